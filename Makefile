@@ -1,0 +1,53 @@
+# What people run. `make test` is the whole check that a change must pass; `make test-full` adds the slow ones.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+export AEGIS_CACHE ?= $(HOME)/.cache/aegis
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+export AEGIS_BIN := $(TARGET_DIR)/release/aegis
+CARGO_FLAGS := --release --locked
+
+.PHONY: help setup build test test-full lint test-rust test-rules test-canonical test-e2e test-demo test-edge-only bench fmt
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
+
+setup: ## installs what the tests need (Debian packages as root; nothing where it is there)
+	@scripts/setup.sh
+
+build: ## the program, as users build it
+	cargo build $(CARGO_FLAGS)
+
+test: setup build test-rust lint test-rules test-canonical test-e2e test-demo ## everything a change must pass
+	@echo "make test: all passed"
+
+lint: ## format, clippy, no SQL engine under the edge-only build
+	cargo fmt --all --check
+	cargo clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
+	scripts/check-edge-only.sh
+	scripts/check-no-raw-value.sh
+
+test-rust: ## unit, property and integration tests of every crate
+	cargo test $(CARGO_FLAGS) --workspace
+
+test-rules: build ## the tests beside the shipped detection rules, on the real engine
+	$(AEGIS_BIN) rules test rules
+
+test-canonical: build ## the canonicalisation corpus against two independent RFC 8785 libraries
+	tests/canonical/run.sh
+
+test-e2e: build ## the real program over HTTP: every GitHub webhook payload, bad input, faults
+	tests/e2e/run.sh
+
+test-demo: build ## the demo, as README shows it
+	$(AEGIS_BIN) demo
+
+test-full: test ## the slow checks too: 50 kills under load, licences and advisories
+	AEGIS_KILLS=50 tests/e2e/run.sh kills
+	scripts/deny.sh
+
+bench: build ## authorize against a bare echo, and event to alert; prints a table and writes bench/out/*.json
+	cargo build $(CARGO_FLAGS) -p aegis-bench
+	$(TARGET_DIR)/release/aegis-bench
+
+fmt: ## formats the Rust code
+	cargo fmt --all

@@ -1,0 +1,139 @@
+//! The load: plain HTTP/1.1 connections, closed loop for throughput, open loop (fixed schedule) for latency.
+//! Open-loop latency counts from the time a request was due, so a stall shows in every request it delayed.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::Request;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use tokio::time::Instant;
+
+/// How a measurement is made.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) duration: Duration,
+    pub(crate) rounds: usize,
+    pub(crate) connections: usize,
+}
+
+/// What is sent, over and over.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub(crate) address: SocketAddr,
+    pub(crate) token: String,
+    pub(crate) body: Bytes,
+    /// What each reply must contain, or it counts as an error.
+    pub(crate) expect: &'static str,
+}
+
+/// One keep-alive connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+}
+
+impl Connection {
+    pub(crate) async fn open(address: SocketAddr) -> anyhow::Result<Self> {
+        let stream = tokio::net::TcpStream::connect(address).await.with_context(|| format!("cannot reach {address}"))?;
+        stream.set_nodelay(true)?;
+        let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        Ok(Self { sender })
+    }
+
+    pub(crate) async fn call(&mut self, method: &str, path: &str, token: &str, body: Bytes) -> anyhow::Result<(u16, Bytes)> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "127.0.0.1")
+            .header("authorization", format!("Bearer {token}"))
+            .header("content-type", "application/json")
+            .body(Full::new(body))?;
+        self.sender.ready().await?;
+        let response = self.sender.send_request(request).await?;
+        let status = response.status().as_u16();
+        Ok((status, response.into_body().collect().await?.to_bytes()))
+    }
+
+    async fn hit(&mut self, target: &Target) -> anyhow::Result<()> {
+        let (status, reply) = self.call("POST", "/v1/authorize", &target.token, target.body.clone()).await?;
+        let expected = target.expect.as_bytes();
+        if status != 200 || !reply.windows(expected.len()).any(|window| window == expected) {
+            bail!("unexpected reply {status}: {}", String::from_utf8_lossy(&reply));
+        }
+        Ok(())
+    }
+}
+
+/// Requests a second with every connection sending as soon as it is answered.
+pub(crate) async fn throughput(plan: &Plan, target: &Target) -> anyhow::Result<f64> {
+    let done = Arc::new(AtomicU64::new(0));
+    let started = Instant::now();
+    let ends = started + plan.duration;
+    let mut tasks = Vec::new();
+    for _ in 0..plan.connections {
+        let mut connection = Connection::open(target.address).await?;
+        let (target, done) = (target.clone(), done.clone());
+        tasks.push(tokio::spawn(async move {
+            while Instant::now() < ends {
+                connection.hit(&target).await?;
+                done.fetch_add(1, Ordering::Relaxed);
+            }
+            anyhow::Ok(())
+        }));
+    }
+    for task in tasks {
+        task.await??;
+    }
+    Ok(done.load(Ordering::Relaxed) as f64 / started.elapsed().as_secs_f64())
+}
+
+/// Latencies in microseconds, sorted, at `rate` requests a second on a fixed schedule.
+pub(crate) async fn latencies(plan: &Plan, target: &Target, rate: f64) -> anyhow::Result<Vec<f64>> {
+    let total = (rate * plan.duration.as_secs_f64()) as u64;
+    let next = Arc::new(AtomicU64::new(0));
+    let started = Instant::now() + Duration::from_millis(50);
+    // Enough connections that a due request finds a free one unless the server itself falls behind.
+    let connections = plan.connections * 4;
+    let mut tasks = Vec::new();
+    for _ in 0..connections {
+        let mut connection = Connection::open(target.address).await?;
+        let (target, next) = (target.clone(), next.clone());
+        tasks.push(tokio::spawn(async move {
+            let mut taken = Vec::new();
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                if index >= total {
+                    return anyhow::Ok(taken);
+                }
+                let due = started + Duration::from_secs_f64(index as f64 / rate);
+                // The timer has a resolution of a millisecond; a request that is due sooner is sent at once.
+                if due > Instant::now() + Duration::from_millis(1) {
+                    tokio::time::sleep_until(due).await;
+                }
+                let due = due.max(started);
+                let sent = Instant::now();
+                connection.hit(&target).await?;
+                taken.push((Instant::now() - due.min(sent)).as_secs_f64() * 1e6);
+            }
+        }));
+    }
+    let mut all = Vec::new();
+    for task in tasks {
+        all.extend(task.await??);
+    }
+    all.sort_by(f64::total_cmp);
+    Ok(all)
+}
+
+/// The value below which `share` (0 to 1) of the sorted values lie.
+pub(crate) fn percentile(sorted: &[f64], share: f64) -> f64 {
+    let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
+    sorted[((last as f64) * share).round() as usize]
+}

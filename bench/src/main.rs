@@ -1,0 +1,68 @@
+//! Figures, side by side in one run: authorize (durable receipts on) against a bare axum JSON echo, the parts of the action
+//! path by themselves, and event → alert → freeze. Prints tables and writes JSON; asserts nothing.
+#![allow(clippy::print_stdout)]
+
+mod echo;
+mod instance;
+mod load;
+mod parts;
+mod report;
+mod response;
+mod story;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+
+/// Benchmarks of AegisAgent.
+#[derive(Debug, Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Seconds of each measurement
+    #[arg(long, default_value_t = 6)]
+    seconds: u64,
+    /// Rounds; echo and authorize alternate, the median and the spread are shown
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Concurrent connections of the throughput measurement
+    #[arg(long, default_value_t = 64)]
+    connections: usize,
+    /// Agents that each cause a deny storm
+    #[arg(long, default_value_t = 100)]
+    storms: usize,
+    /// Folder for the JSON
+    #[arg(long, default_value = "bench/out")]
+    out: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The bare echo server (started by the benchmark itself)
+    #[command(hide = true)]
+    Echo,
+}
+
+fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    match cli.command {
+        Some(Command::Echo) => runtime.block_on(echo::serve()),
+        None => {
+            std::fs::create_dir_all(&cli.out).with_context(|| format!("cannot make {}", cli.out.display()))?;
+            let parts = parts::measure()?;
+            report::print_parts(&parts);
+            let plan =
+                load::Plan { duration: Duration::from_secs(cli.seconds), rounds: cli.rounds, connections: cli.connections };
+            runtime.block_on(async {
+                let served = story::authorize_against_echo(&plan).await?;
+                report::print_served(&served);
+                let responses = response::measure(cli.storms).await?;
+                report::print_response(&responses);
+                report::write(&cli.out, &parts, &served, &responses)
+            })
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! The parts of the action path by themselves: action hash, policy evaluation, handing an event to the ledger.
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use aegis_keys::SigningKey;
+use aegis_ledger::{Draft, Durability, Ledger, LedgerConfig};
+use aegis_model::{
+    DataAccess, Destination, EventKind, Phase, RiskLevel, SecurityEvent, SourceTrust, SystemClock, TenantId, Timestamp,
+};
+use aegis_policy::{PolicyBundle, PolicyInput, default_pack, github_pack, github_tool};
+use anyhow::Context;
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+const SAMPLES: usize = 20_000;
+
+/// Microseconds, sorted.
+#[derive(Debug, Serialize)]
+pub(crate) struct Parts {
+    pub(crate) action_hash_1kib_us: Vec<f64>,
+    pub(crate) policy_eval_us: Vec<f64>,
+    pub(crate) emit_us: Vec<f64>,
+}
+
+pub(crate) fn measure() -> anyhow::Result<Parts> {
+    Ok(Parts { action_hash_1kib_us: action_hash()?, policy_eval_us: policy()?, emit_us: emit()? })
+}
+
+fn sample(mut once: impl FnMut(usize) -> anyhow::Result<()>) -> anyhow::Result<Vec<f64>> {
+    for warm in 0..SAMPLES / 10 {
+        once(warm)?;
+    }
+    let mut taken = Vec::with_capacity(SAMPLES);
+    for index in 0..SAMPLES {
+        let started = Instant::now();
+        once(index)?;
+        taken.push(started.elapsed().as_secs_f64() * 1e6);
+    }
+    taken.sort_by(f64::total_cmp);
+    Ok(taken)
+}
+
+fn action_hash() -> anyhow::Result<Vec<f64>> {
+    let parameters: Value = json!({
+        "title": "Café ☕ déjà vu", "body": "x".repeat(600), "labels": ["bug", "billing", "p1"], "count": 482, "ratio": 0.125,
+        "nested": {"z": 1, "a": {"m": true, "n": null}, "list": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]}, "branch": "feature/long-branch-name", "sha": "d".repeat(40),
+        "reviewers": ["alice", "bob", "carol"], "draft": false, "milestone": "2026-Q4", "description": "y".repeat(120)
+    });
+    let size = parameters.to_string().len();
+    anyhow::ensure!((1000..1200).contains(&size), "the parameters should be about 1 KiB, they are {size} bytes");
+    sample(|_| {
+        black_box(aegis_canon::action_hash("github", "create_pull_request", Some("acme/website"), true, black_box(&parameters))?);
+        Ok(())
+    })
+}
+
+fn policy() -> anyhow::Result<Vec<f64>> {
+    let bundle = PolicyBundle::load(&[default_pack(), github_pack()], &[github_tool()])?;
+    let tenant = TenantId::new("bench")?;
+    let parameters = json!({"base_branch": "main", "pr_number": 482});
+    let parameters = parameters.as_object().context("an object")?;
+    sample(|_| {
+        let input = PolicyInput {
+            tenant_id: &tenant,
+            agent_id: "agent",
+            agent_risk_tier: RiskLevel::Medium,
+            tool: "github",
+            action: "merge_pull_request",
+            registered_mutates: true,
+            resource: Some("acme/payments#482"),
+            resource_record: None,
+            trust_level: SourceTrust::TrustedInternalUnsigned,
+            root_trust: SourceTrust::TrustedInternalUnsigned,
+            mutates_state: true,
+            contains_sensitive_data: false,
+            environment: "production",
+            risk_level: RiskLevel::High,
+            data_access: DataAccess::Internal,
+            destination: Destination::Internal,
+            user_id: Some("u-1"),
+            user_role: None,
+            parameters,
+        };
+        black_box(bundle.evaluate(black_box(&input)));
+        Ok(())
+    })
+}
+
+/// `try_submit` while the writer works: what the action path pays to emit an event and its receipt.
+fn emit() -> anyhow::Result<Vec<f64>> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let folder = tempfile::Builder::new().prefix("aegis-bench-").tempdir_in(".")?;
+    let mut config = LedgerConfig::new(folder.path().join("ledger.db"), "bench", "edge");
+    config.queue_capacity = SAMPLES * 2;
+    let ledger = runtime.block_on(Ledger::open(config, SigningKey::generate()?, Arc::new(SystemClock)))?;
+    let tenant = TenantId::new("bench")?;
+    let mut drafts: Vec<Draft> = (0..SAMPLES + SAMPLES / 10)
+        .map(|_| {
+            let event =
+                SecurityEvent::new(tenant.clone(), "bench", "edge", EventKind::AuthorizeDecision, Timestamp::from_micros(0));
+            Draft::new(event, Phase::Decision)
+        })
+        .collect();
+    let taken = sample(|_| {
+        let draft = drafts.pop().context("no draft left")?;
+        let _not_awaited = black_box(ledger.try_submit(draft, Durability::Required)).context("the queue is full")?;
+        Ok(())
+    })?;
+    runtime.block_on(ledger.close())?;
+    Ok(taken)
+}

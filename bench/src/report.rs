@@ -1,0 +1,96 @@
+//! Tables for people, JSON for programs.
+
+use std::path::Path;
+
+use anyhow::Context;
+use serde_json::{Value, json};
+
+use crate::load::percentile;
+use crate::parts::Parts;
+use crate::response::Response;
+use crate::story::{Round, Served};
+
+pub(crate) fn print_parts(parts: &Parts) {
+    println!("\nparts of the action path, one thread, {} samples each", parts.policy_eval_us.len());
+    println!("{:<34}{:>10}{:>10}{:>10}", "", "p50 µs", "p95 µs", "p99 µs");
+    for (name, taken) in [
+        ("action_hash of 1 KiB", &parts.action_hash_1kib_us),
+        ("policy evaluation (two packs)", &parts.policy_eval_us),
+        ("event emit (ledger try_submit)", &parts.emit_us),
+    ] {
+        println!("{name:<34}{:>10.2}{:>10.2}{:>10.2}", percentile(taken, 0.5), percentile(taken, 0.95), percentile(taken, 0.99));
+    }
+}
+
+/// Median, least and most of one figure over the rounds.
+fn spread(rounds: &[Round], figure: impl Fn(&Round) -> f64) -> (f64, f64, f64) {
+    let mut sorted: Vec<f64> = rounds.iter().map(figure).collect();
+    sorted.sort_by(f64::total_cmp);
+    (percentile(&sorted, 0.5), percentile(&sorted, 0.0), percentile(&sorted, 1.0))
+}
+
+pub(crate) fn print_served(served: &Served) {
+    let echo = spread(&served.echo, |r| r.per_second).0;
+    println!("\nauthorize (durable receipts, events shipped, detection on) against a bare axum JSON echo");
+    println!(
+        "latency on a fixed schedule of {:.0} requests/s; median [least..most] of {} rounds",
+        served.rate,
+        served.echo.len()
+    );
+    println!("{:<26}{:>28}{:>8}{:>22}{:>22}", "", "requests/s at saturation", "× echo", "p50 µs", "p99 µs");
+    for (name, rounds) in
+        [("echo", &served.echo), ("authorize, mutating", &served.mutating), ("authorize, low-risk read", &served.read)]
+    {
+        let (median, least, most) = spread(rounds, |r| r.per_second);
+        let (p50, p50_least, p50_most) = spread(rounds, |r| r.p50_us);
+        let (p99, p99_least, p99_most) = spread(rounds, |r| r.p99_us);
+        println!(
+            "{name:<26}{:>28}{:>8.2}{:>22}{:>22}",
+            format!("{median:.0} [{least:.0}..{most:.0}]"),
+            median / echo,
+            format!("{p50:.0} [{p50_least:.0}..{p50_most:.0}]"),
+            format!("{p99:.0} [{p99_least:.0}..{p99_most:.0}]"),
+        );
+    }
+}
+
+pub(crate) fn print_response(response: &Response) {
+    println!("\nfrom event to response, {} deny storms one after another", response.deny_to_frozen_ms.len());
+    println!("{:<34}{:>10}{:>10}{:>10}", "", "p50 ms", "p95 ms", "p99 ms");
+    for (name, taken) in
+        [("event → alert", &response.event_to_alert_ms), ("fifth deny → edge denies", &response.deny_to_frozen_ms)]
+    {
+        println!("{name:<34}{:>10.1}{:>10.1}{:>10.1}", percentile(taken, 0.5), percentile(taken, 0.95), percentile(taken, 0.99));
+    }
+}
+
+pub(crate) fn write(out: &Path, parts: &Parts, served: &Served, response: &Response) -> anyhow::Result<()> {
+    let summary = |taken: &[f64]| -> Value {
+        json!({"samples": taken.len(), "p50": percentile(taken, 0.5), "p95": percentile(taken, 0.95), "p99": percentile(taken, 0.99)})
+    };
+    let report = json!({
+        "machine": machine(),
+        "parts_us": {
+            "action_hash_1kib": summary(&parts.action_hash_1kib_us),
+            "policy_eval": summary(&parts.policy_eval_us),
+            "emit": summary(&parts.emit_us),
+        },
+        "authorize": served,
+        "response_ms": {"event_to_alert": summary(&response.event_to_alert_ms), "deny_to_frozen": summary(&response.deny_to_frozen_ms)},
+    });
+    let path = out.join("authorize.json");
+    std::fs::write(&path, serde_json::to_string_pretty(&report)?).with_context(|| format!("cannot write {}", path.display()))?;
+    println!("\nwritten to {}", path.display());
+    Ok(())
+}
+
+fn machine() -> Value {
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"))
+        .unwrap_or("")
+        .trim_start_matches([' ', '\t', ':'])
+        .to_owned();
+    json!({"cpu": model, "cores": std::thread::available_parallelism().map_or(0, usize::from), "version": env!("CARGO_PKG_VERSION")})
+}

@@ -1,0 +1,65 @@
+//! Authorize against the echo: throughput, then latency at half of each one's own saturation, in alternating rounds.
+
+use serde::Serialize;
+
+use crate::instance::{Aegis, Server, authorize_body};
+use crate::load::{Plan, Target, latencies, percentile, throughput};
+
+/// One round of one subject.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Round {
+    /// Requests a second at saturation.
+    pub(crate) per_second: f64,
+    /// Latency on a fixed schedule at `Served::rate`, microseconds.
+    pub(crate) p50_us: f64,
+    pub(crate) p95_us: f64,
+    pub(crate) p99_us: f64,
+}
+
+/// All rounds of the three subjects, and the rate at which latency was taken.
+#[derive(Debug, Serialize)]
+pub(crate) struct Served {
+    /// Requests a second of the latency measurement: half of what authorize reaches when it mutates.
+    pub(crate) rate: f64,
+    pub(crate) echo: Vec<Round>,
+    pub(crate) mutating: Vec<Round>,
+    pub(crate) read: Vec<Round>,
+}
+
+pub(crate) async fn authorize_against_echo(plan: &Plan) -> anyhow::Result<Served> {
+    let echo = Server::echo()?;
+    let aegis = Aegis::start().await?;
+    let (_, token) = aegis.agent("bench-agent").await?;
+    let mutating = authorize_body("update_note", true, "trusted_internal_unsigned");
+    let read = authorize_body("read_note", false, "trusted_internal_unsigned");
+    let targets = [
+        Target { address: echo.address, token: token.clone(), body: mutating.clone(), expect: "update_note" },
+        Target { address: aegis.server.address, token: token.clone(), body: mutating, expect: "\"decision\":\"allow\"" },
+        Target { address: aegis.server.address, token, body: read, expect: "\"decision\":\"allow\"" },
+    ];
+    let mut saturation: [Vec<f64>; 3] = Default::default();
+    for _ in 0..plan.rounds {
+        for (subject, target) in targets.iter().enumerate() {
+            saturation[subject].push(throughput(plan, target).await?);
+        }
+    }
+    let mut sorted = saturation[1].clone();
+    sorted.sort_by(f64::total_cmp);
+    let rate = percentile(&sorted, 0.5) / 2.0;
+    let mut rounds: [Vec<Round>; 3] = Default::default();
+    let [echo_saturation, mutating_saturation, read_saturation] = &saturation;
+    let by_round = echo_saturation.iter().zip(mutating_saturation).zip(read_saturation);
+    for ((echo_most, mutating_most), read_most) in by_round {
+        for (subject, (target, most)) in targets.iter().zip([echo_most, mutating_most, read_most]).enumerate() {
+            let taken = latencies(plan, target, rate).await?;
+            rounds[subject].push(Round {
+                per_second: *most,
+                p50_us: percentile(&taken, 0.50),
+                p95_us: percentile(&taken, 0.95),
+                p99_us: percentile(&taken, 0.99),
+            });
+        }
+    }
+    let [echo, mutating, read] = rounds;
+    Ok(Served { rate, echo, mutating, read })
+}

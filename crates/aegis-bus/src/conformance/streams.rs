@@ -1,0 +1,222 @@
+//! Promises of streams: order, dedup, fencing, filters, positions.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+
+use super::{DEADLINE, Violation, ensure, publish_one, read_exactly, text};
+use crate::{Bus, BusError, MAX_PAYLOAD, Message, Stream};
+
+pub(super) async fn sequences_start_at_one_and_have_no_gap(bus: Arc<dyn Bus>) -> Result<(), Violation> {
+    ensure!(bus.last_seq(Stream::Ase).await? == 0, "an empty stream has a last sequence");
+    let messages = (0..300).map(|i| Message::new("ase.00.t.x", text(&i.to_string()))).collect();
+    for (i, result) in bus.publish(Stream::Ase, messages).await.into_iter().enumerate() {
+        let ack = result?;
+        ensure!(ack.seq == i as u64 + 1 && !ack.duplicate, "message {i} got {ack:?}");
+    }
+    ensure!(bus.last_seq(Stream::Ase).await? == 300, "the last sequence is not the number of messages");
+    ensure!(bus.last_seq(Stream::Alerts).await? == 0, "streams share a sequence");
+    let mut subscription = bus.subscribe(Stream::Ase, ">", 0).await?;
+    for (i, delivered) in read_exactly(&mut subscription, 300).await?.into_iter().enumerate() {
+        ensure!(delivered.seq == i as u64 + 1 && delivered.payload == i.to_string(), "message {i} came as {delivered:?}");
+    }
+    Ok(())
+}
+
+pub(super) async fn concurrent_publishers_share_one_gapless_order(bus: Arc<dyn Bus>) -> Result<(), Violation> {
+    let publishers = (0..8).map(|publisher| {
+        let bus = Arc::clone(&bus);
+        async move {
+            let mut seqs = Vec::new();
+            for round in 0..25 {
+                let batch = (0..4).map(|i| Message::new("ase.00.t.x", text(&format!("{publisher} {}", round * 4 + i)))).collect();
+                for result in bus.publish(Stream::Ase, batch).await {
+                    seqs.push(result?.seq);
+                }
+            }
+            Ok::<_, BusError>(seqs)
+        }
+    });
+    let mut all = BTreeSet::new();
+    for seqs in join_all(publishers).await {
+        let seqs = seqs?;
+        ensure!(seqs.windows(2).all(|w| w[0] < w[1]), "a publisher's messages are not in its order");
+        all.extend(seqs);
+    }
+    ensure!(all.iter().copied().eq(1..=800), "the sequences have gaps or repeats");
+    let mut subscription = bus.subscribe(Stream::Ase, ">", 1).await?;
+    let delivered = read_exactly(&mut subscription, 800).await?;
+    ensure!(delivered.iter().map(|d| d.seq).eq(1..=800), "the messages were delivered out of order");
+    let payloads: BTreeSet<Bytes> = delivered.into_iter().map(|d| d.payload).collect();
+    ensure!(payloads.len() == 800, "a message was lost or came twice");
+    Ok(())
+}
+
+pub(super) async fn a_message_id_is_stored_once(bus: Arc<dyn Bus>) -> Result<(), Violation> {
+    let message = || Message::new("ase.00.t.x", text("one")).with_id("id-1");
+    let first = publish_one(&bus, Stream::Ase, message()).await?;
+    let again = publish_one(&bus, Stream::Ase, message()).await?;
+    ensure!(!first.duplicate && again.duplicate && again.seq == first.seq, "a repeated id got {again:?} after {first:?}");
+    let batch = bus.publish(Stream::Ase, vec![message().with_id("id-2"), message().with_id("id-2"), message()]).await;
+    let acks = batch.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let duplicates: Vec<_> = acks.iter().map(|a| a.duplicate).collect();
+    ensure!(duplicates == [false, true, true], "repeats within a batch got {acks:?}");
+    ensure!(bus.last_seq(Stream::Ase).await? == 2, "a duplicate took a sequence");
+    let other = publish_one(&bus, Stream::Alerts, Message::new("alert.t.a", text("x")).with_id("id-1")).await?;
+    ensure!(!other.duplicate, "an id counts across streams");
+    Ok(())
+}
+
+pub(super) async fn an_expected_sequence_lets_one_publisher_win(bus: Arc<dyn Bus>) -> Result<(), Violation> {
+    let contenders = (0..8).map(|i| {
+        let bus = Arc::clone(&bus);
+        async move { publish_one(&bus, Stream::Alerts, Message::new("alert.t.a", text(&i.to_string())).expecting(0)).await }
+    });
+    let results = join_all(contenders).await;
+    let won: Vec<_> = results.iter().filter_map(|r| r.as_ref().ok()).collect();
+    ensure!(won.len() == 1, "{} publishers found the same subject empty", won.len());
+    let winner = won[0].seq;
+    for refusal in results.iter().filter_map(|r| r.as_ref().err()) {
+        let expected = BusError::WrongLastSequence { subject: "alert.t.a".to_owned(), actual: winner };
+        ensure!(*refusal == expected, "the losers got {refusal:?}");
+    }
+    let next = publish_one(&bus, Stream::Alerts, Message::new("alert.t.a", text("next")).expecting(winner)).await?;
+    let stale = publish_one(&bus, Stream::Alerts, Message::new("alert.t.a", text("stale")).expecting(winner)).await;
+    ensure!(
+        matches!(stale, Err(BusError::WrongLastSequence { actual, .. }) if actual == next.seq),
+        "a stale expectation got {stale:?}"
+    );
+    publish_one(&bus, Stream::Alerts, Message::new("alert.t.b", text("other")).expecting(0)).await?;
+    let batch = vec![Message::new("alert.t.c", text("1")).expecting(0), Message::new("alert.t.c", text("2")).expecting(0)];
+    let results = bus.publish(Stream::Alerts, batch).await;
+    ensure!(results[0].is_ok() && results[1].is_err(), "two of one batch found the same subject empty");
+    Ok(())
+}
+
+pub(super) async fn a_duplicate_wins_over_a_wrong_sequence(bus: Arc<dyn Bus>) -> Result<(), Violation> {
+    let message = || Message::new("alert.t.a", text("a")).with_id("a").expecting(0);
+    publish_one(&bus, Stream::Alerts, message()).await?;
+    let again = publish_one(&bus, Stream::Alerts, message()).await;
+    ensure!(matches!(again, Ok(ack) if ack.duplicate), "a retry after a lost answer got {again:?}");
+    Ok(())
+}
+
+pub(super) async fn a_refused_message_leaves_its_neighbours_alone(bus: Arc<dyn Bus>) -> Result<(), Violation> {
+    let too_large = Bytes::from(vec![b'x'; MAX_PAYLOAD + 1]);
+    let batch = vec![
+        Message::new("ase.00.t.x", text("before")),
+        Message::new("ase.00.t.x", too_large),
+        Message::new("ase.*.t", text("a wildcard")),
+        Message::new("alert.t.x", text("another stream's subject")),
+        Message::new("ase.00.t.x", Bytes::from(vec![b'x'; MAX_PAYLOAD - 1024])),
+        Message::new("ase.00.t.x", text("")),
+    ];
+    let results = bus.publish(Stream::Ase, batch).await;
+    ensure!(results.len() == 6, "{} results for 6 messages", results.len());
+    ensure!(matches!(results[1], Err(BusError::TooLarge { .. })), "an oversized payload got {:?}", results[1]);
+    ensure!(matches!(results[2], Err(BusError::Invalid { .. })), "a wildcard subject got {:?}", results[2]);
+    ensure!(results[3].is_err(), "a foreign subject was taken");
+    for (i, seq) in [(0, 1), (4, 2), (5, 3)] {
+        ensure!(matches!(&results[i], Ok(ack) if ack.seq == seq), "message {i} got {:?}", results[i]);
+    }
+    Ok(())
+}
+
+pub(super) async fn a_filter_delivers_what_matches_in_order(bus: Arc<dyn Bus>) -> Result<(), Violation> {
+    let subjects = ["ase.00.a.x", "ase.00.b.x", "ase.01.a.y", "tick.00", "ase.00.a.y", "ase.00.ab.x"];
+    let messages = subjects.iter().cycle().take(60).map(|s| Message::new(*s, text(s))).collect();
+    for result in bus.publish(Stream::Ase, messages).await {
+        result?;
+    }
+    for (filter, matching) in [
+        (">", vec![0, 1, 2, 3, 4, 5]),
+        ("ase.00.a.>", vec![0, 4]),
+        ("ase.*.a.*", vec![0, 2, 4]),
+        ("ase.00.>", vec![0, 1, 4, 5]),
+        ("*.00", vec![3]),
+        ("tick.00", vec![3]),
+    ] {
+        let mut subscription = bus.subscribe(Stream::Ase, filter, 1).await?;
+        let delivered = read_exactly(&mut subscription, matching.len() * 10).await?;
+        let seqs: Vec<_> = delivered.iter().map(|d| (d.seq - 1) % 6).collect();
+        let expected: Vec<_> = matching.iter().copied().cycle().take(matching.len() * 10).collect();
+        ensure!(seqs == expected, "filter {filter} delivered {seqs:?}");
+        ensure!(delivered.iter().all(|d| d.payload == d.subject), "filter {filter} mixed up subjects and payloads");
+    }
+    ensure!(bus.subscribe(Stream::Ase, "ase.>.a", 1).await.is_err(), "`>` was accepted in the middle of a filter");
+    Ok(())
+}
+
+pub(super) async fn a_subscription_starts_where_it_is_told(bus: Arc<dyn Bus>) -> Result<(), Violation> {
+    let messages = (0..20).map(|i| Message::new("ase.00.t.x", text(&i.to_string()))).collect();
+    for result in bus.publish(Stream::Ase, messages).await {
+        result?;
+    }
+    let mut subscription = bus.subscribe(Stream::Ase, ">", 15).await?;
+    let seqs: Vec<_> = read_exactly(&mut subscription, 6).await?.iter().map(|d| d.seq).collect();
+    ensure!(seqs == [15, 16, 17, 18, 19, 20], "from 15 came {seqs:?}");
+    let mut future = bus.subscribe(Stream::Ase, ">", 22).await?;
+    publish_one(&bus, Stream::Ase, Message::new("ase.00.t.x", text("21"))).await?;
+    publish_one(&bus, Stream::Ase, Message::new("ase.00.t.x", text("22"))).await?;
+    let seqs: Vec<_> = read_exactly(&mut future, 1).await?.iter().map(|d| d.seq).collect();
+    ensure!(seqs == [22], "from the future sequence 22 came {seqs:?}");
+    Ok(())
+}
+
+pub(super) async fn a_waiting_subscription_wakes(bus: Arc<dyn Bus>) -> Result<(), Violation> {
+    let mut subscription = bus.subscribe(Stream::Ase, "ase.00.t.>", 1).await?;
+    let empty = subscription.next_batch(10, Duration::ZERO).await?;
+    ensure!(empty.is_empty(), "an empty stream delivered {empty:?}");
+    let waiting = tokio::spawn(async move { subscription.next_batch(10, DEADLINE).await });
+    publish_one(&bus, Stream::Ase, Message::new("ase.00.other.x", text("not for it"))).await?;
+    publish_one(&bus, Stream::Ase, Message::new("ase.00.t.x", text("for it"))).await?;
+    let delivered = waiting.await.map_err(|e| Violation(format!("the waiting reader ended: {e}")))??;
+    ensure!(delivered.len() == 1 && delivered[0].payload == "for it", "the waiting reader got {delivered:?}");
+    Ok(())
+}
+
+pub(super) async fn episodes_keep_the_latest_of_a_subject(bus: Arc<dyn Bus>) -> Result<(), Violation> {
+    for (subject, payload) in [("episode.t.a", "a1"), ("episode.t.b", "b1"), ("episode.t.a", "a2"), ("episode.t.a", "a3")] {
+        publish_one(&bus, Stream::Episodes, Message::new(subject, text(payload))).await?;
+    }
+    let batch = ["b2", "b3"].map(|payload| Message::new("episode.t.b", text(payload))).to_vec();
+    for result in bus.publish(Stream::Episodes, batch).await {
+        result?;
+    }
+    let mut subscription = bus.subscribe(Stream::Episodes, ">", 1).await?;
+    let delivered = read_exactly(&mut subscription, 2).await?;
+    let found: Vec<_> = delivered.iter().map(|d| (d.seq, d.payload.as_ref())).collect();
+    ensure!(found == [(4, &b"a3"[..]), (6, &b"b3"[..])], "a late reader got {delivered:?}");
+    let state = bus.stream_state(Stream::Episodes).await?;
+    ensure!(state.messages == 2 && state.last_seq == 6, "the stream holds {state:?}");
+    let fenced = publish_one(&bus, Stream::Episodes, Message::new("episode.t.a", text("a4")).expecting(4)).await?;
+    ensure!(fenced.seq == 7, "a fenced write got {fenced:?}");
+    Ok(())
+}
+
+pub(super) async fn consumer_positions_are_remembered(bus: Arc<dyn Bus>) -> Result<(), Violation> {
+    for _ in 0..3 {
+        publish_one(&bus, Stream::Ase, Message::new("ase.00.t.x", text("x"))).await?;
+    }
+    ensure!(bus.consumer_position(Stream::Ase, "detect-00").await? == 0, "an unknown consumer has a position");
+    bus.set_consumer_position(Stream::Ase, "detect-00", 3).await?;
+    bus.set_consumer_position(Stream::Ase, "history", 1).await?;
+    ensure!(bus.consumer_position(Stream::Ase, "detect-00").await? == 3, "the position was not kept");
+    bus.set_consumer_position(Stream::Ase, "detect-00", 2).await?;
+    ensure!(bus.consumer_position(Stream::Ase, "detect-00").await? == 2, "a consumer cannot go back");
+    ensure!(bus.set_consumer_position(Stream::Ase, "detect-00", 4).await.is_err(), "a position past the end was taken");
+    ensure!(bus.consumer_position(Stream::Alerts, "detect-00").await? == 0, "streams share positions");
+    bus.forget_consumer(Stream::Ase, "detect-00").await?;
+    ensure!(bus.consumer_position(Stream::Ase, "detect-00").await? == 0, "a forgotten consumer has a position");
+    ensure!(bus.consumer_position(Stream::Ase, "history").await? == 1, "forgetting one consumer touched another");
+    Ok(())
+}
+
+pub(super) async fn a_stream_has_an_identity(bus: Arc<dyn Bus>) -> Result<(), Violation> {
+    let ase = bus.stream_identity(Stream::Ase).await?;
+    ensure!(!ase.is_empty() && ase == bus.stream_identity(Stream::Ase).await?, "the identity changes");
+    Ok(())
+}

@@ -1,0 +1,214 @@
+//! The tables of the bus file, and how the writer's picture of them is read when it opens.
+//! A message's key is its stream and sequence in one integer (`pos`), so that each stream is one range of one table.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::Duration;
+
+use aegis_model::Timestamp;
+use bytes::Bytes;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{Connection, Executor};
+
+use super::kv::KvEntry;
+use crate::{Bucket, BusError, Stream, StreamState};
+
+/// Version of the tables, kept in `user_version`.
+const SCHEMA_VERSION: i64 = 1;
+
+/// Sequences take the low 48 bits of a `pos`: at a million messages a second, nine years.
+const SEQ_BITS: u32 = 48;
+
+/// Pages of 8 KiB hold a few events each without costing a small commit much.
+const PAGE_BYTES: u32 = 8192;
+
+const TABLES: &str = "
+CREATE TABLE streams (
+    stream INTEGER PRIMARY KEY,
+    identity TEXT NOT NULL,
+    first_seq INTEGER NOT NULL,
+    last_seq INTEGER NOT NULL,
+    messages INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    dropped INTEGER NOT NULL
+);
+CREATE TABLE messages (
+    pos INTEGER PRIMARY KEY,
+    subject TEXT NOT NULL,
+    payload BLOB NOT NULL,
+    bus_ts INTEGER NOT NULL
+);
+CREATE TABLE msg_ids (
+    pos INTEGER PRIMARY KEY,
+    stream INTEGER NOT NULL,
+    msg_id TEXT NOT NULL,
+    bus_ts INTEGER NOT NULL,
+    retired INTEGER NOT NULL DEFAULT 0
+);
+CREATE UNIQUE INDEX msg_ids_by_id ON msg_ids (stream, msg_id);
+CREATE INDEX msg_ids_retired ON msg_ids (bus_ts) WHERE retired = 1;
+CREATE TABLE subjects (
+    stream INTEGER NOT NULL,
+    subject TEXT NOT NULL,
+    last_seq INTEGER NOT NULL,
+    cost INTEGER NOT NULL,
+    PRIMARY KEY (stream, subject)
+) WITHOUT ROWID;
+CREATE TABLE consumers (
+    stream INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    position INTEGER NOT NULL,
+    PRIMARY KEY (stream, name)
+) WITHOUT ROWID;
+CREATE TABLE kv (
+    bucket INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    value BLOB NOT NULL,
+    revision INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    PRIMARY KEY (bucket, key)
+);
+CREATE TABLE kv_revisions (bucket INTEGER PRIMARY KEY, revision INTEGER NOT NULL);
+PRAGMA user_version = 1;
+";
+
+/// Where a stream's messages begin in the key space.
+pub(super) const fn base(stream: Stream) -> i64 {
+    (stream.index() as i64) << SEQ_BITS
+}
+
+/// The key of a message.
+pub(super) fn pos(stream: Stream, seq: u64) -> i64 {
+    base(stream) + signed(seq)
+}
+
+/// The sequence in a key.
+pub(super) fn seq_of(pos: i64) -> u64 {
+    unsigned(pos & ((1 << SEQ_BITS) - 1))
+}
+
+/// SQLite's integers are signed; ours stay far below the difference.
+pub(super) fn signed(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+/// The way back; a negative number in a column that has none reads as 0.
+pub(super) fn unsigned(n: i64) -> u64 {
+    u64::try_from(n).unwrap_or(0)
+}
+
+/// How every connection to the file is opened.
+pub(super) fn connect_options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .page_size(PAGE_BYTES)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(Duration::from_secs(5))
+        .pragma("wal_autocheckpoint", "4000")
+        .pragma("journal_size_limit", "67108864")
+        .pragma("cache_size", "-65536")
+}
+
+/// What the writer knows without asking the file.
+#[derive(Clone, Debug)]
+pub(super) struct WriterState {
+    pub(super) streams: [StreamState; 6],
+    pub(super) consumers: HashMap<(Stream, String), u64>,
+    pub(super) revisions: [u64; 4],
+}
+
+impl WriterState {
+    /// Up to where every registered consumer has passed; 0 without any.
+    pub(super) fn consumed(&self, stream: Stream) -> u64 {
+        self.consumers.iter().filter(|((s, _), _)| *s == stream).map(|(_, position)| *position).min().unwrap_or(0)
+    }
+}
+
+/// Everything that is read when the file is opened.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) state: WriterState,
+    pub(super) identities: [String; 6],
+    pub(super) kv: [Vec<(String, KvEntry)>; 4],
+}
+
+/// Creates the tables, or checks that this version knows them.
+pub(super) async fn prepare(conn: &mut SqliteConnection, path: &Path) -> Result<(), BusError> {
+    let found: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut *conn).await?;
+    match found {
+        SCHEMA_VERSION => Ok(()),
+        0 => {
+            let mut tx = conn.begin().await?;
+            tx.execute(sqlx::raw_sql(TABLES)).await?;
+            for stream in Stream::ALL {
+                sqlx::query("INSERT INTO streams (stream, identity, first_seq, last_seq, messages, bytes, dropped) VALUES (?1, ?2, 1, 0, 0, 0, 0)")
+                    .bind(signed(stream.index() as u64))
+                    .bind(uuid::Uuid::now_v7().to_string())
+                    .execute(&mut *tx)
+                    .await?;
+            }
+            tx.commit().await?;
+            Ok(())
+        }
+        _ => Err(BusError::SchemaTooNew { path: path.display().to_string(), found, known: SCHEMA_VERSION }),
+    }
+}
+
+/// Reads the writer's picture.
+pub(super) async fn load(conn: &mut SqliteConnection) -> Result<Loaded, BusError> {
+    let mut streams = [StreamState { first_seq: 1, ..StreamState::default() }; 6];
+    let mut identities: [String; 6] = Default::default();
+    let rows: Vec<(i64, String, i64, i64, i64, i64, i64)> =
+        sqlx::query_as("SELECT stream, identity, first_seq, last_seq, messages, bytes, dropped FROM streams")
+            .fetch_all(&mut *conn)
+            .await?;
+    for (stream, identity, first, last, messages, bytes, dropped) in rows {
+        let Some(stream) = Stream::ALL.into_iter().find(|s| signed(s.index() as u64) == stream) else { continue };
+        streams[stream.index()] = StreamState {
+            first_seq: unsigned(first),
+            last_seq: unsigned(last),
+            messages: unsigned(messages),
+            bytes: unsigned(bytes),
+            dropped_total: unsigned(dropped),
+        };
+        identities[stream.index()] = identity;
+    }
+
+    let mut consumers = HashMap::new();
+    let rows: Vec<(i64, String, i64)> =
+        sqlx::query_as("SELECT stream, name, position FROM consumers").fetch_all(&mut *conn).await?;
+    for (stream, name, position) in rows {
+        let Some(stream) = Stream::ALL.into_iter().find(|s| signed(s.index() as u64) == stream) else { continue };
+        consumers.insert((stream, name), unsigned(position));
+    }
+
+    let mut revisions = [0; 4];
+    let mut kv: [Vec<(String, KvEntry)>; 4] = Default::default();
+    for bucket in Bucket::ALL {
+        let index = signed(bucket.index() as u64);
+        let revision: Option<i64> = sqlx::query_scalar("SELECT revision FROM kv_revisions WHERE bucket = ?1")
+            .bind(index)
+            .fetch_optional(&mut *conn)
+            .await?;
+        revisions[bucket.index()] = unsigned(revision.unwrap_or(0));
+        let rows: Vec<(String, Vec<u8>, i64, i64)> =
+            sqlx::query_as("SELECT key, value, revision, updated_at FROM kv WHERE bucket = ?1")
+                .bind(index)
+                .fetch_all(&mut *conn)
+                .await?;
+        kv[bucket.index()] = rows
+            .into_iter()
+            .map(|(key, value, revision, updated_at)| {
+                let entry = KvEntry {
+                    value: Bytes::from(value),
+                    revision: unsigned(revision),
+                    updated_at: Timestamp::from_micros(updated_at),
+                };
+                (key, entry)
+            })
+            .collect();
+    }
+    Ok(Loaded { state: WriterState { streams, consumers, revisions }, identities, kv })
+}

@@ -1,0 +1,119 @@
+//! A reader of a stream: a cursor, the tail while it keeps up, one SQL query per batch while it does not.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aegis_model::Timestamp;
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+use parking_lot::Mutex;
+use sqlx::SqlitePool;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+use super::Head;
+use super::schema::{pos, seq_of};
+use super::tail::Tail;
+use crate::{BusError, Delivered, Stream, Subscription, subject};
+
+/// Sequences that one query looks through at most, however few match.
+const SCAN_SPAN: u64 = 16_384;
+
+/// Messages that a batch has at most, whatever the caller asks for.
+const MAX_BATCH: usize = 8192;
+
+/// Payload bytes after which a batch ends.
+const MAX_BATCH_BYTES: usize = 16 * 1024 * 1024;
+
+#[derive(Debug)]
+pub(super) struct EmbeddedSubscription {
+    pub(super) stream: Stream,
+    pub(super) filter: String,
+    /// The literal beginning of the filter, and the first text after everything that begins so.
+    pub(super) subject_range: (String, String),
+    pub(super) next_seq: u64,
+    pub(super) tail: Arc<Mutex<Tail>>,
+    pub(super) head: watch::Receiver<Head>,
+    pub(super) readers: SqlitePool,
+}
+
+/// The range of subjects that can match the filter.
+pub(super) fn subject_range(filter: &str) -> (String, String) {
+    let literal: Vec<&str> = filter.split('.').take_while(|t| *t != "*" && *t != ">").collect();
+    let from = literal.join(".");
+    let to = format!("{from}\u{10FFFF}");
+    (from, to)
+}
+
+#[async_trait]
+impl Subscription for EmbeddedSubscription {
+    async fn next_batch(&mut self, max: usize, wait: Duration) -> Result<Vec<Delivered>, BusError> {
+        let max = max.clamp(1, MAX_BATCH);
+        let deadline = Instant::now() + wait;
+        loop {
+            let head = *self.head.borrow_and_update();
+            if head.closed {
+                return Err(BusError::Closed);
+            }
+            while self.next_seq <= head.last {
+                let messages = self.read_once(head.last, max).await?;
+                if !messages.is_empty() {
+                    return Ok(messages);
+                }
+            }
+            match timeout_at(deadline, self.head.changed()).await {
+                Err(_elapsed) => return Ok(Vec::new()),
+                Ok(Err(_gone)) => return Err(BusError::Closed),
+                Ok(Ok(())) => {}
+            }
+        }
+    }
+}
+
+impl EmbeddedSubscription {
+    /// Moves the cursor by at least one and returns what matched on the way.
+    async fn read_once(&mut self, last_seq: u64, max: usize) -> Result<Vec<Delivered>, BusError> {
+        let from_tail = self.tail.lock().read(self.next_seq, max, &self.filter);
+        if let Some(read) = from_tail
+            && read.next_seq > self.next_seq
+        {
+            self.next_seq = read.next_seq;
+            return Ok(read.messages);
+        }
+        self.read_file(last_seq, max).await
+    }
+
+    async fn read_file(&mut self, last_seq: u64, max: usize) -> Result<Vec<Delivered>, BusError> {
+        let to_seq = last_seq.min(self.next_seq + SCAN_SPAN - 1);
+        let mut rows = sqlx::query_as::<_, (i64, String, Vec<u8>, i64)>(
+            "SELECT pos, subject, payload, bus_ts FROM messages
+             WHERE pos >= ?1 AND pos <= ?2 AND subject >= ?3 AND subject < ?4 ORDER BY pos LIMIT ?5",
+        )
+        .bind(pos(self.stream, self.next_seq))
+        .bind(pos(self.stream, to_seq))
+        .bind(&self.subject_range.0)
+        .bind(&self.subject_range.1)
+        .bind(i64::try_from(max).unwrap_or(i64::MAX))
+        .fetch(&self.readers);
+
+        let mut messages = Vec::new();
+        let mut next_seq = to_seq + 1;
+        let (mut row_count, mut bytes) = (0, 0);
+        while let Some((pos, subject, payload, bus_ts)) = rows.try_next().await? {
+            let seq = seq_of(pos);
+            row_count += 1;
+            bytes += payload.len();
+            if subject::matches(&self.filter, &subject) {
+                messages.push(Delivered { seq, subject, payload: Bytes::from(payload), bus_ts: Timestamp::from_micros(bus_ts) });
+            }
+            if row_count == max || bytes > MAX_BATCH_BYTES {
+                next_seq = seq + 1;
+                break;
+            }
+        }
+        drop(rows);
+        self.next_seq = next_seq;
+        Ok(messages)
+    }
+}

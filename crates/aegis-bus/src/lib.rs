@@ -1,0 +1,263 @@
+//! How events and state move between the rooms: streams with sequence and dedup, and key-value buckets with revisions.
+//! Promises that what was acknowledged is durable, once, and in order; never drops a message silently and never blocks an edge
+//! (an edge only knows its ledger). The trait keeps to what JetStream can do; `EmbeddedBus` is the driver that needs no server.
+
+pub mod conformance;
+mod embedded;
+mod error;
+pub mod subject;
+
+use std::time::Duration;
+
+use aegis_model::Timestamp;
+use async_trait::async_trait;
+use bytes::Bytes;
+
+pub use embedded::{BucketLimits, EmbeddedBus, EmbeddedLimits, StreamLimits};
+pub use error::BusError;
+
+/// Largest payload of a message or value, in bytes: JetStream's default `max_payload`.
+pub const MAX_PAYLOAD: usize = 1024 * 1024;
+
+/// Longest message id, in bytes.
+pub const MAX_MSG_ID: usize = 256;
+
+/// The streams (CONTRACTS §6). The names are those of the JetStream streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Stream {
+    /// Security events, ticks and ruleset changes.
+    Ase,
+    /// Frozen actions; control alone reads them.
+    Approvals,
+    /// Alerts and retractions.
+    Alerts,
+    /// Episodes: the latest message of each subject only.
+    Episodes,
+    /// Checkpoints of detection, fenced: the latest message of each subject only.
+    Ckpt,
+    /// Dead letters; the only stream that drops its oldest messages when full, and counts them.
+    Dlq,
+}
+
+impl Stream {
+    /// Every stream.
+    pub const ALL: [Self; 6] = [Self::Ase, Self::Approvals, Self::Alerts, Self::Episodes, Self::Ckpt, Self::Dlq];
+
+    /// The stream's name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ase => "ASE",
+            Self::Approvals => "APPROVALS",
+            Self::Alerts => "ALERTS",
+            Self::Episodes => "EPISODES",
+            Self::Ckpt => "CKPT",
+            Self::Dlq => "DLQ",
+        }
+    }
+
+    /// The first tokens of the subjects that belong to the stream.
+    #[must_use]
+    pub const fn subject_roots(self) -> &'static [&'static str] {
+        match self {
+            Self::Ase => &["ase", "tick", "ruleset"],
+            Self::Approvals => &["approval"],
+            Self::Alerts => &["alert", "retract"],
+            Self::Episodes => &["episode"],
+            Self::Ckpt => &["ckpt"],
+            Self::Dlq => &["dlq"],
+        }
+    }
+
+    /// True where a new message replaces the earlier one of its subject (JetStream: `max_msgs_per_subject = 1`).
+    #[must_use]
+    pub const fn keeps_latest_per_subject(self) -> bool {
+        matches!(self, Self::Episodes | Self::Ckpt)
+    }
+
+    pub(crate) const fn index(self) -> usize {
+        match self {
+            Self::Ase => 0,
+            Self::Approvals => 1,
+            Self::Alerts => 2,
+            Self::Episodes => 3,
+            Self::Ckpt => 4,
+            Self::Dlq => 5,
+        }
+    }
+}
+
+impl std::fmt::Display for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The key-value buckets (CONTRACTS §6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Bucket {
+    /// Signed containment states.
+    Containment,
+    /// Signed control feed: agents, tools, policies, settings.
+    Control,
+    /// The strictest trust label of each run; entries end by age.
+    Trust,
+    /// Partition leases with their fencing epochs.
+    Leases,
+}
+
+impl Bucket {
+    /// Every bucket.
+    pub const ALL: [Self; 4] = [Self::Containment, Self::Control, Self::Trust, Self::Leases];
+
+    /// The bucket's name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Containment => "containment",
+            Self::Control => "control",
+            Self::Trust => "trust",
+            Self::Leases => "leases",
+        }
+    }
+
+    pub(crate) const fn index(self) -> usize {
+        match self {
+            Self::Containment => 0,
+            Self::Control => 1,
+            Self::Trust => 2,
+            Self::Leases => 3,
+        }
+    }
+}
+
+impl std::fmt::Display for Bucket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A message to publish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    pub subject: String,
+    /// Deduplicates: a second message with this id in the stream is acknowledged as a duplicate and not stored.
+    pub msg_id: Option<String>,
+    /// At most `MAX_PAYLOAD` bytes.
+    pub payload: Bytes,
+    /// The sequence that the last message of this subject must have; 0: the subject must be empty.
+    pub expected_last_subject_seq: Option<u64>,
+}
+
+impl Message {
+    /// A message without dedup or expectation.
+    pub fn new(subject: impl Into<String>, payload: impl Into<Bytes>) -> Self {
+        Self { subject: subject.into(), msg_id: None, payload: payload.into(), expected_last_subject_seq: None }
+    }
+
+    /// The same, deduplicated by `id`.
+    #[must_use]
+    pub fn with_id(mut self, id: impl Into<String>) -> Self {
+        self.msg_id = Some(id.into());
+        self
+    }
+
+    /// The same, stored only if the subject's last sequence is `seq` (0: the subject is empty).
+    #[must_use]
+    pub fn expecting(mut self, seq: u64) -> Self {
+        self.expected_last_subject_seq = Some(seq);
+        self
+    }
+}
+
+/// What a publisher gets once its message is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PubAck {
+    /// The message's place in its stream, from 1; of a duplicate, the place of the message that was there.
+    pub seq: u64,
+    pub duplicate: bool,
+}
+
+/// A message as a subscriber gets it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivered {
+    pub seq: u64,
+    pub subject: String,
+    pub payload: Bytes,
+    /// When the bus stored it.
+    pub bus_ts: Timestamp,
+}
+
+/// What a stream holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamState {
+    /// Sequence of the oldest message that may still be there; `last_seq + 1` when the stream is empty.
+    pub first_seq: u64,
+    /// Sequence of the newest message, 0 before the first.
+    pub last_seq: u64,
+    pub messages: u64,
+    /// Subjects and payloads, with a fixed cost per message.
+    pub bytes: u64,
+    /// Messages dropped unread because the stream was full (dead letters only).
+    pub dropped_total: u64,
+}
+
+/// The bus. All drivers must pass `conformance`.
+#[async_trait]
+pub trait Bus: Send + Sync + std::fmt::Debug {
+    /// Publishes in order and answers when all are durable or refused: one result per message, in the same order.
+    /// Once a message of the call is refused as `Full` or `Unavailable`, the ones after it are refused too, so that a publisher that
+    /// sends again from the first refusal keeps its order. Dropping the future does not take the messages back.
+    async fn publish(&self, stream: Stream, messages: Vec<Message>) -> Vec<Result<PubAck, BusError>>;
+
+    /// Reads from `start_seq` (0 and 1: from the oldest), only subjects that match `filter` (`*`: one token, `>`: the rest).
+    async fn subscribe(&self, stream: Stream, filter: &str, start_seq: u64) -> Result<Box<dyn Subscription>, BusError>;
+
+    /// Sequence of the newest message, 0 before the first.
+    async fn last_seq(&self, stream: Stream) -> Result<u64, BusError>;
+
+    /// What the stream holds now.
+    async fn stream_state(&self, stream: Stream) -> Result<StreamState, BusError>;
+
+    /// Names this incarnation of the stream: another value means that sequences remembered from before mean nothing.
+    async fn stream_identity(&self, stream: Stream) -> Result<String, BusError>;
+
+    /// The sequence up to which the consumer has passed everything; 0 for one that is not registered.
+    async fn consumer_position(&self, stream: Stream, name: &str) -> Result<u64, BusError>;
+
+    /// Registers the consumer, or moves it (back too). Retention drops only what every registered consumer has passed; with no
+    /// consumer registered, nothing.
+    async fn set_consumer_position(&self, stream: Stream, name: &str, seq: u64) -> Result<(), BusError>;
+
+    /// Unregisters a consumer, so that it no longer holds messages back.
+    async fn forget_consumer(&self, stream: Stream, name: &str) -> Result<(), BusError>;
+
+    /// Writes a value and answers its revision, which only grows within the bucket.
+    async fn kv_put(&self, bucket: Bucket, key: &str, value: Bytes) -> Result<u64, BusError>;
+
+    /// The same, only if the key's revision is `expected` (0: the key is absent); else `BusError::WrongRevision`.
+    async fn kv_update(&self, bucket: Bucket, key: &str, value: Bytes, expected: u64) -> Result<u64, BusError>;
+
+    /// The value and its revision.
+    async fn kv_get(&self, bucket: Bucket, key: &str) -> Result<Option<(Bytes, u64)>, BusError>;
+
+    /// Every key with its value and revision, sorted by key.
+    async fn kv_all(&self, bucket: Bucket) -> Result<Vec<(String, Bytes, u64)>, BusError>;
+
+    /// Current values first, then changes. A slow watcher misses intermediate values of a key, never its last.
+    async fn kv_watch(&self, bucket: Bucket) -> Result<Box<dyn KvWatch>, BusError>;
+}
+
+/// A reader of a stream. Acks nothing: where to start again is the consumer's own checkpoint.
+#[async_trait]
+pub trait Subscription: Send + std::fmt::Debug {
+    /// At most `max` messages in sequence order; waits up to `wait` for the first; empty when none came.
+    async fn next_batch(&mut self, max: usize, wait: Duration) -> Result<Vec<Delivered>, BusError>;
+}
+
+/// A watcher of a bucket.
+#[async_trait]
+pub trait KvWatch: Send + std::fmt::Debug {
+    /// The next value: key, value, revision; in order of revision. Waits until there is one.
+    async fn next(&mut self) -> Result<(String, Bytes, u64), BusError>;
+}

@@ -1,0 +1,234 @@
+//! Subjects and keys (CONTRACTS §6), the one place that spells them, and NATS wildcard matching.
+//! Promises that no free text stands in a subject: what is not a plain token is hashed.
+
+use aegis_canon::sha256_hex;
+use aegis_model::{EntryKind, EventKind, TargetType, TenantId, partition_of};
+
+use crate::{BusError, Stream};
+
+/// Longest subject or key, in bytes.
+pub const MAX_LEN: usize = 512;
+
+/// Longest free text that stands as it is; a hashed one is longer, so no text can pass for another's hash.
+const MAX_PLAIN_TOKEN: usize = 64;
+
+/// `ase.<pp>.<tenant>.<kind>`
+#[must_use]
+pub fn ase(tenant: &TenantId, kind: EventKind) -> String {
+    format!("ase.{:02}.{tenant}.{}", partition_of(tenant), kind.subject_token())
+}
+
+/// The filter for every event of a partition.
+#[must_use]
+pub fn ase_partition(pp: u32) -> String {
+    format!("ase.{pp:02}.>")
+}
+
+/// The filter for every event of a tenant.
+#[must_use]
+pub fn ase_tenant(tenant: &TenantId) -> String {
+    format!("ase.{:02}.{tenant}.>", partition_of(tenant))
+}
+
+/// `approval.<tenant>.<approval_id>`
+#[must_use]
+pub fn approval(tenant: &TenantId, approval_id: &str) -> String {
+    format!("approval.{tenant}.{}", token(approval_id))
+}
+
+/// `alert.<tenant>.<alert_id>`
+#[must_use]
+pub fn alert(tenant: &TenantId, alert_id: &str) -> String {
+    format!("alert.{tenant}.{}", token(alert_id))
+}
+
+/// `retract.<tenant>.<alert_id>`
+#[must_use]
+pub fn retract(tenant: &TenantId, alert_id: &str) -> String {
+    format!("retract.{tenant}.{}", token(alert_id))
+}
+
+/// `episode.<tenant>.<alert_id>`
+#[must_use]
+pub fn episode(tenant: &TenantId, alert_id: &str) -> String {
+    format!("episode.{tenant}.{}", token(alert_id))
+}
+
+/// `tick.<pp>`
+#[must_use]
+pub fn tick(pp: u32) -> String {
+    format!("tick.{pp:02}")
+}
+
+/// `ruleset.<pp>`
+#[must_use]
+pub fn ruleset(pp: u32) -> String {
+    format!("ruleset.{pp:02}")
+}
+
+/// `ckpt.<pp>`
+#[must_use]
+pub fn ckpt(pp: u32) -> String {
+    format!("ckpt.{pp:02}")
+}
+
+/// `dlq.<pp>`
+#[must_use]
+pub fn dlq(pp: u32) -> String {
+    format!("dlq.{pp:02}")
+}
+
+/// `<tenant>.<target type>.<hash(target)>`
+#[must_use]
+pub fn kv_containment(tenant: &TenantId, target_type: TargetType, target: &str) -> String {
+    format!("{tenant}.{target_type}.{}", sha256_hex(target.as_bytes()))
+}
+
+/// `<tenant>.<entry kind>.<hash(name)>`
+#[must_use]
+pub fn kv_control(tenant: &TenantId, kind: EntryKind, name: &str) -> String {
+    format!("{tenant}.{kind}.{}", sha256_hex(name.as_bytes()))
+}
+
+/// `<tenant>.<hash(run)>`
+#[must_use]
+pub fn kv_trust(tenant: &TenantId, run_id: &str) -> String {
+    format!("{tenant}.{}", sha256_hex(run_id.as_bytes()))
+}
+
+/// `<role>.<pp>`
+#[must_use]
+pub fn kv_lease(role: &str, pp: u32) -> String {
+    format!("{}.{pp:02}", token(role))
+}
+
+/// True if `subject` matches `filter`: `*` stands for one token, a final `>` for one or more.
+#[must_use]
+pub fn matches(filter: &str, subject: &str) -> bool {
+    let mut subject_tokens = subject.split('.');
+    let mut filter_tokens = filter.split('.');
+    loop {
+        match (filter_tokens.next(), subject_tokens.next()) {
+            (None, None) => return true,
+            (Some(">"), Some(_)) => return true,
+            (Some("*"), Some(_)) => {}
+            (Some(expected), Some(actual)) if expected == actual => {}
+            _ => return false,
+        }
+    }
+}
+
+/// Refuses what is not a subject of the stream: empty or wildcard tokens, white space, control characters, foreign roots.
+pub(crate) fn check_subject(stream: Stream, subject: &str) -> Result<(), BusError> {
+    check_tokens("subject", subject)?;
+    if subject.split('.').any(|t| t == "*" || t == ">") {
+        return Err(BusError::invalid("subject", "a wildcard cannot be published to"));
+    }
+    let root = subject.split('.').next().unwrap_or_default();
+    if subject.len() == root.len() || !stream.subject_roots().contains(&root) {
+        return Err(BusError::invalid(
+            "subject",
+            format!("stream {stream} takes {:?} and more tokens only", stream.subject_roots()),
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses a filter with empty tokens, or with `>` anywhere but last.
+pub(crate) fn check_filter(filter: &str) -> Result<(), BusError> {
+    check_tokens("filter", filter)?;
+    let mut tokens = filter.split('.').rev();
+    tokens.next();
+    if tokens.any(|t| t == ">") {
+        return Err(BusError::invalid("filter", "`>` can only stand last"));
+    }
+    Ok(())
+}
+
+/// Refuses a key that JetStream would refuse: `[-/_=.a-zA-Z0-9]+`, no empty token.
+pub(crate) fn check_key(key: &str) -> Result<(), BusError> {
+    check_tokens("key", key)?;
+    if !key.bytes().all(|b| b.is_ascii_alphanumeric() || b"-/_=.".contains(&b)) {
+        return Err(BusError::invalid("key", "only letters, digits and -/_=. may stand in a key"));
+    }
+    Ok(())
+}
+
+fn check_tokens(what: &'static str, text: &str) -> Result<(), BusError> {
+    if text.len() > MAX_LEN {
+        return Err(BusError::invalid(what, format!("longer than {MAX_LEN} bytes")));
+    }
+    if text.split('.').any(str::is_empty) {
+        return Err(BusError::invalid(what, "an empty token"));
+    }
+    if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err(BusError::invalid(what, "white space or a control character"));
+    }
+    Ok(())
+}
+
+/// A text as one subject token: itself if it is plain, else its hash.
+fn token(text: &str) -> String {
+    let plain = !text.is_empty()
+        && text.len() <= MAX_PLAIN_TOKEN
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    if plain { text.to_owned() } else { format!("x{}", sha256_hex(text.as_bytes())) }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn wildcards_match_as_nats_documents_them() {
+        for (filter, subject, expected) in [
+            ("time.us.east", "time.us.east", true),
+            ("time.*.east", "time.us.east", true),
+            ("time.us.*", "time.us.east.atlanta", false),
+            ("time.us.>", "time.us.east.atlanta", true),
+            ("time.us.>", "time.us", false),
+            (">", "time", true),
+            (">", "time.us", true),
+            ("*", "time", true),
+            ("*", "time.us", false),
+            ("*.*.>", "a.b.c", true),
+            ("*.*.>", "a.b", false),
+            ("time.us", "time.us.east", false),
+        ] {
+            assert_eq!(matches(filter, subject), expected, "{filter} {subject}");
+        }
+    }
+
+    #[test]
+    fn a_hashed_token_is_never_a_plain_one() {
+        let tenant = TenantId::new("t").unwrap();
+        let hashed = approval(&tenant, "a b");
+        let token_text = hashed.rsplit('.').next().unwrap();
+        assert_ne!(approval(&tenant, token_text), hashed);
+    }
+
+    #[test]
+    fn streams_take_their_own_subjects_only() {
+        assert!(check_subject(Stream::Ase, "ase.00.t.x").is_ok());
+        for bad in ["ase", "alert.t.x", "ase..x", "ase.*.x", "ase.>", "ase.a b", "", "."] {
+            assert!(check_subject(Stream::Ase, bad).is_err(), "{bad}");
+        }
+        assert!(check_filter("ase.*.t.>").is_ok());
+        assert!(check_filter("ase.>.t").is_err());
+        assert!(check_key("t.agent.abc").is_ok());
+        assert!(check_key(".a").is_err() && check_key("a*").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_text_the_subject_is_one_the_stream_takes(text in ".*") {
+            let tenant = TenantId::new("t-1").unwrap();
+            prop_assert!(check_subject(Stream::Approvals, &approval(&tenant, &text)).is_ok());
+            prop_assert!(check_subject(Stream::Alerts, &retract(&tenant, &text)).is_ok());
+            prop_assert!(check_key(&kv_control(&tenant, EntryKind::Agent, &text)).is_ok());
+            prop_assert!(check_key(&kv_trust(&tenant, &text)).is_ok());
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The archive consumer: every security event of the bus into the history that decisions, receipts and audit are read from.
+//! Promises that a malformed event is set aside and the others go on; never changes a byte of an event.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aegis_bus::{Delivered, Stream, subject};
+use aegis_model::SecurityEvent;
+use aegis_store::{HistoryRow, StoreError};
+use tokio::sync::watch;
+
+use crate::control::{Control, ControlError};
+use crate::follow::Follower;
+
+/// Name of this consumer on the bus.
+pub(crate) const CONSUMER: &str = "control-archive";
+/// How long one read waits.
+const WAIT: Duration = Duration::from_millis(500);
+
+/// Follows the stream until stopped.
+pub(crate) async fn run(control: Arc<Control>, mut stop: watch::Receiver<bool>) {
+    let mut follower = Follower::new(Arc::clone(&control.bus), Stream::Ase, CONSUMER, "ase.>");
+    loop {
+        tokio::select! {
+            outcome = step(&control, &mut follower) => match outcome {
+                Ok(()) => {
+                    follower.recovered();
+                    Control::set_healthy(&control.archive_ok, true);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "archive consumer stands still");
+                    Control::set_healthy(&control.archive_ok, false);
+                    tokio::select! {
+                        () = follower.back_off() => {}
+                        _ = stop.changed() => return,
+                    }
+                }
+            },
+            _ = stop.changed() => return,
+        }
+    }
+}
+
+async fn step(control: &Control, follower: &mut Follower) -> Result<(), ControlError> {
+    let batch = follower.next(control.config.consumer_batch, WAIT).await.map_err(failed)?;
+    if batch.is_empty() {
+        return Ok(());
+    }
+    let mut rows = Vec::with_capacity(batch.len());
+    for delivered in &batch {
+        match read(delivered) {
+            Ok(row) => rows.push((delivered, row)),
+            Err(reason) => control.dead_letter(Stream::Ase, delivered, &reason).await.map_err(failed)?,
+        }
+    }
+    insert(control, &rows).await?;
+    control.arrived.notify_waiters();
+    follower.save(follower.read_up_to()).await.map_err(failed)
+}
+
+fn failed(error: impl std::fmt::Display) -> ControlError {
+    ControlError::Failed(error.to_string())
+}
+
+/// All in one transaction; if the store refuses one for what it is, that one is set aside.
+async fn insert(control: &Control, rows: &[(&Delivered, HistoryRow)]) -> Result<(), ControlError> {
+    let events: Vec<HistoryRow> = rows.iter().map(|(_, row)| row.clone()).collect();
+    match control.store.insert_history(&events).await {
+        Ok(_) => return Ok(()),
+        Err(error) if is_the_events_fault(&error) => {}
+        Err(error) => return Err(error.into()),
+    }
+    for (delivered, row) in rows {
+        match control.store.insert_history(std::slice::from_ref(row)).await {
+            Ok(_) => {}
+            Err(error) if is_the_events_fault(&error) => {
+                control.dead_letter(Stream::Ase, delivered, &error.to_string()).await.map_err(failed)?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Whether trying again could not help: a constraint, not a full disk.
+fn is_the_events_fault(error: &StoreError) -> bool {
+    matches!(
+        error,
+        StoreError::UnknownTenant(_)
+            | StoreError::WrongTenant { .. }
+            | StoreError::Taken(_)
+            | StoreError::Invalid { .. }
+            | StoreError::LimitReached { .. }
+    )
+}
+
+/// An event as the history keeps it.
+fn read(delivered: &Delivered) -> Result<HistoryRow, String> {
+    let wire = std::str::from_utf8(&delivered.payload).map_err(|_| "not UTF-8".to_owned())?;
+    let value = aegis_canon::parse_strict(wire.as_bytes()).map_err(|error| format!("not canonicalisable: {error}"))?;
+    let event: SecurityEvent = serde_json::from_value(value).map_err(|error| format!("not an event: {error}"))?;
+    if delivered.subject != subject::ase(&event.tenant_id, event.kind) {
+        return Err("subject and event disagree about tenant or kind".to_owned());
+    }
+    Ok(HistoryRow {
+        tenant_id: event.tenant_id,
+        event_id: event.event_id,
+        kind: event.kind,
+        ts: event.ts,
+        lane: event.lane,
+        seq: event.seq,
+        agent_id: event.agent_id,
+        run_id: event.run_id,
+        decision: event.decision,
+        receipt_hash: event.receipt_hash,
+        bus_seq: delivered.seq,
+        wire: wire.to_owned(),
+    })
+}

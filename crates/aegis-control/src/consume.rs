@@ -1,0 +1,169 @@
+//! Consuming an approval: the one moment at which an approved action may run.
+//! Promises that of any number of concurrent consumes exactly one wins, that a wrong hash never burns an approval, and that every
+//! refusal is an event and a receipt.
+
+use crate::reply::Json;
+use aegis_model::{ApprovalStatus, Decision, EventKind, Phase, ToolCall, Verdict};
+use aegis_store::{ApprovalRow, ConsumeResult};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::approvals::known;
+use crate::auth::Caller;
+use crate::control::Control;
+use crate::decide::describe_call;
+use crate::input::{MAX_ID, check_text, parse};
+use crate::problem::Problem;
+use crate::routes::Call;
+
+/// `POST /v1/approvals/{id}/consume`.
+#[derive(Debug, Deserialize)]
+struct ConsumeBody {
+    #[serde(alias = "action_hash")]
+    claimed_action_hash: String,
+}
+
+/// Why a consume is refused, and what kind of attempt that was.
+#[derive(Debug)]
+struct Refusal {
+    kind: EventKind,
+    code: &'static str,
+    message: String,
+}
+
+impl Refusal {
+    fn new(kind: EventKind, code: &'static str, message: impl Into<String>) -> Self {
+        Self { kind, code, message: message.into() }
+    }
+}
+
+pub(crate) async fn consume(control: &Control, call: &Call) -> Result<Response, Problem> {
+    let body: ConsumeBody = parse(&call.body, control.config.max_body_bytes)?;
+    check_text("claimed_action_hash", &body.claimed_action_hash, MAX_ID)?;
+    let row = known(control, call.tenant(), call.param("id")).await?;
+    let claimed = body.claimed_action_hash.as_str();
+    if let Some(refusal) = objection(control, call, &row, claimed).await? {
+        return Err(refuse(control, call, &row, claimed, refusal).await);
+    }
+    let mut draft = control.approval_draft(&row.frozen, EventKind::ApprovalConsumed, Phase::Consume);
+    if let Some(edited) = &row.edited {
+        describe_call(&mut draft, edited, &row.current_hash);
+    }
+    draft.event.status = Some(ApprovalStatus::Consumed.to_string());
+    draft.event.approver = Some(row.approved_by.join(","));
+    draft.detail = Some(json!({"by": call.caller.as_detail(), "approved_by": row.approved_by, "edited_by": row.edited_by}));
+    let pending = control.prepare(draft)?;
+    let id = call.param("id");
+    let consumed = control.store.consume_approval(call.tenant(), id, claimed, control.clock.now(), pending.rows()).await?;
+    if consumed == ConsumeResult::Consumed {
+        control.seal(pending).await?;
+        return Ok(Json(json!({"status": "consumed", "approval_id": id, "action_hash": claimed})).into_response());
+    }
+    drop(pending);
+    let refusal = match consumed {
+        ConsumeResult::AlreadyConsumed | ConsumeResult::Consumed => by_status(ApprovalStatus::Consumed),
+        ConsumeResult::NotApproved(status) => by_status(status),
+        ConsumeResult::Expired => by_status(ApprovalStatus::Expired),
+        ConsumeResult::HashMismatch => wrong_hash(),
+        ConsumeResult::NotFound => return Err(Problem::not_found("approval")),
+    };
+    Err(refuse(control, call, &row, claimed, refusal).await)
+}
+
+/// Everything that speaks against this consume, the most telling first. The store decides the rest in one conditional update.
+async fn objection(control: &Control, call: &Call, row: &ApprovalRow, claimed: &str) -> Result<Option<Refusal>, Problem> {
+    if !is_approvals_agent(control, &call.caller, row).await? {
+        return Ok(Some(Refusal::new(EventKind::TamperAttempt, "wrong_agent", "this approval is another agent's")));
+    }
+    if claimed != row.current_hash {
+        return Ok(Some(wrong_hash()));
+    }
+    if row.status != ApprovalStatus::Approved {
+        return Ok(Some(by_status(row.status)));
+    }
+    let contained = match control.agent_verdict(call.tenant(), &row.frozen.agent_id).await? {
+        Verdict::Free => None,
+        Verdict::Quarantined => Some("agent_quarantined"),
+        Verdict::Frozen => Some("agent_frozen"),
+        Verdict::Revoked => Some("agent_revoked"),
+    };
+    if let Some(code) = contained {
+        return Ok(Some(Refusal::new(EventKind::ToolAttempt, code, "the agent is contained")));
+    }
+    let judged = control.judge(&row.frozen, current_call(row)).await?;
+    if judged.decision == Decision::Deny {
+        let message = format!("policy denies the action now: {}", judged.reason);
+        return Ok(Some(Refusal::new(EventKind::ToolAttempt, judged.code, message)));
+    }
+    Ok(None)
+}
+
+/// The action a consume is about: the edited one, if it was edited.
+fn current_call(row: &ApprovalRow) -> &ToolCall {
+    row.edited.as_ref().unwrap_or(&row.frozen.tool_call)
+}
+
+/// The agent itself, or the key that registered it.
+async fn is_approvals_agent(control: &Control, caller: &Caller, row: &ApprovalRow) -> Result<bool, Problem> {
+    match caller {
+        Caller::Agent(claims) => Ok(claims.agent_id == row.frozen.agent_id),
+        Caller::Key(principal) => {
+            let registrar = control.store.agent_registrar(&principal.tenant_id, &row.frozen.agent_id).await?;
+            Ok(registrar.as_deref() == Some(principal.key_id.as_str()))
+        }
+    }
+}
+
+fn wrong_hash() -> Refusal {
+    Refusal::new(
+        EventKind::TamperAttempt,
+        "action_hash_mismatch",
+        "the claimed action is not the approved one; the approval stands",
+    )
+}
+
+fn by_status(status: ApprovalStatus) -> Refusal {
+    match status {
+        ApprovalStatus::Consumed => {
+            Refusal::new(EventKind::ReplayAttempt, "approval_consumed", "the approval was consumed already")
+        }
+        ApprovalStatus::Expired => Refusal::new(EventKind::ReplayAttempt, "approval_expired", "the approval is past its time"),
+        ApprovalStatus::Rejected => Refusal::new(EventKind::ReplayAttempt, "approval_rejected", "the approval was rejected"),
+        ApprovalStatus::Pending | ApprovalStatus::Approved => {
+            Refusal::new(EventKind::ToolAttempt, "approval_pending", "nobody has approved the action yet")
+        }
+    }
+}
+
+/// Records the attempt and answers 409.
+async fn refuse(control: &Control, call: &Call, row: &ApprovalRow, claimed: &str, refusal: Refusal) -> Problem {
+    if refusal.code == "action_hash_mismatch" {
+        control.metrics.hash_mismatches.inc();
+    }
+    let mut draft = control.approval_draft(&row.frozen, refusal.kind, Phase::Attempt);
+    if let Some(edited) = &row.edited {
+        describe_call(&mut draft, edited, &row.current_hash);
+    }
+    // The attempt is the caller's, whoever the approval's agent is.
+    if let Caller::Agent(claims) = &call.caller {
+        draft.event.agent_id = Some(claims.agent_id.clone());
+        draft.event.token_id = Some(claims.token_id.clone());
+    }
+    draft.event.decision = Some(Decision::Deny);
+    draft.event.reason = Some(refusal.code.to_owned());
+    draft.event.status = Some(row.status.to_string());
+    let claimed = is_hash(claimed).then_some(claimed);
+    draft.detail = Some(json!({
+        "attempt": "consume", "code": refusal.code, "claimed_action_hash": claimed, "by": call.caller.as_detail(),
+    }));
+    match control.record(draft).await {
+        Ok(_) => Problem::conflict(refusal.code, refusal.message),
+        Err(problem) => problem,
+    }
+}
+
+/// True for 64 lower-case hex digits: nothing else that a caller claims goes into a receipt.
+pub(crate) fn is_hash(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}

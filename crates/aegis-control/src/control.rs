@@ -1,0 +1,232 @@
+//! The control plane of one process: its parts, its background tasks, and how they start and stop.
+//! Promises that what an earlier run left undone (unsealed receipts, unpublished entries) is done before it answers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use aegis_bus::Bus;
+use aegis_keys::{KeyRing, SigningKey};
+use aegis_ledger::Ledger;
+use aegis_model::{Clock, EntryKind};
+use aegis_policy::{PolicySource, default_pack, github_pack};
+use aegis_store::Store;
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+
+use crate::bundles::Bundles;
+use crate::feed::Feed;
+use crate::metrics::Metrics;
+use crate::outbox::Outbox;
+use crate::{archive, expiry, feed, materialise, outbox};
+
+/// Limits and times of control. The defaults suit one machine.
+#[derive(Clone, Debug)]
+pub struct ControlConfig {
+    /// `edge_id` of control's events.
+    pub edge_id: String,
+    /// Largest request body, bytes.
+    pub max_body_bytes: usize,
+    /// The policy packs that every tenant has.
+    pub packs: Vec<PolicySource>,
+    /// How long an agent token is valid, seconds.
+    pub agent_token_ttl_s: i64,
+    /// How long the reply to a change waits for the local edge to enforce it.
+    pub applied_wait: Duration,
+    /// How long a request about a decision made a moment ago waits for it to arrive over the bus.
+    pub arrival_wait: Duration,
+    /// How often approvals past their time are expired.
+    pub expiry_interval: Duration,
+    /// How often leftovers of the outbox are looked for.
+    pub outbox_interval: Duration,
+    /// How many events or frozen actions a consumer takes at once.
+    pub consumer_batch: usize,
+}
+
+impl Default for ControlConfig {
+    fn default() -> Self {
+        Self {
+            edge_id: "control".to_owned(),
+            max_body_bytes: 1 << 20,
+            packs: vec![default_pack(), github_pack()],
+            agent_token_ttl_s: 24 * 3600,
+            applied_wait: Duration::from_secs(1),
+            arrival_wait: Duration::from_secs(2),
+            expiry_interval: Duration::from_secs(1),
+            outbox_interval: Duration::from_secs(5),
+            consumer_batch: 256,
+        }
+    }
+}
+
+/// Tells when the local edge enforces an entry of the control feed.
+#[async_trait]
+pub trait AppliedWatch: Send + Sync + std::fmt::Debug {
+    /// True as soon as the edge has applied an entry of `kind` with this revision or a newer one; false after `timeout`.
+    async fn wait_applied(&self, revision: i64, kind: EntryKind, timeout: Duration) -> bool;
+}
+
+/// For a control without an edge in its process: nothing is ever reported as enforced.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoLocalEdge;
+
+#[async_trait]
+impl AppliedWatch for NoLocalEdge {
+    async fn wait_applied(&self, _revision: i64, _kind: EntryKind, _timeout: Duration) -> bool {
+        false
+    }
+}
+
+/// Why control does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The store failed.
+    #[error("control store: {0}")]
+    Store(#[from] aegis_store::StoreError),
+    /// The policies shipped with the binary do not load.
+    #[error("shipped policies: {0}")]
+    Policy(String),
+    /// Receipts of an earlier run cannot be sealed.
+    #[error("{0} receipts of an earlier run cannot be sealed; check that the ledger can be written")]
+    Outbox(usize),
+    /// A change or a read failed; the text is fit for a log.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<crate::Problem> for ControlError {
+    fn from(problem: crate::Problem) -> Self {
+        Self::Failed(format!("{}: {}", problem.code, problem.message))
+    }
+}
+
+/// The control plane.
+pub struct Control {
+    pub(crate) config: ControlConfig,
+    pub(crate) store: Store,
+    pub(crate) ledger: Ledger,
+    pub(crate) bus: Arc<dyn Bus>,
+    pub(crate) key: SigningKey,
+    pub(crate) ring: KeyRing,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) applied: Arc<dyn AppliedWatch>,
+    pub(crate) bundles: Bundles,
+    pub(crate) feed: Feed,
+    pub(crate) outbox: Outbox,
+    pub(crate) metrics: Metrics,
+    /// Rung whenever events have arrived in the history.
+    pub(crate) arrived: Notify,
+    /// Serialises changes whose check and write must not be parted: registry entries with the policies that read them.
+    pub(crate) registry_turn: tokio::sync::Mutex<()>,
+    /// Serialises what people do with approvals, so that a receipt says what the vote led to.
+    pub(crate) approval_turn: tokio::sync::Mutex<()>,
+    pub(crate) archive_ok: AtomicBool,
+    pub(crate) approvals_ok: AtomicBool,
+    stop: watch::Sender<bool>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl std::fmt::Debug for Control {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Control").field("config", &self.config).field("key_id", &self.key.key_id()).finish_non_exhaustive()
+    }
+}
+
+impl Control {
+    /// Starts control: seals what an earlier run left, rewrites the control feed, starts the background tasks.
+    ///
+    /// `ledger` is control's own; `ring` holds the keys of control and of every edge whose receipts it must prove.
+    #[allow(clippy::too_many_arguments)]
+    pub async fn start(
+        config: ControlConfig,
+        store: Store,
+        ledger: Ledger,
+        bus: Arc<dyn Bus>,
+        key: SigningKey,
+        ring: KeyRing,
+        clock: Arc<dyn Clock>,
+        applied: Arc<dyn AppliedWatch>,
+    ) -> Result<Arc<Self>, ControlError> {
+        let bundles = Bundles::new(config.packs.clone()).map_err(ControlError::Policy)?;
+        let (stop, _) = watch::channel(false);
+        let control = Arc::new(Self {
+            config,
+            store,
+            ledger,
+            bus,
+            key,
+            ring,
+            clock,
+            applied,
+            bundles,
+            feed: Feed::default(),
+            outbox: Outbox::default(),
+            metrics: Metrics::default(),
+            arrived: Notify::new(),
+            registry_turn: tokio::sync::Mutex::new(()),
+            approval_turn: tokio::sync::Mutex::new(()),
+            archive_ok: AtomicBool::new(false),
+            approvals_ok: AtomicBool::new(false),
+            stop,
+            tasks: Mutex::new(Vec::new()),
+        });
+        control.settle_at_start().await?;
+        control.spawn_tasks();
+        Ok(control)
+    }
+
+    async fn settle_at_start(&self) -> Result<(), ControlError> {
+        let left = self.settle_outbox().await?;
+        if left > 0 {
+            return Err(ControlError::Outbox(left));
+        }
+        match self.publish_all(true).await {
+            Ok(entries) => tracing::info!(entries, "control feed rewritten"),
+            // The bus may come later: edges enforce what they hold, and the feed task tries again.
+            Err(_) => self.feed.mark_behind(),
+        }
+        Ok(())
+    }
+
+    fn spawn_tasks(self: &Arc<Self>) {
+        let mut tasks = self.tasks.lock();
+        tasks.push(tokio::spawn(archive::run(Arc::clone(self), self.stop.subscribe())));
+        tasks.push(tokio::spawn(materialise::run(Arc::clone(self), self.stop.subscribe())));
+        tasks.push(tokio::spawn(expiry::run(Arc::clone(self), self.stop.subscribe())));
+        tasks.push(tokio::spawn(feed::run(Arc::clone(self), self.stop.subscribe())));
+        tasks.push(tokio::spawn(outbox::run(Arc::clone(self), self.stop.subscribe())));
+    }
+
+    /// Stops the background tasks and waits for them. Store, ledger and bus stay open: they are the caller's.
+    pub async fn stop(&self) {
+        self.stop.send_replace(true);
+        let tasks = std::mem::take(&mut *self.tasks.lock());
+        for task in tasks {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "background task ended badly");
+            }
+        }
+    }
+
+    /// The metrics, to be registered and counted on.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// The key that edges pin.
+    pub fn verifying_key(&self) -> aegis_keys::VerifyingKey {
+        self.key.verifying_key()
+    }
+
+    /// True while no background task has died and none was asked to stop.
+    pub(crate) fn tasks_running(&self) -> bool {
+        let tasks = self.tasks.lock();
+        !tasks.is_empty() && tasks.iter().all(|task| !task.is_finished())
+    }
+
+    pub(crate) fn set_healthy(flag: &AtomicBool, healthy: bool) {
+        flag.store(healthy, Ordering::SeqCst);
+    }
+}

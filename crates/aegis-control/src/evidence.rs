@@ -1,0 +1,189 @@
+//! Decisions, receipts and the audit trail, from the history of events.
+//! Promises that what is called verified was verified just now, against the keys this process trusts.
+
+use crate::reply::Json;
+use aegis_ledger::verify::verify_wire;
+use aegis_model::{EventId, EventKind, TenantId};
+use aegis_store::{HistoryFilter, HistoryRow};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value, json};
+
+use crate::auth::Caller;
+use crate::control::Control;
+use crate::problem::Problem;
+use crate::routes::Call;
+
+/// How old a UUIDv7 may be for its event to be waited for, milliseconds.
+const FRESH_MS: i64 = 30_000;
+
+/// An event's wire form through the strict door: a lenient reader could be shown another event than the one that was sealed.
+pub(crate) fn read_wire(text: &str) -> Result<Value, Problem> {
+    aegis_canon::parse_strict(text.as_bytes()).map_err(Problem::internal)
+}
+
+impl Control {
+    /// An event of the history. One whose id was made a moment ago may still be on the bus, and is waited for.
+    pub(crate) async fn history_soon(&self, tenant: &TenantId, id: EventId) -> Result<Option<HistoryRow>, Problem> {
+        let deadline = tokio::time::Instant::now() + self.config.arrival_wait;
+        loop {
+            let arrived = self.arrived.notified();
+            if let Some(row) = self.store.history_event(tenant, id).await? {
+                return Ok(Some(row));
+            }
+            if !self.is_fresh(id) || tokio::time::timeout_at(deadline, arrived).await.is_err() {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn is_fresh(&self, id: EventId) -> bool {
+        let Some(made) = id.get_timestamp() else { return false };
+        let (seconds, nanos) = made.to_unix();
+        let made_ms =
+            i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1000).saturating_add(i64::from(nanos / 1_000_000));
+        let now_ms = self.clock.now().as_micros() / 1000;
+        now_ms.saturating_sub(made_ms).abs() < FRESH_MS
+    }
+
+    /// An event as the API shows it: its columns, `verified` as found now, without receipt and proof.
+    fn event_view(&self, row: &HistoryRow) -> Result<Map<String, Value>, Problem> {
+        let wire = read_wire(&row.wire)?;
+        let verified = row.lane.is_some() && verify_wire(&wire, Some(&self.ring)).is_ok();
+        let Value::Object(mut columns) = wire else { return Err(Problem::internal("an event in the history is no object")) };
+        columns.remove("receipt");
+        columns.remove("proof");
+        columns.insert("verified".to_owned(), json!(verified));
+        if row.kind == EventKind::AuthorizeDecision {
+            columns.insert("decision_id".to_owned(), json!(row.event_id));
+        }
+        Ok(columns)
+    }
+
+    async fn events(&self, call: &Call, kinds: &[EventKind], run_id: Option<&str>) -> Result<Vec<Map<String, Value>>, Problem> {
+        let page = call.query.page()?;
+        let agent_id = call.query.filter("agent_id")?;
+        let run_id = match run_id {
+            Some(run_id) => Some(run_id),
+            None => call.query.filter("run_id")?,
+        };
+        let filter = HistoryFilter { kinds, receipts_only: false, agent_id, run_id };
+        let rows = self.store.list_history(call.tenant(), filter, page.limit, page.offset).await?;
+        rows.iter().map(|row| self.event_view(row)).collect()
+    }
+}
+
+pub(crate) async fn list_decisions(control: &Control, call: &Call) -> Result<Response, Problem> {
+    Ok(Json(control.events(call, &[EventKind::AuthorizeDecision], None).await?).into_response())
+}
+
+pub(crate) async fn get_decision(control: &Control, call: &Call) -> Result<Response, Problem> {
+    control.refuse_revoked(&call.caller).await?;
+    let row = find(control, call, "decision").await?;
+    let own = match &call.caller {
+        Caller::Agent(claims) => row.agent_id.as_deref() == Some(claims.agent_id.as_str()),
+        Caller::Key(_) => true,
+    };
+    if row.kind != EventKind::AuthorizeDecision || !own {
+        return Err(Problem::not_found("decision"));
+    }
+    Ok(Json(control.event_view(&row)?).into_response())
+}
+
+pub(crate) async fn list_receipts(control: &Control, call: &Call) -> Result<Response, Problem> {
+    let page = call.query.page()?;
+    let (agent_id, run_id) = (call.query.filter("agent_id")?, call.query.filter("run_id")?);
+    let filter = HistoryFilter { kinds: &[], receipts_only: true, agent_id, run_id };
+    let rows = control.store.list_history(call.tenant(), filter, page.limit, page.offset).await?;
+    let receipts: Vec<Value> = rows.iter().map(receipt_of).collect::<Result<_, _>>()?;
+    Ok(Json(receipts).into_response())
+}
+
+/// The receipt within an event: body and hash.
+fn receipt_of(row: &HistoryRow) -> Result<Value, Problem> {
+    let mut wire = read_wire(&row.wire)?;
+    let mut receipt = wire["receipt"].take();
+    if let Some(object) = receipt.as_object_mut() {
+        object.insert("receipt_id".to_owned(), json!(row.event_id));
+        object.insert("receipt_hash".to_owned(), json!(row.receipt_hash));
+    }
+    Ok(receipt)
+}
+
+pub(crate) async fn get_receipt(control: &Control, call: &Call) -> Result<Response, Problem> {
+    let row = find_receipt(control, call).await?;
+    let wire = read_wire(&row.wire)?;
+    Ok(Json(wire).into_response())
+}
+
+/// Hash, event digest, signature and place in the lane, each by its name.
+pub(crate) async fn verify_receipt(control: &Control, call: &Call) -> Result<Response, Problem> {
+    let row = find_receipt(control, call).await?;
+    let wire = read_wire(&row.wire)?;
+    let sound = verify_wire(&wire, Some(&control.ring));
+    let link = link_of(control, &row, &wire).await?;
+    let failure = match (&sound, link) {
+        (Err(failure), _) => Some(failure.to_string()),
+        (Ok(_), "failed") => Some("prev_receipt_hash is not the hash of the receipt before it in its lane".to_owned()),
+        _ => None,
+    };
+    if failure.is_some() {
+        control.metrics.verify_failures.inc();
+    }
+    let proven = if sound.is_ok() { "ok" } else { "failed" };
+    let reply = json!({
+        "receipt_id": row.event_id,
+        "receipt_hash": row.receipt_hash,
+        "lane": row.lane,
+        "seq": row.seq,
+        "verdict": if failure.is_none() { "valid" } else { "invalid" },
+        "checks": {"receipt_hash_event_digest_proof": proven, "link": link},
+        "failure": failure,
+    });
+    Ok(Json(reply).into_response())
+}
+
+/// Whether the receipt follows the one before it: `ok`, `failed`, or `not_checked` while that one has not arrived.
+async fn link_of(control: &Control, row: &HistoryRow, wire: &Value) -> Result<&'static str, Problem> {
+    let previous = wire["receipt"]["prev_receipt_hash"].as_str().unwrap_or("");
+    let (Some(lane), Some(seq)) = (row.lane.as_deref(), row.seq) else { return Ok("failed") };
+    if seq == 1 {
+        return Ok(if previous.is_empty() { "ok" } else { "failed" });
+    }
+    let before = control.store.export_lanes(&row.tenant_id, Some((lane, seq - 2)), 1).await?;
+    match before.first() {
+        Some(before) if before.lane.as_deref() == Some(lane) && before.seq == Some(seq - 1) => {
+            Ok(if before.receipt_hash.as_deref() == Some(previous) { "ok" } else { "failed" })
+        }
+        _ => Ok("not_checked"),
+    }
+}
+
+async fn find_receipt(control: &Control, call: &Call) -> Result<HistoryRow, Problem> {
+    let row = find(control, call, "receipt").await?;
+    if row.lane.is_some() { Ok(row) } else { Err(Problem::not_found("receipt")) }
+}
+
+async fn find(control: &Control, call: &Call, what: &str) -> Result<HistoryRow, Problem> {
+    let id: EventId = call.param("id").parse().map_err(|_| Problem::not_found(what))?;
+    control.history_soon(call.tenant(), id).await?.ok_or_else(|| Problem::not_found(what))
+}
+
+/// The newest part of a run, oldest first: how it came to what it did.
+pub(crate) async fn timeline(control: &Control, call: &Call) -> Result<Response, Problem> {
+    let mut events = control.events(call, &[], Some(call.param("id"))).await?;
+    if events.is_empty() {
+        return Err(Problem::not_found("run"));
+    }
+    events.reverse();
+    Ok(Json(events).into_response())
+}
+
+pub(crate) async fn audit_events(control: &Control, call: &Call) -> Result<Response, Problem> {
+    let kinds: Vec<EventKind> = match call.query.filter("kind")? {
+        None => Vec::new(),
+        Some(word) => {
+            vec![word.parse().map_err(|_| Problem::bad_request("invalid_query", "`kind` is not a kind of event"))?]
+        }
+    };
+    Ok(Json(control.events(call, &kinds, None).await?).into_response())
+}

@@ -1,0 +1,41 @@
+//! The control plane: tenants' keys, agents, registry, policies, approvals, containment, receipts, and the API over them.
+//! Owns the control signing key: only what it signs is believed by edges. Promises that every change is an event and a receipt.
+//! Never answers an authorize call, and nothing here can delay or open the action path.
+
+mod agents;
+mod approvals;
+mod archive;
+mod auth;
+mod bundles;
+mod consume;
+mod containment;
+mod control;
+mod decide;
+mod evidence;
+mod expiry;
+mod export;
+mod feed;
+mod follow;
+mod health;
+mod input;
+mod judge;
+mod keys;
+mod materialise;
+mod metrics;
+mod outbox;
+mod outcome;
+mod policies;
+mod problem;
+mod record;
+mod registry;
+mod reply;
+mod routes;
+mod settings;
+mod soc;
+
+pub use auth::Access;
+pub use containment::{ContainmentOutcome, ContainmentRequest};
+pub use control::{AppliedWatch, Control, ControlConfig, ControlError, NoLocalEdge};
+pub use metrics::Metrics;
+pub use problem::Problem;
+pub use routes::{ROUTES, Route, router};

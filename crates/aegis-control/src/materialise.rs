@@ -1,0 +1,188 @@
+//! The approvals consumer: frozen actions from the bus become approvals that people can see.
+//! Promises that an action is shown only after its hash was computed anew and its decision's receipt was proven; never shows the rest.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aegis_bus::{Delivered, Stream, subject};
+use aegis_ledger::verify::verify_wire;
+use aegis_model::{ApprovalStatus, EventKind, FrozenAction, Phase};
+use aegis_store::HistoryRow;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use crate::control::{Control, ControlError};
+use crate::decide::hash_of;
+use crate::evidence::read_wire;
+use crate::follow::Follower;
+use crate::record::derived_event_id;
+
+/// Name of this consumer on the bus.
+pub(crate) const CONSUMER: &str = "control-approvals";
+/// How long one read waits when nothing is outstanding, and when something is.
+const WAIT: Duration = Duration::from_millis(500);
+const SHORT_WAIT: Duration = Duration::from_millis(20);
+/// Frozen actions that may wait for their receipt; past it the stream is not read on.
+const MAX_OUTSTANDING: usize = 1024;
+/// How long after its end a frozen action still waits for its receipt, seconds.
+const GRACE_S: i64 = 300;
+
+/// What became of a frozen action.
+enum Step {
+    Done,
+    /// Its decision has not arrived in the history.
+    Waits,
+}
+
+/// Follows the stream until stopped.
+pub(crate) async fn run(control: Arc<Control>, mut stop: watch::Receiver<bool>) {
+    let mut follower = Follower::new(Arc::clone(&control.bus), Stream::Approvals, CONSUMER, "approval.>");
+    let mut outstanding: VecDeque<(Delivered, FrozenAction)> = VecDeque::new();
+    loop {
+        tokio::select! {
+            outcome = step(&control, &mut follower, &mut outstanding) => match outcome {
+                Ok(()) => {
+                    follower.recovered();
+                    Control::set_healthy(&control.approvals_ok, true);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "approvals consumer stands still");
+                    Control::set_healthy(&control.approvals_ok, false);
+                    // Everything that was not dealt with is read again from the saved position.
+                    outstanding.clear();
+                    tokio::select! {
+                        () = follower.back_off() => {}
+                        _ = stop.changed() => return,
+                    }
+                }
+            },
+            _ = stop.changed() => return,
+        }
+    }
+}
+
+fn failed(error: impl std::fmt::Display) -> ControlError {
+    ControlError::Failed(error.to_string())
+}
+
+async fn step(
+    control: &Control,
+    follower: &mut Follower,
+    outstanding: &mut VecDeque<(Delivered, FrozenAction)>,
+) -> Result<(), ControlError> {
+    let arrived = control.arrived.notified();
+    if outstanding.len() < MAX_OUTSTANDING {
+        let wait = if outstanding.is_empty() { WAIT } else { SHORT_WAIT };
+        for delivered in follower.next(control.config.consumer_batch, wait).await.map_err(failed)? {
+            match read(&delivered) {
+                Ok(frozen) => outstanding.push_back((delivered, frozen)),
+                Err(reason) => control.dead_letter(Stream::Approvals, &delivered, &reason).await.map_err(failed)?,
+            }
+        }
+    }
+    let before = outstanding.len();
+    for _ in 0..before {
+        let Some((delivered, frozen)) = outstanding.pop_front() else { break };
+        if let Step::Waits = control.materialise(&delivered, &frozen).await? {
+            outstanding.push_back((delivered, frozen));
+        }
+    }
+    let done = outstanding.iter().map(|(delivered, _)| delivered.seq - 1).min().unwrap_or_else(|| follower.read_up_to());
+    follower.save(done).await.map_err(failed)?;
+    if before > 0 && outstanding.len() == before {
+        // Nothing moved: wait until something arrives, or look again soon.
+        let _ = tokio::time::timeout(WAIT, arrived).await;
+    }
+    Ok(())
+}
+
+/// A frozen action that is about the subject it came under.
+fn read(delivered: &Delivered) -> Result<FrozenAction, String> {
+    let value = aegis_canon::parse_strict(&delivered.payload).map_err(|error| format!("not canonicalisable: {error}"))?;
+    let frozen: FrozenAction = serde_json::from_value(value).map_err(|error| format!("not a frozen action: {error}"))?;
+    if delivered.subject != subject::approval(&frozen.tenant_id, &frozen.approval_id) {
+        return Err("subject and frozen action disagree about tenant or approval".to_owned());
+    }
+    Ok(frozen)
+}
+
+impl Control {
+    async fn materialise(&self, delivered: &Delivered, frozen: &FrozenAction) -> Result<Step, ControlError> {
+        if !self.store.tenant_exists(&frozen.tenant_id).await? {
+            self.dead_letter(Stream::Approvals, delivered, "unknown tenant").await.map_err(failed)?;
+            return Ok(Step::Done);
+        }
+        if hash_of(&frozen.tool_call).ok().as_deref() != Some(frozen.action_hash.as_str()) {
+            self.refuse_frozen(delivered, frozen, "frozen_action_mismatch").await?;
+            return Ok(Step::Done);
+        }
+        let Some(decision) = self.store.history_event(&frozen.tenant_id, frozen.event_id).await? else {
+            if frozen.expires_at.plus_seconds(GRACE_S) < self.clock.now() {
+                self.dead_letter(Stream::Approvals, delivered, "its decision never arrived").await.map_err(failed)?;
+                return Ok(Step::Done);
+            }
+            return Ok(Step::Waits);
+        };
+        if let Err(reason) = self.check_against_receipt(frozen, &decision) {
+            self.refuse_frozen(delivered, frozen, reason).await?;
+            return Ok(Step::Done);
+        }
+        // The receipt first: it has the same id however often this is done, so a crash in between leaves nothing undone.
+        let mut draft = self.approval_draft(frozen, EventKind::ApprovalRequested, Phase::Approval);
+        draft.event.event_id = derived_event_id(EventKind::ApprovalRequested, &frozen.tenant_id, &frozen.approval_id);
+        draft.event.status = Some(ApprovalStatus::Pending.to_string());
+        draft.event.matched_policies = frozen.matched_policies.clone();
+        draft.detail = Some(json!({
+            "approver_group": frozen.approver_group,
+            "approvals_needed": frozen.approvals_needed,
+            "expires_at": frozen.expires_at,
+        }));
+        self.record_once(draft).await?;
+        self.store.insert_approval(frozen).await?;
+        Ok(Step::Done)
+    }
+
+    /// The frozen action must be the one whose decision was sealed: every value policy will be asked with again.
+    fn check_against_receipt(&self, frozen: &FrozenAction, decision: &HistoryRow) -> Result<(), &'static str> {
+        let wire = read_wire(&decision.wire).map_err(|_| "frozen_receipt_unproven")?;
+        if verify_wire(&wire, Some(&self.ring)).is_err() {
+            self.metrics.verify_failures.inc();
+            return Err("frozen_receipt_unproven");
+        }
+        let is = |column: &str, expected: Value| wire[column] == expected;
+        let same = decision.kind == EventKind::AuthorizeDecision
+            && is("decision", json!("require_approval"))
+            && is("action_hash", json!(frozen.action_hash))
+            && wire["receipt"]["action_hash"] == json!(frozen.action_hash)
+            && is("approval_id", json!(frozen.approval_id))
+            && is("agent_id", json!(frozen.agent_id))
+            && is("user_id", json!(frozen.user_id))
+            && is("source_trust", json!(frozen.source_trust))
+            && is("root_trust", json!(frozen.root_trust))
+            && is("contains_sensitive_data", json!(frozen.contains_sensitive_data))
+            && is("policy_digest", json!(frozen.policy_digest));
+        if same { Ok(()) } else { Err("frozen_receipt_mismatch") }
+    }
+
+    /// Something between the edge and control changed the action. Nobody is blamed: what it says of its agent proves nothing.
+    async fn refuse_frozen(
+        &self,
+        delivered: &Delivered,
+        frozen: &FrozenAction,
+        reason: &'static str,
+    ) -> Result<(), ControlError> {
+        self.metrics.hash_mismatches.inc();
+        let about = format!("{}\0{}", frozen.approval_id, delivered.seq);
+        let mut event = self.event(&frozen.tenant_id, EventKind::TamperAttempt);
+        event.event_id = derived_event_id(EventKind::TamperAttempt, &frozen.tenant_id, &about);
+        event.ref_event_id = Some(frozen.event_id);
+        event.reason = Some(reason.to_owned());
+        event.approval_id = Some(frozen.approval_id.clone());
+        let mut draft = aegis_ledger::Draft::new(event, Phase::Attempt);
+        draft.detail = Some(json!({"attempt": "approval_request", "code": reason, "claimed_agent_id": frozen.agent_id}));
+        self.record_once(draft).await?;
+        tracing::error!(tenant = %frozen.tenant_id, approval_id = frozen.approval_id, reason, "frozen action refused; it is shown to nobody");
+        Ok(())
+    }
+}

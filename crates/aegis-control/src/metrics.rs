@@ -1,0 +1,76 @@
+//! What control counts (CONTRACTS §12). No agent, resource, argument or tenant stands in a label.
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+/// First bucket, factor and number of buckets of `soc_mttc_seconds`: 10 ms to about three hours.
+const MTTC_BUCKETS: (f64, f64, u16) = (0.01, 2.0, 20);
+
+/// Control's metrics; clones share their values.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    pub(crate) hash_mismatches: Counter,
+    pub(crate) verify_failures: Counter,
+    pub(crate) dead_letters: Counter,
+    pub(crate) incidents_open: Gauge,
+    time_to_contain: Histogram,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let (start, factor, count) = MTTC_BUCKETS;
+        Self {
+            hash_mismatches: Counter::default(),
+            verify_failures: Counter::default(),
+            dead_letters: Counter::default(),
+            incidents_open: Gauge::default(),
+            time_to_contain: Histogram::new(exponential_buckets(start, factor, count)),
+        }
+    }
+}
+
+impl Metrics {
+    /// Registers every metric under its name. Counters get their `_total` when they are written out.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "approval_hash_mismatch",
+            "Consumes and frozen actions whose hash was not the approved one",
+            self.hash_mismatches.clone(),
+        );
+        registry.register("receipt_verify_failures", "Receipts that did not verify", self.verify_failures.clone());
+        registry.register("control_dead_letters", "Malformed messages kept aside by control", self.dead_letters.clone());
+        registry.register("incidents_open", "Incidents that are not closed", self.incidents_open.clone());
+        registry.register(
+            "soc_mttc_seconds",
+            "From the first evidence event to the enforced containment",
+            self.time_to_contain.clone(),
+        );
+    }
+
+    /// Observes a time to contain, in seconds.
+    pub fn observe_time_to_contain(&self, seconds: f64) {
+        self.time_to_contain.observe(seconds.max(0.0));
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_are_the_contract_s() {
+        let (metrics, mut registry) = (Metrics::default(), Registry::default());
+        metrics.register(&mut registry);
+        metrics.observe_time_to_contain(0.2);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for name in
+            ["approval_hash_mismatch_total 0", "receipt_verify_failures_total 0", "incidents_open 0", "soc_mttc_seconds_count 1"]
+        {
+            assert!(text.contains(name), "{name} is missing in\n{text}");
+        }
+    }
+}

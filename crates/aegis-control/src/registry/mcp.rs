@@ -1,0 +1,199 @@
+//! MCP servers and the tools their manifests declare.
+//! Promises that a declared tool is also a registered action of `mcp:<key>`, unclassified unless the registrar says more.
+
+use crate::reply::Json;
+use aegis_model::{
+    ActionRecord, DataAccess, DefaultDecision, Destination, EntryKind, McpServerRecord, McpToolRecord, RiskLevel, ToolRecord,
+};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{MAX_ACTIONS, check_tool, record_hash, store_tool};
+use crate::auth::Caller;
+use crate::control::Control;
+use crate::input::{MAX_ID, check_optional, check_text, parse};
+use crate::problem::Problem;
+use crate::routes::Call;
+
+/// Length of a hex SHA-256.
+const HASH_HEX: usize = 64;
+
+/// `POST /v1/mcp/servers`.
+#[derive(Debug, Deserialize)]
+struct ServerBody {
+    #[serde(alias = "server_key")]
+    key: String,
+    name: String,
+    #[serde(default)]
+    url: Option<String>,
+    #[serde(default)]
+    tools: Vec<ToolBody>,
+}
+
+/// `POST /v1/mcp/servers/{key}/tools`.
+#[derive(Debug, Deserialize)]
+struct ToolsBody {
+    tools: Vec<ToolBody>,
+}
+
+/// A tool as a manifest declares it, with what the registrar knows of it.
+#[derive(Debug, Deserialize)]
+struct ToolBody {
+    #[serde(alias = "tool", alias = "tool_key", alias = "action")]
+    name: String,
+    #[serde(default)]
+    description: Option<String>,
+    #[serde(default, alias = "inputSchema", alias = "parameters")]
+    input_schema: Option<Value>,
+    /// Given when the declaration itself is not sent.
+    #[serde(default)]
+    manifest_hash: Option<String>,
+    #[serde(default = "medium")]
+    risk: RiskLevel,
+    #[serde(default = "yes")]
+    mutates_state: bool,
+    #[serde(default = "internal")]
+    data_access: DataAccess,
+    #[serde(default = "external")]
+    destination: Destination,
+    #[serde(default)]
+    target_parameter: Option<String>,
+    #[serde(default)]
+    approval_required: bool,
+    #[serde(default)]
+    default_decision: DefaultDecision,
+}
+
+// What nobody has classified may change state and may send data outside: the edge assumes the same.
+const fn medium() -> RiskLevel {
+    RiskLevel::Medium
+}
+const fn internal() -> DataAccess {
+    DataAccess::Internal
+}
+const fn yes() -> bool {
+    true
+}
+const fn external() -> Destination {
+    Destination::External
+}
+
+impl ToolBody {
+    fn check(&self) -> Result<(), Problem> {
+        check_text("name", &self.name, MAX_ID)?;
+        match &self.manifest_hash {
+            Some(hash) if hash.len() != HASH_HEX || !hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) => {
+                Err(Problem::bad_request("invalid_field", "`manifest_hash` must be 64 lower-case hex digits"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The canonical hash of the declaration as an MCP server lists it: name, description, inputSchema.
+    fn manifest(&self) -> Result<McpToolRecord, Problem> {
+        let declaration = json!({"name": self.name, "description": self.description, "inputSchema": self.input_schema});
+        let manifest_hash = match &self.manifest_hash {
+            Some(hash) => hash.clone(),
+            None => aegis_canon::hash_value(&declaration)
+                .map_err(|error| Problem::bad_request(error.code(), "the tool's declaration has no canonical form"))?,
+        };
+        Ok(McpToolRecord { name: self.name.clone(), manifest_hash })
+    }
+
+    fn action(&self) -> ActionRecord {
+        ActionRecord {
+            action: self.name.clone(),
+            description: self.description.clone(),
+            risk: self.risk,
+            mutates_state: self.mutates_state,
+            data_access: self.data_access,
+            destination: self.destination,
+            target_parameter: self.target_parameter.clone(),
+            parameters: self.input_schema.clone(),
+            approval_required: self.approval_required,
+            default_decision: self.default_decision,
+        }
+    }
+}
+
+pub(crate) async fn put_server(control: &Control, call: &Call) -> Result<Response, Problem> {
+    let body: ServerBody = parse(&call.body, control.config.max_body_bytes)?;
+    check_text("key", &body.key, MAX_ID - "mcp:".len())?;
+    check_text("name", &body.name, MAX_ID)?;
+    check_optional("url", body.url.as_deref(), MAX_ID)?;
+    let _turn = control.registry_turn.lock().await;
+    let existing = control.store.mcp_server(call.tenant(), &body.key).await?;
+    let mut server = McpServerRecord {
+        key: body.key,
+        name: body.name,
+        url: body.url,
+        tools: existing.as_ref().map(|server| server.tools.clone()).unwrap_or_default(),
+        drifted: existing.as_ref().is_some_and(|server| server.drifted),
+    };
+    add_tools(control, &call.caller, &mut server, &body.tools).await?;
+    store_server(control, &call.caller, &server, "mcp_server_registered").await?;
+    let status = if existing.is_some() { StatusCode::OK } else { StatusCode::CREATED };
+    Ok((status, Json(server)).into_response())
+}
+
+pub(crate) async fn put_tools(control: &Control, call: &Call) -> Result<Response, Problem> {
+    let body: ToolsBody = parse(&call.body, control.config.max_body_bytes)?;
+    let _turn = control.registry_turn.lock().await;
+    let mut server = known(control, call).await?;
+    add_tools(control, &call.caller, &mut server, &body.tools).await?;
+    // A person has looked at the manifest again: what was registered now is what it is compared with.
+    server.drifted = false;
+    store_server(control, &call.caller, &server, "mcp_tools_registered").await?;
+    Ok((StatusCode::CREATED, Json(server)).into_response())
+}
+
+/// Adds or replaces tools of the server, and registers them as actions of `mcp:<key>`.
+async fn add_tools(control: &Control, caller: &Caller, server: &mut McpServerRecord, tools: &[ToolBody]) -> Result<(), Problem> {
+    if tools.is_empty() {
+        return Ok(());
+    }
+    let tool_key = format!("mcp:{}", server.key);
+    let registered = control.store.tool(caller.tenant(), &tool_key).await?;
+    let mut record = registered.unwrap_or_else(|| ToolRecord {
+        tool: tool_key,
+        name: server.name.clone(),
+        default_risk: RiskLevel::Medium,
+        actions: Vec::new(),
+    });
+    for tool in tools {
+        tool.check()?;
+        server.tools.retain(|other| other.name != tool.name);
+        server.tools.push(tool.manifest()?);
+        record.actions.retain(|other| other.action != tool.name);
+        record.actions.push(tool.action());
+    }
+    if server.tools.len() > MAX_ACTIONS {
+        return Err(Problem::bad_request("invalid_field", format!("a server has at most {MAX_ACTIONS} tools")));
+    }
+    check_tool(&record)?;
+    store_tool(control, caller, &record).await
+}
+
+async fn store_server(control: &Control, caller: &Caller, server: &McpServerRecord, change: &str) -> Result<(), Problem> {
+    let detail = json!({"mcp_server": server.key, "tools": server.tools.len(), "record_hash": record_hash(server)});
+    let pending = control.prepare(control.config_draft(caller, change, detail))?;
+    let revision = control.store.put_mcp_server(caller.tenant(), server, pending.rows()).await?;
+    let sealed = control.seal(pending).await;
+    control.publish(caller.tenant(), EntryKind::McpServer, &server.key, revision, server).await;
+    sealed.map(|_| ())
+}
+
+pub(crate) async fn list(control: &Control, call: &Call) -> Result<Response, Problem> {
+    let page = call.query.page()?;
+    Ok(Json(control.store.list_mcp_servers(call.tenant(), page.limit, page.offset).await?).into_response())
+}
+
+pub(crate) async fn get(control: &Control, call: &Call) -> Result<Response, Problem> {
+    Ok(Json(known(control, call).await?).into_response())
+}
+
+async fn known(control: &Control, call: &Call) -> Result<McpServerRecord, Problem> {
+    control.store.mcp_server(call.tenant(), call.param("key")).await?.ok_or_else(|| Problem::not_found("MCP server"))
+}

@@ -1,0 +1,177 @@
+//! Tools, channels and resources: the facts a caller may only tighten.
+//! Promises that a tool with which the tenant's policies no longer load changes nothing.
+
+pub(crate) mod mcp;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use crate::reply::Json;
+use aegis_model::{ActionRecord, ChannelRecord, EntryKind, ResourceRecord, TenantId, ToolRecord};
+use aegis_policy::PolicyBundle;
+use aegis_store::{Principal, Role};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use crate::auth::Caller;
+use crate::control::{Control, ControlError};
+use crate::input::{MAX_ID, MAX_TEXT, check_optional, check_text, parse};
+use crate::problem::Problem;
+use crate::routes::Call;
+
+/// Most actions of one tool.
+const MAX_ACTIONS: usize = 500;
+/// How receipts name the adapter that registers what webhooks say.
+const WEBHOOK_ADAPTER: &str = "github-webhook";
+
+pub(crate) async fn put_tool(control: &Control, call: &Call) -> Result<Response, Problem> {
+    let tool: ToolRecord = parse(&call.body, control.config.max_body_bytes)?;
+    check_tool(&tool)?;
+    let _turn = control.registry_turn.lock().await;
+    store_tool(control, &call.caller, &tool).await?;
+    Ok((StatusCode::CREATED, Json(tool)).into_response())
+}
+
+/// Stores a tool if the tenant's policies load with it. The caller holds the registry's turn.
+async fn store_tool(control: &Control, caller: &Caller, tool: &ToolRecord) -> Result<(), Problem> {
+    let tenant = caller.tenant();
+    let bundle = bundle_with(control, tenant, tool).await?;
+    let detail = json!({"tool": tool.tool, "record_hash": record_hash(tool), "actions": tool.actions.len()});
+    let pending = control.prepare(control.config_draft(caller, "tool_registered", detail))?;
+    let revision = control.store.put_tool(tenant, tool, pending.rows()).await?;
+    control.bundles.set(tenant, bundle);
+    let sealed = control.seal(pending).await;
+    control.publish(tenant, EntryKind::Tool, &tool.tool, revision, tool).await;
+    sealed.map(|_| ())
+}
+
+async fn bundle_with(control: &Control, tenant: &TenantId, tool: &ToolRecord) -> Result<Arc<PolicyBundle>, Problem> {
+    let mut tools = control.store.list_tools(tenant).await?;
+    tools.retain(|other| other.tool != tool.tool);
+    tools.push(tool.clone());
+    let text = control.store.policies(tenant).await?.unwrap_or_default();
+    control.load_bundle(text, tools).await
+}
+
+/// The canonical hash of a registered record: receipts name what was registered without carrying it whole.
+fn record_hash(record: &impl serde::Serialize) -> Option<String> {
+    serde_json::to_value(record).ok().and_then(|value| aegis_canon::hash_value(&value).ok())
+}
+
+fn check_tool(tool: &ToolRecord) -> Result<(), Problem> {
+    check_text("tool", &tool.tool, MAX_ID)?;
+    check_text("name", &tool.name, MAX_ID)?;
+    if tool.actions.len() > MAX_ACTIONS {
+        return Err(Problem::bad_request("invalid_field", format!("a tool has at most {MAX_ACTIONS} actions")));
+    }
+    let mut seen = HashSet::new();
+    for action in &tool.actions {
+        check_action(action)?;
+        if !seen.insert(action.action.as_str()) {
+            return Err(Problem::bad_request("invalid_field", "an action is listed twice"));
+        }
+    }
+    Ok(())
+}
+
+fn check_action(action: &ActionRecord) -> Result<(), Problem> {
+    check_text("action", &action.action, MAX_ID)?;
+    check_optional("target_parameter", action.target_parameter.as_deref(), MAX_ID)?;
+    if action.description.as_ref().is_some_and(|text| text.chars().count() > MAX_TEXT) {
+        return Err(Problem::bad_request("invalid_field", format!("`description` is longer than {MAX_TEXT} characters")));
+    }
+    match &action.parameters {
+        Some(schema) if !schema.is_object() => {
+            Err(Problem::bad_request("invalid_field", "`parameters` must be a JSON Schema object"))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(crate) async fn list_tools(control: &Control, call: &Call) -> Result<Response, Problem> {
+    let page = call.query.page()?;
+    let tools = control.store.list_tools(call.tenant()).await?;
+    let shown: Vec<_> = tools.into_iter().skip(page.offset as usize).take(page.limit as usize).collect();
+    Ok(Json(shown).into_response())
+}
+
+pub(crate) async fn get_tool(control: &Control, call: &Call) -> Result<Response, Problem> {
+    let tool = control.store.tool(call.tenant(), call.param("tool")).await?.ok_or_else(|| Problem::not_found("tool"))?;
+    Ok(Json(tool).into_response())
+}
+
+pub(crate) async fn put_channel(control: &Control, call: &Call) -> Result<Response, Problem> {
+    let channel: ChannelRecord = parse(&call.body, control.config.max_body_bytes)?;
+    check_text("channel", &channel.channel, MAX_ID)?;
+    if let Some(key) = &channel.public_key {
+        aegis_keys::VerifyingKey::from_base64(key)
+            .map_err(|_| Problem::bad_request("invalid_field", "`public_key` must be an Ed25519 public key in base64"))?;
+    }
+    let _turn = control.registry_turn.lock().await;
+    let detail = json!({"channel": channel.channel, "source_trust": channel.source_trust, "record_hash": record_hash(&channel)});
+    let pending = control.prepare(control.config_draft(&call.caller, "channel_registered", detail))?;
+    let revision = control.store.put_channel(call.tenant(), &channel, pending.rows()).await?;
+    let sealed = control.seal(pending).await;
+    control.publish(call.tenant(), EntryKind::Channel, &channel.channel, revision, &channel).await;
+    sealed?;
+    Ok((StatusCode::CREATED, Json(channel)).into_response())
+}
+
+pub(crate) async fn list_channels(control: &Control, call: &Call) -> Result<Response, Problem> {
+    let page = call.query.page()?;
+    Ok(Json(control.store.list_channels(call.tenant(), page.limit, page.offset).await?).into_response())
+}
+
+pub(crate) async fn put_resource(control: &Control, call: &Call) -> Result<Response, Problem> {
+    let resource: ResourceRecord = parse(&call.body, control.config.max_body_bytes)?;
+    check_text("resource", &resource.resource, MAX_ID)?;
+    check_optional("tool", resource.tool.as_deref(), MAX_ID)?;
+    check_optional("owner", resource.owner.as_deref(), MAX_ID)?;
+    control.put_resource(&call.caller, &resource).await?;
+    Ok((StatusCode::CREATED, Json(resource)).into_response())
+}
+
+impl Control {
+    async fn put_resource(&self, caller: &Caller, resource: &ResourceRecord) -> Result<(), Problem> {
+        let _turn = self.registry_turn.lock().await;
+        let detail =
+            json!({"resource": resource.resource, "visibility": resource.visibility, "record_hash": record_hash(resource)});
+        let pending = self.prepare(self.config_draft(caller, "resource_registered", detail))?;
+        let revision = self.store.put_resource(caller.tenant(), resource, pending.rows()).await?;
+        let sealed = self.seal(pending).await;
+        self.publish(caller.tenant(), EntryKind::Resource, &resource.resource, revision, resource).await;
+        sealed.map(|_| ())
+    }
+
+    /// Registers what a signed webhook said of a resource, if it is news. Receipted as the adapter's change.
+    pub async fn observe_resource(&self, tenant: &TenantId, seen: &ResourceRecord) -> Result<(), ControlError> {
+        if self.store.resource(tenant, &seen.resource).await?.as_ref() == Some(seen) {
+            return Ok(());
+        }
+        let adapter = Principal {
+            tenant_id: tenant.clone(),
+            key_id: WEBHOOK_ADAPTER.to_owned(),
+            role: Role::Registrar,
+            name: WEBHOOK_ADAPTER.to_owned(),
+            groups: Vec::new(),
+        };
+        Ok(self.put_resource(&Caller::Key(adapter), seen).await?)
+    }
+
+    /// What is known of a resource; the part before `#` stands for the whole when that is not registered.
+    pub(crate) async fn resource_record(&self, tenant: &TenantId, name: &str) -> Result<Option<ResourceRecord>, Problem> {
+        if let Some(record) = self.store.resource(tenant, name).await? {
+            return Ok(Some(record));
+        }
+        match name.split_once('#') {
+            Some((whole, _)) => Ok(self.store.resource(tenant, whole).await?),
+            None => Ok(None),
+        }
+    }
+}
+
+pub(crate) async fn list_resources(control: &Control, call: &Call) -> Result<Response, Problem> {
+    let page = call.query.page()?;
+    Ok(Json(control.store.list_resources(call.tenant(), page.limit, page.offset).await?).into_response())
+}

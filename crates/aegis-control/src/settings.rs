@@ -1,0 +1,94 @@
+//! A tenant's settings, and the secret its GitHub webhooks are signed with.
+//! Promises that a secret goes in and never comes out.
+
+use crate::reply::Json;
+use aegis_model::{EntryKind, TenantSettings};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::control::Control;
+use crate::input::{MAX_ID, MAX_TEXT, check_text, parse};
+use crate::problem::Problem;
+use crate::routes::Call;
+
+/// Name of the one entry of this kind a tenant has in the control feed.
+const ENTRY: &str = "settings";
+/// The adapter the secret belongs to.
+const GITHUB: &str = "github";
+/// Shortest and longest webhook secret, characters.
+const SECRET_LENGTH: std::ops::RangeInclusive<usize> = 16..=1024;
+/// Longest time any setting may name, seconds: a year.
+const MAX_SECONDS: i64 = 366 * 24 * 3600;
+/// Most entries of a list.
+const MAX_LISTED: usize = 1000;
+
+pub(crate) async fn put(control: &Control, call: &Call) -> Result<Response, Problem> {
+    let settings: TenantSettings = parse(&call.body, control.config.max_body_bytes)?;
+    check(&settings)?;
+    let _turn = control.registry_turn.lock().await;
+    let detail = json!({"settings": settings});
+    let pending = control.prepare(control.config_draft(&call.caller, "settings_changed", detail))?;
+    let revision = control.store.put_settings(call.tenant(), &settings, pending.rows()).await?;
+    let sealed = control.seal(pending).await;
+    control.publish(call.tenant(), EntryKind::Settings, ENTRY, revision, &settings).await;
+    sealed?;
+    Ok(Json(settings).into_response())
+}
+
+fn check(settings: &TenantSettings) -> Result<(), Problem> {
+    let times = [
+        ("run_idle_s", settings.run_idle_s),
+        ("implicit_run_idle_s", settings.implicit_run_idle_s),
+        ("approval_ttl_s", settings.approval_ttl_s),
+    ];
+    for (name, seconds) in times {
+        if !(1..=MAX_SECONDS).contains(&seconds) {
+            return Err(Problem::bad_request("invalid_field", format!("`{name}` must be 1 to {MAX_SECONDS}")));
+        }
+    }
+    if settings.agent_rate_per_s == 0 || settings.tenant_rate_per_s == 0 {
+        return Err(Problem::bad_request("invalid_field", "a rate must be at least 1"));
+    }
+    check_text("approver_group", &settings.approver_group, MAX_ID)?;
+    if settings.callback_allow_list.len() > MAX_LISTED || settings.force_approval_agents.len() > MAX_LISTED {
+        return Err(Problem::bad_request("invalid_field", format!("a list has at most {MAX_LISTED} entries")));
+    }
+    for prefix in &settings.callback_allow_list {
+        check_text("callback_allow_list", prefix, MAX_TEXT)?;
+    }
+    for agent in &settings.force_approval_agents {
+        check_text("force_approval_agents", agent, MAX_ID)?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn get(control: &Control, call: &Call) -> Result<Response, Problem> {
+    Ok(Json(control.store.settings(call.tenant()).await?).into_response())
+}
+
+/// `PUT /v1/webhooks/github/secret`.
+#[derive(Deserialize)]
+struct SecretBody {
+    secret: String,
+}
+
+pub(crate) async fn put_webhook_secret(control: &Control, call: &Call) -> Result<Response, Problem> {
+    let body: SecretBody = parse(&call.body, control.config.max_body_bytes).map_err(without_values)?;
+    if !SECRET_LENGTH.contains(&body.secret.chars().count()) {
+        return Err(Problem::bad_request("invalid_field", "`secret` must have 16 to 1024 characters"));
+    }
+    // The store takes no outbox row with a secret, so the receipt comes first: what cannot be receipted is not done.
+    control.record(control.config_draft(&call.caller, "webhook_secret_changed", json!({"adapter": GITHUB}))).await?;
+    control.store.put_webhook_secret(call.tenant(), GITHUB, &body.secret).await?;
+    let reply: Value = json!({"adapter": GITHUB, "status": "set"});
+    Ok(Json(reply).into_response())
+}
+
+/// A complaint about a body with a secret must not repeat what stood there.
+fn without_values(problem: Problem) -> Problem {
+    if problem.code == "invalid_body" {
+        return Problem::bad_request("invalid_body", "send {\"secret\": \"…\"}");
+    }
+    problem
+}

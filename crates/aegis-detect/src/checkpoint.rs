@@ -1,0 +1,106 @@
+//! What the detector writes down so that a restart goes on where it stopped: the engine's checkpoint, the lane heads, and the
+//! part of the stream that its windows still need. Without one it replays the whole stream, which gives the same alerts.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use aegis_ledger::verify::LaneHeads;
+use aegis_model::{EventId, TenantId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::engine::{Engine, EngineCheckpoint};
+use crate::verify::ChainBreak;
+
+/// Most messages that a restart reads again to rebuild its windows.
+pub(crate) const MAX_REWIND: usize = 500_000;
+
+/// A checkpoint of the detector, as it stands in the stream CKPT.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Checkpoint {
+    pub(crate) version: u32,
+    /// The incarnation of the stream that the sequences belong to.
+    pub(crate) stream: String,
+    /// Everything up to here has been taken.
+    pub(crate) seq: u64,
+    /// The windows need the messages from here on.
+    pub(crate) rewind: u64,
+    pub(crate) heads: LaneHeads,
+    pub(crate) engine: EngineCheckpoint,
+    /// Messages within `rewind ..= seq` that no rule was shown: late, repeated, malformed.
+    pub(crate) skipped: BTreeSet<u64>,
+    /// Messages within `rewind ..= seq` that failed verification, and why.
+    pub(crate) broken: BTreeMap<u64, ChainBreak>,
+}
+
+impl Checkpoint {
+    pub(crate) const VERSION: u32 = 1;
+}
+
+/// One message that was taken.
+#[derive(Debug)]
+struct Taken {
+    seq: u64,
+    /// Tenant and event time; None if no rule was shown it.
+    shown: Option<(TenantId, EventId, Timestamp)>,
+    broken: Option<ChainBreak>,
+}
+
+/// The messages that some window may still need, oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct Tail(VecDeque<Taken>);
+
+impl Tail {
+    pub(crate) fn skip(&mut self, seq: u64) {
+        self.push(Taken { seq, shown: None, broken: None });
+    }
+
+    pub(crate) fn show(
+        &mut self,
+        seq: u64,
+        tenant: &TenantId,
+        event_id: EventId,
+        needed_at: Timestamp,
+        broken: Option<ChainBreak>,
+    ) {
+        self.push(Taken { seq, shown: Some((tenant.clone(), event_id, needed_at)), broken });
+    }
+
+    fn push(&mut self, taken: Taken) {
+        self.0.push_back(taken);
+        if self.0.len() > MAX_REWIND {
+            self.0.pop_front();
+        }
+    }
+
+    /// Marks events that turned out to be late. Of an event that came twice it is the later one.
+    pub(crate) fn mark_late(&mut self, late: &[EventId]) {
+        for id in late {
+            let is_it = |taken: &&mut Taken| taken.shown.as_ref().is_some_and(|(_, shown, _)| shown == id);
+            if let Some(taken) = self.0.iter_mut().rev().find(is_it) {
+                taken.shown = None;
+            }
+        }
+    }
+
+    /// Drops what no window needs any more from the front.
+    pub(crate) fn trim(&mut self, engine: &Engine) {
+        while let Some(oldest) = self.0.front() {
+            match &oldest.shown {
+                Some((tenant, _, needed_at)) if engine.horizon(tenant).is_none_or(|horizon| *needed_at >= horizon) => break,
+                _ => self.0.pop_front(),
+            };
+        }
+    }
+
+    /// The first message that is still needed; `next` if none is.
+    pub(crate) fn rewind(&self, next: u64) -> u64 {
+        self.0.front().map_or(next, |taken| taken.seq)
+    }
+
+    pub(crate) fn skipped(&self) -> BTreeSet<u64> {
+        self.0.iter().filter(|t| t.shown.is_none()).map(|t| t.seq).collect()
+    }
+
+    pub(crate) fn broken(&self) -> BTreeMap<u64, ChainBreak> {
+        self.0.iter().filter_map(|t| t.broken.clone().map(|b| (t.seq, b))).collect()
+    }
+}

@@ -1,0 +1,272 @@
+//! The engine: events in stream order in, alerts and retractions out, tick by tick.
+//! Promises law 8 (live equals replay): the alerts that stand at the end are a function of the log, not of how it was cut into
+//! ticks. Never reads a clock for anything but statistics and `detected_at`; a rule that fails is quarantined, the others go on.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use aegis_model::{Alert, Clock, EventId, Retraction, RuleMode, SecurityEvent, TenantId, Timestamp};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::alert::alert_of;
+use crate::episode::{Episode, KeyRules};
+use crate::error::DetectError;
+use crate::evaluate::{RuleStats, RunningRule, TouchedKeys};
+use crate::ruleset::RuleSet;
+use crate::schema::EventBatch;
+use crate::watermark::Watermarks;
+use crate::window::{Quotas, SavedKeys};
+
+/// Settings of an engine.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// How far behind its tenant's watermark an event may be and still count.
+    pub lateness_s: i64,
+    pub quotas: Quotas,
+    /// Longest time that one rule may take for one tick, in milliseconds; beyond it the rule is quarantined.
+    pub rule_budget_ms: i64,
+    pub clock: Arc<dyn Clock>,
+}
+
+impl EngineConfig {
+    /// Two minutes of lateness, ten seconds of budget.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { lateness_s: 120, quotas: Quotas::default(), rule_budget_ms: 10_000, clock }
+    }
+}
+
+/// An episode as it now is: how often the rule matched for the key, and when last.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EpisodeUpdate {
+    /// The alert that opened it.
+    pub alert_id: String,
+    pub tenant_id: TenantId,
+    pub rule_id: String,
+    pub key: Map<String, Value>,
+    pub count: u64,
+    pub last_ts: Timestamp,
+    pub last_event_id: EventId,
+}
+
+/// What a tick found.
+#[derive(Debug, Default)]
+pub struct TickOutput {
+    pub alerts: Vec<Alert>,
+    pub retractions: Vec<Retraction>,
+    /// Episodes of two matches and more that changed.
+    pub episodes: Vec<EpisodeUpdate>,
+    /// Events that came after the watermark minus the lateness: not looked at.
+    pub late: Vec<EventId>,
+    /// Rules that stopped in this tick.
+    pub quarantined: Vec<DetectError>,
+}
+
+/// All rules over all tenants.
+#[derive(Debug)]
+pub struct Engine {
+    rules: Vec<RunningRule>,
+    watermarks: Watermarks,
+    /// Per tenant: up to where its state was settled.
+    settled: HashMap<TenantId, Timestamp>,
+    config: EngineConfig,
+}
+
+/// The part of an engine that the stream cannot give back; with the events of the window it is the whole state.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct EngineCheckpoint {
+    watermarks: Watermarks,
+    settled: BTreeMap<TenantId, Timestamp>,
+    /// By rule id: the rule's hash and its keys.
+    rules: BTreeMap<String, (String, SavedKeys)>,
+}
+
+/// A tenant's state is settled again when its watermark has moved this far.
+const SETTLE_STEP_MICROS: i64 = 5_000_000;
+
+impl Engine {
+    /// An engine without state. Disabled rules are left out.
+    #[must_use]
+    pub fn new(rules: RuleSet, config: EngineConfig) -> Self {
+        let running = rules.into_planned().filter(|(rule, _)| rule.header.mode != RuleMode::Disabled);
+        let rules = running.map(|(rule, plan)| RunningRule::new(rule, plan)).collect();
+        Self { rules, watermarks: Watermarks::default(), settled: HashMap::new(), config }
+    }
+
+    /// Takes the next events of the stream, in stream order, and answers what follows from them.
+    pub fn tick(&mut self, events: Vec<SecurityEvent>) -> TickOutput {
+        let mut output = TickOutput::default();
+        let mut in_time = Vec::with_capacity(events.len());
+        let mut tenants = BTreeSet::new();
+        for event in events {
+            if self.watermarks.admit(&event, self.lateness_micros()) {
+                tenants.insert(event.tenant_id.clone());
+                in_time.push(Arc::new(event));
+            } else {
+                output.late.push(event.event_id);
+            }
+        }
+        if !in_time.is_empty() {
+            let batch = Arc::new(EventBatch::new(in_time));
+            self.evaluate(&batch, &mut output);
+        }
+        for tenant in tenants {
+            let Some(final_before) = self.watermarks.final_before(&tenant, self.lateness_micros()) else { continue };
+            let last = self.settled.get(&tenant).copied();
+            if last.is_none_or(|last| final_before.as_micros().saturating_sub(last.as_micros()) >= SETTLE_STEP_MICROS) {
+                self.settle(&tenant, final_before, &mut output);
+                self.settled.insert(tenant, final_before);
+            }
+        }
+        output
+    }
+
+    /// The log ends here: nothing can change any more. For tests, replays and backtests over a finished log.
+    pub fn finish(&mut self) -> TickOutput {
+        let mut output = TickOutput::default();
+        let tenants: BTreeSet<TenantId> = self.rules.iter().flat_map(|r| r.state.tenants.keys().cloned()).collect();
+        for tenant in tenants {
+            // Far enough for any window, and far from overflow.
+            self.settle(&tenant, Timestamp::from_micros(i64::MAX / 2), &mut output);
+        }
+        output
+    }
+
+    /// Counters per rule.
+    #[must_use]
+    pub fn stats(&self) -> Vec<RuleStats> {
+        self.rules.iter().map(|r| RuleStats { kept: r.state.event_count() as u64, ..r.stats.clone() }).collect()
+    }
+
+    /// Events of the tenant older than this are in no rule's window any more. None: all may be.
+    #[must_use]
+    pub fn horizon(&self, tenant: &TenantId) -> Option<Timestamp> {
+        let longest = self.rules.iter().map(RunningRule::window_micros).max().unwrap_or(0);
+        Some(self.watermarks.final_before(tenant, self.lateness_micros())?.plus_micros(-longest))
+    }
+
+    /// What has to be kept, beside the events of the window, to go on after a restart.
+    #[must_use]
+    pub fn checkpoint(&self) -> EngineCheckpoint {
+        let rules = self.rules.iter().map(|r| (r.rule.header.id.clone(), (r.rule.hash.clone(), r.state.save_keys()))).collect();
+        let settled = self.settled.iter().map(|(t, ts)| (t.clone(), *ts)).collect();
+        EngineCheckpoint { watermarks: self.watermarks.clone(), settled, rules }
+    }
+
+    /// Goes on from a checkpoint. `events` are those that had been taken in time, from each tenant's `horizon` on at least.
+    /// A rule that was changed since starts without matches, over the same events.
+    pub fn restore(&mut self, checkpoint: EngineCheckpoint, events: Vec<SecurityEvent>) -> Result<(), DetectError> {
+        self.watermarks = checkpoint.watermarks;
+        self.settled = checkpoint.settled.into_iter().collect();
+        let batch = Arc::new(EventBatch::new(events.into_iter().map(Arc::new).collect()));
+        let mut saved = checkpoint.rules;
+        let quotas = self.config.quotas;
+        for running in &mut self.rules {
+            running.keep_only(&batch, quotas)?;
+            if let Some((hash, keys)) = saved.remove(&running.rule.header.id)
+                && hash == running.rule.hash
+            {
+                running.state.load_keys(keys);
+            }
+        }
+        Ok(())
+    }
+
+    fn lateness_micros(&self) -> i64 {
+        self.config.lateness_s.saturating_mul(1_000_000)
+    }
+
+    fn evaluate(&mut self, batch: &Arc<EventBatch>, output: &mut TickOutput) {
+        let (quotas, clock) = (self.config.quotas, Arc::clone(&self.config.clock));
+        for running in self.rules.iter_mut().filter(|r| r.stats.quarantined.is_none()) {
+            let (result, micros) = running.timed(clock.as_ref(), |running| {
+                // An operator that panics must not take the other rules with it.
+                catch_unwind(AssertUnwindSafe(|| {
+                    let keys = running.evaluate(batch, quotas)?;
+                    emit(running, keys, clock.now(), output)
+                }))
+            });
+            let over_budget = micros > self.config.rule_budget_ms.saturating_mul(1000);
+            let rule = || running.rule.header.id.clone();
+            let failure = match result {
+                Ok(Ok(())) if over_budget => Some(DetectError::Output {
+                    rule: rule(),
+                    reason: format!("one tick took {} ms, the budget is {} ms", micros / 1000, self.config.rule_budget_ms),
+                }),
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(error),
+                Err(_) => Some(DetectError::Output { rule: rule(), reason: "the query engine panicked".into() }),
+            };
+            if let Some(error) = failure {
+                tracing::error!(rule = %running.rule.header.id, %error, "rule quarantined");
+                running.stats.quarantined = Some(error.to_string());
+                running.state = crate::window::RuleState::default();
+                output.quarantined.push(error);
+            }
+        }
+    }
+
+    fn settle(&mut self, tenant: &TenantId, final_before: Timestamp, output: &mut TickOutput) {
+        let now = self.config.clock.now();
+        for running in &mut self.rules {
+            let window_micros = running.window_micros();
+            let RunningRule { rule, state, stats, .. } = running;
+            let Some(tenant_state) = state.tenants.get_mut(tenant) else { continue };
+            let rules = key_rules(rule, tenant);
+            for key in tenant_state.buckets.values_mut().flat_map(|b| b.keys.values_mut()) {
+                let Ok(retracted) = key.settle(rules, final_before) else { continue };
+                stats.retractions += retracted.len() as u64;
+                output.retractions.extend(retracted.into_iter().map(|alert_id| Retraction {
+                    alert_id,
+                    tenant_id: tenant.clone(),
+                    rule_id: rule.header.id.clone(),
+                    detected_at: now,
+                }));
+            }
+            state.expire(tenant, final_before.plus_micros(-window_micros));
+        }
+    }
+}
+
+fn key_rules<'a>(rule: &'a crate::rule::Rule, tenant: &'a TenantId) -> KeyRules<'a> {
+    KeyRules {
+        tenant,
+        rule_id: &rule.header.id,
+        window_micros: rule.header.window_s * 1_000_000,
+        suppress_micros: rule.header.suppress_s.map(|s| s * 1_000_000),
+    }
+}
+
+/// Emits what is new for the touched keys.
+fn emit(running: &mut RunningRule, keys: TouchedKeys, now: Timestamp, output: &mut TickOutput) -> Result<(), DetectError> {
+    let RunningRule { rule, state, stats, .. } = running;
+    for (tenant, bucket, text) in keys {
+        let found = state.tenants.get_mut(&tenant).and_then(|t| t.buckets.get_mut(&bucket)).and_then(|b| b.keys.get_mut(&text));
+        let Some(key) = found else { continue };
+        let canon = |e: aegis_canon::CanonError| DetectError::Output {
+            rule: rule.header.id.clone(),
+            reason: format!("the key is not canonical: {e}"),
+        };
+        let (fresh, episodes) = key.emit(key_rules(rule, &tenant)).map_err(canon)?;
+        stats.alerts += fresh.len() as u64;
+        output.alerts.extend(fresh.iter().map(|(id, found)| alert_of(rule, &tenant, id, found, now)));
+        let key_value = || serde_json::from_str::<Map<String, Value>>(&text).unwrap_or_default();
+        let repeated = episodes.into_iter().filter(|e| e.count > 1);
+        output.episodes.extend(repeated.map(|episode| update_of(episode, &tenant, &rule.header.id, key_value())));
+    }
+    Ok(())
+}
+
+fn update_of(episode: Episode, tenant: &TenantId, rule_id: &str, key: Map<String, Value>) -> EpisodeUpdate {
+    EpisodeUpdate {
+        alert_id: episode.alert_id,
+        tenant_id: tenant.clone(),
+        rule_id: rule_id.to_owned(),
+        key,
+        count: episode.count,
+        last_ts: episode.last_ts,
+        last_event_id: episode.last_event_id,
+    }
+}

@@ -1,0 +1,40 @@
+//! Detection: rules written as SQL, checked when they load, run over the log of security events as it grows.
+//!
+//! Owns the rule format (`docs/specs/detection-rule.md`), the engine, and the worker that feeds it from the bus. Promises that
+//! the alerts that stand are a function of the log, that no tenant's events reach another tenant's matches, and that no rule
+//! that contains sees an unproven event or a score. Never decides containment: it says what matched, and responders ask.
+
+mod alert;
+mod blocking;
+mod check;
+mod checkpoint;
+mod engine;
+mod episode;
+mod error;
+mod evaluate;
+mod leaf;
+mod output;
+mod plan;
+mod rule;
+mod ruleset;
+mod schema;
+mod shape;
+mod sql;
+pub mod testing;
+mod verify;
+mod watermark;
+mod window;
+mod wire;
+mod worker;
+
+pub use alert::alert_id;
+pub use engine::{Engine, EngineCheckpoint, EngineConfig, EpisodeUpdate, TickOutput};
+pub use error::{DetectError, Place, RuleCode, RuleError, RuleErrors};
+pub use evaluate::RuleStats;
+pub use rule::{Change, Header, Requires, Response, Rule};
+pub use ruleset::{LintReport, RuleSet, lint_file};
+pub use schema::{EventBatch, SCORE_COLUMN, TABLE, events_schema};
+pub use shape::Shape;
+pub use verify::{ChainBreak, Stage, VerifyStage, chain_broken_event};
+pub use window::Quotas;
+pub use worker::{CONSUMER, Worker, WorkerConfig, WorkerStats};

@@ -1,0 +1,233 @@
+//! From the rows of a query to matches: key, evidence, fields. A row whose key has a null is no match; evidence that is not
+//! among the rows the query saw is an error of the rule.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use aegis_model::{EventId, SecurityEvent, TenantId, Timestamp};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use datafusion::arrow::datatypes::{DataType, TimestampMicrosecondType};
+use datafusion::common::ScalarValue;
+use datafusion::error::{DataFusionError, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Number, Value};
+
+use crate::plan::{BucketColumn, Output};
+use crate::schema::{EventBatch, text_of};
+
+/// Most evidence events that a match lists: the first half and the last half of a longer list.
+pub(crate) const MAX_EVIDENCE: usize = 128;
+
+/// One event that matched.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Evidence {
+    pub(crate) event_id: EventId,
+    pub(crate) ts: Timestamp,
+    pub(crate) receipt_hash: Option<String>,
+}
+
+/// One row of a rule's output, at the instant of its last evidence.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Match {
+    pub(crate) instant: Timestamp,
+    pub(crate) key: Map<String, Value>,
+    /// In event order, never empty, bounded.
+    pub(crate) evidence: Vec<Evidence>,
+    pub(crate) fields: Map<String, Value>,
+}
+
+impl Match {
+    pub(crate) fn first(&self) -> &Evidence {
+        &self.evidence[0]
+    }
+
+    pub(crate) fn last(&self) -> &Evidence {
+        &self.evidence[self.evidence.len() - 1]
+    }
+}
+
+/// A match and the part of the state it belongs to.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) tenant: TenantId,
+    pub(crate) bucket: String,
+    pub(crate) key_text: String,
+    pub(crate) found: Match,
+}
+
+/// The bucket of an event. None where a key column is null: such a row can never be a match, nor help one.
+pub(crate) fn bucket_of_event(event: &SecurityEvent, columns: &[BucketColumn]) -> Option<String> {
+    let mut bucket = String::new();
+    for column in columns {
+        bucket.push_str(&text_of(event, column.event_column)?);
+        bucket.push('\0');
+    }
+    Some(bucket)
+}
+
+/// Reads matches out of a rule's output.
+pub(crate) struct Reader<'a> {
+    key_names: &'a [String],
+    output: &'a Output,
+    buckets: &'a [BucketColumn],
+    events: HashMap<(&'a str, EventId), &'a Arc<SecurityEvent>>,
+    /// The tenant and the instant of every row, where the query does not carry them.
+    fixed: Option<(TenantId, Timestamp)>,
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(
+        key_names: &'a [String],
+        output: &'a Output,
+        buckets: &'a [BucketColumn],
+        seen: &'a EventBatch,
+        fixed: Option<(TenantId, Timestamp)>,
+    ) -> Self {
+        let events = seen.rows().iter().map(|e| ((e.tenant_id.as_str(), e.event_id), e)).collect();
+        Self { key_names, output, buckets, events, fixed }
+    }
+
+    /// Appends the matches of a batch of rows.
+    pub(crate) fn read(&self, rows: &RecordBatch, out: &mut Vec<Found>) -> Result<()> {
+        for row in 0..rows.num_rows() {
+            if let Some(found) = self.read_row(rows, row)? {
+                out.push(found);
+            }
+        }
+        Ok(())
+    }
+
+    fn read_row(&self, rows: &RecordBatch, row: usize) -> Result<Option<Found>> {
+        let mut key = Map::new();
+        for (name, column) in self.key_names.iter().zip(&self.output.key) {
+            match json_value(rows.column(*column), row)? {
+                Value::Null => return Ok(None),
+                value => key.insert(name.clone(), value),
+            };
+        }
+        let (tenant, instant) = self.place(rows, row)?;
+        let evidence = self.evidence(rows, row, tenant)?;
+        // The query saw rows of other instants too; a row belongs to the instant of its last evidence.
+        if evidence.last().is_none_or(|e| e.ts != instant) {
+            return Ok(None);
+        }
+        let mut fields = Map::new();
+        for (column, name) in &self.output.fields {
+            let value = json_value(rows.column(*column), row)?;
+            if !value.is_null() {
+                fields.insert(name.clone(), value);
+            }
+        }
+        let mut bucket = String::new();
+        for column in self.buckets {
+            let name = &self.key_names[column.key_position];
+            bucket.push_str(key.get(name).and_then(Value::as_str).unwrap_or_default());
+            bucket.push('\0');
+        }
+        let tenant = TenantId::new(tenant).map_err(|e| DataFusionError::Internal(e.to_string()))?;
+        let key_text = Value::Object(key.clone()).to_string();
+        Ok(Some(Found { tenant, bucket, key_text, found: Match { instant, key, evidence, fields } }))
+    }
+
+    fn place<'b>(&'b self, rows: &'b RecordBatch, row: usize) -> Result<(&'b str, Timestamp)> {
+        if let Some((tenant, instant)) = &self.fixed {
+            return Ok((tenant.as_str(), *instant));
+        }
+        let (Some(tenant), Some(instant)) = (self.output.tenant, self.output.instant) else {
+            return Err(DataFusionError::Internal("the plan carries neither tenant nor time".into()));
+        };
+        let tenant = text_at(rows.column(tenant), row);
+        let instant = rows.column(instant).as_primitive_opt::<TimestampMicrosecondType>();
+        match (tenant, instant) {
+            (Some(tenant), Some(instant)) => Ok((tenant, Timestamp::from_micros(instant.value(row)))),
+            _ => Err(DataFusionError::Internal("tenant or time has an unexpected type".into())),
+        }
+    }
+
+    fn evidence(&self, rows: &RecordBatch, row: usize, tenant: &str) -> Result<Vec<Evidence>> {
+        let mut found: Vec<&Arc<SecurityEvent>> = Vec::new();
+        if let Some(column) = self.output.event_ids {
+            let ids = list_at(rows.column(column), row);
+            for index in 0..ids.as_ref().map_or(0, |ids| ids.len()) {
+                // A list built with FILTER or CASE may hold nulls.
+                if let Some(text) = ids.as_ref().and_then(|ids| text_at(ids, index)) {
+                    found.push(self.event(tenant, text)?);
+                }
+            }
+        } else if let Some(text) = self.output.event_id.and_then(|column| text_at(rows.column(column), row)) {
+            found.push(self.event(tenant, text)?);
+        }
+        if found.is_empty() {
+            return Err(DataFusionError::Execution("a match has no evidence: its event ids are null or empty".into()));
+        }
+        found.sort_by(|a, b| a.order_key().cmp(&b.order_key()));
+        found.dedup_by(|a, b| a.event_id == b.event_id);
+        if found.len() > MAX_EVIDENCE {
+            let half = MAX_EVIDENCE / 2;
+            found.drain(half..found.len() - half);
+        }
+        let evidence =
+            |e: &&Arc<SecurityEvent>| Evidence { event_id: e.event_id, ts: e.ts, receipt_hash: e.receipt_hash.clone() };
+        Ok(found.iter().map(evidence).collect())
+    }
+
+    fn event(&self, tenant: &str, text: &str) -> Result<&'a Arc<SecurityEvent>> {
+        let id = uuid::Uuid::try_parse(text).ok();
+        // The map's key borrows from the events, so look the tenant up by value.
+        let event = id.and_then(|id| self.events.get(&(tenant, id)).copied());
+        event.ok_or_else(|| DataFusionError::Execution(format!("`{text}` is evidence, but no event of the window has that id")))
+    }
+}
+
+fn text_at(array: &ArrayRef, row: usize) -> Option<&str> {
+    if array.is_null(row) {
+        return None;
+    }
+    match array.data_type() {
+        DataType::Utf8 => Some(array.as_string::<i32>().value(row)),
+        DataType::LargeUtf8 => Some(array.as_string::<i64>().value(row)),
+        DataType::Utf8View => Some(array.as_string_view().value(row)),
+        _ => None,
+    }
+}
+
+fn list_at(array: &ArrayRef, row: usize) -> Option<ArrayRef> {
+    if array.is_null(row) {
+        return None;
+    }
+    match array.data_type() {
+        DataType::List(_) => Some(array.as_list::<i32>().value(row)),
+        DataType::LargeList(_) => Some(array.as_list::<i64>().value(row)),
+        _ => None,
+    }
+}
+
+/// A cell as JSON: text, number, truth, time (RFC 3339), list; whatever else there is as its text.
+fn json_value(array: &ArrayRef, row: usize) -> Result<Value> {
+    if let Some(text) = text_at(array, row) {
+        return Ok(Value::String(text.to_owned()));
+    }
+    if let Some(list) = list_at(array, row) {
+        let values = (0..list.len().min(MAX_EVIDENCE)).map(|i| json_value(&list, i));
+        return Ok(Value::Array(values.collect::<Result<_>>()?));
+    }
+    let scalar = ScalarValue::try_from_array(array, row)?;
+    if scalar.is_null() {
+        return Ok(Value::Null);
+    }
+    Ok(match &scalar {
+        ScalarValue::Boolean(Some(v)) => Value::Bool(*v),
+        ScalarValue::Int8(Some(v)) => Value::from(*v),
+        ScalarValue::Int16(Some(v)) => Value::from(*v),
+        ScalarValue::Int32(Some(v)) => Value::from(*v),
+        ScalarValue::Int64(Some(v)) => Value::from(*v),
+        ScalarValue::UInt8(Some(v)) => Value::from(*v),
+        ScalarValue::UInt16(Some(v)) => Value::from(*v),
+        ScalarValue::UInt32(Some(v)) => Value::from(*v),
+        ScalarValue::UInt64(Some(v)) => Value::from(*v),
+        ScalarValue::Float64(Some(v)) => Number::from_f64(*v).map_or(Value::Null, Value::Number),
+        ScalarValue::TimestampMicrosecond(Some(v), _) => Value::String(Timestamp::from_micros(*v).to_rfc3339()),
+        ScalarValue::TimestampNanosecond(Some(v), _) => Value::String(Timestamp::from_micros(v / 1000).to_rfc3339()),
+        other => Value::String(other.to_string()),
+    })
+}

@@ -1,0 +1,203 @@
+//! From a rule to a cached physical plan: parse, check, analyze, rewrite, plan once; then run it over any rows, many times.
+//! Promises that nothing is planned after loading, and that a run sees the rows it is given and nothing else.
+
+use std::sync::Arc;
+
+use aegis_model::SecurityEvent;
+use datafusion::arrow::array::{Array, AsArray, RecordBatch};
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::{Column, DFSchema};
+use datafusion::error::Result;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::{SessionState, SessionStateBuilder, TaskContext};
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_plan::execution_plan::reset_plan_states;
+use datafusion::physical_plan::{ExecutionPlan, collect, displayable};
+use datafusion::prelude::{SessionConfig, SessionContext};
+
+use crate::blocking::block_on;
+use crate::check::{base_column, check_output, check_plan};
+use crate::error::{RuleCode, RuleError};
+use crate::leaf::{EventsTable, Slot};
+use crate::rule::{Requires, Rule};
+use crate::schema::{EventBatch, TABLE, View, column_index, is_text, schema_of};
+use crate::shape::{self, INSTANT_OUT, Shape, TENANT_OUT};
+use crate::sql::SqlText;
+
+/// Memory that one run of one rule may take, in bytes.
+const RUN_MEMORY: usize = 256 * 1024 * 1024;
+
+/// Where a match's parts stand in the query's output.
+#[derive(Clone, Debug)]
+pub(crate) struct Output {
+    /// Key columns, in the order of the header.
+    pub(crate) key: Vec<usize>,
+    pub(crate) event_id: Option<usize>,
+    pub(crate) event_ids: Option<usize>,
+    pub(crate) fields: Vec<(usize, String)>,
+    /// Present for stateless and sliding plans.
+    pub(crate) tenant: Option<usize>,
+    pub(crate) instant: Option<usize>,
+}
+
+/// One column by which state is split: its place in the key, and the column of events that it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BucketColumn {
+    pub(crate) key_position: usize,
+    pub(crate) event_column: usize,
+}
+
+/// A rule, ready to run.
+pub(crate) struct RulePlan {
+    pub(crate) shape: Shape,
+    pub(crate) output: Output,
+    pub(crate) buckets: Vec<BucketColumn>,
+    physical: Arc<dyn ExecutionPlan>,
+    slot: Slot,
+    task: Arc<TaskContext>,
+    prefilter: Option<Prefilter>,
+}
+
+struct Prefilter {
+    expr: Arc<dyn PhysicalExpr>,
+    columns: Vec<usize>,
+    schema: SchemaRef,
+}
+
+impl std::fmt::Debug for RulePlan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RulePlan").field("shape", &self.shape).field("buckets", &self.buckets).finish_non_exhaustive()
+    }
+}
+
+impl RulePlan {
+    /// Checks and plans a rule.
+    pub(crate) fn load(rule: &Rule) -> Result<Self, RuleError> {
+        load(rule).map_err(|error| error.in_file(&rule.file))
+    }
+
+    /// The plan as text, for people and for snapshot tests.
+    pub(crate) fn display(&self) -> String {
+        displayable(self.physical.as_ref()).indent(false).to_string()
+    }
+
+    /// The rows of the query over these events.
+    pub(crate) fn run(&self, rows: Arc<EventBatch>) -> Result<Vec<RecordBatch>> {
+        self.slot.put(rows);
+        let result =
+            reset_plan_states(Arc::clone(&self.physical)).and_then(|plan| block_on(collect(plan, Arc::clone(&self.task))));
+        self.slot.clear();
+        result
+    }
+
+    /// Those of the events that can matter to the query, in their order.
+    pub(crate) fn relevant(&self, batch: &Arc<EventBatch>) -> Result<Vec<Arc<SecurityEvent>>> {
+        let Some(prefilter) = &self.prefilter else { return Ok(batch.rows().to_vec()) };
+        let input = batch.select(&prefilter.columns, Arc::clone(&prefilter.schema))?;
+        let mask = prefilter.expr.evaluate(&input)?.into_array(input.num_rows())?;
+        let mask = mask.as_boolean();
+        let passes = |index: &usize| mask.is_valid(*index) && mask.value(*index);
+        Ok((0..mask.len()).filter(passes).map(|i| Arc::clone(&batch.rows()[i])).collect())
+    }
+}
+
+fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
+    let sql = SqlText::read(&rule.text)?;
+    let statement = sql.query(&rule.text)?;
+    let view = if rule.header.contains() { View::WithoutScore } else { View::Full };
+    let slot = Slot::new();
+    let explain = |error| sql.explain(&error);
+    let state = session(&slot, view).map_err(explain)?;
+
+    let written = block_on(state.statement_to_plan(statement)).map_err(explain)?;
+    check_plan(&written, &sql)?;
+    check_output(&written, rule, &sql)?;
+
+    let analyzed = state.analyzer().execute_and_check(written, state.config_options(), |_, _| {}).map_err(explain)?;
+    let analyzed = match rule.header.requires {
+        Requires::Verified => shape::only_verified(analyzed).map_err(explain)?,
+        Requires::Any => analyzed,
+    };
+    let window_micros = rule.header.window_s * 1_000_000;
+    let analysis = shape::analyze(&analyzed, window_micros).map_err(explain)?;
+    if analysis.longest_frame > window_micros {
+        let seconds = analysis.longest_frame / 1_000_000;
+        let message = format!("a window frame reaches back {seconds} s, the header's window is {} s", rule.header.window_s);
+        let error = RuleError::new(RuleCode::RuleWindow, message).at(sql.place_of("preceding"));
+        return Err(error.hint("raise `window`, or shorten the frame"));
+    }
+    let carried = match analysis.shape {
+        Shape::Stepped => analyzed.clone(),
+        Shape::Stateless | Shape::Sliding => shape::carry_tenant_and_time(&analyzed).map_err(explain)?,
+    };
+    let optimized = state.optimize(&carried).map_err(explain)?;
+    let physical = block_on(state.query_planner().create_physical_plan(&optimized, &state)).map_err(explain)?;
+    check_physical(physical.as_ref(), &sql)?;
+
+    let prefilter = make_prefilter(&state, &optimized).map_err(explain)?;
+    let buckets = bucket_columns(&analyzed, rule, &analysis);
+    let output = output_of(&physical.schema(), rule);
+    Ok(RulePlan { shape: analysis.shape, output, buckets, physical, slot, task: state.task_ctx(), prefilter })
+}
+
+fn session(slot: &Slot, view: View) -> Result<SessionState> {
+    let mut config = SessionConfig::new().with_target_partitions(1).with_information_schema(false).with_collect_statistics(false);
+    // A dynamic filter is state of one execution inside a plan that we keep.
+    config.options_mut().optimizer.enable_dynamic_filter_pushdown = false;
+    let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled);
+    let runtime = RuntimeEnvBuilder::new().with_memory_limit(RUN_MEMORY, 1.0).with_disk_manager_builder(disk).build_arc()?;
+    let state = SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features().build();
+    let context = SessionContext::new_with_state(state);
+    context.register_table(TABLE, Arc::new(EventsTable::new(slot.clone(), view)))?;
+    Ok(context.state())
+}
+
+/// Everything runs on the calling thread: no operator may need a task of its own.
+fn check_physical(plan: &dyn ExecutionPlan, sql: &SqlText) -> Result<(), RuleError> {
+    let spawns = ["RepartitionExec", "CoalescePartitionsExec", "SortPreservingMergeExec", "UnionExec", "ScalarSubqueryExec"];
+    if plan.properties().partitioning.partition_count() != 1 || spawns.contains(&plan.name()) {
+        let error = RuleError::new(RuleCode::RuleUnsupported, format!("the query needs {}, which rules cannot run", plan.name()));
+        return Err(error.at(sql.start()));
+    }
+    plan.children().into_iter().try_for_each(|child| check_physical(child.as_ref(), sql))
+}
+
+fn make_prefilter(state: &SessionState, optimized: &LogicalPlan) -> Result<Option<Prefilter>> {
+    let Some(expr) = shape::prefilter(optimized)? else { return Ok(None) };
+    let mut columns: Vec<usize> = expr.column_refs().iter().filter_map(|c| column_index(&c.name)).collect();
+    columns.sort_unstable();
+    let schema = schema_of(&columns);
+    let expr = state.create_physical_expr(expr, &DFSchema::try_from(Arc::clone(&schema))?)?;
+    Ok(Some(Prefilter { expr, columns, schema }))
+}
+
+/// State is split by the key columns that are plain columns of events and by which every window is partitioned: then a key's
+/// matches depend on the events of its own bucket only.
+fn bucket_columns(plan: &LogicalPlan, rule: &Rule, analysis: &shape::Analysis) -> Vec<BucketColumn> {
+    if analysis.shape == Shape::Stepped {
+        return Vec::new();
+    }
+    let schema = plan.schema();
+    let bucket = |(key_position, name): (usize, &String)| {
+        let index = schema.fields().iter().position(|f| f.name() == name)?;
+        let base = base_column(plan, &Column::from(schema.qualified_field(index)))?;
+        let splits = analysis.partition.as_ref().is_none_or(|columns| columns.contains(&base));
+        let event_column = column_index(&base).filter(|c| splits && is_text(*c))?;
+        Some(BucketColumn { key_position, event_column })
+    };
+    rule.header.key.iter().enumerate().filter_map(bucket).collect()
+}
+
+fn output_of(schema: &SchemaRef, rule: &Rule) -> Output {
+    let position = |name: &str| schema.fields().iter().position(|f| f.name() == name);
+    let key: Vec<usize> = rule.header.key.iter().filter_map(|k| position(k)).collect();
+    let (event_id, event_ids) = (position("event_id"), position("event_ids"));
+    let (tenant, instant) = (position(TENANT_OUT), position(INSTANT_OUT));
+    let taken = |index: &usize| {
+        key.contains(index) || [event_id, event_ids, tenant, instant].iter().any(|taken| taken.as_ref() == Some(index))
+    };
+    let fields = (0..schema.fields().len()).filter(|i| !taken(i)).map(|i| (i, schema.field(i).name().clone())).collect();
+    Output { key, event_id, event_ids, fields, tenant, instant }
+}

@@ -1,0 +1,162 @@
+//! Sets of rules: the shipped ones, compiled into the binary, and those of a folder. A set loads whole or not at all.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::error::{RuleCode, RuleError, RuleErrors};
+use crate::plan::RulePlan;
+use crate::rule::Rule;
+use crate::shape::Shape;
+
+macro_rules! shipped_rules {
+    ($($name:literal),+ $(,)?) => {
+        /// The shipped rules: path and text.
+        const SHIPPED: &[(&str, &str)] =
+            &[$((concat!("rules/", $name, "/rule.sql"), include_str!(concat!("../../../rules/", $name, "/rule.sql")))),+];
+    };
+}
+
+shipped_rules!["approve-then-swap", "confused-deputy", "deny-storm", "read-sensitive-then-exfil", "receipt-chain-broken"];
+
+/// Rules that were checked and planned, ready for an engine.
+#[derive(Debug, Default)]
+pub struct RuleSet {
+    rules: Vec<(Rule, RulePlan)>,
+}
+
+impl RuleSet {
+    /// The rules that come with the binary.
+    pub fn shipped() -> Result<Self, RuleErrors> {
+        Self::from_texts(SHIPPED.iter().map(|(path, text)| (PathBuf::from(path), (*text).to_owned())))
+    }
+
+    /// The rules of a folder: each sub-folder with a `rule.sql` is one, named like its folder.
+    pub fn load_dir(path: &Path) -> Result<Self, RuleErrors> {
+        let folders = rule_folders(path).map_err(|e| RuleErrors(vec![e]))?;
+        let mut texts = Vec::new();
+        let mut errors = Vec::new();
+        for folder in folders {
+            let file = folder.join("rule.sql");
+            match read(&file) {
+                Ok(text) => texts.push((file, text)),
+                Err(error) => errors.push(error),
+            }
+        }
+        match Self::from_texts(texts) {
+            Ok(set) if errors.is_empty() => {
+                let misnamed = set.rules().filter_map(|rule| {
+                    let folder = rule.file.parent().and_then(Path::file_name).map(|n| n.to_string_lossy().into_owned());
+                    (folder.as_deref() != Some(&rule.header.name)).then(|| {
+                        let message = format!("the rule's name is `{}`, its folder has another", rule.header.name);
+                        RuleError::new(RuleCode::RuleHeader, message).at(rule.header_place("name")).in_file(&rule.file)
+                    })
+                });
+                let misnamed: Vec<RuleError> = misnamed.collect();
+                if misnamed.is_empty() { Ok(set) } else { Err(RuleErrors(misnamed)) }
+            }
+            Ok(_) => Err(RuleErrors(errors)),
+            Err(RuleErrors(more)) => {
+                errors.extend(more);
+                Err(RuleErrors(errors))
+            }
+        }
+    }
+
+    /// Rules from texts; the paths are only named in errors.
+    pub fn from_texts(texts: impl IntoIterator<Item = (PathBuf, String)>) -> Result<Self, RuleErrors> {
+        let mut rules: Vec<(Rule, RulePlan)> = Vec::new();
+        let mut errors = Vec::new();
+        let mut seen: HashMap<String, PathBuf> = HashMap::new();
+        for (file, text) in texts {
+            let loaded = Rule::parse(&text, &file).and_then(|rule| RulePlan::load(&rule).map(|plan| (rule, plan)));
+            let (rule, plan) = match loaded {
+                Ok(loaded) => loaded,
+                Err(error) => {
+                    errors.push(error);
+                    continue;
+                }
+            };
+            for (key, word) in [("id", &rule.header.id), ("name", &rule.header.name)] {
+                if let Some(other) = seen.insert(format!("{key}:{word}"), file.clone()) {
+                    let message = format!("{key} `{word}` is also that of {}", other.display());
+                    errors.push(RuleError::new(RuleCode::RuleDuplicate, message).at(rule.header_place(key)).in_file(&file));
+                }
+            }
+            rules.push((rule, plan));
+        }
+        if errors.is_empty() { Ok(Self { rules }) } else { Err(RuleErrors(errors)) }
+    }
+
+    /// The rules, in the order they were loaded.
+    pub fn rules(&self) -> impl Iterator<Item = &Rule> {
+        self.rules.iter().map(|(rule, _)| rule)
+    }
+
+    /// Number of rules.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// True without rules.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// Makes disabled rules run: their tests count too.
+    pub(crate) fn enable_all(&mut self) {
+        for (rule, _) in &mut self.rules {
+            if rule.header.mode == aegis_model::RuleMode::Disabled {
+                rule.header.mode = aegis_model::RuleMode::LogOnly;
+            }
+        }
+    }
+
+    pub(crate) fn into_planned(self) -> impl Iterator<Item = (Rule, RulePlan)> {
+        self.rules.into_iter()
+    }
+}
+
+/// What lint says about a rule that is in order.
+#[derive(Clone, Debug, Serialize)]
+pub struct LintReport {
+    pub rule: Rule,
+    pub shape: Shape,
+    /// Columns of events by which the rule's state is split: only touched parts are evaluated again.
+    pub split_by: Vec<String>,
+    /// The physical plan, one operator a line.
+    pub plan: String,
+}
+
+/// Checks one rule file, as loading would.
+pub fn lint_file(path: &Path) -> Result<LintReport, RuleError> {
+    let rule = Rule::parse(&read(path)?, path)?;
+    let plan = RulePlan::load(&rule)?;
+    let split_by = plan.buckets.iter().map(|b| rule.header.key[b.key_position].clone()).collect();
+    Ok(LintReport { shape: plan.shape, split_by, plan: plan.display(), rule })
+}
+
+/// The sub-folders that hold a rule, sorted by name.
+pub(crate) fn rule_folders(path: &Path) -> Result<Vec<PathBuf>, RuleError> {
+    let unreadable = |e: std::io::Error| {
+        let error = RuleError::new(RuleCode::RuleFile, format!("the folder cannot be read: {e}")).in_file(path);
+        error.hint("name a folder that has one folder per rule, each with a rule.sql")
+    };
+    let mut folders = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(unreadable)? {
+        let folder = entry.map_err(unreadable)?.path();
+        if folder.join("rule.sql").is_file() {
+            folders.push(folder);
+        }
+    }
+    folders.sort();
+    Ok(folders)
+}
+
+fn read(path: &Path) -> Result<String, RuleError> {
+    std::fs::read_to_string(path)
+        .map_err(|e| RuleError::new(RuleCode::RuleFile, format!("the file cannot be read: {e}")).in_file(path))
+}

@@ -1,0 +1,282 @@
+//! The table `events` (CONTRACTS §5) as Arrow columns, and the way from events to columns.
+//! Promises the names and types of the contract, and that a column is built only when a query reads it, once per batch.
+
+use std::sync::{Arc, LazyLock, OnceLock};
+
+use aegis_model::{EventId, SecurityEvent, Timestamp};
+use datafusion::arrow::array::{
+    ArrayRef, BooleanBuilder, Int32Builder, Int64Builder, ListBuilder, RecordBatch, RecordBatchOptions, StringBuilder,
+    TimestampMicrosecondBuilder,
+};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use datafusion::arrow::error::ArrowError;
+
+/// The only table a rule may read.
+pub const TABLE: &str = "events";
+/// The display-only score: not even a column for a rule that contains.
+pub const SCORE_COLUMN: &str = "risk_score";
+
+type Text = for<'a> fn(&'a SecurityEvent) -> Option<&'a str>;
+
+/// How a column is read from an event.
+#[derive(Clone, Copy)]
+enum Read {
+    Id(fn(&SecurityEvent) -> Option<EventId>),
+    Text(Text),
+    Time(fn(&SecurityEvent) -> Option<Timestamp>),
+    Int64(fn(&SecurityEvent) -> Option<i64>),
+    Int32(fn(&SecurityEvent) -> Option<i32>),
+    Bool(fn(&SecurityEvent) -> Option<bool>),
+    TextList(fn(&SecurityEvent) -> &[String]),
+}
+
+struct Column {
+    name: &'static str,
+    nullable: bool,
+    read: Read,
+}
+
+const fn required(name: &'static str, read: Read) -> Column {
+    Column { name, nullable: false, read }
+}
+
+const fn optional(name: &'static str, read: Read) -> Column {
+    Column { name, nullable: true, read }
+}
+
+static COLUMNS: [Column; 42] = [
+    required("event_id", Read::Id(|e| Some(e.event_id))),
+    optional("ref_event_id", Read::Id(|e| e.ref_event_id)),
+    required("tenant_id", Read::Text(|e| Some(e.tenant_id.as_str()))),
+    required("edge_id", Read::Text(|e| Some(&e.edge_id))),
+    required("ts", Read::Time(|e| Some(e.ts))),
+    optional("lane", Read::Text(|e| e.lane.as_deref())),
+    optional("seq", Read::Int64(|e| e.seq)),
+    required("kind", Read::Text(|e| Some(e.kind.as_str()))),
+    required("source", Read::Text(|e| Some(&e.source))),
+    required("verified", Read::Bool(|e| Some(e.verified))),
+    required("clock_suspect", Read::Bool(|e| Some(e.clock_suspect))),
+    optional("agent_id", Read::Text(|e| e.agent_id.as_deref())),
+    optional("token_id", Read::Text(|e| e.token_id.as_deref())),
+    optional("user_id", Read::Text(|e| e.user_id.as_deref())),
+    optional("run_id", Read::Text(|e| e.run_id.as_deref())),
+    optional("trace_id", Read::Text(|e| e.trace_id.as_deref())),
+    optional("environment", Read::Text(|e| e.environment.as_deref())),
+    optional("tool", Read::Text(|e| e.tool.as_deref())),
+    optional("action", Read::Text(|e| e.action.as_deref())),
+    optional("resource", Read::Text(|e| e.resource.as_deref())),
+    optional("target", Read::Text(|e| e.target.as_deref())),
+    optional("destination", Read::Text(|e| e.destination.map(|d| d.as_str()))),
+    optional("data_access", Read::Text(|e| e.data_access.map(|d| d.as_str()))),
+    optional("mutates_state", Read::Bool(|e| e.mutates_state)),
+    optional("contains_sensitive_data", Read::Bool(|e| e.contains_sensitive_data)),
+    optional("source_trust", Read::Text(|e| e.source_trust.map(|t| t.as_str()))),
+    optional("root_trust", Read::Text(|e| e.root_trust.map(|t| t.as_str()))),
+    optional("decision", Read::Text(|e| e.decision.map(|d| d.as_str()))),
+    optional("risk_level", Read::Text(|e| e.risk_level.map(|r| r.as_str()))),
+    optional("reason", Read::Text(|e| e.reason.as_deref())),
+    optional("status", Read::Text(|e| e.status.as_deref())),
+    optional(SCORE_COLUMN, Read::Int32(|e| e.risk_score)),
+    required("matched_policies", Read::TextList(|e| &e.matched_policies)),
+    optional("policy_digest", Read::Text(|e| e.policy_digest.as_deref())),
+    optional("action_hash", Read::Text(|e| e.action_hash.as_deref())),
+    optional("receipt_hash", Read::Text(|e| e.receipt_hash.as_deref())),
+    optional("approval_id", Read::Text(|e| e.approval_id.as_deref())),
+    optional("approver", Read::Text(|e| e.approver.as_deref())),
+    optional("nonce_hash", Read::Text(|e| e.nonce_hash.as_deref())),
+    optional("attributes", Read::Text(|e| e.attributes.as_deref())),
+    optional("bus_ts", Read::Time(|e| e.bus_ts)),
+    required("late", Read::Bool(|e| Some(e.late))),
+];
+
+/// Which of the table's columns exist for a rule; in the order of the contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum View {
+    /// All of them.
+    Full,
+    /// Without the score: what a rule that contains may see.
+    WithoutScore,
+}
+
+impl View {
+    /// The columns of this view, as indices into the full table.
+    pub(crate) fn columns(self) -> Vec<usize> {
+        let kept = |index: &usize| self == Self::Full || COLUMNS[*index].name != SCORE_COLUMN;
+        (0..COLUMNS.len()).filter(kept).collect()
+    }
+}
+
+/// Arrow schema of the table `events`.
+#[must_use]
+pub fn events_schema() -> SchemaRef {
+    static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+        let fields: Vec<Field> = COLUMNS.iter().map(|c| Field::new(c.name, c.data_type(), c.nullable)).collect();
+        Arc::new(Schema::new(fields))
+    });
+    Arc::clone(&SCHEMA)
+}
+
+/// The schema of some of the table's columns.
+pub(crate) fn schema_of(columns: &[usize]) -> SchemaRef {
+    let all = events_schema();
+    Arc::new(Schema::new(columns.iter().map(|i| Arc::clone(&all.fields()[*i])).collect::<Vec<_>>()))
+}
+
+/// The place of a column in the table.
+pub(crate) fn column_index(name: &str) -> Option<usize> {
+    COLUMNS.iter().position(|c| c.name == name)
+}
+
+/// The value of a text column as text; None where it is null; ids in their usual form. Other columns have no text.
+pub(crate) fn text_of(event: &SecurityEvent, column: usize) -> Option<std::borrow::Cow<'_, str>> {
+    match COLUMNS.get(column)?.read {
+        Read::Text(read) => read(event).map(std::borrow::Cow::Borrowed),
+        Read::Id(read) => read(event).map(|id| std::borrow::Cow::Owned(id.to_string())),
+        _ => None,
+    }
+}
+
+/// True if `text_of` answers for the column.
+pub(crate) fn is_text(column: usize) -> bool {
+    COLUMNS.get(column).is_some_and(|c| matches!(c.read, Read::Text(_) | Read::Id(_)))
+}
+
+impl Column {
+    fn data_type(&self) -> DataType {
+        match self.read {
+            Read::Id(_) | Read::Text(_) => DataType::Utf8,
+            Read::Time(_) => DataType::Timestamp(TimeUnit::Microsecond, Some(Arc::from("UTC"))),
+            Read::Int64(_) => DataType::Int64,
+            Read::Int32(_) => DataType::Int32,
+            Read::Bool(_) => DataType::Boolean,
+            Read::TextList(_) => DataType::List(Arc::new(Field::new_list_field(DataType::Utf8, true))),
+        }
+    }
+
+    fn build(&self, rows: &[Arc<SecurityEvent>]) -> ArrayRef {
+        match self.read {
+            Read::Id(read) => {
+                let mut builder = StringBuilder::with_capacity(rows.len(), rows.len() * 36);
+                let mut buffer = uuid::Uuid::encode_buffer();
+                for event in rows {
+                    match read(event) {
+                        Some(id) => builder.append_value(id.hyphenated().encode_lower(&mut buffer)),
+                        None => builder.append_null(),
+                    }
+                }
+                Arc::new(builder.finish())
+            }
+            Read::Text(read) => {
+                let mut builder = StringBuilder::with_capacity(rows.len(), rows.len() * 16);
+                rows.iter().for_each(|event| builder.append_option(read(event)));
+                Arc::new(builder.finish())
+            }
+            Read::Time(read) => {
+                let mut builder = TimestampMicrosecondBuilder::with_capacity(rows.len()).with_timezone("UTC");
+                rows.iter().for_each(|event| builder.append_option(read(event).map(Timestamp::as_micros)));
+                Arc::new(builder.finish())
+            }
+            Read::Int64(read) => {
+                let mut builder = Int64Builder::with_capacity(rows.len());
+                rows.iter().for_each(|event| builder.append_option(read(event)));
+                Arc::new(builder.finish())
+            }
+            Read::Int32(read) => {
+                let mut builder = Int32Builder::with_capacity(rows.len());
+                rows.iter().for_each(|event| builder.append_option(read(event)));
+                Arc::new(builder.finish())
+            }
+            Read::Bool(read) => {
+                let mut builder = BooleanBuilder::with_capacity(rows.len());
+                rows.iter().for_each(|event| builder.append_option(read(event)));
+                Arc::new(builder.finish())
+            }
+            Read::TextList(read) => {
+                let mut builder = ListBuilder::new(StringBuilder::new());
+                for event in rows {
+                    read(event).iter().for_each(|text| builder.values().append_value(text));
+                    builder.append(true);
+                }
+                Arc::new(builder.finish())
+            }
+        }
+    }
+}
+
+/// Events as rows, with their columns built on first use.
+pub struct EventBatch {
+    rows: Vec<Arc<SecurityEvent>>,
+    columns: Vec<OnceLock<ArrayRef>>,
+}
+
+impl EventBatch {
+    /// A batch over these events, in this order.
+    #[must_use]
+    pub fn new(rows: Vec<Arc<SecurityEvent>>) -> Self {
+        Self { rows, columns: (0..COLUMNS.len()).map(|_| OnceLock::new()).collect() }
+    }
+
+    /// The events.
+    #[must_use]
+    pub fn rows(&self) -> &[Arc<SecurityEvent>] {
+        &self.rows
+    }
+
+    /// The whole table.
+    pub fn to_record_batch(&self) -> Result<RecordBatch, ArrowError> {
+        let columns: Vec<usize> = (0..COLUMNS.len()).collect();
+        self.select(&columns, events_schema())
+    }
+
+    pub(crate) fn select(&self, columns: &[usize], schema: SchemaRef) -> Result<RecordBatch, ArrowError> {
+        let arrays = columns.iter().map(|i| Arc::clone(self.column(*i))).collect();
+        let options = RecordBatchOptions::new().with_row_count(Some(self.rows.len()));
+        RecordBatch::try_new_with_options(schema, arrays, &options)
+    }
+
+    fn column(&self, index: usize) -> &ArrayRef {
+        self.columns[index].get_or_init(|| COLUMNS[index].build(&self.rows))
+    }
+}
+
+impl std::fmt::Debug for EventBatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EventBatch").field("rows", &self.rows.len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use super::*;
+    use aegis_model::{EventKind, SourceTrust, TenantId};
+
+    #[test]
+    fn every_field_of_an_event_is_a_column_and_the_other_way_round() {
+        let mut event =
+            SecurityEvent::new(TenantId::new("t").unwrap(), "e", "edge", EventKind::AuthorizeDecision, Timestamp::from_micros(7));
+        event.source_trust = Some(SourceTrust::Unknown);
+        event.matched_policies = vec!["p".into()];
+        let mut full = serde_json::to_value(&event).unwrap();
+        // Absent is null: fill what serde leaves out from the table, then compare the names of the other direction.
+        let schema = events_schema();
+        for field in schema.fields() {
+            full.as_object_mut().unwrap().entry(field.name().clone()).or_insert(serde_json::Value::Null);
+        }
+        let names: std::collections::BTreeSet<_> = schema.fields().iter().map(|f| f.name().clone()).collect();
+        assert_eq!(full.as_object().unwrap().keys().cloned().collect::<std::collections::BTreeSet<_>>(), names);
+        let debug = format!("{event:?}");
+        for name in &names {
+            assert!(debug.contains(&format!("{name}: ")), "{name} is no field of an event");
+        }
+        let batch = EventBatch::new(vec![Arc::new(event)]).to_record_batch().unwrap();
+        assert_eq!((batch.num_rows(), batch.num_columns()), (1, names.len()));
+    }
+
+    #[test]
+    fn a_containing_rule_has_no_score_column() {
+        let names: Vec<_> = View::WithoutScore.columns().into_iter().map(|i| COLUMNS[i].name).collect();
+        assert!(!names.contains(&SCORE_COLUMN));
+        assert_eq!(names.len() + 1, COLUMNS.len());
+    }
+}

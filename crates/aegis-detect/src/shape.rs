@@ -1,0 +1,268 @@
+//! How a rule's query has to be run: over new events only, over a sliding slice, or instant by instant.
+//! Also adds `tenant_id` to every window partition, so that one run over all tenants is the union of the runs over each.
+
+use std::sync::Arc;
+
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, DataFusionError, ScalarValue};
+use datafusion::error::Result;
+use datafusion::logical_expr::expr::WindowFunction;
+use datafusion::logical_expr::{
+    Expr, Filter, LogicalPlan, Projection, SubqueryAlias, Window, WindowFrameBound, WindowFrameUnits, col,
+};
+
+use crate::check::base_column;
+
+/// Output columns that the planner adds for the engine.
+pub(crate) const TENANT_OUT: &str = "__tenant";
+pub(crate) const INSTANT_OUT: &str = "__instant";
+
+const MICROS_PER_DAY: i64 = 86_400_000_000;
+
+/// How a query is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Shape {
+    /// Each row stands alone: run over new events, nothing is kept.
+    Stateless,
+    /// Every window is a RANGE of `ts` that ends at its row: one run over the touched slice answers for all its instants.
+    Sliding,
+    /// Anything else: run once for each instant, over exactly the events of the window that ends there.
+    Stepped,
+}
+
+/// What was found out about a query.
+#[derive(Debug)]
+pub(crate) struct Analysis {
+    pub(crate) shape: Shape,
+    /// The longest single RANGE frame over time, in microseconds.
+    pub(crate) longest_frame: i64,
+    /// Columns of `events` by which every window is partitioned; None when there is no window.
+    pub(crate) partition: Option<Vec<String>>,
+}
+
+/// Decides the shape of an analyzed plan (intervals must have been coerced).
+pub(crate) fn analyze(plan: &LogicalPlan, window_micros: i64) -> Result<Analysis> {
+    let mut longest_frame = 0;
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::Window(window) = node {
+            for function in window.window_expr.iter().filter_map(window_function) {
+                if function.params.window_frame.units == WindowFrameUnits::Range {
+                    longest_frame = longest_frame.max(preceding(&function.params.window_frame.start_bound).unwrap_or(0));
+                }
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    let mut partition = None;
+    let shape = match reach(plan, &mut partition) {
+        Some(_) if partition.is_none() => Shape::Stateless,
+        Some(reach) if reach <= window_micros => Shape::Sliding,
+        _ => Shape::Stepped,
+    };
+    Ok(Analysis { shape, longest_frame, partition })
+}
+
+/// How far back a row of the plan looks, if that is bounded by RANGE frames alone.
+fn reach(plan: &LogicalPlan, partition: &mut Option<Vec<String>>) -> Option<i64> {
+    match plan {
+        LogicalPlan::TableScan(_) => Some(0),
+        LogicalPlan::Projection(p) if !p.expr.iter().any(has_subquery) => reach(&p.input, partition),
+        LogicalPlan::Filter(f) if !has_subquery(&f.predicate) => reach(&f.input, partition),
+        LogicalPlan::SubqueryAlias(a) => reach(&a.input, partition),
+        LogicalPlan::Sort(s) if s.fetch.is_none() => reach(&s.input, partition),
+        LogicalPlan::Window(window) => {
+            let mut longest = 0;
+            for expr in &window.window_expr {
+                let function = window_function(expr)?;
+                longest = longest.max(sliding_frame(&window.input, function)?);
+                let columns = function.params.partition_by.iter().filter_map(|e| match e {
+                    Expr::Column(column) => base_column(&window.input, column),
+                    _ => None,
+                });
+                let columns: Vec<String> = columns.collect();
+                *partition = Some(match partition.take() {
+                    Some(common) => common.into_iter().filter(|c| columns.contains(c)).collect(),
+                    None => columns,
+                });
+            }
+            Some(longest + reach(&window.input, partition)?)
+        }
+        _ => None,
+    }
+}
+
+/// The length of a frame `RANGE BETWEEN <interval> PRECEDING AND CURRENT ROW` (or an earlier end) over ascending `ts`.
+fn sliding_frame(input: &LogicalPlan, function: &WindowFunction) -> Option<i64> {
+    let params = &function.params;
+    let [order] = params.order_by.as_slice() else { return None };
+    let Expr::Column(column) = &order.expr else { return None };
+    let by_time = order.asc && base_column(input, column).as_deref() == Some("ts");
+    let ends_by_now = match &params.window_frame.end_bound {
+        WindowFrameBound::CurrentRow => true,
+        bound => preceding(bound).is_some(),
+    };
+    if params.window_frame.units != WindowFrameUnits::Range || !by_time || !ends_by_now {
+        return None;
+    }
+    match &params.window_frame.start_bound {
+        WindowFrameBound::CurrentRow => Some(0),
+        bound => preceding(bound),
+    }
+}
+
+/// `<interval> PRECEDING` in microseconds; None for anything else, months included.
+fn preceding(bound: &WindowFrameBound) -> Option<i64> {
+    let WindowFrameBound::Preceding(value) = bound else { return None };
+    match value {
+        ScalarValue::IntervalMonthDayNano(Some(v)) if v.months == 0 => {
+            Some(i64::from(v.days).checked_mul(MICROS_PER_DAY)?.checked_add(v.nanoseconds / 1000)?)
+        }
+        ScalarValue::IntervalDayTime(Some(v)) => {
+            Some(i64::from(v.days).checked_mul(MICROS_PER_DAY)?.checked_add(i64::from(v.milliseconds) * 1000)?)
+        }
+        ScalarValue::DurationMicrosecond(Some(v)) => Some(*v),
+        ScalarValue::DurationNanosecond(Some(v)) => Some(v / 1000),
+        _ => None,
+    }
+}
+
+fn window_function(expr: &Expr) -> Option<&WindowFunction> {
+    match expr {
+        Expr::WindowFunction(function) => Some(function),
+        Expr::Alias(alias) => window_function(&alias.expr),
+        _ => None,
+    }
+}
+
+fn has_subquery(expr: &Expr) -> bool {
+    expr.exists(|e| {
+        let found = matches!(
+            e,
+            Expr::Exists(_)
+                | Expr::InSubquery(_)
+                | Expr::ScalarSubquery(_)
+                | Expr::SetComparison(_)
+                | Expr::OuterReferenceColumn(..)
+        );
+        Ok(found)
+    })
+    .unwrap_or(true)
+}
+
+/// Puts `verified = true` in front of every scan.
+pub(crate) fn only_verified(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let rewritten = plan.transform_up_with_subqueries(|node| match &node {
+        LogicalPlan::TableScan(scan) => {
+            let verified = Expr::Column(Column::new(Some(scan.table_name.clone()), "verified"));
+            Ok(Transformed::yes(LogicalPlan::Filter(Filter::try_new(verified, Arc::new(node))?)))
+        }
+        _ => Ok(Transformed::no(node)),
+    })?;
+    Ok(rewritten.data)
+}
+
+/// Adds the tenant to every window partition, and each row's tenant and time to the output. For stateless and sliding plans.
+pub(crate) fn carry_tenant_and_time(plan: &LogicalPlan) -> Result<LogicalPlan> {
+    let carried = carry(plan)?;
+    // At the top, under names of their own.
+    let mut exprs: Vec<Expr> = plan.schema().iter().map(|(q, f)| Expr::Column(Column::from((q, f)))).collect();
+    exprs.push(Expr::Column(carried.tenant).alias(TENANT_OUT));
+    exprs.push(Expr::Column(carried.instant).alias(INSTANT_OUT));
+    Ok(LogicalPlan::Projection(Projection::try_new(exprs, Arc::new(carried.plan))?))
+}
+
+struct Carried {
+    plan: LogicalPlan,
+    tenant: Column,
+    instant: Column,
+}
+
+fn carry(plan: &LogicalPlan) -> Result<Carried> {
+    match plan {
+        LogicalPlan::TableScan(scan) => {
+            let column = |name: &str| Column::new(Some(scan.table_name.clone()), name);
+            Ok(Carried { plan: plan.clone(), tenant: column("tenant_id"), instant: column("ts") })
+        }
+        LogicalPlan::Filter(filter) => {
+            let input = carry(&filter.input)?;
+            let plan = LogicalPlan::Filter(Filter::try_new(filter.predicate.clone(), Arc::new(input.plan))?);
+            Ok(Carried { plan, ..input })
+        }
+        // The order of rows says nothing about a match.
+        LogicalPlan::Sort(sort) => carry(&sort.input),
+        LogicalPlan::SubqueryAlias(alias) => {
+            let input = carry(&alias.input)?;
+            let requalify = |column: &Column| Column::new(Some(alias.alias.clone()), column.name.clone());
+            let (tenant, instant) = (requalify(&input.tenant), requalify(&input.instant));
+            let plan = LogicalPlan::SubqueryAlias(SubqueryAlias::try_new(Arc::new(input.plan), alias.alias.clone())?);
+            Ok(Carried { plan, tenant, instant })
+        }
+        LogicalPlan::Projection(projection) => {
+            let input = carry(&projection.input)?;
+            let mut exprs = projection.expr.clone();
+            exprs.push(Expr::Column(input.tenant).alias("__carried_tenant"));
+            exprs.push(Expr::Column(input.instant).alias("__carried_instant"));
+            let plan = LogicalPlan::Projection(Projection::try_new(exprs, Arc::new(input.plan))?);
+            let column = |name: &str| Column::new_unqualified(name);
+            Ok(Carried { plan, tenant: column("__carried_tenant"), instant: column("__carried_instant") })
+        }
+        LogicalPlan::Window(window) => carry_window(window),
+        other => Err(DataFusionError::Internal(format!("{} cannot carry the tenant", other.display()))),
+    }
+}
+
+/// The window with the tenant in every partition, under a projection that gives its columns their old names back: an
+/// expression's name spells out its partition, and the nodes above refer to that name.
+fn carry_window(window: &Window) -> Result<Carried> {
+    let input = carry(&window.input)?;
+    let mut restored: Vec<Expr> = input.plan.schema().iter().map(|(q, f)| Expr::Column(Column::from((q, f)))).collect();
+    let mut exprs = Vec::with_capacity(window.window_expr.len());
+    for expr in &window.window_expr {
+        let old_name = expr.schema_name().to_string();
+        let tenant = Expr::Column(input.tenant.clone());
+        let rewritten = expr.clone().transform_up(|part| match part {
+            Expr::WindowFunction(mut function) if !function.params.partition_by.contains(&tenant) => {
+                function.params.partition_by.push(tenant.clone());
+                Ok(Transformed::yes(Expr::WindowFunction(function)))
+            }
+            other => Ok(Transformed::no(other)),
+        })?;
+        let new_name = rewritten.data.schema_name().to_string();
+        let column = Expr::Column(Column::new_unqualified(new_name.clone()));
+        restored.push(if new_name == old_name { column } else { column.alias(old_name) });
+        exprs.push(rewritten.data);
+    }
+    let plan = LogicalPlan::Window(Window::try_new(exprs, Arc::new(input.plan))?);
+    let plan = LogicalPlan::Projection(Projection::try_new(restored, Arc::new(plan))?);
+    Ok(Carried { plan, tenant: input.tenant, instant: input.instant })
+}
+
+/// The condition that a row must meet to matter to the query: the filters right above its scans, joined by OR.
+/// None: every row may matter.
+pub(crate) fn prefilter(optimized: &LogicalPlan) -> Result<Option<Expr>> {
+    let mut filters = Vec::new();
+    let mut scans = 0;
+    optimized.apply_with_subqueries(|node| {
+        match node {
+            LogicalPlan::TableScan(_) => scans += 1,
+            LogicalPlan::Filter(f) if matches!(*f.input, LogicalPlan::TableScan(_)) && !has_subquery(&f.predicate) => {
+                filters.push(f.predicate.clone());
+            }
+            _ => {}
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    if filters.len() != scans {
+        return Ok(None);
+    }
+    let unqualified = |expr: Expr| -> Result<Expr> {
+        let rewritten = expr.transform_up(|part| match part {
+            Expr::Column(column) => Ok(Transformed::yes(col(Column::new_unqualified(column.name)))),
+            other => Ok(Transformed::no(other)),
+        })?;
+        Ok(rewritten.data)
+    };
+    let filters = filters.into_iter().map(unqualified).collect::<Result<Vec<Expr>>>()?;
+    Ok(filters.into_iter().reduce(Expr::or))
+}

@@ -1,0 +1,117 @@
+//! The rule's SQL as text: tokens with their places, one query and nothing else, and the way from an engine's error to a line.
+//! Never plans: what the query means is `check`'s and `shape`'s.
+
+use datafusion::error::DataFusionError;
+use datafusion::sql::parser::{DFParserBuilder, Statement};
+use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
+
+use crate::error::{Place, RuleCode, RuleError};
+use crate::schema::SCORE_COLUMN;
+
+/// A rule's text with its words.
+#[derive(Debug)]
+pub(crate) struct SqlText {
+    tokens: Vec<TokenWithSpan>,
+}
+
+impl SqlText {
+    pub(crate) fn read(text: &str) -> Result<Self, RuleError> {
+        match Tokenizer::new(&GenericDialect {}, text).tokenize_with_location() {
+            Ok(tokens) => Ok(Self { tokens }),
+            Err(error) => {
+                let place = Some(Place { line: error.location.line, column: error.location.column });
+                Err(RuleError::new(RuleCode::RuleSql, error.message).at(place))
+            }
+        }
+    }
+
+    /// Where a word first stands, comments and strings left out.
+    pub(crate) fn place_of(&self, word: &str) -> Option<Place> {
+        let found = self.tokens.iter().find(|t| matches!(&t.token, Token::Word(w) if w.value.eq_ignore_ascii_case(word)))?;
+        Some(Place { line: found.span.start.line, column: found.span.start.column })
+    }
+
+    /// Where the query begins: the first token that is neither white space nor a comment.
+    pub(crate) fn start(&self) -> Option<Place> {
+        let found = self.tokens.iter().find(|t| !matches!(t.token, Token::Whitespace(_)))?;
+        Some(Place { line: found.span.start.line, column: found.span.start.column })
+    }
+
+    /// The rule's single query.
+    pub(crate) fn query(&self, text: &str) -> Result<Statement, RuleError> {
+        if let Some(place) = self.place_of("MATCH_RECOGNIZE") {
+            let error = RuleError::new(RuleCode::RuleMatchRecognize, "MATCH_RECOGNIZE is not supported by this version");
+            let hint =
+                "write the sequence with window functions over RANGE BETWEEN INTERVAL … PRECEDING AND CURRENT ROW, and QUALIFY";
+            return Err(error.at(Some(place)).hint(hint));
+        }
+        let parsed = DFParserBuilder::new(text).with_dialect(&GenericDialect {}).build().and_then(|mut p| p.parse_statements());
+        let mut statements = parsed.map_err(|error| self.explain(&error))?;
+        let not_a_query = |what: &str| {
+            let error = RuleError::new(RuleCode::RuleNotAQuery, format!("a rule is exactly one query, this is {what}"));
+            error.at(self.start()).hint("a rule is one SELECT; it cannot write, define or configure anything")
+        };
+        match (statements.pop_front(), statements.is_empty()) {
+            (None, _) => Err(not_a_query("nothing")),
+            (Some(_), false) => Err(not_a_query("several statements")),
+            (Some(Statement::Statement(statement)), true) if matches!(*statement, SqlStatement::Query(_)) => {
+                Ok(Statement::Statement(statement))
+            }
+            (Some(_), true) => Err(not_a_query("something else")),
+        }
+    }
+
+    /// An engine's refusal as a rule error, with the code and the place that its message allows.
+    pub(crate) fn explain(&self, error: &DataFusionError) -> RuleError {
+        let message = error.strip_backtrace();
+        let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
+        if message.contains(SCORE_COLUMN) && self.place_of(SCORE_COLUMN).is_some() {
+            return score_error().at(self.place_of(SCORE_COLUMN));
+        }
+        if let Some(name) = between(&message, "table '", "' not found") {
+            let name = name.rsplit('.').next().unwrap_or(name);
+            return table_error(name).at(self.place_of(name));
+        }
+        if let Some(name) = between(&message, "Invalid function '", "'") {
+            return RuleError::new(RuleCode::RuleFunction, message.clone()).at(self.place_of(name));
+        }
+        let code = if matches!(error.find_root(), DataFusionError::NotImplemented(_)) {
+            RuleCode::RuleUnsupported
+        } else {
+            RuleCode::RuleSql
+        };
+        let error = RuleError::new(code, message.clone()).at(self.place_in(&message));
+        if self.place_of("QUALIFY").is_some() && message.contains("must be in GROUP BY") {
+            return error.hint("QUALIFY does not know a WINDOW's name: select the window function AS a name, and use that name");
+        }
+        error
+    }
+
+    fn place_in(&self, message: &str) -> Option<Place> {
+        let line = between(message, "at Line: ", ",").and_then(|l| l.parse().ok());
+        let column = message.split("Column: ").nth(1).map(|c| c.chars().take_while(char::is_ascii_digit).collect::<String>());
+        if let (Some(line), Some(Ok(column))) = (line, column.map(|c| c.parse())) {
+            return Some(Place { line, column });
+        }
+        let named = message.split("named ").nth(1)?.split([' ', ',']).next()?;
+        let word = named.trim_matches(|c| c == '"' || c == '\'' || c == '.').rsplit('.').next()?;
+        self.place_of(word.trim_matches('"')).or_else(|| self.start())
+    }
+}
+
+pub(crate) fn table_error(name: &str) -> RuleError {
+    let error = RuleError::new(RuleCode::RuleTable, format!("table `{name}` does not exist for rules"));
+    error.hint("a rule reads `events` and nothing else; its columns are listed in docs/specs/event.md")
+}
+
+pub(crate) fn score_error() -> RuleError {
+    let error = RuleError::new(RuleCode::RuleScore, format!("a rule that contains may not use `{SCORE_COLUMN}`"));
+    error.hint("containment is decided by trust, mutation, risk tier and resource; a score is for display only")
+}
+
+fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
+    let rest = text.split_once(before)?.1;
+    Some(rest.split_once(after)?.0)
+}

@@ -1,0 +1,94 @@
+//! The first stage: every event that claims a lane is proved and linked before a rule sees it.
+//! What fails is kept as `verified = false`, and says so as an event of its own, `receipt_chain_broken`, derived from it.
+
+use aegis_keys::KeyRing;
+use aegis_ledger::verify::{LaneHeads, StreamVerifier};
+use aegis_model::{EventKind, SecurityEvent, Timestamp, external_event_id};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// Name under which the ids of `receipt_chain_broken` events are derived.
+const ADAPTER: &str = "receipt-chain";
+/// Longest message of a failure that is kept, in characters.
+const MAX_MESSAGE: usize = 300;
+
+/// Why an event is not verified.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainBreak {
+    /// The rule that the receipt breaks, a stable word.
+    pub code: String,
+    pub message: String,
+}
+
+/// What became of an event.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Stage {
+    /// Its place in its lane has been seen: drop it.
+    Repeated,
+    /// To the rules, with `verified` set.
+    Kept,
+    /// To the rules, unverified, together with the event that says so.
+    Broken(ChainBreak, Box<SecurityEvent>),
+}
+
+/// The stage, with the lane heads as its state.
+#[derive(Debug)]
+pub struct VerifyStage {
+    verifier: StreamVerifier,
+}
+
+impl VerifyStage {
+    /// Goes on from the heads of a checkpoint, or from none.
+    #[must_use]
+    pub fn new(ring: KeyRing, heads: LaneHeads) -> Self {
+        Self { verifier: StreamVerifier::resume(ring, heads) }
+    }
+
+    /// The heads, for a checkpoint.
+    #[must_use]
+    pub fn heads(&self) -> &LaneHeads {
+        self.verifier.heads()
+    }
+
+    /// Forgets lanes whose last receipt is older than `before`.
+    pub fn forget_idle(&mut self, before: Timestamp) {
+        self.verifier.heads_mut().forget_idle(before);
+    }
+
+    /// Judges the next event of the stream, and sets its `verified`. `wire` is the event as it was read.
+    pub fn take(&mut self, wire: &Value, event: &mut SecurityEvent) -> Stage {
+        let verdict = self.verifier.check(wire);
+        event.verified = verdict.verified;
+        if verdict.repeated {
+            return Stage::Repeated;
+        }
+        match verdict.failure {
+            None => Stage::Kept,
+            Some(failure) => {
+                let message = failure.message.chars().take(MAX_MESSAGE).collect();
+                let broken = ChainBreak { code: failure.code.as_str().to_owned(), message };
+                let said = chain_broken_event(event, &broken);
+                Stage::Broken(broken, Box::new(said))
+            }
+        }
+    }
+}
+
+/// The event that says that `event` failed. A function of the log: its id is derived, its time is the bus's.
+#[must_use]
+pub fn chain_broken_event(event: &SecurityEvent, broken: &ChainBreak) -> SecurityEvent {
+    // The event's own `ts` may be forged to look late; when the bus stored it is not the sender's to choose.
+    let ts = event.bus_ts.unwrap_or(event.ts);
+    let mut said = SecurityEvent::new(event.tenant_id.clone(), &event.edge_id, "soc", EventKind::ReceiptChainBroken, ts);
+    said.event_id = external_event_id(&event.tenant_id, ADAPTER, &format!("{}/{}", event.event_id, broken.code));
+    said.ref_event_id = Some(event.event_id);
+    said.lane.clone_from(&event.lane);
+    said.seq = event.seq;
+    said.agent_id.clone_from(&event.agent_id);
+    said.receipt_hash = None;
+    said.status = Some(broken.code.clone());
+    said.reason = Some(broken.message.clone());
+    said.attributes = Some(json!({"kind": event.kind.as_str()}).to_string());
+    said.bus_ts = event.bus_ts;
+    said
+}

@@ -1,0 +1,224 @@
+//! The bounded state of one rule: per tenant, per bucket, the events of the window and the matches that can still change.
+//! Promises that a full quota refuses new keys loudly (counted) and never touches another tenant's state.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use aegis_model::{SecurityEvent, TenantId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::episode::KeyState;
+
+/// How much state one rule may keep.
+#[derive(Clone, Copy, Debug)]
+pub struct Quotas {
+    /// Events kept per tenant and rule; at the bound no new key is taken.
+    pub events_per_tenant: usize,
+    /// Buckets (keys) kept per tenant and rule.
+    pub keys_per_tenant: usize,
+    /// Events kept of one key: a key beyond it loses its own oldest events.
+    pub events_per_key: usize,
+}
+
+impl Default for Quotas {
+    fn default() -> Self {
+        Self { events_per_tenant: 200_000, keys_per_tenant: 50_000, events_per_key: 20_000 }
+    }
+}
+
+/// State of one rule.
+#[derive(Debug, Default)]
+pub(crate) struct RuleState {
+    pub(crate) tenants: HashMap<TenantId, TenantState>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct TenantState {
+    pub(crate) buckets: HashMap<String, Bucket>,
+    events: usize,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Bucket {
+    /// In event order, each once.
+    events: Vec<Arc<SecurityEvent>>,
+    /// By the text of the key.
+    pub(crate) keys: BTreeMap<String, KeyState>,
+}
+
+/// What came of offering an event to the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kept {
+    Added,
+    /// It was there: a redelivery changes nothing.
+    Known,
+    /// Added, and the oldest event of the same key was given up.
+    AddedOverQuota,
+    /// A quota is full and the key is new.
+    Refused,
+}
+
+/// The buckets that a tick touched, each with the time of its oldest and newest new event.
+#[derive(Debug, Default)]
+pub(crate) struct Touched(BTreeMap<(TenantId, String), (Timestamp, Timestamp)>);
+
+impl Touched {
+    pub(crate) fn add(&mut self, tenant: &TenantId, bucket: String, ts: Timestamp) {
+        let span = self.0.entry((tenant.clone(), bucket)).or_insert((ts, ts));
+        *span = (span.0.min(ts), span.1.max(ts));
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Tenant, bucket, oldest and newest new event.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&TenantId, &str, Timestamp, Timestamp)> {
+        self.0.iter().map(|((tenant, bucket), (oldest, newest))| (tenant, bucket.as_str(), *oldest, *newest))
+    }
+
+    pub(crate) fn span(&self, tenant: &TenantId, bucket: &str) -> Option<(Timestamp, Timestamp)> {
+        self.0.get(&(tenant.clone(), bucket.to_owned())).copied()
+    }
+}
+
+impl RuleState {
+    /// Keeps an event for later evaluations.
+    pub(crate) fn keep(&mut self, event: &Arc<SecurityEvent>, bucket: &str, quotas: Quotas) -> Kept {
+        let tenant = self.tenants.entry(event.tenant_id.clone()).or_default();
+        if !tenant.buckets.contains_key(bucket)
+            && (tenant.events >= quotas.events_per_tenant || tenant.buckets.len() >= quotas.keys_per_tenant)
+        {
+            return Kept::Refused;
+        }
+        let entry = tenant.buckets.entry(bucket.to_owned()).or_default();
+        // Events mostly come in order, so look at the end first.
+        let at = match entry.events.last() {
+            Some(last) if last.order_key() >= event.order_key() => {
+                match entry.events.binary_search_by(|e| e.order_key().cmp(&event.order_key())) {
+                    Ok(_) => return Kept::Known,
+                    Err(at) => at,
+                }
+            }
+            _ => entry.events.len(),
+        };
+        entry.events.insert(at, Arc::clone(event));
+        if entry.events.len() > quotas.events_per_key {
+            entry.events.remove(0);
+            return Kept::AddedOverQuota;
+        }
+        tenant.events += 1;
+        Kept::Added
+    }
+
+    /// The key states of a bucket, made if there are none. None: the quota of keys is full.
+    pub(crate) fn bucket_mut(&mut self, tenant: &TenantId, bucket: &str, quotas: Quotas) -> Option<&mut Bucket> {
+        let state = self.tenants.entry(tenant.clone()).or_default();
+        if !state.buckets.contains_key(bucket) && state.buckets.len() >= quotas.keys_per_tenant {
+            return None;
+        }
+        Some(state.buckets.entry(bucket.to_owned()).or_default())
+    }
+
+    /// The kept events of a bucket with `from <= ts <= to`, in event order.
+    pub(crate) fn events(&self, tenant: &TenantId, bucket: &str, from: Timestamp, to: Timestamp) -> &[Arc<SecurityEvent>] {
+        let Some(bucket) = self.tenants.get(tenant).and_then(|t| t.buckets.get(bucket)) else { return &[] };
+        let start = bucket.events.partition_point(|e| e.ts < from);
+        let end = bucket.events.partition_point(|e| e.ts <= to);
+        &bucket.events[start..end.max(start)]
+    }
+
+    /// Forgets a tenant's events before `before`, and buckets that hold nothing any more.
+    pub(crate) fn expire(&mut self, tenant: &TenantId, before: Timestamp) {
+        let Some(state) = self.tenants.get_mut(tenant) else { return };
+        let mut dropped = 0;
+        state.buckets.retain(|_, bucket| {
+            let expired = bucket.events.partition_point(|e| e.ts < before);
+            bucket.events.drain(..expired);
+            dropped += expired;
+            bucket.keys.retain(|_, key| !key.is_empty());
+            !bucket.events.is_empty() || !bucket.keys.is_empty()
+        });
+        state.events = state.events.saturating_sub(dropped);
+        if state.buckets.is_empty() {
+            self.tenants.remove(tenant);
+        }
+    }
+
+    pub(crate) fn event_count(&self) -> usize {
+        self.tenants.values().map(|t| t.events).sum()
+    }
+}
+
+/// The matches of a rule as they stand in a checkpoint: tenant → bucket → key.
+pub(crate) type SavedKeys = BTreeMap<TenantId, BTreeMap<String, BTreeMap<String, SavedKey>>>;
+
+/// One key in a checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct SavedKey(pub(crate) KeyState);
+
+impl RuleState {
+    pub(crate) fn save_keys(&self) -> SavedKeys {
+        let mut saved = SavedKeys::new();
+        for (tenant, state) in &self.tenants {
+            for (name, bucket) in &state.buckets {
+                let keys =
+                    bucket.keys.iter().filter(|(_, k)| !k.is_empty()).map(|(text, key)| (text.clone(), SavedKey(key.clone())));
+                let keys: BTreeMap<String, SavedKey> = keys.collect();
+                if !keys.is_empty() {
+                    saved.entry(tenant.clone()).or_default().insert(name.clone(), keys);
+                }
+            }
+        }
+        saved
+    }
+
+    pub(crate) fn load_keys(&mut self, saved: SavedKeys) {
+        for (tenant, buckets) in saved {
+            let state = self.tenants.entry(tenant).or_default();
+            for (name, keys) in buckets {
+                let bucket = state.buckets.entry(name).or_default();
+                bucket.keys = keys.into_iter().map(|(text, SavedKey(key))| (text, key)).collect();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use super::*;
+    use aegis_model::EventKind;
+
+    fn event(tenant: &str, second: i64) -> Arc<SecurityEvent> {
+        let ts = Timestamp::from_micros(second * 1_000_000);
+        Arc::new(SecurityEvent::new(TenantId::new(tenant).unwrap(), "e", "edge", EventKind::AuthorizeDecision, ts))
+    }
+
+    #[test]
+    fn a_full_quota_refuses_new_keys_and_leaves_other_tenants_alone() {
+        let quotas = Quotas { events_per_tenant: 3, keys_per_tenant: 2, events_per_key: 2 };
+        let mut state = RuleState::default();
+        assert_eq!(state.keep(&event("a", 1), "k1", quotas), Kept::Added);
+        assert_eq!(state.keep(&event("a", 2), "k2", quotas), Kept::Added);
+        assert_eq!(state.keep(&event("a", 3), "k3", quotas), Kept::Refused);
+        assert_eq!(state.keep(&event("b", 3), "k3", quotas), Kept::Added);
+        assert_eq!(state.keep(&event("a", 3), "k1", quotas), Kept::Added, "a known key goes on");
+        assert_eq!(state.keep(&event("a", 4), "k1", quotas), Kept::AddedOverQuota);
+        assert_eq!(state.event_count(), 4);
+        state.expire(&TenantId::new("a").unwrap(), Timestamp::from_micros(10_000_000));
+        assert_eq!(state.event_count(), 1, "only the other tenant's event is left");
+    }
+
+    #[test]
+    fn a_redelivered_event_is_known() {
+        let mut state = RuleState::default();
+        let (first, second) = (event("a", 1), event("a", 2));
+        assert_eq!(state.keep(&second, "k", Quotas::default()), Kept::Added);
+        assert_eq!(state.keep(&first, "k", Quotas::default()), Kept::Added);
+        assert_eq!(state.keep(&second, "k", Quotas::default()), Kept::Known);
+        let tenant = TenantId::new("a").unwrap();
+        let all = state.events(&tenant, "k", Timestamp::from_micros(0), Timestamp::from_micros(i64::MAX));
+        assert_eq!(all.iter().map(|e| e.event_id).collect::<Vec<_>>(), [first.event_id, second.event_id]);
+    }
+}

@@ -1,0 +1,253 @@
+//! The laws as properties over small random logs: L-REPLAY (live equals replay) and L-TENANT (no tenant reaches another's matches).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use aegis_detect::{Engine, EngineConfig, RuleSet, TickOutput};
+use aegis_model::{Alert, DataAccess, Decision, Destination, EventKind, ManualClock, SecurityEvent, TenantId, Timestamp};
+use proptest::prelude::*;
+
+const START: i64 = 1_767_225_600_000_000;
+
+/// Rules of every shape, with windows that small logs fill.
+const RULES: [(&str, &str, &str); 6] = [
+    ("stateless", "", "SELECT agent_id, event_id FROM events WHERE decision = 'deny'"),
+    (
+        "sliding",
+        "",
+        "SELECT agent_id, count(*) OVER w AS n, array_agg(event_id) OVER w AS event_ids FROM events WHERE decision = 'deny' \
+         WINDOW w AS (PARTITION BY agent_id ORDER BY ts RANGE BETWEEN INTERVAL '10' SECOND PRECEDING AND CURRENT ROW) \
+         QUALIFY n >= 3",
+    ),
+    (
+        "sliding-suppressed",
+        "suppress: 7s\n",
+        "SELECT agent_id, event_id, count(*) OVER w AS n FROM events \
+         WINDOW w AS (PARTITION BY agent_id ORDER BY ts RANGE BETWEEN INTERVAL '10' SECOND PRECEDING AND CURRENT ROW) QUALIFY n = 2",
+    ),
+    (
+        // Keyed by something that does not split the state, and a late event can take a match away.
+        "sliding-one-bucket",
+        "",
+        "SELECT tool AS agent_id, event_id FROM (SELECT *, count(*) OVER \
+         (PARTITION BY run_id ORDER BY ts RANGE BETWEEN INTERVAL '5' SECOND PRECEDING AND CURRENT ROW) AS n FROM events) WHERE n = 1",
+    ),
+    (
+        "stepped-group",
+        "suppress: 4s\n",
+        "SELECT agent_id, array_agg(event_id) AS event_ids FROM events WHERE decision = 'deny' GROUP BY agent_id HAVING count(*) >= 2",
+    ),
+    (
+        "stepped-absence",
+        "",
+        "SELECT agent_id, event_id FROM events w WHERE decision = 'allow' AND NOT EXISTS \
+         (SELECT 1 FROM events d WHERE d.agent_id = w.agent_id AND d.decision = 'deny')",
+    ),
+];
+
+fn rule_text(index: usize) -> String {
+    let (name, extra, query) = RULES[index];
+    format!(
+        "/* rule\nid: T-{index}\nname: {name}\nversion: 1\nseverity: low\nwindow: 10s\nkey: [agent_id]\nmode: active\nrequires: any\n{extra}\
+         owner: soc\ndescription: d\nfalse_positives: none\nchangelog:\n  - {{version: 1, date: 2026-11-22, note: first}}\n*/\n{query}\n"
+    )
+}
+
+fn rules() -> RuleSet {
+    RuleSet::from_texts((0..RULES.len()).map(|i| (format!("{i}/rule.sql").into(), rule_text(i)))).unwrap()
+}
+
+fn engine() -> Engine {
+    let mut config = EngineConfig::new(Arc::new(ManualClock::new(Timestamp::from_micros(START))));
+    config.lateness_s = 6;
+    Engine::new(rules(), config)
+}
+
+/// One event of a random log: how far time has moved, how late it comes, and what it says.
+#[derive(Clone, Debug)]
+struct Step {
+    forward: i64,
+    late: i64,
+    tenant: u8,
+    agent: u8,
+    deny: bool,
+    repeat: bool,
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    (0..4i64, prop_oneof![3 => Just(0i64), 2 => 0..9i64], 0..2u8, 0..2u8, any::<bool>(), prop::bool::weighted(0.1))
+        .prop_map(|(forward, late, tenant, agent, deny, repeat)| Step { forward, late, tenant, agent, deny, repeat })
+}
+
+fn log_of(steps: &[Step]) -> Vec<SecurityEvent> {
+    let mut second = 100;
+    let mut log: Vec<SecurityEvent> = Vec::new();
+    for (index, step) in steps.iter().enumerate() {
+        second += step.forward;
+        if step.repeat
+            && let Some(last) = log.last().cloned()
+        {
+            log.push(last);
+            continue;
+        }
+        let tenant = TenantId::new(["a", "b"][usize::from(step.tenant)]).unwrap();
+        let ts = Timestamp::from_micros(START + (second - step.late) * 1_000_000);
+        let mut event = SecurityEvent::new(tenant, "edge", "edge", EventKind::AuthorizeDecision, ts);
+        // The same ids in both tenants: nothing but the tenant may keep them apart.
+        event.event_id = uuid::Uuid::from_u128(index as u128 + 1);
+        event.agent_id = Some(format!("agent-{}", step.agent));
+        event.tool = Some(format!("tool-{}", step.agent));
+        event.run_id = Some(format!("run-{}", step.late % 2));
+        event.decision = Some(if step.deny { Decision::Deny } else { Decision::Allow });
+        event.data_access = Some(if step.deny { DataAccess::Sensitive } else { DataAccess::None });
+        event.destination = Some(Destination::External);
+        event.bus_ts = Some(Timestamp::from_micros(START + second * 1_000_000));
+        log.push(event);
+    }
+    log
+}
+
+#[derive(Default)]
+struct Standing {
+    emitted: BTreeSet<String>,
+    retracted: BTreeSet<String>,
+    alerts: Vec<Alert>,
+}
+
+impl Standing {
+    fn take(&mut self, output: TickOutput) {
+        assert!(output.quarantined.is_empty(), "{:?}", output.quarantined);
+        for alert in output.alerts {
+            assert!(!self.retracted.contains(&alert.alert_id), "a retracted alert came back");
+            self.emitted.insert(alert.alert_id.clone());
+            self.alerts.push(alert);
+        }
+        for retraction in output.retractions {
+            assert!(self.emitted.contains(&retraction.alert_id), "retracted, but never emitted");
+            assert!(self.retracted.insert(retraction.alert_id), "retracted twice");
+        }
+    }
+
+    fn ids(&self) -> BTreeSet<(String, String)> {
+        let stands = |a: &&Alert| !self.retracted.contains(&a.alert_id);
+        self.alerts.iter().filter(stands).map(|a| (a.rule_name.clone(), a.alert_id.clone())).collect()
+    }
+}
+
+fn run(log: &[SecurityEvent], cuts: &[usize]) -> BTreeSet<(String, String)> {
+    let mut engine = engine();
+    let mut standing = Standing::default();
+    let mut from = 0;
+    for cut in cuts.iter().copied().chain([log.len()]) {
+        if cut > from {
+            standing.take(engine.tick(log[from..cut].to_vec()));
+            from = cut;
+        }
+    }
+    standing.take(engine.finish());
+    standing.ids()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn l_replay_any_batching_finds_the_same_alerts(
+        steps in prop::collection::vec(any_step(), 1..40),
+        mut cuts in prop::collection::vec(0..40usize, 0..12),
+    ) {
+        let log = log_of(&steps);
+        cuts.retain(|c| *c <= log.len());
+        cuts.sort_unstable();
+        let at_once = run(&log, &[]);
+        prop_assert_eq!(&run(&log, &cuts), &at_once);
+        let each: Vec<usize> = (0..log.len()).collect();
+        prop_assert_eq!(&run(&log, &each), &at_once);
+    }
+
+    #[test]
+    fn l_replay_a_restart_from_a_checkpoint_finds_the_same_alerts(
+        steps in prop::collection::vec(any_step(), 2..40),
+        stop in 0..40usize,
+        written in 0..40usize,
+    ) {
+        let log = log_of(&steps);
+        // The checkpoint was written at `written`; the process went on to `stop` and was killed there.
+        let written = written % log.len();
+        let stop = written + stop % (log.len() - written + 1);
+        let mut first = engine();
+        let mut standing = Standing::default();
+        let mut taken = Vec::new();
+        for event in &log[..written] {
+            let output = first.tick(vec![event.clone()]);
+            if output.late.is_empty() {
+                taken.push(event.clone());
+            }
+            standing.take(output);
+        }
+        let checkpoint = serde_json::to_string(&first.checkpoint()).unwrap();
+        // What the windows still need: a rule was shown it, and it is not older than the horizon.
+        taken.retain(|e| first.horizon(&e.tenant_id).is_none_or(|horizon| e.ts >= horizon));
+        let lost = first.tick(log[written..stop].to_vec());
+
+        let mut second = engine();
+        second.restore(serde_json::from_str(&checkpoint).unwrap(), taken).unwrap();
+        let again = second.tick(log[written..stop].to_vec());
+        let ids = |o: &TickOutput| o.alerts.iter().map(|a| a.alert_id.clone()).collect::<BTreeSet<_>>();
+        prop_assert_eq!(ids(&lost), ids(&again), "a replayed part raises the alerts it raised before");
+        standing.take(again);
+        standing.take(second.tick(log[stop..].to_vec()));
+        standing.take(second.finish());
+        prop_assert_eq!(standing.ids(), run(&log, &[]));
+    }
+
+    #[test]
+    fn l_tenant_one_run_over_all_is_the_union_of_the_runs_over_each(steps in prop::collection::vec(any_step(), 1..40)) {
+        let log = log_of(&steps);
+        let mut union = BTreeSet::new();
+        for tenant in ["a", "b"] {
+            let own: Vec<SecurityEvent> = log.iter().filter(|e| e.tenant_id.as_str() == tenant).cloned().collect();
+            union.extend(run(&own, &[]));
+        }
+        prop_assert_eq!(run(&log, &[]), union);
+    }
+}
+
+#[test]
+fn the_laws_are_not_kept_by_silence() {
+    let steps: Vec<Step> = (0..30)
+        .map(|i| Step { forward: 2, late: if i % 7 == 3 { 5 } else { 0 }, tenant: 0, agent: 0, deny: i % 3 != 0, repeat: false })
+        .collect();
+    let fired: BTreeSet<String> = run(&log_of(&steps), &[]).into_iter().map(|(rule, _)| rule).collect();
+    let all: BTreeSet<String> = RULES.iter().map(|r| r.0.to_owned()).filter(|r| r != "stepped-absence").collect();
+    assert!(fired.is_superset(&all), "{fired:?}");
+}
+
+#[test]
+fn a_late_event_that_contradicts_a_match_retracts_its_alert() {
+    let at = |second: i64, id: u128, bus: i64| {
+        let ts = Timestamp::from_micros(START + second * 1_000_000);
+        let mut event = SecurityEvent::new(TenantId::new("a").unwrap(), "edge", "edge", EventKind::AuthorizeDecision, ts);
+        event.event_id = uuid::Uuid::from_u128(id);
+        event.agent_id = Some("agent".into());
+        event.bus_ts = Some(Timestamp::from_micros(START + bus * 1_000_000));
+        event
+    };
+    let with = |decision: Decision, mut event: SecurityEvent| {
+        event.decision = Some(decision);
+        event
+    };
+    let mut engine = engine();
+    // An allowed call without a deny before it is a match of `stepped-absence`; then the deny before it arrives.
+    let first = engine.tick(vec![with(Decision::Allow, at(100, 1, 100))]);
+    let alert = first.alerts.iter().find(|a| a.rule_name == "stepped-absence").expect("the match").alert_id.clone();
+    let second = engine.tick(vec![with(Decision::Deny, at(98, 2, 101))]);
+    assert!(second.retractions.is_empty(), "it could still come back, so it is not retracted yet");
+    // Time passes, and with it every event that could bring the match back.
+    let third = engine.tick(vec![with(Decision::Deny, at(140, 3, 140))]);
+    assert!(third.retractions.iter().any(|r| r.alert_id == alert), "{third:?}");
+    // What comes now for that time is late, and says so.
+    let fourth = engine.tick(vec![with(Decision::Allow, at(101, 4, 141))]);
+    assert_eq!(fourth.late.len(), 1);
+    assert!(fourth.alerts.is_empty());
+}

@@ -1,0 +1,237 @@
+//! What a rule may not do is refused when it loads, with a code and a line.
+
+use aegis_detect::{RuleCode, RuleError, RuleSet, Shape};
+
+/// A rule with this much of a header changed, and this query.
+fn rule(extra: &str, query: &str) -> String {
+    format!(
+        "/* rule\nid: T-1\nname: t\nversion: 1\nseverity: low\nwindow: 60s\nkey: [agent_id]\nmode: active\n{extra}owner: soc\n\
+         description: d\nfalse_positives: none\nchangelog:\n  - {{version: 1, date: 2026-11-22, note: first}}\n*/\n{query}\n"
+    )
+}
+
+fn load(text: String) -> Result<RuleSet, RuleError> {
+    RuleSet::from_texts([("t/rule.sql".into(), text)]).map_err(|mut e| e.0.remove(0))
+}
+
+fn refused(extra: &str, query: &str) -> RuleError {
+    match load(rule(extra, query)) {
+        Ok(_) => panic!("accepted: {query}"),
+        Err(error) => error,
+    }
+}
+
+const CONTAINS: &str = "respond: [freeze_agent]\n";
+/// Lines of the header of `rule("", …)`.
+const HEADER_LINES: u64 = 14;
+
+#[test]
+fn every_forbidden_thing_has_its_code_and_its_place() {
+    let cases: &[(&str, &str, RuleCode, At)] = &[
+        ("", "SELECT agent_id, event_id FROM events WHERE ts > now()", RuleCode::RuleFunction, At::Word("now")),
+        (
+            "",
+            "SELECT agent_id, event_id FROM events\nWHERE ts > current_timestamp",
+            RuleCode::RuleFunction,
+            At::Word("current_timestamp"),
+        ),
+        ("", "SELECT agent_id, event_id, current_date() d FROM events", RuleCode::RuleFunction, At::Word("current_date")),
+        ("", "SELECT agent_id, event_id FROM events WHERE random() < 0.5", RuleCode::RuleFunction, At::Word("random")),
+        ("", "SELECT agent_id, event_id, uuid() u FROM events", RuleCode::RuleFunction, At::Word("uuid")),
+        (
+            "",
+            "SELECT agent_id, event_id FROM events WHERE agent_id IN (SELECT agent_id FROM events WHERE ts > now())",
+            RuleCode::RuleFunction,
+            At::Any,
+        ),
+        ("", "SELECT agent_id, event_id FROM events WHERE frobnicate(agent_id)", RuleCode::RuleFunction, At::Word("frobnicate")),
+        ("", "SELECT agent_id, event_id FROM alerts", RuleCode::RuleTable, At::Word("alerts")),
+        ("", "SELECT agent_id, event_id FROM information_schema.tables", RuleCode::RuleTable, At::Any),
+        ("", "SELECT 'a' AS agent_id, 'b' AS event_id", RuleCode::RuleTable, At::Start),
+        ("", "SELECT agent_id, event_id FROM events, generate_series(1, 3)", RuleCode::RuleTable, At::Any),
+        ("", "INSERT INTO events SELECT * FROM events", RuleCode::RuleNotAQuery, At::Start),
+        ("", "DROP TABLE events", RuleCode::RuleNotAQuery, At::Start),
+        ("", "CREATE TABLE x AS SELECT * FROM events", RuleCode::RuleNotAQuery, At::Start),
+        ("", "COPY events TO '/tmp/x.csv'", RuleCode::RuleNotAQuery, At::Start),
+        ("", "SET datafusion.execution.batch_size = 1", RuleCode::RuleNotAQuery, At::Start),
+        ("", "EXPLAIN SELECT agent_id, event_id FROM events", RuleCode::RuleNotAQuery, At::Start),
+        ("", "SELECT agent_id, event_id FROM events; SELECT 1", RuleCode::RuleNotAQuery, At::Start),
+        ("", "", RuleCode::RuleNotAQuery, At::Any),
+        ("", "SELECT agent_id, event_id FRM events", RuleCode::RuleSql, At::Any),
+        ("", "SELECT agent_id,\n       event_id\nFROM events\nWHERE )", RuleCode::RuleSql, At::Word(")")),
+        ("", "SELECT agent_id, event_id, nosuch FROM events", RuleCode::RuleSql, At::Word("nosuch")),
+        (
+            "",
+            "SELECT * FROM events MATCH_RECOGNIZE (PARTITION BY agent_id ORDER BY ts PATTERN (a) DEFINE a AS true)",
+            RuleCode::RuleMatchRecognize,
+            At::Word("MATCH_RECOGNIZE"),
+        ),
+        (CONTAINS, "SELECT agent_id, event_id FROM events WHERE risk_score > 90", RuleCode::RuleScore, At::Word("risk_score")),
+        (
+            CONTAINS,
+            "SELECT agent_id, event_id FROM (SELECT *, risk_score * 2 AS s FROM events) WHERE s > 90",
+            RuleCode::RuleScore,
+            At::Any,
+        ),
+        (
+            CONTAINS,
+            "SELECT agent_id, event_id FROM events WHERE event_id IN (SELECT event_id FROM events e WHERE e.risk_score > 1)",
+            RuleCode::RuleScore,
+            At::Any,
+        ),
+        ("", "SELECT event_id FROM events", RuleCode::RuleKey, At::Header),
+        ("", "SELECT agent_id FROM events", RuleCode::RuleEvidence, At::Start),
+        ("", "SELECT agent_id, seq AS event_id FROM events", RuleCode::RuleEvidence, At::Any),
+        ("", "SELECT agent_id, event_id AS event_ids FROM events", RuleCode::RuleEvidence, At::Any),
+        (CONTAINS, "SELECT run_id AS agent_id, event_id FROM events", RuleCode::RuleCallerKey, At::Any),
+        (CONTAINS, "SELECT coalesce(agent_id, run_id) AS agent_id, event_id FROM events", RuleCode::RuleCallerKey, At::Any),
+        (CONTAINS, "SELECT tool AS agent_id, event_id FROM events", RuleCode::RuleCallerKey, At::Any),
+        (
+            CONTAINS,
+            "SELECT agent_id, event_id FROM (SELECT user_id AS agent_id, event_id FROM events)",
+            RuleCode::RuleCallerKey,
+            At::Any,
+        ),
+        (
+            "",
+            "SELECT agent_id, event_id FROM events QUALIFY count(*) OVER (PARTITION BY agent_id ORDER BY ts RANGE BETWEEN INTERVAL '61' SECOND PRECEDING AND CURRENT ROW) > 1",
+            RuleCode::RuleWindow,
+            At::Any,
+        ),
+        (
+            "",
+            "SELECT agent_id, event_id FROM events QUALIFY row_number() OVER (PARTITION BY agent_id ORDER BY ts) = 1",
+            RuleCode::RuleOrder,
+            At::Any,
+        ),
+        (
+            "",
+            "SELECT agent_id, event_id FROM events QUALIFY lag(kind) OVER (PARTITION BY agent_id ORDER BY ts) = 'x'",
+            RuleCode::RuleOrder,
+            At::Any,
+        ),
+        (
+            "",
+            "SELECT agent_id, event_id FROM events QUALIFY count(*) OVER (ORDER BY ts ROWS BETWEEN 3 PRECEDING AND CURRENT ROW) > 1",
+            RuleCode::RuleOrder,
+            At::Any,
+        ),
+        ("", "SELECT agent_id, event_id FROM events ORDER BY ts LIMIT 1", RuleCode::RuleUnsupported, At::Any),
+        (
+            "",
+            "SELECT agent_id, event_id FROM events UNION ALL SELECT agent_id, event_id FROM events",
+            RuleCode::RuleUnsupported,
+            At::Any,
+        ),
+        ("", "SELECT agent_id, event_id FROM events WHERE ts = (SELECT max(ts) FROM events)", RuleCode::RuleUnsupported, At::Any),
+        ("", "SELECT agent_id, $1 AS event_id FROM events", RuleCode::RuleUnsupported, At::Any),
+    ];
+    let mut wrong = Vec::new();
+    for (extra, query, code, at) in cases {
+        let error = match load(rule(extra, query)) {
+            Err(error) => error,
+            Ok(_) => {
+                wrong.push(format!("accepted, should be {code}: {query}"));
+                continue;
+            }
+        };
+        let header = HEADER_LINES + extra.lines().count() as u64;
+        let place = error.place.map(|p| (p.line, p.column));
+        let as_expected = match at {
+            At::Any => true,
+            At::Header => place.is_some_and(|(line, _)| line <= header),
+            At::Start => place == Some((header + 1, 1)),
+            At::Word(word) => {
+                let before = &query[..query.find(word).unwrap()];
+                let line = header + 1 + before.matches('\n').count() as u64;
+                let column = before.rsplit('\n').next().unwrap().len() as u64 + 1;
+                place == Some((line, column))
+            }
+        };
+        if error.code != *code || !as_expected {
+            wrong.push(format!("should be {code} at {at:?}: {query}\n    is {error}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Where an error must point.
+#[derive(Debug)]
+enum At {
+    Word(&'static str),
+    Start,
+    Header,
+    Any,
+}
+
+#[test]
+fn what_is_allowed_loads_in_the_shape_that_fits() {
+    for (query, shape) in [
+        ("SELECT agent_id, event_id FROM events WHERE risk_score > 90", Shape::Stateless),
+        ("SELECT * FROM events", Shape::Stateless),
+        ("SELECT agent_id, event_id FROM events e ORDER BY ts", Shape::Stateless),
+        (
+            "SELECT agent_id, event_id FROM events QUALIFY count(*) OVER (PARTITION BY agent_id ORDER BY ts \
+             RANGE BETWEEN INTERVAL '1' MINUTE PRECEDING AND CURRENT ROW) > 3",
+            Shape::Sliding,
+        ),
+        (
+            // Two frames on top of each other look back further than the window: each instant is run alone.
+            "SELECT agent_id, event_id FROM (SELECT *, count(*) OVER (PARTITION BY agent_id ORDER BY ts RANGE BETWEEN INTERVAL '40' \
+             SECOND PRECEDING AND CURRENT ROW) c FROM events) QUALIFY max(c) OVER (PARTITION BY agent_id ORDER BY ts RANGE BETWEEN \
+             INTERVAL '40' SECOND PRECEDING AND CURRENT ROW) > 3",
+            Shape::Stepped,
+        ),
+        (
+            // Descending time turns PRECEDING into the future.
+            "SELECT agent_id, event_id FROM events QUALIFY count(*) OVER (PARTITION BY agent_id ORDER BY ts DESC \
+             RANGE BETWEEN INTERVAL '1' MINUTE PRECEDING AND CURRENT ROW) > 3",
+            Shape::Stepped,
+        ),
+        ("SELECT agent_id, array_agg(event_id) AS event_ids FROM events GROUP BY agent_id HAVING count(*) > 2", Shape::Stepped),
+        (
+            "SELECT a.agent_id, make_array(a.event_id, b.event_id) AS event_ids FROM events a JOIN events b \
+             ON a.agent_id = b.agent_id AND a.ts < b.ts WHERE a.kind = 'tool_attempt' AND b.kind = 'tool_outcome'",
+            Shape::Stepped,
+        ),
+        (
+            "SELECT agent_id, event_id FROM events w WHERE kind = 'tool_attempt' AND NOT EXISTS \
+             (SELECT 1 FROM events d WHERE d.agent_id = w.agent_id AND d.kind = 'authorize_decision')",
+            Shape::Stepped,
+        ),
+        (
+            "SELECT agent_id, event_id FROM events QUALIFY row_number() OVER (PARTITION BY agent_id ORDER BY ts, event_id) = 3",
+            Shape::Stepped,
+        ),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("rule.sql");
+        std::fs::write(&file, rule("", query)).unwrap();
+        match aegis_detect::lint_file(&file) {
+            Ok(lint) => assert_eq!(lint.shape, shape, "{query}\n{}", lint.plan),
+            Err(error) => panic!("{query}\n{error}"),
+        }
+    }
+}
+
+#[test]
+fn a_containing_rule_may_select_everything_and_still_has_no_score() {
+    assert!(load(rule(CONTAINS, "SELECT * FROM events WHERE decision = 'deny'")).is_ok());
+}
+
+#[test]
+fn two_rules_with_one_id_are_refused() {
+    let text = rule("", "SELECT agent_id, event_id FROM events");
+    let errors = RuleSet::from_texts([("a/rule.sql".into(), text.clone()), ("b/rule.sql".into(), text)]).unwrap_err();
+    assert!(errors.0.iter().all(|e| e.code == RuleCode::RuleDuplicate), "{errors}");
+}
+
+#[test]
+fn an_error_reads_well() {
+    let error = refused("", "SELECT agent_id, event_id FROM events WHERE ts > now()");
+    assert_eq!(
+        error.to_string(),
+        "t/rule.sql:15:50: RULE_FUNCTION: `now()` is not decided by the events alone\n  \
+         hint: a rule has no clock and no chance: use `ts`, and RANGE frames or differences of `ts`"
+    );
+}

@@ -1,0 +1,49 @@
+//! The shipped rules load, pass their own tests, and run in the way that is cheap.
+
+use std::path::PathBuf;
+
+use aegis_detect::{RuleSet, Shape, lint_file, testing::run_rule_tests};
+use aegis_model::RuleMode;
+
+fn rules_dir() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../rules")
+}
+
+#[test]
+fn every_shipped_rule_passes_its_tests() {
+    let report = run_rule_tests(&rules_dir()).unwrap();
+    assert!(report.ok(), "{report}");
+}
+
+#[test]
+fn the_rules_in_the_binary_are_those_in_the_folder() {
+    let compiled: Vec<String> = RuleSet::shipped().unwrap().rules().map(|r| r.hash.clone()).collect();
+    let on_disk: Vec<String> = RuleSet::load_dir(&rules_dir()).unwrap().rules().map(|r| r.hash.clone()).collect();
+    assert_eq!(compiled, on_disk);
+}
+
+#[test]
+fn every_shipped_rule_has_a_runbook_and_is_active() {
+    for rule in RuleSet::shipped().unwrap().rules() {
+        let runbook = rule.header.runbook.as_deref().expect("a runbook");
+        assert!(rules_dir().join("..").join(runbook).is_file(), "{runbook}");
+        assert_eq!(rule.header.mode, RuleMode::Active);
+    }
+}
+
+#[test]
+fn shipped_rules_touch_only_the_keys_that_changed() {
+    for (name, shape) in [
+        ("confused-deputy", Shape::Stateless),
+        ("deny-storm", Shape::Sliding),
+        ("read-sensitive-then-exfil", Shape::Sliding),
+        ("receipt-chain-broken", Shape::Stateless),
+        ("approve-then-swap", Shape::Stateless),
+    ] {
+        let lint = lint_file(&rules_dir().join(name).join("rule.sql")).unwrap();
+        assert_eq!(lint.shape, shape, "{name}:\n{}", lint.plan);
+        if shape == Shape::Sliding {
+            assert_eq!(lint.split_by, ["agent_id"], "{name}");
+        }
+    }
+}

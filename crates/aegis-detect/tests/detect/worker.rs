@@ -1,0 +1,224 @@
+//! The worker on the real embedded bus, over events that a real ledger sealed.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aegis_bus::{Bus, EmbeddedBus, EmbeddedLimits, Message, Stream, subject};
+use aegis_detect::{CONSUMER, RuleSet, Worker, WorkerConfig, WorkerStats};
+use aegis_keys::{KeyRing, SigningKey};
+use aegis_ledger::{Draft, Ledger, LedgerConfig};
+use aegis_model::{Alert, Clock, Decision, EventKind, Phase, SecurityEvent, SystemClock, TenantId};
+use serde_json::Value;
+use tokio::time::Instant;
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A ledger, a bus, and what stands between them.
+struct Line {
+    ledger: Ledger,
+    bus: Arc<EmbeddedBus>,
+    key: SigningKey,
+    clock: Arc<dyn Clock>,
+    read: i64,
+}
+
+impl Line {
+    async fn open(folder: &Path) -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let key = SigningKey::from_seed(&[7; 32]);
+        let config = LedgerConfig::new(folder.join("ledger.db"), "edge-1", "edge");
+        let ledger = Ledger::open(config, key.clone(), Arc::clone(&clock)).await.unwrap();
+        let bus = EmbeddedBus::open(&folder.join("bus.db"), EmbeddedLimits::default(), Arc::clone(&clock)).await.unwrap();
+        Self { ledger, bus, key, clock, read: 0 }
+    }
+
+    fn worker(&self) -> Worker {
+        let ring = KeyRing::new([self.key.verifying_key()]);
+        let mut config = WorkerConfig::new(Arc::clone(&self.clock));
+        config.checkpoint_ms = 50;
+        let bus: Arc<dyn Bus> = Arc::clone(&self.bus) as Arc<dyn Bus>;
+        Worker::spawn(bus, ring, RuleSet::shipped().unwrap(), Arc::clone(&self.clock), config).unwrap()
+    }
+
+    /// Seals denied calls of an agent, and answers what the ledger wants shipped.
+    async fn seal_denies(&mut self, tenant: &str, agent: &str, count: usize) -> Vec<Value> {
+        for _ in 0..count {
+            let tenant = TenantId::new(tenant).unwrap();
+            let mut event = SecurityEvent::new(tenant, "edge-1", "edge", EventKind::AuthorizeDecision, self.clock.now());
+            event.agent_id = Some(agent.into());
+            event.decision = Some(Decision::Deny);
+            event.mutates_state = Some(false);
+            event.reason = Some("denied".into());
+            self.ledger.submit(Draft::new(event, Phase::Decision)).await.unwrap();
+        }
+        let items = self.ledger.read_outbox(self.read, 1000).await.unwrap();
+        self.read = items.last().map_or(self.read, |i| i.row);
+        items.iter().map(|i| serde_json::from_str(&i.sealed.wire).unwrap()).collect()
+    }
+
+    async fn publish(&self, wires: &[Value]) {
+        let messages = wires.iter().map(|wire| {
+            let event: SecurityEvent = serde_json::from_value(wire.clone()).unwrap();
+            Message::new(subject::ase(&event.tenant_id, event.kind), wire.to_string())
+        });
+        for result in self.bus.publish(Stream::Ase, messages.collect()).await {
+            result.unwrap();
+        }
+    }
+
+    /// Waits until the worker has taken everything that is in the stream.
+    async fn caught_up(&self, worker: &Worker) -> WorkerStats {
+        let last = self.bus.last_seq(Stream::Ase).await.unwrap();
+        let start = Instant::now();
+        loop {
+            let stats = worker.stats();
+            if stats.position >= last && stats.ready {
+                return stats;
+            }
+            assert!(start.elapsed() < DEADLINE, "the worker stands at {} of {last}: {:?}", stats.position, stats.trouble);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn read_stream(&self, stream: Stream, filter: &str) -> Vec<Value> {
+        let mut subscription = self.bus.subscribe(stream, filter, 0).await.unwrap();
+        let delivered = subscription.next_batch(1000, Duration::from_millis(50)).await.unwrap();
+        delivered.iter().map(|d| serde_json::from_slice(&d.payload).unwrap()).collect()
+    }
+
+    /// The alerts on the bus, once as many as expected are there.
+    async fn alerts(&self, expected: usize) -> Vec<Alert> {
+        let start = Instant::now();
+        loop {
+            let alerts = self.read_stream(Stream::Alerts, "alert.>").await;
+            if alerts.len() >= expected || start.elapsed() > DEADLINE {
+                assert_eq!(alerts.len(), expected, "{alerts:#?}");
+                return alerts.into_iter().map(|a| serde_json::from_value(a).unwrap()).collect();
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn sealed_denies_become_one_alert_with_their_receipts() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut line = Line::open(folder.path()).await;
+    let worker = line.worker();
+    let wires = line.seal_denies("acme", "prober", 6).await;
+    line.publish(&wires).await;
+    // The shipper may send again what it is not sure of: a lane's place counts once.
+    line.publish(&wires).await;
+    let stats = line.caught_up(&worker).await;
+    let alerts = line.alerts(1).await;
+    assert_eq!(alerts[0].rule_name, "deny-storm");
+    assert_eq!(alerts[0].key["agent_id"], "prober");
+    assert_eq!(alerts[0].respond, ["freeze_agent"]);
+    assert_eq!((alerts[0].event_ids.len(), alerts[0].receipt_hashes.len()), (5, 5));
+    assert_eq!((stats.broken, stats.malformed), (0, 0));
+    assert_eq!(stats.repeated, wires.len() as u64);
+    assert_eq!(stats.verified, wires.len() as u64);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn an_altered_event_breaks_the_chain_and_freezes_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut line = Line::open(folder.path()).await;
+    let worker = line.worker();
+    let mut wires = line.seal_denies("acme", "victim", 5).await;
+    let altered = wires.last_mut().unwrap();
+    altered["agent_id"] = "somebody-else".into();
+    line.publish(&wires).await;
+    line.caught_up(&worker).await;
+    let alerts = line.alerts(1).await;
+    assert_eq!(alerts[0].rule_name, "receipt-chain-broken");
+    assert_eq!(alerts[0].key["chain"], wires[1]["lane"]);
+    assert!(alerts[0].respond.is_empty());
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn forged_denies_without_a_receipt_freeze_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let line = Line::open(folder.path()).await;
+    let worker = line.worker();
+    let forged: Vec<Value> = (0..6)
+        .map(|_| {
+            let tenant = TenantId::new("acme").unwrap();
+            let mut event = SecurityEvent::new(tenant, "edge-9", "edge", EventKind::AuthorizeDecision, line.clock.now());
+            event.agent_id = Some("victim".into());
+            event.decision = Some(Decision::Deny);
+            event.verified = true;
+            serde_json::to_value(event).unwrap()
+        })
+        .collect();
+    line.publish(&forged).await;
+    line.caught_up(&worker).await;
+    let alerts = line.alerts(1).await;
+    assert_eq!(
+        (alerts[0].rule_name.as_str(), &alerts[0].fields["failure"]),
+        ("receipt-chain-broken", &Value::from("missing_receipt"))
+    );
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_restart_goes_on_with_its_windows_and_repeats_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut line = Line::open(folder.path()).await;
+    let first_part = line.seal_denies("acme", "prober", 3).await;
+    let worker = line.worker();
+    line.publish(&first_part).await;
+    let stats = line.caught_up(&worker).await;
+    assert_eq!(stats.alerts, 0);
+    worker.stop().await;
+    assert!(line.bus.consumer_position(Stream::Ase, CONSUMER).await.unwrap() < 3, "the window still needs its events");
+
+    // Two more while nobody listens: only together with the three from before are they a storm.
+    let second_part = line.seal_denies("acme", "prober", 2).await;
+    line.publish(&second_part).await;
+    let worker = line.worker();
+    let stats = line.caught_up(&worker).await;
+    assert_eq!(stats.events, 2, "what the checkpoint counts is not taken again");
+    assert_eq!(stats.broken, 0, "the lane heads came back with the checkpoint");
+    let alerts = line.alerts(1).await;
+    let first_deny = first_part.iter().find(|w| w["kind"] == "authorize_decision").unwrap();
+    assert_eq!(alerts[0].event_ids[0].to_string(), first_deny["event_id"].as_str().unwrap());
+    worker.stop().await;
+
+    // Started without its checkpoint's help it would find the same: the alert's id is there already.
+    let worker = line.worker();
+    line.caught_up(&worker).await;
+    line.alerts(1).await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn malformed_messages_are_set_aside_and_the_rest_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut line = Line::open(folder.path()).await;
+    let wires = line.seal_denies("acme", "prober", 5).await;
+    let tenant = TenantId::new("acme").unwrap();
+    let own = subject::ase(&tenant, EventKind::AuthorizeDecision);
+    let foreign = subject::ase(&TenantId::new("other").unwrap(), EventKind::AuthorizeDecision);
+    let bad = vec![
+        Message::new(own.clone(), "not json"),
+        Message::new(own.clone(), r#"{"event_id": 1, "event_id": 2}"#),
+        Message::new(own, r#"{"kind": "authorize_decision"}"#),
+        Message::new(foreign, wires.last().unwrap().to_string()),
+    ];
+    for result in line.bus.publish(Stream::Ase, bad).await {
+        result.unwrap();
+    }
+    let worker = line.worker();
+    line.publish(&wires).await;
+    let stats = line.caught_up(&worker).await;
+    assert_eq!(stats.malformed, 4);
+    line.alerts(1).await;
+    let dead = line.read_stream(Stream::Dlq, "dlq.>").await;
+    assert_eq!(dead.len(), 4);
+    assert!(dead.iter().all(|d| !d["reason"].as_str().unwrap().is_empty()), "{dead:#?}");
+    assert!(dead[1]["reason"].as_str().unwrap().starts_with("duplicate_key"), "{dead:#?}");
+    worker.stop().await;
+}

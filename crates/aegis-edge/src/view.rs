@@ -1,0 +1,319 @@
+//! What an edge believes: registry, policies, settings and containment, each entry signed by control and monotonic.
+//! An entry that is badly signed, older than what is held, or unreadable changes nothing.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use aegis_keys::{KeyRing, verify_entry};
+use aegis_model::{
+    ActionRecord, ChannelRecord, ContainmentState, DataAccess, DefaultDecision, Destination, EntryKind, McpServerRecord,
+    ResourceRecord, RiskLevel, SignedEntry, TargetType, TenantId, TenantSettings, Timestamp, ToolRecord, Verdict,
+};
+use aegis_policy::{PolicyBundle, PolicySource, default_pack, github_pack};
+use parking_lot::{Mutex, RwLock};
+use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
+
+/// How many applied revisions are remembered for those who wait for one.
+const REMEMBERED_REVISIONS: usize = 8192;
+
+/// The prefix of a tool name that is an MCP server.
+pub(crate) const MCP_PREFIX: &str = "mcp:";
+
+/// What became of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// It holds now.
+    New,
+    /// This very revision held already.
+    Known,
+}
+
+/// Why an entry was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum RefusedEntry {
+    /// Not signed by a pinned control key.
+    #[error("signature: {0}")]
+    Signature(#[from] aegis_keys::KeyError),
+    /// Older than what is held.
+    #[error("revision {offered} of {kind} `{name}` is older than {held}, which is held")]
+    Older { kind: EntryKind, name: String, offered: i64, held: i64 },
+    /// Not what its kind says.
+    #[error("body of {kind} `{name}`: {reason}")]
+    Body { kind: EntryKind, name: String, reason: String },
+    /// The tenant's policies do not validate; the running ones stay.
+    #[error("policies: {0}")]
+    Policies(String),
+}
+
+/// One tenant's part of the view.
+#[derive(Clone, Debug, Default)]
+struct TenantView {
+    tools: HashMap<String, ToolRecord>,
+    actions: HashMap<String, HashMap<String, Arc<ActionRecord>>>,
+    mcp_servers: HashMap<String, Arc<McpServerRecord>>,
+    channels: HashMap<String, Arc<ChannelRecord>>,
+    resources: HashMap<String, Arc<ResourceRecord>>,
+    settings: Arc<TenantSettings>,
+    policy_text: Option<String>,
+    bundle: Option<Arc<PolicyBundle>>,
+    containment: HashMap<(TargetType, String), ContainmentState>,
+    revisions: HashMap<(EntryKind, String), i64>,
+}
+
+/// The facts of one call, looked up at once so that they belong together.
+#[derive(Clone, Debug)]
+pub(crate) struct CallFacts {
+    pub(crate) action: Option<Arc<ActionRecord>>,
+    pub(crate) mcp_server: Option<Arc<McpServerRecord>>,
+    pub(crate) resource: Option<Arc<ResourceRecord>>,
+    pub(crate) channel: Option<Arc<ChannelRecord>>,
+    pub(crate) bundle: Arc<PolicyBundle>,
+}
+
+/// The whole view of one edge.
+#[derive(Debug)]
+pub struct EdgeView {
+    ring: KeyRing,
+    base_bundle: Arc<PolicyBundle>,
+    packs: Vec<PolicySource>,
+    tenants: RwLock<HashMap<TenantId, Arc<RwLock<TenantView>>>>,
+    applied: Mutex<(HashSet<i64>, VecDeque<i64>)>,
+    changed: Notify,
+}
+
+impl EdgeView {
+    /// An empty view that believes keys of `ring`, with the shipped policy packs.
+    pub fn new(ring: KeyRing) -> Result<Self, aegis_policy::PolicyError> {
+        Self::with_packs(ring, vec![default_pack(), github_pack()])
+    }
+
+    /// An empty view with `packs` as the policies every tenant has. Packs that do not validate are an error: no start without policy.
+    pub fn with_packs(ring: KeyRing, packs: Vec<PolicySource>) -> Result<Self, aegis_policy::PolicyError> {
+        let base_bundle = Arc::new(PolicyBundle::load(&packs, &[])?);
+        Ok(Self { ring, base_bundle, packs, tenants: RwLock::default(), applied: Mutex::default(), changed: Notify::new() })
+    }
+
+    /// Checks an entry and makes it hold.
+    pub fn apply(&self, entry: &SignedEntry) -> Result<Applied, RefusedEntry> {
+        verify_entry(&self.ring, entry)?;
+        let tenant = self.tenant_or_new(&entry.tenant_id);
+        let key = (entry.kind, entry.name.clone());
+        let mut view = tenant.write();
+        let held = view.revisions.get(&key).copied().unwrap_or(0);
+        if entry.revision < held {
+            return Err(RefusedEntry::Older { kind: entry.kind, name: entry.name.clone(), offered: entry.revision, held });
+        }
+        if entry.revision == held {
+            drop(view);
+            self.note_applied(entry.revision);
+            return Ok(Applied::Known);
+        }
+        if matches!(entry.kind, EntryKind::Tool | EntryKind::McpServer | EntryKind::Policies) {
+            // INVARIANT: registry and bundle change together or not at all: no call sees an action without its policy schema,
+            // and an entry whose bundle does not validate leaves everything as it was.
+            let mut changed = view.clone();
+            apply_body(&mut changed, entry)?;
+            changed.bundle = Some(self.bundle_of(&changed)?);
+            *view = changed;
+        } else {
+            apply_body(&mut view, entry)?;
+        }
+        view.revisions.insert(key, entry.revision);
+        drop(view);
+        self.note_applied(entry.revision);
+        Ok(Applied::New)
+    }
+
+    /// Waits until the entry with this revision holds here.
+    pub async fn wait_applied(&self, revision: i64, timeout: std::time::Duration) -> bool {
+        let wait = async {
+            loop {
+                let changed = self.changed.notified();
+                if self.applied.lock().0.contains(&revision) {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        tokio::time::timeout(timeout, wait).await.is_ok()
+    }
+
+    pub(crate) fn settings(&self, tenant: &TenantId) -> Arc<TenantSettings> {
+        self.tenant(tenant).map(|t| t.read().settings.clone()).unwrap_or_default()
+    }
+
+    /// What containment says of a target at `now`.
+    pub(crate) fn verdict(&self, tenant: &TenantId, target_type: TargetType, target_id: &str, now: Timestamp) -> Verdict {
+        let Some(tenant) = self.tenant(tenant) else { return Verdict::Free };
+        let view = tenant.read();
+        if view.containment.is_empty() {
+            return Verdict::Free;
+        }
+        view.containment.get(&(target_type, target_id.to_owned())).map_or(Verdict::Free, |state| state.verdict_at(now))
+    }
+
+    pub(crate) fn facts(
+        &self,
+        tenant: &TenantId,
+        tool: &str,
+        action: &str,
+        resource: Option<&str>,
+        channel: Option<&str>,
+    ) -> CallFacts {
+        let nothing =
+            CallFacts { action: None, mcp_server: None, resource: None, channel: None, bundle: self.base_bundle.clone() };
+        let Some(tenant) = self.tenant(tenant) else { return nothing };
+        let view = tenant.read();
+        let mcp_server = tool.strip_prefix(MCP_PREFIX).and_then(|key| view.mcp_servers.get(key)).cloned();
+        CallFacts {
+            action: view.actions.get(tool).and_then(|actions| actions.get(action)).cloned(),
+            mcp_server,
+            resource: resource.and_then(|name| find_resource(&view.resources, name)),
+            channel: channel.and_then(|name| view.channels.get(name)).cloned(),
+            bundle: view.bundle.clone().unwrap_or_else(|| self.base_bundle.clone()),
+        }
+    }
+
+    fn bundle_of(&self, view: &TenantView) -> Result<Arc<PolicyBundle>, RefusedEntry> {
+        let mut sources = self.packs.clone();
+        if let Some(text) = view.policy_text.as_ref().filter(|text| !text.trim().is_empty()) {
+            sources.push(PolicySource { name: "tenant".to_owned(), text: text.clone() });
+        }
+        let tools: Vec<ToolRecord> = tools_with_mcp(&view.tools, &view.mcp_servers);
+        match PolicyBundle::load(&sources, &tools) {
+            Ok(bundle) => Ok(Arc::new(bundle)),
+            Err(error) => Err(RefusedEntry::Policies(error.to_string())),
+        }
+    }
+
+    fn tenant(&self, tenant: &TenantId) -> Option<Arc<RwLock<TenantView>>> {
+        self.tenants.read().get(tenant).cloned()
+    }
+
+    fn tenant_or_new(&self, tenant: &TenantId) -> Arc<RwLock<TenantView>> {
+        self.tenants.write().entry(tenant.clone()).or_default().clone()
+    }
+
+    fn note_applied(&self, revision: i64) {
+        let mut applied = self.applied.lock();
+        let (set, order) = &mut *applied;
+        if set.insert(revision) {
+            order.push_back(revision);
+        }
+        while order.len() > REMEMBERED_REVISIONS {
+            if let Some(oldest) = order.pop_front() {
+                set.remove(&oldest);
+            }
+        }
+        drop(applied);
+        self.changed.notify_waiters();
+    }
+}
+
+/// The resource itself, or what stands before its `#` (the repository of an issue).
+fn find_resource(resources: &HashMap<String, Arc<ResourceRecord>>, name: &str) -> Option<Arc<ResourceRecord>> {
+    resources.get(name).or_else(|| name.split_once('#').and_then(|(whole, _)| resources.get(whole))).cloned()
+}
+
+/// The registered tools, and for each MCP server a tool whose unregistered actions are taken at their most harmful.
+fn tools_with_mcp(tools: &HashMap<String, ToolRecord>, servers: &HashMap<String, Arc<McpServerRecord>>) -> Vec<ToolRecord> {
+    let mut all: HashMap<String, ToolRecord> = tools.clone();
+    for server in servers.values() {
+        let name = format!("{MCP_PREFIX}{}", server.key);
+        let tool = all.entry(name.clone()).or_insert_with(|| ToolRecord {
+            tool: name,
+            name: server.name.clone(),
+            default_risk: RiskLevel::Medium,
+            actions: Vec::new(),
+        });
+        for declared in &server.tools {
+            if !tool.actions.iter().any(|a| a.action == declared.name) {
+                tool.actions.push(unclassified_action(&declared.name));
+            }
+        }
+    }
+    let mut sorted: Vec<ToolRecord> = all.into_values().collect();
+    sorted.sort_by(|a, b| a.tool.cmp(&b.tool));
+    sorted
+}
+
+/// An MCP tool nobody has classified: it may change state and may send data outside.
+pub(crate) fn unclassified_action(name: &str) -> ActionRecord {
+    ActionRecord {
+        action: name.to_owned(),
+        description: None,
+        risk: RiskLevel::Medium,
+        mutates_state: true,
+        data_access: DataAccess::Internal,
+        destination: Destination::External,
+        target_parameter: None,
+        parameters: None,
+        approval_required: false,
+        default_decision: DefaultDecision::Policy,
+    }
+}
+
+fn apply_body(view: &mut TenantView, entry: &SignedEntry) -> Result<(), RefusedEntry> {
+    match entry.kind {
+        // The token says who an agent is; an edge has no use for the record.
+        EntryKind::Agent => {}
+        EntryKind::Tool => match read_body::<ToolRecord>(entry)? {
+            Some(tool) => {
+                let actions = tool.actions.iter().map(|a| (a.action.clone(), Arc::new(a.clone()))).collect();
+                view.actions.insert(entry.name.clone(), actions);
+                view.tools.insert(entry.name.clone(), tool);
+            }
+            None => {
+                view.actions.remove(&entry.name);
+                view.tools.remove(&entry.name);
+            }
+        },
+        EntryKind::McpServer => put(&mut view.mcp_servers, entry)?,
+        EntryKind::Channel => put(&mut view.channels, entry)?,
+        EntryKind::Resource => put(&mut view.resources, entry)?,
+        EntryKind::Settings => view.settings = Arc::new(read_body(entry)?.unwrap_or_default()),
+        EntryKind::Policies => {
+            let text = entry.body.get("policies").and_then(|p| p.as_str()).map(str::to_owned);
+            if !entry.deleted && text.is_none() {
+                return Err(refused_body(entry, "`policies` is missing"));
+            }
+            view.policy_text = text;
+        }
+        EntryKind::Containment => {
+            let Some(state) = read_body::<ContainmentState>(entry)? else {
+                return Err(refused_body(entry, "a containment state is released, never deleted"));
+            };
+            if state.tenant_id != entry.tenant_id || state.revision != entry.revision {
+                return Err(refused_body(entry, "state and envelope disagree"));
+            }
+            let key = (state.target_type, state.target_id.clone());
+            // The key is what the state says, so a name that lies about its target cannot release another.
+            let held = view.containment.get(&key).map_or(0, |s| s.revision);
+            if held > state.revision {
+                return Err(RefusedEntry::Older { kind: entry.kind, name: entry.name.clone(), offered: state.revision, held });
+            }
+            view.containment.insert(key, state);
+        }
+    }
+    Ok(())
+}
+
+fn put<T: DeserializeOwned>(map: &mut HashMap<String, Arc<T>>, entry: &SignedEntry) -> Result<(), RefusedEntry> {
+    match read_body(entry)? {
+        Some(record) => map.insert(entry.name.clone(), Arc::new(record)),
+        None => map.remove(&entry.name),
+    };
+    Ok(())
+}
+
+fn read_body<T: DeserializeOwned>(entry: &SignedEntry) -> Result<Option<T>, RefusedEntry> {
+    if entry.deleted {
+        return Ok(None);
+    }
+    serde_json::from_value(entry.body.clone()).map(Some).map_err(|error| refused_body(entry, &error.to_string()))
+}
+
+fn refused_body(entry: &SignedEntry, reason: &str) -> RefusedEntry {
+    RefusedEntry::Body { kind: entry.kind, name: entry.name.clone(), reason: reason.to_owned() }
+}

@@ -1,0 +1,226 @@
+//! The disk side of the writer: one transaction per batch, and what to believe when one fails. A COMMIT that gave an error may or
+//! may not have happened; the disk is asked before anything else is written.
+
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+
+use aegis_model::{EventId, TenantId, Timestamp};
+use sqlx::{Connection, SqliteConnection};
+
+use crate::LedgerError;
+use crate::config::TestHooks;
+use crate::error::is_duplicate;
+use crate::rows::write_batch;
+use crate::schema;
+use crate::seal::SealedBatch;
+use crate::stats::Counters;
+
+/// Bytes that a probe writes: more than any row needs, so that a disk with room for a few bytes only does not look well.
+const PROBE_BYTES: i64 = 128 << 10;
+
+/// Rows that one prune deletes at most: the writer waits for it.
+const PRUNE_ROWS: i64 = 4096;
+
+/// Why a batch is not known to be durable.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WriteError {
+    /// Nothing was written: an event already has a receipt.
+    #[error("an event already has a receipt")]
+    Duplicate,
+    /// Nothing was written.
+    #[error("{0}")]
+    Failed(String),
+    /// It may be on the disk, and the disk cannot be asked.
+    #[error("{0}; whether it was written is not known yet")]
+    InDoubt(String),
+}
+
+/// The writing connection.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    pub(crate) path: PathBuf,
+    pub(crate) connection: SqliteConnection,
+    /// The shipped position as the file has it.
+    pub(crate) shipped: i64,
+    pub(crate) hooks: TestHooks,
+}
+
+impl Disk {
+    pub(crate) fn shipped_is_behind(&self, counters: &Counters) -> bool {
+        counters.shipped_row.load(Ordering::Acquire) > self.shipped
+    }
+
+    /// Writes a batch and the shipped position in one transaction. `Ok` means that it is on the disk.
+    pub(crate) async fn write(
+        &mut self,
+        batch: Option<&SealedBatch>,
+        counters: &Counters,
+        now: Timestamp,
+    ) -> Result<(), WriteError> {
+        let shipped = counters.shipped_row.load(Ordering::Acquire);
+        if let Err(error) = self.fill_transaction(batch, shipped, now).await {
+            let _ = sqlx::query("ROLLBACK").execute(&mut self.connection).await;
+            return Err(if is_duplicate(&error) { WriteError::Duplicate } else { WriteError::Failed(error.to_string()) });
+        }
+        let mut answer = sqlx::query("COMMIT").execute(&mut self.connection).await.map(drop);
+        let fault = self.hooks.commit_fault.as_ref().map_or(0, |fault| fault.swap(0, Ordering::AcqRel));
+        if fault > 0 {
+            answer = Err(sqlx::Error::WorkerCrashed);
+        }
+        if let Err(error) = answer {
+            let durable = match batch {
+                Some(_) if fault > 1 => Err(LedgerError::Unavailable(error.to_string())),
+                Some(batch) => self.settle(batch.commit.commit_id).await,
+                None => Ok(false),
+            };
+            match durable {
+                Ok(true) => {}
+                Ok(false) => return Err(WriteError::Failed(error.to_string())),
+                Err(_) => return Err(WriteError::InDoubt(error.to_string())),
+            }
+        }
+        self.shipped = shipped;
+        Ok(())
+    }
+
+    async fn fill_transaction(&mut self, batch: Option<&SealedBatch>, shipped: i64, now: Timestamp) -> Result<(), sqlx::Error> {
+        self.apply_page_limit().await?;
+        sqlx::query("BEGIN IMMEDIATE").execute(&mut self.connection).await?;
+        if let Some(batch) = batch {
+            write_batch(&mut self.connection, batch).await?;
+        }
+        if shipped > self.shipped {
+            sqlx::query("UPDATE outbox_position SET shipped = ?").bind(shipped).execute(&mut self.connection).await?;
+            // Frozen actions hold raw parameters: those that were shipped and can no longer be approved have no use here.
+            sqlx::query("DELETE FROM approval_outbox WHERE row <= ? AND expires_at < ?")
+                .bind(shipped)
+                .bind(now.as_micros())
+                .execute(&mut self.connection)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// After a COMMIT that gave an error: true if the commit is there. A write of our own then makes sure that the log up to it
+    /// is synced, because the error may have been that sync's.
+    pub(crate) async fn settle(&mut self, commit_id: i64) -> Result<bool, LedgerError> {
+        let unavailable = |e: sqlx::Error| LedgerError::Unavailable(e.to_string());
+        let _ = sqlx::query("ROLLBACK").execute(&mut self.connection).await;
+        let found = match self.commit_exists(commit_id).await {
+            Ok(found) => found,
+            Err(_) => {
+                self.connection = schema::connect(&self.path).await.map_err(unavailable)?;
+                self.commit_exists(commit_id).await.map_err(unavailable)?
+            }
+        };
+        if found {
+            self.probe().await?;
+        }
+        Ok(found)
+    }
+
+    async fn commit_exists(&mut self, commit_id: i64) -> Result<bool, sqlx::Error> {
+        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM commits WHERE commit_id = ?")
+            .bind(commit_id)
+            .fetch_one(&mut self.connection)
+            .await?;
+        Ok(count > 0)
+    }
+
+    /// Tries a write of some size, which leaves nothing behind.
+    pub(crate) async fn probe(&mut self) -> Result<(), LedgerError> {
+        let probed = self.try_probe().await;
+        if probed.is_err() {
+            let _ = sqlx::query("ROLLBACK").execute(&mut self.connection).await;
+            if self.connection.ping().await.is_err()
+                && let Ok(fresh) = schema::connect(&self.path).await
+            {
+                self.connection = fresh;
+            }
+        }
+        probed.map_err(|e| LedgerError::Unavailable(e.to_string()))
+    }
+
+    async fn try_probe(&mut self) -> Result<(), sqlx::Error> {
+        self.apply_page_limit().await?;
+        sqlx::query("BEGIN IMMEDIATE").execute(&mut self.connection).await?;
+        sqlx::query("INSERT INTO write_probe (one, filler) VALUES (1, zeroblob(?))")
+            .bind(PROBE_BYTES)
+            .execute(&mut self.connection)
+            .await?;
+        sqlx::query("DELETE FROM write_probe").execute(&mut self.connection).await?;
+        sqlx::query("COMMIT").execute(&mut self.connection).await.map(drop)
+    }
+
+    async fn apply_page_limit(&mut self) -> Result<(), sqlx::Error> {
+        let Some(limit) = &self.hooks.page_limit else { return Ok(()) };
+        let pages = match limit.load(Ordering::Acquire) {
+            0 => u32::MAX - 1,
+            pages => pages,
+        };
+        let pragma = format!("PRAGMA max_page_count = {pages}");
+        sqlx::query(sqlx::AssertSqlSafe(pragma)).execute(&mut self.connection).await.map(drop)
+    }
+
+    pub(crate) async fn has_receipt(&mut self, tenant: &TenantId, event_id: EventId) -> Result<bool, sqlx::Error> {
+        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM receipts WHERE tenant_id = ? AND event_id = ?")
+            .bind(tenant.as_str())
+            .bind(event_id.as_bytes().as_slice())
+            .fetch_one(&mut self.connection)
+            .await?;
+        Ok(count > 0)
+    }
+
+    /// Deletes a tenant's commitment key from the file.
+    pub(crate) async fn delete_commitment_key(&mut self, tenant: &TenantId) -> Result<(), LedgerError> {
+        sqlx::query("DELETE FROM commitment_keys WHERE tenant_id = ?")
+            .bind(tenant.as_str())
+            .execute(&mut self.connection)
+            .await
+            .map(drop)
+            .map_err(|e| LedgerError::Unavailable(e.to_string()))
+    }
+
+    /// Empties the log, so that no earlier copy of a deleted page stays in it.
+    pub(crate) async fn truncate_log(&mut self) -> Result<(), LedgerError> {
+        // One row: (busy, pages in the log, pages copied).
+        let (busy, _, _): (i64, i64, i64) = sqlx::query_as("PRAGMA wal_checkpoint(TRUNCATE)")
+            .fetch_one(&mut self.connection)
+            .await
+            .map_err(|e| LedgerError::Unavailable(e.to_string()))?;
+        if busy != 0 {
+            let reason = "the key is deleted, but a reader keeps an older page in the log; ask again";
+            return Err(LedgerError::Unavailable(reason.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Deletes up to `PRUNE_ROWS` shipped rows of ended lanes, none after `up_to_row` and never a lane's last receipt.
+    pub(crate) async fn prune(&mut self, up_to_row: i64) -> Result<u64, LedgerError> {
+        let unavailable = |e: sqlx::Error| LedgerError::Unavailable(e.to_string());
+        let bound = up_to_row.min(self.shipped);
+        let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await.map_err(unavailable)?;
+        let deleted = sqlx::query(
+            "DELETE FROM receipts WHERE row IN (SELECT r.row FROM receipts r JOIN lanes l ON l.lane_no = r.lane_no \
+             WHERE r.row <= ? AND l.state <> 'open' \
+             AND r.seq < (SELECT max(seq) FROM receipts WHERE lane_no = r.lane_no) ORDER BY r.row LIMIT ?)",
+        )
+        .bind(bound)
+        .bind(PRUNE_ROWS)
+        .execute(&mut *transaction)
+        .await
+        .map_err(unavailable)?
+        .rows_affected();
+        sqlx::query(
+            "DELETE FROM commits WHERE first_row + size - 1 <= ? \
+             AND NOT EXISTS (SELECT 1 FROM receipts WHERE row BETWEEN first_row AND first_row + size - 1) \
+             AND NOT EXISTS (SELECT 1 FROM quarantined_rows WHERE row BETWEEN first_row AND first_row + size - 1)",
+        )
+        .bind(bound)
+        .execute(&mut *transaction)
+        .await
+        .map_err(unavailable)?;
+        transaction.commit().await.map_err(unavailable)?;
+        Ok(deleted)
+    }
+}

@@ -1,0 +1,340 @@
+//! The handle: what the rest of the program sees of a ledger. Submitting never blocks; reading goes over its own connections and
+//! never waits for the writer. Dropping every handle without `close` is a stop like a crash: the next start says so.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use aegis_keys::SigningKey;
+use aegis_model::{Clock, EventId, EventKind, SealedEvent, TenantId, Timestamp};
+use parking_lot::Mutex;
+use sqlx::SqlitePool;
+use sqlx::sqlite::{SqlitePoolOptions, SqliteRow};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::commit::Disk;
+use crate::config::LedgerConfig;
+use crate::draft::{Committed, Draft, Durability, PendingReceipt};
+use crate::entropy::Entropy;
+use crate::error::{LedgerError, SubmitError, read_error};
+use crate::lane::Identity;
+use crate::recovery;
+use crate::rows::{OutboxItem, RowError, item_of, select_items};
+use crate::schema;
+use crate::seal::Sealer;
+use crate::stats::LedgerStats;
+use crate::writer::{Command, Shared, Writer, submission};
+
+/// Connections that read.
+const READERS: u32 = 3;
+
+/// How often the checkpointer copies the log back into the file.
+const CHECKPOINT_EVERY: Duration = Duration::from_millis(500);
+
+/// Rows that one read returns at most.
+pub const MAX_READ: usize = 10_000;
+
+/// A ledger of receipts. Cheap to clone; all clones are one ledger.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    clock: Arc<dyn Clock>,
+    queue: mpsc::Sender<crate::draft::Submission>,
+    commands: mpsc::Sender<Command>,
+    ring: Mutex<Option<(mpsc::Sender<OutboxItem>, mpsc::Receiver<OutboxItem>)>>,
+    readers: SqlitePool,
+    lane_suffix: String,
+}
+
+impl Ledger {
+    /// Opens the ledger, makes it if there is none, and recovers what the last start left: lanes without a `close` get a
+    /// successor whose second receipt is a `gap`.
+    pub async fn open(config: LedgerConfig, key: SigningKey, clock: Arc<dyn Clock>) -> Result<Self, LedgerError> {
+        config.check()?;
+        let lock = schema::lock(&config.path, config.lock_wait).await?;
+        let mut connection = schema::open(&config.path).await?;
+        let recovered = recovery::recover(&mut connection, &config.path, &key).await?;
+
+        let mut entropy = Entropy::new(config.hooks.seed);
+        let identity =
+            Identity { edge_id: config.edge_id.clone(), source: config.source.clone(), epoch: entropy.boot_epoch(clock.now())? };
+        let lane_suffix = format!(".{}.{}", identity.edge_id, identity.epoch);
+        let sealer = Sealer {
+            identity,
+            key,
+            entropy,
+            lanes: std::collections::HashMap::new(),
+            predecessors: recovered.predecessors,
+            commitment_keys: recovered.commitment_keys,
+            next_row: recovered.next_row,
+            next_commit_id: recovered.next_commit_id,
+            next_lane_no: recovered.next_lane_no,
+        };
+        let shared = Arc::new(Shared::default());
+        shared.counters.last_row.store(recovered.next_row - 1, Ordering::Release);
+        shared.counters.shipped_row.store(recovered.shipped, Ordering::Release);
+        shared.counters.writable.store(true, Ordering::Release);
+
+        let (queue, queued) = mpsc::channel(config.queue_capacity);
+        let (commands, commanded) = mpsc::channel(COMMANDS);
+        let ring = mpsc::channel(config.ring_capacity);
+        let mut writer = Writer {
+            disk: Disk { path: config.path.clone(), connection, shipped: recovered.shipped, hooks: config.hooks.clone() },
+            sealer,
+            shared: Arc::clone(&shared),
+            clock: Arc::clone(&clock),
+            queue: queued,
+            commands: commanded,
+            retry: std::collections::VecDeque::new(),
+            in_doubt: None,
+            closed: false,
+            checkpointer: tokio::spawn(schema::checkpoint(config.path.clone(), CHECKPOINT_EVERY)),
+            _lock: lock,
+            config: config.clone(),
+        };
+        writer.succeed_unclean_lanes(recovered.unclean).await?;
+        tokio::spawn(writer.run());
+
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .connect_lazy_with(schema::options(&config.path).pragma("query_only", "ON"));
+        let inner = Inner { shared, clock, queue, commands, ring: Mutex::new(Some(ring)), readers, lane_suffix };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Hands a draft to the writer. Never blocks. The answer comes when the receipt is durable, or cannot be.
+    pub fn try_submit(&self, draft: Draft, durability: Durability) -> Result<PendingReceipt, SubmitError> {
+        let shared = &self.inner.shared;
+        if durability == Durability::Required && !self.is_writable() && !self.inner.queue.is_closed() {
+            shared.losses.refused(&draft.event.tenant_id, self.inner.clock.now());
+            return Err(SubmitError::Unavailable);
+        }
+        let (submission, reply) = submission(draft, durability);
+        match self.inner.queue.try_send(submission) {
+            Ok(()) => Ok(PendingReceipt { reply }),
+            Err(mpsc::error::TrySendError::Full(submission)) => {
+                if durability == Durability::BestEffort {
+                    shared.counters.dropped.fetch_add(1, Ordering::Relaxed);
+                    shared.losses.dropped(&submission.draft.event.tenant_id, false, self.inner.clock.now());
+                    shared.wake.notify_one();
+                }
+                Err(SubmitError::QueueFull)
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(SubmitError::Closed),
+        }
+    }
+
+    /// Submits a draft that must be durable and waits for it.
+    pub async fn submit(&self, draft: Draft) -> Result<Committed, LedgerError> {
+        match self.try_submit(draft, Durability::Required) {
+            Ok(pending) => pending.await,
+            Err(SubmitError::Closed) => Err(LedgerError::Closed),
+            Err(refused) => Err(LedgerError::Unavailable(refused.to_string())),
+        }
+    }
+
+    /// The id of the tenant's lane in this start of the process, open or not.
+    #[must_use]
+    pub fn lane_of(&self, tenant: &TenantId) -> String {
+        format!("{tenant}{}", self.inner.lane_suffix)
+    }
+
+    /// False from a failed commit until the next that succeeds.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        self.inner.shared.counters.writable.load(Ordering::Acquire)
+    }
+
+    /// Best-effort drafts lost for good since the start.
+    #[must_use]
+    pub fn dropped_total(&self) -> u64 {
+        self.inner.shared.counters.dropped.load(Ordering::Relaxed)
+    }
+
+    /// All counters, for metrics.
+    #[must_use]
+    pub fn stats(&self) -> LedgerStats {
+        let queue = &self.inner.queue;
+        self.inner.shared.counters.snapshot(queue.max_capacity() - queue.capacity())
+    }
+
+    /// The receiving end of the ring, once. From then on sealed events are put into it as far as there is room; a jump in
+    /// `row` means that the outbox has more.
+    #[must_use]
+    pub fn take_sealed_receiver(&self) -> Option<mpsc::Receiver<OutboxItem>> {
+        let (sender, receiver) = self.inner.ring.lock().take()?;
+        *self.inner.shared.ring.lock() = Some(sender);
+        Some(receiver)
+    }
+
+    /// Receipts after `after_row`, in row order, at most `limit` (and `MAX_READ`).
+    pub async fn read_outbox(&self, after_row: i64, limit: usize) -> Result<Vec<OutboxItem>, LedgerError> {
+        let mut after = after_row;
+        loop {
+            let rows = sqlx::query(select_items!("WHERE r.row > ? ORDER BY r.row LIMIT ?"))
+                .bind(after)
+                .bind(limit.min(MAX_READ) as i64)
+                .fetch_all(&self.inner.readers)
+                .await
+                .map_err(|e| read_error(&e))?;
+            let Some(last) = rows.last() else { return Ok(Vec::new()) };
+            let last_row: i64 = sqlx::Row::try_get(last, "row").map_err(|e| read_error(&e))?;
+            let items = readable(&rows)?;
+            // A page of nothing but damaged rows must not look like the end.
+            if !items.is_empty() || limit == 0 {
+                return Ok(items);
+            }
+            after = last_row;
+        }
+    }
+
+    /// Notes that everything up to `up_to_row` has reached the bus. Written with a later commit: a crash before it only means
+    /// that rows are shipped again.
+    pub async fn mark_shipped(&self, up_to_row: i64) {
+        let counters = &self.inner.shared.counters;
+        let bound = up_to_row.min(counters.last_row.load(Ordering::Acquire));
+        counters.shipped_row.fetch_max(bound, Ordering::AcqRel);
+        self.inner.shared.wake.notify_one();
+    }
+
+    /// The last row marked as shipped.
+    pub async fn shipped_row(&self) -> i64 {
+        self.inner.shared.counters.shipped_row.load(Ordering::Acquire)
+    }
+
+    /// The last durable row.
+    #[must_use]
+    pub fn last_row(&self) -> i64 {
+        self.inner.shared.counters.last_row.load(Ordering::Acquire)
+    }
+
+    /// Receipts not yet marked as shipped.
+    #[must_use]
+    pub fn backlog(&self) -> u64 {
+        self.inner.shared.counters.backlog()
+    }
+
+    /// True if the tenant has a receipt for this event.
+    pub async fn contains(&self, tenant: &TenantId, event_id: EventId) -> Result<bool, LedgerError> {
+        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM receipts WHERE tenant_id = ? AND event_id = ?")
+            .bind(tenant.as_str())
+            .bind(event_id.as_bytes().as_slice())
+            .fetch_one(&self.inner.readers)
+            .await
+            .map_err(|e| read_error(&e))?;
+        Ok(count > 0)
+    }
+
+    /// Receipts of all tenants whose event is of one of `kinds` (all, if empty) and not earlier than `since`, in row order after
+    /// `after_row`: what a start rebuilds its memory from. Fewer than `limit` come back only at the end.
+    pub async fn recent(
+        &self,
+        since: Timestamp,
+        kinds: &[EventKind],
+        after_row: i64,
+        limit: usize,
+    ) -> Result<Vec<OutboxItem>, LedgerError> {
+        let words: Vec<&str> = kinds.iter().map(|kind| kind.as_str()).collect();
+        let words = serde_json::to_string(&words).map_err(|e| LedgerError::Read(e.to_string()))?;
+        // Commits are few and know the latest time in them, so they give the place to start from without an index over `ts`.
+        let rows = sqlx::query(select_items!(
+            "WHERE r.row > ?1 AND r.row >= (SELECT coalesce(min(first_row), 9223372036854775807) FROM commits WHERE max_ts >= ?2) \
+             AND r.ts >= ?2 AND (?3 = '[]' OR r.kind IN (SELECT value FROM json_each(?3))) ORDER BY r.row LIMIT ?4"
+        ))
+        .bind(after_row)
+        .bind(since.as_micros())
+        .bind(words)
+        .bind(limit.min(MAX_READ) as i64)
+        .fetch_all(&self.inner.readers)
+        .await
+        .map_err(|e| read_error(&e))?;
+        readable(&rows)
+    }
+
+    /// The tenant's receipt for an event.
+    pub async fn receipt(&self, tenant: &TenantId, event_id: EventId) -> Result<Option<SealedEvent>, LedgerError> {
+        let row = sqlx::query(select_items!("WHERE r.tenant_id = ? AND r.event_id = ?"))
+            .bind(tenant.as_str())
+            .bind(event_id.as_bytes().as_slice())
+            .fetch_optional(&self.inner.readers)
+            .await
+            .map_err(|e| read_error(&e))?;
+        match row {
+            Some(row) => item_of(&row).map(|item| Some(item.sealed)).map_err(|e| LedgerError::Read(e.to_string())),
+            None => Ok(None),
+        }
+    }
+
+    /// The tenant's receipts after `after_row`, in row order, so that each lane's are in seq order.
+    pub async fn export(&self, tenant: &TenantId, after_row: i64, limit: usize) -> Result<Vec<SealedEvent>, LedgerError> {
+        let items = self.export_items(tenant, after_row, limit).await?;
+        Ok(items.into_iter().map(|item| item.sealed).collect())
+    }
+
+    /// As `export`, with the rows that a following call goes on from.
+    pub async fn export_items(&self, tenant: &TenantId, after_row: i64, limit: usize) -> Result<Vec<OutboxItem>, LedgerError> {
+        let rows = sqlx::query(select_items!("WHERE r.tenant_id = ? AND r.row > ? ORDER BY r.row LIMIT ?"))
+            .bind(tenant.as_str())
+            .bind(after_row)
+            .bind(limit.min(MAX_READ) as i64)
+            .fetch_all(&self.inner.readers)
+            .await
+            .map_err(|e| read_error(&e))?;
+        rows.iter().map(|row| item_of(row).map_err(|e| LedgerError::Read(e.to_string()))).collect()
+    }
+
+    /// True if `commitment` (an `input_hash` or `output_hash`) is over `bytes`; None if the tenant's key was shredded or never was.
+    pub async fn opens_commitment(&self, tenant: &TenantId, commitment: &str, bytes: &[u8]) -> Result<Option<bool>, LedgerError> {
+        let key: Option<Vec<u8>> = sqlx::query_scalar("SELECT key FROM commitment_keys WHERE tenant_id = ?")
+            .bind(tenant.as_str())
+            .fetch_optional(&self.inner.readers)
+            .await
+            .map_err(|e| read_error(&e))?;
+        let key = key.and_then(|key| <[u8; 32]>::try_from(key).ok()).map(crate::commitment::CommitmentKey::new);
+        Ok(key.map(|key| crate::commitment::opens(&key, commitment, bytes)))
+    }
+
+    /// Deletes the tenant's commitment key: what was committed to under it can never be checked again.
+    pub async fn shred_commitment_key(&self, tenant: &TenantId) -> Result<(), LedgerError> {
+        self.ask(|reply| Command::Shred(tenant.clone(), reply)).await
+    }
+
+    /// Deletes some shipped rows of ended lanes, none after `up_to_row` and never a lane's last receipt. Returns how many; ask
+    /// again until none. The caller must know that the lake has them.
+    pub async fn prune_confirmed(&self, up_to_row: i64) -> Result<u64, LedgerError> {
+        self.ask(|reply| Command::Prune(up_to_row, reply)).await
+    }
+
+    /// Seals `close` in every open lane and takes no more drafts. What was queued before is written first. Reading and
+    /// `mark_shipped` go on working, so that the last receipts can be shipped.
+    pub async fn close(&self) -> Result<(), LedgerError> {
+        self.ask(Command::Close).await
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<Result<T, LedgerError>>) -> Command) -> Result<T, LedgerError> {
+        let (reply, answer) = oneshot::channel();
+        self.inner.commands.send(command(reply)).await.map_err(|_| LedgerError::Closed)?;
+        answer.await.unwrap_or(Err(LedgerError::Closed))
+    }
+}
+
+/// Commands that may wait for the writer.
+const COMMANDS: usize = 16;
+
+/// The readable rows. A damaged one is left out, loudly: consumers will see its gap, and the rest must still be shipped.
+fn readable(rows: &[SqliteRow]) -> Result<Vec<OutboxItem>, LedgerError> {
+    let mut items = Vec::with_capacity(rows.len());
+    for row in rows {
+        match item_of(row) {
+            Ok(item) => items.push(item),
+            Err(RowError::Sql(error)) if error.as_database_error().is_some() => return Err(read_error(&error)),
+            Err(error) => tracing::error!(%error, "a row of the ledger is damaged and cannot be shipped"),
+        }
+    }
+    Ok(items)
+}

@@ -1,0 +1,34 @@
+//! The ledger: every decision's receipt, chained in its tenant's lane, signed by its commit, durable before anyone hears of it.
+//! It is the outbox too: what follows an event (shipping it, asking for its approval) is in the same transaction.
+//!
+//! Promises: nothing is acknowledged, returned or handed out that is not on the disk (L-DURABLE); every lane is gapless and linked
+//! (L-LINK); any change of a published event is found (L-PROOF). Never blocks its callers, never continues a lane of an earlier
+//! start. The format is described in `docs/specs/receipt.md`.
+
+mod canonical;
+mod commit;
+mod commitment;
+mod config;
+mod draft;
+mod entropy;
+mod error;
+mod lane;
+mod ledger;
+mod loss;
+mod merkle;
+mod reader;
+mod recovery;
+mod rows;
+mod schema;
+mod seal;
+mod stats;
+pub mod verify;
+mod writer;
+
+pub use config::{LedgerConfig, MAX_RECEIPT_BYTES, TestHooks};
+pub use draft::{Committed, Draft, Durability, PendingReceipt};
+pub use error::{LedgerError, SubmitError};
+pub use ledger::{Ledger, MAX_READ};
+pub use reader::LedgerReader;
+pub use rows::OutboxItem;
+pub use stats::{COMMIT_SECONDS_BUCKETS, LedgerStats};

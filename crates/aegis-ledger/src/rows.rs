@@ -1,0 +1,261 @@
+//! Rows to and from the disk: the transaction that writes a sealed batch, and the reads that give sealed events back.
+//! Promises that a batch is written whole or not at all, and that a wire text is spliced from the very bytes that were hashed.
+
+use std::sync::LazyLock;
+
+use aegis_model::{EventId, EventKind, FrozenAction, SealedEvent, TenantId, Timestamp};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
+
+use crate::recovery::UncleanLane;
+use crate::seal::{Commit, SealedBatch, SealedRow};
+
+/// A receipt as the shipper gets it.
+#[derive(Clone, Debug)]
+pub struct OutboxItem {
+    /// Position in the outbox: ascending, not gapless.
+    pub row: i64,
+    pub sealed: SealedEvent,
+    /// The frozen action committed with it, while it can still be approved.
+    pub frozen: Option<FrozenAction>,
+}
+
+const INSERT_COLUMNS: usize = 14;
+const INSERT: &str = "INSERT INTO receipts (row, tenant_id, event_id, kind, ts, lane_no, seq, receipt_hash, prev_hash, event, \
+                      receipt, commit_id, leaf, path) VALUES ";
+
+fn insert_of(rows: usize) -> String {
+    let one = format!("({})", vec!["?"; INSERT_COLUMNS].join(","));
+    format!("{INSERT}{}", vec![one; rows].join(","))
+}
+
+// Three fixed sizes, so that each is prepared once per connection.
+static INSERT_64: LazyLock<String> = LazyLock::new(|| insert_of(64));
+static INSERT_8: LazyLock<String> = LazyLock::new(|| insert_of(8));
+static INSERT_1: LazyLock<String> = LazyLock::new(|| insert_of(1));
+
+/// Writes everything of a batch; the caller holds the transaction.
+pub(crate) async fn write_batch(connection: &mut SqliteConnection, batch: &SealedBatch) -> Result<(), sqlx::Error> {
+    let Commit { commit_id, size, root, key_id, signature } = &batch.commit;
+    for (tenant, lane) in &batch.opened {
+        sqlx::query("INSERT INTO lanes (lane_no, lane, tenant_id, state) VALUES (?, ?, ?, 'open')")
+            .bind(lane.lane_no)
+            .bind(&*lane.lane)
+            .bind(tenant.as_str())
+            .execute(&mut *connection)
+            .await?;
+    }
+    for (tenant, key) in &batch.new_keys {
+        sqlx::query("INSERT INTO commitment_keys (tenant_id, key) VALUES (?, ?)")
+            .bind(tenant.as_str())
+            .bind(key.as_slice())
+            .execute(&mut *connection)
+            .await?;
+    }
+    let max_ts = batch.rows.iter().map(|row| row.ts.as_micros()).max().unwrap_or_default();
+    sqlx::query("INSERT INTO commits (commit_id, first_row, size, root, key_id, signature, max_ts) VALUES (?, ?, ?, ?, ?, ?, ?)")
+        .bind(commit_id)
+        .bind(batch.rows.first().map_or(0, |row| row.row))
+        .bind(*size as i64)
+        .bind(root.as_slice())
+        .bind(key_id)
+        .bind(signature)
+        .bind(max_ts)
+        .execute(&mut *connection)
+        .await?;
+    let mut leaf = 0i64;
+    let mut rest: &[SealedRow] = &batch.rows;
+    while !rest.is_empty() {
+        let (count, sql): (usize, &'static str) = match rest.len() {
+            64.. => (64, INSERT_64.as_str()),
+            8.. => (8, INSERT_8.as_str()),
+            _ => (1, INSERT_1.as_str()),
+        };
+        let (now, later) = rest.split_at(count);
+        let mut query = sqlx::query(sql);
+        for row in now {
+            query = query
+                .bind(row.row)
+                .bind(row.tenant_id.as_str())
+                .bind(row.event_id.as_bytes().as_slice())
+                .bind(row.kind.as_str())
+                .bind(row.ts.as_micros())
+                .bind(row.lane_no)
+                .bind(row.seq)
+                .bind(row.receipt_hash_hex.as_str())
+                .bind(row.prev_receipt_hash.as_str())
+                .bind(row.event.as_str())
+                .bind(row.receipt.as_str())
+                .bind(commit_id)
+                .bind(leaf)
+                .bind(row.path.concat());
+            leaf += 1;
+        }
+        query.execute(&mut *connection).await?;
+        rest = later;
+    }
+    for row in &batch.rows {
+        let Some(frozen) = &row.frozen else { continue };
+        sqlx::query("INSERT INTO approval_outbox (row, tenant_id, approval_id, expires_at, frozen) VALUES (?, ?, ?, ?, ?)")
+            .bind(row.row)
+            .bind(row.tenant_id.as_str())
+            .bind(&frozen.approval_id)
+            .bind(frozen.expires_at.as_micros())
+            .bind(&frozen.json)
+            .execute(&mut *connection)
+            .await?;
+    }
+    for lane in &batch.abandoned {
+        abandon(connection, lane).await?;
+    }
+    for (tenant, lane) in &batch.closed {
+        sqlx::query("UPDATE lanes SET state = 'closed' WHERE lane_no = ? AND tenant_id = ?")
+            .bind(lane.lane_no)
+            .bind(tenant.as_str())
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
+}
+
+/// Ends a lane of an earlier start, with its damaged last rows set aside: kept, but no longer part of the lane or the outbox.
+async fn abandon(connection: &mut SqliteConnection, lane: &UncleanLane) -> Result<(), sqlx::Error> {
+    let tenant = lane.tenant_id.as_str();
+    sqlx::query("UPDATE lanes SET state = 'abandoned' WHERE lane_no = ? AND tenant_id = ?")
+        .bind(lane.lane_no)
+        .bind(tenant)
+        .execute(&mut *connection)
+        .await?;
+    for (row, reason) in &lane.quarantine {
+        sqlx::query(
+            "INSERT INTO quarantined_rows SELECT row, tenant_id, event_id, kind, ts, lane_no, seq, receipt_hash, prev_hash, \
+             event, receipt, commit_id, leaf, path, ? FROM receipts WHERE row = ? AND lane_no = ?",
+        )
+        .bind(reason)
+        .bind(row)
+        .bind(lane.lane_no)
+        .execute(&mut *connection)
+        .await?;
+        sqlx::query("DELETE FROM receipts WHERE row = ? AND lane_no = ?")
+            .bind(row)
+            .bind(lane.lane_no)
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
+}
+
+/// A receipt's place in its commit, as the disk has it.
+#[derive(Debug)]
+struct ProofParts<'a> {
+    path: &'a [u8],
+    leaf: u64,
+    size: u64,
+    key_id: &'a str,
+    signature: &'a str,
+}
+
+/// Splices the wire text: the event's columns, its hash, its receipt and its proof. Every part is put in as it was hashed.
+fn wire_text(event: &str, receipt: &str, receipt_hash: &str, proof: &ProofParts<'_>) -> String {
+    // Both are JSON objects with at least one key, so each ends in a brace that a further key can take the place of.
+    let event = event.strip_suffix('}').unwrap_or(event);
+    let body = receipt.strip_suffix('}').unwrap_or(receipt);
+    let mut wire = String::with_capacity(event.len() + body.len() + proof.path.len() * 3 + 512);
+    wire.push_str(event);
+    wire.push_str(",\"receipt_hash\":\"");
+    wire.push_str(receipt_hash);
+    wire.push_str("\",\"receipt\":");
+    wire.push_str(body);
+    wire.push_str(",\"receipt_hash\":\"");
+    wire.push_str(receipt_hash);
+    wire.push_str("\"},\"proof\":{\"key_id\":\"");
+    wire.push_str(proof.key_id);
+    wire.push_str("\",\"size\":");
+    wire.push_str(&proof.size.to_string());
+    wire.push_str(",\"index\":");
+    wire.push_str(&proof.leaf.to_string());
+    wire.push_str(",\"path\":[");
+    for (position, hash) in proof.path.chunks(32).enumerate() {
+        wire.push_str(if position == 0 { "\"" } else { ",\"" });
+        wire.push_str(&hex::encode(hash));
+        wire.push('"');
+    }
+    wire.push_str("],\"signature\":\"");
+    wire.push_str(proof.signature);
+    wire.push_str("\"}}");
+    wire
+}
+
+/// A row of a batch that is now durable, as the shipper gets it.
+pub(crate) fn outbox_item(row: &SealedRow, leaf: u64, commit: &Commit, frozen: Option<FrozenAction>) -> OutboxItem {
+    let path = row.path.concat();
+    let proof = ProofParts { path: &path, leaf, size: commit.size, key_id: &commit.key_id, signature: &commit.signature };
+    let wire = wire_text(&row.event, &row.receipt, &row.receipt_hash_hex, &proof);
+    let sealed = SealedEvent {
+        tenant_id: row.tenant_id.clone(),
+        event_id: row.event_id,
+        kind: row.kind,
+        lane: row.lane.to_string(),
+        seq: row.seq,
+        ts: row.ts,
+        receipt_hash: row.receipt_hash_hex.clone(),
+        prev_receipt_hash: row.prev_receipt_hash.clone(),
+        wire,
+    };
+    OutboxItem { row: row.row, sealed, frozen }
+}
+
+/// What every read selects; a condition follows it.
+macro_rules! select_items {
+    ($condition:literal) => {
+        concat!(
+            "SELECT r.row, r.tenant_id, r.event_id, r.kind, r.ts, l.lane, r.seq, r.receipt_hash, r.prev_hash, r.event, r.receipt, ",
+            "r.leaf, r.path, c.size, c.key_id, c.signature, a.frozen FROM receipts r ",
+            "JOIN lanes l ON l.lane_no = r.lane_no JOIN commits c ON c.commit_id = r.commit_id ",
+            "LEFT JOIN approval_outbox a ON a.row = r.row ",
+            $condition
+        )
+    };
+}
+pub(crate) use select_items;
+
+/// Why a row of the disk is not a sealed event.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RowError {
+    #[error(transparent)]
+    Sql(#[from] sqlx::Error),
+    #[error("its {0} cannot be read")]
+    Column(&'static str),
+}
+
+/// Reads one row of `select_items!`.
+pub(crate) fn item_of(row: &SqliteRow) -> Result<OutboxItem, RowError> {
+    let tenant: &str = row.try_get("tenant_id")?;
+    let event_id: &[u8] = row.try_get("event_id")?;
+    let kind: &str = row.try_get("kind")?;
+    let ts: i64 = row.try_get("ts")?;
+    let receipt_hash: String = row.try_get("receipt_hash")?;
+    let (leaf, size): (i64, i64) = (row.try_get("leaf")?, row.try_get("size")?);
+    let proof = ProofParts {
+        path: row.try_get("path")?,
+        leaf: u64::try_from(leaf).map_err(|_| RowError::Column("leaf"))?,
+        size: u64::try_from(size).map_err(|_| RowError::Column("size"))?,
+        key_id: row.try_get("key_id")?,
+        signature: row.try_get("signature")?,
+    };
+    let wire = wire_text(row.try_get("event")?, row.try_get("receipt")?, &receipt_hash, &proof);
+    let frozen: Option<&str> = row.try_get("frozen")?;
+    let frozen = frozen.map(serde_json::from_str).transpose().map_err(|_| RowError::Column("frozen action"))?;
+    let sealed = SealedEvent {
+        tenant_id: TenantId::new(tenant).map_err(|_| RowError::Column("tenant_id"))?,
+        event_id: EventId::from_slice(event_id).map_err(|_| RowError::Column("event_id"))?,
+        kind: kind.parse::<EventKind>().map_err(|_| RowError::Column("kind"))?,
+        lane: row.try_get("lane")?,
+        seq: row.try_get("seq")?,
+        ts: Timestamp::from_micros(ts),
+        receipt_hash,
+        prev_receipt_hash: row.try_get("prev_hash")?,
+        wire,
+    };
+    Ok(OutboxItem { row: row.try_get("row")?, sealed, frozen })
+}

@@ -1,0 +1,213 @@
+//! The ledger's SQLite file: its tables, its version, and how it is opened. WAL with synchronous=FULL: a commit that returned
+//! is on the disk. Secrets stand in it (commitment keys, frozen actions), so it is readable by its owner only.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{ConnectOptions, Connection, Row, SqliteConnection};
+
+use crate::LedgerError;
+use crate::error::{is_corruption, open_error};
+
+/// The schema this program writes. A file with a higher one is refused, so that an old program never guesses at it.
+pub(crate) const SCHEMA_VERSION: i64 = 1;
+
+/// `AEGL`: tells a ledger from any other SQLite file.
+const APPLICATION_ID: i64 = 0x4145_474C;
+
+/// How long a statement waits for another writer of the file (an operator's sqlite3, a backup) before it fails.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Pages of WAL after which a commit checkpoints itself. High, because the checkpointer usually comes first (see `checkpoint`).
+const AUTOCHECKPOINT_PAGES: u32 = 16_384;
+
+/// Files up to this size are checked whole at start; larger ones by their tails only, so that a start stays short.
+const WHOLE_CHECK_BYTES: u64 = 64 << 20;
+
+/// The tables. `receipts` holds one row per receipt, in commit order; `row` is the outbox position and is never reused.
+const TABLES: &str = "
+CREATE TABLE lanes (
+  lane_no   INTEGER PRIMARY KEY,
+  lane      TEXT NOT NULL UNIQUE,
+  tenant_id TEXT NOT NULL,
+  state     TEXT NOT NULL CHECK (state IN ('open', 'closed', 'abandoned'))
+) STRICT;
+CREATE INDEX lanes_of_tenant ON lanes (tenant_id, lane_no);
+CREATE INDEX lanes_by_state ON lanes (state) WHERE state = 'open';
+CREATE TABLE commits (
+  commit_id INTEGER PRIMARY KEY,
+  first_row INTEGER NOT NULL,
+  size      INTEGER NOT NULL,
+  root      BLOB NOT NULL,
+  key_id    TEXT NOT NULL,
+  signature TEXT NOT NULL,
+  max_ts    INTEGER NOT NULL
+) STRICT;
+CREATE TABLE receipts (
+  row          INTEGER PRIMARY KEY,
+  tenant_id    TEXT NOT NULL,
+  event_id     BLOB NOT NULL,
+  kind         TEXT NOT NULL,
+  ts           INTEGER NOT NULL,
+  lane_no      INTEGER NOT NULL,
+  seq          INTEGER NOT NULL,
+  receipt_hash TEXT NOT NULL,
+  prev_hash    TEXT NOT NULL,
+  event        TEXT NOT NULL,
+  receipt      TEXT NOT NULL,
+  commit_id    INTEGER NOT NULL,
+  leaf         INTEGER NOT NULL,
+  path         BLOB NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX receipts_lane_seq ON receipts (lane_no, seq);
+CREATE UNIQUE INDEX receipts_tenant_event ON receipts (tenant_id, event_id);
+CREATE INDEX receipts_tenant_row ON receipts (tenant_id);
+CREATE TABLE approval_outbox (
+  row         INTEGER PRIMARY KEY,
+  tenant_id   TEXT NOT NULL,
+  approval_id TEXT NOT NULL,
+  expires_at  INTEGER NOT NULL,
+  frozen      TEXT NOT NULL
+) STRICT;
+CREATE TABLE commitment_keys (
+  tenant_id TEXT PRIMARY KEY,
+  key       BLOB NOT NULL
+) STRICT;
+CREATE TABLE quarantined_rows (
+  row          INTEGER PRIMARY KEY,
+  tenant_id    TEXT NOT NULL,
+  event_id     BLOB NOT NULL,
+  kind         TEXT NOT NULL,
+  ts           INTEGER NOT NULL,
+  lane_no      INTEGER NOT NULL,
+  seq          INTEGER NOT NULL,
+  receipt_hash TEXT NOT NULL,
+  prev_hash    TEXT NOT NULL,
+  event        TEXT NOT NULL,
+  receipt      TEXT NOT NULL,
+  commit_id    INTEGER NOT NULL,
+  leaf         INTEGER NOT NULL,
+  path         BLOB NOT NULL,
+  reason       TEXT NOT NULL
+) STRICT;
+CREATE TABLE outbox_position (
+  one     INTEGER PRIMARY KEY CHECK (one = 1),
+  shipped INTEGER NOT NULL
+) STRICT;
+INSERT INTO outbox_position VALUES (1, 0);
+CREATE TABLE write_probe (one INTEGER PRIMARY KEY CHECK (one = 1), filler BLOB NOT NULL) STRICT;
+";
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// Makes the folder and the file if they are missing, and takes the lock that only one process can have.
+pub(crate) async fn lock(path: &Path, wait: Duration) -> Result<File, LedgerError> {
+    let not_writable = |e: std::io::Error| LedgerError::NotWritable { path: path.to_owned(), reason: e.to_string() };
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(not_writable)?;
+    }
+    let private = |file: &Path| OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(file);
+    let lock = private(&with_suffix(path, ".lock")).map_err(not_writable)?;
+    let deadline = tokio::time::Instant::now() + wait;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => break,
+            Err(std::fs::TryLockError::WouldBlock) if tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Err(std::fs::TryLockError::WouldBlock) => return Err(LedgerError::Locked { path: path.to_owned() }),
+            Err(std::fs::TryLockError::Error(e)) => return Err(not_writable(e)),
+        }
+    }
+    // An empty file is a new database; made here, it gets its mode before anything secret stands in it.
+    drop(private(path).map_err(not_writable)?);
+    Ok(lock)
+}
+
+/// Options that every connection to the file shares.
+pub(crate) fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new().filename(path).busy_timeout(BUSY_TIMEOUT)
+}
+
+/// A connection that writes.
+pub(crate) async fn connect(path: &Path) -> Result<SqliteConnection, sqlx::Error> {
+    options(path)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        // A shredded commitment key must not stay in a free page.
+        .pragma("secure_delete", "ON")
+        .pragma("wal_autocheckpoint", AUTOCHECKPOINT_PAGES.to_string())
+        .pragma("journal_size_limit", "67108864")
+        .connect()
+        .await
+}
+
+/// Opens the file for writing, makes or checks its schema, and checks its soundness.
+pub(crate) async fn open(path: &Path) -> Result<SqliteConnection, LedgerError> {
+    let failed = |e: sqlx::Error| open_error(path, &e);
+    let mut connection = connect(path).await.map_err(failed)?;
+    let found = number(&mut connection, "PRAGMA user_version").await.map_err(failed)?;
+    let application = number(&mut connection, "PRAGMA application_id").await.map_err(failed)?;
+    let tables = number(&mut connection, "SELECT count(*) FROM sqlite_schema").await.map_err(failed)?;
+    if tables == 0 {
+        create(&mut connection).await.map_err(failed)?;
+    } else if application != APPLICATION_ID {
+        let reason = "it is a SQLite file, but not a ledger".to_owned();
+        return Err(LedgerError::Corrupt { path: path.to_owned(), reason });
+    } else if found > SCHEMA_VERSION {
+        return Err(LedgerError::SchemaTooNew { path: path.to_owned(), found, supported: SCHEMA_VERSION });
+    }
+    if std::fs::metadata(path).is_ok_and(|file| file.len() <= WHOLE_CHECK_BYTES) {
+        let check = sqlx::query("PRAGMA quick_check(1)").fetch_one(&mut connection).await;
+        let verdict: String = check.and_then(|row| row.try_get(0)).map_err(failed)?;
+        if verdict != "ok" {
+            return Err(LedgerError::Corrupt { path: path.to_owned(), reason: verdict });
+        }
+    }
+    Ok(connection)
+}
+
+async fn number(connection: &mut SqliteConnection, sql: &'static str) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar(sql).fetch_one(connection).await
+}
+
+async fn create(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    sqlx::raw_sql(TABLES).execute(&mut *transaction).await?;
+    let versions = format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(versions)).execute(&mut *transaction).await?;
+    transaction.commit().await
+}
+
+/// Copies the WAL back into the file beside the writer, so that a commit seldom has to. Ends when it is dropped or the file goes
+/// bad; the writer's own checkpoint is the fallback.
+pub(crate) async fn checkpoint(path: PathBuf, every: Duration) {
+    let mut connection = match connect(&path).await {
+        Ok(connection) => connection,
+        Err(error) => {
+            tracing::warn!(%error, path = %path.display(), "ledger checkpointer cannot start; commits checkpoint themselves");
+            return;
+        }
+    };
+    let mut failing = false;
+    loop {
+        tokio::time::sleep(every).await;
+        let checkpointed = sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(&mut connection).await;
+        if let Err(error) = &checkpointed {
+            if !failing {
+                tracing::warn!(%error, path = %path.display(), "ledger checkpoints fail");
+            }
+            if is_corruption(error) {
+                return;
+            }
+        }
+        failing = checkpointed.is_err();
+    }
+}

@@ -1,0 +1,156 @@
+//! Lane heads: how far each lane has been followed, and how a receipt stands to that. The consumer's checkpoint holds them.
+
+use std::collections::BTreeMap;
+
+use aegis_model::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{FailureCode, VerifiedReceipt, VerifyFailure};
+
+/// The last receipt of a lane that was followed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Head {
+    seq: i64,
+    hash: String,
+    ts: Timestamp,
+    closed: bool,
+    /// A later lane named this one as its predecessor.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    succeeded: bool,
+    /// Ranges of seqs that the lane went on without, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    missing: Vec<(i64, i64)>,
+}
+
+/// Missing ranges that a lane remembers. Past it the oldest is forgotten, and what still comes of it counts as seen before.
+const MAX_MISSING: usize = 64;
+
+/// The heads of all lanes seen. Serializable, so that a checkpoint can hold it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LaneHeads(BTreeMap<String, Head>);
+
+/// How a receipt stands to its lane's head.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// Seq 1 of a lane not seen before.
+    First,
+    /// The next receipt, and it links to the head.
+    Next,
+    /// At or before the head. `same`: it is the head itself; for older ones only the seq is known.
+    Repeated { same: bool },
+    /// Before the head, in a range that the lane went on without: it was missing, and has come late.
+    Late,
+    /// Receipts `from ..= to` are missing before it. A lane not seen before counts from seq 1.
+    Missing { from: i64, to: i64 },
+    /// It breaks the chain.
+    Broken(VerifyFailure),
+}
+
+impl LaneHeads {
+    /// Number of lanes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// True before the first receipt.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Seq and hash of a lane's head.
+    #[must_use]
+    pub fn get(&self, lane: &str) -> Option<(i64, &str)> {
+        self.0.get(lane).map(|head| (head.seq, head.hash.as_str()))
+    }
+
+    /// Forgets lanes that have ended (closed, or succeeded by another lane) with a last receipt earlier than `before`. Bounds a
+    /// long-running consumer: every start of a producer makes new lanes. A lane that is only quiet is kept.
+    pub fn forget_idle(&mut self, before: Timestamp) {
+        self.0.retain(|_, head| head.ts >= before || !(head.closed || head.succeeded));
+    }
+
+    /// How `receipt` stands to its lane. Changes nothing.
+    #[must_use]
+    pub fn link(&self, receipt: &VerifiedReceipt) -> Link {
+        let broken = |code, message: String| Link::Broken(VerifyFailure::new(code, message).of(receipt));
+        if (receipt.seq == 1) != receipt.prev_receipt_hash.is_empty() || (receipt.seq == 1) != (receipt.phase == "open") {
+            return broken(FailureCode::LaneRule, "seq 1, no previous receipt and phase open go together".to_owned());
+        }
+        let Some(head) = self.0.get(&receipt.lane) else {
+            return if receipt.seq == 1 { Link::First } else { Link::Missing { from: 1, to: receipt.seq - 1 } };
+        };
+        if receipt.seq <= head.seq {
+            let same = receipt.seq == head.seq && receipt.receipt_hash == head.hash;
+            if receipt.seq == head.seq && !same {
+                return broken(FailureCode::ForkedSeq, format!("the lane has another receipt with seq {}", receipt.seq));
+            }
+            let late = head.missing.iter().any(|(from, to)| (*from..=*to).contains(&receipt.seq));
+            return if late { Link::Late } else { Link::Repeated { same } };
+        }
+        if head.closed {
+            return broken(FailureCode::LaneRule, format!("the lane was closed at seq {}", head.seq));
+        }
+        if receipt.seq > head.seq + 1 {
+            return Link::Missing { from: head.seq + 1, to: receipt.seq - 1 };
+        }
+        if receipt.prev_receipt_hash != head.hash {
+            return broken(FailureCode::BrokenLink, format!("it does not link to the receipt with seq {}", head.seq));
+        }
+        if receipt.ts < head.ts {
+            return broken(FailureCode::TimeReversed, format!("its ts is earlier than that of seq {}", head.seq));
+        }
+        Link::Next
+    }
+
+    /// Makes `receipt` the head of its lane, because it is the next one, or the first that is looked at.
+    pub fn advance(&mut self, receipt: &VerifiedReceipt) {
+        let missing = self.0.remove(&receipt.lane).map(|head| head.missing).unwrap_or_default();
+        self.put(receipt, missing);
+    }
+
+    /// Makes `receipt` the head of its lane although `from ..= to` are missing before it; they may still come late.
+    pub(super) fn advance_over(&mut self, receipt: &VerifiedReceipt, from: i64, to: i64) {
+        let mut missing = self.0.remove(&receipt.lane).map(|head| head.missing).unwrap_or_default();
+        missing.push((from, to));
+        if missing.len() > MAX_MISSING {
+            missing.remove(0);
+        }
+        self.put(receipt, missing);
+    }
+
+    /// Notes that a missing receipt has come.
+    pub(super) fn found(&mut self, receipt: &VerifiedReceipt) {
+        let Some(head) = self.0.get_mut(&receipt.lane) else { return };
+        let Some(place) = head.missing.iter().position(|(from, to)| (*from..=*to).contains(&receipt.seq)) else { return };
+        let (from, to) = head.missing.remove(place);
+        let rest = [(from, receipt.seq - 1), (receipt.seq + 1, to)];
+        let rest = rest.into_iter().filter(|(from, to)| from <= to);
+        head.missing.splice(place..place, rest);
+        // Filling a range from its middle splits it; the bound holds all the same.
+        if head.missing.len() > MAX_MISSING {
+            head.missing.remove(0);
+        }
+    }
+
+    fn put(&mut self, receipt: &VerifiedReceipt, missing: Vec<(i64, i64)>) {
+        let head = Head {
+            seq: receipt.seq,
+            hash: receipt.receipt_hash.clone(),
+            ts: receipt.ts,
+            closed: receipt.phase == "close",
+            succeeded: false,
+            missing,
+        };
+        // Of the same tenant only: no tenant's lane may end another's.
+        if let Some(predecessor) = &receipt.predecessor
+            && predecessor.split_once('.').is_some_and(|(tenant, _)| tenant == receipt.tenant_id)
+            && let Some(before) = self.0.get_mut(predecessor)
+        {
+            before.succeeded = true;
+        }
+        self.0.insert(receipt.lane.clone(), head);
+    }
+}

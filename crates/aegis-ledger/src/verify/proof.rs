@@ -1,0 +1,126 @@
+//! Commit proofs: from a receipt hash along its path to a root, and from the root to a pinned key. Checked roots are remembered in
+//! a bounded cache, so that one signature check serves all receipts of a commit.
+
+use std::collections::{HashMap, VecDeque};
+
+use aegis_keys::KeyRing;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+
+use super::{FailureCode, VerifyFailure};
+use crate::merkle::{self, Hash};
+
+/// Commits that a verifier remembers. A commit's receipts stand close together in a log, so few are enough.
+const CACHED_COMMITS: usize = 4096;
+
+/// Commits whose proof was checked: what identifies the claim → the root it was made about.
+#[derive(Debug, Default)]
+pub(super) struct CommitCache {
+    roots: HashMap<Hash, Hash>,
+    order: VecDeque<Hash>,
+}
+
+impl CommitCache {
+    fn get(&self, claim: &Hash) -> Option<&Hash> {
+        self.roots.get(claim)
+    }
+
+    fn insert(&mut self, claim: Hash, root: Hash) {
+        if self.roots.insert(claim, root).is_none() {
+            self.order.push_back(claim);
+        }
+        if self.order.len() > CACHED_COMMITS
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.roots.remove(&oldest);
+        }
+    }
+}
+
+fn malformed(what: &str) -> VerifyFailure {
+    VerifyFailure::new(FailureCode::Malformed, format!("proof.{what}"))
+}
+
+/// Reads 64 lower-case hex digits. Upper case is refused: one hash has one text.
+pub(super) fn hash_from_hex(text: &str) -> Option<Hash> {
+    let mut hash = Hash::default();
+    let lower = text.bytes().all(|b| !b.is_ascii_uppercase());
+    (lower && hex::decode_to_slice(text, &mut hash).is_ok()).then_some(hash)
+}
+
+/// Checks `proof` for a receipt of this hash, whose body names `key_id`. With a ring the signature must be by a pinned key;
+/// without one, all paths under one signature must lead to one root.
+pub(super) fn check(
+    proof: &Map<String, Value>,
+    receipt_hash: &Hash,
+    key_id: &str,
+    ring: Option<&KeyRing>,
+    cache: &mut CommitCache,
+) -> Result<(), VerifyFailure> {
+    let text =
+        |key: &'static str| proof.get(key).and_then(Value::as_str).ok_or_else(|| malformed(&format!("{key} is not a string")));
+    let number =
+        |key: &'static str| proof.get(key).and_then(Value::as_u64).ok_or_else(|| malformed(&format!("{key} is not a number")));
+    let (size, index) = (number("size")?, number("index")?);
+    let signer = text("key_id")?;
+    let signature = STANDARD.decode(text("signature")?).map_err(|_| malformed("signature is not base64"))?;
+    let path = proof.get("path").and_then(Value::as_array).ok_or_else(|| malformed("path is not an array"))?;
+    if path.len() > merkle::MAX_PATH {
+        return Err(VerifyFailure::new(FailureCode::InvalidProof, "its path is longer than any tree is high"));
+    }
+    let mut hashes = Vec::with_capacity(path.len());
+    for sibling in path {
+        let hash = sibling.as_str().and_then(hash_from_hex);
+        hashes.push(hash.ok_or_else(|| malformed("path holds something that is not a hash in lower-case hex"))?);
+    }
+    if signer != key_id {
+        let message = format!("its body names key {}, its proof key {}", brief(key_id), brief(signer));
+        return Err(VerifyFailure::new(FailureCode::InvalidProof, message));
+    }
+    let Some(root) = merkle::root_of(receipt_hash, index, size, &hashes) else {
+        let message = format!("its path cannot lead from receipt {index} to the root of a commit of {size}");
+        return Err(VerifyFailure::new(FailureCode::InvalidProof, message));
+    };
+
+    let claim = claim_of(size, signer, &signature);
+    if let Some(known) = cache.get(&claim) {
+        return if *known == root { Ok(()) } else { Err(wrong_root(ring.is_some())) };
+    }
+    if let Some(ring) = ring {
+        let Some(key) = ring.get(signer) else {
+            let message = format!("it is signed by key {}, which is not pinned", brief(signer));
+            return Err(VerifyFailure::new(FailureCode::UnknownKey, message));
+        };
+        if !key.verify(&merkle::commit_statement(size, &root), &signature) {
+            return Err(wrong_root(true));
+        }
+    }
+    cache.insert(claim, root);
+    Ok(())
+}
+
+fn wrong_root(signature_checked: bool) -> VerifyFailure {
+    if signature_checked {
+        VerifyFailure::new(FailureCode::BadSignature, "the commit's signature is not over the root that its path leads to")
+    } else {
+        VerifyFailure::new(FailureCode::InvalidProof, "its path leads to another root than its commit's other receipts")
+    }
+}
+
+/// What identifies a commit's claim. The signature is part of it: a known root under another signature is not a known claim.
+fn claim_of(size: u64, signer: &str, signature: &[u8]) -> Hash {
+    Sha256::new()
+        .chain_update(size.to_be_bytes())
+        .chain_update((signature.len() as u64).to_be_bytes())
+        .chain_update(signature)
+        .chain_update(signer.as_bytes())
+        .finalize()
+        .into()
+}
+
+/// A key id as a message may show it.
+fn brief(key_id: &str) -> String {
+    key_id.chars().take(32).collect()
+}

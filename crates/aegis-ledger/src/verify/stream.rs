@@ -1,0 +1,126 @@
+//! The first stage of every consumer: each event of a log in order, verified alone and linked to its lane.
+//! A pure function of the log and the heads it starts from. What fails is never dropped here; the verdict says so.
+
+use aegis_keys::KeyRing;
+use serde_json::Value;
+
+use super::heads::{LaneHeads, Link};
+use super::proof::CommitCache;
+use super::wire::{VerifiedReceipt, verify_wire_cached};
+use super::{FailureCode, VerifyFailure};
+
+/// What is known about one event.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    /// True: proved, and linked to a chain that was followed without a break.
+    pub verified: bool,
+    /// Why not. None for an observation of the outside, which has no receipt and is never verified.
+    pub failure: Option<VerifyFailure>,
+    /// True: this (lane, seq) has been seen before; drop it.
+    pub repeated: bool,
+    /// The receipt, where its own parts agree.
+    pub receipt: Option<VerifiedReceipt>,
+}
+
+/// Verifies a log event by event.
+#[derive(Debug)]
+pub struct StreamVerifier {
+    ring: KeyRing,
+    heads: LaneHeads,
+    cache: CommitCache,
+}
+
+impl StreamVerifier {
+    /// Starts at the beginning of a log.
+    #[must_use]
+    pub fn new(ring: KeyRing) -> Self {
+        Self::resume(ring, LaneHeads::default())
+    }
+
+    /// Goes on from a checkpoint.
+    #[must_use]
+    pub fn resume(ring: KeyRing, heads: LaneHeads) -> Self {
+        Self { ring, heads, cache: CommitCache::default() }
+    }
+
+    /// The heads, for a checkpoint.
+    #[must_use]
+    pub fn heads(&self) -> &LaneHeads {
+        &self.heads
+    }
+
+    /// The heads, to forget idle lanes.
+    pub fn heads_mut(&mut self) -> &mut LaneHeads {
+        &mut self.heads
+    }
+
+    /// Replaces the pinned keys.
+    pub fn set_ring(&mut self, ring: KeyRing) {
+        self.ring = ring;
+        self.cache = CommitCache::default();
+    }
+
+    /// Verifies the next event. After a missing or broken link the lane goes on from this event, so one break is one failure.
+    /// A missing receipt that comes later is not `repeated`, but not verified either: nothing was held against it in its place.
+    pub fn check(&mut self, wire: &Value) -> Verdict {
+        let receipt = match self.prove(wire) {
+            Ok(receipt) => receipt,
+            Err(verdict) => return *verdict,
+        };
+        let mut repeated = false;
+        let failure = match self.heads.link(&receipt) {
+            Link::First | Link::Next => {
+                self.heads.advance(&receipt);
+                None
+            }
+            Link::Repeated { .. } => {
+                repeated = true;
+                None
+            }
+            Link::Late => {
+                self.heads.found(&receipt);
+                let message = "it came after its lane had gone on without it";
+                Some(VerifyFailure::new(FailureCode::LateSeq, message).of(&receipt))
+            }
+            Link::Missing { from, to } => {
+                self.heads.advance_over(&receipt, from, to);
+                Some(missing(from, to).of(&receipt))
+            }
+            Link::Broken(failure) => {
+                // A fork, and whatever breaks the lane's own rules, must not become what later receipts are held against.
+                if !matches!(failure.code, FailureCode::ForkedSeq | FailureCode::LaneRule) {
+                    self.heads.advance(&receipt);
+                }
+                Some(failure)
+            }
+        };
+        Verdict { verified: failure.is_none(), failure, repeated, receipt: Some(receipt) }
+    }
+
+    /// How the next event would link, without following it: for a consumer that holds a lane while missing rows are fetched.
+    /// None if it does not verify alone.
+    pub fn peek(&mut self, wire: &Value) -> Option<Link> {
+        self.prove(wire).ok().map(|receipt| self.heads.link(&receipt))
+    }
+
+    fn prove(&mut self, wire: &Value) -> Result<VerifiedReceipt, Box<Verdict>> {
+        if is_observation(wire) {
+            return Err(Box::new(Verdict { verified: false, failure: None, repeated: false, receipt: None }));
+        }
+        verify_wire_cached(wire, Some(&self.ring), &mut self.cache)
+            .map_err(|failure| Box::new(Verdict { verified: false, failure: Some(failure), repeated: false, receipt: None }))
+    }
+}
+
+fn missing(from: i64, to: i64) -> VerifyFailure {
+    let message =
+        if from == to { format!("seq {from} is missing before it") } else { format!("seq {from} to {to} are missing before it") };
+    VerifyFailure::new(FailureCode::MissingSeq, message)
+}
+
+/// An external event claims no lane and no receipt; one that claims either must prove it.
+fn is_observation(wire: &Value) -> bool {
+    let external = wire.get("kind").and_then(Value::as_str).is_some_and(|kind| kind.starts_with("external_event:"));
+    let absent = |key: &str| wire.get(key).is_none_or(Value::is_null);
+    external && absent("lane") && absent("seq") && absent("receipt") && absent("receipt_hash") && absent("proof")
+}

@@ -1,0 +1,408 @@
+//! The writer: the one task that gives drafts their place, and the only one that writes. It takes what waits as one group, seals
+//! it, commits it in one transaction, and only then answers. Never answers before the disk has it (L-DURABLE).
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use aegis_model::{Clock, TenantId};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use crate::LedgerError;
+use crate::commit::{Disk, WriteError};
+use crate::config::LedgerConfig;
+use crate::draft::{Committed, Draft, Durability, Submission};
+use crate::loss::{Loss, Losses};
+use crate::recovery::UncleanLane;
+use crate::rows::{OutboxItem, outbox_item};
+use crate::seal::{SealedBatch, Sealer};
+use crate::stats::Counters;
+
+/// How long an idle writer lets a new shipped position wait before it writes it alone: any commit takes it along.
+const SHIPPED_IDLE: Duration = Duration::from_millis(200);
+
+/// Tenants whose lanes one transaction opens after an unclean stop, or closes.
+const LANES_PER_COMMIT: usize = 256;
+
+/// What the handles and the writer share.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    pub(crate) counters: Counters,
+    pub(crate) losses: Losses,
+    /// Wakes an idle writer: a loss to tell, or a shipped position to write.
+    pub(crate) wake: Notify,
+    /// Where sealed events go once somebody has taken the receiving end.
+    pub(crate) ring: Mutex<Option<mpsc::Sender<OutboxItem>>>,
+}
+
+/// What a handle asks of the writer besides sealing.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Close(oneshot::Sender<Result<(), LedgerError>>),
+    Shred(TenantId, oneshot::Sender<Result<(), LedgerError>>),
+    Prune(i64, oneshot::Sender<Result<u64, LedgerError>>),
+}
+
+pub(crate) struct Writer {
+    pub(crate) disk: Disk,
+    pub(crate) sealer: Sealer,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) config: LedgerConfig,
+    pub(crate) queue: mpsc::Receiver<Submission>,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    /// Best-effort drafts that wait for the disk to come back.
+    pub(crate) retry: VecDeque<Submission>,
+    /// A batch whose COMMIT gave an error, and of which it is not known whether it is on the disk.
+    pub(crate) in_doubt: Option<SealedBatch>,
+    pub(crate) closed: bool,
+    pub(crate) checkpointer: JoinHandle<()>,
+    /// Held for as long as this writer may write.
+    pub(crate) _lock: File,
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.checkpointer.abort();
+        self.shared.counters.writable.store(false, Ordering::Release);
+    }
+}
+
+impl Writer {
+    /// Serves until every handle is gone. Then it writes what still waits and goes; it closes lanes only when asked to.
+    pub(crate) async fn run(mut self) {
+        let mut group = Vec::new();
+        let shared = Arc::clone(&self.shared);
+        loop {
+            let pause = self.pause();
+            tokio::select! {
+                biased;
+                command = self.commands.recv() => match command {
+                    Some(command) => self.obey(command).await,
+                    None => break,
+                },
+                _ = self.queue.recv_many(&mut group, self.config.max_batch), if !self.queue.is_closed() || !self.queue.is_empty() => {
+                    self.take(std::mem::take(&mut group)).await;
+                }
+                () = shared.wake.notified() => {}
+                () = sleep_for(pause), if pause.is_some() => self.catch_up().await,
+            }
+        }
+        self.drain().await;
+        self.catch_up().await;
+    }
+
+    /// How long to wait before `catch_up` has something to do, if nothing comes first.
+    fn pause(&self) -> Option<Duration> {
+        if !self.writable() || !self.retry.is_empty() {
+            return Some(self.config.retry_interval);
+        }
+        let idle_work = self.disk.shipped_is_behind(&self.shared.counters) || (!self.closed && !self.shared.losses.is_empty());
+        idle_work.then_some(SHIPPED_IDLE)
+    }
+
+    fn writable(&self) -> bool {
+        self.shared.counters.writable.load(Ordering::Acquire)
+    }
+
+    async fn obey(&mut self, command: Command) {
+        match command {
+            Command::Close(reply) => {
+                let closed = self.close().await;
+                let _ = reply.send(closed);
+            }
+            Command::Shred(tenant, reply) => {
+                let shredded = self.shred(&tenant).await;
+                let _ = reply.send(shredded);
+            }
+            Command::Prune(up_to_row, reply) => {
+                let pruned = self.disk.prune(up_to_row).await;
+                let _ = reply.send(pruned);
+            }
+        }
+    }
+
+    async fn shred(&mut self, tenant: &TenantId) -> Result<(), LedgerError> {
+        self.disk.delete_commitment_key(tenant).await?;
+        self.sealer.commitment_keys.0.remove(tenant);
+        self.disk.truncate_log().await
+    }
+
+    /// Takes a group from the queue. While the disk is known not to take writes, only the timer tries it.
+    async fn take(&mut self, group: Vec<Submission>) {
+        if self.writable() {
+            self.commit(group).await;
+        } else {
+            self.fail(group, "the last commit failed and none has succeeded since");
+        }
+    }
+
+    /// Writes what is left in the queue.
+    async fn drain(&mut self) {
+        self.queue.close();
+        loop {
+            let mut group = Vec::new();
+            if self.queue.recv_many(&mut group, self.config.max_batch).await == 0 {
+                return;
+            }
+            self.take(group).await;
+        }
+    }
+
+    /// What the timer does: tries a disk that failed, and writes what waits: kept drafts, losses, the shipped position.
+    async fn catch_up(&mut self) {
+        if !self.writable() && (self.settle_doubt().await.is_err() || self.disk.probe().await.is_err()) {
+            return;
+        }
+        self.set_writable(true);
+        while self.writable() {
+            let next = self.retry.len().min(self.config.max_batch);
+            let group: Vec<Submission> = self.retry.drain(..next).collect();
+            let more = !self.retry.is_empty() || (!self.closed && !self.shared.losses.is_empty());
+            if group.is_empty() && !more && !self.disk.shipped_is_behind(&self.shared.counters) {
+                return;
+            }
+            self.commit(group).await;
+        }
+    }
+
+    fn set_writable(&self, writable: bool) {
+        let was = self.shared.counters.writable.swap(writable, Ordering::AcqRel);
+        match (was, writable) {
+            (true, false) => tracing::error!(ledger = %self.config.path.display(), "the ledger cannot write"),
+            (false, true) => tracing::info!(ledger = %self.config.path.display(), "the ledger can write again"),
+            _ => {}
+        }
+    }
+
+    /// Seals and commits a group, with the gaps that earlier losses need, and answers every waiter.
+    async fn commit(&mut self, mut group: Vec<Submission>) {
+        loop {
+            let losses = if self.closed { Vec::new() } else { self.shared.losses.take(LANES_PER_COMMIT) };
+            let (sealed, places) = self.seal(&mut group, &losses);
+            if sealed.is_none() && !self.disk.shipped_is_behind(&self.shared.counters) {
+                return;
+            }
+            let started = tokio::time::Instant::now();
+            match self.disk.write(sealed.as_ref(), &self.shared.counters, self.clock.now()).await {
+                Ok(()) => {
+                    if let Some(sealed) = sealed {
+                        self.shared.counters.committed(sealed.rows.len() as u64, started.elapsed());
+                        self.acknowledge(sealed, group, places);
+                    }
+                    self.set_writable(true);
+                    return;
+                }
+                Err(error) => {
+                    self.put_back(losses);
+                    let reason = match error {
+                        WriteError::Duplicate => {
+                            let before = group.len();
+                            self.reject_duplicates(&mut group).await;
+                            if group.len() < before {
+                                continue;
+                            }
+                            "a receipt is there twice, and cannot be told apart".to_owned()
+                        }
+                        WriteError::Failed(reason) => reason,
+                        WriteError::InDoubt(reason) => {
+                            self.in_doubt = sealed;
+                            reason
+                        }
+                    };
+                    self.shared.counters.failed_commits.fetch_add(1, Ordering::Relaxed);
+                    self.fail(group, &reason);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Seals gaps first, then the group. What cannot be sealed is answered and leaves the group alone.
+    fn seal(&mut self, group: &mut Vec<Submission>, losses: &[(TenantId, Loss)]) -> (Option<SealedBatch>, Vec<usize>) {
+        let mut batch = self.sealer.batch(self.clock.now());
+        for (tenant, loss) in losses {
+            if let Err(error) = batch.gap_after_loss(tenant, loss) {
+                tracing::error!(%tenant, %error, "a gap receipt could not be sealed");
+            }
+        }
+        let mut places = Vec::with_capacity(group.len());
+        let mut kept = Vec::with_capacity(group.len());
+        for submission in group.drain(..) {
+            match batch.seal(&submission.draft) {
+                Ok(place) => {
+                    places.push(place);
+                    kept.push(submission);
+                }
+                Err(error) => {
+                    tracing::warn!(event_id = %submission.draft.event.event_id, %error, "a draft was refused");
+                    let _ = submission.reply.send(Err(error));
+                }
+            }
+        }
+        *group = kept;
+        (batch.finish(), places)
+    }
+
+    /// The batch is durable: the state moves on, the waiters wake, the ring gets what it has room for.
+    fn acknowledge(&mut self, sealed: SealedBatch, group: Vec<Submission>, places: Vec<usize>) {
+        self.sealer.adopt(&sealed);
+        if let Some(last) = sealed.rows.last() {
+            self.shared.counters.last_row.store(last.row, Ordering::Release);
+        }
+        let mut frozen: Vec<_> = sealed.rows.iter().map(|_| None).collect();
+        for (submission, place) in group.into_iter().zip(places) {
+            let row = &sealed.rows[place];
+            frozen[place] = submission.draft.frozen;
+            let committed = Committed {
+                event_id: row.event_id,
+                lane: row.lane.to_string(),
+                seq: row.seq,
+                receipt_hash: row.receipt_hash_hex.clone(),
+                prev_receipt_hash: row.prev_receipt_hash.clone(),
+                ts: row.ts,
+            };
+            let _ = submission.reply.send(Ok(committed));
+        }
+        let ring = self.shared.ring.lock().clone();
+        let Some(ring) = ring else { return };
+        for (leaf, (row, frozen)) in sealed.rows.iter().zip(frozen).enumerate() {
+            if ring.try_send(outbox_item(row, leaf as u64, &sealed.commit, frozen)).is_err() {
+                // Full: whoever reads it sees the gap in `row` and reads the outbox.
+                return;
+            }
+        }
+    }
+
+    /// Nothing of the group was written. Required drafts end here; best-effort ones wait, as far as there is room.
+    fn fail(&mut self, group: Vec<Submission>, reason: &str) {
+        self.set_writable(false);
+        let now = self.clock.now();
+        for submission in group {
+            let tenant = submission.draft.event.tenant_id.clone();
+            match submission.durability {
+                Durability::BestEffort if self.retry.len() < self.config.best_effort_capacity => {
+                    self.retry.push_back(submission);
+                    continue;
+                }
+                Durability::BestEffort => {
+                    self.shared.counters.dropped.fetch_add(1, Ordering::Relaxed);
+                    self.shared.losses.dropped(&tenant, true, now);
+                }
+                Durability::Required => self.shared.losses.refused(&tenant, now),
+            }
+            let _ = submission.reply.send(Err(LedgerError::Unavailable(reason.to_owned())));
+        }
+    }
+
+    fn put_back(&self, losses: Vec<(TenantId, Loss)>) {
+        for (tenant, loss) in losses {
+            self.shared.losses.add(&tenant, loss);
+        }
+    }
+
+    /// Answers the drafts whose event already has a receipt, and takes them out of the group.
+    async fn reject_duplicates(&mut self, group: &mut Vec<Submission>) {
+        let mut kept = Vec::with_capacity(group.len());
+        for submission in group.drain(..) {
+            let event = &submission.draft.event;
+            match self.disk.has_receipt(&event.tenant_id, event.event_id).await {
+                Ok(true) => {
+                    let event_id = event.event_id;
+                    let _ = submission.reply.send(Err(LedgerError::Duplicate { event_id }));
+                }
+                Ok(false) | Err(_) => kept.push(submission),
+            }
+        }
+        *group = kept;
+    }
+
+    /// Finds out whether the batch in doubt is on the disk, and if so goes on from it. Its waiters were told that it is not:
+    /// the gap that follows says that receipts may be there of actions that were refused.
+    async fn settle_doubt(&mut self) -> Result<(), LedgerError> {
+        let Some(batch) = &self.in_doubt else { return Ok(()) };
+        let durable = self.disk.settle(batch.commit.commit_id).await?;
+        if durable {
+            self.sealer.adopt(batch);
+            if let Some(last) = batch.rows.last() {
+                self.shared.counters.last_row.store(last.row, Ordering::Release);
+            }
+        }
+        self.in_doubt = None;
+        Ok(())
+    }
+
+    /// Opens a new lane, with its gap, for each lane that ended without a `close`. Part of opening the ledger.
+    pub(crate) async fn succeed_unclean_lanes(&mut self, unclean: Vec<UncleanLane>) -> Result<(), LedgerError> {
+        let mut rest = unclean.into_iter().peekable();
+        while rest.peek().is_some() {
+            let mut batch = self.sealer.batch(self.clock.now());
+            for lane in rest.by_ref().take(LANES_PER_COMMIT) {
+                tracing::warn!(tenant = %lane.tenant_id, damaged = lane.damage.len(), "a lane ended without a close; a gap is sealed");
+                batch.succeed(lane)?;
+            }
+            let sealed = batch.finish();
+            self.write_own(sealed).await?;
+        }
+        Ok(())
+    }
+
+    /// Seals `close` in every open lane. Can be asked again if the disk refused.
+    async fn close(&mut self) -> Result<(), LedgerError> {
+        self.drain().await;
+        self.catch_up().await;
+        if !self.writable() {
+            return Err(LedgerError::Unavailable("the lanes could not be closed".to_owned()));
+        }
+        self.closed = true;
+        let mut tenants: Vec<TenantId> = self.sealer.lanes.keys().cloned().collect();
+        tenants.sort_unstable();
+        for some in tenants.chunks(LANES_PER_COMMIT) {
+            let mut batch = self.sealer.batch(self.clock.now());
+            for tenant in some {
+                batch.close_lane(tenant)?;
+            }
+            let sealed = batch.finish();
+            self.write_own(sealed).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes a batch of the lanes' own receipts.
+    async fn write_own(&mut self, sealed: Option<SealedBatch>) -> Result<(), LedgerError> {
+        let Some(sealed) = sealed else { return Ok(()) };
+        match self.disk.write(Some(&sealed), &self.shared.counters, self.clock.now()).await {
+            Ok(()) => {
+                self.acknowledge(sealed, Vec::new(), Vec::new());
+                Ok(())
+            }
+            Err(error) => {
+                self.set_writable(false);
+                let reason = error.to_string();
+                if matches!(error, WriteError::InDoubt(_)) {
+                    self.in_doubt = Some(sealed);
+                }
+                Err(LedgerError::Unavailable(reason))
+            }
+        }
+    }
+}
+
+async fn sleep_for(pause: Option<Duration>) {
+    if let Some(pause) = pause {
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// A draft and its waiter, for the queue.
+pub(crate) fn submission(
+    draft: Draft,
+    durability: Durability,
+) -> (Submission, oneshot::Receiver<Result<Committed, LedgerError>>) {
+    let (reply, waiter) = oneshot::channel();
+    (Submission { draft, durability, reply }, waiter)
+}

@@ -1,0 +1,108 @@
+//! Alerts, retractions and incidents: what detection says and what responders work on.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::decision::wire_words;
+use crate::{EventId, TenantId, Timestamp};
+
+/// How bad; ordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    Info,
+    Low,
+    Medium,
+    High,
+    Critical,
+}
+wire_words!(Severity { Info = "info", Low = "low", Medium = "medium", High = "high", Critical = "critical" });
+
+/// Whether a rule's alerts lead anywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RuleMode {
+    LogOnly,
+    Active,
+    Disabled,
+}
+wire_words!(RuleMode { LogOnly = "log_only", Active = "active", Disabled = "disabled" });
+
+/// One match of a rule, with its evidence. Its id is a function of (tenant, rule id, key, first evidence event).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Alert {
+    /// Hex SHA-256.
+    pub alert_id: String,
+    pub tenant_id: TenantId,
+    pub rule_id: String,
+    pub rule_name: String,
+    pub rule_version: u32,
+    /// SHA-256 of the rule file.
+    pub rule_hash: String,
+    pub severity: Severity,
+    pub mode: RuleMode,
+    /// The entity: key column → value, in the order of the rule's `key`.
+    pub key: Map<String, Value>,
+    /// Event time of the first and the last evidence event.
+    pub first_ts: Timestamp,
+    pub last_ts: Timestamp,
+    /// The events that matched, in event order, never empty.
+    pub event_ids: Vec<EventId>,
+    /// The receipt hashes of those events that have one.
+    pub receipt_hashes: Vec<String>,
+    /// The other columns of the match.
+    pub fields: Map<String, Value>,
+    /// What the rule asks for, e.g. `freeze_agent`.
+    pub respond: Vec<String>,
+    pub atlas: Vec<String>,
+    pub owasp: Vec<String>,
+    pub runbook: Option<String>,
+    /// Processing time at the detector; not part of the identity.
+    pub detected_at: Timestamp,
+}
+
+/// Says that a late event contradicted an alert that had been emitted. Never undoes containment by itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Retraction {
+    pub alert_id: String,
+    pub tenant_id: TenantId,
+    pub rule_id: String,
+    pub detected_at: Timestamp,
+}
+
+/// An alert as control keeps it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AlertRecord {
+    #[serde(flatten)]
+    pub alert: Alert,
+    pub retracted_at: Option<Timestamp>,
+    pub incident_id: Option<String>,
+}
+
+/// Where an incident stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IncidentStatus {
+    Open,
+    Contained,
+    Closed,
+}
+wire_words!(IncidentStatus { Open = "open", Contained = "contained", Closed = "closed" });
+
+/// One per tenant, entity and rule while open.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Incident {
+    pub incident_id: String,
+    pub tenant_id: TenantId,
+    pub rule_id: String,
+    pub severity: Severity,
+    /// `column=value` pairs of the alert's key, joined by `,`.
+    pub entity: String,
+    pub title: String,
+    pub status: IncidentStatus,
+    pub alert_ids: Vec<String>,
+    /// What was asked for and what came of it, newest last.
+    pub actions: Vec<Value>,
+    pub opened_at: Timestamp,
+    pub updated_at: Timestamp,
+}

@@ -1,0 +1,32 @@
+//! The vocabulary of AegisAgent: the types that cross crate, process and language boundaries, and their invariants.
+//! Owns names, wire shapes and orders. No I/O, no policy, no cryptography beyond naming it.
+
+pub mod alert;
+pub mod clock;
+pub mod containment;
+pub mod decision;
+pub mod event;
+pub mod ids;
+pub mod receipt;
+pub mod registry;
+pub mod request;
+pub mod signed;
+pub mod trust;
+
+pub use alert::{Alert, AlertRecord, Incident, IncidentStatus, Retraction, RuleMode, Severity};
+pub use clock::{Clock, ManualClock, SystemClock, Timestamp, TimestampError};
+pub use containment::{ContainmentKind, ContainmentState, Hold, TargetType, Verdict};
+pub use decision::{DataAccess, Decision, Destination, RiskLevel, UnknownWord};
+pub use event::{DIGEST_EXCLUDED, EventKind, SecurityEvent};
+pub use ids::{EventId, IdError, PARTITIONS, TenantId, external_event_id, new_event_id, partition_of};
+pub use receipt::{Phase, Proof, RECEIPT_SCHEMA, ReceiptBody, SealedEvent};
+pub use registry::{
+    ActionRecord, AgentRecord, ChannelRecord, DefaultDecision, McpServerRecord, McpToolRecord, ResourceRecord, TenantSettings,
+    ToolRecord, Visibility,
+};
+pub use request::{
+    AgentClaim, ApprovalRef, ApprovalStatus, ApprovalView, AuthorizeRequest, AuthorizeResponse, Callback, ErrorBody, ErrorDetail,
+    FrozenAction, ReceiptView, RequestContext, ToolCall, Trace, UserClaim,
+};
+pub use signed::{EntryKind, SignedEntry};
+pub use trust::SourceTrust;

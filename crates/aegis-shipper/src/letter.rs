@@ -1,0 +1,59 @@
+//! What goes out, and what is kept of it if the bus will never take it. A dead letter holds no payload: a frozen action has raw
+//! parameters, and the ledger still has the event.
+
+use aegis_bus::{BusError, Message, Stream, subject};
+use aegis_canon::sha256_hex;
+use aegis_ledger::OutboxItem;
+use aegis_model::{EventId, TenantId, partition_of};
+use serde_json::json;
+
+/// A message with what names its origin.
+#[derive(Clone, Debug)]
+pub(crate) struct Outgoing {
+    pub(crate) message: Message,
+    pub(crate) tenant_id: TenantId,
+    pub(crate) event_id: EventId,
+    pub(crate) row: i64,
+}
+
+impl Outgoing {
+    pub(crate) fn event(item: &OutboxItem) -> Self {
+        let sealed = &item.sealed;
+        let subject = subject::ase(&sealed.tenant_id, sealed.kind);
+        let message = Message::new(subject, sealed.wire.clone().into_bytes()).with_id(sealed.event_id.to_string());
+        Self { message, tenant_id: sealed.tenant_id.clone(), event_id: sealed.event_id, row: item.row }
+    }
+
+    /// The frozen action of an item, if it has one.
+    pub(crate) fn approval(item: &OutboxItem) -> Option<Self> {
+        let frozen = item.frozen.as_ref()?;
+        let payload = match serde_json::to_vec(frozen) {
+            Ok(payload) => payload,
+            Err(error) => {
+                tracing::error!(%error, approval_id = frozen.approval_id, "a frozen action has no JSON form and cannot be approved");
+                return None;
+            }
+        };
+        let subject = subject::approval(&frozen.tenant_id, &frozen.approval_id);
+        let message = Message::new(subject, payload).with_id(frozen.approval_id.clone());
+        Some(Self { message, tenant_id: frozen.tenant_id.clone(), event_id: frozen.event_id, row: item.row })
+    }
+
+    /// What is kept of a message that was refused for good.
+    pub(crate) fn dead_letter(&self, stream: Stream, refusal: &BusError) -> Self {
+        let letter = json!({
+            "reason": refusal.to_string(),
+            "stream": stream.as_str(),
+            "subject": self.message.subject,
+            "msg_id": self.message.msg_id,
+            "tenant_id": self.tenant_id,
+            "event_id": self.event_id,
+            "ledger_row": self.row,
+            "bytes": self.message.payload.len(),
+            "sha256": sha256_hex(&self.message.payload),
+        });
+        let id = format!("{stream}-{}-{}", self.event_id, self.row);
+        let message = Message::new(subject::dlq(partition_of(&self.tenant_id)), letter.to_string().into_bytes()).with_id(id);
+        Self { message, ..self.clone() }
+    }
+}

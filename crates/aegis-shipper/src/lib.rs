@@ -1,0 +1,128 @@
+//! Moves what the ledger has sealed onto the bus: the ring while it keeps up, the outbox table when it is behind.
+//! Promises that every sealed event reaches ASE, and every frozen action APPROVALS before its event, at least once and in row
+//! order; marks a row as shipped only after its acknowledgements. Never holds up the ledger, whatever the bus does.
+
+mod letter;
+mod task;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use aegis_bus::Bus;
+use aegis_ledger::Ledger;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// How the shipper works.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShipperConfig {
+    /// Events that one publish takes at most.
+    pub batch: usize,
+    /// The wait after a first refusal; it doubles with each further one.
+    pub min_backoff: Duration,
+    /// The longest wait.
+    pub max_backoff: Duration,
+    /// How often an idle shipper looks whether the ring missed something.
+    pub idle_check: Duration,
+    /// How long `stop` goes on shipping.
+    pub drain: Duration,
+}
+
+impl Default for ShipperConfig {
+    fn default() -> Self {
+        Self {
+            batch: 512,
+            min_backoff: Duration::from_millis(50),
+            max_backoff: Duration::from_secs(5),
+            idle_check: Duration::from_millis(100),
+            drain: Duration::from_secs(5),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    emitted: AtomicU64,
+    retries: AtomicU64,
+    dead_lettered: AtomicU64,
+}
+
+/// What a shipper counts, for metrics. Cheap to clone; goes on after the shipper has stopped.
+#[derive(Clone, Debug)]
+pub struct ShipperMeter {
+    counts: Arc<Counts>,
+    ledger: Ledger,
+}
+
+impl ShipperMeter {
+    /// Events that the bus acknowledged.
+    #[must_use]
+    pub fn emitted_total(&self) -> u64 {
+        self.counts.emitted.load(Ordering::Relaxed)
+    }
+
+    /// Publishes that had to be tried again.
+    #[must_use]
+    pub fn retries_total(&self) -> u64 {
+        self.counts.retries.load(Ordering::Relaxed)
+    }
+
+    /// Messages that the bus will never take, and that went to the dead letters instead.
+    #[must_use]
+    pub fn dead_lettered_total(&self) -> u64 {
+        self.counts.dead_lettered.load(Ordering::Relaxed)
+    }
+
+    /// Rows of the ledger that are not shipped yet.
+    #[must_use]
+    pub fn backlog(&self) -> u64 {
+        self.ledger.backlog()
+    }
+}
+
+/// A running shipper of one ledger. There must be one per ledger.
+#[derive(Debug)]
+pub struct Shipper {
+    meter: ShipperMeter,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Shipper {
+    /// Starts shipping where the ledger says that the last start ended.
+    #[must_use]
+    pub fn spawn(ledger: Ledger, bus: Arc<dyn Bus>, config: ShipperConfig) -> Self {
+        let counts = Arc::new(Counts::default());
+        let meter = ShipperMeter { counts: Arc::clone(&counts), ledger: ledger.clone() };
+        let (stop, stopping) = watch::channel(false);
+        let task = tokio::spawn(task::run(ledger, bus, config, counts, stopping));
+        Self { meter, stop, task }
+    }
+
+    /// Rows of the ledger that are not shipped yet.
+    #[must_use]
+    pub fn backlog(&self) -> u64 {
+        self.meter.backlog()
+    }
+
+    /// Events that the bus acknowledged.
+    #[must_use]
+    pub fn emitted_total(&self) -> u64 {
+        self.meter.emitted_total()
+    }
+
+    /// The counters, to keep.
+    #[must_use]
+    pub fn meter(&self) -> ShipperMeter {
+        self.meter.clone()
+    }
+
+    /// Ships what is there, for at most the configured time, then ends. What is left is shipped by the next start.
+    pub async fn stop(self) {
+        self.stop.send_replace(true);
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "the shipper ended badly; the next start ships what it left");
+        }
+    }
+}

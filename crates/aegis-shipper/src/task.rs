@@ -1,0 +1,218 @@
+//! The loop: next rows, publish, mark, again. Rows come from the ring as long as they follow one another; a jump means that the
+//! ring had no room and the outbox has more.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use aegis_bus::{Bus, BusError, Stream};
+use aegis_ledger::{Ledger, OutboxItem};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::letter::Outgoing;
+use crate::{Counts, ShipperConfig};
+
+/// The time to stop has passed.
+struct Expired;
+
+struct Task {
+    ledger: Ledger,
+    bus: Arc<dyn Bus>,
+    config: ShipperConfig,
+    counts: Arc<Counts>,
+    /// None when there is none, or when the ledger's writer is gone.
+    ring: Option<mpsc::Receiver<OutboxItem>>,
+    /// An item of the ring that did not follow the last one.
+    held: Option<OutboxItem>,
+    /// The last row whose messages are acknowledged.
+    shipped: i64,
+    stopping: watch::Receiver<bool>,
+    /// Set once a stop was asked for.
+    deadline: Option<Instant>,
+}
+
+pub(crate) async fn run(
+    ledger: Ledger,
+    bus: Arc<dyn Bus>,
+    config: ShipperConfig,
+    counts: Arc<Counts>,
+    stopping: watch::Receiver<bool>,
+) {
+    let ring = ledger.take_sealed_receiver();
+    if ring.is_none() {
+        tracing::warn!("the ledger's ring is taken; shipping from the outbox only");
+    }
+    let shipped = ledger.shipped_row().await;
+    let mut task = Task { ledger, bus, config, counts, ring, held: None, shipped, stopping, deadline: None };
+    while let Ok(Some(items)) = task.next_items().await {
+        if task.ship(items).await.is_err() {
+            break;
+        }
+    }
+    if task.ledger.last_row() > task.shipped {
+        tracing::warn!(
+            backlog = task.ledger.backlog(),
+            "the shipper stopped before everything was shipped; the next start goes on"
+        );
+    }
+}
+
+impl Task {
+    /// The rows that follow; None when a stop was asked for and nothing is left.
+    async fn next_items(&mut self) -> Result<Option<Vec<OutboxItem>>, Expired> {
+        let mut backoff = self.config.min_backoff;
+        loop {
+            if *self.stopping.borrow() || self.stopping.has_changed().is_err() {
+                self.begin_stop();
+            }
+            if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Err(Expired);
+            }
+            let items = self.take_from_ring();
+            if !items.is_empty() {
+                return Ok(Some(items));
+            }
+            let last_row = self.ledger.last_row();
+            if last_row > self.shipped {
+                match self.ledger.read_outbox(self.shipped, self.config.batch).await {
+                    Ok(items) if !items.is_empty() => return Ok(Some(items)),
+                    // Numbers without a readable row: nothing to ship up to there.
+                    Ok(_) => self.passed(last_row).await,
+                    Err(error) => {
+                        tracing::warn!(%error, "the outbox cannot be read; trying again");
+                        self.pause(&mut backoff).await?;
+                    }
+                }
+                continue;
+            }
+            if self.deadline.is_some() {
+                return Ok(None);
+            }
+            self.wait_for_work().await;
+        }
+    }
+
+    /// What the ring holds, as far as it goes on from the last shipped row without a jump.
+    fn take_from_ring(&mut self) -> Vec<OutboxItem> {
+        let mut items = Vec::new();
+        let mut last_row = self.shipped;
+        while items.len() < self.config.batch {
+            let Some(item) = self.held.take().or_else(|| self.ring.as_mut()?.try_recv().ok()) else { break };
+            if item.row <= last_row {
+                continue;
+            }
+            if item.row != last_row + 1 {
+                self.held = Some(item);
+                break;
+            }
+            last_row = item.row;
+            items.push(item);
+        }
+        items
+    }
+
+    async fn wait_for_work(&mut self) {
+        let ring = async {
+            match &mut self.ring {
+                Some(ring) => ring.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            item = ring => match item {
+                Some(item) => self.held = Some(item),
+                None => self.ring = None,
+            },
+            // The ring may have had no room for the last row before a pause.
+            () = sleep(self.config.idle_check) => {}
+            _ = self.stopping.changed() => self.begin_stop(),
+        }
+    }
+
+    async fn ship(&mut self, items: Vec<OutboxItem>) -> Result<(), Expired> {
+        let Some(last_row) = items.last().map(|item| item.row) else { return Ok(()) };
+        // An approval that can be decided must be there before anyone reads that it was asked for.
+        self.publish(Stream::Approvals, items.iter().filter_map(Outgoing::approval).collect()).await?;
+        self.publish(Stream::Ase, items.iter().map(Outgoing::event).collect()).await?;
+        self.passed(last_row).await;
+        Ok(())
+    }
+
+    async fn passed(&mut self, row: i64) {
+        self.shipped = row;
+        self.ledger.mark_shipped(row).await;
+    }
+
+    /// Publishes until every message is acknowledged, or is a dead letter.
+    async fn publish(&mut self, stream: Stream, outgoing: Vec<Outgoing>) -> Result<(), Expired> {
+        let letters = self.publish_stream(stream, outgoing).await?;
+        let refused = self.publish_stream(Stream::Dlq, letters).await?;
+        for letter in refused {
+            tracing::error!(event_id = %letter.event_id, row = letter.row, "not even a dead letter could be published; the ledger has the event");
+        }
+        Ok(())
+    }
+
+    /// Publishes to one stream, waiting while it is full or gone; returns dead letters of what it will never take.
+    async fn publish_stream(&mut self, stream: Stream, mut outgoing: Vec<Outgoing>) -> Result<Vec<Outgoing>, Expired> {
+        let mut letters = Vec::new();
+        let mut backoff = self.config.min_backoff;
+        while !outgoing.is_empty() {
+            let messages = outgoing.iter().map(|o| o.message.clone()).collect();
+            let mut results = self.bus.publish(stream, messages).await.into_iter();
+            let sent = outgoing.len();
+            let mut left = Vec::new();
+            let mut first_refusal = None;
+            for out in outgoing {
+                let no_answer = || Err(BusError::Unavailable { reason: "no answer to a publish".to_owned() });
+                match results.next().unwrap_or_else(no_answer) {
+                    Ok(_) if stream == Stream::Ase => _ = self.counts.emitted.fetch_add(1, Ordering::Relaxed),
+                    Ok(_) => {}
+                    Err(refusal) if refusal.is_retryable() => {
+                        first_refusal.get_or_insert(refusal);
+                        left.push(out);
+                    }
+                    Err(refusal) => {
+                        tracing::error!(%stream, error = %refusal, event_id = %out.event_id, "the bus will never take this message; it goes to the dead letters");
+                        self.counts.dead_lettered.fetch_add(1, Ordering::Relaxed);
+                        letters.push(out.dead_letter(stream, &refusal));
+                    }
+                }
+            }
+            if left.len() < sent {
+                backoff = self.config.min_backoff;
+            }
+            if let Some(refusal) = first_refusal {
+                self.counts.retries.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(%stream, error = %refusal, waiting = left.len(), "the bus does not take events now; the ledger keeps them");
+                self.pause(&mut backoff).await?;
+            }
+            outgoing = left;
+        }
+        Ok(letters)
+    }
+
+    /// Waits, and doubles the next wait. A stop shortens it once and sets the deadline; past it, nothing more is tried.
+    async fn pause(&mut self, backoff: &mut Duration) -> Result<(), Expired> {
+        let until = Instant::now() + *backoff;
+        *backoff = (*backoff * 2).min(self.config.max_backoff);
+        match self.deadline {
+            Some(deadline) if Instant::now() >= deadline => return Err(Expired),
+            Some(deadline) => sleep_until(until.min(deadline)).await,
+            None => tokio::select! {
+                () = sleep_until(until) => {}
+                _ = self.stopping.changed() => {
+                    self.begin_stop();
+                    *backoff = self.config.min_backoff;
+                }
+            },
+        }
+        Ok(())
+    }
+
+    /// Also when the handle was dropped: then nobody waits, but what is there is still shipped.
+    fn begin_stop(&mut self) {
+        self.deadline.get_or_insert(Instant::now() + self.config.drain);
+    }
+}

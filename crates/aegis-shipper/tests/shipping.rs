@@ -1,0 +1,345 @@
+//! A real ledger, shipped to a real bus, with faults in between.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use aegis_bus::{
+    Bucket, Bus, BusError, Delivered, EmbeddedBus, EmbeddedLimits, KvWatch, Message, PubAck, Stream, StreamLimits, StreamState,
+    Subscription,
+};
+use aegis_keys::SigningKey;
+use aegis_ledger::{Draft, Durability, Ledger, LedgerConfig};
+use aegis_model::{
+    Clock, EventId, EventKind, FrozenAction, Phase, RiskLevel, SecurityEvent, SourceTrust, SystemClock, TenantId, ToolCall,
+};
+use aegis_shipper::{Shipper, ShipperConfig};
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde_json::Value;
+
+/// A bus in front of another, with faults.
+#[derive(Debug)]
+struct Faulty {
+    inner: Arc<EmbeddedBus>,
+    down: AtomicBool,
+    /// APPROVALS alone is down.
+    approvals_down: AtomicBool,
+    /// Publishes that were tried while it was down.
+    tried: AtomicUsize,
+    /// Messages with this id are refused for good.
+    poisoned: parking_lot::Mutex<Option<String>>,
+}
+
+#[async_trait]
+impl Bus for Faulty {
+    async fn publish(&self, stream: Stream, messages: Vec<Message>) -> Vec<Result<PubAck, BusError>> {
+        if self.down.load(Ordering::SeqCst) || (stream == Stream::Approvals && self.approvals_down.load(Ordering::SeqCst)) {
+            self.tried.fetch_add(1, Ordering::SeqCst);
+            return vec![Err(BusError::Unavailable { reason: "down".to_owned() }); messages.len()];
+        }
+        let Some(poisoned) = self.poisoned.lock().clone() else { return self.inner.publish(stream, messages).await };
+        let mut results = Vec::new();
+        for message in messages {
+            if stream == Stream::Ase && message.msg_id.as_ref() == Some(&poisoned) {
+                results.push(Err(BusError::TooLarge { bytes: message.payload.len(), max: 1 }));
+            } else {
+                results.extend(self.inner.publish(stream, vec![message]).await);
+            }
+        }
+        results
+    }
+    async fn subscribe(&self, stream: Stream, filter: &str, start_seq: u64) -> Result<Box<dyn Subscription>, BusError> {
+        self.inner.subscribe(stream, filter, start_seq).await
+    }
+    async fn last_seq(&self, stream: Stream) -> Result<u64, BusError> {
+        self.inner.last_seq(stream).await
+    }
+    async fn stream_state(&self, stream: Stream) -> Result<StreamState, BusError> {
+        self.inner.stream_state(stream).await
+    }
+    async fn stream_identity(&self, stream: Stream) -> Result<String, BusError> {
+        self.inner.stream_identity(stream).await
+    }
+    async fn consumer_position(&self, stream: Stream, name: &str) -> Result<u64, BusError> {
+        self.inner.consumer_position(stream, name).await
+    }
+    async fn set_consumer_position(&self, stream: Stream, name: &str, seq: u64) -> Result<(), BusError> {
+        self.inner.set_consumer_position(stream, name, seq).await
+    }
+    async fn forget_consumer(&self, stream: Stream, name: &str) -> Result<(), BusError> {
+        self.inner.forget_consumer(stream, name).await
+    }
+    async fn kv_put(&self, bucket: Bucket, key: &str, value: Bytes) -> Result<u64, BusError> {
+        self.inner.kv_put(bucket, key, value).await
+    }
+    async fn kv_update(&self, bucket: Bucket, key: &str, value: Bytes, expected: u64) -> Result<u64, BusError> {
+        self.inner.kv_update(bucket, key, value, expected).await
+    }
+    async fn kv_get(&self, bucket: Bucket, key: &str) -> Result<Option<(Bytes, u64)>, BusError> {
+        self.inner.kv_get(bucket, key).await
+    }
+    async fn kv_all(&self, bucket: Bucket) -> Result<Vec<(String, Bytes, u64)>, BusError> {
+        self.inner.kv_all(bucket).await
+    }
+    async fn kv_watch(&self, bucket: Bucket) -> Result<Box<dyn KvWatch>, BusError> {
+        self.inner.kv_watch(bucket).await
+    }
+}
+
+fn tenant() -> TenantId {
+    TenantId::new("acme").unwrap()
+}
+
+async fn bus(folder: &Path, limits: EmbeddedLimits) -> Arc<Faulty> {
+    let inner = EmbeddedBus::open(&folder.join("bus.db"), limits, Arc::new(SystemClock)).await.unwrap();
+    Arc::new(Faulty {
+        inner,
+        down: AtomicBool::new(false),
+        approvals_down: AtomicBool::new(false),
+        tried: AtomicUsize::new(0),
+        poisoned: parking_lot::Mutex::new(None),
+    })
+}
+
+async fn ledger(folder: &Path, ring_capacity: usize) -> Ledger {
+    let key = SigningKey::load_or_create(&folder.join("key")).unwrap();
+    let config = LedgerConfig { ring_capacity, ..LedgerConfig::new(folder.join("ledger.db"), "edge-1", "edge") };
+    Ledger::open(config, key, Arc::new(SystemClock)).await.unwrap()
+}
+
+fn quick() -> ShipperConfig {
+    ShipperConfig { min_backoff: Duration::from_millis(1), max_backoff: Duration::from_millis(20), ..ShipperConfig::default() }
+}
+
+fn draft() -> Draft {
+    let mut event = SecurityEvent::new(tenant(), "edge-1", "edge", EventKind::AuthorizeDecision, SystemClock.now());
+    event.agent_id = Some("agent-1".to_owned());
+    Draft::new(event, Phase::Decision)
+}
+
+/// Seals `count` events and returns their ids in the order of their commit.
+async fn seal(ledger: &Ledger, count: usize) -> Vec<EventId> {
+    let mut pending = Vec::new();
+    for _ in 0..count {
+        pending.push(ledger.try_submit(draft(), Durability::Required).unwrap());
+    }
+    let mut ids = Vec::new();
+    for receipt in pending {
+        ids.push(receipt.await.unwrap().event_id);
+    }
+    ids
+}
+
+async fn read(bus: &Faulty, stream: Stream) -> Vec<Delivered> {
+    let mut subscription = bus.subscribe(stream, ">", 1).await.unwrap();
+    let mut all = Vec::new();
+    loop {
+        let batch = subscription.next_batch(1000, Duration::ZERO).await.unwrap();
+        if batch.is_empty() {
+            return all;
+        }
+        all.extend(batch);
+    }
+}
+
+/// The decisions on the bus, in its order.
+async fn decisions(bus: &Faulty) -> Vec<EventId> {
+    decisions_of(read(bus, Stream::Ase).await)
+}
+
+fn decisions_of(messages: Vec<Delivered>) -> Vec<EventId> {
+    let parsed = messages.into_iter().map(|d| serde_json::from_slice::<Value>(&d.payload).unwrap());
+    let decisions = parsed.filter(|event| event["kind"] == "authorize_decision");
+    decisions.map(|event| event["event_id"].as_str().unwrap().parse().unwrap()).collect()
+}
+
+async fn until(what: &str, condition: impl AsyncFn() -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while !condition().await {
+        assert!(tokio::time::Instant::now() < deadline, "waited in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_event_arrives_once_and_in_order_through_ring_and_outbox() {
+    for ring_capacity in [4096, 3] {
+        let folder = tempfile::tempdir().unwrap();
+        let (bus, ledger) = (bus(folder.path(), EmbeddedLimits::default()).await, ledger(folder.path(), ring_capacity).await);
+        let mut sealed = seal(&ledger, 100).await;
+        let shipper = Shipper::spawn(ledger.clone(), bus.clone(), quick());
+        for _ in 0..10 {
+            sealed.extend(seal(&ledger, 200).await);
+        }
+        until("everything shipped", async || shipper.backlog() == 0).await;
+        assert_eq!(decisions(&bus).await, sealed, "ring of {ring_capacity}");
+        assert!(shipper.emitted_total() >= sealed.len() as u64);
+        let subject = read(&bus, Stream::Ase).await.pop().unwrap().subject;
+        assert_eq!(subject, aegis_bus::subject::ase(&tenant(), EventKind::AuthorizeDecision));
+        shipper.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_shipper_finds_what_the_ring_had_no_room_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bus, ledger) = (bus(folder.path(), EmbeddedLimits::default()).await, ledger(folder.path(), 1).await);
+    let shipper = Shipper::spawn(ledger.clone(), bus.clone(), quick());
+    // One commit of many: only one of them fits into the ring, and none follows.
+    let sealed = seal(&ledger, 300).await;
+    until("the rest without a further event", async || decisions(&bus).await.len() == sealed.len()).await;
+    shipper.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bus_that_is_down_delays_and_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bus, ledger) = (bus(folder.path(), EmbeddedLimits::default()).await, ledger(folder.path(), 64).await);
+    bus.down.store(true, Ordering::SeqCst);
+    let shipper = Shipper::spawn(ledger.clone(), bus.clone(), quick());
+    let mut sealed = seal(&ledger, 500).await;
+    until("some tries", async || bus.tried.load(Ordering::SeqCst) > 3).await;
+    assert!(shipper.backlog() >= 500 && shipper.emitted_total() == 0);
+    bus.down.store(false, Ordering::SeqCst);
+    sealed.extend(seal(&ledger, 500).await);
+    until("everything shipped", async || shipper.backlog() == 0).await;
+    assert_eq!(decisions(&bus).await, sealed);
+    assert!(shipper.meter().retries_total() > 3);
+    shipper.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_bus_leaves_the_rest_in_the_ledger_until_there_is_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = EmbeddedLimits::default().with_stream(Stream::Ase, StreamLimits { max_messages: 50, max_bytes: 1 << 24 });
+    let (bus, ledger) = (bus(folder.path(), limits).await, ledger(folder.path(), 64).await);
+    let shipper = Shipper::spawn(ledger.clone(), bus.clone(), quick());
+    let sealed = seal(&ledger, 200).await;
+    until("the bus is full", async || bus.last_seq(Stream::Ase).await.unwrap() == 50).await;
+    assert!(shipper.backlog() > 0);
+    // A consumer that follows makes room again and again, and sees every event.
+    let mut subscription = bus.subscribe(Stream::Ase, ">", 1).await.unwrap();
+    let mut seen = Vec::new();
+    while seen.len() < sealed.len() {
+        let batch = subscription.next_batch(1000, Duration::from_secs(20)).await.unwrap();
+        let last = batch.last().expect("the shipper goes on when there is room").seq;
+        seen.extend(decisions_of(batch));
+        bus.set_consumer_position(Stream::Ase, "consumer", last).await.unwrap();
+    }
+    assert_eq!(seen, sealed);
+    until("everything shipped", async || shipper.backlog() == 0).await;
+    shipper.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_start_left_the_next_one_ships() {
+    let folder = tempfile::tempdir().unwrap();
+    let bus = bus(folder.path(), EmbeddedLimits::default()).await;
+    let first = ledger(folder.path(), 64).await;
+    bus.down.store(true, Ordering::SeqCst);
+    let shipper = Shipper::spawn(first.clone(), bus.clone(), ShipperConfig { drain: Duration::from_millis(50), ..quick() });
+    let sealed = seal(&first, 30).await;
+    shipper.stop().await;
+    first.close().await.unwrap();
+    drop(first);
+    assert!(decisions(&bus).await.is_empty());
+
+    bus.down.store(false, Ordering::SeqCst);
+    let second = ledger(folder.path(), 64).await;
+    let shipper = Shipper::spawn(second.clone(), bus.clone(), quick());
+    until("everything shipped", async || shipper.backlog() == 0).await;
+    assert_eq!(decisions(&bus).await, sealed);
+    shipper.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_ships_what_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bus, ledger) = (bus(folder.path(), EmbeddedLimits::default()).await, ledger(folder.path(), 64).await);
+    let shipper = Shipper::spawn(ledger.clone(), bus.clone(), quick());
+    let sealed = seal(&ledger, 1000).await;
+    ledger.close().await.unwrap();
+    shipper.stop().await;
+    assert_eq!(decisions(&bus).await, sealed);
+    let last: Value = serde_json::from_slice(&read(&bus, Stream::Ase).await.pop().unwrap().payload).unwrap();
+    assert_eq!(last["kind"], "lane_close");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_is_never_taken_goes_to_the_dead_letters_and_the_rest_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bus, ledger) = (bus(folder.path(), EmbeddedLimits::default()).await, ledger(folder.path(), 64).await);
+    let poisoned = draft();
+    *bus.poisoned.lock() = Some(poisoned.event.event_id.to_string());
+    let mut sealed = seal(&ledger, 3).await;
+    ledger.try_submit(poisoned.clone(), Durability::Required).unwrap().await.unwrap();
+    sealed.extend(seal(&ledger, 3).await);
+    let shipper = Shipper::spawn(ledger.clone(), bus.clone(), quick());
+    until("everything shipped", async || shipper.backlog() == 0).await;
+    assert_eq!(decisions(&bus).await, sealed);
+    assert_eq!(shipper.meter().dead_lettered_total(), 1);
+    let letters = read(&bus, Stream::Dlq).await;
+    let letter: Value = serde_json::from_slice(&letters[0].payload).unwrap();
+    assert_eq!((letters.len(), letter["event_id"].as_str()), (1, Some(poisoned.event.event_id.to_string().as_str())));
+    assert!(letter["reason"].as_str().unwrap().contains("over the bound"), "{letter}");
+    shipper.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_action_arrives_before_its_event() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bus, ledger) = (bus(folder.path(), EmbeddedLimits::default()).await, ledger(folder.path(), 64).await);
+    let mut draft = draft();
+    let now = SystemClock.now();
+    let frozen = FrozenAction {
+        approval_id: "approval-1".to_owned(),
+        tenant_id: tenant(),
+        event_id: draft.event.event_id,
+        agent_id: "agent-1".to_owned(),
+        token_id: None,
+        user_id: None,
+        run_id: None,
+        environment: "production".to_owned(),
+        tool_call: ToolCall {
+            tool: "github".to_owned(),
+            action: "merge_pull_request".to_owned(),
+            resource: None,
+            mutates_state: true,
+            parameters: serde_json::Map::new(),
+        },
+        action_hash: "0".repeat(64),
+        source_trust: SourceTrust::Unknown,
+        root_trust: SourceTrust::Unknown,
+        contains_sensitive_data: false,
+        risk_level: RiskLevel::High,
+        reason: "a person must approve".to_owned(),
+        matched_policies: Vec::new(),
+        policy_digest: "0".repeat(64),
+        approver_group: "security".to_owned(),
+        approvals_needed: 1,
+        requested_at: now,
+        expires_at: now.plus_seconds(900),
+        callback_url: None,
+    };
+    draft.event.approval_id = Some(frozen.approval_id.clone());
+    draft.frozen = Some(frozen.clone());
+
+    // The approvals stream is down: then the event must not be on the bus either.
+    bus.approvals_down.store(true, Ordering::SeqCst);
+    let shipper = Shipper::spawn(ledger.clone(), bus.clone(), quick());
+    ledger.try_submit(draft, Durability::Required).unwrap().await.unwrap();
+    until("some tries", async || bus.tried.load(Ordering::SeqCst) > 2).await;
+    assert!(read(&bus, Stream::Ase).await.is_empty());
+    bus.approvals_down.store(false, Ordering::SeqCst);
+    until("the event", async || !decisions(&bus).await.is_empty()).await;
+    let approvals = read(&bus, Stream::Approvals).await;
+    assert_eq!(approvals.len(), 1);
+    assert_eq!(approvals[0].subject, "approval.acme.approval-1");
+    assert_eq!(serde_json::from_slice::<FrozenAction>(&approvals[0].payload).unwrap(), frozen);
+    let decision = read(&bus, Stream::Ase).await.into_iter().find(|d| d.subject.ends_with("authorize_decision")).unwrap();
+    assert!(approvals[0].bus_ts <= decision.bus_ts);
+    shipper.stop().await;
+}

@@ -1,0 +1,292 @@
+//! Approvals: one frozen action each, PENDING → APPROVED | REJECTED | EXPIRED, then CONSUMED once. Past `expires_at` an approval
+//! reads as EXPIRED whether or not anybody has swept it. Votes and edits are in `approval_votes`.
+
+use aegis_model::{ApprovalStatus, FrozenAction, TenantId, Timestamp, ToolCall};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Sqlite, Transaction};
+
+use crate::error::on_insert;
+use crate::tenants::{MAX_NAME, check_len};
+use crate::{MAX_PAGE, OutboxRow, Store, StoreError, outbox, page, row};
+
+/// An approval as it stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ApprovalRow {
+    pub frozen: FrozenAction,
+    pub status: ApprovalStatus,
+    /// The edited action that is now up for approval.
+    pub edited: Option<ToolCall>,
+    /// Who edited it last.
+    pub edited_by: Option<String>,
+    /// The hash a consume must present: the frozen action's, or the edited one's.
+    pub current_hash: String,
+    /// Digest of the policies that saw the current action.
+    pub policy_digest: String,
+    /// Who has approved the current action, in the order of their votes.
+    pub approved_by: Vec<String>,
+    /// When it was approved (last vote) or rejected.
+    pub decided_at: Option<Timestamp>,
+    /// Who rejected it, or whose vote completed it.
+    pub decided_by: Option<String>,
+    pub consumed_at: Option<Timestamp>,
+}
+
+/// What came of a vote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VoteResult {
+    /// This vote completed it.
+    Approved,
+    /// Counted (once a person); more are needed.
+    NeedsMore {
+        have: u32,
+        need: u32,
+    },
+    /// It is not pending.
+    Conflict(ApprovalStatus),
+    /// The approver edited the action and would be its sole approver.
+    SelfEdited,
+    /// The action is not the one the approver was shown.
+    HashChanged,
+    Expired,
+    NotFound,
+}
+
+/// What came of a rejection or an edit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DecideResult {
+    Done,
+    /// Its status does not admit it.
+    Conflict(ApprovalStatus),
+    Expired,
+    NotFound,
+}
+
+/// What came of a consume. Only `Consumed` changed anything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConsumeResult {
+    Consumed,
+    AlreadyConsumed,
+    NotApproved(ApprovalStatus),
+    HashMismatch,
+    Expired,
+    NotFound,
+}
+
+pub(crate) type Tx = Transaction<'static, Sqlite>;
+
+/// The status at `now`: time alone turns an undecided or unconsumed approval into an expired one.
+pub(crate) fn status_at(stored: ApprovalStatus, expires_at: Timestamp, now: Timestamp) -> ApprovalStatus {
+    match stored {
+        ApprovalStatus::Pending | ApprovalStatus::Approved if expires_at <= now => ApprovalStatus::Expired,
+        other => other,
+    }
+}
+
+fn approval(r: &SqliteRow, approved_by: Vec<String>, now: Timestamp) -> Result<ApprovalRow, StoreError> {
+    let frozen: FrozenAction = row::json(r, "frozen")?;
+    let status = status_at(row::word(r, "status")?, row::time(r, "expires_at")?, now);
+    Ok(ApprovalRow {
+        frozen,
+        status,
+        edited: row::optional_json(r, "edited")?,
+        edited_by: row::get(r, "edited_by")?,
+        current_hash: row::get(r, "current_hash")?,
+        policy_digest: row::get(r, "policy_digest")?,
+        approved_by,
+        decided_at: row::optional_time(r, "decided_at")?,
+        decided_by: row::get(r, "decided_by")?,
+        consumed_at: row::optional_time(r, "consumed_at")?,
+    })
+}
+
+pub(crate) async fn voters(tx: &mut Tx, tenant: &TenantId, id: &str) -> Result<Vec<String>, StoreError> {
+    Ok(sqlx::query_scalar(
+        "SELECT approver FROM approval_votes WHERE tenant_id = $1 AND approval_id = $2 ORDER BY voted_at, approver",
+    )
+    .bind(tenant.as_str())
+    .bind(id)
+    .fetch_all(&mut **tx)
+    .await?)
+}
+
+/// What a decision about an approval looks at first.
+pub(crate) struct Standing {
+    pub(crate) status: ApprovalStatus,
+    pub(crate) current_hash: String,
+    pub(crate) needed: u32,
+}
+
+pub(crate) async fn standing(tx: &mut Tx, tenant: &TenantId, id: &str, now: Timestamp) -> Result<Option<Standing>, StoreError> {
+    let found = sqlx::query(
+        "SELECT status, current_hash, approvals_needed, expires_at FROM approvals WHERE tenant_id = $1 AND approval_id = $2",
+    )
+    .bind(tenant.as_str())
+    .bind(id)
+    .fetch_optional(&mut **tx)
+    .await?;
+    let Some(r) = found else { return Ok(None) };
+    Ok(Some(Standing {
+        status: status_at(row::word(&r, "status")?, row::time(&r, "expires_at")?, now),
+        current_hash: row::get(&r, "current_hash")?,
+        needed: row::get(&r, "approvals_needed")?,
+    }))
+}
+
+impl Store {
+    /// Keeps a frozen action as a pending approval. False if it is known already; nothing changes then.
+    pub async fn insert_approval(&self, frozen: &FrozenAction) -> Result<bool, StoreError> {
+        check_len("approval id", &frozen.approval_id, MAX_NAME)?;
+        let tenant = &frozen.tenant_id;
+        let done = sqlx::query(
+            "INSERT INTO approvals (tenant_id, approval_id, agent_id, status, frozen, current_hash, policy_digest, approvals_needed,
+                                    requested_at, expires_at)
+             VALUES ($1, $2, $3, 'PENDING', $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING",
+        )
+        .bind(tenant.as_str())
+        .bind(frozen.approval_id.as_str())
+        .bind(frozen.agent_id.as_str())
+        .bind(row::to_json(frozen, "frozen")?)
+        .bind(frozen.action_hash.as_str())
+        .bind(frozen.policy_digest.as_str())
+        .bind(frozen.approvals_needed.max(1))
+        .bind(frozen.requested_at.as_micros())
+        .bind(frozen.expires_at.as_micros())
+        .execute(&self.inner.writer)
+        .await
+        .map_err(on_insert(tenant, "approval"))?;
+        Ok(done.rows_affected() > 0)
+    }
+
+    /// An approval as it stands now.
+    pub async fn approval(&self, tenant: &TenantId, id: &str) -> Result<Option<ApprovalRow>, StoreError> {
+        let mut tx = self.begin_read().await?;
+        let found = sqlx::query("SELECT * FROM approvals WHERE tenant_id = $1 AND approval_id = $2")
+            .bind(tenant.as_str())
+            .bind(id)
+            .fetch_optional(&mut *tx)
+            .await?;
+        let Some(found) = found else { return Ok(None) };
+        let approved_by = voters(&mut tx, tenant, id).await?;
+        Ok(Some(approval(&found, approved_by, self.now())?))
+    }
+
+    /// The tenant's approvals, newest first, of one status or of all.
+    pub async fn list_approvals(
+        &self,
+        tenant: &TenantId,
+        status: Option<ApprovalStatus>,
+        limit: u32,
+        offset: u32,
+    ) -> Result<Vec<ApprovalRow>, StoreError> {
+        let (limit, offset) = page(limit, offset);
+        let now = self.now();
+        let mut tx = self.begin_read().await?;
+        let rows = sqlx::query(
+            "SELECT * FROM approvals
+             WHERE tenant_id = $1 AND ($2 IS NULL OR $2 =
+                 CASE WHEN status IN ('PENDING', 'APPROVED') AND expires_at <= $3 THEN 'EXPIRED' ELSE status END)
+             ORDER BY requested_at DESC, approval_id DESC LIMIT $4 OFFSET $5",
+        )
+        .bind(tenant.as_str())
+        .bind(status.map(ApprovalStatus::as_str))
+        .bind(now.as_micros())
+        .bind(limit)
+        .bind(offset)
+        .fetch_all(&mut *tx)
+        .await?;
+        let mut listed = Vec::with_capacity(rows.len());
+        for r in &rows {
+            let approved_by = voters(&mut tx, tenant, row::get(r, "approval_id")?).await?;
+            listed.push(approval(r, approved_by, now)?);
+        }
+        Ok(listed)
+    }
+
+    /// Consumes an approved, unexpired approval whose current hash is `claimed_hash`.
+    /// INVARIANT L-CONSUME: one conditional update decides, so of any number of concurrent calls exactly one is `Consumed`; the
+    /// facts are written only by that one. A wrong hash leaves the approval as it was.
+    pub async fn consume_approval(
+        &self,
+        tenant: &TenantId,
+        id: &str,
+        claimed_hash: &str,
+        now: Timestamp,
+        facts: &[OutboxRow],
+    ) -> Result<ConsumeResult, StoreError> {
+        let mut tx = self.begin_write().await?;
+        let done = sqlx::query(
+            "UPDATE approvals SET status = 'CONSUMED', consumed_at = $4
+             WHERE tenant_id = $1 AND approval_id = $2 AND current_hash = $3 AND status = 'APPROVED' AND expires_at > $4",
+        )
+        .bind(tenant.as_str())
+        .bind(id)
+        .bind(claimed_hash)
+        .bind(now.as_micros())
+        .execute(&mut *tx)
+        .await?;
+        if done.rows_affected() == 1 {
+            outbox::write(&mut tx, tenant, facts).await?;
+            tx.commit().await?;
+            return Ok(ConsumeResult::Consumed);
+        }
+        Ok(match standing(&mut tx, tenant, id, now).await? {
+            None => ConsumeResult::NotFound,
+            Some(s) if s.status == ApprovalStatus::Consumed => ConsumeResult::AlreadyConsumed,
+            Some(s) if s.status == ApprovalStatus::Expired => ConsumeResult::Expired,
+            Some(s) if s.current_hash != claimed_hash => ConsumeResult::HashMismatch,
+            Some(s) => ConsumeResult::NotApproved(s.status),
+        })
+    }
+
+    /// Marks as EXPIRED what is past its time, of all tenants, and names it.
+    pub async fn expire_due(&self, now: Timestamp) -> Result<Vec<(TenantId, String)>, StoreError> {
+        let rows = sqlx::query(
+            "UPDATE approvals SET status = 'EXPIRED' WHERE status IN ('PENDING', 'APPROVED') AND expires_at <= $1
+             RETURNING tenant_id, approval_id",
+        )
+        .bind(now.as_micros())
+        .fetch_all(&self.inner.writer)
+        .await?;
+        rows.iter().map(|r| Ok((row::tenant(r)?, row::get(r, "approval_id")?))).collect()
+    }
+
+    /// What is past its time and not marked yet, oldest first: for a caller that writes a fact with each expiry
+    /// (`expire_approval`).
+    pub async fn due_approvals(&self, now: Timestamp, limit: u32) -> Result<Vec<(TenantId, String)>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT tenant_id, approval_id FROM approvals WHERE status IN ('PENDING', 'APPROVED') AND expires_at <= $1
+             ORDER BY expires_at LIMIT $2",
+        )
+        .bind(now.as_micros())
+        .bind(i64::from(limit.min(MAX_PAGE)))
+        .fetch_all(&self.inner.readers)
+        .await?;
+        rows.iter().map(|r| Ok((row::tenant(r)?, row::get(r, "approval_id")?))).collect()
+    }
+
+    /// Marks one approval that is past its time as EXPIRED, with its facts. False if there was nothing to mark.
+    pub async fn expire_approval(
+        &self,
+        tenant: &TenantId,
+        id: &str,
+        now: Timestamp,
+        facts: &[OutboxRow],
+    ) -> Result<bool, StoreError> {
+        let mut tx = self.begin_write().await?;
+        let done = sqlx::query(
+            "UPDATE approvals SET status = 'EXPIRED'
+             WHERE tenant_id = $1 AND approval_id = $2 AND status IN ('PENDING', 'APPROVED') AND expires_at <= $3",
+        )
+        .bind(tenant.as_str())
+        .bind(id)
+        .bind(now.as_micros())
+        .execute(&mut *tx)
+        .await?;
+        if done.rows_affected() == 0 {
+            return Ok(false);
+        }
+        outbox::write(&mut tx, tenant, facts).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+}

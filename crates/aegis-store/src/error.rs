@@ -1,0 +1,90 @@
+//! What can go wrong in the store, as types. Messages say what, where, and what to do; they never carry a secret.
+
+use std::path::PathBuf;
+
+use aegis_model::TenantId;
+
+/// An error of the store.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The file cannot be created, read or protected.
+    #[error("store file {path}: {source}; check that its folder exists and is writable", path = path.display())]
+    File {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file was written by a newer program.
+    #[error("store {path} has schema {found}, this program knows up to {supported}; start a newer aegis", path = path.display())]
+    SchemaTooNew { path: PathBuf, found: i64, supported: i64 },
+    /// A migration that was applied is not the one this program carries.
+    #[error("store {path}: migration {version} differs from the one that was applied; start the aegis that made this store", path = path.display())]
+    SchemaChanged { path: PathBuf, version: i64 },
+    /// The file is damaged, or is no SQLite database.
+    #[error("store {place} is damaged or not a store ({detail}); restore it from a backup")]
+    Corrupt { place: String, detail: String },
+    /// A stored value that this program cannot read.
+    #[error("store: column {column} holds a value this program cannot read: {detail}")]
+    Unreadable { column: &'static str, detail: String },
+    /// No such tenant.
+    #[error("tenant `{0}` does not exist; create it first")]
+    UnknownTenant(TenantId),
+    /// An outbox row, alert or record of one tenant handed in for another.
+    #[error("a record of tenant `{found}` was handed in for tenant `{expected}`")]
+    WrongTenant { expected: TenantId, found: TenantId },
+    /// A unique name, id or key that is taken.
+    #[error("{0} is already taken")]
+    Taken(&'static str),
+    /// A value the store does not accept.
+    #[error("{what} {why}")]
+    Invalid { what: &'static str, why: &'static str },
+    /// A quota is used up.
+    #[error("tenant has {limit} {what} already, the most the store keeps; remove some first")]
+    LimitReached { what: &'static str, limit: i64 },
+    /// The system's random source failed.
+    #[error("the system gives no random bytes: {0}")]
+    Random(String),
+    /// Anything else the database said: busy, full, read-only, gone.
+    #[error("store: {0}")]
+    Database(#[source] sqlx::Error),
+}
+
+impl StoreError {
+    /// True when the same call may succeed later without anybody changing its arguments: busy, disk full, connection lost.
+    #[must_use]
+    pub const fn is_transient(&self) -> bool {
+        matches!(self, Self::Database(_) | Self::Random(_))
+    }
+}
+
+/// SQLite's primary result codes for a damaged file and for a file that is no database.
+const SQLITE_CORRUPT: i32 = 11;
+const SQLITE_NOTADB: i32 = 26;
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        if let sqlx::Error::Database(inner) = &error {
+            let extended = inner.code().and_then(|code| code.parse::<i32>().ok()).unwrap_or(0);
+            if matches!(extended & 0xff, SQLITE_CORRUPT | SQLITE_NOTADB) {
+                return Self::Corrupt { place: "file".to_owned(), detail: inner.message().to_owned() };
+            }
+        }
+        Self::Database(error)
+    }
+}
+
+/// Names the tenant when a foreign key to it failed, and what is taken when a unique key did.
+pub(crate) fn on_insert(tenant: &TenantId, what: &'static str) -> impl FnOnce(sqlx::Error) -> StoreError {
+    let tenant = tenant.clone();
+    move |error| match error.as_database_error().map(sqlx::error::DatabaseError::kind) {
+        Some(sqlx::error::ErrorKind::ForeignKeyViolation) => StoreError::UnknownTenant(tenant),
+        Some(sqlx::error::ErrorKind::UniqueViolation) => StoreError::Taken(what),
+        _ => error.into(),
+    }
+}
+
+/// Refuses a record that belongs to another tenant than the call.
+pub(crate) fn same_tenant(expected: &TenantId, found: &TenantId) -> Result<(), StoreError> {
+    if expected == found { Ok(()) } else { Err(StoreError::WrongTenant { expected: expected.clone(), found: found.clone() }) }
+}

@@ -1,0 +1,57 @@
+//! The schema's versions, carried in the program. A migration never changes once released: its SHA-256 is kept in the database.
+
+use std::path::Path;
+
+use aegis_model::Timestamp;
+use sha2::{Digest, Sha256};
+use sqlx::SqlitePool;
+
+use crate::StoreError;
+
+struct Migration {
+    version: i64,
+    name: &'static str,
+    sql: &'static str,
+}
+
+const MIGRATIONS: &[Migration] =
+    &[Migration { version: 1, name: "tables", sql: include_str!("../migrations/sqlite/0001_tables.sql") }];
+
+/// The newest schema this program knows.
+pub(crate) const SUPPORTED: i64 = MIGRATIONS[MIGRATIONS.len() - 1].version;
+
+/// Brings the database to `SUPPORTED` in one transaction: either every missing migration is applied or none is.
+pub(crate) async fn migrate(writer: &SqlitePool, path: &Path, now: Timestamp) -> Result<(), StoreError> {
+    let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+    sqlx::query(
+        "CREATE TABLE IF NOT EXISTS schema_versions (
+             version INTEGER NOT NULL PRIMARY KEY, name TEXT NOT NULL, sha256 TEXT NOT NULL, applied_at INTEGER NOT NULL) STRICT",
+    )
+    .execute(&mut *tx)
+    .await?;
+    let applied: Vec<(i64, String)> =
+        sqlx::query_as("SELECT version, sha256 FROM schema_versions ORDER BY version").fetch_all(&mut *tx).await?;
+    let found = applied.last().map_or(0, |(version, _)| *version);
+    if found > SUPPORTED {
+        return Err(StoreError::SchemaTooNew { path: path.to_owned(), found, supported: SUPPORTED });
+    }
+    for migration in MIGRATIONS {
+        let digest = hex::encode(Sha256::digest(migration.sql.as_bytes()));
+        match applied.iter().find(|(version, _)| *version == migration.version) {
+            Some((_, recorded)) if *recorded == digest => {}
+            Some(_) => return Err(StoreError::SchemaChanged { path: path.to_owned(), version: migration.version }),
+            None => {
+                sqlx::raw_sql(migration.sql).execute(&mut *tx).await?;
+                sqlx::query("INSERT INTO schema_versions (version, name, sha256, applied_at) VALUES ($1, $2, $3, $4)")
+                    .bind(migration.version)
+                    .bind(migration.name)
+                    .bind(digest)
+                    .bind(now.as_micros())
+                    .execute(&mut *tx)
+                    .await?;
+            }
+        }
+    }
+    tx.commit().await?;
+    Ok(())
+}

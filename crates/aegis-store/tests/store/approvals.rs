@@ -1,0 +1,188 @@
+//! L-CONSUME and the approval's life.
+
+use std::collections::BTreeMap;
+
+use aegis_model::ApprovalStatus;
+use aegis_store::{ConsumeResult, DecideResult, VoteResult};
+
+use crate::fixtures::*;
+
+const CONCURRENT: usize = 64;
+
+async fn approved(place: &Place, id: &str) {
+    assert!(place.store.insert_approval(&frozen(&acme(), id, 1)).await.unwrap());
+    let vote = place.store.record_approval_vote(&acme(), id, "ann", "hash-0", START, &[]).await.unwrap();
+    assert_eq!(vote, VoteResult::Approved);
+}
+
+async fn status(place: &Place, id: &str) -> ApprovalStatus {
+    place.store.approval(&acme(), id).await.unwrap().unwrap().status
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_64_concurrent_consumes_exactly_one_wins_and_only_it_leaves_a_fact() {
+    let mut place = Place::new().await;
+    for round in 0..5 {
+        let id = format!("approval-{round}");
+        approved(&place, &id).await;
+        let tasks: Vec<_> = (0..CONCURRENT)
+            .map(|_| {
+                let (store, id) = (place.store.clone(), id.clone());
+                tokio::spawn(async move {
+                    let fact = fact(&acme());
+                    let outcome =
+                        store.consume_approval(&acme(), &id, "hash-0", START, std::slice::from_ref(&fact)).await.unwrap();
+                    (outcome, fact)
+                })
+            })
+            .collect();
+        let mut winners = Vec::new();
+        for task in tasks {
+            match task.await.unwrap() {
+                (ConsumeResult::Consumed, fact) => winners.push(fact),
+                (ConsumeResult::AlreadyConsumed, _) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(winners.len(), 1);
+        assert_eq!(place.store.pending_outbox(100).await.unwrap(), winners);
+        assert!(place.store.delete_outbox(winners[0].event_id).await.unwrap());
+    }
+    place.reopen().await;
+    for round in 0..5 {
+        let again = place.store.consume_approval(&acme(), &format!("approval-{round}"), "hash-0", START, &[fact(&acme())]).await;
+        assert_eq!(again.unwrap(), ConsumeResult::AlreadyConsumed);
+    }
+    assert!(place.store.pending_outbox(100).await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_consume_in_another_process_counts_too() {
+    let place = Place::new().await;
+    approved(&place, "a").await;
+    let second = aegis_store::Store::open(&place.path, place.clock.clone()).await.unwrap();
+    let mut tasks = Vec::new();
+    for i in 0..CONCURRENT {
+        let store = if i % 2 == 0 { place.store.clone() } else { second.clone() };
+        tasks.push(tokio::spawn(async move { store.consume_approval(&acme(), "a", "hash-0", START, &[]).await.unwrap() }));
+    }
+    let mut won = 0;
+    for task in tasks {
+        won += usize::from(task.await.unwrap() == ConsumeResult::Consumed);
+    }
+    assert_eq!(won, 1);
+}
+
+#[tokio::test]
+async fn a_wrong_hash_does_not_burn_the_approval() {
+    let place = Place::new().await;
+    approved(&place, "a").await;
+    let facts = [fact(&acme())];
+    let swapped = place.store.consume_approval(&acme(), "a", "hash-of-another-action", START, &facts).await.unwrap();
+    assert_eq!(swapped, ConsumeResult::HashMismatch);
+    assert!(place.store.pending_outbox(10).await.unwrap().is_empty());
+    assert_eq!(place.store.consume_approval(&acme(), "a", "hash-0", START, &facts).await.unwrap(), ConsumeResult::Consumed);
+    assert_eq!(place.store.pending_outbox(10).await.unwrap(), facts);
+}
+
+#[tokio::test]
+async fn nothing_but_an_approved_and_unexpired_approval_is_consumed() {
+    let place = Place::new().await;
+    let consume = async |id: &str, now| place.store.consume_approval(&acme(), id, "hash-0", now, &[]).await.unwrap();
+    assert_eq!(consume("none", START).await, ConsumeResult::NotFound);
+    place.store.insert_approval(&frozen(&acme(), "a", 1)).await.unwrap();
+    assert_eq!(consume("a", START).await, ConsumeResult::NotApproved(ApprovalStatus::Pending));
+    assert_eq!(place.store.reject_approval(&acme(), "a", "ann", START, &[]).await.unwrap(), DecideResult::Done);
+    assert_eq!(consume("a", START).await, ConsumeResult::NotApproved(ApprovalStatus::Rejected));
+    approved(&place, "b").await;
+    assert_eq!(consume("b", START.plus_seconds(900)).await, ConsumeResult::Expired);
+    assert_eq!(consume("b", START.plus_micros(899_999_999)).await, ConsumeResult::Consumed);
+}
+
+#[tokio::test]
+async fn time_alone_expires_an_approval_and_the_sweep_names_it_once() {
+    let place = Place::new().await;
+    approved(&place, "a").await;
+    place.store.insert_approval(&frozen(&acme(), "b", 1)).await.unwrap();
+    place.clock.advance_seconds(900);
+    let now = START.plus_seconds(900);
+    assert_eq!(status(&place, "a").await, ApprovalStatus::Expired);
+    assert_eq!(place.store.list_approvals(&acme(), Some(ApprovalStatus::Expired), 10, 0).await.unwrap().len(), 2);
+    assert!(place.store.list_approvals(&acme(), Some(ApprovalStatus::Pending), 10, 0).await.unwrap().is_empty());
+    assert_eq!(place.store.record_approval_vote(&acme(), "b", "ann", "hash-0", now, &[]).await.unwrap(), VoteResult::Expired);
+    assert_eq!(place.store.due_approvals(now, 10).await.unwrap().len(), 2);
+    let facts = [fact(&acme())];
+    assert!(place.store.expire_approval(&acme(), "a", now, &facts).await.unwrap());
+    assert!(!place.store.expire_approval(&acme(), "a", now, &[fact(&acme())]).await.unwrap());
+    assert_eq!(place.store.pending_outbox(10).await.unwrap(), facts);
+    assert_eq!(place.store.expire_due(now).await.unwrap(), [(acme(), "b".to_owned())]);
+    assert!(place.store.expire_due(now).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn two_approvals_need_two_people() {
+    let place = Place::new().await;
+    place.store.insert_approval(&frozen(&acme(), "a", 2)).await.unwrap();
+    let vote =
+        async |who: &str| place.store.record_approval_vote(&acme(), "a", who, "hash-0", START, &[fact(&acme())]).await.unwrap();
+    assert_eq!(vote("ann").await, VoteResult::NeedsMore { have: 1, need: 2 });
+    assert_eq!(vote("ann").await, VoteResult::NeedsMore { have: 1, need: 2 });
+    assert_eq!(vote("bob").await, VoteResult::Approved);
+    assert_eq!(vote("cat").await, VoteResult::Conflict(ApprovalStatus::Approved));
+    let row = place.store.approval(&acme(), "a").await.unwrap().unwrap();
+    assert_eq!((row.approved_by, row.decided_by.as_deref()), (vec!["ann".to_owned(), "bob".to_owned()], Some("bob")));
+    assert_eq!(place.store.pending_outbox(10).await.unwrap().len(), 2, "one fact for each vote that counted");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn concurrent_votes_complete_an_approval_once() {
+    let place = Place::new().await;
+    place.store.insert_approval(&frozen(&acme(), "a", 3)).await.unwrap();
+    let mut tasks = Vec::new();
+    for i in 0..CONCURRENT {
+        let store = place.store.clone();
+        tasks.push(tokio::spawn(async move {
+            store.record_approval_vote(&acme(), "a", &format!("person-{}", i % 8), "hash-0", START, &[]).await.unwrap()
+        }));
+    }
+    let mut outcomes: BTreeMap<String, usize> = BTreeMap::new();
+    for task in tasks {
+        *outcomes.entry(format!("{:?}", task.await.unwrap())).or_default() += 1;
+    }
+    assert_eq!(outcomes.get("Approved"), Some(&1), "{outcomes:?}");
+    assert_eq!(place.store.approval(&acme(), "a").await.unwrap().unwrap().approved_by.len(), 3);
+}
+
+#[tokio::test]
+async fn an_edit_is_another_action_that_its_editors_cannot_approve_alone() {
+    let place = Place::new().await;
+    approved(&place, "a").await;
+    let edit = async |who: &str, n: u32| {
+        place.store.edit_approval(&acme(), "a", who, &call(n), &format!("hash-{n}"), "digest-1", &[]).await.unwrap()
+    };
+    let vote = async |who: &str, hash: &str| place.store.record_approval_vote(&acme(), "a", who, hash, START, &[]).await.unwrap();
+    assert_eq!(edit("bob", 1).await, DecideResult::Done);
+    let row = place.store.approval(&acme(), "a").await.unwrap().unwrap();
+    assert_eq!((row.status, row.current_hash.as_str(), row.approved_by.len()), (ApprovalStatus::Pending, "hash-1", 0));
+    assert_eq!((row.frozen.action_hash.as_str(), row.edited), ("hash-0", Some(call(1))));
+    assert_eq!(
+        place.store.consume_approval(&acme(), "a", "hash-0", START, &[]).await.unwrap(),
+        ConsumeResult::HashMismatch,
+        "the approval of the old action is gone"
+    );
+    assert_eq!(vote("ann", "hash-0").await, VoteResult::HashChanged);
+    assert_eq!(vote("bob", "hash-1").await, VoteResult::SelfEdited);
+    assert_eq!(edit("cat", 2).await, DecideResult::Done);
+    assert_eq!(vote("bob", "hash-2").await, VoteResult::SelfEdited, "an earlier editor stays one");
+    assert_eq!(vote("ann", "hash-2").await, VoteResult::Approved);
+    assert_eq!(place.store.consume_approval(&acme(), "a", "hash-2", START, &[]).await.unwrap(), ConsumeResult::Consumed);
+    assert_eq!(edit("ann", 3).await, DecideResult::Conflict(ApprovalStatus::Consumed));
+}
+
+#[tokio::test]
+async fn an_approval_that_is_delivered_again_changes_nothing() {
+    let place = Place::new().await;
+    approved(&place, "a").await;
+    assert!(!place.store.insert_approval(&frozen(&acme(), "a", 1)).await.unwrap());
+    assert_eq!(status(&place, "a").await, ApprovalStatus::Approved);
+}

@@ -1,0 +1,69 @@
+//! The log of events: idempotent, filtered, exported in order.
+
+use aegis_model::{Decision, EventKind};
+use aegis_store::{HistoryFilter, HistoryRow};
+
+use crate::fixtures::*;
+
+fn seqs(rows: &[HistoryRow]) -> Vec<i64> {
+    rows.iter().filter_map(|row| row.seq).collect()
+}
+
+#[tokio::test]
+async fn a_batch_that_overlaps_an_earlier_one_adds_only_what_is_new() {
+    let mut place = Place::new().await;
+    let rows: Vec<_> = (1..=1024).map(|seq| event(&acme(), EventKind::AuthorizeDecision, seq)).collect();
+    assert_eq!(place.store.insert_history(&rows[..600]).await.unwrap(), 600);
+    assert_eq!(place.store.insert_history(&rows[400..]).await.unwrap(), 424);
+    place.reopen().await;
+    assert_eq!(place.store.history_event(&acme(), rows[7].event_id).await.unwrap().as_ref(), Some(&rows[7]));
+    let (mut after, mut exported) = (0, Vec::new());
+    loop {
+        let page = place.store.export_history(&acme(), after, 100).await.unwrap();
+        let Some((last, _)) = page.last() else { break };
+        after = *last;
+        exported.extend(page.into_iter().map(|(_, row)| row));
+    }
+    assert_eq!(exported, rows);
+}
+
+#[tokio::test]
+async fn listing_filters_and_puts_the_newest_first() {
+    let place = Place::new().await;
+    let mut rows = vec![
+        event(&acme(), EventKind::AuthorizeDecision, 1),
+        event(&acme(), EventKind::ToolOutcome, 2),
+        event(&acme(), EventKind::ExternalGithubWebhook, 3),
+        event(&acme(), EventKind::AuthorizeDecision, 4),
+    ];
+    rows[3].agent_id = Some("agent-2".into());
+    rows[3].run_id = None;
+    place.store.insert_history(&rows).await.unwrap();
+    let list = async |filter: HistoryFilter<'_>| place.store.list_history(&acme(), filter, 10, 0).await.unwrap();
+    let all = list(HistoryFilter::default()).await;
+    assert_eq!(all, rows.iter().rev().cloned().collect::<Vec<_>>());
+    assert_eq!(all[0].decision, Some(Decision::Deny));
+    assert_eq!(seqs(&list(HistoryFilter { receipts_only: true, ..Default::default() }).await), [4, 2, 1]);
+    let kinds = [EventKind::AuthorizeDecision, EventKind::ExternalGithubWebhook];
+    assert_eq!(list(HistoryFilter { kinds: &kinds, ..Default::default() }).await.len(), 3);
+    assert_eq!(seqs(&list(HistoryFilter { agent_id: Some("agent-2"), ..Default::default() }).await), [4]);
+    assert_eq!(seqs(&list(HistoryFilter { run_id: Some("run-1"), receipts_only: true, ..Default::default() }).await), [2, 1]);
+    assert_eq!(seqs(&place.store.list_history(&acme(), HistoryFilter::default(), 1, 2).await.unwrap()), [2]);
+}
+
+#[tokio::test]
+async fn lanes_are_exported_one_after_the_other_in_order_of_seq() {
+    let place = Place::new().await;
+    let mut rows: Vec<_> = [3, 1, 2, 4].into_iter().map(|seq| event(&acme(), EventKind::ToolAttempt, seq)).collect();
+    rows[3].lane = Some("acme.edge-0.1".into());
+    place.store.insert_history(&rows).await.unwrap();
+    let (mut after, mut exported): (Option<(String, i64)>, Vec<i64>) = (None, Vec::new());
+    while let Some(row) = {
+        let cursor = after.as_ref().map(|(lane, seq)| (lane.as_str(), *seq));
+        place.store.export_lanes(&acme(), cursor, 1).await.unwrap().pop()
+    } {
+        exported.push(row.seq.unwrap());
+        after = Some((row.lane.unwrap(), row.seq.unwrap()));
+    }
+    assert_eq!(exported, [4, 1, 2, 3]);
+}

@@ -1,0 +1,64 @@
+//! API keys: only hashes are kept, a revoked key is no key at once, and secrets stay out of what is printed.
+
+use aegis_store::{Role, StoreError};
+
+use crate::fixtures::*;
+
+#[tokio::test]
+async fn a_key_verifies_until_it_is_revoked_and_survives_a_restart() {
+    let mut place = Place::new().await;
+    let groups = ["security".to_owned(), "on-call".to_owned()];
+    let (created, secret) = place.store.create_key(&acme(), Role::Approver, "ann", &groups, None).await.unwrap();
+    let random_part = secret.expose().strip_prefix("aegis_approver_").unwrap();
+    assert_eq!(random_part.len(), 43);
+    assert_eq!(place.store.verify_key(secret.expose()).await.unwrap(), Some(created.clone()));
+    place.reopen().await;
+    assert_eq!(place.store.verify_key(secret.expose()).await.unwrap(), Some(created.clone()));
+    assert_eq!(place.store.list_keys(&acme()).await.unwrap(), std::slice::from_ref(&created));
+    assert!(place.store.revoke_key(&acme(), &created.key_id).await.unwrap());
+    assert_eq!(place.store.verify_key(secret.expose()).await.unwrap(), None, "at once, though it was believed a moment ago");
+    assert!(!place.store.revoke_key(&acme(), &created.key_id).await.unwrap());
+    assert!(place.store.list_keys(&acme()).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_key_revoked_by_another_process_is_believed_five_seconds_at_most() {
+    let place = Place::new().await;
+    let (created, secret) = place.store.create_key(&acme(), Role::Admin, "ops", &[], None).await.unwrap();
+    let other_process = aegis_store::Store::open(&place.path, place.clock.clone()).await.unwrap();
+    assert!(place.store.verify_key(secret.expose()).await.unwrap().is_some());
+    assert!(other_process.revoke_key(&acme(), &created.key_id).await.unwrap());
+    place.clock.advance_seconds(5);
+    assert_eq!(place.store.verify_key(secret.expose()).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_given_value_must_be_long_and_nobody_else_s() {
+    let place = Place::new().await;
+    let value = "x".repeat(32);
+    let create = async |value: &str| place.store.create_key(&acme(), Role::Registrar, "ci", &[], Some(value)).await;
+    assert!(matches!(create(&value[1..]).await, Err(StoreError::Invalid { .. })));
+    assert_eq!(create(&value).await.unwrap().1.expose(), value);
+    assert!(matches!(create(&value).await, Err(StoreError::Taken("key value"))));
+    assert_eq!(place.store.verify_key(&value).await.unwrap().unwrap().role, Role::Registrar);
+    for wrong in ["", "x", &"x".repeat(33), &"x".repeat(100_000)] {
+        assert_eq!(place.store.verify_key(wrong).await.unwrap(), None);
+    }
+}
+
+#[tokio::test]
+async fn no_key_stands_in_the_database_and_no_secret_in_a_debug_text() {
+    let place = Place::new().await;
+    let (_, secret) = place.store.create_key(&acme(), Role::Admin, "ops", &[], None).await.unwrap();
+    place.store.put_webhook_secret(&acme(), "github", "hook-secret").await.unwrap();
+    let hook = place.store.webhook_secret(&acme(), "github").await.unwrap().unwrap();
+    assert_eq!(hook.expose(), "hook-secret");
+    assert!(!format!("{secret:?}{hook:?}{:?}", place.store).contains("secret\""));
+    assert!(!format!("{hook:?}").contains("hook"));
+    place.store.close().await;
+    let needle = secret.expose().as_bytes();
+    for file in std::fs::read_dir(place.path.parent().unwrap()).unwrap() {
+        let bytes = std::fs::read(file.unwrap().path()).unwrap();
+        assert!(!bytes.windows(needle.len()).any(|window| window == needle));
+    }
+}

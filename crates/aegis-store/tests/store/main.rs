@@ -1,0 +1,12 @@
+//! The store's laws, by their ids: L-TENANT, L-CONSUME, L-OUTBOX, L-REVOKED, L-COMMAND, L-CAP, L-INCIDENT.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod approvals;
+mod containment;
+mod fixtures;
+mod history;
+mod incidents;
+mod isolation;
+mod keys;
+mod opening;
+mod registry;

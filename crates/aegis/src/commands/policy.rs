@@ -1,0 +1,48 @@
+//! `aegis policy validate`: the check a bundle passes when it is loaded, for authors and for CI.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use aegis_model::ToolRecord;
+use aegis_policy::{PolicyBundle, PolicySource, default_pack, github_pack};
+use anyhow::Context;
+
+use super::SAID_NO;
+
+pub(crate) fn validate(files: &[PathBuf], tools: Option<&Path>, json: bool) -> anyhow::Result<ExitCode> {
+    let sources = if files.is_empty() { vec![default_pack(), github_pack()] } else { read_sources(files)? };
+    let tools: Vec<ToolRecord> = match tools {
+        Some(path) => {
+            let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+            serde_json::from_slice(&text).with_context(|| format!("{} is not an array of tools", path.display()))?
+        }
+        None => Vec::new(),
+    };
+    match PolicyBundle::load(&sources, &tools) {
+        Ok(bundle) if json => {
+            println!("{}", serde_json::json!({"valid": true, "digest": bundle.digest(), "files": sources.len()}));
+            Ok(ExitCode::SUCCESS)
+        }
+        Ok(bundle) => {
+            println!("valid: {} file(s), digest {}", sources.len(), bundle.digest());
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) if json => {
+            println!("{}", serde_json::json!({"valid": false, "error": error.to_string()}));
+            Ok(ExitCode::from(SAID_NO))
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            Ok(ExitCode::from(SAID_NO))
+        }
+    }
+}
+
+/// Reads policy files; a file's name stands in what is said about it.
+pub(crate) fn read_sources(files: &[PathBuf]) -> anyhow::Result<Vec<PolicySource>> {
+    let read = |path: &PathBuf| {
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(PolicySource { name: path.display().to_string(), text })
+    };
+    files.iter().map(read).collect()
+}

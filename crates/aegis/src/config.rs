@@ -1,0 +1,257 @@
+//! One TOML file, every key also an `AEGIS_…` variable; an unknown key or variable is an error that names it.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
+
+/// Variables that start with `AEGIS_` and are not configuration.
+const OTHER_VARIABLES: [&str; 7] =
+    ["AEGIS_CONFIG", "AEGIS_CACHE", "AEGIS_BIN", "AEGIS_LOG", "AEGIS_ADMIN_KEY", "AEGIS_KILLS", "AEGIS_SEED"];
+
+/// Everything `aegis up` can be told.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    /// Where to listen.
+    pub(crate) listen: SocketAddr,
+    /// The data folder; all state is below it.
+    pub(crate) data: PathBuf,
+    /// A folder of Cedar packs that every tenant has; empty: the packs the program was built with.
+    pub(crate) policies: PathBuf,
+    pub(crate) edge: EdgeSection,
+    pub(crate) ledger: LedgerSection,
+    pub(crate) bus: BusSection,
+    pub(crate) control: ControlSection,
+    pub(crate) ingest: IngestSection,
+    pub(crate) detect: DetectSection,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8484)),
+            data: PathBuf::from("aegis-data"),
+            policies: PathBuf::new(),
+            edge: EdgeSection::default(),
+            ledger: LedgerSection::default(),
+            bus: BusSection::default(),
+            control: ControlSection::default(),
+            ingest: IngestSection::default(),
+            detect: DetectSection::default(),
+        }
+    }
+}
+
+/// `[edge]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct EdgeSection {
+    /// This edge's name, part of its lanes' names.
+    pub(crate) id: String,
+    /// Largest authorize body, bytes.
+    pub(crate) max_body_bytes: usize,
+    /// How far a request's timestamp may be off, seconds.
+    pub(crate) timestamp_skew_s: i64,
+    /// How long an answer waits for its receipt, milliseconds; past it: deny.
+    pub(crate) commit_wait_ms: u64,
+}
+
+impl Default for EdgeSection {
+    fn default() -> Self {
+        Self { id: "edge-1".into(), max_body_bytes: 1 << 20, timestamp_skew_s: 300, commit_wait_ms: 5_000 }
+    }
+}
+
+/// `[ledger]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct LedgerSection {
+    /// Drafts that may wait for the writer.
+    pub(crate) queue_capacity: usize,
+    /// Most receipts in one commit.
+    pub(crate) max_batch: usize,
+    /// Most pages of a ledger file (4 KiB each); 0: no limit but the disk's.
+    pub(crate) max_pages: u32,
+}
+
+impl Default for LedgerSection {
+    fn default() -> Self {
+        Self { queue_capacity: 8192, max_batch: 512, max_pages: 0 }
+    }
+}
+
+/// `[bus]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct BusSection {
+    /// Most bytes of the event stream; when consumers lag behind that, publishers wait and the ledger spools.
+    pub(crate) max_stream_bytes: u64,
+}
+
+impl Default for BusSection {
+    fn default() -> Self {
+        Self { max_stream_bytes: 8 << 30 }
+    }
+}
+
+/// `[control]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ControlSection {
+    /// How long an agent token lasts, seconds.
+    pub(crate) agent_token_ttl_s: i64,
+}
+
+impl Default for ControlSection {
+    fn default() -> Self {
+        Self { agent_token_ttl_s: 24 * 3600 }
+    }
+}
+
+/// `[ingest]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct IngestSection {
+    /// Largest webhook body, bytes.
+    pub(crate) max_body_bytes: usize,
+}
+
+impl Default for IngestSection {
+    fn default() -> Self {
+        Self { max_body_bytes: 5 << 20 }
+    }
+}
+
+/// `[detect]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct DetectSection {
+    /// A folder of rules; empty: the rules the program was built with.
+    pub(crate) rules: PathBuf,
+}
+
+impl Config {
+    /// Defaults, then the file, then the environment.
+    pub(crate) fn load(file: Option<&Path>) -> anyhow::Result<Self> {
+        let mut table = toml::Table::try_from(Self::default()).context("the defaults have no TOML form")?;
+        if let Some(path) = file {
+            let text =
+                std::fs::read_to_string(path).with_context(|| format!("cannot read the configuration {}", path.display()))?;
+            // Parsed as the whole type first: its errors name the unknown key, with line and column.
+            toml::from_str::<Self>(&text).with_context(|| format!("in the configuration {}", path.display()))?;
+            merge(&mut table, toml::from_str(&text).with_context(|| format!("in the configuration {}", path.display()))?);
+        }
+        overlay_environment(&mut table, std::env::vars())?;
+        let config: Self = table.try_into().context("in the configuration")?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Every key with its default, for `--help`.
+    pub(crate) fn help() -> String {
+        let keys = toml::to_string(&Self::default()).unwrap_or_default();
+        format!(
+            "Configuration keys (--config FILE) and their defaults:\n\n{keys}\nLogs: AEGIS_LOG, e.g. info or aegis_edge=debug"
+        )
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        let id_fits = !self.edge.id.is_empty()
+            && self.edge.id.len() <= 64
+            && self.edge.id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
+        if !id_fits {
+            bail!("edge.id must match [a-z0-9_-]{{1,64}}; it is `{}`", self.edge.id);
+        }
+        if self.ledger.max_batch == 0 || self.ledger.queue_capacity == 0 {
+            bail!("ledger.max_batch and ledger.queue_capacity must be at least 1");
+        }
+        Ok(())
+    }
+}
+
+fn merge(base: &mut toml::Table, over: toml::Table) {
+    for (key, value) in over {
+        match (base.get_mut(&key), value) {
+            (Some(toml::Value::Table(inner)), toml::Value::Table(section)) => merge(inner, section),
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
+}
+
+/// `AEGIS_EDGE_MAX_BODY_BYTES` is `edge.max_body_bytes`. A variable that names no key is an error.
+fn overlay_environment(table: &mut toml::Table, variables: impl Iterator<Item = (String, String)>) -> anyhow::Result<()> {
+    for (name, text) in variables {
+        let Some(path) = name.strip_prefix("AEGIS_") else { continue };
+        if OTHER_VARIABLES.contains(&name.as_str()) {
+            continue;
+        }
+        if !set_leaf(table, &path.to_ascii_lowercase(), &text).with_context(|| format!("in the variable {name}"))? {
+            bail!("the variable {name} names no configuration key; see `aegis up --help`");
+        }
+    }
+    Ok(())
+}
+
+/// Sets the leaf that `path` (section and key joined by `_`) names; false where there is none.
+fn set_leaf(table: &mut toml::Table, path: &str, text: &str) -> anyhow::Result<bool> {
+    if let Some(leaf) = table.get_mut(path)
+        && !leaf.is_table()
+    {
+        *leaf = match leaf {
+            toml::Value::Integer(_) => {
+                toml::Value::Integer(text.parse().with_context(|| format!("`{text}` is not a whole number"))?)
+            }
+            toml::Value::Boolean(_) => {
+                toml::Value::Boolean(text.parse().with_context(|| format!("`{text}` is not true or false"))?)
+            }
+            _ => toml::Value::String(text.to_owned()),
+        };
+        return Ok(true);
+    }
+    for (section, value) in table.iter_mut() {
+        if let (Some(rest), Some(inner)) = (path.strip_prefix(&format!("{section}_")), value.as_table_mut()) {
+            return set_leaf(inner, rest, text);
+        }
+    }
+    Ok(false)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn table() -> toml::Table {
+        toml::Table::try_from(Config::default()).unwrap()
+    }
+
+    #[test]
+    fn every_key_is_also_a_variable() {
+        let mut table = table();
+        let variables = [("AEGIS_LISTEN", "127.0.0.1:1"), ("AEGIS_EDGE_MAX_BODY_BYTES", "7"), ("PATH", "x"), ("AEGIS_BIN", "y")];
+        overlay_environment(&mut table, variables.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned()))).unwrap();
+        let config: Config = table.try_into().unwrap();
+        assert_eq!((config.listen.port(), config.edge.max_body_bytes), (1, 7));
+    }
+
+    #[test]
+    fn the_help_names_every_key() {
+        let help = Config::help();
+        for key in ["listen", "max_body_bytes", "max_stream_bytes", "agent_token_ttl_s", "rules", "policies", "max_pages"] {
+            assert!(help.contains(key), "{key} is missing in {help}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_or_variable_is_an_error_that_names_it() {
+        let error = toml::from_str::<Config>("[edge]\nmax_body = 3\n").unwrap_err().to_string();
+        assert!(error.contains("max_body") && error.contains("line 2"), "{error}");
+        let unknown = [("AEGIS_EGDE_ID".to_owned(), "x".to_owned())];
+        let error = overlay_environment(&mut table(), unknown.into_iter()).unwrap_err().to_string();
+        assert!(error.contains("AEGIS_EGDE_ID"), "{error}");
+    }
+}

@@ -1,0 +1,125 @@
+//! `GET /metrics`: the registry of edge and control, and what ledger and detection count themselves, in OpenMetrics text.
+
+use std::sync::Arc;
+
+use aegis_detect::Worker;
+use aegis_ledger::{COMMIT_SECONDS_BUCKETS, Ledger};
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+/// What `/metrics` shows.
+#[derive(Clone, Debug)]
+pub(crate) struct Exposition {
+    registry: Arc<Registry>,
+}
+
+impl Exposition {
+    pub(crate) fn new(mut registry: Registry, ledgers: [Ledger; 2], worker: Arc<Worker>) -> Self {
+        registry.register_collector(Box::new(Counted { ledgers, worker }));
+        Self { registry: Arc::new(registry) }
+    }
+
+    pub(crate) fn router(&self) -> Router {
+        Router::new().route("/metrics", get(metrics)).with_state(self.clone())
+    }
+}
+
+async fn metrics(State(exposition): State<Exposition>) -> Response {
+    let mut body = String::new();
+    match text::encode(&mut body, &exposition.registry) {
+        Ok(()) => ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], body).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+/// Counters that live elsewhere, read when asked.
+#[derive(Debug)]
+struct Counted {
+    ledgers: [Ledger; 2],
+    worker: Arc<Worker>,
+}
+
+impl Collector for Counted {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let stats = self.ledgers.each_ref().map(Ledger::stats);
+        let detection = self.worker.stats();
+        let sum = |of: fn(&aegis_ledger::LedgerStats) -> u64| stats.iter().map(of).sum::<u64>();
+        counter(
+            &mut encoder,
+            "ase_emitted",
+            "events sealed and handed to the bus",
+            sum(|s| s.receipts.saturating_sub(s.backlog)),
+        )?;
+        counter(&mut encoder, "ase_emit_dropped", "best-effort events lost for good", sum(|s| s.dropped_total))?;
+        gauge(&mut encoder, "ase_spool_backlog", "sealed events not yet on the bus", sum(|s| s.backlog))?;
+        counter(&mut encoder, "aegis_ledger_failed_commits", "ledger transactions that failed", sum(|s| s.failed_commits))?;
+        gauge(
+            &mut encoder,
+            "aegis_ledger_writable",
+            "1 while every ledger can be written",
+            u64::from(stats.iter().all(|s| s.writable)),
+        )?;
+        gauge(&mut encoder, "aegis_consumer_lag", "events that detection has not taken yet", detection.lag)?;
+        counter(&mut encoder, "aegis_detect_late", "events that came after their watermark", detection.late)?;
+        counter(&mut encoder, "aegis_detect_malformed", "messages detection put aside", detection.malformed)?;
+        counter(&mut encoder, "aegis_detect_verify_failures", "events that failed verification at detection", detection.broken)?;
+        per_rule(&mut encoder, &detection)?;
+        let detected = [(f64::MAX, detection.detect_seconds_count)];
+        let help = "from an alert's last event to its detection";
+        histogram(&mut encoder, "soc_mttd_seconds", help, detection.detect_seconds_sum, &detected)?;
+        let bounds = COMMIT_SECONDS_BUCKETS.into_iter().chain([f64::MAX]);
+        let commits: Vec<(f64, u64)> =
+            bounds.enumerate().map(|(i, bound)| (bound, stats.iter().map(|s| s.commit_seconds[i]).sum())).collect();
+        let seconds = stats.iter().map(|s| s.commit_seconds_sum).sum();
+        histogram(&mut encoder, "aegis_ledger_commit_seconds", "time of one durable commit", seconds, &commits)?;
+        Ok(())
+    }
+}
+
+fn counter(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> Result<(), std::fmt::Error> {
+    let metric = ConstCounter::new(value);
+    metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
+}
+
+fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> Result<(), std::fmt::Error> {
+    let metric = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+    metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
+}
+
+/// `buckets` are counts of their own, not cumulative; the last bound is infinity.
+fn histogram(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    sum: f64,
+    buckets: &[(f64, u64)],
+) -> Result<(), std::fmt::Error> {
+    let count = buckets.iter().map(|(_, count)| count).sum();
+    encoder.encode_descriptor(name, help, None, MetricType::Histogram)?.encode_histogram::<NoLabelSet>(sum, count, buckets, None)
+}
+
+/// `soc_detections_total{rule,severity}` and the time each rule took. Rules are few and named by operators, so the labels are bounded.
+fn per_rule(encoder: &mut DescriptorEncoder<'_>, detection: &aegis_detect::WorkerStats) -> Result<(), std::fmt::Error> {
+    let mut family = encoder.encode_descriptor("soc_detections", "alerts by rule and severity", None, MetricType::Counter)?;
+    for rule in &detection.rules {
+        let labels = [("rule", rule.rule_id.as_str()), ("severity", rule.severity.as_str())];
+        ConstCounter::new(rule.alerts).encode(family.encode_family(&labels)?)?;
+    }
+    let mut family =
+        encoder.encode_descriptor("aegis_rule_eval_seconds", "time spent on each rule", None, MetricType::Histogram)?;
+    for rule in &detection.rules {
+        let labels = [("rule", rule.rule_id.as_str())];
+        let evals = [(f64::MAX, rule.evals)];
+        family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(rule.seconds, rule.evals, &evals, None)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,230 @@
+//! The program: argument parsing and composition only. What a command does is in the module of its name.
+//! Exit codes: 0 done, 1 a check said no, 2 bad usage or input.
+
+#[cfg(feature = "soc")]
+mod adapters;
+#[cfg(feature = "soc")]
+mod client;
+mod commands;
+#[cfg(feature = "soc")]
+mod config;
+#[cfg(feature = "soc")]
+mod demo;
+#[cfg(feature = "soc")]
+mod exposition;
+#[cfg(feature = "soc")]
+mod serve;
+#[cfg(feature = "soc")]
+mod up;
+mod verifying;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+/// Proves that the action a human approved is the one that ran, and runs a SOC on that proof.
+#[derive(Debug, Parser)]
+#[command(name = "aegis", version, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start edge, control plane and SOC in one process, with all state in one folder
+    #[cfg(feature = "soc")]
+    Up(UpArgs),
+    /// Play a confused-deputy attack against a fresh instance and check every step
+    #[cfg(feature = "soc")]
+    Demo(DemoArgs),
+    /// Make API keys
+    #[cfg(feature = "control")]
+    #[command(subcommand)]
+    Keys(KeysCommand),
+    /// Check and test detection rules
+    #[cfg(feature = "soc")]
+    #[command(subcommand)]
+    Rules(RulesCommand),
+    /// Check Cedar policies
+    #[cfg(feature = "edge")]
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Export and verify receipts
+    #[command(subcommand)]
+    Receipts(ReceiptsCommand),
+    /// Print the canonical form (aegis-jcs-1) of a JSON text
+    Canon(CanonArgs),
+    /// Print the version
+    Version {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[cfg(feature = "soc")]
+#[derive(Debug, Args)]
+struct UpArgs {
+    /// Configuration file (TOML); every key is also a variable: edge.max_body_bytes is AEGIS_EDGE_MAX_BODY_BYTES
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Data folder, made where it is missing [default: aegis-data]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Address to listen on; port 0 takes a free one [default: 127.0.0.1:8484]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<std::net::SocketAddr>,
+}
+
+#[cfg(feature = "soc")]
+#[derive(Debug, Args)]
+struct DemoArgs {
+    /// Keep the data folder of the demo here instead of in a temporary one
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+}
+
+#[cfg(feature = "control")]
+#[derive(Debug, Subcommand)]
+enum KeysCommand {
+    /// Make an API key, and its tenant where that is missing; the key is printed once and only its hash is kept
+    Create(KeysCreateArgs),
+}
+
+#[cfg(feature = "control")]
+#[derive(Debug, Args)]
+struct KeysCreateArgs {
+    /// The tenant: [a-z0-9_-]{1,64}
+    #[arg(long, value_name = "ID")]
+    tenant: String,
+    /// admin, registrar, approver, analyst or auditor
+    #[arg(long)]
+    role: String,
+    /// A name for people to recognise the key by
+    #[arg(long, default_value = "cli")]
+    name: String,
+    /// An approver group the holder is in; repeatable, `*` for all
+    #[arg(long = "group", value_name = "GROUP")]
+    groups: Vec<String>,
+    /// Take the key from standard input instead of making one (at least 32 characters)
+    #[arg(long)]
+    value_stdin: bool,
+    /// The data folder; works while `aegis up` runs on it [default: aegis-data]
+    #[arg(long, value_name = "DIR", conflicts_with = "url")]
+    data: Option<PathBuf>,
+    /// Ask a running control plane instead; its admin key is read from the variable AEGIS_ADMIN_KEY
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[cfg(feature = "soc")]
+#[derive(Debug, Subcommand)]
+enum RulesCommand {
+    /// Check rule files: line, column and a hint for each finding
+    Lint {
+        /// A rule file, a rule's folder or a folder of rules [default: the shipped rules]
+        path: Option<PathBuf>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run the tests beside the rules on the real engine
+    Test {
+        /// A folder of rules
+        #[arg(default_value = "rules")]
+        path: PathBuf,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[cfg(feature = "edge")]
+#[derive(Debug, Subcommand)]
+enum PolicyCommand {
+    /// Validate Cedar files against the schema; without files, the shipped packs
+    Validate {
+        /// Cedar files, checked together
+        files: Vec<PathBuf>,
+        /// Registered tools (JSON: an array of the bodies of POST /v1/tools), for policies that name their arguments
+        #[arg(long, value_name = "FILE")]
+        tools: Option<PathBuf>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ReceiptsCommand {
+    /// Write a tenant's receipts as JSON lines to standard output
+    Export {
+        #[arg(long, value_name = "ID")]
+        tenant: String,
+        /// The data folder [default: aegis-data]
+        #[arg(long, value_name = "DIR", default_value = "aegis-data")]
+        data: PathBuf,
+    },
+    /// Verify an export: hashes, links, sequence, proofs and event digests
+    Verify(VerifyArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// The export (JSON lines); `-` for standard input
+    file: PathBuf,
+    /// A trusted public key, base64 or a file with it; repeatable. Without one the best verdict is `self-consistent`
+    #[arg(long = "root", value_name = "KEY")]
+    roots: Vec<String>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct CanonArgs {
+    /// The JSON text; standard input where it is missing
+    file: Option<PathBuf>,
+    /// Print the SHA-256 of the canonical bytes instead
+    #[arg(long)]
+    hash: bool,
+}
+
+fn main() -> ExitCode {
+    let cli = parse();
+    let done = match cli.command {
+        #[cfg(feature = "soc")]
+        Command::Up(args) => commands::up(args.config.as_deref(), args.data, args.listen),
+        #[cfg(feature = "soc")]
+        Command::Demo(args) => commands::demo(args.keep),
+        #[cfg(feature = "control")]
+        Command::Keys(KeysCommand::Create(args)) => commands::keys::create(args),
+        #[cfg(feature = "soc")]
+        Command::Rules(RulesCommand::Lint { path, json }) => commands::rules::lint(path.as_deref(), json),
+        #[cfg(feature = "soc")]
+        Command::Rules(RulesCommand::Test { path, json }) => commands::rules::test(&path, json),
+        #[cfg(feature = "edge")]
+        Command::Policy(PolicyCommand::Validate { files, tools, json }) => {
+            commands::policy::validate(&files, tools.as_deref(), json)
+        }
+        Command::Receipts(ReceiptsCommand::Export { tenant, data }) => commands::receipts::export(&tenant, &data),
+        Command::Receipts(ReceiptsCommand::Verify(args)) => verifying::verify(&args.file, &args.roots, args.json),
+        Command::Canon(args) => commands::canon(args.file.as_deref(), args.hash),
+        Command::Version { json } => commands::version(json),
+    };
+    done.unwrap_or_else(commands::report)
+}
+
+/// Parses the arguments. `aegis up --help` names every configuration key with its default.
+fn parse() -> Cli {
+    let command = Cli::command();
+    #[cfg(feature = "soc")]
+    let command = command.mut_subcommand("up", |up| up.after_help(config::Config::help()));
+    let mut matches = command.get_matches();
+    Cli::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit())
+}

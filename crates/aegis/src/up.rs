@@ -1,0 +1,256 @@
+//! `aegis up`: edge, control, ingest and SOC composed in one process over the embedded bus, all state in one folder.
+//! Owns the order in which parts start and stop; no part knows another but through its interface.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
+
+use aegis_bus::{Bus, EmbeddedBus, EmbeddedLimits};
+use aegis_control::{Control, ControlConfig};
+use aegis_detect::{RuleSet, Worker, WorkerConfig};
+use aegis_edge::{Edge, EdgeConfig, EdgeMetrics, EdgeView, FeedFollower};
+use aegis_ingest::IngestState;
+use aegis_keys::{KeyRing, SigningKey, TrustTokenKey};
+use aegis_ledger::{Ledger, LedgerConfig};
+use aegis_model::{Clock, SystemClock};
+use aegis_policy::{PolicySource, default_pack, github_pack};
+use aegis_respond::Responder;
+use aegis_shipper::{Shipper, ShipperConfig};
+use aegis_store::Store;
+use anyhow::{Context, bail};
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::adapters::{Containments, LocalEdge, RepositoryRegistry, StoredSecrets};
+use crate::config::Config;
+use crate::exposition::Exposition;
+use crate::serve::serve;
+
+/// How long a stop waits for what was sealed to reach the bus.
+const SHIP_DRAIN: Duration = Duration::from_secs(5);
+
+/// A running instance.
+#[derive(Debug)]
+pub(crate) struct Running {
+    address: SocketAddr,
+    data: PathBuf,
+    stop_serving: watch::Sender<bool>,
+    server: JoinHandle<()>,
+    feed: FeedFollower,
+    control: Arc<Control>,
+    worker: Arc<Worker>,
+    responder: Responder,
+    ledgers: [Ledger; 2],
+    shippers: [Shipper; 2],
+    pub(crate) store: Store,
+}
+
+/// Starts everything and listens. What is missing in the data folder is made; what is damaged or newer is refused.
+pub(crate) async fn start(config: Config) -> anyhow::Result<Running> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let data = prepare_folder(&config.data)?;
+    let packs = read_packs(&config.policies)?;
+    let rules = read_rules(&config.detect.rules)?;
+    let keys = Keys::load(&data)?;
+
+    let mut limits = EmbeddedLimits::default();
+    limits.streams[0].max_bytes = config.bus.max_stream_bytes;
+    let bus: Arc<dyn Bus> = EmbeddedBus::open(&data.join("bus.db"), limits, clock.clone()).await.context("bus")?;
+    let store = Store::open(&data.join("store.db"), clock.clone()).await.context("store")?;
+    let edge_ledger = open_ledger(&config, &data, "edge", &config.edge.id, keys.edge.clone(), &clock).await?;
+    let control_ledger = open_ledger(&config, &data, "control", "control", keys.control.clone(), &clock).await?;
+    let shippers = [&edge_ledger, &control_ledger].map(|l| Shipper::spawn(l.clone(), bus.clone(), ShipperConfig::default()));
+
+    let mut registry = Registry::default();
+    let metrics = EdgeMetrics::register(&mut registry);
+    let control_ring = KeyRing::new([keys.control.verifying_key()]);
+    let receipt_ring = KeyRing::new([keys.control.verifying_key(), keys.edge.verifying_key()]);
+    let view = Arc::new(EdgeView::with_packs(control_ring.clone(), packs.clone()).context("policies")?);
+    // What was contained before the stop is enforced before the first answer.
+    let feed = FeedFollower::start(bus.clone(), view.clone(), metrics.clone()).await.context("control feed")?;
+    let edge_config = EdgeConfig {
+        max_body_bytes: config.edge.max_body_bytes,
+        timestamp_skew_s: config.edge.timestamp_skew_s,
+        commit_wait_ms: config.edge.commit_wait_ms,
+        ..EdgeConfig::new(&config.edge.id)
+    };
+    let control_config = ControlConfig { agent_token_ttl_s: config.control.agent_token_ttl_s, packs, ..ControlConfig::default() };
+    let control = Control::start(
+        control_config,
+        store.clone(),
+        control_ledger.clone(),
+        bus.clone(),
+        keys.control.clone(),
+        receipt_ring.clone(),
+        clock.clone(),
+        Arc::new(LocalEdge(view.clone())),
+    )
+    .await
+    .context("control")?;
+    let edge = Edge::open(edge_config, view, edge_ledger.clone(), control_ring, keys.trust, clock.clone(), metrics)
+        .await
+        .context("edge")?;
+
+    let worker =
+        Worker::spawn(bus.clone(), receipt_ring, rules, clock.clone(), WorkerConfig::new(clock.clone())).context("detection")?;
+    let containments = Arc::new(Containments(control.clone()));
+    let responder = Responder::spawn(bus.clone(), store.clone(), containments, clock.clone());
+    let ingest = IngestState::new(Arc::new(StoredSecrets(store.clone())), bus.clone(), clock.clone())
+        .with_max_body_bytes(config.ingest.max_body_bytes)
+        .with_resources(Arc::new(RepositoryRegistry(control.clone())));
+
+    control.metrics().register(&mut registry);
+    let worker = Arc::new(worker);
+    let exposition = Exposition::new(registry, [edge_ledger.clone(), control_ledger.clone()], worker.clone());
+    let router = axum::Router::new()
+        .merge(aegis_edge::router(edge))
+        .merge(aegis_ingest::router(ingest))
+        .merge(exposition.router())
+        .merge(aegis_control::router(control.clone()))
+        // Control's fallbacks hold for its own paths only; a path of another part gets the same answer to a wrong method.
+        .method_not_allowed_fallback(method_not_allowed);
+    let listener = TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
+    let address = listener.local_addr().context("no local address")?;
+    let (stop_serving, stopped) = watch::channel(false);
+    let server = tokio::spawn(serve(listener, router, stopped));
+    Ok(Running {
+        address,
+        data,
+        stop_serving,
+        server,
+        feed,
+        control,
+        worker,
+        responder,
+        ledgers: [edge_ledger, control_ledger],
+        shippers,
+        store,
+    })
+}
+
+impl Running {
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Ends in the order of the data: no new requests, lanes closed, the outbox drained, then the consumers.
+    pub(crate) async fn stop(self) -> anyhow::Result<()> {
+        let _nobody_listens = self.stop_serving.send(true);
+        self.server.await.context("the server ended badly")?;
+        self.feed.stop();
+        self.responder.stop().await;
+        self.control.stop().await;
+        for ledger in &self.ledgers {
+            ledger.close().await.context("a ledger could not be closed; its lanes get a gap receipt at the next start")?;
+        }
+        for shipper in self.shippers {
+            if tokio::time::timeout(SHIP_DRAIN, shipper.stop()).await.is_err() {
+                tracing::warn!("not everything was shipped; the rest follows at the next start");
+            }
+        }
+        if let Some(worker) = Arc::into_inner(self.worker) {
+            worker.stop().await;
+        }
+        Ok(())
+    }
+}
+
+/// The keys of one data folder.
+struct Keys {
+    control: SigningKey,
+    edge: SigningKey,
+    trust: TrustTokenKey,
+}
+
+impl Keys {
+    fn load(data: &Path) -> anyhow::Result<Self> {
+        let folder = data.join("keys");
+        make_private_folder(&folder)?;
+        let keys = Self {
+            control: SigningKey::load_or_create(&folder.join("control.key"))?,
+            edge: SigningKey::load_or_create(&folder.join("edge.key"))?,
+            trust: TrustTokenKey::load_or_create(&folder.join("trust.key"))?,
+        };
+        for (name, key) in [("control.pub", &keys.control), ("edge.pub", &keys.edge)] {
+            let path = folder.join(name);
+            std::fs::write(&path, format!("{}\n", key.verifying_key().to_base64()))
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(keys)
+    }
+}
+
+fn prepare_folder(data: &Path) -> anyhow::Result<PathBuf> {
+    make_private_folder(data)?;
+    for part in ["edge", "control"] {
+        make_private_folder(&data.join(part))?;
+    }
+    data.canonicalize().with_context(|| format!("cannot resolve {}", data.display()))
+}
+
+/// A folder that only its owner can enter.
+fn make_private_folder(path: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    if path.is_dir() {
+        return Ok(());
+    }
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .with_context(|| format!("cannot make the folder {}; is the disk full or read-only?", path.display()))
+}
+
+async fn open_ledger(
+    config: &Config,
+    data: &Path,
+    source: &str,
+    edge_id: &str,
+    key: SigningKey,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<Ledger> {
+    let mut ledger = LedgerConfig::new(data.join(source).join("ledger.db"), edge_id, source);
+    ledger.queue_capacity = config.ledger.queue_capacity;
+    ledger.max_batch = config.ledger.max_batch;
+    ledger.hooks.page_limit = (config.ledger.max_pages > 0).then(|| Arc::new(AtomicU32::new(config.ledger.max_pages)));
+    Ledger::open(ledger, key, clock.clone()).await.with_context(|| format!("the {source} ledger"))
+}
+
+/// The shipped packs, or all `.cedar` files of a folder, by name.
+fn read_packs(folder: &Path) -> anyhow::Result<Vec<PolicySource>> {
+    if folder.as_os_str().is_empty() {
+        return Ok(vec![default_pack(), github_pack()]);
+    }
+    let entries = std::fs::read_dir(folder).with_context(|| format!("cannot read the policies folder {}", folder.display()))?;
+    let mut files: Vec<PathBuf> = entries
+        .filter_map(|entry| entry.ok().map(|e| e.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "cedar"))
+        .collect();
+    files.sort();
+    if files.is_empty() {
+        bail!("the policies folder {} has no .cedar file; without a policy nothing could ever be allowed", folder.display());
+    }
+    crate::commands::policy::read_sources(&files)
+}
+
+fn read_rules(folder: &Path) -> anyhow::Result<RuleSet> {
+    if folder.as_os_str().is_empty() {
+        return RuleSet::shipped().context("the shipped rules");
+    }
+    RuleSet::load_dir(folder).with_context(|| format!("the rules in {}", folder.display()))
+}
+
+async fn method_not_allowed() -> axum::response::Response {
+    use axum::http::{StatusCode, header};
+    use axum::response::IntoResponse;
+    let body = r#"{"error":{"code":"method_not_allowed","message":"this path does not take that method"}}"#;
+    (StatusCode::METHOD_NOT_ALLOWED, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
