@@ -46,7 +46,6 @@ test-full: test ## the slow checks too: 50 kills under load, licences and adviso
 	scripts/deny.sh
 
 bench: build ## authorize against a bare echo, and event to alert; prints a table and writes bench/out/*.json
-	cargo build $(CARGO_FLAGS) -p aegis-bench
 	$(TARGET_DIR)/release/aegis-bench
 
 fmt: ## formats the Rust code

@@ -17,6 +17,11 @@ if [ "${#missing[@]}" -gt 0 ]; then
     DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}"
 fi
 
+# Not installed here: which Python a machine has is its owner's choice.
+if ! command -v python3 >/dev/null; then
+    echo "setup: python3 (3.11 or newer) is missing" >&2
+    exit 2
+fi
 if ! command -v cargo >/dev/null; then
     echo "setup: cargo is missing; install Rust 1.94 or newer from https://rustup.rs" >&2
     exit 2

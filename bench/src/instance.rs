@@ -3,18 +3,25 @@
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::load::Connection;
+
+/// How long the server must be quiet to count as settled.
+const SETTLE_STEP: Duration = Duration::from_millis(250);
 
 /// A server process.
 #[derive(Debug)]
 pub(crate) struct Server {
     child: Child,
     pub(crate) address: SocketAddr,
+    /// Held open, so that what the server says later finds a reader.
+    _output: BufReader<ChildStdout>,
 }
 
 impl Server {
@@ -23,11 +30,12 @@ impl Server {
         let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start {command:?}"))?;
         let stdout = child.stdout.take().context("no output")?;
         let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line)?;
+        let mut output = BufReader::new(stdout);
+        output.read_line(&mut line)?;
         let Some(address) = line.trim().rsplit("http://").next().and_then(|a| a.parse().ok()) else {
             bail!("{command:?} said `{}` instead of an address", line.trim());
         };
-        Ok(Self { child, address })
+        Ok(Self { child, address, _output: output })
     }
 
     /// The bare echo.
@@ -35,6 +43,28 @@ impl Server {
         let mut command = Command::new(std::env::current_exe().context("where is this program?")?);
         command.arg("echo");
         Self::start(command)
+    }
+}
+
+impl Server {
+    /// Waits until the server has worked off what it was given (it uses less than a twentieth of a core); how long that took.
+    pub(crate) async fn settle(&self) -> anyhow::Result<Duration> {
+        let started = Instant::now();
+        loop {
+            let before = self.cpu_ticks()?;
+            tokio::time::sleep(SETTLE_STEP).await;
+            if self.cpu_ticks()? - before <= 1 {
+                return Ok(started.elapsed().saturating_sub(SETTLE_STEP));
+            }
+        }
+    }
+
+    /// CPU time used so far, in ticks of 10 ms: user and system time of `/proc/<pid>/stat`.
+    fn cpu_ticks(&self) -> anyhow::Result<u64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).context("the server is gone")?;
+        let (_, fields) = stat.rsplit_once(')').context("no /proc stat")?;
+        let fields: Vec<&str> = fields.split_whitespace().collect();
+        Ok(fields[11].parse::<u64>()? + fields[12].parse::<u64>()?)
     }
 }
 
@@ -81,9 +111,16 @@ impl Aegis {
             ]
         });
         aegis.send("POST", "/v1/tools", &aegis.registrar, &tool).await?;
-        // The hourly cap on automatic freezes would end the storms early.
+        // The hourly cap on automatic freezes would end the storms early, and one agent sends more than the default rate.
         let admin = create_key(aegis.folder.path(), "admin")?;
-        aegis.send("PUT", "/v1/settings", &admin, &json!({"automatic_freezes_per_hour": 100_000})).await?;
+        aegis
+            .send(
+                "PUT",
+                "/v1/settings",
+                &admin,
+                &json!({"automatic_freezes_per_hour": 100_000, "agent_rate_per_s": 1_000_000, "tenant_rate_per_s": 1_000_000}),
+            )
+            .await?;
         Ok(aegis)
     }
 

@@ -16,6 +16,10 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 
+/// The program's own allocator, so that the echo is not compared on another.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Benchmarks of AegisAgent.
 #[derive(Debug, Parser)]
 struct Cli {
@@ -28,7 +32,7 @@ struct Cli {
     #[arg(long, default_value_t = 3)]
     rounds: usize,
     /// Concurrent connections of the throughput measurement
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 128)]
     connections: usize,
     /// Agents that each cause a deny storm
     #[arg(long, default_value_t = 100)]

@@ -11,7 +11,7 @@ use aegis_model::{
 use aegis_policy::{PolicyBundle, PolicyInput, default_pack, github_pack, github_tool};
 use anyhow::Context;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 const SAMPLES: usize = 20_000;
@@ -20,12 +20,20 @@ const SAMPLES: usize = 20_000;
 #[derive(Debug, Serialize)]
 pub(crate) struct Parts {
     pub(crate) action_hash_1kib_us: Vec<f64>,
+    /// Every call differs in something the policies read, so that Cedar is asked each time.
     pub(crate) policy_eval_us: Vec<f64>,
+    /// Calls that policies cannot tell apart.
+    pub(crate) policy_recall_us: Vec<f64>,
     pub(crate) emit_us: Vec<f64>,
 }
 
 pub(crate) fn measure() -> anyhow::Result<Parts> {
-    Ok(Parts { action_hash_1kib_us: action_hash()?, policy_eval_us: policy()?, emit_us: emit()? })
+    Ok(Parts {
+        action_hash_1kib_us: action_hash()?,
+        policy_eval_us: policy(SAMPLES * 2)?,
+        policy_recall_us: policy(1)?,
+        emit_us: emit()?,
+    })
 }
 
 fn sample(mut once: impl FnMut(usize) -> anyhow::Result<()>) -> anyhow::Result<Vec<f64>> {
@@ -56,12 +64,17 @@ fn action_hash() -> anyhow::Result<Vec<f64>> {
     })
 }
 
-fn policy() -> anyhow::Result<Vec<f64>> {
+fn policy(different: usize) -> anyhow::Result<Vec<f64>> {
     let bundle = PolicyBundle::load(&[default_pack(), github_pack()], &[github_tool()])?;
     let tenant = TenantId::new("bench")?;
-    let parameters = json!({"base_branch": "main", "pr_number": 482});
-    let parameters = parameters.as_object().context("an object")?;
+    let parameters: Vec<Map<String, Value>> = (0..different)
+        .map(|n| {
+            Map::from_iter([("base_branch".to_owned(), json!("main")), ("source_repository".to_owned(), json!(n.to_string()))])
+        })
+        .collect();
+    let mut next = parameters.iter().cycle();
     sample(|_| {
+        let parameters = next.next().context("no parameters")?;
         let input = PolicyInput {
             tenant_id: &tenant,
             agent_id: "agent",

@@ -15,7 +15,8 @@ pub(crate) fn print_parts(parts: &Parts) {
     println!("{:<34}{:>10}{:>10}{:>10}", "", "p50 µs", "p95 µs", "p99 µs");
     for (name, taken) in [
         ("action_hash of 1 KiB", &parts.action_hash_1kib_us),
-        ("policy evaluation (two packs)", &parts.policy_eval_us),
+        ("policy evaluation, by Cedar", &parts.policy_eval_us),
+        ("policy evaluation, remembered", &parts.policy_recall_us),
         ("event emit (ledger try_submit)", &parts.emit_us),
     ] {
         println!("{name:<34}{:>10.2}{:>10.2}{:>10.2}", percentile(taken, 0.5), percentile(taken, 0.95), percentile(taken, 0.99));
@@ -52,6 +53,8 @@ pub(crate) fn print_served(served: &Served) {
             format!("{p99:.0} [{p99_least:.0}..{p99_most:.0}]"),
         );
     }
+    let seconds: Vec<String> = served.catch_up_s.iter().map(|s| format!("{s:.1}")).collect();
+    println!("after each mutating round at saturation, detection and history caught up within {} s", seconds.join(", "));
 }
 
 pub(crate) fn print_response(response: &Response) {
@@ -73,6 +76,7 @@ pub(crate) fn write(out: &Path, parts: &Parts, served: &Served, response: &Respo
         "parts_us": {
             "action_hash_1kib": summary(&parts.action_hash_1kib_us),
             "policy_eval": summary(&parts.policy_eval_us),
+            "policy_recall": summary(&parts.policy_recall_us),
             "emit": summary(&parts.emit_us),
         },
         "authorize": served,

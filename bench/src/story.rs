@@ -24,6 +24,8 @@ pub(crate) struct Served {
     pub(crate) echo: Vec<Round>,
     pub(crate) mutating: Vec<Round>,
     pub(crate) read: Vec<Round>,
+    /// After each mutating round at saturation: seconds until everything behind the answers had caught up.
+    pub(crate) catch_up_s: Vec<f64>,
 }
 
 pub(crate) async fn authorize_against_echo(plan: &Plan) -> anyhow::Result<Served> {
@@ -38,9 +40,14 @@ pub(crate) async fn authorize_against_echo(plan: &Plan) -> anyhow::Result<Served
         Target { address: aegis.server.address, token, body: read, expect: "\"decision\":\"allow\"" },
     ];
     let mut saturation: [Vec<f64>; 3] = Default::default();
+    let mut catch_up_s = Vec::new();
     for _ in 0..plan.rounds {
         for (subject, target) in targets.iter().enumerate() {
             saturation[subject].push(throughput(plan, target).await?);
+            let behind = aegis.server.settle().await?.as_secs_f64();
+            if subject == 1 {
+                catch_up_s.push(behind);
+            }
         }
     }
     let mut sorted = saturation[1].clone();
@@ -52,6 +59,7 @@ pub(crate) async fn authorize_against_echo(plan: &Plan) -> anyhow::Result<Served
     for ((echo_most, mutating_most), read_most) in by_round {
         for (subject, (target, most)) in targets.iter().zip([echo_most, mutating_most, read_most]).enumerate() {
             let taken = latencies(plan, target, rate).await?;
+            aegis.server.settle().await?;
             rounds[subject].push(Round {
                 per_second: *most,
                 p50_us: percentile(&taken, 0.50),
@@ -61,5 +69,5 @@ pub(crate) async fn authorize_against_echo(plan: &Plan) -> anyhow::Result<Served
         }
     }
     let [echo, mutating, read] = rounds;
-    Ok(Served { rate, echo, mutating, read })
+    Ok(Served { rate, echo, mutating, read, catch_up_s })
 }

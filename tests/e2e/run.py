@@ -11,7 +11,7 @@ import time
 import traceback
 import unittest
 
-GROUPS = ["webhooks", "bad_input", "story", "faults", "kills"]
+GROUPS = ["webhooks", "bad_input", "story", "readme", "faults", "kills"]
 
 
 class Printer(unittest.TestResult):

@@ -331,8 +331,10 @@ class Approvals(Story):
         edited = self.decide(approval, "edit", tool_call=call).expect(200)
         self.assertEqual((edited["status"], edited["is_edited"]), ("PENDING", True))
         self.assertEqual((edited["action_hash"], edited["original_action_hash"]), (action_hash(call), approval["action_hash"]))
-        self.assert_refused(self.decide(approval), "self_edited", 403)
-        self.decide(approval, key=self.tenant.key("approver", "sam", groups=("release",))).expect(200)
+        sam = self.tenant.key("approver", "sam", groups=("release",))
+        self.assert_refused(self.decide(approval, key=sam), "action_hash_required")
+        self.assert_refused(self.decide(approval, action_hash=action_hash(call)), "self_edited", 403)
+        self.decide(approval, key=sam, action_hash=action_hash(call)).expect(200)
         self.assert_refused(self.consume(approval), "action_hash_mismatch")
         self.consume(approval, action_hash(call)).expect(200)
 

@@ -245,10 +245,19 @@ class Edges(Posting):
         self.tenant.settings(automatic_freezes_per_hour=0)
         agent = self.tenant.register_tools().register_agent()
         read = {"tool": "github", "action": "get_file_contents", "resource": "acme/lab", "mutates_state": False, "trust": "untrusted_external"}
-        for private, decision in ((True, "deny"), (False, "allow"), (True, "deny")):
-            payload = {"action": "edited", "repository": {"full_name": "acme/lab", "private": private}}
-            self.post_one(event="repository", body=json.dumps(payload).encode()).expect(202)
+
+        def deliver(private, updated_at):
+            repository = {"full_name": "acme/lab", "private": private, "updated_at": f"2026-11-22T10:00:0{updated_at}Z"}
+            body = json.dumps({"action": "edited", "repository": repository}).encode()
+            self.post_one(event="repository", body=body, delivery=str(uuid.uuid4())).expect(202)
+
+        for updated_at, (private, decision) in enumerate(((True, "deny"), (False, "allow"), (True, "deny"))):
+            deliver(private, updated_at)
             wait_until(f"a read is {decision}", lambda decision=decision: agent.authorize(**read)["decision"] == decision)
+        # The delivery that said public, captured and sent again under another id: one more event, and nothing is loosened.
+        deliver(False, 1)
+        self.assertEqual(agent.authorize(**read)["decision"], "deny")
+        self.assertEqual(self.tenant.list("/v1/resources")[0]["visibility"], "private")
 
     def test_a_new_secret_replaces_the_old_one(self):
         self.post_one().expect(202)

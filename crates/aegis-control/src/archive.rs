@@ -8,6 +8,7 @@ use aegis_bus::{Delivered, Stream, subject};
 use aegis_model::SecurityEvent;
 use aegis_store::{HistoryRow, StoreError};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::control::{Control, ControlError};
 use crate::follow::Follower;
@@ -16,13 +17,20 @@ use crate::follow::Follower;
 pub(crate) const CONSUMER: &str = "control-archive";
 /// How long one read waits.
 const WAIT: Duration = Duration::from_millis(500);
+/// Events taken at once.
+const BATCH: usize = 1024;
+/// Batches are at least this far apart under load, so that events gather; the first after a pause is taken at once.
+const SPACING: Duration = Duration::from_millis(20);
+/// How often the position is noted under load. What is read again after a stop is known already.
+const SAVE_EVERY: Duration = Duration::from_millis(250);
 
 /// Follows the stream until stopped.
 pub(crate) async fn run(control: Arc<Control>, mut stop: watch::Receiver<bool>) {
     let mut follower = Follower::new(Arc::clone(&control.bus), Stream::Ase, CONSUMER, "ase.>");
+    let mut saved = Instant::now();
     loop {
         tokio::select! {
-            outcome = step(&control, &mut follower) => match outcome {
+            outcome = step(&control, &mut follower, &mut saved) => match outcome {
                 Ok(()) => {
                     follower.recovered();
                     Control::set_healthy(&control.archive_ok, true);
@@ -41,10 +49,14 @@ pub(crate) async fn run(control: Arc<Control>, mut stop: watch::Receiver<bool>) 
     }
 }
 
-async fn step(control: &Control, follower: &mut Follower) -> Result<(), ControlError> {
-    let batch = follower.next(control.config.consumer_batch, WAIT).await.map_err(failed)?;
+async fn step(control: &Control, follower: &mut Follower, saved: &mut Instant) -> Result<(), ControlError> {
+    // While a position waits to be noted, a short wait: it is noted at the first pause.
+    let wait = if follower.is_saved() { WAIT } else { SPACING };
+    let batch = follower.next(BATCH, wait).await.map_err(failed)?;
+    let started = Instant::now();
     if batch.is_empty() {
-        return Ok(());
+        *saved = started;
+        return follower.save(follower.read_up_to()).await.map_err(failed);
     }
     let mut rows = Vec::with_capacity(batch.len());
     for delivered in &batch {
@@ -55,7 +67,14 @@ async fn step(control: &Control, follower: &mut Follower) -> Result<(), ControlE
     }
     insert(control, &rows).await?;
     control.arrived.notify_waiters();
-    follower.save(follower.read_up_to()).await.map_err(failed)
+    if saved.elapsed() >= SAVE_EVERY {
+        *saved = Instant::now();
+        follower.save(follower.read_up_to()).await.map_err(failed)?;
+    }
+    if batch.len() < BATCH {
+        tokio::time::sleep_until(started + SPACING).await;
+    }
+    Ok(())
 }
 
 fn failed(error: impl std::fmt::Display) -> ControlError {

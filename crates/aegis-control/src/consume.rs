@@ -66,6 +66,8 @@ pub(crate) async fn consume(control: &Control, call: &Call) -> Result<Response, 
         ConsumeResult::NotApproved(status) => by_status(status),
         ConsumeResult::Expired => by_status(ApprovalStatus::Expired),
         ConsumeResult::HashMismatch => wrong_hash(),
+        // Contained since it was looked at: what holds it now says which way.
+        ConsumeResult::Contained => contained(control, call, &row).await?.unwrap_or_else(|| by_verdict("agent_frozen")),
         ConsumeResult::NotFound => return Err(Problem::not_found("approval")),
     };
     Err(refuse(control, call, &row, claimed, refusal).await)
@@ -82,14 +84,8 @@ async fn objection(control: &Control, call: &Call, row: &ApprovalRow, claimed: &
     if row.status != ApprovalStatus::Approved {
         return Ok(Some(by_status(row.status)));
     }
-    let contained = match control.agent_verdict(call.tenant(), &row.frozen.agent_id).await? {
-        Verdict::Free => None,
-        Verdict::Quarantined => Some("agent_quarantined"),
-        Verdict::Frozen => Some("agent_frozen"),
-        Verdict::Revoked => Some("agent_revoked"),
-    };
-    if let Some(code) = contained {
-        return Ok(Some(Refusal::new(EventKind::ToolAttempt, code, "the agent is contained")));
+    if let Some(refusal) = contained(control, call, row).await? {
+        return Ok(Some(refusal));
     }
     let judged = control.judge(&row.frozen, current_call(row)).await?;
     if judged.decision == Decision::Deny {
@@ -97,6 +93,19 @@ async fn objection(control: &Control, call: &Call, row: &ApprovalRow, claimed: &
         return Ok(Some(Refusal::new(EventKind::ToolAttempt, judged.code, message)));
     }
     Ok(None)
+}
+
+async fn contained(control: &Control, call: &Call, row: &ApprovalRow) -> Result<Option<Refusal>, Problem> {
+    Ok(match control.agent_verdict(call.tenant(), &row.frozen.agent_id).await? {
+        Verdict::Free => None,
+        Verdict::Quarantined => Some(by_verdict("agent_quarantined")),
+        Verdict::Frozen => Some(by_verdict("agent_frozen")),
+        Verdict::Revoked => Some(by_verdict("agent_revoked")),
+    })
+}
+
+fn by_verdict(code: &'static str) -> Refusal {
+    Refusal::new(EventKind::ToolAttempt, code, "the agent is contained")
 }
 
 /// The action a consume is about: the edited one, if it was edited.

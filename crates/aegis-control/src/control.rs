@@ -11,6 +11,7 @@ use aegis_ledger::Ledger;
 use aegis_model::{Clock, EntryKind};
 use aegis_policy::{PolicySource, default_pack, github_pack};
 use aegis_store::Store;
+use aegis_threads::Work;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -126,6 +127,8 @@ pub struct Control {
     pub(crate) approvals_ok: AtomicBool,
     stop: watch::Sender<bool>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
+    /// Fills the history: bulk work, on a thread that gives way to everything else.
+    archive: Mutex<Option<Work>>,
 }
 
 impl std::fmt::Debug for Control {
@@ -171,9 +174,10 @@ impl Control {
             approvals_ok: AtomicBool::new(false),
             stop,
             tasks: Mutex::new(Vec::new()),
+            archive: Mutex::new(None),
         });
         control.settle_at_start().await?;
-        control.spawn_tasks();
+        control.spawn_tasks()?;
         Ok(control)
     }
 
@@ -190,13 +194,17 @@ impl Control {
         Ok(())
     }
 
-    fn spawn_tasks(self: &Arc<Self>) {
+    fn spawn_tasks(self: &Arc<Self>) -> Result<(), ControlError> {
+        let (control, stop) = (Arc::clone(self), self.stop.subscribe());
+        let archive = aegis_threads::spawn("aegis-archive", move || archive::run(control, stop))
+            .map_err(|error| ControlError::Failed(format!("the archive's thread: {error}")))?;
+        *self.archive.lock() = Some(archive);
         let mut tasks = self.tasks.lock();
-        tasks.push(tokio::spawn(archive::run(Arc::clone(self), self.stop.subscribe())));
         tasks.push(tokio::spawn(materialise::run(Arc::clone(self), self.stop.subscribe())));
         tasks.push(tokio::spawn(expiry::run(Arc::clone(self), self.stop.subscribe())));
         tasks.push(tokio::spawn(feed::run(Arc::clone(self), self.stop.subscribe())));
         tasks.push(tokio::spawn(outbox::run(Arc::clone(self), self.stop.subscribe())));
+        Ok(())
     }
 
     /// Stops the background tasks and waits for them. Store, ledger and bus stay open: they are the caller's.
@@ -207,6 +215,12 @@ impl Control {
             if let Err(error) = task.await {
                 tracing::error!(%error, "background task ended badly");
             }
+        }
+        let archive = self.archive.lock().take();
+        if let Some(archive) = archive
+            && let Err(error) = archive.ended().await
+        {
+            tracing::error!(%error, "the archive ended badly");
         }
     }
 
@@ -223,7 +237,8 @@ impl Control {
     /// True while no background task has died and none was asked to stop.
     pub(crate) fn tasks_running(&self) -> bool {
         let tasks = self.tasks.lock();
-        !tasks.is_empty() && tasks.iter().all(|task| !task.is_finished())
+        let archiving = self.archive.lock().as_ref().is_some_and(|archive| !archive.is_finished());
+        archiving && tasks.iter().all(|task| !task.is_finished())
     }
 
     pub(crate) fn set_healthy(flag: &AtomicBool, healthy: bool) {

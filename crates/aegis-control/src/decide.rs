@@ -24,7 +24,7 @@ const EVERY_GROUP: &str = "*";
 struct DecisionBody {
     #[serde(default)]
     reason: Option<String>,
-    /// The hash of the action the approver was shown; without it the current one.
+    /// The hash of the action the approver was shown. An action that was edited is approved only with it.
     #[serde(default, alias = "expected_action_hash")]
     action_hash: Option<String>,
 }
@@ -55,7 +55,16 @@ pub(crate) async fn approve(control: &Control, call: &Call) -> Result<Response, 
     if row.approved_by.iter().any(|voter| voter == who) {
         return Err(Problem::conflict("already_voted", "this person has approved this action already; somebody else must"));
     }
-    let shown = body.action_hash.as_deref().unwrap_or(&row.current_hash);
+    let shown = match body.action_hash.as_deref() {
+        Some(shown) => shown,
+        None if row.edited.is_none() => &row.current_hash,
+        None => {
+            return Err(Problem::conflict(
+                "action_hash_required",
+                "the action was edited: send the `action_hash` of the action you were shown",
+            ));
+        }
+    };
     let have = u32::try_from(row.approved_by.len()).unwrap_or(u32::MAX).saturating_add(1);
     let need = row.frozen.approvals_needed.max(1);
     let status = if have >= need { ApprovalStatus::Approved } else { ApprovalStatus::Pending };

@@ -75,6 +75,11 @@ impl Follower {
         self.read
     }
 
+    /// True while nothing was handed out that is not remembered as dealt with.
+    pub(crate) fn is_saved(&self) -> bool {
+        self.saved.is_none_or(|saved| saved == self.read)
+    }
+
     /// Remembers that everything up to `seq` has been dealt with.
     pub(crate) async fn save(&mut self, seq: u64) -> Result<(), BusError> {
         if self.saved == Some(seq) {

@@ -75,7 +75,7 @@ impl Control {
             data_access: action.data_access,
             destination: action.destination,
             user_id: frozen.user_id.as_deref(),
-            user_role: None,
+            user_role: frozen.user_role.as_deref(),
             parameters: &call.parameters,
         });
         Ok(Judgement {

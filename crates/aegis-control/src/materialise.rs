@@ -143,25 +143,22 @@ impl Control {
         Ok(Step::Done)
     }
 
-    /// The frozen action must be the one whose decision was sealed: every value policy will be asked with again.
+    /// The frozen action must be the one whose decision was sealed, to the last value: its digest is in that receipt.
     fn check_against_receipt(&self, frozen: &FrozenAction, decision: &HistoryRow) -> Result<(), &'static str> {
         let wire = read_wire(&decision.wire).map_err(|_| "frozen_receipt_unproven")?;
         if verify_wire(&wire, Some(&self.ring)).is_err() {
             self.metrics.verify_failures.inc();
             return Err("frozen_receipt_unproven");
         }
+        let digest = frozen.digest().map_err(|_| "frozen_receipt_mismatch")?;
         let is = |column: &str, expected: Value| wire[column] == expected;
         let same = decision.kind == EventKind::AuthorizeDecision
             && is("decision", json!("require_approval"))
-            && is("action_hash", json!(frozen.action_hash))
-            && wire["receipt"]["action_hash"] == json!(frozen.action_hash)
             && is("approval_id", json!(frozen.approval_id))
             && is("agent_id", json!(frozen.agent_id))
-            && is("user_id", json!(frozen.user_id))
-            && is("source_trust", json!(frozen.source_trust))
-            && is("root_trust", json!(frozen.root_trust))
-            && is("contains_sensitive_data", json!(frozen.contains_sensitive_data))
-            && is("policy_digest", json!(frozen.policy_digest));
+            && is("action_hash", json!(frozen.action_hash))
+            && wire["receipt"]["action_hash"] == json!(frozen.action_hash)
+            && wire["receipt"]["detail"]["frozen_digest"] == json!(digest);
         if same { Ok(()) } else { Err("frozen_receipt_mismatch") }
     }
 

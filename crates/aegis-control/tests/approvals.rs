@@ -148,10 +148,13 @@ async fn an_edit_is_a_new_action_that_somebody_else_approves() {
     let recomputed = aegis_canon::action_hash("deploy", "rollout", Some("payments"), true, &smaller["parameters"]).unwrap();
     assert_eq!(new_hash, recomputed);
 
-    approve(&house, &id, &house.acme.approver).await.refused(403, "self_edited");
-    let stale = json!({"action_hash": hash});
-    house.post(&format!("/v1/approvals/{id}/approve"), &house.acme.approver_two, stale).await.refused(409, "action_changed");
-    approve(&house, &id, &house.acme.approver_two).await.expect(200);
+    // Whoever approves an edited action says which one they were shown.
+    approve(&house, &id, &house.acme.approver_two).await.refused(409, "action_hash_required");
+    let (approve, shown, stale) =
+        (format!("/v1/approvals/{id}/approve"), json!({"action_hash": new_hash}), json!({"action_hash": hash}));
+    house.post(&approve, &house.acme.approver, shown.clone()).await.refused(403, "self_edited");
+    house.post(&approve, &house.acme.approver_two, stale).await.refused(409, "action_changed");
+    house.post(&approve, &house.acme.approver_two, shown).await.expect(200);
     let consume = format!("/v1/approvals/{id}/consume");
     house.post(&consume, &token, consume_body(&hash)).await.refused(409, "action_hash_mismatch");
     house.post(&consume, &token, consume_body(&new_hash)).await.expect(200);
@@ -225,17 +228,34 @@ async fn two_people_means_two_people() {
     house.post(&format!("/v1/approvals/{id}/consume"), &token, consume_body(&hash)).await.expect(200);
 }
 
-/// What an attacker on the bus could send: a real frozen action, changed.
+/// What an attacker on the bus could send: a real frozen action, changed, as another approval.
 async fn forge(house: &House, decision: &Value, change: impl FnOnce(&mut FrozenAction)) -> String {
+    forge_as_is(house, decision, |frozen| {
+        frozen.approval_id = format!("{}x", frozen.approval_id);
+        change(frozen);
+    })
+    .await
+}
+
+async fn forge_as_is(house: &House, decision: &Value, change: impl FnOnce(&mut FrozenAction)) -> String {
     let sealed = house.edge_ledger.read_outbox(0, 1000).await.unwrap();
     let id = decision["decision_id"].as_str().unwrap();
     let item = sealed.into_iter().find(|item| item.sealed.event_id.to_string() == id).unwrap();
     let mut frozen = item.frozen.unwrap();
-    frozen.approval_id = format!("{}x", frozen.approval_id);
     change(&mut frozen);
     let message = Message::new(subject::approval(&frozen.tenant_id, &frozen.approval_id), serde_json::to_vec(&frozen).unwrap());
     house.bus.publish(Stream::Approvals, vec![message]).await.remove(0).unwrap();
     frozen.approval_id
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn not_even_who_may_approve_can_be_changed_on_the_way() {
+    let (house, _, token) = house_with_agent().await;
+    let decision = house.ask(&token, json!({"version": "1"})).await;
+    let id = forge_as_is(&house, &decision, |frozen| frozen.approver_group = "interns".to_owned()).await;
+    house.event(&house.acme.id, EventKind::TamperAttempt, "frozen_receipt_mismatch").await;
+    let shown = house.get(&format!("/v1/approvals/{id}"), &house.acme.approver).await.expect(200).body;
+    assert_eq!(shown["approver_group"], decision["approval"]["approver_group"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

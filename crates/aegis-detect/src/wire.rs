@@ -3,6 +3,7 @@
 
 use aegis_bus::{Delivered, Message, Stream, subject};
 use aegis_model::{SecurityEvent, TenantId, partition_of};
+use serde::Deserialize;
 use serde_json::json;
 
 use crate::engine::TickOutput;
@@ -10,7 +11,7 @@ use crate::engine::TickOutput;
 /// A message as an event, or why it is none. An event stands under its own subject, so that no producer speaks for another tenant.
 pub(crate) fn read(delivered: &Delivered) -> Result<(serde_json::Value, SecurityEvent), String> {
     let wire = aegis_canon::parse_strict(&delivered.payload).map_err(|e| format!("{}: {e}", e.code()))?;
-    let mut event: SecurityEvent = serde_json::from_value(wire.clone()).map_err(|e| format!("not a security event: {e}"))?;
+    let mut event = SecurityEvent::deserialize(&wire).map_err(|e| format!("not a security event: {e}"))?;
     if subject::ase(&event.tenant_id, event.kind) != delivered.subject {
         return Err(format!("its tenant and kind do not belong under the subject {}", delivered.subject));
     }

@@ -6,45 +6,31 @@ use std::time::Duration;
 use aegis_keys::AgentClaims;
 use aegis_ledger::{Draft, Durability};
 use aegis_model::{
-    ActionRecord, ApprovalRef, ApprovalStatus, AuthorizeRequest, AuthorizeResponse, DataAccess, Decision, DefaultDecision,
-    EventId, EventKind, FrozenAction, Phase, ReceiptView, RiskLevel, SecurityEvent, SourceTrust, TargetType, TenantSettings,
-    Timestamp, Verdict, new_event_id,
+    ActionRecord, ApprovalRef, ApprovalStatus, AuthorizeResponse, DataAccess, Decision, DefaultDecision, EventKind, ReceiptView,
+    RiskLevel, SourceTrust, TargetType, TenantSettings, Timestamp, Verdict,
 };
 use aegis_policy::PolicyInput;
-use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use crate::Edge;
+use crate::call::{Call, nonce_hash, request_key};
 use crate::error::Refusal;
+use crate::evidence::freeze;
 use crate::replay::Seen;
 use crate::trust::EffectiveTrust;
 use crate::view::{CallFacts, MCP_PREFIX, unclassified_action};
 
 /// The risk of what nobody registered.
 const UNKNOWN_RISK: RiskLevel = RiskLevel::High;
-/// Longest `target` kept in an event, characters.
-const MAX_TARGET: usize = 512;
-
-/// A parsed request with its hashes.
-pub(crate) struct Call {
-    pub(crate) request: AuthorizeRequest,
-    /// The parameters, taken out of the request.
-    parameters: Value,
-    action_hash: String,
-    /// Canonical hash of the request less nonce and timestamp; only where a request id or nonce binds it.
-    content_hash: Option<String>,
-    event_id: EventId,
-}
 
 /// What the checks came to.
 #[derive(Debug)]
-struct Judgement {
-    decision: Decision,
-    reason: String,
-    matched_policies: Vec<String>,
-    approver_group: Option<String>,
-    approvals: u32,
+pub(crate) struct Judgement {
+    pub(crate) decision: Decision,
+    pub(crate) reason: String,
+    pub(crate) matched_policies: Vec<String>,
+    pub(crate) approver_group: Option<String>,
+    pub(crate) approvals: u32,
 }
 
 impl Judgement {
@@ -67,11 +53,11 @@ impl Judgement {
 }
 
 /// The registered facts of a call, tightened by what the caller said.
-struct Profile<'a> {
-    action: Option<&'a ActionRecord>,
-    mutates_state: bool,
-    risk: RiskLevel,
-    data_access: DataAccess,
+pub(crate) struct Profile<'a> {
+    pub(crate) action: Option<&'a ActionRecord>,
+    pub(crate) mutates_state: bool,
+    pub(crate) risk: RiskLevel,
+    pub(crate) data_access: DataAccess,
 }
 
 impl Edge {
@@ -320,129 +306,6 @@ impl Edge {
             }
         }
     }
-
-    #[allow(clippy::too_many_arguments)]
-    fn decision_draft(
-        &self,
-        claims: &AgentClaims,
-        call: &Call,
-        trust: &EffectiveTrust,
-        profile: &Profile<'_>,
-        policy_digest: &str,
-        judgement: &Judgement,
-        frozen: Option<FrozenAction>,
-        now: Timestamp,
-    ) -> Draft {
-        let mut event = self.event_of(claims, call, trust, EventKind::AuthorizeDecision, now);
-        event.event_id = call.event_id;
-        event.mutates_state = Some(profile.mutates_state);
-        event.target = target_of(profile.action, &call.parameters);
-        event.destination = profile.action.map(|a| a.destination);
-        event.data_access = Some(profile.data_access);
-        event.decision = Some(judgement.decision);
-        event.reason = Some(judgement.reason.clone());
-        event.risk_level = Some(profile.risk);
-        event.risk_score = Some(profile.risk.display_score());
-        event.matched_policies.clone_from(&judgement.matched_policies);
-        event.policy_digest = Some(policy_digest.to_owned());
-        event.approval_id = frozen.as_ref().map(|f| f.approval_id.clone());
-        let mut draft = Draft::new(event, Phase::Decision);
-        draft.input = aegis_canon::canonicalize_value(&call.parameters).ok();
-        draft.detail =
-            call.content_hash.as_ref().map(|hash| json!({"request_hash": hash, "request_id": call.request.request_id}));
-        draft.frozen = frozen;
-        draft
-    }
-
-    /// Reports an attempt that gets no decision. The refusal does not wait for it.
-    pub(crate) fn report_attempt(
-        &self,
-        claims: &AgentClaims,
-        call: &Call,
-        trust: &EffectiveTrust,
-        kind: EventKind,
-        reason: &str,
-        now: Timestamp,
-    ) {
-        let mut event = self.event_of(claims, call, trust, kind, now);
-        event.reason = Some(reason.to_owned());
-        let _not_awaited = self.ledger.try_submit(Draft::new(event, Phase::Attempt), Durability::BestEffort);
-    }
-
-    fn event_of(
-        &self,
-        claims: &AgentClaims,
-        call: &Call,
-        trust: &EffectiveTrust,
-        kind: EventKind,
-        now: Timestamp,
-    ) -> SecurityEvent {
-        let request = &call.request;
-        let trace = request.trace.as_ref();
-        let mut event = SecurityEvent::new(claims.tenant_id.clone(), &self.config.edge_id, "edge", kind, now);
-        event.agent_id = Some(claims.agent_id.clone());
-        event.token_id = Some(claims.token_id.clone());
-        event.user_id = request.user.as_ref().map(|u| u.id.clone());
-        event.run_id = trace.and_then(|t| t.run_id.clone());
-        event.trace_id = trace.and_then(|t| t.trace_id.clone());
-        event.environment = Some(claims.environment.clone());
-        event.tool = Some(request.tool_call.tool.clone());
-        event.action = Some(request.tool_call.action.clone());
-        event.resource.clone_from(&request.tool_call.resource);
-        event.mutates_state = Some(request.tool_call.mutates_state);
-        event.contains_sensitive_data = Some(request.context.contains_sensitive_data);
-        event.source_trust = Some(trust.effective);
-        event.root_trust = Some(trust.root);
-        event.action_hash = Some(call.action_hash.clone());
-        event.nonce_hash = nonce_hash(claims, call);
-        event
-    }
-
-    /// Parses a body through the strict door and checks what needs no state.
-    pub(crate) fn read_call(&self, claims: &AgentClaims, body: &[u8]) -> Result<Call, Refusal> {
-        let limits = aegis_canon::Limits { max_bytes: self.config.max_body_bytes, ..aegis_canon::Limits::default() };
-        let canon = |error: aegis_canon::CanonError| Refusal::Canon { code: error.code(), message: error.to_string() };
-        let mut value = aegis_canon::parse_strict_with(body, limits).map_err(canon)?;
-        let bound = ["request_id", "nonce"].iter().any(|key| value.get(key).is_some_and(|v| !v.is_null()));
-        let content_hash = if bound { Some(content_hash(&mut value).map_err(canon)?) } else { None };
-        let mut request: AuthorizeRequest = serde_json::from_value(value).map_err(|e| Refusal::Malformed(e.to_string()))?;
-        crate::http::check_lengths(&request)?;
-        let parameters = Value::Object(std::mem::take(&mut request.tool_call.parameters));
-        let call = &request.tool_call;
-        let action_hash =
-            aegis_canon::action_hash(&call.tool, &call.action, call.resource.as_deref(), call.mutates_state, &parameters)
-                .map_err(canon)?;
-        let call = Call { request, parameters, action_hash, content_hash, event_id: new_event_id() };
-        if let Some(version) = call.request.canon_version.as_deref().filter(|v| *v != aegis_canon::CANON_VERSION) {
-            self.metrics.canonicalization_skew.inc();
-            let now = self.clock.now();
-            let trust = self.effective_trust(claims, &call.request, None, now);
-            self.report_attempt(claims, &call, &trust, EventKind::CanonicalizationSkew, "canonicalization_skew", now);
-            return Err(Refusal::CanonicalizationSkew(version.chars().take(64).collect()));
-        }
-        if let Some(callback) = &call.request.callback {
-            let settings = self.view.settings(&claims.tenant_id);
-            if !settings.callback_allow_list.contains(&callback.url) {
-                return Err(Refusal::CallbackNotAllowed);
-            }
-        }
-        Ok(call)
-    }
-}
-
-/// Hash of the canonical request less nonce and timestamp.
-fn content_hash(value: &mut Value) -> Result<String, aegis_canon::CanonError> {
-    let Some(object) = value.as_object_mut() else { return aegis_canon::hash_value(value) };
-    let kept: Vec<(&str, Option<Value>)> = ["nonce", "timestamp"].into_iter().map(|key| (key, object.remove(key))).collect();
-    let hash = aegis_canon::hash_value(value)?;
-    if let Some(object) = value.as_object_mut() {
-        for (key, part) in kept {
-            if let Some(part) = part {
-                object.insert(key.to_owned(), part);
-            }
-        }
-    }
-    Ok(hash)
 }
 
 fn profile<'a>(call: &Call, action: Option<&'a ActionRecord>) -> Profile<'a> {
@@ -453,73 +316,4 @@ fn profile<'a>(call: &Call, action: Option<&'a ActionRecord>) -> Profile<'a> {
         risk: action.map_or(UNKNOWN_RISK, |a| a.risk),
         data_access: action.map_or(DataAccess::None, |a| a.data_access),
     }
-}
-
-fn request_key(claims: &AgentClaims, call: &Call) -> Option<(aegis_model::TenantId, String, String)> {
-    let request_id = call.request.request_id.as_ref()?;
-    Some((claims.tenant_id.clone(), claims.agent_id.clone(), request_id.clone()))
-}
-
-/// Hash of the nonce alone, so that reuse shows across agents and edges of a tenant.
-fn nonce_hash(claims: &AgentClaims, call: &Call) -> Option<String> {
-    let nonce = call.request.nonce.as_ref()?;
-    Some(aegis_canon::sha256_hex(format!("aegis-nonce-1\0{}\0{nonce}", claims.tenant_id).as_bytes()))
-}
-
-fn target_of(action: Option<&ActionRecord>, parameters: &Value) -> Option<String> {
-    let target = parameters.get(action?.target_parameter.as_deref()?)?.as_str()?;
-    Some(target.chars().take(MAX_TARGET).collect())
-}
-
-#[allow(clippy::too_many_arguments)]
-fn freeze(
-    claims: &AgentClaims,
-    call: &Call,
-    trust: &EffectiveTrust,
-    profile: &Profile<'_>,
-    settings: &TenantSettings,
-    policy_digest: &str,
-    judgement: &Judgement,
-    now: Timestamp,
-) -> FrozenAction {
-    let mut tool_call = call.request.tool_call.clone();
-    tool_call.parameters = call.parameters.as_object().cloned().unwrap_or_default();
-    FrozenAction {
-        approval_id: approval_id(claims, call),
-        tenant_id: claims.tenant_id.clone(),
-        event_id: call.event_id,
-        agent_id: claims.agent_id.clone(),
-        token_id: Some(claims.token_id.clone()),
-        user_id: call.request.user.as_ref().map(|u| u.id.clone()),
-        run_id: call.request.trace.as_ref().and_then(|t| t.run_id.clone()),
-        environment: claims.environment.clone(),
-        tool_call,
-        action_hash: call.action_hash.clone(),
-        source_trust: trust.effective,
-        root_trust: trust.root,
-        contains_sensitive_data: call.request.context.contains_sensitive_data,
-        risk_level: profile.risk,
-        reason: judgement.reason.clone(),
-        matched_policies: judgement.matched_policies.clone(),
-        policy_digest: policy_digest.to_owned(),
-        approver_group: judgement.approver_group.clone().unwrap_or_else(|| settings.approver_group.clone()),
-        approvals_needed: judgement.approvals,
-        requested_at: now,
-        expires_at: now.plus_seconds(settings.approval_ttl_s),
-        callback_url: call.request.callback.as_ref().map(|c| c.url.clone()),
-    }
-}
-
-/// Derived, so that a retry on any edge meets the one approval.
-fn approval_id(claims: &AgentClaims, call: &Call) -> String {
-    let origin = call.request.request_id.clone().unwrap_or_else(|| call.event_id.to_string());
-    let mut hasher = Sha256::new();
-    for part in ["aegis-approval-1", claims.tenant_id.as_str(), &claims.agent_id, &origin, &call.action_hash] {
-        hasher.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
-        hasher.update(part.as_bytes());
-    }
-    let digest: [u8; 32] = hasher.finalize().into();
-    let mut id = [0u8; 16];
-    id.copy_from_slice(&digest[..16]);
-    uuid::Builder::from_custom_bytes(id).into_uuid().to_string()
 }

@@ -4,7 +4,9 @@
 
 mod authorize;
 mod bounded;
+mod call;
 mod error;
+mod evidence;
 mod feed;
 mod http;
 mod limits;

@@ -8,5 +8,5 @@ mod refusal;
 mod state;
 mod webhook;
 
-pub use state::{IngestLimits, IngestState, ResourceSink, SecretsUnavailable, WebhookSecrets};
+pub use state::{IngestLimits, IngestState, NotRegistered, ResourceSink, SecretsUnavailable, WebhookSecrets};
 pub use webhook::router;

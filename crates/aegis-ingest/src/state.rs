@@ -27,8 +27,16 @@ pub struct SecretsUnavailable {
 /// Who hears what a webhook said about a resource. Called after the durable append of every delivery, redeliveries included, before the answer.
 #[async_trait]
 pub trait ResourceSink: Send + Sync + std::fmt::Debug {
-    /// The facts are as good as the tenant's webhook secret; they may arrive out of order.
-    async fn observed(&self, tenant: &TenantId, record: ResourceRecord);
+    /// The facts are as good as the tenant's webhook secret; they may arrive out of order. An error makes the answer a 503, so that
+    /// the sender delivers again.
+    async fn observed(&self, tenant: &TenantId, record: ResourceRecord) -> Result<(), NotRegistered>;
+}
+
+/// What a webhook said of a resource could not be registered now.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a resource cannot be registered: {reason}")]
+pub struct NotRegistered {
+    pub reason: String,
 }
 
 /// The bounds of the endpoints.

@@ -72,7 +72,10 @@ async fn take(state: &IngestState, tenant: Option<TenantId>, headers: HeaderMap,
     let duplicate = append(state, &event).await?;
     // On a redelivery too: a stop between append and registry must not lose that a repository became private.
     if let (Some(sink), Some(record)) = (&state.resources, resource) {
-        sink.observed(&event.tenant_id, record).await;
+        sink.observed(&event.tenant_id, record).await.map_err(|error| {
+            tracing::warn!(%error, tenant = %event.tenant_id, "webhook delivery is stored, but the registry does not have it yet");
+            Refusal::Unavailable
+        })?;
     }
     Ok(Taken { event_id: event.event_id, duplicate })
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_bus::{Bus, EmbeddedBus, EmbeddedLimits, Stream, StreamLimits};
-use aegis_ingest::{IngestLimits, IngestState, ResourceSink, SecretsUnavailable, WebhookSecrets, router};
+use aegis_ingest::{IngestLimits, IngestState, NotRegistered, ResourceSink, SecretsUnavailable, WebhookSecrets, router};
 use aegis_model::{ManualClock, ResourceRecord, SecurityEvent, SystemClock, TenantId, Timestamp, Visibility};
 use async_trait::async_trait;
 use axum::body::Body;
@@ -17,6 +17,8 @@ use sha2::Sha256;
 use tower::ServiceExt;
 
 const SECRET: &[u8] = b"a secret of acme";
+/// A repository that cannot be registered.
+const REGISTRY_DOWN: &str = "acme/unregistrable";
 
 #[derive(Debug)]
 struct Secrets;
@@ -39,8 +41,12 @@ struct Seen(Mutex<Vec<(String, ResourceRecord)>>);
 
 #[async_trait]
 impl ResourceSink for Seen {
-    async fn observed(&self, tenant: &TenantId, record: ResourceRecord) {
+    async fn observed(&self, tenant: &TenantId, record: ResourceRecord) -> Result<(), NotRegistered> {
+        if record.resource == REGISTRY_DOWN {
+            return Err(NotRegistered { reason: "the store is away".to_owned() });
+        }
         self.0.lock().push((tenant.to_string(), record));
+        Ok(())
     }
 }
 
@@ -302,4 +308,31 @@ async fn a_delivery_twice_at_once_is_stored_once() {
     assert_eq!(answers.iter().filter(|a| a.0 == StatusCode::ACCEPTED).count(), 1);
     assert_eq!(answers.iter().filter(|a| a.0 == StatusCode::OK).count(), 7);
     assert_eq!(f.stored().await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_delivery_whose_repository_cannot_be_registered_is_stored_and_asked_for_again() {
+    let fixture = plain().await;
+    let body = json!({"action": "opened", "repository": {"full_name": REGISTRY_DOWN, "private": true}}).to_string();
+    for stored in [1, 1] {
+        let (status, reply, retry_after) = fixture.send(Post::new("d-unregistrable", body.clone())).await;
+        assert_eq!((status, reply["error"]["code"].as_str()), (StatusCode::SERVICE_UNAVAILABLE, Some("unavailable")));
+        assert!(retry_after.is_some());
+        assert_eq!(fixture.bus.last_seq(Stream::Ase).await.unwrap(), stored);
+    }
+}
+
+#[tokio::test]
+async fn the_source_s_own_time_goes_with_what_it_said() {
+    let fixture = plain().await;
+    for (delivery, updated_at, expected) in [
+        ("d-1", json!("2026-11-22T10:00:00Z"), Some("2026-11-22T10:00:00Z")),
+        ("d-2", json!(1_795_341_600), Some("2026-11-22T10:00:00Z")),
+        ("d-3", json!("yesterday"), None),
+    ] {
+        let body = json!({"repository": {"full_name": "acme/shop", "private": true, "updated_at": updated_at}}).to_string();
+        fixture.send(Post::new(delivery, body)).await;
+        let seen = fixture.seen.0.lock().pop().unwrap().1;
+        assert_eq!(seen.observed_at, expected.map(|time| Timestamp::parse_rfc3339(time).unwrap()), "{delivery}");
+    }
 }

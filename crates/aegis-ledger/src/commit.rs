@@ -3,14 +3,16 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use aegis_model::{EventId, TenantId, Timestamp};
 use sqlx::{Connection, SqliteConnection};
+use tokio::time::Instant;
 
 use crate::LedgerError;
 use crate::config::TestHooks;
 use crate::error::is_duplicate;
-use crate::rows::write_batch;
+use crate::rows::{commit_plain, is_plain, write_batch};
 use crate::schema;
 use crate::seal::SealedBatch;
 use crate::stats::Counters;
@@ -20,6 +22,9 @@ const PROBE_BYTES: i64 = 128 << 10;
 
 /// Rows that one prune deletes at most: the writer waits for it.
 const PRUNE_ROWS: i64 = 4096;
+
+/// How often a busy writer notes the shipped position.
+const SHIPPED_EVERY: Duration = Duration::from_millis(200);
 
 /// Why a batch is not known to be durable.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +47,7 @@ pub(crate) struct Disk {
     pub(crate) connection: SqliteConnection,
     /// The shipped position as the file has it.
     pub(crate) shipped: i64,
+    pub(crate) shipped_at: Instant,
     pub(crate) hooks: TestHooks,
 }
 
@@ -58,11 +64,17 @@ impl Disk {
         now: Timestamp,
     ) -> Result<(), WriteError> {
         let shipped = counters.shipped_row.load(Ordering::Acquire);
-        if let Err(error) = self.fill_transaction(batch, shipped, now).await {
-            let _ = sqlx::query("ROLLBACK").execute(&mut self.connection).await;
-            return Err(if is_duplicate(&error) { WriteError::Duplicate } else { WriteError::Failed(error.to_string()) });
-        }
-        let mut answer = sqlx::query("COMMIT").execute(&mut self.connection).await.map(drop);
+        let takes_shipped = self.takes_shipped_along(batch, shipped);
+        let plain = batch.filter(|batch| !takes_shipped && is_plain(batch));
+        let mut answer = match plain {
+            Some(batch) => self.write_plain(batch).await?,
+            None => {
+                if let Err(error) = self.fill_transaction(batch, shipped, takes_shipped, now).await {
+                    return Err(self.roll_back(&error).await);
+                }
+                sqlx::query("COMMIT").execute(&mut self.connection).await.map(drop)
+            }
+        };
         let fault = self.hooks.commit_fault.as_ref().map_or(0, |fault| fault.swap(0, Ordering::AcqRel));
         if fault > 0 {
             answer = Err(sqlx::Error::WorkerCrashed);
@@ -79,17 +91,47 @@ impl Disk {
                 Err(_) => return Err(WriteError::InDoubt(error.to_string())),
             }
         }
-        self.shipped = shipped;
+        if takes_shipped {
+            self.shipped = shipped;
+            self.shipped_at = Instant::now();
+        }
         Ok(())
     }
 
-    async fn fill_transaction(&mut self, batch: Option<&SealedBatch>, shipped: i64, now: Timestamp) -> Result<(), sqlx::Error> {
-        self.apply_page_limit().await?;
-        sqlx::query("BEGIN IMMEDIATE").execute(&mut self.connection).await?;
-        if let Some(batch) = batch {
-            write_batch(&mut self.connection, batch).await?;
+    /// A commit takes the shipped position along, but not every one: what is lost of it is only shipped again.
+    fn takes_shipped_along(&self, batch: Option<&SealedBatch>, shipped: i64) -> bool {
+        shipped > self.shipped && (batch.is_none() || self.shipped_at.elapsed() >= SHIPPED_EVERY)
+    }
+
+    /// The whole transaction at once; its answer is the commit's, unless it is known that it did not come so far.
+    async fn write_plain(&mut self, batch: &SealedBatch) -> Result<Result<(), sqlx::Error>, WriteError> {
+        if let Err(error) = self.apply_page_limit().await {
+            return Err(WriteError::Failed(error.to_string()));
         }
-        if shipped > self.shipped {
+        match commit_plain(&mut self.connection, batch).await {
+            Err(error) if is_duplicate(&error) => Err(self.roll_back(&error).await),
+            answer => Ok(answer),
+        }
+    }
+
+    async fn roll_back(&mut self, error: &sqlx::Error) -> WriteError {
+        let _ = sqlx::query("ROLLBACK").execute(&mut self.connection).await;
+        if is_duplicate(error) { WriteError::Duplicate } else { WriteError::Failed(error.to_string()) }
+    }
+
+    async fn fill_transaction(
+        &mut self,
+        batch: Option<&SealedBatch>,
+        shipped: i64,
+        takes_shipped: bool,
+        now: Timestamp,
+    ) -> Result<(), sqlx::Error> {
+        self.apply_page_limit().await?;
+        match batch {
+            Some(batch) => write_batch(&mut self.connection, batch).await?,
+            None => _ = sqlx::query("BEGIN IMMEDIATE").execute(&mut self.connection).await?,
+        }
+        if takes_shipped {
             sqlx::query("UPDATE outbox_position SET shipped = ?").bind(shipped).execute(&mut self.connection).await?;
             // Frozen actions hold raw parameters: those that were shipped and can no longer be approved have no use here.
             sqlx::query("DELETE FROM approval_outbox WHERE row <= ? AND expires_at < ?")

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use sqlx::SqlitePool;
 use sqlx::sqlite::{SqlitePoolOptions, SqliteRow};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::commit::Disk;
 use crate::config::LedgerConfig;
@@ -84,7 +85,13 @@ impl Ledger {
         let (commands, commanded) = mpsc::channel(COMMANDS);
         let ring = mpsc::channel(config.ring_capacity);
         let mut writer = Writer {
-            disk: Disk { path: config.path.clone(), connection, shipped: recovered.shipped, hooks: config.hooks.clone() },
+            disk: Disk {
+                path: config.path.clone(),
+                connection,
+                shipped: recovered.shipped,
+                shipped_at: Instant::now(),
+                hooks: config.hooks.clone(),
+            },
             sealer,
             shared: Arc::clone(&shared),
             clock: Arc::clone(&clock),

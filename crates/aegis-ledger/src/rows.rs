@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use aegis_model::{EventId, EventKind, FrozenAction, SealedEvent, TenantId, Timestamp};
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection};
+use sqlx::{Row, Sqlite, SqliteConnection};
 
 use crate::recovery::UncleanLane;
 use crate::seal::{Commit, SealedBatch, SealedRow};
@@ -24,19 +24,47 @@ const INSERT_COLUMNS: usize = 14;
 const INSERT: &str = "INSERT INTO receipts (row, tenant_id, event_id, kind, ts, lane_no, seq, receipt_hash, prev_hash, event, \
                       receipt, commit_id, leaf, path) VALUES ";
 
-fn insert_of(rows: usize) -> String {
+const INSERT_COMMIT: &str =
+    "INSERT INTO commits (commit_id, first_row, size, root, key_id, signature, max_ts) VALUES (?, ?, ?, ?, ?, ?, ?)";
+
+/// Receipts of one INSERT.
+const MOST_ROWS: usize = 64;
+
+/// The INSERT of 1 to `MOST_ROWS` receipts, by their number: each text is prepared once per connection.
+static INSERTS: LazyLock<Vec<String>> = LazyLock::new(|| {
     let one = format!("({})", vec!["?"; INSERT_COLUMNS].join(","));
-    format!("{INSERT}{}", vec![one; rows].join(","))
+    (0..=MOST_ROWS).map(|rows| format!("{INSERT}{}", vec![one.as_str(); rows].join(","))).collect()
+});
+
+/// The same behind the start of the transaction and its commit row. Each text costs one way to the connection's thread and back,
+/// however many statements it holds, and that way costs more than a row.
+static FIRST_INSERTS: LazyLock<Vec<String>> =
+    LazyLock::new(|| INSERTS.iter().map(|insert| format!("BEGIN IMMEDIATE; {INSERT_COMMIT}; {insert}")).collect());
+
+/// The same with the end of the transaction: all of a small batch.
+static WHOLE: LazyLock<Vec<String>> = LazyLock::new(|| FIRST_INSERTS.iter().map(|first| format!("{first}; COMMIT")).collect());
+
+/// Statements that stay prepared: all kinds, of every number of rows, and the others.
+pub(crate) const STATEMENTS: usize = 3 * MOST_ROWS + 64;
+
+/// True for a batch of receipts and nothing else, few enough for one statement.
+pub(crate) fn is_plain(batch: &SealedBatch) -> bool {
+    let nothing_else =
+        batch.opened.is_empty() && batch.new_keys.is_empty() && batch.abandoned.is_empty() && batch.closed.is_empty();
+    nothing_else && batch.rows.len() <= MOST_ROWS && batch.rows.iter().all(|row| row.frozen.is_none())
 }
 
-// Three fixed sizes, so that each is prepared once per connection.
-static INSERT_64: LazyLock<String> = LazyLock::new(|| insert_of(64));
-static INSERT_8: LazyLock<String> = LazyLock::new(|| insert_of(8));
-static INSERT_1: LazyLock<String> = LazyLock::new(|| insert_of(1));
+/// Writes and commits a plain batch in one go. An error says nothing of whether it is on the disk.
+pub(crate) async fn commit_plain(connection: &mut SqliteConnection, batch: &SealedBatch) -> Result<(), sqlx::Error> {
+    debug_assert!(is_plain(batch), "a batch with more than receipts needs more than their statement");
+    let sql: &'static str = WHOLE[batch.rows.len()].as_str();
+    let query = bind_commit(sqlx::query(sql), batch);
+    bind_rows(query, &batch.rows, 0, batch.commit.commit_id).execute(connection).await.map(drop)
+}
 
-/// Writes everything of a batch; the caller holds the transaction.
+/// Starts the transaction and writes everything of a batch in it.
 pub(crate) async fn write_batch(connection: &mut SqliteConnection, batch: &SealedBatch) -> Result<(), sqlx::Error> {
-    let Commit { commit_id, size, root, key_id, signature } = &batch.commit;
+    write_receipts(connection, batch).await?;
     for (tenant, lane) in &batch.opened {
         sqlx::query("INSERT INTO lanes (lane_no, lane, tenant_id, state) VALUES (?, ?, ?, 'open')")
             .bind(lane.lane_no)
@@ -51,48 +79,6 @@ pub(crate) async fn write_batch(connection: &mut SqliteConnection, batch: &Seale
             .bind(key.as_slice())
             .execute(&mut *connection)
             .await?;
-    }
-    let max_ts = batch.rows.iter().map(|row| row.ts.as_micros()).max().unwrap_or_default();
-    sqlx::query("INSERT INTO commits (commit_id, first_row, size, root, key_id, signature, max_ts) VALUES (?, ?, ?, ?, ?, ?, ?)")
-        .bind(commit_id)
-        .bind(batch.rows.first().map_or(0, |row| row.row))
-        .bind(*size as i64)
-        .bind(root.as_slice())
-        .bind(key_id)
-        .bind(signature)
-        .bind(max_ts)
-        .execute(&mut *connection)
-        .await?;
-    let mut leaf = 0i64;
-    let mut rest: &[SealedRow] = &batch.rows;
-    while !rest.is_empty() {
-        let (count, sql): (usize, &'static str) = match rest.len() {
-            64.. => (64, INSERT_64.as_str()),
-            8.. => (8, INSERT_8.as_str()),
-            _ => (1, INSERT_1.as_str()),
-        };
-        let (now, later) = rest.split_at(count);
-        let mut query = sqlx::query(sql);
-        for row in now {
-            query = query
-                .bind(row.row)
-                .bind(row.tenant_id.as_str())
-                .bind(row.event_id.as_bytes().as_slice())
-                .bind(row.kind.as_str())
-                .bind(row.ts.as_micros())
-                .bind(row.lane_no)
-                .bind(row.seq)
-                .bind(row.receipt_hash_hex.as_str())
-                .bind(row.prev_receipt_hash.as_str())
-                .bind(row.event.as_str())
-                .bind(row.receipt.as_str())
-                .bind(commit_id)
-                .bind(leaf)
-                .bind(row.path.concat());
-            leaf += 1;
-        }
-        query.execute(&mut *connection).await?;
-        rest = later;
     }
     for row in &batch.rows {
         let Some(frozen) = &row.frozen else { continue };
@@ -116,6 +102,55 @@ pub(crate) async fn write_batch(connection: &mut SqliteConnection, batch: &Seale
             .await?;
     }
     Ok(())
+}
+
+async fn write_receipts(connection: &mut SqliteConnection, batch: &SealedBatch) -> Result<(), sqlx::Error> {
+    let commit_id = batch.commit.commit_id;
+    let (first, rest) = batch.rows.split_at(batch.rows.len().min(MOST_ROWS));
+    let sql: &'static str = FIRST_INSERTS[first.len()].as_str();
+    bind_rows(bind_commit(sqlx::query(sql), batch), first, 0, commit_id).execute(&mut *connection).await?;
+    for (chunk, rows) in rest.chunks(MOST_ROWS).enumerate() {
+        let sql: &'static str = INSERTS[rows.len()].as_str();
+        let first_leaf = (chunk + 1) * MOST_ROWS;
+        bind_rows(sqlx::query(sql), rows, first_leaf as i64, commit_id).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+type Insert<'q> = sqlx::query::Query<'q, Sqlite, <Sqlite as sqlx::Database>::Arguments>;
+
+fn bind_commit<'q>(query: Insert<'q>, batch: &'q SealedBatch) -> Insert<'q> {
+    let Commit { commit_id, size, root, key_id, signature } = &batch.commit;
+    let max_ts = batch.rows.iter().map(|row| row.ts.as_micros()).max().unwrap_or_default();
+    query
+        .bind(commit_id)
+        .bind(batch.rows.first().map_or(0, |row| row.row))
+        .bind(*size as i64)
+        .bind(root.as_slice())
+        .bind(key_id)
+        .bind(signature)
+        .bind(max_ts)
+}
+
+fn bind_rows<'q>(mut query: Insert<'q>, rows: &'q [SealedRow], first_leaf: i64, commit_id: i64) -> Insert<'q> {
+    for (row, leaf) in rows.iter().zip(first_leaf..) {
+        query = query
+            .bind(row.row)
+            .bind(row.tenant_id.as_str())
+            .bind(row.event_id.as_bytes().as_slice())
+            .bind(row.kind.as_str())
+            .bind(row.ts.as_micros())
+            .bind(row.lane_no)
+            .bind(row.seq)
+            .bind(row.receipt_hash_hex.as_str())
+            .bind(row.prev_receipt_hash.as_str())
+            .bind(row.event.as_str())
+            .bind(row.receipt.as_str())
+            .bind(commit_id)
+            .bind(leaf)
+            .bind(row.path.concat());
+    }
+    query
 }
 
 /// Ends a lane of an earlier start, with its damaged last rows set aside: kept, but no longer part of the lane or the outbox.

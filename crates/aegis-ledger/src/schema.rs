@@ -11,6 +11,7 @@ use sqlx::{ConnectOptions, Connection, Row, SqliteConnection};
 
 use crate::LedgerError;
 use crate::error::{is_corruption, open_error};
+use crate::rows::STATEMENTS;
 
 /// The schema this program writes. A file with a higher one is refused, so that an old program never guesses at it.
 pub(crate) const SCHEMA_VERSION: i64 = 1;
@@ -21,8 +22,16 @@ const APPLICATION_ID: i64 = 0x4145_474C;
 /// How long a statement waits for another writer of the file (an operator's sqlite3, a backup) before it fails.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Pages of WAL after which a commit checkpoints itself. High, because the checkpointer usually comes first (see `checkpoint`).
-const AUTOCHECKPOINT_PAGES: u32 = 16_384;
+/// Bytes of a page of a new file. A receipt with its event takes about 2.5 KB: a page holds several, and costs SQLite the same few
+/// calls whatever its size.
+const PAGE_BYTES: u32 = 16_384;
+
+/// Pages of WAL (64 MiB) after which a commit checkpoints itself. High, because the checkpointer usually comes first (see
+/// `checkpoint`).
+const AUTOCHECKPOINT_PAGES: u32 = 4096;
+
+/// Page cache of the writer in KiB, negative as SQLite wants it: enough for the inner pages of every index.
+const CACHE: &str = "-32768";
 
 /// Files up to this size are checked whole at start; larger ones by their tails only, so that a start stays short.
 const WHOLE_CHECK_BYTES: u64 = 64 << 20;
@@ -133,14 +142,17 @@ pub(crate) async fn lock(path: &Path, wait: Duration) -> Result<File, LedgerErro
 
 /// Options that every connection to the file shares.
 pub(crate) fn options(path: &Path) -> SqliteConnectOptions {
-    SqliteConnectOptions::new().filename(path).busy_timeout(BUSY_TIMEOUT)
+    SqliteConnectOptions::new().filename(path).busy_timeout(BUSY_TIMEOUT).pragma("temp_store", "MEMORY")
 }
 
 /// A connection that writes.
 pub(crate) async fn connect(path: &Path) -> Result<SqliteConnection, sqlx::Error> {
     options(path)
+        .page_size(PAGE_BYTES)
+        .statement_cache_capacity(STATEMENTS)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
+        .pragma("cache_size", CACHE)
         // A shredded commitment key must not stay in a free page.
         .pragma("secure_delete", "ON")
         .pragma("wal_autocheckpoint", AUTOCHECKPOINT_PAGES.to_string())

@@ -120,6 +120,10 @@ impl Writer {
                 let _ = reply.send(shredded);
             }
             Command::Prune(up_to_row, reply) => {
+                // Nothing is pruned that the file does not have as shipped.
+                if self.writable() && self.disk.shipped_is_behind(&self.shared.counters) {
+                    self.commit(Vec::new()).await;
+                }
                 let pruned = self.disk.prune(up_to_row).await;
                 let _ = reply.send(pruned);
             }

@@ -201,11 +201,13 @@ async fn damaged_pages_are_found_at_start() {
     sqlx::raw_sql("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut other).await.unwrap();
     let page: i64 =
         sqlx::query_scalar("SELECT rootpage FROM sqlite_schema WHERE name = 'receipts'").fetch_one(&mut other).await.unwrap();
+    let page_size: i64 = sqlx::query_scalar("PRAGMA page_size").fetch_one(&mut other).await.unwrap();
     other.close().await.unwrap();
     let path = folder.path().join("ledger.db");
     let mut bytes = std::fs::read(&path).unwrap();
-    let start = (page as usize - 1) * 4096;
-    bytes[start..start + 4096].fill(0xA5);
+    let page_size = page_size as usize;
+    let start = (page as usize - 1) * page_size;
+    bytes[start..start + page_size].fill(0xA5);
     std::fs::write(&path, bytes).unwrap();
     let refused = open_with(config(folder.path())).await.unwrap_err();
     assert!(matches!(refused, LedgerError::Corrupt { .. }), "{refused}");

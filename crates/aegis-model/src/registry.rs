@@ -129,6 +129,9 @@ pub struct ResourceRecord {
     pub visibility: Visibility,
     #[serde(default)]
     pub owner: Option<String>,
+    /// The source's own time of what it said (GitHub's signed `repository.updated_at`); null where a person registered it.
+    #[serde(default)]
+    pub observed_at: Option<Timestamp>,
 }
 
 /// A tenant's limits and times. All have defaults that suit a small deployment.

@@ -158,6 +158,8 @@ pub struct FrozenAction {
     pub agent_id: String,
     pub token_id: Option<String>,
     pub user_id: Option<String>,
+    #[serde(default)]
+    pub user_role: Option<String>,
     pub run_id: Option<String>,
     pub environment: String,
     pub tool_call: ToolCall,
@@ -176,6 +178,17 @@ pub struct FrozenAction {
     pub requested_at: Timestamp,
     pub expires_at: Timestamp,
     pub callback_url: Option<String>,
+}
+
+impl FrozenAction {
+    /// Hex SHA-256 of its canonical form. The decision's receipt carries it as `detail.frozen_digest`, so that every value a person is
+    /// shown, or policy is asked with again, is vouched for.
+    ///
+    /// # Errors
+    /// Its parameters have no canonical form.
+    pub fn digest(&self) -> Result<String, aegis_canon::CanonError> {
+        aegis_canon::hash_value(&serde_json::to_value(self).unwrap_or(Value::Null))
+    }
 }
 
 /// `GET /v1/approvals/{id}`.

@@ -13,6 +13,7 @@ use crate::annotations::PolicyMeta;
 use crate::checks::{check_ids, check_labels, check_parameters, validate};
 use crate::entity::{EntityTypes, uid};
 use crate::error::{PolicyError, PolicyProblem};
+use crate::memo::Memo;
 use crate::parameters::{Parameters, parameters_type};
 use crate::schema::{ActionSchema, cedar_schema, declared_actions};
 use crate::source::{LoadedPolicy, PolicySource, check_source, parse};
@@ -43,6 +44,7 @@ pub(crate) struct BundledAction {
     pub(crate) readers: BTreeMap<String, Vec<String>>,
     /// ids of those policies that use `context` or `context.parameters` as a whole
     pub(crate) readers_of_all: Vec<String>,
+    pub(crate) memo: Memo,
 }
 
 impl PolicyBundle {
@@ -178,6 +180,7 @@ fn compile(
                 readers_of_all.push(policy.meta.id.clone());
             }
         }
+        let memo = Memo::over(covering.iter().map(|policy| &loaded[*policy].mentions));
         let policies = match sets.get(&covering) {
             Some(set) => Arc::clone(set),
             None => {
@@ -197,6 +200,7 @@ fn compile(
             policies,
             readers,
             readers_of_all,
+            memo,
         };
         compiled.entry(action.tool.clone()).or_default().insert(action.action.clone(), bundled);
     }

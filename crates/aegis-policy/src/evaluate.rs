@@ -30,17 +30,19 @@ impl PolicyBundle {
         // The strictest of what is said: a registry that is newer than the bundle counts as well.
         let written = action.mutates || input.registered_mutates;
         let mutates = written || input.mutates_state;
-        let represented = represent(input.parameters, &action.parameters);
-        if mutates && let Some(denied) = deny_unrepresentable(action, &represented) {
-            return denied;
+        let blinded = mutates && !(action.readers.is_empty() && action.readers_of_all.is_empty());
+        let mut unrepresentable = Vec::new();
+        if blinded || action.memo.reads_unrepresentable() {
+            let represented = represent(input.parameters, &action.parameters);
+            if mutates && let Some(denied) = deny_unrepresentable(action, &represented) {
+                return denied;
+            }
+            unrepresentable = represented.unrepresentable;
         }
-        let Ok(context) = context_of(input, mutates, represented) else {
-            return deny(POLICY_ERROR, "the call could not be put to the policies".to_owned(), BTreeSet::new());
-        };
         let record = input.resource_record.filter(|record| record.tool.as_deref().is_none_or(|tool| tool == input.tool));
         let visibility = record.map_or(Visibility::Unknown, |record| record.visibility);
         let owner = record.and_then(|record| record.owner.as_deref());
-        let candidates: &[Visibility] = match visibility {
+        let visibilities: &[Visibility] = match visibility {
             Visibility::Public => &[Visibility::Public],
             Visibility::Private => &[Visibility::Private],
             Visibility::Unknown if written => &[Visibility::Public],
@@ -48,8 +50,35 @@ impl PolicyBundle {
             Visibility::Unknown if mutates => &[Visibility::Private, Visibility::Public],
             Visibility::Unknown => &[Visibility::Private],
         };
+        let Some(key) = action.memo.key(input, mutates, visibilities, owner, &unrepresentable) else {
+            return self.ask(input, action, mutates, visibilities, owner);
+        };
+        if let Some(known) = action.memo.recall(&key) {
+            if cfg!(any(test, debug_assertions)) {
+                assert_eq!(known, self.ask(input, action, mutates, visibilities, owner), "L-MEMO");
+            }
+            return known;
+        }
+        let outcome = self.ask(input, action, mutates, visibilities, owner);
+        action.memo.remember(key, outcome.clone());
+        outcome
+    }
+
+    /// Puts the call to Cedar, and keeps the strictest answer over the visibilities that the resource may have.
+    fn ask(
+        &self,
+        input: &PolicyInput<'_>,
+        action: &BundledAction,
+        mutates: bool,
+        visibilities: &[Visibility],
+        owner: Option<&str>,
+    ) -> PolicyOutcome {
+        let represented = represent(input.parameters, &action.parameters);
+        let Ok(context) = context_of(input, mutates, represented) else {
+            return deny(POLICY_ERROR, "the call could not be put to the policies".to_owned(), BTreeSet::new());
+        };
         let mut strictest: Option<PolicyOutcome> = None;
-        for visibility in candidates {
+        for visibility in visibilities {
             let outcome = self.decide(input, action, context.clone(), *visibility, owner);
             let stricter =
                 strictest.as_ref().is_none_or(|known| (outcome.decision, outcome.approvals) > (known.decision, known.approvals));

@@ -11,6 +11,7 @@ mod evaluate;
 mod github;
 mod input;
 mod labels;
+mod memo;
 mod mentions;
 mod nesting;
 mod parameters;

@@ -1,11 +1,11 @@
-//! Which parameters a policy mentions, read from its JSON form (EST), and the constants it compares labels with.
+//! What a policy reads, the parameters it mentions, and the constants it compares labels with, taken from its JSON form (EST).
 //! Errs on the safe side: a use it cannot follow counts as reading every parameter.
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-/// What a policy reads from `context.parameters`.
+/// What a policy reads, `context.parameters` in particular.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Mentions {
     /// Paths below `context.parameters`, each at least one name long, the parameter first.
@@ -14,6 +14,8 @@ pub(crate) struct Mentions {
     pub(crate) whole: bool,
     /// Attribute paths such as `["context", "trust_level"]` with the string constants they are compared with.
     pub(crate) compared: BTreeSet<(Vec<String>, String)>,
+    /// Every attribute path that is read or asked for, and every variable that is used as a whole (a path of one name).
+    pub(crate) reads: BTreeSet<Vec<String>>,
 }
 
 impl Mentions {
@@ -21,6 +23,13 @@ impl Mentions {
     pub(crate) fn of(policy: &Value) -> Self {
         let mut mentions = Self::default();
         let mut pending: Vec<&Value> = Vec::new();
+        for variable in ["principal", "resource"] {
+            // A scope names an entity, its type, or nothing; the type is the same for every call.
+            let constraint = policy.get(variable).and_then(|scope| scope.get("op")).and_then(Value::as_str);
+            if !matches!(constraint, Some("All")) {
+                mentions.reads.insert(vec![variable.to_owned()]);
+            }
+        }
         for condition in policy.get("conditions").and_then(Value::as_array).into_iter().flatten() {
             pending.extend(condition.get("body"));
         }
@@ -44,7 +53,11 @@ impl Mentions {
             match operator.as_str() {
                 "Value" => {}
                 "Record" => pending.extend(operand.as_object().into_iter().flat_map(|fields| fields.values())),
-                "Var" => self.whole |= operand == "context",
+                "Var" => {
+                    self.whole |= operand == "context";
+                    // Not a name: nothing that can be followed.
+                    self.reads.insert(operand.as_str().map(|name| vec![name.to_owned()]).unwrap_or_default());
+                }
                 "." | "has" => match attribute_path(operator, operand) {
                     Some(path) => self.note_path(operator == "has", path),
                     None => pending.extend(operand.get("left")),
@@ -61,6 +74,7 @@ impl Mentions {
     }
 
     fn note_path(&mut self, is_has: bool, path: Vec<String>) {
+        self.reads.insert(path.clone());
         if path[0] != "context" || path.get(1).is_none_or(|name| name != "parameters") {
             return;
         }
@@ -169,6 +183,22 @@ mod tests {
         ] {
             assert!(of(condition).whole, "{condition}");
         }
+    }
+
+    #[test]
+    fn everything_that_is_read_is_seen() {
+        let reads = |condition: &str| of(condition).reads.iter().map(|path| path.join(".")).collect::<Vec<_>>().join(" ");
+        assert_eq!(reads("context.trust_level == \"x\" && resource has owner"), "context.trust_level resource.owner");
+        assert_eq!(reads("resource == Resource::\"a\" || principal in [Agent::\"b\"]"), "principal resource");
+        assert_eq!(
+            reads("(if context.mutates_state then resource else resource).owner == \"x\""),
+            "context.mutates_state resource"
+        );
+        assert_eq!(reads("action in Action::\"read\" || {a: context.parameters.p}.a"), "action context.parameters.p");
+        assert_eq!(reads("{c: context}.c.risk_level == \"low\""), "context");
+        let scoped = |text: &str| Mentions::of(&cedar_policy::Policy::parse(None, text).unwrap().to_json().unwrap()).reads;
+        assert!(scoped("permit (principal, action, resource);").is_empty());
+        assert_eq!(scoped("permit (principal == Agent::\"a\", action, resource is Resource);").len(), 2);
     }
 
     #[test]

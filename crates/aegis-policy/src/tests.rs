@@ -4,6 +4,7 @@
 
 mod decisions;
 mod load;
+mod memo;
 mod packs;
 
 use aegis_model::{
@@ -82,8 +83,13 @@ pub(super) trait With: Sized {
 impl With for RecordedCall {
     fn on(mut self, resource: &str, visibility: Visibility) -> Self {
         self.resource = Some(resource.to_owned());
-        self.resource_record =
-            Some(ResourceRecord { resource: resource.to_owned(), tool: None, visibility, owner: Some("team-a".to_owned()) });
+        self.resource_record = Some(ResourceRecord {
+            resource: resource.to_owned(),
+            tool: None,
+            visibility,
+            owner: Some("team-a".to_owned()),
+            observed_at: None,
+        });
         self
     }
 

@@ -19,6 +19,8 @@ use tokio::task::JoinHandle;
 pub struct ShipperConfig {
     /// Events that one publish takes at most.
     pub batch: usize,
+    /// Publishes are at least this far apart, so that a busy ledger's events gather; the first after a pause goes at once.
+    pub spacing: Duration,
     /// The wait after a first refusal; it doubles with each further one.
     pub min_backoff: Duration,
     /// The longest wait.
@@ -33,6 +35,7 @@ impl Default for ShipperConfig {
     fn default() -> Self {
         Self {
             batch: 512,
+            spacing: Duration::from_millis(5),
             min_backoff: Duration::from_millis(50),
             max_backoff: Duration::from_secs(5),
             idle_check: Duration::from_millis(100),

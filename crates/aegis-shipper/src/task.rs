@@ -46,9 +46,11 @@ pub(crate) async fn run(
     let shipped = ledger.shipped_row().await;
     let mut task = Task { ledger, bus, config, counts, ring, held: None, shipped, stopping, deadline: None };
     while let Ok(Some(items)) = task.next_items().await {
+        let started = Instant::now();
         if task.ship(items).await.is_err() {
             break;
         }
+        task.gather(started).await;
     }
     if task.ledger.last_row() > task.shipped {
         tracing::warn!(
@@ -110,6 +112,16 @@ impl Task {
             items.push(item);
         }
         items
+    }
+
+    /// Lets events gather until the next publish is due; a stop does not wait for that.
+    async fn gather(&mut self, started: Instant) {
+        if self.deadline.is_none() {
+            tokio::select! {
+                () = sleep_until(started + self.config.spacing) => {}
+                _ = self.stopping.changed() => self.begin_stop(),
+            }
+        }
     }
 
     async fn wait_for_work(&mut self) {

@@ -301,6 +301,7 @@ async fn a_frozen_action_arrives_before_its_event() {
         agent_id: "agent-1".to_owned(),
         token_id: None,
         user_id: None,
+        user_role: None,
         run_id: None,
         environment: "production".to_owned(),
         tool_call: ToolCall {

@@ -68,6 +68,8 @@ pub enum ConsumeResult {
     AlreadyConsumed,
     NotApproved(ApprovalStatus),
     HashMismatch,
+    /// The agent is frozen, quarantined or revoked.
+    Contained,
     Expired,
     NotFound,
 }
@@ -204,7 +206,8 @@ impl Store {
 
     /// Consumes an approved, unexpired approval whose current hash is `claimed_hash`.
     /// INVARIANT L-CONSUME: one conditional update decides, so of any number of concurrent calls exactly one is `Consumed`; the
-    /// facts are written only by that one. A wrong hash leaves the approval as it was.
+    /// facts are written only by that one. A wrong hash leaves the approval as it was. The same update refuses an agent that is
+    /// contained by then.
     pub async fn consume_approval(
         &self,
         tenant: &TenantId,
@@ -216,7 +219,12 @@ impl Store {
         let mut tx = self.begin_write().await?;
         let done = sqlx::query(
             "UPDATE approvals SET status = 'CONSUMED', consumed_at = $4
-             WHERE tenant_id = $1 AND approval_id = $2 AND current_hash = $3 AND status = 'APPROVED' AND expires_at > $4",
+             WHERE tenant_id = $1 AND approval_id = $2 AND current_hash = $3 AND status = 'APPROVED' AND expires_at > $4
+               AND NOT EXISTS (SELECT 1 FROM containment_states c
+                   WHERE c.tenant_id = $1 AND c.target_type = 'agent' AND c.target_id = approvals.agent_id AND c.revoked = 1)
+               AND NOT EXISTS (SELECT 1 FROM containment_holds h
+                   WHERE h.tenant_id = $1 AND h.target_type = 'agent' AND h.target_id = approvals.agent_id
+                     AND h.ended_at IS NULL AND (h.until IS NULL OR h.until > $4))",
         )
         .bind(tenant.as_str())
         .bind(id)
@@ -234,6 +242,7 @@ impl Store {
             Some(s) if s.status == ApprovalStatus::Consumed => ConsumeResult::AlreadyConsumed,
             Some(s) if s.status == ApprovalStatus::Expired => ConsumeResult::Expired,
             Some(s) if s.current_hash != claimed_hash => ConsumeResult::HashMismatch,
+            Some(s) if s.status == ApprovalStatus::Approved => ConsumeResult::Contained,
             Some(s) => ConsumeResult::NotApproved(s.status),
         })
     }

@@ -40,7 +40,7 @@ pub struct HistoryFilter<'a> {
 fn history(r: &SqliteRow) -> Result<HistoryRow, StoreError> {
     Ok(HistoryRow {
         tenant_id: row::tenant(r)?,
-        event_id: row::event_id(r, "event_id")?,
+        event_id: row::event_id_bytes(r, "event_id")?,
         kind: row::word(r, "kind")?,
         ts: row::time(r, "ts")?,
         lane: row::get(r, "lane")?,
@@ -64,7 +64,7 @@ impl Store {
         if rows.is_empty() {
             return Ok(0);
         }
-        let mut tx = self.begin_write().await?;
+        let mut tx = self.inner.history_writer.begin_with("BEGIN IMMEDIATE").await?;
         let mut new = 0;
         for group in rows.chunks(ROWS_PER_STATEMENT) {
             let mut query = QueryBuilder::<sqlx::Sqlite>::new(
@@ -73,7 +73,7 @@ impl Store {
             query.push_values(group, |mut values, event| {
                 values
                     .push_bind(event.tenant_id.as_str())
-                    .push_bind(event.event_id.to_string())
+                    .push_bind(event.event_id.as_bytes().as_slice())
                     .push_bind(event.kind.as_str())
                     .push_bind(event.ts.as_micros())
                     .push_bind(event.lane.as_deref())
@@ -98,8 +98,8 @@ impl Store {
     pub async fn history_event(&self, tenant: &TenantId, event_id: EventId) -> Result<Option<HistoryRow>, StoreError> {
         let found = sqlx::query("SELECT * FROM history WHERE tenant_id = $1 AND event_id = $2")
             .bind(tenant.as_str())
-            .bind(event_id.to_string())
-            .fetch_optional(&self.inner.readers)
+            .bind(event_id.as_bytes().as_slice())
+            .fetch_optional(&self.inner.history_readers)
             .await?;
         found.as_ref().map(history).transpose()
     }
@@ -133,7 +133,7 @@ impl Store {
             query.push(" AND run_id = ").push_bind(run_id.to_owned());
         }
         query.push(" ORDER BY ts DESC, place DESC LIMIT ").push_bind(limit).push(" OFFSET ").push_bind(offset);
-        let rows = query.build().fetch_all(&self.inner.readers).await?;
+        let rows = query.build().fetch_all(&self.inner.history_readers).await?;
         rows.iter().map(history).collect()
     }
 
@@ -149,7 +149,7 @@ impl Store {
             .bind(tenant.as_str())
             .bind(after_place)
             .bind(page(limit, 0).0)
-            .fetch_all(&self.inner.readers)
+            .fetch_all(&self.inner.history_readers)
             .await?;
         rows.iter().map(|r| Ok((row::get(r, "place")?, history(r)?))).collect()
     }
@@ -170,7 +170,7 @@ impl Store {
         .bind(lane)
         .bind(seq)
         .bind(page(limit, 0).0)
-        .fetch_all(&self.inner.readers)
+        .fetch_all(&self.inner.history_readers)
         .await?;
         rows.iter().map(history).collect()
     }

@@ -53,6 +53,8 @@ struct Inner {
     /// One connection: writers queue here instead of fighting for SQLite's lock.
     writer: SqlitePool,
     readers: SqlitePool,
+    history_writer: SqlitePool,
+    history_readers: SqlitePool,
     clock: Arc<dyn Clock>,
     key_cache: keys::KeyCache,
 }
@@ -64,20 +66,24 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
-    /// Opens the store at `path`, creating file (mode 0600) and tables when missing and migrating older ones.
+    /// Opens the store at `path` and its history beside it, creating files (mode 0600) and tables when missing and migrating older
+    /// ones.
     ///
     /// # Errors
     /// `SchemaTooNew` when a newer program wrote the file, `Corrupt` when it is damaged or not a store.
     pub async fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
-        let (writer, readers) = open::open(path, clock.now()).await?;
+        let open::Connections { writer, readers, history_writer, history_readers } = open::open(path, clock.now()).await?;
         let key_cache = keys::KeyCache::default();
-        Ok(Self { inner: Arc::new(Inner { path: path.to_owned(), writer, readers, clock, key_cache }) })
+        let path = path.to_owned();
+        Ok(Self { inner: Arc::new(Inner { path, writer, readers, history_writer, history_readers, clock, key_cache }) })
     }
 
     /// Waits for running statements and closes every connection. Calls on other clones fail from then on.
     pub async fn close(&self) {
-        self.inner.readers.close().await;
-        self.inner.writer.close().await;
+        let Inner { readers, writer, history_readers, history_writer, .. } = &*self.inner;
+        for pool in [readers, writer, history_readers, history_writer] {
+            pool.close().await;
+        }
     }
 
     /// Answers when the database does.

@@ -90,6 +90,7 @@ pub(crate) fn resource(r: &SqliteRow) -> Result<ResourceRecord, StoreError> {
         tool: row::get(r, "tool")?,
         visibility: row::word(r, "visibility")?,
         owner: row::get(r, "owner")?,
+        observed_at: row::optional_time(r, "observed_at")?,
     })
 }
 
@@ -223,15 +224,17 @@ impl Store {
         let mut tx = self.begin_write().await?;
         let revision = next_revision(&mut tx).await?;
         sqlx::query(
-            "INSERT INTO resources (tenant_id, resource, tool, visibility, owner, revision) VALUES ($1, $2, $3, $4, $5, $6)
+            "INSERT INTO resources (tenant_id, resource, tool, visibility, owner, observed_at, revision)
+             VALUES ($1, $2, $3, $4, $5, $6, $7)
              ON CONFLICT (tenant_id, resource) DO UPDATE SET tool = excluded.tool, visibility = excluded.visibility,
-                 owner = excluded.owner, revision = excluded.revision",
+                 owner = excluded.owner, observed_at = excluded.observed_at, revision = excluded.revision",
         )
         .bind(tenant.as_str())
         .bind(record.resource.as_str())
         .bind(record.tool.as_deref())
         .bind(record.visibility.as_str())
         .bind(record.owner.as_deref())
+        .bind(record.observed_at.map(aegis_model::Timestamp::as_micros))
         .bind(revision)
         .execute(&mut *tx)
         .await

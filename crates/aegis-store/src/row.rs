@@ -51,6 +51,11 @@ pub(crate) fn event_id(row: &SqliteRow, column: &'static str) -> Result<EventId,
     word(row, column)
 }
 
+/// An event id kept as its 16 bytes.
+pub(crate) fn event_id_bytes(row: &SqliteRow, column: &'static str) -> Result<EventId, StoreError> {
+    EventId::from_slice(row.try_get(column)?).map_err(|error| unreadable(column)(&error))
+}
+
 pub(crate) fn trust(row: &SqliteRow, column: &'static str) -> Result<SourceTrust, StoreError> {
     Ok(SourceTrust::from_label(row.try_get(column)?))
 }

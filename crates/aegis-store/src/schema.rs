@@ -8,20 +8,28 @@ use sqlx::SqlitePool;
 
 use crate::StoreError;
 
-struct Migration {
+pub(crate) struct Migration {
     version: i64,
     name: &'static str,
     sql: &'static str,
 }
 
-const MIGRATIONS: &[Migration] =
+/// Of the tables of the control plane.
+pub(crate) const STORE: &[Migration] =
     &[Migration { version: 1, name: "tables", sql: include_str!("../migrations/sqlite/0001_tables.sql") }];
 
-/// The newest schema this program knows.
-pub(crate) const SUPPORTED: i64 = MIGRATIONS[MIGRATIONS.len() - 1].version;
+/// Of the history, a file of its own.
+pub(crate) const HISTORY: &[Migration] =
+    &[Migration { version: 1, name: "history", sql: include_str!("../migrations/sqlite/history_0001_tables.sql") }];
 
-/// Brings the database to `SUPPORTED` in one transaction: either every missing migration is applied or none is.
-pub(crate) async fn migrate(writer: &SqlitePool, path: &Path, now: Timestamp) -> Result<(), StoreError> {
+/// Brings the database to the newest of `migrations` in one transaction: either every missing one is applied or none is.
+pub(crate) async fn migrate(
+    writer: &SqlitePool,
+    migrations: &[Migration],
+    path: &Path,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let supported = migrations.last().map_or(0, |newest| newest.version);
     let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
     sqlx::query(
         "CREATE TABLE IF NOT EXISTS schema_versions (
@@ -32,10 +40,10 @@ pub(crate) async fn migrate(writer: &SqlitePool, path: &Path, now: Timestamp) ->
     let applied: Vec<(i64, String)> =
         sqlx::query_as("SELECT version, sha256 FROM schema_versions ORDER BY version").fetch_all(&mut *tx).await?;
     let found = applied.last().map_or(0, |(version, _)| *version);
-    if found > SUPPORTED {
-        return Err(StoreError::SchemaTooNew { path: path.to_owned(), found, supported: SUPPORTED });
+    if found > supported {
+        return Err(StoreError::SchemaTooNew { path: path.to_owned(), found, supported });
     }
-    for migration in MIGRATIONS {
+    for migration in migrations {
         let digest = hex::encode(Sha256::digest(migration.sql.as_bytes()));
         match applied.iter().find(|(version, _)| *version == migration.version) {
             Some((_, recorded)) if *recorded == digest => {}

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use aegis_control::{ContainmentOutcome, Control};
 use aegis_edge::EdgeView;
-use aegis_ingest::{ResourceSink, SecretsUnavailable, WebhookSecrets};
+use aegis_ingest::{NotRegistered, ResourceSink, SecretsUnavailable, WebhookSecrets};
 use aegis_model::{EntryKind, ResourceRecord, TenantId};
 use aegis_respond::{ContainmentRequest, ContainmentRequests, RequestOutcome, RespondError};
 use aegis_store::Store;
@@ -68,9 +68,7 @@ pub(crate) struct RepositoryRegistry(pub(crate) Arc<Control>);
 
 #[async_trait]
 impl ResourceSink for RepositoryRegistry {
-    async fn observed(&self, tenant: &TenantId, record: ResourceRecord) {
-        if let Err(error) = self.0.observe_resource(tenant, &record).await {
-            tracing::warn!(%error, %tenant, "a repository's facts could not be registered; the next webhook tries again");
-        }
+    async fn observed(&self, tenant: &TenantId, record: ResourceRecord) -> Result<(), NotRegistered> {
+        self.0.observe_resource(tenant, &record).await.map_err(|error| NotRegistered { reason: error.to_string() })
     }
 }

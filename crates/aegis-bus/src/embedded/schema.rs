@@ -106,9 +106,12 @@ pub(super) fn connect_options(path: &Path) -> SqliteConnectOptions {
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(Duration::from_secs(5))
-        .pragma("wal_autocheckpoint", "4000")
+        // 8 MiB: a checkpoint is part of a commit, and a large one would hold up everyone behind it.
+        .pragma("wal_autocheckpoint", "1000")
         .pragma("journal_size_limit", "67108864")
         .pragma("cache_size", "-65536")
+        // A statement of many rows would otherwise make and remove a file in the system's temporary folder.
+        .pragma("temp_store", "MEMORY")
 }
 
 /// What the writer knows without asking the file.

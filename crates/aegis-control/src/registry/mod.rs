@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::reply::Json;
-use aegis_model::{ActionRecord, ChannelRecord, EntryKind, ResourceRecord, TenantId, ToolRecord};
+use aegis_model::{ActionRecord, ChannelRecord, EntryKind, ResourceRecord, TenantId, ToolRecord, Visibility};
 use aegis_policy::PolicyBundle;
 use aegis_store::{Principal, Role};
 use axum::http::StatusCode;
@@ -124,10 +124,12 @@ pub(crate) async fn list_channels(control: &Control, call: &Call) -> Result<Resp
 }
 
 pub(crate) async fn put_resource(control: &Control, call: &Call) -> Result<Response, Problem> {
-    let resource: ResourceRecord = parse(&call.body, control.config.max_body_bytes)?;
+    let mut resource: ResourceRecord = parse(&call.body, control.config.max_body_bytes)?;
     check_text("resource", &resource.resource, MAX_ID)?;
     check_optional("tool", resource.tool.as_deref(), MAX_ID)?;
     check_optional("owner", resource.owner.as_deref(), MAX_ID)?;
+    // A person's word; only a source's own has a time.
+    resource.observed_at = None;
     control.put_resource(&call.caller, &resource).await?;
     Ok((StatusCode::CREATED, Json(resource)).into_response())
 }
@@ -146,9 +148,8 @@ impl Control {
 
     /// Registers what a signed webhook said of a resource, if it is news. Receipted as the adapter's change.
     pub async fn observe_resource(&self, tenant: &TenantId, seen: &ResourceRecord) -> Result<(), ControlError> {
-        if self.store.resource(tenant, &seen.resource).await?.as_ref() == Some(seen) {
-            return Ok(());
-        }
+        let known = self.store.resource(tenant, &seen.resource).await?;
+        let Some(news) = news(known.as_ref(), seen) else { return Ok(()) };
         let adapter = Principal {
             tenant_id: tenant.clone(),
             key_id: WEBHOOK_ADAPTER.to_owned(),
@@ -156,7 +157,7 @@ impl Control {
             name: WEBHOOK_ADAPTER.to_owned(),
             groups: Vec::new(),
         };
-        Ok(self.put_resource(&Caller::Key(adapter), seen).await?)
+        Ok(self.put_resource(&Caller::Key(adapter), &news).await?)
     }
 
     /// What is known of a resource; the part before `#` stands for the whole when that is not registered.
@@ -171,7 +172,56 @@ impl Control {
     }
 }
 
+/// What becomes of a record when a delivery says something of its resource; none if nothing does.
+///
+/// Deliveries can be captured and sent again, so an older one says nothing. One that contradicts without being newer, or that
+/// contradicts a person, proves only that it is not certain who can see the resource: that is taken at its most harmful.
+fn news(known: Option<&ResourceRecord>, seen: &ResourceRecord) -> Option<ResourceRecord> {
+    let Some(known) = known else { return Some(seen.clone()) };
+    if (known.visibility, &known.tool, &known.owner) == (seen.visibility, &seen.tool, &seen.owner) {
+        return None;
+    }
+    match (known.observed_at, seen.observed_at) {
+        (Some(held), Some(said)) if said > held => Some(seen.clone()),
+        (Some(held), Some(said)) if said < held => None,
+        _ if known.visibility == seen.visibility || known.visibility == Visibility::Unknown => None,
+        _ => Some(ResourceRecord { visibility: Visibility::Unknown, ..known.clone() }),
+    }
+}
+
 pub(crate) async fn list_resources(control: &Control, call: &Call) -> Result<Response, Problem> {
     let page = call.query.page()?;
     Ok(Json(control.store.list_resources(call.tenant(), page.limit, page.offset).await?).into_response())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use Visibility::{Private, Public, Unknown};
+    use aegis_model::Timestamp;
+
+    fn record(visibility: Visibility, at: Option<i64>) -> ResourceRecord {
+        ResourceRecord {
+            resource: "acme/shop".to_owned(),
+            tool: Some("github".to_owned()),
+            visibility,
+            owner: Some("acme".to_owned()),
+            observed_at: at.map(Timestamp::from_micros),
+        }
+    }
+
+    #[test]
+    fn a_delivery_that_was_captured_never_restores_an_older_visibility() {
+        let after = |known, seen| news(Some(&known), &seen).map(|record| (record.visibility, record.observed_at.is_some()));
+        assert_eq!(after(record(Private, Some(2)), record(Public, Some(1))), None, "older");
+        assert_eq!(after(record(Private, Some(2)), record(Public, Some(3))), Some((Public, true)), "newer");
+        assert_eq!(after(record(Private, Some(2)), record(Private, Some(3))), None, "nothing new");
+        for (known, said) in [(Some(2), Some(2)), (Some(2), None), (None, Some(9)), (None, None)] {
+            let contradicted = after(record(Private, known), record(Public, said));
+            assert_eq!(contradicted, Some((Unknown, known.is_some())), "{known:?} {said:?}");
+            assert_eq!(news(Some(&record(Unknown, None)), &record(Public, said)), None, "{known:?} {said:?}");
+        }
+        assert_eq!(news(None, &record(Public, None)), Some(record(Public, None)));
+    }
 }

@@ -1,6 +1,6 @@
 //! What a payload says about its repository: its name and who can see it.
 
-use aegis_model::{ResourceRecord, Visibility};
+use aegis_model::{ResourceRecord, Timestamp, Visibility};
 use serde_json::Value;
 
 use super::ADAPTER;
@@ -16,6 +16,7 @@ pub(super) struct Repository {
     /// Some field says public. Where two fields disagree this is true and `visibility` is unknown.
     pub(super) may_be_public: bool,
     pub(super) is_private: bool,
+    pub(super) updated_at: Option<Timestamp>,
 }
 
 impl Repository {
@@ -33,7 +34,9 @@ impl Repository {
             (false, true) => Visibility::Private,
             _ => Visibility::Unknown,
         };
-        Some(Self { full_name: full_name.to_owned(), visibility, may_be_public, is_private: visibility == Visibility::Private })
+        let is_private = visibility == Visibility::Private;
+        let updated_at = repository.get("updated_at").and_then(time);
+        Some(Self { full_name: full_name.to_owned(), visibility, may_be_public, is_private, updated_at })
     }
 }
 
@@ -50,7 +53,16 @@ pub fn repository_facts(payload: &Value) -> Option<ResourceRecord> {
         tool: Some(ADAPTER.to_owned()),
         visibility: repository.visibility,
         owner,
+        observed_at: repository.updated_at,
     })
+}
+
+/// RFC 3339 text, or seconds as some payloads have them.
+fn time(value: &Value) -> Option<Timestamp> {
+    match value {
+        Value::String(text) => Timestamp::parse_rfc3339(text).ok(),
+        other => other.as_i64()?.checked_mul(1_000_000).map(Timestamp::from_micros),
+    }
 }
 
 fn is_full_name(text: &str) -> bool {

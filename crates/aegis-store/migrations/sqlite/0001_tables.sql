@@ -115,12 +115,13 @@ CREATE TABLE channels (
 ) STRICT;
 
 CREATE TABLE resources (
-    tenant_id  TEXT    NOT NULL REFERENCES tenants (tenant_id),
-    resource   TEXT    NOT NULL,
-    tool       TEXT,
-    visibility TEXT    NOT NULL,
-    owner      TEXT,
-    revision   INTEGER NOT NULL,
+    tenant_id   TEXT    NOT NULL REFERENCES tenants (tenant_id),
+    resource    TEXT    NOT NULL,
+    tool        TEXT,
+    visibility  TEXT    NOT NULL,
+    owner       TEXT,
+    observed_at INTEGER,
+    revision    INTEGER NOT NULL,
     PRIMARY KEY (tenant_id, resource)
 ) STRICT;
 
@@ -209,7 +210,7 @@ CREATE TABLE approval_edits (
     FOREIGN KEY (tenant_id, approval_id) REFERENCES approvals (tenant_id, approval_id)
 ) STRICT;
 
--- Alerts and history are evidence: they are kept even when their tenant is not (or not yet) registered here, so no foreign key.
+-- Alerts are evidence: they are kept even when their tenant is not (or not yet) registered here, so no foreign key.
 CREATE TABLE alerts (
     tenant_id    TEXT    NOT NULL,
     alert_id     TEXT    NOT NULL,
@@ -262,27 +263,3 @@ CREATE TABLE outbox (
     tenant_id TEXT    NOT NULL REFERENCES tenants (tenant_id),
     payload   TEXT    NOT NULL
 ) STRICT;
-
--- AUTOINCREMENT: a place is never reused, so it can be a reader's cursor.
-CREATE TABLE history (
-    place        INTEGER PRIMARY KEY AUTOINCREMENT,
-    tenant_id    TEXT    NOT NULL,
-    event_id     TEXT    NOT NULL,
-    kind         TEXT    NOT NULL,
-    ts           INTEGER NOT NULL,
-    lane         TEXT,
-    seq          INTEGER,
-    agent_id     TEXT,
-    run_id       TEXT,
-    decision     TEXT,
-    receipt_hash TEXT,
-    bus_seq      INTEGER NOT NULL,
-    wire         TEXT    NOT NULL,
-    UNIQUE (tenant_id, event_id)
-) STRICT;
-CREATE INDEX history_by_place ON history (tenant_id, place);
-CREATE INDEX history_by_kind ON history (tenant_id, kind, ts);
-CREATE INDEX history_by_time ON history (tenant_id, ts);
-CREATE INDEX history_by_run ON history (tenant_id, run_id, ts) WHERE run_id IS NOT NULL;
-CREATE INDEX history_by_agent ON history (tenant_id, agent_id, ts) WHERE agent_id IS NOT NULL;
-CREATE INDEX history_by_lane ON history (tenant_id, lane, seq) WHERE lane IS NOT NULL;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use aegis_model::ApprovalStatus;
+use aegis_model::{ApprovalStatus, ContainmentKind, TargetType};
 use aegis_store::{ConsumeResult, DecideResult, VoteResult};
 
 use crate::fixtures::*;
@@ -54,6 +54,29 @@ async fn of_64_concurrent_consumes_exactly_one_wins_and_only_it_leaves_a_fact() 
         assert_eq!(again.unwrap(), ConsumeResult::AlreadyConsumed);
     }
     assert!(place.store.pending_outbox(100).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_contained_agent_consumes_nothing_and_another_tenant_s_hold_is_none_of_it() {
+    let place = Place::new().await;
+    let store = &place.store;
+    approved(&place, "approval-1").await;
+    let consume = async |now| store.consume_approval(&acme(), "approval-1", "hash-0", now, &[fact(&acme())]).await.unwrap();
+    let other = tenant("other");
+    store.create_tenant(&other, "Other").await.unwrap();
+    let forever = hold("1", ContainmentKind::Freeze, "ann", None);
+    store.add_hold(&other, TargetType::Agent, "agent-1", &forever, &[]).await.unwrap();
+    let short = hold("2", ContainmentKind::Freeze, "ann", Some(START.plus_seconds(10)));
+    store.add_hold(&acme(), TargetType::Agent, "agent-1", &short, &[]).await.unwrap();
+    assert_eq!(consume(START.plus_seconds(9)).await, ConsumeResult::Contained);
+    assert_eq!(status(&place, "approval-1").await, ApprovalStatus::Approved);
+    assert!(store.pending_outbox(100).await.unwrap().is_empty());
+    assert_eq!(consume(START.plus_seconds(10)).await, ConsumeResult::Consumed);
+
+    approved(&place, "approval-2").await;
+    store.revoke(&acme(), TargetType::Agent, "agent-1", &[]).await.unwrap();
+    let revoked = store.consume_approval(&acme(), "approval-2", "hash-0", START, &[fact(&acme())]).await.unwrap();
+    assert_eq!(revoked, ConsumeResult::Contained);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

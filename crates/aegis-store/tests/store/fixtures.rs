@@ -112,6 +112,7 @@ pub(crate) fn resource(owner: &str) -> ResourceRecord {
         tool: Some("github".into()),
         visibility: Visibility::Private,
         owner: Some(owner.into()),
+        observed_at: None,
     }
 }
 
@@ -134,6 +135,7 @@ pub(crate) fn frozen(tenant: &TenantId, id: &str, approvals_needed: u32) -> Froz
         agent_id: "agent-1".into(),
         token_id: None,
         user_id: Some(format!("user of {tenant}")),
+        user_role: Some("engineer".into()),
         run_id: None,
         environment: "production".into(),
         tool_call: call(482),

@@ -39,19 +39,21 @@ async fn a_file_that_is_no_store_or_is_damaged_is_named() {
         place.store.insert_history(&[event(&acme(), aegis_model::EventKind::ToolAttempt, n)]).await.unwrap();
     }
     place.store.close().await;
-    let whole = std::fs::read(&place.path).unwrap();
-    let mut torn = whole.clone();
-    for byte in &mut torn[4096..4096 * 20] {
-        *byte = 0x5a;
+    for file in ["store.db", "store-history.db"] {
+        let path = place.path.with_file_name(file);
+        let whole = std::fs::read(&path).unwrap();
+        let mut torn = whole.clone();
+        let end = torn.len().min(4096 * 20);
+        torn[4096..end].fill(0x5a);
+        for (name, bytes) in [("text", b"this is not a database at all, only some text".repeat(100)), ("torn", torn)] {
+            std::fs::write(&path, bytes).unwrap();
+            let error = Store::open(&place.path, place.clock.clone()).await.unwrap_err();
+            assert!(matches!(error, StoreError::Corrupt { .. }), "{name}: {error:?}");
+            assert!(error.to_string().contains(file), "{name}: {error}");
+        }
+        std::fs::write(&path, whole).unwrap();
+        assert!(Store::open(&place.path, place.clock.clone()).await.is_ok());
     }
-    for (name, bytes) in [("text", b"this is not a database at all, only some text".repeat(100)), ("torn", torn)] {
-        std::fs::write(&place.path, bytes).unwrap();
-        let error = Store::open(&place.path, place.clock.clone()).await.unwrap_err();
-        assert!(matches!(error, StoreError::Corrupt { .. }), "{name}: {error:?}");
-        assert!(error.to_string().contains("store.db"), "{name}: {error}");
-    }
-    std::fs::write(&place.path, whole).unwrap();
-    assert!(Store::open(&place.path, place.clock.clone()).await.is_ok());
 }
 
 #[tokio::test]
@@ -70,13 +72,14 @@ async fn nobody_else_may_read_the_files() {
     std::fs::set_permissions(&place.path, std::fs::Permissions::from_mode(0o644)).unwrap();
     place.reopen().await;
     place.store.put_policies(&acme(), "", &[]).await.unwrap();
+    place.store.insert_history(&[event(&acme(), aegis_model::EventKind::ToolAttempt, 1)]).await.unwrap();
     let mut files = 0;
     for file in std::fs::read_dir(place.path.parent().unwrap()).unwrap() {
         let file = file.unwrap();
         assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", file.path());
         files += 1;
     }
-    assert_eq!(files, 3, "the database, its log and its index");
+    assert_eq!(files, 6, "the store and its history, each with its log and its index");
 }
 
 #[tokio::test]

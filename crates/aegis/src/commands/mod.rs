@@ -99,10 +99,14 @@ pub(crate) fn up(
                 return Ok(ExitCode::from(SAID_NO));
             }
         };
-        println!("aegis: listening on http://{}", running.address());
-        println!("aegis: state in {}", running.data().display());
-        println!("aegis: first key: aegis keys create --tenant ID --role admin --data {}", running.data().display());
-        std::io::stdout().flush()?;
+        let data = running.data().display();
+        let told = format!(
+            "aegis: listening on http://{}\naegis: state in {data}\naegis: first key: aegis keys create --tenant ID --role admin --data {data}\n",
+            running.address()
+        );
+        // In one piece, and whoever reads only the first line, or nothing, does not stop the program.
+        let mut stdout = std::io::stdout();
+        let _nobody_reads = stdout.write_all(told.as_bytes()).and_then(|()| stdout.flush());
         stop_signal().await?;
         tracing::info!("stopping");
         running.stop().await?;

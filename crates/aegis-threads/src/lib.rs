@@ -1,0 +1,95 @@
+//! Work behind the action path: a thread and a runtime of its own, at a lower priority than the threads that answer agents.
+//! Promises that a busy machine slows this work before it slows an answer; threads that the work starts inherit the priority.
+//! Nothing that an answer waits for may run here.
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+
+use thread_priority::{ThreadPriority, ThreadPriorityValue, set_current_thread_priority};
+use tokio::sync::oneshot;
+
+/// About nice 10 on Linux: a tenth of the time where threads that answer want all of it, all of it where they do not.
+/// The idle class would step back further, but work that is stopped there while it holds the file system's journal holds up every
+/// commit (measured: p99 of an answer 23 ms against 13 ms).
+const PRIORITY: u8 = 23;
+
+/// Work that runs until it is done.
+#[derive(Debug)]
+pub struct Work {
+    ended: oneshot::Receiver<Result<(), Panicked>>,
+}
+
+/// The work panicked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the work panicked; the log says where")]
+pub struct Panicked;
+
+/// Starts `work` on a thread named `name`. `work` makes its future there, so that the future need not be `Send`.
+pub fn spawn<F>(name: &str, work: impl FnOnce() -> F + Send + 'static) -> std::io::Result<Work>
+where
+    F: Future<Output = ()>,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (ended, receiver) = oneshot::channel();
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        if let Err(error) = step_back() {
+            tracing::warn!(?error, "background work runs at full priority: the system refused a lower one");
+        }
+        let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(work())));
+        let _nobody_waits = ended.send(outcome.map_err(|_| Panicked));
+    })?;
+    Ok(Work { ended: receiver })
+}
+
+fn step_back() -> Result<(), thread_priority::Error> {
+    let value = ThreadPriorityValue::try_from(PRIORITY).unwrap_or_default();
+    set_current_thread_priority(ThreadPriority::Crossplatform(value))
+}
+
+impl Work {
+    /// Waits for the end.
+    pub async fn ended(self) -> Result<(), Panicked> {
+        self.ended.await.unwrap_or(Err(Panicked))
+    }
+
+    /// True once the work has ended.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        !self.ended.is_empty() || self.ended.is_terminated()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use super::*;
+
+    /// The niceness of the calling thread, as the kernel has it.
+    #[cfg(target_os = "linux")]
+    fn niceness() -> i32 {
+        let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+        // The name in parentheses may hold spaces; niceness is the 17th field behind it.
+        stat.rsplit_once(')').unwrap().1.split_whitespace().nth(16).unwrap().parse().unwrap()
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn the_work_and_its_threads_step_back_and_their_maker_does_not() {
+        let before = niceness();
+        let (report, reported) = std::sync::mpsc::channel();
+        let work = spawn("test", move || async move {
+            let inherited = std::thread::spawn(niceness).join().unwrap();
+            report.send((niceness(), inherited)).unwrap();
+        });
+        work.unwrap().ended().await.unwrap();
+        let (own, inherited) = reported.recv().unwrap();
+        // Where the caller is at the lowest priority already, there is nowhere to step back to.
+        assert!(own >= (before + 8).min(19), "{own}");
+        assert_eq!((inherited, niceness()), (own, before));
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_told_to_whoever_waits() {
+        assert_eq!(spawn("test", || async { panic!("on purpose") }).unwrap().ended().await, Err(Panicked));
+    }
+}
