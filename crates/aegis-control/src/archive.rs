@@ -28,7 +28,12 @@ const SAVE_EVERY: Duration = Duration::from_millis(250);
 pub(crate) async fn run(control: Arc<Control>, mut stop: watch::Receiver<bool>) {
     let mut follower = Follower::new(Arc::clone(&control.bus), Stream::Ase, CONSUMER, "ase.>");
     let mut saved = Instant::now();
+    let mut begun = false;
     loop {
+        if !begun {
+            // The history is a file of its own: without its rows, whatever the bus still has is read again.
+            begun = rewind_for_an_empty_history(&control).await.is_ok();
+        }
         tokio::select! {
             outcome = step(&control, &mut follower, &mut saved) => match outcome {
                 Ok(()) => {
@@ -47,6 +52,13 @@ pub(crate) async fn run(control: Arc<Control>, mut stop: watch::Receiver<bool>) 
             _ = stop.changed() => return,
         }
     }
+}
+
+async fn rewind_for_an_empty_history(control: &Control) -> Result<(), ControlError> {
+    if control.store.history_is_empty().await? {
+        control.bus.set_consumer_position(Stream::Ase, CONSUMER, 0).await.map_err(failed)?;
+    }
+    Ok(())
 }
 
 async fn step(control: &Control, follower: &mut Follower, saved: &mut Instant) -> Result<(), ControlError> {

@@ -83,7 +83,10 @@ impl Disk {
             let durable = match batch {
                 Some(_) if fault > 1 => Err(LedgerError::Unavailable(error.to_string())),
                 Some(batch) => self.settle(batch.commit.commit_id).await,
-                None => Ok(false),
+                None => {
+                    let _ = sqlx::query("ROLLBACK").execute(&mut self.connection).await;
+                    Ok(false)
+                }
             };
             match durable {
                 Ok(true) => {}

@@ -60,7 +60,10 @@ impl PolicyBundle {
             return known;
         }
         let outcome = self.ask(input, action, mutates, visibilities, owner);
-        action.memo.remember(key, outcome.clone());
+        // An error may come of the moment (a short stack), so it is never remembered.
+        if outcome.code.is_none() {
+            action.memo.remember(key, outcome.clone());
+        }
         outcome
     }
 

@@ -94,6 +94,11 @@ impl Store {
         Ok(new)
     }
 
+    /// True for a history that was made anew, or restored without its rows.
+    pub async fn history_is_empty(&self) -> Result<bool, StoreError> {
+        Ok(sqlx::query_scalar("SELECT NOT EXISTS (SELECT 1 FROM history)").fetch_one(&self.inner.history_readers).await?)
+    }
+
     /// One event.
     pub async fn history_event(&self, tenant: &TenantId, event_id: EventId) -> Result<Option<HistoryRow>, StoreError> {
         let found = sqlx::query("SELECT * FROM history WHERE tenant_id = $1 AND event_id = $2")

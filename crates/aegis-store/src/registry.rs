@@ -245,6 +245,17 @@ impl Store {
         Ok(revision)
     }
 
+    /// Notes that a source said at `at` what is known of a resource already. A person's record has no time, and gets none.
+    pub async fn raise_observed_at(&self, tenant: &TenantId, name: &str, at: aegis_model::Timestamp) -> Result<(), StoreError> {
+        sqlx::query("UPDATE resources SET observed_at = max(observed_at, $3) WHERE tenant_id = $1 AND resource = $2")
+            .bind(tenant.as_str())
+            .bind(name)
+            .bind(at.as_micros())
+            .execute(&self.inner.writer)
+            .await?;
+        Ok(())
+    }
+
     /// A resource by its full name.
     pub async fn resource(&self, tenant: &TenantId, name: &str) -> Result<Option<ResourceRecord>, StoreError> {
         let found = sqlx::query("SELECT * FROM resources WHERE tenant_id = $1 AND resource = $2")

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::reply::Json;
-use aegis_model::{ActionRecord, ChannelRecord, EntryKind, ResourceRecord, TenantId, ToolRecord, Visibility};
+use aegis_model::{ActionRecord, ChannelRecord, EntryKind, ResourceRecord, TenantId, Timestamp, ToolRecord, Visibility};
 use aegis_policy::PolicyBundle;
 use aegis_store::{Principal, Role};
 use axum::http::StatusCode;
@@ -137,6 +137,11 @@ pub(crate) async fn put_resource(control: &Control, call: &Call) -> Result<Respo
 impl Control {
     async fn put_resource(&self, caller: &Caller, resource: &ResourceRecord) -> Result<(), Problem> {
         let _turn = self.registry_turn.lock().await;
+        self.put_resource_in_turn(caller, resource).await
+    }
+
+    /// The caller holds the registry's turn.
+    async fn put_resource_in_turn(&self, caller: &Caller, resource: &ResourceRecord) -> Result<(), Problem> {
         let detail =
             json!({"resource": resource.resource, "visibility": resource.visibility, "record_hash": record_hash(resource)});
         let pending = self.prepare(self.config_draft(caller, "resource_registered", detail))?;
@@ -148,8 +153,14 @@ impl Control {
 
     /// Registers what a signed webhook said of a resource, if it is news. Receipted as the adapter's change.
     pub async fn observe_resource(&self, tenant: &TenantId, seen: &ResourceRecord) -> Result<(), ControlError> {
+        // From the read to the write, so that of two deliveries the older cannot be written last.
+        let _turn = self.registry_turn.lock().await;
         let known = self.store.resource(tenant, &seen.resource).await?;
-        let Some(news) = news(known.as_ref(), seen) else { return Ok(()) };
+        let news = match news(known.as_ref(), seen) {
+            News::Nothing => return Ok(()),
+            News::Again(at) => return Ok(self.store.raise_observed_at(tenant, &seen.resource, at).await?),
+            News::Record(record) => record,
+        };
         let adapter = Principal {
             tenant_id: tenant.clone(),
             key_id: WEBHOOK_ADAPTER.to_owned(),
@@ -157,7 +168,7 @@ impl Control {
             name: WEBHOOK_ADAPTER.to_owned(),
             groups: Vec::new(),
         };
-        Ok(self.put_resource(&Caller::Key(adapter), &news).await?)
+        Ok(self.put_resource_in_turn(&Caller::Key(adapter), &news).await?)
     }
 
     /// What is known of a resource; the part before `#` stands for the whole when that is not registered.
@@ -172,20 +183,28 @@ impl Control {
     }
 }
 
-/// What becomes of a record when a delivery says something of its resource; none if nothing does.
+/// What a delivery says of a resource that is known.
+#[derive(Debug, PartialEq)]
+enum News {
+    Nothing,
+    /// What is known, at a later time: an older delivery says nothing from now on.
+    Again(Timestamp),
+    Record(ResourceRecord),
+}
+
+/// What becomes of a record when a delivery says something of its resource.
 ///
 /// Deliveries can be captured and sent again, so an older one says nothing. One that contradicts without being newer, or that
 /// contradicts a person, proves only that it is not certain who can see the resource: that is taken at its most harmful.
-fn news(known: Option<&ResourceRecord>, seen: &ResourceRecord) -> Option<ResourceRecord> {
-    let Some(known) = known else { return Some(seen.clone()) };
-    if (known.visibility, &known.tool, &known.owner) == (seen.visibility, &seen.tool, &seen.owner) {
-        return None;
-    }
+fn news(known: Option<&ResourceRecord>, seen: &ResourceRecord) -> News {
+    let Some(known) = known else { return News::Record(seen.clone()) };
+    let same = (known.visibility, &known.tool, &known.owner) == (seen.visibility, &seen.tool, &seen.owner);
     match (known.observed_at, seen.observed_at) {
-        (Some(held), Some(said)) if said > held => Some(seen.clone()),
-        (Some(held), Some(said)) if said < held => None,
-        _ if known.visibility == seen.visibility || known.visibility == Visibility::Unknown => None,
-        _ => Some(ResourceRecord { visibility: Visibility::Unknown, ..known.clone() }),
+        (Some(held), Some(said)) if said > held && same => News::Again(said),
+        (Some(held), Some(said)) if said > held => News::Record(seen.clone()),
+        (Some(held), Some(said)) if said < held => News::Nothing,
+        _ if same || known.visibility == seen.visibility || known.visibility == Visibility::Unknown => News::Nothing,
+        _ => News::Record(ResourceRecord { visibility: Visibility::Unknown, ..known.clone() }),
     }
 }
 
@@ -199,7 +218,6 @@ pub(crate) async fn list_resources(control: &Control, call: &Call) -> Result<Res
 mod tests {
     use super::*;
     use Visibility::{Private, Public, Unknown};
-    use aegis_model::Timestamp;
 
     fn record(visibility: Visibility, at: Option<i64>) -> ResourceRecord {
         ResourceRecord {
@@ -213,15 +231,17 @@ mod tests {
 
     #[test]
     fn a_delivery_that_was_captured_never_restores_an_older_visibility() {
-        let after = |known, seen| news(Some(&known), &seen).map(|record| (record.visibility, record.observed_at.is_some()));
-        assert_eq!(after(record(Private, Some(2)), record(Public, Some(1))), None, "older");
-        assert_eq!(after(record(Private, Some(2)), record(Public, Some(3))), Some((Public, true)), "newer");
-        assert_eq!(after(record(Private, Some(2)), record(Private, Some(3))), None, "nothing new");
+        let at = Timestamp::from_micros;
+        let after = |known, seen| news(Some(&known), &seen);
+        assert_eq!(after(record(Private, Some(2)), record(Public, Some(1))), News::Nothing, "older");
+        assert_eq!(after(record(Private, Some(2)), record(Public, Some(3))), News::Record(record(Public, Some(3))), "newer");
+        assert_eq!(after(record(Private, Some(2)), record(Private, Some(3))), News::Again(at(3)), "the same, later");
         for (known, said) in [(Some(2), Some(2)), (Some(2), None), (None, Some(9)), (None, None)] {
             let contradicted = after(record(Private, known), record(Public, said));
-            assert_eq!(contradicted, Some((Unknown, known.is_some())), "{known:?} {said:?}");
-            assert_eq!(news(Some(&record(Unknown, None)), &record(Public, said)), None, "{known:?} {said:?}");
+            assert_eq!(contradicted, News::Record(record(Unknown, known)), "{known:?} {said:?}");
+            assert_eq!(after(record(Unknown, None), record(Public, said)), News::Nothing, "{known:?} {said:?}");
+            assert_eq!(after(record(Private, known), record(Private, said)), News::Nothing, "{known:?} {said:?}");
         }
-        assert_eq!(news(None, &record(Public, None)), Some(record(Public, None)));
+        assert_eq!(news(None, &record(Public, None)), News::Record(record(Public, None)));
     }
 }

@@ -14,7 +14,7 @@ use sqlx::{AssertSqlSafe, Row, SqlitePool};
 use crate::fixtures::*;
 
 /// Methods that serve the process rather than a tenant; none takes a tenant.
-const SYSTEM_WIDE: [&str; 12] = [
+const SYSTEM_WIDE: [&str; 13] = [
     "open",
     "close",
     "ping",
@@ -27,6 +27,7 @@ const SYSTEM_WIDE: [&str; 12] = [
     "due_approvals",
     "pending_incident_actions",
     "open_incidents_total",
+    "history_is_empty",
 ];
 
 /// An event id that all tenants use.
@@ -168,6 +169,7 @@ async fn change_all(store: &Store, t: &TenantId) -> Vec<(&'static str, String)> 
         put_channel(t, &channel("another key"), &[]),
         put_resource(t, &resource("another owner"), &[]),
         put_policies(t, "// none", &[]),
+        raise_observed_at(t, "payments-service", START.plus_seconds(5)),
         add_hold(t, TargetType::Agent, "agent-1", &hold("h3", ContainmentKind::Freeze, "admin", None), &[]),
         apply_command(t, "command-1"),
         add_automatic_hold(t, "command-2", TargetType::Agent, "agent-1", &by_rule, 100, &[]),
@@ -191,8 +193,14 @@ async fn change_all(store: &Store, t: &TenantId) -> Vec<(&'static str, String)> 
     walked
 }
 
-/// Every row of a tenant in every table that has tenants, as text.
+/// Every row of a tenant in every table that has tenants, in the store and in its history, as text.
 async fn rows_of(path: &Path, tenant: &TenantId) -> Vec<String> {
+    let mut rows = rows_of_file(path, tenant, 21).await;
+    rows.extend(rows_of_file(&path.with_file_name("store-history.db"), tenant, 1).await);
+    rows
+}
+
+async fn rows_of_file(path: &Path, tenant: &TenantId, least_tables: usize) -> Vec<String> {
     let pool = SqlitePool::connect(&format!("sqlite://{}?mode=ro", path.display())).await.unwrap();
     let columns = sqlx::query(
         "SELECT m.name, group_concat('quote(\"' || c.name || '\")', ' || ''|'' || ') FROM sqlite_master m, pragma_table_info(m.name) c
@@ -201,7 +209,7 @@ async fn rows_of(path: &Path, tenant: &TenantId) -> Vec<String> {
     .fetch_all(&pool)
     .await
     .unwrap();
-    assert!(columns.len() >= 21, "only {} tables found", columns.len());
+    assert!(columns.len() >= least_tables, "only {} tables found", columns.len());
     let mut dump = Vec::new();
     for r in columns {
         let (table, list): (String, String) = (r.get(0), r.get(1));
