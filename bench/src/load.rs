@@ -47,6 +47,15 @@ impl Connection {
         Ok(Self { sender })
     }
 
+    /// Open before the clock starts: opening some hundred of them takes longer than a slow answer.
+    async fn open_many(address: SocketAddr, count: usize) -> anyhow::Result<Vec<Self>> {
+        let mut connections = Vec::with_capacity(count);
+        for _ in 0..count {
+            connections.push(Self::open(address).await?);
+        }
+        Ok(connections)
+    }
+
     pub(crate) async fn call(&mut self, method: &str, path: &str, token: &str, body: Bytes) -> anyhow::Result<(u16, Bytes)> {
         let request = Request::builder()
             .method(method)
@@ -73,12 +82,12 @@ impl Connection {
 
 /// Requests a second with every connection sending as soon as it is answered.
 pub(crate) async fn throughput(plan: &Plan, target: &Target) -> anyhow::Result<f64> {
+    let connections = Connection::open_many(target.address, plan.connections).await?;
     let done = Arc::new(AtomicU64::new(0));
     let started = Instant::now();
     let ends = started + plan.duration;
     let mut tasks = Vec::new();
-    for _ in 0..plan.connections {
-        let mut connection = Connection::open(target.address).await?;
+    for mut connection in connections {
         let (target, done) = (target.clone(), done.clone());
         tasks.push(tokio::spawn(async move {
             while Instant::now() < ends {
@@ -98,12 +107,11 @@ pub(crate) async fn throughput(plan: &Plan, target: &Target) -> anyhow::Result<f
 pub(crate) async fn latencies(plan: &Plan, target: &Target, rate: f64) -> anyhow::Result<Vec<f64>> {
     let total = (rate * plan.duration.as_secs_f64()) as u64;
     let next = Arc::new(AtomicU64::new(0));
-    let started = Instant::now() + Duration::from_millis(50);
     // Enough connections that a due request finds a free one unless the server itself falls behind.
-    let connections = plan.connections * 4;
+    let connections = Connection::open_many(target.address, plan.connections * 2).await?;
+    let started = Instant::now() + Duration::from_millis(50);
     let mut tasks = Vec::new();
-    for _ in 0..connections {
-        let mut connection = Connection::open(target.address).await?;
+    for mut connection in connections {
         let (target, next) = (target.clone(), next.clone());
         tasks.push(tokio::spawn(async move {
             let mut taken = Vec::new();

@@ -32,7 +32,7 @@ struct Cli {
     #[arg(long, default_value_t = 3)]
     rounds: usize,
     /// Concurrent connections of the throughput measurement
-    #[arg(long, default_value_t = 128)]
+    #[arg(long, default_value_t = 256)]
     connections: usize,
     /// Agents that each cause a deny storm
     #[arg(long, default_value_t = 100)]

@@ -1,6 +1,6 @@
 """Runs the groups named on the command line (all when none is) and prints one line a test. Exit 1 when any failed.
 
-    run.py [GROUP[.WORD]]...     e.g. `story`, `faults.disk`: the tests of `faults` with `disk` in their name
+    run.py [GROUP[.WORD]]...     e.g. `approvals`, `faults.disk`: the tests of `faults` with `disk` in their name
 """
 
 import faulthandler
@@ -11,7 +11,7 @@ import time
 import traceback
 import unittest
 
-GROUPS = ["webhooks", "bad_input", "story", "readme", "faults", "kills"]
+GROUPS = ["webhooks", "bad_input", "bad_admin", "decisions", "approvals", "containment", "exports", "policies", "readme", "faults", "kills"]
 
 
 class Printer(unittest.TestResult):
@@ -35,7 +35,7 @@ class Printer(unittest.TestResult):
         rule = getattr(test, "_testMethodName", str(test)).removeprefix("test_").replace("_", " ")
         note = note or getattr(test, "note", "")
         elapsed = time.monotonic() - self._started
-        print(f"{word:<4} {group:<10} {rule}{f'  ({note})' if note else ''}  {elapsed:.1f} s", flush=True)
+        print(f"{word:<4} {group:<11} {rule}{f'  ({note})' if note else ''}  {elapsed:.1f} s", flush=True)
 
     def _add(self, test, error):
         self._broken = True

@@ -19,9 +19,11 @@
 mod error;
 mod number;
 mod read;
+mod scan;
 mod write;
 
 pub use error::CanonError;
+pub use scan::{RawMember, is_canonical, raw_members};
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};

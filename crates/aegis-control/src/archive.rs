@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_bus::{Delivered, Stream, subject};
-use aegis_model::SecurityEvent;
+use aegis_model::WireEvent;
 use aegis_store::{HistoryRow, StoreError};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -127,9 +127,8 @@ fn is_the_events_fault(error: &StoreError) -> bool {
 
 /// An event as the history keeps it.
 fn read(delivered: &Delivered) -> Result<HistoryRow, String> {
-    let wire = std::str::from_utf8(&delivered.payload).map_err(|_| "not UTF-8".to_owned())?;
-    let value = aegis_canon::parse_strict(wire.as_bytes()).map_err(|error| format!("not canonicalisable: {error}"))?;
-    let event: SecurityEvent = serde_json::from_value(value).map_err(|error| format!("not an event: {error}"))?;
+    let wire = WireEvent::read(&delivered.payload).map_err(|error| error.to_string())?;
+    let event = wire.event().map_err(|error| error.to_string())?;
     if delivered.subject != subject::ase(&event.tenant_id, event.kind) {
         return Err("subject and event disagree about tenant or kind".to_owned());
     }
@@ -145,6 +144,6 @@ fn read(delivered: &Delivered) -> Result<HistoryRow, String> {
         decision: event.decision,
         receipt_hash: event.receipt_hash,
         bus_seq: delivered.seq,
-        wire: wire.to_owned(),
+        wire: wire.text().to_owned(),
     })
 }

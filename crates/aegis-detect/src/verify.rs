@@ -3,9 +3,9 @@
 
 use aegis_keys::KeyRing;
 use aegis_ledger::verify::{LaneHeads, StreamVerifier};
-use aegis_model::{EventKind, SecurityEvent, Timestamp, external_event_id};
+use aegis_model::{EventKind, SecurityEvent, Timestamp, WireEvent, external_event_id};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// Name under which the ids of `receipt_chain_broken` events are derived.
 const ADAPTER: &str = "receipt-chain";
@@ -56,8 +56,8 @@ impl VerifyStage {
     }
 
     /// Judges the next event of the stream, and sets its `verified`. `wire` is the event as it was read.
-    pub fn take(&mut self, wire: &Value, event: &mut SecurityEvent) -> Stage {
-        let verdict = self.verifier.check(wire);
+    pub fn take(&mut self, wire: &WireEvent<'_>, event: &mut SecurityEvent) -> Stage {
+        let verdict = self.verifier.check_wire(wire);
         event.verified = verdict.verified;
         if verdict.repeated {
             return Stage::Repeated;

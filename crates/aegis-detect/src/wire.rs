@@ -2,16 +2,15 @@
 //! Promises that an event is read through the strict door, and stands under its own tenant's subject.
 
 use aegis_bus::{Delivered, Message, Stream, subject};
-use aegis_model::{SecurityEvent, TenantId, partition_of};
-use serde::Deserialize;
+use aegis_model::{SecurityEvent, TenantId, WireEvent, partition_of};
 use serde_json::json;
 
 use crate::engine::TickOutput;
 
 /// A message as an event, or why it is none. An event stands under its own subject, so that no producer speaks for another tenant.
-pub(crate) fn read(delivered: &Delivered) -> Result<(serde_json::Value, SecurityEvent), String> {
-    let wire = aegis_canon::parse_strict(&delivered.payload).map_err(|e| format!("{}: {e}", e.code()))?;
-    let mut event = SecurityEvent::deserialize(&wire).map_err(|e| format!("not a security event: {e}"))?;
+pub(crate) fn read(delivered: &Delivered) -> Result<(WireEvent<'_>, SecurityEvent), String> {
+    let wire = WireEvent::read(&delivered.payload).map_err(|error| error.to_string())?;
+    let mut event = wire.event().map_err(|error| error.to_string())?;
     if subject::ase(&event.tenant_id, event.kind) != delivered.subject {
         return Err(format!("its tenant and kind do not belong under the subject {}", delivered.subject));
     }

@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use aegis_keys::SigningKey;
 use aegis_model::{Clock, EventId, EventKind, SealedEvent, TenantId, Timestamp};
@@ -28,9 +27,6 @@ use crate::writer::{Command, Shared, Writer, submission};
 
 /// Connections that read.
 const READERS: u32 = 3;
-
-/// How often the checkpointer copies the log back into the file.
-const CHECKPOINT_EVERY: Duration = Duration::from_millis(500);
 
 /// Rows that one read returns at most.
 pub const MAX_READ: usize = 10_000;
@@ -100,7 +96,9 @@ impl Ledger {
             retry: std::collections::VecDeque::new(),
             in_doubt: None,
             closed: false,
-            checkpointer: tokio::spawn(schema::checkpoint(config.path.clone(), CHECKPOINT_EVERY)),
+            checkpointer: tokio::spawn(schema::checkpoint(config.path.clone(), Arc::clone(&shared))),
+            log_bytes: 0,
+            last_start: None,
             _lock: lock,
             config: config.clone(),
         };

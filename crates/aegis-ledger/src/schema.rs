@@ -4,6 +4,8 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
@@ -12,6 +14,7 @@ use sqlx::{ConnectOptions, Connection, Row, SqliteConnection};
 use crate::LedgerError;
 use crate::error::{is_corruption, open_error};
 use crate::rows::STATEMENTS;
+use crate::writer::Shared;
 
 /// The schema this program writes. A file with a higher one is refused, so that an old program never guesses at it.
 pub(crate) const SCHEMA_VERSION: i64 = 1;
@@ -22,13 +25,16 @@ const APPLICATION_ID: i64 = 0x4145_474C;
 /// How long a statement waits for another writer of the file (an operator's sqlite3, a backup) before it fails.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Bytes of a page of a new file. A receipt with its event takes about 2.5 KB: a page holds several, and costs SQLite the same few
-/// calls whatever its size.
-const PAGE_BYTES: u32 = 16_384;
+/// Bytes of a page of a new file. A receipt with its event takes about 2.5 KB: a page holds three. Every commit writes the last page
+/// of each index anew, so larger pages cost small commits more.
+const PAGE_BYTES: u32 = 8192;
 
 /// Pages of WAL (64 MiB) after which a commit checkpoints itself. High, because the checkpointer usually comes first (see
-/// `checkpoint`).
-const AUTOCHECKPOINT_PAGES: u32 = 4096;
+/// `checkpoint`): a checkpoint of this size inside a commit holds up every answer for a tenth of a second.
+const AUTOCHECKPOINT_PAGES: u32 = 8192;
+
+/// How often the checkpointer looks at a log that did not grow much.
+const CHECKPOINT_IDLE: Duration = Duration::from_millis(500);
 
 /// Page cache of the writer in KiB, negative as SQLite wants it: enough for the inner pages of every index.
 const CACHE: &str = "-32768";
@@ -198,9 +204,10 @@ async fn create(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     transaction.commit().await
 }
 
-/// Copies the WAL back into the file beside the writer, so that a commit seldom has to. Ends when it is dropped or the file goes
-/// bad; the writer's own checkpoint is the fallback.
-pub(crate) async fn checkpoint(path: PathBuf, every: Duration) {
+/// Copies the log back into the file beside the writer, whenever the writer says that it has grown and now and then when nobody
+/// does; tells it when only a short tail is left, because only a checkpoint that no commit overlaps lets the log start again.
+/// Ends when it is dropped or the file goes bad; the writer's own checkpoint is the fallback.
+pub(crate) async fn checkpoint(path: PathBuf, shared: Arc<Shared>) {
     let mut connection = match connect(&path).await {
         Ok(connection) => connection,
         Err(error) => {
@@ -210,8 +217,8 @@ pub(crate) async fn checkpoint(path: PathBuf, every: Duration) {
     };
     let mut failing = false;
     loop {
-        tokio::time::sleep(every).await;
-        let checkpointed = sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(&mut connection).await;
+        let grown = tokio::time::timeout(CHECKPOINT_IDLE, shared.log_grown.notified()).await.is_ok();
+        let checkpointed = checkpoint_once(&mut connection).await;
         if let Err(error) = &checkpointed {
             if !failing {
                 tracing::warn!(%error, path = %path.display(), "ledger checkpoints fail");
@@ -219,7 +226,14 @@ pub(crate) async fn checkpoint(path: PathBuf, every: Duration) {
             if is_corruption(error) {
                 return;
             }
+        } else if grown {
+            shared.tail_left.store(true, Ordering::Release);
         }
         failing = checkpointed.is_err();
     }
+}
+
+/// Copies what no reader still needs from the log into the file. Waits for nobody.
+pub(crate) async fn checkpoint_once(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(connection).await.map(drop)
 }

@@ -4,13 +4,14 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aegis_model::{Clock, TenantId};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
 
 use crate::LedgerError;
 use crate::commit::{Disk, WriteError};
@@ -19,11 +20,22 @@ use crate::draft::{Committed, Draft, Durability, Submission};
 use crate::loss::{Loss, Losses};
 use crate::recovery::UncleanLane;
 use crate::rows::{OutboxItem, outbox_item};
+use crate::schema;
 use crate::seal::{SealedBatch, Sealer};
 use crate::stats::Counters;
 
 /// How long an idle writer lets a new shipped position wait before it writes it alone: any commit takes it along.
 const SHIPPED_IDLE: Duration = Duration::from_millis(200);
+
+/// Commits of a busy ledger are at least this far apart, so that receipts gather: each writes the ends of all indexes anew and waits
+/// for the disk. The first after a pause goes at once.
+const GATHER: Duration = Duration::from_millis(2);
+
+/// A group of this many receipts says that the ledger is busy.
+const BUSY: usize = 8;
+
+/// Bytes of receipts after which the checkpointer is woken: few, so that a checkpoint stays short.
+const LOG_STEP: usize = 2 << 20;
 
 /// Tenants whose lanes one transaction opens after an unclean stop, or closes.
 const LANES_PER_COMMIT: usize = 256;
@@ -35,6 +47,10 @@ pub(crate) struct Shared {
     pub(crate) losses: Losses,
     /// Wakes an idle writer: a loss to tell, or a shipped position to write.
     pub(crate) wake: Notify,
+    /// Wakes the checkpointer: the log has grown.
+    pub(crate) log_grown: Notify,
+    /// Set by the checkpointer: what is left of the log to copy is short.
+    pub(crate) tail_left: AtomicBool,
     /// Where sealed events go once somebody has taken the receiving end.
     pub(crate) ring: Mutex<Option<mpsc::Sender<OutboxItem>>>,
 }
@@ -61,6 +77,10 @@ pub(crate) struct Writer {
     pub(crate) in_doubt: Option<SealedBatch>,
     pub(crate) closed: bool,
     pub(crate) checkpointer: JoinHandle<()>,
+    /// Bytes of receipts written since the checkpointer was woken.
+    pub(crate) log_bytes: usize,
+    /// When the last group was taken, if it was a busy one.
+    pub(crate) last_start: Option<Instant>,
     /// Held for as long as this writer may write.
     pub(crate) _lock: File,
 }
@@ -79,6 +99,7 @@ impl Writer {
         let shared = Arc::clone(&self.shared);
         loop {
             let pause = self.pause();
+            self.gather().await;
             tokio::select! {
                 biased;
                 command = self.commands.recv() => match command {
@@ -86,7 +107,9 @@ impl Writer {
                     None => break,
                 },
                 _ = self.queue.recv_many(&mut group, self.config.max_batch), if !self.queue.is_closed() || !self.queue.is_empty() => {
+                    self.last_start = (group.len() >= BUSY).then(Instant::now);
                     self.take(std::mem::take(&mut group)).await;
+                    self.shorten_log().await;
                 }
                 () = shared.wake.notified() => {}
                 () = sleep_for(pause), if pause.is_some() => self.catch_up().await,
@@ -103,6 +126,28 @@ impl Writer {
         }
         let idle_work = self.disk.shipped_is_behind(&self.shared.counters) || (!self.closed && !self.shared.losses.is_empty());
         idle_work.then_some(SHIPPED_IDLE)
+    }
+
+    /// Lets receipts gather behind a busy group, as long as there is room for them.
+    async fn gather(&self) {
+        if let Some(last_start) = self.last_start
+            && self.queue.len() < self.config.max_batch
+        {
+            sleep_until(last_start + GATHER).await;
+        }
+    }
+
+    /// Between commits, when everyone has their answer: the short end of a checkpoint, so that the log can start again.
+    async fn shorten_log(&mut self) {
+        if self.log_bytes >= LOG_STEP {
+            self.log_bytes = 0;
+            self.shared.log_grown.notify_one();
+        }
+        if self.shared.tail_left.swap(false, Ordering::AcqRel)
+            && let Err(error) = schema::checkpoint_once(&mut self.disk.connection).await
+        {
+            tracing::warn!(%error, ledger = %self.config.path.display(), "the log could not be shortened; it is tried again");
+        }
     }
 
     fn writable(&self) -> bool {
@@ -191,7 +236,7 @@ impl Writer {
             if sealed.is_none() && !self.disk.shipped_is_behind(&self.shared.counters) {
                 return;
             }
-            let started = tokio::time::Instant::now();
+            let started = Instant::now();
             match self.disk.write(sealed.as_ref(), &self.shared.counters, self.clock.now()).await {
                 Ok(()) => {
                     if let Some(sealed) = sealed {
@@ -255,6 +300,7 @@ impl Writer {
     /// The batch is durable: the state moves on, the waiters wake, the ring gets what it has room for.
     fn acknowledge(&mut self, sealed: SealedBatch, group: Vec<Submission>, places: Vec<usize>) {
         self.sealer.adopt(&sealed);
+        self.log_bytes += sealed.rows.iter().map(|row| row.event.len() + row.receipt.len()).sum::<usize>();
         if let Some(last) = sealed.rows.last() {
             self.shared.counters.last_row.store(last.row, Ordering::Release);
         }

@@ -12,6 +12,7 @@ pub mod registry;
 pub mod request;
 pub mod signed;
 pub mod trust;
+pub mod wire;
 
 pub use alert::{Alert, AlertRecord, Incident, IncidentStatus, Retraction, RuleMode, Severity};
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp, TimestampError};
@@ -30,3 +31,4 @@ pub use request::{
 };
 pub use signed::{EntryKind, SignedEntry};
 pub use trust::SourceTrust;
+pub use wire::{SealedParts, WireError, WireEvent};

@@ -17,11 +17,11 @@ pub(crate) struct Outgoing {
 }
 
 impl Outgoing {
-    pub(crate) fn event(item: &OutboxItem) -> Self {
-        let sealed = &item.sealed;
+    pub(crate) fn event(item: OutboxItem) -> Self {
+        let sealed = item.sealed;
         let subject = subject::ase(&sealed.tenant_id, sealed.kind);
-        let message = Message::new(subject, sealed.wire.clone().into_bytes()).with_id(sealed.event_id.to_string());
-        Self { message, tenant_id: sealed.tenant_id.clone(), event_id: sealed.event_id, row: item.row }
+        let message = Message::new(subject, sealed.wire.into_bytes()).with_id(sealed.event_id.to_string());
+        Self { message, tenant_id: sealed.tenant_id, event_id: sealed.event_id, row: item.row }
     }
 
     /// The frozen action of an item, if it has one.

@@ -54,8 +54,9 @@ fn history(r: &SqliteRow) -> Result<HistoryRow, StoreError> {
     })
 }
 
-/// Rows of one INSERT: a statement's way to the database costs more than a row does.
-const ROWS_PER_STATEMENT: usize = 32;
+/// Rows of one INSERT: as many as fit of these. Few texts, so that each stays prepared; a statement's way to the database costs more
+/// than a row does.
+const ROWS_PER_STATEMENT: [usize; 7] = [64, 32, 16, 8, 4, 2, 1];
 
 impl Store {
     /// Keeps events, all of them or (on an error) none, in one transaction. An event that is known already is left as it is.
@@ -66,7 +67,10 @@ impl Store {
         }
         let mut tx = self.inner.history_writer.begin_with("BEGIN IMMEDIATE").await?;
         let mut new = 0;
-        for group in rows.chunks(ROWS_PER_STATEMENT) {
+        let mut rest = rows;
+        while let Some(count) = ROWS_PER_STATEMENT.into_iter().find(|count| *count <= rest.len()) {
+            let (group, behind) = rest.split_at(count);
+            rest = behind;
             let mut query = QueryBuilder::<sqlx::Sqlite>::new(
                 "INSERT INTO history (tenant_id, event_id, kind, ts, lane, seq, agent_id, run_id, decision, receipt_hash, bus_seq, wire) ",
             );
@@ -86,9 +90,7 @@ impl Store {
                     .push_bind(event.wire.as_str());
             });
             query.push(" ON CONFLICT (tenant_id, event_id) DO NOTHING");
-            // Only the text of a full group comes again often enough to stay prepared.
-            let full = group.len() == ROWS_PER_STATEMENT;
-            new += query.build().persistent(full).execute(&mut *tx).await?.rows_affected();
+            new += query.build().execute(&mut *tx).await?.rows_affected();
         }
         tx.commit().await?;
         Ok(new)

@@ -162,6 +162,27 @@ enum PolicyCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Say what policies would decide about calls on record, and what they would change
+    Simulate(SimulateArgs),
+}
+
+#[cfg(feature = "edge")]
+#[derive(Debug, Args)]
+pub(crate) struct SimulateArgs {
+    /// A tenant's policies to try, beside the shipped packs; none: the packs alone
+    pub(crate) files: Vec<PathBuf>,
+    /// Calls on record, one JSON object a line; `-` for standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) calls: PathBuf,
+    /// A tenant's policies that run now, to compare with; repeatable. None: the shipped packs alone
+    #[arg(long, value_name = "FILE")]
+    pub(crate) running: Vec<PathBuf>,
+    /// Registered tools (JSON: an array of the bodies of POST /v1/tools)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tools: Option<PathBuf>,
+    /// As JSON, one object a call
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -216,6 +237,8 @@ fn main() -> ExitCode {
         Command::Policy(PolicyCommand::Validate { files, tools, json }) => {
             commands::policy::validate(&files, tools.as_deref(), json)
         }
+        #[cfg(feature = "edge")]
+        Command::Policy(PolicyCommand::Simulate(args)) => commands::simulate::simulate(&args),
         Command::Receipts(ReceiptsCommand::Export { tenant, data }) => commands::receipts::export(&tenant, &data),
         Command::Receipts(ReceiptsCommand::Verify(args)) => verifying::verify(&args.file, &args.roots, args.json),
         Command::Canon(args) => commands::canon(args.file.as_deref(), args.hash),

@@ -7,6 +7,7 @@
 mod export;
 mod heads;
 mod proof;
+mod short;
 mod stream;
 mod wire;
 

@@ -50,6 +50,62 @@ pub(super) fn hash_from_hex(text: &str) -> Option<Hash> {
     (lower && hex::decode_to_slice(text, &mut hash).is_ok()).then_some(hash)
 }
 
+/// What a proof says.
+#[derive(Debug)]
+pub(super) struct Claim<'a> {
+    size: u64,
+    index: u64,
+    signer: &'a str,
+    signature: Vec<u8>,
+    path: Vec<Hash>,
+}
+
+impl<'a> Claim<'a> {
+    fn of(proof: &'a Map<String, Value>) -> Result<Self, VerifyFailure> {
+        let text = |key: &'static str| {
+            proof.get(key).and_then(Value::as_str).ok_or_else(|| malformed(&format!("{key} is not a string")))
+        };
+        let number = |key: &'static str| {
+            proof.get(key).and_then(Value::as_u64).ok_or_else(|| malformed(&format!("{key} is not a number")))
+        };
+        let (size, index) = (number("size")?, number("index")?);
+        let signer = text("key_id")?;
+        let signature = STANDARD.decode(text("signature")?).map_err(|_| malformed("signature is not base64"))?;
+        let path = proof.get("path").and_then(Value::as_array).ok_or_else(|| malformed("path is not an array"))?;
+        if path.len() > merkle::MAX_PATH {
+            return Err(VerifyFailure::new(FailureCode::InvalidProof, "its path is longer than any tree is high"));
+        }
+        let mut hashes = Vec::with_capacity(path.len());
+        for sibling in path {
+            let hash = sibling.as_str().and_then(hash_from_hex);
+            hashes.push(hash.ok_or_else(|| malformed("path holds something that is not a hash in lower-case hex"))?);
+        }
+        Ok(Self { size, index, signer, signature, path: hashes })
+    }
+
+    /// The same from its text as a ledger writes it; None where it is not like that.
+    pub(super) fn of_text(proof: &'a str) -> Option<Self> {
+        let members = aegis_canon::raw_members(proof)?;
+        let [signer, size, index, path, signature] = members.as_slice() else { return None };
+        let keys = [signer.key, size.key, index.key, path.key, signature.key];
+        if keys != ["key_id", "size", "index", "path", "signature"] {
+            return None;
+        }
+        let path = path.value.strip_prefix('[')?.strip_suffix(']')?;
+        let mut hashes = Vec::new();
+        for hash in path.split(',').filter(|_| !path.is_empty()) {
+            hashes.push(hash_from_hex(hash.strip_prefix('"')?.strip_suffix('"')?)?);
+        }
+        Some(Self {
+            size: size.value.parse().ok()?,
+            index: index.value.parse().ok()?,
+            signer: signer.as_plain_str()?,
+            signature: STANDARD.decode(signature.as_plain_str()?).ok()?,
+            path: (hashes.len() <= merkle::MAX_PATH).then_some(hashes)?,
+        })
+    }
+}
+
 /// Checks `proof` for a receipt of this hash, whose body names `key_id`. With a ring the signature must be by a pinned key;
 /// without one, all paths under one signature must lead to one root.
 pub(super) fn check(
@@ -59,33 +115,28 @@ pub(super) fn check(
     ring: Option<&KeyRing>,
     cache: &mut CommitCache,
 ) -> Result<(), VerifyFailure> {
-    let text =
-        |key: &'static str| proof.get(key).and_then(Value::as_str).ok_or_else(|| malformed(&format!("{key} is not a string")));
-    let number =
-        |key: &'static str| proof.get(key).and_then(Value::as_u64).ok_or_else(|| malformed(&format!("{key} is not a number")));
-    let (size, index) = (number("size")?, number("index")?);
-    let signer = text("key_id")?;
-    let signature = STANDARD.decode(text("signature")?).map_err(|_| malformed("signature is not base64"))?;
-    let path = proof.get("path").and_then(Value::as_array).ok_or_else(|| malformed("path is not an array"))?;
-    if path.len() > merkle::MAX_PATH {
-        return Err(VerifyFailure::new(FailureCode::InvalidProof, "its path is longer than any tree is high"));
-    }
-    let mut hashes = Vec::with_capacity(path.len());
-    for sibling in path {
-        let hash = sibling.as_str().and_then(hash_from_hex);
-        hashes.push(hash.ok_or_else(|| malformed("path holds something that is not a hash in lower-case hex"))?);
-    }
-    if signer != key_id {
+    check_claim(&Claim::of(proof)?, receipt_hash, key_id, ring, cache)
+}
+
+pub(super) fn check_claim(
+    claim: &Claim<'_>,
+    receipt_hash: &Hash,
+    key_id: &str,
+    ring: Option<&KeyRing>,
+    cache: &mut CommitCache,
+) -> Result<(), VerifyFailure> {
+    let Claim { size, index, signer, signature, path } = claim;
+    if *signer != key_id {
         let message = format!("its body names key {}, its proof key {}", brief(key_id), brief(signer));
         return Err(VerifyFailure::new(FailureCode::InvalidProof, message));
     }
-    let Some(root) = merkle::root_of(receipt_hash, index, size, &hashes) else {
+    let Some(root) = merkle::root_of(receipt_hash, *index, *size, path) else {
         let message = format!("its path cannot lead from receipt {index} to the root of a commit of {size}");
         return Err(VerifyFailure::new(FailureCode::InvalidProof, message));
     };
 
-    let claim = claim_of(size, signer, &signature);
-    if let Some(known) = cache.get(&claim) {
+    let claimed = claim_of(*size, signer, signature);
+    if let Some(known) = cache.get(&claimed) {
         return if *known == root { Ok(()) } else { Err(wrong_root(ring.is_some())) };
     }
     if let Some(ring) = ring {
@@ -93,11 +144,11 @@ pub(super) fn check(
             let message = format!("it is signed by key {}, which is not pinned", brief(signer));
             return Err(VerifyFailure::new(FailureCode::UnknownKey, message));
         };
-        if !key.verify(&merkle::commit_statement(size, &root), &signature) {
+        if !key.verify(&merkle::commit_statement(*size, &root), signature) {
             return Err(wrong_root(true));
         }
     }
-    cache.insert(claim, root);
+    cache.insert(claimed, root);
     Ok(())
 }
 

@@ -2,10 +2,12 @@
 //! A pure function of the log and the heads it starts from. What fails is never dropped here; the verdict says so.
 
 use aegis_keys::KeyRing;
+use aegis_model::WireEvent;
 use serde_json::Value;
 
 use super::heads::{LaneHeads, Link};
 use super::proof::CommitCache;
+use super::short::verify_parts;
 use super::wire::{VerifiedReceipt, verify_wire_cached};
 use super::{FailureCode, VerifyFailure};
 
@@ -63,10 +65,28 @@ impl StreamVerifier {
     /// Verifies the next event. After a missing or broken link the lane goes on from this event, so one break is one failure.
     /// A missing receipt that comes later is not `repeated`, but not verified either: nothing was held against it in its place.
     pub fn check(&mut self, wire: &Value) -> Verdict {
-        let receipt = match self.prove(wire) {
-            Ok(receipt) => receipt,
-            Err(verdict) => return *verdict,
-        };
+        match self.prove(wire) {
+            Ok(receipt) => self.link(receipt),
+            Err(verdict) => *verdict,
+        }
+    }
+
+    /// The same, from the text.
+    pub fn check_wire(&mut self, wire: &WireEvent<'_>) -> Verdict {
+        let short = wire.sealed_parts().and_then(|parts| verify_parts(&parts, Some(&self.ring), &mut self.cache));
+        if let Some(receipt) = short {
+            return self.link(receipt);
+        }
+        match wire.to_value() {
+            Ok(value) => self.check(&value),
+            Err(error) => {
+                let failure = VerifyFailure::new(FailureCode::Malformed, error.to_string());
+                Verdict { verified: false, failure: Some(failure), repeated: false, receipt: None }
+            }
+        }
+    }
+
+    fn link(&mut self, receipt: VerifiedReceipt) -> Verdict {
         let mut repeated = false;
         let failure = match self.heads.link(&receipt) {
             Link::First | Link::Next => {

@@ -5,7 +5,7 @@ use aegis_model::{DIGEST_EXCLUDED, RECEIPT_SCHEMA, Timestamp};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use super::proof::{self, CommitCache};
+use super::proof::{self, CommitCache, hash_from_hex};
 use super::{FailureCode, VerifyFailure};
 use crate::merkle::Hash;
 
@@ -29,7 +29,7 @@ pub struct VerifiedReceipt {
 }
 
 /// The facts that stand both in the event and in the body, and must agree: consumers read the event, evidence is the body.
-const SHARED: [&str; 21] = [
+pub(super) const SHARED: [&str; 21] = [
     "event_id",
     "ref_event_id",
     "tenant_id",
@@ -86,7 +86,7 @@ fn check_wire(
         return fail(FailureCode::HashMismatch, "the event's receipt_hash is not its receipt's");
     }
     let digest = hash_of(event, |key, value| !value.is_null() && !DIGEST_EXCLUDED.contains(&key))?;
-    if body.get("event_digest").and_then(Value::as_str) != Some(hex::encode(digest).as_str()) {
+    if body.get("event_digest").and_then(Value::as_str).and_then(hash_from_hex) != Some(digest) {
         return fail(FailureCode::DigestMismatch, "event_digest is not the digest of the event's columns");
     }
     for key in SHARED {
@@ -142,7 +142,7 @@ fn read_body(body: &Map<String, Value>, beside: &[&str]) -> Result<(VerifiedRece
     }
     let hash = hash_of(body, |key, _| !beside.contains(&key))?;
     let claimed = text("receipt_hash")?;
-    if claimed != hex::encode(hash) {
+    if hash_from_hex(&claimed) != Some(hash) {
         return fail(FailureCode::HashMismatch, "receipt_hash is not the hash of the body");
     }
     let Some(seq) = body.get("seq").and_then(Value::as_i64).filter(|seq| *seq >= 1) else {

@@ -8,6 +8,8 @@ pub(crate) mod policy;
 pub(crate) mod receipts;
 #[cfg(feature = "soc")]
 pub(crate) mod rules;
+#[cfg(feature = "edge")]
+pub(crate) mod simulate;
 
 use std::io::{Read, Write};
 use std::path::Path;

@@ -11,13 +11,7 @@ use super::SAID_NO;
 
 pub(crate) fn validate(files: &[PathBuf], tools: Option<&Path>, json: bool) -> anyhow::Result<ExitCode> {
     let sources = if files.is_empty() { vec![default_pack(), github_pack()] } else { read_sources(files)? };
-    let tools: Vec<ToolRecord> = match tools {
-        Some(path) => {
-            let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-            serde_json::from_slice(&text).with_context(|| format!("{} is not an array of tools", path.display()))?
-        }
-        None => Vec::new(),
-    };
+    let tools = read_tools(tools)?;
     match PolicyBundle::load(&sources, &tools) {
         Ok(bundle) if json => {
             println!("{}", serde_json::json!({"valid": true, "digest": bundle.digest(), "files": sources.len()}));
@@ -45,4 +39,11 @@ pub(crate) fn read_sources(files: &[PathBuf]) -> anyhow::Result<Vec<PolicySource
         Ok(PolicySource { name: path.display().to_string(), text })
     };
     files.iter().map(read).collect()
+}
+
+/// Reads registered tools; none where no file was given.
+pub(crate) fn read_tools(file: Option<&Path>) -> anyhow::Result<Vec<ToolRecord>> {
+    let Some(path) = file else { return Ok(Vec::new()) };
+    let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("{} is not an array of tools", path.display()))
 }

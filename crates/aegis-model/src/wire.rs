@@ -1,0 +1,163 @@
+//! An event as it stands on the bus or in an export, read through the strict door. What a ledger wrote is canonical in its parts and
+//! is read as it stands; everything else takes the long way. Both ways read the same event, or neither does.
+
+use aegis_canon::{DEFAULT_MAX_BYTES, RawMember, parse_strict, raw_members};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::{DIGEST_EXCLUDED, SecurityEvent};
+
+/// What a ledger adds behind the columns, in this order.
+const SEALED_KEYS: [&str; 3] = ["receipt_hash", "receipt", "proof"];
+
+/// Why a text is no event.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    #[error("not UTF-8")]
+    NotUtf8,
+    #[error("{code}: {0}", code = .0.code())]
+    Canon(#[from] aegis_canon::CanonError),
+    #[error("not a security event: {0}")]
+    NotAnEvent(String),
+}
+
+/// A text that passed the strict door.
+#[derive(Debug)]
+pub struct WireEvent<'text> {
+    text: &'text str,
+    form: Form<'text>,
+}
+
+#[derive(Debug)]
+enum Form<'text> {
+    /// As a ledger writes it: columns ascending, none null, then what it adds. No key twice, every value canonical.
+    Sealed(Vec<RawMember<'text>>),
+    Other(Value),
+}
+
+/// The parts of a sealed event, as slices of its text.
+#[derive(Clone, Copy, Debug)]
+pub struct SealedParts<'a> {
+    /// In the order of RFC 8785: what the digest covers.
+    pub columns: &'a [RawMember<'a>],
+    /// The text up to the end of the last column: with a closing brace, the canonical form of the columns.
+    pub columns_text: &'a str,
+    pub receipt_hash: &'a RawMember<'a>,
+    pub receipt: &'a RawMember<'a>,
+    pub proof: &'a RawMember<'a>,
+}
+
+impl<'text> WireEvent<'text> {
+    /// Reads one event. Refuses what `aegis_canon::parse_strict` refuses.
+    pub fn read(bytes: &'text [u8]) -> Result<Self, WireError> {
+        let text = std::str::from_utf8(bytes).map_err(|_| WireError::NotUtf8)?;
+        let form = match sealed_members(text) {
+            Some(members) => Form::Sealed(members),
+            None => Form::Other(parse_strict(bytes)?),
+        };
+        Ok(Self { text, form })
+    }
+
+    /// The text.
+    #[must_use]
+    pub const fn text(&self) -> &'text str {
+        self.text
+    }
+
+    /// The event's columns.
+    pub fn event(&self) -> Result<SecurityEvent, WireError> {
+        let event = match &self.form {
+            Form::Sealed(_) => serde_json::from_str(self.text),
+            Form::Other(value) => SecurityEvent::deserialize(value),
+        };
+        event.map_err(|error| WireError::NotAnEvent(error.to_string()))
+    }
+
+    /// The parts, where the text is as a ledger writes it.
+    #[must_use]
+    pub fn sealed_parts(&self) -> Option<SealedParts<'_>> {
+        let Form::Sealed(members) = &self.form else { return None };
+        let (columns, sealed) = members.split_at_checked(members.len().checked_sub(SEALED_KEYS.len())?)?;
+        let [receipt_hash, receipt, proof] = sealed else { return None };
+        let columns_text = self.text.get(..columns.last()?.end)?;
+        Some(SealedParts { columns, columns_text, receipt_hash, receipt, proof })
+    }
+
+    /// The whole as a value.
+    pub fn to_value(&self) -> Result<Value, WireError> {
+        match &self.form {
+            Form::Sealed(_) => Ok(parse_strict(self.text.as_bytes())?),
+            Form::Other(value) => Ok(value.clone()),
+        }
+    }
+}
+
+fn sealed_members(text: &str) -> Option<Vec<RawMember<'_>>> {
+    if text.len() > DEFAULT_MAX_BYTES {
+        return None;
+    }
+    let members = raw_members(text)?;
+    let (columns, sealed) = members.split_at_checked(members.len().checked_sub(SEALED_KEYS.len())?)?;
+    let is_sealed = sealed.iter().map(|member| member.key).eq(SEALED_KEYS);
+    let ascending = columns.windows(2).all(|pair| pair[0].key < pair[1].key);
+    let digested = columns.iter().all(|column| column.value != "null" && !DIGEST_EXCLUDED.contains(&column.key));
+    (is_sealed && ascending && digested && !columns.is_empty()).then_some(members)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const SEALED: &str = r#"{"agent_id":"é","clock_suspect":false,"edge_id":"e","event_id":"01a20373-e32e-7670-88c7-11fb33861258","kind":"lane_gap","lane":"acme.e.1","matched_policies":["p"],"seq":7,"source":"edge","tenant_id":"acme","ts":"2026-11-22T13:30:56.174765Z","receipt_hash":"00","receipt":{"a":1},"proof":{"size":1}}"#;
+
+    #[test]
+    fn both_ways_read_the_same_event() {
+        let short = WireEvent::read(SEALED.as_bytes()).unwrap();
+        let parts = short.sealed_parts().unwrap();
+        assert_eq!(
+            (parts.receipt_hash.value, parts.receipt.value, parts.proof.value),
+            (r#""00""#, r#"{"a":1}"#, r#"{"size":1}"#)
+        );
+        let columns = format!("{}}}", parts.columns_text);
+        assert!(aegis_canon::is_canonical(&columns) && parts.columns.len() == 11);
+
+        // The same with a space takes the long way.
+        let spaced = SEALED.replacen(':', ": ", 1);
+        let long = WireEvent::read(spaced.as_bytes()).unwrap();
+        assert!(long.sealed_parts().is_none());
+        assert_eq!(short.event().unwrap(), long.event().unwrap());
+        assert_eq!(short.to_value().unwrap(), long.to_value().unwrap());
+        assert_eq!(short.event().unwrap().agent_id.as_deref(), Some("é"));
+    }
+
+    #[test]
+    fn what_is_not_as_a_ledger_writes_it_takes_the_long_way_or_none() {
+        let change = |from: &str, to: &str| SEALED.replacen(from, to, 1);
+        let long_way = [
+            change(r#""agent_id":"é","#, r#""agent_id":null,"#),
+            change(r#""agent_id":"é","#, r#""late":true,"#),
+            change(r#""edge_id":"e","#, r#""zone":"e","#),
+            change(r#","proof":{"size":1}"#, ""),
+            change(r#""seq":7"#, r#""seq":7.0"#),
+        ];
+        for text in long_way {
+            assert!(WireEvent::read(text.as_bytes()).unwrap().sealed_parts().is_none(), "{text}");
+        }
+        let refused = [
+            (change(r#""seq":7"#, r#""seq":7,"seq":8"#), "duplicate_key"),
+            (change(r#""proof":"#, r#""seq":8,"proof":"#), "duplicate_key"),
+            (change(r#""receipt_hash":"00","#, r#""receipt_hash":"00","receipt_hash":"11","#), "duplicate_key"),
+            (change(r#"{"a":1}"#, r#"{"a":1,"a":2}"#), "duplicate_key"),
+            (format!("{SEALED}x"), "trailing_data"),
+        ];
+        for (text, code) in refused {
+            assert!(matches!(WireEvent::read(text.as_bytes()), Err(WireError::Canon(e)) if e.code() == code), "{text}");
+        }
+        assert_eq!(WireEvent::read(b"\"\xff\"").unwrap_err(), WireError::NotUtf8);
+        let no_event = change(r#""kind":"lane_gap""#, r#""kind":"no_such_kind""#);
+        assert!(matches!(WireEvent::read(no_event.as_bytes()).unwrap().event(), Err(WireError::NotAnEvent(_))));
+        assert_eq!(WireEvent::read(json!([1]).to_string().as_bytes()).unwrap().to_value().unwrap(), json!([1]));
+    }
+}

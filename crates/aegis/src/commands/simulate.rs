@@ -1,0 +1,84 @@
+//! `aegis policy simulate`: what policies would decide about calls on record, before they run.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use aegis_model::{Decision, ToolRecord};
+use aegis_policy::{PolicyBundle, RecordedCall, compare, default_pack, github_pack, simulate as decide};
+use anyhow::Context;
+use serde_json::json;
+
+use super::SAID_NO;
+use super::policy::{read_sources, read_tools};
+use crate::SimulateArgs;
+
+pub(crate) fn simulate(args: &SimulateArgs) -> anyhow::Result<ExitCode> {
+    let tools = read_tools(args.tools.as_deref())?;
+    let calls = read_calls(&args.calls)?;
+    let (running, candidate) = match (load(&args.running, &tools)?, load(&args.files, &tools)?) {
+        (Ok(running), Ok(candidate)) => (running, candidate),
+        (Err(error), _) | (_, Err(error)) => {
+            eprintln!("{error}");
+            return Ok(ExitCode::from(SAID_NO));
+        }
+    };
+    let outcomes = decide(&candidate, &calls);
+    let changes = compare(&running, &candidate, &calls);
+    if args.json {
+        for (index, outcome) in outcomes.iter().enumerate() {
+            let before = changes.iter().find(|change| change.call == index).map(|change| &change.before);
+            println!("{}", json!({"call": index + 1, "outcome": outcome, "changed_from": before}));
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    for change in &changes {
+        let call = &calls[change.call];
+        println!(
+            "call {}: {}/{} by {}: {} -> {} ({}; policies: {})",
+            change.call + 1,
+            call.tool,
+            call.action,
+            call.agent_id,
+            change.before.decision,
+            change.after.decision,
+            change.after.reason,
+            change.after.matched_policies.join(", "),
+        );
+    }
+    let count = |wanted: Decision| outcomes.iter().filter(|outcome| outcome.decision == wanted).count();
+    println!(
+        "{} calls: {} allow, {} deny, {} require_approval; {} would be decided otherwise than now",
+        calls.len(),
+        count(Decision::Allow),
+        count(Decision::Deny),
+        count(Decision::RequireApproval),
+        changes.len()
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The shipped packs with a tenant's policies, as an edge loads them; or what is wrong with them.
+fn load(files: &[PathBuf], tools: &[ToolRecord]) -> anyhow::Result<Result<PolicyBundle, aegis_policy::PolicyError>> {
+    let mut sources = vec![default_pack(), github_pack()];
+    sources.extend(read_sources(files)?);
+    Ok(PolicyBundle::load(&sources, tools))
+}
+
+fn read_calls(file: &Path) -> anyhow::Result<Vec<RecordedCall>> {
+    let input: Box<dyn BufRead> = if file == Path::new("-") {
+        Box::new(std::io::stdin().lock())
+    } else {
+        Box::new(BufReader::new(std::fs::File::open(file).with_context(|| format!("cannot read {}", file.display()))?))
+    };
+    let mut calls = Vec::new();
+    for (line, text) in input.lines().enumerate() {
+        let place = || format!("{}, line {}", file.display(), line + 1);
+        let text = text.with_context(place)?;
+        if !text.trim().is_empty() {
+            let value = aegis_canon::parse_strict(text.as_bytes()).with_context(place)?;
+            calls.push(serde_json::from_value(value).with_context(|| format!("{}: not a call on record", place()))?);
+        }
+    }
+    Ok(calls)
+}
