@@ -47,6 +47,11 @@ impl Server {
 }
 
 impl Server {
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits until the server has worked off what it was given (it uses less than a twentieth of a core); how long that took.
     pub(crate) async fn settle(&self) -> anyhow::Result<Duration> {
         let started = Instant::now();

@@ -47,6 +47,12 @@ enum Command {
     /// The bare echo server (started by the benchmark itself)
     #[command(hide = true)]
     Echo,
+    /// Mutating calls only, at a fixed rate for `--seconds`: something to look at with a profiler
+    Hold {
+        /// Requests a second; 0: as many as are answered
+        #[arg(long, default_value_t = 4000.0)]
+        rate: f64,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -54,14 +60,13 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
     match cli.command {
         Some(Command::Echo) => runtime.block_on(echo::serve()),
+        Some(Command::Hold { rate }) => runtime.block_on(story::hold(&plan(&cli), rate)),
         None => {
             std::fs::create_dir_all(&cli.out).with_context(|| format!("cannot make {}", cli.out.display()))?;
             let parts = parts::measure()?;
             report::print_parts(&parts);
-            let plan =
-                load::Plan { duration: Duration::from_secs(cli.seconds), rounds: cli.rounds, connections: cli.connections };
             runtime.block_on(async {
-                let served = story::authorize_against_echo(&plan).await?;
+                let served = story::authorize_against_echo(&plan(&cli)).await?;
                 report::print_served(&served);
                 let responses = response::measure(cli.storms).await?;
                 report::print_response(&responses);
@@ -69,4 +74,8 @@ fn main() -> anyhow::Result<()> {
             })
         }
     }
+}
+
+fn plan(cli: &Cli) -> load::Plan {
+    load::Plan { duration: Duration::from_secs(cli.seconds), rounds: cli.rounds, connections: cli.connections }
 }

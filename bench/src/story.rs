@@ -71,3 +71,20 @@ pub(crate) async fn authorize_against_echo(plan: &Plan) -> anyhow::Result<Served
     let [echo, mutating, read] = rounds;
     Ok(Served { rate, echo, mutating, read, catch_up_s })
 }
+
+/// Mutating calls at one rate, and what it came to.
+pub(crate) async fn hold(plan: &Plan, rate: f64) -> anyhow::Result<()> {
+    let aegis = Aegis::start().await?;
+    let (_, token) = aegis.agent("bench-agent").await?;
+    let body = authorize_body("update_note", true, "trusted_internal_unsigned");
+    let target = Target { address: aegis.server.address, token, body, expect: "\"decision\":\"allow\"" };
+    println!("{} at {}, data in {}", aegis.server.id(), target.address, aegis.folder.path().display());
+    if rate <= 0.0 {
+        println!("{:.0} requests a second", throughput(plan, &target).await?);
+        return Ok(());
+    }
+    let taken = latencies(plan, &target, rate).await?;
+    let at = |share| percentile(&taken, share) / 1e3;
+    println!("ms: p50 {:.2} p95 {:.2} p99 {:.2} p99.9 {:.2} most {:.2}", at(0.5), at(0.95), at(0.99), at(0.999), at(1.0));
+    Ok(())
+}
