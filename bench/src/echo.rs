@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use serde_json::Value;
 
-async fn echo(body: Bytes) -> Response {
+pub(crate) async fn echo(body: Bytes) -> Response {
     let Ok(value) = serde_json::from_slice::<Value>(&body) else { return StatusCode::BAD_REQUEST.into_response() };
     let Ok(json) = serde_json::to_vec(&value) else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
     ([(header::CONTENT_TYPE, "application/json")], json).into_response()

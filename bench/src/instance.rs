@@ -44,6 +44,14 @@ impl Server {
         command.arg("echo");
         Self::start(command)
     }
+
+    /// The echo that syncs a file before it answers; with the folder of that file, on the disk where the ledger would be.
+    pub(crate) fn durable_echo() -> anyhow::Result<(Self, tempfile::TempDir)> {
+        let folder = data_folder()?;
+        let mut command = Command::new(std::env::current_exe().context("where is this program?")?);
+        command.args(["echo", "--durable"]).arg(folder.path().join("bodies"));
+        Ok((Self::start(command)?, folder))
+    }
 }
 
 impl Server {
@@ -89,6 +97,11 @@ pub(crate) struct Aegis {
     pub(crate) auditor: String,
 }
 
+/// On a real disk: a receipt is durable when fsync says so, and tmpfs would flatter.
+fn data_folder() -> anyhow::Result<tempfile::TempDir> {
+    tempfile::Builder::new().prefix("aegis-bench-").tempdir_in(".").context("cannot make a folder here")
+}
+
 /// The program, beside this one.
 fn program() -> anyhow::Result<PathBuf> {
     let path = std::env::current_exe().context("where is this program?")?.with_file_name("aegis");
@@ -100,8 +113,7 @@ fn program() -> anyhow::Result<PathBuf> {
 
 impl Aegis {
     pub(crate) async fn start() -> anyhow::Result<Self> {
-        // On a real disk: a receipt is durable when fsync says so, and tmpfs would flatter.
-        let folder = tempfile::Builder::new().prefix("aegis-bench-").tempdir_in(".").context("cannot make a folder here")?;
+        let folder = data_folder()?;
         let mut command = Command::new(program()?);
         command.args(["up", "--listen", "127.0.0.1:0", "--data"]).arg(folder.path()).env("AEGIS_LOG", "error");
         let server = Server::start(command)?;

@@ -1,8 +1,9 @@
-//! Figures, side by side in one run: authorize (durable receipts on) against a bare axum JSON echo, the parts of the action
-//! path by themselves, and event → alert → freeze. Prints tables and writes JSON; asserts nothing.
-#![allow(clippy::print_stdout)]
+//! Figures, side by side in one run: authorize (durable receipts on) against a bare axum JSON echo and against one that syncs a file
+//! before it answers, the parts of the action path by themselves, and event → alert → freeze. Prints tables and writes JSON; asserts nothing.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod echo;
+mod floor;
 mod instance;
 mod load;
 mod parts;
@@ -46,7 +47,11 @@ struct Cli {
 enum Command {
     /// The bare echo server (started by the benchmark itself)
     #[command(hide = true)]
-    Echo,
+    Echo {
+        /// Keep each body in this file before it is answered
+        #[arg(long)]
+        durable: Option<PathBuf>,
+    },
     /// Mutating calls only, at a fixed rate for `--seconds`: something to look at with a profiler
     Hold {
         /// Requests a second; 0: as many as are answered
@@ -56,10 +61,11 @@ enum Command {
 }
 
 fn main() -> anyhow::Result<()> {
-    let cli = Cli::parse();
+    let mut cli = Cli::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
-    match cli.command {
-        Some(Command::Echo) => runtime.block_on(echo::serve()),
+    match cli.command.take() {
+        Some(Command::Echo { durable: None }) => runtime.block_on(echo::serve()),
+        Some(Command::Echo { durable: Some(path) }) => runtime.block_on(floor::serve(&path)),
         Some(Command::Hold { rate }) => runtime.block_on(story::hold(&plan(&cli), rate)),
         None => {
             std::fs::create_dir_all(&cli.out).with_context(|| format!("cannot make {}", cli.out.display()))?;

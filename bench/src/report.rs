@@ -39,9 +39,12 @@ pub(crate) fn print_served(served: &Served) {
         served.echo.len()
     );
     println!("{:<26}{:>28}{:>8}{:>22}{:>22}", "", "requests/s at saturation", "× echo", "p50 µs", "p99 µs");
-    for (name, rounds) in
-        [("echo", &served.echo), ("authorize, mutating", &served.mutating), ("authorize, low-risk read", &served.read)]
-    {
+    for (name, rounds) in [
+        ("echo", &served.echo),
+        ("echo after a synced write", &served.durable_echo),
+        ("authorize, mutating", &served.mutating),
+        ("authorize, low-risk read", &served.read),
+    ] {
         let (median, least, most) = spread(rounds, |r| r.per_second);
         let (p50, p50_least, p50_most) = spread(rounds, |r| r.p50_us);
         let (p99, p99_least, p99_most) = spread(rounds, |r| r.p99_us);

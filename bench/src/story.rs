@@ -16,60 +16,65 @@ pub(crate) struct Round {
     pub(crate) p99_us: f64,
 }
 
-/// All rounds of the three subjects, and the rate at which latency was taken.
+/// All rounds of the four subjects, and the rate at which latency was taken.
 #[derive(Debug, Serialize)]
 pub(crate) struct Served {
     /// Requests a second of the latency measurement: half of what authorize reaches when it mutates.
     pub(crate) rate: f64,
     pub(crate) echo: Vec<Round>,
+    /// The echo that syncs a file before it answers: this disk's own share.
+    pub(crate) durable_echo: Vec<Round>,
     pub(crate) mutating: Vec<Round>,
     pub(crate) read: Vec<Round>,
     /// After each mutating round at saturation: seconds until everything behind the answers had caught up.
     pub(crate) catch_up_s: Vec<f64>,
 }
 
+/// Place of the mutating calls among the subjects.
+const MUTATING: usize = 2;
+
 pub(crate) async fn authorize_against_echo(plan: &Plan) -> anyhow::Result<Served> {
     let echo = Server::echo()?;
+    let (durable_echo, _folder) = Server::durable_echo()?;
     let aegis = Aegis::start().await?;
     let (_, token) = aegis.agent("bench-agent").await?;
     let mutating = authorize_body("update_note", true, "trusted_internal_unsigned");
     let read = authorize_body("read_note", false, "trusted_internal_unsigned");
     let targets = [
         Target { address: echo.address, token: token.clone(), body: mutating.clone(), expect: "update_note" },
+        Target { address: durable_echo.address, token: token.clone(), body: mutating.clone(), expect: "update_note" },
         Target { address: aegis.server.address, token: token.clone(), body: mutating, expect: "\"decision\":\"allow\"" },
         Target { address: aegis.server.address, token, body: read, expect: "\"decision\":\"allow\"" },
     ];
-    let mut saturation: [Vec<f64>; 3] = Default::default();
+    let mut saturation: [Vec<f64>; 4] = Default::default();
     let mut catch_up_s = Vec::new();
     for _ in 0..plan.rounds {
         for (subject, target) in targets.iter().enumerate() {
             saturation[subject].push(throughput(plan, target).await?);
             let behind = aegis.server.settle().await?.as_secs_f64();
-            if subject == 1 {
+            if subject == MUTATING {
                 catch_up_s.push(behind);
             }
         }
     }
-    let mut sorted = saturation[1].clone();
+    let mut sorted = saturation[MUTATING].clone();
     sorted.sort_by(f64::total_cmp);
     let rate = percentile(&sorted, 0.5) / 2.0;
-    let mut rounds: [Vec<Round>; 3] = Default::default();
-    let [echo_saturation, mutating_saturation, read_saturation] = &saturation;
-    let by_round = echo_saturation.iter().zip(mutating_saturation).zip(read_saturation);
-    for ((echo_most, mutating_most), read_most) in by_round {
-        for (subject, (target, most)) in targets.iter().zip([echo_most, mutating_most, read_most]).enumerate() {
+    let mut rounds: [Vec<Round>; 4] = Default::default();
+    for round in 0..plan.rounds {
+        for (subject, target) in targets.iter().enumerate() {
             let taken = latencies(plan, target, rate).await?;
             aegis.server.settle().await?;
             rounds[subject].push(Round {
-                per_second: *most,
+                per_second: saturation[subject][round],
                 p50_us: percentile(&taken, 0.50),
                 p95_us: percentile(&taken, 0.95),
                 p99_us: percentile(&taken, 0.99),
             });
         }
     }
-    let [echo, mutating, read] = rounds;
-    Ok(Served { rate, echo, mutating, read, catch_up_s })
+    let [echo, durable_echo, mutating, read] = rounds;
+    Ok(Served { rate, echo, durable_echo, mutating, read, catch_up_s })
 }
 
 /// Mutating calls at one rate, and what it came to.

@@ -114,7 +114,15 @@ pub fn canonicalize_value_into(value: &Value, out: &mut Vec<u8>) -> Result<(), C
 
 /// Lower-case hex SHA-256 of `bytes`.
 pub fn sha256_hex(bytes: &[u8]) -> String {
-    hex::encode(Sha256::digest(bytes))
+    hex_text(&Sha256::digest(bytes))
+}
+
+/// Lower-case hex. `hex::encode` writes the same, one character at a time.
+pub fn hex_text(bytes: &[u8]) -> String {
+    let mut text = vec![b'0'; bytes.len() * 2];
+    // The lengths fit, so neither step can fail.
+    let _written = hex::encode_to_slice(bytes, &mut text);
+    String::from_utf8(text).unwrap_or_default()
 }
 
 /// Lower-case hex SHA-256 of the canonical form of `value`.

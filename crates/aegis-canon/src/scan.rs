@@ -9,8 +9,10 @@ use crate::{MAX_DEPTH, MAX_SAFE_INTEGER};
 pub struct RawMember<'text> {
     /// Without its quotes. Plain ASCII without escapes, so it is the key itself.
     pub key: &'text str,
-    /// Canonical text of the value.
+    /// Text of the value.
     pub value: &'text str,
+    /// True if that text is canonical; false where the keys of some object in it do not ascend, or stand twice.
+    pub canonical: bool,
     /// Where the value ends, in bytes from the start of the object's text.
     pub end: usize,
 }
@@ -33,24 +35,26 @@ impl<'text> RawMember<'text> {
 /// True only if `text` is the canonical form of the value it reads as.
 #[must_use]
 pub fn is_canonical(text: &str) -> bool {
-    let mut scan = Scan { bytes: text.as_bytes(), position: 0 };
-    scan.value(0).is_some() && scan.position == text.len()
+    let mut scan = Scan { bytes: text.as_bytes(), position: 0, ordered: true };
+    scan.value(0).is_some() && scan.ordered && scan.position == text.len()
 }
 
-/// The members of an object whose text has no whitespace and whose values are canonical, in the order of the text. That order, and
-/// that of keys that stand twice, is the caller's to judge: objects that were extended at their end are read too.
+/// The members of an object whose text is plainly canonical but for the order of keys, in the order of the text. Which order is right,
+/// and what of keys that stand twice, is the caller's to judge: objects that were extended at their end are read too.
 #[must_use]
 pub fn raw_members(text: &str) -> Option<Vec<RawMember<'_>>> {
-    let mut scan = Scan { bytes: text.as_bytes(), position: 0 };
+    let mut scan = Scan { bytes: text.as_bytes(), position: 0, ordered: true };
     let mut members = Vec::with_capacity(48);
     scan.expect(b'{')?;
     if scan.peek()? != b'}' {
         loop {
             let (key_start, key_end) = scan.key()?;
             let value_start = scan.position;
+            scan.ordered = true;
             scan.value(1)?;
             let end = scan.position;
-            members.push(RawMember { key: &text[key_start..key_end], value: &text[value_start..end], end });
+            let (key, value) = (&text[key_start..key_end], &text[value_start..end]);
+            members.push(RawMember { key, value, canonical: scan.ordered, end });
             if scan.peek()? != b',' {
                 break;
             }
@@ -65,6 +69,8 @@ struct Scan<'text> {
     bytes: &'text [u8],
     /// INVARIANT: on a character boundary wherever a slice of the text is taken, for those places are next to ASCII.
     position: usize,
+    /// Whether the keys of every object so far ascend.
+    ordered: bool,
 }
 
 /// Every step answers None where the text is not plainly canonical.
@@ -93,9 +99,7 @@ impl Scan<'_> {
         loop {
             let (start, end) = self.key()?;
             let key = &bytes[start..end];
-            if last.is_some_and(|last| last >= key) {
-                return None;
-            }
+            self.ordered &= last.is_none_or(|last| last < key);
             last = Some(key);
             self.value(depth + 1)?;
             match self.peek()? {
@@ -280,11 +284,11 @@ mod tests {
             let rebuilt: Vec<String> = members.iter().map(|m| format!("\"{}\":{}", m.key, m.value)).collect();
             prop_assert_eq!(format!("{{{}}}", rebuilt.join(",")), text.clone());
             for member in &members {
-                prop_assert!(is_canonical(member.value));
+                prop_assert_eq!(is_canonical(member.value), member.canonical);
                 prop_assert!(text[..member.end].ends_with(member.value));
             }
             let ascending = members.windows(2).all(|pair| pair[0].key < pair[1].key);
-            prop_assert_eq!(ascending, is_canonical(&text));
+            prop_assert_eq!(ascending && members.iter().all(|m| m.canonical), is_canonical(&text));
             if let Ok(Value::Object(read)) = parse_strict(text.as_bytes()) {
                 for member in &members {
                     prop_assert_eq!(member.as_plain_str().is_some_and(|s| Some(s) != read[member.key].as_str()), false);
@@ -310,6 +314,8 @@ mod tests {
         let members = raw_members(r#"{"b":1,"a":"x"}"#).unwrap();
         assert_eq!((members[0].key, members[0].as_i64(), members[0].end), ("b", Some(1), 6));
         assert_eq!((members[1].key, members[1].as_plain_str(), members[1].end), ("a", Some("x"), 14));
+        let members = raw_members(r#"{"a":{"c":1,"b":2},"d":{"c":1,"c":1},"e":{"b":{}}}"#).unwrap();
+        assert_eq!(members.iter().map(|m| m.canonical).collect::<Vec<_>>(), [false, false, true]);
     }
 
     #[test]

@@ -23,7 +23,7 @@ impl std::fmt::Debug for CommitmentKeys {
 
 /// The commitment to `bytes`, in lower-case hex.
 pub(crate) fn commit_to(key: &CommitmentKey, bytes: &[u8]) -> String {
-    hex::encode(keyed(key, bytes).finalize().into_bytes())
+    aegis_canon::hex_text(&keyed(key, bytes).finalize().into_bytes())
 }
 
 /// True if `commitment` (hex) is the commitment to `bytes`; compared in constant time.

@@ -71,7 +71,7 @@ pub(crate) fn root_of(receipt_hash: &Hash, index: u64, size: u64, path: &[Hash])
 
 /// The bytes a commit signs: three lines, each ended by a line feed: the header, the size in decimal, the root in lower-case hex.
 pub(crate) fn commit_statement(size: u64, root: &Hash) -> Vec<u8> {
-    format!("{STATEMENT_HEADER}\n{size}\n{}\n", hex::encode(root)).into_bytes()
+    format!("{STATEMENT_HEADER}\n{size}\n{}\n", aegis_canon::hex_text(root)).into_bytes()
 }
 
 #[cfg(test)]

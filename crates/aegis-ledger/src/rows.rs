@@ -212,7 +212,7 @@ fn wire_text(event: &str, receipt: &str, receipt_hash: &str, proof: &ProofParts<
     wire.push_str(",\"path\":[");
     for (position, hash) in proof.path.chunks(32).enumerate() {
         wire.push_str(if position == 0 { "\"" } else { ",\"" });
-        wire.push_str(&hex::encode(hash));
+        wire.push_str(&aegis_canon::hex_text(hash));
         wire.push('"');
     }
     wire.push_str("],\"signature\":\"");

@@ -237,7 +237,7 @@ impl Batch<'_> {
         check_size(&event_columns)?;
         let input_hash = draft.input.as_deref().map(|bytes| self.commitment(tenant, bytes)).transpose()?;
         let output_hash = draft.output.as_deref().map(|bytes| self.commitment(tenant, bytes)).transpose()?;
-        let event_digest = hex::encode(Sha256::digest(event_columns.as_bytes()));
+        let event_digest = aegis_canon::sha256_hex(event_columns.as_bytes());
         let seal = Seal {
             event_digest: &event_digest,
             detail: detail.as_deref(),
@@ -249,7 +249,7 @@ impl Batch<'_> {
         let receipt = body_text(draft, place, seal).map_err(|e| LedgerError::Rejected(e.to_string()))?;
         check_size(&receipt)?;
         let receipt_hash: Hash = Sha256::digest(receipt.as_bytes()).into();
-        let receipt_hash_hex = hex::encode(receipt_hash);
+        let receipt_hash_hex = aegis_canon::hex_text(&receipt_hash);
 
         let new_head = LaneHead { lane_no, lane: Arc::clone(&lane), seq, hash: receipt_hash_hex.clone(), ts };
         self.heads.insert(tenant.clone(), new_head);

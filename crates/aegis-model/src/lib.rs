@@ -31,4 +31,4 @@ pub use request::{
 };
 pub use signed::{EntryKind, SignedEntry};
 pub use trust::SourceTrust;
-pub use wire::{SealedParts, WireError, WireEvent};
+pub use wire::{PROOF_KEYS, SealedParts, WireError, WireEvent};

@@ -10,6 +10,9 @@ use crate::{DIGEST_EXCLUDED, SecurityEvent};
 /// What a ledger adds behind the columns, in this order.
 const SEALED_KEYS: [&str; 3] = ["receipt_hash", "receipt", "proof"];
 
+/// The keys of a proof, as a ledger writes them.
+pub const PROOF_KEYS: [&str; 5] = ["key_id", "size", "index", "path", "signature"];
+
 /// Why a text is no event.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
@@ -30,29 +33,35 @@ pub struct WireEvent<'text> {
 
 #[derive(Debug)]
 enum Form<'text> {
-    /// As a ledger writes it: columns ascending, none null, then what it adds. No key twice, every value canonical.
-    Sealed(Vec<RawMember<'text>>),
+    Sealed(SealedParts<'text>),
     Other(Value),
 }
 
-/// The parts of a sealed event, as slices of its text.
-#[derive(Clone, Copy, Debug)]
-pub struct SealedParts<'a> {
-    /// In the order of RFC 8785: what the digest covers.
-    pub columns: &'a [RawMember<'a>],
+/// The parts of an event as a ledger writes it, as slices of its text. No key stands twice, and every value is canonical.
+#[derive(Debug)]
+pub struct SealedParts<'text> {
+    /// Ascending by key, none null: what the digest covers.
+    pub columns: Vec<RawMember<'text>>,
     /// The text up to the end of the last column: with a closing brace, the canonical form of the columns.
-    pub columns_text: &'a str,
-    pub receipt_hash: &'a RawMember<'a>,
-    pub receipt: &'a RawMember<'a>,
-    pub proof: &'a RawMember<'a>,
+    pub columns_text: &'text str,
+    /// As it stands beside the columns, in quotes.
+    pub receipt_hash: &'text str,
+    /// The receipt's body, ascending by key.
+    pub body: Vec<RawMember<'text>>,
+    /// The receipt's text up to the end of its body: with a closing brace, the canonical form of the body.
+    pub body_text: &'text str,
+    /// The receipt's own `receipt_hash`, in quotes.
+    pub body_hash: &'text str,
+    /// In the order of `PROOF_KEYS`.
+    pub proof: Vec<RawMember<'text>>,
 }
 
 impl<'text> WireEvent<'text> {
     /// Reads one event. Refuses what `aegis_canon::parse_strict` refuses.
     pub fn read(bytes: &'text [u8]) -> Result<Self, WireError> {
         let text = std::str::from_utf8(bytes).map_err(|_| WireError::NotUtf8)?;
-        let form = match sealed_members(text) {
-            Some(members) => Form::Sealed(members),
+        let form = match sealed_parts(text) {
+            Some(parts) => Form::Sealed(parts),
             None => Form::Other(parse_strict(bytes)?),
         };
         Ok(Self { text, form })
@@ -75,12 +84,11 @@ impl<'text> WireEvent<'text> {
 
     /// The parts, where the text is as a ledger writes it.
     #[must_use]
-    pub fn sealed_parts(&self) -> Option<SealedParts<'_>> {
-        let Form::Sealed(members) = &self.form else { return None };
-        let (columns, sealed) = members.split_at_checked(members.len().checked_sub(SEALED_KEYS.len())?)?;
-        let [receipt_hash, receipt, proof] = sealed else { return None };
-        let columns_text = self.text.get(..columns.last()?.end)?;
-        Some(SealedParts { columns, columns_text, receipt_hash, receipt, proof })
+    pub const fn sealed_parts(&self) -> Option<&SealedParts<'text>> {
+        match &self.form {
+            Form::Sealed(parts) => Some(parts),
+            Form::Other(_) => None,
+        }
     }
 
     /// The whole as a value.
@@ -92,16 +100,38 @@ impl<'text> WireEvent<'text> {
     }
 }
 
-fn sealed_members(text: &str) -> Option<Vec<RawMember<'_>>> {
+fn sealed_parts(text: &str) -> Option<SealedParts<'_>> {
     if text.len() > DEFAULT_MAX_BYTES {
         return None;
     }
-    let members = raw_members(text)?;
-    let (columns, sealed) = members.split_at_checked(members.len().checked_sub(SEALED_KEYS.len())?)?;
-    let is_sealed = sealed.iter().map(|member| member.key).eq(SEALED_KEYS);
-    let ascending = columns.windows(2).all(|pair| pair[0].key < pair[1].key);
-    let digested = columns.iter().all(|column| column.value != "null" && !DIGEST_EXCLUDED.contains(&column.key));
-    (is_sealed && ascending && digested && !columns.is_empty()).then_some(members)
+    let mut columns = raw_members(text)?;
+    let sealed = columns.split_off(columns.len().checked_sub(SEALED_KEYS.len())?);
+    let [receipt_hash, receipt, proof] = sealed.as_slice() else { return None };
+    let mut body = raw_members(receipt.value)?;
+    let body_hash = body.pop().filter(|member| member.key == receipt_hash.key)?;
+    let proof = raw_members(proof.value)?;
+    let as_written = sealed.iter().map(|member| member.key).eq(SEALED_KEYS)
+        && proof.iter().map(|member| member.key).eq(PROOF_KEYS)
+        && ascending(&columns)
+        && ascending(&body)
+        && columns.iter().all(|column| column.value != "null" && !DIGEST_EXCLUDED.contains(&column.key))
+        && body.iter().all(|member| member.key != body_hash.key)
+        && [receipt_hash, &body_hash].into_iter().chain(&columns).chain(&body).chain(&proof).all(|member| member.canonical);
+    let columns_text = text.get(..columns.last()?.end)?;
+    let body_text = receipt.value.get(..body.last()?.end)?;
+    as_written.then_some(SealedParts {
+        columns,
+        columns_text,
+        receipt_hash: receipt_hash.value,
+        body,
+        body_text,
+        body_hash: body_hash.value,
+        proof,
+    })
+}
+
+fn ascending(members: &[RawMember<'_>]) -> bool {
+    members.windows(2).all(|pair| pair[0].key < pair[1].key)
 }
 
 #[cfg(test)]
@@ -110,16 +140,14 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    const SEALED: &str = r#"{"agent_id":"é","clock_suspect":false,"edge_id":"e","event_id":"01a20373-e32e-7670-88c7-11fb33861258","kind":"lane_gap","lane":"acme.e.1","matched_policies":["p"],"seq":7,"source":"edge","tenant_id":"acme","ts":"2026-11-22T13:30:56.174765Z","receipt_hash":"00","receipt":{"a":1},"proof":{"size":1}}"#;
+    const SEALED: &str = r#"{"agent_id":"é","clock_suspect":false,"edge_id":"e","event_id":"01a20373-e32e-7670-88c7-11fb33861258","kind":"lane_gap","lane":"acme.e.1","matched_policies":["p"],"seq":7,"source":"edge","tenant_id":"acme","ts":"2026-11-22T13:30:56.174765Z","receipt_hash":"00","receipt":{"a":1,"b":{"c":1,"d":2},"receipt_hash":"00"},"proof":{"key_id":"k","size":1,"index":0,"path":[],"signature":"s"}}"#;
 
     #[test]
     fn both_ways_read_the_same_event() {
         let short = WireEvent::read(SEALED.as_bytes()).unwrap();
         let parts = short.sealed_parts().unwrap();
-        assert_eq!(
-            (parts.receipt_hash.value, parts.receipt.value, parts.proof.value),
-            (r#""00""#, r#"{"a":1}"#, r#"{"size":1}"#)
-        );
+        assert_eq!((parts.receipt_hash, parts.body_hash, parts.proof.len()), (r#""00""#, r#""00""#, 5));
+        assert_eq!(parts.body_text, r#"{"a":1,"b":{"c":1,"d":2}"#);
         let columns = format!("{}}}", parts.columns_text);
         assert!(aegis_canon::is_canonical(&columns) && parts.columns.len() == 11);
 
@@ -139,7 +167,10 @@ mod tests {
             change(r#""agent_id":"é","#, r#""agent_id":null,"#),
             change(r#""agent_id":"é","#, r#""late":true,"#),
             change(r#""edge_id":"e","#, r#""zone":"e","#),
-            change(r#","proof":{"size":1}"#, ""),
+            SEALED.split_once(r#","proof""#).unwrap().0.to_owned() + "}",
+            change(r#""path":[]"#, r#""paths":[]"#),
+            change(r#""c":1,"d":2"#, r#""d":2,"c":1"#),
+            change(r#","receipt_hash":"00"},"#, "},"),
             change(r#""seq":7"#, r#""seq":7.0"#),
         ];
         for text in long_way {
@@ -149,7 +180,11 @@ mod tests {
             (change(r#""seq":7"#, r#""seq":7,"seq":8"#), "duplicate_key"),
             (change(r#""proof":"#, r#""seq":8,"proof":"#), "duplicate_key"),
             (change(r#""receipt_hash":"00","#, r#""receipt_hash":"00","receipt_hash":"11","#), "duplicate_key"),
-            (change(r#"{"a":1}"#, r#"{"a":1,"a":2}"#), "duplicate_key"),
+            (change(r#"{"a":1,"#, r#"{"a":1,"a":2,"#), "duplicate_key"),
+            (change(r#"{"c":1,"#, r#"{"c":1,"c":1,"#), "duplicate_key"),
+            (change(r#"{"a":1,"#, r#"{"a":1,"receipt_hash":"11","#), "duplicate_key"),
+            (change(r#""path":[]"#, r#""path":[{"x":1,"x":1}]"#), "duplicate_key"),
+            (change(r#""index":0,"#, r#""index":0,"index":1,"#), "duplicate_key"),
             (format!("{SEALED}x"), "trailing_data"),
         ];
         for (text, code) in refused {

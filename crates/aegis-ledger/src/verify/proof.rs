@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use aegis_canon::RawMember;
 use aegis_keys::KeyRing;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -83,14 +84,9 @@ impl<'a> Claim<'a> {
         Ok(Self { size, index, signer, signature, path: hashes })
     }
 
-    /// The same from its text as a ledger writes it; None where it is not like that.
-    pub(super) fn of_text(proof: &'a str) -> Option<Self> {
-        let members = aegis_canon::raw_members(proof)?;
-        let [signer, size, index, path, signature] = members.as_slice() else { return None };
-        let keys = [signer.key, size.key, index.key, path.key, signature.key];
-        if keys != ["key_id", "size", "index", "path", "signature"] {
-            return None;
-        }
+    /// The same from the members of `aegis_model::PROOF_KEYS`; None where they hold something else.
+    pub(super) fn of_members(proof: &[RawMember<'a>]) -> Option<Self> {
+        let [signer, size, index, path, signature] = proof else { return None };
         let path = path.value.strip_prefix('[')?.strip_suffix(']')?;
         let mut hashes = Vec::new();
         for hash in path.split(',').filter(|_| !path.is_empty()) {

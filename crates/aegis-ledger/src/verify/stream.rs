@@ -73,7 +73,7 @@ impl StreamVerifier {
 
     /// The same, from the text.
     pub fn check_wire(&mut self, wire: &WireEvent<'_>) -> Verdict {
-        let short = wire.sealed_parts().and_then(|parts| verify_parts(&parts, Some(&self.ring), &mut self.cache));
+        let short = wire.sealed_parts().and_then(|parts| verify_parts(parts, Some(&self.ring), &mut self.cache));
         if let Some(receipt) = short {
             return self.link(receipt);
         }
