@@ -62,11 +62,11 @@ pub(crate) async fn authorize_against_echo(plan: &Plan) -> anyhow::Result<Served
     let rate = percentile(&sorted, 0.5) / 2.0;
     let mut rounds: [Vec<Round>; 4] = Default::default();
     for round in 0..plan.rounds {
-        for (subject, target) in targets.iter().enumerate() {
+        for ((target, most), rounds) in targets.iter().zip(&saturation).zip(&mut rounds) {
             let taken = latencies(plan, target, rate).await?;
             aegis.server.settle().await?;
-            rounds[subject].push(Round {
-                per_second: saturation[subject][round],
+            rounds.push(Round {
+                per_second: most[round],
                 p50_us: percentile(&taken, 0.50),
                 p95_us: percentile(&taken, 0.95),
                 p99_us: percentile(&taken, 0.99),

@@ -53,12 +53,24 @@ class Simulate(unittest.TestCase):
         self.assertEqual([(o["call"], o["outcome"]["decision"]) for o in outcomes], [(1, "allow"), (2, "deny"), (3, "deny")])
         self.assertEqual([o["changed_from"] and o["changed_from"]["decision"] for o in outcomes], [None, "allow", None])
 
+    def test_a_call_that_no_policy_is_asked_about_is_said(self):
+        stranger = call(5) | {"action": "transfer"}
+        done = self.simulate("strict.cedar", "--calls", "-", stdin=json.dumps(stranger))
+        self.assertIn("1 of them name an action that --tools does not register", done.stdout)
+
+    def test_the_packs_of_a_folder_take_the_place_of_the_shipped_ones(self):
+        (self.folder / "packs").mkdir()
+        self.file("packs/open.cedar", '@id("open")\npermit (principal, action, resource);\n')
+        done = self.simulate("--packs", "packs", "--calls", "calls.jsonl")
+        self.assertTrue(done.stdout.startswith("3 calls: 3 allow, 0 deny"), done)
+
     def test_bad_input_is_named_with_its_place(self):
         self.file("broken.cedar", "permit (principal")
         self.file("twice.jsonl", json.dumps(call(1)) + '\n{"tenant_id": "acme", "tenant_id": "beta"}\n')
+        self.file("misspelt.jsonl", json.dumps(call(1) | {"source_trust": "unknown"}) + "\n")
         self.file("short.jsonl", '{"tenant_id": "acme"}\n')
         cases = [(1, ["broken.cedar", "--calls", "calls.jsonl"], "broken.cedar"), (2, ["--calls", "twice.jsonl"], "twice.jsonl, line 2"),
-                 (2, ["--calls", "short.jsonl"], "short.jsonl, line 1"), (2, ["--calls", "missing.jsonl"], "missing.jsonl")]
+                 (2, ["--calls", "short.jsonl"], "short.jsonl, line 1"), (2, ["--calls", "missing.jsonl"], "missing.jsonl"), (2, ["--calls", "misspelt.jsonl"], "source_trust")]
         for code, arguments, named in cases:
             with self.subTest(arguments=arguments):
                 done = self.simulate(*arguments)

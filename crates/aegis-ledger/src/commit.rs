@@ -26,6 +26,9 @@ const PRUNE_ROWS: i64 = 4096;
 /// How often a busy writer notes the shipped position.
 const SHIPPED_EVERY: Duration = Duration::from_millis(200);
 
+/// How long to wait before a busy log is tried again.
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
+
 /// Why a batch is not known to be durable.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WriteError {
@@ -228,16 +231,23 @@ impl Disk {
 
     /// Empties the log, so that no earlier copy of a deleted page stays in it.
     pub(crate) async fn truncate_log(&mut self) -> Result<(), LedgerError> {
-        // One row: (busy, pages in the log, pages copied).
-        let (busy, _, _): (i64, i64, i64) = sqlx::query_as("PRAGMA wal_checkpoint(TRUNCATE)")
-            .fetch_one(&mut self.connection)
-            .await
-            .map_err(|e| LedgerError::Unavailable(e.to_string()))?;
-        if busy != 0 {
-            let reason = "the key is deleted, but a reader keeps an older page in the log; ask again";
-            return Err(LedgerError::Unavailable(reason.to_owned()));
+        // Another checkpoint at work makes SQLite answer busy at once; only a reader that stays is a reason to give up.
+        let deadline = Instant::now() + schema::BUSY_TIMEOUT;
+        loop {
+            // One row: (busy, pages in the log, pages copied).
+            let (busy, _, _): (i64, i64, i64) = sqlx::query_as("PRAGMA wal_checkpoint(TRUNCATE)")
+                .fetch_one(&mut self.connection)
+                .await
+                .map_err(|e| LedgerError::Unavailable(e.to_string()))?;
+            if busy == 0 {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                let reason = "the key is deleted, but a reader keeps an older page in the log; ask again";
+                return Err(LedgerError::Unavailable(reason.to_owned()));
+            }
+            tokio::time::sleep(BUSY_PAUSE).await;
         }
-        Ok(())
     }
 
     /// Deletes up to `PRUNE_ROWS` shipped rows of ended lanes, none after `up_to_row` and never a lane's last receipt.

@@ -98,7 +98,7 @@ impl Ledger {
             closed: false,
             checkpointer: tokio::spawn(schema::checkpoint(config.path.clone(), Arc::clone(&shared))),
             log_bytes: 0,
-            last_start: None,
+            last_group: None,
             _lock: lock,
             config: config.clone(),
         };

@@ -23,15 +23,18 @@ pub(crate) const SCHEMA_VERSION: i64 = 1;
 const APPLICATION_ID: i64 = 0x4145_474C;
 
 /// How long a statement waits for another writer of the file (an operator's sqlite3, a backup) before it fails.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
+pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Bytes of a page of a new file. A receipt with its event takes about 2.5 KB: a page holds three. Every commit writes the last page
 /// of each index anew, so larger pages cost small commits more.
 const PAGE_BYTES: u32 = 8192;
 
-/// Pages of WAL (64 MiB) after which a commit checkpoints itself. High, because the checkpointer usually comes first (see
+/// Pages of WAL (64 MiB of a new file) after which a commit checkpoints itself. High, because the checkpointer usually comes first (see
 /// `checkpoint`): a checkpoint of this size inside a commit holds up every answer for a tenth of a second.
 const AUTOCHECKPOINT_PAGES: u32 = 8192;
+
+/// What of the log a writer may copy itself: two mebibytes.
+const SHORT_TAIL_PAGES: i64 = 256;
 
 /// How often the checkpointer looks at a log that did not grow much.
 const CHECKPOINT_IDLE: Duration = Duration::from_millis(500);
@@ -219,21 +222,25 @@ pub(crate) async fn checkpoint(path: PathBuf, shared: Arc<Shared>) {
     loop {
         let grown = tokio::time::timeout(CHECKPOINT_IDLE, shared.log_grown.notified()).await.is_ok();
         let checkpointed = checkpoint_once(&mut connection).await;
-        if let Err(error) = &checkpointed {
-            if !failing {
-                tracing::warn!(%error, path = %path.display(), "ledger checkpoints fail");
+        match &checkpointed {
+            // Pages that a reader still needs, or that came meanwhile in bulk, are no short tail.
+            Ok(left) => shared.tail_left.store(grown && *left <= SHORT_TAIL_PAGES, Ordering::Release),
+            Err(error) => {
+                if !failing {
+                    tracing::warn!(%error, path = %path.display(), "ledger checkpoints fail");
+                }
+                if is_corruption(error) {
+                    return;
+                }
             }
-            if is_corruption(error) {
-                return;
-            }
-        } else if grown {
-            shared.tail_left.store(true, Ordering::Release);
         }
         failing = checkpointed.is_err();
     }
 }
 
-/// Copies what no reader still needs from the log into the file. Waits for nobody.
-pub(crate) async fn checkpoint_once(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-    sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(connection).await.map(drop)
+/// Copies what no reader still needs from the log into the file; how many pages are left to copy. Waits for nobody.
+pub(crate) async fn checkpoint_once(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
+    // One row: (busy, pages in the log, pages copied).
+    let (busy, pages, copied): (i64, i64, i64) = sqlx::query_as("PRAGMA wal_checkpoint(PASSIVE)").fetch_one(connection).await?;
+    Ok(if busy == 0 { pages - copied } else { i64::MAX })
 }

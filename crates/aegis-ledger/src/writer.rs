@@ -79,8 +79,8 @@ pub(crate) struct Writer {
     pub(crate) checkpointer: JoinHandle<()>,
     /// Bytes of receipts written since the checkpointer was woken.
     pub(crate) log_bytes: usize,
-    /// When the last group was taken, if it was a busy one.
-    pub(crate) last_start: Option<Instant>,
+    /// When the last group was taken and how large it was, if it was a busy one.
+    pub(crate) last_group: Option<(Instant, usize)>,
     /// Held for as long as this writer may write.
     pub(crate) _lock: File,
 }
@@ -107,7 +107,7 @@ impl Writer {
                     None => break,
                 },
                 _ = self.queue.recv_many(&mut group, self.config.max_batch), if !self.queue.is_closed() || !self.queue.is_empty() => {
-                    self.last_start = (group.len() >= BUSY).then(Instant::now);
+                    self.last_group = (group.len() >= BUSY).then(|| (Instant::now(), group.len()));
                     self.take(std::mem::take(&mut group)).await;
                     self.shorten_log().await;
                 }
@@ -128,12 +128,12 @@ impl Writer {
         idle_work.then_some(SHIPPED_IDLE)
     }
 
-    /// Lets receipts gather behind a busy group, as long as there is room for them.
+    /// Lets receipts gather behind a busy group, until as many wait as it had.
     async fn gather(&self) {
-        if let Some(last_start) = self.last_start
-            && self.queue.len() < self.config.max_batch
+        if let Some((taken, size)) = self.last_group
+            && self.queue.len() < size.min(self.config.max_batch)
         {
-            sleep_until(last_start + GATHER).await;
+            sleep_until(taken + GATHER).await;
         }
     }
 
@@ -142,8 +142,7 @@ impl Writer {
         if self.log_bytes >= LOG_STEP {
             self.log_bytes = 0;
             self.shared.log_grown.notify_one();
-        }
-        if self.shared.tail_left.swap(false, Ordering::AcqRel)
+        } else if self.shared.tail_left.swap(false, Ordering::AcqRel)
             && let Err(error) = schema::checkpoint_once(&mut self.disk.connection).await
         {
             tracing::warn!(%error, ledger = %self.config.path.display(), "the log could not be shortened; it is tried again");

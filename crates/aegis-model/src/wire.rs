@@ -16,8 +16,6 @@ pub const PROOF_KEYS: [&str; 5] = ["key_id", "size", "index", "path", "signature
 /// Why a text is no event.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
-    #[error("not UTF-8")]
-    NotUtf8,
     #[error("{code}: {0}", code = .0.code())]
     Canon(#[from] aegis_canon::CanonError),
     #[error("not a security event: {0}")]
@@ -59,7 +57,11 @@ pub struct SealedParts<'text> {
 impl<'text> WireEvent<'text> {
     /// Reads one event. Refuses what `aegis_canon::parse_strict` refuses.
     pub fn read(bytes: &'text [u8]) -> Result<Self, WireError> {
-        let text = std::str::from_utf8(bytes).map_err(|_| WireError::NotUtf8)?;
+        let Ok(text) = std::str::from_utf8(bytes) else {
+            // The door says whether it is that, or the size, that comes first.
+            parse_strict(bytes)?;
+            return Err(WireError::NotAnEvent("not UTF-8".to_owned()));
+        };
         let form = match sealed_parts(text) {
             Some(parts) => Form::Sealed(parts),
             None => Form::Other(parse_strict(bytes)?),
@@ -190,7 +192,10 @@ mod tests {
         for (text, code) in refused {
             assert!(matches!(WireEvent::read(text.as_bytes()), Err(WireError::Canon(e)) if e.code() == code), "{text}");
         }
-        assert_eq!(WireEvent::read(b"\"\xff\"").unwrap_err(), WireError::NotUtf8);
+        let large = [b"\xff", vec![b' '; DEFAULT_MAX_BYTES].as_slice()].concat();
+        for (bytes, code) in [(b"\"\xff\"".as_slice(), "invalid_utf8"), (&large, "size_exceeded")] {
+            assert!(matches!(WireEvent::read(bytes), Err(WireError::Canon(e)) if e.code() == code));
+        }
         let no_event = change(r#""kind":"lane_gap""#, r#""kind":"no_such_kind""#);
         assert!(matches!(WireEvent::read(no_event.as_bytes()).unwrap().event(), Err(WireError::NotAnEvent(_))));
         assert_eq!(WireEvent::read(json!([1]).to_string().as_bytes()).unwrap().to_value().unwrap(), json!([1]));

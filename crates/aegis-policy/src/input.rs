@@ -49,8 +49,9 @@ pub struct PolicyOutcome {
     pub code: Option<&'static str>,
 }
 
-/// A call on record: `PolicyInput` that owns what it holds.
+/// A call on record: `PolicyInput` that owns what it holds. An unknown field is refused: one that is misspelt would be decided without.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct RecordedCall {
     pub tenant_id: TenantId,
     pub agent_id: String,

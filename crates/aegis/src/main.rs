@@ -169,14 +169,17 @@ enum PolicyCommand {
 #[cfg(feature = "edge")]
 #[derive(Debug, Args)]
 pub(crate) struct SimulateArgs {
-    /// A tenant's policies to try, beside the shipped packs; none: the packs alone
+    /// A tenant's policies to try, beside the packs; none: the packs alone
     pub(crate) files: Vec<PathBuf>,
     /// Calls on record, one JSON object a line; `-` for standard input
     #[arg(long, value_name = "FILE")]
     pub(crate) calls: PathBuf,
-    /// A tenant's policies that run now, to compare with; repeatable. None: the shipped packs alone
+    /// A tenant's policies that run now, to compare with; repeatable. None: the packs alone
     #[arg(long, value_name = "FILE")]
     pub(crate) running: Vec<PathBuf>,
+    /// The folder that `policies` of the configuration names [default: the shipped packs]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) packs: Option<PathBuf>,
     /// Registered tools (JSON: an array of the bodies of POST /v1/tools)
     #[arg(long, value_name = "FILE")]
     pub(crate) tools: Option<PathBuf>,

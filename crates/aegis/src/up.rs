@@ -15,11 +15,10 @@ use aegis_ingest::IngestState;
 use aegis_keys::{KeyRing, SigningKey, TrustTokenKey};
 use aegis_ledger::{Ledger, LedgerConfig};
 use aegis_model::{Clock, SystemClock};
-use aegis_policy::{PolicySource, default_pack, github_pack};
 use aegis_respond::Responder;
 use aegis_shipper::{Shipper, ShipperConfig};
 use aegis_store::Store;
-use anyhow::{Context, bail};
+use anyhow::Context;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -53,7 +52,7 @@ pub(crate) struct Running {
 pub(crate) async fn start(config: Config) -> anyhow::Result<Running> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let data = prepare_folder(&config.data)?;
-    let packs = read_packs(&config.policies)?;
+    let packs = crate::commands::policy::read_packs(&config.policies)?;
     let rules = read_rules(&config.detect.rules)?;
     let keys = Keys::load(&data)?;
 
@@ -222,23 +221,6 @@ async fn open_ledger(
     ledger.max_batch = config.ledger.max_batch;
     ledger.hooks.page_limit = (config.ledger.max_pages > 0).then(|| Arc::new(AtomicU32::new(config.ledger.max_pages)));
     Ledger::open(ledger, key, clock.clone()).await.with_context(|| format!("the {source} ledger"))
-}
-
-/// The shipped packs, or all `.cedar` files of a folder, by name.
-fn read_packs(folder: &Path) -> anyhow::Result<Vec<PolicySource>> {
-    if folder.as_os_str().is_empty() {
-        return Ok(vec![default_pack(), github_pack()]);
-    }
-    let entries = std::fs::read_dir(folder).with_context(|| format!("cannot read the policies folder {}", folder.display()))?;
-    let mut files: Vec<PathBuf> = entries
-        .filter_map(|entry| entry.ok().map(|e| e.path()))
-        .filter(|path| path.extension().is_some_and(|extension| extension == "cedar"))
-        .collect();
-    files.sort();
-    if files.is_empty() {
-        bail!("the policies folder {} has no .cedar file; without a policy nothing could ever be allowed", folder.display());
-    }
-    crate::commands::policy::read_sources(&files)
 }
 
 fn read_rules(folder: &Path) -> anyhow::Result<RuleSet> {

@@ -54,8 +54,7 @@ pub(super) fn verify_parts(parts: &SealedParts<'_>, ring: Option<&KeyRing>, cach
         return None;
     }
     let key_id = body.text("key_id")?;
-    check_claim(&Claim::of_members(&parts.proof)?, &hash, key_id, ring, cache).ok()?;
-    Some(VerifiedReceipt {
+    let receipt = VerifiedReceipt {
         tenant_id: tenant_id.to_owned(),
         event_id: body.text("event_id")?.to_owned(),
         lane: lane.to_owned(),
@@ -67,7 +66,10 @@ pub(super) fn verify_parts(parts: &SealedParts<'_>, ring: Option<&KeyRing>, cach
         key_id: key_id.to_owned(),
         predecessor: None,
         signed: ring.is_some(),
-    })
+    };
+    // Last, because it remembers what it found.
+    check_claim(&Claim::of_members(&parts.proof)?, &hash, key_id, ring, cache).ok()?;
+    Some(receipt)
 }
 
 /// SHA-256 of an object's text whose closing brace is still to come.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use aegis_model::ToolRecord;
 use aegis_policy::{PolicyBundle, PolicySource, default_pack, github_pack};
-use anyhow::Context;
+use anyhow::{Context, bail};
 
 use super::SAID_NO;
 
@@ -46,4 +46,21 @@ pub(crate) fn read_tools(file: Option<&Path>) -> anyhow::Result<Vec<ToolRecord>>
     let Some(path) = file else { return Ok(Vec::new()) };
     let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     serde_json::from_slice(&text).with_context(|| format!("{} is not an array of tools", path.display()))
+}
+
+/// The shipped packs, or all `.cedar` files of a folder, by name.
+pub(crate) fn read_packs(folder: &Path) -> anyhow::Result<Vec<PolicySource>> {
+    if folder.as_os_str().is_empty() {
+        return Ok(vec![default_pack(), github_pack()]);
+    }
+    let entries = std::fs::read_dir(folder).with_context(|| format!("cannot read the policies folder {}", folder.display()))?;
+    let mut files: Vec<PathBuf> = entries
+        .filter_map(|entry| entry.ok().map(|e| e.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "cedar"))
+        .collect();
+    files.sort();
+    if files.is_empty() {
+        bail!("the policies folder {} has no .cedar file; without a policy nothing could ever be allowed", folder.display());
+    }
+    read_sources(&files)
 }

@@ -1,22 +1,24 @@
 //! `aegis policy simulate`: what policies would decide about calls on record, before they run.
 
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
-use aegis_model::{Decision, ToolRecord};
-use aegis_policy::{PolicyBundle, RecordedCall, compare, default_pack, github_pack, simulate as decide};
+use aegis_model::Decision;
+use aegis_policy::{PolicyBundle, RecordedCall, UNKNOWN_ACTION, compare, simulate as decide};
 use anyhow::Context;
 use serde_json::json;
 
 use super::SAID_NO;
-use super::policy::{read_sources, read_tools};
+use super::policy::{read_packs, read_sources, read_tools};
 use crate::SimulateArgs;
 
 pub(crate) fn simulate(args: &SimulateArgs) -> anyhow::Result<ExitCode> {
     let tools = read_tools(args.tools.as_deref())?;
     let calls = read_calls(&args.calls)?;
-    let (running, candidate) = match (load(&args.running, &tools)?, load(&args.files, &tools)?) {
+    let packs = read_packs(args.packs.as_deref().unwrap_or(Path::new("")))?;
+    let load = |files| anyhow::Ok(PolicyBundle::load(&[packs.clone(), read_sources(files)?].concat(), &tools));
+    let (running, candidate) = match (load(&args.running)?, load(&args.files)?) {
         (Ok(running), Ok(candidate)) => (running, candidate),
         (Err(error), _) | (_, Err(error)) => {
             eprintln!("{error}");
@@ -26,8 +28,9 @@ pub(crate) fn simulate(args: &SimulateArgs) -> anyhow::Result<ExitCode> {
     let outcomes = decide(&candidate, &calls);
     let changes = compare(&running, &candidate, &calls);
     if args.json {
+        let mut changes = changes.iter().peekable();
         for (index, outcome) in outcomes.iter().enumerate() {
-            let before = changes.iter().find(|change| change.call == index).map(|change| &change.before);
+            let before = changes.next_if(|change| change.call == index).map(|change| &change.before);
             println!("{}", json!({"call": index + 1, "outcome": outcome, "changed_from": before}));
         }
         return Ok(ExitCode::SUCCESS);
@@ -37,9 +40,9 @@ pub(crate) fn simulate(args: &SimulateArgs) -> anyhow::Result<ExitCode> {
         println!(
             "call {}: {}/{} by {}: {} -> {} ({}; policies: {})",
             change.call + 1,
-            call.tool,
-            call.action,
-            call.agent_id,
+            call.tool.escape_debug(),
+            call.action.escape_debug(),
+            call.agent_id.escape_debug(),
             change.before.decision,
             change.after.decision,
             change.after.reason,
@@ -55,14 +58,11 @@ pub(crate) fn simulate(args: &SimulateArgs) -> anyhow::Result<ExitCode> {
         count(Decision::RequireApproval),
         changes.len()
     );
+    let unknown = outcomes.iter().filter(|outcome| outcome.code == Some(UNKNOWN_ACTION)).count();
+    if unknown > 0 {
+        println!("{unknown} of them name an action that --tools does not register: they are denied before any policy is asked");
+    }
     Ok(ExitCode::SUCCESS)
-}
-
-/// The shipped packs with a tenant's policies, as an edge loads them; or what is wrong with them.
-fn load(files: &[PathBuf], tools: &[ToolRecord]) -> anyhow::Result<Result<PolicyBundle, aegis_policy::PolicyError>> {
-    let mut sources = vec![default_pack(), github_pack()];
-    sources.extend(read_sources(files)?);
-    Ok(PolicyBundle::load(&sources, tools))
 }
 
 fn read_calls(file: &Path) -> anyhow::Result<Vec<RecordedCall>> {
