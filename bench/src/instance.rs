@@ -15,6 +15,9 @@ use crate::load::Connection;
 /// How long the server must be quiet to count as settled.
 const SETTLE_STEP: Duration = Duration::from_millis(250);
 
+/// A server that is busy for longer after a load does not keep up.
+const SETTLE_MOST: Duration = Duration::from_secs(120);
+
 /// A server process.
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -68,6 +71,9 @@ impl Server {
             tokio::time::sleep(SETTLE_STEP).await;
             if self.cpu_ticks()? - before <= 1 {
                 return Ok(started.elapsed().saturating_sub(SETTLE_STEP));
+            }
+            if started.elapsed() > SETTLE_MOST {
+                bail!("the server is still busy {} s after the load ended", SETTLE_MOST.as_secs());
             }
         }
     }

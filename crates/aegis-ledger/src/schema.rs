@@ -36,6 +36,9 @@ const AUTOCHECKPOINT_PAGES: u32 = 8192;
 /// What of the log a writer may copy itself: two mebibytes.
 const SHORT_TAIL_PAGES: i64 = 256;
 
+/// How often the checkpointer tries to catch a moment between two commits before it leaves the tail to the writer.
+const MOST_TAILS: usize = 8;
+
 /// How often the checkpointer looks at a log that did not grow much.
 const CHECKPOINT_IDLE: Duration = Duration::from_millis(500);
 
@@ -221,10 +224,10 @@ pub(crate) async fn checkpoint(path: PathBuf, shared: Arc<Shared>) {
     let mut failing = false;
     loop {
         let grown = tokio::time::timeout(CHECKPOINT_IDLE, shared.log_grown.notified()).await.is_ok();
-        let checkpointed = checkpoint_once(&mut connection).await;
+        let checkpointed = checkpoint_to_the_end(&mut connection).await;
         match &checkpointed {
             // Pages that a reader still needs, or that came meanwhile in bulk, are no short tail.
-            Ok(left) => shared.tail_left.store(grown && *left <= SHORT_TAIL_PAGES, Ordering::Release),
+            Ok(left) => shared.tail_left.store(grown && (1..=SHORT_TAIL_PAGES).contains(left), Ordering::Release),
             Err(error) => {
                 if !failing {
                     tracing::warn!(%error, path = %path.display(), "ledger checkpoints fail");
@@ -236,6 +239,18 @@ pub(crate) async fn checkpoint(path: PathBuf, shared: Arc<Shared>) {
         }
         failing = checkpointed.is_err();
     }
+}
+
+/// Copies, and copies what was committed meanwhile, until no commit came between or it was tried often enough; how many pages are left.
+async fn checkpoint_to_the_end(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
+    let mut left = checkpoint_once(connection).await?;
+    for _ in 0..MOST_TAILS {
+        if !(1..=SHORT_TAIL_PAGES).contains(&left) {
+            break;
+        }
+        left = checkpoint_once(connection).await?;
+    }
+    Ok(left)
 }
 
 /// Copies what no reader still needs from the log into the file; how many pages are left to copy. Waits for nobody.

@@ -1,0 +1,8 @@
+//! The action path over its HTTP surface, with a real ledger, real Cedar packs and entries as control signs them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod decisions;
+mod entries;
+mod house;
+mod requests;
+mod trust;

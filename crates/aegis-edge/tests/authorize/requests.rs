@@ -1,0 +1,115 @@
+//! A request as it was sent: once, dry, or wrong.
+
+use crate::house::*;
+
+#[tokio::test]
+async fn the_same_request_is_one_request_and_another_under_its_id_is_refused() {
+    let house = House::new().await;
+    let token = house.token("a", SourceTrust::TrustedInternalSigned);
+    let mut refund = call("crm", "refund", true, "trusted_internal_unsigned");
+    refund["request_id"] = json!("req-1");
+    refund["nonce"] = json!("n-1");
+    let (_, first) = house.send(&token, refund.to_string()).await;
+    let (_, again) = house.send(&token, refund.to_string()).await;
+    assert_eq!(first["approval"]["approval_id"], again["approval"]["approval_id"]);
+    let house = house.restarted().await;
+    let (_, restarted) = house.send(&token, refund.to_string()).await;
+    assert_eq!(first["approval"]["approval_id"], restarted["approval"]["approval_id"], "{restarted}");
+    let mut other = refund.clone();
+    other["tool_call"]["parameters"] = json!({"amount": 9});
+    let (status, answer) = house.send(&token, other.to_string()).await;
+    assert_eq!((status, answer["error"]["code"].as_str()), (409, Some("idempotency_payload_mismatch")));
+    other["request_id"] = json!("req-2");
+    let (status, answer) = house.send(&token, other.to_string()).await;
+    assert_eq!((status, answer["error"]["code"].as_str()), (409, Some("replay_nonce_reused")));
+    other["nonce"] = json!("n-2");
+    other["timestamp"] = json!(house.clock.now().plus_seconds(-301).to_rfc3339());
+    let (status, answer) = house.send(&token, other.to_string()).await;
+    assert_eq!((status, answer["error"]["code"].as_str()), (409, Some("replay_timestamp_expired")));
+    house.ledger.close().await.unwrap();
+    assert_eq!(house.kinds().await.iter().filter(|kind| **kind == EventKind::ReplayAttempt).count(), 3);
+}
+
+#[tokio::test]
+async fn a_dry_run_changes_nothing() {
+    let house = House::new().await;
+    let before = house
+        .ask(|b| {
+            b["dry_run"] = json!(true);
+            b["context"]["source_trust"] = json!("untrusted_external");
+            b["nonce"] = json!("n");
+            b["request_id"] = json!("q");
+        })
+        .await;
+    assert_eq!((before["decision"].as_str(), before["receipt"]["receipt_hash"].is_null()), (Some("deny"), true));
+    assert_eq!(
+        house
+            .ask(|b| {
+                b["nonce"] = json!("n");
+                b["request_id"] = json!("q");
+            })
+            .await["decision"],
+        "allow"
+    );
+    house.ledger.close().await.unwrap();
+    let decisions = house.kinds().await.iter().filter(|kind| **kind == EventKind::AuthorizeDecision).count();
+    assert_eq!(decisions, 1);
+}
+
+#[tokio::test]
+async fn bad_input_is_a_clear_4xx_and_leaves_no_trace() {
+    let house = House::new().await;
+    let token = house.token("a", SourceTrust::TrustedInternalSigned);
+    let valid = call("crm", "update_note", true, "trusted_internal_unsigned");
+    let with = |pointer: &str, value: Value| {
+        let mut body = valid.clone();
+        *body.pointer_mut(pointer).unwrap() = value;
+        body.to_string()
+    };
+    let nested = format!("{{\"a\":{}1{}}}", "[".repeat(200), "]".repeat(200));
+    let bodies = [
+        (String::new(), 400),
+        ("[]".to_owned(), 400),
+        ("{\"a\":1,\"a\":2}".to_owned(), 400),
+        (nested, 400),
+        (format!("{}{}", "[".repeat(100_000), "]"), 400),
+        (with("/tool_call/parameters", json!([1])), 400),
+        (with("/tool_call/mutates_state", json!("yes")), 400),
+        (with("/context/source_trust", json!(7)), 400),
+        (with("/tool_call/tool", json!("")), 400),
+        (with("/tool_call/tool", json!("a\u{0}b")), 400),
+        (with("/trace/run_id", json!("x".repeat(257))), 400),
+        (valid.to_string().replace("\"n\"", "9007199254740993"), 400),
+        (valid.to_string().replace("\"n\"", "\"\\ud800\""), 400),
+        (format!("{}{}", valid, " ".repeat(1 << 20)), 413),
+    ];
+    for (body, expected) in bodies {
+        let shown: String = body.chars().take(60).collect();
+        let (status, answer) = house.send(&token, body).await;
+        assert_eq!(status, expected, "{shown}: {answer}");
+        assert!(answer["error"]["code"].is_string() && answer["error"]["message"].is_string(), "{shown}: {answer}");
+    }
+    for bad_token in ["", "x", "a.b.c", &token[..token.len() - 4]] {
+        assert_eq!(house.send(bad_token, valid.to_string()).await.0, 401);
+    }
+    let (status, answer) = house
+        .send(&token, {
+            let mut b = valid.clone();
+            b["canon_version"] = json!("aegis-jcs-9");
+            b.to_string()
+        })
+        .await;
+    assert_eq!((status, answer["error"]["code"].as_str()), (400, Some("canonicalization_skew")));
+    let (status, _) = house
+        .send(&token, {
+            let mut b = valid.clone();
+            b["callback"] = json!({"url": "http://169.254.169.254/"});
+            b.to_string()
+        })
+        .await;
+    assert_eq!(status, 400);
+    house.ledger.close().await.unwrap();
+    let kinds = house.kinds().await;
+    assert_eq!(kinds.iter().filter(|kind| **kind == EventKind::AuthorizeDecision).count(), 0);
+    assert_eq!(kinds.iter().filter(|kind| **kind == EventKind::CanonicalizationSkew).count(), 1);
+}
