@@ -1,5 +1,7 @@
 //! Authorize against the echo: throughput, then latency at half of each one's own saturation, in alternating rounds.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use crate::instance::{Aegis, Server, authorize_body};
@@ -77,6 +79,9 @@ pub(crate) async fn authorize_against_echo(plan: &Plan) -> anyhow::Result<Served
     Ok(Served { rate, echo, durable_echo, mutating, read, catch_up_s })
 }
 
+/// How long a server is used before `hold` measures it.
+const WARM_UP: Duration = Duration::from_secs(1);
+
 /// Mutating calls at one rate, and what it came to.
 pub(crate) async fn hold(plan: &Plan, rate: f64) -> anyhow::Result<()> {
     let aegis = Aegis::start().await?;
@@ -84,6 +89,9 @@ pub(crate) async fn hold(plan: &Plan, rate: f64) -> anyhow::Result<()> {
     let body = authorize_body("update_note", true, "trusted_internal_unsigned");
     let target = Target { address: aegis.server.address, token, body, expect: "\"decision\":\"allow\"" };
     println!("{} at {}, data in {}", aegis.server.id(), target.address, aegis.folder.path().display());
+    // A first second that nobody counts: caches, statements and the allocator's pages are cold in it.
+    throughput(&Plan { duration: WARM_UP, ..plan.clone() }, &target).await?;
+    aegis.server.settle().await?;
     if rate <= 0.0 {
         println!("{:.0} requests a second", throughput(plan, &target).await?);
         return Ok(());

@@ -18,12 +18,17 @@
 
 mod error;
 mod number;
+mod object;
+mod plain;
 mod read;
 mod scan;
 mod write;
 
 pub use error::CanonError;
+pub use object::ObjectText;
 pub use scan::{RawMember, is_canonical, raw_members};
+
+use std::ops::Range;
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -141,6 +146,29 @@ pub fn action_hash(
     mutates_state: bool,
     parameters: &Value,
 ) -> Result<String, CanonError> {
+    canonical_action(tool, action, resource, mutates_state, parameters).map(|(canonical, _)| sha256_hex(&canonical))
+}
+
+/// [`action_hash`] and the canonical form of `parameters`, which is part of what is hashed: for callers that need both.
+pub fn action_hash_and_parameters(
+    tool: &str,
+    action: &str,
+    resource: Option<&str>,
+    mutates_state: bool,
+    parameters: &Value,
+) -> Result<(String, Vec<u8>), CanonError> {
+    let (canonical, place) = canonical_action(tool, action, resource, mutates_state, parameters)?;
+    Ok((sha256_hex(&canonical), canonical[place].to_vec()))
+}
+
+/// The canonical form of an action, and where in it that of its parameters stands.
+fn canonical_action(
+    tool: &str,
+    action: &str,
+    resource: Option<&str>,
+    mutates_state: bool,
+    parameters: &Value,
+) -> Result<(Vec<u8>, Range<usize>), CanonError> {
     // The five keys are written here in canonical order, so that `parameters` need not be cloned into an object.
     let mut canonical = Vec::with_capacity(1024);
     let mut writer = Writer::new(&mut canonical, Limits::default());
@@ -148,7 +176,9 @@ pub fn action_hash(
     writer.string(action);
     writer.raw(if mutates_state { b",\"mutates_state\":true" } else { b",\"mutates_state\":false" });
     writer.raw(b",\"parameters\":");
+    let start = writer.written();
     writer.value(parameters, 1)?;
+    let end = writer.written();
     writer.raw(b",\"resource\":");
     match resource {
         Some(resource) => writer.string(resource),
@@ -158,7 +188,7 @@ pub fn action_hash(
     writer.string(tool);
     writer.raw(b"}");
     writer.check_size()?;
-    Ok(sha256_hex(&canonical))
+    Ok((canonical, start..end))
 }
 
 #[cfg(test)]
@@ -199,6 +229,14 @@ mod tests {
                 &value["parameters"],
             );
             assert_eq!(from_parts.unwrap(), sha256);
+            let both = action_hash_and_parameters(
+                value["tool"].as_str().unwrap(),
+                value["action"].as_str().unwrap(),
+                value["resource"].as_str(),
+                value["mutates_state"].as_bool().unwrap(),
+                &value["parameters"],
+            );
+            assert_eq!(both.unwrap(), (sha256.to_owned(), canonicalize_value(&value["parameters"]).unwrap()));
         }
     }
 

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::error::Reason;
 use crate::number;
+use crate::plain::plain_run;
 use crate::{CanonError, Limits};
 
 const ENDED_EARLY: &str = "the input ends in the middle of a value; send the whole of it";
@@ -127,21 +128,21 @@ impl<'input> Reader<'input> {
     fn string(&mut self) -> Result<String, CanonError> {
         self.position += 1;
         let mut content = String::new();
-        let mut run_start = self.position;
         loop {
+            let run_start = self.position;
+            self.position += plain_run(&self.bytes[run_start..]);
+            let run = &self.text[run_start..self.position];
             match self.peek() {
                 Some(b'"') => {
-                    content.push_str(&self.text[run_start..self.position]);
+                    content.push_str(run);
                     self.position += 1;
                     return Ok(content);
                 }
                 Some(b'\\') => {
-                    content.push_str(&self.text[run_start..self.position]);
+                    content.push_str(run);
                     content.push(self.escape()?);
-                    run_start = self.position;
                 }
-                Some(0x00..=0x1f) => return Err(self.syntax("a control character in a string must be escaped")),
-                Some(_) => self.position += 1,
+                Some(_) => return Err(self.syntax("a control character in a string must be escaped")),
                 None => return Err(self.syntax(ENDED_EARLY)),
             }
         }

@@ -2,6 +2,7 @@
 //! was sealed. Promises never to accept a text that is not its own canonical form; it may refuse one that is (a key that is not
 //! plain ASCII, a number with a fraction), for which the reader takes the long way.
 
+use crate::plain::plain_run;
 use crate::{MAX_DEPTH, MAX_SAFE_INTEGER};
 
 /// A member of an object, as slices of its text.
@@ -145,13 +146,13 @@ impl Scan<'_> {
     fn string(&mut self) -> Option<()> {
         self.position += 1;
         loop {
+            self.position += plain_run(&self.bytes[self.position..]);
             let byte = self.peek()?;
             self.position += 1;
             match byte {
                 b'"' => return Some(()),
                 b'\\' => self.escape()?,
-                0x00..=0x1f => return None,
-                _ => {}
+                _ => return None,
             }
         }
     }

@@ -7,6 +7,7 @@ use serde_json::{Map, Number, Value};
 
 use crate::error::Reason;
 use crate::number::{NOT_FINITE, UNSAFE_INTEGER};
+use crate::plain::plain_run;
 use crate::{CanonError, Limits, MAX_SAFE_INTEGER};
 
 pub(crate) struct Writer<'out> {
@@ -109,41 +110,13 @@ impl<'out> Writer<'out> {
         Ok(())
     }
 
-    /// Writes a string with its quotes: runs of plain bytes are copied whole, only what RFC 8785 names is escaped.
     pub(crate) fn string(&mut self, text: &str) {
-        let bytes = text.as_bytes();
-        self.out.push(b'"');
-        let mut run_start = 0;
-        for (index, &byte) in bytes.iter().enumerate() {
-            if byte >= 0x20 && byte != b'"' && byte != b'\\' {
-                continue;
-            }
-            self.out.extend_from_slice(&bytes[run_start..index]);
-            self.escape(byte);
-            run_start = index + 1;
-        }
-        self.out.extend_from_slice(&bytes[run_start..]);
-        self.out.push(b'"');
+        write_string(self.out, text);
     }
 
-    fn escape(&mut self, byte: u8) {
-        const HEX_DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let short_form = match byte {
-            b'"' => b'"',
-            b'\\' => b'\\',
-            0x08 => b'b',
-            b'\t' => b't',
-            b'\n' => b'n',
-            0x0c => b'f',
-            b'\r' => b'r',
-            _ => {
-                self.out.extend_from_slice(b"\\u00");
-                self.out.push(HEX_DIGITS[usize::from(byte >> 4)]);
-                self.out.push(HEX_DIGITS[usize::from(byte & 0x0f)]);
-                return;
-            }
-        };
-        self.out.extend_from_slice(&[b'\\', short_form]);
+    /// Bytes of this canonical form so far.
+    pub(crate) fn written(&self) -> usize {
+        self.out.len() - self.start
     }
 
     pub(crate) fn raw(&mut self, bytes: &[u8]) {
@@ -151,7 +124,7 @@ impl<'out> Writer<'out> {
     }
 
     pub(crate) fn check_size(&self) -> Result<(), CanonError> {
-        if self.out.len() - self.start > self.max_bytes {
+        if self.written() > self.max_bytes {
             return Err(CanonError::in_value(
                 Reason::SizeExceeded,
                 "the canonical form is over the size limit; send less, or raise the limit",
@@ -159,6 +132,41 @@ impl<'out> Writer<'out> {
         }
         Ok(())
     }
+}
+
+/// Appends a string with its quotes: runs of plain bytes are copied whole, only what RFC 8785 names is escaped.
+pub(crate) fn write_string(out: &mut Vec<u8>, text: &str) {
+    out.reserve(text.len() + 2);
+    out.push(b'"');
+    let mut rest = text.as_bytes();
+    loop {
+        let (run, behind) = rest.split_at(plain_run(rest));
+        out.extend_from_slice(run);
+        let Some((&byte, behind)) = behind.split_first() else { break };
+        escape(out, byte);
+        rest = behind;
+    }
+    out.push(b'"');
+}
+
+fn escape(out: &mut Vec<u8>, byte: u8) {
+    const HEX_DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let short_form = match byte {
+        b'"' => b'"',
+        b'\\' => b'\\',
+        0x08 => b'b',
+        b'\t' => b't',
+        b'\n' => b'n',
+        0x0c => b'f',
+        b'\r' => b'r',
+        _ => {
+            out.extend_from_slice(b"\\u00");
+            out.push(HEX_DIGITS[usize::from(byte >> 4)]);
+            out.push(HEX_DIGITS[usize::from(byte & 0x0f)]);
+            return;
+        }
+    };
+    out.extend_from_slice(&[b'\\', short_form]);
 }
 
 /// RFC 8785 section 3.2.3: keys compare by UTF-16 code units. UTF-8 bytes give the same order, except between the

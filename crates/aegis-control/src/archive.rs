@@ -71,13 +71,17 @@ async fn step(control: &Control, follower: &mut Follower, saved: &mut Instant) -
         return follower.save(follower.read_up_to()).await.map_err(failed);
     }
     let mut rows = Vec::with_capacity(batch.len());
+    let mut origins = Vec::with_capacity(batch.len());
     for delivered in &batch {
         match read(delivered) {
-            Ok(row) => rows.push((delivered, row)),
+            Ok(row) => {
+                rows.push(row);
+                origins.push(delivered);
+            }
             Err(reason) => control.dead_letter(Stream::Ase, delivered, &reason).await.map_err(failed)?,
         }
     }
-    insert(control, &rows).await?;
+    insert(control, &rows, &origins).await?;
     control.arrived.notify_waiters();
     if saved.elapsed() >= SAVE_EVERY {
         *saved = Instant::now();
@@ -94,14 +98,13 @@ fn failed(error: impl std::fmt::Display) -> ControlError {
 }
 
 /// All in one transaction; if the store refuses one for what it is, that one is set aside.
-async fn insert(control: &Control, rows: &[(&Delivered, HistoryRow)]) -> Result<(), ControlError> {
-    let events: Vec<HistoryRow> = rows.iter().map(|(_, row)| row.clone()).collect();
-    match control.store.insert_history(&events).await {
+async fn insert(control: &Control, rows: &[HistoryRow], origins: &[&Delivered]) -> Result<(), ControlError> {
+    match control.store.insert_history(rows).await {
         Ok(_) => return Ok(()),
         Err(error) if is_the_events_fault(&error) => {}
         Err(error) => return Err(error.into()),
     }
-    for (delivered, row) in rows {
+    for (row, delivered) in rows.iter().zip(origins) {
         match control.store.insert_history(std::slice::from_ref(row)).await {
             Ok(_) => {}
             Err(error) if is_the_events_fault(&error) => {

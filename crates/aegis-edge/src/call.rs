@@ -12,6 +12,8 @@ pub(crate) struct Call {
     pub(crate) request: AuthorizeRequest,
     /// The parameters, taken out of the request.
     pub(crate) parameters: Value,
+    /// Their canonical form.
+    pub(crate) input: Vec<u8>,
     pub(crate) action_hash: String,
     /// Canonical hash of the request less nonce and timestamp; only where a request id or nonce binds it.
     pub(crate) content_hash: Option<String>,
@@ -30,10 +32,15 @@ impl Edge {
         crate::http::check_lengths(&request)?;
         let parameters = Value::Object(std::mem::take(&mut request.tool_call.parameters));
         let call = &request.tool_call;
-        let action_hash =
-            aegis_canon::action_hash(&call.tool, &call.action, call.resource.as_deref(), call.mutates_state, &parameters)
-                .map_err(canon)?;
-        let call = Call { request, parameters, action_hash, content_hash, event_id: new_event_id() };
+        let (action_hash, input) = aegis_canon::action_hash_and_parameters(
+            &call.tool,
+            &call.action,
+            call.resource.as_deref(),
+            call.mutates_state,
+            &parameters,
+        )
+        .map_err(canon)?;
+        let call = Call { request, parameters, input, action_hash, content_hash, event_id: new_event_id() };
         if let Some(version) = call.request.canon_version.as_deref().filter(|v| *v != aegis_canon::CANON_VERSION) {
             self.metrics.canonicalization_skew.inc();
             let now = self.clock.now();

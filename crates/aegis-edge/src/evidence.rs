@@ -2,7 +2,9 @@
 
 use aegis_keys::AgentClaims;
 use aegis_ledger::{Draft, Durability};
-use aegis_model::{ActionRecord, EventKind, FrozenAction, Phase, SecurityEvent, TenantSettings, Timestamp};
+use aegis_model::{
+    ActionRecord, EventId, EventKind, FrozenAction, Phase, SecurityEvent, TenantSettings, Timestamp, new_event_id,
+};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -27,8 +29,7 @@ impl Edge {
         frozen: Option<FrozenAction>,
         now: Timestamp,
     ) -> Draft {
-        let mut event = self.event_of(claims, call, trust, EventKind::AuthorizeDecision, now);
-        event.event_id = call.event_id;
+        let mut event = self.event_of(call.event_id, claims, call, trust, EventKind::AuthorizeDecision, now);
         event.mutates_state = Some(profile.mutates_state);
         event.target = target_of(profile.action, &call.parameters);
         event.destination = profile.action.map(|a| a.destination);
@@ -41,7 +42,7 @@ impl Edge {
         event.policy_digest = Some(policy_digest.to_owned());
         event.approval_id = frozen.as_ref().map(|f| f.approval_id.clone());
         let mut draft = Draft::new(event, Phase::Decision);
-        draft.input = aegis_canon::canonicalize_value(&call.parameters).ok();
+        draft.input = Some(call.input.clone());
         draft.detail = detail(call, frozen.as_ref());
         draft.frozen = frozen;
         draft
@@ -57,13 +58,14 @@ impl Edge {
         reason: &str,
         now: Timestamp,
     ) {
-        let mut event = self.event_of(claims, call, trust, kind, now);
+        let mut event = self.event_of(new_event_id(), claims, call, trust, kind, now);
         event.reason = Some(reason.to_owned());
         let _not_awaited = self.ledger.try_submit(Draft::new(event, Phase::Attempt), Durability::BestEffort);
     }
 
     fn event_of(
         &self,
+        event_id: EventId,
         claims: &AgentClaims,
         call: &Call,
         trust: &EffectiveTrust,
@@ -72,7 +74,7 @@ impl Edge {
     ) -> SecurityEvent {
         let request = &call.request;
         let trace = request.trace.as_ref();
-        let mut event = SecurityEvent::new(claims.tenant_id.clone(), &self.config.edge_id, "edge", kind, now);
+        let mut event = SecurityEvent::with_id(event_id, claims.tenant_id.clone(), &self.config.edge_id, "edge", kind, now);
         event.agent_id = Some(claims.agent_id.clone());
         event.token_id = Some(claims.token_id.clone());
         event.user_id = request.user.as_ref().map(|u| u.id.clone());

@@ -22,6 +22,8 @@ const MAX_ID: usize = 256;
 const MAX_RESOURCE: usize = 1024;
 /// A body must have arrived by then, so that slow senders cannot hold every connection.
 const BODY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+/// Bytes that hold most answers.
+const ANSWER_BYTES: usize = 1024;
 /// Longest token or signature, characters.
 const MAX_TOKEN: usize = 4096;
 
@@ -60,7 +62,8 @@ async fn answer(edge: &Edge, request: Request) -> Result<Response, Refusal> {
     let body = tokio::time::timeout(BODY_TIMEOUT, reading).await.map_err(|_| Refusal::BodyTooSlow)??;
     let call = edge.read_call(&claims, &body)?;
     let decision = edge.authorize(&claims, call).await?;
-    let json = serde_json::to_vec(&decision).map_err(|_| Refusal::Malformed("the answer has no JSON form".to_owned()))?;
+    let mut json = Vec::with_capacity(ANSWER_BYTES);
+    serde_json::to_writer(&mut json, &decision).map_err(|_| Refusal::Malformed("the answer has no JSON form".to_owned()))?;
     Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())
 }
 

@@ -1,12 +1,14 @@
 //! The canonical text of an event and of a receipt body, written directly: keys in canonical order, no intermediate value.
 //! Promises the bytes that `aegis_canon` gives for the same object; the tests below hold the two against each other.
 
-use aegis_model::{
-    DataAccess, Decision, Destination, EventId, EventKind, Phase, RECEIPT_SCHEMA, RiskLevel, SecurityEvent, SourceTrust, TenantId,
-};
-use serde::Serialize;
+use aegis_canon::ObjectText;
+use aegis_model::{DataAccess, Decision, Destination, EventId, RECEIPT_SCHEMA, RiskLevel, SecurityEvent, SourceTrust};
 
 use crate::draft::Draft;
+
+/// Bytes that hold most events, and most bodies: a text that grows is copied each time.
+const EVENT_BYTES: usize = 1536;
+const BODY_BYTES: usize = 1536;
 
 /// The place that the writer gives to an event.
 #[derive(Clone, Copy, Debug)]
@@ -17,80 +19,8 @@ pub(crate) struct Place<'a> {
     pub(crate) ts: &'a str,
 }
 
-/// An event's digest form (`SecurityEvent::digest_form`). Fields stand in the order of RFC 8785; strings, booleans and safe
-/// integers are all it holds, which serde_json writes as RFC 8785 does.
-#[derive(Serialize)]
-struct EventColumns<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    action: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    action_hash: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    agent_id: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    approval_id: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    approver: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    attributes: Option<&'a str>,
-    clock_suspect: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    contains_sensitive_data: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    data_access: Option<DataAccess>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    decision: Option<Decision>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    destination: Option<Destination>,
-    edge_id: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    environment: Option<&'a str>,
-    event_id: EventId,
-    kind: EventKind,
-    lane: &'a str,
-    matched_policies: &'a [String],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    mutates_state: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    nonce_hash: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    policy_digest: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ref_event_id: Option<EventId>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    resource: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    risk_level: Option<RiskLevel>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    risk_score: Option<i32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    root_trust: Option<SourceTrust>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    run_id: Option<&'a str>,
-    seq: i64,
-    source: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    source_trust: Option<SourceTrust>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    target: Option<&'a str>,
-    tenant_id: &'a TenantId,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    token_id: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tool: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    trace_id: Option<&'a str>,
-    ts: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    user_id: Option<&'a str>,
-}
-
 /// The canonical columns of `event` at its place, as they are digested and as they go on the wire.
-pub(crate) fn event_text(event: &SecurityEvent, place: Place<'_>) -> Result<String, serde_json::Error> {
+pub(crate) fn event_text(event: &SecurityEvent, place: Place<'_>) -> String {
     // Taken apart without `..`, so that a new column cannot be forgotten here.
     let SecurityEvent {
         event_id,
@@ -136,85 +66,48 @@ pub(crate) fn event_text(event: &SecurityEvent, place: Place<'_>) -> Result<Stri
         bus_ts: _,
         late: _,
     } = event;
-    serde_json::to_string(&EventColumns {
-        action: action.as_deref(),
-        action_hash: action_hash.as_deref(),
-        agent_id: agent_id.as_deref(),
-        approval_id: approval_id.as_deref(),
-        approver: approver.as_deref(),
-        attributes: attributes.as_deref(),
-        clock_suspect: *clock_suspect,
-        contains_sensitive_data: *contains_sensitive_data,
-        data_access: *data_access,
-        decision: *decision,
-        destination: *destination,
-        edge_id,
-        environment: environment.as_deref(),
-        event_id: *event_id,
-        kind: *kind,
-        lane: place.lane,
-        matched_policies,
-        mutates_state: *mutates_state,
-        nonce_hash: nonce_hash.as_deref(),
-        policy_digest: policy_digest.as_deref(),
-        reason: reason.as_deref(),
-        ref_event_id: *ref_event_id,
-        resource: resource.as_deref(),
-        risk_level: *risk_level,
-        risk_score: *risk_score,
-        root_trust: *root_trust,
-        run_id: run_id.as_deref(),
-        seq: place.seq,
-        source,
-        source_trust: *source_trust,
-        status: status.as_deref(),
-        target: target.as_deref(),
-        tenant_id,
-        token_id: token_id.as_deref(),
-        tool: tool.as_deref(),
-        trace_id: trace_id.as_deref(),
-        ts: place.ts,
-        user_id: user_id.as_deref(),
-    })
-}
-
-/// A receipt body (`aegis_model::ReceiptBody`), all keys present, in the order of RFC 8785: the keys before `detail`.
-#[derive(Serialize)]
-struct BodyHead<'a> {
-    action: Option<&'a str>,
-    action_hash: Option<&'a str>,
-    agent_id: Option<&'a str>,
-    approval_id: Option<&'a str>,
-    approver: Option<&'a str>,
-    decision: Option<Decision>,
-}
-
-/// The keys after `detail`.
-#[derive(Serialize)]
-struct BodyTail<'a> {
-    event_digest: &'a str,
-    event_id: EventId,
-    executed_hash: Option<&'a str>,
-    input_hash: Option<&'a str>,
-    key_id: &'a str,
-    lane: &'a str,
-    matched_policies: &'a [String],
-    mutates_state: Option<bool>,
-    output_hash: Option<&'a str>,
-    phase: Phase,
-    policy_digest: Option<&'a str>,
-    prev_receipt_hash: &'a str,
-    ref_event_id: Option<EventId>,
-    resource: Option<&'a str>,
-    run_id: Option<&'a str>,
-    schema: &'a str,
-    seq: i64,
-    source_trust: Option<SourceTrust>,
-    tenant_id: &'a TenantId,
-    tool: Option<&'a str>,
-    trace_id: Option<&'a str>,
-    ts: &'a str,
-    user_id: Option<&'a str>,
+    let mut columns = Columns(ObjectText::with_capacity(EVENT_BYTES));
+    columns.text("action", action.as_deref());
+    columns.text("action_hash", action_hash.as_deref());
+    columns.text("agent_id", agent_id.as_deref());
+    columns.text("approval_id", approval_id.as_deref());
+    columns.text("approver", approver.as_deref());
+    columns.text("attributes", attributes.as_deref());
+    columns.flag("clock_suspect", Some(*clock_suspect));
+    columns.flag("contains_sensitive_data", *contains_sensitive_data);
+    columns.text("data_access", data_access.map(DataAccess::as_str));
+    columns.text("decision", decision.map(Decision::as_str));
+    columns.text("destination", destination.map(Destination::as_str));
+    columns.text("edge_id", Some(edge_id));
+    columns.text("environment", environment.as_deref());
+    columns.id("event_id", Some(*event_id));
+    columns.text("kind", Some(kind.as_str()));
+    columns.text("lane", Some(place.lane));
+    columns.0.texts("matched_policies", matched_policies.iter().map(String::as_str));
+    columns.flag("mutates_state", *mutates_state);
+    columns.text("nonce_hash", nonce_hash.as_deref());
+    columns.text("policy_digest", policy_digest.as_deref());
+    columns.text("reason", reason.as_deref());
+    columns.id("ref_event_id", *ref_event_id);
+    columns.text("resource", resource.as_deref());
+    columns.text("risk_level", risk_level.map(RiskLevel::as_str));
+    if let Some(score) = risk_score {
+        columns.0.integer("risk_score", i64::from(*score));
+    }
+    columns.text("root_trust", root_trust.map(SourceTrust::as_str));
+    columns.text("run_id", run_id.as_deref());
+    columns.0.integer("seq", place.seq);
+    columns.text("source", Some(source));
+    columns.text("source_trust", source_trust.map(SourceTrust::as_str));
+    columns.text("status", status.as_deref());
+    columns.text("target", target.as_deref());
+    columns.text("tenant_id", Some(tenant_id.as_str()));
+    columns.text("token_id", token_id.as_deref());
+    columns.text("tool", tool.as_deref());
+    columns.text("trace_id", trace_id.as_deref());
+    columns.text("ts", Some(place.ts));
+    columns.text("user_id", user_id.as_deref());
+    columns.0.finish()
 }
 
 /// What the writer adds to a draft to make it a receipt.
@@ -229,56 +122,92 @@ pub(crate) struct Seal<'a> {
     pub(crate) prev_receipt_hash: &'a str,
 }
 
-/// The canonical body of the receipt for `draft`: the bytes that `receipt_hash` is the hash of.
-pub(crate) fn body_text(draft: &Draft, place: Place<'_>, seal: Seal<'_>) -> Result<String, serde_json::Error> {
+/// The canonical body of the receipt for `draft` (`aegis_model::ReceiptBody`, every key of it present): the bytes that `receipt_hash`
+/// is the hash of.
+pub(crate) fn body_text(draft: &Draft, place: Place<'_>, seal: Seal<'_>) -> String {
     let event = &draft.event;
-    let mut text = serde_json::to_string(&BodyHead {
-        action: event.action.as_deref(),
-        action_hash: event.action_hash.as_deref(),
-        agent_id: event.agent_id.as_deref(),
-        approval_id: event.approval_id.as_deref(),
-        approver: event.approver.as_deref(),
-        decision: event.decision,
-    })?;
-    let tail = serde_json::to_string(&BodyTail {
-        event_digest: seal.event_digest,
-        event_id: event.event_id,
-        executed_hash: draft.executed_hash.as_deref(),
-        input_hash: seal.input_hash,
-        key_id: seal.key_id,
-        lane: place.lane,
-        matched_policies: &event.matched_policies,
-        mutates_state: event.mutates_state,
-        output_hash: seal.output_hash,
-        phase: draft.phase,
-        policy_digest: event.policy_digest.as_deref(),
-        prev_receipt_hash: seal.prev_receipt_hash,
-        ref_event_id: event.ref_event_id,
-        resource: event.resource.as_deref(),
-        run_id: event.run_id.as_deref(),
-        schema: RECEIPT_SCHEMA,
-        seq: place.seq,
-        source_trust: event.source_trust,
-        tenant_id: &event.tenant_id,
-        tool: event.tool.as_deref(),
-        trace_id: event.trace_id.as_deref(),
-        ts: place.ts,
-        user_id: event.user_id.as_deref(),
-    })?;
-    // Both parts are objects with keys, so their braces give way to the commas around `detail`.
-    text.pop();
-    text.push_str(",\"detail\":");
-    text.push_str(seal.detail.unwrap_or("null"));
-    text.push(',');
-    text.push_str(tail.get(1..).unwrap_or_default());
-    Ok(text)
+    let mut body = Body(ObjectText::with_capacity(BODY_BYTES));
+    body.text("action", event.action.as_deref());
+    body.text("action_hash", event.action_hash.as_deref());
+    body.text("agent_id", event.agent_id.as_deref());
+    body.text("approval_id", event.approval_id.as_deref());
+    body.text("approver", event.approver.as_deref());
+    body.text("decision", event.decision.map(Decision::as_str));
+    body.0.raw("detail", seal.detail.unwrap_or("null"));
+    body.text("event_digest", Some(seal.event_digest));
+    body.id("event_id", Some(event.event_id));
+    body.text("executed_hash", draft.executed_hash.as_deref());
+    body.text("input_hash", seal.input_hash);
+    body.text("key_id", Some(seal.key_id));
+    body.text("lane", Some(place.lane));
+    body.0.texts("matched_policies", event.matched_policies.iter().map(String::as_str));
+    match event.mutates_state {
+        Some(mutates) => body.0.flag("mutates_state", mutates),
+        None => body.0.raw("mutates_state", "null"),
+    }
+    body.text("output_hash", seal.output_hash);
+    body.text("phase", Some(draft.phase.as_str()));
+    body.text("policy_digest", event.policy_digest.as_deref());
+    body.text("prev_receipt_hash", Some(seal.prev_receipt_hash));
+    body.id("ref_event_id", event.ref_event_id);
+    body.text("resource", event.resource.as_deref());
+    body.text("run_id", event.run_id.as_deref());
+    body.text("schema", Some(RECEIPT_SCHEMA));
+    body.0.integer("seq", place.seq);
+    body.text("source_trust", event.source_trust.map(SourceTrust::as_str));
+    body.text("tenant_id", Some(event.tenant_id.as_str()));
+    body.text("tool", event.tool.as_deref());
+    body.text("trace_id", event.trace_id.as_deref());
+    body.text("ts", Some(place.ts));
+    body.text("user_id", event.user_id.as_deref());
+    body.0.finish()
+}
+
+/// Members of an event: what is absent has no key.
+struct Columns(ObjectText);
+
+impl Columns {
+    fn text(&mut self, key: &'static str, value: Option<&str>) {
+        if let Some(value) = value {
+            self.0.text(key, value);
+        }
+    }
+
+    fn flag(&mut self, key: &'static str, value: Option<bool>) {
+        if let Some(value) = value {
+            self.0.flag(key, value);
+        }
+    }
+
+    fn id(&mut self, key: &'static str, id: Option<EventId>) {
+        if let Some(id) = id {
+            self.0.text(key, id.as_hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()));
+        }
+    }
+}
+
+/// Members of a receipt body: what is absent is null.
+struct Body(ObjectText);
+
+impl Body {
+    fn text(&mut self, key: &'static str, value: Option<&str>) {
+        match value {
+            Some(value) => self.0.text(key, value),
+            None => self.0.raw(key, "null"),
+        }
+    }
+
+    fn id(&mut self, key: &'static str, id: Option<EventId>) {
+        let mut buffer = uuid::Uuid::encode_buffer();
+        self.text(key, id.map(|id| &*id.as_hyphenated().encode_lower(&mut buffer)));
+    }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use aegis_model::{ReceiptBody, Timestamp};
+    use aegis_model::{EventKind, Phase, ReceiptBody, TenantId, Timestamp};
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
@@ -332,7 +261,7 @@ mod tests {
         placed.ts = Timestamp::parse_rfc3339(place.ts).unwrap();
         let digest_form = SecurityEvent::digest_form(&serde_json::to_value(&placed).unwrap());
         let canonical = String::from_utf8(aegis_canon::canonicalize_value(&digest_form).unwrap()).unwrap();
-        assert_eq!(event_text(event, place).unwrap(), canonical);
+        assert_eq!(event_text(event, place), canonical);
 
         let draft = Draft { executed_hash: Some("x".into()), ..Draft::new(event.clone(), Phase::Decision) };
         let seal = Seal {
@@ -343,7 +272,7 @@ mod tests {
             key_id: "k",
             prev_receipt_hash: "p",
         };
-        let body = body_text(&draft, place, seal).unwrap();
+        let body = body_text(&draft, place, seal);
         let read: ReceiptBody = serde_json::from_str(&body).unwrap();
         assert!(read.extra.is_empty());
         assert_eq!((read.detail.clone(), read.ts), (Some(json!({"a": 1})), placed.ts));

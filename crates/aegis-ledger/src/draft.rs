@@ -93,7 +93,8 @@ impl Future for PendingReceipt {
 /// A draft in the writer's queue.
 #[derive(Debug)]
 pub(crate) struct Submission {
-    pub(crate) draft: Draft,
+    /// Boxed: it is large, and moves through the queue and the writer's groups.
+    pub(crate) draft: Box<Draft>,
     pub(crate) durability: Durability,
     pub(crate) reply: oneshot::Sender<Result<Committed, LedgerError>>,
 }

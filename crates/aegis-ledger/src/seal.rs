@@ -233,7 +233,7 @@ impl Batch<'_> {
 
         let detail = draft.detail.as_ref().map(canonical_detail).transpose()?;
         let frozen = draft.frozen.as_ref().map(frozen_row).transpose()?;
-        let event_columns = event_text(event, place).map_err(|e| LedgerError::Rejected(e.to_string()))?;
+        let event_columns = event_text(event, place);
         check_size(&event_columns)?;
         let input_hash = draft.input.as_deref().map(|bytes| self.commitment(tenant, bytes)).transpose()?;
         let output_hash = draft.output.as_deref().map(|bytes| self.commitment(tenant, bytes)).transpose()?;
@@ -246,7 +246,7 @@ impl Batch<'_> {
             key_id: self.sealer.key.key_id(),
             prev_receipt_hash: &prev_receipt_hash,
         };
-        let receipt = body_text(draft, place, seal).map_err(|e| LedgerError::Rejected(e.to_string()))?;
+        let receipt = body_text(draft, place, seal);
         check_size(&receipt)?;
         let receipt_hash: Hash = Sha256::digest(receipt.as_bytes()).into();
         let receipt_hash_hex = aegis_canon::hex_text(&receipt_hash);

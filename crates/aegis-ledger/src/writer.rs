@@ -453,5 +453,5 @@ pub(crate) fn submission(
     durability: Durability,
 ) -> (Submission, oneshot::Receiver<Result<Committed, LedgerError>>) {
     let (reply, waiter) = oneshot::channel();
-    (Submission { draft, durability, reply }, waiter)
+    (Submission { draft: Box::new(draft), durability, reply }, waiter)
 }

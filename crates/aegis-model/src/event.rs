@@ -184,8 +184,21 @@ impl SecurityEvent {
     /// An event of `kind` with a fresh id and everything optional absent.
     #[must_use]
     pub fn new(tenant_id: TenantId, edge_id: &str, source: &str, kind: EventKind, ts: Timestamp) -> Self {
+        Self::with_id(crate::new_event_id(), tenant_id, edge_id, source, kind, ts)
+    }
+
+    /// The same with an id that was made already.
+    #[must_use]
+    pub fn with_id(
+        event_id: EventId,
+        tenant_id: TenantId,
+        edge_id: &str,
+        source: &str,
+        kind: EventKind,
+        ts: Timestamp,
+    ) -> Self {
         Self {
-            event_id: crate::new_event_id(),
+            event_id,
             ref_event_id: None,
             tenant_id,
             edge_id: edge_id.to_owned(),

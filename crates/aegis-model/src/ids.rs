@@ -1,5 +1,8 @@
 //! Identifiers: tenants, events, partitions. One `event_id` is decision id, receipt id, ASE id and message id alike.
 
+use std::cell::RefCell;
+use std::time::UNIX_EPOCH;
+
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
@@ -66,10 +69,40 @@ impl<'de> Deserialize<'de> for TenantId {
     }
 }
 
+/// Random bytes of a UUIDv7.
+const RANDOM_BYTES: usize = 10;
+
+/// Ids whose randomness one question to the system gives: asking for each costs more than all else about an id.
+const IDS_PER_QUESTION: usize = 32;
+
+/// Randomness that has been asked for and not used: never used twice, because what is taken is taken off.
+#[derive(Default)]
+struct Randomness(Vec<[u8; RANDOM_BYTES]>);
+
+impl Randomness {
+    fn take(&mut self) -> Option<[u8; RANDOM_BYTES]> {
+        if self.0.is_empty() {
+            let mut bytes = [0u8; RANDOM_BYTES * IDS_PER_QUESTION];
+            getrandom::fill(&mut bytes).ok()?;
+            self.0.extend(bytes.as_chunks::<RANDOM_BYTES>().0);
+        }
+        self.0.pop()
+    }
+}
+
+thread_local! {
+    static RANDOMNESS: RefCell<Randomness> = RefCell::default();
+}
+
 /// A fresh, time-ordered event id (UUIDv7).
 #[must_use]
 pub fn new_event_id() -> EventId {
-    Uuid::now_v7()
+    let millis = UNIX_EPOCH.elapsed().ok().and_then(|since| u64::try_from(since.as_millis()).ok());
+    match (millis, RANDOMNESS.with_borrow_mut(Randomness::take)) {
+        (Some(millis), Some(random)) => uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid(),
+        // It asks again, and says what is wrong if that fails too.
+        _ => Uuid::now_v7(),
+    }
 }
 
 /// The namespace of derived event ids.
@@ -104,6 +137,21 @@ mod tests {
         for bad in ["", "Acme", "a.b", "a*", "a>", "a b", "ä", &"a".repeat(65)] {
             assert!(TenantId::new(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn fresh_ids_are_of_version_7_of_now_and_never_alike_on_any_thread() {
+        let before = u64::try_from(UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap();
+        let make = || (0..IDS_PER_QUESTION * 50).map(|_| new_event_id()).collect::<Vec<_>>();
+        let threads: Vec<_> = (0..4).map(|_| std::thread::spawn(make)).collect();
+        let ids: Vec<EventId> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+        let after = u64::try_from(UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap();
+        for id in &ids {
+            let millis = (id.as_u128() >> 80) as u64;
+            assert!(id.get_version_num() == 7 && id.get_variant() == uuid::Variant::RFC4122 && (before..=after).contains(&millis));
+        }
+        let random: std::collections::HashSet<u128> = ids.iter().map(|id| id.as_u128() & ((1 << 62) - 1)).collect();
+        assert_eq!(random.len(), ids.len(), "no randomness is used twice");
     }
 
     #[test]

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use aegis_bus::Bus;
 use aegis_ledger::Ledger;
+use aegis_threads::Work;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
 /// How the shipper works.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ impl Default for ShipperConfig {
     fn default() -> Self {
         Self {
             batch: 512,
-            spacing: Duration::from_millis(5),
+            spacing: Duration::from_millis(10),
             min_backoff: Duration::from_millis(50),
             max_backoff: Duration::from_secs(5),
             idle_check: Duration::from_millis(100),
@@ -89,18 +89,17 @@ impl ShipperMeter {
 pub struct Shipper {
     meter: ShipperMeter,
     stop: watch::Sender<bool>,
-    task: JoinHandle<()>,
+    task: Work,
 }
 
 impl Shipper {
-    /// Starts shipping where the ledger says that the last start ended.
-    #[must_use]
-    pub fn spawn(ledger: Ledger, bus: Arc<dyn Bus>, config: ShipperConfig) -> Self {
+    /// Starts shipping where the ledger says that the last start ended, on a thread behind those that answer.
+    pub fn spawn(ledger: Ledger, bus: Arc<dyn Bus>, config: ShipperConfig) -> std::io::Result<Self> {
         let counts = Arc::new(Counts::default());
         let meter = ShipperMeter { counts: Arc::clone(&counts), ledger: ledger.clone() };
         let (stop, stopping) = watch::channel(false);
-        let task = tokio::spawn(task::run(ledger, bus, config, counts, stopping));
-        Self { meter, stop, task }
+        let task = aegis_threads::spawn("aegis-ship", move || task::run(ledger, bus, config, counts, stopping))?;
+        Ok(Self { meter, stop, task })
     }
 
     /// Rows of the ledger that are not shipped yet.
@@ -124,7 +123,7 @@ impl Shipper {
     /// Ships what is there, for at most the configured time, then ends. What is left is shipped by the next start.
     pub async fn stop(self) {
         self.stop.send_replace(true);
-        if let Err(error) = self.task.await {
+        if let Err(error) = self.task.ended().await {
             tracing::error!(%error, "the shipper ended badly; the next start ships what it left");
         }
     }

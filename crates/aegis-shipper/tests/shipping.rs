@@ -170,7 +170,7 @@ async fn every_event_arrives_once_and_in_order_through_ring_and_outbox() {
         let folder = tempfile::tempdir().unwrap();
         let (bus, ledger) = (bus(folder.path(), EmbeddedLimits::default()).await, ledger(folder.path(), ring_capacity).await);
         let mut sealed = seal(&ledger, 100).await;
-        let shipper = Shipper::spawn(ledger.clone(), bus.clone(), quick());
+        let shipper = Shipper::spawn(ledger.clone(), bus.clone(), quick()).unwrap();
         for _ in 0..10 {
             sealed.extend(seal(&ledger, 200).await);
         }
@@ -187,7 +187,7 @@ async fn every_event_arrives_once_and_in_order_through_ring_and_outbox() {
 async fn an_idle_shipper_finds_what_the_ring_had_no_room_for() {
     let folder = tempfile::tempdir().unwrap();
     let (bus, ledger) = (bus(folder.path(), EmbeddedLimits::default()).await, ledger(folder.path(), 1).await);
-    let shipper = Shipper::spawn(ledger.clone(), bus.clone(), quick());
+    let shipper = Shipper::spawn(ledger.clone(), bus.clone(), quick()).unwrap();
     // One commit of many: only one of them fits into the ring, and none follows.
     let sealed = seal(&ledger, 300).await;
     until("the rest without a further event", async || decisions(&bus).await.len() == sealed.len()).await;
@@ -199,7 +199,7 @@ async fn a_bus_that_is_down_delays_and_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let (bus, ledger) = (bus(folder.path(), EmbeddedLimits::default()).await, ledger(folder.path(), 64).await);
     bus.down.store(true, Ordering::SeqCst);
-    let shipper = Shipper::spawn(ledger.clone(), bus.clone(), quick());
+    let shipper = Shipper::spawn(ledger.clone(), bus.clone(), quick()).unwrap();
     let mut sealed = seal(&ledger, 500).await;
     until("some tries", async || bus.tried.load(Ordering::SeqCst) > 3).await;
     assert!(shipper.backlog() >= 500 && shipper.emitted_total() == 0);
@@ -216,7 +216,7 @@ async fn a_full_bus_leaves_the_rest_in_the_ledger_until_there_is_room() {
     let folder = tempfile::tempdir().unwrap();
     let limits = EmbeddedLimits::default().with_stream(Stream::Ase, StreamLimits { max_messages: 50, max_bytes: 1 << 24 });
     let (bus, ledger) = (bus(folder.path(), limits).await, ledger(folder.path(), 64).await);
-    let shipper = Shipper::spawn(ledger.clone(), bus.clone(), quick());
+    let shipper = Shipper::spawn(ledger.clone(), bus.clone(), quick()).unwrap();
     let sealed = seal(&ledger, 200).await;
     until("the bus is full", async || bus.last_seq(Stream::Ase).await.unwrap() == 50).await;
     assert!(shipper.backlog() > 0);
@@ -240,7 +240,7 @@ async fn what_one_start_left_the_next_one_ships() {
     let bus = bus(folder.path(), EmbeddedLimits::default()).await;
     let first = ledger(folder.path(), 64).await;
     bus.down.store(true, Ordering::SeqCst);
-    let shipper = Shipper::spawn(first.clone(), bus.clone(), ShipperConfig { drain: Duration::from_millis(50), ..quick() });
+    let shipper = Shipper::spawn(first.clone(), bus.clone(), ShipperConfig { drain: Duration::from_millis(50), ..quick() }).unwrap();
     let sealed = seal(&first, 30).await;
     shipper.stop().await;
     first.close().await.unwrap();
@@ -249,7 +249,7 @@ async fn what_one_start_left_the_next_one_ships() {
 
     bus.down.store(false, Ordering::SeqCst);
     let second = ledger(folder.path(), 64).await;
-    let shipper = Shipper::spawn(second.clone(), bus.clone(), quick());
+    let shipper = Shipper::spawn(second.clone(), bus.clone(), quick()).unwrap();
     until("everything shipped", async || shipper.backlog() == 0).await;
     assert_eq!(decisions(&bus).await, sealed);
     shipper.stop().await;
@@ -259,7 +259,7 @@ async fn what_one_start_left_the_next_one_ships() {
 async fn a_stop_ships_what_is_there() {
     let folder = tempfile::tempdir().unwrap();
     let (bus, ledger) = (bus(folder.path(), EmbeddedLimits::default()).await, ledger(folder.path(), 64).await);
-    let shipper = Shipper::spawn(ledger.clone(), bus.clone(), quick());
+    let shipper = Shipper::spawn(ledger.clone(), bus.clone(), quick()).unwrap();
     let sealed = seal(&ledger, 1000).await;
     ledger.close().await.unwrap();
     shipper.stop().await;
@@ -277,7 +277,7 @@ async fn a_message_that_is_never_taken_goes_to_the_dead_letters_and_the_rest_goe
     let mut sealed = seal(&ledger, 3).await;
     ledger.try_submit(poisoned.clone(), Durability::Required).unwrap().await.unwrap();
     sealed.extend(seal(&ledger, 3).await);
-    let shipper = Shipper::spawn(ledger.clone(), bus.clone(), quick());
+    let shipper = Shipper::spawn(ledger.clone(), bus.clone(), quick()).unwrap();
     until("everything shipped", async || shipper.backlog() == 0).await;
     assert_eq!(decisions(&bus).await, sealed);
     assert_eq!(shipper.meter().dead_lettered_total(), 1);
@@ -330,7 +330,7 @@ async fn a_frozen_action_arrives_before_its_event() {
 
     // The approvals stream is down: then the event must not be on the bus either.
     bus.approvals_down.store(true, Ordering::SeqCst);
-    let shipper = Shipper::spawn(ledger.clone(), bus.clone(), quick());
+    let shipper = Shipper::spawn(ledger.clone(), bus.clone(), quick()).unwrap();
     ledger.try_submit(draft, Durability::Required).unwrap().await.unwrap();
     until("some tries", async || bus.tried.load(Ordering::SeqCst) > 2).await;
     assert!(read(&bus, Stream::Ase).await.is_empty());

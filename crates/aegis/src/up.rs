@@ -62,7 +62,8 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<Running> {
     let store = Store::open(&data.join("store.db"), clock.clone()).await.context("store")?;
     let edge_ledger = open_ledger(&config, &data, "edge", &config.edge.id, keys.edge.clone(), &clock).await?;
     let control_ledger = open_ledger(&config, &data, "control", "control", keys.control.clone(), &clock).await?;
-    let shippers = [&edge_ledger, &control_ledger].map(|l| Shipper::spawn(l.clone(), bus.clone(), ShipperConfig::default()));
+    let ship = |ledger: &Ledger| Shipper::spawn(ledger.clone(), bus.clone(), ShipperConfig::default()).context("shipping");
+    let shippers = [ship(&edge_ledger)?, ship(&control_ledger)?];
 
     let mut registry = Registry::default();
     let metrics = EdgeMetrics::register(&mut registry);

@@ -8,9 +8,9 @@ mod retention;
 use std::collections::{HashMap, VecDeque};
 
 use aegis_model::Timestamp;
-use sqlx::Connection;
 use sqlx::sqlite::SqliteConnection;
 
+use self::append::WRITE_AND_COMMIT;
 use super::kv::KvEntry;
 use super::schema::{WriterState, seq_of, signed, unsigned};
 use super::writer::{Answer, Request};
@@ -50,7 +50,8 @@ pub(super) fn refuse(requests: Vec<Request>, error: &BusError) {
     }
 }
 
-/// Makes the requests durable in one transaction. `answers` gets one per request that was tried; the caller sends them.
+/// Makes the requests durable in one transaction. `answers` gets one per request that was tried; the caller sends them. After an error
+/// the transaction may be open, or even committed: the connection is of no use any more.
 pub(super) async fn commit(
     conn: &mut SqliteConnection,
     shared: &Shared,
@@ -74,10 +75,9 @@ async fn transact(
     answers: &mut Vec<Answer>,
     pruning: &mut Pruning,
 ) -> Result<(), BusError> {
-    let mut tx = conn.begin_with("BEGIN IMMEDIATE").await?;
     let before = shared.state.lock().clone();
     let mut work = Work {
-        conn: &mut tx,
+        conn,
         shared,
         limits,
         now,
@@ -91,13 +91,12 @@ async fn transact(
         kv_changes: Vec::new(),
         kv_growth: [(0, 0); 4],
     };
-    work.look_up(requests).await?;
+    work.begin(requests).await?;
     while let Some(request) = requests.pop_front() {
         work.take(request, answers).await?;
     }
     work.finish(&before, pruning).await?;
     let Work { state, appended, kv_changes, .. } = work;
-    tx.commit().await?;
     show(shared, state, appended, kv_changes);
     Ok(())
 }
@@ -165,8 +164,9 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Asks the file, once for the whole batch, which message ids it knows and where the subjects in question end.
-    async fn look_up(&mut self, requests: &VecDeque<Request>) -> Result<(), BusError> {
+    /// Starts the transaction and asks the file, once for the whole batch, which message ids it knows and where the subjects in
+    /// question end.
+    async fn begin(&mut self, requests: &VecDeque<Request>) -> Result<(), BusError> {
         let mut ids = Vec::new();
         let mut subjects = Vec::new();
         for request in requests {
@@ -180,9 +180,12 @@ impl Work<'_> {
                 }
             }
         }
-        if !ids.is_empty() {
+        if ids.is_empty() {
+            sqlx::query("BEGIN IMMEDIATE").execute(&mut *self.conn).await?;
+        } else {
             let known: Vec<(i64, String, i64)> = sqlx::query_as(
-                "SELECT m.stream, m.msg_id, m.pos FROM json_each(?1) AS j
+                "BEGIN IMMEDIATE;
+                 SELECT m.stream, m.msg_id, m.pos FROM json_each(?1) AS j
                  CROSS JOIN msg_ids AS m ON m.stream = j.value ->> 0 AND m.msg_id = j.value ->> 1",
             )
             .bind(json(&ids)?)
@@ -278,8 +281,13 @@ impl Work<'_> {
         }
     }
 
-    /// Writes what is left: staged messages, counters, forgotten ids.
+    /// Writes what is left, staged messages, counters, forgotten ids, and commits.
     async fn finish(&mut self, before: &WriterState, pruning: &mut Pruning) -> Result<(), BusError> {
+        if let Some(stream) = self.only_staged(before)
+            && self.now < pruning.next
+        {
+            return self.write_staged(stream, WRITE_AND_COMMIT).await;
+        }
         for stream in Stream::ALL {
             self.flush(stream).await?;
             let counters = self.state.streams[stream.index()];
@@ -322,7 +330,19 @@ impl Work<'_> {
             let more = pruned == PRUNE_PER_COMMIT;
             pruning.next = if more { self.now } else { self.now.plus_seconds(PRUNE_EVERY_S) };
         }
+        sqlx::query("COMMIT").execute(&mut *self.conn).await?;
         Ok(())
+    }
+
+    /// The stream whose staged messages are all that is left to write, if it is so.
+    fn only_staged(&self, before: &WriterState) -> Option<Stream> {
+        let mut changed = Stream::ALL.into_iter().filter(|stream| {
+            let i = stream.index();
+            !self.staged[i].is_empty() || !self.superseded[i].is_empty() || self.state.streams[i] != before.streams[i]
+        });
+        let only = changed.next().filter(|_| changed.next().is_none())?;
+        let messages_only = !self.staged[only.index()].is_empty() && self.superseded[only.index()].is_empty();
+        (messages_only && self.state.revisions == before.revisions).then_some(only)
     }
 }
 

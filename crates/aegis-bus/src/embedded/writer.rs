@@ -159,6 +159,8 @@ impl Writer {
                 failure.error = file::at(self.options.get_filename())(failure.error);
                 tracing::error!(error = %failure.error, "bus commit failed; publishers keep their messages and try again");
                 self.healthy = false;
+                // What of it took effect is read back later; until then nothing holds the file's lock.
+                let _none_or_over = sqlx::query("ROLLBACK").execute(&mut self.conn).await;
                 answers.into_iter().for_each(|answer| answer.send_failed(&failure.error));
                 commit::refuse(failure.untouched, &failure.error);
             }

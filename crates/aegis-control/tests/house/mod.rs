@@ -150,8 +150,8 @@ impl House {
         let tokens = TrustTokenKey::load_or_create(&folder.path().join("trust.key")).unwrap();
         let edge = Edge::open(EdgeConfig::new("edge-1"), view, edge_ledger.clone(), ring, tokens, time, metrics).await.unwrap();
         let shippers = vec![
-            Shipper::spawn(control_ledger.clone(), dyn_bus.clone(), ShipperConfig::default()),
-            Shipper::spawn(edge_ledger.clone(), dyn_bus, ShipperConfig::default()),
+            Shipper::spawn(control_ledger.clone(), dyn_bus.clone(), ShipperConfig::default()).unwrap(),
+            Shipper::spawn(edge_ledger.clone(), dyn_bus, ShipperConfig::default()).unwrap(),
         ];
         let api = aegis_edge::router(edge).merge(router(control.clone()));
         Self {

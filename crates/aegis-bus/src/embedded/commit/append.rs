@@ -6,6 +6,26 @@ use super::{Last, Staged, Work, json};
 use crate::embedded::schema::{pos, signed};
 use crate::{BusError, Delivered, MAX_MSG_ID, MAX_PAYLOAD, Message, PubAck, Stream, subject};
 
+/// Messages of one stream, their ids, the last of each subject, and the stream's counters. One text, because each takes a way to the
+/// connection's thread and back, which costs more than a row does.
+macro_rules! write_messages {
+    ($end:literal) => {
+        concat!(
+            "INSERT INTO messages (pos, subject, payload, bus_ts)
+               SELECT ? + key, value ->> 0, substr(?, value ->> 1, value ->> 2), ? FROM json_each(?);
+             INSERT INTO msg_ids (pos, stream, msg_id, bus_ts)
+               SELECT ? + (value ->> 0), ?, value ->> 1, ? FROM json_each(?);
+             INSERT INTO subjects (stream, subject, last_seq, cost)
+               SELECT ?, value ->> 0, value ->> 1, value ->> 2 FROM json_each(?) WHERE true
+               ON CONFLICT (stream, subject) DO UPDATE SET last_seq = excluded.last_seq, cost = excluded.cost;
+             UPDATE streams SET first_seq = ?, last_seq = ?, messages = ?, bytes = ?, dropped = ? WHERE stream = ?",
+            $end
+        )
+    };
+}
+pub(super) const WRITE: &str = write_messages!("");
+pub(super) const WRITE_AND_COMMIT: &str = write_messages!("; COMMIT");
+
 /// Counted per message beside subject and payload, for the row and its indexes.
 pub(super) const MESSAGE_COST: u64 = 64;
 
@@ -99,19 +119,34 @@ impl Work<'_> {
         messages <= limits.max_messages && bytes <= limits.max_bytes
     }
 
-    /// Writes what is staged: one statement per table, whatever the number of messages.
+    /// Writes what is staged, and removes what it replaces.
     pub(super) async fn flush(&mut self, stream: Stream) -> Result<(), BusError> {
         let i = stream.index();
-        let staged = std::mem::take(&mut self.staged[i]);
+        if !self.staged[i].is_empty() {
+            self.write_staged(stream, WRITE).await?;
+        }
         let superseded = std::mem::take(&mut self.superseded[i]);
-        let Some(first) = staged.first() else { return Ok(()) };
-        let first_pos = pos(stream, first.message.seq);
-        let stream_index = signed(i as u64);
+        if !superseded.is_empty() {
+            sqlx::query(
+                "UPDATE msg_ids SET retired = 1 WHERE pos IN (SELECT value FROM json_each(?1));
+                 DELETE FROM messages WHERE pos IN (SELECT value FROM json_each(?1))",
+            )
+            .bind(json(&superseded)?)
+            .execute(&mut *self.conn)
+            .await?;
+        }
+        Ok(())
+    }
 
+    /// Writes what is staged with `sql`, which is `WRITE` or `WRITE_AND_COMMIT`.
+    pub(super) async fn write_staged(&mut self, stream: Stream, sql: &'static str) -> Result<(), BusError> {
+        let i = stream.index();
+        let staged = std::mem::take(&mut self.staged[i]);
+        let Some(first) = staged.first() else { return Ok(()) };
         // All payloads in one blob, cut apart again by SQLite: a constant statement with few values to bind.
         let mut payloads = Vec::with_capacity(staged.iter().map(|s| s.message.payload.len()).sum());
         let mut rows = Vec::with_capacity(staged.len());
-        let mut ids = Vec::new();
+        let mut ids = Vec::with_capacity(staged.len());
         let mut subjects: HashMap<&str, (u64, u64)> = HashMap::new();
         for (offset, Staged { message, msg_id, cost }) in staged.iter().enumerate() {
             rows.push((message.subject.as_str(), payloads.len() + 1, message.payload.len()));
@@ -121,49 +156,22 @@ impl Work<'_> {
                 ids.push((offset, id.as_str()));
             }
         }
-        sqlx::query(
-            "INSERT INTO messages (pos, subject, payload, bus_ts)
-             SELECT ?1 + key, value ->> 0, substr(?2, value ->> 1, value ->> 2), ?3 FROM json_each(?4)",
-        )
-        .bind(first_pos)
-        .bind(payloads)
-        .bind(self.now.as_micros())
-        .bind(json(&rows)?)
-        .execute(&mut *self.conn)
-        .await?;
-        if !ids.is_empty() {
-            sqlx::query(
-                "INSERT INTO msg_ids (pos, stream, msg_id, bus_ts)
-                 SELECT ?1 + (value ->> 0), ?2, value ->> 1, ?3 FROM json_each(?4)",
-            )
-            .bind(first_pos)
+        let subjects: Vec<(&str, u64, u64)> = subjects.into_iter().map(|(subject, (seq, cost))| (subject, seq, cost)).collect();
+        let counters = self.state.streams[i];
+        let (first_pos, stream_index, now) = (pos(stream, first.message.seq), signed(i as u64), self.now.as_micros());
+        let messages = sqlx::query(sql).bind(first_pos).bind(payloads).bind(now).bind(json(&rows)?);
+        let with_ids = messages.bind(first_pos).bind(stream_index).bind(now).bind(json(&ids)?);
+        with_ids
             .bind(stream_index)
-            .bind(self.now.as_micros())
-            .bind(json(&ids)?)
+            .bind(json(&subjects)?)
+            .bind(signed(counters.first_seq))
+            .bind(signed(counters.last_seq))
+            .bind(signed(counters.messages))
+            .bind(signed(counters.bytes))
+            .bind(signed(counters.dropped_total))
+            .bind(stream_index)
             .execute(&mut *self.conn)
             .await?;
-        }
-        let subjects: Vec<(&str, u64, u64)> = subjects.into_iter().map(|(subject, (seq, cost))| (subject, seq, cost)).collect();
-        sqlx::query(
-            "INSERT INTO subjects (stream, subject, last_seq, cost)
-             SELECT ?1, value ->> 0, value ->> 1, value ->> 2 FROM json_each(?2) WHERE true
-             ON CONFLICT (stream, subject) DO UPDATE SET last_seq = excluded.last_seq, cost = excluded.cost",
-        )
-        .bind(stream_index)
-        .bind(json(&subjects)?)
-        .execute(&mut *self.conn)
-        .await?;
-        if !superseded.is_empty() {
-            let positions = json(&superseded)?;
-            sqlx::query("UPDATE msg_ids SET retired = 1 WHERE pos IN (SELECT value FROM json_each(?1))")
-                .bind(&positions)
-                .execute(&mut *self.conn)
-                .await?;
-            sqlx::query("DELETE FROM messages WHERE pos IN (SELECT value FROM json_each(?1))")
-                .bind(&positions)
-                .execute(&mut *self.conn)
-                .await?;
-        }
         self.appended[i].extend(staged.into_iter().map(|s| s.message));
         Ok(())
     }
