@@ -78,6 +78,11 @@ impl Server {
         }
     }
 
+    /// CPU time used so far, to ten milliseconds.
+    pub(crate) fn cpu_time(&self) -> anyhow::Result<Duration> {
+        Ok(Duration::from_millis(10 * self.cpu_ticks()?))
+    }
+
     /// CPU time used so far, in ticks of 10 ms: user and system time of `/proc/<pid>/stat`.
     fn cpu_ticks(&self) -> anyhow::Result<u64> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).context("the server is gone")?;

@@ -52,8 +52,11 @@ enum Command {
         #[arg(long)]
         durable: Option<PathBuf>,
     },
-    /// Mutating calls only, at a fixed rate for `--seconds`: something to look at with a profiler
+    /// Calls of one kind, at a fixed rate for `--seconds`: something to look at with a profiler
     Hold {
+        /// Low-risk reads instead of mutating calls
+        #[arg(long)]
+        read: bool,
         /// Requests a second; 0: as many as are answered
         #[arg(long, default_value_t = 4000.0)]
         rate: f64,
@@ -66,7 +69,7 @@ fn main() -> anyhow::Result<()> {
     match cli.command.take() {
         Some(Command::Echo { durable: None }) => runtime.block_on(echo::serve()),
         Some(Command::Echo { durable: Some(path) }) => runtime.block_on(floor::serve(&path)),
-        Some(Command::Hold { rate }) => runtime.block_on(story::hold(&plan(&cli), rate)),
+        Some(Command::Hold { read, rate }) => runtime.block_on(story::hold(&plan(&cli), read, rate)),
         None => {
             std::fs::create_dir_all(&cli.out).with_context(|| format!("cannot make {}", cli.out.display()))?;
             let parts = parts::measure()?;

@@ -82,22 +82,30 @@ pub(crate) async fn authorize_against_echo(plan: &Plan) -> anyhow::Result<Served
 /// How long a server is used before `hold` measures it.
 const WARM_UP: Duration = Duration::from_secs(1);
 
-/// Mutating calls at one rate, and what it came to.
-pub(crate) async fn hold(plan: &Plan, rate: f64) -> anyhow::Result<()> {
+/// Calls of one kind at one rate, and what it came to.
+pub(crate) async fn hold(plan: &Plan, read: bool, rate: f64) -> anyhow::Result<()> {
     let aegis = Aegis::start().await?;
     let (_, token) = aegis.agent("bench-agent").await?;
-    let body = authorize_body("update_note", true, "trusted_internal_unsigned");
+    let action = if read { "read_note" } else { "update_note" };
+    let body = authorize_body(action, !read, "trusted_internal_unsigned");
     let target = Target { address: aegis.server.address, token, body, expect: "\"decision\":\"allow\"" };
     println!("{} at {}, data in {}", aegis.server.id(), target.address, aegis.folder.path().display());
     // A first second that nobody counts: caches, statements and the allocator's pages are cold in it.
     throughput(&Plan { duration: WARM_UP, ..plan.clone() }, &target).await?;
     aegis.server.settle().await?;
-    if rate <= 0.0 {
-        println!("{:.0} requests a second", throughput(plan, &target).await?);
-        return Ok(());
-    }
-    let taken = latencies(plan, &target, rate).await?;
-    let at = |share| percentile(&taken, share) / 1e3;
-    println!("ms: p50 {:.2} p95 {:.2} p99 {:.2} p99.9 {:.2} most {:.2}", at(0.5), at(0.95), at(0.99), at(0.999), at(1.0));
+    let busy_before = aegis.server.cpu_time()?;
+    let (calls, latency) = if rate <= 0.0 {
+        let per_second = throughput(plan, &target).await?;
+        (per_second * plan.duration.as_secs_f64(), format!("{per_second:.0} requests a second"))
+    } else {
+        let taken = latencies(plan, &target, rate).await?;
+        let at = |share| percentile(&taken, share) / 1e3;
+        let figures = [at(0.5), at(0.95), at(0.99), at(0.999), at(1.0)].map(|ms| format!("{ms:.2}"));
+        let [p50, p95, p99, p999, most] = figures;
+        (taken.len() as f64, format!("ms: p50 {p50} p95 {p95} p99 {p99} p99.9 {p999} most {most}"))
+    };
+    aegis.server.settle().await?;
+    let busy = aegis.server.cpu_time()?.saturating_sub(busy_before);
+    println!("{latency}; the server's processor time, all that follows a call included: {:.0} µs a call", busy.as_secs_f64() * 1e6 / calls);
     Ok(())
 }

@@ -20,7 +20,7 @@ const WAIT: Duration = Duration::from_millis(500);
 /// Events taken at once.
 const BATCH: usize = 1024;
 /// Batches are at least this far apart under load, so that events gather; the first after a pause is taken at once.
-const SPACING: Duration = Duration::from_millis(20);
+const SPACING: Duration = Duration::from_millis(50);
 /// How often the position is noted under load. What is read again after a stop is known already.
 const SAVE_EVERY: Duration = Duration::from_millis(250);
 

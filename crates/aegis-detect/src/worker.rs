@@ -31,7 +31,7 @@ const MAX_BATCH: usize = 2048;
 /// A quiet stream is looked at this often for a stop.
 const IDLE_WAIT: Duration = Duration::from_millis(200);
 /// Ticks are at least this far apart under load, so that events gather; the first after a pause runs at once.
-const TICK_SPACING: Duration = Duration::from_millis(5);
+const TICK_SPACING: Duration = Duration::from_millis(10);
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MOST: Duration = Duration::from_secs(5);
 /// The partition under which a worker that owns all of them writes its checkpoint.

@@ -49,7 +49,7 @@ impl LedgerConfig {
             queue_capacity: 8192,
             max_batch: 512,
             best_effort_capacity: 8192,
-            ring_capacity: 4096,
+            ring_capacity: 8192,
             retry_interval: Duration::from_millis(250),
             lock_wait: Duration::from_secs(1),
             hooks: TestHooks::default(),

@@ -20,12 +20,12 @@ const TURN_TIMEOUT: Duration = Duration::from_secs(30);
 const READERS: u32 = 4;
 /// Every statement text of this crate stays prepared.
 const STATEMENTS: usize = 256;
-/// Bytes of a page of a new file: an event of the history fills most of a smaller one.
-const PAGE_BYTES: u32 = 8192;
+/// Bytes of a page of a new file: it holds five events of the history; one of half the size holds two, with a quarter of it empty.
+const PAGE_BYTES: u32 = 16384;
 /// The writer's page cache: 64 MiB (SQLite counts negative values in KiB), so that the indexes of the history stay in memory.
 const WRITER_CACHE: &str = "-65536";
 /// Pages the log holds before it is worked into the file: 8 MiB, so that no commit pays for many.
-const CHECKPOINT_PAGES: &str = "1024";
+const CHECKPOINT_PAGES: &str = "512";
 /// A file up to this size is checked page by page at each start (well under a second); a larger one when its pages are read.
 const CHECK_UP_TO_BYTES: u64 = 128 * 1024 * 1024;
 

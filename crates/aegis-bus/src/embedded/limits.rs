@@ -64,8 +64,8 @@ impl Default for EmbeddedLimits {
             dedup_window_s: 600,
             commit_messages: 4096,
             queue_bytes: 64 * 1024 * 1024,
-            tail_messages: 8192,
-            tail_bytes: 16 * 1024 * 1024,
+            tail_messages: 16384,
+            tail_bytes: 48 * 1024 * 1024,
         }
     }
 }
