@@ -106,6 +106,9 @@ pub(crate) async fn hold(plan: &Plan, read: bool, rate: f64) -> anyhow::Result<(
     };
     aegis.server.settle().await?;
     let busy = aegis.server.cpu_time()?.saturating_sub(busy_before);
-    println!("{latency}; the server's processor time, all that follows a call included: {:.0} µs a call", busy.as_secs_f64() * 1e6 / calls);
+    println!(
+        "{latency}; the server's processor time, all that follows a call included: {:.0} µs a call",
+        busy.as_secs_f64() * 1e6 / calls
+    );
     Ok(())
 }

@@ -19,8 +19,11 @@ pub(crate) const CONSUMER: &str = "control-archive";
 const WAIT: Duration = Duration::from_millis(500);
 /// Events taken at once.
 const BATCH: usize = 1024;
-/// Batches are at least this far apart under load, so that events gather; the first after a pause is taken at once.
-const SPACING: Duration = Duration::from_millis(50);
+/// Batches are at least this far apart, so that events gather; the first after a pause is taken at once.
+const SPACING: Duration = Duration::from_millis(10);
+/// The same behind a batch of this many: under load, where few large commits cost far less than many small ones.
+const BUSY: usize = 64;
+const BUSY_SPACING: Duration = Duration::from_millis(50);
 /// How often the position is noted under load. What is read again after a stop is known already.
 const SAVE_EVERY: Duration = Duration::from_millis(250);
 
@@ -88,7 +91,7 @@ async fn step(control: &Control, follower: &mut Follower, saved: &mut Instant) -
         follower.save(follower.read_up_to()).await.map_err(failed)?;
     }
     if batch.len() < BATCH {
-        tokio::time::sleep_until(started + SPACING).await;
+        tokio::time::sleep_until(started + if batch.len() < BUSY { SPACING } else { BUSY_SPACING }).await;
     }
     Ok(())
 }

@@ -30,8 +30,11 @@ pub const CONSUMER: &str = "detect";
 const MAX_BATCH: usize = 2048;
 /// A quiet stream is looked at this often for a stop.
 const IDLE_WAIT: Duration = Duration::from_millis(200);
-/// Ticks are at least this far apart under load, so that events gather; the first after a pause runs at once.
-const TICK_SPACING: Duration = Duration::from_millis(10);
+/// Ticks are at least this far apart, so that events gather; the first after a pause runs at once.
+const TICK_SPACING: Duration = Duration::from_millis(5);
+/// The same behind a batch of this many: under load.
+const BUSY: usize = 64;
+const BUSY_TICK_SPACING: Duration = Duration::from_millis(10);
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MOST: Duration = Duration::from_secs(5);
 /// The partition under which a worker that owns all of them writes its checkpoint.
@@ -302,6 +305,7 @@ impl Running {
             };
             let started = self.clock.now();
             let (full, quiet) = (batch.len() == MAX_BATCH, batch.is_empty());
+            let spacing = if batch.len() < BUSY { TICK_SPACING } else { BUSY_TICK_SPACING };
             if !quiet {
                 self.take(batch, shared).await?;
                 let lag = if full { self.bus.last_seq(Stream::Ase).await?.saturating_sub(self.position) } else { 0 };
@@ -318,7 +322,7 @@ impl Running {
             let took = Duration::from_micros(now.as_micros().saturating_sub(started.as_micros()).max(0).unsigned_abs());
             if !full
                 && !quiet
-                && let Some(rest) = TICK_SPACING.checked_sub(took)
+                && let Some(rest) = spacing.checked_sub(took)
             {
                 tokio::time::sleep(rest).await;
             }

@@ -19,6 +19,7 @@ use crate::entropy::Entropy;
 use crate::error::{LedgerError, SubmitError, read_error};
 use crate::lane::Identity;
 use crate::recovery;
+use crate::ring::{SealedReceiver, Slot};
 use crate::rows::{OutboxItem, RowError, item_of, select_items};
 use crate::schema;
 use crate::seal::Sealer;
@@ -43,7 +44,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     queue: mpsc::Sender<crate::draft::Submission>,
     commands: mpsc::Sender<Command>,
-    ring: Mutex<Option<(mpsc::Sender<OutboxItem>, mpsc::Receiver<OutboxItem>)>>,
+    ring: Mutex<Option<(mpsc::Sender<Slot>, mpsc::Receiver<Slot>)>>,
     readers: SqlitePool,
     lane_suffix: String,
 }
@@ -121,7 +122,12 @@ impl Ledger {
         }
         let (submission, reply) = submission(draft, durability);
         match self.inner.queue.try_send(submission) {
-            Ok(()) => Ok(PendingReceipt { reply }),
+            Ok(()) => {
+                if durability == Durability::Required {
+                    shared.somebody_waits();
+                }
+                Ok(PendingReceipt { reply })
+            }
             Err(mpsc::error::TrySendError::Full(submission)) => {
                 if durability == Durability::BestEffort {
                     shared.counters.dropped.fetch_add(1, Ordering::Relaxed);
@@ -171,10 +177,10 @@ impl Ledger {
     /// The receiving end of the ring, once. From then on sealed events are put into it as far as there is room; a jump in
     /// `row` means that the outbox has more.
     #[must_use]
-    pub fn take_sealed_receiver(&self) -> Option<mpsc::Receiver<OutboxItem>> {
+    pub fn take_sealed_receiver(&self) -> Option<SealedReceiver> {
         let (sender, receiver) = self.inner.ring.lock().take()?;
         *self.inner.shared.ring.lock() = Some(sender);
-        Some(receiver)
+        Some(SealedReceiver { slots: receiver })
     }
 
     /// Receipts after `after_row`, in row order, at most `limit` (and `MAX_READ`).

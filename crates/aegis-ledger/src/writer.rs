@@ -19,7 +19,7 @@ use crate::config::LedgerConfig;
 use crate::draft::{Committed, Draft, Durability, Submission};
 use crate::loss::{Loss, Losses};
 use crate::recovery::UncleanLane;
-use crate::rows::{OutboxItem, outbox_item};
+use crate::ring::{Durable, Slot};
 use crate::schema;
 use crate::seal::{SealedBatch, Sealer};
 use crate::stats::Counters;
@@ -30,6 +30,9 @@ const SHIPPED_IDLE: Duration = Duration::from_millis(200);
 /// Commits of a busy ledger are at least this far apart, so that receipts gather: each writes the ends of all indexes anew and waits
 /// for the disk. The first after a pause goes at once.
 const GATHER: Duration = Duration::from_millis(2);
+
+/// The same while nobody waits for any of them.
+const GATHER_UNHURRIED: Duration = Duration::from_millis(10);
 
 /// A group of this many receipts says that the ledger is busy.
 const BUSY: usize = 8;
@@ -47,12 +50,25 @@ pub(crate) struct Shared {
     pub(crate) losses: Losses,
     /// Wakes an idle writer: a loss to tell, or a shipped position to write.
     pub(crate) wake: Notify,
+    /// Set while somebody waits for a receipt in the queue.
+    pub(crate) hurry: AtomicBool,
+    /// Wakes a writer that lets receipts gather because nobody waited for them.
+    pub(crate) hurried: Notify,
     /// Wakes the checkpointer: the log has grown.
     pub(crate) log_grown: Notify,
     /// Set by the checkpointer: what is left of the log to copy is short.
     pub(crate) tail_left: AtomicBool,
     /// Where sealed events go once somebody has taken the receiving end.
-    pub(crate) ring: Mutex<Option<mpsc::Sender<OutboxItem>>>,
+    pub(crate) ring: Mutex<Option<mpsc::Sender<Slot>>>,
+}
+
+impl Shared {
+    /// Whoever put a receipt into the queue waits for it.
+    pub(crate) fn somebody_waits(&self) {
+        if !self.hurry.swap(true, Ordering::AcqRel) {
+            self.hurried.notify_one();
+        }
+    }
 }
 
 /// What a handle asks of the writer besides sealing.
@@ -107,6 +123,9 @@ impl Writer {
                     None => break,
                 },
                 _ = self.queue.recv_many(&mut group, self.config.max_batch), if !self.queue.is_closed() || !self.queue.is_empty() => {
+                    self.shared.hurry.swap(false, Ordering::AcqRel);
+                    // Whoever said it before that and is not in the group is in the queue.
+                    self.shared.hurry.fetch_or(!self.queue.is_empty(), Ordering::AcqRel);
                     self.last_group = (group.len() >= BUSY).then(|| (Instant::now(), group.len()));
                     self.take(std::mem::take(&mut group)).await;
                     self.shorten_log().await;
@@ -128,11 +147,17 @@ impl Writer {
         idle_work.then_some(SHIPPED_IDLE)
     }
 
-    /// Lets receipts gather behind a busy group, until as many wait as it had.
+    /// Lets receipts gather behind a busy group: until as many wait as it had, or for longer if nobody waits for any.
     async fn gather(&self) {
-        if let Some((taken, size)) = self.last_group
-            && self.queue.len() < size.min(self.config.max_batch)
-        {
+        let Some((taken, size)) = self.last_group else { return };
+        let unhurried = taken + GATHER_UNHURRIED;
+        while !self.shared.hurry.load(Ordering::Acquire) && self.queue.len() < self.config.max_batch {
+            tokio::select! {
+                () = self.shared.hurried.notified() => {}
+                () = sleep_until(unhurried) => return,
+            }
+        }
+        if self.queue.len() < size.min(self.config.max_batch) {
             sleep_until(taken + GATHER).await;
         }
     }
@@ -319,8 +344,9 @@ impl Writer {
         }
         let ring = self.shared.ring.lock().clone();
         let Some(ring) = ring else { return };
-        for (leaf, (row, frozen)) in sealed.rows.iter().zip(frozen).enumerate() {
-            if ring.try_send(outbox_item(row, leaf as u64, &sealed.commit, frozen)).is_err() {
+        let durable = Arc::new(Durable { commit: sealed.commit, rows: sealed.rows });
+        for (place, frozen) in frozen.into_iter().enumerate() {
+            if ring.try_send(Slot { of: Arc::clone(&durable), place, frozen }).is_err() {
                 // Full: whoever reads it sees the gap in `row` and reads the outbox.
                 return;
             }

@@ -189,14 +189,7 @@ impl SecurityEvent {
 
     /// The same with an id that was made already.
     #[must_use]
-    pub fn with_id(
-        event_id: EventId,
-        tenant_id: TenantId,
-        edge_id: &str,
-        source: &str,
-        kind: EventKind,
-        ts: Timestamp,
-    ) -> Self {
+    pub fn with_id(event_id: EventId, tenant_id: TenantId, edge_id: &str, source: &str, kind: EventKind, ts: Timestamp) -> Self {
         Self {
             event_id,
             ref_event_id: None,

@@ -148,7 +148,9 @@ mod tests {
         let after = u64::try_from(UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap();
         for id in &ids {
             let millis = (id.as_u128() >> 80) as u64;
-            assert!(id.get_version_num() == 7 && id.get_variant() == uuid::Variant::RFC4122 && (before..=after).contains(&millis));
+            assert!(
+                id.get_version_num() == 7 && id.get_variant() == uuid::Variant::RFC4122 && (before..=after).contains(&millis)
+            );
         }
         let random: std::collections::HashSet<u128> = ids.iter().map(|id| id.as_u128() & ((1 << 62) - 1)).collect();
         assert_eq!(random.len(), ids.len(), "no randomness is used twice");

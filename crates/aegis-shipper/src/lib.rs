@@ -19,8 +19,10 @@ use tokio::sync::watch;
 pub struct ShipperConfig {
     /// Events that one publish takes at most.
     pub batch: usize,
-    /// Publishes are at least this far apart, so that a busy ledger's events gather; the first after a pause goes at once.
+    /// Publishes are at least this far apart, so that events gather; the first after a pause goes at once.
     pub spacing: Duration,
+    /// The same behind a publish of many events: under load, where few large publishes cost far less than many small ones.
+    pub busy_spacing: Duration,
     /// The wait after a first refusal; it doubles with each further one.
     pub min_backoff: Duration,
     /// The longest wait.
@@ -35,7 +37,8 @@ impl Default for ShipperConfig {
     fn default() -> Self {
         Self {
             batch: 512,
-            spacing: Duration::from_millis(10),
+            spacing: Duration::from_millis(5),
+            busy_spacing: Duration::from_millis(12),
             min_backoff: Duration::from_millis(50),
             max_backoff: Duration::from_secs(5),
             idle_check: Duration::from_millis(100),

@@ -6,12 +6,15 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use aegis_bus::{Bus, BusError, Stream};
-use aegis_ledger::{Ledger, OutboxItem};
-use tokio::sync::{mpsc, watch};
+use aegis_ledger::{Ledger, OutboxItem, SealedReceiver};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::letter::Outgoing;
 use crate::{Counts, ShipperConfig};
+
+/// A publish of this many events says that the ledger is busy.
+const BUSY: usize = 64;
 
 /// The time to stop has passed.
 struct Expired;
@@ -22,7 +25,7 @@ struct Task {
     config: ShipperConfig,
     counts: Arc<Counts>,
     /// None when there is none, or when the ledger's writer is gone.
-    ring: Option<mpsc::Receiver<OutboxItem>>,
+    ring: Option<SealedReceiver>,
     /// An item of the ring that did not follow the last one.
     held: Option<OutboxItem>,
     /// The last row whose messages are acknowledged.
@@ -46,11 +49,12 @@ pub(crate) async fn run(
     let shipped = ledger.shipped_row().await;
     let mut task = Task { ledger, bus, config, counts, ring, held: None, shipped, stopping, deadline: None };
     while let Ok(Some(items)) = task.next_items().await {
-        let started = Instant::now();
+        let spacing = if items.len() < BUSY { task.config.spacing } else { task.config.busy_spacing };
+        let next = Instant::now() + spacing;
         if task.ship(items).await.is_err() {
             break;
         }
-        task.gather(started).await;
+        task.gather(next).await;
     }
     if task.ledger.last_row() > task.shipped {
         tracing::warn!(
@@ -115,10 +119,10 @@ impl Task {
     }
 
     /// Lets events gather until the next publish is due; a stop does not wait for that.
-    async fn gather(&mut self, started: Instant) {
+    async fn gather(&mut self, next: Instant) {
         if self.deadline.is_none() {
             tokio::select! {
-                () = sleep_until(started + self.config.spacing) => {}
+                () = sleep_until(next) => {}
                 _ = self.stopping.changed() => self.begin_stop(),
             }
         }
