@@ -75,8 +75,8 @@ impl ObjectText {
     #[must_use]
     pub fn finish(mut self) -> String {
         self.text.push(b'}');
-        // Only whole strings were put in, so it is UTF-8.
-        String::from_utf8(self.text).unwrap_or_default()
+        // Only whole strings were put in, so it is UTF-8, and the second way is never taken.
+        String::from_utf8(self.text).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
     }
 
     fn key(&mut self, key: &'static str) {

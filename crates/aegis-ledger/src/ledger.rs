@@ -46,6 +46,10 @@ struct Inner {
     commands: mpsc::Sender<Command>,
     ring: Mutex<Option<(mpsc::Sender<Slot>, mpsc::Receiver<Slot>)>>,
     readers: SqlitePool,
+    /// For `read_outbox` alone.
+    outbox_reader: SqlitePool,
+    /// As many waiting receipts are not let wait for more.
+    enough: usize,
     lane_suffix: String,
 }
 
@@ -95,6 +99,7 @@ impl Ledger {
             queue: queued,
             commands: commanded,
             retry: std::collections::VecDeque::new(),
+            try_again_at: None,
             in_doubt: None,
             closed: false,
             checkpointer: tokio::spawn(schema::checkpoint(config.path.clone(), Arc::clone(&shared))),
@@ -109,7 +114,13 @@ impl Ledger {
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .connect_lazy_with(schema::options(&config.path).pragma("query_only", "ON"));
-        let inner = Inner { shared, clock, queue, commands, ring: Mutex::new(Some(ring)), readers, lane_suffix };
+        // A connection's thread has the priority of whoever connects: the shipper's is not lent to those that answer.
+        let outbox_reader = SqlitePoolOptions::new()
+            .max_connections(1)
+            .connect_lazy_with(schema::options(&config.path).pragma("query_only", "ON"));
+        let enough = config.max_batch.min(config.queue_capacity / 2).max(1);
+        let ring = Mutex::new(Some(ring));
+        let inner = Inner { shared, clock, queue, commands, ring, readers, outbox_reader, enough, lane_suffix };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -123,8 +134,9 @@ impl Ledger {
         let (submission, reply) = submission(draft, durability);
         match self.inner.queue.try_send(submission) {
             Ok(()) => {
-                if durability == Durability::Required {
-                    shared.somebody_waits();
+                let queue = &self.inner.queue;
+                if durability == Durability::Required || queue.max_capacity() - queue.capacity() >= self.inner.enough {
+                    shared.hurry();
                 }
                 Ok(PendingReceipt { reply })
             }
@@ -190,7 +202,7 @@ impl Ledger {
             let rows = sqlx::query(select_items!("WHERE r.row > ? ORDER BY r.row LIMIT ?"))
                 .bind(after)
                 .bind(limit.min(MAX_READ) as i64)
-                .fetch_all(&self.inner.readers)
+                .fetch_all(&self.inner.outbox_reader)
                 .await
                 .map_err(|e| read_error(&e))?;
             let Some(last) = rows.last() else { return Ok(Vec::new()) };

@@ -11,7 +11,7 @@ use aegis_model::{Clock, TenantId};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::LedgerError;
 use crate::commit::{Disk, WriteError};
@@ -19,7 +19,7 @@ use crate::config::LedgerConfig;
 use crate::draft::{Committed, Draft, Durability, Submission};
 use crate::loss::{Loss, Losses};
 use crate::recovery::UncleanLane;
-use crate::ring::{Durable, Slot};
+use crate::ring::{Durable, RingWeight, Slot};
 use crate::schema;
 use crate::seal::{SealedBatch, Sealer};
 use crate::stats::Counters;
@@ -33,6 +33,9 @@ const GATHER: Duration = Duration::from_millis(2);
 
 /// The same while nobody waits for any of them.
 const GATHER_UNHURRIED: Duration = Duration::from_millis(10);
+
+/// Receipts that are sealed before others of the runtime have a turn, while nobody waits for one: an answer is not held up by them.
+const SEALED_AT_ONCE: usize = 16;
 
 /// A group of this many receipts says that the ledger is busy.
 const BUSY: usize = 8;
@@ -50,7 +53,7 @@ pub(crate) struct Shared {
     pub(crate) losses: Losses,
     /// Wakes an idle writer: a loss to tell, or a shipped position to write.
     pub(crate) wake: Notify,
-    /// Set while somebody waits for a receipt in the queue.
+    /// Set while what is in the queue is not to wait for more.
     pub(crate) hurry: AtomicBool,
     /// Wakes a writer that lets receipts gather because nobody waited for them.
     pub(crate) hurried: Notify,
@@ -60,11 +63,13 @@ pub(crate) struct Shared {
     pub(crate) tail_left: AtomicBool,
     /// Where sealed events go once somebody has taken the receiving end.
     pub(crate) ring: Mutex<Option<mpsc::Sender<Slot>>>,
+    /// Bytes of the commits that the ring holds on to.
+    pub(crate) ring_weight: RingWeight,
 }
 
 impl Shared {
-    /// Whoever put a receipt into the queue waits for it.
-    pub(crate) fn somebody_waits(&self) {
+    /// Said behind a receipt that was put into the queue: somebody waits for it, or enough wait already.
+    pub(crate) fn hurry(&self) {
         if !self.hurry.swap(true, Ordering::AcqRel) {
             self.hurried.notify_one();
         }
@@ -87,6 +92,8 @@ pub(crate) struct Writer {
     pub(crate) config: LedgerConfig,
     pub(crate) queue: mpsc::Receiver<Submission>,
     pub(crate) commands: mpsc::Receiver<Command>,
+    /// When a disk that did not take a write is tried again.
+    pub(crate) try_again_at: Option<Instant>,
     /// Best-effort drafts that wait for the disk to come back.
     pub(crate) retry: VecDeque<Submission>,
     /// A batch whose COMMIT gave an error, and of which it is not known whether it is on the disk.
@@ -114,7 +121,8 @@ impl Writer {
         let mut group = Vec::new();
         let shared = Arc::clone(&self.shared);
         loop {
-            let pause = self.pause();
+            self.note_when_to_try_again();
+            let idle_work = self.idle_work();
             self.gather().await;
             tokio::select! {
                 biased;
@@ -122,6 +130,11 @@ impl Writer {
                     Some(command) => self.obey(command).await,
                     None => break,
                 },
+                // Before the queue: what comes in while the disk is away must not put off the next try.
+                () = wait_until(self.try_again_at), if self.try_again_at.is_some() => {
+                    self.try_again_at = None;
+                    self.catch_up().await;
+                }
                 _ = self.queue.recv_many(&mut group, self.config.max_batch), if !self.queue.is_closed() || !self.queue.is_empty() => {
                     self.shared.hurry.swap(false, Ordering::AcqRel);
                     // Whoever said it before that and is not in the group is in the queue.
@@ -131,20 +144,25 @@ impl Writer {
                     self.shorten_log().await;
                 }
                 () = shared.wake.notified() => {}
-                () = sleep_for(pause), if pause.is_some() => self.catch_up().await,
+                () = sleep(SHIPPED_IDLE), if idle_work => self.catch_up().await,
             }
         }
         self.drain().await;
         self.catch_up().await;
     }
 
-    /// How long to wait before `catch_up` has something to do, if nothing comes first.
-    fn pause(&self) -> Option<Duration> {
-        if !self.writable() || !self.retry.is_empty() {
-            return Some(self.config.retry_interval);
+    /// While the disk does not take what waits, there is one moment at which it is tried again, whatever else comes.
+    fn note_when_to_try_again(&mut self) {
+        if self.writable() && self.retry.is_empty() {
+            self.try_again_at = None;
+        } else {
+            self.try_again_at.get_or_insert_with(|| Instant::now() + self.config.retry_interval);
         }
-        let idle_work = self.disk.shipped_is_behind(&self.shared.counters) || (!self.closed && !self.shared.losses.is_empty());
-        idle_work.then_some(SHIPPED_IDLE)
+    }
+
+    /// Whether `catch_up` has something to do when nothing else comes; any commit does it along.
+    fn idle_work(&self) -> bool {
+        self.disk.shipped_is_behind(&self.shared.counters) || (!self.closed && !self.shared.losses.is_empty())
     }
 
     /// Lets receipts gather behind a busy group: until as many wait as it had, or for longer if nobody waits for any.
@@ -256,7 +274,7 @@ impl Writer {
     async fn commit(&mut self, mut group: Vec<Submission>) {
         loop {
             let losses = if self.closed { Vec::new() } else { self.shared.losses.take(LANES_PER_COMMIT) };
-            let (sealed, places) = self.seal(&mut group, &losses);
+            let (sealed, places) = self.seal(&mut group, &losses).await;
             if sealed.is_none() && !self.disk.shipped_is_behind(&self.shared.counters) {
                 return;
             }
@@ -296,7 +314,7 @@ impl Writer {
     }
 
     /// Seals gaps first, then the group. What cannot be sealed is answered and leaves the group alone.
-    fn seal(&mut self, group: &mut Vec<Submission>, losses: &[(TenantId, Loss)]) -> (Option<SealedBatch>, Vec<usize>) {
+    async fn seal(&mut self, group: &mut Vec<Submission>, losses: &[(TenantId, Loss)]) -> (Option<SealedBatch>, Vec<usize>) {
         let mut batch = self.sealer.batch(self.clock.now());
         for (tenant, loss) in losses {
             if let Err(error) = batch.gap_after_loss(tenant, loss) {
@@ -305,7 +323,10 @@ impl Writer {
         }
         let mut places = Vec::with_capacity(group.len());
         let mut kept = Vec::with_capacity(group.len());
-        for submission in group.drain(..) {
+        for (index, submission) in group.drain(..).enumerate() {
+            if index % SEALED_AT_ONCE == SEALED_AT_ONCE - 1 && !self.shared.hurry.load(Ordering::Acquire) {
+                tokio::task::yield_now().await;
+            }
             match batch.seal(&submission.draft) {
                 Ok(place) => {
                     places.push(place);
@@ -322,9 +343,10 @@ impl Writer {
     }
 
     /// The batch is durable: the state moves on, the waiters wake, the ring gets what it has room for.
-    fn acknowledge(&mut self, sealed: SealedBatch, group: Vec<Submission>, places: Vec<usize>) {
+    fn acknowledge(&mut self, mut sealed: SealedBatch, group: Vec<Submission>, places: Vec<usize>) {
         self.sealer.adopt(&sealed);
-        self.log_bytes += sealed.rows.iter().map(|row| row.event.len() + row.receipt.len()).sum::<usize>();
+        let bytes = sealed.rows.iter().map(|row| row.event.len() + row.receipt.len()).sum::<usize>();
+        self.log_bytes += bytes;
         if let Some(last) = sealed.rows.last() {
             self.shared.counters.last_row.store(last.row, Ordering::Release);
         }
@@ -344,7 +366,10 @@ impl Writer {
         }
         let ring = self.shared.ring.lock().clone();
         let Some(ring) = ring else { return };
-        let durable = Arc::new(Durable { commit: sealed.commit, rows: sealed.rows });
+        let Some(weight) = self.shared.ring_weight.add(bytes) else { return };
+        // It stands in the slot, once; this text holds raw parameters.
+        sealed.rows.iter_mut().for_each(|row| row.frozen = None);
+        let durable = Arc::new(Durable { commit: sealed.commit, rows: sealed.rows, _weight: weight });
         for (place, frozen) in frozen.into_iter().enumerate() {
             if ring.try_send(Slot { of: Arc::clone(&durable), place, frozen }).is_err() {
                 // Full: whoever reads it sees the gap in `row` and reads the outbox.
@@ -467,9 +492,11 @@ impl Writer {
     }
 }
 
-async fn sleep_for(pause: Option<Duration>) {
-    if let Some(pause) = pause {
-        tokio::time::sleep(pause).await;
+/// Ends at `moment`, never without one.
+async fn wait_until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -92,6 +92,38 @@ async fn a_full_database_refuses_keeps_and_recovers() {
     lives_through_a_full_disk(folder.path(), Some(limit), move || raised.store(0, Ordering::Release)).await;
 }
 
+#[tokio::test]
+async fn what_keeps_coming_does_not_keep_a_ledger_from_trying_its_disk_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let limit = Arc::new(AtomicU32::new(120));
+    let mut config = config(folder.path());
+    config.hooks.page_limit = Some(Arc::clone(&limit));
+    config.best_effort_capacity = 8;
+    let ledger = open_with(config).await.unwrap();
+    let acme = tenant("acme");
+    fill_up(&ledger).await;
+    let stopped = Arc::new(AtomicU8::new(0));
+    let reader = {
+        let (ledger, acme, stopped) = (ledger.clone(), acme.clone(), Arc::clone(&stopped));
+        tokio::spawn(async move {
+            // Reads come at all times, and ten times as often as the disk is tried.
+            while stopped.load(Ordering::Acquire) == 0 {
+                let _kept_or_counted = ledger.try_submit(draft_now(&acme), Durability::BestEffort);
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        })
+    };
+    eventually("reads that find no room", async || ledger.dropped_total() > 2).await;
+    assert!(!ledger.is_writable());
+    limit.store(0, Ordering::Release);
+    eventually("a writable ledger", async || ledger.is_writable()).await;
+    ledger.submit(draft_now(&acme)).await.unwrap();
+    stopped.store(1, Ordering::Release);
+    reader.await.unwrap();
+    assert_all_verify(&everything(&ledger).await);
+    ledger.close().await.unwrap();
+}
+
 /// A mount that goes away with the test.
 struct Mount(PathBuf);
 

@@ -94,7 +94,7 @@ thread_local! {
     static RANDOMNESS: RefCell<Randomness> = RefCell::default();
 }
 
-/// A fresh, time-ordered event id (UUIDv7).
+/// A fresh event id (UUIDv7): ordered by time to the millisecond, at random within one.
 #[must_use]
 pub fn new_event_id() -> EventId {
     let millis = UNIX_EPOCH.elapsed().ok().and_then(|since| u64::try_from(since.as_millis()).ok());

@@ -24,7 +24,7 @@ const STATEMENTS: usize = 256;
 const PAGE_BYTES: u32 = 16384;
 /// The writer's page cache: 64 MiB (SQLite counts negative values in KiB), so that the indexes of the history stay in memory.
 const WRITER_CACHE: &str = "-65536";
-/// Pages the log holds before it is worked into the file: 8 MiB, so that no commit pays for many.
+/// Pages the log holds before it is worked into the file: 8 MiB of a new one, so that no commit pays for many.
 const CHECKPOINT_PAGES: &str = "512";
 /// A file up to this size is checked page by page at each start (well under a second); a larger one when its pages are read.
 const CHECK_UP_TO_BYTES: u64 = 128 * 1024 * 1024;

@@ -30,15 +30,25 @@ pub fn spawn<F>(name: &str, work: impl FnOnce() -> F + Send + 'static) -> std::i
 where
     F: Future<Output = ()>,
 {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (ended, receiver) = oneshot::channel();
+    let (started, start) = std::sync::mpsc::sync_channel(1);
     std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        // Made here: a runtime that a failed start threw away inside another one would panic.
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                let _nobody_waits = started.send(Err(error));
+                return;
+            }
+        };
+        let _nobody_waits = started.send(Ok(()));
         if let Err(error) = step_back() {
             tracing::warn!(?error, "background work runs at full priority: the system refused a lower one");
         }
         let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(work())));
         let _nobody_waits = ended.send(outcome.map_err(|_| Panicked));
     })?;
+    start.recv().unwrap_or_else(|_| Err(std::io::Error::other("the thread ended before it began")))?;
     Ok(Work { ended: receiver })
 }
 

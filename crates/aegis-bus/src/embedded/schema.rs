@@ -106,7 +106,7 @@ pub(super) fn connect_options(path: &Path) -> SqliteConnectOptions {
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(Duration::from_secs(5))
-        // 8 MiB: a checkpoint is part of a commit, and a large one would hold up everyone behind it.
+        // 8 MiB of a new file: a checkpoint is part of a commit, and a large one would hold up everyone behind it.
         .pragma("wal_autocheckpoint", "512")
         .pragma("journal_size_limit", "67108864")
         .pragma("cache_size", "-65536")
