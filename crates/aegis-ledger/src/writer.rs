@@ -321,10 +321,11 @@ impl Writer {
                 tracing::error!(%tenant, %error, "a gap receipt could not be sealed");
             }
         }
+        let nobody_waits = group.iter().all(|submission| submission.durability == Durability::BestEffort);
         let mut places = Vec::with_capacity(group.len());
         let mut kept = Vec::with_capacity(group.len());
         for (index, submission) in group.drain(..).enumerate() {
-            if index % SEALED_AT_ONCE == SEALED_AT_ONCE - 1 && !self.shared.hurry.load(Ordering::Acquire) {
+            if index % SEALED_AT_ONCE == SEALED_AT_ONCE - 1 && nobody_waits && !self.shared.hurry.load(Ordering::Acquire) {
                 tokio::task::yield_now().await;
             }
             match batch.seal(&submission.draft) {
