@@ -93,6 +93,44 @@ async fn everything_survives_a_reopen() {
 }
 
 #[tokio::test]
+async fn whatever_one_commit_takes_together_survives_a_reopen() {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = bounded(Stream::Ase, 6, 1 << 20);
+    let bus = open(folder.path(), limits.clone()).await;
+    publish(&bus, Stream::Ase, (0..5).map(event).collect()).await;
+    bus.set_consumer_position(Stream::Ase, "c", 4).await.unwrap();
+    let episode = |text: &'static str| Message::new("episode.t.a", text);
+    // Asked for together, so that they wait for the writer together: room to make, a message to replace, a position and a value.
+    let (events, episodes, alert, position, revision, more) = tokio::join!(
+        publish(&bus, Stream::Ase, (5..9).map(event).collect()),
+        publish(&bus, Stream::Episodes, vec![episode("1"), episode("2")]),
+        publish(&bus, Stream::Alerts, vec![Message::new("alert.t.a", "x").expecting(0)]),
+        bus.set_consumer_position(Stream::Ase, "d", 5),
+        bus.kv_put(Bucket::Control, "k", "v".into()),
+        publish(&bus, Stream::Ase, vec![event(9)]),
+    );
+    assert_eq!((events, more), (vec![Ok(6), Ok(7), Ok(8), Ok(9)], vec![Ok(10)]));
+    assert_eq!((episodes, alert, position), (vec![Ok(1), Ok(2)], vec![Ok(1)], Ok(())));
+    assert!(bus.stream_state(Stream::Ase).await.unwrap().first_seq > 1, "room was made");
+    let mut before = Vec::new();
+    for stream in Stream::ALL {
+        before.push((bus.stream_state(stream).await.unwrap(), read_all(&bus, stream, 0).await));
+    }
+    bus.close().await;
+
+    let bus = open(folder.path(), limits).await;
+    for (stream, before) in Stream::ALL.into_iter().zip(before) {
+        assert_eq!((bus.stream_state(stream).await.unwrap(), read_all(&bus, stream, 0).await), before, "{stream}");
+    }
+    assert_eq!(bus.consumer_position(Stream::Ase, "d").await.unwrap(), 5);
+    assert_eq!(bus.kv_get(Bucket::Control, "k").await.unwrap(), Some(("v".into(), revision.unwrap())));
+    assert_eq!(publish(&bus, Stream::Episodes, vec![episode("3").expecting(2)]).await, [Ok(3)]);
+    // Consumer `c` still holds back what it has not passed.
+    let full = Err(BusError::Full { stream: Stream::Ase });
+    assert_eq!(publish(&bus, Stream::Ase, vec![event(9), event(10)]).await, [Ok(10), full]);
+}
+
+#[tokio::test]
 async fn a_full_stream_refuses_until_every_consumer_has_passed() {
     let folder = tempfile::tempdir().unwrap();
     let bus = open(folder.path(), bounded(Stream::Ase, 10, 1 << 20)).await;
@@ -242,16 +280,21 @@ async fn a_newer_schema_is_refused() {
 
 #[tokio::test]
 async fn a_file_that_cannot_be_written_refuses_and_recovers() {
+    // A publish is several statements: whichever fails, nothing of it may stay.
+    for (table, change) in [("messages", "INSERT"), ("msg_ids", "INSERT"), ("subjects", "INSERT"), ("streams", "UPDATE")] {
+        refuses_and_recovers(table, change).await;
+    }
+}
+
+async fn refuses_and_recovers(table: &str, change: &str) {
     use sqlx::Connection;
     let folder = tempfile::tempdir().unwrap();
     let bus = open(folder.path(), EmbeddedLimits::default()).await;
     publish(&bus, Stream::Ase, vec![event(0)]).await;
     let url = format!("sqlite://{}", folder.path().join("bus.db").display());
     let mut conn = sqlx::SqliteConnection::connect(&url).await.unwrap();
-    sqlx::query("CREATE TRIGGER broken BEFORE INSERT ON messages BEGIN SELECT raise(ABORT, 'disk is broken'); END")
-        .execute(&mut conn)
-        .await
-        .unwrap();
+    let trigger = format!("CREATE TRIGGER broken BEFORE {change} ON {table} BEGIN SELECT raise(ABORT, 'disk is broken'); END");
+    sqlx::query(sqlx::AssertSqlSafe(trigger)).execute(&mut conn).await.unwrap();
     let refused = bus.publish(Stream::Ase, vec![event(1), Message::new("nonsense", "x")]).await;
     assert!(matches!(&refused[0], Err(BusError::Unavailable { reason }) if reason.contains("disk is broken")), "{refused:?}");
     assert!(matches!(refused[1], Err(BusError::Invalid { .. })), "{refused:?}");

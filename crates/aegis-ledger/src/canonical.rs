@@ -288,6 +288,30 @@ mod tests {
     }
 
     #[test]
+    fn every_word_is_the_one_that_serde_writes() {
+        let words = |event: SecurityEvent| both_ways_agree(&event);
+        let any = || full_event("x", true, 7);
+        for trust in SourceTrust::ALL {
+            words(SecurityEvent { source_trust: Some(trust), root_trust: Some(trust), ..any() });
+        }
+        for decision in [Decision::Allow, Decision::RequireApproval, Decision::Deny] {
+            words(SecurityEvent { decision: Some(decision), ..any() });
+        }
+        for risk in [RiskLevel::Low, RiskLevel::Medium, RiskLevel::High, RiskLevel::Critical] {
+            words(SecurityEvent { risk_level: Some(risk), ..any() });
+        }
+        for access in [DataAccess::None, DataAccess::Internal, DataAccess::Sensitive] {
+            words(SecurityEvent { data_access: Some(access), ..any() });
+        }
+        for destination in [Destination::Internal, Destination::External] {
+            words(SecurityEvent { destination: Some(destination), ..any() });
+        }
+        for kind in ["lane_open", "authorize_decision", "tool_outcome", "receipt_chain_broken", "external_event:github_webhook"] {
+            words(SecurityEvent { kind: kind.parse().unwrap(), ..any() });
+        }
+    }
+
+    #[test]
     fn absent_columns_are_left_out_of_the_digest() {
         let tenant = TenantId::new("acme").unwrap();
         both_ways_agree(&SecurityEvent::new(tenant, "e", "edge", EventKind::LaneGap, Timestamp::from_micros(0)));
