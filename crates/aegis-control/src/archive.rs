@@ -150,6 +150,6 @@ fn read(delivered: &Delivered) -> Result<HistoryRow, String> {
         decision: event.decision,
         receipt_hash: event.receipt_hash,
         bus_seq: delivered.seq,
-        wire: wire.text().to_owned(),
+        wire: wire.text().into(),
     })
 }

@@ -14,17 +14,19 @@ use tokio::time::Instant;
 
 use crate::commit::Disk;
 use crate::config::LedgerConfig;
-use crate::draft::{Committed, Draft, Durability, PendingReceipt};
+use crate::draft::{Committed, Draft, Durability, PendingReceipt, Submission};
 use crate::entropy::Entropy;
 use crate::error::{LedgerError, SubmitError, read_error};
+use crate::gather::Gathering;
 use crate::lane::Identity;
 use crate::recovery;
 use crate::ring::{SealedReceiver, Slot};
 use crate::rows::{OutboxItem, RowError, item_of, select_items};
 use crate::schema;
 use crate::seal::Sealer;
+use crate::shared::{Command, Shared};
 use crate::stats::LedgerStats;
-use crate::writer::{Command, Shared, Writer, submission};
+use crate::writer::Writer;
 
 /// Connections that read.
 const READERS: u32 = 3;
@@ -42,7 +44,7 @@ pub struct Ledger {
 struct Inner {
     shared: Arc<Shared>,
     clock: Arc<dyn Clock>,
-    queue: mpsc::Sender<crate::draft::Submission>,
+    queue: mpsc::Sender<Submission>,
     commands: mpsc::Sender<Command>,
     ring: Mutex<Option<(mpsc::Sender<Slot>, mpsc::Receiver<Slot>)>>,
     readers: SqlitePool,
@@ -104,7 +106,7 @@ impl Ledger {
             closed: false,
             checkpointer: tokio::spawn(schema::checkpoint(config.path.clone(), Arc::clone(&shared))),
             log_bytes: 0,
-            last_group: None,
+            gathering: Gathering::default(),
             _lock: lock,
             config: config.clone(),
         };
@@ -131,12 +133,12 @@ impl Ledger {
             shared.losses.refused(&draft.event.tenant_id, self.inner.clock.now());
             return Err(SubmitError::Unavailable);
         }
-        let (submission, reply) = submission(draft, durability);
-        match self.inner.queue.try_send(submission) {
+        let (answer, reply) = oneshot::channel();
+        match self.inner.queue.try_send(Submission { draft: Box::new(draft), durability, reply: answer }) {
             Ok(()) => {
                 let queue = &self.inner.queue;
                 if durability == Durability::Required || queue.max_capacity() - queue.capacity() >= self.inner.enough {
-                    shared.hurry();
+                    shared.hurry.say();
                 }
                 Ok(PendingReceipt { reply })
             }

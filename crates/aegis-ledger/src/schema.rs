@@ -14,7 +14,7 @@ use sqlx::{ConnectOptions, Connection, Row, SqliteConnection};
 use crate::LedgerError;
 use crate::error::{is_corruption, open_error};
 use crate::rows::STATEMENTS;
-use crate::writer::Shared;
+use crate::shared::Shared;
 
 /// The schema this program writes. A file with a higher one is refused, so that an old program never guesses at it.
 pub(crate) const SCHEMA_VERSION: i64 = 1;

@@ -4,85 +4,34 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use aegis_model::{Clock, TenantId};
-use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::LedgerError;
 use crate::commit::{Disk, WriteError};
 use crate::config::LedgerConfig;
-use crate::draft::{Committed, Draft, Durability, Submission};
-use crate::loss::{Loss, Losses};
-use crate::recovery::UncleanLane;
-use crate::ring::{Durable, RingWeight, Slot};
+use crate::draft::{Committed, Durability, Submission};
+use crate::gather::Gathering;
+use crate::lifecycle::LANES_PER_COMMIT;
+use crate::loss::Loss;
+use crate::ring::{Durable, Slot};
 use crate::schema;
 use crate::seal::{SealedBatch, Sealer};
-use crate::stats::Counters;
+use crate::shared::{Command, Shared};
 
 /// How long an idle writer lets a new shipped position wait before it writes it alone: any commit takes it along.
 const SHIPPED_IDLE: Duration = Duration::from_millis(200);
 
-/// Commits of a busy ledger are at least this far apart, so that receipts gather: each writes the ends of all indexes anew and waits
-/// for the disk. The first after a pause goes at once.
-const GATHER: Duration = Duration::from_millis(2);
-
-/// The same while nobody waits for any of them.
-const GATHER_UNHURRIED: Duration = Duration::from_millis(10);
-
-/// Receipts that are sealed before others of the runtime have a turn, while nobody waits for one: an answer is not held up by them.
-const SEALED_AT_ONCE: usize = 16;
-
-/// A group of this many receipts says that the ledger is busy.
-const BUSY: usize = 8;
-
 /// Bytes of receipts after which the checkpointer is woken: few, so that a checkpoint stays short.
 const LOG_STEP: usize = 2 << 20;
 
-/// Tenants whose lanes one transaction opens after an unclean stop, or closes.
-const LANES_PER_COMMIT: usize = 256;
-
-/// What the handles and the writer share.
-#[derive(Debug, Default)]
-pub(crate) struct Shared {
-    pub(crate) counters: Counters,
-    pub(crate) losses: Losses,
-    /// Wakes an idle writer: a loss to tell, or a shipped position to write.
-    pub(crate) wake: Notify,
-    /// Set while what is in the queue is not to wait for more.
-    pub(crate) hurry: AtomicBool,
-    /// Wakes a writer that lets receipts gather because nobody waited for them.
-    pub(crate) hurried: Notify,
-    /// Wakes the checkpointer: the log has grown.
-    pub(crate) log_grown: Notify,
-    /// Set by the checkpointer: what is left of the log to copy is short.
-    pub(crate) tail_left: AtomicBool,
-    /// Where sealed events go once somebody has taken the receiving end.
-    pub(crate) ring: Mutex<Option<mpsc::Sender<Slot>>>,
-    /// Bytes of the commits that the ring holds on to.
-    pub(crate) ring_weight: RingWeight,
-}
-
-impl Shared {
-    /// Said behind a receipt that was put into the queue: somebody waits for it, or enough wait already.
-    pub(crate) fn hurry(&self) {
-        if !self.hurry.swap(true, Ordering::AcqRel) {
-            self.hurried.notify_one();
-        }
-    }
-}
-
-/// What a handle asks of the writer besides sealing.
-#[derive(Debug)]
-pub(crate) enum Command {
-    Close(oneshot::Sender<Result<(), LedgerError>>),
-    Shred(TenantId, oneshot::Sender<Result<(), LedgerError>>),
-    Prune(i64, oneshot::Sender<Result<u64, LedgerError>>),
-}
+/// Receipts that are sealed before others of the runtime have a turn, while nobody waits for one: an answer is not held up by them.
+const SEALED_AT_ONCE: usize = 16;
 
 pub(crate) struct Writer {
     pub(crate) disk: Disk,
@@ -102,8 +51,7 @@ pub(crate) struct Writer {
     pub(crate) checkpointer: JoinHandle<()>,
     /// Bytes of receipts written since the checkpointer was woken.
     pub(crate) log_bytes: usize,
-    /// When the last group was taken and how large it was, if it was a busy one.
-    pub(crate) last_group: Option<(Instant, usize)>,
+    pub(crate) gathering: Gathering,
     /// Held for as long as this writer may write.
     pub(crate) _lock: File,
 }
@@ -123,7 +71,7 @@ impl Writer {
         loop {
             self.note_when_to_try_again();
             let idle_work = self.idle_work();
-            self.gather().await;
+            self.gathering.wait(&shared.hurry, &self.queue, self.config.max_batch).await;
             tokio::select! {
                 biased;
                 command = self.commands.recv() => match command {
@@ -136,10 +84,8 @@ impl Writer {
                     self.catch_up().await;
                 }
                 _ = self.queue.recv_many(&mut group, self.config.max_batch), if !self.queue.is_closed() || !self.queue.is_empty() => {
-                    self.shared.hurry.swap(false, Ordering::AcqRel);
-                    // Whoever said it before that and is not in the group is in the queue.
-                    self.shared.hurry.fetch_or(!self.queue.is_empty(), Ordering::AcqRel);
-                    self.last_group = (group.len() >= BUSY).then(|| (Instant::now(), group.len()));
+                    shared.hurry.taken(&self.queue);
+                    self.gathering.took(group.len());
                     self.take(std::mem::take(&mut group)).await;
                     self.shorten_log().await;
                 }
@@ -165,21 +111,6 @@ impl Writer {
         self.disk.shipped_is_behind(&self.shared.counters) || (!self.closed && !self.shared.losses.is_empty())
     }
 
-    /// Lets receipts gather behind a busy group: until as many wait as it had, or for longer if nobody waits for any.
-    async fn gather(&self) {
-        let Some((taken, size)) = self.last_group else { return };
-        let unhurried = taken + GATHER_UNHURRIED;
-        while !self.shared.hurry.load(Ordering::Acquire) && self.queue.len() < self.config.max_batch {
-            tokio::select! {
-                () = self.shared.hurried.notified() => {}
-                () = sleep_until(unhurried) => return,
-            }
-        }
-        if self.queue.len() < size.min(self.config.max_batch) {
-            sleep_until(taken + GATHER).await;
-        }
-    }
-
     /// Between commits, when everyone has their answer: the short end of a checkpoint, so that the log can start again.
     async fn shorten_log(&mut self) {
         if self.log_bytes >= LOG_STEP {
@@ -192,7 +123,7 @@ impl Writer {
         }
     }
 
-    fn writable(&self) -> bool {
+    pub(crate) fn writable(&self) -> bool {
         self.shared.counters.writable.load(Ordering::Acquire)
     }
 
@@ -233,7 +164,7 @@ impl Writer {
     }
 
     /// Writes what is left in the queue.
-    async fn drain(&mut self) {
+    pub(crate) async fn drain(&mut self) {
         self.queue.close();
         loop {
             let mut group = Vec::new();
@@ -245,7 +176,7 @@ impl Writer {
     }
 
     /// What the timer does: tries a disk that failed, and writes what waits: kept drafts, losses, the shipped position.
-    async fn catch_up(&mut self) {
+    pub(crate) async fn catch_up(&mut self) {
         if !self.writable() && (self.settle_doubt().await.is_err() || self.disk.probe().await.is_err()) {
             return;
         }
@@ -261,7 +192,7 @@ impl Writer {
         }
     }
 
-    fn set_writable(&self, writable: bool) {
+    pub(crate) fn set_writable(&self, writable: bool) {
         let was = self.shared.counters.writable.swap(writable, Ordering::AcqRel);
         match (was, writable) {
             (true, false) => tracing::error!(ledger = %self.config.path.display(), "the ledger cannot write"),
@@ -325,7 +256,7 @@ impl Writer {
         let mut places = Vec::with_capacity(group.len());
         let mut kept = Vec::with_capacity(group.len());
         for (index, submission) in group.drain(..).enumerate() {
-            if index % SEALED_AT_ONCE == SEALED_AT_ONCE - 1 && nobody_waits && !self.shared.hurry.load(Ordering::Acquire) {
+            if index % SEALED_AT_ONCE == SEALED_AT_ONCE - 1 && nobody_waits && !self.shared.hurry.is_said() {
                 tokio::task::yield_now().await;
             }
             match batch.seal(&submission.draft) {
@@ -344,7 +275,7 @@ impl Writer {
     }
 
     /// The batch is durable: the state moves on, the waiters wake, the ring gets what it has room for.
-    fn acknowledge(&mut self, mut sealed: SealedBatch, group: Vec<Submission>, places: Vec<usize>) {
+    pub(crate) fn acknowledge(&mut self, mut sealed: SealedBatch, group: Vec<Submission>, places: Vec<usize>) {
         self.sealer.adopt(&sealed);
         let bytes = sealed.rows.iter().map(|row| row.event.len() + row.receipt.len()).sum::<usize>();
         self.log_bytes += bytes;
@@ -436,61 +367,6 @@ impl Writer {
         self.in_doubt = None;
         Ok(())
     }
-
-    /// Opens a new lane, with its gap, for each lane that ended without a `close`. Part of opening the ledger.
-    pub(crate) async fn succeed_unclean_lanes(&mut self, unclean: Vec<UncleanLane>) -> Result<(), LedgerError> {
-        let mut rest = unclean.into_iter().peekable();
-        while rest.peek().is_some() {
-            let mut batch = self.sealer.batch(self.clock.now());
-            for lane in rest.by_ref().take(LANES_PER_COMMIT) {
-                tracing::warn!(tenant = %lane.tenant_id, damaged = lane.damage.len(), "a lane ended without a close; a gap is sealed");
-                batch.succeed(lane)?;
-            }
-            let sealed = batch.finish();
-            self.write_own(sealed).await?;
-        }
-        Ok(())
-    }
-
-    /// Seals `close` in every open lane. Can be asked again if the disk refused.
-    async fn close(&mut self) -> Result<(), LedgerError> {
-        self.drain().await;
-        self.catch_up().await;
-        if !self.writable() {
-            return Err(LedgerError::Unavailable("the lanes could not be closed".to_owned()));
-        }
-        self.closed = true;
-        let mut tenants: Vec<TenantId> = self.sealer.lanes.keys().cloned().collect();
-        tenants.sort_unstable();
-        for some in tenants.chunks(LANES_PER_COMMIT) {
-            let mut batch = self.sealer.batch(self.clock.now());
-            for tenant in some {
-                batch.close_lane(tenant)?;
-            }
-            let sealed = batch.finish();
-            self.write_own(sealed).await?;
-        }
-        Ok(())
-    }
-
-    /// Writes a batch of the lanes' own receipts.
-    async fn write_own(&mut self, sealed: Option<SealedBatch>) -> Result<(), LedgerError> {
-        let Some(sealed) = sealed else { return Ok(()) };
-        match self.disk.write(Some(&sealed), &self.shared.counters, self.clock.now()).await {
-            Ok(()) => {
-                self.acknowledge(sealed, Vec::new(), Vec::new());
-                Ok(())
-            }
-            Err(error) => {
-                self.set_writable(false);
-                let reason = error.to_string();
-                if matches!(error, WriteError::InDoubt(_)) {
-                    self.in_doubt = Some(sealed);
-                }
-                Err(LedgerError::Unavailable(reason))
-            }
-        }
-    }
 }
 
 /// Ends at `moment`, never without one.
@@ -499,13 +375,4 @@ async fn wait_until(moment: Option<Instant>) {
         Some(moment) => sleep_until(moment).await,
         None => std::future::pending().await,
     }
-}
-
-/// A draft and its waiter, for the queue.
-pub(crate) fn submission(
-    draft: Draft,
-    durability: Durability,
-) -> (Submission, oneshot::Receiver<Result<Committed, LedgerError>>) {
-    let (reply, waiter) = oneshot::channel();
-    (Submission { draft: Box::new(draft), durability, reply }, waiter)
 }

@@ -3,6 +3,7 @@
 
 pub mod alert;
 pub mod clock;
+mod columns;
 pub mod containment;
 pub mod decision;
 pub mod event;

@@ -5,6 +5,7 @@ use aegis_canon::{DEFAULT_MAX_BYTES, RawMember, parse_strict, raw_members};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::columns::event_of;
 use crate::{DIGEST_EXCLUDED, SecurityEvent};
 
 /// What a ledger adds behind the columns, in this order.
@@ -78,7 +79,10 @@ impl<'text> WireEvent<'text> {
     /// The event's columns.
     pub fn event(&self) -> Result<SecurityEvent, WireError> {
         let event = match &self.form {
-            Form::Sealed(_) => serde_json::from_str(self.text),
+            Form::Sealed(parts) => match sealed_event(parts) {
+                Some(event) => Ok(event),
+                None => serde_json::from_str(self.text),
+            },
             Form::Other(value) => SecurityEvent::deserialize(value),
         };
         event.map_err(|error| WireError::NotAnEvent(error.to_string()))
@@ -130,6 +134,14 @@ fn sealed_parts(text: &str) -> Option<SealedParts<'_>> {
         body_hash: body_hash.value,
         proof,
     })
+}
+
+/// The event of sealed parts, where it is read as it stands.
+fn sealed_event(parts: &SealedParts<'_>) -> Option<SecurityEvent> {
+    let receipt_hash = parts.receipt_hash.strip_prefix('"')?.strip_suffix('"')?;
+    let plain = !receipt_hash.contains('\\');
+    let event = event_of(&parts.columns)?;
+    plain.then(|| SecurityEvent { receipt_hash: Some(receipt_hash.to_owned()), ..event })
 }
 
 fn ascending(members: &[RawMember<'_>]) -> bool {

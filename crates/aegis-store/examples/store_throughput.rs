@@ -32,7 +32,7 @@ async fn main() {
         decision: Some(aegis_model::Decision::Allow),
         receipt_hash: Some(format!("{n:064x}")),
         bus_seq: n as u64,
-        wire: "x".repeat(2500),
+        wire: "x".repeat(2500).into(),
     };
     let batches: Vec<Vec<_>> = (0..BATCHES).map(|b| (0..BATCH).map(|n| row(b * BATCH + n)).collect()).collect();
     let begun = Instant::now();

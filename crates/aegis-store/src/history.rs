@@ -1,5 +1,7 @@
-//! What happened, as the bus delivered it: one row an event, found by id, kind, agent or run, and exported in order of arrival.
+//! What happened, as the bus delivered it: one row an event, found by id, kind, agent or run, and exported lane by lane.
 //! Filled by one consumer in batches; never changed. The wire form is kept byte for byte, so that it can be verified again.
+
+use std::sync::Arc;
 
 use aegis_model::{Decision, EventId, EventKind, TenantId, Timestamp};
 use sqlx::QueryBuilder;
@@ -23,7 +25,7 @@ pub struct HistoryRow {
     /// Its sequence number in the stream ASE.
     pub bus_seq: u64,
     /// The event as published: one JSON object.
-    pub wire: String,
+    pub wire: Arc<str>,
 }
 
 /// Which events to list. The default lists all.
@@ -50,7 +52,7 @@ fn history(r: &SqliteRow) -> Result<HistoryRow, StoreError> {
         decision: row::optional_word(r, "decision")?,
         receipt_hash: row::get(r, "receipt_hash")?,
         bus_seq: row::get::<i64>(r, "bus_seq")?.cast_unsigned(),
-        wire: row::get(r, "wire")?,
+        wire: row::get::<String>(r, "wire")?.into(),
     })
 }
 
@@ -87,7 +89,7 @@ impl Store {
                     .push_bind(event.decision.map(Decision::as_str))
                     .push_bind(event.receipt_hash.as_deref())
                     .push_bind(event.bus_seq.cast_signed())
-                    .push_bind(event.wire.as_str());
+                    .push_bind(Arc::clone(&event.wire));
             });
             query.push(" ON CONFLICT (tenant_id, event_id) DO NOTHING");
             new += query.build().execute(&mut *tx).await?.rows_affected();
@@ -142,23 +144,6 @@ impl Store {
         query.push(" ORDER BY ts DESC, place DESC LIMIT ").push_bind(limit).push(" OFFSET ").push_bind(offset);
         let rows = query.build().fetch_all(&self.inner.history_readers).await?;
         rows.iter().map(history).collect()
-    }
-
-    /// The tenant's events after `after_place` (0: from the start) in order of arrival, each with its place, the next cursor.
-    /// Within a lane that is the order of `seq`, but for rows that were published again after a loss.
-    pub async fn export_history(
-        &self,
-        tenant: &TenantId,
-        after_place: i64,
-        limit: u32,
-    ) -> Result<Vec<(i64, HistoryRow)>, StoreError> {
-        let rows = sqlx::query("SELECT * FROM history WHERE tenant_id = $1 AND place > $2 ORDER BY place LIMIT $3")
-            .bind(tenant.as_str())
-            .bind(after_place)
-            .bind(page(limit, 0).0)
-            .fetch_all(&self.inner.history_readers)
-            .await?;
-        rows.iter().map(|r| Ok((row::get(r, "place")?, history(r)?))).collect()
     }
 
     /// The tenant's receipts lane by lane in order of `seq`, after the given one (none: from the start): what a verifier reads.

@@ -79,7 +79,7 @@ impl EmbeddedSubscription {
             && read.next_seq > self.next_seq
         {
             self.next_seq = read.next_seq;
-            return Ok(read.messages);
+            return Ok(read.messages.into_iter().map(Arc::unwrap_or_clone).collect());
         }
         self.read_file(last_seq, max).await
     }

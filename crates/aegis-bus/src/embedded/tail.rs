@@ -2,16 +2,18 @@
 //! Holds a gapless run that ends at the stream's head, bounded by count and bytes.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::Delivered;
 use crate::subject;
 
-/// A look at the tail never holds its lock for more messages than this.
-const MAX_SCAN: usize = 2048;
+/// A look at the tail never holds its lock for more messages than this: a reader that is stopped while it holds it stops the writer.
+const MAX_SCAN: usize = 512;
 
 #[derive(Debug)]
 pub(super) struct Tail {
-    messages: VecDeque<Delivered>,
+    /// Shared, so that a reader copies nothing under the lock.
+    messages: VecDeque<Arc<Delivered>>,
     bytes: usize,
     max_messages: usize,
     max_bytes: usize,
@@ -20,7 +22,7 @@ pub(super) struct Tail {
 /// What a look at the tail gave.
 #[derive(Debug)]
 pub(super) struct TailRead {
-    pub(super) messages: Vec<Delivered>,
+    pub(super) messages: Vec<Arc<Delivered>>,
     /// Where to look next.
     pub(super) next_seq: u64,
 }
@@ -35,7 +37,7 @@ impl Tail {
             self.clear();
         }
         self.bytes += message.subject.len() + message.payload.len();
-        self.messages.push_back(message);
+        self.messages.push_back(Arc::new(message));
         while self.messages.len() > self.max_messages || self.bytes > self.max_bytes {
             self.drop_oldest();
         }
@@ -62,7 +64,7 @@ impl Tail {
                 break;
             }
             if subject::matches(filter, &message.subject) {
-                read.messages.push(message.clone());
+                read.messages.push(Arc::clone(message));
             }
             read.next_seq = message.seq + 1;
         }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{FailureCode, VerifiedReceipt, VerifyFailure};
 
 /// The last receipt of a lane that was followed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Head {
     seq: i64,
     hash: String,
@@ -107,18 +107,16 @@ impl LaneHeads {
 
     /// Makes `receipt` the head of its lane, because it is the next one, or the first that is looked at.
     pub fn advance(&mut self, receipt: &VerifiedReceipt) {
-        let missing = self.0.remove(&receipt.lane).map(|head| head.missing).unwrap_or_default();
-        self.put(receipt, missing);
+        self.put(receipt);
     }
 
     /// Makes `receipt` the head of its lane although `from ..= to` are missing before it; they may still come late.
     pub(super) fn advance_over(&mut self, receipt: &VerifiedReceipt, from: i64, to: i64) {
-        let mut missing = self.0.remove(&receipt.lane).map(|head| head.missing).unwrap_or_default();
+        let missing = &mut self.put(receipt).missing;
         missing.push((from, to));
         if missing.len() > MAX_MISSING {
             missing.remove(0);
         }
-        self.put(receipt, missing);
     }
 
     /// Notes that a missing receipt has come.
@@ -135,15 +133,8 @@ impl LaneHeads {
         }
     }
 
-    fn put(&mut self, receipt: &VerifiedReceipt, missing: Vec<(i64, i64)>) {
-        let head = Head {
-            seq: receipt.seq,
-            hash: receipt.receipt_hash.clone(),
-            ts: receipt.ts,
-            closed: receipt.phase == "close",
-            succeeded: false,
-            missing,
-        };
+    /// The lane's head, which is now this receipt; what was missing before it still is.
+    fn put(&mut self, receipt: &VerifiedReceipt) -> &mut Head {
         // Of the same tenant only: no tenant's lane may end another's.
         if let Some(predecessor) = &receipt.predecessor
             && predecessor.split_once('.').is_some_and(|(tenant, _)| tenant == receipt.tenant_id)
@@ -151,6 +142,12 @@ impl LaneHeads {
         {
             before.succeeded = true;
         }
-        self.0.insert(receipt.lane.clone(), head);
+        let head = self.0.entry(receipt.lane.clone()).or_default();
+        head.seq = receipt.seq;
+        head.hash.clone_from(&receipt.receipt_hash);
+        head.ts = receipt.ts;
+        head.closed = receipt.phase == "close";
+        head.succeeded = false;
+        head
     }
 }

@@ -2,6 +2,8 @@
 //! and a hash that fits proves it. Promises to accept only what `verify_wire` accepts, with the same result; whatever it does not
 //! accept is left to `verify_wire`, which says why.
 
+use std::cell::Cell;
+
 use aegis_canon::RawMember;
 use aegis_keys::KeyRing;
 use aegis_model::{RECEIPT_SCHEMA, SealedParts, Timestamp};
@@ -11,12 +13,26 @@ use super::proof::{Claim, CommitCache, check_claim, hash_from_hex};
 use super::wire::{SHARED, VerifiedReceipt};
 use crate::merkle::Hash;
 
-/// Members of one object, ascending by key.
-struct Sorted<'a>(&'a [RawMember<'a>]);
+/// Members of one object, each key once. Looked up from where the last one was found: whoever asks in the order of the text, which is
+/// that of the keys, compares one key or two a question.
+struct Members<'a> {
+    members: &'a [RawMember<'a>],
+    next: Cell<usize>,
+}
 
-impl<'a> Sorted<'a> {
+impl<'a> Members<'a> {
+    const fn new(members: &'a [RawMember<'a>]) -> Self {
+        Self { members, next: Cell::new(0) }
+    }
+
     fn get(&self, key: &str) -> Option<&'a RawMember<'a>> {
-        self.0.binary_search_by(|member| member.key.cmp(key)).ok().map(|place| &self.0[place])
+        let (before, from_here) = self.members.split_at(self.next.get());
+        let place = match from_here.iter().position(|member| member.key == key) {
+            Some(place) => before.len() + place,
+            None => before.iter().position(|member| member.key == key)?,
+        };
+        self.next.set(place + 1);
+        Some(&self.members[place])
     }
 
     fn text(&self, key: &str) -> Option<&'a str> {
@@ -31,10 +47,22 @@ impl<'a> Sorted<'a> {
 
 /// The receipt of a sealed event, if everything holds.
 pub(super) fn verify_parts(parts: &SealedParts<'_>, ring: Option<&KeyRing>, cache: &mut CommitCache) -> Option<VerifiedReceipt> {
-    let (body, event) = (Sorted(&parts.body), Sorted(&parts.columns));
+    let (body, event) = (Members::new(&parts.body), Members::new(&parts.columns));
+    // Both texts are canonical: equal values are equal texts.
+    let shared_agree = SHARED.iter().all(|key| event.value(key) == body.value(key));
+    let event_digest = hash_from_hex(body.text("event_digest")?)?;
+    let event_id = body.text("event_id")?;
+    let key_id = body.text("key_id")?;
+    let lane = body.text("lane")?;
     let phase = body.text("phase")?;
+    let prev_receipt_hash = body.text("prev_receipt_hash")?;
+    let schema = body.text("schema")?;
+    let seq = body.get("seq")?.as_i64().filter(|seq| *seq >= 1)?;
+    let tenant_id = body.text("tenant_id")?;
+    let ts = Timestamp::parse_rfc3339(body.text("ts")?).ok()?;
+    let own_lane = lane.split_once('.').is_some_and(|(tenant, _)| tenant == tenant_id);
     // An `open` names the lane before it somewhere in its detail: once per lane, and not worth a second reader.
-    if phase == "open" {
+    if !shared_agree || !own_lane || schema != RECEIPT_SCHEMA || phase == "open" {
         return None;
     }
     let hash = closed_hash(parts.body_text);
@@ -42,27 +70,18 @@ pub(super) fn verify_parts(parts: &SealedParts<'_>, ring: Option<&KeyRing>, cach
     if hash_from_hex(receipt_hash)? != hash || parts.receipt_hash != parts.body_hash {
         return None;
     }
-    if hash_from_hex(body.text("event_digest")?)? != closed_hash(parts.columns_text) {
+    if event_digest != closed_hash(parts.columns_text) {
         return None;
     }
-    // Both texts are canonical: equal values are equal texts.
-    let shared_agree = SHARED.iter().all(|key| event.value(key) == body.value(key));
-    let (tenant_id, lane) = (body.text("tenant_id")?, body.text("lane")?);
-    let own_lane = lane.split_once('.').is_some_and(|(tenant, _)| tenant == tenant_id);
-    let seq = body.get("seq")?.as_i64().filter(|seq| *seq >= 1)?;
-    if !shared_agree || !own_lane || body.text("schema")? != RECEIPT_SCHEMA {
-        return None;
-    }
-    let key_id = body.text("key_id")?;
     let receipt = VerifiedReceipt {
         tenant_id: tenant_id.to_owned(),
-        event_id: body.text("event_id")?.to_owned(),
+        event_id: event_id.to_owned(),
         lane: lane.to_owned(),
         seq,
         phase: phase.to_owned(),
-        ts: Timestamp::parse_rfc3339(body.text("ts")?).ok()?,
+        ts,
         receipt_hash: receipt_hash.to_owned(),
-        prev_receipt_hash: body.text("prev_receipt_hash")?.to_owned(),
+        prev_receipt_hash: prev_receipt_hash.to_owned(),
         key_id: key_id.to_owned(),
         predecessor: None,
         signed: ring.is_some(),

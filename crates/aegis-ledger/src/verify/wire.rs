@@ -28,29 +28,30 @@ pub struct VerifiedReceipt {
     pub signed: bool,
 }
 
-/// The facts that stand both in the event and in the body, and must agree: consumers read the event, evidence is the body.
+/// The facts that stand both in the event and in the body, and must agree: consumers read the event, evidence is the body. In the order
+/// of a canonical text.
 pub(super) const SHARED: [&str; 21] = [
-    "event_id",
-    "ref_event_id",
-    "tenant_id",
-    "lane",
-    "seq",
-    "ts",
-    "agent_id",
-    "user_id",
-    "run_id",
-    "trace_id",
-    "tool",
     "action",
-    "resource",
-    "mutates_state",
-    "source_trust",
-    "decision",
-    "matched_policies",
-    "policy_digest",
+    "action_hash",
+    "agent_id",
     "approval_id",
     "approver",
-    "action_hash",
+    "decision",
+    "event_id",
+    "lane",
+    "matched_policies",
+    "mutates_state",
+    "policy_digest",
+    "ref_event_id",
+    "resource",
+    "run_id",
+    "seq",
+    "source_trust",
+    "tenant_id",
+    "tool",
+    "trace_id",
+    "ts",
+    "user_id",
 ];
 
 fn fail<T>(code: FailureCode, message: impl Into<String>) -> Result<T, VerifyFailure> {

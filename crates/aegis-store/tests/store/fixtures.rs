@@ -197,6 +197,6 @@ pub(crate) fn event(tenant: &TenantId, kind: EventKind, seq: i64) -> HistoryRow 
         decision: (kind == EventKind::AuthorizeDecision).then_some(aegis_model::Decision::Deny),
         receipt_hash: has_receipt.then(|| format!("{seq:064x}")),
         bus_seq: seq.cast_unsigned(),
-        wire: format!("{{\"tenant_id\":\"{tenant}\",\"seq\":{seq}}}"),
+        wire: format!("{{\"tenant_id\":\"{tenant}\",\"seq\":{seq}}}").into(),
     }
 }

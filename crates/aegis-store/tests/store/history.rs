@@ -17,12 +17,13 @@ async fn a_batch_that_overlaps_an_earlier_one_adds_only_what_is_new() {
     assert_eq!(place.store.insert_history(&rows[400..]).await.unwrap(), 424);
     place.reopen().await;
     assert_eq!(place.store.history_event(&acme(), rows[7].event_id).await.unwrap().as_ref(), Some(&rows[7]));
-    let (mut after, mut exported) = (0, Vec::new());
+    let (mut after, mut exported) = (None, Vec::new());
     loop {
-        let page = place.store.export_history(&acme(), after, 100).await.unwrap();
-        let Some((last, _)) = page.last() else { break };
-        after = *last;
-        exported.extend(page.into_iter().map(|(_, row)| row));
+        let cursor = after.as_ref().map(|(lane, seq): &(String, i64)| (lane.as_str(), *seq));
+        let page = place.store.export_lanes(&acme(), cursor, 100).await.unwrap();
+        let Some(last) = page.last() else { break };
+        after = last.lane.clone().zip(last.seq);
+        exported.extend(page);
     }
     assert_eq!(exported, rows);
 }
