@@ -7,13 +7,14 @@ mod embedded;
 mod error;
 pub mod subject;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_model::Timestamp;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-pub use embedded::{BucketLimits, EmbeddedBus, EmbeddedLimits, StreamLimits};
+pub use embedded::{BucketLimits, EmbeddedBus, EmbeddedLimits, Held, Keeper, StreamLimits};
 pub use error::BusError;
 
 /// Largest payload of a message or value, in bytes: JetStream's default `max_payload`.
@@ -147,12 +148,23 @@ pub struct Message {
     pub payload: Bytes,
     /// The sequence that the last message of this subject must have; 0: the subject must be empty.
     pub expected_last_subject_seq: Option<u64>,
+    /// Where the payload is durable already, for a driver that can read it there.
+    pub kept: Option<Kept>,
+}
+
+/// A payload's place with whoever keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// The keeper's name.
+    pub by: Arc<str>,
+    /// Ascending, but for what is published again; a keeper never gives a position to another message.
+    pub position: i64,
 }
 
 impl Message {
     /// A message without dedup or expectation.
     pub fn new(subject: impl Into<String>, payload: impl Into<Bytes>) -> Self {
-        Self { subject: subject.into(), msg_id: None, payload: payload.into(), expected_last_subject_seq: None }
+        Self { subject: subject.into(), msg_id: None, payload: payload.into(), expected_last_subject_seq: None, kept: None }
     }
 
     /// The same, deduplicated by `id`.
@@ -166,6 +178,13 @@ impl Message {
     #[must_use]
     pub fn expecting(mut self, seq: u64) -> Self {
         self.expected_last_subject_seq = Some(seq);
+        self
+    }
+
+    /// The same, of which `by` keeps id, subject and payload at `position`, durable already.
+    #[must_use]
+    pub fn kept(mut self, by: &Arc<str>, position: i64) -> Self {
+        self.kept = Some(Kept { by: Arc::clone(by), position });
         self
     }
 }
@@ -186,6 +205,8 @@ pub struct Delivered {
     pub payload: Bytes,
     /// When the bus stored it.
     pub bus_ts: Timestamp,
+    /// Who keeps it, where the driver does not.
+    pub kept: Option<Kept>,
 }
 
 /// What a stream holds.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use aegis_bus::{Delivered, Stream, subject};
 use aegis_model::WireEvent;
-use aegis_store::{HistoryRow, StoreError};
+use aegis_store::{HistoryRow, StoreError, Wire};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -76,7 +76,7 @@ async fn step(control: &Control, follower: &mut Follower, saved: &mut Instant) -
     let mut rows = Vec::with_capacity(batch.len());
     let mut origins = Vec::with_capacity(batch.len());
     for delivered in &batch {
-        match read(delivered) {
+        match read(control, delivered) {
             Ok(row) => {
                 rows.push(row);
                 origins.push(delivered);
@@ -132,7 +132,7 @@ fn is_the_events_fault(error: &StoreError) -> bool {
 }
 
 /// An event as the history keeps it.
-fn read(delivered: &Delivered) -> Result<HistoryRow, String> {
+fn read(control: &Control, delivered: &Delivered) -> Result<HistoryRow, String> {
     let wire = WireEvent::read(&delivered.payload).map_err(|error| error.to_string())?;
     let event = wire.event().map_err(|error| error.to_string())?;
     if delivered.subject != subject::ase(&event.tenant_id, event.kind) {
@@ -150,6 +150,11 @@ fn read(delivered: &Delivered) -> Result<HistoryRow, String> {
         decision: event.decision,
         receipt_hash: event.receipt_hash,
         bus_seq: delivered.seq,
-        wire: wire.text().into(),
+        wire: match &delivered.kept {
+            Some(kept) if control.config.keepers.contains_key(&kept.by) => {
+                Wire::Kept { by: Arc::clone(&kept.by), position: kept.position }
+            }
+            _ => Wire::Text(wire.text().into()),
+        },
     })
 }

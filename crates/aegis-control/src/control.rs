@@ -1,11 +1,12 @@
 //! The control plane of one process: its parts, its background tasks, and how they start and stop.
 //! Promises that what an earlier run left undone (unsealed receipts, unpublished entries) is done before it answers.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use aegis_bus::Bus;
+use aegis_bus::{Bus, Keeper};
 use aegis_keys::{KeyRing, SigningKey};
 use aegis_ledger::Ledger;
 use aegis_model::{Clock, EntryKind};
@@ -44,6 +45,8 @@ pub struct ControlConfig {
     pub outbox_interval: Duration,
     /// How many events or frozen actions a consumer takes at once.
     pub consumer_batch: usize,
+    /// Who keeps events on this machine, so that the history need not: by the name that the bus knows.
+    pub keepers: HashMap<Arc<str>, Arc<dyn Keeper>>,
 }
 
 impl Default for ControlConfig {
@@ -58,6 +61,7 @@ impl Default for ControlConfig {
             expiry_interval: Duration::from_secs(1),
             outbox_interval: Duration::from_secs(5),
             consumer_batch: 256,
+            keepers: HashMap::new(),
         }
     }
 }

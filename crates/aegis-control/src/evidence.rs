@@ -46,8 +46,8 @@ impl Control {
     }
 
     /// An event as the API shows it: its columns, `verified` as found now, without receipt and proof.
-    fn event_view(&self, row: &HistoryRow) -> Result<Map<String, Value>, Problem> {
-        let wire = read_wire(&row.wire)?;
+    fn event_view(&self, row: &HistoryRow, wire: &str) -> Result<Map<String, Value>, Problem> {
+        let wire = read_wire(wire)?;
         let verified = row.lane.is_some() && verify_wire(&wire, Some(&self.ring)).is_ok();
         let Value::Object(mut columns) = wire else { return Err(Problem::internal("an event in the history is no object")) };
         columns.remove("receipt");
@@ -68,7 +68,8 @@ impl Control {
         };
         let filter = HistoryFilter { kinds, receipts_only: false, agent_id, run_id };
         let rows = self.store.list_history(call.tenant(), filter, page.limit, page.offset).await?;
-        rows.iter().map(|row| self.event_view(row)).collect()
+        let wires = self.wires(&rows).await?;
+        rows.iter().zip(&wires).map(|(row, wire)| self.event_view(row, wire)).collect()
     }
 }
 
@@ -86,7 +87,8 @@ pub(crate) async fn get_decision(control: &Control, call: &Call) -> Result<Respo
     if row.kind != EventKind::AuthorizeDecision || !own {
         return Err(Problem::not_found("decision"));
     }
-    Ok(Json(control.event_view(&row)?).into_response())
+    let wire = control.wire(&row).await?;
+    Ok(Json(control.event_view(&row, &wire)?).into_response())
 }
 
 pub(crate) async fn list_receipts(control: &Control, call: &Call) -> Result<Response, Problem> {
@@ -94,13 +96,14 @@ pub(crate) async fn list_receipts(control: &Control, call: &Call) -> Result<Resp
     let (agent_id, run_id) = (call.query.filter("agent_id")?, call.query.filter("run_id")?);
     let filter = HistoryFilter { kinds: &[], receipts_only: true, agent_id, run_id };
     let rows = control.store.list_history(call.tenant(), filter, page.limit, page.offset).await?;
-    let receipts: Vec<Value> = rows.iter().map(receipt_of).collect::<Result<_, _>>()?;
+    let wires = control.wires(&rows).await?;
+    let receipts: Vec<Value> = rows.iter().zip(&wires).map(|(row, wire)| receipt_of(row, wire)).collect::<Result<_, _>>()?;
     Ok(Json(receipts).into_response())
 }
 
 /// The receipt within an event: body and hash.
-fn receipt_of(row: &HistoryRow) -> Result<Value, Problem> {
-    let mut wire = read_wire(&row.wire)?;
+fn receipt_of(row: &HistoryRow, wire: &str) -> Result<Value, Problem> {
+    let mut wire = read_wire(wire)?;
     let mut receipt = wire["receipt"].take();
     if let Some(object) = receipt.as_object_mut() {
         object.insert("receipt_id".to_owned(), json!(row.event_id));
@@ -111,14 +114,14 @@ fn receipt_of(row: &HistoryRow) -> Result<Value, Problem> {
 
 pub(crate) async fn get_receipt(control: &Control, call: &Call) -> Result<Response, Problem> {
     let row = find_receipt(control, call).await?;
-    let wire = read_wire(&row.wire)?;
+    let wire = read_wire(&control.wire(&row).await?)?;
     Ok(Json(wire).into_response())
 }
 
 /// Hash, event digest, signature and place in the lane, each by its name.
 pub(crate) async fn verify_receipt(control: &Control, call: &Call) -> Result<Response, Problem> {
     let row = find_receipt(control, call).await?;
-    let wire = read_wire(&row.wire)?;
+    let wire = read_wire(&control.wire(&row).await?)?;
     let sound = verify_wire(&wire, Some(&control.ring));
     let link = link_of(control, &row, &wire).await?;
     let failure = match (&sound, link) {

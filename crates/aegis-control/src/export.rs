@@ -48,8 +48,8 @@ impl Cursor {
         let Some(last) = rows.last() else { return Ok(None) };
         self.after = last.lane.clone().zip(last.seq);
         let mut page = Vec::new();
-        for row in &rows {
-            page.extend_from_slice(row.wire.as_bytes());
+        for wire in self.control.wires(&rows).await? {
+            page.extend_from_slice(wire.as_bytes());
             page.push(b'\n');
         }
         Ok(Some(Bytes::from(page)))

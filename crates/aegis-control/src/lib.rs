@@ -32,6 +32,7 @@ mod reply;
 mod routes;
 mod settings;
 mod soc;
+mod wires;
 
 pub use auth::Access;
 pub use containment::{ContainmentOutcome, ContainmentRequest};

@@ -17,6 +17,7 @@ use crate::decide::hash_of;
 use crate::evidence::read_wire;
 use crate::follow::Follower;
 use crate::record::derived_event_id;
+use crate::wires::EVIDENCE_MISSING;
 
 /// Name of this consumer on the bus.
 pub(crate) const CONSUMER: &str = "control-approvals";
@@ -124,7 +125,13 @@ impl Control {
             }
             return Ok(Step::Waits);
         };
-        if let Err(reason) = self.check_against_receipt(frozen, &decision) {
+        let checked = match self.wire(&decision).await {
+            Ok(wire) => self.check_against_receipt(frozen, &decision, &wire),
+            // What is not there any more proves nothing, and will not come back by waiting.
+            Err(problem) if problem.code == EVIDENCE_MISSING => Err("frozen_receipt_unproven"),
+            Err(problem) => return Err(problem.into()),
+        };
+        if let Err(reason) = checked {
             self.refuse_frozen(delivered, frozen, reason).await?;
             return Ok(Step::Done);
         }
@@ -144,8 +151,8 @@ impl Control {
     }
 
     /// The frozen action must be the one whose decision was sealed, to the last value: its digest is in that receipt.
-    fn check_against_receipt(&self, frozen: &FrozenAction, decision: &HistoryRow) -> Result<(), &'static str> {
-        let wire = read_wire(&decision.wire).map_err(|_| "frozen_receipt_unproven")?;
+    fn check_against_receipt(&self, frozen: &FrozenAction, decision: &HistoryRow, wire: &str) -> Result<(), &'static str> {
+        let wire = read_wire(wire).map_err(|_| "frozen_receipt_unproven")?;
         if verify_wire(&wire, Some(&self.ring)).is_err() {
             self.metrics.verify_failures.inc();
             return Err("frozen_receipt_unproven");

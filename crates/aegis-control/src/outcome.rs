@@ -93,7 +93,7 @@ async fn decision(control: &Control, call: &Call, id: EventId) -> Result<Securit
     if row.kind != EventKind::AuthorizeDecision {
         return Err(Problem::not_found("decision"));
     }
-    serde_json::from_value(read_wire(&row.wire)?).map_err(Problem::internal)
+    serde_json::from_value(read_wire(&control.wire(&row).await?)?).map_err(Problem::internal)
 }
 
 /// What is wrong with this execution, if anything: another action than the decided one, or one that was never authorized.

@@ -64,9 +64,9 @@ async fn an_approved_action_runs_once_and_only_as_it_was_approved() {
         house.until("the event arrives", async || !house.events(&house.acme.id, kind).await.is_empty()).await;
         let events = house.events(&house.acme.id, kind).await;
         assert_eq!(events.len(), 1, "{kind}");
-        let wire: Value = serde_json::from_str(&events[0].wire).unwrap();
+        let wire: Value = serde_json::from_str(events[0].wire.text().unwrap()).unwrap();
         assert_eq!((&wire["status"], &wire["receipt"]["phase"]), (&json!(status), &json!(phase)));
-        let wire_text = &events[0].wire;
+        let wire_text = events[0].wire.text().unwrap();
         // As a JSON string, or as one inside a JSON text; a time of day may well contain the digits.
         assert!(!wire_text.contains("1.2\"") && !wire_text.contains("1.2\\"), "a parameter stands in {kind}");
     }
@@ -181,7 +181,7 @@ async fn a_rejected_or_expired_approval_is_a_deny() {
     house
         .until("the expiry is in the log", async || {
             let decided = house.events(&house.acme.id, EventKind::ApprovalDecided).await;
-            decided.iter().any(|row| row.wire.contains(r#""status":"EXPIRED""#))
+            decided.iter().any(|row| row.wire.text().unwrap().contains(r#""status":"EXPIRED""#))
         })
         .await;
     assert_eq!(house.get(&format!("/v1/approvals/{expired}"), &token).await.body["status"], "EXPIRED");
@@ -308,8 +308,8 @@ async fn an_outcome_is_the_deciding_agent_s_and_a_swap_shows() {
     assert_eq!(tamper["agent_id"], json!(agent));
 
     let outcomes = house.events(&house.acme.id, EventKind::ToolOutcome).await;
-    assert!(outcomes.iter().all(|row| !row.wire.contains("the-output")));
-    let first: Value = serde_json::from_str(&outcomes.last().unwrap().wire).unwrap();
+    assert!(outcomes.iter().all(|row| !row.wire.text().unwrap().contains("the-output")));
+    let first: Value = serde_json::from_str(outcomes.last().unwrap().wire.text().unwrap()).unwrap();
     assert_eq!((&first["receipt"]["phase"], &first["receipt"]["executed_hash"]), (&json!(Phase::Outcome), &json!(hash)));
     assert!(first["receipt"]["output_hash"].is_string());
 

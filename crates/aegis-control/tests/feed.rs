@@ -162,7 +162,9 @@ async fn a_rule_contains_once_per_command_and_within_the_cap() {
             let rows = house.events(&house.acme.id, EventKind::ContainmentApplied).await;
             let mut found: Vec<String> = rows
                 .iter()
-                .map(|row| serde_json::from_str::<Value>(&row.wire).unwrap()["status"].as_str().unwrap().to_owned())
+                .map(|row| {
+                    serde_json::from_str::<Value>(row.wire.text().unwrap()).unwrap()["status"].as_str().unwrap().to_owned()
+                })
                 .collect();
             found.sort();
             found == ["applied", "applied", "cap_reached"]
@@ -265,7 +267,7 @@ async fn a_start_seals_what_was_left_and_rewrites_a_lost_feed() {
     assert!(revision(&after) > revision(&before));
     house.event(&house.acme.id, EventKind::ConfigChanged, "unsealed").await;
     let sealed = house.events(&house.acme.id, EventKind::ConfigChanged).await;
-    let twice = sealed.iter().filter(|row| row.wire.contains(r#""reason":"sealed""#)).count();
+    let twice = sealed.iter().filter(|row| row.wire.text().unwrap().contains(r#""reason":"sealed""#)).count();
     assert!(twice <= 1, "a receipt was sealed twice");
     again.stop().await;
 }
@@ -310,7 +312,11 @@ async fn a_full_disk_stops_changes_and_a_change_that_slipped_in_gets_its_one_rec
     house.until("the receipt is sealed after all", async || house.store.pending_outbox(1).await.unwrap().is_empty()).await;
     house.post(&format!("/v1/agents/{agent}/unfreeze"), &house.acme.analyst, json!({"reason": "fine"})).await.expect(200);
     let released = async || {
-        house.events(&house.acme.id, EventKind::ContainmentApplied).await.iter().any(|row| row.wire.contains("released"))
+        house
+            .events(&house.acme.id, EventKind::ContainmentApplied)
+            .await
+            .iter()
+            .any(|row| row.wire.text().unwrap().contains("released"))
     };
     house.until("the newest change arrives", released).await;
     assert_eq!(

@@ -1,6 +1,8 @@
 //! What goes out, and what is kept of it if the bus will never take it. A dead letter holds no payload: a frozen action has raw
 //! parameters, and the ledger still has the event.
 
+use std::sync::Arc;
+
 use aegis_bus::{BusError, Message, Stream, subject};
 use aegis_canon::sha256_hex;
 use aegis_ledger::OutboxItem;
@@ -17,10 +19,14 @@ pub(crate) struct Outgoing {
 }
 
 impl Outgoing {
-    pub(crate) fn event(item: OutboxItem) -> Self {
+    /// The event of an item; `kept_as`: under this name the bus can read it again from the ledger.
+    pub(crate) fn event(item: OutboxItem, kept_as: Option<&Arc<str>>) -> Self {
         let sealed = item.sealed;
         let subject = subject::ase(&sealed.tenant_id, sealed.kind);
-        let message = Message::new(subject, sealed.wire.into_bytes()).with_id(sealed.event_id.to_string());
+        let mut message = Message::new(subject, sealed.wire.into_bytes()).with_id(sealed.event_id.to_string());
+        if let Some(name) = kept_as {
+            message = message.kept(name, item.row);
+        }
         Self { message, tenant_id: sealed.tenant_id, event_id: sealed.event_id, row: item.row }
     }
 

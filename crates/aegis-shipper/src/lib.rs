@@ -2,8 +2,11 @@
 //! Promises that every sealed event reaches ASE, and every frozen action APPROVALS before its event, at least once and in row
 //! order; marks a row as shipped only after its acknowledgements. Never holds up the ledger, whatever the bus does.
 
+mod keeper;
 mod letter;
 mod task;
+
+pub use keeper::LedgerKeeper;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,6 +34,8 @@ pub struct ShipperConfig {
     pub idle_check: Duration,
     /// How long `stop` goes on shipping.
     pub drain: Duration,
+    /// The name under which the bus knows a `LedgerKeeper` of this ledger, if it does.
+    pub kept_as: Option<Arc<str>>,
 }
 
 impl Default for ShipperConfig {
@@ -43,6 +48,7 @@ impl Default for ShipperConfig {
             max_backoff: Duration::from_secs(5),
             idle_check: Duration::from_millis(100),
             drain: Duration::from_secs(5),
+            kept_as: None,
         }
     }
 }

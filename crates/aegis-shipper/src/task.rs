@@ -150,7 +150,9 @@ impl Task {
         let Some(last_row) = items.last().map(|item| item.row) else { return Ok(()) };
         // An approval that can be decided must be there before anyone reads that it was asked for.
         self.publish(Stream::Approvals, items.iter().filter_map(Outgoing::approval).collect()).await?;
-        self.publish(Stream::Ase, items.into_iter().map(Outgoing::event).collect()).await?;
+        let kept_as = self.config.kept_as.clone();
+        let events = items.into_iter().map(|item| Outgoing::event(item, kept_as.as_ref())).collect();
+        self.publish(Stream::Ase, events).await?;
         self.passed(last_row).await;
         Ok(())
     }

@@ -15,7 +15,7 @@ use aegis_ledger::{Draft, Durability, Ledger, LedgerConfig};
 use aegis_model::{
     Clock, EventId, EventKind, FrozenAction, Phase, RiskLevel, SecurityEvent, SourceTrust, SystemClock, TenantId, ToolCall,
 };
-use aegis_shipper::{Shipper, ShipperConfig};
+use aegis_shipper::{LedgerKeeper, Shipper, ShipperConfig};
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde_json::Value;
@@ -344,4 +344,33 @@ async fn a_frozen_action_arrives_before_its_event() {
     let decision = read(&bus, Stream::Ase).await.into_iter().find(|d| d.subject.ends_with("authorize_decision")).unwrap();
     assert!(approvals[0].bus_ts <= decision.bus_ts);
     shipper.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bus_that_reads_the_ledger_gives_back_what_was_shipped_byte_for_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = ledger(folder.path(), 4).await;
+    let small_tail = || EmbeddedLimits { tail_messages: 1, ..EmbeddedLimits::default() };
+    let bus = bus(folder.path(), small_tail()).await;
+    let keeper = || Arc::new(LedgerKeeper::new(ledger.clone()));
+    bus.inner.keep_with("edge", keeper()).await.unwrap();
+    let kept = ShipperConfig { kept_as: Some("edge".into()), ..quick() };
+    for _ in 0..3 {
+        // Each starts where the one before it was noted to be, or a little earlier.
+        let shipper = Shipper::spawn(ledger.clone(), bus.inner.clone(), kept.clone()).unwrap();
+        seal(&ledger, 50).await;
+        shipper.stop().await;
+    }
+    let sealed = ledger.export(&tenant(), 0, 1000).await.unwrap();
+    let wires = |messages: Vec<Delivered>| -> Vec<String> {
+        messages.into_iter().map(|message| String::from_utf8(message.payload.to_vec()).unwrap()).collect()
+    };
+    let expected: Vec<String> = sealed.into_iter().map(|event| event.wire).collect();
+    assert_eq!(expected.len(), 151);
+    assert_eq!(wires(read(&bus, Stream::Ase).await), expected);
+    bus.inner.close().await;
+
+    let reopened = self::bus(folder.path(), small_tail()).await;
+    reopened.inner.keep_with("edge", keeper()).await.unwrap();
+    assert_eq!(wires(read(&reopened, Stream::Ase).await), expected);
 }

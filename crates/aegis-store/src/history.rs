@@ -1,5 +1,6 @@
 //! What happened, as the bus delivered it: one row an event, found by id, kind, agent or run, and exported lane by lane.
-//! Filled by one consumer in batches; never changed. The wire form is kept byte for byte, so that it can be verified again.
+//! Filled by one consumer in batches; never changed. The wire form is kept byte for byte, here or where it stands
+//! already, so that it can be verified again.
 
 use std::sync::Arc;
 
@@ -24,8 +25,25 @@ pub struct HistoryRow {
     pub receipt_hash: Option<String>,
     /// Its sequence number in the stream ASE.
     pub bus_seq: u64,
-    /// The event as published: one JSON object.
-    pub wire: Arc<str>,
+    pub wire: Wire,
+}
+
+/// An event as published, one JSON object: its text, or who else on this machine keeps it, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wire {
+    Text(Arc<str>),
+    Kept { by: Arc<str>, position: i64 },
+}
+
+impl Wire {
+    /// The text, where it is here.
+    #[must_use]
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Kept { .. } => None,
+        }
+    }
 }
 
 /// Which events to list. The default lists all.
@@ -52,7 +70,15 @@ fn history(r: &SqliteRow) -> Result<HistoryRow, StoreError> {
         decision: row::optional_word(r, "decision")?,
         receipt_hash: row::get(r, "receipt_hash")?,
         bus_seq: row::get::<i64>(r, "bus_seq")?.cast_unsigned(),
-        wire: row::get::<String>(r, "wire")?.into(),
+        wire: wire(r)?,
+    })
+}
+
+fn wire(r: &SqliteRow) -> Result<Wire, StoreError> {
+    let kept_by: Option<String> = row::get(r, "kept_by")?;
+    Ok(match kept_by {
+        Some(by) => Wire::Kept { by: by.into(), position: row::get(r, "kept_at")? },
+        None => Wire::Text(row::get::<String>(r, "wire")?.into()),
     })
 }
 
@@ -74,9 +100,13 @@ impl Store {
             let (group, behind) = rest.split_at(count);
             rest = behind;
             let mut query = QueryBuilder::<sqlx::Sqlite>::new(
-                "INSERT INTO history (tenant_id, event_id, kind, ts, lane, seq, agent_id, run_id, decision, receipt_hash, bus_seq, wire) ",
+                "INSERT INTO history (tenant_id, event_id, kind, ts, lane, seq, agent_id, run_id, decision, receipt_hash, bus_seq, wire, kept_by, kept_at) ",
             );
             query.push_values(group, |mut values, event| {
+                let (text, kept_by, kept_at) = match &event.wire {
+                    Wire::Text(text) => (Arc::clone(text), None, None),
+                    Wire::Kept { by, position } => (Arc::from(""), Some(Arc::clone(by)), Some(*position)),
+                };
                 values
                     .push_bind(event.tenant_id.as_str())
                     .push_bind(event.event_id.as_bytes().as_slice())
@@ -89,7 +119,9 @@ impl Store {
                     .push_bind(event.decision.map(Decision::as_str))
                     .push_bind(event.receipt_hash.as_deref())
                     .push_bind(event.bus_seq.cast_signed())
-                    .push_bind(Arc::clone(&event.wire));
+                    .push_bind(text)
+                    .push_bind(kept_by)
+                    .push_bind(kept_at);
             });
             query.push(" ON CONFLICT (tenant_id, event_id) DO NOTHING");
             new += query.build().execute(&mut *tx).await?.rows_affected();

@@ -30,7 +30,7 @@ pub use approvals::{ApprovalRow, ConsumeResult, DecideResult, VoteResult};
 pub use containment::{AUTOMATIC_PREFIX, AutomaticHold};
 pub use error::StoreError;
 pub use feed::FeedEntry;
-pub use history::{HistoryFilter, HistoryRow};
+pub use history::{HistoryFilter, HistoryRow, Wire};
 pub use incidents::{PendingAction, entity_of};
 pub use keys::{Principal, Role};
 pub use outbox::OutboxRow;

@@ -21,7 +21,7 @@ pub(crate) const STORE: &[Migration] =
 /// Of the history, a file of its own.
 pub(crate) const HISTORY: &[Migration] = &[
     Migration { version: 1, name: "history", sql: include_str!("../migrations/sqlite/history_0001_tables.sql") },
-    Migration { version: 2, name: "fewer_indexes", sql: include_str!("../migrations/sqlite/history_0002_fewer_indexes.sql") },
+    Migration { version: 2, name: "kept_elsewhere", sql: include_str!("../migrations/sqlite/history_0002_kept_elsewhere.sql") },
 ];
 
 /// Brings the database to the newest of `migrations` in one transaction: either every missing one is applied or none is.

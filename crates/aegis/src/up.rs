@@ -1,13 +1,14 @@
 //! `aegis up`: edge, control, ingest and SOC composed in one process over the embedded bus, all state in one folder.
 //! Owns the order in which parts start and stop; no part knows another but through its interface.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-use aegis_bus::{Bus, EmbeddedBus, EmbeddedLimits};
+use aegis_bus::{Bus, EmbeddedBus, EmbeddedLimits, Keeper};
 use aegis_control::{Control, ControlConfig};
 use aegis_detect::{RuleSet, Worker, WorkerConfig};
 use aegis_edge::{Edge, EdgeConfig, EdgeMetrics, EdgeView, FeedFollower};
@@ -16,7 +17,7 @@ use aegis_keys::{KeyRing, SigningKey, TrustTokenKey};
 use aegis_ledger::{Ledger, LedgerConfig};
 use aegis_model::{Clock, SystemClock};
 use aegis_respond::Responder;
-use aegis_shipper::{Shipper, ShipperConfig};
+use aegis_shipper::{LedgerKeeper, Shipper, ShipperConfig};
 use aegis_store::Store;
 use anyhow::Context;
 use prometheus_client::registry::Registry;
@@ -58,12 +59,12 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<Running> {
 
     let mut limits = EmbeddedLimits::default();
     limits.streams[0].max_bytes = config.bus.max_stream_bytes;
-    let bus: Arc<dyn Bus> = EmbeddedBus::open(&data.join("bus.db"), limits, clock.clone()).await.context("bus")?;
+    let bus = EmbeddedBus::open(&data.join("bus.db"), limits, clock.clone()).await.context("bus")?;
     let store = Store::open(&data.join("store.db"), clock.clone()).await.context("store")?;
     let edge_ledger = open_ledger(&config, &data, "edge", &config.edge.id, keys.edge.clone(), &clock).await?;
     let control_ledger = open_ledger(&config, &data, "control", "control", keys.control.clone(), &clock).await?;
-    let ship = |ledger: &Ledger| Shipper::spawn(ledger.clone(), bus.clone(), ShipperConfig::default()).context("shipping");
-    let shippers = [ship(&edge_ledger)?, ship(&control_ledger)?];
+    let shippers = [ship(&bus, "edge", &edge_ledger).await?, ship(&bus, "control", &control_ledger).await?];
+    let bus: Arc<dyn Bus> = bus;
 
     let mut registry = Registry::default();
     let metrics = EdgeMetrics::register(&mut registry);
@@ -78,7 +79,12 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<Running> {
         commit_wait_ms: config.edge.commit_wait_ms,
         ..EdgeConfig::new(&config.edge.id)
     };
-    let control_config = ControlConfig { agent_token_ttl_s: config.control.agent_token_ttl_s, packs, ..ControlConfig::default() };
+    let control_config = ControlConfig {
+        agent_token_ttl_s: config.control.agent_token_ttl_s,
+        packs,
+        keepers: HashMap::from([("edge".into(), keeper(&edge_ledger)), ("control".into(), keeper(&control_ledger))]),
+        ..ControlConfig::default()
+    };
     let control = Control::start(
         control_config,
         store.clone(),
@@ -222,6 +228,17 @@ async fn open_ledger(
     ledger.max_batch = config.ledger.max_batch;
     ledger.hooks.page_limit = (config.ledger.max_pages > 0).then(|| Arc::new(AtomicU32::new(config.ledger.max_pages)));
     Ledger::open(ledger, key, clock.clone()).await.with_context(|| format!("the {source} ledger"))
+}
+
+fn keeper(ledger: &Ledger) -> Arc<dyn Keeper> {
+    Arc::new(LedgerKeeper::new(ledger.clone()))
+}
+
+/// Ships what a ledger seals. It stands on this disk once: bus and history read it from the ledger when somebody asks for it later.
+async fn ship(bus: &Arc<EmbeddedBus>, name: &str, ledger: &Ledger) -> anyhow::Result<Shipper> {
+    bus.keep_with(name, keeper(ledger)).await.with_context(|| format!("the {name} ledger"))?;
+    let config = ShipperConfig { kept_as: Some(name.into()), ..ShipperConfig::default() };
+    Shipper::spawn(ledger.clone(), bus.clone(), config).context("shipping")
 }
 
 fn read_rules(folder: &Path) -> anyhow::Result<RuleSet> {

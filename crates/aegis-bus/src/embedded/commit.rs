@@ -11,11 +11,12 @@ use aegis_model::Timestamp;
 use sqlx::sqlite::SqliteConnection;
 
 use self::append::WRITE_AND_COMMIT;
+use super::kept::Source;
 use super::kv::KvEntry;
 use super::schema::{WriterState, seq_of, signed, unsigned};
 use super::writer::{Answer, Request};
 use super::{EmbeddedLimits, Shared};
-use crate::{Bucket, BusError, Delivered, Stream};
+use crate::{Bucket, BusError, Delivered, Message, Stream};
 
 /// Forgotten message ids that one commit removes at most.
 const PRUNE_PER_COMMIT: u64 = 4096;
@@ -42,7 +43,7 @@ pub(super) fn refuse(requests: Vec<Request>, error: &BusError) {
         match request {
             Request::Publish { messages, reply, .. } => drop(reply.send(vec![Err(error.clone()); messages.len()])),
             Request::SetPosition { reply, .. } => drop(reply.send(Err(error.clone()))),
-            Request::KvPut { reply, .. } => drop(reply.send(Err(error.clone()))),
+            Request::KvPut { reply, .. } | Request::AddSource { reply, .. } => drop(reply.send(Err(error.clone()))),
             Request::Close { reply } => {
                 let _ = reply.send(());
             }
@@ -138,6 +139,8 @@ struct Staged {
     message: Delivered,
     msg_id: Option<String>,
     cost: u64,
+    /// The number of its keeper, and its position there.
+    kept: Option<(i64, i64)>,
 }
 
 struct Work<'a> {
@@ -172,7 +175,7 @@ impl Work<'_> {
         for request in requests {
             let Request::Publish { stream, messages, .. } = request else { continue };
             for message in messages {
-                if let Some(id) = &message.msg_id {
+                if let Some(id) = message.msg_id.as_ref().filter(|_| self.keeper_of(*stream, message).is_none()) {
                     ids.push((stream.index(), id.as_str()));
                 }
                 if stream.keeps_latest_per_subject() || message.expected_last_subject_seq.is_some() {
@@ -235,12 +238,35 @@ impl Work<'_> {
                 answers.push(Answer::Revision(reply, result));
                 failed
             }
+            Request::AddSource { name, reply } => {
+                let outcome = self.add_source(name).await;
+                let (result, failed) = split(outcome, Err);
+                answers.push(Answer::Revision(reply, result));
+                failed
+            }
             // The writer takes these out of the queue itself.
             Request::Close { reply } => {
                 let _ = reply.send(());
                 Ok(())
             }
         }
+    }
+
+    /// Who keeps a message's payload: its number, if it is known.
+    fn keeper_of(&self, stream: Stream, message: &Message) -> Option<i64> {
+        let kept = message.kept.as_ref().filter(|_| !stream.keeps_latest_per_subject())?;
+        self.shared.keepers.read().number(&kept.by)
+    }
+
+    async fn add_source(&mut self, name: String) -> Result<Result<u64, BusError>, BusError> {
+        let number = self.state.sources.keys().max().map_or(1, |last| last + 1);
+        sqlx::query("INSERT INTO sources (source, name, last_position, last_id) VALUES (?1, ?2, 0, '')")
+            .bind(number)
+            .bind(&name)
+            .execute(&mut *self.conn)
+            .await?;
+        self.state.sources.insert(number, Source { name, last_position: 0, last_id: String::new() });
+        Ok(Ok(unsigned(number)))
     }
 
     async fn set_position(

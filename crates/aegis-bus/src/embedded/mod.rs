@@ -4,6 +4,7 @@
 
 mod commit;
 mod file;
+mod kept;
 mod kv;
 mod limits;
 mod schema;
@@ -17,15 +18,17 @@ use std::sync::Arc;
 use aegis_model::Clock;
 use async_trait::async_trait;
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use sqlx::Connection;
 use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePoolOptions};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
+pub use kept::{Held, Keeper};
 pub use limits::{BucketLimits, EmbeddedLimits, StreamLimits};
 
 use crate::{Bucket, Bus, BusError, KvWatch, Message, PubAck, Stream, StreamState, Subscription, subject};
+use kept::Keepers;
 use kv::{EmbeddedWatch, KvBucket};
 use schema::Loaded;
 use subscription::EmbeddedSubscription;
@@ -59,6 +62,7 @@ struct Shared {
     buckets: [Arc<Mutex<KvBucket>>; 4],
     bucket_heads: [watch::Sender<Head>; 4],
     state: Mutex<schema::WriterState>,
+    keepers: RwLock<Keepers>,
 }
 
 impl Shared {
@@ -69,6 +73,7 @@ impl Shared {
             buckets: std::array::from_fn(|_| Arc::new(Mutex::new(KvBucket::default()))),
             bucket_heads: std::array::from_fn(|_| watch::Sender::new(Head::default())),
             state: Mutex::new(loaded.state.clone()),
+            keepers: RwLock::default(),
         }
     }
 
@@ -138,6 +143,21 @@ impl EmbeddedBus {
             let _ = done.await;
         }
         self.readers.close().await;
+    }
+
+    /// Lets `keeper` keep the payloads of messages that name it: the file then holds their places only. To be called before anything is
+    /// read or published; a message that names an unknown keeper is stored whole.
+    pub async fn keep_with(&self, name: &str, keeper: Arc<dyn Keeper>) -> Result<(), BusError> {
+        let sources = self.shared.state.lock().sources.clone();
+        let number = match kept::known(&sources, name, keeper.as_ref()).await? {
+            Some(number) => number,
+            None => {
+                let name = name.to_owned();
+                schema::signed(self.ask(|reply| Request::AddSource { name, reply }).await??)
+            }
+        };
+        self.shared.keepers.write().add(name, number, keeper);
+        Ok(())
     }
 
     /// The bus file.
@@ -217,6 +237,7 @@ impl Bus for EmbeddedBus {
             next_seq: start_seq.max(1),
             tail: Arc::clone(&self.shared.tails[i]),
             head: self.shared.heads[i].subscribe(),
+            shared: Arc::clone(&self.shared),
             readers: self.readers.clone(),
         }))
     }

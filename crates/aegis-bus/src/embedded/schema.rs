@@ -10,11 +10,12 @@ use bytes::Bytes;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{Connection, Executor};
 
+use super::kept::Source;
 use super::kv::KvEntry;
 use crate::{Bucket, BusError, Stream, StreamState};
 
 /// Version of the tables, kept in `user_version`.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 
 /// Sequences take the low 48 bits of a `pos`: at a million messages a second, nine years.
 const SEQ_BITS: u32 = 48;
@@ -69,7 +70,26 @@ CREATE TABLE kv (
     PRIMARY KEY (bucket, key)
 );
 CREATE TABLE kv_revisions (bucket INTEGER PRIMARY KEY, revision INTEGER NOT NULL);
-PRAGMA user_version = 1;
+";
+
+/// New in version 2: messages whose payload somebody else keeps, as runs of consecutive sequences and positions.
+const KEPT_TABLES: &str = "
+CREATE TABLE sources (
+    source INTEGER PRIMARY KEY,
+    name TEXT NOT NULL,
+    last_position INTEGER NOT NULL,
+    last_id TEXT NOT NULL
+);
+CREATE TABLE runs (
+    pos INTEGER PRIMARY KEY,
+    source INTEGER NOT NULL,
+    first_position INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    bus_ts INTEGER NOT NULL
+);
+CREATE INDEX runs_by_position ON runs (source, first_position);
+PRAGMA user_version = 2;
 ";
 
 /// Where a stream's messages begin in the key space.
@@ -120,6 +140,7 @@ pub(super) struct WriterState {
     pub(super) streams: [StreamState; 6],
     pub(super) consumers: HashMap<(Stream, String), u64>,
     pub(super) revisions: [u64; 4],
+    pub(super) sources: HashMap<i64, Source>,
 }
 
 impl WriterState {
@@ -142,9 +163,16 @@ pub(super) async fn prepare(conn: &mut SqliteConnection, path: &Path) -> Result<
     let found: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut *conn).await?;
     match found {
         SCHEMA_VERSION => Ok(()),
+        1 => {
+            let mut tx = conn.begin().await?;
+            tx.execute(sqlx::raw_sql(KEPT_TABLES)).await?;
+            tx.commit().await?;
+            Ok(())
+        }
         0 => {
             let mut tx = conn.begin().await?;
             tx.execute(sqlx::raw_sql(TABLES)).await?;
+            tx.execute(sqlx::raw_sql(KEPT_TABLES)).await?;
             for stream in Stream::ALL {
                 sqlx::query("INSERT INTO streams (stream, identity, first_seq, last_seq, messages, bytes, dropped) VALUES (?1, ?2, 1, 0, 0, 0, 0)")
                     .bind(signed(stream.index() as u64))
@@ -187,6 +215,13 @@ pub(super) async fn load(conn: &mut SqliteConnection) -> Result<Loaded, BusError
         consumers.insert((stream, name), unsigned(position));
     }
 
+    let rows: Vec<(i64, String, i64, String)> =
+        sqlx::query_as("SELECT source, name, last_position, last_id FROM sources").fetch_all(&mut *conn).await?;
+    let sources = rows
+        .into_iter()
+        .map(|(number, name, last_position, last_id)| (number, Source { name, last_position, last_id }))
+        .collect();
+
     let mut revisions = [0; 4];
     let mut kv: [Vec<(String, KvEntry)>; 4] = Default::default();
     for bucket in Bucket::ALL {
@@ -213,5 +248,5 @@ pub(super) async fn load(conn: &mut SqliteConnection) -> Result<Loaded, BusError
             })
             .collect();
     }
-    Ok(Loaded { state: WriterState { streams, consumers, revisions }, identities, kv })
+    Ok(Loaded { state: WriterState { streams, consumers, revisions, sources }, identities, kv })
 }

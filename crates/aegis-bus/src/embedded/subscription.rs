@@ -12,9 +12,9 @@ use sqlx::SqlitePool;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use super::Head;
 use super::schema::{pos, seq_of};
 use super::tail::Tail;
+use super::{Head, Shared, kept};
 use crate::{BusError, Delivered, Stream, Subscription, subject};
 
 /// Sequences that one query looks through at most, however few match.
@@ -35,6 +35,7 @@ pub(super) struct EmbeddedSubscription {
     pub(super) next_seq: u64,
     pub(super) tail: Arc<Mutex<Tail>>,
     pub(super) head: watch::Receiver<Head>,
+    pub(super) shared: Arc<Shared>,
     pub(super) readers: SqlitePool,
 }
 
@@ -105,7 +106,13 @@ impl EmbeddedSubscription {
             row_count += 1;
             bytes += payload.len();
             if subject::matches(&self.filter, &subject) {
-                messages.push(Delivered { seq, subject, payload: Bytes::from(payload), bus_ts: Timestamp::from_micros(bus_ts) });
+                messages.push(Delivered {
+                    seq,
+                    subject,
+                    payload: Bytes::from(payload),
+                    bus_ts: Timestamp::from_micros(bus_ts),
+                    kept: None,
+                });
             }
             if row_count == max || bytes > MAX_BATCH_BYTES {
                 next_seq = seq + 1;
@@ -113,7 +120,32 @@ impl EmbeddedSubscription {
             }
         }
         drop(rows);
+        let next_seq = self.read_kept(&mut messages, next_seq, max).await?;
         self.next_seq = next_seq;
         Ok(messages)
+    }
+
+    /// Adds what others keep of the messages up to `next_seq`, which may come to lie earlier, in order, and `max` at most.
+    async fn read_kept(&self, messages: &mut Vec<Delivered>, mut next_seq: u64, max: usize) -> Result<u64, BusError> {
+        let runs = kept::runs(&self.readers, self.stream, self.next_seq, next_seq - 1).await?;
+        let (mut count, mut bytes) = (0, 0);
+        for run in runs {
+            if count >= max || bytes > MAX_BATCH_BYTES {
+                next_seq = run.first_seq;
+                break;
+            }
+            let keeper = self.shared.keepers.read().get(run.source);
+            let read = kept::read(run, keeper).await?;
+            count += read.len();
+            bytes += read.iter().map(|message| message.payload.len()).sum::<usize>();
+            messages.extend(read.into_iter().filter(|message| subject::matches(&self.filter, &message.subject)));
+        }
+        messages.retain(|message| message.seq < next_seq);
+        messages.sort_unstable_by_key(|message| message.seq);
+        if let Some(first_too_many) = messages.get(max) {
+            next_seq = first_too_many.seq;
+            messages.truncate(max);
+        }
+        Ok(next_seq)
     }
 }

@@ -37,6 +37,11 @@ pub(super) enum Request {
         expected: Option<u64>,
         reply: oneshot::Sender<Result<u64, BusError>>,
     },
+    /// Numbers a keeper.
+    AddSource {
+        name: String,
+        reply: oneshot::Sender<Result<u64, BusError>>,
+    },
     Close {
         reply: oneshot::Sender<()>,
     },
@@ -47,7 +52,7 @@ impl Request {
         match self {
             Self::Publish { messages, .. } => (messages.len(), messages.iter().map(|m| m.payload.len()).sum()),
             Self::KvPut { value, .. } => (1, value.len()),
-            Self::SetPosition { .. } | Self::Close { .. } => (1, 0),
+            Self::SetPosition { .. } | Self::AddSource { .. } | Self::Close { .. } => (1, 0),
         }
     }
 }

@@ -262,7 +262,7 @@ impl House {
         let found = parking_lot::Mutex::new(Value::Null);
         self.until(&format!("an event {kind} with reason {reason} arrives"), async || {
             for row in self.events(tenant, kind).await {
-                let wire: Value = serde_json::from_str(&row.wire).unwrap();
+                let wire: Value = serde_json::from_str(row.wire.text().unwrap()).unwrap();
                 if wire["reason"] == reason {
                     *found.lock() = wire;
                     return true;

@@ -8,7 +8,7 @@ use aegis_model::{
     FrozenAction, Hold, ManualClock, McpServerRecord, McpToolRecord, ResourceRecord, RiskLevel, RuleMode, Severity, SourceTrust,
     TenantId, Timestamp, ToolCall, ToolRecord, Visibility, new_event_id,
 };
-use aegis_store::{HistoryRow, OutboxRow, Store};
+use aegis_store::{HistoryRow, OutboxRow, Store, Wire};
 use serde_json::json;
 
 pub(crate) const START: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
@@ -197,6 +197,6 @@ pub(crate) fn event(tenant: &TenantId, kind: EventKind, seq: i64) -> HistoryRow 
         decision: (kind == EventKind::AuthorizeDecision).then_some(aegis_model::Decision::Deny),
         receipt_hash: has_receipt.then(|| format!("{seq:064x}")),
         bus_seq: seq.cast_unsigned(),
-        wire: format!("{{\"tenant_id\":\"{tenant}\",\"seq\":{seq}}}").into(),
+        wire: Wire::Text(format!("{{\"tenant_id\":\"{tenant}\",\"seq\":{seq}}}").into()),
     }
 }

@@ -1,18 +1,23 @@
 //! Messages: what a publisher is told, in JetStream's order of checks, and the statements that write what was taken.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{Last, Staged, Work, json};
-use crate::embedded::schema::{pos, signed};
+use crate::embedded::schema::{pos, seq_of, signed};
 use crate::{BusError, Delivered, MAX_MSG_ID, MAX_PAYLOAD, Message, PubAck, Stream, subject};
 
-/// Messages of one stream, their ids, the last of each subject, and the stream's counters. One text, because each takes a way to the
+/// Messages of one stream, runs of those that somebody else keeps, their ids, the last of each subject, and the stream's counters. One text, because each takes a way to the
 /// connection's thread and back, which costs more than a row does.
 macro_rules! write_messages {
     ($end:literal) => {
         concat!(
             "INSERT INTO messages (pos, subject, payload, bus_ts)
-               SELECT ? + key, value ->> 0, substr(?, value ->> 1, value ->> 2), ? FROM json_each(?);
+               SELECT ? + (value ->> 0), value ->> 1, substr(?, value ->> 2, value ->> 3), ? FROM json_each(?);
+             INSERT INTO runs (pos, source, first_position, count, bytes, bus_ts)
+               SELECT ? + (value ->> 0), value ->> 1, value ->> 2, value ->> 3, value ->> 4, ? FROM json_each(?);
+             INSERT INTO sources (source, name, last_position, last_id)
+               SELECT value ->> 0, '', value ->> 1, value ->> 2 FROM json_each(?) WHERE true
+               ON CONFLICT (source) DO UPDATE SET last_position = excluded.last_position, last_id = excluded.last_id;
              INSERT INTO msg_ids (pos, stream, msg_id, bus_ts)
                SELECT ? + (value ->> 0), ?, value ->> 1, ? FROM json_each(?);
              INSERT INTO subjects (stream, subject, last_seq, cost)
@@ -56,10 +61,14 @@ impl Work<'_> {
         if let Err(refusal) = check_form(stream, &message) {
             return Ok(Err(refusal));
         }
-        if let Some(id) = &message.msg_id
-            && let Some(seq) = self.ids[i].get(id)
-        {
-            return Ok(Ok(PubAck { seq: *seq, duplicate: true }));
+        let kept = self.keeper_of(stream, &message).zip(message.kept.as_ref().map(|kept| kept.position));
+        let known = match (kept, &message.msg_id) {
+            (Some((source, position)), _) => self.seq_of_kept(stream, source, position).await?,
+            (None, Some(id)) => self.ids[i].get(id).copied(),
+            (None, None) => None,
+        };
+        if let Some(seq) = known {
+            return Ok(Ok(PubAck { seq, duplicate: true }));
         }
         let last_seq = self.last_of(stream, &message.subject).map_or(0, |last| last.seq);
         if message.expected_last_subject_seq.is_some_and(|expected| expected != last_seq) {
@@ -90,8 +99,10 @@ impl Work<'_> {
         counters.last_seq = seq;
         counters.messages += 1;
         counters.bytes += cost;
-        if let Some(id) = &message.msg_id {
-            self.ids[i].insert(id.clone(), seq);
+        match (kept, &message.msg_id) {
+            (Some((source, position)), id) => self.published(source, position, id.as_deref().unwrap_or_default()),
+            (None, Some(id)) => _ = self.ids[i].insert(id.clone(), seq),
+            (None, None) => {}
         }
         if stream.keeps_latest_per_subject()
             || message.expected_last_subject_seq.is_some()
@@ -99,9 +110,40 @@ impl Work<'_> {
         {
             self.subjects[i].insert(message.subject.clone(), Last { seq, cost });
         }
-        let delivered = Delivered { seq, subject: message.subject, payload: message.payload, bus_ts: self.now };
-        self.staged[i].push(Staged { message: delivered, msg_id: message.msg_id, cost });
+        let whose = message.kept.filter(|_| kept.is_some());
+        let delivered = Delivered { seq, subject: message.subject, payload: message.payload, bus_ts: self.now, kept: whose };
+        self.staged[i].push(Staged { message: delivered, msg_id: message.msg_id, cost, kept });
         Ok(Ok(PubAck { seq, duplicate: false }))
+    }
+
+    /// The sequence of a kept message that was published before. Positions ascend, so only one that does not is looked for.
+    async fn seq_of_kept(&mut self, stream: Stream, source: i64, position: i64) -> Result<Option<u64>, BusError> {
+        if self.state.sources.get(&source).is_none_or(|known| position > known.last_position) {
+            return Ok(None);
+        }
+        // What this commit has taken is not in the file yet.
+        let staged = self.staged[stream.index()].iter().find(|staged| staged.kept == Some((source, position)));
+        if let Some(staged) = staged {
+            return Ok(Some(staged.message.seq));
+        }
+        let run: Option<(i64, i64, i64)> = sqlx::query_as(
+            "SELECT pos, first_position, count FROM runs WHERE source = ?1 AND first_position <= ?2
+             ORDER BY first_position DESC LIMIT 1",
+        )
+        .bind(source)
+        .bind(position)
+        .fetch_optional(&mut *self.conn)
+        .await?;
+        Ok(run.filter(|(_, first, count)| position < first + count).map(|(pos, first, _)| seq_of(pos + (position - first))))
+    }
+
+    fn published(&mut self, source: i64, position: i64, id: &str) {
+        if let Some(source) = self.state.sources.get_mut(&source)
+            && position > source.last_position
+        {
+            source.last_position = position;
+            id.clone_into(&mut source.last_id);
+        }
     }
 
     /// The last message of a subject, if retention left it.
@@ -144,23 +186,39 @@ impl Work<'_> {
         let staged = std::mem::take(&mut self.staged[i]);
         let Some(first) = staged.first() else { return Ok(()) };
         // All payloads in one blob, cut apart again by SQLite: a constant statement with few values to bind.
-        let mut payloads = Vec::with_capacity(staged.iter().map(|s| s.message.payload.len()).sum());
-        let mut rows = Vec::with_capacity(staged.len());
-        let mut ids = Vec::with_capacity(staged.len());
+        let mut payloads = Vec::new();
+        let mut rows = Vec::new();
+        let mut ids = Vec::new();
+        let mut runs: Vec<StagedRun> = Vec::new();
         let mut subjects: HashMap<&str, (u64, u64)> = HashMap::new();
-        for (offset, Staged { message, msg_id, cost }) in staged.iter().enumerate() {
-            rows.push((message.subject.as_str(), payloads.len() + 1, message.payload.len()));
-            payloads.extend_from_slice(&message.payload);
+        for (offset, Staged { message, msg_id, cost, kept }) in staged.iter().enumerate() {
             subjects.insert(&message.subject, (message.seq, *cost));
+            if let Some((source, position)) = *kept {
+                match runs.last_mut().filter(|run| run.goes_on_with(offset, source, position)) {
+                    Some(run) => run.add(*cost),
+                    None => runs.push(StagedRun(offset, source, position, 1, *cost)),
+                }
+                continue;
+            }
+            rows.push((offset, message.subject.as_str(), payloads.len() + 1, message.payload.len()));
+            payloads.extend_from_slice(&message.payload);
             if let Some(id) = msg_id {
                 ids.push((offset, id.as_str()));
             }
         }
+        let sources: HashSet<i64> = runs.iter().map(|run| run.1).collect();
+        let sources: Vec<(i64, i64, &str)> = sources
+            .into_iter()
+            .filter_map(|number| {
+                self.state.sources.get(&number).map(|source| (number, source.last_position, source.last_id.as_str()))
+            })
+            .collect();
         let subjects: Vec<(&str, u64, u64)> = subjects.into_iter().map(|(subject, (seq, cost))| (subject, seq, cost)).collect();
         let counters = self.state.streams[i];
         let (first_pos, stream_index, now) = (pos(stream, first.message.seq), signed(i as u64), self.now.as_micros());
         let messages = sqlx::query(sql).bind(first_pos).bind(payloads).bind(now).bind(json(&rows)?);
-        let with_ids = messages.bind(first_pos).bind(stream_index).bind(now).bind(json(&ids)?);
+        let with_runs = messages.bind(first_pos).bind(now).bind(json(&runs)?).bind(json(&sources)?);
+        let with_ids = with_runs.bind(first_pos).bind(stream_index).bind(now).bind(json(&ids)?);
         with_ids
             .bind(stream_index)
             .bind(json(&subjects)?)
@@ -174,6 +232,23 @@ impl Work<'_> {
             .await?;
         self.appended[i].extend(staged.into_iter().map(|s| s.message));
         Ok(())
+    }
+}
+
+/// A run in the making: offset of its first message, keeper, first position, how many, and what they cost.
+#[derive(serde::Serialize)]
+struct StagedRun(usize, i64, i64, u64, u64);
+
+impl StagedRun {
+    fn goes_on_with(&self, offset: usize, source: i64, position: i64) -> bool {
+        let Self(first_offset, of, first_position, count, _) = self;
+        let next = usize::try_from(*count).unwrap_or(usize::MAX);
+        first_offset.saturating_add(next) == offset && *of == source && first_position + signed(*count) == position
+    }
+
+    fn add(&mut self, cost: u64) {
+        self.3 += 1;
+        self.4 += cost;
     }
 }
 

@@ -26,30 +26,53 @@ impl Work<'_> {
             && (self.state.streams[i].messages > want_messages || self.state.streams[i].bytes > want_bytes)
         {
             let first_pos = pos(stream, self.state.streams[i].first_seq);
-            let oldest: Vec<(i64, i64)> = sqlx::query_as(
-                "SELECT pos, length(subject) + length(payload) FROM messages WHERE pos >= ?1 AND pos <= ?2 ORDER BY pos LIMIT ?3",
+            // Where each begins, how many it is, and their size: a message, or a whole run of them.
+            let oldest: Vec<(i64, i64, i64)> = sqlx::query_as(
+                "SELECT pos, 1, length(subject) + length(payload) + ?4 FROM messages WHERE pos >= ?1 AND pos <= ?2
+                 UNION ALL
+                 SELECT pos, count, bytes FROM runs WHERE pos >= ?1 AND pos <= ?2 AND pos + count - 1 <= ?2
+                 ORDER BY pos LIMIT ?3",
             )
             .bind(first_pos)
             .bind(pos(stream, droppable_to))
             .bind(RETENTION_CHUNK)
+            .bind(signed(MESSAGE_COST))
             .fetch_all(&mut *self.conn)
             .await?;
+            let whole_to = self.end_of_whole_runs(stream, droppable_to).await?;
             let counters = &mut self.state.streams[i];
-            // Without a row in the range (all replaced by later ones), the whole range is passed over.
-            let mut dropped_to = pos(stream, droppable_to);
-            for (pos, size) in oldest {
-                dropped_to = pos;
-                counters.messages -= 1;
-                counters.bytes -= unsigned(size) + MESSAGE_COST;
-                counters.dropped_total += u64::from(seq_of(pos) > consumed);
+            // Without a row in the range (all replaced by later ones), the whole range is passed over, but for a run that goes on behind it.
+            let mut dropped_to = whole_to;
+            for (first, count, size) in oldest {
+                let last = first + count - 1;
+                dropped_to = last;
+                counters.messages -= unsigned(count);
+                counters.bytes -= unsigned(size);
+                counters.dropped_total += seq_of(last).saturating_sub(consumed.max(seq_of(last) - unsigned(count)));
                 if counters.messages <= want_messages && counters.bytes <= want_bytes {
                     break;
                 }
+            }
+            if dropped_to < first_pos {
+                break;
             }
             counters.first_seq = seq_of(dropped_to) + 1;
             self.delete(stream, first_pos, dropped_to).await?;
         }
         Ok(())
+    }
+
+    /// Up to where nothing is cut in two that is dropped up to `droppable_to`.
+    async fn end_of_whole_runs(&mut self, stream: Stream, droppable_to: u64) -> Result<i64, BusError> {
+        let end = pos(stream, droppable_to);
+        let goes_on: Option<i64> = sqlx::query_scalar(
+            "SELECT pos FROM runs WHERE pos > ?1 AND pos <= ?2 AND pos + count - 1 > ?2 ORDER BY pos DESC LIMIT 1",
+        )
+        .bind(base(stream))
+        .bind(end)
+        .fetch_optional(&mut *self.conn)
+        .await?;
+        Ok(goes_on.map_or(end, |first| first - 1))
     }
 
     /// Deletes a range of messages; their ids are remembered until the dedup window has passed.
@@ -70,6 +93,7 @@ impl Work<'_> {
         .execute(&mut *self.conn)
         .await?;
         sqlx::query("DELETE FROM messages WHERE pos >= ?1 AND pos <= ?2").bind(from).bind(to).execute(&mut *self.conn).await?;
+        sqlx::query("DELETE FROM runs WHERE pos >= ?1 AND pos <= ?2").bind(from).bind(to).execute(&mut *self.conn).await?;
         Ok(())
     }
 }
