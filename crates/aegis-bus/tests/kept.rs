@@ -23,6 +23,10 @@ impl Keeper for Shelf {
         let end = first + i64::try_from(count).unwrap();
         Ok(self.0.lock().range(first..end).map(|(_, held)| held.clone()).collect())
     }
+
+    fn last(&self) -> i64 {
+        self.0.lock().keys().next_back().copied().unwrap_or(0)
+    }
 }
 
 impl Shelf {
@@ -131,6 +135,17 @@ async fn a_keeper_that_was_replaced_is_another_keeper() {
     let bus = open(folder.path(), limits(), &shelf).await;
     let old: Vec<Message> = [1, 2, 3].map(|n| shelf.keep(n, "ase.00.t.x", &format!("old {n}"))).into();
     bus.publish(Stream::Ase, old).await;
+    bus.close().await;
+
+    // One message of it that was damaged and set aside makes it no other.
+    let damaged = Arc::new(Shelf::default());
+    for n in [1, 2] {
+        damaged.keep(n, "ase.00.t.x", &format!("old {n}"));
+    }
+    damaged.keep(4, "ase.00.t.x", "after the damage");
+    let bus = open(folder.path(), limits(), &damaged).await;
+    let kept: Vec<bool> = read(&bus, ">", 0, 9).await.iter().map(|m| m.kept.is_some()).collect();
+    assert_eq!(kept, [true, true, false]);
     bus.close().await;
 
     // Its file was restored from a backup, and went on from there with other messages.

@@ -69,7 +69,11 @@ impl Control {
         let filter = HistoryFilter { kinds, receipts_only: false, agent_id, run_id };
         let rows = self.store.list_history(call.tenant(), filter, page.limit, page.offset).await?;
         let wires = self.wires(&rows).await?;
-        rows.iter().zip(&wires).map(|(row, wire)| self.event_view(row, wire)).collect()
+        let views = rows.iter().zip(&wires).map(|(row, wire)| match wire {
+            Some(wire) => self.event_view(row, wire),
+            None => Ok(missing_view(row)),
+        });
+        views.collect()
     }
 }
 
@@ -97,8 +101,22 @@ pub(crate) async fn list_receipts(control: &Control, call: &Call) -> Result<Resp
     let filter = HistoryFilter { kinds: &[], receipts_only: true, agent_id, run_id };
     let rows = control.store.list_history(call.tenant(), filter, page.limit, page.offset).await?;
     let wires = control.wires(&rows).await?;
-    let receipts: Vec<Value> = rows.iter().zip(&wires).map(|(row, wire)| receipt_of(row, wire)).collect::<Result<_, _>>()?;
+    let receipts = rows.iter().zip(&wires).map(|(row, wire)| match wire {
+        Some(wire) => receipt_of(row, wire),
+        None => Ok(Value::Object(missing_view(row))),
+    });
+    let receipts: Vec<Value> = receipts.collect::<Result<_, _>>()?;
     Ok(Json(receipts).into_response())
+}
+
+/// What the history itself knows of an event that the ledger no longer has: listed, so that nobody takes it for one that never was.
+fn missing_view(row: &HistoryRow) -> Map<String, Value> {
+    let known = json!({
+        "event_id": row.event_id, "receipt_id": row.event_id, "tenant_id": row.tenant_id, "kind": row.kind, "ts": row.ts,
+        "lane": row.lane, "seq": row.seq, "agent_id": row.agent_id, "run_id": row.run_id, "decision": row.decision,
+        "receipt_hash": row.receipt_hash, "verified": false, "evidence": "missing",
+    });
+    known.as_object().cloned().unwrap_or_default()
 }
 
 /// The receipt within an event: body and hash.

@@ -37,4 +37,8 @@ impl Keeper for LedgerKeeper {
         }
         Ok(held)
     }
+
+    fn last(&self) -> i64 {
+        self.0.last_row()
+    }
 }

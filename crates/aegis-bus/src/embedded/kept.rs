@@ -31,6 +31,9 @@ pub struct Held {
 pub trait Keeper: Send + Sync + std::fmt::Debug {
     /// What stands at `first` and behind it, up to `first + count - 1`, in order of position. A position without a message is left out.
     async fn read(&self, first: i64, count: usize) -> Result<Vec<Held>, BusError>;
+
+    /// The last position that was given to a message, readable or not.
+    fn last(&self) -> i64;
 }
 
 /// A keeper as the file knows it.
@@ -72,7 +75,11 @@ pub(super) async fn known(sources: &HashMap<i64, Source>, name: &str, keeper: &d
         return Ok(Some(*number));
     }
     let held = keeper.read(source.last_position, 1).await?;
-    let same = held.first().is_some_and(|held| held.position == source.last_position && held.msg_id == source.last_id);
+    let same = match held.first().filter(|held| held.position == source.last_position) {
+        Some(held) => held.msg_id == source.last_id,
+        // Damaged and set aside; where a backup was restored, the position was not given away yet.
+        None => keeper.last() >= source.last_position,
+    };
     if !same {
         tracing::error!(
             keeper = name,
