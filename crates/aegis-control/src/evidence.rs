@@ -110,7 +110,7 @@ pub(crate) async fn list_receipts(control: &Control, call: &Call) -> Result<Resp
 }
 
 /// What the history itself knows of an event that the ledger no longer has: listed, so that nobody takes it for one that never was.
-fn missing_view(row: &HistoryRow) -> Map<String, Value> {
+pub(crate) fn missing_view(row: &HistoryRow) -> Map<String, Value> {
     let known = json!({
         "event_id": row.event_id, "receipt_id": row.event_id, "tenant_id": row.tenant_id, "kind": row.kind, "ts": row.ts,
         "lane": row.lane, "seq": row.seq, "agent_id": row.agent_id, "run_id": row.run_id, "decision": row.decision,

@@ -9,8 +9,10 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
+use serde_json::Value;
 
 use crate::control::Control;
+use crate::evidence::missing_view;
 use crate::problem::Problem;
 use crate::routes::Call;
 
@@ -48,9 +50,12 @@ impl Cursor {
         let Some(last) = rows.last() else { return Ok(None) };
         self.after = last.lane.clone().zip(last.seq);
         let mut page = Vec::new();
-        // A line that is not there any more is found by whoever verifies: its seq is missing.
-        for wire in self.control.wires(&rows).await?.into_iter().flatten() {
-            page.extend_from_slice(wire.as_bytes());
+        for (row, wire) in rows.iter().zip(self.control.wires(&rows).await?) {
+            // What is gone stands there as a line without a receipt, which no verifier accepts: nobody rolls it back unseen.
+            match wire {
+                Some(wire) => page.extend_from_slice(wire.as_bytes()),
+                None => page.extend_from_slice(Value::Object(missing_view(row)).to_string().as_bytes()),
+            }
             page.push(b'\n');
         }
         Ok(Some(Bytes::from(page)))

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use aegis_bus::Held;
+use aegis_model::WireEvent;
 use aegis_store::{HistoryRow, Wire};
 use axum::http::StatusCode;
 
@@ -58,8 +59,10 @@ impl Control {
     }
 }
 
-/// The text, if it is of the event that the history names: a ledger that was replaced has others at its positions.
+/// The text, if it is of the event that the history names, as it was sealed: a ledger that was replaced has others at its positions.
 fn text_of(held: &Held, row: &HistoryRow) -> Option<Arc<str>> {
-    let same = held.msg_id == row.event_id.to_string();
-    std::str::from_utf8(&held.payload).ok().filter(|_| same).map(Arc::from)
+    let wire = WireEvent::read(&held.payload).ok()?;
+    let event = wire.event().ok()?;
+    let same = event.tenant_id == row.tenant_id && event.event_id == row.event_id && event.receipt_hash == row.receipt_hash;
+    same.then(|| Arc::from(wire.text()))
 }

@@ -50,6 +50,8 @@ struct Inner {
     readers: SqlitePool,
     /// For `read_outbox` alone.
     outbox_reader: SqlitePool,
+    /// For `read_kept` alone: who reads the past holds up no shipping.
+    kept_reader: SqlitePool,
     /// As many waiting receipts are not let wait for more.
     enough: usize,
     lane_suffix: String,
@@ -120,9 +122,12 @@ impl Ledger {
         let outbox_reader = SqlitePoolOptions::new()
             .max_connections(1)
             .connect_lazy_with(schema::options(&config.path).pragma("query_only", "ON"));
+        let kept_reader = SqlitePoolOptions::new()
+            .max_connections(1)
+            .connect_lazy_with(schema::options(&config.path).pragma("query_only", "ON"));
         let enough = config.max_batch.min(config.queue_capacity / 2).max(1);
         let ring = Mutex::new(Some(ring));
-        let inner = Inner { shared, clock, queue, commands, ring, readers, outbox_reader, enough, lane_suffix };
+        let inner = Inner { shared, clock, queue, commands, ring, readers, outbox_reader, kept_reader, enough, lane_suffix };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -199,12 +204,21 @@ impl Ledger {
 
     /// Receipts after `after_row`, in row order, at most `limit` (and `MAX_READ`).
     pub async fn read_outbox(&self, after_row: i64, limit: usize) -> Result<Vec<OutboxItem>, LedgerError> {
+        self.read_rows(&self.inner.outbox_reader, after_row, limit).await
+    }
+
+    /// The same for whoever reads again what was shipped.
+    pub async fn read_kept(&self, after_row: i64, limit: usize) -> Result<Vec<OutboxItem>, LedgerError> {
+        self.read_rows(&self.inner.kept_reader, after_row, limit).await
+    }
+
+    async fn read_rows(&self, reader: &SqlitePool, after_row: i64, limit: usize) -> Result<Vec<OutboxItem>, LedgerError> {
         let mut after = after_row;
         loop {
             let rows = sqlx::query(select_items!("WHERE r.row > ? ORDER BY r.row LIMIT ?"))
                 .bind(after)
                 .bind(limit.min(MAX_READ) as i64)
-                .fetch_all(&self.inner.outbox_reader)
+                .fetch_all(reader)
                 .await
                 .map_err(|e| read_error(&e))?;
             let Some(last) = rows.last() else { return Ok(Vec::new()) };

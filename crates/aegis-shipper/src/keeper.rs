@@ -25,7 +25,7 @@ impl Keeper for LedgerKeeper {
         let mut after = first.saturating_sub(1);
         while after < end - 1 {
             let left = usize::try_from(end - 1 - after).unwrap_or(usize::MAX);
-            let items = self.0.read_outbox(after, left).await.map_err(|e| BusError::Unavailable { reason: e.to_string() })?;
+            let items = self.0.read_kept(after, left).await.map_err(|e| BusError::Unavailable { reason: e.to_string() })?;
             let Some(last) = items.last() else { break };
             after = last.row;
             held.extend(items.into_iter().filter(|item| item.row < end).map(|item| Held {

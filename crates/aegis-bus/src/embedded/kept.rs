@@ -102,7 +102,7 @@ pub(super) struct Run {
 
 impl Run {
     /// The part from `from_seq` to `to_seq`; None if it has none of them.
-    fn between(self, from_seq: u64, to_seq: u64) -> Option<Self> {
+    pub(super) fn between(self, from_seq: u64, to_seq: u64) -> Option<Self> {
         let first_seq = self.first_seq.max(from_seq);
         let end = (self.first_seq + self.count).min(to_seq.saturating_add(1));
         let skipped = signed(first_seq - self.first_seq);

@@ -131,9 +131,15 @@ impl EmbeddedSubscription {
         let (mut count, mut bytes) = (0, 0);
         for run in runs {
             if count >= max || bytes > MAX_BATCH_BYTES {
-                next_seq = run.first_seq;
+                next_seq = next_seq.min(run.first_seq);
                 break;
             }
+            // No more of a long run than is asked for: the rest is read when its turn comes.
+            let last = run.first_seq + (max - count) as u64 - 1;
+            if last + 1 < run.first_seq + run.count {
+                next_seq = next_seq.min(last + 1);
+            }
+            let Some(run) = run.between(run.first_seq, last) else { break };
             let keeper = self.shared.keepers.read().get(run.source);
             let read = kept::read(run, keeper).await?;
             count += read.len();
