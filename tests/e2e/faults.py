@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import tempfile
 import unittest
+import uuid
 
 from harness import BINARY, CLEAN_ENVIRONMENT, Aegis, StartFailed, check_chain, wait_until
 
@@ -242,6 +243,25 @@ class Corruption(Fault):
             connection.execute("DELETE FROM receipts WHERE row = ?", (rows[4]["row"],))
         self.aegis.start()
         self.assertEqual(self.aegis.verify(self.tenant.export(), expect=1)["failure"]["code"], "missing_seq")
+
+    def test_a_row_that_is_gone_is_missing_wherever_it_is_asked_for(self):
+        hashes = lambda: {line["receipt_hash"] for line in self.tenant.list("/v1/receipts")}
+        wait_until("the history has all receipts", lambda: hashes() >= set(self.acknowledged))
+        self.aegis.stop()
+        with ledger(self.aegis) as connection, connection:
+            row = connection.execute("SELECT * FROM receipts WHERE receipt_hash = ?", (self.acknowledged[4],)).fetchone()
+            connection.execute("DELETE FROM receipts WHERE row = ?", (row["row"],))
+        self.aegis.start()
+        for path in ("/v1/receipts", "/v1/decisions"):
+            missing = [line for line in self.tenant.list(path) if line.get("evidence") == "missing"]
+            self.assertEqual([(line["receipt_hash"], line["seq"], line["verified"]) for line in missing], [(self.acknowledged[4], row["seq"], False)], path)
+        event_id = str(uuid.UUID(bytes=row["event_id"]))
+        for path in (f"/v1/receipts/{event_id}", f"/v1/receipts/{event_id}/verify", f"/v1/decisions/{event_id}"):
+            self.assertEqual(self.tenant.get(path).expect(500)["error"]["code"], "evidence_missing", path)
+        exported = self.tenant.get("/v1/receipts/export").text.splitlines()
+        self.assertEqual(len([line for line in exported if self.acknowledged[4] in line and "missing" in line]), 1)
+        self.assertEqual(self.aegis.verify(exported, expect=1)["verdict"], "invalid")
+        self.assertEqual(self.agent.authorize()["decision"], "allow")
 
     def test_a_file_that_is_no_database_is_no_start(self):
         self.aegis.stop()
