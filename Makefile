@@ -35,14 +35,17 @@ test-rules: build ## the tests beside the shipped detection rules, on the real e
 test-canonical: build ## the canonicalisation corpus against two independent RFC 8785 libraries
 	tests/canonical/run.sh
 
-test-e2e: build ## the real program over HTTP: every GitHub webhook payload, bad input, faults
+test-e2e: build ## the real program over HTTP: every GitHub webhook payload, bad input, faults; some of it over NATS
 	tests/e2e/run.sh
+	AEGIS_E2E_NATS=debian tests/e2e/run.sh containment kills
 
 test-demo: build ## the demo, as README shows it
 	$(AEGIS_BIN) demo
 
 test-full: test ## the slow checks too: 50 kills under load, licences and advisories
 	AEGIS_KILLS=50 tests/e2e/run.sh kills
+	AEGIS_E2E_NATS=debian tests/e2e/run.sh
+	AEGIS_E2E_NATS=current AEGIS_KILLS=50 tests/e2e/run.sh
 	scripts/deny.sh
 
 bench: build ## authorize against a bare echo, and event to alert; prints a table and writes bench/out/*.json

@@ -9,12 +9,17 @@ command -v curl >/dev/null || missing+=(curl)
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
 command -v node >/dev/null || missing+=(nodejs)
 command -v npm >/dev/null || missing+=(npm)
+[ -x /usr/sbin/nats-server ] || missing+=(nats-server)
 if [ "${#missing[@]}" -gt 0 ]; then
     echo "setup: installing ${missing[*]}"
     as_root=()
     [ "$(id -u)" = 0 ] || as_root=(sudo)
     "${as_root[@]}" apt-get update -qq
     DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}"
+    # Tests start their own: the service that Debian starts is not wanted for them.
+    if [[ " ${missing[*]} " == *" nats-server "* ]] && [ -d /run/systemd/system ]; then
+        "${as_root[@]}" systemctl disable --now --quiet nats-server || true
+    fi
 fi
 
 # Not installed here: which Python a machine has is its owner's choice.
@@ -32,3 +37,15 @@ for component in clippy rustfmt; do
         rustup component add "$component"
     fi
 done
+
+# The current NATS server, beside Debian's 2.9: the bus is tested with both.
+nats_version="$(cat "$(dirname "$0")/nats-server.version")"
+nats="${AEGIS_CACHE:-$HOME/.cache/aegis}/bin/nats-server"
+if [ "$("$nats" --version 2>/dev/null)" != "nats-server: $nats_version" ]; then
+    if ! command -v go >/dev/null; then
+        echo "setup: go is missing; install Go 1.25 or newer from https://go.dev/dl" >&2
+        exit 2
+    fi
+    echo "setup: building nats-server $nats_version"
+    GOBIN="$(dirname "$nats")" go install "github.com/nats-io/nats-server/v2@$nats_version"
+fi

@@ -11,7 +11,7 @@ import tempfile
 import unittest
 import uuid
 
-from harness import BINARY, CLEAN_ENVIRONMENT, Aegis, StartFailed, check_chain, wait_until
+from harness import BINARY, CLEAN_ENVIRONMENT, NATS, Aegis, StartFailed, check_chain, wait_until
 
 # Room for the ledger to come up and to keep a few hundred receipts before the filler takes the rest.
 SMALL_DISK = "24m"
@@ -244,6 +244,40 @@ class Corruption(Fault):
         self.aegis.start()
         self.assertEqual(self.aegis.verify(self.tenant.export(), expect=1)["failure"]["code"], "missing_seq")
 
+    @unittest.skipIf(NATS, "over a server, bus and history have copies of their own")
+    def test_a_ledger_that_is_restored_or_replaced_is_never_taken_for_the_one_that_was(self):
+        """The bus and the history are kept, and name rows that are other events now: those they say are missing, and new ones are seen."""
+        listed = lambda: self.tenant.list("/v1/receipts")
+        arrived = lambda hashes: wait_until("the history has them", lambda: {line["receipt_hash"] for line in listed()} >= set(hashes))
+        ledger_folder = self.aegis.data / "edge"
+        backup = self.folder() / "backup"
+        arrived(self.acknowledged)
+        self.aegis.stop()
+        shutil.copytree(ledger_folder, backup)
+        self.aegis.start()
+        later = [self.agent.authorize()["receipt"]["receipt_hash"] for _ in range(10)]
+        arrived(later)
+        for name, restore, gone in (
+            ("restored", lambda: shutil.copytree(backup, ledger_folder), lambda: later),
+            ("replaced", lambda: None, lambda: later + self.acknowledged),
+        ):
+            with self.subTest(name):
+                self.aegis.stop()
+                shutil.rmtree(ledger_folder)
+                restore()
+                self.aegis.start()
+                denied = [self.agent.authorize(tool="unheard", action="of")["receipt"]["receipt_hash"] for _ in range(5)]
+                arrived(denied)
+                missing = {line["receipt_hash"] for line in listed() if line.get("evidence") == "missing"}
+                self.assertLessEqual(set(gone()), missing)
+                self.assertFalse(missing & set(denied))
+                self.assertEqual(name == "restored", not missing & set(self.acknowledged))
+                wait_until("the storm is seen", lambda: any("AEG-3002" in (text := json.dumps(alert)) and self.agent.id in text for alert in self.tenant.list("/v1/alerts")))
+                self.assertIn("not here any more", self.aegis.log())
+                later += denied
+                self.agent = self.tenant.register_agent()
+
+    @unittest.skipIf(NATS, "over a server, bus and history have copies of their own")
     def test_a_row_that_is_gone_is_missing_wherever_it_is_asked_for(self):
         hashes = lambda: {line["receipt_hash"] for line in self.tenant.list("/v1/receipts")}
         wait_until("the history has all receipts", lambda: hashes() >= set(self.acknowledged))
@@ -265,7 +299,7 @@ class Corruption(Fault):
 
     def test_a_file_that_is_no_database_is_no_start(self):
         self.aegis.stop()
-        for part in ("edge/ledger.db", "control/ledger.db", "store.db", "bus.db"):
+        for part in ("edge/ledger.db", "control/ledger.db", "store.db") + (() if NATS else ("bus.db",)):
             with self.subTest(part):
                 data = self.folder() / "data"
                 shutil.copytree(self.aegis.data, data)
@@ -283,6 +317,8 @@ class Corruption(Fault):
             "bus.db": "PRAGMA user_version = 9999",
             "store.db": "INSERT INTO schema_versions (version, name, sha256, applied_at) VALUES (9999, 'later', 'x', 0)",
         }
+        if NATS:
+            del changes["bus.db"]
         undo = {"store.db": "DELETE FROM schema_versions WHERE version = 9999"}
         for part, sql in changes.items():
             with self.subTest(part):

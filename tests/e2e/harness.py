@@ -22,9 +22,13 @@ import time
 import urllib.parse
 import uuid
 
+from nats import SERVERS, NatsServer
+
 BINARY = pathlib.Path(os.environ["AEGIS_BIN"]).resolve()
 VERIFIER = BINARY.with_name("aegis-verify-receipts")
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+
+NATS = os.environ.get("AEGIS_E2E_NATS")
 
 # Long, because the machine may be busy; a condition that holds ends the wait at once.
 DEADLINE_S = 60
@@ -120,10 +124,17 @@ class StartFailed(AssertionError):
 class Aegis:
     """One data folder and the process that runs on it."""
 
-    def __init__(self, data=None, config=None, environment=None):
+    def __init__(self, data=None, config=None, environment=None, nats=None):
+        """`nats`: a running server to carry events and state, instead of a file. With AEGIS_E2E_NATS (debian, current) every instance
+        that names none gets one of its own."""
         self._own = tempfile.TemporaryDirectory(prefix="aegis-e2e-") if data is None else None
         self.data = pathlib.Path(data or self._own.name) / "data" if data is None else pathlib.Path(data)
         self.environment = dict(environment or {})
+        self._nats = NatsServer(SERVERS[NATS]).start() if NATS and nats is None else None
+        nats = nats or self._nats
+        if nats:
+            self.cli("streams", "apply", "--nats", nats.url)
+            self.environment["AEGIS_NATS_SERVERS"] = nats.url
         self.config = config
         self.port = None
         self._process = None
@@ -222,6 +233,8 @@ class Aegis:
                 self._process.kill()
                 self._process.wait()
             self._process = None
+        if self._nats:
+            self._nats.close()
         if self._own:
             shutil.rmtree(self._own.name, ignore_errors=True)
 

@@ -11,7 +11,7 @@ import time
 import traceback
 import unittest
 
-GROUPS = ["webhooks", "bad_input", "bad_admin", "decisions", "approvals", "containment", "exports", "policies", "readme", "faults", "kills"]
+GROUPS = ["webhooks", "bad_input", "bad_admin", "decisions", "approvals", "containment", "exports", "policies", "readme", "faults", "transport", "kills"]
 
 
 class Printer(unittest.TestResult):

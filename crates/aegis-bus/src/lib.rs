@@ -1,10 +1,13 @@
 //! How events and state move between the rooms: streams with sequence and dedup, and key-value buckets with revisions.
 //! Promises that what was acknowledged is durable, once, and in order; never drops a message silently and never blocks an edge
-//! (an edge only knows its ledger). The trait keeps to what JetStream can do; `EmbeddedBus` is the driver that needs no server.
+//! (an edge only knows its ledger). The trait keeps to what JetStream can do; `EmbeddedBus` is the driver that needs no server, `JetStreamBus`
+//! the one for many processes.
 
+mod check;
 pub mod conformance;
 mod embedded;
 mod error;
+mod jetstream;
 pub mod subject;
 
 use std::sync::Arc;
@@ -16,6 +19,7 @@ use bytes::Bytes;
 
 pub use embedded::{BucketLimits, EmbeddedBus, EmbeddedLimits, Held, Keeper, StreamLimits};
 pub use error::BusError;
+pub use jetstream::{JetStreamBus, JetStreamOptions, Login, definitions};
 
 /// Largest payload of a message or value, in bytes: JetStream's default `max_payload`.
 pub const MAX_PAYLOAD: usize = 1024 * 1024;
@@ -146,7 +150,8 @@ pub struct Message {
     pub msg_id: Option<String>,
     /// At most `MAX_PAYLOAD` bytes.
     pub payload: Bytes,
-    /// The sequence that the last message of this subject must have; 0: the subject must be empty.
+    /// The sequence that the last message of this subject must have; 0: the subject must be empty. Of a message with an id that is there already,
+    /// a retry is answered as a duplicate or as `WrongLastSequence`, by driver.
     pub expected_last_subject_seq: Option<u64>,
     /// Where the payload is durable already, for a driver that can read it there.
     pub kept: Option<Kept>,

@@ -266,19 +266,24 @@ async fn a_second_process_cannot_open_the_file() {
 }
 
 #[tokio::test]
-async fn a_file_of_the_first_version_is_taken_over_with_what_it_holds() {
+async fn a_file_of_an_earlier_version_is_taken_over_with_what_it_holds() {
     use sqlx::Connection;
-    let folder = tempfile::tempdir().unwrap();
-    let bus = open(folder.path(), EmbeddedLimits::default()).await;
-    publish(&bus, Stream::Ase, (0..3).map(event).collect()).await;
-    bus.close().await;
-    let url = format!("sqlite://{}", folder.path().join("bus.db").display());
-    let mut conn = sqlx::SqliteConnection::connect(&url).await.unwrap();
-    sqlx::raw_sql("DROP TABLE runs; DROP TABLE sources; PRAGMA user_version = 1").execute(&mut conn).await.unwrap();
-    conn.close().await.unwrap();
-    let bus = open(folder.path(), EmbeddedLimits::default()).await;
-    assert_eq!(publish(&bus, Stream::Ase, vec![event(3)]).await, [Ok(4)]);
-    assert_eq!(read_all(&bus, Stream::Ase, 1).await.len(), 4);
+    for as_it_was in [
+        "DROP TABLE runs; DROP TABLE sources; PRAGMA user_version = 1",
+        "ALTER TABLE runs DROP COLUMN last_id; PRAGMA user_version = 2",
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let bus = open(folder.path(), EmbeddedLimits::default()).await;
+        publish(&bus, Stream::Ase, (0..3).map(event).collect()).await;
+        bus.close().await;
+        let url = format!("sqlite://{}", folder.path().join("bus.db").display());
+        let mut conn = sqlx::SqliteConnection::connect(&url).await.unwrap();
+        sqlx::raw_sql(as_it_was).execute(&mut conn).await.unwrap();
+        conn.close().await.unwrap();
+        let bus = open(folder.path(), EmbeddedLimits::default()).await;
+        assert_eq!(publish(&bus, Stream::Ase, vec![event(3)]).await, [Ok(4)]);
+        assert_eq!(read_all(&bus, Stream::Ase, 1).await.len(), 4);
+    }
 }
 
 #[tokio::test]
@@ -291,7 +296,7 @@ async fn a_newer_schema_is_refused() {
     sqlx::query("PRAGMA user_version = 99").execute(&mut conn).await.unwrap();
     conn.close().await.unwrap();
     let opened = EmbeddedBus::open(&folder.path().join("bus.db"), EmbeddedLimits::default(), Arc::new(SystemClock)).await;
-    assert!(matches!(opened, Err(BusError::SchemaTooNew { found: 99, known: 2, .. })), "{opened:?}");
+    assert!(matches!(opened, Err(BusError::SchemaTooNew { found: 99, known: 3, .. })), "{opened:?}");
 }
 
 #[tokio::test]

@@ -68,6 +68,11 @@ fn texts(messages: &[Delivered]) -> Vec<(u64, String)> {
     messages.iter().map(|m| (m.seq, String::from_utf8(m.payload.to_vec()).unwrap())).collect()
 }
 
+/// What a reader gets in the place of messages that nobody has any more.
+fn lost(source: i64, position: i64, count: u64) -> String {
+    format!("{{\"lost\":{{\"source\":{source},\"position\":{position},\"count\":{count}}}}}")
+}
+
 async fn count(folder: &Path, table: &'static str) -> i64 {
     let url = format!("sqlite://{}", folder.join("bus.db").display());
     let mut file = sqlx::SqliteConnection::connect(&url).await.unwrap();
@@ -148,26 +153,93 @@ async fn a_keeper_that_was_replaced_is_another_keeper() {
     assert_eq!(kept, [true, true, false]);
     bus.close().await;
 
-    // Its file was restored from a backup, and went on from there with other messages.
-    let restored = Arc::new(Shelf::default());
-    let new: Vec<Message> = [1, 2, 3, 4].map(|n| restored.keep(n, "ase.00.t.x", &format!("new {n}"))).into();
-    let bus = open(folder.path(), limits(), &restored).await;
+    // Its file was replaced, and went on from there with other messages.
+    let replaced = Arc::new(Shelf::default());
+    let new: Vec<Message> = [1, 2, 3, 4].map(|n| replaced.keep(n, "ase.00.t.x", &format!("new {n}"))).into();
+    let bus = open(folder.path(), limits(), &replaced).await;
     assert!(
         bus.publish(Stream::Ase, new).await.into_iter().all(|ack| !ack.unwrap().duplicate),
         "no new message is taken for an old one"
     );
     let all = read(&bus, "ase.>", 0, 100).await;
-    assert_eq!(all.len(), 7);
-    assert!(
-        all[..3].iter().all(|m| m.kept.is_none() && m.payload.starts_with(b"{\"lost\"")),
-        "no old message reads as a new one"
-    );
+    assert_eq!(all.len(), 5);
+    assert_eq!(texts(&all[..1]), [(3, lost(0, 1, 3))], "no old message reads as a new one");
     assert_eq!(
-        all[3..].iter().map(|m| m.payload.to_vec()).collect::<Vec<_>>(),
+        all[1..].iter().map(|m| m.payload.to_vec()).collect::<Vec<_>>(),
         [1, 2, 3, 4].map(|n| format!("new {n}").into_bytes())
     );
     // A subscriber of one tenant does not get what nobody knows the tenant of.
     assert_eq!(read(&bus, "ase.*.t.>", 0, 100).await.len(), 4);
+}
+
+#[tokio::test]
+async fn of_a_keeper_that_was_restored_what_it_still_has_is_read_and_nothing_new_is_taken_for_old() {
+    // What it has of the nine that were published, and whether it wrote on before the bus saw it again.
+    let cases: [(i64, bool, i64); 7] =
+        [(9, true, 9), (7, true, 6), (7, false, 6), (6, true, 6), (5, false, 3), (2, true, 0), (0, true, 0)];
+    for (has, writes_on, same) in cases {
+        let (folder, shelf) = (tempfile::tempdir().unwrap(), Arc::new(Shelf::default()));
+        let bus = open(folder.path(), limits(), &shelf).await;
+        let mut old = Vec::new();
+        for positions in [1..=3, 4..=6, 7..=9] {
+            let messages: Vec<Message> = positions.map(|n| shelf.keep(n, "ase.00.t.x", &format!("old {n}"))).collect();
+            old.extend(messages.clone());
+            bus.publish(Stream::Ase, messages).await;
+        }
+        bus.close().await;
+
+        let restored = Arc::new(Shelf::default());
+        (1..=has).for_each(|n| _ = restored.keep(n, "ase.00.t.x", &format!("old {n}")));
+        let mut new: Vec<Message> = Vec::new();
+        let write_on =
+            |new: &mut Vec<Message>| new.extend((has + 1..=12).map(|n| restored.keep(n, "ase.00.t.x", &format!("new {n}"))));
+        if writes_on {
+            write_on(&mut new);
+        }
+        for start in 0..2 {
+            let bus = open(folder.path(), limits(), &restored).await;
+            if start == 0 && !writes_on {
+                write_on(&mut new);
+            }
+            // The shipper goes on from the position that was restored too: some of what was shipped comes again.
+            let mut again: Vec<Message> = old.iter().take(usize::try_from(same).unwrap()).cloned().collect();
+            again.extend(new.clone());
+            let acks = bus.publish(Stream::Ase, again).await;
+            let duplicates = acks.iter().filter(|ack| ack.as_ref().unwrap().duplicate).count();
+            assert_eq!(duplicates, if start == 0 { usize::try_from(same).unwrap() } else { acks.len() }, "{has} {start}");
+            let all = texts(&read(&bus, ">", 0, 100).await);
+            let mut expected: Vec<(u64, String)> = (1..=same).map(|n| (n.unsigned_abs(), format!("old {n}"))).collect();
+            expected.extend((same..9).step_by(3).map(|n| (n.unsigned_abs() + 3, lost(0, n + 1, 3))));
+            expected.extend((10..).zip((has + 1..=12).map(|n| format!("new {n}"))));
+            assert_eq!(all, expected, "{has} {writes_on} {start}");
+            bus.close().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_keeper_cannot_read_any_more_is_lost_by_stretches() {
+    let (folder, shelf) = (tempfile::tempdir().unwrap(), Arc::new(Shelf::default()));
+    let bus = open(folder.path(), limits(), &shelf).await;
+    let messages: Vec<Message> = (1..=9).map(|n| shelf.keep(n, "ase.00.t.x", &format!("kept {n}"))).collect();
+    bus.publish(Stream::Ase, messages).await;
+    [1, 2, 5, 8, 9].iter().for_each(|n| _ = shelf.0.lock().remove(n));
+    // Positions were given away, so that this is damage and no other file.
+    shelf.keep(10, "ase.00.t.x", "later");
+    bus.close().await;
+    let bus = open(folder.path(), limits(), &shelf).await;
+    let expected = [
+        (2, lost(1, 1, 2)),
+        (3, "kept 3".to_owned()),
+        (4, "kept 4".to_owned()),
+        (5, lost(1, 5, 1)),
+        (6, "kept 6".to_owned()),
+        (7, "kept 7".to_owned()),
+        (9, lost(1, 8, 2)),
+    ];
+    assert_eq!(texts(&read(&bus, ">", 0, 100).await), expected);
+    assert_eq!(texts(&read(&bus, ">", 4, 100).await), expected[2..]);
+    assert_eq!(texts(&read(&bus, "ase.00.t.>", 0, 2).await).len(), 4);
 }
 
 #[tokio::test]

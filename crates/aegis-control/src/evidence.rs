@@ -59,7 +59,7 @@ impl Control {
         Ok(columns)
     }
 
-    async fn events(&self, call: &Call, kinds: &[EventKind], run_id: Option<&str>) -> Result<Vec<Map<String, Value>>, Problem> {
+    async fn events(&self, call: &Call, kinds: &[EventKind], run_id: Option<&str>) -> Result<Vec<Value>, Problem> {
         let page = call.query.page()?;
         let agent_id = call.query.filter("agent_id")?;
         let run_id = match run_id {
@@ -68,9 +68,18 @@ impl Control {
         };
         let filter = HistoryFilter { kinds, receipts_only: false, agent_id, run_id };
         let rows = self.store.list_history(call.tenant(), filter, page.limit, page.offset).await?;
-        let wires = self.wires(&rows).await?;
+        self.views(&rows, |row, wire| self.event_view(row, wire).map(Value::Object)).await
+    }
+
+    /// What `view` makes of each event, and what is known of those that are gone.
+    async fn views(
+        &self,
+        rows: &[HistoryRow],
+        view: impl Fn(&HistoryRow, &str) -> Result<Value, Problem>,
+    ) -> Result<Vec<Value>, Problem> {
+        let wires = self.wires(rows).await?;
         let views = rows.iter().zip(&wires).map(|(row, wire)| match wire {
-            Some(wire) => self.event_view(row, wire),
+            Some(wire) => view(row, wire),
             None => Ok(missing_view(row)),
         });
         views.collect()
@@ -100,23 +109,16 @@ pub(crate) async fn list_receipts(control: &Control, call: &Call) -> Result<Resp
     let (agent_id, run_id) = (call.query.filter("agent_id")?, call.query.filter("run_id")?);
     let filter = HistoryFilter { kinds: &[], receipts_only: true, agent_id, run_id };
     let rows = control.store.list_history(call.tenant(), filter, page.limit, page.offset).await?;
-    let wires = control.wires(&rows).await?;
-    let receipts = rows.iter().zip(&wires).map(|(row, wire)| match wire {
-        Some(wire) => receipt_of(row, wire),
-        None => Ok(Value::Object(missing_view(row))),
-    });
-    let receipts: Vec<Value> = receipts.collect::<Result<_, _>>()?;
-    Ok(Json(receipts).into_response())
+    Ok(Json(control.views(&rows, receipt_of).await?).into_response())
 }
 
 /// What the history itself knows of an event that the ledger no longer has: listed, so that nobody takes it for one that never was.
-pub(crate) fn missing_view(row: &HistoryRow) -> Map<String, Value> {
-    let known = json!({
+pub(crate) fn missing_view(row: &HistoryRow) -> Value {
+    json!({
         "event_id": row.event_id, "receipt_id": row.event_id, "tenant_id": row.tenant_id, "kind": row.kind, "ts": row.ts,
         "lane": row.lane, "seq": row.seq, "agent_id": row.agent_id, "run_id": row.run_id, "decision": row.decision,
         "receipt_hash": row.receipt_hash, "verified": false, "evidence": "missing",
-    });
-    known.as_object().cloned().unwrap_or_default()
+    })
 }
 
 /// The receipt within an event: body and hash.

@@ -9,7 +9,6 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
-use serde_json::Value;
 
 use crate::control::Control;
 use crate::evidence::missing_view;
@@ -54,7 +53,7 @@ impl Cursor {
             // What is gone stands there as a line without a receipt, which no verifier accepts: nobody rolls it back unseen.
             match wire {
                 Some(wire) => page.extend_from_slice(wire.as_bytes()),
-                None => page.extend_from_slice(Value::Object(missing_view(row)).to_string().as_bytes()),
+                None => page.extend_from_slice(missing_view(row).to_string().as_bytes()),
             }
             page.push(b'\n');
         }

@@ -37,6 +37,9 @@ pub enum LedgerError {
     /// The tenant already has a receipt for this event id.
     #[error("event {event_id} already has a receipt")]
     Duplicate { event_id: EventId },
+    /// Rows were to be pruned that this process reads again.
+    #[error("the ledger's rows are named by a bus or a history of this process, and cannot be pruned")]
+    Kept,
     /// `close` was called, or the writer is gone.
     #[error("the ledger is closed")]
     Closed,
@@ -65,6 +68,8 @@ pub enum SubmitError {
 /// SQLite's primary result codes that say that the file itself is bad (sqlite.org/rescode.html).
 const SQLITE_CORRUPT: i32 = 11;
 const SQLITE_NOTADB: i32 = 26;
+/// The disk gave an error, of a bad sector for one.
+const SQLITE_IOERR: i32 = 10;
 
 /// The primary SQLite result code of an error, if it came from SQLite.
 fn primary_code(error: &sqlx::Error) -> Option<i32> {
@@ -75,6 +80,11 @@ fn primary_code(error: &sqlx::Error) -> Option<i32> {
 /// True if the error says that the file is not a sound database.
 pub(crate) fn is_corruption(error: &sqlx::Error) -> bool {
     matches!(primary_code(error), Some(SQLITE_CORRUPT | SQLITE_NOTADB))
+}
+
+/// True if what was asked for cannot be read from the file, which may be true of other parts of it or not.
+pub(crate) fn is_unreadable(error: &sqlx::Error) -> bool {
+    is_corruption(error) || primary_code(error) == Some(SQLITE_IOERR)
 }
 
 /// True if a row with the same unique key is there already.

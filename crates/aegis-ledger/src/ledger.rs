@@ -1,14 +1,14 @@
-//! The handle: what the rest of the program sees of a ledger. Submitting never blocks; reading goes over its own connections and
-//! never waits for the writer. Dropping every handle without `close` is a stop like a crash: the next start says so.
+//! The handle: what the rest of the program sees of a ledger. Submitting never blocks; reading (see `read`) goes over its own
+//! connections and never waits for the writer. Dropping every handle without `close` is a stop like a crash: the next start says so.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use aegis_keys::SigningKey;
-use aegis_model::{Clock, EventId, EventKind, SealedEvent, TenantId, Timestamp};
+use aegis_model::{Clock, TenantId};
 use parking_lot::Mutex;
 use sqlx::SqlitePool;
-use sqlx::sqlite::{SqlitePoolOptions, SqliteRow};
+use sqlx::sqlite::SqlitePoolOptions;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -21,7 +21,6 @@ use crate::gather::Gathering;
 use crate::lane::Identity;
 use crate::recovery;
 use crate::ring::{SealedReceiver, Slot};
-use crate::rows::{OutboxItem, RowError, item_of, select_items};
 use crate::schema;
 use crate::seal::Sealer;
 use crate::shared::{Command, Shared};
@@ -37,21 +36,21 @@ pub const MAX_READ: usize = 10_000;
 /// A ledger of receipts. Cheap to clone; all clones are one ledger.
 #[derive(Clone, Debug)]
 pub struct Ledger {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
-struct Inner {
+pub(crate) struct Inner {
     shared: Arc<Shared>,
     clock: Arc<dyn Clock>,
     queue: mpsc::Sender<Submission>,
     commands: mpsc::Sender<Command>,
     ring: Mutex<Option<(mpsc::Sender<Slot>, mpsc::Receiver<Slot>)>>,
-    readers: SqlitePool,
+    pub(crate) readers: SqlitePool,
     /// For `read_outbox` alone.
-    outbox_reader: SqlitePool,
+    pub(crate) outbox_reader: SqlitePool,
     /// For `read_kept` alone: who reads the past holds up no shipping.
-    kept_reader: SqlitePool,
+    pub(crate) kept_reader: SqlitePool,
     /// As many waiting receipts are not let wait for more.
     enough: usize,
     lane_suffix: String,
@@ -115,16 +114,12 @@ impl Ledger {
         writer.succeed_unclean_lanes(recovered.unclean).await?;
         tokio::spawn(writer.run());
 
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS)
-            .connect_lazy_with(schema::options(&config.path).pragma("query_only", "ON"));
+        let reading = |connections| {
+            let options = schema::options(&config.path).pragma("query_only", "ON");
+            SqlitePoolOptions::new().max_connections(connections).connect_lazy_with(options)
+        };
         // A connection's thread has the priority of whoever connects: the shipper's is not lent to those that answer.
-        let outbox_reader = SqlitePoolOptions::new()
-            .max_connections(1)
-            .connect_lazy_with(schema::options(&config.path).pragma("query_only", "ON"));
-        let kept_reader = SqlitePoolOptions::new()
-            .max_connections(1)
-            .connect_lazy_with(schema::options(&config.path).pragma("query_only", "ON"));
+        let (readers, outbox_reader, kept_reader) = (reading(READERS), reading(1), reading(1));
         let enough = config.max_batch.min(config.queue_capacity / 2).max(1);
         let ring = Mutex::new(Some(ring));
         let inner = Inner { shared, clock, queue, commands, ring, readers, outbox_reader, kept_reader, enough, lane_suffix };
@@ -202,36 +197,6 @@ impl Ledger {
         Some(SealedReceiver { slots: receiver })
     }
 
-    /// Receipts after `after_row`, in row order, at most `limit` (and `MAX_READ`).
-    pub async fn read_outbox(&self, after_row: i64, limit: usize) -> Result<Vec<OutboxItem>, LedgerError> {
-        self.read_rows(&self.inner.outbox_reader, after_row, limit).await
-    }
-
-    /// The same for whoever reads again what was shipped.
-    pub async fn read_kept(&self, after_row: i64, limit: usize) -> Result<Vec<OutboxItem>, LedgerError> {
-        self.read_rows(&self.inner.kept_reader, after_row, limit).await
-    }
-
-    async fn read_rows(&self, reader: &SqlitePool, after_row: i64, limit: usize) -> Result<Vec<OutboxItem>, LedgerError> {
-        let mut after = after_row;
-        loop {
-            let rows = sqlx::query(select_items!("WHERE r.row > ? ORDER BY r.row LIMIT ?"))
-                .bind(after)
-                .bind(limit.min(MAX_READ) as i64)
-                .fetch_all(reader)
-                .await
-                .map_err(|e| read_error(&e))?;
-            let Some(last) = rows.last() else { return Ok(Vec::new()) };
-            let last_row: i64 = sqlx::Row::try_get(last, "row").map_err(|e| read_error(&e))?;
-            let items = readable(&rows)?;
-            // A page of nothing but damaged rows must not look like the end.
-            if !items.is_empty() || limit == 0 {
-                return Ok(items);
-            }
-            after = last_row;
-        }
-    }
-
     /// Notes that everything up to `up_to_row` has reached the bus. Written with a later commit: a crash before it only means
     /// that rows are shipped again.
     pub async fn mark_shipped(&self, up_to_row: i64) {
@@ -258,75 +223,6 @@ impl Ledger {
         self.inner.shared.counters.backlog()
     }
 
-    /// True if the tenant has a receipt for this event.
-    pub async fn contains(&self, tenant: &TenantId, event_id: EventId) -> Result<bool, LedgerError> {
-        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM receipts WHERE tenant_id = ? AND event_id = ?")
-            .bind(tenant.as_str())
-            .bind(event_id.as_bytes().as_slice())
-            .fetch_one(&self.inner.readers)
-            .await
-            .map_err(|e| read_error(&e))?;
-        Ok(count > 0)
-    }
-
-    /// Receipts of all tenants whose event is of one of `kinds` (all, if empty) and not earlier than `since`, in row order after
-    /// `after_row`: what a start rebuilds its memory from. Fewer than `limit` come back only at the end.
-    pub async fn recent(
-        &self,
-        since: Timestamp,
-        kinds: &[EventKind],
-        after_row: i64,
-        limit: usize,
-    ) -> Result<Vec<OutboxItem>, LedgerError> {
-        let words: Vec<&str> = kinds.iter().map(|kind| kind.as_str()).collect();
-        let words = serde_json::to_string(&words).map_err(|e| LedgerError::Read(e.to_string()))?;
-        // Commits are few and know the latest time in them, so they give the place to start from without an index over `ts`.
-        let rows = sqlx::query(select_items!(
-            "WHERE r.row > ?1 AND r.row >= (SELECT coalesce(min(first_row), 9223372036854775807) FROM commits WHERE max_ts >= ?2) \
-             AND r.ts >= ?2 AND (?3 = '[]' OR r.kind IN (SELECT value FROM json_each(?3))) ORDER BY r.row LIMIT ?4"
-        ))
-        .bind(after_row)
-        .bind(since.as_micros())
-        .bind(words)
-        .bind(limit.min(MAX_READ) as i64)
-        .fetch_all(&self.inner.readers)
-        .await
-        .map_err(|e| read_error(&e))?;
-        readable(&rows)
-    }
-
-    /// The tenant's receipt for an event.
-    pub async fn receipt(&self, tenant: &TenantId, event_id: EventId) -> Result<Option<SealedEvent>, LedgerError> {
-        let row = sqlx::query(select_items!("WHERE r.tenant_id = ? AND r.event_id = ?"))
-            .bind(tenant.as_str())
-            .bind(event_id.as_bytes().as_slice())
-            .fetch_optional(&self.inner.readers)
-            .await
-            .map_err(|e| read_error(&e))?;
-        match row {
-            Some(row) => item_of(&row).map(|item| Some(item.sealed)).map_err(|e| LedgerError::Read(e.to_string())),
-            None => Ok(None),
-        }
-    }
-
-    /// The tenant's receipts after `after_row`, in row order, so that each lane's are in seq order.
-    pub async fn export(&self, tenant: &TenantId, after_row: i64, limit: usize) -> Result<Vec<SealedEvent>, LedgerError> {
-        let items = self.export_items(tenant, after_row, limit).await?;
-        Ok(items.into_iter().map(|item| item.sealed).collect())
-    }
-
-    /// As `export`, with the rows that a following call goes on from.
-    pub async fn export_items(&self, tenant: &TenantId, after_row: i64, limit: usize) -> Result<Vec<OutboxItem>, LedgerError> {
-        let rows = sqlx::query(select_items!("WHERE r.tenant_id = ? AND r.row > ? ORDER BY r.row LIMIT ?"))
-            .bind(tenant.as_str())
-            .bind(after_row)
-            .bind(limit.min(MAX_READ) as i64)
-            .fetch_all(&self.inner.readers)
-            .await
-            .map_err(|e| read_error(&e))?;
-        rows.iter().map(|row| item_of(row).map_err(|e| LedgerError::Read(e.to_string()))).collect()
-    }
-
     /// True if `commitment` (an `input_hash` or `output_hash`) is over `bytes`; None if the tenant's key was shredded or never was.
     pub async fn opens_commitment(&self, tenant: &TenantId, commitment: &str, bytes: &[u8]) -> Result<Option<bool>, LedgerError> {
         let key: Option<Vec<u8>> = sqlx::query_scalar("SELECT key FROM commitment_keys WHERE tenant_id = ?")
@@ -343,9 +239,17 @@ impl Ledger {
         self.ask(|reply| Command::Shred(tenant.clone(), reply)).await
     }
 
+    /// From now on no row is pruned: a bus or a history of this process names them instead of holding copies.
+    pub fn keep_rows(&self) {
+        self.inner.shared.rows_are_kept.store(true, Ordering::Release);
+    }
+
     /// Deletes some shipped rows of ended lanes, none after `up_to_row` and never a lane's last receipt. Returns how many; ask
-    /// again until none. The caller must know that the lake has them.
+    /// again until none. The caller must know that the lake has them; refused where this process reads them again (`keep_rows`).
     pub async fn prune_confirmed(&self, up_to_row: i64) -> Result<u64, LedgerError> {
+        if self.inner.shared.rows_are_kept.load(Ordering::Acquire) {
+            return Err(LedgerError::Kept);
+        }
         self.ask(|reply| Command::Prune(up_to_row, reply)).await
     }
 
@@ -364,16 +268,3 @@ impl Ledger {
 
 /// Commands that may wait for the writer.
 const COMMANDS: usize = 16;
-
-/// The readable rows. A damaged one is left out, loudly: consumers will see its gap, and the rest must still be shipped.
-fn readable(rows: &[SqliteRow]) -> Result<Vec<OutboxItem>, LedgerError> {
-    let mut items = Vec::with_capacity(rows.len());
-    for row in rows {
-        match item_of(row) {
-            Ok(item) => items.push(item),
-            Err(RowError::Sql(error)) if error.as_database_error().is_some() => return Err(read_error(&error)),
-            Err(error) => tracing::error!(%error, "a row of the ledger is damaged and cannot be shipped"),
-        }
-    }
-    Ok(items)
-}

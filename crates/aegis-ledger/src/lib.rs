@@ -18,6 +18,7 @@ mod ledger;
 mod lifecycle;
 mod loss;
 mod merkle;
+mod read;
 mod reader;
 mod recovery;
 mod ring;

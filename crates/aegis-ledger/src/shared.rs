@@ -24,6 +24,8 @@ pub(crate) struct Shared {
     pub(crate) log_grown: Notify,
     /// Set by the checkpointer: what is left of the log to copy is short.
     pub(crate) tail_left: AtomicBool,
+    /// Set once somebody of this process names rows instead of copying them.
+    pub(crate) rows_are_kept: AtomicBool,
     /// Where sealed events go once somebody has taken the receiving end.
     pub(crate) ring: Mutex<Option<mpsc::Sender<Slot>>>,
     /// Bytes of the commits that the ring holds on to.

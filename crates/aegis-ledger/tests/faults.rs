@@ -245,6 +245,48 @@ async fn damaged_pages_are_found_at_start() {
     assert!(matches!(refused, LedgerError::Corrupt { .. }), "{refused}");
 }
 
+/// Spoils the page of the file that holds a row, as a bad sector would. The log must have been copied back.
+async fn spoil_page_of(folder: &Path, text: &str) {
+    let mut other = second_connection(folder).await;
+    sqlx::raw_sql("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut other).await.unwrap();
+    let page_size: i64 = sqlx::query_scalar("PRAGMA page_size").fetch_one(&mut other).await.unwrap();
+    other.close().await.unwrap();
+    let path = folder.join("ledger.db");
+    let bytes = std::fs::read(&path).unwrap();
+    let place = bytes.windows(text.len()).rposition(|window| window == text.as_bytes()).unwrap();
+    let start = place - place % usize::try_from(page_size).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &vec![0xA5; usize::try_from(page_size).unwrap()], start as u64).unwrap();
+}
+
+#[tokio::test]
+async fn a_page_that_cannot_be_read_hides_no_other_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = open(folder.path()).await;
+    let mut sealed = Vec::new();
+    for _ in 0..60 {
+        sealed.push(ledger.submit(draft_now(&tenant("acme"))).await.unwrap());
+    }
+    let last = ledger.last_row();
+    // The event's own text, which no index holds.
+    let victim = format!("\"event_id\":\"{}\"", sealed[30].event_id);
+    spoil_page_of(folder.path(), &victim).await;
+
+    let items = everything(&ledger).await;
+    let rows: Vec<i64> = items.iter().map(|item| item.row).collect();
+    let gone: Vec<i64> = (1..=last).filter(|row| !rows.contains(row)).collect();
+    // Lane open is row 1, so receipt 30 is row 32.
+    assert!(gone.contains(&32) && gone.len() <= 4, "one page of rows is gone, no more: {gone:?}");
+    assert_eq!(*rows.last().unwrap(), last);
+    let kept = ledger.read_kept(25, 40, 100).await.unwrap();
+    let kept: Vec<i64> = kept.iter().map(|item| item.row).collect();
+    assert_eq!(kept, (26..=40).filter(|row| !gone.contains(row)).collect::<Vec<_>>());
+    // Nothing but what cannot be read, and what comes after it.
+    assert!(ledger.read_kept(gone[0] - 1, *gone.last().unwrap(), 100).await.unwrap().is_empty());
+    assert_eq!(ledger.read_outbox(gone[0] - 1, 1).await.unwrap()[0].row, gone.last().unwrap() + 1);
+    ledger.submit(draft_now(&tenant("acme"))).await.unwrap();
+}
+
 /// Ways in which a last row can be damaged, each as a change of the row with the highest number.
 const DAMAGES: [&str; 5] = [
     "UPDATE receipts SET receipt = replace(receipt, '\"phase\":\"decision\"', '\"phase\":\"decisiom\"') WHERE row = ?",

@@ -355,6 +355,8 @@ async fn pruning_keeps_heads_and_what_is_not_shipped() {
     ledger.submit(draft_now(&acme)).await.unwrap();
     assert_eq!(ledger.prune_confirmed(3).await.unwrap(), 3);
     assert_eq!(ledger.prune_confirmed(i64::MAX).await.unwrap(), 3);
+    ledger.keep_rows();
+    assert_eq!(ledger.prune_confirmed(i64::MAX).await, Err(LedgerError::Kept), "somebody names its rows");
     let items = everything(&ledger).await;
     assert_eq!(
         kinds(&items),

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::nats::NatsSection;
+
 /// Variables that start with `AEGIS_` and are not configuration.
 const OTHER_VARIABLES: [&str; 7] =
     ["AEGIS_CONFIG", "AEGIS_CACHE", "AEGIS_BIN", "AEGIS_LOG", "AEGIS_ADMIN_KEY", "AEGIS_KILLS", "AEGIS_SEED"];
@@ -23,6 +25,7 @@ pub(crate) struct Config {
     pub(crate) edge: EdgeSection,
     pub(crate) ledger: LedgerSection,
     pub(crate) bus: BusSection,
+    pub(crate) nats: NatsSection,
     pub(crate) control: ControlSection,
     pub(crate) ingest: IngestSection,
     pub(crate) detect: DetectSection,
@@ -37,6 +40,7 @@ impl Default for Config {
             edge: EdgeSection::default(),
             ledger: LedgerSection::default(),
             bus: BusSection::default(),
+            nats: NatsSection::default(),
             control: ControlSection::default(),
             ingest: IngestSection::default(),
             detect: DetectSection::default(),

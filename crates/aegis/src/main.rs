@@ -12,6 +12,8 @@ mod config;
 mod demo;
 #[cfg(feature = "soc")]
 mod exposition;
+#[cfg(feature = "edge")]
+mod nats;
 #[cfg(feature = "soc")]
 mod serve;
 #[cfg(feature = "soc")]
@@ -55,6 +57,10 @@ enum Command {
     #[cfg(feature = "edge")]
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Compare a NATS server's streams and buckets with what this version needs, and make them so
+    #[cfg(feature = "edge")]
+    #[command(subcommand)]
+    Streams(StreamsCommand),
     /// Export and verify receipts
     #[command(subcommand)]
     Receipts(ReceiptsCommand),
@@ -188,6 +194,21 @@ pub(crate) struct SimulateArgs {
     pub(crate) json: bool,
 }
 
+#[cfg(feature = "edge")]
+#[derive(Debug, Subcommand)]
+enum StreamsCommand {
+    /// Show the difference; exit 1 if there is one
+    Plan(commands::streams::StreamsArgs),
+    /// Make the server so; refuses, before it does anything, what would lose data
+    Apply {
+        #[command(flatten)]
+        args: commands::streams::StreamsArgs,
+        /// A stream that may lose data by it; repeatable
+        #[arg(long = "may-lose", value_name = "STREAM")]
+        may_lose: Vec<String>,
+    },
+}
+
 #[derive(Debug, Subcommand)]
 enum ReceiptsCommand {
     /// Write a tenant's receipts as JSON lines to standard output
@@ -242,6 +263,10 @@ fn main() -> ExitCode {
         }
         #[cfg(feature = "edge")]
         Command::Policy(PolicyCommand::Simulate(args)) => commands::simulate::simulate(&args),
+        #[cfg(feature = "edge")]
+        Command::Streams(StreamsCommand::Plan(args)) => commands::streams::plan(&args),
+        #[cfg(feature = "edge")]
+        Command::Streams(StreamsCommand::Apply { args, may_lose }) => commands::streams::apply(&args, &may_lose),
         Command::Receipts(ReceiptsCommand::Export { tenant, data }) => commands::receipts::export(&tenant, &data),
         Command::Receipts(ReceiptsCommand::Verify(args)) => verifying::verify(&args.file, &args.roots, args.json),
         Command::Canon(args) => commands::canon(args.file.as_deref(), args.hash),

@@ -1,4 +1,4 @@
-//! `aegis up`: edge, control, ingest and SOC composed in one process over the embedded bus, all state in one folder.
+//! `aegis up`: edge, control, ingest and SOC composed in one process, all state in one folder; over the embedded bus, or a NATS server.
 //! Owns the order in which parts start and stop; no part knows another but through its interface.
 
 use std::collections::HashMap;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-use aegis_bus::{Bus, EmbeddedBus, EmbeddedLimits, Keeper};
+use aegis_bus::{Bus, EmbeddedBus, EmbeddedLimits, JetStreamBus, Keeper, Stream};
 use aegis_control::{Control, ControlConfig};
 use aegis_detect::{RuleSet, Worker, WorkerConfig};
 use aegis_edge::{Edge, EdgeConfig, EdgeMetrics, EdgeView, FeedFollower};
@@ -57,14 +57,13 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<Running> {
     let rules = read_rules(&config.detect.rules)?;
     let keys = Keys::load(&data)?;
 
-    let mut limits = EmbeddedLimits::default();
-    limits.streams[0].max_bytes = config.bus.max_stream_bytes;
-    let bus = EmbeddedBus::open(&data.join("bus.db"), limits, clock.clone()).await.context("bus")?;
-    let store = Store::open(&data.join("store.db"), clock.clone()).await.context("store")?;
+    let carrier = Carrier::open(&config, &data, &clock).await?;
+    let bus = carrier.bus();
+    let store_file = data.join("store.db");
+    let store = Store::open(&store_file, clock.clone()).await.with_context(|| format!("the store {}", store_file.display()))?;
     let edge_ledger = open_ledger(&config, &data, "edge", &config.edge.id, keys.edge.clone(), &clock).await?;
     let control_ledger = open_ledger(&config, &data, "control", "control", keys.control.clone(), &clock).await?;
-    let shippers = [ship(&bus, "edge", &edge_ledger).await?, ship(&bus, "control", &control_ledger).await?];
-    let bus: Arc<dyn Bus> = bus;
+    let shippers = [carrier.ship("edge", &edge_ledger).await?, carrier.ship("control", &control_ledger).await?];
 
     let mut registry = Registry::default();
     let metrics = EdgeMetrics::register(&mut registry);
@@ -82,7 +81,7 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<Running> {
     let control_config = ControlConfig {
         agent_token_ttl_s: config.control.agent_token_ttl_s,
         packs,
-        keepers: HashMap::from([("edge".into(), keeper(&edge_ledger)), ("control".into(), keeper(&control_ledger))]),
+        keepers: Carrier::keepers([("edge", &edge_ledger), ("control", &control_ledger)]),
         ..ControlConfig::default()
     };
     let control = Control::start(
@@ -230,15 +229,53 @@ async fn open_ledger(
     Ledger::open(ledger, key, clock.clone()).await.with_context(|| format!("the {source} ledger"))
 }
 
-fn keeper(ledger: &Ledger) -> Arc<dyn Keeper> {
-    Arc::new(LedgerKeeper::new(ledger.clone()))
+/// What carries events and state: a file of this process, or a NATS server.
+enum Carrier {
+    File(Arc<EmbeddedBus>),
+    Nats(Arc<JetStreamBus>),
 }
 
-/// Ships what a ledger seals. It stands on this disk once: bus and history read it from the ledger when somebody asks for it later.
-async fn ship(bus: &Arc<EmbeddedBus>, name: &str, ledger: &Ledger) -> anyhow::Result<Shipper> {
-    bus.keep_with(name, keeper(ledger)).await.with_context(|| format!("the {name} ledger"))?;
-    let config = ShipperConfig { kept_as: Some(name.into()), ..ShipperConfig::default() };
-    Shipper::spawn(ledger.clone(), bus.clone(), config).context("shipping")
+impl Carrier {
+    async fn open(config: &Config, data: &Path, clock: &Arc<dyn Clock>) -> anyhow::Result<Self> {
+        if config.nats.is_used() {
+            let options = config.nats.options("aegis-up")?;
+            let bus = JetStreamBus::connect(&options).await.context("NATS")?;
+            // A server that cannot be reached, or has no streams, is told of now and not by every part in its own way.
+            bus.last_seq(Stream::Ase).await.with_context(|| format!("NATS at {}", config.nats.servers))?;
+            return Ok(Self::Nats(bus));
+        }
+        let mut limits = EmbeddedLimits::default();
+        limits.streams[0].max_bytes = config.bus.max_stream_bytes;
+        Ok(Self::File(EmbeddedBus::open(&data.join("bus.db"), limits, clock.clone()).await.context("bus")?))
+    }
+
+    fn bus(&self) -> Arc<dyn Bus> {
+        match self {
+            Self::File(bus) => bus.clone(),
+            Self::Nats(bus) => bus.clone(),
+        }
+    }
+
+    /// Ships what a ledger seals. Where the bus is a file of this process, an event stands on the disk once: bus and history read it from
+    /// the ledger when somebody asks for it later.
+    async fn ship(&self, name: &str, ledger: &Ledger) -> anyhow::Result<Shipper> {
+        let mut config = ShipperConfig::default();
+        if let Self::File(bus) = self {
+            bus.keep_with(name, keeper(ledger)).await.with_context(|| format!("the {name} ledger"))?;
+            config.kept_as = Some(name.into());
+        }
+        Shipper::spawn(ledger.clone(), self.bus(), config).context("shipping")
+    }
+
+    /// The ledgers that the history may name. All that this process has, also where nothing new names them: what was written over a
+    /// file before the move to NATS still does.
+    fn keepers(ledgers: [(&str, &Ledger); 2]) -> HashMap<Arc<str>, Arc<dyn Keeper>> {
+        ledgers.into_iter().map(|(name, ledger)| (name.into(), keeper(ledger))).collect()
+    }
+}
+
+fn keeper(ledger: &Ledger) -> Arc<dyn Keeper> {
+    Arc::new(LedgerKeeper::new(ledger.clone()))
 }
 
 fn read_rules(folder: &Path) -> anyhow::Result<RuleSet> {

@@ -36,7 +36,9 @@ pub fn cases() -> Vec<(&'static str, Case)> {
         }),
         ("a_message_id_is_stored_once", |b| Box::pin(streams::a_message_id_is_stored_once(b))),
         ("an_expected_sequence_lets_one_publisher_win", |b| Box::pin(streams::an_expected_sequence_lets_one_publisher_win(b))),
-        ("a_duplicate_wins_over_a_wrong_sequence", |b| Box::pin(streams::a_duplicate_wins_over_a_wrong_sequence(b))),
+        ("a_retry_after_a_lost_answer_finds_its_message", |b| {
+            Box::pin(streams::a_retry_after_a_lost_answer_finds_its_message(b))
+        }),
         ("a_refused_message_leaves_its_neighbours_alone", |b| {
             Box::pin(streams::a_refused_message_leaves_its_neighbours_alone(b))
         }),

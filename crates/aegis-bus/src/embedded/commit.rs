@@ -1,17 +1,19 @@
 //! One transaction of the writer: what each request becomes, in order, and what readers see once it is durable.
 //! Works on a copy of the writer's picture; the copy replaces the picture only after the commit.
 
+mod admit;
 mod append;
 mod put;
 mod retention;
+mod write;
 
 use std::collections::{HashMap, VecDeque};
 
 use aegis_model::Timestamp;
 use sqlx::sqlite::SqliteConnection;
 
-use self::append::WRITE_AND_COMMIT;
-use super::kept::Source;
+use self::write::Staged;
+use self::write::WRITE_AND_COMMIT;
 use super::kv::KvEntry;
 use super::schema::{WriterState, seq_of, signed, unsigned};
 use super::writer::{Answer, Request};
@@ -43,7 +45,7 @@ pub(super) fn refuse(requests: Vec<Request>, error: &BusError) {
         match request {
             Request::Publish { messages, reply, .. } => drop(reply.send(vec![Err(error.clone()); messages.len()])),
             Request::SetPosition { reply, .. } => drop(reply.send(Err(error.clone()))),
-            Request::KvPut { reply, .. } | Request::AddSource { reply, .. } => drop(reply.send(Err(error.clone()))),
+            Request::KvPut { reply, .. } | Request::Admit { reply, .. } => drop(reply.send(Err(error.clone()))),
             Request::Close { reply } => {
                 let _ = reply.send(());
             }
@@ -132,15 +134,6 @@ fn show(shared: &Shared, state: WriterState, appended: [Vec<Delivered>; 6], kv_c
 struct Last {
     seq: u64,
     cost: u64,
-}
-
-#[derive(Debug)]
-struct Staged {
-    message: Delivered,
-    msg_id: Option<String>,
-    cost: u64,
-    /// The number of its keeper, and its position there.
-    kept: Option<(i64, i64)>,
 }
 
 struct Work<'a> {
@@ -238,8 +231,8 @@ impl Work<'_> {
                 answers.push(Answer::Revision(reply, result));
                 failed
             }
-            Request::AddSource { name, reply } => {
-                let outcome = self.add_source(name).await;
+            Request::Admit { name, keeper, reply } => {
+                let outcome = self.admit(name, keeper.as_ref()).await.map(Ok);
                 let (result, failed) = split(outcome, Err);
                 answers.push(Answer::Revision(reply, result));
                 failed
@@ -256,17 +249,6 @@ impl Work<'_> {
     fn keeper_of(&self, stream: Stream, message: &Message) -> Option<i64> {
         let kept = message.kept.as_ref().filter(|_| !stream.keeps_latest_per_subject())?;
         self.shared.keepers.read().number(&kept.by)
-    }
-
-    async fn add_source(&mut self, name: String) -> Result<Result<u64, BusError>, BusError> {
-        let number = self.state.sources.keys().max().map_or(1, |last| last + 1);
-        sqlx::query("INSERT INTO sources (source, name, last_position, last_id) VALUES (?1, ?2, 0, '')")
-            .bind(number)
-            .bind(&name)
-            .execute(&mut *self.conn)
-            .await?;
-        self.state.sources.insert(number, Source { name, last_position: 0, last_id: String::new() });
-        Ok(Ok(unsigned(number)))
     }
 
     async fn set_position(

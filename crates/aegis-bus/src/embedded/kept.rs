@@ -1,6 +1,6 @@
 //! Messages whose payload is durable elsewhere, in the same process: the file remembers runs of them, and whoever keeps them gives them
-//! back. Promises that a run never yields another message than the one that was published: a keeper that no longer has the message it
-//! last published (its file was replaced, or restored from a backup) counts as a new one, and what the old one kept is lost, visibly.
+//! back. Promises that a run never yields another message than the one that was published: what a keeper no longer has as it was, because
+//! its file was replaced or restored from a backup, is lost, visibly (see `commit::admit`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,6 +17,9 @@ use crate::{BusError, Delivered, Kept, Stream};
 /// Subject under which a reader gets what is lost: no tenant's.
 const LOST: &str = "ase.00.unknown.lost";
 
+/// The number of no keeper: of runs that nobody has any more.
+pub(super) const NOBODY: i64 = 0;
+
 /// A message as its keeper has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
@@ -29,7 +32,8 @@ pub struct Held {
 /// Whoever keeps messages for the bus.
 #[async_trait]
 pub trait Keeper: Send + Sync + std::fmt::Debug {
-    /// What stands at `first` and behind it, up to `first + count - 1`, in order of position. A position without a message is left out.
+    /// What stands at `first` and behind it, up to `first + count - 1`, in order of position. A position without a message, or whose message
+    /// can never be read again, is left out: an error is for what may go away.
     async fn read(&self, first: i64, count: usize) -> Result<Vec<Held>, BusError>;
 
     /// The last position that was given to a message, readable or not.
@@ -65,29 +69,6 @@ impl Keepers {
     pub(super) fn get(&self, number: i64) -> Option<(Arc<str>, Arc<dyn Keeper>)> {
         self.by_number.get(&number).cloned()
     }
-}
-
-/// The newest number of a name, if what was last published still stands there.
-pub(super) async fn known(sources: &HashMap<i64, Source>, name: &str, keeper: &dyn Keeper) -> Result<Option<i64>, BusError> {
-    let newest = sources.iter().filter(|(_, source)| source.name == name).max_by_key(|(number, _)| **number);
-    let Some((number, source)) = newest else { return Ok(None) };
-    if source.last_id.is_empty() {
-        return Ok(Some(*number));
-    }
-    let held = keeper.read(source.last_position, 1).await?;
-    let same = match held.first().filter(|held| held.position == source.last_position) {
-        Some(held) => held.msg_id == source.last_id,
-        // Damaged and set aside; where a backup was restored, the position was not given away yet.
-        None => keeper.last() >= source.last_position,
-    };
-    if !same {
-        tracing::error!(
-            keeper = name,
-            position = source.last_position,
-            "what was last published from here is not here any more: replaced, or restored from a backup; earlier events cannot be read again"
-        );
-    }
-    Ok(same.then_some(*number))
 }
 
 /// Consecutive messages of consecutive positions.
@@ -136,25 +117,32 @@ pub(super) async fn runs(readers: &SqlitePool, stream: Stream, from_seq: u64, to
     Ok(runs.filter_map(|run| run.between(from_seq, to_seq)).collect())
 }
 
-/// The messages of a run. What its keeper does not have any more comes as a message that says so: a reader sets it aside and goes on.
+/// The messages of a run. What its keeper does not have any more comes as one message for each stretch of it, which says so: a reader sets it
+/// aside and goes on.
 pub(super) async fn read(run: Run, keeper: Option<(Arc<str>, Arc<dyn Keeper>)>) -> Result<Vec<Delivered>, BusError> {
+    let Some((by, keeper)) = keeper else { return Ok(vec![lost(run)]) };
     let count = usize::try_from(run.count).unwrap_or(usize::MAX);
-    let held = match &keeper {
-        Some((_, keeper)) => keeper.read(run.first_position, count).await?,
-        None => Vec::new(),
-    };
-    let mut held = held.into_iter().peekable();
     let mut messages = Vec::with_capacity(count);
-    for (seq, position) in (run.first_seq..run.first_seq + run.count).zip(run.first_position..) {
-        let found = held.next_if(|held| held.position == position);
-        let (subject, payload, kept) = match (found, &keeper) {
-            (Some(held), Some((by, _))) => (held.subject, held.payload, Some(Kept { by: Arc::clone(by), position })),
-            _ => {
-                let said = json!({"lost": {"source": run.source, "position": position}});
-                (LOST.to_owned(), Bytes::from(said.to_string()), None)
-            }
-        };
-        messages.push(Delivered { seq, subject, payload, bus_ts: run.bus_ts, kept });
+    let mut next_seq = run.first_seq;
+    for held in keeper.read(run.first_position, count).await? {
+        let seq = run.first_seq + unsigned(held.position - run.first_position);
+        messages.extend(seq.checked_sub(1).and_then(|before| run.between(next_seq, before)).map(lost));
+        next_seq = seq + 1;
+        let kept = Some(Kept { by: Arc::clone(&by), position: held.position });
+        messages.push(Delivered { seq, subject: held.subject, payload: held.payload, bus_ts: run.bus_ts, kept });
     }
+    messages.extend(run.between(next_seq, u64::MAX).map(lost));
     Ok(messages)
+}
+
+/// Stands for a run that is lost, at its last place.
+fn lost(run: Run) -> Delivered {
+    let said = json!({"lost": {"source": run.source, "position": run.first_position, "count": run.count}});
+    Delivered {
+        seq: run.first_seq + run.count - 1,
+        subject: LOST.to_owned(),
+        payload: Bytes::from(said.to_string()),
+        bus_ts: run.bus_ts,
+        kept: None,
+    }
 }

@@ -27,6 +27,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 pub use kept::{Held, Keeper};
 pub use limits::{BucketLimits, EmbeddedLimits, StreamLimits};
 
+use crate::check::consumer_name;
 use crate::{Bucket, Bus, BusError, KvWatch, Message, PubAck, Stream, StreamState, Subscription, subject};
 use kept::Keepers;
 use kv::{EmbeddedWatch, KvBucket};
@@ -146,16 +147,11 @@ impl EmbeddedBus {
     }
 
     /// Lets `keeper` keep the payloads of messages that name it: the file then holds their places only. To be called before anything is
-    /// read or published; a message that names an unknown keeper is stored whole.
+    /// read or published; a message that names an unknown keeper is stored whole. What was published of it and is not there any more as it was
+    /// is lost from then on.
     pub async fn keep_with(&self, name: &str, keeper: Arc<dyn Keeper>) -> Result<(), BusError> {
-        let sources = self.shared.state.lock().sources.clone();
-        let number = match kept::known(&sources, name, keeper.as_ref()).await? {
-            Some(number) => number,
-            None => {
-                let name = name.to_owned();
-                schema::signed(self.ask(|reply| Request::AddSource { name, reply }).await??)
-            }
-        };
+        let (named, admitted) = (name.to_owned(), Arc::clone(&keeper));
+        let number = schema::signed(self.ask(|reply| Request::Admit { name: named, keeper: admitted, reply }).await??);
         self.shared.keepers.write().add(name, number, keeper);
         Ok(())
     }
@@ -327,10 +323,4 @@ fn pieces(messages: Vec<Message>, max_messages: usize) -> Vec<Vec<Message>> {
         pieces.push(piece);
     }
     pieces
-}
-
-fn consumer_name(name: &str) -> Result<String, BusError> {
-    let plain =
-        !name.is_empty() && name.len() <= 128 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-    if plain { Ok(name.to_owned()) } else { Err(BusError::invalid("consumer name", "it must match [A-Za-z0-9_-]{1,128}")) }
 }

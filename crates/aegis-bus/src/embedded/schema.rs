@@ -15,7 +15,7 @@ use super::kv::KvEntry;
 use crate::{Bucket, BusError, Stream, StreamState};
 
 /// Version of the tables, kept in `user_version`.
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
 
 /// Sequences take the low 48 bits of a `pos`: at a million messages a second, nine years.
 const SEQ_BITS: u32 = 48;
@@ -89,7 +89,12 @@ CREATE TABLE runs (
     bus_ts INTEGER NOT NULL
 );
 CREATE INDEX runs_by_position ON runs (source, first_position);
-PRAGMA user_version = 2;
+";
+
+/// New in version 3: the id of a run's last message; of older runs it is not known.
+const RUN_IDS: &str = "
+ALTER TABLE runs ADD COLUMN last_id TEXT NOT NULL DEFAULT '';
+PRAGMA user_version = 3;
 ";
 
 /// Where a stream's messages begin in the key space.
@@ -163,9 +168,12 @@ pub(super) async fn prepare(conn: &mut SqliteConnection, path: &Path) -> Result<
     let found: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut *conn).await?;
     match found {
         SCHEMA_VERSION => Ok(()),
-        1 => {
+        1 | 2 => {
             let mut tx = conn.begin().await?;
-            tx.execute(sqlx::raw_sql(KEPT_TABLES)).await?;
+            if found == 1 {
+                tx.execute(sqlx::raw_sql(KEPT_TABLES)).await?;
+            }
+            tx.execute(sqlx::raw_sql(RUN_IDS)).await?;
             tx.commit().await?;
             Ok(())
         }
@@ -173,6 +181,7 @@ pub(super) async fn prepare(conn: &mut SqliteConnection, path: &Path) -> Result<
             let mut tx = conn.begin().await?;
             tx.execute(sqlx::raw_sql(TABLES)).await?;
             tx.execute(sqlx::raw_sql(KEPT_TABLES)).await?;
+            tx.execute(sqlx::raw_sql(RUN_IDS)).await?;
             for stream in Stream::ALL {
                 sqlx::query("INSERT INTO streams (stream, identity, first_seq, last_seq, messages, bytes, dropped) VALUES (?1, ?2, 1, 0, 0, 0, 0)")
                     .bind(signed(stream.index() as u64))

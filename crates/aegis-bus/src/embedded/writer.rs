@@ -10,7 +10,7 @@ use sqlx::Connection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use super::{EmbeddedLimits, MAX_REQUEST_BYTES, Shared, commit, file, schema};
+use super::{EmbeddedLimits, Keeper, MAX_REQUEST_BYTES, Shared, commit, file, schema};
 use crate::{Bucket, BusError, Message, PubAck, Stream};
 
 /// What the writer is asked to make durable.
@@ -37,9 +37,10 @@ pub(super) enum Request {
         expected: Option<u64>,
         reply: oneshot::Sender<Result<u64, BusError>>,
     },
-    /// Numbers a keeper.
-    AddSource {
+    /// Numbers a keeper, and finds out what it still has.
+    Admit {
         name: String,
+        keeper: Arc<dyn Keeper>,
         reply: oneshot::Sender<Result<u64, BusError>>,
     },
     Close {
@@ -52,7 +53,7 @@ impl Request {
         match self {
             Self::Publish { messages, .. } => (messages.len(), messages.iter().map(|m| m.payload.len()).sum()),
             Self::KvPut { value, .. } => (1, value.len()),
-            Self::SetPosition { .. } | Self::AddSource { .. } | Self::Close { .. } => (1, 0),
+            Self::SetPosition { .. } | Self::Admit { .. } | Self::Close { .. } => (1, 0),
         }
     }
 }

@@ -10,6 +10,8 @@ pub(crate) mod receipts;
 pub(crate) mod rules;
 #[cfg(feature = "edge")]
 pub(crate) mod simulate;
+#[cfg(feature = "edge")]
+pub(crate) mod streams;
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -78,7 +80,7 @@ pub(crate) fn read_input(file: Option<&Path>) -> anyhow::Result<Vec<u8>> {
 }
 
 /// A runtime for a command that waits for the network or the disk.
-#[cfg(feature = "control")]
+#[cfg(feature = "edge")]
 pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
 }

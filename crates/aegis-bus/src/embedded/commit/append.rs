@@ -1,35 +1,10 @@
-//! Messages: what a publisher is told, in JetStream's order of checks, and the statements that write what was taken.
+//! Messages: what a publisher is told, in JetStream's order of checks.
 
-use std::collections::{HashMap, HashSet};
-
-use super::{Last, Staged, Work, json};
-use crate::embedded::schema::{pos, seq_of, signed};
-use crate::{BusError, Delivered, MAX_MSG_ID, MAX_PAYLOAD, Message, PubAck, Stream, subject};
-
-/// Messages of one stream, runs of those that somebody else keeps, their ids, the last of each subject, and the stream's counters. One text, because each takes a way to the
-/// connection's thread and back, which costs more than a row does.
-macro_rules! write_messages {
-    ($end:literal) => {
-        concat!(
-            "INSERT INTO messages (pos, subject, payload, bus_ts)
-               SELECT ? + (value ->> 0), value ->> 1, substr(?, value ->> 2, value ->> 3), ? FROM json_each(?);
-             INSERT INTO runs (pos, source, first_position, count, bytes, bus_ts)
-               SELECT ? + (value ->> 0), value ->> 1, value ->> 2, value ->> 3, value ->> 4, ? FROM json_each(?);
-             INSERT INTO sources (source, name, last_position, last_id)
-               SELECT value ->> 0, '', value ->> 1, value ->> 2 FROM json_each(?) WHERE true
-               ON CONFLICT (source) DO UPDATE SET last_position = excluded.last_position, last_id = excluded.last_id;
-             INSERT INTO msg_ids (pos, stream, msg_id, bus_ts)
-               SELECT ? + (value ->> 0), ?, value ->> 1, ? FROM json_each(?);
-             INSERT INTO subjects (stream, subject, last_seq, cost)
-               SELECT ?, value ->> 0, value ->> 1, value ->> 2 FROM json_each(?) WHERE true
-               ON CONFLICT (stream, subject) DO UPDATE SET last_seq = excluded.last_seq, cost = excluded.cost;
-             UPDATE streams SET first_seq = ?, last_seq = ?, messages = ?, bytes = ?, dropped = ? WHERE stream = ?",
-            $end
-        )
-    };
-}
-pub(super) const WRITE: &str = write_messages!("");
-pub(super) const WRITE_AND_COMMIT: &str = write_messages!("; COMMIT");
+use super::write::Staged;
+use super::{Last, Work};
+use crate::check::check_message;
+use crate::embedded::schema::{pos, seq_of};
+use crate::{BusError, Delivered, Message, PubAck, Stream};
 
 /// Counted per message beside subject and payload, for the row and its indexes.
 pub(super) const MESSAGE_COST: u64 = 64;
@@ -58,7 +33,7 @@ impl Work<'_> {
     /// Decides about one message in JetStream's order: form, duplicate, expected sequence, room.
     async fn stage(&mut self, stream: Stream, message: Message) -> Result<Result<PubAck, BusError>, BusError> {
         let i = stream.index();
-        if let Err(refusal) = check_form(stream, &message) {
+        if let Err(refusal) = check_message(stream, &message) {
             return Ok(Err(refusal));
         }
         let kept = self.keeper_of(stream, &message).zip(message.kept.as_ref().map(|kept| kept.position));
@@ -159,109 +134,5 @@ impl Work<'_> {
         let messages = counters.messages + 1 - u64::from(replaced.is_some());
         let bytes = counters.bytes + cost - replaced.map_or(0, |last| last.cost);
         messages <= limits.max_messages && bytes <= limits.max_bytes
-    }
-
-    /// Writes what is staged, and removes what it replaces.
-    pub(super) async fn flush(&mut self, stream: Stream) -> Result<(), BusError> {
-        let i = stream.index();
-        if !self.staged[i].is_empty() {
-            self.write_staged(stream, WRITE).await?;
-        }
-        let superseded = std::mem::take(&mut self.superseded[i]);
-        if !superseded.is_empty() {
-            sqlx::query(
-                "UPDATE msg_ids SET retired = 1 WHERE pos IN (SELECT value FROM json_each(?1));
-                 DELETE FROM messages WHERE pos IN (SELECT value FROM json_each(?1))",
-            )
-            .bind(json(&superseded)?)
-            .execute(&mut *self.conn)
-            .await?;
-        }
-        Ok(())
-    }
-
-    /// Writes what is staged with `sql`, which is `WRITE` or `WRITE_AND_COMMIT`.
-    pub(super) async fn write_staged(&mut self, stream: Stream, sql: &'static str) -> Result<(), BusError> {
-        let i = stream.index();
-        let staged = std::mem::take(&mut self.staged[i]);
-        let Some(first) = staged.first() else { return Ok(()) };
-        // All payloads in one blob, cut apart again by SQLite: a constant statement with few values to bind.
-        let mut payloads = Vec::new();
-        let mut rows = Vec::new();
-        let mut ids = Vec::new();
-        let mut runs: Vec<StagedRun> = Vec::new();
-        let mut subjects: HashMap<&str, (u64, u64)> = HashMap::new();
-        for (offset, Staged { message, msg_id, cost, kept }) in staged.iter().enumerate() {
-            subjects.insert(&message.subject, (message.seq, *cost));
-            if let Some((source, position)) = *kept {
-                match runs.last_mut().filter(|run| run.goes_on_with(offset, source, position)) {
-                    Some(run) => run.add(*cost),
-                    None => runs.push(StagedRun(offset, source, position, 1, *cost)),
-                }
-                continue;
-            }
-            rows.push((offset, message.subject.as_str(), payloads.len() + 1, message.payload.len()));
-            payloads.extend_from_slice(&message.payload);
-            if let Some(id) = msg_id {
-                ids.push((offset, id.as_str()));
-            }
-        }
-        let sources: HashSet<i64> = runs.iter().map(|run| run.1).collect();
-        let sources: Vec<(i64, i64, &str)> = sources
-            .into_iter()
-            .filter_map(|number| {
-                self.state.sources.get(&number).map(|source| (number, source.last_position, source.last_id.as_str()))
-            })
-            .collect();
-        let subjects: Vec<(&str, u64, u64)> = subjects.into_iter().map(|(subject, (seq, cost))| (subject, seq, cost)).collect();
-        let counters = self.state.streams[i];
-        let (first_pos, stream_index, now) = (pos(stream, first.message.seq), signed(i as u64), self.now.as_micros());
-        let messages = sqlx::query(sql).bind(first_pos).bind(payloads).bind(now).bind(json(&rows)?);
-        let with_runs = messages.bind(first_pos).bind(now).bind(json(&runs)?).bind(json(&sources)?);
-        let with_ids = with_runs.bind(first_pos).bind(stream_index).bind(now).bind(json(&ids)?);
-        with_ids
-            .bind(stream_index)
-            .bind(json(&subjects)?)
-            .bind(signed(counters.first_seq))
-            .bind(signed(counters.last_seq))
-            .bind(signed(counters.messages))
-            .bind(signed(counters.bytes))
-            .bind(signed(counters.dropped_total))
-            .bind(stream_index)
-            .execute(&mut *self.conn)
-            .await?;
-        self.appended[i].extend(staged.into_iter().map(|s| s.message));
-        Ok(())
-    }
-}
-
-/// A run in the making: offset of its first message, keeper, first position, how many, and what they cost.
-#[derive(serde::Serialize)]
-struct StagedRun(usize, i64, i64, u64, u64);
-
-impl StagedRun {
-    fn goes_on_with(&self, offset: usize, source: i64, position: i64) -> bool {
-        let Self(first_offset, of, first_position, count, _) = self;
-        let next = usize::try_from(*count).unwrap_or(usize::MAX);
-        first_offset.saturating_add(next) == offset && *of == source && first_position + signed(*count) == position
-    }
-
-    fn add(&mut self, cost: u64) {
-        self.3 += 1;
-        self.4 += cost;
-    }
-}
-
-fn check_form(stream: Stream, message: &Message) -> Result<(), BusError> {
-    subject::check_subject(stream, &message.subject)?;
-    if message.payload.len() > MAX_PAYLOAD {
-        return Err(BusError::TooLarge { bytes: message.payload.len(), max: MAX_PAYLOAD });
-    }
-    match &message.msg_id {
-        Some(id) if id.is_empty() || id.len() > MAX_MSG_ID => {
-            Err(BusError::invalid("message id", format!("it must have 1 to {MAX_MSG_ID} bytes")))
-        }
-        Some(id) if id.chars().any(char::is_control) => Err(BusError::invalid("message id", "a control character")),
-        _ => Ok(()),
     }
 }

@@ -1,0 +1,104 @@
+//! How a process finds its NATS server, and who it says it is.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_nats::{Client, ConnectOptions};
+
+use super::unavailable;
+use crate::BusError;
+
+/// The longest wait between two tries to connect again.
+const MOST_RECONNECT_WAIT: Duration = Duration::from_secs(2);
+
+/// How a process proves to the server who it is.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub enum Login {
+    /// Not at all: a server on loopback that asks nobody.
+    #[default]
+    Nobody,
+    /// The seed of an nkey (`SU...`): the server knows the public half.
+    Nkey {
+        seed: String,
+    },
+    User {
+        name: String,
+        password: String,
+    },
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Nobody => "Nobody",
+            Self::Nkey { .. } => "Nkey(secret)",
+            Self::User { .. } => "User(secret)",
+        })
+    }
+}
+
+/// Where the server is, and how to talk to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JetStreamOptions {
+    /// `nats://host:port`, or `tls://host:port`; several of one cluster.
+    pub servers: Vec<String>,
+    /// What the server calls this connection.
+    pub name: String,
+    pub login: Login,
+    /// Certificates to trust (PEM), instead of those of the machine.
+    pub ca_file: Option<PathBuf>,
+    /// This process's own certificate and its key (PEM), for a server that asks for one.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+    pub require_tls: bool,
+    /// First tokens of the subjects where answers come in: private to this user where the server's permissions say so.
+    pub inbox_prefix: String,
+    /// How long an acknowledgement or an answer is waited for.
+    pub timeout: Duration,
+}
+
+impl JetStreamOptions {
+    /// The server at an address, without a login.
+    pub fn new(server: impl Into<String>) -> Self {
+        Self {
+            servers: vec![server.into()],
+            name: "aegis".to_owned(),
+            login: Login::Nobody,
+            ca_file: None,
+            certificate: None,
+            require_tls: false,
+            inbox_prefix: "_INBOX".to_owned(),
+            timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+pub(super) async fn connect(options: &JetStreamOptions) -> Result<Client, BusError> {
+    let mut connect = ConnectOptions::new()
+        .name(&options.name)
+        .custom_inbox_prefix(&options.inbox_prefix)
+        .require_tls(options.require_tls)
+        .request_timeout(Some(options.timeout))
+        .reconnect_delay_callback(|tries| {
+            let wait = Duration::from_millis(50u64.saturating_mul(1 << tries.min(10)));
+            wait.min(MOST_RECONNECT_WAIT)
+        })
+        .event_callback(|event| async move {
+            match event {
+                event @ (async_nats::Event::Connected | async_nats::Event::Closed) => tracing::info!(%event, "NATS"),
+                event => tracing::warn!(%event, "NATS"),
+            }
+        })
+        .retry_on_initial_connect();
+    if let Some(file) = &options.ca_file {
+        connect = connect.add_root_certificates(file.clone());
+    }
+    if let Some((certificate, key)) = &options.certificate {
+        connect = connect.add_client_certificate(certificate.clone(), key.clone());
+    }
+    connect = match &options.login {
+        Login::Nobody => connect,
+        Login::Nkey { seed } => connect.nkey(seed.clone()),
+        Login::User { name, password } => connect.user_and_password(name.clone(), password.clone()),
+    };
+    connect.connect(options.servers.as_slice()).await.map_err(unavailable)
+}

@@ -1,0 +1,158 @@
+//! An ordered reader of one of the server's streams: an ephemeral consumer that acknowledges nothing, made again behind the last message
+//! whenever the server or the connection lost it.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
+use async_nats::jetstream::consumer::{DeliverPolicy, ReplayPolicy};
+use async_nats::jetstream::stream::ConsumerErrorKind;
+use async_nats::jetstream::{Context, ErrorCode};
+use futures_util::StreamExt;
+use tokio::time::timeout;
+
+use super::unavailable;
+use crate::BusError;
+
+/// Messages that one request to the server asks for.
+const MAX_BATCH: i64 = 2048;
+
+/// Bytes that one request asks for.
+const MAX_BYTES: i64 = 16 * 1024 * 1024;
+
+/// How long the server keeps a request open, with a heartbeat at half of it: a consumer that went away with its node is missed after two
+/// heartbeats that did not come.
+const EXPIRES: Duration = Duration::from_secs(2);
+
+/// How often a waiting reader looks whether the connection is still the one that its consumer was made on.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Where a reader begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Start {
+    /// At a sequence.
+    At(u64),
+    /// With the last message of each subject, then what follows.
+    LastOfEach,
+}
+
+/// A message as the server gave it.
+#[derive(Debug)]
+pub(super) struct Read {
+    pub(super) seq: u64,
+    pub(super) message: async_nats::Message,
+    /// When the server stored it, microseconds.
+    pub(super) stored_us: i64,
+    /// Messages behind it that match.
+    pub(super) pending: u64,
+}
+
+/// Reads one stream.
+pub(super) struct OrderedReader {
+    context: Context,
+    stream: String,
+    filter: String,
+    start: Start,
+    messages: Option<Ordered>,
+    /// How often the client had connected when the consumer was made: a server that was started again has lost it.
+    connects: u64,
+    /// Messages that were there and matched when the consumer was made.
+    pub(super) pending_at_start: u64,
+    last_seq: u64,
+}
+
+impl std::fmt::Debug for OrderedReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { stream, filter, start, last_seq, .. } = self;
+        f.debug_struct("OrderedReader")
+            .field("stream", stream)
+            .field("filter", filter)
+            .field("start", start)
+            .field("last_seq", last_seq)
+            .finish_non_exhaustive()
+    }
+}
+
+impl OrderedReader {
+    pub(super) fn new(context: Context, stream: String, filter: &str, start: Start) -> Self {
+        // Everything, whatever the stream's subjects are.
+        let filter = if filter == ">" { String::new() } else { filter.to_owned() };
+        Self { context, stream, filter, start, messages: None, connects: 0, pending_at_start: 0, last_seq: 0 }
+    }
+
+    /// Makes the consumer if there is none.
+    pub(super) async fn open(&mut self) -> Result<(), BusError> {
+        let connects = self.context.client().statistics().connects.load(Ordering::Acquire);
+        if self.messages.is_some() && connects == self.connects {
+            return Ok(());
+        }
+        self.messages = None;
+        let deliver_policy = match self.start {
+            _ if self.last_seq > 0 => DeliverPolicy::ByStartSequence { start_sequence: self.last_seq + 1 },
+            Start::At(seq) => DeliverPolicy::ByStartSequence { start_sequence: seq.max(1) },
+            Start::LastOfEach => DeliverPolicy::LastPerSubject,
+        };
+        let mut config = OrderedConfig {
+            filter_subject: self.filter.clone(),
+            deliver_policy,
+            replay_policy: ReplayPolicy::Instant,
+            max_batch: MAX_BATCH,
+            max_bytes: MAX_BYTES,
+            max_expires: EXPIRES,
+            ..OrderedConfig::default()
+        };
+        if self.start == Start::LastOfEach && config.filter_subject.is_empty() {
+            config.filter_subject = ">".to_owned();
+        }
+        let made = self.context.create_consumer_on_stream(config.clone(), self.stream.as_str()).await;
+        let consumer = match made {
+            Ok(consumer) => consumer,
+            // A filter across the stream's subjects: everything comes, and the reader filters.
+            Err(error) if is_not_subset(&error.kind()) => {
+                config.filter_subject.clear();
+                self.context.create_consumer_on_stream(config, self.stream.as_str()).await.map_err(|e| self.no_consumer(&e))?
+            }
+            Err(error) => return Err(self.no_consumer(&error)),
+        };
+        self.connects = connects;
+        self.pending_at_start = consumer.cached_info().num_pending;
+        self.messages = Some(consumer.messages().await.map_err(unavailable)?);
+        Ok(())
+    }
+
+    fn no_consumer(&self, error: &impl std::fmt::Display) -> BusError {
+        unavailable(format!("stream {} cannot be read: {error}", self.stream))
+    }
+
+    /// The next message. Safe to drop while it waits.
+    pub(super) async fn next(&mut self) -> Result<Read, BusError> {
+        loop {
+            self.open().await?;
+            let Some(messages) = &mut self.messages else { continue };
+            let Ok(message) = timeout(LOOK, messages.next()).await else { continue };
+            let message = match message {
+                Some(Ok(message)) => message,
+                Some(Err(error)) => {
+                    self.messages = None;
+                    return Err(unavailable(error));
+                }
+                None => {
+                    self.messages = None;
+                    continue;
+                }
+            };
+            let info = message.info().map_err(|error| unavailable(format!("a message without its place: {error}")))?;
+            let (seq, pending) = (info.stream_sequence, info.pending);
+            let stored_us = i64::try_from(info.published.unix_timestamp_nanos() / 1000).unwrap_or(i64::MAX);
+            if seq <= self.last_seq {
+                continue;
+            }
+            self.last_seq = seq;
+            return Ok(Read { seq, message: message.message, stored_us, pending });
+        }
+    }
+}
+
+fn is_not_subset(kind: &ConsumerErrorKind) -> bool {
+    matches!(kind, ConsumerErrorKind::JetStream(error) if error.error_code() == ErrorCode::CONSUMER_FILTER_NOT_SUBSET)
+}

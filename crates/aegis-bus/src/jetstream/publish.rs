@@ -1,0 +1,100 @@
+//! Publishing: a window of messages on their way at once, each acknowledged by the server or refused.
+
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::{Context, ErrorCode};
+
+use super::unavailable;
+use crate::check::check_message;
+use crate::{BusError, MAX_PAYLOAD, Message, PubAck, Stream};
+
+/// Messages of one call that wait for their acknowledgement at once. Behind the first that the server does not take, this many at most may be
+/// stored before it is sent again: consumers put a lane's events in order.
+pub(super) const WINDOW: usize = 512;
+
+/// Calls that run at once at most, for the client's own bound.
+pub(super) const MOST_PUBLISHERS: usize = 64;
+
+/// Publishes in order; one result for each message. See `Bus::publish`.
+pub(super) async fn publish(context: &Context, stream: Stream, messages: Vec<Message>) -> Vec<Result<PubAck, BusError>> {
+    let count = messages.len();
+    let mut results: Vec<Result<PubAck, BusError>> = Vec::with_capacity(count);
+    let mut messages = messages.into_iter();
+    while results.len() < count {
+        let sent = messages.by_ref().take(WINDOW);
+        let mut on_their_way = Vec::with_capacity(WINDOW);
+        for message in sent {
+            on_their_way.push(send(context, stream, message).await);
+        }
+        for sent in on_their_way {
+            results.push(match sent {
+                Ok((subject, ack)) => match ack.await {
+                    Ok(ack) => Ok(PubAck { seq: ack.sequence, duplicate: ack.duplicate }),
+                    Err(error) => Err(refusal(stream, &subject, &error)),
+                },
+                Err(error) => Err(error),
+            });
+        }
+        let first_refused = results.iter().position(|result| result.as_ref().is_err_and(BusError::is_retryable));
+        if let Some(first) = first_refused {
+            let refusal = results[first].clone();
+            results.truncate(first);
+            results.resize(count, refusal);
+        }
+    }
+    results
+}
+
+type OnItsWay = (String, async_nats::jetstream::context::PublishAckFuture);
+
+async fn send(context: &Context, stream: Stream, message: Message) -> Result<OnItsWay, BusError> {
+    check_message(stream, &message)?;
+    let mut publish = PublishMessage::build().payload(message.payload);
+    if let Some(id) = message.msg_id {
+        publish = publish.message_id(id);
+    }
+    if let Some(seq) = message.expected_last_subject_seq {
+        publish = publish.expected_last_subject_sequence(seq);
+    }
+    let subject = message.subject;
+    match context.send_publish(subject.clone(), publish).await {
+        Ok(ack) => Ok((subject, ack)),
+        Err(error) => Err(refusal(stream, &subject, &error)),
+    }
+}
+
+/// The number in the server's "wrong last sequence: 7"; 0 where it does not say.
+fn actual_sequence(error: &PublishError) -> u64 {
+    let said = error.to_string();
+    let digits = said.rsplit_once("last sequence: ").map_or("", |(_, rest)| rest);
+    let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+    digits[..end].parse().unwrap_or(0)
+}
+
+/// The server's own words about a refusal.
+fn server_error(error: &PublishError) -> Option<&async_nats::jetstream::Error> {
+    std::error::Error::source(error)?.downcast_ref()
+}
+
+pub(super) fn refusal(stream: Stream, subject: &str, error: &PublishError) -> BusError {
+    match error.kind() {
+        PublishErrorKind::WrongLastSequence => {
+            BusError::WrongLastSequence { subject: subject.to_owned(), actual: actual_sequence(error) }
+        }
+        PublishErrorKind::MaxPayloadExceeded => BusError::TooLarge { bytes: MAX_PAYLOAD, max: MAX_PAYLOAD },
+        PublishErrorKind::StreamNotFound => unavailable(format!(
+            "no stream answers for {subject}: {stream} is not there (`aegis streams apply`) or has no leader now"
+        )),
+        PublishErrorKind::TimedOut => unavailable("no acknowledgement in time"),
+        _ => match server_error(error).map(|error| error.error_code()) {
+            Some(ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT) => {
+                BusError::WrongLastSequence { subject: subject.to_owned(), actual: actual_sequence(error) }
+            }
+            Some(ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM) => BusError::TooLarge { bytes: MAX_PAYLOAD, max: MAX_PAYLOAD },
+            Some(
+                ErrorCode::STREAM_STORE_FAILED | ErrorCode::ACCOUNT_RESOURCES_EXCEEDED | ErrorCode::STORAGE_RESOURCES_EXCEEDED,
+            ) => BusError::Full { stream },
+            _ => unavailable(error),
+        },
+    }
+}

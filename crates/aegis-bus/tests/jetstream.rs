@@ -1,0 +1,171 @@
+//! The JetStream driver against real servers: Debian's and the current one, both installed by `scripts/setup.sh`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod nats;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aegis_bus::definitions::{self, Change, Settings};
+use aegis_bus::{Bucket, Bus, BusError, JetStreamBus, JetStreamOptions, Message, Stream, conformance};
+use bytes::Bytes;
+use nats::{Server, servers};
+
+fn small() -> Settings {
+    let max_bytes = [("ASE", 64), ("APPROVALS", 8), ("ALERTS", 8), ("EPISODES", 8), ("CKPT", 8), ("DLQ", 8)];
+    let buckets = ["KV_containment", "KV_control", "KV_leases", "KV_trust"].map(|name| (name, 8));
+    let max_bytes = max_bytes.into_iter().chain(buckets).map(|(name, mib)| (name.to_owned(), mib << 20)).collect();
+    Settings { max_bytes, ..Settings::default() }
+}
+
+async fn connect(server: &Server) -> Arc<JetStreamBus> {
+    let options = JetStreamOptions { timeout: Duration::from_secs(1), ..JetStreamOptions::new(server.url()) };
+    JetStreamBus::connect(&options).await.unwrap()
+}
+
+/// A bus with empty streams on a new server.
+async fn fresh(server: &Server) -> Arc<JetStreamBus> {
+    let bus = connect(server).await;
+    bus.apply_streams(&definitions::wanted(&small()).unwrap(), &[]).await.unwrap();
+    bus
+}
+
+async fn publish_one(bus: &JetStreamBus, stream: Stream, message: Message) -> Result<u64, BusError> {
+    bus.publish(stream, vec![message]).await.pop().unwrap().map(|ack| ack.seq)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_keeps_every_promise_of_a_bus() {
+    for binary in servers() {
+        let server = Server::start(&binary);
+        for (name, case) in conformance::cases() {
+            let bus = connect(&server).await;
+            for stream in definitions::wanted(&small()).unwrap() {
+                let _none = async_nats::jetstream::new(bus.client()).delete_stream(&stream.name).await;
+            }
+            bus.apply_streams(&definitions::wanted(&small()).unwrap(), &[]).await.unwrap();
+            case(bus as Arc<dyn Bus>).await.unwrap_or_else(|violation| panic!("{}: {name}: {violation}", binary.display()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_plan_names_every_difference_and_nothing_is_lost_unless_told() {
+    for binary in servers() {
+        let server = Server::start(&binary);
+        let bus = connect(&server).await;
+        let wanted = definitions::wanted(&small()).unwrap();
+        let plan = bus.plan_streams(&wanted).await.unwrap();
+        assert!(plan.iter().all(|planned| planned.change == Change::Create) && plan.len() == 10);
+        bus.apply_streams(&wanted, &[]).await.unwrap();
+        let plan = bus.plan_streams(&wanted).await.unwrap();
+        assert!(plan.iter().all(|planned| planned.change == Change::None), "{plan:?}");
+
+        publish_one(&bus, Stream::Ase, Message::new("ase.00.t.x", vec![b'x'; 100_000])).await.unwrap();
+        let mut settings = small();
+        settings.max_bytes.insert("ASE".to_owned(), 50_000);
+        settings.max_age_s.insert("ALERTS".to_owned(), 60);
+        let tighter = definitions::wanted(&settings).unwrap();
+        let plan = bus.plan_streams(&tighter).await.unwrap();
+        let changed: Vec<&str> =
+            plan.iter().filter(|planned| planned.change != Change::None).map(|planned| planned.name.as_str()).collect();
+        assert_eq!(changed, ["ASE", "ALERTS"]);
+        assert_eq!((plan[0].losses().len(), plan[2].losses().len()), (1, 0), "an empty stream has nothing to lose: {plan:?}");
+        for may_lose in [vec![], vec!["ALERTS".to_owned()]] {
+            let refused = bus.apply_streams(&tighter, &may_lose).await.unwrap_err();
+            assert!(refused.to_string().contains("ASE would lose"), "{refused}");
+            assert_eq!(bus.stream_state(Stream::Ase).await.unwrap().messages, 1);
+            assert_eq!(bus.plan_streams(&tighter).await.unwrap(), plan, "nothing was done");
+        }
+        // Wider again: nothing to lose.
+        bus.apply_streams(&wanted, &[]).await.unwrap();
+        bus.apply_streams(&tighter, &["ASE".to_owned()]).await.unwrap();
+        assert!(bus.plan_streams(&tighter).await.unwrap().iter().all(|planned| planned.change == Change::None));
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_is_full_refuses_and_keeps_the_order() {
+    for binary in servers() {
+        let server = Server::start(&binary);
+        let bus = fresh(&server).await;
+        let mut settings = small();
+        settings.max_bytes.insert("ASE".to_owned(), 200_000);
+        bus.apply_streams(&definitions::wanted(&settings).unwrap(), &[]).await.unwrap();
+        let message = |n: usize| Message::new("ase.00.t.x", vec![b'x'; 48_000]).with_id(n.to_string());
+        let results = bus.publish(Stream::Ase, (0..6).map(message).collect()).await;
+        let taken = results.iter().take_while(|result| result.is_ok()).count();
+        assert!((2..=4).contains(&taken), "{results:?}");
+        assert!(results[taken..].iter().all(|result| *result == Err(BusError::Full { stream: Stream::Ase })), "{results:?}");
+        // What every consumer has passed makes room; what one has not, stays.
+        bus.set_consumer_position(Stream::Ase, "slow", 1).await.unwrap();
+        bus.set_consumer_position(Stream::Ase, "quick", 2).await.unwrap();
+        assert_eq!(bus.stream_state(Stream::Ase).await.unwrap().first_seq, 2);
+        let again = bus.publish(Stream::Ase, (0..6).map(message).collect()).await;
+        assert!(
+            again[..taken].iter().all(|ack| ack.as_ref().unwrap().duplicate)
+                && again[taken].as_ref().is_ok_and(|ack| !ack.duplicate)
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_is_acknowledged_outlives_the_server_and_a_reader_goes_on() {
+    for binary in servers() {
+        let mut server = Server::start(&binary);
+        let bus = fresh(&server).await;
+        let mut subscription = bus.subscribe(Stream::Ase, "ase.>", 1).await.unwrap();
+        let mut watch = bus.kv_watch(Bucket::Containment).await.unwrap();
+        bus.kv_put(Bucket::Containment, "t.a", Bytes::from_static(b"1")).await.unwrap();
+        assert_eq!(watch.next().await.unwrap().1, "1");
+        for n in 0..10u8 {
+            publish_one(&bus, Stream::Ase, Message::new("ase.00.t.x", vec![n])).await.unwrap();
+        }
+        let identity = bus.stream_identity(Stream::Ase).await.unwrap();
+        let first = subscription.next_batch(5, Duration::from_secs(5)).await.unwrap();
+        assert_eq!(first[0].seq, 1);
+
+        server.kill();
+        let down = publish_one(&bus, Stream::Ase, Message::new("ase.00.t.x", "down").with_id("down")).await;
+        assert!(down.as_ref().is_err_and(BusError::is_retryable), "{down:?}");
+        assert!(bus.last_seq(Stream::Ase).await.is_err_and(|error| error.is_retryable()));
+        server.start_again();
+
+        let seq =
+            eventually(async || publish_one(&bus, Stream::Ase, Message::new("ase.00.t.x", "up").with_id("down")).await.ok())
+                .await;
+        assert!((11..=12).contains(&seq));
+        let mut seqs: Vec<u64> = first.iter().map(|message| message.seq).collect();
+        while seqs.last() != Some(&seq) {
+            match subscription.next_batch(100, Duration::from_secs(1)).await {
+                Ok(batch) => seqs.extend(batch.iter().map(|message| message.seq)),
+                Err(error) => assert!(error.is_retryable(), "{error}"),
+            }
+        }
+        assert_eq!(seqs, (1..=seq).collect::<Vec<_>>(), "each once, in order");
+        assert_eq!(bus.stream_identity(Stream::Ase).await.unwrap(), identity);
+        bus.kv_put(Bucket::Containment, "t.a", Bytes::from_static(b"2")).await.unwrap();
+        let changed = tokio::time::timeout(Duration::from_secs(20), watch.next()).await.unwrap().unwrap();
+        assert_eq!((changed.0.as_str(), changed.1.as_ref()), ("t.a", &b"2"[..]));
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_streams_says_what_to_do() {
+    let server = Server::start(&servers()[0]);
+    let bus = connect(&server).await;
+    let refused = publish_one(&bus, Stream::Ase, Message::new("ase.00.t.x", "x")).await.unwrap_err();
+    assert!(refused.is_retryable() && refused.to_string().contains("aegis streams apply"), "{refused}");
+    let unread = bus.last_seq(Stream::Ase).await.unwrap_err();
+    assert!(unread.to_string().contains("aegis streams apply"), "{unread}");
+}
+
+async fn eventually<T>(attempt: impl AsyncFn() -> Option<T>) -> T {
+    for _ in 0..200 {
+        if let Some(done) = attempt().await {
+            return done;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("it did not come to that in time");
+}

@@ -1,0 +1,77 @@
+//! Real NATS servers on loopback.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+/// Every server that `scripts/setup.sh` installs. A test without one would test nothing.
+pub fn servers() -> Vec<PathBuf> {
+    let cache = std::env::var_os("AEGIS_CACHE")
+        .map_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/aegis"), PathBuf::from);
+    let found: Vec<PathBuf> = [PathBuf::from("/usr/sbin/nats-server"), cache.join("bin/nats-server")].into();
+    for server in &found {
+        assert!(server.is_file(), "{} is missing: run scripts/setup.sh", server.display());
+    }
+    found
+}
+
+/// A server with its own folder; killed when it is dropped.
+pub struct Server {
+    binary: PathBuf,
+    folder: TempDir,
+    port: u16,
+    process: Option<Child>,
+}
+
+impl Server {
+    pub fn start(binary: &Path) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        // Free now; another process could take it before the server does, which then does not start.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut server = Self { binary: binary.to_owned(), folder, port, process: None };
+        server.start_again();
+        server
+    }
+
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    pub fn start_again(&mut self) {
+        let log = std::fs::File::create(self.folder.path().join("log")).unwrap();
+        let process = Command::new(&self.binary)
+            .args(["-a", "127.0.0.1", "-p", &self.port.to_string(), "-js", "-sd"])
+            .arg(self.folder.path().join("jetstream"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.process = Some(process);
+        for _ in 0..300 {
+            let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+            if log.contains("Server is ready") {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        panic!("nats-server did not start: {}", std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default());
+    }
+
+    /// As a power cut does, less the disk's cache.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

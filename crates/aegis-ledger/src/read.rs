@@ -1,0 +1,175 @@
+//! What a ledger gives back: to the shipper, to whoever reads the past, to a start that rebuilds its memory, and to exports.
+//! Promises that one damaged row, or one page of the file that cannot be read, hides no other row from the shipper or from `read_kept`.
+
+use std::time::Duration;
+
+use aegis_model::{EventId, EventKind, SealedEvent, TenantId, Timestamp};
+use sqlx::SqlitePool;
+use sqlx::sqlite::SqliteRow;
+
+use crate::error::{is_unreadable, read_error};
+use crate::rows::{RowError, item_of, select_items};
+use crate::{Ledger, LedgerError, MAX_READ, OutboxItem};
+
+/// Rows that are looked for one by one, around a page that cannot be read, before the caller hears of those that were found.
+const MOST_SINGLE: i64 = 256;
+
+/// How often a row that cannot be read is tried: a disk's hiccup must not cost evidence.
+const TRIES: usize = 3;
+
+/// Between the tries.
+const TRY_AGAIN: Duration = Duration::from_millis(20);
+
+impl Ledger {
+    /// Receipts after `after_row`, in row order, at most `limit` (and `MAX_READ`). Empty only at the end.
+    pub async fn read_outbox(&self, after_row: i64, limit: usize) -> Result<Vec<OutboxItem>, LedgerError> {
+        self.read_rows(&self.inner.outbox_reader, after_row, self.last_row(), limit).await
+    }
+
+    /// The same up to `last_row`, for whoever reads again what was shipped.
+    pub async fn read_kept(&self, after_row: i64, last_row: i64, limit: usize) -> Result<Vec<OutboxItem>, LedgerError> {
+        self.read_rows(&self.inner.kept_reader, after_row, last_row, limit).await
+    }
+
+    /// A stretch of nothing but damaged rows must not look like the end.
+    async fn read_rows(
+        &self,
+        reader: &SqlitePool,
+        after_row: i64,
+        last_row: i64,
+        limit: usize,
+    ) -> Result<Vec<OutboxItem>, LedgerError> {
+        let mut after = after_row;
+        while after < last_row && limit > 0 {
+            let rows = sqlx::query(select_items!("WHERE r.row > ? AND r.row <= ? ORDER BY r.row LIMIT ?"))
+                .bind(after)
+                .bind(last_row)
+                .bind(limit.min(MAX_READ) as i64)
+                .fetch_all(reader)
+                .await;
+            let items = match rows {
+                Ok(rows) => {
+                    let Some(last) = rows.last() else { break };
+                    after = sqlx::Row::try_get(last, "row").map_err(|e| read_error(&e))?;
+                    readable(&rows)?
+                }
+                Err(error) if is_unreadable(&error) => {
+                    let end = last_row.min(after.saturating_add(MOST_SINGLE.min(limit.min(MAX_READ) as i64)));
+                    tracing::error!(%error, after_row = after, up_to_row = end, "a page of the ledger cannot be read; reading around it");
+                    let items = read_singly(reader, after, end).await?;
+                    after = end;
+                    items
+                }
+                Err(error) => return Err(read_error(&error)),
+            };
+            if !items.is_empty() {
+                return Ok(items);
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// True if the tenant has a receipt for this event.
+    pub async fn contains(&self, tenant: &TenantId, event_id: EventId) -> Result<bool, LedgerError> {
+        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM receipts WHERE tenant_id = ? AND event_id = ?")
+            .bind(tenant.as_str())
+            .bind(event_id.as_bytes().as_slice())
+            .fetch_one(&self.inner.readers)
+            .await
+            .map_err(|e| read_error(&e))?;
+        Ok(count > 0)
+    }
+
+    /// Receipts of all tenants whose event is of one of `kinds` (all, if empty) and not earlier than `since`, in row order after
+    /// `after_row`: what a start rebuilds its memory from. Fewer than `limit` come back only at the end.
+    pub async fn recent(
+        &self,
+        since: Timestamp,
+        kinds: &[EventKind],
+        after_row: i64,
+        limit: usize,
+    ) -> Result<Vec<OutboxItem>, LedgerError> {
+        let words: Vec<&str> = kinds.iter().map(|kind| kind.as_str()).collect();
+        let words = serde_json::to_string(&words).map_err(|e| LedgerError::Read(e.to_string()))?;
+        // Commits are few and know the latest time in them, so they give the place to start from without an index over `ts`.
+        let rows = sqlx::query(select_items!(
+            "WHERE r.row > ?1 AND r.row >= (SELECT coalesce(min(first_row), 9223372036854775807) FROM commits WHERE max_ts >= ?2) \
+             AND r.ts >= ?2 AND (?3 = '[]' OR r.kind IN (SELECT value FROM json_each(?3))) ORDER BY r.row LIMIT ?4"
+        ))
+        .bind(after_row)
+        .bind(since.as_micros())
+        .bind(words)
+        .bind(limit.min(MAX_READ) as i64)
+        .fetch_all(&self.inner.readers)
+        .await
+        .map_err(|e| read_error(&e))?;
+        readable(&rows)
+    }
+
+    /// The tenant's receipt for an event.
+    pub async fn receipt(&self, tenant: &TenantId, event_id: EventId) -> Result<Option<SealedEvent>, LedgerError> {
+        let row = sqlx::query(select_items!("WHERE r.tenant_id = ? AND r.event_id = ?"))
+            .bind(tenant.as_str())
+            .bind(event_id.as_bytes().as_slice())
+            .fetch_optional(&self.inner.readers)
+            .await
+            .map_err(|e| read_error(&e))?;
+        match row {
+            Some(row) => item_of(&row).map(|item| Some(item.sealed)).map_err(|e| LedgerError::Read(e.to_string())),
+            None => Ok(None),
+        }
+    }
+
+    /// The tenant's receipts after `after_row`, in row order, so that each lane's are in seq order.
+    pub async fn export(&self, tenant: &TenantId, after_row: i64, limit: usize) -> Result<Vec<SealedEvent>, LedgerError> {
+        let items = self.export_items(tenant, after_row, limit).await?;
+        Ok(items.into_iter().map(|item| item.sealed).collect())
+    }
+
+    /// As `export`, with the rows that a following call goes on from.
+    pub async fn export_items(&self, tenant: &TenantId, after_row: i64, limit: usize) -> Result<Vec<OutboxItem>, LedgerError> {
+        let rows = sqlx::query(select_items!("WHERE r.tenant_id = ? AND r.row > ? ORDER BY r.row LIMIT ?"))
+            .bind(tenant.as_str())
+            .bind(after_row)
+            .bind(limit.min(MAX_READ) as i64)
+            .fetch_all(&self.inner.readers)
+            .await
+            .map_err(|e| read_error(&e))?;
+        rows.iter().map(|row| item_of(row).map_err(|e| LedgerError::Read(e.to_string()))).collect()
+    }
+}
+
+/// The rows after `after` up to `end`, each by itself; one that stays unreadable is left out, loudly: consumers will see its gap.
+async fn read_singly(reader: &SqlitePool, after: i64, end: i64) -> Result<Vec<OutboxItem>, LedgerError> {
+    let mut items = Vec::new();
+    for row in after + 1..=end {
+        let mut tries = 1;
+        let found = loop {
+            let found = sqlx::query(select_items!("WHERE r.row = ?")).bind(row).fetch_all(reader).await;
+            match found {
+                Err(error) if is_unreadable(&error) && tries < TRIES => tokio::time::sleep(TRY_AGAIN).await,
+                found => break found,
+            }
+            tries += 1;
+        };
+        match found {
+            Ok(rows) => items.extend(readable(&rows)?),
+            Err(error) if is_unreadable(&error) => tracing::error!(%error, row, "a row of the ledger cannot be read"),
+            Err(error) => return Err(read_error(&error)),
+        }
+    }
+    Ok(items)
+}
+
+/// The readable rows. A damaged one is left out, loudly: consumers will see its gap, and the rest must still be shipped.
+fn readable(rows: &[SqliteRow]) -> Result<Vec<OutboxItem>, LedgerError> {
+    let mut items = Vec::with_capacity(rows.len());
+    for row in rows {
+        match item_of(row) {
+            Ok(item) => items.push(item),
+            Err(RowError::Sql(error)) if error.as_database_error().is_some() => return Err(read_error(&error)),
+            Err(error) => tracing::error!(%error, "a row of the ledger is damaged and cannot be shipped"),
+        }
+    }
+    Ok(items)
+}

@@ -1,0 +1,104 @@
+//! How a process is told of its NATS server: on the command line, or in the section `[nats]` of the configuration.
+
+use std::path::{Path, PathBuf};
+
+use aegis_bus::{JetStreamOptions, Login};
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
+
+/// `[nats]`, and the options of the same meaning.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct NatsSection {
+    /// Servers of one cluster, separated by commas; empty: the bus is a file in the data folder.
+    pub(crate) servers: String,
+    /// A file with the seed of this process's nkey (`SU...`), readable by its owner only; empty: no login.
+    pub(crate) nkey_file: PathBuf,
+    /// Certificates to trust (PEM); empty: those of the machine.
+    pub(crate) ca_file: PathBuf,
+    /// This process's own certificate (PEM), for servers that ask for one; with `key_file`.
+    pub(crate) certificate_file: PathBuf,
+    /// The certificate's key (PEM).
+    pub(crate) key_file: PathBuf,
+    /// Refuse to talk without TLS.
+    pub(crate) require_tls: bool,
+    /// First token of the subjects where answers come in; empty: `_INBOX`.
+    pub(crate) inbox_prefix: String,
+}
+
+/// The server of a command.
+#[derive(Debug, clap::Args)]
+pub(crate) struct NatsArgs {
+    /// A NATS server, nats://host:port or tls://host:port; several of one cluster with commas
+    #[arg(long = "nats", value_name = "URL")]
+    servers: Option<String>,
+    /// A file with the seed of the nkey to log in with
+    #[arg(long, value_name = "FILE")]
+    nkey: Option<PathBuf>,
+    /// Certificates to trust (PEM) instead of the machine's
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// First token of the subjects where answers come in, where the server keeps them private
+    #[arg(long, value_name = "TOKEN")]
+    inbox_prefix: Option<String>,
+}
+
+impl NatsArgs {
+    pub(crate) fn options(&self, name: &str) -> anyhow::Result<JetStreamOptions> {
+        let section = NatsSection {
+            servers: self.servers.clone().unwrap_or_default(),
+            nkey_file: self.nkey.clone().unwrap_or_default(),
+            ca_file: self.ca.clone().unwrap_or_default(),
+            inbox_prefix: self.inbox_prefix.clone().unwrap_or_default(),
+            ..NatsSection::default()
+        };
+        section.options(name)
+    }
+}
+
+impl NatsSection {
+    /// Whether a server is named at all.
+    pub(crate) fn is_used(&self) -> bool {
+        !self.servers.trim().is_empty()
+    }
+
+    /// What the driver needs; secrets are read from their files.
+    pub(crate) fn options(&self, name: &str) -> anyhow::Result<JetStreamOptions> {
+        let given = |path: &Path| (!path.as_os_str().is_empty()).then(|| path.to_owned());
+        let servers: Vec<String> =
+            self.servers.split(',').map(str::trim).filter(|server| !server.is_empty()).map(str::to_owned).collect();
+        let login = match given(&self.nkey_file) {
+            Some(file) => Login::Nkey { seed: read_seed(&file)? },
+            None => Login::Nobody,
+        };
+        let certificate = match (given(&self.certificate_file), given(&self.key_file)) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            _ => bail!("nats.certificate_file and nats.key_file belong together: name both"),
+        };
+        let mut options = JetStreamOptions::new("");
+        options.servers = servers;
+        options.name = name.to_owned();
+        options.login = login;
+        options.ca_file = given(&self.ca_file);
+        options.certificate = certificate;
+        options.require_tls = self.require_tls;
+        if !self.inbox_prefix.is_empty() {
+            options.inbox_prefix.clone_from(&self.inbox_prefix);
+        }
+        Ok(options)
+    }
+}
+
+/// The seed, if nobody else can read it.
+fn read_seed(file: &Path) -> anyhow::Result<String> {
+    use std::os::unix::fs::PermissionsExt;
+    let about = || format!("the nkey seed {}", file.display());
+    let mode = std::fs::metadata(file).with_context(about)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        bail!("{} can be read by others (mode {:o}); `chmod 600` it", about(), mode & 0o777);
+    }
+    let text = std::fs::read_to_string(file).with_context(about)?;
+    let seed = text.lines().map(str::trim).find(|line| line.starts_with("SU"));
+    seed.map(str::to_owned).with_context(|| format!("{} has no line that begins with SU", about()))
+}

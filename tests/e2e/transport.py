@@ -1,0 +1,120 @@
+"""Events and state over a NATS server: the streams that it needs, and what happens to the action path and to evidence when it stops,
+hangs or dies."""
+
+import json
+import re
+import unittest
+
+from harness import Aegis, StartFailed, check_chain, wait_until
+from nats import SERVERS, NatsServer
+
+
+class Nats(unittest.TestCase):
+    def server(self, name="current"):
+        server = NatsServer(SERVERS[name]).start()
+        self.addCleanup(server.close)
+        return server
+
+    def instance(self, server):
+        aegis = Aegis(nats=server)
+        self.addCleanup(aegis.close)
+        return aegis
+
+
+class Streams(Nats):
+    def test_a_plan_says_what_apply_then_does(self):
+        for name in SERVERS:
+            with self.subTest(name):
+                server = self.server(name)
+                aegis = Aegis.__new__(Aegis)
+                planned = aegis.cli("streams", "plan", "--nats", server.url, expect=1)
+                self.assertEqual(len(re.findall("to be created", planned)), 10, planned)
+                self.assertIn("created", aegis.cli("streams", "apply", "--nats", server.url))
+                self.assertEqual(len(re.findall("as it should be", aegis.cli("streams", "plan", "--nats", server.url))), 10)
+                changed = aegis.cli("streams", "plan", "--nats", server.url, "--max-bytes", "ASE=1GiB", "--json", expect=1)
+                ase = json.loads(changed)["streams"][0]
+                self.assertEqual((ase["name"], ase["change"]), ("ASE", "update"))
+                self.assertEqual((ase["differences"][0]["field"], ase["differences"][0]["wanted"]), ("max_bytes", 1 << 30))
+                aegis.cli("streams", "apply", "--nats", server.url, "--max-bytes", "ASE=1GiB")
+                aegis.cli("streams", "plan", "--nats", server.url, "--max-bytes", "ASE=1GiB")
+                for bad in (["--max-bytes", "ACE=1GiB"], ["--replicas", "0"], ["--max-bytes", "ASE=many"], []):
+                    arguments = ["streams", "plan", *(["--nats", server.url] if bad else []), *bad]
+                    aegis.cli(*arguments, expect=2)
+
+    def test_a_server_that_is_not_there_is_named(self):
+        server = self.server()
+        server.kill9()
+        said = Aegis.__new__(Aegis).cli("streams", "plan", "--nats", server.url, expect=2)
+        self.assertIn(server.url, said)
+
+    def test_nothing_starts_on_a_server_without_streams(self):
+        server = self.server()
+        aegis = Aegis(environment={"AEGIS_NATS_SERVERS": server.url})
+        self.addCleanup(aegis.close)
+        with self.assertRaises(StartFailed) as failed:
+            aegis.start()
+        self.assertIn("aegis streams apply", failed.exception.output)
+
+
+class Faults(Nats):
+    def start(self):
+        self.nats = self.server()
+        self.aegis = self.instance(self.nats).start()
+        self.tenant = self.aegis.tenant().register_tools()
+        self.agent = self.tenant.register_agent()
+
+    def acknowledged(self, count):
+        answers = [self.agent.authorize() for _ in range(count)]
+        self.assertEqual({answer["decision"] for answer in answers}, {"allow"})
+        return [answer["receipt"]["receipt_hash"] for answer in answers]
+
+    def assert_all_arrive(self, hashes):
+        """Each acknowledged receipt is in the history, once, and the chain is whole."""
+        listed = lambda: [line["receipt_hash"] for line in self.tenant.list("/v1/receipts")]
+        wait_until("the history has every receipt", lambda: set(listed()) >= set(hashes))
+        self.assertEqual(len(listed()), len(set(listed())))
+        check_chain(self.tenant.export())
+        self.assertEqual(self.aegis.verify(self.tenant.export())["verdict"], "valid")
+        broken = [alert for alert in self.tenant.list("/v1/alerts") if "AEG-3004" in json.dumps(alert)]
+        self.assertEqual(broken, [], "a server's failure is no broken chain")
+
+    def storm(self):
+        """The agent probes, and is frozen for it."""
+        for _ in range(5):
+            self.assertEqual(self.agent.authorize(tool="unheard", action="of")["decision"], "deny")
+        wait_until("the agent is frozen", lambda: self.agent.read()["reason"] == "agent_frozen")
+
+    def test_detection_contains_an_agent(self):
+        self.start()
+        self.assert_all_arrive(self.acknowledged(5))
+        self.storm()
+
+    def test_a_server_that_is_killed_and_comes_back_loses_nothing(self):
+        self.start()
+        hashes = self.acknowledged(20)
+        self.nats.kill9()
+        hashes += self.acknowledged(50)
+        self.nats.start()
+        hashes += self.acknowledged(20)
+        self.assert_all_arrive(hashes)
+        self.storm()
+
+    def test_a_server_that_hangs_delays_no_answer(self):
+        self.start()
+        hashes = self.acknowledged(20)
+        self.nats.freeze()
+        # It answers nothing before it is let go on, so whoever waited for it would not answer either.
+        hashes += self.acknowledged(100)
+        self.nats.thaw()
+        self.assert_all_arrive(hashes)
+        self.storm()
+
+    def test_a_program_that_is_killed_while_the_server_is_gone_ships_at_its_next_start(self):
+        self.start()
+        hashes = self.acknowledged(5)
+        self.nats.kill9()
+        hashes += self.acknowledged(20)
+        self.aegis.kill9()
+        self.nats.start()
+        self.aegis.start()
+        self.assert_all_arrive(hashes)
