@@ -143,8 +143,10 @@ class Aegis:
 
     # Life
 
+    ROLE = "up"
+
     def command(self):
-        command = [str(BINARY), "up", "--data", str(self.data), "--listen", "127.0.0.1:0"]
+        command = [str(BINARY), self.ROLE, "--data", str(self.data), "--listen", "127.0.0.1:0"]
         return command + (["--config", str(self.config)] if self.config else [])
 
     def spawn(self, **process_options):
@@ -308,6 +310,27 @@ class Aegis:
             keys = [part for name in ("control", "edge") for part in ("--root", self.data / "keys" / f"{name}.pub")] if roots else []
             said = self.cli(file.name, *keys, "--json", expect=expect, program=VERIFIER)
             return said if expect == 2 else json.loads(said)
+
+
+class ControlPlane(Aegis):
+    """Control and SOC, without an edge."""
+
+    ROLE = "control"
+
+    def invite(self, edge_id, *tenants):
+        options = [part for tenant in tenants for part in ("--tenant", tenant.name)]
+        return self.cli("edge", "invite", "--id", edge_id, *options, "--data", self.data).strip()
+
+
+class Edge(Aegis):
+    """An edge that was enrolled: what agents call, and nothing else."""
+
+    ROLE = "edge"
+
+    def enroll(self, control, edge_id, *tenants):
+        token = control.invite(edge_id, *tenants)
+        self.cli("edge", "enroll", "--control", f"http://127.0.0.1:{control.port}", "--data", self.data, stdin=token)
+        return self
 
 
 class Tenant:

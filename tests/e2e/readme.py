@@ -1,5 +1,6 @@
 """README's commands as a reader copies them: each code block in its order, in one shell, against a program that listens elsewhere."""
 
+import os
 import pathlib
 import re
 import socket
@@ -7,11 +8,10 @@ import subprocess
 import tempfile
 import unittest
 
-from harness import BINARY, CLEAN_ENVIRONMENT, REPOSITORY
+from harness import BINARY, CLEAN_ENVIRONMENT, REPOSITORY, wait_until
+from nats import CURRENT
 
-SECTION = re.compile(r"^## Run it$(.*?)^## ", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-ADDRESS = "127.0.0.1:8484"
 
 
 def free_port():
@@ -20,42 +20,98 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def blocks():
-    section = SECTION.search((REPOSITORY / "README.md").read_text())
-    return BLOCK.findall(section[1])
+def blocks(section):
+    """The code blocks of a section, with free ports for those that the text names."""
+    text = (REPOSITORY / "README.md").read_text()
+    return BLOCK.findall(re.search(rf"^## {section}$(.*?)^## ", text, re.MULTILINE | re.DOTALL)[1])
+
+
+class Folder:
+    """An empty folder with the program in `target/release`, as after a build, and programs that run in it."""
+
+    def __init__(self):
+        self._folder = tempfile.TemporaryDirectory(prefix="aegis-readme-")
+        self.path = pathlib.Path(self._folder.name)
+        (self.path / "target").mkdir()
+        (self.path / "target/release").symlink_to(BINARY.parent)
+        self.ports = {f"127.0.0.1:{named}": f"127.0.0.1:{free_port()}" for named in ("8484", "8585", "4222")}
+        self.environment = CLEAN_ENVIRONMENT | {
+            "AEGIS_LISTEN": self.ports["127.0.0.1:8484"], "AEGIS_LOG": "error",
+            "PATH": f"{BINARY.parent}:{CURRENT.parent}:{os.environ['PATH']}",
+        }
+        self._running = []
+
+    def put_ports(self, text):
+        for named, free in self.ports.items():
+            text = text.replace(named, free)
+        return text.replace("-p 4222", f"-p {self.ports['127.0.0.1:4222'].split(':')[1]}")
+
+    def start(self, command):
+        """Runs a command that goes on, and returns the first line it prints."""
+        process = subprocess.Popen(
+            self.put_ports(command).split(), cwd=self.path, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        self._running.append(process)
+        return process
+
+    def run(self, script):
+        return subprocess.run(
+            ["bash", "-c", "set -eu -o pipefail\n" + self.put_ports(script)],
+            cwd=self.path, env=self.environment, capture_output=True, text=True, timeout=60,
+        )
+
+    def stop(self, process):
+        self._running.remove(process)
+        process.terminate()
+        process.wait(30)
+        process.stdout.close()
+
+    def close(self):
+        for process in list(self._running):
+            self.stop(process)
+        self._folder.cleanup()
 
 
 class Readme(unittest.TestCase):
     def test_the_commands_of_run_it_do_what_the_text_says(self):
-        start, *rest = blocks()
+        start, *rest = blocks("Run it")
         self.assertEqual(
             start.splitlines(), ["cargo build --release", "target/release/aegis up --data ./aegis-data"], "the first block starts it"
         )
         self.assertEqual(len(rest), 3, "make keys and ask; ask as someone inside; look at the evidence")
-        port = free_port()
-        with tempfile.TemporaryDirectory(prefix="aegis-readme-") as folder:
-            folder = pathlib.Path(folder)
-            (folder / "target").mkdir()
-            (folder / "target/release").symlink_to(BINARY.parent)
-            environment = CLEAN_ENVIRONMENT | {"AEGIS_LISTEN": f"127.0.0.1:{port}", "AEGIS_LOG": "error"}
-            up = subprocess.Popen(
-                start.splitlines()[1].split(), cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-            )
-            try:
-                self.assertIn(f"127.0.0.1:{port}", up.stdout.readline())
-                script = "set -eu\n" + "\necho; echo ---\n".join(block.replace(ADDRESS, f"127.0.0.1:{port}") for block in rest)
-                done = subprocess.run(
-                    ["bash", "-c", script], cwd=folder, env=CLEAN_ENVIRONMENT, capture_output=True, text=True, timeout=60
-                )
-            finally:
-                up.terminate()
-                up.wait(30)
-                up.stdout.close()
-            said = done.stdout.split("---\n")
-            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-            self.assertIn('"decision":"deny"', said[0])
-            self.assertIn('"decision":"allow"', said[1])
-            self.assertIn("valid: ", said[2])
+        folder = Folder()
+        self.addCleanup(folder.close)
+        up = folder.start(start.splitlines()[1])
+        self.assertIn(folder.ports["127.0.0.1:8484"], up.stdout.readline())
+        done = folder.run("\necho; echo ---\n".join(rest))
+        said = done.stdout.split("---\n")
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertIn('"decision":"deny"', said[0])
+        self.assertIn('"decision":"allow"', said[1])
+        self.assertIn("valid: ", said[2])
+
+    def test_the_commands_of_growing_past_one_machine_do_what_the_text_says(self):
+        start, ask, *_ = blocks("Run it")
+        first, edge, ask_the_edge = blocks("Growing past one machine")
+        folder = Folder()
+        self.addCleanup(folder.close)
+        up = folder.start(start.splitlines()[1])
+        self.assertIn("listening", up.stdout.readline())
+        asked = folder.run(f"{ask}\necho \"$TOKEN\" > token")
+        self.assertEqual(asked.returncode, 0, asked.stderr)
+        folder.stop(up)
+
+        server, apply, control = first.splitlines()
+        self.assertTrue(server.endswith(" &"), "the text's server goes on behind")
+        folder.start(server.removesuffix(" &"))
+        wait_until("the streams are made", lambda: folder.run(apply).returncode == 0)
+        self.assertIn("listening", folder.start(control).stdout.readline())
+        enroll, run = edge.splitlines()
+        enrolled = folder.run(enroll)
+        self.assertEqual(enrolled.returncode, 0, enrolled.stderr)
+        self.assertIn("listening on http://" + folder.ports["127.0.0.1:8585"], folder.start(run).stdout.readline())
+        answer = folder.run(f"TOKEN=$(cat token)\n{ask_the_edge}")
+        self.assertIn('"decision":"allow"', answer.stdout, answer.stderr)
 
     def test_the_commands_that_are_named_exist(self):
         text = (REPOSITORY / "README.md").read_text()

@@ -5,7 +5,7 @@ import json
 import re
 import unittest
 
-from harness import Aegis, StartFailed, check_chain, wait_until
+from harness import Aegis, ControlPlane, Edge, StartFailed, check_chain, wait_until
 from nats import SERVERS, NatsServer
 
 
@@ -118,3 +118,141 @@ class Faults(Nats):
         self.nats.start()
         self.aegis.start()
         self.assert_all_arrive(hashes)
+
+
+class Edges(Nats):
+    """Edges as processes of their own: they believe what control signed, and answer without it."""
+
+    def setUp(self):
+        self.nats = self.server()
+        self.control = ControlPlane(nats=self.nats)
+        self.addCleanup(self.control.close)
+        self.control.start()
+        self.tenant = self.control.tenant().register_tools()
+        self.agent = self.tenant.register_agent()
+        self.edges = [self.edge(f"edge-{n}").start() for n in (1, 2)]
+        for edge in self.edges:
+            wait_until("the edge knows the tools", lambda: self.asked(edge)["decision"] == "allow")
+
+    def edge(self, edge_id, *tenants):
+        edge = Edge(nats=self.nats)
+        self.addCleanup(edge.close)
+        return edge.enroll(self.control, edge_id, *(tenants or [self.tenant]))
+
+    def send(self, edge, agent=None, **options):
+        agent = agent or self.agent
+        return edge.post("/v1/authorize", agent.token, agent.request(**options))
+
+    def decide(self, edge, **options):
+        return self.send(edge, **options).expect(200)
+
+    def asked(self, edge, **options):
+        """What it would decide. A call that is polled for must leave no trace: five denies are a storm."""
+        return self.decide(edge, dry_run=True, **options)
+
+    def listed(self):
+        return [line["receipt_hash"] for line in self.tenant.list("/v1/receipts")]
+
+    def assert_all_arrive(self, hashes):
+        wait_until("the history has every receipt", lambda: set(self.listed()) >= set(hashes))
+        self.assertEqual(len(self.listed()), len(set(self.listed())))
+        broken = [alert for alert in self.tenant.list("/v1/alerts") if "AEG-3004" in json.dumps(alert)]
+        self.assertEqual(broken, [])
+
+    def test_what_happens_at_one_edge_is_enforced_at_all(self):
+        one, two = self.edges
+        hashes = [self.decide(edge)["receipt"]["receipt_hash"] for edge in self.edges * 5]
+        self.assert_all_arrive(hashes)
+        lanes = {line["lane"].split(".")[1] for line in self.tenant.list("/v1/receipts")}
+        self.assertLessEqual({"edge-1", "edge-2", "control"}, lanes)
+        self.assertTrue(all(line["verified"] for line in self.tenant.list("/v1/decisions")))
+        for edge in self.edges * 3:
+            self.assertEqual(self.decide(edge, tool="unheard", action="of")["decision"], "deny")
+        for edge in self.edges:
+            wait_until("the agent is frozen there", lambda: self.decide(edge, action="read_customer", mutates_state=False)["reason"] == "agent_frozen")
+
+    def test_approvals_and_outcomes_go_through_an_edge(self):
+        edge = self.edges[0]
+        held = self.decide(edge, action="refund", parameters={"amount": 5})
+        self.assertEqual(held["decision"], "require_approval", held)
+        approval = held["approval"]["approval_id"]
+        shown = wait_until("control has it", lambda: (reply := edge.get(f"/v1/approvals/{approval}", self.agent.token)).status == 200 and reply)
+        self.assertEqual(shown.json["status"], "PENDING")
+        self.tenant.post(f"/v1/approvals/{approval}/approve", key=self.tenant.key("approver", groups=["*"])).expect(200)
+        consume = lambda: edge.post(f"/v1/approvals/{approval}/consume", self.agent.token, {"claimed_action_hash": held["action_hash"]})
+        consume().expect(200)
+        self.assertEqual(consume().status, 409)
+        self.control.stop()
+        self.assertEqual(edge.get(f"/v1/approvals/{approval}", self.agent.token).code, "control_unreachable")
+        self.assertEqual(self.decide(edge)["decision"], "allow")
+
+    def test_an_edge_answers_while_everything_behind_it_is_gone_and_ships_it_later(self):
+        edge = self.edges[0]
+        hashes = []
+        decide = lambda count: hashes.extend(self.decide(edge)["receipt"]["receipt_hash"] for _ in range(count))
+        decide(5)
+        self.control.kill9()
+        decide(10)
+        self.nats.kill9()
+        decide(10)
+        edge.kill9()
+        # It starts from its own copy of the feed, with neither NATS nor control.
+        edge.start()
+        self.assertIn("copy on disk", edge.log())
+        decide(10)
+        self.nats.start()
+        self.control.start()
+        decide(5)
+        self.assert_all_arrive(hashes)
+
+    def test_an_edge_with_an_old_copy_changes_nothing_and_one_without_does_not_start(self):
+        edge = self.edges[0]
+        edge.stop()
+        self.nats.kill9()
+        old = int((edge.data / "feed.confirmed").read_text()) - 3_601 * 1_000_000
+        (edge.data / "feed.confirmed").write_text(f"{old}\n")
+        edge.start()
+        self.assertEqual(self.decide(edge)["reason"], "control_stale")
+        self.assertEqual(self.decide(edge, action="read_customer", mutates_state=False)["decision"], "allow")
+        self.nats.start()
+        wait_until("the feed is read again", lambda: self.asked(edge)["decision"] == "allow")
+        edge.stop()
+        self.nats.kill9()
+        (edge.data / "feed.jsonl").unlink()
+        with self.assertRaises(StartFailed) as failed:
+            edge.start()
+        self.assertIn("copy on disk", failed.exception.output)
+
+    def test_a_freeze_outlives_a_start_from_the_copy(self):
+        edge = self.edges[0]
+        self.tenant.post(f"/v1/agents/{self.agent.id}/freeze", {"reason": "test"}).expect(200)
+        wait_until("it is frozen", lambda: self.decide(edge)["reason"] == "agent_frozen")
+        # The copy is written when the feed is read whole.
+        wait_until("the copy has it", lambda: "freeze" in (edge.data / "feed.jsonl").read_text())
+        edge.stop()
+        self.nats.kill9()
+        edge.start()
+        self.assertEqual(self.decide(edge)["reason"], "agent_frozen")
+
+    def test_an_edge_serves_its_own_tenants_only(self):
+        other = self.control.tenant().register_tools()
+        agent = other.register_agent()
+        refused = self.send(self.edges[0], agent)
+        self.assertEqual((refused.status, refused.code), (401, "tenant_not_served"))
+        both = self.edge("edge-3", self.tenant, other).start()
+        wait_until("the new edge knows both", lambda: all(self.send(both, one, dry_run=True).json.get("decision") == "allow" for one in (self.agent, agent)))
+
+    def test_an_invitation_is_used_once(self):
+        token = self.control.invite("edge-4", self.tenant)
+        url = f"http://127.0.0.1:{self.control.port}"
+        first, second = Edge(nats=self.nats), Edge(nats=self.nats)
+        for edge in (first, second):
+            self.addCleanup(edge.close)
+        first.cli("edge", "enroll", "--control", url, "--data", first.data, stdin=token)
+        said = second.cli("edge", "enroll", "--control", url, "--data", second.data, stdin=token, expect=2)
+        self.assertIn("invitation is not valid", said)
+        with self.assertRaises(StartFailed) as failed:
+            second.start()
+        self.assertIn("aegis edge invite", failed.exception.output)
+        for name in ("edge.key", "trust.key", "nats.nk"):
+            self.assertEqual((first.data / "keys" / name).stat().st_mode & 0o777, 0o600, name)

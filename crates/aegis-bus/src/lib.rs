@@ -267,11 +267,11 @@ pub trait Bus: Send + Sync + std::fmt::Debug {
     /// The value and its revision.
     async fn kv_get(&self, bucket: Bucket, key: &str) -> Result<Option<(Bytes, u64)>, BusError>;
 
-    /// Every key with its value and revision, sorted by key.
-    async fn kv_all(&self, bucket: Bucket) -> Result<Vec<(String, Bytes, u64)>, BusError>;
+    /// Every key that matches the filter, with its value and revision, sorted by key.
+    async fn kv_all(&self, bucket: Bucket, filter: &str) -> Result<Vec<(String, Bytes, u64)>, BusError>;
 
-    /// Current values first, then changes. A slow watcher misses intermediate values of a key, never its last.
-    async fn kv_watch(&self, bucket: Bucket) -> Result<Box<dyn KvWatch>, BusError>;
+    /// Current values of the keys that match the filter first, then changes. A slow watcher misses intermediate values of a key, never its last.
+    async fn kv_watch(&self, bucket: Bucket, filter: &str) -> Result<Box<dyn KvWatch>, BusError>;
 }
 
 /// A reader of a stream. Acks nothing: where to start again is the consumer's own checkpoint.

@@ -248,11 +248,11 @@ async fn buckets_are_bounded_and_old_trust_ends() {
     bus.kv_put(Bucket::Trust, "b", "2".into()).await.unwrap();
     clock.advance_seconds(40);
     bus.kv_put(Bucket::Trust, "c", "1".into()).await.unwrap();
-    let keys: Vec<_> = bus.kv_all(Bucket::Trust).await.unwrap().into_iter().map(|e| e.0).collect();
+    let keys: Vec<_> = bus.kv_all(Bucket::Trust, ">").await.unwrap().into_iter().map(|e| e.0).collect();
     assert_eq!(keys, ["b", "c"], "the one that was not written for a minute ended");
     bus.close().await;
     let bus = open(folder.path(), EmbeddedLimits::default()).await;
-    assert_eq!(bus.kv_all(Bucket::Trust).await.unwrap().len(), 2);
+    assert_eq!(bus.kv_all(Bucket::Trust, ">").await.unwrap().len(), 2);
 }
 
 #[tokio::test]

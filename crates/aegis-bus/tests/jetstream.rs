@@ -115,7 +115,7 @@ async fn what_is_acknowledged_outlives_the_server_and_a_reader_goes_on() {
         let mut server = Server::start(&binary);
         let bus = fresh(&server).await;
         let mut subscription = bus.subscribe(Stream::Ase, "ase.>", 1).await.unwrap();
-        let mut watch = bus.kv_watch(Bucket::Containment).await.unwrap();
+        let mut watch = bus.kv_watch(Bucket::Containment, ">").await.unwrap();
         bus.kv_put(Bucket::Containment, "t.a", Bytes::from_static(b"1")).await.unwrap();
         assert_eq!(watch.next().await.unwrap().1, "1");
         for n in 0..10u8 {

@@ -15,6 +15,8 @@ use crate::problem::Problem;
 pub enum Access {
     /// Anyone who can reach the listener.
     Public,
+    /// Whoever has an invitation in the body: the endpoint checks it.
+    Invitation,
     /// An API key of one of these roles.
     Roles(&'static [Role]),
     /// An agent's token, or an API key of one of these roles. The endpoint narrows both to what is theirs.
@@ -76,7 +78,7 @@ impl Control {
     /// The caller behind `headers`, if the endpoint's `access` lets it in. 401 without a valid credential, 403 for another role.
     pub(crate) async fn authenticate(&self, headers: &HeaderMap, access: Access) -> Result<Option<Caller>, Problem> {
         let (roles, agents_too) = match access {
-            Access::Public => return Ok(None),
+            Access::Public | Access::Invitation => return Ok(None),
             Access::Roles(roles) => (roles, false),
             Access::AgentOr(roles) => (roles, true),
         };
@@ -97,7 +99,7 @@ impl Control {
     async fn identify(&self, token: &str) -> Result<Caller, Problem> {
         // Agent tokens are JWTs; an API key may be any text of 32 characters and more, so a token that is none is looked up.
         if token.bytes().filter(|b| *b == b'.').count() == 2
-            && let Ok(claims) = aegis_keys::verify_agent_token(&self.ring, token, self.clock.now())
+            && let Ok(claims) = aegis_keys::verify_agent_token(&self.token_ring, token, self.clock.now())
         {
             return Ok(Caller::Agent(Box::new(claims)));
         }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aegis_bus::{Bus, Keeper};
-use aegis_keys::{KeyRing, SigningKey};
+use aegis_keys::{KeyRing, SigningKey, TrustTokenKey};
 use aegis_ledger::Ledger;
 use aegis_model::{Clock, EntryKind};
 use aegis_policy::{PolicySource, default_pack, github_pack};
@@ -47,6 +47,8 @@ pub struct ControlConfig {
     pub consumer_batch: usize,
     /// Who keeps events on this machine, so that the history need not: by the name that the bus knows.
     pub keepers: HashMap<Arc<str>, Arc<dyn Keeper>>,
+    /// The key that an edge gets when it enrols, to MAC trust tokens with; None: no edge can enrol.
+    pub edge_trust_key: Option<TrustTokenKey>,
 }
 
 impl Default for ControlConfig {
@@ -62,6 +64,7 @@ impl Default for ControlConfig {
             outbox_interval: Duration::from_secs(5),
             consumer_batch: 256,
             keepers: HashMap::new(),
+            edge_trust_key: None,
         }
     }
 }
@@ -114,7 +117,10 @@ pub struct Control {
     pub(crate) ledger: Ledger,
     pub(crate) bus: Arc<dyn Bus>,
     pub(crate) key: SigningKey,
+    /// Whose receipts are believed: control's own and every edge's.
     pub(crate) ring: KeyRing,
+    /// Whose agent tokens are: control's alone.
+    pub(crate) token_ring: KeyRing,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) applied: Arc<dyn AppliedWatch>,
     pub(crate) bundles: Bundles,
@@ -163,6 +169,7 @@ impl Control {
             store,
             ledger,
             bus,
+            token_ring: KeyRing::new([key.verifying_key()]),
             key,
             ring,
             clock,
@@ -186,6 +193,7 @@ impl Control {
     }
 
     async fn settle_at_start(&self) -> Result<(), ControlError> {
+        self.pin_edges().await?;
         let left = self.settle_outbox().await?;
         if left > 0 {
             return Err(ControlError::Outbox(left));

@@ -11,6 +11,7 @@ mod consume;
 mod containment;
 mod control;
 mod decide;
+mod edges;
 mod evidence;
 mod expiry;
 mod export;

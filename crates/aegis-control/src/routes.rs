@@ -19,7 +19,8 @@ use crate::control::Control;
 use crate::input::{self, MAX_ID, Query};
 use crate::problem::Problem;
 use crate::{
-    agents, approvals, consume, containment, decide, evidence, export, health, keys, outcome, policies, registry, settings, soc,
+    agents, approvals, consume, containment, decide, edges, evidence, export, health, keys, outcome, policies, registry,
+    settings, soc,
 };
 
 /// One endpoint.
@@ -88,6 +89,7 @@ enum Op {
     CreateKey,
     ListKeys,
     RevokeKey,
+    EnrollEdge,
 }
 
 const fn get(path: &'static str, access: Access, op: Op) -> Route {
@@ -168,6 +170,7 @@ pub static ROUTES: &[Route] = &[
     post("/v1/keys", ADMINS, Op::CreateKey),
     get("/v1/keys", ADMINS, Op::ListKeys),
     delete("/v1/keys/{id}", ADMINS, Op::RevokeKey),
+    post("/v1/edges/enroll", Access::Invitation, Op::EnrollEdge),
 ];
 
 /// An authenticated request.
@@ -248,6 +251,7 @@ async fn answer(control: Arc<Control>, route: &'static Route, request: Request) 
     let Some(caller) = control.authenticate(&parts.headers, route.access).await? else {
         return match route.op {
             Op::Ready => Ok(health::ready(&control).await),
+            Op::EnrollEdge => edges::enroll(&control, &parts, body).await,
             _ => Ok(health::alive()),
         };
     };
@@ -283,7 +287,8 @@ async fn read_params(parts: &mut Parts) -> Result<Vec<(String, String)>, Problem
 async fn dispatch(control: Arc<Control>, op: Op, call: Call) -> Result<Response, Problem> {
     let c = &*control;
     match op {
-        Op::Health => Ok(health::alive()),
+        // Without a caller: answered before.
+        Op::Health | Op::EnrollEdge => Ok(health::alive()),
         Op::Ready => Ok(health::ready(c).await),
         Op::RegisterAgent => agents::register(c, &call).await,
         Op::ListAgents => agents::list(c, &call).await,

@@ -53,6 +53,9 @@ fn body_of(route: &Route) -> Option<Value> {
         "/v1/approvals/{id}/edit" => json!({"tool_call": house::tool_call(json!({"version": "9"}))}),
         "/v1/approvals/{id}/consume" => json!({"claimed_action_hash": "0".repeat(64)}),
         "/v1/decisions/{id}/outcome" => json!({"status": "ok"}),
+        "/v1/edges/enroll" => json!({
+            "token": "aegis_edge_none", "receipt_key": house::key_text(1), "nkey": format!("U{}", "A".repeat(55)),
+        }),
         "/v1/keys" => json!({"role": "auditor", "name": "walked"}),
         _ => json!({"reason": "walked"}),
     };
@@ -113,6 +116,10 @@ async fn no_endpoint_answers_without_a_credential_or_to_another_role() {
                 assert_ne!(house.send(method, &path, None, bytes).await.status.as_u16(), 401, "{path}");
                 continue;
             }
+            Access::Invitation => {
+                house.send(method, &path, None, bytes).await.refused(401, "invalid_credential");
+                continue;
+            }
             Access::Roles(roles) => (roles, false),
             Access::AgentOr(roles) => (roles, true),
         };
@@ -139,7 +146,7 @@ async fn the_roles_an_endpoint_names_get_in() {
         let (path, method) = (path_of(route, &ids), route.method.as_str());
         let body = body_of(route).map(|body| body.to_string());
         let roles = match route.access {
-            Access::Public => continue,
+            Access::Public | Access::Invitation => continue,
             Access::Roles(roles) | Access::AgentOr(roles) => roles,
         };
         for role in roles {
@@ -166,7 +173,7 @@ async fn another_tenant_s_things_do_not_exist() {
         let body = body_of(route).map(|body| body.to_string());
         let bytes = body.as_deref().map(str::as_bytes);
         let (roles, agents): (&[Role], bool) = match route.access {
-            Access::Public => continue,
+            Access::Public | Access::Invitation => continue,
             Access::Roles(roles) => (roles, false),
             Access::AgentOr(roles) => (roles, true),
         };

@@ -64,8 +64,14 @@ impl Tail {
         self.push(Taken { seq, shown: Some((tenant.clone(), event_id, needed_at)), broken });
     }
 
+    /// In order of the stream, also where a lane was held and its messages are taken later.
     fn push(&mut self, taken: Taken) {
-        self.0.push_back(taken);
+        let place = if self.0.back().is_none_or(|last| last.seq < taken.seq) {
+            self.0.len()
+        } else {
+            self.0.partition_point(|before| before.seq < taken.seq)
+        };
+        self.0.insert(place, taken);
         if self.0.len() > MAX_REWIND {
             self.0.pop_front();
         }

@@ -12,6 +12,7 @@ mod engine;
 mod episode;
 mod error;
 mod evaluate;
+mod hold;
 mod leaf;
 mod output;
 mod plan;

@@ -2,7 +2,7 @@
 //! What fails is kept as `verified = false`, and says so as an event of its own, `receipt_chain_broken`, derived from it.
 
 use aegis_keys::KeyRing;
-use aegis_ledger::verify::{LaneHeads, StreamVerifier};
+use aegis_ledger::verify::{LaneHeads, Link, StreamVerifier};
 use aegis_model::{EventKind, SecurityEvent, Timestamp, WireEvent, external_event_id};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -53,6 +53,14 @@ impl VerifyStage {
     /// Forgets lanes whose last receipt is older than `before`.
     pub fn forget_idle(&mut self, before: Timestamp) {
         self.verifier.heads_mut().forget_idle(before);
+    }
+
+    /// True if the event is proved, and receipts are missing between its lane's head and it. Changes nothing.
+    pub(crate) fn misses_one_before(&mut self, wire: &WireEvent<'_>, event: &SecurityEvent) -> bool {
+        let (Some(lane), Some(seq)) = (&event.lane, event.seq) else { return false };
+        // Cheap for every event that is in order, which is nearly all.
+        let head = self.verifier.heads().get(lane).map_or(0, |(seq, _)| seq);
+        seq > head + 1 && wire.to_value().is_ok_and(|value| matches!(self.verifier.peek(&value), Some(Link::Missing { .. })))
     }
 
     /// Judges the next event of the stream, and sets its `verified`. `wire` is the event as it was read.

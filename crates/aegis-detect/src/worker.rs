@@ -10,7 +10,7 @@ use std::time::Duration;
 use aegis_bus::{Bus, BusError, Delivered, Message, Stream, Subscription, subject};
 use aegis_keys::KeyRing;
 use aegis_ledger::verify::LaneHeads;
-use aegis_model::Clock;
+use aegis_model::{Clock, SecurityEvent, Timestamp};
 use aegis_threads::Work;
 use futures_util::FutureExt;
 use parking_lot::Mutex;
@@ -20,6 +20,7 @@ use crate::checkpoint::{Checkpoint, Tail};
 use crate::engine::{Engine, EngineConfig};
 use crate::error::DetectError;
 use crate::evaluate::RuleStats;
+use crate::hold::Hold;
 use crate::ruleset::RuleSet;
 use crate::verify::{Stage, VerifyStage, chain_broken_event};
 use crate::wire::{dead_letter, messages, read};
@@ -37,6 +38,8 @@ const BUSY: usize = 64;
 const BUSY_TICK_SPACING: Duration = Duration::from_millis(10);
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MOST: Duration = Duration::from_secs(5);
+/// How long a message that must be there is waited for.
+const READ_WAIT: Duration = Duration::from_secs(10);
 /// The partition under which a worker that owns all of them writes its checkpoint.
 const CHECKPOINT_PARTITION: u32 = 0;
 /// Lanes whose last receipt is older are forgotten; a lane that speaks again later is a break, not a secret.
@@ -48,13 +51,15 @@ pub struct WorkerConfig {
     pub engine: EngineConfig,
     /// Time between checkpoints, in milliseconds.
     pub checkpoint_ms: i64,
+    /// How long a lane waits for a receipt that is missing in it, in milliseconds of the bus; 0: not at all, for a bus that keeps the order.
+    pub hold_ms: i64,
 }
 
 impl WorkerConfig {
     /// Defaults: the engine's, and a checkpoint every two seconds.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { engine: EngineConfig::new(clock), checkpoint_ms: 2000 }
+        Self { engine: EngineConfig::new(clock), checkpoint_ms: 2000, hold_ms: 0 }
     }
 }
 
@@ -155,9 +160,20 @@ impl Drop for Worker {
     }
 }
 
+/// What a tick is made of.
+#[derive(Default)]
+struct Tick {
+    seen: WorkerStats,
+    events: Vec<SecurityEvent>,
+    dead: Vec<Message>,
+}
+
 struct Running {
     bus: Arc<dyn Bus>,
     stage: VerifyStage,
+    hold: Hold,
+    /// When the next record of time is due, if one is needed.
+    next_tick: Timestamp,
     engine: Engine,
     tail: Tail,
     stream: String,
@@ -171,6 +187,8 @@ async fn run(bus: Arc<dyn Bus>, ring: KeyRing, rules: RuleSet, clock: Arc<dyn Cl
     let mut running = Running {
         bus,
         stage: VerifyStage::new(ring.clone(), LaneHeads::default()),
+        hold: Hold::new(config.hold_ms),
+        next_tick: Timestamp::default(),
         engine: Engine::new(rules, config.engine.clone()),
         tail: Tail::default(),
         stream: String::new(),
@@ -197,6 +215,7 @@ async fn run(bus: Arc<dyn Bus>, ring: KeyRing, rules: RuleSet, clock: Arc<dyn Cl
     }
     if running.position > 0
         && !running.unpublished
+        && running.hold.is_empty()
         && let Err(error) = running.write_checkpoint(shared).await
     {
         tracing::warn!(%error, "no checkpoint at the end; the next start replays a little more");
@@ -228,12 +247,16 @@ impl Running {
             // Registered from the start, so that nothing is dropped before it was seen.
             self.bus.set_consumer_position(Stream::Ase, CONSUMER, self.tail.rewind(self.position + 1).saturating_sub(1)).await?;
         }
-        Ok(self.bus.subscribe(Stream::Ase, "ase.>", self.position + 1).await?)
+        // Records of time and of rules too: they are part of the log.
+        Ok(self.bus.subscribe(Stream::Ase, ">", self.position + 1).await?)
     }
 
     async fn read_checkpoint(&self, stream: &str) -> Result<Option<Checkpoint>, DetectError> {
+        if self.bus.last_seq(Stream::Ckpt).await? == 0 {
+            return Ok(None);
+        }
         let mut subscription = self.bus.subscribe(Stream::Ckpt, &subject::ckpt(CHECKPOINT_PARTITION), 0).await?;
-        let Some(newest) = subscription.next_batch(16, Duration::from_millis(20)).await?.pop() else { return Ok(None) };
+        let Some(newest) = subscription.next_batch(16, READ_WAIT).await?.pop() else { return Ok(None) };
         let checkpoint: Checkpoint = match serde_json::from_slice(&newest.payload) {
             Ok(checkpoint) => checkpoint,
             Err(error) => {
@@ -253,11 +276,12 @@ impl Running {
     async fn restore(&mut self, checkpoint: Checkpoint, ring: &KeyRing) -> Result<(), DetectError> {
         let mut events = Vec::new();
         let mut next = checkpoint.rewind;
-        let mut subscription = self.bus.subscribe(Stream::Ase, "ase.>", next).await?;
-        while next <= checkpoint.seq {
-            let batch = subscription.next_batch(MAX_BATCH, Duration::from_millis(50)).await?;
+        let mut subscription = self.bus.subscribe(Stream::Ase, ">", next).await?;
+        // Nothing behind the first message that is still there has been dropped.
+        while next <= checkpoint.seq && self.bus.stream_state(Stream::Ase).await?.first_seq <= checkpoint.seq {
+            let batch = subscription.next_batch(MAX_BATCH, READ_WAIT).await?;
             if batch.is_empty() {
-                break;
+                return Err(BusError::Unavailable { reason: format!("message {next} of the stream does not come") }.into());
             }
             for delivered in batch.into_iter().take_while(|d| d.seq <= checkpoint.seq) {
                 next = delivered.seq + 1;
@@ -273,9 +297,6 @@ impl Running {
                     }
                     _ => self.tail.skip(delivered.seq),
                 }
-            }
-            if next > checkpoint.seq {
-                break;
             }
         }
         self.engine.restore(checkpoint.engine, events)?;
@@ -306,7 +327,9 @@ impl Running {
             let started = self.clock.now();
             let (full, quiet) = (batch.len() == MAX_BATCH, batch.is_empty());
             let spacing = if batch.len() < BUSY { TICK_SPACING } else { BUSY_TICK_SPACING };
-            if !quiet {
+            if quiet {
+                self.tell_the_time().await?;
+            } else {
                 self.take(batch, shared).await?;
                 let lag = if full { self.bus.last_seq(Stream::Ase).await?.saturating_sub(self.position) } else { 0 };
                 let mut stats = shared.stats.lock();
@@ -315,7 +338,8 @@ impl Running {
             }
             let now = self.clock.now();
             let since = now.as_micros().saturating_sub(last_checkpoint.as_micros());
-            if written != self.position && since >= config.checkpoint_ms.saturating_mul(1000) {
+            // What is held was taken by nobody yet: a checkpoint behind it would lose it.
+            if written != self.position && self.hold.is_empty() && since >= config.checkpoint_ms.saturating_mul(1000) {
                 self.write_checkpoint(shared).await?;
                 (written, last_checkpoint) = (self.position, now);
             }
@@ -333,37 +357,24 @@ impl Running {
     /// One tick: verify, evaluate, publish.
     async fn take(&mut self, batch: Vec<Delivered>, shared: &Shared) -> Result<(), DetectError> {
         let started = self.clock.now();
-        let mut seen = WorkerStats::default();
-        let mut events = Vec::with_capacity(batch.len());
-        let mut dead = Vec::new();
+        let mut tick = Tick::default();
         for delivered in batch {
             self.position = delivered.seq;
-            seen.events += 1;
-            let (wire, mut event) = match read(&delivered) {
-                Ok(read) => read,
-                Err(reason) => {
-                    seen.malformed += 1;
-                    self.tail.skip(delivered.seq);
-                    dead.push(dead_letter(&delivered, &reason));
-                    continue;
-                }
-            };
-            let (broken, said) = match self.stage.take(&wire, &mut event) {
-                Stage::Repeated => {
-                    seen.repeated += 1;
-                    self.tail.skip(delivered.seq);
-                    continue;
-                }
-                Stage::Kept => (None, None),
-                Stage::Broken(broken, said) => (Some(broken), Some(*said)),
-            };
-            seen.verified += u64::from(event.verified);
-            seen.broken += u64::from(broken.is_some());
-            let needed_at = said.as_ref().map_or(event.ts, |s| s.ts.max(event.ts));
-            self.tail.show(delivered.seq, &event.tenant_id, event.event_id, needed_at, broken);
-            events.push(event);
-            events.extend(said);
+            for waited in self.hold.release(delivered.bus_ts) {
+                self.take_one(waited, false, &mut tick);
+            }
+            if !delivered.subject.starts_with("ase.") {
+                // A record of time, or of rules: its place in the log is all that is asked of it here.
+                self.tail.skip(delivered.seq);
+                continue;
+            }
+            tick.seen.events += 1;
+            let mut lane = self.take_one(delivered, self.hold.is_on(), &mut tick);
+            while let Some(following) = lane.and_then(|(lane, head)| self.hold.next(&lane, head)) {
+                lane = self.take_one(following, false, &mut tick);
+            }
         }
+        let Tick { seen, events, dead } = tick;
         let output = self.engine.tick(events);
         self.tail.mark_late(&output.late);
         self.tail.trim(&self.engine);
@@ -393,6 +404,64 @@ impl Running {
         self.publish(Stream::Dlq, dead, shared).await?;
         self.publish(Stream::Episodes, episodes, shared).await?;
         self.unpublished = false;
+        Ok(())
+    }
+
+    /// Verifies one event and takes it into the tick, or holds it, if it may be held and something is missing before it in its lane. The lane,
+    /// and how far it was followed, if others may wait there.
+    fn take_one(&mut self, delivered: Delivered, may_hold: bool, tick: &mut Tick) -> Option<(String, i64)> {
+        let (wire, mut event) = match read(&delivered) {
+            Ok(read) => read,
+            Err(reason) => {
+                tick.seen.malformed += 1;
+                self.tail.skip(delivered.seq);
+                tick.dead.push(dead_letter(&delivered, &reason));
+                return None;
+            }
+        };
+        if may_hold && self.stage.misses_one_before(&wire, &event) {
+            let (lane, seq, place) = (event.lane.unwrap_or_default(), event.seq.unwrap_or_default(), delivered.seq);
+            if !self.hold.keep(&lane, seq, delivered) {
+                tick.seen.repeated += 1;
+                self.tail.skip(place);
+            }
+            return None;
+        }
+        let (broken, said) = match self.stage.take(&wire, &mut event) {
+            Stage::Repeated => {
+                tick.seen.repeated += 1;
+                self.tail.skip(delivered.seq);
+                return self.waits_behind(&event);
+            }
+            Stage::Kept => (None, None),
+            Stage::Broken(broken, said) => (Some(broken), Some(*said)),
+        };
+        tick.seen.verified += u64::from(event.verified);
+        tick.seen.broken += u64::from(broken.is_some());
+        let needed_at = said.as_ref().map_or(event.ts, |s| s.ts.max(event.ts));
+        self.tail.show(delivered.seq, &event.tenant_id, event.event_id, needed_at, broken);
+        let waits = self.waits_behind(&event);
+        tick.events.push(event);
+        tick.events.extend(said);
+        waits
+    }
+
+    /// The lane of an event that was taken, and its head now, if something is held.
+    fn waits_behind(&self, event: &SecurityEvent) -> Option<(String, i64)> {
+        let lane = event.lane.as_ref().filter(|_| !self.hold.is_empty())?;
+        self.stage.heads().get(lane).map(|(head, _)| (lane.clone(), head))
+    }
+
+    /// A quiet log tells no time: while a lane is held, this puts one record a second into it.
+    async fn tell_the_time(&mut self) -> Result<(), DetectError> {
+        let now = self.clock.now();
+        if self.hold.is_empty() || now < self.next_tick {
+            return Ok(());
+        }
+        self.next_tick = now.plus_seconds(1);
+        for result in self.bus.publish(Stream::Ase, vec![Message::new(subject::tick(CHECKPOINT_PARTITION), "{}")]).await {
+            result?;
+        }
         Ok(())
     }
 

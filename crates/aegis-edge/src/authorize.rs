@@ -145,6 +145,9 @@ impl Edge {
         now: Timestamp,
     ) -> Judgement {
         let tool_call = &call.request.tool_call;
+        if profile.mutates_state && self.view.is_stale(now, self.config.max_feed_age_s, self.config.max_snapshot_age_s) {
+            return Judgement::deny("control_stale");
+        }
         let Some(action) = profile.action else { return Judgement::deny("unknown_action") };
         if tool_call.tool.starts_with(MCP_PREFIX)
             && let Some(code) = self.mcp_gate(claims, &tool_call.action, facts, now)

@@ -15,6 +15,8 @@ pub(crate) enum Refusal {
     BadToken,
     #[error("X-Aegis-Tenant-ID is not the token's tenant")]
     WrongTenant,
+    #[error("this edge does not serve the token's tenant")]
+    TenantNotServed,
     #[error("this nonce was used before with other content")]
     NonceReused,
     #[error("the timestamp is outside the accepted window")]
@@ -35,7 +37,7 @@ impl Refusal {
     pub(crate) const fn status(&self) -> u16 {
         match self {
             Self::Malformed(_) | Self::Canon { .. } | Self::CanonicalizationSkew(_) | Self::CallbackNotAllowed => 400,
-            Self::BadToken | Self::WrongTenant => 401,
+            Self::BadToken | Self::WrongTenant | Self::TenantNotServed => 401,
             Self::NonceReused | Self::TimestampExpired | Self::IdempotencyMismatch => 409,
             Self::BodyTooSlow => 408,
             Self::TooLarge(_) => 413,
@@ -52,6 +54,7 @@ impl Refusal {
             Self::CallbackNotAllowed => "callback_not_allowed",
             Self::BadToken => "invalid_token",
             Self::WrongTenant => "tenant_mismatch",
+            Self::TenantNotServed => "tenant_not_served",
             Self::NonceReused => "replay_nonce_reused",
             Self::TimestampExpired => "replay_timestamp_expired",
             Self::IdempotencyMismatch => "idempotency_payload_mismatch",
@@ -72,4 +75,9 @@ pub enum EdgeError {
     /// The control feed could not be read.
     #[error("control feed: {0}")]
     Bus(#[from] aegis_bus::BusError),
+    /// Neither the control feed nor its copy on disk could be read.
+    #[error(
+        "the control feed cannot be read ({cause}), and its copy on disk is of no use: {reason}; an edge that knows nothing denies everything and does not start"
+    )]
+    Snapshot { reason: String, cause: aegis_bus::BusError },
 }

@@ -1,21 +1,43 @@
-//! Follows the control feed: watches the buckets `control` and `containment`, applies what verifies, counts what does not.
-//! A watch can stall silently, so both buckets are also read whole on a timer.
+//! Follows the control feed: watches the buckets `control` and `containment`, applies what verifies, counts what does not, and keeps a copy on
+//! disk for a start without a reachable control plane. A watch can stall silently, so both buckets are also read whole on a timer.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aegis_bus::{Bucket, Bus};
-use aegis_model::SignedEntry;
+use aegis_bus::{Bucket, Bus, BusError};
+use aegis_model::{Clock, SignedEntry, TenantId};
 use tokio::task::JoinHandle;
 
 use crate::EdgeError;
 use crate::metrics::EdgeMetrics;
+use crate::snapshot::Snapshot;
 use crate::view::EdgeView;
 
 /// How often the buckets are read whole.
 const REREAD_EVERY: Duration = Duration::from_secs(5);
 /// How long to wait after the bus failed.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// How long a start waits for the feed before it looks for its own copy.
+const START_WAIT: Duration = Duration::from_secs(8);
+
+/// What of the feed an edge follows, and where it keeps a copy.
+#[derive(Clone, Debug, Default)]
+pub struct FeedConfig {
+    /// Its tenants; None: all there are.
+    pub tenants: Option<Vec<TenantId>>,
+    /// The folder of the copy; None: none is kept, and without a reachable feed there is no start.
+    pub snapshot: Option<PathBuf>,
+}
+
+impl FeedConfig {
+    fn filters(&self) -> Vec<String> {
+        match &self.tenants {
+            Some(tenants) => tenants.iter().map(|tenant| format!("{tenant}.>")).collect(),
+            None => vec![">".to_owned()],
+        }
+    }
+}
 
 /// The tasks that follow the feed.
 #[derive(Debug)]
@@ -23,13 +45,38 @@ pub struct FeedFollower {
     tasks: Vec<JoinHandle<()>>,
 }
 
+/// What all of them share.
+#[derive(Debug)]
+struct Follower {
+    bus: Arc<dyn Bus>,
+    view: Arc<EdgeView>,
+    metrics: EdgeMetrics,
+    clock: Arc<dyn Clock>,
+    filters: Vec<String>,
+    snapshot: Option<Snapshot>,
+}
+
 impl FeedFollower {
-    /// Applies everything the buckets hold now, then follows them.
-    pub async fn start(bus: Arc<dyn Bus>, view: Arc<EdgeView>, metrics: EdgeMetrics) -> Result<Self, EdgeError> {
-        let mut tasks = Vec::new();
-        for bucket in [Bucket::Control, Bucket::Containment] {
-            read_whole(&*bus, bucket, &view, &metrics).await?;
-            tasks.push(tokio::spawn(follow(bus.clone(), bucket, view.clone(), metrics.clone())));
+    /// Applies everything the buckets hold now, or what the copy on disk holds if they cannot be read, then follows them.
+    pub async fn start(
+        bus: Arc<dyn Bus>,
+        view: Arc<EdgeView>,
+        metrics: EdgeMetrics,
+        clock: Arc<dyn Clock>,
+        config: FeedConfig,
+    ) -> Result<Self, EdgeError> {
+        let filters = config.filters();
+        let snapshot = config.snapshot.map(Snapshot::new);
+        let follower = Arc::new(Follower { bus, view, metrics, clock, filters, snapshot });
+        match follower.read_in_time().await {
+            Ok(()) => follower.confirm(),
+            Err(error) => follower.restore(error)?,
+        }
+        let mut tasks = vec![tokio::spawn(reread(follower.clone()))];
+        for filter in &follower.filters {
+            for bucket in [Bucket::Control, Bucket::Containment] {
+                tasks.push(tokio::spawn(follow(follower.clone(), bucket, filter.clone())));
+            }
         }
         Ok(Self { tasks })
     }
@@ -42,49 +89,113 @@ impl FeedFollower {
     }
 }
 
-async fn read_whole(bus: &dyn Bus, bucket: Bucket, view: &EdgeView, metrics: &EdgeMetrics) -> Result<(), EdgeError> {
-    for (_, value, _) in bus.kv_all(bucket).await? {
-        apply_entry_bytes(view, metrics, &value);
+impl Follower {
+    /// Reads everything, and tries again until `START_WAIT` has passed.
+    async fn read_in_time(&self) -> Result<(), BusError> {
+        let mut last = BusError::Unavailable { reason: "no answer in time".to_owned() };
+        let trying = async {
+            while let Err(error) = self.read_whole().await {
+                last = error;
+                tokio::time::sleep(RETRY_AFTER).await;
+            }
+        };
+        let read = tokio::time::timeout(START_WAIT, trying).await;
+        read.map_err(|_elapsed| last)
     }
-    Ok(())
+
+    async fn read_whole(&self) -> Result<(), BusError> {
+        for filter in &self.filters {
+            for bucket in [Bucket::Control, Bucket::Containment] {
+                for (key, value, _) in self.bus.kv_all(bucket, filter).await? {
+                    self.apply(bucket, &key, &value);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies one entry as it stands in a bucket; what is refused is counted and logged, and changes nothing.
+    fn apply(&self, bucket: Bucket, key: &str, bytes: &[u8]) {
+        let entry: SignedEntry = match serde_json::from_slice(bytes) {
+            Ok(entry) => entry,
+            Err(error) => {
+                self.metrics.feed_refused.inc();
+                tracing::warn!(%error, key, "an entry of the control feed is not readable; ignored");
+                return;
+            }
+        };
+        match self.view.apply(&entry) {
+            Ok(_) => {
+                if let Some(snapshot) = &self.snapshot {
+                    snapshot.hold(bucket, key, bytes);
+                }
+            }
+            Err(refused) => {
+                self.metrics.feed_refused.inc();
+                tracing::warn!(%refused, tenant = %entry.tenant_id, kind = %entry.kind, revision = entry.revision, "entry of the control feed ignored");
+            }
+        }
+    }
+
+    /// The whole feed was read just now.
+    fn confirm(&self) {
+        let now = self.clock.now();
+        self.view.confirm(now);
+        if let Some(snapshot) = &self.snapshot
+            && let Err(error) = snapshot.save(now)
+        {
+            tracing::warn!(%error, "the copy of the control feed cannot be written; a start without the control plane would not have it");
+        }
+    }
+
+    /// Takes the feed from the copy on disk. Each entry is verified as if it came from the bus.
+    fn restore(&self, cause: BusError) -> Result<(), EdgeError> {
+        let Some(snapshot) = &self.snapshot else { return Err(cause.into()) };
+        let restored =
+            snapshot.load().map_err(|error| EdgeError::Snapshot { reason: error.to_string(), cause: cause.clone() })?;
+        let Some(restored) = restored else {
+            return Err(EdgeError::Snapshot { reason: "there is none".to_owned(), cause });
+        };
+        for (bucket, key, bytes) in &restored.entries {
+            self.apply(*bucket, key, bytes);
+        }
+        self.view.restored(restored.confirmed_at);
+        tracing::warn!(
+            %cause,
+            entries = restored.entries.len(),
+            confirmed_at = %restored.confirmed_at,
+            "the control feed cannot be read; starting from the copy on disk"
+        );
+        Ok(())
+    }
 }
 
-async fn follow(bus: Arc<dyn Bus>, bucket: Bucket, view: Arc<EdgeView>, metrics: EdgeMetrics) {
+async fn reread(follower: Arc<Follower>) {
     loop {
-        let Ok(mut watch) = bus.kv_watch(bucket).await else {
-            tokio::time::sleep(RETRY_AFTER).await;
-            continue;
-        };
-        loop {
-            match tokio::time::timeout(REREAD_EVERY, watch.next()).await {
-                Ok(Ok((_, value, _))) => apply_entry_bytes(&view, &metrics, &value),
-                Ok(Err(error)) => {
-                    tracing::warn!(%error, ?bucket, "the watch on the control feed ended; watching again");
-                    tokio::time::sleep(RETRY_AFTER).await;
-                    break;
-                }
-                Err(_) => {
-                    if let Err(error) = read_whole(&*bus, bucket, &view, &metrics).await {
-                        tracing::warn!(%error, ?bucket, "the control feed could not be read again");
+        tokio::time::sleep(REREAD_EVERY).await;
+        match follower.read_whole().await {
+            Ok(()) => follower.confirm(),
+            Err(error) => tracing::warn!(%error, "the control feed could not be read again; what is known stays enforced"),
+        }
+        let age_s = follower.view.feed_age_s(follower.clock.now()).unwrap_or(i64::MAX);
+        follower.metrics.feed_age_seconds.set(age_s);
+    }
+}
+
+async fn follow(follower: Arc<Follower>, bucket: Bucket, filter: String) {
+    loop {
+        let watch = follower.bus.kv_watch(bucket, &filter).await;
+        if let Ok(mut watch) = watch {
+            loop {
+                match watch.next().await {
+                    Ok((key, value, _)) => follower.apply(bucket, &key, &value),
+                    Err(error) => {
+                        tracing::warn!(%error, ?bucket, "the watch on the control feed ended; watching again");
+                        break;
                     }
                 }
             }
         }
-    }
-}
-
-/// Applies one entry as it stands in a bucket; what is refused is counted and logged, and changes nothing.
-pub fn apply_entry_bytes(view: &EdgeView, metrics: &EdgeMetrics, bytes: &[u8]) {
-    let entry: SignedEntry = match serde_json::from_slice(bytes) {
-        Ok(entry) => entry,
-        Err(error) => {
-            metrics.feed_refused.inc();
-            tracing::warn!(%error, "an entry of the control feed is not readable; ignored");
-            return;
-        }
-    };
-    if let Err(refused) = view.apply(&entry) {
-        metrics.feed_refused.inc();
-        tracing::warn!(%refused, tenant = %entry.tenant_id, kind = %entry.kind, revision = entry.revision, "entry of the control feed ignored");
+        tokio::time::sleep(RETRY_AFTER).await;
     }
 }

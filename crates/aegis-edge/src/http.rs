@@ -48,6 +48,9 @@ async fn answer(edge: &Edge, request: Request) -> Result<Response, Refusal> {
     let (parts, body) = request.into_parts();
     let token = bearer(&parts.headers).ok_or(Refusal::BadToken)?;
     let claims = edge.tokens.claims(&edge.ring, token, edge.clock.now())?;
+    if edge.config.tenants.as_ref().is_some_and(|tenants| !tenants.contains(&claims.tenant_id)) {
+        return Err(Refusal::TenantNotServed);
+    }
     if let Some(tenant) = parts.headers.get("x-aegis-tenant-id")
         && tenant.as_bytes() != claims.tenant_id.as_str().as_bytes()
     {

@@ -14,17 +14,19 @@ mod metrics;
 mod rebuild;
 mod replay;
 mod runs;
+mod snapshot;
 mod trust;
 mod view;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use aegis_keys::{KeyRing, TrustTokenKey};
 use aegis_ledger::Ledger;
-use aegis_model::Clock;
+use aegis_model::{Clock, TenantId};
 
 pub use error::EdgeError;
-pub use feed::{FeedFollower, apply_entry_bytes};
+pub use feed::{FeedConfig, FeedFollower};
 pub use http::router;
 pub use metrics::EdgeMetrics;
 pub use view::{Applied, EdgeView, RefusedEntry};
@@ -48,6 +50,12 @@ pub struct EdgeConfig {
     pub token_capacity: usize,
     /// How long a reply waits for its receipt to be durable, milliseconds; past it the answer is a deny.
     pub commit_wait_ms: u64,
+    /// The tenants it serves; None: whichever control signed a token for.
+    pub tenants: Option<BTreeSet<TenantId>>,
+    /// How old the control feed may be before mutating calls are denied, seconds; 0: however old.
+    pub max_feed_age_s: i64,
+    /// The same for a copy on disk that an edge started from, until the feed was read once.
+    pub max_snapshot_age_s: i64,
 }
 
 impl EdgeConfig {
@@ -63,6 +71,9 @@ impl EdgeConfig {
             run_capacity: 1_000_000,
             token_capacity: 100_000,
             commit_wait_ms: 5_000,
+            tenants: None,
+            max_feed_age_s: 0,
+            max_snapshot_age_s: 3_600,
         }
     }
 }

@@ -23,6 +23,7 @@ pub struct EdgeMetrics {
     /// A gauge that only rises: its contracted name has no `_total`.
     pub(crate) canonicalization_skew: Gauge,
     pub(crate) feed_refused: Counter,
+    pub(crate) feed_age_seconds: Gauge,
     pub(crate) receipt_unavailable: Counter,
 }
 
@@ -37,6 +38,7 @@ impl EdgeMetrics {
             provenance_denials: Counter::default(),
             canonicalization_skew: Gauge::default(),
             feed_refused: Counter::default(),
+            feed_age_seconds: Gauge::default(),
             receipt_unavailable: Counter::default(),
         };
         registry.register(
@@ -53,6 +55,11 @@ impl EdgeMetrics {
             metrics.canonicalization_skew.clone(),
         );
         registry.register("aegis_control_feed_refused", "entries of the control feed refused", metrics.feed_refused.clone());
+        registry.register(
+            "aegis_control_feed_age_seconds",
+            "time since the control feed was last read whole",
+            metrics.feed_age_seconds.clone(),
+        );
         registry.register(
             "aegis_receipt_unavailable",
             "denies because no receipt could be kept",

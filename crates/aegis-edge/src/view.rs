@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use aegis_keys::{KeyRing, verify_entry};
 use aegis_model::{
@@ -80,6 +81,10 @@ pub struct EdgeView {
     tenants: RwLock<HashMap<TenantId, Arc<RwLock<TenantView>>>>,
     applied: Mutex<(HashSet<i64>, VecDeque<i64>)>,
     changed: Notify,
+    /// When the feed was last read whole, microseconds; `i64::MIN` before.
+    confirmed_us: AtomicI64,
+    /// Until the feed was read once: what is held is an earlier start's copy.
+    is_copy: AtomicBool,
 }
 
 impl EdgeView {
@@ -91,7 +96,16 @@ impl EdgeView {
     /// An empty view with `packs` as the policies every tenant has. Packs that do not validate are an error: no start without policy.
     pub fn with_packs(ring: KeyRing, packs: Vec<PolicySource>) -> Result<Self, aegis_policy::PolicyError> {
         let base_bundle = Arc::new(PolicyBundle::load(&packs, &[])?);
-        Ok(Self { ring, base_bundle, packs, tenants: RwLock::default(), applied: Mutex::default(), changed: Notify::new() })
+        Ok(Self {
+            ring,
+            base_bundle,
+            packs,
+            tenants: RwLock::default(),
+            applied: Mutex::default(),
+            changed: Notify::new(),
+            confirmed_us: AtomicI64::new(i64::MIN),
+            is_copy: AtomicBool::new(false),
+        })
     }
 
     /// Checks an entry and makes it hold.
@@ -123,6 +137,36 @@ impl EdgeView {
         drop(view);
         self.note_applied(entry.revision);
         Ok(Applied::New)
+    }
+
+    /// The whole feed was read at `now`.
+    pub fn confirm(&self, now: Timestamp) {
+        self.confirmed_us.store(now.as_micros(), Ordering::Release);
+        self.is_copy.store(false, Ordering::Release);
+    }
+
+    /// What is held is a copy of the feed as it was at `confirmed_at`.
+    pub fn restored(&self, confirmed_at: Timestamp) {
+        self.confirmed_us.store(confirmed_at.as_micros(), Ordering::Release);
+        self.is_copy.store(true, Ordering::Release);
+    }
+
+    /// Seconds since the feed was last read whole; None if it never was.
+    #[must_use]
+    pub fn feed_age_s(&self, now: Timestamp) -> Option<i64> {
+        let confirmed = self.confirmed_us.load(Ordering::Acquire);
+        (confirmed != i64::MIN).then(|| now.as_micros().saturating_sub(confirmed).max(0) / 1_000_000)
+    }
+
+    /// True if what is held is too old to let anything change: over `max_s` (0: never), or over `max_copy_s` for a copy.
+    #[must_use]
+    pub(crate) fn is_stale(&self, now: Timestamp, max_s: i64, max_copy_s: i64) -> bool {
+        let is_copy = self.is_copy.load(Ordering::Acquire);
+        if max_s == 0 && !is_copy {
+            return false;
+        }
+        let age = self.feed_age_s(now).unwrap_or(i64::MAX);
+        (is_copy && age > max_copy_s) || (max_s > 0 && age > max_s)
     }
 
     /// Waits until the entry with this revision holds here.

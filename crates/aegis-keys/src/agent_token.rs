@@ -95,9 +95,9 @@ pub fn verify_agent_token(ring: &KeyRing, token: &str, now: Timestamp) -> Result
     if header.alg != ALGORITHM || header.typ != TOKEN_TYPE {
         return Err(KeyError::Malformed("not an agent token"));
     }
-    let key = ring.get(&header.kid).ok_or_else(|| KeyError::UnknownKey(header.kid.chars().take(32).collect()))?;
+    let key = ring.control_key(&header.kid)?;
     let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| KeyError::Malformed("signature is not base64url"))?;
-    if !key.verify(signed.as_bytes(), &signature) {
+    if !key.key.verify(signed.as_bytes(), &signature) {
         return Err(KeyError::BadSignature);
     }
     let payload: Payload = decode(payload)?;

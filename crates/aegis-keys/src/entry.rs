@@ -38,9 +38,9 @@ pub fn verify_entry(ring: &KeyRing, entry: &SignedEntry) -> Result<(), KeyError>
     if entry.schema != SignedEntry::SCHEMA {
         return Err(KeyError::Malformed("not an entry of a known schema"));
     }
-    let key = ring.get(&entry.key_id).ok_or_else(|| KeyError::UnknownKey(entry.key_id.chars().take(32).collect()))?;
+    let key = ring.control_key(&entry.key_id)?;
     let signature = STANDARD.decode(&entry.signature).map_err(|_| KeyError::BadSignature)?;
-    if key.verify(&signed_bytes(entry)?, &signature) { Ok(()) } else { Err(KeyError::BadSignature) }
+    if key.key.verify(&signed_bytes(entry)?, &signature) { Ok(()) } else { Err(KeyError::BadSignature) }
 }
 
 /// The canonical form of everything but the signature.

@@ -9,7 +9,7 @@ mod trust_token;
 
 pub use agent_token::{AgentClaims, mint_agent_token, verify_agent_token};
 pub use entry::{sign_entry, verify_entry};
-pub use ring::KeyRing;
+pub use ring::{KeyRing, Pinned, Scope};
 pub use signing::{SigningKey, VerifyingKey};
 pub use trust_token::TrustTokenKey;
 

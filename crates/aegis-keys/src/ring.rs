@@ -1,29 +1,102 @@
-//! The public keys a process trusts, by id.
+//! The public keys a process trusts, by id, and for whom each may speak. A ring is shared: what is pinned later holds for all its clones.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use crate::VerifyingKey;
+use parking_lot::RwLock;
+
+use crate::{KeyError, VerifyingKey};
+
+/// For whom a key's receipts may speak.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Scope {
+    /// For every tenant, in any lane: control, and a key that a person pins.
+    #[default]
+    Any,
+    /// An enrolled edge: its own lanes, and its tenants.
+    Edge { edge_id: String, tenants: BTreeSet<String> },
+}
+
+/// A key that is trusted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pinned {
+    pub key: VerifyingKey,
+    pub scope: Scope,
+}
+
+impl Pinned {
+    /// True if receipts of this tenant in this lane (`<tenant>.<edge>.<epoch>`) may be signed by the key.
+    #[must_use]
+    pub fn speaks_for(&self, tenant: &str, lane: &str) -> bool {
+        match &self.scope {
+            Scope::Any => true,
+            Scope::Edge { edge_id, tenants } => tenants.contains(tenant) && lane.split('.').nth(1) == Some(edge_id.as_str()),
+        }
+    }
+}
 
 /// Pinned public keys.
 #[derive(Clone, Debug, Default)]
 pub struct KeyRing {
-    keys: BTreeMap<String, VerifyingKey>,
+    keys: Arc<RwLock<BTreeMap<String, Arc<Pinned>>>>,
 }
 
 impl KeyRing {
-    /// A ring of `keys`.
+    /// A ring of `keys`, each for everybody.
     pub fn new(keys: impl IntoIterator<Item = VerifyingKey>) -> Self {
-        Self { keys: keys.into_iter().map(|key| (key.key_id().to_owned(), key)).collect() }
+        let ring = Self::default();
+        keys.into_iter().for_each(|key| ring.pin(key, Scope::Any));
+        ring
+    }
+
+    /// Trusts one more key, or the same key for others than before.
+    pub fn pin(&self, key: VerifyingKey, scope: Scope) {
+        self.keys.write().insert(key.key_id().to_owned(), Arc::new(Pinned { key, scope }));
     }
 
     /// The key with this id.
     #[must_use]
-    pub fn get(&self, key_id: &str) -> Option<&VerifyingKey> {
-        self.keys.get(key_id)
+    pub fn get(&self, key_id: &str) -> Option<Arc<Pinned>> {
+        self.keys.read().get(key_id).cloned()
+    }
+
+    /// The same for what control alone signs: no edge's key will do.
+    pub(crate) fn control_key(&self, key_id: &str) -> Result<Arc<Pinned>, KeyError> {
+        let pinned = self.get(key_id).filter(|pinned| pinned.scope == Scope::Any);
+        pinned.ok_or_else(|| KeyError::UnknownKey(key_id.chars().take(32).collect()))
     }
 
     /// All keys, by id.
-    pub fn iter(&self) -> impl Iterator<Item = &VerifyingKey> {
-        self.keys.values()
+    #[must_use]
+    pub fn keys(&self) -> Vec<Arc<Pinned>> {
+        self.keys.read().values().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::SigningKey;
+
+    #[test]
+    fn an_edge_speaks_for_its_tenants_in_its_own_lanes_only() {
+        let ring = KeyRing::default();
+        let clone = ring.clone();
+        let key = SigningKey::from_seed(&[7; 32]).verifying_key();
+        let scope = Scope::Edge { edge_id: "edge-1".to_owned(), tenants: ["acme".to_owned()].into() };
+        ring.pin(key.clone(), scope);
+        let pinned = clone.get(key.key_id()).unwrap();
+        assert!(pinned.speaks_for("acme", "acme.edge-1.0123"));
+        for (tenant, lane) in [
+            ("beta", "beta.edge-1.0123"),
+            ("acme", "acme.edge-2.0123"),
+            ("acme", "acme.control.0123"),
+            ("acme", "acme"),
+            ("acme", ""),
+            ("beta", "acme.edge-1.0123"),
+        ] {
+            assert!(!pinned.speaks_for(tenant, lane), "{tenant} {lane}");
+        }
     }
 }

@@ -34,6 +34,12 @@ impl TrustTokenKey {
         Ok(Self(crate::signing::load_or_create_seed(path)?))
     }
 
+    /// The key as its file has it, for an edge that is enrolled.
+    #[must_use]
+    pub fn to_hex(&self) -> Zeroizing<String> {
+        Zeroizing::new(hex::encode(self.0.as_ref()))
+    }
+
     /// `<label>.<expiry, seconds>.<MAC>` over (tenant, run, label, expiry).
     #[must_use]
     pub fn mint(&self, tenant: &TenantId, run: &str, trust: SourceTrust, expires: Timestamp) -> String {

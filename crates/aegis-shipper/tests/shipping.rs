@@ -81,11 +81,11 @@ impl Bus for Faulty {
     async fn kv_get(&self, bucket: Bucket, key: &str) -> Result<Option<(Bytes, u64)>, BusError> {
         self.inner.kv_get(bucket, key).await
     }
-    async fn kv_all(&self, bucket: Bucket) -> Result<Vec<(String, Bytes, u64)>, BusError> {
-        self.inner.kv_all(bucket).await
+    async fn kv_all(&self, bucket: Bucket, filter: &str) -> Result<Vec<(String, Bytes, u64)>, BusError> {
+        self.inner.kv_all(bucket, filter).await
     }
-    async fn kv_watch(&self, bucket: Bucket) -> Result<Box<dyn KvWatch>, BusError> {
-        self.inner.kv_watch(bucket).await
+    async fn kv_watch(&self, bucket: Bucket, filter: &str) -> Result<Box<dyn KvWatch>, BusError> {
+        self.inner.kv_watch(bucket, filter).await
     }
 }
 

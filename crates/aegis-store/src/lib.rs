@@ -7,6 +7,7 @@ mod alerts;
 mod approval_votes;
 mod approvals;
 mod containment;
+mod edges;
 mod error;
 mod feed;
 mod history;
@@ -28,6 +29,7 @@ use sqlx::{Sqlite, SqlitePool, Transaction};
 
 pub use approvals::{ApprovalRow, ConsumeResult, DecideResult, VoteResult};
 pub use containment::{AUTOMATIC_PREFIX, AutomaticHold};
+pub use edges::EdgeKey;
 pub use error::StoreError;
 pub use feed::FeedEntry;
 pub use history::{HistoryFilter, HistoryRow, Wire};

@@ -15,8 +15,10 @@ pub(crate) struct Migration {
 }
 
 /// Of the tables of the control plane.
-pub(crate) const STORE: &[Migration] =
-    &[Migration { version: 1, name: "tables", sql: include_str!("../migrations/sqlite/0001_tables.sql") }];
+pub(crate) const STORE: &[Migration] = &[
+    Migration { version: 1, name: "tables", sql: include_str!("../migrations/sqlite/0001_tables.sql") },
+    Migration { version: 2, name: "edges", sql: include_str!("../migrations/sqlite/0002_edges.sql") },
+];
 
 /// Of the history, a file of its own.
 pub(crate) const HISTORY: &[Migration] = &[

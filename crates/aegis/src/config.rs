@@ -12,7 +12,7 @@ use crate::nats::NatsSection;
 const OTHER_VARIABLES: [&str; 7] =
     ["AEGIS_CONFIG", "AEGIS_CACHE", "AEGIS_BIN", "AEGIS_LOG", "AEGIS_ADMIN_KEY", "AEGIS_KILLS", "AEGIS_SEED"];
 
-/// Everything `aegis up` can be told.
+/// Everything `aegis up`, `aegis control` and `aegis edge` can be told.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Config {
@@ -60,11 +60,25 @@ pub(crate) struct EdgeSection {
     pub(crate) timestamp_skew_s: i64,
     /// How long an answer waits for its receipt, milliseconds; past it: deny.
     pub(crate) commit_wait_ms: u64,
+    /// How old the control feed may be before mutating calls are denied, seconds; 0: however old.
+    pub(crate) max_feed_age_s: i64,
+    /// The same for the copy of the feed that an edge starts from while it cannot read the feed.
+    pub(crate) max_snapshot_age_s: i64,
+    /// Where an edge sends what control answers (approvals, outcomes); empty: where it enrolled.
+    pub(crate) control_url: String,
 }
 
 impl Default for EdgeSection {
     fn default() -> Self {
-        Self { id: "edge-1".into(), max_body_bytes: 1 << 20, timestamp_skew_s: 300, commit_wait_ms: 5_000 }
+        Self {
+            id: "edge-1".into(),
+            max_body_bytes: 1 << 20,
+            timestamp_skew_s: 300,
+            commit_wait_ms: 5_000,
+            max_feed_age_s: 0,
+            max_snapshot_age_s: 3_600,
+            control_url: String::new(),
+        }
     }
 }
 
@@ -167,6 +181,9 @@ impl Config {
             && self.edge.id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
         if !id_fits {
             bail!("edge.id must match [a-z0-9_-]{{1,64}}; it is `{}`", self.edge.id);
+        }
+        if self.edge.max_feed_age_s < 0 || self.edge.max_snapshot_age_s < 0 {
+            bail!("edge.max_feed_age_s and edge.max_snapshot_age_s must be 0 or more seconds");
         }
         if self.ledger.max_batch == 0 || self.ledger.queue_capacity == 0 {
             bail!("ledger.max_batch and ledger.queue_capacity must be at least 1");

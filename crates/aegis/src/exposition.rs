@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+#[cfg(feature = "soc")]
 use aegis_detect::Worker;
 use aegis_ledger::{COMMIT_SECONDS_BUCKETS, Ledger};
 use axum::Router;
@@ -23,8 +24,16 @@ pub(crate) struct Exposition {
 }
 
 impl Exposition {
-    pub(crate) fn new(mut registry: Registry, ledgers: [Ledger; 2], worker: Arc<Worker>) -> Self {
-        registry.register_collector(Box::new(Counted { ledgers, worker }));
+    #[cfg(feature = "soc")]
+    pub(crate) fn new(mut registry: Registry, ledgers: Vec<Ledger>, worker: Arc<Worker>) -> Self {
+        registry.register_collector(Box::new(Counted { ledgers }));
+        registry.register_collector(Box::new(Detected(worker)));
+        Self { registry: Arc::new(registry) }
+    }
+
+    /// Of an edge: nothing detects here.
+    pub(crate) fn of_edge(mut registry: Registry, ledger: Ledger) -> Self {
+        registry.register_collector(Box::new(Counted { ledgers: vec![ledger] }));
         Self { registry: Arc::new(registry) }
     }
 
@@ -44,14 +53,12 @@ async fn metrics(State(exposition): State<Exposition>) -> Response {
 /// Counters that live elsewhere, read when asked.
 #[derive(Debug)]
 struct Counted {
-    ledgers: [Ledger; 2],
-    worker: Arc<Worker>,
+    ledgers: Vec<Ledger>,
 }
 
 impl Collector for Counted {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let stats = self.ledgers.each_ref().map(Ledger::stats);
-        let detection = self.worker.stats();
+        let stats: Vec<aegis_ledger::LedgerStats> = self.ledgers.iter().map(Ledger::stats).collect();
         let sum = |of: fn(&aegis_ledger::LedgerStats) -> u64| stats.iter().map(of).sum::<u64>();
         counter(
             &mut encoder,
@@ -68,6 +75,24 @@ impl Collector for Counted {
             "1 while every ledger can be written",
             u64::from(stats.iter().all(|s| s.writable)),
         )?;
+        let bounds = COMMIT_SECONDS_BUCKETS.into_iter().chain([f64::MAX]);
+        let commits: Vec<(f64, u64)> =
+            bounds.enumerate().map(|(i, bound)| (bound, stats.iter().map(|s| s.commit_seconds[i]).sum())).collect();
+        let seconds = stats.iter().map(|s| s.commit_seconds_sum).sum();
+        histogram(&mut encoder, "aegis_ledger_commit_seconds", "time of one durable commit", seconds, &commits)?;
+        Ok(())
+    }
+}
+
+/// What detection counts.
+#[cfg(feature = "soc")]
+#[derive(Debug)]
+struct Detected(Arc<Worker>);
+
+#[cfg(feature = "soc")]
+impl Collector for Detected {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let detection = self.0.stats();
         gauge(&mut encoder, "aegis_consumer_lag", "events that detection has not taken yet", detection.lag)?;
         counter(&mut encoder, "aegis_detect_late", "events that came after their watermark", detection.late)?;
         counter(&mut encoder, "aegis_detect_malformed", "messages detection put aside", detection.malformed)?;
@@ -75,13 +100,7 @@ impl Collector for Counted {
         per_rule(&mut encoder, &detection)?;
         let detected = [(f64::MAX, detection.detect_seconds_count)];
         let help = "from an alert's last event to its detection";
-        histogram(&mut encoder, "soc_mttd_seconds", help, detection.detect_seconds_sum, &detected)?;
-        let bounds = COMMIT_SECONDS_BUCKETS.into_iter().chain([f64::MAX]);
-        let commits: Vec<(f64, u64)> =
-            bounds.enumerate().map(|(i, bound)| (bound, stats.iter().map(|s| s.commit_seconds[i]).sum())).collect();
-        let seconds = stats.iter().map(|s| s.commit_seconds_sum).sum();
-        histogram(&mut encoder, "aegis_ledger_commit_seconds", "time of one durable commit", seconds, &commits)?;
-        Ok(())
+        histogram(&mut encoder, "soc_mttd_seconds", help, detection.detect_seconds_sum, &detected)
     }
 }
 
@@ -108,6 +127,7 @@ fn histogram(
 }
 
 /// `soc_detections_total{rule,severity}` and the time each rule took. Rules are few and named by operators, so the labels are bounded.
+#[cfg(feature = "soc")]
 fn per_rule(encoder: &mut DescriptorEncoder<'_>, detection: &aegis_detect::WorkerStats) -> Result<(), std::fmt::Error> {
     let mut family = encoder.encode_descriptor("soc_detections", "alerts by rule and severity", None, MetricType::Counter)?;
     for rule in &detection.rules {

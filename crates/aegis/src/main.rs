@@ -3,18 +3,26 @@
 
 #[cfg(feature = "soc")]
 mod adapters;
-#[cfg(feature = "soc")]
+#[cfg(feature = "edge")]
 mod client;
 mod commands;
-#[cfg(feature = "soc")]
+#[cfg(feature = "edge")]
 mod config;
 #[cfg(feature = "soc")]
 mod demo;
-#[cfg(feature = "soc")]
+#[cfg(feature = "edge")]
+mod edge;
+#[cfg(feature = "edge")]
+mod enrolled;
+#[cfg(feature = "edge")]
 mod exposition;
 #[cfg(feature = "edge")]
+mod forward;
+#[cfg(feature = "edge")]
 mod nats;
-#[cfg(feature = "soc")]
+#[cfg(feature = "edge")]
+mod parts;
+#[cfg(feature = "edge")]
 mod serve;
 #[cfg(feature = "soc")]
 mod up;
@@ -42,6 +50,13 @@ enum Command {
     /// Start edge, control plane and SOC in one process, with all state in one folder
     #[cfg(feature = "soc")]
     Up(UpArgs),
+    /// Start the control plane and the SOC without an edge, over NATS
+    #[cfg(feature = "soc")]
+    Control(UpArgs),
+    /// Run an edge that was enrolled: authorize alone, over NATS
+    #[cfg(feature = "edge")]
+    #[command(args_conflicts_with_subcommands = true)]
+    Edge(EdgeArgs),
     /// Play a confused-deputy attack against a fresh instance and check every step
     #[cfg(feature = "soc")]
     Demo(DemoArgs),
@@ -74,7 +89,50 @@ enum Command {
     },
 }
 
-#[cfg(feature = "soc")]
+#[cfg(feature = "edge")]
+#[derive(Debug, Args)]
+struct EdgeArgs {
+    #[command(subcommand)]
+    command: Option<EdgeCommand>,
+    #[command(flatten)]
+    run: UpArgs,
+}
+
+#[cfg(feature = "edge")]
+#[derive(Debug, Subcommand)]
+enum EdgeCommand {
+    /// Where control runs: invite an edge; the invitation is printed once, and used once
+    #[cfg(feature = "control")]
+    Invite(InviteArgs),
+    /// Where the edge runs: make its keys and enrol it, with the invitation on standard input
+    Enroll {
+        /// The control plane
+        #[arg(long, value_name = "URL")]
+        control: String,
+        /// The edge's data folder, made where it is missing
+        #[arg(long, value_name = "DIR", default_value = "aegis-edge-data")]
+        data: PathBuf,
+    },
+}
+
+#[cfg(feature = "control")]
+#[derive(Debug, Args)]
+pub(crate) struct InviteArgs {
+    /// The edge's name, part of its lanes' names: [a-z0-9_-]{1,64}
+    #[arg(long, value_name = "ID")]
+    pub(crate) id: String,
+    /// A tenant that it serves; repeatable
+    #[arg(long = "tenant", value_name = "ID", required = true)]
+    pub(crate) tenants: Vec<String>,
+    /// How long the invitation may be used, seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
+    pub(crate) ttl_s: i64,
+    /// Control's data folder; works while it runs
+    #[arg(long, value_name = "DIR", default_value = "aegis-data")]
+    pub(crate) data: PathBuf,
+}
+
+#[cfg(feature = "edge")]
 #[derive(Debug, Args)]
 struct UpArgs {
     /// Configuration file (TOML); every key is also a variable: edge.max_body_bytes is AEGIS_EDGE_MAX_BODY_BYTES
@@ -86,6 +144,8 @@ struct UpArgs {
     /// Address to listen on; port 0 takes a free one [default: 127.0.0.1:8484]
     #[arg(long, value_name = "ADDR")]
     listen: Option<std::net::SocketAddr>,
+    #[command(flatten)]
+    nats: nats::NatsArgs,
 }
 
 #[cfg(feature = "soc")]
@@ -248,7 +308,17 @@ fn main() -> ExitCode {
     let cli = parse();
     let done = match cli.command {
         #[cfg(feature = "soc")]
-        Command::Up(args) => commands::up(args.config.as_deref(), args.data, args.listen),
+        Command::Up(args) => commands::run::up(args, up::Role::Whole),
+        #[cfg(feature = "soc")]
+        Command::Control(args) => commands::run::up(args, up::Role::Control),
+        #[cfg(feature = "edge")]
+        Command::Edge(EdgeArgs { command: None, run }) => commands::run::edge(run),
+        #[cfg(feature = "control")]
+        Command::Edge(EdgeArgs { command: Some(EdgeCommand::Invite(args)), .. }) => commands::enrolment::invite(&args),
+        #[cfg(feature = "edge")]
+        Command::Edge(EdgeArgs { command: Some(EdgeCommand::Enroll { control, data }), .. }) => {
+            commands::enrolment::enroll(&control, &data)
+        }
         #[cfg(feature = "soc")]
         Command::Demo(args) => commands::demo(args.keep),
         #[cfg(feature = "control")]
@@ -280,6 +350,10 @@ fn parse() -> Cli {
     let command = Cli::command();
     #[cfg(feature = "soc")]
     let command = command.mut_subcommand("up", |up| up.after_help(config::Config::help()));
+    #[cfg(feature = "soc")]
+    let command = command.mut_subcommand("control", |control| control.after_help(config::Config::help()));
+    #[cfg(feature = "edge")]
+    let command = command.mut_subcommand("edge", |edge| edge.after_help(config::Config::help()));
     let mut matches = command.get_matches();
     Cli::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit())
 }

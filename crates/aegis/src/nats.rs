@@ -44,6 +44,15 @@ pub(crate) struct NatsArgs {
 }
 
 impl NatsArgs {
+    /// Puts what was given on the command line over the configuration.
+    pub(crate) fn over(self, section: &mut NatsSection) {
+        let Self { servers, nkey, ca, inbox_prefix } = self;
+        section.servers = servers.unwrap_or(std::mem::take(&mut section.servers));
+        section.nkey_file = nkey.unwrap_or(std::mem::take(&mut section.nkey_file));
+        section.ca_file = ca.unwrap_or(std::mem::take(&mut section.ca_file));
+        section.inbox_prefix = inbox_prefix.unwrap_or(std::mem::take(&mut section.inbox_prefix));
+    }
+
     pub(crate) fn options(&self, name: &str) -> anyhow::Result<JetStreamOptions> {
         let section = NatsSection {
             servers: self.servers.clone().unwrap_or_default(),
@@ -91,7 +100,7 @@ impl NatsSection {
 }
 
 /// The seed, if nobody else can read it.
-fn read_seed(file: &Path) -> anyhow::Result<String> {
+pub(crate) fn read_seed(file: &Path) -> anyhow::Result<String> {
     use std::os::unix::fs::PermissionsExt;
     let about = || format!("the nkey seed {}", file.display());
     let mode = std::fs::metadata(file).with_context(about)?.permissions().mode();

@@ -1,25 +1,24 @@
 //! `aegis up`: edge, control, ingest and SOC composed in one process, all state in one folder; over the embedded bus, or a NATS server.
+//! `aegis control`: the same without an edge.
 //! Owns the order in which parts start and stop; no part knows another but through its interface.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use aegis_bus::{Bus, EmbeddedBus, EmbeddedLimits, JetStreamBus, Keeper, Stream};
-use aegis_control::{Control, ControlConfig};
+use aegis_control::{AppliedWatch, Control, ControlConfig, NoLocalEdge};
 use aegis_detect::{RuleSet, Worker, WorkerConfig};
-use aegis_edge::{Edge, EdgeConfig, EdgeMetrics, EdgeView, FeedFollower};
+use aegis_edge::{Edge, EdgeConfig, EdgeMetrics, EdgeView, FeedConfig, FeedFollower};
 use aegis_ingest::IngestState;
 use aegis_keys::{KeyRing, SigningKey, TrustTokenKey};
-use aegis_ledger::{Ledger, LedgerConfig};
+use aegis_ledger::Ledger;
 use aegis_model::{Clock, SystemClock};
 use aegis_respond::Responder;
 use aegis_shipper::{LedgerKeeper, Shipper, ShipperConfig};
 use aegis_store::Store;
-use anyhow::Context;
+use anyhow::{Context, bail};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -28,10 +27,14 @@ use tokio::task::JoinHandle;
 use crate::adapters::{Containments, LocalEdge, RepositoryRegistry, StoredSecrets};
 use crate::config::Config;
 use crate::exposition::Exposition;
+use crate::parts::{make_private_folder, open_ledger, prepare_folder, write_public_key};
 use crate::serve::serve;
 
 /// How long a stop waits for what was sealed to reach the bus.
 const SHIP_DRAIN: Duration = Duration::from_secs(5);
+
+/// How long detection waits for a receipt that is missing in its lane: longer than a publisher takes to send it again.
+const HOLD_MS: i64 = 15_000;
 
 /// A running instance.
 #[derive(Debug)]
@@ -40,19 +43,31 @@ pub(crate) struct Running {
     data: PathBuf,
     stop_serving: watch::Sender<bool>,
     server: JoinHandle<()>,
-    feed: FeedFollower,
+    feed: Option<FeedFollower>,
     control: Arc<Control>,
     worker: Arc<Worker>,
     responder: Responder,
-    ledgers: [Ledger; 2],
-    shippers: [Shipper; 2],
+    ledgers: Vec<Ledger>,
+    shippers: Vec<Shipper>,
     pub(crate) store: Store,
 }
 
+/// What of it all a process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Edge, control and SOC.
+    Whole,
+    /// Control and SOC: edges are processes of their own.
+    Control,
+}
+
 /// Starts everything and listens. What is missing in the data folder is made; what is damaged or newer is refused.
-pub(crate) async fn start(config: Config) -> anyhow::Result<Running> {
+pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running> {
+    if role == Role::Control && !config.nats.is_used() {
+        bail!("a control plane without an edge needs NATS: name its server with --nats, or as nats.servers in the configuration");
+    }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let data = prepare_folder(&config.data)?;
+    let data = prepare_folder(&config.data, &["edge", "control"])?;
     let packs = crate::commands::policy::read_packs(&config.policies)?;
     let rules = read_rules(&config.detect.rules)?;
     let keys = Keys::load(&data)?;
@@ -61,27 +76,38 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<Running> {
     let bus = carrier.bus();
     let store_file = data.join("store.db");
     let store = Store::open(&store_file, clock.clone()).await.with_context(|| format!("the store {}", store_file.display()))?;
-    let edge_ledger = open_ledger(&config, &data, "edge", &config.edge.id, keys.edge.clone(), &clock).await?;
     let control_ledger = open_ledger(&config, &data, "control", "control", keys.control.clone(), &clock).await?;
-    let shippers = [carrier.ship("edge", &edge_ledger).await?, carrier.ship("control", &control_ledger).await?];
+    let mut ledgers = vec![("control", control_ledger.clone())];
+    // A control plane whose folder was a whole instance's before: what its edge sealed is still shipped, and shown.
+    if role == Role::Whole || data.join("edge").join("ledger.db").exists() {
+        ledgers.push(("edge", open_ledger(&config, &data, "edge", &config.edge.id, keys.edge.clone(), &clock).await?));
+    }
+    let mut shippers = Vec::new();
+    for (name, ledger) in &ledgers {
+        shippers.push(carrier.ship(name, ledger).await?);
+    }
 
     let mut registry = Registry::default();
-    let metrics = EdgeMetrics::register(&mut registry);
     let control_ring = KeyRing::new([keys.control.verifying_key()]);
     let receipt_ring = KeyRing::new([keys.control.verifying_key(), keys.edge.verifying_key()]);
-    let view = Arc::new(EdgeView::with_packs(control_ring.clone(), packs.clone()).context("policies")?);
-    // What was contained before the stop is enforced before the first answer.
-    let feed = FeedFollower::start(bus.clone(), view.clone(), metrics.clone()).await.context("control feed")?;
-    let edge_config = EdgeConfig {
-        max_body_bytes: config.edge.max_body_bytes,
-        timestamp_skew_s: config.edge.timestamp_skew_s,
-        commit_wait_ms: config.edge.commit_wait_ms,
-        ..EdgeConfig::new(&config.edge.id)
+    let mut local = None;
+    if role == Role::Whole {
+        let metrics = EdgeMetrics::register(&mut registry);
+        let view = Arc::new(EdgeView::with_packs(control_ring.clone(), packs.clone()).context("policies")?);
+        // What was contained before the stop is enforced before the first answer.
+        let feed = FeedFollower::start(bus.clone(), view.clone(), metrics.clone(), clock.clone(), FeedConfig::default());
+        local = Some((feed.await.context("control feed")?, view, metrics));
+    }
+    let applied: Arc<dyn AppliedWatch> = match &local {
+        Some((_, view, _)) => Arc::new(LocalEdge(view.clone())),
+        None => Arc::new(NoLocalEdge),
     };
     let control_config = ControlConfig {
         agent_token_ttl_s: config.control.agent_token_ttl_s,
         packs,
-        keepers: Carrier::keepers([("edge", &edge_ledger), ("control", &control_ledger)]),
+        keepers: ledgers.iter().map(|(name, ledger)| ((*name).into(), keeper(ledger))).collect(),
+        // Edges of their own can reach what a server carries, and no file of this process.
+        edge_trust_key: config.nats.is_used().then(|| keys.trust.clone()),
         ..ControlConfig::default()
     };
     let control = Control::start(
@@ -92,16 +118,32 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<Running> {
         keys.control.clone(),
         receipt_ring.clone(),
         clock.clone(),
-        Arc::new(LocalEdge(view.clone())),
+        applied,
     )
     .await
     .context("control")?;
-    let edge = Edge::open(edge_config, view, edge_ledger.clone(), control_ring, keys.trust, clock.clone(), metrics)
-        .await
-        .context("edge")?;
+    let mut router = axum::Router::new();
+    let mut feed = None;
+    if let Some((follower, view, metrics)) = local
+        && let Some((_, ledger)) = ledgers.iter().find(|(name, _)| *name == "edge")
+    {
+        let edge_config = EdgeConfig {
+            max_body_bytes: config.edge.max_body_bytes,
+            timestamp_skew_s: config.edge.timestamp_skew_s,
+            commit_wait_ms: config.edge.commit_wait_ms,
+            max_feed_age_s: config.edge.max_feed_age_s,
+            ..EdgeConfig::new(&config.edge.id)
+        };
+        let edge = Edge::open(edge_config, view, ledger.clone(), control_ring, keys.trust, clock.clone(), metrics);
+        router = router.merge(aegis_edge::router(edge.await.context("edge")?));
+        feed = Some(follower);
+    }
 
-    let worker =
-        Worker::spawn(bus.clone(), receipt_ring, rules, clock.clone(), WorkerConfig::new(clock.clone())).context("detection")?;
+    let mut watching = WorkerConfig::new(clock.clone());
+    if config.nats.is_used() {
+        watching.hold_ms = HOLD_MS;
+    }
+    let worker = Worker::spawn(bus.clone(), receipt_ring, rules, clock.clone(), watching).context("detection")?;
     let containments = Arc::new(Containments(control.clone()));
     let responder = Responder::spawn(bus.clone(), store.clone(), containments, clock.clone());
     let ingest = IngestState::new(Arc::new(StoredSecrets(store.clone())), bus.clone(), clock.clone())
@@ -110,9 +152,9 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<Running> {
 
     control.metrics().register(&mut registry);
     let worker = Arc::new(worker);
-    let exposition = Exposition::new(registry, [edge_ledger.clone(), control_ledger.clone()], worker.clone());
-    let router = axum::Router::new()
-        .merge(aegis_edge::router(edge))
+    let ledgers: Vec<Ledger> = ledgers.into_iter().map(|(_, ledger)| ledger).collect();
+    let exposition = Exposition::new(registry, ledgers.clone(), worker.clone());
+    let router = router
         .merge(aegis_ingest::router(ingest))
         .merge(exposition.router())
         .merge(aegis_control::router(control.clone()))
@@ -122,19 +164,7 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<Running> {
     let address = listener.local_addr().context("no local address")?;
     let (stop_serving, stopped) = watch::channel(false);
     let server = tokio::spawn(serve(listener, router, stopped));
-    Ok(Running {
-        address,
-        data,
-        stop_serving,
-        server,
-        feed,
-        control,
-        worker,
-        responder,
-        ledgers: [edge_ledger, control_ledger],
-        shippers,
-        store,
-    })
+    Ok(Running { address, data, stop_serving, server, feed, control, worker, responder, ledgers, shippers, store })
 }
 
 impl Running {
@@ -150,7 +180,9 @@ impl Running {
     pub(crate) async fn stop(self) -> anyhow::Result<()> {
         let _nobody_listens = self.stop_serving.send(true);
         self.server.await.context("the server ended badly")?;
-        self.feed.stop();
+        if let Some(feed) = self.feed {
+            feed.stop();
+        }
         self.responder.stop().await;
         self.control.stop().await;
         for ledger in &self.ledgers {
@@ -185,48 +217,10 @@ impl Keys {
             trust: TrustTokenKey::load_or_create(&folder.join("trust.key"))?,
         };
         for (name, key) in [("control.pub", &keys.control), ("edge.pub", &keys.edge)] {
-            let path = folder.join(name);
-            std::fs::write(&path, format!("{}\n", key.verifying_key().to_base64()))
-                .with_context(|| format!("cannot write {}", path.display()))?;
+            write_public_key(&folder, name, key)?;
         }
         Ok(keys)
     }
-}
-
-fn prepare_folder(data: &Path) -> anyhow::Result<PathBuf> {
-    make_private_folder(data)?;
-    for part in ["edge", "control"] {
-        make_private_folder(&data.join(part))?;
-    }
-    data.canonicalize().with_context(|| format!("cannot resolve {}", data.display()))
-}
-
-/// A folder that only its owner can enter.
-fn make_private_folder(path: &Path) -> anyhow::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    if path.is_dir() {
-        return Ok(());
-    }
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .with_context(|| format!("cannot make the folder {}; is the disk full or read-only?", path.display()))
-}
-
-async fn open_ledger(
-    config: &Config,
-    data: &Path,
-    source: &str,
-    edge_id: &str,
-    key: SigningKey,
-    clock: &Arc<dyn Clock>,
-) -> anyhow::Result<Ledger> {
-    let mut ledger = LedgerConfig::new(data.join(source).join("ledger.db"), edge_id, source);
-    ledger.queue_capacity = config.ledger.queue_capacity;
-    ledger.max_batch = config.ledger.max_batch;
-    ledger.hooks.page_limit = (config.ledger.max_pages > 0).then(|| Arc::new(AtomicU32::new(config.ledger.max_pages)));
-    Ledger::open(ledger, key, clock.clone()).await.with_context(|| format!("the {source} ledger"))
 }
 
 /// What carries events and state: a file of this process, or a NATS server.
@@ -265,12 +259,6 @@ impl Carrier {
             config.kept_as = Some(name.into());
         }
         Shipper::spawn(ledger.clone(), self.bus(), config).context("shipping")
-    }
-
-    /// The ledgers that the history may name. All that this process has, also where nothing new names them: what was written over a
-    /// file before the move to NATS still does.
-    fn keepers(ledgers: [(&str, &Ledger); 2]) -> HashMap<Arc<str>, Arc<dyn Keeper>> {
-        ledgers.into_iter().map(|(name, ledger)| (name.into(), keeper(ledger))).collect()
     }
 }
 

@@ -22,9 +22,9 @@ pub(super) async fn values_have_growing_revisions(bus: Arc<dyn Bus>) -> Result<(
     let third = bus.kv_put(Bucket::Control, "t.a", text("3")).await?;
     ensure!(0 < first && first < second && second < third, "revisions {first}, {second}, {third}");
     ensure!(bus.kv_get(Bucket::Control, "t.a").await? == Some((text("3"), third)), "not the last value");
-    let all = bus.kv_all(Bucket::Control).await?;
+    let all = bus.kv_all(Bucket::Control, ">").await?;
     ensure!(all == [("t.a".to_owned(), text("3"), third), ("t.b".to_owned(), text("2"), second)], "the bucket holds {all:?}");
-    ensure!(bus.kv_all(Bucket::Leases).await?.is_empty(), "buckets share keys");
+    ensure!(bus.kv_all(Bucket::Leases, ">").await?.is_empty(), "buckets share keys");
     let too_large = bus.kv_put(Bucket::Control, "t.c", Bytes::from(vec![0; MAX_PAYLOAD + 1])).await;
     ensure!(matches!(too_large, Err(BusError::TooLarge { .. })), "an oversized value got {too_large:?}");
     Ok(())
@@ -43,7 +43,7 @@ pub(super) async fn an_update_needs_the_revision(bus: Arc<dyn Bus>) -> Result<()
 pub(super) async fn a_watch_gives_current_values_then_changes(bus: Arc<dyn Bus>) -> Result<(), Violation> {
     let a = bus.kv_put(Bucket::Containment, "t.a", text("a")).await?;
     let b = bus.kv_put(Bucket::Containment, "t.b", text("b")).await?;
-    let mut watch = bus.kv_watch(Bucket::Containment).await?;
+    let mut watch = bus.kv_watch(Bucket::Containment, ">").await?;
     let current = [next(&mut watch).await?, next(&mut watch).await?];
     ensure!(current == [("t.a".to_owned(), text("a"), a), ("t.b".to_owned(), text("b"), b)], "the watch began with {current:?}");
     let waiting = tokio::spawn(async move { next(&mut watch).await });
@@ -54,8 +54,27 @@ pub(super) async fn a_watch_gives_current_values_then_changes(bus: Arc<dyn Bus>)
     Ok(())
 }
 
+pub(super) async fn a_filter_shows_its_keys_alone(bus: Arc<dyn Bus>) -> Result<(), Violation> {
+    for key in ["acme.tool.1", "beta.tool.1", "acme.agent.2", "acmex.tool.1"] {
+        bus.kv_put(Bucket::Control, key, text(key)).await?;
+    }
+    let all = bus.kv_all(Bucket::Control, "acme.>").await?;
+    let keys: Vec<&str> = all.iter().map(|(key, ..)| key.as_str()).collect();
+    ensure!(keys == ["acme.agent.2", "acme.tool.1"], "the filter showed {keys:?}");
+    ensure!(bus.kv_all(Bucket::Control, "gamma.>").await?.is_empty(), "a filter without keys showed some");
+    let mut watch = bus.kv_watch(Bucket::Control, "acme.>").await?;
+    let current = [next(&mut watch).await?.0, next(&mut watch).await?.0];
+    ensure!(current == ["acme.tool.1", "acme.agent.2"], "the watch began with {current:?}");
+    bus.kv_put(Bucket::Control, "beta.tool.1", text("not for it")).await?;
+    bus.kv_put(Bucket::Control, "acme.tool.3", text("for it")).await?;
+    let change = next(&mut watch).await?;
+    ensure!(change.0 == "acme.tool.3", "the watch went on with {change:?}");
+    ensure!(bus.kv_watch(Bucket::Control, "acme.>.x").await.is_err(), "`>` was accepted in the middle of a filter");
+    Ok(())
+}
+
 pub(super) async fn a_slow_watch_ends_at_the_last_value(bus: Arc<dyn Bus>) -> Result<(), Violation> {
-    let mut watch = bus.kv_watch(Bucket::Trust).await?;
+    let mut watch = bus.kv_watch(Bucket::Trust, ">").await?;
     let mut last = 0;
     for i in 0..500 {
         last = bus.kv_put(Bucket::Trust, "t.run", text(&i.to_string())).await?;

@@ -51,6 +51,7 @@ pub fn cases() -> Vec<(&'static str, Case)> {
         ("values_have_growing_revisions", |b| Box::pin(kv::values_have_growing_revisions(b))),
         ("an_update_needs_the_revision", |b| Box::pin(kv::an_update_needs_the_revision(b))),
         ("a_watch_gives_current_values_then_changes", |b| Box::pin(kv::a_watch_gives_current_values_then_changes(b))),
+        ("a_filter_shows_its_keys_alone", |b| Box::pin(kv::a_filter_shows_its_keys_alone(b))),
         ("a_slow_watch_ends_at_the_last_value", |b| Box::pin(kv::a_slow_watch_ends_at_the_last_value(b))),
         ("keys_keep_to_their_alphabet", |b| Box::pin(kv::keys_keep_to_their_alphabet(b))),
     ]

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::Head;
-use crate::{BusError, KvWatch};
+use crate::{BusError, KvWatch, subject};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct KvEntry {
@@ -71,9 +71,10 @@ impl KvBucket {
         oldest_first.take_while(|(_, entry)| entry.updated_at < cutoff).take(max).map(|(key, _)| key.clone()).collect()
     }
 
-    /// The first change after `revision`.
-    fn after(&self, revision: u64) -> Option<(String, Bytes, u64)> {
-        let (found, key) = self.by_revision.range(revision + 1..).next()?;
+    /// The first change after `revision` of a key that matches.
+    fn after(&self, revision: u64, filter: &str) -> Option<(String, Bytes, u64)> {
+        let mut changes = self.by_revision.range(revision + 1..);
+        let (found, key) = changes.find(|(_, key)| subject::matches(filter, key))?;
         let entry = self.entries.get(key)?;
         Some((key.clone(), entry.value.clone(), *found))
     }
@@ -83,6 +84,7 @@ impl KvBucket {
 pub(super) struct EmbeddedWatch {
     pub(super) bucket: Arc<Mutex<KvBucket>>,
     pub(super) head: watch::Receiver<Head>,
+    pub(super) filter: String,
     pub(super) seen: u64,
 }
 
@@ -92,7 +94,7 @@ impl KvWatch for EmbeddedWatch {
         loop {
             // The head is marked as seen before the bucket is read, so a change in between wakes the wait below.
             let closed = self.head.borrow_and_update().closed;
-            if let Some(change) = self.bucket.lock().after(self.seen) {
+            if let Some(change) = self.bucket.lock().after(self.seen, &self.filter) {
                 self.seen = change.2;
                 return Ok(change);
             }

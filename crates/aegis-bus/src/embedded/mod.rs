@@ -278,16 +278,23 @@ impl Bus for EmbeddedBus {
         Ok(self.shared.buckets[bucket.index()].lock().get(key).map(|e| (e.value.clone(), e.revision)))
     }
 
-    async fn kv_all(&self, bucket: Bucket) -> Result<Vec<(String, Bytes, u64)>, BusError> {
+    async fn kv_all(&self, bucket: Bucket, filter: &str) -> Result<Vec<(String, Bytes, u64)>, BusError> {
+        subject::check_filter(filter)?;
         let bucket = self.shared.buckets[bucket.index()].lock();
-        Ok(bucket.iter().map(|(key, e)| (key.clone(), e.value.clone(), e.revision)).collect())
+        Ok(bucket
+            .iter()
+            .filter(|(key, _)| subject::matches(filter, key))
+            .map(|(key, e)| (key.clone(), e.value.clone(), e.revision))
+            .collect())
     }
 
-    async fn kv_watch(&self, bucket: Bucket) -> Result<Box<dyn KvWatch>, BusError> {
+    async fn kv_watch(&self, bucket: Bucket, filter: &str) -> Result<Box<dyn KvWatch>, BusError> {
+        subject::check_filter(filter)?;
         let i = bucket.index();
         Ok(Box::new(EmbeddedWatch {
             bucket: Arc::clone(&self.shared.buckets[i]),
             head: self.shared.bucket_heads[i].subscribe(),
+            filter: filter.to_owned(),
             seen: 0,
         }))
     }

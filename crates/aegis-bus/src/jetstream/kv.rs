@@ -18,6 +18,9 @@ use crate::{Bucket, BusError, KvWatch, MAX_PAYLOAD, Stream, subject};
 /// First token of the keys in `leases` under which consumers' positions stand.
 const POSITION: &str = "position";
 
+/// How long the next value of a bucket is waited for that has one.
+const READ_WAIT: Duration = Duration::from_secs(5);
+
 /// Before a broken watch is tried again.
 const TRY_AGAIN: Duration = Duration::from_millis(200);
 
@@ -54,9 +57,8 @@ pub(super) async fn position(context: &Context, stream: Stream, name: &str) -> R
 
 /// The positions of every consumer of a stream.
 pub(super) async fn positions(context: &Context, stream: Stream) -> Result<Vec<u64>, BusError> {
-    let of_stream = format!("{POSITION}.{stream}.");
-    let all = all(context, Bucket::Leases).await?;
-    Ok(all.into_iter().filter(|(key, ..)| key.starts_with(&of_stream)).map(|(_, value, _)| number(&value)).collect())
+    let all = all(context, Bucket::Leases, &format!("{POSITION}.{stream}.*")).await?;
+    Ok(all.into_iter().map(|(_, value, _)| number(&value)).collect())
 }
 
 fn number(value: &[u8]) -> u64 {
@@ -106,14 +108,19 @@ fn is_deleted(headers: Option<&async_nats::HeaderMap>) -> bool {
     headers.is_some_and(|headers| headers.get("KV-Operation").is_some())
 }
 
-/// Every key with its value and revision, sorted by key.
-pub(super) async fn all(context: &Context, bucket: Bucket) -> Result<Vec<(String, Bytes, u64)>, BusError> {
-    let mut reader = OrderedReader::new(context.clone(), stream_of(bucket), ">", Start::LastOfEach);
+/// Every key that matches, with its value and revision, sorted by key.
+pub(super) async fn all(context: &Context, bucket: Bucket, filter: &str) -> Result<Vec<(String, Bytes, u64)>, BusError> {
+    let mut reader = reader(context.clone(), bucket, filter);
     reader.open().await?;
     let mut all = std::collections::BTreeMap::new();
-    let mut pending = reader.pending_at_start;
+    let (mut pending, consumer) = (reader.pending_at_start, reader.made);
     while pending > 0 {
-        let read = reader.next().await?;
+        let read =
+            tokio::time::timeout(READ_WAIT, reader.next()).await.map_err(|_elapsed| unavailable("no answer in time"))??;
+        if reader.made != consumer {
+            // What it was to bring was counted on another connection.
+            return Err(unavailable("the connection was lost while the bucket was read"));
+        }
         pending = read.pending;
         let (key, seq, value) = entry(bucket, read);
         match value {
@@ -122,6 +129,11 @@ pub(super) async fn all(context: &Context, bucket: Bucket) -> Result<Vec<(String
         };
     }
     Ok(all.into_iter().map(|(key, (value, seq))| (key, value, seq)).collect())
+}
+
+/// Reads the last value of each key that matches, then what follows. The server filters: its permissions can let a user read some keys only.
+fn reader(context: Context, bucket: Bucket, filter: &str) -> OrderedReader {
+    OrderedReader::new(context, stream_of(bucket), &format!("{}{filter}", prefix(bucket)), Start::LastOfEach)
 }
 
 fn entry(bucket: Bucket, read: Read) -> (String, u64, Option<Bytes>) {
@@ -138,8 +150,8 @@ pub(super) struct JetStreamWatch {
 }
 
 impl JetStreamWatch {
-    pub(super) fn new(context: Context, bucket: Bucket) -> Self {
-        Self { bucket, reader: OrderedReader::new(context, stream_of(bucket), ">", Start::LastOfEach) }
+    pub(super) fn new(context: Context, bucket: Bucket, filter: &str) -> Self {
+        Self { bucket, reader: reader(context, bucket, filter) }
     }
 }
 

@@ -139,13 +139,15 @@ impl Bus for JetStreamBus {
         kv::get(&self.context, bucket, key).await
     }
 
-    async fn kv_all(&self, bucket: Bucket) -> Result<Vec<(String, Bytes, u64)>, BusError> {
-        let mut all = kv::all(&self.context, bucket).await?;
+    async fn kv_all(&self, bucket: Bucket, filter: &str) -> Result<Vec<(String, Bytes, u64)>, BusError> {
+        subject::check_filter(filter)?;
+        let mut all = kv::all(&self.context, bucket, filter).await?;
         all.retain(|(key, ..)| !kv::is_position(bucket, key));
         Ok(all)
     }
 
-    async fn kv_watch(&self, bucket: Bucket) -> Result<Box<dyn KvWatch>, BusError> {
-        Ok(Box::new(kv::JetStreamWatch::new(self.context.clone(), bucket)))
+    async fn kv_watch(&self, bucket: Bucket, filter: &str) -> Result<Box<dyn KvWatch>, BusError> {
+        subject::check_filter(filter)?;
+        Ok(Box::new(kv::JetStreamWatch::new(self.context.clone(), bucket, filter)))
     }
 }

@@ -58,6 +58,8 @@ pub(super) struct OrderedReader {
     connects: u64,
     /// Messages that were there and matched when the consumer was made.
     pub(super) pending_at_start: u64,
+    /// Consumers that were made so far.
+    pub(super) made: u64,
     last_seq: u64,
 }
 
@@ -77,16 +79,25 @@ impl OrderedReader {
     pub(super) fn new(context: Context, stream: String, filter: &str, start: Start) -> Self {
         // Everything, whatever the stream's subjects are.
         let filter = if filter == ">" { String::new() } else { filter.to_owned() };
-        Self { context, stream, filter, start, messages: None, connects: 0, pending_at_start: 0, last_seq: 0 }
+        Self { context, stream, filter, start, messages: None, connects: 0, pending_at_start: 0, made: 0, last_seq: 0 }
     }
 
-    /// Makes the consumer if there is none.
+    /// Makes the consumer if there is none, or if the connection is another one than it was made on.
     pub(super) async fn open(&mut self) -> Result<(), BusError> {
-        let connects = self.context.client().statistics().connects.load(Ordering::Acquire);
-        if self.messages.is_some() && connects == self.connects {
-            return Ok(());
+        while self.messages.is_none() || self.connects() != self.connects {
+            self.messages = None;
+            self.connects = self.connects();
+            self.make().await?;
         }
-        self.messages = None;
+        Ok(())
+    }
+
+    /// How often the client has connected.
+    fn connects(&self) -> u64 {
+        self.context.client().statistics().connects.load(Ordering::Acquire)
+    }
+
+    async fn make(&mut self) -> Result<(), BusError> {
         let deliver_policy = match self.start {
             _ if self.last_seq > 0 => DeliverPolicy::ByStartSequence { start_sequence: self.last_seq + 1 },
             Start::At(seq) => DeliverPolicy::ByStartSequence { start_sequence: seq.max(1) },
@@ -101,9 +112,6 @@ impl OrderedReader {
             max_expires: EXPIRES,
             ..OrderedConfig::default()
         };
-        if self.start == Start::LastOfEach && config.filter_subject.is_empty() {
-            config.filter_subject = ">".to_owned();
-        }
         let made = self.context.create_consumer_on_stream(config.clone(), self.stream.as_str()).await;
         let consumer = match made {
             Ok(consumer) => consumer,
@@ -114,7 +122,7 @@ impl OrderedReader {
             }
             Err(error) => return Err(self.no_consumer(&error)),
         };
-        self.connects = connects;
+        self.made += 1;
         self.pending_at_start = consumer.cached_info().num_pending;
         self.messages = Some(consumer.messages().await.map_err(unavailable)?);
         Ok(())

@@ -3,12 +3,12 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use aegis_bus::{Bus, EmbeddedBus, EmbeddedLimits};
 use aegis_control::{AppliedWatch, Control, ControlConfig, router};
-use aegis_edge::{Edge, EdgeConfig, EdgeMetrics, EdgeView, FeedFollower};
+use aegis_edge::{Edge, EdgeConfig, EdgeMetrics, EdgeView, FeedConfig, FeedFollower};
 use aegis_keys::{KeyRing, SigningKey, TrustTokenKey};
 use aegis_ledger::{Ledger, LedgerConfig};
 use aegis_model::{Clock, EntryKind, EventKind, ManualClock, SystemClock, TenantId, Timestamp};
@@ -70,6 +70,8 @@ pub struct House {
     pub control_ledger: Ledger,
     pub control_key: SigningKey,
     pub edge_key: SigningKey,
+    /// Whose receipts control believes.
+    pub ring: KeyRing,
     pub edge_ledger: Ledger,
     /// Pages that control's ledger may have; 0: no limit. A full disk, as SQLite sees it.
     pub ledger_pages: Arc<AtomicU32>,
@@ -133,6 +135,7 @@ impl House {
             ControlConfig {
                 expiry_interval: Duration::from_millis(50),
                 outbox_interval: Duration::from_millis(50),
+                edge_trust_key: Some(TrustTokenKey::from_bytes([9; 32])),
                 ..ControlConfig::default()
             },
             store.clone(),
@@ -146,9 +149,12 @@ impl House {
         .await
         .unwrap();
         let metrics = EdgeMetrics::register(&mut Registry::default());
-        let follower = FeedFollower::start(dyn_bus.clone(), view.clone(), metrics.clone()).await.unwrap();
+        let follower = FeedFollower::start(dyn_bus.clone(), view.clone(), metrics.clone(), clock.clone(), FeedConfig::default())
+            .await
+            .unwrap();
         let tokens = TrustTokenKey::load_or_create(&folder.path().join("trust.key")).unwrap();
-        let edge = Edge::open(EdgeConfig::new("edge-1"), view, edge_ledger.clone(), ring, tokens, time, metrics).await.unwrap();
+        let edge =
+            Edge::open(EdgeConfig::new("edge-1"), view, edge_ledger.clone(), ring.clone(), tokens, time, metrics).await.unwrap();
         let shippers = vec![
             Shipper::spawn(control_ledger.clone(), dyn_bus.clone(), ShipperConfig::default()).unwrap(),
             Shipper::spawn(edge_ledger.clone(), dyn_bus, ShipperConfig::default()).unwrap(),
@@ -163,6 +169,7 @@ impl House {
             control_ledger,
             control_key,
             edge_key,
+            ring,
             edge_ledger,
             ledger_pages,
             api,
@@ -280,6 +287,22 @@ impl House {
 }
 
 /// The tenant with one key per role. `approver` and `approver_two` are of the group that is asked, `outsider` is not.
+impl House {
+    /// Fills control's ledger, as a full disk would, until it knows.
+    pub async fn fill_control_ledger(&self) {
+        let (agent, _) = self.agent(&self.acme, "filler").await;
+        self.ledger_pages.store(1, Ordering::SeqCst);
+        while self.control_ledger.is_writable() {
+            self.post(&format!("/v1/agents/{agent}/freeze"), &self.acme.analyst, json!({"reason": "full"})).await;
+        }
+    }
+}
+
+/// A public key as an edge sends it.
+pub fn key_text(seed: u8) -> String {
+    SigningKey::from_seed(&[seed; 32]).verifying_key().to_base64()
+}
+
 async fn tenant(store: &Store, name: &str) -> Tenant {
     let id = TenantId::new(name).unwrap();
     store.create_tenant(&id, name).await.unwrap();

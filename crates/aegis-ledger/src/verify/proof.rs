@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+use super::wire::VerifiedReceipt;
 use super::{FailureCode, VerifyFailure};
 use crate::merkle::{self, Hash};
 
@@ -108,22 +109,36 @@ impl<'a> Claim<'a> {
     }
 }
 
-/// Checks `proof` for a receipt of this hash, whose body names `key_id`. With a ring the signature must be by a pinned key;
+/// What a receipt's body says of who made it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Maker<'a> {
+    pub(super) tenant_id: &'a str,
+    pub(super) lane: &'a str,
+    pub(super) key_id: &'a str,
+}
+
+impl<'a> Maker<'a> {
+    pub(super) fn of(receipt: &'a VerifiedReceipt) -> Self {
+        Self { tenant_id: &receipt.tenant_id, lane: &receipt.lane, key_id: &receipt.key_id }
+    }
+}
+
+/// Checks `proof` for a receipt of this hash. With a ring the signature must be by a key that is pinned for the receipt's tenant and lane;
 /// without one, all paths under one signature must lead to one root.
 pub(super) fn check(
     proof: &Map<String, Value>,
     receipt_hash: &Hash,
-    key_id: &str,
+    maker: Maker<'_>,
     ring: Option<&KeyRing>,
     cache: &mut CommitCache,
 ) -> Result<(), VerifyFailure> {
-    check_claim(&Claim::of(proof)?, receipt_hash, key_id, ring, cache)
+    check_claim(&Claim::of(proof)?, receipt_hash, maker, ring, cache)
 }
 
 pub(super) fn check_claim(
     claim: &Claim<'_>,
     receipt_hash: &Hash,
-    key_id: &str,
+    Maker { tenant_id, lane, key_id }: Maker<'_>,
     ring: Option<&KeyRing>,
     cache: &mut CommitCache,
 ) -> Result<(), VerifyFailure> {
@@ -137,18 +152,26 @@ pub(super) fn check_claim(
         return Err(VerifyFailure::new(FailureCode::InvalidProof, message));
     };
 
+    // Of each receipt, not of each commit: a key that may sign some of a commit's receipts may not sign all.
+    let key = ring.map(|ring| ring.get(signer));
+    if let Some(key) = &key
+        && !key.as_ref().is_some_and(|key| key.speaks_for(tenant_id, lane))
+    {
+        let message = match key {
+            Some(_) => format!("it is signed by key {}, which is not pinned for its tenant and lane", brief(signer)),
+            None => format!("it is signed by key {}, which is not pinned", brief(signer)),
+        };
+        return Err(VerifyFailure::new(FailureCode::UnknownKey, message));
+    }
+
     let claimed = claim_of(*size, signer, signature);
     if let Some(known) = cache.get(&claimed) {
         return if *known == root { Ok(()) } else { Err(wrong_root(ring.is_some())) };
     }
-    if let Some(ring) = ring {
-        let Some(key) = ring.get(signer) else {
-            let message = format!("it is signed by key {}, which is not pinned", brief(signer));
-            return Err(VerifyFailure::new(FailureCode::UnknownKey, message));
-        };
-        if !key.verify(&merkle::commit_statement(*size, &root), signature) {
-            return Err(wrong_root(true));
-        }
+    if let Some(key) = key.flatten()
+        && !key.key.verify(&merkle::commit_statement(*size, &root), signature)
+    {
+        return Err(wrong_root(true));
     }
     cache.insert(claimed, root);
     Ok(())

@@ -9,7 +9,7 @@ use aegis_keys::KeyRing;
 use aegis_model::{RECEIPT_SCHEMA, SealedParts, Timestamp};
 use sha2::{Digest, Sha256};
 
-use super::proof::{Claim, CommitCache, check_claim, hash_from_hex};
+use super::proof::{Claim, CommitCache, Maker, check_claim, hash_from_hex};
 use super::wire::{SHARED, VerifiedReceipt};
 use crate::merkle::Hash;
 
@@ -87,7 +87,7 @@ pub(super) fn verify_parts(parts: &SealedParts<'_>, ring: Option<&KeyRing>, cach
         signed: ring.is_some(),
     };
     // Last, because it remembers what it found.
-    check_claim(&Claim::of_members(&parts.proof)?, &hash, key_id, ring, cache).ok()?;
+    check_claim(&Claim::of_members(&parts.proof)?, &hash, Maker::of(&receipt), ring, cache).ok()?;
     Some(receipt)
 }
 

@@ -98,7 +98,7 @@ fn check_wire(
     let Some(proof) = event.get("proof").and_then(Value::as_object) else {
         return fail(FailureCode::MissingProof, "it has no proof");
     };
-    proof::check(proof, &receipt_hash, &receipt.key_id, ring, cache)?;
+    proof::check(proof, &receipt_hash, proof::Maker::of(&receipt), ring, cache)?;
     receipt.signed = ring.is_some();
     Ok(receipt)
 }
@@ -120,7 +120,7 @@ fn check_bare(
     let (mut receipt, receipt_hash) = read_body(line, &["receipt_hash", "proof"])?;
     match line.get("proof") {
         Some(Value::Object(proof)) => {
-            proof::check(proof, &receipt_hash, &receipt.key_id, ring, cache)?;
+            proof::check(proof, &receipt_hash, proof::Maker::of(&receipt), ring, cache)?;
             receipt.signed = ring.is_some();
         }
         Some(_) => return fail(FailureCode::Malformed, "its proof is not an object"),

@@ -69,7 +69,7 @@ pub(crate) async fn play(keep: Option<PathBuf>) -> anyhow::Result<u32> {
     let temporary = tempfile::Builder::new().prefix("aegis-demo-").tempdir().context("cannot make a temporary folder")?;
     let folder = keep.unwrap_or_else(|| temporary.path().to_owned());
     let config = Config { listen: ([127, 0, 0, 1], 0).into(), data: folder.clone(), ..Config::default() };
-    let running = crate::up::start(config).await.context("the demo instance does not start")?;
+    let running = crate::up::start(config, crate::up::Role::Whole).await.context("the demo instance does not start")?;
     let checks = Checks { colour: std::io::stdout().is_terminal(), ..Checks::default() };
     println!("{}", checks.paint("1", "AegisAgent demo: an injected instruction, and what becomes of it"));
     println!(

@@ -1,0 +1,106 @@
+//! Enrolment: an edge that was invited tells its public keys, and learns whom to believe. Promises that an invitation is used once, and that
+//! no key is believed before a receipt of every tenant that it may speak for says so.
+
+use aegis_keys::{Scope, VerifyingKey};
+use aegis_ledger::Draft;
+use aegis_model::{EventKind, Phase, TenantId};
+use aegis_store::EdgeKey;
+use axum::body::Body;
+use axum::http::request::Parts;
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::control::{Control, ControlError};
+use crate::input::{check_text, parse, read_body, require_json};
+use crate::problem::Problem;
+use crate::reply::Json;
+
+/// Longest body of an enrolment, bytes.
+const MAX_BODY: usize = 16 * 1024;
+/// Longest key text, characters.
+const MAX_KEY: usize = 128;
+
+/// `POST /v1/edges/enroll`.
+#[derive(Deserialize)]
+struct EnrollBody {
+    token: String,
+    /// Ed25519, base64.
+    receipt_key: String,
+    /// The public half of the edge's NATS login.
+    nkey: String,
+}
+
+pub(crate) async fn enroll(control: &Control, parts: &Parts, body: Body) -> Result<Response, Problem> {
+    let Some(trust_key) = &control.config.edge_trust_key else {
+        return Err(Problem::not_found("enrolment"));
+    };
+    require_json(&parts.headers)?;
+    let bytes = read_body(&parts.headers, body, MAX_BODY).await?;
+    // A parser's complaint could repeat the token.
+    let body: EnrollBody = parse(&bytes, MAX_BODY)
+        .map_err(|problem| Problem::new(problem.status, &problem.code, "send {\"token\", \"receipt_key\", \"nkey\"} as text"))?;
+    check_text("receipt_key", &body.receipt_key, MAX_KEY)?;
+    check_text("nkey", &body.nkey, MAX_KEY)?;
+    let key = VerifyingKey::from_base64(&body.receipt_key)
+        .map_err(|_| Problem::bad_request("invalid_field", "`receipt_key` is no Ed25519 public key in base64"))?;
+    if !is_user_nkey(&body.nkey) {
+        return Err(Problem::bad_request("invalid_field", "`nkey` is no public user nkey (U and 55 letters and digits)"));
+    }
+    if !control.ledger.is_writable() {
+        return Err(Problem::unavailable(
+            "receipt_unavailable",
+            "the ledger cannot be written, so that nothing may be changed; try again",
+        ));
+    }
+    let enrolled = control.store.enroll_edge(&body.token, key.key_id(), &body.receipt_key, &body.nkey).await?;
+    let Some(edge) = enrolled else {
+        return Err(Problem::unauthorized("invalid_credential", "the invitation is not valid (unknown, used or expired)"));
+    };
+    for tenant in &edge.tenants {
+        if let Err(problem) = control.record(enrolled_draft(control, tenant, &edge)).await {
+            control.store.forget_edge_key(&edge.key_id).await?;
+            return Err(problem);
+        }
+    }
+    control.ring.pin(key, scope_of(&edge));
+    tracing::info!(edge_id = edge.edge_id, key_id = edge.key_id, tenants = edge.tenants.len(), "an edge is enrolled");
+    let reply = json!({
+        "edge_id": edge.edge_id, "tenants": edge.tenants, "key_id": edge.key_id,
+        "control_keys": [control.key.verifying_key().to_base64()], "trust_key": trust_key.to_hex().as_str(),
+    });
+    Ok(Json(reply).into_response())
+}
+
+/// The form of an nkey's public half; only NATS itself has a use for more.
+fn is_user_nkey(text: &str) -> bool {
+    text.len() == 56 && text.starts_with('U') && text.bytes().all(|b| b.is_ascii_uppercase() || (b'2'..=b'7').contains(&b))
+}
+
+fn enrolled_draft(control: &Control, tenant: &TenantId, edge: &EdgeKey) -> Draft {
+    let mut event = control.event(tenant, EventKind::ConfigChanged);
+    event.reason = Some("edge_enrolled".to_owned());
+    event.approver = Some(edge.edge_id.clone());
+    let mut draft = Draft::new(event, Phase::Config);
+    draft.detail = Some(json!({
+        "change": "edge_enrolled", "edge_id": edge.edge_id, "key_id": edge.key_id, "public_key": edge.public_key, "nkey": edge.nkey,
+    }));
+    draft
+}
+
+fn scope_of(edge: &EdgeKey) -> Scope {
+    Scope::Edge { edge_id: edge.edge_id.clone(), tenants: edge.tenants.iter().map(ToString::to_string).collect() }
+}
+
+impl Control {
+    /// Believes the keys of all edges that were enrolled before.
+    pub(crate) async fn pin_edges(&self) -> Result<(), ControlError> {
+        for edge in self.store.edge_keys().await? {
+            match VerifyingKey::from_base64(&edge.public_key) {
+                Ok(key) => self.ring.pin(key, scope_of(&edge)),
+                Err(error) => return Err(ControlError::Failed(format!("the key of edge {}: {error}", edge.edge_id))),
+            }
+        }
+        Ok(())
+    }
+}

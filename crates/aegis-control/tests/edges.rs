@@ -1,0 +1,138 @@
+//! Enrolment of edges: an invitation is used once, keys are believed for their own tenants and lanes only, and never for what control signs.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod house;
+
+use std::collections::BTreeSet;
+
+use aegis_keys::{AgentClaims, SigningKey, mint_agent_token};
+use aegis_ledger::{Draft, Ledger, LedgerConfig};
+use aegis_model::{EventKind, Phase, RiskLevel, SecurityEvent, SourceTrust, TenantId};
+use house::{House, key_text};
+use serde_json::{Value, json};
+
+fn nkey() -> String {
+    format!("U{}", "A".repeat(55))
+}
+
+fn body(token: &str, seed: u8) -> Value {
+    json!({"token": token, "receipt_key": key_text(seed), "nkey": nkey()})
+}
+
+async fn invite(house: &House, id: &str, tenants: &[&TenantId]) -> String {
+    let tenants: BTreeSet<TenantId> = tenants.iter().map(|tenant| (*tenant).clone()).collect();
+    let until = house.now().plus_seconds(60);
+    house.store.invite_edge(id, &tenants, until).await.unwrap().expose().to_owned()
+}
+
+async fn enroll(house: &House, body: &Value) -> house::Reply {
+    house.send("POST", "/v1/edges/enroll", None, Some(body.to_string().as_bytes())).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_invited_edge_learns_whom_to_believe_and_each_tenant_has_a_receipt_of_it() {
+    let house = House::build().await;
+    let token = invite(&house, "edge-7", &[&house.acme.id, &house.other.id]).await;
+    let reply = enroll(&house, &body(&token, 1)).await.expect(200);
+    let answer: Value = serde_json::from_str(&reply.text).unwrap();
+    assert_eq!(answer["edge_id"], "edge-7");
+    assert_eq!(answer["tenants"], json!([house.acme.id, house.other.id]));
+    assert_eq!(answer["control_keys"], json!([house.control_key.verifying_key().to_base64()]));
+    assert_eq!(answer["trust_key"], "09".repeat(32));
+    for tenant in [&house.acme.id, &house.other.id] {
+        let event = house.event(tenant, EventKind::ConfigChanged, "edge_enrolled").await;
+        assert_eq!(event["approver"], "edge-7");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_invitation_is_used_once_in_time_and_by_nobody_else() {
+    let house = House::build().await;
+    let replaced = invite(&house, "edge-7", &[&house.acme.id]).await;
+    let token = invite(&house, "edge-7", &[&house.acme.id]).await;
+    for bad in [&replaced, "aegis_edge_AAAA", "", &format!("{token}x")] {
+        enroll(&house, &body(bad, 1)).await.refused(401, "invalid_credential");
+    }
+    // A bad key does not use it up.
+    let mut spoiled = body(&token, 1);
+    for (field, value) in [("receipt_key", "AAAA"), ("receipt_key", ""), ("nkey", "SUAAAA"), ("nkey", "")] {
+        let before = spoiled[field].take();
+        spoiled[field] = json!(value);
+        let reply = enroll(&house, &spoiled).await;
+        assert_eq!(reply.status.as_u16(), 400, "{field} {value:?}: {}", reply.text);
+        assert!(!reply.text.contains(&token), "the token is repeated");
+        spoiled[field] = before;
+    }
+    enroll(&house, &body(&token, 1)).await.expect(200);
+    enroll(&house, &body(&token, 2)).await.refused(401, "invalid_credential");
+    let late = invite(&house, "edge-8", &[&house.acme.id]).await;
+    house.clock.advance_seconds(61);
+    enroll(&house, &body(&late, 3)).await.refused(401, "invalid_credential");
+    assert_eq!(house.store.edge_keys().await.unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_enrolment_without_a_receipt_does_not_happen() {
+    let house = House::build().await;
+    let token = invite(&house, "edge-7", &[&house.acme.id]).await;
+    house.fill_control_ledger().await;
+    let reply = enroll(&house, &body(&token, 1)).await;
+    assert_eq!(reply.status.as_u16(), 503, "{}", reply.text);
+    assert!(house.store.edge_keys().await.unwrap().is_empty());
+}
+
+/// An edge's ledger with one receipt of `tenant`, as its wire.
+async fn receipt_of(house: &House, edge_id: &str, key: &SigningKey, tenant: &TenantId) -> Value {
+    let folder = tempfile::tempdir().unwrap();
+    let config = LedgerConfig::new(folder.path().join("ledger.db"), edge_id, "edge");
+    let ledger = Ledger::open(config, key.clone(), house.clock.clone()).await.unwrap();
+    let event = SecurityEvent::new(tenant.clone(), edge_id, "edge", EventKind::AuthorizeDecision, house.now());
+    ledger.submit(Draft::new(event, Phase::Decision)).await.unwrap();
+    let items = ledger.read_outbox(1, 1).await.unwrap();
+    serde_json::from_str(&items[0].sealed.wire).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_speaks_for_its_tenants_and_its_own_lanes_only() {
+    let house = House::build().await;
+    let key = SigningKey::from_seed(&[1; 32]);
+    let verified = async |edge_id: &str, tenant: &TenantId| {
+        let wire = receipt_of(&house, edge_id, &key, tenant).await;
+        aegis_ledger::verify::verify_wire(&wire, Some(&house.ring))
+    };
+    assert!(verified("edge-7", &house.acme.id).await.is_err(), "nobody has enrolled it");
+    let token = invite(&house, "edge-7", &[&house.acme.id]).await;
+    enroll(&house, &body(&token, 1)).await.expect(200);
+    verified("edge-7", &house.acme.id).await.unwrap();
+    for (edge_id, tenant) in [("edge-7", &house.other.id), ("edge-8", &house.acme.id), ("control", &house.acme.id)] {
+        let refused = verified(edge_id, tenant).await.unwrap_err();
+        assert!(refused.to_string().contains("not pinned for its tenant and lane"), "{edge_id} {tenant}: {refused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_s_key_signs_no_agent_in() {
+    let house = House::build().await;
+    let token = invite(&house, "edge-7", &[&house.acme.id]).await;
+    enroll(&house, &body(&token, 1)).await.expect(200);
+    let claims = AgentClaims {
+        token_id: "t".to_owned(),
+        tenant_id: house.acme.id.clone(),
+        agent_id: "anybody".to_owned(),
+        agent_key: "anybody".to_owned(),
+        environment: "production".to_owned(),
+        owner_team: None,
+        risk_tier: RiskLevel::Low,
+        trust_ceiling: SourceTrust::TrustedInternalSigned,
+        issued_by: "nobody".to_owned(),
+        issued_at: house.now(),
+        expires_at: house.now().plus_seconds(600),
+    };
+    let forged = |key: &SigningKey| mint_agent_token(key, &claims).unwrap();
+    house.get("/v1/approvals/x", &forged(&house.control_key)).await.refused(404, "approval_not_found");
+    // Of an enrolled edge, and of the edge in control's own process, whose receipts are believed.
+    for key in [SigningKey::from_seed(&[1; 32]), house.edge_key.clone()] {
+        house.get("/v1/approvals/x", &forged(&key)).await.refused(401, "invalid_credential");
+    }
+}

@@ -1,0 +1,139 @@
+//! `aegis edge`: authorize alone, over NATS. It believes what control signed, answers from memory and its ledger, and needs nobody for it: not
+//! NATS, not control, not detection.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use aegis_bus::{Bus, JetStreamBus};
+use aegis_edge::{Edge, EdgeConfig, EdgeMetrics, EdgeView, FeedConfig, FeedFollower};
+use aegis_keys::{KeyRing, SigningKey, TrustTokenKey};
+use aegis_ledger::Ledger;
+use aegis_model::{Clock, SystemClock};
+use aegis_shipper::{Shipper, ShipperConfig};
+use anyhow::{Context, bail};
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::config::Config;
+use crate::enrolled::{self, Enrolled};
+use crate::exposition::Exposition;
+use crate::forward::{Forward, forward};
+use crate::parts::{open_ledger, prepare_folder};
+use crate::serve::serve;
+
+/// How long a stop waits for what was sealed to reach the bus.
+const SHIP_DRAIN: Duration = Duration::from_secs(5);
+
+/// A running edge.
+#[derive(Debug)]
+pub(crate) struct RunningEdge {
+    address: SocketAddr,
+    data: PathBuf,
+    edge_id: String,
+    stop_serving: watch::Sender<bool>,
+    server: JoinHandle<()>,
+    feed: FeedFollower,
+    ledger: Ledger,
+    shipper: Shipper,
+}
+
+/// Starts the edge that is enrolled in the data folder.
+pub(crate) async fn start(config: Config) -> anyhow::Result<RunningEdge> {
+    if !config.nats.is_used() {
+        bail!("an edge needs NATS: name its server with --nats, or as nats.servers in the configuration");
+    }
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let data = prepare_folder(&config.data, &["edge"])?;
+    let enrolled = Enrolled::load(&data)?;
+    let packs = crate::commands::policy::read_packs(&config.policies)?;
+    let key = SigningKey::load_or_create(&enrolled::receipt_key_file(&data))?;
+    let trust = TrustTokenKey::load_or_create(&enrolled::trust_key_file(&data))?;
+    let control_ring = KeyRing::new(enrolled.control_keys()?);
+
+    let mut nats = config.nats.clone();
+    if nats.nkey_file.as_os_str().is_empty() {
+        nats.nkey_file = enrolled::nkey_file(&data);
+    }
+    if nats.inbox_prefix.is_empty() {
+        nats.inbox_prefix = format!("_INBOX_{}", enrolled.edge_id);
+    }
+    let options = nats.options(&format!("aegis-{}", enrolled.edge_id))?;
+    let bus: Arc<dyn Bus> = JetStreamBus::connect(&options).await.context("NATS")?;
+    let mut registry = Registry::default();
+    let metrics = EdgeMetrics::register(&mut registry);
+    let view = Arc::new(EdgeView::with_packs(control_ring.clone(), packs).context("policies")?);
+    let follow = FeedConfig { tenants: Some(enrolled.tenants.iter().cloned().collect()), snapshot: Some(data.clone()) };
+    // What was contained before is enforced before the first answer.
+    let feed =
+        FeedFollower::start(bus.clone(), view.clone(), metrics.clone(), clock.clone(), follow).await.context("control feed")?;
+
+    let ledger = open_ledger(&config, &data, "edge", &enrolled.edge_id, key, &clock).await?;
+    let shipper = Shipper::spawn(ledger.clone(), bus, ShipperConfig::default()).context("shipping")?;
+    let edge_config = EdgeConfig {
+        max_body_bytes: config.edge.max_body_bytes,
+        timestamp_skew_s: config.edge.timestamp_skew_s,
+        commit_wait_ms: config.edge.commit_wait_ms,
+        max_feed_age_s: config.edge.max_feed_age_s,
+        max_snapshot_age_s: config.edge.max_snapshot_age_s,
+        tenants: Some(enrolled.tenants.clone()),
+        ..EdgeConfig::new(&enrolled.edge_id)
+    };
+    let edge = Edge::open(edge_config, view, ledger.clone(), control_ring, trust, clock, metrics).await.context("edge")?;
+
+    let exposition = Exposition::of_edge(registry, ledger.clone());
+    let control_url =
+        if config.edge.control_url.is_empty() { enrolled.control_url.clone() } else { config.edge.control_url.clone() };
+    let router = Router::new()
+        .route("/health", get(|| async { "ok" }))
+        .route("/readyz", get(ready).with_state(ledger.clone()))
+        .merge(aegis_edge::router(edge))
+        .merge(exposition.router())
+        .merge(forward(Forward::new(&control_url, config.edge.max_body_bytes)));
+    let listener = TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
+    let address = listener.local_addr().context("no local address")?;
+    let (stop_serving, stopped) = watch::channel(false);
+    let server = tokio::spawn(serve(listener, router, stopped));
+    Ok(RunningEdge { address, data, edge_id: enrolled.edge_id, stop_serving, server, feed, ledger, shipper })
+}
+
+async fn ready(State(ledger): State<Ledger>) -> Response {
+    if ledger.is_writable() {
+        return (StatusCode::OK, "ready").into_response();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, "the ledger cannot be written: whatever changes something is denied").into_response()
+}
+
+impl RunningEdge {
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn data(&self) -> &Path {
+        &self.data
+    }
+
+    pub(crate) fn edge_id(&self) -> &str {
+        &self.edge_id
+    }
+
+    /// No new requests, the lanes closed, the outbox drained.
+    pub(crate) async fn stop(self) -> anyhow::Result<()> {
+        let _nobody_listens = self.stop_serving.send(true);
+        self.server.await.context("the server ended badly")?;
+        self.feed.stop();
+        self.ledger.close().await.context("the ledger could not be closed; its lanes get a gap receipt at the next start")?;
+        if tokio::time::timeout(SHIP_DRAIN, self.shipper.stop()).await.is_err() {
+            tracing::warn!("not everything was shipped; the rest follows at the next start");
+        }
+        Ok(())
+    }
+}
