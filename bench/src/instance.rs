@@ -29,7 +29,7 @@ pub(crate) struct Server {
 
 impl Server {
     /// Starts `command`, whose first line of output ends with its address.
-    fn start(mut command: Command) -> anyhow::Result<Self> {
+    pub(crate) fn start(command: &mut Command) -> anyhow::Result<Self> {
         let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start {command:?}"))?;
         let stdout = child.stdout.take().context("no output")?;
         let mut line = String::new();
@@ -45,7 +45,7 @@ impl Server {
     pub(crate) fn echo() -> anyhow::Result<Self> {
         let mut command = Command::new(std::env::current_exe().context("where is this program?")?);
         command.arg("echo");
-        Self::start(command)
+        Self::start(&mut command)
     }
 
     /// The echo that syncs a file before it answers; with the folder of that file, on the disk where the ledger would be.
@@ -53,7 +53,7 @@ impl Server {
         let folder = data_folder()?;
         let mut command = Command::new(std::env::current_exe().context("where is this program?")?);
         command.args(["echo", "--durable"]).arg(folder.path().join("bodies"));
-        Ok((Self::start(command)?, folder))
+        Ok((Self::start(&mut command)?, folder))
     }
 }
 
@@ -109,12 +109,12 @@ pub(crate) struct Aegis {
 }
 
 /// On a real disk: a receipt is durable when fsync says so, and tmpfs would flatter.
-fn data_folder() -> anyhow::Result<tempfile::TempDir> {
+pub(crate) fn data_folder() -> anyhow::Result<tempfile::TempDir> {
     tempfile::Builder::new().prefix("aegis-bench-").tempdir_in(".").context("cannot make a folder here")
 }
 
 /// The program, beside this one.
-fn program() -> anyhow::Result<PathBuf> {
+pub(crate) fn program() -> anyhow::Result<PathBuf> {
     let path = std::env::current_exe().context("where is this program?")?.with_file_name("aegis");
     if !path.exists() {
         bail!("{} is missing; run: cargo build --release", path.display());
@@ -124,10 +124,15 @@ fn program() -> anyhow::Result<PathBuf> {
 
 impl Aegis {
     pub(crate) async fn start() -> anyhow::Result<Self> {
+        Self::start_as("up", &[]).await
+    }
+
+    /// As one of the program's roles that have a control plane.
+    pub(crate) async fn start_as(role: &str, more: &[&str]) -> anyhow::Result<Self> {
         let folder = data_folder()?;
         let mut command = Command::new(program()?);
-        command.args(["up", "--listen", "127.0.0.1:0", "--data"]).arg(folder.path()).env("AEGIS_LOG", "error");
-        let server = Server::start(command)?;
+        command.args([role, "--listen", "127.0.0.1:0"]).args(more).arg("--data").arg(folder.path()).env("AEGIS_LOG", "error");
+        let server = Server::start(&mut command)?;
         let registrar = create_key(folder.path(), "registrar")?;
         let auditor = create_key(folder.path(), "auditor")?;
         let aegis = Self { server, folder, registrar, auditor };

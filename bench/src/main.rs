@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod echo;
+mod fleet;
 mod floor;
 mod instance;
 mod load;
@@ -52,6 +53,8 @@ enum Command {
         #[arg(long)]
         durable: Option<PathBuf>,
     },
+    /// An edge of its own over NATS: authorize with everything behind it, and with less and less of it
+    Fleet,
     /// Calls of one kind, at a fixed rate for `--seconds`: something to look at with a profiler
     Hold {
         /// Low-risk reads instead of mutating calls
@@ -70,6 +73,12 @@ fn main() -> anyhow::Result<()> {
         Some(Command::Echo { durable: None }) => runtime.block_on(echo::serve()),
         Some(Command::Echo { durable: Some(path) }) => runtime.block_on(floor::serve(&path)),
         Some(Command::Hold { read, rate }) => runtime.block_on(story::hold(&plan(&cli), read, rate)),
+        Some(Command::Fleet) => runtime.block_on(async {
+            std::fs::create_dir_all(&cli.out).with_context(|| format!("cannot make {}", cli.out.display()))?;
+            let fleet = fleet::measure(&plan(&cli)).await?;
+            report::print_fleet(&fleet);
+            report::write_fleet(&cli.out, &fleet)
+        }),
         None => {
             std::fs::create_dir_all(&cli.out).with_context(|| format!("cannot make {}", cli.out.display()))?;
             let parts = parts::measure()?;

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::Context;
 use serde_json::{Value, json};
 
+use crate::fleet::Fleet;
 use crate::load::percentile;
 use crate::parts::Parts;
 use crate::response::Response;
@@ -38,26 +39,55 @@ pub(crate) fn print_served(served: &Served) {
         served.rate,
         served.echo.len()
     );
-    println!("{:<26}{:>28}{:>8}{:>22}{:>22}", "", "requests/s at saturation", "× echo", "p50 µs", "p99 µs");
-    for (name, rounds) in [
+    let subjects = [
         ("echo", &served.echo),
         ("echo after a synced write", &served.durable_echo),
         ("authorize, mutating", &served.mutating),
         ("authorize, low-risk read", &served.read),
-    ] {
+    ];
+    print_rounds(subjects.into_iter().map(|(name, rounds)| (name.to_owned(), rounds)).collect(), echo);
+    let seconds: Vec<String> = served.catch_up_s.iter().map(|s| format!("{s:.1}")).collect();
+    println!("after each mutating round at saturation, detection and history caught up within {} s", seconds.join(", "));
+}
+
+/// A table of subjects with their rounds, against `echo` requests a second.
+fn print_rounds(subjects: Vec<(String, &Vec<Round>)>, echo: f64) {
+    println!("{:<34}{:>28}{:>8}{:>22}{:>22}", "", "requests/s at saturation", "× echo", "p50 µs", "p99 µs");
+    for (name, rounds) in subjects {
         let (median, least, most) = spread(rounds, |r| r.per_second);
         let (p50, p50_least, p50_most) = spread(rounds, |r| r.p50_us);
         let (p99, p99_least, p99_most) = spread(rounds, |r| r.p99_us);
         println!(
-            "{name:<26}{:>28}{:>8.2}{:>22}{:>22}",
+            "{name:<34}{:>28}{:>8.2}{:>22}{:>22}",
             format!("{median:.0} [{least:.0}..{most:.0}]"),
             median / echo,
             format!("{p50:.0} [{p50_least:.0}..{p50_most:.0}]"),
             format!("{p99:.0} [{p99_least:.0}..{p99_most:.0}]"),
         );
     }
-    let seconds: Vec<String> = served.catch_up_s.iter().map(|s| format!("{s:.1}")).collect();
-    println!("after each mutating round at saturation, detection and history caught up within {} s", seconds.join(", "));
+}
+
+pub(crate) fn print_fleet(fleet: &Fleet) {
+    let subjects = fleet.subjects();
+    let echo = spread(subjects[0].1, |r| r.per_second).0;
+    println!("\nauthorize at an edge of its own (durable receipts), by what works behind it, all on this machine");
+    println!(
+        "latency on a fixed schedule of {:.0} requests/s; median [least..most] of {} rounds",
+        fleet.rate(),
+        subjects[0].1.len()
+    );
+    print_rounds(subjects, echo);
+    let drained: Vec<String> =
+        fleet.drained().iter().map(|(waiting, per_second)| format!("{waiting:.0} at {per_second:.0}/s")).collect();
+    println!("receipts that had waited for NATS were shipped: {}", drained.join(", "));
+}
+
+pub(crate) fn write_fleet(out: &Path, fleet: &Fleet) -> anyhow::Result<()> {
+    let path = out.join("fleet.json");
+    let report = json!({"machine": machine(), "fleet": fleet});
+    std::fs::write(&path, serde_json::to_string_pretty(&report)?).with_context(|| format!("cannot write {}", path.display()))?;
+    println!("\nwritten to {}", path.display());
+    Ok(())
 }
 
 pub(crate) fn print_response(response: &Response) {

@@ -151,6 +151,20 @@ async fn what_is_acknowledged_outlives_the_server_and_a_reader_goes_on() {
 }
 
 #[tokio::test]
+async fn a_server_that_hangs_costs_one_wait_and_not_one_for_each_message() {
+    let server = Server::start(&servers()[1]);
+    let bus = fresh(&server).await;
+    let messages = || (0..2000).map(|n: i32| Message::new("ase.00.t.x", "x").with_id(n.to_string())).collect::<Vec<_>>();
+    server.signal("STOP");
+    // Far more than one wait of a second, far less than one for each message.
+    let refused = tokio::time::timeout(Duration::from_secs(60), bus.publish(Stream::Ase, messages())).await.unwrap();
+    assert!(refused.len() == 2000 && refused.iter().all(|result| result.as_ref().is_err_and(BusError::is_retryable)));
+    server.signal("CONT");
+    eventually(async || bus.publish(Stream::Ase, messages()).await.iter().all(Result::is_ok).then_some(())).await;
+    assert_eq!(bus.stream_state(Stream::Ase).await.unwrap().messages, 2000, "each once");
+}
+
+#[tokio::test]
 async fn a_server_without_streams_says_what_to_do() {
     let server = Server::start(&servers()[0]);
     let bus = connect(&server).await;

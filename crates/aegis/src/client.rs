@@ -35,18 +35,22 @@ impl Client {
         Self { base: base.trim_end_matches('/').to_owned(), http: Hyper::builder(TokioExecutor::new()).build_http() }
     }
 
+    #[cfg(feature = "soc")]
     pub(crate) async fn get(&self, path: &str, key: &str) -> anyhow::Result<Reply> {
         self.send(Method::GET, path, &[("authorization", &format!("Bearer {key}"))], Vec::new()).await
     }
 
+    #[cfg(feature = "soc")]
     pub(crate) async fn post(&self, path: &str, key: &str, body: &Value) -> anyhow::Result<Reply> {
         self.with_body(Method::POST, path, key, body).await
     }
 
+    #[cfg(feature = "soc")]
     pub(crate) async fn put(&self, path: &str, key: &str, body: &Value) -> anyhow::Result<Reply> {
         self.with_body(Method::PUT, path, key, body).await
     }
 
+    #[cfg(feature = "soc")]
     async fn with_body(&self, method: Method, path: &str, key: &str, body: &Value) -> anyhow::Result<Reply> {
         let headers = [("authorization", format!("Bearer {key}")), ("content-type", "application/json".to_owned())];
         let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();

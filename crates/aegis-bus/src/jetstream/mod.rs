@@ -11,6 +11,7 @@ mod retention;
 mod subscription;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_nats::jetstream::{self, Context};
 use async_trait::async_trait;
@@ -30,6 +31,8 @@ fn unavailable(error: impl std::fmt::Display) -> BusError {
 #[derive(Debug)]
 pub struct JetStreamBus {
     context: Context,
+    /// How long an acknowledgement is waited for.
+    timeout: Duration,
     retention: Retention,
 }
 
@@ -43,7 +46,7 @@ impl JetStreamBus {
             .backpressure_on_inflight(false)
             .max_ack_inflight(publish::WINDOW * publish::MOST_PUBLISHERS)
             .build(client);
-        Ok(Arc::new(Self { context, retention: Retention::default() }))
+        Ok(Arc::new(Self { context, timeout: options.timeout, retention: Retention::default() }))
     }
 
     /// The connection, for what is not on a stream.
@@ -72,7 +75,7 @@ fn missing(name: &str, error: &async_nats::jetstream::context::GetStreamError) -
 #[async_trait]
 impl Bus for JetStreamBus {
     async fn publish(&self, stream: Stream, messages: Vec<Message>) -> Vec<Result<PubAck, BusError>> {
-        publish::publish(&self.context, stream, messages).await
+        publish::publish(&self.context, self.timeout, stream, messages).await
     }
 
     async fn subscribe(&self, stream: Stream, filter: &str, start_seq: u64) -> Result<Box<dyn Subscription>, BusError> {

@@ -1,8 +1,12 @@
 //! Publishing: a window of messages on their way at once, each acknowledged by the server or refused.
 
+use std::time::Duration;
+
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{Context, ErrorCode};
+
+use tokio::time::{Instant, timeout_at};
 
 use super::unavailable;
 use crate::check::check_message;
@@ -16,7 +20,12 @@ pub(super) const WINDOW: usize = 512;
 pub(super) const MOST_PUBLISHERS: usize = 64;
 
 /// Publishes in order; one result for each message. See `Bus::publish`.
-pub(super) async fn publish(context: &Context, stream: Stream, messages: Vec<Message>) -> Vec<Result<PubAck, BusError>> {
+pub(super) async fn publish(
+    context: &Context,
+    timeout: Duration,
+    stream: Stream,
+    messages: Vec<Message>,
+) -> Vec<Result<PubAck, BusError>> {
     let count = messages.len();
     let mut results: Vec<Result<PubAck, BusError>> = Vec::with_capacity(count);
     let mut messages = messages.into_iter();
@@ -26,11 +35,14 @@ pub(super) async fn publish(context: &Context, stream: Stream, messages: Vec<Mes
         for message in sent {
             on_their_way.push(send(context, stream, message).await);
         }
+        // One end for all of them: behind a server that hangs, each would have its own wait.
+        let deadline = Instant::now() + timeout;
         for sent in on_their_way {
             results.push(match sent {
-                Ok((subject, ack)) => match ack.await {
-                    Ok(ack) => Ok(PubAck { seq: ack.sequence, duplicate: ack.duplicate }),
-                    Err(error) => Err(refusal(stream, &subject, &error)),
+                Ok((subject, ack)) => match timeout_at(deadline, ack.into_future()).await {
+                    Ok(Ok(ack)) => Ok(PubAck { seq: ack.sequence, duplicate: ack.duplicate }),
+                    Ok(Err(error)) => Err(refusal(stream, &subject, &error)),
+                    Err(_elapsed) => Err(unavailable("no acknowledgement in time")),
                 },
                 Err(error) => Err(error),
             });

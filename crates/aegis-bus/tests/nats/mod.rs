@@ -61,6 +61,12 @@ impl Server {
         panic!("nats-server did not start: {}", std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default());
     }
 
+    /// `STOP`: it hangs; `CONT`: it goes on.
+    pub fn signal(&self, name: &str) {
+        let process = self.process.as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &process]).status().unwrap().success());
+    }
+
     /// As a power cut does, less the disk's cache.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
