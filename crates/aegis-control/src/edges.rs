@@ -44,6 +44,10 @@ pub(crate) async fn enroll(control: &Control, parts: &Parts, body: Body) -> Resu
     check_text("nkey", &body.nkey, MAX_KEY)?;
     let key = VerifyingKey::from_base64(&body.receipt_key)
         .map_err(|_| Problem::bad_request("invalid_field", "`receipt_key` is no Ed25519 public key in base64"))?;
+    // Known keys are no news: whoever sends one does not hold it, or enrolled before.
+    if control.ring.get(key.key_id()).is_some() {
+        return Err(Problem::bad_request("invalid_field", "`receipt_key` is known already; an edge makes a key of its own"));
+    }
     if !is_user_nkey(&body.nkey) {
         return Err(Problem::bad_request("invalid_field", "`nkey` is no public user nkey (U and 55 letters and digits)"));
     }

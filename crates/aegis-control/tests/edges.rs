@@ -64,6 +64,12 @@ async fn an_invitation_is_used_once_in_time_and_by_nobody_else() {
         assert!(!reply.text.contains(&token), "the token is repeated");
         spoiled[field] = before;
     }
+    // Nor does a key that somebody else holds: control's own would take its receipts away from everybody.
+    for stolen in [house.control_key.verifying_key().to_base64(), house.edge_key.verifying_key().to_base64()] {
+        let mut spoiled = body(&token, 1);
+        spoiled["receipt_key"] = json!(stolen);
+        enroll(&house, &spoiled).await.refused(400, "invalid_field");
+    }
     enroll(&house, &body(&token, 1)).await.expect(200);
     enroll(&house, &body(&token, 2)).await.refused(401, "invalid_credential");
     let late = invite(&house, "edge-8", &[&house.acme.id]).await;

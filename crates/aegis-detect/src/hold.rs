@@ -3,12 +3,18 @@
 //! log: no clock of this process decides.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use aegis_bus::Delivered;
 use aegis_model::Timestamp;
 
-/// Messages that are held at most; past it the lane that waits longest goes on without what is missing.
+/// Messages and bytes that are held at most; past it the lane that waits longest goes on without what is missing.
 const MAX_HELD: usize = 50_000;
+const MAX_HELD_BYTES: usize = 64 << 20;
+
+/// As many times the hold, something may be held without a break; then everything goes on, and for one hold nothing is held: a producer whose
+/// lanes always miss something must not keep the reader from writing down how far it is.
+const MOST_HOLDS: i64 = 4;
 
 #[derive(Debug)]
 struct Waiting {
@@ -23,11 +29,26 @@ pub(crate) struct Hold {
     hold_ms: i64,
     lanes: BTreeMap<String, Waiting>,
     count: usize,
+    bytes: usize,
+    /// Since when something is held, by the bus's time.
+    since: Option<Timestamp>,
+    /// Until then nothing is.
+    rests_until: Timestamp,
+}
+
+/// What becomes of a message that would be held.
+#[derive(Debug)]
+pub(crate) enum Kept {
+    Held,
+    /// The same message is held already.
+    Again,
+    /// Another message of this place in its lane is held, or nothing is held now: to be taken at once.
+    Not(Box<Delivered>),
 }
 
 impl Hold {
     pub(crate) const fn new(hold_ms: i64) -> Self {
-        Self { hold_ms, lanes: BTreeMap::new(), count: 0 }
+        Self { hold_ms, lanes: BTreeMap::new(), count: 0, bytes: 0, since: None, rests_until: Timestamp::from_micros(i64::MIN) }
     }
 
     /// Whether a lane is held at all where something is missing.
@@ -39,14 +60,25 @@ impl Hold {
         self.lanes.is_empty()
     }
 
-    /// Holds a message before which something is missing in its lane; false if one of this seq is held already.
-    pub(crate) fn keep(&mut self, lane: &str, seq: i64, delivered: Delivered) -> bool {
+    /// Holds a message before which something is missing in its lane.
+    pub(crate) fn keep(&mut self, lane: &str, seq: i64, delivered: Delivered) -> Kept {
+        if delivered.bus_ts < self.rests_until {
+            return Kept::Not(Box::new(delivered));
+        }
         let until = delivered.bus_ts.plus_micros(self.hold_ms.saturating_mul(1000));
+        self.since.get_or_insert(delivered.bus_ts);
         let waiting = self.lanes.entry(lane.to_owned()).or_insert_with(|| Waiting { until, held: BTreeMap::new() });
-        let std::collections::btree_map::Entry::Vacant(place) = waiting.held.entry(seq) else { return false };
-        place.insert(delivered);
-        self.count += 1;
-        true
+        match waiting.held.entry(seq) {
+            Entry::Occupied(held) if held.get().payload == delivered.payload => Kept::Again,
+            // A fork must not hide behind what is missing before it.
+            Entry::Occupied(_) => Kept::Not(Box::new(delivered)),
+            Entry::Vacant(place) => {
+                self.count += 1;
+                self.bytes += delivered.payload.len();
+                place.insert(delivered);
+                Kept::Held
+            }
+        }
     }
 
     /// The message of a lane that is held first, if nothing is missing before it any more: the next, or one that was taken meanwhile.
@@ -54,10 +86,10 @@ impl Hold {
         let waiting = self.lanes.get_mut(lane)?;
         let due = waiting.held.first_key_value().is_some_and(|(seq, _)| *seq <= head + 1);
         let next = if due { waiting.held.pop_first().map(|(_, delivered)| delivered) } else { None };
-        self.count -= usize::from(next.is_some());
         if waiting.held.is_empty() {
             self.lanes.remove(lane);
         }
+        self.forget(next.as_slice());
         next
     }
 
@@ -67,12 +99,18 @@ impl Hold {
             return Vec::new();
         }
         let mut released = Vec::new();
+        let longest = self.hold_ms.saturating_mul(1000 * MOST_HOLDS);
+        if self.since.is_some_and(|since| since.plus_micros(longest) <= now) {
+            self.rests_until = now.plus_micros(self.hold_ms.saturating_mul(1000));
+            let all: Vec<String> = self.lanes.keys().cloned().collect();
+            return all.iter().flat_map(|lane| self.give_up(lane)).collect();
+        }
         let due: Vec<String> =
             self.lanes.iter().filter(|(_, waiting)| waiting.until <= now).map(|(lane, _)| lane.clone()).collect();
         for lane in due {
             released.extend(self.give_up(&lane));
         }
-        while self.count > MAX_HELD {
+        while self.count > MAX_HELD || self.bytes > MAX_HELD_BYTES {
             let oldest = self.lanes.iter().min_by_key(|(_, waiting)| waiting.until).map(|(lane, _)| lane.clone());
             let Some(lane) = oldest else { break };
             released.extend(self.give_up(&lane));
@@ -82,7 +120,16 @@ impl Hold {
 
     fn give_up(&mut self, lane: &str) -> Vec<Delivered> {
         let Some(waiting) = self.lanes.remove(lane) else { return Vec::new() };
-        self.count -= waiting.held.len();
-        waiting.held.into_values().collect()
+        let given_up: Vec<Delivered> = waiting.held.into_values().collect();
+        self.forget(&given_up);
+        given_up
+    }
+
+    fn forget(&mut self, gone: &[Delivered]) {
+        self.count -= gone.len();
+        self.bytes -= gone.iter().map(|delivered| delivered.payload.len()).sum::<usize>();
+        if self.lanes.is_empty() {
+            self.since = None;
+        }
     }
 }

@@ -20,7 +20,7 @@ use crate::checkpoint::{Checkpoint, Tail};
 use crate::engine::{Engine, EngineConfig};
 use crate::error::DetectError;
 use crate::evaluate::RuleStats;
-use crate::hold::Hold;
+use crate::hold::{Hold, Kept};
 use crate::ruleset::RuleSet;
 use crate::verify::{Stage, VerifyStage, chain_broken_event};
 use crate::wire::{dead_letter, messages, read};
@@ -421,11 +421,15 @@ impl Running {
         };
         if may_hold && self.stage.misses_one_before(&wire, &event) {
             let (lane, seq, place) = (event.lane.unwrap_or_default(), event.seq.unwrap_or_default(), delivered.seq);
-            if !self.hold.keep(&lane, seq, delivered) {
-                tick.seen.repeated += 1;
-                self.tail.skip(place);
+            match self.hold.keep(&lane, seq, delivered) {
+                Kept::Held => return None,
+                Kept::Again => {
+                    tick.seen.repeated += 1;
+                    self.tail.skip(place);
+                    return None;
+                }
+                Kept::Not(delivered) => return self.take_one(*delivered, false, tick),
             }
-            return None;
         }
         let (broken, said) = match self.stage.take(&wire, &mut event) {
             Stage::Repeated => {

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use crate::EdgeError;
 use crate::metrics::EdgeMetrics;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Restored, Snapshot};
 use crate::view::EdgeView;
 
 /// How often the buckets are read whole.
@@ -68,9 +68,11 @@ impl FeedFollower {
         let filters = config.filters();
         let snapshot = config.snapshot.map(Snapshot::new);
         let follower = Arc::new(Follower { bus, view, metrics, clock, filters, snapshot });
+        // First what an earlier start knew: a bucket that has lost an entry must not make an edge forget it. Older revisions are refused.
+        let restored = follower.restore();
         match follower.read_in_time().await {
             Ok(()) => follower.confirm(),
-            Err(error) => follower.restore(error)?,
+            Err(error) => follower.go_on_from(restored, error)?,
         }
         let mut tasks = vec![tokio::spawn(reread(follower.clone()))];
         for filter in &follower.filters {
@@ -148,17 +150,25 @@ impl Follower {
         }
     }
 
-    /// Takes the feed from the copy on disk. Each entry is verified as if it came from the bus.
-    fn restore(&self, cause: BusError) -> Result<(), EdgeError> {
-        let Some(snapshot) = &self.snapshot else { return Err(cause.into()) };
-        let restored =
-            snapshot.load().map_err(|error| EdgeError::Snapshot { reason: error.to_string(), cause: cause.clone() })?;
+    /// Takes the feed from the copy on disk, if there is one. Each entry is verified as if it came from the bus.
+    fn restore(&self) -> std::io::Result<Option<Restored>> {
+        let Some(snapshot) = &self.snapshot else { return Ok(None) };
+        let restored = snapshot.load()?;
+        for (bucket, key, bytes) in restored.iter().flat_map(|restored| &restored.entries) {
+            self.apply(*bucket, key, bytes);
+        }
+        Ok(restored)
+    }
+
+    /// Without the bus: with the copy, if it was any good.
+    fn go_on_from(&self, restored: std::io::Result<Option<Restored>>, cause: BusError) -> Result<(), EdgeError> {
+        if self.snapshot.is_none() {
+            return Err(cause.into());
+        }
+        let restored = restored.map_err(|error| EdgeError::Snapshot { reason: error.to_string(), cause: cause.clone() })?;
         let Some(restored) = restored else {
             return Err(EdgeError::Snapshot { reason: "there is none".to_owned(), cause });
         };
-        for (bucket, key, bytes) in &restored.entries {
-            self.apply(*bucket, key, bytes);
-        }
         self.view.restored(restored.confirmed_at);
         tracing::warn!(
             %cause,

@@ -49,9 +49,12 @@ impl KeyRing {
         ring
     }
 
-    /// Trusts one more key, or the same key for others than before.
+    /// Trusts one more key, or the same edge's key for other tenants. A key for everybody stays one: nobody takes it away by enrolling it.
     pub fn pin(&self, key: VerifyingKey, scope: Scope) {
-        self.keys.write().insert(key.key_id().to_owned(), Arc::new(Pinned { key, scope }));
+        let mut keys = self.keys.write();
+        if keys.get(key.key_id()).is_none_or(|known| known.scope != Scope::Any) {
+            keys.insert(key.key_id().to_owned(), Arc::new(Pinned { key, scope }));
+        }
     }
 
     /// The key with this id.
@@ -78,6 +81,14 @@ impl KeyRing {
 mod tests {
     use super::*;
     use crate::SigningKey;
+
+    #[test]
+    fn a_key_for_everybody_is_not_narrowed() {
+        let key = SigningKey::from_seed(&[7; 32]).verifying_key();
+        let ring = KeyRing::new([key.clone()]);
+        ring.pin(key.clone(), Scope::Edge { edge_id: "edge-1".to_owned(), tenants: BTreeSet::new() });
+        assert!(ring.get(key.key_id()).unwrap().speaks_for("acme", "acme.control.0123"));
+    }
 
     #[test]
     fn an_edge_speaks_for_its_tenants_in_its_own_lanes_only() {

@@ -7,7 +7,7 @@ use aegis_model::{EventId, EventKind, SealedEvent, TenantId, Timestamp};
 use sqlx::SqlitePool;
 use sqlx::sqlite::SqliteRow;
 
-use crate::error::{is_unreadable, read_error};
+use crate::error::{is_corruption, is_unreadable, read_error};
 use crate::rows::{RowError, item_of, select_items};
 use crate::{Ledger, LedgerError, MAX_READ, OutboxItem};
 
@@ -139,26 +139,44 @@ impl Ledger {
     }
 }
 
-/// The rows after `after` up to `end`, each by itself; one that stays unreadable is left out, loudly: consumers will see its gap.
+/// The rows after `after` up to `end`, each by itself. One that stays unreadable is left out, loudly, if others can be read: consumers will see its
+/// gap. Where none can, the disk is to blame and not a page of it, and that may pass: an error, so that nobody passes over rows that are sound.
 async fn read_singly(reader: &SqlitePool, after: i64, end: i64) -> Result<Vec<OutboxItem>, LedgerError> {
     let mut items = Vec::new();
+    let mut failed = Vec::new();
     for row in after + 1..=end {
-        let mut tries = 1;
-        let found = loop {
-            let found = sqlx::query(select_items!("WHERE r.row = ?")).bind(row).fetch_all(reader).await;
-            match found {
-                Err(error) if is_unreadable(&error) && tries < TRIES => tokio::time::sleep(TRY_AGAIN).await,
-                found => break found,
-            }
-            tries += 1;
-        };
-        match found {
-            Ok(rows) => items.extend(readable(&rows)?),
-            Err(error) if is_unreadable(&error) => tracing::error!(%error, row, "a row of the ledger cannot be read"),
+        match read_one(reader, row).await {
+            Ok(found) => items.extend(found),
+            Err(error) if is_unreadable(&error) => failed.push((row, error)),
             Err(error) => return Err(read_error(&error)),
         }
     }
+    // Once more, behind all others: what failed while the disk did is there again.
+    for (row, first) in failed {
+        match read_one(reader, row).await {
+            Ok(found) => items.extend(found),
+            Err(error) if is_corruption(&error) || (is_unreadable(&error) && !items.is_empty()) => {
+                tracing::error!(%error, row, "a row of the ledger cannot be read");
+            }
+            Err(_) => return Err(read_error(&first)),
+        }
+    }
+    items.sort_unstable_by_key(|item| item.row);
     Ok(items)
+}
+
+/// One row, tried a few times; none where the number is not given away or the row is damaged.
+async fn read_one(reader: &SqlitePool, row: i64) -> Result<Vec<OutboxItem>, sqlx::Error> {
+    let mut tries = 1;
+    loop {
+        let found = sqlx::query(select_items!("WHERE r.row = ?")).bind(row).fetch_all(reader).await;
+        match found {
+            Err(error) if is_unreadable(&error) && tries < TRIES => tokio::time::sleep(TRY_AGAIN).await,
+            Err(error) => return Err(error),
+            Ok(rows) => return Ok(readable(&rows).unwrap_or_default()),
+        }
+        tries += 1;
+    }
 }
 
 /// The readable rows. A damaged one is left out, loudly: consumers will see its gap, and the rest must still be shipped.

@@ -46,13 +46,9 @@ pub(crate) fn forward(to: Forward) -> Router {
 }
 
 async fn pass(State(to): State<Forward>, request: Request) -> Response {
-    let Ok(_permit) = to.permits.try_acquire() else {
-        return refusal(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "control_busy",
-            "too many requests wait for the control plane; try again",
-        );
-    };
+    if !request.headers().contains_key(header::AUTHORIZATION) {
+        return refusal(StatusCode::UNAUTHORIZED, "unauthenticated", "send `Authorization: Bearer <API key or agent token>`");
+    }
     match tokio::time::timeout(TIMEOUT, answer(&to, request)).await {
         Ok(Ok(response)) => response,
         Ok(Err(refused)) => refused,
@@ -63,6 +59,11 @@ async fn pass(State(to): State<Forward>, request: Request) -> Response {
 async fn answer(to: &Forward, request: Request) -> Result<Response, Response> {
     let (parts, body) = request.into_parts();
     let body = read(body, to.max_body_bytes).await?;
+    // Behind the body: whoever sends none holds up nobody.
+    let Ok(_permit) = to.permits.try_acquire() else {
+        let message = "too many requests wait for the control plane; try again";
+        return Err(refusal(StatusCode::SERVICE_UNAVAILABLE, "control_busy", message));
+    };
     let headers = headers(&parts.headers);
     let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());

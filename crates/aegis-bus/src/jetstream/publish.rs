@@ -30,13 +30,18 @@ pub(super) async fn publish(
     let mut results: Vec<Result<PubAck, BusError>> = Vec::with_capacity(count);
     let mut messages = messages.into_iter();
     while results.len() < count {
-        let sent = messages.by_ref().take(WINDOW);
-        let mut on_their_way = Vec::with_capacity(WINDOW);
-        for message in sent {
-            on_their_way.push(send(context, stream, message).await);
-        }
         // One end for all of them: behind a server that hangs, each would have its own wait.
         let deadline = Instant::now() + timeout;
+        let mut on_their_way = Vec::with_capacity(WINDOW);
+        for message in messages.by_ref().take(WINDOW) {
+            let sent = timeout_at(deadline, send(context, stream, message)).await;
+            let sent = sent.unwrap_or_else(|_elapsed| Err(unavailable("the connection takes nothing")));
+            let refused = sent.as_ref().is_err_and(BusError::is_retryable);
+            on_their_way.push(sent);
+            if refused {
+                break;
+            }
+        }
         for sent in on_their_way {
             results.push(match sent {
                 Ok((subject, ack)) => match timeout_at(deadline, ack.into_future()).await {

@@ -48,7 +48,8 @@ async fn purge(context: &Context, stream: Stream) -> Result<(), BusError> {
     }
     let Some(consumed) = kv::positions(context, stream).await?.into_iter().min() else { return Ok(()) };
     // As much of it as its size asks for: consumers that come back want what is still there.
-    let too_many = state.messages * (state.bytes - max_bytes / 100 * GOAL_PERCENT) / state.bytes;
+    let over = u128::from(state.bytes - max_bytes / 100 * GOAL_PERCENT);
+    let too_many = u64::try_from(u128::from(state.messages) * over / u128::from(state.bytes)).unwrap_or(u64::MAX);
     let purge_to = consumed.min(state.first_sequence + too_many);
     if purge_to < state.first_sequence {
         return Ok(());
