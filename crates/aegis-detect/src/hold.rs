@@ -133,3 +133,48 @@ impl Hold {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn message(seq: u64, text: &str, at_s: i64) -> Delivered {
+        let bus_ts = Timestamp::from_micros(0).plus_seconds(at_s);
+        Delivered { seq, subject: "ase.00.t.x".to_owned(), payload: text.to_owned().into(), bus_ts, kept: None }
+    }
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_micros(0).plus_seconds(seconds)
+    }
+
+    #[test]
+    fn a_lane_is_given_up_at_its_time_in_order_and_what_it_weighed_is_forgotten() {
+        let mut hold = Hold::new(15_000);
+        assert!(matches!(hold.keep("a", 4, message(1, "four", 0)), Kept::Held));
+        assert!(matches!(hold.keep("a", 3, message(2, "three", 1)), Kept::Held));
+        assert!(matches!(hold.keep("a", 3, message(3, "three", 1)), Kept::Again));
+        assert!(matches!(hold.keep("a", 3, message(4, "a fork", 1)), Kept::Not(_)), "a fork is not held");
+        assert!(hold.next("a", 1).is_none() && hold.release(at(14)).is_empty());
+        assert_eq!(hold.release(at(15)).iter().map(|d| d.seq).collect::<Vec<_>>(), [2, 1]);
+        assert!(hold.is_empty() && hold.count == 0 && hold.bytes == 0 && hold.since.is_none());
+    }
+
+    #[test]
+    fn nobody_can_make_it_hold_without_end() {
+        let mut hold = Hold::new(15_000);
+        let mut released = 0;
+        // A new lane with a gap every ten seconds: never is nothing held.
+        for n in 0..6 {
+            released += hold.release(at(10 * n)).len();
+            assert!(matches!(hold.keep(&n.to_string(), 2, message(n.unsigned_abs(), "x", 10 * n)), Kept::Held));
+            assert!(!hold.is_empty());
+        }
+        released += hold.release(at(60)).len();
+        assert_eq!(released, 6, "after four times the hold everything goes on");
+        assert!(hold.is_empty());
+        assert!(matches!(hold.keep("late", 2, message(9, "x", 74)), Kept::Not(_)), "and for one hold nothing is held");
+        assert!(hold.is_empty());
+        assert!(matches!(hold.keep("late", 2, message(9, "x", 75)), Kept::Held));
+    }
+}

@@ -101,6 +101,8 @@ impl Line {
                 assert_eq!(alerts.len(), expected, "{alerts:#?}");
                 return alerts.into_iter().map(|a| serde_json::from_value(a).unwrap()).collect();
             }
+            // What is there is read without a wait, and the bus's writer runs on this very thread.
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 }
@@ -125,14 +127,6 @@ async fn a_lane_waits_for_what_comes_behind_its_successors() {
     worker.stop().await;
     let worker = line.worker_that_holds(60_000);
     line.publish(&late).await;
-    let stats = line.caught_up(&worker).await;
-    assert_eq!((stats.broken, stats.malformed), (0, 0));
-    let found = line.read_stream(Stream::Alerts, "alert.>").await.len();
-    assert!(found == 2 || stats.trouble.is_none(), "{stats:#?}");
-    if found < 2 {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        assert_eq!(line.read_stream(Stream::Alerts, "alert.>").await.len(), 2, "{:#?}", worker.stats());
-    }
     let alerts = line.alerts(2).await;
     assert!(alerts.iter().all(|alert| alert.rule_name == "deny-storm"), "{alerts:#?}");
     let stats = line.caught_up(&worker).await;
