@@ -133,13 +133,22 @@ class Aegis:
         self._nats = NatsServer(SERVERS[NATS]).start() if NATS and nats is None else None
         nats = nats or self._nats
         if nats:
-            self.cli("streams", "apply", "--nats", nats.url)
-            self.environment["AEGIS_NATS_SERVERS"] = nats.url
+            self.join(nats)
         self.config = config
         self.port = None
         self._process = None
         self._log = None
         self._output = []
+
+    def join(self, nats):
+        """Makes the server's streams, and before that its users, where it asks for a login."""
+        self.environment |= nats.environment
+        if nats.is_secured:
+            self.cli("streams", "users", "--data", self.data, "--write", nats.users)
+            self.environment["AEGIS_NATS_USERS_FILE"] = str(nats.users)
+            nats.start()
+        options = ["--data", self.data] if nats.is_secured else []
+        self.cli("streams", "apply", "--nats", nats.url, *options, *nats.options)
 
     # Life
 
@@ -216,6 +225,9 @@ class Aegis:
         process, self._process = self._process, None
         process.kill()
         process.wait(timeout=DEADLINE_S)
+
+    def signal(self, name):
+        self._process.send_signal(getattr(signal, f"SIG{name}"))
 
     def restart(self):
         self.stop()
@@ -327,9 +339,18 @@ class Edge(Aegis):
 
     ROLE = "edge"
 
+    def join(self, nats):
+        self.nats = nats
+        self.environment |= nats.environment
+
     def enroll(self, control, edge_id, *tenants):
         token = control.invite(edge_id, *tenants)
         self.cli("edge", "enroll", "--control", f"http://127.0.0.1:{control.port}", "--data", self.data, stdin=token)
+        if self.nats.is_secured:
+            nkey = self.data / "keys" / "nats.nk"
+            wait_until("control has written the new user", lambda: f"# {edge_id}:" in self.nats.users.read_text())
+            assert nkey.exists()
+            self.nats.reload()
         return self
 
 

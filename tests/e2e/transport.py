@@ -1,19 +1,21 @@
 """Events and state over a NATS server: the streams that it needs, and what happens to the action path and to evidence when it stops,
 hangs or dies."""
 
+import datetime
 import json
 import re
+import shutil
 import unittest
 
 from harness import Aegis, ControlPlane, Edge, StartFailed, check_chain, wait_until
-from nats import SERVERS, NatsServer
+from nats import FAKETIME, SERVERS, NatsServer, make_certificates
 
 
 class Nats(unittest.TestCase):
-    def server(self, name="current"):
-        server = NatsServer(SERVERS[name]).start()
+    def server(self, name="current", secured=False):
+        server = NatsServer(SERVERS[name], secured)
         self.addCleanup(server.close)
-        return server
+        return server if secured else server.start()
 
     def instance(self, server):
         aegis = Aegis(nats=server)
@@ -123,8 +125,10 @@ class Faults(Nats):
 class Edges(Nats):
     """Edges as processes of their own: they believe what control signed, and answer without it."""
 
+    SERVER = "current"
+
     def setUp(self):
-        self.nats = self.server()
+        self.nats = self.server(self.SERVER, secured=True)
         self.control = ControlPlane(nats=self.nats)
         self.addCleanup(self.control.close)
         self.control.start()
@@ -256,3 +260,136 @@ class Edges(Nats):
         self.assertIn("aegis edge invite", failed.exception.output)
         for name in ("edge.key", "trust.key", "nats.nk"):
             self.assertEqual((first.data / "keys" / name).stat().st_mode & 0o777, 0o600, name)
+
+    def edges_listed(self):
+        return {edge["edge_id"]: edge for edge in self.tenant.get("/v1/edges").expect(200)}
+
+    def freeze(self, agent):
+        return self.tenant.post(f"/v1/agents/{agent.id}/freeze", {"reason": "test"}).expect(200)
+
+    def test_a_freeze_is_acknowledged_by_every_edge_that_lives(self):
+        wait_until("both are heard", lambda: all(edge["live"] for edge in self.edges_listed().values()))
+        self.assertEqual(set(self.edges_listed()), {"edge-1", "edge-2"})
+        frozen = self.freeze(self.agent)
+        self.assertTrue(frozen["enforced"], frozen)
+        self.assertEqual((frozen["edges"]["live"], frozen["edges"]["enforcing"], frozen["edges"]["silent"]), (2, 2, []))
+        # At once: control waited for them.
+        for edge in self.edges:
+            self.assertEqual(self.decide(edge)["reason"], "agent_frozen")
+        self.edges[1].kill9()
+        wait_until("one is silent", lambda: not self.edges_listed()["edge-2"]["live"])
+        frozen = self.freeze(self.tenant.register_agent())
+        self.assertTrue(frozen["enforced"], frozen)
+        self.assertEqual((frozen["edges"]["live"], frozen["edges"]["silent"]), (1, ["edge-2"]))
+        self.edges[0].kill9()
+        wait_until("the other too", lambda: not self.edges_listed()["edge-1"]["live"])
+        frozen = self.freeze(self.tenant.register_agent())
+        self.assertEqual((frozen["enforced"], frozen["edges"]["live"]), (False, 0), "nobody enforces it")
+
+    def test_an_edge_that_hangs_is_not_said_to_enforce(self):
+        wait_until("both are heard", lambda: all(edge["live"] for edge in self.edges_listed().values()))
+        self.edges[1].signal("STOP")
+        frozen = self.freeze(self.agent)
+        self.edges[1].signal("CONT")
+        self.assertEqual((frozen["enforced"], frozen["edges"]["live"], frozen["edges"]["enforcing"]), (False, 2, 1), frozen)
+        wait_until("it is frozen there too", lambda: self.decide(self.edges[1])["reason"] == "agent_frozen")
+
+    def test_the_time_to_contain_is_that_of_the_last_edge(self):
+        wait_until("both are heard", lambda: all(edge["live"] for edge in self.edges_listed().values()))
+        for _ in range(5):
+            self.decide(self.edges[0], tool="unheard", action="of")
+        wait_until("the time to contain is taken", lambda: self.control.metric("soc_mttc_seconds_count") == 1)
+        self.assertTrue(0 < self.control.metric("soc_mttc_seconds_sum") < 30)
+        wait_until("both are counted", lambda: self.control.metric("aegis_edges_live") == 2)
+
+    def test_without_control_the_feed_grows_old_though_nats_lives(self):
+        edge = self.edges[0]
+        edge.environment["AEGIS_EDGE_MAX_FEED_AGE_S"] = "4"
+        edge.restart()
+        self.assertEqual(self.asked(edge)["decision"], "allow")
+        self.control.kill9()
+        wait_until("it changes nothing any more", lambda: self.asked(edge)["reason"] == "control_stale")
+        self.assertEqual(self.asked(edge, action="read_customer", mutates_state=False)["decision"], "allow")
+        self.control.start()
+        wait_until("control lives again", lambda: self.asked(edge)["decision"] == "allow")
+
+    def test_a_clock_five_minutes_off_is_corrected(self):
+        for offset in ("+300", "-300"):
+            with self.subTest(offset):
+                edge = self.edge(f"edge-off{offset[0].replace('+', 'p').replace('-', 'm')}")
+                edge.environment |= {"LD_PRELOAD": FAKETIME, "FAKETIME": offset, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+                edge.start()
+                name = wait_until("it is heard", lambda: [name for name, listed in self.edges_listed().items() if listed["live"] and "off" in name and abs(listed["clock_offset_us"] or 0) > 299_000_000])[-1]
+                self.assertAlmostEqual(self.edges_listed()[name]["clock_offset_us"] / 1e6, -float(offset), delta=1)
+                decision = self.decide(edge)["decision_id"]
+                listed = wait_until("the decision is there", lambda: (reply := self.tenant.get(f"/v1/decisions/{decision}")).status == 200 and reply)
+                off = datetime.datetime.fromisoformat(listed.json["ts"]) - datetime.datetime.now(datetime.timezone.utc)
+                self.assertLess(abs(off.total_seconds()), 30)
+                edge.stop()
+
+    def test_streams_that_were_made_anew_are_read_and_the_feed_is_written_again(self):
+        hashes = [self.decide(edge)["receipt"]["receipt_hash"] for edge in self.edges * 5]
+        self.assert_all_arrive(hashes)
+        self.nats.kill9()
+        shutil.rmtree(self.nats.folder / "jetstream")
+        self.nats.start()
+        self.control.cli("streams", "apply", "--nats", self.nats.url, "--data", self.control.data, *self.nats.options)
+        new = self.edge("edge-3").start()
+        wait_until("the feed was written again", lambda: self.asked(new)["decision"] == "allow")
+        for edge in self.edges * 3:
+            self.decide(edge, tool="unheard", action="of")
+        for edge in [*self.edges, new]:
+            wait_until("detection goes on", lambda: self.asked(edge)["reason"] == "agent_frozen")
+
+    def test_streams_that_lost_their_end_are_read_on(self):
+        first = [self.decide(edge)["receipt"]["receipt_hash"] for edge in self.edges]
+        self.assert_all_arrive(first)
+        self.nats.kill9()
+        shutil.copytree(self.nats.folder / "jetstream", self.nats.folder / "yesterday")
+        self.nats.start()
+        hashes = [self.decide(edge)["receipt"]["receipt_hash"] for edge in self.edges * 20]
+        self.assert_all_arrive(first + hashes)
+        self.nats.kill9()
+        shutil.rmtree(self.nats.folder / "jetstream")
+        (self.nats.folder / "yesterday").rename(self.nats.folder / "jetstream")
+        self.nats.start()
+        for edge in self.edges * 3:
+            self.decide(edge, tool="unheard", action="of")
+        for edge in self.edges:
+            wait_until("detection goes on", lambda: self.asked(edge)["reason"] == "agent_frozen")
+        self.assert_all_arrive(first + hashes)
+
+
+class EdgesOnDebian(Edges):
+    """The same on the oldest server that is supported."""
+
+    SERVER = "debian"
+
+
+class Tls(Nats):
+    def test_who_does_not_know_the_authority_or_has_no_certificate_does_not_come_in(self):
+        server = self.server(secured=True)
+        control = ControlPlane(nats=server)
+        self.addCleanup(control.close)
+        known = dict(zip(server.options[::2], server.options[1::2]))
+        stranger = server.folder / "stranger"
+        stranger.mkdir()
+        make_certificates(stranger)
+        plan = lambda options, url=server.url, expect=2: control.cli(
+            "streams", "plan", "--nats", url, "--data", control.data, *[part for pair in options.items() for part in pair], expect=expect
+        )
+        plan(known, expect=0)
+        plan({})
+        plan(known | {"--ca": stranger / "ca.pem"})
+        plan({"--ca": known["--ca"]})
+        plan(known | {"--tls-certificate": stranger / "client.pem", "--tls-key": stranger / "client.key"})
+        # And with all of that, not without a login.
+        control.cli("streams", "plan", "--nats", server.url, *server.options, expect=2)
+
+    def test_tls_that_is_required_is_not_done_without(self):
+        server = self.server()
+        aegis = Aegis(environment={"AEGIS_NATS_SERVERS": server.url, "AEGIS_NATS_REQUIRE_TLS": "true"})
+        self.addCleanup(aegis.close)
+        aegis.cli("streams", "apply", "--nats", server.url)
+        with self.assertRaises(StartFailed):
+            aegis.start()

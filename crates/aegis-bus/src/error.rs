@@ -24,6 +24,9 @@ pub enum BusError {
     /// The message, subject, filter, key or position has not the required form; it will never be taken.
     #[error("{what} is not valid: {reason}")]
     Invalid { what: &'static str, reason: String },
+    /// The stream is no longer the one that was read: it was made anew, or lost its end. Read it from its start.
+    #[error("stream {stream} is not what it was: {reason}; it is read again from its start")]
+    Rewound { stream: String, reason: String },
     /// The bus cannot be reached or cannot write now. Keep the message and try again.
     #[error("the bus is unavailable: {reason}; messages wait with their publishers until it is back")]
     Unavailable { reason: String },

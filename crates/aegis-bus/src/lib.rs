@@ -7,6 +7,7 @@ mod check;
 pub mod conformance;
 mod embedded;
 mod error;
+pub mod feed;
 mod jetstream;
 pub mod subject;
 
@@ -16,10 +17,11 @@ use std::time::Duration;
 use aegis_model::Timestamp;
 use async_trait::async_trait;
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 pub use embedded::{BucketLimits, EmbeddedBus, EmbeddedLimits, Held, Keeper, StreamLimits};
 pub use error::BusError;
-pub use jetstream::{JetStreamBus, JetStreamOptions, Login, definitions};
+pub use jetstream::{EdgeBus, JetStreamBus, JetStreamOptions, Login, definitions, users};
 
 /// Largest payload of a message or value, in bytes: JetStream's default `max_payload`.
 pub const MAX_PAYLOAD: usize = 1024 * 1024;
@@ -228,6 +230,26 @@ pub struct StreamState {
     pub dropped_total: u64,
 }
 
+/// Where a consumer stands, in words that outlive it: which incarnation of the stream, and what message.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The stream's identity.
+    pub stream: String,
+    /// Everything up to here has been taken.
+    pub seq: u64,
+    /// When the bus stored the message at `seq`, if that is still there and the driver can tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored: Option<Timestamp>,
+}
+
+impl Place {
+    /// True if what stands at `now` may be what stood here: `last_seq` is the stream's last one now.
+    fn is_at(&self, now: &Self, last_seq: u64) -> bool {
+        let moved = self.stored.is_some() && now.stored.is_some() && self.stored != now.stored;
+        self.stream == now.stream && self.seq <= last_seq && !moved
+    }
+}
+
 /// The bus. All drivers must pass `conformance`.
 #[async_trait]
 pub trait Bus: Send + Sync + std::fmt::Debug {
@@ -248,7 +270,18 @@ pub trait Bus: Send + Sync + std::fmt::Debug {
     /// Names this incarnation of the stream: another value means that sequences remembered from before mean nothing.
     async fn stream_identity(&self, stream: Stream) -> Result<String, BusError>;
 
-    /// The sequence up to which the consumer has passed everything; 0 for one that is not registered.
+    /// Describes a sequence, for whoever must know later whether the stream still is the same up to there.
+    async fn place(&self, stream: Stream, seq: u64) -> Result<Place, BusError> {
+        Ok(Place { stream: self.stream_identity(stream).await?, seq, stored: None })
+    }
+
+    /// False if the stream was made anew or lost its end since `place` was described: then its sequences mean nothing any more. What retention
+    /// dropped counts as still there.
+    async fn is_still(&self, stream: Stream, place: &Place) -> Result<bool, BusError> {
+        Ok(place.is_at(&self.place(stream, place.seq).await?, self.last_seq(stream).await?))
+    }
+
+    /// The sequence up to which the consumer has passed everything; 0 for one that is not registered, or whose place the stream no longer has.
     async fn consumer_position(&self, stream: Stream, name: &str) -> Result<u64, BusError>;
 
     /// Registers the consumer, or moves it (back too). Retention drops only what every registered consumer has passed; with no
@@ -272,9 +305,32 @@ pub trait Bus: Send + Sync + std::fmt::Debug {
 
     /// Current values of the keys that match the filter first, then changes. A slow watcher misses intermediate values of a key, never its last.
     async fn kv_watch(&self, bucket: Bucket, filter: &str) -> Result<Box<dyn KvWatch>, BusError>;
+
+    /// Tells whoever listens now; kept by nobody, and lost where the connection is.
+    async fn tell(&self, subject: &str, payload: Bytes) -> Result<(), BusError>;
+
+    /// Hears what is told on matching subjects from now on.
+    async fn hear(&self, filter: &str) -> Result<Box<dyn Hearing>, BusError>;
 }
 
-/// A reader of a stream. Acks nothing: where to start again is the consumer's own checkpoint.
+/// Something that was told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heard {
+    pub subject: String,
+    pub payload: Bytes,
+    /// Where an answer is waited for. Chosen by whoever told: not to be believed.
+    pub reply_to: Option<String>,
+}
+
+/// Hears what is told.
+#[async_trait]
+pub trait Hearing: Send + std::fmt::Debug {
+    /// The next; waits until there is one. Who is too slow misses some.
+    async fn next(&mut self) -> Result<Heard, BusError>;
+}
+
+/// A reader of a stream. Acks nothing: where to start again is the consumer's own checkpoint. After `BusError::Rewound` it reads nothing more:
+/// the stream is another one, to be read from its start; what was seen before is dropped by id.
 #[async_trait]
 pub trait Subscription: Send + std::fmt::Debug {
     /// At most `max` messages in sequence order; waits up to `wait` for the first; empty when none came.

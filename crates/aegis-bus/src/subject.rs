@@ -78,6 +78,27 @@ pub fn dlq(pp: u32) -> String {
     format!("dlq.{pp:02}")
 }
 
+/// The key of control's sign of life, in the bucket `control`. No tenant's: those have more tokens.
+pub const BEAT: &str = "beat";
+
+/// `hb.<edge>`: an edge's sign of life.
+#[must_use]
+pub fn heartbeat(edge_id: &str) -> String {
+    format!("hb.{}", token(edge_id))
+}
+
+/// `ack.<edge>`: what an edge enforces.
+#[must_use]
+pub fn ack(edge_id: &str) -> String {
+    format!("ack.{}", token(edge_id))
+}
+
+/// `feed.<edge>`: what an edge asks of control's feed.
+#[must_use]
+pub fn feed(edge_id: &str) -> String {
+    format!("feed.{}", token(edge_id))
+}
+
 /// `<tenant>.<target type>.<hash(target)>`
 #[must_use]
 pub fn kv_containment(tenant: &TenantId, target_type: TargetType, target: &str) -> String {
@@ -116,6 +137,15 @@ pub fn matches(filter: &str, subject: &str) -> bool {
             _ => return false,
         }
     }
+}
+
+/// Refuses what can be told to nobody.
+pub(crate) fn check_told(subject: &str) -> Result<(), BusError> {
+    check_tokens("subject", subject)?;
+    if subject.split('.').any(|t| t == "*" || t == ">") {
+        return Err(BusError::invalid("subject", "a wildcard cannot be told to"));
+    }
+    Ok(())
 }
 
 /// Refuses what is not a subject of the stream: empty or wildcard tokens, white space, control characters, foreign roots.

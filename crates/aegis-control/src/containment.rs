@@ -1,8 +1,10 @@
 //! Containment: holds that people and rules put on agents and MCP servers, signed and published as state.
 //! Promises that a rule's hold is applied once per command and within the tenant's hourly cap; never lifts a revocation.
 
+use std::sync::Arc;
+
 use crate::reply::Json;
-use aegis_model::{ContainmentKind, ContainmentState, EntryKind, EventId, Hold, TargetType, TenantId, Verdict};
+use aegis_model::{ContainmentKind, ContainmentState, EntryKind, EventId, Hold, TargetType, TenantId, Timestamp, Verdict};
 use aegis_store::AutomaticHold;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -10,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::agents;
 use crate::control::{Control, ControlError};
+use crate::fleet::Enforcement;
 use crate::input::{MAX_TEXT, check_text, parse};
 use crate::problem::Problem;
 use crate::record::ContainmentChange;
@@ -61,7 +64,7 @@ pub struct ContainmentRequest {
 /// What came of it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ContainmentOutcome {
-    /// The hold is in force; `enforced` says whether the local edge has confirmed it.
+    /// The hold is in force; `enforced` says whether every edge that lives has confirmed it within the time that control waits.
     Applied { state: ContainmentState, enforced: bool },
     /// This command was applied before.
     AlreadyApplied,
@@ -170,12 +173,12 @@ fn change<'a>(
 
 /// Publishes first: what holds an agent must not wait for a receipt. Then the receipt, then the reply.
 async fn finish(control: &Control, pending: crate::outbox::Pending, state: ContainmentState) -> Result<Response, Problem> {
-    let enforced = control.publish_containment(&state).await;
+    let enforcement = control.publish_containment(&state).await;
     control.seal(pending).await?;
-    Ok(Json(state_view(control, &state, Some(enforced))?).into_response())
+    Ok(Json(state_view(control, &state, Some(&enforcement))?).into_response())
 }
 
-fn state_view(control: &Control, state: &ContainmentState, enforced: Option<bool>) -> Result<Value, Problem> {
+fn state_view(control: &Control, state: &ContainmentState, enforcement: Option<&Enforcement>) -> Result<Value, Problem> {
     let mut view = serde_json::to_value(state).map_err(Problem::internal)?;
     if let Some(object) = view.as_object_mut() {
         let verdict = match state.verdict_at(control.clock.now()) {
@@ -185,8 +188,9 @@ fn state_view(control: &Control, state: &ContainmentState, enforced: Option<bool
             Verdict::Revoked => "revoked",
         };
         object.insert("verdict".to_owned(), json!(verdict));
-        if let Some(enforced) = enforced {
-            object.insert("enforced".to_owned(), json!(enforced));
+        if let Some(enforcement) = enforcement {
+            object.insert("enforced".to_owned(), json!(enforcement.is_whole()));
+            object.insert("edges".to_owned(), json!(enforcement.edges));
         }
     }
     Ok(view)
@@ -227,10 +231,19 @@ impl Control {
     }
 
     /// Applies what a rule asks for, within the tenant's hourly cap. A cap that is reached is an event, so that it is seen.
-    pub async fn request_containment(&self, request: ContainmentRequest) -> Result<ContainmentOutcome, ControlError> {
+    pub async fn request_containment(self: &Arc<Self>, request: ContainmentRequest) -> Result<ContainmentOutcome, ControlError> {
         let outcome = self.contain(&request).await?;
-        if let ContainmentOutcome::Applied { enforced: true, .. } = &outcome {
-            self.observe_contained(&request).await;
+        if let ContainmentOutcome::Applied { state, enforced } = &outcome {
+            let now = self.clock.now();
+            let (control, state, enforced) = (Arc::clone(self), state.clone(), *enforced);
+            // An edge may be slow to say so; nobody waits for a measurement.
+            let _measured_later = tokio::spawn(async move {
+                let here = (enforced && control.applied.has_edge()).then_some(now);
+                let since = here.max(control.enforced_since(&state).await);
+                if let Some(since) = since.filter(|_| enforced || !control.applied.has_edge()) {
+                    control.observe_contained(&request, since).await;
+                }
+            });
         }
         Ok(outcome)
     }
@@ -273,7 +286,7 @@ impl Control {
             self.store.add_automatic_hold(tenant, &request.command_id, target_type, target, &hold, cap, pending.rows()).await?;
         match added {
             AutomaticHold::Applied(state) => {
-                let enforced = self.publish_containment(&state).await;
+                let enforced = self.publish_containment(&state).await.is_whole();
                 self.seal(pending).await?;
                 Ok(ContainmentOutcome::Applied { state, enforced })
             }
@@ -293,11 +306,11 @@ impl Control {
         }
     }
 
-    /// Time to contain: from the first evidence event to now.
-    async fn observe_contained(&self, request: &ContainmentRequest) {
+    /// Time to contain: from the first evidence event to when the last live edge began to enforce.
+    async fn observe_contained(&self, request: &ContainmentRequest, since: Timestamp) {
         let Some(first) = request.evidence_ids.first() else { return };
         if let Ok(Some(row)) = self.store.history_event(&request.tenant_id, *first).await {
-            let micros = self.clock.now().as_micros().saturating_sub(row.ts.as_micros()).max(0);
+            let micros = since.as_micros().saturating_sub(row.ts.as_micros()).max(0);
             self.metrics.observe_time_to_contain(std::time::Duration::from_micros(micros.unsigned_abs()).as_secs_f64());
         }
     }

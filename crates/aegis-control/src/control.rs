@@ -20,9 +20,10 @@ use tokio::task::JoinHandle;
 
 use crate::bundles::Bundles;
 use crate::feed::Feed;
+use crate::fleet::Fleet;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
-use crate::{archive, expiry, feed, materialise, outbox};
+use crate::{archive, expiry, feed, fleet, materialise, outbox};
 
 /// Limits and times of control. The defaults suit one machine.
 #[derive(Clone, Debug)]
@@ -74,6 +75,11 @@ impl Default for ControlConfig {
 pub trait AppliedWatch: Send + Sync + std::fmt::Debug {
     /// True as soon as the edge has applied an entry of `kind` with this revision or a newer one; false after `timeout`.
     async fn wait_applied(&self, revision: i64, kind: EntryKind, timeout: Duration) -> bool;
+
+    /// False where there is no edge in this process, so that its word says nothing.
+    fn has_edge(&self) -> bool {
+        true
+    }
 }
 
 /// For a control without an edge in its process: nothing is ever reported as enforced.
@@ -83,6 +89,10 @@ pub struct NoLocalEdge;
 #[async_trait]
 impl AppliedWatch for NoLocalEdge {
     async fn wait_applied(&self, _revision: i64, _kind: EntryKind, _timeout: Duration) -> bool {
+        false
+    }
+
+    fn has_edge(&self) -> bool {
         false
     }
 }
@@ -125,10 +135,13 @@ pub struct Control {
     pub(crate) applied: Arc<dyn AppliedWatch>,
     pub(crate) bundles: Bundles,
     pub(crate) feed: Feed,
+    pub(crate) fleet: Fleet,
     pub(crate) outbox: Outbox,
     pub(crate) metrics: Metrics,
     /// Rung whenever events have arrived in the history.
     pub(crate) arrived: Notify,
+    /// Rung when an edge has enrolled.
+    pub(crate) enrolled: Notify,
     /// Serialises changes whose check and write must not be parted: registry entries with the policies that read them.
     pub(crate) registry_turn: tokio::sync::Mutex<()>,
     /// Serialises what people do with approvals, so that a receipt says what the vote led to.
@@ -176,9 +189,11 @@ impl Control {
             applied,
             bundles,
             feed: Feed::default(),
+            fleet: Fleet::default(),
             outbox: Outbox::default(),
             metrics: Metrics::default(),
             arrived: Notify::new(),
+            enrolled: Notify::new(),
             registry_turn: tokio::sync::Mutex::new(()),
             approval_turn: tokio::sync::Mutex::new(()),
             archive_ok: AtomicBool::new(false),
@@ -193,11 +208,12 @@ impl Control {
     }
 
     async fn settle_at_start(&self) -> Result<(), ControlError> {
-        self.pin_edges().await?;
         let left = self.settle_outbox().await?;
         if left > 0 {
             return Err(ControlError::Outbox(left));
         }
+        // Now each of their keys has its receipts.
+        self.pin_edges().await?;
         match self.publish_all(true).await {
             Ok(entries) => tracing::info!(entries, "control feed rewritten"),
             // The bus may come later: edges enforce what they hold, and the feed task tries again.
@@ -215,6 +231,8 @@ impl Control {
         tasks.push(tokio::spawn(materialise::run(Arc::clone(self), self.stop.subscribe())));
         tasks.push(tokio::spawn(expiry::run(Arc::clone(self), self.stop.subscribe())));
         tasks.push(tokio::spawn(feed::run(Arc::clone(self), self.stop.subscribe())));
+        tasks.push(tokio::spawn(fleet::run(Arc::clone(self), self.stop.subscribe())));
+        tasks.push(tokio::spawn(fleet::beat(Arc::clone(self), self.stop.subscribe())));
         tasks.push(tokio::spawn(outbox::run(Arc::clone(self), self.stop.subscribe())));
         Ok(())
     }
@@ -234,6 +252,11 @@ impl Control {
         {
             tracing::error!(%error, "the archive ended badly");
         }
+    }
+
+    /// Waits until an edge has enrolled. For one waiter: an enrolment while nobody waits is told to the next.
+    pub async fn edge_enrolled(&self) {
+        self.enrolled.notified().await;
     }
 
     /// The metrics, to be registered and counted on.

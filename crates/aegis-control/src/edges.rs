@@ -4,15 +4,17 @@
 use aegis_keys::{Scope, VerifyingKey};
 use aegis_ledger::Draft;
 use aegis_model::{EventKind, Phase, TenantId};
-use aegis_store::EdgeKey;
+use aegis_store::{EdgeKey, EdgePublicKeys, Enrolment, StoreError};
 use axum::body::Body;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
+use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::json;
 
 use crate::control::{Control, ControlError};
 use crate::input::{check_text, parse, read_body, require_json};
+use crate::outbox::Pending;
 use crate::problem::Problem;
 use crate::reply::Json;
 
@@ -44,10 +46,6 @@ pub(crate) async fn enroll(control: &Control, parts: &Parts, body: Body) -> Resu
     check_text("nkey", &body.nkey, MAX_KEY)?;
     let key = VerifyingKey::from_base64(&body.receipt_key)
         .map_err(|_| Problem::bad_request("invalid_field", "`receipt_key` is no Ed25519 public key in base64"))?;
-    // Known keys are no news: whoever sends one does not hold it, or enrolled before.
-    if control.ring.get(key.key_id()).is_some() {
-        return Err(Problem::bad_request("invalid_field", "`receipt_key` is known already; an edge makes a key of its own"));
-    }
     if !is_user_nkey(&body.nkey) {
         return Err(Problem::bad_request("invalid_field", "`nkey` is no public user nkey (U and 55 letters and digits)"));
     }
@@ -57,17 +55,46 @@ pub(crate) async fn enroll(control: &Control, parts: &Parts, body: Body) -> Resu
             "the ledger cannot be written, so that nothing may be changed; try again",
         ));
     }
-    let enrolled = control.store.enroll_edge(&body.token, key.key_id(), &body.receipt_key, &body.nkey).await?;
-    let Some(edge) = enrolled else {
-        return Err(Problem::unauthorized("invalid_credential", "the invitation is not valid (unknown, used or expired)"));
-    };
-    for tenant in &edge.tenants {
-        if let Err(problem) = control.record(enrolled_draft(control, tenant, &edge)).await {
-            control.store.forget_edge_key(&edge.key_id).await?;
-            return Err(problem);
+    let keys = EdgePublicKeys { key_id: key.key_id(), public_key: &body.receipt_key, nkey: &body.nkey };
+    // Known keys are no news: whoever sends one does not hold it, or enrolled before.
+    let known = control.ring.get(key.key_id()).is_some();
+    let pending = Mutex::new(Vec::new());
+    let facts = |edge: &EdgeKey| {
+        if known {
+            return Err(StoreError::Invalid { what: "receipt_key", why: "is known already; an edge makes a key of its own" });
         }
-    }
+        let prepared = edge.tenants.iter().map(|tenant| control.prepare(enrolled_draft(control, tenant, edge)));
+        let prepared: Vec<Pending> =
+            prepared.collect::<Result<_, _>>().map_err(|problem| StoreError::TakenBack(problem.message))?;
+        let rows = prepared.iter().flat_map(|pending| pending.rows().iter().cloned()).collect();
+        *pending.lock() = prepared;
+        Ok(rows)
+    };
+    let enrolled = control.store.enroll_edge(&body.token, keys, &facts).await?;
+    let edge = match enrolled {
+        None => {
+            return Err(Problem::unauthorized("invalid_credential", "the invitation is not valid (unknown, used or expired)"));
+        }
+        Some(Enrolment::New(edge)) => {
+            for pending in pending.into_inner() {
+                control.seal(pending).await?;
+            }
+            edge
+        }
+        // Its answer was lost, or one of its receipts could not be sealed then.
+        Some(Enrolment::Again(edge)) => {
+            if control.settle_outbox().await? > 0 {
+                return Err(Problem::unavailable(
+                    "receipt_pending",
+                    "the receipt of this enrolment is not sealed yet; try again",
+                ));
+            }
+            edge
+        }
+    };
     control.ring.pin(key, scope_of(&edge));
+    control.edge_serves(&edge.edge_id, &edge.tenants);
+    control.enrolled.notify_one();
     tracing::info!(edge_id = edge.edge_id, key_id = edge.key_id, tenants = edge.tenants.len(), "an edge is enrolled");
     let reply = json!({
         "edge_id": edge.edge_id, "tenants": edge.tenants, "key_id": edge.key_id,
@@ -101,7 +128,10 @@ impl Control {
     pub(crate) async fn pin_edges(&self) -> Result<(), ControlError> {
         for edge in self.store.edge_keys().await? {
             match VerifyingKey::from_base64(&edge.public_key) {
-                Ok(key) => self.ring.pin(key, scope_of(&edge)),
+                Ok(key) => {
+                    self.ring.pin(key, scope_of(&edge));
+                    self.edge_serves(&edge.edge_id, &edge.tenants);
+                }
                 Err(error) => return Err(ControlError::Failed(format!("the key of edge {}: {error}", edge.edge_id))),
             }
         }

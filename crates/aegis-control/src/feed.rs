@@ -6,15 +6,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use aegis_bus::{Bucket, subject};
+use aegis_bus::{Bucket, BusError, subject};
 use aegis_keys::sign_entry;
 use aegis_model::{ContainmentState, EntryKind, TenantId};
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::{Mutex, watch};
+use tokio::time::{Instant, sleep};
 
 use crate::control::Control;
+use crate::fleet::Enforcement;
 use crate::problem::Problem;
 use crate::record::containment_entry_name;
 
@@ -22,9 +24,21 @@ use crate::record::containment_entry_name;
 #[derive(Debug, Default)]
 pub(crate) struct Feed {
     /// Held while an entry is written, so that two changes of one entry cannot pass each other.
-    published: Mutex<HashMap<String, i64>>,
+    published: Mutex<HashMap<(Bucket, String), Published>>,
     behind: AtomicBool,
 }
+
+/// An entry as this process wrote it.
+#[derive(Clone, Copy, Debug)]
+struct Published {
+    /// Its own revision, from the store.
+    revision: i64,
+    /// Where the bucket put it.
+    bucket_revision: u64,
+}
+
+/// How often the buckets are compared with what was written: one may be made anew, rolled back, or overwritten by somebody else.
+const COMPARE_EVERY: Duration = Duration::from_secs(10);
 
 /// How often a feed that is behind is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -52,9 +66,12 @@ impl Control {
         self.applied.wait_applied(revision, kind, self.config.applied_wait).await
     }
 
-    /// The same for a target's containment.
-    pub(crate) async fn publish_containment(&self, state: &ContainmentState) -> bool {
-        self.publish(&state.tenant_id, EntryKind::Containment, &containment_entry_name(state), state.revision, state).await
+    /// The same for a target's containment, which edges of their own acknowledge.
+    pub(crate) async fn publish_containment(&self, state: &ContainmentState) -> Enforcement {
+        let name = containment_entry_name(state);
+        let here = self.publish(&state.tenant_id, EntryKind::Containment, &name, state.revision, state).await;
+        let edges = self.wait_enforced(state, self.config.applied_wait).await;
+        Enforcement { here: self.applied.has_edge().then_some(here), edges }
     }
 
     async fn publish_value(
@@ -68,19 +85,55 @@ impl Control {
     ) -> Result<(), Problem> {
         let (bucket, key) = place_of(tenant, kind, name, &body)?;
         let mut published = self.feed.published.lock().await;
-        let newest = published.get(&key).copied().unwrap_or(i64::MIN);
+        let place = (bucket, key);
+        let newest = published.get(&place).map_or(i64::MIN, |published| published.revision);
         if revision < newest || (revision == newest && !rewrite) {
             return Ok(());
         }
         let entry =
             sign_entry(&self.key, tenant, kind, name, revision, self.clock.now(), Some(body)).map_err(Problem::internal)?;
         let bytes = serde_json::to_vec(&entry).map_err(Problem::internal)?;
-        self.bus.kv_put(bucket, &key, Bytes::from(bytes)).await.map_err(|error| {
+        let bucket_revision = self.bus.kv_put(bucket, &place.1, Bytes::from(bytes)).await.map_err(|error| {
             tracing::warn!(%error, "control feed bucket refused an entry");
             Problem::unavailable("bus_unavailable", "the control feed cannot be written")
         })?;
-        published.insert(key, revision);
+        published.insert(place, Published { revision, bucket_revision });
         Ok(())
+    }
+
+    /// True if both buckets hold every entry as this process wrote it.
+    async fn buckets_stand(&self) -> Result<bool, BusError> {
+        let before: Vec<_> = self.feed.published.lock().await.iter().map(|(place, entry)| (place.clone(), *entry)).collect();
+        for bucket in [Bucket::Control, Bucket::Containment] {
+            let held = self.bus.kv_all(bucket, ">").await?;
+            let held: HashMap<String, u64> = held.into_iter().map(|(key, _, revision)| (key, revision)).collect();
+            let now = self.feed.published.lock().await;
+            for (place, entry) in before.iter().filter(|((of, _), _)| *of == bucket) {
+                // While the bucket was read, an entry may have been written anew.
+                let ours = [Some(*entry), now.get(place).copied()];
+                let found = held.get(&place.1);
+                if !ours.into_iter().flatten().any(|entry| found == Some(&entry.bucket_revision)) {
+                    tracing::warn!(%bucket, key = place.1, "the control feed does not hold an entry as it was written; writing all of it again");
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Writes the feed again if a bucket does not hold it any more.
+    async fn compare_buckets(&self) {
+        match self.buckets_stand().await {
+            Ok(true) => {}
+            Ok(false) => {
+                self.metrics.feed_rewrites.inc();
+                // The next comparison sees what could not be written.
+                if let Err(problem) = self.publish_all(true).await {
+                    tracing::warn!(code = problem.code, "the control feed cannot be written again yet");
+                }
+            }
+            Err(error) => tracing::debug!(%error, "the control feed cannot be compared now"),
+        }
     }
 
     /// Publishes everything the store holds. `rewrite`: also what this process has published already, for a bucket that was lost.
@@ -106,8 +159,14 @@ fn place_of(tenant: &TenantId, kind: EntryKind, name: &str, body: &Value) -> Res
 }
 
 /// Publishes again, while the feed is behind, what the bus refused.
+/// Looks, now and then, whether the buckets still hold what was written.
 pub(crate) async fn run(control: Arc<Control>, mut stop: watch::Receiver<bool>) {
+    let mut compared = Instant::now();
     loop {
+        if compared.elapsed() >= COMPARE_EVERY {
+            control.compare_buckets().await;
+            compared = Instant::now();
+        }
         if control.feed.behind.swap(false, Ordering::SeqCst)
             && let Err(problem) = control.publish_all(false).await
         {
@@ -115,7 +174,7 @@ pub(crate) async fn run(control: Arc<Control>, mut stop: watch::Receiver<bool>) 
             control.feed.behind.store(true, Ordering::SeqCst);
         }
         tokio::select! {
-            () = tokio::time::sleep(RETRY) => {}
+            () = sleep(RETRY) => {}
             _ = stop.changed() => return,
         }
     }

@@ -45,7 +45,14 @@ impl Follower {
             self.resume().await?;
         }
         let Some(subscription) = &mut self.subscription else { return Ok(Vec::new()) };
-        let batch = subscription.next_batch(max, wait).await?;
+        let batch = match subscription.next_batch(max, wait).await {
+            Err(error @ BusError::Rewound { .. }) => {
+                // What the position was about is gone, whatever stands at that number now.
+                self.bus.set_consumer_position(self.stream, self.name, 0).await?;
+                return Err(error);
+            }
+            batch => batch?,
+        };
         if let Some(last) = batch.last() {
             self.read = last.seq;
         }

@@ -16,6 +16,7 @@ mod evidence;
 mod expiry;
 mod export;
 mod feed;
+mod fleet;
 mod follow;
 mod health;
 mod input;

@@ -14,6 +14,9 @@ pub struct Metrics {
     pub(crate) hash_mismatches: Counter,
     pub(crate) verify_failures: Counter,
     pub(crate) dead_letters: Counter,
+    pub(crate) feed_rewrites: Counter,
+    pub(crate) notices_refused: Counter,
+    pub(crate) edges_live: Gauge,
     pub(crate) incidents_open: Gauge,
     time_to_contain: Histogram,
 }
@@ -25,6 +28,9 @@ impl Default for Metrics {
             hash_mismatches: Counter::default(),
             verify_failures: Counter::default(),
             dead_letters: Counter::default(),
+            feed_rewrites: Counter::default(),
+            notices_refused: Counter::default(),
+            edges_live: Gauge::default(),
             incidents_open: Gauge::default(),
             time_to_contain: Histogram::new(exponential_buckets(start, factor, count)),
         }
@@ -41,6 +47,17 @@ impl Metrics {
         );
         registry.register("receipt_verify_failures", "Receipts that did not verify", self.verify_failures.clone());
         registry.register("control_dead_letters", "Malformed messages kept aside by control", self.dead_letters.clone());
+        registry.register(
+            "control_feed_rewrites",
+            "Times that the control feed was written again because a bucket had lost an entry",
+            self.feed_rewrites.clone(),
+        );
+        registry.register(
+            "control_notices_refused",
+            "Heartbeats, acknowledgements and requests of edges that were not believed",
+            self.notices_refused.clone(),
+        );
+        registry.register("aegis_edges_live", "Enrolled edges that were heard within the last seconds", self.edges_live.clone());
         registry.register("incidents_open", "Incidents that are not closed", self.incidents_open.clone());
         registry.register(
             "soc_mttc_seconds",

@@ -19,7 +19,7 @@ use crate::control::Control;
 use crate::input::{self, MAX_ID, Query};
 use crate::problem::Problem;
 use crate::{
-    agents, approvals, consume, containment, decide, edges, evidence, export, health, keys, outcome, policies, registry,
+    agents, approvals, consume, containment, decide, edges, evidence, export, fleet, health, keys, outcome, policies, registry,
     settings, soc,
 };
 
@@ -65,6 +65,7 @@ enum Op {
     GetSettings,
     PutWebhookSecret,
     ListContainment,
+    ListEdges,
     ListApprovals,
     GetApproval,
     Approve,
@@ -146,6 +147,7 @@ pub static ROUTES: &[Route] = &[
     get("/v1/settings", REGISTRY_READERS, Op::GetSettings),
     put("/v1/webhooks/github/secret", ADMINS, Op::PutWebhookSecret),
     get("/v1/containment", REGISTRY_READERS, Op::ListContainment),
+    get("/v1/edges", REGISTRY_READERS, Op::ListEdges),
     get("/v1/approvals", Access::Roles(&[Admin, Approver, Analyst, Auditor]), Op::ListApprovals),
     get("/v1/approvals/{id}", Access::AgentOr(&[Admin, Registrar, Approver, Analyst, Auditor]), Op::GetApproval),
     post("/v1/approvals/{id}/approve", APPROVERS, Op::Approve),
@@ -315,6 +317,7 @@ async fn dispatch(control: Arc<Control>, op: Op, call: Call) -> Result<Response,
         Op::GetSettings => settings::get(c, &call).await,
         Op::PutWebhookSecret => settings::put_webhook_secret(c, &call).await,
         Op::ListContainment => containment::list(c, &call).await,
+        Op::ListEdges => fleet::list(c, &call),
         Op::ListApprovals => approvals::list(c, &call).await,
         Op::GetApproval => approvals::get(c, &call).await,
         Op::Approve => decide::approve(c, &call).await,

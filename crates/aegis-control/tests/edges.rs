@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use aegis_keys::{AgentClaims, SigningKey, mint_agent_token};
 use aegis_ledger::{Draft, Ledger, LedgerConfig};
 use aegis_model::{EventKind, Phase, RiskLevel, SecurityEvent, SourceTrust, TenantId};
+use aegis_store::{EdgeKey, EdgePublicKeys, OutboxRow};
 use house::{House, key_text};
 use serde_json::{Value, json};
 
@@ -86,6 +87,51 @@ async fn an_enrolment_without_a_receipt_does_not_happen() {
     let reply = enroll(&house, &body(&token, 1)).await;
     assert_eq!(reply.status.as_u16(), 503, "{}", reply.text);
     assert!(house.store.edge_keys().await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_that_lost_the_answer_asks_again() {
+    let house = House::build().await;
+    let token = invite(&house, "edge-7", &[&house.acme.id]).await;
+    let first = enroll(&house, &body(&token, 1)).await.expect(200).text;
+    assert_eq!(enroll(&house, &body(&token, 1)).await.expect(200).text, first);
+    // Not with another key, another login or another invitation; and not for ever.
+    enroll(&house, &body(&token, 2)).await.refused(401, "invalid_credential");
+    let mut other = body(&token, 1);
+    other["nkey"] = json!(format!("U{}", "B".repeat(55)));
+    enroll(&house, &other).await.refused(401, "invalid_credential");
+    let second = invite(&house, "edge-8", &[&house.other.id]).await;
+    enroll(&house, &body(&second, 1)).await.refused(400, "invalid_field");
+    enroll(&house, &body(&second, 2)).await.expect(200);
+    house.clock.advance_seconds(61);
+    enroll(&house, &body(&token, 1)).await.refused(401, "invalid_credential");
+    house.event(&house.other.id, EventKind::ConfigChanged, "edge_enrolled").await;
+    let receipts = house.events(&house.acme.id, EventKind::ConfigChanged).await;
+    let of_edge = receipts.iter().filter(|row| row.wire.text().is_some_and(|wire| wire.contains("edge_enrolled")));
+    assert_eq!(of_edge.count(), 1, "one receipt: {receipts:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_between_enrolment_and_receipt_loses_neither() {
+    let house = House::build().await;
+    let token = invite(&house, "edge-7", &[&house.acme.id]).await;
+    let key = SigningKey::from_seed(&[1; 32]).verifying_key();
+    let text = key.to_base64();
+    let keys = EdgePublicKeys { key_id: key.key_id(), public_key: &text, nkey: &nkey() };
+    let draft = Draft::new(
+        SecurityEvent::new(house.acme.id.clone(), "control", "control", EventKind::ConfigChanged, house.now()),
+        Phase::Config,
+    );
+    let facts = move |_: &EdgeKey| {
+        let payload = serde_json::to_string(&draft).unwrap();
+        Ok(vec![OutboxRow { event_id: draft.event.event_id, tenant_id: draft.event.tenant_id.clone(), payload }])
+    };
+    // As a process left it that died behind the commit.
+    house.store.enroll_edge(&token, keys, &facts).await.unwrap().unwrap();
+    assert!(house.ring.get(key.key_id()).is_none(), "not believed yet");
+    enroll(&house, &body(&token, 1)).await.expect(200);
+    assert!(house.ring.get(key.key_id()).is_some());
+    assert!(house.store.pending_outbox(10).await.unwrap().is_empty(), "its receipt is sealed");
 }
 
 /// An edge's ledger with one receipt of `tenant`, as its wire.

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use aegis_bus::Place;
 use aegis_ledger::verify::LaneHeads;
 use aegis_model::{EventId, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -17,10 +18,8 @@ pub(crate) const MAX_REWIND: usize = 500_000;
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Checkpoint {
     pub(crate) version: u32,
-    /// The incarnation of the stream that the sequences belong to.
-    pub(crate) stream: String,
     /// Everything up to here has been taken.
-    pub(crate) seq: u64,
+    pub(crate) place: Place,
     /// The windows need the messages from here on.
     pub(crate) rewind: u64,
     pub(crate) heads: LaneHeads,
@@ -32,7 +31,7 @@ pub(crate) struct Checkpoint {
 }
 
 impl Checkpoint {
-    pub(crate) const VERSION: u32 = 1;
+    pub(crate) const VERSION: u32 = 2;
 }
 
 /// One message that was taken.

@@ -102,8 +102,7 @@ impl Hold {
         let longest = self.hold_ms.saturating_mul(1000 * MOST_HOLDS);
         if self.since.is_some_and(|since| since.plus_micros(longest) <= now) {
             self.rests_until = now.plus_micros(self.hold_ms.saturating_mul(1000));
-            let all: Vec<String> = self.lanes.keys().cloned().collect();
-            return all.iter().flat_map(|lane| self.give_up(lane)).collect();
+            return self.release_all();
         }
         let due: Vec<String> =
             self.lanes.iter().filter(|(_, waiting)| waiting.until <= now).map(|(lane, _)| lane.clone()).collect();
@@ -116,6 +115,12 @@ impl Hold {
             released.extend(self.give_up(&lane));
         }
         released
+    }
+
+    /// Everything that is held, by lane, in order of seq.
+    pub(crate) fn release_all(&mut self) -> Vec<Delivered> {
+        let all: Vec<String> = self.lanes.keys().cloned().collect();
+        all.iter().flat_map(|lane| self.give_up(lane)).collect()
     }
 
     fn give_up(&mut self, lane: &str) -> Vec<Delivered> {

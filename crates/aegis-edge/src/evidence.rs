@@ -90,6 +90,7 @@ impl Edge {
         event.root_trust = Some(trust.root);
         event.action_hash = Some(call.action_hash.clone());
         event.nonce_hash = nonce_hash(claims, call);
+        event.clock_suspect = self.clock.is_suspect();
         event
     }
 }

@@ -5,14 +5,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aegis_bus::{Bucket, Bus, BusError};
-use aegis_model::{Clock, SignedEntry, TenantId};
+use aegis_bus::{Bucket, Bus, BusError, subject};
+use aegis_model::{Clock, EntryKind, SignedEntry, TenantId};
 use tokio::task::JoinHandle;
 
 use crate::EdgeError;
 use crate::metrics::EdgeMetrics;
+use crate::pulse::Pulse;
 use crate::snapshot::{Restored, Snapshot};
-use crate::view::EdgeView;
+use crate::view::{Applied, EdgeView};
 
 /// How often the buckets are read whole.
 const REREAD_EVERY: Duration = Duration::from_secs(5);
@@ -28,14 +29,21 @@ pub struct FeedConfig {
     pub tenants: Option<Vec<TenantId>>,
     /// The folder of the copy; None: none is kept, and without a reachable feed there is no start.
     pub snapshot: Option<PathBuf>,
+    /// For an edge whose control plane is another process: who tells it what is enforced, and whose clock follows it.
+    pub pulse: Option<Arc<Pulse>>,
 }
 
 impl FeedConfig {
-    fn filters(&self) -> Vec<String> {
-        match &self.tenants {
+    /// Which keys of which bucket.
+    fn places(&self) -> Vec<(Bucket, String)> {
+        let filters: Vec<String> = match &self.tenants {
             Some(tenants) => tenants.iter().map(|tenant| format!("{tenant}.>")).collect(),
-            None => vec![">".to_owned()],
-        }
+            None => vec!["*.*.>".to_owned()],
+        };
+        let both = |filter: String| [(Bucket::Control, filter.clone()), (Bucket::Containment, filter)];
+        let beat = self.pulse.is_some().then(|| (Bucket::Control, subject::BEAT.to_owned()));
+        // Control's sign of life last: the feed is as young as that once all of it was read.
+        filters.into_iter().flat_map(both).chain(beat).collect()
     }
 }
 
@@ -52,8 +60,9 @@ struct Follower {
     view: Arc<EdgeView>,
     metrics: EdgeMetrics,
     clock: Arc<dyn Clock>,
-    filters: Vec<String>,
+    places: Vec<(Bucket, String)>,
     snapshot: Option<Snapshot>,
+    pulse: Option<Arc<Pulse>>,
 }
 
 impl FeedFollower {
@@ -65,20 +74,21 @@ impl FeedFollower {
         clock: Arc<dyn Clock>,
         config: FeedConfig,
     ) -> Result<Self, EdgeError> {
-        let filters = config.filters();
+        let places = config.places();
         let snapshot = config.snapshot.map(Snapshot::new);
-        let follower = Arc::new(Follower { bus, view, metrics, clock, filters, snapshot });
+        let follower = Arc::new(Follower { bus, view, metrics, clock, places, snapshot, pulse: config.pulse });
         // First what an earlier start knew: a bucket that has lost an entry must not make an edge forget it. Older revisions are refused.
         let restored = follower.restore();
         match follower.read_in_time().await {
-            Ok(()) => follower.confirm(),
+            Ok(()) => {
+                follower.view.begin(follower.clock.now());
+                follower.confirm();
+            }
             Err(error) => follower.go_on_from(restored, error)?,
         }
         let mut tasks = vec![tokio::spawn(reread(follower.clone()))];
-        for filter in &follower.filters {
-            for bucket in [Bucket::Control, Bucket::Containment] {
-                tasks.push(tokio::spawn(follow(follower.clone(), bucket, filter.clone())));
-            }
+        for (bucket, filter) in &follower.places {
+            tasks.push(tokio::spawn(follow(follower.clone(), *bucket, filter.clone())));
         }
         Ok(Self { tasks })
     }
@@ -106,18 +116,21 @@ impl Follower {
     }
 
     async fn read_whole(&self) -> Result<(), BusError> {
-        for filter in &self.filters {
-            for bucket in [Bucket::Control, Bucket::Containment] {
-                for (key, value, _) in self.bus.kv_all(bucket, filter).await? {
-                    self.apply(bucket, &key, &value);
-                }
+        for (bucket, filter) in &self.places {
+            for (key, value, _) in self.bus.kv_all(*bucket, filter).await? {
+                self.apply(*bucket, &key, &value, false);
             }
         }
         Ok(())
     }
 
     /// Applies one entry as it stands in a bucket; what is refused is counted and logged, and changes nothing.
-    fn apply(&self, bucket: Bucket, key: &str, bytes: &[u8]) {
+    /// `is_news`: it was written just now, and not read from what stood there.
+    fn apply(&self, bucket: Bucket, key: &str, bytes: &[u8], is_news: bool) {
+        if bucket == Bucket::Control && key == subject::BEAT {
+            self.hear_beat(bytes, is_news);
+            return;
+        }
         let entry: SignedEntry = match serde_json::from_slice(bytes) {
             Ok(entry) => entry,
             Err(error) => {
@@ -127,7 +140,13 @@ impl Follower {
             }
         };
         match self.view.apply(&entry) {
-            Ok(_) => {
+            Ok(applied) => {
+                if let Some(pulse) =
+                    self.pulse.as_ref().filter(|_| applied == Applied::New && entry.kind == EntryKind::Containment)
+                    && let Ok(state) = serde_json::from_value(entry.body.clone())
+                {
+                    pulse.enforces(&state);
+                }
                 if let Some(snapshot) = &self.snapshot {
                     snapshot.hold(bucket, key, bytes);
                 }
@@ -139,12 +158,28 @@ impl Follower {
         }
     }
 
+    /// Control's sign of life: the feed is as young as that, and the clock follows it.
+    fn hear_beat(&self, bytes: &[u8], is_news: bool) {
+        match self.view.take_beat(bytes) {
+            Ok(Some(at)) => {
+                if let Some(pulse) = self.pulse.as_ref().filter(|_| is_news) {
+                    pulse.clock().heard(at);
+                }
+            }
+            Ok(None) => {}
+            Err(refused) => {
+                self.metrics.feed_refused.inc();
+                tracing::warn!(%refused, "a sign of life that is not control's; ignored");
+            }
+        }
+    }
+
     /// The whole feed was read just now.
     fn confirm(&self) {
-        let now = self.clock.now();
-        self.view.confirm(now);
+        self.view.confirm(self.clock.now());
         if let Some(snapshot) = &self.snapshot
-            && let Err(error) = snapshot.save(now)
+            && let Some(confirmed_at) = self.view.confirmed_at()
+            && let Err(error) = snapshot.save(confirmed_at)
         {
             tracing::warn!(%error, "the copy of the control feed cannot be written; a start without the control plane would not have it");
         }
@@ -155,7 +190,7 @@ impl Follower {
         let Some(snapshot) = &self.snapshot else { return Ok(None) };
         let restored = snapshot.load()?;
         for (bucket, key, bytes) in restored.iter().flat_map(|restored| &restored.entries) {
-            self.apply(*bucket, key, bytes);
+            self.apply(*bucket, key, bytes, false);
         }
         Ok(restored)
     }
@@ -198,7 +233,8 @@ async fn follow(follower: Arc<Follower>, bucket: Bucket, filter: String) {
         if let Ok(mut watch) = watch {
             loop {
                 match watch.next().await {
-                    Ok((key, value, _)) => follower.apply(bucket, &key, &value),
+                    // A change that was heard has no revision.
+                    Ok((key, value, revision)) => follower.apply(bucket, &key, &value, revision == 0),
                     Err(error) => {
                         tracing::warn!(%error, ?bucket, "the watch on the control feed ended; watching again");
                         break;

@@ -5,12 +5,14 @@
 mod authorize;
 mod bounded;
 mod call;
+mod clock;
 mod error;
 mod evidence;
 mod feed;
 mod http;
 mod limits;
 mod metrics;
+mod pulse;
 mod rebuild;
 mod replay;
 mod runs;
@@ -25,10 +27,12 @@ use aegis_keys::{KeyRing, TrustTokenKey};
 use aegis_ledger::Ledger;
 use aegis_model::{Clock, TenantId};
 
+pub use clock::CorrectedClock;
 pub use error::EdgeError;
 pub use feed::{FeedConfig, FeedFollower};
 pub use http::router;
 pub use metrics::EdgeMetrics;
+pub use pulse::Pulse;
 pub use view::{Applied, EdgeView, RefusedEntry};
 
 /// An edge's limits and times. The defaults suit one machine; all memory is bounded by them.

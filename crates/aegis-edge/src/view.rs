@@ -5,9 +5,9 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
-use aegis_keys::{KeyRing, verify_entry};
+use aegis_keys::{KeyRing, Scope, verify_entry, verify_notice};
 use aegis_model::{
-    ActionRecord, ChannelRecord, ContainmentState, DataAccess, DefaultDecision, Destination, EntryKind, McpServerRecord,
+    ActionRecord, Beat, ChannelRecord, ContainmentState, DataAccess, DefaultDecision, Destination, EntryKind, McpServerRecord,
     ResourceRecord, RiskLevel, SignedEntry, TargetType, TenantId, TenantSettings, Timestamp, ToolRecord, Verdict,
 };
 use aegis_policy::{PolicyBundle, PolicySource, default_pack, github_pack};
@@ -17,6 +17,9 @@ use tokio::sync::Notify;
 
 /// How many applied revisions are remembered for those who wait for one.
 const REMEMBERED_REVISIONS: usize = 8192;
+
+/// A feed that is no older is no copy, seconds.
+const FRESH_S: i64 = 30;
 
 /// The prefix of a tool name that is an MCP server.
 pub(crate) const MCP_PREFIX: &str = "mcp:";
@@ -83,6 +86,10 @@ pub struct EdgeView {
     changed: Notify,
     /// When the feed was last read whole, microseconds; `i64::MIN` before.
     confirmed_us: AtomicI64,
+    /// Control's newest sign of life, microseconds; `i64::MIN` before.
+    beat_us: AtomicI64,
+    /// Whether the feed is only as young as that.
+    needs_beat: bool,
     /// Until the feed was read once: what is held is an earlier start's copy.
     is_copy: AtomicBool,
 }
@@ -104,8 +111,27 @@ impl EdgeView {
             applied: Mutex::default(),
             changed: Notify::new(),
             confirmed_us: AtomicI64::new(i64::MIN),
+            beat_us: AtomicI64::new(i64::MIN),
+            needs_beat: false,
             is_copy: AtomicBool::new(false),
         })
+    }
+
+    /// The same for a control plane in another process: the feed is only as young as its last sign of life.
+    #[must_use]
+    pub fn far_from_control(mut self) -> Self {
+        self.needs_beat = true;
+        self
+    }
+
+    /// Takes a sign of life of control; false if it is no newer than what is known.
+    pub(crate) fn take_beat(&self, bytes: &[u8]) -> Result<Option<Timestamp>, RefusedEntry> {
+        let (beat, signer) = verify_notice::<Beat>(&self.ring, bytes)?;
+        if signer.scope != Scope::Any {
+            return Err(aegis_keys::KeyError::UnknownKey(signer.key.key_id().to_owned()).into());
+        }
+        let known = self.beat_us.fetch_max(beat.at.as_micros(), Ordering::AcqRel);
+        Ok((known < beat.at.as_micros()).then_some(beat.at))
     }
 
     /// Checks an entry and makes it hold.
@@ -142,20 +168,37 @@ impl EdgeView {
     /// The whole feed was read at `now`.
     pub fn confirm(&self, now: Timestamp) {
         self.confirmed_us.store(now.as_micros(), Ordering::Release);
-        self.is_copy.store(false, Ordering::Release);
+        if self.feed_age_s(now).is_some_and(|age| age <= FRESH_S) {
+            self.is_copy.store(false, Ordering::Release);
+        }
+    }
+
+    /// The feed was read at a start, at `now`. Without a living control behind it, it is worth no more than a copy.
+    pub(crate) fn begin(&self, now: Timestamp) {
+        self.is_copy.store(true, Ordering::Release);
+        self.confirm(now);
+    }
+
+    /// What the feed is as old as: when it was read whole, or control's last sign of life if that is older.
+    pub(crate) fn confirmed_at(&self) -> Option<Timestamp> {
+        let mut confirmed = self.confirmed_us.load(Ordering::Acquire);
+        if self.needs_beat {
+            confirmed = confirmed.min(self.beat_us.load(Ordering::Acquire));
+        }
+        (confirmed != i64::MIN).then(|| Timestamp::from_micros(confirmed))
     }
 
     /// What is held is a copy of the feed as it was at `confirmed_at`.
     pub fn restored(&self, confirmed_at: Timestamp) {
         self.confirmed_us.store(confirmed_at.as_micros(), Ordering::Release);
+        self.beat_us.fetch_max(confirmed_at.as_micros(), Ordering::AcqRel);
         self.is_copy.store(true, Ordering::Release);
     }
 
-    /// Seconds since the feed was last read whole; None if it never was.
+    /// Seconds since the feed was last read whole, and control lived; None if it never was.
     #[must_use]
     pub fn feed_age_s(&self, now: Timestamp) -> Option<i64> {
-        let confirmed = self.confirmed_us.load(Ordering::Acquire);
-        (confirmed != i64::MIN).then(|| now.as_micros().saturating_sub(confirmed).max(0) / 1_000_000)
+        self.confirmed_at().map(|at| now.as_micros().saturating_sub(at.as_micros()).max(0) / 1_000_000)
     }
 
     /// True if what is held is too old to let anything change: over `max_s` (0: never), or over `max_copy_s` for a copy.

@@ -3,12 +3,14 @@
 
 mod agent_token;
 mod entry;
+mod notice;
 mod ring;
 mod signing;
 mod trust_token;
 
 pub use agent_token::{AgentClaims, mint_agent_token, verify_agent_token};
 pub use entry::{sign_entry, verify_entry};
+pub use notice::{sign_notice, verify_notice};
 pub use ring::{KeyRing, Pinned, Scope};
 pub use signing::{SigningKey, VerifyingKey};
 pub use trust_token::TrustTokenKey;

@@ -79,6 +79,11 @@ impl<'de> Deserialize<'de> for Timestamp {
 pub trait Clock: Send + Sync + std::fmt::Debug {
     /// The current time.
     fn now(&self) -> Timestamp;
+
+    /// True while it is known to be wrong by more than a second.
+    fn is_suspect(&self) -> bool {
+        false
+    }
 }
 
 /// The machine's clock.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use aegis_bus::{Bus, Stream};
+use aegis_bus::{Bus, BusError, Stream};
 use aegis_model::Clock;
 use aegis_store::Store;
 use tokio::sync::{Notify, watch};
@@ -158,9 +158,14 @@ async fn follow(core: &Arc<Core>, stop: &mut watch::Receiver<bool>, backoff: &mu
     let mut alerts = core.bus.subscribe(Stream::Alerts, ">", position + 1).await?;
     loop {
         let batch = tokio::select! {
-            batch = alerts.next_batch(BATCH, READ_WAIT) => batch?,
+            batch = alerts.next_batch(BATCH, READ_WAIT) => batch,
             _ = stop.wait_for(|stopped| *stopped) => return Ok(()),
         };
+        if let Err(BusError::Rewound { .. }) = batch {
+            // What the position was about is gone, whatever stands at that number now.
+            core.bus.set_consumer_position(Stream::Alerts, CONSUMER, 0).await?;
+        }
+        let batch = batch?;
         let mut passed = None;
         let mut failed = None;
         for message in &batch {

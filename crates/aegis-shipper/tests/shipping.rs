@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use aegis_bus::{
-    Bucket, Bus, BusError, Delivered, EmbeddedBus, EmbeddedLimits, KvWatch, Message, PubAck, Stream, StreamLimits, StreamState,
-    Subscription,
+    Bucket, Bus, BusError, Delivered, EmbeddedBus, EmbeddedLimits, Hearing, KvWatch, Message, PubAck, Stream, StreamLimits,
+    StreamState, Subscription,
 };
 use aegis_keys::SigningKey;
 use aegis_ledger::{Draft, Durability, Ledger, LedgerConfig};
@@ -83,6 +83,12 @@ impl Bus for Faulty {
     }
     async fn kv_all(&self, bucket: Bucket, filter: &str) -> Result<Vec<(String, Bytes, u64)>, BusError> {
         self.inner.kv_all(bucket, filter).await
+    }
+    async fn tell(&self, subject: &str, payload: Bytes) -> Result<(), BusError> {
+        self.inner.tell(subject, payload).await
+    }
+    async fn hear(&self, filter: &str) -> Result<Box<dyn Hearing>, BusError> {
+        self.inner.hear(filter).await
     }
     async fn kv_watch(&self, bucket: Bucket, filter: &str) -> Result<Box<dyn KvWatch>, BusError> {
         self.inner.kv_watch(bucket, filter).await

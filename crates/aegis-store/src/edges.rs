@@ -9,10 +9,13 @@ use sqlx::sqlite::SqliteRow;
 
 use crate::keys::{hash_of, random};
 use crate::tenants::MAX_SECRET;
-use crate::{Secret, Store, StoreError, row};
+use crate::{OutboxRow, Secret, Store, StoreError, outbox, row};
 
 /// Most tenants of one edge.
 const MAX_TENANTS: usize = 1024;
+
+/// What other users of the NATS server are called.
+const RESERVED: [&str; 2] = ["control", "admin"];
 
 /// An enrolled edge's key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,10 +31,27 @@ pub struct EdgeKey {
     pub enrolled_at: Timestamp,
 }
 
-/// True for `[a-z0-9_-]{1,64}`, and not a name that control's own lanes have.
+/// What an edge tells of itself when it enrols.
+#[derive(Clone, Copy, Debug)]
+pub struct EdgePublicKeys<'a> {
+    pub key_id: &'a str,
+    /// The receipt key, base64.
+    pub public_key: &'a str,
+    pub nkey: &'a str,
+}
+
+/// What became of an enrolment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Enrolment {
+    New(EdgeKey),
+    /// It happened before, with the same invitation and keys.
+    Again(EdgeKey),
+}
+
+/// True for `[a-z0-9_-]{1,64}`, and not a name that others have.
 fn is_edge_id(id: &str) -> bool {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
-    !id.is_empty() && id.len() <= 64 && id.bytes().all(plain) && id != "control"
+    !id.is_empty() && id.len() <= 64 && id.bytes().all(plain) && !RESERVED.contains(&id)
 }
 
 fn edge_key(r: &SqliteRow) -> Result<EdgeKey, StoreError> {
@@ -57,7 +77,10 @@ impl Store {
         expires_at: Timestamp,
     ) -> Result<Secret, StoreError> {
         if !is_edge_id(edge_id) {
-            return Err(StoreError::Invalid { what: "edge id", why: "must match [a-z0-9_-]{1,64} and not be `control`" });
+            return Err(StoreError::Invalid {
+                what: "edge id",
+                why: "must match [a-z0-9_-]{1,64} and not be `control` or `admin`",
+            });
         }
         if tenants.is_empty() || tenants.len() > MAX_TENANTS {
             return Err(StoreError::Invalid { what: "tenants", why: "an edge has 1 to 1024 of them" });
@@ -82,57 +105,70 @@ impl Store {
         Ok(Secret::new(token))
     }
 
-    /// Uses an invitation: the edge's keys are known from then on. None for a token that is unknown, used or past its time.
+    /// Uses an invitation: the edge's keys are known from then on, and `facts` of it commit with them. None for a token that is unknown, used
+    /// or past its time; but the same keys with the same token, as long as that ran, are answered again.
     pub async fn enroll_edge(
         &self,
         token: &str,
-        key_id: &str,
-        public_key: &str,
-        nkey: &str,
-    ) -> Result<Option<EdgeKey>, StoreError> {
+        keys: EdgePublicKeys<'_>,
+        facts: &(dyn Fn(&EdgeKey) -> Result<Vec<OutboxRow>, StoreError> + Send + Sync),
+    ) -> Result<Option<Enrolment>, StoreError> {
         if token.len() > MAX_SECRET {
             return Ok(None);
         }
         let now = self.now();
+        let token_hash = hash_of(token).to_vec();
         let mut tx = self.begin_write().await?;
-        let invited =
-            sqlx::query("DELETE FROM edge_invitations WHERE token_hash = $1 AND expires_at > $2 RETURNING edge_id, tenants")
-                .bind(hash_of(token).to_vec())
-                .bind(now.as_micros())
-                .fetch_optional(&mut *tx)
-                .await?;
-        let Some(invited) = invited else { return Ok(None) };
+        let invited = sqlx::query(
+            "DELETE FROM edge_invitations WHERE token_hash = $1 AND expires_at > $2 RETURNING edge_id, tenants, expires_at",
+        )
+        .bind(&token_hash)
+        .bind(now.as_micros())
+        .fetch_optional(&mut *tx)
+        .await?;
+        let Some(invited) = invited else {
+            let again = sqlx::query(
+                "SELECT * FROM edge_keys WHERE token_hash = $1 AND again_until > $2 AND key_id = $3 AND public_key = $4 AND nkey = $5",
+            )
+            .bind(&token_hash)
+            .bind(now.as_micros())
+            .bind(keys.key_id)
+            .bind(keys.public_key)
+            .bind(keys.nkey)
+            .fetch_optional(&mut *tx)
+            .await?;
+            return again.as_ref().map(edge_key).transpose().map(|key| key.map(Enrolment::Again));
+        };
         let key = EdgeKey {
             edge_id: row::get(&invited, "edge_id")?,
-            key_id: key_id.to_owned(),
-            public_key: public_key.to_owned(),
-            nkey: nkey.to_owned(),
+            key_id: keys.key_id.to_owned(),
+            public_key: keys.public_key.to_owned(),
+            nkey: keys.nkey.to_owned(),
             tenants: row::json(&invited, "tenants")?,
             enrolled_at: now,
         };
         let inserted = sqlx::query(
-            "INSERT INTO edge_keys (key_id, edge_id, public_key, nkey, tenants, enrolled_at) VALUES ($1, $2, $3, $4, $5, $6)
-             ON CONFLICT (key_id) DO NOTHING",
+            "INSERT INTO edge_keys (key_id, edge_id, public_key, nkey, tenants, enrolled_at, token_hash, again_until)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (key_id) DO NOTHING",
         )
-        .bind(key_id)
+        .bind(keys.key_id)
         .bind(key.edge_id.as_str())
-        .bind(public_key)
-        .bind(nkey)
+        .bind(keys.public_key)
+        .bind(keys.nkey)
         .bind(row::to_json(&key.tenants, "tenants")?)
         .bind(now.as_micros())
+        .bind(&token_hash)
+        .bind(row::get::<i64>(&invited, "expires_at")?)
         .execute(&mut *tx)
         .await?;
         if inserted.rows_affected() == 0 {
             return Err(StoreError::Invalid { what: "edge key", why: "is enrolled already; an edge makes a new one" });
         }
+        for fact in facts(&key)? {
+            outbox::write(&mut tx, &fact.tenant_id, std::slice::from_ref(&fact)).await?;
+        }
         tx.commit().await?;
-        Ok(Some(key))
-    }
-
-    /// Takes back an enrolment that could not be receipted.
-    pub async fn forget_edge_key(&self, key_id: &str) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM edge_keys WHERE key_id = $1").bind(key_id).execute(&self.inner.writer).await?;
-        Ok(())
+        Ok(Some(Enrolment::New(key)))
     }
 
     /// Every key that an edge was enrolled with, oldest first.

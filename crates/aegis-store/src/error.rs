@@ -42,6 +42,9 @@ pub enum StoreError {
     /// A quota is used up.
     #[error("tenant has {limit} {what} already, the most the store keeps; remove some first")]
     LimitReached { what: &'static str, limit: i64 },
+    /// Whoever asked for the change took it back while it was made.
+    #[error("nothing was changed: {0}")]
+    TakenBack(String),
     /// The system's random source failed.
     #[error("the system gives no random bytes: {0}")]
     Random(String),

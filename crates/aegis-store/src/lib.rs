@@ -29,7 +29,7 @@ use sqlx::{Sqlite, SqlitePool, Transaction};
 
 pub use approvals::{ApprovalRow, ConsumeResult, DecideResult, VoteResult};
 pub use containment::{AUTOMATIC_PREFIX, AutomaticHold};
-pub use edges::EdgeKey;
+pub use edges::{EdgeKey, EdgePublicKeys, Enrolment};
 pub use error::StoreError;
 pub use feed::FeedEntry;
 pub use history::{HistoryFilter, HistoryRow, Wire};

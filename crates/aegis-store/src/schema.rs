@@ -18,6 +18,7 @@ pub(crate) struct Migration {
 pub(crate) const STORE: &[Migration] = &[
     Migration { version: 1, name: "tables", sql: include_str!("../migrations/sqlite/0001_tables.sql") },
     Migration { version: 2, name: "edges", sql: include_str!("../migrations/sqlite/0002_edges.sql") },
+    Migration { version: 3, name: "edge_enrolment", sql: include_str!("../migrations/sqlite/0003_edge_enrolment.sql") },
 ];
 
 /// Of the history, a file of its own.

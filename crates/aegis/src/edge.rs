@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aegis_bus::{Bus, JetStreamBus};
-use aegis_edge::{Edge, EdgeConfig, EdgeMetrics, EdgeView, FeedConfig, FeedFollower};
+use aegis_bus::{Bus, EdgeBus};
+use aegis_edge::{CorrectedClock, Edge, EdgeConfig, EdgeMetrics, EdgeView, FeedConfig, FeedFollower, Pulse};
 use aegis_keys::{KeyRing, SigningKey, TrustTokenKey};
 use aegis_ledger::Ledger;
 use aegis_model::{Clock, SystemClock};
@@ -42,6 +42,7 @@ pub(crate) struct RunningEdge {
     stop_serving: watch::Sender<bool>,
     server: JoinHandle<()>,
     feed: FeedFollower,
+    pulse: JoinHandle<()>,
     ledger: Ledger,
     shipper: Shipper,
 }
@@ -51,7 +52,9 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<RunningEdge> {
     if !config.nats.is_used() {
         bail!("an edge needs NATS: name its server with --nats, or as nats.servers in the configuration");
     }
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    // Its machine's clock may be off: it follows control's.
+    let corrected = Arc::new(CorrectedClock::new(Arc::new(SystemClock)));
+    let clock: Arc<dyn Clock> = corrected.clone();
     let data = prepare_folder(&config.data, &["edge"])?;
     let enrolled = Enrolled::load(&data)?;
     let packs = crate::commands::policy::read_packs(&config.policies)?;
@@ -60,23 +63,24 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<RunningEdge> {
     let control_ring = KeyRing::new(enrolled.control_keys()?);
 
     let mut nats = config.nats.clone();
-    if nats.nkey_file.as_os_str().is_empty() {
-        nats.nkey_file = enrolled::nkey_file(&data);
-    }
-    if nats.inbox_prefix.is_empty() {
-        nats.inbox_prefix = format!("_INBOX_{}", enrolled.edge_id);
-    }
+    nats.log_in_as(&enrolled.edge_id, enrolled::nkey_file(&data));
     let options = nats.options(&format!("aegis-{}", enrolled.edge_id))?;
-    let bus: Arc<dyn Bus> = JetStreamBus::connect(&options).await.context("NATS")?;
+    let bus: Arc<dyn Bus> = EdgeBus::connect(&options, &enrolled.edge_id).await.context("NATS")?;
     let mut registry = Registry::default();
     let metrics = EdgeMetrics::register(&mut registry);
-    let view = Arc::new(EdgeView::with_packs(control_ring.clone(), packs).context("policies")?);
-    let follow = FeedConfig { tenants: Some(enrolled.tenants.iter().cloned().collect()), snapshot: Some(data.clone()) };
+    let view = Arc::new(EdgeView::with_packs(control_ring.clone(), packs).context("policies")?.far_from_control());
+    let pulse = Pulse::new(&enrolled.edge_id, key.clone(), corrected);
+    let follow = FeedConfig {
+        tenants: Some(enrolled.tenants.iter().cloned().collect()),
+        snapshot: Some(data.clone()),
+        pulse: Some(pulse.clone()),
+    };
     // What was contained before is enforced before the first answer.
     let feed =
         FeedFollower::start(bus.clone(), view.clone(), metrics.clone(), clock.clone(), follow).await.context("control feed")?;
 
     let ledger = open_ledger(&config, &data, "edge", &enrolled.edge_id, key, &clock).await?;
+    let pulse = pulse.spawn(bus.clone(), view.clone(), ledger.clone());
     let shipper = Shipper::spawn(ledger.clone(), bus, ShipperConfig::default()).context("shipping")?;
     let edge_config = EdgeConfig {
         max_body_bytes: config.edge.max_body_bytes,
@@ -102,7 +106,7 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<RunningEdge> {
     let address = listener.local_addr().context("no local address")?;
     let (stop_serving, stopped) = watch::channel(false);
     let server = tokio::spawn(serve(listener, router, stopped));
-    Ok(RunningEdge { address, data, edge_id: enrolled.edge_id, stop_serving, server, feed, ledger, shipper })
+    Ok(RunningEdge { address, data, edge_id: enrolled.edge_id, stop_serving, server, feed, pulse, ledger, shipper })
 }
 
 async fn ready(State(ledger): State<Ledger>) -> Response {
@@ -130,6 +134,7 @@ impl RunningEdge {
         let _nobody_listens = self.stop_serving.send(true);
         self.server.await.context("the server ended badly")?;
         self.feed.stop();
+        self.pulse.abort();
         self.ledger.close().await.context("the ledger could not be closed; its lanes get a gap receipt at the next start")?;
         if tokio::time::timeout(SHIP_DRAIN, self.shipper.stop()).await.is_err() {
             tracing::warn!("not everything was shipped; the rest follows at the next start");

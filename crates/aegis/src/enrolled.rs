@@ -103,7 +103,8 @@ pub(crate) async fn enroll(data: &Path, url: &str, token: &str) -> anyhow::Resul
     Ok(enrolled)
 }
 
-fn load_or_create_nkey(path: &Path) -> anyhow::Result<nkeys::KeyPair> {
+/// A login of NATS, made where it is missing.
+pub(crate) fn load_or_create_nkey(path: &Path) -> anyhow::Result<nkeys::KeyPair> {
     if path.exists() {
         let seed = crate::nats::read_seed(path)?;
         return nkeys::KeyPair::from_seed(&seed).with_context(|| format!("the seed in {}", path.display()));

@@ -26,6 +26,8 @@ mod parts;
 mod serve;
 #[cfg(feature = "soc")]
 mod up;
+#[cfg(feature = "control")]
+mod users;
 mod verifying;
 
 use std::path::PathBuf;
@@ -267,6 +269,16 @@ enum StreamsCommand {
         #[arg(long = "may-lose", value_name = "STREAM")]
         may_lose: Vec<String>,
     },
+    /// Where control runs: print the server's users, as a block for its configuration; one for each enrolled edge, `control` and `admin`
+    #[cfg(feature = "control")]
+    Users {
+        /// Control's data folder; the logins of `control` and `admin` are made there
+        #[arg(long, value_name = "DIR", default_value = "aegis-data")]
+        data: PathBuf,
+        /// Write them to this file instead
+        #[arg(long, value_name = "FILE")]
+        write: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -337,6 +349,8 @@ fn main() -> ExitCode {
         Command::Streams(StreamsCommand::Plan(args)) => commands::streams::plan(&args),
         #[cfg(feature = "edge")]
         Command::Streams(StreamsCommand::Apply { args, may_lose }) => commands::streams::apply(&args, &may_lose),
+        #[cfg(feature = "control")]
+        Command::Streams(StreamsCommand::Users { data, write }) => commands::streams::users(&data, write.as_deref()),
         Command::Receipts(ReceiptsCommand::Export { tenant, data }) => commands::receipts::export(&tenant, &data),
         Command::Receipts(ReceiptsCommand::Verify(args)) => verifying::verify(&args.file, &args.roots, args.json),
         Command::Canon(args) => commands::canon(args.file.as_deref(), args.hash),

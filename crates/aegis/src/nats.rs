@@ -22,8 +22,10 @@ pub(crate) struct NatsSection {
     pub(crate) key_file: PathBuf,
     /// Refuse to talk without TLS.
     pub(crate) require_tls: bool,
-    /// First token of the subjects where answers come in; empty: `_INBOX`.
+    /// First token of the subjects where answers come in; empty: `_INBOX`, or with a login of its own `_INBOX_` and the user's name.
     pub(crate) inbox_prefix: String,
+    /// Where control writes the server's users whenever an edge has enrolled, for the server's configuration to include; empty: nowhere.
+    pub(crate) users_file: PathBuf,
 }
 
 /// The server of a command.
@@ -38,6 +40,12 @@ pub(crate) struct NatsArgs {
     /// Certificates to trust (PEM) instead of the machine's
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
+    /// This side's own certificate (PEM), for servers that ask for one; with --tls-key
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_certificate: Option<PathBuf>,
+    /// The certificate's key (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    tls_key: Option<PathBuf>,
     /// First token of the subjects where answers come in, where the server keeps them private
     #[arg(long, value_name = "TOKEN")]
     inbox_prefix: Option<String>,
@@ -46,7 +54,9 @@ pub(crate) struct NatsArgs {
 impl NatsArgs {
     /// Puts what was given on the command line over the configuration.
     pub(crate) fn over(self, section: &mut NatsSection) {
-        let Self { servers, nkey, ca, inbox_prefix } = self;
+        let Self { servers, nkey, ca, tls_certificate, tls_key, inbox_prefix } = self;
+        section.certificate_file = tls_certificate.unwrap_or(std::mem::take(&mut section.certificate_file));
+        section.key_file = tls_key.unwrap_or(std::mem::take(&mut section.key_file));
         section.servers = servers.unwrap_or(std::mem::take(&mut section.servers));
         section.nkey_file = nkey.unwrap_or(std::mem::take(&mut section.nkey_file));
         section.ca_file = ca.unwrap_or(std::mem::take(&mut section.ca_file));
@@ -58,6 +68,8 @@ impl NatsArgs {
             servers: self.servers.clone().unwrap_or_default(),
             nkey_file: self.nkey.clone().unwrap_or_default(),
             ca_file: self.ca.clone().unwrap_or_default(),
+            certificate_file: self.tls_certificate.clone().unwrap_or_default(),
+            key_file: self.tls_key.clone().unwrap_or_default(),
             inbox_prefix: self.inbox_prefix.clone().unwrap_or_default(),
             ..NatsSection::default()
         };
@@ -69,6 +81,16 @@ impl NatsSection {
     /// Whether a server is named at all.
     pub(crate) fn is_used(&self) -> bool {
         !self.servers.trim().is_empty()
+    }
+
+    /// Takes the login at `nkey_file`, and the private inbox that goes with it, where the configuration names none.
+    pub(crate) fn log_in_as(&mut self, user: &str, nkey_file: PathBuf) {
+        if self.nkey_file.as_os_str().is_empty() {
+            self.nkey_file = nkey_file;
+        }
+        if self.inbox_prefix.is_empty() {
+            self.inbox_prefix = aegis_bus::users::inbox_prefix(user);
+        }
     }
 
     /// What the driver needs; secrets are read from their files.
@@ -97,6 +119,11 @@ impl NatsSection {
         }
         Ok(options)
     }
+}
+
+/// The login of whoever makes the streams, in control's data folder.
+pub(crate) fn admin_nkey_file(data: &Path) -> PathBuf {
+    data.join("keys").join("nats-admin.nk")
 }
 
 /// The seed, if nobody else can read it.

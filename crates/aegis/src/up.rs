@@ -44,6 +44,8 @@ pub(crate) struct Running {
     stop_serving: watch::Sender<bool>,
     server: JoinHandle<()>,
     feed: Option<FeedFollower>,
+    /// Writes the NATS server's users.
+    users: Option<JoinHandle<()>>,
     control: Arc<Control>,
     worker: Arc<Worker>,
     responder: Responder,
@@ -72,6 +74,11 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     let rules = read_rules(&config.detect.rules)?;
     let keys = Keys::load(&data)?;
 
+    let mut config = config;
+    let nkey_file = crate::users::control_nkey_file(&data);
+    if config.nats.is_used() && nkey_file.exists() {
+        config.nats.log_in_as("control", nkey_file);
+    }
     let carrier = Carrier::open(&config, &data, &clock).await?;
     let bus = carrier.bus();
     let store_file = data.join("store.db");
@@ -122,6 +129,12 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     )
     .await
     .context("control")?;
+    let mut users = None;
+    if !config.nats.users_file.as_os_str().is_empty() {
+        let file = config.nats.users_file.clone();
+        crate::users::write(&file, &crate::users::of(&data, &store).await?)?;
+        users = Some(tokio::spawn(keep_users(control.clone(), store.clone(), data.clone(), file)));
+    }
     let mut router = axum::Router::new();
     let mut feed = None;
     if let Some((follower, view, metrics)) = local
@@ -164,7 +177,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     let address = listener.local_addr().context("no local address")?;
     let (stop_serving, stopped) = watch::channel(false);
     let server = tokio::spawn(serve(listener, router, stopped));
-    Ok(Running { address, data, stop_serving, server, feed, control, worker, responder, ledgers, shippers, store })
+    Ok(Running { address, data, stop_serving, server, feed, users, control, worker, responder, ledgers, shippers, store })
 }
 
 impl Running {
@@ -182,6 +195,9 @@ impl Running {
         self.server.await.context("the server ended badly")?;
         if let Some(feed) = self.feed {
             feed.stop();
+        }
+        if let Some(users) = self.users {
+            users.abort();
         }
         self.responder.stop().await;
         self.control.stop().await;
@@ -259,6 +275,26 @@ impl Carrier {
             config.kept_as = Some(name.into());
         }
         Shipper::spawn(ledger.clone(), self.bus(), config).context("shipping")
+    }
+}
+
+/// Writes the NATS server's users again whenever an edge has enrolled.
+async fn keep_users(control: Arc<Control>, store: Store, data: PathBuf, file: PathBuf) {
+    loop {
+        control.edge_enrolled().await;
+        let written = match crate::users::of(&data, &store).await {
+            Ok(text) => crate::users::write(&file, &text),
+            Err(error) => Err(error),
+        };
+        match written {
+            Ok(()) => {
+                tracing::info!(file = %file.display(), "the NATS server's users were written; it takes them when it is reloaded")
+            }
+            Err(error) => tracing::error!(
+                error = format!("{error:#}"),
+                "the NATS server's users cannot be written; `aegis streams users` does it too"
+            ),
+        }
     }
 }
 

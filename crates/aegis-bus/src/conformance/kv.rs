@@ -98,3 +98,23 @@ pub(super) async fn keys_keep_to_their_alphabet(bus: Arc<dyn Bus>) -> Result<(),
     }
     Ok(())
 }
+
+pub(super) async fn what_is_told_is_heard_by_those_who_listen(bus: Arc<dyn Bus>) -> Result<(), Violation> {
+    bus.tell("hb.early", text("nobody listens")).await?;
+    let mut one = bus.hear("hb.*").await?;
+    let mut other = bus.hear("ack.a").await?;
+    bus.tell("hb.a", text("1")).await?;
+    bus.tell("ack.b", text("for others")).await?;
+    bus.tell("ack.a", text("2")).await?;
+    for (hearing, subject, payload) in [(&mut one, "hb.a", "1"), (&mut other, "ack.a", "2")] {
+        let heard = timeout(DEADLINE, hearing.next()).await.map_err(|_elapsed| Violation("nothing was heard".to_owned()))??;
+        ensure!(heard.subject == subject && heard.payload == text(payload), "heard {heard:?} on {subject}");
+    }
+    for bad in ["", "hb.*", "hb.>", "hb..a", "hb. a"] {
+        let told = bus.tell(bad, text("x")).await;
+        ensure!(matches!(told, Err(BusError::Invalid { .. })), "telling {bad:?} got {told:?}");
+    }
+    let too_large = bus.tell("hb.a", Bytes::from(vec![0; MAX_PAYLOAD + 1])).await;
+    ensure!(matches!(too_large, Err(BusError::TooLarge { .. })), "an oversized notice got {too_large:?}");
+    Ok(())
+}

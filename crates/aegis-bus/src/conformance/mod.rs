@@ -53,6 +53,7 @@ pub fn cases() -> Vec<(&'static str, Case)> {
         ("a_watch_gives_current_values_then_changes", |b| Box::pin(kv::a_watch_gives_current_values_then_changes(b))),
         ("a_filter_shows_its_keys_alone", |b| Box::pin(kv::a_filter_shows_its_keys_alone(b))),
         ("a_slow_watch_ends_at_the_last_value", |b| Box::pin(kv::a_slow_watch_ends_at_the_last_value(b))),
+        ("what_is_told_is_heard_by_those_who_listen", |b| Box::pin(kv::what_is_told_is_heard_by_those_who_listen(b))),
         ("keys_keep_to_their_alphabet", |b| Box::pin(kv::keys_keep_to_their_alphabet(b))),
     ]
 }

@@ -22,13 +22,16 @@ use parking_lot::{Mutex, RwLock};
 use sqlx::Connection;
 use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePoolOptions};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
 
 pub use kept::{Held, Keeper};
 pub use limits::{BucketLimits, EmbeddedLimits, StreamLimits};
 
 use crate::check::consumer_name;
-use crate::{Bucket, Bus, BusError, KvWatch, Message, PubAck, Stream, StreamState, Subscription, subject};
+use crate::{
+    Bucket, Bus, BusError, Heard, Hearing, KvWatch, MAX_PAYLOAD, Message, PubAck, Stream, StreamState, Subscription, subject,
+};
 use kept::Keepers;
 use kv::{EmbeddedWatch, KvBucket};
 use schema::Loaded;
@@ -48,6 +51,9 @@ const MAX_REQUEST_BYTES: usize = 16 * 1024 * 1024;
 /// Connections that readers share.
 const READER_CONNECTIONS: u32 = 3;
 
+/// Notices that a listener may lag behind before it misses some.
+const HEARD: usize = 1024;
+
 /// How far a stream, or a bucket, has come.
 #[derive(Clone, Copy, Debug, Default)]
 struct Head {
@@ -63,6 +69,7 @@ struct Shared {
     buckets: [Arc<Mutex<KvBucket>>; 4],
     bucket_heads: [watch::Sender<Head>; 4],
     state: Mutex<schema::WriterState>,
+    told: broadcast::Sender<Heard>,
     keepers: RwLock<Keepers>,
 }
 
@@ -74,6 +81,7 @@ impl Shared {
             buckets: std::array::from_fn(|_| Arc::new(Mutex::new(KvBucket::default()))),
             bucket_heads: std::array::from_fn(|_| watch::Sender::new(Head::default())),
             state: Mutex::new(loaded.state.clone()),
+            told: broadcast::Sender::new(HEARD),
             keepers: RwLock::default(),
         }
     }
@@ -297,6 +305,41 @@ impl Bus for EmbeddedBus {
             filter: filter.to_owned(),
             seen: 0,
         }))
+    }
+
+    async fn tell(&self, subject: &str, payload: Bytes) -> Result<(), BusError> {
+        subject::check_told(subject)?;
+        if payload.len() > MAX_PAYLOAD {
+            return Err(BusError::TooLarge { bytes: payload.len(), max: MAX_PAYLOAD });
+        }
+        let heard = Heard { subject: subject.to_owned(), payload, reply_to: None };
+        let _nobody_may_listen = self.shared.told.send(heard);
+        Ok(())
+    }
+
+    async fn hear(&self, filter: &str) -> Result<Box<dyn Hearing>, BusError> {
+        subject::check_filter(filter)?;
+        Ok(Box::new(EmbeddedHearing { told: self.shared.told.subscribe(), filter: filter.to_owned() }))
+    }
+}
+
+/// Hears what is told in this process.
+#[derive(Debug)]
+struct EmbeddedHearing {
+    told: broadcast::Receiver<Heard>,
+    filter: String,
+}
+
+#[async_trait]
+impl Hearing for EmbeddedHearing {
+    async fn next(&mut self) -> Result<Heard, BusError> {
+        loop {
+            match self.told.recv().await {
+                Ok(heard) if subject::matches(&self.filter, &heard.subject) => return Ok(heard),
+                Ok(_) | Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return Err(BusError::Closed),
+            }
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use super::ordered::{OrderedReader, Read, Start};
 use super::publish::refusal;
 use super::unavailable;
 use crate::check::consumer_name;
-use crate::{Bucket, BusError, KvWatch, MAX_PAYLOAD, Stream, subject};
+use crate::{Bucket, BusError, KvWatch, MAX_PAYLOAD, Place, Stream, subject};
 
 /// First token of the keys in `leases` under which consumers' positions stand.
 const POSITION: &str = "position";
@@ -28,7 +28,7 @@ fn stream_of(bucket: Bucket) -> String {
     format!("KV_{bucket}")
 }
 
-fn prefix(bucket: Bucket) -> String {
+pub(super) fn prefix(bucket: Bucket) -> String {
     format!("$KV.{bucket}.")
 }
 
@@ -49,20 +49,17 @@ pub(super) fn position_key(stream: Stream, name: &str) -> Result<String, BusErro
     consumer_name(name).map(|name| format!("{POSITION}.{stream}.{name}"))
 }
 
-/// Where a consumer stands; 0 for one that is not registered.
-pub(super) async fn position(context: &Context, stream: Stream, name: &str) -> Result<u64, BusError> {
+/// Where a consumer stands; None for one that is not registered.
+pub(super) async fn position(context: &Context, stream: Stream, name: &str) -> Result<Option<Place>, BusError> {
     let found = get(context, Bucket::Leases, &position_key(stream, name)?).await?;
-    Ok(found.map_or(0, |(value, _)| number(&value)))
+    Ok(found.and_then(|(value, _)| serde_json::from_slice(&value).ok()))
 }
 
-/// The positions of every consumer of a stream.
-pub(super) async fn positions(context: &Context, stream: Stream) -> Result<Vec<u64>, BusError> {
+/// The positions of every consumer of a stream in its incarnation `identity`.
+pub(super) async fn positions(context: &Context, stream: Stream, identity: &str) -> Result<Vec<u64>, BusError> {
     let all = all(context, Bucket::Leases, &format!("{POSITION}.{stream}.*")).await?;
-    Ok(all.into_iter().map(|(_, value, _)| number(&value)).collect())
-}
-
-fn number(value: &[u8]) -> u64 {
-    std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+    let places = all.into_iter().map(|(_, value, _)| serde_json::from_slice::<Place>(&value).ok());
+    Ok(places.map(|place| place.filter(|place| place.stream == identity).map_or(0, |place| place.seq)).collect())
 }
 
 /// Writes a value, if the key's revision is the expected one; answers its revision.

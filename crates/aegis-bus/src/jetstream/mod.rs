@@ -4,11 +4,14 @@
 
 mod connect;
 pub mod definitions;
+mod edge;
 mod kv;
 mod ordered;
+mod place;
 mod publish;
 mod retention;
 mod subscription;
+pub mod users;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,11 +19,16 @@ use std::time::Duration;
 use async_nats::jetstream::{self, Context};
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::StreamExt;
 
 pub use connect::{JetStreamOptions, Login};
+pub use edge::EdgeBus;
 
 use self::retention::Retention;
-use crate::{Bucket, Bus, BusError, KvWatch, Message, PubAck, Stream, StreamState, Subscription, subject};
+use crate::{
+    Bucket, Bus, BusError, Heard, Hearing, KvWatch, MAX_PAYLOAD, Message, Place, PubAck, Stream, StreamState, Subscription,
+    subject,
+};
 
 /// Why a server's answer makes a request try again later.
 fn unavailable(error: impl std::fmt::Display) -> BusError {
@@ -101,24 +109,38 @@ impl Bus for JetStreamBus {
     }
 
     async fn stream_identity(&self, stream: Stream) -> Result<String, BusError> {
-        let created = self.info(stream.as_str()).await?.created;
-        Ok(format!("{}.{}", stream.as_str(), created.unix_timestamp_nanos()))
+        Ok(place::identity(&self.info(stream.as_str()).await?))
+    }
+
+    async fn place(&self, stream: Stream, seq: u64) -> Result<Place, BusError> {
+        Ok(place::find(&self.context, stream.as_str(), seq).await?.0)
+    }
+
+    async fn is_still(&self, stream: Stream, place: &Place) -> Result<bool, BusError> {
+        let (now, last_seq) = place::find(&self.context, stream.as_str(), place.seq).await?;
+        Ok(place.is_at(&now, last_seq))
     }
 
     async fn consumer_position(&self, stream: Stream, name: &str) -> Result<u64, BusError> {
-        kv::position(&self.context, stream, name).await
+        let Some(place) = kv::position(&self.context, stream, name).await? else { return Ok(0) };
+        if self.is_still(stream, &place).await? {
+            return Ok(place.seq);
+        }
+        tracing::warn!(%stream, name, position = place.seq, "the stream is not the one that was read; its consumer begins again");
+        Ok(0)
     }
 
     async fn set_consumer_position(&self, stream: Stream, name: &str, seq: u64) -> Result<(), BusError> {
         let key = kv::position_key(stream, name)?;
-        let state = self.stream_state(stream).await?;
-        if seq > state.last_seq {
+        let (place, last_seq) = place::find(&self.context, stream.as_str(), seq).await?;
+        if seq > last_seq {
             return Err(BusError::invalid(
                 "consumer position",
-                format!("{seq} is past the last sequence of {stream}, {}", state.last_seq),
+                format!("{seq} is past the last sequence of {stream}, {last_seq}"),
             ));
         }
-        kv::put(&self.context, Bucket::Leases, &key, Bytes::from(seq.to_string()), None).await?;
+        let place = serde_json::to_vec(&place).map_err(unavailable)?;
+        kv::put(&self.context, Bucket::Leases, &key, Bytes::from(place), None).await?;
         self.retention.make_room(&self.context, stream).await;
         Ok(())
     }
@@ -152,5 +174,33 @@ impl Bus for JetStreamBus {
     async fn kv_watch(&self, bucket: Bucket, filter: &str) -> Result<Box<dyn KvWatch>, BusError> {
         subject::check_filter(filter)?;
         Ok(Box::new(kv::JetStreamWatch::new(self.context.clone(), bucket, filter)))
+    }
+
+    async fn tell(&self, subject: &str, payload: Bytes) -> Result<(), BusError> {
+        subject::check_told(subject)?;
+        if payload.len() > MAX_PAYLOAD {
+            return Err(BusError::TooLarge { bytes: payload.len(), max: MAX_PAYLOAD });
+        }
+        let sent = tokio::time::timeout(self.timeout, self.context.client().publish(subject.to_owned(), payload)).await;
+        sent.map_err(|_elapsed| unavailable("the connection takes nothing"))?.map_err(unavailable)
+    }
+
+    async fn hear(&self, filter: &str) -> Result<Box<dyn Hearing>, BusError> {
+        subject::check_filter(filter)?;
+        let subscriber = self.context.client().subscribe(filter.to_owned()).await.map_err(unavailable)?;
+        Ok(Box::new(CoreHearing(subscriber)))
+    }
+}
+
+/// Hears what is told, over the server. The client subscribes again by itself where the connection was lost.
+#[derive(Debug)]
+struct CoreHearing(async_nats::Subscriber);
+
+#[async_trait]
+impl Hearing for CoreHearing {
+    async fn next(&mut self) -> Result<Heard, BusError> {
+        let message = self.0.next().await.ok_or(BusError::Closed)?;
+        let reply_to = message.reply.map(|reply| reply.to_string());
+        Ok(Heard { subject: message.subject.to_string(), payload: message.payload, reply_to })
     }
 }

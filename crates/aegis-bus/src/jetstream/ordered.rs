@@ -1,18 +1,20 @@
 //! An ordered reader of one of the server's streams: an ephemeral consumer that acknowledges nothing, made again behind the last message
-//! whenever the server or the connection lost it.
+//! whenever the server or the connection lost it. A stream that is another one by then, or has lost its end, is not read on: its sequences mean
+//! nothing any more.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use aegis_model::Timestamp;
 use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
 use async_nats::jetstream::consumer::{DeliverPolicy, ReplayPolicy};
 use async_nats::jetstream::stream::ConsumerErrorKind;
 use async_nats::jetstream::{Context, ErrorCode};
 use futures_util::StreamExt;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use super::unavailable;
-use crate::BusError;
+use super::{place, unavailable};
+use crate::{BusError, Place};
 
 /// Messages that one request to the server asks for.
 const MAX_BATCH: i64 = 2048;
@@ -27,12 +29,16 @@ const EXPIRES: Duration = Duration::from_secs(2);
 /// How often a waiting reader looks whether the connection is still the one that its consumer was made on.
 const LOOK: Duration = Duration::from_millis(250);
 
+/// How often a reader to whom nothing comes looks whether the stream is still the one it reads.
+const LOOK_AT_STREAM: Duration = Duration::from_secs(5);
+
 /// Where a reader begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Start {
     /// At a sequence.
     At(u64),
-    /// With the last message of each subject, then what follows.
+    /// With the last message of each subject, then what follows. Begins so again whenever the consumer is made again: what it misses is no loss,
+    /// as long as the last of each comes.
     LastOfEach,
 }
 
@@ -61,6 +67,13 @@ pub(super) struct OrderedReader {
     /// Consumers that were made so far.
     pub(super) made: u64,
     last_seq: u64,
+    /// When the server stored that one, if a message was read.
+    last_stored_us: Option<i64>,
+    /// What was read from, for a reader that begins at a sequence.
+    place: Option<Place>,
+    looked: Instant,
+    /// The consumer as the server calls it: the client makes one anew by itself too.
+    consumer: String,
 }
 
 impl std::fmt::Debug for OrderedReader {
@@ -79,7 +92,21 @@ impl OrderedReader {
     pub(super) fn new(context: Context, stream: String, filter: &str, start: Start) -> Self {
         // Everything, whatever the stream's subjects are.
         let filter = if filter == ">" { String::new() } else { filter.to_owned() };
-        Self { context, stream, filter, start, messages: None, connects: 0, pending_at_start: 0, made: 0, last_seq: 0 }
+        Self {
+            context,
+            stream,
+            filter,
+            start,
+            messages: None,
+            connects: 0,
+            pending_at_start: 0,
+            made: 0,
+            last_seq: 0,
+            last_stored_us: None,
+            place: None,
+            looked: Instant::now(),
+            consumer: String::new(),
+        }
     }
 
     /// Makes the consumer if there is none, or if the connection is another one than it was made on.
@@ -97,13 +124,46 @@ impl OrderedReader {
         self.context.client().statistics().connects.load(Ordering::Acquire)
     }
 
+    /// Refuses to go on over a stream that is not the one which was read so far.
+    async fn look(&mut self) -> Result<(), BusError> {
+        let Start::At(start) = self.start else { return Ok(()) };
+        let last = self.last_seq.max(start.saturating_sub(1));
+        let (now, last_seq) = place::find(&self.context, &self.stream, last).await?;
+        self.looked = Instant::now();
+        let Some(place) = &mut self.place else {
+            self.place = Some(now);
+            return Ok(());
+        };
+        place.seq = last;
+        place.stored = self.last_stored_us.map(Timestamp::from_micros).or(place.stored);
+        if place.is_at(&now, last_seq) {
+            return Ok(());
+        }
+        let reason = if place.stream != now.stream {
+            "it was made anew".to_owned()
+        } else if last_seq < last {
+            format!("it ends at {last_seq}, and was read up to {last}")
+        } else {
+            format!("message {last} is another one")
+        };
+        Err(BusError::Rewound { stream: self.stream.clone(), reason })
+    }
+
     async fn make(&mut self) -> Result<(), BusError> {
+        self.look().await?;
+        if self.start == Start::LastOfEach {
+            self.last_seq = 0;
+        }
+        self.consumer.clear();
         let deliver_policy = match self.start {
             _ if self.last_seq > 0 => DeliverPolicy::ByStartSequence { start_sequence: self.last_seq + 1 },
             Start::At(seq) => DeliverPolicy::ByStartSequence { start_sequence: seq.max(1) },
             Start::LastOfEach => DeliverPolicy::LastPerSubject,
         };
+        // A name that nobody can guess, and a filter in the subject of the request: permissions speak of both.
+        let inbox = self.context.client().new_inbox();
         let mut config = OrderedConfig {
+            name: inbox.rsplit('.').next().map(str::to_owned),
             filter_subject: self.filter.clone(),
             deliver_policy,
             replay_policy: ReplayPolicy::Instant,
@@ -137,7 +197,15 @@ impl OrderedReader {
         loop {
             self.open().await?;
             let Some(messages) = &mut self.messages else { continue };
-            let Ok(message) = timeout(LOOK, messages.next()).await else { continue };
+            let Ok(message) = timeout(LOOK, messages.next()).await else {
+                if self.looked.elapsed() >= LOOK_AT_STREAM {
+                    // What is read is only known to be the stream's again once the look has ended.
+                    let messages = self.messages.take();
+                    self.look().await?;
+                    self.messages = messages;
+                }
+                continue;
+            };
             let message = match message {
                 Some(Ok(message)) => message,
                 Some(Err(error)) => {
@@ -152,10 +220,20 @@ impl OrderedReader {
             let info = message.info().map_err(|error| unavailable(format!("a message without its place: {error}")))?;
             let (seq, pending) = (info.stream_sequence, info.pending);
             let stored_us = i64::try_from(info.published.unix_timestamp_nanos() / 1000).unwrap_or(i64::MAX);
+            if self.consumer != info.consumer {
+                let is_another = !self.consumer.is_empty();
+                info.consumer.clone_into(&mut self.consumer);
+                if is_another {
+                    // The client made it anew, and asked for what follows by number alone.
+                    self.messages = None;
+                    continue;
+                }
+            }
             if seq <= self.last_seq {
                 continue;
             }
             self.last_seq = seq;
+            self.last_stored_us = Some(stored_us);
             return Ok(Read { seq, message: message.message, stored_us, pending });
         }
     }

@@ -5,7 +5,7 @@ use async_nats::jetstream::Context;
 use parking_lot::Mutex;
 use tokio::time::{Duration, Instant};
 
-use super::{kv, unavailable};
+use super::{kv, place, unavailable};
 use crate::{BusError, Stream};
 
 /// How often a stream's size is looked at.
@@ -46,7 +46,7 @@ async fn purge(context: &Context, stream: Stream) -> Result<(), BusError> {
     if max_bytes == 0 || state.bytes < max_bytes / 100 * FULL_PERCENT || state.messages == 0 {
         return Ok(());
     }
-    let Some(consumed) = kv::positions(context, stream).await?.into_iter().min() else { return Ok(()) };
+    let Some(consumed) = kv::positions(context, stream, &place::identity(info)).await?.into_iter().min() else { return Ok(()) };
     // As much of it as its size asks for: consumers that come back want what is still there.
     let over = u128::from(state.bytes - max_bytes / 100 * GOAL_PERCENT);
     let too_many = u64::try_from(u128::from(state.messages) * over / u128::from(state.bytes)).unwrap_or(u64::MAX);

@@ -36,6 +36,16 @@ impl Server {
         server
     }
 
+    /// A server with lines of configuration of its own.
+    pub fn start_with(binary: &Path, configuration: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        std::fs::write(folder.path().join("extra.conf"), configuration).unwrap();
+        let mut server = Self { binary: binary.to_owned(), folder, port, process: None };
+        server.start_again();
+        server
+    }
+
     pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
     }
@@ -43,8 +53,8 @@ impl Server {
     pub fn start_again(&mut self) {
         let log = std::fs::File::create(self.folder.path().join("log")).unwrap();
         let process = Command::new(&self.binary)
-            .args(["-a", "127.0.0.1", "-p", &self.port.to_string(), "-js", "-sd"])
-            .arg(self.folder.path().join("jetstream"))
+            .arg("-c")
+            .arg(self.configuration())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -61,10 +71,32 @@ impl Server {
         panic!("nats-server did not start: {}", std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default());
     }
 
+    fn configuration(&self) -> PathBuf {
+        let path = self.folder.path().join("server.conf");
+        let extra = if self.folder.path().join("extra.conf").exists() { "include \"extra.conf\"" } else { "" };
+        let store = self.folder.path().join("jetstream");
+        let text = format!("listen: \"127.0.0.1:{}\"\njetstream {{ store_dir: {store:?} }}\n{extra}\n", self.port);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
     /// `STOP`: it hangs; `CONT`: it goes on.
     pub fn signal(&self, name: &str) {
         let process = self.process.as_ref().unwrap().id().to_string();
         assert!(Command::new("kill").args([&format!("-{name}"), &process]).status().unwrap().success());
+    }
+
+    /// A copy of what the server has on its disk.
+    pub fn backup(&self) -> TempDir {
+        let copy = tempfile::tempdir().unwrap();
+        copy_folder(&self.folder.path().join("jetstream"), &copy.path().join("jetstream"));
+        copy
+    }
+
+    /// Puts such a copy back.
+    pub fn restore(&self, copy: &TempDir) {
+        std::fs::remove_dir_all(self.folder.path().join("jetstream")).unwrap();
+        copy_folder(&copy.path().join("jetstream"), &self.folder.path().join("jetstream"));
     }
 
     /// As a power cut does, less the disk's cache.
@@ -74,6 +106,10 @@ impl Server {
             process.wait().unwrap();
         }
     }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
 }
 
 impl Drop for Server {

@@ -14,10 +14,9 @@ use sqlx::{AssertSqlSafe, Row, SqlitePool};
 use crate::fixtures::*;
 
 /// Methods that serve the process rather than a tenant; none takes a tenant.
-const SYSTEM_WIDE: [&str; 17] = [
+const SYSTEM_WIDE: [&str; 16] = [
     "invite_edge",
     "enroll_edge",
-    "forget_edge_key",
     "edge_keys",
     "open",
     "close",

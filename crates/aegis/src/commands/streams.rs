@@ -1,10 +1,11 @@
 //! `aegis streams`: the NATS server's streams and buckets, compared with the files that this program was built with, and made so.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use aegis_bus::definitions::{Change, Difference, Planned, Settings, wanted};
-use aegis_bus::{JetStreamBus, JetStreamOptions};
+use aegis_bus::{JetStreamBus, JetStreamOptions, Login};
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
@@ -16,6 +17,9 @@ use crate::nats::NatsArgs;
 pub(crate) struct StreamsArgs {
     #[command(flatten)]
     nats: NatsArgs,
+    /// Control's data folder: log in as `admin`, whose login `aegis streams users` made there
+    #[arg(long, value_name = "DIR", conflicts_with = "nkey")]
+    data: Option<PathBuf>,
     /// Copies of every stream in a cluster, 1 to 5 [default: 1]
     #[arg(long, value_name = "N")]
     replicas: Option<usize>,
@@ -62,7 +66,12 @@ impl StreamsArgs {
     }
 
     fn options(&self) -> anyhow::Result<JetStreamOptions> {
-        let options = self.nats.options("aegis-streams")?;
+        let mut options = self.nats.options("aegis-streams")?;
+        if let Some(data) = &self.data {
+            let seed = crate::nats::read_seed(&crate::nats::admin_nkey_file(data))?;
+            options.login = Login::Nkey { seed };
+            options.inbox_prefix = aegis_bus::users::inbox_prefix("admin");
+        }
         if options.servers.is_empty() {
             bail!("name a NATS server with --nats, e.g. --nats nats://127.0.0.1:4222");
         }
@@ -89,6 +98,22 @@ pub(crate) fn apply(args: &StreamsArgs, may_lose: &[String]) -> anyhow::Result<E
         super::runtime()?.block_on(async { JetStreamBus::connect(&options).await?.apply_streams(&wanted, may_lose).await });
     let done = done.with_context(|| format!("the streams of {}", options.servers.join(", ")))?;
     show(&done, args.json, true);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints the server's users, or writes them to a file.
+#[cfg(feature = "control")]
+pub(crate) fn users(data: &std::path::Path, file: Option<&std::path::Path>) -> anyhow::Result<ExitCode> {
+    crate::parts::make_private_folder(data)?;
+    let text = super::runtime()?.block_on(async {
+        let clock = std::sync::Arc::new(aegis_model::SystemClock);
+        let store = aegis_store::Store::open(&data.join("store.db"), clock).await.context("store")?;
+        crate::users::of(data, &store).await
+    })?;
+    match file {
+        Some(file) => crate::users::write(file, &text)?,
+        None => print!("{text}"),
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,0 +1,356 @@
+//! The edges: what they ask of the control feed, that they live, and what they enforce. Promises that nothing an edge says of itself is believed
+//! unless it signed it, and that an edge is told of its own tenants only.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use aegis_bus::feed::{FeedPage, FeedRequest, page};
+use aegis_bus::{BusError, Heard, subject, users};
+use aegis_keys::{Pinned, Scope, sign_notice, verify_notice};
+use aegis_model::{Beat, ContainmentAck, ContainmentState, Enforced, Heartbeat, Target, TenantId, Timestamp};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use serde::Serialize;
+use serde_json::Value;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::control::Control;
+use crate::problem::Problem;
+use crate::reply::Json;
+use crate::routes::Call;
+
+/// An edge that was not heard for this long is silent.
+const LIVE: Duration = Duration::from_secs(7);
+/// How long an edge is waited for that is to enforce something, when its time to contain is taken.
+const LONGEST_WAIT: Duration = Duration::from_secs(300);
+/// Targets whose revision is remembered for each edge.
+const MOST_TARGETS: usize = 100_000;
+/// Starts of an edge that are remembered.
+const MOST_ENDED: usize = 64;
+/// First token of where the server takes answers to another account.
+const BETWEEN_ACCOUNTS: &str = "_R_.";
+/// Time between two signs of life.
+const BEAT_EVERY: Duration = Duration::from_secs(2);
+/// Before the bus is listened to again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What is known of the edges.
+#[derive(Debug, Default)]
+pub(crate) struct Fleet {
+    /// By edge: its tenants, as it was enrolled last.
+    enrolled: RwLock<BTreeMap<String, BTreeSet<TenantId>>>,
+    edges: Mutex<BTreeMap<String, EdgeState>>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct EdgeState {
+    heard: Option<Instant>,
+    last: Option<Heartbeat>,
+    /// Earlier starts: what one said is not said again.
+    ended: VecDeque<String>,
+    /// By target: revision, and since when it is enforced.
+    enforced: HashMap<Target, (i64, Timestamp)>,
+}
+
+impl EdgeState {
+    fn is_live(&self) -> bool {
+        self.heard.is_some_and(|heard| heard.elapsed() < LIVE)
+    }
+
+    /// Refuses what was heard before, of this start of the edge or of an earlier one.
+    fn check_new(&mut self, heartbeat: &Heartbeat) -> Result<(), String> {
+        let again = || Err("it was heard before".to_owned());
+        match &self.last {
+            _ if self.ended.contains(&heartbeat.boot) => again(),
+            Some(last) if last.boot == heartbeat.boot && last.seq >= heartbeat.seq => again(),
+            Some(last) if last.boot != heartbeat.boot => {
+                self.ended.push_back(last.boot.clone());
+                if self.ended.len() > MOST_ENDED {
+                    self.ended.pop_front();
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn enforces(&self, target: &Target, revision: i64) -> Option<Timestamp> {
+        self.enforced.get(target).filter(|(enforced, _)| *enforced >= revision).map(|(_, since)| *since)
+    }
+}
+
+/// Who enforces a containment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Enforcement {
+    /// Of the edge in this process, if there is one.
+    pub(crate) here: Option<bool>,
+    pub(crate) edges: EdgesEnforcing,
+}
+
+impl Enforcement {
+    /// True if every edge that lives enforces it, and there is one.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.here != Some(false) && self.edges.is_whole() && (self.here.is_some() || self.edges.enforcing > 0)
+    }
+}
+
+/// What the edges of a tenant make of a containment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct EdgesEnforcing {
+    /// Edges that serve the tenant and were heard within the last seconds.
+    pub(crate) live: usize,
+    /// How many of those enforce it.
+    pub(crate) enforcing: usize,
+    /// Edges that serve the tenant and are not heard: they enforce what they knew.
+    pub(crate) silent: Vec<String>,
+    /// When the last of the live ones began to; absent while one does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) since: Option<Timestamp>,
+}
+
+impl EdgesEnforcing {
+    fn is_whole(&self) -> bool {
+        self.enforcing == self.live
+    }
+}
+
+/// An edge as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct EdgeShown {
+    pub(crate) edge_id: String,
+    pub(crate) live: bool,
+    #[serde(flatten)]
+    pub(crate) last: Option<Value>,
+}
+
+/// The edges that serve the caller's tenant.
+pub(crate) fn list(control: &Control, call: &Call) -> Result<Response, Problem> {
+    let page = call.query.page()?;
+    let edges = control.edges_shown(call.tenant());
+    let shown: Vec<_> = edges.into_iter().skip(page.offset as usize).take(page.limit as usize).collect();
+    Ok(Json(shown).into_response())
+}
+
+impl Control {
+    /// An edge was enrolled for these tenants, and for no others any more.
+    pub(crate) fn edge_serves(&self, edge_id: &str, tenants: &BTreeSet<TenantId>) {
+        self.fleet.enrolled.write().insert(edge_id.to_owned(), tenants.clone());
+    }
+
+    fn edges_of(&self, tenant: &TenantId) -> Vec<String> {
+        let enrolled = self.fleet.enrolled.read();
+        enrolled.iter().filter(|(_, tenants)| tenants.contains(tenant)).map(|(edge_id, _)| edge_id.clone()).collect()
+    }
+
+    fn serves(&self, edge_id: &str, tenant: &str) -> bool {
+        let enrolled = self.fleet.enrolled.read();
+        enrolled.get(edge_id).is_some_and(|tenants| tenants.iter().any(|served| served.as_str() == tenant))
+    }
+
+    /// Which edges enforce a containment state now.
+    pub(crate) fn edges_enforcing(&self, state: &ContainmentState) -> EdgesEnforcing {
+        let target = Enforced::of(state, Timestamp::default()).target;
+        let edges = self.fleet.edges.lock();
+        let mut found = EdgesEnforcing::default();
+        let mut since = None;
+        for edge_id in self.edges_of(&state.tenant_id) {
+            match edges.get(&edge_id).filter(|edge| edge.is_live()) {
+                None => found.silent.push(edge_id),
+                Some(edge) => {
+                    found.live += 1;
+                    if let Some(at) = edge.enforces(&target, state.revision) {
+                        found.enforcing += 1;
+                        since = since.max(Some(at));
+                    }
+                }
+            }
+        }
+        found.since = since.filter(|_| found.is_whole());
+        found
+    }
+
+    /// Waits until every live edge of the tenant enforces the state.
+    pub(crate) async fn wait_enforced(&self, state: &ContainmentState, wait: Duration) -> EdgesEnforcing {
+        let enforced = async {
+            loop {
+                let changed = self.fleet.changed.notified();
+                let found = self.edges_enforcing(state);
+                if found.is_whole() {
+                    return found;
+                }
+                // An edge that falls silent is waited for no longer.
+                let _changed_or_not = timeout(RETRY, changed).await;
+            }
+        };
+        timeout(wait, enforced).await.unwrap_or_else(|_elapsed| self.edges_enforcing(state))
+    }
+
+    /// Since when every live edge enforces the state: waits as long as a time to contain is worth taking. None if one never did.
+    pub(crate) async fn enforced_since(&self, state: &ContainmentState) -> Option<Timestamp> {
+        self.wait_enforced(state, LONGEST_WAIT).await.since
+    }
+
+    /// The edges that serve a tenant.
+    pub(crate) fn edges_shown(&self, tenant: &TenantId) -> Vec<EdgeShown> {
+        let edges = self.fleet.edges.lock();
+        let of_tenant = self.edges_of(tenant).into_iter();
+        let views = of_tenant.map(|edge_id| {
+            let known = edges.get(&edge_id);
+            let last = known.and_then(|edge| edge.last.as_ref()).map(|last| {
+                serde_json::json!({
+                    "heard_at": last.at, "clock_offset_us": last.clock_offset_us, "clock_suspect": last.clock_suspect,
+                    "feed_age_s": last.feed_age_s, "backlog": last.backlog,
+                })
+            });
+            EdgeShown { live: known.is_some_and(EdgeState::is_live), edge_id, last }
+        });
+        views.collect()
+    }
+
+    pub(crate) fn live_edges(&self) -> usize {
+        self.fleet.edges.lock().values().filter(|edge| edge.is_live()).count()
+    }
+
+    fn take_heartbeat(&self, heard: &Heard) -> Result<(), String> {
+        let (heartbeat, pinned) = verify_notice::<Heartbeat>(&self.ring, &heard.payload).map_err(|error| error.to_string())?;
+        check_speaker(&pinned, &heartbeat.edge_id, &heard.subject)?;
+        let mut edges = self.fleet.edges.lock();
+        let edge = edges.entry(heartbeat.edge_id.clone()).or_default();
+        edge.check_new(&heartbeat)?;
+        if heartbeat.clock_suspect && !edge.last.as_ref().is_some_and(|last| last.clock_suspect) {
+            tracing::warn!(edge_id = heartbeat.edge_id, "the clock of an edge is off by more than a second after correction");
+        }
+        edge.heard = Some(Instant::now());
+        let its_own = |enforced: &&Enforced| self.serves(&heartbeat.edge_id, enforced.target.tenant_id.as_str());
+        heartbeat.enforced.iter().filter(its_own).for_each(|enforced| note(edge, enforced));
+        edge.last = Some(heartbeat);
+        drop(edges);
+        self.fleet.changed.notify_waiters();
+        Ok(())
+    }
+
+    fn take_ack(&self, heard: &Heard) -> Result<(), String> {
+        let (ack, pinned) = verify_notice::<ContainmentAck>(&self.ring, &heard.payload).map_err(|error| error.to_string())?;
+        check_speaker(&pinned, &ack.edge_id, &heard.subject)?;
+        if !self.serves(&ack.edge_id, ack.enforced.target.tenant_id.as_str()) {
+            return Err("it is about a tenant of others".to_owned());
+        }
+        let mut edges = self.fleet.edges.lock();
+        note(edges.entry(ack.edge_id.clone()).or_default(), &ack.enforced);
+        drop(edges);
+        self.fleet.changed.notify_waiters();
+        Ok(())
+    }
+
+    async fn answer_feed(&self, heard: &Heard) -> Result<(), String> {
+        let edge_id = heard.subject.split('.').nth(1).unwrap_or_default();
+        let Some(reply_to) = &heard.reply_to else { return Err("it says not where to answer".to_owned()) };
+        // Nowhere but there, or whoever asks could have control write where it may not itself. Between accounts the server gives the place a name.
+        let in_its_inbox = reply_to.starts_with(&format!("{}.", users::inbox_prefix(edge_id)));
+        if !in_its_inbox && !reply_to.starts_with(BETWEEN_ACCOUNTS) {
+            return Err("the answer is wanted outside the edge's inbox".to_owned());
+        }
+        let answer = self.feed_page(edge_id, &heard.payload).await;
+        let answer = answer.unwrap_or_else(|error| FeedPage::refused(error.to_string())).write();
+        let answer = answer.map_err(|error| error.to_string())?;
+        self.bus.tell(reply_to, answer).await.map_err(|error| error.to_string())
+    }
+
+    async fn feed_page(&self, edge_id: &str, request: &[u8]) -> Result<FeedPage, BusError> {
+        let Ok(request) = serde_json::from_slice::<FeedRequest>(request) else {
+            return Ok(FeedPage::refused("the request cannot be read"));
+        };
+        let first = request.filter.split('.').next().unwrap_or_default();
+        let is_its_own = self.serves(edge_id, first) || request.filter == subject::BEAT;
+        if !is_its_own {
+            return Ok(FeedPage::refused("the edge is not enrolled for that tenant"));
+        }
+        page(&*self.bus, &request).await
+    }
+
+    /// Writes control's sign of life.
+    pub(crate) async fn beat(&self) -> Result<(), BusError> {
+        let beat = Beat { at: self.clock.now() };
+        let signed = sign_notice(&self.key, &beat).map_err(|error| BusError::Unavailable { reason: error.to_string() })?;
+        self.bus.kv_put(aegis_bus::Bucket::Control, subject::BEAT, Bytes::from(signed)).await.map(drop)
+    }
+}
+
+/// Whether it was signed by the edge that it says, and told on the subject of that edge.
+fn check_speaker(pinned: &Pinned, edge_id: &str, subject: &str) -> Result<(), String> {
+    let is_signer = matches!(&pinned.scope, Scope::Edge { edge_id: signer, .. } if signer == edge_id);
+    if is_signer && subject.split('.').nth(1) == Some(edge_id) { Ok(()) } else { Err("it is signed by somebody else".to_owned()) }
+}
+
+fn note(edge: &mut EdgeState, enforced: &Enforced) {
+    if edge.enforced.len() >= MOST_TARGETS && !edge.enforced.contains_key(&enforced.target) {
+        edge.enforced.clear();
+    }
+    let known = edge.enforced.entry(enforced.target.clone()).or_insert((i64::MIN, enforced.applied_at));
+    if known.0 < enforced.revision {
+        *known = (enforced.revision, enforced.applied_at);
+    }
+}
+
+/// Hears the edges, until stopped.
+pub(crate) async fn run(control: Arc<Control>, mut stop: watch::Receiver<bool>) {
+    let hearing = async {
+        loop {
+            // What an edge asks for takes its time; what it enforces must not wait for that.
+            let result = tokio::try_join!(listen(&control), serve(&control));
+            if let Err(error) = result {
+                tracing::warn!(%error, "the edges cannot be heard; trying again");
+            }
+            sleep(RETRY).await;
+        }
+    };
+    tokio::select! {
+        () = hearing => {}
+        _ = stop.changed() => {}
+    }
+}
+
+async fn listen(control: &Control) -> Result<(), BusError> {
+    let mut heartbeats = control.bus.hear("hb.*").await?;
+    let mut acks = control.bus.hear("ack.*").await?;
+    loop {
+        tokio::select! {
+            heard = acks.next() => report(control, &heard?, |heard| control.take_ack(heard)),
+            heard = heartbeats.next() => report(control, &heard?, |heard| control.take_heartbeat(heard)),
+        }
+    }
+}
+
+async fn serve(control: &Control) -> Result<(), BusError> {
+    let mut requests = control.bus.hear("feed.*").await?;
+    loop {
+        let heard = requests.next().await?;
+        let answered = control.answer_feed(&heard).await;
+        report(control, &heard, |_| answered);
+    }
+}
+
+fn report(control: &Control, heard: &Heard, take: impl FnOnce(&Heard) -> Result<(), String>) {
+    if let Err(reason) = take(heard) {
+        control.metrics.notices_refused.inc();
+        tracing::warn!(subject = heard.subject, reason, "a notice of an edge is not believed");
+    }
+}
+
+/// Signs of life, until stopped.
+pub(crate) async fn beat(control: Arc<Control>, mut stop: watch::Receiver<bool>) {
+    loop {
+        control.metrics.edges_live.set(i64::try_from(control.live_edges()).unwrap_or(i64::MAX));
+        if let Err(error) = control.beat().await {
+            tracing::debug!(%error, "no sign of life could be written");
+        }
+        tokio::select! {
+            () = sleep(BEAT_EVERY) => {}
+            _ = stop.changed() => return,
+        }
+    }
+}

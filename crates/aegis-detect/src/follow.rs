@@ -1,0 +1,297 @@
+//! The detector's way along the stream: state from the checkpoint, ticks, the next checkpoint. Over a stream that was made anew, or has
+//! lost its end, it begins again at the start.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aegis_bus::{Bus, BusError, Message, Stream, Subscription, subject};
+use aegis_keys::KeyRing;
+use aegis_ledger::verify::LaneHeads;
+use aegis_model::{Clock, SecurityEvent, Timestamp};
+
+use crate::checkpoint::{Checkpoint, Tail};
+use crate::engine::Engine;
+use crate::error::DetectError;
+use crate::hold::Hold;
+use crate::ruleset::RuleSet;
+use crate::verify::{VerifyStage, chain_broken_event};
+use crate::wire::read;
+use crate::worker::{CONSUMER, Shared, WorkerConfig};
+
+/// Largest micro-batch.
+const MAX_BATCH: usize = 2048;
+/// A quiet stream is looked at this often for a stop.
+const IDLE_WAIT: Duration = Duration::from_millis(200);
+/// Ticks are at least this far apart, so that events gather; the first after a pause runs at once.
+const TICK_SPACING: Duration = Duration::from_millis(5);
+/// The same behind a batch of this many: under load.
+const BUSY: usize = 64;
+const BUSY_TICK_SPACING: Duration = Duration::from_millis(10);
+pub(crate) const RETRY_FIRST: Duration = Duration::from_millis(50);
+pub(crate) const RETRY_MOST: Duration = Duration::from_secs(5);
+/// How long a message that must be there is waited for.
+const READ_WAIT: Duration = Duration::from_secs(10);
+/// The partition under which a worker that owns all of them writes its checkpoint.
+const CHECKPOINT_PARTITION: u32 = 0;
+/// Lanes whose last receipt is older are forgotten; a lane that speaks again later is a break, not a secret.
+const IDLE_LANE_S: i64 = 30 * 24 * 3600;
+
+pub(crate) struct Running {
+    pub(crate) bus: Arc<dyn Bus>,
+    pub(crate) stage: VerifyStage,
+    pub(crate) hold: Hold,
+    /// When the next record of time is due, if one is needed.
+    next_tick: Timestamp,
+    pub(crate) engine: Engine,
+    pub(crate) tail: Tail,
+    /// True once the checkpoint was looked for.
+    begun: bool,
+    /// Which incarnation of the stream is read.
+    stream: String,
+    pub(crate) position: u64,
+    /// True while a tick's alerts are not all on the bus: then no checkpoint may count its events.
+    pub(crate) unpublished: bool,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+pub(crate) async fn run(
+    bus: Arc<dyn Bus>,
+    ring: KeyRing,
+    rules: RuleSet,
+    clock: Arc<dyn Clock>,
+    config: WorkerConfig,
+    shared: &Shared,
+) {
+    let mut running = Running {
+        bus,
+        stage: VerifyStage::new(ring.clone(), LaneHeads::default()),
+        hold: Hold::new(config.hold_ms),
+        next_tick: Timestamp::default(),
+        engine: Engine::new(rules, config.engine.clone()),
+        tail: Tail::default(),
+        begun: false,
+        stream: String::new(),
+        position: 0,
+        unpublished: false,
+        clock: Arc::clone(&clock),
+    };
+    let mut pause = RETRY_FIRST;
+    while !shared.stopping() {
+        let result = match running.start(&ring).await {
+            Ok(subscription) => {
+                pause = RETRY_FIRST;
+                shared.stats.lock().trouble = None;
+                running.follow(subscription, &config, shared).await
+            }
+            Err(error) => Err(error),
+        };
+        let result = match result {
+            Err(DetectError::Bus(BusError::Rewound { stream, reason })) => {
+                tracing::warn!(stream, reason, "detection reads its stream again from the start");
+                running.begin_again(shared).await
+            }
+            other => other,
+        };
+        if let Err(error) = result {
+            tracing::warn!(%error, "detection waits for the bus");
+            shared.stats.lock().trouble = Some(error.to_string());
+            shared.pause(pause).await;
+            pause = (pause * 2).min(RETRY_MOST);
+        }
+    }
+    if running.position > 0
+        && !running.unpublished
+        && running.hold.is_empty()
+        && let Err(error) = running.write_checkpoint(shared).await
+    {
+        tracing::warn!(%error, "no checkpoint at the end; the next start replays a little more");
+    }
+}
+
+impl Running {
+    /// Rebuilds the state on the first call, and subscribes behind what has been taken.
+    async fn start(&mut self, ring: &KeyRing) -> Result<Box<dyn Subscription>, DetectError> {
+        if !self.begun {
+            if let Some(checkpoint) = self.read_checkpoint().await? {
+                self.restore(checkpoint, ring).await?;
+            }
+            self.begun = true;
+            self.stream = self.bus.stream_identity(Stream::Ase).await?;
+            // Registered from the start, so that nothing is dropped before it was seen.
+            self.bus.set_consumer_position(Stream::Ase, CONSUMER, self.tail.rewind(self.position + 1).saturating_sub(1)).await?;
+        }
+        // Records of time and of rules too: they are part of the log.
+        Ok(self.bus.subscribe(Stream::Ase, ">", self.position + 1).await?)
+    }
+
+    async fn read_checkpoint(&self) -> Result<Option<Checkpoint>, DetectError> {
+        if self.bus.last_seq(Stream::Ckpt).await? == 0 {
+            return Ok(None);
+        }
+        let mut subscription = self.bus.subscribe(Stream::Ckpt, &subject::ckpt(CHECKPOINT_PARTITION), 0).await?;
+        let Some(newest) = subscription.next_batch(16, READ_WAIT).await?.pop() else { return Ok(None) };
+        match serde_json::from_slice::<Checkpoint>(&newest.payload) {
+            Ok(checkpoint) if checkpoint.version == Checkpoint::VERSION => Ok(Some(checkpoint)),
+            Ok(checkpoint) => {
+                tracing::warn!(version = checkpoint.version, "the checkpoint is of another version; replaying the whole stream");
+                Ok(None)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the checkpoint cannot be read; replaying the whole stream");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Takes up the state of a checkpoint. Of another stream it is still true how far each lane was seen and what was told; only the
+    /// events of the windows are gone, and the stream is read from its start.
+    async fn restore(&mut self, checkpoint: Checkpoint, ring: &KeyRing) -> Result<(), DetectError> {
+        let mut events = Vec::new();
+        if self.bus.is_still(Stream::Ase, &checkpoint.place).await? {
+            events = self.read_windows(&checkpoint).await?;
+            self.position = checkpoint.place.seq;
+        } else {
+            tracing::warn!(
+                "the stream is not the one that the checkpoint is about; reading it from its start, with empty windows"
+            );
+        }
+        self.engine.restore(checkpoint.engine, events)?;
+        self.stage = VerifyStage::new(ring.clone(), checkpoint.heads);
+        Ok(())
+    }
+
+    /// Reads the messages that the windows need once more; no rule is run over them.
+    async fn read_windows(&mut self, checkpoint: &Checkpoint) -> Result<Vec<SecurityEvent>, DetectError> {
+        let mut events = Vec::new();
+        let (mut next, last) = (checkpoint.rewind, checkpoint.place.seq);
+        let mut subscription = self.bus.subscribe(Stream::Ase, ">", next).await?;
+        // Nothing behind the first message that is still there has been dropped.
+        while next <= last && self.bus.stream_state(Stream::Ase).await?.first_seq <= last {
+            let batch = subscription.next_batch(MAX_BATCH, READ_WAIT).await?;
+            if batch.is_empty() {
+                return Err(BusError::Unavailable { reason: format!("message {next} of the stream does not come") }.into());
+            }
+            for delivered in batch.into_iter().take_while(|d| d.seq <= last) {
+                next = delivered.seq + 1;
+                let broken = checkpoint.broken.get(&delivered.seq).cloned();
+                match read(&delivered) {
+                    Ok((_, mut event)) if !checkpoint.skipped.contains(&delivered.seq) => {
+                        event.verified = broken.is_none() && event.lane.is_some();
+                        let said = broken.as_ref().map(|b| chain_broken_event(&event, b));
+                        let needed_at = said.as_ref().map_or(event.ts, |s| s.ts.max(event.ts));
+                        self.tail.show(delivered.seq, &event.tenant_id, event.event_id, needed_at, broken);
+                        events.push(event);
+                        events.extend(said);
+                    }
+                    _ => self.tail.skip(delivered.seq),
+                }
+            }
+        }
+        Ok(events)
+    }
+
+    /// The stream is another one than was read so far. What is known of each lane and in the windows stands, and drops what comes again; its
+    /// sequences mean nothing any more.
+    async fn begin_again(&mut self, shared: &Shared) -> Result<(), DetectError> {
+        self.stream = self.bus.stream_identity(Stream::Ase).await?;
+        self.position = 0;
+        self.take_held(shared).await?;
+        self.tail = Tail::default();
+        shared.stats.lock().rewinds += 1;
+        self.bus.set_consumer_position(Stream::Ase, CONSUMER, 0).await?;
+        Ok(())
+    }
+
+    async fn follow(
+        &mut self,
+        mut subscription: Box<dyn Subscription>,
+        config: &WorkerConfig,
+        shared: &Shared,
+    ) -> Result<(), DetectError> {
+        let mut last_checkpoint = self.clock.now();
+        let mut written = self.position;
+        {
+            let mut stats = shared.stats.lock();
+            stats.ready = true;
+            stats.position = self.position;
+            stats.rules = self.engine.stats();
+        }
+        while !shared.stopping() {
+            let batch = tokio::select! {
+                batch = subscription.next_batch(MAX_BATCH, IDLE_WAIT) => batch?,
+                () = shared.wake.notified() => continue,
+            };
+            let started = self.clock.now();
+            let (full, quiet) = (batch.len() == MAX_BATCH, batch.is_empty());
+            let spacing = if batch.len() < BUSY { TICK_SPACING } else { BUSY_TICK_SPACING };
+            if quiet {
+                self.tell_the_time().await?;
+            } else {
+                self.take(batch, shared).await?;
+                let lag = if full { self.bus.last_seq(Stream::Ase).await?.saturating_sub(self.position) } else { 0 };
+                let mut stats = shared.stats.lock();
+                stats.lag = lag;
+                stats.rules = self.engine.stats();
+            }
+            let now = self.clock.now();
+            let since = now.as_micros().saturating_sub(last_checkpoint.as_micros());
+            // What is held was taken by nobody yet: a checkpoint behind it would lose it.
+            if written != self.position && self.hold.is_empty() && since >= config.checkpoint_ms.saturating_mul(1000) {
+                self.write_checkpoint(shared).await?;
+                (written, last_checkpoint) = (self.position, now);
+            }
+            let took = Duration::from_micros(now.as_micros().saturating_sub(started.as_micros()).max(0).unsigned_abs());
+            if !full
+                && !quiet
+                && let Some(rest) = spacing.checked_sub(took)
+            {
+                tokio::time::sleep(rest).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// A quiet log tells no time: while a lane is held, this puts one record a second into it.
+    async fn tell_the_time(&mut self) -> Result<(), DetectError> {
+        let now = self.clock.now();
+        if self.hold.is_empty() || now < self.next_tick {
+            return Ok(());
+        }
+        self.next_tick = now.plus_seconds(1);
+        for result in self.bus.publish(Stream::Ase, vec![Message::new(subject::tick(CHECKPOINT_PARTITION), "{}")]).await {
+            result?;
+        }
+        Ok(())
+    }
+
+    async fn write_checkpoint(&mut self, shared: &Shared) -> Result<(), DetectError> {
+        self.stage.forget_idle(self.clock.now().plus_seconds(-IDLE_LANE_S));
+        let rewind = self.tail.rewind(self.position + 1);
+        let place = self.bus.place(Stream::Ase, self.position).await?;
+        if place.stream != self.stream {
+            let reason = "it was made anew".to_owned();
+            return Err(BusError::Rewound { stream: Stream::Ase.to_string(), reason }.into());
+        }
+        let checkpoint = Checkpoint {
+            version: Checkpoint::VERSION,
+            place,
+            rewind,
+            heads: self.stage.heads().clone(),
+            engine: self.engine.checkpoint(),
+            skipped: self.tail.skipped(),
+            broken: self.tail.broken(),
+        };
+        let Ok(payload) = serde_json::to_vec(&checkpoint) else { return Ok(()) };
+        if payload.len() > aegis_bus::MAX_PAYLOAD {
+            tracing::warn!(bytes = payload.len(), "the checkpoint is too large for the bus; a restart replays from the last one");
+            return Ok(());
+        }
+        let message = Message::new(subject::ckpt(CHECKPOINT_PARTITION), payload);
+        for result in self.bus.publish(Stream::Ckpt, vec![message]).await {
+            result?;
+        }
+        self.bus.set_consumer_position(Stream::Ase, CONSUMER, rewind.saturating_sub(1)).await?;
+        shared.stats.lock().checkpoints += 1;
+        Ok(())
+    }
+}

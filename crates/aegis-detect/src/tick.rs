@@ -1,0 +1,165 @@
+//! A tick: the next messages of the stream are verified, held where their lane waits, shown to the engine, and what follows is published.
+
+use aegis_bus::{BusError, Delivered, Message, Stream};
+use aegis_model::{SecurityEvent, Timestamp};
+
+use crate::error::DetectError;
+use crate::follow::{RETRY_FIRST, RETRY_MOST, Running};
+use crate::hold::Kept;
+use crate::verify::Stage;
+use crate::wire::{dead_letter, messages, read};
+use crate::worker::{Shared, WorkerStats};
+
+/// What a tick is made of.
+#[derive(Default)]
+struct Tick {
+    seen: WorkerStats,
+    events: Vec<SecurityEvent>,
+    dead: Vec<Message>,
+}
+
+impl Running {
+    /// One tick: verify, evaluate, publish.
+    pub(crate) async fn take(&mut self, batch: Vec<Delivered>, shared: &Shared) -> Result<(), DetectError> {
+        let started = self.clock.now();
+        let mut tick = Tick::default();
+        for delivered in batch {
+            self.position = delivered.seq;
+            for waited in self.hold.release(delivered.bus_ts) {
+                self.take_one(waited, false, &mut tick);
+            }
+            if !delivered.subject.starts_with("ase.") {
+                // A record of time, or of rules: its place in the log is all that is asked of it here.
+                self.tail.skip(delivered.seq);
+                continue;
+            }
+            tick.seen.events += 1;
+            let mut lane = self.take_one(delivered, self.hold.is_on(), &mut tick);
+            while let Some(following) = lane.and_then(|(lane, head)| self.hold.next(&lane, head)) {
+                lane = self.take_one(following, false, &mut tick);
+            }
+        }
+        self.finish(tick, started, shared).await
+    }
+
+    /// Takes what is held as it is, as if its time had come: the stream that it waits for is gone.
+    pub(crate) async fn take_held(&mut self, shared: &Shared) -> Result<(), DetectError> {
+        let (started, mut tick) = (self.clock.now(), Tick::default());
+        for waited in self.hold.release_all() {
+            self.take_one(waited, false, &mut tick);
+        }
+        self.finish(tick, started, shared).await
+    }
+
+    /// Runs the rules over the tick's events, and publishes what follows.
+    async fn finish(&mut self, tick: Tick, started: Timestamp, shared: &Shared) -> Result<(), DetectError> {
+        let Tick { seen, events, dead } = tick;
+        let output = self.engine.tick(events);
+        self.tail.mark_late(&output.late);
+        self.tail.trim(&self.engine);
+        let took = self.clock.now().as_micros().saturating_sub(started.as_micros());
+        {
+            let mut stats = shared.stats.lock();
+            stats.position = self.position;
+            stats.events += seen.events;
+            stats.ticks += 1;
+            stats.tick_seconds += took as f64 / 1e6;
+            stats.verified += seen.verified;
+            stats.broken += seen.broken;
+            stats.repeated += seen.repeated;
+            stats.malformed += seen.malformed;
+            stats.late += output.late.len() as u64;
+            stats.alerts += output.alerts.len() as u64;
+            stats.retractions += output.retractions.len() as u64;
+            for alert in &output.alerts {
+                let micros = alert.detected_at.as_micros().saturating_sub(alert.last_ts.as_micros()).max(0);
+                stats.detect_seconds_sum += micros as f64 / 1e6;
+                stats.detect_seconds_count += 1;
+            }
+        }
+        let (alerts, episodes) = messages(&output);
+        self.unpublished = true;
+        self.publish(Stream::Alerts, alerts, shared).await?;
+        self.publish(Stream::Dlq, dead, shared).await?;
+        self.publish(Stream::Episodes, episodes, shared).await?;
+        self.unpublished = false;
+        Ok(())
+    }
+
+    /// Verifies one event and takes it into the tick, or holds it, if it may be held and something is missing before it in its lane. The lane,
+    /// and how far it was followed, if others may wait there.
+    fn take_one(&mut self, delivered: Delivered, may_hold: bool, tick: &mut Tick) -> Option<(String, i64)> {
+        let (wire, mut event) = match read(&delivered) {
+            Ok(read) => read,
+            Err(reason) => {
+                tick.seen.malformed += 1;
+                self.tail.skip(delivered.seq);
+                tick.dead.push(dead_letter(&delivered, &reason));
+                return None;
+            }
+        };
+        if may_hold && self.stage.misses_one_before(&wire, &event) {
+            let (lane, seq, place) = (event.lane.unwrap_or_default(), event.seq.unwrap_or_default(), delivered.seq);
+            match self.hold.keep(&lane, seq, delivered) {
+                Kept::Held => return None,
+                Kept::Again => {
+                    tick.seen.repeated += 1;
+                    self.tail.skip(place);
+                    return None;
+                }
+                Kept::Not(delivered) => return self.take_one(*delivered, false, tick),
+            }
+        }
+        let (broken, said) = match self.stage.take(&wire, &mut event) {
+            Stage::Repeated => {
+                tick.seen.repeated += 1;
+                self.tail.skip(delivered.seq);
+                return self.waits_behind(&event);
+            }
+            Stage::Kept => (None, None),
+            Stage::Broken(broken, said) => (Some(broken), Some(*said)),
+        };
+        tick.seen.verified += u64::from(event.verified);
+        tick.seen.broken += u64::from(broken.is_some());
+        let needed_at = said.as_ref().map_or(event.ts, |s| s.ts.max(event.ts));
+        self.tail.show(delivered.seq, &event.tenant_id, event.event_id, needed_at, broken);
+        let waits = self.waits_behind(&event);
+        tick.events.push(event);
+        tick.events.extend(said);
+        waits
+    }
+
+    /// The lane of an event that was taken, and its head now, if something is held.
+    fn waits_behind(&self, event: &SecurityEvent) -> Option<(String, i64)> {
+        let lane = event.lane.as_ref().filter(|_| !self.hold.is_empty())?;
+        self.stage.heads().get(lane).map(|(head, _)| (lane.clone(), head))
+    }
+
+    /// Publishes until every message is taken or will never be. "Already there" is the same as taken.
+    async fn publish(&self, stream: Stream, mut messages: Vec<Message>, shared: &Shared) -> Result<(), DetectError> {
+        let mut pause = RETRY_FIRST;
+        while !messages.is_empty() {
+            let results = self.bus.publish(stream, messages.clone()).await;
+            let mut again = Vec::new();
+            for (message, result) in messages.into_iter().zip(results) {
+                match result {
+                    Ok(_) | Err(BusError::WrongLastSequence { .. }) => {}
+                    Err(error) if error.is_retryable() => again.push(message),
+                    Err(error) => tracing::error!(subject = %message.subject, %error, "the bus will never take this message"),
+                }
+            }
+            if again.is_empty() {
+                break;
+            }
+            if shared.stopping() {
+                return Err(BusError::Closed.into());
+            }
+            shared.stats.lock().trouble = Some(format!("stream {stream} takes no messages; trying again"));
+            shared.pause(pause).await;
+            shared.stats.lock().trouble = None;
+            pause = (pause * 2).min(RETRY_MOST);
+            messages = again;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,133 @@
+//! The edge's time: its machine's clock, corrected by what control's signs of life say. Promises that a sign of life which comes late makes
+//! the clock no worse than it was, and that a clock which is off after correction is called suspect.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+
+use aegis_model::{Clock, Timestamp};
+use parking_lot::Mutex;
+
+/// Signs of life that are looked at together: the one that was under way the shortest time counts.
+const SAMPLES: usize = 5;
+/// A correction that changes by less is noise of the way.
+const NOISE_US: i64 = 10_000;
+/// Off by more than this after correction: suspect.
+const SUSPECT_US: i64 = 1_000_000;
+
+/// A clock that follows control's.
+#[derive(Debug)]
+pub struct CorrectedClock {
+    machine: Arc<dyn Clock>,
+    offset_us: AtomicI64,
+    is_known: AtomicBool,
+    is_suspect: AtomicBool,
+    samples: Mutex<VecDeque<i64>>,
+}
+
+impl CorrectedClock {
+    /// The machine's clock, until control is heard.
+    #[must_use]
+    pub fn new(machine: Arc<dyn Clock>) -> Self {
+        Self {
+            machine,
+            offset_us: AtomicI64::new(0),
+            is_known: AtomicBool::new(false),
+            is_suspect: AtomicBool::new(false),
+            samples: Mutex::default(),
+        }
+    }
+
+    /// Control said just now that it was `at`. A message can only be late, so the greatest offset of the last few is the truest.
+    pub(crate) fn heard(&self, at: Timestamp) {
+        let sample = at.as_micros().saturating_sub(self.machine.now().as_micros());
+        let mut samples = self.samples.lock();
+        samples.push_back(sample);
+        if samples.len() > SAMPLES {
+            samples.pop_front();
+        }
+        let truest = samples.iter().copied().max().unwrap_or(sample);
+        let offset = self.offset_us.load(Ordering::Acquire);
+        if !self.is_known.swap(true, Ordering::AcqRel) || truest.saturating_sub(offset).unsigned_abs() > NOISE_US.unsigned_abs() {
+            self.offset_us.store(truest, Ordering::Release);
+        }
+        let residual = sample.saturating_sub(self.offset_us.load(Ordering::Acquire));
+        let suspect = residual.unsigned_abs() > SUSPECT_US.unsigned_abs();
+        if self.is_suspect.swap(suspect, Ordering::AcqRel) != suspect {
+            tracing::warn!(suspect, residual_us = residual, offset_us = truest, "this edge's clock against control's");
+        }
+    }
+
+    /// What the machine's clock is corrected by, microseconds; None before control was heard.
+    #[must_use]
+    pub fn offset_us(&self) -> Option<i64> {
+        self.is_known.load(Ordering::Acquire).then(|| self.offset_us.load(Ordering::Acquire))
+    }
+}
+
+impl Clock for CorrectedClock {
+    fn now(&self) -> Timestamp {
+        self.machine.now().plus_micros(self.offset_us.load(Ordering::Acquire))
+    }
+
+    fn is_suspect(&self) -> bool {
+        self.is_suspect.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aegis_model::ManualClock;
+
+    fn clock() -> (Arc<ManualClock>, CorrectedClock) {
+        let machine = Arc::new(ManualClock::new(Timestamp::from_micros(1_000_000_000)));
+        (machine.clone(), CorrectedClock::new(machine))
+    }
+
+    /// Control's time, `late_us` ago.
+    fn control(machine: &ManualClock, ahead_us: i64, late_us: i64) -> Timestamp {
+        machine.now().plus_micros(ahead_us - late_us)
+    }
+
+    #[test]
+    fn a_clock_five_minutes_off_is_corrected_at_the_first_sign_of_life() {
+        for ahead in [300_000_000, -300_000_000] {
+            let (machine, clock) = clock();
+            assert!(clock.offset_us().is_none() && clock.now() == machine.now());
+            clock.heard(control(&machine, ahead, 2_000));
+            assert_eq!(clock.now(), machine.now().plus_micros(ahead - 2_000));
+            assert!(!clock.is_suspect());
+        }
+    }
+
+    #[test]
+    fn what_comes_late_makes_nothing_worse() {
+        let (machine, clock) = clock();
+        clock.heard(control(&machine, 0, 1_000));
+        let offset = clock.offset_us();
+        for _ in 0..4 {
+            clock.heard(control(&machine, 0, 900_000));
+            assert_eq!(clock.offset_us(), offset);
+            assert!(!clock.is_suspect());
+        }
+    }
+
+    #[test]
+    fn a_clock_that_jumps_is_suspect_until_it_is_corrected() {
+        let (machine, clock) = clock();
+        (0..5).for_each(|_| clock.heard(control(&machine, 0, 1_000)));
+        // It jumps ahead, which looks like signs of life that are late.
+        machine.advance_seconds(300);
+        for beat in 0..5 {
+            clock.heard(control(&machine, -300_000_000, 1_000));
+            assert_eq!(clock.is_suspect(), beat < 4, "beat {beat}");
+        }
+        assert_eq!(clock.offset_us(), Some(-300_001_000));
+        // It jumps back: seen at once.
+        machine.advance_seconds(-300);
+        clock.heard(control(&machine, 0, 1_000));
+        assert_eq!(clock.offset_us(), Some(-1_000));
+        assert!(!clock.is_suspect());
+    }
+}
