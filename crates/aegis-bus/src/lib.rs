@@ -313,6 +313,13 @@ pub trait Bus: Send + Sync + std::fmt::Debug {
     async fn hear(&self, filter: &str) -> Result<Box<dyn Hearing>, BusError>;
 }
 
+/// Whom to ask for receipts that are missing in a lane: whoever sealed them ships them again. Never waits, and may forget: whoever misses
+/// something asks again.
+pub trait AskForMissing: Send + Sync + std::fmt::Debug {
+    /// The receipts of `from_seq` to `to_seq`, both included.
+    fn ask(&self, lane: &str, from_seq: i64, to_seq: i64);
+}
+
 /// Something that was told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Heard {

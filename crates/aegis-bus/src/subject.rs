@@ -93,6 +93,12 @@ pub fn ack(edge_id: &str) -> String {
     format!("ack.{}", token(edge_id))
 }
 
+/// `backfill.<edge>`: what control asks an edge to ship again.
+#[must_use]
+pub fn backfill(edge_id: &str) -> String {
+    format!("backfill.{}", token(edge_id))
+}
+
 /// `feed.<edge>`: what an edge asks of control's feed.
 #[must_use]
 pub fn feed(edge_id: &str) -> String {

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::control::{Control, ControlError};
 use crate::follow::Follower;
+use crate::gaps::Gaps;
 
 /// Name of this consumer on the bus.
 pub(crate) const CONSUMER: &str = "control-archive";
@@ -32,13 +33,14 @@ pub(crate) async fn run(control: Arc<Control>, mut stop: watch::Receiver<bool>) 
     let mut follower = Follower::new(Arc::clone(&control.bus), Stream::Ase, CONSUMER, "ase.>");
     let mut saved = Instant::now();
     let mut begun = false;
+    let mut gaps = Gaps::default();
     loop {
         if !begun {
             // The history is a file of its own: without its rows, whatever the bus still has is read again.
             begun = rewind_for_an_empty_history(&control).await.is_ok();
         }
         tokio::select! {
-            outcome = step(&control, &mut follower, &mut saved) => match outcome {
+            outcome = step(&control, &mut follower, &mut saved, &mut gaps) => match outcome {
                 Ok(()) => {
                     follower.recovered();
                     Control::set_healthy(&control.archive_ok, true);
@@ -64,7 +66,9 @@ async fn rewind_for_an_empty_history(control: &Control) -> Result<(), ControlErr
     Ok(())
 }
 
-async fn step(control: &Control, follower: &mut Follower, saved: &mut Instant) -> Result<(), ControlError> {
+async fn step(control: &Control, follower: &mut Follower, saved: &mut Instant, gaps: &mut Gaps) -> Result<(), ControlError> {
+    gaps.ask(control, control.clock.now());
+    control.metrics.history_gaps.set(i64::try_from(gaps.open()).unwrap_or(i64::MAX));
     // While a position waits to be noted, a short wait: it is noted at the first pause.
     let wait = if follower.is_saved() { WAIT } else { SPACING };
     let batch = follower.next(BATCH, wait).await.map_err(failed)?;
@@ -84,6 +88,7 @@ async fn step(control: &Control, follower: &mut Follower, saved: &mut Instant) -
             Err(reason) => control.dead_letter(Stream::Ase, delivered, &reason).await.map_err(failed)?,
         }
     }
+    look_at_lanes(control, gaps, &rows).await?;
     insert(control, &rows, &origins).await?;
     control.arrived.notify_waiters();
     if saved.elapsed() >= SAVE_EVERY {
@@ -98,6 +103,19 @@ async fn step(control: &Control, follower: &mut Follower, saved: &mut Instant) -
 
 fn failed(error: impl std::fmt::Display) -> ControlError {
     ControlError::Failed(error.to_string())
+}
+
+/// Notes how far each lane is, before its rows are kept.
+async fn look_at_lanes(control: &Control, gaps: &mut Gaps, rows: &[HistoryRow]) -> Result<(), ControlError> {
+    let now = control.clock.now();
+    for row in rows {
+        let (Some(lane), Some(seq)) = (&row.lane, row.seq) else { continue };
+        if !gaps.knows(lane) {
+            gaps.begin(lane, control.store.lane_head(&row.tenant_id, lane).await?);
+        }
+        gaps.took(lane, seq, now);
+    }
+    Ok(())
 }
 
 /// All in one transaction; if the store refuses one for what it is, that one is set aside.

@@ -6,16 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use aegis_bus::{Bus, Keeper};
+use aegis_bus::{AskForMissing, Bus, Keeper};
 use aegis_keys::{KeyRing, SigningKey, TrustTokenKey};
 use aegis_ledger::Ledger;
-use aegis_model::{Clock, EntryKind};
+use aegis_model::{Clock, EntryKind, Missing};
 use aegis_policy::{PolicySource, default_pack, github_pack};
 use aegis_store::Store;
 use aegis_threads::Work;
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::bundles::Bundles;
@@ -24,6 +24,9 @@ use crate::fleet::Fleet;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
 use crate::{archive, expiry, feed, fleet, materialise, outbox};
+
+/// Requests to edges that wait to be told at most.
+const MOST_ASKED: usize = 1024;
 
 /// Limits and times of control. The defaults suit one machine.
 #[derive(Clone, Debug)]
@@ -48,6 +51,8 @@ pub struct ControlConfig {
     pub consumer_batch: usize,
     /// Who keeps events on this machine, so that the history need not: by the name that the bus knows.
     pub keepers: HashMap<Arc<str>, Arc<dyn Keeper>>,
+    /// Who ships receipts of this process again, by the edge id in their lanes' names.
+    pub ships_again: HashMap<String, Arc<dyn AskForMissing>>,
     /// The key that an edge gets when it enrols, to MAC trust tokens with; None: no edge can enrol.
     pub edge_trust_key: Option<TrustTokenKey>,
 }
@@ -65,6 +70,7 @@ impl Default for ControlConfig {
             outbox_interval: Duration::from_secs(5),
             consumer_batch: 256,
             keepers: HashMap::new(),
+            ships_again: HashMap::new(),
             edge_trust_key: None,
         }
     }
@@ -136,6 +142,7 @@ pub struct Control {
     pub(crate) bundles: Bundles,
     pub(crate) feed: Feed,
     pub(crate) fleet: Fleet,
+    missing: mpsc::Sender<Missing>,
     pub(crate) outbox: Outbox,
     pub(crate) metrics: Metrics,
     /// Rung whenever events have arrived in the history.
@@ -177,6 +184,7 @@ impl Control {
     ) -> Result<Arc<Self>, ControlError> {
         let bundles = Bundles::new(config.packs.clone()).map_err(ControlError::Policy)?;
         let (stop, _) = watch::channel(false);
+        let (missing, asked) = mpsc::channel(MOST_ASKED);
         let control = Arc::new(Self {
             config,
             store,
@@ -190,6 +198,7 @@ impl Control {
             bundles,
             feed: Feed::default(),
             fleet: Fleet::default(),
+            missing,
             outbox: Outbox::default(),
             metrics: Metrics::default(),
             arrived: Notify::new(),
@@ -203,7 +212,7 @@ impl Control {
             archive: Mutex::new(None),
         });
         control.settle_at_start().await?;
-        control.spawn_tasks()?;
+        control.spawn_tasks(asked)?;
         Ok(control)
     }
 
@@ -222,7 +231,7 @@ impl Control {
         Ok(())
     }
 
-    fn spawn_tasks(self: &Arc<Self>) -> Result<(), ControlError> {
+    fn spawn_tasks(self: &Arc<Self>, asked: mpsc::Receiver<Missing>) -> Result<(), ControlError> {
         let (control, stop) = (Arc::clone(self), self.stop.subscribe());
         let archive = aegis_threads::spawn("aegis-archive", move || archive::run(control, stop))
             .map_err(|error| ControlError::Failed(format!("the archive's thread: {error}")))?;
@@ -232,6 +241,7 @@ impl Control {
         tasks.push(tokio::spawn(expiry::run(Arc::clone(self), self.stop.subscribe())));
         tasks.push(tokio::spawn(feed::run(Arc::clone(self), self.stop.subscribe())));
         tasks.push(tokio::spawn(fleet::run(Arc::clone(self), self.stop.subscribe())));
+        tasks.push(tokio::spawn(fleet::ask_for_missing(Arc::clone(self), asked, self.stop.subscribe())));
         tasks.push(tokio::spawn(fleet::beat(Arc::clone(self), self.stop.subscribe())));
         tasks.push(tokio::spawn(outbox::run(Arc::clone(self), self.stop.subscribe())));
         Ok(())
@@ -267,6 +277,11 @@ impl Control {
     /// The key that edges pin.
     pub fn verifying_key(&self) -> aegis_keys::VerifyingKey {
         self.key.verifying_key()
+    }
+
+    /// Hands on what an edge is to be asked for; forgotten if too much is.
+    pub(crate) fn ask_edge(&self, missing: Missing) {
+        let _asked_again_if_full = self.missing.try_send(missing);
     }
 
     /// True while no background task has died and none was asked to stop.

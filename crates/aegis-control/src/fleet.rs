@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_bus::feed::{FeedPage, FeedRequest, page};
-use aegis_bus::{BusError, Heard, subject, users};
+use aegis_bus::{AskForMissing, BusError, Heard, subject, users};
 use aegis_keys::{Pinned, Scope, sign_notice, verify_notice};
-use aegis_model::{Beat, ContainmentAck, ContainmentState, Enforced, Heartbeat, Target, TenantId, Timestamp};
+use aegis_model::{Beat, ContainmentAck, ContainmentState, Enforced, Heartbeat, Missing, Target, TenantId, Timestamp};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 use serde_json::Value;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::control::Control;
@@ -338,6 +338,42 @@ fn report(control: &Control, heard: &Heard, take: impl FnOnce(&Heard) -> Result<
     if let Err(reason) = take(heard) {
         control.metrics.notices_refused.inc();
         tracing::warn!(subject = heard.subject, reason, "a notice of an edge is not believed");
+    }
+}
+
+impl AskForMissing for Control {
+    /// Who sealed them stands in the lane's name: this process, or an edge that is enrolled.
+    fn ask(&self, lane: &str, from_seq: i64, to_seq: i64) {
+        let Some(edge_id) = lane.split('.').nth(1) else { return };
+        if let Some(here) = self.config.ships_again.get(edge_id) {
+            here.ask(lane, from_seq, to_seq);
+        } else if self.fleet.enrolled.read().contains_key(edge_id) {
+            self.ask_edge(Missing { edge_id: edge_id.to_owned(), lane: lane.to_owned(), from_seq, to_seq });
+        }
+    }
+}
+
+/// Tells edges what is missing of them, until stopped.
+pub(crate) async fn ask_for_missing(control: Arc<Control>, mut asked: mpsc::Receiver<Missing>, mut stop: watch::Receiver<bool>) {
+    loop {
+        let missing = tokio::select! {
+            missing = asked.recv() => missing,
+            _ = stop.changed() => return,
+        };
+        let Some(missing) = missing else { return };
+        tracing::info!(
+            lane = missing.lane,
+            from = missing.from_seq,
+            to = missing.to_seq,
+            "receipts are missing; asking their edge"
+        );
+        let told = match sign_notice(&control.key, &missing) {
+            Ok(signed) => control.bus.tell(&subject::backfill(&missing.edge_id), Bytes::from(signed)).await,
+            Err(error) => Err(BusError::Unavailable { reason: error.to_string() }),
+        };
+        if let Err(error) = told {
+            tracing::warn!(%error, "an edge could not be asked");
+        }
     }
 }
 

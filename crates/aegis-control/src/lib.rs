@@ -18,6 +18,7 @@ mod export;
 mod feed;
 mod fleet;
 mod follow;
+mod gaps;
 mod health;
 mod input;
 mod judge;

@@ -17,6 +17,7 @@ pub struct Metrics {
     pub(crate) feed_rewrites: Counter,
     pub(crate) notices_refused: Counter,
     pub(crate) edges_live: Gauge,
+    pub(crate) history_gaps: Gauge,
     pub(crate) incidents_open: Gauge,
     time_to_contain: Histogram,
 }
@@ -31,6 +32,7 @@ impl Default for Metrics {
             feed_rewrites: Counter::default(),
             notices_refused: Counter::default(),
             edges_live: Gauge::default(),
+            history_gaps: Gauge::default(),
             incidents_open: Gauge::default(),
             time_to_contain: Histogram::new(exponential_buckets(start, factor, count)),
         }
@@ -58,6 +60,11 @@ impl Metrics {
             self.notices_refused.clone(),
         );
         registry.register("aegis_edges_live", "Enrolled edges that were heard within the last seconds", self.edges_live.clone());
+        registry.register(
+            "control_history_gaps",
+            "Stretches of receipts that the history lacks, and that are asked for",
+            self.history_gaps.clone(),
+        );
         registry.register("incidents_open", "Incidents that are not closed", self.incidents_open.clone());
         registry.register(
             "soc_mttc_seconds",

@@ -1,10 +1,11 @@
 //! The detector's way along the stream: state from the checkpoint, ticks, the next checkpoint. Over a stream that was made anew, or has
 //! lost its end, it begins again at the start.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aegis_bus::{Bus, BusError, Message, Stream, Subscription, subject};
+use aegis_bus::{AskForMissing, Bus, BusError, Message, Stream, Subscription, subject};
 use aegis_keys::KeyRing;
 use aegis_ledger::verify::LaneHeads;
 use aegis_model::{Clock, SecurityEvent, Timestamp};
@@ -29,6 +30,11 @@ const BUSY: usize = 64;
 const BUSY_TICK_SPACING: Duration = Duration::from_millis(10);
 pub(crate) const RETRY_FIRST: Duration = Duration::from_millis(50);
 pub(crate) const RETRY_MOST: Duration = Duration::from_secs(5);
+/// When a lane that waits is asked for first, and again, microseconds.
+const ASK_FIRST_US: i64 = 500_000;
+const ASK_AGAIN_US: i64 = 3_000_000;
+/// Lanes that are asked for at once.
+const MOST_ASKED: usize = 256;
 /// How long a message that must be there is waited for.
 const READ_WAIT: Duration = Duration::from_secs(10);
 /// The partition under which a worker that owns all of them writes its checkpoint.
@@ -42,6 +48,9 @@ pub(crate) struct Running {
     pub(crate) hold: Hold,
     /// When the next record of time is due, if one is needed.
     next_tick: Timestamp,
+    missing: Option<Arc<dyn AskForMissing>>,
+    /// When each lane that waits is to be asked for next, by this process's clock: it decides when a request is sent, and nothing else.
+    ask_at: BTreeMap<String, Timestamp>,
     pub(crate) engine: Engine,
     pub(crate) tail: Tail,
     /// True once the checkpoint was looked for.
@@ -67,6 +76,8 @@ pub(crate) async fn run(
         stage: VerifyStage::new(ring.clone(), LaneHeads::default()),
         hold: Hold::new(config.hold_ms),
         next_tick: Timestamp::default(),
+        missing: config.missing.clone(),
+        ask_at: BTreeMap::new(),
         engine: Engine::new(rules, config.engine.clone()),
         tail: Tail::default(),
         begun: false,
@@ -233,6 +244,7 @@ impl Running {
                 stats.lag = lag;
                 stats.rules = self.engine.stats();
             }
+            self.ask_for_missing();
             let now = self.clock.now();
             let since = now.as_micros().saturating_sub(last_checkpoint.as_micros());
             // What is held was taken by nobody yet: a checkpoint behind it would lose it.
@@ -249,6 +261,27 @@ impl Running {
             }
         }
         Ok(())
+    }
+
+    /// Asks for what held lanes wait for: a moment after they began to wait, and again every few seconds.
+    fn ask_for_missing(&mut self) {
+        let Some(missing) = &self.missing else { return };
+        if self.hold.is_empty() {
+            self.ask_at.clear();
+            return;
+        }
+        let now = self.clock.now();
+        let mut ask_at = BTreeMap::new();
+        for (lane, first) in self.hold.lanes().take(MOST_ASKED) {
+            let mut at = self.ask_at.get(lane).copied().unwrap_or_else(|| now.plus_micros(ASK_FIRST_US));
+            if now >= at {
+                let head = self.stage.heads().get(lane).map_or(0, |(head, _)| head);
+                missing.ask(lane, head + 1, first - 1);
+                at = now.plus_micros(ASK_AGAIN_US);
+            }
+            ask_at.insert(lane.to_owned(), at);
+        }
+        self.ask_at = ask_at;
     }
 
     /// A quiet log tells no time: while a lane is held, this puts one record a second into it.

@@ -117,6 +117,12 @@ impl Hold {
         released
     }
 
+    /// The lanes that are held, with the first seq that each has.
+    pub(crate) fn lanes(&self) -> impl Iterator<Item = (&str, i64)> {
+        let first = |waiting: &Waiting| waiting.held.first_key_value().map(|(seq, _)| *seq);
+        self.lanes.iter().filter_map(move |(lane, waiting)| Some((lane.as_str(), first(waiting)?)))
+    }
+
     /// Everything that is held, by lane, in order of seq.
     pub(crate) fn release_all(&mut self) -> Vec<Delivered> {
         let all: Vec<String> = self.lanes.keys().cloned().collect();

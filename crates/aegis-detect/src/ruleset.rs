@@ -18,7 +18,14 @@ macro_rules! shipped_rules {
     };
 }
 
-shipped_rules!["approve-then-swap", "confused-deputy", "deny-storm", "read-sensitive-then-exfil", "receipt-chain-broken"];
+shipped_rules![
+    "approve-then-swap",
+    "clock-suspect",
+    "confused-deputy",
+    "deny-storm",
+    "read-sensitive-then-exfil",
+    "receipt-chain-broken"
+];
 
 /// Rules that were checked and planned, ready for an engine.
 #[derive(Debug, Default)]

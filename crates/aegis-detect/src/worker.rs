@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use aegis_bus::Bus;
+use aegis_bus::{AskForMissing, Bus};
 use aegis_keys::KeyRing;
 use aegis_model::Clock;
 use aegis_threads::Work;
@@ -31,13 +31,15 @@ pub struct WorkerConfig {
     pub checkpoint_ms: i64,
     /// How long a lane waits for a receipt that is missing in it, in milliseconds of the bus; 0: not at all, for a bus that keeps the order.
     pub hold_ms: i64,
+    /// Whom to ask for what is missing while a lane waits.
+    pub missing: Option<Arc<dyn AskForMissing>>,
 }
 
 impl WorkerConfig {
     /// Defaults: the engine's, and a checkpoint every two seconds.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { engine: EngineConfig::new(clock), checkpoint_ms: 2000, hold_ms: 0 }
+        Self { engine: EngineConfig::new(clock), checkpoint_ms: 2000, hold_ms: 0, missing: None }
     }
 }
 

@@ -69,6 +69,19 @@ impl Ledger {
         Ok(Vec::new())
     }
 
+    /// Receipts of a lane from `from_seq` to `to_seq`, in order, at most `limit` (and `MAX_READ`): for whoever lacks them.
+    pub async fn read_lane(&self, lane: &str, from_seq: i64, to_seq: i64, limit: usize) -> Result<Vec<OutboxItem>, LedgerError> {
+        let rows = sqlx::query(select_items!("WHERE l.lane = ? AND r.seq >= ? AND r.seq <= ? ORDER BY r.seq LIMIT ?"))
+            .bind(lane)
+            .bind(from_seq)
+            .bind(to_seq)
+            .bind(limit.min(MAX_READ) as i64)
+            .fetch_all(&self.inner.kept_reader)
+            .await
+            .map_err(|e| read_error(&e))?;
+        readable(&rows)
+    }
+
     /// True if the tenant has a receipt for this event.
     pub async fn contains(&self, tenant: &TenantId, event_id: EventId) -> Result<bool, LedgerError> {
         let count: i64 = sqlx::query_scalar("SELECT count(*) FROM receipts WHERE tenant_id = ? AND event_id = ?")

@@ -60,6 +60,20 @@ impl Notice for ContainmentAck {
     const SCHEMA: &'static str = "aegis-containment-ack-1";
 }
 
+/// What control asks an edge to ship again, on `backfill.<edge>`: receipts that it has sealed, and that nobody behind the bus has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missing {
+    pub edge_id: String,
+    pub lane: String,
+    /// First and last, both included.
+    pub from_seq: i64,
+    pub to_seq: i64,
+}
+
+impl Notice for Missing {
+    const SCHEMA: &'static str = "aegis-missing-1";
+}
+
 /// An edge's sign of life, told on `hb.<edge>` every two seconds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heartbeat {

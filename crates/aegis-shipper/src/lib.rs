@@ -2,10 +2,12 @@
 //! Promises that every sealed event reaches ASE, and every frozen action APPROVALS before its event, at least once and in row
 //! order; marks a row as shipped only after its acknowledgements. Never holds up the ledger, whatever the bus does.
 
+mod again;
 mod keeper;
 mod letter;
 mod task;
 
+pub use again::ShipAgain;
 pub use keeper::LedgerKeeper;
 
 use std::sync::Arc;
@@ -58,6 +60,7 @@ struct Counts {
     emitted: AtomicU64,
     retries: AtomicU64,
     dead_lettered: AtomicU64,
+    again: AtomicU64,
 }
 
 /// What a shipper counts, for metrics. Cheap to clone; goes on after the shipper has stopped.
@@ -86,6 +89,12 @@ impl ShipperMeter {
         self.counts.dead_lettered.load(Ordering::Relaxed)
     }
 
+    /// Receipts that were shipped again because they were missing behind the bus.
+    #[must_use]
+    pub fn again_total(&self) -> u64 {
+        self.counts.again.load(Ordering::Relaxed)
+    }
+
     /// Rows of the ledger that are not shipped yet.
     #[must_use]
     pub fn backlog(&self) -> u64 {
@@ -97,6 +106,7 @@ impl ShipperMeter {
 #[derive(Debug)]
 pub struct Shipper {
     meter: ShipperMeter,
+    again: ShipAgain,
     stop: watch::Sender<bool>,
     task: Work,
 }
@@ -107,8 +117,9 @@ impl Shipper {
         let counts = Arc::new(Counts::default());
         let meter = ShipperMeter { counts: Arc::clone(&counts), ledger: ledger.clone() };
         let (stop, stopping) = watch::channel(false);
-        let task = aegis_threads::spawn("aegis-ship", move || task::run(ledger, bus, config, counts, stopping))?;
-        Ok(Self { meter, stop, task })
+        let (again, asked) = again::channel();
+        let task = aegis_threads::spawn("aegis-ship", move || task::run(ledger, bus, config, counts, asked, stopping))?;
+        Ok(Self { meter, again, stop, task })
     }
 
     /// Rows of the ledger that are not shipped yet.
@@ -121,6 +132,12 @@ impl Shipper {
     #[must_use]
     pub fn emitted_total(&self) -> u64 {
         self.meter.emitted_total()
+    }
+
+    /// Asks this shipper to ship receipts again.
+    #[must_use]
+    pub fn again(&self) -> ShipAgain {
+        self.again.clone()
     }
 
     /// The counters, to keep.

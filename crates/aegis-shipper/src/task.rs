@@ -7,14 +7,18 @@ use std::time::Duration;
 
 use aegis_bus::{Bus, BusError, Stream};
 use aegis_ledger::{Ledger, OutboxItem, SealedReceiver};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::again::Stretch;
 use crate::letter::Outgoing;
 use crate::{Counts, ShipperConfig};
 
 /// A publish of this many events says that the ledger is busy.
 const BUSY: usize = 64;
+
+/// Receipts that one request brings again; whoever lacks more asks for the rest.
+const MOST_AGAIN: usize = 10_000;
 
 /// The time to stop has passed.
 struct Expired;
@@ -30,6 +34,8 @@ struct Task {
     held: Option<OutboxItem>,
     /// The last row whose messages are acknowledged.
     shipped: i64,
+    /// What is to be shipped again.
+    asked: mpsc::Receiver<Stretch>,
     stopping: watch::Receiver<bool>,
     /// Set once a stop was asked for.
     deadline: Option<Instant>,
@@ -40,6 +46,7 @@ pub(crate) async fn run(
     bus: Arc<dyn Bus>,
     config: ShipperConfig,
     counts: Arc<Counts>,
+    asked: mpsc::Receiver<Stretch>,
     stopping: watch::Receiver<bool>,
 ) {
     let ring = ledger.take_sealed_receiver();
@@ -47,8 +54,14 @@ pub(crate) async fn run(
         tracing::warn!("the ledger's ring is taken; shipping from the outbox only");
     }
     let shipped = ledger.shipped_row().await;
-    let mut task = Task { ledger, bus, config, counts, ring, held: None, shipped, stopping, deadline: None };
+    let mut task = Task { ledger, bus, config, counts, ring, held: None, shipped, asked, stopping, deadline: None };
     while let Ok(Some(items)) = task.next_items().await {
+        if items.is_empty() {
+            if task.ship_again().await.is_err() {
+                break;
+            }
+            continue;
+        }
         let spacing = if items.len() < BUSY { task.config.spacing } else { task.config.busy_spacing };
         let next = Instant::now() + spacing;
         if task.ship(items).await.is_err() {
@@ -65,7 +78,7 @@ pub(crate) async fn run(
 }
 
 impl Task {
-    /// The rows that follow; None when a stop was asked for and nothing is left.
+    /// The rows that follow, or none if something is to be shipped again; None when a stop was asked for and nothing is left.
     async fn next_items(&mut self) -> Result<Option<Vec<OutboxItem>>, Expired> {
         let mut backoff = self.config.min_backoff;
         loop {
@@ -74,6 +87,9 @@ impl Task {
             }
             if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Err(Expired);
+            }
+            if self.deadline.is_none() && !self.asked.is_empty() {
+                return Ok(Some(Vec::new()));
             }
             let items = self.take_from_ring();
             if !items.is_empty() {
@@ -154,6 +170,30 @@ impl Task {
         let events = items.into_iter().map(|item| Outgoing::event(item, kept_as.as_ref())).collect();
         self.publish(Stream::Ase, events).await?;
         self.passed(last_row).await;
+        Ok(())
+    }
+
+    /// Ships one stretch of a lane again, up to a bound. What is not shipped yet is left to its turn.
+    async fn ship_again(&mut self) -> Result<(), Expired> {
+        let Ok(Stretch { lane, mut from_seq, to_seq }) = self.asked.try_recv() else { return Ok(()) };
+        let mut left = MOST_AGAIN;
+        while from_seq <= to_seq && left > 0 {
+            let items = match self.ledger.read_lane(&lane, from_seq, to_seq, self.config.batch.min(left)).await {
+                Ok(items) => items,
+                Err(error) => {
+                    tracing::error!(%error, lane, "receipts that are missing behind the bus cannot be read");
+                    return Ok(());
+                }
+            };
+            let Some(last) = items.last() else { break };
+            from_seq = last.sealed.seq + 1;
+            left -= items.len();
+            let kept_as = self.config.kept_as.clone();
+            let shipped = items.into_iter().filter(|item| item.row <= self.shipped);
+            let events: Vec<Outgoing> = shipped.map(|item| Outgoing::event(item, kept_as.as_ref())).collect();
+            self.counts.again.fetch_add(events.len() as u64, Ordering::Relaxed);
+            self.publish(Stream::Ase, events).await?;
+        }
         Ok(())
     }
 

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use aegis_bus::{
-    Bucket, Bus, BusError, Delivered, EmbeddedBus, EmbeddedLimits, Hearing, KvWatch, Message, PubAck, Stream, StreamLimits,
-    StreamState, Subscription,
+    AskForMissing, Bucket, Bus, BusError, Delivered, EmbeddedBus, EmbeddedLimits, Hearing, KvWatch, Message, PubAck, Stream,
+    StreamLimits, StreamState, Subscription,
 };
 use aegis_keys::SigningKey;
 use aegis_ledger::{Draft, Durability, Ledger, LedgerConfig};
@@ -187,6 +187,33 @@ async fn every_event_arrives_once_and_in_order_through_ring_and_outbox() {
         assert_eq!(subject, aegis_bus::subject::ase(&tenant(), EventKind::AuthorizeDecision));
         shipper.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_asked_for_is_shipped_again_and_nothing_else_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, ledger) = (bus(folder.path(), EmbeddedLimits::default()).await, ledger(folder.path(), 4096).await);
+    let shipper = Shipper::spawn(ledger.clone(), first, quick()).unwrap();
+    let sealed = seal(&ledger, 20).await;
+    until("everything shipped", async || shipper.backlog() == 0).await;
+    shipper.stop().await;
+    // A stream that was made anew: nothing of it is there.
+    let other = tempfile::tempdir().unwrap();
+    let anew = bus(other.path(), EmbeddedLimits::default()).await;
+    let lane = ledger.read_outbox(0, 1).await.unwrap().pop().unwrap().sealed.lane;
+    let kept = ledger.clone();
+    let shipper = Shipper::spawn(kept, anew.clone(), quick()).unwrap();
+    shipper.again().ask("acme.edge-1.of-nobody", 1, 5);
+    shipper.again().ask(&lane, 4, 6);
+    shipper.again().ask(&lane, 6, 5);
+    shipper.again().ask(&lane, 21, i64::MAX);
+    until("what was asked for is there", async || decisions(&anew).await.len() >= 4).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    // The lane's first receipt opens it.
+    let wanted: Vec<EventId> = [4, 5, 6, 21].iter().map(|seq| sealed[seq - 2]).collect();
+    assert_eq!(decisions(&anew).await, wanted);
+    assert_eq!(shipper.meter().again_total(), 4);
+    shipper.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

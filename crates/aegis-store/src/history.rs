@@ -178,6 +178,16 @@ impl Store {
         rows.iter().map(history).collect()
     }
 
+    /// How far a lane is known: its greatest `seq`, 0 for one that is not.
+    pub async fn lane_head(&self, tenant: &TenantId, lane: &str) -> Result<i64, StoreError> {
+        let head: Option<i64> = sqlx::query_scalar("SELECT max(seq) FROM history WHERE tenant_id = $1 AND lane = $2")
+            .bind(tenant.as_str())
+            .bind(lane)
+            .fetch_one(&self.inner.history_readers)
+            .await?;
+        Ok(head.unwrap_or(0))
+    }
+
     /// The tenant's receipts lane by lane in order of `seq`, after the given one (none: from the start): what a verifier reads.
     pub async fn export_lanes(
         &self,

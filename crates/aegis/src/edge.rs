@@ -43,6 +43,8 @@ pub(crate) struct RunningEdge {
     server: JoinHandle<()>,
     feed: FeedFollower,
     pulse: JoinHandle<()>,
+    /// Ships again what control lacks.
+    again: JoinHandle<()>,
     ledger: Ledger,
     shipper: Shipper,
 }
@@ -81,7 +83,8 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<RunningEdge> {
 
     let ledger = open_ledger(&config, &data, "edge", &enrolled.edge_id, key, &clock).await?;
     let pulse = pulse.spawn(bus.clone(), view.clone(), ledger.clone());
-    let shipper = Shipper::spawn(ledger.clone(), bus, ShipperConfig::default()).context("shipping")?;
+    let shipper = Shipper::spawn(ledger.clone(), bus.clone(), ShipperConfig::default()).context("shipping")?;
+    let again = crate::again::spawn(bus, control_ring.clone(), enrolled.edge_id.clone(), shipper.again());
     let edge_config = EdgeConfig {
         max_body_bytes: config.edge.max_body_bytes,
         timestamp_skew_s: config.edge.timestamp_skew_s,
@@ -106,7 +109,7 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<RunningEdge> {
     let address = listener.local_addr().context("no local address")?;
     let (stop_serving, stopped) = watch::channel(false);
     let server = tokio::spawn(serve(listener, router, stopped));
-    Ok(RunningEdge { address, data, edge_id: enrolled.edge_id, stop_serving, server, feed, pulse, ledger, shipper })
+    Ok(RunningEdge { address, data, edge_id: enrolled.edge_id, stop_serving, server, feed, pulse, again, ledger, shipper })
 }
 
 async fn ready(State(ledger): State<Ledger>) -> Response {
@@ -135,6 +138,7 @@ impl RunningEdge {
         self.server.await.context("the server ended badly")?;
         self.feed.stop();
         self.pulse.abort();
+        self.again.abort();
         self.ledger.close().await.context("the ledger could not be closed; its lanes get a gap receipt at the next start")?;
         if tokio::time::timeout(SHIP_DRAIN, self.shipper.stop()).await.is_err() {
             tracing::warn!("not everything was shipped; the rest follows at the next start");

@@ -4,6 +4,8 @@
 #[cfg(feature = "soc")]
 mod adapters;
 #[cfg(feature = "edge")]
+mod again;
+#[cfg(feature = "edge")]
 mod client;
 mod commands;
 #[cfg(feature = "edge")]

@@ -2,12 +2,13 @@
 //! `aegis control`: the same without an edge.
 //! Owns the order in which parts start and stop; no part knows another but through its interface.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aegis_bus::{Bus, EmbeddedBus, EmbeddedLimits, JetStreamBus, Keeper, Stream};
+use aegis_bus::{AskForMissing, Bus, EmbeddedBus, EmbeddedLimits, JetStreamBus, Keeper, Stream};
 use aegis_control::{AppliedWatch, Control, ControlConfig, NoLocalEdge};
 use aegis_detect::{RuleSet, Worker, WorkerConfig};
 use aegis_edge::{Edge, EdgeConfig, EdgeMetrics, EdgeView, FeedConfig, FeedFollower};
@@ -90,8 +91,12 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
         ledgers.push(("edge", open_ledger(&config, &data, "edge", &config.edge.id, keys.edge.clone(), &clock).await?));
     }
     let mut shippers = Vec::new();
+    let mut ships_again: HashMap<String, Arc<dyn AskForMissing>> = HashMap::new();
     for (name, ledger) in &ledgers {
-        shippers.push(carrier.ship(name, ledger).await?);
+        let shipper = carrier.ship(name, ledger).await?;
+        let edge_id = if *name == "edge" { config.edge.id.clone() } else { (*name).to_owned() };
+        ships_again.insert(edge_id, Arc::new(shipper.again()));
+        shippers.push(shipper);
     }
 
     let mut registry = Registry::default();
@@ -113,6 +118,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
         agent_token_ttl_s: config.control.agent_token_ttl_s,
         packs,
         keepers: ledgers.iter().map(|(name, ledger)| ((*name).into(), keeper(ledger))).collect(),
+        ships_again,
         // Edges of their own can reach what a server carries, and no file of this process.
         edge_trust_key: config.nats.is_used().then(|| keys.trust.clone()),
         ..ControlConfig::default()
@@ -155,6 +161,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     let mut watching = WorkerConfig::new(clock.clone());
     if config.nats.is_used() {
         watching.hold_ms = HOLD_MS;
+        watching.missing = Some(control.clone());
     }
     let worker = Worker::spawn(bus.clone(), receipt_ring, rules, clock.clone(), watching).context("detection")?;
     let containments = Arc::new(Containments(control.clone()));

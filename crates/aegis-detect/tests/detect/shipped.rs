@@ -39,6 +39,7 @@ fn shipped_rules_touch_only_the_keys_that_changed() {
         ("read-sensitive-then-exfil", Shape::Sliding),
         ("receipt-chain-broken", Shape::Stateless),
         ("approve-then-swap", Shape::Stateless),
+        ("clock-suspect", Shape::Stateless),
     ] {
         let lint = lint_file(&rules_dir().join(name).join("rule.sql")).unwrap();
         assert_eq!(lint.shape, shape, "{name}:\n{}", lint.plan);

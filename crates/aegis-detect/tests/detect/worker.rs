@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aegis_bus::{Bus, EmbeddedBus, EmbeddedLimits, Message, Stream, subject};
+use aegis_bus::{AskForMissing, Bus, EmbeddedBus, EmbeddedLimits, Message, Stream, subject};
 use aegis_detect::{CONSUMER, RuleSet, Worker, WorkerConfig, WorkerStats};
 use aegis_keys::{KeyRing, SigningKey};
 use aegis_ledger::{Draft, Ledger, LedgerConfig};
@@ -38,10 +38,15 @@ impl Line {
     }
 
     fn worker_that_holds(&self, hold_ms: i64) -> Worker {
+        self.worker_that_asks(hold_ms, None)
+    }
+
+    fn worker_that_asks(&self, hold_ms: i64, missing: Option<Arc<dyn AskForMissing>>) -> Worker {
         let ring = KeyRing::new([self.key.verifying_key()]);
         let mut config = WorkerConfig::new(Arc::clone(&self.clock));
         config.checkpoint_ms = 50;
         config.hold_ms = hold_ms;
+        config.missing = missing;
         let bus: Arc<dyn Bus> = Arc::clone(&self.bus) as Arc<dyn Bus>;
         Worker::spawn(bus, ring, RuleSet::shipped().unwrap(), Arc::clone(&self.clock), config).unwrap()
     }
@@ -131,6 +136,36 @@ async fn a_lane_waits_for_what_comes_behind_its_successors() {
     assert!(alerts.iter().all(|alert| alert.rule_name == "deny-storm"), "{alerts:#?}");
     let stats = line.caught_up(&worker).await;
     assert_eq!((stats.broken, stats.malformed), (0, 0));
+}
+
+#[derive(Debug, Default)]
+struct Asked(parking_lot::Mutex<Vec<(String, i64, i64)>>);
+
+impl AskForMissing for Asked {
+    fn ask(&self, lane: &str, from_seq: i64, to_seq: i64) {
+        self.0.lock().push((lane.to_owned(), from_seq, to_seq));
+    }
+}
+
+#[tokio::test]
+async fn while_a_lane_waits_its_edge_is_asked_for_what_is_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut line = Line::open(folder.path()).await;
+    let asked = Arc::new(Asked::default());
+    let worker = line.worker_that_asks(60_000, Some(asked.clone()));
+    let wires = line.seal_denies("acme", "prober", 6).await;
+    let (late, sent): (Vec<Value>, Vec<Value>) =
+        wires.iter().cloned().partition(|wire| [3, 4].contains(&wire["seq"].as_i64().unwrap()));
+    line.publish(&sent).await;
+    let start = Instant::now();
+    while asked.0.lock().is_empty() {
+        assert!(start.elapsed() < DEADLINE, "nobody was asked");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(asked.0.lock()[0], (wires[0]["lane"].as_str().unwrap().to_owned(), 3, 4));
+    line.publish(&late).await;
+    assert_eq!(line.alerts(1).await[0].rule_name, "deny-storm");
+    assert_eq!(line.caught_up(&worker).await.broken, 0);
 }
 
 #[tokio::test]

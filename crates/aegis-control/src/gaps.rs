@@ -1,0 +1,147 @@
+//! Receipts that the history lacks: a lane went on without them. They are asked for again, and a gap that nobody can fill is told of. Holds what
+//! it has seen since the start of the process; of a lane that is new to it, the history says how far it is.
+
+use std::collections::{BTreeMap, HashMap};
+
+use aegis_bus::AskForMissing;
+use aegis_model::Timestamp;
+
+/// Lanes that are followed at most; past it all of them are looked up again.
+const MOST_LANES: usize = 100_000;
+/// Stretches that are asked for at most.
+const MOST_GAPS: usize = 4096;
+/// How long a gap is left alone at first, and between two requests, microseconds: what comes out of order comes soon.
+const FIRST_US: i64 = 2_000_000;
+const AGAIN_US: i64 = 5_000_000;
+/// Requests for one gap.
+const MOST_TRIES: u32 = 24;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Gap {
+    to_seq: i64,
+    ask_at: Timestamp,
+    tries: u32,
+}
+
+/// The gaps of all lanes.
+#[derive(Debug, Default)]
+pub(crate) struct Gaps {
+    heads: HashMap<String, i64>,
+    /// By lane and first missing seq.
+    open: BTreeMap<(String, i64), Gap>,
+}
+
+impl Gaps {
+    /// Whether the lane was seen; else `begin` says how far it is.
+    pub(crate) fn knows(&self, lane: &str) -> bool {
+        self.heads.contains_key(lane)
+    }
+
+    pub(crate) fn begin(&mut self, lane: &str, head: i64) {
+        if self.heads.len() >= MOST_LANES {
+            self.heads.clear();
+        }
+        self.heads.insert(lane.to_owned(), head);
+    }
+
+    /// A receipt of the lane was kept.
+    pub(crate) fn took(&mut self, lane: &str, seq: i64, now: Timestamp) {
+        let Some(head) = self.heads.get_mut(lane) else { return };
+        if seq <= *head {
+            self.fill(lane, seq);
+            return;
+        }
+        let from_seq = *head + 1;
+        *head = seq;
+        if seq > from_seq && self.open.len() < MOST_GAPS {
+            self.open.insert((lane.to_owned(), from_seq), Gap { to_seq: seq - 1, ask_at: now.plus_micros(FIRST_US), tries: 0 });
+        }
+    }
+
+    fn fill(&mut self, lane: &str, seq: i64) {
+        let Some((place, gap)) = self.open.range(..=(lane.to_owned(), seq)).next_back().map(|(place, gap)| (place.clone(), *gap))
+        else {
+            return;
+        };
+        if place.0 != lane || seq > gap.to_seq {
+            return;
+        }
+        self.open.remove(&place);
+        if place.1 < seq {
+            self.open.insert(place, Gap { to_seq: seq - 1, ..gap });
+        }
+        if seq < gap.to_seq {
+            self.open.insert((lane.to_owned(), seq + 1), gap);
+        }
+    }
+
+    /// Asks for what is due; gives up what was asked for often enough.
+    pub(crate) fn ask(&mut self, from: &dyn AskForMissing, now: Timestamp) {
+        self.open.retain(|(lane, from_seq), gap| {
+            if now < gap.ask_at {
+                return true;
+            }
+            if gap.tries == MOST_TRIES {
+                tracing::error!(
+                    lane,
+                    from_seq,
+                    to_seq = gap.to_seq,
+                    "receipts are missing in the history, and nobody sends them"
+                );
+                return false;
+            }
+            from.ask(lane, *from_seq, gap.to_seq);
+            gap.tries += 1;
+            gap.ask_at = now.plus_micros(AGAIN_US);
+            true
+        });
+    }
+
+    /// Stretches that are missing now.
+    pub(crate) fn open(&self) -> usize {
+        self.open.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use parking_lot::Mutex;
+
+    #[derive(Debug, Default)]
+    struct Asked(Mutex<Vec<(String, i64, i64)>>);
+
+    impl AskForMissing for Asked {
+        fn ask(&self, lane: &str, from_seq: i64, to_seq: i64) {
+            self.0.lock().push((lane.to_owned(), from_seq, to_seq));
+        }
+    }
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::default().plus_seconds(seconds)
+    }
+
+    #[test]
+    fn what_is_missing_is_asked_for_until_it_comes_or_nobody_has_it() {
+        let (mut gaps, asked) = (Gaps::default(), Asked::default());
+        assert!(!gaps.knows("a"));
+        gaps.begin("a", 3);
+        [4, 5, 9, 12].into_iter().for_each(|seq| gaps.took("a", seq, at(0)));
+        gaps.took("unknown", 7, at(0));
+        gaps.ask(&asked, at(1));
+        assert!(asked.0.lock().is_empty(), "not at once");
+        gaps.ask(&asked, at(2));
+        assert_eq!(*asked.0.lock(), [("a".to_owned(), 6, 8), ("a".to_owned(), 10, 11)]);
+        asked.0.lock().clear();
+        // The middle comes, and one edge.
+        [7, 10].into_iter().for_each(|seq| gaps.took("a", seq, at(3)));
+        gaps.ask(&asked, at(7));
+        assert_eq!(*asked.0.lock(), [("a".to_owned(), 6, 6), ("a".to_owned(), 8, 8), ("a".to_owned(), 11, 11)]);
+        [6, 8, 11].into_iter().for_each(|seq| gaps.took("a", seq, at(8)));
+        assert_eq!(gaps.open(), 0);
+        gaps.took("a", 14, at(8));
+        asked.0.lock().clear();
+        (0..1000).for_each(|seconds| gaps.ask(&asked, at(10 + seconds)));
+        assert_eq!((asked.0.lock().len(), gaps.open()), (24, 0), "not for ever");
+    }
+}
