@@ -18,6 +18,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::control::Control;
+use crate::input::MAX_ID;
 use crate::problem::Problem;
 use crate::reply::Json;
 use crate::routes::Call;
@@ -218,6 +219,9 @@ impl Control {
     fn take_heartbeat(&self, heard: &Heard) -> Result<(), String> {
         let (heartbeat, pinned) = verify_notice::<Heartbeat>(&self.ring, &heard.payload).map_err(|error| error.to_string())?;
         check_speaker(&pinned, &heartbeat.edge_id, &heard.subject)?;
+        if heartbeat.boot.len() > MAX_ID || heartbeat.enforced.iter().any(|enforced| enforced.target.target_id.len() > MAX_ID) {
+            return Err("a name in it is too long".to_owned());
+        }
         let mut edges = self.fleet.edges.lock();
         let edge = edges.entry(heartbeat.edge_id.clone()).or_default();
         edge.check_new(&heartbeat)?;
@@ -236,6 +240,9 @@ impl Control {
     fn take_ack(&self, heard: &Heard) -> Result<(), String> {
         let (ack, pinned) = verify_notice::<ContainmentAck>(&self.ring, &heard.payload).map_err(|error| error.to_string())?;
         check_speaker(&pinned, &ack.edge_id, &heard.subject)?;
+        if ack.enforced.target.target_id.len() > MAX_ID {
+            return Err("a name in it is too long".to_owned());
+        }
         if !self.serves(&ack.edge_id, ack.enforced.target.tenant_id.as_str()) {
             return Err("it is about a tenant of others".to_owned());
         }

@@ -1,4 +1,4 @@
-//! Receipts that the history lacks: a lane went on without them. They are asked for again, and a gap that nobody can fill is told of. Holds what
+//! Receipts that the history lacks: a lane went on without them. They are asked for again, and a gap that nobody fills is told of. Holds what
 //! it has seen since the start of the process; of a lane that is new to it, the history says how far it is.
 
 use std::collections::{BTreeMap, HashMap};
@@ -13,8 +13,11 @@ const MOST_GAPS: usize = 4096;
 /// How long a gap is left alone at first, and between two requests, microseconds: what comes out of order comes soon.
 const FIRST_US: i64 = 2_000_000;
 const AGAIN_US: i64 = 5_000_000;
-/// Requests for one gap.
-const MOST_TRIES: u32 = 24;
+/// After so many requests a gap is asked for less often, and for as long as the process lives.
+const MANY_TRIES: u32 = 24;
+const SELDOM_US: i64 = 60_000_000;
+/// A lane does not go on as far at once: who says so is not believed, and nothing is asked for.
+const MOST_MISSING: i64 = 1_000_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Gap {
@@ -51,6 +54,9 @@ impl Gaps {
             self.fill(lane, seq);
             return;
         }
+        if seq - *head > MOST_MISSING {
+            return;
+        }
         let from_seq = *head + 1;
         *head = seq;
         if seq > from_seq && self.open.len() < MOST_GAPS {
@@ -70,31 +76,26 @@ impl Gaps {
         if place.1 < seq {
             self.open.insert(place, Gap { to_seq: seq - 1, ..gap });
         }
-        if seq < gap.to_seq {
+        if seq < gap.to_seq && self.open.len() < MOST_GAPS {
             self.open.insert((lane.to_owned(), seq + 1), gap);
         }
     }
 
-    /// Asks for what is due; gives up what was asked for often enough.
+    /// Asks for what is due.
     pub(crate) fn ask(&mut self, from: &dyn AskForMissing, now: Timestamp) {
-        self.open.retain(|(lane, from_seq), gap| {
-            if now < gap.ask_at {
-                return true;
-            }
-            if gap.tries == MOST_TRIES {
+        for ((lane, from_seq), gap) in self.open.iter_mut().filter(|(_, gap)| now >= gap.ask_at) {
+            if gap.tries == MANY_TRIES {
                 tracing::error!(
                     lane,
                     from_seq,
                     to_seq = gap.to_seq,
-                    "receipts are missing in the history, and nobody sends them"
+                    "receipts are missing in the history, and nobody has sent them yet"
                 );
-                return false;
             }
             from.ask(lane, *from_seq, gap.to_seq);
-            gap.tries += 1;
-            gap.ask_at = now.plus_micros(AGAIN_US);
-            true
-        });
+            gap.tries = gap.tries.saturating_add(1);
+            gap.ask_at = now.plus_micros(if gap.tries > MANY_TRIES { SELDOM_US } else { AGAIN_US });
+        }
     }
 
     /// Stretches that are missing now.
@@ -122,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_asked_for_until_it_comes_or_nobody_has_it() {
+    fn what_is_missing_is_asked_for_until_it_comes() {
         let (mut gaps, asked) = (Gaps::default(), Asked::default());
         assert!(!gaps.knows("a"));
         gaps.begin("a", 3);
@@ -142,6 +143,11 @@ mod tests {
         gaps.took("a", 14, at(8));
         asked.0.lock().clear();
         (0..1000).for_each(|seconds| gaps.ask(&asked, at(10 + seconds)));
-        assert_eq!((asked.0.lock().len(), gaps.open()), (24, 0), "not for ever");
+        assert_eq!((asked.0.lock().len(), gaps.open()), (39, 1), "24 times often, then once a minute");
+        // Nobody makes it believe that a lane has gone on beyond all measure.
+        gaps.took("a", i64::MAX, at(2000));
+        assert_eq!(gaps.open(), 1);
+        gaps.took("a", 16, at(2000));
+        assert_eq!(gaps.open(), 2);
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aegis_bus::{AskForMissing, Bus, BusError, Message, Stream, Subscription, subject};
+use aegis_bus::{AskForMissing, Bus, BusError, Message, Place, Stream, Subscription, subject};
 use aegis_keys::KeyRing;
 use aegis_ledger::verify::LaneHeads;
 use aegis_model::{Clock, SecurityEvent, Timestamp};
@@ -57,6 +57,8 @@ pub(crate) struct Running {
     begun: bool,
     /// Which incarnation of the stream is read.
     stream: String,
+    /// When the bus stored the message at the position.
+    pub(crate) stored: Option<Timestamp>,
     pub(crate) position: u64,
     /// True while a tick's alerts are not all on the bus: then no checkpoint may count its events.
     pub(crate) unpublished: bool,
@@ -82,6 +84,7 @@ pub(crate) async fn run(
         tail: Tail::default(),
         begun: false,
         stream: String::new(),
+        stored: None,
         position: 0,
         unpublished: false,
         clock: Arc::clone(&clock),
@@ -131,6 +134,11 @@ impl Running {
             // Registered from the start, so that nothing is dropped before it was seen.
             self.bus.set_consumer_position(Stream::Ase, CONSUMER, self.tail.rewind(self.position + 1).saturating_sub(1)).await?;
         }
+        // Whatever ended the last reader: what follows the position is only what follows if the stream still is the same.
+        if self.position > 0 && !self.bus.is_still(Stream::Ase, &self.place()).await? {
+            let reason = "it was made anew, or lost its end".to_owned();
+            return Err(BusError::Rewound { stream: Stream::Ase.to_string(), reason }.into());
+        }
         // Records of time and of rules too: they are part of the log.
         Ok(self.bus.subscribe(Stream::Ase, ">", self.position + 1).await?)
     }
@@ -161,6 +169,7 @@ impl Running {
         if self.bus.is_still(Stream::Ase, &checkpoint.place).await? {
             events = self.read_windows(&checkpoint).await?;
             self.position = checkpoint.place.seq;
+            self.stored = checkpoint.place.stored;
         } else {
             tracing::warn!(
                 "the stream is not the one that the checkpoint is about; reading it from its start, with empty windows"
@@ -201,11 +210,17 @@ impl Running {
         Ok(events)
     }
 
+    /// Where it stands, to be compared with what the stream is later.
+    fn place(&self) -> Place {
+        Place { stream: self.stream.clone(), seq: self.position, stored: self.stored }
+    }
+
     /// The stream is another one than was read so far. What is known of each lane and in the windows stands, and drops what comes again; its
     /// sequences mean nothing any more.
     async fn begin_again(&mut self, shared: &Shared) -> Result<(), DetectError> {
         self.stream = self.bus.stream_identity(Stream::Ase).await?;
         self.position = 0;
+        self.stored = None;
         self.take_held(shared).await?;
         self.tail = Tail::default();
         shared.stats.lock().rewinds += 1;

@@ -25,6 +25,7 @@ impl Running {
         let mut tick = Tick::default();
         for delivered in batch {
             self.position = delivered.seq;
+            self.stored = Some(delivered.bus_ts);
             for waited in self.hold.release(delivered.bus_ts) {
                 self.take_one(waited, false, &mut tick);
             }

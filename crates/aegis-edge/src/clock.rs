@@ -7,13 +7,23 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use aegis_model::{Clock, Timestamp};
 use parking_lot::Mutex;
+use tokio::time::{Duration, Instant};
 
 /// Signs of life that are looked at together: the one that was under way the shortest time counts.
 const SAMPLES: usize = 5;
 /// A correction that changes by less is noise of the way.
 const NOISE_US: i64 = 10_000;
+/// Signs of life are further apart than this, unless they were held up.
+const SPACED: Duration = Duration::from_secs(1);
 /// Off by more than this after correction: suspect.
 const SUSPECT_US: i64 = 1_000_000;
+
+#[derive(Debug, Default)]
+struct Samples {
+    offsets: VecDeque<i64>,
+    /// When the last was heard.
+    heard: Option<Instant>,
+}
 
 /// A clock that follows control's.
 #[derive(Debug)]
@@ -22,7 +32,7 @@ pub struct CorrectedClock {
     offset_us: AtomicI64,
     is_known: AtomicBool,
     is_suspect: AtomicBool,
-    samples: Mutex<VecDeque<i64>>,
+    samples: Mutex<Samples>,
 }
 
 impl CorrectedClock {
@@ -39,14 +49,21 @@ impl CorrectedClock {
     }
 
     /// Control said just now that it was `at`. A message can only be late, so the greatest offset of the last few is the truest.
-    pub(crate) fn heard(&self, at: Timestamp) {
-        let sample = at.as_micros().saturating_sub(self.machine.now().as_micros());
+    pub(crate) fn heard(&self, at: Timestamp, heard: Instant) {
+        let mut sample = at.as_micros().saturating_sub(self.machine.now().as_micros());
         let mut samples = self.samples.lock();
-        samples.push_back(sample);
-        if samples.len() > SAMPLES {
-            samples.pop_front();
+        // What was held up somewhere comes all at once: then only the last of it, which was held up least, says something.
+        if samples.heard.is_some_and(|before| heard.saturating_duration_since(before) < SPACED)
+            && let Some(burst) = samples.offsets.pop_back()
+        {
+            sample = sample.max(burst);
         }
-        let truest = samples.iter().copied().max().unwrap_or(sample);
+        samples.heard = Some(heard);
+        samples.offsets.push_back(sample);
+        if samples.offsets.len() > SAMPLES {
+            samples.offsets.pop_front();
+        }
+        let truest = samples.offsets.iter().copied().max().unwrap_or(sample);
         let offset = self.offset_us.load(Ordering::Acquire);
         if !self.is_known.swap(true, Ordering::AcqRel) || truest.saturating_sub(offset).unsigned_abs() > NOISE_US.unsigned_abs() {
             self.offset_us.store(truest, Ordering::Release);
@@ -95,7 +112,7 @@ mod tests {
         for ahead in [300_000_000, -300_000_000] {
             let (machine, clock) = clock();
             assert!(clock.offset_us().is_none() && clock.now() == machine.now());
-            clock.heard(control(&machine, ahead, 2_000));
+            clock.heard(control(&machine, ahead, 2_000), Instant::now());
             assert_eq!(clock.now(), machine.now().plus_micros(ahead - 2_000));
             assert!(!clock.is_suspect());
         }
@@ -104,10 +121,11 @@ mod tests {
     #[test]
     fn what_comes_late_makes_nothing_worse() {
         let (machine, clock) = clock();
-        clock.heard(control(&machine, 0, 1_000));
+        let begun = Instant::now();
+        clock.heard(control(&machine, 0, 1_000), begun);
         let offset = clock.offset_us();
-        for _ in 0..4 {
-            clock.heard(control(&machine, 0, 900_000));
+        for beat in 1..5 {
+            clock.heard(control(&machine, 0, 900_000), begun + Duration::from_secs(2 * beat));
             assert_eq!(clock.offset_us(), offset);
             assert!(!clock.is_suspect());
         }
@@ -116,17 +134,30 @@ mod tests {
     #[test]
     fn a_clock_that_jumps_is_suspect_until_it_is_corrected() {
         let (machine, clock) = clock();
-        (0..5).for_each(|_| clock.heard(control(&machine, 0, 1_000)));
+        let begun = Instant::now();
+        let at = |beat: u64| begun + Duration::from_secs(2 * beat);
+        (0..5).for_each(|beat| clock.heard(control(&machine, 0, 1_000), at(beat)));
         // It jumps ahead, which looks like signs of life that are late.
         machine.advance_seconds(300);
         for beat in 0..5 {
-            clock.heard(control(&machine, -300_000_000, 1_000));
+            clock.heard(control(&machine, -300_000_000, 1_000), at(5 + beat));
             assert_eq!(clock.is_suspect(), beat < 4, "beat {beat}");
         }
         assert_eq!(clock.offset_us(), Some(-300_001_000));
         // It jumps back: seen at once.
         machine.advance_seconds(-300);
-        clock.heard(control(&machine, 0, 1_000));
+        clock.heard(control(&machine, 0, 1_000), at(10));
+        assert_eq!(clock.offset_us(), Some(-1_000));
+        assert!(!clock.is_suspect());
+    }
+
+    #[test]
+    fn signs_of_life_that_were_held_up_and_come_at_once_count_as_the_last_of_them() {
+        let (machine, clock) = clock();
+        let begun = Instant::now();
+        (0..5).for_each(|beat| clock.heard(control(&machine, 0, 1_000), begun + Duration::from_secs(2 * beat)));
+        let released = begun + Duration::from_secs(70);
+        (0..30).rev().for_each(|age| clock.heard(control(&machine, 0, 1_000 + age * 2_000_000), released));
         assert_eq!(clock.offset_us(), Some(-1_000));
         assert!(!clock.is_suspect());
     }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_bus::{Bucket, Bus, BusError, subject};
-use aegis_model::{Clock, EntryKind, SignedEntry, TenantId};
+use aegis_model::{Clock, ContainmentState, EntryKind, SignedEntry, TenantId};
+use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
 use crate::EdgeError;
@@ -63,6 +64,8 @@ struct Follower {
     places: Vec<(Bucket, String)>,
     snapshot: Option<Snapshot>,
     pulse: Option<Arc<Pulse>>,
+    /// What is enforced, and is not on the disk yet.
+    unacknowledged: Mutex<Vec<ContainmentState>>,
 }
 
 impl FeedFollower {
@@ -76,7 +79,16 @@ impl FeedFollower {
     ) -> Result<Self, EdgeError> {
         let places = config.places();
         let snapshot = config.snapshot.map(Snapshot::new);
-        let follower = Arc::new(Follower { bus, view, metrics, clock, places, snapshot, pulse: config.pulse });
+        let follower = Arc::new(Follower {
+            bus,
+            view,
+            metrics,
+            clock,
+            places,
+            snapshot,
+            pulse: config.pulse,
+            unacknowledged: Mutex::default(),
+        });
         // First what an earlier start knew: a bucket that has lost an entry must not make an edge forget it. Older revisions are refused.
         let restored = follower.restore();
         match follower.read_in_time().await {
@@ -115,13 +127,17 @@ impl Follower {
         read.map_err(|_elapsed| last)
     }
 
+    /// Also past a place that cannot be read: what is to be known of one tenant does not wait for another's.
     async fn read_whole(&self) -> Result<(), BusError> {
+        let mut failed = None;
         for (bucket, filter) in &self.places {
-            for (key, value, _) in self.bus.kv_all(*bucket, filter).await? {
-                self.apply(*bucket, &key, &value, false);
+            match self.bus.kv_all(*bucket, filter).await {
+                Ok(entries) => entries.iter().for_each(|(key, value, _)| self.apply(*bucket, key, value, false)),
+                Err(error) => failed = Some(error),
             }
         }
-        Ok(())
+        self.acknowledge();
+        failed.map_or(Ok(()), Err)
     }
 
     /// Applies one entry as it stands in a bucket; what is refused is counted and logged, and changes nothing.
@@ -141,11 +157,8 @@ impl Follower {
         };
         match self.view.apply(&entry) {
             Ok(applied) => {
-                if let Some(pulse) =
-                    self.pulse.as_ref().filter(|_| applied == Applied::New && entry.kind == EntryKind::Containment)
-                    && let Ok(state) = serde_json::from_value(entry.body.clone())
-                {
-                    pulse.enforces(&state);
+                if applied == Applied::New && entry.kind == EntryKind::Containment && self.pulse.is_some() {
+                    self.unacknowledged.lock().extend(serde_json::from_value::<ContainmentState>(entry.body.clone()).ok());
                 }
                 if let Some(snapshot) = &self.snapshot {
                     snapshot.hold(bucket, key, bytes);
@@ -158,12 +171,26 @@ impl Follower {
         }
     }
 
+    /// Acknowledges what is enforced, once it would outlive this process: an edge that died and forgot it must not have said so.
+    fn acknowledge(&self) {
+        let Some(pulse) = &self.pulse else { return };
+        let mut unacknowledged = self.unacknowledged.lock();
+        if unacknowledged.is_empty() {
+            return;
+        }
+        if let Some(Err(error)) = self.snapshot.as_ref().map(Snapshot::save_entries) {
+            tracing::error!(%error, "a containment is enforced and not acknowledged: the copy of the control feed cannot be written");
+            return;
+        }
+        unacknowledged.drain(..).for_each(|state| pulse.enforces(&state));
+    }
+
     /// Control's sign of life: the feed is as young as that, and the clock follows it.
     fn hear_beat(&self, bytes: &[u8], is_news: bool) {
         match self.view.take_beat(bytes) {
             Ok(Some(at)) => {
                 if let Some(pulse) = self.pulse.as_ref().filter(|_| is_news) {
-                    pulse.clock().heard(at);
+                    pulse.clock().heard(at, tokio::time::Instant::now());
                 }
             }
             Ok(None) => {}
@@ -176,6 +203,7 @@ impl Follower {
 
     /// The whole feed was read just now.
     fn confirm(&self) {
+        self.acknowledge();
         self.view.confirm(self.clock.now());
         if let Some(snapshot) = &self.snapshot
             && let Some(confirmed_at) = self.view.confirmed_at()
@@ -234,7 +262,10 @@ async fn follow(follower: Arc<Follower>, bucket: Bucket, filter: String) {
             loop {
                 match watch.next().await {
                     // A change that was heard has no revision.
-                    Ok((key, value, revision)) => follower.apply(bucket, &key, &value, revision == 0),
+                    Ok((key, value, revision)) => {
+                        follower.apply(bucket, &key, &value, revision == 0);
+                        follower.acknowledge();
+                    }
                     Err(error) => {
                         tracing::warn!(%error, ?bucket, "the watch on the control feed ended; watching again");
                         break;

@@ -62,6 +62,12 @@ impl Snapshot {
 
     /// Writes what changed, and that all of it was true at `confirmed_at`.
     pub(crate) fn save(&self, confirmed_at: Timestamp) -> std::io::Result<()> {
+        self.save_entries()?;
+        replace(&self.folder.join(CONFIRMED), format!("{}\n", confirmed_at.as_micros()).as_bytes())
+    }
+
+    /// Writes the entries, if any has changed, and says nothing of when they were true.
+    pub(crate) fn save_entries(&self) -> std::io::Result<()> {
         let mut held = self.held.lock();
         if held.changed || !self.folder.join(ENTRIES).exists() {
             let mut text = format!("{SCHEMA}\n");
@@ -73,7 +79,7 @@ impl Snapshot {
             replace(&self.folder.join(ENTRIES), text.as_bytes())?;
             held.changed = false;
         }
-        replace(&self.folder.join(CONFIRMED), format!("{}\n", confirmed_at.as_micros()).as_bytes())
+        Ok(())
     }
 
     /// The copy, if there is one.

@@ -36,6 +36,8 @@ struct Task {
     shipped: i64,
     /// What is to be shipped again.
     asked: mpsc::Receiver<Stretch>,
+    /// Something was shipped again last.
+    new_is_next: bool,
     stopping: watch::Receiver<bool>,
     /// Set once a stop was asked for.
     deadline: Option<Instant>,
@@ -54,7 +56,8 @@ pub(crate) async fn run(
         tracing::warn!("the ledger's ring is taken; shipping from the outbox only");
     }
     let shipped = ledger.shipped_row().await;
-    let mut task = Task { ledger, bus, config, counts, ring, held: None, shipped, asked, stopping, deadline: None };
+    let mut task =
+        Task { ledger, bus, config, counts, ring, held: None, shipped, asked, new_is_next: false, stopping, deadline: None };
     while let Ok(Some(items)) = task.next_items().await {
         if items.is_empty() {
             if task.ship_again().await.is_err() {
@@ -88,7 +91,8 @@ impl Task {
             if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Err(Expired);
             }
-            if self.deadline.is_none() && !self.asked.is_empty() {
+            // In turn with what is new, so that nobody who asks holds that up.
+            if self.deadline.is_none() && !self.asked.is_empty() && !std::mem::take(&mut self.new_is_next) {
                 return Ok(Some(Vec::new()));
             }
             let items = self.take_from_ring();
@@ -175,6 +179,7 @@ impl Task {
 
     /// Ships one stretch of a lane again, up to a bound. What is not shipped yet is left to its turn.
     async fn ship_again(&mut self) -> Result<(), Expired> {
+        self.new_is_next = true;
         let Ok(Stretch { lane, mut from_seq, to_seq }) = self.asked.try_recv() else { return Ok(()) };
         let mut left = MOST_AGAIN;
         while from_seq <= to_seq && left > 0 {

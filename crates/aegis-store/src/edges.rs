@@ -128,7 +128,8 @@ impl Store {
         .await?;
         let Some(invited) = invited else {
             let again = sqlx::query(
-                "SELECT * FROM edge_keys WHERE token_hash = $1 AND again_until > $2 AND key_id = $3 AND public_key = $4 AND nkey = $5",
+                "SELECT * FROM edge_keys WHERE token_hash = $1 AND again_until > $2 AND key_id = $3 AND public_key = $4 AND nkey = $5
+                 AND key_id = (SELECT later.key_id FROM edge_keys later WHERE later.edge_id = edge_keys.edge_id ORDER BY later.enrolled_at DESC, later.key_id DESC LIMIT 1)",
             )
             .bind(&token_hash)
             .bind(now.as_micros())

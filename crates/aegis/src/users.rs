@@ -26,6 +26,14 @@ pub(crate) async fn of(data: &Path, store: &Store) -> anyhow::Result<String> {
     ];
     let before = users.len();
     for key in store.edge_keys().await.context("store")? {
+        // One that the server does not take would keep it from reading any.
+        if nkeys::KeyPair::from_public_key(&key.nkey).is_err() || users.iter().any(|user| user.nkey == key.nkey) {
+            tracing::error!(
+                edge_id = key.edge_id,
+                "the login of an edge is no nkey, or another's; the NATS server is not told of it"
+            );
+            continue;
+        }
         let known = users.iter().skip(before).position(|user| user.role.id() == key.edge_id);
         let user = User { role: Role::Edge { id: key.edge_id, tenants: key.tenants }, nkey: key.nkey };
         match known {

@@ -196,16 +196,15 @@ impl OrderedReader {
     pub(super) async fn next(&mut self) -> Result<Read, BusError> {
         loop {
             self.open().await?;
+            // Before the wait: a caller may never wait as long.
+            if self.looked.elapsed() >= LOOK_AT_STREAM
+                && let Err(error) = self.look().await
+            {
+                self.messages = None;
+                return Err(error);
+            }
             let Some(messages) = &mut self.messages else { continue };
-            let Ok(message) = timeout(LOOK, messages.next()).await else {
-                if self.looked.elapsed() >= LOOK_AT_STREAM {
-                    // What is read is only known to be the stream's again once the look has ended.
-                    let messages = self.messages.take();
-                    self.look().await?;
-                    self.messages = messages;
-                }
-                continue;
-            };
+            let Ok(message) = timeout(LOOK, messages.next()).await else { continue };
             let message = match message {
                 Some(Ok(message)) => message,
                 Some(Err(error)) => {
