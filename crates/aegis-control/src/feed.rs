@@ -40,6 +40,9 @@ struct Published {
 /// How often the buckets are compared with what was written: one may be made anew, rolled back, or overwritten by somebody else.
 const COMPARE_EVERY: Duration = Duration::from_secs(10);
 
+/// A comparison that takes longer is begun anew: it may wait on a connection that is gone.
+const LONGEST_COMPARISON: Duration = Duration::from_secs(15);
+
 /// How often a feed that is behind is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -132,7 +135,7 @@ impl Control {
                     tracing::warn!(code = problem.code, "the control feed cannot be written again yet");
                 }
             }
-            Err(error) => tracing::debug!(%error, "the control feed cannot be compared now"),
+            Err(error) => tracing::warn!(%error, "the control feed cannot be compared now"),
         }
     }
 
@@ -164,7 +167,9 @@ pub(crate) async fn run(control: Arc<Control>, mut stop: watch::Receiver<bool>) 
     let mut compared = Instant::now();
     loop {
         if compared.elapsed() >= COMPARE_EVERY {
-            control.compare_buckets().await;
+            if tokio::time::timeout(LONGEST_COMPARISON, control.compare_buckets()).await.is_err() {
+                tracing::warn!("the control feed could not be compared in time; trying again");
+            }
             compared = Instant::now();
         }
         if control.feed.behind.swap(false, Ordering::SeqCst)
