@@ -129,6 +129,7 @@ async fn read_all(store: &Store, t: &TenantId) -> Vec<(&'static str, String)> {
         list_incidents(t, 100, 0),
         history_event(t, EVENT),
         list_history(t, HistoryFilter::default(), 100, 0),
+        lane_head(t, "lane-1"),
         export_lanes(t, None, 100),
     );
     let secret = store.webhook_secret(t, "github").await.unwrap();
@@ -247,7 +248,9 @@ async fn no_method_shows_or_changes_anything_of_another_tenant() {
     store.create_tenant(&empty, "nothing in it").await.unwrap();
     for (name, shown) in read_all(store, &alpha).await {
         assert!(
-            shown.contains("alpha") || ["tenant_exists", "automatic_holds_since"].contains(&name),
+            shown.contains("alpha")
+                || ["tenant_exists", "automatic_holds_since"].contains(&name)
+                || (name == "lane_head" && shown != "0"),
             "{name} hides alpha's own: {shown}"
         );
     }
