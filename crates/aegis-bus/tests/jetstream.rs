@@ -191,7 +191,7 @@ async fn having_read(bus: &JetStreamBus) -> (Box<dyn Subscription>, Place) {
 }
 
 async fn assert_rewound(bus: &JetStreamBus, mut subscription: Box<dyn Subscription>, place: &Place) {
-    let begun = std::time::Instant::now();
+    let begun = tokio::time::Instant::now();
     let error = loop {
         assert!(begun.elapsed() < Duration::from_secs(30), "the reader waits behind a head that is gone");
         match subscription.next_batch(100, Duration::from_secs(1)).await {
