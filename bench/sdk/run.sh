@@ -1,0 +1,13 @@
+#!/bin/sh
+# What the Python SDK adds to a bare call of the real program, and its canonical form against the package rfc8785. Prints a table and writes
+# bench/out/sdk-python.json. AEGIS_BIN names the program; the environment is the one that sdks/python/test.sh makes.
+set -eu
+
+cd "$(dirname "$0")"
+: "${AEGIS_BIN:?set AEGIS_BIN to the built program, or run \`make bench-sdks\`}"
+python="${AEGIS_CACHE:-$HOME/.cache/aegis}/venv-sdk-python/bin/python"
+if [ ! -x "$python" ]; then
+    echo "bench/sdk: run sdks/python/test.sh first; it makes the environment" >&2
+    exit 2
+fi
+PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=../../sdks/python/src:../../tests/e2e exec "$python" python.py "$@"

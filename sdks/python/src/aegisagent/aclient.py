@@ -1,0 +1,189 @@
+"""The asynchronous client. One credential: an agent's token to act, or an API key to administer. Safe to share between tasks of one
+event loop, asyncio or trio.
+
+Every call ends within `timeout_s`, its repetitions included. Nothing is repeated that could take effect twice.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, BinaryIO, TypeVar
+
+import anyio
+
+from . import _endpoints, models
+from ._action import FrozenAction
+from ._endpoints import Json, OutcomeStatus
+from ._exchange import Request, Sleep, Steps, exchange
+from ._flow import Clearance, Options, clear, report
+from ._settings import DEFAULT_TIMEOUT_S, EXPORT_S, REPORT_S, Base, Settings, Token, authorize_request, given
+from ._transport import AsyncTransport, ssl_context
+from .errors import AegisError, RequestFailed
+
+T = TypeVar("T")
+
+log = logging.getLogger("aegisagent")
+
+
+class AsyncClient(Base):
+    """The API. Method names and fields are those of docs/openapi.yaml; every method may raise RequestFailed."""
+
+    def __init__(
+        self, base_url: str | None = None, token: Token | None = None, *, agent: str = "agent", environment: str | None = None,
+        tenant: str | None = None, timeout_s: float = DEFAULT_TIMEOUT_S, ca_file: str | None = None, allow_plain_http: bool = False,
+    ) -> None:  # fmt: skip
+        """Where nothing is given: AEGISAGENT_URL (http://127.0.0.1:8484), and AEGISAGENT_TOKEN or AEGISAGENT_TOKEN_FILE.
+
+        `agent` and `environment` are labels; the agent is the token's.
+        """
+        self._settings = Settings(base_url, token, agent, environment, tenant, timeout_s, allow_plain_http)
+        self._transport = AsyncTransport(self._settings.base_url, self._settings.secret, tenant, ssl_context(ca_file))
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_exception: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        await self._transport.close()
+
+    # Acting
+
+    async def authorize(self, call: models.ToolCall, *, request_id: str | None = None, **fields: Any) -> models.Decision:
+        """A decision, by itself: it gives no leave to run anything, that is what `protect` is for. `fields`: more of the request."""
+        return await self._call(authorize_request(self._settings, call, request_id, fields))
+
+    async def approval(self, approval_id: str) -> models.Approval:
+        """One approval; 404 `approval_not_found` means that it is pending."""
+        return await self._call(_endpoints.approval(approval_id))
+
+    async def approvals(self, status: str | None = None, *, limit: int = 50, offset: int = 0) -> list[models.Approval]:
+        """The tenant's approvals, newest first."""
+        return await self._call(_endpoints.approvals(status, limit, offset))
+
+    async def consume(self, approval_id: str, action_hash: str) -> models.Consumed:
+        """Consumes an approval. Where this fails otherwise than with a refusal, it may have been consumed all the same."""
+        return await self._call(_endpoints.consume(approval_id, action_hash))
+
+    async def outcome(
+        self, decision_id: str, status: OutcomeStatus, *, executed_hash: str | None = None, output: Any = None
+    ) -> models.Outcome:
+        """Reports what came of a decision."""
+        return await self._call(_endpoints.outcome(decision_id, status, executed_hash, output))
+
+    # Deciding
+
+    async def approve(self, approval_id: str, *, action_hash: str | None = None, reason: str | None = None) -> models.Approval:
+        """Approves. `action_hash`: that of the action you were shown; required once it was edited."""
+        return await self._call(_endpoints.decide(approval_id, "approve", given(action_hash=action_hash, reason=reason)))
+
+    async def reject(self, approval_id: str, *, reason: str | None = None) -> models.Approval:
+        """Rejects."""
+        return await self._call(_endpoints.decide(approval_id, "reject", given(reason=reason)))
+
+    async def edit(self, approval_id: str, call: models.ToolCall, *, reason: str | None = None) -> models.Approval:
+        """Puts another action in the place of the one that was asked for; it must be approved again."""
+        return await self._call(_endpoints.decide(approval_id, "edit", {"tool_call": call.as_json()} | given(reason=reason)))
+
+    # Registering
+
+    async def register(
+        self, agent_key: str, name: str, *, environment: str, risk_tier: str, owner_team: str | None = None,
+        trust_ceiling: str | None = None,
+    ) -> models.Registration:  # fmt: skip
+        """Registers an agent, or gets a fresh token for a known one."""
+        fields = {"agent_key": agent_key, "name": name, "environment": environment, "risk_tier": risk_tier}
+        return await self._call(_endpoints.register(fields | given(owner_team=owner_team, trust_ceiling=trust_ceiling)))
+
+    async def put_tool(self, tool: Json) -> Json:
+        """Registers a tool with its actions; it replaces an earlier one."""
+        return await self._call(_endpoints.put_tool(tool))
+
+    # Containing
+
+    async def freeze_agent(self, agent_id: str, reason: str, *, ttl_s: int | None = None) -> models.Containment:
+        """Denies the agent everything, until it is unfrozen or `ttl_s` has passed."""
+        return await self._call(_endpoints.contain("agents", agent_id, "freeze", given(reason=reason, ttl_s=ttl_s)))
+
+    async def unfreeze_agent(self, agent_id: str, reason: str) -> models.Containment:
+        """Ends the agent's freezes."""
+        return await self._call(_endpoints.contain("agents", agent_id, "unfreeze", {"reason": reason}))
+
+    async def revoke_agent(self, agent_id: str, reason: str) -> models.Containment:
+        """Denies the agent everything, for good."""
+        return await self._call(_endpoints.contain("agents", agent_id, "revoke", {"reason": reason}))
+
+    async def quarantine_mcp_server(self, key: str, reason: str, *, ttl_s: int | None = None) -> models.Containment:
+        """Denies every call to an MCP server's tools."""
+        return await self._call(_endpoints.contain("mcp_servers", key, "quarantine", given(reason=reason, ttl_s=ttl_s)))
+
+    async def restore_mcp_server(self, key: str, reason: str) -> models.Containment:
+        """Ends the server's quarantines."""
+        return await self._call(_endpoints.contain("mcp_servers", key, "restore", {"reason": reason}))
+
+    async def containment(self, *, limit: int = 50, offset: int = 0) -> list[models.Containment]:
+        """What is held or revoked now."""
+        return await self._call(_endpoints.containment(limit, offset))
+
+    # Looking
+
+    async def receipts(self, *, agent_id: str | None = None, run_id: str | None = None, limit: int = 50, offset: int = 0) -> list[Json]:
+        """Receipt bodies, newest first."""
+        return await self._call(_endpoints.receipts(agent_id, run_id, limit, offset))
+
+    async def receipt(self, receipt_id: str) -> Json:
+        """An event with its receipt and proof: what `receipts.verify_event` takes."""
+        return await self._call(_endpoints.receipt(receipt_id))
+
+    async def verify_receipt(self, receipt_id: str) -> models.ReceiptVerdict:
+        """The server's own verdict on a receipt."""
+        return await self._call(_endpoints.verify_receipt(receipt_id))
+
+    async def export_receipts(self, out: BinaryIO) -> None:
+        """Writes the tenant's receipts as JSON lines: what `receipts.verify_export` reads. Of a failed export, what came is written."""
+        await self._run(exchange(_endpoints.export(), self._settings.secret(), EXPORT_S), out)
+
+    async def summary(self) -> Json:
+        """Counts of incidents, alerts, pending approvals and contained targets."""
+        return await self._call(_endpoints.summary())
+
+    async def ready(self) -> Json:
+        """`{ready, checks}`, also of a server that is not."""
+        return await self._call(_endpoints.ready())
+
+    # Protected functions
+
+    async def clear(self, action: FrozenAction, options: Options) -> Clearance:
+        """Leave to run a frozen action, or Denied."""
+        return await self._run(clear(self._settings.caller, action, options))
+
+    async def report(self, clearance: Clearance, status: OutcomeStatus, output: Any) -> None:
+        """Reports an outcome. The run cannot be undone, so a failure is logged and not raised."""
+        try:
+            # Also in a task that is being cancelled: what ran has run.
+            with anyio.move_on_after(REPORT_S, shield=True):
+                await self._run(report(self._settings.caller, clearance, status, output, REPORT_S))
+        except AegisError as error:
+            log.warning("the outcome of decision %s is not reported: %s", clearance.decision_id, error)
+
+    async def _call(self, request: Request[T]) -> T:
+        return await self._run(exchange(request, self._settings.secret(), self._settings.caller.timeout_s))
+
+    async def _run(self, steps: Steps[T], out: BinaryIO | None = None) -> T:
+        answer, failure = None, None
+        while True:
+            try:
+                step = steps.send(answer) if failure is None else steps.throw(failure)
+            except StopIteration as end:
+                value: T = end.value
+                return value
+            answer, failure = None, None
+            if isinstance(step, Sleep):
+                await anyio.sleep(step.seconds)
+                continue
+            try:
+                answer = await self._transport.send(step.request, step.deadline, out)
+            except RequestFailed as error:
+                failure = error

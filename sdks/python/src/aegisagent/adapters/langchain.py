@@ -1,0 +1,79 @@
+"""LangChain and LangGraph: tools whose every way of being run (`invoke`, `ainvoke`, `batch`, a `ToolNode`) is protected. Needs the extra
+`langchain`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from typing import Any
+
+from langchain_core.messages import ToolMessage
+from langchain_core.tools import BaseTool
+
+from .._action import Parameters
+from ..aclient import AsyncClient
+from ..client import Client
+from ..errors import ConfigError, Denied
+from ._tools import Tools, told
+
+_GUARDED = "_aegisagent_guarded"
+# The parameter that stands for the one text of a tool that takes a text.
+_TEXT = "input"
+
+
+def protect_tools(
+    client: AsyncClient | Client, tools: Iterable[BaseTool], *, tool: str, passed_on: Collection[str] = (), **settings: Any
+) -> list[BaseTool]:
+    """Protects tools, in place, and returns them. `tool`: the name under which they are registered, as actions by their names.
+    `passed_on`: arguments that LangGraph injects (a state, a store), which are neither hashed nor sent: name none that a model can give.
+    `settings`: those of `Tools`, such as `reads`.
+    """
+    shared, made = Tools(client, tool, **settings), list(tools)
+    for one in made:
+        if not isinstance(one, BaseTool):
+            raise ConfigError("a tool is a BaseTool; make one of a function with langchain_core.tools.tool")
+    for one in made:
+        if not getattr(one, _GUARDED, False):
+            _protect(one, shared, frozenset(passed_on))
+    return made
+
+
+def _protect(tool: BaseTool, tools: Tools, passed_on: frozenset[str]) -> None:
+    run, arun = tool.run, tool.arun
+
+    def guarded_run(tool_input: Any, *args: Any, **kwargs: Any) -> Any:
+        parameters, rebuild = _split(tool_input, passed_on)
+        try:
+            return tools.run(tool.name, parameters, lambda frozen: run(rebuild(frozen), *args, **kwargs))
+        except Denied as denied:
+            return _answer(denied, tools, tool.name, kwargs)
+
+    async def guarded_arun(tool_input: Any, *args: Any, **kwargs: Any) -> Any:
+        parameters, rebuild = _split(tool_input, passed_on)
+
+        def awaited(frozen: Parameters) -> Awaitable[Any]:
+            return arun(rebuild(frozen), *args, **kwargs)
+
+        try:
+            return await tools.arun(tool.name, parameters, awaited)
+        except Denied as denied:
+            return _answer(denied, tools, tool.name, kwargs)
+
+    # A tool is a pydantic model, which takes no new attributes; what stands in the instance comes before its class's methods.
+    for name, value in (("run", guarded_run), ("arun", guarded_arun), (_GUARDED, True)):
+        object.__setattr__(tool, name, value)
+
+
+def _split(tool_input: Any, passed_on: frozenset[str]) -> tuple[Parameters, Callable[[Parameters], Any]]:
+    """The parameters of an input, and how an input is made of parameters again."""
+    if not isinstance(tool_input, dict):
+        return {_TEXT: tool_input}, lambda frozen: frozen[_TEXT]
+    beside = {name: value for name, value in tool_input.items() if name in passed_on}
+    return {name: value for name, value in tool_input.items() if name not in passed_on}, lambda frozen: frozen | beside
+
+
+def _answer(denied: Denied, tools: Tools, name: str, kwargs: dict[str, Any]) -> Any:
+    if not tools.tell_model:
+        raise denied
+    call_id = kwargs.get("tool_call_id")
+    return told(denied) if call_id is None else ToolMessage(told(denied), tool_call_id=call_id, name=name, status="error")

@@ -1,0 +1,118 @@
+"""The OpenAI Agents SDK: all tools of an agent, of the agents that it hands over to, and of its MCP servers.
+
+Needs the extra `openai-agents`.
+What runs elsewhere (hosted tools) or takes no JSON (shell, computer, patches) cannot be guarded here: it is refused, unless it is named.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from typing import Any
+
+from agents import Agent, FunctionTool
+from agents.mcp import MCPServer
+
+from .. import canon
+from .._action import Parameters
+from ..aclient import AsyncClient
+from ..client import Client
+from ..errors import CanonError, ConfigError, Denied, DeniedUnfreezable
+from ._tools import Tools, told
+
+_GUARDED = "_aegisagent_guarded"
+
+
+def protect_agent(
+    client: AsyncClient | Client, agent: Agent[Any], *, tool: str, allow_unprotected: Collection[str] = (), **settings: Any
+) -> Agent[Any]:
+    """Protects all tools of an agent, in place. `tool`: the name under which they are registered, as actions by their names; an MCP
+    server's are those of `mcp:<its name>`. `allow_unprotected`: names of tools and handoffs that stay as they are. `settings`: those of
+    `Tools`, such as `reads`.
+
+    Protect an agent when it is complete: a tool that is added later is not protected. A function that answers with its error's text, as
+    `function_tool` makes it, counts as having ended well.
+    """
+    tools = Tools(client, tool, **settings)
+    seen: set[int] = set()
+    # First look, then change: what is refused leaves nothing half done.
+    found = _found(agent, frozenset(allow_unprotected), seen)
+    for thing in found:
+        if isinstance(thing, FunctionTool):
+            _protect_tool(thing, tools)
+        else:
+            _protect_server(thing, Tools(client, f"mcp:{thing.name}", **settings))
+    return agent
+
+
+def _found(agent: Agent[Any], allowed: frozenset[str], seen: set[int]) -> list[FunctionTool | MCPServer]:
+    """Every function tool and MCP server that the agent can reach."""
+    if id(agent) in seen:
+        return []
+    seen.add(id(agent))
+    found: list[FunctionTool | MCPServer] = list(agent.mcp_servers)
+    for server in agent.mcp_servers:
+        if getattr(server, "max_retry_attempts", 0) != 0:
+            raise ConfigError(f"`{server.name}` cannot be protected: with max_retry_attempts one leave would run a call several times")
+    for tool in agent.tools:
+        if isinstance(tool, FunctionTool):
+            found.append(tool)
+            nested = getattr(tool, "_agent_instance", None)
+            if isinstance(nested, Agent):
+                found += _found(nested, allowed, seen)
+            elif getattr(tool, "_is_agent_tool", False) and tool.name not in allowed:
+                raise _unprotected(tool.name, "its agent's tools cannot be seen")
+        elif tool.name not in allowed:
+            raise _unprotected(tool.name, "it does not run here, or takes no JSON")
+    for handoff in agent.handoffs:
+        if isinstance(handoff, Agent):
+            found += _found(handoff, allowed, seen)
+        elif handoff.tool_name not in allowed:
+            raise _unprotected(handoff.tool_name, "its agent cannot be seen; protect that, and name the handoff")
+    return found
+
+
+def _unprotected(name: str, why: str) -> ConfigError:
+    return ConfigError(f"`{name}` cannot be protected: {why}. Name it in allow_unprotected if it may stay so")
+
+
+def _protect_tool(tool: FunctionTool, tools: Tools) -> None:
+    invoke = tool.on_invoke_tool
+    if getattr(invoke, _GUARDED, False):
+        return
+
+    async def guarded(context: Any, text: str) -> Any:
+        async def run(parameters: Parameters) -> Any:
+            return await invoke(context, json.dumps(parameters, ensure_ascii=False))
+
+        try:
+            return await tools.arun(tool.name, _parameters(text), run)
+        except Denied as denied:
+            if tools.tell_model:
+                return told(denied)
+            raise
+
+    setattr(guarded, _GUARDED, True)
+    tool.on_invoke_tool = guarded
+
+
+def _parameters(text: str) -> Parameters:
+    try:
+        parameters = canon.parse_strict(text) if text.strip() else {}
+    except CanonError as error:
+        raise DeniedUnfreezable(error.reason, "the model's arguments are not strict JSON") from None
+    if type(parameters) is not dict:
+        raise DeniedUnfreezable("unsupported_type", "the model's arguments are no JSON object")
+    return parameters
+
+
+def _protect_server(server: MCPServer, tools: Tools) -> None:
+    call = server.call_tool
+    if getattr(call, _GUARDED, False):
+        return
+
+    async def guarded(tool_name: str, arguments: Parameters | None, *rest: Any, **more: Any) -> Any:
+        return await tools.arun(tool_name, arguments or {}, lambda parameters: call(tool_name, parameters, *rest, **more))
+
+    setattr(guarded, _GUARDED, True)
+    setattr(server, "call_tool", guarded)  # noqa: B010  # a method is assigned

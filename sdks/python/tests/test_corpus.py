@@ -1,0 +1,65 @@
+"""Every vector of the shared corpus: the same bytes and the same reasons as in every other language."""
+
+import base64
+import hashlib
+import json
+
+import pytest
+from where import CORPUS
+
+from aegisagent import canon
+from aegisagent.errors import CanonError
+from aegisagent.receipts import Roots, verify_export
+
+LIMITS = {"max_bytes": canon.DEFAULT_MAX_BYTES}
+INTEROPERABILITY = [
+    ("github", "merge_pull_request", "payments-service#482", True, {"base_branch": "main"}, "6e729c788f908c95e564d246353ceeee0895630175d19ee34b06fdec32f2cc60"),
+    ("github", "create_pull_request", None, True, {"title": "Café ☕ déjà vu"}, "30ea153603d6576084ec4d431ec3ff9579ba69eff656101fcbbec5a8c22d0be4"),
+    ("t", "x", None, False, {"z": 1, "a": 2, "é": 3}, "109d964419d41d68dec2667a0e42b1d105c42a8df389b2ffab7b4e0e7c502743"),
+    ("github", "merge_pull_request", "r", True, {"pr_number": 482, "draft": False}, "3781fa8f7d8a5cd13c2686a3e71bdb2fc52d2fd376a67b6e520ce7358eb55bf6"),
+]  # fmt: skip
+
+
+def vectors(name):
+    lines = (CORPUS / "canonical" / name).read_text(encoding="utf-8").splitlines()
+    assert len(lines) > 300
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.feature("canonicalize")
+def test_every_accepted_vector_has_its_bytes_and_its_hash():
+    for vector in vectors("accepted.jsonl"):
+        found = canon.canonicalize(base64.b64decode(vector["input"]), **(LIMITS | vector.get("limits", {})))
+        assert found == base64.b64decode(vector["canonical"]), vector
+        assert hashlib.sha256(found).hexdigest() == vector["sha256"], vector["id"]
+
+
+@pytest.mark.feature("canonicalize")
+def test_every_rejected_vector_has_its_reason():
+    for vector in vectors("rejected.jsonl"):
+        with pytest.raises(CanonError) as rejection:
+            canon.canonicalize(base64.b64decode(vector["input"]), **(LIMITS | vector.get("limits", {})))
+        assert rejection.value.reason == vector["reason"], vector
+
+
+@pytest.mark.feature("action-hash")
+def test_action_hashes_are_those_of_the_contract():
+    for *five, expected in INTEROPERABILITY:
+        assert canon.action_hash(*five) == expected
+
+
+@pytest.mark.feature("verify-receipts")
+@pytest.mark.parametrize("case", json.loads((CORPUS / "receipts/index.json").read_text())["cases"], ids=lambda c: c["about"])
+def test_every_export_has_its_verdict(case):
+    roots = Roots.read([str(CORPUS / "receipts/root.pub")]) if case["root_pinned"] else None
+    path = CORPUS / "receipts" / case["file"]
+    with path.open("rb") as lines:
+        report = verify_export(lines, roots)
+    assert report.verdict.value == case["verdict"]
+    found = report.as_json()["failure"]
+    if case["failure"] is None:
+        assert found is None
+        assert report.receipts == case["lines"]
+    else:
+        found.pop("message")
+        assert found == case["failure"]

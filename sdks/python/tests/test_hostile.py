@@ -1,0 +1,310 @@
+"""Answers that no server of ours gives. Each is a typed denial, and the function does not run."""
+
+import socket
+import threading
+import time
+
+import pytest
+
+import aegisagent
+from aegisagent import canon
+
+OTHER = canon.action_hash("crm", "update_note", "customer-1", True, {"note": "swapped", "amount": 1})
+FOREVER = 30
+
+
+def changed(**fields):
+    return lambda honest: (honest[0], honest[1] | fields)
+
+
+def within(name, **fields):
+    return lambda honest: (honest[0], honest[1] | {name: honest[1][name] | fields})
+
+
+def without(name):
+    return lambda honest: (honest[0], {key: value for key, value in honest[1].items() if key != name})
+
+
+def redirect(handler):
+    handler.reply(307, b"{}", [("location", "http://127.0.0.1:1/v1/authorize")])
+
+
+def encoded(handler):
+    handler.reply(200, b"\x1f\x8b", [("content-encoding", "gzip")])
+
+
+def oversized(handler):
+    handler.send_response(200)
+    handler.end_headers()
+    for _ in range(200):
+        handler.wfile.write(b" " * (1 << 16))
+
+
+def broken_off(handler):
+    handler.send_response(200)
+    handler.send_header("content-length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b'{"decision": "allow"')
+
+
+def not_http(handler):
+    handler.wfile.write(b"allow\r\n\r\n")
+
+
+def slow(handler):
+    time.sleep(FOREVER)
+
+
+def dripped_head(handler):
+    for byte in b"HTTP/1.1 200 OK\r\nx-header: " + b"x" * 1000:
+        handler.wfile.write(bytes([byte]))
+        time.sleep(0.1)
+
+
+def dripped_body(handler):
+    handler.send_response(200)
+    handler.end_headers()
+    for _ in range(1000):
+        handler.wfile.write(b" ")
+        time.sleep(0.1)
+
+
+GARBAGE = {
+    "no JSON": (200, b"<html>allow</html>"), "empty": (200, b""), "null": (200, b"null"), "a list": (200, []), "a word": (200, b'"allow"'),
+    "a key twice": (200, b'{"decision":"deny","decision":"allow"}'), "not UTF-8": (200, b"\xff\xfe{}"), "an empty object": (200, {}),
+    "201": lambda honest: (201, honest[1]), "204": (204, b""), "302": redirect, "encoded": encoded, "oversized": oversized,
+}  # fmt: skip
+SERVER_ERRORS = {
+    "500": (500, {"error": {"code": "internal", "message": "m"}}), "500 with a page": (500, b"<html>"), "502": (502, b"bad gateway"),
+    "503": (503, {"error": {"code": "busy", "message": "m"}}), "429": (429, {"error": {"code": "rate_limited", "message": "m"}}),
+    "401": (401, {"error": {"code": "invalid_token", "message": "m"}}), "403": (403, {"error": {"code": "wrong_role", "message": "m"}}),
+    "404": (404, {"error": {"code": "unknown_route", "message": "m"}}), "408": (408, {"error": {"code": "body_too_slow", "message": "m"}}),
+    "409": (409, {"error": {"code": "replay_nonce_reused", "message": "m"}}), "418": (418, {"error": "teapot"}),
+}  # fmt: skip
+BROKEN = {"broken off": broken_off, "no HTTP": not_http, "slow": slow, "dripped head": dripped_head, "dripped body": dripped_body}
+
+AUTHORIZE = {
+    "an unknown decision": (changed(decision="maybe"), "unknown_decision"), "a decision in capitals": (changed(decision="ALLOW"), "unknown_decision"),
+    "a decision that is true": (changed(decision=True), "bad_reply"), "no decision": (without("decision"), "bad_reply"),
+    "another action's hash": (changed(action_hash=OTHER), "action_hash_mismatch"), "a hash in capitals": (changed(action_hash="AB" * 32), "bad_reply"),
+    "no hash": (without("action_hash"), "bad_reply"), "a dry run": (changed(dry_run=True), "bad_reply"),
+    "another canonical form": (within("receipt", canon_version="aegis-jcs-2"), "bad_reply"),
+    "no receipt": (within("receipt", receipt_hash=None), "receipt_missing"), "a receipt that is none": (within("receipt", receipt_hash="x"), "bad_reply"),
+    "an allow with an approval": (
+        changed(approval={"approval_id": "i", "status": "PENDING", "approver_group": "g", "expires_at": "x", "action_hash": OTHER}), "bad_reply"),
+    "an approval that is missing": (changed(decision="require_approval"), "bad_reply"),
+    "a label that was loosened": (changed(root_trust_level="trusted_internal_signed"), "trust_loosened"),
+}  # fmt: skip
+POLL = {
+    "another action's hash": (changed(action_hash=OTHER), "bad_reply"), "another original": (changed(original_action_hash=OTHER), "bad_reply"),
+    "an unknown status": (changed(status="YES"), "unknown_status"), "a status in lower case": (changed(status="approved"), "unknown_status"),
+    "another approval": (changed(approval_id="other"), "action_hash_mismatch"), "no status": (without("status"), "bad_reply"),
+    "another action": (within("tool_call", parameters={"note": "swapped", "amount": 1}), "bad_reply"),
+    "edited, and not": (changed(is_edited=True), "bad_reply"),
+    "another action, hashed rightly": (
+        lambda honest: (200, honest[1] | {
+            "action_hash": OTHER, "original_action_hash": OTHER,
+            "tool_call": honest[1]["tool_call"] | {"parameters": {"note": "swapped", "amount": 1}}}),
+        "action_hash_mismatch"),
+}  # fmt: skip
+CONSUME = {
+    "another action's hash": (changed(action_hash=OTHER), "action_hash_mismatch"), "another approval": (changed(approval_id="x"), "action_hash_mismatch"),
+    "another status": (changed(status="pending"), "action_hash_mismatch"), "no hash": (without("action_hash"), "bad_reply"),
+}  # fmt: skip
+
+
+def assert_denied(edge, mode, recorder, kind, code=None, timeout_s=2.0):
+    with pytest.raises(aegisagent.Denied) as denied:
+        mode.run(edge.url, lambda protect: protect(recorder, unreachable_s=0.2)("a"), timeout_s=timeout_s)
+    assert recorder.calls == []
+    assert edge.sent("outcome") == []
+    assert isinstance(denied.value, kind), denied.value
+    assert code is None or denied.value.code == code
+    return denied.value
+
+
+def cases(table):
+    return pytest.mark.parametrize(("change", "code"), table.values(), ids=table.keys())
+
+
+def answers(*tables):
+    return pytest.mark.parametrize("answer", [a for t in tables for a in t.values()], ids=[name for t in tables for name in t])
+
+
+@pytest.mark.feature("hostile-hash")
+@cases(AUTHORIZE)
+def test_a_decision_that_is_not_right_is_a_denial(edge, mode, recorder, change, code):
+    edge.replace["authorize"] = change
+    assert_denied(edge, mode, recorder, aegisagent.DeniedUnverified, code)
+
+
+@pytest.mark.feature("hostile-hash")
+def test_an_approval_for_another_action_is_a_denial(edge, mode, recorder):
+    edge.decision, edge.replace["authorize"] = "require_approval", within("approval", action_hash=OTHER)
+    assert_denied(edge, mode, recorder, aegisagent.DeniedUnverified, "action_hash_mismatch")
+
+
+@pytest.mark.feature("hostile-hash")
+@cases(POLL)
+def test_an_approval_that_is_not_right_is_a_denial(edge, mode, recorder, change, code):
+    edge.decision, edge.replace["approval"] = "require_approval", change
+    assert_denied(edge, mode, recorder, aegisagent.DeniedUnverified, code)
+    assert edge.sent("consume") == []
+
+
+@pytest.mark.feature("hostile-hash")
+@cases(CONSUME)
+def test_a_consume_that_is_not_right_is_a_denial(edge, mode, recorder, change, code):
+    edge.decision, edge.replace["consume"] = "require_approval", change
+    assert_denied(edge, mode, recorder, aegisagent.DeniedUnverified, code)
+
+
+@pytest.mark.feature("hostile-garbage")
+@answers(GARBAGE)
+@pytest.mark.parametrize("where", ["authorize", "approval", "consume"])
+def test_garbage_is_a_denial_wherever_it_comes(edge, mode, recorder, where, answer):
+    edge.decision, edge.replace[where] = (
+        "require_approval",
+        (lambda _honest: answer) if callable(answer) and answer in (redirect, encoded, oversized) else answer,
+    )
+    assert_denied(edge, mode, recorder, (aegisagent.DeniedUnverified, aegisagent.DeniedUnavailable))
+    assert len(edge.sent(where)) == 1, "garbage is not asked for again"
+
+
+@pytest.mark.feature("hostile-500")
+@answers(SERVER_ERRORS)
+@pytest.mark.parametrize("where", ["authorize", "approval", "consume"])
+def test_a_server_error_is_a_denial_wherever_it_comes(edge, mode, recorder, where, answer):
+    edge.decision, edge.replace[where] = "require_approval", answer
+    assert_denied(edge, mode, recorder, aegisagent.Denied)
+    assert len(edge.sent("consume")) <= (3 if answer[0] == 429 else 1), "a consume is sent again only where it was certainly not done"
+
+
+@pytest.mark.feature("hostile-slow")
+@answers(BROKEN)
+@pytest.mark.parametrize("where", ["authorize", "approval", "consume"])
+def test_a_slow_or_broken_answer_is_a_denial_wherever_it_comes(edge, mode, recorder, where, answer):
+    edge.decision, edge.replace[where] = "require_approval", lambda _honest: answer
+    began = time.monotonic()
+    denied = assert_denied(edge, mode, recorder, aegisagent.DeniedUnavailable, timeout_s=0.5)
+    assert time.monotonic() - began < FOREVER / 3, "the deadline is for the whole answer"
+    if where == "consume":
+        assert denied.code == "consume_ambiguous"
+        assert len(edge.sent("consume")) == 1, "whether it was consumed is not known: it is not asked again"
+
+
+@pytest.mark.feature("hostile-slow")
+def test_nobody_listening_is_a_denial(mode, recorder):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(aegisagent.DeniedUnavailable) as denied:
+        mode.call(url, recorder, "a")
+    assert denied.value.code == "unreachable"
+    assert recorder.calls == []
+
+
+@pytest.mark.feature("retries")
+def test_an_authorize_call_is_repeated_word_for_word_and_only_so_often(edge, mode, recorder):
+    edge.replace["authorize"] = (503, {"error": {"code": "busy", "message": "m"}})
+    assert_denied(edge, mode, recorder, aegisagent.DeniedUnavailable, "busy")
+    asked = edge.sent("authorize")
+    assert len(asked) == 3
+    assert asked[0] == asked[1] == asked[2]
+    assert asked[0]["request_id"]
+
+
+@pytest.mark.feature("retries")
+def test_a_consume_is_repeated_only_where_nothing_was_changed(edge, mode, recorder):
+    edge.decision = "require_approval"
+    for code, times in (("control_busy", 3), ("receipt_unavailable", 3), ("receipt_pending", 1), ("control_unreachable", 1)):
+        edge.seen.clear()
+        edge.replace["consume"] = (503, {"error": {"code": code, "message": "m"}})
+        denied = assert_denied(edge, mode, recorder, aegisagent.DeniedUnavailable)
+        assert (len(edge.sent("consume")), denied.code) == (times, code)
+
+
+@pytest.mark.feature("retries")
+def test_two_calls_are_two_requests(edge, mode, recorder):
+    mode.run(edge.url, lambda protect: [protect(recorder)("a"), protect(recorder)("a")])
+    one, other = edge.sent("authorize")
+    assert one["request_id"] != other["request_id"]
+    assert len(recorder.calls) == 2
+
+
+READ = {"mutates_state": False, "risk": "low", "fail_open_reads": True}
+
+
+@pytest.mark.feature("fail-open")
+def test_a_read_fails_open_only_by_name_and_only_where_no_server_answers(edge, mode, recorder):
+    for answer in (SERVER_ERRORS["500"], SERVER_ERRORS["502"], SERVER_ERRORS["503"], lambda _honest: broken_off):
+        edge.replace["authorize"] = answer
+        assert mode.call(edge.url, recorder, "a", how=READ) == "done"
+        with pytest.raises(aegisagent.DeniedUnavailable):
+            mode.call(edge.url, recorder, "a", how=READ | {"fail_open_reads": False})
+    assert len(recorder.calls) == 4
+    assert edge.sent("outcome") == []
+    for answer in (SERVER_ERRORS["401"], SERVER_ERRORS["403"], SERVER_ERRORS["409"], SERVER_ERRORS["429"], GARBAGE["no JSON"], changed(action_hash=OTHER),
+                   changed(decision="maybe"), changed(decision="deny"), lambda _honest: redirect):  # fmt: skip
+        edge.replace["authorize"] = answer
+        with pytest.raises(aegisagent.Denied):
+            mode.call(edge.url, recorder, "a", how=READ)
+    assert len(recorder.calls) == 4
+
+
+@pytest.mark.feature("fail-open")
+def test_nothing_fails_open_for_tainted_work_or_a_contained_agent(edge, mode, recorder):
+    edge.replace["authorize"] = SERVER_ERRORS["503"]
+    for label in ("untrusted_external", "malicious_suspected"):
+        with aegisagent.source_trust(label), pytest.raises(aegisagent.DeniedUnavailable):
+            mode.call(edge.url, recorder, "a", how=READ)
+
+    def work(protect):
+        edge.replace["authorize"] = changed(decision="deny", reason="agent_frozen")
+        with pytest.raises(aegisagent.DeniedByPolicy, match="agent_frozen"):
+            protect(recorder, **READ)("a")
+        edge.replace["authorize"] = SERVER_ERRORS["503"]
+        with pytest.raises(aegisagent.DeniedUnavailable):
+            protect(recorder, **READ)("a")
+
+    mode.run(edge.url, work)
+    assert recorder.calls == []
+
+
+@pytest.mark.feature("edge-killed")
+def test_an_edge_that_is_gone_while_an_approval_is_waited_for_is_a_denial(edge, mode, recorder):
+    edge.decision, edge.statuses = "require_approval", ["PENDING"]
+    edge.before["approval"] = lambda: (setattr(edge, "is_gone", True), threading.Thread(target=edge.close).start())
+    denied = assert_denied(edge, mode, recorder, aegisagent.DeniedUnavailable, timeout_s=1.0)
+    assert denied.approval_id
+
+
+@pytest.mark.feature("edge-killed")
+def test_an_edge_that_is_away_for_a_moment_costs_no_approval(edge, mode, recorder):
+    edge.decision, edge.statuses = "require_approval", ["PENDING", "APPROVED"]
+    failing = iter([True] * 3)
+    edge.replace["approval"] = lambda honest: SERVER_ERRORS["503"] if next(failing, False) else honest
+    assert mode.call(edge.url, recorder, "a") == "done"
+
+
+@pytest.mark.feature("hostile-garbage")
+@pytest.mark.parametrize("where", ["authorize", "approval", "consume"])
+def test_a_good_answer_that_says_it_is_encoded_is_a_denial(edge, mode, recorder, where):
+    edge.decision = "require_approval"
+    edge.replace[where] = lambda honest: lambda handler: handler.reply(*honest, [("content-encoding", "gzip")])
+    assert "encoded" in str(assert_denied(edge, mode, recorder, aegisagent.DeniedUnverified, "bad_reply"))
+
+
+@pytest.mark.feature("hostile-garbage")
+def test_an_answer_without_end_is_not_gathered(edge, mode, recorder):
+    edge.replace["authorize"] = lambda _honest: oversized
+    assert "more than" in str(assert_denied(edge, mode, recorder, aegisagent.DeniedUnverified, "bad_reply", timeout_s=30))
+
+
+@pytest.mark.feature("retries")
+def test_an_outcome_whose_answer_was_lost_is_not_reported_twice(edge, mode, recorder, caplog):
+    for answer in (lambda _honest: broken_off, SERVER_ERRORS["500"], SERVER_ERRORS["503"]):
+        edge.seen.clear()
+        edge.replace["outcome"] = answer
+        assert mode.call(edge.url, recorder, "a") == "done"
+        assert len(edge.sent("outcome")) == 1

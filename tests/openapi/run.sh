@@ -1,0 +1,17 @@
+#!/bin/sh
+# docs/openapi.yaml against the routes of the source, docs/api.md and real answers of the real program, which AEGIS_BIN names.
+set -eu
+
+cd "$(dirname "$0")"
+: "${AEGIS_BIN:?set AEGIS_BIN to the built program, or run \`make test-openapi\`}"
+venv="${AEGIS_CACHE:-$HOME/.cache/aegis}/venv-openapi"
+
+# A copy of the pins lies beside what was installed from them, and is written last: a half-made installation is made again.
+if ! cmp -s requirements.txt "$venv/requirements.installed"; then
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement requirements.txt
+    cp requirements.txt "$venv/requirements.installed"
+fi
+
+export PYTHONDONTWRITEBYTECODE=1
+exec "$venv/bin/python" run.py
