@@ -6,7 +6,7 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 export AEGIS_BIN := $(TARGET_DIR)/release/aegis
 CARGO_FLAGS := --release --locked
 
-.PHONY: help setup build test test-full lint test-rust test-rules test-canonical test-e2e test-demo test-edge-only bench fmt
+.PHONY: help setup build test test-full lint test-rust test-rules test-canonical test-e2e test-openapi test-fleet test-fleet-full test-sdks test-demo test-edge-only fleet fleet-down bench bench-sdks fmt
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -17,7 +17,7 @@ setup: ## installs what the tests need (Debian packages as root; nothing where i
 build: ## the program, as users build it
 	cargo build $(CARGO_FLAGS)
 
-test: setup build test-rust lint test-rules test-canonical test-e2e test-demo ## everything a change must pass
+test: setup build test-rust lint test-rules test-canonical test-e2e test-openapi test-fleet test-sdks test-demo ## everything a change must pass
 	@echo "make test: all passed"
 
 lint: ## format, clippy, no SQL engine under the edge-only build
@@ -39,17 +39,40 @@ test-e2e: build ## the real program over HTTP: every GitHub webhook payload, bad
 	tests/e2e/run.sh
 	AEGIS_E2E_NATS=debian tests/e2e/run.sh containment kills
 
+test-fleet: build ## a fleet (three NATS servers, control, two edges) under load, and some of its processes killed
+	tests/fleet/run.sh short
+
+test-fleet-full: build ## the same with every fault there is, on both NATS servers
+	AEGIS_FLEET_NATS=debian tests/fleet/run.sh
+	AEGIS_FLEET_NATS=current tests/fleet/run.sh
+
+fleet: setup build ## a fleet to play with, in the background below fleet-data/
+	@python3 tests/fleet/play.py up
+
+fleet-down: ## stops it and removes its folder
+	@python3 tests/fleet/play.py down
+
+test-openapi: build ## docs/openapi.yaml against the routes of the source and real answers of the real program
+	tests/openapi/run.sh
+
+test-sdks: build ## the SDKs: lint, types, packages, and tests against the real program
+	sdks/python/test.sh
+
 test-demo: build ## the demo, as README shows it
 	$(AEGIS_BIN) demo
 
-test-full: test ## the slow checks too: 50 kills under load, licences and advisories
+test-full: test ## the slow checks too: 50 kills under load, every fault of a fleet, licences and advisories
 	AEGIS_KILLS=50 tests/e2e/run.sh kills
 	AEGIS_E2E_NATS=debian tests/e2e/run.sh
 	AEGIS_E2E_NATS=current AEGIS_KILLS=50 tests/e2e/run.sh
+	$(MAKE) test-fleet-full
 	scripts/deny.sh
 
 bench: build ## authorize against a bare echo, and event to alert; prints a table and writes bench/out/*.json
 	$(TARGET_DIR)/release/aegis-bench
+
+bench-sdks: build ## what the SDKs add to a bare call, and their canonical form; prints a table and writes bench/out/sdk-*.json
+	bench/sdk/run.sh
 
 fmt: ## formats the Rust code
 	cargo fmt --all

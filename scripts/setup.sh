@@ -12,13 +12,21 @@ command -v node >/dev/null || missing+=(nodejs)
 command -v npm >/dev/null || missing+=(npm)
 compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || missing+=(faketime)
 [ -x /usr/sbin/nats-server ] || missing+=(nats-server)
+compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || missing+=(postgresql)
 if [ "${#missing[@]}" -gt 0 ]; then
     echo "setup: installing ${missing[*]}"
     as_root=()
     [ "$(id -u)" = 0 ] || as_root=(sudo)
+    # Tests start their own servers. Debian's Postgres makes one at its installation, unless it is told not to.
+    no_cluster=/etc/postgresql-common/createcluster.d/aegis.conf
+    if [[ " ${missing[*]} " == *" postgresql "* ]]; then
+        "${as_root[@]}" install -d "${no_cluster%/*}"
+        echo "create_main_cluster = false" | "${as_root[@]}" tee "$no_cluster" >/dev/null
+    fi
     "${as_root[@]}" apt-get update -qq
     DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}"
-    # Tests start their own: the service that Debian starts is not wanted for them.
+    "${as_root[@]}" rm -f "$no_cluster"
+    # Nor is the service wanted that Debian starts for NATS.
     if [[ " ${missing[*]} " == *" nats-server "* ]] && [ -d /run/systemd/system ]; then
         "${as_root[@]}" systemctl disable --now --quiet nats-server || true
     fi

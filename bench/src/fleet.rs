@@ -1,16 +1,14 @@
 //! An edge of its own over NATS, all on this machine: authorize while NATS and control work, while control stands still, while NATS does, and
 //! while there is none. The edge must not notice; what it notices here is who else uses the same cores.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::instance::{Aegis, Server, authorize_body, data_folder, program};
+use crate::instance::{Server, authorize_body};
 use crate::load::{Plan, Target, latencies, percentile, throughput};
+use crate::stage::{Stage, signal};
 use crate::story::Round;
 
 /// What stands behind the edge.
@@ -45,95 +43,13 @@ pub(crate) struct Fleet {
     drained: Vec<(f64, f64)>,
 }
 
-/// A NATS server on loopback.
-struct Nats {
-    process: Option<Child>,
-    folder: tempfile::TempDir,
-    port: u16,
-}
-
-impl Nats {
-    fn start() -> anyhow::Result<Self> {
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let mut nats = Self { process: None, folder: data_folder()?, port };
-        nats.run()?;
-        Ok(nats)
-    }
-
-    fn run(&mut self) -> anyhow::Result<()> {
-        let cache = std::env::var_os("AEGIS_CACHE").map(PathBuf::from);
-        let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/aegis"))).context("no HOME")?;
-        let program = cache.join("bin/nats-server");
-        let mut command = Command::new(&program);
-        command.args(["-a", "127.0.0.1", "-p", &self.port.to_string(), "-js", "-sd"]).arg(self.folder.path());
-        let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        self.process = Some(process.with_context(|| format!("cannot start {}; run scripts/setup.sh", program.display()))?);
-        for _ in 0..200 {
-            if std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
-                return Ok(());
-            }
-            std::thread::sleep(Duration::from_millis(25));
-        }
-        bail!("nats-server does not listen")
-    }
-
-    fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
-    }
-
-    fn end(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            let _gone_already = process.kill();
-            let _reaped = process.wait();
-        }
-    }
-}
-
-impl Drop for Nats {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
-
-/// `SIGSTOP` or `SIGCONT`.
-fn signal(process: u32, name: &str) -> anyhow::Result<()> {
-    let done = Command::new("kill").args([&format!("-{name}"), &process.to_string()]).status().context("kill")?;
-    if done.success() { Ok(()) } else { bail!("process {process} takes no {name}") }
-}
-
-/// Everything that runs.
-struct Running {
-    nats: Nats,
-    control: Aegis,
-    edge: Server,
-    _edge_folder: tempfile::TempDir,
-}
-
-impl Running {
-    async fn start() -> anyhow::Result<Self> {
-        let nats = Nats::start()?;
-        let applied = Command::new(program()?)
-            .args(["streams", "apply", "--nats", &nats.url(), "--max-bytes", "ASE=32GiB"])
-            .output()
-            .context("aegis streams apply")?;
-        if !applied.status.success() {
-            bail!("aegis streams apply: {}", String::from_utf8_lossy(&applied.stderr));
-        }
-        let control = Aegis::start_as("control", &["--nats", &nats.url()]).await?;
-        let folder = data_folder()?;
-        enroll(&control, folder.path())?;
-        let mut command = Command::new(program()?);
-        command.args(["edge", "--listen", "127.0.0.1:0", "--nats", &nats.url(), "--data"]).arg(folder.path());
-        let edge = Server::start(command.env("AEGIS_LOG", "error"))?;
-        Ok(Self { nats, control, edge, _edge_folder: folder })
-    }
-
+impl Stage {
     /// Brings what stands behind the edge from everything to `behind`.
     fn reduce_to(&mut self, behind: Behind) -> anyhow::Result<()> {
         match behind {
             Behind::All => Ok(()),
             Behind::Nats => signal(self.control.server.id(), "STOP"),
-            Behind::Stopped => signal(self.nats.process.as_ref().map_or(0, Child::id), "STOP"),
+            Behind::Stopped => signal(self.nats.id(), "STOP"),
             Behind::Nothing => {
                 self.nats.end();
                 Ok(())
@@ -143,51 +59,23 @@ impl Running {
 
     /// Everything works again, and has caught up; how many receipts waited, and how many a second were shipped.
     async fn restore(&mut self) -> anyhow::Result<(f64, f64)> {
-        let waiting = self.backlog().await?;
+        let waiting = self.edges[0].backlog().await?;
         self.nats.run()?;
         let started = Instant::now();
-        while self.backlog().await? > 0.0 {
+        while self.edges[0].backlog().await? > 0.0 {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         let per_second = waiting / started.elapsed().as_secs_f64();
         signal(self.control.server.id(), "CONT")?;
         self.control.server.settle().await?;
-        self.edge.settle().await?;
+        self.edges[0].server.settle().await?;
         Ok((waiting, per_second))
     }
-
-    /// Receipts that the edge has not shipped.
-    async fn backlog(&self) -> anyhow::Result<f64> {
-        let mut connection = crate::load::Connection::open(self.edge.address).await?;
-        let (_, body) = connection.call("GET", "/metrics", "", bytes::Bytes::new()).await?;
-        let text = String::from_utf8_lossy(&body).into_owned();
-        let line = text.lines().find_map(|line| line.strip_prefix("ase_spool_backlog "));
-        line.and_then(|number| number.trim().parse().ok()).context("the edge names no backlog")
-    }
-}
-
-fn enroll(control: &Aegis, folder: &Path) -> anyhow::Result<()> {
-    let invited = Command::new(program()?)
-        .args(["edge", "invite", "--id", "bench", "--tenant", "bench", "--data"])
-        .arg(control.folder.path())
-        .output()
-        .context("aegis edge invite")?;
-    let url = format!("http://{}", control.server.address);
-    let mut command = Command::new(program()?);
-    command.args(["edge", "enroll", "--control", &url, "--data"]).arg(folder);
-    let mut process = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().context("aegis edge enroll")?;
-    if let Some(mut stdin) = process.stdin.take() {
-        std::io::Write::write_all(&mut stdin, &invited.stdout)?;
-    }
-    if !process.wait()?.success() {
-        bail!("the edge could not be enrolled: {}", String::from_utf8_lossy(&invited.stderr));
-    }
-    Ok(())
 }
 
 pub(crate) async fn measure(plan: &Plan) -> anyhow::Result<Fleet> {
     let echo_server = Server::echo()?;
-    let mut running = Running::start().await?;
+    let mut running = Stage::start(1).await?;
     let (_, token) = running.control.agent("bench-agent").await?;
     let target = |address, action: &str, mutates, expect| Target {
         address,
@@ -196,8 +84,8 @@ pub(crate) async fn measure(plan: &Plan) -> anyhow::Result<Fleet> {
         expect,
     };
     let echo = target(echo_server.address, "update_note", true, "update_note");
-    let mutating = target(running.edge.address, "update_note", true, "\"decision\":\"allow\"");
-    let read = target(running.edge.address, "read_note", false, "\"decision\":\"allow\"");
+    let mutating = target(running.edges[0].server.address, "update_note", true, "\"decision\":\"allow\"");
+    let read = target(running.edges[0].server.address, "read_note", false, "\"decision\":\"allow\"");
     throughput(&Plan { duration: Duration::from_secs(1), ..plan.clone() }, &mutating).await?;
 
     let mut most: Vec<[f64; 9]> = Vec::new();
@@ -208,9 +96,9 @@ pub(crate) async fn measure(plan: &Plan) -> anyhow::Result<Fleet> {
         for (place, (behind, _)) in STATES.into_iter().enumerate() {
             running.reduce_to(behind)?;
             round[2 * place] = throughput(plan, &mutating).await?;
-            running.edge.settle().await?;
+            running.edges[0].server.settle().await?;
             round[2 * place + 1] = throughput(plan, &read).await?;
-            running.edge.settle().await?;
+            running.edges[0].server.settle().await?;
         }
         most.push(round);
         drained.push(running.restore().await?);
@@ -226,9 +114,9 @@ pub(crate) async fn measure(plan: &Plan) -> anyhow::Result<Fleet> {
         for (place, (behind, _)) in STATES.into_iter().enumerate() {
             running.reduce_to(behind)?;
             fleet.mutating[place].1.push(taken(plan, &mutating, rate, round[2 * place]).await?);
-            running.edge.settle().await?;
+            running.edges[0].server.settle().await?;
             fleet.read[place].1.push(taken(plan, &read, rate, round[2 * place + 1]).await?);
-            running.edge.settle().await?;
+            running.edges[0].server.settle().await?;
         }
         fleet.drained.push(running.restore().await?);
     }

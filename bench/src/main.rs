@@ -2,6 +2,8 @@
 //! before it answers, the parts of the action path by themselves, and event → alert → freeze. Prints tables and writes JSON; asserts nothing.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod contain;
+mod drain;
 mod echo;
 mod fleet;
 mod floor;
@@ -10,6 +12,7 @@ mod load;
 mod parts;
 mod report;
 mod response;
+mod stage;
 mod story;
 
 use std::path::PathBuf;
@@ -55,6 +58,18 @@ enum Command {
     },
     /// An edge of its own over NATS: authorize with everything behind it, and with less and less of it
     Fleet,
+    /// Edges of their own over NATS: from a deny storm at one to the moment when all deny
+    Contain {
+        /// How many edges; several runs with commas
+        #[arg(long, value_delimiter = ',', default_values_t = [2, 16])]
+        edges: Vec<usize>,
+    },
+    /// An edge's backlog: how long it takes to ship what was sealed while NATS was gone
+    Drain {
+        /// Receipts that wait at least
+        #[arg(long, default_value_t = 1_000_000.0)]
+        receipts: f64,
+    },
     /// Calls of one kind, at a fixed rate for `--seconds`: something to look at with a profiler
     Hold {
         /// Low-risk reads instead of mutating calls
@@ -77,7 +92,22 @@ fn main() -> anyhow::Result<()> {
             std::fs::create_dir_all(&cli.out).with_context(|| format!("cannot make {}", cli.out.display()))?;
             let fleet = fleet::measure(&plan(&cli)).await?;
             report::print_fleet(&fleet);
-            report::write_fleet(&cli.out, &fleet)
+            report::write_json(&cli.out, "fleet", &fleet)
+        }),
+        Some(Command::Contain { edges }) => runtime.block_on(async {
+            std::fs::create_dir_all(&cli.out).with_context(|| format!("cannot make {}", cli.out.display()))?;
+            let mut all = Vec::new();
+            for edges in edges {
+                all.push(contain::measure(edges, cli.storms).await?);
+            }
+            report::print_contained(&all);
+            report::write_json(&cli.out, "contain", &all)
+        }),
+        Some(Command::Drain { receipts }) => runtime.block_on(async {
+            std::fs::create_dir_all(&cli.out).with_context(|| format!("cannot make {}", cli.out.display()))?;
+            let drained = drain::measure(&plan(&cli), receipts).await?;
+            report::print_drained(&drained);
+            report::write_json(&cli.out, "drain", &drained)
         }),
         None => {
             std::fs::create_dir_all(&cli.out).with_context(|| format!("cannot make {}", cli.out.display()))?;

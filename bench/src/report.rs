@@ -3,8 +3,11 @@
 use std::path::Path;
 
 use anyhow::Context;
+use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::contain::Contained;
+use crate::drain::Drained;
 use crate::fleet::Fleet;
 use crate::load::percentile;
 use crate::parts::Parts;
@@ -82,9 +85,31 @@ pub(crate) fn print_fleet(fleet: &Fleet) {
     println!("receipts that had waited for NATS were shipped: {}", drained.join(", "));
 }
 
-pub(crate) fn write_fleet(out: &Path, fleet: &Fleet) -> anyhow::Result<()> {
-    let path = out.join("fleet.json");
-    let report = json!({"machine": machine(), "fleet": fleet});
+pub(crate) fn print_contained(all: &[Contained]) {
+    println!("\nfrom a deny storm at one edge to every edge denying, one storm after another");
+    println!("{:<44}{:>10}{:>10}{:>10}", "", "p50 ms", "p95 ms", "p99 ms");
+    for Contained { edges, detection_to_all_ms, deny_to_all_ms } in all {
+        for (name, taken) in [("alert made → all deny", detection_to_all_ms), ("fifth deny → all deny", deny_to_all_ms)] {
+            let name = format!("{edges} edges, {name} ({} storms)", taken.len());
+            let at = |share| percentile(taken, share);
+            println!("{name:<44}{:>10.1}{:>10.1}{:>10.1}", at(0.5), at(0.95), at(0.99));
+        }
+    }
+}
+
+pub(crate) fn print_drained(drained: &Drained) {
+    let Drained { backlog, shipped_s, caught_up_s } = drained;
+    println!(
+        "\na backlog of {backlog:.0} receipts: shipped within {shipped_s:.1} s ({:.0}/s), detected on and in the history within {caught_up_s:.1} s ({:.0}/s)",
+        backlog / shipped_s,
+        backlog / caught_up_s
+    );
+}
+
+/// One measurement as `<name>.json`.
+pub(crate) fn write_json(out: &Path, name: &str, measured: &impl Serialize) -> anyhow::Result<()> {
+    let path = out.join(format!("{name}.json"));
+    let report = json!({"machine": machine(), name: measured});
     std::fs::write(&path, serde_json::to_string_pretty(&report)?).with_context(|| format!("cannot write {}", path.display()))?;
     println!("\nwritten to {}", path.display());
     Ok(())

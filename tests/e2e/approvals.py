@@ -3,8 +3,8 @@
 import concurrent.futures
 import threading
 
-from harness import unique, wait_until
 from story import Story, action_hash
+from waiting import unique, wait_until
 
 
 class Approvals(Story):

@@ -2,8 +2,8 @@
 
 import json
 
-from harness import unique
 from refused import MISSING, WRONG_TYPES, Refused, bad_tokens, set_at, unreadable_bodies
+from waiting import unique
 
 
 class Control(Refused):

@@ -6,8 +6,10 @@ import socket
 import time
 import unittest
 
-from harness import Aegis, send, wait_until
+from exchange import send
+from harness import Aegis
 from refused import LARGEST_SAFE, INTERNALS, MISSING, WRONG_TYPES, Refused, bad_tokens, jwt_read, nested, set_at, unreadable_bodies
+from waiting import wait_until
 
 
 class Authorize(Refused):

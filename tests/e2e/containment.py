@@ -5,8 +5,9 @@ import pathlib
 import shutil
 import tempfile
 
-from harness import Aegis, unique, wait_until
+from harness import Aegis
 from story import Story
+from waiting import unique, wait_until
 
 
 class Containment(Story):

@@ -5,8 +5,9 @@ import hashlib
 import json
 
 from ed25519 import SigningKey
-from harness import canonical, unique, wait_until
+from receipts import canonical
 from story import HEX, Story, action_hash, now
+from waiting import unique, wait_until
 
 
 class Decisions(Story):

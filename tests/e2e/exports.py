@@ -5,8 +5,10 @@ import json
 import tempfile
 
 from ed25519 import SigningKey
-from harness import VERIFIER, check_chain, wait_until
+from harness import VERIFIER
+from receipts import check_chain
 from story import Story
+from waiting import wait_until
 
 
 class Evidence(Story):

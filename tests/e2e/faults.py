@@ -11,7 +11,10 @@ import tempfile
 import unittest
 import uuid
 
-from harness import BINARY, CLEAN_ENVIRONMENT, NATS, Aegis, StartFailed, check_chain, wait_until
+from disk import fill, mount, unmount
+from harness import BINARY, CLEAN_ENVIRONMENT, NATS, Aegis, StartFailed
+from receipts import check_chain
+from waiting import wait_until
 
 # Room for the ledger to come up and to keep a few hundred receipts before the filler takes the rest.
 SMALL_DISK = "24m"
@@ -45,27 +48,7 @@ class Fault(unittest.TestCase):
         return [line["receipt"]["detail"] for line in tenant.export() if line["receipt"]["phase"] == "gap"]
 
 
-def mount(folder, *options):
-    """Mounts a tmpfs; false where this machine does not let us."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return os.geteuid() == 0 and subprocess.run(["mount", "-t", "tmpfs", *options, "tmpfs", str(folder)], capture_output=True).returncode == 0
-
-
-def unmount(folder):
-    subprocess.run(["umount", "-l", str(folder)], check=False, capture_output=True)
-
-
 class FullDisk(Fault):
-    def fill(self, folder):
-        """Takes every block that is left."""
-        filler = folder / "filler"
-        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-            for size in (1 << 20, 4096, 512):
-                with contextlib.suppress(OSError):
-                    while True:
-                        file.write(b"\0" * size)
-        return filler
-
     def denied_for_want_of_a_receipt(self, agent):
         """The first answer without room; until then what was reserved may still be written to."""
         def answer():
@@ -95,7 +78,7 @@ class FullDisk(Fault):
         agent = tenant.register_agent()
         kept = [agent.authorize()["receipt"]["receipt_hash"] for _ in range(20)]
 
-        filler = self.fill(data / "edge")
+        filler = fill(data / "edge")
         read = self.assert_fails_closed(agent)
         # Containment does not wait for the edge's disk.
         frozen = tenant.register_agent()

@@ -14,7 +14,11 @@ import time
 import unittest
 import uuid
 
-from harness import GITHUB_EVENTS, Aegis, Session, check_chain, external_event_id, wait_until, webhook_headers
+from deliveries import GITHUB_EVENTS, external_event_id, webhook_headers
+from exchange import Session
+from harness import Aegis
+from receipts import check_chain
+from waiting import wait_until
 
 ROUNDS = int(os.environ.get("AEGIS_KILLS", "5"))
 SEED = int(os.environ.get("AEGIS_SEED", str(random.SystemRandom().randrange(1 << 32))))

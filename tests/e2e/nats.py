@@ -1,12 +1,16 @@
 """A real NATS server on loopback, with the streams that `aegis streams apply` makes."""
 
+import contextlib
 import os
 import pathlib
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
+
+from waiting import wait_until
 
 DEBIAN = pathlib.Path("/usr/sbin/nats-server")
 CURRENT = pathlib.Path(os.environ.get("AEGIS_CACHE", pathlib.Path.home() / ".cache/aegis")) / "bin/nats-server"
@@ -15,16 +19,55 @@ FAKETIME = str(next(pathlib.Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1
 SERVERS = {"debian": DEBIAN, "current": CURRENT}
 
 
-class NatsServer:
+# Ports that clients are given are left alone: a server that is down for a moment must find its own again.
+_given = set()
+
+
+def free_port():
+    """A port of loopback that nobody has now, and no client will be given."""
+    lowest_of_clients = int(pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    dice = random.SystemRandom()
+    while True:
+        port = dice.randrange(10_000, lowest_of_clients) if lowest_of_clients > 12_000 else 0
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            port = probe.getsockname()[1]
+            if port not in _given:
+                _given.add(port)
+                return port
+
+
+class Reached:
+    """How a process is told of a server, or of several: what `url`, `folder` and `is_secured` say."""
+
+    # What else `aegis streams apply` is told.
+    apply_options = ()
+
+    @property
+    def scheme(self):
+        return "tls" if self.is_secured else "nats"
+
+    @property
+    def environment(self):
+        """In its environment."""
+        of_tls = {"CA_FILE": "ca.pem", "CERTIFICATE_FILE": "client.pem", "KEY_FILE": "client.key"} if self.is_secured else {}
+        return {"AEGIS_NATS_SERVERS": self.url} | {f"AEGIS_NATS_{key}": str(self.folder / name) for key, name in of_tls.items()}
+
+    @property
+    def options(self):
+        """On its command line, beside the server itself."""
+        of_tls = {"--ca": "ca.pem", "--tls-certificate": "client.pem", "--tls-key": "client.key"} if self.is_secured else {}
+        return [part for option, name in of_tls.items() for part in (option, self.folder / name)]
+
+
+class NatsServer(Reached):
     """One server with its own folder."""
 
     def __init__(self, binary=CURRENT, secured=False):
         """`secured`: with the users that `aegis streams users` writes, and TLS on both sides; it is started by whoever writes them."""
         self.binary, self.is_secured = binary, secured
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="aegis-nats-"))
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self._process = None
         self.users = self.folder / "users.conf"
         if secured:
@@ -32,48 +75,44 @@ class NatsServer:
 
     @property
     def url(self):
-        return f"{'tls' if self.is_secured else 'nats'}://127.0.0.1:{self.port}"
-
-    @property
-    def environment(self):
-        """How a process is told of it."""
-        of_tls = {"CA_FILE": "ca.pem", "CERTIFICATE_FILE": "client.pem", "KEY_FILE": "client.key"} if self.is_secured else {}
-        return {"AEGIS_NATS_SERVERS": self.url} | {f"AEGIS_NATS_{key}": str(self.folder / name) for key, name in of_tls.items()}
-
-    @property
-    def options(self):
-        """The same on a command line."""
-        of_tls = {"--ca": "ca.pem", "--tls-certificate": "client.pem", "--tls-key": "client.key"} if self.is_secured else {}
-        return [part for option, name in of_tls.items() for part in (option, self.folder / name)]
+        return f"{self.scheme}://127.0.0.1:{self.port}"
 
     def configure(self):
         lines = [f'listen: "127.0.0.1:{self.port}"', f'jetstream {{ store_dir: "{self.folder / "jetstream"}" }}']
         if self.is_secured:
-            files = {key: self.folder / name for key, name in (("cert_file", "server.pem"), ("key_file", "server.key"), ("ca_file", "ca.pem"))}
-            lines.append("tls { " + ", ".join(f'{key}: "{path}"' for key, path in files.items()) + ", verify: true }")
-            lines.append('include "users.conf"')
+            lines += [tls_block(self.folder, "server"), 'include "users.conf"']
         path = self.folder / "server.conf"
         path.write_text("\n".join(lines) + "\n")
         return path
 
     def start(self):
-        from harness import wait_until
-
         log = self.folder / "log"
         with log.open("wb") as stderr:
             command = [self.binary, "-c", self.configure()]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr)
-        wait_until("nats-server is ready", lambda: b"Server is ready" in log.read_bytes())
+        wait_until("nats-server is ready", self._is_ready)
         return self
+
+    def _is_ready(self):
+        said = (self.folder / "log").read_bytes()
+        if self._process.poll() is not None:
+            raise AssertionError(f"nats-server ended:\n{said.decode('utf-8', 'replace')[-2000:]}")
+        return b"Server is ready" in said
 
     def reload(self):
         """It reads its users again."""
-        from harness import wait_until
-
         log = self.folder / "log"
         before = log.read_bytes().count(b"Reloaded")
         self._process.send_signal(signal.SIGHUP)
         wait_until("nats-server has read its configuration again", lambda: log.read_bytes().count(b"Reloaded") > before)
+
+    @property
+    def running(self):
+        return self._process is not None
+
+    @property
+    def pid(self):
+        return self._process.pid
 
     def kill9(self):
         self._process.kill()
@@ -92,8 +131,14 @@ class NatsServer:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def tls_block(folder, name):
+    """The server's own certificate, and that it asks for one of the same authority."""
+    files = {key: folder / file for key, file in (("cert_file", f"{name}.pem"), ("key_file", f"{name}.key"), ("ca_file", "ca.pem"))}
+    return "tls { " + ", ".join(f'{key}: "{path}"' for key, path in files.items()) + ", verify: true }"
+
+
 def make_certificates(folder):
-    """An authority, and certificates of it for the server and for its clients."""
+    """An authority, and certificates of it for the server, for its clients, and for servers of a cluster among themselves."""
 
     def openssl(*arguments):
         # Valid since yesterday: clocks of tests are minutes apart.
@@ -102,7 +147,7 @@ def make_certificates(folder):
 
     new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
     openssl("req", "-x509", *new_key, "-days", 3, "-subj", "/CN=aegis test authority", "-keyout", "ca.key", "-out", "ca.pem")
-    for name, usage in (("server", "serverAuth"), ("client", "clientAuth")):
+    for name, usage in (("server", "serverAuth"), ("client", "clientAuth"), ("route", "serverAuth,clientAuth")):
         openssl("req", *new_key, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")
         extensions = folder / f"{name}.ext"
         extensions.write_text(f"basicConstraints=CA:FALSE\nsubjectAltName=IP:127.0.0.1,DNS:localhost\nextendedKeyUsage={usage}\n")

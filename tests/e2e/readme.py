@@ -3,21 +3,15 @@
 import os
 import pathlib
 import re
-import socket
 import subprocess
 import tempfile
 import unittest
 
-from harness import BINARY, CLEAN_ENVIRONMENT, REPOSITORY, wait_until
-from nats import CURRENT
+from harness import BINARY, CLEAN_ENVIRONMENT, REPOSITORY
+from nats import CURRENT, free_port
+from waiting import wait_until
 
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def blocks(section):

@@ -7,7 +7,8 @@ import re
 import unittest
 
 from ed25519 import SigningKey
-from harness import Aegis, unique, wait_until
+from harness import Aegis
+from waiting import unique, wait_until
 
 LARGEST_SAFE = 2**53 - 1
 # What must never stand in an answer: storage, sources, places on the disk, panics.

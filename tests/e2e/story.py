@@ -4,7 +4,9 @@ import datetime
 import hashlib
 import unittest
 
-from harness import Aegis, canonical, check_chain, wait_until
+from harness import Aegis
+from receipts import canonical, check_chain
+from waiting import wait_until
 
 HEX = r"^[0-9a-f]{64}$"
 

@@ -7,8 +7,10 @@ import re
 import shutil
 import unittest
 
-from harness import Aegis, ControlPlane, Edge, StartFailed, check_chain, wait_until
+from harness import Aegis, ControlPlane, Edge, StartFailed
 from nats import FAKETIME, SERVERS, NatsServer, make_certificates
+from receipts import check_chain
+from waiting import unique, wait_until
 
 
 class Nats(unittest.TestCase):
@@ -286,6 +288,42 @@ class Edges(Nats):
         frozen = self.freeze(self.tenant.register_agent())
         self.assertEqual((frozen["enforced"], frozen["edges"]["live"]), (False, 0), "nobody enforces it")
 
+    def test_a_run_that_is_tainted_at_one_edge_is_tainted_at_the_other(self):
+        one, two = self.edges
+        run = unique("run")
+        read = {"action": "read_customer", "mutates_state": False, "run_id": run}
+        self.assertEqual(self.asked(two, run_id=run)["decision"], "allow")
+        self.decide(one, trust="untrusted_external", **read)
+        # Without its trust token, as a caller that wants to be rid of the label would come.
+        wait_until("the other knows of it", lambda: self.asked(two, run_id=run)["decision"] == "deny")
+        child = {"run_id": unique("run"), "parent_run_id": run}
+        self.assertEqual(self.asked(two, trace=child)["root_trust_level"], "untrusted_external", "and its child too")
+        self.assertEqual(self.asked(two)["decision"], "allow", "another run is another run")
+        two.kill9()
+        two.start()
+        wait_until("it is told again after a start", lambda: self.asked(two, run_id=run)["decision"] == "deny")
+
+    def test_what_one_clone_of_an_edge_enforces_is_not_what_both_do(self):
+        clone = Edge(nats=self.nats)
+        self.addCleanup(clone.close)
+        self.edges[1].stop()
+        shutil.copytree(self.edges[1].data, clone.data, dirs_exist_ok=True)
+        self.edges[1].start()
+        clone.start()
+        wait_until("both are heard", lambda: self.edges_listed()["edge-2"]["starts"] == 2)
+        frozen = self.freeze(self.agent)
+        self.assertTrue(frozen["enforced"], frozen)
+        for edge in [*self.edges, clone]:
+            self.assertEqual(self.decide(edge)["reason"], "agent_frozen")
+        other = self.tenant.register_agent()
+        wait_until("all know it", lambda: all(self.send(edge, other, dry_run=True).json.get("decision") == "allow" for edge in [*self.edges, clone]))
+        clone.signal("STOP")
+        frozen = self.freeze(other)
+        clone.signal("CONT")
+        self.assertEqual((frozen["enforced"], frozen["edges"]["live"], frozen["edges"]["enforcing"]), (False, 2, 1), frozen)
+        hashes = [self.decide(edge)["receipt"]["receipt_hash"] for edge in [self.edges[1], clone] * 5]
+        self.assert_all_arrive(hashes)
+
     def test_an_edge_that_hangs_is_not_said_to_enforce(self):
         wait_until("both are heard", lambda: all(edge["live"] for edge in self.edges_listed().values()))
         self.edges[1].signal("STOP")
@@ -359,6 +397,25 @@ class Edges(Nats):
         for edge in self.edges:
             wait_until("detection goes on", lambda: self.asked(edge)["reason"] == "agent_frozen")
         self.assert_all_arrive(first + hashes)
+
+    def test_what_was_acknowledged_and_lost_before_anybody_read_it_is_shipped_again(self):
+        hashes = [self.decide(edge)["receipt"]["receipt_hash"] for edge in self.edges]
+        self.assert_all_arrive(hashes)
+        self.control.kill9()
+        self.nats.kill9()
+        shutil.copytree(self.nats.folder / "jetstream", self.nats.folder / "yesterday")
+        self.nats.start()
+        # Nothing follows it: no gap tells of what is lost.
+        hashes += [self.decide(edge)["receipt"]["receipt_hash"] for edge in self.edges * 20]
+        for edge in self.edges:
+            wait_until("the edge has shipped it", lambda: edge.metric("ase_spool_backlog") == 0)
+        self.nats.kill9()
+        shutil.rmtree(self.nats.folder / "jetstream")
+        (self.nats.folder / "yesterday").rename(self.nats.folder / "jetstream")
+        self.nats.start()
+        self.control.start()
+        wait_until("all of it has arrived", lambda: set(self.listed()) >= set(hashes), 120)
+        self.assert_all_arrive(hashes)
 
 
 class EdgesOnDebian(Edges):

@@ -9,16 +9,10 @@ import unittest
 import urllib.parse
 import uuid
 
-from harness import (
-    GITHUB_EVENTS,
-    Aegis,
-    Session,
-    external_event_id,
-    signature,
-    unique,
-    wait_until,
-    webhook_headers,
-)
+from deliveries import GITHUB_EVENTS, external_event_id, signature, webhook_headers
+from exchange import Session
+from harness import Aegis
+from waiting import unique, wait_until
 
 EXAMPLES = pathlib.Path(__file__).resolve().parent.parent / "webhooks/node_modules/@octokit/webhooks-examples/api.github.com/index.json"
 # How many examples version 7.6.1 has for api.github.com; a package with fewer is not the one that was pinned.

@@ -17,7 +17,7 @@ const MAX_ENTRY: usize = MAX_PAYLOAD - 4096;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FeedRequest {
-    /// `control` or `containment`.
+    /// `control`, `containment` or `trust`.
     pub bucket: String,
     /// Which keys.
     pub filter: String,
@@ -25,6 +25,17 @@ pub struct FeedRequest {
     #[serde(default)]
     pub after: String,
 }
+
+/// How far control's history has some lanes: what an edge asks on the same subject, to ship again what was lost at the end of one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LaneRequest {
+    /// At most `MOST_LANES`. Those of others are left out of the answer, whose values are the greatest seq of each lane, as text.
+    pub lanes: Vec<String>,
+}
+
+/// Lanes of one request.
+pub const MOST_LANES: usize = 256;
 
 /// One page of the answer. As sent: a line of JSON, and behind it the values one after the other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -80,35 +91,45 @@ impl FeedPage {
     }
 }
 
+impl FeedRequest {
+    /// Which bucket is asked for, if it is one of the control feed's.
+    #[must_use]
+    pub fn bucket(&self) -> Option<Bucket> {
+        [Bucket::Control, Bucket::Containment, Bucket::Trust].into_iter().find(|bucket| bucket.as_str() == self.bucket)
+    }
+}
+
 /// The page of a bucket that a request asks for. The caller has checked that whoever asks may see these keys.
 pub async fn page(bus: &dyn Bus, request: &FeedRequest) -> Result<FeedPage, BusError> {
-    let bucket = match request.bucket.as_str() {
-        "control" => Bucket::Control,
-        "containment" => Bucket::Containment,
-        _ => return Ok(FeedPage::refused("there is no such bucket in the control feed")),
+    let Some(bucket) = request.bucket() else {
+        return Ok(FeedPage::refused("there is no such bucket in the control feed"));
     };
     if subject::check_filter(&request.filter).is_err() {
         return Ok(FeedPage::refused("the filter is not valid"));
     }
+    let held = bus.kv_all(bucket, &request.filter).await?;
+    let entries = held.iter().map(|(key, value, revision)| (key.as_str(), value.clone(), *revision));
+    Ok(fill(bucket, entries.filter(|(key, ..)| *key > request.after.as_str())))
+}
+
+/// A page of as many of these entries, sorted by key, as it has room for.
+pub fn fill<'a>(bucket: Bucket, entries: impl Iterator<Item = (&'a str, Bytes, u64)>) -> FeedPage {
     let mut page = FeedPage::default();
     let mut bytes = 0;
-    for (key, value, revision) in bus.kv_all(bucket, &request.filter).await? {
-        if key <= request.after {
-            continue;
-        }
+    for (key, value, revision) in entries {
         let length = key.len() + value.len();
         if length > MAX_ENTRY {
             // Not passed over: an edge that did not know of it would believe that it knows everything.
-            return Ok(FeedPage::refused(format!("the entry {key} of {bucket} is too large, {length} bytes")));
+            return FeedPage::refused(format!("the entry {key} of {bucket} is too large, {length} bytes"));
         }
         if !page.entries.is_empty() && (bytes + length > PAGE_BYTES || page.entries.len() == PAGE_ENTRIES) {
             page.more = true;
             break;
         }
         bytes += length;
-        page.entries.push((key, value, revision));
+        page.entries.push((key.to_owned(), value, revision));
     }
-    Ok(page)
+    page
 }
 
 #[cfg(test)]

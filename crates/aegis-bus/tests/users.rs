@@ -41,7 +41,14 @@ fn forbidden() -> Vec<String> {
         "_INBOX_control.x".to_owned(),
         "_INBOX_admin.x".to_owned(),
     ];
-    let feed = ["control.acme.tool.x", "control.beta.tool.x", "control.beat", "containment.acme.agent.x", "trust.acme.x"];
+    let feed = [
+        "control.acme.tool.x",
+        "control.beta.tool.x",
+        "control.beat",
+        "containment.acme.agent.x",
+        "trust.acme.x",
+        "trust.beta.x",
+    ];
     let api = ["STREAM.INFO.ALERTS", "STREAM.DELETE.ASE", "STREAM.PURGE.KV_containment", "STREAM.MSG.GET.APPROVALS"];
     let api = api.into_iter().chain(["CONSUMER.CREATE.ALERTS", "CONSUMER.CREATE.KV_control.x.$KV.control.acme.>", "INFO"]);
     let api = api.map(|request| format!("$JS.API.{request}"));
@@ -248,8 +255,8 @@ async fn an_edge_hears_nothing_but_what_is_its_own() {
             [">", "alert.>", "approval.>", "ase.>", "$KV.>", "$KV.control.>", "$KV.control.beta.>", "_INBOX_edge-2.>", "hb.*"];
         let wider = wider.into_iter().chain(["ack.*", "lake.*", "backfill.*", "feed.*", "_R_.>", "$JS.>", "_INBOX.>"]);
         // What it may not write, it may hear in part: what control says of its own.
-        let may_hear =
-            |subject: &String| ["lake.edge-1", "$KV.control.beat", "$KV.containment.acme.agent.x"].contains(&subject.as_str());
+        let its_own = ["lake.edge-1", "$KV.control.beat", "$KV.containment.acme.agent.x", "$KV.trust.acme.x"];
+        let may_hear = |subject: &String| its_own.contains(&subject.as_str());
         let forbidden = || forbidden().into_iter().filter(|subject| !may_hear(subject));
         for filter in forbidden().chain(wider.map(str::to_owned)) {
             heard.push(edge.subscribe(filter).await.unwrap());

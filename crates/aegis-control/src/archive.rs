@@ -59,6 +59,9 @@ pub(crate) async fn run(control: Arc<Control>, mut stop: watch::Receiver<bool>) 
     }
 }
 
+/// Longest name of a lane, bytes: tenant, edge and start.
+const MAX_LANE: usize = 256;
+
 async fn rewind_for_an_empty_history(control: &Control) -> Result<(), ControlError> {
     if control.store.history_is_empty().await? {
         control.bus.set_consumer_position(Stream::Ase, CONSUMER, 0).await.map_err(failed)?;
@@ -74,6 +77,7 @@ async fn step(control: &Control, follower: &mut Follower, saved: &mut Instant, g
     let batch = follower.next(BATCH, wait).await.map_err(failed)?;
     let started = Instant::now();
     if batch.is_empty() {
+        *control.caught_up.lock() = Some(started);
         *saved = started;
         return follower.save(follower.read_up_to()).await.map_err(failed);
     }
@@ -90,6 +94,9 @@ async fn step(control: &Control, follower: &mut Follower, saved: &mut Instant, g
     }
     look_at_lanes(control, gaps, &rows).await?;
     insert(control, &rows, &origins).await?;
+    if batch.len() < BATCH {
+        *control.caught_up.lock() = Some(started);
+    }
     control.arrived.notify_waiters();
     if saved.elapsed() >= SAVE_EVERY {
         *saved = Instant::now();
@@ -156,6 +163,10 @@ fn read(control: &Control, delivered: &Delivered) -> Result<HistoryRow, String> 
     if delivered.subject != subject::ase(&event.tenant_id, event.kind) {
         return Err("subject and event disagree about tenant or kind".to_owned());
     }
+    if event.lane.as_ref().is_some_and(|lane| lane.len() > MAX_LANE || lane.chars().any(char::is_control)) {
+        return Err("its lane has no name that a lane can have".to_owned());
+    }
+    control.label_run(&event);
     Ok(HistoryRow {
         tenant_id: event.tenant_id,
         event_id: event.event_id,

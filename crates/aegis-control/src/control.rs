@@ -21,9 +21,10 @@ use tokio::task::JoinHandle;
 use crate::bundles::Bundles;
 use crate::feed::Feed;
 use crate::fleet::Fleet;
+use crate::labels::Labels;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
-use crate::{archive, expiry, feed, fleet, materialise, outbox};
+use crate::{archive, expiry, feed, fleet, labels, materialise, outbox};
 
 /// Requests to edges that wait to be told at most.
 const MOST_ASKED: usize = 1024;
@@ -142,6 +143,11 @@ pub struct Control {
     pub(crate) bundles: Bundles,
     pub(crate) feed: Feed,
     pub(crate) fleet: Fleet,
+    pub(crate) labels: Labels,
+    /// When the history last had everything that had been published.
+    pub(crate) caught_up: Mutex<Option<tokio::time::Instant>>,
+    /// Greater with every start of a control plane on this store.
+    pub(crate) start: i64,
     missing: mpsc::Sender<Missing>,
     pub(crate) outbox: Outbox,
     pub(crate) metrics: Metrics,
@@ -185,6 +191,7 @@ impl Control {
         let bundles = Bundles::new(config.packs.clone()).map_err(ControlError::Policy)?;
         let (stop, _) = watch::channel(false);
         let (missing, asked) = mpsc::channel(MOST_ASKED);
+        let start = store.next_start().await?;
         let control = Arc::new(Self {
             config,
             store,
@@ -198,6 +205,9 @@ impl Control {
             bundles,
             feed: Feed::default(),
             fleet: Fleet::default(),
+            labels: Labels::default(),
+            caught_up: Mutex::default(),
+            start,
             missing,
             outbox: Outbox::default(),
             metrics: Metrics::default(),
@@ -243,6 +253,9 @@ impl Control {
         tasks.push(tokio::spawn(fleet::run(Arc::clone(self), self.stop.subscribe())));
         tasks.push(tokio::spawn(fleet::ask_for_missing(Arc::clone(self), asked, self.stop.subscribe())));
         tasks.push(tokio::spawn(fleet::beat(Arc::clone(self), self.stop.subscribe())));
+        if self.has_far_edges() {
+            tasks.push(tokio::spawn(labels::run(Arc::clone(self), self.stop.subscribe())));
+        }
         tasks.push(tokio::spawn(outbox::run(Arc::clone(self), self.stop.subscribe())));
         Ok(())
     }
@@ -277,6 +290,11 @@ impl Control {
     /// The key that edges pin.
     pub fn verifying_key(&self) -> aegis_keys::VerifyingKey {
         self.key.verifying_key()
+    }
+
+    /// True if edges of their own can reach what carries the events.
+    pub(crate) fn has_far_edges(&self) -> bool {
+        self.config.edge_trust_key.is_some()
     }
 
     /// Hands on what an edge is to be asked for; forgotten if too much is.

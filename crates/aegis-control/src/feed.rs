@@ -1,11 +1,13 @@
 //! The control feed: everything an edge believes, signed by control and put where edges watch.
 //! Promises that an entry's revision never goes back; never signs what the store does not hold.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use aegis_bus::feed::{FeedPage, FeedRequest, fill};
 use aegis_bus::{Bucket, BusError, subject};
 use aegis_keys::sign_entry;
 use aegis_model::{ContainmentState, EntryKind, TenantId};
@@ -24,17 +26,20 @@ use crate::record::containment_entry_name;
 #[derive(Debug, Default)]
 pub(crate) struct Feed {
     /// Held while an entry is written, so that two changes of one entry cannot pass each other.
-    published: Mutex<HashMap<(Bucket, String), Published>>,
+    published: Mutex<BTreeMap<(Bucket, String), Published>>,
+    /// All that the store holds was published once: nothing is missing in `published`.
+    is_whole: AtomicBool,
     behind: AtomicBool,
 }
 
 /// An entry as this process wrote it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Published {
     /// Its own revision, from the store.
     revision: i64,
     /// Where the bucket put it.
     bucket_revision: u64,
+    bytes: Bytes,
 }
 
 /// How often the buckets are compared with what was written: one may be made anew, rolled back, or overwritten by somebody else.
@@ -95,27 +100,29 @@ impl Control {
         }
         let entry =
             sign_entry(&self.key, tenant, kind, name, revision, self.clock.now(), Some(body)).map_err(Problem::internal)?;
-        let bytes = serde_json::to_vec(&entry).map_err(Problem::internal)?;
-        let bucket_revision = self.bus.kv_put(bucket, &place.1, Bytes::from(bytes)).await.map_err(|error| {
+        let bytes = Bytes::from(serde_json::to_vec(&entry).map_err(Problem::internal)?);
+        let bucket_revision = self.bus.kv_put(bucket, &place.1, bytes.clone()).await.map_err(|error| {
             tracing::warn!(%error, "control feed bucket refused an entry");
             Problem::unavailable("bus_unavailable", "the control feed cannot be written")
         })?;
-        published.insert(place, Published { revision, bucket_revision });
+        published.insert(place, Published { revision, bucket_revision, bytes });
         Ok(())
     }
 
     /// True if both buckets hold every entry as this process wrote it.
     async fn buckets_stand(&self) -> Result<bool, BusError> {
-        let before: Vec<_> = self.feed.published.lock().await.iter().map(|(place, entry)| (place.clone(), *entry)).collect();
+        let published = self.feed.published.lock().await;
+        let before: Vec<_> = published.iter().map(|(place, entry)| (place.clone(), entry.bucket_revision)).collect();
+        drop(published);
         for bucket in [Bucket::Control, Bucket::Containment] {
             let held = self.bus.kv_all(bucket, ">").await?;
             let held: HashMap<String, u64> = held.into_iter().map(|(key, _, revision)| (key, revision)).collect();
             let now = self.feed.published.lock().await;
             for (place, entry) in before.iter().filter(|((of, _), _)| *of == bucket) {
                 // While the bucket was read, an entry may have been written anew.
-                let ours = [Some(*entry), now.get(place).copied()];
+                let ours = [Some(*entry), now.get(place).map(|entry| entry.bucket_revision)];
                 let found = held.get(&place.1);
-                if !ours.into_iter().flatten().any(|entry| found == Some(&entry.bucket_revision)) {
+                if !ours.into_iter().flatten().any(|revision| found == Some(&revision)) {
                     tracing::warn!(%bucket, key = place.1, "the control feed does not hold an entry as it was written; writing all of it again");
                     return Ok(false);
                 }
@@ -146,7 +153,30 @@ impl Control {
         for entry in entries {
             self.publish_value(&entry.tenant_id, entry.kind, &entry.name, entry.revision, entry.body, rewrite).await?;
         }
+        self.feed.is_whole.store(true, Ordering::SeqCst);
         Ok(count)
+    }
+
+    /// The page of what this process has published that a request asks for; None where it may not be all, or is not the feed's.
+    pub(crate) async fn published_page(&self, request: &FeedRequest) -> Option<FeedPage> {
+        let bucket = request.bucket()?;
+        let tenant = request.filter.strip_suffix(".>").filter(|tenant| TenantId::new(tenant).is_ok())?;
+        if bucket == Bucket::Trust {
+            return Some(self.labels.page(&TenantId::new(tenant).ok()?, &request.after));
+        }
+        if !self.feed.is_whole.load(Ordering::SeqCst) {
+            return None;
+        }
+        let first = format!("{tenant}.");
+        let from = if request.after < first {
+            Bound::Included((bucket, first.clone()))
+        } else {
+            Bound::Excluded((bucket, request.after.clone()))
+        };
+        let published = self.feed.published.lock().await;
+        let entries =
+            published.range((from, Bound::Unbounded)).take_while(|((of, key), _)| *of == bucket && key.starts_with(&first));
+        Some(fill(bucket, entries.map(|((_, key), entry)| (key.as_str(), entry.bytes.clone(), entry.bucket_revision))))
     }
 }
 

@@ -1,38 +1,39 @@
 //! The edges: what they ask of the control feed, that they live, and what they enforce. Promises that nothing an edge says of itself is believed
 //! unless it signed it, and that an edge is told of its own tenants only.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use aegis_bus::feed::{FeedPage, FeedRequest, page};
+use aegis_bus::feed::{FeedPage, FeedRequest, LaneRequest, MOST_LANES, page};
 use aegis_bus::{AskForMissing, BusError, Heard, subject, users};
 use aegis_keys::{Pinned, Scope, sign_notice, verify_notice};
-use aegis_model::{Beat, ContainmentAck, ContainmentState, Enforced, Heartbeat, Missing, Target, TenantId, Timestamp};
+use aegis_model::{Beat, ContainmentAck, ContainmentState, Enforced, Heartbeat, Missing, TenantId, Timestamp};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 
 use crate::control::Control;
+use crate::heard::HeardEdge;
 use crate::input::MAX_ID;
 use crate::problem::Problem;
 use crate::reply::Json;
 use crate::routes::Call;
 
-/// An edge that was not heard for this long is silent.
-const LIVE: Duration = Duration::from_secs(7);
 /// How long an edge is waited for that is to enforce something, when its time to contain is taken.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
-/// Targets whose revision is remembered for each edge.
-const MOST_TARGETS: usize = 100_000;
-/// Starts of an edge that are remembered.
-const MOST_ENDED: usize = 64;
+/// Requests of one edge that are answered at once: it asks three at a time. What is asked beyond that gets no answer.
+const MOST_ASKING: usize = 4;
 /// First token of where the server takes answers to another account.
 const BETWEEN_ACCOUNTS: &str = "_R_.";
+/// A history that had read everything within this time has what was published half a minute ago.
+const CAUGHT_UP: Duration = Duration::from_secs(10);
 /// Time between two signs of life.
 const BEAT_EVERY: Duration = Duration::from_secs(2);
 /// Before the bus is listened to again.
@@ -43,45 +44,11 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(crate) struct Fleet {
     /// By edge: its tenants, as it was enrolled last.
     enrolled: RwLock<BTreeMap<String, BTreeSet<TenantId>>>,
-    edges: Mutex<BTreeMap<String, EdgeState>>,
+    edges: Mutex<BTreeMap<String, HeardEdge>>,
     changed: Notify,
-}
-
-#[derive(Debug, Default)]
-struct EdgeState {
-    heard: Option<Instant>,
-    last: Option<Heartbeat>,
-    /// Earlier starts: what one said is not said again.
-    ended: VecDeque<String>,
-    /// By target: revision, and since when it is enforced.
-    enforced: HashMap<Target, (i64, Timestamp)>,
-}
-
-impl EdgeState {
-    fn is_live(&self) -> bool {
-        self.heard.is_some_and(|heard| heard.elapsed() < LIVE)
-    }
-
-    /// Refuses what was heard before, of this start of the edge or of an earlier one.
-    fn check_new(&mut self, heartbeat: &Heartbeat) -> Result<(), String> {
-        let again = || Err("it was heard before".to_owned());
-        match &self.last {
-            _ if self.ended.contains(&heartbeat.boot) => again(),
-            Some(last) if last.boot == heartbeat.boot && last.seq >= heartbeat.seq => again(),
-            Some(last) if last.boot != heartbeat.boot => {
-                self.ended.push_back(last.boot.clone());
-                if self.ended.len() > MOST_ENDED {
-                    self.ended.pop_front();
-                }
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn enforces(&self, target: &Target, revision: i64) -> Option<Timestamp> {
-        self.enforced.get(target).filter(|(enforced, _)| *enforced >= revision).map(|(_, since)| *since)
-    }
+    /// Requests under way, by edge.
+    asking: Mutex<HashMap<String, usize>>,
+    beats: AtomicU64,
 }
 
 /// Who enforces a containment.
@@ -124,6 +91,8 @@ impl EdgesEnforcing {
 pub(crate) struct EdgeShown {
     pub(crate) edge_id: String,
     pub(crate) live: bool,
+    /// How many starts of it live: more than one are clones.
+    pub(crate) starts: usize,
     #[serde(flatten)]
     pub(crate) last: Option<Value>,
 }
@@ -159,7 +128,7 @@ impl Control {
         let mut found = EdgesEnforcing::default();
         let mut since = None;
         for edge_id in self.edges_of(&state.tenant_id) {
-            match edges.get(&edge_id).filter(|edge| edge.is_live()) {
+            match edges.get(&edge_id).filter(|edge| edge.live_starts() > 0) {
                 None => found.silent.push(edge_id),
                 Some(edge) => {
                     found.live += 1;
@@ -201,37 +170,41 @@ impl Control {
         let of_tenant = self.edges_of(tenant).into_iter();
         let views = of_tenant.map(|edge_id| {
             let known = edges.get(&edge_id);
-            let last = known.and_then(|edge| edge.last.as_ref()).map(|last| {
+            let last = known.and_then(HeardEdge::last).map(|last| {
                 serde_json::json!({
                     "heard_at": last.at, "clock_offset_us": last.clock_offset_us, "clock_suspect": last.clock_suspect,
                     "feed_age_s": last.feed_age_s, "backlog": last.backlog,
                 })
             });
-            EdgeShown { live: known.is_some_and(EdgeState::is_live), edge_id, last }
+            let starts = known.map_or(0, HeardEdge::live_starts);
+            EdgeShown { live: starts > 0, starts, edge_id, last }
         });
         views.collect()
     }
 
     pub(crate) fn live_edges(&self) -> usize {
-        self.fleet.edges.lock().values().filter(|edge| edge.is_live()).count()
+        self.fleet.edges.lock().values().filter(|edge| edge.live_starts() > 0).count()
     }
 
     fn take_heartbeat(&self, heard: &Heard) -> Result<(), String> {
         let (heartbeat, pinned) = verify_notice::<Heartbeat>(&self.ring, &heard.payload).map_err(|error| error.to_string())?;
         check_speaker(&pinned, &heartbeat.edge_id, &heard.subject)?;
-        if heartbeat.boot.len() > MAX_ID || heartbeat.enforced.iter().any(|enforced| enforced.target.target_id.len() > MAX_ID) {
+        if heartbeat.boot.len() > MAX_ID
+            || heartbeat.after.as_ref().is_some_and(|after| after.len() > MAX_ID)
+            || heartbeat.enforced.iter().any(|enforced| enforced.target.target_id.len() > MAX_ID)
+        {
             return Err("a name in it is too long".to_owned());
         }
         let mut edges = self.fleet.edges.lock();
         let edge = edges.entry(heartbeat.edge_id.clone()).or_default();
-        edge.check_new(&heartbeat)?;
-        if heartbeat.clock_suspect && !edge.last.as_ref().is_some_and(|last| last.clock_suspect) {
-            tracing::warn!(edge_id = heartbeat.edge_id, "the clock of an edge is off by more than a second after correction");
+        let (edge_id, before) = (heartbeat.edge_id.clone(), (edge.clock_is_suspect(), edge.live_starts()));
+        edge.take(heartbeat, |enforced| self.serves(&edge_id, enforced.target.tenant_id.as_str()))?;
+        if edge.clock_is_suspect() && !before.0 {
+            tracing::warn!(edge_id, "the clock of an edge is off by more than a second after correction");
         }
-        edge.heard = Some(Instant::now());
-        let its_own = |enforced: &&Enforced| self.serves(&heartbeat.edge_id, enforced.target.tenant_id.as_str());
-        heartbeat.enforced.iter().filter(its_own).for_each(|enforced| note(edge, enforced));
-        edge.last = Some(heartbeat);
+        if edge.live_starts() > before.1.max(1) {
+            tracing::warn!(edge_id, starts = edge.live_starts(), "an edge runs more than once: its keys are in two places");
+        }
         drop(edges);
         self.fleet.changed.notify_waiters();
         Ok(())
@@ -240,21 +213,21 @@ impl Control {
     fn take_ack(&self, heard: &Heard) -> Result<(), String> {
         let (ack, pinned) = verify_notice::<ContainmentAck>(&self.ring, &heard.payload).map_err(|error| error.to_string())?;
         check_speaker(&pinned, &ack.edge_id, &heard.subject)?;
-        if ack.enforced.target.target_id.len() > MAX_ID {
+        if ack.enforced.target.target_id.len() > MAX_ID || ack.boot.len() > MAX_ID {
             return Err("a name in it is too long".to_owned());
         }
         if !self.serves(&ack.edge_id, ack.enforced.target.tenant_id.as_str()) {
             return Err("it is about a tenant of others".to_owned());
         }
         let mut edges = self.fleet.edges.lock();
-        note(edges.entry(ack.edge_id.clone()).or_default(), &ack.enforced);
+        edges.entry(ack.edge_id.clone()).or_default().acknowledge(&ack.boot, &ack.enforced);
         drop(edges);
         self.fleet.changed.notify_waiters();
         Ok(())
     }
 
     async fn answer_feed(&self, heard: &Heard) -> Result<(), String> {
-        let edge_id = heard.subject.split('.').nth(1).unwrap_or_default();
+        let edge_id = edge_of(&heard.subject);
         let Some(reply_to) = &heard.reply_to else { return Err("it says not where to answer".to_owned()) };
         // Nowhere but there, or whoever asks could have control write where it may not itself. Between accounts the server gives the place a name.
         let in_its_inbox = reply_to.starts_with(&format!("{}.", users::inbox_prefix(edge_id)));
@@ -268,6 +241,9 @@ impl Control {
     }
 
     async fn feed_page(&self, edge_id: &str, request: &[u8]) -> Result<FeedPage, BusError> {
+        if let Ok(request) = serde_json::from_slice::<LaneRequest>(request) {
+            return Ok(self.lane_heads(edge_id, &request).await);
+        }
         let Ok(request) = serde_json::from_slice::<FeedRequest>(request) else {
             return Ok(FeedPage::refused("the request cannot be read"));
         };
@@ -276,12 +252,39 @@ impl Control {
         if !is_its_own {
             return Ok(FeedPage::refused("the edge is not enrolled for that tenant"));
         }
-        page(&*self.bus, &request).await
+        // What control has published, without asking the server for a whole bucket each time.
+        match self.published_page(&request).await {
+            Some(page) => Ok(page),
+            None => page(&*self.bus, &request).await,
+        }
+    }
+
+    /// How far the history has lanes of an edge. Only while it has all that was published some moments ago: else nobody knows what is lost.
+    async fn lane_heads(&self, edge_id: &str, request: &LaneRequest) -> FeedPage {
+        if !self.caught_up.lock().is_some_and(|at| at.elapsed() < CAUGHT_UP) {
+            return FeedPage::refused("the history is behind");
+        }
+        let mut page = FeedPage::default();
+        for lane in request.lanes.iter().take(MOST_LANES) {
+            let Some(tenant) =
+                lane.split('.').next().filter(|tenant| self.serves(edge_id, tenant)).and_then(|t| TenantId::new(t).ok())
+            else {
+                continue;
+            };
+            if edge_of(lane) != edge_id {
+                continue;
+            }
+            match self.store.lane_head(&tenant, lane).await {
+                Ok(head) => page.entries.push((lane.clone(), Bytes::from(head.to_string()), 0)),
+                Err(error) => return FeedPage::refused(error.to_string()),
+            }
+        }
+        page
     }
 
     /// Writes control's sign of life.
     pub(crate) async fn beat(&self) -> Result<(), BusError> {
-        let beat = Beat { at: self.clock.now() };
+        let beat = Beat { at: self.clock.now(), start: self.start, n: self.fleet.beats.fetch_add(1, Ordering::Relaxed) };
         let signed = sign_notice(&self.key, &beat).map_err(|error| BusError::Unavailable { reason: error.to_string() })?;
         self.bus.kv_put(aegis_bus::Bucket::Control, subject::BEAT, Bytes::from(signed)).await.map(drop)
     }
@@ -290,17 +293,7 @@ impl Control {
 /// Whether it was signed by the edge that it says, and told on the subject of that edge.
 fn check_speaker(pinned: &Pinned, edge_id: &str, subject: &str) -> Result<(), String> {
     let is_signer = matches!(&pinned.scope, Scope::Edge { edge_id: signer, .. } if signer == edge_id);
-    if is_signer && subject.split('.').nth(1) == Some(edge_id) { Ok(()) } else { Err("it is signed by somebody else".to_owned()) }
-}
-
-fn note(edge: &mut EdgeState, enforced: &Enforced) {
-    if edge.enforced.len() >= MOST_TARGETS && !edge.enforced.contains_key(&enforced.target) {
-        edge.enforced.clear();
-    }
-    let known = edge.enforced.entry(enforced.target.clone()).or_insert((i64::MIN, enforced.applied_at));
-    if known.0 < enforced.revision {
-        *known = (enforced.revision, enforced.applied_at);
-    }
+    if is_signer && edge_of(subject) == edge_id { Ok(()) } else { Err("it is signed by somebody else".to_owned()) }
 }
 
 /// Hears the edges, until stopped.
@@ -332,12 +325,57 @@ async fn listen(control: &Control) -> Result<(), BusError> {
     }
 }
 
-async fn serve(control: &Control) -> Result<(), BusError> {
+/// Answers requests side by side: an edge that asks without end holds up nobody but itself.
+async fn serve(control: &Arc<Control>) -> Result<(), BusError> {
     let mut requests = control.bus.hear("feed.*").await?;
+    let mut answers = JoinSet::new();
     loop {
-        let heard = requests.next().await?;
-        let answered = control.answer_feed(&heard).await;
-        report(control, &heard, |_| answered);
+        let heard = tokio::select! {
+            heard = requests.next() => heard?,
+            Some(_answered) = answers.join_next() => continue,
+        };
+        let edge_id = edge_of(&heard.subject).to_owned();
+        let Some(turn) = Turn::take(control, edge_id) else {
+            control.metrics.notices_refused.inc();
+            continue;
+        };
+        let control = Arc::clone(control);
+        answers.spawn(async move {
+            let answered = control.answer_feed(&heard).await;
+            report(&control, &heard, |_| answered);
+            drop(turn);
+        });
+    }
+}
+
+/// The edge that a subject or a lane names.
+fn edge_of(subject: &str) -> &str {
+    subject.split('.').nth(1).unwrap_or_default()
+}
+
+/// One of an edge's requests that are answered at once.
+struct Turn(Arc<Control>, String);
+
+impl Turn {
+    fn take(control: &Arc<Control>, edge_id: String) -> Option<Self> {
+        let mut asking = control.fleet.asking.lock();
+        let under_way = asking.entry(edge_id.clone()).or_default();
+        (*under_way < MOST_ASKING).then(|| {
+            *under_way += 1;
+            Self(Arc::clone(control), edge_id)
+        })
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut asking = self.0.fleet.asking.lock();
+        if let Some(under_way) = asking.get_mut(&self.1) {
+            *under_way -= 1;
+            if *under_way == 0 {
+                asking.remove(&self.1);
+            }
+        }
     }
 }
 

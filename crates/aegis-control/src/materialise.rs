@@ -16,6 +16,7 @@ use crate::control::{Control, ControlError};
 use crate::decide::hash_of;
 use crate::evidence::read_wire;
 use crate::follow::Follower;
+use crate::input::MAX_ID;
 use crate::record::derived_event_id;
 use crate::wires::EVIDENCE_MISSING;
 
@@ -104,6 +105,10 @@ fn read(delivered: &Delivered) -> Result<FrozenAction, String> {
     let frozen: FrozenAction = serde_json::from_value(value).map_err(|error| format!("not a frozen action: {error}"))?;
     if delivered.subject != subject::approval(&frozen.tenant_id, &frozen.approval_id) {
         return Err("subject and frozen action disagree about tenant or approval".to_owned());
+    }
+    let is_name = |text: &String| text.len() <= MAX_ID && !text.chars().any(char::is_control);
+    if ![&frozen.approval_id, &frozen.agent_id, &frozen.action_hash, &frozen.policy_digest].into_iter().all(is_name) {
+        return Err("an id in it is none".to_owned());
     }
     Ok(frozen)
 }

@@ -2,8 +2,8 @@
 //! of it, and sends it again. So a lane with a gap is held for a while, by the bus's time in the log, and then goes on without. A function of the
 //! log: no clock of this process decides.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aegis_bus::Delivered;
 use aegis_model::Timestamp;
@@ -28,6 +28,8 @@ struct Waiting {
 pub(crate) struct Hold {
     hold_ms: i64,
     lanes: BTreeMap<String, Waiting>,
+    /// The lanes by the time until which they wait.
+    by_time: BTreeSet<(Timestamp, String)>,
     count: usize,
     bytes: usize,
     /// Since when something is held, by the bus's time.
@@ -48,7 +50,8 @@ pub(crate) enum Kept {
 
 impl Hold {
     pub(crate) const fn new(hold_ms: i64) -> Self {
-        Self { hold_ms, lanes: BTreeMap::new(), count: 0, bytes: 0, since: None, rests_until: Timestamp::from_micros(i64::MIN) }
+        let rests_until = Timestamp::from_micros(i64::MIN);
+        Self { hold_ms, lanes: BTreeMap::new(), by_time: BTreeSet::new(), count: 0, bytes: 0, since: None, rests_until }
     }
 
     /// Whether a lane is held at all where something is missing.
@@ -67,7 +70,11 @@ impl Hold {
         }
         let until = delivered.bus_ts.plus_micros(self.hold_ms.saturating_mul(1000));
         self.since.get_or_insert(delivered.bus_ts);
-        let waiting = self.lanes.entry(lane.to_owned()).or_insert_with(|| Waiting { until, held: BTreeMap::new() });
+        let by_time = &mut self.by_time;
+        let waiting = self.lanes.entry(lane.to_owned()).or_insert_with(|| {
+            by_time.insert((until, lane.to_owned()));
+            Waiting { until, held: BTreeMap::new() }
+        });
         match waiting.held.entry(seq) {
             Entry::Occupied(held) if held.get().payload == delivered.payload => Kept::Again,
             // A fork must not hide behind what is missing before it.
@@ -87,6 +94,7 @@ impl Hold {
         let due = waiting.held.first_key_value().is_some_and(|(seq, _)| *seq <= head + 1);
         let next = if due { waiting.held.pop_first().map(|(_, delivered)| delivered) } else { None };
         if waiting.held.is_empty() {
+            self.by_time.remove(&(waiting.until, lane.to_owned()));
             self.lanes.remove(lane);
         }
         self.forget(next.as_slice());
@@ -104,14 +112,11 @@ impl Hold {
             self.rests_until = now.plus_micros(self.hold_ms.saturating_mul(1000));
             return self.release_all();
         }
-        let due: Vec<String> =
-            self.lanes.iter().filter(|(_, waiting)| waiting.until <= now).map(|(lane, _)| lane.clone()).collect();
-        for lane in due {
-            released.extend(self.give_up(&lane));
-        }
-        while self.count > MAX_HELD || self.bytes > MAX_HELD_BYTES {
-            let oldest = self.lanes.iter().min_by_key(|(_, waiting)| waiting.until).map(|(lane, _)| lane.clone());
-            let Some(lane) = oldest else { break };
+        while let Some((until, lane)) = self.by_time.first() {
+            if *until > now && self.count <= MAX_HELD && self.bytes <= MAX_HELD_BYTES {
+                break;
+            }
+            let lane = lane.clone();
             released.extend(self.give_up(&lane));
         }
         released
@@ -131,6 +136,7 @@ impl Hold {
 
     fn give_up(&mut self, lane: &str) -> Vec<Delivered> {
         let Some(waiting) = self.lanes.remove(lane) else { return Vec::new() };
+        self.by_time.remove(&(waiting.until, lane.to_owned()));
         let given_up: Vec<Delivered> = waiting.held.into_values().collect();
         self.forget(&given_up);
         given_up
@@ -168,7 +174,24 @@ mod tests {
         assert!(matches!(hold.keep("a", 3, message(4, "a fork", 1)), Kept::Not(_)), "a fork is not held");
         assert!(hold.next("a", 1).is_none() && hold.release(at(14)).is_empty());
         assert_eq!(hold.release(at(15)).iter().map(|d| d.seq).collect::<Vec<_>>(), [2, 1]);
-        assert!(hold.is_empty() && hold.count == 0 && hold.bytes == 0 && hold.since.is_none());
+        assert!(hold.is_empty() && hold.count == 0 && hold.bytes == 0 && hold.since.is_none() && hold.by_time.is_empty());
+    }
+
+    #[test]
+    fn past_its_bound_the_lanes_that_wait_longest_go_on_and_each_message_once() {
+        let mut hold = Hold::new(15_000);
+        let (mut taken, mut released) = (0usize, Vec::new());
+        for n in 0..MAX_HELD + 10 {
+            let message = message(n as u64, "x", i64::try_from(n / 10_000).unwrap());
+            assert!(matches!(hold.keep(&format!("lane {n}"), 2, message), Kept::Held));
+            taken += 1;
+            released.extend(hold.release(at(5)).iter().map(|d| d.seq));
+        }
+        assert_eq!((released.len(), hold.count, hold.by_time.len()), (10, MAX_HELD, MAX_HELD));
+        assert!(released.iter().all(|seq| *seq < 10_000), "the first ones wait longest");
+        assert!(hold.next("lane 40000", 1).is_some());
+        released.extend(hold.release(at(20)).iter().map(|d| d.seq));
+        assert_eq!((released.len() + 1, hold.by_time.len()), (taken, 0));
     }
 
     #[test]

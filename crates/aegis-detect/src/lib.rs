@@ -5,7 +5,6 @@
 //! that contains sees an unproven event or a score. Never decides containment: it says what matched, and responders ask.
 
 mod alert;
-mod blocking;
 mod check;
 mod checkpoint;
 mod engine;

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use aegis_model::SecurityEvent;
+use aegis_sql::block_on;
 use datafusion::arrow::array::{Array, AsArray, RecordBatch};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::{Column, DFSchema};
@@ -17,7 +18,6 @@ use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::{ExecutionPlan, collect, displayable};
 use datafusion::prelude::{SessionConfig, SessionContext};
 
-use crate::blocking::block_on;
 use crate::check::{base_column, check_output, check_plan};
 use crate::error::{RuleCode, RuleError};
 use crate::leaf::{EventsTable, Slot};
@@ -105,17 +105,16 @@ impl RulePlan {
 
 fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
     let sql = SqlText::read(&rule.text)?;
-    let statement = sql.query(&rule.text)?;
     let view = if rule.header.contains() { View::WithoutScore } else { View::Full };
     let slot = Slot::new();
     let explain = |error| sql.explain(&error);
     let state = session(&slot, view).map_err(explain)?;
 
-    let written = block_on(state.statement_to_plan(statement)).map_err(explain)?;
+    let written = sql.plan(&state, &rule.text)?;
     check_plan(&written, &sql)?;
     check_output(&written, rule, &sql)?;
 
-    let analyzed = state.analyzer().execute_and_check(written, state.config_options(), |_, _| {}).map_err(explain)?;
+    let analyzed = aegis_sql::analyze(&state, written).map_err(explain)?;
     let analyzed = match rule.header.requires {
         Requires::Verified => shape::only_verified(analyzed).map_err(explain)?,
         Requires::Any => analyzed,
@@ -132,8 +131,8 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
         Shape::Stepped => analyzed.clone(),
         Shape::Stateless | Shape::Sliding => shape::carry_tenant_and_time(&analyzed).map_err(explain)?,
     };
-    let optimized = state.optimize(&carried).map_err(explain)?;
-    let physical = block_on(state.query_planner().create_physical_plan(&optimized, &state)).map_err(explain)?;
+    let optimized = aegis_sql::optimize(&state, &carried).map_err(explain)?;
+    let physical = aegis_sql::physical(&state, &optimized).map_err(explain)?;
     check_physical(physical.as_ref(), &sql)?;
 
     let prefilter = make_prefilter(&state, &optimized).map_err(explain)?;
@@ -169,7 +168,7 @@ fn make_prefilter(state: &SessionState, optimized: &LogicalPlan) -> Result<Optio
     let mut columns: Vec<usize> = expr.column_refs().iter().filter_map(|c| column_index(&c.name)).collect();
     columns.sort_unstable();
     let schema = schema_of(&columns);
-    let expr = state.create_physical_expr(expr, &DFSchema::try_from(Arc::clone(&schema))?)?;
+    let expr = aegis_sql::physical_expr(state, expr, &DFSchema::try_from(Arc::clone(&schema))?)?;
     Ok(Some(Prefilter { expr, columns, schema }))
 }
 

@@ -1,9 +1,10 @@
 //! The rule's SQL as text: tokens with their places, one query and nothing else, and the way from an engine's error to a line.
-//! Never plans: what the query means is `check`'s and `shape`'s.
+//! What the query means is `check`'s and `shape`'s.
 
+use aegis_sql::Refused;
 use datafusion::error::DataFusionError;
-use datafusion::sql::parser::{DFParserBuilder, Statement};
-use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 
@@ -39,28 +40,21 @@ impl SqlText {
         Some(Place { line: found.span.start.line, column: found.span.start.column })
     }
 
-    /// The rule's single query.
-    pub(crate) fn query(&self, text: &str) -> Result<Statement, RuleError> {
+    /// The logical plan of the rule's single query.
+    pub(crate) fn plan(&self, state: &SessionState, text: &str) -> Result<LogicalPlan, RuleError> {
         if let Some(place) = self.place_of("MATCH_RECOGNIZE") {
             let error = RuleError::new(RuleCode::RuleMatchRecognize, "MATCH_RECOGNIZE is not supported by this version");
             let hint =
                 "write the sequence with window functions over RANGE BETWEEN INTERVAL … PRECEDING AND CURRENT ROW, and QUALIFY";
             return Err(error.at(Some(place)).hint(hint));
         }
-        let parsed = DFParserBuilder::new(text).with_dialect(&GenericDialect {}).build().and_then(|mut p| p.parse_statements());
-        let mut statements = parsed.map_err(|error| self.explain(&error))?;
-        let not_a_query = |what: &str| {
-            let error = RuleError::new(RuleCode::RuleNotAQuery, format!("a rule is exactly one query, this is {what}"));
-            error.at(self.start()).hint("a rule is one SELECT; it cannot write, define or configure anything")
-        };
-        match (statements.pop_front(), statements.is_empty()) {
-            (None, _) => Err(not_a_query("nothing")),
-            (Some(_), false) => Err(not_a_query("several statements")),
-            (Some(Statement::Statement(statement)), true) if matches!(*statement, SqlStatement::Query(_)) => {
-                Ok(Statement::Statement(statement))
+        aegis_sql::plan_query(state, text).map_err(|refused| match refused {
+            Refused::Engine(error) => self.explain(&error),
+            Refused::NotOneQuery(what) => {
+                let error = RuleError::new(RuleCode::RuleNotAQuery, format!("a rule is exactly one query, this is {what}"));
+                error.at(self.start()).hint("a rule is one SELECT; it cannot write, define or configure anything")
             }
-            (Some(_), true) => Err(not_a_query("something else")),
-        }
+        })
     }
 
     /// An engine's refusal as a rule error, with the code and the place that its message allows.

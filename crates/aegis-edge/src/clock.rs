@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use aegis_model::{Clock, Timestamp};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::time::{Duration, Instant};
 
 /// Signs of life that are looked at together: the one that was under way the shortest time counts.
@@ -15,6 +16,10 @@ const SAMPLES: usize = 5;
 const NOISE_US: i64 = 10_000;
 /// Signs of life are further apart than this, unless they were held up.
 const SPACED: Duration = Duration::from_secs(1);
+/// A correction by more than this is a step, and needs several signs of life that agree: control's own clock may be wrong for a moment.
+const STEP_US: u64 = 2_000_000;
+/// How many must agree on a step ahead. One back looks like signs of life that are late, and needs all of `SAMPLES`.
+const AGREEING: usize = 3;
 /// Off by more than this after correction: suspect.
 const SUSPECT_US: i64 = 1_000_000;
 
@@ -25,6 +30,31 @@ struct Samples {
     heard: Option<Instant>,
 }
 
+impl Samples {
+    /// What to correct by, after `offset` so far.
+    fn truest(&mut self, offset: i64) -> i64 {
+        if let Some(stepped) = self.stepped(offset) {
+            return stepped;
+        }
+        let near = self.offsets.iter().copied().filter(|sample| sample.abs_diff(offset) <= STEP_US);
+        near.max().unwrap_or(offset)
+    }
+
+    /// The end of a step that enough of the last agree on. What was heard before it says nothing any more.
+    fn stepped(&mut self, offset: i64) -> Option<i64> {
+        let is_ahead = *self.offsets.back()? > offset;
+        let needed = if is_ahead { AGREEING } else { SAMPLES };
+        let before = self.offsets.len().checked_sub(needed)?;
+        let last = self.offsets.iter().skip(before).copied();
+        let (least, greatest) = (last.clone().min()?, last.max()?);
+        if greatest.abs_diff(least) > SUSPECT_US.unsigned_abs() || greatest.abs_diff(offset) <= STEP_US {
+            return None;
+        }
+        self.offsets.drain(..before);
+        Some(greatest)
+    }
+}
+
 /// A clock that follows control's.
 #[derive(Debug)]
 pub struct CorrectedClock {
@@ -33,18 +63,27 @@ pub struct CorrectedClock {
     is_known: AtomicBool,
     is_suspect: AtomicBool,
     samples: Mutex<Samples>,
+    heard: Notify,
 }
 
 impl CorrectedClock {
-    /// The machine's clock, until control is heard.
+    /// The machine's clock, corrected by what an earlier start knew (0 if there was none), until control is heard.
     #[must_use]
-    pub fn new(machine: Arc<dyn Clock>) -> Self {
+    pub fn new(machine: Arc<dyn Clock>, offset_us: i64) -> Self {
         Self {
             machine,
-            offset_us: AtomicI64::new(0),
+            offset_us: AtomicI64::new(offset_us),
             is_known: AtomicBool::new(false),
             is_suspect: AtomicBool::new(false),
             samples: Mutex::default(),
+            heard: Notify::new(),
+        }
+    }
+
+    /// Returns when control was heard, for the one that waits for it.
+    pub async fn until_heard(&self) {
+        if !self.is_known.load(Ordering::Acquire) {
+            self.heard.notified().await;
         }
     }
 
@@ -63,10 +102,14 @@ impl CorrectedClock {
         if samples.offsets.len() > SAMPLES {
             samples.offsets.pop_front();
         }
-        let truest = samples.offsets.iter().copied().max().unwrap_or(sample);
         let offset = self.offset_us.load(Ordering::Acquire);
-        if !self.is_known.swap(true, Ordering::AcqRel) || truest.saturating_sub(offset).unsigned_abs() > NOISE_US.unsigned_abs() {
+        let is_first = !self.is_known.swap(true, Ordering::AcqRel);
+        let truest = if is_first { sample } else { samples.truest(offset) };
+        if is_first || truest.abs_diff(offset) > NOISE_US.unsigned_abs() {
             self.offset_us.store(truest, Ordering::Release);
+        }
+        if is_first {
+            self.heard.notify_one();
         }
         let residual = sample.saturating_sub(self.offset_us.load(Ordering::Acquire));
         let suspect = residual.unsigned_abs() > SUSPECT_US.unsigned_abs();
@@ -99,7 +142,7 @@ mod tests {
 
     fn clock() -> (Arc<ManualClock>, CorrectedClock) {
         let machine = Arc::new(ManualClock::new(Timestamp::from_micros(1_000_000_000)));
-        (machine.clone(), CorrectedClock::new(machine))
+        (machine.clone(), CorrectedClock::new(machine, 0))
     }
 
     /// Control's time, `late_us` ago.
@@ -116,6 +159,17 @@ mod tests {
             assert_eq!(clock.now(), machine.now().plus_micros(ahead - 2_000));
             assert!(!clock.is_suspect());
         }
+    }
+
+    #[tokio::test]
+    async fn a_start_goes_by_what_the_one_before_knew_until_control_is_heard() {
+        let machine = Arc::new(ManualClock::new(Timestamp::from_micros(1_000_000_000)));
+        let clock = CorrectedClock::new(machine.clone(), -300_000_000);
+        assert_eq!((clock.now(), clock.offset_us()), (machine.now().plus_micros(-300_000_000), None));
+        clock.heard(control(&machine, 5_000_000, 1_000), Instant::now());
+        clock.until_heard().await;
+        assert_eq!(clock.offset_us(), Some(4_999_000));
+        clock.until_heard().await;
     }
 
     #[test]
@@ -144,11 +198,29 @@ mod tests {
             assert_eq!(clock.is_suspect(), beat < 4, "beat {beat}");
         }
         assert_eq!(clock.offset_us(), Some(-300_001_000));
-        // It jumps back: seen at once.
+        // It jumps back: three signs of life say so.
         machine.advance_seconds(-300);
-        clock.heard(control(&machine, 0, 1_000), at(10));
+        for beat in 0..3 {
+            clock.heard(control(&machine, 0, 1_000), at(10 + beat));
+            assert_eq!(clock.is_suspect(), beat < 2, "beat {beat}");
+        }
         assert_eq!(clock.offset_us(), Some(-1_000));
-        assert!(!clock.is_suspect());
+    }
+
+    #[test]
+    fn one_sign_of_life_that_is_far_off_moves_nothing() {
+        let (machine, clock) = clock();
+        let begun = Instant::now();
+        let at = |beat: u64| begun + Duration::from_secs(2 * beat);
+        (0..5).for_each(|beat| clock.heard(control(&machine, 0, 1_000), at(beat)));
+        for (beat, ahead) in [(5, 3_600_000_000), (6, 0), (7, 3_600_000_000), (8, -3_600_000_000), (9, 0)] {
+            clock.heard(control(&machine, ahead, 1_000), at(beat));
+            assert_eq!(clock.offset_us(), Some(-1_000), "beat {beat}");
+            assert_eq!(clock.is_suspect(), ahead != 0, "beat {beat}");
+        }
+        // A small correction is made at once.
+        clock.heard(control(&machine, 500_000, 1_000), at(10));
+        assert_eq!(clock.offset_us(), Some(499_000));
     }
 
     #[test]

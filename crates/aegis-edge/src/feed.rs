@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_bus::{Bucket, Bus, BusError, subject};
-use aegis_model::{Clock, ContainmentState, EntryKind, SignedEntry, TenantId};
+use aegis_model::{Clock, ContainmentState, EntryKind, SignedEntry, TargetType, TenantId};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
@@ -30,11 +30,23 @@ pub struct FeedConfig {
     pub tenants: Option<Vec<TenantId>>,
     /// The folder of the copy; None: none is kept, and without a reachable feed there is no start.
     pub snapshot: Option<PathBuf>,
+    /// Whether other edges serve the same tenants, so that what they make of a run counts here.
+    pub has_others: bool,
     /// For an edge whose control plane is another process: who tells it what is enforced, and whose clock follows it.
     pub pulse: Option<Arc<Pulse>>,
 }
 
 impl FeedConfig {
+    /// Which labels of runs.
+    fn runs(&self) -> Vec<(Bucket, String)> {
+        let filters = match &self.tenants {
+            _ if !self.has_others => vec![],
+            Some(tenants) => tenants.iter().map(|tenant| format!("{tenant}.>")).collect(),
+            None => vec!["*.*".to_owned()],
+        };
+        filters.into_iter().map(|filter| (Bucket::Trust, filter)).collect()
+    }
+
     /// Which keys of which bucket.
     fn places(&self) -> Vec<(Bucket, String)> {
         let filters: Vec<String> = match &self.tenants {
@@ -77,7 +89,7 @@ impl FeedFollower {
         clock: Arc<dyn Clock>,
         config: FeedConfig,
     ) -> Result<Self, EdgeError> {
-        let places = config.places();
+        let (places, runs) = (config.places(), config.runs());
         let snapshot = config.snapshot.map(Snapshot::new);
         let follower = Arc::new(Follower {
             bus,
@@ -99,7 +111,8 @@ impl FeedFollower {
             Err(error) => follower.go_on_from(restored, error)?,
         }
         let mut tasks = vec![tokio::spawn(reread(follower.clone()))];
-        for (bucket, filter) in &follower.places {
+        // Of runs everything is read when a watch begins, and not again and again: there are many, and the watch asks anew after a break.
+        for (bucket, filter) in follower.places.iter().chain(&runs) {
             tasks.push(tokio::spawn(follow(follower.clone(), *bucket, filter.clone())));
         }
         Ok(Self { tasks })
@@ -147,6 +160,13 @@ impl Follower {
             self.hear_beat(bytes, is_news);
             return;
         }
+        if bucket == Bucket::Trust {
+            if let Err(refused) = self.view.take_run_label(bytes) {
+                self.metrics.feed_refused.inc();
+                tracing::warn!(%refused, key, "a label of a run that is not control's; ignored");
+            }
+            return;
+        }
         let entry: SignedEntry = match serde_json::from_slice(bytes) {
             Ok(entry) => entry,
             Err(error) => {
@@ -155,6 +175,11 @@ impl Follower {
                 return;
             }
         };
+        if !is_in_its_place(bucket, key, &entry) {
+            self.metrics.feed_refused.inc();
+            tracing::warn!(key, tenant = %entry.tenant_id, kind = %entry.kind, "an entry of the control feed stands where another belongs; ignored");
+            return;
+        }
         match self.view.apply(&entry) {
             Ok(applied) => {
                 if applied == Applied::New && entry.kind == EntryKind::Containment && self.pulse.is_some() {
@@ -241,6 +266,17 @@ impl Follower {
         );
         Ok(())
     }
+}
+
+/// Whether control puts this entry there. Under another's key it would take that one's place in the copy, which a start then lacks.
+fn is_in_its_place(bucket: Bucket, key: &str, entry: &SignedEntry) -> bool {
+    if entry.kind != EntryKind::Containment {
+        return bucket == Bucket::Control && key == subject::kv_control(&entry.tenant_id, entry.kind, &entry.name);
+    }
+    let target_type = entry.body["target_type"].as_str().and_then(|word| word.parse::<TargetType>().ok());
+    let target = target_type.zip(entry.body["target_id"].as_str());
+    let is_at = |(kind, id): (TargetType, &str)| key == subject::kv_containment(&entry.tenant_id, kind, id);
+    bucket == Bucket::Containment && target.is_some_and(is_at)
 }
 
 async fn reread(follower: Arc<Follower>) {

@@ -41,18 +41,25 @@ pub struct Pulse {
     key: SigningKey,
     clock: Arc<CorrectedClock>,
     boot: String,
+    after: Option<String>,
     seq: AtomicU64,
     queue: Mutex<Queue>,
     wake: Notify,
 }
 
 impl Pulse {
-    /// The pulse of the edge `edge_id`, whose receipt key signs it.
+    /// The pulse of the edge `edge_id`, whose receipt key signs it. `after`: the `boot` of the start before, if it is known.
     #[must_use]
-    pub fn new(edge_id: &str, key: SigningKey, clock: Arc<CorrectedClock>) -> Arc<Self> {
+    pub fn new(edge_id: &str, key: SigningKey, clock: Arc<CorrectedClock>, after: Option<String>) -> Arc<Self> {
         let boot = new_event_id().to_string();
         let (seq, queue, wake) = (AtomicU64::new(0), Mutex::default(), Notify::new());
-        Arc::new(Self { edge_id: edge_id.to_owned(), key, clock, boot, seq, queue, wake })
+        Arc::new(Self { edge_id: edge_id.to_owned(), key, clock, boot, after, seq, queue, wake })
+    }
+
+    /// Names this start of the edge.
+    #[must_use]
+    pub fn boot(&self) -> &str {
+        &self.boot
     }
 
     /// The edge's time.
@@ -90,7 +97,7 @@ impl Pulse {
     async fn acknowledge(&self, bus: &dyn Bus) {
         loop {
             let Some(enforced) = self.queue.lock().fresh.pop_front() else { return };
-            let ack = ContainmentAck { edge_id: self.edge_id.clone(), enforced: enforced.clone() };
+            let ack = ContainmentAck { edge_id: self.edge_id.clone(), boot: self.boot.clone(), enforced: enforced.clone() };
             self.tell(bus, &subject::ack(&self.edge_id), &ack).await;
             let mut queue = self.queue.lock();
             queue.told.push_back(enforced);
@@ -107,6 +114,7 @@ impl Pulse {
         Heartbeat {
             edge_id: self.edge_id.clone(),
             boot: self.boot.clone(),
+            after: self.after.clone(),
             seq: self.seq.fetch_add(1, Ordering::Relaxed),
             at,
             clock_offset_us: self.clock.offset_us(),

@@ -41,6 +41,12 @@ impl Runs {
         }
     }
 
+    /// The label of a run that is held and lasts; of others nothing is said.
+    pub(crate) fn held(&self, tenant: &TenantId, run: &str, now: Timestamp) -> Option<SourceTrust> {
+        let key = (tenant.clone(), run.to_owned());
+        self.shard(&key).lock().get(&key).filter(|label| label.ends > now).map(|label| label.trust)
+    }
+
     /// Tightens the run's label by `trust` and returns the label from now on.
     pub(crate) fn tighten(&self, tenant: &TenantId, run: &str, trust: SourceTrust, idle_s: i64, now: Timestamp) -> SourceTrust {
         let key = (tenant.clone(), run.to_owned());

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use aegis_keys::{AgentClaims, KeyRing, VerifyingKey, verify_agent_token};
-use aegis_model::{AuthorizeRequest, ChannelRecord, SourceTrust, Timestamp};
+use aegis_model::{AuthorizeRequest, ChannelRecord, SourceTrust, TenantId, Timestamp};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use parking_lot::RwLock;
@@ -85,13 +85,18 @@ impl Edge {
             .and_then(|token| self.trust_tokens.verify(&claims.tenant_id, &run, token, now));
         let parent = trace
             .and_then(|t| t.parent_run_id.as_deref())
-            .and_then(|parent| self.runs.label(&claims.tenant_id, &format!("run:{parent}"), now));
-        let run_label = self.runs.label(&claims.tenant_id, &run, now);
+            .and_then(|parent| self.run_label(&claims.tenant_id, &format!("run:{parent}"), now));
+        let run_label = self.run_label(&claims.tenant_id, &run, now);
 
         let inherited = [root_claim, echoed, parent, run_label].into_iter().flatten().max();
         let call = said.combine(channel_label).combine(claims.trust_ceiling);
         let effective = inherited.map_or(call, |label| label.combine(call));
         EffectiveTrust { effective, root: inherited.unwrap_or(call), run, run_idle_s }
+    }
+
+    /// The strictest of what this edge and the others have made of a run.
+    fn run_label(&self, tenant: &TenantId, run: &str, now: Timestamp) -> Option<SourceTrust> {
+        self.runs.label(tenant, run, now).max(self.view.told_runs.held(tenant, run, now))
     }
 }
 

@@ -8,15 +8,20 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use aegis_keys::{KeyRing, Scope, verify_entry, verify_notice};
 use aegis_model::{
     ActionRecord, Beat, ChannelRecord, ContainmentState, DataAccess, DefaultDecision, Destination, EntryKind, McpServerRecord,
-    ResourceRecord, RiskLevel, SignedEntry, TargetType, TenantId, TenantSettings, Timestamp, ToolRecord, Verdict,
+    ResourceRecord, RiskLevel, RunLabel, SignedEntry, TargetType, TenantId, TenantSettings, Timestamp, ToolRecord, Verdict,
 };
 use aegis_policy::{PolicyBundle, PolicySource, default_pack, github_pack};
 use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
+use crate::runs::Runs;
+
 /// How many applied revisions are remembered for those who wait for one.
 const REMEMBERED_REVISIONS: usize = 8192;
+
+/// How many runs of other edges are held.
+const TOLD_RUNS: usize = 1_000_000;
 
 /// A feed that is no older is no copy, seconds.
 const FRESH_S: i64 = 30;
@@ -86,10 +91,14 @@ pub struct EdgeView {
     changed: Notify,
     /// When the feed was last read whole, microseconds; `i64::MIN` before.
     confirmed_us: AtomicI64,
-    /// Control's newest sign of life, microseconds; `i64::MIN` before.
+    /// Control's newest sign of life.
+    beat: Mutex<Option<Beat>>,
+    /// When it was, microseconds; `i64::MIN` before.
     beat_us: AtomicI64,
     /// Whether the feed is only as young as that.
     needs_beat: bool,
+    /// What control says that other edges made of runs.
+    pub(crate) told_runs: Runs,
     /// Until the feed was read once: what is held is an earlier start's copy.
     is_copy: AtomicBool,
 }
@@ -111,8 +120,10 @@ impl EdgeView {
             applied: Mutex::default(),
             changed: Notify::new(),
             confirmed_us: AtomicI64::new(i64::MIN),
+            beat: Mutex::default(),
             beat_us: AtomicI64::new(i64::MIN),
             needs_beat: false,
+            told_runs: Runs::new(TOLD_RUNS),
             is_copy: AtomicBool::new(false),
         })
     }
@@ -130,8 +141,30 @@ impl EdgeView {
         if signer.scope != Scope::Any {
             return Err(aegis_keys::KeyError::UnknownKey(signer.key.key_id().to_owned()).into());
         }
-        let known = self.beat_us.fetch_max(beat.at.as_micros(), Ordering::AcqRel);
-        Ok((known < beat.at.as_micros()).then_some(beat.at))
+        let mut known = self.beat.lock();
+        let is_old = match &*known {
+            Some(known) => !beat.is_after(known),
+            // After a start from the copy: what was said before it was written is no news.
+            None => beat.at.as_micros() < self.beat_us.load(Ordering::Acquire),
+        };
+        if is_old {
+            return Ok(None);
+        }
+        *known = Some(beat);
+        self.beat_us.store(beat.at.as_micros(), Ordering::Release);
+        Ok(Some(beat.at))
+    }
+
+    /// Takes the label of a run, which only tightens what is known of it here.
+    pub(crate) fn take_run_label(&self, bytes: &[u8]) -> Result<(), RefusedEntry> {
+        let (label, signer) = verify_notice::<RunLabel>(&self.ring, bytes)?;
+        if signer.scope != Scope::Any {
+            return Err(aegis_keys::KeyError::UnknownKey(signer.key.key_id().to_owned()).into());
+        }
+        let settings = self.settings(&label.tenant_id);
+        let idle_s = if label.run.starts_with("run:") { settings.run_idle_s } else { settings.implicit_run_idle_s };
+        self.told_runs.tighten(&label.tenant_id, &label.run, label.source_trust, idle_s, label.at);
+        Ok(())
     }
 
     /// Checks an entry and makes it hold.

@@ -60,7 +60,7 @@ mod tests {
     fn a_notice_is_what_was_signed_and_nothing_else() {
         let key = SigningKey::from_seed(&[1; 32]);
         let ring = KeyRing::new([key.verifying_key()]);
-        let beat = Beat { at: Timestamp::from_micros(5) };
+        let beat = Beat { at: Timestamp::from_micros(5), start: 1, n: 0 };
         let signed = sign_notice(&key, &beat).unwrap();
         assert_eq!(verify_notice::<Beat>(&ring, &signed).unwrap().0, beat);
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ContainmentState, TargetType, TenantId, Timestamp};
+use crate::{ContainmentState, SourceTrust, TargetType, TenantId, Timestamp};
 
 /// Something signed that is not an entry of the control feed. Its schema keeps one kind from being taken for another.
 pub trait Notice {
@@ -10,14 +10,42 @@ pub trait Notice {
     const SCHEMA: &'static str;
 }
 
-/// Control's sign of life, with the time as control has it. Stands in the bucket `control` under the key `beat`.
+/// Control's sign of life, with the time as control has it. Stands in the bucket `control` under the key `beat`. They are numbered: control's
+/// clock may go back, and a later one counts all the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Beat {
     pub at: Timestamp,
+    /// Greater with every start of control.
+    pub start: i64,
+    /// Counted from each start.
+    pub n: u64,
+}
+
+impl Beat {
+    /// True if control said this after `other`.
+    #[must_use]
+    pub const fn is_after(&self, other: &Self) -> bool {
+        self.start > other.start || (self.start == other.start && self.n > other.n)
+    }
 }
 
 impl Notice for Beat {
     const SCHEMA: &'static str = "aegis-beat-1";
+}
+
+/// What control tells edges of each other's runs, in the bucket `trust` under `<tenant>.<hash(run)>`: the strictest label so far.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunLabel {
+    pub tenant_id: TenantId,
+    /// `run:<run id>`, or `agent:<agent id>` for an agent's calls without one.
+    pub run: String,
+    pub source_trust: SourceTrust,
+    /// The run's last call.
+    pub at: Timestamp,
+}
+
+impl Notice for RunLabel {
+    const SCHEMA: &'static str = "aegis-run-label-1";
 }
 
 /// What a containment state is about.
@@ -52,6 +80,8 @@ impl Enforced {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainmentAck {
     pub edge_id: String,
+    /// Which start of the edge.
+    pub boot: String,
     #[serde(flatten)]
     pub enforced: Enforced,
 }
@@ -80,6 +110,9 @@ pub struct Heartbeat {
     pub edge_id: String,
     /// Names this start of the edge.
     pub boot: String,
+    /// The start before it in the same data folder, which it took the place of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
     /// Grows within a start.
     pub seq: u64,
     /// By its corrected clock.

@@ -21,7 +21,7 @@ pub use clock::{Clock, ManualClock, SystemClock, Timestamp, TimestampError};
 pub use containment::{ContainmentKind, ContainmentState, Hold, TargetType, Verdict};
 pub use decision::{DataAccess, Decision, Destination, RiskLevel, UnknownWord};
 pub use event::{DIGEST_EXCLUDED, EventKind, SecurityEvent};
-pub use fleet::{Beat, ContainmentAck, Enforced, Heartbeat, Missing, Notice, Target};
+pub use fleet::{Beat, ContainmentAck, Enforced, Heartbeat, Missing, Notice, RunLabel, Target};
 pub use ids::{EventId, IdError, PARTITIONS, TenantId, external_event_id, new_event_id, partition_of};
 pub use receipt::{Phase, Proof, RECEIPT_SCHEMA, ReceiptBody, SealedEvent};
 pub use registry::{

@@ -1,6 +1,6 @@
 //! Moves what the ledger has sealed onto the bus: the ring while it keeps up, the outbox table when it is behind.
-//! Promises that every sealed event reaches ASE, and every frozen action APPROVALS before its event, at least once and in row
-//! order; marks a row as shipped only after its acknowledgements. Never holds up the ledger, whatever the bus does.
+//! Promises that every sealed event reaches ASE, and every frozen action APPROVALS before its event, at least once and in the order of its
+//! lane, and that a lane with little to ship does not wait behind one with much; marks a row as shipped only after its acknowledgements. Never holds up the ledger, whatever the bus does.
 
 mod again;
 mod keeper;
@@ -34,6 +34,8 @@ pub struct ShipperConfig {
     pub max_backoff: Duration,
     /// How often an idle shipper looks whether the ring missed something.
     pub idle_check: Duration,
+    /// How often lanes with little to ship go first, while much waits.
+    pub quiet_every: Duration,
     /// How long `stop` goes on shipping.
     pub drain: Duration,
     /// The name under which the bus knows a `LedgerKeeper` of this ledger, if it does.
@@ -49,6 +51,7 @@ impl Default for ShipperConfig {
             min_backoff: Duration::from_millis(50),
             max_backoff: Duration::from_secs(5),
             idle_check: Duration::from_millis(100),
+            quiet_every: Duration::from_secs(1),
             drain: Duration::from_secs(5),
             kept_as: None,
         }

@@ -1,12 +1,13 @@
 //! The loop: next rows, publish, mark, again. Rows come from the ring as long as they follow one another; a jump means that the
 //! ring had no room and the outbox has more.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use aegis_bus::{Bus, BusError, Stream};
-use aegis_ledger::{Ledger, OutboxItem, SealedReceiver};
+use aegis_ledger::{Ledger, OutboxItem, QuietLane, SealedReceiver};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -20,6 +21,9 @@ const BUSY: usize = 64;
 /// Receipts that one request brings again; whoever lacks more asks for the rest.
 const MOST_AGAIN: usize = 10_000;
 
+/// Lanes that are shipped ahead of the others at a time.
+const MOST_QUIET: usize = 10_000;
+
 /// The time to stop has passed.
 struct Expired;
 
@@ -32,8 +36,12 @@ struct Task {
     ring: Option<SealedReceiver>,
     /// An item of the ring that did not follow the last one.
     held: Option<OutboxItem>,
-    /// The last row whose messages are acknowledged.
+    /// The last row up to which all messages are acknowledged.
     shipped: i64,
+    /// Behind it, by lane: up to which seq they are too.
+    ahead: HashMap<String, i64>,
+    /// When lanes were looked for last that have little to ship.
+    looked: Option<Instant>,
     /// What is to be shipped again.
     asked: mpsc::Receiver<Stretch>,
     /// Something was shipped again last.
@@ -56,8 +64,21 @@ pub(crate) async fn run(
         tracing::warn!("the ledger's ring is taken; shipping from the outbox only");
     }
     let shipped = ledger.shipped_row().await;
-    let mut task =
-        Task { ledger, bus, config, counts, ring, held: None, shipped, asked, new_is_next: false, stopping, deadline: None };
+    let mut task = Task {
+        ledger,
+        bus,
+        config,
+        counts,
+        ring,
+        held: None,
+        shipped,
+        ahead: HashMap::new(),
+        looked: None,
+        asked,
+        new_is_next: false,
+        stopping,
+        deadline: None,
+    };
     while let Ok(Some(items)) = task.next_items().await {
         if items.is_empty() {
             if task.ship_again().await.is_err() {
@@ -101,6 +122,7 @@ impl Task {
             }
             let last_row = self.ledger.last_row();
             if last_row > self.shipped {
+                self.ship_quiet_lanes(last_row).await?;
                 match self.ledger.read_outbox(self.shipped, self.config.batch).await {
                     Ok(items) if !items.is_empty() => return Ok(Some(items)),
                     // Numbers without a readable row: nothing to ship up to there.
@@ -112,6 +134,7 @@ impl Task {
                 }
                 continue;
             }
+            self.ahead.clear();
             if self.deadline.is_some() {
                 return Ok(None);
             }
@@ -168,12 +191,58 @@ impl Task {
 
     async fn ship(&mut self, items: Vec<OutboxItem>) -> Result<(), Expired> {
         let Some(last_row) = items.last().map(|item| item.row) else { return Ok(()) };
+        let is_ahead = |item: &OutboxItem| self.ahead.get(&item.sealed.lane).is_some_and(|seq| item.sealed.seq <= *seq);
+        let items = items.into_iter().filter(|item| !is_ahead(item)).collect();
+        self.publish_items(items).await?;
+        self.passed(last_row).await;
+        Ok(())
+    }
+
+    async fn publish_items(&mut self, items: Vec<OutboxItem>) -> Result<(), Expired> {
         // An approval that can be decided must be there before anyone reads that it was asked for.
         self.publish(Stream::Approvals, items.iter().filter_map(Outgoing::approval).collect()).await?;
         let kept_as = self.config.kept_as.clone();
         let events = items.into_iter().map(|item| Outgoing::event(item, kept_as.as_ref())).collect();
-        self.publish(Stream::Ase, events).await?;
-        self.passed(last_row).await;
+        self.publish(Stream::Ase, events).await
+    }
+
+    /// While much waits, now and then first what lanes have that have little: they do not wait behind the others. A bus that reads the ledger
+    /// itself knows rows in their order alone, and is next door.
+    async fn ship_quiet_lanes(&mut self, last_row: i64) -> Result<(), Expired> {
+        let is_much = last_row - self.shipped > self.config.batch as i64;
+        let is_due = self.looked.is_none_or(|looked| looked.elapsed() >= self.config.quiet_every);
+        if !is_much || !is_due || self.config.kept_as.is_some() || self.deadline.is_some() {
+            return Ok(());
+        }
+        self.looked = Some(Instant::now());
+        let lanes = match self.ledger.quiet_lanes(self.shipped, self.config.batch, MOST_QUIET).await {
+            Ok(lanes) => lanes,
+            Err(error) => {
+                tracing::warn!(%error, "lanes that have little to ship cannot be looked for; they take their turn");
+                return Ok(());
+            }
+        };
+        let mut items = Vec::new();
+        for QuietLane { lane, first_seq, last_seq } in lanes {
+            let first_seq = first_seq.max(self.ahead.get(&lane).map_or(i64::MIN, |seq| seq + 1));
+            if first_seq > last_seq {
+                continue;
+            }
+            match self.ledger.read_lane(&lane, first_seq, last_seq, self.config.batch).await {
+                Ok(found) => items.extend(found),
+                Err(error) => tracing::warn!(%error, lane, "a lane that has little to ship cannot be read; it takes its turn"),
+            }
+            if items.len() >= self.config.batch {
+                self.ship_ahead(std::mem::take(&mut items)).await?;
+            }
+        }
+        self.ship_ahead(items).await
+    }
+
+    async fn ship_ahead(&mut self, items: Vec<OutboxItem>) -> Result<(), Expired> {
+        let shipped: Vec<_> = items.iter().map(|item| (item.sealed.lane.clone(), item.sealed.seq)).collect();
+        self.publish_items(items).await?;
+        self.ahead.extend(shipped);
         Ok(())
     }
 

@@ -121,7 +121,11 @@ fn quick() -> ShipperConfig {
 }
 
 fn draft() -> Draft {
-    let mut event = SecurityEvent::new(tenant(), "edge-1", "edge", EventKind::AuthorizeDecision, SystemClock.now());
+    draft_of(tenant())
+}
+
+fn draft_of(tenant: TenantId) -> Draft {
+    let mut event = SecurityEvent::new(tenant, "edge-1", "edge", EventKind::AuthorizeDecision, SystemClock.now());
     event.agent_id = Some("agent-1".to_owned());
     Draft::new(event, Phase::Decision)
 }
@@ -149,6 +153,33 @@ async fn read(bus: &Faulty, stream: Stream) -> Vec<Delivered> {
         }
         all.extend(batch);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_that_says_little_does_not_wait_behind_one_that_says_a_lot() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bus, ledger) = (bus(folder.path(), EmbeddedLimits::default()).await, ledger(folder.path(), 4).await);
+    let mut sealed = seal(&ledger, 3000).await;
+    let quiet = TenantId::new("quiet").unwrap();
+    let mut said = Vec::new();
+    for _ in 0..3 {
+        said.push(ledger.try_submit(draft_of(quiet.clone()), Durability::Required).unwrap().await.unwrap().event_id);
+        sealed.extend(seal(&ledger, 1000).await);
+    }
+    let config = ShipperConfig { batch: 100, ..quick() };
+    let shipper = Shipper::spawn(ledger.clone(), bus.clone(), config).unwrap();
+    until("everything shipped", async || shipper.backlog() == 0).await;
+    let arrived = decisions(&bus).await;
+    let places: Vec<_> = said.iter().map(|id| arrived.iter().position(|other| other == id).unwrap()).collect();
+    assert!(places.is_sorted() && places[2] < 200, "at {places:?} of {}", arrived.len());
+    let others: Vec<_> = arrived.iter().filter(|id| !said.contains(id)).copied().collect();
+    assert_eq!(others, sealed, "each once, and every lane in its order");
+    assert_eq!(arrived.len(), sealed.len() + said.len());
+    // What comes afterwards is shipped as ever.
+    let last = ledger.try_submit(draft_of(quiet), Durability::Required).unwrap().await.unwrap().event_id;
+    until("the last one too", async || shipper.backlog() == 0).await;
+    assert_eq!(decisions(&bus).await.last(), Some(&last));
+    shipper.stop().await;
 }
 
 /// The decisions on the bus, in its order.

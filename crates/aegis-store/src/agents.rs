@@ -1,14 +1,14 @@
 //! Registered agents. Unique by (tenant, agent_key): registering a known key again updates the record and keeps its id.
 
 use aegis_model::{AgentRecord, TenantId};
-use sqlx::sqlite::SqliteRow;
+use sqlx::any::AnyRow;
 
 use crate::error::on_insert;
 use crate::registry::check_quota;
 use crate::tenants::{MAX_NAME, check_len};
 use crate::{OutboxRow, Store, StoreError, next_revision, outbox, page, row};
 
-pub(crate) fn agent(r: &SqliteRow) -> Result<AgentRecord, StoreError> {
+pub(crate) fn agent(r: &AnyRow) -> Result<AgentRecord, StoreError> {
     Ok(AgentRecord {
         id: row::get(r, "id")?,
         agent_key: row::get(r, "agent_key")?,

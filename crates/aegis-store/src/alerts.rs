@@ -1,12 +1,12 @@
 //! Alerts as detection sent them, whether they were retracted, and the incident they belong to.
 
 use aegis_model::{Alert, AlertRecord, Retraction, TenantId};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Executor, Sqlite};
+use sqlx::any::AnyRow;
+use sqlx::{Any, Executor};
 
 use crate::{Store, StoreError, page, row};
 
-fn record(r: &SqliteRow) -> Result<AlertRecord, StoreError> {
+fn record(r: &AnyRow) -> Result<AlertRecord, StoreError> {
     Ok(AlertRecord {
         alert: row::json(r, "body")?,
         retracted_at: row::optional_time(r, "retracted_at")?,
@@ -15,7 +15,7 @@ fn record(r: &SqliteRow) -> Result<AlertRecord, StoreError> {
 }
 
 /// Keeps an alert. False if it is known already; the first one stays.
-pub(crate) async fn insert<'e>(executor: impl Executor<'e, Database = Sqlite>, alert: &Alert) -> Result<bool, StoreError> {
+pub(crate) async fn insert<'e>(executor: impl Executor<'e, Database = Any>, alert: &Alert) -> Result<bool, StoreError> {
     let done = sqlx::query(
         "INSERT INTO alerts (tenant_id, alert_id, rule_id, severity, mode, detected_at, body)
          VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",

@@ -2,8 +2,8 @@
 //! reads as EXPIRED whether or not anybody has swept it. Votes and edits are in `approval_votes`.
 
 use aegis_model::{ApprovalStatus, FrozenAction, TenantId, Timestamp, ToolCall};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Sqlite, Transaction};
+use sqlx::any::AnyRow;
+use sqlx::{Any, Transaction};
 
 use crate::error::on_insert;
 use crate::tenants::{MAX_NAME, check_len};
@@ -74,7 +74,7 @@ pub enum ConsumeResult {
     NotFound,
 }
 
-pub(crate) type Tx = Transaction<'static, Sqlite>;
+pub(crate) type Tx = Transaction<'static, Any>;
 
 /// The status at `now`: time alone turns an undecided or unconsumed approval into an expired one.
 pub(crate) fn status_at(stored: ApprovalStatus, expires_at: Timestamp, now: Timestamp) -> ApprovalStatus {
@@ -84,7 +84,7 @@ pub(crate) fn status_at(stored: ApprovalStatus, expires_at: Timestamp, now: Time
     }
 }
 
-fn approval(r: &SqliteRow, approved_by: Vec<String>, now: Timestamp) -> Result<ApprovalRow, StoreError> {
+fn approval(r: &AnyRow, approved_by: Vec<String>, now: Timestamp) -> Result<ApprovalRow, StoreError> {
     let frozen: FrozenAction = row::json(r, "frozen")?;
     let status = status_at(row::word(r, "status")?, row::time(r, "expires_at")?, now);
     Ok(ApprovalRow {
@@ -130,7 +130,7 @@ pub(crate) async fn standing(tx: &mut Tx, tenant: &TenantId, id: &str, now: Time
     Ok(Some(Standing {
         status: status_at(row::word(&r, "status")?, row::time(&r, "expires_at")?, now),
         current_hash: row::get(&r, "current_hash")?,
-        needed: row::get(&r, "approvals_needed")?,
+        needed: u32::try_from(row::get::<i64>(&r, "approvals_needed")?).unwrap_or(u32::MAX),
     }))
 }
 
@@ -150,7 +150,7 @@ impl Store {
         .bind(row::to_json(frozen, "frozen")?)
         .bind(frozen.action_hash.as_str())
         .bind(frozen.policy_digest.as_str())
-        .bind(frozen.approvals_needed.max(1))
+        .bind(i64::from(frozen.approvals_needed.max(1)))
         .bind(frozen.requested_at.as_micros())
         .bind(frozen.expires_at.as_micros())
         .execute(&self.inner.writer)

@@ -2,8 +2,8 @@
 //! Every change takes the next revision; the state at a revision never changes afterwards.
 
 use aegis_model::{ContainmentKind, ContainmentState, Hold, TargetType, TenantId, Timestamp};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Sqlite, Transaction};
+use sqlx::any::AnyRow;
+use sqlx::{Any, Transaction};
 
 use crate::error::on_insert;
 use crate::tenants::{MAX_NAME, check_len};
@@ -27,7 +27,7 @@ pub enum AutomaticHold {
     CapReached,
 }
 
-pub(crate) fn hold(r: &SqliteRow) -> Result<Hold, StoreError> {
+pub(crate) fn hold(r: &AnyRow) -> Result<Hold, StoreError> {
     Ok(Hold {
         hold_id: row::get(r, "hold_id")?,
         kind: row::word(r, "kind")?,
@@ -38,13 +38,13 @@ pub(crate) fn hold(r: &SqliteRow) -> Result<Hold, StoreError> {
     })
 }
 
-pub(crate) fn state(r: &SqliteRow, holds: Vec<Hold>) -> Result<ContainmentState, StoreError> {
+pub(crate) fn state(r: &AnyRow, holds: Vec<Hold>) -> Result<ContainmentState, StoreError> {
     Ok(ContainmentState {
         tenant_id: row::tenant(r)?,
         target_type: row::word(r, "target_type")?,
         target_id: row::get(r, "target_id")?,
         holds,
-        revoked: row::get(r, "revoked")?,
+        revoked: row::flag(r, "revoked")?,
         revision: row::get(r, "revision")?,
         issued_at: row::time(r, "issued_at")?,
     })
@@ -58,7 +58,7 @@ struct Target<'a> {
     id: &'a str,
 }
 
-type Tx = Transaction<'static, Sqlite>;
+type Tx = Transaction<'static, Any>;
 
 impl Target<'_> {
     async fn read(self, tx: &mut Tx) -> Result<Option<ContainmentState>, StoreError> {
@@ -101,7 +101,7 @@ impl Target<'_> {
         .bind(self.tenant.as_str())
         .bind(self.kind.as_str())
         .bind(self.id)
-        .bind(revoke)
+        .bind(row::flag_value(revoke))
         .bind(revision)
         .bind(now.as_micros())
         .execute(&mut **tx)
@@ -145,7 +145,7 @@ impl Target<'_> {
         .bind(hold.kind.as_str())
         .bind(hold.reason.as_str())
         .bind(hold.by.as_str())
-        .bind(hold.by.starts_with(AUTOMATIC_PREFIX))
+        .bind(row::flag_value(hold.by.starts_with(AUTOMATIC_PREFIX)))
         .bind(hold.since.as_micros())
         .bind(hold.until.map(Timestamp::as_micros))
         .bind(now.as_micros())

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use aegis_model::{TenantId, Timestamp};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use sqlx::sqlite::SqliteRow;
+use sqlx::any::AnyRow;
 
 use crate::keys::{hash_of, random};
 use crate::tenants::MAX_SECRET;
@@ -54,7 +54,7 @@ fn is_edge_id(id: &str) -> bool {
     !id.is_empty() && id.len() <= 64 && id.bytes().all(plain) && !RESERVED.contains(&id)
 }
 
-fn edge_key(r: &SqliteRow) -> Result<EdgeKey, StoreError> {
+fn edge_key(r: &AnyRow) -> Result<EdgeKey, StoreError> {
     Ok(EdgeKey {
         edge_id: row::get(r, "edge_id")?,
         key_id: row::get(r, "key_id")?,

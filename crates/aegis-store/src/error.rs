@@ -15,12 +15,15 @@ pub enum StoreError {
         #[source]
         source: std::io::Error,
     },
-    /// The file was written by a newer program.
-    #[error("store {path} has schema {found}, this program knows up to {supported}; start a newer aegis", path = path.display())]
-    SchemaTooNew { path: PathBuf, found: i64, supported: i64 },
+    /// A newer program wrote it.
+    #[error("store {place} has schema {found}, this program knows up to {supported}; start a newer aegis")]
+    SchemaTooNew { place: String, found: i64, supported: i64 },
+    /// A Postgres server that cannot be reached or is no place for a store. The name is without the password.
+    #[error("store {place}: {why}")]
+    Server { place: String, why: String },
     /// A migration that was applied is not the one this program carries.
-    #[error("store {path}: migration {version} differs from the one that was applied; start the aegis that made this store", path = path.display())]
-    SchemaChanged { path: PathBuf, version: i64 },
+    #[error("store {place}: migration {version} differs from the one that was applied; start the aegis that made this store")]
+    SchemaChanged { place: String, version: i64 },
     /// The file is damaged, or is no SQLite database.
     #[error("store {place} is damaged or not a store ({detail}); restore it from a backup")]
     Corrupt { place: String, detail: String },
@@ -65,16 +68,35 @@ impl StoreError {
 const SQLITE_CORRUPT: i32 = 11;
 const SQLITE_NOTADB: i32 = 26;
 
+/// Postgres' classes of a value that it cannot keep: no such text or number, or more than fits.
+const POSTGRES_VALUE: [&str; 2] = ["22", "54"];
+
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        if let sqlx::Error::Database(inner) = &error {
-            let extended = inner.code().and_then(|code| code.parse::<i32>().ok()).unwrap_or(0);
-            if matches!(extended & 0xff, SQLITE_CORRUPT | SQLITE_NOTADB) {
-                return Self::Corrupt { place: "file".to_owned(), detail: inner.message().to_owned() };
-            }
+        if let Some(SQLITE_CORRUPT | SQLITE_NOTADB) = sqlite_code(&error) {
+            let detail = error.as_database_error().map_or_else(String::new, |inner| inner.message().to_owned());
+            return Self::Corrupt { place: "file".to_owned(), detail };
+        }
+        if error
+            .as_database_error()
+            .and_then(|inner| inner.try_downcast_ref::<sqlx::postgres::PgDatabaseError>())
+            .is_some_and(is_of_a_value)
+        {
+            return Self::Invalid { what: "a value", why: "is none that the database can keep" };
         }
         Self::Database(error)
     }
+}
+
+fn is_of_a_value(error: &sqlx::postgres::PgDatabaseError) -> bool {
+    POSTGRES_VALUE.iter().any(|class| error.code().starts_with(class))
+}
+
+/// SQLite's primary result code, of an error that is SQLite's.
+pub(crate) fn sqlite_code(error: &sqlx::Error) -> Option<i32> {
+    let inner = error.as_database_error()?.try_downcast_ref::<sqlx::sqlite::SqliteError>()?;
+    let extended: i32 = sqlx::error::DatabaseError::code(inner)?.parse().ok()?;
+    Some(extended & 0xff)
 }
 
 /// Names the tenant when a foreign key to it failed, and what is taken when a unique key did.

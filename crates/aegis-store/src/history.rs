@@ -5,9 +5,10 @@
 use std::sync::Arc;
 
 use aegis_model::{Decision, EventId, EventKind, TenantId, Timestamp};
-use sqlx::QueryBuilder;
-use sqlx::sqlite::SqliteRow;
+use sqlx::AssertSqlSafe;
+use sqlx::any::AnyRow;
 
+use crate::text::keyed;
 use crate::{Store, StoreError, page, row};
 
 /// One event of the log.
@@ -57,7 +58,7 @@ pub struct HistoryFilter<'a> {
     pub run_id: Option<&'a str>,
 }
 
-fn history(r: &SqliteRow) -> Result<HistoryRow, StoreError> {
+fn history(r: &AnyRow) -> Result<HistoryRow, StoreError> {
     Ok(HistoryRow {
         tenant_id: row::tenant(r)?,
         event_id: row::event_id_bytes(r, "event_id")?,
@@ -74,7 +75,7 @@ fn history(r: &SqliteRow) -> Result<HistoryRow, StoreError> {
     })
 }
 
-fn wire(r: &SqliteRow) -> Result<Wire, StoreError> {
+fn wire(r: &AnyRow) -> Result<Wire, StoreError> {
     let kept_by: Option<String> = row::get(r, "kept_by")?;
     Ok(match kept_by {
         Some(by) => Wire::Kept { by: by.into(), position: row::get(r, "kept_at")? },
@@ -86,6 +87,23 @@ fn wire(r: &SqliteRow) -> Result<Wire, StoreError> {
 /// than a row does.
 const ROWS_PER_STATEMENT: [usize; 7] = [64, 32, 16, 8, 4, 2, 1];
 
+/// Columns of a row that are written.
+const COLUMNS: usize = 14;
+
+/// An INSERT of so many rows.
+fn insert_of(rows: usize) -> String {
+    let row = |row: usize| {
+        let values: Vec<_> = (1..=COLUMNS).map(|column| format!("${}", row * COLUMNS + column)).collect();
+        format!("({})", values.join(", "))
+    };
+    let rows: Vec<_> = (0..rows).map(row).collect();
+    format!(
+        "INSERT INTO history (tenant_id, event_id, kind, ts, lane, seq, agent_id, run_id, decision, receipt_hash, bus_seq, wire, kept_by, kept_at)
+         VALUES {} ON CONFLICT (tenant_id, event_id) DO NOTHING",
+        rows.join(", ")
+    )
+}
+
 impl Store {
     /// Keeps events, all of them or (on an error) none, in one transaction. An event that is known already is left as it is.
     /// Returns how many were new.
@@ -93,38 +111,35 @@ impl Store {
         if rows.is_empty() {
             return Ok(0);
         }
-        let mut tx = self.inner.history_writer.begin_with("BEGIN IMMEDIATE").await?;
+        let mut tx = self.inner.history_writer.begin_with(self.inner.dialect.begin_write()).await?;
         let mut new = 0;
         let mut rest = rows;
         while let Some(count) = ROWS_PER_STATEMENT.into_iter().find(|count| *count <= rest.len()) {
             let (group, behind) = rest.split_at(count);
             rest = behind;
-            let mut query = QueryBuilder::<sqlx::Sqlite>::new(
-                "INSERT INTO history (tenant_id, event_id, kind, ts, lane, seq, agent_id, run_id, decision, receipt_hash, bus_seq, wire, kept_by, kept_at) ",
-            );
-            query.push_values(group, |mut values, event| {
+            let mut query = sqlx::query(AssertSqlSafe(insert_of(count)));
+            for event in group {
                 let (text, kept_by, kept_at) = match &event.wire {
-                    Wire::Text(text) => (Arc::clone(text), None, None),
-                    Wire::Kept { by, position } => (Arc::from(""), Some(Arc::clone(by)), Some(*position)),
+                    Wire::Text(text) => (&**text, None, None),
+                    Wire::Kept { by, position } => ("", Some(&**by), Some(*position)),
                 };
-                values
-                    .push_bind(event.tenant_id.as_str())
-                    .push_bind(event.event_id.as_bytes().as_slice())
-                    .push_bind(event.kind.as_str())
-                    .push_bind(event.ts.as_micros())
-                    .push_bind(event.lane.as_deref())
-                    .push_bind(event.seq)
-                    .push_bind(event.agent_id.as_deref())
-                    .push_bind(event.run_id.as_deref())
-                    .push_bind(event.decision.map(Decision::as_str))
-                    .push_bind(event.receipt_hash.as_deref())
-                    .push_bind(event.bus_seq.cast_signed())
-                    .push_bind(text)
-                    .push_bind(kept_by)
-                    .push_bind(kept_at);
-            });
-            query.push(" ON CONFLICT (tenant_id, event_id) DO NOTHING");
-            new += query.build().execute(&mut *tx).await?.rows_affected();
+                query = query
+                    .bind(event.tenant_id.as_str())
+                    .bind(event.event_id.as_bytes().as_slice())
+                    .bind(event.kind.as_str())
+                    .bind(event.ts.as_micros())
+                    .bind(event.lane.as_deref())
+                    .bind(event.seq)
+                    .bind(event.agent_id.as_deref().map(|name| keyed(name).into_owned()))
+                    .bind(event.run_id.as_deref().map(|name| keyed(name).into_owned()))
+                    .bind(event.decision.map(Decision::as_str))
+                    .bind(event.receipt_hash.as_deref())
+                    .bind(event.bus_seq.cast_signed())
+                    .bind(text)
+                    .bind(kept_by)
+                    .bind(kept_at);
+            }
+            new += query.execute(&mut *tx).await?.rows_affected();
         }
         tx.commit().await?;
         Ok(new)
@@ -132,7 +147,9 @@ impl Store {
 
     /// True for a history that was made anew, or restored without its rows.
     pub async fn history_is_empty(&self) -> Result<bool, StoreError> {
-        Ok(sqlx::query_scalar("SELECT NOT EXISTS (SELECT 1 FROM history)").fetch_one(&self.inner.history_readers).await?)
+        let first: Option<i64> =
+            sqlx::query_scalar("SELECT place FROM history LIMIT 1").fetch_optional(&self.inner.history_readers).await?;
+        Ok(first.is_none())
     }
 
     /// One event.
@@ -154,27 +171,28 @@ impl Store {
         offset: u32,
     ) -> Result<Vec<HistoryRow>, StoreError> {
         let (limit, offset) = page(limit, offset);
-        let mut query = QueryBuilder::<sqlx::Sqlite>::new("SELECT * FROM history WHERE tenant_id = ");
-        query.push_bind(tenant.as_str().to_owned());
+        let mut conditions = vec!["tenant_id = $1".to_owned()];
+        let mut values = vec![tenant.as_str().to_owned()];
+        let mut bind = |value: String| {
+            values.push(value);
+            format!("${}", values.len())
+        };
         if !filter.kinds.is_empty() {
-            query.push(" AND kind IN (");
-            let mut words = query.separated(", ");
-            for kind in filter.kinds {
-                words.push_bind(kind.as_str());
-            }
-            query.push(")");
+            let kinds: Vec<String> = filter.kinds.iter().map(|kind| bind(kind.as_str().to_owned())).collect();
+            conditions.push(format!("kind IN ({})", kinds.join(", ")));
         }
         if filter.receipts_only {
-            query.push(" AND receipt_hash IS NOT NULL");
+            conditions.push("receipt_hash IS NOT NULL".to_owned());
         }
-        if let Some(agent_id) = filter.agent_id {
-            query.push(" AND agent_id = ").push_bind(agent_id.to_owned());
+        for (column, value) in [("agent_id", filter.agent_id), ("run_id", filter.run_id)] {
+            if let Some(value) = value {
+                conditions.push(format!("{column} = {}", bind(keyed(value).into_owned())));
+            }
         }
-        if let Some(run_id) = filter.run_id {
-            query.push(" AND run_id = ").push_bind(run_id.to_owned());
-        }
-        query.push(" ORDER BY ts DESC, place DESC LIMIT ").push_bind(limit).push(" OFFSET ").push_bind(offset);
-        let rows = query.build().fetch_all(&self.inner.history_readers).await?;
+        let conditions = conditions.join(" AND ");
+        let text = format!("SELECT * FROM history WHERE {conditions} ORDER BY ts DESC, place DESC LIMIT {limit} OFFSET {offset}");
+        let query = values.into_iter().fold(sqlx::query(AssertSqlSafe(text)), |query, value| query.bind(value));
+        let rows = query.fetch_all(&self.inner.history_readers).await?;
         rows.iter().map(history).collect()
     }
 

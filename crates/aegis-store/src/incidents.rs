@@ -2,15 +2,16 @@
 
 use aegis_model::{Alert, Incident, IncidentStatus, Severity, TenantId, Timestamp, new_event_id};
 use serde_json::Value;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Sqlite, Transaction};
+use sqlx::any::AnyRow;
+use sqlx::{Any, Transaction};
 
+use crate::text::keyed;
 use crate::{MAX_PAGE, Store, StoreError, alerts, page, row};
 
 /// Most alerts an incident lists; the first ones, so that the list does not change under a reader. All of them stay in `alerts`.
 const MAX_ALERTS_LISTED: i64 = 1000;
 
-type Tx = Transaction<'static, Sqlite>;
+type Tx = Transaction<'static, Any>;
 
 /// A response that was decided on and has no outcome yet.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,17 +23,17 @@ pub struct PendingAction {
 }
 
 /// The entity an alert is about: `column=value` pairs joined by `,`. A `,` or `\` within a value is escaped by `\`, so that two
-/// entities never share a text.
+/// entities never share a text. One that is long ends in its SHA-256 instead.
 #[must_use]
 pub fn entity_of(alert: &Alert) -> String {
     let pairs = alert.key.iter().map(|(column, value)| {
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         format!("{column}={}", text.replace('\\', "\\\\").replace(',', "\\,"))
     });
-    pairs.collect::<Vec<_>>().join(",")
+    keyed(&pairs.collect::<Vec<_>>().join(",")).into_owned()
 }
 
-fn incident(r: &SqliteRow, alert_ids: Vec<String>, actions: Vec<Value>) -> Result<Incident, StoreError> {
+fn incident(r: &AnyRow, alert_ids: Vec<String>, actions: Vec<Value>) -> Result<Incident, StoreError> {
     Ok(Incident {
         incident_id: row::get(r, "incident_id")?,
         tenant_id: row::tenant(r)?,
@@ -48,7 +49,7 @@ fn incident(r: &SqliteRow, alert_ids: Vec<String>, actions: Vec<Value>) -> Resul
     })
 }
 
-async fn complete(tx: &mut Tx, tenant: &TenantId, r: &SqliteRow) -> Result<Incident, StoreError> {
+async fn complete(tx: &mut Tx, tenant: &TenantId, r: &AnyRow) -> Result<Incident, StoreError> {
     let id: &str = row::get(r, "incident_id")?;
     let alert_ids = sqlx::query_scalar(
         "SELECT alert_id FROM alerts WHERE tenant_id = $1 AND incident_id = $2 ORDER BY detected_at, alert_id LIMIT $3",
@@ -220,7 +221,7 @@ impl Store {
         .bind(tenant.as_str())
         .bind(id)
         .bind(command_id)
-        .bind(pending)
+        .bind(row::flag_value(pending))
         .bind(row::to_json(body, "body")?)
         .execute(&mut *tx)
         .await?;
@@ -243,7 +244,7 @@ impl Store {
         .bind(command_id)
         .fetch_optional(&self.inner.readers)
         .await?;
-        found.map(|r| Ok((row::json(&r, "body")?, row::get(&r, "pending")?))).transpose()
+        found.map(|r| Ok((row::json(&r, "body")?, row::flag(&r, "pending")?))).transpose()
     }
 
     /// Responses without an outcome, of all tenants, oldest incident first.

@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
-use sqlx::sqlite::SqliteRow;
+use sqlx::any::AnyRow;
 
 use crate::error::on_insert;
 use crate::tenants::{MAX_NAME, MAX_SECRET, check_len};
@@ -122,7 +122,7 @@ pub(crate) fn random<const N: usize>() -> Result<[u8; N], StoreError> {
     Ok(bytes)
 }
 
-fn principal(r: &SqliteRow) -> Result<Principal, StoreError> {
+fn principal(r: &AnyRow) -> Result<Principal, StoreError> {
     Ok(Principal {
         tenant_id: row::tenant(r)?,
         key_id: row::get(r, "key_id")?,

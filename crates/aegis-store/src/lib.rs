@@ -1,4 +1,4 @@
-//! The control plane's tables (SQLite): who may do what, what is registered, held, approved, alerted, and what happened.
+//! The control plane's tables, in SQLite files or in a Postgres database: who may do what, what is registered, held, approved, alerted, and what happened.
 //! Promises: every query on tenant data names its tenant; a change and its outbox rows commit together or not at all.
 //! Never decides anything: no policy, no roles, no HTTP; it keeps what it is told and answers what was kept.
 
@@ -10,22 +10,24 @@ mod containment;
 mod edges;
 mod error;
 mod feed;
+mod files;
 mod history;
 mod incidents;
 mod keys;
 mod mcp;
-mod open;
 mod outbox;
+mod postgres;
 mod registry;
 mod row;
 mod schema;
 mod tenants;
+mod text;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use aegis_model::{Clock, Timestamp};
-use sqlx::{Sqlite, SqlitePool, Transaction};
+use sqlx::{Any, AnyPool, Transaction};
 
 pub use approvals::{ApprovalRow, ConsumeResult, DecideResult, VoteResult};
 pub use containment::{AUTOMATIC_PREFIX, AutomaticHold};
@@ -51,19 +53,54 @@ pub struct Store {
 }
 
 struct Inner {
-    path: PathBuf,
+    dialect: Dialect,
+    /// What it is called: a path, or a server and its database.
+    place: String,
     /// One connection: writers queue here instead of fighting for SQLite's lock.
-    writer: SqlitePool,
-    readers: SqlitePool,
-    history_writer: SqlitePool,
-    history_readers: SqlitePool,
+    writer: AnyPool,
+    readers: AnyPool,
+    /// Connects when it is first used: SQLite's thread then has the priority of whoever fills the history.
+    history_writer: AnyPool,
+    history_readers: AnyPool,
     clock: Arc<dyn Clock>,
     key_cache: keys::KeyCache,
 }
 
+/// Which database it is. Statements are the same text for both; how a transaction begins is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dialect {
+    Sqlite,
+    Postgres,
+}
+
+impl Dialect {
+    const fn begin_write(self) -> &'static str {
+        match self {
+            Self::Sqlite => "BEGIN IMMEDIATE",
+            Self::Postgres => "BEGIN ISOLATION LEVEL READ COMMITTED",
+        }
+    }
+
+    const fn begin_read(self) -> &'static str {
+        match self {
+            Self::Sqlite => "BEGIN",
+            Self::Postgres => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+        }
+    }
+}
+
+/// The connections of a store.
+struct Connections {
+    dialect: Dialect,
+    writer: AnyPool,
+    readers: AnyPool,
+    history_writer: AnyPool,
+    history_readers: AnyPool,
+}
+
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Store").field("path", &self.inner.path).finish_non_exhaustive()
+        f.debug_struct("Store").field("place", &self.inner.place).finish_non_exhaustive()
     }
 }
 
@@ -74,10 +111,38 @@ impl Store {
     /// # Errors
     /// `SchemaTooNew` when a newer program wrote the file, `Corrupt` when it is damaged or not a store.
     pub async fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
-        let open::Connections { writer, readers, history_writer, history_readers } = open::open(path, clock.now()).await?;
+        let connections = files::open(path, clock.now()).await?;
+        Ok(Self::over(connections, path.display().to_string(), clock))
+    }
+
+    /// Opens the store in a Postgres database, creating tables when missing and migrating older ones. `url`:
+    /// `postgres://user:password@host:port/database`, with the parameters of libpq (`sslmode`, `sslrootcert`, ...).
+    ///
+    /// # Errors
+    /// `Server` when it cannot be reached, or keeps texts in another encoding than UTF-8; `SchemaTooNew` when a newer program wrote it.
+    /// No error repeats the password.
+    pub async fn connect(url: &Secret, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+        let place = postgres::name_of(url.expose())?;
+        let connections = postgres::connect(url.expose(), &place, clock.now()).await?;
+        Ok(Self::over(connections, place, clock))
+    }
+
+    fn over(connections: Connections, place: String, clock: Arc<dyn Clock>) -> Self {
+        let Connections { dialect, writer, readers, history_writer, history_readers } = connections;
         let key_cache = keys::KeyCache::default();
-        let path = path.to_owned();
-        Ok(Self { inner: Arc::new(Inner { path, writer, readers, history_writer, history_readers, clock, key_cache }) })
+        Self { inner: Arc::new(Inner { dialect, place, writer, readers, history_writer, history_readers, clock, key_cache }) }
+    }
+
+    /// What the store is called, in logs and errors: its file, or its server and database.
+    #[must_use]
+    pub fn place(&self) -> &str {
+        &self.inner.place
+    }
+
+    /// True for a store in files of this machine, which other machines cannot read.
+    #[must_use]
+    pub fn is_on_this_machine(&self) -> bool {
+        self.inner.dialect == Dialect::Sqlite
     }
 
     /// Waits for running statements and closes every connection. Calls on other clones fail from then on.
@@ -99,23 +164,36 @@ impl Store {
         Ok(sqlx::query_scalar("SELECT value FROM revision WHERE id = 1").fetch_one(&self.inner.readers).await?)
     }
 
+    /// A number that is greater than any that was asked for before, and than every revision.
+    pub async fn next_start(&self) -> Result<i64, StoreError> {
+        let mut tx = self.begin_write().await?;
+        let start = next_revision(&mut tx).await?;
+        tx.commit().await?;
+        Ok(start)
+    }
+
     fn now(&self) -> Timestamp {
         self.inner.clock.now()
     }
 
-    /// A write transaction. IMMEDIATE: what it reads is still true when it writes.
-    async fn begin_write(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
-        Ok(self.inner.writer.begin_with("BEGIN IMMEDIATE").await?)
+    /// A write transaction: what it reads is still true when it writes, since no two are open at once.
+    async fn begin_write(&self) -> Result<Transaction<'static, Any>, StoreError> {
+        let mut tx = self.inner.writer.begin_with(self.inner.dialect.begin_write()).await?;
+        if self.inner.dialect == Dialect::Postgres {
+            // Several processes may write: each waits here for the one before, and every later statement sees what that one committed.
+            sqlx::query("SELECT value FROM revision WHERE id = 1 FOR UPDATE").execute(&mut *tx).await?;
+        }
+        Ok(tx)
     }
 
     /// A read transaction: its statements see one state of the database.
-    async fn begin_read(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
-        Ok(self.inner.readers.begin().await?)
+    async fn begin_read(&self) -> Result<Transaction<'static, Any>, StoreError> {
+        Ok(self.inner.readers.begin_with(self.inner.dialect.begin_read()).await?)
     }
 }
 
 /// Takes the next revision.
-async fn next_revision(tx: &mut Transaction<'static, Sqlite>) -> Result<i64, StoreError> {
+async fn next_revision(tx: &mut Transaction<'static, Any>) -> Result<i64, StoreError> {
     Ok(sqlx::query_scalar("UPDATE revision SET value = value + 1 WHERE id = 1 RETURNING value").fetch_one(&mut **tx).await?)
 }
 

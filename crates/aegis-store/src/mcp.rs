@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use aegis_model::{McpServerRecord, McpToolRecord, TenantId};
-use sqlx::sqlite::SqliteRow;
+use sqlx::any::AnyRow;
 
 use crate::error::on_insert;
 use crate::registry::{MAX_MEMBERS, check_quota};
@@ -11,10 +11,7 @@ use crate::tenants::{MAX_NAME, check_len};
 use crate::{OutboxRow, Store, StoreError, next_revision, outbox, page, row};
 
 /// Puts each server's tools to it.
-pub(crate) fn join_servers(
-    servers: &[SqliteRow],
-    tools: &[SqliteRow],
-) -> Result<Vec<(TenantId, McpServerRecord, i64)>, StoreError> {
+pub(crate) fn join_servers(servers: &[AnyRow], tools: &[AnyRow]) -> Result<Vec<(TenantId, McpServerRecord, i64)>, StoreError> {
     let mut by_server: BTreeMap<(&str, &str), Vec<McpToolRecord>> = BTreeMap::new();
     for r in tools {
         let tool = McpToolRecord { name: row::get(r, "name")?, manifest_hash: row::get(r, "manifest_hash")? };
@@ -29,7 +26,7 @@ pub(crate) fn join_servers(
             name: row::get(r, "name")?,
             url: row::get(r, "url")?,
             tools,
-            drifted: row::get(r, "drifted")?,
+            drifted: row::flag(r, "drifted")?,
         };
         joined.push((row::tenant(r)?, record, row::get(r, "revision")?));
     }
@@ -59,7 +56,7 @@ impl Store {
         .bind(record.key.as_str())
         .bind(record.name.as_str())
         .bind(record.url.as_deref())
-        .bind(record.drifted)
+        .bind(row::flag_value(record.drifted))
         .bind(revision)
         .execute(&mut *tx)
         .await

@@ -1,7 +1,7 @@
 //! The outbox: facts that must still become receipts. Written with the change they speak of, deleted once they are sealed.
 
 use aegis_model::{EventId, TenantId};
-use sqlx::{Sqlite, Transaction};
+use sqlx::{Any, Transaction};
 
 use crate::error::{on_insert, same_tenant};
 use crate::{MAX_PAGE, Store, StoreError, row};
@@ -43,11 +43,7 @@ impl Store {
 }
 
 /// INVARIANT L-OUTBOX: called in the transaction of the change, and only when the change happens.
-pub(crate) async fn write(
-    tx: &mut Transaction<'static, Sqlite>,
-    tenant: &TenantId,
-    rows: &[OutboxRow],
-) -> Result<(), StoreError> {
+pub(crate) async fn write(tx: &mut Transaction<'static, Any>, tenant: &TenantId, rows: &[OutboxRow]) -> Result<(), StoreError> {
     for fact in rows {
         same_tenant(tenant, &fact.tenant_id)?;
         sqlx::query("INSERT INTO outbox (event_id, tenant_id, payload) VALUES ($1, $2, $3)")

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use aegis_model::{ActionRecord, ChannelRecord, DefaultDecision, ResourceRecord, TenantId, ToolRecord};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Sqlite, Transaction};
+use sqlx::any::AnyRow;
+use sqlx::{Any, Transaction};
 
 use crate::error::on_insert;
 use crate::tenants::{MAX_NAME, check_len};
@@ -17,7 +17,7 @@ const MAX_POLICIES: usize = 4 * 1024 * 1024;
 
 /// Refuses (by rolling back) the entry that goes past the tenant's quota.
 pub(crate) async fn check_quota(
-    tx: &mut Transaction<'static, Sqlite>,
+    tx: &mut Transaction<'static, Any>,
     tenant: &TenantId,
     what: &'static str,
     count: &'static str,
@@ -34,7 +34,7 @@ const fn default_decision_word(decision: DefaultDecision) -> &'static str {
     }
 }
 
-fn action(r: &SqliteRow) -> Result<ActionRecord, StoreError> {
+fn action(r: &AnyRow) -> Result<ActionRecord, StoreError> {
     let default_decision = match row::get::<&str>(r, "default_decision")? {
         "policy" => DefaultDecision::Policy,
         "allow" => DefaultDecision::Allow,
@@ -45,18 +45,18 @@ fn action(r: &SqliteRow) -> Result<ActionRecord, StoreError> {
         action: row::get(r, "action")?,
         description: row::get(r, "description")?,
         risk: row::word(r, "risk")?,
-        mutates_state: row::get(r, "mutates_state")?,
+        mutates_state: row::flag(r, "mutates_state")?,
         data_access: row::word(r, "data_access")?,
         destination: row::word(r, "destination")?,
         target_parameter: row::get(r, "target_parameter")?,
         parameters: row::optional_json(r, "parameters")?,
-        approval_required: row::get(r, "approval_required")?,
+        approval_required: row::flag(r, "approval_required")?,
         default_decision,
     })
 }
 
 /// Puts each tool's actions to it. Both come ordered by (tenant, tool).
-pub(crate) fn join_tools(tools: &[SqliteRow], actions: &[SqliteRow]) -> Result<Vec<(TenantId, ToolRecord, i64)>, StoreError> {
+pub(crate) fn join_tools(tools: &[AnyRow], actions: &[AnyRow]) -> Result<Vec<(TenantId, ToolRecord, i64)>, StoreError> {
     let mut by_tool: BTreeMap<(&str, &str), Vec<ActionRecord>> = BTreeMap::new();
     for r in actions {
         by_tool.entry((row::get(r, "tenant_id")?, row::get(r, "tool")?)).or_default().push(action(r)?);
@@ -76,7 +76,7 @@ pub(crate) fn join_tools(tools: &[SqliteRow], actions: &[SqliteRow]) -> Result<V
     Ok(joined)
 }
 
-pub(crate) fn channel(r: &SqliteRow) -> Result<ChannelRecord, StoreError> {
+pub(crate) fn channel(r: &AnyRow) -> Result<ChannelRecord, StoreError> {
     Ok(ChannelRecord {
         channel: row::get(r, "channel")?,
         source_trust: row::trust(r, "source_trust")?,
@@ -84,7 +84,7 @@ pub(crate) fn channel(r: &SqliteRow) -> Result<ChannelRecord, StoreError> {
     })
 }
 
-pub(crate) fn resource(r: &SqliteRow) -> Result<ResourceRecord, StoreError> {
+pub(crate) fn resource(r: &AnyRow) -> Result<ResourceRecord, StoreError> {
     Ok(ResourceRecord {
         resource: row::get(r, "resource")?,
         tool: row::get(r, "tool")?,
@@ -136,12 +136,12 @@ impl Store {
             .bind(place)
             .bind(action.description.as_deref())
             .bind(action.risk.as_str())
-            .bind(action.mutates_state)
+            .bind(row::flag_value(action.mutates_state))
             .bind(action.data_access.as_str())
             .bind(action.destination.as_str())
             .bind(action.target_parameter.as_deref())
             .bind(parameters)
-            .bind(action.approval_required)
+            .bind(row::flag_value(action.approval_required))
             .bind(default_decision_word(action.default_decision))
             .execute(&mut *tx)
             .await
@@ -247,7 +247,7 @@ impl Store {
 
     /// Notes that a source said at `at` what is known of a resource already. A person's record has no time, and gets none.
     pub async fn raise_observed_at(&self, tenant: &TenantId, name: &str, at: aegis_model::Timestamp) -> Result<(), StoreError> {
-        sqlx::query("UPDATE resources SET observed_at = max(observed_at, $3) WHERE tenant_id = $1 AND resource = $2")
+        sqlx::query("UPDATE resources SET observed_at = $3 WHERE tenant_id = $1 AND resource = $2 AND observed_at < $3")
             .bind(tenant.as_str())
             .bind(name)
             .bind(at.as_micros())

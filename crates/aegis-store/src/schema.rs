@@ -1,10 +1,8 @@
 //! The schema's versions, carried in the program. A migration never changes once released: its SHA-256 is kept in the database.
 
-use std::path::Path;
-
 use aegis_model::Timestamp;
 use sha2::{Digest, Sha256};
-use sqlx::SqlitePool;
+use sqlx::{Any, Transaction};
 
 use crate::StoreError;
 
@@ -27,32 +25,32 @@ pub(crate) const HISTORY: &[Migration] = &[
     Migration { version: 2, name: "kept_elsewhere", sql: include_str!("../migrations/sqlite/history_0002_kept_elsewhere.sql") },
 ];
 
-/// Brings the database to the newest of `migrations` in one transaction: either every missing one is applied or none is.
+/// The same tables and history on Postgres, in one database.
+pub(crate) const POSTGRES: &[Migration] =
+    &[Migration { version: 1, name: "tables", sql: include_str!("../migrations/postgres/0001_tables.sql") }];
+
+/// Brings the database to the newest of `migrations`, in a transaction that no other writer runs beside: either every missing one is applied
+/// or none is.
 pub(crate) async fn migrate(
-    writer: &SqlitePool,
+    mut tx: Transaction<'static, Any>,
+    make_table: &'static str,
     migrations: &[Migration],
-    path: &Path,
+    place: &str,
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let supported = migrations.last().map_or(0, |newest| newest.version);
-    let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
-    sqlx::query(
-        "CREATE TABLE IF NOT EXISTS schema_versions (
-             version INTEGER NOT NULL PRIMARY KEY, name TEXT NOT NULL, sha256 TEXT NOT NULL, applied_at INTEGER NOT NULL) STRICT",
-    )
-    .execute(&mut *tx)
-    .await?;
+    sqlx::query(make_table).execute(&mut *tx).await?;
     let applied: Vec<(i64, String)> =
         sqlx::query_as("SELECT version, sha256 FROM schema_versions ORDER BY version").fetch_all(&mut *tx).await?;
     let found = applied.last().map_or(0, |(version, _)| *version);
     if found > supported {
-        return Err(StoreError::SchemaTooNew { path: path.to_owned(), found, supported });
+        return Err(StoreError::SchemaTooNew { place: place.to_owned(), found, supported });
     }
     for migration in migrations {
         let digest = hex::encode(Sha256::digest(migration.sql.as_bytes()));
         match applied.iter().find(|(version, _)| *version == migration.version) {
             Some((_, recorded)) if *recorded == digest => {}
-            Some(_) => return Err(StoreError::SchemaChanged { path: path.to_owned(), version: migration.version }),
+            Some(_) => return Err(StoreError::SchemaChanged { place: place.to_owned(), version: migration.version }),
             None => {
                 sqlx::raw_sql(migration.sql).execute(&mut *tx).await?;
                 sqlx::query("INSERT INTO schema_versions (version, name, sha256, applied_at) VALUES ($1, $2, $3, $4)")

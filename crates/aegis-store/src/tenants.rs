@@ -15,7 +15,9 @@ pub(crate) const MAX_SECRET: usize = 1024;
 pub struct Secret(String);
 
 impl Secret {
-    pub(crate) const fn new(text: String) -> Self {
+    /// Keeps a text from logs.
+    #[must_use]
+    pub const fn new(text: String) -> Self {
         Self(text)
     }
 
@@ -39,6 +41,9 @@ pub(crate) fn check_len(what: &'static str, text: &str, max: usize) -> Result<()
     }
     if text.len() > max {
         return Err(StoreError::Invalid { what, why: "is too long" });
+    }
+    if text.contains('\0') {
+        return Err(StoreError::Invalid { what, why: "holds a NUL character" });
     }
     Ok(())
 }

@@ -26,6 +26,7 @@ pub(crate) struct Config {
     pub(crate) ledger: LedgerSection,
     pub(crate) bus: BusSection,
     pub(crate) nats: NatsSection,
+    pub(crate) store: StoreSection,
     pub(crate) control: ControlSection,
     pub(crate) ingest: IngestSection,
     pub(crate) detect: DetectSection,
@@ -41,6 +42,7 @@ impl Default for Config {
             ledger: LedgerSection::default(),
             bus: BusSection::default(),
             nats: NatsSection::default(),
+            store: StoreSection::default(),
             control: ControlSection::default(),
             ingest: IngestSection::default(),
             detect: DetectSection::default(),
@@ -112,6 +114,15 @@ impl Default for BusSection {
     fn default() -> Self {
         Self { max_stream_bytes: 8 << 30 }
     }
+}
+
+/// `[store]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct StoreSection {
+    /// A file, readable by its owner only, with the address of a Postgres database for the control plane's tables:
+    /// `postgres://user:password@host:port/database`; empty: files in the data folder.
+    pub(crate) url_file: PathBuf,
 }
 
 /// `[control]`

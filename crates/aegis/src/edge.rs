@@ -22,6 +22,7 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::config::Config;
 use crate::enrolled::{self, Enrolled};
@@ -33,6 +34,16 @@ use crate::serve::serve;
 /// How long a stop waits for what was sealed to reach the bus.
 const SHIP_DRAIN: Duration = Duration::from_secs(5);
 
+/// Longest name of a start, bytes.
+const MAX_BOOT: usize = 64;
+
+/// How long a start waits for control's sign of life, which says what time it is.
+const CLOCK_WAIT: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether the next start should know of another correction, and which is worth it.
+const KEEP_OFFSET_EVERY: Duration = Duration::from_secs(2);
+const WORTH_KEEPING_US: u64 = 250_000;
+
 /// A running edge.
 #[derive(Debug)]
 pub(crate) struct RunningEdge {
@@ -43,8 +54,11 @@ pub(crate) struct RunningEdge {
     server: JoinHandle<()>,
     feed: FeedFollower,
     pulse: JoinHandle<()>,
-    /// Ships again what control lacks.
+    /// Ships again what control says that it lacks.
     again: JoinHandle<()>,
+    /// And what it lacks without knowing.
+    confirm: JoinHandle<()>,
+    keep_offset: JoinHandle<()>,
     ledger: Ledger,
     shipper: Shipper,
 }
@@ -54,10 +68,11 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<RunningEdge> {
     if !config.nats.is_used() {
         bail!("an edge needs NATS: name its server with --nats, or as nats.servers in the configuration");
     }
-    // Its machine's clock may be off: it follows control's.
-    let corrected = Arc::new(CorrectedClock::new(Arc::new(SystemClock)));
-    let clock: Arc<dyn Clock> = corrected.clone();
     let data = prepare_folder(&config.data, &["edge"])?;
+    // Its machine's clock may be off: it follows control's.
+    let offset_file = data.join("edge").join("clock_offset_us");
+    let corrected = Arc::new(CorrectedClock::new(Arc::new(SystemClock), read_offset(&offset_file)));
+    let clock: Arc<dyn Clock> = corrected.clone();
     let enrolled = Enrolled::load(&data)?;
     let packs = crate::commands::policy::read_packs(&config.policies)?;
     let key = SigningKey::load_or_create(&enrolled::receipt_key_file(&data))?;
@@ -67,24 +82,35 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<RunningEdge> {
     let mut nats = config.nats.clone();
     nats.log_in_as(&enrolled.edge_id, enrolled::nkey_file(&data));
     let options = nats.options(&format!("aegis-{}", enrolled.edge_id))?;
-    let bus: Arc<dyn Bus> = EdgeBus::connect(&options, &enrolled.edge_id).await.context("NATS")?;
+    let edge_bus = EdgeBus::connect(&options, &enrolled.edge_id).await.context("NATS")?;
+    let bus: Arc<dyn Bus> = edge_bus.clone();
     let mut registry = Registry::default();
     let metrics = EdgeMetrics::register(&mut registry);
     let view = Arc::new(EdgeView::with_packs(control_ring.clone(), packs).context("policies")?.far_from_control());
-    let pulse = Pulse::new(&enrolled.edge_id, key.clone(), corrected);
+    let boot_file = data.join("edge").join("boot");
+    let before = std::fs::read_to_string(&boot_file).ok().filter(|boot| boot.len() <= MAX_BOOT);
+    let pulse = Pulse::new(&enrolled.edge_id, key.clone(), corrected.clone(), before);
     let follow = FeedConfig {
         tenants: Some(enrolled.tenants.iter().cloned().collect()),
         snapshot: Some(data.clone()),
+        has_others: true,
         pulse: Some(pulse.clone()),
     };
     // What was contained before is enforced before the first answer.
     let feed =
         FeedFollower::start(bus.clone(), view.clone(), metrics.clone(), clock.clone(), follow).await.context("control feed")?;
 
+    // A hold must not end, and nothing be dated, by a clock that is wrong. Without control, by what the start before knew.
+    let _gone_without = timeout(CLOCK_WAIT, corrected.until_heard()).await;
     let ledger = open_ledger(&config, &data, "edge", &enrolled.edge_id, key, &clock).await?;
+    let keep_offset = tokio::spawn(keep_offset(corrected, offset_file));
+    if let Err(error) = std::fs::write(&boot_file, pulse.boot()) {
+        tracing::warn!(%error, "the next start of this edge will not know of this one, and count beside it for some seconds");
+    }
     let pulse = pulse.spawn(bus.clone(), view.clone(), ledger.clone());
     let shipper = Shipper::spawn(ledger.clone(), bus.clone(), ShipperConfig::default()).context("shipping")?;
     let again = crate::again::spawn(bus, control_ring.clone(), enrolled.edge_id.clone(), shipper.again());
+    let confirm = crate::confirm::spawn(edge_bus, ledger.clone(), shipper.again());
     let edge_config = EdgeConfig {
         max_body_bytes: config.edge.max_body_bytes,
         timestamp_skew_s: config.edge.timestamp_skew_s,
@@ -109,7 +135,37 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<RunningEdge> {
     let address = listener.local_addr().context("no local address")?;
     let (stop_serving, stopped) = watch::channel(false);
     let server = tokio::spawn(serve(listener, router, stopped));
-    Ok(RunningEdge { address, data, edge_id: enrolled.edge_id, stop_serving, server, feed, pulse, again, ledger, shipper })
+    Ok(RunningEdge {
+        address,
+        data,
+        edge_id: enrolled.edge_id,
+        stop_serving,
+        server,
+        feed,
+        pulse,
+        again,
+        confirm,
+        keep_offset,
+        ledger,
+        shipper,
+    })
+}
+
+fn read_offset(file: &Path) -> i64 {
+    std::fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Keeps what the machine's clock is corrected by, for the next start.
+async fn keep_offset(clock: Arc<CorrectedClock>, file: PathBuf) {
+    let mut kept = read_offset(&file);
+    loop {
+        tokio::time::sleep(KEEP_OFFSET_EVERY).await;
+        let Some(offset) = clock.offset_us().filter(|offset| offset.abs_diff(kept) > WORTH_KEEPING_US) else { continue };
+        match std::fs::write(&file, format!("{offset}\n")) {
+            Ok(()) => kept = offset,
+            Err(error) => tracing::warn!(%error, "the correction of the clock cannot be kept for the next start"),
+        }
+    }
 }
 
 async fn ready(State(ledger): State<Ledger>) -> Response {
@@ -139,6 +195,8 @@ impl RunningEdge {
         self.feed.stop();
         self.pulse.abort();
         self.again.abort();
+        self.confirm.abort();
+        self.keep_offset.abort();
         self.ledger.close().await.context("the ledger could not be closed; its lanes get a gap receipt at the next start")?;
         if tokio::time::timeout(SHIP_DRAIN, self.shipper.stop()).await.is_err() {
             tracing::warn!("not everything was shipped; the rest follows at the next start");

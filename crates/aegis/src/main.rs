@@ -10,6 +10,8 @@ mod client;
 mod commands;
 #[cfg(feature = "edge")]
 mod config;
+#[cfg(feature = "edge")]
+mod confirm;
 #[cfg(feature = "soc")]
 mod demo;
 #[cfg(feature = "edge")]
@@ -26,6 +28,8 @@ mod nats;
 mod parts;
 #[cfg(feature = "edge")]
 mod serve;
+#[cfg(feature = "control")]
+mod store;
 #[cfg(feature = "soc")]
 mod up;
 #[cfg(feature = "control")]

@@ -6,6 +6,8 @@ use aegis_bus::{JetStreamOptions, Login};
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::parts::read_private;
+
 /// `[nats]`, and the options of the same meaning.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -128,13 +130,7 @@ pub(crate) fn admin_nkey_file(data: &Path) -> PathBuf {
 
 /// The seed, if nobody else can read it.
 pub(crate) fn read_seed(file: &Path) -> anyhow::Result<String> {
-    use std::os::unix::fs::PermissionsExt;
-    let about = || format!("the nkey seed {}", file.display());
-    let mode = std::fs::metadata(file).with_context(about)?.permissions().mode();
-    if mode & 0o077 != 0 {
-        bail!("{} can be read by others (mode {:o}); `chmod 600` it", about(), mode & 0o777);
-    }
-    let text = std::fs::read_to_string(file).with_context(about)?;
+    let text = read_private(file).context("the nkey seed")?;
     let seed = text.lines().map(str::trim).find(|line| line.starts_with("SU"));
-    seed.map(str::to_owned).with_context(|| format!("{} has no line that begins with SU", about()))
+    seed.map(str::to_owned).with_context(|| format!("the nkey seed {} has no line that begins with SU", file.display()))
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU32;
 use aegis_keys::SigningKey;
 use aegis_ledger::{Ledger, LedgerConfig};
 use aegis_model::Clock;
-use anyhow::Context;
+use anyhow::{Context, bail};
 
 use crate::config::Config;
 
@@ -31,6 +31,27 @@ pub(crate) fn make_private_folder(path: &Path) -> anyhow::Result<()> {
         .mode(0o700)
         .create(path)
         .with_context(|| format!("cannot make the folder {}; is the disk full or read-only?", path.display()))
+}
+
+/// Longest secret in a file, bytes.
+const MAX_SECRET: u64 = 4096;
+
+/// A secret in a file that only its owner can read.
+pub(crate) fn read_private(file: &Path) -> anyhow::Result<String> {
+    use std::io::Read;
+    use std::os::unix::fs::PermissionsExt;
+    let about = || format!("the file {}", file.display());
+    let opened = std::fs::File::open(file).with_context(about)?;
+    let mode = opened.metadata().with_context(about)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        bail!("{} can be read by others (mode {:o}); `chmod 600` it", file.display(), mode & 0o777);
+    }
+    let mut text = String::new();
+    opened.take(MAX_SECRET + 1).read_to_string(&mut text).with_context(about)?;
+    if text.len() as u64 > MAX_SECRET {
+        bail!("{} is longer than {MAX_SECRET} bytes", file.display());
+    }
+    Ok(text)
 }
 
 /// The ledger of one source of events, in its part of the data folder.

@@ -82,8 +82,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     }
     let carrier = Carrier::open(&config, &data, &clock).await?;
     let bus = carrier.bus();
-    let store_file = data.join("store.db");
-    let store = Store::open(&store_file, clock.clone()).await.with_context(|| format!("the store {}", store_file.display()))?;
+    let store = crate::store::open(&data, &config.store.url_file, clock.clone()).await?;
     let control_ledger = open_ledger(&config, &data, "control", "control", keys.control.clone(), &clock).await?;
     let mut ledgers = vec![("control", control_ledger.clone())];
     // A control plane whose folder was a whole instance's before: what its edge sealed is still shipped, and shown.
@@ -106,8 +105,9 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     if role == Role::Whole {
         let metrics = EdgeMetrics::register(&mut registry);
         let view = Arc::new(EdgeView::with_packs(control_ring.clone(), packs.clone()).context("policies")?);
+        let following = FeedConfig { has_others: config.nats.is_used(), ..FeedConfig::default() };
         // What was contained before the stop is enforced before the first answer.
-        let feed = FeedFollower::start(bus.clone(), view.clone(), metrics.clone(), clock.clone(), FeedConfig::default());
+        let feed = FeedFollower::start(bus.clone(), view.clone(), metrics.clone(), clock.clone(), following);
         local = Some((feed.await.context("control feed")?, view, metrics));
     }
     let applied: Arc<dyn AppliedWatch> = match &local {
@@ -117,7 +117,11 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     let control_config = ControlConfig {
         agent_token_ttl_s: config.control.agent_token_ttl_s,
         packs,
-        keepers: ledgers.iter().map(|(name, ledger)| ((*name).into(), keeper(ledger))).collect(),
+        // A history that other machines read too holds every event itself.
+        keepers: match store.is_on_this_machine() {
+            true => ledgers.iter().map(|(name, ledger)| ((*name).into(), keeper(ledger))).collect(),
+            false => HashMap::new(),
+        },
         ships_again,
         // Edges of their own can reach what a server carries, and no file of this process.
         edge_trust_key: config.nats.is_used().then(|| keys.trust.clone()),

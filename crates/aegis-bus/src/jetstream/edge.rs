@@ -11,10 +11,13 @@ use async_nats::{Client, Subscriber};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use serde::Serialize;
+use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use super::{JetStreamBus, JetStreamOptions, kv, unavailable};
-use crate::feed::{FeedPage, FeedRequest};
+use crate::feed::{FeedPage, FeedRequest, LaneRequest};
 use crate::{Bucket, Bus, BusError, Hearing, KvWatch, MAX_PAYLOAD, Message, PubAck, Stream, StreamState, Subscription, subject};
 
 /// How often a watch looks whether the connection is still the one that it subscribed on.
@@ -29,42 +32,67 @@ pub struct EdgeBus {
     /// Where control answers this edge.
     feed: String,
     timeout: Duration,
+    /// Control answers an edge so many requests at a time; the others wait here.
+    turns: Arc<Semaphore>,
 }
+
+/// Requests of an edge that are under way at a time.
+const ASKING: usize = 3;
 
 impl EdgeBus {
     /// Connects as the edge `edge_id`, and answers at once, like `JetStreamBus::connect`.
     pub async fn connect(options: &JetStreamOptions, edge_id: &str) -> Result<Arc<Self>, BusError> {
         let bus = JetStreamBus::connect(options).await?;
-        Ok(Arc::new(Self { bus, feed: subject::feed(edge_id), timeout: options.timeout }))
+        Ok(Arc::new(Self {
+            bus,
+            feed: subject::feed(edge_id),
+            timeout: options.timeout,
+            turns: Arc::new(Semaphore::new(ASKING)),
+        }))
+    }
+
+    /// How far control's history has these lanes, at most `MOST_LANES`; an error where it cannot say.
+    pub async fn lane_heads(&self, lanes: &[String]) -> Result<Vec<(String, i64)>, BusError> {
+        let page = self.asker().ask(&LaneRequest { lanes: lanes.to_vec() }, "its lanes").await?;
+        let head = |value: &Bytes| std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+        Ok(page.entries.into_iter().filter_map(|(lane, value, _)| Some((lane, head(&value)?))).collect())
     }
 
     fn asker(&self) -> Asker {
-        Asker { client: self.bus.client(), feed: self.feed.clone(), timeout: self.timeout }
+        Asker { client: self.bus.client(), feed: self.feed.clone(), timeout: self.timeout, turns: Arc::clone(&self.turns) }
     }
 }
 
 /// Asks control for what a bucket holds.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Asker {
     client: Client,
     feed: String,
     timeout: Duration,
+    turns: Arc<Semaphore>,
 }
 
 impl Asker {
+    /// One request, about `what`.
+    async fn ask(&self, request: &impl Serialize, what: &str) -> Result<FeedPage, BusError> {
+        let request = serde_json::to_vec(request).map_err(unavailable)?;
+        let _turn = self.turns.acquire().await.map_err(unavailable)?;
+        let asked = self.client.request(self.feed.clone(), Bytes::from(request));
+        let reply = timeout(self.timeout, asked).await.map_err(|_elapsed| unavailable("control does not answer"))?;
+        let reply = reply.map_err(|error| unavailable(format!("control does not answer: {error}")))?;
+        let page = FeedPage::read(&reply.payload).map_err(unavailable)?;
+        match page.refused {
+            Some(refused) => Err(unavailable(format!("control does not tell this edge of {what}: {refused}"))),
+            None => Ok(page),
+        }
+    }
+
     async fn all(&self, bucket: Bucket, filter: &str) -> Result<Vec<(String, Bytes, u64)>, BusError> {
         let mut all = Vec::new();
         let mut after = String::new();
         loop {
             let request = FeedRequest { bucket: bucket.as_str().to_owned(), filter: filter.to_owned(), after };
-            let request = serde_json::to_vec(&request).map_err(unavailable)?;
-            let asked = self.client.request(self.feed.clone(), Bytes::from(request));
-            let reply = timeout(self.timeout, asked).await.map_err(|_elapsed| unavailable("control does not answer"))?;
-            let reply = reply.map_err(|error| unavailable(format!("control does not answer: {error}")))?;
-            let page = FeedPage::read(&reply.payload).map_err(unavailable)?;
-            if let Some(refused) = page.refused {
-                return Err(unavailable(format!("control does not tell this edge of {filter}: {refused}")));
-            }
+            let page = self.ask(&request, filter).await?;
             let last = page.entries.last().map(|(key, ..)| key.clone());
             all.extend(page.entries);
             match last {
@@ -136,8 +164,8 @@ impl Bus for EdgeBus {
         subject::check_filter(filter)?;
         let asker = self.asker();
         let changes = asker.client.subscribe(format!("{}{filter}", kv::prefix(bucket))).await.map_err(unavailable)?;
-        let watch = EdgeWatch { asker, bucket, filter: filter.to_owned(), changes, current: VecDeque::new(), connects: None };
-        Ok(Box::new(watch))
+        let (filter, current) = (filter.to_owned(), VecDeque::new());
+        Ok(Box::new(EdgeWatch { asker, bucket, filter, changes, current, connects: None, asking: None }))
     }
 
     async fn tell(&self, subject: &str, payload: Bytes) -> Result<(), BusError> {
@@ -150,7 +178,6 @@ impl Bus for EdgeBus {
 }
 
 /// Hears what is written to a bucket, and asks for the whole of it at the start and whenever the connection was another one in between.
-#[derive(Debug)]
 struct EdgeWatch {
     asker: Asker,
     bucket: Bucket,
@@ -159,24 +186,56 @@ struct EdgeWatch {
     current: VecDeque<(String, Bytes, u64)>,
     /// How often the client had connected when the bucket was asked for.
     connects: Option<u64>,
+    /// The answer that is under way.
+    asking: Option<BoxFuture<'static, Answer>>,
+}
+
+/// What a bucket held, and how often the client had connected when it was asked for.
+type Answer = (Vec<(String, Bytes, u64)>, u64);
+
+impl std::fmt::Debug for EdgeWatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EdgeWatch").field("bucket", &self.bucket).field("filter", &self.filter).finish_non_exhaustive()
+    }
 }
 
 impl EdgeWatch {
-    async fn ask_where_needed(&mut self) {
-        let connects = self.asker.client.statistics().connects.load(Ordering::Acquire);
-        if self.connects == Some(connects) {
+    fn connects_now(&self) -> u64 {
+        self.asker.client.statistics().connects.load(Ordering::Acquire)
+    }
+
+    /// Begins to ask, where the connection is not the one that was asked on.
+    fn ask_where_needed(&mut self) {
+        let connects = self.connects_now();
+        if self.asking.is_some() || self.connects == Some(connects) {
             return;
         }
-        match self.asker.all(self.bucket, &self.filter).await {
-            Ok(all) => {
-                self.current = all.into();
-                self.connects = Some(connects);
+        let (asker, bucket, filter) = (self.asker.clone(), self.bucket, self.filter.clone());
+        self.asking = Some(Box::pin(async move {
+            loop {
+                match asker.all(bucket, &filter).await {
+                    Ok(all) => return (all, connects),
+                    Err(error) => {
+                        tracing::debug!(%error, %bucket, "the control feed could not be asked for");
+                        sleep(TRY_AGAIN).await;
+                    }
+                }
             }
-            Err(error) => {
-                tracing::debug!(%error, bucket = %self.bucket, "the control feed could not be asked for");
-                sleep(TRY_AGAIN).await;
-            }
-        }
+        }));
+    }
+
+    fn entry(&self, message: async_nats::Message) -> Option<(String, Bytes, u64)> {
+        let key = message.subject.strip_prefix(kv::prefix(self.bucket).as_str())?.to_owned();
+        let fits = !message.payload.is_empty() && message.payload.len() <= MAX_PAYLOAD;
+        fits.then_some((key, message.payload, 0))
+    }
+}
+
+/// The answer, if one is under way.
+async fn answered(asking: &mut Option<BoxFuture<'static, Answer>>) -> Answer {
+    match asking {
+        Some(answer) => answer.await,
+        None => std::future::pending().await,
     }
 }
 
@@ -184,51 +243,29 @@ impl EdgeWatch {
 impl KvWatch for EdgeWatch {
     async fn next(&mut self) -> Result<(String, Bytes, u64), BusError> {
         loop {
-            // Changes first: an answer that is slow to come must not hold up a containment.
-            match timeout(Duration::ZERO, self.changes.next()).await {
-                Ok(Some(change)) => {
-                    if let Some(change) = self.entry(change) {
-                        return Ok(change);
-                    }
-                    continue;
-                }
-                Ok(None) => return Err(BusError::Closed),
-                Err(_none_now) => {}
-            }
-            if let Some(current) = self.current.pop_front() {
-                return Ok(current);
-            }
-            let change = tokio::select! {
+            self.ask_where_needed();
+            let has_current = !self.current.is_empty();
+            // Changes first: neither an answer that is slow to come nor one that is long must hold up a containment.
+            tokio::select! {
                 biased;
-                change = self.changes.next() => change,
-                () = Self::ask_later(&self.asker, self.connects) => {
-                    self.ask_where_needed().await;
-                    continue;
-                }
-            };
-            match change {
-                Some(change) => {
+                change = self.changes.next() => {
+                    let change = change.ok_or(BusError::Closed)?;
                     if let Some(change) = self.entry(change) {
                         return Ok(change);
                     }
                 }
-                None => return Err(BusError::Closed),
+                (all, connects) = answered(&mut self.asking) => {
+                    self.asking = None;
+                    self.current = all.into();
+                    self.connects = Some(connects);
+                }
+                () = std::future::ready(()), if has_current => {
+                    if let Some(current) = self.current.pop_front() {
+                        return Ok(current);
+                    }
+                }
+                () = sleep(LOOK) => {}
             }
         }
-    }
-}
-
-impl EdgeWatch {
-    /// Returns when the bucket is to be asked for again.
-    async fn ask_later(asker: &Asker, connects: Option<u64>) {
-        while connects.is_some_and(|connects| connects == asker.client.statistics().connects.load(Ordering::Acquire)) {
-            sleep(LOOK).await;
-        }
-    }
-
-    fn entry(&self, message: async_nats::Message) -> Option<(String, Bytes, u64)> {
-        let key = message.subject.strip_prefix(kv::prefix(self.bucket).as_str())?.to_owned();
-        let fits = !message.payload.is_empty() && message.payload.len() <= MAX_PAYLOAD;
-        fits.then_some((key, message.payload, 0))
     }
 }

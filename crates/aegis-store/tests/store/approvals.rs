@@ -83,7 +83,7 @@ async fn a_contained_agent_consumes_nothing_and_another_tenant_s_hold_is_none_of
 async fn a_consume_in_another_process_counts_too() {
     let place = Place::new().await;
     approved(&place, "a").await;
-    let second = aegis_store::Store::open(&place.path, place.clock.clone()).await.unwrap();
+    let second = place.another().await;
     let mut tasks = Vec::new();
     for i in 0..CONCURRENT {
         let store = if i % 2 == 0 { place.store.clone() } else { second.clone() };

@@ -1,41 +1,16 @@
-//! Records as their producers make them, and a store in a folder of its own.
-
-use std::path::PathBuf;
-use std::sync::Arc;
+//! Records as their producers make them. `Place` is a store of its own: what it stands on, each test program says.
 
 use aegis_model::{
     ActionRecord, AgentRecord, Alert, ChannelRecord, ContainmentKind, DataAccess, DefaultDecision, Destination, EventKind,
-    FrozenAction, Hold, ManualClock, McpServerRecord, McpToolRecord, ResourceRecord, RiskLevel, RuleMode, Severity, SourceTrust,
-    TenantId, Timestamp, ToolCall, ToolRecord, Visibility, new_event_id,
+    FrozenAction, Hold, McpServerRecord, McpToolRecord, ResourceRecord, RiskLevel, RuleMode, Severity, SourceTrust, TenantId,
+    Timestamp, ToolCall, ToolRecord, Visibility, new_event_id,
 };
-use aegis_store::{HistoryRow, OutboxRow, Store, Wire};
+use aegis_store::{HistoryRow, OutboxRow, Wire};
 use serde_json::json;
 
+pub(crate) use crate::place::Place;
+
 pub(crate) const START: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
-
-pub(crate) struct Place {
-    pub(crate) store: Store,
-    pub(crate) clock: Arc<ManualClock>,
-    pub(crate) path: PathBuf,
-    _folder: tempfile::TempDir,
-}
-
-impl Place {
-    /// A fresh store with the tenant `acme`.
-    pub(crate) async fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("store.db");
-        let clock = Arc::new(ManualClock::new(START));
-        let store = Store::open(&path, clock.clone()).await.unwrap();
-        assert!(store.create_tenant(&acme(), "Acme").await.unwrap());
-        Self { store, clock, path, _folder: folder }
-    }
-
-    pub(crate) async fn reopen(&mut self) {
-        self.store.close().await;
-        self.store = Store::open(&self.path, self.clock.clone()).await.unwrap();
-    }
-}
 
 pub(crate) fn tenant(id: &str) -> TenantId {
     TenantId::new(id).unwrap()

@@ -8,17 +8,17 @@ use aegis_model::{
 };
 use aegis_store::{HistoryFilter, Role, Store, StoreError};
 use serde_json::json;
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{AssertSqlSafe, Row, SqlitePool};
 
 use crate::fixtures::*;
 
 /// Methods that serve the process rather than a tenant; none takes a tenant.
-const SYSTEM_WIDE: [&str; 16] = [
+const SYSTEM_WIDE: [&str; 18] = [
     "invite_edge",
     "enroll_edge",
     "edge_keys",
     "open",
+    "connect",
+    "next_start",
     "close",
     "ping",
     "revision",
@@ -69,18 +69,14 @@ async fn fill(place: &Place, t: &TenantId) {
     store.insert_history(&[row]).await.unwrap();
 
     // The ids that the store makes itself are made the same too.
-    let options = SqliteConnectOptions::new().filename(&place.path).foreign_keys(false);
-    let pool = SqlitePool::connect_with(options).await.unwrap();
     for (table, column, id) in [
         ("incidents", "incident_id", INCIDENT),
         ("incident_actions", "incident_id", INCIDENT),
         ("alerts", "incident_id", INCIDENT),
         ("api_keys", "key_id", KEY),
     ] {
-        let update = format!("UPDATE {table} SET {column} = '{id}' WHERE tenant_id = '{t}'");
-        assert_eq!(sqlx::query(AssertSqlSafe(update)).execute(&pool).await.unwrap().rows_affected(), 1);
+        place.change_row(format!("UPDATE {table} SET {column} = '{id}' WHERE tenant_id = '{t}'")).await;
     }
-    pool.close().await;
 }
 
 const INCIDENT: &str = "incident-1";
@@ -196,35 +192,6 @@ async fn change_all(store: &Store, t: &TenantId) -> Vec<(&'static str, String)> 
     walked
 }
 
-/// Every row of a tenant in every table that has tenants, in the store and in its history, as text.
-async fn rows_of(path: &Path, tenant: &TenantId) -> Vec<String> {
-    let mut rows = rows_of_file(path, tenant, 21).await;
-    rows.extend(rows_of_file(&path.with_file_name("store-history.db"), tenant, 1).await);
-    rows
-}
-
-async fn rows_of_file(path: &Path, tenant: &TenantId, least_tables: usize) -> Vec<String> {
-    let pool = SqlitePool::connect(&format!("sqlite://{}?mode=ro", path.display())).await.unwrap();
-    let columns = sqlx::query(
-        "SELECT m.name, group_concat('quote(\"' || c.name || '\")', ' || ''|'' || ') FROM sqlite_master m, pragma_table_info(m.name) c
-         WHERE m.type = 'table' AND EXISTS (SELECT 1 FROM pragma_table_info(m.name) t WHERE t.name = 'tenant_id') GROUP BY m.name",
-    )
-    .fetch_all(&pool)
-    .await
-    .unwrap();
-    assert!(columns.len() >= least_tables, "only {} tables found", columns.len());
-    let mut dump = Vec::new();
-    for r in columns {
-        let (table, list): (String, String) = (r.get(0), r.get(1));
-        let query = format!("SELECT {list} FROM {table} WHERE tenant_id = '{tenant}' ORDER BY 1");
-        let rows: Vec<String> = sqlx::query_scalar(AssertSqlSafe(query)).fetch_all(&pool).await.unwrap();
-        assert!(!rows.is_empty(), "the walk leaves table {table} of {tenant} untested");
-        dump.extend(rows.into_iter().map(|row| format!("{table}: {row}")));
-    }
-    pool.close().await;
-    dump
-}
-
 /// The methods of `Store` as its source declares them: (name, takes a tenant).
 fn declared_methods() -> Vec<(String, bool)> {
     let mut methods = Vec::new();
@@ -254,7 +221,7 @@ async fn no_method_shows_or_changes_anything_of_another_tenant() {
             "{name} hides alpha's own: {shown}"
         );
     }
-    let before = rows_of(&place.path, &alpha).await;
+    let before = place.rows_of(&alpha).await;
     // One of alpha's holds is past its end now: the next change of that target, and no other, may end it.
     place.clock.advance_seconds(10);
 
@@ -264,7 +231,7 @@ async fn no_method_shows_or_changes_anything_of_another_tenant() {
         assert!(nothing, "{name} shows something to a tenant without anything: {shown}");
     }
     change_all(store, &empty).await;
-    assert_eq!(rows_of(&place.path, &alpha).await, before);
+    assert_eq!(place.rows_of(&alpha).await, before);
 
     // A tenant that has the same ids: what it hits must be its own.
     fill(&place, &beta).await;
@@ -273,7 +240,7 @@ async fn no_method_shows_or_changes_anything_of_another_tenant() {
         assert!(!shown.contains("alpha"), "{name} shows alpha's to beta: {shown}");
     }
     let changed = change_all(store, &beta).await;
-    assert_eq!(rows_of(&place.path, &alpha).await, before);
+    assert_eq!(place.rows_of(&alpha).await, before);
 
     let walked: BTreeSet<&str> = shown.iter().chain(&changed).map(|(name, _)| *name).collect();
     for (name, takes_tenant) in declared_methods() {
@@ -346,17 +313,9 @@ async fn every_key_of_tenant_data_starts_with_the_tenant() {
         "edge_keys(key_id)",
     ];
     let place = Place::new().await;
-    let pool = SqlitePool::connect(&format!("sqlite://{}?mode=ro", place.path.display())).await.unwrap();
-    let keys = sqlx::query(
-        "SELECT m.name || '(' || (SELECT group_concat(name, ',') FROM pragma_index_info(i.name)) || ')'
-         FROM sqlite_master m, pragma_index_list(m.name) i WHERE m.type = 'table' AND i.\"unique\" = 1",
-    )
-    .fetch_all(&pool)
-    .await
-    .unwrap();
+    let keys = place.unique_keys().await;
     assert!(keys.len() > 20);
-    for r in keys {
-        let key: String = r.get(0);
+    for key in keys {
         assert!(key.contains("(tenant_id") || exceptions.contains(&key.as_str()), "{key}");
     }
 }

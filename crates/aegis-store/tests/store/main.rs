@@ -1,4 +1,4 @@
-//! The store's laws, by their ids: L-TENANT, L-CONSUME, L-OUTBOX, L-REVOKED, L-COMMAND, L-CAP, L-INCIDENT.
+//! The store in files: its laws, by their ids: L-TENANT, L-CONSUME, L-OUTBOX, L-REVOKED, L-COMMAND, L-CAP, L-INCIDENT.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod approvals;
@@ -9,4 +9,5 @@ mod incidents;
 mod isolation;
 mod keys;
 mod opening;
+mod place;
 mod registry;

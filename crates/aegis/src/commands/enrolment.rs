@@ -27,7 +27,7 @@ pub(crate) fn invite(args: &crate::InviteArgs) -> anyhow::Result<ExitCode> {
     }
     let token = runtime()?.block_on(async {
         let clock = Arc::new(SystemClock);
-        let store = aegis_store::Store::open(&args.data.join("store.db"), clock.clone()).await.context("store")?;
+        let store = crate::store::open_beside(&args.data, clock.clone()).await?;
         let token = store.invite_edge(&args.id, &tenants, clock.now().plus_seconds(args.ttl_s)).await?;
         anyhow::Ok(token)
     })?;

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use aegis_model::{SystemClock, TenantId};
-use aegis_store::{Role, Store};
+use aegis_store::Role;
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
@@ -56,7 +56,7 @@ async fn on_folder(
     if !data.is_dir() {
         bail!("there is no data folder {}; start `aegis up` once, or name it with --data", data.display());
     }
-    let store = Store::open(&data.join("store.db"), Arc::new(SystemClock)).await.context("store")?;
+    let store = crate::store::open_beside(data, Arc::new(SystemClock)).await?;
     store.create_tenant(tenant, tenant.as_str()).await?;
     let (principal, secret) = store.create_key(tenant, role, &args.name, &args.groups, value).await?;
     Ok(json!({

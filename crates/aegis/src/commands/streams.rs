@@ -107,7 +107,7 @@ pub(crate) fn users(data: &std::path::Path, file: Option<&std::path::Path>) -> a
     crate::parts::make_private_folder(data)?;
     let text = super::runtime()?.block_on(async {
         let clock = std::sync::Arc::new(aegis_model::SystemClock);
-        let store = aegis_store::Store::open(&data.join("store.db"), clock).await.context("store")?;
+        let store = crate::store::open_beside(data, clock).await?;
         crate::users::of(data, &store).await
     })?;
     match file {

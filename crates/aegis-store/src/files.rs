@@ -1,0 +1,176 @@
+//! Opens a store's files (SQLite): permissions, durability, integrity, schema. One writing connection, a few reading ones.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use aegis_model::Timestamp;
+use parking_lot::Mutex;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
+use sqlx::{AnyPool, AssertSqlSafe, ConnectOptions, Connection};
+
+use crate::error::sqlite_code;
+use crate::{Connections, Dialect, StoreError, schema};
+
+/// How long a statement waits for another process (the command line, say) that holds the write lock.
+const BUSY_TIMEOUT: Duration = Duration::from_millis(BUSY_TIMEOUT_MS);
+const BUSY_TIMEOUT_MS: u64 = 10_000;
+/// How long to wait between two tries of what SQLite refuses at once.
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
+/// How long a call waits for its turn at a connection.
+const TURN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Readers are short; more would only queue at the disk.
+const READERS: u32 = 4;
+/// Bytes of a page of a new file: it holds five events of the history; one of half the size holds two, with a quarter of it empty.
+const PAGE_BYTES: u32 = 16384;
+/// The writer's page cache: 64 MiB (SQLite counts negative values in KiB), so that the indexes of the history stay in memory.
+const WRITER_CACHE: i64 = -65_536;
+/// Pages the log holds before it is worked into the file: 8 MiB of a new one, so that no commit pays for many.
+const CHECKPOINT_PAGES: u32 = 512;
+/// A file up to this size is checked page by page at each start (well under a second); a larger one when its pages are read.
+const CHECK_UP_TO_BYTES: u64 = 128 * 1024 * 1024;
+
+/// What stands as it is in the path of a URL.
+const IN_A_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.');
+
+/// Versions of the schema of a file.
+const SCHEMA_VERSIONS: &str = "CREATE TABLE IF NOT EXISTS schema_versions (
+    version INTEGER NOT NULL PRIMARY KEY, name TEXT NOT NULL, sha256 TEXT NOT NULL, applied_at INTEGER NOT NULL) STRICT";
+
+/// Opens the store at `path` and the history beside it, both at the schema this program knows.
+pub(crate) async fn open(path: &Path, now: Timestamp) -> Result<Connections, StoreError> {
+    sqlx::any::install_default_drivers();
+    let (writer, readers) = open_file(path, schema::STORE, now).await?;
+    let history = history_path(path);
+    let (history_maker, history_readers) = open_file(&history, schema::HISTORY, now).await?;
+    history_maker.close().await;
+    let history_writer = pool(1, for_writing()).connect_lazy_with(options(&history)?);
+    Ok(Connections { dialect: Dialect::Sqlite, writer, readers, history_writer, history_readers })
+}
+
+/// `store.db` has its history in `store-history.db`: a file of its own, so that what arrives in bulk never holds up a change.
+fn history_path(path: &Path) -> PathBuf {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!("{stem}-history.db"))
+}
+
+/// The file at `path`, which is there.
+fn options(path: &Path) -> Result<AnyConnectOptions, StoreError> {
+    let file = |source| StoreError::File { path: path.to_owned(), source };
+    let absolute = path.canonicalize().map_err(file)?;
+    let text = absolute.to_str().ok_or_else(|| file(std::io::Error::other("its name is not UTF-8")))?;
+    let options = format!("sqlite://{}", utf8_percent_encode(text, IN_A_PATH)).parse();
+    options.map_err(|error: sqlx::Error| file(std::io::Error::other(error)))
+}
+
+/// What a connection is told first.
+fn for_reading() -> String {
+    // Large statements would otherwise make and remove files in the system's temporary folder.
+    format!(
+        "PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}; PRAGMA foreign_keys = ON; PRAGMA temp_store = MEMORY; PRAGMA query_only = ON"
+    )
+}
+
+fn for_writing() -> String {
+    format!(
+        "PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
+         PRAGMA temp_store = MEMORY; PRAGMA cache_size = {WRITER_CACHE};
+         PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}"
+    )
+}
+
+/// A writing connection and reading ones to one file.
+async fn open_file(path: &Path, migrations: &[schema::Migration], now: Timestamp) -> Result<(AnyPool, AnyPool), StoreError> {
+    let size = create_private(path).map_err(|source| StoreError::File { path: path.to_owned(), source })?;
+    let opened = async {
+        prepare(path, size).await?;
+        let writer = pool(1, for_writing()).connect_with(options(path)?).await?;
+        let tx = writer.begin_with(Dialect::Sqlite.begin_write()).await?;
+        schema::migrate(tx, SCHEMA_VERSIONS, migrations, &path.display().to_string(), now).await?;
+        Ok((writer, pool(READERS, for_reading()).connect_with(options(path)?).await?))
+    };
+    opened.await.map_err(|error| named(error, path))
+}
+
+fn pool(connections: u32, first: String) -> AnyPoolOptions {
+    AnyPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(TURN_TIMEOUT)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .test_before_acquire(false)
+        .after_connect(move |connection, _| {
+            let first = first.clone();
+            Box::pin(async move { sqlx::raw_sql(AssertSqlSafe(first)).execute(connection).await.map(drop) })
+        })
+}
+
+/// Makes a file what every connection expects of it, and checks its pages if it is small.
+async fn prepare(path: &Path, size: u64) -> Result<(), StoreError> {
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(false)
+        .page_size(PAGE_BYTES)
+        .busy_timeout(BUSY_TIMEOUT)
+        .journal_mode(SqliteJournalMode::Wal);
+    let mut connection = connect(&options).await?;
+    if size <= CHECK_UP_TO_BYTES {
+        let verdict: String = sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(&mut connection).await?;
+        if verdict != "ok" {
+            return Err(StoreError::Corrupt { place: path.display().to_string(), detail: verdict });
+        }
+    }
+    Ok(connection.close().await?)
+}
+
+/// Connects. Switching a new file to its log takes a lock that SQLite does not wait for, so this does.
+async fn connect(options: &SqliteConnectOptions) -> Result<SqliteConnection, sqlx::Error> {
+    let deadline = tokio::time::Instant::now() + BUSY_TIMEOUT;
+    loop {
+        match options.connect().await {
+            Err(error) if is_busy(&error) && tokio::time::Instant::now() < deadline => tokio::time::sleep(BUSY_PAUSE).await,
+            other => return other,
+        }
+    }
+}
+
+/// SQLITE_BUSY or one of its extended codes.
+fn is_busy(error: &sqlx::Error) -> bool {
+    sqlite_code(error) == Some(5)
+}
+
+/// Creates the file with mode 0600, or takes away what others may do with an existing one. SQLite gives its side files the same
+/// mode. Returns the file's size in bytes.
+///
+/// An existing file is never opened here: closing a second descriptor would drop the locks this process's connections hold on it.
+fn create_private(path: &Path) -> std::io::Result<u64> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock();
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(path) {
+        Ok(_) => return Ok(0),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error),
+    }
+    let metadata = std::fs::metadata(path)?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        if metadata.permissions().mode() & 0o077 != 0 {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        }
+    }
+    Ok(metadata.len())
+}
+
+/// Puts the file's name into an error that does not know it.
+fn named(error: StoreError, path: &Path) -> StoreError {
+    match error {
+        StoreError::Corrupt { detail, .. } => StoreError::Corrupt { place: path.display().to_string(), detail },
+        other => other,
+    }
+}

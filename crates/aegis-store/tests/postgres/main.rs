@@ -1,0 +1,22 @@
+//! The same laws over Postgres: a server of Debian's package, started for the tests, each with a database of its own.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../store/approvals.rs"]
+mod approvals;
+#[path = "../store/containment.rs"]
+mod containment;
+#[path = "../store/fixtures.rs"]
+mod fixtures;
+#[path = "../store/history.rs"]
+mod history;
+#[path = "../store/incidents.rs"]
+mod incidents;
+#[path = "../store/isolation.rs"]
+mod isolation;
+#[path = "../store/keys.rs"]
+mod keys;
+mod opening;
+mod place;
+#[path = "../store/registry.rs"]
+mod registry;
+mod server;

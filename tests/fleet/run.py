@@ -1,0 +1,30 @@
+"""Runs the faults that are named, or a set of them. Exit 1 when any failed.
+
+    run.py short                 the faults that `make test` runs
+    run.py full                  all (the default)
+    run.py GROUP[.WORD]...       e.g. `processes`, `nats_faults.hangs`: those of `nats_faults` with `hangs` in their name
+"""
+
+import os
+import sys
+
+if sys.argv[1:] == ["short"]:
+    os.environ.setdefault("AEGIS_FLEET_LONG_S", "5")
+
+from case import LONG_S, SEED, SERVER, Shared
+from printer import run
+
+GROUPS = ["processes", "nats_faults", "stores", "copies", "disks", "entries", "clocks"]
+SHORT = ["processes.edge", "processes.leader", "nats_faults.is_down"]
+
+
+def main(names):
+    print(f"     fleet: three servers of NATS ({SERVER}), faults of {LONG_S:g} s, AEGIS_SEED={SEED}", flush=True)
+    try:
+        return run("fleet", {("short",): SHORT, ("full",): []}.get(tuple(names), names), GROUPS)
+    finally:
+        Shared.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
