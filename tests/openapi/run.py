@@ -10,6 +10,7 @@ import unittest
 import openapi_spec_validator
 
 sys.path.insert(0, "../e2e")
+import deliveries  # noqa: E402
 import document  # noqa: E402
 import harness  # noqa: E402
 import routes  # noqa: E402
@@ -98,9 +99,9 @@ class Rest(unittest.TestCase):
         body = b'{"action": "opened", "repository": {"full_name": "a/b", "private": true}, "sender": {"login": "eve"}}'
         for secret, times in (("s" * 32, 2), ("x" * 32, 1)):
             for _ in range(times):
-                headers = harness.webhook_headers("issues", "delivery-1", body, secret)
+                headers = deliveries.webhook_headers("issues", "delivery-1", body, secret)
                 self.aegis.post(f"/v1/webhooks/github/{tenant.name}", None, body, headers)
-        harness.wait_until("the event", lambda: tenant.list(harness.GITHUB_EVENTS))
+        harness.wait_until("the event", lambda: tenant.list(deliveries.GITHUB_EVENTS))
 
     def look_at_incidents(self, tenant):
         alert = harness.wait_until("an alert", lambda: tenant.list("/v1/alerts"))[0]
