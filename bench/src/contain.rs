@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::instance::{Aegis, authorize_body};
 use crate::load::Connection;
+use crate::response::storm_of_denies;
 use crate::stage::Stage;
 
 /// Longest wait for anything.
@@ -49,13 +50,7 @@ pub(crate) async fn measure(edges: usize, storms: usize) -> anyhow::Result<Conta
         }
         let at = &stage.edges[storm % edges];
         let mut connection = Connection::open(at.server.address).await?;
-        let denied = authorize_body("update_note", true, "malicious_suspected");
-        for _ in 0..5 {
-            let (status, reply) = connection.call("POST", "/v1/authorize", &token, denied.clone()).await?;
-            if status != 200 || !String::from_utf8_lossy(&reply).contains("\"decision\":\"deny\"") {
-                bail!("a storm's call was not denied: {status} {}", String::from_utf8_lossy(&reply));
-            }
-        }
+        storm_of_denies(&mut connection, &token).await?;
         let fifth = Instant::now();
         let mut waiting = JoinSet::new();
         for edge in &stage.edges {

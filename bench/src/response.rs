@@ -22,19 +22,25 @@ pub(crate) struct Response {
     pub(crate) deny_to_frozen_ms: Vec<f64>,
 }
 
+/// Five calls that are denied: what the rule `deny-storm` looks for.
+pub(crate) async fn storm_of_denies(connection: &mut Connection, token: &str) -> anyhow::Result<()> {
+    let denied = authorize_body("update_note", true, "malicious_suspected");
+    for _ in 0..5 {
+        let (status, reply) = connection.call("POST", "/v1/authorize", token, denied.clone()).await?;
+        if status != 200 || !String::from_utf8_lossy(&reply).contains("\"decision\":\"deny\"") {
+            bail!("a storm's call was not denied: {status} {}", String::from_utf8_lossy(&reply));
+        }
+    }
+    Ok(())
+}
+
 pub(crate) async fn measure(storms: usize) -> anyhow::Result<Response> {
     let aegis = Aegis::start().await?;
     let mut response = Response::default();
     let mut connection = Connection::open(aegis.server.address).await?;
     for storm in 0..storms {
         let (agent_id, token) = aegis.agent(&format!("storm-{storm}")).await?;
-        let denied = authorize_body("update_note", true, "malicious_suspected");
-        for _ in 0..5 {
-            let (status, reply) = connection.call("POST", "/v1/authorize", &token, denied.clone()).await?;
-            if status != 200 || !String::from_utf8_lossy(&reply).contains("\"decision\":\"deny\"") {
-                bail!("a storm's call was not denied: {status} {}", String::from_utf8_lossy(&reply));
-            }
-        }
+        storm_of_denies(&mut connection, &token).await?;
         let fifth = Instant::now();
         let read = authorize_body("read_note", false, "trusted_internal_unsigned");
         let mut frozen = false;
