@@ -1,5 +1,5 @@
 //! An edge of its own over NATS, all on this machine: authorize while NATS and control work, while control stands still, while NATS does, and
-//! while there is none. The edge must not notice; what it notices here is who else uses the same cores.
+//! while there is none. The edge must not notice; what it notices here is who else uses the same cores, unless each side has one of its own.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::instance::{Server, authorize_body};
 use crate::load::{Plan, Target, latencies, percentile, throughput};
-use crate::stage::{Stage, signal};
+use crate::stage::{Stage, pin, signal};
 use crate::story::Round;
 
 /// What stands behind the edge.
@@ -32,9 +32,15 @@ const STATES: [(Behind, &str); 4] = [
     (Behind::Nothing, "NATS is gone"),
 ];
 
+/// Cores, where each side has one.
+const BEFORE: u32 = 0;
+const BEHIND: u32 = 1;
+
 /// All rounds.
 #[derive(Debug, Serialize)]
 pub(crate) struct Fleet {
+    /// The edge and the load on one core, what is behind the edge on another.
+    apart: bool,
     rate: f64,
     echo: Vec<Round>,
     mutating: Vec<(Behind, Vec<Round>)>,
@@ -58,9 +64,12 @@ impl Stage {
     }
 
     /// Everything works again, and has caught up; how many receipts waited, and how many a second were shipped.
-    async fn restore(&mut self) -> anyhow::Result<(f64, f64)> {
+    async fn restore(&mut self, apart: bool) -> anyhow::Result<(f64, f64)> {
         let waiting = self.edges[0].backlog().await?;
         self.nats.run()?;
+        if apart {
+            pin(self.nats.id(), BEHIND)?;
+        }
         let started = Instant::now();
         while self.edges[0].backlog().await? > 0.0 {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -73,9 +82,17 @@ impl Stage {
     }
 }
 
-pub(crate) async fn measure(plan: &Plan) -> anyhow::Result<Fleet> {
+pub(crate) async fn measure(plan: &Plan, apart: bool) -> anyhow::Result<Fleet> {
     let echo_server = Server::echo()?;
     let mut running = Stage::start(1).await?;
+    if apart {
+        for before in [std::process::id(), echo_server.id(), running.edges[0].server.id()] {
+            pin(before, BEFORE)?;
+        }
+        for behind in [running.nats.id(), running.control.server.id()] {
+            pin(behind, BEHIND)?;
+        }
+    }
     let (_, token) = running.control.agent("bench-agent").await?;
     let target = |address, action: &str, mutates, expect| Target {
         address,
@@ -101,12 +118,12 @@ pub(crate) async fn measure(plan: &Plan) -> anyhow::Result<Fleet> {
             running.edges[0].server.settle().await?;
         }
         most.push(round);
-        drained.push(running.restore().await?);
+        drained.push(running.restore(apart).await?);
     }
     let mut of_all: Vec<f64> = most.iter().map(|round| round[0]).collect();
     of_all.sort_by(f64::total_cmp);
     let rate = percentile(&of_all, 0.5) / 2.0;
-    let mut fleet = Fleet { rate, echo: Vec::new(), mutating: Vec::new(), read: Vec::new(), drained };
+    let mut fleet = Fleet { apart, rate, echo: Vec::new(), mutating: Vec::new(), read: Vec::new(), drained };
     fleet.mutating = STATES.map(|(behind, _)| (behind, Vec::new())).into();
     fleet.read = STATES.map(|(behind, _)| (behind, Vec::new())).into();
     for round in &most {
@@ -118,7 +135,7 @@ pub(crate) async fn measure(plan: &Plan) -> anyhow::Result<Fleet> {
             fleet.read[place].1.push(taken(plan, &read, rate, round[2 * place + 1]).await?);
             running.edges[0].server.settle().await?;
         }
-        fleet.drained.push(running.restore().await?);
+        fleet.drained.push(running.restore(apart).await?);
     }
     Ok(fleet)
 }

@@ -57,7 +57,11 @@ enum Command {
         durable: Option<PathBuf>,
     },
     /// An edge of its own over NATS: authorize with everything behind it, and with less and less of it
-    Fleet,
+    Fleet {
+        /// The edge and the load on one core, NATS and control on another: what an edge notices that shares nothing but the disk
+        #[arg(long)]
+        apart: bool,
+    },
     /// Edges of their own over NATS: from a deny storm at one to the moment when all deny
     Contain {
         /// How many edges; several runs with commas
@@ -88,9 +92,9 @@ fn main() -> anyhow::Result<()> {
         Some(Command::Echo { durable: None }) => runtime.block_on(echo::serve()),
         Some(Command::Echo { durable: Some(path) }) => runtime.block_on(floor::serve(&path)),
         Some(Command::Hold { read, rate }) => runtime.block_on(story::hold(&plan(&cli), read, rate)),
-        Some(Command::Fleet) => runtime.block_on(async {
+        Some(Command::Fleet { apart }) => runtime.block_on(async {
             std::fs::create_dir_all(&cli.out).with_context(|| format!("cannot make {}", cli.out.display()))?;
-            let fleet = fleet::measure(&plan(&cli)).await?;
+            let fleet = fleet::measure(&plan(&cli), apart).await?;
             report::print_fleet(&fleet);
             report::write_json(&cli.out, "fleet", &fleet)
         }),

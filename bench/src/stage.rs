@@ -69,6 +69,14 @@ pub(crate) fn signal(process: u32, name: &str) -> anyhow::Result<()> {
     if done.success() { Ok(()) } else { bail!("process {process} takes no {name}") }
 }
 
+/// Puts a process, all its threads and those to come on one core.
+pub(crate) fn pin(process: u32, core: u32) -> anyhow::Result<()> {
+    let mut command = Command::new("taskset");
+    command.args(["--all-tasks", "--cpu-list", "--pid", &core.to_string(), &process.to_string()]);
+    let done = command.stdout(Stdio::null()).status().context("taskset")?;
+    if done.success() { Ok(()) } else { bail!("process {process} cannot be put on core {core}") }
+}
+
 /// Everything that runs.
 pub(crate) struct Stage {
     pub(crate) nats: Nats,
