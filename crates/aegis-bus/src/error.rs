@@ -27,6 +27,9 @@ pub enum BusError {
     /// The stream is no longer the one that was read: it was made anew, or lost its end. Read it from its start.
     #[error("stream {stream} is not what it was: {reason}; it is read again from its start")]
     Rewound { stream: String, reason: String },
+    /// The server has no such stream. Waiting does not help, unless somebody makes it.
+    #[error("the server has no stream {stream}; make it with `aegis streams apply`")]
+    NoStream { stream: String },
     /// The bus cannot be reached or cannot write now. Keep the message and try again.
     #[error("the bus is unavailable: {reason}; messages wait with their publishers until it is back")]
     Unavailable { reason: String },
@@ -45,7 +48,10 @@ impl BusError {
     /// True if the same message may be taken later.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
-        matches!(self, Self::Full { .. } | Self::BucketFull { .. } | Self::Unavailable { .. } | Self::Closed)
+        matches!(
+            self,
+            Self::Full { .. } | Self::BucketFull { .. } | Self::NoStream { .. } | Self::Unavailable { .. } | Self::Closed
+        )
     }
 
     pub(crate) fn invalid(what: &'static str, reason: impl Into<String>) -> Self {

@@ -49,6 +49,28 @@ async fn it_keeps_every_promise_of_a_bus() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_is_as_large_as_what_waits() {
+    for binary in servers() {
+        let server = Server::start(&binary);
+        let bus = fresh(&server).await;
+        let messages = (0..2000).map(|n| Message::new("ase.00.t.x", n.to_string())).collect();
+        assert!(bus.publish(Stream::Ase, messages).await.iter().all(Result::is_ok));
+        let mut subscription = bus.subscribe(Stream::Ase, "ase.>", 1).await.unwrap();
+        let mut read = subscription.next_batch(1, Duration::from_secs(5)).await.unwrap().len();
+        let mut batches = 0;
+        while read < 2000 {
+            // What the server sends meanwhile waits in the client.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            let batch = subscription.next_batch(2048, Duration::from_secs(5)).await.unwrap();
+            assert!(!batch.is_empty(), "{read} were read");
+            read += batch.len();
+            batches += 1;
+        }
+        assert!(batches <= 4, "2000 messages that waited came in {batches} batches");
+    }
+}
+
 #[tokio::test]
 async fn a_plan_names_every_difference_and_nothing_is_lost_unless_told() {
     for binary in servers() {

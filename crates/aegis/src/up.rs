@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aegis_bus::{AskForMissing, Bus, EmbeddedBus, EmbeddedLimits, JetStreamBus, Keeper, Stream};
+use aegis_bus::{AskForMissing, Bus, BusError, EmbeddedBus, EmbeddedLimits, JetStreamBus, Keeper, Stream};
 use aegis_control::{AppliedWatch, Control, ControlConfig, NoLocalEdge};
 use aegis_detect::{RuleSet, Worker, WorkerConfig};
 use aegis_edge::{Edge, EdgeConfig, EdgeMetrics, EdgeView, FeedConfig, FeedFollower};
@@ -33,6 +33,10 @@ use crate::serve::serve;
 
 /// How long a stop waits for what was sealed to reach the bus.
 const SHIP_DRAIN: Duration = Duration::from_secs(5);
+
+/// How long a start waits for a NATS server that does not answer, and how long between two tries.
+const START_PATIENCE: Duration = Duration::from_secs(30);
+const START_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long detection waits for a receipt that is missing in its lane: longer than a publisher takes to send it again.
 const HOLD_MS: i64 = 15_000;
@@ -261,8 +265,7 @@ impl Carrier {
         if config.nats.is_used() {
             let options = config.nats.options("aegis-up")?;
             let bus = JetStreamBus::connect(&options).await.context("NATS")?;
-            // A server that cannot be reached, or has no streams, is told of now and not by every part in its own way.
-            bus.last_seq(Stream::Ase).await.with_context(|| format!("NATS at {}", config.nats.servers))?;
+            wait_for_streams(&bus).await.with_context(|| format!("NATS at {}", config.nats.servers))?;
             return Ok(Self::Nats(bus));
         }
         let mut limits = EmbeddedLimits::default();
@@ -286,6 +289,21 @@ impl Carrier {
             config.kept_as = Some(name.into());
         }
         Shipper::spawn(ledger.clone(), self.bus(), config).context("shipping")
+    }
+}
+
+/// A server that cannot be reached, or has no streams, is told of now and not by every part in its own way. One that is starting, or whose
+/// streams have no leader yet, is waited for.
+async fn wait_for_streams(bus: &JetStreamBus) -> Result<(), BusError> {
+    let give_up = tokio::time::Instant::now() + START_PATIENCE;
+    loop {
+        match bus.last_seq(Stream::Ase).await {
+            Err(error @ BusError::Unavailable { .. }) if tokio::time::Instant::now() < give_up => {
+                tracing::warn!(%error, "waiting for NATS");
+                tokio::time::sleep(START_PAUSE).await;
+            }
+            answered => return answered.map(drop),
+        }
     }
 }
 

@@ -74,7 +74,7 @@ fn missing(name: &str, error: &async_nats::jetstream::context::GetStreamError) -
     use async_nats::jetstream::{ErrorCode, context::GetStreamErrorKind};
     match error.kind() {
         GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-            unavailable(format!("the server has no stream {name}; make it with `aegis streams apply`"))
+            BusError::NoStream { stream: name.to_owned() }
         }
         _ => unavailable(error),
     }

@@ -6,6 +6,7 @@ use aegis_model::Timestamp;
 use async_nats::jetstream::Context;
 use async_trait::async_trait;
 use futures_util::FutureExt;
+use tokio::task::unconstrained;
 use tokio::time::{Instant, timeout_at};
 
 use super::ordered::{OrderedReader, Start};
@@ -61,7 +62,8 @@ impl Subscription for JetStreamSubscription {
         let mut batch = vec![first?];
         let mut bytes = batch[0].payload.len();
         while batch.len() < max && bytes < MAX_BATCH_BYTES {
-            match self.next().now_or_never() {
+            // Beyond the scheduler's budget, which is used up after some fifty messages and would end every batch there: this ends by itself.
+            match unconstrained(self.next()).now_or_never() {
                 Some(Ok(message)) => {
                     bytes += message.payload.len();
                     batch.push(message);
