@@ -28,10 +28,12 @@ pub(crate) struct Checkpoint {
     pub(crate) skipped: BTreeSet<u64>,
     /// Messages within `rewind ..= seq` that failed verification, and why.
     pub(crate) broken: BTreeMap<u64, ChainBreak>,
+    /// True if the windows need messages before `rewind` too, more than are read again.
+    pub(crate) cut: bool,
 }
 
 impl Checkpoint {
-    pub(crate) const VERSION: u32 = 2;
+    pub(crate) const VERSION: u32 = 3;
 }
 
 /// One message that was taken.
@@ -43,9 +45,20 @@ struct Taken {
     broken: Option<ChainBreak>,
 }
 
+impl Taken {
+    fn is_needed(&self, engine: &Engine) -> bool {
+        let Some((tenant, _, needed_at)) = &self.shown else { return false };
+        engine.horizon(tenant).is_none_or(|horizon| *needed_at >= horizon)
+    }
+}
+
 /// The messages that some window may still need, oldest first.
 #[derive(Debug, Default)]
-pub(crate) struct Tail(VecDeque<Taken>);
+pub(crate) struct Tail {
+    taken: VecDeque<Taken>,
+    /// The last one that some window may still need, and that was given up because there are too many.
+    cut: Option<Taken>,
+}
 
 impl Tail {
     pub(crate) fn skip(&mut self, seq: u64) {
@@ -65,14 +78,14 @@ impl Tail {
 
     /// In order of the stream, also where a lane was held and its messages are taken later.
     fn push(&mut self, taken: Taken) {
-        let place = if self.0.back().is_none_or(|last| last.seq < taken.seq) {
-            self.0.len()
+        let place = if self.taken.back().is_none_or(|last| last.seq < taken.seq) {
+            self.taken.len()
         } else {
-            self.0.partition_point(|before| before.seq < taken.seq)
+            self.taken.partition_point(|before| before.seq < taken.seq)
         };
-        self.0.insert(place, taken);
-        if self.0.len() > MAX_REWIND {
-            self.0.pop_front();
+        self.taken.insert(place, taken);
+        if self.taken.len() > MAX_REWIND {
+            self.cut = self.taken.pop_front().filter(|taken| taken.shown.is_some()).or(self.cut.take());
         }
     }
 
@@ -80,7 +93,7 @@ impl Tail {
     pub(crate) fn mark_late(&mut self, late: &[EventId]) {
         for id in late {
             let is_it = |taken: &&mut Taken| taken.shown.as_ref().is_some_and(|(_, shown, _)| shown == id);
-            if let Some(taken) = self.0.iter_mut().rev().find(is_it) {
+            if let Some(taken) = self.taken.iter_mut().rev().find(is_it) {
                 taken.shown = None;
             }
         }
@@ -88,24 +101,27 @@ impl Tail {
 
     /// Drops what no window needs any more from the front.
     pub(crate) fn trim(&mut self, engine: &Engine) {
-        while let Some(oldest) = self.0.front() {
-            match &oldest.shown {
-                Some((tenant, _, needed_at)) if engine.horizon(tenant).is_none_or(|horizon| *needed_at >= horizon) => break,
-                _ => self.0.pop_front(),
-            };
+        while self.taken.front().is_some_and(|oldest| !oldest.is_needed(engine)) {
+            self.taken.pop_front();
         }
+        self.cut = self.cut.take().filter(|cut| cut.is_needed(engine));
+    }
+
+    /// True if a window may need more than is remembered here.
+    pub(crate) const fn is_cut(&self) -> bool {
+        self.cut.is_some()
     }
 
     /// The first message that is still needed; `next` if none is.
     pub(crate) fn rewind(&self, next: u64) -> u64 {
-        self.0.front().map_or(next, |taken| taken.seq)
+        self.taken.front().map_or(next, |taken| taken.seq)
     }
 
     pub(crate) fn skipped(&self) -> BTreeSet<u64> {
-        self.0.iter().filter(|t| t.shown.is_none()).map(|t| t.seq).collect()
+        self.taken.iter().filter(|t| t.shown.is_none()).map(|t| t.seq).collect()
     }
 
     pub(crate) fn broken(&self) -> BTreeMap<u64, ChainBreak> {
-        self.0.iter().filter_map(|t| t.broken.clone().map(|b| (t.seq, b))).collect()
+        self.taken.iter().filter_map(|t| t.broken.clone().map(|b| (t.seq, b))).collect()
     }
 }

@@ -11,11 +11,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::alert::alert_of;
-use crate::episode::{Episode, KeyRules};
+use crate::episode::{Emission, Episode, KeyRules};
 use crate::error::DetectError;
 use crate::evaluate::{RuleStats, RunningRule, TouchedKeys};
+use crate::plan::RulePlan;
+use crate::rule::Rule;
 use crate::ruleset::RuleSet;
 use crate::schema::EventBatch;
+use crate::shape::Shape;
 use crate::watermark::Watermarks;
 use crate::window::{Quotas, SavedKeys};
 
@@ -140,11 +143,11 @@ impl Engine {
         self.rules.iter().map(|r| RuleStats { kept: r.state.event_count() as u64, ..r.stats.clone() }).collect()
     }
 
-    /// Events of the tenant older than this are in no rule's window any more. None: all may be.
+    /// Events of the tenant older than this are needed for no match that can still change. None: all may be.
     #[must_use]
     pub fn horizon(&self, tenant: &TenantId) -> Option<Timestamp> {
         let longest = self.rules.iter().map(RunningRule::window_micros).max().unwrap_or(0);
-        Some(self.watermarks.final_before(tenant, self.lateness_micros())?.plus_micros(-longest))
+        Some(self.settled.get(tenant)?.plus_micros(-longest))
     }
 
     /// What has to be kept, beside the events of the window, to go on after a restart.
@@ -155,23 +158,25 @@ impl Engine {
         EngineCheckpoint { watermarks: self.watermarks.clone(), settled, rules }
     }
 
-    /// Goes on from a checkpoint. `events` are those that had been taken in time, from each tenant's `horizon` on at least.
+    /// Goes on from a checkpoint. `events` are those that had been taken in time, from each tenant's `horizon` on; where some of them are
+    /// not there any more (not `whole`), no alert is taken back that was told before.
     /// A rule that was changed since starts without matches, over the same events.
-    pub fn restore(&mut self, checkpoint: EngineCheckpoint, events: Vec<SecurityEvent>) -> Result<(), DetectError> {
+    pub fn restore(&mut self, checkpoint: EngineCheckpoint, events: Vec<SecurityEvent>, whole: bool) {
         self.watermarks = checkpoint.watermarks;
         self.settled = checkpoint.settled.into_iter().collect();
         let batch = Arc::new(EventBatch::new(events.into_iter().map(Arc::new).collect()));
         let mut saved = checkpoint.rules;
         let quotas = self.config.quotas;
         for running in &mut self.rules {
-            running.keep_only(&batch, quotas)?;
-            if let Some((hash, keys)) = saved.remove(&running.rule.header.id)
-                && hash == running.rule.hash
-            {
-                running.state.load_keys(keys);
+            let told = saved.remove(&running.rule.header.id).filter(|(hash, _)| *hash == running.rule.hash);
+            let rebuilt = guarded(running, |running| match told {
+                Some((_, told)) => running.rebuild(&batch, told, &self.settled, whole, quotas),
+                None => running.keep_only(&batch, quotas),
+            });
+            if let Err(error) = rebuilt {
+                running.quarantine(&error);
             }
         }
-        Ok(())
     }
 
     fn lateness_micros(&self) -> i64 {
@@ -182,27 +187,22 @@ impl Engine {
         let (quotas, clock) = (self.config.quotas, Arc::clone(&self.config.clock));
         for running in self.rules.iter_mut().filter(|r| r.stats.quarantined.is_none()) {
             let (result, micros) = running.timed(clock.as_ref(), |running| {
-                // An operator that panics must not take the other rules with it.
-                catch_unwind(AssertUnwindSafe(|| {
+                guarded(running, |running| {
                     let keys = running.evaluate(batch, quotas)?;
                     emit(running, keys, clock.now(), output)
-                }))
+                })
             });
             let over_budget = micros > self.config.rule_budget_ms.saturating_mul(1000);
-            let rule = || running.rule.header.id.clone();
             let failure = match result {
-                Ok(Ok(())) if over_budget => Some(DetectError::Output {
-                    rule: rule(),
+                Ok(()) if over_budget => Some(DetectError::Output {
+                    rule: running.rule.header.id.clone(),
                     reason: format!("one tick took {} ms, the budget is {} ms", micros / 1000, self.config.rule_budget_ms),
                 }),
-                Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(error),
-                Err(_) => Some(DetectError::Output { rule: rule(), reason: "the query engine panicked".into() }),
+                Ok(()) => None,
+                Err(error) => Some(error),
             };
             if let Some(error) = failure {
-                tracing::error!(rule = %running.rule.header.id, %error, "rule quarantined");
-                running.stats.quarantined = Some(error.to_string());
-                running.state = crate::window::RuleState::default();
+                running.quarantine(&error);
                 output.quarantined.push(error);
             }
         }
@@ -212,9 +212,9 @@ impl Engine {
         let now = self.config.clock.now();
         for running in &mut self.rules {
             let window_micros = running.window_micros();
-            let RunningRule { rule, state, stats, .. } = running;
+            let RunningRule { rule, plan, state, stats } = running;
             let Some(tenant_state) = state.tenants.get_mut(tenant) else { continue };
-            let rules = key_rules(rule, tenant);
+            let rules = key_rules(rule, plan, tenant);
             for key in tenant_state.buckets.values_mut().flat_map(|b| b.keys.values_mut()) {
                 let Ok(retracted) = key.settle(rules, final_before) else { continue };
                 stats.retractions += retracted.len() as u64;
@@ -230,33 +230,51 @@ impl Engine {
     }
 }
 
-fn key_rules<'a>(rule: &'a crate::rule::Rule, tenant: &'a TenantId) -> KeyRules<'a> {
+/// Does something with a rule. An operator that panics must not take the other rules with it.
+fn guarded(running: &mut RunningRule, work: impl FnOnce(&mut RunningRule) -> Result<(), DetectError>) -> Result<(), DetectError> {
+    catch_unwind(AssertUnwindSafe(|| work(running))).unwrap_or_else(|_| {
+        Err(DetectError::Output { rule: running.rule.header.id.clone(), reason: "the query engine panicked".into() })
+    })
+}
+
+fn key_rules<'a>(rule: &'a Rule, plan: &RulePlan, tenant: &'a TenantId) -> KeyRules<'a> {
     KeyRules {
         tenant,
         rule_id: &rule.header.id,
         window_micros: rule.header.window_s * 1_000_000,
         suppress_micros: rule.header.suppress_s.map(|s| s * 1_000_000),
+        keeps_details: plan.shape == Shape::Stateless,
     }
 }
 
 /// Emits what is new for the touched keys.
 fn emit(running: &mut RunningRule, keys: TouchedKeys, now: Timestamp, output: &mut TickOutput) -> Result<(), DetectError> {
-    let RunningRule { rule, state, stats, .. } = running;
     for (tenant, bucket, text) in keys {
-        let found = state.tenants.get_mut(&tenant).and_then(|t| t.buckets.get_mut(&bucket)).and_then(|b| b.keys.get_mut(&text));
-        let Some(key) = found else { continue };
-        let canon = |e: aegis_canon::CanonError| DetectError::Output {
-            rule: rule.header.id.clone(),
-            reason: format!("the key is not canonical: {e}"),
-        };
-        let (fresh, episodes) = key.emit(key_rules(rule, &tenant)).map_err(canon)?;
-        stats.alerts += fresh.len() as u64;
-        output.alerts.extend(fresh.iter().map(|(id, found)| alert_of(rule, &tenant, id, found, now)));
-        let key_value = || serde_json::from_str::<Map<String, Value>>(&text).unwrap_or_default();
-        let repeated = episodes.into_iter().filter(|e| e.count > 1);
-        output.episodes.extend(repeated.map(|episode| update_of(episode, &tenant, &rule.header.id, key_value())));
+        let mut emission = emit_key(running, &tenant, &bucket, &text)?;
+        if !emission.wanted.is_empty() {
+            let found = running.find_again(&tenant, &bucket, &text, &emission.wanted)?;
+            if let Some(key) = running.state.key_mut(&tenant, &bucket, &text) {
+                key.supply(&emission.wanted, found);
+            }
+            let more = emit_key(running, &tenant, &bucket, &text)?;
+            emission.fresh.extend(more.fresh);
+        }
+        let RunningRule { rule, state, stats, .. } = running;
+        stats.alerts += emission.fresh.len() as u64;
+        output.alerts.extend(emission.fresh.iter().map(|(id, found)| alert_of(rule, &tenant, id, found, now)));
+        let Some(key) = state.key_mut(&tenant, &bucket, &text) else { continue };
+        let repeated = emission.episodes.into_iter().filter(|e| e.count > 1);
+        output.episodes.extend(repeated.map(|episode| update_of(episode, &tenant, &rule.header.id, key.key().clone())));
     }
     Ok(())
+}
+
+/// What there is to say of one key.
+fn emit_key(running: &mut RunningRule, tenant: &TenantId, bucket: &str, text: &str) -> Result<Emission, DetectError> {
+    let RunningRule { rule, plan, state, .. } = running;
+    let Some(key) = state.key_mut(tenant, bucket, text) else { return Ok(Emission::default()) };
+    key.emit(key_rules(rule, plan, tenant))
+        .map_err(|e| DetectError::Output { rule: rule.header.id.clone(), reason: format!("the key is not canonical: {e}") })
 }
 
 fn update_of(episode: Episode, tenant: &TenantId, rule_id: &str, key: Map<String, Value>) -> EpisodeUpdate {

@@ -1,21 +1,25 @@
 //! The matches of one key: which of them are alerts, which join an episode, and what is retracted.
 //! Everything is decided on event time from the final set of matches, so the order of arrival changes nothing in the end.
 //!
-//! An alert is retracted only once no event that is in time could bring it back: a retraction is said once and stays.
+//! An alert is retracted only once no event that is in time could bring it back: a retraction is said once and stays. Of a match only its ends
+//! are kept; all its evidence is there until its key was looked at, and is found again from the events of the window where it is needed later.
 
 use std::collections::BTreeMap;
 
 use aegis_canon::CanonError;
 use aegis_model::{EventId, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::alert::alert_id;
-use crate::output::Match;
+use crate::output::{Evidence, Match};
 
 /// A run of matches of one key that raises one alert.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Episode {
     pub(crate) alert_id: String,
+    /// First evidence of its first match.
+    first: EventId,
     /// Instant of its first match.
     pub(crate) start: Timestamp,
     /// How many matches it joins.
@@ -27,20 +31,56 @@ pub(crate) struct Episode {
 /// An alert that was emitted and could still change.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Emitted {
+    alert_id: String,
     /// Time of its first evidence: a match with this id lies within one window of it.
     first_ts: Timestamp,
     /// True once the match that raises it can no longer change.
     stands: bool,
 }
 
-/// What is remembered of a key.
+/// Where a match stands among those of its key.
+pub(crate) type Order = (Timestamp, (Timestamp, EventId), (Timestamp, EventId));
+
+/// A match that can still change.
+#[derive(Clone, Debug, PartialEq)]
+struct Seen {
+    /// Its instant, its first and its last evidence.
+    order: Order,
+    /// All of it, while an alert may be made of it.
+    detail: Option<Box<Match>>,
+}
+
+impl Seen {
+    const fn instant(&self) -> Timestamp {
+        self.order.0
+    }
+
+    const fn first(&self) -> (Timestamp, EventId) {
+        self.order.1
+    }
+
+    const fn last(&self) -> (Timestamp, EventId) {
+        self.order.2
+    }
+}
+
+/// Where a match stands.
+pub(crate) fn order_of(found: &Match) -> Order {
+    let end = |evidence: &Evidence| (evidence.ts, evidence.event_id);
+    (found.instant, end(found.first()), end(found.last()))
+}
+
+/// What is remembered of a key. A checkpoint has what was told; the matches are found again from the events of the window.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct KeyState {
-    /// Matches that can still change, by (instant, first evidence).
-    matches: Vec<Match>,
+    key: Map<String, Value>,
+    /// Matches that can still change, in their order.
+    #[serde(skip)]
+    matches: Vec<Seen>,
     /// The last episode that can no longer change.
     settled: Option<Episode>,
-    emitted: BTreeMap<String, Emitted>,
+    /// By first evidence.
+    emitted: BTreeMap<EventId, Emitted>,
 }
 
 /// What a key's rule says about identity and time.
@@ -50,75 +90,114 @@ pub(crate) struct KeyRules<'a> {
     pub(crate) rule_id: &'a str,
     pub(crate) window_micros: i64,
     pub(crate) suppress_micros: Option<i64>,
+    /// True where no events are kept from which a match could be found again.
+    pub(crate) keeps_details: bool,
+}
+
+/// What there is to say of a key.
+#[derive(Debug, Default)]
+pub(crate) struct Emission {
+    /// Alerts that were not emitted before, now marked so.
+    pub(crate) fresh: Vec<(String, Match)>,
+    /// Matches that raise an alert, of which only the ends are known: to be found again, and to be supplied.
+    pub(crate) wanted: Vec<Order>,
+    /// Every episode as it now is.
+    pub(crate) episodes: Vec<Episode>,
 }
 
 impl KeyState {
+    pub(crate) const fn key(&self) -> &Map<String, Value> {
+        &self.key
+    }
+
     /// Forgets the matches at instants within `[from, to]`.
     pub(crate) fn clear(&mut self, from: Timestamp, to: Timestamp) {
-        self.matches.retain(|m| m.instant < from || m.instant > to);
+        self.matches.retain(|m| m.instant() < from || m.instant() > to);
     }
 
     /// Adds a match, unless the same is there.
     pub(crate) fn insert(&mut self, found: Match) {
-        let order = |m: &Match| (m.instant, m.first().ts, m.first().event_id, m.last().event_id);
-        match self.matches.binary_search_by(|m| order(m).cmp(&order(&found))) {
-            Ok(at) => self.matches[at] = found,
-            Err(at) => self.matches.insert(at, found),
+        if self.key.is_empty() {
+            self.key.clone_from(&found.key);
+        }
+        let seen = Seen { order: order_of(&found), detail: Some(Box::new(found)) };
+        match self.matches.binary_search_by(|m| m.order.cmp(&seen.order)) {
+            Ok(at) => self.matches[at] = seen,
+            Err(at) => self.matches.insert(at, seen),
+        }
+    }
+
+    /// Keeps only the ends of its matches.
+    pub(crate) fn forget_details(&mut self) {
+        self.matches.iter_mut().for_each(|m| m.detail = None);
+    }
+
+    /// All of the matches that were wanted. One that cannot be found any more has its ends as evidence: an alert is not lost.
+    pub(crate) fn supply(&mut self, wanted: &[Order], found: Vec<Match>) {
+        let mut found: BTreeMap<Order, Match> = found.into_iter().map(|m| (order_of(&m), m)).collect();
+        for order in wanted {
+            let Ok(at) = self.matches.binary_search_by(|m| m.order.cmp(order)) else { continue };
+            let detail = found.remove(order).unwrap_or_else(|| ends_of(order, &self.key));
+            self.matches[at].detail = Some(Box::new(detail));
         }
     }
 
     /// The episodes of the matches that can still change: each with the match that raises it.
-    fn episodes(&self, rules: KeyRules<'_>) -> Result<Vec<(Episode, Option<&Match>)>, CanonError> {
-        let mut episodes: Vec<(Episode, Option<&Match>)> = self.settled.clone().map(|e| (e, None)).into_iter().collect();
+    fn episodes(&self, rules: KeyRules<'_>) -> Result<Vec<(Episode, Option<&Seen>)>, CanonError> {
+        let mut episodes: Vec<(Episode, Option<&Seen>)> = self.settled.clone().map(|e| (e, None)).into_iter().collect();
         for found in &self.matches {
-            let id = alert_id(rules.tenant, rules.rule_id, &found.key, found.first().event_id)?;
+            let ((_, first), (last_ts, last_event_id)) = (found.first(), found.last());
             let joins = episodes.last_mut().filter(|(current, _)| match rules.suppress_micros {
-                Some(suppress) => found.instant < current.start.plus_micros(suppress),
-                None => current.alert_id == id,
+                Some(suppress) => found.instant() < current.start.plus_micros(suppress),
+                None => current.first == first,
             });
-            match joins {
-                Some((current, _)) => {
-                    current.count += 1;
-                    current.last_ts = found.last().ts;
-                    current.last_event_id = found.last().event_id;
-                }
-                None => {
-                    let (last_ts, last_event_id) = (found.last().ts, found.last().event_id);
-                    let episode = Episode { alert_id: id, start: found.instant, count: 1, last_ts, last_event_id };
-                    episodes.push((episode, Some(found)));
-                }
+            if let Some((current, _)) = joins {
+                current.count += 1;
+                (current.last_ts, current.last_event_id) = (last_ts, last_event_id);
+                continue;
             }
+            let alert_id = match self.emitted.get(&first) {
+                Some(emitted) => emitted.alert_id.clone(),
+                None => alert_id(rules.tenant, rules.rule_id, &self.key, first)?,
+            };
+            episodes.push((Episode { alert_id, first, start: found.instant(), count: 1, last_ts, last_event_id }, Some(found)));
         }
         Ok(episodes)
     }
 
-    /// Alerts that were not emitted before, and marks them so; and every episode as it now is.
-    #[allow(clippy::type_complexity)] // alert ids with their matches, and the episodes they changed
-    pub(crate) fn emit(&mut self, rules: KeyRules<'_>) -> Result<(Vec<(String, Match)>, Vec<Episode>), CanonError> {
-        let episodes = self.episodes(rules)?;
-        let mut fresh = Vec::new();
-        for (episode, raised_by) in &episodes {
-            let Some(found) = raised_by else { continue };
-            let known = self.emitted.contains_key(&episode.alert_id) || fresh.iter().any(|(id, _)| id == &episode.alert_id);
-            if !known {
-                fresh.push((episode.alert_id.clone(), (*found).clone()));
+    /// What is to be told of the key now.
+    pub(crate) fn emit(&mut self, rules: KeyRules<'_>) -> Result<Emission, CanonError> {
+        let mut emission = Emission::default();
+        let mut raised = BTreeMap::new();
+        for (episode, raised_by) in self.episodes(rules)? {
+            if let Some(seen) = raised_by.filter(|_| !self.emitted.contains_key(&episode.first)) {
+                match &seen.detail {
+                    Some(_) if raised.contains_key(&episode.first) => {}
+                    Some(detail) => {
+                        let emitted = Emitted { alert_id: episode.alert_id.clone(), first_ts: seen.first().0, stands: false };
+                        raised.insert(episode.first, emitted);
+                        emission.fresh.push((episode.alert_id.clone(), (**detail).clone()));
+                    }
+                    None => emission.wanted.push(seen.order),
+                }
             }
+            emission.episodes.push(episode);
         }
-        let all = episodes.into_iter().map(|(episode, _)| episode).collect();
-        for (id, found) in &fresh {
-            self.emitted.insert(id.clone(), Emitted { first_ts: found.first().ts, stands: false });
+        self.emitted.extend(raised);
+        if !rules.keeps_details {
+            self.forget_details();
         }
-        Ok((fresh, all))
+        Ok(emission)
     }
 
     /// Time has passed `final_before`: what lies before it is settled. Answers the ids of alerts that are now retracted.
     pub(crate) fn settle(&mut self, rules: KeyRules<'_>, final_before: Timestamp) -> Result<Vec<String>, CanonError> {
-        let is_final = |m: &Match| m.instant < final_before;
+        let is_final = |m: &Seen| m.instant() < final_before;
         if self.matches.first().is_some_and(is_final) {
             let provisional = self.matches.split_off(self.matches.partition_point(is_final));
             let settled: Vec<Episode> = self.episodes(rules)?.into_iter().map(|(episode, _)| episode).collect();
             for episode in settled {
-                if let Some(emitted) = self.emitted.get_mut(&episode.alert_id) {
+                if let Some(emitted) = self.emitted.get_mut(&episode.first) {
                     emitted.stands = true;
                 }
                 self.settled = Some(episode);
@@ -131,14 +210,29 @@ impl KeyState {
             self.settled = None;
         }
         let mut retracted = Vec::new();
-        self.emitted.retain(|id, emitted| {
+        self.emitted.retain(|_, emitted| {
             let can_change = emitted.first_ts.plus_micros(rules.window_micros) >= final_before;
             if !can_change && !emitted.stands {
-                retracted.push(id.clone());
+                retracted.push(emitted.alert_id.clone());
             }
             can_change
         });
         Ok(retracted)
+    }
+
+    /// What was told stands: the events that could say otherwise are not all there any more.
+    pub(crate) fn let_stand(&mut self) {
+        self.emitted.values_mut().for_each(|emitted| emitted.stands = true);
+    }
+
+    /// True if there is anything for a checkpoint.
+    pub(crate) fn has_told(&self) -> bool {
+        self.settled.is_some() || !self.emitted.is_empty()
+    }
+
+    /// What a checkpoint has of it.
+    pub(crate) fn told(&self) -> Self {
+        Self { key: self.key.clone(), matches: Vec::new(), settled: self.settled.clone(), emitted: self.emitted.clone() }
     }
 
     /// True if nothing is remembered.
@@ -151,12 +245,19 @@ impl KeyState {
     }
 }
 
+/// A match of which only the ends are known.
+fn ends_of(order: &Order, key: &Map<String, Value>) -> Match {
+    let (instant, first, last) = *order;
+    let evidence = |(ts, event_id)| Evidence { event_id, ts, receipt_hash: None };
+    let mut evidence = vec![evidence(first), evidence(last)];
+    evidence.dedup();
+    Match { instant, key: key.clone(), evidence, fields: Map::new() }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
     use super::*;
-    use crate::output::Evidence;
-    use serde_json::Map;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_micros(second * 1_000_000)
@@ -169,7 +270,13 @@ mod tests {
     }
 
     fn rules(tenant: &TenantId, suppress: Option<i64>) -> KeyRules<'_> {
-        KeyRules { tenant, rule_id: "R", window_micros: 60_000_000, suppress_micros: suppress.map(|s| s * 1_000_000) }
+        KeyRules {
+            tenant,
+            rule_id: "R",
+            window_micros: 60_000_000,
+            suppress_micros: suppress.map(|s| s * 1_000_000),
+            keeps_details: false,
+        }
     }
 
     #[test]
@@ -179,11 +286,11 @@ mod tests {
         for second in [10, 20, 600, 609, 610, 700] {
             key.insert(found(second, second));
         }
-        let (alerts, episodes) = key.emit(rules(&tenant, Some(600))).unwrap();
+        let Emission { fresh: alerts, episodes, .. } = key.emit(rules(&tenant, Some(600))).unwrap();
         let starts: Vec<_> = alerts.iter().map(|(_, m)| m.instant).collect();
         assert_eq!(starts, [at(10), at(610)], "exactly `suppress` after the first match a new episode begins");
         assert_eq!(episodes.iter().map(|e| e.count).collect::<Vec<_>>(), [4, 2]);
-        assert!(key.emit(rules(&tenant, Some(600))).unwrap().0.is_empty(), "an alert is emitted once");
+        assert!(key.emit(rules(&tenant, Some(600))).unwrap().fresh.is_empty(), "an alert is emitted once");
     }
 
     #[test]
@@ -192,12 +299,12 @@ mod tests {
         let seconds = [10, 20, 70, 130, 131, 190, 260];
         let mut at_once = KeyState::default();
         seconds.into_iter().for_each(|s| at_once.insert(found(s, s)));
-        let expected: Vec<_> = at_once.emit(rules(&tenant, Some(60))).unwrap().0.into_iter().map(|(id, _)| id).collect();
+        let expected: Vec<_> = at_once.emit(rules(&tenant, Some(60))).unwrap().fresh.into_iter().map(|(id, _)| id).collect();
         let mut step_by_step = KeyState::default();
         let mut emitted = Vec::new();
         for second in seconds {
             step_by_step.insert(found(second, second));
-            emitted.extend(step_by_step.emit(rules(&tenant, Some(60))).unwrap().0.into_iter().map(|(id, _)| id));
+            emitted.extend(step_by_step.emit(rules(&tenant, Some(60))).unwrap().fresh.into_iter().map(|(id, _)| id));
             assert!(step_by_step.settle(rules(&tenant, Some(60)), at(second - 5)).unwrap().is_empty());
         }
         assert_eq!(emitted, expected);
@@ -210,14 +317,60 @@ mod tests {
         let tenant = TenantId::new("t").unwrap();
         let mut key = KeyState::default();
         key.insert(found(10, 30));
-        let (alerts, _) = key.emit(rules(&tenant, None)).unwrap();
+        let alerts = key.emit(rules(&tenant, None)).unwrap().fresh;
         // A late event puts another first evidence into the same match.
         key.clear(at(0), at(100));
         key.insert(found(5, 30));
-        assert_eq!(key.emit(rules(&tenant, None)).unwrap().0.len(), 1);
+        assert_eq!(key.emit(rules(&tenant, None)).unwrap().fresh.len(), 1);
         assert!(key.settle(rules(&tenant, None), at(70)).unwrap().is_empty(), "a match at 70 could still begin at 10");
         assert_eq!(key.settle(rules(&tenant, None), at(71)).unwrap(), [alerts[0].0.clone()]);
         assert!(key.settle(rules(&tenant, None), at(10_000)).unwrap().is_empty());
         assert!(key.is_empty());
+    }
+
+    #[test]
+    fn a_match_that_comes_to_raise_an_alert_later_is_wanted_and_supplied() {
+        let tenant = TenantId::new("t").unwrap();
+        let mut key = KeyState::default();
+        for second in [10, 609] {
+            key.insert(found(second, second));
+        }
+        assert_eq!(key.emit(rules(&tenant, Some(600))).unwrap().fresh.len(), 1);
+        // A late match begins an episode that ends before the second one.
+        key.insert(found(5, 5));
+        let emission = key.emit(rules(&tenant, Some(600))).unwrap();
+        assert_eq!(emission.fresh.iter().map(|(_, m)| m.instant).collect::<Vec<_>>(), [at(5)]);
+        assert_eq!(emission.wanted, [order_of(&found(609, 609))]);
+        key.supply(&emission.wanted, vec![found(609, 609)]);
+        let again = key.emit(rules(&tenant, Some(600))).unwrap();
+        assert_eq!(again.fresh.iter().map(|(_, m)| m.clone()).collect::<Vec<_>>(), [found(609, 609)]);
+        assert!(again.wanted.is_empty());
+        // Of one whose events are gone, the ends.
+        key.insert(found(4, 4));
+        key.insert(found(604, 604));
+        let mut bare = key.clone();
+        bare.clear(at(604), at(604));
+        bare.insert(found(604, 604));
+        bare.forget_details();
+        let wanted: Vec<Order> = bare.emit(rules(&tenant, Some(600))).unwrap().wanted;
+        assert!(!wanted.is_empty());
+        bare.supply(&wanted, Vec::new());
+        assert!(bare.emit(rules(&tenant, Some(600))).unwrap().fresh.iter().any(|(_, m)| m.instant == at(604)));
+    }
+
+    #[test]
+    fn what_a_checkpoint_has_of_a_key_does_not_grow_with_its_matches() {
+        let tenant = TenantId::new("t").unwrap();
+        let mut key = KeyState::default();
+        let size = |key: &KeyState| serde_json::to_vec(key).unwrap().len();
+        key.insert(found(1, 1));
+        key.emit(rules(&tenant, Some(600))).unwrap();
+        let one = size(&key);
+        for second in 2..500 {
+            key.insert(found(1, second));
+            key.emit(rules(&tenant, Some(600))).unwrap();
+        }
+        assert_eq!(key.match_count(), 499);
+        assert_eq!(size(&key), one);
     }
 }

@@ -83,16 +83,7 @@ impl RunningRule {
         }
     }
 
-    /// Keeps events without evaluating them: how state is rebuilt after a restart.
-    pub(crate) fn keep_only(&mut self, batch: &Arc<EventBatch>, quotas: Quotas) -> Result<(), DetectError> {
-        if self.plan.shape != Shape::Stateless {
-            let relevant = self.plan.relevant(batch).map_err(|e| self.query_error(e))?;
-            self.keep(&relevant, quotas);
-        }
-        Ok(())
-    }
-
-    fn keep(&mut self, relevant: &[Arc<SecurityEvent>], quotas: Quotas) -> Touched {
+    pub(crate) fn keep(&mut self, relevant: &[Arc<SecurityEvent>], quotas: Quotas) -> Touched {
         let mut touched = Touched::default();
         for event in relevant {
             let Some(bucket) = bucket_of_event(event, &self.plan.buckets) else { continue };
@@ -158,7 +149,11 @@ impl RunningRule {
         Ok(keys)
     }
 
-    fn run(&mut self, rows: Vec<Arc<SecurityEvent>>, fixed: Option<(TenantId, Timestamp)>) -> Result<Vec<Found>, DetectError> {
+    pub(crate) fn run(
+        &mut self,
+        rows: Vec<Arc<SecurityEvent>>,
+        fixed: Option<(TenantId, Timestamp)>,
+    ) -> Result<Vec<Found>, DetectError> {
         let found = run_plan(&self.plan, &self.rule, &mut self.stats.evals, rows, fixed)?;
         self.stats.matches += found.len() as u64;
         Ok(found)
@@ -180,7 +175,7 @@ impl RunningRule {
         keys
     }
 
-    fn insert(&mut self, found: Vec<Found>, quotas: Quotas) -> TouchedKeys {
+    pub(crate) fn insert(&mut self, found: Vec<Found>, quotas: Quotas) -> TouchedKeys {
         let mut keys = TouchedKeys::new();
         for f in found {
             match self.state.bucket_mut(&f.tenant, &f.bucket, quotas) {
@@ -194,7 +189,14 @@ impl RunningRule {
         keys
     }
 
-    fn query_error(&self, source: datafusion::error::DataFusionError) -> DetectError {
+    /// Stops the rule, and says why.
+    pub(crate) fn quarantine(&mut self, error: &DetectError) {
+        tracing::error!(rule = %self.rule.header.id, %error, "rule quarantined");
+        self.stats.quarantined = Some(error.to_string());
+        self.state = RuleState::default();
+    }
+
+    pub(crate) fn query_error(&self, source: datafusion::error::DataFusionError) -> DetectError {
         DetectError::Query { rule: self.rule.header.id.clone(), source }
     }
 

@@ -165,8 +165,9 @@ impl Running {
     /// Takes up the state of a checkpoint. Of another stream it is still true how far each lane was seen and what was told; only the
     /// events of the windows are gone, and the stream is read from its start.
     async fn restore(&mut self, checkpoint: Checkpoint, ring: &KeyRing) -> Result<(), DetectError> {
-        let mut events = Vec::new();
+        let (mut events, mut whole) = (Vec::new(), false);
         if self.bus.is_still(Stream::Ase, &checkpoint.place).await? {
+            whole = !checkpoint.cut && self.bus.stream_state(Stream::Ase).await?.first_seq <= checkpoint.rewind;
             events = self.read_windows(&checkpoint).await?;
             self.position = checkpoint.place.seq;
             self.stored = checkpoint.place.stored;
@@ -175,7 +176,7 @@ impl Running {
                 "the stream is not the one that the checkpoint is about; reading it from its start, with empty windows"
             );
         }
-        self.engine.restore(checkpoint.engine, events)?;
+        self.engine.restore(checkpoint.engine, events, whole);
         self.stage = VerifyStage::new(ring.clone(), checkpoint.heads);
         Ok(())
     }
@@ -328,6 +329,7 @@ impl Running {
             engine: self.engine.checkpoint(),
             skipped: self.tail.skipped(),
             broken: self.tail.broken(),
+            cut: self.tail.is_cut(),
         };
         let Ok(payload) = serde_json::to_vec(&checkpoint) else { return Ok(()) };
         if payload.len() > aegis_bus::MAX_PAYLOAD {

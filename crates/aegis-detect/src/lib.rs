@@ -5,6 +5,7 @@
 //! that contains sees an unproven event or a score. Never decides containment: it says what matched, and responders ask.
 
 mod alert;
+mod backtest;
 mod check;
 mod checkpoint;
 mod engine;
@@ -16,6 +17,7 @@ mod hold;
 mod leaf;
 mod output;
 mod plan;
+mod rebuild;
 mod rule;
 mod ruleset;
 mod schema;
@@ -30,6 +32,7 @@ mod wire;
 mod worker;
 
 pub use alert::alert_id;
+pub use backtest::{Backtest, BacktestReport, RuleResult, Told};
 pub use engine::{Engine, EngineCheckpoint, EngineConfig, EpisodeUpdate, TickOutput};
 pub use error::{DetectError, Place, RuleCode, RuleError, RuleErrors};
 pub use evaluate::RuleStats;

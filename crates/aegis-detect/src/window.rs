@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use aegis_model::{SecurityEvent, TenantId, Timestamp};
-use serde::{Deserialize, Serialize};
 
 use crate::episode::KeyState;
 
@@ -145,26 +144,29 @@ impl RuleState {
         }
     }
 
+    /// The names of a tenant's buckets, in order.
+    pub(crate) fn buckets(&self) -> Vec<(TenantId, String)> {
+        let all = self.tenants.iter().flat_map(|(tenant, t)| t.buckets.keys().map(|name| (tenant.clone(), name.clone())));
+        let mut all: Vec<_> = all.collect();
+        all.sort_unstable();
+        all
+    }
+
     pub(crate) fn event_count(&self) -> usize {
         self.tenants.values().map(|t| t.events).sum()
     }
 }
 
-/// The matches of a rule as they stand in a checkpoint: tenant → bucket → key.
-pub(crate) type SavedKeys = BTreeMap<TenantId, BTreeMap<String, BTreeMap<String, SavedKey>>>;
-
-/// One key in a checkpoint.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct SavedKey(pub(crate) KeyState);
+/// What a rule told of its keys, as it stands in a checkpoint: tenant → bucket → key.
+pub(crate) type SavedKeys = BTreeMap<TenantId, BTreeMap<String, BTreeMap<String, KeyState>>>;
 
 impl RuleState {
     pub(crate) fn save_keys(&self) -> SavedKeys {
         let mut saved = SavedKeys::new();
         for (tenant, state) in &self.tenants {
             for (name, bucket) in &state.buckets {
-                let keys =
-                    bucket.keys.iter().filter(|(_, k)| !k.is_empty()).map(|(text, key)| (text.clone(), SavedKey(key.clone())));
-                let keys: BTreeMap<String, SavedKey> = keys.collect();
+                let keys = bucket.keys.iter().filter(|(_, k)| k.has_told()).map(|(text, key)| (text.clone(), key.told()));
+                let keys: BTreeMap<String, KeyState> = keys.collect();
                 if !keys.is_empty() {
                     saved.entry(tenant.clone()).or_default().insert(name.clone(), keys);
                 }
@@ -177,10 +179,18 @@ impl RuleState {
         for (tenant, buckets) in saved {
             let state = self.tenants.entry(tenant).or_default();
             for (name, keys) in buckets {
-                let bucket = state.buckets.entry(name).or_default();
-                bucket.keys = keys.into_iter().map(|(text, SavedKey(key))| (text, key)).collect();
+                state.buckets.entry(name).or_default().keys = keys;
             }
         }
+    }
+
+    pub(crate) fn key_mut(&mut self, tenant: &TenantId, bucket: &str, text: &str) -> Option<&mut KeyState> {
+        self.tenants.get_mut(tenant)?.buckets.get_mut(bucket)?.keys.get_mut(text)
+    }
+
+    /// Every key.
+    pub(crate) fn keys_mut(&mut self) -> impl Iterator<Item = &mut KeyState> {
+        self.tenants.values_mut().flat_map(|t| t.buckets.values_mut()).flat_map(|b| b.keys.values_mut())
     }
 }
 

@@ -1,0 +1,114 @@
+//! What is found again from the events of the window: a rule's matches after a restart, and all of a match of which only the ends are kept.
+//! Right because a match at an instant depends on the events of the window that ends there, and on no other.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use aegis_model::{SecurityEvent, TenantId, Timestamp};
+
+use crate::episode::{Order, order_of};
+use crate::error::DetectError;
+use crate::evaluate::RunningRule;
+use crate::output::{Found, Match};
+use crate::schema::EventBatch;
+use crate::shape::Shape;
+use crate::window::{Quotas, SavedKeys};
+
+/// About how many events one run of the query has.
+const ROWS_OF_A_RUN: usize = 8192;
+
+impl RunningRule {
+    /// Keeps events without looking for matches: what a rule knows that was changed since.
+    pub(crate) fn keep_only(&mut self, batch: &Arc<EventBatch>, quotas: Quotas) -> Result<(), DetectError> {
+        if self.plan.shape != Shape::Stateless {
+            let relevant = self.plan.relevant(batch).map_err(|e| self.query_error(e))?;
+            self.keep(&relevant, quotas);
+        }
+        Ok(())
+    }
+
+    /// The state after a restart: events of the windows, what was told, and the matches at instants that were not `settled`. Where not all
+    /// events are there (`whole`), what was told stands.
+    pub(crate) fn rebuild(
+        &mut self,
+        batch: &Arc<EventBatch>,
+        told: SavedKeys,
+        settled: &HashMap<TenantId, Timestamp>,
+        whole: bool,
+        quotas: Quotas,
+    ) -> Result<(), DetectError> {
+        let lost_before = self.stats.given_up + self.stats.refused;
+        let relevant = self.plan.relevant(batch).map_err(|e| self.query_error(e))?;
+        self.state.load_keys(told);
+        let open = |tenant: &TenantId, at: Timestamp| settled.get(tenant).is_none_or(|settled| at >= *settled);
+        let mut found = match self.plan.shape {
+            Shape::Stateless => self.run(relevant, None)?,
+            Shape::Sliding | Shape::Stepped => {
+                self.keep(&relevant, quotas);
+                self.find_all(&open)?
+            }
+        };
+        found.retain(|f| open(&f.tenant, f.found.instant));
+        self.insert(found, quotas);
+        if self.plan.shape != Shape::Stateless {
+            self.state.keys_mut().for_each(crate::episode::KeyState::forget_details);
+        }
+        if !whole || self.stats.given_up + self.stats.refused > lost_before {
+            self.state.keys_mut().for_each(crate::episode::KeyState::let_stand);
+        }
+        Ok(())
+    }
+
+    /// The matches of everything that is kept.
+    fn find_all(&mut self, open: &impl Fn(&TenantId, Timestamp) -> bool) -> Result<Vec<Found>, DetectError> {
+        let (always, never) = (Timestamp::from_micros(i64::MIN), Timestamp::from_micros(i64::MAX));
+        let mut found = Vec::new();
+        let mut rows: Vec<Arc<SecurityEvent>> = Vec::new();
+        for (tenant, bucket) in self.state.buckets() {
+            if self.plan.shape == Shape::Stepped {
+                let instants: BTreeSet<Timestamp> = self
+                    .state
+                    .events(&tenant, &bucket, always, never)
+                    .iter()
+                    .map(|e| e.ts)
+                    .filter(|ts| open(&tenant, *ts))
+                    .collect();
+                for instant in instants {
+                    found.extend(self.find_at(&tenant, &bucket, instant)?);
+                }
+                continue;
+            }
+            rows.extend_from_slice(self.state.events(&tenant, &bucket, always, never));
+            if rows.len() >= ROWS_OF_A_RUN {
+                found.extend(self.run(std::mem::take(&mut rows), None)?);
+            }
+        }
+        if !rows.is_empty() {
+            found.extend(self.run(rows, None)?);
+        }
+        Ok(found)
+    }
+
+    /// The matches at one instant, and at others of the window before it, which may lack what they need.
+    fn find_at(&mut self, tenant: &TenantId, bucket: &str, instant: Timestamp) -> Result<Vec<Found>, DetectError> {
+        let slice = self.state.events(tenant, bucket, instant.plus_micros(-self.window_micros()), instant).to_vec();
+        let fixed = (self.plan.shape == Shape::Stepped).then(|| (tenant.clone(), instant));
+        self.run(slice, fixed)
+    }
+
+    /// All of some matches of a key.
+    pub(crate) fn find_again(
+        &mut self,
+        tenant: &TenantId,
+        bucket: &str,
+        key_text: &str,
+        wanted: &[Order],
+    ) -> Result<Vec<Match>, DetectError> {
+        let mut all = Vec::with_capacity(wanted.len());
+        for order in wanted {
+            let found = self.find_at(tenant, bucket, order.0)?;
+            all.extend(found.into_iter().filter(|f| f.key_text == key_text && order_of(&f.found) == *order).map(|f| f.found));
+        }
+        Ok(all)
+    }
+}
