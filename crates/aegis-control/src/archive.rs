@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_bus::{Delivered, Stream, subject};
+use aegis_ledger::verify::Prover;
 use aegis_model::WireEvent;
-use aegis_store::{HistoryRow, StoreError, Wire};
+use aegis_store::{HistoryLane, HistoryRow, StoreError, Wire};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -33,14 +34,13 @@ pub(crate) async fn run(control: Arc<Control>, mut stop: watch::Receiver<bool>) 
     let mut follower = Follower::new(Arc::clone(&control.bus), Stream::Ase, CONSUMER, "ase.>");
     let mut saved = Instant::now();
     let mut begun = false;
-    let mut gaps = Gaps::default();
+    let mut lanes = Lanes { gaps: Gaps::default(), prover: Prover::new(control.ring.clone()) };
     loop {
         if !begun {
-            // The history is a file of its own: without its rows, whatever the bus still has is read again.
-            begun = rewind_for_an_empty_history(&control).await.is_ok();
+            begun = begin(&control, &mut lanes.gaps).await.is_ok();
         }
         tokio::select! {
-            outcome = step(&control, &mut follower, &mut saved, &mut gaps) => match outcome {
+            outcome = step(&control, &mut follower, &mut saved, &mut lanes) => match outcome {
                 Ok(()) => {
                     follower.recovered();
                     Control::set_healthy(&control.archive_ok, true);
@@ -62,16 +62,27 @@ pub(crate) async fn run(control: Arc<Control>, mut stop: watch::Receiver<bool>) 
 /// Longest name of a lane, bytes: tenant, edge and start.
 const MAX_LANE: usize = 256;
 
-async fn rewind_for_an_empty_history(control: &Control) -> Result<(), ControlError> {
+/// What follows the lanes: who says that a receipt has come must prove it.
+struct Lanes {
+    gaps: Gaps,
+    prover: Prover,
+}
+
+/// Takes up what an earlier process left.
+async fn begin(control: &Control, gaps: &mut Gaps) -> Result<(), ControlError> {
+    // The history is a file of its own: without its rows, whatever the bus still has is read again.
     if control.store.history_is_empty().await? {
         control.bus.set_consumer_position(Stream::Ase, CONSUMER, 0).await.map_err(failed)?;
+    }
+    for lane in control.store.lanes_with_gaps().await? {
+        gaps.begin(lane, control.clock.now());
     }
     Ok(())
 }
 
-async fn step(control: &Control, follower: &mut Follower, saved: &mut Instant, gaps: &mut Gaps) -> Result<(), ControlError> {
-    gaps.ask(control, control.clock.now());
-    control.metrics.history_gaps.set(i64::try_from(gaps.open()).unwrap_or(i64::MAX));
+async fn step(control: &Control, follower: &mut Follower, saved: &mut Instant, lanes: &mut Lanes) -> Result<(), ControlError> {
+    lanes.gaps.ask(control, control.clock.now());
+    control.metrics.history_gaps.set(i64::try_from(lanes.gaps.open()).unwrap_or(i64::MAX));
     // While a position waits to be noted, a short wait: it is noted at the first pause.
     let wait = if follower.is_saved() { WAIT } else { SPACING };
     let batch = follower.next(BATCH, wait).await.map_err(failed)?;
@@ -84,16 +95,19 @@ async fn step(control: &Control, follower: &mut Follower, saved: &mut Instant, g
     let mut rows = Vec::with_capacity(batch.len());
     let mut origins = Vec::with_capacity(batch.len());
     for delivered in &batch {
-        match read(control, delivered) {
+        match read(control, delivered, &mut lanes.prover) {
             Ok(row) => {
+                if row.proved {
+                    look_at_lane(control, &mut lanes.gaps, &row).await?;
+                }
                 rows.push(row);
                 origins.push(delivered);
             }
             Err(reason) => control.dead_letter(Stream::Ase, delivered, &reason).await.map_err(failed)?,
         }
     }
-    look_at_lanes(control, gaps, &rows).await?;
-    insert(control, &rows, &origins).await?;
+    insert(control, &rows, &origins, &lanes.gaps.changed()).await?;
+    lanes.gaps.written();
     if batch.len() < BATCH {
         *control.caught_up.lock() = Some(started);
     }
@@ -112,28 +126,33 @@ fn failed(error: impl std::fmt::Display) -> ControlError {
     ControlError::Failed(error.to_string())
 }
 
-/// Notes how far each lane is, before its rows are kept.
-async fn look_at_lanes(control: &Control, gaps: &mut Gaps, rows: &[HistoryRow]) -> Result<(), ControlError> {
+/// Notes how far a lane is with a row that is about to be kept.
+async fn look_at_lane(control: &Control, gaps: &mut Gaps, row: &HistoryRow) -> Result<(), ControlError> {
+    let (Some(lane), Some(seq)) = (&row.lane, row.seq) else { return Ok(()) };
     let now = control.clock.now();
-    for row in rows {
-        let (Some(lane), Some(seq)) = (&row.lane, row.seq) else { continue };
-        if !gaps.knows(lane) {
-            gaps.begin(lane, control.store.lane_head(&row.tenant_id, lane).await?);
-        }
-        gaps.took(lane, seq, now);
+    if !gaps.knows(lane) {
+        let known = control.store.history_lane(&row.tenant_id, lane).await?;
+        let fresh = || HistoryLane { tenant_id: row.tenant_id.clone(), lane: lane.clone(), head: 0, missing: Vec::new() };
+        gaps.begin(known.unwrap_or_else(fresh), now);
     }
+    gaps.took(lane, seq, now);
     Ok(())
 }
 
 /// All in one transaction; if the store refuses one for what it is, that one is set aside.
-async fn insert(control: &Control, rows: &[HistoryRow], origins: &[&Delivered]) -> Result<(), ControlError> {
-    match control.store.insert_history(rows).await {
+async fn insert(
+    control: &Control,
+    rows: &[HistoryRow],
+    origins: &[&Delivered],
+    lanes: &[HistoryLane],
+) -> Result<(), ControlError> {
+    match control.store.insert_history(rows, lanes).await {
         Ok(_) => return Ok(()),
         Err(error) if is_the_events_fault(&error) => {}
         Err(error) => return Err(error.into()),
     }
     for (row, delivered) in rows.iter().zip(origins) {
-        match control.store.insert_history(std::slice::from_ref(row)).await {
+        match control.store.insert_history(std::slice::from_ref(row), &[]).await {
             Ok(_) => {}
             Err(error) if is_the_events_fault(&error) => {
                 control.dead_letter(Stream::Ase, delivered, &error.to_string()).await.map_err(failed)?;
@@ -141,6 +160,7 @@ async fn insert(control: &Control, rows: &[HistoryRow], origins: &[&Delivered]) 
             Err(error) => return Err(error.into()),
         }
     }
+    control.store.insert_history(&[], lanes).await?;
     Ok(())
 }
 
@@ -156,8 +176,8 @@ fn is_the_events_fault(error: &StoreError) -> bool {
     )
 }
 
-/// An event as the history keeps it.
-fn read(control: &Control, delivered: &Delivered) -> Result<HistoryRow, String> {
+/// An event as the history keeps it. What stands in a ledger of this process needs no proof.
+fn read(control: &Control, delivered: &Delivered, prover: &mut Prover) -> Result<HistoryRow, String> {
     let wire = WireEvent::read(&delivered.payload).map_err(|error| error.to_string())?;
     let event = wire.event().map_err(|error| error.to_string())?;
     if delivered.subject != subject::ase(&event.tenant_id, event.kind) {
@@ -167,6 +187,8 @@ fn read(control: &Control, delivered: &Delivered) -> Result<HistoryRow, String> 
         return Err("its lane has no name that a lane can have".to_owned());
     }
     control.label_run(&event);
+    let kept = delivered.kept.as_ref().filter(|kept| control.config.keepers.contains_key(&kept.by));
+    let is_proved = event.lane.is_some() && (kept.is_some() || prover.prove(&wire).is_some());
     Ok(HistoryRow {
         tenant_id: event.tenant_id,
         event_id: event.event_id,
@@ -179,11 +201,11 @@ fn read(control: &Control, delivered: &Delivered) -> Result<HistoryRow, String> 
         decision: event.decision,
         receipt_hash: event.receipt_hash,
         bus_seq: delivered.seq,
-        wire: match &delivered.kept {
-            Some(kept) if control.config.keepers.contains_key(&kept.by) => {
-                Wire::Kept { by: Arc::clone(&kept.by), position: kept.position }
-            }
-            _ => Wire::Text(wire.text().into()),
+        bus_ts: Some(delivered.bus_ts),
+        proved: is_proved,
+        wire: match kept {
+            Some(kept) => Wire::Kept { by: Arc::clone(&kept.by), position: kept.position },
+            None => Wire::Text(wire.text().into()),
         },
     })
 }

@@ -274,7 +274,7 @@ impl Control {
             if edge_of(lane) != edge_id {
                 continue;
             }
-            match self.store.lane_head(&tenant, lane).await {
+            match self.store.history_lane(&tenant, lane).await.map(|known| known.map_or(0, |known| known.head)) {
                 Ok(head) => page.entries.push((lane.clone(), Bytes::from(head.to_string()), 0)),
                 Err(error) => return FeedPage::refused(error.to_string()),
             }

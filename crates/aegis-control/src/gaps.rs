@@ -1,10 +1,11 @@
-//! Receipts that the history lacks: a lane went on without them. They are asked for again, and a gap that nobody fills is told of. Holds what
-//! it has seen since the start of the process; of a lane that is new to it, the history says how far it is.
+//! Receipts that the history lacks: a lane went on without them. They are asked for again, and a gap that nobody fills is told of. What is open
+//! is kept with the history's rows; of a lane that is new to the process, the history says how far it is.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use aegis_bus::AskForMissing;
-use aegis_model::Timestamp;
+use aegis_model::{TenantId, Timestamp};
+use aegis_store::HistoryLane;
 
 /// Lanes that are followed at most; past it all of them are looked up again.
 const MOST_LANES: usize = 100_000;
@@ -29,9 +30,11 @@ struct Gap {
 /// The gaps of all lanes.
 #[derive(Debug, Default)]
 pub(crate) struct Gaps {
-    heads: HashMap<String, i64>,
+    heads: HashMap<String, (TenantId, i64)>,
     /// By lane and first missing seq.
     open: BTreeMap<(String, i64), Gap>,
+    /// Lanes that the history does not have as they are here.
+    changed: BTreeSet<String>,
 }
 
 impl Gaps {
@@ -40,16 +43,23 @@ impl Gaps {
         self.heads.contains_key(lane)
     }
 
-    pub(crate) fn begin(&mut self, lane: &str, head: i64) {
+    /// A lane as the history has it.
+    pub(crate) fn begin(&mut self, lane: HistoryLane, now: Timestamp) {
         if self.heads.len() >= MOST_LANES {
             self.heads.clear();
         }
-        self.heads.insert(lane.to_owned(), head);
+        for (from_seq, to_seq) in lane.missing {
+            let gap = Gap { to_seq, ask_at: now.plus_micros(FIRST_US), tries: 0 };
+            if self.open.len() < MOST_GAPS {
+                self.open.entry((lane.lane.clone(), from_seq)).or_insert(gap);
+            }
+        }
+        self.heads.insert(lane.lane, (lane.tenant_id, lane.head));
     }
 
-    /// A receipt of the lane was kept.
+    /// A receipt of the lane, proved, is to be kept.
     pub(crate) fn took(&mut self, lane: &str, seq: i64, now: Timestamp) {
-        let Some(head) = self.heads.get_mut(lane) else { return };
+        let Some((_, head)) = self.heads.get_mut(lane) else { return };
         if seq <= *head {
             self.fill(lane, seq);
             return;
@@ -59,9 +69,28 @@ impl Gaps {
         }
         let from_seq = *head + 1;
         *head = seq;
+        if !self.changed.contains(lane) {
+            self.changed.insert(lane.to_owned());
+        }
         if seq > from_seq && self.open.len() < MOST_GAPS {
             self.open.insert((lane.to_owned(), from_seq), Gap { to_seq: seq - 1, ask_at: now.plus_micros(FIRST_US), tries: 0 });
         }
+    }
+
+    /// The lanes that are to be written with the rows that changed them.
+    pub(crate) fn changed(&self) -> Vec<HistoryLane> {
+        let state = |lane: &String| {
+            let (tenant_id, head) = self.heads.get(lane)?.clone();
+            let open = self.open.range((lane.clone(), i64::MIN)..=(lane.clone(), i64::MAX));
+            let missing = open.map(|((_, from_seq), gap)| (*from_seq, gap.to_seq)).collect();
+            Some(HistoryLane { tenant_id, lane: lane.clone(), head, missing })
+        };
+        self.changed.iter().filter_map(state).collect()
+    }
+
+    /// They were written.
+    pub(crate) fn written(&mut self) {
+        self.changed.clear();
     }
 
     fn fill(&mut self, lane: &str, seq: i64) {
@@ -73,6 +102,7 @@ impl Gaps {
             return;
         }
         self.open.remove(&place);
+        self.changed.insert(lane.to_owned());
         if place.1 < seq {
             self.open.insert(place, Gap { to_seq: seq - 1, ..gap });
         }
@@ -105,6 +135,7 @@ impl Gaps {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use parking_lot::Mutex;
@@ -126,9 +157,19 @@ mod tests {
     fn what_is_missing_is_asked_for_until_it_comes() {
         let (mut gaps, asked) = (Gaps::default(), Asked::default());
         assert!(!gaps.knows("a"));
-        gaps.begin("a", 3);
+        let tenant = TenantId::new("a").unwrap();
+        let lane = |head, missing: &[(i64, i64)]| HistoryLane {
+            tenant_id: tenant.clone(),
+            lane: "a".into(),
+            head,
+            missing: missing.to_vec(),
+        };
+        gaps.begin(lane(3, &[]), at(0));
+        assert!(gaps.changed().is_empty());
         [4, 5, 9, 12].into_iter().for_each(|seq| gaps.took("a", seq, at(0)));
         gaps.took("unknown", 7, at(0));
+        assert_eq!(gaps.changed(), [lane(12, &[(6, 8), (10, 11)])]);
+        gaps.written();
         gaps.ask(&asked, at(1));
         assert!(asked.0.lock().is_empty(), "not at once");
         gaps.ask(&asked, at(2));
@@ -136,6 +177,7 @@ mod tests {
         asked.0.lock().clear();
         // The middle comes, and one edge.
         [7, 10].into_iter().for_each(|seq| gaps.took("a", seq, at(3)));
+        assert_eq!(gaps.changed(), [lane(12, &[(6, 6), (8, 8), (11, 11)])]);
         gaps.ask(&asked, at(7));
         assert_eq!(*asked.0.lock(), [("a".to_owned(), 6, 6), ("a".to_owned(), 8, 8), ("a".to_owned(), 11, 11)]);
         [6, 8, 11].into_iter().for_each(|seq| gaps.took("a", seq, at(8)));
@@ -144,6 +186,12 @@ mod tests {
         asked.0.lock().clear();
         (0..1000).for_each(|seconds| gaps.ask(&asked, at(10 + seconds)));
         assert_eq!((asked.0.lock().len(), gaps.open()), (39, 1), "24 times often, then once a minute");
+        // Another process goes on with what is open.
+        let mut next = Gaps::default();
+        gaps.changed().into_iter().for_each(|lane| next.begin(lane, at(1000)));
+        asked.0.lock().clear();
+        next.ask(&asked, at(1002));
+        assert_eq!(*asked.0.lock(), [("a".to_owned(), 13, 13)]);
         // Nobody makes it believe that a lane has gone on beyond all measure.
         gaps.took("a", i64::MAX, at(2000));
         assert_eq!(gaps.open(), 1);

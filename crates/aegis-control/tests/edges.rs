@@ -6,6 +6,7 @@ mod house;
 
 use std::collections::BTreeSet;
 
+use aegis_bus::{Bus, Message, Stream, subject};
 use aegis_keys::{AgentClaims, SigningKey, mint_agent_token};
 use aegis_ledger::{Draft, Ledger, LedgerConfig};
 use aegis_model::{EventKind, Phase, RiskLevel, SecurityEvent, SourceTrust, TenantId};
@@ -161,6 +162,41 @@ async fn an_edge_speaks_for_its_tenants_and_its_own_lanes_only() {
         let refused = verified(edge_id, tenant).await.unwrap_err();
         assert!(refused.to_string().contains("not pinned for its tenant and lane"), "{edge_id} {tenant}: {refused}");
     }
+}
+
+/// An edge that is enrolled for a tenant writes what it likes about another's lane: it cannot say that receipts of it have come, nor keep
+/// one out of the history by taking its id first.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_history_believes_proved_receipts_only_about_how_far_a_lane_is() {
+    let house = House::build().await;
+    let tenant = &house.acme.id;
+    let publish = async |wire: &Value| {
+        let message = Message::new(subject::ase(tenant, EventKind::AuthorizeDecision), wire.to_string());
+        house.bus.publish(Stream::Ase, vec![message]).await.pop().unwrap().unwrap();
+    };
+    let row = async |id: &Value| {
+        let id = uuid::Uuid::parse_str(id.as_str().unwrap()).unwrap();
+        house.store.history_event(tenant, id).await.unwrap()
+    };
+    let wire = receipt_of(&house, "edge-1", &house.edge_key, tenant).await;
+    let lane = wire["lane"].as_str().unwrap().to_owned();
+    let seq = wire["seq"].as_i64().unwrap();
+    let mut further = wire.clone();
+    further["seq"] = json!(seq + 1000);
+    further["event_id"] = json!(aegis_model::new_event_id());
+    let mut squatter = wire.clone();
+    squatter["decision"] = json!("allow");
+    for forged in [&further, &squatter] {
+        publish(forged).await;
+        house.until("it is in the history", async || row(&forged["event_id"]).await.is_some_and(|row| !row.proved)).await;
+    }
+    assert_eq!(house.store.history_lane(tenant, &lane).await.unwrap(), None);
+    publish(&wire).await;
+    house.until("the receipt has its place", async || row(&wire["event_id"]).await.is_some_and(|row| row.proved)).await;
+    assert_eq!(row(&wire["event_id"]).await.unwrap().wire.text(), Some(wire.to_string().as_str()));
+    let known = house.store.history_lane(tenant, &lane).await.unwrap().unwrap();
+    assert_eq!(known.head, seq);
+    assert_eq!(known.missing, (seq > 1).then_some((1, seq - 1)).into_iter().collect::<Vec<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -32,12 +32,14 @@ async fn main() {
         decision: Some(aegis_model::Decision::Allow),
         receipt_hash: Some(format!("{n:064x}")),
         bus_seq: n as u64,
+        bus_ts: Some(SystemClock.now()),
+        proved: true,
         wire: Wire::Text("x".repeat(2500).into()),
     };
     let batches: Vec<Vec<_>> = (0..BATCHES).map(|b| (0..BATCH).map(|n| row(b * BATCH + n)).collect()).collect();
     let begun = Instant::now();
     for batch in &batches {
-        store.insert_history(batch).await.unwrap();
+        store.insert_history(batch, &[]).await.unwrap();
     }
     let taken = begun.elapsed();
     println!("history: {:.0} rows/s in batches of {BATCH}", (BATCH * BATCHES) as f64 / taken.as_secs_f64());

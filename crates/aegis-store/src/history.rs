@@ -2,6 +2,8 @@
 //! Filled by one consumer in batches; never changed. The wire form is kept byte for byte, here or where it stands
 //! already, so that it can be verified again.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use aegis_model::{Decision, EventId, EventKind, TenantId, Timestamp};
@@ -9,7 +11,7 @@ use sqlx::AssertSqlSafe;
 use sqlx::any::AnyRow;
 
 use crate::text::keyed;
-use crate::{Store, StoreError, page, row};
+use crate::{Dialect, Store, StoreError, page, row};
 
 /// One event of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +28,10 @@ pub struct HistoryRow {
     pub receipt_hash: Option<String>,
     /// Its sequence number in the stream ASE.
     pub bus_seq: u64,
+    /// When the bus stored it; None for what was kept before that was noted.
+    pub bus_ts: Option<Timestamp>,
+    /// A receipt that proves itself. What does not, gives way to one that does and has the same id.
+    pub proved: bool,
     pub wire: Wire,
 }
 
@@ -45,6 +51,31 @@ impl Wire {
             Self::Kept { .. } => None,
         }
     }
+}
+
+/// How far the history has a lane, counting proved receipts only: who forges one cannot say that another has arrived.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HistoryLane {
+    pub tenant_id: TenantId,
+    pub lane: String,
+    /// Its greatest `seq`.
+    pub head: i64,
+    /// Stretches before it that have not come, first and last `seq` of each, in order.
+    pub missing: Vec<(i64, i64)>,
+}
+
+/// Stretches of a lane that are kept; of more, those that came first.
+const MOST_MISSING: usize = 256;
+
+fn lane_of(r: &AnyRow) -> Result<HistoryLane, StoreError> {
+    let missing: String = row::get(r, "missing")?;
+    let stretch = |text: &str| text.split_once('-').and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)));
+    Ok(HistoryLane {
+        tenant_id: row::tenant(r)?,
+        lane: row::get(r, "lane")?,
+        head: row::get(r, "head")?,
+        missing: missing.split(',').filter_map(stretch).collect(),
+    })
 }
 
 /// Which events to list. The default lists all.
@@ -71,6 +102,8 @@ fn history(r: &AnyRow) -> Result<HistoryRow, StoreError> {
         decision: row::optional_word(r, "decision")?,
         receipt_hash: row::get(r, "receipt_hash")?,
         bus_seq: row::get::<i64>(r, "bus_seq")?.cast_unsigned(),
+        bus_ts: row::get::<Option<i64>>(r, "bus_ts")?.map(Timestamp::from_micros),
+        proved: row::get::<i64>(r, "proved")? != 0,
         wire: wire(r)?,
     })
 }
@@ -88,36 +121,78 @@ fn wire(r: &AnyRow) -> Result<Wire, StoreError> {
 const ROWS_PER_STATEMENT: [usize; 7] = [64, 32, 16, 8, 4, 2, 1];
 
 /// Columns of a row that are written.
-const COLUMNS: usize = 14;
+const COLUMNS: usize = 16;
+
+/// What a proved receipt puts in the place of something else that has its id.
+const REPLACED: [&str; 14] = [
+    "kind",
+    "ts",
+    "lane",
+    "seq",
+    "agent_id",
+    "run_id",
+    "decision",
+    "receipt_hash",
+    "bus_seq",
+    "wire",
+    "kept_by",
+    "kept_at",
+    "proved",
+    "bus_ts",
+];
+
+/// The rows, of those with the same id one: a statement changes no row twice.
+fn one_of_each(rows: &[HistoryRow]) -> Vec<&HistoryRow> {
+    let mut places = HashMap::with_capacity(rows.len());
+    let mut each: Vec<&HistoryRow> = Vec::with_capacity(rows.len());
+    for row in rows {
+        match places.entry((&row.tenant_id, row.event_id)) {
+            Entry::Vacant(place) => {
+                place.insert(each.len());
+                each.push(row);
+            }
+            Entry::Occupied(place) if row.proved && !each[*place.get()].proved => each[*place.get()] = row,
+            Entry::Occupied(_) => {}
+        }
+    }
+    each
+}
 
 /// An INSERT of so many rows.
-fn insert_of(rows: usize) -> String {
+fn insert_of(rows: usize, dialect: Dialect) -> String {
+    // To SQLite `$7` is a name. It looks names up one after the other, each time: with a thousand of them that took half the time of an INSERT.
+    let value = |number: usize| match dialect {
+        Dialect::Sqlite => "?".to_owned(),
+        Dialect::Postgres => format!("${number}"),
+    };
     let row = |row: usize| {
-        let values: Vec<_> = (1..=COLUMNS).map(|column| format!("${}", row * COLUMNS + column)).collect();
+        let values: Vec<_> = (1..=COLUMNS).map(|column| value(row * COLUMNS + column)).collect();
         format!("({})", values.join(", "))
     };
     let rows: Vec<_> = (0..rows).map(row).collect();
     format!(
-        "INSERT INTO history (tenant_id, event_id, kind, ts, lane, seq, agent_id, run_id, decision, receipt_hash, bus_seq, wire, kept_by, kept_at)
-         VALUES {} ON CONFLICT (tenant_id, event_id) DO NOTHING",
-        rows.join(", ")
+        "INSERT INTO history (tenant_id, event_id, kind, ts, lane, seq, agent_id, run_id, decision, receipt_hash, bus_seq, wire, kept_by, kept_at, proved, bus_ts)
+         VALUES {} ON CONFLICT (tenant_id, event_id) DO UPDATE SET {} WHERE excluded.proved > history.proved",
+        rows.join(", "),
+        REPLACED.map(|column| format!("{column} = excluded.{column}")).join(", ")
     )
 }
 
 impl Store {
-    /// Keeps events, all of them or (on an error) none, in one transaction. An event that is known already is left as it is.
-    /// Returns how many were new.
-    pub async fn insert_history(&self, rows: &[HistoryRow]) -> Result<u64, StoreError> {
-        if rows.is_empty() {
+    /// Keeps events and how far their lanes are with them, all of them or (on an error) none, in one transaction. An event that is known already
+    /// is left as it is, unless it is not proved and this one is. Returns how many were new.
+    pub async fn insert_history(&self, rows: &[HistoryRow], lanes: &[HistoryLane]) -> Result<u64, StoreError> {
+        if rows.is_empty() && lanes.is_empty() {
             return Ok(0);
         }
         let mut tx = self.inner.history_writer.begin_with(self.inner.dialect.begin_write()).await?;
         let mut new = 0;
-        let mut rest = rows;
+        let rows = one_of_each(rows);
+        let mut rest = rows.as_slice();
         while let Some(count) = ROWS_PER_STATEMENT.into_iter().find(|count| *count <= rest.len()) {
             let (group, behind) = rest.split_at(count);
             rest = behind;
-            let mut query = sqlx::query(AssertSqlSafe(insert_of(count)));
+            let mut query = sqlx::query(AssertSqlSafe(insert_of(count, self.inner.dialect)));
             for event in group {
                 let (text, kept_by, kept_at) = match &event.wire {
                     Wire::Text(text) => (&**text, None, None),
@@ -137,9 +212,24 @@ impl Store {
                     .bind(event.bus_seq.cast_signed())
                     .bind(text)
                     .bind(kept_by)
-                    .bind(kept_at);
+                    .bind(kept_at)
+                    .bind(i64::from(event.proved))
+                    .bind(event.bus_ts.map(Timestamp::as_micros));
             }
             new += query.execute(&mut *tx).await?.rows_affected();
+        }
+        for lane in lanes {
+            let missing: Vec<String> = lane.missing.iter().take(MOST_MISSING).map(|(from, to)| format!("{from}-{to}")).collect();
+            sqlx::query(
+                "INSERT INTO history_lanes (tenant_id, lane, head, missing) VALUES ($1, $2, $3, $4)
+                 ON CONFLICT (tenant_id, lane) DO UPDATE SET head = excluded.head, missing = excluded.missing",
+            )
+            .bind(lane.tenant_id.as_str())
+            .bind(&lane.lane)
+            .bind(lane.head)
+            .bind(missing.join(","))
+            .execute(&mut *tx)
+            .await?;
         }
         tx.commit().await?;
         Ok(new)
@@ -196,14 +286,44 @@ impl Store {
         rows.iter().map(history).collect()
     }
 
-    /// How far a lane is known: its greatest `seq`, 0 for one that is not.
-    pub async fn lane_head(&self, tenant: &TenantId, lane: &str) -> Result<i64, StoreError> {
-        let head: Option<i64> = sqlx::query_scalar("SELECT max(seq) FROM history WHERE tenant_id = $1 AND lane = $2")
+    /// The tenant's events of `[from, to)` after a place of the history, in the order in which they came: each with its place.
+    pub async fn history_in_order(
+        &self,
+        tenant: &TenantId,
+        after: i64,
+        (from, to): (Timestamp, Timestamp),
+        limit: u32,
+    ) -> Result<Vec<(i64, HistoryRow)>, StoreError> {
+        // Along the places alone: by any index the database would sort all the rest for every page.
+        let rows = sqlx::query(
+            "SELECT * FROM history WHERE place > $1 AND tenant_id || '' = $2 AND +ts >= $3 AND +ts < $4 ORDER BY place LIMIT $5",
+        )
+        .bind(after)
+        .bind(tenant.as_str())
+        .bind(from.as_micros())
+        .bind(to.as_micros())
+        .bind(page(limit, 0).0)
+        .fetch_all(&self.inner.history_readers)
+        .await?;
+        rows.iter().map(|r| Ok((row::get(r, "place")?, history(r)?))).collect()
+    }
+
+    /// How far a lane is known.
+    pub async fn history_lane(&self, tenant: &TenantId, lane: &str) -> Result<Option<HistoryLane>, StoreError> {
+        let found = sqlx::query("SELECT * FROM history_lanes WHERE tenant_id = $1 AND lane = $2")
             .bind(tenant.as_str())
             .bind(lane)
-            .fetch_one(&self.inner.history_readers)
+            .fetch_optional(&self.inner.history_readers)
             .await?;
-        Ok(head.unwrap_or(0))
+        found.as_ref().map(lane_of).transpose()
+    }
+
+    /// Every tenant's lanes of which something is missing.
+    pub async fn lanes_with_gaps(&self) -> Result<Vec<HistoryLane>, StoreError> {
+        let rows = sqlx::query("SELECT * FROM history_lanes WHERE missing <> '' ORDER BY tenant_id, lane LIMIT 10000")
+            .fetch_all(&self.inner.history_readers)
+            .await?;
+        rows.iter().map(lane_of).collect()
     }
 
     /// The tenant's receipts lane by lane in order of `seq`, after the given one (none: from the start): what a verifier reads.

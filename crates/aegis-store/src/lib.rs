@@ -34,7 +34,7 @@ pub use containment::{AUTOMATIC_PREFIX, AutomaticHold};
 pub use edges::{EdgeKey, EdgePublicKeys, Enrolment};
 pub use error::StoreError;
 pub use feed::FeedEntry;
-pub use history::{HistoryFilter, HistoryRow, Wire};
+pub use history::{HistoryFilter, HistoryLane, HistoryRow, Wire};
 pub use incidents::{PendingAction, entity_of};
 pub use keys::{Principal, Role};
 pub use outbox::OutboxRow;

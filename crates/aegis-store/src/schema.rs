@@ -23,11 +23,14 @@ pub(crate) const STORE: &[Migration] = &[
 pub(crate) const HISTORY: &[Migration] = &[
     Migration { version: 1, name: "history", sql: include_str!("../migrations/sqlite/history_0001_tables.sql") },
     Migration { version: 2, name: "kept_elsewhere", sql: include_str!("../migrations/sqlite/history_0002_kept_elsewhere.sql") },
+    Migration { version: 3, name: "lanes", sql: include_str!("../migrations/sqlite/history_0003_lanes.sql") },
 ];
 
 /// The same tables and history on Postgres, in one database.
-pub(crate) const POSTGRES: &[Migration] =
-    &[Migration { version: 1, name: "tables", sql: include_str!("../migrations/postgres/0001_tables.sql") }];
+pub(crate) const POSTGRES: &[Migration] = &[
+    Migration { version: 1, name: "tables", sql: include_str!("../migrations/postgres/0001_tables.sql") },
+    Migration { version: 2, name: "history_lanes", sql: include_str!("../migrations/postgres/0002_history_lanes.sql") },
+];
 
 /// Brings the database to the newest of `migrations`, in a transaction that no other writer runs beside: either every missing one is applied
 /// or none is.

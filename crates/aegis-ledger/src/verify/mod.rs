@@ -13,7 +13,7 @@ mod wire;
 
 pub use export::{ExportError, ExportFailure, ExportReport, ExportVerdict, LaneSpan, MAX_LINE_BYTES, verify_export};
 pub use heads::{LaneHeads, Link};
-pub use stream::{StreamVerifier, Verdict};
+pub use stream::{Prover, StreamVerifier, Verdict};
 pub use wire::{VerifiedReceipt, verify_wire};
 
 use serde::{Deserialize, Serialize};

@@ -24,12 +24,39 @@ pub struct Verdict {
     pub receipt: Option<VerifiedReceipt>,
 }
 
+/// Proves events one by one: what a consumer needs that does not follow lanes. Remembers the commits whose signature it has checked.
+#[derive(Debug)]
+pub struct Prover {
+    ring: KeyRing,
+    cache: CommitCache,
+}
+
+impl Prover {
+    #[must_use]
+    pub fn new(ring: KeyRing) -> Self {
+        Self { ring, cache: CommitCache::default() }
+    }
+
+    /// The receipt of an event that proves itself: sealed by a key that may speak for its lane and tenant, and covering every part of the event.
+    pub fn prove(&mut self, wire: &WireEvent<'_>) -> Option<VerifiedReceipt> {
+        self.prove_parts(wire).or_else(|| self.prove_value(&wire.to_value().ok()?).ok())
+    }
+
+    /// The short way, from the parts as they stand in the text.
+    fn prove_parts(&mut self, wire: &WireEvent<'_>) -> Option<VerifiedReceipt> {
+        wire.sealed_parts().and_then(|parts| verify_parts(parts, Some(&self.ring), &mut self.cache))
+    }
+
+    fn prove_value(&mut self, wire: &Value) -> Result<VerifiedReceipt, VerifyFailure> {
+        verify_wire_cached(wire, Some(&self.ring), &mut self.cache)
+    }
+}
+
 /// Verifies a log event by event.
 #[derive(Debug)]
 pub struct StreamVerifier {
-    ring: KeyRing,
+    prover: Prover,
     heads: LaneHeads,
-    cache: CommitCache,
 }
 
 impl StreamVerifier {
@@ -42,7 +69,7 @@ impl StreamVerifier {
     /// Goes on from a checkpoint.
     #[must_use]
     pub fn resume(ring: KeyRing, heads: LaneHeads) -> Self {
-        Self { ring, heads, cache: CommitCache::default() }
+        Self { prover: Prover::new(ring), heads }
     }
 
     /// The heads, for a checkpoint.
@@ -58,8 +85,7 @@ impl StreamVerifier {
 
     /// Replaces the pinned keys.
     pub fn set_ring(&mut self, ring: KeyRing) {
-        self.ring = ring;
-        self.cache = CommitCache::default();
+        self.prover = Prover::new(ring);
     }
 
     /// Verifies the next event. After a missing or broken link the lane goes on from this event, so one break is one failure.
@@ -73,8 +99,7 @@ impl StreamVerifier {
 
     /// The same, from the text.
     pub fn check_wire(&mut self, wire: &WireEvent<'_>) -> Verdict {
-        let short = wire.sealed_parts().and_then(|parts| verify_parts(parts, Some(&self.ring), &mut self.cache));
-        if let Some(receipt) = short {
+        if let Some(receipt) = self.prover.prove_parts(wire) {
             return self.link(receipt);
         }
         match wire.to_value() {
@@ -127,7 +152,8 @@ impl StreamVerifier {
         if is_observation(wire) {
             return Err(Box::new(Verdict { verified: false, failure: None, repeated: false, receipt: None }));
         }
-        verify_wire_cached(wire, Some(&self.ring), &mut self.cache)
+        self.prover
+            .prove_value(wire)
             .map_err(|failure| Box::new(Verdict { verified: false, failure: Some(failure), repeated: false, receipt: None }))
     }
 }

@@ -25,7 +25,7 @@ async fn a_schema_newer_than_the_program_is_refused_with_both_numbers() {
     let place = Place::new().await;
     run(&place, "INSERT INTO schema_versions (version, name, sha256, applied_at) VALUES (999, 'later', '', 0)").await;
     let error = open(&place.url).await.unwrap_err();
-    assert!(matches!(error, StoreError::SchemaTooNew { found: 999, supported: 1, .. }), "{error:?}");
+    assert!(matches!(error, StoreError::SchemaTooNew { found: 999, supported: 2, .. }), "{error:?}");
     assert!(error.to_string().contains("127.0.0.1") && !error.to_string().contains("word%20of"), "{error}");
 }
 
@@ -122,7 +122,7 @@ async fn a_text_with_a_nul_is_refused_or_kept_by_its_hash() {
     assert!(matches!(refused, Err(StoreError::Invalid { .. })), "{refused:?}");
     let mut row = event(&acme(), aegis_model::EventKind::ToolAttempt, 1);
     row.run_id = Some("run\0one".into());
-    place.store.insert_history(&[row]).await.unwrap();
+    place.store.insert_history(&[row], &[]).await.unwrap();
     let filter = aegis_store::HistoryFilter { run_id: Some("run\0one"), ..Default::default() };
     assert_eq!(place.store.list_history(&acme(), filter, 10, 0).await.unwrap().len(), 1);
 }

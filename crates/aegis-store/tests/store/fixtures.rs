@@ -172,6 +172,8 @@ pub(crate) fn event(tenant: &TenantId, kind: EventKind, seq: i64) -> HistoryRow 
         decision: (kind == EventKind::AuthorizeDecision).then_some(aegis_model::Decision::Deny),
         receipt_hash: has_receipt.then(|| format!("{seq:064x}")),
         bus_seq: seq.cast_unsigned(),
+        bus_ts: Some(START.plus_seconds(seq + 1)),
+        proved: has_receipt,
         wire: Wire::Text(format!("{{\"tenant_id\":\"{tenant}\",\"seq\":{seq}}}").into()),
     }
 }

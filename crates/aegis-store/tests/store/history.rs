@@ -1,7 +1,7 @@
 //! The log of events: idempotent, filtered, exported in order.
 
 use aegis_model::{Decision, EventKind};
-use aegis_store::{HistoryFilter, HistoryRow};
+use aegis_store::{HistoryFilter, HistoryLane, HistoryRow};
 
 use crate::fixtures::*;
 
@@ -13,8 +13,8 @@ fn seqs(rows: &[HistoryRow]) -> Vec<i64> {
 async fn a_batch_that_overlaps_an_earlier_one_adds_only_what_is_new() {
     let mut place = Place::new().await;
     let rows: Vec<_> = (1..=1024).map(|seq| event(&acme(), EventKind::AuthorizeDecision, seq)).collect();
-    assert_eq!(place.store.insert_history(&rows[..600]).await.unwrap(), 600);
-    assert_eq!(place.store.insert_history(&rows[400..]).await.unwrap(), 424);
+    assert_eq!(place.store.insert_history(&rows[..600], &[]).await.unwrap(), 600);
+    assert_eq!(place.store.insert_history(&rows[400..], &[]).await.unwrap(), 424);
     place.reopen().await;
     assert_eq!(place.store.history_event(&acme(), rows[7].event_id).await.unwrap().as_ref(), Some(&rows[7]));
     let (mut after, mut exported) = (None, Vec::new());
@@ -39,7 +39,7 @@ async fn listing_filters_and_puts_the_newest_first() {
     ];
     rows[3].agent_id = Some("agent-2".into());
     rows[3].run_id = None;
-    place.store.insert_history(&rows).await.unwrap();
+    place.store.insert_history(&rows, &[]).await.unwrap();
     let list = async |filter: HistoryFilter<'_>| place.store.list_history(&acme(), filter, 10, 0).await.unwrap();
     let all = list(HistoryFilter::default()).await;
     assert_eq!(all, rows.iter().rev().cloned().collect::<Vec<_>>());
@@ -57,7 +57,7 @@ async fn lanes_are_exported_one_after_the_other_in_order_of_seq() {
     let place = Place::new().await;
     let mut rows: Vec<_> = [3, 1, 2, 4].into_iter().map(|seq| event(&acme(), EventKind::ToolAttempt, seq)).collect();
     rows[3].lane = Some("acme.edge-0.1".into());
-    place.store.insert_history(&rows).await.unwrap();
+    place.store.insert_history(&rows, &[]).await.unwrap();
     let (mut after, mut exported): (Option<(String, i64)>, Vec<i64>) = (None, Vec::new());
     while let Some(row) = {
         let cursor = after.as_ref().map(|(lane, seq)| (lane.as_str(), *seq));
@@ -67,4 +67,57 @@ async fn lanes_are_exported_one_after_the_other_in_order_of_seq() {
         after = Some((row.lane.unwrap(), row.seq.unwrap()));
     }
     assert_eq!(exported, [4, 1, 2, 3]);
+}
+
+#[tokio::test]
+async fn how_far_a_lane_is_stands_with_its_rows_and_outlives_the_process() {
+    let mut place = Place::new().await;
+    let lane = |name: &str, head, missing: &[(i64, i64)]| HistoryLane {
+        tenant_id: acme(),
+        lane: name.into(),
+        head,
+        missing: missing.to_vec(),
+    };
+    let row = event(&acme(), EventKind::ToolAttempt, 7);
+    assert_eq!(place.store.history_lane(&acme(), "a").await.unwrap(), None);
+    place.store.insert_history(&[row], &[lane("a", 7, &[(1, 3), (5, 6)]), lane("b", 2, &[])]).await.unwrap();
+    place.reopen().await;
+    assert_eq!(place.store.history_lane(&acme(), "a").await.unwrap(), Some(lane("a", 7, &[(1, 3), (5, 6)])));
+    assert_eq!(place.store.lanes_with_gaps().await.unwrap(), [lane("a", 7, &[(1, 3), (5, 6)])]);
+    // Also without a row: one that was there already filled the last gap.
+    place.store.insert_history(&[], &[lane("a", 7, &[])]).await.unwrap();
+    assert_eq!(place.store.lanes_with_gaps().await.unwrap(), []);
+    assert_eq!(place.store.history_lane(&acme(), "b").await.unwrap(), Some(lane("b", 2, &[])));
+}
+
+#[tokio::test]
+async fn a_proved_receipt_takes_the_place_of_what_was_put_under_its_id() {
+    let place = Place::new().await;
+    let real = event(&acme(), EventKind::AuthorizeDecision, 4);
+    let mut forged = event(&acme(), EventKind::ToolAttempt, 9);
+    (forged.event_id, forged.proved) = (real.event_id, false);
+    place.store.insert_history(&[forged.clone()], &[]).await.unwrap();
+    place.store.insert_history(&[real.clone()], &[]).await.unwrap();
+    let found = || async { place.store.history_event(&acme(), real.event_id).await.unwrap().unwrap() };
+    assert_eq!(found().await, real);
+    // And nothing takes its own.
+    let other = HistoryRow { seq: Some(5), ..real.clone() };
+    place.store.insert_history(&[forged, other], &[]).await.unwrap();
+    assert_eq!(found().await, real);
+}
+
+#[tokio::test]
+async fn events_are_read_in_the_order_in_which_they_came() {
+    let place = Place::new().await;
+    let rows: Vec<_> = [3, 1, 9, 2, 4].into_iter().map(|seq| event(&acme(), EventKind::ToolAttempt, seq)).collect();
+    place.store.insert_history(&rows, &[]).await.unwrap();
+    let span = (START.plus_seconds(2), START.plus_seconds(9));
+    let (mut after, mut read) = (0, Vec::new());
+    loop {
+        let page = place.store.history_in_order(&acme(), after, span, 2).await.unwrap();
+        let Some((last, _)) = page.last() else { break };
+        after = *last;
+        read.extend(page.into_iter().map(|(_, row)| row));
+    }
+    assert_eq!(read, [rows[0].clone(), rows[3].clone(), rows[4].clone()]);
 }

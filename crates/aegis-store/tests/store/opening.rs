@@ -36,7 +36,7 @@ async fn a_migration_that_was_changed_after_it_was_applied_is_refused() {
 async fn a_file_that_is_no_store_or_is_damaged_is_named() {
     let place = Place::new().await;
     for n in 0..50 {
-        place.store.insert_history(&[event(&acme(), aegis_model::EventKind::ToolAttempt, n)]).await.unwrap();
+        place.store.insert_history(&[event(&acme(), aegis_model::EventKind::ToolAttempt, n)], &[]).await.unwrap();
     }
     place.store.close().await;
     for file in ["store.db", "store-history.db"] {
@@ -72,7 +72,7 @@ async fn nobody_else_may_read_the_files() {
     std::fs::set_permissions(&place.path, std::fs::Permissions::from_mode(0o644)).unwrap();
     place.reopen().await;
     place.store.put_policies(&acme(), "", &[]).await.unwrap();
-    place.store.insert_history(&[event(&acme(), aegis_model::EventKind::ToolAttempt, 1)]).await.unwrap();
+    place.store.insert_history(&[event(&acme(), aegis_model::EventKind::ToolAttempt, 1)], &[]).await.unwrap();
     let mut files = 0;
     for file in std::fs::read_dir(place.path.parent().unwrap()).unwrap() {
         let file = file.unwrap();
