@@ -220,6 +220,43 @@ enum RulesCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Run rules over the history: what they would have told, by day and by key, with samples and cost
+    Backtest {
+        /// A rule file, a rule's folder or a folder of rules
+        path: PathBuf,
+        #[command(flatten)]
+        args: HistoryArgs,
+    },
+    /// Compare two versions of a rule on the history: what the new one adds and drops
+    Diff {
+        /// The version that runs: a rule file, a rule's folder or a folder of rules
+        old: PathBuf,
+        /// The new version
+        new: PathBuf,
+        #[command(flatten)]
+        args: HistoryArgs,
+    },
+}
+
+/// Which part of a history.
+#[cfg(feature = "soc")]
+#[derive(Debug, Args)]
+struct HistoryArgs {
+    /// The data folder, also while `aegis up` or `aegis control` runs on it
+    #[arg(long, default_value = "aegis-data")]
+    data: PathBuf,
+    /// This tenant alone [default: all]
+    #[arg(long)]
+    tenant: Option<String>,
+    /// Count alerts whose last evidence is not older than this (RFC 3339) [default: from the first event on]
+    #[arg(long, value_name = "TIME")]
+    from: Option<String>,
+    /// Count alerts whose last evidence is older than this (RFC 3339) [default: to the last event]
+    #[arg(long, value_name = "TIME")]
+    to: Option<String>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
 }
 
 #[cfg(feature = "edge")]
@@ -345,6 +382,10 @@ fn main() -> ExitCode {
         Command::Rules(RulesCommand::Lint { path, json }) => commands::rules::lint(path.as_deref(), json),
         #[cfg(feature = "soc")]
         Command::Rules(RulesCommand::Test { path, json }) => commands::rules::test(&path, json),
+        #[cfg(feature = "soc")]
+        Command::Rules(RulesCommand::Backtest { path, args }) => commands::backtest::backtest(&path, &args),
+        #[cfg(feature = "soc")]
+        Command::Rules(RulesCommand::Diff { old, new, args }) => commands::backtest::diff(&old, &new, &args),
         #[cfg(feature = "edge")]
         Command::Policy(PolicyCommand::Validate { files, tools, json }) => {
             commands::policy::validate(&files, tools.as_deref(), json)

@@ -1,6 +1,8 @@
 //! What each command does, down to its exit code. Output for people on stdout, what went wrong on stderr.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+#[cfg(feature = "soc")]
+pub(crate) mod backtest;
 #[cfg(feature = "edge")]
 pub(crate) mod enrolment;
 #[cfg(feature = "control")]

@@ -51,7 +51,7 @@ pub(crate) fn lint(path: Option<&Path>, json: bool) -> anyhow::Result<ExitCode> 
 }
 
 /// The rule files that a path names: itself, its `rule.sql`, or those of its folders.
-fn rule_files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
+pub(super) fn rule_files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     if path.is_file() {
         return Ok(vec![path.to_owned()]);
     }

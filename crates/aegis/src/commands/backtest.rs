@@ -1,0 +1,196 @@
+//! `aegis rules backtest|diff`: rules over the history of a data folder, also while the program runs on it.
+
+use std::collections::HashMap;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use aegis_detect::{Backtest, BacktestReport, RuleSet};
+use aegis_ledger::LedgerReader;
+use aegis_model::{Clock, SecurityEvent, SystemClock, TenantId, Timestamp, WireEvent};
+use aegis_store::{HistoryRow, Store, Wire};
+use anyhow::{Context, bail};
+use serde_json::json;
+
+use super::SAID_NO;
+use crate::HistoryArgs;
+
+/// Rows read at a time.
+const PAGE: u32 = 1000;
+/// How often a terminal is told how far it is, in events.
+const PROGRESS: u64 = 20_000;
+
+pub(crate) fn backtest(path: &Path, args: &HistoryArgs) -> anyhow::Result<ExitCode> {
+    let Some(rules) = load(path)? else { return Ok(ExitCode::from(SAID_NO)) };
+    let report = super::runtime()?.block_on(run(vec![rules], args))?.remove(0);
+    if args.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        println!("{report}");
+    }
+    let stopped = report.rules.iter().any(|rule| rule.quarantined.is_some());
+    Ok(if stopped { ExitCode::from(SAID_NO) } else { ExitCode::SUCCESS })
+}
+
+pub(crate) fn diff(old: &Path, new: &Path, args: &HistoryArgs) -> anyhow::Result<ExitCode> {
+    let (Some(before), Some(after)) = (load(old)?, load(new)?) else { return Ok(ExitCode::from(SAID_NO)) };
+    let mut reports = super::runtime()?.block_on(run(vec![before, after], args))?;
+    let (after, before) = (reports.remove(1), reports.remove(0));
+    let (added, dropped) = (after.beyond(&before), before.beyond(&after));
+    if args.json {
+        println!("{}", json!({"events": after.events, "before": before.rules, "after": after.rules, "added": added, "dropped": dropped}));
+        return Ok(ExitCode::SUCCESS);
+    }
+    added.iter().for_each(|told| println!("+ {told}"));
+    dropped.iter().for_each(|told| println!("- {told}"));
+    let (was, is) = (before.standing.len(), after.standing.len());
+    println!("events: {} · alerts: {was} before, {is} after: {} added, {} dropped", after.events, added.len(), dropped.len());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The rules that a path names; None if one of them is not in order, which was said.
+fn load(path: &Path) -> anyhow::Result<Option<RuleSet>> {
+    let read = |file: PathBuf| {
+        let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        anyhow::Ok((file, text))
+    };
+    let texts = super::rules::rule_files(path)?.into_iter().map(read).collect::<anyhow::Result<Vec<_>>>()?;
+    match RuleSet::from_texts(texts) {
+        Ok(rules) => Ok(Some(rules)),
+        Err(errors) => {
+            eprintln!("{errors}");
+            Ok(None)
+        }
+    }
+}
+
+/// Each set of rules over the same events.
+async fn run(sets: Vec<RuleSet>, args: &HistoryArgs) -> anyhow::Result<Vec<BacktestReport>> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let time = |text: &Option<String>, option: &str| match text {
+        Some(text) => Timestamp::parse_rfc3339(text).map(Some).with_context(|| format!("{option} {text}: not an RFC 3339 time")),
+        None => Ok(None),
+    };
+    let (from, to) = (time(&args.from, "--from")?, time(&args.to, "--to")?);
+    let needed = from.and_then(|from| sets.iter().map(|rules| Backtest::needs_from(rules, clock.clone(), from)).min());
+    let span = (needed.unwrap_or(Timestamp::from_micros(i64::MIN)), to.unwrap_or(Timestamp::from_micros(i64::MAX)));
+    let mut runs: Vec<Backtest> = sets.into_iter().map(|rules| Backtest::new(rules, clock.clone(), from, to)).collect();
+
+    if !args.data.is_dir() {
+        bail!("there is no data folder {}; name the one that `aegis up` runs on with --data", args.data.display());
+    }
+    let store = crate::store::open_beside(&args.data, clock).await?;
+    let tenants = match &args.tenant {
+        Some(tenant) => vec![TenantId::new(tenant).context("--tenant")?],
+        None => store.list_tenants().await?,
+    };
+    let mut progress = Progress::new();
+    let mut history = History { store: &store, ledgers: HashMap::new(), data: &args.data };
+    // Tenant by tenant: what a rule tells of one never depends on another.
+    for tenant in tenants {
+        let mut after = 0;
+        loop {
+            let page = store.history_in_order(&tenant, after, span, PAGE).await?;
+            let Some((last, _)) = page.last() else { break };
+            after = *last;
+            let rows: Vec<HistoryRow> = page.into_iter().map(|(_, row)| row).collect();
+            let events = history.events(&rows).await?;
+            progress.passed(events.len());
+            for event in events {
+                let (last, others) = runs.split_last_mut().context("no rules")?;
+                others.iter_mut().for_each(|run| run.take(event.clone()));
+                last.take(event);
+            }
+        }
+    }
+    progress.done();
+    store.close().await;
+    Ok(runs.into_iter().map(Backtest::finish).collect())
+}
+
+/// Events as the detector saw them.
+struct History<'a> {
+    store: &'a Store,
+    ledgers: HashMap<String, LedgerReader>,
+    data: &'a Path,
+}
+
+impl History<'_> {
+    async fn events(&mut self, rows: &[HistoryRow]) -> anyhow::Result<Vec<SecurityEvent>> {
+        debug_assert!(self.store.is_on_this_machine() || rows.iter().all(|row| row.wire.text().is_some()));
+        let kept = self.kept(rows).await?;
+        let mut events = Vec::with_capacity(rows.len());
+        for row in rows {
+            let text = match &row.wire {
+                Wire::Text(text) => text.clone(),
+                Wire::Kept { by, position } => match kept.get(&(by.to_string(), *position)) {
+                    Some(text) => text.clone(),
+                    // Told of where evidence is asked for; a rule cannot see what is gone.
+                    None => continue,
+                },
+            };
+            let mut event = WireEvent::read(text.as_bytes()).and_then(|wire| wire.event()).with_context(|| row.event_id.to_string())?;
+            event.verified = row.proved;
+            event.bus_ts = row.bus_ts.or(Some(row.ts));
+            events.push(event);
+        }
+        Ok(events)
+    }
+
+    /// The texts that stand in a ledger, by its name and their place there.
+    async fn kept(&mut self, rows: &[HistoryRow]) -> anyhow::Result<HashMap<(String, i64), Arc<str>>> {
+        let mut wanted: HashMap<String, (i64, i64)> = HashMap::new();
+        for row in rows {
+            if let Wire::Kept { by, position } = &row.wire {
+                let span = wanted.entry(by.to_string()).or_insert((*position, *position));
+                *span = (span.0.min(*position), span.1.max(*position));
+            }
+        }
+        let mut texts = HashMap::new();
+        for (by, (first, last)) in wanted {
+            if !self.ledgers.contains_key(&by) {
+                let path = self.data.join(&by).join("ledger.db");
+                let reader = LedgerReader::open(&path).await.with_context(|| path.display().to_string())?;
+                self.ledgers.insert(by.clone(), reader);
+            }
+            let (Some(ledger), Some(row)) = (self.ledgers.get(&by), rows.first()) else { continue };
+            let mut after = first - 1;
+            while after < last {
+                let items = ledger.export_items(&row.tenant_id, after, PAGE as usize).await?;
+                let Some(end) = items.last() else { break };
+                after = end.row;
+                texts.extend(items.into_iter().map(|item| ((by.clone(), item.row), item.sealed.wire.as_str().into())));
+            }
+        }
+        Ok(texts)
+    }
+}
+
+/// How far it is, on a terminal.
+struct Progress {
+    events: u64,
+    shown: u64,
+    is_terminal: bool,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self { events: 0, shown: 0, is_terminal: std::io::stderr().is_terminal() }
+    }
+
+    fn passed(&mut self, events: usize) {
+        self.events += events as u64;
+        if self.is_terminal && self.events >= self.shown + PROGRESS {
+            self.shown = self.events;
+            eprint!("\r{} events", self.events);
+            let _unseen = std::io::stderr().flush();
+        }
+    }
+
+    fn done(&self) {
+        if self.shown > 0 {
+            eprintln!("\r{} events", self.events);
+        }
+    }
+}
