@@ -16,6 +16,9 @@ import corpus
 import rfc8785
 import strict_reader
 
+# The command line is asked about every so-many-th vector; tests/corpus asks about all of them, many at a time.
+SAMPLED = 12
+
 # What Python's own parser with the rfc8785 package lets pass; strict_reader.py has to see these.
 UNSEEN_BY_LIBRARY = {"duplicate_key", "depth_exceeded", "size_exceeded"}
 
@@ -60,14 +63,15 @@ def check_rejected(vector: dict, report: Report) -> bool:
         found = "size_exceeded" if len(canonical) > limits.get("max_bytes", strict_reader.DEFAULT_MAX_BYTES) else "no reason"
     except strict_reader.Rejected as rejection:
         found = rejection.reason
-    if found != vector["reason"]:
+    # With several faults the strict reader may name another of them.
+    if found != vector["reason"] and (found == "no reason" or vector["class"] != corpus.SEVERAL_FAULTS):
         report.difference(vector, f"the strict reader found {found}, the corpus says {vector['reason']}")
     try:
         library_form(data)
         refused = False
     except (ValueError, RecursionError):  # every refusal of json and of rfc8785 is a ValueError
         refused = True
-    if not refused and vector["reason"] not in UNSEEN_BY_LIBRARY:
+    if not refused and vector["reason"] not in UNSEEN_BY_LIBRARY and vector["class"] != corpus.SEVERAL_FAULTS:
         report.difference(vector, f"rfc8785 accepts what the corpus rejects as {vector['reason']}")
     return refused
 
@@ -133,7 +137,7 @@ def check_file_argument(binary: str, vector: dict) -> str | None:
 
 def check_all_with_binary(binary: str, vectors: list[dict], report: Report) -> None:
     # The command line has the default limits only.
-    runnable = [vector for vector in vectors if "limits" not in vector] + large_vectors()
+    runnable = [vector for vector in vectors if "limits" not in vector][::SAMPLED] + large_vectors()
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         complaints = list(pool.map(lambda vector: check_binary(binary, vector), runnable))
     complaints.append(check_file_argument(binary, runnable[0]))
