@@ -66,20 +66,19 @@ def broken_pins(folder: Path) -> list[str]:
     return complaints
 
 
-def git(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(["git", "-C", REPOSITORY, *arguments], capture_output=True, check=False)
+def git(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(["git", "-C", folder, *arguments], capture_output=True, check=False)
 
 
 def forgotten_releases(folder: Path) -> list[str] | None:
-    """What any committed manifest pins and today's does not; None where there is no history to ask."""
-    path = (folder / MANIFEST).relative_to(REPOSITORY).as_posix()
-    log = git("log", "--format=%H", "--", path)
-    if log.returncode != 0 or git("rev-parse", "--is-shallow-repository").stdout.strip() != b"false":
+    """What any committed manifest pins and today's does not; None where there is no whole history to ask."""
+    log = git(folder, "log", "--format=%H", "--", MANIFEST)
+    if log.returncode != 0 or git(folder, "rev-parse", "--is-shallow-repository").stdout.strip() != b"false":
         return None
     today = read_manifest(folder)["releases"]
     complaints = []
     for commit in log.stdout.decode().split():
-        shown = git("show", f"{commit}:{path}")
+        shown = git(folder, "show", f"{commit}:./{MANIFEST}")
         if shown.returncode != 0:
             continue  # the commit removed it
         then = json.loads(shown.stdout)["releases"]
