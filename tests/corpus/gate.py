@@ -1,6 +1,6 @@
 """Every language against the corpus, vector by vector and case by case. A difference prints the vector and what each language said.
 
-    gate.py    exit 0 all agree, 1 they differ, 2 a language is missing or cannot answer
+gate.py    exit 0 all agree, 1 they differ, 2 a language is missing or cannot answer
 """
 
 import base64

@@ -69,7 +69,7 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
 def deep(rng: random.Random) -> bytes:
     """Around the limit of depth, closed or not."""
     levels = rng.choice((126, 127, 128, 129, 130, rng.randrange(2, 300)))
-    opened = [rng.choice((b"[", b"[", b'{"":', b'[0,', b'{"a":[],"b":')) for _ in range(levels)]
+    opened = [rng.choice((b"[", b"[", b'{"":', b"[0,", b'{"a":[],"b":')) for _ in range(levels)]
     closed = [b"]" if one.startswith(b"[") else b"}" for one in reversed(opened)]
     inside = rng.choice((b"", b"0", b"[]", b"{}", b'"["', document(rng, 1)))
     whole = b"".join(opened) + (inside or b"1") + b"".join(closed)

@@ -16,7 +16,25 @@ VALUES = [
     None, True, False, 0, 1, -1, 2, 3, 1.0, 2.0, 0.5, -0.0, 1e21, 2**53 - 1, "", "x", "1", "open", "close", "gap", "acme", "beta.x", "é", "e\u0301", "😀" * 210, [], [None], ["a", "b"],
     {}, {"a": 1}, {"lane": LANES[1]}, "0" * 64, "A" * 64, "00" * 31, sealing.PINNED.key_id, sealing.STRANGER.key_id, "aegis-receipt-1", "2026-11-22T10:00:00.000000Z", "AAAA", "AAA=",
 ]  # fmt: skip
-KEYS = ["note", "schema", "proof", "receipt", "receipt_hash", "verified", "late", "bus_ts", "é", "\U0001f600", "\ue000", "__proto__", "0", "seq", "size", "path", ""]
+KEYS = [
+    "note",
+    "schema",
+    "proof",
+    "receipt",
+    "receipt_hash",
+    "verified",
+    "late",
+    "bus_ts",
+    "é",
+    "\U0001f600",
+    "\ue000",
+    "__proto__",
+    "0",
+    "seq",
+    "size",
+    "path",
+    "",
+]
 
 
 def batch(rng: random.Random, inputs: list[bytes], count: int) -> list[dict]:

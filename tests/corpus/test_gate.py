@@ -91,7 +91,6 @@ class Agreement(unittest.TestCase):
         small = fuzz.smaller(found, pair)
         self.assertEqual(base64.b64decode(small["input"]), b"!?")
 
-
     def test_fuzzing_fails_on_a_difference_and_says_how_to_make_it_again(self) -> None:
         def length(files: list[Path]) -> languages.Answers:
             return {one["id"]: len(base64.b64decode(one["input"])) for one in languages.lines_of(files)}

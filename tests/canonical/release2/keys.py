@@ -60,7 +60,10 @@ def keys_with_a_meaning() -> Iterator[Vector]:
 def keys_with_long_prefixes() -> Iterator[Vector]:
     for length in [*range(1, 34), 63, 64, 65, 127, 128, 129, 255, 256, 257]:
         prefix = "k" * length
-        yield text(f"keys alike for {length} letters", object_text([(prefix + "b", 1), (prefix, 2), (prefix + "a", 3), (prefix + "\U00010000", 4), (prefix + "\uffff", 5)]))
+        yield text(
+            f"keys alike for {length} letters",
+            object_text([(prefix + "b", 1), (prefix, 2), (prefix + "a", 3), (prefix + "\U00010000", 4), (prefix + "\uffff", 5)]),
+        )
 
 
 def keys_escaped_in_part() -> Iterator[Vector]:

@@ -10,9 +10,9 @@ from decimal import Decimal
 
 from accepted import seeded, surrogates
 from corpus import Vector, text
-from strict_reader import MAX_DEPTH
 from release2.integers import LARGEST
 from release2.shapes import nested
+from strict_reader import MAX_DEPTH
 
 # A fault stands where the dot is, alone and in company.
 PLACES = ["·", "[·]", "[1,·]", '{"a":·}', '{"b":[],"a":[{"c":·}]}', " · "]
@@ -26,7 +26,7 @@ def more_duplicate_keys() -> Iterator[Vector]:
     """A key twice, spelled in two ways, among others, at some depth."""
     rng = seeded("more_duplicate_keys")
     for number in range(260):
-        key = "".join(rng.choice("abé/\"\\\n\t\x00\x1f\x7f€\ue000\uffff😀\U0010ffff") for _ in range(rng.randrange(5)))
+        key = "".join(rng.choice('abé/"\\\n\t\x00\x1f\x7f€\ue000\uffff😀\U0010ffff') for _ in range(rng.randrange(5)))
         keys = [json.dumps(name) for name in rng.sample(["p", "q", "r", "s", "", "__proto__"], rng.randrange(4)) if name != key]
         for _ in range(2):
             keys.insert(rng.randrange(len(keys) + 1), spelled_key(key, rng))

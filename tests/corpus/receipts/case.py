@@ -33,7 +33,7 @@ class Case:
     def told(self) -> dict:
         failing = None if self.code is None else self.at % len(self.lines)
         good = self.objects(self.lines[:failing])
-        bodies = [(value, value["receipt"] if "receipt" in value else value) for value in good]
+        bodies = [(value, value.get("receipt", value)) for value in good]
         chained = [(value, body) for value, body in bodies if "schema" in body]
         lanes: dict[str, dict] = {}
         for _value, body in chained:

@@ -61,7 +61,13 @@ def types() -> Iterator[Case]:
     for value in (None, 5, [], {}):
         yield Case(f"event_digest is {line(value).decode()}", proven([sealed(EVENT, event_digest=value)]), "malformed")
     good = sealed(EVENT)["receipt"]["event_digest"]
-    for description, value in [("in upper case", good.upper()), ("cut", good[:-2]), ("empty", ""), ("with a space", good + " "), ("of other columns", "0" * 64)]:
+    for description, value in [
+        ("in upper case", good.upper()),
+        ("cut", good[:-2]),
+        ("empty", ""),
+        ("with a space", good + " "),
+        ("of other columns", "0" * 64),
+    ]:
         yield Case(f"event_digest {description}", proven([sealed(EVENT, event_digest=value)]), "digest_mismatch")
 
 
@@ -84,7 +90,9 @@ def extra_content() -> Iterator[Case]:
     both = alone(with_body(ONE, **keys) | keys)
     yield Case("keys whose order by code points is another", [both])
     text = line(both).decode()
-    yield Case("escaped, spaced and sorted otherwise", [json.dumps(dict(reversed(both.items())), ensure_ascii=True, indent=None, separators=(" , ", " : ")).encode()])
+    yield Case(
+        "escaped, spaced and sorted otherwise", [json.dumps(dict(reversed(both.items())), ensure_ascii=True, indent=None, separators=(" , ", " : ")).encode()]
+    )
     yield Case("with slashes escaped", [text.replace("/", "\\/").encode()])
     yield Case("an empty text made of an escape", [text.replace('"z"', '"\\u007a"').encode()])
     long_id = with_facts(ONE, event_id="😀" * 250)
@@ -108,7 +116,12 @@ def bare_bodies() -> Iterator[Case]:
     yield Case("a body whose proof is empty", [proved[0] | {"proof": {}}], "malformed")
     yield Case("a body with a key more", [bodies[0] | {"note": 1}], "hash_mismatch", roots=())
     yield Case("a body without its hash", [{key: value for key, value in bodies[0].items() if key != "receipt_hash"}], "malformed", roots=())
-    yield Case("a body without its schema, which makes it the older form", [{key: value for key, value in bodies[0].items() if key != "schema"}], "hash_mismatch", roots=())
+    yield Case(
+        "a body without its schema, which makes it the older form",
+        [{key: value for key, value in bodies[0].items() if key != "schema"}],
+        "hash_mismatch",
+        roots=(),
+    )
     yield Case("a body with another schema", [bodies[0] | {"schema": "x"}], "unknown_schema", roots=())
     yield Case("a body with schema null", [bodies[0] | {"schema": None}], "malformed", roots=())
     yield Case("bodies with one missing, no key pinned", [bodies[0], bodies[2]], "missing_seq", roots=())
@@ -179,7 +192,9 @@ def lines() -> Iterator[Case]:
     yield Case("a failing receipt, then a line that is no JSON", [replaced(event, "x", "receipt", "phase"), b"{"], "hash_mismatch", 0)
     yield Case("nothing", [], bad_input=True)
     yield Case("empty lines alone", [b"", b"  ", b"\t"], bad_input=True)
-    yield Case("an event without receipt", [{key: value for key, value in event.items() if key not in ("receipt", "receipt_hash")}], "missing_receipt", roots=())
+    yield Case(
+        "an event without receipt", [{key: value for key, value in event.items() if key not in ("receipt", "receipt_hash")}], "missing_receipt", roots=()
+    )
     yield Case("an event without receipt, a key pinned", [{key: value for key, value in event.items() if key not in ("receipt", "receipt_hash")}], "unsigned")
 
 

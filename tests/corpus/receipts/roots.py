@@ -45,7 +45,9 @@ def refused() -> Iterator[Case]:
     yield Case("a good key and a bad one", [ONE], bad_input=True, roots=(root, "x"))
     for hexadecimal in WEAK:
         yield Case(f"the weak key {hexadecimal[:8]}…{hexadecimal[-2:]}", [ONE], bad_input=True, roots=(encoded(bytes.fromhex(hexadecimal)),))
-        yield Case(f"the weak key {hexadecimal[:8]}…{hexadecimal[-2:]} beside a good one", [ONE], bad_input=True, roots=(root, encoded(bytes.fromhex(hexadecimal))))
+        yield Case(
+            f"the weak key {hexadecimal[:8]}…{hexadecimal[-2:]} beside a good one", [ONE], bad_input=True, roots=(root, encoded(bytes.fromhex(hexadecimal)))
+        )
     for y in no_points(12):
         yield Case(f"no point of the curve: y = {y}", [ONE], bad_input=True, roots=(encoded(y.to_bytes(32, "little")),))
 
