@@ -136,6 +136,7 @@ def go() -> Language | None:
     if not (folder / "internal" / "cmd" / "corpus").is_dir():
         return None
     built = Path(os.environ.get("AEGIS_CACHE", Path.home() / ".cache" / "aegis")) / "bin" / "corpus-go"
+    built.parent.mkdir(parents=True, exist_ok=True)
     output_of(["go", "build", "-o", str(built), "./internal/cmd/corpus"], cwd=folder)
     return by_tool("go", built, [str(built)])
 

@@ -47,11 +47,7 @@ class Gate(unittest.TestCase):
         environment["PYTHONPATH"] = str(languages.sdk_folder("python") / "src")
         return subprocess.run([sys.executable, HERE / "gate.py"], env=environment, capture_output=True, text=True, check=False)
 
-    def test_languages_that_agree_pass(self) -> None:
-        done = self.gate({})
-        self.assertEqual((done.returncode, done.stderr), (0, ""), done.stdout)
-
-    def test_every_answer_that_differs_is_printed_with_its_vector(self) -> None:
+    def test_every_answer_that_differs_and_no_other_is_printed_with_its_vector(self) -> None:
         lies = {
             "key-edges-007": {"canonical_sha256": "0" * 64},
             "binades-003": {"reason": "number_out_of_range"},
