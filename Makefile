@@ -5,8 +5,9 @@ export AEGIS_CACHE ?= $(HOME)/.cache/aegis
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 export AEGIS_BIN := $(TARGET_DIR)/release/aegis
 CARGO_FLAGS := --release --locked
+FUZZ_SECONDS ?= 300
 
-.PHONY: help setup build test test-full lint test-rust test-rules test-canonical test-e2e test-openapi test-fleet test-fleet-full test-sdks test-demo test-edge-only fleet fleet-down bench bench-sdks fmt
+.PHONY: help setup build test test-full lint test-rust test-rules test-canonical corpus fuzz-corpus test-e2e test-openapi test-fleet test-fleet-full test-sdks test-demo test-edge-only fleet fleet-down bench bench-sdks fmt
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -17,7 +18,7 @@ setup: ## installs what the tests need (Debian packages as root; nothing where i
 build: ## the program, as users build it
 	cargo build $(CARGO_FLAGS)
 
-test: setup build test-rust lint test-rules test-canonical test-e2e test-openapi test-fleet test-sdks test-demo ## everything a change must pass
+test: setup build test-rust lint test-rules test-canonical corpus test-e2e test-openapi test-fleet test-sdks test-demo ## everything a change must pass
 	@echo "make test: all passed"
 
 lint: ## format, clippy, no SQL engine under the edge-only build
@@ -34,6 +35,13 @@ test-rules: build ## the tests beside the shipped detection rules, on the real e
 
 test-canonical: build ## the canonicalisation corpus against two independent RFC 8785 libraries
 	tests/canonical/run.sh
+
+corpus: build ## the corpus against every language: the same bytes, reasons and verdicts from Rust, Python, TypeScript and Go
+	tests/corpus/run.sh
+
+fuzz-corpus: build ## differential fuzzing of the canonical form and of receipts between the languages (FUZZ_SECONDS each)
+	tests/corpus/run.sh fuzz --seconds $(FUZZ_SECONDS)
+	tests/corpus/run.sh fuzz --receipts --seconds $(FUZZ_SECONDS)
 
 test-e2e: build ## the real program over HTTP: every GitHub webhook payload, bad input, faults; some of it over NATS
 	tests/e2e/run.sh
@@ -61,7 +69,8 @@ test-sdks: build ## the SDKs: lint, types, packages, and tests against the real 
 test-demo: build ## the demo, as README shows it
 	$(AEGIS_BIN) demo
 
-test-full: test ## the slow checks too: 50 kills under load, every fault of a fleet, licences and advisories
+test-full: test ## the slow checks too: 50 kills under load, every fault of a fleet, languages fuzzed, licences and advisories
+	$(MAKE) fuzz-corpus
 	AEGIS_KILLS=50 tests/e2e/run.sh kills
 	AEGIS_E2E_NATS=debian tests/e2e/run.sh
 	AEGIS_E2E_NATS=current AEGIS_KILLS=50 tests/e2e/run.sh

@@ -9,17 +9,8 @@ if [ ! -x "$AEGIS_BIN" ]; then
     echo "sdks/python: $AEGIS_BIN is not there; build it with \`cargo build --release\`" >&2
     exit 2
 fi
-venv="${AEGIS_CACHE:-$HOME/.cache/aegis}/venv-sdk-python"
-
-# A copy of the pins lies beside what was installed from them, and is written last: a half-made installation is made again.
-if ! cmp -s requirements.txt "$venv/requirements.installed"; then
-    rm -rf "$venv"
-    python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check --require-hashes --requirement requirements.txt
-    cp requirements.txt "$venv/requirements.installed"
-fi
-PATH="$venv/bin:$PATH"
-export PATH PYTHONDONTWRITEBYTECODE=1
+requirements=requirements.txt
+. ./venv.sh
 
 ruff format --check --quiet .
 ruff check --quiet .

@@ -8,6 +8,9 @@ FOLDER = Path(__file__).resolve().parents[2] / "corpus" / "canonical"
 ACCEPTED = FOLDER / "accepted.jsonl"
 REJECTED = FOLDER / "rejected.jsonl"
 
+# The class whose inputs have more than one fault.
+SEVERAL_FAULTS = "fault-order"
+
 Vector = tuple[str, bytes]  # description, input
 
 

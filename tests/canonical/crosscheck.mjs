@@ -1,7 +1,6 @@
-// Compares corpus/canonical with the independent npm package `canonicalize` over JSON.parse, and with the real binary
-// where AEGIS_BIN names one. Prints every vector on which two of them disagree, and exits 1 if there is one.
+// Compares corpus/canonical with the independent npm package `canonicalize` over JSON.parse. Prints every vector on
+// which the two disagree, and exits 1 if there is one.
 
-import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import canonicalize from "canonicalize";
@@ -54,18 +53,6 @@ function checkRejected(vector) {
   return false;
 }
 
-function checkBinary(binary, vector) {
-  const answer = spawnSync(binary, ["canon"], { input: bytesOf(vector.input) });
-  if (answer.error) throw answer.error;
-  if (vector.reason !== undefined) {
-    if (answer.status !== 1 || answer.stdout.length > 0) {
-      difference(vector, `the binary exits ${answer.status} with ${shown(answer.stdout)} for ${vector.reason}`);
-    }
-  } else if (answer.status !== 0 || !answer.stdout.equals(libraryForm(bytesOf(vector.input)))) {
-    difference(vector, `the binary has ${shown(answer.stdout)} (exit ${answer.status}), unlike canonicalize`);
-  }
-}
-
 const accepted = load("accepted.jsonl");
 const rejected = load("rejected.jsonl");
 if (accepted.length < 300 || rejected.length < 100) {
@@ -86,14 +73,5 @@ for (const [reason, count] of [...classes].sort()) {
   console.log(`  ${reason}: refused by JSON.parse + canonicalize ${count.refused} of ${count.total}${blind}`);
 }
 
-const binary = process.env.AEGIS_BIN;
-if (binary) {
-  // The command line has the default limits only.
-  const runnable = [...accepted, ...rejected].filter((vector) => vector.limits === undefined);
-  runnable.forEach((vector) => checkBinary(binary, vector));
-  console.log(`binary: ${runnable.length} vectors run through ${binary}`);
-} else {
-  console.log("binary: not run; AEGIS_BIN names none");
-}
 console.log(`node: ${differences} differences`);
 process.exitCode = differences > 0 ? 1 : 0;

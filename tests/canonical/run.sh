@@ -1,6 +1,6 @@
 #!/bin/sh
-# Cross-checks corpus/canonical against independent RFC 8785 libraries in Python and JavaScript, and against the binary
-# that AEGIS_BIN names, if it does. Installs the pinned libraries once; later runs only compare.
+# Cross-checks corpus/canonical against independent RFC 8785 libraries in Python and JavaScript, and a sample of it against the
+# binary that AEGIS_BIN names, if it does. Installs the pinned libraries once; later runs only compare.
 set -eu
 
 cd "$(dirname "$0")"

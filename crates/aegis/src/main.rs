@@ -357,6 +357,9 @@ struct CanonArgs {
     /// Print the SHA-256 of the canonical bytes instead
     #[arg(long)]
     hash: bool,
+    /// Answer each line of standard input, a text in hex, with its hash or the reason that it has none
+    #[arg(long, hide = true, conflicts_with_all = ["file", "hash"])]
+    each_line: bool,
 }
 
 fn main() -> ExitCode {
@@ -400,6 +403,7 @@ fn main() -> ExitCode {
         Command::Streams(StreamsCommand::Users { data, write }) => commands::streams::users(&data, write.as_deref()),
         Command::Receipts(ReceiptsCommand::Export { tenant, data }) => commands::receipts::export(&tenant, &data),
         Command::Receipts(ReceiptsCommand::Verify(args)) => verifying::verify(&args.file, &args.roots, args.json),
+        Command::Canon(args) if args.each_line => commands::canon_each_line(),
         Command::Canon(args) => commands::canon(args.file.as_deref(), args.hash),
         Command::Version { json } => commands::version(json),
     };

@@ -2,14 +2,15 @@
 
 import base64
 import hashlib
+import io
 import json
 
 import pytest
 from where import CORPUS
 
 from aegisagent import canon
-from aegisagent.errors import CanonError
-from aegisagent.receipts import Roots, verify_export
+from aegisagent.errors import CanonError, ConfigError
+from aegisagent.receipts import BadInput, Roots, verify_export
 
 LIMITS = {"max_bytes": canon.DEFAULT_MAX_BYTES}
 INTEROPERABILITY = [
@@ -22,7 +23,7 @@ INTEROPERABILITY = [
 
 def vectors(name):
     lines = (CORPUS / "canonical" / name).read_text(encoding="utf-8").splitlines()
-    assert len(lines) > 300
+    assert len(lines) > 2000
     return [json.loads(line) for line in lines]
 
 
@@ -40,6 +41,18 @@ def test_every_rejected_vector_has_its_reason():
         with pytest.raises(CanonError) as rejection:
             canon.canonicalize(base64.b64decode(vector["input"]), **(LIMITS | vector.get("limits", {})))
         assert rejection.value.reason == vector["reason"], vector
+
+
+@pytest.mark.feature("canonicalize")
+@pytest.mark.parametrize("folder", ["canonical", "receipts"])
+def test_no_line_of_any_release_has_changed(folder):
+    manifest = json.loads((CORPUS / folder / "manifest.json").read_text())
+    assert manifest["scheme"] == {"canonical": canon.CANON_VERSION, "receipts": "aegis-receipt-1"}[folder]
+    pins = [(name, pin) for release in manifest["releases"] for name, pin in release["files"].items() if name.endswith(".jsonl")]
+    assert pins
+    for name, pin in pins:
+        lines = (CORPUS / folder / name).read_bytes().splitlines(keepends=True)[: pin["lines"]]
+        assert (len(lines), hashlib.sha256(b"".join(lines)).hexdigest()) == (pin["lines"], pin["sha256"]), name
 
 
 @pytest.mark.feature("action-hash")
@@ -63,3 +76,21 @@ def test_every_export_has_its_verdict(case):
     else:
         found.pop("message")
         assert found == case["failure"]
+
+
+def told(case):
+    try:
+        report = verify_export(io.BytesIO(base64.b64decode(case["input"])), Roots.read(case["roots"])).as_json()
+    except (BadInput, ConfigError):
+        return {"exit": 2, "report": None}
+    if report["failure"] is not None:
+        del report["failure"]["message"]
+    return {"exit": int(report["verdict"] == "invalid"), "report": report}
+
+
+@pytest.mark.feature("verify-receipts")
+def test_every_case_of_receipts_has_its_report():
+    cases = [json.loads(line) for line in (CORPUS / "receipts/cases.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(cases) > 800
+    for case in cases:
+        assert told(case) == {"exit": case["exit"], "report": case["report"]}, (case["id"], case["description"])

@@ -19,7 +19,7 @@ pub(crate) mod simulate;
 #[cfg(feature = "edge")]
 pub(crate) mod streams;
 
-use std::io::{Read, Write};
+use std::io::{BufRead, Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -69,6 +69,27 @@ pub(crate) fn canon(file: Option<&Path>, hash: bool) -> anyhow::Result<ExitCode>
             Ok(ExitCode::from(SAID_NO))
         }
     }
+}
+
+/// Answers every line of standard input (a text in hex, behind a space perhaps its size limit) with the hash of its canonical form or
+/// the reason that it has none: how `tests/corpus` asks about many texts in one process.
+pub(crate) fn canon_each_line() -> anyhow::Result<ExitCode> {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    for line in std::io::stdin().lock().lines() {
+        let line = line.context("cannot read standard input")?;
+        let (text, max_bytes) = line.split_once(' ').unwrap_or((line.as_str(), ""));
+        let input = hex::decode(text).ok().context("a line of standard input is not hex")?;
+        let mut limits = aegis_canon::Limits::default();
+        if !max_bytes.is_empty() {
+            limits.max_bytes = max_bytes.parse().context("a size limit is not a number")?;
+        }
+        match aegis_canon::canonicalize_bytes_with(&input, limits) {
+            Ok(canonical) => writeln!(out, "{}", aegis_canon::sha256_hex(&canonical))?,
+            Err(error) => writeln!(out, "{}", error.code())?,
+        }
+    }
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The whole of a file, or of standard input for none or `-`.

@@ -45,7 +45,9 @@ class VerifyingKey:
         self.key_id = sha256_hex(raw)[:_KEY_ID_DIGITS]
 
     def verifies(self, message: bytes, signature: bytes) -> bool:
-        """True if the key has signed `message`."""
+        """True if the key has signed `message`. A signature with a weak point is refused, which only the key's holder could make."""
+        if _is_weak(signature[:_KEY_BYTES]):
+            return False
         try:
             self._key.verify(signature, message)
         except InvalidSignature:
