@@ -214,7 +214,11 @@ impl fmt::Display for BacktestReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for rule in &self.rules {
             writeln!(f, "{} {}: {} alerts, {} retracted", rule.rule_id, rule.name, rule.alerts, rule.retracted)?;
-            writeln!(f, "  cost      {:.3} s, {:.2} us an event; {} events passed its filter", rule.seconds, rule.micros_per_event, rule.relevant)?;
+            writeln!(
+                f,
+                "  cost      {:.3} s, {:.2} us an event; {} events passed its filter",
+                rule.seconds, rule.micros_per_event, rule.relevant
+            )?;
             if let Some(reason) = &rule.quarantined {
                 writeln!(f, "  STOPPED   {reason}")?;
             }
@@ -260,7 +264,8 @@ mod tests {
     /// Denies of two agents: one has three in a minute on the first day, the other five on the second.
     fn log() -> Vec<SecurityEvent> {
         let deny = |agent: &str, second: i64| {
-            let mut event = SecurityEvent::new(TenantId::new("a").unwrap(), "e", "edge", EventKind::AuthorizeDecision, at(second));
+            let mut event =
+                SecurityEvent::new(TenantId::new("a").unwrap(), "e", "edge", EventKind::AuthorizeDecision, at(second));
             event.event_id = uuid::Uuid::from_u128(second.unsigned_abs().into());
             event.agent_id = Some(agent.to_owned());
             event.decision = Some(Decision::Deny);
@@ -283,11 +288,19 @@ mod tests {
         let report = run(3, None, None);
         let result = &report.rules[0];
         assert_eq!((report.events, result.alerts, result.relevant), (8, 2, 8));
-        assert_eq!(result.by_day.iter().map(|(day, n)| (day.as_str(), *n)).collect::<Vec<_>>(), [("2026-01-01", 1), ("2026-01-02", 1)]);
+        assert_eq!(
+            result.by_day.iter().map(|(day, n)| (day.as_str(), *n)).collect::<Vec<_>>(),
+            [("2026-01-01", 1), ("2026-01-02", 1)]
+        );
         assert_eq!(result.top, [(r#"{"agent_id":"one"}"#.to_owned(), 1), (r#"{"agent_id":"two"}"#.to_owned(), 1)]);
         assert_eq!((result.samples[0].evidence, result.samples[0].last_ts), (3, at(102)));
         let text = report.to_string();
-        assert!(text.contains("T-1 storm: 2 alerts") && text.contains("2026-01-02  1") && text.ends_with("events: 8 (0 late) · alerts: 2"), "{text}");
+        assert!(
+            text.contains("T-1 storm: 2 alerts")
+                && text.contains("2026-01-02  1")
+                && text.ends_with("events: 8 (0 late) · alerts: 2"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -145,8 +145,16 @@ impl VerifyingKey {
         if key.is_weak() {
             return Err(KeyError::Encoding("a weak key"));
         }
+        if !is_reduced(&bytes) {
+            return Err(KeyError::Encoding("not a point of the curve in its one spelling"));
+        }
         Ok(Self { key_id: key_id_of(&key), key })
     }
+}
+
+/// Whether the ordinate, without the sign bit, is below 2^255 - 19: each point has one such spelling (RFC 8032, 5.1.3).
+fn is_reduced(bytes: &[u8; 32]) -> bool {
+    bytes[31] & 0x7f != 0x7f || bytes[1..31].iter().any(|byte| *byte != 0xff) || bytes[0] < 0xed
 }
 
 fn key_id_of(key: &ed25519_dalek::VerifyingKey) -> String {
@@ -160,6 +168,20 @@ fn key_id_of(key: &ed25519_dalek::VerifyingKey) -> String {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_point_has_one_spelling() {
+        let spelt = |low: u8| {
+            let mut bytes = [0xff; 32];
+            (bytes[0], bytes[31]) = (low, 0x7f);
+            VerifyingKey::from_base64(&STANDARD.encode(bytes)).map(|key| key.key_id().to_owned())
+        };
+        // 2^255 - 19 + n, as n would be: some are points of the curve, and the key of n already has a spelling.
+        for low in 0xed..=0xff {
+            assert!(spelt(low).is_err(), "{low:x}");
+        }
+        assert!((0..0xed).any(|low| spelt(low).is_ok()));
+    }
 
     #[test]
     fn a_key_file_is_made_once_private_and_read_back() {

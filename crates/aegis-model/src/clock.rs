@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Datelike, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Microseconds since the Unix epoch, UTC. On the wire: RFC 3339 with six fraction digits and `Z`.
@@ -47,11 +47,13 @@ impl Timestamp {
             .to_rfc3339_opts(SecondsFormat::Micros, true)
     }
 
-    /// Reads RFC 3339 with any offset; digits past the microsecond are cut off.
+    /// Reads RFC 3339 with any offset; digits past the microsecond are cut off. Years begin with 1, as in most languages.
     pub fn parse_rfc3339(text: &str) -> Result<Self, TimestampError> {
-        match DateTime::parse_from_rfc3339(text) {
-            Ok(t) => Ok(Self(t.timestamp_micros())),
-            Err(_) => Err(TimestampError(text.chars().take(64).collect())),
+        // The parser takes a minus sign beyond ASCII too.
+        let parsed = DateTime::parse_from_rfc3339(text).ok().filter(|t| text.is_ascii() && t.year() > 0 && t.to_utc().year() > 0);
+        match parsed {
+            Some(t) => Ok(Self(t.timestamp_micros())),
+            None => Err(TimestampError(text.chars().take(64).collect())),
         }
     }
 }
@@ -135,6 +137,8 @@ mod tests {
         let t = Timestamp::parse_rfc3339("2026-11-22T10:00:00.123456Z").unwrap();
         assert_eq!(t.to_rfc3339(), "2026-11-22T10:00:00.123456Z");
         assert_eq!(Timestamp::parse_rfc3339("2026-11-22T11:00:00.123456789+01:00").unwrap(), t);
-        assert!(Timestamp::parse_rfc3339("yesterday").is_err());
+        for refused in ["yesterday", "0000-01-01T00:00:00Z", "2026-11-22T10:00:00\u{2212}01:00", "2026-11-22T10:00:00"] {
+            assert!(Timestamp::parse_rfc3339(refused).is_err(), "{refused}");
+        }
     }
 }

@@ -39,7 +39,10 @@ pub(crate) fn diff(old: &Path, new: &Path, args: &HistoryArgs) -> anyhow::Result
     let (after, before) = (reports.remove(1), reports.remove(0));
     let (added, dropped) = (after.beyond(&before), before.beyond(&after));
     if args.json {
-        println!("{}", json!({"events": after.events, "before": before.rules, "after": after.rules, "added": added, "dropped": dropped}));
+        println!(
+            "{}",
+            json!({"events": after.events, "before": before.rules, "after": after.rules, "added": added, "dropped": dropped})
+        );
         return Ok(ExitCode::SUCCESS);
     }
     added.iter().for_each(|told| println!("+ {told}"));
@@ -130,7 +133,8 @@ impl History<'_> {
                     None => continue,
                 },
             };
-            let mut event = WireEvent::read(text.as_bytes()).and_then(|wire| wire.event()).with_context(|| row.event_id.to_string())?;
+            let mut event =
+                WireEvent::read(text.as_bytes()).and_then(|wire| wire.event()).with_context(|| row.event_id.to_string())?;
             event.verified = row.proved;
             event.bus_ts = row.bus_ts.or(Some(row.ts));
             events.push(event);

@@ -85,6 +85,9 @@ def _y(raw: bytes) -> int:
 
 
 def _is_point(raw: bytes) -> bool:
+    """True for a point of the curve in its one spelling, with y below p (RFC 8032, 5.1.3)."""
+    if int.from_bytes(raw, "little") & (2**255 - 1) >= _P:
+        return False
     y2 = pow(_y(raw), 2, _P)
     x2 = (y2 - 1) * pow(_D * y2 + 1, -1, _P) % _P
     return x2 == 0 or pow(x2, (_P - 1) // 2, _P) == 1
