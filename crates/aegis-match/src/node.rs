@@ -40,7 +40,7 @@ impl MatchRecognize {
         let mut columns = Vec::new();
         for expr in &partition_by {
             let Expr::Column(column) = expr else {
-                return Err(Refusal::invalid(format!("PARTITION BY `{expr}`: only columns can be partitioned by")).into());
+                return Err(DataFusionError::Internal(format!("PARTITION BY takes columns, and `{expr}` is none")));
             };
             columns.push(input.schema().qualified_field_from_column(column).map(|(q, f)| (q.cloned(), Arc::clone(f)))?);
         }

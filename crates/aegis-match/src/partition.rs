@@ -73,12 +73,6 @@ impl Partition {
         position.saturating_sub(recognizer.lookback)
     }
 
-    /// Bytes that the search holds besides the rows.
-    pub(crate) fn search_bytes(&self) -> usize {
-        // A cell has at most 32 bytes, twice that with room to grow.
-        self.finder.cells() * 64
-    }
-
     /// Whether nothing is under way: no start row is open and no measure waits.
     pub(crate) fn is_idle(&self) -> bool {
         !self.finder.is_waiting() && self.waiting.is_empty()

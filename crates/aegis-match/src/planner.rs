@@ -9,7 +9,7 @@ use datafusion::logical_expr::planner::{PlannedRelation, RelationPlanner, Relati
 use datafusion::logical_expr::{Expr, ExprSchemable, Extension, LogicalPlan, SortExpr};
 use datafusion::arrow::datatypes::DataType;
 use datafusion::sql::sqlparser::ast::{
-    AfterMatchSkip, Ident, MatchRecognizePattern, MatchRecognizeSymbol, Measure as SqlMeasure, OrderByExpr, RowsPerMatch, Spanned,
+    AfterMatchSkip, Expr as SqlExpr, Ident, MatchRecognizePattern, MatchRecognizeSymbol, Measure as SqlMeasure, OrderByExpr, RowsPerMatch, Spanned,
     SymbolDefinition, TableFactor,
 };
 use datafusion::sql::sqlparser::tokenizer::Location;
@@ -48,16 +48,8 @@ impl RelationPlanner for MatchPlanner {
         let variables = variables(&pattern)?;
         let skip = skip(after_match_skip, &variables, context)?;
 
-        let mut partition = Vec::with_capacity(partition_by.len());
-        for expr in partition_by {
-            let at = expr.span().start;
-            let planned = context.sql_to_expr(expr, input.schema())?;
-            if !matches!(planned, Expr::Column(_)) {
-                let refusal = Refusal::invalid(format!("PARTITION BY `{planned}`: only columns can be partitioned by"));
-                return Err(refusal.at(at).hint("select the expression under a name of its own in WITH").into());
-            }
-            partition.push(planned);
-        }
+        let partition = partition_by.into_iter().map(|expr| column("PARTITION BY", expr, &input, context));
+        let partition = partition.collect::<Result<Vec<_>>>()?;
         let order = order_by.into_iter().map(|sort| order(sort, &input, context)).collect::<Result<Vec<_>>>()?;
 
         let mut resolver = Resolver::new(context, Arc::clone(input.schema()), &variables)?;
@@ -110,11 +102,22 @@ fn skip(parsed: Option<AfterMatchSkip>, variables: &[String], context: &dyn Rela
     })
 }
 
+/// A column of the input.
+fn column(clause: &str, expr: SqlExpr, input: &LogicalPlan, context: &mut dyn RelationPlannerContext) -> Result<Expr> {
+    let (at, text) = (expr.span().start, expr.to_string());
+    let planned = context.sql_to_expr(expr, input.schema())?;
+    if !matches!(planned, Expr::Column(_)) {
+        let refusal = Refusal::invalid(format!("{clause} takes columns, and `{text}` is none"));
+        return Err(refusal.at(at).hint("select the expression under a name of its own in WITH").into());
+    }
+    Ok(planned)
+}
+
 fn order(sort: OrderByExpr, input: &LogicalPlan, context: &mut dyn RelationPlannerContext) -> Result<SortExpr> {
     if sort.with_fill.is_some() {
         return Err(Refusal::unsupported("WITH FILL").at(sort.expr.span().start).into());
     }
-    let expr = context.sql_to_expr(sort.expr, input.schema())?;
+    let expr = column("ORDER BY", sort.expr, input, context)?;
     let ascending = sort.options.asc.unwrap_or(true);
     // As everywhere else in DataFusion: null is above all values.
     Ok(expr.sort(ascending, sort.options.nulls_first.unwrap_or(!ascending)))

@@ -269,7 +269,8 @@ impl<'a> Resolver<'a> {
                 return Err(Refusal::invalid(message).at(at).into());
             }
         };
-        let Expr::AggregateFunction(AggregateFunction { func, mut params }) = planned else {
+        // `count(*)` has another name than what it is planned as.
+        let Expr::AggregateFunction(AggregateFunction { func, mut params }) = planned.unalias() else {
             return Err(Refusal::invalid(format!("`{text}` is no aggregate")).at(at).into());
         };
         if !params.order_by.is_empty() && matches!(clause, Clause::Define(_)) {

@@ -24,7 +24,9 @@ fn the_pattern_takes_what_is_preferred() {
         ("(b | c)+ $", vec!["[p3, p4, p5, p6]"]),
         ("^ (a | b | c)+ $", vec!["[p1, p2, p3, p4, p5, p6]"]),
         ("(a b | b c)", vec!["[p2, p3]", "[p4, p5]"]),
-        ("(a (b) c)", vec![]),
+        ("(a (b) c)", vec!["[p4, p5, p6]"]),
+        ("(a b) (a b)", vec!["[p2, p3, p4, p5]"]),
+        ("(a b) c c", vec![]),
     ] {
         assert_eq!(table.rows(&letters("", IDS, "", pattern)), found, "{pattern}");
     }
@@ -111,14 +113,14 @@ fn measures_navigate_the_match_and_its_surroundings() {
         ("sum(b.x) / count(b.x)", "4"),
         ("avg(b.x)", "4.5"),
         ("min(x) + max(a.x)", "5"),
-        ("array_agg(b.x)", "[4, 5, ]"),
-        ("array_agg(b.x ORDER BY b.x DESC NULLS LAST)", "[5, 4, ]"),
+        ("array_agg(b.x)", "[4, 5, -]"),
+        ("array_agg(b.x ORDER BY b.x DESC NULLS LAST)", "[5, 4, -]"),
         ("array_agg(b.id) FILTER (WHERE b.x > 4)", "[p5]"),
         ("count(*) FILTER (WHERE x > 3)", "2"),
         ("count(b.*) FILTER (WHERE b.x > 4)", "1"),
         ("string_agg(id, '+')", "p2+p3+p4+p5+p6"),
         ("array_agg(CLASSIFIER())", "[a, a, b, b, b]"),
-        ("array_agg(CASE WHEN CLASSIFIER() = 'a' THEN id END)", "[p2, p3, , , ]"),
+        ("array_agg(CASE WHEN CLASSIFIER() = 'a' THEN id END)", "[p2, p3, -, -, -]"),
         ("CLASSIFIER()", "b"),
         ("CLASSIFIER(a)", "a"),
         ("FIRST(CLASSIFIER())", "a"),
@@ -131,7 +133,7 @@ fn measures_navigate_the_match_and_its_surroundings() {
         ("a.id || '-' || FIRST(b.id)", "p3-p4"),
         ("abs(a.x - b.x) IS NULL", "true"),
         ("1 + 1", "2"),
-        ("b.ts - FIRST(ts)", "0 days 0 hours 0 mins 4.000000 secs"),
+        ("b.ts - FIRST(ts)", "PT4S"),
     ] {
         assert_eq!(measure(expression), value, "{expression}");
     }
@@ -151,15 +153,15 @@ fn conditions_see_the_row_its_neighbours_and_the_mapping_so_far() {
         ("d", "d AS PREV(x, 2) = x", vec!["[p4]"]),
         ("s a*", "a AS a.x < s.x", vec!["[p1, p2, p3, p4]", "[p5]", "[p6, p7]"]),
         ("a+", "a AS sum(a.x) <= 9", vec!["[p1, p2]", "[p3, p4]", "[p5]", "[p6, p7]"]),
-        ("a+ b", "a AS sum(a.x) <= 9, b AS b.x > avg(a.x)", vec!["[p4, p5]"]),
+        ("a+ b", "a AS sum(a.x) <= 9, b AS b.x > avg(a.x)", vec!["[p2, p3, p4]"]),
         ("a+ b", "b AS count(a.*) = 2", vec!["[p1, p2, p3]", "[p4, p5, p6]"]),
         ("a+", "a AS count(*) <= 3", vec!["[p1, p2, p3]", "[p4, p5, p6]", "[p7]"]),
         ("a+", "a AS a.x - FIRST(a.x) BETWEEN -1 AND 1", vec!["[p1, p2]", "[p3, p4]", "[p5, p6]", "[p7]"]),
         ("a b", "b AS b.x = LAST(x, 1)", vec!["[p5, p6]"]),
-        ("(a | b)+ c", "a AS x > 4, b AS x < 4, c AS LAST(b.x) = 3", vec![]),
+        ("(a | b)+ c", "a AS x > 4, b AS x < 4, c AS LAST(b.x) = 3", vec!["[p3, p4]"]),
         ("(a | b)+ c", "a AS x >= 4, b AS x < 4, c AS LAST(b.x) = 3", vec!["[p1, p2, p3, p4, p5, p6, p7]"]),
         ("a b?", "b AS MATCH_NUMBER() = 2", vec!["[p1]", "[p2, p3]", "[p4]", "[p5]", "[p6]", "[p7]"]),
-        ("a+ b", "a AS CLASSIFIER() = 'a' AND x > 3, b AS PREV(CLASSIFIER()) = 'a'", vec!["[p1, p2, p3]", "[p4, p5, p6]"]),
+        ("a+ b", "a AS CLASSIFIER() = 'a' AND x > 3, b AS PREV(CLASSIFIER()) = 'a'", vec!["[p1, p2, p3]", "[p4, p5, p6, p7]"]),
         ("a b", "b AS CLASSIFIER(a) = 'a' AND b.x > a.x", vec!["[p3, p4]"]),
         ("a{2}", "a AS cardinality(array_agg(a.x)) < 2", vec![]),
         ("a{2}", "a AS cardinality(array_agg(a.x)) < 3", vec!["[p1, p2]", "[p3, p4]", "[p5, p6]"]),
@@ -197,7 +199,6 @@ fn nulls_in_the_order_stand_where_the_order_says() {
     assert_eq!(find("x NULLS FIRST"), ["[p2, p3, p1]"]);
     assert_eq!(find("x DESC NULLS LAST"), ["[p1, p3, p2]"]);
     assert_eq!(find("k, ts DESC"), ["[p3, p2, p1]"]);
-    assert_eq!(find("-coalesce(x, 0), id"), ["[p1, p3, p2]"]);
 }
 
 #[test]

@@ -200,8 +200,12 @@ fn what_means_nothing_is_refused_where_it_stands() {
     for (sql, message) in [
         (
             "SELECT * FROM t MATCH_RECOGNIZE (PARTITION BY x + 1 ORDER BY ts PATTERN (a) DEFINE a AS true)",
-            "PARTITION BY `t.x + Int64(1)`: only columns can be partitioned by at Line: 1, Column: 47 \
+            "PARTITION BY takes columns, and `x + 1` is none at Line: 1, Column: 47 \
              (select the expression under a name of its own in WITH)",
+        ),
+        (
+            "SELECT * FROM t MATCH_RECOGNIZE (ORDER BY g, -x DESC PATTERN (a) DEFINE a AS true)",
+            "ORDER BY takes columns, and `-x` is none at Line: 1, Column: 47 (select the expression under a name of its own in WITH)",
         ),
         (
             "SELECT * FROM t MATCH_RECOGNIZE (PARTITION BY g ORDER BY ts MEASURES x AS g PATTERN (a) DEFINE a AS true)",

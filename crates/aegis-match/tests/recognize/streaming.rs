@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use aegis_match::{MatchExec, Recognizer, Snapshot, Streaming};
 use datafusion::arrow::array::RecordBatch;
-use datafusion::physical_plan::ExecutionPlan;
 
 use crate::harness::{Row, Session, batch, letters, rows as written, sorted, texts};
 use crate::laws::limits;
