@@ -1,6 +1,7 @@
 //! What a rule may not do, checked on its logical plan when it loads (CONTRACTS §10, law 1).
 //! Works by allow-list: a plan node or a function that is not known to be harmless is refused, with its place.
 
+use aegis_match::MatchRecognize;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DataFusionError};
@@ -43,6 +44,9 @@ fn check_node(node: &LogicalPlan, sql: &SqlText) -> Result<(), RuleError> {
         | LogicalPlan::SubqueryAlias(_)
         | LogicalPlan::Distinct(Distinct::All(_)) => Ok(()),
         LogicalPlan::Sort(sort) if sort.fetch.is_none() => Ok(()),
+        LogicalPlan::Extension(extension) if extension.node.as_any().is::<MatchRecognize>() => {
+            row_pattern(node).map_or(Ok(()), |node| check_row_pattern(node, sql))
+        }
         LogicalPlan::Join(join) => match join.join_type {
             JoinType::Inner | JoinType::Left | JoinType::LeftSemi | JoinType::LeftAnti => Ok(()),
             _ => unsupported("this kind of join", "join"),
@@ -71,6 +75,50 @@ fn check_node(node: &LogicalPlan, sql: &SqlText) -> Result<(), RuleError> {
             Err(RuleError::new(RuleCode::RuleUnsupported, format!("{what} is not supported in a rule")).at(sql.start()))
         }
     }
+}
+
+/// The row pattern that a node is, if it is one.
+pub(crate) fn row_pattern(node: &LogicalPlan) -> Option<&MatchRecognize> {
+    let LogicalPlan::Extension(extension) = node else { return None };
+    extension.node.as_any().downcast_ref()
+}
+
+fn check_row_pattern(node: &MatchRecognize, sql: &SqlText) -> Result<(), RuleError> {
+    if let Some(variable) = node.skip_can_fail() {
+        let message = format!("a match may have no row of `{variable}`, or begin with it, and then it cannot be skipped to");
+        let error = RuleError::new(RuleCode::RuleMatchRecognize, message).at(sql.place_of("skip"));
+        return Err(error.hint("AFTER MATCH SKIP PAST LAST ROW, or TO NEXT ROW"));
+    }
+    let mut refusal = None;
+    for expr in node.resolved_expressions() {
+        let walked = expr.apply(|part| {
+            refusal = match part {
+                // In the rows' order, which has no ties: see `total_order`.
+                Expr::AggregateFunction(AggregateFunction { func, .. }) => {
+                    check_volatility(func.name(), func.signature().volatility, sql).err()
+                }
+                _ => check_expression(part, sql).err(),
+            };
+            Ok(if refusal.is_some() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+        });
+        walked.map_err(|error: DataFusionError| sql.explain(&error))?;
+        if let Some(refusal) = refusal {
+            return Err(refusal);
+        }
+    }
+    if !event_order(node).any(|(name, _)| name == "event_id") && !node.order_by().iter().any(|sort| is_event_id(&sort.expr)) {
+        let error = RuleError::new(RuleCode::RuleOrder, "the rows of MATCH_RECOGNIZE are in an order with ties");
+        return Err(error.at(sql.place_of("MATCH_RECOGNIZE")).hint("let its input have the column event_id"));
+    }
+    Ok(())
+}
+
+/// Those columns of the input of a row pattern that the order of events is made of, in that order.
+pub(crate) fn event_order(node: &MatchRecognize) -> impl Iterator<Item = (&'static str, Column)> + '_ {
+    ["ts", "lane", "seq", "event_id"].into_iter().filter_map(|name| {
+        let mut columns = node.input().schema().iter().map(Column::from);
+        columns.find(|column| base_column(node.input(), column).as_deref() == Some(name)).map(|column| (name, column))
+    })
 }
 
 fn check_expressions(node: &LogicalPlan, sql: &SqlText) -> Result<(), RuleError> {
@@ -216,6 +264,11 @@ pub(crate) fn base_column(plan: &LogicalPlan, column: &Column) -> Option<String>
         }
         LogicalPlan::Window(window) if window.input.schema().maybe_index_of_column(column).is_some() => {
             base_column(&window.input, column)
+        }
+        LogicalPlan::Extension(_) => {
+            let node = row_pattern(plan)?;
+            let index = plan.schema().maybe_index_of_column(column)?;
+            base_column(node.input(), node.partition_columns().nth(index)?)
         }
         LogicalPlan::Aggregate(aggregate) => {
             let index = aggregate.schema.maybe_index_of_column(column)?;

@@ -17,7 +17,7 @@ pub enum RuleCode {
     RuleSql,
     /// Something else than exactly one query: several statements, a write, a definition.
     RuleNotAQuery,
-    /// `MATCH_RECOGNIZE`, which this version does not run yet.
+    /// A `MATCH_RECOGNIZE` that means nothing, or a part of it that this version does not run.
     RuleMatchRecognize,
     /// A part of SQL that this version does not run.
     RuleUnsupported,

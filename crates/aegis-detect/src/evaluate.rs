@@ -35,6 +35,10 @@ pub struct RuleStats {
     pub refused: u64,
     /// Oldest events of a key that had to be given up.
     pub given_up: u64,
+    /// Times that a row pattern gave up a start row, or a partition's: a match there may be missing.
+    pub overruns: u64,
+    /// The last of them.
+    pub overrun: Option<String>,
     /// Events in the window now.
     pub kept: u64,
     /// Why the rule no longer runs.
@@ -76,10 +80,22 @@ impl RunningRule {
         if relevant.is_empty() {
             return Ok(TouchedKeys::new());
         }
-        match self.plan.shape {
+        let touched = match self.plan.shape {
             Shape::Stateless => self.evaluate_stateless(relevant, quotas),
             Shape::Sliding => self.evaluate_sliding(&relevant, quotas),
             Shape::Stepped => self.evaluate_stepped(&relevant, quotas),
+        };
+        self.note_overruns();
+        touched
+    }
+
+    /// Says what a row pattern had to give up.
+    fn note_overruns(&mut self) {
+        let overruns = self.plan.overruns();
+        if let Some(first) = overruns.first.first() {
+            tracing::warn!(rule = %self.rule.header.id, count = overruns.count, first = %first, "a row pattern ran into a bound");
+            self.stats.overruns += overruns.count;
+            self.stats.overrun = overruns.first.last().map(ToString::to_string);
         }
     }
 

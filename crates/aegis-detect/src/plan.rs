@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use aegis_match::{Limits, Overruns, Report};
 use aegis_model::SecurityEvent;
 use aegis_sql::block_on;
 use datafusion::arrow::array::{Array, AsArray, RecordBatch};
@@ -58,6 +59,7 @@ pub(crate) struct RulePlan {
     slot: Slot,
     task: Arc<TaskContext>,
     prefilter: Option<Prefilter>,
+    report: Report,
 }
 
 struct Prefilter {
@@ -92,6 +94,11 @@ impl RulePlan {
         result
     }
 
+    /// What the row patterns of the query had to give up since the last time.
+    pub(crate) fn overruns(&self) -> Overruns {
+        self.report.take()
+    }
+
     /// Those of the events that can matter to the query, in their order.
     pub(crate) fn relevant(&self, batch: &Arc<EventBatch>) -> Result<Vec<Arc<SecurityEvent>>> {
         let Some(prefilter) = &self.prefilter else { return Ok(batch.rows().to_vec()) };
@@ -108,7 +115,8 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
     let view = if rule.header.contains() { View::WithoutScore } else { View::Full };
     let slot = Slot::new();
     let explain = |error| sql.explain(&error);
-    let state = session(&slot, view).map_err(explain)?;
+    let report = Report::default();
+    let state = session(&slot, view, &report).map_err(explain)?;
 
     let written = sql.plan(&state, &rule.text)?;
     check_plan(&written, &sql)?;
@@ -119,6 +127,7 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
         Requires::Verified => shape::only_verified(analyzed).map_err(explain)?,
         Requires::Any => analyzed,
     };
+    let analyzed = shape::total_order(analyzed).map_err(explain)?;
     let window_micros = rule.header.window_s * 1_000_000;
     let analysis = shape::analyze(&analyzed, window_micros).map_err(explain)?;
     if analysis.longest_frame > window_micros {
@@ -138,16 +147,17 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
     let prefilter = make_prefilter(&state, &optimized).map_err(explain)?;
     let buckets = bucket_columns(&analyzed, rule, &analysis);
     let output = output_of(&physical.schema(), rule);
-    Ok(RulePlan { shape: analysis.shape, output, buckets, physical, slot, task: state.task_ctx(), prefilter })
+    Ok(RulePlan { shape: analysis.shape, output, buckets, physical, slot, task: state.task_ctx(), prefilter, report })
 }
 
-fn session(slot: &Slot, view: View) -> Result<SessionState> {
+fn session(slot: &Slot, view: View, report: &Report) -> Result<SessionState> {
     let mut config = SessionConfig::new().with_target_partitions(1).with_information_schema(false).with_collect_statistics(false);
     // A dynamic filter is state of one execution inside a plan that we keep.
     config.options_mut().optimizer.enable_dynamic_filter_pushdown = false;
     let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled);
     let runtime = RuntimeEnvBuilder::new().with_memory_limit(RUN_MEMORY, 1.0).with_disk_manager_builder(disk).build_arc()?;
-    let state = SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features().build();
+    let builder = SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features();
+    let state = aegis_match::install(builder, Limits::default(), report.clone()).build();
     let context = SessionContext::new_with_state(state);
     context.register_table(TABLE, Arc::new(EventsTable::new(slot.clone(), view)))?;
     Ok(context.state())
@@ -172,10 +182,10 @@ fn make_prefilter(state: &SessionState, optimized: &LogicalPlan) -> Result<Optio
     Ok(Some(Prefilter { expr, columns, schema }))
 }
 
-/// State is split by the key columns that are plain columns of events and by which every window is partitioned: then a key's
+/// State is split by the key columns that are plain columns of events and by which every window or row pattern is partitioned: then a key's
 /// matches depend on the events of its own bucket only.
 fn bucket_columns(plan: &LogicalPlan, rule: &Rule, analysis: &shape::Analysis) -> Vec<BucketColumn> {
-    if analysis.shape == Shape::Stepped {
+    if analysis.shape == Shape::Stepped && analysis.partition.is_none() {
         return Vec::new();
     }
     let schema = plan.schema();

@@ -8,10 +8,10 @@ use datafusion::common::{Column, DataFusionError, ScalarValue};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::WindowFunction;
 use datafusion::logical_expr::{
-    Expr, Filter, LogicalPlan, Projection, SubqueryAlias, Window, WindowFrameBound, WindowFrameUnits, col,
+    Expr, Extension, Filter, LogicalPlan, Projection, SubqueryAlias, Window, WindowFrameBound, WindowFrameUnits, col,
 };
 
-use crate::check::base_column;
+use crate::check::{base_column, event_order, row_pattern};
 
 /// Output columns that the planner adds for the engine.
 pub(crate) const TENANT_OUT: &str = "__tenant";
@@ -37,7 +37,7 @@ pub(crate) struct Analysis {
     pub(crate) shape: Shape,
     /// The longest single RANGE frame over time, in microseconds.
     pub(crate) longest_frame: i64,
-    /// Columns of `events` by which every window is partitioned; None when there is no window.
+    /// Columns of `events` by which every window or row pattern is partitioned; None when there is none, or something else that joins rows.
     pub(crate) partition: Option<Vec<String>>,
 }
 
@@ -60,7 +60,41 @@ pub(crate) fn analyze(plan: &LogicalPlan, window_micros: i64) -> Result<Analysis
         Some(reach) if reach <= window_micros => Shape::Sliding,
         _ => Shape::Stepped,
     };
+    if shape == Shape::Stepped {
+        partition = row_patterns_partition(plan).flatten();
+    }
     Ok(Analysis { shape, longest_frame, partition })
+}
+
+/// Columns of `events` by which every row pattern is partitioned, in a plan where nothing else joins rows.
+fn row_patterns_partition(plan: &LogicalPlan) -> Option<Option<Vec<String>>> {
+    match plan {
+        LogicalPlan::TableScan(_) => Some(None),
+        LogicalPlan::Projection(p) if !p.expr.iter().any(has_subquery) => row_patterns_partition(&p.input),
+        LogicalPlan::Filter(f) if !has_subquery(&f.predicate) => row_patterns_partition(&f.input),
+        LogicalPlan::SubqueryAlias(a) => row_patterns_partition(&a.input),
+        LogicalPlan::Sort(s) if s.fetch.is_none() => row_patterns_partition(&s.input),
+        LogicalPlan::Extension(_) => {
+            let node = row_pattern(plan)?;
+            let columns: Vec<String> = node.partition_columns().filter_map(|column| base_column(node.input(), column)).collect();
+            Some(Some(match row_patterns_partition(node.input())? {
+                Some(below) => below.into_iter().filter(|column| columns.contains(column)).collect(),
+                None => columns,
+            }))
+        }
+        _ => None,
+    }
+}
+
+/// Orders the rows of every row pattern by the order of events where its own leaves ties.
+pub(crate) fn total_order(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let rewritten = plan.transform_up_with_subqueries(|plan| {
+        let Some(node) = row_pattern(&plan) else { return Ok(Transformed::no(plan)) };
+        let order = event_order(node).map(|(_, column)| Expr::Column(column).sort(true, true)).collect::<Vec<_>>();
+        let node = Arc::new(node.clone().then_ordered_by(order));
+        Ok(Transformed::yes(LogicalPlan::Extension(Extension { node })))
+    })?;
+    Ok(rewritten.data)
 }
 
 /// How far back a row of the plan looks, if that is bounded by RANGE frames alone.

@@ -1,6 +1,7 @@
 //! The rule's SQL as text: tokens with their places, one query and nothing else, and the way from an engine's error to a line.
 //! What the query means is `check`'s and `shape`'s.
 
+use aegis_match::Refusal;
 use aegis_sql::Refused;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
@@ -42,13 +43,7 @@ impl SqlText {
 
     /// The logical plan of the rule's single query.
     pub(crate) fn plan(&self, state: &SessionState, text: &str) -> Result<LogicalPlan, RuleError> {
-        if let Some(place) = self.place_of("MATCH_RECOGNIZE") {
-            let error = RuleError::new(RuleCode::RuleMatchRecognize, "MATCH_RECOGNIZE is not supported by this version");
-            let hint =
-                "write the sequence with window functions over RANGE BETWEEN INTERVAL … PRECEDING AND CURRENT ROW, and QUALIFY";
-            return Err(error.at(Some(place)).hint(hint));
-        }
-        aegis_sql::plan_query(state, text).map_err(|refused| match refused {
+        aegis_match::plan_query(state, text).map_err(|refused| match refused {
             Refused::Engine(error) => self.explain(&error),
             Refused::NotOneQuery(what) => {
                 let error = RuleError::new(RuleCode::RuleNotAQuery, format!("a rule is exactly one query, this is {what}"));
@@ -63,6 +58,12 @@ impl SqlText {
         let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
         if message.contains(SCORE_COLUMN) && self.place_of(SCORE_COLUMN).is_some() {
             return score_error().at(self.place_of(SCORE_COLUMN));
+        }
+        if let Some(refusal) = Refusal::in_error(error) {
+            let place = refusal.place.map(|place| Place { line: place.line, column: place.column });
+            let place = place.or_else(|| self.place_of("MATCH_RECOGNIZE"));
+            let error = RuleError::new(RuleCode::RuleMatchRecognize, refusal.message.clone()).at(place);
+            return if let Some(hint) = &refusal.hint { error.hint(hint) } else { error };
         }
         if let Some(name) = between(&message, "table '", "' not found") {
             let name = name.rsplit('.').next().unwrap_or(name);

@@ -100,11 +100,29 @@ impl Finder {
         rows: Rows,
         conditions: &mut C,
     ) -> Result<Found, MatchError<C::Error>> {
+        // Nobody counts so far.
+        Ok(self.find_within(matcher, rows, conditions, u64::MAX)?.unwrap_or(Found::NeedsMore))
+    }
+
+    /// As [`Finder::find`], but begins no further start row once the call has carried out so many operations: None. It can be called again,
+    /// and goes on. What is begun is bounded by its own limits.
+    ///
+    /// # Errors
+    /// As [`Finder::find`].
+    pub fn find_within<C: Conditions>(
+        &mut self,
+        matcher: &Matcher,
+        rows: Rows,
+        conditions: &mut C,
+        most_steps: u64,
+    ) -> Result<Option<Found>, MatchError<C::Error>> {
         let mut spent: Option<Box<Attempt>> = None;
+        let before = self.steps;
         self.waiting = false;
         loop {
             let mut attempt = match self.pending.take() {
                 Some(waiting) => waiting,
+                None if self.position < rows.end && self.steps - before >= most_steps => return Ok(None),
                 None if self.position < rows.end => match self.prospect(matcher, rows, conditions) {
                     Prospect::Match | Prospect::Unknown => self.begin(spent.take(), conditions),
                     Prospect::NoMatch => {
@@ -113,14 +131,14 @@ impl Finder {
                     }
                     Prospect::NeedsMore => {
                         self.waiting = true;
-                        return Ok(Found::NeedsMore);
+                        return Ok(Some(Found::NeedsMore));
                     }
                 },
                 None => {
                     // Nothing is under way, and it may be long until there is.
                     self.failures.forget_before(self.position);
                     self.survey = None;
-                    return Ok(if rows.complete { Found::Done } else { Found::NeedsMore });
+                    return Ok(Some(if rows.complete { Found::Done } else { Found::NeedsMore }));
                 }
             };
             let steps_before = attempt.steps();
@@ -131,7 +149,7 @@ impl Finder {
                 Outcome::NeedsMore => {
                     self.waiting = true;
                     self.pending = Some(attempt);
-                    return Ok(Found::NeedsMore);
+                    return Ok(Some(Found::NeedsMore));
                 }
                 Outcome::NoMatch => {
                     self.go_to(start + 1, &mut attempt, matcher);
@@ -143,13 +161,13 @@ impl Finder {
                 }
                 Outcome::Exhausted(bound) => {
                     self.go_to(start + 1, &mut attempt, matcher);
-                    return Ok(Found::Exhausted { start, bound });
+                    return Ok(Some(Found::Exhausted { start, bound }));
                 }
                 Outcome::Match(mapping) => {
                     let next = matcher.next_start(&mapping)?;
                     self.matches += 1;
                     self.go_to(next, &mut attempt, matcher);
-                    return Ok(Found::Match(mapping));
+                    return Ok(Some(Found::Match(mapping)));
                 }
             }
         }

@@ -17,6 +17,8 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::parser::ParserError;
+use datafusion::sql::sqlparser::tokenizer::{TokenWithSpan, Tokenizer};
 
 pub use blocking::block_on;
 
@@ -31,12 +33,23 @@ pub enum Refused {
 
 /// The logical plan of a text that is one query.
 pub fn plan_query(state: &SessionState, text: &str) -> std::result::Result<LogicalPlan, Refused> {
-    let statement = parse(text)?;
+    plan_tokens(state, tokens(text)?)
+}
+
+/// The words of a text with their places, white space and comments among them.
+pub fn tokens(text: &str) -> std::result::Result<Vec<TokenWithSpan>, Refused> {
+    let tokens = Tokenizer::new(&GenericDialect {}, text).tokenize_with_location();
+    tokens.map_err(|error| Refused::Engine(DataFusionError::SQL(Box::new(ParserError::from(error)), None)))
+}
+
+/// The same of words, for whoever has put others in the place of some.
+pub fn plan_tokens(state: &SessionState, tokens: Vec<TokenWithSpan>) -> std::result::Result<LogicalPlan, Refused> {
+    let statement = parse(tokens)?;
     block_on(state.statement_to_plan(statement)).map_err(Refused::Engine)
 }
 
-fn parse(text: &str) -> std::result::Result<Statement, Refused> {
-    let parsed = DFParserBuilder::new(text).with_dialect(&GenericDialect {}).build().and_then(|mut p| p.parse_statements());
+fn parse(tokens: Vec<TokenWithSpan>) -> std::result::Result<Statement, Refused> {
+    let parsed = DFParserBuilder::new(tokens).with_dialect(&GenericDialect {}).build().and_then(|mut p| p.parse_statements());
     let mut statements = parsed.map_err(Refused::Engine)?;
     match (statements.pop_front(), statements.is_empty()) {
         (None, _) => Err(Refused::NotOneQuery("nothing")),

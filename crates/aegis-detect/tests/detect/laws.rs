@@ -10,7 +10,7 @@ use proptest::prelude::*;
 const START: i64 = 1_767_225_600_000_000;
 
 /// Rules of every shape, with windows that small logs fill.
-const RULES: [(&str, &str, &str); 6] = [
+const RULES: [(&str, &str, &str); 8] = [
     ("stateless", "", "SELECT agent_id, event_id FROM events WHERE decision = 'deny'"),
     (
         "sliding",
@@ -36,6 +36,20 @@ const RULES: [(&str, &str, &str); 6] = [
         "stepped-group",
         "suppress: 4s\n",
         "SELECT agent_id, array_agg(event_id) AS event_ids FROM events WHERE decision = 'deny' GROUP BY agent_id HAVING count(*) >= 2",
+    ),
+    (
+        "pattern",
+        "",
+        "SELECT * FROM events MATCH_RECOGNIZE (PARTITION BY agent_id ORDER BY ts MEASURES array_agg(event_id) AS event_ids \
+         PATTERN (d a*? d) DEFINE d AS d.decision = 'deny', a AS a.decision = 'allow')",
+    ),
+    (
+        // One partition for all agents of a tenant: nothing splits the state.
+        "pattern-unsplit-suppressed",
+        "suppress: 4s\n",
+        "SELECT agent_id, event_ids FROM events MATCH_RECOGNIZE (ORDER BY ts \
+         MEASURES LAST(agent_id) AS agent_id, array_agg(event_id) AS event_ids AFTER MATCH SKIP TO NEXT ROW \
+         PATTERN (r x*? w) DEFINE r AS r.data_access = 'sensitive', w AS w.decision = 'allow' AND w.agent_id = r.agent_id)",
     ),
     (
         "stepped-absence",

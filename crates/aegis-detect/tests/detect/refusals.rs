@@ -62,9 +62,59 @@ fn every_forbidden_thing_has_its_code_and_its_place() {
         ("", "SELECT agent_id, event_id, nosuch FROM events", RuleCode::RuleSql, At::Word("nosuch")),
         (
             "",
-            "SELECT * FROM events MATCH_RECOGNIZE (PARTITION BY agent_id ORDER BY ts PATTERN (a) DEFINE a AS true)",
+            "SELECT * FROM events MATCH_RECOGNIZE (PARTITION BY agent_id ORDER BY ts MEASURES event_id AS event_id\n\
+             ALL ROWS PER MATCH PATTERN (a) DEFINE a AS true)",
             RuleCode::RuleMatchRecognize,
             At::Word("MATCH_RECOGNIZE"),
+        ),
+        (
+            "",
+            "SELECT * FROM events MATCH_RECOGNIZE (PARTITION BY agent_id ORDER BY ts MEASURES event_id AS event_id\n\
+             PATTERN (a (b | permute(c, d))) DEFINE a AS true)",
+            RuleCode::RuleMatchRecognize,
+            At::Word("permute"),
+        ),
+        (
+            "",
+            "SELECT * FROM events MATCH_RECOGNIZE (PARTITION BY agent_id ORDER BY ts MEASURES event_id AS event_id\n\
+             PATTERN (a b) DEFINE a AS d.tool = 'x')",
+            RuleCode::RuleMatchRecognize,
+            At::Word("d.tool"),
+        ),
+        (
+            "",
+            "SELECT * FROM events MATCH_RECOGNIZE (PARTITION BY agent_id ORDER BY ts MEASURES event_id AS event_id\n\
+             AFTER MATCH SKIP TO LAST b PATTERN (a b?) DEFINE a AS true)",
+            RuleCode::RuleMatchRecognize,
+            At::Word("SKIP"),
+        ),
+        (
+            "",
+            "SELECT * FROM events MATCH_RECOGNIZE (PARTITION BY agent_id ORDER BY ts MEASURES event_id AS event_id\n\
+             PATTERN (a) DEFINE a AS ts < now())",
+            RuleCode::RuleFunction,
+            At::Word("now"),
+        ),
+        (
+            "",
+            "WITH e AS (SELECT ts, agent_id, tool AS event_id FROM events) SELECT * FROM e\n\
+             MATCH_RECOGNIZE (PARTITION BY agent_id ORDER BY ts MEASURES event_id AS event_id PATTERN (a) DEFINE a AS true)",
+            RuleCode::RuleOrder,
+            At::Word("MATCH_RECOGNIZE"),
+        ),
+        (
+            CONTAINS,
+            "SELECT * FROM events MATCH_RECOGNIZE (PARTITION BY agent_id ORDER BY ts MEASURES event_id AS event_id\n\
+             PATTERN (a) DEFINE a AS a.risk_score > 90)",
+            RuleCode::RuleScore,
+            At::Word("risk_score"),
+        ),
+        (
+            CONTAINS,
+            "SELECT * FROM events MATCH_RECOGNIZE (ORDER BY ts MEASURES a.agent_id AS agent_id, event_id AS event_id\n\
+             PATTERN (a) DEFINE a AS true)",
+            RuleCode::RuleCallerKey,
+            At::Word("agent_id"),
         ),
         (CONTAINS, "SELECT agent_id, event_id FROM events WHERE risk_score > 90", RuleCode::RuleScore, At::Word("risk_score")),
         (
@@ -200,6 +250,11 @@ fn what_is_allowed_loads_in_the_shape_that_fits() {
             Shape::Stepped,
         ),
         (
+            "SELECT * FROM events MATCH_RECOGNIZE (PARTITION BY agent_id ORDER BY ts MEASURES array_agg(event_id) AS event_ids \
+             PATTERN (r x*? w) DEFINE r AS r.data_access = 'sensitive', w AS w.destination = 'external' AND w.mutates_state)",
+            Shape::Stepped,
+        ),
+        (
             "SELECT agent_id, event_id FROM events QUALIFY row_number() OVER (PARTITION BY agent_id ORDER BY ts, event_id) = 3",
             Shape::Stepped,
         ),
@@ -212,6 +267,21 @@ fn what_is_allowed_loads_in_the_shape_that_fits() {
             Err(error) => panic!("{query}\n{error}"),
         }
     }
+}
+
+#[test]
+fn a_row_pattern_is_ordered_as_events_are_and_may_contain() {
+    let query = "SELECT * FROM events MATCH_RECOGNIZE (PARTITION BY agent_id ORDER BY ts MEASURES array_agg(event_id) AS event_ids \
+                 PATTERN (a b) DEFINE a AS decision = 'deny')";
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rule.sql");
+    std::fs::write(&file, rule(CONTAINS, query)).unwrap();
+    let lint = aegis_detect::lint_file(&file).unwrap_or_else(|error| panic!("{error}"));
+    let ordered = lint.plan.lines().find(|line| line.contains("MatchExec")).unwrap();
+    for column in ["ts@", "lane@", "seq@", "event_id@"] {
+        assert!(ordered.contains(column), "{ordered}");
+    }
+    assert!(lint.plan.contains("verified"), "a rule that contains sees verified events only: {}", lint.plan);
 }
 
 #[test]

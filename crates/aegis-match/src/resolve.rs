@@ -1,0 +1,477 @@
+//! Conditions and measures, from the text's tree to expressions over slots.
+//!
+//! What belongs to row patterns (navigation, classifier, match number, aggregates) is taken out of the tree and planned here; the rest is
+//! DataFusion's. A column belongs to a variable, or, unqualified, to all rows of the match.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{Column, DFSchema, DFSchemaRef, TableReference};
+use datafusion::config::ConfigOptions;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::logical_expr::expr::AggregateFunction;
+use datafusion::logical_expr::planner::RelationPlannerContext;
+use datafusion::logical_expr::simplify::SimplifyContext;
+use datafusion::logical_expr::{Expr, ExprSchemable};
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
+use datafusion::sql::sqlparser::ast::{
+    Expr as SqlExpr, Function, FunctionArg, FunctionArgExpr, Ident, Query, Spanned, Value, VisitMut, VisitorMut,
+};
+use datafusion::sql::sqlparser::tokenizer::Location;
+
+use crate::definition::{Aggregate, CLASSIFIER, Read, Rows, Slot, operand_name, operand_schema, slot_name, slot_schema};
+use crate::functions::{self, Called};
+use crate::refusal::Refusal;
+
+/// Qualifiers of the planning schema that no variable has: all rows of the match, and slots.
+const ALL_ROWS: &str = "*";
+const SLOTS: &str = "#";
+
+/// Where an expression stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Clause<'a> {
+    /// Of this variable.
+    Define(&'a str),
+    Measures,
+}
+
+/// What is being read around the expression at hand.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Within {
+    Nothing,
+    Navigation,
+    Aggregate,
+}
+
+/// Resolves the expressions of one `MATCH_RECOGNIZE`, and gathers what they read.
+pub(crate) struct Resolver<'a> {
+    context: &'a mut dyn RelationPlannerContext,
+    input: DFSchemaRef,
+    variables: &'a [String],
+    config: Arc<ConfigOptions>,
+    pub(crate) operands: Vec<Expr>,
+    pub(crate) operand_types: Vec<DataType>,
+    pub(crate) slots: Vec<(Slot, DataType)>,
+    pub(crate) aggregates: Vec<Aggregate>,
+}
+
+impl<'a> Resolver<'a> {
+    pub(crate) fn new(context: &'a mut dyn RelationPlannerContext, input: DFSchemaRef, variables: &'a [String]) -> Result<Self> {
+        if let Some(taken) = variables.iter().find(|name| [ALL_ROWS, SLOTS].contains(&name.as_str())) {
+            return Err(Refusal::invalid(format!("a variable cannot be named `{taken}`")).into());
+        }
+        let config = Arc::new(context.context_provider().options().clone());
+        let (operands, operand_types, slots, aggregates) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Ok(Self { context, input, variables, config, operands, operand_types, slots, aggregates })
+    }
+
+    /// An expression of a clause, typed, over slots.
+    pub(crate) fn resolve(&mut self, mut tree: SqlExpr, clause: Clause<'_>) -> Result<Expr> {
+        self.take_out(&mut tree, clause, Within::Nothing)?;
+        let planned = self.context.sql_to_expr(tree, &*self.planning_schema()?)?;
+        let over_slots = planned.transform_up(|part| match part {
+            Expr::Column(column) => Ok(Transformed::yes(Expr::Column(self.slot_column(&column, clause)?))),
+            other => Ok(Transformed::no(other)),
+        })?;
+        let schema = slot_schema(&self.slots)?;
+        let typed = self.typed(over_slots.data, &schema)?;
+        if typed.is_volatile() {
+            let refusal = Refusal::invalid(format!("`{typed}` is not decided by the rows"));
+            return Err(refusal.hint("DEFINE and MEASURES know no chance").into());
+        }
+        Ok(typed)
+    }
+
+    /// With types resolved and constants evaluated.
+    fn typed(&self, expr: Expr, schema: &DFSchemaRef) -> Result<Expr> {
+        let context =
+            SimplifyContext::builder().with_schema(Arc::clone(schema)).with_config_options(Arc::clone(&self.config)).build();
+        let simplifier = ExprSimplifier::new(context);
+        simplifier.simplify(simplifier.coerce(expr, schema)?)
+    }
+
+    /// Puts slots in the place of what belongs to row patterns, and qualifies every column.
+    fn take_out(&mut self, tree: &mut SqlExpr, clause: Clause<'_>, within: Within) -> Result<()> {
+        let mut taker = Taker { resolver: self, clause, within, in_aggregate: false };
+        match VisitMut::visit(tree, &mut taker) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(error) => Err(error),
+        }
+    }
+
+    /// The columns that a tree may name: each input column for each variable and for all rows, and the slots.
+    fn planning_schema(&self) -> Result<DFSchemaRef> {
+        let qualifiers = self.variables.iter().map(String::as_str).chain([ALL_ROWS]);
+        let classifier: FieldRef = Arc::new(Field::new(CLASSIFIER, DataType::Utf8, true));
+        let mut columns = Vec::new();
+        for qualifier in qualifiers {
+            let mut seen = std::collections::HashSet::new();
+            let fields = self.input.fields().iter().filter(|field| seen.insert(field.name().clone())).chain([&classifier]);
+            columns.extend(fields.map(|field| (Some(TableReference::bare(qualifier)), Arc::clone(field))));
+        }
+        let slots = self.slots.iter().enumerate().map(|(index, (_, data_type))| {
+            (Some(TableReference::bare(SLOTS)), Arc::new(Field::new(slot_name(index), data_type.clone(), true)))
+        });
+        columns.extend(slots);
+        Ok(Arc::new(DFSchema::new_with_metadata(columns, HashMap::new())?))
+    }
+
+    /// The slot that a column of the planning schema is.
+    fn slot_column(&mut self, column: &Column, clause: Clause<'_>) -> Result<Column> {
+        let qualifier = column.relation.as_ref().map_or(ALL_ROWS, TableReference::table);
+        if qualifier == SLOTS {
+            return Ok(Column::new_unqualified(column.name.clone()));
+        }
+        let operand = self.operand(Expr::Column(self.input_column(&column.name)?))?;
+        let navigated = Slot::Navigated { read: Read::Operand(operand), rows: rows_of(qualifier), from_first: false, nth: 0, step: 0 };
+        let index = self.slot(navigated, self.operand_types[operand].clone(), clause);
+        Ok(Column::new_unqualified(slot_name(index)))
+    }
+
+    fn input_column(&self, name: &str) -> Result<Column> {
+        let mut found = self.input.iter().filter(|(_, field)| field.name() == name);
+        match (found.next(), found.next()) {
+            (Some(column), None) => Ok(Column::from(column)),
+            (Some(_), Some(_)) => {
+                let refusal = Refusal::invalid(format!("the input has several columns `{name}`"));
+                Err(refusal.hint("give the input's columns names of their own").into())
+            }
+            (None, _) => Err(Refusal::invalid(format!("the input has no column `{name}`")).into()),
+        }
+    }
+
+    /// The place of an expression over an input row.
+    fn operand(&mut self, expr: Expr) -> Result<usize> {
+        let expr = self.typed(expr, &Arc::clone(&self.input))?;
+        if let Some(known) = self.operands.iter().position(|operand| *operand == expr) {
+            return Ok(known);
+        }
+        self.operand_types.push(expr.get_type(&self.input)?);
+        self.operands.push(expr);
+        Ok(self.operands.len() - 1)
+    }
+
+    fn slot(&mut self, slot: Slot, data_type: DataType, clause: Clause<'_>) -> usize {
+        let slot = match (slot, clause) {
+            // In a condition the row itself is the last of its variable.
+            (Slot::Navigated { read, rows: Rows::Of(variable), from_first: false, nth: 0, step }, Clause::Define(own)) if variable == own => {
+                Slot::Navigated { read, rows: Rows::All, from_first: false, nth: 0, step }
+            }
+            (slot, _) => slot,
+        };
+        if let Some(known) = self.slots.iter().position(|(known, _)| *known == slot) {
+            return known;
+        }
+        self.slots.push((slot, data_type));
+        self.slots.len() - 1
+    }
+
+    /// `FIRST`, `LAST`, `PREV`, `NEXT`, and one within another.
+    fn navigation(&mut self, function: &Function, called: &Called, clause: Clause<'_>) -> Result<(Slot, DataType)> {
+        let at = function.span().start;
+        let (operand, offset) = functions::navigation_arguments(function, called)?;
+        if called.is_physical() {
+            let step = i64::from(offset.unwrap_or(1));
+            let step = if called.name == "prev" { -step } else { step };
+            let inner = match &operand {
+                SqlExpr::Function(inner) => functions::called(inner).filter(Called::is_logical).map(|called| (inner, called)),
+                _ => None,
+            };
+            let (slot, data_type) = match inner {
+                Some((inner, inner_called)) => {
+                    functions::check_semantics(&inner_called, clause, inner.span().start)?;
+                    self.navigation(inner, &inner_called, clause)?
+                }
+                None => self.navigated(operand, (false, 0), clause, at)?,
+            };
+            let Slot::Navigated { read, rows, from_first, nth, .. } = slot else { return Ok((slot, data_type)) };
+            return Ok((Slot::Navigated { read, rows, from_first, nth, step }, data_type));
+        }
+        self.navigated(operand, (called.name == "first", offset.unwrap_or(0) as usize), clause, at)
+    }
+
+    /// An operand of one variable at its first or last row.
+    fn navigated(
+        &mut self,
+        operand: SqlExpr,
+        (from_first, nth): (bool, usize),
+        clause: Clause<'_>,
+        at: Location,
+    ) -> Result<(Slot, DataType)> {
+        if let SqlExpr::Function(function) = &operand
+            && functions::called(function).is_some_and(|called| called.name == "classifier")
+        {
+            let rows = rows_of(&self.classified(function)?);
+            return Ok((Slot::Navigated { read: Read::Classifier, rows, from_first, nth, step: 0 }, DataType::Utf8));
+        }
+        let text = operand.to_string();
+        let (expr, rows) = self.of_one_variable(operand, clause, Within::Navigation, &text, at)?;
+        let Some(rows) = rows else {
+            return Err(Refusal::invalid(format!("`{text}` names no column, so there is no row to go to")).at(at).into());
+        };
+        let operand = self.operand(self.over_input(expr)?)?;
+        let data_type = self.operand_types[operand].clone();
+        Ok((Slot::Navigated { read: Read::Operand(operand), rows, from_first, nth, step: 0 }, data_type))
+    }
+
+    /// A planned expression, its columns still qualified, and the variable that all of them belong to.
+    fn of_one_variable(
+        &mut self,
+        mut tree: SqlExpr,
+        clause: Clause<'_>,
+        within: Within,
+        text: &str,
+        at: Location,
+    ) -> Result<(Expr, Option<Rows>)> {
+        self.take_out(&mut tree, clause, within)?;
+        let planned = self.context.sql_to_expr(tree, &*self.planning_schema()?)?;
+        let mut qualifiers: Vec<&str> =
+            planned.column_refs().into_iter().map(|c| c.relation.as_ref().map_or(ALL_ROWS, TableReference::table)).collect();
+        qualifiers.sort_unstable();
+        qualifiers.dedup();
+        if let [first, second, ..] = qualifiers.as_slice() {
+            let said = |name: &str| if name == ALL_ROWS { "all rows".to_owned() } else { format!("`{name}`") };
+            let message = format!("`{text}` reads columns of {} and of {}", said(first), said(second));
+            return Err(Refusal::invalid(message).at(at).hint("navigation and aggregates go over the rows of one variable").into());
+        }
+        let rows = qualifiers.first().map(|name| rows_of(name));
+        Ok((planned, rows))
+    }
+
+    /// The expression with the input's own columns.
+    fn over_input(&self, expr: Expr) -> Result<Expr> {
+        let rewritten = expr.transform_up(|part| match part {
+            Expr::Column(column) => Ok(Transformed::yes(Expr::Column(self.input_column(&column.name)?))),
+            other => Ok(Transformed::no(other)),
+        })?;
+        Ok(rewritten.data)
+    }
+
+    /// An aggregate over the rows of one variable.
+    fn aggregate(&mut self, function: Function, clause: Clause<'_>) -> Result<(Slot, DataType)> {
+        let at = function.span().start;
+        let text = function.to_string();
+        let (function, counted) = functions::without_counted_wildcard(function);
+        let counted = counted.map(|variable| self.variable(&variable)).transpose()?;
+        if functions::only_counts_rows(&function) {
+            return Ok((Slot::Count(counted.map_or(Rows::All, Rows::Of)), DataType::Int64));
+        }
+        let (planned, rows) = self.of_one_variable(SqlExpr::Function(function), clause, Within::Aggregate, &text, at)?;
+        let rows = match (counted, rows) {
+            (None, rows) => rows.unwrap_or(Rows::All),
+            (Some(variable), None) => Rows::Of(variable),
+            (Some(variable), Some(rows)) if rows == Rows::Of(variable.clone()) => rows,
+            (Some(variable), Some(_)) => {
+                let message = format!("`{text}` counts rows of `{variable}` and reads columns of others");
+                return Err(Refusal::invalid(message).at(at).into());
+            }
+        };
+        // `count(*)` has another name than what it is planned as.
+        let Expr::AggregateFunction(AggregateFunction { func, mut params }) = planned.unalias() else {
+            return Err(Refusal::invalid(format!("`{text}` is no aggregate")).at(at).into());
+        };
+        if !params.order_by.is_empty() && matches!(clause, Clause::Define(_)) {
+            return Err(Refusal::unsupported("ORDER BY in an aggregate of DEFINE").at(at).into());
+        }
+        params.args = params.args.into_iter().map(|arg| self.over_operands(arg)).collect::<Result<_>>()?;
+        params.filter = params.filter.map(|filter| self.over_operands(*filter).map(Box::new)).transpose()?;
+        for sort in &mut params.order_by {
+            sort.expr = self.over_operands(sort.expr.clone())?;
+        }
+        let function = Expr::AggregateFunction(AggregateFunction { func, params });
+        let schema = operand_schema(&self.operand_types)?;
+        let function = self.typed(function, &schema)?;
+        if !matches!(function, Expr::AggregateFunction(_)) {
+            return Err(Refusal::unsupported(format!("`{text}`")).at(at).into());
+        }
+        let data_type = function.get_type(&schema)?;
+        let aggregate = Aggregate { rows, function };
+        let index = self.aggregates.iter().position(|known| *known == aggregate).unwrap_or_else(|| {
+            self.aggregates.push(aggregate);
+            self.aggregates.len() - 1
+        });
+        Ok((Slot::Aggregate(index), data_type))
+    }
+
+    /// An aggregate's argument over operands: one operand as a whole, unless the row's variable is read in it too.
+    fn over_operands(&mut self, expr: Expr) -> Result<Expr> {
+        if expr.column_refs().is_empty() {
+            return Ok(expr);
+        }
+        let classified = expr.column_refs().iter().any(|column| column.name == CLASSIFIER);
+        if !classified {
+            let over_input = self.over_input(expr)?;
+            let operand = self.operand(over_input)?;
+            return Ok(Expr::Column(Column::new_unqualified(operand_name(operand))));
+        }
+        let rewritten = expr.transform_up(|part| match part {
+            Expr::Column(column) if column.name == CLASSIFIER => {
+                Ok(Transformed::yes(Expr::Column(Column::new_unqualified(CLASSIFIER))))
+            }
+            Expr::Column(column) => {
+                let operand = self.operand(Expr::Column(self.input_column(&column.name)?))?;
+                Ok(Transformed::yes(Expr::Column(Column::new_unqualified(operand_name(operand)))))
+            }
+            other => Ok(Transformed::no(other)),
+        })?;
+        Ok(rewritten.data)
+    }
+
+    /// The qualifier of `CLASSIFIER()` or `CLASSIFIER(v)`.
+    fn classified(&self, function: &Function) -> Result<String> {
+        match functions::arguments(function).as_slice() {
+            [] => Ok(ALL_ROWS.to_owned()),
+            [FunctionArg::Unnamed(FunctionArgExpr::Expr(SqlExpr::Identifier(variable)))] => Ok(self.variable(variable)?),
+            _ => {
+                let refusal = Refusal::invalid(format!("`{function}` takes no argument, or a variable"));
+                Err(refusal.at(function.span().start).into())
+            }
+        }
+    }
+
+    /// The name that an identifier is.
+    pub(crate) fn normalize(&self, ident: &Ident) -> String {
+        self.context.normalize_ident(ident.clone())
+    }
+
+    fn variable(&self, ident: &Ident) -> Result<String, Refusal> {
+        let name = self.context.normalize_ident(ident.clone());
+        if self.variables.contains(&name) {
+            return Ok(name);
+        }
+        let known = self.variables.join(", ");
+        let refusal = Refusal::invalid(format!("`{ident}` is no variable of PATTERN")).at(ident.span.start);
+        Err(refusal.hint(format!("its variables are: {known}; a column of any row stands without a qualifier")))
+    }
+
+    fn column(&self, ident: &Ident) -> Result<String, Refusal> {
+        let name = self.context.normalize_ident(ident.clone());
+        if self.input.fields().iter().any(|field| *field.name() == name) {
+            return Ok(name);
+        }
+        let refusal = Refusal::invalid(format!("the input of MATCH_RECOGNIZE has no column `{ident}`"));
+        Err(refusal.at(ident.span.start))
+    }
+}
+
+fn rows_of(qualifier: &str) -> Rows {
+    if qualifier == ALL_ROWS { Rows::All } else { Rows::Of(qualifier.to_owned()) }
+}
+
+/// A column of the planning schema as a tree.
+fn qualified(qualifier: &str, name: &str) -> SqlExpr {
+    SqlExpr::CompoundIdentifier(vec![Ident::with_quote('"', qualifier), Ident::with_quote('"', name)])
+}
+
+/// Walks a tree from the top.
+struct Taker<'r, 'a> {
+    resolver: &'r mut Resolver<'a>,
+    clause: Clause<'r>,
+    within: Within,
+    /// The aggregate whose arguments are read has been come to.
+    in_aggregate: bool,
+}
+
+impl VisitorMut for Taker<'_, '_> {
+    type Break = DataFusionError;
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<DataFusionError> {
+        ControlFlow::Break(Refusal::unsupported("a subquery in DEFINE or MEASURES").at(query.span().start).into())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &mut SqlExpr) -> ControlFlow<DataFusionError> {
+        match self.replace(expr) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => ControlFlow::Break(error),
+        }
+    }
+}
+
+impl Taker<'_, '_> {
+    fn replace(&mut self, expr: &mut SqlExpr) -> Result<()> {
+        match expr {
+            SqlExpr::Identifier(ident) => *expr = qualified(ALL_ROWS, &self.resolver.column(ident)?),
+            SqlExpr::CompoundIdentifier(parts) => {
+                if let [variable, column, rest @ ..] = parts.as_slice() {
+                    let variable = self.resolver.variable(variable)?;
+                    let column = self.resolver.column(column)?;
+                    let named = [Ident::with_quote('"', variable), Ident::with_quote('"', column)];
+                    *expr = SqlExpr::CompoundIdentifier(named.into_iter().chain(rest.iter().cloned()).collect());
+                }
+            }
+            SqlExpr::Function(function) => {
+                if let Some(replacement) = self.function(function)? {
+                    *expr = replacement;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// What stands in the place of a function of row patterns; none for other functions.
+    fn function(&mut self, function: &mut Function) -> Result<Option<SqlExpr>> {
+        let at = function.span().start;
+        if function.over.is_some() {
+            return Err(Refusal::unsupported(format!("the window function `{function}`")).at(at).into());
+        }
+        let called = functions::called(function);
+        let aggregates = functions::is_aggregate(function, self.resolver.context.context_provider());
+        if let Some(called) = &called {
+            functions::check_semantics(called, self.clause, at)?;
+            if called.semantics.is_some() && !aggregates && !called.is_logical() {
+                let message = format!("`{}` takes neither FINAL nor RUNNING", called.name);
+                return Err(Refusal::invalid(message).at(at).into());
+            }
+        }
+        let name = called.as_ref().map(|called| called.name.as_str());
+        let (slot, data_type) = match (name, self.within) {
+            (Some("classifier"), Within::Aggregate) => {
+                return Ok(Some(qualified(&self.resolver.classified(function)?, CLASSIFIER)));
+            }
+            (Some("classifier"), Within::Navigation) => {
+                let refusal = Refusal::unsupported("CLASSIFIER within a larger operand of FIRST, LAST, PREV or NEXT").at(at);
+                return Err(refusal.hint("navigate to it alone: LAST(CLASSIFIER())").into());
+            }
+            (Some("classifier"), Within::Nothing) => {
+                let qualifier = self.resolver.classified(function)?;
+                if let Clause::Define(own) = self.clause
+                    && [ALL_ROWS, own].contains(&qualifier.as_str())
+                {
+                    return Ok(Some(SqlExpr::Value(Value::SingleQuotedString(own.to_owned()).into())));
+                }
+                let rows = rows_of(&qualifier);
+                (Slot::Navigated { read: Read::Classifier, rows, from_first: false, nth: 0, step: 0 }, DataType::Utf8)
+            }
+            (Some("match_number" | "first" | "last" | "prev" | "next"), Within::Navigation | Within::Aggregate) => {
+                let message = format!("`{function}` cannot stand within another navigation or an aggregate");
+                let hint = "PREV and NEXT may go around FIRST or LAST, nothing else is nested";
+                return Err(Refusal::invalid(message).at(at).hint(hint).into());
+            }
+            (Some("match_number"), Within::Nothing) => (Slot::MatchNumber, DataType::Int64),
+            (Some(_), Within::Nothing) if !aggregates => {
+                let Some(called) = &called else { return Ok(None) };
+                self.resolver.navigation(function, called, self.clause)?
+            }
+            _ if aggregates && self.within == Within::Nothing => {
+                let mut plain = function.clone();
+                functions::leave_out_semantics(&mut plain);
+                self.resolver.aggregate(plain, self.clause)?
+            }
+            _ if aggregates && (self.within == Within::Navigation || self.in_aggregate) => {
+                let message = format!("the aggregate `{function}` cannot stand within a navigation or another aggregate");
+                return Err(Refusal::invalid(message).at(at).into());
+            }
+            _ => {
+                self.in_aggregate |= aggregates;
+                return Ok(None);
+            }
+        };
+        let index = self.resolver.slot(slot, data_type, self.clause);
+        Ok(Some(qualified(SLOTS, &slot_name(index))))
+    }
+}
+

@@ -1,0 +1,106 @@
+//! No query hangs or swells: what is too costly is given up at its bound, and that is said.
+
+use aegis_match::{Budget, Limits, Overrun, Streaming};
+
+use crate::harness::{Row, Session, batch, letters, rows};
+use crate::streaming::recognizer;
+
+fn many(count: usize) -> Vec<Row> {
+    let row = |place: usize| Row { g: Some("p".to_owned()), ts: place as i64, x: Some(1), k: "a".to_owned(), id: place.to_string() };
+    (0..count).map(row).collect()
+}
+
+/// It has two ways to take each row, and the condition of its end depends on which were taken: nothing that failed can be remembered.
+const BOMB: &str = "t MATCH_RECOGNIZE (PARTITION BY g ORDER BY ts MEASURES count(*) AS c PATTERN ((a | b)+ c) \
+                    DEFINE c AS count(a.*) > 1000)";
+
+#[test]
+fn a_bomb_is_given_up_and_reported_and_other_partitions_are_found() {
+    let attempt = aegis_pattern::Limits { steps: 10_000, ..aegis_pattern::Limits::default() };
+    let mut all = many(40);
+    all.extend(rows("q:a q:a"));
+    let session = Session::over(vec![batch(&all)], Limits { attempt, ..Limits::default() });
+    let sql = format!("SELECT * FROM {}", BOMB.replace("> 1000", "= CASE WHEN g = 'q' THEN 1 ELSE 1000 END"));
+    assert_eq!(session.rows(&sql), ["q|2"]);
+    let overruns = session.report.take();
+    assert!(overruns.count > 20, "{overruns:?}");
+    assert_eq!(overruns.first[0], Overrun { partition: "p".to_owned(), row: 0, budget: Budget::Steps });
+    assert_eq!(session.report.take().count, 0, "what was taken is gone");
+}
+
+#[test]
+fn a_partition_has_a_budget_too() {
+    let session = Session::over(vec![batch(&many(200))], Limits { partition_steps: 3_000_000, ..Limits::default() });
+    assert_eq!(session.rows(&format!("SELECT * FROM {BOMB}")), Vec::<String>::new());
+    let overruns = session.report.take();
+    assert_eq!(overruns.first.iter().map(|overrun| overrun.budget).collect::<Vec<_>>(), [
+        Budget::Steps,
+        Budget::Steps,
+        Budget::Steps,
+        Budget::Partition
+    ]);
+    assert_eq!(overruns.first[3].row, 3);
+}
+
+#[test]
+fn memory_is_bounded() {
+    let attempt = aegis_pattern::Limits { cells: 1_000, ..aegis_pattern::Limits::default() };
+    let session = Session::over(vec![batch(&many(2_000))], Limits { attempt, ..Limits::default() });
+    assert_eq!(session.rows(&letters("", "count(*) AS c", "", "a{1500,}")), Vec::<String>::new());
+    let overruns = session.report.take();
+    assert!(overruns.count > 0 && overruns.first.iter().all(|overrun| overrun.budget == Budget::Memory), "{overruns:?}");
+}
+
+#[test]
+fn aggregates_are_not_taken_again_and_again() {
+    // The end wants the sum of what came before; the search goes back row by row, and knows each sum already.
+    let define = "DEFINE a AS sum(a.x) < 100000, b AS sum(a.x) + b.x < 0";
+    let sql = format!("SELECT * FROM t MATCH_RECOGNIZE (ORDER BY ts MEASURES count(*) AS c PATTERN (^ a+ b) {define})");
+    let session = Session::over(vec![batch(&many(3_000))], Limits { aggregated_rows: 4_000, ..Limits::default() });
+    assert_eq!(session.rows(&sql), Vec::<String>::new());
+    assert_eq!(session.report.take().count, 0, "a row is taken in once");
+    // A list is too large to be known for every row: taken again, up to the bound.
+    let define = "DEFINE a AS true, b AS cardinality(array_agg(a.x)) < 0";
+    let sql = format!("SELECT * FROM t MATCH_RECOGNIZE (ORDER BY ts MEASURES count(*) AS c PATTERN (^ a+ b) {define})");
+    let session = Session::over(vec![batch(&many(500))], Limits { aggregated_rows: 10_000, ..Limits::default() });
+    assert_eq!(session.rows(&sql), Vec::<String>::new());
+    let overruns = session.report.take();
+    assert_eq!((overruns.count, overruns.first[0].budget), (1, Budget::Aggregates));
+}
+
+#[test]
+fn the_rows_of_a_partition_are_accounted_for() {
+    use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+    use datafusion::prelude::SessionConfig;
+
+    let session = Session::over(vec![batch(&many(20_000))], Limits::default());
+    let plan = session.physical(&letters("", "array_agg(id) AS ids", "", "a b")).unwrap();
+    let run = |bytes: usize| {
+        let runtime = RuntimeEnvBuilder::new().with_memory_limit(bytes, 1.0).build_arc().unwrap();
+        let context = datafusion::execution::TaskContext::default().with_runtime(runtime).with_session_config(SessionConfig::new());
+        let plan = datafusion::physical_plan::execution_plan::reset_plan_states(std::sync::Arc::clone(&plan)).unwrap();
+        // The sort below takes its share, so the operator alone is measured: over rows in order.
+        aegis_sql::block_on(datafusion::physical_plan::collect(plan, std::sync::Arc::new(context)))
+    };
+    assert!(run(1 << 28).is_ok());
+    assert!(run(1 << 16).is_err(), "20,000 rows do not fit into 64 KiB");
+}
+
+#[test]
+fn streaming_refuses_rows_over_its_quotas_and_says_so() {
+    let limits = Limits { kept_rows: 5, kept_partitions: 2, ..Limits::default() };
+    let session = Session::over(vec![batch(&[])], limits);
+    let (recognizer, select) = recognizer(&session, &letters("PARTITION BY g", "count(*) AS c", "", "a+ b"));
+    let mut streaming = Streaming::new(recognizer, session.report.clone()).unwrap();
+    let mut push = |text: &str| {
+        streaming.push(&select(&batch(&rows(text)))).unwrap();
+        let found = streaming.find().unwrap().num_rows();
+        let refused: Vec<String> = session.report.take().first.iter().map(|o| format!("{}/{}", o.partition, o.budget)).collect();
+        (found, streaming.kept_rows(), streaming.kept_partitions(), refused)
+    };
+    assert_eq!(push("p:a p:a q:a"), (0, 3, 2, vec![]));
+    assert_eq!(push("r:a"), (0, 3, 2, vec!["r/partitions kept".to_owned()]));
+    assert_eq!(push("p:a p:a p:a"), (0, 3, 2, vec!["p/rows kept".to_owned()]));
+    assert_eq!(push("p:b"), (1, 1, 1, vec![]), "what is done makes room");
+    assert_eq!(push("r:a r:b"), (1, 1, 1, vec![]));
+}
