@@ -21,13 +21,13 @@ changelog:
   - {version: 1, date: 2026-11-26, note: first version}
 */
 WITH counted AS (
-  SELECT ts, event_id, edge_id, lane,
+  SELECT ts, event_id, edge_id, lane, reason,
          count(*) OVER (PARTITION BY edge_id ORDER BY ts
                         RANGE BETWEEN INTERVAL '1' HOUR PRECEDING AND INTERVAL '1 microsecond' PRECEDING) AS before
   FROM events
   WHERE kind = 'lane_gap'
 )
-SELECT edge_id, lane,
+SELECT edge_id, lane, reason,
        count(*) OVER w AS gaps,
        array_agg(event_id) OVER w AS event_ids
 FROM counted

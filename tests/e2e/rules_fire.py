@@ -6,13 +6,13 @@ an edge whose clock is off (tests/fleet/clocks.py), `receipt-chain-broken` event
 """
 
 import json
-import pathlib
 import unittest
 
 from deliveries import webhook_headers
 from harness import REPOSITORY, Aegis, ControlPlane, Edge
 from nats import CURRENT, NatsServer
 from story import Story, now
+from tenants import Agent
 from waiting import unique, wait_until
 
 RULES = REPOSITORY / "rules"
@@ -203,8 +203,11 @@ class RulesFire(WithRules):
         self.assertEqual((fields["read_from"], fields["written_to"]), ("acme/payroll", "acme/site"))
 
     def test_agent_in_two_environments_fires(self):
-        there = self.tenant.register_agent(agent_key=self.agent.registration["agent_key"], environment="staging")
-        self.assertEqual(there.id, self.agent.id, "one agent with two tokens")
+        # Registered again, with its own key, for another environment: one agent with two tokens.
+        moved = self.agent.registration | {"environment": "staging"}
+        registered = self.tenant.post("/v1/agents/register", moved, key=self.tenant.registrar).expect(200)
+        self.assertEqual(registered["id"], self.agent.id)
+        there = Agent(self.tenant, registered["id"], registered["agent_token"], moved)
         self.agent.read()
         there.read()
         back = self.agent.authorize()["decision_id"]
@@ -282,12 +285,14 @@ class RulesFire(WithRules):
 class Gaps(WithRules):
     def test_repeated_gaps_fires(self):
         for _ in range(3):
-            self.agent.read()
+            self.allow()
             self.aegis.kill9()
             self.aegis.start()
+        # A lane is opened, and says what is before it, when it has something to say.
+        self.allow()
         wait_until("three gaps are told of", lambda: len([e for e in self.events("lane_gap") if e["edge_id"] == "edge-1"]) >= 3)
         alert = self.alert("repeated-gaps", edge_id="edge-1")
-        self.assertEqual(alert["fields"]["gaps"], 3)
+        self.assertEqual((alert["fields"]["gaps"], alert["fields"]["reason"]), (3, "unclean_stop"))
 
 
 class TwoEdges(unittest.TestCase):
