@@ -12,8 +12,8 @@ atlas: [AML.T0081]            # modify AI agent configuration
 owasp: [LLM06]                # excessive agency
 owner: soc
 description: >-
-  What an agent was denied was allowed to it within the hour, under the same label, because the policies or the
-  registered actions had changed in between (T-A6). Somebody widened what it may do just after it was refused.
+  What an agent was denied was allowed to it within the hour, under the same label, and the policies, or the arguments
+  that the registry knows, had changed in between (T-A6). Somebody widened what it may do just after it was refused.
 false_positives: >-
   A policy that was too strict and was mended. That is what most of these are; somebody should know of each.
 runbook: docs/runbooks/allowed-after-policy-change.md
