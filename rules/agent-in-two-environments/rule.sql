@@ -23,13 +23,10 @@ changelog:
 */
 SELECT agent_id, event_id, token_id, edge_id, environment, tool, action,
        max(ts) OVER earlier AS last_call,
-       max(ts) OVER earlier_here AS last_call_here,
-       min(environment) OVER w AS one_environment,
-       max(environment) OVER w AS other_environment
+       max(ts) OVER earlier_here AS last_call_here
 FROM events
 WHERE kind = 'authorize_decision' AND environment IS NOT NULL
-WINDOW w AS (PARTITION BY agent_id ORDER BY ts RANGE BETWEEN INTERVAL '10' MINUTE PRECEDING AND CURRENT ROW),
-       earlier AS (PARTITION BY agent_id ORDER BY ts
+WINDOW earlier AS (PARTITION BY agent_id ORDER BY ts
                    RANGE BETWEEN INTERVAL '10' MINUTE PRECEDING AND INTERVAL '1 microsecond' PRECEDING),
        earlier_here AS (PARTITION BY agent_id, environment ORDER BY ts
                         RANGE BETWEEN INTERVAL '10' MINUTE PRECEDING AND INTERVAL '1 microsecond' PRECEDING)

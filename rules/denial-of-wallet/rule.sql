@@ -23,7 +23,6 @@ changelog:
 SELECT agent_id, event_id, tool, action,
        count(*) OVER earlier AS before,
        count(*) OVER w AS calls,
-       count(DISTINCT action_hash) OVER w AS different_calls,
        min(ts) OVER w AS since
 FROM events
 WHERE kind = 'authorize_decision' AND decision = 'allow'

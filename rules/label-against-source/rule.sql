@@ -24,7 +24,7 @@ WITH calls AS (
   SELECT ts, event_id, kind = 'authorize_decision' AS acts, agent_id, resource, tool, action, run_id, source_trust, user_id, target,
          CAST(CAST(ts AS BIGINT) AS VARCHAR) || event_id || coalesce(user_id, '') AS mark
   FROM events
-  WHERE resource IS NOT NULL
+  WHERE resource LIKE '%/%'
     AND ((kind = 'external_event:github_webhook' AND source_trust IN ('untrusted_external', 'malicious_suspected'))
          -- A forged decision is none.
          OR (kind = 'authorize_decision' AND verified AND decision = 'allow' AND mutates_state

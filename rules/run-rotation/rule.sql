@@ -3,7 +3,7 @@ id: AEG-3015
 name: run-rotation
 version: 1
 severity: high
-window: 2m
+window: 4m
 key: [agent_id]
 mode: active
 requires: verified
@@ -25,13 +25,19 @@ WITH calls AS (
   SELECT ts, event_id, agent_id, tool, action, resource, run_id, source_trust, decision, action_hash,
          CASE source_trust WHEN 'trusted_internal_signed' THEN 0 WHEN 'trusted_internal_unsigned' THEN 1
                            WHEN 'semi_trusted_customer' THEN 2 WHEN 'unknown' THEN 3
-                           WHEN 'untrusted_external' THEN 4 WHEN 'malicious_suspected' THEN 5 END AS strictness,
-         CAST(CAST(ts AS BIGINT) AS VARCHAR) || event_id AS mark
+                           WHEN 'untrusted_external' THEN 4 WHEN 'malicious_suspected' THEN 5 END AS strictness
   FROM events
   WHERE kind = 'authorize_decision'
     AND (decision IN ('allow', 'require_approval')
          OR (decision = 'deny' AND source_trust IN ('unknown', 'untrusted_external', 'malicious_suspected')
              AND coalesce(reason, '') NOT IN ('agent_frozen', 'agent_quarantined', 'agent_revoked', 'control_stale')))
+),
+near AS (
+  -- Only what follows a deny is looked at more closely: where nothing is denied, this is all the work there is.
+  SELECT *,
+         count(CASE WHEN decision = 'deny' THEN 1 END) OVER (PARTITION BY agent_id ORDER BY ts
+           RANGE BETWEEN INTERVAL '2' MINUTE PRECEDING AND CURRENT ROW) AS denies
+  FROM calls
 )
 SELECT agent_id, tool, action, resource, run_id, source_trust, decision, action_hash,
        max(CASE WHEN decision = 'deny' THEN run_id END) OVER w AS denied_run,
@@ -39,7 +45,10 @@ SELECT agent_id, tool, action, resource, run_id, source_trust, decision, action_
        max(CASE WHEN decision = 'deny' THEN mark END) OVER w AS last_deny,
        max(CASE WHEN decision <> 'deny' THEN mark END) OVER earlier AS last_passed,
        make_array(right(max(CASE WHEN decision = 'deny' THEN mark END) OVER w, 36), event_id) AS event_ids
-FROM calls
+FROM (
+  -- The mark sorts by time; the event's id stands at its end.
+  SELECT *, CAST(CAST(ts AS BIGINT) AS VARCHAR) || event_id AS mark FROM near WHERE denies > 0
+)
 WINDOW w AS (PARTITION BY agent_id, action_hash ORDER BY ts RANGE BETWEEN INTERVAL '2' MINUTE PRECEDING AND CURRENT ROW),
        earlier AS (PARTITION BY agent_id, action_hash ORDER BY ts
                    RANGE BETWEEN INTERVAL '2' MINUTE PRECEDING AND INTERVAL '1 microsecond' PRECEDING)
