@@ -1,7 +1,7 @@
 /* rule
 id: AEG-3005
 name: approve-then-swap
-version: 1
+version: 2
 severity: critical
 window: 1m
 key: [agent_id]
@@ -20,7 +20,9 @@ false_positives: >-
 runbook: docs/runbooks/approve-then-swap.md
 changelog:
   - {version: 1, date: 2026-11-22, note: first version}
+  - {version: 2, date: 2026-11-26, note: an execution that was never authorized is told of by executed-unauthorized alone}
 */
 SELECT agent_id, event_id, approval_id, tool, action, resource, action_hash, reason
 FROM events
 WHERE kind = 'tamper_attempt'
+  AND coalesce(reason, '') NOT IN ('executed_despite_deny', 'executed_without_approval')

@@ -1,9 +1,9 @@
 /* rule
 id: AEG-3003
 name: read-sensitive-then-exfil
-version: 1
+version: 2
 severity: critical
-window: 5m
+window: 10m
 key: [agent_id]
 mode: active
 requires: verified
@@ -19,6 +19,7 @@ false_positives: >-
 runbook: docs/runbooks/read-sensitive-then-exfil.md
 changelog:
   - {version: 1, date: 2026-11-22, note: first version}
+  - {version: 2, date: 2026-11-26, note: 'lists the first 20 reads and the last, so that many cost no more'}
 */
 WITH calls AS (
   SELECT ts, event_id, agent_id, tool, action, target,
@@ -28,12 +29,23 @@ WITH calls AS (
   WHERE kind = 'authorize_decision'
     AND decision IN ('allow', 'require_approval')
     AND ((data_access = 'sensitive' AND NOT mutates_state) OR (destination = 'external' AND mutates_state))
+),
+counted AS (
+  SELECT *,
+         count(CASE WHEN reads THEN 1 END) OVER w AS read_count,
+         count(CASE WHEN reads THEN 1 END) OVER earlier AS reads_before,
+         -- A text that sorts by time, with the event's id at its end.
+         right(max(CASE WHEN reads THEN CAST(CAST(ts AS BIGINT) AS VARCHAR) || event_id END) OVER w, 36) AS last_read
+  FROM calls
+  WINDOW w AS (PARTITION BY agent_id ORDER BY ts RANGE BETWEEN INTERVAL '5' MINUTE PRECEDING AND CURRENT ROW),
+         earlier AS (PARTITION BY agent_id ORDER BY ts
+                     RANGE BETWEEN INTERVAL '5' MINUTE PRECEDING AND INTERVAL '1 microsecond' PRECEDING)
 )
-SELECT agent_id, tool, action, target, sends,
-       -- The reads before, and this call, which is in its own frame; other sends in between are matches of their own.
-       array_agg(CASE WHEN reads THEN event_id END) OVER w AS read_ids,
-       count(CASE WHEN reads THEN 1 END) OVER w AS read_count,
-       array_agg(event_id) OVER w AS event_ids
-FROM calls
+SELECT agent_id, tool, action, target, sends, read_count,
+       array_append(array_append(array_agg(event_id) FILTER (WHERE reads) OVER w, last_read), event_id) AS event_ids,
+       count(*) OVER w AS kept
+FROM counted
+-- Only so many reads are listed: an agent that reads all day must not make long lists.
+WHERE sends OR reads_before < 20
 WINDOW w AS (PARTITION BY agent_id ORDER BY ts RANGE BETWEEN INTERVAL '5' MINUTE PRECEDING AND CURRENT ROW)
-QUALIFY sends AND read_count > 0
+QUALIFY sends AND read_count > 0 AND kept > 0

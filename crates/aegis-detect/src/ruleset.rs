@@ -19,12 +19,34 @@ macro_rules! shipped_rules {
 }
 
 shipped_rules![
+    "agent-in-two-environments",
+    "allowed-after-policy-change",
     "approve-then-swap",
+    "automatic-cap-reached",
+    "canonicalization-skew",
     "clock-suspect",
     "confused-deputy",
+    "cross-repository",
+    "denial-of-wallet",
+    "deny-spray",
     "deny-storm",
+    "executed-unauthorized",
+    "freeze-evasion",
+    "label-against-source",
+    "mass-external-send",
+    "nonce-across-edges",
     "read-sensitive-then-exfil",
-    "receipt-chain-broken"
+    "receipt-chain-broken",
+    "rejected-then-approved",
+    "repeated-approval",
+    "repeated-gaps",
+    "replay",
+    "rubber-stamp",
+    "run-rotation",
+    "runaway",
+    "self-approval",
+    "slow-probing",
+    "trust-escalation"
 ];
 
 /// Rules that were checked and planned, ready for an engine.

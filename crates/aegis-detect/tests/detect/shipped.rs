@@ -22,17 +22,34 @@ fn the_rules_in_the_binary_are_those_in_the_folder() {
     assert_eq!(compiled, on_disk);
 }
 
+/// Rules that would contain somebody, and wait for a person to say that they may.
+const LOGGED_FIRST: [&str; 3] = ["denial-of-wallet", "mass-external-send", "runaway"];
+
 #[test]
-fn every_shipped_rule_has_a_runbook_and_is_active() {
+fn every_shipped_rule_has_a_runbook_and_is_active_or_logged_first() {
     for rule in RuleSet::shipped().unwrap().rules() {
         let runbook = rule.header.runbook.as_deref().expect("a runbook");
+        assert_eq!(runbook, format!("docs/runbooks/{}.md", rule.header.name));
         assert!(rules_dir().join("..").join(runbook).is_file(), "{runbook}");
-        assert_eq!(rule.header.mode, RuleMode::Active);
+        let expected = if LOGGED_FIRST.contains(&rule.header.name.as_str()) { RuleMode::LogOnly } else { RuleMode::Active };
+        assert_eq!(rule.header.mode, expected, "{}", rule.header.name);
     }
 }
 
 #[test]
 fn shipped_rules_touch_only_the_keys_that_changed() {
+    for rule in RuleSet::load_dir(&rules_dir()).unwrap().rules() {
+        let lint = lint_file(&rule.file).unwrap();
+        let name = &rule.header.name;
+        assert_ne!(lint.shape, Shape::Stepped, "{name} runs once for each instant:\n{}", lint.plan);
+        if lint.shape == Shape::Sliding {
+            assert!(!lint.split_by.is_empty(), "{name} looks at all of a tenant's events for each new one:\n{}", lint.plan);
+        }
+    }
+}
+
+#[test]
+fn the_shapes_of_the_first_rules_are_known() {
     for (name, shape) in [
         ("confused-deputy", Shape::Stateless),
         ("deny-storm", Shape::Sliding),

@@ -1,0 +1,60 @@
+/* rule
+id: AEG-3019
+name: allowed-after-policy-change
+version: 1
+severity: medium
+window: 1h
+key: [agent_id]
+mode: active
+requires: verified
+suppress: 1h
+atlas: [AML.T0081]            # modify AI agent configuration
+owasp: [LLM06]                # excessive agency
+owner: soc
+description: >-
+  What an agent was denied was allowed to it within half an hour, under the same label, and the policies, or the arguments
+  that the registry knows, had changed in between (T-A6). Somebody widened what it may do just after it was refused.
+false_positives: >-
+  A policy that was too strict and was mended. That is what most of these are; somebody should know of each.
+runbook: docs/runbooks/allowed-after-policy-change.md
+changelog:
+  - {version: 1, date: 2026-11-26, note: first version}
+*/
+WITH calls AS (
+  SELECT ts, event_id, agent_id, tool, action, resource, source_trust, decision, policy_digest
+  FROM events
+  WHERE kind = 'authorize_decision'
+    AND policy_digest IS NOT NULL
+    AND (mutates_state OR data_access = 'sensitive')
+    AND (decision = 'allow'
+         OR (decision = 'deny'
+             AND coalesce(reason, '') NOT IN ('agent_frozen', 'agent_quarantined', 'agent_revoked', 'control_stale',
+                                              'unknown_action', 'mcp_server_quarantined', 'mcp_manifest_drift')))
+),
+near AS (
+  -- Only what follows a deny is looked at more closely: where nothing is denied, this is all the work there is.
+  SELECT *,
+         count(CASE WHEN decision = 'deny' THEN 1 END) OVER (PARTITION BY agent_id, tool, action, source_trust ORDER BY ts
+           RANGE BETWEEN INTERVAL '30' MINUTE PRECEDING AND CURRENT ROW) AS denies
+  FROM calls
+),
+looked_back AS (
+  SELECT *,
+         max(CASE WHEN decision = 'deny' THEN mark END) OVER w AS last_deny,
+         max(CASE WHEN decision = 'allow' THEN mark END) OVER earlier AS last_allow
+  FROM (
+    -- The mark sorts by time; then comes the event's id (36), then what decided.
+    SELECT *, CAST(CAST(ts AS BIGINT) AS VARCHAR) || event_id || policy_digest AS mark FROM near WHERE denies > 0
+  )
+  WINDOW w AS (PARTITION BY agent_id, tool, action, source_trust ORDER BY ts
+               RANGE BETWEEN INTERVAL '30' MINUTE PRECEDING AND CURRENT ROW),
+         earlier AS (PARTITION BY agent_id, tool, action, source_trust ORDER BY ts
+                     RANGE BETWEEN INTERVAL '30' MINUTE PRECEDING AND INTERVAL '1 microsecond' PRECEDING)
+)
+SELECT agent_id, tool, action, resource, source_trust,
+       substr(last_deny, 53) AS denied_under, policy_digest AS allowed_under,
+       make_array(substr(last_deny, 17, 36), event_id) AS event_ids
+FROM looked_back
+WHERE decision = 'allow'
+  AND substr(last_deny, 53) <> policy_digest
+  AND (last_allow IS NULL OR last_allow < last_deny)

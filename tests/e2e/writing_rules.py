@@ -1,0 +1,207 @@
+"""docs/writing-rules.md: its commands as a reader types them, its rule and tests, and what it says of columns, of who fills them and of what is refused."""
+
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import tempfile
+import unittest
+
+from harness import BINARY, CLEAN_ENVIRONMENT, REPOSITORY
+from readme import BLOCK, Folder
+from rules_fire import SECRET, UNTRUSTED, WithRules
+from story import now
+from waiting import wait_until
+
+TEXT = (REPOSITORY / "docs/writing-rules.md").read_text()
+HEADER = """/* rule
+id: T-1
+name: t
+version: 1
+severity: low
+window: 10m
+key: [agent_id]
+mode: active
+owner: test
+description: a test
+false_positives: none
+changelog:
+  - {version: 1, date: 2026-11-26, note: first version}
+*/
+"""
+# What every event has, and the name under which a list shows a decision's id again.
+BASE = {"event_id", "tenant_id", "edge_id", "ts", "kind", "source", "matched_policies", "late", "verified", "clock_suspect", "decision_id"}
+OF_A_LANE = {"lane", "seq", "receipt_hash"}
+
+
+def rows(name):
+    """The cells of the table between the marks of this name, less its head."""
+    table = re.search(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", TEXT, re.DOTALL)[1]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()[2:]]
+
+
+def names(cell):
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def aegis(*arguments, cwd=None):
+    return subprocess.run([BINARY, *arguments], cwd=cwd, capture_output=True, text=True, timeout=60, env=CLEAN_ENVIRONMENT)
+
+
+def lint(sql):
+    """What lint says of a query under a header, as JSON."""
+    with tempfile.TemporaryDirectory() as folder:
+        (pathlib.Path(folder) / "rule.sql").write_text(HEADER + sql)
+        return json.loads(aegis("rules", "lint", "--json", folder).stdout)["files"][0]
+
+
+class Commands(unittest.TestCase):
+    def setUp(self):
+        self.folder = Folder()
+        self.addCleanup(self.folder.close)
+        (self.folder.path / "rules").symlink_to(REPOSITORY / "rules")
+
+    def run_block(self, script):
+        done = self.folder.run(script)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        return done.stdout
+
+    def start(self, command):
+        up = self.folder.start(f"env {command}")
+        self.assertIn("listening", up.stdout.readline())
+        return up
+
+    def test_the_commands_lead_from_an_idea_to_an_active_rule(self):
+        write, tests, start, act, wait, activate, speed = BLOCK.findall(TEXT)
+        self.assertIn("ok    my-rules/many-cards/rule.sql MY-0001 v1", self.run_block(write))
+        said = self.run_block(tests)
+        self.assertRegex(said, r"many-cards\n  ok    fires .*\n  ok    silent ")
+        self.assertIn(" 0 failed", said)
+        self.assert_each_condition_is_tested()
+
+        up = self.start(start)
+        said = self.run_block(act + wait)
+        self.assertIn('"decision":"allow"', said)
+        self.assertIn('"mode":"log_only"', self.alert(said))
+        incidents = 'curl -s $AEGIS/v1/incidents -H "Authorization: Bearer $ANALYST" | grep -c many-cards || true\n'
+        key = 'export AEGIS=http://127.0.0.1:8484\nANALYST=$(aegis keys create --tenant acme --role analyst --data ./aegis-data)\n'
+        self.assertEqual(self.run_block(key + incidents).strip(), "0")
+
+        self.assertIn("MY-0001 v2", self.run_block(activate))
+        self.folder.stop(up)
+        self.start(start)
+        # Another agent, whose alert is another one.
+        said = self.run_block(act.replace('"agent_key": "collector"', '"agent_key": "another"') + wait.replace("grep many-cards", """grep '"mode":"active"'"""))
+        self.assertIn("many-cards", said)
+        self.run_block(f"{key}until [ $({incidents.strip()}) != 0 ]; do sleep 0.2; done")
+
+        self.assertIn("many-cards sliding agent_id", self.run_block(speed).splitlines())
+
+    def alert(self, said):
+        """The alert of the text's rule in an answer with all of them."""
+        line = next(line for line in said.splitlines() if "many-cards" in line)
+        listed, _ = json.JSONDecoder().raw_decode(line[line.index("[{\"alert_id"):])
+        found = [alert for alert in listed if alert["rule_name"] == "many-cards"]
+        self.assertEqual(len(found), 1)
+        return json.dumps(found[0], separators=(",", ":"))
+
+    def assert_each_condition_is_tested(self):
+        """As the text demands of a test: it fails when a condition is taken out."""
+        shutil.copytree(self.folder.path / "my-rules/many-cards", self.folder.path / "alone/many-cards")
+        file = self.folder.path / "alone/many-cards/rule.sql"
+        rule = file.read_text()
+        conditions = re.search(r"^WHERE (.*)$", rule, re.MULTILINE)[1].split(" AND ")
+        self.assertEqual(len(conditions), 4)
+        for condition in [*conditions, "requires: verified\n", "DISTINCT "]:
+            file.write_text(rule.replace(condition, "true" if condition in conditions else ""))
+            self.assertEqual(self.folder.run("aegis rules test alone").returncode, 1, f"no test notices that `{condition}` is gone")
+
+
+class Tables(unittest.TestCase):
+    def test_the_columns_are_those_of_the_table(self):
+        listed = [name for row in rows("columns") for name in names(row[0])]
+        plan = lint("SELECT * FROM events")["report"]["plan"]
+        self.assertEqual(sorted(listed), sorted(re.search(r"events\[(.*?)\]", plan)[1].split(", ")))
+
+    def test_each_refusal_says_what_the_text_says(self):
+        self.assertTrue(lint("SELECT agent_id, event_id FROM events")["ok"], "the header itself is in order")
+        cells = rows("refused")
+        self.assertGreaterEqual(len(cells), 10)
+        for query, said in cells:
+            with self.subTest(query):
+                code, words = re.match(r"`(RULE_\w+)`: (.*)", said).groups()
+                answer = lint(names(query)[0])
+                self.assertFalse(answer["ok"], query)
+                self.assertIn(f"{code}: ", answer["error"])
+                self.assertIn(words, answer["error"])
+
+    def test_the_rules_that_patterns_name_are_there(self):
+        patterns = TEXT[TEXT.index("## Patterns"):TEXT.index("## Key and evidence")]
+        named = re.findall(r"^\| .* \| ([a-z-]+) \|$", patterns, re.MULTILINE)[1:]
+        self.assertGreaterEqual(len(named), 8)
+        for pattern in named:
+            self.assertTrue((REPOSITORY / "rules" / pattern / "rule.sql").exists(), pattern)
+
+
+class Kinds(WithRules):
+    """The table of who fills what, against what the program writes."""
+
+    def test_each_kind_has_the_columns_that_the_text_says(self):
+        self.do_everything()
+        events = [event for event in self.tenant.list("/v1/audit/events")]
+        seen = {}
+        for event in events:
+            row = next((row for row in rows("kinds") if event["kind"] in names(row[0]) and event["source"] in row[1].split(", ")), None)
+            self.assertIsNotNone(row, f"the text has no {event['kind']} by {event['source']}")
+            optional = set(re.findall(r"\(`(\w+)`\)", row[2]))
+            always = set(names(row[2])) - optional
+            filled = {name for name, value in event.items() if value not in (None, [])} - BASE
+            if not event["kind"].startswith("external_event"):
+                self.assertLessEqual(OF_A_LANE, filled, event)
+                filled -= OF_A_LANE
+            self.assertEqual(always - filled, set(), f"missing in {event}")
+            self.assertEqual(filled - always - optional, set(), f"not in the text: {event}")
+            seen.setdefault(row[0] + row[1], set()).update(filled)
+        for row in rows("kinds"):
+            self.assertEqual(set(names(row[2])) - seen.get(row[0] + row[1], set()), set(), f"{row[0]} by {row[1]} is said to have what no event has")
+
+    def do_everything(self):
+        named = {"user": {"id": "uma"}, "trace": {"run_id": "r", "trace_id": "t"}, "nonce": "n"}
+        sent = self.agent.authorize(action="export_customers", parameters={"to": "a@example.org"}, **named)
+        self.report(sent["decision_id"])
+        self.report(sent["decision_id"], executed_hash="0" * 64)
+        for reply, code in ((self.agent.send(self.agent.request(**named)), "replay_nonce_reused"),
+                            (self.agent.send(self.agent.request(timestamp=now(-3600))), "replay_timestamp_expired"),
+                            (self.agent.send(self.agent.request(canon_version="aegis-jcs-2")), "canonicalization_skew")):
+            self.assertEqual(reply.code, code)
+        approval = self.ask(user={"id": "uma"}, trace={"run_id": "r", "trace_id": "t"}, nonce="m")
+        self.assertEqual(self.consume(approval).code, "approval_pending")
+        self.assertEqual(self.consume(approval, claimed="0" * 64).code, "action_hash_mismatch")
+        self.report(approval["decision_id"])
+        self.decide(approval).expect(200)
+        self.consume(approval).expect(200)
+        self.report(approval["decision_id"])
+        self.assertEqual(self.consume(approval).code, "approval_consumed")
+        self.assertEqual(self.decide(self.ask(user={"id": "rita"})).code, "self_approval")
+        self.tenant.put("/v1/policies", {"policies": ""}).expect(200)
+        self.freeze(self.agent)
+        self.tenant.post("/v1/mcp/servers", {"key": "files", "name": "Files", "tools": []}).expect(201)
+        self.tenant.post("/v1/mcp/servers/files/quarantine", {"reason": "test"}).expect(200)
+        prober = self.tenant.register_agent()
+        for _ in range(5):
+            self.deny(prober)
+        self.tenant.set_webhook_secret(SECRET)
+        self.deliver("ping", {"zen": "x"})
+        self.deliver("issues", {"action": "opened", "issue": {"number": 1}, "repository": {"full_name": "acme/site", "private": False}, "sender": {"login": "s"}})
+        agent = self.tenant.register_agent()
+        agent.authorize(trust=UNTRUSTED, resource=None)
+        # One producer stops cleanly, and once it does not.
+        self.aegis.restart()
+        self.allow(agent)
+        self.aegis.kill9()
+        self.aegis.start()
+        self.allow(agent)
+        kinds = {"lane_open", "lane_close", "lane_gap", "tool_outcome", "containment_applied", "external_event:github_webhook"}
+        wait_until("all of it is in the history", lambda: kinds <= {event["kind"] for event in self.tenant.list("/v1/audit/events")})
+        self.event("containment_applied", status="cap_reached")
