@@ -1,0 +1,3 @@
+package aegisagent_test
+
+const secretArgument = "hunter2-and-the-rest"
