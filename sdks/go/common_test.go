@@ -128,3 +128,5 @@ func sha256Hex(data []byte) string {
 	sum := sha256.Sum256(data)
 	return hex.EncodeToString(sum[:])
 }
+
+func errorsIs(err, kind error) bool { return errors.Is(err, kind) }

@@ -1,3 +1,0 @@
-package aegisagent_test
-
-const secretArgument = "hunter2-and-the-rest"
