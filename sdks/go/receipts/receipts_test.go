@@ -214,7 +214,10 @@ func forgeries() map[string]forgery {
 			line["proof"].(object)["path"] = changed
 		}
 	}
-	long := slices.Repeat([]any{strings.Repeat("0", 64)}, 64)
+	long := []any{}
+	for range 64 {
+		long = append(long, strings.Repeat("0", 64))
+	}
 	return map[string]forgery{
 		"as it should be": {plain(), "", 0}, "columns that contradict": {withBody(2, setting("agent_id", "b")), "column_mismatch", 2},
 		"a column that the event lacks": {withBody(3, setting("agent_id", "b")), "column_mismatch", 3},
