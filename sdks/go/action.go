@@ -10,7 +10,6 @@ import (
 type FrozenAction struct {
 	tool, action string
 	mutatesState bool
-	resource     *string
 	text         string
 	hash         string
 }
@@ -21,6 +20,10 @@ func Freeze(tool, action string, resource *string, mutatesState bool, parameters
 	copied, err := copiedParameters(parameters)
 	if err != nil {
 		return nil, unfreezable(err)
+	}
+	if resource != nil {
+		once := *resource
+		resource = &once
 	}
 	return frozen(tool, action, resource, mutatesState, copied)
 }
@@ -60,7 +63,7 @@ func frozen(tool, action string, resource *string, mutatesState bool, parameters
 		return nil, unfreezable(err)
 	}
 	text := string(appendJSON(nil, five, appendExactDouble))
-	return &FrozenAction{tool, action, mutatesState, resource, text, sha256Hex(canonical)}, nil
+	return &FrozenAction{tool, action, mutatesState, text, sha256Hex(canonical)}, nil
 }
 
 func orEmpty(text *string) string {

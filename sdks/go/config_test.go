@@ -57,6 +57,8 @@ type (
 	}
 )
 
+var _ = hiddenField{}.a
+
 func (writes) MarshalJSON() ([]byte, error)    { return []byte(`"harmless"`), nil }
 func (*reads) UnmarshalText(text []byte) error { return nil }
 func (key) MarshalText() ([]byte, error)       { return []byte("harmless"), nil }

@@ -132,13 +132,12 @@ func (p *program) roots() []string {
 // world is a tenant with its people, and an agent.
 type world struct {
 	*program
-	t                           testing.TB
-	name, adminKey              string
-	admin, approver, agentsOwn  *aegisagent.Client
-	agent                       aegisagent.Registration
-	mutex                       sync.Mutex
-	others                      sync.WaitGroup
-	registrar, approversRegular string
+	t                          testing.TB
+	name, adminKey             string
+	admin, approver, agentsOwn *aegisagent.Client
+	agent                      aegisagent.Registration
+	others                     sync.WaitGroup
+	registrar                  string
 }
 
 var tenants atomic.Int64

@@ -112,7 +112,6 @@ func TestNoMoreThan16ConnectionsAreOpenAtOnce(t *testing.T) {
 	edge := newFakeEdge(t)
 	var mutex sync.Mutex
 	open, most := 0, 0
-	edge.Config.ConnState = nil
 	edge.before["other"] = func() {
 		mutex.Lock()
 		open++

@@ -6,7 +6,6 @@ import (
 	"archive/zip"
 	"bufio"
 	"bytes"
-	"encoding/base64"
 	"encoding/json"
 	"io"
 	"math"
@@ -53,17 +52,25 @@ func TestCanonicalFormsAreThoseOfAnotherLibrary(t *testing.T) {
 	file, err := os.Open(repository + "corpus/canonical/accepted.jsonl")
 	must(t, err)
 	defer func() { _ = file.Close() }()
-	lines, count := bufio.NewScanner(file), 0
+	lines, count, wrong := bufio.NewScanner(file), 0, []string{}
 	lines.Buffer(nil, 1<<24)
 	for lines.Scan() {
-		var vector struct{ ID, Class, Input, Canonical string }
+		var vector struct {
+			ID               string
+			Input, Canonical []byte
+		}
 		must(t, json.Unmarshal(lines.Bytes(), &vector))
-		input, err := base64.StdEncoding.DecodeString(vector.Input)
-		must(t, err)
-		// Literals that Go's strconv reads wrongly are why the library is not the SDK's writer.
-		if _, err := jcs.Transform(input); err == nil && len(input) < 1<<16 {
-			sameAsJCS(t, input)
-			count++
+		if theirs, err := jcs.Transform(vector.Input); err != nil || !bytes.Equal(theirs, vector.Canonical) {
+			wrong = append(wrong, vector.ID)
+			continue
+		}
+		sameAsJCS(t, vector.Input)
+		count++
+	}
+	// Literals that Go's strconv reads wrongly: one more reason why the library is not the SDK's writer.
+	for _, id := range wrong {
+		if !strings.HasPrefix(id, "XXX") {
+			t.Errorf("%s: the library has another form than the corpus", id)
 		}
 	}
 	if count < 600 {
@@ -230,7 +237,7 @@ func TestTheModelsFieldsAreTheDocuments(t *testing.T) {
 }
 
 func TestTheModuleAsItIsPublishedIsSmallAndBuildsByItself(t *testing.T) {
-	proof.Of(t, "client-config")
+	proof.Of(t, "readme")
 	version := module.Version{Path: "github.com/aegisagent/aegisagent-go", Version: "v" + aegisagent.Version}
 	var packed bytes.Buffer
 	must(t, modzip.CreateFromDir(&packed, version, ".."))
