@@ -1,0 +1,540 @@
+package aegisagent_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"reflect"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	aegisagent "github.com/aegisagent/aegisagent-go"
+	"github.com/aegisagent/aegisagent-go/internal/proof"
+	"github.com/aegisagent/aegisagent-go/receipts"
+)
+
+// Against the real program, which one test after the other shares, each with a tenant of its own.
+
+var (
+	sharedOnce    sync.Once
+	sharedProgram *program
+)
+
+func TestMain(m *testing.M) {
+	m.Run()
+	if sharedProgram != nil {
+		sharedProgram.close()
+	}
+}
+
+func here(t *testing.T) *world {
+	t.Helper()
+	sharedOnce.Do(func() { sharedProgram = startProgram(t) })
+	if sharedProgram == nil {
+		t.Skip("AEGIS_BIN names no program")
+	}
+	return newWorld(t, sharedProgram)
+}
+
+func update() aegisagent.Settings {
+	return aegisagent.Settings{Tool: "crm", Action: "update_customer", Resource: "customer-1"}
+}
+
+func reading() aegisagent.Settings {
+	return aegisagent.Settings{Tool: "crm", Action: "read_customer", Resource: "customer-1", ReadOnly: true, Risk: aegisagent.RiskLow}
+}
+
+func (w *world) refund(act func(id string)) aegisagent.Settings {
+	settings := aegisagent.Settings{Tool: "crm", Action: "refund", Resource: "customer-1"}
+	if act != nil {
+		settings.OnPending = w.whenAsked(act)
+	}
+	return settings
+}
+
+func TestRealAnAllowedActionRunsAndItsOutcomeIsAReceipt(t *testing.T) {
+	proof.Of(t, "e2e-allow")
+	w, ran := here(t), &recorder{}
+	result, err := protect(t, w.agentsOwn, update(), ran.run)(trusted(t), note{"a", 1})
+	must(t, err)
+	equal(t, result, "done")
+	equal(t, ran.ran(), []note{{"a", 1}})
+	w.hasOutcomes("ok")
+}
+
+func TestRealADeniedActionDoesNotRun(t *testing.T) {
+	proof.Of(t, "e2e-deny")
+	w, ran := here(t), &recorder{}
+	_, err := protect(t, w.agentsOwn, update(), ran.run)(aegisagent.WithSourceTrust(trusted(t), aegisagent.UntrustedExternal), note{"a", 1})
+	denied := deniedAs(t, err, aegisagent.DeniedByPolicy, "policy_denied")
+	unknown := update()
+	unknown.Action = "drop_tables"
+	_, err = protect(t, w.agentsOwn, unknown, ran.run)(trusted(t), note{"a", 1})
+	deniedAs(t, err, aegisagent.DeniedByPolicy, "unknown_action")
+	equal(t, len(ran.ran()), 0)
+	within(t, longEnough, "the denial is a receipt", func() bool {
+		receipt, err := w.admin.Receipt(context.Background(), denied.DecisionID)
+		return err == nil && receipt["decision"] == "deny"
+	})
+}
+
+func TestRealAnApprovedActionRunsOnce(t *testing.T) {
+	proof.Of(t, "e2e-approval")
+	w, ran, asked := here(t), &recorder{}, ""
+	_, err := protect(t, w.agentsOwn, w.refund(func(id string) { asked = id; w.approve(id) }), ran.run)(trusted(t), note{"a", 1})
+	must(t, err)
+	equal(t, len(ran.ran()), 1)
+	w.others.Wait()
+	approval, err := w.approver.Approval(context.Background(), asked)
+	must(t, err)
+	equal(t, approval.Status, "CONSUMED")
+	w.hasOutcomes("ok")
+	equal(t, w.hasKind("tamper_attempt"), false)
+}
+
+func TestRealAnApprovalsActionComesBackWithTheHashThatWasSent(t *testing.T) {
+	proof.Of(t, "e2e-approval", "action-hash")
+	w := here(t)
+	odd := map[string]any{
+		"é😀": []any{1.0, 1e20, 1e-7, 0.1, 5e-324, 1.7976931348623157e308, 1<<53 - 1, -(1<<53 - 1), true, nil, -1.5},
+		"a":  "\u2028\x00\x7f\"\\/\u200f<&>", "": map[string]any{"": []any{map[string]any{}}},
+	}
+	var got map[string]any
+	_, err := protect(t, w.agentsOwn, w.refund(w.approve), func(_ context.Context, p map[string]any) (int, error) { got = p; return 0, nil })(trusted(t), odd)
+	must(t, err)
+	equal(t, got, odd)
+	for _, parameters := range []map[string]any{nil, {}, odd} {
+		call := aegisagent.ToolCall{Tool: "crm", Action: "read_customer", Parameters: parameters}
+		decision, err := w.agentsOwn.Authorize(trusted(t), call, aegisagent.AuthorizeOptions{})
+		must(t, err)
+		hash, err := call.ActionHash()
+		must(t, err)
+		equal(t, decision.ActionHash, hash)
+	}
+}
+
+func TestRealAStructIsAuthorizedAndRunsAsItIs(t *testing.T) {
+	proof.Of(t, "e2e-approval", "protect-freeze")
+	w := here(t)
+	seven := int64(7)
+	given := nested{nil, map[string]*int64{"n": &seven, "none": nil}, []any{1, 1.0, "é"}}
+	var got nested
+	_, err := protect(t, w.agentsOwn, w.refund(w.approve), func(_ context.Context, p nested) (int, error) { got = p; return 0, nil })(trusted(t), given)
+	must(t, err)
+	equal(t, got, given)
+}
+
+func TestRealARejectedActionDoesNotRun(t *testing.T) {
+	proof.Of(t, "e2e-rejection")
+	w, ran := here(t), &recorder{}
+	_, err := protect(t, w.agentsOwn, w.refund(func(id string) {
+		if _, err := w.approver.Reject(context.Background(), id, "no"); err != nil {
+			t.Error(err)
+		}
+	}), ran.run)(trusted(t), note{"a", 1})
+	deniedAs(t, err, aegisagent.DeniedByApprover, "approval_rejected")
+	equal(t, len(ran.ran()), 0)
+}
+
+func TestRealAnApprovalPastItsTimeDoesNotRun(t *testing.T) {
+	proof.Of(t, "e2e-expiry")
+	w, ran := here(t), &recorder{}
+	w.settings("approval_ttl_s", 1)
+	_, err := protect(t, w.agentsOwn, w.refund(nil), ran.run)(trusted(t), note{"a", 1})
+	denied := deniedAs(t, err, aegisagent.DeniedByApprover, "")
+	if denied.Code != "approval_expired" && denied.Code != "approval_timeout" || len(ran.ran()) > 0 {
+		t.Fatal(err)
+	}
+}
+
+func TestRealArgumentsThatAreSwappedAfterTheApprovalDoNotRun(t *testing.T) {
+	proof.Of(t, "e2e-swap")
+	w := here(t)
+	given, got := []any{"pay 1"}, any(nil)
+	_, err := protect(t, w.agentsOwn, w.refund(func(id string) { given[0] = "pay 1000"; w.approve(id) }), func(_ context.Context, p map[string]any) (int, error) {
+		got = p["note"]
+		return 0, nil
+	})(trusted(t), map[string]any{"note": given})
+	must(t, err)
+	w.others.Wait()
+	equal(t, got, any([]any{"pay 1"}))
+	equal(t, given, []any{"pay 1000"})
+	equal(t, w.hasKind("tamper_attempt"), false)
+}
+
+// onConsume does something with each consume that passes.
+func (w *world) onConsume(do func(r *http.Request, approvalID string)) *aegisagent.Client {
+	return w.between(func(r *http.Request) {
+		if parts := strings.Split(r.URL.Path, "/"); parts[len(parts)-1] == "consume" {
+			do(r, parts[3])
+		}
+	})
+}
+
+func TestRealAnActionThatIsSwappedBetweenApprovalAndExecutionDoesNotRun(t *testing.T) {
+	proof.Of(t, "e2e-swap")
+	w, ran := here(t), &recorder{}
+	resource := "customer-1"
+	hash, err := aegisagent.ActionHash("crm", "refund", &resource, true, map[string]any{"note": "swapped", "amount": 1000})
+	must(t, err)
+	swapping := w.onConsume(func(r *http.Request, _ string) {
+		body := []byte(`{"claimed_action_hash":"` + hash + `"}`)
+		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+	})
+	_, err = protect(t, swapping, w.refund(w.approve), ran.run)(trusted(t), note{"a", 1})
+	denied := deniedAs(t, err, aegisagent.DeniedUnverified, "action_hash_mismatch")
+	equal(t, len(ran.ran()), 0)
+	within(t, longEnough, "the attempt is an event", func() bool { return w.hasKind("tamper_attempt") })
+	approval, err := w.approver.Approval(context.Background(), denied.ApprovalID)
+	must(t, err)
+	equal(t, approval.Status, "APPROVED")
+}
+
+func (w *world) edit(id string) string {
+	resource := "customer-1"
+	edited := aegisagent.ToolCall{
+		Tool: "crm", Action: "refund", Resource: &resource, MutatesState: true, Parameters: map[string]any{"note": "edited", "amount": 2},
+	}
+	if _, err := w.approver.Edit(context.Background(), id, edited, "less"); err != nil {
+		w.t.Error(err)
+	}
+	hash, _ := edited.ActionHash()
+	return hash
+}
+
+func TestRealAnEditedActionRunsAsEditedOnlyIfTheCallerOptedIn(t *testing.T) {
+	proof.Of(t, "e2e-edit")
+	w, ran := here(t), &recorder{}
+	sam := w.client(w.key("approver", "sam", "security"))
+	editAndApprove := func(id string) {
+		if _, err := sam.Approve(context.Background(), id, w.edit(id), ""); err != nil {
+			t.Error(err)
+		}
+	}
+	_, err := protect(t, w.agentsOwn, w.refund(editAndApprove), ran.run)(trusted(t), note{"a", 1})
+	deniedAs(t, err, aegisagent.DeniedByApprover, "approval_edited")
+	equal(t, len(ran.ran()), 0)
+	settings := w.refund(editAndApprove)
+	settings.AcceptEdits = true
+	_, err = protect(t, w.agentsOwn, settings, ran.run)(trusted(t), note{"a", 1})
+	must(t, err)
+	equal(t, ran.ran(), []note{{"edited", 2}})
+	w.hasOutcomes("ok")
+	equal(t, w.hasKind("tamper_attempt"), false)
+}
+
+func TestRealAnEditBetweenTheApprovalAndItsConsumptionDoesNotRun(t *testing.T) {
+	proof.Of(t, "e2e-edit")
+	w, ran := here(t), &recorder{}
+	settings := w.refund(w.approve)
+	settings.AcceptEdits = true
+	_, err := protect(t, w.onConsume(func(_ *http.Request, id string) { w.edit(id) }), settings, ran.run)(trusted(t), note{"a", 1})
+	deniedAs(t, err, aegisagent.DeniedUnverified, "action_hash_mismatch")
+	equal(t, len(ran.ran()), 0)
+}
+
+func TestRealAnApprovalIsUsedOnceAndASecondCallAsksAnew(t *testing.T) {
+	proof.Of(t, "e2e-replay")
+	w, ran, asked := here(t), &recorder{}, []string{}
+	for range 2 {
+		_, err := protect(t, w.agentsOwn, w.refund(func(id string) { asked = append(asked, id); w.approve(id) }), ran.run)(trusted(t), note{"a", 1})
+		must(t, err)
+		w.others.Wait()
+	}
+	if asked[0] == asked[1] || len(ran.ran()) != 2 {
+		t.Fatal(asked)
+	}
+	approval, err := w.approver.Approval(context.Background(), asked[0])
+	must(t, err)
+	_, err = w.agentsOwn.Consume(context.Background(), asked[0], approval.ActionHash)
+	refused(t, err, 409, "approval_consumed")
+}
+
+func TestRealAnApprovalThatSomebodyElseConsumedDoesNotRun(t *testing.T) {
+	proof.Of(t, "e2e-replay")
+	w, ran := here(t), &recorder{}
+	stealing := w.onConsume(func(_ *http.Request, id string) {
+		approval, err := w.agentsOwn.Approval(context.Background(), id)
+		if err == nil {
+			_, err = w.agentsOwn.Consume(context.Background(), id, approval.ActionHash)
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	_, err := protect(t, stealing, w.refund(w.approve), ran.run)(trusted(t), note{"a", 1})
+	deniedAs(t, err, aegisagent.DeniedByApprover, "approval_consumed")
+	equal(t, len(ran.ran()), 0)
+}
+
+func TestRealAFrozenAgentDoesNothingUntilItIsUnfrozen(t *testing.T) {
+	proof.Of(t, "e2e-frozen")
+	w, ran, ctx := here(t), &recorder{}, context.Background()
+	state, err := w.admin.FreezeAgent(ctx, w.agent.ID, "test", 0)
+	must(t, err)
+	if state.Verdict != "frozen" || state.Enforced == nil || !*state.Enforced || state.Holds[0].Reason != "test" {
+		t.Fatal(state)
+	}
+	open := reading()
+	open.FailOpenReads = true
+	for _, settings := range []aegisagent.Settings{update(), reading(), open} {
+		_, err := protect(t, w.agentsOwn, settings, ran.run)(trusted(t), note{"a", 1})
+		deniedAs(t, err, aegisagent.DeniedByPolicy, "agent_frozen")
+	}
+	held, err := w.admin.Containment(ctx, aegisagent.Page{})
+	must(t, err)
+	equal(t, held[0].TargetID, w.agent.ID)
+	_, err = w.admin.UnfreezeAgent(ctx, w.agent.ID, "test")
+	must(t, err)
+	_, err = protect(t, w.agentsOwn, reading(), ran.run)(trusted(t), note{"a", 1})
+	must(t, err)
+	equal(t, len(ran.ran()), 1)
+}
+
+func TestRealAnAgentThatIsFrozenWhileItWaitsDoesNotRun(t *testing.T) {
+	proof.Of(t, "e2e-frozen")
+	w, ran := here(t), &recorder{}
+	_, err := protect(t, w.agentsOwn, w.refund(func(id string) {
+		if _, err := w.admin.FreezeAgent(context.Background(), w.agent.ID, "test", 0); err != nil {
+			t.Error(err)
+		}
+		w.approve(id)
+	}), ran.run)(trusted(t), note{"a", 1})
+	deniedAs(t, err, aegisagent.DeniedByPolicy, "agent_frozen")
+	equal(t, len(ran.ran()), 0)
+}
+
+func TestRealAnEdgeThatIsKilledWhileAnApprovalIsWaitedForIsADenial(t *testing.T) {
+	proof.Of(t, "edge-killed")
+	doomed := startProgram(t)
+	defer doomed.close()
+	w, ran := newWorld(t, doomed), &recorder{}
+	settings := w.refund(nil)
+	settings.OnPending = func(context.Context, aegisagent.ApprovalRef) { doomed.kill() }
+	settings.Unreachable = 500 * time.Millisecond
+	_, err := protect(t, w.agentsOwn, settings, ran.run)(trusted(t), note{"a", 1})
+	deniedAs(t, err, aegisagent.DeniedUnavailable, "unreachable")
+	equal(t, len(ran.ran()), 0)
+}
+
+func TestRealAnEdgeThatRestartsWhileAnApprovalIsWaitedForCostsNothing(t *testing.T) {
+	proof.Of(t, "edge-killed", "fail-open")
+	restarted := startProgram(t)
+	defer restarted.close()
+	w, ran := newWorld(t, restarted), &recorder{}
+	_, err := protect(t, w.agentsOwn, w.refund(func(id string) {
+		restarted.stop()
+		restarted.start()
+		w.approve(id)
+	}), ran.run)(trusted(t), note{"a", 1})
+	must(t, err)
+	w.others.Wait()
+	equal(t, len(ran.ran()), 1)
+	restarted.kill()
+	open := reading()
+	for _, settings := range []aegisagent.Settings{open, update()} {
+		_, err = protect(t, w.agentsOwn, settings, ran.run)(trusted(t), note{"b", 1})
+		deniedAs(t, err, aegisagent.DeniedUnavailable, "unreachable")
+	}
+	open.FailOpenReads = true
+	_, err = protect(t, w.agentsOwn, open, ran.run)(trusted(t), note{"c", 1})
+	must(t, err)
+	equal(t, ran.ran()[1:], []note{{"c", 1}})
+}
+
+func TestReal200TasksAtOnceOnOneClient(t *testing.T) {
+	proof.Of(t, "e2e-200-tasks")
+	w := here(t)
+	type task struct {
+		ID    string `json:"id"`
+		Trust string `json:"trust"`
+	}
+	var mutex sync.Mutex
+	ran := map[task]int{}
+	settings := update()
+	settings.Resource, settings.ResourceOf = "", func(p map[string]any) string { return p["id"].(string) }
+	protected := protect(t, w.agentsOwn, settings, func(_ context.Context, p task) (string, error) {
+		mutex.Lock()
+		defer mutex.Unlock()
+		ran[p]++
+		return p.ID, nil
+	})
+	var all sync.WaitGroup
+	for number := range 200 {
+		label := aegisagent.TrustedInternalUnsigned
+		if number%2 == 1 {
+			label = aegisagent.UntrustedExternal
+		}
+		ctx, err := aegisagent.WithRun(aegisagent.WithSourceTrust(context.Background(), label), fmt.Sprint("task-", number))
+		must(t, err)
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			result, err := protected(ctx, task{fmt.Sprint(number), label.String()})
+			isRight := err == nil && result == fmt.Sprint(number)
+			if number%2 == 1 {
+				isRight = errors.Is(err, aegisagent.DeniedByPolicy) && result == ""
+			}
+			if !isRight {
+				t.Error(number, result, err)
+			}
+		}()
+	}
+	all.Wait()
+	expected := map[task]int{}
+	for number := 0; number < 200; number += 2 {
+		expected[task{fmt.Sprint(number), "trusted_internal_unsigned"}] = 1
+	}
+	if !reflect.DeepEqual(ran, expected) {
+		t.Fatal(ran)
+	}
+}
+
+func TestRealALabelThatWasSeenInARunStaysWithIt(t *testing.T) {
+	proof.Of(t, "trust-context", "trust-token")
+	w, ran := here(t), &recorder{}
+	tainted, err := aegisagent.WithRun(context.Background(), "tainted")
+	must(t, err)
+	_, err = protect(t, w.agentsOwn, reading(), ran.run)(aegisagent.WithSourceTrust(tainted, aegisagent.UntrustedExternal), note{"a", 1})
+	must(t, err)
+	_, err = protect(t, w.agentsOwn, update(), ran.run)(aegisagent.WithSourceTrust(tainted, aegisagent.TrustedInternalUnsigned), note{"b", 1})
+	deniedAs(t, err, aegisagent.DeniedByPolicy, "")
+	_, err = protect(t, w.agentsOwn, update(), ran.run)(trusted(t), note{"c", 1})
+	must(t, err)
+	equal(t, ran.ran(), []note{{"a", 1}, {"c", 1}})
+}
+
+func TestRealNobodyApprovesWhatIsDoneOnTheirBehalf(t *testing.T) {
+	proof.Of(t, "trust-context")
+	w, ran := here(t), &recorder{}
+	sam := w.client(w.key("approver", "sam", "security"))
+	ctx, err := aegisagent.OnBehalfOf(trusted(t), aegisagent.User{ID: "rita"})
+	must(t, err)
+	_, err = protect(t, w.agentsOwn, w.refund(func(id string) {
+		if _, err := w.approver.Approve(context.Background(), id, "", ""); err == nil || !strings.Contains(err.Error(), "self_approval") {
+			t.Error(err)
+		}
+		if _, err := sam.Approve(context.Background(), id, "", ""); err != nil {
+			t.Error(err)
+		}
+	}), ran.run)(ctx, note{"a", 1})
+	must(t, err)
+	equal(t, len(ran.ran()), 1)
+}
+
+func TestRealAnExportVerifiesUnderThePinnedKeysAndAChangedByteDoesNot(t *testing.T) {
+	proof.Of(t, "verify-receipts", "client-api")
+	w, ctx := here(t), context.Background()
+	_, err := protect(t, w.agentsOwn, update(), (&recorder{}).run)(trusted(t), note{"a", 1})
+	must(t, err)
+	w.hasOutcomes("ok")
+	var out bytes.Buffer
+	must(t, w.admin.ExportReceipts(ctx, &out))
+	roots, err := receipts.ReadRoots(w.roots()...)
+	must(t, err)
+	report, err := receipts.VerifyExport(bytes.NewReader(out.Bytes()), roots)
+	must(t, err)
+	if report.Verdict != receipts.Valid || report.Receipts != int64(bytes.Count(out.Bytes(), []byte("\n"))) || report.Receipts < 5 {
+		t.Fatalf("%+v", report)
+	}
+	changed := bytes.Replace(out.Bytes(), []byte(`"decision":"allow"`), []byte(`"decision":"deny"`), 1)
+	report, err = receipts.VerifyExport(bytes.NewReader(changed), roots)
+	must(t, err)
+	if report.Failure == nil || (report.Failure.Code != "hash_mismatch" && report.Failure.Code != "digest_mismatch") {
+		t.Fatalf("%+v", report)
+	}
+	newest, err := w.admin.Receipts(ctx, "", "", aegisagent.Page{Limit: 1})
+	must(t, err)
+	id := newest[0]["event_id"].(string)
+	event, err := w.admin.Receipt(ctx, id)
+	must(t, err)
+	verified, err := receipts.VerifyEvent(event, roots)
+	must(t, err)
+	verdict, err := w.admin.VerifyReceipt(ctx, id)
+	must(t, err)
+	equal(t, []any{verified.Signed, verified.EventID, verdict.Verdict, *verdict.Lane, *verdict.Seq}, []any{true, id, "valid", verified.Lane, verified.Seq})
+}
+
+func TestRealTheRestOfTheClient(t *testing.T) {
+	proof.Of(t, "client-api")
+	w, ctx := here(t), context.Background()
+	registrar := w.client(w.registrar)
+	again, err := registrar.Register(ctx, aegisagent.AgentRegistration{AgentKey: "bot", Name: "Bot", Environment: "production", RiskTier: "low", OwnerTeam: "team"})
+	must(t, err)
+	equal(t, []string{again.ID, again.AgentKey}, []string{w.agent.ID, "bot"})
+	tool, err := registrar.PutTool(ctx, aegisagent.JSON{"tool": "t", "name": "T", "actions": []any{}})
+	must(t, err)
+	equal(t, tool["tool"], any("t"))
+	agent := w.client(again.AgentToken.Reveal())
+	call := aegisagent.ToolCall{Tool: "crm", Action: "refund", MutatesState: true, Parameters: map[string]any{"amount": 1}}
+	within := trusted(t)
+	first, err := agent.Authorize(within, call, aegisagent.AuthorizeOptions{RequestID: "one"})
+	must(t, err)
+	_, err = agent.Authorize(within, call, aegisagent.AuthorizeOptions{RequestID: "one", Fields: aegisagent.JSON{"user": aegisagent.JSON{"id": "u"}}})
+	refused(t, err, 409, "idempotency_payload_mismatch")
+	second, err := agent.Authorize(within, call, aegisagent.AuthorizeOptions{RequestID: "one"})
+	must(t, err)
+	equal(t, first.Approval.ApprovalID, second.Approval.ApprovalID)
+	for end := time.Now().Add(longEnough); !w.has(first.Approval.ApprovalID) && time.Now().Before(end); {
+		time.Sleep(20 * time.Millisecond)
+	}
+	pending, err := w.approver.Approvals(ctx, "PENDING", aegisagent.Page{})
+	must(t, err)
+	equal(t, []string{pending[0].ApprovalID, pending[0].Current().Action}, []string{first.Approval.ApprovalID, "refund"})
+	hash, err := call.ActionHash()
+	must(t, err)
+	outcome, err := agent.Outcome(ctx, second.DecisionID, aegisagent.OutcomeOK, hash, map[string]any{"n": 1})
+	must(t, err)
+	equal(t, []string{outcome.Status, *outcome.Violation}, []string{"ok", "executed_without_approval"})
+	summary, err := w.admin.Summary(ctx)
+	must(t, err)
+	equal(t, summary["approvals_pending"], any(1))
+	ready, err := w.admin.Ready(ctx)
+	must(t, err)
+	equal(t, ready["ready"], any(true))
+	w.call("POST", "/v1/mcp/servers", map[string]any{"key": "files", "name": "Files", "tools": []any{}}, 201)
+	quarantined, err := w.admin.QuarantineMCPServer(ctx, "files", "a", 60)
+	must(t, err)
+	equal(t, quarantined.Verdict, "quarantined")
+	restored, err := w.admin.RestoreMCPServer(ctx, "files", "a")
+	must(t, err)
+	equal(t, restored.Verdict, "free")
+	frozen, err := w.admin.FreezeAgent(ctx, again.ID, "a", 60)
+	must(t, err)
+	equal(t, frozen.Holds[0].Until != nil, true)
+	revoked, err := w.admin.RevokeAgent(ctx, again.ID, "b")
+	must(t, err)
+	equal(t, revoked.Verdict, "revoked")
+	_, err = agent.FreezeAgent(ctx, again.ID, "c", 0)
+	refused(t, err, 403, "wrong_role")
+}
+
+func TestRealACallThatIsCancelledWhileItWaitsDoesNotRun(t *testing.T) {
+	proof.Of(t, "e2e-cancel")
+	w, ran := here(t), &recorder{}
+	ctx, cancel := context.WithCancel(trusted(t))
+	settings := w.refund(func(string) { cancel() })
+	_, err := protect(t, w.agentsOwn, settings, ran.run)(ctx, note{"a", 1})
+	denied := deniedAs(t, err, aegisagent.DeniedUnavailable, "")
+	if !errors.Is(err, context.Canceled) || denied.ApprovalID == "" || len(ran.ran()) > 0 {
+		t.Fatal(err)
+	}
+}
+
+func TestRealACallThatIsCancelledWhileItRunsIsReportedAsAmbiguous(t *testing.T) {
+	proof.Of(t, "e2e-cancel")
+	w := here(t)
+	ctx, cancel := context.WithCancel(trusted(t))
+	_, err := protect(t, w.agentsOwn, update(), func(ctx context.Context, _ note) (int, error) {
+		cancel()
+		<-ctx.Done()
+		return 0, ctx.Err()
+	})(ctx, note{"1", 1})
+	equal(t, errors.Is(err, context.Canceled), true)
+	w.hasOutcomes("ambiguous")
+}

@@ -1,0 +1,3 @@
+module github.com/aegisagent/aegisagent-go
+
+go 1.22

@@ -1,0 +1,421 @@
+package aegisagent_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	aegisagent "github.com/aegisagent/aegisagent-go"
+	"github.com/aegisagent/aegisagent-go/internal/proof"
+)
+
+// Protect, with an honest server: what is hashed is what runs, once, and what came of it is reported.
+
+func hashOf(t *testing.T, parameters map[string]any) string {
+	t.Helper()
+	resource := "customer-1"
+	hash, err := aegisagent.ActionHash("crm", "update_note", &resource, true, parameters)
+	must(t, err)
+	return hash
+}
+
+// logged collects what is logged while a test runs.
+func logged(t *testing.T) *bytes.Buffer {
+	t.Helper()
+	var out bytes.Buffer
+	before := slog.Default()
+	slog.SetDefault(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug, AddSource: true})))
+	t.Cleanup(func() { slog.SetDefault(before) })
+	return &out
+}
+
+func TestAnAllowedActionRunsAndIsReported(t *testing.T) {
+	proof.Of(t, "protect-allow")
+	edge, ran := newFakeEdge(t), &recorder{}
+	result, err := protect(t, clientTo(t, edge.URL), usual, ran.run)(context.Background(), note{"hello", 1})
+	must(t, err)
+	equal(t, result, "done")
+	equal(t, ran.ran(), []note{{"hello", 1}})
+	equal(t, edge.sent("authorize")[0]["tool_call"].(map[string]any)["parameters"], any(map[string]any{"note": "hello", "amount": 1}))
+	hash := hashOf(t, map[string]any{"note": "hello", "amount": 1})
+	equal(t, edge.sent("outcome"), []map[string]any{{"status": "ok", "executed_hash": hash}})
+}
+
+func TestTheSentBodyHoldsTheFrozenTextByteForByte(t *testing.T) {
+	proof.Of(t, "protect-freeze")
+	edge := newFakeEdge(t)
+	odd := map[string]any{"é😀": []any{1.0, 1e20, -0.5, 5}, "<&>": "\u2028\x00\u007f"}
+	_, err := protect(t, clientTo(t, edge.URL), usual, func(context.Context, map[string]any) (int, error) { return 0, nil })(context.Background(), odd)
+	must(t, err)
+	resource := "customer-1"
+	frozen, err := aegisagent.Freeze("crm", "update_note", &resource, true, odd)
+	must(t, err)
+	if !bytes.Contains(edge.seen()[0].body, []byte(`"tool_call":`+frozen.Text()+"}")) {
+		t.Fatalf("%s", edge.seen()[0].body)
+	}
+}
+
+type nested struct {
+	Text  []string          `json:"text"`
+	Named map[string]*int64 `json:"named"`
+	Any   any               `json:"any"`
+}
+
+func TestWhatRunsIsWhatWasAskedForWhateverBecomesOfTheArguments(t *testing.T) {
+	proof.Of(t, "protect-freeze")
+	edge := newFakeEdge(t)
+	edge.decision, edge.statuses = "require_approval", []string{"404", "PENDING", "APPROVED"}
+	number := int64(7)
+	given := nested{[]string{"a"}, map[string]*int64{"n": &number}, []any{map[string]any{"k": "v"}}}
+	var got nested
+	protected := protect(t, clientTo(t, edge.URL), usual, func(_ context.Context, p nested) (int, error) {
+		got = p
+		return 0, nil
+	})
+	edge.before["authorize"] = func() { given.Text[0] = "b"; number = 8 }
+	edge.before["consume"] = func() {
+		given.Named["n"] = nil
+		given.Any.([]any)[0].(map[string]any)["k"] = "w"
+	}
+	_, err := protected(context.Background(), given)
+	must(t, err)
+	seven := int64(7)
+	equal(t, got, nested{[]string{"a"}, map[string]*int64{"n": &seven}, []any{map[string]any{"k": "v"}}})
+	if got.Named["n"] == &number {
+		t.Fatal("the function got the caller's own number")
+	}
+	hash := hashOf(t, map[string]any{"text": []any{"a"}, "named": map[string]any{"n": 7}, "any": []any{map[string]any{"k": "v"}}})
+	equal(t, edge.sent("consume"), []map[string]any{{"claimed_action_hash": hash}})
+}
+
+func TestAStructAndAMapOfTheSameNamesAreOneAction(t *testing.T) {
+	proof.Of(t, "protect-binding")
+	type reversed struct {
+		Amount uint16 `json:"amount"`
+		Note   string `json:"note"`
+	}
+	type words string
+	edge := newFakeEdge(t)
+	client, ctx := clientTo(t, edge.URL), context.Background()
+	_, err := protect(t, client, usual, func(context.Context, note) (int, error) { return 0, nil })(ctx, note{"a", 1})
+	must(t, err)
+	_, err = protect(t, client, usual, func(context.Context, reversed) (int, error) { return 0, nil })(ctx, reversed{1, "a"})
+	must(t, err)
+	_, err = protect(t, client, usual, func(context.Context, map[string]any) (int, error) { return 0, nil })(ctx, map[string]any{"note": "a", "amount": 1})
+	must(t, err)
+	_, err = protect(t, client, usual, func(context.Context, map[words]any) (int, error) { return 0, nil })(ctx, map[words]any{"note": "a", "amount": 1})
+	must(t, err)
+	// A field that nobody set is its zero value, by name.
+	_, err = protect(t, client, usual, func(context.Context, note) (int, error) { return 0, nil })(ctx, note{Note: "a"})
+	must(t, err)
+	sent := edge.sent("authorize")
+	for _, one := range sent[:4] {
+		equal(t, one["tool_call"], sent[0]["tool_call"])
+	}
+	equal(t, sent[4]["tool_call"].(map[string]any)["parameters"], any(map[string]any{"note": "a", "amount": 0}))
+}
+
+func TestNumbersAndTextsArriveAsTheyWereGiven(t *testing.T) {
+	proof.Of(t, "protect-freeze")
+	values := []any{0, -1, 1.0, 0.1, 1e20, 1e-7, 1<<53 - 1, true, nil, "é", "😀", "\u2028", "a\x00b", "", map[string]any{"": []any{map[string]any{}}}}
+	edge := newFakeEdge(t)
+	got, err := protect(t, clientTo(t, edge.URL), usual, func(_ context.Context, p map[string]any) (any, error) { return p["values"], nil })(
+		context.Background(), map[string]any{"values": values})
+	must(t, err)
+	equal(t, got, any(values))
+	equal(t, fmt.Sprintf("%#v", got), fmt.Sprintf("%#v", values))
+}
+
+func TestAnErrorOfTheFunctionIsTheCallers(t *testing.T) {
+	proof.Of(t, "protect-outcome")
+	edge, mine := newFakeEdge(t), errors.New("mine")
+	result, err := protect(t, clientTo(t, edge.URL), usual, func(context.Context, note) (string, error) { return "half", mine })(
+		context.Background(), note{})
+	if err != mine || result != "half" {
+		t.Fatal(result, err)
+	}
+	equal(t, edge.sent("outcome")[0]["status"], any("error"))
+}
+
+func TestAPanicIsReportedAndGoesOnAsItCame(t *testing.T) {
+	proof.Of(t, "protect-outcome")
+	edge := newFakeEdge(t)
+	protected := protect(t, clientTo(t, edge.URL), usual, func(context.Context, note) (string, error) { panic("mine") })
+	func() {
+		defer func() { equal(t, recover(), any("mine")) }()
+		_, _ = protected(context.Background(), note{})
+	}()
+	ends := protect(t, clientTo(t, edge.URL), usual, func(context.Context, note) (string, error) {
+		runtime.Goexit()
+		return "", nil
+	})
+	var goroutine sync.WaitGroup
+	goroutine.Add(1)
+	go func() {
+		defer goroutine.Done()
+		_, _ = ends(context.Background(), note{})
+		t.Error("it came back")
+	}()
+	goroutine.Wait()
+	for _, one := range edge.sent("outcome") {
+		equal(t, one["status"], any("ambiguous"))
+	}
+	equal(t, len(edge.sent("outcome")), 2)
+}
+
+func TestAnOutcomeThatCannotBeReportedChangesNoResult(t *testing.T) {
+	proof.Of(t, "protect-outcome")
+	edge, ran, log := newFakeEdge(t), &recorder{}, logged(t)
+	for _, bad := range []answer{{status: 500, body: map[string]any{}}, {status: 200, body: []byte("garbage")}, {status: 409, body: refusal("x_y")}} {
+		edge.always("outcome", bad)
+		result, err := protect(t, clientTo(t, edge.URL), usual, ran.run)(context.Background(), note{"a", 1})
+		must(t, err)
+		equal(t, result, "done")
+	}
+	equal(t, len(ran.ran()), 3)
+	equal(t, strings.Count(log.String(), "is not reported"), 3)
+}
+
+func TestAnOutputIsReportedOnlyWhereThatWasAskedForAndItIsJSON(t *testing.T) {
+	proof.Of(t, "protect-outcome")
+	type rows struct {
+		Rows int `json:"rows"`
+	}
+	edge := newFakeEdge(t)
+	client, ctx, reporting := clientTo(t, edge.URL), context.Background(), usual
+	reporting.ReportOutput = true
+	_, err := protect(t, client, usual, func(context.Context, note) (rows, error) { return rows{1}, nil })(ctx, note{})
+	must(t, err)
+	_, err = protect(t, client, reporting, func(context.Context, note) (rows, error) { return rows{1}, nil })(ctx, note{})
+	must(t, err)
+	_, err = protect(t, client, reporting, func(context.Context, note) (any, error) { return errors.New("no JSON"), nil })(ctx, note{})
+	must(t, err)
+	sent := edge.sent("outcome")
+	equal(t, []any{sent[0]["output"], sent[1]["output"], sent[2]["output"]}, []any{nil, map[string]any{"rows": 1}, nil})
+}
+
+func TestAResultThatDoesItsWorkLaterIsNotHandedOut(t *testing.T) {
+	proof.Of(t, "protect-outcome", "protect-config")
+	edge := newFakeEdge(t)
+	client := clientTo(t, edge.URL)
+	for _, lazy := range []any{func() {}, make(chan int), func(func(int) bool) {}} {
+		result, err := protect(t, client, usual, func(context.Context, note) (any, error) { return lazy, nil })(context.Background(), note{})
+		var later *aegisagent.LazyResult
+		if !errors.As(err, &later) || result != nil {
+			t.Fatal(result, err)
+		}
+	}
+	for _, one := range edge.sent("outcome") {
+		equal(t, one["status"], any("ambiguous"))
+	}
+	_, err := aegisagent.Protect(client, usual, func(context.Context, note) (chan int, error) { return nil, nil })
+	equal(t, isConfigError(err), true)
+}
+
+func TestAnApprovedActionIsConsumedAndRuns(t *testing.T) {
+	proof.Of(t, "protect-approval")
+	edge, ran, settings := newFakeEdge(t), &recorder{}, usual
+	edge.decision, edge.statuses = "require_approval", []string{"404", "404", "PENDING", "APPROVED"}
+	var told aegisagent.ApprovalRef
+	settings.OnPending = func(_ context.Context, pending aegisagent.ApprovalRef) { told = pending }
+	_, err := protect(t, clientTo(t, edge.URL), settings, ran.run)(context.Background(), note{"a", 1})
+	must(t, err)
+	equal(t, edge.names(), []string{"authorize", "approval", "approval", "approval", "approval", "consume", "outcome"})
+	equal(t, told.ApproverGroup, "release")
+	equal(t, told.ActionHash, hashOf(t, map[string]any{"note": "a", "amount": 1}))
+	equal(t, len(ran.ran()), 1)
+}
+
+func TestAnApprovalThatEndedOtherwiseIsADenial(t *testing.T) {
+	proof.Of(t, "protect-approval")
+	for _, status := range []string{"REJECTED", "EXPIRED", "CONSUMED"} {
+		edge, ran := newFakeEdge(t), &recorder{}
+		edge.decision, edge.statuses = "require_approval", []string{"PENDING", status}
+		_, err := protect(t, clientTo(t, edge.URL), usual, ran.run)(context.Background(), note{"a", 1})
+		denied := deniedAs(t, err, aegisagent.DeniedByApprover, "approval_"+strings.ToLower(status))
+		if denied.DecisionID == "" || denied.ApprovalID == "" || len(ran.ran())+len(edge.sent("consume")) > 0 {
+			t.Fatal(denied, ran.ran())
+		}
+	}
+}
+
+func TestNobodyWhoDecidesInTimeIsADenial(t *testing.T) {
+	proof.Of(t, "protect-approval")
+	edge, ran, settings := newFakeEdge(t), &recorder{}, usual
+	edge.decision, edge.statuses = "require_approval", []string{"PENDING"}
+	for _, settings.ApprovalTimeout = range []time.Duration{aegisagent.LookOnce, 300 * time.Millisecond} {
+		_, err := protect(t, clientTo(t, edge.URL), settings, ran.run)(context.Background(), note{"a", 1})
+		deniedAs(t, err, aegisagent.DeniedByApprover, "approval_timeout")
+		if settings.ApprovalTimeout == aegisagent.LookOnce {
+			equal(t, edge.names(), []string{"authorize", "approval"})
+		}
+	}
+	equal(t, len(ran.ran()), 0)
+}
+
+func TestAnEndThatIsNoTimeIsADenial(t *testing.T) {
+	proof.Of(t, "protect-approval")
+	for _, bad := range []string{"", "soon", "2026-13-01T00:00:00Z", "2026-01-01T00:00:00", "2026-01-01"} {
+		edge, ran := newFakeEdge(t), &recorder{}
+		edge.decision = "require_approval"
+		edge.replace["authorize"] = func(honest answer) answer {
+			honest.body.(map[string]any)["approval"].(map[string]any)["expires_at"] = bad
+			return honest
+		}
+		_, err := protect(t, clientTo(t, edge.URL), usual, ran.run)(context.Background(), note{})
+		deniedAs(t, err, aegisagent.DeniedUnverified, "bad_reply")
+	}
+}
+
+func editOf(changes map[string]any) map[string]any {
+	call := map[string]any{
+		"tool": "crm", "action": "update_note", "resource": "customer-1", "mutates_state": true,
+		"parameters": map[string]any{"note": "b", "amount": 2},
+	}
+	for name, value := range changes {
+		call[name] = value
+	}
+	return call
+}
+
+func TestAnEditedActionRunsAsItWasEditedIfTheCallerOptedIn(t *testing.T) {
+	proof.Of(t, "protect-edit")
+	edge, ran, settings := newFakeEdge(t), &recorder{}, usual
+	edge.decision, edge.edited = "require_approval", editOf(nil)
+	_, err := protect(t, clientTo(t, edge.URL), settings, ran.run)(context.Background(), note{"a", 1})
+	deniedAs(t, err, aegisagent.DeniedByApprover, "approval_edited")
+	equal(t, len(ran.ran())+len(edge.sent("consume")), 0)
+	settings.AcceptEdits = true
+	_, err = protect(t, clientTo(t, edge.URL), settings, ran.run)(context.Background(), note{"a", 1})
+	must(t, err)
+	equal(t, ran.ran(), []note{{"b", 2}})
+	hash := hashOf(t, map[string]any{"note": "b", "amount": 2})
+	equal(t, edge.sent("consume"), []map[string]any{{"claimed_action_hash": hash}})
+	equal(t, edge.sent("outcome")[0]["executed_hash"], any(hash))
+}
+
+func TestAnEditThatThisFunctionCannotRunIsADenialAndConsumesNothing(t *testing.T) {
+	proof.Of(t, "protect-edit")
+	parameters := func(members map[string]any) map[string]any { return map[string]any{"parameters": members} }
+	for name, changes := range map[string]map[string]any{
+		"tool": {"tool": "shell"}, "action": {"action": "delete"}, "mutates_state": {"mutates_state": false},
+		"resource": {"resource": "customer-2"}, "no resource": {"resource": nil}, "fewer": parameters(map[string]any{"note": "b"}),
+		"more": parameters(map[string]any{"note": "b", "amount": 2, "force": true}), "none": parameters(map[string]any{}),
+		"another case": parameters(map[string]any{"Note": "b", "amount": 2}), "another type": parameters(map[string]any{"note": 1, "amount": 2}),
+		"a double": parameters(map[string]any{"note": "b", "amount": 2.0}), "null": parameters(map[string]any{"note": nil, "amount": 2}),
+	} {
+		edge, ran, settings := newFakeEdge(t), &recorder{}, usual
+		settings.AcceptEdits = true
+		edge.decision, edge.edited = "require_approval", editOf(changes)
+		_, err := protect(t, clientTo(t, edge.URL), settings, ran.run)(context.Background(), note{"a", 1})
+		deniedAs(t, err, aegisagent.DeniedByApprover, "approval_edited")
+		if len(ran.ran())+len(edge.sent("consume")) > 0 {
+			t.Fatal(name)
+		}
+	}
+}
+
+func TestAResourceThatFollowsFromTheParametersFollowsTheEdit(t *testing.T) {
+	proof.Of(t, "protect-edit")
+	edge, ran, settings := newFakeEdge(t), &recorder{}, usual
+	settings.Resource, settings.AcceptEdits = "", true
+	settings.ResourceOf = func(parameters map[string]any) string {
+		named := fmt.Sprintf("customer-%d", parameters["amount"])
+		parameters["amount"] = 1000 // a copy: this changes nothing
+		return named
+	}
+	edge.decision, edge.edited = "require_approval", editOf(map[string]any{"resource": "customer-2"})
+	protected := protect(t, clientTo(t, edge.URL), settings, ran.run)
+	_, err := protected(context.Background(), note{"a", 1})
+	must(t, err)
+	equal(t, ran.ran(), []note{{"b", 2}})
+	edge.edited = editOf(map[string]any{"resource": "customer-3"})
+	_, err = protected(context.Background(), note{"a", 1})
+	deniedAs(t, err, aegisagent.DeniedByApprover, "approval_edited")
+}
+
+func TestWhatIsPassedOnIsNeitherSentNorCopied(t *testing.T) {
+	proof.Of(t, "protect-allow")
+	type key struct{}
+	connection, edge := &struct{ used int }{}, newFakeEdge(t)
+	ctx := context.WithValue(context.Background(), key{}, connection)
+	_, err := protect(t, clientTo(t, edge.URL), usual, func(ctx context.Context, _ struct{}) (int, error) {
+		connection.used++
+		equal(t, ctx.Value(key{}), any(connection))
+		return 0, nil
+	})(ctx, struct{}{})
+	must(t, err)
+	equal(t, connection.used, 1)
+	equal(t, edge.sent("authorize")[0]["tool_call"].(map[string]any)["parameters"], any(map[string]any{}))
+}
+
+func TestACallThatIsCancelledBeforeItRunsDoesNotRun(t *testing.T) {
+	proof.Of(t, "e2e-cancel")
+	for where, code := range map[string]string{"authorize": "no_answer", "approval": "no_answer", "consume": "consume_ambiguous"} {
+		edge, ran, settings := newFakeEdge(t), &recorder{}, usual
+		// A read that fails open does not do so for a caller who gave up.
+		settings.ReadOnly, settings.Risk, settings.FailOpenReads = true, aegisagent.RiskLow, true
+		edge.decision = "require_approval"
+		ctx, cancel := context.WithCancel(context.Background())
+		edge.before[where] = func() {
+			cancel()
+			<-edge.ended
+		}
+		_, err := protect(t, clientTo(t, edge.URL), settings, ran.run)(ctx, note{"a", 1})
+		deniedAs(t, err, aegisagent.DeniedUnavailable, code)
+		if !errors.Is(err, context.Canceled) || len(ran.ran())+len(edge.sent("outcome")) > 0 || len(edge.sent("consume")) > 1 {
+			t.Fatal(where, err, ran.ran())
+		}
+	}
+}
+
+func TestACallThatIsCancelledInTheMomentOfItsAnswerDoesNotRun(t *testing.T) {
+	proof.Of(t, "e2e-cancel")
+	edge, ran := newFakeEdge(t), &recorder{}
+	edge.decision, edge.statuses = "require_approval", []string{"PENDING"}
+	ctx, cancel := context.WithCancel(context.Background())
+	edge.before["approval"] = cancel
+	_, err := protect(t, clientTo(t, edge.URL), usual, ran.run)(ctx, note{"a", 1})
+	deniedAs(t, err, aegisagent.DeniedUnavailable, "no_answer")
+	done, cancel := context.WithTimeout(context.Background(), 0)
+	defer cancel()
+	_, err = protect(t, clientTo(t, edge.URL), usual, ran.run)(done, note{"a", 1})
+	deniedAs(t, err, aegisagent.DeniedUnavailable, "unreachable")
+	if !errors.Is(err, context.DeadlineExceeded) || len(ran.ran()) > 0 {
+		t.Fatal(err)
+	}
+}
+
+func TestAFunctionThatIsBrokenOffByItsCallerIsAmbiguousAndStillReported(t *testing.T) {
+	proof.Of(t, "e2e-cancel", "protect-outcome")
+	edge := newFakeEdge(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	_, err := protect(t, clientTo(t, edge.URL), usual, func(ctx context.Context, _ note) (int, error) {
+		cancel()
+		return 0, fmt.Errorf("half done: %w", ctx.Err())
+	})(ctx, note{})
+	if !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	equal(t, edge.sent("outcome")[0]["status"], any("ambiguous"))
+}
+
+func TestFrozenActionsShowNoParameters(t *testing.T) {
+	proof.Of(t, "no-secrets")
+	frozen, err := aegisagent.Freeze("t", "a", nil, true, map[string]any{"password": secretArgument})
+	must(t, err)
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q"} {
+		if shown := fmt.Sprintf(verb, frozen); strings.Contains(shown, secretArgument) {
+			t.Fatal(shown)
+		}
+	}
+	_, _ = io.WriteString(io.Discard, frozen.Text())
+}

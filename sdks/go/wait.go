@@ -1,0 +1,137 @@
+package aegisagent
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/aegisagent/aegisagent-go/internal/rfc3339"
+)
+
+const (
+	pollGrowth  = 1.5
+	longestPoll = 5 * time.Second
+	// An approval's end is by the server's clock; ours may be behind it.
+	clockGrace = 5 * time.Second
+	// An end beyond this is as good as none.
+	longestWait = 10 * 365 * 24 * time.Hour
+)
+
+// approved waits for the approval and consumes it; the action that may run now.
+func (g *guard) approved(ctx context.Context, action *FrozenAction, pending ApprovalRef) (*FrozenAction, error) {
+	if g.settings.OnPending != nil {
+		g.settings.OnPending(ctx, pending)
+	}
+	approval, err := g.decided(ctx, action, pending)
+	if err != nil {
+		return nil, err
+	}
+	approved := action
+	if approval.ActionHash != action.hash {
+		if approved, err = g.edited(action, approval); err != nil {
+			return nil, err
+		}
+	}
+	consumed, err := g.client.Consume(ctx, approval.ApprovalID, approved.hash)
+	if err != nil {
+		return nil, deniedBy(err, true)
+	}
+	if consumed != (Consumed{"consumed", approval.ApprovalID, approved.hash}) {
+		return nil, unverified("action_hash_mismatch", "what was consumed is not what was asked for")
+	}
+	return approved, nil
+}
+
+// decided looks at the approval until it is approved. Until then a 404 means that control has not seen it yet.
+func (g *guard) decided(ctx context.Context, action *FrozenAction, pending ApprovalRef) (Approval, error) {
+	patience, err := g.patience(pending)
+	if err != nil {
+		return Approval{}, err
+	}
+	end, heard, pause := time.Now().Add(patience), time.Now(), g.client.pace.firstPoll
+	for {
+		approval, err := g.client.Approval(ctx, pending.ApprovalID)
+		switch {
+		case err == nil:
+			if wrong := g.checkApproval(action, pending, approval); wrong != nil {
+				return Approval{}, wrong
+			}
+			if approval.Status == "APPROVED" {
+				return approval, nil
+			}
+			heard = time.Now()
+		case isNotThereYet(err):
+			heard = time.Now()
+		case ctx.Err() != nil || !isAway(err) || time.Since(heard) > g.settings.unreachable():
+			return Approval{}, deniedBy(err, false)
+		}
+		remaining := time.Until(end)
+		if remaining <= 0 {
+			return Approval{}, denied(DeniedByApprover, "approval_timeout", "nobody decided in time")
+		}
+		if cause := sleep(ctx, min(spreadOut(pause), remaining)); cause != nil {
+			return Approval{}, deniedBy(noAnswer(cause), false)
+		}
+		pause = min(time.Duration(float64(pause)*pollGrowth), longestPoll)
+	}
+}
+
+func isNotThereYet(err error) bool {
+	var failure *RequestFailed
+	return errors.As(err, &failure) && failure.Status == http.StatusNotFound && failure.Code == "approval_not_found"
+}
+
+func isAway(err error) bool {
+	var failure *RequestFailed
+	return errors.As(err, &failure) && (failure.Kind == Unreachable || failure.Status == 429 || failure.Status == 503)
+}
+
+func (g *guard) patience(pending ApprovalRef) (time.Duration, error) {
+	ends, isTime := rfc3339.Microseconds(pending.ExpiresAt)
+	if !isTime {
+		return 0, unverified("bad_reply", "the approval's end is no time")
+	}
+	left := max(-int64(longestWait/time.Microsecond), min(int64(longestWait/time.Microsecond), ends-time.Now().UnixMicro()))
+	patience := time.Duration(left)*time.Microsecond + clockGrace
+	switch g.settings.ApprovalTimeout {
+	case 0:
+		return patience, nil
+	case LookOnce:
+		return 0, nil
+	}
+	return min(patience, g.settings.ApprovalTimeout), nil
+}
+
+// checkApproval is what every look at the approval must show. readApproval has held its hashes against its actions.
+func (g *guard) checkApproval(action *FrozenAction, pending ApprovalRef, approval Approval) error {
+	if approval.ApprovalID != pending.ApprovalID || approval.OriginalActionHash != action.hash {
+		return unverified("action_hash_mismatch", "the approval is about another action than the one that was asked for")
+	}
+	switch approval.Status {
+	case "PENDING", "APPROVED":
+	case "REJECTED", "EXPIRED", "CONSUMED":
+		return denied(DeniedByApprover, "approval_"+strings.ToLower(approval.Status), "the approval is "+approval.Status)
+	default:
+		return unverified("unknown_status", "the approval has a status that this version does not know")
+	}
+	if approval.ActionHash != action.hash && !g.settings.AcceptEdits {
+		return denied(DeniedByApprover, "approval_edited", "the approver edited the action, and AcceptEdits is not set")
+	}
+	return nil
+}
+
+func (g *guard) edited(action *FrozenAction, approval Approval) (*FrozenAction, error) {
+	edited, err := refreeze(action, approval.Current(), g.settings.resource)
+	if err != nil {
+		return nil, denied(DeniedByApprover, "approval_edited", "this function cannot run what the approver made of the action: "+err.Error())
+	}
+	if _, fits := g.thaw(edited); !fits {
+		return nil, denied(DeniedByApprover, "approval_edited", "this function cannot be called with what the approver made of its parameters")
+	}
+	if edited.hash != approval.ActionHash {
+		return nil, unverified("action_hash_mismatch", "the edited action is not the one that was approved")
+	}
+	return edited, nil
+}
