@@ -30,9 +30,9 @@ export class FakeEdge {
     });
   });
 
-  async start() {
+  async start(port = 0) {
     this.#server.keepAliveTimeout = 15_000;
-    await new Promise((done) => this.#server.listen(0, "127.0.0.1", done));
+    await new Promise((done) => this.#server.listen(port, "127.0.0.1", done));
     return this;
   }
 
@@ -44,10 +44,6 @@ export class FakeEdge {
     this.isGone = true;
     this.#server.closeAllConnections();
     if (this.#server.listening) await new Promise((done) => this.#server.close(done));
-  }
-
-  async [Symbol.asyncDispose]() {
-    await this.close();
   }
 
   /** The bodies that were sent to an endpoint: authorize, approval, consume, outcome. */
