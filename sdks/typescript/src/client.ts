@@ -64,9 +64,10 @@ export class Client {
     const s = given<ClientSettings>(settings, SETTINGS, "a client");
     const timeoutS = s.timeoutS ?? DEFAULT_TIMEOUT_S;
     if (!(typeof timeoutS === "number" && timeoutS > 0 && timeoutS <= LONGEST_S)) throw new ConfigError(`timeoutS is over 0 and at most ${LONGEST_S}`);
-    const url = checkedBaseUrl(s.url === undefined ? urlFromEnvironment() : s.url, flag(s.allowPlainHttp, "allowPlainHttp", false));
+    // Not `??`: null is nothing that was left out.
+    const { url: address = urlFromEnvironment(), token = tokenFromEnvironment() } = s;
+    const url = checkedBaseUrl(address, flag(s.allowPlainHttp, "allowPlainHttp", false));
     this.baseUrl = url.origin;
-    const token = s.token === undefined ? tokenFromEnvironment() : s.token;
     this.#token = typeof token === "string" ? new Secret(token) : token;
     if (!(this.#token instanceof Secret) && typeof this.#token !== "function") throw new ConfigError("token is a text, a Secret or a function");
     if (s.tenant !== undefined && !TENANT.test(s.tenant)) throw new ConfigError("a tenant has 1 to 64 characters of a-z, 0-9, _ and -");

@@ -9,7 +9,7 @@ import path from "node:path";
 import { actionHash, canonicalize, CanonError, receipts } from "aegisagent";
 
 import { cases, test } from "./feature.mjs";
-import { CORPUS, internal } from "./where.mjs";
+import { CORPUS, internal, PACKAGE } from "./where.mjs";
 
 function vectors(name) {
   const lines = readFileSync(path.join(CORPUS, "canonical", name), "utf8").trimEnd().split("\n");
@@ -36,7 +36,7 @@ test("canonicalize", "every rejected vector has its reason", () => {
 
 test("canonicalize", "the program for other languages' gates says the same", async () => {
   const files = ["accepted.jsonl", "rejected.jsonl"].map((name) => path.join(CORPUS, "canonical", name));
-  const done = spawnSync(process.execPath, [path.join(import.meta.dirname, "../tools/corpus.mjs"), ...files], { encoding: "utf8", maxBuffer: 1 << 26 });
+  const done = spawnSync(process.execPath, [path.join(PACKAGE, "tools/corpus.mjs"), ...files], { encoding: "utf8", maxBuffer: 1 << 26 });
   assert.equal(done.status, 0, done.stderr);
   const said = done.stdout.trimEnd().split("\n").map((line) => JSON.parse(line));
   const expected = [

@@ -86,9 +86,9 @@ cases("models-openapi", "a model's fields are the document's, of its types, and 
         assert.throws(() => read({ ...good, [field]: bad }), BadReply, `${name}.${field} = ${JSON.stringify(bad)}`);
       }
     }
-    const { [field]: _, ...rest } = good;
+    const rest = Object.fromEntries(Object.entries(good).filter(([key]) => key !== field));
     for (const absent of [{ ...good, [field]: null }, rest]) {
-      if (isNullable) assert.equal(read({ ...absent, ...(name === "Approval" ? {} : {}) })[field] ?? null, null);
+      if (isNullable) assert.equal(read(absent)[field] ?? null, null);
       else assert.throws(() => read(absent), BadReply, `${name} without ${field}`);
     }
   }

@@ -5,9 +5,9 @@ import { spawn } from "node:child_process";
 import { inspect } from "node:util";
 import v8 from "node:v8";
 
-import { AegisError, Client, ConfigError, Denied, DeniedUnavailable, DeniedUnfreezable, protect, Secret, ToolCall } from "aegisagent";
+import { AegisError, Client, ConfigError, Denied, DeniedUnavailable, DeniedUnfreezable, Secret, ToolCall } from "aegisagent";
 
-import { call, DEFAULTS, recorder, withClient } from "./calling.mjs";
+import { call, recorder, withClient } from "./calling.mjs";
 import { FakeEdge, raw, TOKEN, withEdge } from "./fake.mjs";
 import { cases, test } from "./feature.mjs";
 

@@ -41,8 +41,8 @@ const UNFREEZABLE = {
   "a setter": [Object.defineProperty({}, "a", { set() {}, enumerable: true }), "unsupported_type"], "a getter in an array": [Object.defineProperty([1], 0, { get: () => 1 }), "unsupported_type"],
   "what is hidden": [Object.defineProperty({}, "a", { value: 1 }), "unsupported_type"], "a prototype by literal": [{ __proto__: { a: 1 } }, "unsupported_type"],
   "a prototype that is plain": [Object.create({ a: 1 }), "unsupported_type"], "a proxy of an object": [proxied({ a: 1 }), "unsupported_type"], "a proxy of an array": [proxied([1]), "unsupported_type"],
-  "a proxy within": [{ a: [proxied({})] }, "unsupported_type"], "a sparse array": [[1, , 2], "unsupported_type"], "an array that is longer than it is": [new Array(3), "unsupported_type"], // eslint-disable-line no-sparse-arrays
-  "an array with a property": [Object.assign([1], { a: 1 }), "unsupported_type"], "a hole that is filled by a property": [Object.assign([1, , 2], { a: 1 }), "unsupported_type"], // eslint-disable-line no-sparse-arrays
+  "a proxy within": [{ a: [proxied({})] }, "unsupported_type"], "a sparse array": [[1, , 2], "unsupported_type"], "an array that is longer than it is": [new Array(3), "unsupported_type"],
+  "an array with a property": [Object.assign([1], { a: 1 }), "unsupported_type"], "a hole that is filled by a property": [Object.assign([1, , 2], { a: 1 }), "unsupported_type"],
   "an array of another realm": [vm.runInNewContext("[1]"), "unsupported_type"], "an object of another realm": [vm.runInNewContext("({a: 1})"), "unsupported_type"],
   "a circle": [circle, "depth_exceeded"], "127 levels": [nest(127), "depth_exceeded"], "one thing many times": [bomb, "size_exceeded"], "too large": ["x".repeat(1 << 20), "size_exceeded"],
   "an array of a million": [Array(2 ** 21).fill(0), "size_exceeded"], "arguments": [(function () { return arguments; })(1), "unsupported_type"],
