@@ -1,6 +1,6 @@
 #!/bin/sh
-# What the Python SDK adds to a bare call of the real program, and its canonical form against the package rfc8785. Prints a table and writes
-# bench/out/sdk-python.json. AEGIS_BIN names the program; the environment is the one that sdks/python/test.sh makes.
+# What each SDK adds to a bare call of the real program, and its canonical form against an RFC 8785 package. Prints tables and writes
+# bench/out/sdk-LANGUAGE.json. AEGIS_BIN names the program; the environments are those that sdks/LANGUAGE/test.sh makes.
 set -eu
 
 cd "$(dirname "$0")"
@@ -10,4 +10,10 @@ if [ ! -x "$python" ]; then
     echo "bench/sdk: run sdks/python/test.sh first; it makes the environment" >&2
     exit 2
 fi
-PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=../../sdks/python/src:../../tests/e2e exec "$python" python.py "$@"
+PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=../../sdks/python/src:../../tests/e2e "$python" python.py "$@"
+
+if [ ! -e ../../sdks/typescript/dist/index.js ]; then
+    echo "bench/sdk: run sdks/typescript/test.sh first; it builds the package" >&2
+    exit 2
+fi
+node typescript.mjs
