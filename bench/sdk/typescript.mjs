@@ -5,6 +5,7 @@ import http from "node:http";
 import os from "node:os";
 import { fileURLToPath } from "node:url";
 
+import { askerOf } from "../../sdks/typescript/dist/client.js";
 import { canonicalize, canonicalizeValue, Client, protect, run, sourceTrust } from "../../sdks/typescript/dist/index.js";
 import library from "../../sdks/typescript/node_modules/canonicalize/lib/canonicalize.js";
 import { withAegis, withWorld } from "../../sdks/typescript/tests/harness.mjs";
@@ -68,7 +69,7 @@ function bare(url, token, withOutcome) {
 
 function protectedCall(url, token, withOutcome) {
   const client = new Client({ url, token });
-  if (!withOutcome) client.report = async () => undefined;
+  if (!withOutcome) askerOf(client).report = async () => undefined;
   const update = protect(client, { tool: "crm", action: "update_customer", resource: "customer-1" }, () => undefined);
   return () => sourceTrust("trusted_internal_unsigned", () => run("protected", () => update(PARAMETERS)));
 }

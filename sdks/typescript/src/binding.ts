@@ -46,7 +46,9 @@ export class Binding {
   }
 
   #checkNames(names: readonly string[], length: number): void {
-    if (new Set(names).size !== names.length || names.includes("")) throw new ConfigError("params names each parameter once");
+    if (new Set(names).size !== names.length || names.includes("") || names.includes(RECEIVER)) {
+      throw new ConfigError("params names each parameter once, and `this` is none");
+    }
     if (length > names.length) throw new ConfigError("the function takes more arguments than params names");
     const unknown = [...this.#passedOn].filter((name) => name !== RECEIVER && !names.includes(name));
     if (unknown.length > 0) throw new ConfigError(`the function has no parameter ${unknown.join(", ")}`);

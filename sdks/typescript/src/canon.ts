@@ -6,14 +6,13 @@
  */
 
 import { Buffer } from "node:buffer";
-import { createHash } from "node:crypto";
 import { TextDecoder } from "node:util";
 
 import { Double, emptyObject, MAX_DEPTH, read, type Tree, type TreeObject } from "./door.js";
 import { CanonError } from "./errors.js";
 import {
   arrayPrototype, getOwnPropertyDescriptor, getPrototypeOf, hasOwn, isArray, isFinite, isInteger, isProxy, isSafeInteger, isWellFormed, objectPrototype,
-  ownKeys, parse,
+  ownKeys, parse, sha256Hex,
 } from "./natives.js";
 import { canonicalText } from "./writer.js";
 
@@ -86,11 +85,6 @@ export function actionTree(tool: string, action: string, resource: string | null
 /** Hex SHA-256 of the canonical form; CanonError where that is larger than 1 MiB. */
 export function hashOfTree(tree: Tree): string {
   return sha256Hex(bounded(canonicalText(tree), DEFAULT_MAX_BYTES));
-}
-
-/** Lower-case hex SHA-256. */
-export function sha256Hex(data: Uint8Array | string): string {
-  return createHash("sha256").update(data).digest("hex");
 }
 
 /** True for an object of a tree. */

@@ -10,10 +10,12 @@ import { inspect } from "node:util";
 import type { FrozenAction } from "./action.js";
 import type { Json, JsonValue } from "./canon.js";
 import * as endpoints from "./endpoints.js";
-import { AegisError, ConfigError } from "./errors.js";
+import { AegisError, ConfigError, Unreachable } from "./errors.js";
 import { exchange, jsonBody, type Request } from "./exchange.js";
 import { type Caller, clear, type Clearance, type Options } from "./flow.js";
 import type * as models from "./models.js";
+import { monotonic } from "./natives.js";
+import { sleep } from "./pause.js";
 import { refuseToSerialise, Secret } from "./secret.js";
 import { flag, given, maybeFunction } from "./settings.js";
 import { checkedBaseUrl, type Sink, Transport } from "./transport.js";
@@ -50,15 +52,36 @@ const TENANT = /^[a-z0-9_-]{1,64}$/;
 // Not `AEGIS_…`: the server refuses variables of that name that it does not know.
 const [URL_VARIABLE, TOKEN_VARIABLE, TOKEN_FILE_VARIABLE] = ["AEGISAGENT_URL", "AEGISAGENT_TOKEN", "AEGISAGENT_TOKEN_FILE"] as const;
 
+/** What `protect` asks of a client. */
+export interface Asker {
+  /** Leave to run a frozen action, or Denied. `run` is called with it at once: nothing comes between the last check and the run. */
+  cleared: <T>(action: FrozenAction, options: Options, run: (clearance: Clearance) => T) => Promise<T>;
+  /** Reports an outcome. The run cannot be undone, so a failure is a warning and is not thrown. Also of work that is being broken off. */
+  report: (clearance: Clearance, status: endpoints.OutcomeStatus, output?: JsonValue) => Promise<void>;
+  /** Says something to whoever runs the program. */
+  warn: (message: string) => void;
+}
+
+/** What a client is asked by; ConfigError for what is no client. Not a method, which somebody could put another one in the place of. */
+export let askerOf: (client: unknown) => Asker;
+
 /** The API. Fields of replies are those of docs/openapi.yaml; every method may throw RequestFailed. */
 export class Client {
   readonly #transport: Transport;
   readonly #token: Secret | (() => string | Secret | Promise<string | Secret>);
   readonly #caller: Caller;
+  readonly #asker: Asker;
   readonly #warn: (message: string) => void;
   /** Where it calls. */
   readonly baseUrl: string;
   readonly toJSON = refuseToSerialise;
+
+  static {
+    askerOf = (client) => {
+      if (typeof client !== "object" || client === null || !(#asker in client)) throw new ConfigError("give the client that is to be asked");
+      return client.#asker;
+    };
+  }
 
   constructor(settings: ClientSettings = {}) {
     const s = given<ClientSettings>(settings, SETTINGS, "a client");
@@ -81,6 +104,13 @@ export class Client {
       warn: (message) => {
         this.#say(message);
       },
+    };
+    this.#asker = {
+      cleared: async (action, options, run) => await clear(this.#caller, action, options, currentSignal(), run),
+      report: async (clearance, status, output) => {
+        await this.#report(clearance, status, output);
+      },
+      warn: this.#caller.warn,
     };
   }
 
@@ -106,7 +136,7 @@ export class Client {
    */
   async authorize(call: models.ToolCall, fields: Json = {}): Promise<models.Decision> {
     const body = { agent: this.#caller.agent, context: { source_trust: currentTrust() }, ...fields, tool_call: call.asJson() };
-    return await this.#ask(endpoints.authorize(jsonBody(body), typeof fields["request_id"] === "string"));
+    return await this.#ask(endpoints.authorize(jsonBody(body), typeof fields["request_id"] === "string" && fields["request_id"] !== ""));
   }
 
   /** One approval; 404 `approval_not_found` means that it is pending. */
@@ -268,15 +298,7 @@ export class Client {
     return await this.#ask(endpoints.ready());
   }
 
-  // Protected functions
-
-  /** Leave to run a frozen action, or Denied. `run` is called with it at once: nothing comes between the last check and the run. */
-  async cleared<T>(action: FrozenAction, options: Options, run: (clearance: Clearance) => T): Promise<T> {
-    return await clear(this.#caller, action, options, currentSignal(), run);
-  }
-
-  /** Reports an outcome. The run cannot be undone, so a failure is a warning and is not thrown. Also of work that is being broken off. */
-  async report(clearance: Clearance, status: endpoints.OutcomeStatus, output?: JsonValue): Promise<void> {
+  async #report(clearance: Clearance, status: endpoints.OutcomeStatus, output: JsonValue | undefined): Promise<void> {
     if (clearance.decisionId === null) return;
     try {
       const body = { status, executed_hash: clearance.action.actionHash, ...present({ output }) };
@@ -285,11 +307,6 @@ export class Client {
       const why = error instanceof AegisError ? error.message : "it failed";
       this.#say(`the outcome of decision ${clearance.decisionId} is not reported: ${why}`);
     }
-  }
-
-  /** Says something to whoever runs the program. */
-  warn(message: string): void {
-    this.#say(message);
   }
 
   #say(message: string): void {
@@ -305,10 +322,26 @@ export class Client {
   }
 
   async #call<T>(request: Request<T>, signal: AbortSignal | null, timeoutS: number, sink?: Sink): Promise<T> {
+    const began = monotonic();
+    const secret = await this.#secret(timeoutS, signal);
+    const leftS = timeoutS - (monotonic() - began);
+    return await exchange(request, { transport: this.#transport, secret, timeoutS: leftS, signal, ...(sink === undefined ? {} : { sink }) });
+  }
+
+  /** The credential for the next request; a function is asked each time, so that it may change, and has no more time than the call. */
+  async #secret(timeoutS: number, signal: AbortSignal | null): Promise<Secret> {
     const token = this.#token;
-    const asked = token instanceof Secret ? token : await token();
-    const secret = asked instanceof Secret ? asked : new Secret(asked);
-    return await exchange(request, { transport: this.#transport, secret, timeoutS, signal, ...(sink === undefined ? {} : { sink }) });
+    if (token instanceof Secret) return token;
+    const late = new AbortController();
+    const over = sleep(timeoutS, signal === null ? late.signal : AbortSignal.any([signal, late.signal])).catch(() => undefined);
+    try {
+      const asked = await Promise.race([token(), over]);
+      signal?.throwIfAborted();
+      if (asked === undefined) throw new Unreachable("unreachable", "the function that is to give the credential gave none in time", false);
+      return asked instanceof Secret ? asked : new Secret(asked);
+    } finally {
+      late.abort();
+    }
   }
 }
 

@@ -5,7 +5,7 @@ import { Buffer } from "node:buffer";
 import { exactCopy, isTreeObject, type JsonValue, parseTree } from "./canon.js";
 import type { Tree } from "./door.js";
 import { ApiError, BadReply, CanonError, ConfigError, RequestFailed, Unreachable } from "./errors.js";
-import { hasOwn, monotonic } from "./natives.js";
+import { hasOwn, isOneOf, monotonic } from "./natives.js";
 import { sleep } from "./pause.js";
 import type { Secret } from "./secret.js";
 import type { Sink, Transport } from "./transport.js";
@@ -115,7 +115,7 @@ function maySendAgain(request: Request<unknown>, failure: RequestFailed): boolea
   if (failure instanceof Unreachable) return request.retry === "safe" || !failure.sent;
   if (!(failure instanceof ApiError)) return false;
   if (failure.status === 429) return true;
-  return failure.status === 503 && (request.retry === "safe" || UNCHANGED.includes(failure.code));
+  return failure.status === 503 && (request.retry === "safe" || isOneOf(failure.code, UNCHANGED));
 }
 
 function askedPause(failure: RequestFailed): number {
@@ -123,7 +123,7 @@ function askedPause(failure: RequestFailed): number {
 }
 
 function readReply<T>(request: Request<T>, reply: Reply, secret: Secret): T {
-  const isExpected = request.expect.includes(reply.status);
+  const isExpected = isOneOf(reply.status, request.expect);
   if (request.isWritten && isExpected) return request.read(null, reply.body);
   const tree = parsed(reply, secret);
   if (reply.status >= 300 && reply.status < 400) {

@@ -4,7 +4,7 @@ import { types } from "node:util";
 
 import type { FrozenAction } from "./action.js";
 import { exactCopy, type Json, type JsonValue } from "./canon.js";
-import type { Client } from "./client.js";
+import type { Asker } from "./client.js";
 import type { OutcomeStatus } from "./endpoints.js";
 import { CanonError, LazyResult } from "./errors.js";
 import type { Options } from "./flow.js";
@@ -14,7 +14,7 @@ import { plainText } from "./writer.js";
 
 /** Runs `run` with the cleared parameters, or throws Denied. `status`: what a result says of itself. */
 export async function execute<R>(
-  client: Client, action: FrozenAction, options: Options, run: (parameters: Json) => R, status: (result: Awaited<R>) => OutcomeStatus = () => "ok",
+  client: Asker, action: FrozenAction, options: Options, run: (parameters: Json) => R, status: (result: Awaited<R>) => OutcomeStatus = () => "ok",
 ): Promise<Awaited<R>> {
   const signal = currentSignal();
   const { clearance, running } = await client.cleared(action, options, (leave) => ({ clearance: leave, running: started(() => run(leave.action.parameters)) }));
@@ -49,7 +49,7 @@ function statusOf(error: unknown, signal: AbortSignal | null): OutcomeStatus {
   return isBrokenOff ? "ambiguous" : "error";
 }
 
-function outputOf(client: Client, action: FrozenAction, result: unknown): JsonValue | undefined {
+function outputOf(client: Asker, action: FrozenAction, result: unknown): JsonValue | undefined {
   try {
     return parse(plainText(exactCopy(result, "the output"))) as JsonValue;
   } catch (error) {

@@ -16,7 +16,7 @@ import {
 } from "./errors.js";
 import { type Request, shownText, spread } from "./exchange.js";
 import type { Approval, ApprovalRef, Decision } from "./models.js";
-import { epochSeconds, monotonic } from "./natives.js";
+import { epochSeconds, isOneOf, monotonic } from "./natives.js";
 import { sleep } from "./pause.js";
 import { microseconds } from "./rfc3339.js";
 import { currentRun, currentTrust, currentUser, readTrust, type RunTokens, type SourceTrust, strictness } from "./trust.js";
@@ -84,7 +84,7 @@ export async function clear<T>(
   }
   checkDecision(action, label, decision);
   caller.tokens.keep(runId, readTrust(decision.root_trust_level), decision.trust_token);
-  caller.isContained = decision.decision === "deny" && CONTAINED.includes(decision.reason);
+  caller.isContained = decision.decision === "deny" && isOneOf(decision.reason, CONTAINED);
   if (decision.decision === "deny") {
     const code = REASON_CODE.test(decision.reason) ? decision.reason : "policy_denied";
     throw new DeniedByPolicy(code, shownText(decision.reason), { decisionId: decision.decision_id });
@@ -120,15 +120,15 @@ function authorizeBody(caller: Caller, action: FrozenAction, options: Options, l
 
 /** Only a read whose author said so, only while no server can be asked, and never for tainted work or a contained agent. */
 function mayFailOpen(caller: Caller, action: FrozenAction, options: Options, label: SourceTrust, failure: RequestFailed): boolean {
-  const isAway = failure instanceof Unreachable || (failure instanceof ApiError && AWAY.includes(failure.status));
-  const isHarmless = !action.mutatesState && !options.containsSensitiveData && !TAINTED.includes(label);
+  const isAway = failure instanceof Unreachable || (failure instanceof ApiError && isOneOf(failure.status, AWAY));
+  const isHarmless = !action.mutatesState && !options.containsSensitiveData && !isOneOf(label, TAINTED);
   return options.failOpenReads && isAway && isHarmless && !caller.isContained;
 }
 
 /** What every decision must be, before it is obeyed. */
 function checkDecision(action: FrozenAction, label: SourceTrust, decision: Decision): void {
   const unverified = (code: string, reason: string): DeniedUnverified => new DeniedUnverified(code, reason, { decisionId: decision.decision_id });
-  if (!["allow", "deny", "require_approval"].includes(decision.decision)) {
+  if (!isOneOf(decision.decision, ["allow", "deny", "require_approval"])) {
     throw unverified("unknown_decision", "the server answered with a decision that this version does not know");
   }
   if (decision.decision === "deny") return;
@@ -202,7 +202,7 @@ async function decided(
       heard = monotonic();
     } catch (failure) {
       if (!(failure instanceof RequestFailed)) throw failure;
-      const isAway = failure instanceof Unreachable || (failure instanceof ApiError && [429, 503].includes(failure.status));
+      const isAway = failure instanceof Unreachable || (failure instanceof ApiError && isOneOf(failure.status, [429, 503]));
       if (failure instanceof ApiError && failure.status === 404 && failure.code === "approval_not_found") {
         heard = monotonic();
       } else if (!isAway || monotonic() - heard > options.unreachableS) {
@@ -228,10 +228,10 @@ function checkApproval(action: FrozenAction, pending: ApprovalRef, options: Opti
   if (approval.approval_id !== pending.approval_id || approval.original_action_hash !== action.actionHash) {
     throw new DeniedUnverified("action_hash_mismatch", "the approval is about another action than the one that was asked for", named);
   }
-  if (!["PENDING", "APPROVED", "REJECTED", "EXPIRED", "CONSUMED"].includes(approval.status)) {
+  if (!isOneOf(approval.status, ["PENDING", "APPROVED", "REJECTED", "EXPIRED", "CONSUMED"])) {
     throw new DeniedUnverified("unknown_status", "the approval has a status that this version does not know", named);
   }
-  if (["REJECTED", "EXPIRED", "CONSUMED"].includes(approval.status)) {
+  if (isOneOf(approval.status, ["REJECTED", "EXPIRED", "CONSUMED"])) {
     throw new DeniedByApprover(`approval_${approval.status.toLowerCase()}`, `the approval is ${approval.status}`, named);
   }
   if (approval.action_hash !== action.actionHash && !options.acceptEdits) {

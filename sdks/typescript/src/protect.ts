@@ -7,7 +7,7 @@
 import { freeze, type Resource } from "./action.js";
 import { Binding } from "./binding.js";
 import type { Json, JsonValue } from "./canon.js";
-import { Client } from "./client.js";
+import { askerOf, type Client } from "./client.js";
 import { ConfigError } from "./errors.js";
 import { execute } from "./execute.js";
 import type { Options } from "./flow.js";
@@ -68,7 +68,7 @@ type Parameters<A extends readonly unknown[]> = A extends readonly [infer P] ? P
 export function protect<A extends unknown[], R>(
   client: Client, settings: ProtectSettings<Parameters<A>>, fn: (...args: A) => R,
 ): (...args: A) => Promise<Awaited<R>> {
-  if (!(client instanceof Client)) throw new ConfigError("give the client that is to be asked");
+  const asker = askerOf(client);
   const s = given<ProtectSettings>(settings, SETTINGS, "protect");
   const [tool, action] = [namedText(s.tool, "tool"), namedText(s.action, "action")];
   const mutatesState = flag(s.mutatesState, "mutatesState", true);
@@ -88,7 +88,7 @@ export function protect<A extends unknown[], R>(
   const guarded = async function (this: unknown, ...args: A): Promise<Awaited<R>> {
     const bound = binding.bind(this, args);
     const frozen = freeze(tool, action, resource, mutatesState, bound.parameters);
-    return await execute(client, frozen, options, (parameters) => binding.call(parameters, bound.passedOn) as R);
+    return await execute(asker, frozen, options, (parameters) => binding.call(parameters, bound.passedOn) as R);
   };
   defineProperty(guarded, "name", { value: fn.name, configurable: true });
   defineProperty(guarded, "length", { value: fn.length, configurable: true });

@@ -14,13 +14,16 @@ import tls from "node:tls";
 
 import { ConfigError, BadReply, type RequestFailed, Unreachable } from "./errors.js";
 import { MAX_REPLY_BYTES, type Reply, type Request, type Sending } from "./exchange.js";
-import { clearTimer, monotonic, setTimer } from "./natives.js";
+import { clearTimer, isOneOf, monotonic, setTimer } from "./natives.js";
 import { reasonOf } from "./pause.js";
 import type { Secret } from "./secret.js";
 import { VERSION } from "./version.js";
 
 /** Where an export goes: a stream, or a function that is awaited for each part. */
 export type Sink = NodeJS.WritableStream | ((part: Uint8Array) => unknown);
+
+const { request: plainRequest } = http;
+const { request: secureRequest } = https;
 
 const USER_AGENT = `aegisagent-typescript/${VERSION}`;
 const CONNECT_S = 5;
@@ -81,7 +84,7 @@ export class Transport {
   }
 
   #open(request: Request<unknown>): http.ClientRequest | null {
-    const make = this.#url.protocol === "https:" ? https.request : http.request;
+    const make = this.#url.protocol === "https:" ? secureRequest : plainRequest;
     try {
       // No headers here: these options go into Node's own debug log, the headers do not.
       return make({
@@ -218,7 +221,7 @@ class Attempt {
     const encoding = response.headers["content-encoding"] ?? "identity";
     if (encoding.toLowerCase() !== "identity") throw new BadReply("an encoded answer, although none was asked for");
     const status = response.statusCode ?? 0;
-    const sink = this.sink !== undefined && this.request.expect.includes(status) ? this.sink : null;
+    const sink = this.sink !== undefined && isOneOf(status, this.request.expect) ? this.sink : null;
     const parts: Buffer[] = [];
     let size = 0;
     for await (const part of unbroken(response)) {

@@ -9,7 +9,7 @@ import { AsyncLocalStorage } from "node:async_hooks";
 import { getEnvironmentData, isMainThread, setEnvironmentData, Worker, type WorkerOptions } from "node:worker_threads";
 
 import { ConfigError } from "./errors.js";
-import { freeze, isWellFormed } from "./natives.js";
+import { freeze, isOneOf, isWellFormed, placeOf } from "./natives.js";
 
 /** The six labels, from the least to the most strict. */
 export const SOURCE_TRUST = freeze([
@@ -43,7 +43,7 @@ const UNPRINTABLE = /[\p{C}\p{Zl}\p{Zp}]|(?! )\p{Zs}/u;
 
 /** 0 for the least strict. */
 export function strictness(label: SourceTrust): number {
-  return SOURCE_TRUST.indexOf(label);
+  return placeOf(label, SOURCE_TRUST);
 }
 
 /** The stricter of two labels. */
@@ -53,23 +53,24 @@ export function combine(one: SourceTrust, other: SourceTrust): SourceTrust {
 
 /** A label that somebody else wrote; whatever is none of the six is `unknown`. */
 export function readTrust(word: unknown): SourceTrust {
-  return SOURCE_TRUST.find((label) => label === word) ?? "unknown";
+  return isOneOf(word, SOURCE_TRUST) ? word : "unknown";
 }
 
 /** A label that this program's author wrote: a misspelt one would be looser than what was meant, so it is an error. */
 function namedTrust(word: unknown): SourceTrust {
-  const found = SOURCE_TRUST.find((label) => label === word);
-  if (found === undefined) throw new ConfigError(`no such trust label; the labels are ${SOURCE_TRUST.join(", ")}`);
-  return found;
+  if (!isOneOf(word, SOURCE_TRUST)) throw new ConfigError(`no such trust label; the labels are ${SOURCE_TRUST.join(", ")}`);
+  return word;
 }
 
 const NOTHING: Here = freeze({ label: null, runId: null, user: null, signal: null });
 const storage = new AsyncLocalStorage<Here>();
+const stored = storage.getStore.bind(storage);
+const runWith = storage.run.bind(storage) as <T>(store: Here, work: () => T) => T;
 // Of this thread: what it was started with through `ContextWorker`.
 const base = isMainThread ? NOTHING : takenFromStarter();
 
 function here(): Here {
-  return storage.getStore() ?? base;
+  return stored() ?? base;
 }
 
 /** The label of the work at hand; `unknown` where nobody set one. */
@@ -94,7 +95,7 @@ export function currentSignal(): AbortSignal | null {
 
 function within<T>(change: Partial<Here>, work: () => T): T {
   if (typeof work !== "function") throw new ConfigError("give the work that is to be done within as a function");
-  return storage.run(freeze({ ...here(), ...change }), work);
+  return runWith(freeze({ ...here(), ...change }), work);
 }
 
 /** What `work` does counts as coming from a source of this label. Within another such call the stricter of both holds. */

@@ -334,7 +334,7 @@ const REFUSED = {
   "a generator": [function* () { yield 1; }, {}], "an asynchronous generator": [async function* () { yield 1; }, {}], "a class": [class {}, {}], "no function": [{}, {}], "nothing": [undefined, {}],
   "several arguments without names": [(a, b) => b, {}], "more arguments than names": [(a, b) => b, { params: ["a"] }], "a name twice": [(a, b) => b, { params: ["a", "a"] }],
   "no name": [(a) => a, { params: [""] }], "two that gather": [(...a) => a, { params: ["...a", "...b"] }], "one that gathers first": [(...a) => a, { params: ["...a", "b"] }],
-  "params of no texts": [(a) => a, { params: [1] }], "params as a text": [(a) => a, { params: "a" }], "an unknown passedOn": [(a) => a, { params: ["a"], passedOn: ["b"] }],
+  "params of no texts": [(a) => a, { params: [1] }], "params as a text": [(a) => a, { params: "a" }], "`this` as a parameter": [(a) => a, { params: ["this"] }], "an unknown passedOn": [(a) => a, { params: ["a"], passedOn: ["b"] }],
   "a passedOn as a text": [fine, { passedOn: "db" }], "a default that is no JSON": [fine, { defaults: { x: new Date() } }], "a default of undefined": [fine, { defaults: { x: undefined } }],
   "defaults as a list": [fine, { defaults: [1] }], "a default of what is passed on": [fine, { defaults: { x: 1 }, passedOn: ["x"] }], "a default of no parameter": [(a) => a, { params: ["a"], defaults: { b: 1 } }],
   "no tool": [fine, { tool: "" }], "no action": [fine, { action: undefined }], "an action of half a pair": [fine, { action: "\ud800" }], "a resource that is a number": [fine, { resource: 1 }],
@@ -353,7 +353,8 @@ cases("protect-config", "what cannot be safe is refused when it is set up", REFU
 });
 
 test("protect-config", "only a client is asked", () => {
-  for (const client of [null, {}, { cleared: async (action, options, run) => run({ action, decisionId: null }) }]) {
+  const real = new Client({ url: "http://127.0.0.1:1", token: TOKEN });
+  for (const client of [null, {}, Object.create(real), new Proxy(real, {}), Object.create(Client.prototype), { cleared: async (action, options, run) => run({ action, decisionId: null }) }]) {
     assert.throws(() => protect(client, { tool: "crm", action: "a" }, fine), ConfigError);
   }
 });

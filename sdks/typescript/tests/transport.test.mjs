@@ -209,6 +209,11 @@ test("transport", "a token that changes is asked for each time, also by a functi
       await assert.rejects(protect(client, DEFAULTS, fn)({ note: "a" }), ConfigError);
       assert.deepEqual(fn.calls, []);
     }, { token: () => "no credential" });
+    for (const [token, kind] of [[() => new Promise(() => undefined), DeniedUnavailable], [() => Promise.reject(new RangeError("mine")), RangeError], [() => undefined, DeniedUnavailable]]) {
+      const fn = recorder();
+      await assert.rejects(call(edge.url, fn, undefined, {}, { token, timeoutS: 0.2 }), kind);
+      assert.deepEqual(fn.calls, []);
+    }
     assert.equal(edge.seen.length, 4);
   });
 });

@@ -101,27 +101,34 @@ parentPort.on("message", ({ context, nested }) => {
 `;
 const SOURCE = new URL(`data:text/javascript,${encodeURIComponent(WORKER.replaceAll('"aegisagent"', JSON.stringify(import.meta.resolve("aegisagent"))))}`);
 
-async function firstOf(worker) {
-  const [message] = await once(worker, "message");
-  return message;
+/** The messages of a thread, one after the other, from its start on. */
+function messagesOf(worker) {
+  // A test that fails leaves no thread that the others wait for.
+  worker.unref();
+  const waiting = [];
+  const come = [];
+  worker.on("message", (message) => (waiting.length > 0 ? waiting.shift()(message) : come.push(message)));
+  return () => (come.length > 0 ? Promise.resolve(come.shift()) : Promise.race([new Promise((resolve) => waiting.push(resolve)), once(worker, "error").then(([error]) => Promise.reject(error))]));
 }
 
 test("trust-threads", "a worker thread that is started through the helper has label, run and user, and only tightens them", async () => {
   const worker = sourceTrust("untrusted_external", () => run("r", () => onBehalfOf("u", () => new ContextWorker(SOURCE, { workerData: 7 }))));
   const plain = sourceTrust("trusted_internal_signed", () => new Worker(SOURCE));
-  assert.deepEqual(await firstOf(worker), { data: 7, at: ["untrusted_external", "r", { id: "u" }], loosened: "untrusted_external" });
-  assert.deepEqual((await firstOf(plain)).at, ["unknown", null, null], "a thread of another kind knows nothing");
+  const [next, nextOfPlain] = [messagesOf(worker), messagesOf(plain)];
+  assert.deepEqual(await next(), { data: 7, at: ["untrusted_external", "r", { id: "u" }], loosened: "untrusted_external" });
+  assert.deepEqual((await nextOfPlain()).at, ["unknown", null, null], "a thread of another kind knows nothing");
   worker.postMessage({ nested: `const { parentPort } = require("node:worker_threads"); import(${JSON.stringify(import.meta.resolve("aegisagent"))}).then((a) => parentPort.postMessage(a.currentTrust()));` });
-  assert.equal(await firstOf(worker), "unknown", "nor does one that such a thread starts otherwise");
+  assert.equal(await next(), "unknown", "nor does one that such a thread starts otherwise");
   for (const one of [worker, plain]) one.postMessage({});
 });
 
 test("trust-threads", "work that is sent to a thread carries its context, and what was carried is looked at", async () => {
   const worker = sourceTrust("semi_trusted_customer", () => new ContextWorker(SOURCE));
-  await firstOf(worker);
+  const next = messagesOf(worker);
+  await next();
   for (const label of WORDS) {
     worker.postMessage({ context: sourceTrust(label, () => run("task", carry)) });
-    assert.deepEqual(await firstOf(worker), [stricter("semi_trusted_customer", label), "task", null]);
+    assert.deepEqual(await next(), [stricter("semi_trusted_customer", label), "task", null]);
   }
   worker.postMessage({});
   for (const bad of [null, 1, { label: "trusted" }, { label: null, runId: "a\nb" }, { user: { id: "" } }]) assert.throws(() => carriedIn(bad, () => 1), ConfigError);

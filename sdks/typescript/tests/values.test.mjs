@@ -182,6 +182,14 @@ const REPLACED = {
   "a setter for all": ["Object.defineProperty(Object.prototype, 'amount', { set() {}, get() { return 1000; }, configurable: true });", "delete Object.prototype.amount;"],
   "settings for all": ["Object.assign(Object.prototype, { acceptEdits: true, failOpenReads: true, mutatesState: false, decision: 'allow', approval: {}, dry_run: true, edited_tool_call: {} });",
     "for (const name of ['acceptEdits', 'failOpenReads', 'mutatesState', 'decision', 'approval', 'dry_run', 'edited_tool_call']) delete Object.prototype[name];"],
+  "the HTTP library's settings": [
+    "Object.assign(Object.prototype, { socketPath: '/nowhere', auth: 'a:b', host: '192.0.2.1', port: 9, path: '/elsewhere', headers: { authorization: 'x' }, agent: false, lookup() { throw 1; }, createConnection() { throw 1; } });",
+    "for (const name of ['socketPath', 'auth', 'host', 'port', 'path', 'headers', 'agent', 'lookup', 'createConnection']) delete Object.prototype[name];",
+  ],
+  "Array.prototype.includes": ["const includes = Array.prototype.includes; Array.prototype.includes = () => true;", "Array.prototype.includes = includes;"],
+  "hashes": ["const hash = Object.getPrototypeOf((await import('node:crypto')).createHash('sha256')); const real2 = hash.digest; hash.digest = () => 'ab'.repeat(32);", "hash.digest = real2;"],
+  "the HTTP library": ["const http = (await import('node:http')).default; http.request = () => { throw 1; };", ""],
+  "the trust context": ["const { AsyncLocalStorage } = await import('node:async_hooks'); const get = AsyncLocalStorage.prototype.getStore; AsyncLocalStorage.prototype.getStore = function () { const store = get.call(this); return store?.label ? { ...store, label: 'malicious_suspected' } : store; };", "AsyncLocalStorage.prototype.getStore = get; assert.equal(real.parse(edge.seen[0].text).context.source_trust, 'trusted_internal_unsigned');"],
   "the clock": ["const now = Date.now; Date.now = () => 0; performance.now = () => 0;", "Date.now = now;"],
 };
 

@@ -4,9 +4,9 @@ import { AsyncLocalStorage } from "node:async_hooks";
 
 import { freeze, type Resource } from "../action.js";
 import type { Json } from "../canon.js";
-import { Client } from "../client.js";
+import { type Asker, askerOf, type Client } from "../client.js";
 import type { OutcomeStatus } from "../endpoints.js";
-import { ConfigError, type Denied } from "../errors.js";
+import { type Denied } from "../errors.js";
 import { execute } from "../execute.js";
 import type { Options } from "../flow.js";
 import { type AskSettings, askOptions, namedText } from "../protect.js";
@@ -30,16 +30,15 @@ const SETTINGS = [
 /** A set of tools, registered as the actions of `tool`. */
 export class Tools {
   readonly tellModel: boolean;
-  readonly #client: Client;
+  readonly #asker: Asker;
   readonly #tool: string;
   readonly #reads: ReadonlySet<string>;
   readonly #resource: ResourceOf | null;
   readonly #options: Omit<Options, "resource" | "fits">;
 
   constructor(client: Client, tool: unknown, settings: ToolsSettings) {
-    if (!(client instanceof Client)) throw new ConfigError("give the client that is to be asked");
     const s = given<ToolsSettings>(settings, SETTINGS, "an adapter");
-    this.#client = client;
+    this.#asker = askerOf(client);
     this.#tool = namedText(tool, "tool");
     this.#reads = new Set(namesOf(s.reads, "reads"));
     this.#resource = maybeFunction(s.resource, "resource");
@@ -52,7 +51,7 @@ export class Tools {
     const of = this.#resource;
     const resource: Resource = of === null ? null : (frozen) => of(action, frozen);
     const frozen = freeze(this.#tool, action, resource, !this.#reads.has(action), parameters);
-    return await execute(this.#client, frozen, { ...this.#options, resource, fits: null }, run, status);
+    return await execute(this.#asker, frozen, { ...this.#options, resource, fits: null }, run, status);
   }
 }
 

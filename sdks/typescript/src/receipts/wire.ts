@@ -2,10 +2,10 @@
 
 import { Buffer } from "node:buffer";
 
-import { isTreeObject, parseTree, sha256Hex } from "../canon.js";
+import { isTreeObject, parseTree } from "../canon.js";
 import { Double, emptyObject, type Tree, type TreeObject } from "../door.js";
 import { AegisError, CanonError } from "../errors.js";
-import { hasOwn, isArray, keys } from "../natives.js";
+import { hasOwn, isArray, keys, sha256Hex } from "../natives.js";
 import { microseconds } from "../rfc3339.js";
 import { canonicalText } from "../writer.js";
 import { VerifyError } from "./failure.js";
