@@ -13,6 +13,8 @@ import sys
 
 SDKS = pathlib.Path(__file__).resolve().parent
 LANGUAGES = {"python": "Python", "typescript": "TypeScript", "go": "Go"}
+# What a language is not meant to have: agent frameworks that it does not have, and programs that one language has for all.
+NOT_MEANT = {"typescript": {"cli"}, "go": {"adapter-openai-agents", "adapter-langchain", "adapter-mcp", "cli"}}
 BEGIN, END = "<!-- matrix: made by matrix.py -->\n", "<!-- matrix: end -->\n"
 
 
@@ -30,6 +32,8 @@ def main(arguments):
     elif not kept.exists() or json.loads(kept.read_text()) != proved:
         was = json.loads(kept.read_text()) if kept.exists() else []
         sys.exit(f"{language} proved other features than {kept.relative_to(SDKS.parent)} says: {sorted(set(was) ^ set(proved))}")
+    if missing := sorted(set(known) - set(proved) - NOT_MEANT.get(language, set())):
+        sys.exit(f"{language} does not prove {', '.join(missing)}")
     readme = SDKS / "README.md"
     text = readme.read_text()
     made = with_table(text, known)
@@ -47,7 +51,7 @@ def with_table(text, known):
         proved[language] = set(json.loads(path.read_text())) if path.exists() else set()
     lines = [f"| feature | {' | '.join(LANGUAGES.values())} |", f"|---|{'---|' * len(LANGUAGES)}"]
     for feature, description in known.items():
-        cells = ["✓" if feature in proved[language] else "" for language in LANGUAGES]
+        cells = ["✓" if feature in proved[language] else "–" if feature in NOT_MEANT.get(language, ()) else "" for language in LANGUAGES]
         lines.append(f"| {description} | {' | '.join(cells)} |")
     before, _, rest = text.partition(BEGIN)
     return before + BEGIN + "\n" + "\n".join(lines) + "\n\n" + END + rest.partition(END)[2]

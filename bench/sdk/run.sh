@@ -1,6 +1,6 @@
 #!/bin/sh
-# What each SDK adds to a bare call of the real program, and its canonical form against an RFC 8785 library. Prints a table and writes
-# bench/out/sdk-*.json. AEGIS_BIN names the program; the environment of Python is the one that sdks/python/test.sh makes.
+# What each SDK adds to a bare call of the real program, and its canonical form against an RFC 8785 package. Prints tables and writes
+# bench/out/sdk-LANGUAGE.json. AEGIS_BIN names the program; the environments are those that sdks/LANGUAGE/test.sh makes.
 set -eu
 
 cd "$(dirname "$0")"
@@ -14,3 +14,8 @@ PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=../../sdks/python/src:../../tests/e2e "$pyt
 
 # Go: its packages are pinned by go.sum.
 (cd go && AEGIS_BIN="$(realpath "$AEGIS_BIN")" GOFLAGS=-mod=readonly GOTOOLCHAIN=local go run .)
+if [ ! -e ../../sdks/typescript/dist/index.js ]; then
+    echo "bench/sdk: run sdks/typescript/test.sh first; it builds the package" >&2
+    exit 2
+fi
+node typescript.mjs

@@ -1,0 +1,154 @@
+/**
+ * The OpenAI Agents SDK: all tools of an agent, of the agents that it hands over to, and of its MCP servers. Needs `@openai/agents`.
+ *
+ * What runs elsewhere (hosted tools) or takes no JSON (shell, computer, patches) cannot be guarded here, and an agent that is a tool hides its
+ * own: they are refused, unless they are named.
+ */
+
+import type { Agent } from "@openai/agents";
+
+import { type Json, parseStrict } from "../canon.js";
+import type { Client } from "../client.js";
+import { CanonError, ConfigError, Denied, DeniedUnfreezable } from "../errors.js";
+import { isArray, stringify } from "../natives.js";
+import { namesOf } from "../settings.js";
+import { withSignal } from "../trust.js";
+import { Passage, split, told, Tools, type ToolsSettings } from "./tools.js";
+
+export interface AgentSettings extends ToolsSettings {
+  /** The name under which tools are registered, as actions by their names; an MCP server's are those of `mcp:<its name>`. */
+  tool: string;
+  /** Names of tools and handoffs that stay as they are. */
+  allowUnprotected?: readonly string[] | ReadonlySet<string>;
+}
+
+// As far as this module needs to know them.
+type Invoke = (context: unknown, text: string, details?: { signal?: AbortSignal }) => Promise<unknown>;
+type CallTool = (name: string, args: object | null, ...rest: unknown[]) => Promise<unknown>;
+interface Tool { type: string; name?: string; invoke: Invoke; on?: unknown }
+interface Server { name: string; callTool: CallTool; callToolResult?: CallTool }
+interface Handoff { toolName: string; agent: AnyAgent; onInvokeHandoff: (...given: unknown[]) => unknown }
+interface AnyAgent { name: string; tools: Tool[]; handoffs: (AnyAgent | Handoff)[]; mcpServers: Server[] }
+interface Found { agents: Set<object>; tools: Tool[]; servers: Server[]; handoffs: Handoff[] }
+
+const guarded = new WeakSet<object>();
+
+/**
+ * Protects all tools of an agent, in place.
+ *
+ * Protect an agent when it is complete: a tool that is added later is not protected. A function that answers with its error's text, as `tool`
+ * makes it, counts as having ended well.
+ */
+// eslint-disable-next-line @typescript-eslint/no-explicit-any -- agents of every context and output
+export function protectAgent<A extends Agent<any, any>>(client: Client, agent: A, settings: AgentSettings): A {
+  const { own, rest } = split(settings, ["tool", "allowUnprotected"]);
+  const tools = new Tools(client, own.tool, rest);
+  const found: Found = { agents: new Set(), tools: [], servers: [], handoffs: [] };
+  // First look, then change: what is refused leaves nothing half done.
+  look(agent as unknown as AnyAgent, new Set(namesOf(own.allowUnprotected, "allowUnprotected")), found);
+  for (const one of found.tools) guardTool(one, tools);
+  for (const server of found.servers) guardServer(server, new Tools(client, `mcp:${server.name}`, rest));
+  for (const handoff of found.handoffs) guardHandoff(handoff, found.agents);
+  return agent;
+}
+
+function look(agent: AnyAgent, allowed: ReadonlySet<string>, found: Found): void {
+  if (found.agents.has(agent)) return;
+  if (!isArray(agent.tools) || !isArray(agent.handoffs) || !isArray(agent.mcpServers)) throw new ConfigError("an agent is an Agent of @openai/agents");
+  found.agents.add(agent);
+  for (const server of agent.mcpServers) {
+    checkChangeable(server, server.name);
+    found.servers.push(server);
+  }
+  for (const tool of agent.tools) {
+    const name = tool.name ?? tool.type;
+    if (allowed.has(name)) continue;
+    if (tool.type !== "function") throw unprotected(name, "it does not run here, or takes no JSON");
+    // Only a tool that is an agent tells of events.
+    if (typeof tool.on === "function") throw unprotected(name, "its agent's tools cannot be seen; protect that agent");
+    checkChangeable(tool, name);
+    found.tools.push(tool);
+  }
+  for (const handoff of agent.handoffs) {
+    if (!isHandoff(handoff)) look(handoff, allowed, found);
+    else if (!allowed.has(handoff.toolName)) {
+      checkChangeable(handoff, handoff.toolName);
+      found.handoffs.push(handoff);
+      look(handoff.agent, allowed, found);
+    }
+  }
+}
+
+function isHandoff(value: AnyAgent | Handoff): value is Handoff {
+  return typeof (value as Partial<Handoff>).onInvokeHandoff === "function";
+}
+
+function unprotected(name: string, why: string): ConfigError {
+  return new ConfigError(`\`${name}\` cannot be protected: ${why}. Name it in allowUnprotected if it may stay so`);
+}
+
+function checkChangeable(thing: object, name: string): void {
+  if (!guarded.has(thing) && Object.isFrozen(thing)) throw unprotected(name, "it cannot be changed");
+}
+
+function guardTool(tool: Tool, tools: Tools): void {
+  if (guarded.has(tool)) return;
+  const [name, invoke] = [tool.name ?? tool.type, tool.invoke];
+  tool.invoke = async (context, text, details) => {
+    const run = async (parameters: Json): Promise<unknown> => await invoke(context, stringify(parameters), details);
+    const call = async (): Promise<unknown> => await tools.run(name, parametersOf(text), run);
+    try {
+      return await (details?.signal === undefined ? call() : withSignal(details.signal, call));
+    } catch (error) {
+      if (error instanceof Denied && tools.tellModel) return told(error);
+      throw error;
+    }
+  };
+  guarded.add(tool);
+}
+
+/** What a model wrote. */
+function parametersOf(text: unknown): object {
+  if (typeof text !== "string") throw new DeniedUnfreezable("unsupported_type", "the model's arguments are no text");
+  try {
+    const parameters = text.trim() === "" ? {} : parseStrict(text);
+    if (typeof parameters === "object" && parameters !== null && !isArray(parameters)) return parameters;
+  } catch (error) {
+    if (error instanceof CanonError) throw new DeniedUnfreezable(error.reason, "the model's arguments are not strict JSON");
+    throw error;
+  }
+  throw new DeniedUnfreezable("unsupported_type", "the model's arguments are no JSON object");
+}
+
+/** A server's ways of being called may call each other: what was cleared for one passes the other, once. */
+function guardServer(server: Server, tools: Tools): void {
+  if (guarded.has(server)) return;
+  for (const way of ["callTool", "callToolResult"] as const) {
+    const original = server[way];
+    if (original === undefined) continue;
+    server[way] = async (name, args, ...rest) => {
+      if (Passage.isOpen(server, `${way} ${name} ${stringify(args)}`)) return await original.call(server, name, args, ...rest);
+      const run = async (parameters: Json): Promise<unknown> => {
+        const text = stringify(parameters);
+        const other = way === "callTool" ? "callToolResult" : "callTool";
+        return await Passage.through(server, [`${other} ${name} ${text}`], () => original.call(server, name, parameters, ...rest));
+      };
+      return await tools.run(name, args ?? {}, run);
+    };
+  }
+  guarded.add(server);
+}
+
+/** Where it leads is what was looked at. */
+function guardHandoff(handoff: Handoff, agents: ReadonlySet<object>): void {
+  if (guarded.has(handoff)) return;
+  const invoke = handoff.onInvokeHandoff.bind(handoff);
+  handoff.onInvokeHandoff = async (...given) => {
+    const next = await invoke(...given);
+    if (typeof next !== "object" || next === null || !agents.has(next)) {
+      throw new ConfigError(`\`${handoff.toolName}\` hands over to another agent than it names, which may be unprotected`);
+    }
+    return next;
+  };
+  guarded.add(handoff);
+}

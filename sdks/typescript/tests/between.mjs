@@ -1,0 +1,25 @@
+// What stands between an SDK and the real program, and changes what is sent: a swap that no honest part of either would make.
+
+import http from "node:http";
+
+/** `change(path, body)` may change a request's body, and may do something before it is passed on. Answers come back as they are. */
+export async function withBetween(url, change, work) {
+  const server = http.createServer(async (request, response) => {
+    const parts = [];
+    for await (const part of request) parts.push(part);
+    const text = Buffer.concat(parts).toString("utf8");
+    const body = (await change(request.url, text === "" ? null : JSON.parse(text))) ?? (text === "" ? undefined : text);
+    const reply = await fetch(`${url}${request.url}`, {
+      method: request.method, headers: { authorization: request.headers.authorization, "content-type": "application/json" }, body: typeof body === "object" ? JSON.stringify(body) : body,
+    });
+    response.writeHead(reply.status, { "content-type": "application/json" });
+    response.end(Buffer.from(await reply.arrayBuffer()));
+  });
+  await new Promise((done) => server.listen(0, "127.0.0.1", done));
+  try {
+    return await work(`http://127.0.0.1:${server.address().port}`);
+  } finally {
+    server.closeAllConnections();
+    server.close();
+  }
+}

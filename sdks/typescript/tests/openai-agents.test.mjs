@@ -1,0 +1,204 @@
+// The OpenAI Agents SDK, with the real package: what a framework runs is what was authorized.
+
+import assert from "node:assert/strict";
+
+import { Agent, Handoff, handoff, Runner, tool, Usage, webSearchTool } from "@openai/agents";
+import { ConfigError, DeniedByPolicy } from "aegisagent";
+import { protectAgent } from "aegisagent/adapters/openai-agents";
+import { z } from "zod";
+
+import { withClient } from "./calling.mjs";
+import { withEdge } from "./fake.mjs";
+import { cases, test } from "./feature.mjs";
+
+const CALL = { customer: "c-1", note: "hello" };
+const asked = (edge) => edge.sent("authorize").map(({ tool_call: call }) => [call.tool, call.action, call.mutates_state, call.resource]);
+
+/** Calls a tool once, then ends with what it was told. */
+class ScriptedModel {
+  constructor(name, text) {
+    this.name = name;
+    this.text = text;
+  }
+
+  async getResponse({ input }) {
+    const said = Array.isArray(input) ? input.filter((item) => item.type === "function_call_result") : [];
+    const output = said.length > 0
+      ? { type: "message", role: "assistant", status: "completed", content: [{ type: "output_text", text: JSON.stringify(said.at(-1).output) }] }
+      : { type: "function_call", callId: "call", name: this.name, status: "completed", arguments: this.text };
+    return { usage: new Usage(), output: [output] };
+  }
+}
+
+function makeTools(ran, options = {}) {
+  const update = tool({
+    name: "update_note", description: "Updates.", parameters: z.object({ customer: z.string(), note: z.string().default("empty") }), ...options, execute: async (given) => {
+      ran.push(given);
+      return "updated";
+    },
+  });
+  const read = tool({ name: "read_note", description: "Reads.", parameters: z.object({ customer: z.string() }), ...options, execute: ({ customer }) => (ran.push({ customer }), "read") });
+  return [update, read];
+}
+
+const makeAgent = (ran, { text = JSON.stringify(CALL), name = "update_note", options, ...fields } = {}) =>
+  new Agent({ name: "a", model: new ScriptedModel(name, text), tools: makeTools(ran, options), ...fields });
+
+/** Protects an agent and runs it once. */
+async function runAgent(edge, agent, settings = {}, runOptions = {}) {
+  return await withClient(edge.url, async (client) => {
+    assert.equal(protectAgent(client, agent, { tool: "crm", ...settings }), agent);
+    return (await new Runner({ tracingDisabled: true }).run(agent, "go", runOptions)).finalOutput;
+  });
+}
+
+test("adapter-openai-agents", "an agent's tools run as they were authorized", async () => {
+  await withEdge(async (edge) => {
+    const ran = [];
+    assert.match(await runAgent(edge, makeAgent(ran), { reads: ["read_note"], resource: (action, p) => p.customer }), /updated/);
+    assert.match(await runAgent(edge, makeAgent(ran, { name: "read_note", text: '{"customer":"c-2"}' }), { reads: ["read_note"] }), /read/);
+    assert.deepEqual(ran, [CALL, { customer: "c-2" }]);
+    assert.deepEqual(asked(edge), [["crm", "update_note", true, "c-1"], ["crm", "read_note", false, null]]);
+    assert.deepEqual(edge.sent("outcome").map(({ status }) => status), ["ok", "ok"]);
+  });
+});
+
+test("adapter-openai-agents", "an agent's denied tool does not run, and the model is told if it is to be", async () => {
+  await withEdge(async (edge) => {
+    const ran = [];
+    edge.decision = "deny";
+    await assert.rejects(runAgent(edge, makeAgent(ran)), (error) => {
+      const chain = [];
+      for (let one = error; one instanceof Error; one = one.cause ?? one.error) chain.push(one);
+      return chain.some((one) => one instanceof DeniedByPolicy);
+    });
+    assert.match(await runAgent(edge, makeAgent(ran), { tellModel: true }), /The call was denied: policy_denied/);
+    assert.deepEqual(ran, []);
+  });
+});
+
+test("adapter-openai-agents", "an agent's edited action runs as edited", async () => {
+  await withEdge(async (edge) => {
+    const ran = [];
+    edge.decision = "require_approval";
+    edge.edited = { tool: "crm", action: "update_note", resource: null, mutates_state: true, parameters: { ...CALL, note: "edited" } };
+    await runAgent(edge, makeAgent(ran), { acceptEdits: true });
+    assert.deepEqual(ran, [{ ...CALL, note: "edited" }]);
+  });
+});
+
+const NOT_STRICT = { "a key twice": '{"customer":"a","customer":"b"}', "NaN": '{"customer":NaN}', "too large a number": '{"customer":9007199254740993}', "a list": "[]", "half a pair": '{"customer":"\\ud800"}', "cut off": "{" };
+cases("adapter-openai-agents", "arguments of a model pass the strict door", NOT_STRICT, async (text) => {
+  await withEdge(async (edge) => {
+    const ran = [];
+    // Some of them the framework itself refuses.
+    assert.match(await runAgent(edge, makeAgent(ran, { text }), { tellModel: true }), /The call was denied|An error occurred while parsing tool arguments/);
+    assert.deepEqual([ran, edge.seen], [[], []]);
+  });
+});
+
+test("adapter-openai-agents", "a tool is run by invoke, which the framework and everybody else calls", async () => {
+  await withEdge(async (edge) => {
+    await withClient(edge.url, async (client) => {
+      const ran = [];
+      const agent = makeAgent(ran);
+      protectAgent(client, agent, { tool: "crm" });
+      const [update] = agent.tools;
+      assert.equal(await update.invoke({}, '{"customer":"a","note":"b"}'), "updated");
+      assert.equal(await agent.clone({ name: "copy" }).tools[0].invoke({}, '{"customer":"a","note":"b"}'), "updated");
+      await assert.rejects(update.invoke({}, { customer: "a" }), { name: "DeniedUnfreezable" });
+      await assert.rejects(update.invoke({}, '{"customer":"a","customer":"b"}'), { name: "DeniedUnfreezable", code: "duplicate_key" });
+      const controller = new AbortController();
+      edge.decision = "require_approval";
+      edge.statuses = ["PENDING"];
+      edge.before.approval = () => controller.abort(new RangeError("enough"));
+      await assert.rejects(update.invoke({}, '{"customer":"a","note":"b"}', { signal: controller.signal }), RangeError);
+      assert.equal(ran.length, 2);
+    });
+    assert.equal(edge.sent("authorize").length, 3);
+  });
+});
+
+test("adapter-openai-agents", "every tool that an agent can reach is protected or refused", async () => {
+  await withEdge(async (edge) => {
+    await withClient(edge.url, async (client) => {
+      const ran = [];
+      const [inner, third] = [makeAgent(ran), makeAgent(ran)];
+      const outer = new Agent({ name: "outer", handoffs: [inner, handoff(third)], tools: makeTools(ran) });
+      inner.handoffs.push(outer);
+      protectAgent(client, outer, { tool: "crm" });
+      const invokes = () => [outer, inner, third].flatMap(({ tools }) => tools.map(({ invoke }) => invoke));
+      const guarded = invokes();
+      edge.decision = "deny";
+      for (const invoke of guarded) await assert.rejects(invoke({}, '{"customer":"a","note":"b"}'), DeniedByPolicy);
+      protectAgent(client, inner, { tool: "crm" });
+      assert.deepEqual(invokes(), guarded, "not twice");
+      assert.deepEqual(ran, []);
+      const refused = [
+        new Agent({ name: "b", tools: [...makeTools(ran), webSearchTool()] }),
+        new Agent({ name: "c", tools: [...makeTools(ran), makeAgent(ran).asTool({ toolName: "ask", toolDescription: "asks" })] }),
+        new Agent({ name: "d", tools: [...makeTools(ran), Object.freeze(makeTools(ran)[0])] }),
+        new Agent({ name: "e", tools: makeTools(ran), handoffs: [new Agent({ name: "f", tools: [webSearchTool()] })] }),
+      ];
+      for (const agent of refused) {
+        const before = agent.tools.map(({ invoke }) => invoke);
+        assert.throws(() => protectAgent(client, agent, { tool: "crm" }), (error) => error instanceof ConfigError && /cannot be protected/.test(error.message));
+        assert.deepEqual(agent.tools.map(({ invoke }) => invoke), before, "nothing half done");
+      }
+      protectAgent(client, new Agent({ name: "b", tools: [webSearchTool()] }), { tool: "crm", allowUnprotected: ["web_search"] });
+      for (const bad of [{}, { tools: [] }, { tools: [], handoffs: [], mcpServers: 1 }]) assert.throws(() => protectAgent(client, bad, { tool: "crm" }), ConfigError);
+      for (const settings of [{}, { tool: "crm", allow_unprotected: ["a"] }]) assert.throws(() => protectAgent(client, makeAgent(ran), settings), ConfigError);
+    });
+  });
+});
+
+test("adapter-openai-agents", "a handoff leads where it says", async () => {
+  await withClient("http://127.0.0.1:1", async (client) => {
+    const [named, another] = [makeAgent([]), makeAgent([])];
+    const lying = new Handoff(named, () => another);
+    const honest = new Handoff(named, async () => named);
+    protectAgent(client, new Agent({ name: "outer", handoffs: [lying, honest] }), { tool: "crm" });
+    await assert.rejects(lying.onInvokeHandoff({}, ""), ConfigError);
+    assert.equal(await honest.onInvokeHandoff({}, ""), named);
+  });
+});
+
+/** A server of the framework's shape, whose ways of being called call each other as the framework's own do. */
+class Server {
+  cacheToolsList = false;
+  name = "files";
+  ran = [];
+  async connect() {}
+  async close() {}
+  async invalidateToolsCache() {}
+  async listTools() {
+    return [{ name: "write", inputSchema: { type: "object", properties: { path: { type: "string" } }, required: ["path"], additionalProperties: false } }];
+  }
+  async callTool(name, args, ...rest) {
+    return (await this.callToolResult(name, args, ...rest)).content;
+  }
+  async callToolResult(name, args) {
+    this.ran.push([name, args]);
+    return { content: [{ type: "text", text: "written" }] };
+  }
+}
+
+test("adapter-openai-agents", "an agent's MCP servers are protected too, and each call asks once", async () => {
+  await withEdge(async (edge) => {
+    const server = new Server();
+    const agent = new Agent({ name: "a", model: new ScriptedModel("write", '{"path":"p"}'), mcpServers: [server] });
+    assert.match(await runAgent(edge, agent), /written/);
+    assert.deepEqual(server.ran, [["write", { path: "p" }]]);
+    assert.deepEqual(asked(edge), [["mcp:files", "write", true, null]]);
+    await withClient(edge.url, async (client) => {
+      const other = new Server();
+      protectAgent(client, new Agent({ name: "a", mcpServers: [other] }), { tool: "crm" });
+      await other.callTool("write", { path: "a" });
+      await other.callToolResult("write", null);
+      edge.decision = "deny";
+      for (const way of ["callTool", "callToolResult"]) await assert.rejects(other[way]("write", { path: "b" }), DeniedByPolicy);
+      assert.deepEqual(other.ran, [["write", { path: "a" }], ["write", {}]]);
+    });
+    assert.equal(edge.sent("authorize").length, 5);
+  });
+});
