@@ -18,7 +18,7 @@ setup: ## installs what the tests need (Debian packages as root; nothing where i
 build: ## the program, as users build it
 	cargo build $(CARGO_FLAGS)
 
-test: setup build test-rust lint test-rules test-canonical corpus test-e2e test-openapi test-fleet test-sdks test-demo ## everything a change must pass
+test: setup build test-rust lint test-rules test-canonical test-e2e test-openapi test-fleet test-sdks corpus test-demo ## everything a change must pass
 	@echo "make test: all passed"
 
 lint: ## format, clippy, no SQL engine under the edge-only build
@@ -65,6 +65,8 @@ test-openapi: build ## docs/openapi.yaml against the routes of the source and re
 
 test-sdks: build ## the SDKs: lint, types, packages, and tests against the real program
 	sdks/python/test.sh
+	sdks/typescript/test.sh
+	sdks/go/test.sh
 
 test-demo: build ## the demo, as README shows it
 	$(AEGIS_BIN) demo

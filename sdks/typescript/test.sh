@@ -10,22 +10,8 @@ if [ ! -x "$AEGIS_BIN" ]; then
     exit 2
 fi
 cache="${AEGIS_CACHE:-$HOME/.cache/aegis}/sdk-typescript"
-
-# A copy of the pins lies beside what was installed from them, and is written last: a half-made installation is made again.
-if ! cmp -s package-lock.json "$cache/package-lock.installed"; then
-    rm -rf "$cache"
-    mkdir -p "$cache"
-    cp package.json package-lock.json "$cache/"
-    (cd "$cache" && npm ci --silent --no-audit --no-fund --ignore-scripts)
-    cp package-lock.json "$cache/package-lock.installed"
-fi
-if [ -L node_modules ] || [ ! -e node_modules ]; then
-    ln -sfn "$cache/node_modules" node_modules
-fi
-
+./build.sh
 node_modules/.bin/eslint .
-rm -rf dist
-node_modules/.bin/tsc
 
 # What a reader installs: the packed package in a folder of its own, beside the frameworks.
 run="$(mktemp -d)"

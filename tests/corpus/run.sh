@@ -11,6 +11,9 @@ set -eu
 cd "$(dirname "$0")"
 requirements=../../sdks/python/requirements.txt
 . ../../sdks/python/venv.sh
+if [ -z "${AEGIS_CORPUS_TYPESCRIPT:-}" ]; then
+    ../../sdks/typescript/build.sh
+fi
 
 if [ "${1:-}" = fuzz ]; then
     shift

@@ -68,8 +68,9 @@ func NewVerifyingKey(text string) (*VerifyingKey, error) {
 // KeyID is what receipts call the key.
 func (k *VerifyingKey) KeyID() string { return k.id }
 
+// verifies refuses a signature whose point is weak too, which only the key's holder could make and crypto/ed25519 lets pass.
 func (k *VerifyingKey) verifies(message, signature []byte) bool {
-	return ed25519.Verify(k.key, message, signature)
+	return len(signature) == ed25519.SignatureSize && !isWeak(yOf(signature[:ed25519.PublicKeySize])) && ed25519.Verify(k.key, message, signature)
 }
 
 // yOf reads the coordinate; the highest bit is the sign of the other one.

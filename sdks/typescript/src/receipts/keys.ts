@@ -36,9 +36,9 @@ export class VerifyingKey {
     this.keyId = createHash("sha256").update(raw).digest("hex").slice(0, KEY_ID_DIGITS);
   }
 
-  /** True if the key has signed `message`. */
+  /** True if the key has signed `message`. A signature with a weak point is refused, which only the key's holder could make. */
   verifies(message: Uint8Array, signature: Uint8Array): boolean {
-    return signature.length === SIGNATURE_BYTES && verify(null, message, this.#key, signature);
+    return signature.length === SIGNATURE_BYTES && !isWeak(Buffer.from(signature.subarray(0, KEY_BYTES))) && verify(null, message, this.#key, signature);
   }
 }
 
@@ -91,6 +91,7 @@ function yOf(raw: Buffer): bigint {
 }
 
 function isPoint(raw: Buffer): boolean {
+  if (raw.subarray(1, 31).every((byte) => byte === 0xff) && (Number(raw[31]) & 0x7f) === 0x7f && Number(raw[0]) >= 0xed) return false;
   const y2 = power(yOf(raw), 2n);
   const x2 = mod((y2 - 1n) * power(D * y2 + 1n, P - 2n));
   return x2 === 0n || power(x2, (P - 1n) / 2n) === 1n;
