@@ -22,8 +22,7 @@ changelog:
 */
 SELECT agent_id, event_id, tool, action,
        count(*) OVER earlier AS before,
-       count(*) OVER w AS calls,
-       min(ts) OVER w AS since
+       count(*) OVER w AS calls
 FROM events
 WHERE kind = 'authorize_decision' AND decision = 'allow'
 WINDOW w AS (PARTITION BY agent_id ORDER BY ts RANGE BETWEEN INTERVAL '5' MINUTE PRECEDING AND CURRENT ROW),
