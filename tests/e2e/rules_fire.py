@@ -6,6 +6,7 @@ an edge whose clock is off (tests/fleet/clocks.py), `receipt-chain-broken` event
 """
 
 import json
+import re
 import unittest
 
 from deliveries import webhook_headers
@@ -101,6 +102,17 @@ class Complete(unittest.TestCase):
             self.assertIn(method, tried, f"nothing here makes {rule} fire")
         for rule in ELSEWHERE:
             self.assertIn(rule, rules)
+
+    def test_the_list_of_rules_is_right(self):
+        listed = re.findall(r"^\| (\S+) \| \[(.*?)\]\(.*?\) \| (\w+) \| (\w+)(?: \((\w+)\))? \|", (RULES / "README.md").read_text(), re.MULTILINE)
+        headers = [(rule.read_text().split("*/")[0], rule.parent.name) for rule in RULES.glob("*/rule.sql")]
+
+        def of(key, header):
+            found = re.search(rf"^{key}: \[?(\w[\w-]*)", header, re.MULTILINE)
+            return found[1] if found else ""
+
+        expected = [(of("id", h), name, of("severity", h), of("mode", h), of("respond", h)) for h, name in headers]
+        self.assertEqual(listed, sorted(expected))
 
 
 class RulesFire(WithRules):
