@@ -5,6 +5,7 @@ The rules are read from the repository's folder, so that a rule is tried before 
 edges, a clock that is off, a forged event) is done over a NATS server.
 """
 
+import concurrent.futures
 import json
 import re
 import socket
@@ -166,9 +167,10 @@ class RulesFire(WithRules):
         self.assertIsNone(alert["incident_id"])
 
     def test_denial_of_wallet_fires(self):
-        for _ in range(300):
-            self.agent.read()
-        self.assertEqual(self.alert("denial-of-wallet", agent_id=self.agent.id)["fields"]["calls"], 300)
+        # Within a minute, however busy the machine: a few at a time.
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda _: self.agent.read(), range(120)))
+        self.assertGreaterEqual(self.alert("denial-of-wallet", agent_id=self.agent.id)["fields"]["calls"], 120)
 
     def test_repeated_approval_fires(self):
         asked = [self.ask(parameters={"amount": amount}) for amount in range(5)]
