@@ -223,11 +223,11 @@ class RulesFire(WithRules):
         registered = self.tenant.post("/v1/agents/register", moved, key=self.tenant.registrar).expect(200)
         self.assertEqual(registered["id"], self.agent.id)
         there = Agent(self.tenant, registered["id"], registered["agent_token"], moved)
-        self.agent.read()
-        there.read()
-        back = self.agent.authorize()["decision_id"]
-        fields = self.alert("agent-in-two-environments", [back], agent_id=self.agent.id)["fields"]
-        self.assertEqual(fields["environment"], "production")
+        for agent in (self.agent, there, self.agent):
+            agent.read()
+        again = there.authorize()["decision_id"]
+        fields = self.alert("agent-in-two-environments", [again], agent_id=self.agent.id)["fields"]
+        self.assertEqual({fields["one_environment"], fields["other_environment"]}, {"production", "staging"})
         self.assertLess(fields["last_call_here"], fields["last_call"])
 
     def test_allowed_after_policy_change_fires(self):
