@@ -16,7 +16,7 @@ import uuid
 from deliveries import webhook_headers
 from harness import REPOSITORY, Aegis, ControlPlane, Edge
 from nats import CURRENT, FAKETIME, NatsServer
-from story import Story, now
+from story import Story, action_hash, now
 from tenants import Agent
 from waiting import unique, wait_until
 
@@ -374,12 +374,8 @@ class Forged(unittest.TestCase):
         self.tenant = aegis.start().tenant()
         self.agent = self.tenant.register_agent()
 
-    def publish(self, event):
-        partition = 0x811C9DC5
-        for byte in self.tenant.name.encode():
-            partition = (partition ^ byte) * 0x01000193 % 2**32
-        body = json.dumps(event).encode()
-        subject = f"ase.{partition % 64:02}.{self.tenant.name}.{event['kind']}"
+    def publish(self, subject, message):
+        body = json.dumps(message).encode()
         with socket.create_connection(("127.0.0.1", self.server.port), timeout=10) as connection, connection.makefile("rb") as said:
             self.assertTrue(said.readline().startswith(b"INFO "))
             connection.sendall(b'CONNECT {"verbose":false}\r\n' + f"PUB {subject} {len(body)}\r\n".encode() + body + b"\r\nPING\r\n")
@@ -388,11 +384,28 @@ class Forged(unittest.TestCase):
     def test_receipt_chain_broken_fires(self):
         lane = f"{self.tenant.name}.edge-9.1"
         forged = [str(uuid.uuid4()) for _ in range(5)]
+        partition = 0x811C9DC5
+        for byte in self.tenant.name.encode():
+            partition = (partition ^ byte) * 0x01000193 % 2**32
+        subject = f"ase.{partition % 64:02}.{self.tenant.name}.authorize_decision"
         for seq, event_id in enumerate(forged, 1):
-            self.publish({"event_id": event_id, "tenant_id": self.tenant.name, "edge_id": "edge-9", "ts": now(), "lane": lane, "seq": seq, "source": "edge",
+            self.publish(subject, {"event_id": event_id, "tenant_id": self.tenant.name, "edge_id": "edge-9", "ts": now(), "lane": lane, "seq": seq, "source": "edge",
                           "kind": "authorize_decision", "verified": True, "agent_id": self.agent.id, "tool": "crm", "action": "refund", "decision": "deny"})
         self.assertIn(alert_of(self.tenant, "receipt-chain-broken", chain=lane)["fields"]["ref_event_id"], forged)
         self.assertEqual(alerts(self.tenant, "deny-storm"), [], "forged denies freeze nobody")
+
+    def test_altered_request_fires(self):
+        approval, decision = str(uuid.uuid4()), str(uuid.uuid4())
+        call = {"tool": "crm", "action": "refund", "resource": None, "mutates_state": True, "parameters": {"amount": 5}}
+        frozen = {"approval_id": approval, "tenant_id": self.tenant.name, "event_id": decision, "agent_id": self.agent.id, "token_id": None, "user_id": None,
+                  "run_id": None, "environment": "production", "tool_call": call | {"parameters": {"amount": 5000}}, "action_hash": action_hash(call),
+                  "source_trust": "trusted_internal_unsigned", "root_trust": "trusted_internal_unsigned", "contains_sensitive_data": False, "risk_level": "medium",
+                  "reason": "registered_approval", "matched_policies": [], "policy_digest": "0" * 64, "approver_group": "security", "approvals_needed": 1,
+                  "requested_at": now(), "expires_at": now(900), "callback_url": None}
+        self.publish(f"approval.{self.tenant.name}.{approval}", frozen)
+        fields = alert_of(self.tenant, "altered-request", approval_id=approval)["fields"]
+        self.assertEqual((fields["reason"], fields["ref_event_id"]), ("frozen_action_mismatch", decision))
+        self.assertEqual(self.tenant.get(f"/v1/approvals/{approval}").status, 404, "it is shown to nobody")
 
 
 class Honest(WithRules):
