@@ -3,7 +3,7 @@ id: AEG-3019
 name: allowed-after-policy-change
 version: 1
 severity: medium
-window: 1h
+window: 20m
 key: [agent_id]
 mode: active
 requires: verified
@@ -12,7 +12,7 @@ atlas: [AML.T0081]            # modify AI agent configuration
 owasp: [LLM06]                # excessive agency
 owner: soc
 description: >-
-  What an agent was denied was allowed to it within half an hour, under the same label, and the policies, or the arguments
+  What an agent was denied was allowed to it within ten minutes, under the same label, and the policies, or the arguments
   that the registry knows, had changed in between (T-A6). Somebody widened what it may do just after it was refused.
 false_positives: >-
   A policy that was too strict and was mended. That is what most of these are; somebody should know of each.
@@ -35,7 +35,7 @@ near AS (
   -- Only what follows a deny is looked at more closely: where nothing is denied, this is all the work there is.
   SELECT *,
          count(CASE WHEN decision = 'deny' THEN 1 END) OVER (PARTITION BY agent_id, tool, action, source_trust ORDER BY ts
-           RANGE BETWEEN INTERVAL '30' MINUTE PRECEDING AND CURRENT ROW) AS denies
+           RANGE BETWEEN INTERVAL '10' MINUTE PRECEDING AND CURRENT ROW) AS denies
   FROM calls
 ),
 looked_back AS (
@@ -47,9 +47,9 @@ looked_back AS (
     SELECT *, CAST(CAST(ts AS BIGINT) AS VARCHAR) || event_id || policy_digest AS mark FROM near WHERE denies > 0
   )
   WINDOW w AS (PARTITION BY agent_id, tool, action, source_trust ORDER BY ts
-               RANGE BETWEEN INTERVAL '30' MINUTE PRECEDING AND CURRENT ROW),
+               RANGE BETWEEN INTERVAL '10' MINUTE PRECEDING AND CURRENT ROW),
          earlier AS (PARTITION BY agent_id, tool, action, source_trust ORDER BY ts
-                     RANGE BETWEEN INTERVAL '30' MINUTE PRECEDING AND INTERVAL '1 microsecond' PRECEDING)
+                     RANGE BETWEEN INTERVAL '10' MINUTE PRECEDING AND INTERVAL '1 microsecond' PRECEDING)
 )
 SELECT agent_id, tool, action, resource, source_trust,
        substr(last_deny, 53) AS denied_under, policy_digest AS allowed_under,

@@ -3,7 +3,7 @@ id: AEG-3009
 name: denial-of-wallet
 version: 1
 severity: medium
-window: 5m
+window: 1m
 key: [agent_id]
 mode: log_only
 requires: verified
@@ -12,7 +12,7 @@ atlas: [AML.T0034]            # cost harvesting
 owasp: [LLM10]                # unbounded consumption
 owner: soc
 description: >-
-  An agent was allowed 300 calls within five minutes, one a second without a pause. Whatever the calls cost, somebody
+  An agent was allowed 120 calls within a minute, two a second without a pause. Whatever the calls cost, somebody
   pays.
 false_positives: >-
   An agent that serves many users at once, or a backfill. Raise the number for a tenant where that is normal.
@@ -22,12 +22,11 @@ changelog:
 */
 SELECT agent_id, event_id, tool, action,
        count(*) OVER earlier AS before,
-       count(*) OVER w AS calls,
-       min(ts) OVER w AS since
+       count(*) OVER w AS calls
 FROM events
 WHERE kind = 'authorize_decision' AND decision = 'allow'
-WINDOW w AS (PARTITION BY agent_id ORDER BY ts RANGE BETWEEN INTERVAL '5' MINUTE PRECEDING AND CURRENT ROW),
+WINDOW w AS (PARTITION BY agent_id ORDER BY ts RANGE BETWEEN INTERVAL '60' SECOND PRECEDING AND CURRENT ROW),
        earlier AS (PARTITION BY agent_id ORDER BY ts
-                   RANGE BETWEEN INTERVAL '5' MINUTE PRECEDING AND INTERVAL '1 microsecond' PRECEDING)
--- The call that crosses the line. It is the evidence: a list of 300 would say no more.
-QUALIFY before < 300 AND calls >= 300
+                   RANGE BETWEEN INTERVAL '60' SECOND PRECEDING AND INTERVAL '1 microsecond' PRECEDING)
+-- The call that crosses the line. It is the evidence: a list of 120 would say no more.
+QUALIFY before < 120 AND calls >= 120

@@ -3,7 +3,7 @@ id: AEG-3014
 name: trust-escalation
 version: 1
 severity: medium
-window: 20m
+window: 10m
 key: [agent_id]
 mode: active
 requires: verified
@@ -12,7 +12,7 @@ atlas: [AML.T0051.001, AML.T0053] # indirect prompt injection, AI agent tool inv
 owasp: [LLM01, LLM06]         # prompt injection, excessive agency
 owner: soc
 description: >-
-  An agent was denied an action because of where its instructions came from, and within ten minutes was allowed the same
+  An agent was denied an action because of where its instructions came from, and within five minutes was allowed the same
   action of the same tool under a better label. A run never gets a better label, so another run made the call (T-B4).
 false_positives: >-
   An agent that works for strangers and for colleagues at the same time: a stranger asked first, and was refused.
@@ -37,7 +37,7 @@ near AS (
   -- Only what follows a deny is looked at more closely: where nothing is denied, this is all the work there is.
   SELECT *,
          count(CASE WHEN decision = 'deny' THEN 1 END) OVER (PARTITION BY agent_id, tool, action ORDER BY ts
-           RANGE BETWEEN INTERVAL '10' MINUTE PRECEDING AND CURRENT ROW) AS denies
+           RANGE BETWEEN INTERVAL '5' MINUTE PRECEDING AND CURRENT ROW) AS denies
   FROM calls
 )
 SELECT agent_id, tool, action, resource, run_id, source_trust, action_hash,
@@ -49,8 +49,8 @@ FROM (
   -- The mark sorts by time; the event's id stands at its end.
   SELECT *, CAST(CAST(ts AS BIGINT) AS VARCHAR) || event_id AS mark FROM near WHERE denies > 0
 )
-WINDOW w AS (PARTITION BY agent_id, tool, action ORDER BY ts RANGE BETWEEN INTERVAL '10' MINUTE PRECEDING AND CURRENT ROW),
+WINDOW w AS (PARTITION BY agent_id, tool, action ORDER BY ts RANGE BETWEEN INTERVAL '5' MINUTE PRECEDING AND CURRENT ROW),
        earlier AS (PARTITION BY agent_id, tool, action ORDER BY ts
-                   RANGE BETWEEN INTERVAL '10' MINUTE PRECEDING AND INTERVAL '1 microsecond' PRECEDING)
+                   RANGE BETWEEN INTERVAL '5' MINUTE PRECEDING AND INTERVAL '1 microsecond' PRECEDING)
 -- The first allow after the deny; those that follow are no news.
 QUALIFY decision = 'allow' AND denied_strictness > strictness AND (last_allow IS NULL OR last_allow < last_deny)

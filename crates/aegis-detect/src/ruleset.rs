@@ -21,6 +21,7 @@ macro_rules! shipped_rules {
 shipped_rules![
     "agent-in-two-environments",
     "allowed-after-policy-change",
+    "altered-request",
     "approve-then-swap",
     "automatic-cap-reached",
     "canonicalization-skew",

@@ -22,7 +22,7 @@ fn the_rules_in_the_binary_are_those_in_the_folder() {
     assert_eq!(compiled, on_disk);
 }
 
-/// Rules that would contain somebody, and wait for a person to say that they may.
+/// Rules that only tell until a person makes them active: they would contain somebody, or their number depends on the tenant.
 const LOGGED_FIRST: [&str; 3] = ["denial-of-wallet", "mass-external-send", "runaway"];
 
 #[test]
