@@ -232,8 +232,9 @@ func TestGarbageIsADenialWhereverItComes(t *testing.T) {
 			if name == "201" || name == "204" {
 				kind = aegisagent.DeniedUnavailable
 			}
-			deniedAs(t, fmt.Errorf("%s: %s: %w", where, name, err), kind, "")
+			denied := deniedAs(t, fmt.Errorf("%s: %s: %w", where, name, err), kind, "")
 			equal(t, len(edge.sent(where)), 1)
+			equal(t, strings.Contains(denied.Reason, "an answer of more than"), name == "endless")
 		}
 	}
 }

@@ -75,6 +75,9 @@ func TestNoSecretInLogsAndErrors(t *testing.T) {
 			t.Fatal(name, err)
 		}
 		showsNothing(t, shown(err)+log.String())
+		if strings.Contains(name, "echo") && name != "an echo as a status" {
+			deniedAs(t, err, aegisagent.DeniedUnverified, "bad_reply")
+		}
 		if err != nil && strings.ContainsAny(err.Error(), "\x1b\n\u202e") {
 			t.Fatalf("%q", err)
 		}
