@@ -214,7 +214,7 @@ func TestAnExportThatBreaksOffIsAnErrorAndIsAskedForOnce(t *testing.T) {
 	client, ctx, out := clientTo(t, edge.URL), context.Background(), &bytes.Buffer{}
 	// A connection that could be kept, and be closed when the next export is asked for.
 	must(t, client.ExportReceipts(ctx, io.Discard))
-	for _, half := range []answer{raw(0, head+"Transfer-Encoding: chunked\r\n\r\n", "3\r\n{}\n\r\n"), raw(0, ""), serverErrors[503], serverErrors[429]} {
+	for _, half := range []answer{raw(0, ""), raw(0, head+"Transfer-Encoding: chunked\r\n\r\n", "3\r\n{}\n\r\n"), serverErrors[503], serverErrors[429]} {
 		edge.forget()
 		edge.always("other", half)
 		var failure *aegisagent.RequestFailed
