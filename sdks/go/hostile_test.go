@@ -166,12 +166,12 @@ func TestADecisionThatIsNotRightIsADenial(t *testing.T) {
 	} {
 		edge := newFakeEdge(t)
 		edge.replace["authorize"] = one.change
-		err := attack(t, edge, 2*time.Second)
+		err := attack(t, edge, 10*time.Second)
 		deniedAs(t, fmt.Errorf("%s: %w", name, err), aegisagent.DeniedUnverified, one.code)
 	}
 	edge := newFakeEdge(t)
 	edge.decision, edge.replace["authorize"] = "require_approval", inside("approval", map[string]any{"action_hash": otherHash()})
-	deniedAs(t, attack(t, edge, time.Second), aegisagent.DeniedUnverified, "action_hash_mismatch")
+	deniedAs(t, attack(t, edge, 10*time.Second), aegisagent.DeniedUnverified, "action_hash_mismatch")
 }
 
 func TestAnApprovalThatIsNotRightIsADenial(t *testing.T) {
@@ -192,7 +192,7 @@ func TestAnApprovalThatIsNotRightIsADenial(t *testing.T) {
 	} {
 		edge := newFakeEdge(t)
 		edge.decision, edge.replace["approval"] = "require_approval", one.change
-		err := attack(t, edge, 2*time.Second)
+		err := attack(t, edge, 10*time.Second)
 		deniedAs(t, fmt.Errorf("%s: %w", name, err), aegisagent.DeniedUnverified, one.code)
 		equal(t, len(edge.sent("consume")), 0)
 	}
@@ -211,14 +211,14 @@ func TestAConsumeThatIsNotRightIsADenial(t *testing.T) {
 	} {
 		edge := newFakeEdge(t)
 		edge.decision, edge.replace["consume"] = "require_approval", one.change
-		err := attack(t, edge, 2*time.Second)
+		err := attack(t, edge, 10*time.Second)
 		deniedAs(t, fmt.Errorf("%s: %w", name, err), aegisagent.DeniedUnverified, one.code)
 	}
 	for code, kind := range map[string]aegisagent.DeniedKind{"approval_consumed": aegisagent.DeniedByApprover, "agent_frozen": aegisagent.DeniedByPolicy} {
 		edge := newFakeEdge(t)
 		edge.decision = "require_approval"
 		edge.always("consume", answer{status: 409, body: refusal(code)})
-		deniedAs(t, attack(t, edge, 2*time.Second), kind, code)
+		deniedAs(t, attack(t, edge, 10*time.Second), kind, code)
 	}
 }
 
@@ -253,7 +253,7 @@ func TestAServerErrorIsADenialWhereverItComes(t *testing.T) {
 			edge := newFakeEdge(t)
 			edge.decision = "require_approval"
 			edge.always(where, said)
-			err := attack(t, edge, 2*time.Second)
+			err := attack(t, edge, 10*time.Second)
 			var kinds []aegisagent.DeniedKind
 			for _, kind := range []aegisagent.DeniedKind{aegisagent.DeniedUnavailable, aegisagent.DeniedByPolicy} {
 				if strings.Contains(fmt.Sprint(err), "denied") && errorsIs(err, kind) {
@@ -282,7 +282,7 @@ func TestASlowOrBrokenAnswerIsADenialWhereverItComes(t *testing.T) {
 			edge.decision = "require_approval"
 			edge.always(where, said)
 			ended := make(chan error, 1)
-			go func() { ended <- attack(t, edge, 300*time.Millisecond) }()
+			go func() { ended <- attack(t, edge, time.Second+time.Second/2) }()
 			select {
 			case err := <-ended:
 				denied := deniedAs(t, fmt.Errorf("%s: %s: %w", where, name, err), aegisagent.DeniedUnavailable, "")
@@ -317,7 +317,7 @@ func TestAnAuthorizeCallIsRepeatedWordForWordAndOnlySoOften(t *testing.T) {
 	proof.Of(t, "retries")
 	edge := newFakeEdge(t)
 	edge.always("authorize", answer{status: 503, body: refusal("busy"), headers: map[string]string{"Retry-After": "99999999999999999999"}})
-	deniedAs(t, attack(t, edge, 2*time.Second), aegisagent.DeniedUnavailable, "busy")
+	deniedAs(t, attack(t, edge, 10*time.Second), aegisagent.DeniedUnavailable, "busy")
 	asked := edge.seen()
 	equal(t, len(asked), 3)
 	for _, one := range asked {
@@ -328,7 +328,7 @@ func TestAnAuthorizeCallIsRepeatedWordForWordAndOnlySoOften(t *testing.T) {
 	}
 	edge.forget()
 	edge.always("authorize", raw(0, ""))
-	deniedAs(t, attack(t, edge, 2*time.Second), aegisagent.DeniedUnavailable, "no_answer")
+	deniedAs(t, attack(t, edge, 10*time.Second), aegisagent.DeniedUnavailable, "no_answer")
 	equal(t, len(edge.seen()), 3)
 }
 
@@ -336,7 +336,7 @@ func TestARetryAfterBeyondTheDeadlineEndsTheCall(t *testing.T) {
 	proof.Of(t, "retries")
 	edge := newFakeEdge(t)
 	edge.always("authorize", answer{status: 503, body: refusal("busy"), headers: map[string]string{"Retry-After": "3600"}})
-	deniedAs(t, attack(t, edge, time.Second), aegisagent.DeniedUnavailable, "busy")
+	deniedAs(t, attack(t, edge, 2*time.Second), aegisagent.DeniedUnavailable, "busy")
 	equal(t, len(edge.seen()), 1)
 }
 
@@ -346,7 +346,7 @@ func TestAConsumeIsRepeatedOnlyWhereNothingWasChanged(t *testing.T) {
 		edge := newFakeEdge(t)
 		edge.decision = "require_approval"
 		edge.always("consume", answer{status: 503, body: refusal(code)})
-		deniedAs(t, attack(t, edge, 2*time.Second), aegisagent.DeniedUnavailable, code)
+		deniedAs(t, attack(t, edge, 10*time.Second), aegisagent.DeniedUnavailable, code)
 		equal(t, len(edge.sent("consume")), times)
 	}
 }
@@ -445,7 +445,7 @@ func TestAnEdgeThatIsGoneWhileAnApprovalIsWaitedForIsADenial(t *testing.T) {
 		go edge.CloseClientConnections()
 		<-edge.ended
 	}
-	denied := deniedAs(t, attack(t, edge, time.Second), aegisagent.DeniedUnavailable, "")
+	denied := deniedAs(t, attack(t, edge, 2*time.Second), aegisagent.DeniedUnavailable, "")
 	if denied.ApprovalID == "" || denied.DecisionID == "" {
 		t.Fatal(denied)
 	}

@@ -94,7 +94,7 @@ func TestARedirectIsNotFollowedAndCarriesTheTokenNowhere(t *testing.T) {
 	for _, status := range []int{301, 302, 303, 307, 308} {
 		edge, other := newFakeEdge(t), newFakeEdge(t)
 		edge.always("authorize", answer{status: status, body: map[string]any{}, headers: map[string]string{"Location": other.URL + "/v1/authorize"}})
-		denied := deniedAs(t, attack(t, edge, time.Second), aegisagent.DeniedUnverified, "bad_reply")
+		denied := deniedAs(t, attack(t, edge, 10*time.Second), aegisagent.DeniedUnverified, "bad_reply")
 		equal(t, strings.Contains(denied.Reason, "redirect"), true)
 		equal(t, len(other.seen())+len(edge.seen()), 1)
 	}
