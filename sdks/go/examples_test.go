@@ -123,7 +123,6 @@ func TestTheReadmeLeadsFromNothingToAFirstDeniedAndAFirstApprovedCall(t *testing
 
 func TestAnExampleDoesWhatItSays(t *testing.T) {
 	proof.Of(t, "examples")
-	w := here(t)
 	examples := map[string][]string{
 		"approval": {"waiting for the group security", "refunded 5"},
 		"tasks":    {"customer-0 has dana@example.test", "ticket 1: policy_denied"},
@@ -132,8 +131,10 @@ func TestAnExampleDoesWhatItSays(t *testing.T) {
 	folders, err := os.ReadDir("examples")
 	must(t, err)
 	equal(t, len(folders), len(examples))
-	environment := cleanEnvironment("AEGISAGENT_URL="+w.url, "AEGISAGENT_TOKEN="+w.agent.AgentToken.Reveal())
 	for name, expected := range examples {
+		// An agent of its own: what one example taints is not another's run.
+		w := here(t)
+		environment := cleanEnvironment("AEGISAGENT_URL="+w.url, "AEGISAGENT_TOKEN="+w.agent.AgentToken.Reveal())
 		program, done := goBuild(t, ".", "./examples/"+name), make(chan struct{})
 		go func() {
 			for {

@@ -340,6 +340,49 @@ func TestAResourceThatFollowsFromTheParametersFollowsTheEdit(t *testing.T) {
 	edge.edited = editOf(map[string]any{"resource": "customer-3"})
 	_, err = protected(context.Background(), note{"a", 1})
 	deniedAs(t, err, aegisagent.DeniedByApprover, "approval_edited")
+	edge.edited = nil
+	_, err = protected(context.Background(), note{"a", 1})
+	must(t, err)
+	equal(t, ran.ran()[1:], []note{{"a", 1}})
+}
+
+func TestAnEditMustFitAllTheWayDown(t *testing.T) {
+	proof.Of(t, "protect-edit")
+	type inner struct {
+		Name string `json:"name"`
+		Size *int   `json:"size"`
+	}
+	type outer struct {
+		List []inner        `json:"list"`
+		Pair [2]int8        `json:"pair"`
+		Of   map[string]int `json:"of"`
+	}
+	good := map[string]any{"name": "b", "size": nil}
+	for name, parameters := range map[string]map[string]any{
+		"as it is": {"list": []any{good}, "pair": []any{1, 2}, "of": map[string]any{"x": 1}},
+		"fewer":    {"list": []any{map[string]any{"name": "b"}}, "pair": []any{1, 2}, "of": nil},
+		"more":     {"list": []any{map[string]any{"name": "b", "size": 1, "admin": true}}, "pair": []any{1, 2}, "of": nil},
+		"case":     {"list": []any{map[string]any{"name": "b", "SIZE": 1}}, "pair": []any{1, 2}, "of": nil},
+		"longer":   {"list": []any{good}, "pair": []any{1, 2, 3}, "of": nil}, "shorter": {"list": []any{good}, "pair": []any{1}, "of": nil},
+		"too large": {"list": []any{good}, "pair": []any{1, 128}, "of": nil}, "a text": {"list": "x", "pair": []any{1, 2}, "of": nil},
+		"a list": {"list": []any{good}, "pair": []any{1, 2}, "of": []any{}}, "null": {"list": []any{nil}, "pair": []any{1, 2}, "of": nil},
+		"texts": {"list": []any{good}, "pair": []any{1, 2}, "of": map[string]any{"x": "1"}},
+	} {
+		edge, ran, settings := newFakeEdge(t), []outer{}, usual
+		settings.AcceptEdits = true
+		edge.decision, edge.edited = "require_approval", editOf(map[string]any{"parameters": parameters})
+		_, err := protect(t, clientTo(t, edge.URL), settings, func(_ context.Context, p outer) (int, error) {
+			ran = append(ran, p)
+			return 0, nil
+		})(context.Background(), outer{})
+		if name == "as it is" {
+			must(t, err)
+			equal(t, ran, []outer{{[]inner{{"b", nil}}, [2]int8{1, 2}, map[string]int{"x": 1}}})
+			continue
+		}
+		deniedAs(t, fmt.Errorf("%s: %w", name, err), aegisagent.DeniedByApprover, "approval_edited")
+		equal(t, len(ran)+len(edge.sent("consume")), 0)
+	}
 }
 
 func TestWhatIsPassedOnIsNeitherSentNorCopied(t *testing.T) {

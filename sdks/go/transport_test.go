@@ -5,10 +5,12 @@ import (
 	"context"
 	"encoding/pem"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -18,24 +20,35 @@ import (
 	"github.com/aegisagent/aegisagent-go/internal/proof"
 )
 
+const childVariable = "AEGISAGENT_TEST_CHILD"
+
+// net/http reads the environment once in a process, so the test runs itself in another one, whose environment names proxies.
 func TestTheEnvironmentIsAskedForNothing(t *testing.T) {
 	proof.Of(t, "transport")
-	edge, other, ran := newFakeEdge(t), newFakeEdge(t), &recorder{}
-	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"} {
-		t.Setenv(name, other.URL)
-	}
-	t.Setenv("NO_PROXY", "")
-	// Go's own proxies from the environment leave out this machine, so a name that only a proxy would know is asked for too.
-	named := clientOf(t, aegisagent.Config{BaseURL: "http://edge.invalid", AllowPlainHTTP: true, Timeout: 5 * time.Second})
-	_, err := named.Ready(context.Background())
-	equal(t, errors.Is(err, aegisagent.Unreachable), true)
-	_, err = protect(t, clientTo(t, edge.URL), usual, ran.run)(context.Background(), note{})
+	edge, ran := newFakeEdge(t), &recorder{}
+	_, err := protect(t, clientTo(t, edge.URL), usual, ran.run)(context.Background(), note{})
 	must(t, err)
-	equal(t, len(other.seen()), 0)
 	headers := edge.seen()[0].headers
 	equal(t, headers.Get("Authorization"), "Bearer "+token)
 	equal(t, headers.Values("Accept-Encoding"), []string{"identity"})
 	equal(t, headers.Get("User-Agent"), "aegisagent-go/"+aegisagent.Version)
+	// Go's proxies of the environment leave out this machine, so a name that only a proxy would know is asked for.
+	named := clientOf(t, aegisagent.Config{BaseURL: "http://edge.invalid", AllowPlainHTTP: true, Timeout: 5 * time.Second})
+	_, err = named.Ready(context.Background())
+	equal(t, errors.Is(err, aegisagent.Unreachable), true)
+	if os.Getenv(childVariable) != "" {
+		return
+	}
+	proxy := newFakeEdge(t)
+	child := exec.Command(os.Args[0], "-test.run=^TestTheEnvironmentIsAskedForNothing$")
+	child.Env = cleanEnvironment(childVariable+"=1", "NO_PROXY=", "no_proxy=")
+	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"} {
+		child.Env = append(child.Env, name+"="+proxy.URL)
+	}
+	if said, err := child.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, said)
+	}
+	equal(t, len(proxy.seen()), 0)
 }
 
 func secureEdge(t *testing.T) (*httptest.Server, string, *[]string) {
@@ -81,7 +94,7 @@ func TestARedirectIsNotFollowedAndCarriesTheTokenNowhere(t *testing.T) {
 	for _, status := range []int{301, 302, 303, 307, 308} {
 		edge, other := newFakeEdge(t), newFakeEdge(t)
 		edge.always("authorize", answer{status: status, body: map[string]any{}, headers: map[string]string{"Location": other.URL + "/v1/authorize"}})
-		denied := deniedAs(t, attack(t, edge, time.Second), aegisagent.DeniedUnverified, "bad_reply")
+		denied := deniedAs(t, attack(t, edge, 10*time.Second), aegisagent.DeniedUnverified, "bad_reply")
 		equal(t, strings.Contains(denied.Reason, "redirect"), true)
 		equal(t, len(other.seen())+len(edge.seen()), 1)
 	}
@@ -199,9 +212,9 @@ func TestAnExportThatBreaksOffIsAnErrorAndIsAskedForOnce(t *testing.T) {
 	proof.Of(t, "transport", "retries")
 	edge := newFakeEdge(t)
 	client, ctx, out := clientTo(t, edge.URL), context.Background(), &bytes.Buffer{}
-	_, err := client.Receipt(ctx, "a")
-	must(t, err)
-	for _, half := range []answer{raw(0, head+"Transfer-Encoding: chunked\r\n\r\n", "3\r\n{}\n\r\n"), raw(0, ""), serverErrors[503], serverErrors[429]} {
+	// A connection that could be kept, and be closed when the next export is asked for.
+	must(t, client.ExportReceipts(ctx, io.Discard))
+	for _, half := range []answer{raw(0, ""), raw(0, head+"Transfer-Encoding: chunked\r\n\r\n", "3\r\n{}\n\r\n"), serverErrors[503], serverErrors[429]} {
 		edge.forget()
 		edge.always("other", half)
 		var failure *aegisagent.RequestFailed
