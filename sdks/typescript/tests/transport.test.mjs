@@ -160,6 +160,17 @@ test("transport", "an idle connection is closed before the server does", async (
   server.close();
 });
 
+test("transport", "an answer may take longer than an idle connection is kept", async () => {
+  await withEdge(async (edge) => {
+    edge.replace.other = raw(async (response) => {
+      await new Promise((done) => setTimeout(done, 6000));
+      response.end("{}");
+    });
+    await withClient(edge.url, async (client) => assert.deepEqual(await client.receipt("a"), {}));
+    assert.equal(edge.seen.length, 1);
+  });
+});
+
 test("transport", "a client that is idle keeps no program from its end", async () => {
   await withEdge(async (edge) => {
     const { status, out } = await runWith({ EDGE: edge.url }, CALLS.replace("client.close();", 'process.on("exit", () => console.log("end"));'));
