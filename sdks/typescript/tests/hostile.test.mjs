@@ -87,7 +87,7 @@ const CONSUME = {
 
 async function assertDenied(edge, kinds, code = null, settings = {}) {
   const fn = recorder();
-  const denied = await call(edge.url, fn, { note: "a" }, { unreachableS: 0.2 }, { timeoutS: 2, ...settings }).catch((error) => error);
+  const denied = await call(edge.url, fn, { note: "a" }, { unreachableS: 0.2 }, { timeoutS: 20, ...settings }).catch((error) => error);
   assert.ok(kinds.some((kind) => denied instanceof kind), String(denied?.stack));
   if (code !== null) assert.equal(denied.code, code);
   assert.deepEqual([fn.calls, edge.sent("outcome")], [[], []]);
