@@ -4,12 +4,12 @@
  * Every call ends within `timeoutS`, its repetitions included. Nothing is repeated that could take effect twice.
  */
 
-import { readFileSync } from "node:fs";
 import { inspect } from "node:util";
 
 import type { FrozenAction } from "./action.js";
 import type { Json, JsonValue } from "./canon.js";
 import * as endpoints from "./endpoints.js";
+import { tokenFromEnvironment, urlFromEnvironment } from "./environment.js";
 import { AegisError, ConfigError, Unreachable } from "./errors.js";
 import { exchange, jsonBody, type Request } from "./exchange.js";
 import { type Caller, clear, type Clearance, type Options } from "./flow.js";
@@ -49,8 +49,6 @@ const LONGEST_S = 600;
 // How long a report of an outcome may hold up the result that it is about.
 const REPORT_S = 5;
 const TENANT = /^[a-z0-9_-]{1,64}$/;
-// Not `AEGIS_…`: the server refuses variables of that name that it does not know.
-const [URL_VARIABLE, TOKEN_VARIABLE, TOKEN_FILE_VARIABLE] = ["AEGISAGENT_URL", "AEGISAGENT_TOKEN", "AEGISAGENT_TOKEN_FILE"] as const;
 
 /** What `protect` asks of a client. */
 export interface Asker {
@@ -351,24 +349,4 @@ function present(fields: Readonly<Record<string, JsonValue | undefined>>): Json 
 
 function warning(message: string): void {
   process.emitWarning(message, "AegisAgentWarning");
-}
-
-function urlFromEnvironment(): string {
-  return process.env[URL_VARIABLE] ?? "http://127.0.0.1:8484";
-}
-
-function tokenFromEnvironment(): Secret {
-  const [path, text] = [process.env[TOKEN_FILE_VARIABLE], process.env[TOKEN_VARIABLE]];
-  if (path && text) throw new ConfigError(`set ${TOKEN_VARIABLE} or ${TOKEN_FILE_VARIABLE}, not both`);
-  if (path) return new Secret(contentOf(path));
-  if (!text) throw new ConfigError(`set ${TOKEN_VARIABLE} or ${TOKEN_FILE_VARIABLE}`);
-  return new Secret(text);
-}
-
-function contentOf(path: string): string {
-  try {
-    return readFileSync(path, "utf8");
-  } catch {
-    throw new ConfigError(`the file that ${TOKEN_FILE_VARIABLE} names cannot be read`);
-  }
 }

@@ -98,9 +98,9 @@ export async function exchange<T>(request: Request<T>, sending: Sending): Promis
       if (!(error instanceof RequestFailed)) throw error;
       failure = error;
     }
-    const wait = Math.max(pause, askedPause(failure));
+    const wait = Math.max(spread(pause, PAUSE_SPREAD), askedPause(failure));
     if (attempt === ATTEMPTS || !maySendAgain(request, failure) || monotonic() + wait >= deadline) throw failure;
-    await sleep(spread(wait, PAUSE_SPREAD), sending.signal);
+    await sleep(wait, sending.signal);
     pause = Math.min(pause * 2, LONGEST_PAUSE_S);
   }
 }
@@ -163,6 +163,7 @@ function member(tree: Tree | undefined, name: string): Tree | undefined {
 
 /** A text of the server's as errors and logs may show it: one line, bounded. */
 export function shownText(text: string): string {
-  const line = Array.from(text.replace(UNPRINTABLE, " "));
+  // More is never shown, so it is not looked at.
+  const line = Array.from(text.slice(0, 4 * SHOWN).replace(UNPRINTABLE, " "));
   return line.length <= SHOWN ? line.join("") : `${line.slice(0, SHOWN).join("")}…`;
 }

@@ -35,7 +35,8 @@ const MAX_BODY_BYTES = 1 << 20;
 const TAINTED: readonly SourceTrust[] = ["untrusted_external", "malicious_suspected"];
 const CONTAINED = ["agent_frozen", "agent_revoked", "agent_quarantined"];
 const AWAY = [500, 502, 503, 504];
-const REASON_CODE = /^(?=.*_)[a-z0-9_]*[a-z0-9][a-z0-9_]*$/;
+// Not longer than a server's other codes.
+const REASON_CODE = /^[a-z0-9_]{1,64}$/;
 
 /** How one function is protected; checked by whoever makes it. */
 export interface Options {
@@ -86,12 +87,17 @@ export async function clear<T>(
   caller.tokens.keep(runId, readTrust(decision.root_trust_level), decision.trust_token);
   caller.isContained = decision.decision === "deny" && isOneOf(decision.reason, CONTAINED);
   if (decision.decision === "deny") {
-    const code = REASON_CODE.test(decision.reason) ? decision.reason : "policy_denied";
+    const code = isCode(decision.reason) ? decision.reason : "policy_denied";
     throw new DeniedByPolicy(code, shownText(decision.reason), { decisionId: decision.decision_id });
   }
   const cleared = decision.approval === null ? action : await approved(caller, action, options, decision, decision.approval, signal);
   signal?.throwIfAborted();
   return run({ action: cleared, decisionId: decision.decision_id });
+}
+
+/** Lower-case letters, digits and at least one `_`. */
+function isCode(reason: string): boolean {
+  return REASON_CODE.test(reason) && reason.includes("_") && /[a-z0-9]/.test(reason);
 }
 
 function authorizeBody(caller: Caller, action: FrozenAction, options: Options, label: SourceTrust, runId: string | null): Buffer {
@@ -110,7 +116,7 @@ function authorizeBody(caller: Caller, action: FrozenAction, options: Options, l
     canon_version: CANON_VERSION,
   };
   // The action's own text, not one made anew: what was hashed is what is sent.
-  const head = plainText(exactCopy(rest));
+  const head = plainText(exactCopy(rest, "the call", 0, Number.MAX_SAFE_INTEGER));
   const body = Buffer.from(`${head.slice(0, -1)},"tool_call":${action.text}}`);
   if (body.length > MAX_BODY_BYTES) {
     throw new DeniedUnfreezable("size_exceeded", `the call is larger than the ${MAX_BODY_BYTES} bytes that a server takes`);

@@ -1,5 +1,5 @@
 /**
- * What the server answers, as docs/openapi.yaml has it and with its names. Read strictly; what may hold a secret or an argument is not shown
+ * What the server answers, as docs/openapi.yaml has it and with its names. Read strictly, and frozen; what may hold a secret or an argument is not shown
  * when a model is printed.
  *
  * Words (decisions, statuses) stay texts here: whoever acts on one compares it with those it knows, and denies for any other.
@@ -11,7 +11,7 @@ import { actionHash, actionTree, hashOfTree, type Json } from "./canon.js";
 import type { Tree } from "./door.js";
 import { BadReply, CanonError, ConfigError } from "./errors.js";
 import { Fields, ordinary } from "./fields.js";
-import { isArray } from "./natives.js";
+import { freeze, isArray } from "./natives.js";
 import { Secret } from "./secret.js";
 
 /** Prints a model without the fields named. */
@@ -28,7 +28,9 @@ export class ToolCall {
     readonly resource: string | null,
     readonly mutates_state: boolean,
     readonly parameters: Json,
-  ) {}
+  ) {
+    freeze(this);
+  }
 
   /** Its hash; CanonError where it has no canonical form. */
   actionHash(): string {
@@ -65,12 +67,12 @@ export interface ReceiptRef {
 }
 
 export function readReceiptRef(f: Fields): ReceiptRef {
-  return {
+  return freeze({
     receipt_id: f.id("receipt_id"),
     receipt_hash: f.maybeHash("receipt_hash"),
     prev_receipt_hash: f.maybeText("prev_receipt_hash"),
     canon_version: f.text("canon_version"),
-  };
+  });
 }
 
 /** The approval that a decision asks for. `expires_at` is RFC 3339. */
@@ -83,13 +85,13 @@ export interface ApprovalRef {
 }
 
 export function readApprovalRef(f: Fields): ApprovalRef {
-  return {
+  return freeze({
     approval_id: f.id("approval_id"),
     status: f.text("status"),
     approver_group: f.text("approver_group"),
     expires_at: f.text("expires_at"),
     action_hash: f.hash("action_hash"),
-  };
+  });
 }
 
 /** The answer to an authorize call. */
@@ -121,6 +123,7 @@ export class Decision {
     this.dry_run = f.flag("dry_run");
     this.approval = f.isNull("approval") ? null : readApprovalRef(f.fields("approval"));
     this.receipt = readReceiptRef(f.fields("receipt"));
+    freeze(this);
   }
 
   [inspect.custom](): string {
@@ -166,6 +169,7 @@ export class Approval {
     this.requested_at = f.text("requested_at");
     this.expires_at = f.text("expires_at");
     this.#check(f);
+    freeze(this);
   }
 
   /** The action that is up for approval: the edited one, if it was edited. */
@@ -196,7 +200,7 @@ export interface Consumed {
 
 export function readConsumed(value: Tree): Consumed {
   const f = new Fields(value, "the consume");
-  return { status: f.text("status"), approval_id: f.id("approval_id"), action_hash: f.hash("action_hash") };
+  return freeze({ status: f.text("status"), approval_id: f.id("approval_id"), action_hash: f.hash("action_hash") });
 }
 
 /** The receipt of an outcome. `violation` says what was wrong with the execution, if anything. */
@@ -210,13 +214,13 @@ export interface Outcome {
 
 export function readOutcome(value: Tree): Outcome {
   const f = new Fields(value, "the outcome");
-  return {
+  return freeze({
     decision_id: f.id("decision_id"),
     outcome_id: f.id("outcome_id"),
     status: f.text("status"),
     violation: f.maybeText("violation"),
     receipt_hash: f.hash("receipt_hash"),
-  };
+  });
 }
 
 /** A registered agent with a fresh token, valid until `expires_at` (RFC 3339). */
@@ -229,7 +233,7 @@ export interface Registration {
 
 export function readRegistration(value: Tree): Registration {
   const f = new Fields(value, "the registration");
-  return { id: f.text("id"), agent_key: f.text("agent_key"), agent_token: token(f), expires_at: f.text("expires_at") };
+  return freeze({ id: f.text("id"), agent_key: f.text("agent_key"), agent_token: token(f), expires_at: f.text("expires_at") });
 }
 
 function token(f: Fields): Secret {
@@ -254,14 +258,14 @@ export interface Hold {
 
 export function readHold(value: Tree): Hold {
   const f = new Fields(value, "a hold");
-  return {
+  return freeze({
     hold_id: f.id("hold_id"),
     kind: f.text("kind"),
     reason: f.text("reason"),
     by: f.text("by"),
     since: f.text("since"),
     until: f.maybeText("until"),
-  };
+  });
 }
 
 /** What holds for an agent or an MCP server. `enforced`: every edge that lives has confirmed it; null in lists. */
@@ -279,7 +283,7 @@ export interface Containment {
 
 export function readContainment(value: Tree): Containment {
   const f = new Fields(value, "the containment");
-  return {
+  return freeze({
     tenant_id: f.text("tenant_id"),
     target_type: f.text("target_type"),
     target_id: f.text("target_id"),
@@ -289,7 +293,7 @@ export function readContainment(value: Tree): Containment {
     issued_at: f.text("issued_at"),
     verdict: f.text("verdict"),
     enforced: f.isNull("enforced") ? null : f.flag("enforced"),
-  };
+  });
 }
 
 /** What the server finds when it verifies one of its receipts now. `aegisagent/receipts` does it without the server. */
@@ -305,7 +309,7 @@ export interface ReceiptVerdict {
 
 export function readReceiptVerdict(value: Tree): ReceiptVerdict {
   const f = new Fields(value, "the verdict");
-  return {
+  return freeze({
     receipt_id: f.id("receipt_id"),
     receipt_hash: f.maybeHash("receipt_hash"),
     lane: f.maybeText("lane"),
@@ -313,7 +317,7 @@ export function readReceiptVerdict(value: Tree): ReceiptVerdict {
     verdict: f.text("verdict"),
     checks: f.object("checks"),
     failure: f.maybeText("failure"),
-  };
+  });
 }
 
 /** One object as it is. */

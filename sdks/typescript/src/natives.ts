@@ -44,7 +44,7 @@ export {
 };
 
 /** The place of a value in a list; −1 where it is not in it. */
-export function placeOf<T>(value: unknown, list: readonly T[]): number {
+export function placeOf(value: unknown, list: readonly unknown[]): number {
   for (let place = 0; place < list.length; place += 1) if (list[place] === value) return place;
   return -1;
 }

@@ -65,7 +65,7 @@ function namedTrust(word: unknown): SourceTrust {
 const NOTHING: Here = freeze({ label: null, runId: null, user: null, signal: null });
 const storage = new AsyncLocalStorage<Here>();
 const stored = storage.getStore.bind(storage);
-const runWith = storage.run.bind(storage) as <T>(store: Here, work: () => T) => T;
+const runWith: <T>(store: Here, work: () => T) => T = storage.run.bind(storage);
 // Of this thread: what it was started with through `ContextWorker`.
 const base = isMainThread ? NOTHING : takenFromStarter();
 

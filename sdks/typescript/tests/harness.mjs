@@ -38,8 +38,11 @@ export class Aegis {
   data = path.join(this.#folder, "data");
   port = 0;
 
-  constructor() {
+  /** `role`: up, control or edge. `environment`: variables of the program's own. */
+  constructor(role = "up", environment = {}) {
     assert.ok(BINARY, "set AEGIS_BIN to the built program");
+    this.role = role;
+    this.environment = { ...CLEAN_ENVIRONMENT, ...environment };
   }
 
   get url() {
@@ -48,7 +51,7 @@ export class Aegis {
 
   /** Starts the process and waits until it says where it listens and is ready; at the same port again after a stop. */
   async start() {
-    this.#process = spawn(BINARY, ["up", "--data", this.data, "--listen", `127.0.0.1:${this.port}`], { env: CLEAN_ENVIRONMENT, stdio: ["ignore", "pipe", "ignore"] });
+    this.#process = spawn(BINARY, [this.role, "--data", this.data, "--listen", `127.0.0.1:${this.port}`], { env: this.environment, stdio: ["ignore", "pipe", "ignore"] });
     for await (const line of createInterface({ input: this.#process.stdout })) {
       const said = /^aegis: listening on http:\/\/.*:(\d+)/.exec(line);
       if (!said) continue;
@@ -86,7 +89,12 @@ export class Aegis {
 
   /** What a command of the program prints. */
   cli(...args) {
-    return execFileSync(BINARY, args, { env: CLEAN_ENVIRONMENT, encoding: "utf8" });
+    return this.cliWith("", ...args);
+  }
+
+  /** The same with something to read. */
+  cliWith(input, ...args) {
+    return execFileSync(BINARY, args, { env: this.environment, encoding: "utf8", input });
   }
 
   /** A new tenant with its tools. */

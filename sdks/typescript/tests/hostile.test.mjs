@@ -87,7 +87,7 @@ const CONSUME = {
 
 async function assertDenied(edge, kinds, code = null, settings = {}) {
   const fn = recorder();
-  const denied = await call(edge.url, fn, { note: "a" }, { unreachableS: 0.2 }, { timeoutS: 2, ...settings }).catch((error) => error);
+  const denied = await call(edge.url, fn, { note: "a" }, { unreachableS: 0.2 }, { timeoutS: 20, ...settings }).catch((error) => error);
   assert.ok(kinds.some((kind) => denied instanceof kind), String(denied?.stack));
   if (code !== null) assert.equal(denied.code, code);
   assert.deepEqual([fn.calls, edge.sent("outcome")], [[], []]);
@@ -209,6 +209,35 @@ test("retries", "a consume is repeated only where nothing was changed", async ()
       assert.equal(edge.sent("consume").length, times);
     });
   }
+});
+
+test("hostile-garbage", "texts of any length are a denial, at once", async () => {
+  await withEdge(async (edge) => {
+    for (const reason of [`${"a".repeat(1 << 20)}!`, `${"a_".repeat(1 << 19)}!`, "_".repeat(1 << 20), "a_".repeat(1 << 19)]) {
+      edge.replace.authorize = changed({ decision: "deny", reason });
+      const denied = await assertDenied(edge, [DeniedByPolicy], "policy_denied");
+      assert.ok(denied.message.length < 400);
+    }
+    edge.replace.authorize = changed({ decision: "deny", reason: "some_code_2" });
+    await assertDenied(edge, [DeniedByPolicy], "some_code_2");
+    for (const reason of ["two words_here", "Some_code", "nocode", "___", "é_é", ""]) {
+      edge.replace.authorize = changed({ decision: "deny", reason });
+      await assertDenied(edge, [DeniedByPolicy], "policy_denied");
+    }
+  });
+});
+
+test("hostile-garbage", "a token that no call has room for is a denial of the next call", async () => {
+  await withEdge(async (edge) => {
+    edge.replace.authorize = changed({ trust_token: "x".repeat(2 << 20) });
+    await withClient(edge.url, async (client) => {
+      const fn = recorder();
+      const protectedCall = protect(client, DEFAULTS, fn);
+      await protectedCall({ note: "a" });
+      await assert.rejects(protectedCall({ note: "a" }), { name: "DeniedUnfreezable", code: "size_exceeded" });
+      assert.equal(fn.calls.length, 1);
+    });
+  });
 });
 
 test("retries", "two calls are two requests", async () => {

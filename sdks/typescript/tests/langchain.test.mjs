@@ -120,8 +120,22 @@ test("adapter-langchain", "a tool of a class of one's own is protected, however 
       return await this._call(input);
     }
   }
+  class Back extends Own {
+    async _call(given) {
+      const again = given.customer === "c" ? await this.call({ customer: "another" }).catch((error) => error.name) : "another";
+      await super._call(given);
+      return again === "another" ? "owned" : again;
+    }
+  }
   await withEdge(async (edge) => {
     await withClient(edge.url, async (client) => {
+      const back = new Back();
+      protectTools(client, [back], { tool: "crm" });
+      edge.replace.authorize = ([status, body]) => [status, { ...body, decision: edge.sent("authorize").at(-1).tool_call.parameters.customer === "c" ? "allow" : "deny" }];
+      for (const way of ["invoke", "call"]) assert.equal(await back[way]({ customer: "c" }), "DeniedByPolicy", "what it calls again is asked for again");
+      assert.deepEqual(back.ran, [{ customer: "c" }, { customer: "c" }]);
+      edge.replace = {};
+      edge.seen.length = 0;
       for (const own of [new Own(), new Around()]) {
         protectTools(client, [own], { tool: "crm" });
         assert.equal(await own.invoke({ customer: "c" }), "owned");

@@ -92,6 +92,7 @@ cases("models-openapi", "a model's fields are the document's, of its types, and 
       else assert.throws(() => read(absent), BadReply, `${name} without ${field}`);
     }
   }
+  assert.ok(Object.isFrozen(model));
   assert.deepEqual(Object.keys(read({ ...good, new_field: 1 })), Object.keys(model), "an unknown field is ignored");
   for (const bad of [null, [], "x", 1, true]) assert.throws(() => read(bad), BadReply);
 });

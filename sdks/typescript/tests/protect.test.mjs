@@ -169,6 +169,15 @@ test("protect-approval", "an approved action is consumed and runs", async () => 
   });
 });
 
+test("protect-approval", "whoever is told of a pending approval cannot make it another one", async () => {
+  await withEdge(async (edge) => {
+    edge.decision = "require_approval";
+    const tell = (pending) => Object.assign(pending, { approval_id: "another" });
+    await assert.rejects(call(edge.url, recorder(), undefined, { onPending: tell }), TypeError);
+    assert.deepEqual(edge.seen.map(({ name }) => name), ["authorize"]);
+  });
+});
+
 test("protect-approval", "whoever is told of a pending approval is not waited for, and a failure there is a warning", async () => {
   await withEdge(async (edge) => {
     edge.decision = "require_approval";

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { chmodSync, createWriteStream, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, createWriteStream, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import https from "node:https";
 import net from "node:net";
 import os from "node:os";
@@ -15,6 +15,7 @@ import { call, DEFAULTS, recorder, withClient } from "./calling.mjs";
 import { selfSigned } from "./certificates.mjs";
 import { FakeEdge, raw, TOKEN, withEdge } from "./fake.mjs";
 import { cases, test } from "./feature.mjs";
+import { PACKAGE } from "./where.mjs";
 
 async function withFolder(work) {
   const folder = mkdtempSync(path.join(os.tmpdir(), "aegis-sdk-"));
@@ -160,6 +161,17 @@ test("transport", "an idle connection is closed before the server does", async (
   server.close();
 });
 
+test("transport", "an answer may take longer than an idle connection is kept", async () => {
+  await withEdge(async (edge) => {
+    edge.replace.other = raw(async (response) => {
+      await new Promise((done) => setTimeout(done, 6000));
+      response.end("{}");
+    });
+    await withClient(edge.url, async (client) => assert.deepEqual(await client.receipt("a"), {}));
+    assert.equal(edge.seen.length, 1);
+  });
+});
+
 test("transport", "a client that is idle keeps no program from its end", async () => {
   await withEdge(async (edge) => {
     const { status, out } = await runWith({ EDGE: edge.url }, CALLS.replace("client.close();", 'process.on("exit", () => console.log("end"));'));
@@ -292,6 +304,8 @@ test("client-config", "agent, environment and tenant are sent", async () => {
     await call(edge.url, recorder(), undefined, {}, { agent: "bot", environment: "production", tenant: "acme" });
     assert.deepEqual(edge.sent("authorize")[0].agent, { id: "bot", environment: "production" });
     assert.equal(edge.seen[0].headers["x-aegis-tenant-id"], "acme");
+    const { version } = JSON.parse(readFileSync(path.join(PACKAGE, "package.json"), "utf8"));
+    assert.equal(edge.seen[0].headers["user-agent"], `aegisagent-typescript/${version}`);
   });
 });
 

@@ -10,6 +10,7 @@ import { type Denied } from "../errors.js";
 import { execute } from "../execute.js";
 import type { Options } from "../flow.js";
 import { type AskSettings, askOptions, namedText } from "../protect.js";
+import { placeOf } from "../natives.js";
 import { flag, given, maybeFunction, namesOf } from "../settings.js";
 
 /** What an action is on, as a function of its name and parameters. */
@@ -75,19 +76,22 @@ export function told(denied: Denied): string {
 
 /**
  * Leave for one way of being run to go through others, where a framework's ways call each other: `invoke` calls `call`, which runs the tool. Each
- * of the ways that are named lets the cleared call through once.
+ * lets the cleared call through once, from the outermost to the innermost and not back.
  */
 export class Passage {
-  static readonly #current = new AsyncLocalStorage<{ readonly thing: object; readonly open: Set<string> }>();
+  static readonly #current = new AsyncLocalStorage<{ readonly thing: object; open: readonly string[] }>();
 
-  /** Does cleared work of `thing`, for which these ways are open. */
+  /** Does cleared work of `thing`, for which these ways are open, the outermost first. */
   static through<T>(thing: object, ways: readonly string[], work: () => T): T {
-    return Passage.#current.run({ thing, open: new Set(ways) }, work);
+    return Passage.#current.run({ thing, open: ways }, work);
   }
 
-  /** True, once for each way, within cleared work of `thing`. */
+  /** True, once, within cleared work of `thing`; from then on only what is further in is open. */
   static isOpen(thing: object, way: string): boolean {
     const current = Passage.#current.getStore();
-    return current?.thing === thing && current.open.delete(way);
+    const place = current?.thing === thing ? placeOf(way, current.open) : -1;
+    if (current === undefined || place < 0) return false;
+    current.open = current.open.slice(place + 1);
+    return true;
   }
 }
