@@ -148,5 +148,7 @@ pub(crate) fn letters(partition: &str, measures: &str, skip: &str, pattern: &str
         .map(|letter| format!("{letter} AS strpos(k, '{letter}') > 0"))
         .collect();
     let define = defines.join(", ");
-    format!("SELECT * FROM t MATCH_RECOGNIZE ({partition} ORDER BY ts MEASURES {measures} {skip} PATTERN ({pattern}) DEFINE {define})")
+    format!(
+        "SELECT * FROM t MATCH_RECOGNIZE ({partition} ORDER BY ts MEASURES {measures} {skip} PATTERN ({pattern}) DEFINE {define})"
+    )
 }

@@ -139,7 +139,8 @@ fn a_query_over_all_tenants_is_the_union_of_the_query_over_each() {
     for seed in 0..60 {
         let mut rng = Rng(2_000 + seed);
         let (rows, query) = (rows(&mut rng, 14), query(&mut rng, false));
-        let all = Session::over(vec![batch(&rows)], limits(&query)).query(&format!("SELECT * FROM {}", query.relation("PARTITION BY g")));
+        let all = Session::over(vec![batch(&rows)], limits(&query))
+            .query(&format!("SELECT * FROM {}", query.relation("PARTITION BY g")));
         let mut each = Vec::new();
         let mut failed = false;
         for partition in PARTITIONS {
