@@ -1,4 +1,4 @@
-//! What bounds matching, and where it is said that a bound was run into. Nothing is ever left out without being said here.
+//! What bounds matching, and where it is said that a bound was run into. Nothing is ever left out without being said here (L-MATCH-BOUNDS).
 
 use std::fmt;
 use std::sync::Arc;

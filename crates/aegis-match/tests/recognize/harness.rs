@@ -77,7 +77,12 @@ impl Session {
     }
 
     pub(crate) fn over(batches: Vec<RecordBatch>, limits: Limits) -> Self {
-        let mut config = SessionConfig::new().with_target_partitions(1);
+        Self::in_batches_of(8192, batches, limits)
+    }
+
+    /// The same, where operators hand on so many rows at a time.
+    pub(crate) fn in_batches_of(size: usize, batches: Vec<RecordBatch>, limits: Limits) -> Self {
+        let mut config = SessionConfig::new().with_target_partitions(1).with_batch_size(size);
         config.options_mut().optimizer.enable_dynamic_filter_pushdown = false;
         let report = Report::default();
         let builder = SessionStateBuilder::new().with_config(config).with_default_features();
