@@ -30,6 +30,13 @@ use crate::sql::SqlText;
 /// Memory that one run of one rule may take, in bytes.
 const RUN_MEMORY: usize = 256 * 1024 * 1024;
 
+/// Bounds of a rule's row patterns. The work of one tick is a few seconds at most, whatever the rule and the events: less than a rule may take.
+fn pattern_limits() -> Limits {
+    let mut limits = Limits { attempt_work: 1 << 20, partition_work: 1 << 23, query_work: 1 << 26, ..Limits::default() };
+    limits.attempt.steps = 1 << 18;
+    limits
+}
+
 /// Where a match's parts stand in the query's output.
 #[derive(Clone, Debug)]
 pub(crate) struct Output {
@@ -94,7 +101,7 @@ impl RulePlan {
         result
     }
 
-    /// What the row patterns of the query had to give up since the last time.
+    /// What the row patterns of the query had to give up since the last time. To be asked after each tick: their work counts from then on.
     pub(crate) fn overruns(&self) -> Overruns {
         self.report.take()
     }
@@ -157,7 +164,7 @@ fn session(slot: &Slot, view: View, report: &Report) -> Result<SessionState> {
     let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled);
     let runtime = RuntimeEnvBuilder::new().with_memory_limit(RUN_MEMORY, 1.0).with_disk_manager_builder(disk).build_arc()?;
     let builder = SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features();
-    let state = aegis_match::install(builder, Limits::default(), report.clone()).build();
+    let state = aegis_match::install(builder, pattern_limits(), report.clone()).build();
     let context = SessionContext::new_with_state(state);
     context.register_table(TABLE, Arc::new(EventsTable::new(slot.clone(), view)))?;
     Ok(context.state())

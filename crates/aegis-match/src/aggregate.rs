@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use aegis_pattern::{Mapping, View};
+use aegis_pattern::Mapping;
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, StringArray, UInt64Array};
 use datafusion::arrow::compute::{SortColumn, filter, lexsort_to_indices, take};
 use datafusion::common::ScalarValue;
@@ -12,12 +12,17 @@ use datafusion::logical_expr::Accumulator;
 use crate::kept::Kept;
 use crate::recognizer::{AggregateOver, Recognizer, Scope};
 
-/// The value over the rows of a view.
-pub(crate) fn over(aggregate: &AggregateOver, recognizer: &Recognizer, kept: &Kept, view: View<'_>, mapping: &Mapping) -> Result<ScalarValue> {
-    let rows: Vec<usize> = view.rows(aggregate.scope.in_pattern()).collect();
+/// The value over a whole match, and how many rows that took.
+pub(crate) fn over(
+    aggregate: &AggregateOver,
+    recognizer: &Recognizer,
+    kept: &Kept,
+    mapping: &Mapping,
+) -> Result<(ScalarValue, usize)> {
+    let rows: Vec<usize> = mapping.whole().rows(aggregate.scope.in_pattern()).collect();
     let mut accumulator = aggregate.function.create_accumulator()?;
     feed(accumulator.as_mut(), aggregate, recognizer, kept, &rows, mapping)?;
-    accumulator.evaluate()
+    Ok((accumulator.evaluate()?, rows.len()))
 }
 
 fn feed(
@@ -45,7 +50,13 @@ fn feed(
 }
 
 /// What the aggregate reads of some rows of the match.
-fn gather(aggregate: &AggregateOver, recognizer: &Recognizer, kept: &Kept, rows: &[usize], mapping: &Mapping) -> Result<RecordBatch> {
+fn gather(
+    aggregate: &AggregateOver,
+    recognizer: &Recognizer,
+    kept: &Kept,
+    rows: &[usize],
+    mapping: &Mapping,
+) -> Result<RecordBatch> {
     let numbers: Vec<Option<usize>> = rows.iter().copied().map(Some).collect();
     let mut columns = Vec::with_capacity(aggregate.columns.len() + 1);
     for column in &aggregate.columns {
@@ -63,7 +74,10 @@ fn gather(aggregate: &AggregateOver, recognizer: &Recognizer, kept: &Kept, rows:
 fn sorted(aggregate: &AggregateOver, values: Vec<ArrayRef>) -> Result<Vec<ArrayRef>> {
     let keys = &values[values.len() - aggregate.order_by.len()..];
     let rows = values.first().map_or(0, |array| array.len());
-    let sort = keys.iter().zip(&aggregate.order_by).map(|(key, sort)| SortColumn { values: Arc::clone(key), options: Some(sort.options) });
+    let sort = keys
+        .iter()
+        .zip(&aggregate.order_by)
+        .map(|(key, sort)| SortColumn { values: Arc::clone(key), options: Some(sort.options) });
     let place: ArrayRef = Arc::new(UInt64Array::from_iter_values(0..rows as u64));
     let columns: Vec<SortColumn> = sort.chain([SortColumn { values: place, options: None }]).collect();
     let indices = lexsort_to_indices(&columns, None)?;
@@ -103,34 +117,35 @@ impl Running {
         }
     }
 
-    /// The value over the mapping so far. Adds to `again` the rows that are taken in.
+    /// How many rows asking for the value would take in.
+    pub(crate) fn rows_to_take(&mut self, aggregate: &AggregateOver, mapping: &Mapping) -> usize {
+        let (scope, view) = (aggregate.scope.in_pattern(), mapping.whole());
+        let count = view.count(scope);
+        for nth in self.rows.len()..count {
+            self.rows.extend(view.first(scope, nth));
+        }
+        let known = self.values.get(count).is_some_and(Option::is_some);
+        if known { 0 } else { count - self.taken }
+    }
+
+    /// The value over the mapping so far.
     pub(crate) fn value(
         &mut self,
         aggregate: &AggregateOver,
         recognizer: &Recognizer,
         kept: &Kept,
         mapping: &Mapping,
-        again: &mut u64,
     ) -> Result<ScalarValue> {
-        let scope = aggregate.scope.in_pattern();
-        let view = mapping.whole();
-        let count = view.count(scope);
-        for nth in self.rows.len()..count {
-            self.rows.extend(view.first(scope, nth));
-        }
+        self.rows_to_take(aggregate, mapping);
+        let count = self.rows.len();
         if let Some(Some(known)) = self.values.get(count) {
             return Ok(known.clone());
         }
         let accumulator = match &mut self.accumulator {
             Some(accumulator) => accumulator,
-            None => {
-                self.taken = 0;
-                self.accumulator.insert(aggregate.function.create_accumulator()?)
-            }
+            None => self.accumulator.insert(aggregate.function.create_accumulator()?),
         };
-        let new = &self.rows[self.taken..count];
-        *again += new.len() as u64;
-        feed(accumulator.as_mut(), aggregate, recognizer, kept, new, mapping)?;
+        feed(accumulator.as_mut(), aggregate, recognizer, kept, &self.rows[self.taken..count], mapping)?;
         self.taken = count;
         let value = accumulator.evaluate()?;
         if !value.data_type().is_nested() {

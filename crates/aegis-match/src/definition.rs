@@ -54,7 +54,13 @@ pub(crate) enum Read {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Slot {
-    Navigated { read: Read, rows: Rows, from_first: bool, nth: usize, step: i64 },
+    Navigated {
+        read: Read,
+        rows: Rows,
+        from_first: bool,
+        nth: usize,
+        step: i64,
+    },
     Count(Rows),
     /// An aggregate, by its place.
     Aggregate(usize),

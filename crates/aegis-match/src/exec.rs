@@ -16,8 +16,8 @@ use datafusion::physical_expr::{
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, InputDistributionRequirements, Partitioning, PlanProperties, ReplaceChildrenOptions,
-    SendableRecordBatchStream,
+    DisplayAs, DisplayFormatType, ExecutionPlan, InputDistributionRequirements, Partitioning, PlanProperties,
+    ReplaceChildrenOptions, SendableRecordBatchStream,
 };
 use futures_util::{StreamExt, stream};
 
@@ -124,14 +124,16 @@ impl ExecutionPlan for MatchExec {
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let input = self.input.execute(partition, Arc::clone(&context))?;
+        let reservation = MemoryConsumer::new("MatchExec").register(context.memory_pool());
+        let output = Output::accounted_for(reservation.new_empty());
         let run = Run {
             input: Some(input),
             recognizer: Arc::clone(&self.recognizer),
             report: self.report.clone(),
-            reservation: MemoryConsumer::new("MatchExec").register(context.memory_pool()),
+            reservation,
             current: None,
             kept_bytes: 0,
-            output: Output::default(),
+            output,
         };
         let batches = stream::try_unfold(run, |mut run| async move { Ok(run.next().await?.map(|batch| (batch, run))) });
         Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(self.recognizer.schema()), batches)))
@@ -166,12 +168,9 @@ impl Run {
             }
         }
         if self.output.ready_rows() == 0 {
-            self.reservation.free();
             return Ok(None);
         }
-        let batch = self.output.take_ready(&self.recognizer)?;
-        self.account()?;
-        Ok(Some(batch))
+        Ok(Some(self.output.take_ready(&self.recognizer)?))
     }
 
     fn take(&mut self, batch: &RecordBatch) -> Result<()> {
@@ -193,7 +192,7 @@ impl Run {
             }
             let columns: Vec<ArrayRef> = columns.iter().map(|array| slice(array, len)).collect();
             self.kept_bytes += bytes_of(&columns);
-            self.account()?;
+            self.reservation.try_resize(self.kept_bytes)?;
             let current = self.current.get_or_insert_with(|| Partition::new(key, &self.recognizer));
             current.kept.push(columns, len)?;
         }
@@ -204,13 +203,10 @@ impl Run {
     fn finish(&mut self) -> Result<()> {
         let Some(mut current) = self.current.take() else { return Ok(()) };
         current.complete = true;
+        self.reservation.try_resize(self.kept_bytes + self.recognizer.search_bytes(current.kept.end()))?;
         current.find(&self.recognizer, &self.report, &mut self.output)?;
         self.kept_bytes = 0;
-        self.account()
-    }
-
-    fn account(&self) -> Result<()> {
-        self.reservation.try_resize(self.kept_bytes + self.output.ready_bytes())
+        self.reservation.try_resize(0)
     }
 }
 

@@ -82,7 +82,8 @@ impl Kept {
         let arrays: Vec<&dyn Array> =
             self.chunks.iter().map(|chunk| chunk.columns[column].as_ref()).chain([null.as_ref()]).collect();
         let nowhere = (self.chunks.len(), 0);
-        let places: Vec<(usize, usize)> = rows.iter().map(|row| row.and_then(|row| self.locate(row)).unwrap_or(nowhere)).collect();
+        let places: Vec<(usize, usize)> =
+            rows.iter().map(|row| row.and_then(|row| self.locate(row)).unwrap_or(nowhere)).collect();
         Ok(interleave(&arrays, &places)?)
     }
 

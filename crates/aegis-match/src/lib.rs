@@ -8,6 +8,9 @@
 //! `docs/specs/row-patterns.md` says it precisely.
 
 mod aggregate;
+mod cell;
+mod compile;
+mod conditions;
 mod definition;
 mod exec;
 mod functions;
@@ -24,10 +27,11 @@ mod resolve;
 mod session;
 mod skip;
 mod stream;
+mod take_out;
 mod tokens;
 
 pub use exec::MatchExec;
-pub use limits::{Budget, Limits, Overrun, Overruns, Report};
+pub use limits::{Budget, CONDITION_WORK, Limits, Overrun, Overruns, ROW_WORK, Report};
 pub use node::MatchRecognize;
 pub use planner::MatchPlanner;
 pub use recognizer::Recognizer;

@@ -1,4 +1,4 @@
-//! What bounds matching, and where it is said that a bound was run into. Nothing is ever left out without being said here.
+//! What bounds matching, and where it is said that a bound was run into. Nothing is ever left out without being said here (L-MATCH-BOUNDS).
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,14 +7,19 @@ use aegis_pattern::Bound;
 use parking_lot::Mutex;
 
 /// Bounds of one query.
+///
+/// *Work* is counted in operations of the search, about 20 to 50 nanoseconds each: a condition that depends on the mapping is as much as
+/// [`CONDITION_WORK`] of them each time it is evaluated, a row that an aggregate takes in as much as [`ROW_WORK`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Of the search from one start row.
     pub attempt: aegis_pattern::Limits,
-    /// Most operations of a search through what is known of one partition: of all its start rows together.
-    pub partition_steps: u64,
-    /// Most rows that conditions' aggregates take in again because the search went back, from one start row.
-    pub aggregated_rows: u64,
+    /// Most work of the conditions from one start row.
+    pub attempt_work: u64,
+    /// Most work of one search through what is known of one partition, measures included.
+    pub partition_work: u64,
+    /// Most work of all partitions together, until the report is taken.
+    pub query_work: u64,
     /// Longest time from the first row of a match to its last, in microseconds. The first column of ORDER BY must then be a time.
     pub span_micros: Option<i64>,
     /// While streaming: most rows kept, of all partitions together.
@@ -23,13 +28,21 @@ pub struct Limits {
     pub kept_partitions: usize,
 }
 
+/// What the evaluation of one condition by itself costs, in operations of the search.
+pub const CONDITION_WORK: u64 = 64;
+
+/// What one row costs that an aggregate takes in.
+pub const ROW_WORK: u64 = 4;
+
 impl Default for Limits {
-    /// 16 million operations for a partition, a million rows aggregated again, 200,000 rows and 50,000 partitions kept, no span.
+    /// Four million units of work from one start row, 16 million in a partition, any amount in a query; 200,000 rows and 50,000 partitions kept;
+    /// no span.
     fn default() -> Self {
         Self {
             attempt: aegis_pattern::Limits::default(),
-            partition_steps: 1 << 24,
-            aggregated_rows: 1 << 20,
+            attempt_work: 1 << 22,
+            partition_work: 1 << 24,
+            query_work: u64::MAX,
             span_micros: None,
             kept_rows: 200_000,
             kept_partitions: 50_000,
@@ -44,10 +57,12 @@ pub enum Budget {
     Steps,
     /// Memory of the search from one start row: the same.
     Memory,
-    /// Rows that conditions aggregate, from one start row: the same.
-    Aggregates,
-    /// Operations of a partition: the start row and all that were known after it were given up.
+    /// Work of the conditions from one start row: the same.
+    Work,
+    /// Work of a partition: the start row and all that were known after it were given up.
     Partition,
+    /// Work of the query: the same, and so it will be until the report is taken.
+    Query,
     /// Rows kept: this row and those that came with it were refused.
     Rows,
     /// Partitions kept: the rows of a new one were refused.
@@ -68,8 +83,9 @@ impl fmt::Display for Budget {
         formatter.write_str(match self {
             Self::Steps => "steps of one start row",
             Self::Memory => "memory of one start row",
-            Self::Aggregates => "aggregated rows of one start row",
-            Self::Partition => "steps of the partition",
+            Self::Work => "work of one start row",
+            Self::Partition => "work of the partition",
+            Self::Query => "work of the query",
             Self::Rows => "rows kept",
             Self::Partitions => "partitions kept",
         })
@@ -95,7 +111,7 @@ impl fmt::Display for Overrun {
 /// Most overruns that are told one by one; the others are counted.
 const TOLD: usize = 64;
 
-/// Where a query's overruns are collected. Clones are the same report.
+/// Where a query's overruns and its work are collected. Clones are the same report.
 #[derive(Clone, Debug, Default)]
 pub struct Report(Arc<Mutex<Overruns>>);
 
@@ -106,6 +122,8 @@ pub struct Overruns {
     pub count: u64,
     /// The first of them.
     pub first: Vec<Overrun>,
+    /// The work that was done.
+    pub work: u64,
 }
 
 impl Report {
@@ -121,5 +139,14 @@ impl Report {
         if overruns.first.len() < TOLD {
             overruns.first.push(overrun);
         }
+    }
+
+    pub(crate) fn work(&self) -> u64 {
+        self.0.lock().work
+    }
+
+    pub(crate) fn add_work(&self, work: u64) {
+        let mut overruns = self.0.lock();
+        overruns.work = overruns.work.saturating_add(work);
     }
 }

@@ -7,14 +7,19 @@ use datafusion::arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, RecordB
 use datafusion::arrow::compute::concat;
 use datafusion::common::ScalarValue;
 use datafusion::error::Result;
+use datafusion::execution::memory_pool::MemoryReservation;
 
 use crate::aggregate;
+use crate::cell::{Cell, read};
 use crate::kept::{Kept, bytes_of};
-use crate::partition::{Cell, read};
+use crate::limits::ROW_WORK;
 use crate::recognizer::{ReadSlot, Recognizer};
 
 /// Matches whose measures are evaluated together.
 const TOGETHER: usize = 1024;
+
+/// Bytes of measures' values from which on they are evaluated.
+const TOGETHER_BYTES: usize = 1 << 20;
 
 /// Matches on their way out.
 #[derive(Debug, Default)]
@@ -26,6 +31,10 @@ pub(crate) struct Output {
     ready: Vec<RecordBatch>,
     ready_rows: usize,
     ready_bytes: usize,
+    /// Of the values that were taken in and are not evaluated yet.
+    taken_bytes: usize,
+    /// Where all of it is accounted for.
+    reservation: Option<MemoryReservation>,
 }
 
 #[derive(Debug)]
@@ -38,7 +47,11 @@ enum Reads {
 }
 
 impl Output {
-    /// Takes in a match. False, and nothing taken, if a measure reads a row that is still to come.
+    pub(crate) fn accounted_for(reservation: MemoryReservation) -> Self {
+        Self { reservation: Some(reservation), ..Self::default() }
+    }
+
+    /// Takes in a match, and says what work that was. None, and nothing taken, if a measure reads a row that is still to come.
     pub(crate) fn take(
         &mut self,
         recognizer: &Recognizer,
@@ -46,12 +59,13 @@ impl Output {
         key: &[ArrayRef],
         rows: Rows,
         mapping: &Mapping,
-    ) -> Result<bool> {
+    ) -> Result<Option<u64>> {
         let slots: Vec<&ReadSlot> = recognizer.measures.slots.iter().map(|slot| &recognizer.slots[*slot]).collect();
         let cells: Vec<Cell<'_>> = slots.iter().map(|slot| read(slot, recognizer, mapping, rows)).collect();
         if cells.iter().any(|cell| matches!(cell, Cell::NotYet)) {
-            return Ok(false);
+            return Ok(None);
         }
+        let mut work = slots.len() as u64;
         if self.slots.is_empty() {
             self.slots = slots.iter().map(|slot| Reads::of(slot)).collect();
         }
@@ -63,16 +77,20 @@ impl Output {
                 Reads::Values(values) => {
                     if let ReadSlot::Aggregate(index) = slot {
                         let over = &recognizer.aggregates[*index];
-                        values.push(aggregate::over(over, recognizer, kept, mapping.whole(), mapping)?);
+                        let (value, rows) = aggregate::over(over, recognizer, kept, mapping)?;
+                        work += rows as u64 * ROW_WORK;
+                        self.taken_bytes += value.size();
+                        values.push(value);
                     }
                 }
             }
         }
         self.keys.push(key.to_vec());
-        if self.keys.len() >= TOGETHER {
+        self.account()?;
+        if self.keys.len() >= TOGETHER || self.taken_bytes >= TOGETHER_BYTES {
             self.flush(recognizer, kept)?;
         }
-        Ok(true)
+        Ok(Some(work))
     }
 
     /// Evaluates what was taken in. To be called before the partition's rows go, and before another partition's match.
@@ -102,23 +120,25 @@ impl Output {
         let batch = RecordBatch::try_new_with_options(Arc::clone(&recognizer.schema), row, &options)?;
         self.ready_rows += matches;
         self.ready_bytes += bytes_of(batch.columns());
+        self.taken_bytes = 0;
         self.ready.push(batch);
-        Ok(())
+        self.account()
     }
 
     pub(crate) fn ready_rows(&self) -> usize {
         self.ready_rows
     }
 
-    pub(crate) fn ready_bytes(&self) -> usize {
-        self.ready_bytes
-    }
-
     /// What is ready, as one batch.
     pub(crate) fn take_ready(&mut self, recognizer: &Recognizer) -> Result<RecordBatch> {
         (self.ready_rows, self.ready_bytes) = (0, 0);
         let ready = std::mem::take(&mut self.ready);
+        self.account()?;
         Ok(datafusion::arrow::compute::concat_batches(&recognizer.schema, &ready)?)
+    }
+
+    fn account(&self) -> Result<()> {
+        self.reservation.as_ref().map_or(Ok(()), |reservation| reservation.try_resize(self.ready_bytes + self.taken_bytes))
     }
 }
 

@@ -74,7 +74,8 @@ impl Reader<'_> {
             Some('$') => self.one(Pattern::End),
             Some('(') => self.group(),
             Some('{') => {
-                let exclusion = self.characters.get(self.at + 1..).is_some_and(|rest| rest.iter().find(|c| !c.is_whitespace()) == Some(&'-'));
+                let exclusion =
+                    self.characters.get(self.at + 1..).is_some_and(|rest| rest.iter().find(|c| !c.is_whitespace()) == Some(&'-'));
                 if exclusion {
                     let refusal = Refusal::unsupported("exclusion ({- -})").at(self.place());
                     return Err(refusal.hint("with one row per match it excludes nothing: leave the braces off"));

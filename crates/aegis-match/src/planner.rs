@@ -4,13 +4,13 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use aegis_pattern::{Pattern, Program};
+use datafusion::arrow::datatypes::DataType;
 use datafusion::error::Result;
 use datafusion::logical_expr::planner::{PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning};
 use datafusion::logical_expr::{Expr, ExprSchemable, Extension, LogicalPlan, SortExpr};
-use datafusion::arrow::datatypes::DataType;
 use datafusion::sql::sqlparser::ast::{
-    AfterMatchSkip, Expr as SqlExpr, Ident, MatchRecognizePattern, MatchRecognizeSymbol, Measure as SqlMeasure, OrderByExpr, RowsPerMatch, Spanned,
-    SymbolDefinition, TableFactor,
+    AfterMatchSkip, Expr as SqlExpr, Ident, MatchRecognizePattern, MatchRecognizeSymbol, Measure as SqlMeasure, OrderByExpr,
+    RowsPerMatch, Spanned, SymbolDefinition, TableFactor,
 };
 use datafusion::sql::sqlparser::tokenizer::Location;
 
@@ -71,9 +71,8 @@ fn read_pattern(parsed: &MatchRecognizePattern, context: &dyn RelationPlannerCon
         }
         other => (other.to_string(), Location { line: 0, column: 0 }),
     };
-    let normalize = |name: &str, quoted: bool| {
-        context.normalize_ident(if quoted { Ident::with_quote('"', name) } else { Ident::new(name) })
-    };
+    let normalize =
+        |name: &str, quoted: bool| context.normalize_ident(if quoted { Ident::with_quote('"', name) } else { Ident::new(name) });
     let pattern = pattern::read(&text, origin, &normalize)?;
     Program::compile(&pattern).map_err(|error| Refusal::invalid(error.to_string()).at(origin))?;
     Ok(pattern)
@@ -133,7 +132,10 @@ fn conditions(symbols: Vec<SymbolDefinition>, variables: &[String], resolver: &m
             return Err(refusal.at(at).hint("put it into the pattern, or leave the condition off").into());
         }
         if conditions.iter().any(|known| known.variable == variable) {
-            return Err(Refusal::invalid(format!("DEFINE has two conditions of `{symbol}`")).at(at).hint("join them with AND").into());
+            return Err(Refusal::invalid(format!("DEFINE has two conditions of `{symbol}`"))
+                .at(at)
+                .hint("join them with AND")
+                .into());
         }
         let text = definition.to_string();
         let expr = resolver.resolve(definition, Clause::Define(&variable))?;

@@ -4,31 +4,29 @@
 //! DataFusion's. A column belongs to a variable, or, unqualified, to all rows of the match.
 
 use std::collections::HashMap;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, DFSchema, DFSchemaRef, TableReference};
 use datafusion::config::ConfigOptions;
-use datafusion::error::{DataFusionError, Result};
+use datafusion::error::Result;
 use datafusion::logical_expr::expr::AggregateFunction;
 use datafusion::logical_expr::planner::RelationPlannerContext;
 use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Expr, ExprSchemable};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
-use datafusion::sql::sqlparser::ast::{
-    Expr as SqlExpr, Function, FunctionArg, FunctionArgExpr, Ident, Query, Spanned, Value, VisitMut, VisitorMut,
-};
+use datafusion::sql::sqlparser::ast::{Expr as SqlExpr, Function, FunctionArg, FunctionArgExpr, Ident, Spanned};
 use datafusion::sql::sqlparser::tokenizer::Location;
 
 use crate::definition::{Aggregate, CLASSIFIER, Read, Rows, Slot, operand_name, operand_schema, slot_name, slot_schema};
 use crate::functions::{self, Called};
 use crate::refusal::Refusal;
+use crate::take_out::{Within, take_out};
 
 /// Qualifiers of the planning schema that no variable has: all rows of the match, and slots.
-const ALL_ROWS: &str = "*";
-const SLOTS: &str = "#";
+pub(crate) const ALL_ROWS: &str = "*";
+pub(crate) const SLOTS: &str = "#";
 
 /// Where an expression stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,17 +36,9 @@ pub(crate) enum Clause<'a> {
     Measures,
 }
 
-/// What is being read around the expression at hand.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Within {
-    Nothing,
-    Navigation,
-    Aggregate,
-}
-
 /// Resolves the expressions of one `MATCH_RECOGNIZE`, and gathers what they read.
 pub(crate) struct Resolver<'a> {
-    context: &'a mut dyn RelationPlannerContext,
+    pub(crate) context: &'a mut dyn RelationPlannerContext,
     input: DFSchemaRef,
     variables: &'a [String],
     config: Arc<ConfigOptions>,
@@ -70,8 +60,8 @@ impl<'a> Resolver<'a> {
 
     /// An expression of a clause, typed, over slots.
     pub(crate) fn resolve(&mut self, mut tree: SqlExpr, clause: Clause<'_>) -> Result<Expr> {
-        self.take_out(&mut tree, clause, Within::Nothing)?;
-        let planned = self.context.sql_to_expr(tree, &*self.planning_schema()?)?;
+        take_out(self, &mut tree, clause, Within::Nothing)?;
+        let planned = self.context.sql_to_expr(tree, &self.planning_schema()?)?;
         let over_slots = planned.transform_up(|part| match part {
             Expr::Column(column) => Ok(Transformed::yes(Expr::Column(self.slot_column(&column, clause)?))),
             other => Ok(Transformed::no(other)),
@@ -91,15 +81,6 @@ impl<'a> Resolver<'a> {
             SimplifyContext::builder().with_schema(Arc::clone(schema)).with_config_options(Arc::clone(&self.config)).build();
         let simplifier = ExprSimplifier::new(context);
         simplifier.simplify(simplifier.coerce(expr, schema)?)
-    }
-
-    /// Puts slots in the place of what belongs to row patterns, and qualifies every column.
-    fn take_out(&mut self, tree: &mut SqlExpr, clause: Clause<'_>, within: Within) -> Result<()> {
-        let mut taker = Taker { resolver: self, clause, within, in_aggregate: false };
-        match VisitMut::visit(tree, &mut taker) {
-            ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(error) => Err(error),
-        }
     }
 
     /// The columns that a tree may name: each input column for each variable and for all rows, and the slots.
@@ -126,7 +107,8 @@ impl<'a> Resolver<'a> {
             return Ok(Column::new_unqualified(column.name.clone()));
         }
         let operand = self.operand(Expr::Column(self.input_column(&column.name)?))?;
-        let navigated = Slot::Navigated { read: Read::Operand(operand), rows: rows_of(qualifier), from_first: false, nth: 0, step: 0 };
+        let navigated =
+            Slot::Navigated { read: Read::Operand(operand), rows: rows_of(qualifier), from_first: false, nth: 0, step: 0 };
         let index = self.slot(navigated, self.operand_types[operand].clone(), clause);
         Ok(Column::new_unqualified(slot_name(index)))
     }
@@ -145,7 +127,7 @@ impl<'a> Resolver<'a> {
 
     /// The place of an expression over an input row.
     fn operand(&mut self, expr: Expr) -> Result<usize> {
-        let expr = self.typed(expr, &Arc::clone(&self.input))?;
+        let expr = self.typed(expr, &self.input)?;
         if let Some(known) = self.operands.iter().position(|operand| *operand == expr) {
             return Ok(known);
         }
@@ -154,10 +136,12 @@ impl<'a> Resolver<'a> {
         Ok(self.operands.len() - 1)
     }
 
-    fn slot(&mut self, slot: Slot, data_type: DataType, clause: Clause<'_>) -> usize {
+    pub(crate) fn slot(&mut self, slot: Slot, data_type: DataType, clause: Clause<'_>) -> usize {
         let slot = match (slot, clause) {
             // In a condition the row itself is the last of its variable.
-            (Slot::Navigated { read, rows: Rows::Of(variable), from_first: false, nth: 0, step }, Clause::Define(own)) if variable == own => {
+            (Slot::Navigated { read, rows: Rows::Of(variable), from_first: false, nth: 0, step }, Clause::Define(own))
+                if variable == own =>
+            {
                 Slot::Navigated { read, rows: Rows::All, from_first: false, nth: 0, step }
             }
             (slot, _) => slot,
@@ -170,7 +154,7 @@ impl<'a> Resolver<'a> {
     }
 
     /// `FIRST`, `LAST`, `PREV`, `NEXT`, and one within another.
-    fn navigation(&mut self, function: &Function, called: &Called, clause: Clause<'_>) -> Result<(Slot, DataType)> {
+    pub(crate) fn navigation(&mut self, function: &Function, called: &Called, clause: Clause<'_>) -> Result<(Slot, DataType)> {
         let at = function.span().start;
         let (operand, offset) = functions::navigation_arguments(function, called)?;
         if called.is_physical() {
@@ -226,8 +210,8 @@ impl<'a> Resolver<'a> {
         text: &str,
         at: Location,
     ) -> Result<(Expr, Option<Rows>)> {
-        self.take_out(&mut tree, clause, within)?;
-        let planned = self.context.sql_to_expr(tree, &*self.planning_schema()?)?;
+        take_out(self, &mut tree, clause, within)?;
+        let planned = self.context.sql_to_expr(tree, &self.planning_schema()?)?;
         let mut qualifiers: Vec<&str> =
             planned.column_refs().into_iter().map(|c| c.relation.as_ref().map_or(ALL_ROWS, TableReference::table)).collect();
         qualifiers.sort_unstable();
@@ -235,7 +219,10 @@ impl<'a> Resolver<'a> {
         if let [first, second, ..] = qualifiers.as_slice() {
             let said = |name: &str| if name == ALL_ROWS { "all rows".to_owned() } else { format!("`{name}`") };
             let message = format!("`{text}` reads columns of {} and of {}", said(first), said(second));
-            return Err(Refusal::invalid(message).at(at).hint("navigation and aggregates go over the rows of one variable").into());
+            return Err(Refusal::invalid(message)
+                .at(at)
+                .hint("navigation and aggregates go over the rows of one variable")
+                .into());
         }
         let rows = qualifiers.first().map(|name| rows_of(name));
         Ok((planned, rows))
@@ -251,7 +238,7 @@ impl<'a> Resolver<'a> {
     }
 
     /// An aggregate over the rows of one variable.
-    fn aggregate(&mut self, function: Function, clause: Clause<'_>) -> Result<(Slot, DataType)> {
+    pub(crate) fn aggregate(&mut self, function: Function, clause: Clause<'_>) -> Result<(Slot, DataType)> {
         let at = function.span().start;
         let text = function.to_string();
         let (function, counted) = functions::without_counted_wildcard(function);
@@ -321,7 +308,7 @@ impl<'a> Resolver<'a> {
     }
 
     /// The qualifier of `CLASSIFIER()` or `CLASSIFIER(v)`.
-    fn classified(&self, function: &Function) -> Result<String> {
+    pub(crate) fn classified(&self, function: &Function) -> Result<String> {
         match functions::arguments(function).as_slice() {
             [] => Ok(ALL_ROWS.to_owned()),
             [FunctionArg::Unnamed(FunctionArgExpr::Expr(SqlExpr::Identifier(variable)))] => Ok(self.variable(variable)?),
@@ -337,7 +324,7 @@ impl<'a> Resolver<'a> {
         self.context.normalize_ident(ident.clone())
     }
 
-    fn variable(&self, ident: &Ident) -> Result<String, Refusal> {
+    pub(crate) fn variable(&self, ident: &Ident) -> Result<String, Refusal> {
         let name = self.context.normalize_ident(ident.clone());
         if self.variables.contains(&name) {
             return Ok(name);
@@ -347,7 +334,7 @@ impl<'a> Resolver<'a> {
         Err(refusal.hint(format!("its variables are: {known}; a column of any row stands without a qualifier")))
     }
 
-    fn column(&self, ident: &Ident) -> Result<String, Refusal> {
+    pub(crate) fn column(&self, ident: &Ident) -> Result<String, Refusal> {
         let name = self.context.normalize_ident(ident.clone());
         if self.input.fields().iter().any(|field| *field.name() == name) {
             return Ok(name);
@@ -357,121 +344,6 @@ impl<'a> Resolver<'a> {
     }
 }
 
-fn rows_of(qualifier: &str) -> Rows {
+pub(crate) fn rows_of(qualifier: &str) -> Rows {
     if qualifier == ALL_ROWS { Rows::All } else { Rows::Of(qualifier.to_owned()) }
 }
-
-/// A column of the planning schema as a tree.
-fn qualified(qualifier: &str, name: &str) -> SqlExpr {
-    SqlExpr::CompoundIdentifier(vec![Ident::with_quote('"', qualifier), Ident::with_quote('"', name)])
-}
-
-/// Walks a tree from the top.
-struct Taker<'r, 'a> {
-    resolver: &'r mut Resolver<'a>,
-    clause: Clause<'r>,
-    within: Within,
-    /// The aggregate whose arguments are read has been come to.
-    in_aggregate: bool,
-}
-
-impl VisitorMut for Taker<'_, '_> {
-    type Break = DataFusionError;
-
-    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<DataFusionError> {
-        ControlFlow::Break(Refusal::unsupported("a subquery in DEFINE or MEASURES").at(query.span().start).into())
-    }
-
-    fn pre_visit_expr(&mut self, expr: &mut SqlExpr) -> ControlFlow<DataFusionError> {
-        match self.replace(expr) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => ControlFlow::Break(error),
-        }
-    }
-}
-
-impl Taker<'_, '_> {
-    fn replace(&mut self, expr: &mut SqlExpr) -> Result<()> {
-        match expr {
-            SqlExpr::Identifier(ident) => *expr = qualified(ALL_ROWS, &self.resolver.column(ident)?),
-            SqlExpr::CompoundIdentifier(parts) => {
-                if let [variable, column, rest @ ..] = parts.as_slice() {
-                    let variable = self.resolver.variable(variable)?;
-                    let column = self.resolver.column(column)?;
-                    let named = [Ident::with_quote('"', variable), Ident::with_quote('"', column)];
-                    *expr = SqlExpr::CompoundIdentifier(named.into_iter().chain(rest.iter().cloned()).collect());
-                }
-            }
-            SqlExpr::Function(function) => {
-                if let Some(replacement) = self.function(function)? {
-                    *expr = replacement;
-                }
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// What stands in the place of a function of row patterns; none for other functions.
-    fn function(&mut self, function: &mut Function) -> Result<Option<SqlExpr>> {
-        let at = function.span().start;
-        if function.over.is_some() {
-            return Err(Refusal::unsupported(format!("the window function `{function}`")).at(at).into());
-        }
-        let called = functions::called(function);
-        let aggregates = functions::is_aggregate(function, self.resolver.context.context_provider());
-        if let Some(called) = &called {
-            functions::check_semantics(called, self.clause, at)?;
-            if called.semantics.is_some() && !aggregates && !called.is_logical() {
-                let message = format!("`{}` takes neither FINAL nor RUNNING", called.name);
-                return Err(Refusal::invalid(message).at(at).into());
-            }
-        }
-        let name = called.as_ref().map(|called| called.name.as_str());
-        let (slot, data_type) = match (name, self.within) {
-            (Some("classifier"), Within::Aggregate) => {
-                return Ok(Some(qualified(&self.resolver.classified(function)?, CLASSIFIER)));
-            }
-            (Some("classifier"), Within::Navigation) => {
-                let refusal = Refusal::unsupported("CLASSIFIER within a larger operand of FIRST, LAST, PREV or NEXT").at(at);
-                return Err(refusal.hint("navigate to it alone: LAST(CLASSIFIER())").into());
-            }
-            (Some("classifier"), Within::Nothing) => {
-                let qualifier = self.resolver.classified(function)?;
-                if let Clause::Define(own) = self.clause
-                    && [ALL_ROWS, own].contains(&qualifier.as_str())
-                {
-                    return Ok(Some(SqlExpr::Value(Value::SingleQuotedString(own.to_owned()).into())));
-                }
-                let rows = rows_of(&qualifier);
-                (Slot::Navigated { read: Read::Classifier, rows, from_first: false, nth: 0, step: 0 }, DataType::Utf8)
-            }
-            (Some("match_number" | "first" | "last" | "prev" | "next"), Within::Navigation | Within::Aggregate) => {
-                let message = format!("`{function}` cannot stand within another navigation or an aggregate");
-                let hint = "PREV and NEXT may go around FIRST or LAST, nothing else is nested";
-                return Err(Refusal::invalid(message).at(at).hint(hint).into());
-            }
-            (Some("match_number"), Within::Nothing) => (Slot::MatchNumber, DataType::Int64),
-            (Some(_), Within::Nothing) if !aggregates => {
-                let Some(called) = &called else { return Ok(None) };
-                self.resolver.navigation(function, called, self.clause)?
-            }
-            _ if aggregates && self.within == Within::Nothing => {
-                let mut plain = function.clone();
-                functions::leave_out_semantics(&mut plain);
-                self.resolver.aggregate(plain, self.clause)?
-            }
-            _ if aggregates && (self.within == Within::Navigation || self.in_aggregate) => {
-                let message = format!("the aggregate `{function}` cannot stand within a navigation or another aggregate");
-                return Err(Refusal::invalid(message).at(at).into());
-            }
-            _ => {
-                self.in_aggregate |= aggregates;
-                return Ok(None);
-            }
-        };
-        let index = self.resolver.slot(slot, data_type, self.clause);
-        Ok(Some(qualified(SLOTS, &slot_name(index))))
-    }
-}
-

@@ -1,5 +1,5 @@
 //! Streaming: rows of partitions as they come, matches as they become decidable. What comes out, all of it, is what the operator finds in
-//! all rows at once.
+//! all rows at once (L-MATCH-STREAM).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -264,6 +264,29 @@ fn the_laws_are_not_kept_by_silence() {
 }
 
 #[test]
+fn a_row_pattern_that_costs_too_much_is_given_up_and_said_to_be() {
+    // Each row can be taken in two ways, and the end depends on which: two to the power of the rows.
+    let query = "SELECT * FROM events MATCH_RECOGNIZE (PARTITION BY agent_id ORDER BY ts MEASURES array_agg(event_id) AS event_ids \
+                 PATTERN ((a | b)+ c) DEFINE c AS c.tool = CAST(count(a.*) AS text))";
+    let text = |id: &str, query: &str| {
+        let name = format!("name: {}", id.to_lowercase());
+        rule_text(0).replace("id: T-0", &format!("id: {id}")).replace("name: stateless", &name).replace(RULES[0].2, query)
+    };
+    let texts = [("bomb/rule.sql".into(), text("BOMB", query)), ("other/rule.sql".into(), text("OTHER", RULES[0].2))];
+    let rules = RuleSet::from_texts(texts).unwrap();
+    let mut engine = Engine::new(rules, EngineConfig::new(Arc::new(ManualClock::new(Timestamp::from_micros(START)))));
+    let steps: Vec<Step> =
+        (0..40).map(|_| Step { forward: 0, late: 0, tenant: 0, agent: 0, deny: true, repeat: false }).collect();
+    let output = engine.tick(log_of(&steps));
+    assert!(output.quarantined.is_empty());
+    assert!(output.alerts.iter().all(|alert| alert.rule_name == "other") && !output.alerts.is_empty(), "the other rule goes on");
+    let stats = engine.stats();
+    let bomb = stats.iter().find(|stats| stats.rule_id == "BOMB").unwrap();
+    assert!(bomb.overruns > 0 && bomb.overrun.as_ref().is_some_and(|said| said.contains("agent-0")), "{bomb:?}");
+    assert!(stats.iter().all(|stats| stats.rule_id == "BOMB" || stats.overruns == 0));
+}
+
+#[test]
 fn a_late_event_that_contradicts_a_match_retracts_its_alert() {
     let at = |second: i64, id: u128, bus: i64| {
         let ts = Timestamp::from_micros(START + second * 1_000_000);

@@ -15,6 +15,46 @@ fn every_shipped_rule_passes_its_tests() {
     assert!(report.ok(), "{report}");
 }
 
+/// `read-sensitive-then-exfil` as a row pattern: what it means is what its own tests say.
+const EXFIL_AS_A_ROW_PATTERN: &str = "
+WITH calls AS (
+  SELECT ts, lane, seq, event_id, agent_id, tool, action, target,
+         data_access = 'sensitive' AND NOT mutates_state AS reads,
+         destination = 'external' AND mutates_state AS sends
+  FROM events
+  WHERE kind = 'authorize_decision'
+    AND decision IN ('allow', 'require_approval')
+    AND ((data_access = 'sensitive' AND NOT mutates_state) OR (destination = 'external' AND mutates_state))
+)
+SELECT * FROM calls MATCH_RECOGNIZE (
+  PARTITION BY agent_id
+  ORDER BY ts
+  MEASURES s.tool AS tool, s.action AS action, s.target AS target, array_agg(r.event_id) AS read_ids,
+           count(r.*) AS read_count, array_agg(event_id) AS event_ids
+  PATTERN (r+ s)
+  DEFINE r AS r.reads, s AS s.sends
+)
+";
+
+#[test]
+fn a_shipped_rule_rewritten_as_a_row_pattern_passes_the_same_tests() {
+    let shipped = rules_dir().join("read-sensitive-then-exfil");
+    let text = std::fs::read_to_string(shipped.join("rule.sql")).unwrap();
+    let (header, _) = text.split_once("*/").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let rule = folder.path().join("read-sensitive-then-exfil");
+    std::fs::create_dir_all(rule.join("tests")).unwrap();
+    std::fs::write(rule.join("rule.sql"), format!("{header}*/{EXFIL_AS_A_ROW_PATTERN}")).unwrap();
+    for test in std::fs::read_dir(shipped.join("tests")).unwrap() {
+        let test = test.unwrap();
+        std::fs::copy(test.path(), rule.join("tests").join(test.file_name())).unwrap();
+    }
+    let report = run_rule_tests(folder.path()).unwrap();
+    assert!(report.ok(), "{report}");
+    let lint = lint_file(&rule.join("rule.sql")).unwrap();
+    assert_eq!((lint.shape, lint.split_by), (Shape::Stepped, vec!["agent_id".to_owned()]), "{}", lint.plan);
+}
+
 #[test]
 fn the_rules_in_the_binary_are_those_in_the_folder() {
     let compiled: Vec<String> = RuleSet::shipped().unwrap().rules().map(|r| r.hash.clone()).collect();

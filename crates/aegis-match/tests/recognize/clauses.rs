@@ -205,7 +205,10 @@ fn nulls_in_the_order_stand_where_the_order_says() {
 fn an_empty_match_is_a_row_and_counts() {
     let table = Session::new(&rows("p:b:1 p:a:2 p:b:3"));
     let measures = "MATCH_NUMBER() AS n, count(*) AS c, CLASSIFIER() AS v, x AS x, array_agg(id) AS ids, sum(a.x) AS s";
-    assert_eq!(table.rows(&letters("PARTITION BY g", measures, "", "a*")), ["p|1|0|-|-|-|-", "p|2|1|a|2|[p2]|2", "p|3|0|-|-|-|-"]);
+    assert_eq!(
+        table.rows(&letters("PARTITION BY g", measures, "", "a*")),
+        ["p|1|0|-|-|-|-", "p|2|1|a|2|[p2]|2", "p|3|0|-|-|-|-"]
+    );
     let preferred = letters("", "MATCH_NUMBER() AS n, count(*) AS c", "", "(() | a)");
     assert_eq!(table.rows(&preferred), ["1|0", "2|0", "3|0"]);
 }
@@ -226,9 +229,14 @@ fn it_is_a_table_like_any_other() {
     assert_eq!(table.rows(&format!("SELECT m.g, last_x - m.first_x AS d FROM t {found} AS m WHERE m.last_x > 3")), ["q|2"]);
     assert_eq!(table.rows(&format!("SELECT sum(last_x) FROM t {found}")), ["7"]);
     assert_eq!(table.rows(&format!("WITH s AS (SELECT * FROM t WHERE x < 4) SELECT g FROM s {found}")), ["p"]);
-    assert_eq!(table.rows(&format!("SELECT m.g, u.id FROM t AS r {found} m JOIN t u ON u.x = m.last_x ORDER BY m.g")), ["p|p2", "q|q2"]);
+    assert_eq!(
+        table.rows(&format!("SELECT m.g, u.id FROM t AS r {found} m JOIN t u ON u.x = m.last_x ORDER BY m.g")),
+        ["p|p2", "q|q2"]
+    );
     assert_eq!(table.rows(&format!("SELECT n.* FROM (SELECT * FROM t {found}) AS n ORDER BY g DESC LIMIT 1")), ["q|2|4"]);
-    let twice = format!("WITH s AS (SELECT g, last_x FROM t {found}) SELECT ids FROM s MATCH_RECOGNIZE (ORDER BY g MEASURES array_agg(last_x) AS ids PATTERN (a+) DEFINE a AS true)");
+    let twice = format!(
+        "WITH s AS (SELECT g, last_x FROM t {found}) SELECT ids FROM s MATCH_RECOGNIZE (ORDER BY g MEASURES array_agg(last_x) AS ids PATTERN (a+) DEFINE a AS true)"
+    );
     assert_eq!(table.rows(&twice), ["[3, 4]"]);
 }
 

@@ -77,7 +77,12 @@ impl Session {
     }
 
     pub(crate) fn over(batches: Vec<RecordBatch>, limits: Limits) -> Self {
-        let mut config = SessionConfig::new().with_target_partitions(1);
+        Self::in_batches_of(8192, batches, limits)
+    }
+
+    /// The same, where operators hand on so many rows at a time.
+    pub(crate) fn in_batches_of(size: usize, batches: Vec<RecordBatch>, limits: Limits) -> Self {
+        let mut config = SessionConfig::new().with_target_partitions(1).with_batch_size(size);
         config.options_mut().optimizer.enable_dynamic_filter_pushdown = false;
         let report = Report::default();
         let builder = SessionStateBuilder::new().with_config(config).with_default_features();
@@ -148,5 +153,7 @@ pub(crate) fn letters(partition: &str, measures: &str, skip: &str, pattern: &str
         .map(|letter| format!("{letter} AS strpos(k, '{letter}') > 0"))
         .collect();
     let define = defines.join(", ");
-    format!("SELECT * FROM t MATCH_RECOGNIZE ({partition} ORDER BY ts MEASURES {measures} {skip} PATTERN ({pattern}) DEFINE {define})")
+    format!(
+        "SELECT * FROM t MATCH_RECOGNIZE ({partition} ORDER BY ts MEASURES {measures} {skip} PATTERN ({pattern}) DEFINE {define})"
+    )
 }

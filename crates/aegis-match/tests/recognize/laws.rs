@@ -49,7 +49,7 @@ fn a_query_finds_what_the_slow_matcher_finds() {
         let mut rng = Rng(seed);
         let (rows, query) = (rows(&mut rng, 14), query(&mut rng, true));
         let sql = format!("SELECT * FROM {}", query.relation("PARTITION BY g"));
-        let session = Session::over(cut(&mut rng, &rows), limits(&query));
+        let session = Session::in_batches_of(1 + rng.below(6), cut(&mut rng, &rows), limits(&query));
         let found = session.query(&sql);
         match expected(&query, &rows) {
             Err(Stop::TooMany) => continue,
@@ -139,7 +139,8 @@ fn a_query_over_all_tenants_is_the_union_of_the_query_over_each() {
     for seed in 0..60 {
         let mut rng = Rng(2_000 + seed);
         let (rows, query) = (rows(&mut rng, 14), query(&mut rng, false));
-        let all = Session::over(vec![batch(&rows)], limits(&query)).query(&format!("SELECT * FROM {}", query.relation("PARTITION BY g")));
+        let all = Session::over(vec![batch(&rows)], limits(&query))
+            .query(&format!("SELECT * FROM {}", query.relation("PARTITION BY g")));
         let mut each = Vec::new();
         let mut failed = false;
         for partition in PARTITIONS {

@@ -45,7 +45,13 @@ fn pattern(rng: &mut Rng, depth: u32) -> Pattern {
     match if depth == 0 { rng.below(12) } else { 8 + rng.below(24) } {
         0..=9 => Pattern::variable(rng.one(&["a", "b", "c"])),
         10 => Pattern::Empty,
-        11 => rng.one(&[0, 1]).eq(&0).then_some(Pattern::Start).unwrap_or(Pattern::End),
+        11 => {
+            if rng.chance(50) {
+                Pattern::Start
+            } else {
+                Pattern::End
+            }
+        }
         12..=17 => Pattern::Concat(parts(rng)),
         18..=22 => Pattern::Alternate(parts(rng)),
         _ => pattern(rng, depth - 1).times(quantifier(rng)),

@@ -79,7 +79,9 @@ impl Condition {
         let (row, v) = *mapped.last().unwrap();
         let x = rows[row].x;
         let at = |offset: i64| usize::try_from(row as i64 + offset).ok().and_then(|row| rows.get(row)).and_then(|row| row.x);
-        let of = |variable: char| -> Vec<Option<i64>> { mapped.iter().filter(|(_, m)| *m == variable).map(|(row, _)| rows[*row].x).collect() };
+        let of = |variable: char| -> Vec<Option<i64>> {
+            mapped.iter().filter(|(_, m)| *m == variable).map(|(row, _)| rows[*row].x).collect()
+        };
         let all: Vec<i64> = mapped.iter().filter_map(|(row, _)| rows[*row].x).collect();
         match self {
             Self::Anything => true,

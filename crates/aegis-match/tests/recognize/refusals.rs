@@ -172,10 +172,7 @@ fn what_means_nothing_is_refused_where_it_stands() {
             "MEASURES LAST(x, -1) AS i PATTERN (a b) DEFINE a AS true",
             "`LAST(x, -1)` is not LAST(value) or LAST(value, number of rows) at Line: 2, Column: 10",
         ),
-        (
-            "MEASURES x AS i, id AS I PATTERN (a b) DEFINE a AS true",
-            "two measures are named `I` at Line: 2, Column: 24",
-        ),
+        ("MEASURES x AS i, id AS I PATTERN (a b) DEFINE a AS true", "two measures are named `I` at Line: 2, Column: 24"),
         (
             "AFTER MATCH SKIP TO d PATTERN (a b) DEFINE a AS true",
             "AFTER MATCH SKIP TO `d`, which is no variable of PATTERN at Line: 2, Column: 21",
@@ -192,7 +189,10 @@ fn what_means_nothing_is_refused_where_it_stands() {
             "PATTERN (((a{1000}){1000})) DEFINE a AS true",
             "the pattern has more than 16384 states with its counted repetitions multiplied out; lower the counts at Line: 2, Column: 10",
         ),
-        ("PATTERN (a) DEFINE a AS random() > 0.5", "`random() > Float64(0.5)` is not decided by the rows (DEFINE and MEASURES know no chance)"),
+        (
+            "PATTERN (a) DEFINE a AS random() > 0.5",
+            "`random() > Float64(0.5)` is not decided by the rows (DEFINE and MEASURES know no chance)",
+        ),
     ] {
         let sql = format!("SELECT * FROM t MATCH_RECOGNIZE (ORDER BY ts\n{clauses})");
         assert_eq!(refusal(&sql), (message.to_owned(), false), "{clauses}");

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use aegis_match::{MatchExec, Recognizer, Snapshot, Streaming};
+use aegis_match::{MatchExec, Recognizer, Streaming};
 use datafusion::arrow::array::RecordBatch;
 
 use crate::harness::{Row, Session, batch, letters, rows as written, sorted, texts};
@@ -30,11 +30,6 @@ pub(crate) fn recognizer(session: &Session, sql: &str) -> (Arc<Recognizer>, impl
     (recognizer, select)
 }
 
-/// The same state, as if read from somewhere else.
-fn copied(snapshot: &Snapshot) -> Snapshot {
-    snapshot.clone()
-}
-
 #[test]
 fn a_match_comes_as_soon_as_nothing_can_change_it() {
     let session = Session::new(&[]);
@@ -57,7 +52,11 @@ fn a_match_comes_as_soon_as_nothing_can_change_it() {
     assert_eq!(found("a b+", ids, "p:a p:b p:b"), ["", "", "", "[p1, p2, p3]"]);
     assert_eq!(found("a b $", ids, "p:a p:b"), ["", "", "[p1, p2]"]);
     assert_eq!(found("a b", "NEXT(b.id) AS n", "p:a p:b p:a p:b"), ["", "", "p3", "", "-"], "a measure waits for its row");
-    assert_eq!(found("a b", "PREV(a.id, 3) AS n", "p:c p:c p:c p:c p:a p:b"), ["", "", "", "", "", "p2", ""], "rows before are kept");
+    assert_eq!(
+        found("a b", "PREV(a.id, 3) AS n", "p:c p:c p:c p:c p:a p:b"),
+        ["", "", "", "", "", "p2", ""],
+        "rows before are kept"
+    );
 }
 
 #[test]
@@ -77,14 +76,16 @@ fn streaming_is_batch_in_pieces() {
             let (now, later) = rest.split_at(1 + rng.below(rest.len().min(4)));
             rest = later;
             streaming.push(&select(&batch(now))).unwrap();
-            if rng.chance(40) && let Some(next) = rest.first() {
+            if rng.chance(40)
+                && let Some(next) = rest.first()
+            {
                 streaming.advance((next.ts - rng.below(2) as i64) * 1_000_000);
             }
             if rng.chance(70) {
                 found.extend(texts(&[streaming.find().unwrap()]));
             }
             if rng.chance(25) {
-                let snapshot = copied(&streaming.snapshot().unwrap());
+                let snapshot = streaming.snapshot().unwrap();
                 streaming = Streaming::restore(Arc::clone(&recognizer), session.report.clone(), snapshot).unwrap();
             }
         }

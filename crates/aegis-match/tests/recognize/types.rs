@@ -36,7 +36,12 @@ fn every_type_can_be_navigated_aggregated_and_compared() {
         ("truth", "true", "false", "[true, -, false]"),
         ("small", "1", "3", "[1, -, 3]"),
         ("large", "10", "30", "[10, -, 30]"),
-        ("time", "1970-01-01T00:00:00.000001Z", "1970-01-01T00:00:00.000003Z", "[1970-01-01T00:00:00.000001Z, -, 1970-01-01T00:00:00.000003Z]"),
+        (
+            "time",
+            "1970-01-01T00:00:00.000001Z",
+            "1970-01-01T00:00:00.000003Z",
+            "[1970-01-01T00:00:00.000001Z, -, 1970-01-01T00:00:00.000003Z]",
+        ),
         ("list", "[1, -]", "-", "[[1, -], [], -]"),
     ] {
         let sql = format!(
@@ -44,7 +49,11 @@ fn every_type_can_be_navigated_aggregated_and_compared() {
              PREV(LAST({column})) AS p, array_agg({column}) AS all_of, array_agg(b.{column}) AS some PATTERN (a+ b) \
              DEFINE b AS b.{column} IS NULL OR FIRST({column}) IS DISTINCT FROM PREV({column}))"
         );
-        assert_eq!(session.rows(&sql), [format!("{first}|{last}|{}|{all}|[{last}]", if column == "list" { "[]" } else { "-" })], "{column}");
+        assert_eq!(
+            session.rows(&sql),
+            [format!("{first}|{last}|{}|{all}|[{last}]", if column == "list" { "[]" } else { "-" })],
+            "{column}"
+        );
     }
 }
 
@@ -59,6 +68,7 @@ fn types_are_made_to_fit() {
     let types: Vec<_> = schema.fields().iter().map(|field| field.data_type().clone()).collect();
     assert_eq!(types, [DataType::Int64, DataType::Int64, DataType::UInt64]);
     let time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
-    let times = session.physical("SELECT l FROM t MATCH_RECOGNIZE (MEASURES LAST(time) AS l PATTERN (a) DEFINE a AS true)").unwrap();
+    let times =
+        session.physical("SELECT l FROM t MATCH_RECOGNIZE (MEASURES LAST(time) AS l PATTERN (a) DEFINE a AS true)").unwrap();
     assert_eq!(*times.schema().field(0).data_type(), time);
 }
