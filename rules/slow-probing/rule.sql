@@ -5,7 +5,7 @@ version: 1
 severity: medium
 window: 24h
 key: [agent_id]
-mode: active
+mode: disabled
 requires: verified
 suppress: 8h
 atlas: [AML.T0084.001, AML.T0053] # discover tool definitions, AI agent tool invocation

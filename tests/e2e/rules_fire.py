@@ -7,7 +7,9 @@ edges, a clock that is off, a forged event) is done over a NATS server.
 
 import concurrent.futures
 import json
+import pathlib
 import re
+import shutil
 import socket
 import tempfile
 import unittest
@@ -39,11 +41,17 @@ def alert_of(tenant, rule, evidence=(), **key):
 
 
 class WithRules(Story):
-    """An instance that runs the rules of the repository."""
+    """An instance that runs the rules of the repository, the disabled ones too."""
 
     @classmethod
     def setUpClass(cls):
-        cls.aegis = Aegis(environment={"AEGIS_DETECT_RULES": str(RULES)})
+        folder = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(folder.cleanup)
+        rules = pathlib.Path(folder.name) / "rules"
+        shutil.copytree(RULES, rules)
+        for rule in rules.glob("*/rule.sql"):
+            rule.write_text(rule.read_text().replace("\nmode: disabled\n", "\nmode: active\n"))
+        cls.aegis = Aegis(environment={"AEGIS_DETECT_RULES": str(rules)})
         cls.addClassCleanup(cls.aegis.close)
         cls.aegis.start()
 

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use crate::alert::alert_of;
 use crate::episode::{Emission, Episode, KeyRules};
 use crate::error::DetectError;
-use crate::evaluate::{RuleStats, RunningRule, TouchedKeys};
+use crate::evaluate::{Must, RuleStats, RunningRule, TouchedKeys};
 use crate::plan::RulePlan;
 use crate::rule::Rule;
 use crate::ruleset::RuleSet;
@@ -111,24 +111,43 @@ impl Engine {
                 output.late.push(event.event_id);
             }
         }
+        let due = tenants.into_iter().filter_map(|tenant| self.settles_at(&tenant).map(|final_before| (tenant, final_before)));
+        let due: Vec<(TenantId, Timestamp)> = due.collect();
+        let must = due.iter().map(|(tenant, _)| tenant.clone()).collect();
         if !in_time.is_empty() {
             let batch = Arc::new(EventBatch::new(in_time));
-            self.evaluate(&batch, &mut output);
+            self.evaluate(Some(&batch), Must::Of(&must), &mut output);
         }
-        for tenant in tenants {
-            let Some(final_before) = self.watermarks.final_before(&tenant, self.lateness_micros()) else { continue };
-            let last = self.settled.get(&tenant).copied();
-            if last.is_none_or(|last| final_before.as_micros().saturating_sub(last.as_micros()) >= SETTLE_STEP_MICROS) {
-                self.settle(&tenant, final_before, &mut output);
-                self.settled.insert(tenant, final_before);
-            }
+        for (tenant, final_before) in due {
+            self.settle(&tenant, final_before, &mut output);
+            self.settled.insert(tenant, final_before);
         }
         output
     }
 
+    /// Up to where a tenant's state is to be settled now, if it is.
+    fn settles_at(&self, tenant: &TenantId) -> Option<Timestamp> {
+        let final_before = self.watermarks.final_before(tenant, self.lateness_micros())?;
+        let moved = |last: &Timestamp| final_before.as_micros().saturating_sub(last.as_micros()) >= SETTLE_STEP_MICROS;
+        self.settled.get(tenant).is_none_or(moved).then_some(final_before)
+    }
+
+    /// What follows from the events that rules have not looked at yet: a costly one waits a little, to look at more of them at once.
+    pub fn catch_up(&mut self) -> TickOutput {
+        let mut output = TickOutput::default();
+        self.evaluate(None, Must::All, &mut output);
+        output
+    }
+
+    /// True if rules have not looked at everything yet.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.rules.iter().any(RunningRule::is_behind)
+    }
+
     /// The log ends here: nothing can change any more. For tests, replays and backtests over a finished log.
     pub fn finish(&mut self) -> TickOutput {
-        let mut output = TickOutput::default();
+        let mut output = self.catch_up();
         let tenants: BTreeSet<TenantId> = self.rules.iter().flat_map(|r| r.state.tenants.keys().cloned()).collect();
         for tenant in tenants {
             // Far enough for any window, and far from overflow.
@@ -150,9 +169,10 @@ impl Engine {
         Some(self.settled.get(tenant)?.plus_micros(-longest))
     }
 
-    /// What has to be kept, beside the events of the window, to go on after a restart.
+    /// What has to be kept, beside the events of the window, to go on after a restart. Not while it `is_behind`.
     #[must_use]
     pub fn checkpoint(&self) -> EngineCheckpoint {
+        debug_assert!(!self.is_behind());
         let rules = self.rules.iter().map(|r| (r.rule.header.id.clone(), (r.rule.hash.clone(), r.state.save_keys()))).collect();
         let settled = self.settled.iter().map(|(t, ts)| (t.clone(), *ts)).collect();
         EngineCheckpoint { watermarks: self.watermarks.clone(), settled, rules }
@@ -183,15 +203,25 @@ impl Engine {
         self.config.lateness_s.saturating_mul(1_000_000)
     }
 
-    fn evaluate(&mut self, batch: &Arc<EventBatch>, output: &mut TickOutput) {
+    fn evaluate(&mut self, batch: Option<&Arc<EventBatch>>, must: Must<'_>, output: &mut TickOutput) {
         let (quotas, clock) = (self.config.quotas, Arc::clone(&self.config.clock));
         for running in self.rules.iter_mut().filter(|r| r.stats.quarantined.is_none()) {
+            let mut ran = false;
             let (result, micros) = running.timed(clock.as_ref(), |running| {
                 guarded(running, |running| {
-                    let keys = running.evaluate(batch, quotas)?;
+                    batch.map_or(Ok(()), |batch| running.wait(batch))?;
+                    let events = running.ready(clock.now(), must);
+                    if events.is_empty() {
+                        return Ok(());
+                    }
+                    ran = true;
+                    let keys = running.evaluate(events, quotas)?;
                     emit(running, keys, clock.now(), output)
                 })
             });
+            if ran {
+                running.rest(micros, clock.now());
+            }
             let over_budget = micros > self.config.rule_budget_ms.saturating_mul(1000);
             let failure = match result {
                 Ok(()) if over_budget => Some(DetectError::Output {
@@ -212,7 +242,7 @@ impl Engine {
         let now = self.config.clock.now();
         for running in &mut self.rules {
             let window_micros = running.window_micros();
-            let RunningRule { rule, plan, state, stats } = running;
+            let RunningRule { rule, plan, state, stats, .. } = running;
             let Some(tenant_state) = state.tenants.get_mut(tenant) else { continue };
             let rules = key_rules(rule, plan, tenant);
             for key in tenant_state.buckets.values_mut().flat_map(|b| b.keys.values_mut()) {

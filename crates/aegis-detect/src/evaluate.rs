@@ -52,6 +52,24 @@ pub(crate) struct RunningRule {
     pub(crate) plan: RulePlan,
     pub(crate) state: RuleState,
     pub(crate) stats: RuleStats,
+    /// Events that matter to the rule, and that it has not looked at yet.
+    waiting: Vec<Arc<SecurityEvent>>,
+    /// It looks at them no earlier, by the clock: a rule that costs much runs less often, over more events at once.
+    due: Timestamp,
+}
+
+/// A rule rests so many times as long as it ran, so that it takes a tenth of a core at most; and no longer than this, microseconds.
+const REST: i64 = 9;
+const LONGEST_REST: i64 = 5_000_000;
+/// Events that wait at most.
+const MOST_WAITING: usize = 50_000;
+
+/// What cannot wait.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Must<'a> {
+    /// Events of these tenants: their time passes.
+    Of(&'a BTreeSet<TenantId>),
+    All,
 }
 
 /// Which keys have to be looked at again after an evaluation.
@@ -66,20 +84,45 @@ impl RunningRule {
             shape: Some(plan.shape),
             ..RuleStats::default()
         };
-        Self { rule, plan, state: RuleState::default(), stats }
+        let (waiting, due) = (Vec::new(), Timestamp::from_micros(i64::MIN));
+        Self { rule, plan, state: RuleState::default(), stats, waiting, due }
     }
 
     pub(crate) fn window_micros(&self) -> i64 {
         self.rule.header.window_s * 1_000_000
     }
 
-    /// Takes the new events of a tick, and answers the keys whose matches changed.
-    pub(crate) fn evaluate(&mut self, batch: &Arc<EventBatch>, quotas: Quotas) -> Result<TouchedKeys, DetectError> {
+    /// Takes the new events of a tick that matter to the rule.
+    pub(crate) fn wait(&mut self, batch: &Arc<EventBatch>) -> Result<(), DetectError> {
         let relevant = self.plan.relevant(batch).map_err(|e| self.query_error(e))?;
         self.stats.relevant += relevant.len() as u64;
-        if relevant.is_empty() {
-            return Ok(TouchedKeys::new());
+        self.waiting.extend(relevant);
+        Ok(())
+    }
+
+    /// What it is to look at now: all that waits if it is due, or what `must` be decided.
+    pub(crate) fn ready(&mut self, now: Timestamp, must: Must<'_>) -> Vec<Arc<SecurityEvent>> {
+        if now >= self.due || self.waiting.len() >= MOST_WAITING || matches!(must, Must::All) {
+            return std::mem::take(&mut self.waiting);
         }
+        let Must::Of(tenants) = must else { return Vec::new() };
+        let (ready, waiting) = std::mem::take(&mut self.waiting).into_iter().partition(|e| tenants.contains(&e.tenant_id));
+        self.waiting = waiting;
+        ready
+    }
+
+    /// True if it has not looked at everything.
+    pub(crate) const fn is_behind(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// It ran so long, up to now.
+    pub(crate) fn rest(&mut self, micros: i64, now: Timestamp) {
+        self.due = now.plus_micros(micros.saturating_mul(REST).min(LONGEST_REST));
+    }
+
+    /// Takes new events into account, and answers the keys whose matches changed.
+    pub(crate) fn evaluate(&mut self, relevant: Vec<Arc<SecurityEvent>>, quotas: Quotas) -> Result<TouchedKeys, DetectError> {
         let touched = match self.plan.shape {
             Shape::Stateless => self.evaluate_stateless(relevant, quotas),
             Shape::Sliding => self.evaluate_sliding(&relevant, quotas),
@@ -210,6 +253,7 @@ impl RunningRule {
         tracing::error!(rule = %self.rule.header.id, %error, "rule quarantined");
         self.stats.quarantined = Some(error.to_string());
         self.state = RuleState::default();
+        self.waiting = Vec::new();
     }
 
     pub(crate) fn query_error(&self, source: datafusion::error::DataFusionError) -> DetectError {

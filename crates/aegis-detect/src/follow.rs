@@ -252,6 +252,7 @@ impl Running {
             let (full, quiet) = (batch.len() == MAX_BATCH, batch.is_empty());
             let spacing = if batch.len() < BUSY { TICK_SPACING } else { BUSY_TICK_SPACING };
             if quiet {
+                self.catch_up(shared).await?;
                 self.tell_the_time().await?;
             } else {
                 self.take(batch, shared).await?;
@@ -314,6 +315,7 @@ impl Running {
     }
 
     async fn write_checkpoint(&mut self, shared: &Shared) -> Result<(), DetectError> {
+        self.catch_up(shared).await?;
         self.stage.forget_idle(self.clock.now().plus_seconds(-IDLE_LANE_S));
         let rewind = self.tail.rewind(self.position + 1);
         let place = self.bus.place(Stream::Ase, self.position).await?;

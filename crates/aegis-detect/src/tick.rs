@@ -3,6 +3,7 @@
 use aegis_bus::{BusError, Delivered, Message, Stream};
 use aegis_model::{SecurityEvent, Timestamp};
 
+use crate::engine::TickOutput;
 use crate::error::DetectError;
 use crate::follow::{RETRY_FIRST, RETRY_MOST, Running};
 use crate::hold::Kept;
@@ -56,6 +57,27 @@ impl Running {
     async fn finish(&mut self, tick: Tick, started: Timestamp, shared: &Shared) -> Result<(), DetectError> {
         let Tick { seen, events, dead } = tick;
         let output = self.engine.tick(events);
+        self.tell(seen, output, dead, started, shared).await
+    }
+
+    /// Looks at what rules have put off.
+    pub(crate) async fn catch_up(&mut self, shared: &Shared) -> Result<(), DetectError> {
+        if !self.engine.is_behind() {
+            return Ok(());
+        }
+        let started = self.clock.now();
+        let output = self.engine.catch_up();
+        self.tell(WorkerStats::default(), output, Vec::new(), started, shared).await
+    }
+
+    async fn tell(
+        &mut self,
+        seen: WorkerStats,
+        output: TickOutput,
+        dead: Vec<Message>,
+        started: Timestamp,
+        shared: &Shared,
+    ) -> Result<(), DetectError> {
         self.tail.mark_late(&output.late);
         self.tail.trim(&self.engine);
         let took = self.clock.now().as_micros().saturating_sub(started.as_micros());

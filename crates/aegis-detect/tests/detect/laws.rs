@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use aegis_detect::{Engine, EngineConfig, RuleSet, TickOutput};
-use aegis_model::{Alert, DataAccess, Decision, Destination, EventKind, ManualClock, SecurityEvent, TenantId, Timestamp};
+use aegis_model::{Alert, Clock, DataAccess, Decision, Destination, EventKind, ManualClock, SecurityEvent, TenantId, Timestamp};
 use proptest::prelude::*;
 
 const START: i64 = 1_767_225_600_000_000;
@@ -72,9 +73,23 @@ fn rules() -> RuleSet {
 }
 
 fn engine() -> Engine {
-    let mut config = EngineConfig::new(Arc::new(ManualClock::new(Timestamp::from_micros(START))));
+    engine_by(Arc::new(ManualClock::new(Timestamp::from_micros(START))))
+}
+
+fn engine_by(clock: Arc<dyn Clock>) -> Engine {
+    let mut config = EngineConfig::new(clock);
     config.lateness_s = 6;
     Engine::new(rules(), config)
+}
+
+/// Makes every rule look as if it took 100 ms each time: it rests after that.
+#[derive(Debug)]
+struct SlowRules(AtomicI64);
+
+impl Clock for SlowRules {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_micros(START + self.0.fetch_add(50_000, Ordering::Relaxed))
+    }
 }
 
 /// One event of a random log: how far time has moved, how late it comes, and what it says.
@@ -215,6 +230,25 @@ proptest! {
         standing.take(second.tick(log[stop..].to_vec()));
         standing.take(second.finish());
         prop_assert_eq!(standing.ids(), run(&log, &[]));
+    }
+
+    #[test]
+    fn l_replay_rules_that_rest_find_the_same_alerts(steps in prop::collection::vec(any_step(), 1..40), caught_up in 0..40usize) {
+        let log = log_of(&steps);
+        let mut engine = engine_by(Arc::new(SlowRules(AtomicI64::new(0))));
+        let mut standing = Standing::default();
+        let mut put_off = false;
+        for (place, event) in log.iter().enumerate() {
+            standing.take(engine.tick(vec![event.clone()]));
+            put_off |= engine.is_behind();
+            if place == caught_up {
+                standing.take(engine.catch_up());
+                prop_assert!(!engine.is_behind());
+            }
+        }
+        standing.take(engine.finish());
+        prop_assert_eq!(standing.ids(), run(&log, &[]));
+        prop_assert!(put_off || log.len() < 12, "no rule has rested");
     }
 
     #[test]
