@@ -61,8 +61,7 @@ impl<'a> Resolver<'a> {
     /// An expression of a clause, typed, over slots.
     pub(crate) fn resolve(&mut self, mut tree: SqlExpr, clause: Clause<'_>) -> Result<Expr> {
         take_out(self, &mut tree, clause, Within::Nothing)?;
-        let schema = self.planning_schema()?;
-        let planned = self.context.sql_to_expr(tree, &schema)?;
+        let planned = self.context.sql_to_expr(tree, self.planning_schema()?.as_ref())?;
         let over_slots = planned.transform_up(|part| match part {
             Expr::Column(column) => Ok(Transformed::yes(Expr::Column(self.slot_column(&column, clause)?))),
             other => Ok(Transformed::no(other)),
@@ -212,8 +211,7 @@ impl<'a> Resolver<'a> {
         at: Location,
     ) -> Result<(Expr, Option<Rows>)> {
         take_out(self, &mut tree, clause, within)?;
-        let schema = self.planning_schema()?;
-        let planned = self.context.sql_to_expr(tree, &schema)?;
+        let planned = self.context.sql_to_expr(tree, self.planning_schema()?.as_ref())?;
         let mut qualifiers: Vec<&str> =
             planned.column_refs().into_iter().map(|c| c.relation.as_ref().map_or(ALL_ROWS, TableReference::table)).collect();
         qualifiers.sort_unstable();
