@@ -66,6 +66,18 @@ def test_a_value_its_text_and_its_canonical_form_are_one():
         assert canon.canonicalize(text) == canon.canonicalize_value(value) == rfc8785.dumps(value)
 
 
+@pytest.mark.feature("canonicalize")
+def test_a_value_has_its_form_where_that_is_just_small_enough():
+    rng = random.Random(9)
+    tight = [[], {}, "", [[]] * 9, [{}] * 9, [0] * 9, ["", "a"], {"": 0}, {"a": "b", "c": []}, "x" * ((1 << 20) - 2), "é" * ((1 << 19) - 1)]
+    for value in tight + [value_at_random(rng) for _ in range(1500)]:
+        size = len(rfc8785.dumps(value))
+        assert len(canon.canonicalize_value(value, max_bytes=size)) == size
+        assert answer(lambda value: canon.canonicalize_value(value, max_bytes=size - 1), value) == ("reason", "size_exceeded")  # noqa: B023
+    assert answer(canon.canonicalize_value, "x" * ((1 << 20) - 1)) == ("reason", "size_exceeded")
+    assert len(canon.canonicalize_value("x" * (3 << 20), max_bytes=4 << 20)) == (3 << 20) + 2
+
+
 def nested(levels, brackets):
     opening, closing = brackets
     text = '"x"'

@@ -7,7 +7,7 @@ import time
 import pytest
 
 import aegisagent
-from aegisagent import canon
+from aegisagent import _endpoints, _exchange, canon
 
 OTHER = canon.action_hash("crm", "update_note", "customer-1", True, {"note": "swapped", "amount": 1})
 FOREVER = 30
@@ -214,6 +214,41 @@ def test_an_authorize_call_is_repeated_word_for_word_and_only_so_often(edge, mod
     assert asked[0]["request_id"]
 
 
+def pauses_of(request, *failures, timeout_s=60.0):
+    """How long a call pauses after each of these failures."""
+    steps = _exchange.exchange(request, aegisagent.Secret("x" * 40), timeout_s)
+    next(steps)
+    pauses = []
+    for failure in failures:
+        pauses.append(steps.throw(failure).seconds)
+        next(steps)
+    return pauses
+
+
+@pytest.mark.feature("retries")
+@pytest.mark.parametrize("spread", [0.8, 1.2])
+def test_a_pause_is_spread_and_never_shorter_than_what_was_asked_for(monkeypatch, spread):
+    monkeypatch.setattr(_exchange, "FIRST_PAUSE_S", 0.1)
+    monkeypatch.setattr(_exchange.random, "uniform", lambda low, high: {0.8: low, 1.2: high}[spread])
+    request = _endpoints.summary()
+    for asked_s, first_s, second_s in ((0, 0.1 * spread, 0.2 * spread), (1, 1.0, 1.0), (2, 2.0, 2.0), (900, 2.0, 2.0)):
+        busy = aegisagent.ApiError(503, "busy", "m", retry_after_s=asked_s)
+        assert pauses_of(request, busy, busy) == pytest.approx([first_s, second_s])
+    with pytest.raises(aegisagent.ApiError):
+        pauses_of(request, aegisagent.ApiError(503, "busy", "m", retry_after_s=2), timeout_s=1.9)
+
+
+@pytest.mark.feature("retries")
+def test_only_a_request_id_that_says_something_makes_authorize_repeatable(edge):
+    call = aegisagent.ToolCall("crm", "a", None, True, {})
+    edge.replace["authorize"] = (503, {"error": {"code": "busy", "message": "m"}})
+    for request_id, times in (("one", 3), ("", 1), (None, 1)):
+        edge.seen.clear()
+        with aegisagent.Client(edge.url, "x" * 40) as client, pytest.raises(aegisagent.ApiError):
+            client.authorize(call, request_id=request_id)
+        assert [asked.get("request_id") for asked in edge.sent("authorize")] == [request_id or None] * times
+
+
 @pytest.mark.feature("retries")
 def test_a_consume_is_repeated_only_where_nothing_was_changed(edge, mode, recorder):
     edge.decision = "require_approval"
@@ -293,6 +328,24 @@ def test_a_good_answer_that_says_it_is_encoded_is_a_denial(edge, mode, recorder,
     edge.decision = "require_approval"
     edge.replace[where] = lambda honest: lambda handler: handler.reply(*honest, [("content-encoding", "gzip")])
     assert "encoded" in str(assert_denied(edge, mode, recorder, aegisagent.DeniedUnverified, "bad_reply"))
+
+
+@pytest.mark.feature("hostile-garbage")
+def test_a_reason_is_a_code_only_where_it_is_a_short_one(edge, mode, recorder):
+    for reason, code in (("agent_frozen", "agent_frozen"), ("a_" + "x" * 62, "a_" + "x" * 62), ("a_" + "x" * 63, "policy_denied"),
+                         ("a_" * (3 << 20), "policy_denied"), ("because", "policy_denied"), ("Agent_frozen", "policy_denied")):  # fmt: skip
+        edge.replace["authorize"] = changed(decision="deny", reason=reason)
+        denied = assert_denied(edge, mode, recorder, aegisagent.DeniedByPolicy, code, timeout_s=10)
+        assert denied.reason == (reason if len(reason) <= 300 else reason[:299] + "…")
+
+
+@pytest.mark.feature("hostile-garbage")
+def test_a_message_is_shown_with_at_most_300_characters(edge):
+    for length, shown in ((300, "é" * 300), (301, "é" * 299 + "…"), (1 << 20, "é" * 299 + "…")):
+        edge.replace["other"] = (400, {"error": {"code": "c", "message": "é" * length}})
+        with aegisagent.Client(edge.url, "x" * 40) as client, pytest.raises(aegisagent.ApiError) as refused:
+            client.summary()
+        assert refused.value.reason == shown
 
 
 @pytest.mark.feature("hostile-garbage")

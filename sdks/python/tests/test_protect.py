@@ -3,6 +3,7 @@
 import inspect
 import threading
 import time
+import tracemalloc
 
 import anyio
 import pytest
@@ -128,6 +129,61 @@ def test_arguments_nested_too_deeply_or_in_a_circle_are_a_denial(edge, mode, rec
     assert recorder.calls == []
     mode.call(edge.url, recorder, deep[0])
     assert recorder.calls == [{"note": deep[0], "amount": 1}]
+
+
+def many_times(levels, thing="x", pair=lambda one: [one, one]):
+    """What refers to one thing 2^levels times."""
+    for _ in range(levels):
+        thing = pair(thing)
+    return thing
+
+
+BOMBS = {
+    "arrays": many_times(40), "objects": many_times(40, pair=lambda one: {"a": one, "b": one}), "empty arrays": many_times(40, []),
+    "texts": [["x" * 1000] * 1000] * 1000, "nulls": [None] * (1 << 22),
+}  # fmt: skip
+
+
+@pytest.mark.feature("protect-unfreezable")
+@pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS.keys())
+def test_what_refers_to_one_thing_many_times_is_refused_soon_and_without_memory(edge, bomb):
+    began = time.process_time()
+    with aegisagent.Client(edge.url, "x" * 40) as client:
+        protected = aegisagent.protect(client, tool="crm", action="a")(lambda *rest, **more: 1)
+        for call in (lambda: protected(bomb), lambda: protected(more=bomb)):
+            with pytest.raises(aegisagent.DeniedUnfreezable) as denied:
+                call()
+            assert denied.value.code == "size_exceeded"
+    with pytest.raises(aegisagent.CanonError, match="size_exceeded"):
+        canon.canonicalize_value(bomb)
+    assert time.process_time() - began < 20
+    assert edge.seen == []
+    tracemalloc.start()
+    with pytest.raises(aegisagent.CanonError, match="size_exceeded"):
+        canon.canonicalize_value(bomb, max_bytes=1 << 14)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 << 20
+
+
+@pytest.mark.feature("protect-unfreezable")
+def test_many_arguments_have_one_limit_together(edge):
+    half = "x" * (1 << 19)
+    with aegisagent.Client(edge.url, "x" * 40) as client:
+        for function, given in ((lambda a, b: 1, {"a": half, "b": half}), (lambda **more: 1, {str(n): half for n in range(1000)})):
+            with pytest.raises(aegisagent.DeniedUnfreezable, match="size_exceeded"):
+                aegisagent.protect(client, tool="crm", action="a")(function)(**given)
+        with pytest.raises(aegisagent.ConfigError, match="size_exceeded"):
+            aegisagent.protect(client, tool="crm", action="a")(lambda x=many_times(40): 1)
+        aegisagent.protect(client, tool="crm", action="a")(lambda a, b: 1)(many_times(10), half)
+    assert len(edge.sent("authorize")) == 1
+
+
+@pytest.mark.feature("protect-outcome")
+def test_an_output_that_refers_to_one_thing_many_times_is_not_reported(edge, mode):
+    result = mode.call(edge.url, lambda: many_times(40), how={"report_output": True})
+    assert len(result) == 2
+    assert [(outcome["status"], outcome.get("output")) for outcome in edge.sent("outcome")] == [("ok", None)]
 
 
 @pytest.mark.feature("protect-freeze")

@@ -149,6 +149,15 @@ def test_a_redirect_is_not_followed_and_carries_the_token_nowhere(edge, mode, re
     other.close()
 
 
+@pytest.mark.feature("no-secrets")
+@pytest.mark.parametrize("status", [200, 302, 400])
+def test_an_answer_that_repeats_the_credential_is_that_before_all_else(edge, mode, recorder, status):
+    edge.replace["authorize"] = (status, {"to": TOKEN})
+    with pytest.raises(aegisagent.DeniedUnverified, match="repeats the credential") as denied:
+        mode.call(edge.url, recorder, "a")
+    assert (denied.value.code, recorder.calls) == ("bad_reply", [])
+
+
 @pytest.mark.feature("transport")
 def test_a_cookie_is_not_kept(edge, mode, recorder):
     edge.replace["authorize"] = lambda honest: lambda handler: handler.reply(*honest, [("set-cookie", "id=1; Path=/")])

@@ -45,9 +45,10 @@ def freeze(tool: str, action: str, resource: Resource, mutates_state: bool, para
 
 
 def _copied(parameters: Parameters) -> Parameters:
+    copier = canon.Copier()
     try:
         # One by one, so that an error names the parameter. Depth 2: within `parameters`, within the action.
-        return {canon.exact_copy(name): canon.exact_copy(value, where=f"parameter `{name}`", depth=2) for name, value in parameters.items()}
+        return {copier.key(name): copier.copy(value, f"parameter `{name}`", 2) for name, value in parameters.items()}
     except RuntimeError:
         raise DeniedUnfreezable("changed_while_frozen", "an argument was changed by another thread meanwhile") from None
 

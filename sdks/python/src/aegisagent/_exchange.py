@@ -27,8 +27,11 @@ MAX_REPLY_BYTES = 8 << 20
 ATTEMPTS = 3
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 2.0
+PAUSE_SPREAD = 0.2
 # A message of the server's goes into errors and logs no longer than this, characters.
 _SHOWN = 300
+# A longer word of the server's is no code, characters.
+LONGEST_CODE = 64
 # 503 with one of these: the server has changed nothing.
 _UNCHANGED = frozenset({"control_busy", "receipt_unavailable"})
 
@@ -108,11 +111,12 @@ def exchange(request: Request[T], secret: Secret, timeout_s: float) -> Steps[T]:
                 raise BadReply("there is no reply")
             return _read(request, reply, secret)
         except RequestFailed as failure:
-            wait = max(pause, _asked_pause(failure))
+            spread = random.uniform(1 - PAUSE_SPREAD, 1 + PAUSE_SPREAD)  # noqa: S311  # spreads retries; nothing to guess
+            wait = max(pause * spread, _asked_pause(failure))
             last = attempt == ATTEMPTS or not _may_send_again(request, failure)
             if last or time.monotonic() + wait >= deadline:
                 raise
-        yield Sleep(wait * random.uniform(0.8, 1.2))  # noqa: S311  # spreads retries; nothing to guess
+        yield Sleep(wait)
         pause = min(pause * 2, LONGEST_PAUSE_S)
     raise AssertionError("the last attempt returns or raises")
 
@@ -134,13 +138,13 @@ def _asked_pause(failure: RequestFailed) -> float:
 
 
 def _read(request: Request[T], reply: Reply, secret: Secret) -> T:
-    if 300 <= reply.status < 400:
-        raise BadReply("a redirect; give the address that it leads to as the base URL, if you trust it")
     if request.is_written and reply.status in request.expect:
         return request.read(None)
     value = _parsed(reply, secret)
     if value is _ECHO:
         raise BadReply("an answer that repeats the credential")
+    if 300 <= reply.status < 400:
+        raise BadReply("a redirect; give the address that it leads to as the base URL, if you trust it")
     if reply.status not in request.expect:
         raise _api_error(reply, value, secret)
     if value is _NO_JSON:
@@ -166,7 +170,7 @@ def _api_error(reply: Reply, value: Any, secret: Secret) -> ApiError:
     error = value.get("error") if type(value) is dict else None
     code, message = (error.get("code"), error.get("message")) if type(error) is dict else (None, None)
     # A proxy's page has no code; a code is a word.
-    if type(code) is not str or not code.isascii() or not code.replace("_", "").isalnum() or len(code) > 64:
+    if type(code) is not str or not code.isascii() or not code.replace("_", "").isalnum() or len(code) > LONGEST_CODE:
         code, message = f"http_{reply.status}", None
     shown = shown_text(message, secret) if type(message) is str else "the answer says no more"
     after = reply.headers.get("retry-after", "")
@@ -180,5 +184,7 @@ def _api_error(reply: Reply, value: Any, secret: Secret) -> ApiError:
 
 def shown_text(text: str, secret: Secret) -> str:
     """A text of the server's as errors and logs may show it: one line, bounded, without our credential."""
-    line = "".join(character if character.isprintable() else " " for character in secret.redact(text))
-    return line if len(line) <= _SHOWN else line[:_SHOWN] + "…"
+    text = secret.redact(text)
+    if len(text) > _SHOWN:
+        text = text[: _SHOWN - 1] + "…"
+    return "".join(character if character.isprintable() else " " for character in text)

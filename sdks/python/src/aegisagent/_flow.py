@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from . import _endpoints, canon, trust
 from ._action import FrozenAction, Parameters, Resource, refreeze
-from ._exchange import Sleep, Steps, exchange, shown_text
+from ._exchange import LONGEST_CODE, Sleep, Steps, exchange, shown_text
 from ._rfc3339 import microseconds
 from .errors import (
     ApiError,
@@ -294,7 +294,8 @@ def _refused(failure: ApiError, *, is_consume: bool) -> Denied:
 
 
 def _is_code(reason: str) -> bool:
-    return reason.isascii() and reason.replace("_", "").isalnum() and reason == reason.lower() and "_" in reason
+    is_word = reason.isascii() and reason.replace("_", "").isalnum() and reason == reason.lower()
+    return len(reason) <= LONGEST_CODE and is_word and "_" in reason
 
 
 def _name(denied: Denied, decision: Decision) -> None:

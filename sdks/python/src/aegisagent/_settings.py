@@ -97,8 +97,9 @@ class Base:
 def authorize_request(settings: Settings, call: models.ToolCall, request_id: str | None, fields: Json) -> Request[models.Decision]:
     """An authorize call as its caller wants it, with the label of the work at hand where `fields` has no context of its own."""
     body = {"agent": settings.caller.agent, "context": {"source_trust": trust.current_trust().value}} | fields
-    body |= {"tool_call": call.as_json()} | given(request_id=request_id)
-    return _endpoints.authorize(json_body(body), is_idempotent=request_id is not None)
+    # An empty one would be the key of every call that has an empty one: it is none.
+    body |= {"tool_call": call.as_json()} | given(request_id=request_id or None)
+    return _endpoints.authorize(json_body(body), is_idempotent=bool(request_id))
 
 
 def given(**fields: Any) -> Json:

@@ -54,7 +54,7 @@ def canonicalize(data: bytes | str, *, max_bytes: int = DEFAULT_MAX_BYTES) -> by
 
 def canonicalize_value(value: Any, *, max_bytes: int = DEFAULT_MAX_BYTES) -> bytes:
     """The canonical form of a value made of None, bool, int, float, str, list and dict, and of nothing else."""
-    return _bounded(rfc8785.dumps(exact_copy(value)), max_bytes)
+    return _bounded(rfc8785.dumps(exact_copy(value, max_bytes=max_bytes)), max_bytes)
 
 
 def action_hash(tool: str, action: str, resource: str | None, mutates_state: bool, parameters: dict[str, Any]) -> str:
@@ -77,34 +77,66 @@ def sha256_hex(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def exact_copy(value: Any, *, where: str = "", depth: int = 0) -> Any:
+def exact_copy(value: Any, *, where: str = "", depth: int = 0, max_bytes: int = DEFAULT_MAX_BYTES) -> Any:
     """A deep copy of plain JSON, each value looked at once. `where` names the value in errors, which never repeat it."""
-    kind = type(value)
-    if kind is str:
-        return _sound_text(value, where)
-    if value is None or kind is bool:
-        return value
-    if kind is int:
-        if abs(value) > _door.MAX_SAFE_INTEGER:
-            raise CanonError("integer_out_of_range", where)
-        return value
-    if kind is float:
-        if value - value != 0.0:
-            raise CanonError("non_finite_number", where)
-        return value
-    if kind is not list and kind is not dict:
-        raise CanonError("unsupported_type", f"{where or 'the value'} ({kind.__name__}); only plain JSON types have a canonical form")
-    if depth >= MAX_DEPTH:
-        raise CanonError("depth_exceeded", where)
-    if kind is list:
-        return [exact_copy(item, where=where, depth=depth + 1) for item in value]
-    return {_key(key, where): exact_copy(item, where=where, depth=depth + 1) for key, item in value.items()}
+    return Copier(max_bytes).copy(value, where, depth)
 
 
-def _key(key: Any, where: str) -> str:
-    if type(key) is not str:
-        raise CanonError("unsupported_type", f"{where or 'the value'} (a key of type {type(key).__name__}); keys are texts")
-    return _sound_text(key, where)
+class Copier:
+    """Makes exact copies that together have a canonical form of at most `max_bytes`.
+
+    Each part is charged no more than it takes in that form, before it is copied. So nothing that fits is refused, and what cannot fit ends
+    early, also what refers to one thing many times.
+    """
+
+    def __init__(self, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+        self._left = max_bytes
+
+    def copy(self, value: Any, where: str = "", depth: int = 0) -> Any:
+        """An exact copy of a value that stands at this depth."""
+        kind = type(value)
+        if kind is str:
+            return self._text(value, where)
+        self._charge(1, where)
+        if value is None or kind is bool:
+            return value
+        if kind is int:
+            if abs(value) > _door.MAX_SAFE_INTEGER:
+                raise CanonError("integer_out_of_range", where)
+            return value
+        if kind is float:
+            if value - value != 0.0:
+                raise CanonError("non_finite_number", where)
+            return value
+        if kind is not list and kind is not dict:
+            raise CanonError("unsupported_type", f"{where or 'the value'} ({kind.__name__}); only plain JSON types have a canonical form")
+        if depth >= MAX_DEPTH:
+            raise CanonError("depth_exceeded", where)
+        if kind is list:
+            return [self._item(item, where, depth + 1) for item in value]
+        return {self.key(key, where): self.copy(item, where, depth + 1) for key, item in value.items()}
+
+    def key(self, key: Any, where: str = "") -> str:
+        """A key of an object."""
+        if type(key) is not str:
+            raise CanonError("unsupported_type", f"{where or 'the value'} (a key of type {type(key).__name__}); keys are texts")
+        # The colon, and the comma or bracket behind the value.
+        self._charge(2, where)
+        return self._text(key, where)
+
+    def _item(self, item: Any, where: str, depth: int) -> Any:
+        # The comma or bracket behind it.
+        self._charge(1, where)
+        return self.copy(item, where, depth)
+
+    def _text(self, text: str, where: str) -> str:
+        self._charge(len(text) + 2, where)
+        return _sound_text(text, where)
+
+    def _charge(self, size: int, where: str) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise CanonError("size_exceeded", where)
 
 
 def _sound_text(text: str, where: str) -> str:
