@@ -58,8 +58,8 @@ pub(crate) struct RunningRule {
     due: Timestamp,
 }
 
-/// A rule rests so many times as long as it ran, so that it takes a tenth of a core at most; and no longer than this, microseconds.
-const REST: i64 = 9;
+/// A rule rests so many times as long as it ran, so that it takes a fiftieth of a core at most; and no longer than this, microseconds.
+const REST: i64 = 49;
 const LONGEST_REST: i64 = 5_000_000;
 /// Events that wait at most.
 const MOST_WAITING: usize = 50_000;

@@ -39,10 +39,26 @@ pub(crate) struct TenantState {
 
 #[derive(Debug, Default)]
 pub(crate) struct Bucket {
-    /// In event order, each once.
+    /// In event order, each once; those before `given_up` are only still there because moving the others costs.
     events: Vec<Arc<SecurityEvent>>,
+    given_up: usize,
     /// By the text of the key.
     pub(crate) keys: BTreeMap<String, KeyState>,
+}
+
+impl Bucket {
+    fn events(&self) -> &[Arc<SecurityEvent>] {
+        &self.events[self.given_up..]
+    }
+
+    /// Forgets its oldest events; the others are moved once for many of them.
+    fn give_up(&mut self, count: usize) {
+        self.given_up += count;
+        if self.given_up * 2 > self.events.len() {
+            self.events.drain(..self.given_up);
+            self.given_up = 0;
+        }
+    }
 }
 
 /// What came of offering an event to the state.
@@ -92,18 +108,18 @@ impl RuleState {
         }
         let entry = tenant.buckets.entry(bucket.to_owned()).or_default();
         // Events mostly come in order, so look at the end first.
-        let at = match entry.events.last() {
+        let at = match entry.events().last() {
             Some(last) if last.order_key() >= event.order_key() => {
-                match entry.events.binary_search_by(|e| e.order_key().cmp(&event.order_key())) {
+                match entry.events().binary_search_by(|e| e.order_key().cmp(&event.order_key())) {
                     Ok(_) => return Kept::Known,
-                    Err(at) => at,
+                    Err(at) => entry.given_up + at,
                 }
             }
             _ => entry.events.len(),
         };
         entry.events.insert(at, Arc::clone(event));
-        if entry.events.len() > quotas.events_per_key {
-            entry.events.remove(0);
+        if entry.events().len() > quotas.events_per_key {
+            entry.give_up(1);
             return Kept::AddedOverQuota;
         }
         tenant.events += 1;
@@ -122,9 +138,10 @@ impl RuleState {
     /// The kept events of a bucket with `from <= ts <= to`, in event order.
     pub(crate) fn events(&self, tenant: &TenantId, bucket: &str, from: Timestamp, to: Timestamp) -> &[Arc<SecurityEvent>] {
         let Some(bucket) = self.tenants.get(tenant).and_then(|t| t.buckets.get(bucket)) else { return &[] };
-        let start = bucket.events.partition_point(|e| e.ts < from);
-        let end = bucket.events.partition_point(|e| e.ts <= to);
-        &bucket.events[start..end.max(start)]
+        let events = bucket.events();
+        let start = events.partition_point(|e| e.ts < from);
+        let end = events.partition_point(|e| e.ts <= to);
+        &events[start..end.max(start)]
     }
 
     /// Forgets a tenant's events before `before`, and buckets that hold nothing any more.
@@ -132,11 +149,11 @@ impl RuleState {
         let Some(state) = self.tenants.get_mut(tenant) else { return };
         let mut dropped = 0;
         state.buckets.retain(|_, bucket| {
-            let expired = bucket.events.partition_point(|e| e.ts < before);
-            bucket.events.drain(..expired);
+            let expired = bucket.events().partition_point(|e| e.ts < before);
+            bucket.give_up(expired);
             dropped += expired;
             bucket.keys.retain(|_, key| !key.is_empty());
-            !bucket.events.is_empty() || !bucket.keys.is_empty()
+            !bucket.events().is_empty() || !bucket.keys.is_empty()
         });
         state.events = state.events.saturating_sub(dropped);
         if state.buckets.is_empty() {
@@ -218,6 +235,28 @@ mod tests {
         assert_eq!(state.event_count(), 4);
         state.expire(&TenantId::new("a").unwrap(), Timestamp::from_micros(10_000_000));
         assert_eq!(state.event_count(), 1, "only the other tenant's event is left");
+    }
+
+    #[test]
+    fn a_key_over_its_quota_keeps_its_newest_events_wherever_they_come() {
+        let quotas = Quotas { events_per_key: 10, ..Quotas::default() };
+        let mut state = RuleState::default();
+        let tenant = TenantId::new("a").unwrap();
+        let kept = |state: &RuleState| {
+            let all = state.events(&tenant, "k", Timestamp::from_micros(0), Timestamp::from_micros(i64::MAX));
+            all.iter().map(|e| e.ts.as_micros() / 1_000_000).collect::<Vec<_>>()
+        };
+        // What a list that is sorted and cut each time would keep.
+        let mut expected = Vec::new();
+        for second in (1..=100).map(|n| if n % 3 == 0 { n - 2 } else { n }) {
+            state.keep(&event("a", second), "k", quotas);
+            expected.push(second);
+            expected.sort_unstable();
+            expected = expected.split_off(expected.len().saturating_sub(10));
+            assert_eq!(kept(&state), expected);
+        }
+        state.expire(&tenant, Timestamp::from_micros(98_000_000));
+        assert!(kept(&state).iter().all(|second| *second >= 98));
     }
 
     #[test]
