@@ -96,8 +96,8 @@ async fn a_proved_receipt_takes_the_place_of_what_was_put_under_its_id() {
     let real = event(&acme(), EventKind::AuthorizeDecision, 4);
     let mut forged = event(&acme(), EventKind::ToolAttempt, 9);
     (forged.event_id, forged.proved) = (real.event_id, false);
-    place.store.insert_history(&[forged.clone()], &[]).await.unwrap();
-    place.store.insert_history(&[real.clone()], &[]).await.unwrap();
+    place.store.insert_history(std::slice::from_ref(&forged), &[]).await.unwrap();
+    place.store.insert_history(std::slice::from_ref(&real), &[]).await.unwrap();
     let found = || async { place.store.history_event(&acme(), real.event_id).await.unwrap().unwrap() };
     assert_eq!(found().await, real);
     // And nothing takes its own.
