@@ -78,6 +78,8 @@ class Refused(unittest.TestCase):
         receipts = wait_until("the fences are in the history", receipts_behind_the_fences)
         lists = ["agents", "tools", "mcp/servers", "resources", "approvals", "containment", "alerts", "incidents", "keys"]
         held = {name: self.tenant.list(f"/v1/{name}") for name in lists}
+        # Many calls in a few seconds is what `runaway` tells of, and what these tests are.
+        held["alerts"] = [alert for alert in held["alerts"] if alert["rule_name"] != "runaway"]
         for name in ("policies", "settings"):
             held[name] = self.tenant.get(f"/v1/{name}").expect(200)
         held["decisions"] = len(self.tenant.list("/v1/decisions"))

@@ -155,18 +155,9 @@ async fn refuse(control: &Control, call: &Call, row: &ApprovalRow, claimed: &str
         describe_call(&mut draft, edited, &row.current_hash);
     }
     // The attempt is the caller's, whoever the approval's agent is.
-    match &call.caller {
-        Caller::Agent(claims) => {
-            draft.event.agent_id = Some(claims.agent_id.clone());
-            draft.event.token_id = Some(claims.token_id.clone());
-        }
-        // A key that did not register the agent: its attempt must not count against the agent.
-        Caller::Key(principal) if refusal.code == "wrong_agent" => {
-            draft.event.agent_id = None;
-            draft.event.token_id = None;
-            draft.event.approver = Some(principal.name.clone());
-        }
-        Caller::Key(_) => {}
+    if let Caller::Agent(claims) = &call.caller {
+        draft.event.agent_id = Some(claims.agent_id.clone());
+        draft.event.token_id = Some(claims.token_id.clone());
     }
     draft.event.decision = Some(Decision::Deny);
     draft.event.reason = Some(refusal.code.to_owned());

@@ -9,8 +9,10 @@ use aegis_store::HistoryLane;
 
 /// Lanes that are followed at most; past it all of them are looked up again.
 const MOST_LANES: usize = 100_000;
-/// Stretches that are asked for at most.
-const MOST_GAPS: usize = 4096;
+/// Stretches of one lane, as many as the history keeps, and of all. A lane with more goes on when some have come: its edge ships again what
+/// lies behind its head.
+const MOST_OF_A_LANE: usize = 256;
+const MOST_GAPS: usize = 65_536;
 /// How long a gap is left alone at first, and between two requests, microseconds: what comes out of order comes soon.
 const FIRST_US: i64 = 2_000_000;
 const AGAIN_US: i64 = 5_000_000;
@@ -45,7 +47,8 @@ impl Gaps {
 
     /// A lane as the history has it.
     pub(crate) fn begin(&mut self, lane: HistoryLane, now: Timestamp) {
-        if self.heads.len() >= MOST_LANES {
+        // Not while some of them are still to be written.
+        if self.heads.len() >= MOST_LANES && self.changed.is_empty() {
             self.heads.clear();
         }
         for (from_seq, to_seq) in lane.missing {
@@ -59,20 +62,22 @@ impl Gaps {
 
     /// A receipt of the lane, proved, is to be kept.
     pub(crate) fn took(&mut self, lane: &str, seq: i64, now: Timestamp) {
-        let Some((_, head)) = self.heads.get_mut(lane) else { return };
-        if seq <= *head {
+        let Some(head) = self.heads.get(lane).map(|(_, head)| *head) else { return };
+        if seq <= head {
             self.fill(lane, seq);
             return;
         }
-        if seq - *head > MOST_MISSING {
+        let from_seq = head + 1;
+        if seq - head > MOST_MISSING || (seq > from_seq && !self.has_room(lane)) {
             return;
         }
-        let from_seq = *head + 1;
-        *head = seq;
+        if let Some((_, head)) = self.heads.get_mut(lane) {
+            *head = seq;
+        }
         if !self.changed.contains(lane) {
             self.changed.insert(lane.to_owned());
         }
-        if seq > from_seq && self.open.len() < MOST_GAPS {
+        if seq > from_seq {
             self.open.insert((lane.to_owned(), from_seq), Gap { to_seq: seq - 1, ask_at: now.plus_micros(FIRST_US), tries: 0 });
         }
     }
@@ -93,6 +98,11 @@ impl Gaps {
         self.changed.clear();
     }
 
+    fn has_room(&self, lane: &str) -> bool {
+        let own = self.open.range((lane.to_owned(), i64::MIN)..=(lane.to_owned(), i64::MAX));
+        self.open.len() < MOST_GAPS && own.take(MOST_OF_A_LANE).count() < MOST_OF_A_LANE
+    }
+
     fn fill(&mut self, lane: &str, seq: i64) {
         let Some((place, gap)) = self.open.range(..=(lane.to_owned(), seq)).next_back().map(|(place, gap)| (place.clone(), *gap))
         else {
@@ -106,7 +116,7 @@ impl Gaps {
         if place.1 < seq {
             self.open.insert(place, Gap { to_seq: seq - 1, ..gap });
         }
-        if seq < gap.to_seq && self.open.len() < MOST_GAPS {
+        if seq < gap.to_seq {
             self.open.insert((lane.to_owned(), seq + 1), gap);
         }
     }
@@ -197,5 +207,20 @@ mod tests {
         assert_eq!(gaps.open(), 1);
         gaps.took("a", 16, at(2000));
         assert_eq!(gaps.open(), 2);
+    }
+
+    #[test]
+    fn a_lane_full_of_gaps_takes_no_room_from_others_and_says_no_more_than_is_known() {
+        let mut gaps = Gaps::default();
+        let tenant = TenantId::new("a").unwrap();
+        for lane in ["hostile", "honest"] {
+            gaps.begin(HistoryLane { tenant_id: tenant.clone(), lane: lane.into(), head: 0, missing: Vec::new() }, at(0));
+        }
+        (1..10_000).for_each(|n| gaps.took("hostile", 2 * n, at(0)));
+        gaps.took("honest", 3, at(0));
+        let states = gaps.changed();
+        let of = |name: &str| states.iter().find(|lane| lane.lane == name).unwrap();
+        assert_eq!((of("hostile").head, of("hostile").missing.len()), (512, MOST_OF_A_LANE));
+        assert_eq!(of("honest").missing, [(1, 2)]);
     }
 }

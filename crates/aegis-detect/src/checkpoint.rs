@@ -1,7 +1,7 @@
 //! What the detector writes down so that a restart goes on where it stopped: the engine's checkpoint, the lane heads, and the
 //! part of the stream that its windows still need. Without one it replays the whole stream, which gives the same alerts.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use aegis_bus::Place;
 use aegis_ledger::verify::LaneHeads;
@@ -56,8 +56,8 @@ impl Taken {
 #[derive(Debug, Default)]
 pub(crate) struct Tail {
     taken: VecDeque<Taken>,
-    /// The last one that some window may still need, and that was given up because there are too many.
-    cut: Option<Taken>,
+    /// Of each tenant the time of the newest one that some window may still need, and that is not here any more.
+    cut: HashMap<TenantId, Timestamp>,
 }
 
 impl Tail {
@@ -85,7 +85,8 @@ impl Tail {
         };
         self.taken.insert(place, taken);
         if self.taken.len() > MAX_REWIND {
-            self.cut = self.taken.pop_front().filter(|taken| taken.shown.is_some()).or(self.cut.take());
+            let oldest = self.taken.pop_front();
+            self.give_up(oldest.and_then(|taken| taken.shown));
         }
     }
 
@@ -104,12 +105,26 @@ impl Tail {
         while self.taken.front().is_some_and(|oldest| !oldest.is_needed(engine)) {
             self.taken.pop_front();
         }
-        self.cut = self.cut.take().filter(|cut| cut.is_needed(engine));
+        self.cut.retain(|tenant, needed_at| engine.horizon(tenant).is_none_or(|horizon| *needed_at >= horizon));
+    }
+
+    /// The stream is another one: what the windows have of it is not in this one.
+    pub(crate) fn begin_again(&mut self) {
+        for taken in std::mem::take(&mut self.taken) {
+            self.give_up(taken.shown);
+        }
+    }
+
+    fn give_up(&mut self, shown: Option<(TenantId, EventId, Timestamp)>) {
+        if let Some((tenant, _, needed_at)) = shown {
+            let newest = self.cut.entry(tenant).or_insert(needed_at);
+            *newest = needed_at.max(*newest);
+        }
     }
 
     /// True if a window may need more than is remembered here.
-    pub(crate) const fn is_cut(&self) -> bool {
-        self.cut.is_some()
+    pub(crate) fn is_cut(&self) -> bool {
+        !self.cut.is_empty()
     }
 
     /// The first message that is still needed; `next` if none is.

@@ -86,6 +86,9 @@ pub struct EngineCheckpoint {
     rules: BTreeMap<String, (String, SavedKeys)>,
 }
 
+/// Events that a rule looks at at once.
+const EVENTS_OF_A_LOOK: usize = 2048;
+
 /// A tenant's state is settled again when its watermark has moved this far.
 const SETTLE_STEP_MICROS: i64 = 5_000_000;
 
@@ -117,6 +120,8 @@ impl Engine {
         if !in_time.is_empty() {
             let batch = Arc::new(EventBatch::new(in_time));
             self.evaluate(Some(&batch), Must::Of(&must), &mut output);
+        } else if self.is_behind() {
+            self.evaluate(None, Must::Of(&must), &mut output);
         }
         for (tenant, final_before) in due {
             self.settle(&tenant, final_before, &mut output);
@@ -206,27 +211,39 @@ impl Engine {
     fn evaluate(&mut self, batch: Option<&Arc<EventBatch>>, must: Must<'_>, output: &mut TickOutput) {
         let (quotas, clock) = (self.config.quotas, Arc::clone(&self.config.clock));
         for running in self.rules.iter_mut().filter(|r| r.stats.quarantined.is_none()) {
-            let mut ran = false;
-            let (result, micros) = running.timed(clock.as_ref(), |running| {
+            let mut ready = Vec::new();
+            let (mut result, mut spent) = running.timed(clock.as_ref(), |running| {
                 guarded(running, |running| {
                     batch.map_or(Ok(()), |batch| running.wait(batch))?;
-                    let events = running.ready(clock.now(), must);
-                    if events.is_empty() {
-                        return Ok(());
-                    }
-                    ran = true;
-                    let keys = running.evaluate(events, quotas)?;
-                    emit(running, keys, clock.now(), output)
+                    ready = running.ready(clock.now(), must);
+                    Ok(())
                 })
             });
-            if ran {
-                running.rest(micros, clock.now());
+            let ran = !ready.is_empty();
+            // As many at a time as a tick has: a key's quota is for what was looked at, and the budget for one look.
+            let mut ready = ready.into_iter();
+            let mut longest = 0;
+            while result.is_ok() && longest <= self.config.rule_budget_ms.saturating_mul(1000) {
+                let events: Vec<_> = ready.by_ref().take(EVENTS_OF_A_LOOK).collect();
+                if events.is_empty() {
+                    break;
+                }
+                let (looked, micros) = running.timed(clock.as_ref(), |running| {
+                    guarded(running, |running| {
+                        let keys = running.evaluate(events, quotas)?;
+                        emit(running, keys, clock.now(), output)
+                    })
+                });
+                (result, longest, spent) = (looked, longest.max(micros), spent.saturating_add(micros));
             }
-            let over_budget = micros > self.config.rule_budget_ms.saturating_mul(1000);
+            if ran {
+                running.rest(spent, clock.now());
+            }
+            let over_budget = longest > self.config.rule_budget_ms.saturating_mul(1000);
             let failure = match result {
                 Ok(()) if over_budget => Some(DetectError::Output {
                     rule: running.rule.header.id.clone(),
-                    reason: format!("one tick took {} ms, the budget is {} ms", micros / 1000, self.config.rule_budget_ms),
+                    reason: format!("one look took {} ms, the budget is {} ms", longest / 1000, self.config.rule_budget_ms),
                 }),
                 Ok(()) => None,
                 Err(error) => Some(error),

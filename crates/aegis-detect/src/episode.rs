@@ -34,6 +34,8 @@ struct Emitted {
     alert_id: String,
     /// Time of its first evidence: a match with this id lies within one window of it.
     first_ts: Timestamp,
+    /// Instant of the match that raised it.
+    start: Timestamp,
     /// True once the match that raises it can no longer change.
     stands: bool,
 }
@@ -174,7 +176,8 @@ impl KeyState {
                 match &seen.detail {
                     Some(_) if raised.contains_key(&episode.first) => {}
                     Some(detail) => {
-                        let emitted = Emitted { alert_id: episode.alert_id.clone(), first_ts: seen.first().0, stands: false };
+                        let (alert_id, first_ts) = (episode.alert_id.clone(), seen.first().0);
+                        let emitted = Emitted { alert_id, first_ts, start: episode.start, stands: false };
                         raised.insert(episode.first, emitted);
                         emission.fresh.push((episode.alert_id.clone(), (**detail).clone()));
                     }
@@ -220,9 +223,18 @@ impl KeyState {
         Ok(retracted)
     }
 
-    /// What was told stands: the events that could say otherwise are not all there any more.
+    /// What was told stands, and the last of it is the episode that a next match joins: the events that could say otherwise are not all there
+    /// any more.
     pub(crate) fn let_stand(&mut self) {
         self.emitted.values_mut().for_each(|emitted| emitted.stands = true);
+        let Some((first, last)) = self.emitted.iter().max_by_key(|(_, emitted)| emitted.start) else { return };
+        if self.settled.as_ref().is_none_or(|settled| settled.start < last.start) {
+            let (alert_id, start) = (last.alert_id.clone(), last.start);
+            self.settled = Some(Episode { alert_id, first: *first, start, count: 1, last_ts: start, last_event_id: *first });
+        }
+        // What is found again of it would be counted a second time.
+        let until = self.settled.as_ref().map(|settled| settled.start);
+        self.matches.retain(|m| until.is_none_or(|until| m.instant() > until));
     }
 
     /// True if there is anything for a checkpoint.

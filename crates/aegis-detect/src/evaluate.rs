@@ -58,9 +58,11 @@ pub(crate) struct RunningRule {
     due: Timestamp,
 }
 
-/// A rule rests so many times as long as it ran, so that it takes a fiftieth of a core at most; and no longer than this, microseconds.
+/// A rule rests so many times as long as it ran, so that it takes a fiftieth of a core; and no longer than this, microseconds. Of one that
+/// contains, somebody waits for what it says.
 const REST: i64 = 49;
-const LONGEST_REST: i64 = 5_000_000;
+const LONGEST_REST: i64 = 2_000_000;
+const LONGEST_REST_CONTAINING: i64 = 250_000;
 /// Events that wait at most.
 const MOST_WAITING: usize = 50_000;
 
@@ -102,10 +104,15 @@ impl RunningRule {
 
     /// What it is to look at now: all that waits if it is due, or what `must` be decided.
     pub(crate) fn ready(&mut self, now: Timestamp, must: Must<'_>) -> Vec<Arc<SecurityEvent>> {
-        if now >= self.due || self.waiting.len() >= MOST_WAITING || matches!(must, Must::All) {
+        // A clock that was set back must not make a rule rest.
+        let rests = now < self.due && self.due <= now.plus_micros(LONGEST_REST);
+        if !rests || self.waiting.len() >= MOST_WAITING || matches!(must, Must::All) {
             return std::mem::take(&mut self.waiting);
         }
         let Must::Of(tenants) = must else { return Vec::new() };
+        if tenants.is_empty() {
+            return Vec::new();
+        }
         let (ready, waiting) = std::mem::take(&mut self.waiting).into_iter().partition(|e| tenants.contains(&e.tenant_id));
         self.waiting = waiting;
         ready
@@ -116,9 +123,12 @@ impl RunningRule {
         !self.waiting.is_empty()
     }
 
-    /// It ran so long, up to now.
+    /// It ran so long, up to now. While others' events wait, it rests no longer for it.
     pub(crate) fn rest(&mut self, micros: i64, now: Timestamp) {
-        self.due = now.plus_micros(micros.saturating_mul(REST).min(LONGEST_REST));
+        if !self.is_behind() {
+            let longest = if self.rule.header.contains() { LONGEST_REST_CONTAINING } else { LONGEST_REST };
+            self.due = now.plus_micros(micros.saturating_mul(REST).min(longest));
+        }
     }
 
     /// Takes new events into account, and answers the keys whose matches changed.
@@ -132,14 +142,15 @@ impl RunningRule {
         touched
     }
 
-    /// Says what a row pattern had to give up.
-    fn note_overruns(&mut self) {
+    /// Says what a row pattern had to give up; true if anything.
+    pub(crate) fn note_overruns(&mut self) -> bool {
         let overruns = self.plan.overruns();
         if let Some(first) = overruns.first.first() {
             tracing::warn!(rule = %self.rule.header.id, count = overruns.count, first = %first, "a row pattern ran into a bound");
             self.stats.overruns += overruns.count;
             self.stats.overrun = overruns.first.last().map(ToString::to_string);
         }
+        overruns.count > 0
     }
 
     pub(crate) fn keep(&mut self, relevant: &[Arc<SecurityEvent>], quotas: Quotas) -> Touched {

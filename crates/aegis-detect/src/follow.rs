@@ -223,7 +223,7 @@ impl Running {
         self.position = 0;
         self.stored = None;
         self.take_held(shared).await?;
-        self.tail = Tail::default();
+        self.tail.begin_again();
         shared.stats.lock().rewinds += 1;
         self.bus.set_consumer_position(Stream::Ase, CONSUMER, 0).await?;
         Ok(())

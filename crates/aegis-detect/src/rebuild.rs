@@ -37,7 +37,8 @@ impl RunningRule {
         whole: bool,
         quotas: Quotas,
     ) -> Result<(), DetectError> {
-        let lost_before = self.stats.given_up + self.stats.refused;
+        let lost = |running: &Self| running.stats.given_up + running.stats.refused + running.stats.overruns;
+        let lost_before = lost(self);
         let relevant = self.plan.relevant(batch).map_err(|e| self.query_error(e))?;
         self.state.load_keys(told);
         let open = |tenant: &TenantId, at: Timestamp| settled.get(tenant).is_none_or(|settled| at >= *settled);
@@ -53,7 +54,8 @@ impl RunningRule {
         if self.plan.shape != Shape::Stateless {
             self.state.keys_mut().for_each(crate::episode::KeyState::forget_details);
         }
-        if !whole || self.stats.given_up + self.stats.refused > lost_before {
+        self.note_overruns();
+        if !whole || lost(self) > lost_before {
             self.state.keys_mut().for_each(crate::episode::KeyState::let_stand);
         }
         Ok(())
@@ -75,6 +77,8 @@ impl RunningRule {
                     .collect();
                 for instant in instants {
                     found.extend(self.find_at(&tenant, &bucket, instant)?);
+                    // Each has the work of a tick.
+                    self.note_overruns();
                 }
                 continue;
             }
@@ -107,6 +111,7 @@ impl RunningRule {
         let mut all = Vec::with_capacity(wanted.len());
         for order in wanted {
             let found = self.find_at(tenant, bucket, order.0)?;
+            self.note_overruns();
             all.extend(found.into_iter().filter(|f| f.key_text == key_text && order_of(&f.found) == *order).map(|f| f.found));
         }
         Ok(all)

@@ -30,7 +30,7 @@ pub struct HistoryRow {
     pub bus_seq: u64,
     /// When the bus stored it; None for what was kept before that was noted.
     pub bus_ts: Option<Timestamp>,
-    /// A receipt that proves itself. What does not, gives way to one that does and has the same id.
+    /// A receipt that proves itself. What claims a lane and does not, gives way to one that does and has the same id.
     pub proved: bool,
     pub wire: Wire,
 }
@@ -151,7 +151,10 @@ fn one_of_each(rows: &[HistoryRow]) -> Vec<&HistoryRow> {
                 place.insert(each.len());
                 each.push(row);
             }
-            Entry::Occupied(place) if row.proved && !each[*place.get()].proved => each[*place.get()] = row,
+            // An observation claims no lane, and is nobody's to replace.
+            Entry::Occupied(place) if row.proved && each[*place.get()].lane.is_some() && !each[*place.get()].proved => {
+                each[*place.get()] = row;
+            }
             Entry::Occupied(_) => {}
         }
     }
@@ -172,7 +175,7 @@ fn insert_of(rows: usize, dialect: Dialect) -> String {
     let rows: Vec<_> = (0..rows).map(row).collect();
     format!(
         "INSERT INTO history (tenant_id, event_id, kind, ts, lane, seq, agent_id, run_id, decision, receipt_hash, bus_seq, wire, kept_by, kept_at, proved, bus_ts)
-         VALUES {} ON CONFLICT (tenant_id, event_id) DO UPDATE SET {} WHERE excluded.proved > history.proved",
+         VALUES {} ON CONFLICT (tenant_id, event_id) DO UPDATE SET {} WHERE excluded.proved > history.proved AND history.lane IS NOT NULL",
         rows.join(", "),
         REPLACED.map(|column| format!("{column} = excluded.{column}")).join(", ")
     )

@@ -104,6 +104,13 @@ async fn a_proved_receipt_takes_the_place_of_what_was_put_under_its_id() {
     let other = HistoryRow { seq: Some(5), ..real.clone() };
     place.store.insert_history(&[forged, other], &[]).await.unwrap();
     assert_eq!(found().await, real);
+    // What was observed outside claims no lane, and stays: ids of webhooks can be computed.
+    let seen = event(&acme(), EventKind::ExternalGithubWebhook, 3);
+    let claims = HistoryRow { event_id: seen.event_id, ..event(&acme(), EventKind::AuthorizeDecision, 6) };
+    for rows in [vec![seen.clone()], vec![claims.clone()], vec![seen.clone(), claims]] {
+        place.store.insert_history(&rows, &[]).await.unwrap();
+        assert_eq!(place.store.history_event(&acme(), seen.event_id).await.unwrap().unwrap(), seen);
+    }
 }
 
 #[tokio::test]

@@ -135,7 +135,7 @@ impl History<'_> {
             };
             let mut event =
                 WireEvent::read(text.as_bytes()).and_then(|wire| wire.event()).with_context(|| row.event_id.to_string())?;
-            event.verified = row.proved;
+            event.verified = row.proved && row.lane.is_some();
             event.bus_ts = row.bus_ts.or(Some(row.ts));
             events.push(event);
         }
