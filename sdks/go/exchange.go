@@ -90,7 +90,7 @@ func pathOf(parts ...string) (string, error) {
 }
 
 func jsonBody(value map[string]any) ([]byte, error) {
-	copied, err := exactCopy(value, "", 0)
+	copied, err := exactCopy(value, "", 0, &budget{maxBodyBytes})
 	if err != nil {
 		return nil, err
 	}

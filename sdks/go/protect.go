@@ -81,7 +81,7 @@ func (g *guard) outputOf(result reflect.Value, cleared clearance) any {
 	if g.output == nil {
 		return nil
 	}
-	output, err := g.output.encode(result, "the output", parametersDepth)
+	output, err := g.output.encode(result, "the output", parametersDepth, &budget{maxBodyBytes})
 	if err != nil {
 		slog.Warn("aegisagent: an output is not reported", "decision", cleared.decisionID, "why", err.Error())
 		return nil
