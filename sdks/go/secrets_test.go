@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net/http/httptrace"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -212,6 +213,44 @@ func TestACredentialsFunctionThatFailsIsADenialWithoutItsError(t *testing.T) {
 	showsNothing(t, shown(err))
 	_, err = client.Ready(context.Background())
 	equal(t, isConfigError(err), true)
+	equal(t, len(ran.ran())+len(edge.seen()), 0)
+}
+
+func TestACredentialsFunctionThatDoesNotComeBackInTimeIsADenialAndFailsNothingOpen(t *testing.T) {
+	proof.Of(t, "no-secrets", "fail-open", "transport")
+	edge, ran, ended := newFakeEdge(t), &recorder{}, make(chan struct{})
+	defer close(ended)
+	secret := secretOf(t, token)
+	for name, function := range map[string]func(context.Context) (*aegisagent.Secret, error){
+		"for ever": func(context.Context) (*aegisagent.Secret, error) { <-ended; return nil, nil },
+		"too late": func(ctx context.Context) (*aegisagent.Secret, error) { <-ctx.Done(); return secret, nil },
+		"its error": func(ctx context.Context) (*aegisagent.Secret, error) {
+			<-ctx.Done()
+			return nil, fmt.Errorf("vault said %s: %w", token, ctx.Err())
+		},
+		"another failure": func(context.Context) (*aegisagent.Secret, error) {
+			return nil, &aegisagent.RequestFailed{Kind: aegisagent.Unreachable, Code: "unreachable", Reason: token}
+		},
+		"a panic": func(context.Context) (*aegisagent.Secret, error) { panic(token) },
+		"an end":  func(context.Context) (*aegisagent.Secret, error) { runtime.Goexit(); return nil, nil },
+	} {
+		client := clientOf(t, aegisagent.Config{BaseURL: edge.URL, Timeout: 200 * time.Millisecond, TokenFunc: function})
+		started := time.Now()
+		_, err := protect(t, client, failsOpen(), ran.run)(context.Background(), note{})
+		deniedAs(t, fmt.Errorf("%s: %w", name, err), aegisagent.DeniedUnavailable, "unreachable")
+		showsNothing(t, shown(err))
+		_, err = client.Ready(context.Background())
+		equal(t, isConfigError(err), true)
+		if took := time.Since(started); took > 10*time.Second {
+			t.Fatal(name, took)
+		}
+	}
+	client := clientOf(t, aegisagent.Config{BaseURL: edge.URL, TokenFunc: func(context.Context) (*aegisagent.Secret, error) { <-ended; return nil, nil }})
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	_, err := protect(t, client, failsOpen(), ran.run)(ctx, note{})
+	deniedAs(t, err, aegisagent.DeniedUnavailable, "unreachable")
+	equal(t, errors.Is(err, context.DeadlineExceeded), true)
 	equal(t, len(ran.ran())+len(edge.seen()), 0)
 }
 
