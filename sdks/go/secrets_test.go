@@ -174,6 +174,24 @@ func TestARegistrationShowsNoTokenAndADecisionNoTrustToken(t *testing.T) {
 		text := fmt.Sprintf("%v %+v %#v %s %q", thing, thing, thing, thing, thing)
 		showsNothing(t, text)
 	}
+	trust := decision.TrustToken
+	equal(t, string(trust), token+"-trust")
+	for _, thing := range []any{
+		decision, &decision, trust, &trust, []aegisagent.Decision{decision}, map[string]aegisagent.Token{"token": trust},
+		struct{ Token aegisagent.Token }{trust},
+	} {
+		var out strings.Builder
+		for _, handler := range []slog.Handler{slog.NewJSONHandler(&out, nil), slog.NewTextHandler(&out, nil)} {
+			slog.New(handler).Info("m", "thing", thing)
+		}
+		_ = json.NewEncoder(&out).Encode(thing)
+		_ = xml.NewEncoder(&out).Encode(thing)
+		showsNothing(t, out.String()+fmt.Sprintf("%v %+v %#v %s %q %x %d", thing, thing, thing, thing, thing, thing, thing))
+	}
+	text, err := json.Marshal(decision)
+	must(t, err)
+	equal(t, strings.Contains(string(text), `"trust_token":"***"`), true)
+	equal(t, []string{trust.GoString(), trust.String(), trust.LogValue().String()}, []string{"***", "***", "***"})
 }
 
 func TestWhatIsNoCredentialIsRefusedWithoutBeingShown(t *testing.T) {
