@@ -74,12 +74,16 @@ func orEmpty(text *string) string {
 }
 
 func copiedParameters(parameters map[string]any) (map[string]any, error) {
+	left := &budget{DefaultMaxBytes}
+	if err := left.open(len(parameters), "the parameters", parametersDepth); err != nil {
+		return nil, err
+	}
 	copied := make(map[string]any, len(parameters))
 	for name, value := range parameters {
-		if err := soundText(name, "a parameter's name"); err != nil {
+		if err := left.text(name, "a parameter's name"); err != nil {
 			return nil, err
 		}
-		plain, err := exactCopy(value, named("", name, parametersDepth), parameterDepth)
+		plain, err := exactCopy(value, named("", name, parametersDepth), parameterDepth, left)
 		if err != nil {
 			return nil, err
 		}

@@ -40,7 +40,7 @@ func Canonicalize(text []byte, maxBytes int) ([]byte, error) {
 
 // CanonicalizeValue gives the canonical form of a value made of the types that [ParseStrict] returns, and of nothing else.
 func CanonicalizeValue(value any, maxBytes int) ([]byte, error) {
-	copied, err := exactCopy(value, "", 0)
+	copied, err := exactCopy(value, "", 0, &budget{maxBytes})
 	if err != nil {
 		return nil, err
 	}
@@ -98,13 +98,43 @@ func integerOf(value any) (int64, bool) {
 	return 0, false
 }
 
+// budget is how many bytes a form may still have. What refers to one thing many times would be copied as often, so a copy ends where its
+// form cannot fit any more. It is charged less than the form has, never more: what fits is never refused.
+type budget struct {
+	left int
+}
+
+func (b *budget) spend(bytes int, where string) error {
+	if bytes > b.left {
+		return &CanonError{Reason: "size_exceeded", Where: where}
+	}
+	b.left -= bytes
+	return nil
+}
+
+// text charges a text, before it is looked at.
+func (b *budget) text(text, where string) error {
+	if err := b.spend(len(text), where); err != nil {
+		return err
+	}
+	return soundText(text, where)
+}
+
+// open charges what an array or an object holds, a byte for each value, before there is room made for them.
+func (b *budget) open(count int, where string, depth int) error {
+	if depth >= MaxDepth {
+		return &CanonError{Reason: "depth_exceeded", Where: where}
+	}
+	return b.spend(count, where)
+}
+
 // exactCopy is a deep copy of plain JSON, each value looked at once. where names the value in errors, which never repeat it.
-func exactCopy(value any, where string, depth int) (any, error) {
+func exactCopy(value any, where string, depth int, left *budget) (any, error) {
 	switch given := value.(type) {
 	case nil, bool:
 		return given, nil
 	case string:
-		return given, soundText(given, where)
+		return given, left.text(given, where)
 	case float64:
 		return given, finite(given, where)
 	case int, int64:
@@ -117,12 +147,12 @@ func exactCopy(value any, where string, depth int) (any, error) {
 		if given == nil {
 			return nil, unsupported(value, where)
 		}
-		if depth >= MaxDepth {
-			return nil, &CanonError{Reason: "depth_exceeded", Where: where}
+		if err := left.open(len(given), where, depth); err != nil {
+			return nil, err
 		}
 		items := make([]any, len(given))
 		for place, item := range given {
-			copied, err := exactCopy(item, where, depth+1)
+			copied, err := exactCopy(item, where, depth+1, left)
 			if err != nil {
 				return nil, err
 			}
@@ -133,15 +163,15 @@ func exactCopy(value any, where string, depth int) (any, error) {
 		if given == nil {
 			return nil, unsupported(value, where)
 		}
-		if depth >= MaxDepth {
-			return nil, &CanonError{Reason: "depth_exceeded", Where: where}
+		if err := left.open(len(given), where, depth); err != nil {
+			return nil, err
 		}
 		members := make(map[string]any, len(given))
 		for key, item := range given {
-			if err := soundText(key, where); err != nil {
+			if err := left.text(key, where); err != nil {
 				return nil, err
 			}
-			copied, err := exactCopy(item, where, depth+1)
+			copied, err := exactCopy(item, where, depth+1, left)
 			if err != nil {
 				return nil, err
 			}

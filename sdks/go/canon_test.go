@@ -3,14 +3,17 @@ package aegisagent_test
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"math"
 	"math/rand/v2"
 	"os"
 	"reflect"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	aegisagent "github.com/aegisagent/aegisagent-go"
 	"github.com/aegisagent/aegisagent-go/internal/proof"
@@ -258,6 +261,150 @@ func TestAValueThatIsNotPlainHasNoCanonicalForm(t *testing.T) {
 	}
 	_, err := aegisagent.CanonicalizeValue(strings.Repeat("x", 10), 11)
 	equal(t, reasonOf(err), "size_exceeded")
+}
+
+// many refers to one thing so often that no copy of it would ever end.
+func many(values ...any) any {
+	value := any("x")
+	if len(values) > 0 {
+		value = values[0]
+	}
+	for level := range 40 {
+		if level%2 == 0 {
+			value = []any{value, value}
+		} else {
+			value = map[string]any{"a": value, "b": value}
+		}
+	}
+	return value
+}
+
+// branch is a typed parameter that can refer to one thing many times.
+type branch struct {
+	One   *branch           `json:"one"`
+	Other *branch           `json:"other"`
+	List  []*branch         `json:"list"`
+	Named map[string]branch `json:"named"`
+}
+
+func manyBranches() branch {
+	grown := branch{}
+	for range 40 {
+		below := grown
+		grown = branch{&below, &below, []*branch{&below, &below}, map[string]branch{"a": below}}
+	}
+	return grown
+}
+
+func TestWhatRefersToOneThingManyTimesIsTooLargeWithoutACopyOfAllOfIt(t *testing.T) {
+	proof.Of(t, "canonicalize", "protect-unfreezable", "protect-outcome")
+	edge, ctx := newFakeEdge(t), context.Background()
+	client, ran := clientTo(t, edge.URL), 0
+	run := func() (int, error) { ran++; return 0, nil }
+	long := strings.Repeat("x", 1<<19)
+	longs := make([]any, 1<<16)
+	for place := range longs {
+		longs[place] = long
+	}
+	freeze := func(value any) error {
+		_, err := aegisagent.Freeze("t", "a", nil, true, map[string]any{"p": value})
+		return err
+	}
+	anything := protect(t, client, usual, func(context.Context, map[string]any) (int, error) { return run() })
+	call := func(value any) error {
+		_, err := anything(ctx, map[string]any{"p": value})
+		return err
+	}
+	reporting := usual
+	reporting.ReportOutput = true
+	output := protect(t, client, reporting, func(context.Context, struct{}) (any, error) { return many(), nil })
+	authorized := aegisagent.ToolCall{Tool: "t", Action: "a", Parameters: map[string]any{"p": many()}}
+	log := logged(t)
+	for name, refused := range map[string]func() error{
+		"a value":         func() error { _, err := aegisagent.CanonicalizeValue(many(), aegisagent.DefaultMaxBytes); return err },
+		"a hash":          func() error { _, err := authorized.ActionHash(); return err },
+		"a frozen action": func() error { return freeze(many()) },
+		"empty lists":     func() error { return freeze(many([]any{})) },
+		"one long text":   func() error { return freeze(longs) },
+		"a long list":     func() error { return freeze(make([]any, 1<<21)) },
+		"parameters":      func() error { return call(many()) },
+		"a call's body":   func() error { _, err := client.Authorize(ctx, authorized, aegisagent.AuthorizeOptions{}); return err },
+		"typed parameters": func() error {
+			_, err := protect(t, client, usual, func(context.Context, branch) (int, error) { return run() })(ctx, manyBranches())
+			return err
+		},
+		"a list of nothing": func() error {
+			_, err := protect(t, client, usual, func(context.Context, ofKind[[]struct{}]) (int, error) { return run() })(
+				ctx, ofKind[[]struct{}]{make([]struct{}, 1<<40)})
+			return err
+		},
+		"an output": func() error {
+			_, err := output(ctx, struct{}{})
+			must(t, err)
+			return &aegisagent.CanonError{Reason: "size_exceeded"}
+		},
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		started := time.Now()
+		err := refused()
+		var denied *aegisagent.Denied
+		if isDenied := errors.As(err, &denied); reasonOf(err) != "size_exceeded" && (!isDenied || denied.Code != "size_exceeded") {
+			t.Errorf("%s: %v", name, err)
+		}
+		runtime.ReadMemStats(&after)
+		if took, allocated := time.Since(started), after.TotalAlloc-before.TotalAlloc; took > 20*time.Second || allocated > 1<<29 {
+			t.Errorf("%s took %s and %d bytes", name, took, allocated)
+		}
+	}
+	equal(t, ran, 0)
+	equal(t, edge.names(), []string{"authorize", "outcome"})
+	equal(t, edge.sent("outcome")[0]["output"], nil)
+	equal(t, strings.Count(log.String(), "an output is not reported"), 1)
+}
+
+func TestWhatFitsIsNeverRefused(t *testing.T) {
+	proof.Of(t, "canonicalize", "protect-freeze")
+	random := rand.New(rand.NewPCG(8, 8))
+	shared := []any{1, "x"}
+	values := []any{1, "", nil, true, []any{}, map[string]any{}, []any{shared, shared}, map[string]any{"": 1, "é": 2}, []any{1, 2, 3, []any{[]any{}}}}
+	for range 2000 {
+		values = append(values, plainAtRandom(random, 0))
+	}
+	for _, value := range values {
+		canonical, err := aegisagent.CanonicalizeValue(value, aegisagent.DefaultMaxBytes)
+		must(t, err)
+		again, err := aegisagent.CanonicalizeValue(value, len(canonical))
+		if err != nil || !bytes.Equal(again, canonical) {
+			t.Fatalf("%#v: %v", value, err)
+		}
+		_, err = aegisagent.CanonicalizeValue(value, len(canonical)-1)
+		equal(t, reasonOf(err), "size_exceeded")
+	}
+	empty, err := aegisagent.Freeze("t", "a", nil, true, map[string]any{"p": ""})
+	must(t, err)
+	room := aegisagent.DefaultMaxBytes - len(empty.Text())
+	_, err = aegisagent.Freeze("t", "a", nil, true, map[string]any{"p": strings.Repeat("x", room)})
+	must(t, err)
+	_, err = aegisagent.Freeze("t", "a", nil, true, map[string]any{"p": strings.Repeat("x", room+1)})
+	deniedAs(t, err, aegisagent.DeniedUnfreezable, "size_exceeded")
+	// Each value takes no more than a byte and a comma, or a name of one byte.
+	type small struct {
+		A *int `json:"a"`
+	}
+	edge, one := newFakeEdge(t), 1
+	type lists struct {
+		Numbers []int    `json:"numbers"`
+		Small   []*small `json:"small"`
+	}
+	given := lists{make([]int, 1<<18), make([]*small, 1<<15)}
+	for place := range given.Small {
+		given.Small[place] = &small{&one}
+	}
+	got, err := protect(t, clientTo(t, edge.URL), usual, func(_ context.Context, p lists) (int, error) { return len(p.Numbers) + len(p.Small), nil })(
+		context.Background(), given)
+	must(t, err)
+	equal(t, got, 1<<18+1<<15)
 }
 
 func TestWhatEncodingJSONWouldChangeIsKept(t *testing.T) {

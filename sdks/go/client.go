@@ -89,8 +89,10 @@ func (*Client) GobEncode() ([]byte, error) { return nil, notSerialised("a client
 // credential asks for the credential of the next request.
 func (c *Client) credential(ctx context.Context) (*Secret, error) {
 	secret, err := c.secret(ctx)
-	if err != nil || secret.Reveal() == "" {
-		// Not with its own error, whose text may hold anything.
+	if err != nil {
+		return nil, misconfigured("TokenFunc gave no credential in time")
+	}
+	if secret.Reveal() == "" {
 		return nil, misconfigured("TokenFunc gave no credential")
 	}
 	return secret, nil

@@ -14,8 +14,8 @@ import (
 // fields, writes bytes as base64, replaces what is not UTF-8, and hands numbers back as others than were given.
 
 type codec struct {
-	// encode looks at each part once. where names the value in errors.
-	encode func(value reflect.Value, where string, depth int) (any, error)
+	// encode looks at each part once, and at no more than fits. where names the value in errors.
+	encode func(value reflect.Value, where string, depth int, left *budget) (any, error)
 	// decode fills a zero value; false where the plain value is not one of the type. Fields that are missing stay zero with gaps only.
 	decode func(plain any, into reflect.Value, gaps bool) bool
 }
@@ -52,7 +52,7 @@ func (c codecs) fill(made *codec, kind reflect.Type, where string) error {
 	switch kind.Kind() {
 	case reflect.Bool:
 		*made = codec{
-			func(value reflect.Value, _ string, _ int) (any, error) { return value.Bool(), nil },
+			func(value reflect.Value, _ string, _ int, _ *budget) (any, error) { return value.Bool(), nil },
 			func(plain any, into reflect.Value, _ bool) bool {
 				flag, ok := plain.(bool)
 				into.SetBool(flag)
@@ -61,7 +61,7 @@ func (c codecs) fill(made *codec, kind reflect.Type, where string) error {
 		}
 	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
 		*made = codec{
-			func(value reflect.Value, where string, _ int) (any, error) {
+			func(value reflect.Value, where string, _ int, _ *budget) (any, error) {
 				return integerValue(value.Int()), safeInteger(value.Int(), where)
 			},
 			func(plain any, into reflect.Value, _ bool) bool {
@@ -75,7 +75,7 @@ func (c codecs) fill(made *codec, kind reflect.Type, where string) error {
 		}
 	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
 		*made = codec{
-			func(value reflect.Value, where string, _ int) (any, error) {
+			func(value reflect.Value, where string, _ int, _ *budget) (any, error) {
 				// What is beyond the range is beyond it as the largest integer too.
 				integer := int64(min(value.Uint(), math.MaxInt64))
 				return integerValue(integer), safeInteger(integer, where)
@@ -91,7 +91,7 @@ func (c codecs) fill(made *codec, kind reflect.Type, where string) error {
 		}
 	case reflect.Float64:
 		*made = codec{
-			func(value reflect.Value, where string, _ int) (any, error) {
+			func(value reflect.Value, where string, _ int, _ *budget) (any, error) {
 				return value.Float(), finite(value.Float(), where)
 			},
 			func(plain any, into reflect.Value, _ bool) bool {
@@ -109,8 +109,8 @@ func (c codecs) fill(made *codec, kind reflect.Type, where string) error {
 			return misconfigured("%s is a json.Number, which may hold any text; use int64, float64 or string", where)
 		}
 		*made = codec{
-			func(value reflect.Value, where string, _ int) (any, error) {
-				return value.String(), soundText(value.String(), where)
+			func(value reflect.Value, where string, _ int, left *budget) (any, error) {
+				return value.String(), left.text(value.String(), where)
 			},
 			func(plain any, into reflect.Value, _ bool) bool {
 				text, ok := plain.(string)
@@ -137,8 +137,8 @@ func (c codecs) fill(made *codec, kind reflect.Type, where string) error {
 	return nil
 }
 
-func encodeAny(value reflect.Value, where string, depth int) (any, error) {
-	return exactCopy(value.Interface(), where, depth)
+func encodeAny(value reflect.Value, where string, depth int, left *budget) (any, error) {
+	return exactCopy(value.Interface(), where, depth, left)
 }
 
 func decodeAny(plain any, into reflect.Value, _ bool) bool {
@@ -157,11 +157,11 @@ func (c codecs) fillPointer(made *codec, kind reflect.Type, where string) error 
 	if err != nil {
 		return err
 	}
-	made.encode = func(value reflect.Value, where string, depth int) (any, error) {
+	made.encode = func(value reflect.Value, where string, depth int, left *budget) (any, error) {
 		if value.IsNil() {
 			return nil, nil
 		}
-		return element.encode(value.Elem(), where, depth)
+		return element.encode(value.Elem(), where, depth, left)
 	}
 	made.decode = func(plain any, into reflect.Value, gaps bool) bool {
 		if plain == nil {
@@ -183,16 +183,16 @@ func (c codecs) fillList(made *codec, kind reflect.Type, where string) error {
 		return err
 	}
 	isSlice := kind.Kind() == reflect.Slice
-	made.encode = func(value reflect.Value, where string, depth int) (any, error) {
+	made.encode = func(value reflect.Value, where string, depth int, left *budget) (any, error) {
 		if isSlice && value.IsNil() {
 			return nil, nil
 		}
-		if depth >= MaxDepth {
-			return nil, &CanonError{Reason: "depth_exceeded", Where: where}
+		if err := left.open(value.Len(), where, depth); err != nil {
+			return nil, err
 		}
 		items := make([]any, value.Len())
 		for place := range items {
-			item, err := element.encode(value.Index(place), where, depth+1)
+			item, err := element.encode(value.Index(place), where, depth+1, left)
 			if err != nil {
 				return nil, err
 			}
@@ -233,20 +233,20 @@ func (c codecs) fillMap(made *codec, kind reflect.Type, where string) error {
 	if err != nil {
 		return err
 	}
-	made.encode = func(value reflect.Value, where string, depth int) (any, error) {
+	made.encode = func(value reflect.Value, where string, depth int, left *budget) (any, error) {
 		if value.IsNil() {
 			return nil, nil
 		}
-		if depth >= MaxDepth {
-			return nil, &CanonError{Reason: "depth_exceeded", Where: where}
+		if err := left.open(value.Len(), where, depth); err != nil {
+			return nil, err
 		}
 		members := make(map[string]any, value.Len())
 		for each := value.MapRange(); each.Next(); {
 			key := each.Key().String()
-			if err := soundText(key, where); err != nil {
+			if err := left.text(key, where); err != nil {
 				return nil, err
 			}
-			item, err := element.encode(each.Value(), named(where, key, depth), depth+1)
+			item, err := element.encode(each.Value(), named(where, key, depth), depth+1, left)
 			if err != nil {
 				return nil, err
 			}
@@ -300,13 +300,16 @@ func (c codecs) fillStruct(made *codec, kind reflect.Type, where string) error {
 		byName[name] = field{name, place, element}
 		list = append(list, byName[name])
 	}
-	made.encode = func(value reflect.Value, where string, depth int) (any, error) {
-		if depth >= MaxDepth {
-			return nil, &CanonError{Reason: "depth_exceeded", Where: where}
+	made.encode = func(value reflect.Value, where string, depth int, left *budget) (any, error) {
+		if err := left.open(len(list), where, depth); err != nil {
+			return nil, err
 		}
 		members := make(map[string]any, len(list))
 		for _, each := range list {
-			item, err := each.codec.encode(value.Field(each.place), named(where, each.name, depth), depth+1)
+			if err := left.spend(len(each.name), where); err != nil {
+				return nil, err
+			}
+			item, err := each.codec.encode(value.Field(each.place), named(where, each.name, depth), depth+1, left)
 			if err != nil {
 				return nil, err
 			}
@@ -376,7 +379,7 @@ func parametersCodec(kind reflect.Type) (*codec, error) {
 
 // encodeParameters makes plain parameters, a copy of which each part was read once.
 func encodeParameters(how *codec, value reflect.Value) (map[string]any, error) {
-	plain, err := how.encode(value, "the parameters", parametersDepth)
+	plain, err := how.encode(value, "the parameters", parametersDepth, &budget{DefaultMaxBytes})
 	if err != nil {
 		return nil, err
 	}

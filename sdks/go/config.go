@@ -30,7 +30,7 @@ type Config struct {
 	// Token is an agent's token to act, or an API key to administer; AEGISAGENT_TOKEN or the content of AEGISAGENT_TOKEN_FILE where neither
 	// it nor TokenFunc is given.
 	Token *Secret
-	// TokenFunc is asked before each request, for a credential that changes.
+	// TokenFunc is asked before each request, for a credential that changes, within the request's time. What it fails with is not shown.
 	TokenFunc func(context.Context) (*Secret, error)
 	// Agent is a label ("agent" where it is empty); the agent is the token's.
 	Agent string
@@ -72,7 +72,7 @@ func (c Config) credential() (func(context.Context) (*Secret, error), error) {
 		return nil, misconfigured("give Token or TokenFunc, not both")
 	}
 	if c.TokenFunc != nil {
-		return c.TokenFunc, nil
+		return inTime(c.TokenFunc), nil
 	}
 	token := c.Token
 	if token == nil {
@@ -86,6 +86,33 @@ func (c Config) credential() (func(context.Context) (*Secret, error), error) {
 		return nil, misconfigured("the Token is empty; make one with NewSecret")
 	}
 	return func(context.Context) (*Secret, error) { return token, nil }, nil
+}
+
+// inTime asks a function that may take its time, or not come back at all. Its failures are never those of a server that cannot be
+// reached, which a read may run without; and never its own, whose text may hold anything.
+func inTime(function func(context.Context) (*Secret, error)) func(context.Context) (*Secret, error) {
+	return func(ctx context.Context) (*Secret, error) {
+		answer := make(chan *Secret, 1)
+		go func() {
+			var given *Secret
+			// Also where it panics or ends its goroutine: that is no credential.
+			defer func() {
+				_ = recover()
+				answer <- given
+			}()
+			if secret, err := function(ctx); err == nil {
+				given = secret
+			}
+		}()
+		select {
+		case secret := <-answer:
+			if ctx.Err() == nil {
+				return secret, nil
+			}
+		case <-ctx.Done():
+		}
+		return nil, ctx.Err()
+	}
 }
 
 func tokenFromEnvironment() (*Secret, error) {

@@ -139,5 +139,5 @@ func denied(kind DeniedKind, code, reason string) *Denied {
 type LazyResult struct{}
 
 func (*LazyResult) Error() string {
-	return "aegisagent: the function returned a channel or a function, which would do its work after it was reported; return a value"
+	return "aegisagent: the function returned a channel, function, stream or iterator, which would do its work after it was reported; return a value"
 }

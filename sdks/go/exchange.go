@@ -90,7 +90,7 @@ func pathOf(parts ...string) (string, error) {
 }
 
 func jsonBody(value map[string]any) ([]byte, error) {
-	copied, err := exactCopy(value, "", 0)
+	copied, err := exactCopy(value, "", 0, &budget{maxBodyBytes})
 	if err != nil {
 		return nil, err
 	}
@@ -126,6 +126,9 @@ func exchangeOnce[T any](ctx context.Context, client *Client, asked request[T], 
 	defer cancel()
 	secret, err := client.credential(limited)
 	if err != nil {
+		if cause := ctx.Err(); cause != nil {
+			return none, unreachable(cause)
+		}
 		return none, err
 	}
 	answer, err := client.transport.send(ctx, asked.method, asked.path, asked.body, secret, deadline, asked.out)

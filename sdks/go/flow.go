@@ -106,11 +106,12 @@ func (g *guard) authorizeBody(action *FrozenAction, label SourceTrust, of origin
 	return body, nil
 }
 
-// mayFailOpen: only a read whose author said so, only while no server can be asked, and never for tainted work, a contained agent, or a
-// caller who has given up.
+// mayFailOpen: only a read whose author said so, only while no server can be asked, and never for tainted work, a contained agent, a
+// caller who has given up, or a client that was closed.
 func (g *guard) mayFailOpen(ctx context.Context, label SourceTrust, err error) bool {
 	var failure *RequestFailed
-	if !g.settings.FailOpenReads || ctx.Err() != nil || !errors.As(err, &failure) {
+	hasGivenUp := ctx.Err() != nil || g.client.transport.isClosed.Load()
+	if !g.settings.FailOpenReads || hasGivenUp || !errors.As(err, &failure) {
 		return false
 	}
 	isAway := failure.Kind == Unreachable

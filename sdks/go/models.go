@@ -3,6 +3,7 @@ package aegisagent
 import (
 	"fmt"
 	"io"
+	"log/slog"
 )
 
 // What the server answers, as docs/openapi.yaml has it. Read strictly; what may hold a secret or an argument is not shown by fmt.
@@ -73,11 +74,26 @@ func readApprovalRef(f fields) ApprovalRef {
 	return ApprovalRef{f.id("approval_id"), f.text("status"), f.text("approver_group"), f.text("expires_at"), f.hash("action_hash")}
 }
 
-// Token is a trust token: sent back as it came, and not shown.
+// Token is a trust token: sent back as it came, and not shown; string(token) is its text.
 type Token string
 
-// Format shows nothing.
+// String shows nothing.
+func (Token) String() string { return hidden }
+
+// GoString shows nothing.
+func (Token) GoString() string { return hidden }
+
+// Format shows nothing, whatever the verb.
 func (Token) Format(state fmt.State, _ rune) { _, _ = io.WriteString(state, hidden) }
+
+// LogValue shows nothing.
+func (Token) LogValue() slog.Value { return slog.StringValue(hidden) }
+
+// MarshalText shows nothing, and so does XML.
+func (Token) MarshalText() ([]byte, error) { return []byte(hidden), nil }
+
+// MarshalJSON shows nothing.
+func (Token) MarshalJSON() ([]byte, error) { return []byte(`"` + hidden + `"`), nil }
 
 // Decision is the answer to an authorize call.
 type Decision struct {

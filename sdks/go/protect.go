@@ -13,7 +13,7 @@ import (
 // and any of plain JSON), named by their json tags, or a map with string keys such as map[string]any. What cannot be frozen exactly is a
 // [*ConfigError] here. The parameters are frozen, hashed and sent; what the function gets, if it runs, is a P made anew from the frozen
 // text. Everything else is a [*Denied]. The context and what the function closes over are passed on as they are, neither hashed nor seen
-// by policy, so they must not decide what the function does.
+// by policy, so they must not decide what the function does. R is no channel, function, stream or iterator, and holds none.
 func Protect[P, R any](
 	client *Client, settings Settings, function func(context.Context, P) (R, error),
 ) (func(context.Context, P) (R, error), error) {
@@ -69,7 +69,7 @@ func run[P, R any](
 	case err != nil:
 		status = OutcomeError
 		return result, err
-	case value.Kind() == reflect.Interface && isLazy(value.Elem().Kind()):
+	case isLazy(value):
 		return none, &LazyResult{}
 	default:
 		status, output = OutcomeOK, guard.outputOf(value, cleared)
@@ -81,7 +81,7 @@ func (g *guard) outputOf(result reflect.Value, cleared clearance) any {
 	if g.output == nil {
 		return nil
 	}
-	output, err := g.output.encode(result, "the output", parametersDepth)
+	output, err := g.output.encode(result, "the output", parametersDepth, &budget{maxBodyBytes})
 	if err != nil {
 		slog.Warn("aegisagent: an output is not reported", "decision", cleared.decisionID, "why", err.Error())
 		return nil

@@ -1,12 +1,19 @@
 package aegisagent_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"math/big"
+	"net/http"
+	"net/url"
+	"os"
+	"reflect"
 	"runtime"
 	"strings"
 	"sync"
@@ -206,18 +213,117 @@ func TestAResultThatDoesItsWorkLaterIsNotHandedOut(t *testing.T) {
 	proof.Of(t, "protect-outcome", "protect-config")
 	edge := newFakeEdge(t)
 	client := clientTo(t, edge.URL)
-	for _, lazy := range []any{func() {}, make(chan int), func(func(int) bool) {}} {
+	stream := io.NopCloser(strings.NewReader("x"))
+	work, endless := func() {}, map[string]any{}
+	endless["again"] = []any{endless}
+	for _, lazy := range []any{
+		func() {}, make(chan int), func(func(int) bool) {}, stream, &stream, cursor{}, &cursor{}, bufio.NewScanner(stream), &http.Response{}, rpc{},
+		struct{ Work func() }{}, &struct{ Rows *cursor }{}, struct{ body io.ReadCloser }{stream}, struct{ in struct{ done chan int } }{},
+		struct{ Body any }{stream}, []any{1, stream}, map[string]any{"a": []any{map[string]any{"b": work}}}, [1]any{&struct{ Any any }{make(chan int)}},
+		map[any]int{&cursor{}: 1}, []any{endless, stream}, struct{ embeddedStream }{embeddedStream{stream}}, &sql.Row{}, error(lazyError{stream}),
+	} {
 		result, err := protect(t, client, usual, func(context.Context, note) (any, error) { return lazy, nil })(context.Background(), note{})
 		var later *aegisagent.LazyResult
 		if !errors.As(err, &later) || result != nil {
-			t.Fatal(result, err)
+			t.Fatalf("%T: %v", lazy, err)
 		}
 	}
 	for _, one := range edge.sent("outcome") {
 		equal(t, one["status"], any("ambiguous"))
 	}
-	_, err := aegisagent.Protect(client, usual, func(context.Context, note) (chan int, error) { return nil, nil })
-	equal(t, isConfigError(err), true)
+	for name, err := range map[string]error{
+		"a channel": setUpResult[chan int](client), "a function": setUpResult[func(func(int) bool)](client), "a stream": setUpResult[io.ReadCloser](client),
+		"a file": setUpResult[*os.File](client), "rows": setUpResult[*sql.Rows](client), "an iterator": setUpResult[interface{ Next() bool }](client),
+		"a cursor": setUpResult[cursor](client), "a stream of RPC": setUpResult[rpc](client), "an answer": setUpResult[*http.Response](client),
+		"one that holds a function": setUpResult[struct{ Work func() }](client), "one that hides a channel": setUpResult[struct{ done chan int }](client),
+		"a list of streams": setUpResult[[]io.Reader](client), "functions by name": setUpResult[map[string]func()](client),
+		"one that points at one": setUpResult[*ofKind[*ofKind[func()]]](client), "a row": setUpResult[*sql.Row](client),
+	} {
+		if !isConfigError(err) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// setUpResult tries to protect a function that returns this.
+func setUpResult[R any](client *aegisagent.Client) error {
+	_, err := aegisagent.Protect(client, usual, func(context.Context, note) (R, error) { var none R; return none, nil })
+	return err
+}
+
+type (
+	cursor         struct{ at int }
+	rpc            struct{}
+	embeddedStream struct{ Body any }
+	lazyError      struct{ Rest any }
+	element        struct {
+		Value any
+		next  *element
+	}
+	// shared is used by several at once; what it holds is not looked at.
+	shared struct {
+		mutex sync.Mutex
+		Kept  map[string]any
+		owner *http.Client
+		_     [0]func()
+	}
+)
+
+func (c *cursor) Next() bool      { c.at++; return false }
+func (rpc) Recv() (int, error)    { return 0, io.EOF }
+func (lazyError) Error() string   { return "x" }
+func (e *element) Next() *element { return e.next }
+
+func TestAResultThatDidItsWorkIsHandedOut(t *testing.T) {
+	proof.Of(t, "protect-outcome", "protect-config")
+	client, edge := mustClient(t), newFakeEdge(t)
+	for name, err := range map[string]error{
+		"any": setUpResult[any](client), "an error": setUpResult[error](client), "a time": setUpResult[time.Time](client),
+		"a registration": setUpResult[*aegisagent.Registration](client), "a decision": setUpResult[aegisagent.Decision](client),
+		"an action": setUpResult[*aegisagent.FrozenAction](client), "a list": setUpResult[*element](client), "a tree": setUpResult[tree](client),
+		"what is null in a database": setUpResult[sql.NullString](client), "a number": setUpResult[*big.Int](client), "an address": setUpResult[*url.URL](client),
+		"a credential": setUpResult[*aegisagent.Secret](client), "what is shared": setUpResult[*shared](client), "texts": setUpResult[map[string][]byte](client),
+	} {
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	circle := &element{}
+	circle.Value = circle
+	long := &element{}
+	for range 200_000 {
+		long = &element{Value: long}
+	}
+	kept := &shared{Kept: map[string]any{}, owner: http.DefaultClient}
+	ended, ends := make(chan struct{}), sync.WaitGroup{}
+	ends.Add(1)
+	go func() {
+		defer ends.Done()
+		for count := 0; ; count++ {
+			select {
+			case <-ended:
+				return
+			default:
+				kept.mutex.Lock()
+				kept.Kept["count"] = count
+				kept.mutex.Unlock()
+			}
+		}
+	}()
+	for _, plain := range []any{
+		nil, 1, "x", []any{1, nil}, map[string]any{"a": []any{nil}}, time.Now(), circle, long, kept, &url.URL{}, errors.New("x"), (*element)(nil), [1]any{},
+		make([]any, 200_000), []byte("x"), &aegisagent.Registration{}, fmt.Errorf("x: %w", io.EOF), struct{}{}, big.NewInt(1), map[string]any(nil),
+	} {
+		result, err := protect(t, clientTo(t, edge.URL), usual, func(context.Context, note) (any, error) { return plain, nil })(context.Background(), note{})
+		if err != nil || reflect.TypeOf(result) != reflect.TypeOf(plain) {
+			t.Fatalf("%T: %v", plain, err)
+		}
+	}
+	close(ended)
+	ends.Wait()
+	for _, one := range edge.sent("outcome") {
+		equal(t, one["status"], any("ok"))
+	}
 }
 
 func TestAnApprovedActionIsConsumedAndRuns(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net/http/httptrace"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -173,6 +174,24 @@ func TestARegistrationShowsNoTokenAndADecisionNoTrustToken(t *testing.T) {
 		text := fmt.Sprintf("%v %+v %#v %s %q", thing, thing, thing, thing, thing)
 		showsNothing(t, text)
 	}
+	trust := decision.TrustToken
+	equal(t, string(trust), token+"-trust")
+	for _, thing := range []any{
+		decision, &decision, trust, &trust, []aegisagent.Decision{decision}, map[string]aegisagent.Token{"token": trust},
+		struct{ Token aegisagent.Token }{trust},
+	} {
+		var out strings.Builder
+		for _, handler := range []slog.Handler{slog.NewJSONHandler(&out, nil), slog.NewTextHandler(&out, nil)} {
+			slog.New(handler).Info("m", "thing", thing)
+		}
+		_ = json.NewEncoder(&out).Encode(thing)
+		_ = xml.NewEncoder(&out).Encode(thing)
+		showsNothing(t, out.String()+fmt.Sprintf("%v %+v %#v %s %q %x %d", thing, thing, thing, thing, thing, thing, thing))
+	}
+	text, err := json.Marshal(decision)
+	must(t, err)
+	equal(t, strings.Contains(string(text), `"trust_token":"***"`), true)
+	equal(t, []string{trust.GoString(), trust.String(), trust.LogValue().String()}, []string{"***", "***", "***"})
 }
 
 func TestWhatIsNoCredentialIsRefusedWithoutBeingShown(t *testing.T) {
@@ -212,6 +231,44 @@ func TestACredentialsFunctionThatFailsIsADenialWithoutItsError(t *testing.T) {
 	showsNothing(t, shown(err))
 	_, err = client.Ready(context.Background())
 	equal(t, isConfigError(err), true)
+	equal(t, len(ran.ran())+len(edge.seen()), 0)
+}
+
+func TestACredentialsFunctionThatDoesNotComeBackInTimeIsADenialAndFailsNothingOpen(t *testing.T) {
+	proof.Of(t, "no-secrets", "fail-open", "transport")
+	edge, ran, ended := newFakeEdge(t), &recorder{}, make(chan struct{})
+	defer close(ended)
+	secret := secretOf(t, token)
+	for name, function := range map[string]func(context.Context) (*aegisagent.Secret, error){
+		"for ever": func(context.Context) (*aegisagent.Secret, error) { <-ended; return nil, nil },
+		"too late": func(ctx context.Context) (*aegisagent.Secret, error) { <-ctx.Done(); return secret, nil },
+		"its error": func(ctx context.Context) (*aegisagent.Secret, error) {
+			<-ctx.Done()
+			return nil, fmt.Errorf("vault said %s: %w", token, ctx.Err())
+		},
+		"another failure": func(context.Context) (*aegisagent.Secret, error) {
+			return nil, &aegisagent.RequestFailed{Kind: aegisagent.Unreachable, Code: "unreachable", Reason: token}
+		},
+		"a panic": func(context.Context) (*aegisagent.Secret, error) { panic(token) },
+		"an end":  func(context.Context) (*aegisagent.Secret, error) { runtime.Goexit(); return nil, nil },
+	} {
+		client := clientOf(t, aegisagent.Config{BaseURL: edge.URL, Timeout: 200 * time.Millisecond, TokenFunc: function})
+		started := time.Now()
+		_, err := protect(t, client, failsOpen(), ran.run)(context.Background(), note{})
+		deniedAs(t, fmt.Errorf("%s: %w", name, err), aegisagent.DeniedUnavailable, "unreachable")
+		showsNothing(t, shown(err))
+		_, err = client.Ready(context.Background())
+		equal(t, isConfigError(err), true)
+		if took := time.Since(started); took > 10*time.Second {
+			t.Fatal(name, took)
+		}
+	}
+	client := clientOf(t, aegisagent.Config{BaseURL: edge.URL, TokenFunc: func(context.Context) (*aegisagent.Secret, error) { <-ended; return nil, nil }})
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	_, err := protect(t, client, failsOpen(), ran.run)(ctx, note{})
+	deniedAs(t, err, aegisagent.DeniedUnavailable, "unreachable")
+	equal(t, errors.Is(err, context.DeadlineExceeded), true)
 	equal(t, len(ran.ran())+len(edge.seen()), 0)
 }
 

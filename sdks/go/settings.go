@@ -116,8 +116,8 @@ func newGuard(client *Client, settings Settings, parameters, result reflect.Type
 	if err := settings.check(); err != nil {
 		return nil, err
 	}
-	if isLazy(result.Kind()) {
-		return nil, misconfigured("a channel or function (%s) does its work after it was returned, so it cannot be protected; return a value", result)
+	if natureOf(result).isLazy {
+		return nil, misconfigured("%s is or holds a channel, function, stream or iterator, which does its work after it was returned; return a value", result)
 	}
 	how, err := parametersCodec(parameters)
 	if err != nil {
@@ -131,8 +131,6 @@ func newGuard(client *Client, settings Settings, parameters, result reflect.Type
 	}
 	return made, nil
 }
-
-func isLazy(kind reflect.Kind) bool { return kind == reflect.Chan || kind == reflect.Func }
 
 // freeze freezes the parameters of a call.
 func (g *guard) freeze(parameters reflect.Value) (*FrozenAction, error) {

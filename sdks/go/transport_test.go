@@ -284,12 +284,14 @@ func TestAConnectionThatWasClosedMeanwhileCostsNoConsume(t *testing.T) {
 }
 
 func TestAClosedClientIsADenial(t *testing.T) {
-	proof.Of(t, "transport")
+	proof.Of(t, "transport", "fail-open")
 	edge, ran := newFakeEdge(t), &recorder{}
 	client := clientTo(t, edge.URL)
-	protected := protect(t, client, usual, ran.run)
-	client.Close()
-	_, err := protected(context.Background(), note{})
-	deniedAs(t, err, aegisagent.DeniedUnavailable, "unreachable")
+	for _, settings := range []aegisagent.Settings{usual, failsOpen()} {
+		protected := protect(t, client, settings, ran.run)
+		client.Close()
+		_, err := protected(context.Background(), note{})
+		deniedAs(t, err, aegisagent.DeniedUnavailable, "unreachable")
+	}
 	equal(t, len(ran.ran())+len(edge.seen()), 0)
 }
