@@ -24,6 +24,19 @@ export type Sink = NodeJS.WritableStream | ((part: Uint8Array) => unknown);
 
 const { request: plainRequest } = http;
 const { request: secureRequest } = https;
+const { checkServerIdentity } = tls;
+
+// Node reads options through their prototype: what is not said here could be said by whoever can write to `Object.prototype`, and lead elsewhere.
+const UNSET: Readonly<Record<string, undefined>> = unset([
+  // Where to, and from where.
+  "socketPath", "lookup", "createConnection", "localAddress", "localPort", "family", "hints", "autoSelectFamily", "autoSelectFamilyAttemptTimeout", "blockList",
+  "handle", "fd", "socket", "signal", "onread",
+  // What is sent.
+  "protocol", "_defaultAgent", "defaultPort", "auth", "headers", "uniqueHeaders", "maxHeaderSize", "joinDuplicateHeaders",
+  // Whom to believe. A session would spare the certificate.
+  "servername", "secureContext", "session", "pskCallback", "cert", "key", "pfx", "passphrase", "crl", "sigalgs", "ecdhCurve", "dhparam", "secureProtocol",
+  "secureOptions", "maxVersion", "clientCertEngine", "privateKeyEngine", "privateKeyIdentifier", "requestOCSP", "enableTrace", "allowPartialTrustChain",
+]);
 
 const USER_AGENT = `aegisagent-typescript/${VERSION}`;
 const CONNECT_S = 5;
@@ -62,9 +75,14 @@ export class Transport {
   constructor(url: URL, tenant: string | null, caFile: string | null) {
     this.#url = url;
     this.#tenant = tenant;
-    const options = { keepAlive: true, maxSockets: MAX_CONNECTIONS, maxTotalSockets: MAX_CONNECTIONS, maxFreeSockets: MAX_CONNECTIONS, timeout: IDLE_MS };
+    const options = {
+      ...UNSET, keepAlive: true, maxSockets: MAX_CONNECTIONS, maxTotalSockets: MAX_CONNECTIONS, maxFreeSockets: MAX_CONNECTIONS, timeout: IDLE_MS,
+      keepAliveMsecs: 1000, scheduling: "lifo" as const, noDelay: true,
+    };
     // Said one by one, because each has a variable or an option of Node's that would loosen it.
-    const trusted = { ca: certificates(caFile), rejectUnauthorized: true, minVersion: "TLSv1.2" as const, ALPNProtocols: ["http/1.1"] };
+    const trusted = {
+      ca: certificates(caFile), rejectUnauthorized: true, minVersion: "TLSv1.2" as const, ALPNProtocols: ["http/1.1"], checkServerIdentity, maxCachedSessions: 0,
+    };
     this.#agent = url.protocol === "https:" ? new https.Agent({ ...options, ...trusted }) : new http.Agent(options);
   }
 
@@ -86,10 +104,12 @@ export class Transport {
   #open(request: Request<unknown>): http.ClientRequest | null {
     const make = this.#url.protocol === "https:" ? secureRequest : plainRequest;
     try {
+      const host = this.#url.hostname.replace(/^\[|\]$/g, "");
+      const port = this.#url.port || (this.#url.protocol === "https:" ? 443 : 80);
       // No headers here: these options go into Node's own debug log, the headers do not.
       return make({
-        agent: this.#agent, host: this.#url.hostname.replace(/^\[|\]$/g, ""), port: this.#url.port || (this.#url.protocol === "https:" ? 443 : 80), method: request.method,
-        path: request.path, insecureHTTPParser: false,
+        ...UNSET, agent: this.#agent, hostname: host, host, port, method: request.method, path: request.path, setHost: true, timeout: undefined,
+        insecureHTTPParser: false,
       });
     } catch {
       return null;
@@ -106,6 +126,10 @@ export class Transport {
     out.setHeader("Content-Type", "application/json");
     out.setHeader("Content-Length", request.body.length);
   }
+}
+
+function unset(names: readonly string[]): Readonly<Record<string, undefined>> {
+  return Object.freeze(Object.fromEntries(names.map((name) => [name, undefined])));
 }
 
 function certificates(caFile: string | null): string[] {
