@@ -35,6 +35,8 @@ const MAX_BODY_BYTES = 1 << 20;
 const TAINTED: readonly SourceTrust[] = ["untrusted_external", "malicious_suspected"];
 const CONTAINED = ["agent_frozen", "agent_revoked", "agent_quarantined"];
 const AWAY = [500, 502, 503, 504];
+// Nothing was sent, and the server is not to blame: not unverified, and no reason to fail open.
+const OURS = ["no_credential", "client_closed"];
 // Not longer than a server's other codes.
 const REASON_CODE = /^[a-z0-9_]{1,64}$/;
 
@@ -272,6 +274,7 @@ function denied(failure: RequestFailed, named: Named, isConsume = false): Denied
     }
     return new DeniedUnavailable(failure.code, failure.reason, about);
   }
+  if (isOneOf(failure.code, OURS)) return new DeniedUnavailable(failure.code, failure.message, about);
   if (!(failure instanceof Unreachable)) return new DeniedUnverified(failure.code, failure.message, about);
   if (isConsume && failure.sent) {
     return new DeniedUnavailable("consume_ambiguous", "whether the approval was consumed is not known, so the function does not run", about);

@@ -12,7 +12,7 @@ import https from "node:https";
 import net from "node:net";
 import tls from "node:tls";
 
-import { ConfigError, BadReply, type RequestFailed, Unreachable } from "./errors.js";
+import { ConfigError, BadReply, RequestFailed, Unreachable } from "./errors.js";
 import { MAX_REPLY_BYTES, type Reply, type Request, type Sending } from "./exchange.js";
 import { clearTimer, isOneOf, monotonic, setTimer } from "./natives.js";
 import { reasonOf } from "./pause.js";
@@ -95,7 +95,7 @@ export class Transport {
   /** One attempt; Unreachable or BadReply where it gets no whole answer, the signal's reason where the work is broken off. */
   async send(request: Request<unknown>, deadline: number, sending: Pick<Sending, "secret" | "signal" | "sink">): Promise<Reply> {
     sending.signal?.throwIfAborted();
-    if (this.#isClosed) throw unreachable("the client is closed");
+    if (this.#isClosed) throw new RequestFailed("client_closed", "the client is closed", false);
     return await new Attempt(this.#open(request), request, sending.signal, sending.sink).reply(deadline, (out) => {
       this.#head(out, request, sending.secret);
     });
@@ -141,8 +141,8 @@ function certificates(caFile: string | null): string[] {
   }
 }
 
-function unreachable(message = "there is no connection to the server"): Unreachable {
-  return new Unreachable("unreachable", message, false);
+function unreachable(): Unreachable {
+  return new Unreachable("unreachable", "there is no connection to the server", false);
 }
 
 function noAnswer(): Unreachable {

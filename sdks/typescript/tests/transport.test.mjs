@@ -9,6 +9,7 @@ import net from "node:net";
 import os from "node:os";
 import path from "node:path";
 import { Writable } from "node:stream";
+import { inspect } from "node:util";
 
 import { ApiError, Client, ConfigError, DeniedUnavailable, DeniedUnverified, protect, Unreachable } from "aegisagent";
 
@@ -294,9 +295,11 @@ test("transport", "a token that changes is asked for each time, also by a functi
       await assert.rejects(protect(client, DEFAULTS, fn)({ note: "a" }), ConfigError);
       assert.deepEqual(fn.calls, []);
     }, { token: () => "no credential" });
-    for (const [token, kind] of [[() => new Promise(() => undefined), DeniedUnavailable], [() => Promise.reject(new RangeError("mine")), RangeError], [() => undefined, DeniedUnavailable]]) {
+    for (const [token, kind] of [[() => new Promise(() => undefined), DeniedUnavailable], [() => Promise.reject(new RangeError("mine")), DeniedUnavailable], [() => { throw new RangeError("mine"); }, DeniedUnavailable], [() => undefined, DeniedUnavailable]]) {
       const fn = recorder();
-      await assert.rejects(call(edge.url, fn, undefined, {}, { token, timeoutS: 0.2 }), kind);
+      for (const how of [{}, { mutatesState: false, risk: "low", failOpenReads: true }]) {
+        await assert.rejects(call(edge.url, fn, undefined, how, { token, timeoutS: 0.2 }), (error) => error instanceof kind && error.code === "no_credential" && !/mine/.test(inspect(error)));
+      }
       assert.deepEqual(fn.calls, []);
     }
     assert.equal(edge.seen.length, 4);
@@ -388,7 +391,8 @@ test("transport", "a client that is closed asks nobody", async () => {
     const client = new Client({ url: edge.url, token: TOKEN });
     const protectedCall = protect(client, DEFAULTS, fn);
     client.close();
-    await assert.rejects(protectedCall({ note: "a" }), DeniedUnavailable);
+    const read = protect(client, { ...DEFAULTS, mutatesState: false, risk: "low", failOpenReads: true }, fn);
+    for (const one of [protectedCall, read]) await assert.rejects(one({ note: "a" }), (error) => error instanceof DeniedUnavailable && error.code === "client_closed");
     assert.deepEqual([fn.calls, edge.seen], [[], []]);
   });
 });
