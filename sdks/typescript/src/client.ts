@@ -134,7 +134,10 @@ export class Client {
    */
   async authorize(call: models.ToolCall, fields: Json = {}): Promise<models.Decision> {
     const body = { agent: this.#caller.agent, context: { source_trust: currentTrust() }, ...fields, tool_call: call.asJson() };
-    return await this.#ask(endpoints.authorize(jsonBody(body), typeof fields["request_id"] === "string" && fields["request_id"] !== ""));
+    const { request_id: requestId, ...rest } = body as Json;
+    // An empty one names no call.
+    const sent = requestId === undefined || requestId === "" ? rest : body;
+    return await this.#ask(endpoints.authorize(jsonBody(sent), typeof requestId === "string" && requestId !== ""));
   }
 
   /** One approval; 404 `approval_not_found` means that it is pending. */

@@ -8,7 +8,7 @@ import { hasOwn, isArray, parse } from "./natives.js";
 import { plainText } from "./writer.js";
 
 const HASH = /^[0-9a-f]{64}$/;
-const ID = /^[A-Za-z0-9_.:-]{1,256}$/;
+const ID = /^(?!\.{1,2}$)[A-Za-z0-9_.:-]{1,256}$/;
 
 /** One JSON object of a reply. */
 export class Fields {

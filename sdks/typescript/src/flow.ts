@@ -189,8 +189,9 @@ async function approved(
 
 /** Tells whoever wants to know. What it does meanwhile is not waited for. */
 function tell(caller: Caller, options: Options, pending: ApprovalRef): void {
-  if (options.onPending === null) return;
-  Promise.resolve(options.onPending(pending)).catch(() => {
+  const { onPending } = options;
+  if (onPending === null) return;
+  (async () => await onPending(pending))().catch(() => {
     caller.warn(`onPending failed for approval ${pending.approval_id}`);
   });
 }

@@ -126,6 +126,11 @@ export class Decision {
     freeze(this);
   }
 
+  /** Without the trust token. */
+  toJSON(): object {
+    return Object.fromEntries(Object.entries(this).filter(([name]) => name !== "trust_token"));
+  }
+
   [inspect.custom](): string {
     return hidden(this, "trust_token");
   }
