@@ -27,9 +27,16 @@ export class Fields {
     return new BadReply(`\`${name}\` of ${this.what} is not ${word}`);
   }
 
-  /** True where the field is null or absent. */
+  /** True where the field is there. */
+  has(name: string): boolean {
+    return this.get(name) !== undefined;
+  }
+
+  /** True where the field is null; one that is absent is none of ours. */
   isNull(name: string): boolean {
-    return (this.get(name) ?? null) === null;
+    const value = this.get(name);
+    if (value === undefined) throw this.bad(name, "there");
+    return value === null;
   }
 
   /** A text. */
