@@ -25,6 +25,6 @@ export default tseslint.config(
   },
   {
     files: ["tests/**/*.mjs", "examples/**/*.mjs", "tools/**/*.mjs", "*.mjs"],
-    rules: { eqeqeq: "error", "no-unused-vars": "error", "no-undef": "off", "prefer-const": "error" },
+    rules: { eqeqeq: "error", "no-unused-vars": ["error", { ignoreRestSiblings: true }], "no-undef": "off", "prefer-const": "error" },
   },
 );

@@ -10,7 +10,7 @@ import type { FrozenAction } from "./action.js";
 import type { Json, JsonValue } from "./canon.js";
 import * as endpoints from "./endpoints.js";
 import { tokenFromEnvironment, urlFromEnvironment } from "./environment.js";
-import { AegisError, ConfigError, Unreachable } from "./errors.js";
+import { AegisError, ConfigError, RequestFailed } from "./errors.js";
 import { exchange, jsonBody, type Request } from "./exchange.js";
 import { type Caller, clear, type Clearance, type Options } from "./flow.js";
 import type * as models from "./models.js";
@@ -134,7 +134,10 @@ export class Client {
    */
   async authorize(call: models.ToolCall, fields: Json = {}): Promise<models.Decision> {
     const body = { agent: this.#caller.agent, context: { source_trust: currentTrust() }, ...fields, tool_call: call.asJson() };
-    return await this.#ask(endpoints.authorize(jsonBody(body), typeof fields["request_id"] === "string" && fields["request_id"] !== ""));
+    const { request_id: requestId, ...rest } = body as Json;
+    // An empty one names no call.
+    const sent = requestId === undefined || requestId === "" ? rest : body;
+    return await this.#ask(endpoints.authorize(jsonBody(sent), typeof requestId === "string" && requestId !== ""));
   }
 
   /** One approval; 404 `approval_not_found` means that it is pending. */
@@ -333,9 +336,10 @@ export class Client {
     const late = new AbortController();
     const over = sleep(timeoutS, signal === null ? late.signal : AbortSignal.any([signal, late.signal])).catch(() => undefined);
     try {
-      const asked = await Promise.race([token(), over]);
+      // Its own error may hold what nobody is to see, and is no sign that the server is away.
+      const asked = await Promise.race([(async () => await token())().catch(() => undefined), over]);
       signal?.throwIfAborted();
-      if (asked === undefined) throw new Unreachable("unreachable", "the function that is to give the credential gave none in time", false);
+      if (asked === undefined) throw new RequestFailed("no_credential", "the function that is to give the credential failed, or gave none in time", false);
       return asked instanceof Secret ? asked : new Secret(asked);
     } finally {
       late.abort();

@@ -8,7 +8,7 @@ import { hasOwn, isArray, parse } from "./natives.js";
 import { plainText } from "./writer.js";
 
 const HASH = /^[0-9a-f]{64}$/;
-const ID = /^[A-Za-z0-9_.:-]{1,256}$/;
+const ID = /^(?!\.{1,2}$)[A-Za-z0-9_.:-]{1,256}$/;
 
 /** One JSON object of a reply. */
 export class Fields {
@@ -27,9 +27,16 @@ export class Fields {
     return new BadReply(`\`${name}\` of ${this.what} is not ${word}`);
   }
 
-  /** True where the field is null or absent. */
+  /** True where the field is there. */
+  has(name: string): boolean {
+    return this.get(name) !== undefined;
+  }
+
+  /** True where the field is null; one that is absent is none of ours. */
   isNull(name: string): boolean {
-    return (this.get(name) ?? null) === null;
+    const value = this.get(name);
+    if (value === undefined) throw this.bad(name, "there");
+    return value === null;
   }
 
   /** A text. */

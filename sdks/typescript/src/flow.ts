@@ -35,6 +35,8 @@ const MAX_BODY_BYTES = 1 << 20;
 const TAINTED: readonly SourceTrust[] = ["untrusted_external", "malicious_suspected"];
 const CONTAINED = ["agent_frozen", "agent_revoked", "agent_quarantined"];
 const AWAY = [500, 502, 503, 504];
+// Nothing was sent, and the server is not to blame: not unverified, and no reason to fail open.
+const OURS = ["no_credential", "client_closed"];
 // Not longer than a server's other codes.
 const REASON_CODE = /^[a-z0-9_]{1,64}$/;
 
@@ -187,8 +189,9 @@ async function approved(
 
 /** Tells whoever wants to know. What it does meanwhile is not waited for. */
 function tell(caller: Caller, options: Options, pending: ApprovalRef): void {
-  if (options.onPending === null) return;
-  Promise.resolve(options.onPending(pending)).catch(() => {
+  const { onPending } = options;
+  if (onPending === null) return;
+  (async () => await onPending(pending))().catch(() => {
     caller.warn(`onPending failed for approval ${pending.approval_id}`);
   });
 }
@@ -272,6 +275,7 @@ function denied(failure: RequestFailed, named: Named, isConsume = false): Denied
     }
     return new DeniedUnavailable(failure.code, failure.reason, about);
   }
+  if (isOneOf(failure.code, OURS)) return new DeniedUnavailable(failure.code, failure.message, about);
   if (!(failure instanceof Unreachable)) return new DeniedUnverified(failure.code, failure.message, about);
   if (isConsume && failure.sent) {
     return new DeniedUnavailable("consume_ambiguous", "whether the approval was consumed is not known, so the function does not run", about);

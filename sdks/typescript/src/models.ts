@@ -44,7 +44,7 @@ export class ToolCall {
   }
 
   static read(f: Fields): ToolCall {
-    return new ToolCall(f.text("tool"), f.text("action"), f.maybeText("resource"), f.flag("mutates_state"), f.object("parameters"));
+    return new ToolCall(f.text("tool"), f.text("action"), f.has("resource") ? f.maybeText("resource") : null, f.flag("mutates_state"), f.object("parameters"));
   }
 
   [inspect.custom](): string {
@@ -124,6 +124,11 @@ export class Decision {
     this.approval = f.isNull("approval") ? null : readApprovalRef(f.fields("approval"));
     this.receipt = readReceiptRef(f.fields("receipt"));
     freeze(this);
+  }
+
+  /** Without the trust token. */
+  toJSON(): object {
+    return Object.fromEntries(Object.entries(this).filter(([name]) => name !== "trust_token"));
   }
 
   [inspect.custom](): string {

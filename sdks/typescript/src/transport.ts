@@ -12,7 +12,7 @@ import https from "node:https";
 import net from "node:net";
 import tls from "node:tls";
 
-import { ConfigError, BadReply, type RequestFailed, Unreachable } from "./errors.js";
+import { ConfigError, BadReply, RequestFailed, Unreachable } from "./errors.js";
 import { MAX_REPLY_BYTES, type Reply, type Request, type Sending } from "./exchange.js";
 import { clearTimer, isOneOf, monotonic, setTimer } from "./natives.js";
 import { reasonOf } from "./pause.js";
@@ -24,6 +24,19 @@ export type Sink = NodeJS.WritableStream | ((part: Uint8Array) => unknown);
 
 const { request: plainRequest } = http;
 const { request: secureRequest } = https;
+const { checkServerIdentity } = tls;
+
+// Node reads options through their prototype: what is not said here could be said by whoever can write to `Object.prototype`, and lead elsewhere.
+const UNSET: Readonly<Record<string, undefined>> = unset([
+  // Where to, and from where.
+  "socketPath", "lookup", "createConnection", "localAddress", "localPort", "family", "hints", "autoSelectFamily", "autoSelectFamilyAttemptTimeout", "blockList",
+  "handle", "fd", "socket", "signal", "onread",
+  // What is sent.
+  "protocol", "_defaultAgent", "defaultPort", "auth", "headers", "uniqueHeaders", "maxHeaderSize", "joinDuplicateHeaders",
+  // Whom to believe. A session would spare the certificate.
+  "servername", "secureContext", "session", "pskCallback", "cert", "key", "pfx", "passphrase", "crl", "sigalgs", "ecdhCurve", "dhparam", "secureProtocol",
+  "secureOptions", "maxVersion", "clientCertEngine", "privateKeyEngine", "privateKeyIdentifier", "requestOCSP", "enableTrace", "allowPartialTrustChain",
+]);
 
 const USER_AGENT = `aegisagent-typescript/${VERSION}`;
 const CONNECT_S = 5;
@@ -62,9 +75,14 @@ export class Transport {
   constructor(url: URL, tenant: string | null, caFile: string | null) {
     this.#url = url;
     this.#tenant = tenant;
-    const options = { keepAlive: true, maxSockets: MAX_CONNECTIONS, maxTotalSockets: MAX_CONNECTIONS, maxFreeSockets: MAX_CONNECTIONS, timeout: IDLE_MS };
+    const options = {
+      ...UNSET, keepAlive: true, maxSockets: MAX_CONNECTIONS, maxTotalSockets: MAX_CONNECTIONS, maxFreeSockets: MAX_CONNECTIONS, timeout: IDLE_MS,
+      keepAliveMsecs: 1000, scheduling: "lifo" as const, noDelay: true,
+    };
     // Said one by one, because each has a variable or an option of Node's that would loosen it.
-    const trusted = { ca: certificates(caFile), rejectUnauthorized: true, minVersion: "TLSv1.2" as const, ALPNProtocols: ["http/1.1"] };
+    const trusted = {
+      ca: certificates(caFile), rejectUnauthorized: true, minVersion: "TLSv1.2" as const, ALPNProtocols: ["http/1.1"], checkServerIdentity, maxCachedSessions: 0,
+    };
     this.#agent = url.protocol === "https:" ? new https.Agent({ ...options, ...trusted }) : new http.Agent(options);
   }
 
@@ -77,7 +95,7 @@ export class Transport {
   /** One attempt; Unreachable or BadReply where it gets no whole answer, the signal's reason where the work is broken off. */
   async send(request: Request<unknown>, deadline: number, sending: Pick<Sending, "secret" | "signal" | "sink">): Promise<Reply> {
     sending.signal?.throwIfAborted();
-    if (this.#isClosed) throw unreachable("the client is closed");
+    if (this.#isClosed) throw new RequestFailed("client_closed", "the client is closed", false);
     return await new Attempt(this.#open(request), request, sending.signal, sending.sink).reply(deadline, (out) => {
       this.#head(out, request, sending.secret);
     });
@@ -86,10 +104,12 @@ export class Transport {
   #open(request: Request<unknown>): http.ClientRequest | null {
     const make = this.#url.protocol === "https:" ? secureRequest : plainRequest;
     try {
+      const host = this.#url.hostname.replace(/^\[|\]$/g, "");
+      const port = this.#url.port || (this.#url.protocol === "https:" ? 443 : 80);
       // No headers here: these options go into Node's own debug log, the headers do not.
       return make({
-        agent: this.#agent, host: this.#url.hostname.replace(/^\[|\]$/g, ""), port: this.#url.port || (this.#url.protocol === "https:" ? 443 : 80), method: request.method,
-        path: request.path, insecureHTTPParser: false,
+        ...UNSET, agent: this.#agent, hostname: host, host, port, method: request.method, path: request.path, setHost: true, timeout: undefined,
+        insecureHTTPParser: false,
       });
     } catch {
       return null;
@@ -108,6 +128,10 @@ export class Transport {
   }
 }
 
+function unset(names: readonly string[]): Readonly<Record<string, undefined>> {
+  return Object.freeze(Object.fromEntries(names.map((name) => [name, undefined])));
+}
+
 function certificates(caFile: string | null): string[] {
   if (caFile === null) return [...tls.rootCertificates];
   try {
@@ -117,8 +141,8 @@ function certificates(caFile: string | null): string[] {
   }
 }
 
-function unreachable(message = "there is no connection to the server"): Unreachable {
-  return new Unreachable("unreachable", message, false);
+function unreachable(): Unreachable {
+  return new Unreachable("unreachable", "there is no connection to the server", false);
 }
 
 function noAnswer(): Unreachable {

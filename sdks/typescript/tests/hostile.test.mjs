@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import net from "node:net";
 
-import { actionHash, Denied, DeniedByPolicy, DeniedUnavailable, DeniedUnverified, protect, sourceTrust } from "aegisagent";
+import { actionHash, Denied, DeniedByPolicy, DeniedUnavailable, DeniedUnverified, protect, sourceTrust, ToolCall } from "aegisagent";
 
 import { call, DEFAULTS, recorder, withClient } from "./calling.mjs";
 import { drip, raw, withEdge } from "./fake.mjs";
@@ -236,6 +236,15 @@ test("hostile-garbage", "a token that no call has room for is a denial of the ne
       await protectedCall({ note: "a" });
       await assert.rejects(protectedCall({ note: "a" }), { name: "DeniedUnfreezable", code: "size_exceeded" });
       assert.equal(fn.calls.length, 1);
+    });
+  });
+});
+
+test("retries", "an empty request id is none", async () => {
+  await withEdge(async (edge) => {
+    await withClient(edge.url, async (client) => {
+      for (const id of ["", "one"]) await client.authorize(new ToolCall("crm", "a", null, true, {}), { request_id: id });
+      assert.deepEqual(edge.sent("authorize").map((body) => body.request_id), [undefined, "one"]);
     });
   });
 });

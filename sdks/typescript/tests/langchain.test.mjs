@@ -81,6 +81,31 @@ test("adapter-langchain", "every way to run a tool is protected, and asks once",
   });
 });
 
+test("adapter-langchain", "a call within a call is a denial, however it is run", async () => {
+  await withEdge(async (edge) => {
+    await withClient(edge.url, async (client) => {
+      const ran = [];
+      const file = () => tool((given) => (ran.push(given), "read"), { name: "read_file", description: "Reads.", schema: { type: "object" } });
+      const [read] = protectTools(client, [file()], { tool: "files" });
+      const [beside] = protectTools(client, [file()], { tool: "files", passedOn: ["type"] });
+      const call = (args) => ({ name: "read_file", id: "1", type: "tool_call", args });
+      const within = { type: "tool_call", args: { path: "/safe" }, path: "/etc/shadow" };
+      for (const args of [within, call({ type: "tool_call", args: "/safe" }), { ...within, args: within }]) {
+        for (const one of [read, beside]) {
+          for (const way of ["invoke", "call"]) await assert.rejects(one[way](call(args)), { name: "DeniedUnfreezable", code: "unsupported_type" });
+          await assert.rejects(one.batch([call(args)]), DeniedUnfreezable);
+          await assert.rejects(nodeOf([one], args, "read_file"), DeniedUnfreezable);
+        }
+      }
+      assert.deepEqual([ran, edge.seen], [[], []]);
+      // By prototype it is a call to LangChain as well.
+      for (const way of ["invoke", "call"]) assert.ok(await read[way](Object.assign(Object.create({ type: "tool_call" }), { args: { path: "/a" }, path: "/b" })));
+      assert.deepEqual(ran, [{ path: "/a" }, { path: "/a" }]);
+      assert.deepEqual(asked(edge).map(([, , , , parameters]) => parameters), ran);
+    });
+  });
+});
+
 test("adapter-langchain", "what does the work does nothing by itself, nor twice", async () => {
   await withEdge(async (edge) => {
     await withClient(edge.url, async (client) => {

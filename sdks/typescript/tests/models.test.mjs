@@ -88,7 +88,7 @@ cases("models-openapi", "a model's fields are the document's, of its types, and 
     }
     const rest = Object.fromEntries(Object.entries(good).filter(([key]) => key !== field));
     for (const absent of [{ ...good, [field]: null }, rest]) {
-      if (isNullable) assert.equal(read(absent)[field] ?? null, null);
+      if (isNullable && (absent !== rest || !required.includes(field))) assert.equal(read(absent)[field] ?? null, null);
       else assert.throws(() => read(absent), BadReply, `${name} without ${field}`);
     }
   }
@@ -100,7 +100,7 @@ cases("models-openapi", "a model's fields are the document's, of its types, and 
 test("models-openapi", "hashes are 64 lower-case hex digits, whole numbers are written as such, and ids are ids", () => {
   const [read, good] = MODELS.Consumed;
   for (const bad of ["AB".repeat(32), "ab".repeat(31), `${HASH}\n`, "xy".repeat(32)]) assert.throws(() => read({ ...good, action_hash: bad }), BadReply);
-  for (const bad of ["", "a b", "a/b", "é", "x".repeat(257)]) assert.throws(() => read({ ...good, approval_id: bad }), BadReply);
+  for (const bad of ["", ".", "..", "a b", "a/b", "é", "x".repeat(257)]) assert.throws(() => read({ ...good, approval_id: bad }), BadReply);
   const text = JSON.stringify(MODELS.AuthorizeResponse[1]);
   for (const bad of ["40.0", "4e1", "true", '"40"']) assert.throws(() => new Decision(parseTree(text.replace('"risk_score":40', `"risk_score":${bad}`), 1 << 20)), BadReply);
 });

@@ -3,6 +3,8 @@
 import assert from "node:assert/strict";
 
 import { Agent, Handoff, handoff, Runner, tool, Usage, webSearchTool } from "@openai/agents";
+import { RealtimeAgent } from "@openai/agents/realtime";
+import { SandboxAgent } from "@openai/agents/sandbox";
 import { ConfigError, DeniedByPolicy } from "aegisagent";
 import { protectAgent } from "aegisagent/adapters/openai-agents";
 import { z } from "zod";
@@ -149,6 +151,30 @@ test("adapter-openai-agents", "every tool that an agent can reach is protected o
       for (const bad of [{}, { tools: [] }, { tools: [], handoffs: [], mcpServers: 1 }]) assert.throws(() => protectAgent(client, bad, { tool: "crm" }), ConfigError);
       for (const settings of [{}, { tool: "crm", allow_unprotected: ["a"] }]) assert.throws(() => protectAgent(client, makeAgent(ran), settings), ConfigError);
     });
+  });
+});
+
+test("adapter-openai-agents", "an agent whose class may add tools at run time is refused, unless that is named", async () => {
+  class Own extends Agent {
+    async getAllTools() {
+      return makeTools([]);
+    }
+  }
+  await withClient("http://127.0.0.1:1", (client) => {
+    const made = (Kind, more) => new Kind({ name: "a", tools: makeTools([]), ...more });
+    const agents = {
+      "a sandbox": made(SandboxAgent), "one without capabilities": made(SandboxAgent, { capabilities: [] }), "a copy of it": made(SandboxAgent).clone({ name: "b" }),
+      "a realtime agent": made(RealtimeAgent), "a class of one's own": made(Own), "a method of its own": Object.assign(made(Agent), { getAllTools: () => [] }),
+      "a handoff to one": made(Agent, { handoffs: [made(SandboxAgent)] }), "another handoff to one": made(Agent, { handoffs: [handoff(made(SandboxAgent))] }),
+    };
+    for (const [name, agent] of Object.entries(agents)) {
+      const before = agent.tools.map(({ invoke }) => invoke);
+      assert.throws(() => protectAgent(client, agent, { tool: "crm" }), (error) => error instanceof ConfigError && /capabilities/.test(error.message), name);
+      assert.deepEqual(agent.tools.map(({ invoke }) => invoke), before, name);
+      assert.equal(protectAgent(client, agent, { tool: "crm", allowUnprotected: ["capabilities"] }), agent, name);
+      assert.ok(agent.tools.every(({ invoke }, place) => invoke !== before[place]), name);
+    }
+    protectAgent(client, Agent.create({ name: "a", tools: makeTools([]), handoffs: [made(Agent).clone({ name: "b" })] }), { tool: "crm" });
   });
 });
 

@@ -92,6 +92,7 @@ test("no-secrets", "a registration shows no token, a decision no trust token, an
       const action = new ToolCall("crm", "a", null, true, { password: SECRET_ARGUMENT });
       const decision = await client.authorize(action);
       assert.ok(!inspect(decision).includes("trust_token") && inspect(decision).includes(decision.decision_id));
+      assert.deepEqual([JSON.stringify({ decision }).includes("trust_token"), JSON.parse(JSON.stringify(decision)).decision_id], [false, decision.decision_id]);
       assert.ok(!inspect({ action }).includes(SECRET_ARGUMENT));
     });
   });

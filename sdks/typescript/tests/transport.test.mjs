@@ -3,11 +3,13 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { chmodSync, createWriteStream, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import http from "node:http";
 import https from "node:https";
 import net from "node:net";
 import os from "node:os";
 import path from "node:path";
 import { Writable } from "node:stream";
+import { inspect } from "node:util";
 
 import { ApiError, Client, ConfigError, DeniedUnavailable, DeniedUnverified, protect, Unreachable } from "aegisagent";
 
@@ -84,6 +86,78 @@ test("transport", "only the certificates that were named are believed, whatever 
   });
   server.closeAllConnections();
   server.close();
+});
+
+const POLLUTED = {
+  hostname: '"127.0.0.2"', host: '"127.0.0.2"', socketPath: '"/nowhere"', path: '"/elsewhere"', lookup: '(name, how, then) => typeof then === "function" && then(null, [{ address: "127.0.0.2", family: 4 }])',
+  createConnection: '() => { throw new Error() }', localAddress: '"127.0.0.9"', localPort: "1", family: "6", protocol: '"ftp:"', defaultPort: "1", port: "1", auth: '"a:b"',
+  headers: '{ "x-more": "1", host: "elsewhere" }', uniqueHeaders: '["a"]', setHost: "false", timeout: "1", method: '"PUT"', maxHeaderSize: "1", insecureHTTPParser: "true",
+  fd: "0", handle: "{}", servername: '"elsewhere.example"', session: "Buffer.alloc(3)", cert: '"a"', pfx: '"a"', ciphers: '"NULL"', maxVersion: '"TLSv1.1"',
+  secureProtocol: '"TLSv1_1_method"', rejectUnauthorized: "false", checkServerIdentity: "() => undefined", socket: "{}", secureContext: "{}", pskCallback: "() => null",
+};
+
+// Those that Node's own events do not stumble over.
+const PLAIN = ["hostname", "host", "socketPath", "path", "createConnection", "localAddress", "auth", "headers"];
+
+cases("transport", "what hangs on every object leads no request elsewhere and adds nothing to it", { "plain http": false, "TLS": true }, async (isSecure) => {
+  const [own, another, host] = [selfSigned(), selfSigned(), isSecure ? "127.0.0.1" : "localhost"];
+  const seen = [];
+  const answer = (request, response) => {
+    seen.push([request.socket.remoteAddress, request.method, request.url, request.headers.host, request.headers.authorization, request.headers["x-more"]]);
+    response.end("{}");
+  };
+  const pollution = Object.entries(POLLUTED).filter(([key]) => isSecure || PLAIN.includes(key));
+  const server = isSecure ? https.createServer(own, answer) : http.createServer(answer);
+  const liar = https.createServer(another, answer);
+  for (const one of [server, liar]) await new Promise((done) => one.listen(0, "127.0.0.1", done));
+  await withFolder(async (folder) => {
+    const [file, wrong] = [path.join(folder, "own.pem"), path.join(folder, "another.pem")];
+    writeFileSync(file, own.cert);
+    writeFileSync(wrong, another.cert);
+    const [url, lie] = [server, liar].map((one) => `http${isSecure ? "s" : ""}://${host}:${one.address().port}`);
+    const program = `
+import { readFileSync } from "node:fs";
+import tls from "node:tls";
+import { Client } from "aegisagent";
+const settings = { token: ${JSON.stringify(TOKEN)}, timeoutS: 1, caFile: ${JSON.stringify(file)} };
+const polluted = { ${pollution.map(([key, value]) => `${key}: ${value}`).join(", ")} };
+async function ask(url, key, value) {
+  const before = key.startsWith("late ") ? new Client({ ...settings, url }) : null;
+  const name = key.replace("late ", "");
+  Object.defineProperty(Object.prototype, name, { value, configurable: true, writable: true, enumerable: false });
+  try {
+    const client = before ?? new Client({ ...settings, url });
+    await client.receipt("a");
+    client.close();
+    return "ok";
+  } catch (error) {
+    return error.code ?? error.message;
+  } finally {
+    delete Object.prototype[name];
+  }
+}
+const answers = {};
+for (const [key, value] of Object.entries(polluted)) for (const when of ["", "late "]) answers[when + key] = await ask(${JSON.stringify(url)}, when + key, value);
+if (${isSecure}) {
+  const secureContext = tls.createSecureContext({ ca: readFileSync(${JSON.stringify(wrong)}) });
+  for (const [key, value] of Object.entries({ secureContext, ca: readFileSync(${JSON.stringify(wrong)}), rejectUnauthorized: false })) {
+    for (const when of ["", "late "]) answers[when + "lie " + key] = await ask(${JSON.stringify(lie)}, when + key, value);
+  }
+}
+console.log(JSON.stringify(answers));
+`;
+    const { out, errors } = await runWith({}, program);
+    for (const one of [server, liar]) {
+      one.closeAllConnections();
+      one.close();
+    }
+    const answers = JSON.parse(out || "{}");
+    assert.notEqual(out, "", errors);
+    assert.deepEqual(Object.entries(answers).filter(([key, value]) => value !== (key.includes("lie ") ? "unreachable" : "ok")), [], errors);
+    const count = 2 * pollution.length;
+    const expected = ["127.0.0.1", "GET", "/v1/receipts/a", new URL(url).host, `Bearer ${TOKEN}`, undefined];
+    assert.deepEqual(seen, Array(count).fill(expected));
+  });
 });
 
 cases("transport", "a redirect is not followed and carries the token nowhere", { 301: 301, 302: 302, 303: 303, 307: 307, 308: 308 }, async (status) => {
@@ -221,9 +295,11 @@ test("transport", "a token that changes is asked for each time, also by a functi
       await assert.rejects(protect(client, DEFAULTS, fn)({ note: "a" }), ConfigError);
       assert.deepEqual(fn.calls, []);
     }, { token: () => "no credential" });
-    for (const [token, kind] of [[() => new Promise(() => undefined), DeniedUnavailable], [() => Promise.reject(new RangeError("mine")), RangeError], [() => undefined, DeniedUnavailable]]) {
+    for (const [token, kind] of [[() => new Promise(() => undefined), DeniedUnavailable], [() => Promise.reject(new RangeError("mine")), DeniedUnavailable], [() => { throw new RangeError("mine"); }, DeniedUnavailable], [() => undefined, DeniedUnavailable]]) {
       const fn = recorder();
-      await assert.rejects(call(edge.url, fn, undefined, {}, { token, timeoutS: 0.2 }), kind);
+      for (const how of [{}, { mutatesState: false, risk: "low", failOpenReads: true }]) {
+        await assert.rejects(call(edge.url, fn, undefined, how, { token, timeoutS: 0.2 }), (error) => error instanceof kind && error.code === "no_credential" && !/mine/.test(inspect(error)));
+      }
       assert.deepEqual(fn.calls, []);
     }
     assert.equal(edge.seen.length, 4);
@@ -315,7 +391,8 @@ test("transport", "a client that is closed asks nobody", async () => {
     const client = new Client({ url: edge.url, token: TOKEN });
     const protectedCall = protect(client, DEFAULTS, fn);
     client.close();
-    await assert.rejects(protectedCall({ note: "a" }), DeniedUnavailable);
+    const read = protect(client, { ...DEFAULTS, mutatesState: false, risk: "low", failOpenReads: true }, fn);
+    for (const one of [protectedCall, read]) await assert.rejects(one({ note: "a" }), (error) => error instanceof DeniedUnavailable && error.code === "client_closed");
     assert.deepEqual([fn.calls, edge.seen], [[], []]);
   });
 });

@@ -16,6 +16,8 @@ import { Passage, split, told, Tools, type ToolsSettings } from "./tools.js";
 
 // The parameter that stands for the one text of a tool that takes a text.
 const TEXT = "input";
+// The type of a call that has its parameters in `args`.
+const CALL = "tool_call";
 // What does the work once a call is cleared; by themselves they do nothing.
 const INNER = ["_call", "func"];
 // Each way in goes through those after it.
@@ -91,17 +93,25 @@ interface Read {
   readonly callId: string | null;
 }
 
-/** The parameters of an input, and how an input is made of parameters again. */
+/** The parameters of an input, and how an input is made of parameters again. Of a call within a call LangChain would run the inner one. */
 function read(input: unknown, passedOn: ReadonlySet<string>): Read {
-  if (isObject(input) && input["type"] === "tool_call" && isObject(input["args"])) {
-    const call = { ...input };
-    const inner = read(call["args"], passedOn);
-    return {
-      parameters: inner.parameters,
-      rebuild: (frozen) => ({ ...call, args: inner.rebuild(frozen) }),
-      callId: typeof call["id"] === "string" ? call["id"] : null,
-    };
-  }
+  if (!isCall(input)) return readParameters(input, passedOn);
+  const call = { ...input };
+  if (isCall(call["args"])) throw new DeniedUnfreezable("unsupported_type", "the parameters are a tool call themselves");
+  const inner = readParameters(call["args"], passedOn);
+  return {
+    parameters: inner.parameters,
+    rebuild: (frozen) => ({ ...call, type: CALL, args: inner.rebuild(frozen) }),
+    callId: typeof call["id"] === "string" ? call["id"] : null,
+  };
+}
+
+/** What LangChain takes for a call around its parameters. */
+function isCall(value: unknown): value is Record<string, unknown> {
+  return isObject(value) && value["type"] === CALL;
+}
+
+function readParameters(input: unknown, passedOn: ReadonlySet<string>): Read {
   if (input === undefined || input === null) return { parameters: {}, rebuild: () => input, callId: null };
   if (!isObject(input)) return { parameters: { [TEXT]: input }, rebuild: (frozen) => frozen[TEXT], callId: null };
   const names = Object.keys(input).filter((name) => passedOn.has(name));

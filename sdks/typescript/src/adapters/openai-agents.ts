@@ -1,16 +1,16 @@
 /**
  * The OpenAI Agents SDK: all tools of an agent, of the agents that it hands over to, and of its MCP servers. Needs `@openai/agents`.
  *
- * What runs elsewhere (hosted tools) or takes no JSON (shell, computer, patches) cannot be guarded here, and an agent that is a tool hides its
- * own: they are refused, unless they are named.
+ * What runs elsewhere (hosted tools) or takes no JSON (shell, computer, patches) cannot be guarded here, an agent that is a tool hides its
+ * own, and one of a class of its own (a sandbox's) may add some while it runs: they are refused, unless they are named.
  */
 
-import type { Agent } from "@openai/agents";
+import { Agent } from "@openai/agents";
 
 import { type Json, parseStrict } from "../canon.js";
 import type { Client } from "../client.js";
 import { CanonError, ConfigError, Denied, DeniedUnfreezable } from "../errors.js";
-import { isArray, stringify } from "../natives.js";
+import { getPrototypeOf, hasOwn, isArray, stringify } from "../natives.js";
 import { namesOf } from "../settings.js";
 import { withSignal } from "../trust.js";
 import { Passage, split, told, Tools, type ToolsSettings } from "./tools.js";
@@ -18,9 +18,12 @@ import { Passage, split, told, Tools, type ToolsSettings } from "./tools.js";
 export interface AgentSettings extends ToolsSettings {
   /** The name under which tools are registered, as actions by their names; an MCP server's are those of `mcp:<its name>`. */
   tool: string;
-  /** Names of tools and handoffs that stay as they are. */
+  /** Names of tools and handoffs that stay as they are; `capabilities` for what an agent's class adds at run time. */
   allowUnprotected?: readonly string[] | ReadonlySet<string>;
 }
+
+// Under this name a sandbox's own tools, and others that an agent's class adds, may stay as they are.
+const CAPABILITIES = "capabilities";
 
 // As far as this module needs to know them.
 type Invoke = (context: unknown, text: string, details?: { signal?: AbortSignal }) => Promise<unknown>;
@@ -31,6 +34,8 @@ interface Handoff { toolName: string; agent: AnyAgent; onInvokeHandoff: (...give
 interface AnyAgent { name: string; tools: Tool[]; handoffs: (AnyAgent | Handoff)[]; mcpServers: Server[] }
 interface Found { agents: Set<object>; tools: Tool[]; servers: Server[]; handoffs: Handoff[] }
 
+// What gives an agent's tools, or another agent.
+const OVERRIDABLE = ["getAllTools", "getMcpTools", "clone"];
 const guarded = new WeakSet<object>();
 
 /**
@@ -55,6 +60,7 @@ export function protectAgent<A extends Agent<any, any>>(client: Client, agent: A
 function look(agent: AnyAgent, allowed: ReadonlySet<string>, found: Found): void {
   if (found.agents.has(agent)) return;
   if (!isArray(agent.tools) || !isArray(agent.handoffs) || !isArray(agent.mcpServers)) throw new ConfigError("an agent is an Agent of @openai/agents");
+  if (mayAddTools(agent) && !allowed.has(CAPABILITIES)) throw unprotected(CAPABILITIES, "a class of its own, as a sandbox's, may add tools at run time");
   found.agents.add(agent);
   for (const server of agent.mcpServers) {
     checkChangeable(server, server.name);
@@ -77,6 +83,11 @@ function look(agent: AnyAgent, allowed: ReadonlySet<string>, found: Found): void
       look(handoff.agent, allowed, found);
     }
   }
+}
+
+/** A sandbox's agent, or one of any other class than Agent: its tools while it runs need not be those that are looked at. */
+function mayAddTools(agent: AnyAgent): boolean {
+  return CAPABILITIES in agent || getPrototypeOf(agent) !== Agent.prototype || OVERRIDABLE.some((name) => hasOwn(agent, name));
 }
 
 function isHandoff(value: AnyAgent | Handoff): value is Handoff {
