@@ -27,16 +27,9 @@ export class Fields {
     return new BadReply(`\`${name}\` of ${this.what} is not ${word}`);
   }
 
-  /** True where the field is there. */
-  has(name: string): boolean {
-    return this.get(name) !== undefined;
-  }
-
-  /** True where the field is null; one that is absent is none of ours. */
+  /** True where the field is null or absent. */
   isNull(name: string): boolean {
-    const value = this.get(name);
-    if (value === undefined) throw this.bad(name, "there");
-    return value === null;
+    return (this.get(name) ?? null) === null;
   }
 
   /** A text. */

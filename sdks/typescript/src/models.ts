@@ -44,7 +44,7 @@ export class ToolCall {
   }
 
   static read(f: Fields): ToolCall {
-    return new ToolCall(f.text("tool"), f.text("action"), f.has("resource") ? f.maybeText("resource") : null, f.flag("mutates_state"), f.object("parameters"));
+    return new ToolCall(f.text("tool"), f.text("action"), f.maybeText("resource"), f.flag("mutates_state"), f.object("parameters"));
   }
 
   [inspect.custom](): string {
