@@ -58,16 +58,16 @@ async fn a_batch_is_as_large_as_what_waits() {
         assert!(bus.publish(Stream::Ase, messages).await.iter().all(Result::is_ok));
         let mut subscription = bus.subscribe(Stream::Ase, "ase.>", 1).await.unwrap();
         let mut read = subscription.next_batch(1, Duration::from_secs(5)).await.unwrap().len();
-        let mut batches = 0;
+        let mut largest = 0;
         while read < 2000 {
-            // What the server sends meanwhile waits in the client.
+            // What the server sends meanwhile waits in the client. How much that is decides nothing below: the scheduler's budget is 128.
             tokio::time::sleep(Duration::from_millis(300)).await;
             let batch = subscription.next_batch(2048, Duration::from_secs(5)).await.unwrap();
             assert!(!batch.is_empty(), "{read} were read");
             read += batch.len();
-            batches += 1;
+            largest = largest.max(batch.len());
         }
-        assert!(batches <= 4, "2000 messages that waited came in {batches} batches");
+        assert!(largest > 256, "of 2000 messages that waited, no batch had more than {largest}");
     }
 }
 
