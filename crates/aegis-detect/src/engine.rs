@@ -30,6 +30,8 @@ pub struct EngineConfig {
     pub quotas: Quotas,
     /// Longest time that one rule may take for one tick, in milliseconds; beyond it the rule is quarantined.
     pub rule_budget_ms: i64,
+    /// False: no query is followed, each is run over all of its window. For tests, which hold one against the other.
+    pub incremental: bool,
     pub clock: Arc<dyn Clock>,
 }
 
@@ -37,7 +39,7 @@ impl EngineConfig {
     /// Two minutes of lateness, ten seconds of budget.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { lateness_s: 120, quotas: Quotas::default(), rule_budget_ms: 10_000, clock }
+        Self { lateness_s: 120, quotas: Quotas::default(), rule_budget_ms: 10_000, incremental: true, clock }
     }
 }
 
@@ -97,7 +99,8 @@ impl Engine {
     #[must_use]
     pub fn new(rules: RuleSet, config: EngineConfig) -> Self {
         let running = rules.into_planned().filter(|(rule, _)| rule.header.mode != RuleMode::Disabled);
-        let rules = running.map(|(rule, plan)| RunningRule::new(rule, plan)).collect();
+        let plan_of = |plan: RulePlan| if config.incremental { plan } else { plan.without_pipeline() };
+        let rules = running.map(|(rule, plan)| RunningRule::new(rule, plan_of(plan))).collect();
         Self { rules, watermarks: Watermarks::default(), settled: HashMap::new(), config }
     }
 

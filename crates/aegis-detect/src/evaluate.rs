@@ -12,6 +12,7 @@ use crate::plan::RulePlan;
 use crate::rule::Rule;
 use crate::schema::EventBatch;
 use crate::shape::Shape;
+use crate::windows::Origin;
 use crate::window::{Kept, Quotas, RuleState, Touched};
 
 /// Counters of one rule, since it was loaded.
@@ -135,7 +136,7 @@ impl RunningRule {
     pub(crate) fn evaluate(&mut self, relevant: Vec<Arc<SecurityEvent>>, quotas: Quotas) -> Result<TouchedKeys, DetectError> {
         let touched = match self.plan.shape {
             Shape::Stateless => self.evaluate_stateless(relevant, quotas),
-            Shape::Sliding => self.evaluate_sliding(&relevant, quotas),
+            Shape::Sliding | Shape::Incremental => self.evaluate_sliding(&relevant, quotas),
             Shape::Stepped => self.evaluate_stepped(&relevant, quotas),
         };
         self.note_overruns();
@@ -177,18 +178,24 @@ impl RunningRule {
         Ok(self.insert(found, quotas))
     }
 
-    /// One run over the touched buckets of all tenants: from one window before the oldest new event to one window after the newest.
+    /// One run over the touched buckets of all tenants: from one window before the oldest new event to one window after the newest; or, of an
+    /// incremental query, from the oldest new event on.
     fn evaluate_sliding(&mut self, relevant: &[Arc<SecurityEvent>], quotas: Quotas) -> Result<TouchedKeys, DetectError> {
         let touched = self.keep(relevant, quotas);
         if touched.is_empty() {
             return Ok(TouchedKeys::new());
         }
         let window = self.window_micros();
-        let mut slice = Vec::new();
-        for (tenant, bucket, oldest, newest) in touched.iter() {
-            slice.extend_from_slice(self.state.events(tenant, bucket, oldest.plus_micros(-window), newest.plus_micros(window)));
-        }
-        let mut found = self.run(slice, None)?;
+        let mut found = if self.plan.pipeline.is_some() {
+            self.follow(touched.iter().map(|(tenant, bucket, oldest, _)| (tenant, bucket, oldest)))?
+        } else {
+            let mut slice = Vec::new();
+            for (tenant, bucket, oldest, newest) in touched.iter() {
+                let (from, to) = (oldest.plus_micros(-window), newest.plus_micros(window));
+                slice.extend_from_slice(self.state.events(tenant, bucket, from, to));
+            }
+            self.run(slice, None)?
+        };
         // Rows before the oldest new event had too short a slice to look back on, and have not changed.
         found.retain(|f| {
             touched
@@ -226,6 +233,39 @@ impl RunningRule {
     ) -> Result<Vec<Found>, DetectError> {
         let found = run_plan(&self.plan, &self.rule, &mut self.stats.evals, rows, fixed)?;
         self.stats.matches += found.len() as u64;
+        Ok(found)
+    }
+
+    /// The rows of an incremental query in some buckets, from the time on of the oldest event that it has not seen.
+    pub(crate) fn follow<'a>(
+        &mut self,
+        buckets: impl Iterator<Item = (&'a TenantId, &'a str, Timestamp)>,
+    ) -> Result<Vec<Found>, DetectError> {
+        let Self { rule, plan, state, stats, .. } = self;
+        let Some(pipeline) = &plan.pipeline else { return Ok(Vec::new()) };
+        let (mut events, mut origins, mut frames, mut whose) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for (tenant, bucket, oldest) in buckets {
+            let Some((known, new)) = state.follow(tenant, bucket, oldest, || pipeline.frames()) else { continue };
+            origins.extend(new.iter().map(|event| Origin { bucket: frames.len(), ts: event.ts.as_micros() }));
+            events.extend_from_slice(new);
+            frames.push(known);
+            whose.push((tenant, bucket));
+        }
+        stats.evals += 1;
+        let ran = pipeline.run(&EventBatch::new(events), origins, &mut frames);
+        for ((tenant, bucket), known) in whose.iter().zip(frames) {
+            state.followed(tenant, bucket, known);
+        }
+        let error = |source| DetectError::Query { rule: rule.header.id.clone(), source };
+        let (rows, origins) = ran.map_err(error)?;
+        let mut found = Vec::new();
+        if rows.num_rows() > 0 {
+            let (always, never) = (Timestamp::from_micros(i64::MIN), Timestamp::from_micros(i64::MAX));
+            let of: BTreeSet<usize> = origins.into_iter().collect();
+            let evidence = of.into_iter().flat_map(|place| state.events(whose[place].0, whose[place].1, always, never));
+            Reader::new(&rule.header.key, &plan.output, &plan.buckets, evidence, None).read(&rows, &mut found).map_err(error)?;
+        }
+        stats.matches += found.len() as u64;
         Ok(found)
     }
 
@@ -294,7 +334,7 @@ fn run_plan(
     let batches = plan.run(Arc::clone(&seen)).map_err(error)?;
     let mut found = Vec::new();
     if batches.iter().any(|b| b.num_rows() > 0) {
-        let reader = Reader::new(&rule.header.key, &plan.output, &plan.buckets, &seen, fixed);
+        let reader = Reader::new(&rule.header.key, &plan.output, &plan.buckets, seen.rows().iter(), fixed);
         for batch in &batches {
             reader.read(batch, &mut found).map_err(error)?;
         }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Number, Value};
 
 use crate::plan::{BucketColumn, Output};
-use crate::schema::{EventBatch, text_of};
+use crate::schema::text_of;
 
 /// Most evidence events that a match lists: the first half and the last half of a longer list.
 pub(crate) const MAX_EVIDENCE: usize = 128;
@@ -80,10 +80,10 @@ impl<'a> Reader<'a> {
         key_names: &'a [String],
         output: &'a Output,
         buckets: &'a [BucketColumn],
-        seen: &'a EventBatch,
+        seen: impl Iterator<Item = &'a Arc<SecurityEvent>>,
         fixed: Option<(TenantId, Timestamp)>,
     ) -> Self {
-        let events = seen.rows().iter().map(|e| ((e.tenant_id.as_str(), e.event_id), e)).collect();
+        let events = seen.map(|e| ((e.tenant_id.as_str(), e.event_id), e)).collect();
         Self { key_names, output, buckets, events, fixed }
     }
 

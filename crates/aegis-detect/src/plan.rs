@@ -1,6 +1,7 @@
 //! From a rule to a cached physical plan: parse, check, analyze, rewrite, plan once; then run it over any rows, many times.
 //! Promises that nothing is planned after loading, and that a run sees the rows it is given and nothing else.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use aegis_match::{Limits, Overruns, Report};
@@ -22,8 +23,9 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use crate::check::{base_column, check_output, check_plan};
 use crate::error::{RuleCode, RuleError};
 use crate::leaf::{EventsTable, Slot};
+use crate::pipeline::Pipeline;
 use crate::rule::{Requires, Rule};
-use crate::schema::{EventBatch, TABLE, View, column_index, is_text, schema_of};
+use crate::schema::{EventBatch, TABLE, View, column_index, column_name, is_text, schema_of};
 use crate::shape::{self, INSTANT_OUT, Shape, TENANT_OUT};
 use crate::sql::SqlText;
 
@@ -62,6 +64,8 @@ pub(crate) struct RulePlan {
     pub(crate) shape: Shape,
     pub(crate) output: Output,
     pub(crate) buckets: Vec<BucketColumn>,
+    /// Of an incremental query.
+    pub(crate) pipeline: Option<Pipeline>,
     physical: Arc<dyn ExecutionPlan>,
     slot: Slot,
     task: Arc<TaskContext>,
@@ -70,6 +74,8 @@ pub(crate) struct RulePlan {
 }
 
 struct Prefilter {
+    /// Columns of few values, and those of them that can pass at all.
+    values: Vec<(usize, BTreeSet<String>)>,
     expr: Arc<dyn PhysicalExpr>,
     columns: Vec<usize>,
     schema: SchemaRef,
@@ -92,6 +98,12 @@ impl RulePlan {
         displayable(self.physical.as_ref()).indent(false).to_string()
     }
 
+    /// The same query, run over all of its window each time.
+    pub(crate) fn without_pipeline(self) -> Self {
+        let shape = if self.pipeline.is_some() { Shape::Sliding } else { self.shape };
+        Self { pipeline: None, shape, ..self }
+    }
+
     /// The rows of the query over these events.
     pub(crate) fn run(&self, rows: Arc<EventBatch>) -> Result<Vec<RecordBatch>> {
         self.slot.put(rows);
@@ -109,6 +121,9 @@ impl RulePlan {
     /// Those of the events that can matter to the query, in their order.
     pub(crate) fn relevant(&self, batch: &Arc<EventBatch>) -> Result<Vec<Arc<SecurityEvent>>> {
         let Some(prefilter) = &self.prefilter else { return Ok(batch.rows().to_vec()) };
+        if !prefilter.values.iter().all(|(column, passing)| batch.has_one_of(*column, passing)) {
+            return Ok(Vec::new());
+        }
         let input = batch.select(&prefilter.columns, Arc::clone(&prefilter.schema))?;
         let mask = prefilter.expr.evaluate(&input)?.into_array(input.num_rows())?;
         let mask = mask.as_boolean();
@@ -145,7 +160,7 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
     }
     let carried = match analysis.shape {
         Shape::Stepped => analyzed.clone(),
-        Shape::Stateless | Shape::Sliding => shape::carry_tenant_and_time(&analyzed).map_err(explain)?,
+        Shape::Stateless | Shape::Sliding | Shape::Incremental => shape::carry_tenant_and_time(&analyzed).map_err(explain)?,
     };
     let optimized = aegis_sql::optimize(&state, &carried).map_err(explain)?;
     let physical = aegis_sql::physical(&state, &optimized).map_err(explain)?;
@@ -154,7 +169,15 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
     let prefilter = make_prefilter(&state, &optimized).map_err(explain)?;
     let buckets = bucket_columns(&analyzed, rule, &analysis);
     let output = output_of(&physical.schema(), rule);
-    Ok(RulePlan { shape: analysis.shape, output, buckets, physical, slot, task: state.task_ctx(), prefilter, report })
+    let pipeline = match analysis.shape {
+        Shape::Sliding => {
+            let fixed = buckets.iter().map(|bucket| bucket.event_column).chain(column_index("tenant_id"));
+            Pipeline::build(&state, &optimized, &fixed.map(column_name).collect::<Vec<_>>()).map_err(explain)?
+        }
+        _ => None,
+    };
+    let shape = if pipeline.is_some() { Shape::Incremental } else { analysis.shape };
+    Ok(RulePlan { shape, output, buckets, pipeline, physical, slot, task: state.task_ctx(), prefilter, report })
 }
 
 fn session(slot: &Slot, view: View, report: &Report) -> Result<SessionState> {
@@ -185,8 +208,10 @@ fn make_prefilter(state: &SessionState, optimized: &LogicalPlan) -> Result<Optio
     let mut columns: Vec<usize> = expr.column_refs().iter().filter_map(|c| column_index(&c.name)).collect();
     columns.sort_unstable();
     let schema = schema_of(&columns);
+    let few = ["kind", "decision"].into_iter();
+    let values = few.filter_map(|name| Some((column_index(name)?, shape::passing(&expr, name)?))).collect();
     let expr = aegis_sql::physical_expr(state, expr, &DFSchema::try_from(Arc::clone(&schema))?)?;
-    Ok(Some(Prefilter { expr, columns, schema }))
+    Ok(Some(Prefilter { values, expr, columns, schema }))
 }
 
 /// State is split by the key columns that are plain columns of events and by which every window or row pattern is partitioned: then a key's

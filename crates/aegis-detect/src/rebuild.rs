@@ -44,7 +44,7 @@ impl RunningRule {
         let open = |tenant: &TenantId, at: Timestamp| settled.get(tenant).is_none_or(|settled| at >= *settled);
         let mut found = match self.plan.shape {
             Shape::Stateless => self.run(relevant, None)?,
-            Shape::Sliding | Shape::Stepped => {
+            Shape::Sliding | Shape::Incremental | Shape::Stepped => {
                 self.keep(&relevant, quotas);
                 self.find_all(&open)?
             }
@@ -64,6 +64,9 @@ impl RunningRule {
     /// The matches of everything that is kept.
     fn find_all(&mut self, open: &impl Fn(&TenantId, Timestamp) -> bool) -> Result<Vec<Found>, DetectError> {
         let (always, never) = (Timestamp::from_micros(i64::MIN), Timestamp::from_micros(i64::MAX));
+        if self.plan.pipeline.is_some() {
+            return self.follow_all();
+        }
         let mut found = Vec::new();
         let mut rows: Vec<Arc<SecurityEvent>> = Vec::new();
         for (tenant, bucket) in self.state.buckets() {
@@ -89,6 +92,24 @@ impl RunningRule {
         }
         if !rows.is_empty() {
             found.extend(self.run(rows, None)?);
+        }
+        Ok(found)
+    }
+
+    /// The same of an incremental query.
+    fn follow_all(&mut self) -> Result<Vec<Found>, DetectError> {
+        let (always, never) = (Timestamp::from_micros(i64::MIN), Timestamp::from_micros(i64::MAX));
+        let mut found = Vec::new();
+        let (mut rows, mut some) = (0, Vec::new());
+        let mut buckets = self.state.buckets().into_iter().peekable();
+        while let Some((tenant, bucket)) = buckets.next() {
+            rows += self.state.events(&tenant, &bucket, always, never).len();
+            some.push((tenant, bucket));
+            if rows >= ROWS_OF_A_RUN || buckets.peek().is_none() {
+                found.extend(self.follow(some.iter().map(|(tenant, bucket)| (tenant, bucket.as_str(), always)))?);
+                rows = 0;
+                some.clear();
+            }
         }
         Ok(found)
     }

@@ -1,6 +1,7 @@
 //! The table `events` (CONTRACTS §5) as Arrow columns, and the way from events to columns.
 //! Promises the names and types of the contract, and that a column is built only when a query reads it, once per batch.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock, OnceLock};
 
 use aegis_model::{EventId, SecurityEvent, Timestamp};
@@ -127,6 +128,10 @@ pub(crate) fn column_index(name: &str) -> Option<usize> {
     COLUMNS.iter().position(|c| c.name == name)
 }
 
+pub(crate) fn column_name(column: usize) -> &'static str {
+    COLUMNS[column].name
+}
+
 /// The value of a text column as text; None where it is null; ids in their usual form. Other columns have no text.
 pub(crate) fn text_of(event: &SecurityEvent, column: usize) -> Option<std::borrow::Cow<'_, str>> {
     match COLUMNS.get(column)?.read {
@@ -207,13 +212,17 @@ impl Column {
 pub struct EventBatch {
     rows: Vec<Arc<SecurityEvent>>,
     columns: Vec<OnceLock<ArrayRef>>,
+    /// Of columns with few values: the different ones.
+    values: Vec<OnceLock<Vec<String>>>,
 }
 
 impl EventBatch {
     /// A batch over these events, in this order.
     #[must_use]
     pub fn new(rows: Vec<Arc<SecurityEvent>>) -> Self {
-        Self { rows, columns: (0..COLUMNS.len()).map(|_| OnceLock::new()).collect() }
+        let columns = (0..COLUMNS.len()).map(|_| OnceLock::new()).collect();
+        let values = (0..COLUMNS.len()).map(|_| OnceLock::new()).collect();
+        Self { rows, columns, values }
     }
 
     /// The events.
@@ -232,6 +241,20 @@ impl EventBatch {
         let arrays = columns.iter().map(|i| Arc::clone(self.column(*i))).collect();
         let options = RecordBatchOptions::new().with_row_count(Some(self.rows.len()));
         RecordBatch::try_new_with_options(schema, arrays, &options)
+    }
+
+    /// True if some event has one of these values in a text column.
+    pub(crate) fn has_one_of(&self, column: usize, values: &BTreeSet<String>) -> bool {
+        let there = self.values[column].get_or_init(|| {
+            let mut there: Vec<String> = Vec::new();
+            for value in self.rows.iter().filter_map(|event| text_of(event, column)) {
+                if !there.iter().any(|known| **known == *value) {
+                    there.push(value.into_owned());
+                }
+            }
+            there
+        });
+        there.iter().any(|value| values.contains(value))
     }
 
     fn column(&self, index: usize) -> &ArrayRef {

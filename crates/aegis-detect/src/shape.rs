@@ -1,6 +1,7 @@
 //! How a rule's query has to be run: over new events only, over a sliding slice, or instant by instant.
 //! Also adds `tenant_id` to every window partition, so that one run over all tenants is the union of the runs over each.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
@@ -8,7 +9,7 @@ use datafusion::common::{Column, DataFusionError, ScalarValue};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::WindowFunction;
 use datafusion::logical_expr::{
-    Expr, Extension, Filter, LogicalPlan, Projection, SubqueryAlias, Window, WindowFrameBound, WindowFrameUnits, col,
+    BinaryExpr, Expr, Extension, Filter, LogicalPlan, Operator, Projection, SubqueryAlias, Window, WindowFrameBound, WindowFrameUnits, col,
 };
 
 use crate::check::{base_column, event_order, row_pattern};
@@ -27,6 +28,8 @@ pub enum Shape {
     Stateless,
     /// Every window is a RANGE of `ts` that ends at its row: one run over the touched slice answers for all its instants.
     Sliding,
+    /// The same, and every function is one that can be followed: only new events are looked at, beside what is known of those before.
+    Incremental,
     /// Anything else: run once for each instant, over exactly the events of the window that ends there.
     Stepped,
 }
@@ -132,17 +135,20 @@ fn sliding_frame(input: &LogicalPlan, function: &WindowFunction) -> Option<i64> 
     let [order] = params.order_by.as_slice() else { return None };
     let Expr::Column(column) = &order.expr else { return None };
     let by_time = order.asc && base_column(input, column).as_deref() == Some("ts");
-    let ends_by_now = match &params.window_frame.end_bound {
-        WindowFrameBound::CurrentRow => true,
-        bound => preceding(bound).is_some(),
-    };
-    if params.window_frame.units != WindowFrameUnits::Range || !by_time || !ends_by_now {
-        return None;
-    }
-    match &params.window_frame.start_bound {
+    if by_time { frame_of(function).map(|(start, _)| start) } else { None }
+}
+
+/// How far a RANGE frame's start and end are before its row, in microseconds; None where it is none or its end is not before or at its row.
+pub(crate) fn frame_of(function: &WindowFunction) -> Option<(i64, i64)> {
+    let frame = &function.params.window_frame;
+    let distance = |bound: &WindowFrameBound| match bound {
         WindowFrameBound::CurrentRow => Some(0),
         bound => preceding(bound),
+    };
+    if frame.units != WindowFrameUnits::Range {
+        return None;
     }
+    Some((distance(&frame.start_bound)?, distance(&frame.end_bound)?)).filter(|(start, end)| start >= end && *end >= 0)
 }
 
 /// `<interval> PRECEDING` in microseconds; None for anything else, months included.
@@ -161,7 +167,7 @@ fn preceding(bound: &WindowFrameBound) -> Option<i64> {
     }
 }
 
-fn window_function(expr: &Expr) -> Option<&WindowFunction> {
+pub(crate) fn window_function(expr: &Expr) -> Option<&WindowFunction> {
     match expr {
         Expr::WindowFunction(function) => Some(function),
         Expr::Alias(alias) => window_function(&alias.expr),
@@ -270,6 +276,33 @@ fn carry_window(window: &Window) -> Result<Carried> {
     let plan = LogicalPlan::Window(Window::try_new(exprs, Arc::new(input.plan))?);
     let plan = LogicalPlan::Projection(Projection::try_new(restored, Arc::new(plan))?);
     Ok(Carried { plan, tenant: input.tenant, instant: input.instant })
+}
+
+/// Those values of a text column with which a row can meet the condition at all. None: any may.
+pub(crate) fn passing(condition: &Expr, column: &str) -> Option<BTreeSet<String>> {
+    let is_column = |expr: &Expr| matches!(expr, Expr::Column(c) if c.name == column);
+    match condition {
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::And, right }) => match (passing(left, column), passing(right, column)) {
+            (Some(left), Some(right)) => Some(left.intersection(&right).cloned().collect()),
+            (left, right) => left.or(right),
+        },
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Or, right }) => {
+            let mut values = passing(left, column)?;
+            values.extend(passing(right, column)?);
+            Some(values)
+        }
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) if is_column(left) => Some(BTreeSet::from([text(right)?])),
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) if is_column(right) => Some(BTreeSet::from([text(left)?])),
+        Expr::InList(list) if !list.negated && is_column(&list.expr) => list.list.iter().map(text).collect(),
+        _ => None,
+    }
+}
+
+fn text(expr: &Expr) -> Option<String> {
+    match expr {
+        Expr::Literal(ScalarValue::Utf8(text) | ScalarValue::LargeUtf8(text) | ScalarValue::Utf8View(text), _) => text.clone(),
+        _ => None,
+    }
 }
 
 /// The condition that a row must meet to matter to the query: the filters right above its scans, joined by OR.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use aegis_model::{SecurityEvent, TenantId, Timestamp};
 
 use crate::episode::KeyState;
+use crate::pipeline::Frames;
 
 /// How much state one rule may keep.
 #[derive(Clone, Copy, Debug)]
@@ -42,8 +43,19 @@ pub(crate) struct Bucket {
     /// In event order, each once; those before `given_up` are only still there because moving the others costs.
     events: Vec<Arc<SecurityEvent>>,
     given_up: usize,
+    following: Following,
     /// By the text of the key.
     pub(crate) keys: BTreeMap<String, KeyState>,
+}
+
+/// How far an incremental query has come in a bucket's events, and what it knows of them.
+#[derive(Debug, Default)]
+struct Following {
+    frames: Frames,
+    /// The time of the last event that it was shown; none: it has seen none.
+    shown: Option<Timestamp>,
+    /// The newest event that a quota has taken since: it knows nothing of it any more.
+    taken: Option<Timestamp>,
 }
 
 impl Bucket {
@@ -119,6 +131,7 @@ impl RuleState {
         };
         entry.events.insert(at, Arc::clone(event));
         if entry.events().len() > quotas.events_per_key {
+            entry.following.taken = entry.following.taken.max(entry.events().first().map(|oldest| oldest.ts));
             entry.give_up(1);
             return Kept::AddedOverQuota;
         }
@@ -144,6 +157,45 @@ impl RuleState {
         &events[start..end.max(start)]
     }
 
+    /// What an incremental query knows of a bucket, and the events that it is to be shown next: those from `oldest` on, the oldest that is new
+    /// to it. What it knew of them is taken back. To be put back with `followed`.
+    pub(crate) fn follow(
+        &mut self,
+        tenant: &TenantId,
+        bucket: &str,
+        oldest: Timestamp,
+        fresh: impl FnOnce() -> Frames,
+    ) -> Option<(Frames, &[Arc<SecurityEvent>])> {
+        let bucket = self.tenants.get_mut(tenant)?.buckets.get_mut(bucket)?;
+        let Following { frames, shown, taken } = &mut bucket.following;
+        let mut known = std::mem::take(frames);
+        let from = match *shown {
+            None => {
+                known = fresh();
+                0
+            }
+            Some(shown) => {
+                if oldest <= shown {
+                    known.iter_mut().for_each(|state| state.take_back(oldest.as_micros()));
+                }
+                bucket.events[bucket.given_up..].partition_point(|e| e.ts < oldest)
+            }
+        };
+        if let Some(taken) = taken.take() {
+            known.iter_mut().for_each(|state| state.drop_before(taken.as_micros().saturating_add(1)));
+        }
+        let events = &bucket.events[bucket.given_up..];
+        *shown = (*shown).max(events.last().map(|last| last.ts));
+        Some((known, &events[from..]))
+    }
+
+    /// Puts back what an incremental query knows now.
+    pub(crate) fn followed(&mut self, tenant: &TenantId, bucket: &str, frames: Frames) {
+        if let Some(bucket) = self.tenants.get_mut(tenant).and_then(|t| t.buckets.get_mut(bucket)) {
+            bucket.following.frames = frames;
+        }
+    }
+
     /// Forgets a tenant's events before `before`, and buckets that hold nothing any more.
     pub(crate) fn expire(&mut self, tenant: &TenantId, before: Timestamp) {
         let Some(state) = self.tenants.get_mut(tenant) else { return };
@@ -151,6 +203,9 @@ impl RuleState {
         state.buckets.retain(|_, bucket| {
             let expired = bucket.events().partition_point(|e| e.ts < before);
             bucket.give_up(expired);
+            if expired > 0 {
+                bucket.following.frames.iter_mut().for_each(|state| state.drop_before(before.as_micros()));
+            }
             dropped += expired;
             bucket.keys.retain(|_, key| !key.is_empty());
             !bucket.events().is_empty() || !bucket.keys.is_empty()

@@ -223,6 +223,12 @@ fn what_is_allowed_loads_in_the_shape_that_fits() {
         (
             "SELECT agent_id, event_id FROM events QUALIFY count(*) OVER (PARTITION BY agent_id ORDER BY ts \
              RANGE BETWEEN INTERVAL '1' MINUTE PRECEDING AND CURRENT ROW) > 3",
+            Shape::Incremental,
+        ),
+        (
+            // No function that can be followed.
+            "SELECT agent_id, event_id FROM events QUALIFY sum(seq) OVER (PARTITION BY agent_id ORDER BY ts \
+             RANGE BETWEEN INTERVAL '1' MINUTE PRECEDING AND CURRENT ROW) > 3",
             Shape::Sliding,
         ),
         (

@@ -1,0 +1,254 @@
+//! State of sliding windows that goes on from tick to tick: rows in the order of time, and for each frame what it holds now.
+//! Promises that a frame holds exactly the rows between its two distances before the time that is asked for, whatever was asked before.
+//! Rows can be taken back from the end, for an event that comes late, and are dropped at the front when their time is over.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// A value as bytes that compare as the value does.
+pub(crate) type Bytes = Arc<[u8]>;
+
+/// The rows from `start` to `end` microseconds before another, both included: rows of the same time are all in it, or all out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Frame {
+    pub(crate) start: i64,
+    pub(crate) end: i64,
+    /// Which of a row's values it is about; none: the row itself.
+    pub(crate) argument: Option<usize>,
+    /// Whether the values are asked for in their order, or how many different ones there are.
+    pub(crate) sorted: bool,
+}
+
+#[derive(Debug)]
+struct Row {
+    ts: i64,
+    /// One for each argument; none where the row does not count for it.
+    values: Box<[Option<Bytes>]>,
+}
+
+/// What a frame holds: rows `from..to`, counted from the first that there ever was.
+#[derive(Debug, Default)]
+struct Held {
+    from: u64,
+    to: u64,
+    count: u64,
+    sorted: BTreeMap<Bytes, u32>,
+}
+
+impl Held {
+    fn add(&mut self, frame: &Frame, row: &Row) {
+        let Some(value) = frame.argument.and_then(|argument| row.values[argument].as_ref()) else { return };
+        self.count += 1;
+        if frame.sorted {
+            *self.sorted.entry(Arc::clone(value)).or_insert(0) += 1;
+        }
+    }
+
+    fn remove(&mut self, frame: &Frame, row: &Row) {
+        let Some(value) = frame.argument.and_then(|argument| row.values[argument].as_ref()) else { return };
+        self.count -= 1;
+        if !frame.sorted {
+            return;
+        }
+        if let Some(times) = self.sorted.get_mut(value) {
+            *times -= 1;
+            if *times == 0 {
+                self.sorted.remove(value);
+            }
+        }
+    }
+}
+
+/// The rows of one partition and its frames.
+#[derive(Debug)]
+pub(crate) struct Partition {
+    frames: Arc<[Frame]>,
+    held: Vec<Held>,
+    rows: VecDeque<Row>,
+    /// Rows that are not there any more at the front.
+    dropped: u64,
+}
+
+impl Partition {
+    pub(crate) fn new(frames: Arc<[Frame]>) -> Self {
+        let held = frames.iter().map(|_| Held::default()).collect();
+        Self { frames, held, rows: VecDeque::new(), dropped: 0 }
+    }
+
+    /// Adds a row at the end: it is not older than the last one.
+    pub(crate) fn push(&mut self, ts: i64, values: Box<[Option<Bytes>]>) {
+        debug_assert!(self.rows.back().is_none_or(|last| last.ts <= ts), "rows come in the order of time");
+        self.rows.push_back(Row { ts, values });
+    }
+
+    /// Moves all frames to where they are for a row of the time `ts`.
+    pub(crate) fn seek(&mut self, ts: i64) {
+        let Self { frames, held, rows, dropped } = self;
+        let end = *dropped + rows.len() as u64;
+        let row = |place: u64| &rows[(place - *dropped) as usize];
+        for (frame, held) in frames.iter().zip(held) {
+            let (oldest, newest) = (ts.saturating_sub(frame.start), ts.saturating_sub(frame.end));
+            while held.to < end && row(held.to).ts <= newest {
+                held.add(frame, row(held.to));
+                held.to += 1;
+            }
+            while held.from > *dropped && row(held.from - 1).ts >= oldest {
+                held.from -= 1;
+                held.add(frame, row(held.from));
+            }
+            while held.to > held.from && row(held.to - 1).ts > newest {
+                held.to -= 1;
+                held.remove(frame, row(held.to));
+            }
+            while held.from < held.to && row(held.from).ts < oldest {
+                held.remove(frame, row(held.from));
+                held.from += 1;
+            }
+        }
+    }
+
+    /// Takes back the rows of `ts` and later.
+    pub(crate) fn take_back(&mut self, ts: i64) {
+        while self.rows.back().is_some_and(|row| row.ts >= ts) {
+            let last = self.dropped + self.rows.len() as u64 - 1;
+            let Some(row) = self.rows.pop_back() else { return };
+            for (frame, held) in self.frames.iter().zip(&mut self.held) {
+                if held.to > last {
+                    if held.from <= last {
+                        held.remove(frame, &row);
+                    }
+                    held.to = last;
+                    held.from = held.from.min(last);
+                }
+            }
+        }
+    }
+
+    /// Drops the rows before `ts`.
+    pub(crate) fn drop_before(&mut self, ts: i64) {
+        while self.rows.front().is_some_and(|row| row.ts < ts) {
+            let Some(row) = self.rows.pop_front() else { return };
+            for (frame, held) in self.frames.iter().zip(&mut self.held) {
+                if held.from == self.dropped {
+                    if held.to > self.dropped {
+                        held.remove(frame, &row);
+                    }
+                    held.from += 1;
+                    held.to = held.to.max(held.from);
+                }
+            }
+            self.dropped += 1;
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// How many rows of a frame count.
+    pub(crate) fn count(&self, frame: usize) -> i64 {
+        let held = &self.held[frame];
+        let count = if self.frames[frame].argument.is_some() { held.count } else { held.to - held.from };
+        count.cast_signed()
+    }
+
+    pub(crate) fn distinct(&self, frame: usize) -> i64 {
+        (self.held[frame].sorted.len() as u64).cast_signed()
+    }
+
+    pub(crate) fn least(&self, frame: usize) -> Option<&Bytes> {
+        self.held[frame].sorted.first_key_value().map(|(value, _)| value)
+    }
+
+    pub(crate) fn greatest(&self, frame: usize) -> Option<&Bytes> {
+        self.held[frame].sorted.last_key_value().map(|(value, _)| value)
+    }
+
+    /// The values of a frame in the order of its rows.
+    pub(crate) fn values(&self, frame: usize) -> impl Iterator<Item = &Bytes> {
+        let Held { from, to, .. } = self.held[frame];
+        let rows = self.rows.range((from - self.dropped) as usize..(to - self.dropped) as usize);
+        rows.filter_map(move |row| self.frames[frame].argument.and_then(|argument| row.values[argument].as_ref()))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// What may be done with a partition, in any order.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Push { after: i64, value: Option<u8> },
+        Seek { back: i64 },
+        TakeBack { back: i64 },
+        Drop { back: i64 },
+    }
+
+    fn any_step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (0..4i64, prop::option::of(0..4u8)).prop_map(|(after, value)| Step::Push { after, value }),
+            4 => (0..12i64).prop_map(|back| Step::Seek { back }),
+            1 => (0..12i64).prop_map(|back| Step::TakeBack { back }),
+            1 => (4..20i64).prop_map(|back| Step::Drop { back }),
+        ]
+    }
+
+    const FRAMES: [Frame; 4] = [
+        Frame { start: 5, end: 0, argument: None, sorted: false },
+        Frame { start: 5, end: 1, argument: Some(0), sorted: true },
+        Frame { start: 8, end: 3, argument: Some(0), sorted: false },
+        Frame { start: 0, end: 0, argument: Some(0), sorted: true },
+    ];
+
+    proptest! {
+        /// L-INCREMENTAL for the frames alone: a list that is searched anew each time has the same in every frame.
+        #[test]
+        fn l_incremental_a_frame_holds_what_a_search_finds(steps in prop::collection::vec(any_step(), 1..80)) {
+            let mut partition = Partition::new(Arc::from(FRAMES));
+            let mut list: Vec<(i64, Option<u8>)> = Vec::new();
+            let mut now = 0;
+            for step in steps {
+                match step {
+                    Step::Push { after, value } => {
+                        now = list.last().map_or(now, |last| last.0) + after;
+                        list.push((now, value));
+                        partition.push(now, Box::new([value.map(|value| Bytes::from([value]))]));
+                    }
+                    Step::TakeBack { back } => {
+                        list.retain(|row| row.0 < now - back);
+                        partition.take_back(now - back);
+                    }
+                    Step::Drop { back } => {
+                        list.retain(|row| row.0 >= now - back);
+                        partition.drop_before(now - back);
+                    }
+                    Step::Seek { back } => {
+                        let ts = now - back;
+                        partition.seek(ts);
+                        for (index, frame) in FRAMES.iter().enumerate() {
+                            let within = |row: &&(i64, Option<u8>)| ts - frame.start <= row.0 && row.0 <= ts - frame.end;
+                            let rows: Vec<_> = list.iter().filter(within).collect();
+                            let mut values: Vec<u8> = rows.iter().filter_map(|row| row.1).collect();
+                            if frame.argument.is_none() {
+                                prop_assert_eq!(partition.count(index), rows.len() as i64);
+                                continue;
+                            }
+                            prop_assert_eq!(partition.count(index), values.len() as i64);
+                            prop_assert_eq!(partition.values(index).map(|v| v[0]).collect::<Vec<_>>(), values.clone());
+                            if frame.sorted {
+                                values.sort_unstable();
+                                prop_assert_eq!(partition.least(index).map(|v| v[0]), values.first().copied());
+                                prop_assert_eq!(partition.greatest(index).map(|v| v[0]), values.last().copied());
+                                values.dedup();
+                                prop_assert_eq!(partition.distinct(index), values.len() as i64);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! Window functions over new rows only: one node of a query, with what each partition knows of the rows before.
+//! Promises the values that the query engine's own operator has over all rows. What it cannot follow it does not take: see `Windows::build`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, Int64Array, ListArray, RecordBatch, new_null_array};
+use datafusion::arrow::buffer::{NullBuffer, OffsetBuffer};
+use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::row::{RowConverter, Rows, SortField};
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::expr::WindowFunction;
+use datafusion::logical_expr::{Expr, Window, WindowFunctionDefinition};
+use datafusion::physical_expr::PhysicalExpr;
+
+use crate::shape::{frame_of, window_function};
+use crate::sliding::{Bytes, Frame, Partition};
+
+/// All functions of a node.
+#[derive(Debug)]
+pub(crate) struct Windows {
+    groups: Vec<Group>,
+    functions: Vec<Function>,
+}
+
+/// Functions with the same PARTITION BY.
+#[derive(Debug)]
+struct Group {
+    /// Which of a bucket's states it has.
+    state: usize,
+    /// What splits a bucket further.
+    split: Vec<Arc<dyn PhysicalExpr>>,
+    split_rows: Option<RowConverter>,
+    arguments: Vec<Argument>,
+    frames: Arc<[Frame]>,
+}
+
+#[derive(Debug)]
+struct Argument {
+    value: Option<Arc<dyn PhysicalExpr>>,
+    filter: Option<Arc<dyn PhysicalExpr>>,
+    /// Where the values matter, and not only whether there is one.
+    encoding: Option<Encoding>,
+    keeps_nulls: bool,
+    /// What stands for a value where only its presence matters.
+    present: Bytes,
+}
+
+/// Values of one type as bytes that compare as they do.
+#[derive(Debug)]
+struct Encoding {
+    data_type: DataType,
+    rows: RowConverter,
+    null: Bytes,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Count,
+    Distinct,
+    Least,
+    Greatest,
+    List,
+}
+
+#[derive(Debug)]
+struct Function {
+    group: usize,
+    frame: usize,
+    kind: Kind,
+    data_type: DataType,
+}
+
+/// What one bucket knows of the rows of one group.
+#[derive(Debug, Default)]
+pub(crate) struct GroupState {
+    places: HashMap<Box<[u8]>, usize>,
+    partitions: Vec<Partition>,
+}
+
+impl GroupState {
+    fn place(&mut self, key: &[u8], frames: &Arc<[Frame]>) -> usize {
+        if let Some(place) = self.places.get(key) {
+            return *place;
+        }
+        self.partitions.push(Partition::new(Arc::clone(frames)));
+        self.places.insert(key.into(), self.partitions.len() - 1);
+        self.partitions.len() - 1
+    }
+
+    /// Takes back the rows of `ts` and later.
+    pub(crate) fn take_back(&mut self, ts: i64) {
+        self.partitions.iter_mut().for_each(|partition| partition.take_back(ts));
+    }
+
+    /// Drops the rows before `ts`, and partitions that have none any more.
+    pub(crate) fn drop_before(&mut self, ts: i64) {
+        self.partitions.iter_mut().for_each(|partition| partition.drop_before(ts));
+        let places = &mut self.places;
+        let partitions = std::mem::take(&mut self.partitions);
+        let mut kept = vec![None; partitions.len()];
+        for (place, partition) in partitions.into_iter().enumerate().filter(|(_, partition)| !partition.is_empty()) {
+            kept[place] = Some(self.partitions.len());
+            self.partitions.push(partition);
+        }
+        places.retain(|_, place| match kept.get(*place).copied().flatten() {
+            Some(now) => {
+                *place = now;
+                true
+            }
+            None => false,
+        });
+    }
+}
+
+/// Of the rows of a run: whose they are and when they were.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origin {
+    /// Which of the buckets of this run.
+    pub(crate) bucket: usize,
+    pub(crate) ts: i64,
+}
+
+/// Whether values of a type can be compared as bytes exactly as the query engine compares them.
+fn has_order(data_type: &DataType) -> bool {
+    data_type.is_integer()
+        || matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Boolean)
+        || matches!(data_type, DataType::Timestamp(..) | DataType::Date32 | DataType::Date64)
+}
+
+/// A group while it is put together.
+struct Draft {
+    partition_by: Vec<Expr>,
+    arguments: Vec<DraftArgument>,
+    frames: Vec<Frame>,
+}
+
+#[derive(PartialEq)]
+struct DraftArgument {
+    value: Option<Expr>,
+    filter: Option<Expr>,
+    keeps_nulls: bool,
+    has_rows: bool,
+}
+
+impl Windows {
+    /// The node's functions, if all of them can be followed: count, count of different values, min, max and `array_agg`, with or without FILTER.
+    /// `constant` says of an expression that it has one value in a bucket; `states` counts the states that a bucket needs.
+    pub(crate) fn build(
+        state: &SessionState,
+        window: &Window,
+        constant: impl Fn(&Expr) -> bool,
+        states: &mut usize,
+    ) -> Result<Option<Self>> {
+        let mut drafts: Vec<Draft> = Vec::new();
+        let mut functions = Vec::new();
+        let first = window.input.schema().fields().len();
+        for (place, expr) in window.window_expr.iter().enumerate() {
+            let Some(function) = window_function(expr) else { return Ok(None) };
+            let data_type = window.schema.field(first + place).data_type().clone();
+            let Some(function) = draft(&mut drafts, function, data_type) else { return Ok(None) };
+            functions.push(function);
+        }
+        let mut groups = Vec::with_capacity(drafts.len());
+        for draft in drafts {
+            let Some(group) = Group::build(state, window, draft, &constant, *states)? else { return Ok(None) };
+            *states += 1;
+            groups.push(group);
+        }
+        let type_of = |function: &Function| groups[function.group].encoding(function.frame).map(|encoding| &encoding.data_type);
+        let typed = |function: &Function| match function.kind {
+            Kind::Count | Kind::Distinct => function.data_type == DataType::Int64,
+            Kind::Least | Kind::Greatest => type_of(function) == Some(&function.data_type),
+            Kind::List => match &function.data_type {
+                DataType::List(item) => type_of(function) == Some(item.data_type()),
+                _ => false,
+            },
+        };
+        Ok(functions.iter().all(typed).then_some(Self { groups, functions }))
+    }
+
+    /// The columns of the functions for these rows, which come after all that the states have seen, each bucket's in the order of time.
+    pub(crate) fn run(&self, rows: &RecordBatch, origins: &[Origin], states: &mut [Vec<GroupState>]) -> Result<Vec<ArrayRef>> {
+        let mut columns: Vec<Option<ArrayRef>> = vec![None; self.functions.len()];
+        for (index, group) in self.groups.iter().enumerate() {
+            let mine = |(_, function): &(usize, &Function)| function.group == index;
+            let functions: Vec<(usize, &Function)> = self.functions.iter().enumerate().filter(mine).collect();
+            let places = group.take(rows, origins, states)?;
+            let mut outputs: Vec<Output> = functions.iter().map(|(_, function)| Output::new(function.kind, rows.num_rows())).collect();
+            for (origin, place) in origins.iter().zip(places) {
+                let partition = &mut states[origin.bucket][group.state].partitions[place];
+                partition.seek(origin.ts);
+                for ((_, function), output) in functions.iter().zip(&mut outputs) {
+                    output.add(partition, function.frame)?;
+                }
+            }
+            for ((place, function), output) in functions.into_iter().zip(outputs) {
+                columns[place] = Some(output.finish(group, function)?);
+            }
+        }
+        Ok(columns.into_iter().flatten().collect())
+    }
+}
+
+fn draft(drafts: &mut Vec<Draft>, function: &WindowFunction, data_type: DataType) -> Option<Function> {
+    let WindowFunctionDefinition::AggregateUDF(aggregate) = &function.fun else { return None };
+    let params = &function.params;
+    let [value] = params.args.as_slice() else { return None };
+    if params.null_treatment.is_some() {
+        return None;
+    }
+    let (kind, keeps_nulls) = match (aggregate.name(), params.distinct) {
+        ("count", false) => (Kind::Count, false),
+        ("count", true) => (Kind::Distinct, false),
+        ("min", _) => (Kind::Least, false),
+        ("max", _) => (Kind::Greatest, false),
+        ("array_agg", false) => (Kind::List, true),
+        _ => return None,
+    };
+    let (start, end) = frame_of(function)?;
+    let filter = params.filter.as_deref().cloned();
+    // `count(*)` counts a constant.
+    let counts_rows = kind == Kind::Count && matches!(value, Expr::Literal(literal, _) if !literal.is_null());
+    let value = (!counts_rows).then(|| value.clone());
+    let group = match drafts.iter().position(|draft| draft.partition_by == params.partition_by) {
+        Some(group) => group,
+        None => {
+            drafts.push(Draft { partition_by: params.partition_by.clone(), arguments: Vec::new(), frames: Vec::new() });
+            drafts.len() - 1
+        }
+    };
+    let draft = &mut drafts[group];
+    let argument = (value.is_some() || filter.is_some()).then(|| {
+        let argument = DraftArgument { value, filter, keeps_nulls, has_rows: kind != Kind::Count };
+        place_of(&mut draft.arguments, argument)
+    });
+    let sorted = matches!(kind, Kind::Distinct | Kind::Least | Kind::Greatest);
+    let frame = place_of(&mut draft.frames, Frame { start, end, argument, sorted });
+    Some(Function { group, frame, kind, data_type })
+}
+
+fn place_of<T: PartialEq>(list: &mut Vec<T>, item: T) -> usize {
+    list.iter().position(|there| *there == item).unwrap_or_else(|| {
+        list.push(item);
+        list.len() - 1
+    })
+}
+
+impl Group {
+    fn build(
+        state: &SessionState,
+        window: &Window,
+        draft: Draft,
+        constant: &impl Fn(&Expr) -> bool,
+        place: usize,
+    ) -> Result<Option<Self>> {
+        let schema = window.input.schema();
+        let physical = |expr: Expr| aegis_sql::physical_expr(state, expr, schema);
+        let split = draft.partition_by.into_iter().filter(|expr| !constant(expr)).map(physical).collect::<Result<Vec<_>>>()?;
+        let types = split.iter().map(|expr| expr.data_type(schema.as_arrow())).collect::<Result<Vec<_>>>()?;
+        if !types.iter().all(has_order) {
+            return Ok(None);
+        }
+        let split_rows = if split.is_empty() { None } else { Some(RowConverter::new(types.into_iter().map(SortField::new).collect())?) };
+        let mut arguments = Vec::with_capacity(draft.arguments.len());
+        for argument in draft.arguments {
+            let value = argument.value.map(physical).transpose()?;
+            let filter = argument.filter.map(physical).transpose()?;
+            let data_type = value.as_ref().map(|value| value.data_type(schema.as_arrow())).transpose()?;
+            let encoding = match data_type.filter(|_| argument.has_rows) {
+                Some(data_type) if !has_order(&data_type) => return Ok(None),
+                data_type => data_type.map(Encoding::new).transpose()?,
+            };
+            arguments.push(Argument { value, filter, encoding, keeps_nulls: argument.keeps_nulls, present: Bytes::from([]) });
+        }
+        Ok(Some(Self { state: place, split, split_rows, arguments, frames: draft.frames.into() }))
+    }
+
+    /// How the values that a frame is about are encoded.
+    fn encoding(&self, frame: usize) -> Option<&Encoding> {
+        self.arguments[self.frames[frame].argument?].encoding.as_ref()
+    }
+
+    /// Adds the rows to their partitions, and answers which those are.
+    fn take(&self, rows: &RecordBatch, origins: &[Origin], states: &mut [Vec<GroupState>]) -> Result<Vec<usize>> {
+        let keys = self.split_rows.as_ref().map(|converter| {
+            let columns = self.split.iter().map(|expr| expr.evaluate(rows)?.into_array(rows.num_rows()));
+            Ok::<_, DataFusionError>(converter.convert_columns(&columns.collect::<Result<Vec<_>>>()?)?)
+        });
+        let keys: Option<Rows> = keys.transpose()?;
+        let mut arguments = self.arguments.iter().map(|argument| argument.values(rows)).collect::<Result<Vec<_>>>()?;
+        let mut places = Vec::with_capacity(origins.len());
+        for (index, origin) in origins.iter().enumerate() {
+            let state = &mut states[origin.bucket][self.state];
+            let place = state.place(keys.as_ref().map_or(&[], |keys| keys.row(index).data()), &self.frames);
+            let values = arguments.iter_mut().map(|values| values[index].take()).collect();
+            state.partitions[place].push(origin.ts, values);
+            places.push(place);
+        }
+        Ok(places)
+    }
+}
+
+impl Argument {
+    /// What of each row counts.
+    fn values(&self, rows: &RecordBatch) -> Result<Vec<Option<Bytes>>> {
+        let filter = self.filter.as_ref().map(|filter| filter.evaluate(rows)?.into_array(rows.num_rows())).transpose()?;
+        let passes = |index: usize| filter.as_ref().is_none_or(|f| f.is_valid(index) && f.as_boolean().value(index));
+        let value = self.value.as_ref().map(|value| value.evaluate(rows)?.into_array(rows.num_rows())).transpose()?;
+        let counts = |index: usize| passes(index) && (self.keeps_nulls || value.as_ref().is_none_or(|v| v.is_valid(index)));
+        let (Some(encoding), Some(value)) = (&self.encoding, &value) else {
+            return Ok((0..rows.num_rows()).map(|index| counts(index).then(|| Arc::clone(&self.present))).collect());
+        };
+        if !(0..rows.num_rows()).any(&counts) {
+            return Ok(vec![None; rows.num_rows()]);
+        }
+        let encoded = encoding.rows.convert_columns(&[Arc::clone(value)])?;
+        let mut last: Option<Bytes> = None;
+        let value_of = |index: usize| {
+            counts(index).then(|| {
+                let row = encoded.row(index);
+                // Values repeat themselves.
+                match &last {
+                    Some(last) if **last == *row.data() => Arc::clone(last),
+                    _ => Arc::clone(last.insert(Bytes::from(row.data()))),
+                }
+            })
+        };
+        Ok((0..rows.num_rows()).map(value_of).collect())
+    }
+}
+
+impl Encoding {
+    fn new(data_type: DataType) -> Result<Self> {
+        let rows = RowConverter::new(vec![SortField::new(data_type.clone())])?;
+        let null = rows.convert_columns(&[new_null_array(&data_type, 1)])?.row(0).data().into();
+        Ok(Self { data_type, rows, null })
+    }
+}
+
+/// Items of lists that one run makes at most.
+const MOST_LISTED: usize = 4_000_000;
+
+/// A column under construction.
+enum Output {
+    Numbers(Kind, Vec<i64>),
+    Values(Kind, Vec<Option<Bytes>>),
+    Lists(Vec<usize>, Vec<Bytes>),
+}
+
+impl Output {
+    fn new(kind: Kind, rows: usize) -> Self {
+        match kind {
+            Kind::Count | Kind::Distinct => Self::Numbers(kind, Vec::with_capacity(rows)),
+            Kind::Least | Kind::Greatest => Self::Values(kind, Vec::with_capacity(rows)),
+            Kind::List => Self::Lists(Vec::with_capacity(rows), Vec::new()),
+        }
+    }
+
+    fn add(&mut self, partition: &Partition, frame: usize) -> Result<()> {
+        match self {
+            Self::Numbers(Kind::Count, numbers) => numbers.push(partition.count(frame)),
+            Self::Numbers(_, numbers) => numbers.push(partition.distinct(frame)),
+            Self::Values(Kind::Least, values) => values.push(partition.least(frame).cloned()),
+            Self::Values(_, values) => values.push(partition.greatest(frame).cloned()),
+            Self::Lists(lengths, items) => {
+                let before = items.len();
+                items.extend(partition.values(frame).cloned());
+                lengths.push(items.len() - before);
+                if items.len() > MOST_LISTED {
+                    let reason = "lists of more values than one run may make: let fewer rows reach array_agg";
+                    return Err(DataFusionError::ResourcesExhausted(reason.into()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self, group: &Group, function: &Function) -> Result<ArrayRef> {
+        match self {
+            Self::Numbers(_, numbers) => Ok(Arc::new(Int64Array::from(numbers))),
+            Self::Values(_, values) => decode(group, function, values.iter().map(Option::as_ref)),
+            Self::Lists(lengths, items) => {
+                let DataType::List(item) = &function.data_type else {
+                    return Err(DataFusionError::Internal("a list is no list".into()));
+                };
+                let values = decode(group, function, items.iter().map(Some))?;
+                // Of nothing there is no list.
+                let nulls = NullBuffer::from_iter(lengths.iter().map(|length| *length > 0));
+                Ok(Arc::new(ListArray::try_new(Arc::clone(item), OffsetBuffer::from_lengths(lengths), values, Some(nulls))?))
+            }
+        }
+    }
+}
+
+fn decode<'a>(group: &'a Group, function: &Function, values: impl Iterator<Item = Option<&'a Bytes>>) -> Result<ArrayRef> {
+    let Some(encoding) = group.encoding(function.frame) else {
+        return Err(DataFusionError::Internal("a function of values has none".into()));
+    };
+    let parser = encoding.rows.parser();
+    let columns = encoding.rows.convert_rows(values.map(|value| parser.parse(value.unwrap_or(&encoding.null))))?;
+    columns.into_iter().next().ok_or_else(|| DataFusionError::Internal("no column".into()))
+}
