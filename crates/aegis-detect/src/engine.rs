@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use aegis_canon::CanonError;
 use aegis_model::{Alert, Clock, EventId, Retraction, RuleMode, SecurityEvent, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -234,7 +235,7 @@ impl Engine {
                 let (looked, micros) = running.timed(clock.as_ref(), |running| {
                     guarded(running, |running| {
                         let keys = running.evaluate(events, quotas)?;
-                        emit(running, keys, clock.now(), output)
+                        emit(running, keys, quotas, clock.now(), output)
                     })
                 });
                 (result, longest, spent) = (looked, longest.max(micros), spent.saturating_add(micros));
@@ -242,6 +243,7 @@ impl Engine {
             if ran {
                 running.rest(spent, clock.now());
             }
+            output.quarantined.extend(running.failures());
             let over_budget = longest > self.config.rule_budget_ms.saturating_mul(1000);
             let failure = match result {
                 Ok(()) if over_budget => Some(DetectError::Output {
@@ -298,7 +300,13 @@ fn key_rules<'a>(rule: &'a Rule, plan: &RulePlan, tenant: &'a TenantId) -> KeyRu
 }
 
 /// Emits what is new for the touched keys.
-fn emit(running: &mut RunningRule, keys: TouchedKeys, now: Timestamp, output: &mut TickOutput) -> Result<(), DetectError> {
+fn emit(
+    running: &mut RunningRule,
+    keys: TouchedKeys,
+    quotas: Quotas,
+    now: Timestamp,
+    output: &mut TickOutput,
+) -> Result<(), DetectError> {
     for (tenant, bucket, text) in keys {
         let mut emission = emit_key(running, &tenant, &bucket, &text)?;
         if !emission.wanted.is_empty() {
@@ -309,12 +317,14 @@ fn emit(running: &mut RunningRule, keys: TouchedKeys, now: Timestamp, output: &m
             let more = emit_key(running, &tenant, &bucket, &text)?;
             emission.fresh.extend(more.fresh);
         }
-        let RunningRule { rule, state, stats, .. } = running;
+        let RunningRule { rule, plan, state, stats, .. } = running;
         stats.alerts += emission.fresh.len() as u64;
         output.alerts.extend(emission.fresh.iter().map(|(id, found)| alert_of(rule, &tenant, id, found, now)));
         let Some(key) = state.key_mut(&tenant, &bucket, &text) else { continue };
         let repeated = emission.episodes.into_iter().filter(|e| e.count > 1);
         output.episodes.extend(repeated.map(|episode| update_of(episode, &tenant, &rule.header.id, key.key().clone())));
+        let surplus = key.settle_surplus(key_rules(rule, plan, &tenant), quotas.matches_per_key);
+        stats.given_up += surplus.map_err(|error| not_canonical(rule, &error))? as u64;
     }
     Ok(())
 }
@@ -323,8 +333,11 @@ fn emit(running: &mut RunningRule, keys: TouchedKeys, now: Timestamp, output: &m
 fn emit_key(running: &mut RunningRule, tenant: &TenantId, bucket: &str, text: &str) -> Result<Emission, DetectError> {
     let RunningRule { rule, plan, state, .. } = running;
     let Some(key) = state.key_mut(tenant, bucket, text) else { return Ok(Emission::default()) };
-    key.emit(key_rules(rule, plan, tenant))
-        .map_err(|e| DetectError::Output { rule: rule.header.id.clone(), reason: format!("the key is not canonical: {e}") })
+    key.emit(key_rules(rule, plan, tenant)).map_err(|error| not_canonical(rule, &error))
+}
+
+fn not_canonical(rule: &Rule, error: &CanonError) -> DetectError {
+    DetectError::Output { rule: rule.header.id.clone(), reason: format!("the key is not canonical: {error}") }
 }
 
 fn update_of(episode: Episode, tenant: &TenantId, rule_id: &str, key: Map<String, Value>) -> EpisodeUpdate {

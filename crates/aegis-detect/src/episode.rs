@@ -79,6 +79,9 @@ pub(crate) struct KeyState {
     /// Matches that can still change, in their order.
     #[serde(skip)]
     matches: Vec<Seen>,
+    /// Up to where they stand because there were too many.
+    #[serde(skip)]
+    stands_to: Option<Order>,
     /// The last episode that can no longer change.
     settled: Option<Episode>,
     /// By first evidence.
@@ -123,6 +126,9 @@ impl KeyState {
             self.key.clone_from(&found.key);
         }
         let seen = Seen { order: order_of(&found), detail: Some(Box::new(found)) };
+        if self.stands_to.is_some_and(|to| seen.order <= to) {
+            return;
+        }
         match self.matches.binary_search_by(|m| m.order.cmp(&seen.order)) {
             Ok(at) => self.matches[at] = seen,
             Err(at) => self.matches.insert(at, seen),
@@ -195,18 +201,7 @@ impl KeyState {
 
     /// Time has passed `final_before`: what lies before it is settled. Answers the ids of alerts that are now retracted.
     pub(crate) fn settle(&mut self, rules: KeyRules<'_>, final_before: Timestamp) -> Result<Vec<String>, CanonError> {
-        let is_final = |m: &Seen| m.instant() < final_before;
-        if self.matches.first().is_some_and(is_final) {
-            let provisional = self.matches.split_off(self.matches.partition_point(is_final));
-            let settled: Vec<Episode> = self.episodes(rules)?.into_iter().map(|(episode, _)| episode).collect();
-            for episode in settled {
-                if let Some(emitted) = self.emitted.get_mut(&episode.first) {
-                    emitted.stands = true;
-                }
-                self.settled = Some(episode);
-            }
-            self.matches = provisional;
-        }
+        self.settle_matches(rules, self.matches.partition_point(|m| m.instant() < final_before))?;
         // Within this span a later match could still join the settled episode.
         let keeps = rules.suppress_micros.unwrap_or(rules.window_micros);
         if self.settled.as_ref().is_some_and(|e| e.start.plus_micros(keeps) < final_before) {
@@ -223,10 +218,43 @@ impl KeyState {
         Ok(retracted)
     }
 
+    /// The oldest `count` matches can no longer change.
+    fn settle_matches(&mut self, rules: KeyRules<'_>, count: usize) -> Result<(), CanonError> {
+        if count == 0 {
+            return Ok(());
+        }
+        let provisional = self.matches.split_off(count);
+        let settled: Vec<Episode> = self.episodes(rules)?.into_iter().map(|(episode, _)| episode).collect();
+        for episode in settled {
+            if let Some(emitted) = self.emitted.get_mut(&episode.first) {
+                emitted.stands = true;
+            }
+            self.settled = Some(episode);
+        }
+        self.matches = provisional;
+        Ok(())
+    }
+
+    /// Of more matches than `most`, all of which were told: the oldest stand as they are, half of `most` are left. Answers how many those are.
+    pub(crate) fn settle_surplus(&mut self, rules: KeyRules<'_>, most: usize) -> Result<usize, CanonError> {
+        if self.matches.len() <= most {
+            return Ok(0);
+        }
+        let surplus = self.matches.len() - most / 2;
+        self.stands_to = self.matches.get(surplus - 1).map(|last| last.order);
+        self.settle_matches(rules, surplus)?;
+        Ok(surplus)
+    }
+
+    /// What was told stands: some of the events that could say otherwise are not there any more.
+    pub(crate) fn stand(&mut self) {
+        self.emitted.values_mut().for_each(|emitted| emitted.stands = true);
+    }
+
     /// What was told stands, and the last of it is the episode that a next match joins: the events that could say otherwise are not all there
     /// any more.
     pub(crate) fn let_stand(&mut self) {
-        self.emitted.values_mut().for_each(|emitted| emitted.stands = true);
+        self.stand();
         let Some((first, last)) = self.emitted.iter().max_by_key(|(_, emitted)| emitted.start) else { return };
         if self.settled.as_ref().is_none_or(|settled| settled.start < last.start) {
             let (alert_id, start) = (last.alert_id.clone(), last.start);
@@ -244,7 +272,7 @@ impl KeyState {
 
     /// What a checkpoint has of it.
     pub(crate) fn told(&self) -> Self {
-        Self { key: self.key.clone(), matches: Vec::new(), settled: self.settled.clone(), emitted: self.emitted.clone() }
+        Self { key: self.key.clone(), matches: Vec::new(), stands_to: None, settled: self.settled.clone(), emitted: self.emitted.clone() }
     }
 
     /// True if nothing is remembered.
@@ -368,6 +396,26 @@ mod tests {
         assert!(!wanted.is_empty());
         bare.supply(&wanted, Vec::new());
         assert!(bare.emit(rules(&tenant, Some(600))).unwrap().fresh.iter().any(|(_, m)| m.instant == at(604)));
+    }
+
+    #[test]
+    fn of_too_many_matches_the_oldest_stand_and_none_is_counted_twice() {
+        let tenant = TenantId::new("t").unwrap();
+        let mut key = KeyState::default();
+        let mut alerts = 0;
+        for second in 1..=100 {
+            key.insert(found(second, second));
+            alerts += key.emit(rules(&tenant, Some(600))).unwrap().fresh.len();
+            key.settle_surplus(rules(&tenant, Some(600)), 10).unwrap();
+            assert!(key.match_count() <= 10);
+        }
+        // Found again, because a late event touched the window.
+        for second in 1..=100 {
+            key.insert(found(second, second));
+        }
+        let last = key.emit(rules(&tenant, Some(600))).unwrap();
+        assert_eq!((alerts, last.fresh.len()), (1, 0));
+        assert_eq!(last.episodes.iter().map(|e| e.count).collect::<Vec<_>>(), [100]);
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! One rule, one tick: keep what matters, run the plan over what was touched, and replace the matches of the touched instants.
 //! The match set is a function of the log: a match at instant t depends on the events of the window that ends at t, no other.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use aegis_model::{Clock, SecurityEvent, TenantId, Timestamp};
 
+use crate::episode::KeyState;
 use crate::error::DetectError;
 use crate::output::{Found, Reader, bucket_of_event};
 use crate::plan::RulePlan;
@@ -44,6 +45,10 @@ pub struct RuleStats {
     pub kept: u64,
     /// Why the rule no longer runs.
     pub quarantined: Option<String>,
+    /// Tenants for whose events it no longer runs, and why.
+    pub set_aside: BTreeMap<TenantId, String>,
+    /// Rows that were no match because their evidence is no event of the window.
+    pub unfounded: u64,
 }
 
 /// A rule with its plan and its state.
@@ -55,6 +60,8 @@ pub(crate) struct RunningRule {
     pub(crate) stats: RuleStats,
     /// Events that matter to the rule, and that it has not looked at yet.
     waiting: Vec<Arc<SecurityEvent>>,
+    /// Why tenants were set aside, since the engine asked last.
+    failures: Vec<DetectError>,
     /// It looks at them no earlier, by the clock: a rule that costs much runs less often, over more events at once.
     due: Timestamp,
 }
@@ -66,6 +73,14 @@ const LONGEST_REST: i64 = 2_000_000;
 const LONGEST_REST_CONTAINING: i64 = 250_000;
 /// Events that wait at most.
 const MOST_WAITING: usize = 50_000;
+
+/// About how many events one run of a query has.
+pub(crate) const ROWS_OF_A_RUN: usize = 65_536;
+/// Rows that the runs of one look at a stepped rule see at most, and those of one tenant: some seconds.
+const ROWS_OF_A_LOOK: usize = 3_000_000;
+pub(crate) const ROWS_OF_A_TENANT: usize = 1_000_000;
+/// Tenants that a rule is set aside for before it is set aside for all.
+const MOST_SET_ASIDE: usize = 16;
 
 /// What cannot wait.
 #[derive(Clone, Copy, Debug)]
@@ -88,7 +103,7 @@ impl RunningRule {
             ..RuleStats::default()
         };
         let (waiting, due) = (Vec::new(), Timestamp::from_micros(i64::MIN));
-        Self { rule, plan, state: RuleState::default(), stats, waiting, due }
+        Self { rule, plan, state: RuleState::default(), stats, waiting, failures: Vec::new(), due }
     }
 
     pub(crate) fn window_micros(&self) -> i64 {
@@ -97,7 +112,10 @@ impl RunningRule {
 
     /// Takes the new events of a tick that matter to the rule.
     pub(crate) fn wait(&mut self, batch: &Arc<EventBatch>) -> Result<(), DetectError> {
-        let relevant = self.plan.relevant(batch).map_err(|e| self.query_error(e))?;
+        let mut relevant = self.plan.relevant(batch).map_err(|e| self.query_error(e))?;
+        if !self.stats.set_aside.is_empty() {
+            relevant.retain(|event| !self.stats.set_aside.contains_key(&event.tenant_id));
+        }
         self.stats.relevant += relevant.len() as u64;
         self.waiting.extend(relevant);
         Ok(())
@@ -160,41 +178,67 @@ impl RunningRule {
             let Some(bucket) = bucket_of_event(event, &self.plan.buckets) else { continue };
             let kept = self.state.keep(event, &bucket, quotas);
             match kept {
-                Kept::Added => {}
-                Kept::AddedOverQuota => self.stats.given_up += 1,
+                Kept::Added | Kept::Known => {}
+                Kept::AddedOverQuota(count) => {
+                    self.stats.given_up += count as u64;
+                    self.stand(&event.tenant_id, &bucket);
+                }
+                Kept::GivenUp => {
+                    self.stats.given_up += 1;
+                    self.stand(&event.tenant_id, &bucket);
+                }
                 Kept::Refused => self.stats.refused += 1,
-                Kept::Known => {}
             }
-            if matches!(kept, Kept::Added | Kept::AddedOverQuota) {
+            if matches!(kept, Kept::Added | Kept::AddedOverQuota(_)) {
                 touched.add(&event.tenant_id, bucket, event.ts);
             }
         }
         touched
     }
 
+    /// What was told of a bucket stands: events are gone that it rests on.
+    fn stand(&mut self, tenant: &TenantId, bucket: &str) {
+        if let Some(bucket) = self.state.tenants.get_mut(tenant).and_then(|t| t.buckets.get_mut(bucket)) {
+            bucket.keys.values_mut().for_each(KeyState::stand);
+        }
+    }
+
     /// Each row stands alone: matches are only ever added.
     fn evaluate_stateless(&mut self, relevant: Vec<Arc<SecurityEvent>>, quotas: Quotas) -> Result<TouchedKeys, DetectError> {
-        let found = self.run(relevant, None)?;
+        let found = match self.run(relevant.clone(), None) {
+            Ok(found) => found,
+            Err(_) => {
+                let mut of_tenant: BTreeMap<TenantId, Vec<Arc<SecurityEvent>>> = BTreeMap::new();
+                relevant.into_iter().for_each(|event| of_tenant.entry(event.tenant_id.clone()).or_default().push(event));
+                let mut found = Vec::new();
+                for (tenant, events) in of_tenant {
+                    match self.run(events, None) {
+                        Ok(own) => found.extend(own),
+                        Err(error) => self.set_aside(&tenant, error)?,
+                    }
+                }
+                found
+            }
+        };
         Ok(self.insert(found, quotas))
     }
 
-    /// One run over the touched buckets of all tenants: from one window before the oldest new event to one window after the newest; or, of an
-    /// incremental query, from the oldest new event on.
+    /// Over the touched buckets of all tenants. Where that fails, over each tenant's: what one of them sends must not stop the rule for others.
     fn evaluate_sliding(&mut self, relevant: &[Arc<SecurityEvent>], quotas: Quotas) -> Result<TouchedKeys, DetectError> {
         let touched = self.keep(relevant, quotas);
-        if touched.is_empty() {
-            return Ok(TouchedKeys::new());
-        }
         let window = self.window_micros();
-        let mut found = if self.plan.pipeline.is_some() {
-            self.follow(touched.iter().map(|(tenant, bucket, oldest, _)| (tenant, bucket, oldest)))?
-        } else {
-            let mut slice = Vec::new();
-            for (tenant, bucket, oldest, newest) in touched.iter() {
-                let (from, to) = (oldest.plus_micros(-window), newest.plus_micros(window));
-                slice.extend_from_slice(self.state.events(tenant, bucket, from, to));
+        let mut found = match self.find(&touched) {
+            Ok(found) => found,
+            Err(_) => {
+                let mut found = Vec::new();
+                for (tenant, own) in touched.by_tenant() {
+                    match self.find(&own) {
+                        Ok(own) => found.extend(own),
+                        Err(error) => self.set_aside(&tenant, error)?,
+                    }
+                }
+                found
             }
-            self.run(slice, None)?
         };
         // Rows before the oldest new event had too short a slice to look back on, and have not changed.
         found.retain(|f| {
@@ -207,23 +251,101 @@ impl RunningRule {
         Ok(keys)
     }
 
-    /// One run for each tenant and instant that a new event can have changed.
+    /// The rows of a query in touched buckets: from one window before the oldest new event to one window after the newest; or, of an incremental
+    /// query, from the oldest new event on.
+    fn find(&mut self, touched: &Touched) -> Result<Vec<Found>, DetectError> {
+        if self.plan.pipeline.is_some() {
+            return self.follow(touched.iter().map(|(tenant, bucket, oldest, _)| (tenant, bucket, oldest)));
+        }
+        let window = self.window_micros();
+        let mut found = Vec::new();
+        let mut slice = Vec::new();
+        for (tenant, bucket, oldest, newest) in touched.iter() {
+            let (from, to) = (oldest.plus_micros(-window), newest.plus_micros(window));
+            slice.extend_from_slice(self.state.events(tenant, bucket, from, to));
+            if slice.len() >= ROWS_OF_A_RUN {
+                found.extend(self.run(std::mem::take(&mut slice), None)?);
+            }
+        }
+        if !slice.is_empty() {
+            found.extend(self.run(slice, None)?);
+        }
+        Ok(found)
+    }
+
+    /// One run for each tenant and instant that a new event can have changed, cheap buckets first. What would cost more than a look may is given up.
     fn evaluate_stepped(&mut self, relevant: &[Arc<SecurityEvent>], quotas: Quotas) -> Result<TouchedKeys, DetectError> {
         let touched = self.keep(relevant, quotas);
         let window = self.window_micros();
         let mut found = Vec::new();
-        for (tenant, bucket, oldest, newest) in touched.iter() {
-            let affected = self.state.events(tenant, bucket, oldest, newest.plus_micros(window));
-            let instants: BTreeSet<Timestamp> = affected.iter().map(|e| e.ts).collect();
-            for instant in instants {
-                let slice = self.state.events(tenant, bucket, instant.plus_micros(-window), instant).to_vec();
-                found.extend(run_plan(&self.plan, &self.rule, &mut self.stats.evals, slice, Some((tenant.clone(), instant)))?);
+        let mut left = ROWS_OF_A_LOOK;
+        for (tenant, own) in touched.by_tenant() {
+            let mut share = left.min(ROWS_OF_A_TENANT);
+            let mut buckets: Vec<(usize, &str, BTreeSet<Timestamp>)> = Vec::new();
+            for (_, bucket, oldest, newest) in own.iter() {
+                let affected = self.state.events(&tenant, bucket, oldest, newest.plus_micros(window));
+                let instants: BTreeSet<Timestamp> = affected.iter().map(|e| e.ts).collect();
+                let seen = self.state.events(&tenant, bucket, oldest.plus_micros(-window), newest.plus_micros(window)).len();
+                buckets.push((instants.len().saturating_mul(seen), bucket, instants));
             }
+            buckets.sort_unstable_by_key(|(cost, ..)| *cost);
+            for (_, bucket, instants) in buckets {
+                let mut given_up = 0;
+                for instant in instants.into_iter().rev() {
+                    let slice = self.state.events(&tenant, bucket, instant.plus_micros(-window), instant).to_vec();
+                    if slice.len() > share {
+                        given_up += 1;
+                        continue;
+                    }
+                    share -= slice.len();
+                    left -= slice.len();
+                    match run_plan(&self.plan, &self.rule, &mut self.stats, slice, Some((tenant.clone(), instant))) {
+                        Ok(own) => found.extend(own),
+                        Err(error) => {
+                            self.set_aside(&tenant, error)?;
+                            break;
+                        }
+                    }
+                }
+                if given_up > 0 {
+                    self.give_up_instants(&tenant, bucket, given_up);
+                }
+            }
+            // Each tenant's row patterns have the work of a look.
+            self.note_overruns();
         }
+        found.retain(|f: &Found| !self.stats.set_aside.contains_key(&f.tenant));
         self.stats.matches += found.len() as u64;
         let mut keys = self.clear(&touched, window);
         keys.extend(self.insert(found, quotas));
         Ok(keys)
+    }
+
+    /// Says that instants of a bucket were not looked at, and lets stand what was told.
+    pub(crate) fn give_up_instants(&mut self, tenant: &TenantId, bucket: &str, count: u64) {
+        self.stats.overruns += count;
+        let key = bucket.trim_end_matches('\0').replace('\0', ", ");
+        let said = format!("tenant {tenant}, key {key}: {count} instants are more than one look may cost");
+        tracing::warn!(rule = %self.rule.header.id, "{said}");
+        self.stats.overrun = Some(said);
+        self.stand(tenant, bucket);
+    }
+
+    /// The rule runs for a tenant's events no longer; for too many, it does not run at all.
+    fn set_aside(&mut self, tenant: &TenantId, error: DetectError) -> Result<(), DetectError> {
+        if self.stats.set_aside.len() >= MOST_SET_ASIDE {
+            return Err(error);
+        }
+        tracing::error!(rule = %self.rule.header.id, %tenant, %error, "rule set aside for a tenant");
+        self.stats.set_aside.insert(tenant.clone(), error.to_string());
+        self.state.tenants.remove(tenant);
+        self.failures.push(error);
+        Ok(())
+    }
+
+    /// Why tenants were set aside since the last time.
+    pub(crate) fn failures(&mut self) -> Vec<DetectError> {
+        std::mem::take(&mut self.failures)
     }
 
     pub(crate) fn run(
@@ -231,7 +353,7 @@ impl RunningRule {
         rows: Vec<Arc<SecurityEvent>>,
         fixed: Option<(TenantId, Timestamp)>,
     ) -> Result<Vec<Found>, DetectError> {
-        let found = run_plan(&self.plan, &self.rule, &mut self.stats.evals, rows, fixed)?;
+        let found = run_plan(&self.plan, &self.rule, &mut self.stats, rows, fixed)?;
         self.stats.matches += found.len() as u64;
         Ok(found)
     }
@@ -252,18 +374,20 @@ impl RunningRule {
             whose.push((tenant, bucket));
         }
         stats.evals += 1;
-        let ran = pipeline.run(&EventBatch::new(events), origins, &mut frames);
-        for ((tenant, bucket), known) in whose.iter().zip(frames) {
-            state.followed(tenant, bucket, known);
-        }
         let error = |source| DetectError::Query { rule: rule.header.id.clone(), source };
-        let (rows, origins) = ran.map_err(error)?;
+        let ran = pipeline.run(&EventBatch::new(events), origins, &mut frames).map_err(error);
+        for ((tenant, bucket), known) in whose.iter().zip(frames) {
+            // After a failure nobody knows how far it came: from the start, the next time.
+            state.followed(tenant, bucket, ran.is_ok().then_some(known));
+        }
+        let (rows, origins) = ran?;
         let mut found = Vec::new();
         if rows.num_rows() > 0 {
             let (always, never) = (Timestamp::from_micros(i64::MIN), Timestamp::from_micros(i64::MAX));
             let of: BTreeSet<usize> = origins.into_iter().collect();
             let evidence = of.into_iter().flat_map(|place| state.events(whose[place].0, whose[place].1, always, never));
-            Reader::new(&rule.header.key, &plan.output, &plan.buckets, evidence, None).read(&rows, &mut found).map_err(error)?;
+            let reader = Reader::new(&rule.header.key, &plan.output, &plan.buckets, evidence, None);
+            stats.unfounded += reader.read(&rows, &mut found).map_err(error)?;
         }
         stats.matches += found.len() as u64;
         Ok(found)
@@ -288,9 +412,9 @@ impl RunningRule {
     pub(crate) fn insert(&mut self, found: Vec<Found>, quotas: Quotas) -> TouchedKeys {
         let mut keys = TouchedKeys::new();
         for f in found {
-            match self.state.bucket_mut(&f.tenant, &f.bucket, quotas) {
-                Some(bucket) => {
-                    bucket.keys.entry(f.key_text.clone()).or_default().insert(f.found);
+            match self.state.key_or_new(&f.tenant, &f.bucket, &f.key_text, quotas) {
+                Some(key) => {
+                    key.insert(f.found);
                     keys.insert((f.tenant, f.bucket, f.key_text));
                 }
                 None => self.stats.refused += 1,
@@ -324,11 +448,11 @@ impl RunningRule {
 fn run_plan(
     plan: &RulePlan,
     rule: &Rule,
-    evals: &mut u64,
+    stats: &mut RuleStats,
     rows: Vec<Arc<SecurityEvent>>,
     fixed: Option<(TenantId, Timestamp)>,
 ) -> Result<Vec<Found>, DetectError> {
-    *evals += 1;
+    stats.evals += 1;
     let error = |source| DetectError::Query { rule: rule.header.id.clone(), source };
     let seen = Arc::new(EventBatch::new(rows));
     let batches = plan.run(Arc::clone(&seen)).map_err(error)?;
@@ -336,7 +460,7 @@ fn run_plan(
     if batches.iter().any(|b| b.num_rows() > 0) {
         let reader = Reader::new(&rule.header.key, &plan.output, &plan.buckets, seen.rows().iter(), fixed);
         for batch in &batches {
-            reader.read(batch, &mut found).map_err(error)?;
+            stats.unfounded += reader.read(batch, &mut found).map_err(error)?;
         }
     }
     Ok(found)

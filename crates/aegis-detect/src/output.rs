@@ -1,5 +1,5 @@
-//! From the rows of a query to matches: key, evidence, fields. A row whose key has a null is no match; evidence that is not
-//! among the rows the query saw is an error of the rule.
+//! From the rows of a query to matches: key, evidence, fields. A row whose key has a null is no match, nor is one
+//! whose evidence is not among the rows that the query saw: that is counted, and stops nothing, for what an event says must not stop a rule.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -55,6 +55,14 @@ pub(crate) struct Found {
     pub(crate) found: Match,
 }
 
+/// What a row of a rule's output is.
+enum Row {
+    Match(Box<Found>),
+    /// A key is null, or the row belongs to another instant.
+    NoMatch,
+    Unfounded,
+}
+
 /// The bucket of an event. None where a key column is null: such a row can never be a match, nor help one.
 pub(crate) fn bucket_of_event(event: &SecurityEvent, columns: &[BucketColumn]) -> Option<String> {
     let mut bucket = String::new();
@@ -87,29 +95,32 @@ impl<'a> Reader<'a> {
         Self { key_names, output, buckets, events, fixed }
     }
 
-    /// Appends the matches of a batch of rows.
-    pub(crate) fn read(&self, rows: &RecordBatch, out: &mut Vec<Found>) -> Result<()> {
+    /// Appends the matches of a batch of rows, and answers how many were none because their evidence is not there.
+    pub(crate) fn read(&self, rows: &RecordBatch, out: &mut Vec<Found>) -> Result<u64> {
+        let mut unfounded = 0;
         for row in 0..rows.num_rows() {
-            if let Some(found) = self.read_row(rows, row)? {
-                out.push(found);
+            match self.read_row(rows, row)? {
+                Row::Match(found) => out.push(*found),
+                Row::NoMatch => {}
+                Row::Unfounded => unfounded += 1,
             }
         }
-        Ok(())
+        Ok(unfounded)
     }
 
-    fn read_row(&self, rows: &RecordBatch, row: usize) -> Result<Option<Found>> {
+    fn read_row(&self, rows: &RecordBatch, row: usize) -> Result<Row> {
         let mut key = Map::new();
         for (name, column) in self.key_names.iter().zip(&self.output.key) {
             match json_value(rows.column(*column), row)? {
-                Value::Null => return Ok(None),
+                Value::Null => return Ok(Row::NoMatch),
                 value => key.insert(name.clone(), value),
             };
         }
         let (tenant, instant) = self.place(rows, row)?;
-        let evidence = self.evidence(rows, row, tenant)?;
+        let Some(evidence) = self.evidence(rows, row, tenant) else { return Ok(Row::Unfounded) };
         // The query saw rows of other instants too; a row belongs to the instant of its last evidence.
         if evidence.last().is_none_or(|e| e.ts != instant) {
-            return Ok(None);
+            return Ok(Row::NoMatch);
         }
         let mut fields = Map::new();
         for (column, name) in &self.output.fields {
@@ -126,7 +137,8 @@ impl<'a> Reader<'a> {
         }
         let tenant = TenantId::new(tenant).map_err(|e| DataFusionError::Internal(e.to_string()))?;
         let key_text = Value::Object(key.clone()).to_string();
-        Ok(Some(Found { tenant, bucket, key_text, found: Match { instant, key, evidence, fields } }))
+        let found = Match { instant, key, evidence, fields };
+        Ok(Row::Match(Box::new(Found { tenant, bucket, key_text, found })))
     }
 
     fn place<'b>(&'b self, rows: &'b RecordBatch, row: usize) -> Result<(&'b str, Timestamp)> {
@@ -144,7 +156,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn evidence(&self, rows: &RecordBatch, row: usize, tenant: &str) -> Result<Vec<Evidence>> {
+    /// The evidence of a row. None: it names none, or an event that the query did not see.
+    fn evidence(&self, rows: &RecordBatch, row: usize, tenant: &str) -> Option<Vec<Evidence>> {
         let mut found: Vec<&Arc<SecurityEvent>> = Vec::new();
         if let Some(column) = self.output.event_ids {
             let ids = list_at(rows.column(column), row);
@@ -158,7 +171,7 @@ impl<'a> Reader<'a> {
             found.push(self.event(tenant, text)?);
         }
         if found.is_empty() {
-            return Err(DataFusionError::Execution("a match has no evidence: its event ids are null or empty".into()));
+            return None;
         }
         found.sort_by(|a, b| a.order_key().cmp(&b.order_key()));
         found.dedup_by(|a, b| a.event_id == b.event_id);
@@ -168,14 +181,13 @@ impl<'a> Reader<'a> {
         }
         let evidence =
             |e: &&Arc<SecurityEvent>| Evidence { event_id: e.event_id, ts: e.ts, receipt_hash: e.receipt_hash.clone() };
-        Ok(found.iter().map(evidence).collect())
+        Some(found.iter().map(evidence).collect())
     }
 
-    fn event(&self, tenant: &str, text: &str) -> Result<&'a Arc<SecurityEvent>> {
+    fn event(&self, tenant: &str, text: &str) -> Option<&'a Arc<SecurityEvent>> {
         let id = uuid::Uuid::try_parse(text).ok();
         // The map's key borrows from the events, so look the tenant up by value.
-        let event = id.and_then(|id| self.events.get(&(tenant, id)).copied());
-        event.ok_or_else(|| DataFusionError::Execution(format!("`{text}` is evidence, but no event of the window has that id")))
+        id.and_then(|id| self.events.get(&(tenant, id)).copied())
     }
 }
 

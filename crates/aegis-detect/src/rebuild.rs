@@ -8,14 +8,11 @@ use aegis_model::{SecurityEvent, TenantId, Timestamp};
 
 use crate::episode::{Order, order_of};
 use crate::error::DetectError;
-use crate::evaluate::RunningRule;
+use crate::evaluate::{ROWS_OF_A_RUN, ROWS_OF_A_TENANT, RunningRule};
 use crate::output::{Found, Match};
 use crate::schema::EventBatch;
 use crate::shape::Shape;
 use crate::window::{Quotas, SavedKeys};
-
-/// About how many events one run of the query has.
-const ROWS_OF_A_RUN: usize = 8192;
 
 impl RunningRule {
     /// Keeps events without looking for matches: what a rule knows that was changed since.
@@ -78,10 +75,22 @@ impl RunningRule {
                     .map(|e| e.ts)
                     .filter(|ts| open(&tenant, *ts))
                     .collect();
-                for instant in instants {
+                let (mut left, mut given_up) = (ROWS_OF_A_TENANT, 0);
+                for instant in instants.into_iter().rev() {
+                    let from = instant.plus_micros(-self.window_micros());
+                    match left.checked_sub(self.state.events(&tenant, &bucket, from, instant).len()) {
+                        Some(rest) => left = rest,
+                        None => {
+                            given_up += 1;
+                            continue;
+                        }
+                    }
                     found.extend(self.find_at(&tenant, &bucket, instant)?);
                     // Each has the work of a tick.
                     self.note_overruns();
+                }
+                if given_up > 0 {
+                    self.give_up_instants(&tenant, &bucket, given_up);
                 }
                 continue;
             }

@@ -18,11 +18,23 @@ pub struct Quotas {
     pub keys_per_tenant: usize,
     /// Events kept of one key: a key beyond it loses its own oldest events.
     pub events_per_key: usize,
+    /// Bytes of text in the events of one key, and of a tenant's; beyond them it is as with the events.
+    pub bytes_per_key: usize,
+    pub bytes_per_tenant: usize,
+    /// Matches kept of one key that a late event could still change; of more, the oldest stand as they are.
+    pub matches_per_key: usize,
 }
 
 impl Default for Quotas {
     fn default() -> Self {
-        Self { events_per_tenant: 200_000, keys_per_tenant: 50_000, events_per_key: 20_000 }
+        Self {
+            events_per_tenant: 200_000,
+            keys_per_tenant: 50_000,
+            events_per_key: 20_000,
+            bytes_per_key: 32 << 20,
+            bytes_per_tenant: 512 << 20,
+            matches_per_key: 2_000,
+        }
     }
 }
 
@@ -36,6 +48,29 @@ pub(crate) struct RuleState {
 pub(crate) struct TenantState {
     pub(crate) buckets: HashMap<String, Bucket>,
     events: usize,
+    bytes: usize,
+    /// In all buckets.
+    keys: usize,
+}
+
+/// What an event's texts take.
+fn bytes_of(event: &SecurityEvent) -> usize {
+    let texts = [
+        &event.agent_id,
+        &event.token_id,
+        &event.user_id,
+        &event.run_id,
+        &event.trace_id,
+        &event.environment,
+        &event.tool,
+        &event.action,
+        &event.resource,
+        &event.target,
+        &event.reason,
+        &event.approver,
+        &event.attributes,
+    ];
+    texts.into_iter().flatten().map(String::len).sum::<usize>() + event.matched_policies.iter().map(String::len).sum::<usize>()
 }
 
 #[derive(Debug, Default)]
@@ -43,6 +78,8 @@ pub(crate) struct Bucket {
     /// In event order, each once; those before `given_up` are only still there because moving the others costs.
     events: Vec<Arc<SecurityEvent>>,
     given_up: usize,
+    /// What the texts of its events take.
+    bytes: usize,
     following: Following,
     /// By the text of the key.
     pub(crate) keys: BTreeMap<String, KeyState>,
@@ -63,13 +100,30 @@ impl Bucket {
         &self.events[self.given_up..]
     }
 
-    /// Forgets its oldest events; the others are moved once for many of them.
-    fn give_up(&mut self, count: usize) {
+    /// Forgets its oldest events; the others are moved once for many of them. Answers what their texts took.
+    fn give_up(&mut self, count: usize) -> usize {
+        let bytes = self.events[self.given_up..][..count].iter().map(|event| bytes_of(event)).sum();
+        self.bytes -= bytes;
         self.given_up += count;
         if self.given_up * 2 > self.events.len() {
             self.events.drain(..self.given_up);
             self.given_up = 0;
         }
+        bytes
+    }
+
+    /// How many of its oldest events a quota takes.
+    fn surplus(&self, quotas: Quotas) -> usize {
+        let mut surplus = self.events().len().saturating_sub(quotas.events_per_key);
+        let mut bytes = self.bytes;
+        for (place, event) in self.events().iter().enumerate() {
+            if bytes <= quotas.bytes_per_key {
+                break;
+            }
+            bytes -= bytes_of(event);
+            surplus = surplus.max(place + 1);
+        }
+        surplus
     }
 }
 
@@ -79,8 +133,10 @@ pub(crate) enum Kept {
     Added,
     /// It was there: a redelivery changes nothing.
     Known,
-    /// Added, and the oldest event of the same key was given up.
-    AddedOverQuota,
+    /// Added, and as many of the oldest events of the same key were given up.
+    AddedOverQuota(usize),
+    /// It is the oldest of a key that has as many as it may have.
+    GivenUp,
     /// A quota is full and the key is new.
     Refused,
 }
@@ -95,8 +151,13 @@ impl Touched {
         *span = (span.0.min(ts), span.1.max(ts));
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// Those of each tenant.
+    pub(crate) fn by_tenant(&self) -> BTreeMap<TenantId, Self> {
+        let mut all: BTreeMap<TenantId, Self> = BTreeMap::new();
+        for (key, span) in &self.0 {
+            all.entry(key.0.clone()).or_default().0.insert(key.clone(), *span);
+        }
+        all
     }
 
     /// Tenant, bucket, oldest and newest new event.
@@ -114,7 +175,9 @@ impl RuleState {
     pub(crate) fn keep(&mut self, event: &Arc<SecurityEvent>, bucket: &str, quotas: Quotas) -> Kept {
         let tenant = self.tenants.entry(event.tenant_id.clone()).or_default();
         if !tenant.buckets.contains_key(bucket)
-            && (tenant.events >= quotas.events_per_tenant || tenant.buckets.len() >= quotas.keys_per_tenant)
+            && (tenant.events >= quotas.events_per_tenant
+                || tenant.bytes >= quotas.bytes_per_tenant
+                || tenant.buckets.len() >= quotas.keys_per_tenant)
         {
             return Kept::Refused;
         }
@@ -129,23 +192,36 @@ impl RuleState {
             }
             _ => entry.events.len(),
         };
-        entry.events.insert(at, Arc::clone(event));
-        if entry.events().len() > quotas.events_per_key {
-            entry.following.taken = entry.following.taken.max(entry.events().first().map(|oldest| oldest.ts));
-            entry.give_up(1);
-            return Kept::AddedOverQuota;
+        if at == entry.given_up && entry.events().len() >= quotas.events_per_key.max(1) {
+            return Kept::GivenUp;
         }
+        entry.events.insert(at, Arc::clone(event));
+        let bytes = bytes_of(event);
+        entry.bytes += bytes;
         tenant.events += 1;
-        Kept::Added
+        tenant.bytes += bytes;
+        let surplus = entry.surplus(quotas);
+        if surplus == 0 {
+            return Kept::Added;
+        }
+        entry.following.taken = entry.following.taken.max(Some(entry.events()[surplus - 1].ts));
+        tenant.bytes -= entry.give_up(surplus);
+        tenant.events -= surplus;
+        Kept::AddedOverQuota(surplus)
     }
 
-    /// The key states of a bucket, made if there are none. None: the quota of keys is full.
-    pub(crate) fn bucket_mut(&mut self, tenant: &TenantId, bucket: &str, quotas: Quotas) -> Option<&mut Bucket> {
+    /// The state of a key, made if there is none. None: a quota of keys is full.
+    pub(crate) fn key_or_new(&mut self, tenant: &TenantId, bucket: &str, text: &str, quotas: Quotas) -> Option<&mut KeyState> {
         let state = self.tenants.entry(tenant.clone()).or_default();
-        if !state.buckets.contains_key(bucket) && state.buckets.len() >= quotas.keys_per_tenant {
-            return None;
+        let known = state.buckets.get(bucket);
+        let has_room = state.keys < quotas.keys_per_tenant && (known.is_some() || state.buckets.len() < quotas.keys_per_tenant);
+        if !known.is_some_and(|bucket| bucket.keys.contains_key(text)) {
+            if !has_room {
+                return None;
+            }
+            state.keys += 1;
         }
-        Some(state.buckets.entry(bucket.to_owned()).or_default())
+        Some(state.buckets.entry(bucket.to_owned()).or_default().keys.entry(text.to_owned()).or_default())
     }
 
     /// The kept events of a bucket with `from <= ts <= to`, in event order.
@@ -189,28 +265,34 @@ impl RuleState {
         Some((known, &events[from..]))
     }
 
-    /// Puts back what an incremental query knows now.
-    pub(crate) fn followed(&mut self, tenant: &TenantId, bucket: &str, frames: Frames) {
+    /// Puts back what an incremental query knows now; without it, it is shown everything again.
+    pub(crate) fn followed(&mut self, tenant: &TenantId, bucket: &str, frames: Option<Frames>) {
         if let Some(bucket) = self.tenants.get_mut(tenant).and_then(|t| t.buckets.get_mut(bucket)) {
-            bucket.following.frames = frames;
+            match frames {
+                Some(frames) => bucket.following.frames = frames,
+                None => bucket.following = Following::default(),
+            }
         }
     }
 
     /// Forgets a tenant's events before `before`, and buckets that hold nothing any more.
     pub(crate) fn expire(&mut self, tenant: &TenantId, before: Timestamp) {
         let Some(state) = self.tenants.get_mut(tenant) else { return };
-        let mut dropped = 0;
+        let (mut dropped, mut bytes, mut keys) = (0, 0, 0);
         state.buckets.retain(|_, bucket| {
             let expired = bucket.events().partition_point(|e| e.ts < before);
-            bucket.give_up(expired);
+            bytes += bucket.give_up(expired);
             if expired > 0 {
                 bucket.following.frames.iter_mut().for_each(|state| state.drop_before(before.as_micros()));
             }
             dropped += expired;
             bucket.keys.retain(|_, key| !key.is_empty());
+            keys += bucket.keys.len();
             !bucket.events().is_empty() || !bucket.keys.is_empty()
         });
-        state.events = state.events.saturating_sub(dropped);
+        state.events -= dropped;
+        state.bytes -= bytes;
+        state.keys = keys;
         if state.buckets.is_empty() {
             self.tenants.remove(tenant);
         }
@@ -251,6 +333,7 @@ impl RuleState {
         for (tenant, buckets) in saved {
             let state = self.tenants.entry(tenant).or_default();
             for (name, keys) in buckets {
+                state.keys += keys.len();
                 state.buckets.entry(name).or_default().keys = keys;
             }
         }
@@ -279,14 +362,15 @@ mod tests {
 
     #[test]
     fn a_full_quota_refuses_new_keys_and_leaves_other_tenants_alone() {
-        let quotas = Quotas { events_per_tenant: 3, keys_per_tenant: 2, events_per_key: 2 };
+        let quotas = Quotas { events_per_tenant: 3, keys_per_tenant: 2, events_per_key: 2, ..Quotas::default() };
         let mut state = RuleState::default();
         assert_eq!(state.keep(&event("a", 1), "k1", quotas), Kept::Added);
         assert_eq!(state.keep(&event("a", 2), "k2", quotas), Kept::Added);
         assert_eq!(state.keep(&event("a", 3), "k3", quotas), Kept::Refused);
         assert_eq!(state.keep(&event("b", 3), "k3", quotas), Kept::Added);
         assert_eq!(state.keep(&event("a", 3), "k1", quotas), Kept::Added, "a known key goes on");
-        assert_eq!(state.keep(&event("a", 4), "k1", quotas), Kept::AddedOverQuota);
+        assert_eq!(state.keep(&event("a", 4), "k1", quotas), Kept::AddedOverQuota(1));
+        assert_eq!(state.keep(&event("a", 2), "k1", quotas), Kept::GivenUp, "it would be the oldest");
         assert_eq!(state.event_count(), 4);
         state.expire(&TenantId::new("a").unwrap(), Timestamp::from_micros(10_000_000));
         assert_eq!(state.event_count(), 1, "only the other tenant's event is left");
@@ -312,6 +396,23 @@ mod tests {
         }
         state.expire(&tenant, Timestamp::from_micros(98_000_000));
         assert!(kept(&state).iter().all(|second| *second >= 98));
+    }
+
+    #[test]
+    fn long_texts_are_bounded_as_many_events_are() {
+        let quotas = Quotas { bytes_per_key: 3_500, bytes_per_tenant: 6_000, ..Quotas::default() };
+        let mut state = RuleState::default();
+        let long = |second: i64| {
+            let mut event = (*event("a", second)).clone();
+            event.resource = Some("x".repeat(1_000));
+            Arc::new(event)
+        };
+        let kept: Vec<Kept> = (1..=5).map(|second| state.keep(&long(second), "k1", quotas)).collect();
+        assert_eq!(kept, [Kept::Added, Kept::Added, Kept::Added, Kept::AddedOverQuota(1), Kept::AddedOverQuota(1)]);
+        assert_eq!((1..=3).map(|second| state.keep(&long(second), "k2", quotas)).collect::<Vec<_>>(), [Kept::Added; 3]);
+        assert_eq!(state.keep(&long(9), "k3", quotas), Kept::Refused, "the tenant has as much as it may have");
+        state.expire(&TenantId::new("a").unwrap(), Timestamp::from_micros(100_000_000));
+        assert_eq!(state.keep(&long(9), "k3", quotas), Kept::Added, "what is gone takes nothing");
     }
 
     #[test]
