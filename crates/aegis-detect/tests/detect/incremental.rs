@@ -159,7 +159,7 @@ fn what_cannot_be_followed_is_run_over_its_window() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
     fn l_incremental_a_query_that_is_followed_finds_what_the_plain_plan_finds(
@@ -167,10 +167,10 @@ proptest! {
         size in 1..20usize,
     ) {
         let log = log_of(&steps);
-        let plain = run(&log, log.len(), false);
-        prop_assert_eq!(&run(&log, size, true), &plain);
-        prop_assert_eq!(&run(&log, 1, true), &plain);
-        prop_assert_eq!(&run(&log, log.len(), true), &plain);
+        // What an alert says is what was known when it was raised, which depends on how the log is cut.
+        for size in [1, size, log.len()] {
+            prop_assert_eq!(run(&log, size, true), run(&log, size, false), "{} at a time", size);
+        }
     }
 }
 
