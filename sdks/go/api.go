@@ -20,6 +20,10 @@ func (c *Client) Authorize(ctx context.Context, action ToolCall, options Authori
 	for name, value := range options.Fields {
 		body[name] = value
 	}
+	if body["request_id"] == "" {
+		// An empty one names no call.
+		delete(body, "request_id")
+	}
 	body["tool_call"] = action.asJSON()
 	asked := request[Decision]{retry: retryUnchanged, read: readDecision}
 	if options.RequestID != "" {

@@ -332,6 +332,20 @@ func TestAnAuthorizeCallIsRepeatedWordForWordAndOnlySoOften(t *testing.T) {
 	equal(t, len(edge.seen()), 3)
 }
 
+func TestAnEmptyRequestIDIsNeverSent(t *testing.T) {
+	edge := newFakeEdge(t)
+	client := clientTo(t, edge.URL)
+	for _, options := range []aegisagent.AuthorizeOptions{{}, {Fields: aegisagent.JSON{"request_id": ""}}, {RequestID: "one"}} {
+		_, err := client.Authorize(context.Background(), aegisagent.ToolCall{Tool: "t", Action: "a"}, options)
+		must(t, err)
+	}
+	sent := edge.sent("authorize")
+	equal(t, len(sent), 3)
+	for n, wanted := range []any{nil, nil, "one"} {
+		equal(t, sent[n]["request_id"], wanted)
+	}
+}
+
 func TestARetryAfterBeyondTheDeadlineEndsTheCall(t *testing.T) {
 	proof.Of(t, "retries")
 	edge := newFakeEdge(t)

@@ -6,6 +6,9 @@ import threading
 from story import Story, action_hash
 from waiting import unique, wait_until
 
+# Bytes of a frozen action's JSON form: a message of a MiB, less room for headers.
+LARGEST_FROZEN = (1 << 20) - (16 << 10)
+
 
 class Approvals(Story):
     def setUp(self):
@@ -152,6 +155,16 @@ class Approvals(Story):
         self.assertEqual(len(ids), 1)
         wait_until("the approval", lambda: self.tenant.list("/v1/approvals"))
         self.assertEqual(len(self.tenant.list("/v1/approvals")), 1)
+
+    def test_an_action_too_large_to_reach_anybody_is_denied_and_one_that_just_fits_is_shown(self):
+        refund = lambda size: {"tool": "crm", "action": "refund", "parameters": {"amount": 5, "note": "x" * size}}
+        approval = self.ask(**refund(LARGEST_FROZEN - 4096))
+        self.decide(approval).expect(200)
+        self.consume(approval).expect(200)
+        denied = self.agent.authorize(**refund(LARGEST_FROZEN))
+        self.assert_decided(denied, "deny", reason="approval_too_large")
+        self.assertIsNone(denied["approval"])
+        self.assertEqual(self.tenant.get(f"/v1/receipts/{denied['decision_id']}").expect(200)["decision"], "deny")
 
     def test_approvals_and_what_came_of_them_survive_a_restart(self):
         pending, approved, consumed = self.ask(), self.ask(), self.ask()

@@ -67,7 +67,7 @@ class Authorize(Refused):
                 if path == "user.id":
                     body["user"] = {"id": wrong}
                 self.assert_refused(self.agent.send(body), 400, None, f"{path} = {wrong[:5]!r}")
-        for path in ("tool_call.tool", "tool_call.action"):
+        for path in ("request_id", "tool_call.tool", "tool_call.action"):
             self.assert_refused(self.agent.send(set_at(self.agent.request(), path, "")), 400, None, f"{path} empty")
 
     def test_a_time_that_is_none_is_refused(self):

@@ -192,6 +192,17 @@ class Edges(Nats):
         self.assertEqual(edge.get(f"/v1/approvals/{approval}", self.agent.token).code, "control_unreachable")
         self.assertEqual(self.decide(edge)["decision"], "allow")
 
+    def test_an_approval_as_large_as_a_message_may_be_reaches_control_and_a_larger_one_is_not_promised(self):
+        edge, most = self.edges[0], (1 << 20) - (16 << 10)
+        refund = lambda size: self.decide(edge, action="refund", parameters={"amount": 5, "note": "x" * size})
+        held = refund(most - 2048)
+        self.assertEqual(held["decision"], "require_approval", held)
+        approval = held["approval"]["approval_id"]
+        shown = wait_until("control has it", lambda: (reply := edge.get(f"/v1/approvals/{approval}", self.agent.token)).status == 200 and reply)
+        self.assertEqual(shown.json["action_hash"], held["action_hash"])
+        denied = refund(most)
+        self.assertEqual((denied["decision"], denied["reason"], denied["approval"]), ("deny", "approval_too_large", None))
+
     def test_an_edge_answers_while_everything_behind_it_is_gone_and_ships_it_later(self):
         edge = self.edges[0]
         hashes = []

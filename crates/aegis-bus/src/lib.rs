@@ -26,6 +26,10 @@ pub use jetstream::{EdgeBus, JetStreamBus, JetStreamOptions, Login, definitions,
 /// Largest payload of a message or value, in bytes: JetStream's default `max_payload`.
 pub const MAX_PAYLOAD: usize = 1024 * 1024;
 
+/// Largest frozen action as it travels, in bytes. A server counts a message's headers towards `MAX_PAYLOAD`, so some room is left for them.
+/// Control would never see a larger one: an edge denies what would need its approval.
+pub const MAX_FROZEN_ACTION: usize = MAX_PAYLOAD - 16 * 1024;
+
 /// Longest message id, in bytes.
 pub const MAX_MSG_ID: usize = 256;
 

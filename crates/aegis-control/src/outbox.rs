@@ -142,8 +142,12 @@ impl Control {
     async fn settle_row(&self, row: &OutboxRow) -> Result<bool, Problem> {
         // Asked after the look at `in_flight`: a row whose request ended in between is found sealed here.
         let sealed = self.ledger.contains(&row.tenant_id, row.event_id).await.map_err(Problem::internal)?;
-        if !sealed && !self.seal_leftover(row).await {
-            return Ok(false);
+        if !sealed {
+            if !self.seal_leftover(row).await {
+                return Ok(false);
+            }
+            // Whoever made the change may have had no answer from the store, and told no edge of it.
+            self.feed.mark_behind();
         }
         self.store.delete_outbox(row.event_id).await?;
         Ok(true)

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::Edge;
 use crate::call::{Call, nonce_hash, request_key};
 use crate::error::Refusal;
-use crate::evidence::freeze;
+use crate::evidence::{Frozen, freeze};
 use crate::replay::Seen;
 use crate::trust::EffectiveTrust;
 use crate::view::{CallFacts, MCP_PREFIX, unclassified_action};
@@ -82,13 +82,23 @@ impl Edge {
             Some(code) => Judgement::deny(code),
             None => self.judge(claims, &call, &facts, &trust, &profile, &settings, now),
         };
-        if !call.request.dry_run
-            && let Some(key) = request_key(claims, &call)
-        {
-            let strictest = self.replay.tighten_answer(&key, judgement.decision, now);
+        let key = request_key(claims, &call).filter(|_| !call.request.dry_run);
+        if let Some(key) = &key {
+            let strictest = self.replay.tighten_answer(key, judgement.decision, now);
             judgement.tighten(strictest, "an earlier answer to this request_id was stricter");
         }
-        let response = self.conclude(claims, &mut call, &trust, &profile, &settings, facts.bundle.digest(), judgement, now).await;
+        let policy_digest = facts.bundle.digest();
+        let mut frozen = None;
+        if judgement.decision == Decision::RequireApproval {
+            frozen = freeze(claims, &call, &trust, &profile, &settings, policy_digest, &judgement, now);
+            if frozen.is_none() {
+                judgement.tighten(Decision::Deny, "approval_too_large");
+                if let Some(key) = &key {
+                    self.replay.tighten_answer(key, Decision::Deny, now);
+                }
+            }
+        }
+        let response = self.conclude(claims, &mut call, &trust, &profile, policy_digest, judgement, frozen, now).await;
         self.metrics.count_decision(response.decision);
         if response.decision == Decision::Deny && trust.effective >= SourceTrust::UntrustedExternal {
             self.metrics.provenance_denials.inc();
@@ -221,9 +231,9 @@ impl Edge {
         call: &mut Call,
         trust: &EffectiveTrust,
         profile: &Profile<'_>,
-        settings: &TenantSettings,
         policy_digest: &str,
         mut judgement: Judgement,
+        frozen: Option<Frozen>,
         now: Timestamp,
     ) -> AuthorizeResponse {
         let tenant = &claims.tenant_id;
@@ -233,8 +243,6 @@ impl Edge {
             && self.runs.label(tenant, &trust.run, now).is_none_or(|label| label < trust.effective);
         let run_label =
             if dry_run { trust.effective } else { self.runs.tighten(tenant, &trust.run, trust.effective, trust.run_idle_s, now) };
-        let frozen = (judgement.decision == Decision::RequireApproval)
-            .then(|| freeze(claims, call, trust, profile, settings, policy_digest, &judgement, now));
         let mut receipt = ReceiptView {
             receipt_id: call.event_id,
             receipt_hash: None,
@@ -248,7 +256,7 @@ impl Edge {
                 && profile.risk == RiskLevel::Low
                 && profile.data_access != DataAccess::Sensitive
                 && !call.request.context.contains_sensitive_data;
-            let draft = self.decision_draft(claims, call, trust, profile, policy_digest, &judgement, frozen.clone(), now);
+            let draft = self.decision_draft(claims, call, trust, profile, policy_digest, &judgement, frozen.as_ref(), now);
             if harmless_read {
                 // Answered at once; the ledger counts what it cannot keep and seals a gap for it.
                 let _not_awaited = self.ledger.try_submit(draft, Durability::BestEffort);
@@ -265,13 +273,14 @@ impl Edge {
                 }
             }
         }
-        let approval = frozen.filter(|_| judgement.decision == Decision::RequireApproval).map(|frozen| ApprovalRef {
-            approval_id: frozen.approval_id,
-            status: ApprovalStatus::Pending,
-            approver_group: frozen.approver_group,
-            expires_at: frozen.expires_at,
-            action_hash: frozen.action_hash,
-        });
+        let approval =
+            frozen.filter(|_| judgement.decision == Decision::RequireApproval).map(|Frozen { action, .. }| ApprovalRef {
+                approval_id: action.approval_id,
+                status: ApprovalStatus::Pending,
+                approver_group: action.approver_group,
+                expires_at: action.expires_at,
+                action_hash: action.action_hash,
+            });
         AuthorizeResponse {
             decision_id: call.event_id,
             decision: judgement.decision,

@@ -1,5 +1,6 @@
 //! What a call leaves behind: the event and receipt of its decision, the report of an attempt, and the action frozen for an approval.
 
+use aegis_bus::MAX_FROZEN_ACTION;
 use aegis_keys::AgentClaims;
 use aegis_ledger::{Draft, Durability};
 use aegis_model::{
@@ -16,6 +17,13 @@ use crate::trust::EffectiveTrust;
 /// Longest `target` kept in an event, characters.
 const MAX_TARGET: usize = 512;
 
+/// An action frozen for an approval, and the digest by which its receipt vouches for it.
+#[derive(Debug)]
+pub(crate) struct Frozen {
+    pub(crate) action: FrozenAction,
+    digest: String,
+}
+
 impl Edge {
     #[allow(clippy::too_many_arguments)]
     pub(crate) fn decision_draft(
@@ -26,7 +34,7 @@ impl Edge {
         profile: &Profile<'_>,
         policy_digest: &str,
         judgement: &Judgement,
-        frozen: Option<FrozenAction>,
+        frozen: Option<&Frozen>,
         now: Timestamp,
     ) -> Draft {
         let mut event = self.event_of(call.event_id, claims, call, trust, EventKind::AuthorizeDecision, now);
@@ -40,11 +48,11 @@ impl Edge {
         event.risk_score = Some(profile.risk.display_score());
         event.matched_policies.clone_from(&judgement.matched_policies);
         event.policy_digest = Some(policy_digest.to_owned());
-        event.approval_id = frozen.as_ref().map(|f| f.approval_id.clone());
+        event.approval_id = frozen.map(|f| f.action.approval_id.clone());
         let mut draft = Draft::new(event, Phase::Decision);
         draft.input = Some(call.input.clone());
-        draft.detail = detail(call, frozen.as_ref());
-        draft.frozen = frozen;
+        draft.detail = detail(call, frozen);
+        draft.frozen = frozen.map(|f| f.action.clone());
         draft
     }
 
@@ -96,14 +104,14 @@ impl Edge {
 }
 
 /// What a decision's receipt says beside the event's columns.
-fn detail(call: &Call, frozen: Option<&FrozenAction>) -> Option<Value> {
+fn detail(call: &Call, frozen: Option<&Frozen>) -> Option<Value> {
     let mut detail = serde_json::Map::new();
     if let Some(hash) = &call.content_hash {
         detail.insert("request_hash".to_owned(), json!(hash));
         detail.insert("request_id".to_owned(), json!(call.request.request_id));
     }
-    if let Some(digest) = frozen.and_then(|frozen| frozen.digest().ok()) {
-        detail.insert("frozen_digest".to_owned(), json!(digest));
+    if let Some(frozen) = frozen {
+        detail.insert("frozen_digest".to_owned(), json!(frozen.digest));
     }
     (!detail.is_empty()).then_some(Value::Object(detail))
 }
@@ -113,6 +121,8 @@ fn target_of(action: Option<&ActionRecord>, parameters: &Value) -> Option<String
     Some(target.chars().take(MAX_TARGET).collect())
 }
 
+/// None where it would never reach control, as it travels or in the canonical form of its digest. Either may be the longer: JSON text has
+/// `1000000000000000.0` for `1e15`, the canonical form `100000000000000000000` for `1e20`.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn freeze(
     claims: &AgentClaims,
@@ -123,10 +133,10 @@ pub(crate) fn freeze(
     policy_digest: &str,
     judgement: &Judgement,
     now: Timestamp,
-) -> FrozenAction {
+) -> Option<Frozen> {
     let mut tool_call = call.request.tool_call.clone();
     tool_call.parameters = call.parameters.as_object().cloned().unwrap_or_default();
-    FrozenAction {
+    let action = FrozenAction {
         approval_id: approval_id(claims, call),
         tenant_id: claims.tenant_id.clone(),
         event_id: call.event_id,
@@ -150,7 +160,10 @@ pub(crate) fn freeze(
         requested_at: now,
         expires_at: now.plus_seconds(settings.approval_ttl_s),
         callback_url: call.request.callback.as_ref().map(|c| c.url.clone()),
-    }
+    };
+    let fits = serde_json::to_vec(&action).is_ok_and(|json| json.len() <= MAX_FROZEN_ACTION);
+    let digest = action.digest().ok().filter(|_| fits)?;
+    Some(Frozen { action, digest })
 }
 
 /// Derived, so that a retry on any edge meets the one approval.

@@ -132,6 +132,9 @@ pub(crate) fn check_lengths(request: &AuthorizeRequest) -> Result<(), Refusal> {
     if call.tool.is_empty() || call.action.is_empty() {
         return Err(Refusal::Malformed("`tool_call.tool` and `tool_call.action` must not be empty".to_owned()));
     }
+    if request.request_id.as_deref() == Some("") {
+        return Err(Refusal::Malformed("`request_id` must not be empty; leave it out for a call without one".to_owned()));
+    }
     Ok(())
 }
 

@@ -3,7 +3,6 @@
 
 use aegis_model::{ApprovalStatus, FrozenAction, TenantId, Timestamp, ToolCall};
 use sqlx::any::AnyRow;
-use sqlx::{Any, Transaction};
 
 use crate::error::on_insert;
 use crate::tenants::{MAX_NAME, check_len};
@@ -74,7 +73,7 @@ pub enum ConsumeResult {
     NotFound,
 }
 
-pub(crate) type Tx = Transaction<'static, Any>;
+pub(crate) type Tx = crate::pool::Transaction;
 
 /// The status at `now`: time alone turns an undecided or unconsumed approval into an expired one.
 pub(crate) fn status_at(stored: ApprovalStatus, expires_at: Timestamp, now: Timestamp) -> ApprovalStatus {

@@ -3,7 +3,6 @@
 
 use aegis_model::{ContainmentKind, ContainmentState, Hold, TargetType, TenantId, Timestamp};
 use sqlx::any::AnyRow;
-use sqlx::{Any, Transaction};
 
 use crate::error::on_insert;
 use crate::tenants::{MAX_NAME, check_len};
@@ -58,7 +57,7 @@ struct Target<'a> {
     id: &'a str,
 }
 
-type Tx = Transaction<'static, Any>;
+type Tx = crate::pool::Transaction;
 
 impl Target<'_> {
     async fn read(self, tx: &mut Tx) -> Result<Option<ContainmentState>, StoreError> {

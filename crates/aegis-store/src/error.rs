@@ -51,6 +51,9 @@ pub enum StoreError {
     /// The system's random source failed.
     #[error("the system gives no random bytes: {0}")]
     Random(String),
+    /// A server that says nothing any more.
+    #[error("store: {0}; what was asked of the database may have been done")]
+    NoAnswer(String),
     /// Anything else the database said: busy, full, read-only, gone.
     #[error("store: {0}")]
     Database(#[source] sqlx::Error),
@@ -60,7 +63,7 @@ impl StoreError {
     /// True when the same call may succeed later without anybody changing its arguments: busy, disk full, connection lost.
     #[must_use]
     pub const fn is_transient(&self) -> bool {
-        matches!(self, Self::Database(_) | Self::Random(_))
+        matches!(self, Self::Database(_) | Self::NoAnswer(_) | Self::Random(_))
     }
 }
 
@@ -84,7 +87,10 @@ impl From<sqlx::Error> for StoreError {
         {
             return Self::Invalid { what: "a value", why: "is none that the database can keep" };
         }
-        Self::Database(error)
+        match error {
+            sqlx::Error::Io(inner) if inner.kind() == std::io::ErrorKind::TimedOut => Self::NoAnswer(inner.to_string()),
+            error => Self::Database(error),
+        }
     }
 }
 

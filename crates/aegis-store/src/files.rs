@@ -11,6 +11,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
 use sqlx::{AnyPool, AssertSqlSafe, ConnectOptions, Connection};
 
 use crate::error::sqlite_code;
+use crate::pool::Pool;
 use crate::{Connections, Dialect, StoreError, schema};
 
 /// How long a statement waits for another process (the command line, say) that holds the write lock.
@@ -46,7 +47,13 @@ pub(crate) async fn open(path: &Path, now: Timestamp) -> Result<Connections, Sto
     let (history_maker, history_readers) = open_file(&history, schema::HISTORY, now).await?;
     history_maker.close().await;
     let history_writer = pool(1, for_writing()).connect_lazy_with(options(&history)?);
-    Ok(Connections { dialect: Dialect::Sqlite, writer, readers, history_writer, history_readers })
+    Ok(Connections {
+        dialect: Dialect::Sqlite,
+        writer: Pool::File(writer),
+        readers: Pool::File(readers),
+        history_writer: Pool::File(history_writer),
+        history_readers: Pool::File(history_readers),
+    })
 }
 
 /// `store.db` has its history in `store-history.db`: a file of its own, so that what arrives in bulk never holds up a change.

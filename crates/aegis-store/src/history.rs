@@ -188,7 +188,7 @@ impl Store {
         if rows.is_empty() && lanes.is_empty() {
             return Ok(0);
         }
-        let mut tx = self.inner.history_writer.begin_with(self.inner.dialect.begin_write()).await?;
+        let mut tx = self.inner.history_writer.begin(self.inner.dialect.begin_write()).await?;
         let mut new = 0;
         let rows = one_of_each(rows);
         let mut rest = rows.as_slice();

@@ -3,7 +3,6 @@
 use aegis_model::{Alert, Incident, IncidentStatus, Severity, TenantId, Timestamp, new_event_id};
 use serde_json::Value;
 use sqlx::any::AnyRow;
-use sqlx::{Any, Transaction};
 
 use crate::text::keyed;
 use crate::{MAX_PAGE, Store, StoreError, alerts, page, row};
@@ -11,7 +10,7 @@ use crate::{MAX_PAGE, Store, StoreError, alerts, page, row};
 /// Most alerts an incident lists; the first ones, so that the list does not change under a reader. All of them stay in `alerts`.
 const MAX_ALERTS_LISTED: i64 = 1000;
 
-type Tx = Transaction<'static, Any>;
+type Tx = crate::pool::Transaction;
 
 /// A response that was decided on and has no outcome yet.
 #[derive(Clone, Debug, PartialEq)]

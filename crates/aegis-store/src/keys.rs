@@ -214,9 +214,10 @@ impl Store {
             .bind(key_id)
             .bind(self.now().as_micros())
             .execute(&self.inner.writer)
-            .await?;
+            .await;
+        // Also where no answer came: it may be revoked.
         self.inner.key_cache.forget_all();
-        Ok(done.rows_affected() > 0)
+        Ok(done?.rows_affected() > 0)
     }
 
     /// The tenant's keys in force, oldest first, without their secrets.

@@ -14,8 +14,10 @@ mod files;
 mod history;
 mod incidents;
 mod keys;
+mod line;
 mod mcp;
 mod outbox;
+mod pool;
 mod postgres;
 mod registry;
 mod row;
@@ -25,9 +27,11 @@ mod text;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aegis_model::{Clock, Timestamp};
-use sqlx::{Any, AnyPool, Transaction};
+
+use crate::pool::{Pool, Transaction};
 
 pub use approvals::{ApprovalRow, ConsumeResult, DecideResult, VoteResult};
 pub use containment::{AUTOMATIC_PREFIX, AutomaticHold};
@@ -57,11 +61,11 @@ struct Inner {
     /// What it is called: a path, or a server and its database.
     place: String,
     /// One connection: writers queue here instead of fighting for SQLite's lock.
-    writer: AnyPool,
-    readers: AnyPool,
+    writer: Pool,
+    readers: Pool,
     /// Connects when it is first used: SQLite's thread then has the priority of whoever fills the history.
-    history_writer: AnyPool,
-    history_readers: AnyPool,
+    history_writer: Pool,
+    history_readers: Pool,
     clock: Arc<dyn Clock>,
     key_cache: keys::KeyCache,
 }
@@ -92,10 +96,10 @@ impl Dialect {
 /// The connections of a store.
 struct Connections {
     dialect: Dialect,
-    writer: AnyPool,
-    readers: AnyPool,
-    history_writer: AnyPool,
-    history_readers: AnyPool,
+    writer: Pool,
+    readers: Pool,
+    history_writer: Pool,
+    history_readers: Pool,
 }
 
 impl std::fmt::Debug for Store {
@@ -116,14 +120,15 @@ impl Store {
     }
 
     /// Opens the store in a Postgres database, creating tables when missing and migrating older ones. `url`:
-    /// `postgres://user:password@host:port/database`, with the parameters of libpq (`sslmode`, `sslrootcert`, ...).
+    /// `postgres://user:password@host:port/database`, with the parameters of libpq (`sslmode`, `sslrootcert`, ...). `patience`: how long a
+    /// statement may go without an answer; it fails then, and what was asked may have been done. Those of the history have three times as long.
     ///
     /// # Errors
     /// `Server` when it cannot be reached, or keeps texts in another encoding than UTF-8; `SchemaTooNew` when a newer program wrote it.
     /// No error repeats the password.
-    pub async fn connect(url: &Secret, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+    pub async fn connect(url: &Secret, patience: Duration, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
         let place = postgres::name_of(url.expose())?;
-        let connections = postgres::connect(url.expose(), &place, clock.now()).await?;
+        let connections = postgres::connect(url.expose(), &place, patience, clock.now()).await?;
         Ok(Self::over(connections, place, clock))
     }
 
@@ -177,8 +182,8 @@ impl Store {
     }
 
     /// A write transaction: what it reads is still true when it writes, since no two are open at once.
-    async fn begin_write(&self) -> Result<Transaction<'static, Any>, StoreError> {
-        let mut tx = self.inner.writer.begin_with(self.inner.dialect.begin_write()).await?;
+    async fn begin_write(&self) -> Result<Transaction, StoreError> {
+        let mut tx = self.inner.writer.begin(self.inner.dialect.begin_write()).await?;
         if self.inner.dialect == Dialect::Postgres {
             // Several processes may write: each waits here for the one before, and every later statement sees what that one committed.
             sqlx::query("SELECT value FROM revision WHERE id = 1 FOR UPDATE").execute(&mut *tx).await?;
@@ -187,13 +192,13 @@ impl Store {
     }
 
     /// A read transaction: its statements see one state of the database.
-    async fn begin_read(&self) -> Result<Transaction<'static, Any>, StoreError> {
-        Ok(self.inner.readers.begin_with(self.inner.dialect.begin_read()).await?)
+    async fn begin_read(&self) -> Result<Transaction, StoreError> {
+        Ok(self.inner.readers.begin(self.inner.dialect.begin_read()).await?)
     }
 }
 
 /// Takes the next revision.
-async fn next_revision(tx: &mut Transaction<'static, Any>) -> Result<i64, StoreError> {
+async fn next_revision(tx: &mut Transaction) -> Result<i64, StoreError> {
     Ok(sqlx::query_scalar("UPDATE revision SET value = value + 1 WHERE id = 1 RETURNING value").fetch_one(&mut **tx).await?)
 }
 

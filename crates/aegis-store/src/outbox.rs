@@ -1,9 +1,9 @@
 //! The outbox: facts that must still become receipts. Written with the change they speak of, deleted once they are sealed.
 
 use aegis_model::{EventId, TenantId};
-use sqlx::{Any, Transaction};
 
 use crate::error::{on_insert, same_tenant};
+use crate::pool::Transaction;
 use crate::{MAX_PAGE, Store, StoreError, row};
 
 /// One fact to be sealed.
@@ -43,7 +43,7 @@ impl Store {
 }
 
 /// INVARIANT L-OUTBOX: called in the transaction of the change, and only when the change happens.
-pub(crate) async fn write(tx: &mut Transaction<'static, Any>, tenant: &TenantId, rows: &[OutboxRow]) -> Result<(), StoreError> {
+pub(crate) async fn write(tx: &mut Transaction, tenant: &TenantId, rows: &[OutboxRow]) -> Result<(), StoreError> {
     for fact in rows {
         same_tenant(tenant, &fact.tenant_id)?;
         sqlx::query("INSERT INTO outbox (event_id, tenant_id, payload) VALUES ($1, $2, $3)")

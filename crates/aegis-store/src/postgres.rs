@@ -3,20 +3,25 @@
 use std::time::Duration;
 
 use aegis_model::Timestamp;
-use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
+use sqlx::any::AnyConnectOptions;
 use sqlx::{AnyConnection, ConnectOptions, Connection};
+use tokio::time::error::Elapsed;
+use tokio::time::timeout;
 
+use crate::line::Lines;
+use crate::pool::Pool;
 use crate::{Connections, Dialect, StoreError, schema};
 
-/// How long a call waits for its turn at a connection, or for a server that is starting again.
-const TURN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Readers are short.
 const READERS: u32 = 4;
+/// How many times longer an answer of the history may take: its statements write and read in bulk.
+const HISTORY_PATIENCE: u32 = 3;
+/// A new version may work through all of a large history.
+const LONGEST_MIGRATION: Duration = Duration::from_secs(3600);
 /// Parameters that a URL may have; a word that is none of them may be a misspelt secret, and the driver would log it.
 const PARAMETERS: [&str; 4] = ["sslmode", "sslrootcert", "sslcert", "sslkey"];
-/// What a connection is told first: a commit is on disk when it is answered, whatever the server's default is, and nothing waits for ever.
-const FIRST: &str = "SET synchronous_commit = on; SET lock_timeout = '10s'; SET statement_timeout = '30s';
-    SET idle_in_transaction_session_timeout = '60s'; SET application_name = 'aegis'";
+/// What every connection is told first: a commit is on disk when it is answered, whatever the server's default is.
+const FIRST: &str = "SET synchronous_commit = on; SET application_name = 'aegis'";
 /// Versions of the schema.
 const SCHEMA_VERSIONS: &str = "CREATE TABLE IF NOT EXISTS schema_versions (
     version BIGINT NOT NULL PRIMARY KEY, name TEXT NOT NULL, sha256 TEXT NOT NULL, applied_at BIGINT NOT NULL)";
@@ -54,27 +59,39 @@ fn options(url: &str, place: &str) -> Result<AnyConnectOptions, StoreError> {
 }
 
 /// Connects, makes what is missing and checks what is there.
-pub(crate) async fn connect(url: &str, place: &str, now: Timestamp) -> Result<Connections, StoreError> {
+pub(crate) async fn connect(url: &str, place: &str, patience: Duration, now: Timestamp) -> Result<Connections, StoreError> {
     sqlx::any::install_default_drivers();
     let options = options(url, place)?;
-    let mut first = options.connect().await.map_err(|error| refused(place, &error))?;
-    check(&mut first, place).await?;
-    first.close().await.map_err(|error| refused(place, &error))?;
+    let silent = |_: Elapsed| StoreError::Server { place: place.to_owned(), why: "it does not answer".to_owned() };
+    let mut first = timeout(patience, options.connect()).await.map_err(silent)?.map_err(|error| refused(place, &error))?;
+    timeout(patience, check(&mut first, place)).await.map_err(silent)??;
+    timeout(LONGEST_MIGRATION, make_ready(&mut first, place, now)).await.map_err(silent)??;
+    let _said_or_not = timeout(patience, first.close()).await;
 
-    let pool = |connections| pool(connections).connect_lazy_with(options.clone());
-    let writer = pool(1);
-    let mut tx = writer.begin_with(Dialect::Postgres.begin_write()).await?;
-    sqlx::query(TAKE_TURNS).execute(&mut *tx).await?;
-    schema::migrate(tx, SCHEMA_VERSIONS, schema::POSTGRES, place, now).await?;
-    let readers = pool(READERS);
-    Ok(Connections { dialect: Dialect::Postgres, writer, history_readers: readers.clone(), readers, history_writer: pool(1) })
+    let pool = |count, patience| Pool::Server(Lines::new(options.clone(), first_words(patience), count, patience));
+    let (writer, readers) = (pool(1, patience), pool(READERS, patience));
+    let history = patience * HISTORY_PATIENCE;
+    let (history_writer, history_readers) = (pool(1, history), pool(READERS, history));
+    Ok(Connections { dialect: Dialect::Postgres, writer, readers, history_writer, history_readers })
 }
 
-fn pool(connections: u32) -> AnyPoolOptions {
-    AnyPoolOptions::new()
-        .max_connections(connections)
-        .acquire_timeout(TURN_TIMEOUT)
-        .after_connect(|connection, _| Box::pin(async move { sqlx::raw_sql(FIRST).execute(connection).await.map(drop) }))
+/// Brings the schema to its newest version. Statements have no end of their own here: only the whole has.
+async fn make_ready(first: &mut AnyConnection, place: &str, now: Timestamp) -> Result<(), StoreError> {
+    sqlx::raw_sql(FIRST).execute(&mut *first).await?;
+    let mut tx = first.begin_with(Dialect::Postgres.begin_write()).await?;
+    sqlx::query(TAKE_TURNS).execute(&mut *tx).await?;
+    schema::migrate(tx, SCHEMA_VERSIONS, schema::POSTGRES, place, now).await
+}
+
+/// What a connection is told on which an answer is waited for so long. A server that lives says itself that it is too slow, before it is
+/// given up; one whose other end vanished gives up what that end had locked.
+fn first_words(patience: Duration) -> String {
+    let patience = patience.as_millis();
+    let limit = patience * 4 / 5;
+    format!(
+        "{FIRST}; SET lock_timeout = {limit}; SET statement_timeout = {limit}; SET idle_in_transaction_session_timeout = {patience};
+         SET tcp_user_timeout = {patience}; SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3"
+    )
 }
 
 async fn check(connection: &mut AnyConnection, place: &str) -> Result<(), StoreError> {

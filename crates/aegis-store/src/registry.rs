@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use aegis_model::{ActionRecord, ChannelRecord, DefaultDecision, ResourceRecord, TenantId, ToolRecord};
 use sqlx::any::AnyRow;
-use sqlx::{Any, Transaction};
 
 use crate::error::on_insert;
+use crate::pool::Transaction;
 use crate::tenants::{MAX_NAME, check_len};
 use crate::{MAX_REGISTERED, OutboxRow, Store, StoreError, next_revision, outbox, page, row};
 
@@ -17,7 +17,7 @@ const MAX_POLICIES: usize = 4 * 1024 * 1024;
 
 /// Refuses (by rolling back) the entry that goes past the tenant's quota.
 pub(crate) async fn check_quota(
-    tx: &mut Transaction<'static, Any>,
+    tx: &mut Transaction,
     tenant: &TenantId,
     what: &'static str,
     count: &'static str,

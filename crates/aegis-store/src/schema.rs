@@ -35,7 +35,7 @@ pub(crate) const POSTGRES: &[Migration] = &[
 /// Brings the database to the newest of `migrations`, in a transaction that no other writer runs beside: either every missing one is applied
 /// or none is.
 pub(crate) async fn migrate(
-    mut tx: Transaction<'static, Any>,
+    mut tx: Transaction<'_, Any>,
     make_table: &'static str,
     migrations: &[Migration],
     place: &str,

@@ -117,12 +117,21 @@ impl Default for BusSection {
 }
 
 /// `[store]`
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct StoreSection {
     /// A file, readable by its owner only, with the address of a Postgres database for the control plane's tables:
     /// `postgres://user:password@host:port/database`; empty: files in the data folder.
     pub(crate) url_file: PathBuf,
+    /// How long a statement may go without that database's answer, seconds; past it the call fails, and the next one connects anew. Three times
+    /// as long for statements of the history.
+    pub(crate) answer_timeout_s: u64,
+}
+
+impl Default for StoreSection {
+    fn default() -> Self {
+        Self { url_file: PathBuf::new(), answer_timeout_s: 10 }
+    }
 }
 
 /// `[control]`
@@ -199,6 +208,9 @@ impl Config {
         if self.ledger.max_batch == 0 || self.ledger.queue_capacity == 0 {
             bail!("ledger.max_batch and ledger.queue_capacity must be at least 1");
         }
+        if !(1..=600).contains(&self.store.answer_timeout_s) {
+            bail!("store.answer_timeout_s must be 1 to 600 seconds; it is {}", self.store.answer_timeout_s);
+        }
         Ok(())
     }
 }
@@ -264,16 +276,24 @@ mod tests {
     #[test]
     fn every_key_is_also_a_variable() {
         let mut table = table();
-        let variables = [("AEGIS_LISTEN", "127.0.0.1:1"), ("AEGIS_EDGE_MAX_BODY_BYTES", "7"), ("PATH", "x"), ("AEGIS_BIN", "y")];
+        let variables = [
+            ("AEGIS_LISTEN", "127.0.0.1:1"),
+            ("AEGIS_EDGE_MAX_BODY_BYTES", "7"),
+            ("AEGIS_STORE_ANSWER_TIMEOUT_S", "3"),
+            ("PATH", "x"),
+            ("AEGIS_BIN", "y"),
+        ];
         overlay_environment(&mut table, variables.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned()))).unwrap();
         let config: Config = table.try_into().unwrap();
-        assert_eq!((config.listen.port(), config.edge.max_body_bytes), (1, 7));
+        assert_eq!((config.listen.port(), config.edge.max_body_bytes, config.store.answer_timeout_s), (1, 7, 3));
     }
 
     #[test]
     fn the_help_names_every_key() {
         let help = Config::help();
-        for key in ["listen", "max_body_bytes", "max_stream_bytes", "agent_token_ttl_s", "rules", "policies", "max_pages"] {
+        for key in
+            ["listen", "max_body_bytes", "max_stream_bytes", "agent_token_ttl_s", "answer_timeout_s", "policies", "max_pages"]
+        {
             assert!(help.contains(key), "{key} is missing in {help}");
         }
     }

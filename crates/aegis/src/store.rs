@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use aegis_model::Clock;
 use aegis_store::{Secret, Store};
 use anyhow::{Context, bail};
 
+use crate::config::StoreSection;
 use crate::parts::read_private;
 
 /// The variable that commands without a configuration take it from: `store.url_file`.
@@ -15,8 +17,9 @@ const URL_FILE: &str = "AEGIS_STORE_URL_FILE";
 /// Says, in a control plane's folder, which database has its tables: a command that does not know must not begin anew with files.
 const MARKER: &str = "store.place";
 
-/// Opens the store of the control plane whose folder this is. `url_file`: empty for files.
-pub(crate) async fn open(data: &Path, url_file: &Path, clock: Arc<dyn Clock>) -> anyhow::Result<Store> {
+/// Opens the store of the control plane whose folder this is.
+pub(crate) async fn open(data: &Path, section: &StoreSection, clock: Arc<dyn Clock>) -> anyhow::Result<Store> {
+    let url_file = &section.url_file;
     let (file, marker) = (data.join("store.db"), data.join(MARKER));
     if url_file.as_os_str().is_empty() {
         if let Ok(place) = std::fs::read_to_string(&marker) {
@@ -39,7 +42,8 @@ pub(crate) async fn open(data: &Path, url_file: &Path, clock: Arc<dyn Clock>) ->
         );
     }
     let address = read_private(url_file).context("store.url_file")?;
-    let store = Store::connect(&Secret::new(address.trim().to_owned()), clock).await?;
+    let patience = Duration::from_secs(section.answer_timeout_s);
+    let store = Store::connect(&Secret::new(address.trim().to_owned()), patience, clock).await?;
     std::fs::write(&marker, format!("{}\n", store.place())).with_context(|| format!("cannot write {}", marker.display()))?;
     Ok(store)
 }
@@ -47,5 +51,5 @@ pub(crate) async fn open(data: &Path, url_file: &Path, clock: Arc<dyn Clock>) ->
 /// The same for a command that works on the folder beside the running program.
 pub(crate) async fn open_beside(data: &Path, clock: Arc<dyn Clock>) -> anyhow::Result<Store> {
     let url_file = std::env::var_os(URL_FILE).map(PathBuf::from).unwrap_or_default();
-    open(data, &url_file, clock).await
+    open(data, &StoreSection { url_file, ..StoreSection::default() }, clock).await
 }

@@ -86,7 +86,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     }
     let carrier = Carrier::open(&config, &data, &clock).await?;
     let bus = carrier.bus();
-    let store = crate::store::open(&data, &config.store.url_file, clock.clone()).await?;
+    let store = crate::store::open(&data, &config.store, clock.clone()).await?;
     let control_ledger = open_ledger(&config, &data, "control", "control", keys.control.clone(), &clock).await?;
     let mut ledgers = vec![("control", control_ledger.clone())];
     // A control plane whose folder was a whole instance's before: what its edge sealed is still shipped, and shown.

@@ -1,5 +1,7 @@
 //! What is decided, and what proves it.
 
+use aegis_bus::MAX_FROZEN_ACTION;
+
 use crate::house::*;
 
 #[tokio::test]
@@ -80,6 +82,61 @@ async fn overrides_only_tighten() {
     let settings = TenantSettings { force_approval_agents: vec!["a".into()], ..TenantSettings::default() };
     house.put(EntryKind::Settings, "settings", &serde_json::to_value(settings).unwrap());
     assert_eq!(decided(&with_action("update_note", "trusted_internal_unsigned").await), ("require_approval", "force_approval"));
+}
+
+/// A refund, which needs approval, with `note` as it is written.
+async fn refund(house: &House, note: &str, change: impl FnOnce(&mut Value)) -> Value {
+    let mut body = call("crm", "refund", true, "trusted_internal_unsigned");
+    body["tool_call"]["parameters"] = json!({"note": "@"});
+    change(&mut body);
+    let body = body.to_string().replace("\"@\"", note);
+    let (status, answer) = house.send(&house.token("a", SourceTrust::TrustedInternalSigned), body).await;
+    assert_eq!(status, 200, "{answer}");
+    answer
+}
+
+#[tokio::test]
+async fn an_approval_that_could_not_reach_control_is_denied_and_not_promised() {
+    let house = House::new().await;
+    let promised = async || {
+        let items = house.ledger.read_outbox(0, 100).await.unwrap();
+        let last = items.into_iter().filter_map(|item| item.frozen).next_back();
+        serde_json::to_vec(&last.unwrap()).unwrap().len()
+    };
+    refund(&house, "\"\"", |_| ()).await;
+    let room = MAX_FROZEN_ACTION - promised().await;
+    let largest = refund(&house, &format!("\"{}\"", "x".repeat(room)), |_| ()).await;
+    assert_eq!(decided(&largest), ("require_approval", "registered_approval"));
+    assert_eq!(promised().await, MAX_FROZEN_ACTION);
+
+    let list = |number: &str, count: usize| format!("[{}{number}]", format!("{number},").repeat(count - 1));
+    // What counts is what is sent to control: 1e15 is short here and long there, and 1e20 is long in the form that is hashed.
+    let too_large = [format!("\"{}\"", "x".repeat(room + 1)), list("1e15", 60_000), list("1e20", 47_650)];
+    for note in too_large {
+        let shown: String = note.chars().take(10).collect();
+        let dry = refund(&house, &note, |b| b["dry_run"] = json!(true)).await;
+        assert_eq!(decided(&dry), ("deny", "approval_too_large"), "{shown}");
+        let denied = refund(&house, &note, |_| ()).await;
+        assert_eq!(decided(&denied), ("deny", "approval_too_large"), "{shown}");
+        assert!(denied["approval"].is_null() && denied["receipt"]["receipt_hash"].is_string(), "{shown}: {denied}");
+        let event_id = denied["decision_id"].as_str().unwrap().parse().unwrap();
+        let sealed = house.ledger.receipt(&house.tenant, event_id).await.unwrap().unwrap();
+        let wire: Value = serde_json::from_str(&sealed.wire).unwrap();
+        assert_eq!((&wire["decision"], &wire["approval_id"]), (&json!("deny"), &Value::Null), "{shown}");
+    }
+    assert_eq!(promised().await, MAX_FROZEN_ACTION, "none of them is in the outbox");
+}
+
+#[tokio::test]
+async fn a_request_that_was_too_large_to_approve_stays_denied() {
+    let house = House::new().await;
+    let note = format!("\"{}\"", "x".repeat(MAX_FROZEN_ACTION));
+    let ask = async || refund(&house, &note, |b| b["request_id"] = json!("r-1")).await;
+    assert_eq!(decided(&ask().await), ("deny", "approval_too_large"));
+    let free = json!({"action": "refund", "risk": "low", "mutates_state": true, "approval_required": false, "default_decision": "policy"});
+    house.put(EntryKind::Tool, "crm", &json!({"tool": "crm", "name": "CRM", "actions": [free]}));
+    assert_eq!(ask().await["decision"], "deny");
+    assert_eq!(refund(&house, &note, |b| b["request_id"] = json!("r-2")).await["decision"], "allow");
 }
 
 #[tokio::test]

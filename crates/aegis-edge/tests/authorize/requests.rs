@@ -31,6 +31,25 @@ async fn the_same_request_is_one_request_and_another_under_its_id_is_refused() {
 }
 
 #[tokio::test]
+async fn an_empty_request_id_is_refused_and_null_is_none() {
+    let house = House::new().await;
+    let token = house.token("a", SourceTrust::TrustedInternalSigned);
+    let mut body = call("crm", "update_note", true, "trusted_internal_unsigned");
+    body["request_id"] = json!("");
+    for dry_run in [false, true] {
+        body["dry_run"] = json!(dry_run);
+        let (status, answer) = house.send(&token, body.to_string()).await;
+        assert_eq!((status, answer["error"]["code"].as_str()), (400, Some("malformed_request")));
+        assert!(answer["error"]["message"].as_str().unwrap().contains("`request_id`"), "{answer}");
+    }
+    body["dry_run"] = json!(false);
+    for request_id in [Value::Null, json!(" ")] {
+        body["request_id"] = request_id;
+        assert_eq!(house.send(&token, body.to_string()).await.0, 200);
+    }
+}
+
+#[tokio::test]
 async fn a_dry_run_changes_nothing() {
     let house = House::new().await;
     let before = house

@@ -20,3 +20,4 @@ mod place;
 #[path = "../store/registry.rs"]
 mod registry;
 mod server;
+mod silence;

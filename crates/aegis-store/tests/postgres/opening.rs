@@ -7,11 +7,11 @@ use aegis_store::{Secret, Store, StoreError};
 use sqlx::{Connection, PgConnection, Row};
 
 use crate::fixtures::*;
-use crate::place::database;
+use crate::place::{PATIENCE, database};
 use crate::server::PASSWORD;
 
 async fn open(url: &str) -> Result<Store, StoreError> {
-    Store::connect(&Secret::new(url.to_owned()), Arc::new(ManualClock::new(START))).await
+    Store::connect(&Secret::new(url.to_owned()), PATIENCE, Arc::new(ManualClock::new(START))).await
 }
 
 async fn run(place: &Place, statement: &'static str) {

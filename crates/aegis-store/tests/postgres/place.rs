@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use aegis_model::{ManualClock, TenantId};
 use aegis_store::{Secret, Store};
@@ -10,6 +11,9 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
 use crate::fixtures::{START, acme};
 use crate::server;
+
+/// As the program's default.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) struct Place {
     pub(crate) store: Store,
@@ -32,7 +36,7 @@ impl Place {
     pub(crate) async fn new() -> Self {
         let url = database("").await;
         let clock = Arc::new(ManualClock::new(START));
-        let store = Store::connect(&Secret::new(url.clone()), clock.clone()).await.unwrap();
+        let store = Store::connect(&Secret::new(url.clone()), PATIENCE, clock.clone()).await.unwrap();
         assert!(store.create_tenant(&acme(), "Acme").await.unwrap());
         Self { store, clock, url }
     }
@@ -44,7 +48,7 @@ impl Place {
 
     /// The same store, as another process opens it.
     pub(crate) async fn another(&self) -> Store {
-        Store::connect(&Secret::new(self.url.clone()), self.clock.clone()).await.unwrap()
+        Store::connect(&Secret::new(self.url.clone()), PATIENCE, self.clock.clone()).await.unwrap()
     }
 
     /// Changes one row behind the store's back. Keys that name it are not looked at.
