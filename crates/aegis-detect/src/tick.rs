@@ -158,18 +158,27 @@ impl Running {
         self.stage.heads().get(lane).map(|(head, _)| (lane.clone(), head))
     }
 
-    /// Publishes until every message is taken or will never be. "Already there" is the same as taken.
+    /// Publishes until every message is taken or will never be. "Already there" is the same as taken. The record of an episode that finds its
+    /// stream full is given up, and counted: its alert is out, and others must not wait for it.
     async fn publish(&self, stream: Stream, mut messages: Vec<Message>, shared: &Shared) -> Result<(), DetectError> {
         let mut pause = RETRY_FIRST;
         while !messages.is_empty() {
             let results = self.bus.publish(stream, messages.clone()).await;
-            let mut again = Vec::new();
+            let (mut again, mut dropped) = (Vec::new(), 0);
             for (message, result) in messages.into_iter().zip(results) {
                 match result {
                     Ok(_) | Err(BusError::WrongLastSequence { .. }) => {}
+                    Err(BusError::Full { .. }) if stream == Stream::Episodes => dropped += 1,
                     Err(error) if error.is_retryable() => again.push(message),
                     Err(error) => tracing::error!(subject = %message.subject, %error, "the bus will never take this message"),
                 }
+            }
+            if dropped > 0 {
+                let mut stats = shared.stats.lock();
+                if stats.episodes_dropped == 0 {
+                    tracing::warn!(%stream, "it is full: what becomes of episodes is not written down until there is room");
+                }
+                stats.episodes_dropped += dropped;
             }
             if again.is_empty() {
                 break;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aegis_bus::{AskForMissing, Bus, EmbeddedBus, EmbeddedLimits, Message, Stream, subject};
+use aegis_bus::{AskForMissing, Bus, EmbeddedBus, EmbeddedLimits, Message, Stream, StreamLimits, subject};
 use aegis_detect::{CONSUMER, RuleSet, Worker, WorkerConfig, WorkerStats};
 use aegis_keys::{KeyRing, SigningKey};
 use aegis_ledger::{Draft, Ledger, LedgerConfig};
@@ -25,11 +25,14 @@ struct Line {
 
 impl Line {
     async fn open(folder: &Path) -> Self {
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        Self::open_with(folder, EmbeddedLimits::default(), Arc::new(SystemClock)).await
+    }
+
+    async fn open_with(folder: &Path, limits: EmbeddedLimits, clock: Arc<dyn Clock>) -> Self {
         let key = SigningKey::from_seed(&[7; 32]);
         let config = LedgerConfig::new(folder.join("ledger.db"), "edge-1", "edge");
         let ledger = Ledger::open(config, key.clone(), Arc::clone(&clock)).await.unwrap();
-        let bus = EmbeddedBus::open(&folder.join("bus.db"), EmbeddedLimits::default(), Arc::clone(&clock)).await.unwrap();
+        let bus = EmbeddedBus::open(&folder.join("bus.db"), limits, Arc::clone(&clock)).await.unwrap();
         Self { ledger, bus, key, clock, read: 0 }
     }
 
@@ -42,13 +45,17 @@ impl Line {
     }
 
     fn worker_that_asks(&self, hold_ms: i64, missing: Option<Arc<dyn AskForMissing>>) -> Worker {
+        self.worker_of(RuleSet::shipped().unwrap(), hold_ms, missing)
+    }
+
+    fn worker_of(&self, rules: RuleSet, hold_ms: i64, missing: Option<Arc<dyn AskForMissing>>) -> Worker {
         let ring = KeyRing::new([self.key.verifying_key()]);
         let mut config = WorkerConfig::new(Arc::clone(&self.clock));
         config.checkpoint_ms = 50;
         config.hold_ms = hold_ms;
         config.missing = missing;
         let bus: Arc<dyn Bus> = Arc::clone(&self.bus) as Arc<dyn Bus>;
-        Worker::spawn(bus, ring, RuleSet::shipped().unwrap(), Arc::clone(&self.clock), config).unwrap()
+        Worker::spawn(bus, ring, rules, Arc::clone(&self.clock), config).unwrap()
     }
 
     /// Seals denied calls of an agent, and answers what the ledger wants shipped.
@@ -110,6 +117,14 @@ impl Line {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
+}
+
+/// One rule: every event that names an agent is a match, and the agent's matches of an hour are one alert.
+fn each_agent() -> RuleSet {
+    let text = "/* rule\nid: T-1\nname: each-agent\nversion: 1\nseverity: low\nwindow: 10m\nkey: [agent_id]\nmode: active\nrequires: any\n\
+                suppress: 1h\nowner: soc\ndescription: d\nfalse_positives: none\nchangelog:\n  - {version: 1, date: 2026-11-22, note: first}\n*/\n\
+                SELECT agent_id, event_id, reason FROM events\n";
+    RuleSet::from_texts([("each-agent/rule.sql".into(), text.to_owned())]).unwrap()
 }
 
 #[tokio::test]
@@ -282,6 +297,28 @@ async fn a_restart_goes_on_with_its_windows_and_repeats_nothing() {
     let worker = line.worker();
     line.caught_up(&worker).await;
     line.alerts(1).await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_full_stream_of_episodes_stops_no_detection() {
+    let folder = tempfile::tempdir().unwrap();
+    let bound = StreamLimits { max_messages: 2, max_bytes: 1 << 20 };
+    let limits = EmbeddedLimits::default().with_stream(Stream::Episodes, bound);
+    let mut line = Line::open_with(folder.path(), limits, Arc::new(SystemClock)).await;
+    let worker = line.worker_of(each_agent(), 0, None);
+    // The second deny joins the alert of the first: its episode gets a record.
+    for tenant in ["t1", "t2", "t3", "t4"] {
+        let wires = line.seal_denies(tenant, "prober", 2).await;
+        line.publish(&wires).await;
+    }
+    line.alerts(4).await;
+    let wires = line.seal_denies("t5", "prober", 1).await;
+    line.publish(&wires).await;
+    let alerts = line.alerts(5).await;
+    assert!(alerts.iter().any(|alert| alert.tenant_id.as_str() == "t5"));
+    let stats = line.caught_up(&worker).await;
+    assert_eq!((stats.episodes_dropped, line.read_stream(Stream::Episodes, "episode.>").await.len()), (2, 2));
     worker.stop().await;
 }
 
