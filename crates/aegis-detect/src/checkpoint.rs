@@ -1,7 +1,7 @@
 //! What the detector writes down so that a restart goes on where it stopped: the engine's checkpoint, the lane heads, and the
 //! part of the stream that its windows still need. Without one it replays the whole stream, which gives the same alerts.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use aegis_bus::Place;
 use aegis_ledger::verify::LaneHeads;
@@ -25,7 +25,7 @@ pub(crate) struct Checkpoint {
     pub(crate) heads: LaneHeads,
     pub(crate) engine: EngineCheckpoint,
     /// Messages within `rewind ..= seq` that no rule was shown: late, repeated, malformed.
-    pub(crate) skipped: BTreeSet<u64>,
+    pub(crate) skipped: Ranges,
     /// Messages within `rewind ..= seq` that failed verification, and why.
     pub(crate) broken: BTreeMap<u64, ChainBreak>,
     /// True if the windows need messages before `rewind` too, more than are read again.
@@ -33,7 +33,33 @@ pub(crate) struct Checkpoint {
 }
 
 impl Checkpoint {
-    pub(crate) const VERSION: u32 = 3;
+    pub(crate) const VERSION: u32 = 4;
+}
+
+/// Sequences of a stream, as the ranges that they make: first and last of each, ascending.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Ranges(Vec<(u64, u64)>);
+
+impl Ranges {
+    pub(crate) fn contains(&self, seq: u64) -> bool {
+        let behind = self.0.partition_point(|(first, _)| *first <= seq);
+        behind.checked_sub(1).is_some_and(|at| seq <= self.0[at].1)
+    }
+}
+
+impl FromIterator<u64> for Ranges {
+    /// From sequences in ascending order.
+    fn from_iter<T: IntoIterator<Item = u64>>(seqs: T) -> Self {
+        let mut ranges: Vec<(u64, u64)> = Vec::new();
+        for seq in seqs {
+            match ranges.last_mut() {
+                Some((_, last)) if seq <= *last + 1 => *last = seq.max(*last),
+                _ => ranges.push((seq, seq)),
+            }
+        }
+        Self(ranges)
+    }
 }
 
 /// One message that was taken.
@@ -132,11 +158,29 @@ impl Tail {
         self.taken.front().map_or(next, |taken| taken.seq)
     }
 
-    pub(crate) fn skipped(&self) -> BTreeSet<u64> {
+    pub(crate) fn skipped(&self) -> Ranges {
         self.taken.iter().filter(|t| t.shown.is_none()).map(|t| t.seq).collect()
     }
 
     pub(crate) fn broken(&self) -> BTreeMap<u64, ChainBreak> {
         self.taken.iter().filter_map(|t| t.broken.clone().map(|b| (t.seq, b))).collect()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sequences_are_kept_as_the_ranges_that_they_make() {
+        let seqs = [3, 4, 5, 9, 11, 12];
+        let ranges: Ranges = seqs.into_iter().collect();
+        assert_eq!(serde_json::to_string(&ranges).unwrap(), "[[3,5],[9,9],[11,12]]");
+        let again: Ranges = serde_json::from_str("[[3,5],[9,9],[11,12]]").unwrap();
+        assert!((0..20).all(|seq| again.contains(seq) == seqs.contains(&seq)));
+        assert!(!Ranges::default().contains(1));
+        let many: Ranges = (1..=120_000).collect();
+        assert_eq!(serde_json::to_string(&many).unwrap(), "[[1,120000]]");
     }
 }

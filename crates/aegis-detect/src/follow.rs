@@ -15,6 +15,7 @@ use crate::engine::Engine;
 use crate::error::DetectError;
 use crate::hold::Hold;
 use crate::ruleset::RuleSet;
+use crate::shelf::Shelf;
 use crate::verify::{VerifyStage, chain_broken_event};
 use crate::wire::read;
 use crate::worker::{CONSUMER, Shared, WorkerConfig};
@@ -37,6 +38,8 @@ const ASK_AGAIN_US: i64 = 3_000_000;
 const MOST_ASKED: usize = 256;
 /// How long a message that must be there is waited for.
 const READ_WAIT: Duration = Duration::from_secs(10);
+/// A large checkpoint takes its time: as many times as long, none is written.
+const CHECKPOINT_RESTS: i64 = 10;
 /// The partition under which a worker that owns all of them writes its checkpoint.
 const CHECKPOINT_PARTITION: u32 = 0;
 /// Lanes whose last receipt is older are forgotten; a lane that speaks again later is a break, not a secret.
@@ -53,6 +56,11 @@ pub(crate) struct Running {
     ask_at: BTreeMap<String, Timestamp>,
     pub(crate) engine: Engine,
     pub(crate) tail: Tail,
+    shelf: Shelf,
+    /// Up to where the last checkpoint counts.
+    written: u64,
+    /// Why the last checkpoint could not be written, if it could not.
+    pub(crate) unwritten: Option<String>,
     /// True once the checkpoint was looked for.
     begun: bool,
     /// Which incarnation of the stream is read.
@@ -82,6 +90,9 @@ pub(crate) async fn run(
         ask_at: BTreeMap::new(),
         engine: Engine::new(rules, config.engine.clone()),
         tail: Tail::default(),
+        shelf: Shelf::new(CHECKPOINT_PARTITION),
+        written: 0,
+        unwritten: None,
         begun: false,
         stream: String::new(),
         stored: None,
@@ -94,7 +105,7 @@ pub(crate) async fn run(
         let result = match running.start(&ring).await {
             Ok(subscription) => {
                 pause = RETRY_FIRST;
-                shared.stats.lock().trouble = None;
+                shared.stats.lock().trouble.clone_from(&running.unwritten);
                 running.follow(subscription, &config, shared).await
             }
             Err(error) => Err(error),
@@ -143,13 +154,9 @@ impl Running {
         Ok(self.bus.subscribe(Stream::Ase, ">", self.position + 1).await?)
     }
 
-    async fn read_checkpoint(&self) -> Result<Option<Checkpoint>, DetectError> {
-        if self.bus.last_seq(Stream::Ckpt).await? == 0 {
-            return Ok(None);
-        }
-        let mut subscription = self.bus.subscribe(Stream::Ckpt, &subject::ckpt(CHECKPOINT_PARTITION), 0).await?;
-        let Some(newest) = subscription.next_batch(16, READ_WAIT).await?.pop() else { return Ok(None) };
-        match serde_json::from_slice::<Checkpoint>(&newest.payload) {
+    async fn read_checkpoint(&mut self) -> Result<Option<Checkpoint>, DetectError> {
+        let Some(text) = self.shelf.read(self.bus.as_ref()).await? else { return Ok(None) };
+        match serde_json::from_slice::<Checkpoint>(&text) {
             Ok(checkpoint) if checkpoint.version == Checkpoint::VERSION => Ok(Some(checkpoint)),
             Ok(checkpoint) => {
                 tracing::warn!(version = checkpoint.version, "the checkpoint is of another version; replaying the whole stream");
@@ -170,6 +177,7 @@ impl Running {
             whole = !checkpoint.cut && self.bus.stream_state(Stream::Ase).await?.first_seq <= checkpoint.rewind;
             events = self.read_windows(&checkpoint).await?;
             self.position = checkpoint.place.seq;
+            self.written = self.position;
             self.stored = checkpoint.place.stored;
         } else {
             tracing::warn!(
@@ -196,7 +204,7 @@ impl Running {
                 next = delivered.seq + 1;
                 let broken = checkpoint.broken.get(&delivered.seq).cloned();
                 match read(&delivered) {
-                    Ok((_, mut event)) if !checkpoint.skipped.contains(&delivered.seq) => {
+                    Ok((_, mut event)) if !checkpoint.skipped.contains(delivered.seq) => {
                         event.verified = broken.is_none() && event.lane.is_some();
                         let said = broken.as_ref().map(|b| chain_broken_event(&event, b));
                         let needed_at = said.as_ref().map_or(event.ts, |s| s.ts.max(event.ts));
@@ -221,6 +229,7 @@ impl Running {
     async fn begin_again(&mut self, shared: &Shared) -> Result<(), DetectError> {
         self.stream = self.bus.stream_identity(Stream::Ase).await?;
         self.position = 0;
+        self.written = 0;
         self.stored = None;
         self.take_held(shared).await?;
         self.tail.begin_again();
@@ -236,7 +245,7 @@ impl Running {
         shared: &Shared,
     ) -> Result<(), DetectError> {
         let mut last_checkpoint = self.clock.now();
-        let mut written = self.position;
+        let mut rests = config.checkpoint_ms.saturating_mul(1000);
         {
             let mut stats = shared.stats.lock();
             stats.ready = true;
@@ -265,9 +274,11 @@ impl Running {
             let now = self.clock.now();
             let since = now.as_micros().saturating_sub(last_checkpoint.as_micros());
             // What is held was taken by nobody yet: a checkpoint behind it would lose it.
-            if written != self.position && self.hold.is_empty() && since >= config.checkpoint_ms.saturating_mul(1000) {
+            if self.written != self.position && self.hold.is_empty() && since >= rests {
                 self.write_checkpoint(shared).await?;
-                (written, last_checkpoint) = (self.position, now);
+                last_checkpoint = self.clock.now();
+                let took = last_checkpoint.as_micros().saturating_sub(now.as_micros());
+                rests = config.checkpoint_ms.saturating_mul(1000).max(took.saturating_mul(CHECKPOINT_RESTS));
             }
             let took = Duration::from_micros(now.as_micros().saturating_sub(started.as_micros()).max(0).unsigned_abs());
             if !full
@@ -314,6 +325,7 @@ impl Running {
         Ok(())
     }
 
+    /// Writes down how far it is. Where there is no room for it, that is said: the one before stands, and the stream is not released.
     async fn write_checkpoint(&mut self, shared: &Shared) -> Result<(), DetectError> {
         self.catch_up(shared).await?;
         self.stage.forget_idle(self.clock.now().plus_seconds(-IDLE_LANE_S));
@@ -333,16 +345,26 @@ impl Running {
             broken: self.tail.broken(),
             cut: self.tail.is_cut(),
         };
-        let Ok(payload) = serde_json::to_vec(&checkpoint) else { return Ok(()) };
-        if payload.len() > aegis_bus::MAX_PAYLOAD {
-            tracing::warn!(bytes = payload.len(), "the checkpoint is too large for the bus; a restart replays from the last one");
-            return Ok(());
+        let written = match serde_json::to_vec(&checkpoint) {
+            Ok(text) => self.shelf.write(self.bus.as_ref(), text).await,
+            Err(error) => Err(BusError::Invalid { what: "checkpoint", reason: error.to_string() }),
+        };
+        match written {
+            Ok(()) => {}
+            Err(error) if error.is_retryable() && !matches!(error, BusError::Full { .. }) => return Err(error.into()),
+            Err(error) => {
+                tracing::error!(%error, "no checkpoint; a restart replays from the last one, and the stream is not released");
+                let trouble = format!("no checkpoint can be written, and the stream {} is not released: {error}", Stream::Ase);
+                self.unwritten = Some(trouble);
+                shared.stats.lock().trouble.clone_from(&self.unwritten);
+                return Ok(());
+            }
         }
-        let message = Message::new(subject::ckpt(CHECKPOINT_PARTITION), payload);
-        for result in self.bus.publish(Stream::Ckpt, vec![message]).await {
-            result?;
+        if self.unwritten.take().is_some() {
+            shared.stats.lock().trouble = None;
         }
         self.bus.set_consumer_position(Stream::Ase, CONSUMER, rewind.saturating_sub(1)).await?;
+        self.written = self.position;
         shared.stats.lock().checkpoints += 1;
         Ok(())
     }

@@ -188,7 +188,7 @@ impl Running {
             }
             shared.stats.lock().trouble = Some(format!("stream {stream} takes no messages; trying again"));
             shared.pause(pause).await;
-            shared.stats.lock().trouble = None;
+            shared.stats.lock().trouble.clone_from(&self.unwritten);
             pause = (pause * 2).min(RETRY_MOST);
             messages = again;
         }

@@ -98,6 +98,15 @@ impl Line {
         }
     }
 
+    /// Waits until so many messages are in the stream of alerts.
+    async fn alerts_within(&self, expected: u64) {
+        let start = Instant::now();
+        while self.bus.last_seq(Stream::Alerts).await.unwrap() < expected {
+            assert!(start.elapsed() < DEADLINE, "there are {:?}", self.bus.stream_state(Stream::Alerts).await);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     async fn read_stream(&self, stream: Stream, filter: &str) -> Vec<Value> {
         let mut subscription = self.bus.subscribe(stream, filter, 0).await.unwrap();
         let delivered = subscription.next_batch(1000, Duration::from_millis(50)).await.unwrap();
@@ -125,6 +134,15 @@ fn each_agent() -> RuleSet {
                 suppress: 1h\nowner: soc\ndescription: d\nfalse_positives: none\nchangelog:\n  - {version: 1, date: 2026-11-22, note: first}\n*/\n\
                 SELECT agent_id, event_id, reason FROM events\n";
     RuleSet::from_texts([("each-agent/rule.sql".into(), text.to_owned())]).unwrap()
+}
+
+/// An observation of the outside, at this time.
+fn observation(line: &Line, agent: &str, reason: &str) -> Value {
+    let tenant = TenantId::new("acme").unwrap();
+    let mut event = SecurityEvent::new(tenant, "github", "github", EventKind::ExternalGithubWebhook, line.clock.now());
+    event.agent_id = Some(agent.into());
+    event.reason = Some(reason.into());
+    serde_json::to_value(event).unwrap()
 }
 
 #[tokio::test]
@@ -319,6 +337,54 @@ async fn a_full_stream_of_episodes_stops_no_detection() {
     assert!(alerts.iter().any(|alert| alert.tenant_id.as_str() == "t5"));
     let stats = line.caught_up(&worker).await;
     assert_eq!((stats.episodes_dropped, line.read_stream(Stream::Episodes, "episode.>").await.len()), (2, 2));
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_checkpoint_larger_than_a_message_is_written_and_gone_on_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let line = Line::open(folder.path()).await;
+    let observed: Vec<Value> = (0..3000).map(|n| observation(&line, &format!("agent-{n}"), "seen")).collect();
+    let worker = line.worker_of(each_agent(), 0, None);
+    for some in observed.chunks(500) {
+        line.publish(some).await;
+    }
+    line.caught_up(&worker).await;
+    line.alerts_within(3000).await;
+    assert_eq!(worker.stats().trouble, None);
+    worker.stop().await;
+    let state = line.bus.stream_state(Stream::Ckpt).await.unwrap();
+    assert!(state.messages >= 2, "it stands as a head and parts: {state:?}");
+
+    line.publish(&observed[..1]).await;
+    let again = observation(&line, "agent-7", "seen again");
+    line.publish(&[again]).await;
+    let worker = line.worker_of(each_agent(), 0, None);
+    let stats = line.caught_up(&worker).await;
+    assert_eq!((stats.events, stats.alerts, stats.retractions), (2, 0, 0), "all is known of what was told before");
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_finds_no_room_is_told_of_and_detection_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let bound = StreamLimits { max_messages: 4, max_bytes: 200 };
+    let limits = EmbeddedLimits::default().with_stream(Stream::Ckpt, bound);
+    let mut line = Line::open_with(folder.path(), limits, Arc::new(SystemClock)).await;
+    let worker = line.worker();
+    let wires = line.seal_denies("acme", "prober", 5).await;
+    line.publish(&wires).await;
+    line.alerts(1).await;
+    let start = Instant::now();
+    while !worker.stats().trouble.is_some_and(|trouble| trouble.contains("no checkpoint can be written")) {
+        assert!(start.elapsed() < DEADLINE, "nobody was told: {:?}", worker.stats());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let wires = line.seal_denies("beta", "prober", 5).await;
+    line.publish(&wires).await;
+    line.alerts(2).await;
+    assert_eq!(worker.stats().checkpoints, 0);
+    assert_eq!(line.bus.consumer_position(Stream::Ase, CONSUMER).await.unwrap(), 0, "nothing is released");
     worker.stop().await;
 }
 
