@@ -26,7 +26,7 @@ pub(crate) struct Checkpoint {
     pub(crate) engine: EngineCheckpoint,
     /// Messages within `rewind ..= seq` that no rule was shown: late, repeated, malformed.
     pub(crate) skipped: Ranges,
-    /// Messages within `rewind ..= seq` that failed verification, and why.
+    /// Messages within `rewind ..= seq` that failed verification, and why: rules were shown what is said about them, also of those that came late.
     pub(crate) broken: BTreeMap<u64, ChainBreak>,
     /// True if the windows need messages before `rewind` too, more than are read again.
     pub(crate) cut: bool,
@@ -66,14 +66,16 @@ impl FromIterator<u64> for Ranges {
 #[derive(Debug)]
 struct Taken {
     seq: u64,
-    /// Tenant and event time; None if no rule was shown it.
-    shown: Option<(TenantId, EventId, Timestamp)>,
+    /// The event; None if no rule was shown it.
+    shown: Option<EventId>,
+    /// Whose windows need the message, and of what time it is for them: for the event, or for what is said about one that failed verification.
+    needed: Option<(TenantId, Timestamp)>,
     broken: Option<ChainBreak>,
 }
 
 impl Taken {
     fn is_needed(&self, engine: &Engine) -> bool {
-        let Some((tenant, _, needed_at)) = &self.shown else { return false };
+        let Some((tenant, needed_at)) = &self.needed else { return false };
         engine.horizon(tenant).is_none_or(|horizon| *needed_at >= horizon)
     }
 }
@@ -88,7 +90,12 @@ pub(crate) struct Tail {
 
 impl Tail {
     pub(crate) fn skip(&mut self, seq: u64) {
-        self.push(Taken { seq, shown: None, broken: None });
+        self.push(Taken { seq, shown: None, needed: None, broken: None });
+    }
+
+    /// Of an event that no rule was shown, they were shown what is said about it.
+    pub(crate) fn say(&mut self, seq: u64, tenant: &TenantId, needed_at: Timestamp, broken: ChainBreak) {
+        self.push(Taken { seq, shown: None, needed: Some((tenant.clone(), needed_at)), broken: Some(broken) });
     }
 
     pub(crate) fn show(
@@ -99,7 +106,7 @@ impl Tail {
         needed_at: Timestamp,
         broken: Option<ChainBreak>,
     ) {
-        self.push(Taken { seq, shown: Some((tenant.clone(), event_id, needed_at)), broken });
+        self.push(Taken { seq, shown: Some(event_id), needed: Some((tenant.clone(), needed_at)), broken });
     }
 
     /// In order of the stream, also where a lane was held and its messages are taken later.
@@ -112,16 +119,19 @@ impl Tail {
         self.taken.insert(place, taken);
         if self.taken.len() > MAX_REWIND {
             let oldest = self.taken.pop_front();
-            self.give_up(oldest.and_then(|taken| taken.shown));
+            self.give_up(oldest.and_then(|taken| taken.needed));
         }
     }
 
-    /// Marks events that turned out to be late. Of an event that came twice it is the later one.
+    /// Marks events that turned out to be late. Of an event that came twice it is the later one. What is said about one that failed verification is
+    /// in time all the same: the bus says when.
     pub(crate) fn mark_late(&mut self, late: &[EventId]) {
         for id in late {
-            let is_it = |taken: &&mut Taken| taken.shown.as_ref().is_some_and(|(_, shown, _)| shown == id);
-            if let Some(taken) = self.taken.iter_mut().rev().find(is_it) {
+            if let Some(taken) = self.taken.iter_mut().rev().find(|taken| taken.shown.as_ref() == Some(id)) {
                 taken.shown = None;
+                if taken.broken.is_none() {
+                    taken.needed = None;
+                }
             }
         }
     }
@@ -137,12 +147,12 @@ impl Tail {
     /// The stream is another one: what the windows have of it is not in this one.
     pub(crate) fn begin_again(&mut self) {
         for taken in std::mem::take(&mut self.taken) {
-            self.give_up(taken.shown);
+            self.give_up(taken.needed);
         }
     }
 
-    fn give_up(&mut self, shown: Option<(TenantId, EventId, Timestamp)>) {
-        if let Some((tenant, _, needed_at)) = shown {
+    fn give_up(&mut self, needed: Option<(TenantId, Timestamp)>) {
+        if let Some((tenant, needed_at)) = needed {
             let newest = self.cut.entry(tenant).or_insert(needed_at);
             *newest = needed_at.max(*newest);
         }

@@ -203,8 +203,14 @@ impl Running {
             for delivered in batch.into_iter().take_while(|d| d.seq <= last) {
                 next = delivered.seq + 1;
                 let broken = checkpoint.broken.get(&delivered.seq).cloned();
-                match read(&delivered) {
-                    Ok((_, mut event)) if !checkpoint.skipped.contains(delivered.seq) => {
+                let skipped = checkpoint.skipped.contains(delivered.seq);
+                match (read(&delivered), broken) {
+                    (Ok((_, event)), Some(broken)) if skipped => {
+                        let said = chain_broken_event(&event, &broken);
+                        self.tail.say(delivered.seq, &event.tenant_id, said.ts, broken);
+                        events.push(said);
+                    }
+                    (Ok((_, mut event)), broken) if !skipped => {
                         event.verified = broken.is_none() && event.lane.is_some();
                         let said = broken.as_ref().map(|b| chain_broken_event(&event, b));
                         let needed_at = said.as_ref().map_or(event.ts, |s| s.ts.max(event.ts));

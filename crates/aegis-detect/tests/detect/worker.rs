@@ -8,7 +8,7 @@ use aegis_bus::{AskForMissing, Bus, EmbeddedBus, EmbeddedLimits, Message, Stream
 use aegis_detect::{CONSUMER, RuleSet, Worker, WorkerConfig, WorkerStats};
 use aegis_keys::{KeyRing, SigningKey};
 use aegis_ledger::{Draft, Ledger, LedgerConfig};
-use aegis_model::{Alert, Clock, Decision, EventKind, Phase, SecurityEvent, SystemClock, TenantId};
+use aegis_model::{Alert, Clock, Decision, EventKind, ManualClock, Phase, SecurityEvent, SystemClock, TenantId, Timestamp};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -385,6 +385,34 @@ async fn a_checkpoint_that_finds_no_room_is_told_of_and_detection_goes_on() {
     line.alerts(2).await;
     assert_eq!(worker.stats().checkpoints, 0);
     assert_eq!(line.bus.consumer_position(Stream::Ase, CONSUMER).await.unwrap(), 0, "nothing is released");
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_told_of_a_late_forged_event_stands_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::new(Timestamp::from_micros(1_767_225_600_000_000)));
+    let mut line = Line::open_with(folder.path(), EmbeddedLimits::default(), clock.clone()).await;
+    let worker = line.worker();
+    let wires = line.seal_denies("acme", "prober", 2).await;
+    line.publish(&wires).await;
+    line.caught_up(&worker).await;
+    let an_hour_ago = clock.now().plus_seconds(-3600);
+    let tenant = TenantId::new("acme").unwrap();
+    let forged = SecurityEvent::new(tenant, "edge-9", "edge", EventKind::AuthorizeDecision, an_hour_ago);
+    line.publish(&[serde_json::to_value(forged).unwrap()]).await;
+    assert_eq!(line.alerts(1).await[0].rule_name, "receipt-chain-broken");
+    assert_eq!(line.caught_up(&worker).await.late, 1);
+    worker.stop().await;
+
+    let worker = line.worker();
+    line.caught_up(&worker).await;
+    clock.advance_seconds(2 * 24 * 3600);
+    let wires = line.seal_denies("acme", "prober", 1).await;
+    line.publish(&wires).await;
+    let stats = line.caught_up(&worker).await;
+    assert_eq!((stats.events, stats.retractions), (1, 0), "nothing contradicts it");
+    assert!(line.read_stream(Stream::Alerts, "retract.>").await.is_empty());
     worker.stop().await;
 }
 
