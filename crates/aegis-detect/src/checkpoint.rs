@@ -9,6 +9,7 @@ use aegis_model::{EventId, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{Engine, EngineCheckpoint};
+use crate::hold::HeldLane;
 use crate::verify::ChainBreak;
 
 /// Most messages that a restart reads again to rebuild its windows.
@@ -18,7 +19,7 @@ pub(crate) const MAX_REWIND: usize = 500_000;
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Checkpoint {
     pub(crate) version: u32,
-    /// Everything up to here has been taken.
+    /// Everything up to here has been taken, but what is `held`.
     pub(crate) place: Place,
     /// The windows need the messages from here on.
     pub(crate) rewind: u64,
@@ -28,6 +29,8 @@ pub(crate) struct Checkpoint {
     pub(crate) skipped: Ranges,
     /// Messages within `rewind ..= seq` that failed verification, and why: rules were shown what is said about them, also of those that came late.
     pub(crate) broken: BTreeMap<u64, ChainBreak>,
+    /// Messages up to `seq` that were not taken yet: their lanes wait. Some may stand before `rewind`.
+    pub(crate) held: Vec<HeldLane>,
     /// True if the windows need messages before `rewind` too, more than are read again.
     pub(crate) cut: bool,
 }

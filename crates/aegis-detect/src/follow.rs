@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aegis_bus::{AskForMissing, Bus, BusError, Message, Place, Stream, Subscription, subject};
+use aegis_bus::{AskForMissing, Bus, BusError, Delivered, Message, Place, Stream, Subscription, subject};
 use aegis_keys::KeyRing;
 use aegis_ledger::verify::LaneHeads;
 use aegis_model::{Clock, SecurityEvent, Timestamp};
@@ -13,7 +13,7 @@ use aegis_model::{Clock, SecurityEvent, Timestamp};
 use crate::checkpoint::{Checkpoint, Tail};
 use crate::engine::Engine;
 use crate::error::DetectError;
-use crate::hold::Hold;
+use crate::hold::{HeldLane, Hold};
 use crate::ruleset::RuleSet;
 use crate::shelf::Shelf;
 use crate::verify::{VerifyStage, chain_broken_event};
@@ -126,7 +126,6 @@ pub(crate) async fn run(
     }
     if running.position > 0
         && !running.unpublished
-        && running.hold.is_empty()
         && let Err(error) = running.write_checkpoint(shared).await
     {
         tracing::warn!(%error, "no checkpoint at the end; the next start replays a little more");
@@ -143,7 +142,7 @@ impl Running {
             self.begun = true;
             self.stream = self.bus.stream_identity(Stream::Ase).await?;
             // Registered from the start, so that nothing is dropped before it was seen.
-            self.bus.set_consumer_position(Stream::Ase, CONSUMER, self.tail.rewind(self.position + 1).saturating_sub(1)).await?;
+            self.bus.set_consumer_position(Stream::Ase, CONSUMER, self.needed_from().saturating_sub(1)).await?;
         }
         // Whatever ended the last reader: what follows the position is only what follows if the stream still is the same.
         if self.position > 0 && !self.bus.is_still(Stream::Ase, &self.place()).await? {
@@ -172,6 +171,8 @@ impl Running {
     /// Takes up the state of a checkpoint. Of another stream it is still true how far each lane was seen and what was told; only the
     /// events of the windows are gone, and the stream is read from its start.
     async fn restore(&mut self, checkpoint: Checkpoint, ring: &KeyRing) -> Result<(), DetectError> {
+        // A start that broke off here begins anew.
+        self.tail = Tail::default();
         let (mut events, mut whole) = (Vec::new(), false);
         if self.bus.is_still(Stream::Ase, &checkpoint.place).await? {
             whole = !checkpoint.cut && self.bus.stream_state(Stream::Ase).await?.first_seq <= checkpoint.rewind;
@@ -189,10 +190,13 @@ impl Running {
         Ok(())
     }
 
-    /// Reads the messages that the windows need once more; no rule is run over them.
+    /// Reads the messages that the windows need once more, and those of the lanes that wait; no rule is run over them.
     async fn read_windows(&mut self, checkpoint: &Checkpoint) -> Result<Vec<SecurityEvent>, DetectError> {
         let mut events = Vec::new();
-        let (mut next, last) = (checkpoint.rewind, checkpoint.place.seq);
+        let until = |lane: &HeldLane| lane.seqs.iter().map(|seq| (*seq, lane.until)).collect::<Vec<_>>();
+        let held: BTreeMap<u64, Timestamp> = checkpoint.held.iter().flat_map(until).collect();
+        let first_held = held.first_key_value().map_or(checkpoint.rewind, |(seq, _)| *seq);
+        let (mut next, last) = (checkpoint.rewind.min(first_held), checkpoint.place.seq);
         let mut subscription = self.bus.subscribe(Stream::Ase, ">", next).await?;
         // Nothing behind the first message that is still there has been dropped.
         while next <= last && self.bus.stream_state(Stream::Ase).await?.first_seq <= last {
@@ -202,6 +206,13 @@ impl Running {
             }
             for delivered in batch.into_iter().take_while(|d| d.seq <= last) {
                 next = delivered.seq + 1;
+                if let Some(until) = held.get(&delivered.seq) {
+                    self.hold_again(*until, delivered);
+                    continue;
+                }
+                if delivered.seq < checkpoint.rewind {
+                    continue;
+                }
                 let broken = checkpoint.broken.get(&delivered.seq).cloned();
                 let skipped = checkpoint.skipped.contains(delivered.seq);
                 match (read(&delivered), broken) {
@@ -223,6 +234,22 @@ impl Running {
             }
         }
         Ok(events)
+    }
+
+    /// What waited when the checkpoint was written waits on.
+    fn hold_again(&mut self, until: Timestamp, delivered: Delivered) {
+        let event = read(&delivered).ok().map(|(_, event)| event);
+        let Some(SecurityEvent { tenant_id, lane: Some(lane), seq: Some(seq), .. }) = event else {
+            tracing::error!(seq = delivered.seq, "a message whose lane waited is not what it was");
+            return;
+        };
+        let _it_is_the_only_one_of_its_place = self.hold.keep_until(until, &tenant_id, &lane, seq, delivered);
+    }
+
+    /// The first message that a start would have to read.
+    fn needed_from(&self) -> u64 {
+        let next = self.position + 1;
+        self.tail.rewind(next).min(self.hold.first_seq(next))
     }
 
     /// Where it stands, to be compared with what the stream is later.
@@ -279,8 +306,7 @@ impl Running {
             self.ask_for_missing();
             let now = self.clock.now();
             let since = now.as_micros().saturating_sub(last_checkpoint.as_micros());
-            // What is held was taken by nobody yet: a checkpoint behind it would lose it.
-            if self.written != self.position && self.hold.is_empty() && since >= rests {
+            if self.written != self.position && since >= rests {
                 self.write_checkpoint(shared).await?;
                 last_checkpoint = self.clock.now();
                 let took = last_checkpoint.as_micros().saturating_sub(now.as_micros());
@@ -349,6 +375,7 @@ impl Running {
             engine: self.engine.checkpoint(),
             skipped: self.tail.skipped(),
             broken: self.tail.broken(),
+            held: self.hold.held(),
             cut: self.tail.is_cut(),
         };
         let written = match serde_json::to_vec(&checkpoint) {
@@ -369,7 +396,7 @@ impl Running {
         if self.unwritten.take().is_some() {
             shared.stats.lock().trouble = None;
         }
-        self.bus.set_consumer_position(Stream::Ase, CONSUMER, rewind.saturating_sub(1)).await?;
+        self.bus.set_consumer_position(Stream::Ase, CONSUMER, self.needed_from().saturating_sub(1)).await?;
         self.written = self.position;
         shared.stats.lock().checkpoints += 1;
         Ok(())

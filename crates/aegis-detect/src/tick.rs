@@ -123,7 +123,7 @@ impl Running {
         };
         if may_hold && self.stage.misses_one_before(&wire, &event) {
             let (lane, seq, place) = (event.lane.unwrap_or_default(), event.seq.unwrap_or_default(), delivered.seq);
-            match self.hold.keep(&lane, seq, delivered) {
+            match self.hold.keep(&event.tenant_id, &lane, seq, delivered) {
                 Kept::Held => return None,
                 Kept::Again => {
                     tick.seen.repeated += 1;

@@ -161,7 +161,12 @@ async fn a_lane_waits_for_what_comes_behind_its_successors() {
     line.publish(&others).await;
     assert_eq!(line.alerts(1).await[0].tenant_id.as_str(), "beta");
     assert_eq!(line.caught_up(&worker).await.broken, 0);
-    // A stop in the middle loses nothing of what was held.
+    // Nor does what it wrote down wait: the next start goes on from there, and loses nothing of what was held.
+    let start = Instant::now();
+    while worker.stats().checkpoints == 0 {
+        assert!(start.elapsed() < DEADLINE, "nothing is written down while a lane waits: {:?}", worker.stats());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     worker.stop().await;
     let worker = line.worker_that_holds(60_000);
     line.publish(&late).await;
@@ -169,6 +174,7 @@ async fn a_lane_waits_for_what_comes_behind_its_successors() {
     assert!(alerts.iter().all(|alert| alert.rule_name == "deny-storm"), "{alerts:#?}");
     let stats = line.caught_up(&worker).await;
     assert_eq!((stats.broken, stats.malformed), (0, 0));
+    assert_eq!(stats.events, late.len() as u64, "what was held is not read as something new");
 }
 
 #[derive(Debug, Default)]
