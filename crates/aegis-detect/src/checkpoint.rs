@@ -31,8 +31,8 @@ pub(crate) struct Checkpoint {
     pub(crate) broken: BTreeMap<u64, ChainBreak>,
     /// Messages up to `seq` that were not taken yet: their lanes wait. Some may stand before `rewind`.
     pub(crate) held: Vec<HeldLane>,
-    /// True if the windows need messages before `rewind` too, more than are read again.
-    pub(crate) cut: bool,
+    /// Tenants whose windows need messages before `rewind` too, more than are read again: of each the time of the newest of those.
+    pub(crate) cut: BTreeMap<TenantId, Timestamp>,
 }
 
 impl Checkpoint {
@@ -161,9 +161,14 @@ impl Tail {
         }
     }
 
-    /// True if a window may need more than is remembered here.
-    pub(crate) fn is_cut(&self) -> bool {
-        !self.cut.is_empty()
+    /// Tenants whose windows may need more than is remembered here.
+    pub(crate) fn cut(&self) -> BTreeMap<TenantId, Timestamp> {
+        self.cut.iter().map(|(tenant, needed_at)| (tenant.clone(), *needed_at)).collect()
+    }
+
+    /// What was cut before a restart is so after it.
+    pub(crate) fn stays_cut(&mut self, cut: BTreeMap<TenantId, Timestamp>) {
+        self.cut.extend(cut);
     }
 
     /// The first message that is still needed; `next` if none is.
@@ -195,5 +200,24 @@ mod tests {
         assert!(!Ranges::default().contains(1));
         let many: Ranges = (1..=120_000).collect();
         assert_eq!(serde_json::to_string(&many).unwrap(), "[[1,120000]]");
+    }
+
+    #[test]
+    fn past_the_bound_only_those_are_cut_whose_messages_are_not_there_any_more() {
+        let tenant = |name: &str| TenantId::new(name).unwrap();
+        let at = |second: i64| Timestamp::from_micros(0).plus_seconds(second);
+        let event_id = uuid::Uuid::from_u128(1);
+        let mut tail = Tail::default();
+        tail.show(1, &tenant("quiet"), event_id, at(7), None);
+        let busy = tenant("busy");
+        for seq in 2..=MAX_REWIND as u64 {
+            tail.show(seq, &busy, event_id, at(9), None);
+        }
+        assert!(tail.cut().is_empty());
+        tail.show(MAX_REWIND as u64 + 1, &busy, event_id, at(9), None);
+        assert_eq!(tail.cut(), BTreeMap::from([(tenant("quiet"), at(7))]));
+        let mut restarted = Tail::default();
+        restarted.stays_cut(tail.cut());
+        assert_eq!(restarted.cut(), tail.cut());
     }
 }

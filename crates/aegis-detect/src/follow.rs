@@ -173,9 +173,9 @@ impl Running {
     async fn restore(&mut self, checkpoint: Checkpoint, ring: &KeyRing) -> Result<(), DetectError> {
         // A start that broke off here begins anew.
         self.tail = Tail::default();
-        let (mut events, mut whole) = (Vec::new(), false);
+        let (mut events, mut all_cut) = (Vec::new(), true);
         if self.bus.is_still(Stream::Ase, &checkpoint.place).await? {
-            whole = !checkpoint.cut && self.bus.stream_state(Stream::Ase).await?.first_seq <= checkpoint.rewind;
+            all_cut = self.bus.stream_state(Stream::Ase).await?.first_seq > checkpoint.rewind;
             events = self.read_windows(&checkpoint).await?;
             self.position = checkpoint.place.seq;
             self.written = self.position;
@@ -185,7 +185,9 @@ impl Running {
                 "the stream is not the one that the checkpoint is about; reading it from its start, with empty windows"
             );
         }
-        self.engine.restore(checkpoint.engine, events, whole);
+        let cut = checkpoint.cut;
+        self.engine.restore_cut(checkpoint.engine, events, &|tenant| all_cut || cut.contains_key(tenant));
+        self.tail.stays_cut(cut);
         self.stage = VerifyStage::new(ring.clone(), checkpoint.heads);
         Ok(())
     }
@@ -376,7 +378,7 @@ impl Running {
             skipped: self.tail.skipped(),
             broken: self.tail.broken(),
             held: self.hold.held(),
-            cut: self.tail.is_cut(),
+            cut: self.tail.cut(),
         };
         let written = match serde_json::to_vec(&checkpoint) {
             Ok(text) => self.shelf.write(self.bus.as_ref(), text).await,
