@@ -423,6 +423,24 @@ async fn what_is_told_of_a_late_forged_event_stands_after_a_restart() {
 }
 
 #[tokio::test]
+async fn an_alert_over_the_bound_of_the_bus_goes_out_without_its_fields() {
+    let folder = tempfile::tempdir().unwrap();
+    let bound = StreamLimits { max_messages: 100, max_bytes: 4000 };
+    let limits = EmbeddedLimits::default().with_stream(Stream::Alerts, bound);
+    let line = Line::open_with(folder.path(), limits, Arc::new(SystemClock)).await;
+    let worker = line.worker_of(each_agent(), 0, None);
+    line.publish(&[observation(&line, "wordy", &"x".repeat(5000)), observation(&line, "brief", "x")]).await;
+    let mut alerts = line.alerts(2).await;
+    alerts.sort_by_key(|alert| alert.key["agent_id"].to_string());
+    assert_eq!((&alerts[0].key["agent_id"], &alerts[0].fields["reason"]), (&Value::from("brief"), &Value::from("x")));
+    assert_eq!(alerts[1].key["agent_id"], "wordy");
+    let said = alerts[1].fields["left_out"].as_str().unwrap();
+    assert!(alerts[1].fields.len() == 1 && said.contains("4000 bytes") && said.contains("reason"), "{said}");
+    assert_eq!(line.caught_up(&worker).await.refused, 0);
+    worker.stop().await;
+}
+
+#[tokio::test]
 async fn malformed_messages_are_set_aside_and_the_rest_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let mut line = Line::open(folder.path()).await;
