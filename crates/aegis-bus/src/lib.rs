@@ -344,7 +344,8 @@ pub trait Hearing: Send + std::fmt::Debug {
 /// the stream is another one, to be read from its start; what was seen before is dropped by id.
 #[async_trait]
 pub trait Subscription: Send + std::fmt::Debug {
-    /// At most `max` messages in sequence order; waits up to `wait` for the first; empty when none came.
+    /// At most `max` messages in sequence order; waits up to `wait` for the first, once a driver has asked what it must ask before; empty when none
+    /// came.
     async fn next_batch(&mut self, max: usize, wait: Duration) -> Result<Vec<Delivered>, BusError>;
 }
 

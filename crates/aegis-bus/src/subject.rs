@@ -72,6 +72,15 @@ pub fn ckpt(pp: u32) -> String {
     format!("ckpt.{pp:02}")
 }
 
+/// `ckpt.<pp>-<slot>-<part>`: a part of a checkpoint that is larger than a message.
+#[must_use]
+pub fn ckpt_part(pp: u32, slot: u32, part: usize) -> String {
+    format!("ckpt.{pp:02}-{slot}-{part:03}")
+}
+
+/// The filter for checkpoints and their parts.
+pub const CKPT_ALL: &str = "ckpt.*";
+
 /// `dlq.<pp>`
 #[must_use]
 pub fn dlq(pp: u32) -> String {

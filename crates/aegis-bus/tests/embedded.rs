@@ -215,6 +215,28 @@ async fn message_ids_are_forgotten_after_their_message_and_the_window() {
 }
 
 #[tokio::test]
+async fn old_episodes_make_room_though_nobody_has_read_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::new(Timestamp::from_micros(1_767_225_600_000_000)));
+    let bus = open_at(folder.path(), bounded(Stream::Episodes, 3, 1 << 20), clock.clone()).await;
+    let episode = |name: &str, n: i32| vec![Message::new(format!("episode.t.{name}"), n.to_string())];
+    for name in ["a", "b"] {
+        assert!(publish(&bus, Stream::Episodes, episode(name, 1)).await[0].is_ok());
+    }
+    clock.advance_seconds(20 * 24 * 3600);
+    assert_eq!(publish(&bus, Stream::Episodes, episode("c", 1)).await, [Ok(3)]);
+    // Written again, it is not old.
+    assert_eq!(publish(&bus, Stream::Episodes, episode("a", 2)).await, [Ok(4)]);
+    assert_eq!(publish(&bus, Stream::Episodes, episode("d", 1)).await, [Err(BusError::Full { stream: Stream::Episodes })]);
+    clock.advance_seconds(11 * 24 * 3600);
+    assert_eq!(publish(&bus, Stream::Episodes, episode("d", 1)).await, [Ok(5)], "what was not written for a month makes room");
+    assert_eq!(publish(&bus, Stream::Episodes, episode("e", 1)).await, [Err(BusError::Full { stream: Stream::Episodes })]);
+    let left: Vec<_> = read_all(&bus, Stream::Episodes, 1).await.into_iter().map(|d| d.subject).collect();
+    assert_eq!(left, ["episode.t.c", "episode.t.a", "episode.t.d"]);
+    assert_eq!(bus.stream_state(Stream::Episodes).await.unwrap().messages, 3);
+}
+
+#[tokio::test]
 async fn the_oldest_checkpoints_make_room_once_consumed_and_accounts_stay_right() {
     let folder = tempfile::tempdir().unwrap();
     let bus = open(folder.path(), bounded(Stream::Episodes, 3, 1 << 20)).await;

@@ -10,6 +10,9 @@ use aegis_bus::definitions::{self, Change, Settings};
 use aegis_bus::{Bucket, Bus, BusError, JetStreamBus, JetStreamOptions, Message, Place, Stream, Subscription, conformance};
 use bytes::Bytes;
 use nats::{Server, servers};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::Instant;
 
 fn small() -> Settings {
     let max_bytes = [("ASE", 64), ("APPROVALS", 8), ("ALERTS", 8), ("EPISODES", 8), ("CKPT", 8), ("DLQ", 8)];
@@ -269,6 +272,63 @@ async fn a_stream_that_lost_its_end_is_not_read_on_by_number() {
             assert_rewound(&bus, subscription, &place).await;
         }
     }
+}
+
+/// Another address of the server: over it everything takes so long, each way.
+async fn slow_way(server: &Server, takes: Duration) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("nats://{}", listener.local_addr().unwrap());
+    let to = server.url().trim_start_matches("nats://").to_owned();
+    tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            let (near_out, near_in) = near.into_split();
+            let (far_out, far_in) = tokio::net::TcpStream::connect(&to).await.unwrap().into_split();
+            tokio::spawn(carry(near_out, far_in, takes));
+            tokio::spawn(carry(far_out, near_in, takes));
+        }
+    });
+    address
+}
+
+async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, takes: Duration) {
+    let (sender, mut on_its_way) = tokio::sync::mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
+    tokio::spawn(async move {
+        while let Some((due, bytes)) = on_its_way.recv().await {
+            tokio::time::sleep_until(due).await;
+            if to.write_all(&bytes).await.is_err() {
+                break;
+            }
+        }
+    });
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(length) = from.read(&mut buffer).await {
+        if length == 0 || sender.send((Instant::now() + takes, buffer[..length].to_vec())).is_err() {
+            break;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_never_waits_as_long_as_an_answer_takes_is_not_starved() {
+    let server = Server::start(&servers()[1]);
+    let bus = fresh(&server).await;
+    let far = JetStreamBus::connect(&JetStreamOptions::new(slow_way(&server, Duration::from_millis(150)).await)).await.unwrap();
+    let mut subscription = far.subscribe(Stream::Ase, ">", 1).await.unwrap();
+    let mut read = Vec::new();
+    for seq in 1..=2 {
+        publish_one(&bus, Stream::Ase, Message::new("ase.00.t.x", "x")).await.unwrap();
+        let begun = Instant::now();
+        while read.last() != Some(&seq) {
+            assert!(begun.elapsed() < Duration::from_secs(20), "message {seq} does not come: {read:?}");
+            match subscription.next_batch(10, Duration::from_millis(200)).await {
+                Ok(batch) => read.extend(batch.iter().map(|message| message.seq)),
+                Err(error) => assert!(error.is_retryable(), "{error}"),
+            }
+        }
+        // After five seconds a reader asks whether its stream is still the same: two questions, six tenths of a second here.
+        tokio::time::sleep(Duration::from_millis(5500)).await;
+    }
+    assert_eq!(read, [1, 2]);
 }
 
 #[tokio::test]

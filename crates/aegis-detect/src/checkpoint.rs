@@ -1,7 +1,7 @@
 //! What the detector writes down so that a restart goes on where it stopped: the engine's checkpoint, the lane heads, and the
 //! part of the stream that its windows still need. Without one it replays the whole stream, which gives the same alerts.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use aegis_bus::Place;
 use aegis_ledger::verify::LaneHeads;
@@ -9,6 +9,7 @@ use aegis_model::{EventId, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{Engine, EngineCheckpoint};
+use crate::hold::HeldLane;
 use crate::verify::ChainBreak;
 
 /// Most messages that a restart reads again to rebuild its windows.
@@ -18,36 +19,66 @@ pub(crate) const MAX_REWIND: usize = 500_000;
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Checkpoint {
     pub(crate) version: u32,
-    /// Everything up to here has been taken.
+    /// Everything up to here has been taken, but what is `held`.
     pub(crate) place: Place,
     /// The windows need the messages from here on.
     pub(crate) rewind: u64,
     pub(crate) heads: LaneHeads,
     pub(crate) engine: EngineCheckpoint,
     /// Messages within `rewind ..= seq` that no rule was shown: late, repeated, malformed.
-    pub(crate) skipped: BTreeSet<u64>,
-    /// Messages within `rewind ..= seq` that failed verification, and why.
+    pub(crate) skipped: Ranges,
+    /// Messages within `rewind ..= seq` that failed verification, and why: rules were shown what is said about them, also of those that came late.
     pub(crate) broken: BTreeMap<u64, ChainBreak>,
-    /// True if the windows need messages before `rewind` too, more than are read again.
-    pub(crate) cut: bool,
+    /// Messages up to `seq` that were not taken yet: their lanes wait. Some may stand before `rewind`.
+    pub(crate) held: Vec<HeldLane>,
+    /// Tenants whose windows need messages before `rewind` too, more than are read again: of each the time of the newest of those.
+    pub(crate) cut: BTreeMap<TenantId, Timestamp>,
 }
 
 impl Checkpoint {
-    pub(crate) const VERSION: u32 = 3;
+    pub(crate) const VERSION: u32 = 4;
+}
+
+/// Sequences of a stream, as the ranges that they make: first and last of each, ascending.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Ranges(Vec<(u64, u64)>);
+
+impl Ranges {
+    pub(crate) fn contains(&self, seq: u64) -> bool {
+        let behind = self.0.partition_point(|(first, _)| *first <= seq);
+        behind.checked_sub(1).is_some_and(|at| seq <= self.0[at].1)
+    }
+}
+
+impl FromIterator<u64> for Ranges {
+    /// From sequences in ascending order.
+    fn from_iter<T: IntoIterator<Item = u64>>(seqs: T) -> Self {
+        let mut ranges: Vec<(u64, u64)> = Vec::new();
+        for seq in seqs {
+            match ranges.last_mut() {
+                Some((_, last)) if seq <= *last + 1 => *last = seq.max(*last),
+                _ => ranges.push((seq, seq)),
+            }
+        }
+        Self(ranges)
+    }
 }
 
 /// One message that was taken.
 #[derive(Debug)]
 struct Taken {
     seq: u64,
-    /// Tenant and event time; None if no rule was shown it.
-    shown: Option<(TenantId, EventId, Timestamp)>,
+    /// The event; None if no rule was shown it.
+    shown: Option<EventId>,
+    /// Whose windows need the message, and of what time it is for them: for the event, or for what is said about one that failed verification.
+    needed: Option<(TenantId, Timestamp)>,
     broken: Option<ChainBreak>,
 }
 
 impl Taken {
     fn is_needed(&self, engine: &Engine) -> bool {
-        let Some((tenant, _, needed_at)) = &self.shown else { return false };
+        let Some((tenant, needed_at)) = &self.needed else { return false };
         engine.horizon(tenant).is_none_or(|horizon| *needed_at >= horizon)
     }
 }
@@ -62,7 +93,12 @@ pub(crate) struct Tail {
 
 impl Tail {
     pub(crate) fn skip(&mut self, seq: u64) {
-        self.push(Taken { seq, shown: None, broken: None });
+        self.push(Taken { seq, shown: None, needed: None, broken: None });
+    }
+
+    /// Of an event that no rule was shown, they were shown what is said about it.
+    pub(crate) fn say(&mut self, seq: u64, tenant: &TenantId, needed_at: Timestamp, broken: ChainBreak) {
+        self.push(Taken { seq, shown: None, needed: Some((tenant.clone(), needed_at)), broken: Some(broken) });
     }
 
     pub(crate) fn show(
@@ -73,7 +109,7 @@ impl Tail {
         needed_at: Timestamp,
         broken: Option<ChainBreak>,
     ) {
-        self.push(Taken { seq, shown: Some((tenant.clone(), event_id, needed_at)), broken });
+        self.push(Taken { seq, shown: Some(event_id), needed: Some((tenant.clone(), needed_at)), broken });
     }
 
     /// In order of the stream, also where a lane was held and its messages are taken later.
@@ -86,16 +122,19 @@ impl Tail {
         self.taken.insert(place, taken);
         if self.taken.len() > MAX_REWIND {
             let oldest = self.taken.pop_front();
-            self.give_up(oldest.and_then(|taken| taken.shown));
+            self.give_up(oldest.and_then(|taken| taken.needed));
         }
     }
 
-    /// Marks events that turned out to be late. Of an event that came twice it is the later one.
+    /// Marks events that turned out to be late. Of an event that came twice it is the later one. What is said about one that failed verification is
+    /// in time all the same: the bus says when.
     pub(crate) fn mark_late(&mut self, late: &[EventId]) {
         for id in late {
-            let is_it = |taken: &&mut Taken| taken.shown.as_ref().is_some_and(|(_, shown, _)| shown == id);
-            if let Some(taken) = self.taken.iter_mut().rev().find(is_it) {
+            if let Some(taken) = self.taken.iter_mut().rev().find(|taken| taken.shown.as_ref() == Some(id)) {
                 taken.shown = None;
+                if taken.broken.is_none() {
+                    taken.needed = None;
+                }
             }
         }
     }
@@ -111,20 +150,25 @@ impl Tail {
     /// The stream is another one: what the windows have of it is not in this one.
     pub(crate) fn begin_again(&mut self) {
         for taken in std::mem::take(&mut self.taken) {
-            self.give_up(taken.shown);
+            self.give_up(taken.needed);
         }
     }
 
-    fn give_up(&mut self, shown: Option<(TenantId, EventId, Timestamp)>) {
-        if let Some((tenant, _, needed_at)) = shown {
+    fn give_up(&mut self, needed: Option<(TenantId, Timestamp)>) {
+        if let Some((tenant, needed_at)) = needed {
             let newest = self.cut.entry(tenant).or_insert(needed_at);
             *newest = needed_at.max(*newest);
         }
     }
 
-    /// True if a window may need more than is remembered here.
-    pub(crate) fn is_cut(&self) -> bool {
-        !self.cut.is_empty()
+    /// Tenants whose windows may need more than is remembered here.
+    pub(crate) fn cut(&self) -> BTreeMap<TenantId, Timestamp> {
+        self.cut.iter().map(|(tenant, needed_at)| (tenant.clone(), *needed_at)).collect()
+    }
+
+    /// What was cut before a restart is so after it.
+    pub(crate) fn stays_cut(&mut self, cut: BTreeMap<TenantId, Timestamp>) {
+        self.cut.extend(cut);
     }
 
     /// The first message that is still needed; `next` if none is.
@@ -132,11 +176,48 @@ impl Tail {
         self.taken.front().map_or(next, |taken| taken.seq)
     }
 
-    pub(crate) fn skipped(&self) -> BTreeSet<u64> {
+    pub(crate) fn skipped(&self) -> Ranges {
         self.taken.iter().filter(|t| t.shown.is_none()).map(|t| t.seq).collect()
     }
 
     pub(crate) fn broken(&self) -> BTreeMap<u64, ChainBreak> {
         self.taken.iter().filter_map(|t| t.broken.clone().map(|b| (t.seq, b))).collect()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sequences_are_kept_as_the_ranges_that_they_make() {
+        let seqs = [3, 4, 5, 9, 11, 12];
+        let ranges: Ranges = seqs.into_iter().collect();
+        assert_eq!(serde_json::to_string(&ranges).unwrap(), "[[3,5],[9,9],[11,12]]");
+        let again: Ranges = serde_json::from_str("[[3,5],[9,9],[11,12]]").unwrap();
+        assert!((0..20).all(|seq| again.contains(seq) == seqs.contains(&seq)));
+        assert!(!Ranges::default().contains(1));
+        let many: Ranges = (1..=120_000).collect();
+        assert_eq!(serde_json::to_string(&many).unwrap(), "[[1,120000]]");
+    }
+
+    #[test]
+    fn past_the_bound_only_those_are_cut_whose_messages_are_not_there_any_more() {
+        let tenant = |name: &str| TenantId::new(name).unwrap();
+        let at = |second: i64| Timestamp::from_micros(0).plus_seconds(second);
+        let event_id = uuid::Uuid::from_u128(1);
+        let mut tail = Tail::default();
+        tail.show(1, &tenant("quiet"), event_id, at(7), None);
+        let busy = tenant("busy");
+        for seq in 2..=MAX_REWIND as u64 {
+            tail.show(seq, &busy, event_id, at(9), None);
+        }
+        assert!(tail.cut().is_empty());
+        tail.show(MAX_REWIND as u64 + 1, &busy, event_id, at(9), None);
+        assert_eq!(tail.cut(), BTreeMap::from([(tenant("quiet"), at(7))]));
+        let mut restarted = Tail::default();
+        restarted.stays_cut(tail.cut());
+        assert_eq!(restarted.cut(), tail.cut());
     }
 }

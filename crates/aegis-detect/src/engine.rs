@@ -191,6 +191,11 @@ impl Engine {
     /// not there any more (not `whole`), no alert is taken back that was told before.
     /// A rule that was changed since starts without matches, over the same events.
     pub fn restore(&mut self, checkpoint: EngineCheckpoint, events: Vec<SecurityEvent>, whole: bool) {
+        self.restore_cut(checkpoint, events, &|_| !whole);
+    }
+
+    /// The same, where only of some tenants (`is_cut`) not all events are there.
+    pub fn restore_cut(&mut self, checkpoint: EngineCheckpoint, events: Vec<SecurityEvent>, is_cut: &dyn Fn(&TenantId) -> bool) {
         self.watermarks = checkpoint.watermarks;
         self.settled = checkpoint.settled.into_iter().collect();
         let batch = Arc::new(EventBatch::new(events.into_iter().map(Arc::new).collect()));
@@ -199,7 +204,7 @@ impl Engine {
         for running in &mut self.rules {
             let told = saved.remove(&running.rule.header.id).filter(|(hash, _)| *hash == running.rule.hash);
             let rebuilt = guarded(running, |running| match told {
-                Some((_, told)) => running.rebuild(&batch, told, &self.settled, whole, quotas),
+                Some((_, told)) => running.rebuild(&batch, told, &self.settled, is_cut, quotas),
                 None => running.keep_only(&batch, quotas),
             });
             if let Err(error) = rebuilt {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aegis_bus::{AskForMissing, Bus, BusError, Message, Place, Stream, Subscription, subject};
+use aegis_bus::{AskForMissing, Bus, BusError, Delivered, Message, Place, Stream, Subscription, subject};
 use aegis_keys::KeyRing;
 use aegis_ledger::verify::LaneHeads;
 use aegis_model::{Clock, SecurityEvent, Timestamp};
@@ -13,8 +13,9 @@ use aegis_model::{Clock, SecurityEvent, Timestamp};
 use crate::checkpoint::{Checkpoint, Tail};
 use crate::engine::Engine;
 use crate::error::DetectError;
-use crate::hold::Hold;
+use crate::hold::{HeldLane, Hold};
 use crate::ruleset::RuleSet;
+use crate::shelf::Shelf;
 use crate::verify::{VerifyStage, chain_broken_event};
 use crate::wire::read;
 use crate::worker::{CONSUMER, Shared, WorkerConfig};
@@ -37,6 +38,8 @@ const ASK_AGAIN_US: i64 = 3_000_000;
 const MOST_ASKED: usize = 256;
 /// How long a message that must be there is waited for.
 const READ_WAIT: Duration = Duration::from_secs(10);
+/// A large checkpoint takes its time: as many times as long, none is written.
+const CHECKPOINT_RESTS: i64 = 10;
 /// The partition under which a worker that owns all of them writes its checkpoint.
 const CHECKPOINT_PARTITION: u32 = 0;
 /// Lanes whose last receipt is older are forgotten; a lane that speaks again later is a break, not a secret.
@@ -53,6 +56,11 @@ pub(crate) struct Running {
     ask_at: BTreeMap<String, Timestamp>,
     pub(crate) engine: Engine,
     pub(crate) tail: Tail,
+    shelf: Shelf,
+    /// Up to where the last checkpoint counts.
+    written: u64,
+    /// Why the last checkpoint could not be written, if it could not.
+    pub(crate) unwritten: Option<String>,
     /// True once the checkpoint was looked for.
     begun: bool,
     /// Which incarnation of the stream is read.
@@ -82,6 +90,9 @@ pub(crate) async fn run(
         ask_at: BTreeMap::new(),
         engine: Engine::new(rules, config.engine.clone()),
         tail: Tail::default(),
+        shelf: Shelf::new(CHECKPOINT_PARTITION),
+        written: 0,
+        unwritten: None,
         begun: false,
         stream: String::new(),
         stored: None,
@@ -94,7 +105,7 @@ pub(crate) async fn run(
         let result = match running.start(&ring).await {
             Ok(subscription) => {
                 pause = RETRY_FIRST;
-                shared.stats.lock().trouble = None;
+                shared.stats.lock().trouble.clone_from(&running.unwritten);
                 running.follow(subscription, &config, shared).await
             }
             Err(error) => Err(error),
@@ -115,7 +126,6 @@ pub(crate) async fn run(
     }
     if running.position > 0
         && !running.unpublished
-        && running.hold.is_empty()
         && let Err(error) = running.write_checkpoint(shared).await
     {
         tracing::warn!(%error, "no checkpoint at the end; the next start replays a little more");
@@ -132,7 +142,7 @@ impl Running {
             self.begun = true;
             self.stream = self.bus.stream_identity(Stream::Ase).await?;
             // Registered from the start, so that nothing is dropped before it was seen.
-            self.bus.set_consumer_position(Stream::Ase, CONSUMER, self.tail.rewind(self.position + 1).saturating_sub(1)).await?;
+            self.bus.set_consumer_position(Stream::Ase, CONSUMER, self.needed_from().saturating_sub(1)).await?;
         }
         // Whatever ended the last reader: what follows the position is only what follows if the stream still is the same.
         if self.position > 0 && !self.bus.is_still(Stream::Ase, &self.place()).await? {
@@ -143,13 +153,9 @@ impl Running {
         Ok(self.bus.subscribe(Stream::Ase, ">", self.position + 1).await?)
     }
 
-    async fn read_checkpoint(&self) -> Result<Option<Checkpoint>, DetectError> {
-        if self.bus.last_seq(Stream::Ckpt).await? == 0 {
-            return Ok(None);
-        }
-        let mut subscription = self.bus.subscribe(Stream::Ckpt, &subject::ckpt(CHECKPOINT_PARTITION), 0).await?;
-        let Some(newest) = subscription.next_batch(16, READ_WAIT).await?.pop() else { return Ok(None) };
-        match serde_json::from_slice::<Checkpoint>(&newest.payload) {
+    async fn read_checkpoint(&mut self) -> Result<Option<Checkpoint>, DetectError> {
+        let Some(text) = self.shelf.read(self.bus.as_ref()).await? else { return Ok(None) };
+        match serde_json::from_slice::<Checkpoint>(&text) {
             Ok(checkpoint) if checkpoint.version == Checkpoint::VERSION => Ok(Some(checkpoint)),
             Ok(checkpoint) => {
                 tracing::warn!(version = checkpoint.version, "the checkpoint is of another version; replaying the whole stream");
@@ -165,26 +171,34 @@ impl Running {
     /// Takes up the state of a checkpoint. Of another stream it is still true how far each lane was seen and what was told; only the
     /// events of the windows are gone, and the stream is read from its start.
     async fn restore(&mut self, checkpoint: Checkpoint, ring: &KeyRing) -> Result<(), DetectError> {
-        let (mut events, mut whole) = (Vec::new(), false);
+        // A start that broke off here begins anew.
+        self.tail = Tail::default();
+        let (mut events, mut all_cut) = (Vec::new(), true);
         if self.bus.is_still(Stream::Ase, &checkpoint.place).await? {
-            whole = !checkpoint.cut && self.bus.stream_state(Stream::Ase).await?.first_seq <= checkpoint.rewind;
+            all_cut = self.bus.stream_state(Stream::Ase).await?.first_seq > checkpoint.rewind;
             events = self.read_windows(&checkpoint).await?;
             self.position = checkpoint.place.seq;
+            self.written = self.position;
             self.stored = checkpoint.place.stored;
         } else {
             tracing::warn!(
                 "the stream is not the one that the checkpoint is about; reading it from its start, with empty windows"
             );
         }
-        self.engine.restore(checkpoint.engine, events, whole);
+        let cut = checkpoint.cut;
+        self.engine.restore_cut(checkpoint.engine, events, &|tenant| all_cut || cut.contains_key(tenant));
+        self.tail.stays_cut(cut);
         self.stage = VerifyStage::new(ring.clone(), checkpoint.heads);
         Ok(())
     }
 
-    /// Reads the messages that the windows need once more; no rule is run over them.
+    /// Reads the messages that the windows need once more, and those of the lanes that wait; no rule is run over them.
     async fn read_windows(&mut self, checkpoint: &Checkpoint) -> Result<Vec<SecurityEvent>, DetectError> {
         let mut events = Vec::new();
-        let (mut next, last) = (checkpoint.rewind, checkpoint.place.seq);
+        let until = |lane: &HeldLane| lane.seqs.iter().map(|seq| (*seq, lane.until)).collect::<Vec<_>>();
+        let held: BTreeMap<u64, Timestamp> = checkpoint.held.iter().flat_map(until).collect();
+        let first_held = held.first_key_value().map_or(checkpoint.rewind, |(seq, _)| *seq);
+        let (mut next, last) = (checkpoint.rewind.min(first_held), checkpoint.place.seq);
         let mut subscription = self.bus.subscribe(Stream::Ase, ">", next).await?;
         // Nothing behind the first message that is still there has been dropped.
         while next <= last && self.bus.stream_state(Stream::Ase).await?.first_seq <= last {
@@ -194,9 +208,22 @@ impl Running {
             }
             for delivered in batch.into_iter().take_while(|d| d.seq <= last) {
                 next = delivered.seq + 1;
+                if let Some(until) = held.get(&delivered.seq) {
+                    self.hold_again(*until, delivered);
+                    continue;
+                }
+                if delivered.seq < checkpoint.rewind {
+                    continue;
+                }
                 let broken = checkpoint.broken.get(&delivered.seq).cloned();
-                match read(&delivered) {
-                    Ok((_, mut event)) if !checkpoint.skipped.contains(&delivered.seq) => {
+                let skipped = checkpoint.skipped.contains(delivered.seq);
+                match (read(&delivered), broken) {
+                    (Ok((_, event)), Some(broken)) if skipped => {
+                        let said = chain_broken_event(&event, &broken);
+                        self.tail.say(delivered.seq, &event.tenant_id, said.ts, broken);
+                        events.push(said);
+                    }
+                    (Ok((_, mut event)), broken) if !skipped => {
                         event.verified = broken.is_none() && event.lane.is_some();
                         let said = broken.as_ref().map(|b| chain_broken_event(&event, b));
                         let needed_at = said.as_ref().map_or(event.ts, |s| s.ts.max(event.ts));
@@ -211,6 +238,22 @@ impl Running {
         Ok(events)
     }
 
+    /// What waited when the checkpoint was written waits on.
+    fn hold_again(&mut self, until: Timestamp, delivered: Delivered) {
+        let event = read(&delivered).ok().map(|(_, event)| event);
+        let Some(SecurityEvent { tenant_id, lane: Some(lane), seq: Some(seq), .. }) = event else {
+            tracing::error!(seq = delivered.seq, "a message whose lane waited is not what it was");
+            return;
+        };
+        let _it_is_the_only_one_of_its_place = self.hold.keep_until(until, &tenant_id, &lane, seq, delivered);
+    }
+
+    /// The first message that a start would have to read.
+    fn needed_from(&self) -> u64 {
+        let next = self.position + 1;
+        self.tail.rewind(next).min(self.hold.first_seq(next))
+    }
+
     /// Where it stands, to be compared with what the stream is later.
     fn place(&self) -> Place {
         Place { stream: self.stream.clone(), seq: self.position, stored: self.stored }
@@ -221,6 +264,7 @@ impl Running {
     async fn begin_again(&mut self, shared: &Shared) -> Result<(), DetectError> {
         self.stream = self.bus.stream_identity(Stream::Ase).await?;
         self.position = 0;
+        self.written = 0;
         self.stored = None;
         self.take_held(shared).await?;
         self.tail.begin_again();
@@ -236,7 +280,7 @@ impl Running {
         shared: &Shared,
     ) -> Result<(), DetectError> {
         let mut last_checkpoint = self.clock.now();
-        let mut written = self.position;
+        let mut rests = config.checkpoint_ms.saturating_mul(1000);
         {
             let mut stats = shared.stats.lock();
             stats.ready = true;
@@ -264,10 +308,11 @@ impl Running {
             self.ask_for_missing();
             let now = self.clock.now();
             let since = now.as_micros().saturating_sub(last_checkpoint.as_micros());
-            // What is held was taken by nobody yet: a checkpoint behind it would lose it.
-            if written != self.position && self.hold.is_empty() && since >= config.checkpoint_ms.saturating_mul(1000) {
+            if self.written != self.position && since >= rests {
                 self.write_checkpoint(shared).await?;
-                (written, last_checkpoint) = (self.position, now);
+                last_checkpoint = self.clock.now();
+                let took = last_checkpoint.as_micros().saturating_sub(now.as_micros());
+                rests = config.checkpoint_ms.saturating_mul(1000).max(took.saturating_mul(CHECKPOINT_RESTS));
             }
             let took = Duration::from_micros(now.as_micros().saturating_sub(started.as_micros()).max(0).unsigned_abs());
             if !full
@@ -314,6 +359,7 @@ impl Running {
         Ok(())
     }
 
+    /// Writes down how far it is. Where there is no room for it, that is said: the one before stands, and the stream is not released.
     async fn write_checkpoint(&mut self, shared: &Shared) -> Result<(), DetectError> {
         self.catch_up(shared).await?;
         self.stage.forget_idle(self.clock.now().plus_seconds(-IDLE_LANE_S));
@@ -331,18 +377,29 @@ impl Running {
             engine: self.engine.checkpoint(),
             skipped: self.tail.skipped(),
             broken: self.tail.broken(),
-            cut: self.tail.is_cut(),
+            held: self.hold.held(),
+            cut: self.tail.cut(),
         };
-        let Ok(payload) = serde_json::to_vec(&checkpoint) else { return Ok(()) };
-        if payload.len() > aegis_bus::MAX_PAYLOAD {
-            tracing::warn!(bytes = payload.len(), "the checkpoint is too large for the bus; a restart replays from the last one");
-            return Ok(());
+        let written = match serde_json::to_vec(&checkpoint) {
+            Ok(text) => self.shelf.write(self.bus.as_ref(), text).await,
+            Err(error) => Err(BusError::Invalid { what: "checkpoint", reason: error.to_string() }),
+        };
+        match written {
+            Ok(()) => {}
+            Err(error) if error.is_retryable() && !matches!(error, BusError::Full { .. }) => return Err(error.into()),
+            Err(error) => {
+                tracing::error!(%error, "no checkpoint; a restart replays from the last one, and the stream is not released");
+                let trouble = format!("no checkpoint can be written, and the stream {} is not released: {error}", Stream::Ase);
+                self.unwritten = Some(trouble);
+                shared.stats.lock().trouble.clone_from(&self.unwritten);
+                return Ok(());
+            }
         }
-        let message = Message::new(subject::ckpt(CHECKPOINT_PARTITION), payload);
-        for result in self.bus.publish(Stream::Ckpt, vec![message]).await {
-            result?;
+        if self.unwritten.take().is_some() {
+            shared.stats.lock().trouble = None;
         }
-        self.bus.set_consumer_position(Stream::Ase, CONSUMER, rewind.saturating_sub(1)).await?;
+        self.bus.set_consumer_position(Stream::Ase, CONSUMER, self.needed_from().saturating_sub(1)).await?;
+        self.written = self.position;
         shared.stats.lock().checkpoints += 1;
         Ok(())
     }

@@ -1,26 +1,72 @@
 //! Lanes that wait for a receipt that is missing in them. Over a network a receipt can come behind its successors: its publisher did not hear
 //! of it, and sends it again. So a lane with a gap is held for a while, by the bus's time in the log, and then goes on without. A function of the
-//! log: no clock of this process decides.
+//! log: no clock of this process decides. Promises that no tenant's gaps end the wait of another's lanes, but where memory ends.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use aegis_bus::Delivered;
-use aegis_model::Timestamp;
+use aegis_model::{TenantId, Timestamp};
+use serde::{Deserialize, Serialize};
 
-/// Messages and bytes that are held at most; past it the lane that waits longest goes on without what is missing.
-const MAX_HELD: usize = 50_000;
-const MAX_HELD_BYTES: usize = 64 << 20;
+/// What is held at most of all tenants; past it the lane that waits longest, of the tenant of whom most is held, goes on without what is missing.
+const MOST: Weight = Weight { messages: 50_000, bytes: 64 << 20 };
+/// The same of one tenant.
+const MOST_OF_TENANT: Weight = Weight { messages: 12_500, bytes: 16 << 20 };
 
-/// As many times the hold, something may be held without a break; then everything goes on, and for one hold nothing is held: a producer whose
-/// lanes always miss something must not keep the reader from writing down how far it is.
-const MOST_HOLDS: i64 = 4;
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Weight {
+    messages: usize,
+    bytes: usize,
+}
+
+impl Weight {
+    const fn is_over(self, bound: Self) -> bool {
+        self.messages > bound.messages || self.bytes > bound.bytes
+    }
+
+    fn add(&mut self, other: Self) {
+        self.messages += other.messages;
+        self.bytes += other.bytes;
+    }
+
+    fn take_off(&mut self, other: Self) {
+        self.messages -= other.messages;
+        self.bytes -= other.bytes;
+    }
+}
+
+impl<'a> FromIterator<&'a Delivered> for Weight {
+    fn from_iter<T: IntoIterator<Item = &'a Delivered>>(messages: T) -> Self {
+        let mut weight = Self::default();
+        messages.into_iter().for_each(|message| weight.add(Self { messages: 1, bytes: message.payload.len() }));
+        weight
+    }
+}
 
 #[derive(Debug)]
 struct Waiting {
+    tenant: TenantId,
     until: Timestamp,
     /// By seq in the lane; the first of a seq stands for it.
     held: BTreeMap<i64, Delivered>,
+}
+
+/// What is held of a tenant.
+#[derive(Debug, Default)]
+struct OfTenant {
+    /// Its lanes by the time until which they wait.
+    by_time: BTreeSet<(Timestamp, String)>,
+    weight: Weight,
+}
+
+/// A lane that is held, as a checkpoint has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HeldLane {
+    /// The time of the bus until which it waits.
+    pub(crate) until: Timestamp,
+    /// The messages' sequences in the stream.
+    pub(crate) seqs: Vec<u64>,
 }
 
 /// What is held.
@@ -30,12 +76,10 @@ pub(crate) struct Hold {
     lanes: BTreeMap<String, Waiting>,
     /// The lanes by the time until which they wait.
     by_time: BTreeSet<(Timestamp, String)>,
-    count: usize,
-    bytes: usize,
-    /// Since when something is held, by the bus's time.
-    since: Option<Timestamp>,
-    /// Until then nothing is.
-    rests_until: Timestamp,
+    tenants: BTreeMap<TenantId, OfTenant>,
+    /// Tenants of whom too much may be held.
+    heavy: BTreeSet<TenantId>,
+    weight: Weight,
 }
 
 /// What becomes of a message that would be held.
@@ -44,14 +88,20 @@ pub(crate) enum Kept {
     Held,
     /// The same message is held already.
     Again,
-    /// Another message of this place in its lane is held, or nothing is held now: to be taken at once.
+    /// Another message of this place in its lane is held: to be taken at once.
     Not(Box<Delivered>),
 }
 
 impl Hold {
     pub(crate) const fn new(hold_ms: i64) -> Self {
-        let rests_until = Timestamp::from_micros(i64::MIN);
-        Self { hold_ms, lanes: BTreeMap::new(), by_time: BTreeSet::new(), count: 0, bytes: 0, since: None, rests_until }
+        Self {
+            hold_ms,
+            lanes: BTreeMap::new(),
+            by_time: BTreeSet::new(),
+            tenants: BTreeMap::new(),
+            heavy: BTreeSet::new(),
+            weight: Weight { messages: 0, bytes: 0 },
+        }
     }
 
     /// Whether a lane is held at all where something is missing.
@@ -64,68 +114,99 @@ impl Hold {
     }
 
     /// Holds a message before which something is missing in its lane.
-    pub(crate) fn keep(&mut self, lane: &str, seq: i64, delivered: Delivered) -> Kept {
-        if delivered.bus_ts < self.rests_until {
-            return Kept::Not(Box::new(delivered));
-        }
+    pub(crate) fn keep(&mut self, tenant: &TenantId, lane: &str, seq: i64, delivered: Delivered) -> Kept {
         let until = delivered.bus_ts.plus_micros(self.hold_ms.saturating_mul(1000));
-        self.since.get_or_insert(delivered.bus_ts);
-        let by_time = &mut self.by_time;
-        let waiting = self.lanes.entry(lane.to_owned()).or_insert_with(|| {
-            by_time.insert((until, lane.to_owned()));
-            Waiting { until, held: BTreeMap::new() }
-        });
-        match waiting.held.entry(seq) {
-            Entry::Occupied(held) if held.get().payload == delivered.payload => Kept::Again,
+        self.keep_until(until, tenant, lane, seq, delivered)
+    }
+
+    /// The same, where the lane waits until then, if it does not wait already.
+    pub(crate) fn keep_until(&mut self, until: Timestamp, tenant: &TenantId, lane: &str, seq: i64, delivered: Delivered) -> Kept {
+        let fresh = || Waiting { tenant: tenant.clone(), until, held: BTreeMap::new() };
+        let waiting = self.lanes.entry(lane.to_owned()).or_insert_with(fresh);
+        let place = match waiting.held.entry(seq) {
+            Entry::Occupied(held) if held.get().payload == delivered.payload => return Kept::Again,
             // A fork must not hide behind what is missing before it.
-            Entry::Occupied(_) => Kept::Not(Box::new(delivered)),
-            Entry::Vacant(place) => {
-                self.count += 1;
-                self.bytes += delivered.payload.len();
-                place.insert(delivered);
-                Kept::Held
-            }
+            Entry::Occupied(_) => return Kept::Not(Box::new(delivered)),
+            Entry::Vacant(place) => place,
+        };
+        let weight: Weight = std::iter::once(&delivered).collect();
+        place.insert(delivered);
+        let of_tenant = self.tenants.entry(waiting.tenant.clone()).or_default();
+        of_tenant.by_time.insert((waiting.until, lane.to_owned()));
+        of_tenant.weight.add(weight);
+        if of_tenant.weight.is_over(MOST_OF_TENANT) {
+            self.heavy.insert(waiting.tenant.clone());
         }
+        self.by_time.insert((waiting.until, lane.to_owned()));
+        self.weight.add(weight);
+        Kept::Held
     }
 
     /// The message of a lane that is held first, if nothing is missing before it any more: the next, or one that was taken meanwhile.
     pub(crate) fn next(&mut self, lane: &str, head: i64) -> Option<Delivered> {
         let waiting = self.lanes.get_mut(lane)?;
-        let due = waiting.held.first_key_value().is_some_and(|(seq, _)| *seq <= head + 1);
-        let next = if due { waiting.held.pop_first().map(|(_, delivered)| delivered) } else { None };
-        if waiting.held.is_empty() {
-            self.by_time.remove(&(waiting.until, lane.to_owned()));
-            self.lanes.remove(lane);
+        if waiting.held.first_key_value().is_none_or(|(seq, _)| *seq > head.saturating_add(1)) {
+            return None;
         }
-        self.forget(next.as_slice());
-        next
+        let (_, next) = waiting.held.pop_first()?;
+        let tenant = waiting.tenant.clone();
+        if waiting.held.is_empty() {
+            self.give_up(lane);
+        }
+        self.forget(&tenant, std::iter::once(&next).collect());
+        Some(next)
     }
 
     /// What has waited long enough at `now` of the bus, or has to go: by lane, in order of seq.
     pub(crate) fn release(&mut self, now: Timestamp) -> Vec<Delivered> {
-        if self.lanes.is_empty() {
-            return Vec::new();
-        }
         let mut released = Vec::new();
-        let longest = self.hold_ms.saturating_mul(1000 * MOST_HOLDS);
-        if self.since.is_some_and(|since| since.plus_micros(longest) <= now) {
-            self.rests_until = now.plus_micros(self.hold_ms.saturating_mul(1000));
-            return self.release_all();
-        }
         while let Some((until, lane)) = self.by_time.first() {
-            if *until > now && self.count <= MAX_HELD && self.bytes <= MAX_HELD_BYTES {
+            if *until > now {
                 break;
             }
             let lane = lane.clone();
             released.extend(self.give_up(&lane));
         }
+        for tenant in std::mem::take(&mut self.heavy) {
+            while let Some(lane) = self.longest_waiting(&tenant, MOST_OF_TENANT) {
+                released.extend(self.give_up(&lane));
+            }
+        }
+        while self.weight.is_over(MOST) {
+            let heaviest =
+                self.tenants.iter().max_by_key(|(_, of_tenant)| of_tenant.weight.bytes).map(|(tenant, _)| tenant.clone());
+            let nothing = Weight::default();
+            let Some(lane) = heaviest.and_then(|tenant| self.longest_waiting(&tenant, nothing)) else { break };
+            released.extend(self.give_up(&lane));
+        }
         released
+    }
+
+    /// The lane of a tenant that waits longest, if more than the bound is held of it.
+    fn longest_waiting(&self, tenant: &TenantId, bound: Weight) -> Option<String> {
+        let of_tenant = self.tenants.get(tenant).filter(|of_tenant| of_tenant.weight.is_over(bound))?;
+        of_tenant.by_time.first().map(|(_, lane)| lane.clone())
     }
 
     /// The lanes that are held, with the first seq that each has.
     pub(crate) fn lanes(&self) -> impl Iterator<Item = (&str, i64)> {
         let first = |waiting: &Waiting| waiting.held.first_key_value().map(|(seq, _)| *seq);
         self.lanes.iter().filter_map(move |(lane, waiting)| Some((lane.as_str(), first(waiting)?)))
+    }
+
+    /// What is held, for a checkpoint.
+    pub(crate) fn held(&self) -> Vec<HeldLane> {
+        let of_lane = |waiting: &Waiting| HeldLane {
+            until: waiting.until,
+            seqs: waiting.held.values().map(|delivered| delivered.seq).collect(),
+        };
+        self.lanes.values().map(of_lane).collect()
+    }
+
+    /// The first message of the stream that is held; `next` if none is.
+    pub(crate) fn first_seq(&self, next: u64) -> u64 {
+        let all = self.lanes.values().flat_map(|waiting| waiting.held.values());
+        all.map(|delivered| delivered.seq).min().unwrap_or(next)
     }
 
     /// Everything that is held, by lane, in order of seq.
@@ -136,17 +217,22 @@ impl Hold {
 
     fn give_up(&mut self, lane: &str) -> Vec<Delivered> {
         let Some(waiting) = self.lanes.remove(lane) else { return Vec::new() };
-        self.by_time.remove(&(waiting.until, lane.to_owned()));
+        let place = (waiting.until, lane.to_owned());
+        self.by_time.remove(&place);
+        if let Some(of_tenant) = self.tenants.get_mut(&waiting.tenant) {
+            of_tenant.by_time.remove(&place);
+        }
         let given_up: Vec<Delivered> = waiting.held.into_values().collect();
-        self.forget(&given_up);
+        self.forget(&waiting.tenant, given_up.iter().collect());
         given_up
     }
 
-    fn forget(&mut self, gone: &[Delivered]) {
-        self.count -= gone.len();
-        self.bytes -= gone.iter().map(|delivered| delivered.payload.len()).sum::<usize>();
-        if self.lanes.is_empty() {
-            self.since = None;
+    fn forget(&mut self, tenant: &TenantId, gone: Weight) {
+        self.weight.take_off(gone);
+        let Some(of_tenant) = self.tenants.get_mut(tenant) else { return };
+        of_tenant.weight.take_off(gone);
+        if of_tenant.by_time.is_empty() && of_tenant.weight == Weight::default() {
+            self.tenants.remove(tenant);
         }
     }
 }
@@ -165,50 +251,95 @@ mod tests {
         Timestamp::from_micros(0).plus_seconds(seconds)
     }
 
+    fn tenant(name: &str) -> TenantId {
+        TenantId::new(name).unwrap()
+    }
+
+    fn seqs(released: &[Delivered]) -> Vec<u64> {
+        released.iter().map(|delivered| delivered.seq).collect()
+    }
+
+    fn is_clear(hold: &Hold) -> bool {
+        hold.is_empty() && hold.by_time.is_empty() && hold.tenants.is_empty() && hold.weight == Weight::default()
+    }
+
     #[test]
     fn a_lane_is_given_up_at_its_time_in_order_and_what_it_weighed_is_forgotten() {
-        let mut hold = Hold::new(15_000);
-        assert!(matches!(hold.keep("a", 4, message(1, "four", 0)), Kept::Held));
-        assert!(matches!(hold.keep("a", 3, message(2, "three", 1)), Kept::Held));
-        assert!(matches!(hold.keep("a", 3, message(3, "three", 1)), Kept::Again));
-        assert!(matches!(hold.keep("a", 3, message(4, "a fork", 1)), Kept::Not(_)), "a fork is not held");
+        let (mut hold, t) = (Hold::new(15_000), tenant("t"));
+        assert!(matches!(hold.keep(&t, "a", 4, message(1, "four", 0)), Kept::Held));
+        assert!(matches!(hold.keep(&t, "a", 3, message(2, "three", 1)), Kept::Held));
+        assert!(matches!(hold.keep(&t, "a", 3, message(3, "three", 1)), Kept::Again));
+        assert!(matches!(hold.keep(&t, "a", 3, message(4, "a fork", 1)), Kept::Not(_)), "a fork is not held");
         assert!(hold.next("a", 1).is_none() && hold.release(at(14)).is_empty());
-        assert_eq!(hold.release(at(15)).iter().map(|d| d.seq).collect::<Vec<_>>(), [2, 1]);
-        assert!(hold.is_empty() && hold.count == 0 && hold.bytes == 0 && hold.since.is_none() && hold.by_time.is_empty());
+        assert_eq!(seqs(&hold.release(at(15))), [2, 1]);
+        assert!(is_clear(&hold));
     }
 
     #[test]
-    fn past_its_bound_the_lanes_that_wait_longest_go_on_and_each_message_once() {
+    fn what_was_missing_lets_its_lane_go_on_message_by_message() {
+        let (mut hold, t) = (Hold::new(15_000), tenant("t"));
+        for (seq, n) in [(3, 1), (4, 2), (7, 3)] {
+            assert!(matches!(hold.keep(&t, "a", seq, message(n, "x", 0)), Kept::Held));
+        }
+        let held = hold.held();
+        assert_eq!(held, [HeldLane { until: at(15), seqs: vec![1, 2, 3] }]);
+        assert_eq!((hold.next("a", 2).unwrap().seq, hold.next("a", 3).unwrap().seq), (1, 2));
+        assert!(hold.next("a", 4).is_none());
+        assert_eq!((hold.first_seq(9), hold.next("a", 6).unwrap().seq, hold.first_seq(9)), (3, 3, 9));
+        assert!(is_clear(&hold));
+    }
+
+    #[test]
+    fn past_the_bound_of_a_tenant_its_own_lanes_go_on_and_each_message_once() {
         let mut hold = Hold::new(15_000);
+        assert!(matches!(hold.keep(&tenant("other"), "quiet", 2, message(1_000_000, "x", 0)), Kept::Held));
         let (mut taken, mut released) = (0usize, Vec::new());
-        for n in 0..MAX_HELD + 10 {
-            let message = message(n as u64, "x", i64::try_from(n / 10_000).unwrap());
-            assert!(matches!(hold.keep(&format!("lane {n}"), 2, message), Kept::Held));
+        for n in 0..MOST_OF_TENANT.messages + 10 {
+            let message = message(n as u64, "x", i64::try_from(n / 5000).unwrap());
+            assert!(matches!(hold.keep(&tenant("noisy"), &format!("lane {n}"), 2, message), Kept::Held));
             taken += 1;
-            released.extend(hold.release(at(5)).iter().map(|d| d.seq));
+            released.extend(seqs(&hold.release(at(5))));
         }
-        assert_eq!((released.len(), hold.count, hold.by_time.len()), (10, MAX_HELD, MAX_HELD));
-        assert!(released.iter().all(|seq| *seq < 10_000), "the first ones wait longest");
-        assert!(hold.next("lane 40000", 1).is_some());
-        released.extend(hold.release(at(20)).iter().map(|d| d.seq));
-        assert_eq!((released.len() + 1, hold.by_time.len()), (taken, 0));
+        assert_eq!((released.len(), hold.lanes.len()), (10, MOST_OF_TENANT.messages + 1));
+        assert!(released.iter().all(|seq| *seq < 5000), "the first ones wait longest");
+        assert!(hold.next("lane 10000", 1).is_some());
+        released.extend(seqs(&hold.release(at(20))));
+        assert_eq!(released.len() + 1, taken + 1, "with the other tenant's");
+        assert!(is_clear(&hold));
     }
 
     #[test]
-    fn nobody_can_make_it_hold_without_end() {
+    fn past_the_bound_of_all_it_is_the_heaviest_tenant_that_goes_on() {
         let mut hold = Hold::new(15_000);
-        let mut released = 0;
-        // A new lane with a gap every ten seconds: never is nothing held.
-        for n in 0..6 {
-            released += hold.release(at(10 * n)).len();
-            assert!(matches!(hold.keep(&n.to_string(), 2, message(n.unsigned_abs(), "x", 10 * n)), Kept::Held));
-            assert!(!hold.is_empty());
+        let mut n = 0;
+        for (name, count) in [("a", 12_000), ("b", 12_000), ("c", 12_000), ("d", 12_400), ("small", 1600)] {
+            for _ in 0..count {
+                n += 1;
+                assert!(matches!(hold.keep(&tenant(name), &format!("lane {n}"), 2, message(n, name, 0)), Kept::Held));
+            }
         }
-        released += hold.release(at(60)).len();
-        assert_eq!(released, 6, "after four times the hold everything goes on");
-        assert!(hold.is_empty());
-        assert!(matches!(hold.keep("late", 2, message(9, "x", 74)), Kept::Not(_)), "and for one hold nothing is held");
-        assert!(hold.is_empty());
-        assert!(matches!(hold.keep("late", 2, message(9, "x", 75)), Kept::Held));
+        assert!(hold.release(at(5)).is_empty());
+        n += 1;
+        assert!(matches!(hold.keep(&tenant("small"), "one more", 2, message(n, "x", 0)), Kept::Held));
+        let released = hold.release(at(5));
+        assert_eq!((released.len(), released[0].payload.as_ref()), (1, &b"d"[..]));
+    }
+
+    #[test]
+    fn whoever_always_misses_something_waits_for_itself_alone() {
+        let mut hold = Hold::new(15_000);
+        // A new gap every ten seconds: never is nothing of this tenant held.
+        for n in 0..100 {
+            let of_others = hold.release(at(10 * n)).iter().filter(|released| released.payload != "hostile").count();
+            assert_eq!(of_others, 0, "at {} s", 10 * n);
+            assert!(matches!(
+                hold.keep(&tenant("hostile"), &n.to_string(), 2, message(n.unsigned_abs(), "hostile", 10 * n)),
+                Kept::Held
+            ));
+            assert!(matches!(hold.keep(&tenant("other"), "lane", 2, message(1000, "other", 10 * n)), Kept::Held));
+            assert!(hold.release(at(10 * n + 9)).iter().all(|released| released.payload == "hostile"));
+            // What was missing comes after nine seconds, and is in time.
+            assert!(hold.next("lane", 1).is_some());
+        }
     }
 }

@@ -23,6 +23,7 @@ mod rule;
 mod ruleset;
 mod schema;
 mod shape;
+mod shelf;
 mod sliding;
 mod sql;
 pub mod testing;

@@ -24,14 +24,14 @@ impl RunningRule {
         Ok(())
     }
 
-    /// The state after a restart: events of the windows, what was told, and the matches at instants that were not `settled`. Where not all
-    /// events are there (`whole`), what was told stands.
+    /// The state after a restart: events of the windows, what was told, and the matches at instants that were not `settled`. What was told of a
+    /// tenant of whom not all events are there (`is_cut`) stands.
     pub(crate) fn rebuild(
         &mut self,
         batch: &Arc<EventBatch>,
         told: SavedKeys,
         settled: &HashMap<TenantId, Timestamp>,
-        whole: bool,
+        is_cut: &dyn Fn(&TenantId) -> bool,
         quotas: Quotas,
     ) -> Result<(), DetectError> {
         let lost = |running: &Self| running.stats.given_up + running.stats.refused + running.stats.overruns;
@@ -52,8 +52,10 @@ impl RunningRule {
             self.state.keys_mut().for_each(crate::episode::KeyState::forget_details);
         }
         self.note_overruns();
-        if !whole || lost(self) > lost_before {
-            self.state.keys_mut().for_each(crate::episode::KeyState::let_stand);
+        let is_lost = lost(self) > lost_before;
+        for (_, of_tenant) in self.state.tenants.iter_mut().filter(|(tenant, _)| is_lost || is_cut(tenant)) {
+            let keys = of_tenant.buckets.values_mut().flat_map(|bucket| bucket.keys.values_mut());
+            keys.for_each(crate::episode::KeyState::let_stand);
         }
         Ok(())
     }

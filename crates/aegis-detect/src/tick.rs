@@ -8,7 +8,7 @@ use crate::error::DetectError;
 use crate::follow::{RETRY_FIRST, RETRY_MOST, Running};
 use crate::hold::Kept;
 use crate::verify::Stage;
-use crate::wire::{dead_letter, messages, read};
+use crate::wire::{dead_letter, messages, read, smaller};
 use crate::worker::{Shared, WorkerStats};
 
 /// What a tick is made of.
@@ -123,7 +123,7 @@ impl Running {
         };
         if may_hold && self.stage.misses_one_before(&wire, &event) {
             let (lane, seq, place) = (event.lane.unwrap_or_default(), event.seq.unwrap_or_default(), delivered.seq);
-            match self.hold.keep(&lane, seq, delivered) {
+            match self.hold.keep(&event.tenant_id, &lane, seq, delivered) {
                 Kept::Held => return None,
                 Kept::Again => {
                     tick.seen.repeated += 1;
@@ -158,30 +158,56 @@ impl Running {
         self.stage.heads().get(lane).map(|(head, _)| (lane.clone(), head))
     }
 
-    /// Publishes until every message is taken or will never be. "Already there" is the same as taken.
+    /// Publishes until every message is taken or will never be. "Already there" is the same as taken. The record of an episode that finds its
+    /// stream full is given up, and counted: its alert is out, and others must not wait for it. An alert that is over the bus's bound goes out
+    /// without what makes it large.
     async fn publish(&self, stream: Stream, mut messages: Vec<Message>, shared: &Shared) -> Result<(), DetectError> {
         let mut pause = RETRY_FIRST;
         while !messages.is_empty() {
             let results = self.bus.publish(stream, messages.clone()).await;
-            let mut again = Vec::new();
+            let (mut again, mut smaller_ones) = (Vec::new(), Vec::new());
+            let (mut dropped, mut refused) = (0, 0);
             for (message, result) in messages.into_iter().zip(results) {
                 match result {
                     Ok(_) | Err(BusError::WrongLastSequence { .. }) => {}
+                    Err(BusError::Full { .. }) if stream == Stream::Episodes => dropped += 1,
                     Err(error) if error.is_retryable() => again.push(message),
-                    Err(error) => tracing::error!(subject = %message.subject, %error, "the bus will never take this message"),
+                    Err(error) => {
+                        let smaller = if let BusError::TooLarge { max, .. } = error { smaller(&message, max) } else { None };
+                        match smaller {
+                            Some(smaller) => {
+                                tracing::warn!(subject = %message.subject, %error, "this alert goes out without its fields");
+                                smaller_ones.push(smaller);
+                            }
+                            None => {
+                                refused += 1;
+                                tracing::error!(subject = %message.subject, %error, "the bus will never take this message");
+                            }
+                        }
+                    }
                 }
             }
-            if again.is_empty() {
-                break;
+            if dropped > 0 || refused > 0 {
+                let mut stats = shared.stats.lock();
+                stats.refused += refused;
+                if stats.episodes_dropped == 0 && dropped > 0 {
+                    tracing::warn!(%stream, "it is full: what becomes of episodes is not written down until there is room");
+                }
+                stats.episodes_dropped += dropped;
+            }
+            let waits = !again.is_empty();
+            messages = again;
+            messages.append(&mut smaller_ones);
+            if !waits {
+                continue;
             }
             if shared.stopping() {
                 return Err(BusError::Closed.into());
             }
             shared.stats.lock().trouble = Some(format!("stream {stream} takes no messages; trying again"));
             shared.pause(pause).await;
-            shared.stats.lock().trouble = None;
+            shared.stats.lock().trouble.clone_from(&self.unwritten);
             pause = (pause * 2).min(RETRY_MOST);
-            messages = again;
         }
         Ok(())
     }

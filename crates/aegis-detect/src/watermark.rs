@@ -1,15 +1,20 @@
 //! Event time per tenant: how far each producer has come, what is late, and what can no longer change.
-//! A function of the log alone: it reads `ts` and the stored bus time of events in stream order, never a clock.
+//! A function of the log alone: it reads `ts` and the stored bus time of events in stream order, never a clock. Promises that what is not proved
+//! makes nobody's proved events late.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
-use aegis_model::{SecurityEvent, TenantId, Timestamp};
+use aegis_model::{EventKind, SecurityEvent, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// A producer not heard of for this much bus activity of its tenant no longer holds the watermark back.
 const IDLE_ACTIVITY: i64 = 60_000_000;
 /// The most that one pause of the bus counts as activity: a stopped bus makes nobody idle.
 const MAX_PAUSE: i64 = 5_000_000;
+/// After this much bus activity of a tenant of whom nothing comes that is heard, its time goes on so far behind the bus's: else nothing of it would
+/// ever be settled.
+const NOTHING_HEARD: i64 = 3_600_000_000;
 /// Producers remembered per tenant; beyond it the one that is furthest behind is left out.
 const MAX_PRODUCERS: usize = 1024;
 
@@ -19,13 +24,17 @@ const MAX_PRODUCERS: usize = 1024;
 pub(crate) struct Watermarks(HashMap<TenantId, TenantTime>);
 
 /// The event time of one tenant: no other tenant's events move it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct TenantTime {
     watermark: Option<Timestamp>,
     /// Bus time over the tenant's events so far, its pauses cut short.
     activity: i64,
     last_bus_ts: Option<Timestamp>,
+    /// By edge; observations of the outside by theirs, apart from it.
     producers: HashMap<String, Producer>,
+    /// Bus time over what was not heard since the last that was, its pauses cut short, and when the bus stored the newest of it.
+    unheard: i64,
+    last_unheard: Option<Timestamp>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -38,10 +47,12 @@ struct Producer {
 impl Watermarks {
     /// Takes the next event of the stream: true if it is in time, false if it is older than watermark minus lateness.
     pub(crate) fn admit(&mut self, event: &SecurityEvent, lateness_micros: i64) -> bool {
-        let fresh = || TenantTime { watermark: None, activity: 0, last_bus_ts: None, producers: HashMap::new() };
-        let tenant = self.0.entry(event.tenant_id.clone()).or_insert_with(fresh);
+        let tenant = self.0.entry(event.tenant_id.clone()).or_default();
         let in_time = tenant.watermark.is_none_or(|watermark| event.ts >= watermark.plus_micros(-lateness_micros));
-        tenant.hear(event);
+        match producer_of(event) {
+            Some(producer) => tenant.hear(event, &producer),
+            None => tenant.overhear(event),
+        }
         in_time
     }
 
@@ -51,19 +62,44 @@ impl Watermarks {
     }
 }
 
+/// Whose time an event tells. Nobody's, if it did not prove itself or is what is said about such a one: anybody who reaches the bus can write
+/// it, under any edge's name and with any time.
+fn producer_of(event: &SecurityEvent) -> Option<Cow<'_, str>> {
+    match event.lane {
+        Some(_) => event.verified.then_some(Cow::Borrowed(event.edge_id.as_str())),
+        None if event.kind == EventKind::ReceiptChainBroken => None,
+        None => Some(Cow::Owned(format!("external:{}", event.edge_id))),
+    }
+}
+
+/// What passed on the bus since `last`, at most so much as a pause counts.
+fn pause_since(last: Option<Timestamp>, bus_ts: Timestamp) -> i64 {
+    last.map_or(0, |last| bus_ts.as_micros().saturating_sub(last.as_micros()).clamp(0, MAX_PAUSE))
+}
+
 impl TenantTime {
-    fn hear(&mut self, event: &SecurityEvent) {
+    /// Takes note that something came which tells nobody's time.
+    fn overhear(&mut self, event: &SecurityEvent) {
+        let Some(bus_ts) = event.bus_ts else { return };
+        self.unheard += pause_since(self.last_unheard, bus_ts);
+        self.last_unheard = self.last_unheard.max(Some(bus_ts));
+        if self.unheard > NOTHING_HEARD {
+            self.watermark = self.watermark.max(Some(bus_ts.plus_micros(-NOTHING_HEARD)));
+        }
+    }
+
+    fn hear(&mut self, event: &SecurityEvent, producer: &str) {
+        (self.unheard, self.last_unheard) = (0, None);
         if let Some(bus_ts) = event.bus_ts {
-            let pause = self.last_bus_ts.map_or(0, |last| bus_ts.as_micros().saturating_sub(last.as_micros()));
-            self.activity += pause.clamp(0, MAX_PAUSE);
-            self.last_bus_ts = Some(self.last_bus_ts.map_or(bus_ts, |last| last.max(bus_ts)));
+            self.activity += pause_since(self.last_bus_ts, bus_ts);
+            self.last_bus_ts = self.last_bus_ts.max(Some(bus_ts));
         }
         let activity = self.activity;
         let ts = event.bus_ts.map_or(event.ts, |bus_ts| event.ts.min(bus_ts));
-        match self.producers.get_mut(&event.edge_id) {
-            Some(producer) => *producer = Producer { ts: producer.ts.max(ts), heard: activity },
+        match self.producers.get_mut(producer) {
+            Some(known) => *known = Producer { ts: known.ts.max(ts), heard: activity },
             None => {
-                self.producers.insert(event.edge_id.clone(), Producer { ts, heard: activity });
+                self.producers.insert(producer.to_owned(), Producer { ts, heard: activity });
             }
         }
         self.producers.retain(|_, p| activity - p.heard <= IDLE_ACTIVITY);
@@ -83,14 +119,76 @@ impl TenantTime {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use aegis_model::EventKind;
+    use crate::verify::{ChainBreak, chain_broken_event};
 
     fn event(edge: &str, ts: i64, bus_ts: i64) -> SecurityEvent {
         let tenant = TenantId::new("t").unwrap();
         let mut event =
             SecurityEvent::new(tenant, edge, "edge", EventKind::AuthorizeDecision, Timestamp::from_micros(ts * 1_000_000));
         event.bus_ts = Some(Timestamp::from_micros(bus_ts * 1_000_000));
+        event.lane = Some(format!("t.{edge}.1"));
+        event.verified = true;
         event
+    }
+
+    fn forged(edge: &str, ts: i64, bus_ts: i64) -> SecurityEvent {
+        SecurityEvent { verified: false, ..event(edge, ts, bus_ts) }
+    }
+
+    fn observed(edge: &str, ts: i64, bus_ts: i64) -> SecurityEvent {
+        SecurityEvent { lane: None, kind: EventKind::ExternalGithubWebhook, ..forged(edge, ts, bus_ts) }
+    }
+
+    /// What is said about a forged event.
+    fn said(of: &SecurityEvent) -> SecurityEvent {
+        chain_broken_event(of, &ChainBreak { code: "digest_mismatch".into(), message: String::new() })
+    }
+
+    #[test]
+    fn what_is_not_proved_makes_nothing_late_that_is() {
+        let mut marks = Watermarks::default();
+        assert!(marks.admit(&event("edge-1", 390, 990), LATENESS), "an edge ships its backlog");
+        assert!(marks.admit(&event("control", 1000, 1000), LATENESS));
+        assert!(marks.admit(&event("edge-1", 400, 1000), LATENESS));
+        let broken = forged("edge-1", 1000, 1000);
+        let bare = SecurityEvent { lane: None, ..broken.clone() };
+        for unproved in [said(&broken), broken, said(&bare), bare, observed("edge-1", 1000, 1000)] {
+            marks.admit(&unproved, LATENESS);
+            assert!(marks.admit(&event("edge-1", 401, 1001), LATENESS), "late behind {unproved:?}");
+        }
+        assert!(!marks.admit(&forged("edge-1", 300, 1001), LATENESS), "what is not proved is late like anything else");
+        assert!(!marks.admit(&observed("github", 300, 1001), LATENESS));
+    }
+
+    #[test]
+    fn a_tenant_of_observations_alone_has_its_time_from_them() {
+        let mut marks = Watermarks::default();
+        for second in 100..300 {
+            assert!(marks.admit(&observed("github", second, second), LATENESS));
+        }
+        let tenant = TenantId::new("t").unwrap();
+        assert_eq!(marks.final_before(&tenant, LATENESS), Some(Timestamp::from_micros(289_000_000)));
+        assert!(!marks.admit(&observed("github", 200, 300), LATENESS));
+    }
+
+    #[test]
+    fn where_nothing_is_ever_proved_time_goes_on_an_hour_behind_the_bus() {
+        let mut marks = Watermarks::default();
+        let tenant = TenantId::new("t").unwrap();
+        for second in 0..=3600 {
+            marks.admit(&said(&forged("edge-1", 0, second)), LATENESS);
+        }
+        assert_eq!(marks.final_before(&tenant, 0), None);
+        for second in 3601..=7300 {
+            assert!(marks.admit(&said(&forged("edge-1", 0, second)), LATENESS), "what the bus says of it is in time");
+        }
+        assert_eq!(marks.final_before(&tenant, 0), Some(Timestamp::from_micros(3_700_000_000)));
+        // Something proved is heard again, and the next hour begins.
+        assert!(marks.admit(&event("edge-1", 3_695, 7300), LATENESS));
+        for second in 7301..=10_900 {
+            marks.admit(&said(&forged("edge-1", 0, second)), LATENESS);
+        }
+        assert_eq!(marks.final_before(&tenant, 0), Some(Timestamp::from_micros(3_700_000_000)));
     }
 
     const LATENESS: i64 = 10_000_000;

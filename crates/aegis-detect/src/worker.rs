@@ -65,6 +65,10 @@ pub struct WorkerStats {
     pub malformed: u64,
     pub alerts: u64,
     pub retractions: u64,
+    /// Records of episodes that were given up because their stream was full.
+    pub episodes_dropped: u64,
+    /// Messages that the bus will never take, as they are or made smaller.
+    pub refused: u64,
     /// From an alert's last event to its detection (`soc_mttd_seconds`): sum, and how many.
     pub detect_seconds_sum: f64,
     pub detect_seconds_count: u64,

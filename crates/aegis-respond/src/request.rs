@@ -70,26 +70,47 @@ pub(crate) enum Planned {
     Unsupported { reason: String },
 }
 
-/// The column that names an agent, in a rule's key or among the match's other columns.
+/// The columns that name an agent and a tool, in a rule's key or among the match's other columns.
 const AGENT_COLUMN: &str = "agent_id";
+const TOOL_COLUMN: &str = "tool";
+/// How the tools of an MCP server are called: this, and the server's key.
+const MCP_PREFIX: &str = "mcp:";
 
 /// Plans one entry of the alert's `respond` list.
 pub(crate) fn plan(alert: &Alert, action: &str) -> Planned {
-    match action {
-        "freeze_agent" => {
-            let named = alert.key.get(AGENT_COLUMN).or_else(|| alert.fields.get(AGENT_COLUMN));
-            match named.and_then(serde_json::Value::as_str).filter(|id| !id.is_empty()) {
-                Some(agent) => Planned::Contain {
-                    target_type: TargetType::Agent,
-                    target_id: agent.to_owned(),
-                    kind: ContainmentKind::Freeze,
-                },
-                None => Planned::Unsupported { reason: "the alert names no agent_id".to_owned() },
-            }
-        }
+    let planned = match action {
+        "freeze_agent" => agent(alert).map(|agent| (TargetType::Agent, agent, ContainmentKind::Freeze)),
+        "quarantine_agent" => agent(alert).map(|agent| (TargetType::Agent, agent, ContainmentKind::Quarantine)),
+        "quarantine_mcp_server" => mcp_server(alert).map(|server| (TargetType::McpServer, server, ContainmentKind::Quarantine)),
         other => {
             let word: String = other.chars().take(64).collect();
-            Planned::Unsupported { reason: format!("`{word}` is no response this version knows; known: freeze_agent") }
+            let known = "freeze_agent, quarantine_agent, quarantine_mcp_server";
+            Err(format!("`{word}` is no response this version knows; known: {known}"))
         }
+    };
+    match planned {
+        Ok((target_type, target_id, kind)) => Planned::Contain { target_type, target_id: target_id.to_owned(), kind },
+        Err(reason) => Planned::Unsupported { reason },
     }
+}
+
+/// What the alert has in a column.
+fn named<'a>(alert: &'a Alert, column: &str) -> Result<&'a str, String> {
+    let value = alert.key.get(column).or_else(|| alert.fields.get(column));
+    let text = value.and_then(serde_json::Value::as_str).filter(|text| !text.is_empty());
+    text.ok_or_else(|| format!("the alert names no {column}"))
+}
+
+fn agent(alert: &Alert) -> Result<&str, String> {
+    named(alert, AGENT_COLUMN)
+}
+
+/// The key of the MCP server whose tool the alert is about.
+fn mcp_server(alert: &Alert) -> Result<&str, String> {
+    let tool = named(alert, TOOL_COLUMN)?;
+    let server = tool.strip_prefix(MCP_PREFIX).filter(|key| !key.is_empty());
+    server.ok_or_else(|| {
+        let tool: String = tool.chars().take(64).collect();
+        format!("`{tool}` is not an MCP server's tool")
+    })
 }

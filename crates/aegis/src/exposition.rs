@@ -97,6 +97,9 @@ impl Collector for Detected {
         counter(&mut encoder, "aegis_detect_late", "events that came after their watermark", detection.late)?;
         counter(&mut encoder, "aegis_detect_malformed", "messages detection put aside", detection.malformed)?;
         counter(&mut encoder, "aegis_detect_verify_failures", "events that failed verification at detection", detection.broken)?;
+        let help = "records of episodes given up because their stream was full";
+        counter(&mut encoder, "aegis_detect_episodes_dropped", help, detection.episodes_dropped)?;
+        counter(&mut encoder, "aegis_detect_refused", "messages of detection that the bus will never take", detection.refused)?;
         per_rule(&mut encoder, &detection)?;
         let detected = [(f64::MAX, detection.detect_seconds_count)];
         let help = "from an alert's last event to its detection";

@@ -27,6 +27,8 @@ pub struct EmbeddedLimits {
     pub streams: [StreamLimits; 6],
     /// In the order of `Bucket::ALL`.
     pub buckets: [BucketLimits; 4],
+    /// An episode's record that was not written for this long, in seconds, may be removed where the stream has no room: nobody has to read it.
+    pub episodes_age_s: i64,
     /// A message id is remembered while its message is kept, and at least this long, in seconds.
     pub dedup_window_s: i64,
     /// Messages that one transaction takes at most, of all publishers together.
@@ -61,6 +63,8 @@ impl Default for EmbeddedLimits {
                 bucket(200_000, Some(2 * 24 * 3600)), // trust
                 bucket(4096, None),                   // leases
             ],
+            // As the file of the stream says for a server.
+            episodes_age_s: 30 * 24 * 3600,
             dedup_window_s: 600,
             commit_messages: 4096,
             queue_bytes: 64 * 1024 * 1024,

@@ -29,7 +29,7 @@ const EXPIRES: Duration = Duration::from_secs(2);
 /// How often a waiting reader looks whether the connection is still the one that its consumer was made on.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// How often a reader to whom nothing comes looks whether the stream is still the one it reads.
+/// How often a reader looks whether the stream is still the one it reads.
 const LOOK_AT_STREAM: Duration = Duration::from_secs(5);
 
 /// Where a reader begins.
@@ -119,6 +119,19 @@ impl OrderedReader {
         Ok(())
     }
 
+    /// Looks, now and then, whether the stream is still the one that is read. To be called before a caller's own time begins to run: a look takes
+    /// what two answers take, and one that is dropped each time is never done.
+    pub(super) async fn look_again(&mut self) -> Result<(), BusError> {
+        if self.looked.elapsed() < LOOK_AT_STREAM {
+            return Ok(());
+        }
+        let looked = self.look().await;
+        if looked.is_err() {
+            self.messages = None;
+        }
+        looked
+    }
+
     /// How often the client has connected.
     fn connects(&self) -> u64 {
         self.context.client().statistics().connects.load(Ordering::Acquire)
@@ -192,17 +205,10 @@ impl OrderedReader {
         unavailable(format!("stream {} cannot be read: {error}", self.stream))
     }
 
-    /// The next message. Safe to drop while it waits.
+    /// The next message. Safe to drop while it waits; what it must ask the server first is to be done by `open`, where that matters.
     pub(super) async fn next(&mut self) -> Result<Read, BusError> {
         loop {
             self.open().await?;
-            // Before the wait: a caller may never wait as long.
-            if self.looked.elapsed() >= LOOK_AT_STREAM
-                && let Err(error) = self.look().await
-            {
-                self.messages = None;
-                return Err(error);
-            }
             let Some(messages) = &mut self.messages else { continue };
             let Ok(message) = timeout(LOOK, messages.next()).await else { continue };
             let message = match message {

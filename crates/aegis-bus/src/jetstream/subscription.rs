@@ -55,9 +55,11 @@ impl JetStreamSubscription {
 impl Subscription for JetStreamSubscription {
     async fn next_batch(&mut self, max: usize, wait: Duration) -> Result<Vec<Delivered>, BusError> {
         let max = max.clamp(1, MAX_BATCH);
-        let deadline = Instant::now() + wait;
-        // The consumer is made even for a caller that does not wait: it gets what is there the next time.
+        // The consumer is made even for a caller that does not wait: it gets what is there the next time. What the server has to answer for that is
+        // bounded by the client's own wait for an answer, and not by the caller's, which may be shorter than a slow server needs each time.
         self.reader.open().await?;
+        self.reader.look_again().await?;
+        let deadline = Instant::now() + wait;
         let Ok(first) = timeout_at(deadline, self.next()).await else { return Ok(Vec::new()) };
         let mut batch = vec![first?];
         let mut bytes = batch[0].payload.len();

@@ -351,3 +351,33 @@ fn a_late_event_that_contradicts_a_match_retracts_its_alert() {
     assert_eq!(fourth.late.len(), 1);
     assert!(fourth.alerts.is_empty());
 }
+
+#[test]
+fn what_one_tenant_lacks_after_a_restart_leaves_the_others_as_they_are() {
+    let event = |tenant: &str, decision: Decision, second: i64, id: u128, bus: i64| {
+        let ts = Timestamp::from_micros(START + second * 1_000_000);
+        let mut event = SecurityEvent::new(TenantId::new(tenant).unwrap(), "edge", "edge", EventKind::AuthorizeDecision, ts);
+        event.event_id = uuid::Uuid::from_u128(id);
+        event.agent_id = Some("agent".into());
+        event.decision = Some(decision);
+        event.bus_ts = Some(Timestamp::from_micros(START + bus * 1_000_000));
+        event
+    };
+    let mut first = engine();
+    let told = first.tick(vec![event("a", Decision::Allow, 100, 1, 100), event("b", Decision::Allow, 100, 2, 100)]).alerts;
+    let absence_of = |tenant: &str| {
+        let is_it = |a: &&Alert| a.rule_name == "stepped-absence" && a.tenant_id.as_str() == tenant;
+        told.iter().find(is_it).expect("a match").alert_id.clone()
+    };
+    // In both, a late event contradicts it.
+    let denies = vec![event("a", Decision::Deny, 98, 3, 101), event("b", Decision::Deny, 98, 4, 101)];
+    assert!(first.tick(denies).retractions.is_empty());
+
+    let mut second = engine();
+    let of_b = vec![event("b", Decision::Allow, 100, 2, 100), event("b", Decision::Deny, 98, 4, 101)];
+    second.restore_cut(first.checkpoint(), of_b, &|tenant| tenant.as_str() == "a");
+    let output = second.tick(vec![event("a", Decision::Deny, 140, 5, 140), event("b", Decision::Deny, 140, 6, 140)]);
+    let retracted: BTreeSet<String> = output.retractions.into_iter().map(|r| r.alert_id).collect();
+    assert!(retracted.contains(&absence_of("b")), "all of it is known: {retracted:?}");
+    assert!(!retracted.contains(&absence_of("a")), "what said otherwise may be what is gone");
+}

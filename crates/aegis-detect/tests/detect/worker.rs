@@ -4,11 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aegis_bus::{AskForMissing, Bus, EmbeddedBus, EmbeddedLimits, Message, Stream, subject};
+use aegis_bus::{AskForMissing, Bus, EmbeddedBus, EmbeddedLimits, Message, Stream, StreamLimits, subject};
 use aegis_detect::{CONSUMER, RuleSet, Worker, WorkerConfig, WorkerStats};
 use aegis_keys::{KeyRing, SigningKey};
 use aegis_ledger::{Draft, Ledger, LedgerConfig};
-use aegis_model::{Alert, Clock, Decision, EventKind, Phase, SecurityEvent, SystemClock, TenantId};
+use aegis_model::{Alert, Clock, Decision, EventKind, ManualClock, Phase, SecurityEvent, SystemClock, TenantId, Timestamp};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -25,11 +25,14 @@ struct Line {
 
 impl Line {
     async fn open(folder: &Path) -> Self {
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        Self::open_with(folder, EmbeddedLimits::default(), Arc::new(SystemClock)).await
+    }
+
+    async fn open_with(folder: &Path, limits: EmbeddedLimits, clock: Arc<dyn Clock>) -> Self {
         let key = SigningKey::from_seed(&[7; 32]);
         let config = LedgerConfig::new(folder.join("ledger.db"), "edge-1", "edge");
         let ledger = Ledger::open(config, key.clone(), Arc::clone(&clock)).await.unwrap();
-        let bus = EmbeddedBus::open(&folder.join("bus.db"), EmbeddedLimits::default(), Arc::clone(&clock)).await.unwrap();
+        let bus = EmbeddedBus::open(&folder.join("bus.db"), limits, Arc::clone(&clock)).await.unwrap();
         Self { ledger, bus, key, clock, read: 0 }
     }
 
@@ -42,13 +45,17 @@ impl Line {
     }
 
     fn worker_that_asks(&self, hold_ms: i64, missing: Option<Arc<dyn AskForMissing>>) -> Worker {
+        self.worker_of(RuleSet::shipped().unwrap(), hold_ms, missing)
+    }
+
+    fn worker_of(&self, rules: RuleSet, hold_ms: i64, missing: Option<Arc<dyn AskForMissing>>) -> Worker {
         let ring = KeyRing::new([self.key.verifying_key()]);
         let mut config = WorkerConfig::new(Arc::clone(&self.clock));
         config.checkpoint_ms = 50;
         config.hold_ms = hold_ms;
         config.missing = missing;
         let bus: Arc<dyn Bus> = Arc::clone(&self.bus) as Arc<dyn Bus>;
-        Worker::spawn(bus, ring, RuleSet::shipped().unwrap(), Arc::clone(&self.clock), config).unwrap()
+        Worker::spawn(bus, ring, rules, Arc::clone(&self.clock), config).unwrap()
     }
 
     /// Seals denied calls of an agent, and answers what the ledger wants shipped.
@@ -91,6 +98,15 @@ impl Line {
         }
     }
 
+    /// Waits until so many messages are in the stream of alerts.
+    async fn alerts_within(&self, expected: u64) {
+        let start = Instant::now();
+        while self.bus.last_seq(Stream::Alerts).await.unwrap() < expected {
+            assert!(start.elapsed() < DEADLINE, "there are {:?}", self.bus.stream_state(Stream::Alerts).await);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     async fn read_stream(&self, stream: Stream, filter: &str) -> Vec<Value> {
         let mut subscription = self.bus.subscribe(stream, filter, 0).await.unwrap();
         let delivered = subscription.next_batch(1000, Duration::from_millis(50)).await.unwrap();
@@ -112,6 +128,23 @@ impl Line {
     }
 }
 
+/// One rule: every event that names an agent is a match, and the agent's matches of an hour are one alert.
+fn each_agent() -> RuleSet {
+    let text = "/* rule\nid: T-1\nname: each-agent\nversion: 1\nseverity: low\nwindow: 10m\nkey: [agent_id]\nmode: active\nrequires: any\n\
+                suppress: 1h\nowner: soc\ndescription: d\nfalse_positives: none\nchangelog:\n  - {version: 1, date: 2026-11-22, note: first}\n*/\n\
+                SELECT agent_id, event_id, reason FROM events\n";
+    RuleSet::from_texts([("each-agent/rule.sql".into(), text.to_owned())]).unwrap()
+}
+
+/// An observation of the outside, at this time.
+fn observation(line: &Line, agent: &str, reason: &str) -> Value {
+    let tenant = TenantId::new("acme").unwrap();
+    let mut event = SecurityEvent::new(tenant, "github", "github", EventKind::ExternalGithubWebhook, line.clock.now());
+    event.agent_id = Some(agent.into());
+    event.reason = Some(reason.into());
+    serde_json::to_value(event).unwrap()
+}
+
 #[tokio::test]
 async fn a_lane_waits_for_what_comes_behind_its_successors() {
     let folder = tempfile::tempdir().unwrap();
@@ -128,7 +161,12 @@ async fn a_lane_waits_for_what_comes_behind_its_successors() {
     line.publish(&others).await;
     assert_eq!(line.alerts(1).await[0].tenant_id.as_str(), "beta");
     assert_eq!(line.caught_up(&worker).await.broken, 0);
-    // A stop in the middle loses nothing of what was held.
+    // Nor does what it wrote down wait: the next start goes on from there, and loses nothing of what was held.
+    let start = Instant::now();
+    while worker.stats().checkpoints == 0 {
+        assert!(start.elapsed() < DEADLINE, "nothing is written down while a lane waits: {:?}", worker.stats());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     worker.stop().await;
     let worker = line.worker_that_holds(60_000);
     line.publish(&late).await;
@@ -136,6 +174,7 @@ async fn a_lane_waits_for_what_comes_behind_its_successors() {
     assert!(alerts.iter().all(|alert| alert.rule_name == "deny-storm"), "{alerts:#?}");
     let stats = line.caught_up(&worker).await;
     assert_eq!((stats.broken, stats.malformed), (0, 0));
+    assert_eq!(stats.events, late.len() as u64, "what was held is not read as something new");
 }
 
 #[derive(Debug, Default)]
@@ -282,6 +321,122 @@ async fn a_restart_goes_on_with_its_windows_and_repeats_nothing() {
     let worker = line.worker();
     line.caught_up(&worker).await;
     line.alerts(1).await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_full_stream_of_episodes_stops_no_detection() {
+    let folder = tempfile::tempdir().unwrap();
+    let bound = StreamLimits { max_messages: 2, max_bytes: 1 << 20 };
+    let limits = EmbeddedLimits::default().with_stream(Stream::Episodes, bound);
+    let mut line = Line::open_with(folder.path(), limits, Arc::new(SystemClock)).await;
+    let worker = line.worker_of(each_agent(), 0, None);
+    // The second deny joins the alert of the first: its episode gets a record.
+    for tenant in ["t1", "t2", "t3", "t4"] {
+        let wires = line.seal_denies(tenant, "prober", 2).await;
+        line.publish(&wires).await;
+    }
+    line.alerts(4).await;
+    let wires = line.seal_denies("t5", "prober", 1).await;
+    line.publish(&wires).await;
+    let alerts = line.alerts(5).await;
+    assert!(alerts.iter().any(|alert| alert.tenant_id.as_str() == "t5"));
+    let stats = line.caught_up(&worker).await;
+    assert_eq!((stats.episodes_dropped, line.read_stream(Stream::Episodes, "episode.>").await.len()), (2, 2));
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_checkpoint_larger_than_a_message_is_written_and_gone_on_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let line = Line::open(folder.path()).await;
+    let observed: Vec<Value> = (0..3000).map(|n| observation(&line, &format!("agent-{n}"), "seen")).collect();
+    let worker = line.worker_of(each_agent(), 0, None);
+    for some in observed.chunks(500) {
+        line.publish(some).await;
+    }
+    line.caught_up(&worker).await;
+    line.alerts_within(3000).await;
+    assert_eq!(worker.stats().trouble, None);
+    worker.stop().await;
+    let state = line.bus.stream_state(Stream::Ckpt).await.unwrap();
+    assert!(state.messages >= 2, "it stands as a head and parts: {state:?}");
+
+    line.publish(&observed[..1]).await;
+    let again = observation(&line, "agent-7", "seen again");
+    line.publish(&[again]).await;
+    let worker = line.worker_of(each_agent(), 0, None);
+    let stats = line.caught_up(&worker).await;
+    assert_eq!((stats.events, stats.alerts, stats.retractions), (2, 0, 0), "all is known of what was told before");
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_finds_no_room_is_told_of_and_detection_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let bound = StreamLimits { max_messages: 4, max_bytes: 200 };
+    let limits = EmbeddedLimits::default().with_stream(Stream::Ckpt, bound);
+    let mut line = Line::open_with(folder.path(), limits, Arc::new(SystemClock)).await;
+    let worker = line.worker();
+    let wires = line.seal_denies("acme", "prober", 5).await;
+    line.publish(&wires).await;
+    line.alerts(1).await;
+    let start = Instant::now();
+    while !worker.stats().trouble.is_some_and(|trouble| trouble.contains("no checkpoint can be written")) {
+        assert!(start.elapsed() < DEADLINE, "nobody was told: {:?}", worker.stats());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let wires = line.seal_denies("beta", "prober", 5).await;
+    line.publish(&wires).await;
+    line.alerts(2).await;
+    assert_eq!(worker.stats().checkpoints, 0);
+    assert_eq!(line.bus.consumer_position(Stream::Ase, CONSUMER).await.unwrap(), 0, "nothing is released");
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_told_of_a_late_forged_event_stands_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::new(Timestamp::from_micros(1_767_225_600_000_000)));
+    let mut line = Line::open_with(folder.path(), EmbeddedLimits::default(), clock.clone()).await;
+    let worker = line.worker();
+    let wires = line.seal_denies("acme", "prober", 2).await;
+    line.publish(&wires).await;
+    line.caught_up(&worker).await;
+    let an_hour_ago = clock.now().plus_seconds(-3600);
+    let tenant = TenantId::new("acme").unwrap();
+    let forged = SecurityEvent::new(tenant, "edge-9", "edge", EventKind::AuthorizeDecision, an_hour_ago);
+    line.publish(&[serde_json::to_value(forged).unwrap()]).await;
+    assert_eq!(line.alerts(1).await[0].rule_name, "receipt-chain-broken");
+    assert_eq!(line.caught_up(&worker).await.late, 1);
+    worker.stop().await;
+
+    let worker = line.worker();
+    line.caught_up(&worker).await;
+    clock.advance_seconds(2 * 24 * 3600);
+    let wires = line.seal_denies("acme", "prober", 1).await;
+    line.publish(&wires).await;
+    let stats = line.caught_up(&worker).await;
+    assert_eq!((stats.events, stats.retractions), (1, 0), "nothing contradicts it");
+    assert!(line.read_stream(Stream::Alerts, "retract.>").await.is_empty());
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn an_alert_over_the_bound_of_the_bus_goes_out_without_its_fields() {
+    let folder = tempfile::tempdir().unwrap();
+    let bound = StreamLimits { max_messages: 100, max_bytes: 4000 };
+    let limits = EmbeddedLimits::default().with_stream(Stream::Alerts, bound);
+    let line = Line::open_with(folder.path(), limits, Arc::new(SystemClock)).await;
+    let worker = line.worker_of(each_agent(), 0, None);
+    line.publish(&[observation(&line, "wordy", &"x".repeat(5000)), observation(&line, "brief", "x")]).await;
+    let mut alerts = line.alerts(2).await;
+    alerts.sort_by_key(|alert| alert.key["agent_id"].to_string());
+    assert_eq!((&alerts[0].key["agent_id"], &alerts[0].fields["reason"]), (&Value::from("brief"), &Value::from("x")));
+    assert_eq!(alerts[1].key["agent_id"], "wordy");
+    let said = alerts[1].fields["left_out"].as_str().unwrap();
+    assert!(alerts[1].fields.len() == 1 && said.contains("4000 bytes") && said.contains("reason"), "{said}");
+    assert_eq!(line.caught_up(&worker).await.refused, 0);
     worker.stop().await;
 }
 

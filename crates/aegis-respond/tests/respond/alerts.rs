@@ -89,6 +89,41 @@ async fn a_response_nobody_knows_is_visible_and_does_not_stop_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_alert_quarantines_an_agent_or_an_mcp_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let life = Life::begin(folder.path()).await;
+    let mut of_agent = alert(1, "agent-1");
+    of_agent.respond = vec!["quarantine_agent".into()];
+    let about = |n: usize, tool: &str| {
+        let mut alert = alert(n, "unused");
+        alert.key = json!({"tool": tool}).as_object().unwrap().clone();
+        alert.respond = vec!["quarantine_mcp_server".into()];
+        alert
+    };
+    for alert in [&of_agent, &about(2, "mcp:wiki"), &about(3, "github"), &about(4, "mcp:")] {
+        life.publish(alert).await;
+    }
+    life.passed().await;
+    assert_eq!(life.verdict("agent-1").await, Verdict::Quarantined);
+    let server = life.store.containment(&acme(), TargetType::McpServer, "wiki").await.unwrap().unwrap();
+    assert_eq!(server.verdict_at(life.clock.now()), Verdict::Quarantined);
+    let records = life.incidents().await.into_iter().flat_map(|incident| incident.actions);
+    let mut found: Vec<(String, ResponseStatus, String)> = records
+        .map(|action| serde_json::from_value::<ResponseRecord>(action).unwrap())
+        .map(|record| (record.action, record.status, record.reason.unwrap_or_default()))
+        .collect();
+    found.sort_by_key(|(action, _, reason)| (action.clone(), reason.clone()));
+    let expected = [
+        ("quarantine_agent", ResponseStatus::Applied, ""),
+        ("quarantine_mcp_server", ResponseStatus::Applied, ""),
+        ("quarantine_mcp_server", ResponseStatus::Unsupported, "`github` is not an MCP server's tool"),
+        ("quarantine_mcp_server", ResponseStatus::Unsupported, "`mcp:` is not an MCP server's tool"),
+    ];
+    assert_eq!(found, expected.map(|(action, status, reason)| (action.to_owned(), status, reason.to_owned())));
+    life.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_retraction_marks_the_alert_and_leaves_the_agent_frozen() {
     let folder = tempfile::tempdir().unwrap();
     let life = Life::begin(folder.path()).await;

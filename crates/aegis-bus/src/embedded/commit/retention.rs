@@ -1,5 +1,7 @@
 //! Retention: what makes room when a stream's bound is reached, and what is remembered of what is gone.
 
+use aegis_model::Timestamp;
+
 use super::Work;
 use super::append::MESSAGE_COST;
 use crate::embedded::schema::{base, pos, seq_of, signed, unsigned};
@@ -13,13 +15,19 @@ const SLACK_MESSAGES: u64 = 4096;
 const SLACK_BYTES: u64 = 16 * 1024 * 1024;
 
 impl Work<'_> {
-    /// Drops the oldest messages that every consumer has passed (dead letters: passed or not), with some slack.
+    /// Drops the oldest messages that every consumer has passed (dead letters: passed or not; episodes: also those that are old), with some slack.
     pub(super) async fn make_room(&mut self, stream: Stream, cost: u64) -> Result<(), BusError> {
         let i = stream.index();
         let limits = self.limits.stream(stream);
-        let consumed = self.state.consumed(stream);
-        let droppable_to =
-            if stream == Stream::Dlq { self.state.streams[i].last_seq } else { consumed.min(self.state.streams[i].last_seq) };
+        let (consumed, last_seq) = (self.state.consumed(stream), self.state.streams[i].last_seq);
+        let droppable_to = match stream {
+            Stream::Dlq => last_seq,
+            Stream::Episodes => {
+                let old = self.written_before(stream, self.now.plus_seconds(-self.limits.episodes_age_s)).await?;
+                consumed.max(old).min(last_seq)
+            }
+            Stream::Ase | Stream::Approvals | Stream::Alerts | Stream::Ckpt => consumed.min(last_seq),
+        };
         let want_messages = limits.max_messages.saturating_sub(1 + SLACK_MESSAGES.min(limits.max_messages / 20));
         let want_bytes = limits.max_bytes.saturating_sub(cost + SLACK_BYTES.min(limits.max_bytes / 20));
         while self.state.streams[i].first_seq <= droppable_to
@@ -48,7 +56,9 @@ impl Work<'_> {
                 dropped_to = last;
                 counters.messages -= unsigned(count);
                 counters.bytes -= unsigned(size);
-                counters.dropped_total += seq_of(last).saturating_sub(consumed.max(seq_of(last) - unsigned(count)));
+                if stream == Stream::Dlq {
+                    counters.dropped_total += seq_of(last).saturating_sub(consumed.max(seq_of(last) - unsigned(count)));
+                }
                 if counters.messages <= want_messages && counters.bytes <= want_bytes {
                     break;
                 }
@@ -60,6 +70,20 @@ impl Work<'_> {
             self.delete(stream, first_pos, dropped_to).await?;
         }
         Ok(())
+    }
+
+    /// The last of a stream's oldest messages that were written before `cutoff`, of those that one query looks at; 0 if there is none.
+    async fn written_before(&mut self, stream: Stream, cutoff: Timestamp) -> Result<u64, BusError> {
+        let counters = self.state.streams[stream.index()];
+        let oldest: Vec<(i64, i64)> =
+            sqlx::query_as("SELECT pos, bus_ts FROM messages WHERE pos >= ?1 AND pos <= ?2 ORDER BY pos LIMIT ?3")
+                .bind(pos(stream, counters.first_seq))
+                .bind(pos(stream, counters.last_seq))
+                .bind(RETENTION_CHUNK)
+                .fetch_all(&mut *self.conn)
+                .await?;
+        let old = oldest.iter().take_while(|(_, bus_ts)| *bus_ts < cutoff.as_micros()).last();
+        Ok(old.map_or(0, |(pos, _)| seq_of(*pos)))
     }
 
     /// Up to where nothing is cut in two that is dropped up to `droppable_to`.

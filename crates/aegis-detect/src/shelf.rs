@@ -1,0 +1,268 @@
+//! How a checkpoint stands in the stream CKPT: as one message where it fits, else compressed and in parts, with a head that names them and is
+//! written last. Promises that the checkpoint before it can be read until then, wherever the writing was cut off: parts stand under one of two
+//! sets of subjects, and never under those that the head speaks of.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use aegis_bus::{Bus, BusError, Message, Stream, subject};
+use aegis_canon::sha256_hex;
+use serde::{Deserialize, Serialize};
+
+/// Largest payload that is written: below the bus's bound, with room for a server's headers.
+const PART_BYTES: usize = 768 * 1024;
+/// Parts that one publish has: a server has to take them within one wait for its answer.
+const PARTS_AT_ONCE: usize = 8;
+/// Largest checkpoint, compressed: two of them fit into the stream.
+const MAX_PACKED: usize = 64 << 20;
+/// The same before it is compressed: what a start has to hold in memory.
+const MAX_BYTES: usize = 512 << 20;
+/// How long a message that must be there is waited for.
+const READ_WAIT: Duration = Duration::from_secs(10);
+/// Messages that are read at once.
+const READ_BATCH: usize = 16;
+
+/// Stands in a checkpoint's place, and says where it is.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Head {
+    /// Which of the two sets of subjects the parts have.
+    slot: u32,
+    /// The parts' sequences in the stream, in their order.
+    parts: Vec<u64>,
+    /// Size before it was compressed.
+    bytes: usize,
+    /// Of all parts together, hex.
+    sha256: String,
+}
+
+/// What the head speaks of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Standing {
+    /// To be asked of the bus: a write of it had no answer.
+    #[default]
+    Unknown,
+    /// Nothing, or a checkpoint that is one message.
+    NoParts,
+    /// Parts under the subjects of this slot.
+    Parts(u32),
+}
+
+/// The place of one partition's checkpoint.
+#[derive(Debug)]
+pub(crate) struct Shelf {
+    partition: u32,
+    standing: Standing,
+}
+
+impl Shelf {
+    pub(crate) const fn new(partition: u32) -> Self {
+        Self { partition, standing: Standing::Unknown }
+    }
+
+    /// The text of the last checkpoint. None if there is none, or none that is whole.
+    pub(crate) async fn read(&mut self, bus: &dyn Bus) -> Result<Option<Vec<u8>>, BusError> {
+        let Some(text) = self.head_text(bus).await? else {
+            self.standing = Standing::NoParts;
+            return Ok(None);
+        };
+        let Ok(head) = serde_json::from_slice::<Head>(&text) else {
+            self.standing = Standing::NoParts;
+            return Ok(Some(text));
+        };
+        self.standing = Standing::Parts(head.slot);
+        let packed = read_parts(bus, &head).await?;
+        let text = packed.filter(|packed| sha256_hex(packed) == head.sha256).and_then(|packed| unpack(&packed, head.bytes));
+        if text.is_none() {
+            tracing::warn!(parts = head.parts.len(), "parts of the checkpoint are missing, or are others");
+        }
+        Ok(text)
+    }
+
+    /// Puts a checkpoint into the place of the last one. `TooLarge` and `Full`: the last one stands.
+    pub(crate) async fn write(&mut self, bus: &dyn Bus, text: Vec<u8>) -> Result<(), BusError> {
+        let (head, becomes) = if text.len() <= PART_BYTES {
+            (text, Standing::NoParts)
+        } else {
+            let slot = self.free_slot(bus).await?;
+            (self.write_parts(bus, slot, &text).await?, Standing::Parts(slot))
+        };
+        // Until the answer is there, the head speaks of this one or of the one before.
+        self.standing = Standing::Unknown;
+        for result in bus.publish(Stream::Ckpt, vec![Message::new(subject::ckpt(self.partition), head)]).await {
+            result?;
+        }
+        self.standing = becomes;
+        Ok(())
+    }
+
+    /// The message in the checkpoint's place.
+    async fn head_text(&self, bus: &dyn Bus) -> Result<Option<Vec<u8>>, BusError> {
+        if bus.last_seq(Stream::Ckpt).await? == 0 {
+            return Ok(None);
+        }
+        let mut subscription = bus.subscribe(Stream::Ckpt, &subject::ckpt(self.partition), 0).await?;
+        let newest = subscription.next_batch(READ_BATCH, READ_WAIT).await?.pop();
+        Ok(newest.map(|newest| newest.payload.to_vec()))
+    }
+
+    /// The slot whose parts the head does not speak of.
+    async fn free_slot(&mut self, bus: &dyn Bus) -> Result<u32, BusError> {
+        if self.standing == Standing::Unknown {
+            let head = self.head_text(bus).await?.and_then(|text| serde_json::from_slice::<Head>(&text).ok());
+            self.standing = head.map_or(Standing::NoParts, |head| Standing::Parts(head.slot));
+        }
+        Ok(if self.standing == Standing::Parts(0) { 1 } else { 0 })
+    }
+
+    /// Writes the parts, and answers the head that names them.
+    async fn write_parts(&self, bus: &dyn Bus, slot: u32, text: &[u8]) -> Result<Vec<u8>, BusError> {
+        if text.len() > MAX_BYTES {
+            return Err(BusError::TooLarge { bytes: text.len(), max: MAX_BYTES });
+        }
+        let packed = lz4_flex::block::compress(text);
+        if packed.len() > MAX_PACKED {
+            return Err(BusError::TooLarge { bytes: packed.len(), max: MAX_PACKED });
+        }
+        let part = |(n, part): (usize, &[u8])| Message::new(subject::ckpt_part(self.partition, slot, n), part.to_vec());
+        let messages: Vec<Message> = packed.chunks(PART_BYTES).enumerate().map(part).collect();
+        let mut parts = Vec::with_capacity(messages.len());
+        for some in messages.chunks(PARTS_AT_ONCE) {
+            for result in bus.publish(Stream::Ckpt, some.to_vec()).await {
+                parts.push(result?.seq);
+            }
+        }
+        let head = Head { slot, parts, bytes: text.len(), sha256: sha256_hex(&packed) };
+        serde_json::to_vec(&head).map_err(|error| BusError::Unavailable { reason: format!("the head of a checkpoint: {error}") })
+    }
+}
+
+/// All parts together; None if one is not there any more.
+async fn read_parts(bus: &dyn Bus, head: &Head) -> Result<Option<Vec<u8>>, BusError> {
+    let wanted: BTreeSet<u64> = head.parts.iter().copied().collect();
+    let (Some(first), Some(last)) = (wanted.first(), wanted.last()) else { return Ok(None) };
+    let mut found = BTreeMap::new();
+    let mut subscription = bus.subscribe(Stream::Ckpt, subject::CKPT_ALL, *first).await?;
+    let mut next = *first;
+    // The head itself stands behind its parts, so that something comes in any case.
+    while next <= *last {
+        let batch = subscription.next_batch(READ_BATCH, READ_WAIT).await?;
+        if batch.is_empty() {
+            return Err(BusError::Unavailable { reason: format!("message {next} of the stream CKPT does not come") });
+        }
+        for delivered in batch {
+            next = delivered.seq + 1;
+            if wanted.contains(&delivered.seq) {
+                found.insert(delivered.seq, delivered.payload);
+            }
+        }
+    }
+    let mut packed = Vec::new();
+    for seq in &head.parts {
+        let Some(part) = found.get(seq) else { return Ok(None) };
+        packed.extend_from_slice(part);
+    }
+    Ok(Some(packed))
+}
+
+/// The text again; None if it is none of that size.
+fn unpack(packed: &[u8], bytes: usize) -> Option<Vec<u8>> {
+    if bytes > MAX_BYTES {
+        return None;
+    }
+    let mut text = vec![0; bytes];
+    let length = lz4_flex::block::decompress_into(packed, &mut text).ok()?;
+    (length == bytes).then_some(text)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use aegis_bus::{EmbeddedBus, EmbeddedLimits, StreamLimits};
+    use aegis_model::SystemClock;
+
+    use super::*;
+
+    async fn open(folder: &Path, limits: EmbeddedLimits) -> Arc<EmbeddedBus> {
+        EmbeddedBus::open(&folder.join("bus.db"), limits, Arc::new(SystemClock)).await.unwrap()
+    }
+
+    /// A text that no compression makes much smaller, other than any with another seed.
+    fn text(seed: u32, bytes: usize) -> Vec<u8> {
+        let mut text = String::new();
+        let mut last = seed.to_string();
+        while text.len() < bytes {
+            last = sha256_hex(last.as_bytes());
+            text.push_str(&last);
+        }
+        text.truncate(bytes);
+        text.into_bytes()
+    }
+
+    async fn read(bus: &EmbeddedBus) -> Option<Vec<u8>> {
+        Shelf::new(0).read(bus).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn small_and_large_checkpoints_come_back_in_any_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let bus = open(folder.path(), EmbeddedLimits::default()).await;
+        assert_eq!(read(&bus).await, None);
+        let mut shelf = Shelf::new(0);
+        let sizes = [10, 3_000_000, 2_000_000, 100, 1_500_000, PART_BYTES, PART_BYTES + 1];
+        for (seed, bytes) in (1..).zip(sizes) {
+            shelf.write(bus.as_ref(), text(seed, bytes)).await.unwrap();
+            assert_eq!(read(&bus).await, Some(text(seed, bytes)), "{bytes} bytes");
+        }
+        bus.close().await;
+        let bus = open(folder.path(), EmbeddedLimits::default()).await;
+        assert_eq!(read(&bus).await, Some(text(7, PART_BYTES + 1)));
+    }
+
+    #[tokio::test]
+    async fn a_crash_between_parts_leaves_the_checkpoint_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let bus = open(folder.path(), EmbeddedLimits::default()).await;
+        Shelf::new(0).write(bus.as_ref(), text(99, 2_500_000)).await.unwrap();
+        let mut before = Some(text(99, 2_500_000));
+        for seed in 0..5 {
+            // A life that dies before its head is written, whatever it found; then one that writes all of it.
+            let mut dies = Shelf::new(0);
+            let slot = dies.free_slot(bus.as_ref()).await.unwrap();
+            let _head_that_is_never_written = dies.write_parts(bus.as_ref(), slot, &text(100 + seed, 2_000_000)).await.unwrap();
+            assert_eq!(read(&bus).await, before);
+            let mut lives = Shelf::new(0);
+            assert_eq!(lives.read(bus.as_ref()).await.unwrap(), before);
+            lives.write(bus.as_ref(), text(seed, 2_500_000)).await.unwrap();
+            before = Some(text(seed, 2_500_000));
+            assert_eq!(read(&bus).await, before);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_head_whose_parts_are_others_is_no_checkpoint() {
+        let folder = tempfile::tempdir().unwrap();
+        let bus = open(folder.path(), EmbeddedLimits::default()).await;
+        let mut shelf = Shelf::new(0);
+        shelf.write(bus.as_ref(), text(1, 2_000_000)).await.unwrap();
+        let other = Message::new(subject::ckpt_part(0, 0, 1), "other");
+        bus.publish(Stream::Ckpt, vec![other]).await.pop().unwrap().unwrap();
+        assert_eq!(read(&bus).await, None);
+        shelf.write(bus.as_ref(), text(2, 2_000_000)).await.unwrap();
+        assert_eq!(read(&bus).await, Some(text(2, 2_000_000)));
+    }
+
+    #[tokio::test]
+    async fn what_finds_no_room_leaves_the_checkpoint_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let bound = StreamLimits { max_messages: 100, max_bytes: 5 << 20 };
+        let bus = open(folder.path(), EmbeddedLimits::default().with_stream(Stream::Ckpt, bound)).await;
+        let mut shelf = Shelf::new(0);
+        shelf.write(bus.as_ref(), text(1, 2_000_000)).await.unwrap();
+        let refused = shelf.write(bus.as_ref(), text(2, 20_000_000)).await.unwrap_err();
+        assert_eq!(refused, BusError::Full { stream: Stream::Ckpt });
+        assert_eq!(read(&bus).await, Some(text(1, 2_000_000)));
+    }
+}
