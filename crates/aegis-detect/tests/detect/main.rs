@@ -3,6 +3,7 @@
 
 mod incremental;
 mod laws;
+mod marks;
 mod refusals;
 mod shipped;
 mod worker;
