@@ -44,6 +44,6 @@ pub use rule::{Change, Header, Requires, Response, Rule};
 pub use ruleset::{LintReport, RuleSet, lint_file};
 pub use schema::{EventBatch, SCORE_COLUMN, TABLE, events_schema};
 pub use shape::Shape;
-pub use verify::{ChainBreak, Stage, VerifyStage, chain_broken_event};
+pub use verify::{ChainBreak, Stage, VerifyStage, chain_broken_event, is_ahead_of_time};
 pub use window::Quotas;
 pub use worker::{CONSUMER, Worker, WorkerConfig, WorkerStats};

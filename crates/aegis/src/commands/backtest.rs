@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use aegis_detect::{Backtest, BacktestReport, RuleSet};
+use aegis_detect::{Backtest, BacktestReport, RuleSet, is_ahead_of_time};
 use aegis_ledger::LedgerReader;
 use aegis_model::{Clock, SecurityEvent, SystemClock, TenantId, Timestamp, WireEvent};
 use aegis_store::{HistoryRow, Store, Wire};
@@ -135,8 +135,8 @@ impl History<'_> {
             };
             let mut event =
                 WireEvent::read(text.as_bytes()).and_then(|wire| wire.event()).with_context(|| row.event_id.to_string())?;
-            event.verified = row.proved && row.lane.is_some();
             event.bus_ts = row.bus_ts.or(Some(row.ts));
+            event.verified = row.proved && row.lane.is_some() && !is_ahead_of_time(&event);
             events.push(event);
         }
         Ok(events)
