@@ -79,6 +79,8 @@ pub(crate) struct Reader<'a> {
     output: &'a Output,
     buckets: &'a [BucketColumn],
     events: HashMap<(&'a str, EventId), &'a Arc<SecurityEvent>>,
+    /// Those of them that have the id of another: an id is its producer's to choose.
+    twins: HashMap<(&'a str, EventId), Vec<&'a Arc<SecurityEvent>>>,
     /// The tenant and the instant of every row, where the query does not carry them.
     fixed: Option<(TenantId, Timestamp)>,
 }
@@ -91,8 +93,15 @@ impl<'a> Reader<'a> {
         seen: impl Iterator<Item = &'a Arc<SecurityEvent>>,
         fixed: Option<(TenantId, Timestamp)>,
     ) -> Self {
-        let events = seen.map(|e| ((e.tenant_id.as_str(), e.event_id), e)).collect();
-        Self { key_names, output, buckets, events, fixed }
+        let mut events = HashMap::new();
+        let mut twins: HashMap<(&'a str, EventId), Vec<&'a Arc<SecurityEvent>>> = HashMap::new();
+        for event in seen {
+            let place = (event.tenant_id.as_str(), event.event_id);
+            if let Some(other) = events.insert(place, event) {
+                twins.entry(place).or_default().push(other);
+            }
+        }
+        Self { key_names, output, buckets, events, twins, fixed }
     }
 
     /// Appends the matches of a batch of rows, and answers how many were none because their evidence is not there.
@@ -117,7 +126,7 @@ impl<'a> Reader<'a> {
             };
         }
         let (tenant, instant) = self.place(rows, row)?;
-        let Some(evidence) = self.evidence(rows, row, tenant) else { return Ok(Row::Unfounded) };
+        let Some(evidence) = self.evidence(rows, row, tenant, instant) else { return Ok(Row::Unfounded) };
         // The query saw rows of other instants too; a row belongs to the instant of its last evidence.
         if evidence.last().is_none_or(|e| e.ts != instant) {
             return Ok(Row::NoMatch);
@@ -156,19 +165,19 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The evidence of a row. None: it names none, or an event that the query did not see.
-    fn evidence(&self, rows: &RecordBatch, row: usize, tenant: &str) -> Option<Vec<Evidence>> {
+    /// The evidence of a row at an instant. None: it names none, or an event that the query did not see.
+    fn evidence(&self, rows: &RecordBatch, row: usize, tenant: &str, instant: Timestamp) -> Option<Vec<Evidence>> {
         let mut found: Vec<&Arc<SecurityEvent>> = Vec::new();
         if let Some(column) = self.output.event_ids {
             let ids = list_at(rows.column(column), row);
             for index in 0..ids.as_ref().map_or(0, |ids| ids.len()) {
                 // A list built with FILTER or CASE may hold nulls.
                 if let Some(text) = ids.as_ref().and_then(|ids| text_at(ids, index)) {
-                    found.push(self.event(tenant, text)?);
+                    found.push(self.event(tenant, text, instant)?);
                 }
             }
         } else if let Some(text) = self.output.event_id.and_then(|column| text_at(rows.column(column), row)) {
-            found.push(self.event(tenant, text)?);
+            found.push(self.event(tenant, text, instant)?);
         }
         if found.is_empty() {
             return None;
@@ -184,10 +193,19 @@ impl<'a> Reader<'a> {
         Some(found.iter().map(evidence).collect())
     }
 
-    fn event(&self, tenant: &str, text: &str) -> Option<&'a Arc<SecurityEvent>> {
-        let id = uuid::Uuid::try_parse(text).ok();
+    /// The event of this id. Of several, the one of the row's instant, else the newest before it, else the oldest: another edge's event must not
+    /// stand for the one that the row is made of.
+    fn event(&self, tenant: &str, text: &str, instant: Timestamp) -> Option<&'a Arc<SecurityEvent>> {
+        let id = uuid::Uuid::try_parse(text).ok()?;
         // The map's key borrows from the events, so look the tenant up by value.
-        id.and_then(|id| self.events.get(&(tenant, id)).copied())
+        let event = self.events.get(&(tenant, id)).copied()?;
+        if self.twins.is_empty() {
+            return Some(event);
+        }
+        let twins = self.twins.get(&(tenant, id)).into_iter().flatten().copied();
+        let all = || twins.clone().chain([event]);
+        let newest = all().filter(|e| e.ts <= instant).max_by(|a, b| a.order_key().cmp(&b.order_key()));
+        newest.or_else(|| all().min_by(|a, b| a.order_key().cmp(&b.order_key())))
     }
 }
 

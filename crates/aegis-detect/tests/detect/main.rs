@@ -6,4 +6,5 @@ mod laws;
 mod marks;
 mod refusals;
 mod shipped;
+mod twins;
 mod worker;
