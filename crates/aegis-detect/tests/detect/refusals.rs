@@ -103,6 +103,28 @@ fn every_forbidden_thing_has_its_code_and_its_place() {
             At::Word("MATCH_RECOGNIZE"),
         ),
         (
+            // Of one instant, events are in the order of their lanes, which is not that of their ids.
+            "",
+            "WITH e AS (SELECT ts, event_id, agent_id, decision FROM events) SELECT * FROM e\n\
+             MATCH_RECOGNIZE (PARTITION BY agent_id ORDER BY ts MEASURES event_id AS event_id PATTERN (a) DEFINE a AS true)",
+            RuleCode::RuleOrder,
+            At::Word("MATCH_RECOGNIZE"),
+        ),
+        (
+            "",
+            "WITH e AS (SELECT ts, lower(lane) AS lane, seq, event_id, agent_id FROM events) SELECT * FROM e\n\
+             MATCH_RECOGNIZE (PARTITION BY agent_id ORDER BY ts MEASURES event_id AS event_id PATTERN (a) DEFINE a AS true)",
+            RuleCode::RuleOrder,
+            At::Word("MATCH_RECOGNIZE"),
+        ),
+        (
+            "",
+            "WITH e AS (SELECT ts, agent_id, tool AS event_id FROM events) SELECT * FROM e MATCH_RECOGNIZE\n\
+             (PARTITION BY agent_id ORDER BY ts, event_id MEASURES event_id AS event_id PATTERN (a) DEFINE a AS true)",
+            RuleCode::RuleOrder,
+            At::Word("MATCH_RECOGNIZE"),
+        ),
+        (
             CONTAINS,
             "SELECT * FROM events MATCH_RECOGNIZE (PARTITION BY agent_id ORDER BY ts MEASURES event_id AS event_id\n\
              PATTERN (a) DEFINE a AS a.risk_score > 90)",
@@ -288,6 +310,28 @@ fn a_row_pattern_is_ordered_as_events_are_and_may_contain() {
         assert!(ordered.contains(column), "{ordered}");
     }
     assert!(lint.plan.contains("verified"), "a rule that contains sees verified events only: {}", lint.plan);
+}
+
+#[test]
+fn a_row_pattern_needs_the_order_of_events_or_one_of_its_own() {
+    let query = |columns: &str, order: &str| {
+        format!(
+            "WITH e AS (SELECT {columns} FROM events) SELECT * FROM e MATCH_RECOGNIZE (PARTITION BY agent_id ORDER BY {order} \
+             MEASURES array_agg(event_id) AS event_ids PATTERN (a b) DEFINE a AS true)"
+        )
+    };
+    for (columns, order) in [
+        ("ts, lane, seq, event_id, agent_id", "ts"),
+        ("ts AS moment, lane, seq, event_id, agent_id", "moment"),
+        ("ts, event_id, agent_id", "ts, event_id"),
+        ("ts, lane, seq, event_id, agent_id", "ts, lane, seq, event_id"),
+    ] {
+        let loaded = load(rule("", &query(columns, order)));
+        assert!(loaded.is_ok(), "{columns} by {order}: {}", loaded.unwrap_err());
+    }
+    let error = refused("", &query("ts, event_id, agent_id", "ts"));
+    assert_eq!(error.code, RuleCode::RuleOrder);
+    assert!(error.message.ends_with("its input has no lane, seq") && error.hint.is_some(), "{error}");
 }
 
 #[test]
