@@ -8,6 +8,7 @@ use aegis_model::{Clock, SecurityEvent, TenantId, Timestamp};
 
 use crate::episode::KeyState;
 use crate::error::DetectError;
+use crate::impaired::{Cause, Losses};
 use crate::output::{Found, Reader, bucket_of_event};
 use crate::plan::RulePlan;
 use crate::rule::Rule;
@@ -62,6 +63,8 @@ pub(crate) struct RunningRule {
     waiting: Vec<Arc<SecurityEvent>>,
     /// Why tenants were set aside, since the engine asked last.
     failures: Vec<DetectError>,
+    /// What it did not look at, since the engine asked last.
+    pub(crate) losses: Losses,
     /// It looks at them no earlier, by the clock: a rule that costs much runs less often, over more events at once.
     due: Timestamp,
 }
@@ -103,7 +106,8 @@ impl RunningRule {
             ..RuleStats::default()
         };
         let (waiting, due) = (Vec::new(), Timestamp::from_micros(i64::MIN));
-        Self { rule, plan, state: RuleState::default(), stats, waiting, failures: Vec::new(), due }
+        let (state, losses) = (RuleState::default(), Losses::default());
+        Self { rule, plan, state, stats, waiting, failures: Vec::new(), losses, due }
     }
 
     pub(crate) fn window_micros(&self) -> i64 {
@@ -181,13 +185,18 @@ impl RunningRule {
                 Kept::Added | Kept::Known => {}
                 Kept::AddedOverQuota(count) => {
                     self.stats.given_up += count as u64;
+                    self.losses.note(Cause::EventsGivenUp, event);
                     self.stand(&event.tenant_id, &bucket);
                 }
                 Kept::GivenUp => {
                     self.stats.given_up += 1;
+                    self.losses.note(Cause::EventsGivenUp, event);
                     self.stand(&event.tenant_id, &bucket);
                 }
-                Kept::Refused => self.stats.refused += 1,
+                Kept::Refused => {
+                    self.stats.refused += 1;
+                    self.losses.note(Cause::QuotaFull, event);
+                }
             }
             if matches!(kept, Kept::Added | Kept::AddedOverQuota(_)) {
                 touched.add(&event.tenant_id, bucket, event.ts);
@@ -212,9 +221,10 @@ impl RunningRule {
                 relevant.into_iter().for_each(|event| of_tenant.entry(event.tenant_id.clone()).or_default().push(event));
                 let mut found = Vec::new();
                 for (tenant, events) in of_tenant {
+                    let newest = newest_of(&events, &tenant).cloned();
                     match self.run(events, None) {
                         Ok(own) => found.extend(own),
-                        Err(error) => self.set_aside(&tenant, error)?,
+                        Err(error) => self.set_aside(&tenant, error, newest.as_ref())?,
                     }
                 }
                 found
@@ -234,7 +244,7 @@ impl RunningRule {
                 for (tenant, own) in touched.by_tenant() {
                     match self.find(&own) {
                         Ok(own) => found.extend(own),
-                        Err(error) => self.set_aside(&tenant, error)?,
+                        Err(error) => self.set_aside(&tenant, error, newest_of(relevant, &tenant))?,
                     }
                 }
                 found
@@ -302,7 +312,7 @@ impl RunningRule {
                     match run_plan(&self.plan, &self.rule, &mut self.stats, slice, Some((tenant.clone(), instant))) {
                         Ok(own) => found.extend(own),
                         Err(error) => {
-                            self.set_aside(&tenant, error)?;
+                            self.set_aside(&tenant, error, newest_of(relevant, &tenant))?;
                             break;
                         }
                     }
@@ -312,7 +322,11 @@ impl RunningRule {
                 }
             }
             // Each tenant's row patterns have the work of a look.
-            self.note_overruns();
+            if self.note_overruns()
+                && let Some(newest) = newest_of(relevant, &tenant)
+            {
+                self.losses.note(Cause::InstantsGivenUp, newest);
+            }
         }
         found.retain(|f: &Found| !self.stats.set_aside.contains_key(&f.tenant));
         self.stats.matches += found.len() as u64;
@@ -328,13 +342,30 @@ impl RunningRule {
         let said = format!("tenant {tenant}, key {key}: {count} instants are more than one look may cost");
         tracing::warn!(rule = %self.rule.header.id, "{said}");
         self.stats.overrun = Some(said);
+        self.miss_instants(tenant, bucket);
         self.stand(tenant, bucket);
     }
 
-    /// The rule runs for a tenant's events no longer; for too many, it does not run at all.
-    fn set_aside(&mut self, tenant: &TenantId, error: DetectError) -> Result<(), DetectError> {
+    /// Takes note that matches of a bucket may be missing.
+    pub(crate) fn miss_instants(&mut self, tenant: &TenantId, bucket: &str) {
+        let (always, never) = (Timestamp::from_micros(i64::MIN), Timestamp::from_micros(i64::MAX));
+        if let Some(newest) = self.state.events(tenant, bucket, always, never).last() {
+            self.losses.note(Cause::InstantsGivenUp, newest);
+        }
+    }
+
+    /// The rule runs for a tenant's events no longer; for too many, it does not run at all. `newest` is what it looked at last.
+    fn set_aside(
+        &mut self,
+        tenant: &TenantId,
+        error: DetectError,
+        newest: Option<&Arc<SecurityEvent>>,
+    ) -> Result<(), DetectError> {
         if self.stats.set_aside.len() >= MOST_SET_ASIDE {
             return Err(error);
+        }
+        if let Some(newest) = newest {
+            self.losses.note(Cause::SetAside, newest);
         }
         tracing::error!(rule = %self.rule.header.id, %tenant, %error, "rule set aside for a tenant");
         self.stats.set_aside.insert(tenant.clone(), error.to_string());
@@ -417,10 +448,24 @@ impl RunningRule {
                     key.insert(f.found);
                     keys.insert((f.tenant, f.bucket, f.key_text));
                 }
-                None => self.stats.refused += 1,
+                None => {
+                    self.stats.refused += 1;
+                    self.losses.note_at(&f.tenant, Cause::QuotaFull, f.found.last());
+                }
             }
         }
         keys
+    }
+
+    /// Why the rule does not look at a tenant's events any more, if it does not.
+    pub(crate) fn stopped_for(&self, tenant: &TenantId) -> Option<Cause> {
+        let set_aside = self.stats.set_aside.contains_key(tenant).then_some(Cause::SetAside);
+        if self.stats.quarantined.is_some() { Some(Cause::Quarantined) } else { set_aside }
+    }
+
+    /// True if there is anything to say of it: it lost something, or looks at somebody's events no more.
+    pub(crate) fn is_impaired(&self) -> bool {
+        !self.losses.is_empty() || self.stats.quarantined.is_some() || !self.stats.set_aside.is_empty()
     }
 
     /// Stops the rule, and says why.
@@ -464,6 +509,11 @@ fn run_plan(
         }
     }
     Ok(found)
+}
+
+/// The newest of a tenant's events, in the order of events.
+fn newest_of<'a>(events: &'a [Arc<SecurityEvent>], tenant: &TenantId) -> Option<&'a Arc<SecurityEvent>> {
+    events.iter().filter(|event| event.tenant_id == *tenant).max_by(|a, b| a.order_key().cmp(&b.order_key()))
 }
 
 fn within(instant: Timestamp, from: Timestamp, to: Timestamp) -> bool {

@@ -26,6 +26,12 @@ pub(crate) struct Evidence {
     pub(crate) receipt_hash: Option<String>,
 }
 
+impl Evidence {
+    pub(crate) fn of(event: &SecurityEvent) -> Self {
+        Self { event_id: event.event_id, ts: event.ts, receipt_hash: event.receipt_hash.clone() }
+    }
+}
+
 /// One row of a rule's output, at the instant of its last evidence.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Match {
@@ -188,9 +194,7 @@ impl<'a> Reader<'a> {
             let half = MAX_EVIDENCE / 2;
             found.drain(half..found.len() - half);
         }
-        let evidence =
-            |e: &&Arc<SecurityEvent>| Evidence { event_id: e.event_id, ts: e.ts, receipt_hash: e.receipt_hash.clone() };
-        Some(found.iter().map(evidence).collect())
+        Some(found.into_iter().map(|event| Evidence::of(event)).collect())
     }
 
     /// The event of this id. Of several, the one of the row's instant, else the newest before it, else the oldest: another edge's event must not

@@ -89,7 +89,9 @@ impl RunningRule {
                     }
                     found.extend(self.find_at(&tenant, &bucket, instant)?);
                     // Each has the work of a tick.
-                    self.note_overruns();
+                    if self.note_overruns() {
+                        self.miss_instants(&tenant, &bucket);
+                    }
                 }
                 if given_up > 0 {
                     self.give_up_instants(&tenant, &bucket, given_up);
@@ -143,7 +145,9 @@ impl RunningRule {
         let mut all = Vec::with_capacity(wanted.len());
         for order in wanted {
             let found = self.find_at(tenant, bucket, order.0)?;
-            self.note_overruns();
+            if self.note_overruns() {
+                self.miss_instants(tenant, bucket);
+            }
             all.extend(found.into_iter().filter(|f| f.key_text == key_text && order_of(&f.found) == *order).map(|f| f.found));
         }
         Ok(all)

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::error::{RuleCode, RuleError, RuleErrors};
+use crate::impaired::{IMPAIRED_NAME, IMPAIRED_RULE};
 use crate::plan::RulePlan;
 use crate::rule::Rule;
 use crate::shape::Shape;
@@ -98,7 +99,9 @@ impl RuleSet {
     pub fn from_texts(texts: impl IntoIterator<Item = (PathBuf, String)>) -> Result<Self, RuleErrors> {
         let mut rules: Vec<(Rule, RulePlan)> = Vec::new();
         let mut errors = Vec::new();
-        let mut seen: HashMap<String, PathBuf> = HashMap::new();
+        let own = [("id", IMPAIRED_RULE), ("name", IMPAIRED_NAME)];
+        let mut seen: HashMap<String, PathBuf> =
+            own.into_iter().map(|(key, word)| (format!("{key}:{word}"), PathBuf::from("detection itself"))).collect();
         for (file, text) in texts {
             let loaded = Rule::parse(&text, &file).and_then(|rule| RulePlan::load(&rule).map(|plan| (rule, plan)));
             let (rule, plan) = match loaded {
