@@ -443,7 +443,7 @@ impl RunningRule {
     pub(crate) fn insert(&mut self, found: Vec<Found>, quotas: Quotas) -> TouchedKeys {
         let mut keys = TouchedKeys::new();
         for f in found {
-            match self.state.key_or_new(&f.tenant, &f.bucket, &f.key_text, quotas) {
+            match self.state.key_or_new(&f.tenant, &f.bucket, &f.key_text, f.agent.as_deref(), quotas) {
                 Some(key) => {
                     key.insert(f.found);
                     keys.insert((f.tenant, f.bucket, f.key_text));

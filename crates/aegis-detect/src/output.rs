@@ -58,6 +58,8 @@ pub(crate) struct Found {
     pub(crate) tenant: TenantId,
     pub(crate) bucket: String,
     pub(crate) key_text: String,
+    /// Whose event is its last evidence.
+    pub(crate) agent: Option<String>,
     pub(crate) found: Match,
 }
 
@@ -132,7 +134,7 @@ impl<'a> Reader<'a> {
             };
         }
         let (tenant, instant) = self.place(rows, row)?;
-        let Some(evidence) = self.evidence(rows, row, tenant, instant) else { return Ok(Row::Unfounded) };
+        let Some((evidence, agent)) = self.evidence(rows, row, tenant, instant) else { return Ok(Row::Unfounded) };
         // The query saw rows of other instants too; a row belongs to the instant of its last evidence.
         if evidence.last().is_none_or(|e| e.ts != instant) {
             return Ok(Row::NoMatch);
@@ -153,7 +155,8 @@ impl<'a> Reader<'a> {
         let tenant = TenantId::new(tenant).map_err(|e| DataFusionError::Internal(e.to_string()))?;
         let key_text = Value::Object(key.clone()).to_string();
         let found = Match { instant, key, evidence, fields };
-        Ok(Row::Match(Box::new(Found { tenant, bucket, key_text, found })))
+        let agent = agent.map(str::to_owned);
+        Ok(Row::Match(Box::new(Found { tenant, bucket, key_text, agent, found })))
     }
 
     fn place<'b>(&'b self, rows: &'b RecordBatch, row: usize) -> Result<(&'b str, Timestamp)> {
@@ -171,9 +174,15 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The evidence of a row at an instant. None: it names none, or an event that the query did not see.
-    fn evidence(&self, rows: &RecordBatch, row: usize, tenant: &str, instant: Timestamp) -> Option<Vec<Evidence>> {
-        let mut found: Vec<&Arc<SecurityEvent>> = Vec::new();
+    /// The evidence of a row at an instant, and whose the last of it is. None: it names none, or an event that the query did not see.
+    fn evidence(
+        &self,
+        rows: &RecordBatch,
+        row: usize,
+        tenant: &str,
+        instant: Timestamp,
+    ) -> Option<(Vec<Evidence>, Option<&'a str>)> {
+        let mut found: Vec<&'a Arc<SecurityEvent>> = Vec::new();
         if let Some(column) = self.output.event_ids {
             let ids = list_at(rows.column(column), row);
             for index in 0..ids.as_ref().map_or(0, |ids| ids.len()) {
@@ -194,7 +203,8 @@ impl<'a> Reader<'a> {
             let half = MAX_EVIDENCE / 2;
             found.drain(half..found.len() - half);
         }
-        Some(found.into_iter().map(|event| Evidence::of(event)).collect())
+        let agent = found.last().copied().and_then(|event| event.agent_id.as_deref());
+        Some((found.into_iter().map(|event| Evidence::of(event)).collect(), agent))
     }
 
     /// The event of this id. Of several, the one of the row's instant, else the newest before it, else the oldest: another edge's event must not

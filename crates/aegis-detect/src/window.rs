@@ -1,5 +1,5 @@
 //! The bounded state of one rule: per tenant, per bucket, the events of the window and the matches that can still change.
-//! Promises that a full quota refuses new keys loudly (counted) and never touches another tenant's state.
+//! Promises that a full quota refuses new keys loudly (counted) and never touches another tenant's state, and that no agent fills it alone.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::pipeline::Frames;
 pub struct Quotas {
     /// Events kept per tenant and rule; at the bound no new key is taken.
     pub events_per_tenant: usize,
-    /// Buckets (keys) kept per tenant and rule.
+    /// Buckets (keys) kept per tenant and rule; a quarter of them at most are made by one agent's events.
     pub keys_per_tenant: usize,
     /// Events kept of one key: a key beyond it loses its own oldest events.
     pub events_per_key: usize,
@@ -38,6 +38,15 @@ impl Default for Quotas {
     }
 }
 
+/// One agent's part of a tenant's buckets is at most one of so many: what a rule keys on can be the caller's to choose.
+const AGENTS_PART: usize = 4;
+
+impl Quotas {
+    fn keys_per_agent(self) -> usize {
+        (self.keys_per_tenant / AGENTS_PART).max(1)
+    }
+}
+
 /// State of one rule.
 #[derive(Debug, Default)]
 pub(crate) struct RuleState {
@@ -51,6 +60,38 @@ pub(crate) struct TenantState {
     bytes: usize,
     /// In all buckets.
     keys: usize,
+    /// How many of the buckets each agent's events have made.
+    made_by: HashMap<Arc<str>, usize>,
+}
+
+impl TenantState {
+    /// True if an event of this agent may make one more bucket. Those of no agent have no share of their own.
+    fn has_share(&self, agent: Option<&str>, quotas: Quotas) -> bool {
+        let made = agent.and_then(|agent| self.made_by.get(agent));
+        made.is_none_or(|made| *made < quotas.keys_per_agent())
+    }
+
+    /// Makes a bucket that is not there.
+    fn make(&mut self, name: &str, agent: Option<&str>) {
+        let made_by = agent.map(|agent| match self.made_by.get_key_value(agent) {
+            Some((known, _)) => Arc::clone(known),
+            None => Arc::from(agent),
+        });
+        if let Some(agent) = &made_by {
+            *self.made_by.entry(Arc::clone(agent)).or_default() += 1;
+        }
+        self.buckets.insert(name.to_owned(), Bucket { made_by, ..Bucket::default() });
+    }
+}
+
+/// One of an agent's buckets is gone.
+fn give_back(made_by: &mut HashMap<Arc<str>, usize>, agent: &Arc<str>) {
+    if let Some(made) = made_by.get_mut(agent) {
+        *made -= 1;
+        if *made == 0 {
+            made_by.remove(agent);
+        }
+    }
 }
 
 /// What an event's texts take.
@@ -81,6 +122,8 @@ pub(crate) struct Bucket {
     /// What the texts of its events take.
     bytes: usize,
     following: Following,
+    /// The agent whose event made it, if that is known.
+    made_by: Option<Arc<str>>,
     /// By the text of the key.
     pub(crate) keys: BTreeMap<String, KeyState>,
 }
@@ -174,12 +217,16 @@ impl RuleState {
     /// Keeps an event for later evaluations.
     pub(crate) fn keep(&mut self, event: &Arc<SecurityEvent>, bucket: &str, quotas: Quotas) -> Kept {
         let tenant = self.tenants.entry(event.tenant_id.clone()).or_default();
-        if !tenant.buckets.contains_key(bucket)
-            && (tenant.events >= quotas.events_per_tenant
+        if !tenant.buckets.contains_key(bucket) {
+            let agent = event.agent_id.as_deref();
+            if tenant.events >= quotas.events_per_tenant
                 || tenant.bytes >= quotas.bytes_per_tenant
-                || tenant.buckets.len() >= quotas.keys_per_tenant)
-        {
-            return Kept::Refused;
+                || tenant.buckets.len() >= quotas.keys_per_tenant
+                || !tenant.has_share(agent, quotas)
+            {
+                return Kept::Refused;
+            }
+            tenant.make(bucket, agent);
         }
         let entry = tenant.buckets.entry(bucket.to_owned()).or_default();
         // Events mostly come in order, so look at the end first.
@@ -210,14 +257,26 @@ impl RuleState {
         Kept::AddedOverQuota(surplus)
     }
 
-    /// The state of a key, made if there is none. None: a quota of keys is full.
-    pub(crate) fn key_or_new(&mut self, tenant: &TenantId, bucket: &str, text: &str, quotas: Quotas) -> Option<&mut KeyState> {
+    /// The state of a key, made if there is none. `agent` is whose event a match was found in. None: a quota of keys is full, or the agent's part
+    /// of it.
+    pub(crate) fn key_or_new(
+        &mut self,
+        tenant: &TenantId,
+        bucket: &str,
+        text: &str,
+        agent: Option<&str>,
+        quotas: Quotas,
+    ) -> Option<&mut KeyState> {
         let state = self.tenants.entry(tenant.clone()).or_default();
         let known = state.buckets.get(bucket);
-        let has_room = state.keys < quotas.keys_per_tenant && (known.is_some() || state.buckets.len() < quotas.keys_per_tenant);
         if !known.is_some_and(|bucket| bucket.keys.contains_key(text)) {
-            if !has_room {
+            let is_new = known.is_none();
+            let has_room = !is_new || (state.buckets.len() < quotas.keys_per_tenant && state.has_share(agent, quotas));
+            if state.keys >= quotas.keys_per_tenant || !has_room {
                 return None;
+            }
+            if is_new {
+                state.make(bucket, agent);
             }
             state.keys += 1;
         }
@@ -279,7 +338,8 @@ impl RuleState {
     pub(crate) fn expire(&mut self, tenant: &TenantId, before: Timestamp) {
         let Some(state) = self.tenants.get_mut(tenant) else { return };
         let (mut dropped, mut bytes, mut keys) = (0, 0, 0);
-        state.buckets.retain(|_, bucket| {
+        let TenantState { buckets, made_by, .. } = state;
+        buckets.retain(|_, bucket| {
             let expired = bucket.events().partition_point(|e| e.ts < before);
             bytes += bucket.give_up(expired);
             if expired > 0 {
@@ -288,7 +348,11 @@ impl RuleState {
             dropped += expired;
             bucket.keys.retain(|_, key| !key.is_empty());
             keys += bucket.keys.len();
-            !bucket.events().is_empty() || !bucket.keys.is_empty()
+            let stays = !bucket.events().is_empty() || !bucket.keys.is_empty();
+            if let Some(agent) = bucket.made_by.as_ref().filter(|_| !stays) {
+                give_back(made_by, agent);
+            }
+            stays
         });
         state.events -= dropped;
         state.bytes -= bytes;
@@ -374,6 +438,39 @@ mod tests {
         assert_eq!(state.event_count(), 4);
         state.expire(&TenantId::new("a").unwrap(), Timestamp::from_micros(10_000_000));
         assert_eq!(state.event_count(), 1, "only the other tenant's event is left");
+    }
+
+    #[test]
+    fn an_agent_makes_a_quarter_of_the_buckets_at_most_until_its_own_expire() {
+        let quotas = Quotas { keys_per_tenant: 8, ..Quotas::default() };
+        let (mut state, tenant) = (RuleState::default(), TenantId::new("a").unwrap());
+        let of = |agent: Option<&str>, second: i64| {
+            let mut event = (*event("a", second)).clone();
+            event.agent_id = agent.map(str::to_owned);
+            Arc::new(event)
+        };
+        let keep =
+            |state: &mut RuleState, agent: Option<&str>, second: i64| state.keep(&of(agent, second), &second.to_string(), quotas);
+        let kept = [1, 2, 3].map(|second| keep(&mut state, Some("loud"), second));
+        assert_eq!(kept, [Kept::Added, Kept::Added, Kept::Refused]);
+        assert_eq!(keep(&mut state, Some("quiet"), 4), Kept::Added, "another agent has its own part");
+        assert_eq!(state.keep(&of(Some("loud"), 5), "4", quotas), Kept::Added, "a bucket that is there takes anybody's");
+        assert_eq!(
+            [6, 7, 8].map(|second| keep(&mut state, None, second)),
+            [Kept::Added; 3],
+            "nobody's have no bound but the tenant's"
+        );
+        // A match is as good as an event.
+        assert!(state.key_or_new(&tenant, "9", "key", Some("loud"), quotas).is_none());
+        assert!(state.key_or_new(&tenant, "9", "key", Some("quiet"), quotas).is_some());
+        assert!(state.key_or_new(&tenant, "10", "key", Some("quiet"), quotas).is_none());
+        // The first bucket goes, and with it what it was of the part.
+        state.expire(&tenant, Timestamp::from_micros(2_000_000));
+        let kept = [11, 12].map(|second| keep(&mut state, Some("loud"), second));
+        assert_eq!(kept, [Kept::Added, Kept::Refused]);
+        state.expire(&tenant, Timestamp::from_micros(100_000_000));
+        let kept = [111, 112, 113].map(|second| keep(&mut state, Some("loud"), second));
+        assert_eq!(kept, [Kept::Added, Kept::Added, Kept::Refused], "all of it is given back");
     }
 
     #[test]

@@ -28,7 +28,11 @@ fn text(id: &str, name: &str, query: &str) -> String {
 }
 
 fn engine(query: &str, quotas: Quotas) -> Engine {
-    let rules = RuleSet::from_texts([("t/rule.sql".into(), text("T-1", "t", query))]).unwrap();
+    engine_of(text("T-1", "t", query), quotas)
+}
+
+fn engine_of(text: String, quotas: Quotas) -> Engine {
+    let rules = RuleSet::from_texts([("t/rule.sql".into(), text)]).unwrap();
     let mut config = EngineConfig::new(Arc::new(ManualClock::new(Timestamp::from_micros(START))));
     config.lateness_s = 6;
     config.quotas = quotas;
@@ -89,6 +93,24 @@ fn a_full_quota_is_told_once_an_hour_to_the_tenant_that_filled_it() {
     // Now there is room.
     assert!(is_silent(engine.tick(vec![event("a", "agent-8", 3 * HOUR_S)]).alerts));
     assert!(is_silent(engine.finish().alerts));
+}
+
+#[test]
+fn an_agent_that_varies_what_a_rule_keys_on_blinds_it_for_itself_alone() {
+    let query = "SELECT tool, action, event_id FROM events QUALIFY count(*) OVER (PARTITION BY tool, action ORDER BY ts \
+        RANGE BETWEEN INTERVAL '60' SECOND PRECEDING AND CURRENT ROW) >= 3";
+    let by_action = text("T-1", "t", query).replace("key: [agent_id]", "key: [tool, action]");
+    let mut engine = engine_of(by_action, keys(8));
+    let call =
+        |agent: &str, action: &str, second: i64| SecurityEvent { action: Some(action.to_owned()), ..event("a", agent, second) };
+    let mut log: Vec<SecurityEvent> = (0..20).map(|n| call("frozen", &format!("action-{n}"), n)).collect();
+    log.extend((20..23).map(|n| call("other", "merge", n)));
+    let evidence = log[2].event_id;
+    let alerts = engine.tick(log).alerts;
+    let found: Vec<&Value> = alerts.iter().filter(|alert| alert.rule_id == "T-1").map(|alert| &alert.key["action"]).collect();
+    assert_eq!(found, ["merge"]);
+    assert_eq!(said(alerts), [of_rule("a", "quota_full", evidence)]);
+    assert_eq!(engine.stats()[0].refused, 18);
 }
 
 #[test]
