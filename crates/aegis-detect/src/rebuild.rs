@@ -25,7 +25,7 @@ impl RunningRule {
     }
 
     /// The state after a restart: events of the windows, what was told, and the matches at instants that were not `settled`. What was told of a
-    /// tenant of whom not all events are there (`is_cut`) stands.
+    /// tenant of whom not all events are there (`is_cut`), or of whom a quota does not take all, stands.
     pub(crate) fn rebuild(
         &mut self,
         batch: &Arc<EventBatch>,
@@ -34,8 +34,7 @@ impl RunningRule {
         is_cut: &dyn Fn(&TenantId) -> bool,
         quotas: Quotas,
     ) -> Result<(), DetectError> {
-        let lost = |running: &Self| running.stats.given_up + running.stats.refused + running.stats.overruns;
-        let lost_before = lost(self);
+        let _of_before = self.losses.take();
         let relevant = self.plan.relevant(batch).map_err(|e| self.query_error(e))?;
         self.state.load_keys(told);
         let open = |tenant: &TenantId, at: Timestamp| settled.get(tenant).is_none_or(|settled| at >= *settled);
@@ -51,9 +50,11 @@ impl RunningRule {
         if self.plan.shape != Shape::Stateless {
             self.state.keys_mut().for_each(crate::episode::KeyState::forget_details);
         }
-        self.note_overruns();
-        let is_lost = lost(self) > lost_before;
-        for (_, of_tenant) in self.state.tenants.iter_mut().filter(|(tenant, _)| is_lost || is_cut(tenant)) {
+        // All were asked for above, each for its tenant.
+        let is_lost = self.note_overruns();
+        let lost = self.losses.tenants();
+        let stands = |tenant: &TenantId| is_lost || lost.contains(tenant) || is_cut(tenant);
+        for (_, of_tenant) in self.state.tenants.iter_mut().filter(|(tenant, _)| stands(tenant)) {
             let keys = of_tenant.buckets.values_mut().flat_map(|bucket| bucket.keys.values_mut());
             keys.for_each(crate::episode::KeyState::let_stand);
         }
