@@ -1,7 +1,7 @@
 //! One rule, one tick: keep what matters, run the plan over what was touched, and replace the matches of the touched instants.
 //! The match set is a function of the log: a match at instant t depends on the events of the window that ends at t, no other.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use aegis_model::{Clock, SecurityEvent, TenantId, Timestamp};
@@ -9,8 +9,8 @@ use aegis_model::{Clock, SecurityEvent, TenantId, Timestamp};
 use crate::episode::KeyState;
 use crate::error::DetectError;
 use crate::impaired::{Cause, Losses};
-use crate::output::{Found, Reader, bucket_of_event};
-use crate::plan::RulePlan;
+use crate::output::{Found, Reader, write_bucket};
+use crate::plan::{BucketColumn, RulePlan};
 use crate::rule::Rule;
 use crate::schema::EventBatch;
 use crate::shape::Shape;
@@ -178,29 +178,42 @@ impl RunningRule {
 
     pub(crate) fn keep(&mut self, relevant: &[Arc<SecurityEvent>], quotas: Quotas) -> Touched {
         let mut touched = Touched::default();
-        for event in relevant {
-            let Some(bucket) = bucket_of_event(event, &self.plan.buckets) else { continue };
-            let kept = self.state.keep(event, &bucket, quotas);
-            match kept {
-                Kept::Added | Kept::Known => {}
-                Kept::AddedOverQuota(count) => {
-                    self.stats.given_up += count as u64;
-                    self.losses.note(Cause::EventsGivenUp, event);
-                    self.stand(&event.tenant_id, &bucket);
+        let mut lost = Vec::new();
+        for (tenant, bucket, events) in by_bucket(relevant, &self.plan.buckets) {
+            let (mut span, mut given_up, mut refused) = (None, 0, 0);
+            let losses = &mut self.losses;
+            self.state.keep(tenant, &bucket, events, quotas, |event, kept| {
+                match kept {
+                    Kept::Added | Kept::Known => {}
+                    Kept::AddedOverQuota(count) => {
+                        given_up += count as u64;
+                        losses.note(Cause::EventsGivenUp, event);
+                    }
+                    Kept::GivenUp => {
+                        given_up += 1;
+                        losses.note(Cause::EventsGivenUp, event);
+                    }
+                    Kept::Refused => {
+                        refused += 1;
+                        losses.note(Cause::QuotaFull, event);
+                    }
                 }
-                Kept::GivenUp => {
-                    self.stats.given_up += 1;
-                    self.losses.note(Cause::EventsGivenUp, event);
-                    self.stand(&event.tenant_id, &bucket);
+                if matches!(kept, Kept::Added | Kept::AddedOverQuota(_)) {
+                    let (oldest, newest) = span.unwrap_or((event.ts, event.ts));
+                    span = Some((event.ts.min(oldest), event.ts.max(newest)));
                 }
-                Kept::Refused => {
-                    self.stats.refused += 1;
-                    self.losses.note(Cause::QuotaFull, event);
-                }
+            });
+            self.stats.given_up += given_up;
+            self.stats.refused += refused;
+            if given_up > 0 {
+                lost.push((tenant, bucket.clone()));
             }
-            if matches!(kept, Kept::Added | Kept::AddedOverQuota(_)) {
-                touched.add(&event.tenant_id, bucket, event.ts);
+            if let Some(span) = span {
+                touched.add(tenant, bucket, span);
             }
+        }
+        for (tenant, bucket) in lost {
+            self.stand(tenant, &bucket);
         }
         touched
     }
@@ -514,6 +527,31 @@ fn run_plan(
 /// The newest of a tenant's events, in the order of events.
 fn newest_of<'a>(events: &'a [Arc<SecurityEvent>], tenant: &TenantId) -> Option<&'a Arc<SecurityEvent>> {
     events.iter().filter(|event| event.tenant_id == *tenant).max_by(|a, b| a.order_key().cmp(&b.order_key()))
+}
+
+/// The events of each bucket, in the order in which the first of each came. Those whose key has a null are left out.
+fn by_bucket<'a>(
+    events: &'a [Arc<SecurityEvent>],
+    columns: &[BucketColumn],
+) -> Vec<(&'a TenantId, String, Vec<&'a Arc<SecurityEvent>>)> {
+    let mut buckets: Vec<(&TenantId, String, Vec<&Arc<SecurityEvent>>)> = Vec::new();
+    let mut places: HashMap<&TenantId, HashMap<String, usize>> = HashMap::new();
+    let mut bucket = String::new();
+    for event in events {
+        bucket.clear();
+        if !write_bucket(event, columns, &mut bucket) {
+            continue;
+        }
+        let own = places.entry(&event.tenant_id).or_default();
+        match own.get(&bucket) {
+            Some(place) => buckets[*place].2.push(event),
+            None => {
+                own.insert(bucket.clone(), buckets.len());
+                buckets.push((&event.tenant_id, bucket.clone(), vec![event]));
+            }
+        }
+    }
+    buckets
 }
 
 fn within(instant: Timestamp, from: Timestamp, to: Timestamp) -> bool {

@@ -71,14 +71,14 @@ enum Row {
     Unfounded,
 }
 
-/// The bucket of an event. None where a key column is null: such a row can never be a match, nor help one.
-pub(crate) fn bucket_of_event(event: &SecurityEvent, columns: &[BucketColumn]) -> Option<String> {
-    let mut bucket = String::new();
+/// Writes the bucket of an event. False where a key column is null: such a row can never be a match, nor help one.
+pub(crate) fn write_bucket(event: &SecurityEvent, columns: &[BucketColumn], bucket: &mut String) -> bool {
     for column in columns {
-        bucket.push_str(&text_of(event, column.event_column)?);
+        let Some(text) = text_of(event, column.event_column) else { return false };
+        bucket.push_str(&text);
         bucket.push('\0');
     }
-    Some(bucket)
+    true
 }
 
 /// Reads matches out of a rule's output.

@@ -143,6 +143,31 @@ impl Bucket {
         &self.events[self.given_up..]
     }
 
+    fn keep(&mut self, event: &Arc<SecurityEvent>, quotas: Quotas) -> Kept {
+        // Events mostly come in order, so look at the end first.
+        let at = match self.events().last() {
+            Some(last) if last.order_key() >= event.order_key() => {
+                match self.events().binary_search_by(|e| e.order_key().cmp(&event.order_key())) {
+                    Ok(_) => return Kept::Known,
+                    Err(at) => self.given_up + at,
+                }
+            }
+            _ => self.events.len(),
+        };
+        if at == self.given_up && self.events().len() >= quotas.events_per_key.max(1) {
+            return Kept::GivenUp;
+        }
+        self.events.insert(at, Arc::clone(event));
+        self.bytes += bytes_of(event);
+        let surplus = self.surplus(quotas);
+        if surplus == 0 {
+            return Kept::Added;
+        }
+        self.following.taken = self.following.taken.max(Some(self.events()[surplus - 1].ts));
+        self.give_up(surplus);
+        Kept::AddedOverQuota(surplus)
+    }
+
     /// Forgets its oldest events; the others are moved once for many of them. Answers what their texts took.
     fn give_up(&mut self, count: usize) -> usize {
         let bytes = self.events[self.given_up..][..count].iter().map(|event| bytes_of(event)).sum();
@@ -189,9 +214,8 @@ pub(crate) enum Kept {
 pub(crate) struct Touched(BTreeMap<(TenantId, String), (Timestamp, Timestamp)>);
 
 impl Touched {
-    pub(crate) fn add(&mut self, tenant: &TenantId, bucket: String, ts: Timestamp) {
-        let span = self.0.entry((tenant.clone(), bucket)).or_insert((ts, ts));
-        *span = (span.0.min(ts), span.1.max(ts));
+    pub(crate) fn add(&mut self, tenant: &TenantId, bucket: String, span: (Timestamp, Timestamp)) {
+        self.0.insert((tenant.clone(), bucket), span);
     }
 
     /// Those of each tenant.
@@ -214,47 +238,39 @@ impl Touched {
 }
 
 impl RuleState {
-    /// Keeps an event for later evaluations.
-    pub(crate) fn keep(&mut self, event: &Arc<SecurityEvent>, bucket: &str, quotas: Quotas) -> Kept {
-        let tenant = self.tenants.entry(event.tenant_id.clone()).or_default();
-        if !tenant.buckets.contains_key(bucket) {
-            let agent = event.agent_id.as_deref();
-            if tenant.events >= quotas.events_per_tenant
-                || tenant.bytes >= quotas.bytes_per_tenant
-                || tenant.buckets.len() >= quotas.keys_per_tenant
-                || !tenant.has_share(agent, quotas)
-            {
-                return Kept::Refused;
+    /// Keeps events of one bucket for later evaluations, and says of each what came of it.
+    pub(crate) fn keep<'a>(
+        &mut self,
+        tenant: &TenantId,
+        bucket: &str,
+        events: impl IntoIterator<Item = &'a Arc<SecurityEvent>>,
+        quotas: Quotas,
+        mut each: impl FnMut(&'a Arc<SecurityEvent>, Kept),
+    ) {
+        if !self.tenants.contains_key(tenant) {
+            self.tenants.insert(tenant.clone(), TenantState::default());
+        }
+        let Some(state) = self.tenants.get_mut(tenant) else { return };
+        let mut events = events.into_iter().peekable();
+        if !state.buckets.contains_key(bucket) {
+            let is_full = state.events >= quotas.events_per_tenant
+                || state.bytes >= quotas.bytes_per_tenant
+                || state.buckets.len() >= quotas.keys_per_tenant;
+            // The first whose agent may make one more makes it.
+            while let Some(event) = events.next_if(|event| is_full || !state.has_share(event.agent_id.as_deref(), quotas)) {
+                each(event, Kept::Refused);
             }
-            tenant.make(bucket, agent);
+            let Some(first) = events.peek() else { return };
+            state.make(bucket, first.agent_id.as_deref());
         }
-        let entry = tenant.buckets.entry(bucket.to_owned()).or_default();
-        // Events mostly come in order, so look at the end first.
-        let at = match entry.events().last() {
-            Some(last) if last.order_key() >= event.order_key() => {
-                match entry.events().binary_search_by(|e| e.order_key().cmp(&event.order_key())) {
-                    Ok(_) => return Kept::Known,
-                    Err(at) => entry.given_up + at,
-                }
-            }
-            _ => entry.events.len(),
-        };
-        if at == entry.given_up && entry.events().len() >= quotas.events_per_key.max(1) {
-            return Kept::GivenUp;
+        let TenantState { buckets, events: count, bytes, .. } = state;
+        let Some(entry) = buckets.get_mut(bucket) else { return };
+        for event in events {
+            let (events_before, bytes_before) = (entry.events().len(), entry.bytes);
+            each(event, entry.keep(event, quotas));
+            *count = *count + entry.events().len() - events_before;
+            *bytes = *bytes + entry.bytes - bytes_before;
         }
-        entry.events.insert(at, Arc::clone(event));
-        let bytes = bytes_of(event);
-        entry.bytes += bytes;
-        tenant.events += 1;
-        tenant.bytes += bytes;
-        let surplus = entry.surplus(quotas);
-        if surplus == 0 {
-            return Kept::Added;
-        }
-        entry.following.taken = entry.following.taken.max(Some(entry.events()[surplus - 1].ts));
-        tenant.bytes -= entry.give_up(surplus);
-        tenant.events -= surplus;
-        Kept::AddedOverQuota(surplus)
     }
 
     /// The state of a key, made if there is none. `agent` is whose event a match was found in. None: a quota of keys is full, or the agent's part
@@ -424,17 +440,23 @@ mod tests {
         Arc::new(SecurityEvent::new(TenantId::new(tenant).unwrap(), "e", "edge", EventKind::AuthorizeDecision, ts))
     }
 
+    fn keep(state: &mut RuleState, event: &Arc<SecurityEvent>, bucket: &str, quotas: Quotas) -> Kept {
+        let mut kept = None;
+        state.keep(&event.tenant_id, bucket, [event], quotas, |_, came| kept = Some(came));
+        kept.unwrap()
+    }
+
     #[test]
     fn a_full_quota_refuses_new_keys_and_leaves_other_tenants_alone() {
         let quotas = Quotas { events_per_tenant: 3, keys_per_tenant: 2, events_per_key: 2, ..Quotas::default() };
         let mut state = RuleState::default();
-        assert_eq!(state.keep(&event("a", 1), "k1", quotas), Kept::Added);
-        assert_eq!(state.keep(&event("a", 2), "k2", quotas), Kept::Added);
-        assert_eq!(state.keep(&event("a", 3), "k3", quotas), Kept::Refused);
-        assert_eq!(state.keep(&event("b", 3), "k3", quotas), Kept::Added);
-        assert_eq!(state.keep(&event("a", 3), "k1", quotas), Kept::Added, "a known key goes on");
-        assert_eq!(state.keep(&event("a", 4), "k1", quotas), Kept::AddedOverQuota(1));
-        assert_eq!(state.keep(&event("a", 2), "k1", quotas), Kept::GivenUp, "it would be the oldest");
+        assert_eq!(keep(&mut state, &event("a", 1), "k1", quotas), Kept::Added);
+        assert_eq!(keep(&mut state, &event("a", 2), "k2", quotas), Kept::Added);
+        assert_eq!(keep(&mut state, &event("a", 3), "k3", quotas), Kept::Refused);
+        assert_eq!(keep(&mut state, &event("b", 3), "k3", quotas), Kept::Added);
+        assert_eq!(keep(&mut state, &event("a", 3), "k1", quotas), Kept::Added, "a known key goes on");
+        assert_eq!(keep(&mut state, &event("a", 4), "k1", quotas), Kept::AddedOverQuota(1));
+        assert_eq!(keep(&mut state, &event("a", 2), "k1", quotas), Kept::GivenUp, "it would be the oldest");
         assert_eq!(state.event_count(), 4);
         state.expire(&TenantId::new("a").unwrap(), Timestamp::from_micros(10_000_000));
         assert_eq!(state.event_count(), 1, "only the other tenant's event is left");
@@ -449,27 +471,31 @@ mod tests {
             event.agent_id = agent.map(str::to_owned);
             Arc::new(event)
         };
-        let keep =
-            |state: &mut RuleState, agent: Option<&str>, second: i64| state.keep(&of(agent, second), &second.to_string(), quotas);
-        let kept = [1, 2, 3].map(|second| keep(&mut state, Some("loud"), second));
+        let own = |state: &mut RuleState, agent: Option<&str>, second: i64| {
+            keep(state, &of(agent, second), &second.to_string(), quotas)
+        };
+        let kept = [1, 2, 3].map(|second| own(&mut state, Some("loud"), second));
         assert_eq!(kept, [Kept::Added, Kept::Added, Kept::Refused]);
-        assert_eq!(keep(&mut state, Some("quiet"), 4), Kept::Added, "another agent has its own part");
-        assert_eq!(state.keep(&of(Some("loud"), 5), "4", quotas), Kept::Added, "a bucket that is there takes anybody's");
-        assert_eq!(
-            [6, 7, 8].map(|second| keep(&mut state, None, second)),
-            [Kept::Added; 3],
-            "nobody's have no bound but the tenant's"
-        );
+        assert_eq!(own(&mut state, Some("quiet"), 4), Kept::Added, "another agent has its own part");
+        let known = keep(&mut state, &of(Some("loud"), 5), "4", quotas);
+        assert_eq!(known, Kept::Added, "a bucket that is there takes anybody's");
+        let kept = [6, 7].map(|second| own(&mut state, None, second));
+        assert_eq!(kept, [Kept::Added, Kept::Added], "nobody's have no bound but the tenant's");
         // A match is as good as an event.
         assert!(state.key_or_new(&tenant, "9", "key", Some("loud"), quotas).is_none());
         assert!(state.key_or_new(&tenant, "9", "key", Some("quiet"), quotas).is_some());
         assert!(state.key_or_new(&tenant, "10", "key", Some("quiet"), quotas).is_none());
+        // Of events that come together, the first one that may makes the bucket.
+        let together = [of(Some("loud"), 8), of(Some("third"), 8), of(Some("loud"), 8)];
+        let mut kept = Vec::new();
+        state.keep(&tenant, "8", &together, quotas, |_, came| kept.push(came));
+        assert_eq!(kept, [Kept::Refused, Kept::Added, Kept::Added]);
         // The first bucket goes, and with it what it was of the part.
         state.expire(&tenant, Timestamp::from_micros(2_000_000));
-        let kept = [11, 12].map(|second| keep(&mut state, Some("loud"), second));
+        let kept = [11, 12].map(|second| own(&mut state, Some("loud"), second));
         assert_eq!(kept, [Kept::Added, Kept::Refused]);
         state.expire(&tenant, Timestamp::from_micros(100_000_000));
-        let kept = [111, 112, 113].map(|second| keep(&mut state, Some("loud"), second));
+        let kept = [111, 112, 113].map(|second| own(&mut state, Some("loud"), second));
         assert_eq!(kept, [Kept::Added, Kept::Added, Kept::Refused], "all of it is given back");
     }
 
@@ -485,7 +511,7 @@ mod tests {
         // What a list that is sorted and cut each time would keep.
         let mut expected = Vec::new();
         for second in (1..=100).map(|n| if n % 3 == 0 { n - 2 } else { n }) {
-            state.keep(&event("a", second), "k", quotas);
+            keep(&mut state, &event("a", second), "k", quotas);
             expected.push(second);
             expected.sort_unstable();
             expected = expected.split_off(expected.len().saturating_sub(10));
@@ -504,21 +530,21 @@ mod tests {
             event.resource = Some("x".repeat(1_000));
             Arc::new(event)
         };
-        let kept: Vec<Kept> = (1..=5).map(|second| state.keep(&long(second), "k1", quotas)).collect();
+        let kept: Vec<Kept> = (1..=5).map(|second| keep(&mut state, &long(second), "k1", quotas)).collect();
         assert_eq!(kept, [Kept::Added, Kept::Added, Kept::Added, Kept::AddedOverQuota(1), Kept::AddedOverQuota(1)]);
-        assert_eq!((1..=3).map(|second| state.keep(&long(second), "k2", quotas)).collect::<Vec<_>>(), [Kept::Added; 3]);
-        assert_eq!(state.keep(&long(9), "k3", quotas), Kept::Refused, "the tenant has as much as it may have");
+        assert_eq!((1..=3).map(|second| keep(&mut state, &long(second), "k2", quotas)).collect::<Vec<_>>(), [Kept::Added; 3]);
+        assert_eq!(keep(&mut state, &long(9), "k3", quotas), Kept::Refused, "the tenant has as much as it may have");
         state.expire(&TenantId::new("a").unwrap(), Timestamp::from_micros(100_000_000));
-        assert_eq!(state.keep(&long(9), "k3", quotas), Kept::Added, "what is gone takes nothing");
+        assert_eq!(keep(&mut state, &long(9), "k3", quotas), Kept::Added, "what is gone takes nothing");
     }
 
     #[test]
     fn a_redelivered_event_is_known() {
         let mut state = RuleState::default();
         let (first, second) = (event("a", 1), event("a", 2));
-        assert_eq!(state.keep(&second, "k", Quotas::default()), Kept::Added);
-        assert_eq!(state.keep(&first, "k", Quotas::default()), Kept::Added);
-        assert_eq!(state.keep(&second, "k", Quotas::default()), Kept::Known);
+        assert_eq!(keep(&mut state, &second, "k", Quotas::default()), Kept::Added);
+        assert_eq!(keep(&mut state, &first, "k", Quotas::default()), Kept::Added);
+        assert_eq!(keep(&mut state, &second, "k", Quotas::default()), Kept::Known);
         let tenant = TenantId::new("a").unwrap();
         let all = state.events(&tenant, "k", Timestamp::from_micros(0), Timestamp::from_micros(i64::MAX));
         assert_eq!(all.iter().map(|e| e.event_id).collect::<Vec<_>>(), [first.event_id, second.event_id]);
