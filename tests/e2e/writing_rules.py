@@ -97,7 +97,7 @@ class Commands(unittest.TestCase):
         self.assertIn("many-cards", said)
         self.run_block(f"{key}until [ $({incidents.strip()}) != 0 ]; do sleep 0.2; done")
 
-        self.assertIn("many-cards sliding agent_id", self.run_block(speed).splitlines())
+        self.assertIn("many-cards incremental agent_id", self.run_block(speed).splitlines())
 
     def alert(self, said):
         """The alert of the text's rule in an answer with all of them."""
