@@ -14,8 +14,8 @@ use crate::plan::{BucketColumn, RulePlan};
 use crate::rule::Rule;
 use crate::schema::EventBatch;
 use crate::shape::Shape;
-use crate::windows::Origin;
 use crate::window::{Kept, Quotas, RuleState, Touched};
+use crate::windows::Origin;
 
 /// Counters of one rule, since it was loaded.
 #[derive(Clone, Debug, Default, serde::Serialize)]

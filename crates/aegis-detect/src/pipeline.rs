@@ -88,7 +88,12 @@ impl Pipeline {
 
     /// The query's rows for these events. `origins` says of each event whose it is; a bucket's come in their order, after all that its frames
     /// have seen. Answers with the rows the bucket that each is of.
-    pub(crate) fn run(&self, events: &EventBatch, origins: Vec<Origin>, frames: &mut [Frames]) -> Result<(RecordBatch, Vec<usize>)> {
+    pub(crate) fn run(
+        &self,
+        events: &EventBatch,
+        origins: Vec<Origin>,
+        frames: &mut [Frames],
+    ) -> Result<(RecordBatch, Vec<usize>)> {
         let mut rows = events.select(&self.columns, Arc::clone(&self.schema))?;
         let mut origins = origins;
         for step in &self.steps {

@@ -9,7 +9,8 @@ use datafusion::common::{Column, DataFusionError, ScalarValue};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::WindowFunction;
 use datafusion::logical_expr::{
-    BinaryExpr, Expr, Extension, Filter, LogicalPlan, Operator, Projection, SubqueryAlias, Window, WindowFrameBound, WindowFrameUnits, col,
+    BinaryExpr, Expr, Extension, Filter, LogicalPlan, Operator, Projection, SubqueryAlias, Window, WindowFrameBound,
+    WindowFrameUnits, col,
 };
 
 use crate::check::{base_column, event_order, row_pattern};
@@ -282,10 +283,12 @@ fn carry_window(window: &Window) -> Result<Carried> {
 pub(crate) fn passing(condition: &Expr, column: &str) -> Option<BTreeSet<String>> {
     let is_column = |expr: &Expr| matches!(expr, Expr::Column(c) if c.name == column);
     match condition {
-        Expr::BinaryExpr(BinaryExpr { left, op: Operator::And, right }) => match (passing(left, column), passing(right, column)) {
-            (Some(left), Some(right)) => Some(left.intersection(&right).cloned().collect()),
-            (left, right) => left.or(right),
-        },
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::And, right }) => {
+            match (passing(left, column), passing(right, column)) {
+                (Some(left), Some(right)) => Some(left.intersection(&right).cloned().collect()),
+                (left, right) => left.or(right),
+            }
+        }
         Expr::BinaryExpr(BinaryExpr { left, op: Operator::Or, right }) => {
             let mut values = passing(left, column)?;
             values.extend(passing(right, column)?);

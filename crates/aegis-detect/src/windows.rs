@@ -187,7 +187,8 @@ impl Windows {
             let mine = |(_, function): &(usize, &Function)| function.group == index;
             let functions: Vec<(usize, &Function)> = self.functions.iter().enumerate().filter(mine).collect();
             let places = group.take(rows, origins, states)?;
-            let mut outputs: Vec<Output> = functions.iter().map(|(_, function)| Output::new(function.kind, rows.num_rows())).collect();
+            let mut outputs: Vec<Output> =
+                functions.iter().map(|(_, function)| Output::new(function.kind, rows.num_rows())).collect();
             for (origin, place) in origins.iter().zip(places) {
                 let partition = &mut states[origin.bucket][group.state].partitions[place];
                 partition.seek(origin.ts);
@@ -262,7 +263,8 @@ impl Group {
         if !types.iter().all(has_order) {
             return Ok(None);
         }
-        let split_rows = if split.is_empty() { None } else { Some(RowConverter::new(types.into_iter().map(SortField::new).collect())?) };
+        let split_rows =
+            if split.is_empty() { None } else { Some(RowConverter::new(types.into_iter().map(SortField::new).collect())?) };
         let mut arguments = Vec::with_capacity(draft.arguments.len());
         for argument in draft.arguments {
             let value = argument.value.map(physical).transpose()?;
