@@ -6,12 +6,14 @@
 
 mod alert;
 mod backtest;
+mod bucket;
 mod check;
 mod checkpoint;
 mod engine;
 mod episode;
 mod error;
 mod evaluate;
+mod find;
 mod follow;
 mod hold;
 mod impaired;

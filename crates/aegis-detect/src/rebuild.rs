@@ -8,7 +8,8 @@ use aegis_model::{SecurityEvent, TenantId, Timestamp};
 
 use crate::episode::{Order, order_of};
 use crate::error::DetectError;
-use crate::evaluate::{ROWS_OF_A_RUN, ROWS_OF_A_TENANT, RunningRule};
+use crate::evaluate::RunningRule;
+use crate::find::{ROWS_OF_A_RUN, ROWS_OF_A_TENANT};
 use crate::output::{Found, Match};
 use crate::schema::EventBatch;
 use crate::shape::Shape;

@@ -6,46 +6,11 @@ use std::sync::Arc;
 
 use aegis_model::{SecurityEvent, TenantId, Timestamp};
 
+pub use crate::bucket::Quotas;
+use crate::bucket::Bucket;
+pub(crate) use crate::bucket::Kept;
 use crate::episode::KeyState;
 use crate::pipeline::Frames;
-
-/// How much state one rule may keep.
-#[derive(Clone, Copy, Debug)]
-pub struct Quotas {
-    /// Events kept per tenant and rule; at the bound no new key is taken.
-    pub events_per_tenant: usize,
-    /// Buckets (keys) kept per tenant and rule; a quarter of them at most are made by one agent's events.
-    pub keys_per_tenant: usize,
-    /// Events kept of one key: a key beyond it loses its own oldest events.
-    pub events_per_key: usize,
-    /// Bytes of text in the events of one key, and of a tenant's; beyond them it is as with the events.
-    pub bytes_per_key: usize,
-    pub bytes_per_tenant: usize,
-    /// Matches kept of one key that a late event could still change; of more, the oldest stand as they are.
-    pub matches_per_key: usize,
-}
-
-impl Default for Quotas {
-    fn default() -> Self {
-        Self {
-            events_per_tenant: 200_000,
-            keys_per_tenant: 50_000,
-            events_per_key: 20_000,
-            bytes_per_key: 32 << 20,
-            bytes_per_tenant: 512 << 20,
-            matches_per_key: 2_000,
-        }
-    }
-}
-
-/// One agent's part of a tenant's buckets is at most one of so many: what a rule keys on can be the caller's to choose.
-const AGENTS_PART: usize = 4;
-
-impl Quotas {
-    fn keys_per_agent(self) -> usize {
-        (self.keys_per_tenant / AGENTS_PART).max(1)
-    }
-}
 
 /// State of one rule.
 #[derive(Debug, Default)]
@@ -92,121 +57,6 @@ fn give_back(made_by: &mut HashMap<Arc<str>, usize>, agent: &Arc<str>) {
             made_by.remove(agent);
         }
     }
-}
-
-/// What an event's texts take.
-fn bytes_of(event: &SecurityEvent) -> usize {
-    let texts = [
-        &event.agent_id,
-        &event.token_id,
-        &event.user_id,
-        &event.run_id,
-        &event.trace_id,
-        &event.environment,
-        &event.tool,
-        &event.action,
-        &event.resource,
-        &event.target,
-        &event.reason,
-        &event.approver,
-        &event.attributes,
-    ];
-    texts.into_iter().flatten().map(String::len).sum::<usize>() + event.matched_policies.iter().map(String::len).sum::<usize>()
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct Bucket {
-    /// In event order, each once; those before `given_up` are only still there because moving the others costs.
-    events: Vec<Arc<SecurityEvent>>,
-    given_up: usize,
-    /// What the texts of its events take.
-    bytes: usize,
-    following: Following,
-    /// The agent whose event made it, if that is known.
-    made_by: Option<Arc<str>>,
-    /// By the text of the key.
-    pub(crate) keys: BTreeMap<String, KeyState>,
-}
-
-/// How far an incremental query has come in a bucket's events, and what it knows of them.
-#[derive(Debug, Default)]
-struct Following {
-    frames: Frames,
-    /// The time of the last event that it was shown; none: it has seen none.
-    shown: Option<Timestamp>,
-    /// The newest event that a quota has taken since: it knows nothing of it any more.
-    taken: Option<Timestamp>,
-}
-
-impl Bucket {
-    fn events(&self) -> &[Arc<SecurityEvent>] {
-        &self.events[self.given_up..]
-    }
-
-    fn keep(&mut self, event: &Arc<SecurityEvent>, quotas: Quotas) -> Kept {
-        // Events mostly come in order, so look at the end first.
-        let at = match self.events().last() {
-            Some(last) if last.order_key() >= event.order_key() => {
-                match self.events().binary_search_by(|e| e.order_key().cmp(&event.order_key())) {
-                    Ok(_) => return Kept::Known,
-                    Err(at) => self.given_up + at,
-                }
-            }
-            _ => self.events.len(),
-        };
-        if at == self.given_up && self.events().len() >= quotas.events_per_key.max(1) {
-            return Kept::GivenUp;
-        }
-        self.events.insert(at, Arc::clone(event));
-        self.bytes += bytes_of(event);
-        let surplus = self.surplus(quotas);
-        if surplus == 0 {
-            return Kept::Added;
-        }
-        self.following.taken = self.following.taken.max(Some(self.events()[surplus - 1].ts));
-        self.give_up(surplus);
-        Kept::AddedOverQuota(surplus)
-    }
-
-    /// Forgets its oldest events; the others are moved once for many of them. Answers what their texts took.
-    fn give_up(&mut self, count: usize) -> usize {
-        let bytes = self.events[self.given_up..][..count].iter().map(|event| bytes_of(event)).sum();
-        self.bytes -= bytes;
-        self.given_up += count;
-        if self.given_up * 2 > self.events.len() {
-            self.events.drain(..self.given_up);
-            self.given_up = 0;
-        }
-        bytes
-    }
-
-    /// How many of its oldest events a quota takes.
-    fn surplus(&self, quotas: Quotas) -> usize {
-        let mut surplus = self.events().len().saturating_sub(quotas.events_per_key);
-        let mut bytes = self.bytes;
-        for (place, event) in self.events().iter().enumerate() {
-            if bytes <= quotas.bytes_per_key {
-                break;
-            }
-            bytes -= bytes_of(event);
-            surplus = surplus.max(place + 1);
-        }
-        surplus
-    }
-}
-
-/// What came of offering an event to the state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kept {
-    Added,
-    /// It was there: a redelivery changes nothing.
-    Known,
-    /// Added, and as many of the oldest events of the same key were given up.
-    AddedOverQuota(usize),
-    /// It is the oldest of a key that has as many as it may have.
-    GivenUp,
-    /// A quota is full and the key is new.
-    Refused,
 }
 
 /// The buckets that a tick touched, each with the time of its oldest and newest new event.
@@ -318,35 +168,13 @@ impl RuleState {
         fresh: impl FnOnce() -> Frames,
     ) -> Option<(Frames, &[Arc<SecurityEvent>])> {
         let bucket = self.tenants.get_mut(tenant)?.buckets.get_mut(bucket)?;
-        let Following { frames, shown, taken } = &mut bucket.following;
-        let mut known = std::mem::take(frames);
-        let from = match *shown {
-            None => {
-                known = fresh();
-                0
-            }
-            Some(shown) => {
-                if oldest <= shown {
-                    known.iter_mut().for_each(|state| state.take_back(oldest.as_micros()));
-                }
-                bucket.events[bucket.given_up..].partition_point(|e| e.ts < oldest)
-            }
-        };
-        if let Some(taken) = taken.take() {
-            known.iter_mut().for_each(|state| state.drop_before(taken.as_micros().saturating_add(1)));
-        }
-        let events = &bucket.events[bucket.given_up..];
-        *shown = (*shown).max(events.last().map(|last| last.ts));
-        Some((known, &events[from..]))
+        Some(bucket.follow(oldest, fresh))
     }
 
     /// Puts back what an incremental query knows now; without it, it is shown everything again.
     pub(crate) fn followed(&mut self, tenant: &TenantId, bucket: &str, frames: Option<Frames>) {
         if let Some(bucket) = self.tenants.get_mut(tenant).and_then(|t| t.buckets.get_mut(bucket)) {
-            match frames {
-                Some(frames) => bucket.following.frames = frames,
-                None => bucket.following = Following::default(),
-            }
+            bucket.followed(frames);
         }
     }
 
@@ -356,12 +184,10 @@ impl RuleState {
         let (mut dropped, mut bytes, mut keys) = (0, 0, 0);
         let TenantState { buckets, made_by, .. } = state;
         buckets.retain(|_, bucket| {
-            let expired = bucket.events().partition_point(|e| e.ts < before);
-            bytes += bucket.give_up(expired);
-            if expired > 0 {
-                bucket.following.frames.iter_mut().for_each(|state| state.drop_before(before.as_micros()));
-            }
-            dropped += expired;
+            let (events_before, bytes_before) = (bucket.events().len(), bucket.bytes);
+            bucket.expire(before);
+            dropped += events_before - bucket.events().len();
+            bytes += bytes_before - bucket.bytes;
             bucket.keys.retain(|_, key| !key.is_empty());
             keys += bucket.keys.len();
             let stays = !bucket.events().is_empty() || !bucket.keys.is_empty();
