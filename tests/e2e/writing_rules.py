@@ -73,12 +73,16 @@ class Commands(unittest.TestCase):
         return up
 
     def test_the_commands_lead_from_an_idea_to_an_active_rule(self):
-        write, tests, start, act, wait, history, activate, speed = BLOCK.findall(TEXT)
+        write, tests, editor, start, act, wait, history, activate, speed = BLOCK.findall(TEXT)
         self.assertIn("ok    my-rules/many-cards/rule.sql MY-0001 v1", self.run_block(write))
         said = self.run_block(tests)
         self.assertRegex(said, r"many-cards\n  ok    fires .*\n  ok    silent ")
         self.assertIn(" 0 failed", said)
         self.assert_each_condition_is_tested()
+        self.run_block(editor)
+        header = (self.folder.path / "my-rules/many-cards.yaml").read_text().splitlines()
+        self.assertTrue((self.folder.path / "my-rules" / header[0].partition("$schema=")[2]).is_file(), header[0])
+        self.assertEqual([header[1], header[-1]], ["id: MY-0001", "  - {version: 1, date: 2026-11-26, note: first version}"])
 
         up = self.start(start)
         said = self.run_block(act + wait)

@@ -42,8 +42,8 @@ pub use engine::{Engine, EngineCheckpoint, EngineConfig, EpisodeUpdate, TickOutp
 pub use error::{DetectError, Place, RuleCode, RuleError, RuleErrors};
 pub use evaluate::RuleStats;
 pub use impaired::{IMPAIRED_NAME, IMPAIRED_RULE, IMPAIRED_SEVERITY};
-pub use rule::{Change, Header, Requires, Response, Rule};
-pub use ruleset::{LintReport, RuleSet, lint_file};
+pub use rule::{Change, HEADER_SCHEMA, Header, Requires, Response, Rule};
+pub use ruleset::{LintReport, RuleSet, lint_file, lint_shipped};
 pub use schema::{EventBatch, SCORE_COLUMN, TABLE, events_schema};
 pub use shape::Shape;
 pub use verify::{ChainBreak, Stage, VerifyStage, chain_broken_event, is_ahead_of_time};

@@ -211,6 +211,8 @@ enum RulesCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Print the JSON Schema of a rule's header, for editors
+    Schema,
     /// Run the tests beside the rules on the real engine
     Test {
         /// A folder of rules
@@ -383,6 +385,8 @@ fn main() -> ExitCode {
         Command::Keys(KeysCommand::Create(args)) => commands::keys::create(args),
         #[cfg(feature = "soc")]
         Command::Rules(RulesCommand::Lint { path, json }) => commands::rules::lint(path.as_deref(), json),
+        #[cfg(feature = "soc")]
+        Command::Rules(RulesCommand::Schema) => commands::rules::schema(),
         #[cfg(feature = "soc")]
         Command::Rules(RulesCommand::Test { path, json }) => commands::rules::test(&path, json),
         #[cfg(feature = "soc")]
