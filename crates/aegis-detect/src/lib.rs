@@ -19,6 +19,7 @@ mod leaf;
 mod output;
 mod pipeline;
 mod plan;
+mod reachable;
 mod rebuild;
 mod rule;
 mod ruleset;

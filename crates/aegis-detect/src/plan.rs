@@ -24,6 +24,7 @@ use crate::check::{base_column, check_output, check_plan};
 use crate::error::{RuleCode, RuleError};
 use crate::leaf::{EventsTable, Slot};
 use crate::pipeline::Pipeline;
+use crate::reachable;
 use crate::rule::{Requires, Rule};
 use crate::schema::{EventBatch, TABLE, View, column_index, column_name, is_text, schema_of};
 use crate::shape::{self, INSTANT_OUT, Shape, TENANT_OUT};
@@ -143,6 +144,7 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
     let written = sql.plan(&state, &rule.text)?;
     check_plan(&written, &sql)?;
     check_output(&written, rule, &sql)?;
+    reachable::check_words(&written, &sql)?;
 
     let analyzed = aegis_sql::analyze(&state, written).map_err(explain)?;
     let analyzed = match rule.header.requires {
@@ -163,6 +165,7 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
         Shape::Stateless | Shape::Sliding | Shape::Incremental => shape::carry_tenant_and_time(&analyzed).map_err(explain)?,
     };
     let optimized = aegis_sql::optimize(&state, &carried).map_err(explain)?;
+    reachable::check_conditions(&analyzed, &optimized, &sql)?;
     let physical = aegis_sql::physical(&state, &optimized).map_err(explain)?;
     check_physical(physical.as_ref(), &sql)?;
 
