@@ -73,7 +73,7 @@ class Commands(unittest.TestCase):
         return up
 
     def test_the_commands_lead_from_an_idea_to_an_active_rule(self):
-        write, tests, editor, start, act, wait, history, activate, speed = BLOCK.findall(TEXT)
+        write, tests, editor, start, act, wait, history, why, activate, speed = BLOCK.findall(TEXT)
         self.assertIn("ok    my-rules/many-cards/rule.sql MY-0001 v1", self.run_block(write))
         said = self.run_block(tests)
         self.assertRegex(said, r"many-cards\n  ok    fires .*\n  ok    silent ")
@@ -89,8 +89,12 @@ class Commands(unittest.TestCase):
         self.assertIn('"decision":"allow"', said)
         self.assertIn('"mode":"log_only"', self.alert(said))
         self.assertIn("MY-0001 many-cards: 1 alerts, 0 retracted", self.run_block(history))
-        incidents = 'curl -s $AEGIS/v1/incidents -H "Authorization: Bearer $ANALYST" | grep -c many-cards || true\n'
         key = 'export AEGIS=http://127.0.0.1:8484\nANALYST=$(aegis keys create --tenant acme --role analyst --data ./aegis-data)\n'
+        said = self.run_block(key + why)
+        self.assertRegex(said, r"\nWHERE +passed\n")
+        self.assertRegex(said, r"\nwindow +5 events of agent_id ")
+        self.assertTrue(said.endswith("\nfired\n"), said)
+        incidents = 'curl -s $AEGIS/v1/incidents -H "Authorization: Bearer $ANALYST" | grep -c many-cards || true\n'
         self.assertEqual(self.run_block(key + incidents).strip(), "0")
 
         self.assertIn("MY-0001 v2", self.run_block(activate))

@@ -21,6 +21,7 @@ use datafusion::physical_plan::{ExecutionPlan, collect, displayable};
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::check::{base_column, check_output, check_plan};
+use crate::condition::Condition;
 use crate::error::{RuleCode, RuleError};
 use crate::leaf::{EventsTable, Slot};
 use crate::pipeline::Pipeline;
@@ -75,6 +76,7 @@ pub(crate) struct RulePlan {
 }
 
 struct Prefilter {
+    conditions: Vec<Condition>,
     /// Columns of few values, and those of them that can pass at all.
     values: Vec<(usize, BTreeSet<String>)>,
     expr: Arc<dyn PhysicalExpr>,
@@ -130,6 +132,14 @@ impl RulePlan {
         let mask = mask.as_boolean();
         let passes = |index: &usize| mask.is_valid(*index) && mask.value(*index);
         Ok((0..mask.len()).filter(passes).map(|i| Arc::clone(&batch.rows()[i])).collect())
+    }
+
+    /// The conditions that an event must meet to be relevant: all of them.
+    pub(crate) fn conditions(&self) -> &[Condition] {
+        match &self.prefilter {
+            Some(prefilter) => &prefilter.conditions,
+            None => &[],
+        }
     }
 }
 
@@ -213,8 +223,9 @@ fn make_prefilter(state: &SessionState, optimized: &LogicalPlan) -> Result<Optio
     let schema = schema_of(&columns);
     let few = ["kind", "decision"].into_iter();
     let values = few.filter_map(|name| Some((column_index(name)?, shape::passing(&expr, name)?))).collect();
+    let conditions = Condition::split(state, &expr)?;
     let expr = aegis_sql::physical_expr(state, expr, &DFSchema::try_from(Arc::clone(&schema))?)?;
-    Ok(Some(Prefilter { values, expr, columns, schema }))
+    Ok(Some(Prefilter { conditions, values, expr, columns, schema }))
 }
 
 /// State is split by the key columns that are plain columns of events and by which every window or row pattern is partitioned: then a key's
