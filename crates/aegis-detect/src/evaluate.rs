@@ -77,7 +77,6 @@ const LONGEST_REST_CONTAINING: i64 = 250_000;
 /// Events that wait at most.
 const MOST_WAITING: usize = 50_000;
 
-
 /// What cannot wait.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Must<'a> {
@@ -218,7 +217,6 @@ impl RunningRule {
         }
     }
 
-
     /// Forgets the matches of the touched instants, and answers whose they were.
     pub(crate) fn clear(&mut self, touched: &Touched, window: i64) -> TouchedKeys {
         let mut keys = TouchedKeys::new();
@@ -285,7 +283,6 @@ impl RunningRule {
     }
 }
 
-
 /// The events of each bucket, in the order in which the first of each came. Those whose key has a null are left out.
 fn by_bucket<'a>(
     events: &'a [Arc<SecurityEvent>],
@@ -310,4 +307,3 @@ fn by_bucket<'a>(
     }
     buckets
 }
-

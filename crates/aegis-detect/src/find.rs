@@ -26,7 +26,11 @@ const MOST_SET_ASIDE: usize = 16;
 
 impl RunningRule {
     /// Each row stands alone: matches are only ever added.
-    pub(crate) fn evaluate_stateless(&mut self, relevant: Vec<Arc<SecurityEvent>>, quotas: Quotas) -> Result<TouchedKeys, DetectError> {
+    pub(crate) fn evaluate_stateless(
+        &mut self,
+        relevant: Vec<Arc<SecurityEvent>>,
+        quotas: Quotas,
+    ) -> Result<TouchedKeys, DetectError> {
         let found = match self.run(relevant.clone(), None) {
             Ok(found) => found,
             Err(_) => {
@@ -47,7 +51,11 @@ impl RunningRule {
     }
 
     /// Over the touched buckets of all tenants. Where that fails, over each tenant's: what one of them sends must not stop the rule for others.
-    pub(crate) fn evaluate_sliding(&mut self, relevant: &[Arc<SecurityEvent>], quotas: Quotas) -> Result<TouchedKeys, DetectError> {
+    pub(crate) fn evaluate_sliding(
+        &mut self,
+        relevant: &[Arc<SecurityEvent>],
+        quotas: Quotas,
+    ) -> Result<TouchedKeys, DetectError> {
         let touched = self.keep(relevant, quotas);
         let window = self.window_micros();
         let mut found = match self.find(&touched) {
@@ -97,7 +105,11 @@ impl RunningRule {
     }
 
     /// One run for each tenant and instant that a new event can have changed, cheap buckets first. What would cost more than a look may is given up.
-    pub(crate) fn evaluate_stepped(&mut self, relevant: &[Arc<SecurityEvent>], quotas: Quotas) -> Result<TouchedKeys, DetectError> {
+    pub(crate) fn evaluate_stepped(
+        &mut self,
+        relevant: &[Arc<SecurityEvent>],
+        quotas: Quotas,
+    ) -> Result<TouchedKeys, DetectError> {
         let touched = self.keep(relevant, quotas);
         let window = self.window_micros();
         let mut found = Vec::new();

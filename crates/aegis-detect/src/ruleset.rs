@@ -166,7 +166,17 @@ pub struct LintReport {
 
 /// Checks one rule file, as loading would.
 pub fn lint_file(path: &Path) -> Result<LintReport, RuleError> {
-    let rule = Rule::parse(&read(path)?, path)?;
+    lint_text(&read(path)?, path)
+}
+
+/// The same of each rule that comes with the binary.
+#[must_use]
+pub fn lint_shipped() -> Vec<(PathBuf, Result<LintReport, RuleError>)> {
+    SHIPPED.iter().map(|(path, text)| (PathBuf::from(path), lint_text(text, Path::new(path)))).collect()
+}
+
+fn lint_text(text: &str, path: &Path) -> Result<LintReport, RuleError> {
+    let rule = Rule::parse(text, path)?;
     let plan = RulePlan::load(&rule)?;
     let split_by = plan.buckets.iter().map(|b| rule.header.key[b.key_position].clone()).collect();
     Ok(LintReport { shape: plan.shape, split_by, plan: plan.display(), rule })

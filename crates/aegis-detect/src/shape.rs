@@ -301,7 +301,7 @@ pub(crate) fn passing(condition: &Expr, column: &str) -> Option<BTreeSet<String>
     }
 }
 
-fn text(expr: &Expr) -> Option<String> {
+pub(crate) fn text(expr: &Expr) -> Option<String> {
     match expr {
         Expr::Literal(ScalarValue::Utf8(text) | ScalarValue::LargeUtf8(text) | ScalarValue::Utf8View(text), _) => text.clone(),
         _ => None,

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use aegis_model::{SecurityEvent, TenantId, Timestamp};
 
-pub use crate::bucket::Quotas;
 use crate::bucket::Bucket;
 pub(crate) use crate::bucket::Kept;
+pub use crate::bucket::Quotas;
 use crate::episode::KeyState;
 use crate::pipeline::Frames;
 
