@@ -92,6 +92,11 @@ struct Following {
 }
 
 impl Bucket {
+    /// An empty one, made for the event of an agent.
+    pub(crate) fn made_by(made_by: Option<Arc<str>>) -> Self {
+        Self { made_by, ..Self::default() }
+    }
+
     pub(crate) fn events(&self) -> &[Arc<SecurityEvent>] {
         &self.events[self.given_up..]
     }

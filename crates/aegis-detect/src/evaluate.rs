@@ -9,13 +9,12 @@ use aegis_model::{Clock, SecurityEvent, TenantId, Timestamp};
 use crate::episode::KeyState;
 use crate::error::DetectError;
 use crate::impaired::{Cause, Losses};
-use crate::output::{Found, Reader, write_bucket};
+use crate::output::{Found, write_bucket};
 use crate::plan::{BucketColumn, RulePlan};
 use crate::rule::Rule;
 use crate::schema::EventBatch;
 use crate::shape::Shape;
 use crate::window::{Kept, Quotas, RuleState, Touched};
-use crate::windows::Origin;
 
 /// Counters of one rule, since it was loaded.
 #[derive(Clone, Debug, Default, serde::Serialize)]

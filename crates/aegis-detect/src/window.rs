@@ -45,7 +45,7 @@ impl TenantState {
         if let Some(agent) = &made_by {
             *self.made_by.entry(Arc::clone(agent)).or_default() += 1;
         }
-        self.buckets.insert(name.to_owned(), Bucket { made_by, ..Bucket::default() });
+        self.buckets.insert(name.to_owned(), Bucket::made_by(made_by));
     }
 }
 
