@@ -137,10 +137,10 @@ fn run(log: &[SecurityEvent], size: usize, incremental: bool) -> Alerts {
 #[test]
 fn the_queries_here_can_all_be_followed() {
     let folder = tempfile::tempdir().unwrap();
-    for index in 0..QUERIES.len() {
+    for (index, query) in QUERIES.iter().enumerate() {
         let file = folder.path().join("rule.sql");
         std::fs::write(&file, rule_text(index)).unwrap();
-        assert_eq!(lint_file(&file).unwrap().shape, Shape::Incremental, "{}", QUERIES[index]);
+        assert_eq!(lint_file(&file).unwrap().shape, Shape::Incremental, "{query}");
     }
 }
 
