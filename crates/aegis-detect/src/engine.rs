@@ -227,8 +227,8 @@ impl Engine {
         EngineCheckpoint { watermarks: self.watermarks.clone(), settled, rules, impaired: self.impaired.clone() }
     }
 
-    /// Goes on from a checkpoint. `events` are those that had been taken in time, from each tenant's `horizon` on; where some of them are
-    /// not there any more (not `whole`), no alert is taken back that was told before.
+    /// Goes on from a checkpoint. `events` are those that had been taken in time, from each tenant's `horizon` on, or more; where some of them
+    /// are not there any more (not `whole`), no alert is taken back that was told before.
     /// A rule that was changed since starts without matches, over the same events.
     pub fn restore(&mut self, checkpoint: EngineCheckpoint, events: Vec<SecurityEvent>, whole: bool) {
         self.restore_cut(checkpoint, events, &|_| !whole);
@@ -246,13 +246,12 @@ impl Engine {
             let told = saved.remove(&running.rule.header.id).filter(|(hash, _)| *hash == running.rule.hash);
             let rebuilt = guarded(running, |running| match told {
                 Some((_, told)) => running.rebuild(&batch, told, &self.settled, is_cut, quotas),
-                None => running.keep_only(&batch, quotas),
+                None => running.keep_only(&batch, &self.settled, quotas),
             });
             if let Err(error) = rebuilt {
                 running.quarantine(&error);
             }
-            // It was told when the events first came.
-            let _told_before = running.losses.take();
+            // What is lost only now is told with the next tick; what was told before is known from the checkpoint.
         }
     }
 

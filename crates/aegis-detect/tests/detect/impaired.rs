@@ -237,6 +237,38 @@ fn after_a_restart_the_same_is_not_told_again() {
 }
 
 #[test]
+fn what_had_left_the_window_takes_no_quota_after_a_restart() {
+    let mut log: Vec<SecurityEvent> = (0..2).map(|n| event("a", &format!("old-{n}"), n)).collect();
+    log.extend([event("a", "old-1", 199), event("a", "new", 200), event("a", "new", 201)]);
+    let mut first = engine(OFTEN, keys(2));
+    // The third tick settles: what is old expires, and there is room for a new key.
+    for one in &log {
+        assert!(is_silent(first.tick(vec![one.clone()]).alerts));
+    }
+    let checkpoint = serde_json::to_string(&first.checkpoint()).unwrap();
+    let changed = text("T-1", "t", &OFTEN.replace("100", "99"));
+    for mut second in [engine(OFTEN, keys(2)), engine_of(changed, keys(2))] {
+        second.restore(serde_json::from_str(&checkpoint).unwrap(), log.clone(), true);
+        let stats = &second.stats()[0];
+        assert_eq!((stats.kept, stats.refused), (3, 0));
+        assert!(is_silent(second.tick(vec![event("a", "new", 202)]).alerts));
+    }
+}
+
+#[test]
+fn what_a_restart_loses_is_told() {
+    let log: Vec<SecurityEvent> = (0..4).map(|n| event("a", &format!("agent-{n}"), n)).collect();
+    let mut first = engine(OFTEN, keys(100));
+    assert!(is_silent(first.tick(log.clone()).alerts));
+    let checkpoint = serde_json::to_string(&first.checkpoint()).unwrap();
+    let mut second = engine(OFTEN, keys(2));
+    second.restore(serde_json::from_str(&checkpoint).unwrap(), log.clone(), true);
+    let alerts = second.tick(vec![event("a", "agent-0", 10)]).alerts;
+    assert_eq!(said(alerts), [of_rule("a", "quota_full", log[2].event_id)]);
+    assert!(is_silent(second.tick(vec![event("a", "agent-5", 11)]).alerts));
+}
+
+#[test]
 fn no_rule_speaks_under_the_name_of_the_engine() {
     for (id, name) in [(IMPAIRED_RULE, "t"), ("T-1", IMPAIRED_NAME)] {
         let errors = RuleSet::from_texts([("t/rule.sql".into(), text(id, name, OFTEN))]).unwrap_err();
