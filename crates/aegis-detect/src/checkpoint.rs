@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use aegis_bus::Place;
 use aegis_ledger::verify::LaneHeads;
-use aegis_model::{EventId, TenantId, Timestamp};
+use aegis_model::{EventId, SecurityEvent, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{Engine, EngineCheckpoint};
 use crate::hold::HeldLane;
-use crate::verify::ChainBreak;
+use crate::verify::{ChainBreak, is_ahead_of_time};
 
 /// Most messages that a restart reads again to rebuild its windows.
 pub(crate) const MAX_REWIND: usize = 500_000;
@@ -101,14 +101,20 @@ impl Tail {
         self.push(Taken { seq, shown: None, needed: Some((tenant.clone(), needed_at)), broken: Some(broken) });
     }
 
-    pub(crate) fn show(
-        &mut self,
-        seq: u64,
-        tenant: &TenantId,
-        event_id: EventId,
-        needed_at: Timestamp,
-        broken: Option<ChainBreak>,
-    ) {
+    /// An event as it comes out of verification, with what is said about it. One that is ahead of its time no rule is shown: it is of no time
+    /// but that at which the bus stored it.
+    pub(crate) fn take(&mut self, seq: u64, event: &SecurityEvent, said: Option<&SecurityEvent>, broken: Option<ChainBreak>) {
+        match (said, broken) {
+            (Some(said), Some(broken)) if is_ahead_of_time(event) => self.say(seq, &event.tenant_id, said.ts, broken),
+            _ if is_ahead_of_time(event) => self.skip(seq),
+            (said, broken) => {
+                let needed_at = said.map_or(event.ts, |said| said.ts.max(event.ts));
+                self.show(seq, &event.tenant_id, event.event_id, needed_at, broken);
+            }
+        }
+    }
+
+    fn show(&mut self, seq: u64, tenant: &TenantId, event_id: EventId, needed_at: Timestamp, broken: Option<ChainBreak>) {
         self.push(Taken { seq, shown: Some(event_id), needed: Some((tenant.clone(), needed_at)), broken });
     }
 

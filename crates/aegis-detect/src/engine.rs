@@ -22,6 +22,7 @@ use crate::rule::Rule;
 use crate::ruleset::RuleSet;
 use crate::schema::EventBatch;
 use crate::shape::Shape;
+use crate::verify::is_ahead_of_time;
 use crate::watermark::Watermarks;
 use crate::window::{Quotas, SavedKeys};
 
@@ -70,6 +71,9 @@ pub struct TickOutput {
     pub late: Vec<EventId>,
     /// How many of those had proved themselves.
     pub late_verified: u64,
+    /// Observations of a time more than five minutes after the bus had them: not looked at, like the late ones. What else is ahead so far is not
+    /// either, and has a `receipt_chain_broken` that says so.
+    pub ahead: u64,
     /// Rules that stopped in this tick.
     pub quarantined: Vec<DetectError>,
 }
@@ -121,7 +125,11 @@ impl Engine {
         let mut in_time = Vec::with_capacity(events.len());
         let mut tenants = BTreeSet::new();
         for event in events {
-            if self.watermarks.admit(&event, self.lateness_micros()) {
+            let is_in_time = self.watermarks.admit(&event, self.lateness_micros());
+            if is_ahead_of_time(&event) {
+                // Nothing of the present is in such a window, and nothing would end it.
+                output.ahead += u64::from(event.lane.is_none() && event.kind.is_external());
+            } else if is_in_time {
                 tenants.insert(event.tenant_id.clone());
                 in_time.push(Arc::new(event));
             } else {

@@ -226,8 +226,7 @@ impl Running {
                     (Ok((_, mut event)), broken) if !skipped => {
                         event.verified = broken.is_none() && event.lane.is_some();
                         let said = broken.as_ref().map(|b| chain_broken_event(&event, b));
-                        let needed_at = said.as_ref().map_or(event.ts, |s| s.ts.max(event.ts));
-                        self.tail.show(delivered.seq, &event.tenant_id, event.event_id, needed_at, broken);
+                        self.tail.take(delivered.seq, &event, said.as_ref(), broken);
                         events.push(event);
                         events.extend(said);
                     }

@@ -13,6 +13,7 @@ use crate::find::{ROWS_OF_A_RUN, ROWS_OF_A_TENANT};
 use crate::output::{Found, Match};
 use crate::schema::EventBatch;
 use crate::shape::Shape;
+use crate::verify::is_ahead_of_time;
 use crate::window::{Quotas, SavedKeys};
 
 impl RunningRule {
@@ -31,10 +32,11 @@ impl RunningRule {
         Ok(())
     }
 
-    /// False for an event that had left the rule's window: a restart reads more than each rule needs, and what is stale must not take a quota
-    /// from what is not.
+    /// False for an event that had left the rule's window, or that no rule is shown: a restart reads more than each rule needs, and what is stale
+    /// must not take a quota from what is not.
     fn may_need(&self, event: &SecurityEvent, settled: &HashMap<TenantId, Timestamp>) -> bool {
-        settled.get(&event.tenant_id).is_none_or(|settled| event.ts >= settled.plus_micros(-self.window_micros()))
+        let is_stale = |settled: &Timestamp| event.ts < settled.plus_micros(-self.window_micros());
+        !is_ahead_of_time(event) && !settled.get(&event.tenant_id).is_some_and(is_stale)
     }
 
     /// The state after a restart: events of the windows, what was told, and the matches at instants that were not `settled`. What was told of a

@@ -209,6 +209,32 @@ fn where_nothing_is_impaired_nothing_is_said() {
 }
 
 #[test]
+fn events_of_a_time_that_is_not_yet_swallow_no_match() {
+    let query = "SELECT agent_id, event_id FROM events";
+    let suppressed = text("T-1", "t", query).replace("mode: active", "suppress: 1h\nmode: active");
+    let stored = |second: i64, bus_second: i64| of_lane("a", 1, second, bus_second);
+    let far = 74 * 365 * 24 * HOUR_S;
+    let forged = |n: i64| SecurityEvent { verified: false, ..stored(far + n, 0) };
+    let observed = |n: i64| SecurityEvent { lane: None, kind: EventKind::ExternalGithubWebhook, ..forged(n) };
+    let logs: [(Vec<SecurityEvent>, u64); 2] = [((0..2001).map(forged).collect(), 0), ((0..2001).map(observed).collect(), 2001)];
+    for (log, ahead) in logs {
+        for rule in [suppressed.clone(), text("T-1", "t", OFTEN)] {
+            let mut engine = engine_of(rule, Quotas::default());
+            let output = engine.tick(log.clone());
+            assert_eq!((output.ahead, output.alerts.len(), engine.stats()[0].kept), (ahead, 0, 0));
+        }
+        let mut engine = engine_of(suppressed.clone(), Quotas::default());
+        engine.tick(log);
+        let genuine = stored(10, 10);
+        let alerts = engine.tick(vec![genuine.clone()]).alerts;
+        let evidence: Vec<Vec<EventId>> = alerts.into_iter().map(|alert| alert.event_ids).collect();
+        assert_eq!(evidence, [vec![genuine.event_id]]);
+        let output = engine.tick(vec![stored(311, 11)]);
+        assert_eq!((output.ahead, output.episodes.len()), (0, 1), "a clock may be five minutes off");
+    }
+}
+
+#[test]
 fn what_is_said_does_not_depend_on_how_the_log_is_cut() {
     let late = |n: i64| of_lane("a", 2, n * 600, 10 * HOUR_S + n);
     let mut log = vec![of_lane("a", 1, 10 * HOUR_S, 10 * HOUR_S)];
