@@ -377,7 +377,13 @@ fn emit(
     for (tenant, bucket, text) in keys {
         let mut emission = emit_key(running, &tenant, &bucket, &text)?;
         if !emission.wanted.is_empty() {
-            let found = running.find_again(&tenant, &bucket, &text, &emission.wanted)?;
+            let found = match running.find_again(&tenant, &bucket, &text, &emission.wanted) {
+                Ok(found) => found,
+                Err(error) => {
+                    running.set_aside(&tenant, error, None)?;
+                    continue;
+                }
+            };
             if let Some(key) = running.state.key_mut(&tenant, &bucket, &text) {
                 key.supply(&emission.wanted, found);
             }

@@ -107,13 +107,32 @@ impl RunningRule {
 
     /// Takes the new events of a tick that matter to the rule.
     pub(crate) fn wait(&mut self, batch: &Arc<EventBatch>) -> Result<(), DetectError> {
-        let mut relevant = self.plan.relevant(batch).map_err(|e| self.query_error(e))?;
-        if !self.stats.set_aside.is_empty() {
-            relevant.retain(|event| !self.stats.set_aside.contains_key(&event.tenant_id));
-        }
+        let relevant = self.relevant(batch)?;
         self.stats.relevant += relevant.len() as u64;
         self.waiting.extend(relevant);
         Ok(())
+    }
+
+    /// Those of the events that matter to the rule. Where that cannot be told of all, it is asked of each tenant's by themselves.
+    pub(crate) fn relevant(&mut self, batch: &Arc<EventBatch>) -> Result<Vec<Arc<SecurityEvent>>, DetectError> {
+        let mut relevant = match self.plan.relevant(batch) {
+            Ok(relevant) => relevant,
+            Err(_) => {
+                let mut relevant = Vec::new();
+                for (tenant, events) in by_tenant(batch.rows()) {
+                    let newest = events.last().cloned();
+                    match self.plan.relevant(&Arc::new(EventBatch::new(events))) {
+                        Ok(own) => relevant.extend(own),
+                        Err(source) => self.set_aside(&tenant, self.query_error(source), newest.as_ref())?,
+                    }
+                }
+                relevant
+            }
+        };
+        if !self.stats.set_aside.is_empty() {
+            relevant.retain(|event| !self.stats.set_aside.contains_key(&event.tenant_id));
+        }
+        Ok(relevant)
     }
 
     /// What it is to look at now: all that waits if it is due, or what `must` be decided.
@@ -146,9 +165,11 @@ impl RunningRule {
     }
 
     /// Takes new events into account, and answers the keys whose matches changed.
-    pub(crate) fn evaluate(&mut self, relevant: Vec<Arc<SecurityEvent>>, quotas: Quotas) -> Result<TouchedKeys, DetectError> {
+    pub(crate) fn evaluate(&mut self, mut relevant: Vec<Arc<SecurityEvent>>, quotas: Quotas) -> Result<TouchedKeys, DetectError> {
+        // Some may have been set aside since these began to wait.
+        relevant.retain(|event| !self.stats.set_aside.contains_key(&event.tenant_id));
         let touched = match self.plan.shape {
-            Shape::Stateless => self.evaluate_stateless(relevant, quotas),
+            Shape::Stateless => self.find_stateless(relevant).map(|found| self.insert(found, quotas)),
             Shape::Sliding | Shape::Incremental => self.evaluate_sliding(&relevant, quotas),
             Shape::Stepped => self.evaluate_stepped(&relevant, quotas),
         };
@@ -280,6 +301,13 @@ impl RunningRule {
         self.stats.seconds += micros as f64 / 1e6;
         (result, micros)
     }
+}
+
+/// The events of each tenant.
+pub(crate) fn by_tenant(events: &[Arc<SecurityEvent>]) -> BTreeMap<TenantId, Vec<Arc<SecurityEvent>>> {
+    let mut tenants: BTreeMap<TenantId, Vec<Arc<SecurityEvent>>> = BTreeMap::new();
+    events.iter().for_each(|event| tenants.entry(event.tenant_id.clone()).or_default().push(Arc::clone(event)));
+    tenants
 }
 
 /// The events of each bucket, in the order in which the first of each came. Those whose key has a null are left out.

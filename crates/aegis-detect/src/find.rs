@@ -1,13 +1,13 @@
 //! How the matches are found that touched events can have changed: the ways of running a query, by its shape, and what is given up where one
 //! costs too much. What one tenant sends stops a rule for that tenant at most.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use aegis_model::{SecurityEvent, TenantId, Timestamp};
 
 use crate::error::DetectError;
-use crate::evaluate::{RuleStats, RunningRule, TouchedKeys};
+use crate::evaluate::{RuleStats, RunningRule, TouchedKeys, by_tenant};
 use crate::impaired::Cause;
 use crate::output::{Found, Reader};
 use crate::plan::RulePlan;
@@ -26,28 +26,19 @@ const MOST_SET_ASIDE: usize = 16;
 
 impl RunningRule {
     /// Each row stands alone: matches are only ever added.
-    pub(crate) fn evaluate_stateless(
-        &mut self,
-        relevant: Vec<Arc<SecurityEvent>>,
-        quotas: Quotas,
-    ) -> Result<TouchedKeys, DetectError> {
-        let found = match self.run(relevant.clone(), None) {
-            Ok(found) => found,
-            Err(_) => {
-                let mut of_tenant: BTreeMap<TenantId, Vec<Arc<SecurityEvent>>> = BTreeMap::new();
-                relevant.into_iter().for_each(|event| of_tenant.entry(event.tenant_id.clone()).or_default().push(event));
-                let mut found = Vec::new();
-                for (tenant, events) in of_tenant {
-                    let newest = newest_of(&events, &tenant).cloned();
-                    match self.run(events, None) {
-                        Ok(own) => found.extend(own),
-                        Err(error) => self.set_aside(&tenant, error, newest.as_ref())?,
-                    }
-                }
-                found
+    pub(crate) fn find_stateless(&mut self, relevant: Vec<Arc<SecurityEvent>>) -> Result<Vec<Found>, DetectError> {
+        if let Ok(found) = self.run(relevant.clone(), None) {
+            return Ok(found);
+        }
+        let mut found = Vec::new();
+        for (tenant, events) in by_tenant(&relevant) {
+            let newest = events.last().cloned();
+            match self.run(events, None) {
+                Ok(own) => found.extend(own),
+                Err(error) => self.set_aside(&tenant, error, newest.as_ref())?,
             }
-        };
-        Ok(self.insert(found, quotas))
+        }
+        Ok(found)
     }
 
     /// Over the touched buckets of all tenants. Where that fails, over each tenant's: what one of them sends must not stop the rule for others.
@@ -113,21 +104,30 @@ impl RunningRule {
         let touched = self.keep(relevant, quotas);
         let window = self.window_micros();
         let mut found = Vec::new();
-        let mut left = ROWS_OF_A_LOOK;
-        for (tenant, own) in touched.by_tenant() {
-            let mut share = left.min(ROWS_OF_A_TENANT);
-            let mut buckets: Vec<(usize, &str, BTreeSet<Timestamp>)> = Vec::new();
+        let tenants = touched.by_tenant();
+        let mut planned: Vec<(usize, &TenantId, Vec<Steps<'_>>)> = Vec::new();
+        for (tenant, own) in &tenants {
+            let mut buckets = Vec::new();
             for (_, bucket, oldest, newest) in own.iter() {
-                let affected = self.state.events(&tenant, bucket, oldest, newest.plus_micros(window));
+                let affected = self.state.events(tenant, bucket, oldest, newest.plus_micros(window));
                 let instants: BTreeSet<Timestamp> = affected.iter().map(|e| e.ts).collect();
-                let seen = self.state.events(&tenant, bucket, oldest.plus_micros(-window), newest.plus_micros(window)).len();
-                buckets.push((instants.len().saturating_mul(seen), bucket, instants));
+                let seen = self.state.events(tenant, bucket, oldest.plus_micros(-window), newest.plus_micros(window)).len();
+                buckets.push(Steps { cost: instants.len().saturating_mul(seen), bucket, instants });
             }
-            buckets.sort_unstable_by_key(|(cost, ..)| *cost);
-            for (_, bucket, instants) in buckets {
+            buckets.sort_unstable_by_key(|steps| steps.cost);
+            planned.push((buckets.iter().map(|steps| steps.cost).fold(0, usize::saturating_add), tenant, buckets));
+        }
+        planned.sort_unstable_by_key(|(cost, ..)| *cost);
+        let (mut left, mut waiting) = (ROWS_OF_A_LOOK, planned.len());
+        for (_, tenant, buckets) in planned {
+            // What cheap ones leave is there for those that follow.
+            let mut share = (left / waiting).min(ROWS_OF_A_TENANT);
+            waiting -= 1;
+            let names: Vec<&str> = buckets.iter().map(|steps| steps.bucket).collect();
+            for Steps { bucket, instants, .. } in buckets {
                 let mut given_up = 0;
                 for instant in instants.into_iter().rev() {
-                    let slice = self.state.events(&tenant, bucket, instant.plus_micros(-window), instant).to_vec();
+                    let slice = self.state.events(tenant, bucket, instant.plus_micros(-window), instant).to_vec();
                     if slice.len() > share {
                         given_up += 1;
                         continue;
@@ -137,20 +137,21 @@ impl RunningRule {
                     match run_plan(&self.plan, &self.rule, &mut self.stats, slice, Some((tenant.clone(), instant))) {
                         Ok(own) => found.extend(own),
                         Err(error) => {
-                            self.set_aside(&tenant, error, newest_of(relevant, &tenant))?;
+                            self.set_aside(tenant, error, newest_of(relevant, tenant))?;
                             break;
                         }
                     }
                 }
                 if given_up > 0 {
-                    self.give_up_instants(&tenant, bucket, given_up);
+                    self.give_up_instants(tenant, bucket, given_up);
                 }
             }
-            // Each tenant's row patterns have the work of a look.
-            if self.note_overruns()
-                && let Some(newest) = newest_of(relevant, &tenant)
-            {
-                self.losses.note(Cause::InstantsGivenUp, newest);
+            // Each tenant's row patterns have the work of a look. What was told before may be what was not found now.
+            if self.note_overruns() {
+                names.iter().for_each(|bucket| self.stand(tenant, bucket));
+                if let Some(newest) = newest_of(relevant, tenant) {
+                    self.losses.note(Cause::InstantsGivenUp, newest);
+                }
             }
         }
         found.retain(|f: &Found| !self.stats.set_aside.contains_key(&f.tenant));
@@ -180,12 +181,15 @@ impl RunningRule {
     }
 
     /// The rule runs for a tenant's events no longer; for too many, it does not run at all. `newest` is what it looked at last.
-    fn set_aside(
+    pub(crate) fn set_aside(
         &mut self,
         tenant: &TenantId,
         error: DetectError,
         newest: Option<&Arc<SecurityEvent>>,
     ) -> Result<(), DetectError> {
+        if self.stats.set_aside.contains_key(tenant) {
+            return Ok(());
+        }
         if self.stats.set_aside.len() >= MOST_SET_ASIDE {
             return Err(error);
         }
@@ -221,33 +225,60 @@ impl RunningRule {
     ) -> Result<Vec<Found>, DetectError> {
         let Self { rule, plan, state, stats, .. } = self;
         let Some(pipeline) = &plan.pipeline else { return Ok(Vec::new()) };
-        let (mut events, mut origins, mut frames, mut whose) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut events, mut frames, mut whose) = (Vec::new(), Vec::new(), Vec::new());
         for (tenant, bucket, oldest) in buckets {
             let Some((known, new)) = state.follow(tenant, bucket, oldest, || pipeline.frames()) else { continue };
-            origins.extend(new.iter().map(|event| Origin { bucket: frames.len(), ts: event.ts.as_micros() }));
-            events.extend_from_slice(new);
+            events.extend(new.iter().map(|event| (frames.len(), Arc::clone(event))));
             frames.push(known);
             whose.push((tenant, bucket));
         }
-        stats.evals += 1;
         let error = |source| DetectError::Query { rule: rule.header.id.clone(), source };
-        let ran = pipeline.run(&EventBatch::new(events), origins, &mut frames).map_err(error);
+        let mut found = Vec::new();
+        let mut ran = Ok(());
+        for part in parts(&events, pipeline.events_of_a_run()) {
+            stats.evals += 1;
+            let origins = part.iter().map(|(bucket, event)| Origin { bucket: *bucket, ts: event.ts.as_micros() }).collect();
+            let batch = EventBatch::new(part.iter().map(|(_, event)| Arc::clone(event)).collect());
+            ran = pipeline.run(&batch, origins, &mut frames).and_then(|(rows, origins)| {
+                if rows.num_rows() > 0 {
+                    let (always, never) = (Timestamp::from_micros(i64::MIN), Timestamp::from_micros(i64::MAX));
+                    let of: BTreeSet<usize> = origins.into_iter().collect();
+                    let evidence = of.into_iter().flat_map(|place| state.events(whose[place].0, whose[place].1, always, never));
+                    let reader = Reader::new(&rule.header.key, &plan.output, &plan.buckets, evidence, None);
+                    stats.unfounded += reader.read(&rows, &mut found)?;
+                }
+                Ok(())
+            });
+            if ran.is_err() {
+                break;
+            }
+        }
         for ((tenant, bucket), known) in whose.iter().zip(frames) {
             // After a failure nobody knows how far it came: from the start, the next time.
             state.followed(tenant, bucket, ran.is_ok().then_some(known));
         }
-        let (rows, origins) = ran?;
-        let mut found = Vec::new();
-        if rows.num_rows() > 0 {
-            let (always, never) = (Timestamp::from_micros(i64::MIN), Timestamp::from_micros(i64::MAX));
-            let of: BTreeSet<usize> = origins.into_iter().collect();
-            let evidence = of.into_iter().flat_map(|place| state.events(whose[place].0, whose[place].1, always, never));
-            let reader = Reader::new(&rule.header.key, &plan.output, &plan.buckets, evidence, None);
-            stats.unfounded += reader.read(&rows, &mut found).map_err(error)?;
-        }
+        ran.map_err(error)?;
         stats.matches += found.len() as u64;
         Ok(found)
     }
+}
+
+/// Events in parts of about `size`; those of a bucket that have the same time stay together, for each of them sees the others.
+fn parts(mut events: &[(usize, Arc<SecurityEvent>)], size: usize) -> impl Iterator<Item = &[(usize, Arc<SecurityEvent>)]> {
+    std::iter::from_fn(move || {
+        let last = events.get(size.min(events.len()).checked_sub(1)?)?;
+        let together = events[size.min(events.len())..].iter().take_while(|e| e.0 == last.0 && e.1.ts == last.1.ts).count();
+        let (part, rest) = events.split_at(size.min(events.len()) + together);
+        events = rest;
+        Some(part)
+    })
+}
+
+/// What a stepped rule has to look at in one bucket, and about how many rows that is.
+struct Steps<'a> {
+    cost: usize,
+    bucket: &'a str,
+    instants: BTreeSet<Timestamp>,
 }
 
 fn run_plan(

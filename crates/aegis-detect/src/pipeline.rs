@@ -17,6 +17,10 @@ use crate::check::base_column;
 use crate::schema::{EventBatch, column_index, schema_of};
 use crate::windows::{GroupState, Origin, Windows};
 
+/// Events of one run.
+const EVENTS_OF_A_RUN: usize = 8192;
+const EVENTS_WITH_LISTS: usize = 256;
+
 /// What a bucket knows of the rows before, for every window of a query.
 pub(crate) type Frames = Vec<GroupState>;
 
@@ -79,6 +83,12 @@ impl Pipeline {
             }
             _ => Ok(false),
         }
+    }
+
+    /// Events that one run is shown, about: few where each may have a long list.
+    pub(crate) fn events_of_a_run(&self) -> usize {
+        let lists = self.steps.iter().any(|step| matches!(step, Step::Windows(windows, _) if windows.makes_lists()));
+        if lists { EVENTS_WITH_LISTS } else { EVENTS_OF_A_RUN }
     }
 
     /// What a bucket without rows knows.

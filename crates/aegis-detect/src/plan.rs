@@ -189,6 +189,12 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
         }
         _ => None,
     };
+    if pipeline.is_none() && shape::lists_in_windows(&analyzed).map_err(explain)? {
+        let message = "array_agg(…) OVER makes a list for each row, and is run only where every window function can be followed";
+        let error = RuleError::new(RuleCode::RuleUnsupported, message).at(sql.place_of("array_agg"));
+        let hint = "beside it count, min and max over RANGE frames of ts, which add up to at most the window; or GROUP BY, or MATCH_RECOGNIZE";
+        return Err(error.hint(hint));
+    }
     let shape = if pipeline.is_some() { Shape::Incremental } else { analysis.shape };
     Ok(RulePlan { shape, output, buckets, pipeline, physical, slot, task: state.task_ctx(), prefilter, report })
 }

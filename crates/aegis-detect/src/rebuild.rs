@@ -25,7 +25,7 @@ impl RunningRule {
         quotas: Quotas,
     ) -> Result<(), DetectError> {
         if self.plan.shape != Shape::Stateless {
-            let mut relevant = self.plan.relevant(batch).map_err(|e| self.query_error(e))?;
+            let mut relevant = self.relevant(batch)?;
             relevant.retain(|event| self.may_need(event, settled));
             self.keep(&relevant, quotas);
         }
@@ -50,15 +50,15 @@ impl RunningRule {
         quotas: Quotas,
     ) -> Result<(), DetectError> {
         let _of_before = self.losses.take();
-        let mut relevant = self.plan.relevant(batch).map_err(|e| self.query_error(e))?;
+        let mut relevant = self.relevant(batch)?;
         relevant.retain(|event| self.may_need(event, settled));
         self.state.load_keys(told);
         let open = |tenant: &TenantId, at: Timestamp| settled.get(tenant).is_none_or(|settled| at >= *settled);
         let mut found = match self.plan.shape {
-            Shape::Stateless => self.run(relevant, None)?,
+            Shape::Stateless => self.find_stateless(relevant)?,
             Shape::Sliding | Shape::Incremental | Shape::Stepped => {
                 self.keep(&relevant, quotas);
-                self.find_all(&open)?
+                self.find_all_there_are(&open)?
             }
         };
         found.retain(|f| open(&f.tenant, f.found.instant));
@@ -77,45 +77,70 @@ impl RunningRule {
         Ok(())
     }
 
-    /// The matches of everything that is kept.
-    fn find_all(&mut self, open: &impl Fn(&TenantId, Timestamp) -> bool) -> Result<Vec<Found>, DetectError> {
+    /// The matches of everything that is kept. Where that fails, of each tenant's.
+    fn find_all_there_are(&mut self, open: &impl Fn(&TenantId, Timestamp) -> bool) -> Result<Vec<Found>, DetectError> {
+        let buckets = self.state.buckets();
+        if let Ok(found) = self.find_all(&buckets, open) {
+            return Ok(found);
+        }
+        let mut found = Vec::new();
+        for own in buckets.chunk_by(|a, b| a.0 == b.0) {
+            match self.find_all(own, open) {
+                Ok(matches) => found.extend(matches),
+                Err(error) => {
+                    let (always, never) = (Timestamp::from_micros(i64::MIN), Timestamp::from_micros(i64::MAX));
+                    let (tenant, bucket) = &own[own.len() - 1];
+                    let newest = self.state.events(tenant, bucket, always, never).last().cloned();
+                    self.set_aside(tenant, error, newest.as_ref())?;
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The matches of some buckets.
+    fn find_all(
+        &mut self,
+        buckets: &[(TenantId, String)],
+        open: &impl Fn(&TenantId, Timestamp) -> bool,
+    ) -> Result<Vec<Found>, DetectError> {
         let (always, never) = (Timestamp::from_micros(i64::MIN), Timestamp::from_micros(i64::MAX));
         if self.plan.pipeline.is_some() {
-            return self.follow_all();
+            return self.follow_all(buckets);
         }
         let mut found = Vec::new();
         let mut rows: Vec<Arc<SecurityEvent>> = Vec::new();
-        for (tenant, bucket) in self.state.buckets() {
+        for (tenant, bucket) in buckets {
             if self.plan.shape == Shape::Stepped {
                 let instants: BTreeSet<Timestamp> = self
                     .state
-                    .events(&tenant, &bucket, always, never)
+                    .events(tenant, bucket, always, never)
                     .iter()
                     .map(|e| e.ts)
-                    .filter(|ts| open(&tenant, *ts))
+                    .filter(|ts| open(tenant, *ts))
                     .collect();
                 let (mut left, mut given_up) = (ROWS_OF_A_TENANT, 0);
                 for instant in instants.into_iter().rev() {
                     let from = instant.plus_micros(-self.window_micros());
-                    match left.checked_sub(self.state.events(&tenant, &bucket, from, instant).len()) {
+                    match left.checked_sub(self.state.events(tenant, bucket, from, instant).len()) {
                         Some(rest) => left = rest,
                         None => {
                             given_up += 1;
                             continue;
                         }
                     }
-                    found.extend(self.find_at(&tenant, &bucket, instant)?);
+                    found.extend(self.find_at(tenant, bucket, instant)?);
                     // Each has the work of a tick.
                     if self.note_overruns() {
-                        self.miss_instants(&tenant, &bucket);
+                        self.miss_instants(tenant, bucket);
                     }
                 }
                 if given_up > 0 {
-                    self.give_up_instants(&tenant, &bucket, given_up);
+                    self.give_up_instants(tenant, bucket, given_up);
                 }
                 continue;
             }
-            rows.extend_from_slice(self.state.events(&tenant, &bucket, always, never));
+            rows.extend_from_slice(self.state.events(tenant, bucket, always, never));
             if rows.len() >= ROWS_OF_A_RUN {
                 found.extend(self.run(std::mem::take(&mut rows), None)?);
             }
@@ -127,18 +152,16 @@ impl RunningRule {
     }
 
     /// The same of an incremental query.
-    fn follow_all(&mut self) -> Result<Vec<Found>, DetectError> {
+    fn follow_all(&mut self, buckets: &[(TenantId, String)]) -> Result<Vec<Found>, DetectError> {
         let (always, never) = (Timestamp::from_micros(i64::MIN), Timestamp::from_micros(i64::MAX));
         let mut found = Vec::new();
-        let (mut rows, mut some) = (0, Vec::new());
-        let mut buckets = self.state.buckets().into_iter().peekable();
-        while let Some((tenant, bucket)) = buckets.next() {
-            rows += self.state.events(&tenant, &bucket, always, never).len();
-            some.push((tenant, bucket));
-            if rows >= ROWS_OF_A_RUN || buckets.peek().is_none() {
+        let (mut rows, mut from) = (0, 0);
+        for (place, (tenant, bucket)) in buckets.iter().enumerate() {
+            rows += self.state.events(tenant, bucket, always, never).len();
+            if rows >= ROWS_OF_A_RUN || place + 1 == buckets.len() {
+                let some = &buckets[from..=place];
                 found.extend(self.follow(some.iter().map(|(tenant, bucket)| (tenant, bucket.as_str(), always)))?);
-                rows = 0;
-                some.clear();
+                (rows, from) = (0, place + 1);
             }
         }
         Ok(found)

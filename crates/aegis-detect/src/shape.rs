@@ -70,6 +70,18 @@ pub(crate) fn analyze(plan: &LogicalPlan, window_micros: i64) -> Result<Analysis
     Ok(Analysis { shape, longest_frame, partition })
 }
 
+/// True if a window function makes a list.
+pub(crate) fn lists_in_windows(plan: &LogicalPlan) -> Result<bool> {
+    let mut lists = false;
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::Window(window) = node {
+            lists |= window.window_expr.iter().filter_map(window_function).any(|function| function.fun.name() == "array_agg");
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(lists)
+}
+
 /// Columns of `events` by which every row pattern is partitioned, in a plan where nothing else joins rows.
 fn row_patterns_partition(plan: &LogicalPlan) -> Option<Option<Vec<String>>> {
     match plan {

@@ -58,16 +58,17 @@ fn log() -> Vec<SecurityEvent> {
 
 #[test]
 fn the_deny_that_completes_a_storm_raises_its_alert_and_the_next_one_joins_it() {
+    let log = log();
     for query in [SLIDING, STEPPED, PATTERN] {
         let text = rule("suppress: 10m\n", query);
-        let third = explain(&text, &log(), 2);
+        let third = explain(&text, &log, 2);
         assert!(third.fired && third.passes && !third.late, "{third}");
         assert_eq!(third.rows[0].key, *json!({"agent_id": "one"}).as_object().unwrap());
         assert_eq!((third.rows[0].evidence, third.rows[0].is_evidence), (3, true));
         let raised = third.rows[0].alert.clone().unwrap();
         assert_eq!((raised.start, raised.is_raised_by_it), (at(102), true));
         assert!(third.to_string().ends_with("fired"), "{third}");
-        let fourth = explain(&text, &log(), 3);
+        let fourth = explain(&text, &log, 3);
         let joined = fourth.rows[0].alert.clone().unwrap();
         assert!(fourth.fired);
         assert_eq!((joined.alert_id, joined.start, joined.is_raised_by_it), (raised.alert_id, at(102), false));

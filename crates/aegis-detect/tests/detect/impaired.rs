@@ -160,14 +160,19 @@ fn a_rule_that_is_set_aside_for_a_tenant_is_told_to_it_every_hour() {
 #[test]
 fn a_quarantined_rule_is_told_to_each_tenant_of_whom_something_comes() {
     let mut engine = engine(FAILS_ON_ALL, Quotas::default());
-    let mut bad = event("a", "agent", 1);
-    bad.resource = Some("none".into());
-    let output = engine.tick(vec![bad.clone()]);
-    assert_eq!(output.quarantined.len(), 1);
-    assert_eq!(said(output.alerts), [of_rule("a", "quarantined", bad.event_id)]);
-    let (again, other) = (event("a", "agent", 2), event("b", "agent", 2));
+    let bad = |n: i64| {
+        let mut bad = event(&format!("t{n:02}"), "agent", 1);
+        bad.resource = Some("none".into());
+        bad
+    };
+    let output = engine.tick((0..16).map(bad).collect());
+    assert_eq!(output.quarantined.len(), 16);
+    assert!(said(output.alerts).iter().all(|(_, key, _)| key["what"] == "set_aside"));
+    assert_eq!(engine.tick(vec![event("b", "agent", 1)]).alerts.len(), 0, "one that does not match");
+    assert_eq!(engine.tick(vec![bad(16)]).quarantined.len(), 1, "it fails for too many");
+    let other = event("b", "agent", 2);
     let evidence = other.event_id;
-    assert_eq!(said(engine.tick(vec![again, other]).alerts), [of_rule("b", "quarantined", evidence)]);
+    assert_eq!(said(engine.tick(vec![other]).alerts), [of_rule("b", "quarantined", evidence)]);
 }
 
 /// An event of this lane that comes when the bus has this time.
