@@ -194,7 +194,10 @@ impl Tail {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use aegis_model::EventKind;
+
     use super::*;
+    use crate::verify::chain_broken_event;
 
     #[test]
     fn sequences_are_kept_as_the_ranges_that_they_make() {
@@ -206,6 +209,27 @@ mod tests {
         assert!(!Ranges::default().contains(1));
         let many: Ranges = (1..=120_000).collect();
         assert_eq!(serde_json::to_string(&many).unwrap(), "[[1,120000]]");
+    }
+
+    #[test]
+    fn what_is_ahead_of_its_time_is_needed_for_what_is_said_about_it_alone() {
+        let at = |second: i64| Timestamp::from_micros(0).plus_seconds(second);
+        let stored = |kind: EventKind, second: i64| {
+            let mut event = SecurityEvent::new(TenantId::new("t").unwrap(), "e", "edge", kind, at(second));
+            event.bus_ts = Some(at(100));
+            event
+        };
+        let forged = stored(EventKind::AuthorizeDecision, 1_000_000);
+        let broken = ChainBreak { code: "digest_mismatch".into(), message: String::new() };
+        let said = chain_broken_event(&forged, &broken);
+        let mut tail = Tail::default();
+        tail.take(1, &forged, Some(&said), Some(broken));
+        tail.take(2, &stored(EventKind::ExternalGithubWebhook, 1_000_000), None, None);
+        tail.take(3, &stored(EventKind::ExternalGithubWebhook, 400), None, None);
+        assert_eq!(tail.skipped(), Ranges::from_iter([1, 2]));
+        assert_eq!(tail.broken().into_keys().collect::<Vec<_>>(), [1]);
+        let needed: Vec<Option<Timestamp>> = tail.taken.iter().map(|taken| taken.needed.as_ref().map(|(_, at)| *at)).collect();
+        assert_eq!(needed, [Some(at(100)), None, Some(at(400))]);
     }
 
     #[test]
