@@ -91,7 +91,7 @@ pub struct RuleResult {
 pub struct BacktestReport {
     /// Events of the log that were looked at, those before `from` that fill the windows included.
     pub events: u64,
-    /// Events that came too late to count.
+    /// Events that came too late to count, or observations that are too far ahead.
     pub late: u64,
     pub from: Option<Timestamp>,
     pub to: Option<Timestamp>,
@@ -147,7 +147,7 @@ impl Backtest {
     }
 
     fn note(&mut self, output: TickOutput) {
-        self.late += output.late.len() as u64;
+        self.late += output.late.len() as u64 + output.ahead;
         // What it says of itself stands in the numbers.
         for alert in output.alerts.into_iter().filter(|alert| alert.rule_id != IMPAIRED_RULE) {
             let is_within = self.from.is_none_or(|from| alert.last_ts >= from) && self.to.is_none_or(|to| alert.last_ts < to);

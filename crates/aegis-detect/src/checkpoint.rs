@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use aegis_bus::Place;
 use aegis_ledger::verify::LaneHeads;
-use aegis_model::{EventId, TenantId, Timestamp};
+use aegis_model::{EventId, SecurityEvent, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{Engine, EngineCheckpoint};
 use crate::hold::HeldLane;
-use crate::verify::ChainBreak;
+use crate::verify::{ChainBreak, is_ahead_of_time};
 
 /// Most messages that a restart reads again to rebuild its windows.
 pub(crate) const MAX_REWIND: usize = 500_000;
@@ -101,14 +101,20 @@ impl Tail {
         self.push(Taken { seq, shown: None, needed: Some((tenant.clone(), needed_at)), broken: Some(broken) });
     }
 
-    pub(crate) fn show(
-        &mut self,
-        seq: u64,
-        tenant: &TenantId,
-        event_id: EventId,
-        needed_at: Timestamp,
-        broken: Option<ChainBreak>,
-    ) {
+    /// An event as it comes out of verification, with what is said about it. One that is ahead of its time no rule is shown: it is of no time
+    /// but that at which the bus stored it.
+    pub(crate) fn take(&mut self, seq: u64, event: &SecurityEvent, said: Option<&SecurityEvent>, broken: Option<ChainBreak>) {
+        match (said, broken) {
+            (Some(said), Some(broken)) if is_ahead_of_time(event) => self.say(seq, &event.tenant_id, said.ts, broken),
+            _ if is_ahead_of_time(event) => self.skip(seq),
+            (said, broken) => {
+                let needed_at = said.map_or(event.ts, |said| said.ts.max(event.ts));
+                self.show(seq, &event.tenant_id, event.event_id, needed_at, broken);
+            }
+        }
+    }
+
+    fn show(&mut self, seq: u64, tenant: &TenantId, event_id: EventId, needed_at: Timestamp, broken: Option<ChainBreak>) {
         self.push(Taken { seq, shown: Some(event_id), needed: Some((tenant.clone(), needed_at)), broken });
     }
 
@@ -188,7 +194,10 @@ impl Tail {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use aegis_model::EventKind;
+
     use super::*;
+    use crate::verify::chain_broken_event;
 
     #[test]
     fn sequences_are_kept_as_the_ranges_that_they_make() {
@@ -200,6 +209,27 @@ mod tests {
         assert!(!Ranges::default().contains(1));
         let many: Ranges = (1..=120_000).collect();
         assert_eq!(serde_json::to_string(&many).unwrap(), "[[1,120000]]");
+    }
+
+    #[test]
+    fn what_is_ahead_of_its_time_is_needed_for_what_is_said_about_it_alone() {
+        let at = |second: i64| Timestamp::from_micros(0).plus_seconds(second);
+        let stored = |kind: EventKind, second: i64| {
+            let mut event = SecurityEvent::new(TenantId::new("t").unwrap(), "e", "edge", kind, at(second));
+            event.bus_ts = Some(at(100));
+            event
+        };
+        let forged = stored(EventKind::AuthorizeDecision, 1_000_000);
+        let broken = ChainBreak { code: "digest_mismatch".into(), message: String::new() };
+        let said = chain_broken_event(&forged, &broken);
+        let mut tail = Tail::default();
+        tail.take(1, &forged, Some(&said), Some(broken));
+        tail.take(2, &stored(EventKind::ExternalGithubWebhook, 1_000_000), None, None);
+        tail.take(3, &stored(EventKind::ExternalGithubWebhook, 400), None, None);
+        assert_eq!(tail.skipped(), Ranges::from_iter([1, 2]));
+        assert_eq!(tail.broken().into_keys().collect::<Vec<_>>(), [1]);
+        let needed: Vec<Option<Timestamp>> = tail.taken.iter().map(|taken| taken.needed.as_ref().map(|(_, at)| *at)).collect();
+        assert_eq!(needed, [Some(at(100)), None, Some(at(400))]);
     }
 
     #[test]

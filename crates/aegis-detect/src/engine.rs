@@ -22,6 +22,7 @@ use crate::rule::Rule;
 use crate::ruleset::RuleSet;
 use crate::schema::EventBatch;
 use crate::shape::Shape;
+use crate::verify::is_ahead_of_time;
 use crate::watermark::Watermarks;
 use crate::window::{Quotas, SavedKeys};
 
@@ -70,6 +71,9 @@ pub struct TickOutput {
     pub late: Vec<EventId>,
     /// How many of those had proved themselves.
     pub late_verified: u64,
+    /// Observations of a time more than five minutes after the bus had them: not looked at, like the late ones. What else is ahead so far is not
+    /// either, and has a `receipt_chain_broken` that says so.
+    pub ahead: u64,
     /// Rules that stopped in this tick.
     pub quarantined: Vec<DetectError>,
 }
@@ -121,7 +125,11 @@ impl Engine {
         let mut in_time = Vec::with_capacity(events.len());
         let mut tenants = BTreeSet::new();
         for event in events {
-            if self.watermarks.admit(&event, self.lateness_micros()) {
+            let is_in_time = self.watermarks.admit(&event, self.lateness_micros());
+            if is_ahead_of_time(&event) {
+                // Nothing of the present is in such a window, and nothing would end it.
+                output.ahead += u64::from(event.lane.is_none() && event.kind.is_external());
+            } else if is_in_time {
                 tenants.insert(event.tenant_id.clone());
                 in_time.push(Arc::new(event));
             } else {
@@ -227,8 +235,8 @@ impl Engine {
         EngineCheckpoint { watermarks: self.watermarks.clone(), settled, rules, impaired: self.impaired.clone() }
     }
 
-    /// Goes on from a checkpoint. `events` are those that had been taken in time, from each tenant's `horizon` on; where some of them are
-    /// not there any more (not `whole`), no alert is taken back that was told before.
+    /// Goes on from a checkpoint. `events` are those that had been taken in time, from each tenant's `horizon` on, or more; where some of them
+    /// are not there any more (not `whole`), no alert is taken back that was told before.
     /// A rule that was changed since starts without matches, over the same events.
     pub fn restore(&mut self, checkpoint: EngineCheckpoint, events: Vec<SecurityEvent>, whole: bool) {
         self.restore_cut(checkpoint, events, &|_| !whole);
@@ -246,13 +254,12 @@ impl Engine {
             let told = saved.remove(&running.rule.header.id).filter(|(hash, _)| *hash == running.rule.hash);
             let rebuilt = guarded(running, |running| match told {
                 Some((_, told)) => running.rebuild(&batch, told, &self.settled, is_cut, quotas),
-                None => running.keep_only(&batch, quotas),
+                None => running.keep_only(&batch, &self.settled, quotas),
             });
             if let Err(error) = rebuilt {
                 running.quarantine(&error);
             }
-            // It was told when the events first came.
-            let _told_before = running.losses.take();
+            // What is lost only now is told with the next tick; what was told before is known from the checkpoint.
         }
     }
 

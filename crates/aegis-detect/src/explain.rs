@@ -18,6 +18,7 @@ use crate::rule::Rule;
 use crate::ruleset::RuleSet;
 use crate::schema::{EventBatch, column_name, text_of};
 use crate::shape::Shape;
+use crate::verify::is_ahead_of_time;
 use crate::watermark::Watermarks;
 
 /// The longest that an episode may last, in seconds: so far back is read, for the one that a match joins and for producers that are behind.
@@ -66,7 +67,7 @@ impl Explain {
 
     /// The tenant's next event, in the order in which the bus had them; the event itself is one of them.
     pub fn take(&mut self, event: SecurityEvent) -> Result<(), DetectError> {
-        let is_in_time = self.watermarks.admit(&event, self.lateness_micros);
+        let is_in_time = self.watermarks.admit(&event, self.lateness_micros) && !is_ahead_of_time(&event);
         if event.tenant_id == self.event.tenant_id {
             if event.event_id == self.event.event_id {
                 self.is_late = !is_in_time;

@@ -226,8 +226,7 @@ impl Running {
                     (Ok((_, mut event)), broken) if !skipped => {
                         event.verified = broken.is_none() && event.lane.is_some();
                         let said = broken.as_ref().map(|b| chain_broken_event(&event, b));
-                        let needed_at = said.as_ref().map_or(event.ts, |s| s.ts.max(event.ts));
-                        self.tail.show(delivered.seq, &event.tenant_id, event.event_id, needed_at, broken);
+                        self.tail.take(delivered.seq, &event, said.as_ref(), broken);
                         events.push(event);
                         events.extend(said);
                     }
@@ -325,7 +324,8 @@ impl Running {
         Ok(())
     }
 
-    /// Asks for what held lanes wait for: a moment after they began to wait, and again every few seconds.
+    /// Asks for what held lanes wait for: a moment after they began to wait, and again every few seconds. No tenant's lanes keep those of another
+    /// from being asked for.
     fn ask_for_missing(&mut self) {
         let Some(missing) = &self.missing else { return };
         if self.hold.is_empty() {
@@ -334,7 +334,7 @@ impl Running {
         }
         let now = self.clock.now();
         let mut ask_at = BTreeMap::new();
-        for (lane, first) in self.hold.lanes().take(MOST_ASKED) {
+        for (lane, first) in self.hold.longest_waiting_of_each(MOST_ASKED) {
             let mut at = self.ask_at.get(lane).copied().unwrap_or_else(|| now.plus_micros(ASK_FIRST_US));
             if now >= at {
                 let head = self.stage.heads().get(lane).map_or(0, |(head, _)| head);

@@ -188,10 +188,22 @@ impl Hold {
         of_tenant.by_time.first().map(|(_, lane)| lane.clone())
     }
 
-    /// The lanes that are held, with the first seq that each has.
-    pub(crate) fn lanes(&self) -> impl Iterator<Item = (&str, i64)> {
-        let first = |waiting: &Waiting| waiting.held.first_key_value().map(|(seq, _)| *seq);
-        self.lanes.iter().filter_map(move |(lane, waiting)| Some((lane.as_str(), first(waiting)?)))
+    /// So many of the lanes that are held, with the first seq that each has: of each tenant those that wait longest, and of none more than of
+    /// another that has more.
+    pub(crate) fn longest_waiting_of_each(&self, most: usize) -> Vec<(&str, i64)> {
+        let mut of_tenants: Vec<_> = self.tenants.values().map(|of_tenant| of_tenant.by_time.iter()).collect();
+        let mut chosen: Vec<&str> = Vec::new();
+        while chosen.len() < most {
+            // The next of each; where not all have room, those that wait longest.
+            let mut next: Vec<&(Timestamp, String)> = of_tenants.iter_mut().filter_map(Iterator::next).collect();
+            if next.is_empty() {
+                break;
+            }
+            next.sort_unstable();
+            chosen.extend(next.into_iter().take(most - chosen.len()).map(|(_, lane)| lane.as_str()));
+        }
+        let first = |lane: &str| self.lanes.get(lane)?.held.first_key_value().map(|(seq, _)| *seq);
+        chosen.into_iter().filter_map(|lane| Some((lane, first(lane)?))).collect()
     }
 
     /// What is held, for a checkpoint.
@@ -306,6 +318,32 @@ mod tests {
         released.extend(seqs(&hold.release(at(20))));
         assert_eq!(released.len() + 1, taken + 1, "with the other tenant's");
         assert!(is_clear(&hold));
+    }
+
+    #[test]
+    fn of_each_tenant_the_lanes_that_wait_longest_are_asked_for() {
+        let mut hold = Hold::new(15_000);
+        let mut n = 0;
+        let mut keep = |name: &str, lane: &str, at_s: i64| {
+            n += 1;
+            assert!(matches!(hold.keep(&tenant(name), lane, 2, message(n, "x", at_s)), Kept::Held));
+        };
+        for lane in 0..1000 {
+            keep("aaa", &format!("aaa.rogue.{lane:04}"), 999 - lane);
+        }
+        keep("b", "b.edge.1", 2000);
+        keep("b", "b.edge.2", 1000);
+        keep("c", "c.edge.1", 1500);
+        assert_eq!(hold.longest_waiting_of_each(2), [("aaa.rogue.0999", 2), ("b.edge.2", 2)]);
+        let asked = hold.longest_waiting_of_each(256);
+        assert_eq!(asked.len(), 256);
+        assert_eq!(
+            asked[..4].iter().map(|(lane, _)| *lane).collect::<Vec<_>>(),
+            ["aaa.rogue.0999", "b.edge.2", "c.edge.1", "aaa.rogue.0998"]
+        );
+        assert_eq!(asked.iter().filter(|(lane, _)| lane.starts_with("aaa")).count(), 253);
+        assert_eq!(hold.longest_waiting_of_each(2000).len(), 1003);
+        assert!(Hold::new(15_000).longest_waiting_of_each(256).is_empty());
     }
 
     #[test]

@@ -25,8 +25,12 @@ const RUNBOOK: &str = "docs/runbooks/detection-impaired.md";
 
 /// The same is told again after this much event time, microseconds.
 const HOUR: i64 = 3_600_000_000;
-/// Keys of a tenant of which is remembered when they were told; beyond it the one that was told of the earliest time is forgotten.
+/// Keys of a tenant, of lanes and of rules, of which is remembered when they were told; beyond it the one that was told of the earliest time is
+/// forgotten.
 const MOST_KEYS: usize = 1024;
+/// How the texts of keys begin. Lanes are an edge's to open, as many as it wants: they make nothing of the rules' be forgotten.
+const OF_LANE: &str = "{\"lane\":";
+const OF_RULE: &str = "{\"rule\":";
 
 /// How a rule is impaired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -115,7 +119,8 @@ impl Losses {
     }
 }
 
-/// What was told: of each tenant and key the newest hour of event time.
+/// What was told: of each tenant and key the newest hour of event time. Under the bare beginning of keys stands up to which hour such were
+/// forgotten: of those, nothing up to it is told.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct Impaired(BTreeMap<TenantId, BTreeMap<String, i64>>);
@@ -158,7 +163,8 @@ impl Impaired {
         let hour = hour_of(bus_time.map_or(at.ts, |bus_time| at.ts.min(bus_time)));
         let text = Value::Object(key.clone()).to_string();
         let told = self.0.entry(tenant.clone()).or_default();
-        if told.get(&text).is_some_and(|known| *known >= hour) {
+        let beginning = if text.starts_with(OF_LANE) { OF_LANE } else { OF_RULE };
+        if told.get(&text).or_else(|| told.get(beginning)).is_some_and(|known| *known >= hour) {
             return None;
         }
         let alert_id = match alert_id(tenant, IMPAIRED_RULE, &key, at.event_id) {
@@ -170,12 +176,7 @@ impl Impaired {
         };
         tracing::warn!(%tenant, key = text, event_id = %at.event_id, "detection is impaired");
         told.insert(text, hour);
-        if told.len() > MOST_KEYS {
-            let oldest = told.iter().min_by_key(|(_, told_at)| **told_at).map(|(known, _)| known.clone());
-            if let Some(oldest) = oldest {
-                told.remove(&oldest);
-            }
-        }
+        forget_oldest(told, beginning);
         Some(Alert {
             alert_id,
             tenant_id: tenant.clone(),
@@ -197,6 +198,22 @@ impl Impaired {
             runbook: Some(RUNBOOK.to_owned()),
             detected_at: now,
         })
+    }
+}
+
+/// Forgets of the keys with this beginning the one of the earliest hour, where there are too many, but not the hour: else each of many keys would
+/// be told again and again.
+fn forget_oldest(told: &mut BTreeMap<String, i64>, beginning: &str) {
+    let of_kind = told.iter().filter(|(known, _)| known.len() > beginning.len() && known.starts_with(beginning));
+    let keys: Vec<(&String, i64)> = of_kind.map(|(known, hour)| (known, *hour)).collect();
+    if keys.len() <= MOST_KEYS {
+        return;
+    }
+    let oldest = keys.iter().min_by_key(|(_, hour)| *hour).map(|(known, hour)| ((*known).clone(), *hour));
+    if let Some((oldest, hour)) = oldest {
+        told.remove(&oldest);
+        let floor = told.entry(beginning.to_owned()).or_insert(hour);
+        *floor = hour.max(*floor);
     }
 }
 
@@ -255,9 +272,41 @@ mod tests {
         for lane in 0..MOST_KEYS as i64 + 10 {
             assert!(is_told(&mut impaired, &late("loud", &format!("lane {lane}"), lane * 3600)));
         }
-        assert_eq!(impaired.0.values().map(BTreeMap::len).collect::<Vec<_>>(), [MOST_KEYS, 1]);
+        assert_eq!(impaired.0.values().map(BTreeMap::len).collect::<Vec<_>>(), [MOST_KEYS + 1, 1]);
         assert!(!is_told(&mut impaired, &late("quiet", "lane", 100)));
-        assert!(is_told(&mut impaired, &late("loud", "lane 0", 0)), "the oldest is forgotten first");
+        assert!(!is_told(&mut impaired, &late("loud", "lane 0", 9 * 3600)), "it is forgotten, and the hours up to it are not");
+        assert!(is_told(&mut impaired, &late("loud", "lane 0", 10 * 3600)), "the oldest is forgotten first");
+    }
+
+    #[test]
+    fn a_lane_beyond_the_bound_is_not_told_with_each_event() {
+        let mut impaired = Impaired::default();
+        for lane in 0..MOST_KEYS {
+            assert!(is_told(&mut impaired, &late("a", &format!("lane {lane}"), 10 * 3600)));
+        }
+        let told = [0, 1, 2].map(|second| is_told(&mut impaired, &late("a", "another", 5 * 3600 + second)));
+        assert_eq!(told, [true, false, false]);
+        assert!(!is_told(&mut impaired, &late("a", "one more", 5 * 3600)));
+        assert!(is_told(&mut impaired, &late("a", "one more", 6 * 3600)));
+        let again: Impaired = serde_json::from_value(serde_json::to_value(&impaired).unwrap()).unwrap();
+        for mut impaired in [impaired, again] {
+            assert!(!is_told(&mut impaired, &late("a", "another", 5 * 3600 + 3)), "also after a restart");
+        }
+    }
+
+    #[test]
+    fn lanes_make_nothing_be_forgotten_of_rules() {
+        let mut impaired = Impaired::default();
+        let (tenant, now) = (TenantId::new("a").unwrap(), Timestamp::from_micros(0));
+        for lane in 0..MOST_KEYS * 2 {
+            assert!(is_told(&mut impaired, &late("a", &format!("lane {lane}"), 10 * 3600 + 3600 * lane as i64)));
+        }
+        let key = object([("rule", "T-1"), ("what", "quota_full")]);
+        let mut of_rule = |second: i64| {
+            let at = Evidence::of(&late("a", "lane", second));
+            impaired.tell(&tenant, key.clone(), Map::new(), &at, None, now).is_some()
+        };
+        assert_eq!([100, 200, 3600].map(&mut of_rule), [true, false, true]);
     }
 
     #[test]

@@ -13,16 +13,30 @@ use crate::find::{ROWS_OF_A_RUN, ROWS_OF_A_TENANT};
 use crate::output::{Found, Match};
 use crate::schema::EventBatch;
 use crate::shape::Shape;
+use crate::verify::is_ahead_of_time;
 use crate::window::{Quotas, SavedKeys};
 
 impl RunningRule {
     /// Keeps events without looking for matches: what a rule knows that was changed since.
-    pub(crate) fn keep_only(&mut self, batch: &Arc<EventBatch>, quotas: Quotas) -> Result<(), DetectError> {
+    pub(crate) fn keep_only(
+        &mut self,
+        batch: &Arc<EventBatch>,
+        settled: &HashMap<TenantId, Timestamp>,
+        quotas: Quotas,
+    ) -> Result<(), DetectError> {
         if self.plan.shape != Shape::Stateless {
-            let relevant = self.relevant(batch)?;
+            let mut relevant = self.relevant(batch)?;
+            relevant.retain(|event| self.may_need(event, settled));
             self.keep(&relevant, quotas);
         }
         Ok(())
+    }
+
+    /// False for an event that had left the rule's window, or that no rule is shown: a restart reads more than each rule needs, and what is stale
+    /// must not take a quota from what is not.
+    fn may_need(&self, event: &SecurityEvent, settled: &HashMap<TenantId, Timestamp>) -> bool {
+        let is_stale = |settled: &Timestamp| event.ts < settled.plus_micros(-self.window_micros());
+        !is_ahead_of_time(event) && !settled.get(&event.tenant_id).is_some_and(is_stale)
     }
 
     /// The state after a restart: events of the windows, what was told, and the matches at instants that were not `settled`. What was told of a
@@ -36,7 +50,8 @@ impl RunningRule {
         quotas: Quotas,
     ) -> Result<(), DetectError> {
         let _of_before = self.losses.take();
-        let relevant = self.relevant(batch)?;
+        let mut relevant = self.relevant(batch)?;
+        relevant.retain(|event| self.may_need(event, settled));
         self.state.load_keys(told);
         let open = |tenant: &TenantId, at: Timestamp| settled.get(tenant).is_none_or(|settled| at >= *settled);
         let mut found = match self.plan.shape {

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use aegis_bus::{Bus, BusError, Message, Stream, subject};
+use aegis_bus::{Bus, BusError, Message, Stream, StreamState, Subscription, subject};
 use aegis_canon::sha256_hex;
 use serde::{Deserialize, Serialize};
 
@@ -52,14 +52,17 @@ enum Standing {
 pub(crate) struct Shelf {
     partition: u32,
     standing: Standing,
+    /// How long the bus is waited for.
+    wait: Duration,
 }
 
 impl Shelf {
     pub(crate) const fn new(partition: u32) -> Self {
-        Self { partition, standing: Standing::Unknown }
+        Self { partition, standing: Standing::Unknown, wait: READ_WAIT }
     }
 
-    /// The text of the last checkpoint. None if there is none, or none that is whole.
+    /// The text of the last checkpoint. None if there is none, or none that is whole. A bus that does not answer in time is an error: it says
+    /// nothing of what is there.
     pub(crate) async fn read(&mut self, bus: &dyn Bus) -> Result<Option<Vec<u8>>, BusError> {
         let Some(text) = self.head_text(bus).await? else {
             self.standing = Standing::NoParts;
@@ -97,12 +100,18 @@ impl Shelf {
 
     /// The message in the checkpoint's place.
     async fn head_text(&self, bus: &dyn Bus) -> Result<Option<Vec<u8>>, BusError> {
-        if bus.last_seq(Stream::Ckpt).await? == 0 {
+        let state = bus.stream_state(Stream::Ckpt).await?;
+        if state.messages == 0 {
             return Ok(None);
         }
-        let mut subscription = bus.subscribe(Stream::Ckpt, &subject::ckpt(self.partition), 0).await?;
-        let newest = subscription.next_batch(READ_BATCH, READ_WAIT).await?.pop();
-        Ok(newest.map(|newest| newest.payload.to_vec()))
+        let place = subject::ckpt(self.partition);
+        let mut subscription = bus.subscribe(Stream::Ckpt, &place, 0).await?;
+        if let Some(newest) = subscription.next_batch(READ_BATCH, self.wait).await?.pop() {
+            return Ok(Some(newest.payload.to_vec()));
+        }
+        // Nothing is there, or it does not come. That shows in what else is there.
+        let mut whole = bus.subscribe(Stream::Ckpt, subject::CKPT_ALL, 0).await?;
+        find(whole.as_mut(), &state, &place, self.wait).await
     }
 
     /// The slot whose parts the head does not speak of.
@@ -134,6 +143,32 @@ impl Shelf {
         let head = Head { slot, parts, bytes: text.len(), sha256: sha256_hex(&packed) };
         serde_json::to_vec(&head).map_err(|error| BusError::Unavailable { reason: format!("the head of a checkpoint: {error}") })
     }
+}
+
+/// The newest message of a subject among all that a stream has. None only if all of it was read.
+async fn find(
+    whole: &mut dyn Subscription,
+    state: &StreamState,
+    subject: &str,
+    wait: Duration,
+) -> Result<Option<Vec<u8>>, BusError> {
+    let (mut seen, mut last, mut found) = (0, 0, None);
+    // By number too: the last message may have been removed by hand.
+    while seen < state.messages && last < state.last_seq {
+        let batch = whole.next_batch(READ_BATCH, wait).await?;
+        if batch.is_empty() {
+            let reason = format!("of {} messages of the stream CKPT {seen} come", state.messages);
+            return Err(BusError::Unavailable { reason });
+        }
+        for delivered in batch {
+            seen += 1;
+            last = delivered.seq;
+            if delivered.subject == subject {
+                found = Some(delivered.payload.to_vec());
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// All parts together; None if one is not there any more.
@@ -180,8 +215,9 @@ mod tests {
     use std::path::Path;
     use std::sync::Arc;
 
-    use aegis_bus::{EmbeddedBus, EmbeddedLimits, StreamLimits};
-    use aegis_model::SystemClock;
+    use aegis_bus::{Delivered, EmbeddedBus, EmbeddedLimits, StreamLimits};
+    use aegis_model::{SystemClock, Timestamp};
+    use async_trait::async_trait;
 
     use super::*;
 
@@ -252,6 +288,54 @@ mod tests {
         assert_eq!(read(&bus).await, None);
         shelf.write(bus.as_ref(), text(2, 2_000_000)).await.unwrap();
         assert_eq!(read(&bus).await, Some(text(2, 2_000_000)));
+    }
+
+    /// Answers with these, one at a time, and then with nothing.
+    #[derive(Debug)]
+    struct Slow(Vec<Delivered>);
+
+    #[async_trait]
+    impl Subscription for Slow {
+        async fn next_batch(&mut self, _: usize, _: Duration) -> Result<Vec<Delivered>, BusError> {
+            let next = if self.0.is_empty() { None } else { Some(self.0.remove(0)) };
+            Ok(next.into_iter().collect())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_bus_that_is_slow_is_not_one_without_a_checkpoint() {
+        let message = |seq: u64, subject: &str| Delivered {
+            seq,
+            subject: subject.to_owned(),
+            payload: subject.to_owned().into(),
+            bus_ts: Timestamp::from_micros(0),
+            kept: None,
+        };
+        let all = [message(3, "ckpt.00-0-000"), message(7, "ckpt.01"), message(9, "ckpt.00")];
+        let state = StreamState { first_seq: 3, last_seq: 9, messages: 3, ..StreamState::default() };
+        for came in 0..3 {
+            let mut whole = Slow(all[..came].to_vec());
+            let error = find(&mut whole, &state, "ckpt.00", READ_WAIT).await.unwrap_err();
+            assert!(matches!(error, BusError::Unavailable { .. }), "{error}");
+        }
+        let found = find(&mut Slow(all.to_vec()), &state, "ckpt.00", READ_WAIT).await.unwrap();
+        assert_eq!(found, Some(b"ckpt.00".to_vec()));
+        assert_eq!(find(&mut Slow(all.to_vec()), &state, "ckpt.02", READ_WAIT).await.unwrap(), None);
+        // The head was removed: everything else was read.
+        let state = StreamState { messages: 2, ..state };
+        assert_eq!(find(&mut Slow(all[..2].to_vec()), &state, "ckpt.00", READ_WAIT).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn parts_and_checkpoints_of_others_are_no_checkpoint() {
+        let folder = tempfile::tempdir().unwrap();
+        let bus = open(folder.path(), EmbeddedLimits::default()).await;
+        Shelf::new(1).write(bus.as_ref(), text(1, 10)).await.unwrap();
+        let _head_that_is_never_written = Shelf::new(0).write_parts(bus.as_ref(), 0, &text(2, 2_000_000)).await.unwrap();
+        let mut shelf = Shelf::new(0);
+        shelf.wait = Duration::from_millis(200);
+        assert_eq!(shelf.read(bus.as_ref()).await.unwrap(), None);
+        assert_eq!(shelf.standing, Standing::NoParts);
     }
 
     #[tokio::test]

@@ -92,7 +92,7 @@ impl Running {
             stats.broken += seen.broken;
             stats.repeated += seen.repeated;
             stats.malformed += seen.malformed;
-            stats.late += output.late.len() as u64;
+            stats.late += output.late.len() as u64 + output.ahead;
             stats.late_verified += output.late_verified;
             stats.alerts += output.alerts.len() as u64;
             stats.retractions += output.retractions.len() as u64;
@@ -151,8 +151,7 @@ impl Running {
         };
         tick.seen.verified += u64::from(event.verified);
         tick.seen.broken += u64::from(broken.is_some());
-        let needed_at = said.as_ref().map_or(event.ts, |s| s.ts.max(event.ts));
-        self.tail.show(delivered.seq, &event.tenant_id, event.event_id, needed_at, broken);
+        self.tail.take(delivered.seq, &event, said.as_ref(), broken);
         let waits = self.waits_behind(&event);
         tick.events.push(event);
         tick.events.extend(said);

@@ -31,7 +31,7 @@ pub enum Stage {
     Repeated,
     /// To the rules, with `verified` set.
     Kept,
-    /// To the rules, unverified, together with the event that says so.
+    /// To the rules, unverified (but for one that is ahead of its time), together with the event that says so.
     Broken(ChainBreak, Box<SecurityEvent>),
 }
 

@@ -2,10 +2,9 @@
 //! A function of the log alone: it reads `ts` and the stored bus time of events in stream order, never a clock. Promises that what is not proved
 //! makes nobody's proved events late.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 
-use aegis_model::{EventKind, SecurityEvent, TenantId, Timestamp};
+use aegis_model::{SecurityEvent, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// A producer not heard of for this much bus activity of its tenant no longer holds the watermark back.
@@ -15,7 +14,7 @@ const MAX_PAUSE: i64 = 5_000_000;
 /// After this much bus activity of a tenant of whom nothing comes that is heard, its time goes on so far behind the bus's: else nothing of it would
 /// ever be settled.
 const NOTHING_HEARD: i64 = 3_600_000_000;
-/// Producers remembered per tenant; beyond it the one that is furthest behind is left out.
+/// Producers remembered per tenant of either kind; beyond it the one that is furthest behind is left out.
 const MAX_PRODUCERS: usize = 1024;
 
 /// The event time of all tenants.
@@ -27,14 +26,24 @@ pub(crate) struct Watermarks(HashMap<TenantId, TenantTime>);
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct TenantTime {
     watermark: Option<Timestamp>,
-    /// Bus time over the tenant's events so far, its pauses cut short.
-    activity: i64,
-    last_bus_ts: Option<Timestamp>,
-    /// By edge; observations of the outside by theirs, apart from it.
-    producers: HashMap<String, Producer>,
-    /// Bus time over what was not heard since the last that was, its pauses cut short, and when the bus stored the newest of it.
+    /// Edges, by what they proved.
+    #[serde(default)]
+    proved: Producers,
+    /// Who observed the outside. Anybody who reaches the bus can be many of them, so that they share nothing with those above.
+    #[serde(default)]
+    observed: Producers,
+    /// Bus time over what was not proved since the last that was, its pauses cut short, and when the bus stored the newest of it.
     unheard: i64,
     last_unheard: Option<Timestamp>,
+}
+
+/// How far each of some producers has come.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Producers {
+    /// Bus time over their events so far, its pauses cut short.
+    activity: i64,
+    last_bus_ts: Option<Timestamp>,
+    by_edge: HashMap<String, Producer>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -49,9 +58,10 @@ impl Watermarks {
     pub(crate) fn admit(&mut self, event: &SecurityEvent, lateness_micros: i64) -> bool {
         let tenant = self.0.entry(event.tenant_id.clone()).or_default();
         let in_time = tenant.watermark.is_none_or(|watermark| event.ts >= watermark.plus_micros(-lateness_micros));
-        match producer_of(event) {
-            Some(producer) => tenant.hear(event, &producer),
-            None => tenant.overhear(event),
+        match voice_of(event) {
+            Voice::Proved => tenant.hear(event),
+            Voice::Observed => tenant.observe(event),
+            Voice::Nobody => tenant.overhear(event),
         }
         in_time
     }
@@ -64,17 +74,24 @@ impl Watermarks {
     /// When the bus stored the tenant's newest event.
     pub(crate) fn bus_time(&self, tenant: &TenantId) -> Option<Timestamp> {
         let time = self.0.get(tenant)?;
-        time.last_bus_ts.max(time.last_unheard)
+        time.proved.last_bus_ts.max(time.observed.last_bus_ts).max(time.last_unheard)
     }
 }
 
-/// Whose time an event tells. Nobody's, if it did not prove itself or is what is said about such a one: anybody who reaches the bus can write
-/// it, under any edge's name and with any time.
-fn producer_of(event: &SecurityEvent) -> Option<Cow<'_, str>> {
+/// Whose time an event tells.
+enum Voice {
+    Proved,
+    Observed,
+    /// It did not prove itself, or is what is said about such a one: anybody who reaches the bus can write it, under any edge's name and with
+    /// any time.
+    Nobody,
+}
+
+fn voice_of(event: &SecurityEvent) -> Voice {
     match event.lane {
-        Some(_) => event.verified.then_some(Cow::Borrowed(event.edge_id.as_str())),
-        None if event.kind == EventKind::ReceiptChainBroken => None,
-        None => Some(Cow::Owned(format!("external:{}", event.edge_id))),
+        Some(_) if event.verified => Voice::Proved,
+        None if event.kind.is_external() => Voice::Observed,
+        _ => Voice::Nobody,
     }
 }
 
@@ -86,44 +103,74 @@ fn pause_since(last: Option<Timestamp>, bus_ts: Timestamp) -> i64 {
 impl TenantTime {
     /// Takes note that something came which tells nobody's time.
     fn overhear(&mut self, event: &SecurityEvent) {
-        let Some(bus_ts) = event.bus_ts else { return };
-        self.unheard += pause_since(self.last_unheard, bus_ts);
-        self.last_unheard = self.last_unheard.max(Some(bus_ts));
-        if self.unheard > NOTHING_HEARD {
-            self.watermark = self.watermark.max(Some(bus_ts.plus_micros(-NOTHING_HEARD)));
+        if let Some(bus_ts) = event.bus_ts
+            && self.is_nothing_proved_at(bus_ts)
+        {
+            self.advance(bus_ts.plus_micros(-NOTHING_HEARD));
         }
     }
 
-    fn hear(&mut self, event: &SecurityEvent, producer: &str) {
+    /// Takes note of an observation, which tells the time where nothing else does.
+    fn observe(&mut self, event: &SecurityEvent) {
+        let slowest = self.observed.hear(event);
+        if let Some(bus_ts) = event.bus_ts
+            && self.is_nothing_proved_at(bus_ts)
+            && let Some(slowest) = slowest
+        {
+            self.advance(slowest);
+        }
+    }
+
+    fn hear(&mut self, event: &SecurityEvent) {
         (self.unheard, self.last_unheard) = (0, None);
+        if let Some(slowest) = self.proved.hear(event) {
+            self.advance(slowest);
+        }
+    }
+
+    /// Takes note that the bus stored something then that is not proved: true if nothing was for so long that time has to go on without.
+    fn is_nothing_proved_at(&mut self, bus_ts: Timestamp) -> bool {
+        self.unheard += pause_since(self.last_unheard, bus_ts);
+        self.last_unheard = self.last_unheard.max(Some(bus_ts));
+        self.unheard > NOTHING_HEARD
+    }
+
+    fn advance(&mut self, to: Timestamp) {
+        self.watermark = self.watermark.max(Some(to));
+    }
+}
+
+impl Producers {
+    /// Takes note of an event of one of them, and answers how far the slowest has come.
+    fn hear(&mut self, event: &SecurityEvent) -> Option<Timestamp> {
         if let Some(bus_ts) = event.bus_ts {
             self.activity += pause_since(self.last_bus_ts, bus_ts);
             self.last_bus_ts = self.last_bus_ts.max(Some(bus_ts));
         }
         let activity = self.activity;
         let ts = event.bus_ts.map_or(event.ts, |bus_ts| event.ts.min(bus_ts));
-        match self.producers.get_mut(producer) {
+        match self.by_edge.get_mut(&event.edge_id) {
             Some(known) => *known = Producer { ts: known.ts.max(ts), heard: activity },
             None => {
-                self.producers.insert(producer.to_owned(), Producer { ts, heard: activity });
+                self.by_edge.insert(event.edge_id.clone(), Producer { ts, heard: activity });
             }
         }
-        self.producers.retain(|_, p| activity - p.heard <= IDLE_ACTIVITY);
-        if self.producers.len() > MAX_PRODUCERS
+        self.by_edge.retain(|_, p| activity - p.heard <= IDLE_ACTIVITY);
+        if self.by_edge.len() > MAX_PRODUCERS
             && let Some(furthest_behind) =
-                self.producers.iter().min_by_key(|(id, p)| (p.ts, (*id).clone())).map(|(id, _)| id.clone())
+                self.by_edge.iter().min_by_key(|(id, p)| (p.ts, (*id).clone())).map(|(id, _)| id.clone())
         {
-            self.producers.remove(&furthest_behind);
+            self.by_edge.remove(&furthest_behind);
         }
-        if let Some(slowest) = self.producers.values().map(|p| p.ts).min() {
-            self.watermark = self.watermark.max(Some(slowest));
-        }
+        self.by_edge.values().map(|p| p.ts).min()
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use aegis_model::EventKind;
+
     use super::*;
     use crate::verify::{ChainBreak, chain_broken_event};
 
@@ -167,14 +214,50 @@ mod tests {
     }
 
     #[test]
-    fn a_tenant_of_observations_alone_has_its_time_from_them() {
+    fn observations_under_many_names_drive_no_edge_out() {
         let mut marks = Watermarks::default();
-        for second in 100..300 {
+        assert!(marks.admit(&event("edge-1", 400, 1000), LATENESS), "an edge ships its backlog");
+        assert!(marks.admit(&event("control", 1000, 1000), LATENESS));
+        for n in 0..=MAX_PRODUCERS {
+            assert!(marks.admit(&observed(&format!("made up {n}"), 1000, 1000), LATENESS));
+        }
+        assert!(marks.admit(&event("edge-1", 401, 1001), LATENESS));
+        assert_eq!(marks.0.values().map(|time| time.observed.by_edge.len()).collect::<Vec<_>>(), [MAX_PRODUCERS]);
+    }
+
+    #[test]
+    fn observations_make_no_edge_idle() {
+        let mut marks = Watermarks::default();
+        assert!(marks.admit(&event("edge-1", 100, 100), LATENESS));
+        for second in 101..400 {
             assert!(marks.admit(&observed("github", second, second), LATENESS));
         }
+        assert!(marks.admit(&event("control", 400, 400), LATENESS));
+        assert!(marks.admit(&event("edge-1", 101, 400), LATENESS));
+    }
+
+    #[test]
+    fn what_has_no_lane_and_is_no_observation_is_not_heard() {
+        let mut marks = Watermarks::default();
+        for second in 100..200 {
+            marks.admit(&SecurityEvent { lane: None, ..forged("edge-1", second, second) }, LATENESS);
+        }
+        assert_eq!(marks.final_before(&TenantId::new("t").unwrap(), LATENESS), None);
+    }
+
+    #[test]
+    fn a_tenant_of_observations_alone_has_its_time_from_them_after_an_hour() {
+        let mut marks = Watermarks::default();
         let tenant = TenantId::new("t").unwrap();
-        assert_eq!(marks.final_before(&tenant, LATENESS), Some(Timestamp::from_micros(289_000_000)));
-        assert!(!marks.admit(&observed("github", 200, 300), LATENESS));
+        for second in 0..=3600 {
+            assert!(marks.admit(&observed("github", second, second), LATENESS));
+        }
+        assert_eq!(marks.final_before(&tenant, LATENESS), None);
+        for second in 3601..3900 {
+            assert!(marks.admit(&observed("github", second, second), LATENESS));
+        }
+        assert_eq!(marks.final_before(&tenant, LATENESS), Some(Timestamp::from_micros(3_889_000_000)));
+        assert!(!marks.admit(&observed("github", 3800, 3900), LATENESS));
     }
 
     #[test]

@@ -60,7 +60,7 @@ pub struct WorkerStats {
     /// Events that failed verification: `receipt_verify_failures_total`.
     pub broken: u64,
     pub repeated: u64,
-    /// Events that came too late to be looked at, and how many of them had proved themselves.
+    /// Events that came too late to be looked at, observations of a time that is not yet included; and how many of them had proved themselves.
     pub late: u64,
     pub late_verified: u64,
     /// Messages set aside as dead letters.

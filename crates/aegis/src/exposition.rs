@@ -94,7 +94,8 @@ impl Collector for Detected {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let detection = self.0.stats();
         gauge(&mut encoder, "aegis_consumer_lag", "events that detection has not taken yet", detection.lag)?;
-        counter(&mut encoder, "aegis_detect_late", "events that came after their watermark", detection.late)?;
+        let help = "events that came after their watermark, and observations that are too far ahead of the bus";
+        counter(&mut encoder, "aegis_detect_late", help, detection.late)?;
         let help = "events that proved themselves and came after their watermark";
         counter(&mut encoder, "aegis_detect_late_verified", help, detection.late_verified)?;
         counter(&mut encoder, "aegis_detect_malformed", "messages detection put aside", detection.malformed)?;

@@ -37,6 +37,7 @@ fn engine(query: &str) -> Engine {
 fn event(tenant: &str, agent: &str, milli: i64) -> SecurityEvent {
     let ts = Timestamp::from_micros(START + milli * 1000);
     let mut event = SecurityEvent::new(TenantId::new(tenant).unwrap(), "edge-1", "edge", EventKind::AuthorizeDecision, ts);
+    event.lane = Some(format!("{tenant}.edge-1.1"));
     event.verified = true;
     event.agent_id = Some(agent.into());
     event.tool = Some("github".into());

@@ -136,9 +136,10 @@ fn what_comes_too_late_is_not_looked_at() {
     let mut behind = deny(100);
     behind.bus_ts = Some(at(1000));
     let text = rule("", "SELECT agent_id, event_id FROM events");
-    let slow = explain(&text, &[deny(100), behind.clone()], 1);
+    let proved = |second: i64| SecurityEvent { lane: Some("a.e.1".to_owned()), verified: true, ..deny(second) };
+    let slow = explain(&text, &[proved(100), behind.clone()], 1);
     assert!(!slow.late && slow.fired, "{slow}");
-    let late = explain(&text, &[deny(500), behind], 1);
+    let late = explain(&text, &[proved(500), behind], 1);
     assert!(late.late && !late.fired && late.passes, "{late}");
     assert!(late.to_string().contains("late: the rule does not look at it"), "{late}");
 }

@@ -214,6 +214,32 @@ fn where_nothing_is_impaired_nothing_is_said() {
 }
 
 #[test]
+fn events_of_a_time_that_is_not_yet_swallow_no_match() {
+    let query = "SELECT agent_id, event_id FROM events";
+    let suppressed = text("T-1", "t", query).replace("mode: active", "suppress: 1h\nmode: active");
+    let stored = |second: i64, bus_second: i64| of_lane("a", 1, second, bus_second);
+    let far = 74 * 365 * 24 * HOUR_S;
+    let forged = |n: i64| SecurityEvent { verified: false, ..stored(far + n, 0) };
+    let observed = |n: i64| SecurityEvent { lane: None, kind: EventKind::ExternalGithubWebhook, ..forged(n) };
+    let logs: [(Vec<SecurityEvent>, u64); 2] = [((0..2001).map(forged).collect(), 0), ((0..2001).map(observed).collect(), 2001)];
+    for (log, ahead) in logs {
+        for rule in [suppressed.clone(), text("T-1", "t", OFTEN)] {
+            let mut engine = engine_of(rule, Quotas::default());
+            let output = engine.tick(log.clone());
+            assert_eq!((output.ahead, output.alerts.len(), engine.stats()[0].kept), (ahead, 0, 0));
+        }
+        let mut engine = engine_of(suppressed.clone(), Quotas::default());
+        engine.tick(log);
+        let genuine = stored(10, 10);
+        let alerts = engine.tick(vec![genuine.clone()]).alerts;
+        let evidence: Vec<Vec<EventId>> = alerts.into_iter().map(|alert| alert.event_ids).collect();
+        assert_eq!(evidence, [vec![genuine.event_id]]);
+        let output = engine.tick(vec![stored(311, 11)]);
+        assert_eq!((output.ahead, output.episodes.len()), (0, 1), "a clock may be five minutes off");
+    }
+}
+
+#[test]
 fn what_is_said_does_not_depend_on_how_the_log_is_cut() {
     let late = |n: i64| of_lane("a", 2, n * 600, 10 * HOUR_S + n);
     let mut log = vec![of_lane("a", 1, 10 * HOUR_S, 10 * HOUR_S)];
@@ -239,6 +265,38 @@ fn after_a_restart_the_same_is_not_told_again() {
     assert!(is_silent(second.tick(vec![event("a", "agent-5", 10)]).alerts));
     let next = event("a", "agent-6", HOUR_S);
     assert_eq!(said(second.tick(vec![next.clone()]).alerts), [of_rule("a", "quota_full", next.event_id)]);
+}
+
+#[test]
+fn what_had_left_the_window_takes_no_quota_after_a_restart() {
+    let mut log: Vec<SecurityEvent> = (0..2).map(|n| event("a", &format!("old-{n}"), n)).collect();
+    log.extend([event("a", "old-1", 199), event("a", "new", 200), event("a", "new", 201)]);
+    let mut first = engine(OFTEN, keys(2));
+    // The third tick settles: what is old expires, and there is room for a new key.
+    for one in &log {
+        assert!(is_silent(first.tick(vec![one.clone()]).alerts));
+    }
+    let checkpoint = serde_json::to_string(&first.checkpoint()).unwrap();
+    let changed = text("T-1", "t", &OFTEN.replace("100", "99"));
+    for mut second in [engine(OFTEN, keys(2)), engine_of(changed, keys(2))] {
+        second.restore(serde_json::from_str(&checkpoint).unwrap(), log.clone(), true);
+        let stats = &second.stats()[0];
+        assert_eq!((stats.kept, stats.refused), (3, 0));
+        assert!(is_silent(second.tick(vec![event("a", "new", 202)]).alerts));
+    }
+}
+
+#[test]
+fn what_a_restart_loses_is_told() {
+    let log: Vec<SecurityEvent> = (0..4).map(|n| event("a", &format!("agent-{n}"), n)).collect();
+    let mut first = engine(OFTEN, keys(100));
+    assert!(is_silent(first.tick(log.clone()).alerts));
+    let checkpoint = serde_json::to_string(&first.checkpoint()).unwrap();
+    let mut second = engine(OFTEN, keys(2));
+    second.restore(serde_json::from_str(&checkpoint).unwrap(), log.clone(), true);
+    let alerts = second.tick(vec![event("a", "agent-0", 10)]).alerts;
+    assert_eq!(said(alerts), [of_rule("a", "quota_full", log[2].event_id)]);
+    assert!(is_silent(second.tick(vec![event("a", "agent-5", 11)]).alerts));
 }
 
 #[test]

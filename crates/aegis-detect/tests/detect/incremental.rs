@@ -85,7 +85,9 @@ fn log_of(steps: &[Step]) -> Vec<SecurityEvent> {
         let ts = Timestamp::from_micros(START + (second - step.late) * 1_000_000);
         let mut event = SecurityEvent::new(tenant, "edge", "edge", EventKind::AuthorizeDecision, ts);
         event.event_id = uuid::Uuid::from_u128(index as u128 + 1);
+        event.lane = Some(format!("{}.edge.1", event.tenant_id));
         event.seq = Some(index as i64);
+        event.verified = true;
         event.agent_id = step.agent.map(|agent| format!("Agent-{agent}"));
         event.tool = step.tool.map(|tool| format!("tool-{tool}"));
         event.run_id = Some(format!("run-{}", step.run));

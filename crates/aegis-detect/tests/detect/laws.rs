@@ -122,6 +122,8 @@ fn log_of(steps: &[Step]) -> Vec<SecurityEvent> {
         let tenant = TenantId::new(["a", "b"][usize::from(step.tenant)]).unwrap();
         let ts = Timestamp::from_micros(START + (second - step.late) * 1_000_000);
         let mut event = SecurityEvent::new(tenant, "edge", "edge", EventKind::AuthorizeDecision, ts);
+        event.lane = Some(format!("{}.edge.1", event.tenant_id));
+        event.verified = true;
         // The same ids in both tenants: nothing but the tenant may keep them apart.
         event.event_id = uuid::Uuid::from_u128(index as u128 + 1);
         event.agent_id = Some(format!("agent-{}", step.agent));
@@ -331,6 +333,8 @@ fn a_late_event_that_contradicts_a_match_retracts_its_alert() {
     let at = |second: i64, id: u128, bus: i64| {
         let ts = Timestamp::from_micros(START + second * 1_000_000);
         let mut event = SecurityEvent::new(TenantId::new("a").unwrap(), "edge", "edge", EventKind::AuthorizeDecision, ts);
+        event.lane = Some(format!("{}.edge.1", event.tenant_id));
+        event.verified = true;
         event.event_id = uuid::Uuid::from_u128(id);
         event.agent_id = Some("agent".into());
         event.bus_ts = Some(Timestamp::from_micros(START + bus * 1_000_000));
@@ -350,7 +354,8 @@ fn a_late_event_that_contradicts_a_match_retracts_its_alert() {
     let third = engine.tick(vec![with(Decision::Deny, at(140, 3, 140))]);
     assert!(third.retractions.iter().any(|r| r.alert_id == alert), "{third:?}");
     // What comes now for that time is late, and says so.
-    let fourth = engine.tick(vec![with(Decision::Allow, at(101, 4, 141))]);
+    let late = SecurityEvent { verified: false, ..at(101, 4, 141) };
+    let fourth = engine.tick(vec![with(Decision::Allow, late)]);
     assert_eq!(fourth.late.len(), 1);
     assert!(fourth.alerts.is_empty());
 }
@@ -360,6 +365,8 @@ fn what_one_tenant_lacks_after_a_restart_leaves_the_others_as_they_are() {
     let event = |tenant: &str, decision: Decision, second: i64, id: u128, bus: i64| {
         let ts = Timestamp::from_micros(START + second * 1_000_000);
         let mut event = SecurityEvent::new(TenantId::new(tenant).unwrap(), "edge", "edge", EventKind::AuthorizeDecision, ts);
+        event.lane = Some(format!("{}.edge.1", event.tenant_id));
+        event.verified = true;
         event.event_id = uuid::Uuid::from_u128(id);
         event.agent_id = Some("agent".into());
         event.decision = Some(decision);
@@ -390,6 +397,8 @@ fn what_a_quota_takes_from_one_tenant_leaves_the_others_as_they_are_after_a_rest
     let event = |tenant: &str, decision: Decision, second: i64, id: u128, bus: i64| {
         let ts = Timestamp::from_micros(START + second * 1_000_000);
         let mut event = SecurityEvent::new(TenantId::new(tenant).unwrap(), "edge", "edge", EventKind::AuthorizeDecision, ts);
+        event.lane = Some(format!("{}.edge.1", event.tenant_id));
+        event.verified = true;
         event.event_id = uuid::Uuid::from_u128(id);
         event.agent_id = Some("agent".into());
         event.decision = Some(decision);
