@@ -185,6 +185,48 @@ def test_every_tool_that_an_agent_can_reach_is_protected_or_refused(edge, ran):
 
 
 # LangChain and LangGraph
+@pytest.mark.feature("adapter-openai-agents")
+def test_an_agent_whose_tools_cannot_be_seen_is_refused(edge, ran):
+    from agents.sandbox import SandboxAgent
+
+    from aegisagent.adapters.openai_agents import protect_agent
+
+    class Growing(agents.Agent):
+        async def get_all_tools(self, context):
+            return [*await super().get_all_tools(context), *make_agent(ran).tools]
+
+    client = aegisagent.AsyncClient(edge.url, "x" * 40)
+    for hidden in (SandboxAgent(name="shell"), Growing(name="grows"), agents.Agent(name="hosted", prompt={"id": "p"})):
+        outer = agents.Agent(name="outer", tools=make_agent(ran).tools, handoffs=[hidden])
+        for agent in (hidden, outer):
+            with pytest.raises(aegisagent.ConfigError, match=f"`{hidden.name}` cannot be protected"):
+                protect_agent(client, agent, tool="crm")
+        assert not any(getattr(tool.on_invoke_tool, "_aegisagent_guarded", False) for tool in outer.tools)
+        protect_agent(client, outer, tool="crm", allow_unprotected={hidden.name})
+        assert all(getattr(tool.on_invoke_tool, "_aegisagent_guarded", False) for tool in outer.tools)
+
+
+@pytest.mark.feature("adapter-openai-agents")
+def test_a_tool_keeps_the_action_that_it_was_protected_as(edge, ran):
+    from aegisagent.adapters.openai_agents import protect_agent
+
+    reads, update = {"read_note"}, make_agent(ran).tools[0]
+    with client_of(edge, "blocking") as client:
+        protect_agent(client, agents.Agent(name="a", tools=[update]), tool="crm", reads=reads)
+        # Renamed, and named as a read, when it is protected already.
+        reads.add("update_note")
+        assert asyncio.run(update.on_invoke_tool(tool_context(), json.dumps(CALL))) == "updated"
+        update.name = "read_note"
+        assert asyncio.run(update.on_invoke_tool(tool_context(), json.dumps(CALL))) == "updated"
+    assert asked(edge) == [("crm", "update_note", True, None)] * 2
+
+
+def tool_context():
+    from agents.tool_context import ToolContext
+
+    return ToolContext(context=None, tool_name="t", tool_call_id="call", tool_arguments="{}")
+
+
 
 pytest.importorskip("langgraph")
 

@@ -49,6 +49,8 @@ class Tools:
             raise ConfigError("name the tool that these are actions of")
         if isinstance(self.reads, str):
             raise ConfigError("reads is a collection of names")
+        # Of our own: what is a read is settled now.
+        object.__setattr__(self, "reads", frozenset(self.reads))
         options = Options(
             contains_sensitive_data=self.contains_sensitive_data, channel=self.channel, accept_edits=self.accept_edits,
             approval_timeout_s=self.approval_timeout_s, unreachable_s=self.unreachable_s, on_pending=self.on_pending,

@@ -11,6 +11,7 @@ from collections.abc import Collection
 from typing import Any
 
 from agents import Agent, FunctionTool
+from agents.agent import AgentBase
 from agents.mcp import MCPServer
 
 from .. import canon
@@ -27,8 +28,8 @@ def protect_agent(
     client: AsyncClient | Client, agent: Agent[Any], *, tool: str, allow_unprotected: Collection[str] = (), **settings: Any
 ) -> Agent[Any]:
     """Protects all tools of an agent, in place. `tool`: the name under which they are registered, as actions by their names; an MCP
-    server's are those of `mcp:<its name>`. `allow_unprotected`: names of tools and handoffs that stay as they are. `settings`: those of
-    `Tools`, such as `reads`.
+    server's are those of `mcp:<its name>`. `allow_unprotected`: names of tools and handoffs that stay as they are, and of agents with more
+    tools than can be seen. `settings`: those of `Tools`, such as `reads`.
 
     Protect an agent when it is complete: a tool that is added later is not protected. A function that answers with its error's text, as
     `function_tool` makes it, counts as having ended well.
@@ -50,6 +51,8 @@ def _found(agent: Agent[Any], allowed: frozenset[str], seen: set[int]) -> list[F
     if id(agent) in seen:
         return []
     seen.add(id(agent))
+    if (why := _hides_tools(agent)) and agent.name not in allowed:
+        raise _unprotected(agent.name, why)
     found: list[FunctionTool | MCPServer] = list(agent.mcp_servers)
     for server in agent.mcp_servers:
         if getattr(server, "max_retry_attempts", 0) != 0:
@@ -72,12 +75,21 @@ def _found(agent: Agent[Any], allowed: frozenset[str], seen: set[int]) -> list[F
     return found
 
 
+def _hides_tools(agent: Agent[Any]) -> str | None:
+    """Why an agent may have tools that do not stand in it; None if it has none."""
+    if type(agent).get_all_tools is not AgentBase.get_all_tools or type(agent).get_mcp_tools is not AgentBase.get_mcp_tools:
+        return "it makes tools of its own when it runs, such as those of a sandbox"
+    if agent.prompt is not None:
+        return "its prompt is kept elsewhere, and may bring tools along"
+    return None
+
+
 def _unprotected(name: str, why: str) -> ConfigError:
     return ConfigError(f"`{name}` cannot be protected: {why}. Name it in allow_unprotected if it may stay so")
 
 
 def _protect_tool(tool: FunctionTool, tools: Tools) -> None:
-    invoke = tool.on_invoke_tool
+    name, invoke = tool.name, tool.on_invoke_tool
     if getattr(invoke, _GUARDED, False):
         return
 
