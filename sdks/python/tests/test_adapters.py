@@ -47,8 +47,9 @@ def test_plain_functions_become_actions_by_name(edge, ran):
         edge.decision = "deny"
         with pytest.raises(aegisagent.DeniedByPolicy):
             tools["update"]("3", "n")
-        with pytest.raises(aegisagent.ConfigError):
-            protect_functions(client, {"read": read}, tool="crm", reads=["raed"])
+        for functions, reads in (({"read": read}, ["raed"]), ([read, lambda: 1, lambda: 2], []), ([read, read], ["read"])):
+            with pytest.raises(aegisagent.ConfigError):
+                protect_functions(client, functions, tool="crm", reads=reads)
     assert ran == [("read", "1"), ("update", "2", "n")]
     assert asked(edge)[:2] == [("crm", "read", False, "read:1"), ("crm", "update", True, "update:2")]
 
@@ -184,7 +185,6 @@ def test_every_tool_that_an_agent_can_reach_is_protected_or_refused(edge, ran):
     protect_agent(client, agents.Agent(name="b", tools=[agents.WebSearchTool()]), tool="crm", allow_unprotected={"web_search"})
 
 
-# LangChain and LangGraph
 @pytest.mark.feature("adapter-openai-agents")
 def test_an_agent_whose_tools_cannot_be_seen_is_refused(edge, ran):
     from agents.sandbox import SandboxAgent
@@ -227,6 +227,7 @@ def tool_context():
     return ToolContext(context=None, tool_name="t", tool_call_id="call", tool_arguments="{}")
 
 
+# LangChain and LangGraph
 
 pytest.importorskip("langgraph")
 
@@ -347,6 +348,68 @@ def test_what_is_injected_is_a_denial_unless_it_is_named(edge):
         assert edge.sent("authorize")[0]["tool_call"]["parameters"] == {"customer": "c"}
         with pytest.raises(aegisagent.DeniedUnfreezable):
             node_of(protect_tools(client, [count], tool="crm"), {"customer": "c"}, "count")
+
+
+@pytest.mark.feature("adapter-langchain")
+@pytest.mark.parametrize("way", ["invoke", "ainvoke", "batch", "abatch", "stream", "astream"])
+def test_a_tool_with_a_way_of_its_own_to_be_run_is_refused(edge, ran, way):
+    from langchain_core.tools import BaseTool
+
+    from aegisagent.adapters.langchain import protect_tools
+
+    class Direct(BaseTool):
+        name: str = "direct"
+        description: str = "runs by itself"
+
+        def _run(self, customer: str) -> str:
+            return ran.append(customer)
+
+    own = type("Own", (Direct,), {way: lambda self, input, *_rest, **_more: self._run(**input)})
+    with client_of(edge, "blocking") as client:
+        plain = make_tools(ran)[0]
+        with pytest.raises(aegisagent.ConfigError, match="`direct` cannot be protected"):
+            protect_tools(client, [plain, own()], tool="crm")
+        assert "run" not in vars(plain), "what is refused leaves nothing half done"
+        assert protect_tools(client, [Direct()], tool="crm")[0].invoke({"customer": "c"}) is None
+    assert ran == ["c"]
+
+
+@pytest.mark.feature("adapter-langchain")
+def test_what_is_a_read_is_settled_when_a_tool_is_protected(edge, ran):
+    from aegisagent.adapters.langchain import protect_tools
+
+    reads = ["read_note"]
+    with client_of(edge, "blocking") as client:
+        update = protect_tools(client, make_tools(ran), tool="crm", reads=reads)[0]
+        reads.append("update_note")
+        update.invoke(dict(CALL))
+        update.name = "read_note"
+        update.invoke(dict(CALL))
+    assert asked(edge) == [("crm", "update_note", True, None)] * 2
+
+
+@pytest.mark.feature("adapter-langchain")
+def test_a_model_is_told_of_no_denial_where_the_tool_ran(edge, ran):
+    from langchain_core.tools import tool
+
+    from aegisagent.adapters.langchain import protect_tools
+
+    @tool
+    def both(customer: str) -> str:
+        """Does one thing, and then another."""
+        ran.append(customer)
+        edge.decision = "deny"
+        return inner.invoke(dict(CALL))
+
+    with client_of(edge, "blocking") as client:
+        inner = protect_tools(client, make_tools(ran), tool="crm")[0]
+        protect_tools(client, [both], tool="crm", tell_model=True)
+        with pytest.raises(aegisagent.DeniedByPolicy):
+            both.invoke({"customer": "c"})
+        edge.decision = "allow"
+        with pytest.raises(aegisagent.DeniedByPolicy):
+            asyncio.run(both.ainvoke({"customer": "c"}))
+    assert ran == ["c", "c"]
 
 
 @pytest.mark.feature("adapter-langchain")

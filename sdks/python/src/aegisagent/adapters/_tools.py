@@ -97,6 +97,18 @@ class _Threaded:
             await anyio.to_thread.run_sync(self._blocking.report, clearance, status, output)
 
 
+class Once:
+    """Whether what it wraps was called: a denial from within is no word about whoever called it."""
+
+    def __init__(self, run: Callable[[Parameters], R]) -> None:
+        self._run = run
+        self.has_run = False
+
+    def __call__(self, parameters: Parameters) -> Any:
+        self.has_run = True
+        return self._run(parameters)
+
+
 def told(denied: Denied) -> str:
     """A denial as a model may read it."""
     named = f" (decision {denied.decision_id})" if denied.decision_id else ""

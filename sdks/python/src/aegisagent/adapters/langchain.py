@@ -14,11 +14,16 @@ from .._action import Parameters
 from ..aclient import AsyncClient
 from ..client import Client
 from ..errors import ConfigError, Denied
-from ._tools import Tools, told
+from ._tools import Once, Tools, told
 
 _GUARDED = "_aegisagent_guarded"
 # The parameter that stands for the one text of a tool that takes a text.
 _TEXT = "input"
+# The ways to run a tool that end in its `run` or `arun`, as the package has them.
+_WAYS = (
+    "invoke", "ainvoke", "batch", "abatch", "batch_as_completed", "abatch_as_completed", "stream", "astream", "transform", "atransform",
+    "__call__",
+)  # fmt: skip
 
 
 def protect_tools(
@@ -32,21 +37,31 @@ def protect_tools(
     for one in made:
         if not isinstance(one, BaseTool):
             raise ConfigError("a tool is a BaseTool; make one of a function with langchain_core.tools.tool")
+        if own := [way for way in _WAYS if not _is_usual(type(one), way)]:
+            raise ConfigError(f"`{one.name}` cannot be protected: it has a way of its own to be run ({', '.join(own)})")
     for one in made:
         if not getattr(one, _GUARDED, False):
             _protect(one, shared, frozenset(passed_on))
     return made
 
 
+def _is_usual(kind: type[BaseTool], way: str) -> bool:
+    defined = next((one for one in kind.__mro__ if way in vars(one)), None)
+    return defined is None or defined.__module__.startswith("langchain_core.")
+
+
 def _protect(tool: BaseTool, tools: Tools, passed_on: frozenset[str]) -> None:
-    run, arun = tool.run, tool.arun
+    name, run, arun = tool.name, tool.run, tool.arun
 
     def guarded_run(tool_input: Any, *args: Any, **kwargs: Any) -> Any:
         parameters, rebuild = _split(tool_input, passed_on)
+        once = Once(lambda frozen: run(rebuild(frozen), *args, **kwargs))
         try:
-            return tools.run(tool.name, parameters, lambda frozen: run(rebuild(frozen), *args, **kwargs))
+            return tools.run(name, parameters, once)
         except Denied as denied:
-            return _answer(denied, tools, tool.name, kwargs)
+            if once.has_run:
+                raise
+            return _answer(denied, tools, name, kwargs)
 
     async def guarded_arun(tool_input: Any, *args: Any, **kwargs: Any) -> Any:
         parameters, rebuild = _split(tool_input, passed_on)
@@ -54,14 +69,17 @@ def _protect(tool: BaseTool, tools: Tools, passed_on: frozenset[str]) -> None:
         def awaited(frozen: Parameters) -> Awaitable[Any]:
             return arun(rebuild(frozen), *args, **kwargs)
 
+        once = Once(awaited)
         try:
-            return await tools.arun(tool.name, parameters, awaited)
+            return await tools.arun(name, parameters, once)
         except Denied as denied:
-            return _answer(denied, tools, tool.name, kwargs)
+            if once.has_run:
+                raise
+            return _answer(denied, tools, name, kwargs)
 
     # A tool is a pydantic model, which takes no new attributes; what stands in the instance comes before its class's methods.
-    for name, value in (("run", guarded_run), ("arun", guarded_arun), (_GUARDED, True)):
-        object.__setattr__(tool, name, value)
+    for attribute, value in (("run", guarded_run), ("arun", guarded_arun), (_GUARDED, True)):
+        object.__setattr__(tool, attribute, value)
 
 
 def _split(tool_input: Any, passed_on: frozenset[str]) -> tuple[Parameters, Callable[[Parameters], Any]]:

@@ -19,7 +19,7 @@ from .._action import Parameters
 from ..aclient import AsyncClient
 from ..client import Client
 from ..errors import CanonError, ConfigError, Denied, DeniedUnfreezable
-from ._tools import Tools, told
+from ._tools import Once, Tools, told
 
 _GUARDED = "_aegisagent_guarded"
 
@@ -97,10 +97,11 @@ def _protect_tool(tool: FunctionTool, tools: Tools) -> None:
         async def run(parameters: Parameters) -> Any:
             return await invoke(context, json.dumps(parameters, ensure_ascii=False))
 
+        once = Once(run)
         try:
-            return await tools.arun(tool.name, _parameters(text), run)
+            return await tools.arun(name, _parameters(text), once)
         except Denied as denied:
-            if tools.tell_model:
+            if tools.tell_model and not once.has_run:
                 return told(denied)
             raise
 
