@@ -480,15 +480,41 @@ def test_a_session_s_calls_are_authorized(edge, ran, kind):
 
 @pytest.mark.feature("adapter-mcp")
 def test_an_answer_to_a_server_s_question_is_not_sent(edge, ran):
+    import mcp_types
+
     from aegisagent.adapters.mcp import protect_session
 
     async def work(client, asks):
         session = protect_session(asks, client.session, server="files")
         with pytest.raises(aegisagent.DeniedUnfreezable):
             await session.call_tool("write", {"path": "a", "text": "b"}, request_state="state")
+        # One that would run when its outcome has been reported.
+        params = mcp.types.CallToolRequestParams(name="write", arguments={"path": "a", "text": "b"}, task=mcp_types.TaskMetadata(ttl=1))
+        with pytest.raises(aegisagent.DeniedUnfreezable):
+            await session.send_request(mcp.types.CallToolRequest(params=params), mcp.types.CallToolResult)
 
     with_session(ran, work, edge, "asynchronous")
     assert (ran, edge.seen) == ([], [])
+
+
+@pytest.mark.feature("adapter-mcp")
+def test_a_request_that_its_sender_changes_meanwhile_is_sent_as_it_was(edge, ran):
+    from aegisagent.adapters.mcp import protect_session
+
+    async def work(client, asks):
+        session = protect_session(asks, client.session, server="files")
+        params = mcp.types.CallToolRequestParams(name="write", arguments={"path": "a", "text": "b"})
+        request = mcp.types.CallToolRequest(params=params)
+
+        def swap():
+            params.name, params.arguments, params.request_state = "fail", {}, "state"
+            request.params = params
+
+        edge.before["authorize"] = swap
+        return await session.send_request(request, mcp.types.CallToolResult)
+
+    assert not with_session(ran, work, edge, "asynchronous").is_error
+    assert ran == [{"path": "a", "text": "b"}]
 
 
 @pytest.mark.feature("adapter-openai-agents")
