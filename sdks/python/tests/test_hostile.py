@@ -216,7 +216,7 @@ def test_an_authorize_call_is_repeated_word_for_word_and_only_so_often(edge, mod
 
 def pauses_of(request, *failures, timeout_s=60.0):
     """How long a call pauses after each of these failures."""
-    steps = _exchange.exchange(request, aegisagent.Secret("x" * 40), timeout_s)
+    steps = _exchange.exchange(request, lambda: aegisagent.Secret("x" * 40), timeout_s)
     next(steps)
     pauses = []
     for failure in failures:

@@ -295,3 +295,90 @@ def test_errors_survive_a_trip_between_processes():
     ):  # fmt: skip
         copied = pickle.loads(pickle.dumps(error))
         assert (type(copied), str(copied), vars(copied)) == (type(error), str(error), vars(error))
+
+
+def counted():
+    """A credential that is another one each time."""
+    asked = []
+
+    def token():
+        asked.append(None)
+        return f"token-{len(asked):03}-" + "x" * 24
+
+    return token
+
+
+@pytest.mark.feature("no-secrets")
+def test_the_credential_that_is_sent_is_the_one_that_no_answer_may_repeat(edge, mode, recorder, caplog):
+    caplog.set_level(logging.DEBUG)
+    edge.replace["authorize"] = lambda honest: (
+        200, honest[1] | {"decision": "deny", "reason": edge.seen[-1][2]["Authorization"].removeprefix("Bearer ")},
+    )  # fmt: skip
+    with pytest.raises(aegisagent.DeniedUnverified, match="repeats the credential") as denied:
+        mode.run(edge.url, lambda protect: protect(recorder)("a"), token=counted())
+    assert "token-0" not in shown_by(denied.value) + caplog.text
+    assert recorder.calls == []
+
+
+@pytest.mark.feature("transport")
+def test_a_credential_is_asked_for_once_for_each_request_that_is_sent(edge, mode, recorder):
+    edge.replace["authorize"] = lambda honest: (
+        honest if len(edge.sent("authorize")) == 3 else (503, {"error": {"code": "c", "message": "m"}})
+    )
+    mode.run(edge.url, lambda protect: protect(recorder)("a"), token=counted())
+    assert [headers["Authorization"][:16] for _, _, headers in edge.seen] == [f"Bearer token-{number:03}"[:16] for number in range(1, 5)]
+
+
+def failing(at):
+    """A credential that there is none of at the calls of these numbers."""
+    asked = []
+
+    def token():
+        asked.append(None)
+        if len(asked) in at:
+            raise OSError(f"no {TOKEN}")
+        return TOKEN
+
+    return token
+
+
+@pytest.mark.feature("no-secrets")
+@pytest.mark.feature("fail-open")
+def test_without_a_credential_nothing_runs_and_nothing_fails_open(edge, mode, recorder):
+    for how in ({}, {"mutates_state": False, "risk": "low", "fail_open_reads": True}):
+        with pytest.raises(aegisagent.DeniedUnavailable) as denied:
+            mode.run(edge.url, lambda protect, how=how: protect(recorder, **how)("a"), token=failing({1}))
+        assert denied.value.code == "unreachable"
+        assert TOKEN not in shown_by(denied.value)
+    assert (recorder.calls, edge.seen) == ([], [])
+    edge.decision = "require_approval"
+    for at in (2, 3):
+        with pytest.raises(aegisagent.DeniedUnavailable):
+            mode.run(edge.url, lambda protect: protect(recorder)("a"), token=failing({at}))
+    assert recorder.calls == []
+
+
+@pytest.mark.feature("protect-outcome")
+def test_a_report_without_a_credential_changes_nothing_for_the_caller(edge, mode, recorder, caplog):
+    assert mode.run(edge.url, lambda protect: protect(recorder)("a"), token=failing({2})) == "done"
+    assert "is not reported" in caplog.text
+    assert TOKEN not in caplog.text
+    with pytest.raises(ZeroDivisionError):
+        mode.run(edge.url, lambda protect: protect(lambda note: 1 // 0)("a"), token=failing({2}))
+
+
+@pytest.mark.feature("client-config")
+def test_a_credential_may_be_a_function_that_gives_a_secret_and_is_not_awaited(edge):
+    with aegisagent.Client(edge.url, lambda: aegisagent.Secret(TOKEN)) as client:
+        client.receipt("a")
+    assert edge.seen[-1][2]["Authorization"] == f"Bearer {TOKEN}"
+
+    async def token():
+        return TOKEN
+
+    for kind in (aegisagent.Client, aegisagent.AsyncClient):
+        with pytest.raises(aegisagent.ConfigError, match="not awaited"):
+            kind(edge.url, token)
+    for nothing in (None, 7, "", "two words"):
+        with aegisagent.Client(edge.url, lambda nothing=nothing: nothing) as client, pytest.raises(aegisagent.ConfigError):
+            client.receipt("a")

@@ -73,6 +73,7 @@ class Send:
     """Send this once and give back the Reply, or throw Unreachable or BadReply. `deadline`: monotonic seconds."""
 
     request: Request[Any]
+    secret: Secret
     deadline: float
 
 
@@ -100,13 +101,17 @@ def json_body(value: Any) -> bytes:
     return json.dumps(canon.exact_copy(value), ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def exchange(request: Request[T], secret: Secret, timeout_s: float) -> Steps[T]:
-    """Sends a request, again where that is safe, within `timeout_s` for all of it; RequestFailed where it gets no usable answer."""
+def exchange(request: Request[T], credential: Callable[[], Secret], timeout_s: float) -> Steps[T]:
+    """Sends a request, again where that is safe, within `timeout_s` for all of it; RequestFailed where it gets no usable answer.
+
+    The credential is asked for once for each attempt: the one that is sent is the one that no answer may repeat.
+    """
     deadline = time.monotonic() + timeout_s
     pause = FIRST_PAUSE_S
     for attempt in range(1, ATTEMPTS + 1):
+        secret = credential()
         try:
-            reply = yield Send(request, deadline)
+            reply = yield Send(request, secret, deadline)
             if reply is None:
                 raise BadReply("there is no reply")
             return _read(request, reply, secret)
@@ -182,9 +187,9 @@ def _api_error(reply: Reply, value: Any, secret: Secret) -> ApiError:
     )
 
 
-def shown_text(text: str, secret: Secret) -> str:
-    """A text of the server's as errors and logs may show it: one line, bounded, without our credential."""
-    text = secret.redact(text)
+def shown_text(text: str, secret: Secret | None = None) -> str:
+    """A text of the server's as errors and logs may show it: one line, bounded, without the credential that it was sent."""
+    text = text if secret is None else secret.redact(text)
     if len(text) > _SHOWN:
         text = text[: _SHOWN - 1] + "…"
     return "".join(character if character.isprintable() else " " for character in text)

@@ -12,14 +12,14 @@ import logging
 import ssl
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
 from typing import Any, BinaryIO
 
 import anyio
 import httpcore
 import httpx
 
-from ._exchange import MAX_REPLY_BYTES, Reply, Request
+from ._exchange import MAX_REPLY_BYTES, Reply, Request, Send
 from ._version import VERSION
 from .errors import BadReply, ConfigError, RequestFailed, Unreachable
 from .secret import Secret
@@ -58,21 +58,23 @@ def _is_loopback(host: str) -> bool:
 
 
 class _Bearer(httpx.Auth):
-    def __init__(self, secret: Callable[[], Secret]) -> None:
+    """Puts the credential into the request when it is made, so that no local variable on the way holds it."""
+
+    def __init__(self, secret: Secret) -> None:
         self._secret = secret
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        request.headers["Authorization"] = f"Bearer {self._secret().reveal()}"
+        request.headers["Authorization"] = f"Bearer {self._secret.reveal()}"
         yield request
 
 
-def _options(base_url: str, secret: Callable[[], Secret], tenant: str | None) -> dict[str, Any]:
+def _options(base_url: str, tenant: str | None) -> dict[str, Any]:
     headers = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": USER_AGENT}
     if tenant is not None:
         headers["X-Aegis-Tenant-ID"] = tenant
     jar = http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
     return {
-        "base_url": base_url, "auth": _Bearer(secret), "headers": headers, "cookies": jar, "trust_env": False,
+        "base_url": base_url, "headers": headers, "cookies": jar, "trust_env": False,
         "follow_redirects": False,
     }  # fmt: skip
 
@@ -82,10 +84,10 @@ def ssl_context(ca_file: str | None) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=ca_file) if ca_file else httpx.create_ssl_context(trust_env=False)
 
 
-def _sending(request: Request[Any], remaining_s: float) -> dict[str, Any]:
+def _sending(request: Request[Any], secret: Secret, remaining_s: float) -> dict[str, Any]:
     headers = {} if request.body is None else {"Content-Type": "application/json"}
     timeout = httpx.Timeout(remaining_s, connect=min(_CONNECT_S, remaining_s))
-    return {"content": request.body, "headers": headers, "timeout": timeout}
+    return {"content": request.body, "headers": headers, "auth": _Bearer(secret), "timeout": timeout}
 
 
 def _no_answer() -> Unreachable:
@@ -215,25 +217,25 @@ class _DeadlineTransport(httpx.HTTPTransport):
 class Transport:
     """Sends and waits."""
 
-    def __init__(self, base_url: str, secret: Callable[[], Secret], tenant: str | None, context: ssl.SSLContext) -> None:
+    def __init__(self, base_url: str, tenant: str | None, context: ssl.SSLContext) -> None:
         self._deadline = Deadline()
         transport = _DeadlineTransport(context, self._deadline)
-        self._http = httpx.Client(transport=transport, **_options(base_url, secret, tenant))
+        self._http = httpx.Client(transport=transport, **_options(base_url, tenant))
 
-    def send(self, request: Request[Any], deadline: float, out: BinaryIO | None = None) -> Reply:
+    def send(self, step: Send, out: BinaryIO | None = None) -> Reply:
         """One attempt; Unreachable or BadReply where it gets no whole answer."""
-        self._deadline.at = deadline
+        self._deadline.at = step.deadline
         try:
-            answer = self._attempt(request, Collector(deadline, out), max(0.001, deadline - time.monotonic()))
+            answer = self._attempt(step, Collector(step.deadline, out), max(0.001, step.deadline - time.monotonic()))
         finally:
             self._deadline.at = float("inf")
         if isinstance(answer, RequestFailed):
             raise answer
         return answer
 
-    def _attempt(self, request: Request[Any], collector: Collector, remaining_s: float) -> Reply | RequestFailed:
+    def _attempt(self, step: Send, collector: Collector, remaining_s: float) -> Reply | RequestFailed:
         try:
-            with self._http.stream(request.method, request.path, **_sending(request, remaining_s)) as response:
+            with self._http.stream(step.request.method, step.request.path, **_sending(step.request, step.secret, remaining_s)) as response:
                 collector.begin(response)
                 for part in response.iter_raw():
                     collector.add(part)
@@ -249,20 +251,22 @@ class Transport:
 class AsyncTransport:
     """Sends, and lets others run meanwhile."""
 
-    def __init__(self, base_url: str, secret: Callable[[], Secret], tenant: str | None, context: ssl.SSLContext) -> None:
-        self._http = httpx.AsyncClient(verify=context, limits=_LIMITS, **_options(base_url, secret, tenant))
+    def __init__(self, base_url: str, tenant: str | None, context: ssl.SSLContext) -> None:
+        self._http = httpx.AsyncClient(verify=context, limits=_LIMITS, **_options(base_url, tenant))
 
-    async def send(self, request: Request[Any], deadline: float, out: BinaryIO | None = None) -> Reply:
+    async def send(self, step: Send, out: BinaryIO | None = None) -> Reply:
         """One attempt; Unreachable or BadReply where it gets no whole answer."""
-        answer = await self._attempt(request, Collector(deadline, out), max(0.001, deadline - time.monotonic()))
+        answer = await self._attempt(step, Collector(step.deadline, out), max(0.001, step.deadline - time.monotonic()))
         if isinstance(answer, RequestFailed):
             raise answer
         return answer
 
-    async def _attempt(self, request: Request[Any], collector: Collector, remaining_s: float) -> Reply | RequestFailed:
+    async def _attempt(self, step: Send, collector: Collector, remaining_s: float) -> Reply | RequestFailed:
         try:
             with anyio.fail_after(remaining_s):
-                async with self._http.stream(request.method, request.path, **_sending(request, remaining_s)) as response:
+                async with self._http.stream(
+                    step.request.method, step.request.path, **_sending(step.request, step.secret, remaining_s)
+                ) as response:
                     collector.begin(response)
                     async for part in response.aiter_raw():
                         collector.add(part)
