@@ -167,7 +167,9 @@ def _present(members: dict[str, Any]) -> dict[str, Any]:
 
 def _may_fail_open(caller: Caller, action: FrozenAction, options: Options, label: SourceTrust, failure: RequestFailed) -> bool:
     """Only a read whose author said so, only while no server can be asked, and never for tainted work or a contained agent."""
-    is_away = isinstance(failure, Unreachable) or (isinstance(failure, ApiError) and failure.status in (500, 502, 503, 504))
+    is_away = (isinstance(failure, Unreachable) and failure.is_outage) or (
+        isinstance(failure, ApiError) and failure.status in (500, 502, 503, 504)
+    )
     is_harmless = not action.mutates_state and not options.contains_sensitive_data and label not in _TAINTED
     return options.fail_open_reads and is_away and is_harmless and not caller.is_contained
 

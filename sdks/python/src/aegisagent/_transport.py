@@ -90,8 +90,8 @@ def _sending(request: Request[Any], secret: Secret, remaining_s: float) -> dict[
     return {"content": request.body, "headers": headers, "auth": _Bearer(secret), "timeout": timeout}
 
 
-def _no_answer() -> Unreachable:
-    return Unreachable("no_answer", "the server did not answer in time, or broke off")
+def _no_answer(*, is_outage: bool = True) -> Unreachable:
+    return Unreachable("no_answer", "the server did not answer in time, or broke off", is_outage=is_outage)
 
 
 def _failure_of(error: Exception, collector: Collector) -> RequestFailed:
@@ -117,6 +117,7 @@ class Collector:
         self._size = 0
         self.unwritten: OSError | None = None
 
+        return _no_answer(is_outage=False)
     def begin(self, response: httpx.Response) -> None:
         """Looks at the head of the answer."""
         if response.headers.get("content-encoding", "identity").lower() != "identity":
