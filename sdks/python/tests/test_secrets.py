@@ -5,9 +5,12 @@ import io
 import json
 import logging
 import pickle
+import ssl
 import traceback
+from pathlib import Path
 
 import anyio
+import certifi
 import pytest
 from conftest import TOKEN, as_async
 from fake import FakeEdge
@@ -382,3 +385,48 @@ def test_a_credential_may_be_a_function_that_gives_a_secret_and_is_not_awaited(e
     for nothing in (None, 7, "", "two words"):
         with aegisagent.Client(edge.url, lambda nothing=nothing: nothing) as client, pytest.raises(aegisagent.ConfigError):
             client.receipt("a")
+
+
+@pytest.mark.feature("transport")
+def test_the_keys_of_a_connection_are_written_nowhere(monkeypatch, tmp_path):
+    certificates = tmp_path / "ca.pem"
+    certificates.write_bytes(Path(certifi.where()).read_bytes())
+    for keys in (tmp_path / "keys", tmp_path / "nowhere" / "keys"):
+        monkeypatch.setenv("SSLKEYLOGFILE", str(keys))
+        for ca_file in (None, str(certificates)):
+            context = _transport.ssl_context(ca_file)
+            assert (context.keylog_filename, keys.exists()) == (None, False)
+            assert (context.check_hostname, context.verify_mode) == (True, ssl.CERT_REQUIRED)
+            assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
+            assert context.cert_store_stats()["x509_ca"] > 50
+
+
+@pytest.mark.feature("client-config")
+def test_a_file_of_certificates_is_one(tmp_path):
+    (tmp_path / "empty").touch()
+    (tmp_path / "none").write_text("no certificate")
+    for bad in ("missing", "empty", "none", "."):
+        for kind in (aegisagent.Client, aegisagent.AsyncClient):
+            with pytest.raises(aegisagent.ConfigError, match="ca_file"):
+                kind("https://127.0.0.1:1", TOKEN, ca_file=str(tmp_path / bad))
+
+
+@pytest.mark.feature("fail-open")
+def test_a_client_that_was_closed_never_fails_open(edge, recorder):
+    how = {"tool": "crm", "action": "a", "mutates_state": False, "risk": "low", "fail_open_reads": True}
+    with aegisagent.Client(edge.url, TOKEN) as client:
+        protected = aegisagent.protect(client, **how)(recorder)
+    with pytest.raises(aegisagent.DeniedUnavailable):
+        protected("a")
+    used = aegisagent.AsyncClient(edge.url, TOKEN)
+
+    async def call():
+        return await aegisagent.protect(used, **how)(as_async(recorder))("a")
+
+    async def main():
+        await used.close()
+        with pytest.raises(aegisagent.DeniedUnavailable):
+            await call()
+
+    anyio.run(main)
+    assert (recorder.calls, edge.seen) == ([], [])

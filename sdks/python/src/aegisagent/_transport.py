@@ -10,12 +10,14 @@ import http.cookiejar
 import ipaddress
 import logging
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Generator, Iterable
 from typing import Any, BinaryIO
 
 import anyio
+import certifi
 import httpcore
 import httpx
 
@@ -80,8 +82,19 @@ def _options(base_url: str, tenant: str | None) -> dict[str, Any]:
 
 
 def ssl_context(ca_file: str | None) -> ssl.SSLContext:
-    """The certificates that are believed: a file of one's own, or those of the package certifi."""
-    return ssl.create_default_context(cafile=ca_file) if ca_file else httpx.create_ssl_context(trust_env=False)
+    """The certificates that are believed: a file of one's own, or those of the package certifi.
+
+    Not `ssl.create_default_context`: that writes the connections' keys to the file that the environment names in SSLKEYLOGFILE.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if sys.version_info >= (3, 13):
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VERIFY_X509_STRICT
+    try:
+        context.load_verify_locations(ca_file or certifi.where())
+    except OSError:
+        raise ConfigError("ca_file cannot be read, or holds no certificate") from None
+    return context
 
 
 def _sending(request: Request[Any], secret: Secret, remaining_s: float) -> dict[str, Any]:
@@ -104,6 +117,7 @@ def _failure_of(error: Exception, collector: Collector) -> RequestFailed:
     if not isinstance(error, (httpx.HTTPError, TimeoutError)):
         # A closed client, one used in a second event loop, a bug: its kind alone, for its text may hold anything.
         log.warning("a request failed in the HTTP library: %s", type(error).__name__)
+        return _no_answer(is_outage=False)
     return _no_answer()
 
 
@@ -117,7 +131,6 @@ class Collector:
         self._size = 0
         self.unwritten: OSError | None = None
 
-        return _no_answer(is_outage=False)
     def begin(self, response: httpx.Response) -> None:
         """Looks at the head of the answer."""
         if response.headers.get("content-encoding", "identity").lower() != "identity":
