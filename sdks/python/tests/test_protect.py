@@ -1,5 +1,7 @@
 """`protect`, with an honest server: what is hashed is what runs, once, and what came of it is reported."""
 
+import concurrent.futures
+import dataclasses
 import inspect
 import threading
 import time
@@ -229,6 +231,39 @@ def test_a_result_that_does_its_work_later_is_not_handed_out(edge, mode):
         with pytest.raises(aegisagent.LazyResult):
             mode.call(edge.url, lazy)
     assert [outcome["status"] for outcome in edge.sent("outcome")] == ["ambiguous"] * 3
+
+
+@dataclasses.dataclass
+class Page:
+    rows: object
+
+
+class Stream:
+    def __aiter__(self):
+        return self
+
+
+@pytest.mark.feature("protect-outcome")
+def test_a_result_that_holds_what_does_its_work_later_is_not_handed_out(edge, mode):
+    ran, pending = [], concurrent.futures.Future()
+
+    def rows():
+        ran.append(1)
+        yield 1
+
+    makers = [
+        lambda: [rows()], lambda: (1, [{"rows": rows()}]), lambda: {"a": {"b": map(ran.append, [1])}}, lambda: Page(rows()), lambda: [Page([rows()])],
+        lambda: pending, lambda: {"later": pending}, lambda: {pending}, Stream, lambda: [coroutine()],
+    ]  # fmt: skip
+    for lazy in makers:
+        with pytest.raises(aegisagent.LazyResult):
+            mode.call(edge.url, lazy)
+    assert [outcome["status"] for outcome in edge.sent("outcome")] == ["ambiguous"] * len(makers)
+    assert ran == []
+    circle = [Page(None), {"a": [1, "b", None]}, range(3), {1, 2}, Page]
+    circle[0].rows = circle
+    assert mode.call(edge.url, lambda: circle) is circle
+    assert len(mode.call(edge.url, lambda: many_times(40))) == 2
 
 
 @pytest.mark.feature("protect-approval")
