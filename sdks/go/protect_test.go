@@ -452,6 +452,27 @@ func TestAResourceThatFollowsFromTheParametersFollowsTheEdit(t *testing.T) {
 	equal(t, ran.ran()[1:], []note{{"a", 1}})
 }
 
+func TestAResourceThatCannotBeToldIsADenial(t *testing.T) {
+	proof.Of(t, "protect-edit", "protect-unfreezable")
+	edge, ran, settings := newFakeEdge(t), []any{}, usual
+	settings.Resource, settings.AcceptEdits = "", true
+	settings.ResourceOf = func(parameters map[string]any) string { return parameters["note"].(string) }
+	protected := protect(t, clientTo(t, edge.URL), settings, func(_ context.Context, p map[string]any) (int, error) {
+		ran = append(ran, p)
+		return 0, nil
+	})
+	for _, parameters := range []map[string]any{{"note": 1}, {}} {
+		_, err := protected(context.Background(), parameters)
+		deniedAs(t, err, aegisagent.DeniedUnfreezable, "unsupported_type")
+	}
+	equal(t, len(edge.sent("authorize")), 0)
+	edge.decision = "require_approval"
+	edge.edited = editOf(map[string]any{"resource": "b", "parameters": map[string]any{"note": 7}})
+	_, err := protected(context.Background(), map[string]any{"note": "a"})
+	deniedAs(t, err, aegisagent.DeniedByApprover, "approval_edited")
+	equal(t, len(ran)+len(edge.sent("consume")), 0)
+}
+
 func TestAnEditMustFitAllTheWayDown(t *testing.T) {
 	proof.Of(t, "protect-edit")
 	type inner struct {

@@ -354,9 +354,12 @@ def test_a_resource_that_follows_from_the_parameters_follows_the_edit(edge, mode
     edge.decision, edge.edited = "require_approval", edit_of(resource="customer-2")
     mode.call(edge.url, recorder, "a", how=how)
     assert recorder.calls == [{"note": "b", "amount": 2}]
-    edge.edited = edit_of(resource="customer-3")
-    with pytest.raises(aegisagent.DeniedByApprover, match="approval_edited"):
-        mode.call(edge.url, recorder, "a", how=how)
+    # Another one, and one that cannot be told.
+    for edited in (edit_of(resource="customer-3"), edit_of(parameters={"note": "b", "amount": "two"})):
+        edge.edited = edited
+        with pytest.raises(aegisagent.DeniedByApprover, match="approval_edited"):
+            mode.call(edge.url, recorder, "a", how=how | {"resource": lambda parameters: f"customer-{parameters['amount'] + 0}"})
+    assert len(edge.sent("consume")) == 1
 
 
 @pytest.mark.feature("protect-allow")
