@@ -228,6 +228,12 @@ func TestAResultThatDoesItsWorkLaterIsNotHandedOut(t *testing.T) {
 			t.Fatalf("%T: %v", lazy, err)
 		}
 	}
+	// Beside an error too: what is to come still comes.
+	failed := errors.New("in part")
+	result, err := protect(t, client, usual, func(context.Context, note) (any, error) { return stream, failed })(context.Background(), note{})
+	if !errors.Is(err, failed) || result != nil {
+		t.Fatal(result, err)
+	}
 	for _, one := range edge.sent("outcome") {
 		equal(t, one["status"], any("ambiguous"))
 	}
