@@ -91,9 +91,12 @@ def path_of(*parts: str, **query: str | int | None) -> str:
     """A path of parts that are encoded here, so that no id can lead elsewhere."""
     if any(part in ("", ".", "..") for part in parts):
         raise ConfigError("an id in a path is empty or leads elsewhere")
-    path = "/" + "/".join(quote(part, safe="") for part in parts)
     given = {name: value for name, value in query.items() if value is not None}
-    return f"{path}?{urlencode(given)}" if given else path
+    try:
+        path = "/" + "/".join(quote(part, safe="") for part in parts)
+        return f"{path}?{urlencode(given)}" if given else path
+    except (UnicodeEncodeError, TypeError):
+        raise ConfigError("an id is no Unicode text") from None
 
 
 def json_body(value: Any) -> bytes:
