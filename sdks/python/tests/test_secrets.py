@@ -430,3 +430,24 @@ def test_a_client_that_was_closed_never_fails_open(edge, recorder):
 
     anyio.run(main)
     assert (recorder.calls, edge.seen) == ([], [])
+
+
+@pytest.mark.feature("no-secrets")
+def test_a_reply_that_is_refused_leaves_nothing_of_itself_in_the_error(edge):
+    fresh = "fresh-agent-token-that-nobody-may-see-9876543210"
+    for reply in (
+        {"id": "i", "agent_key": "k", "agent_token": fresh}, {"id": "i", "agent_key": "k", "agent_token": f"{fresh} {fresh}", "expires_at": "x"},
+        {"error": {"code": "c", "message": "m"}, "agent_token": fresh},
+    ):  # fmt: skip
+        edge.replace["other"] = (400 if "error" in reply else 201, reply)
+        with aegisagent.Client(edge.url, TOKEN) as client, pytest.raises(aegisagent.RequestFailed) as failed:
+            client.register("k", "K", environment="test", risk_tier="low")
+        assert fresh not in shown_by(failed.value) + shown_with_locals(failed.value)
+
+    async def main():
+        async with aegisagent.AsyncClient(edge.url, TOKEN) as client:
+            with pytest.raises(aegisagent.RequestFailed) as failed:
+                await client.register("k", "K", environment="test", risk_tier="low")
+        assert fresh not in shown_by(failed.value) + shown_with_locals(failed.value)
+
+    anyio.run(main)

@@ -118,12 +118,14 @@ def exchange(request: Request[T], credential: Callable[[], Secret], timeout_s: f
             if reply is None:
                 raise BadReply("there is no reply")
             return _read(request, reply, secret)
-        except RequestFailed as failure:
-            spread = random.uniform(1 - PAUSE_SPREAD, 1 + PAUSE_SPREAD)  # noqa: S311  # spreads retries; nothing to guess
-            wait = max(pause * spread, _asked_pause(failure))
-            last = attempt == ATTEMPTS or not _may_send_again(request, failure)
-            if last or time.monotonic() + wait >= deadline:
-                raise
+        except RequestFailed as error:
+            # Without the frames that it came through: their variables hold the answer.
+            failure = error.with_traceback(None)
+        spread = random.uniform(1 - PAUSE_SPREAD, 1 + PAUSE_SPREAD)  # noqa: S311  # spreads retries; nothing to guess
+        wait = max(pause * spread, _asked_pause(failure))
+        last = attempt == ATTEMPTS or not _may_send_again(request, failure)
+        if last or time.monotonic() + wait >= deadline:
+            raise failure
         yield Sleep(wait)
         pause = min(pause * 2, LONGEST_PAUSE_S)
     raise AssertionError("the last attempt returns or raises")
