@@ -349,6 +349,26 @@ def test_an_edit_of_gathered_arguments_must_still_fit(edge, mode):
 
 
 @pytest.mark.feature("protect-edit")
+def test_an_edit_says_each_argument_once(edge, mode):
+    """Otherwise policy and approver would see one amount, and another would run."""
+    seen = []
+
+    def function(note, /, amount, *, limit=1, db=None, **more):
+        seen.append((note, amount, limit, db, more))
+
+    how = {"accept_edits": True, "passed_on": ["db"]}
+    edge.decision = "require_approval"
+    for name in ("amount", "limit", "db"):
+        edge.edited = edit_of(parameters={"note": "b", "amount": 2, "limit": 1, "more": {name: 500}})
+        with pytest.raises(aegisagent.DeniedByApprover, match="approval_edited"):
+            mode.call(edge.url, function, "a", 1, how=how)
+    assert (seen, edge.sent("consume")) == ([], [])
+    edge.edited = edit_of(parameters={"note": "b", "amount": 2, "limit": 1, "more": {"note": "beside", "more": 3}})
+    mode.call(edge.url, function, "a", 1, how=how)
+    assert seen == [("b", 2, 1, None, {"note": "beside", "more": 3})]
+
+
+@pytest.mark.feature("protect-edit")
 def test_a_resource_that_follows_from_the_parameters_follows_the_edit(edge, mode, recorder):
     how = {"accept_edits": True, "resource": lambda parameters: f"customer-{parameters['amount']}"}
     edge.decision, edge.edited = "require_approval", edit_of(resource="customer-2")
