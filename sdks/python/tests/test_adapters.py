@@ -196,13 +196,15 @@ def test_an_agent_whose_tools_cannot_be_seen_is_refused(edge, ran):
             return [*await super().get_all_tools(context), *make_agent(ran).tools]
 
     client = aegisagent.AsyncClient(edge.url, "x" * 40)
-    for hidden in (SandboxAgent(name="shell"), Growing(name="grows"), agents.Agent(name="hosted", prompt={"id": "p"})):
+    for what, hidden in (
+        ("capabilities", SandboxAgent(name="shell")), ("capabilities", Growing(name="grows")), ("prompt", agents.Agent(name="hosted", prompt={"id": "p"})),
+    ):  # fmt: skip
         outer = agents.Agent(name="outer", tools=make_agent(ran).tools, handoffs=[hidden])
         for agent in (hidden, outer):
-            with pytest.raises(aegisagent.ConfigError, match=f"`{hidden.name}` cannot be protected"):
+            with pytest.raises(aegisagent.ConfigError, match=f"`{what}` cannot be protected: .*`{hidden.name}`"):
                 protect_agent(client, agent, tool="crm")
         assert not any(getattr(tool.on_invoke_tool, "_aegisagent_guarded", False) for tool in outer.tools)
-        protect_agent(client, outer, tool="crm", allow_unprotected={hidden.name})
+        protect_agent(client, outer, tool="crm", allow_unprotected={what})
         assert all(getattr(tool.on_invoke_tool, "_aegisagent_guarded", False) for tool in outer.tools)
 
 

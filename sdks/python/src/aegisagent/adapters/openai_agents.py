@@ -7,7 +7,7 @@ What runs elsewhere (hosted tools) or takes no JSON (shell, computer, patches) c
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from agents import Agent, FunctionTool
@@ -28,8 +28,9 @@ def protect_agent(
     client: AsyncClient | Client, agent: Agent[Any], *, tool: str, allow_unprotected: Collection[str] = (), **settings: Any
 ) -> Agent[Any]:
     """Protects all tools of an agent, in place. `tool`: the name under which they are registered, as actions by their names; an MCP
-    server's are those of `mcp:<its name>`. `allow_unprotected`: names of tools and handoffs that stay as they are, and of agents with more
-    tools than can be seen. `settings`: those of `Tools`, such as `reads`.
+    server's are those of `mcp:<its name>`. `allow_unprotected`: names of tools and handoffs that stay as they are; `capabilities` for what an
+    agent's class adds at run time, such as a sandbox's shell, and `prompt` for what a prompt that is kept elsewhere brings along. `settings`:
+    those of `Tools`, such as `reads`.
 
     Protect an agent when it is complete: a tool that is added later is not protected. A function that answers with its error's text, as
     `function_tool` makes it, counts as having ended well.
@@ -51,8 +52,9 @@ def _found(agent: Agent[Any], allowed: frozenset[str], seen: set[int]) -> list[F
     if id(agent) in seen:
         return []
     seen.add(id(agent))
-    if (why := _hides_tools(agent)) and agent.name not in allowed:
-        raise _unprotected(agent.name, why)
+    for what, why in _hidden(agent):
+        if what not in allowed:
+            raise _unprotected(what, why)
     found: list[FunctionTool | MCPServer] = list(agent.mcp_servers)
     for server in agent.mcp_servers:
         if getattr(server, "max_retry_attempts", 0) != 0:
@@ -75,13 +77,12 @@ def _found(agent: Agent[Any], allowed: frozenset[str], seen: set[int]) -> list[F
     return found
 
 
-def _hides_tools(agent: Agent[Any]) -> str | None:
-    """Why an agent may have tools that do not stand in it; None if it has none."""
+def _hidden(agent: Agent[Any]) -> Iterator[tuple[str, str]]:
+    """What may give an agent tools that do not stand in it, and why."""
     if type(agent).get_all_tools is not AgentBase.get_all_tools or type(agent).get_mcp_tools is not AgentBase.get_mcp_tools:
-        return "it makes tools of its own when it runs, such as those of a sandbox"
+        yield "capabilities", f"the class of the agent `{agent.name}`, as a sandbox's, may add tools at run time"
     if agent.prompt is not None:
-        return "its prompt is kept elsewhere, and may bring tools along"
-    return None
+        yield "prompt", f"that of the agent `{agent.name}` is kept elsewhere, and may bring tools along"
 
 
 def _unprotected(name: str, why: str) -> ConfigError:
