@@ -53,6 +53,30 @@ def test_a_misspelt_label_is_an_error_where_the_author_wrote_it_and_unknown_wher
         assert SourceTrust.read(word) is SourceTrust.UNKNOWN
 
 
+class Anything:
+    def __eq__(self, other):
+        return True
+
+    __hash__ = None
+
+
+class Word(str):
+    __slots__ = ()
+
+    def __eq__(self, other):
+        return True
+
+    __hash__ = str.__hash__
+
+
+@pytest.mark.feature("trust-context")
+def test_what_says_that_it_is_every_label_is_none():
+    for word in (Anything(), Word("untrusted_external")):
+        with pytest.raises(aegisagent.ConfigError):
+            source_trust(word)
+        assert SourceTrust.read(word) is SourceTrust.UNKNOWN
+
+
 @pytest.mark.feature("trust-context")
 def test_a_label_follows_await_and_tasks_and_does_not_leak_back():
     async def child(label):

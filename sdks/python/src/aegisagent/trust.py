@@ -46,16 +46,20 @@ class SourceTrust(str, enum.Enum):
         return max(self, other, key=lambda label: label.strictness)
 
     @classmethod
+    def _of(cls, word: object) -> SourceTrust | None:
+        # Of these types alone: another could say that it is equal to the least strict.
+        return next((label for label in cls if type(word) in (str, cls) and label.value == word), None)
+
+    @classmethod
     def read(cls, word: object) -> SourceTrust:
         """A label that somebody else wrote; whatever is none of the six is `unknown`."""
-        return next((label for label in cls if label.value == word), cls.UNKNOWN)
+        return cls._of(word) or cls.UNKNOWN
 
     @classmethod
     def named(cls, word: str | SourceTrust) -> SourceTrust:
         """A label that this program's author wrote: a misspelt one would be looser than what was meant, so it is an error."""
-        for label in cls:
-            if label.value == word:
-                return label
+        if label := cls._of(word):
+            return label
         raise ConfigError(f"no such trust label; the labels are {', '.join(label.value for label in cls)}")
 
 

@@ -28,9 +28,9 @@ def protect_agent(
     client: AsyncClient | Client, agent: Agent[Any], *, tool: str, allow_unprotected: Collection[str] = (), **settings: Any
 ) -> Agent[Any]:
     """Protects all tools of an agent, in place. `tool`: the name under which they are registered, as actions by their names; an MCP
-    server's are those of `mcp:<its name>`. `allow_unprotected`: names of tools and handoffs that stay as they are; `capabilities` for what an
-    agent's class adds at run time, such as a sandbox's shell, and `prompt` for what a prompt that is kept elsewhere brings along. `settings`:
-    those of `Tools`, such as `reads`.
+    server's are those of `mcp:<its name>`. `allow_unprotected`: names of tools and handoffs that stay as they are; `capabilities` for what
+    an agent's class adds at run time, such as a sandbox's shell, and `prompt` for what a prompt that is kept elsewhere brings along.
+    `settings`: those of `Tools`, such as `reads`.
 
     Protect an agent when it is complete: a tool that is added later is not protected. A function that answers with its error's text, as
     `function_tool` makes it, counts as having ended well.
