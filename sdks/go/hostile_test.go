@@ -347,6 +347,7 @@ func TestAnAuthorizeCallIsRepeatedWordForWordAndOnlySoOften(t *testing.T) {
 }
 
 func TestAnEmptyRequestIDIsNeverSent(t *testing.T) {
+	proof.Of(t, "retries")
 	edge := newFakeEdge(t)
 	client := clientTo(t, edge.URL)
 	for _, options := range []aegisagent.AuthorizeOptions{{}, {Fields: aegisagent.JSON{"request_id": ""}}, {RequestID: "one"}} {
