@@ -500,6 +500,15 @@ def test_an_answer_to_a_server_s_question_is_not_sent(edge, ran):
 
 
 @pytest.mark.feature("adapter-mcp")
+def test_a_tool_that_asks_back_has_not_ended_well(edge):
+    from aegisagent.adapters.mcp import _status
+
+    assert _status(mcp.types.CallToolResult(content=[])) == "ok"
+    assert _status(mcp.types.CallToolResult(content=[], is_error=True)) == "error"
+    assert _status(mcp.types.InputRequiredResult(request_state="state")) == "ambiguous"
+
+
+@pytest.mark.feature("adapter-mcp")
 def test_a_request_that_its_sender_changes_meanwhile_is_sent_as_it_was(edge, ran):
     from aegisagent.adapters.mcp import protect_session
 

@@ -54,4 +54,7 @@ def protect_session(client: AsyncClient | Client, session: ClientSession, *, ser
 
 
 def _status(result: Any) -> OutcomeStatus:
+    # A server that asks back has not done it yet.
+    if not hasattr(result, "content"):
+        return "ambiguous"
     return "error" if getattr(result, "is_error", False) or getattr(result, "isError", False) else "ok"
