@@ -508,6 +508,31 @@ def test_a_tool_that_asks_back_has_not_ended_well(edge):
     assert _status(mcp.types.InputRequiredResult(request_state="state")) == "ambiguous"
 
 
+@pytest.mark.feature("adapter-langchain")
+def test_calls_that_wait_for_approvals_take_no_thread_from_others(edge, ran):
+    import anyio
+
+    from aegisagent.adapters.langchain import protect_tools
+
+    edge.decision, edge.statuses = "require_approval", ["PENDING"]
+
+    async def main():
+        with client_of(edge, "blocking") as client:
+            tool = protect_tools(client, make_tools(ran), tool="crm")[1]
+            waiting = [
+                asyncio.create_task(tool.ainvoke({"customer": "c"}))
+                for _ in range(anyio.to_thread.current_default_thread_limiter().total_tokens + 1)
+            ]
+            while len(edge.calls) < len(waiting):
+                await asyncio.sleep(0.01)
+            with anyio.fail_after(10):
+                assert await anyio.to_thread.run_sync(lambda: "mine") == "mine"
+            edge.statuses = ["APPROVED"]
+            return await asyncio.gather(*waiting)
+
+    assert asyncio.run(asyncio.wait_for(main(), 60)) == ["read"] * len(ran)
+
+
 @pytest.mark.feature("adapter-mcp")
 def test_a_request_that_its_sender_changes_meanwhile_is_sent_as_it_was(edge, ran):
     from aegisagent.adapters.mcp import protect_session

@@ -88,13 +88,15 @@ class _Threaded:
 
     def __init__(self, client: Client) -> None:
         self._blocking = client
+        # Of this call alone: one that waits for its approval must not take a turn from the program's other work.
+        self._turn = anyio.CapacityLimiter(1)
 
     async def clear(self, action: FrozenAction, options: Options) -> Clearance:
-        return await anyio.to_thread.run_sync(self._blocking.clear, action, options, abandon_on_cancel=False)
+        return await anyio.to_thread.run_sync(self._blocking.clear, action, options, abandon_on_cancel=False, limiter=self._turn)
 
     async def report(self, clearance: Clearance, status: OutcomeStatus, output: Any) -> None:
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(self._blocking.report, clearance, status, output)
+            await anyio.to_thread.run_sync(self._blocking.report, clearance, status, output, limiter=self._turn)
 
 
 class Once:
