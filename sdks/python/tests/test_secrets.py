@@ -451,3 +451,29 @@ def test_a_reply_that_is_refused_leaves_nothing_of_itself_in_the_error(edge):
         assert fresh not in shown_by(failed.value) + shown_with_locals(failed.value)
 
     anyio.run(main)
+
+
+class InPieces(io.RawIOBase):
+    """Takes three bytes at a time, and at `full` no more."""
+
+    def __init__(self, full=None):
+        self.taken, self.full = b"", full
+
+    def writable(self):
+        return True
+
+    def write(self, data):
+        if self.full is not None and len(self.taken) >= self.full:
+            return None
+        self.taken += bytes(data)[:3]
+        return min(3, len(data))
+
+
+@pytest.mark.feature("transport")
+def test_an_export_is_written_whole_or_is_an_error(edge):
+    edge.replace["other"] = (200, b'{"a":1}\n' * 5)
+    with aegisagent.Client(edge.url, TOKEN) as client:
+        client.export_receipts(whole := InPieces())
+        with pytest.raises(OSError, match="takes no more"):
+            client.export_receipts(InPieces(full=6))
+    assert whole.taken == b'{"a":1}\n' * 5

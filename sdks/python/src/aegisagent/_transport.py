@@ -7,6 +7,7 @@ Errors are raised outside of `except`, so that none carries the HTTP library's e
 from __future__ import annotations
 
 import http.cookiejar
+import io
 import ipaddress
 import logging
 import ssl
@@ -152,7 +153,12 @@ class Collector:
 
     def _write(self, out: BinaryIO, part: bytes) -> None:
         try:
-            out.write(part)
+            while part:
+                count = out.write(part)
+                if isinstance(out, io.RawIOBase) and not count:
+                    raise OSError("the output takes no more")
+                # A raw file may take less than it was given. What has no count to give took all.
+                part = part[count:] if type(count) is int else b""
         except OSError as error:
             # The file's failure, not the server's.
             self.unwritten = error
