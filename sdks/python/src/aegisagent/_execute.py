@@ -98,7 +98,8 @@ def _output(action: FrozenAction, options: Options, result: Any) -> Any:
 
 def _refuse_lazy(result: Any) -> None:
     """A result that does its work later, or holds what does, would do it when nobody looks any more."""
-    lazy = [value for value in _parts(result) if isinstance(value, _LATER) and not isinstance(value, io.IOBase)]
+    kinds: dict[type, bool] = {}
+    lazy = [value for value in _parts(result) if _works_later(value, kinds)]
     for value in lazy:
         if inspect.iscoroutine(value) or inspect.isgenerator(value):
             value.close()
@@ -108,24 +109,38 @@ def _refuse_lazy(result: Any) -> None:
         )
 
 
+def _works_later(value: Any, kinds: dict[type, bool]) -> bool:
+    # Asked once for each type, for a result may hold millions of one.
+    kind = type(value)
+    if kind not in kinds:
+        kinds[kind] = isinstance(value, _LATER) and not isinstance(value, io.IOBase)
+    return kinds[kind]
+
+
 def _parts(result: Any) -> Iterator[Any]:
-    """A result, and what its lists, tuples, sets, dicts and dataclasses hold: each container once, for one may stand in itself."""
+    """A result, and what its lists, tuples, sets, dicts and dataclasses hold, less what has no work to do: each container once, for one
+    may stand in itself."""
     todo, seen = [result], set[int]()
     while todo:
         value = todo.pop()
-        if type(value) in _PLAIN:
-            continue
-        yield value
+        if type(value) not in (list, dict):
+            yield value
         held = _held(value)
         if held and id(value) not in seen:
             seen.add(id(value))
-            todo += held
+            todo += [one for one in held if type(one) not in _PLAIN]
 
 
 def _held(value: Any) -> list[Any]:
+    if type(value) is list:
+        return value
     # By the methods of the plain types: those of a subclass could show something else.
     if isinstance(value, dict):
-        return [*dict.keys(value), *dict.values(value)]
+        try:
+            return [*dict.keys(value), *dict.values(value)]
+        except RuntimeError:
+            # Another thread writes to it, so it is no result that was made here. What has run has run.
+            return []
     kind: Any = next((kind for kind in (list, tuple, set, frozenset) if isinstance(value, kind)), None)
     if kind is not None:
         return [*kind.__iter__(value)]
