@@ -377,6 +377,47 @@ def test_a_tool_with_a_way_of_its_own_to_be_run_is_refused(edge, ran, way):
 
 
 @pytest.mark.feature("adapter-langchain")
+def test_what_a_tool_runs_in_the_end_is_not_run_beside_it(edge, ran):
+    """As adapters of other frameworks do, which take the function out of the tool."""
+    from langchain_core.runnables import RunnableConfig
+    from langchain_core.tools import BaseTool, tool
+
+    from aegisagent.adapters.langchain import protect_tools
+
+    class Direct(BaseTool):
+        name: str = "direct"
+        description: str = "runs by itself"
+
+        def _run(self, customer: str, config: RunnableConfig, run_manager=None) -> str:
+            ran.append(customer)
+            return f"{config['configurable']['who']} {run_manager is not None}"
+
+    @tool
+    def configured(customer: str, config: RunnableConfig) -> str:
+        """Has a configuration."""
+        return f"{config['configurable']['who']} {customer}"
+
+    with client_of(edge, "blocking") as client:
+        update, read, direct, _ = protect_tools(client, [*make_tools(ran), Direct(), configured], tool="crm")
+        for way in (
+            lambda: update.func(**CALL), lambda: update._run(**CALL, config={}), lambda: direct._run("c", {}), lambda: asyncio.run(read.coroutine("c")),
+            lambda: asyncio.run(read._arun("c", config={})), lambda: asyncio.run(direct._arun("c", {})), lambda: update.model_copy().func(**CALL),
+        ):  # fmt: skip
+            with pytest.raises(aegisagent.ConfigError, match="run it by invoke"):
+                way()
+        assert (ran, edge.seen) == ([], [])
+        who = {"configurable": {"who": "dana"}}
+        assert (direct.invoke({"customer": "c"}, who), configured.invoke({"customer": "c"}, who)) == ("dana True", "dana c")
+        assert asyncio.run(direct.ainvoke({"customer": "c"}, who)) == "dana True"
+        assert asyncio.run(read.ainvoke({"customer": "c"})) == "read"
+        assert update.model_copy().invoke(dict(CALL)) == "updated"
+        assert update.args == make_tools(ran)[0].args
+        with pytest.raises(aegisagent.ConfigError, match="run it by invoke"):
+            update.func(**CALL)
+    assert ran == ["c", "c", {"customer": "c"}, CALL]
+
+
+@pytest.mark.feature("adapter-langchain")
 def test_what_is_a_read_is_settled_when_a_tool_is_protected(edge, ran):
     from aegisagent.adapters.langchain import protect_tools
 

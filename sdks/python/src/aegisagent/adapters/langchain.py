@@ -4,7 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable
+import contextlib
+import contextvars
+import inspect
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from langchain_core.messages import ToolMessage
@@ -14,6 +18,7 @@ from .._action import Parameters
 from ..aclient import AsyncClient
 from ..client import Client
 from ..errors import ConfigError, Denied
+from ..protect import dressed, is_coroutine_function
 from ._tools import Once, Tools, told
 
 _GUARDED = "_aegisagent_guarded"
@@ -24,6 +29,10 @@ _WAYS = (
     "invoke", "ainvoke", "batch", "abatch", "batch_as_completed", "abatch_as_completed", "stream", "astream", "transform", "atransform",
     "__call__",
 )  # fmt: skip
+# What `run` and `arun` call in the end. Adapters of other frameworks take these out of a tool.
+_INNER = ("_run", "_arun", "func", "coroutine")
+# For the tools whose guarded run is at work, by identity: what of these may still be called, each once.
+_open: contextvars.ContextVar[Mapping[int, set[str]]] = contextvars.ContextVar("aegisagent_langchain_open", default=MappingProxyType({}))
 
 
 def protect_tools(
@@ -55,7 +64,12 @@ def _protect(tool: BaseTool, tools: Tools, passed_on: frozenset[str]) -> None:
 
     def guarded_run(tool_input: Any, *args: Any, **kwargs: Any) -> Any:
         parameters, rebuild = _split(tool_input, passed_on)
-        once = Once(lambda frozen: run(rebuild(frozen), *args, **kwargs))
+
+        def opened(frozen: Parameters) -> Any:
+            with _opened(tool):
+                return run(rebuild(frozen), *args, **kwargs)
+
+        once = Once(opened)
         try:
             return tools.run(name, parameters, once)
         except Denied as denied:
@@ -66,8 +80,9 @@ def _protect(tool: BaseTool, tools: Tools, passed_on: frozenset[str]) -> None:
     async def guarded_arun(tool_input: Any, *args: Any, **kwargs: Any) -> Any:
         parameters, rebuild = _split(tool_input, passed_on)
 
-        def awaited(frozen: Parameters) -> Awaitable[Any]:
-            return arun(rebuild(frozen), *args, **kwargs)
+        async def awaited(frozen: Parameters) -> Any:
+            with _opened(tool):
+                return await arun(rebuild(frozen), *args, **kwargs)
 
         once = Once(awaited)
         try:
@@ -77,9 +92,40 @@ def _protect(tool: BaseTool, tools: Tools, passed_on: frozenset[str]) -> None:
                 raise
             return _answer(denied, tools, name, kwargs)
 
+    closed = [(attribute, _closed(tool, attribute)) for attribute in _INNER if callable(getattr(tool, attribute, None))]
     # A tool is a pydantic model, which takes no new attributes; what stands in the instance comes before its class's methods.
-    for attribute, value in (("run", guarded_run), ("arun", guarded_arun), (_GUARDED, True)):
+    for attribute, value in (*closed, ("run", guarded_run), ("arun", guarded_arun), (_GUARDED, True)):
         object.__setattr__(tool, attribute, value)
+
+
+@contextlib.contextmanager
+def _opened(tool: BaseTool) -> Iterator[None]:
+    token = _open.set({**_open.get(), id(tool): set(_INNER)})
+    try:
+        yield
+    finally:
+        _open.reset(token)
+
+
+def _closed(tool: BaseTool, attribute: str) -> Callable[..., Any]:
+    """What a guarded run calls, once, and nobody else. It looks like the original, whose signature the framework asks for."""
+    original: Callable[..., Any] = getattr(tool, attribute)
+
+    def pass_through() -> None:
+        ways = _open.get().get(id(tool), set())
+        if attribute not in ways:
+            raise ConfigError(f"`{tool.name}` is protected: run it by invoke, not by {attribute}")
+        ways.remove(attribute)
+
+    def blocking(*args: Any, **kwargs: Any) -> Any:
+        pass_through()
+        return original(*args, **kwargs)
+
+    async def asynchronous(*args: Any, **kwargs: Any) -> Any:
+        pass_through()
+        return await original(*args, **kwargs)
+
+    return dressed(asynchronous if is_coroutine_function(original) else blocking, original, inspect.signature(original))
 
 
 def _split(tool_input: Any, passed_on: frozenset[str]) -> tuple[Parameters, Callable[[Parameters], Any]]:
