@@ -60,7 +60,7 @@ fleet: setup build ## a fleet to play with, in the background below fleet-data/
 fleet-down: ## stops it and removes its folder
 	@python3 tests/fleet/play.py down
 
-test-openapi: build ## docs/openapi.yaml against the routes of the source and real answers of the real program
+test-openapi: build ## docs/openapi.yaml against the routes of the source and real answers of the real program; the schema of a rule's header
 	tests/openapi/run.sh
 
 test-sdks: build ## the SDKs: lint, types, packages, and tests against the real program

@@ -1,7 +1,7 @@
 /* rule
 id: AEG-3019
 name: allowed-after-policy-change
-version: 1
+version: 2
 severity: medium
 window: 20m
 key: [agent_id]
@@ -19,6 +19,7 @@ false_positives: >-
 runbook: docs/runbooks/allowed-after-policy-change.md
 changelog:
   - {version: 1, date: 2026-11-26, note: first version}
+  - {version: 2, date: 2026-11-26, note: 'times are compared as texts of one length, whatever the clock says'}
 */
 WITH calls AS (
   SELECT ts, event_id, agent_id, tool, action, resource, source_trust, decision, policy_digest
@@ -43,8 +44,8 @@ looked_back AS (
          max(CASE WHEN decision = 'deny' THEN mark END) OVER w AS last_deny,
          max(CASE WHEN decision = 'allow' THEN mark END) OVER earlier AS last_allow
   FROM (
-    -- The mark sorts by time; then comes the event's id (36), then what decided.
-    SELECT *, CAST(CAST(ts AS BIGINT) AS VARCHAR) || event_id || policy_digest AS mark FROM near WHERE denies > 0
+    -- The mark sorts by time, in 20 digits; then comes the event's id (36), then what decided.
+    SELECT *, lpad(CAST(CAST(ts AS BIGINT) AS VARCHAR), 20, '0') || event_id || policy_digest AS mark FROM near WHERE denies > 0
   )
   WINDOW w AS (PARTITION BY agent_id, tool, action, source_trust ORDER BY ts
                RANGE BETWEEN INTERVAL '10' MINUTE PRECEDING AND CURRENT ROW),
@@ -52,9 +53,9 @@ looked_back AS (
                      RANGE BETWEEN INTERVAL '10' MINUTE PRECEDING AND INTERVAL '1 microsecond' PRECEDING)
 )
 SELECT agent_id, tool, action, resource, source_trust,
-       substr(last_deny, 53) AS denied_under, policy_digest AS allowed_under,
-       make_array(substr(last_deny, 17, 36), event_id) AS event_ids
+       substr(last_deny, 57) AS denied_under, policy_digest AS allowed_under,
+       make_array(substr(last_deny, 21, 36), event_id) AS event_ids
 FROM looked_back
 WHERE decision = 'allow'
-  AND substr(last_deny, 53) <> policy_digest
+  AND substr(last_deny, 57) <> policy_digest
   AND (last_allow IS NULL OR last_allow < last_deny)

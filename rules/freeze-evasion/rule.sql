@@ -1,7 +1,7 @@
 /* rule
 id: AEG-3020
 name: freeze-evasion
-version: 1
+version: 2
 severity: high
 window: 10m
 key: [agent_id, tool, action, action_hash]
@@ -19,13 +19,14 @@ false_positives: >-
 runbook: docs/runbooks/freeze-evasion.md
 changelog:
   - {version: 1, date: 2026-11-26, note: first version}
+  - {version: 2, date: 2026-11-26, note: 'times are compared as texts of one length, whatever the clock says'}
 */
 -- By action_hash, so that a call is held against its like only, however many others there are.
 WITH calls AS (
   SELECT ts, event_id, agent_id, tool, action, resource, run_id, user_id, action_hash, decision,
          decision = 'deny' AS contained,
-         -- Sorts by time; then comes the event's id (36), then the agent's.
-         CAST(CAST(ts AS BIGINT) AS VARCHAR) || event_id || agent_id AS mark
+         -- Sorts by time, in 20 digits; then comes the event's id (36), then the agent's.
+         lpad(CAST(CAST(ts AS BIGINT) AS VARCHAR), 20, '0') || event_id || agent_id AS mark
   FROM events
   WHERE kind = 'authorize_decision'
     AND ((decision IN ('allow', 'require_approval') AND mutates_state)
@@ -41,10 +42,10 @@ looked_back AS (
                  RANGE BETWEEN INTERVAL '5' MINUTE PRECEDING AND INTERVAL '1 microsecond' PRECEDING)
 )
 SELECT agent_id, tool, action, resource, run_id, user_id, action_hash, decision,
-       substr(last_contained, 53) AS contained_agent_id,
-       make_array(substr(last_contained, 17, 36), event_id) AS event_ids
+       substr(last_contained, 57) AS contained_agent_id,
+       make_array(substr(last_contained, 21, 36), event_id) AS event_ids
 FROM looked_back
 WHERE NOT contained
-  AND substr(last_contained, 53) <> agent_id
+  AND substr(last_contained, 57) <> agent_id
   -- What it did all along it does not take over; and once is enough.
   AND last_own IS NULL

@@ -1,7 +1,7 @@
 /* rule
 id: AEG-3028
 name: label-against-source
-version: 1
+version: 2
 severity: medium
 window: 10m
 key: [agent_id, resource]
@@ -19,10 +19,11 @@ false_positives: >-
 runbook: docs/runbooks/label-against-source.md
 changelog:
   - {version: 1, date: 2026-11-26, note: first version}
+  - {version: 2, date: 2026-11-26, note: 'times are compared as texts of one length, whatever the clock says'}
 */
 WITH calls AS (
   SELECT ts, event_id, kind = 'authorize_decision' AS acts, agent_id, resource, tool, action, run_id, source_trust, user_id, target,
-         CAST(CAST(ts AS BIGINT) AS VARCHAR) || event_id || coalesce(user_id, '') AS mark
+         lpad(CAST(CAST(ts AS BIGINT) AS VARCHAR), 20, '0') || event_id || coalesce(user_id, '') AS mark
   FROM events
   WHERE resource LIKE '%/%'
     AND ((kind = 'external_event:github_webhook' AND source_trust IN ('untrusted_external', 'malicious_suspected'))
@@ -39,7 +40,7 @@ looked_back AS (
          own AS (PARTITION BY resource, agent_id ORDER BY ts
                  RANGE BETWEEN INTERVAL '5' MINUTE PRECEDING AND INTERVAL '1 microsecond' PRECEDING)
 )
-SELECT agent_id, resource, tool, action, run_id, source_trust, user_id, substr(written, 53) AS written_by,
-       make_array(substr(written, 17, 36), event_id) AS event_ids
+SELECT agent_id, resource, tool, action, run_id, source_trust, user_id, substr(written, 57) AS written_by,
+       make_array(substr(written, 21, 36), event_id) AS event_ids
 FROM looked_back
 WHERE acts AND written IS NOT NULL AND (last_own IS NULL OR last_own < written)

@@ -1,7 +1,7 @@
 /* rule
 id: AEG-3003
 name: read-sensitive-then-exfil
-version: 2
+version: 3
 severity: critical
 window: 10m
 key: [agent_id]
@@ -20,6 +20,7 @@ runbook: docs/runbooks/read-sensitive-then-exfil.md
 changelog:
   - {version: 1, date: 2026-11-22, note: first version}
   - {version: 2, date: 2026-11-26, note: 'lists the first 20 reads and the last, so that many cost no more'}
+  - {version: 3, date: 2026-11-26, note: 'times are compared as texts of one length, whatever the clock says'}
 */
 WITH calls AS (
   SELECT ts, event_id, agent_id, tool, action, target,
@@ -34,8 +35,8 @@ counted AS (
   SELECT *,
          count(CASE WHEN reads THEN 1 END) OVER w AS read_count,
          count(CASE WHEN reads THEN 1 END) OVER earlier AS reads_before,
-         -- A text that sorts by time, with the event's id at its end.
-         right(max(CASE WHEN reads THEN CAST(CAST(ts AS BIGINT) AS VARCHAR) || event_id END) OVER w, 36) AS last_read
+         -- A text that sorts by time, in 20 digits, with the event's id at its end.
+         right(max(CASE WHEN reads THEN lpad(CAST(CAST(ts AS BIGINT) AS VARCHAR), 20, '0') || event_id END) OVER w, 36) AS last_read
   FROM calls
   WINDOW w AS (PARTITION BY agent_id ORDER BY ts RANGE BETWEEN INTERVAL '5' MINUTE PRECEDING AND CURRENT ROW),
          earlier AS (PARTITION BY agent_id ORDER BY ts

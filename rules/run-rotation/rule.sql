@@ -1,7 +1,7 @@
 /* rule
 id: AEG-3015
 name: run-rotation
-version: 1
+version: 2
 severity: high
 window: 4m
 key: [agent_id]
@@ -20,6 +20,7 @@ false_positives: >-
 runbook: docs/runbooks/run-rotation.md
 changelog:
   - {version: 1, date: 2026-11-26, note: first version}
+  - {version: 2, date: 2026-11-26, note: 'times are compared as texts of one length, whatever the clock says'}
 */
 WITH calls AS (
   SELECT ts, event_id, agent_id, tool, action, resource, run_id, source_trust, decision, action_hash,
@@ -46,8 +47,8 @@ SELECT agent_id, tool, action, resource, run_id, source_trust, decision, action_
        max(CASE WHEN decision <> 'deny' THEN mark END) OVER earlier AS last_passed,
        make_array(right(max(CASE WHEN decision = 'deny' THEN mark END) OVER w, 36), event_id) AS event_ids
 FROM (
-  -- The mark sorts by time; the event's id stands at its end.
-  SELECT *, CAST(CAST(ts AS BIGINT) AS VARCHAR) || event_id AS mark FROM near WHERE denies > 0
+  -- The mark sorts by time, in 20 digits; the event's id stands at its end.
+  SELECT *, lpad(CAST(CAST(ts AS BIGINT) AS VARCHAR), 20, '0') || event_id AS mark FROM near WHERE denies > 0
 )
 WINDOW w AS (PARTITION BY agent_id, action_hash ORDER BY ts RANGE BETWEEN INTERVAL '2' MINUTE PRECEDING AND CURRENT ROW),
        earlier AS (PARTITION BY agent_id, action_hash ORDER BY ts

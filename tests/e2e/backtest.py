@@ -1,4 +1,5 @@
-"""`aegis rules backtest` and `diff`: what a rule would have told on the history of a running instance is what the running engine told."""
+"""`aegis rules backtest`, `diff` and `explain`: what a rule would have told on the history of a running instance is what the running engine told,
+and why."""
 
 import collections
 import json
@@ -67,6 +68,64 @@ class Backtest(Story):
         self.assertTrue(said.rstrip().endswith("alerts: 1 before, 0 after: 0 added, 1 dropped"), said)
         back = json.loads(self.aegis.cli("rules", "diff", str(deaf), str(RULES / "deny-storm"), *arguments, "--json"))
         self.assertEqual((len(back["added"]), back["dropped"]), (1, []))
+
+    def explain(self, event, rule, *options, expect):
+        arguments = [event, RULES / rule, "--data", self.aegis.data, *options]
+        return self.aegis.cli("rules", "explain", *arguments, expect=expect)
+
+    def denied(self):
+        """The agent's denies, oldest first, once all of them are in the history."""
+        def all_of_them():
+            denied = [event for event in self.events("authorize_decision", self.agent) if event["decision"] == "deny"]
+            return sorted(denied, key=lambda event: event["seq"]) if len(denied) == DENIES else None
+
+        return wait_until("the denies are in the history", all_of_them)
+
+    def test_each_deny_of_a_storm_is_explained(self):
+        told = self.probe()
+        denied = self.denied()
+        fifth = denied[-1]
+        said = json.loads(self.explain(fifth["event_id"], "deny-storm", "--json", expect=0))
+        self.assertEqual((said["exists"], said["fired"], said["passes"], said["late"], said["verified"]), (True, True, True, False, True))
+        self.assertEqual((said["tenant_id"], said["rule_id"], said["mode"]), (self.tenant.name, "AEG-3002", "active"))
+        self.assertEqual((said["split_by"], said["in_window"]), ({"agent_id": self.agent.id}, DENIES))
+        [row] = said["rows"]
+        self.assertEqual((row["key"], row["fields"]["denies"], row["evidence"], row["is_evidence"]), ({"agent_id": self.agent.id}, DENIES, DENIES, True))
+        self.assertIn(row["alert"]["alert_id"], told)
+        self.assertTrue(row["alert"]["is_raised_by_it"])
+        for_people = self.explain(fifth["event_id"], "deny-storm/rule.sql", "--tenant", self.tenant.name, expect=0)
+        self.assertIn(f"event     {fifth['event_id']}: authorize_decision of tenant {self.tenant.name} at {fifth['ts']}, verified", for_people)
+        self.assertIn(f"alert     {row['alert']['alert_id']} is raised by it", for_people)
+        self.assertTrue(for_people.endswith("\nfired\n"), for_people)
+
+        first = json.loads(self.explain(denied[0]["event_id"], "deny-storm", "--json", expect=1))
+        self.assertEqual((first["fired"], first["passes"], first["in_window"], first["rows"]), (False, True, 1, []))
+        self.assertEqual((first["later"]["instant"], first["later"]["alert"]["alert_id"]), (fifth["ts"], row["alert"]["alert_id"]))
+        self.assertIn(f"not yet: the match that it is evidence of is complete at {fifth['ts']}", self.explain(denied[0]["event_id"], "deny-storm", expect=1))
+
+    def test_an_allow_is_no_deny(self):
+        allowed = self.agent.authorize()
+        self.assertEqual(allowed["decision"], "allow", allowed)
+        event = self.event("authorize_decision", event_id=allowed["decision_id"])
+        said = json.loads(self.explain(event["event_id"], "deny-storm", "--json", expect=1))
+        failed = [condition for condition in said["conditions"] if condition["holds"] is not True]
+        self.assertEqual(failed, [{"condition": "decision = 'deny'", "holds": False, "values": {"decision": "allow"}}])
+        for_people = self.explain(event["event_id"], "deny-storm", expect=1)
+        self.assertIn("""WHERE     not passed: decision = 'deny' is false: decision is "allow"\n""", for_people)
+        self.assertTrue(for_people.endswith("\nnot fired\n"), for_people)
+
+    def test_what_cannot_be_explained_is_bad_input(self):
+        event = self.agent.authorize()["decision_id"]
+        self.event("authorize_decision", event_id=event)
+        stranger = "01900000-0000-7000-8000-000000000000"
+        self.assertIn(f"event     {stranger}: not in the history of any tenant", self.explain(stranger, "deny-storm", expect=2))
+        self.assertIn("not in the history of nobody", self.explain(event, "deny-storm", "--tenant", "nobody", expect=2))
+        self.assertEqual(json.loads(self.explain(stranger, "deny-storm", "--json", expect=2)), {"event_id": stranger, "exists": False, "fired": False})
+        self.assertIn("name one of them", self.explain(event, "", expect=2))
+        self.explain("an-event", "deny-storm", expect=2)
+        self.explain(event, "deny-storm", "--from", "2999-01-01T00:00:00Z", expect=2)
+        broken = self.version("broken-too", "decision = 'deny'", "decision = 'denied'")
+        self.assertIn("RULE_UNREACHABLE", self.explain(event, broken, expect=2))
 
     def test_what_cannot_be_run_is_refused(self):
         self.agent.authorize()

@@ -73,20 +73,28 @@ class Commands(unittest.TestCase):
         return up
 
     def test_the_commands_lead_from_an_idea_to_an_active_rule(self):
-        write, tests, start, act, wait, history, activate, speed = BLOCK.findall(TEXT)
+        write, tests, editor, start, act, wait, history, why, activate, speed = BLOCK.findall(TEXT)
         self.assertIn("ok    my-rules/many-cards/rule.sql MY-0001 v1", self.run_block(write))
         said = self.run_block(tests)
         self.assertRegex(said, r"many-cards\n  ok    fires .*\n  ok    silent ")
         self.assertIn(" 0 failed", said)
         self.assert_each_condition_is_tested()
+        self.run_block(editor)
+        header = (self.folder.path / "my-rules/many-cards.yaml").read_text().splitlines()
+        self.assertTrue((self.folder.path / "my-rules" / header[0].partition("$schema=")[2]).is_file(), header[0])
+        self.assertEqual([header[1], header[-1]], ["id: MY-0001", "  - {version: 1, date: 2026-11-26, note: first version}"])
 
         up = self.start(start)
         said = self.run_block(act + wait)
         self.assertIn('"decision":"allow"', said)
         self.assertIn('"mode":"log_only"', self.alert(said))
         self.assertIn("MY-0001 many-cards: 1 alerts, 0 retracted", self.run_block(history))
-        incidents = 'curl -s $AEGIS/v1/incidents -H "Authorization: Bearer $ANALYST" | grep -c many-cards || true\n'
         key = 'export AEGIS=http://127.0.0.1:8484\nANALYST=$(aegis keys create --tenant acme --role analyst --data ./aegis-data)\n'
+        said = self.run_block(key + why)
+        self.assertRegex(said, r"\nWHERE +passed\n")
+        self.assertRegex(said, r"\nwindow +5 events of agent_id ")
+        self.assertTrue(said.endswith("\nfired\n"), said)
+        incidents = 'curl -s $AEGIS/v1/incidents -H "Authorization: Bearer $ANALYST" | grep -c many-cards || true\n'
         self.assertEqual(self.run_block(key + incidents).strip(), "0")
 
         self.assertIn("MY-0001 v2", self.run_block(activate))
@@ -97,7 +105,7 @@ class Commands(unittest.TestCase):
         self.assertIn("many-cards", said)
         self.run_block(f"{key}until [ $({incidents.strip()}) != 0 ]; do sleep 0.2; done")
 
-        self.assertIn("many-cards sliding agent_id", self.run_block(speed).splitlines())
+        self.assertIn("many-cards incremental agent_id", self.run_block(speed).splitlines())
 
     def alert(self, said):
         """The alert of the text's rule in an answer with all of them."""

@@ -1,5 +1,6 @@
 """Three questions: is docs/openapi.yaml a valid document, has it exactly the routes of the source and of docs/api.md, and does the real
 program answer as it says. For the last, the end-to-end tests run with every reply looked at, and then what they leave out is called.
+The other schema that we publish, that of a rule's header, is held against the program in rule_header.
 """
 
 import importlib
@@ -14,6 +15,7 @@ import deliveries  # noqa: E402
 import document  # noqa: E402
 import harness  # noqa: E402
 import routes  # noqa: E402
+import rule_header  # noqa: E402
 
 GROUPS = ["decisions", "approvals", "containment", "policies", "bad_input", "bad_admin"]
 # Needs a NATS server: `tests/e2e/run.sh transport` enrols edges.
@@ -127,7 +129,7 @@ class ZLast(unittest.TestCase):
 def main():
     harness.send = recording(harness.send)
     loader = unittest.defaultTestLoader
-    suite = unittest.TestSuite([loader.loadTestsFromTestCase(Document)])
+    suite = unittest.TestSuite([loader.loadTestsFromTestCase(Document), loader.loadTestsFromModule(rule_header)])
     for group in GROUPS:
         suite.addTests(loader.loadTestsFromModule(importlib.import_module(group)))
     suite.addTests(loader.loadTestsFromTestCase(case) for case in (Rest, ZLast))

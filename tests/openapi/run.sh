@@ -1,5 +1,6 @@
 #!/bin/sh
-# docs/openapi.yaml against the routes of the source, docs/api.md and real answers of the real program, which AEGIS_BIN names.
+# docs/openapi.yaml against the routes of the source, docs/api.md and real answers of the real program, which AEGIS_BIN names; and the schema of
+# a rule's header against the program's own reading.
 set -eu
 
 cd "$(dirname "$0")"

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::engine::{Engine, EngineConfig, TickOutput};
 use crate::evaluate::RuleStats;
+use crate::impaired::IMPAIRED_RULE;
 use crate::ruleset::RuleSet;
 
 /// Events of one tick.
@@ -147,7 +148,8 @@ impl Backtest {
 
     fn note(&mut self, output: TickOutput) {
         self.late += output.late.len() as u64;
-        for alert in output.alerts {
+        // What it says of itself stands in the numbers.
+        for alert in output.alerts.into_iter().filter(|alert| alert.rule_id != IMPAIRED_RULE) {
             let is_within = self.from.is_none_or(|from| alert.last_ts >= from) && self.to.is_none_or(|to| alert.last_ts < to);
             if is_within {
                 self.standing.insert(alert.alert_id.clone(), Told::of(alert));

@@ -17,6 +17,8 @@ use crate::sql::{SqlText, table_error};
 const CONTAINING_KEYS: [&str; 8] = ["agent_id", "token_id", "tenant_id", "edge_id", "lane", "environment", "tool", "action"];
 /// Window functions whose result does not depend on the order among equal rows.
 const TIE_PROOF: [&str; 4] = ["rank", "dense_rank", "percent_rank", "cume_dist"];
+/// The columns that the order of events is made of.
+const EVENT_ORDER: [&str; 4] = ["ts", "lane", "seq", "event_id"];
 /// Aggregates whose result depends on row order.
 const ORDER_DEPENDENT: [&str; 4] = ["first_value", "last_value", "nth_value", "string_agg"];
 
@@ -106,16 +108,29 @@ fn check_row_pattern(node: &MatchRecognize, sql: &SqlText) -> Result<(), RuleErr
             return Err(refusal);
         }
     }
-    if !event_order(node).any(|(name, _)| name == "event_id") && !node.order_by().iter().any(|sort| is_event_id(&sort.expr)) {
-        let error = RuleError::new(RuleCode::RuleOrder, "the rows of MATCH_RECOGNIZE are in an order with ties");
-        return Err(error.at(sql.place_of("MATCH_RECOGNIZE")).hint("let its input have the column event_id"));
+    // An order of its own that ends in the id has no ties that the order of events would have to decide.
+    let by_event_id = node.order_by().iter().any(|sort| match &sort.expr {
+        Expr::Column(column) if column.name == "event_id" => {
+            base_column(node.input(), column).is_none_or(|base| base == "event_id")
+        }
+        _ => false,
+    });
+    let there: Vec<&str> = event_order(node).map(|(name, _)| name).collect();
+    let missing: Vec<&str> = EVENT_ORDER.into_iter().filter(|name| !there.contains(name)).collect();
+    if by_event_id || missing.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let message = format!(
+        "the rows of MATCH_RECOGNIZE are not in the order of events where its ORDER BY leaves ties: its input has no {}",
+        missing.join(", ")
+    );
+    let hint = "let its input have the columns ts, lane, seq and event_id as they are in events; or order by event_id in the end";
+    Err(RuleError::new(RuleCode::RuleOrder, message).at(sql.place_of("MATCH_RECOGNIZE")).hint(hint))
 }
 
 /// Those columns of the input of a row pattern that the order of events is made of, in that order.
 pub(crate) fn event_order(node: &MatchRecognize) -> impl Iterator<Item = (&'static str, Column)> + '_ {
-    ["ts", "lane", "seq", "event_id"].into_iter().filter_map(|name| {
+    EVENT_ORDER.into_iter().filter_map(|name| {
         let mut columns = node.input().schema().iter().map(Column::from);
         columns.find(|column| base_column(node.input(), column).as_deref() == Some(name)).map(|column| (name, column))
     })

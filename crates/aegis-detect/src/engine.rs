@@ -15,6 +15,8 @@ use crate::alert::alert_of;
 use crate::episode::{Emission, Episode, KeyRules};
 use crate::error::DetectError;
 use crate::evaluate::{Must, RuleStats, RunningRule, TouchedKeys};
+use crate::impaired::Impaired;
+use crate::output::Evidence;
 use crate::plan::RulePlan;
 use crate::rule::Rule;
 use crate::ruleset::RuleSet;
@@ -66,6 +68,8 @@ pub struct TickOutput {
     pub episodes: Vec<EpisodeUpdate>,
     /// Events that came after the watermark minus the lateness: not looked at.
     pub late: Vec<EventId>,
+    /// How many of those had proved themselves.
+    pub late_verified: u64,
     /// Rules that stopped in this tick.
     pub quarantined: Vec<DetectError>,
 }
@@ -77,6 +81,8 @@ pub struct Engine {
     watermarks: Watermarks,
     /// Per tenant: up to where its state was settled.
     settled: HashMap<TenantId, Timestamp>,
+    /// What was told of detection itself.
+    impaired: Impaired,
     config: EngineConfig,
 }
 
@@ -87,6 +93,9 @@ pub struct EngineCheckpoint {
     settled: BTreeMap<TenantId, Timestamp>,
     /// By rule id: the rule's hash and its keys.
     rules: BTreeMap<String, (String, SavedKeys)>,
+    /// One of before has none.
+    #[serde(default)]
+    impaired: Impaired,
 }
 
 /// Events that a rule looks at at once.
@@ -102,7 +111,8 @@ impl Engine {
         let running = rules.into_planned().filter(|(rule, _)| rule.header.mode != RuleMode::Disabled);
         let plan_of = |plan: RulePlan| if config.incremental { plan } else { plan.without_pipeline() };
         let rules = running.map(|(rule, plan)| RunningRule::new(rule, plan_of(plan))).collect();
-        Self { rules, watermarks: Watermarks::default(), settled: HashMap::new(), config }
+        let (watermarks, impaired) = (Watermarks::default(), Impaired::default());
+        Self { rules, watermarks, settled: HashMap::new(), impaired, config }
     }
 
     /// Takes the next events of the stream, in stream order, and answers what follows from them.
@@ -115,23 +125,52 @@ impl Engine {
                 tenants.insert(event.tenant_id.clone());
                 in_time.push(Arc::new(event));
             } else {
-                output.late.push(event.event_id);
+                self.note_late(&event, &mut output);
             }
         }
         let due = tenants.into_iter().filter_map(|tenant| self.settles_at(&tenant).map(|final_before| (tenant, final_before)));
         let due: Vec<(TenantId, Timestamp)> = due.collect();
         let must = due.iter().map(|(tenant, _)| tenant.clone()).collect();
-        if !in_time.is_empty() {
-            let batch = Arc::new(EventBatch::new(in_time));
-            self.evaluate(Some(&batch), Must::Of(&must), &mut output);
-        } else if self.is_behind() {
-            self.evaluate(None, Must::Of(&must), &mut output);
+        let batch = (!in_time.is_empty()).then(|| Arc::new(EventBatch::new(in_time)));
+        if batch.is_some() || self.is_behind() {
+            self.evaluate(batch.as_ref(), Must::Of(&must), &mut output);
         }
+        self.tell_impaired(batch.as_ref().map(|batch| batch.rows()).unwrap_or_default(), &mut output);
         for (tenant, final_before) in due {
             self.settle(&tenant, final_before, &mut output);
             self.settled.insert(tenant, final_before);
         }
         output
+    }
+
+    /// No rule looks at an event that came too late. Of one that proved itself somebody has to know.
+    fn note_late(&mut self, event: &SecurityEvent, output: &mut TickOutput) {
+        if event.verified && event.lane.is_some() {
+            output.late_verified += 1;
+            output.alerts.extend(self.impaired.of_late(event, self.config.clock.now()));
+        }
+        output.late.push(event.event_id);
+    }
+
+    /// Says what rules did not look at, and for whom of the tick's tenants they do not look at anything any more.
+    fn tell_impaired(&mut self, taken: &[Arc<SecurityEvent>], output: &mut TickOutput) {
+        if !self.rules.iter().any(RunningRule::is_impaired) {
+            return;
+        }
+        let now = self.config.clock.now();
+        let Self { rules, watermarks, impaired, .. } = self;
+        let newest = newest_of_each(taken);
+        for running in rules.iter_mut() {
+            for loss in running.losses.take() {
+                let bus_time = watermarks.bus_time(&loss.tenant);
+                output.alerts.extend(impaired.of_rule(&running.rule.header, &loss.tenant, loss.cause, &loss.at, bus_time, now));
+            }
+            for (tenant, event) in &newest {
+                let Some(cause) = running.stopped_for(tenant) else { continue };
+                let (at, bus_time) = (Evidence::of(event), watermarks.bus_time(tenant));
+                output.alerts.extend(impaired.of_rule(&running.rule.header, tenant, cause, &at, bus_time, now));
+            }
+        }
     }
 
     /// Up to where a tenant's state is to be settled now, if it is.
@@ -145,6 +184,7 @@ impl Engine {
     pub fn catch_up(&mut self) -> TickOutput {
         let mut output = TickOutput::default();
         self.evaluate(None, Must::All, &mut output);
+        self.tell_impaired(&[], &mut output);
         output
     }
 
@@ -184,7 +224,7 @@ impl Engine {
         debug_assert!(!self.is_behind());
         let rules = self.rules.iter().map(|r| (r.rule.header.id.clone(), (r.rule.hash.clone(), r.state.save_keys()))).collect();
         let settled = self.settled.iter().map(|(t, ts)| (t.clone(), *ts)).collect();
-        EngineCheckpoint { watermarks: self.watermarks.clone(), settled, rules }
+        EngineCheckpoint { watermarks: self.watermarks.clone(), settled, rules, impaired: self.impaired.clone() }
     }
 
     /// Goes on from a checkpoint. `events` are those that had been taken in time, from each tenant's `horizon` on; where some of them are
@@ -198,6 +238,7 @@ impl Engine {
     pub fn restore_cut(&mut self, checkpoint: EngineCheckpoint, events: Vec<SecurityEvent>, is_cut: &dyn Fn(&TenantId) -> bool) {
         self.watermarks = checkpoint.watermarks;
         self.settled = checkpoint.settled.into_iter().collect();
+        self.impaired = checkpoint.impaired;
         let batch = Arc::new(EventBatch::new(events.into_iter().map(Arc::new).collect()));
         let mut saved = checkpoint.rules;
         let quotas = self.config.quotas;
@@ -210,6 +251,8 @@ impl Engine {
             if let Err(error) = rebuilt {
                 running.quarantine(&error);
             }
+            // It was told when the events first came.
+            let _told_before = running.losses.take();
         }
     }
 
@@ -294,6 +337,18 @@ fn guarded(running: &mut RunningRule, work: impl FnOnce(&mut RunningRule) -> Res
     })
 }
 
+/// Of each tenant the newest of these events, in the order of events.
+fn newest_of_each(events: &[Arc<SecurityEvent>]) -> BTreeMap<&TenantId, &SecurityEvent> {
+    let mut newest: BTreeMap<&TenantId, &SecurityEvent> = BTreeMap::new();
+    for event in events {
+        let known = newest.entry(&event.tenant_id).or_insert(event);
+        if known.order_key() < event.order_key() {
+            *known = event;
+        }
+    }
+    newest
+}
+
 fn key_rules<'a>(rule: &'a Rule, plan: &RulePlan, tenant: &'a TenantId) -> KeyRules<'a> {
     KeyRules {
         tenant,
@@ -315,7 +370,13 @@ fn emit(
     for (tenant, bucket, text) in keys {
         let mut emission = emit_key(running, &tenant, &bucket, &text)?;
         if !emission.wanted.is_empty() {
-            let found = running.find_again(&tenant, &bucket, &text, &emission.wanted)?;
+            let found = match running.find_again(&tenant, &bucket, &text, &emission.wanted) {
+                Ok(found) => found,
+                Err(error) => {
+                    running.set_aside(&tenant, error, None)?;
+                    continue;
+                }
+            };
             if let Some(key) = running.state.key_mut(&tenant, &bucket, &text) {
                 key.supply(&emission.wanted, found);
             }

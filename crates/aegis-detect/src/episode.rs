@@ -272,7 +272,13 @@ impl KeyState {
 
     /// What a checkpoint has of it.
     pub(crate) fn told(&self) -> Self {
-        Self { key: self.key.clone(), matches: Vec::new(), stands_to: None, settled: self.settled.clone(), emitted: self.emitted.clone() }
+        Self {
+            key: self.key.clone(),
+            matches: Vec::new(),
+            stands_to: None,
+            settled: self.settled.clone(),
+            emitted: self.emitted.clone(),
+        }
     }
 
     /// True if nothing is remembered.

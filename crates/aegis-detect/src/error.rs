@@ -33,6 +33,8 @@ pub enum RuleCode {
     RuleCallerKey,
     /// Neither `event_id` nor `event_ids` in the output, or not of the right type.
     RuleEvidence,
+    /// A condition that no event meets, or a word that its column never holds.
+    RuleUnreachable,
     /// The query looks further back than the header's window.
     RuleWindow,
     /// A function that depends on row order, over an order that has ties.
@@ -61,6 +63,7 @@ impl RuleCode {
             Self::RuleKey => "RULE_KEY",
             Self::RuleCallerKey => "RULE_CALLER_KEY",
             Self::RuleEvidence => "RULE_EVIDENCE",
+            Self::RuleUnreachable => "RULE_UNREACHABLE",
             Self::RuleWindow => "RULE_WINDOW",
             Self::RuleOrder => "RULE_ORDER",
             Self::RuleUnverified => "RULE_UNVERIFIED",

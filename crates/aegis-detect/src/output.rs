@@ -26,6 +26,12 @@ pub(crate) struct Evidence {
     pub(crate) receipt_hash: Option<String>,
 }
 
+impl Evidence {
+    pub(crate) fn of(event: &SecurityEvent) -> Self {
+        Self { event_id: event.event_id, ts: event.ts, receipt_hash: event.receipt_hash.clone() }
+    }
+}
+
 /// One row of a rule's output, at the instant of its last evidence.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Match {
@@ -52,6 +58,8 @@ pub(crate) struct Found {
     pub(crate) tenant: TenantId,
     pub(crate) bucket: String,
     pub(crate) key_text: String,
+    /// Whose event is its last evidence.
+    pub(crate) agent: Option<String>,
     pub(crate) found: Match,
 }
 
@@ -63,14 +71,14 @@ enum Row {
     Unfounded,
 }
 
-/// The bucket of an event. None where a key column is null: such a row can never be a match, nor help one.
-pub(crate) fn bucket_of_event(event: &SecurityEvent, columns: &[BucketColumn]) -> Option<String> {
-    let mut bucket = String::new();
+/// Writes the bucket of an event. False where a key column is null: such a row can never be a match, nor help one.
+pub(crate) fn write_bucket(event: &SecurityEvent, columns: &[BucketColumn], bucket: &mut String) -> bool {
     for column in columns {
-        bucket.push_str(&text_of(event, column.event_column)?);
+        let Some(text) = text_of(event, column.event_column) else { return false };
+        bucket.push_str(&text);
         bucket.push('\0');
     }
-    Some(bucket)
+    true
 }
 
 /// Reads matches out of a rule's output.
@@ -79,6 +87,8 @@ pub(crate) struct Reader<'a> {
     output: &'a Output,
     buckets: &'a [BucketColumn],
     events: HashMap<(&'a str, EventId), &'a Arc<SecurityEvent>>,
+    /// Those of them that have the id of another: an id is its producer's to choose.
+    twins: HashMap<(&'a str, EventId), Vec<&'a Arc<SecurityEvent>>>,
     /// The tenant and the instant of every row, where the query does not carry them.
     fixed: Option<(TenantId, Timestamp)>,
 }
@@ -91,8 +101,15 @@ impl<'a> Reader<'a> {
         seen: impl Iterator<Item = &'a Arc<SecurityEvent>>,
         fixed: Option<(TenantId, Timestamp)>,
     ) -> Self {
-        let events = seen.map(|e| ((e.tenant_id.as_str(), e.event_id), e)).collect();
-        Self { key_names, output, buckets, events, fixed }
+        let mut events = HashMap::new();
+        let mut twins: HashMap<(&'a str, EventId), Vec<&'a Arc<SecurityEvent>>> = HashMap::new();
+        for event in seen {
+            let place = (event.tenant_id.as_str(), event.event_id);
+            if let Some(other) = events.insert(place, event) {
+                twins.entry(place).or_default().push(other);
+            }
+        }
+        Self { key_names, output, buckets, events, twins, fixed }
     }
 
     /// Appends the matches of a batch of rows, and answers how many were none because their evidence is not there.
@@ -117,7 +134,7 @@ impl<'a> Reader<'a> {
             };
         }
         let (tenant, instant) = self.place(rows, row)?;
-        let Some(evidence) = self.evidence(rows, row, tenant) else { return Ok(Row::Unfounded) };
+        let Some((evidence, agent)) = self.evidence(rows, row, tenant, instant) else { return Ok(Row::Unfounded) };
         // The query saw rows of other instants too; a row belongs to the instant of its last evidence.
         if evidence.last().is_none_or(|e| e.ts != instant) {
             return Ok(Row::NoMatch);
@@ -138,7 +155,8 @@ impl<'a> Reader<'a> {
         let tenant = TenantId::new(tenant).map_err(|e| DataFusionError::Internal(e.to_string()))?;
         let key_text = Value::Object(key.clone()).to_string();
         let found = Match { instant, key, evidence, fields };
-        Ok(Row::Match(Box::new(Found { tenant, bucket, key_text, found })))
+        let agent = agent.map(str::to_owned);
+        Ok(Row::Match(Box::new(Found { tenant, bucket, key_text, agent, found })))
     }
 
     fn place<'b>(&'b self, rows: &'b RecordBatch, row: usize) -> Result<(&'b str, Timestamp)> {
@@ -156,19 +174,25 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The evidence of a row. None: it names none, or an event that the query did not see.
-    fn evidence(&self, rows: &RecordBatch, row: usize, tenant: &str) -> Option<Vec<Evidence>> {
-        let mut found: Vec<&Arc<SecurityEvent>> = Vec::new();
+    /// The evidence of a row at an instant, and whose the last of it is. None: it names none, or an event that the query did not see.
+    fn evidence(
+        &self,
+        rows: &RecordBatch,
+        row: usize,
+        tenant: &str,
+        instant: Timestamp,
+    ) -> Option<(Vec<Evidence>, Option<&'a str>)> {
+        let mut found: Vec<&'a Arc<SecurityEvent>> = Vec::new();
         if let Some(column) = self.output.event_ids {
             let ids = list_at(rows.column(column), row);
             for index in 0..ids.as_ref().map_or(0, |ids| ids.len()) {
                 // A list built with FILTER or CASE may hold nulls.
                 if let Some(text) = ids.as_ref().and_then(|ids| text_at(ids, index)) {
-                    found.push(self.event(tenant, text)?);
+                    found.push(self.event(tenant, text, instant)?);
                 }
             }
         } else if let Some(text) = self.output.event_id.and_then(|column| text_at(rows.column(column), row)) {
-            found.push(self.event(tenant, text)?);
+            found.push(self.event(tenant, text, instant)?);
         }
         if found.is_empty() {
             return None;
@@ -179,15 +203,23 @@ impl<'a> Reader<'a> {
             let half = MAX_EVIDENCE / 2;
             found.drain(half..found.len() - half);
         }
-        let evidence =
-            |e: &&Arc<SecurityEvent>| Evidence { event_id: e.event_id, ts: e.ts, receipt_hash: e.receipt_hash.clone() };
-        Some(found.iter().map(evidence).collect())
+        let agent = found.last().copied().and_then(|event| event.agent_id.as_deref());
+        Some((found.into_iter().map(|event| Evidence::of(event)).collect(), agent))
     }
 
-    fn event(&self, tenant: &str, text: &str) -> Option<&'a Arc<SecurityEvent>> {
-        let id = uuid::Uuid::try_parse(text).ok();
+    /// The event of this id. Of several, the one of the row's instant, else the newest before it, else the oldest: another edge's event must not
+    /// stand for the one that the row is made of.
+    fn event(&self, tenant: &str, text: &str, instant: Timestamp) -> Option<&'a Arc<SecurityEvent>> {
+        let id = uuid::Uuid::try_parse(text).ok()?;
         // The map's key borrows from the events, so look the tenant up by value.
-        id.and_then(|id| self.events.get(&(tenant, id)).copied())
+        let event = self.events.get(&(tenant, id)).copied()?;
+        if self.twins.is_empty() {
+            return Some(event);
+        }
+        let twins = self.twins.get(&(tenant, id)).into_iter().flatten().copied();
+        let all = || twins.clone().chain([event]);
+        let newest = all().filter(|e| e.ts <= instant).max_by(|a, b| a.order_key().cmp(&b.order_key()));
+        newest.or_else(|| all().min_by(|a, b| a.order_key().cmp(&b.order_key())))
     }
 }
 

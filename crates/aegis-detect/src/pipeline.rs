@@ -17,6 +17,10 @@ use crate::check::base_column;
 use crate::schema::{EventBatch, column_index, schema_of};
 use crate::windows::{GroupState, Origin, Windows};
 
+/// Events of one run.
+const EVENTS_OF_A_RUN: usize = 8192;
+const EVENTS_WITH_LISTS: usize = 256;
+
 /// What a bucket knows of the rows before, for every window of a query.
 pub(crate) type Frames = Vec<GroupState>;
 
@@ -81,6 +85,12 @@ impl Pipeline {
         }
     }
 
+    /// Events that one run is shown, about: few where each may have a long list.
+    pub(crate) fn events_of_a_run(&self) -> usize {
+        let lists = self.steps.iter().any(|step| matches!(step, Step::Windows(windows, _) if windows.makes_lists()));
+        if lists { EVENTS_WITH_LISTS } else { EVENTS_OF_A_RUN }
+    }
+
     /// What a bucket without rows knows.
     pub(crate) fn frames(&self) -> Frames {
         (0..self.states).map(|_| GroupState::default()).collect()
@@ -88,7 +98,12 @@ impl Pipeline {
 
     /// The query's rows for these events. `origins` says of each event whose it is; a bucket's come in their order, after all that its frames
     /// have seen. Answers with the rows the bucket that each is of.
-    pub(crate) fn run(&self, events: &EventBatch, origins: Vec<Origin>, frames: &mut [Frames]) -> Result<(RecordBatch, Vec<usize>)> {
+    pub(crate) fn run(
+        &self,
+        events: &EventBatch,
+        origins: Vec<Origin>,
+        frames: &mut [Frames],
+    ) -> Result<(RecordBatch, Vec<usize>)> {
         let mut rows = events.select(&self.columns, Arc::clone(&self.schema))?;
         let mut origins = origins;
         for step in &self.steps {

@@ -21,9 +21,11 @@ use datafusion::physical_plan::{ExecutionPlan, collect, displayable};
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::check::{base_column, check_output, check_plan};
+use crate::condition::Condition;
 use crate::error::{RuleCode, RuleError};
 use crate::leaf::{EventsTable, Slot};
 use crate::pipeline::Pipeline;
+use crate::reachable;
 use crate::rule::{Requires, Rule};
 use crate::schema::{EventBatch, TABLE, View, column_index, column_name, is_text, schema_of};
 use crate::shape::{self, INSTANT_OUT, Shape, TENANT_OUT};
@@ -74,6 +76,7 @@ pub(crate) struct RulePlan {
 }
 
 struct Prefilter {
+    conditions: Vec<Condition>,
     /// Columns of few values, and those of them that can pass at all.
     values: Vec<(usize, BTreeSet<String>)>,
     expr: Arc<dyn PhysicalExpr>,
@@ -130,6 +133,14 @@ impl RulePlan {
         let passes = |index: &usize| mask.is_valid(*index) && mask.value(*index);
         Ok((0..mask.len()).filter(passes).map(|i| Arc::clone(&batch.rows()[i])).collect())
     }
+
+    /// The conditions that an event must meet to be relevant: all of them.
+    pub(crate) fn conditions(&self) -> &[Condition] {
+        match &self.prefilter {
+            Some(prefilter) => &prefilter.conditions,
+            None => &[],
+        }
+    }
 }
 
 fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
@@ -143,6 +154,7 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
     let written = sql.plan(&state, &rule.text)?;
     check_plan(&written, &sql)?;
     check_output(&written, rule, &sql)?;
+    reachable::check_words(&written, &sql)?;
 
     let analyzed = aegis_sql::analyze(&state, written).map_err(explain)?;
     let analyzed = match rule.header.requires {
@@ -163,6 +175,7 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
         Shape::Stateless | Shape::Sliding | Shape::Incremental => shape::carry_tenant_and_time(&analyzed).map_err(explain)?,
     };
     let optimized = aegis_sql::optimize(&state, &carried).map_err(explain)?;
+    reachable::check_conditions(&analyzed, &optimized, &sql)?;
     let physical = aegis_sql::physical(&state, &optimized).map_err(explain)?;
     check_physical(physical.as_ref(), &sql)?;
 
@@ -176,6 +189,12 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
         }
         _ => None,
     };
+    if pipeline.is_none() && shape::lists_in_windows(&analyzed).map_err(explain)? {
+        let message = "array_agg(…) OVER makes a list for each row, and is run only where every window function can be followed";
+        let error = RuleError::new(RuleCode::RuleUnsupported, message).at(sql.place_of("array_agg"));
+        let hint = "beside it count, min and max over RANGE frames of ts, which add up to at most the window; or GROUP BY, or MATCH_RECOGNIZE";
+        return Err(error.hint(hint));
+    }
     let shape = if pipeline.is_some() { Shape::Incremental } else { analysis.shape };
     Ok(RulePlan { shape, output, buckets, pipeline, physical, slot, task: state.task_ctx(), prefilter, report })
 }
@@ -210,8 +229,9 @@ fn make_prefilter(state: &SessionState, optimized: &LogicalPlan) -> Result<Optio
     let schema = schema_of(&columns);
     let few = ["kind", "decision"].into_iter();
     let values = few.filter_map(|name| Some((column_index(name)?, shape::passing(&expr, name)?))).collect();
+    let conditions = Condition::split(state, &expr)?;
     let expr = aegis_sql::physical_expr(state, expr, &DFSchema::try_from(Arc::clone(&schema))?)?;
-    Ok(Some(Prefilter { values, expr, columns, schema }))
+    Ok(Some(Prefilter { conditions, values, expr, columns, schema }))
 }
 
 /// State is split by the key columns that are plain columns of events and by which every window or row pattern is partitioned: then a key's

@@ -8,7 +8,8 @@ use aegis_model::{SecurityEvent, TenantId, Timestamp};
 
 use crate::episode::{Order, order_of};
 use crate::error::DetectError;
-use crate::evaluate::{ROWS_OF_A_RUN, ROWS_OF_A_TENANT, RunningRule};
+use crate::evaluate::RunningRule;
+use crate::find::{ROWS_OF_A_RUN, ROWS_OF_A_TENANT};
 use crate::output::{Found, Match};
 use crate::schema::EventBatch;
 use crate::shape::Shape;
@@ -18,14 +19,14 @@ impl RunningRule {
     /// Keeps events without looking for matches: what a rule knows that was changed since.
     pub(crate) fn keep_only(&mut self, batch: &Arc<EventBatch>, quotas: Quotas) -> Result<(), DetectError> {
         if self.plan.shape != Shape::Stateless {
-            let relevant = self.plan.relevant(batch).map_err(|e| self.query_error(e))?;
+            let relevant = self.relevant(batch)?;
             self.keep(&relevant, quotas);
         }
         Ok(())
     }
 
     /// The state after a restart: events of the windows, what was told, and the matches at instants that were not `settled`. What was told of a
-    /// tenant of whom not all events are there (`is_cut`) stands.
+    /// tenant of whom not all events are there (`is_cut`), or of whom a quota does not take all, stands.
     pub(crate) fn rebuild(
         &mut self,
         batch: &Arc<EventBatch>,
@@ -34,16 +35,15 @@ impl RunningRule {
         is_cut: &dyn Fn(&TenantId) -> bool,
         quotas: Quotas,
     ) -> Result<(), DetectError> {
-        let lost = |running: &Self| running.stats.given_up + running.stats.refused + running.stats.overruns;
-        let lost_before = lost(self);
-        let relevant = self.plan.relevant(batch).map_err(|e| self.query_error(e))?;
+        let _of_before = self.losses.take();
+        let relevant = self.relevant(batch)?;
         self.state.load_keys(told);
         let open = |tenant: &TenantId, at: Timestamp| settled.get(tenant).is_none_or(|settled| at >= *settled);
         let mut found = match self.plan.shape {
-            Shape::Stateless => self.run(relevant, None)?,
+            Shape::Stateless => self.find_stateless(relevant)?,
             Shape::Sliding | Shape::Incremental | Shape::Stepped => {
                 self.keep(&relevant, quotas);
-                self.find_all(&open)?
+                self.find_all_there_are(&open)?
             }
         };
         found.retain(|f| open(&f.tenant, f.found.instant));
@@ -51,52 +51,81 @@ impl RunningRule {
         if self.plan.shape != Shape::Stateless {
             self.state.keys_mut().for_each(crate::episode::KeyState::forget_details);
         }
-        self.note_overruns();
-        let is_lost = lost(self) > lost_before;
-        for (_, of_tenant) in self.state.tenants.iter_mut().filter(|(tenant, _)| is_lost || is_cut(tenant)) {
+        // All were asked for above, each for its tenant.
+        let is_lost = self.note_overruns();
+        let lost = self.losses.tenants();
+        let stands = |tenant: &TenantId| is_lost || lost.contains(tenant) || is_cut(tenant);
+        for (_, of_tenant) in self.state.tenants.iter_mut().filter(|(tenant, _)| stands(tenant)) {
             let keys = of_tenant.buckets.values_mut().flat_map(|bucket| bucket.keys.values_mut());
             keys.for_each(crate::episode::KeyState::let_stand);
         }
         Ok(())
     }
 
-    /// The matches of everything that is kept.
-    fn find_all(&mut self, open: &impl Fn(&TenantId, Timestamp) -> bool) -> Result<Vec<Found>, DetectError> {
+    /// The matches of everything that is kept. Where that fails, of each tenant's.
+    fn find_all_there_are(&mut self, open: &impl Fn(&TenantId, Timestamp) -> bool) -> Result<Vec<Found>, DetectError> {
+        let buckets = self.state.buckets();
+        if let Ok(found) = self.find_all(&buckets, open) {
+            return Ok(found);
+        }
+        let mut found = Vec::new();
+        for own in buckets.chunk_by(|a, b| a.0 == b.0) {
+            match self.find_all(own, open) {
+                Ok(matches) => found.extend(matches),
+                Err(error) => {
+                    let (always, never) = (Timestamp::from_micros(i64::MIN), Timestamp::from_micros(i64::MAX));
+                    let (tenant, bucket) = &own[own.len() - 1];
+                    let newest = self.state.events(tenant, bucket, always, never).last().cloned();
+                    self.set_aside(tenant, error, newest.as_ref())?;
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The matches of some buckets.
+    fn find_all(
+        &mut self,
+        buckets: &[(TenantId, String)],
+        open: &impl Fn(&TenantId, Timestamp) -> bool,
+    ) -> Result<Vec<Found>, DetectError> {
         let (always, never) = (Timestamp::from_micros(i64::MIN), Timestamp::from_micros(i64::MAX));
         if self.plan.pipeline.is_some() {
-            return self.follow_all();
+            return self.follow_all(buckets);
         }
         let mut found = Vec::new();
         let mut rows: Vec<Arc<SecurityEvent>> = Vec::new();
-        for (tenant, bucket) in self.state.buckets() {
+        for (tenant, bucket) in buckets {
             if self.plan.shape == Shape::Stepped {
                 let instants: BTreeSet<Timestamp> = self
                     .state
-                    .events(&tenant, &bucket, always, never)
+                    .events(tenant, bucket, always, never)
                     .iter()
                     .map(|e| e.ts)
-                    .filter(|ts| open(&tenant, *ts))
+                    .filter(|ts| open(tenant, *ts))
                     .collect();
                 let (mut left, mut given_up) = (ROWS_OF_A_TENANT, 0);
                 for instant in instants.into_iter().rev() {
                     let from = instant.plus_micros(-self.window_micros());
-                    match left.checked_sub(self.state.events(&tenant, &bucket, from, instant).len()) {
+                    match left.checked_sub(self.state.events(tenant, bucket, from, instant).len()) {
                         Some(rest) => left = rest,
                         None => {
                             given_up += 1;
                             continue;
                         }
                     }
-                    found.extend(self.find_at(&tenant, &bucket, instant)?);
+                    found.extend(self.find_at(tenant, bucket, instant)?);
                     // Each has the work of a tick.
-                    self.note_overruns();
+                    if self.note_overruns() {
+                        self.miss_instants(tenant, bucket);
+                    }
                 }
                 if given_up > 0 {
-                    self.give_up_instants(&tenant, &bucket, given_up);
+                    self.give_up_instants(tenant, bucket, given_up);
                 }
                 continue;
             }
-            rows.extend_from_slice(self.state.events(&tenant, &bucket, always, never));
+            rows.extend_from_slice(self.state.events(tenant, bucket, always, never));
             if rows.len() >= ROWS_OF_A_RUN {
                 found.extend(self.run(std::mem::take(&mut rows), None)?);
             }
@@ -108,18 +137,16 @@ impl RunningRule {
     }
 
     /// The same of an incremental query.
-    fn follow_all(&mut self) -> Result<Vec<Found>, DetectError> {
+    fn follow_all(&mut self, buckets: &[(TenantId, String)]) -> Result<Vec<Found>, DetectError> {
         let (always, never) = (Timestamp::from_micros(i64::MIN), Timestamp::from_micros(i64::MAX));
         let mut found = Vec::new();
-        let (mut rows, mut some) = (0, Vec::new());
-        let mut buckets = self.state.buckets().into_iter().peekable();
-        while let Some((tenant, bucket)) = buckets.next() {
-            rows += self.state.events(&tenant, &bucket, always, never).len();
-            some.push((tenant, bucket));
-            if rows >= ROWS_OF_A_RUN || buckets.peek().is_none() {
+        let (mut rows, mut from) = (0, 0);
+        for (place, (tenant, bucket)) in buckets.iter().enumerate() {
+            rows += self.state.events(tenant, bucket, always, never).len();
+            if rows >= ROWS_OF_A_RUN || place + 1 == buckets.len() {
+                let some = &buckets[from..=place];
                 found.extend(self.follow(some.iter().map(|(tenant, bucket)| (tenant, bucket.as_str(), always)))?);
-                rows = 0;
-                some.clear();
+                (rows, from) = (0, place + 1);
             }
         }
         Ok(found)
@@ -143,7 +170,9 @@ impl RunningRule {
         let mut all = Vec::with_capacity(wanted.len());
         for order in wanted {
             let found = self.find_at(tenant, bucket, order.0)?;
-            self.note_overruns();
+            if self.note_overruns() {
+                self.miss_instants(tenant, bucket);
+            }
             all.extend(found.into_iter().filter(|f| f.key_text == key_text && order_of(&f.found) == *order).map(|f| f.found));
         }
         Ok(all)

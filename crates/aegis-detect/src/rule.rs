@@ -4,7 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use aegis_model::{RuleMode, Severity};
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, Unexpected};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::{Place, RuleCode, RuleError};
 
@@ -13,6 +14,8 @@ const MAX_SPAN_SECONDS: i64 = 24 * 60 * 60;
 /// Largest rule file, in bytes.
 const MAX_FILE_BYTES: usize = 256 * 1024;
 const OPENING: &str = "/* rule";
+/// The header as a JSON Schema (draft 2020-12), for editors. `tests/openapi` holds it against this module.
+pub const HEADER_SCHEMA: &str = include_str!("../../../docs/specs/rule-header.schema.json");
 
 /// Which events a rule may look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +61,7 @@ impl Response {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Change {
+    #[serde(deserialize_with = "whole_number")]
     pub version: u32,
     pub date: String,
     pub note: String,
@@ -69,6 +73,7 @@ pub struct Change {
 struct RawHeader {
     id: String,
     name: String,
+    #[serde(deserialize_with = "whole_number")]
     version: u32,
     severity: Severity,
     window: String,
@@ -164,7 +169,9 @@ fn parse_header(text: &str) -> Result<Header, RuleError> {
     let Some((yaml, _)) = rest.split_once("*/") else {
         return Err(refuse("the header comment is not closed".into()).at(start).hint("end the header with `*/`"));
     };
-    let raw: RawHeader = serde_saphyr::from_str(yaml).map_err(|error| {
+    // As YAML 1.2 has it, and any other reader: `7` and `true` are no texts unless they are quoted.
+    let options = serde_saphyr::options! { no_schema: true, strict_booleans: true };
+    let raw: RawHeader = serde_saphyr::from_str_with_options(yaml, options).map_err(|error| {
         let error = error.without_snippet();
         // The YAML begins at the end of the file's first line, so its line numbers are the file's.
         let place = error.location().map(|l| Place { line: l.line(), column: l.column() });
@@ -229,6 +236,13 @@ fn check_header(raw: RawHeader, text: &str) -> Result<Header, RuleError> {
         runbook: raw.runbook,
         changelog: raw.changelog,
     })
+}
+
+/// A number that is written as one: a text of digits is none.
+fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    let number = serde_json::Number::deserialize(deserializer)?;
+    let whole = number.as_u64().and_then(|whole| u32::try_from(whole).ok());
+    whole.ok_or_else(|| D::Error::invalid_value(Unexpected::Other("this number"), &"a whole number"))
 }
 
 /// `5m` as seconds: a whole number above zero and s, m, h or d, at most a day.
@@ -306,6 +320,18 @@ mod tests {
         assert_eq!(refused(&text).code, RuleCode::RuleUnverified);
         let text = GOOD.replace("mode: active", "mode: active\nrespond: [freeze_agent]").replace("[agent_id]", "[tool]");
         assert_eq!(refused(&text).code, RuleCode::RuleCallerKey);
+    }
+
+    #[test]
+    fn a_text_that_reads_as_something_else_is_quoted_and_a_number_is_not() {
+        for (good, bad) in [("owner: soc", "owner: 7"), ("name: t", "name: true"), ("version: 1\n", "version: '1'\n")] {
+            let error = refused(&GOOD.replacen(good, bad, 1));
+            assert_eq!(error.code, RuleCode::RuleHeader, "{error}");
+        }
+        for owner in ["'7'", "yes", "2026-11-22"] {
+            let text = GOOD.replace("owner: soc", &format!("owner: {owner}"));
+            assert_eq!(Rule::parse(&text, Path::new("r.sql")).unwrap().header.owner, owner.trim_matches('\''));
+        }
     }
 
     #[test]

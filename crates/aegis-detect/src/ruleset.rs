@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::error::{RuleCode, RuleError, RuleErrors};
+use crate::impaired::{IMPAIRED_NAME, IMPAIRED_RULE};
 use crate::plan::RulePlan;
 use crate::rule::Rule;
 use crate::shape::Shape;
@@ -98,7 +99,9 @@ impl RuleSet {
     pub fn from_texts(texts: impl IntoIterator<Item = (PathBuf, String)>) -> Result<Self, RuleErrors> {
         let mut rules: Vec<(Rule, RulePlan)> = Vec::new();
         let mut errors = Vec::new();
-        let mut seen: HashMap<String, PathBuf> = HashMap::new();
+        let own = [("id", IMPAIRED_RULE), ("name", IMPAIRED_NAME)];
+        let mut seen: HashMap<String, PathBuf> =
+            own.into_iter().map(|(key, word)| (format!("{key}:{word}"), PathBuf::from("detection itself"))).collect();
         for (file, text) in texts {
             let loaded = Rule::parse(&text, &file).and_then(|rule| RulePlan::load(&rule).map(|plan| (rule, plan)));
             let (rule, plan) = match loaded {
@@ -163,7 +166,17 @@ pub struct LintReport {
 
 /// Checks one rule file, as loading would.
 pub fn lint_file(path: &Path) -> Result<LintReport, RuleError> {
-    let rule = Rule::parse(&read(path)?, path)?;
+    lint_text(&read(path)?, path)
+}
+
+/// The same of each rule that comes with the binary.
+#[must_use]
+pub fn lint_shipped() -> Vec<(PathBuf, Result<LintReport, RuleError>)> {
+    SHIPPED.iter().map(|(path, text)| (PathBuf::from(path), lint_text(text, Path::new(path)))).collect()
+}
+
+fn lint_text(text: &str, path: &Path) -> Result<LintReport, RuleError> {
+    let rule = Rule::parse(text, path)?;
     let plan = RulePlan::load(&rule)?;
     let split_by = plan.buckets.iter().map(|b| rule.header.key[b.key_position].clone()).collect();
     Ok(LintReport { shape: plan.shape, split_by, plan: plan.display(), rule })

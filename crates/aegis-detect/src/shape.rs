@@ -9,7 +9,8 @@ use datafusion::common::{Column, DataFusionError, ScalarValue};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::WindowFunction;
 use datafusion::logical_expr::{
-    BinaryExpr, Expr, Extension, Filter, LogicalPlan, Operator, Projection, SubqueryAlias, Window, WindowFrameBound, WindowFrameUnits, col,
+    BinaryExpr, Expr, Extension, Filter, LogicalPlan, Operator, Projection, SubqueryAlias, Window, WindowFrameBound,
+    WindowFrameUnits, col,
 };
 
 use crate::check::{base_column, event_order, row_pattern};
@@ -67,6 +68,18 @@ pub(crate) fn analyze(plan: &LogicalPlan, window_micros: i64) -> Result<Analysis
         partition = row_patterns_partition(plan).flatten();
     }
     Ok(Analysis { shape, longest_frame, partition })
+}
+
+/// True if a window function makes a list.
+pub(crate) fn lists_in_windows(plan: &LogicalPlan) -> Result<bool> {
+    let mut lists = false;
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::Window(window) = node {
+            lists |= window.window_expr.iter().filter_map(window_function).any(|function| function.fun.name() == "array_agg");
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(lists)
 }
 
 /// Columns of `events` by which every row pattern is partitioned, in a plan where nothing else joins rows.
@@ -282,10 +295,12 @@ fn carry_window(window: &Window) -> Result<Carried> {
 pub(crate) fn passing(condition: &Expr, column: &str) -> Option<BTreeSet<String>> {
     let is_column = |expr: &Expr| matches!(expr, Expr::Column(c) if c.name == column);
     match condition {
-        Expr::BinaryExpr(BinaryExpr { left, op: Operator::And, right }) => match (passing(left, column), passing(right, column)) {
-            (Some(left), Some(right)) => Some(left.intersection(&right).cloned().collect()),
-            (left, right) => left.or(right),
-        },
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::And, right }) => {
+            match (passing(left, column), passing(right, column)) {
+                (Some(left), Some(right)) => Some(left.intersection(&right).cloned().collect()),
+                (left, right) => left.or(right),
+            }
+        }
         Expr::BinaryExpr(BinaryExpr { left, op: Operator::Or, right }) => {
             let mut values = passing(left, column)?;
             values.extend(passing(right, column)?);
@@ -298,7 +313,7 @@ pub(crate) fn passing(condition: &Expr, column: &str) -> Option<BTreeSet<String>
     }
 }
 
-fn text(expr: &Expr) -> Option<String> {
+pub(crate) fn text(expr: &Expr) -> Option<String> {
     match expr {
         Expr::Literal(ScalarValue::Utf8(text) | ScalarValue::LargeUtf8(text) | ScalarValue::Utf8View(text), _) => text.clone(),
         _ => None,

@@ -8,6 +8,10 @@ use std::sync::Arc;
 /// A value as bytes that compare as the value does.
 pub(crate) type Bytes = Arc<[u8]>;
 
+/// Values of a frame that are listed at most; of more, so many of the first and of the last. Evidence has no more.
+const MOST_LISTED: usize = 4096;
+const ENDS_LISTED: usize = 64;
+
 /// The rows from `start` to `end` microseconds before another, both included: rows of the same time are all in it, or all out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Frame {
@@ -164,11 +168,37 @@ impl Partition {
         self.held[frame].sorted.last_key_value().map(|(value, _)| value)
     }
 
-    /// The values of a frame in the order of its rows.
-    pub(crate) fn values(&self, frame: usize) -> impl Iterator<Item = &Bytes> {
+    /// The values of a frame in the order of its rows; of more than `MOST_LISTED`, or more than so many bytes, some of the first and the last.
+    pub(crate) fn values(&self, frame: usize, most_bytes: usize) -> Vec<&Bytes> {
         let Held { from, to, .. } = self.held[frame];
         let rows = self.rows.range((from - self.dropped) as usize..(to - self.dropped) as usize);
-        rows.filter_map(move |row| self.frames[frame].argument.and_then(|argument| row.values[argument].as_ref()))
+        let mut values = rows.filter_map(|row| self.frames[frame].argument.and_then(|argument| row.values[argument].as_ref()));
+        let mut bytes = 0;
+        let all: Vec<&Bytes> = values
+            .by_ref()
+            .take(MOST_LISTED + 1)
+            .take_while(|value| {
+                bytes += value.len();
+                bytes <= most_bytes
+            })
+            .collect();
+        if all.len() as u64 == self.held[frame].count && all.len() <= MOST_LISTED {
+            return all;
+        }
+        let rows = self.rows.range((from - self.dropped) as usize..(to - self.dropped) as usize);
+        let last = rows.rev().filter_map(|row| self.frames[frame].argument.and_then(|argument| row.values[argument].as_ref()));
+        let (mut first_bytes, mut last_bytes) = (0, 0);
+        // One of each end, however long.
+        let fits = |bytes: &mut usize, value: &Bytes| {
+            let is_first = *bytes == 0;
+            *bytes += value.len();
+            is_first || *bytes <= most_bytes / 2
+        };
+        let mut some: Vec<&Bytes> = all.into_iter().take(ENDS_LISTED).take_while(|value| fits(&mut first_bytes, value)).collect();
+        let mut last: Vec<&Bytes> = last.take(ENDS_LISTED).take_while(|value| fits(&mut last_bytes, value)).collect();
+        last.reverse();
+        some.extend(last);
+        some
     }
 }
 
@@ -237,7 +267,7 @@ mod tests {
                                 continue;
                             }
                             prop_assert_eq!(partition.count(index), values.len() as i64);
-                            prop_assert_eq!(partition.values(index).map(|v| v[0]).collect::<Vec<_>>(), values.clone());
+                            prop_assert_eq!(partition.values(index, 1 << 20).iter().map(|v| v[0]).collect::<Vec<_>>(), values.clone());
                             if frame.sorted {
                                 values.sort_unstable();
                                 prop_assert_eq!(partition.least(index).map(|v| v[0]), values.first().copied());
@@ -250,5 +280,27 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn of_a_long_list_the_ends_are_listed() {
+        let mut partition = Partition::new(Arc::from([Frame { start: 100_000, end: 0, argument: Some(0), sorted: false }]));
+        let value = |n: i64| Bytes::from(n.to_be_bytes());
+        let listed = |partition: &Partition, bytes| {
+            let number = |v: &Bytes| i64::from_be_bytes(v[..].try_into().unwrap());
+            partition.values(0, bytes).into_iter().map(number).collect::<Vec<_>>()
+        };
+        for n in 0..5_000 {
+            partition.push(n, Box::new([Some(value(n))]));
+            if n == 4_095 {
+                partition.seek(n);
+                assert_eq!(listed(&partition, 1 << 20), (0..4_096).collect::<Vec<_>>());
+                assert_eq!(listed(&partition, 4_096 * 8 - 1), (0..64).chain(4_032..4_096).collect::<Vec<_>>());
+            }
+        }
+        partition.seek(4_999);
+        assert_eq!(listed(&partition, 1 << 20), (0..64).chain(4_936..5_000).collect::<Vec<_>>());
+        assert_eq!(listed(&partition, 32), [0, 1, 4_998, 4_999], "as many of each end as there is room for");
+        assert_eq!(listed(&partition, 0), [0, 4_999], "and one of each in any case");
     }
 }

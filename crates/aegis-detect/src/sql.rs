@@ -35,6 +35,15 @@ impl SqlText {
         Some(Place { line: found.span.start.line, column: found.span.start.column })
     }
 
+    /// Where a text first stands behind a word; without the word, where it first stands.
+    pub(crate) fn place_of_text(&self, text: &str, behind: &str) -> Option<Place> {
+        let is_word = |t: &TokenWithSpan| matches!(&t.token, Token::Word(w) if w.value.eq_ignore_ascii_case(behind));
+        let is_text = |t: &&TokenWithSpan| matches!(&t.token, Token::SingleQuotedString(quoted) if quoted == text);
+        let word = self.tokens.iter().position(is_word).unwrap_or(0);
+        let found = self.tokens[word..].iter().find(is_text).or_else(|| self.tokens.iter().find(is_text))?;
+        Some(Place { line: found.span.start.line, column: found.span.start.column })
+    }
+
     /// Where the query begins: the first token that is neither white space nor a comment.
     pub(crate) fn start(&self) -> Option<Place> {
         let found = self.tokens.iter().find(|t| !matches!(t.token, Token::Whitespace(_)))?;

@@ -7,6 +7,7 @@ use crate::engine::TickOutput;
 use crate::error::DetectError;
 use crate::follow::{RETRY_FIRST, RETRY_MOST, Running};
 use crate::hold::Kept;
+use crate::impaired::IMPAIRED_RULE;
 use crate::verify::Stage;
 use crate::wire::{dead_letter, messages, read, smaller};
 use crate::worker::{Shared, WorkerStats};
@@ -92,9 +93,15 @@ impl Running {
             stats.repeated += seen.repeated;
             stats.malformed += seen.malformed;
             stats.late += output.late.len() as u64;
+            stats.late_verified += output.late_verified;
             stats.alerts += output.alerts.len() as u64;
             stats.retractions += output.retractions.len() as u64;
             for alert in &output.alerts {
+                if alert.rule_id == IMPAIRED_RULE {
+                    // Nobody found anything.
+                    stats.impaired += 1;
+                    continue;
+                }
                 let micros = alert.detected_at.as_micros().saturating_sub(alert.last_ts.as_micros()).max(0);
                 stats.detect_seconds_sum += micros as f64 / 1e6;
                 stats.detect_seconds_count += 1;

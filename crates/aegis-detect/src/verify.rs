@@ -11,6 +11,10 @@ use serde_json::json;
 const ADAPTER: &str = "receipt-chain";
 /// Longest message of a failure that is kept, in characters.
 const MAX_MESSAGE: usize = 300;
+/// How far the time of an event may be ahead of that at which the bus stored it, microseconds: clocks are minutes apart before they are corrected.
+const MOST_AHEAD: i64 = 5 * 60 * 1_000_000;
+/// The code of an event whose time is further ahead: its receipt holds, and what it says of the time cannot be.
+const AHEAD_OF_TIME: &str = "ahead_of_time";
 
 /// Why an event is not verified.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,16 +74,28 @@ impl VerifyStage {
         if verdict.repeated {
             return Stage::Repeated;
         }
-        match verdict.failure {
-            None => Stage::Kept,
+        let broken = match verdict.failure {
             Some(failure) => {
                 let message = failure.message.chars().take(MAX_MESSAGE).collect();
-                let broken = ChainBreak { code: failure.code.as_str().to_owned(), message };
-                let said = chain_broken_event(event, &broken);
-                Stage::Broken(broken, Box::new(said))
+                ChainBreak { code: failure.code.as_str().to_owned(), message }
             }
-        }
+            None if event.verified && is_ahead_of_time(event) => {
+                event.verified = false;
+                let message = format!("its ts is {}, more than five minutes after the bus had it", event.ts);
+                ChainBreak { code: AHEAD_OF_TIME.to_owned(), message }
+            }
+            None => return Stage::Kept,
+        };
+        let said = chain_broken_event(event, &broken);
+        Stage::Broken(broken, Box::new(said))
     }
+}
+
+/// True if the event says that it happened more than five minutes after the bus stored it: whoever seals such receipts could open windows that
+/// nothing of the present is in, and a rule that contains does not look at it.
+#[must_use]
+pub fn is_ahead_of_time(event: &SecurityEvent) -> bool {
+    event.bus_ts.is_some_and(|stored| event.ts > stored.plus_micros(MOST_AHEAD))
 }
 
 /// The event that says that `event` failed. A function of the log: its id is derived, its time is the bus's.

@@ -60,6 +60,12 @@ impl Watermarks {
     pub(crate) fn final_before(&self, tenant: &TenantId, lateness_micros: i64) -> Option<Timestamp> {
         Some(self.0.get(tenant)?.watermark?.plus_micros(-lateness_micros))
     }
+
+    /// When the bus stored the tenant's newest event.
+    pub(crate) fn bus_time(&self, tenant: &TenantId) -> Option<Timestamp> {
+        let time = self.0.get(tenant)?;
+        time.last_bus_ts.max(time.last_unheard)
+    }
 }
 
 /// Whose time an event tells. Nobody's, if it did not prove itself or is what is said about such a one: anybody who reaches the bus can write

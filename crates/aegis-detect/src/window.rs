@@ -1,42 +1,16 @@
 //! The bounded state of one rule: per tenant, per bucket, the events of the window and the matches that can still change.
-//! Promises that a full quota refuses new keys loudly (counted) and never touches another tenant's state.
+//! Promises that a full quota refuses new keys loudly (counted) and never touches another tenant's state, and that no agent fills it alone.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use aegis_model::{SecurityEvent, TenantId, Timestamp};
 
+use crate::bucket::Bucket;
+pub(crate) use crate::bucket::Kept;
+pub use crate::bucket::Quotas;
 use crate::episode::KeyState;
 use crate::pipeline::Frames;
-
-/// How much state one rule may keep.
-#[derive(Clone, Copy, Debug)]
-pub struct Quotas {
-    /// Events kept per tenant and rule; at the bound no new key is taken.
-    pub events_per_tenant: usize,
-    /// Buckets (keys) kept per tenant and rule.
-    pub keys_per_tenant: usize,
-    /// Events kept of one key: a key beyond it loses its own oldest events.
-    pub events_per_key: usize,
-    /// Bytes of text in the events of one key, and of a tenant's; beyond them it is as with the events.
-    pub bytes_per_key: usize,
-    pub bytes_per_tenant: usize,
-    /// Matches kept of one key that a late event could still change; of more, the oldest stand as they are.
-    pub matches_per_key: usize,
-}
-
-impl Default for Quotas {
-    fn default() -> Self {
-        Self {
-            events_per_tenant: 200_000,
-            keys_per_tenant: 50_000,
-            events_per_key: 20_000,
-            bytes_per_key: 32 << 20,
-            bytes_per_tenant: 512 << 20,
-            matches_per_key: 2_000,
-        }
-    }
-}
 
 /// State of one rule.
 #[derive(Debug, Default)]
@@ -51,94 +25,38 @@ pub(crate) struct TenantState {
     bytes: usize,
     /// In all buckets.
     keys: usize,
+    /// How many of the buckets each agent's events have made.
+    made_by: HashMap<Arc<str>, usize>,
 }
 
-/// What an event's texts take.
-fn bytes_of(event: &SecurityEvent) -> usize {
-    let texts = [
-        &event.agent_id,
-        &event.token_id,
-        &event.user_id,
-        &event.run_id,
-        &event.trace_id,
-        &event.environment,
-        &event.tool,
-        &event.action,
-        &event.resource,
-        &event.target,
-        &event.reason,
-        &event.approver,
-        &event.attributes,
-    ];
-    texts.into_iter().flatten().map(String::len).sum::<usize>() + event.matched_policies.iter().map(String::len).sum::<usize>()
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct Bucket {
-    /// In event order, each once; those before `given_up` are only still there because moving the others costs.
-    events: Vec<Arc<SecurityEvent>>,
-    given_up: usize,
-    /// What the texts of its events take.
-    bytes: usize,
-    following: Following,
-    /// By the text of the key.
-    pub(crate) keys: BTreeMap<String, KeyState>,
-}
-
-/// How far an incremental query has come in a bucket's events, and what it knows of them.
-#[derive(Debug, Default)]
-struct Following {
-    frames: Frames,
-    /// The time of the last event that it was shown; none: it has seen none.
-    shown: Option<Timestamp>,
-    /// The newest event that a quota has taken since: it knows nothing of it any more.
-    taken: Option<Timestamp>,
-}
-
-impl Bucket {
-    fn events(&self) -> &[Arc<SecurityEvent>] {
-        &self.events[self.given_up..]
+impl TenantState {
+    /// True if an event of this agent may make one more bucket. Those of no agent have no share of their own.
+    fn has_share(&self, agent: Option<&str>, quotas: Quotas) -> bool {
+        let made = agent.and_then(|agent| self.made_by.get(agent));
+        made.is_none_or(|made| *made < quotas.keys_per_agent())
     }
 
-    /// Forgets its oldest events; the others are moved once for many of them. Answers what their texts took.
-    fn give_up(&mut self, count: usize) -> usize {
-        let bytes = self.events[self.given_up..][..count].iter().map(|event| bytes_of(event)).sum();
-        self.bytes -= bytes;
-        self.given_up += count;
-        if self.given_up * 2 > self.events.len() {
-            self.events.drain(..self.given_up);
-            self.given_up = 0;
+    /// Makes a bucket that is not there.
+    fn make(&mut self, name: &str, agent: Option<&str>) {
+        let made_by = agent.map(|agent| match self.made_by.get_key_value(agent) {
+            Some((known, _)) => Arc::clone(known),
+            None => Arc::from(agent),
+        });
+        if let Some(agent) = &made_by {
+            *self.made_by.entry(Arc::clone(agent)).or_default() += 1;
         }
-        bytes
-    }
-
-    /// How many of its oldest events a quota takes.
-    fn surplus(&self, quotas: Quotas) -> usize {
-        let mut surplus = self.events().len().saturating_sub(quotas.events_per_key);
-        let mut bytes = self.bytes;
-        for (place, event) in self.events().iter().enumerate() {
-            if bytes <= quotas.bytes_per_key {
-                break;
-            }
-            bytes -= bytes_of(event);
-            surplus = surplus.max(place + 1);
-        }
-        surplus
+        self.buckets.insert(name.to_owned(), Bucket::made_by(made_by));
     }
 }
 
-/// What came of offering an event to the state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kept {
-    Added,
-    /// It was there: a redelivery changes nothing.
-    Known,
-    /// Added, and as many of the oldest events of the same key were given up.
-    AddedOverQuota(usize),
-    /// It is the oldest of a key that has as many as it may have.
-    GivenUp,
-    /// A quota is full and the key is new.
-    Refused,
+/// One of an agent's buckets is gone.
+fn give_back(made_by: &mut HashMap<Arc<str>, usize>, agent: &Arc<str>) {
+    if let Some(made) = made_by.get_mut(agent) {
+        *made -= 1;
+        if *made == 0 {
+            made_by.remove(agent);
+        }
+    }
 }
 
 /// The buckets that a tick touched, each with the time of its oldest and newest new event.
@@ -146,9 +64,8 @@ pub(crate) enum Kept {
 pub(crate) struct Touched(BTreeMap<(TenantId, String), (Timestamp, Timestamp)>);
 
 impl Touched {
-    pub(crate) fn add(&mut self, tenant: &TenantId, bucket: String, ts: Timestamp) {
-        let span = self.0.entry((tenant.clone(), bucket)).or_insert((ts, ts));
-        *span = (span.0.min(ts), span.1.max(ts));
+    pub(crate) fn add(&mut self, tenant: &TenantId, bucket: String, span: (Timestamp, Timestamp)) {
+        self.0.insert((tenant.clone(), bucket), span);
     }
 
     /// Those of each tenant.
@@ -171,53 +88,61 @@ impl Touched {
 }
 
 impl RuleState {
-    /// Keeps an event for later evaluations.
-    pub(crate) fn keep(&mut self, event: &Arc<SecurityEvent>, bucket: &str, quotas: Quotas) -> Kept {
-        let tenant = self.tenants.entry(event.tenant_id.clone()).or_default();
-        if !tenant.buckets.contains_key(bucket)
-            && (tenant.events >= quotas.events_per_tenant
-                || tenant.bytes >= quotas.bytes_per_tenant
-                || tenant.buckets.len() >= quotas.keys_per_tenant)
-        {
-            return Kept::Refused;
+    /// Keeps events of one bucket for later evaluations, and says of each what came of it.
+    pub(crate) fn keep<'a>(
+        &mut self,
+        tenant: &TenantId,
+        bucket: &str,
+        events: impl IntoIterator<Item = &'a Arc<SecurityEvent>>,
+        quotas: Quotas,
+        mut each: impl FnMut(&'a Arc<SecurityEvent>, Kept),
+    ) {
+        if !self.tenants.contains_key(tenant) {
+            self.tenants.insert(tenant.clone(), TenantState::default());
         }
-        let entry = tenant.buckets.entry(bucket.to_owned()).or_default();
-        // Events mostly come in order, so look at the end first.
-        let at = match entry.events().last() {
-            Some(last) if last.order_key() >= event.order_key() => {
-                match entry.events().binary_search_by(|e| e.order_key().cmp(&event.order_key())) {
-                    Ok(_) => return Kept::Known,
-                    Err(at) => entry.given_up + at,
-                }
+        let Some(state) = self.tenants.get_mut(tenant) else { return };
+        let mut events = events.into_iter().peekable();
+        if !state.buckets.contains_key(bucket) {
+            let is_full = state.events >= quotas.events_per_tenant
+                || state.bytes >= quotas.bytes_per_tenant
+                || state.buckets.len() >= quotas.keys_per_tenant;
+            // The first whose agent may make one more makes it.
+            while let Some(event) = events.next_if(|event| is_full || !state.has_share(event.agent_id.as_deref(), quotas)) {
+                each(event, Kept::Refused);
             }
-            _ => entry.events.len(),
-        };
-        if at == entry.given_up && entry.events().len() >= quotas.events_per_key.max(1) {
-            return Kept::GivenUp;
+            let Some(first) = events.peek() else { return };
+            state.make(bucket, first.agent_id.as_deref());
         }
-        entry.events.insert(at, Arc::clone(event));
-        let bytes = bytes_of(event);
-        entry.bytes += bytes;
-        tenant.events += 1;
-        tenant.bytes += bytes;
-        let surplus = entry.surplus(quotas);
-        if surplus == 0 {
-            return Kept::Added;
+        let TenantState { buckets, events: count, bytes, .. } = state;
+        let Some(entry) = buckets.get_mut(bucket) else { return };
+        for event in events {
+            let (events_before, bytes_before) = (entry.events().len(), entry.bytes);
+            each(event, entry.keep(event, quotas));
+            *count = *count + entry.events().len() - events_before;
+            *bytes = *bytes + entry.bytes - bytes_before;
         }
-        entry.following.taken = entry.following.taken.max(Some(entry.events()[surplus - 1].ts));
-        tenant.bytes -= entry.give_up(surplus);
-        tenant.events -= surplus;
-        Kept::AddedOverQuota(surplus)
     }
 
-    /// The state of a key, made if there is none. None: a quota of keys is full.
-    pub(crate) fn key_or_new(&mut self, tenant: &TenantId, bucket: &str, text: &str, quotas: Quotas) -> Option<&mut KeyState> {
+    /// The state of a key, made if there is none. `agent` is whose event a match was found in. None: a quota of keys is full, or the agent's part
+    /// of it.
+    pub(crate) fn key_or_new(
+        &mut self,
+        tenant: &TenantId,
+        bucket: &str,
+        text: &str,
+        agent: Option<&str>,
+        quotas: Quotas,
+    ) -> Option<&mut KeyState> {
         let state = self.tenants.entry(tenant.clone()).or_default();
         let known = state.buckets.get(bucket);
-        let has_room = state.keys < quotas.keys_per_tenant && (known.is_some() || state.buckets.len() < quotas.keys_per_tenant);
         if !known.is_some_and(|bucket| bucket.keys.contains_key(text)) {
-            if !has_room {
+            let is_new = known.is_none();
+            let has_room = !is_new || (state.buckets.len() < quotas.keys_per_tenant && state.has_share(agent, quotas));
+            if state.keys >= quotas.keys_per_tenant || !has_room {
                 return None;
+            }
+            if is_new {
+                state.make(bucket, agent);
             }
             state.keys += 1;
         }
@@ -243,35 +168,13 @@ impl RuleState {
         fresh: impl FnOnce() -> Frames,
     ) -> Option<(Frames, &[Arc<SecurityEvent>])> {
         let bucket = self.tenants.get_mut(tenant)?.buckets.get_mut(bucket)?;
-        let Following { frames, shown, taken } = &mut bucket.following;
-        let mut known = std::mem::take(frames);
-        let from = match *shown {
-            None => {
-                known = fresh();
-                0
-            }
-            Some(shown) => {
-                if oldest <= shown {
-                    known.iter_mut().for_each(|state| state.take_back(oldest.as_micros()));
-                }
-                bucket.events[bucket.given_up..].partition_point(|e| e.ts < oldest)
-            }
-        };
-        if let Some(taken) = taken.take() {
-            known.iter_mut().for_each(|state| state.drop_before(taken.as_micros().saturating_add(1)));
-        }
-        let events = &bucket.events[bucket.given_up..];
-        *shown = (*shown).max(events.last().map(|last| last.ts));
-        Some((known, &events[from..]))
+        Some(bucket.follow(oldest, fresh))
     }
 
     /// Puts back what an incremental query knows now; without it, it is shown everything again.
     pub(crate) fn followed(&mut self, tenant: &TenantId, bucket: &str, frames: Option<Frames>) {
         if let Some(bucket) = self.tenants.get_mut(tenant).and_then(|t| t.buckets.get_mut(bucket)) {
-            match frames {
-                Some(frames) => bucket.following.frames = frames,
-                None => bucket.following = Following::default(),
-            }
+            bucket.followed(frames);
         }
     }
 
@@ -279,16 +182,19 @@ impl RuleState {
     pub(crate) fn expire(&mut self, tenant: &TenantId, before: Timestamp) {
         let Some(state) = self.tenants.get_mut(tenant) else { return };
         let (mut dropped, mut bytes, mut keys) = (0, 0, 0);
-        state.buckets.retain(|_, bucket| {
-            let expired = bucket.events().partition_point(|e| e.ts < before);
-            bytes += bucket.give_up(expired);
-            if expired > 0 {
-                bucket.following.frames.iter_mut().for_each(|state| state.drop_before(before.as_micros()));
-            }
-            dropped += expired;
+        let TenantState { buckets, made_by, .. } = state;
+        buckets.retain(|_, bucket| {
+            let (events_before, bytes_before) = (bucket.events().len(), bucket.bytes);
+            bucket.expire(before);
+            dropped += events_before - bucket.events().len();
+            bytes += bytes_before - bucket.bytes;
             bucket.keys.retain(|_, key| !key.is_empty());
             keys += bucket.keys.len();
-            !bucket.events().is_empty() || !bucket.keys.is_empty()
+            let stays = !bucket.events().is_empty() || !bucket.keys.is_empty();
+            if let Some(agent) = bucket.made_by.as_ref().filter(|_| !stays) {
+                give_back(made_by, agent);
+            }
+            stays
         });
         state.events -= dropped;
         state.bytes -= bytes;
@@ -360,20 +266,63 @@ mod tests {
         Arc::new(SecurityEvent::new(TenantId::new(tenant).unwrap(), "e", "edge", EventKind::AuthorizeDecision, ts))
     }
 
+    fn keep(state: &mut RuleState, event: &Arc<SecurityEvent>, bucket: &str, quotas: Quotas) -> Kept {
+        let mut kept = None;
+        state.keep(&event.tenant_id, bucket, [event], quotas, |_, came| kept = Some(came));
+        kept.unwrap()
+    }
+
     #[test]
     fn a_full_quota_refuses_new_keys_and_leaves_other_tenants_alone() {
         let quotas = Quotas { events_per_tenant: 3, keys_per_tenant: 2, events_per_key: 2, ..Quotas::default() };
         let mut state = RuleState::default();
-        assert_eq!(state.keep(&event("a", 1), "k1", quotas), Kept::Added);
-        assert_eq!(state.keep(&event("a", 2), "k2", quotas), Kept::Added);
-        assert_eq!(state.keep(&event("a", 3), "k3", quotas), Kept::Refused);
-        assert_eq!(state.keep(&event("b", 3), "k3", quotas), Kept::Added);
-        assert_eq!(state.keep(&event("a", 3), "k1", quotas), Kept::Added, "a known key goes on");
-        assert_eq!(state.keep(&event("a", 4), "k1", quotas), Kept::AddedOverQuota(1));
-        assert_eq!(state.keep(&event("a", 2), "k1", quotas), Kept::GivenUp, "it would be the oldest");
+        assert_eq!(keep(&mut state, &event("a", 1), "k1", quotas), Kept::Added);
+        assert_eq!(keep(&mut state, &event("a", 2), "k2", quotas), Kept::Added);
+        assert_eq!(keep(&mut state, &event("a", 3), "k3", quotas), Kept::Refused);
+        assert_eq!(keep(&mut state, &event("b", 3), "k3", quotas), Kept::Added);
+        assert_eq!(keep(&mut state, &event("a", 3), "k1", quotas), Kept::Added, "a known key goes on");
+        assert_eq!(keep(&mut state, &event("a", 4), "k1", quotas), Kept::AddedOverQuota(1));
+        assert_eq!(keep(&mut state, &event("a", 2), "k1", quotas), Kept::GivenUp, "it would be the oldest");
         assert_eq!(state.event_count(), 4);
         state.expire(&TenantId::new("a").unwrap(), Timestamp::from_micros(10_000_000));
         assert_eq!(state.event_count(), 1, "only the other tenant's event is left");
+    }
+
+    #[test]
+    fn an_agent_makes_a_quarter_of_the_buckets_at_most_until_its_own_expire() {
+        let quotas = Quotas { keys_per_tenant: 8, ..Quotas::default() };
+        let (mut state, tenant) = (RuleState::default(), TenantId::new("a").unwrap());
+        let of = |agent: Option<&str>, second: i64| {
+            let mut event = (*event("a", second)).clone();
+            event.agent_id = agent.map(str::to_owned);
+            Arc::new(event)
+        };
+        let own = |state: &mut RuleState, agent: Option<&str>, second: i64| {
+            keep(state, &of(agent, second), &second.to_string(), quotas)
+        };
+        let kept = [1, 2, 3].map(|second| own(&mut state, Some("loud"), second));
+        assert_eq!(kept, [Kept::Added, Kept::Added, Kept::Refused]);
+        assert_eq!(own(&mut state, Some("quiet"), 4), Kept::Added, "another agent has its own part");
+        let known = keep(&mut state, &of(Some("loud"), 5), "4", quotas);
+        assert_eq!(known, Kept::Added, "a bucket that is there takes anybody's");
+        let kept = [6, 7].map(|second| own(&mut state, None, second));
+        assert_eq!(kept, [Kept::Added, Kept::Added], "nobody's have no bound but the tenant's");
+        // A match is as good as an event.
+        assert!(state.key_or_new(&tenant, "9", "key", Some("loud"), quotas).is_none());
+        assert!(state.key_or_new(&tenant, "9", "key", Some("quiet"), quotas).is_some());
+        assert!(state.key_or_new(&tenant, "10", "key", Some("quiet"), quotas).is_none());
+        // Of events that come together, the first one that may makes the bucket.
+        let together = [of(Some("loud"), 8), of(Some("third"), 8), of(Some("loud"), 8)];
+        let mut kept = Vec::new();
+        state.keep(&tenant, "8", &together, quotas, |_, came| kept.push(came));
+        assert_eq!(kept, [Kept::Refused, Kept::Added, Kept::Added]);
+        // The first bucket goes, and with it what it was of the part.
+        state.expire(&tenant, Timestamp::from_micros(2_000_000));
+        let kept = [11, 12].map(|second| own(&mut state, Some("loud"), second));
+        assert_eq!(kept, [Kept::Added, Kept::Refused]);
+        state.expire(&tenant, Timestamp::from_micros(100_000_000));
+        let kept = [111, 112, 113].map(|second| own(&mut state, Some("loud"), second));
+        assert_eq!(kept, [Kept::Added, Kept::Added, Kept::Refused], "all of it is given back");
     }
 
     #[test]
@@ -388,7 +337,7 @@ mod tests {
         // What a list that is sorted and cut each time would keep.
         let mut expected = Vec::new();
         for second in (1..=100).map(|n| if n % 3 == 0 { n - 2 } else { n }) {
-            state.keep(&event("a", second), "k", quotas);
+            keep(&mut state, &event("a", second), "k", quotas);
             expected.push(second);
             expected.sort_unstable();
             expected = expected.split_off(expected.len().saturating_sub(10));
@@ -407,21 +356,21 @@ mod tests {
             event.resource = Some("x".repeat(1_000));
             Arc::new(event)
         };
-        let kept: Vec<Kept> = (1..=5).map(|second| state.keep(&long(second), "k1", quotas)).collect();
+        let kept: Vec<Kept> = (1..=5).map(|second| keep(&mut state, &long(second), "k1", quotas)).collect();
         assert_eq!(kept, [Kept::Added, Kept::Added, Kept::Added, Kept::AddedOverQuota(1), Kept::AddedOverQuota(1)]);
-        assert_eq!((1..=3).map(|second| state.keep(&long(second), "k2", quotas)).collect::<Vec<_>>(), [Kept::Added; 3]);
-        assert_eq!(state.keep(&long(9), "k3", quotas), Kept::Refused, "the tenant has as much as it may have");
+        assert_eq!((1..=3).map(|second| keep(&mut state, &long(second), "k2", quotas)).collect::<Vec<_>>(), [Kept::Added; 3]);
+        assert_eq!(keep(&mut state, &long(9), "k3", quotas), Kept::Refused, "the tenant has as much as it may have");
         state.expire(&TenantId::new("a").unwrap(), Timestamp::from_micros(100_000_000));
-        assert_eq!(state.keep(&long(9), "k3", quotas), Kept::Added, "what is gone takes nothing");
+        assert_eq!(keep(&mut state, &long(9), "k3", quotas), Kept::Added, "what is gone takes nothing");
     }
 
     #[test]
     fn a_redelivered_event_is_known() {
         let mut state = RuleState::default();
         let (first, second) = (event("a", 1), event("a", 2));
-        assert_eq!(state.keep(&second, "k", Quotas::default()), Kept::Added);
-        assert_eq!(state.keep(&first, "k", Quotas::default()), Kept::Added);
-        assert_eq!(state.keep(&second, "k", Quotas::default()), Kept::Known);
+        assert_eq!(keep(&mut state, &second, "k", Quotas::default()), Kept::Added);
+        assert_eq!(keep(&mut state, &first, "k", Quotas::default()), Kept::Added);
+        assert_eq!(keep(&mut state, &second, "k", Quotas::default()), Kept::Known);
         let tenant = TenantId::new("a").unwrap();
         let all = state.events(&tenant, "k", Timestamp::from_micros(0), Timestamp::from_micros(i64::MAX));
         assert_eq!(all.iter().map(|e| e.event_id).collect::<Vec<_>>(), [first.event_id, second.event_id]);

@@ -180,6 +180,11 @@ impl Windows {
         Ok(functions.iter().all(typed).then_some(Self { groups, functions }))
     }
 
+    /// True if one of them makes lists.
+    pub(crate) fn makes_lists(&self) -> bool {
+        self.functions.iter().any(|function| function.kind == Kind::List)
+    }
+
     /// The columns of the functions for these rows, which come after all that the states have seen, each bucket's in the order of time.
     pub(crate) fn run(&self, rows: &RecordBatch, origins: &[Origin], states: &mut [Vec<GroupState>]) -> Result<Vec<ArrayRef>> {
         let mut columns: Vec<Option<ArrayRef>> = vec![None; self.functions.len()];
@@ -187,12 +192,14 @@ impl Windows {
             let mine = |(_, function): &(usize, &Function)| function.group == index;
             let functions: Vec<(usize, &Function)> = self.functions.iter().enumerate().filter(mine).collect();
             let places = group.take(rows, origins, states)?;
-            let mut outputs: Vec<Output> = functions.iter().map(|(_, function)| Output::new(function.kind, rows.num_rows())).collect();
+            let mut outputs: Vec<Output> =
+                functions.iter().map(|(_, function)| Output::new(function.kind, rows.num_rows())).collect();
+            let bytes_of_a_list = (BYTES_OF_LISTS / rows.num_rows().max(1)).clamp(LEAST_BYTES_OF_A_LIST, MOST_BYTES_OF_A_LIST);
             for (origin, place) in origins.iter().zip(places) {
                 let partition = &mut states[origin.bucket][group.state].partitions[place];
                 partition.seek(origin.ts);
                 for ((_, function), output) in functions.iter().zip(&mut outputs) {
-                    output.add(partition, function.frame)?;
+                    output.add(partition, function.frame, bytes_of_a_list);
                 }
             }
             for ((place, function), output) in functions.into_iter().zip(outputs) {
@@ -262,7 +269,8 @@ impl Group {
         if !types.iter().all(has_order) {
             return Ok(None);
         }
-        let split_rows = if split.is_empty() { None } else { Some(RowConverter::new(types.into_iter().map(SortField::new).collect())?) };
+        let split_rows =
+            if split.is_empty() { None } else { Some(RowConverter::new(types.into_iter().map(SortField::new).collect())?) };
         let mut arguments = Vec::with_capacity(draft.arguments.len());
         for argument in draft.arguments {
             let value = argument.value.map(physical).transpose()?;
@@ -339,8 +347,10 @@ impl Encoding {
     }
 }
 
-/// Items of lists that one run makes at most.
-const MOST_LISTED: usize = 4_000_000;
+/// Bytes of the lists of one function that one run makes, about; and of one list.
+const BYTES_OF_LISTS: usize = 64 << 20;
+const LEAST_BYTES_OF_A_LIST: usize = 8 << 10;
+const MOST_BYTES_OF_A_LIST: usize = 256 << 10;
 
 /// A column under construction.
 enum Output {
@@ -358,23 +368,18 @@ impl Output {
         }
     }
 
-    fn add(&mut self, partition: &Partition, frame: usize) -> Result<()> {
+    fn add(&mut self, partition: &Partition, frame: usize, bytes_of_a_list: usize) {
         match self {
             Self::Numbers(Kind::Count, numbers) => numbers.push(partition.count(frame)),
             Self::Numbers(_, numbers) => numbers.push(partition.distinct(frame)),
             Self::Values(Kind::Least, values) => values.push(partition.least(frame).cloned()),
             Self::Values(_, values) => values.push(partition.greatest(frame).cloned()),
             Self::Lists(lengths, items) => {
-                let before = items.len();
-                items.extend(partition.values(frame).cloned());
-                lengths.push(items.len() - before);
-                if items.len() > MOST_LISTED {
-                    let reason = "lists of more values than one run may make: let fewer rows reach array_agg";
-                    return Err(DataFusionError::ResourcesExhausted(reason.into()));
-                }
+                let values = partition.values(frame, bytes_of_a_list);
+                lengths.push(values.len());
+                items.extend(values.into_iter().cloned());
             }
         }
-        Ok(())
     }
 
     fn finish(self, group: &Group, function: &Function) -> Result<ArrayRef> {

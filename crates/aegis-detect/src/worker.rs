@@ -60,10 +60,14 @@ pub struct WorkerStats {
     /// Events that failed verification: `receipt_verify_failures_total`.
     pub broken: u64,
     pub repeated: u64,
+    /// Events that came too late to be looked at, and how many of them had proved themselves.
     pub late: u64,
+    pub late_verified: u64,
     /// Messages set aside as dead letters.
     pub malformed: u64,
     pub alerts: u64,
+    /// Those of them that say that detection is impaired.
+    pub impaired: u64,
     pub retractions: u64,
     /// Records of episodes that were given up because their stream was full.
     pub episodes_dropped: u64,

@@ -13,7 +13,7 @@ use datafusion::common::{Column, DFSchema, DFSchemaRef};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, SortExpr, UserDefinedLogicalNodeCore};
 
-use crate::definition::{Definition, SkipTo, slot_schema};
+use crate::definition::{Definition, Read, SkipTo, Slot, slot_of, slot_schema};
 use crate::refusal::Refusal;
 
 /// A planned `MATCH_RECOGNIZE`.
@@ -107,6 +107,14 @@ impl MatchRecognize {
         let measures = self.definition.measures.iter().map(|measure| &measure.expr);
         let aggregates = self.definition.aggregates.iter().map(|aggregate| &aggregate.function);
         conditions.chain(measures).chain(aggregates)
+    }
+
+    /// The column of the input that a column of the `resolved_expressions` reads, at whatever row. None: it reads none.
+    #[must_use]
+    pub fn column_read(&self, resolved: &Column) -> Option<&Column> {
+        let (slot, _) = self.definition.slots.get(slot_of(&resolved.name)?)?;
+        let Slot::Navigated { read: Read::Operand(operand), .. } = slot else { return None };
+        if let Expr::Column(column) = self.operands.get(*operand)? { Some(column) } else { None }
     }
 
     /// The variable of `SKIP TO FIRST` or `SKIP TO LAST`, if a match could be found that it cannot be skipped to: one without that variable, or

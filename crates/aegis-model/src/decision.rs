@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 macro_rules! wire_words {
     ($name:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
         impl $name {
+            /// Every word on the wire.
+            pub const WORDS: &'static [&'static str] = &[$($word),+];
+
             /// The word on the wire.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
@@ -21,7 +24,7 @@ macro_rules! wire_words {
         impl std::str::FromStr for $name {
             type Err = $crate::decision::UnknownWord;
             fn from_str(word: &str) -> Result<Self, Self::Err> {
-                match word { $($word => Ok(Self::$variant),)+ _ => Err($crate::decision::UnknownWord { word: word.chars().take(64).collect(), allowed: &[$($word),+] }) }
+                match word { $($word => Ok(Self::$variant),)+ _ => Err($crate::decision::UnknownWord { word: word.chars().take(64).collect(), allowed: Self::WORDS }) }
             }
         }
     };

@@ -95,6 +95,8 @@ impl Collector for Detected {
         let detection = self.0.stats();
         gauge(&mut encoder, "aegis_consumer_lag", "events that detection has not taken yet", detection.lag)?;
         counter(&mut encoder, "aegis_detect_late", "events that came after their watermark", detection.late)?;
+        let help = "events that proved themselves and came after their watermark";
+        counter(&mut encoder, "aegis_detect_late_verified", help, detection.late_verified)?;
         counter(&mut encoder, "aegis_detect_malformed", "messages detection put aside", detection.malformed)?;
         counter(&mut encoder, "aegis_detect_verify_failures", "events that failed verification at detection", detection.broken)?;
         let help = "records of episodes given up because their stream was full";
@@ -129,13 +131,46 @@ fn histogram(
     encoder.encode_descriptor(name, help, None, MetricType::Histogram)?.encode_histogram::<NoLabelSet>(sum, count, buckets, None)
 }
 
-/// `soc_detections_total{rule,severity}` and the time each rule took. Rules are few and named by operators, so the labels are bounded.
+/// A number of each rule: its name, what it says, and where it stands.
+#[cfg(feature = "soc")]
+type OfRule = (&'static str, &'static str, fn(&aegis_detect::RuleStats) -> u64);
+
+#[cfg(feature = "soc")]
+const RULE_GAUGES: [OfRule; 2] = [
+    ("aegis_rule_quarantined", "1 while a rule does not run because it failed", |rule| u64::from(rule.quarantined.is_some())),
+    ("aegis_rule_tenants_set_aside", "tenants for whose events a rule does not run", |rule| rule.set_aside.len() as u64),
+];
+
+#[cfg(feature = "soc")]
+const RULE_COUNTERS: [OfRule; 4] = [
+    ("aegis_rule_refused", "events of new keys that a full quota of a rule refused", |rule| rule.refused),
+    ("aegis_rule_given_up", "oldest events and matches that a rule gave up for a quota", |rule| rule.given_up),
+    ("aegis_rule_overruns", "instants and row patterns that cost more than a rule may", |rule| rule.overruns),
+    ("aegis_rule_unfounded", "rows of a rule whose evidence is no event of its window", |rule| rule.unfounded),
+];
+
+/// `soc_detections_total{rule,severity}`, the time each rule took, and what it did not look at. Rules are few and named by operators, so the labels are bounded.
 #[cfg(feature = "soc")]
 fn per_rule(encoder: &mut DescriptorEncoder<'_>, detection: &aegis_detect::WorkerStats) -> Result<(), std::fmt::Error> {
     let mut family = encoder.encode_descriptor("soc_detections", "alerts by rule and severity", None, MetricType::Counter)?;
     for rule in &detection.rules {
         let labels = [("rule", rule.rule_id.as_str()), ("severity", rule.severity.as_str())];
         ConstCounter::new(rule.alerts).encode(family.encode_family(&labels)?)?;
+    }
+    let of_itself = [("rule", aegis_detect::IMPAIRED_RULE), ("severity", aegis_detect::IMPAIRED_SEVERITY.as_str())];
+    ConstCounter::new(detection.impaired).encode(family.encode_family(&of_itself)?)?;
+    for (name, help, of) in RULE_GAUGES {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for rule in &detection.rules {
+            let value = i64::try_from(of(rule)).unwrap_or(i64::MAX);
+            ConstGauge::new(value).encode(family.encode_family(&[("rule", rule.rule_id.as_str())])?)?;
+        }
+    }
+    for (name, help, of) in RULE_COUNTERS {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for rule in &detection.rules {
+            ConstCounter::new(of(rule)).encode(family.encode_family(&[("rule", rule.rule_id.as_str())])?)?;
+        }
     }
     let mut family =
         encoder.encode_descriptor("aegis_rule_eval_seconds", "time spent on each rule", None, MetricType::Histogram)?;

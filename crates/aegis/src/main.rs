@@ -211,6 +211,8 @@ enum RulesCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Print the JSON Schema of a rule's header, for editors
+    Schema,
     /// Run the tests beside the rules on the real engine
     Test {
         /// A folder of rules
@@ -236,6 +238,32 @@ enum RulesCommand {
         #[command(flatten)]
         args: HistoryArgs,
     },
+    /// Say why a rule did or did not fire on an event of the history; exit 1 if it did not
+    Explain(ExplainArgs),
+}
+
+#[cfg(feature = "soc")]
+#[derive(Debug, Args)]
+struct ExplainArgs {
+    /// The event's id, which is also that of its decision
+    event: String,
+    /// The rule: a file, or its folder
+    path: PathBuf,
+    /// The data folder, also while `aegis up` or `aegis control` runs on it
+    #[arg(long, default_value = "aegis-data")]
+    data: PathBuf,
+    /// The event's tenant [default: the one that has it]
+    #[arg(long)]
+    tenant: Option<String>,
+    /// Read the history from this time on (RFC 3339) [default: as far back as the rule and an episode reach]
+    #[arg(long, value_name = "TIME")]
+    from: Option<String>,
+    /// Read the history up to this time (RFC 3339) [default: as long after the event as it can be evidence]
+    #[arg(long, value_name = "TIME")]
+    to: Option<String>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
 }
 
 /// Which part of a history.
@@ -384,11 +412,15 @@ fn main() -> ExitCode {
         #[cfg(feature = "soc")]
         Command::Rules(RulesCommand::Lint { path, json }) => commands::rules::lint(path.as_deref(), json),
         #[cfg(feature = "soc")]
+        Command::Rules(RulesCommand::Schema) => commands::rules::schema(),
+        #[cfg(feature = "soc")]
         Command::Rules(RulesCommand::Test { path, json }) => commands::rules::test(&path, json),
         #[cfg(feature = "soc")]
         Command::Rules(RulesCommand::Backtest { path, args }) => commands::backtest::backtest(&path, &args),
         #[cfg(feature = "soc")]
         Command::Rules(RulesCommand::Diff { old, new, args }) => commands::backtest::diff(&old, &new, &args),
+        #[cfg(feature = "soc")]
+        Command::Rules(RulesCommand::Explain(args)) => commands::explain::explain(&args),
         #[cfg(feature = "edge")]
         Command::Policy(PolicyCommand::Validate { files, tools, json }) => {
             commands::policy::validate(&files, tools.as_deref(), json)

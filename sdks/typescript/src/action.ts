@@ -34,6 +34,11 @@ export class FrozenAction {
   get parameters(): Json {
     return (parse(this.#text) as { parameters: Json }).parameters;
   }
+
+  /** The parameters as a JSON text, for what takes a text. Written from a tree, so that no `toJSON` that somebody put on a prototype is asked. */
+  get parametersText(): string {
+    return plainText((read(this.#text) as TreeObject)["parameters"] as TreeObject);
+  }
 }
 
 /** Freezes an action; DeniedUnfreezable where it has no canonical form. Looks at each value once, and keeps a copy of what it saw. */
@@ -42,6 +47,16 @@ export function freeze(tool: string, action: string, resource: Resource, mutates
     const copy = copied(parameters);
     const named = resourceOf(resource, parse(plainText(copy)) as Json);
     return new FrozenAction(tool, action, mutatesState, plainText(actionTree(tool, action, named, mutatesState, copy)));
+  } catch (error) {
+    if (error instanceof CanonError) throw new DeniedUnfreezable(error.reason, error.message);
+    throw error;
+  }
+}
+
+/** A copy of parameters that is nobody else's, as a JSON text; DeniedUnfreezable where they are not plain JSON. */
+export function plainParameters(parameters: object): string {
+  try {
+    return plainText(copied(parameters));
   } catch (error) {
     if (error instanceof CanonError) throw new DeniedUnfreezable(error.reason, error.message);
     throw error;

@@ -8,7 +8,10 @@ import { types } from "node:util";
 
 import { exactCopy, type Json, type JsonValue } from "./canon.js";
 import { CanonError, ConfigError, DeniedUnfreezable } from "./errors.js";
-import { apply, defineProperty, getOwnPropertyDescriptor, getPrototypeOf, hasOwn, isArray, isProxy, keys, objectPrototype, ownKeys, parse } from "./natives.js";
+import {
+  after, apply, create, defineProperty, getOwnPropertyDescriptor, getPrototypeOf, hasOwn, isArray, isOneOf, isProxy, keys, objectPrototype, ownKeys, parse,
+  placeOf,
+} from "./natives.js";
 import { plainText } from "./writer.js";
 
 // What stands for the object that a method is called on.
@@ -17,26 +20,35 @@ const GATHERS = "...";
 
 export type AnyFunction = (...args: never[]) => unknown;
 
+/** What is passed on, by name. */
+export type PassedOn = Record<string, unknown>;
+
 /** The parameters of one call, and beside them what is passed on as it is. */
 export interface Bound {
   readonly parameters: object;
-  readonly passedOn: ReadonlyMap<string, unknown>;
+  readonly passedOn: PassedOn;
 }
 
-/** How one function takes its arguments. */
+/**
+ * How one function takes its arguments. What a call does uses no method of an array, a map or a set, which somebody may have replaced: it would
+ * decide what is hashed, or what runs.
+ */
 export class Binding {
   // Null: one object.
   readonly #names: readonly string[] | null;
   readonly #gathering: string | null;
-  readonly #passedOn: ReadonlySet<string>;
-  readonly #defaults: ReadonlyMap<string, JsonValue>;
+  // Those that are not gathered.
+  readonly #single: readonly string[];
+  readonly #passedOn: readonly string[];
+  readonly #defaults: readonly Default[];
   readonly #function: AnyFunction;
 
   constructor(fn: AnyFunction, params: readonly string[] | null, passedOn: readonly string[], defaults: object) {
     this.#function = checkedFunction(fn);
     this.#names = params === null ? null : params.map((name) => (name.startsWith(GATHERS) ? name.slice(GATHERS.length) : name));
     this.#gathering = gatheringOf(params ?? []);
-    this.#passedOn = new Set(passedOn);
+    this.#single = this.#names === null ? [] : this.#gathering === null ? this.#names : this.#names.slice(0, -1);
+    this.#passedOn = [...passedOn];
     if (this.#names === null) {
       if (fn.length > 1) throw new ConfigError("the function takes several arguments: name them in params, or let it take one object");
     } else {
@@ -50,18 +62,19 @@ export class Binding {
       throw new ConfigError("params names each parameter once, and `this` is none");
     }
     if (length > names.length) throw new ConfigError("the function takes more arguments than params names");
-    const unknown = [...this.#passedOn].filter((name) => name !== RECEIVER && !names.includes(name));
+    const unknown = this.#passedOn.filter((name) => name !== RECEIVER && !names.includes(name));
     if (unknown.length > 0) throw new ConfigError(`the function has no parameter ${unknown.join(", ")}`);
   }
 
   /** The parameters of a call; TypeError for arguments that the function does not take. */
   bind(receiver: unknown, given: readonly unknown[]): Bound {
-    const parameters = Object.create(null) as object;
-    const passedOn = new Map<string, unknown>();
-    if (this.#passedOn.has(RECEIVER)) passedOn.set(RECEIVER, receiver);
+    const parameters = create(null) as object;
+    const passedOn = create(null) as PassedOn;
+    if (isOneOf(RECEIVER, this.#passedOn)) passedOn[RECEIVER] = receiver;
     if (this.#names === null) this.#bindObject(given, parameters, passedOn);
     else this.#bindInOrder(this.#names, given, parameters, passedOn);
-    for (const [name, value] of this.#defaults) {
+    for (let place = 0; place < this.#defaults.length; place += 1) {
+      const { name, value } = this.#defaults[place] as Default;
       const descriptor = getOwnPropertyDescriptor(parameters, name);
       // As in the language itself, `undefined` means the default.
       if (descriptor === undefined || (hasOwn(descriptor, "value") && descriptor.value === undefined)) put(parameters, name, value);
@@ -69,7 +82,7 @@ export class Binding {
     return { parameters, passedOn };
   }
 
-  #bindObject(given: readonly unknown[], parameters: object, passedOn: Map<string, unknown>): void {
+  #bindObject(given: readonly unknown[], parameters: object, passedOn: PassedOn): void {
     if (given.length > 1) throw new TypeError("the function takes one object of named parameters");
     const only: unknown = given.length === 0 ? {} : given[0];
     const isObject = typeof only === "object" && only !== null && !isProxy(only);
@@ -77,27 +90,30 @@ export class Binding {
     if (!isObject || (prototype !== objectPrototype && prototype !== null)) {
       throw new DeniedUnfreezable("unsupported_type", "the function takes one plain object of named parameters");
     }
-    for (const name of ownKeys(only)) {
+    const keysOfIt = ownKeys(only);
+    for (let place = 0; place < keysOfIt.length; place += 1) {
+      const name = keysOfIt[place] as string | symbol;
       const descriptor = getOwnPropertyDescriptor(only, name) as PropertyDescriptor;
-      if (typeof name !== "string" || name === RECEIVER || !this.#passedOn.has(name)) {
+      if (typeof name !== "string" || name === RECEIVER || !isOneOf(name, this.#passedOn)) {
         defineProperty(parameters, name, { ...descriptor, configurable: true });
       } else {
         if (!hasOwn(descriptor, "value")) throw new DeniedUnfreezable("unsupported_type", `parameter \`${name}\` is an accessor`);
-        passedOn.set(name, descriptor.value);
+        passedOn[name] = descriptor.value;
       }
     }
   }
 
-  #bindInOrder(names: readonly string[], given: readonly unknown[], parameters: object, passedOn: Map<string, unknown>): void {
-    const single = this.#gathering === null ? names : names.slice(0, -1);
+  #bindInOrder(names: readonly string[], given: readonly unknown[], parameters: object, passedOn: PassedOn): void {
     if (this.#gathering === null && given.length > names.length) throw new TypeError(`the function takes at most ${names.length} arguments`);
-    single.forEach((name, place) => {
-      if (this.#passedOn.has(name)) passedOn.set(name, given[place]);
+    const single = this.#single;
+    for (let place = 0; place < single.length; place += 1) {
+      const name = single[place] as string;
+      if (isOneOf(name, this.#passedOn)) passedOn[name] = given[place];
       else if (place < given.length) put(parameters, name, given[place]);
-    });
+    }
     if (this.#gathering === null) return;
-    const rest = given.slice(single.length);
-    if (this.#passedOn.has(this.#gathering)) passedOn.set(this.#gathering, rest);
+    const rest = after(single.length - 1, given);
+    if (isOneOf(this.#gathering, this.#passedOn)) passedOn[this.#gathering] = rest;
     else put(parameters, this.#gathering, rest);
   }
 
@@ -108,20 +124,32 @@ export class Binding {
   }
 
   /** Calls the function. */
-  call(parameters: Json, passedOn: ReadonlyMap<string, unknown>): unknown {
-    return apply(this.#function as (this: unknown, ...args: unknown[]) => unknown, passedOn.get(RECEIVER), this.#arguments(parameters, passedOn));
+  call(parameters: Json, passedOn: PassedOn): unknown {
+    return apply(this.#function as (this: unknown, ...args: unknown[]) => unknown, passedOn[RECEIVER], this.#arguments(parameters, passedOn));
   }
 
-  #arguments(parameters: Json, passedOn: ReadonlyMap<string, unknown>): unknown[] {
+  #arguments(parameters: Json, passedOn: PassedOn): unknown[] {
     if (this.#names === null) {
-      for (const [name, value] of passedOn) if (name !== RECEIVER) put(parameters, name, value);
+      const beside = keys(passedOn);
+      for (let place = 0; place < beside.length; place += 1) {
+        const name = beside[place] as string;
+        if (name !== RECEIVER) put(parameters, name, passedOn[name]);
+      }
       return [parameters];
     }
-    const valueOf = (name: string): unknown => (passedOn.has(name) ? passedOn.get(name) : hasOwn(parameters, name) ? parameters[name] : undefined);
-    const single = this.#gathering === null ? this.#names : this.#names.slice(0, -1);
-    const values = single.map(valueOf);
-    return this.#gathering === null ? values : [...values, ...(valueOf(this.#gathering) as unknown[])];
+    const valueOf = (name: string): unknown => (hasOwn(passedOn, name) ? passedOn[name] : hasOwn(parameters, name) ? parameters[name] : undefined);
+    const [values, single]: [unknown[], readonly string[]] = [[], this.#single];
+    for (let place = 0; place < single.length; place += 1) values[place] = valueOf(single[place] as string);
+    if (this.#gathering === null) return values;
+    const rest = valueOf(this.#gathering) as unknown[];
+    for (let place = 0; place < rest.length; place += 1) values[single.length + place] = rest[place];
+    return values;
   }
+}
+
+interface Default {
+  readonly name: string;
+  readonly value: JsonValue;
 }
 
 function put(object: object, name: string, value: unknown): void {
@@ -143,15 +171,15 @@ function checkedFunction(fn: unknown): AnyFunction {
   return fn as AnyFunction;
 }
 
-function frozenDefaults(defaults: object, passedOn: ReadonlySet<string>, names: readonly string[] | null): ReadonlyMap<string, JsonValue> {
-  const found = new Map<string, JsonValue>();
+function frozenDefaults(defaults: object, passedOn: readonly string[], names: readonly string[] | null): readonly Default[] {
+  const found: Default[] = [];
   try {
     const copy = parse(plainText(exactCopy(defaults, "defaults", 1))) as unknown;
     if (typeof copy !== "object" || copy === null || isArray(copy)) throw new ConfigError("defaults is an object of values by name");
     for (const name of keys(copy)) {
-      if (passedOn.has(name)) throw new ConfigError(`\`${name}\` is passed on, so it has no default that is hashed`);
+      if (placeOf(name, passedOn) >= 0) throw new ConfigError(`\`${name}\` is passed on, so it has no default that is hashed`);
       if (names !== null && !names.includes(name)) throw new ConfigError(`the function has no parameter ${name}`);
-      found.set(name, (copy as Json)[name] as JsonValue);
+      found.push({ name, value: (copy as Json)[name] as JsonValue });
     }
   } catch (error) {
     if (error instanceof CanonError) throw new ConfigError(`${error.message}; or name the parameter in passedOn`);

@@ -6,7 +6,7 @@
  */
 
 import { CanonError } from "./errors.js";
-import { charCodeAt, create, hasOwn, isFinite, isInteger, isSafeInteger, slice, startsWith } from "./natives.js";
+import { charCodeAt, create, fromCharCode, hasOwn, isFinite, isInteger, isSafeInteger, slice, startsWith } from "./natives.js";
 
 export const MAX_DEPTH = 128;
 // Digits of 2^53 − 1: a longer literal is out of range.
@@ -149,12 +149,12 @@ class Reader {
       return this.word(1, short);
     }
     const first = this.codeUnit();
-    if (first < 0xd800 || first > 0xdfff) return String.fromCharCode(first);
+    if (first < 0xd800 || first > 0xdfff) return fromCharCode(first);
     if (first >= 0xdc00 || !startsWith(this.text, "\\u", this.at)) throw new CanonError("lone_surrogate");
     this.at += 1;
     const second = this.codeUnit();
     if (second < 0xdc00 || second > 0xdfff) throw new CanonError("lone_surrogate");
-    return String.fromCharCode(first, second);
+    return fromCharCode(first, second);
   }
 
   /** Reads `uXXXX` from its `u`. */

@@ -3,7 +3,7 @@
 import { types } from "node:util";
 
 import type { FrozenAction } from "./action.js";
-import { exactCopy, type Json, type JsonValue } from "./canon.js";
+import { exactCopy, type JsonValue } from "./canon.js";
 import type { Asker } from "./client.js";
 import type { OutcomeStatus } from "./endpoints.js";
 import { CanonError, LazyResult } from "./errors.js";
@@ -12,12 +12,12 @@ import { parse } from "./natives.js";
 import { currentSignal } from "./trust.js";
 import { plainText } from "./writer.js";
 
-/** Runs `run` with the cleared parameters, or throws Denied. `status`: what a result says of itself. */
+/** Runs `run` with the cleared action, or throws Denied. `status`: what a result says of itself. */
 export async function execute<R>(
-  client: Asker, action: FrozenAction, options: Options, run: (parameters: Json) => R, status: (result: Awaited<R>) => OutcomeStatus = () => "ok",
+  client: Asker, action: FrozenAction, options: Options, run: (cleared: FrozenAction) => R, status: (result: Awaited<R>) => OutcomeStatus = () => "ok",
 ): Promise<Awaited<R>> {
   const signal = currentSignal();
-  const { clearance, running } = await client.cleared(action, options, (leave) => ({ clearance: leave, running: started(() => run(leave.action.parameters)) }));
+  const { clearance, running } = await client.cleared(action, options, (leave) => ({ clearance: leave, running: started(() => run(leave.action)) }));
   let result: Awaited<R>;
   try {
     result = await running;

@@ -50,7 +50,8 @@ export interface Options {
   readonly approvalTimeoutS: number | null;
   readonly unreachableS: number;
   readonly onPending: ((approval: ApprovalRef) => unknown) | null;
-  readonly fits: ((parameters: Json) => boolean) | null;
+  /** Whether what an approver made of the parameters can be run. */
+  readonly fits: ((parameters: Json) => boolean | Promise<boolean>) | null;
   readonly reportOutput: boolean;
 }
 
@@ -174,7 +175,7 @@ async function approved(
   const named = { decisionId: decision.decision_id, approvalId: pending.approval_id };
   tell(caller, options, pending);
   const approval = await decided(caller, action, options, pending, named, signal);
-  const current = approval.action_hash === action.actionHash ? action : editedAction(action, options, approval, named);
+  const current = approval.action_hash === action.actionHash ? action : await editedAction(action, options, approval, named);
   let consumed;
   try {
     consumed = await caller.call(endpoints.consume(approval.approval_id, current.actionHash), signal);
@@ -248,7 +249,7 @@ function checkApproval(action: FrozenAction, pending: ApprovalRef, options: Opti
   }
 }
 
-function editedAction(action: FrozenAction, options: Options, approval: Approval, named: Named): FrozenAction {
+async function editedAction(action: FrozenAction, options: Options, approval: Approval, named: Named): Promise<FrozenAction> {
   let edited: FrozenAction;
   try {
     edited = refreeze(action, approval.current, options.resource);
@@ -256,7 +257,7 @@ function editedAction(action: FrozenAction, options: Options, approval: Approval
     if (!(error instanceof ConfigError || error instanceof CanonError || error instanceof DeniedUnfreezable)) throw error;
     throw new DeniedByApprover("approval_edited", `this function cannot run what the approver made of the action: ${error.message}`, named);
   }
-  if (options.fits !== null && !options.fits(edited.parameters)) {
+  if (options.fits !== null && !(await options.fits(edited.parameters))) {
     throw new DeniedByApprover("approval_edited", "this function cannot be called with what the approver made of its parameters", named);
   }
   if (edited.actionHash !== approval.action_hash) {

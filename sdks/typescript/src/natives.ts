@@ -13,6 +13,8 @@ const { ownKeys, apply } = Reflect;
 const { isArray } = Array;
 const { isFinite, isInteger, isSafeInteger } = Number;
 const { parse, stringify } = JSON;
+const { structuredClone } = globalThis;
+const { fromCharCode } = String;
 const { isProxy } = types;
 const objectPrototype = Object.prototype;
 const arrayPrototype = Array.prototype;
@@ -31,6 +33,7 @@ const startsWith = uncurry<string, [string, number?], boolean>(String.prototype.
 const isWellFormed = uncurry<string, [], boolean>(String.prototype.isWellFormed);
 const sort = uncurry<string[], [], string[]>(Array.prototype.sort as (this: string[]) => string[]);
 const join = uncurry<string[], [string], string>(Array.prototype.join);
+const weakHas = uncurry<WeakSet<object>, [object], boolean>(WeakSet.prototype.has);
 /* eslint-enable @typescript-eslint/unbound-method */
 
 /** Monotonic seconds. */
@@ -39,14 +42,22 @@ export const monotonic = (): number => now() / 1000;
 export const epochSeconds = (): number => wallClock() / 1000;
 
 export {
-  apply, arrayPrototype, charCodeAt, clearTimer, create, defineProperty, freeze, getOwnPropertyDescriptor, getPrototypeOf, hasOwn, isArray, isFinite, isInteger,
-  isProxy, isSafeInteger, isWellFormed, join, keys, objectPrototype, ownKeys, parse, setTimer, slice, sort, startsWith, stringify,
+  apply, arrayPrototype, charCodeAt, clearTimer, create, defineProperty, freeze, fromCharCode, getOwnPropertyDescriptor, getPrototypeOf, hasOwn, isArray,
+  isFinite, isInteger, isProxy, isSafeInteger, isWellFormed, join, keys, objectPrototype, ownKeys, parse, setTimer, slice, sort, startsWith, stringify,
+  structuredClone, weakHas,
 };
 
 /** The place of a value in a list; −1 where it is not in it. */
 export function placeOf(value: unknown, list: readonly unknown[]): number {
   for (let place = 0; place < list.length; place += 1) if (list[place] === value) return place;
   return -1;
+}
+
+/** What stands in a list behind a place. */
+export function after<T>(place: number, list: readonly T[]): T[] {
+  const rest: T[] = [];
+  for (let at = place + 1; at < list.length; at += 1) rest[at - place - 1] = list[at] as T;
+  return rest;
 }
 
 /** True where a value is in a list. */

@@ -88,7 +88,7 @@ export function protect<A extends unknown[], R>(
   const guarded = async function (this: unknown, ...args: A): Promise<Awaited<R>> {
     const bound = binding.bind(this, args);
     const frozen = freeze(tool, action, resource, mutatesState, bound.parameters);
-    return await execute(asker, frozen, options, (parameters) => binding.call(parameters, bound.passedOn) as R);
+    return await execute(asker, frozen, options, (cleared) => binding.call(cleared.parameters, bound.passedOn) as R);
   };
   defineProperty(guarded, "name", { value: fn.name, configurable: true });
   defineProperty(guarded, "length", { value: fn.length, configurable: true });

@@ -5,7 +5,7 @@ import assert from "node:assert/strict";
 import { Client as Session } from "@modelcontextprotocol/sdk/client/index.js";
 import { InMemoryTransport } from "@modelcontextprotocol/sdk/inMemory.js";
 import { McpServer } from "@modelcontextprotocol/sdk/server/mcp.js";
-import { CallToolResultSchema } from "@modelcontextprotocol/sdk/types.js";
+import { CallToolResultSchema, ListToolsResultSchema } from "@modelcontextprotocol/sdk/types.js";
 import { ConfigError, DeniedByPolicy, DeniedUnfreezable } from "aegisagent";
 import { protectSession } from "aegisagent/adapters/mcp";
 import { z } from "zod";
@@ -87,13 +87,61 @@ test("adapter-mcp", "a call with more than arguments is not sent", async () => {
         protectSession(client, session, { server: "files" });
         const call = { name: "write", arguments: { path: "a", text: "b" } };
         for (const more of [{ task: {} }, { inputResponses: {} }, { requestState: "state" }, { input_responses: {} }]) await assert.rejects(session.callTool({ ...call, ...more }), DeniedUnfreezable);
-        await assert.rejects(session.callTool(call, undefined, { task: { ttl: 1 } }), DeniedUnfreezable);
+        for (const options of [{ task: { ttl: 1 } }, { relatedTask: { taskId: "1" } }]) await assert.rejects(session.callTool(call, undefined, options), DeniedUnfreezable);
+        await assert.rejects(session.callTool({ ...call, _meta: { toJSON: () => 1 } }), DeniedUnfreezable);
         await assert.rejects(session.callTool({ name: "write", arguments: { path: new Date(0) } }), DeniedUnfreezable);
         await assert.rejects(session.callTool({ arguments: {} }), DeniedUnfreezable);
         assert.deepEqual(ran, []);
       });
     });
     assert.deepEqual(edge.seen, []);
+  });
+});
+
+test("adapter-mcp", "a message that changes while it is asked for is sent as it was", async () => {
+  await withEdge(async (edge) => {
+    await withClient(edge.url, async (client) => {
+      await withSession(async (session, ran) => {
+        protectSession(client, session, { server: "files" });
+        const [sent, send] = [[], session.transport.send.bind(session.transport)];
+        session.transport.send = async (message, ...rest) => (sent.push(structuredClone(message)), await send(message, ...rest));
+        const [message, options] = [{ method: "tools/call", params: { name: "write", arguments: { path: "a", text: "b" }, _meta: { trace: { id: 1 } } } }, {}];
+        edge.before.authorize = () => {
+          Object.assign(options, { task: { ttl: 1 }, relatedTask: { taskId: "another" } });
+          Object.assign(message.params, { name: "fail", arguments: {}, task: { ttl: 1 } });
+          message.params._meta.trace.id = 2;
+          Object.assign(message, { method: "tools/list", more: 1 });
+        };
+        assert.equal((await session.request(message, CallToolResultSchema, options)).content[0].text, "written");
+        assert.deepEqual(ran, [{ path: "a", text: "b" }]);
+        assert.deepEqual(sent.map(({ id, ...rest }) => rest), [{ jsonrpc: "2.0", method: "tools/call", params: { name: "write", arguments: { path: "a", text: "b" }, _meta: { trace: { id: 1 } } } }]);
+      });
+    });
+  });
+});
+
+test("adapter-mcp", "what is no call when it is looked at is none when it is sent", async () => {
+  await withEdge(async (edge) => {
+    edge.decision = "deny";
+    await withClient(edge.url, async (client) => {
+      await withSession(async (session, ran) => {
+        // As a transport that writes JSON sends it.
+        const send = session.transport.send.bind(session.transport);
+        session.transport.send = async (message, ...rest) => await send(JSON.parse(JSON.stringify(message)), ...rest);
+        protectSession(client, session, { server: "files" });
+        const params = { name: "write", arguments: { path: "a", text: "b" } };
+        let looks = 0;
+        const evil = [
+          { get method() { return (looks += 1) === 1 ? "ping" : "tools/call"; }, params }, { method: Object("tools/call"), params }, { method: ["tools/call"], params },
+          { method: { toJSON: () => "tools/call" }, params }, { method: "ping", params, toJSON() { return { jsonrpc: "2.0", id: this.id, method: "tools/call", params }; } },
+          new Proxy({ params }, { get: (of, name) => (name === "method" ? ((looks += 1) % 2 === 0 ? "ping" : "tools/call") : of[name]), ownKeys: () => ["method", "params"], getOwnPropertyDescriptor: (of, name) => ({ value: name === "method" ? "tools/call" : params, enumerable: true, configurable: true }) }),
+        ];
+        for (const message of evil) await session.request(message, CallToolResultSchema).catch(() => undefined);
+        assert.deepEqual(ran, []);
+        assert.equal((await session.request({ method: "tools/list" }, ListToolsResultSchema)).tools.length, 2);
+        assert.equal((await session.request({ method: "tools/list", params: {} }, ListToolsResultSchema)).tools.length, 2);
+      });
+    });
   });
 });
 

@@ -151,7 +151,7 @@ import { FakeEdge } from "./fake.mjs";
 import { TOKEN } from "./fake.mjs";
 const edge = await new FakeEdge().start();
 const client = new Client({ url: edge.url, token: TOKEN });
-const given = { amount: 1, tags: ["b", "a"], nested: { z: 1, a: 2 } };
+const given = { amount: 1, tags: ["b", "a"], nested: { z: 1, a: 2 }, note: "\\u0001" };
 const expected = actionHash("crm", "refund", null, true, given);
 const real = { stringify: JSON.stringify, parse: JSON.parse };
 const ran = [];
@@ -160,7 +160,7 @@ CHANGE
 const result = await sourceTrust("trusted_internal_unsigned", () => refund(given));
 RESTORE
 assert.equal(result, "done");
-assert.deepEqual(ran, [{ amount: 1, tags: ["b", "a"], nested: { z: 1, a: 2 } }]);
+assert.deepEqual(ran, [{ amount: 1, tags: ["b", "a"], nested: { z: 1, a: 2 }, note: "\\u0001" }]);
 assert.deepEqual(real.parse(edge.seen[0].text).tool_call.parameters, ran[0]);
 assert.equal(real.parse(edge.seen.at(-1).text).executed_hash, expected);
 console.log("the same");
@@ -190,11 +190,56 @@ const REPLACED = {
   "hashes": ["const hash = Object.getPrototypeOf((await import('node:crypto')).createHash('sha256')); const real2 = hash.digest; hash.digest = () => 'ab'.repeat(32);", "hash.digest = real2;"],
   "the HTTP library": ["const http = (await import('node:http')).default; http.request = () => { throw 1; };", ""],
   "the trust context": ["const { AsyncLocalStorage } = await import('node:async_hooks'); const get = AsyncLocalStorage.prototype.getStore; AsyncLocalStorage.prototype.getStore = function () { const store = get.call(this); return store?.label ? { ...store, label: 'malicious_suspected' } : store; };", "AsyncLocalStorage.prototype.getStore = get; assert.equal(real.parse(edge.seen[0].text).context.source_trust, 'trusted_internal_unsigned');"],
+  "String.fromCharCode": ["const real3 = String.fromCharCode; String.fromCharCode = () => 'a';", "String.fromCharCode = real3;"],
   "the clock": ["const now = Date.now; Date.now = () => 0; performance.now = () => 0;", "Date.now = now;"],
 };
 
 cases(["protect-freeze", "action-hash"], "what is replaced after this package was loaded changes nothing", REPLACED, ([change, restore]) => {
   const program = CHANGED_WORLD.replace("CHANGE", () => change).replace("RESTORE", () => restore);
+  const done = spawnSync(process.execPath, ["--input-type=module", "--eval", program], { cwd: import.meta.dirname, encoding: "utf8", timeout: 60_000 });
+  assert.deepEqual([done.stdout, done.stderr], ["the same\n", ""]);
+});
+
+// The same of a function whose arguments have an order, one of which is passed on.
+const CHANGED_ORDER = `
+import assert from "node:assert/strict";
+import { actionHash, protect, Client } from "aegisagent";
+import { FakeEdge, TOKEN } from "./fake.mjs";
+const edge = await new FakeEdge().start();
+const client = new Client({ url: edge.url, token: TOKEN });
+const shop = { name: "shop" };
+const expected = { amount: 1, currency: "EUR", tags: ["a", "b"] };
+const [ran, params] = [[], ["shop", "amount", "currency", "...tags"]];
+const refund = protect(client, { tool: "crm", action: "refund", params, passedOn: ["shop"], defaults: { currency: "EUR" } }, (...given) => { ran[0] = given; return "done"; });
+const swapped = (value) => (value === 1 ? 1000 : value);
+const isOurs = (list) => list[0] === shop || (list[0] === "a" && list[1] === "b");
+const real = OF.METHOD;
+OF.METHOD = function (...given) {
+  const say = () => Reflect.apply(real, this, given);
+  DOES
+};
+const result = await refund(shop, 1, undefined, "a", "b");
+OF.METHOD = real;
+assert.equal(result, "done");
+assert.deepEqual(ran, [[shop, 1, "EUR", "a", "b"]]);
+assert.deepEqual(JSON.parse(edge.seen[0].text).tool_call.parameters, expected);
+assert.equal(JSON.parse(edge.seen.at(-1).text).executed_hash, actionHash("crm", "refund", null, true, expected));
+console.log("the same");
+client.close();
+await edge.close();
+`;
+// Whose method, and what it does instead.
+const METHODS = {
+  map: ["Array.prototype", "const made = say(); if (isOurs(made)) made[1] = swapped(made[1]); return made;"],
+  slice: ["Array.prototype", "const made = say(); return isOurs(made) ? ['c'] : made;"],
+  forEach: ["Array.prototype", "if (this[0] === 'shop') given[0](this[0], 0); else return say();"],
+  "[Symbol.iterator]": ["Array.prototype", "return isOurs(this) ? Reflect.apply(real, ['a', 'evil'], []) : say();"],
+  has: ["Set.prototype", "return given[0] === 'amount' || say();"],
+  get: ["Map.prototype", "return given[0] === 'shop' ? 'evil' : say();"],
+};
+cases("protect-freeze", "a method that is replaced after this package was loaded is not asked about a call's arguments", METHODS, ([of, does], name) => {
+  const at = `${of}${name.startsWith("[") ? name : `.${name}`}`;
+  const program = CHANGED_ORDER.replaceAll("OF.METHOD", () => at).replace("DOES", () => does);
   const done = spawnSync(process.execPath, ["--input-type=module", "--eval", program], { cwd: import.meta.dirname, encoding: "utf8", timeout: 60_000 });
   assert.deepEqual([done.stdout, done.stderr], ["the same\n", ""]);
 });

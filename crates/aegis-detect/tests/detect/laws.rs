@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use aegis_detect::{Engine, EngineConfig, RuleSet, TickOutput};
+use aegis_detect::{Engine, EngineConfig, IMPAIRED_RULE, Quotas, RuleSet, TickOutput};
 use aegis_model::{Alert, Clock, DataAccess, Decision, Destination, EventKind, ManualClock, SecurityEvent, TenantId, Timestamp};
 use proptest::prelude::*;
 
@@ -316,7 +316,10 @@ fn a_row_pattern_that_costs_too_much_is_given_up_and_said_to_be() {
         (0..40).map(|_| Step { forward: 0, late: 0, tenant: 0, agent: 0, deny: true, repeat: false }).collect();
     let output = engine.tick(log_of(&steps));
     assert!(output.quarantined.is_empty());
-    assert!(output.alerts.iter().all(|alert| alert.rule_name == "other") && !output.alerts.is_empty(), "the other rule goes on");
+    let (of_itself, of_rules): (Vec<Alert>, Vec<Alert>) =
+        output.alerts.into_iter().partition(|alert| alert.rule_id == IMPAIRED_RULE);
+    assert!(of_rules.iter().all(|alert| alert.rule_name == "other") && !of_rules.is_empty(), "the other rule goes on");
+    assert_eq!(of_itself.iter().map(|alert| &alert.key["rule"]).collect::<Vec<_>>(), ["BOMB"]);
     let stats = engine.stats();
     let bomb = stats.iter().find(|stats| stats.rule_id == "BOMB").unwrap();
     assert!(bomb.overruns > 0 && bomb.overrun.as_ref().is_some_and(|said| said.contains("agent-0")), "{bomb:?}");
@@ -380,4 +383,43 @@ fn what_one_tenant_lacks_after_a_restart_leaves_the_others_as_they_are() {
     let retracted: BTreeSet<String> = output.retractions.into_iter().map(|r| r.alert_id).collect();
     assert!(retracted.contains(&absence_of("b")), "all of it is known: {retracted:?}");
     assert!(!retracted.contains(&absence_of("a")), "what said otherwise may be what is gone");
+}
+
+#[test]
+fn what_a_quota_takes_from_one_tenant_leaves_the_others_as_they_are_after_a_restart() {
+    let event = |tenant: &str, decision: Decision, second: i64, id: u128, bus: i64| {
+        let ts = Timestamp::from_micros(START + second * 1_000_000);
+        let mut event = SecurityEvent::new(TenantId::new(tenant).unwrap(), "edge", "edge", EventKind::AuthorizeDecision, ts);
+        event.event_id = uuid::Uuid::from_u128(id);
+        event.agent_id = Some("agent".into());
+        event.decision = Some(decision);
+        event.bus_ts = Some(Timestamp::from_micros(START + bus * 1_000_000));
+        event
+    };
+    let engine = || {
+        let mut config = EngineConfig::new(Arc::new(ManualClock::new(Timestamp::from_micros(START))));
+        config.lateness_s = 6;
+        config.quotas = Quotas { events_per_key: 5, ..Quotas::default() };
+        Engine::new(rules(), config)
+    };
+    let allowed = ["few", "many"].into_iter().zip(1..).map(|(tenant, id)| event(tenant, Decision::Allow, 100, id, 100));
+    let mut log: Vec<SecurityEvent> = allowed.collect();
+    let mut first = engine();
+    let told = first.tick(log.clone()).alerts;
+    let absence_of = |tenant: &str| {
+        let is_it = |a: &&Alert| a.rule_name == "stepped-absence" && a.tenant_id.as_str() == tenant;
+        told.iter().find(is_it).expect("a match").alert_id.clone()
+    };
+    // In both, a late event contradicts it; of one there is more than a key may have.
+    let mut more = vec![event("few", Decision::Deny, 98, 3, 101), event("many", Decision::Deny, 98, 4, 101)];
+    more.extend((5..12).map(|id| event("many", Decision::Allow, 102, id, 102)));
+    assert!(first.tick(more.clone()).retractions.is_empty());
+    log.extend(more);
+
+    let mut second = engine();
+    second.restore(first.checkpoint(), log, true);
+    let output = second.tick(vec![event("few", Decision::Deny, 140, 20, 140), event("many", Decision::Deny, 140, 21, 140)]);
+    let retracted: BTreeSet<String> = output.retractions.into_iter().map(|r| r.alert_id).collect();
+    assert!(retracted.contains(&absence_of("few")), "all of it is known: {retracted:?}");
+    assert!(!retracted.contains(&absence_of("many")), "what said otherwise is given up");
 }

@@ -1,8 +1,13 @@
 //! The rule format, the engine's laws and the worker, in one binary.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod apart;
+mod explain;
+mod impaired;
 mod incremental;
 mod laws;
+mod marks;
 mod refusals;
 mod shipped;
+mod twins;
 mod worker;

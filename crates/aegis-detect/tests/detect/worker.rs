@@ -29,10 +29,15 @@ impl Line {
     }
 
     async fn open_with(folder: &Path, limits: EmbeddedLimits, clock: Arc<dyn Clock>) -> Self {
+        Self::open_apart(folder, limits, Arc::clone(&clock), clock).await
+    }
+
+    /// The bus by another clock than the ledger.
+    async fn open_apart(folder: &Path, limits: EmbeddedLimits, clock: Arc<dyn Clock>, of_bus: Arc<dyn Clock>) -> Self {
         let key = SigningKey::from_seed(&[7; 32]);
         let config = LedgerConfig::new(folder.join("ledger.db"), "edge-1", "edge");
         let ledger = Ledger::open(config, key.clone(), Arc::clone(&clock)).await.unwrap();
-        let bus = EmbeddedBus::open(&folder.join("bus.db"), limits, Arc::clone(&clock)).await.unwrap();
+        let bus = EmbeddedBus::open(&folder.join("bus.db"), limits, of_bus).await.unwrap();
         Self { ledger, bus, key, clock, read: 0 }
     }
 
@@ -248,6 +253,38 @@ async fn sealed_denies_become_one_alert_with_their_receipts() {
     assert_eq!((stats.broken, stats.malformed), (0, 0));
     assert_eq!(stats.repeated, wires.len() as u64);
     assert_eq!(stats.verified, wires.len() as u64);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_ahead_of_the_bus_by_more_than_five_minutes_proves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = Timestamp::from_micros(1_767_225_600_000_000);
+    let (of_edge, of_bus) = (Arc::new(ManualClock::new(start.plus_seconds(300))), Arc::new(ManualClock::new(start)));
+    let mut line = Line::open_apart(folder.path(), EmbeddedLimits::default(), of_edge.clone(), of_bus.clone()).await;
+    let worker = line.worker();
+    // Five minutes are a clock that is off; these are a storm.
+    let wires = line.seal_denies("acme", "prober", 5).await;
+    line.publish(&wires).await;
+    assert_eq!(line.alerts(1).await[0].rule_name, "deny-storm");
+    assert_eq!(line.caught_up(&worker).await.broken, 0);
+    of_edge.advance_micros(1);
+    let ahead = line.seal_denies("acme", "victim", 5).await;
+    line.publish(&ahead).await;
+    let alerts = line.alerts(2).await;
+    let broken = alerts.iter().find(|alert| alert.rule_name == "receipt-chain-broken").unwrap();
+    assert_eq!(broken.fields["failure"], "ahead_of_time");
+    let stats = line.caught_up(&worker).await;
+    assert_eq!((stats.broken, stats.verified), (5, wires.len() as u64));
+    // Nor did they move the tenant's time, and the lane goes on: a minute later the same time is one that may be.
+    of_bus.advance_seconds(60);
+    let right = line.seal_denies("acme", "prober-2", 5).await;
+    line.publish(&right).await;
+    let stats = line.caught_up(&worker).await;
+    assert_eq!((stats.broken, stats.late), (5, 0));
+    let alerts = line.alerts(3).await;
+    assert!(alerts.iter().any(|alert| alert.key.get("agent_id").is_some_and(|agent| agent == "prober-2")), "{alerts:#?}");
+    assert!(alerts.iter().all(|alert| alert.key.get("agent_id").is_none_or(|agent| agent != "victim")), "{alerts:#?}");
     worker.stop().await;
 }
 

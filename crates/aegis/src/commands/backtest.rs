@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use aegis_detect::{Backtest, BacktestReport, RuleSet};
+use aegis_detect::{Backtest, BacktestReport, RuleSet, is_ahead_of_time};
 use aegis_ledger::LedgerReader;
 use aegis_model::{Clock, SecurityEvent, SystemClock, TenantId, Timestamp, WireEvent};
 use aegis_store::{HistoryRow, Store, Wire};
@@ -71,34 +71,19 @@ fn load(path: &Path) -> anyhow::Result<Option<RuleSet>> {
 /// Each set of rules over the same events.
 async fn run(sets: Vec<RuleSet>, args: &HistoryArgs) -> anyhow::Result<Vec<BacktestReport>> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let time = |text: &Option<String>, option: &str| match text {
-        Some(text) => Timestamp::parse_rfc3339(text).map(Some).with_context(|| format!("{option} {text}: not an RFC 3339 time")),
-        None => Ok(None),
-    };
-    let (from, to) = (time(&args.from, "--from")?, time(&args.to, "--to")?);
+    let (from, to) = (time(args.from.as_deref(), "--from")?, time(args.to.as_deref(), "--to")?);
     let needed = from.and_then(|from| sets.iter().map(|rules| Backtest::needs_from(rules, clock.clone(), from)).min());
     let span = (needed.unwrap_or(Timestamp::from_micros(i64::MIN)), to.unwrap_or(Timestamp::from_micros(i64::MAX)));
     let mut runs: Vec<Backtest> = sets.into_iter().map(|rules| Backtest::new(rules, clock.clone(), from, to)).collect();
 
-    if !args.data.is_dir() {
-        bail!("there is no data folder {}; name the one that `aegis up` runs on with --data", args.data.display());
-    }
-    let store = crate::store::open_beside(&args.data, clock).await?;
-    let tenants = match &args.tenant {
-        Some(tenant) => vec![TenantId::new(tenant).context("--tenant")?],
-        None => store.list_tenants().await?,
-    };
+    let store = open(&args.data, clock).await?;
+    let tenants = tenants(&store, args.tenant.as_deref()).await?;
     let mut progress = Progress::new();
-    let mut history = History { store: &store, ledgers: HashMap::new(), data: &args.data };
+    let mut history = History::new(&store, &args.data);
     // Tenant by tenant: what a rule tells of one never depends on another.
     for tenant in tenants {
         let mut after = 0;
-        loop {
-            let page = store.history_in_order(&tenant, after, span, PAGE).await?;
-            let Some((last, _)) = page.last() else { break };
-            after = *last;
-            let rows: Vec<HistoryRow> = page.into_iter().map(|(_, row)| row).collect();
-            let events = history.events(&rows).await?;
+        while let Some(events) = history.page(&tenant, &mut after, span).await? {
             progress.passed(events.len());
             for event in events {
                 let (last, others) = runs.split_last_mut().context("no rules")?;
@@ -112,15 +97,58 @@ async fn run(sets: Vec<RuleSet>, args: &HistoryArgs) -> anyhow::Result<Vec<Backt
     Ok(runs.into_iter().map(Backtest::finish).collect())
 }
 
+/// A time of the command line.
+pub(super) fn time(text: Option<&str>, option: &str) -> anyhow::Result<Option<Timestamp>> {
+    match text {
+        Some(text) => Timestamp::parse_rfc3339(text).map(Some).with_context(|| format!("{option} {text}: not an RFC 3339 time")),
+        None => Ok(None),
+    }
+}
+
+/// The store of a data folder, which must be there.
+pub(super) async fn open(data: &Path, clock: Arc<dyn Clock>) -> anyhow::Result<Store> {
+    if !data.is_dir() {
+        bail!("there is no data folder {}; name the one that `aegis up` runs on with --data", data.display());
+    }
+    crate::store::open_beside(data, clock).await
+}
+
+/// The tenant that the command line names, or all.
+pub(super) async fn tenants(store: &Store, named: Option<&str>) -> anyhow::Result<Vec<TenantId>> {
+    match named {
+        Some(tenant) => Ok(vec![TenantId::new(tenant).context("--tenant")?]),
+        None => Ok(store.list_tenants().await?),
+    }
+}
+
 /// Events as the detector saw them.
-struct History<'a> {
+pub(super) struct History<'a> {
     store: &'a Store,
     ledgers: HashMap<String, LedgerReader>,
     data: &'a Path,
 }
 
-impl History<'_> {
-    async fn events(&mut self, rows: &[HistoryRow]) -> anyhow::Result<Vec<SecurityEvent>> {
+impl<'a> History<'a> {
+    pub(super) fn new(store: &'a Store, data: &'a Path) -> Self {
+        Self { store, ledgers: HashMap::new(), data }
+    }
+
+    /// The tenant's events of a span that come after a place of the history, which goes on behind them. None: that was all.
+    pub(super) async fn page(
+        &mut self,
+        tenant: &TenantId,
+        after: &mut i64,
+        span: (Timestamp, Timestamp),
+    ) -> anyhow::Result<Option<Vec<SecurityEvent>>> {
+        let page = self.store.history_in_order(tenant, *after, span, PAGE).await?;
+        let Some((last, _)) = page.last() else { return Ok(None) };
+        *after = *last;
+        let rows: Vec<HistoryRow> = page.into_iter().map(|(_, row)| row).collect();
+        Ok(Some(self.events(&rows).await?))
+    }
+
+    /// The events of some rows; those whose text is gone are left out.
+    pub(super) async fn events(&mut self, rows: &[HistoryRow]) -> anyhow::Result<Vec<SecurityEvent>> {
         debug_assert!(self.store.is_on_this_machine() || rows.iter().all(|row| row.wire.text().is_some()));
         let kept = self.kept(rows).await?;
         let mut events = Vec::with_capacity(rows.len());
@@ -135,8 +163,8 @@ impl History<'_> {
             };
             let mut event =
                 WireEvent::read(text.as_bytes()).and_then(|wire| wire.event()).with_context(|| row.event_id.to_string())?;
-            event.verified = row.proved && row.lane.is_some();
             event.bus_ts = row.bus_ts.or(Some(row.ts));
+            event.verified = row.proved && row.lane.is_some() && !is_ahead_of_time(&event);
             events.push(event);
         }
         Ok(events)
@@ -172,18 +200,18 @@ impl History<'_> {
 }
 
 /// How far it is, on a terminal.
-struct Progress {
+pub(super) struct Progress {
     events: u64,
     shown: u64,
     is_terminal: bool,
 }
 
 impl Progress {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { events: 0, shown: 0, is_terminal: std::io::stderr().is_terminal() }
     }
 
-    fn passed(&mut self, events: usize) {
+    pub(super) fn passed(&mut self, events: usize) {
         self.events += events as u64;
         if self.is_terminal && self.events >= self.shown + PROGRESS {
             self.shown = self.events;
@@ -192,7 +220,7 @@ impl Progress {
         }
     }
 
-    fn done(&self) {
+    pub(super) fn done(&self) {
         if self.shown > 0 {
             eprintln!("\r{} events", self.events);
         }

@@ -5,6 +5,8 @@
 pub(crate) mod backtest;
 #[cfg(feature = "edge")]
 pub(crate) mod enrolment;
+#[cfg(feature = "soc")]
+pub(crate) mod explain;
 #[cfg(feature = "control")]
 pub(crate) mod keys;
 #[cfg(feature = "edge")]

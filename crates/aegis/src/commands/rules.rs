@@ -1,11 +1,12 @@
-//! `aegis rules lint|test`: what an author runs before anything else.
+//! `aegis rules lint|test|schema`: what an author, and an author's editor, run before anything else.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use aegis_detect::{LintReport, RuleError, RuleSet, lint_file};
+use aegis_detect::{HEADER_SCHEMA, LintReport, RuleError, RuleSet, lint_file, lint_shipped};
 use anyhow::Context;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::SAID_NO;
 
@@ -20,21 +21,22 @@ pub(crate) fn test(path: &Path, json: bool) -> anyhow::Result<ExitCode> {
 }
 
 pub(crate) fn lint(path: Option<&Path>, json: bool) -> anyhow::Result<ExitCode> {
-    let Some(path) = path else {
-        let rules = RuleSet::shipped()?;
-        println!("{} shipped rules are in order", rules.len());
-        return Ok(ExitCode::SUCCESS);
+    let results: Vec<(PathBuf, Result<LintReport, RuleError>)> = match path {
+        Some(path) => rule_files(path)?.into_iter().map(|file| (file.clone(), lint_file(&file))).collect(),
+        None if json => lint_shipped(),
+        None => {
+            let rules = RuleSet::shipped()?;
+            println!("{} shipped rules are in order", rules.len());
+            return Ok(ExitCode::SUCCESS);
+        }
     };
-    let files = rule_files(path)?;
-    let results: Vec<(PathBuf, Result<LintReport, RuleError>)> =
-        files.into_iter().map(|file| (file.clone(), lint_file(&file))).collect();
     let failed = results.iter().filter(|(_, result)| result.is_err()).count();
     if json {
         let findings: Vec<_> = results
             .iter()
             .map(|(file, result)| match result {
                 Ok(report) => json!({"file": file, "ok": true, "report": report}),
-                Err(error) => json!({"file": file, "ok": false, "error": error.to_string()}),
+                Err(error) => json!({"file": file, "ok": false, "error": error.to_string(), "finding": finding(error)}),
             })
             .collect();
         println!("{}", json!({"ok": failed == 0, "files": findings}));
@@ -48,6 +50,18 @@ pub(crate) fn lint(path: Option<&Path>, json: bool) -> anyhow::Result<ExitCode> 
         println!("{} files, {failed} with findings", results.len());
     }
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(SAID_NO) })
+}
+
+/// What the text of a finding says, for a program: where something is not said, null.
+fn finding(error: &RuleError) -> Value {
+    let (line, column) = (error.place.map(|place| place.line), error.place.map(|place| place.column));
+    json!({"code": error.code, "line": line, "column": column, "message": error.message, "hint": error.hint})
+}
+
+/// The JSON Schema of a rule's header.
+pub(crate) fn schema() -> anyhow::Result<ExitCode> {
+    std::io::stdout().lock().write_all(HEADER_SCHEMA.as_bytes()).context("cannot write to standard output")?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The rule files that a path names: itself, its `rule.sql`, or those of its folders.

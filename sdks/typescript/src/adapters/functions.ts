@@ -3,7 +3,7 @@
 import type { Json } from "../canon.js";
 import type { Client } from "../client.js";
 import { ConfigError } from "../errors.js";
-import { keys } from "../natives.js";
+import { isOneOf, keys } from "../natives.js";
 import { protect, type ProtectSettings } from "../protect.js";
 import type { ResourceOf } from "./tools.js";
 import { given, namesOf } from "../settings.js";
@@ -33,16 +33,16 @@ export function protectFunctions<F extends Functions>(client: Client, functions:
   [N in keyof F]: (...args: Parameters<F[N]>) => Promise<Awaited<ReturnType<F[N]>>>
 } {
   const { reads: readNames, resource, params = {}, ...shared } = given<FunctionsSettings>(settings, NAMES, "protectFunctions");
-  const [names, reads] = [keys(functions), new Set(namesOf(readNames, "reads"))];
+  const [names, reads] = [keys(functions), namesOf(readNames, "reads")];
   const unknown = [...reads, ...keys(params)].filter((name) => !names.includes(name));
   if (unknown.length > 0) throw new ConfigError(`there is no function ${unknown.join(", ")}`);
   const made = names.map((name) => {
     const own = {
       ...shared,
       action: name,
-      mutatesState: !reads.has(name),
+      mutatesState: !isOneOf(name, reads),
       ...(resource === undefined ? {} : { resource: (parameters: Json) => resource(name, parameters) }),
-      ...(keys(params).includes(name) ? { params: params[name] as readonly string[] } : {}),
+      ...(isOneOf(name, keys(params)) ? { params: params[name] as readonly string[] } : {}),
     } as unknown as ProtectSettings;
     return [name, protect(client, own, functions[name] as (...args: unknown[]) => unknown)];
   });

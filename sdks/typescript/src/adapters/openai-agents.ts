@@ -7,10 +7,11 @@
 
 import { Agent } from "@openai/agents";
 
-import { type Json, parseStrict } from "../canon.js";
+import type { FrozenAction } from "../action.js";
+import { actionHash, parseStrict } from "../canon.js";
 import type { Client } from "../client.js";
 import { CanonError, ConfigError, Denied, DeniedUnfreezable } from "../errors.js";
-import { getPrototypeOf, hasOwn, isArray, stringify } from "../natives.js";
+import { create, defineProperty, getOwnPropertyDescriptor, getPrototypeOf, hasOwn, isArray, isOneOf, ownKeys, placeOf, structuredClone, weakHas } from "../natives.js";
 import { namesOf } from "../settings.js";
 import { withSignal } from "../trust.js";
 import { Passage, split, told, Tools, type ToolsSettings } from "./tools.js";
@@ -26,17 +27,21 @@ export interface AgentSettings extends ToolsSettings {
 const CAPABILITIES = "capabilities";
 
 // As far as this module needs to know them.
-type Invoke = (context: unknown, text: string, details?: { signal?: AbortSignal }) => Promise<unknown>;
+interface Details { signal?: AbortSignal; toolCall?: unknown }
+type Invoke = (context: unknown, text: string, details?: Details) => Promise<unknown>;
 type CallTool = (name: string, args: object | null, ...rest: unknown[]) => Promise<unknown>;
 interface Tool { type: string; name?: string; invoke: Invoke; on?: unknown }
 interface Server { name: string; callTool: CallTool; callToolResult?: CallTool }
 interface Handoff { toolName: string; agent: AnyAgent; onInvokeHandoff: (...given: unknown[]) => unknown }
 interface AnyAgent { name: string; tools: Tool[]; handoffs: (AnyAgent | Handoff)[]; mcpServers: Server[] }
-interface Found { agents: Set<object>; tools: Tool[]; servers: Server[]; handoffs: Handoff[] }
+interface Found { agents: object[]; tools: Tool[]; servers: Server[]; handoffs: Handoff[] }
 
 // What gives an agent's tools, or another agent.
 const OVERRIDABLE = ["getAllTools", "getMcpTools", "clone"];
+// How the framework names the property by which it shows what a tool is about to run.
+const PARSED_INPUT_CALLBACK = "openai.agents.functionToolParsedInputCallback";
 const guarded = new WeakSet<object>();
+const passage = new Passage<FrozenAction>();
 
 /**
  * Protects all tools of an agent, in place.
@@ -48,27 +53,27 @@ const guarded = new WeakSet<object>();
 export function protectAgent<A extends Agent<any, any>>(client: Client, agent: A, settings: AgentSettings): A {
   const { own, rest } = split(settings, ["tool", "allowUnprotected"]);
   const tools = new Tools(client, own.tool, rest);
-  const found: Found = { agents: new Set(), tools: [], servers: [], handoffs: [] };
+  const found: Found = { agents: [], tools: [], servers: [], handoffs: [] };
   // First look, then change: what is refused leaves nothing half done.
-  look(agent as unknown as AnyAgent, new Set(namesOf(own.allowUnprotected, "allowUnprotected")), found);
+  look(agent as unknown as AnyAgent, namesOf(own.allowUnprotected, "allowUnprotected"), found);
   for (const one of found.tools) guardTool(one, tools);
   for (const server of found.servers) guardServer(server, new Tools(client, `mcp:${server.name}`, rest));
   for (const handoff of found.handoffs) guardHandoff(handoff, found.agents);
   return agent;
 }
 
-function look(agent: AnyAgent, allowed: ReadonlySet<string>, found: Found): void {
-  if (found.agents.has(agent)) return;
+function look(agent: AnyAgent, allowed: readonly string[], found: Found): void {
+  if (placeOf(agent, found.agents) >= 0) return;
   if (!isArray(agent.tools) || !isArray(agent.handoffs) || !isArray(agent.mcpServers)) throw new ConfigError("an agent is an Agent of @openai/agents");
-  if (mayAddTools(agent) && !allowed.has(CAPABILITIES)) throw unprotected(CAPABILITIES, "a class of its own, as a sandbox's, may add tools at run time");
-  found.agents.add(agent);
+  if (mayAddTools(agent) && !isOneOf(CAPABILITIES, allowed)) throw unprotected(CAPABILITIES, "a class of its own, as a sandbox's, may add tools at run time");
+  found.agents.push(agent);
   for (const server of agent.mcpServers) {
     checkChangeable(server, server.name);
     found.servers.push(server);
   }
   for (const tool of agent.tools) {
     const name = tool.name ?? tool.type;
-    if (allowed.has(name)) continue;
+    if (isOneOf(name, allowed)) continue;
     if (tool.type !== "function") throw unprotected(name, "it does not run here, or takes no JSON");
     // Only a tool that is an agent tells of events.
     if (typeof tool.on === "function") throw unprotected(name, "its agent's tools cannot be seen; protect that agent");
@@ -77,7 +82,7 @@ function look(agent: AnyAgent, allowed: ReadonlySet<string>, found: Found): void
   }
   for (const handoff of agent.handoffs) {
     if (!isHandoff(handoff)) look(handoff, allowed, found);
-    else if (!allowed.has(handoff.toolName)) {
+    else if (!isOneOf(handoff.toolName, allowed)) {
       checkChangeable(handoff, handoff.toolName);
       found.handoffs.push(handoff);
       look(handoff.agent, allowed, found);
@@ -99,14 +104,14 @@ function unprotected(name: string, why: string): ConfigError {
 }
 
 function checkChangeable(thing: object, name: string): void {
-  if (!guarded.has(thing) && Object.isFrozen(thing)) throw unprotected(name, "it cannot be changed");
+  if (!weakHas(guarded, thing) && Object.isFrozen(thing)) throw unprotected(name, "it cannot be changed");
 }
 
 function guardTool(tool: Tool, tools: Tools): void {
-  if (guarded.has(tool)) return;
+  if (weakHas(guarded, tool)) return;
   const [name, invoke] = [tool.name ?? tool.type, tool.invoke];
   tool.invoke = async (context, text, details) => {
-    const run = async (parameters: Json): Promise<unknown> => await invoke(context, stringify(parameters), details);
+    const run = async ({ parametersText }: FrozenAction): Promise<unknown> => await invoke(context, parametersText, detailsOf(details, parametersText));
     const call = async (): Promise<unknown> => await tools.run(name, parametersOf(text), run);
     try {
       return await (details?.signal === undefined ? call() : withSignal(details.signal, call));
@@ -131,32 +136,71 @@ function parametersOf(text: unknown): object {
   throw new DeniedUnfreezable("unsupported_type", "the model's arguments are no JSON object");
 }
 
+/**
+ * What a call's details say to the tool's function, of its own: others hold the framework's. On an object of that may hang parameters that were read
+ * before they were authorized, which the framework would run in place of the text; on a copy they do not.
+ */
+function detailsOf(details: Details | undefined, text: string): Details | undefined {
+  if (details === undefined || details === null) return details;
+  const own = create(getPrototypeOf(details) as object | null) as Details;
+  for (const key of ownKeys(details)) {
+    const descriptor = getOwnPropertyDescriptor(details, key) as PropertyDescriptor;
+    const isSeen = typeof key === "symbol" && key.description === PARSED_INPUT_CALLBACK && typeof descriptor.value === "function";
+    defineProperty(own, key, isSeen ? { ...descriptor, value: withCopy(descriptor.value as (seen: unknown) => unknown) } : descriptor);
+  }
+  const call = details.toolCall;
+  if (typeof call === "object" && call !== null) {
+    defineProperty(own, "toolCall", { value: { ...call, arguments: text }, enumerable: true, configurable: true, writable: true });
+  }
+  return own;
+}
+
+/** The framework shows what it is about to run; whoever looks gets a copy. */
+function withCopy(show: (seen: unknown) => unknown): (seen: unknown) => void {
+  return (seen) => {
+    let copy: unknown;
+    try {
+      copy = structuredClone(seen);
+    } catch {
+      return;
+    }
+    show(copy);
+  };
+}
+
 /** A server's ways of being called may call each other: what was cleared for one passes the other, once. */
 function guardServer(server: Server, tools: Tools): void {
-  if (guarded.has(server)) return;
+  if (weakHas(guarded, server)) return;
   for (const way of ["callTool", "callToolResult"] as const) {
     const original = server[way];
     if (original === undefined) continue;
+    const other = way === "callTool" ? "callToolResult" : "callTool";
     server[way] = async (name, args, ...rest) => {
-      if (Passage.isOpen(server, `${way} ${name} ${stringify(args)}`)) return await original.call(server, name, args, ...rest);
-      const run = async (parameters: Json): Promise<unknown> => {
-        const text = stringify(parameters);
-        const other = way === "callTool" ? "callToolResult" : "callTool";
-        return await Passage.through(server, [`${other} ${name} ${text}`], () => original.call(server, name, parameters, ...rest));
-      };
+      const passing = passage.take(server, way, (cleared) => isSame(cleared, name, args));
+      if (passing !== null) return await original.call(server, passing.action, passing.parameters, ...rest);
+      const run = async (cleared: FrozenAction): Promise<unknown> =>
+        await passage.through(server, [other], cleared, async () => await original.call(server, name, cleared.parameters, ...rest));
       return await tools.run(name, args ?? {}, run);
     };
   }
   guarded.add(server);
 }
 
+function isSame(cleared: FrozenAction, name: string, args: object | null): boolean {
+  try {
+    return name === cleared.action && actionHash("", name, null, true, args ?? {}) === actionHash("", name, null, true, cleared.parameters);
+  } catch {
+    return false;
+  }
+}
+
 /** Where it leads is what was looked at. */
-function guardHandoff(handoff: Handoff, agents: ReadonlySet<object>): void {
-  if (guarded.has(handoff)) return;
+function guardHandoff(handoff: Handoff, agents: readonly object[]): void {
+  if (weakHas(guarded, handoff)) return;
   const invoke = handoff.onInvokeHandoff.bind(handoff);
   handoff.onInvokeHandoff = async (...given) => {
     const next = await invoke(...given);
-    if (typeof next !== "object" || next === null || !agents.has(next)) {
+    if (typeof next !== "object" || next === null || !isOneOf(next, agents)) {
       throw new ConfigError(`\`${handoff.toolName}\` hands over to another agent than it names, which may be unprotected`);
     }
     return next;

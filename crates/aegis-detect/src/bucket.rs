@@ -1,0 +1,209 @@
+//! The events of one bucket within a rule's window, what an incremental query knows of them, and the keys whose matches they make.
+//! Promises the order of events, each once, within the bounds of `Quotas`; what a bound takes is the oldest.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use aegis_model::{SecurityEvent, Timestamp};
+
+use crate::episode::KeyState;
+use crate::pipeline::Frames;
+
+/// How much state one rule may keep.
+#[derive(Clone, Copy, Debug)]
+pub struct Quotas {
+    /// Events kept per tenant and rule; at the bound no new key is taken.
+    pub events_per_tenant: usize,
+    /// Buckets (keys) kept per tenant and rule; a quarter of them at most are made by one agent's events.
+    pub keys_per_tenant: usize,
+    /// Events kept of one key: a key beyond it loses its own oldest events.
+    pub events_per_key: usize,
+    /// Bytes of text in the events of one key, and of a tenant's; beyond them it is as with the events.
+    pub bytes_per_key: usize,
+    pub bytes_per_tenant: usize,
+    /// Matches kept of one key that a late event could still change; of more, the oldest stand as they are.
+    pub matches_per_key: usize,
+}
+
+impl Default for Quotas {
+    fn default() -> Self {
+        Self {
+            events_per_tenant: 200_000,
+            keys_per_tenant: 50_000,
+            events_per_key: 20_000,
+            bytes_per_key: 32 << 20,
+            bytes_per_tenant: 512 << 20,
+            matches_per_key: 2_000,
+        }
+    }
+}
+
+/// One agent's part of a tenant's buckets is at most one of so many: what a rule keys on can be the caller's to choose.
+const AGENTS_PART: usize = 4;
+
+impl Quotas {
+    pub(crate) fn keys_per_agent(self) -> usize {
+        (self.keys_per_tenant / AGENTS_PART).max(1)
+    }
+}
+
+/// What an event's texts take.
+fn bytes_of(event: &SecurityEvent) -> usize {
+    let texts = [
+        &event.agent_id,
+        &event.token_id,
+        &event.user_id,
+        &event.run_id,
+        &event.trace_id,
+        &event.environment,
+        &event.tool,
+        &event.action,
+        &event.resource,
+        &event.target,
+        &event.reason,
+        &event.approver,
+        &event.attributes,
+    ];
+    texts.into_iter().flatten().map(String::len).sum::<usize>() + event.matched_policies.iter().map(String::len).sum::<usize>()
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Bucket {
+    /// In event order, each once; those before `given_up` are only still there because moving the others costs.
+    events: Vec<Arc<SecurityEvent>>,
+    given_up: usize,
+    /// What the texts of its events take.
+    pub(crate) bytes: usize,
+    following: Following,
+    /// The agent whose event made it, if that is known.
+    pub(crate) made_by: Option<Arc<str>>,
+    /// By the text of the key.
+    pub(crate) keys: BTreeMap<String, KeyState>,
+}
+
+/// How far an incremental query has come in a bucket's events, and what it knows of them.
+#[derive(Debug, Default)]
+struct Following {
+    frames: Frames,
+    /// The time of the last event that it was shown; none: it has seen none.
+    shown: Option<Timestamp>,
+    /// The newest event that a quota has taken since: it knows nothing of it any more.
+    taken: Option<Timestamp>,
+}
+
+impl Bucket {
+    /// An empty one, made for the event of an agent.
+    pub(crate) fn made_by(made_by: Option<Arc<str>>) -> Self {
+        Self { made_by, ..Self::default() }
+    }
+
+    pub(crate) fn events(&self) -> &[Arc<SecurityEvent>] {
+        &self.events[self.given_up..]
+    }
+
+    pub(crate) fn keep(&mut self, event: &Arc<SecurityEvent>, quotas: Quotas) -> Kept {
+        // Events mostly come in order, so look at the end first.
+        let at = match self.events().last() {
+            Some(last) if last.order_key() >= event.order_key() => {
+                match self.events().binary_search_by(|e| e.order_key().cmp(&event.order_key())) {
+                    Ok(_) => return Kept::Known,
+                    Err(at) => self.given_up + at,
+                }
+            }
+            _ => self.events.len(),
+        };
+        if at == self.given_up && self.events().len() >= quotas.events_per_key.max(1) {
+            return Kept::GivenUp;
+        }
+        self.events.insert(at, Arc::clone(event));
+        self.bytes += bytes_of(event);
+        let surplus = self.surplus(quotas);
+        if surplus == 0 {
+            return Kept::Added;
+        }
+        self.following.taken = self.following.taken.max(Some(self.events()[surplus - 1].ts));
+        self.give_up(surplus);
+        Kept::AddedOverQuota(surplus)
+    }
+
+    /// Forgets its oldest events; the others are moved once for many of them.
+    fn give_up(&mut self, count: usize) {
+        let bytes: usize = self.events[self.given_up..][..count].iter().map(|event| bytes_of(event)).sum();
+        self.bytes -= bytes;
+        self.given_up += count;
+        if self.given_up * 2 > self.events.len() {
+            self.events.drain(..self.given_up);
+            self.given_up = 0;
+        }
+    }
+
+    /// What an incremental query knows, and the events that it is to be shown next: those from `oldest` on, the oldest that is new to it. What
+    /// it knew of them is taken back.
+    pub(crate) fn follow(&mut self, oldest: Timestamp, fresh: impl FnOnce() -> Frames) -> (Frames, &[Arc<SecurityEvent>]) {
+        let Following { frames, shown, taken } = &mut self.following;
+        let mut known = std::mem::take(frames);
+        let from = match *shown {
+            None => {
+                known = fresh();
+                0
+            }
+            Some(shown) => {
+                if oldest <= shown {
+                    known.iter_mut().for_each(|state| state.take_back(oldest.as_micros()));
+                }
+                self.events[self.given_up..].partition_point(|e| e.ts < oldest)
+            }
+        };
+        if let Some(taken) = taken.take() {
+            known.iter_mut().for_each(|state| state.drop_before(taken.as_micros().saturating_add(1)));
+        }
+        let events = &self.events[self.given_up..];
+        *shown = (*shown).max(events.last().map(|last| last.ts));
+        (known, &events[from..])
+    }
+
+    /// Puts back what an incremental query knows now; without it, it is shown everything again.
+    pub(crate) fn followed(&mut self, frames: Option<Frames>) {
+        match frames {
+            Some(frames) => self.following.frames = frames,
+            None => self.following = Following::default(),
+        }
+    }
+
+    /// Forgets the events before `before`.
+    pub(crate) fn expire(&mut self, before: Timestamp) {
+        let expired = self.events().partition_point(|e| e.ts < before);
+        if expired > 0 {
+            self.give_up(expired);
+            self.following.frames.iter_mut().for_each(|state| state.drop_before(before.as_micros()));
+        }
+    }
+
+    /// How many of its oldest events a quota takes.
+    fn surplus(&self, quotas: Quotas) -> usize {
+        let mut surplus = self.events().len().saturating_sub(quotas.events_per_key);
+        let mut bytes = self.bytes;
+        for (place, event) in self.events().iter().enumerate() {
+            if bytes <= quotas.bytes_per_key {
+                break;
+            }
+            bytes -= bytes_of(event);
+            surplus = surplus.max(place + 1);
+        }
+        surplus
+    }
+}
+
+/// What came of offering an event to the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kept {
+    Added,
+    /// It was there: a redelivery changes nothing.
+    Known,
+    /// Added, and as many of the oldest events of the same key were given up.
+    AddedOverQuota(usize),
+    /// It is the oldest of a key that has as many as it may have.
+    GivenUp,
+    /// A quota is full and the key is new.
+    Refused,
+}

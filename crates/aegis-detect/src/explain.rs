@@ -1,0 +1,217 @@
+//! Why a rule did or did not fire on an event: what its WHERE makes of it, what stands beside it in the window, which rows the query has at its
+//! instant, and whose alert they are. Asks the rule's own plan, and the engine for the alerts; decides nothing itself.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use aegis_model::{Clock, SecurityEvent, TenantId, Timestamp};
+use datafusion::error::{DataFusionError, Result as QueryResult};
+
+use crate::backtest::{Backtest, Told};
+use crate::engine::EngineConfig;
+use crate::error::{DetectError, RuleErrors};
+use crate::explanation::{Explanation, JoinedAlert, MatchedRow};
+use crate::output::{Found, Match, Reader, write_bucket};
+use crate::plan::{BucketColumn, RulePlan};
+use crate::rule::Rule;
+use crate::ruleset::RuleSet;
+use crate::schema::{EventBatch, column_name, text_of};
+use crate::shape::Shape;
+use crate::watermark::Watermarks;
+
+/// The longest that an episode may last, in seconds: so far back is read, for the one that a match joins and for producers that are behind.
+const LOOK_BACK_S: i64 = 86_400;
+/// Instants of a stepped rule that are looked at, the event's own the first of them.
+const MOST_INSTANTS: usize = 1000;
+/// Events that are looked through at a time for those that the rule looks at.
+const SIFTED: usize = 2048;
+
+/// A rule and an event on the way through the history around it.
+#[derive(Debug)]
+pub struct Explain {
+    rule: Rule,
+    plan: RulePlan,
+    backtest: Backtest,
+    watermarks: Watermarks,
+    lateness_micros: i64,
+    event: Arc<SecurityEvent>,
+    is_late: bool,
+    /// Events that are in time and within one window of the event; those of them that the rule looks at beside it.
+    unsifted: Vec<Arc<SecurityEvent>>,
+    beside: Vec<Arc<SecurityEvent>>,
+}
+
+impl Explain {
+    /// A rule by its text, and an event. `file` is only named in errors.
+    pub fn new(text: &str, file: &Path, event: SecurityEvent, clock: Arc<dyn Clock>) -> Result<Self, RuleErrors> {
+        let rules = RuleSet::from_texts([(file.to_owned(), text.to_owned())])?;
+        let rule = Rule::parse(text, file).map_err(|error| RuleErrors(vec![error]))?;
+        let plan = RulePlan::load(&rule).map_err(|error| RuleErrors(vec![error]))?;
+        let lateness_micros = EngineConfig::new(Arc::clone(&clock)).lateness_s * 1_000_000;
+        let backtest = Backtest::new(rules, clock, None, None);
+        let (watermarks, event) = (Watermarks::default(), Arc::new(event));
+        let (unsifted, beside) = (Vec::new(), Vec::new());
+        Ok(Self { rule, plan, backtest, watermarks, lateness_micros, event, is_late: false, unsifted, beside })
+    }
+
+    /// From when (included) to when (not included) the tenant's events are needed. What came before the event decides whether it is late,
+    /// however new it is.
+    #[must_use]
+    pub fn span(&self) -> (Timestamp, Timestamp) {
+        let reach = self.window_micros() + self.lateness_micros;
+        let newest = self.event.bus_ts.max(Some(self.event.ts)).unwrap_or(self.event.ts);
+        (self.event.ts.plus_micros(-reach).plus_seconds(-LOOK_BACK_S), newest.plus_micros(reach + 1))
+    }
+
+    /// The tenant's next event, in the order in which the bus had them; the event itself is one of them.
+    pub fn take(&mut self, event: SecurityEvent) -> Result<(), DetectError> {
+        let is_in_time = self.watermarks.admit(&event, self.lateness_micros);
+        if event.tenant_id == self.event.tenant_id {
+            if event.event_id == self.event.event_id {
+                self.is_late = !is_in_time;
+            }
+            let distance = event.ts.as_micros().abs_diff(self.event.ts.as_micros());
+            if is_in_time && distance <= self.window_micros().unsigned_abs() {
+                self.unsifted.push(Arc::new(event.clone()));
+            }
+        }
+        self.backtest.take(event);
+        if self.unsifted.len() >= SIFTED { self.sift() } else { Ok(()) }
+    }
+
+    fn sift(&mut self) -> Result<(), DetectError> {
+        let batch = Arc::new(EventBatch::new(std::mem::take(&mut self.unsifted)));
+        let relevant = self.plan.relevant(&batch).map_err(|source| self.failed(source))?;
+        let (columns, own) = (&self.plan.buckets, bucket_of(&self.event, &self.plan.buckets));
+        self.beside.extend(relevant.into_iter().filter(|other| bucket_of(other, columns) == own));
+        Ok(())
+    }
+
+    fn failed(&self, source: DataFusionError) -> DetectError {
+        DetectError::Query { rule: self.rule.header.id.clone(), source }
+    }
+
+    /// Nothing follows any more.
+    pub fn finish(mut self) -> Result<Explanation, DetectError> {
+        self.sift()?;
+        let rule = self.rule.header.id.clone();
+        self.explained().map_err(|source| DetectError::Query { rule, source })
+    }
+
+    fn window_micros(&self) -> i64 {
+        self.rule.header.window_s * 1_000_000
+    }
+
+    fn explained(self) -> QueryResult<Explanation> {
+        let window_micros = self.window_micros();
+        let Self { rule, plan, backtest, event, is_late, beside, .. } = self;
+        let report = backtest.finish();
+        let alone = Arc::new(EventBatch::new(vec![Arc::clone(&event)]));
+        let conditions = plan.conditions().iter().map(|condition| condition.judge(&alone)).collect::<QueryResult<Vec<_>>>()?;
+        let passes = !plan.relevant(&alone)?.is_empty();
+        let is_seen = passes && !is_late && bucket_of(&event, &plan.buckets).is_some();
+        let mut seen = if is_seen { beside } else { Vec::new() };
+        seen.sort_by(|a, b| a.order_key().cmp(&b.order_key()));
+        let oldest = event.ts.plus_micros(-window_micros);
+        let in_window = seen.iter().filter(|other| oldest <= other.ts && other.ts <= event.ts).count();
+        let (mut rows, mut later) = (Vec::new(), None);
+        for found in matches_from(&rule, &plan, &event, &seen)? {
+            let is_evidence = found.evidence.iter().any(|evidence| evidence.event_id == event.event_id);
+            let (instant, evidence) = (found.instant, found.evidence.len());
+            let alert = alert_of(&found, report.standing.values(), rule.header.suppress_s);
+            let row = MatchedRow { instant, key: found.key, fields: found.fields, evidence, is_evidence, alert };
+            if instant == event.ts {
+                rows.push(row);
+            } else if is_evidence && later.is_none() {
+                later = Some(row);
+            }
+        }
+        let split = |column: &BucketColumn| {
+            let value = text_of(&event, column.event_column).map(std::borrow::Cow::into_owned);
+            (column_name(column.event_column).to_owned(), value)
+        };
+        Ok(Explanation {
+            event_id: event.event_id,
+            tenant_id: event.tenant_id.clone(),
+            kind: event.kind,
+            ts: event.ts,
+            verified: event.verified,
+            rule_id: rule.header.id,
+            rule_name: rule.header.name,
+            rule_version: rule.header.version,
+            mode: rule.header.mode,
+            passes,
+            conditions,
+            late: is_late,
+            split_by: plan.buckets.iter().map(split).collect(),
+            window_s: rule.header.window_s,
+            in_window,
+            fired: rows.iter().any(|row| row.is_evidence),
+            rows,
+            later,
+            stopped: report.rules.iter().find_map(|result| result.quarantined.clone()),
+            over_quota: report.rules.iter().map(|result| result.over_quota).sum(),
+        })
+    }
+}
+
+/// None where a key column is null.
+fn bucket_of(event: &SecurityEvent, columns: &[BucketColumn]) -> Option<String> {
+    let mut bucket = String::new();
+    let has_all = write_bucket(event, columns, &mut bucket);
+    has_all.then_some(bucket)
+}
+
+/// The matches at the event's instant and after it, as far as they can have the event as evidence.
+fn matches_from(rule: &Rule, plan: &RulePlan, event: &SecurityEvent, seen: &[Arc<SecurityEvent>]) -> QueryResult<Vec<Match>> {
+    let window_micros = rule.header.window_s * 1_000_000;
+    let mut found = Vec::new();
+    if plan.shape == Shape::Stepped {
+        let instants: BTreeSet<Timestamp> = seen.iter().map(|other| other.ts).filter(|ts| *ts >= event.ts).collect();
+        for instant in instants.into_iter().take(MOST_INSTANTS) {
+            let oldest = instant.plus_micros(-window_micros);
+            let slice = seen.iter().filter(|other| oldest <= other.ts && other.ts <= instant).cloned().collect();
+            run(rule, plan, slice, Some((event.tenant_id.clone(), instant)), &mut found)?;
+        }
+    } else if !seen.is_empty() {
+        run(rule, plan, seen.to_vec(), None, &mut found)?;
+    }
+    let mut found: Vec<Match> = found.into_iter().map(|one| one.found).filter(|one| one.instant >= event.ts).collect();
+    found.sort_by_key(|one| (one.instant, one.first().ts, one.first().event_id));
+    Ok(found)
+}
+
+fn run(
+    rule: &Rule,
+    plan: &RulePlan,
+    rows: Vec<Arc<SecurityEvent>>,
+    fixed: Option<(TenantId, Timestamp)>,
+    found: &mut Vec<Found>,
+) -> QueryResult<()> {
+    let seen = Arc::new(EventBatch::new(rows));
+    let batches = plan.run(Arc::clone(&seen))?;
+    // The work of its row patterns counts anew for each run.
+    let _given_up = plan.overruns();
+    let reader = Reader::new(&rule.header.key, &plan.output, &plan.buckets, seen.rows().iter(), fixed);
+    for batch in &batches {
+        let _unfounded = reader.read(batch, found)?;
+    }
+    Ok(())
+}
+
+/// The standing alert that a match raised or joined.
+fn alert_of<'a>(found: &Match, standing: impl Iterator<Item = &'a Told>, suppress_s: Option<i64>) -> Option<JoinedAlert> {
+    // An alert's last evidence is at the instant of the match that raised it.
+    let joins = |told: &&Told| match suppress_s {
+        Some(seconds) => told.last_ts <= found.instant && found.instant < told.last_ts.plus_seconds(seconds),
+        None => begins_as(told, found),
+    };
+    let told = standing.filter(|told| told.key == found.key).filter(joins).max_by_key(|told| told.last_ts)?;
+    let is_raised_by_it = told.last_ts == found.instant && begins_as(told, found);
+    Some(JoinedAlert { alert_id: told.alert_id.clone(), start: told.last_ts, is_raised_by_it })
+}
+
+fn begins_as(told: &Told, found: &Match) -> bool {
+    told.event_ids.first() == Some(&found.first().event_id)
+}

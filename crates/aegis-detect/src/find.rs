@@ -1,0 +1,312 @@
+//! How the matches are found that touched events can have changed: the ways of running a query, by its shape, and what is given up where one
+//! costs too much. What one tenant sends stops a rule for that tenant at most.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use aegis_model::{SecurityEvent, TenantId, Timestamp};
+
+use crate::error::DetectError;
+use crate::evaluate::{RuleStats, RunningRule, TouchedKeys, by_tenant};
+use crate::impaired::Cause;
+use crate::output::{Found, Reader};
+use crate::plan::RulePlan;
+use crate::rule::Rule;
+use crate::schema::EventBatch;
+use crate::window::{Quotas, Touched};
+use crate::windows::Origin;
+
+/// About how many events one run of a query has.
+pub(crate) const ROWS_OF_A_RUN: usize = 65_536;
+/// Rows that the runs of one look at a stepped rule see at most, and those of one tenant: some seconds.
+const ROWS_OF_A_LOOK: usize = 3_000_000;
+pub(crate) const ROWS_OF_A_TENANT: usize = 1_000_000;
+/// Tenants that a rule is set aside for before it is set aside for all.
+const MOST_SET_ASIDE: usize = 16;
+
+impl RunningRule {
+    /// Each row stands alone: matches are only ever added.
+    pub(crate) fn find_stateless(&mut self, relevant: Vec<Arc<SecurityEvent>>) -> Result<Vec<Found>, DetectError> {
+        if let Ok(found) = self.run(relevant.clone(), None) {
+            return Ok(found);
+        }
+        let mut found = Vec::new();
+        for (tenant, events) in by_tenant(&relevant) {
+            let newest = events.last().cloned();
+            match self.run(events, None) {
+                Ok(own) => found.extend(own),
+                Err(error) => self.set_aside(&tenant, error, newest.as_ref())?,
+            }
+        }
+        Ok(found)
+    }
+
+    /// Over the touched buckets of all tenants. Where that fails, over each tenant's: what one of them sends must not stop the rule for others.
+    pub(crate) fn evaluate_sliding(
+        &mut self,
+        relevant: &[Arc<SecurityEvent>],
+        quotas: Quotas,
+    ) -> Result<TouchedKeys, DetectError> {
+        let touched = self.keep(relevant, quotas);
+        let window = self.window_micros();
+        let mut found = match self.find(&touched) {
+            Ok(found) => found,
+            Err(_) => {
+                let mut found = Vec::new();
+                for (tenant, own) in touched.by_tenant() {
+                    match self.find(&own) {
+                        Ok(own) => found.extend(own),
+                        Err(error) => self.set_aside(&tenant, error, newest_of(relevant, &tenant))?,
+                    }
+                }
+                found
+            }
+        };
+        // Rows before the oldest new event had too short a slice to look back on, and have not changed.
+        found.retain(|f| {
+            touched
+                .span(&f.tenant, &f.bucket)
+                .is_some_and(|(oldest, newest)| within(f.found.instant, oldest, newest.plus_micros(window)))
+        });
+        let mut keys = self.clear(&touched, window);
+        keys.extend(self.insert(found, quotas));
+        Ok(keys)
+    }
+
+    /// The rows of a query in touched buckets: from one window before the oldest new event to one window after the newest; or, of an incremental
+    /// query, from the oldest new event on.
+    fn find(&mut self, touched: &Touched) -> Result<Vec<Found>, DetectError> {
+        if self.plan.pipeline.is_some() {
+            return self.follow(touched.iter().map(|(tenant, bucket, oldest, _)| (tenant, bucket, oldest)));
+        }
+        let window = self.window_micros();
+        let mut found = Vec::new();
+        let mut slice = Vec::new();
+        for (tenant, bucket, oldest, newest) in touched.iter() {
+            let (from, to) = (oldest.plus_micros(-window), newest.plus_micros(window));
+            slice.extend_from_slice(self.state.events(tenant, bucket, from, to));
+            if slice.len() >= ROWS_OF_A_RUN {
+                found.extend(self.run(std::mem::take(&mut slice), None)?);
+            }
+        }
+        if !slice.is_empty() {
+            found.extend(self.run(slice, None)?);
+        }
+        Ok(found)
+    }
+
+    /// One run for each tenant and instant that a new event can have changed, cheap buckets first. What would cost more than a look may is given up.
+    pub(crate) fn evaluate_stepped(
+        &mut self,
+        relevant: &[Arc<SecurityEvent>],
+        quotas: Quotas,
+    ) -> Result<TouchedKeys, DetectError> {
+        let touched = self.keep(relevant, quotas);
+        let window = self.window_micros();
+        let mut found = Vec::new();
+        let tenants = touched.by_tenant();
+        let mut planned: Vec<(usize, &TenantId, Vec<Steps<'_>>)> = Vec::new();
+        for (tenant, own) in &tenants {
+            let mut buckets = Vec::new();
+            for (_, bucket, oldest, newest) in own.iter() {
+                let affected = self.state.events(tenant, bucket, oldest, newest.plus_micros(window));
+                let instants: BTreeSet<Timestamp> = affected.iter().map(|e| e.ts).collect();
+                let seen = self.state.events(tenant, bucket, oldest.plus_micros(-window), newest.plus_micros(window)).len();
+                buckets.push(Steps { cost: instants.len().saturating_mul(seen), bucket, instants });
+            }
+            buckets.sort_unstable_by_key(|steps| steps.cost);
+            planned.push((buckets.iter().map(|steps| steps.cost).fold(0, usize::saturating_add), tenant, buckets));
+        }
+        planned.sort_unstable_by_key(|(cost, ..)| *cost);
+        let (mut left, mut waiting) = (ROWS_OF_A_LOOK, planned.len());
+        for (_, tenant, buckets) in planned {
+            // What cheap ones leave is there for those that follow.
+            let mut share = (left / waiting).min(ROWS_OF_A_TENANT);
+            waiting -= 1;
+            let names: Vec<&str> = buckets.iter().map(|steps| steps.bucket).collect();
+            for Steps { bucket, instants, .. } in buckets {
+                let mut given_up = 0;
+                for instant in instants.into_iter().rev() {
+                    let slice = self.state.events(tenant, bucket, instant.plus_micros(-window), instant).to_vec();
+                    if slice.len() > share {
+                        given_up += 1;
+                        continue;
+                    }
+                    share -= slice.len();
+                    left -= slice.len();
+                    match run_plan(&self.plan, &self.rule, &mut self.stats, slice, Some((tenant.clone(), instant))) {
+                        Ok(own) => found.extend(own),
+                        Err(error) => {
+                            self.set_aside(tenant, error, newest_of(relevant, tenant))?;
+                            break;
+                        }
+                    }
+                }
+                if given_up > 0 {
+                    self.give_up_instants(tenant, bucket, given_up);
+                }
+            }
+            // Each tenant's row patterns have the work of a look. What was told before may be what was not found now.
+            if self.note_overruns() {
+                names.iter().for_each(|bucket| self.stand(tenant, bucket));
+                if let Some(newest) = newest_of(relevant, tenant) {
+                    self.losses.note(Cause::InstantsGivenUp, newest);
+                }
+            }
+        }
+        found.retain(|f: &Found| !self.stats.set_aside.contains_key(&f.tenant));
+        self.stats.matches += found.len() as u64;
+        let mut keys = self.clear(&touched, window);
+        keys.extend(self.insert(found, quotas));
+        Ok(keys)
+    }
+
+    /// Says that instants of a bucket were not looked at, and lets stand what was told.
+    pub(crate) fn give_up_instants(&mut self, tenant: &TenantId, bucket: &str, count: u64) {
+        self.stats.overruns += count;
+        let key = bucket.trim_end_matches('\0').replace('\0', ", ");
+        let said = format!("tenant {tenant}, key {key}: {count} instants are more than one look may cost");
+        tracing::warn!(rule = %self.rule.header.id, "{said}");
+        self.stats.overrun = Some(said);
+        self.miss_instants(tenant, bucket);
+        self.stand(tenant, bucket);
+    }
+
+    /// Takes note that matches of a bucket may be missing.
+    pub(crate) fn miss_instants(&mut self, tenant: &TenantId, bucket: &str) {
+        let (always, never) = (Timestamp::from_micros(i64::MIN), Timestamp::from_micros(i64::MAX));
+        if let Some(newest) = self.state.events(tenant, bucket, always, never).last() {
+            self.losses.note(Cause::InstantsGivenUp, newest);
+        }
+    }
+
+    /// The rule runs for a tenant's events no longer; for too many, it does not run at all. `newest` is what it looked at last.
+    pub(crate) fn set_aside(
+        &mut self,
+        tenant: &TenantId,
+        error: DetectError,
+        newest: Option<&Arc<SecurityEvent>>,
+    ) -> Result<(), DetectError> {
+        if self.stats.set_aside.contains_key(tenant) {
+            return Ok(());
+        }
+        if self.stats.set_aside.len() >= MOST_SET_ASIDE {
+            return Err(error);
+        }
+        if let Some(newest) = newest {
+            self.losses.note(Cause::SetAside, newest);
+        }
+        tracing::error!(rule = %self.rule.header.id, %tenant, %error, "rule set aside for a tenant");
+        self.stats.set_aside.insert(tenant.clone(), error.to_string());
+        self.state.tenants.remove(tenant);
+        self.failures.push(error);
+        Ok(())
+    }
+
+    /// Why tenants were set aside since the last time.
+    pub(crate) fn failures(&mut self) -> Vec<DetectError> {
+        std::mem::take(&mut self.failures)
+    }
+
+    pub(crate) fn run(
+        &mut self,
+        rows: Vec<Arc<SecurityEvent>>,
+        fixed: Option<(TenantId, Timestamp)>,
+    ) -> Result<Vec<Found>, DetectError> {
+        let found = run_plan(&self.plan, &self.rule, &mut self.stats, rows, fixed)?;
+        self.stats.matches += found.len() as u64;
+        Ok(found)
+    }
+
+    /// The rows of an incremental query in some buckets, from the time on of the oldest event that it has not seen.
+    pub(crate) fn follow<'a>(
+        &mut self,
+        buckets: impl Iterator<Item = (&'a TenantId, &'a str, Timestamp)>,
+    ) -> Result<Vec<Found>, DetectError> {
+        let Self { rule, plan, state, stats, .. } = self;
+        let Some(pipeline) = &plan.pipeline else { return Ok(Vec::new()) };
+        let (mut events, mut frames, mut whose) = (Vec::new(), Vec::new(), Vec::new());
+        for (tenant, bucket, oldest) in buckets {
+            let Some((known, new)) = state.follow(tenant, bucket, oldest, || pipeline.frames()) else { continue };
+            events.extend(new.iter().map(|event| (frames.len(), Arc::clone(event))));
+            frames.push(known);
+            whose.push((tenant, bucket));
+        }
+        let error = |source| DetectError::Query { rule: rule.header.id.clone(), source };
+        let mut found = Vec::new();
+        let mut ran = Ok(());
+        for part in parts(&events, pipeline.events_of_a_run()) {
+            stats.evals += 1;
+            let origins = part.iter().map(|(bucket, event)| Origin { bucket: *bucket, ts: event.ts.as_micros() }).collect();
+            let batch = EventBatch::new(part.iter().map(|(_, event)| Arc::clone(event)).collect());
+            ran = pipeline.run(&batch, origins, &mut frames).and_then(|(rows, origins)| {
+                if rows.num_rows() > 0 {
+                    let (always, never) = (Timestamp::from_micros(i64::MIN), Timestamp::from_micros(i64::MAX));
+                    let of: BTreeSet<usize> = origins.into_iter().collect();
+                    let evidence = of.into_iter().flat_map(|place| state.events(whose[place].0, whose[place].1, always, never));
+                    let reader = Reader::new(&rule.header.key, &plan.output, &plan.buckets, evidence, None);
+                    stats.unfounded += reader.read(&rows, &mut found)?;
+                }
+                Ok(())
+            });
+            if ran.is_err() {
+                break;
+            }
+        }
+        for ((tenant, bucket), known) in whose.iter().zip(frames) {
+            // After a failure nobody knows how far it came: from the start, the next time.
+            state.followed(tenant, bucket, ran.is_ok().then_some(known));
+        }
+        ran.map_err(error)?;
+        stats.matches += found.len() as u64;
+        Ok(found)
+    }
+}
+
+/// Events in parts of about `size`; those of a bucket that have the same time stay together, for each of them sees the others.
+fn parts(mut events: &[(usize, Arc<SecurityEvent>)], size: usize) -> impl Iterator<Item = &[(usize, Arc<SecurityEvent>)]> {
+    std::iter::from_fn(move || {
+        let last = events.get(size.min(events.len()).checked_sub(1)?)?;
+        let together = events[size.min(events.len())..].iter().take_while(|e| e.0 == last.0 && e.1.ts == last.1.ts).count();
+        let (part, rest) = events.split_at(size.min(events.len()) + together);
+        events = rest;
+        Some(part)
+    })
+}
+
+/// What a stepped rule has to look at in one bucket, and about how many rows that is.
+struct Steps<'a> {
+    cost: usize,
+    bucket: &'a str,
+    instants: BTreeSet<Timestamp>,
+}
+
+fn run_plan(
+    plan: &RulePlan,
+    rule: &Rule,
+    stats: &mut RuleStats,
+    rows: Vec<Arc<SecurityEvent>>,
+    fixed: Option<(TenantId, Timestamp)>,
+) -> Result<Vec<Found>, DetectError> {
+    stats.evals += 1;
+    let error = |source| DetectError::Query { rule: rule.header.id.clone(), source };
+    let seen = Arc::new(EventBatch::new(rows));
+    let batches = plan.run(Arc::clone(&seen)).map_err(error)?;
+    let mut found = Vec::new();
+    if batches.iter().any(|b| b.num_rows() > 0) {
+        let reader = Reader::new(&rule.header.key, &plan.output, &plan.buckets, seen.rows().iter(), fixed);
+        for batch in &batches {
+            stats.unfounded += reader.read(batch, &mut found).map_err(error)?;
+        }
+    }
+    Ok(found)
+}
+
+/// The newest of a tenant's events, in the order of events.
+fn newest_of<'a>(events: &'a [Arc<SecurityEvent>], tenant: &TenantId) -> Option<&'a Arc<SecurityEvent>> {
+    events.iter().filter(|event| event.tenant_id == *tenant).max_by(|a, b| a.order_key().cmp(&b.order_key()))
+}
+
+fn within(instant: Timestamp, from: Timestamp, to: Timestamp) -> bool {
+    from <= instant && instant <= to
+}

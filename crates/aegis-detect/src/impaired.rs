@@ -1,0 +1,279 @@
+//! Detection that is impaired says so: an alert of the engine's own where a rule did not look at what it should have looked at, or where no rule
+//! looked. Decided on the log, as far as quotas are. Promises at most one alert for each tenant, cause and hour of event time, and that what is told
+//! to one tenant makes nothing of another's be forgotten. Contains nobody.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use aegis_model::{Alert, RuleMode, SecurityEvent, Severity, TenantId, Timestamp};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::alert::alert_id;
+use crate::output::Evidence;
+use crate::rule::Header;
+
+/// The id under which the engine speaks of itself; no rule may have it.
+pub const IMPAIRED_RULE: &str = "AEG-0001";
+/// The name that goes with it.
+pub const IMPAIRED_NAME: &str = "detection-impaired";
+/// How bad that is.
+pub const IMPAIRED_SEVERITY: Severity = Severity::High;
+/// What stands where a rule's file is hashed; another version of it has another text.
+const IDENTITY: &str = "AEG-0001 detection-impaired 1";
+const RULE_VERSION: u32 = 1;
+const RUNBOOK: &str = "docs/runbooks/detection-impaired.md";
+
+/// The same is told again after this much event time, microseconds.
+const HOUR: i64 = 3_600_000_000;
+/// Keys of a tenant of which is remembered when they were told; beyond it the one that was told of the earliest time is forgotten.
+const MOST_KEYS: usize = 1024;
+
+/// How a rule is impaired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Cause {
+    QuotaFull,
+    EventsGivenUp,
+    InstantsGivenUp,
+    SetAside,
+    Quarantined,
+}
+
+impl Cause {
+    /// The word in the alert's key.
+    const fn word(self) -> &'static str {
+        match self {
+            Self::QuotaFull => "quota_full",
+            Self::EventsGivenUp => "events_given_up",
+            Self::InstantsGivenUp => "instants_given_up",
+            Self::SetAside => "set_aside",
+            Self::Quarantined => "quarantined",
+        }
+    }
+
+    const fn reason(self) -> &'static str {
+        match self {
+            Self::QuotaFull => "a quota of the rule is full: it does not look at events of new keys",
+            Self::EventsGivenUp => "a key has more events than the rule keeps: its oldest are given up",
+            Self::InstantsGivenUp => "instants cost more than the rule may: a match there may be missing",
+            Self::SetAside => "the rule failed on the tenant's events, and does not look at them any more",
+            Self::Quarantined => "the rule failed, and does not run any more",
+        }
+    }
+}
+
+/// What a rule lost of a tenant, and at which event.
+#[derive(Debug)]
+pub(crate) struct Loss {
+    pub(crate) tenant: TenantId,
+    pub(crate) cause: Cause,
+    pub(crate) at: Evidence,
+}
+
+/// What a rule lost since it was asked last: of each tenant, cause and hour the first.
+#[derive(Debug, Default)]
+pub(crate) struct Losses {
+    hours: HashMap<(TenantId, Cause), i64>,
+    lost: Vec<Loss>,
+}
+
+impl Losses {
+    /// Takes note of a loss at an event of its tenant.
+    pub(crate) fn note(&mut self, cause: Cause, event: &SecurityEvent) {
+        if self.is_news(&event.tenant_id, cause, event.ts) {
+            self.lost.push(Loss { tenant: event.tenant_id.clone(), cause, at: Evidence::of(event) });
+        }
+    }
+
+    /// The same, where only the evidence is at hand.
+    pub(crate) fn note_at(&mut self, tenant: &TenantId, cause: Cause, at: &Evidence) {
+        if self.is_news(tenant, cause, at.ts) {
+            self.lost.push(Loss { tenant: tenant.clone(), cause, at: at.clone() });
+        }
+    }
+
+    fn is_news(&mut self, tenant: &TenantId, cause: Cause, ts: Timestamp) -> bool {
+        let hour = hour_of(ts);
+        let newest = self.hours.entry((tenant.clone(), cause)).or_insert(i64::MIN);
+        let is_news = hour > *newest;
+        *newest = hour.max(*newest);
+        is_news
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lost.is_empty()
+    }
+
+    /// Of whom something is lost.
+    pub(crate) fn tenants(&self) -> BTreeSet<TenantId> {
+        self.lost.iter().map(|loss| loss.tenant.clone()).collect()
+    }
+
+    /// What was lost, which is then forgotten.
+    pub(crate) fn take(&mut self) -> Vec<Loss> {
+        self.hours.clear();
+        std::mem::take(&mut self.lost)
+    }
+}
+
+/// What was told: of each tenant and key the newest hour of event time.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Impaired(BTreeMap<TenantId, BTreeMap<String, i64>>);
+
+impl Impaired {
+    /// The alert about a rule, unless the same was told already. `bus_time` is when the bus stored the tenant's newest event: a time beyond that
+    /// must not silence what comes until then.
+    pub(crate) fn of_rule(
+        &mut self,
+        rule: &Header,
+        tenant: &TenantId,
+        cause: Cause,
+        at: &Evidence,
+        bus_time: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Option<Alert> {
+        let key = object([("rule", rule.id.as_str()), ("what", cause.word())]);
+        let fields = object([("rule_name", rule.name.as_str()), ("reason", cause.reason())]);
+        self.tell(tenant, key, fields, at, bus_time, now)
+    }
+
+    /// The alert about a proved event that came too late to be looked at, unless the same was told of its lane already.
+    pub(crate) fn of_late(&mut self, event: &SecurityEvent, now: Timestamp) -> Option<Alert> {
+        let lane = event.lane.as_deref()?;
+        let key = object([("lane", lane), ("what", "late")]);
+        let reason = "events of the lane proved themselves, and came too late for any rule to look at them";
+        let fields = object([("edge_id", event.edge_id.as_str()), ("reason", reason)]);
+        self.tell(&event.tenant_id, key, fields, &Evidence::of(event), event.bus_ts, now)
+    }
+
+    fn tell(
+        &mut self,
+        tenant: &TenantId,
+        key: Map<String, Value>,
+        fields: Map<String, Value>,
+        at: &Evidence,
+        bus_time: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Option<Alert> {
+        let hour = hour_of(bus_time.map_or(at.ts, |bus_time| at.ts.min(bus_time)));
+        let text = Value::Object(key.clone()).to_string();
+        let told = self.0.entry(tenant.clone()).or_default();
+        if told.get(&text).is_some_and(|known| *known >= hour) {
+            return None;
+        }
+        let alert_id = match alert_id(tenant, IMPAIRED_RULE, &key, at.event_id) {
+            Ok(alert_id) => alert_id,
+            Err(error) => {
+                tracing::error!(%tenant, key = text, %error, "detection is impaired, and no alert can say so");
+                return None;
+            }
+        };
+        tracing::warn!(%tenant, key = text, event_id = %at.event_id, "detection is impaired");
+        told.insert(text, hour);
+        if told.len() > MOST_KEYS {
+            let oldest = told.iter().min_by_key(|(_, told_at)| **told_at).map(|(known, _)| known.clone());
+            if let Some(oldest) = oldest {
+                told.remove(&oldest);
+            }
+        }
+        Some(Alert {
+            alert_id,
+            tenant_id: tenant.clone(),
+            rule_id: IMPAIRED_RULE.to_owned(),
+            rule_name: IMPAIRED_NAME.to_owned(),
+            rule_version: RULE_VERSION,
+            rule_hash: aegis_canon::sha256_hex(IDENTITY.as_bytes()),
+            severity: IMPAIRED_SEVERITY,
+            mode: RuleMode::Active,
+            key,
+            first_ts: at.ts,
+            last_ts: at.ts,
+            event_ids: vec![at.event_id],
+            receipt_hashes: at.receipt_hash.iter().cloned().collect(),
+            fields,
+            respond: Vec::new(),
+            atlas: Vec::new(),
+            owasp: Vec::new(),
+            runbook: Some(RUNBOOK.to_owned()),
+            detected_at: now,
+        })
+    }
+}
+
+fn hour_of(ts: Timestamp) -> i64 {
+    ts.as_micros().div_euclid(HOUR)
+}
+
+fn object(pairs: [(&str, &str); 2]) -> Map<String, Value> {
+    pairs.into_iter().map(|(name, value)| (name.to_owned(), Value::from(value))).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use aegis_model::EventKind;
+
+    fn late(tenant: &str, lane: &str, second: i64) -> SecurityEvent {
+        let ts = Timestamp::from_micros(second * 1_000_000);
+        let mut event = SecurityEvent::new(TenantId::new(tenant).unwrap(), "e", "edge", EventKind::AuthorizeDecision, ts);
+        event.lane = Some(lane.to_owned());
+        event
+    }
+
+    fn is_told(impaired: &mut Impaired, event: &SecurityEvent) -> bool {
+        impaired.of_late(event, Timestamp::from_micros(0)).is_some()
+    }
+
+    #[test]
+    fn the_same_is_told_once_an_hour_and_never_of_an_hour_before() {
+        let mut impaired = Impaired::default();
+        let told =
+            [7200, 7201, 10_799, 10_800, 7202, 100, 14_400].map(|second| is_told(&mut impaired, &late("a", "a.e.1", second)));
+        assert_eq!(told, [true, false, false, true, false, false, true]);
+        assert!(is_told(&mut impaired, &late("a", "a.e.2", 7203)), "another lane");
+        assert!(is_told(&mut impaired, &late("b", "a.e.1", 7203)), "another tenant");
+    }
+
+    #[test]
+    fn a_time_that_is_not_yet_silences_nothing() {
+        let mut impaired = Impaired::default();
+        let stored = |second: i64, bus: i64| {
+            let mut event = late("a", "a.e.1", second);
+            event.bus_ts = Some(Timestamp::from_micros(bus * 1_000_000));
+            event
+        };
+        assert!(is_told(&mut impaired, &stored(1_000_000_000, 7200)));
+        assert!(!is_told(&mut impaired, &stored(7300, 7300)));
+        assert!(is_told(&mut impaired, &stored(10_900, 10_900)));
+    }
+
+    #[test]
+    fn what_is_remembered_of_a_tenant_is_bounded_and_its_own() {
+        let mut impaired = Impaired::default();
+        assert!(is_told(&mut impaired, &late("quiet", "lane", 100)));
+        for lane in 0..MOST_KEYS as i64 + 10 {
+            assert!(is_told(&mut impaired, &late("loud", &format!("lane {lane}"), lane * 3600)));
+        }
+        assert_eq!(impaired.0.values().map(BTreeMap::len).collect::<Vec<_>>(), [MOST_KEYS, 1]);
+        assert!(!is_told(&mut impaired, &late("quiet", "lane", 100)));
+        assert!(is_told(&mut impaired, &late("loud", "lane 0", 0)), "the oldest is forgotten first");
+    }
+
+    #[test]
+    fn of_a_rule_the_first_loss_of_each_tenant_cause_and_hour_counts() {
+        let mut losses = Losses::default();
+        let event = |tenant: &str, second: i64| late(tenant, "lane", second);
+        losses.note(Cause::QuotaFull, &event("a", 7200));
+        losses.note(Cause::QuotaFull, &event("a", 7300));
+        losses.note(Cause::QuotaFull, &event("a", 100));
+        losses.note(Cause::QuotaFull, &event("a", 7301));
+        losses.note(Cause::QuotaFull, &event("b", 7302));
+        losses.note(Cause::EventsGivenUp, &event("a", 7303));
+        losses.note(Cause::QuotaFull, &event("a", 10_800));
+        assert_eq!(losses.tenants().len(), 2);
+        let seconds: Vec<i64> = losses.take().iter().map(|loss| loss.at.ts.as_micros() / 1_000_000).collect();
+        assert_eq!(seconds, [7200, 7302, 7303, 10_800]);
+        assert!(losses.is_empty() && losses.take().is_empty());
+    }
+}

@@ -1,0 +1,159 @@
+//! Why a rule did or did not fire on an event of a small log.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use aegis_detect::{Explain, Explanation};
+use aegis_model::{Decision, EventKind, ManualClock, RuleMode, SecurityEvent, TenantId, Timestamp};
+use serde_json::{Value, json};
+
+const START: i64 = 1_767_225_600_000_000;
+const SLIDING: &str = "SELECT agent_id, count(*) OVER w AS n, array_agg(event_id) OVER w AS event_ids FROM events \
+     WHERE kind = 'authorize_decision' AND decision = 'deny' AND coalesce(reason, '') NOT IN ('agent_frozen', 'agent_revoked') \
+     WINDOW w AS (PARTITION BY agent_id ORDER BY ts RANGE BETWEEN INTERVAL '60' SECOND PRECEDING AND CURRENT ROW) QUALIFY n >= 3";
+const STEPPED: &str = "SELECT agent_id, array_agg(event_id) AS event_ids, count(*) AS n FROM events WHERE decision = 'deny' \
+     GROUP BY agent_id HAVING count(*) >= 3";
+const PATTERN: &str = "SELECT * FROM events MATCH_RECOGNIZE (PARTITION BY agent_id ORDER BY ts \
+     MEASURES array_agg(event_id) AS event_ids PATTERN (d d d+) DEFINE d AS d.decision = 'deny')";
+
+fn rule(extra: &str, query: &str) -> String {
+    format!(
+        "/* rule\nid: T-1\nname: storm\nversion: 2\nseverity: low\nwindow: 60s\nkey: [agent_id]\nmode: disabled\n{extra}owner: soc\n\
+         description: d\nfalse_positives: none\nchangelog:\n  - {{version: 2, date: 2026-11-26, note: n}}\n*/\n{query}\n"
+    )
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_micros(START + second * 1_000_000)
+}
+
+fn event(agent: Option<&str>, second: i64, decision: Option<Decision>) -> SecurityEvent {
+    let tenant = TenantId::new("a").unwrap();
+    let mut event = SecurityEvent::new(tenant, "e", "edge", EventKind::AuthorizeDecision, at(second));
+    event.agent_id = agent.map(str::to_owned);
+    event.decision = decision;
+    event.bus_ts = Some(at(second));
+    event
+}
+
+fn deny(second: i64) -> SecurityEvent {
+    event(Some("one"), second, Some(Decision::Deny))
+}
+
+fn explain(text: &str, log: &[SecurityEvent], asked: usize) -> Explanation {
+    let clock = Arc::new(ManualClock::new(at(0)));
+    let mut explain = Explain::new(text, Path::new("r/rule.sql"), log[asked].clone(), clock).unwrap();
+    let (from, to) = explain.span();
+    log.iter().filter(|event| from <= event.ts && event.ts < to).for_each(|event| explain.take(event.clone()).unwrap());
+    explain.finish().unwrap()
+}
+
+/// Denies of one agent at 100 to 104, of another between them, and an allow.
+fn log() -> Vec<SecurityEvent> {
+    let mut log: Vec<SecurityEvent> = (100..105).map(deny).collect();
+    log.push(event(Some("two"), 104, Some(Decision::Deny)));
+    log.push(event(Some("one"), 105, Some(Decision::Allow)));
+    log
+}
+
+#[test]
+fn the_deny_that_completes_a_storm_raises_its_alert_and_the_next_one_joins_it() {
+    let log = log();
+    for query in [SLIDING, STEPPED, PATTERN] {
+        let text = rule("suppress: 10m\n", query);
+        let third = explain(&text, &log, 2);
+        assert!(third.fired && third.passes && !third.late, "{third}");
+        assert_eq!(third.rows[0].key, *json!({"agent_id": "one"}).as_object().unwrap());
+        assert_eq!((third.rows[0].evidence, third.rows[0].is_evidence), (3, true));
+        let raised = third.rows[0].alert.clone().unwrap();
+        assert_eq!((raised.start, raised.is_raised_by_it), (at(102), true));
+        assert!(third.to_string().ends_with("fired"), "{third}");
+        let fourth = explain(&text, &log, 3);
+        let joined = fourth.rows[0].alert.clone().unwrap();
+        assert!(fourth.fired);
+        assert_eq!((joined.alert_id, joined.start, joined.is_raised_by_it), (raised.alert_id, at(102), false));
+        assert!(fourth.to_string().contains("it joins"), "{fourth}");
+    }
+}
+
+#[test]
+fn the_first_deny_of_a_storm_is_evidence_of_a_later_match() {
+    for query in [SLIDING, STEPPED, PATTERN] {
+        let first = explain(&rule("", query), &log(), 0);
+        assert!(!first.fired && first.passes && first.rows.is_empty(), "{first}");
+        assert_eq!(first.later.as_ref().unwrap().instant, at(102), "{first}");
+        assert!(first.to_string().ends_with(&format!("not yet: the match that it is evidence of is complete at {}", at(102))));
+    }
+    let first = explain(&rule("", SLIDING), &log(), 0);
+    assert_eq!((first.in_window, first.split_by["agent_id"].as_deref()), (1, Some("one")));
+    assert_eq!(explain(&rule("", SLIDING), &log(), 4).in_window, 5);
+}
+
+#[test]
+fn without_episodes_a_match_belongs_to_the_alert_with_its_first_evidence() {
+    let fourth = explain(&rule("", SLIDING), &log(), 3);
+    let alert = fourth.rows[0].alert.clone().unwrap();
+    assert_eq!((alert.start, alert.is_raised_by_it), (at(102), false));
+}
+
+#[test]
+fn a_condition_that_is_false_or_null_is_named_with_the_values_it_read() {
+    let allowed = explain(&rule("", SLIDING), &log(), 6);
+    assert!(!allowed.passes && !allowed.fired && allowed.rows.is_empty());
+    let failed: Vec<_> = allowed.conditions.iter().filter(|judged| judged.holds != Some(true)).collect();
+    assert_eq!(failed.len(), 1, "{allowed}");
+    assert_eq!((failed[0].condition.as_str(), failed[0].holds), ("decision = 'deny'", Some(false)));
+    assert_eq!(Value::Object(failed[0].values.clone()), json!({"decision": "allow"}));
+    assert!(
+        allowed.to_string().contains(r#"WHERE     not passed: decision = 'deny' is false: decision is "allow""#),
+        "{allowed}"
+    );
+
+    let undecided = explain(&rule("", SLIDING), &[event(Some("one"), 100, None)], 0);
+    assert!(
+        undecided.conditions.iter().any(|judged| judged.holds.is_none() && judged.values["decision"] == Value::Null),
+        "{undecided}"
+    );
+
+    let mut frozen = deny(100);
+    frozen.reason = Some("agent_frozen".to_owned());
+    let frozen = explain(&rule("", SLIDING), &[frozen], 0);
+    assert!(frozen.to_string().contains(r#"reason is "agent_frozen""#), "{frozen}");
+}
+
+#[test]
+fn a_rule_that_requires_verified_events_says_so() {
+    let unverified = explain(&rule("requires: verified\n", SLIDING), &log(), 0);
+    assert!(!unverified.passes && !unverified.verified);
+    assert!(
+        unverified.conditions.iter().any(|judged| judged.condition == "verified" && judged.holds == Some(false)),
+        "{unverified}"
+    );
+}
+
+#[test]
+fn what_comes_too_late_is_not_looked_at() {
+    let mut behind = deny(100);
+    behind.bus_ts = Some(at(1000));
+    let text = rule("", "SELECT agent_id, event_id FROM events");
+    let slow = explain(&text, &[deny(100), behind.clone()], 1);
+    assert!(!slow.late && slow.fired, "{slow}");
+    let late = explain(&text, &[deny(500), behind], 1);
+    assert!(late.late && !late.fired && late.passes, "{late}");
+    assert!(late.to_string().contains("late: the rule does not look at it"), "{late}");
+}
+
+#[test]
+fn an_event_without_its_key_is_looked_at_for_none() {
+    let keyless = explain(&rule("", SLIDING), &[event(None, 100, Some(Decision::Deny))], 0);
+    assert!(keyless.passes && !keyless.fired);
+    assert!(keyless.to_string().contains("agent_id is null"), "{keyless}");
+}
+
+#[test]
+fn a_disabled_rule_is_explained_as_if_it_ran() {
+    let explained = explain(&rule("", "SELECT agent_id, event_id FROM events"), &log(), 5);
+    assert_eq!((explained.mode, explained.fired, explained.conditions.len()), (RuleMode::Disabled, true, 0));
+    assert!(explained.to_string().contains("disabled: it is not run"), "{explained}");
+    assert!(explained.to_string().contains("every event may matter"), "{explained}");
+}

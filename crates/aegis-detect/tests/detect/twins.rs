@@ -1,0 +1,72 @@
+//! Two events of a tenant with one id: neither hides what the other is evidence of.
+
+use std::sync::Arc;
+
+use aegis_detect::{Engine, EngineConfig, RuleSet};
+use aegis_model::{Alert, Decision, EventKind, ManualClock, SecurityEvent, TenantId, Timestamp};
+
+const START: i64 = 1_767_225_600_000_000;
+const ONE_DENY: &str = "SELECT agent_id, event_id FROM events WHERE decision = 'deny'";
+const TWO_DENIES: &str = "SELECT agent_id, count(*) OVER w AS n, array_agg(event_id) OVER w AS event_ids FROM events WHERE decision = 'deny' \
+    WINDOW w AS (PARTITION BY tool ORDER BY ts RANGE BETWEEN INTERVAL '60' SECOND PRECEDING AND CURRENT ROW) QUALIFY n >= 2";
+
+fn rules(query: &str) -> RuleSet {
+    let text = format!(
+        "/* rule\nid: T-1\nname: t\nversion: 1\nseverity: low\nwindow: 60s\nkey: [agent_id]\nmode: active\nowner: soc\n\
+         description: d\nfalse_positives: none\nchangelog:\n  - {{version: 1, date: 2026-11-26, note: first}}\n*/\n{query}\n"
+    );
+    RuleSet::from_texts([("t/rule.sql".into(), text)]).unwrap()
+}
+
+fn deny(edge: &str, agent: &str, second: i64, id: u128) -> SecurityEvent {
+    let tenant = TenantId::new("acme").unwrap();
+    let ts = Timestamp::from_micros(START + second * 1_000_000);
+    let mut event = SecurityEvent::new(tenant, edge, "edge", EventKind::AuthorizeDecision, ts);
+    event.event_id = uuid::Uuid::from_u128(id);
+    event.lane = Some(format!("acme.{edge}.1"));
+    event.seq = Some(second);
+    event.verified = true;
+    event.agent_id = Some(agent.into());
+    event.tool = Some("github".into());
+    event.decision = Some(Decision::Deny);
+    event
+}
+
+fn alerts(query: &str, log: &[SecurityEvent]) -> Vec<Alert> {
+    let clock = Arc::new(ManualClock::new(Timestamp::from_micros(START)));
+    let mut engine = Engine::new(rules(query), EngineConfig::new(clock));
+    let mut alerts = engine.tick(log.to_vec()).alerts;
+    alerts.extend(engine.finish().alerts);
+    alerts.sort_by_key(|alert| alert.last_ts);
+    alerts
+}
+
+#[test]
+fn an_event_under_the_id_of_another_hides_no_match() {
+    let (first, second) = (deny("edge-1", "one", 10, 7), deny("edge-2", "two", 20, 7));
+    for log in [[first.clone(), second.clone()], [second, first]] {
+        let found = alerts(ONE_DENY, &log);
+        let said: Vec<_> = found.iter().map(|alert| (alert.key["agent_id"].as_str().unwrap(), alert.last_ts)).collect();
+        let at = |second: i64| Timestamp::from_micros(START + second * 1_000_000);
+        assert_eq!(said, [("one", at(10)), ("two", at(20))]);
+    }
+}
+
+#[test]
+fn nor_does_one_that_comes_later_or_before_all() {
+    let log = [deny("edge-1", "one", 10, 1), deny("edge-1", "one", 20, 2)];
+    let without = alerts(TWO_DENIES, &log);
+    assert_eq!(without.len(), 1);
+    for twin_at in [5, 15, 30] {
+        let twin = deny("edge-2", "other", twin_at, 2);
+        let with: Vec<SecurityEvent> = log.iter().cloned().chain([twin]).collect();
+        let found = alerts(TWO_DENIES, &with);
+        let ids = |alert: &Alert| alert.event_ids.clone();
+        assert!(
+            found.iter().any(|alert| alert.key["agent_id"] == "one"
+                && alert.last_ts == without[0].last_ts
+                && ids(alert).contains(&log[1].event_id)),
+            "a twin at {twin_at} s: {found:#?}"
+        );
+    }
+}

@@ -1,0 +1,73 @@
+//! `aegis rules explain`: why a rule did or did not fire on an event of the history.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use aegis_detect::{Explain, Explanation};
+use aegis_model::{Clock, EventId, SystemClock};
+use anyhow::{Context, bail, ensure};
+use serde_json::json;
+
+use super::backtest::{History, Progress, open, tenants, time};
+use super::{BAD_INPUT, SAID_NO};
+use crate::ExplainArgs;
+
+pub(crate) fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
+    let event_id: EventId = args.event.parse().with_context(|| format!("{}: not an event's id", args.event))?;
+    let files = super::rules::rule_files(&args.path)?;
+    let [file] = files.as_slice() else { bail!("{} has {} rules; name one of them", args.path.display(), files.len()) };
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let Some(explanation) = super::runtime()?.block_on(run(event_id, file, &text, args))? else {
+        if args.json {
+            println!("{}", json!({"event_id": event_id, "exists": false, "fired": false}));
+        } else {
+            println!("event     {event_id}: not in the history of {}", args.tenant.as_deref().unwrap_or("any tenant"));
+        }
+        return Ok(ExitCode::from(BAD_INPUT));
+    };
+    if args.json {
+        let mut fields = serde_json::to_value(&explanation)?;
+        fields["exists"] = true.into();
+        println!("{fields}");
+    } else {
+        println!("{explanation}");
+    }
+    Ok(if explanation.fired { ExitCode::SUCCESS } else { ExitCode::from(SAID_NO) })
+}
+
+/// None: no tenant has the event.
+async fn run(event_id: EventId, file: &Path, text: &str, args: &ExplainArgs) -> anyhow::Result<Option<Explanation>> {
+    let (from, to) = (time(args.from.as_deref(), "--from")?, time(args.to.as_deref(), "--to")?);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let store = open(&args.data, Arc::clone(&clock)).await?;
+    let mut found = Vec::new();
+    for tenant in tenants(&store, args.tenant.as_deref()).await? {
+        found.extend(store.history_event(&tenant, event_id).await?);
+    }
+    let row = match found.as_slice() {
+        [] => return Ok(None),
+        [row] => row,
+        _ => bail!("{} tenants have an event {event_id}; name one with --tenant", found.len()),
+    };
+    let mut history = History::new(&store, &args.data);
+    let event = history.events(std::slice::from_ref(row)).await?.pop();
+    let event = event.with_context(|| format!("event {event_id} is listed, and its text is gone"))?;
+
+    let at = event.ts;
+    let mut explain = Explain::new(text, file, event, clock)?;
+    let (first, last) = explain.span();
+    let span = (from.unwrap_or(first), to.unwrap_or(last));
+    ensure!(span.0 <= at && at < span.1, "the event is of {at}, which --from and --to leave out");
+    let mut progress = Progress::new();
+    let mut after = 0;
+    while let Some(events) = history.page(&row.tenant_id, &mut after, span).await? {
+        progress.passed(events.len());
+        for next in events {
+            explain.take(next)?;
+        }
+    }
+    progress.done();
+    store.close().await;
+    Ok(Some(explain.finish()?))
+}
