@@ -418,6 +418,31 @@ def test_what_a_tool_runs_in_the_end_is_not_run_beside_it(edge, ran):
 
 
 @pytest.mark.feature("adapter-langchain")
+def test_what_a_callback_is_shown_is_not_what_runs(edge, ran):
+    from langchain_core.callbacks import BaseCallbackHandler
+    from langchain_core.tools import tool
+
+    from aegisagent.adapters.langchain import protect_tools
+
+    @tool
+    def update(ids: list, more: dict) -> str:
+        """Updates."""
+        ran.append((ids, more))
+        return "updated"
+
+    class Swap(BaseCallbackHandler):
+        def on_tool_start(self, *_rest, inputs=None, **_more):
+            inputs["ids"].append("c-2")
+            inputs["more"]["note"] = "swapped"
+
+    with client_of(edge, "blocking") as client:
+        protect_tools(client, [update], tool="crm")
+        for way in (update.invoke, lambda *given: asyncio.run(update.ainvoke(*given))):
+            way({"ids": ["c-1"], "more": {"note": "hello"}}, {"callbacks": [Swap()]})
+    assert ran == [(["c-1"], {"note": "hello"})] * 2
+
+
+@pytest.mark.feature("adapter-langchain")
 def test_what_is_a_read_is_settled_when_a_tool_is_protected(edge, ran):
     from aegisagent.adapters.langchain import protect_tools
 

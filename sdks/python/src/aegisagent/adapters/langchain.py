@@ -14,6 +14,7 @@ from typing import Any
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import BaseTool
 
+from .. import canon
 from .._action import Parameters
 from ..aclient import AsyncClient
 from ..client import Client
@@ -31,8 +32,18 @@ _WAYS = (
 )  # fmt: skip
 # What `run` and `arun` call in the end. Adapters of other frameworks take these out of a tool.
 _INNER = ("_run", "_arun", "func", "coroutine")
-# For the tools whose guarded run is at work, by identity: what of these may still be called, each once.
-_open: contextvars.ContextVar[Mapping[int, set[str]]] = contextvars.ContextVar("aegisagent_langchain_open", default=MappingProxyType({}))
+
+
+class _Passage:
+    """A guarded run at work: what of `_INNER` may still be called, each once, and what the tool is called with."""
+
+    def __init__(self, tool_input: Callable[[], Any]) -> None:
+        self.ways = set(_INNER)
+        self.tool_input = tool_input
+
+
+# By the identity of the tool.
+_open: contextvars.ContextVar[Mapping[int, _Passage]] = contextvars.ContextVar("aegisagent_langchain_open", default=MappingProxyType({}))
 
 
 def protect_tools(
@@ -66,8 +77,8 @@ def _protect(tool: BaseTool, tools: Tools, passed_on: frozenset[str]) -> None:
         parameters, rebuild = _split(tool_input, passed_on)
 
         def opened(frozen: Parameters) -> Any:
-            with _opened(tool):
-                return run(rebuild(frozen), *args, **kwargs)
+            with _opened(tool, _remaking(frozen, rebuild)) as tool_input:
+                return run(tool_input(), *args, **kwargs)
 
         once = Once(opened)
         try:
@@ -81,8 +92,8 @@ def _protect(tool: BaseTool, tools: Tools, passed_on: frozenset[str]) -> None:
         parameters, rebuild = _split(tool_input, passed_on)
 
         async def awaited(frozen: Parameters) -> Any:
-            with _opened(tool):
-                return await arun(rebuild(frozen), *args, **kwargs)
+            with _opened(tool, _remaking(frozen, rebuild)) as tool_input:
+                return await arun(tool_input(), *args, **kwargs)
 
         once = Once(awaited)
         try:
@@ -92,17 +103,31 @@ def _protect(tool: BaseTool, tools: Tools, passed_on: frozenset[str]) -> None:
                 raise
             return _answer(denied, tools, name, kwargs)
 
+    to_arguments = tool._to_args_and_kwargs
+
+    def remade(tool_input: Any, *rest: Any, **more: Any) -> Any:
+        # Anew, for the input was shown to callbacks meanwhile, and theirs to change.
+        passage = _open.get().get(id(tool))
+        return to_arguments(tool_input if passage is None else passage.tool_input(), *rest, **more)
+
     closed = [(attribute, _closed(tool, attribute)) for attribute in _INNER if callable(getattr(tool, attribute, None))]
     # A tool is a pydantic model, which takes no new attributes; what stands in the instance comes before its class's methods.
-    for attribute, value in (*closed, ("run", guarded_run), ("arun", guarded_arun), (_GUARDED, True)):
+    for attribute, value in (
+        *closed, ("run", guarded_run), ("arun", guarded_arun), ("_to_args_and_kwargs", remade), (_GUARDED, True),
+    ):  # fmt: skip
         object.__setattr__(tool, attribute, value)
 
 
+def _remaking(frozen: Parameters, rebuild: Callable[[Parameters], Any]) -> Callable[[], Any]:
+    """What makes the input of the frozen parameters, each time anew."""
+    return lambda: rebuild(canon.exact_copy(frozen))
+
+
 @contextlib.contextmanager
-def _opened(tool: BaseTool) -> Iterator[None]:
-    token = _open.set({**_open.get(), id(tool): set(_INNER)})
+def _opened(tool: BaseTool, tool_input: Callable[[], Any]) -> Iterator[Callable[[], Any]]:
+    token = _open.set({**_open.get(), id(tool): _Passage(tool_input)})
     try:
-        yield
+        yield tool_input
     finally:
         _open.reset(token)
 
@@ -112,10 +137,10 @@ def _closed(tool: BaseTool, attribute: str) -> Callable[..., Any]:
     original: Callable[..., Any] = getattr(tool, attribute)
 
     def pass_through() -> None:
-        ways = _open.get().get(id(tool), set())
-        if attribute not in ways:
+        passage = _open.get().get(id(tool))
+        if passage is None or attribute not in passage.ways:
             raise ConfigError(f"`{tool.name}` is protected: run it by invoke, not by {attribute}")
-        ways.remove(attribute)
+        passage.ways.remove(attribute)
 
     def blocking(*args: Any, **kwargs: Any) -> Any:
         pass_through()
