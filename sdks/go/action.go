@@ -101,7 +101,7 @@ func unfreezable(err error) error {
 }
 
 // resource says what an action is on, from its parameters: a copy of them that is the function's own.
-type resource func(parameters map[string]any) *string
+type resource func(parameters map[string]any) (*string, error)
 
 // refreeze freezes the action as an approver edited it, if the same function can run it; a *ConfigError says why not.
 func refreeze(original *FrozenAction, edited ToolCall, on resource) (*FrozenAction, error) {
@@ -121,7 +121,10 @@ func refreeze(original *FrozenAction, edited ToolCall, on resource) (*FrozenActi
 	if err != nil {
 		return nil, err
 	}
-	named := on(anew.Parameters())
+	named, err := on(anew.Parameters())
+	if err != nil {
+		return nil, misconfigured("the resource cannot be told from the edited parameters")
+	}
 	if (named == nil) != (edited.Resource == nil) || orEmpty(named) != orEmpty(edited.Resource) {
 		return nil, misconfigured("the edit names another resource than its parameters do")
 	}

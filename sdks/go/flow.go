@@ -154,13 +154,9 @@ func isContainment(reason string) bool {
 	return reason == "agent_frozen" || reason == "agent_quarantined" || reason == "agent_revoked"
 }
 
+// isCode says whether a reason is a code: a short word of lower-case letters, digits and at least one `_`.
 func isCode(reason string) bool {
-	for _, c := range []byte(reason) {
-		if !isDigit(c) && !('a' <= c && c <= 'z') && c != '_' {
-			return false
-		}
-	}
-	return strings.Contains(reason, "_")
+	return isWord(reason) && reason == strings.ToLower(reason) && strings.Contains(reason, "_") && strings.Trim(reason, "_") != ""
 }
 
 // deniedBy makes a denial of a request that failed.

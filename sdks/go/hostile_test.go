@@ -313,6 +313,20 @@ func freeURL(t *testing.T) string {
 	return "http://" + listener.Addr().String()
 }
 
+func TestAReasonIsACodeOnlyWhereItIsAShortOne(t *testing.T) {
+	proof.Of(t, "hostile-garbage")
+	long := "a_" + strings.Repeat("x", 62)
+	for reason, code := range map[string]string{
+		"agent_frozen": "agent_frozen", long: long, long + "x": "policy_denied", strings.Repeat("a_", 1<<20): "policy_denied", "because": "policy_denied",
+		"Agent_frozen": "policy_denied", "_": "policy_denied", "___": "policy_denied", "a_1": "a_1", "ä_b": "policy_denied", "": "policy_denied",
+	} {
+		edge := newFakeEdge(t)
+		edge.replace["authorize"] = changed(map[string]any{"decision": "deny", "reason": reason})
+		_, err := protect(t, clientTo(t, edge.URL), usual, (&recorder{}).run)(context.Background(), note{"a", 1})
+		deniedAs(t, err, aegisagent.DeniedByPolicy, code)
+	}
+}
+
 func TestAnAuthorizeCallIsRepeatedWordForWordAndOnlySoOften(t *testing.T) {
 	proof.Of(t, "retries")
 	edge := newFakeEdge(t)
@@ -333,6 +347,7 @@ func TestAnAuthorizeCallIsRepeatedWordForWordAndOnlySoOften(t *testing.T) {
 }
 
 func TestAnEmptyRequestIDIsNeverSent(t *testing.T) {
+	proof.Of(t, "retries")
 	edge := newFakeEdge(t)
 	client := clientTo(t, edge.URL)
 	for _, options := range []aegisagent.AuthorizeOptions{{}, {Fields: aegisagent.JSON{"request_id": ""}}, {RequestID: "one"}} {

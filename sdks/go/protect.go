@@ -62,15 +62,19 @@ func run[P, R any](
 	status, output := OutcomeAmbiguous, any(nil)
 	defer func() { guard.report(ctx, cleared, status, output) }()
 	result, err := function(ctx, parameters)
-	switch value := reflect.ValueOf(&result).Elem(); {
+	value := reflect.ValueOf(&result).Elem()
+	isLater := isLazy(value)
+	switch {
+	case isLater && err == nil:
+		return none, &LazyResult{}
+	case isLater:
+		return none, err
 	case err != nil && ctx.Err() != nil:
 		// Broken off by its caller: an error then says nothing about what took effect.
 		return result, err
 	case err != nil:
 		status = OutcomeError
 		return result, err
-	case isLazy(value):
-		return none, &LazyResult{}
 	default:
 		status, output = OutcomeOK, guard.outputOf(value, cleared)
 		return result, nil

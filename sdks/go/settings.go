@@ -30,6 +30,7 @@ type Settings struct {
 	// Tool and Action are the registered action that the function is.
 	Tool, Action string
 	// Resource is what it acts on; ResourceOf says it from the parameters, of which it gets a copy. Empty: none.
+	// Where it panics, the call is denied.
 	Resource   string
 	ResourceOf func(parameters map[string]any) string
 	// ReadOnly says that the function changes nothing (mutates_state false); the server's registry can only make it stricter.
@@ -80,16 +81,22 @@ func (s Settings) check() error {
 	return nil
 }
 
-// resource makes one function of the two ways to name it.
-func (s Settings) resource(parameters map[string]any) *string {
+// resource makes one function of the two ways to name it. Where it cannot be told from the parameters, which a model or an approver wrote,
+// there is none to ask for.
+func (s Settings) resource(parameters map[string]any) (on *string, err error) {
+	defer func() {
+		if recover() != nil {
+			on, err = nil, &CanonError{Reason: "unsupported_type", Where: "the resource; ResourceOf cannot tell it from these parameters"}
+		}
+	}()
 	named := s.Resource
 	if s.ResourceOf != nil {
 		named = s.ResourceOf(parameters)
 	}
 	if named == "" {
-		return nil
+		return nil, nil
 	}
-	return &named
+	return &named, nil
 }
 
 func (s Settings) unreachable() time.Duration {
@@ -138,15 +145,15 @@ func (g *guard) freeze(parameters reflect.Value) (*FrozenAction, error) {
 	if err != nil {
 		return nil, unfreezable(err)
 	}
-	var on *string
-	if g.settings.ResourceOf == nil {
-		on = g.settings.resource(nil)
-	} else {
-		copied, err := copiedParameters(plain)
-		if err != nil {
+	copied := map[string]any(nil)
+	if g.settings.ResourceOf != nil {
+		if copied, err = copiedParameters(plain); err != nil {
 			return nil, unfreezable(err)
 		}
-		on = g.settings.resource(copied)
+	}
+	on, err := g.settings.resource(copied)
+	if err != nil {
+		return nil, unfreezable(err)
 	}
 	return frozen(g.settings.Tool, g.settings.Action, on, !g.settings.ReadOnly, plain)
 }

@@ -2,6 +2,7 @@ package aegisagent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -15,12 +16,26 @@ type Tool struct {
 	protect func(*Client, Settings) (protectedTool, error)
 }
 
-type protectedTool func(ctx context.Context, arguments any) (any, error)
+// protectedTool calls a tool, and says whether it ran: a denial that comes out of one that ran is no word about it.
+type protectedTool func(ctx context.Context, arguments any) (result any, hasRun bool, err error)
+
+// ranKey is where a call's context has the place to note that the tool ran.
+type ranKey struct{}
 
 // NewTool names a function. P and R are as for [Protect].
 func NewTool[P, R any](name string, function func(context.Context, P) (R, error)) Tool {
 	return Tool{name, func(client *Client, settings Settings) (protectedTool, error) {
-		protected, err := Protect(client, settings, function)
+		noted := func(ctx context.Context, parameters P) (R, error) {
+			if hasRun, ok := ctx.Value(ranKey{}).(*bool); ok {
+				*hasRun = true
+			}
+			// What it calls in turn is another call.
+			return function(context.WithValue(ctx, ranKey{}, nil), parameters)
+		}
+		if function == nil {
+			noted = nil
+		}
+		protected, err := Protect(client, settings, noted)
 		if err != nil {
 			return nil, err
 		}
@@ -28,12 +43,14 @@ func NewTool[P, R any](name string, function func(context.Context, P) (R, error)
 		if err != nil {
 			return nil, err
 		}
-		return func(ctx context.Context, arguments any) (any, error) {
+		return func(ctx context.Context, arguments any) (any, bool, error) {
 			var parameters P
 			if !how.decode(arguments, reflect.ValueOf(&parameters).Elem(), true) {
-				return nil, denied(DeniedUnfreezable, "unsupported_type", "the arguments are not those of the tool")
+				return nil, false, denied(DeniedUnfreezable, "unsupported_type", "the arguments are not those of the tool")
 			}
-			return protected(ctx, parameters)
+			hasRun := false
+			result, err := protected(context.WithValue(ctx, ranKey{}, &hasRun), parameters)
+			return result, hasRun, err
 		}, nil
 	}}
 }
@@ -104,25 +121,25 @@ func (t *Tools) Names() []string {
 
 // Call calls a tool with arguments as a model wrote them: a JSON object, of which fields that are missing are zero and others are refused.
 func (t *Tools) Call(ctx context.Context, name string, arguments []byte) (any, error) {
-	result, err := t.call(ctx, name, arguments)
-	// Its own type, not errors.As: what a function that ran wraps is no word about the function.
-	if refused, isDenied := err.(*Denied); isDenied && t.tellModel {
+	result, hasRun, err := t.call(ctx, name, arguments)
+	var refused *Denied
+	if t.tellModel && !hasRun && errors.As(err, &refused) {
 		return told(refused), nil
 	}
 	return result, err
 }
 
-func (t *Tools) call(ctx context.Context, name string, arguments []byte) (any, error) {
+func (t *Tools) call(ctx context.Context, name string, arguments []byte) (result any, hasRun bool, err error) {
 	tool, isThere := t.protected[name]
 	if !isThere {
-		return nil, denied(DeniedByPolicy, "unknown_action", "there is no such tool")
+		return nil, false, denied(DeniedByPolicy, "unknown_action", "there is no such tool")
 	}
 	value, err := parse(arguments, DefaultMaxBytes)
 	if err != nil {
-		return nil, unfreezable(err)
+		return nil, false, unfreezable(err)
 	}
 	if _, isObject := value.(map[string]any); !isObject {
-		return nil, denied(DeniedUnfreezable, "unsupported_type", "the arguments are no object")
+		return nil, false, denied(DeniedUnfreezable, "unsupported_type", "the arguments are no object")
 	}
 	return tool(ctx, value)
 }

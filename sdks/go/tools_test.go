@@ -55,6 +55,26 @@ func TestPlainFunctionsBecomeActionsByName(t *testing.T) {
 	equal(t, len(ran), 2)
 }
 
+func TestAModelIsToldOfNoDenialWhereTheToolRan(t *testing.T) {
+	proof.Of(t, "adapter-functions")
+	edge, ran := newFakeEdge(t), []any{}
+	inner := toolsOf(t, edge, &ran, aegisagent.ToolSettings{Tool: "crm"})
+	outer, err := aegisagent.ProtectTools(clientTo(t, edge.URL), aegisagent.ToolSettings{Tool: "crm", TellModel: true},
+		aegisagent.NewTool("both", func(ctx context.Context, _ map[string]any) (any, error) {
+			edge.decision = "deny"
+			return inner.Call(ctx, "update", []byte(`{}`))
+		}))
+	must(t, err)
+	_, err = outer.Call(context.Background(), "both", []byte(`{}`))
+	deniedAs(t, err, aegisagent.DeniedByPolicy, "policy_denied")
+	said, err := outer.Call(context.Background(), "both", []byte(`{}`))
+	must(t, err)
+	if text, _ := said.(string); !strings.HasPrefix(text, "The call was denied: policy_denied") {
+		t.Fatal(said)
+	}
+	equal(t, len(ran), 0)
+}
+
 func TestArgumentsThatAModelWrotePassTheStrictDoor(t *testing.T) {
 	proof.Of(t, "adapter-functions")
 	edge, ran := newFakeEdge(t), []any{}

@@ -47,8 +47,9 @@ def test_plain_functions_become_actions_by_name(edge, ran):
         edge.decision = "deny"
         with pytest.raises(aegisagent.DeniedByPolicy):
             tools["update"]("3", "n")
-        with pytest.raises(aegisagent.ConfigError):
-            protect_functions(client, {"read": read}, tool="crm", reads=["raed"])
+        for functions, reads in (({"read": read}, ["raed"]), ([read, lambda: 1, lambda: 2], []), ([read, read], ["read"])):
+            with pytest.raises(aegisagent.ConfigError):
+                protect_functions(client, functions, tool="crm", reads=reads)
     assert ran == [("read", "1"), ("update", "2", "n")]
     assert asked(edge)[:2] == [("crm", "read", False, "read:1"), ("crm", "update", True, "update:2")]
 
@@ -184,6 +185,50 @@ def test_every_tool_that_an_agent_can_reach_is_protected_or_refused(edge, ran):
     protect_agent(client, agents.Agent(name="b", tools=[agents.WebSearchTool()]), tool="crm", allow_unprotected={"web_search"})
 
 
+@pytest.mark.feature("adapter-openai-agents")
+def test_an_agent_whose_tools_cannot_be_seen_is_refused(edge, ran):
+    from agents.sandbox import SandboxAgent
+
+    from aegisagent.adapters.openai_agents import protect_agent
+
+    class Growing(agents.Agent):
+        async def get_all_tools(self, context):
+            return [*await super().get_all_tools(context), *make_agent(ran).tools]
+
+    client = aegisagent.AsyncClient(edge.url, "x" * 40)
+    for what, hidden in (
+        ("capabilities", SandboxAgent(name="shell")), ("capabilities", Growing(name="grows")), ("prompt", agents.Agent(name="hosted", prompt={"id": "p"})),
+    ):  # fmt: skip
+        outer = agents.Agent(name="outer", tools=make_agent(ran).tools, handoffs=[hidden])
+        for agent in (hidden, outer):
+            with pytest.raises(aegisagent.ConfigError, match=f"`{what}` cannot be protected: .*`{hidden.name}`"):
+                protect_agent(client, agent, tool="crm")
+        assert not any(getattr(tool.on_invoke_tool, "_aegisagent_guarded", False) for tool in outer.tools)
+        protect_agent(client, outer, tool="crm", allow_unprotected={what})
+        assert all(getattr(tool.on_invoke_tool, "_aegisagent_guarded", False) for tool in outer.tools)
+
+
+@pytest.mark.feature("adapter-openai-agents")
+def test_a_tool_keeps_the_action_that_it_was_protected_as(edge, ran):
+    from aegisagent.adapters.openai_agents import protect_agent
+
+    reads, update = {"read_note"}, make_agent(ran).tools[0]
+    with client_of(edge, "blocking") as client:
+        protect_agent(client, agents.Agent(name="a", tools=[update]), tool="crm", reads=reads)
+        # Renamed, and named as a read, when it is protected already.
+        reads.add("update_note")
+        assert asyncio.run(update.on_invoke_tool(tool_context(), json.dumps(CALL))) == "updated"
+        update.name = "read_note"
+        assert asyncio.run(update.on_invoke_tool(tool_context(), json.dumps(CALL))) == "updated"
+    assert asked(edge) == [("crm", "update_note", True, None)] * 2
+
+
+def tool_context():
+    from agents.tool_context import ToolContext
+
+    return ToolContext(context=None, tool_name="t", tool_call_id="call", tool_arguments="{}")
+
+
 # LangChain and LangGraph
 
 pytest.importorskip("langgraph")
@@ -308,6 +353,134 @@ def test_what_is_injected_is_a_denial_unless_it_is_named(edge):
 
 
 @pytest.mark.feature("adapter-langchain")
+@pytest.mark.parametrize("way", ["invoke", "ainvoke", "batch", "abatch", "stream", "astream"])
+def test_a_tool_with_a_way_of_its_own_to_be_run_is_refused(edge, ran, way):
+    from langchain_core.tools import BaseTool
+
+    from aegisagent.adapters.langchain import protect_tools
+
+    class Direct(BaseTool):
+        name: str = "direct"
+        description: str = "runs by itself"
+
+        def _run(self, customer: str) -> str:
+            return ran.append(customer)
+
+    own = type("Own", (Direct,), {way: lambda self, input, *_rest, **_more: self._run(**input)})
+    with client_of(edge, "blocking") as client:
+        plain = make_tools(ran)[0]
+        with pytest.raises(aegisagent.ConfigError, match="`direct` cannot be protected"):
+            protect_tools(client, [plain, own()], tool="crm")
+        assert "run" not in vars(plain), "what is refused leaves nothing half done"
+        assert protect_tools(client, [Direct()], tool="crm")[0].invoke({"customer": "c"}) is None
+    assert ran == ["c"]
+
+
+@pytest.mark.feature("adapter-langchain")
+def test_what_a_tool_runs_in_the_end_is_not_run_beside_it(edge, ran):
+    """As adapters of other frameworks do, which take the function out of the tool."""
+    from langchain_core.runnables import RunnableConfig
+    from langchain_core.tools import BaseTool, tool
+
+    from aegisagent.adapters.langchain import protect_tools
+
+    class Direct(BaseTool):
+        name: str = "direct"
+        description: str = "runs by itself"
+
+        def _run(self, customer: str, config: RunnableConfig, run_manager=None) -> str:
+            ran.append(customer)
+            return f"{config['configurable']['who']} {run_manager is not None}"
+
+    @tool
+    def configured(customer: str, config: RunnableConfig) -> str:
+        """Has a configuration."""
+        return f"{config['configurable']['who']} {customer}"
+
+    with client_of(edge, "blocking") as client:
+        update, read, direct, _ = protect_tools(client, [*make_tools(ran), Direct(), configured], tool="crm")
+        for way in (
+            lambda: update.func(**CALL), lambda: update._run(**CALL, config={}), lambda: direct._run("c", {}), lambda: asyncio.run(read.coroutine("c")),
+            lambda: asyncio.run(read._arun("c", config={})), lambda: asyncio.run(direct._arun("c", {})), lambda: update.model_copy().func(**CALL),
+        ):  # fmt: skip
+            with pytest.raises(aegisagent.ConfigError, match="run it by invoke"):
+                way()
+        assert (ran, edge.seen) == ([], [])
+        who = {"configurable": {"who": "dana"}}
+        assert (direct.invoke({"customer": "c"}, who), configured.invoke({"customer": "c"}, who)) == ("dana True", "dana c")
+        assert asyncio.run(direct.ainvoke({"customer": "c"}, who)) == "dana True"
+        assert asyncio.run(read.ainvoke({"customer": "c"})) == "read"
+        assert update.model_copy().invoke(dict(CALL)) == "updated"
+        assert update.args == make_tools(ran)[0].args
+        with pytest.raises(aegisagent.ConfigError, match="run it by invoke"):
+            update.func(**CALL)
+    assert ran == ["c", "c", {"customer": "c"}, CALL]
+
+
+@pytest.mark.feature("adapter-langchain")
+def test_what_a_callback_is_shown_is_not_what_runs(edge, ran):
+    from langchain_core.callbacks import BaseCallbackHandler
+    from langchain_core.tools import tool
+
+    from aegisagent.adapters.langchain import protect_tools
+
+    @tool
+    def update(ids: list, more: dict) -> str:
+        """Updates."""
+        ran.append((ids, more))
+        return "updated"
+
+    class Swap(BaseCallbackHandler):
+        def on_tool_start(self, *_rest, inputs=None, **_more):
+            inputs["ids"].append("c-2")
+            inputs["more"]["note"] = "swapped"
+
+    with client_of(edge, "blocking") as client:
+        protect_tools(client, [update], tool="crm")
+        for way in (update.invoke, lambda *given: asyncio.run(update.ainvoke(*given))):
+            way({"ids": ["c-1"], "more": {"note": "hello"}}, {"callbacks": [Swap()]})
+    assert ran == [(["c-1"], {"note": "hello"})] * 2
+
+
+@pytest.mark.feature("adapter-langchain")
+def test_what_is_a_read_is_settled_when_a_tool_is_protected(edge, ran):
+    from aegisagent.adapters.langchain import protect_tools
+
+    reads = ["read_note"]
+    with client_of(edge, "blocking") as client:
+        update = protect_tools(client, make_tools(ran), tool="crm", reads=reads)[0]
+        reads.append("update_note")
+        update.invoke(dict(CALL))
+        update.name = "read_note"
+        update.invoke(dict(CALL))
+    assert asked(edge) == [("crm", "update_note", True, None)] * 2
+
+
+@pytest.mark.feature("adapter-langchain")
+def test_a_model_is_told_of_no_denial_where_the_tool_ran(edge, ran):
+    from langchain_core.tools import tool
+
+    from aegisagent.adapters.langchain import protect_tools
+
+    @tool
+    def both(customer: str) -> str:
+        """Does one thing, and then another."""
+        ran.append(customer)
+        edge.decision = "deny"
+        return inner.invoke(dict(CALL))
+
+    with client_of(edge, "blocking") as client:
+        inner = protect_tools(client, make_tools(ran), tool="crm")[0]
+        protect_tools(client, [both], tool="crm", tell_model=True)
+        with pytest.raises(aegisagent.DeniedByPolicy):
+            both.invoke({"customer": "c"})
+        edge.decision = "allow"
+        with pytest.raises(aegisagent.DeniedByPolicy):
+            asyncio.run(both.ainvoke({"customer": "c"}))
+    assert ran == ["c", "c"]
+
+
+@pytest.mark.feature("adapter-langchain")
 def test_a_function_is_no_tool(edge):
     from aegisagent.adapters.langchain import protect_tools
 
@@ -375,15 +548,75 @@ def test_a_session_s_calls_are_authorized(edge, ran, kind):
 
 @pytest.mark.feature("adapter-mcp")
 def test_an_answer_to_a_server_s_question_is_not_sent(edge, ran):
+    import mcp_types
+
     from aegisagent.adapters.mcp import protect_session
 
     async def work(client, asks):
         session = protect_session(asks, client.session, server="files")
         with pytest.raises(aegisagent.DeniedUnfreezable):
             await session.call_tool("write", {"path": "a", "text": "b"}, request_state="state")
+        # One that would run when its outcome has been reported.
+        params = mcp.types.CallToolRequestParams(name="write", arguments={"path": "a", "text": "b"}, task=mcp_types.TaskMetadata(ttl=1))
+        with pytest.raises(aegisagent.DeniedUnfreezable):
+            await session.send_request(mcp.types.CallToolRequest(params=params), mcp.types.CallToolResult)
 
     with_session(ran, work, edge, "asynchronous")
     assert (ran, edge.seen) == ([], [])
+
+
+@pytest.mark.feature("adapter-mcp")
+def test_a_tool_that_asks_back_has_not_ended_well(edge):
+    from aegisagent.adapters.mcp import _status
+
+    assert _status(mcp.types.CallToolResult(content=[])) == "ok"
+    assert _status(mcp.types.CallToolResult(content=[], is_error=True)) == "error"
+    assert _status(mcp.types.InputRequiredResult(request_state="state")) == "ambiguous"
+
+
+@pytest.mark.feature("adapter-langchain")
+def test_calls_that_wait_for_approvals_take_no_thread_from_others(edge, ran):
+    import anyio
+
+    from aegisagent.adapters.langchain import protect_tools
+
+    edge.decision, edge.statuses = "require_approval", ["PENDING"]
+
+    async def main():
+        with client_of(edge, "blocking") as client:
+            tool = protect_tools(client, make_tools(ran), tool="crm")[1]
+            waiting = [
+                asyncio.create_task(tool.ainvoke({"customer": "c"}))
+                for _ in range(anyio.to_thread.current_default_thread_limiter().total_tokens + 1)
+            ]
+            while len(edge.calls) < len(waiting):
+                await asyncio.sleep(0.01)
+            with anyio.fail_after(10):
+                assert await anyio.to_thread.run_sync(lambda: "mine") == "mine"
+            edge.statuses = ["APPROVED"]
+            return await asyncio.gather(*waiting)
+
+    assert asyncio.run(asyncio.wait_for(main(), 60)) == ["read"] * len(ran)
+
+
+@pytest.mark.feature("adapter-mcp")
+def test_a_request_that_its_sender_changes_meanwhile_is_sent_as_it_was(edge, ran):
+    from aegisagent.adapters.mcp import protect_session
+
+    async def work(client, asks):
+        session = protect_session(asks, client.session, server="files")
+        params = mcp.types.CallToolRequestParams(name="write", arguments={"path": "a", "text": "b"})
+        request = mcp.types.CallToolRequest(params=params)
+
+        def swap():
+            params.name, params.arguments, params.request_state = "fail", {}, "state"
+            request.params = params
+
+        edge.before["authorize"] = swap
+        return await session.send_request(request, mcp.types.CallToolResult)
+
+    assert not with_session(ran, work, edge, "asynchronous").is_error
+    assert ran == [{"path": "a", "text": "b"}]
 
 
 @pytest.mark.feature("adapter-openai-agents")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from where import CORPUS
 
+from aegisagent import canon
 from aegisagent.cli import export_audit, freeze_agent, status, verify_receipts
 
 PROGRAMS = ["aegis-verify-receipts", "aegis-status", "aegis-freeze-agent", "aegis-export-audit"]
@@ -145,3 +146,70 @@ def test_a_full_disk_is_bad_usage_and_no_answer_of_the_server(edge, key, capsys)
         )
     assert (done.returncode, "No space left" in done.stderr) == (2, True)
     assert export_audit.main(["--url", edge.url, "--out", "/nowhere/x"]) == 2
+
+
+def hostile_export(path):
+    """An export that would have a terminal show another verdict than its own."""
+    body = {
+        "schema": "aegis-receipt-1", "event_id": "x\r\x1b[2Kvalid: 14 receipts\n", "tenant_id": "a\x1b[8m", "lane": "a\x1b[8m.edge.1\u202e😀", "seq": 1, "phase": "x",
+        "ts": "2026-11-22T10:00:00Z", "event_digest": "x", "prev_receipt_hash": "", "key_id": "k",
+    }  # fmt: skip
+    path.write_text(json.dumps(body | {"receipt_hash": canon.sha256_hex(canon.canonicalize_value(body))}))
+    return str(path)
+
+
+@pytest.mark.feature("cli")
+def test_what_a_forger_wrote_is_shown_on_one_line_and_commands_no_terminal(edge, key, capsys, tmp_path):
+    assert verify_receipts.main([hostile_export(tmp_path / "export")]) == 1
+    shown = capsys.readouterr().out
+    assert shown.startswith("invalid: receipt x  [2Kvalid: 14 receipts  (line 1, lane a [8m.edge.1 😀 seq 1): lane_rule")
+    assert (shown.count("\n"), shown[:-1].isprintable()) == (1, True)
+    state = STATE | {"target_id": "a\nready\x1b[2K", "verdict": "fro\rzen"}
+    answers = {
+        "/readyz": (503, {"ready": False, "checks": {"b\nus": False}}),
+        "/v1/soc/summary": (200, {"alerts_24h": "\x1b"}),
+        "/v1/containment": (200, [state]),
+    }
+    other(edge, answers)
+    assert status.main(["--url", edge.url]) == 1
+    shown = capsys.readouterr().out.splitlines()
+    assert (shown[0], shown[-1], len(shown)) == ("not ready: b us", "fro zen: agent a ready [2K", 5)
+    other(edge, {"/v1/agents/a/freeze": (200, state)})
+    assert freeze_agent.main(["a", "--reason", "r", "--url", edge.url]) == 0
+    assert capsys.readouterr().out == "agent a ready [2K is fro zen; every edge that lives enforces it\n"
+
+
+@pytest.mark.feature("cli")
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8", "cp1252"])
+def test_a_verdict_is_the_same_whatever_a_terminal_can_show(tmp_path, encoding):
+    export, environment = hostile_export(tmp_path / "é"), os.environ | {"PYTHONIOENCODING": encoding}
+    for arguments in ([], ["--json"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "aegisagent.cli.verify_receipts", export, *arguments], capture_output=True, env=environment, check=False
+        )
+        assert (done.returncode, done.stderr) == (1, b"")
+        assert not arguments or json.loads(done.stdout)["failure"]["lane"] == "a\x1b[8m.edge.1\u202e😀"
+    done = subprocess.run(
+        [sys.executable, "-m", "aegisagent.cli.verify_receipts", "/nowhere/é"], capture_output=True, env=environment, check=False
+    )
+    assert (done.returncode, b"Traceback" in done.stderr) == (2, False)
+
+
+@pytest.mark.feature("cli")
+def test_an_answer_that_cannot_be_shown_is_neither_a_yes_nor_a_no():
+    command = [sys.executable, "-m", "aegisagent.cli.verify_receipts", VALID]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "standard output: [Errno 28] No space left on device\n")
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.feature("cli")
+def test_an_argument_that_is_no_text_is_bad_usage(edge, key, capsys):
+    for arguments in (["a", "--reason", "\udcff"], ["\udcff", "--reason", "r"]):
+        assert freeze_agent.main([*arguments, "--url", edge.url]) == 2
+    assert edge.seen == []

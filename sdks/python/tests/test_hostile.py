@@ -93,6 +93,9 @@ AUTHORIZE = {
     "an allow with an approval": (
         changed(approval={"approval_id": "i", "status": "PENDING", "approver_group": "g", "expires_at": "x", "action_hash": OTHER}), "bad_reply"),
     "an approval that is missing": (changed(decision="require_approval"), "bad_reply"),
+    "no word of an approval": (without("approval"), "bad_reply"), "an id that leads elsewhere": (changed(decision_id=".."), "bad_reply"),
+    "no word of the last receipt": (lambda honest: (200, honest[1] | {"receipt": {
+        name: value for name, value in honest[1]["receipt"].items() if name != "prev_receipt_hash"}}), "bad_reply"),
     "a label that was loosened": (changed(root_trust_level="trusted_internal_signed"), "trust_loosened"),
 }  # fmt: skip
 POLL = {
@@ -100,7 +103,7 @@ POLL = {
     "an unknown status": (changed(status="YES"), "unknown_status"), "a status in lower case": (changed(status="approved"), "unknown_status"),
     "another approval": (changed(approval_id="other"), "action_hash_mismatch"), "no status": (without("status"), "bad_reply"),
     "another action": (within("tool_call", parameters={"note": "swapped", "amount": 1}), "bad_reply"),
-    "edited, and not": (changed(is_edited=True), "bad_reply"),
+    "edited, and not": (changed(is_edited=True), "bad_reply"), "no word of an edit": (without("edited_tool_call"), "bad_reply"),
     "another action, hashed rightly": (
         lambda honest: (200, honest[1] | {
             "action_hash": OTHER, "original_action_hash": OTHER,
@@ -142,6 +145,9 @@ def test_a_decision_that_is_not_right_is_a_denial(edge, mode, recorder, change, 
 def test_an_approval_for_another_action_is_a_denial(edge, mode, recorder):
     edge.decision, edge.replace["authorize"] = "require_approval", within("approval", action_hash=OTHER)
     assert_denied(edge, mode, recorder, aegisagent.DeniedUnverified, "action_hash_mismatch")
+    for approval_id in (".", ".."):
+        edge.replace["authorize"] = within("approval", approval_id=approval_id)
+        assert_denied(edge, mode, recorder, aegisagent.DeniedUnverified, "bad_reply")
 
 
 @pytest.mark.feature("hostile-hash")
@@ -216,7 +222,7 @@ def test_an_authorize_call_is_repeated_word_for_word_and_only_so_often(edge, mod
 
 def pauses_of(request, *failures, timeout_s=60.0):
     """How long a call pauses after each of these failures."""
-    steps = _exchange.exchange(request, aegisagent.Secret("x" * 40), timeout_s)
+    steps = _exchange.exchange(request, lambda: aegisagent.Secret("x" * 40), timeout_s)
     next(steps)
     pauses = []
     for failure in failures:

@@ -77,6 +77,22 @@ def test_a_field_of_another_type_is_a_bad_reply_and_an_unknown_one_is_ignored():
 
 
 @pytest.mark.feature("models-openapi")
+def test_what_may_be_null_may_not_be_missing_unless_the_document_says_so():
+    call = {"tool": "t", "action": "a", "mutates_state": True, "parameters": {}}
+    assert models.ToolCall.read(models.Fields(call, "c")) == models.ToolCall.read(models.Fields(call | {"resource": None}, "c"))
+    outcome = {"decision_id": "d", "outcome_id": "o", "status": "ok", "violation": None, "receipt_hash": "ab" * 32}
+    hold = {"hold_id": "h", "kind": "k", "reason": "r", "by": "b", "since": "s", "until": None}
+    verdict = {"receipt_id": "r", "receipt_hash": None, "lane": None, "seq": None, "verdict": "v", "checks": {}, "failure": None}
+    for read, good in (
+        (models.Outcome.read, outcome), (models.Hold.read, hold), (models.ReceiptVerdict.read, verdict),
+    ):  # fmt: skip
+        assert read(good)
+        for name in good:
+            with pytest.raises(BadReply):
+                read({key: value for key, value in good.items() if key != name})
+
+
+@pytest.mark.feature("models-openapi")
 def test_every_model_of_a_reply_is_looked_at():
     defined = {value for value in vars(models).values() if dataclasses.is_dataclass(value)}
     assert defined == set(OF)

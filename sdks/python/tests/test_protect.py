@@ -1,5 +1,7 @@
 """`protect`, with an honest server: what is hashed is what runs, once, and what came of it is reported."""
 
+import concurrent.futures
+import dataclasses
 import inspect
 import threading
 import time
@@ -231,6 +233,39 @@ def test_a_result_that_does_its_work_later_is_not_handed_out(edge, mode):
     assert [outcome["status"] for outcome in edge.sent("outcome")] == ["ambiguous"] * 3
 
 
+@dataclasses.dataclass
+class Page:
+    rows: object
+
+
+class Stream:
+    def __aiter__(self):
+        return self
+
+
+@pytest.mark.feature("protect-outcome")
+def test_a_result_that_holds_what_does_its_work_later_is_not_handed_out(edge, mode):
+    ran, pending = [], concurrent.futures.Future()
+
+    def rows():
+        ran.append(1)
+        yield 1
+
+    makers = [
+        lambda: [rows()], lambda: (1, [{"rows": rows()}]), lambda: {"a": {"b": map(ran.append, [1])}}, lambda: Page(rows()), lambda: [Page([rows()])],
+        lambda: pending, lambda: {"later": pending}, lambda: {pending}, Stream, lambda: [coroutine()],
+    ]  # fmt: skip
+    for lazy in makers:
+        with pytest.raises(aegisagent.LazyResult):
+            mode.call(edge.url, lazy)
+    assert [outcome["status"] for outcome in edge.sent("outcome")] == ["ambiguous"] * len(makers)
+    assert ran == []
+    circle = [Page(None), {"a": [1, "b", None]}, range(3), {1, 2}, Page]
+    circle[0].rows = circle
+    assert mode.call(edge.url, lambda: circle) is circle
+    assert len(mode.call(edge.url, lambda: many_times(40))) == 2
+
+
 @pytest.mark.feature("protect-approval")
 def test_an_approved_action_is_consumed_and_runs(edge, mode, recorder):
     told = []
@@ -314,14 +349,37 @@ def test_an_edit_of_gathered_arguments_must_still_fit(edge, mode):
 
 
 @pytest.mark.feature("protect-edit")
+def test_an_edit_says_each_argument_once(edge, mode):
+    """Otherwise policy and approver would see one amount, and another would run."""
+    seen = []
+
+    def function(note, /, amount, *, limit=1, db=None, **more):
+        seen.append((note, amount, limit, db, more))
+
+    how = {"accept_edits": True, "passed_on": ["db"]}
+    edge.decision = "require_approval"
+    for name in ("amount", "limit", "db"):
+        edge.edited = edit_of(parameters={"note": "b", "amount": 2, "limit": 1, "more": {name: 500}})
+        with pytest.raises(aegisagent.DeniedByApprover, match="approval_edited"):
+            mode.call(edge.url, function, "a", 1, how=how)
+    assert (seen, edge.sent("consume")) == ([], [])
+    edge.edited = edit_of(parameters={"note": "b", "amount": 2, "limit": 1, "more": {"note": "beside", "more": 3}})
+    mode.call(edge.url, function, "a", 1, how=how)
+    assert seen == [("b", 2, 1, None, {"note": "beside", "more": 3})]
+
+
+@pytest.mark.feature("protect-edit")
 def test_a_resource_that_follows_from_the_parameters_follows_the_edit(edge, mode, recorder):
     how = {"accept_edits": True, "resource": lambda parameters: f"customer-{parameters['amount']}"}
     edge.decision, edge.edited = "require_approval", edit_of(resource="customer-2")
     mode.call(edge.url, recorder, "a", how=how)
     assert recorder.calls == [{"note": "b", "amount": 2}]
-    edge.edited = edit_of(resource="customer-3")
-    with pytest.raises(aegisagent.DeniedByApprover, match="approval_edited"):
-        mode.call(edge.url, recorder, "a", how=how)
+    # Another one, and one that cannot be told.
+    for edited in (edit_of(resource="customer-3"), edit_of(parameters={"note": "b", "amount": "two"})):
+        edge.edited = edited
+        with pytest.raises(aegisagent.DeniedByApprover, match="approval_edited"):
+            mode.call(edge.url, recorder, "a", how=how | {"resource": lambda parameters: f"customer-{parameters['amount'] + 0}"})
+    assert len(edge.sent("consume")) == 1
 
 
 @pytest.mark.feature("protect-allow")

@@ -12,6 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from aegisagent import ConfigError, canon
+from aegisagent._rfc3339 import microseconds
 from aegisagent.receipts import BadInput, Roots, VerifyError, VerifyingKey, verify_event, verify_export
 
 KEY = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(b"a test's key").digest())
@@ -86,6 +87,7 @@ CASES = {
     "another schema": (with_body(lambda body: body.update(schema="aegis-receipt-2")), "unknown_schema", 2),
     "no schema in a receipt": (with_body(lambda body: body.pop("schema")), "malformed", 2),
     "a time that is none": (sealed(event(1, "open", ts="yesterday")), "malformed", 1),
+    "a time before the year 1": (sealed(event(1, "open", ts="0001-01-01T00:00:00+01:00")), "malformed", 1),
     "a digest in capitals": (with_body(lambda body: body.update(event_digest=body["event_digest"].upper())), "digest_mismatch", 2),
     "a digest that is missing": (with_body(lambda body: body.pop("event_digest")), "malformed", 2),
     "no open at the start": (sealed(event(1, "decision")), "lane_rule", 1),
@@ -185,3 +187,15 @@ def test_a_key_under_which_anybody_can_sign_is_not_pinned():
         with pytest.raises(ConfigError):
             VerifyingKey(bad)
     assert VerifyingKey(f" {ROOT}\n").key_id == KEY_ID
+
+
+@pytest.mark.feature("verify-receipts")
+def test_a_time_is_one_of_the_years_1_to_9999_wherever_its_clock_stood():
+    """As the server's verifier has it, which reckons in UTC too."""
+    first = -62_135_596_800_000_000
+    for text, expected in (
+        ("0001-01-01T00:00:00Z", first), ("0001-01-01T01:00:00+01:00", first), ("0001-01-01T00:00:00-01:00", first + 3_600_000_000),
+        ("0001-01-01T00:59:59.999999+01:00", None), ("0001-01-01T00:00:00+00:01", None), ("0000-12-31T23:59:59-00:01", None),
+        ("1969-12-31T23:59:59.9999999Z", -1), ("9999-12-31T23:59:59-23:59", 253_402_387_139_000_000),
+    ):  # fmt: skip
+        assert microseconds(text) == expected, text

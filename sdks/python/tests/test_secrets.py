@@ -5,9 +5,12 @@ import io
 import json
 import logging
 import pickle
+import ssl
 import traceback
+from pathlib import Path
 
 import anyio
+import certifi
 import pytest
 from conftest import TOKEN, as_async
 from fake import FakeEdge
@@ -295,3 +298,182 @@ def test_errors_survive_a_trip_between_processes():
     ):  # fmt: skip
         copied = pickle.loads(pickle.dumps(error))
         assert (type(copied), str(copied), vars(copied)) == (type(error), str(error), vars(error))
+
+
+def counted():
+    """A credential that is another one each time."""
+    asked = []
+
+    def token():
+        asked.append(None)
+        return f"token-{len(asked):03}-" + "x" * 24
+
+    return token
+
+
+@pytest.mark.feature("no-secrets")
+def test_the_credential_that_is_sent_is_the_one_that_no_answer_may_repeat(edge, mode, recorder, caplog):
+    caplog.set_level(logging.DEBUG)
+    edge.replace["authorize"] = lambda honest: (
+        200, honest[1] | {"decision": "deny", "reason": edge.seen[-1][2]["Authorization"].removeprefix("Bearer ")},
+    )  # fmt: skip
+    with pytest.raises(aegisagent.DeniedUnverified, match="repeats the credential") as denied:
+        mode.run(edge.url, lambda protect: protect(recorder)("a"), token=counted())
+    assert "token-0" not in shown_by(denied.value) + caplog.text
+    assert recorder.calls == []
+
+
+@pytest.mark.feature("transport")
+def test_a_credential_is_asked_for_once_for_each_request_that_is_sent(edge, mode, recorder):
+    edge.replace["authorize"] = lambda honest: (
+        honest if len(edge.sent("authorize")) == 3 else (503, {"error": {"code": "c", "message": "m"}})
+    )
+    mode.run(edge.url, lambda protect: protect(recorder)("a"), token=counted())
+    assert [headers["Authorization"][:16] for _, _, headers in edge.seen] == [f"Bearer token-{number:03}"[:16] for number in range(1, 5)]
+
+
+def failing(at):
+    """A credential that there is none of at the calls of these numbers."""
+    asked = []
+
+    def token():
+        asked.append(None)
+        if len(asked) in at:
+            raise OSError(f"no {TOKEN}")
+        return TOKEN
+
+    return token
+
+
+@pytest.mark.feature("no-secrets")
+@pytest.mark.feature("fail-open")
+def test_without_a_credential_nothing_runs_and_nothing_fails_open(edge, mode, recorder):
+    for how in ({}, {"mutates_state": False, "risk": "low", "fail_open_reads": True}):
+        with pytest.raises(aegisagent.DeniedUnavailable) as denied:
+            mode.run(edge.url, lambda protect, how=how: protect(recorder, **how)("a"), token=failing({1}))
+        assert denied.value.code == "unreachable"
+        assert TOKEN not in shown_by(denied.value)
+    assert (recorder.calls, edge.seen) == ([], [])
+    edge.decision = "require_approval"
+    for at in (2, 3):
+        with pytest.raises(aegisagent.DeniedUnavailable):
+            mode.run(edge.url, lambda protect: protect(recorder)("a"), token=failing({at}))
+    assert recorder.calls == []
+
+
+@pytest.mark.feature("protect-outcome")
+def test_a_report_without_a_credential_changes_nothing_for_the_caller(edge, mode, recorder, caplog):
+    assert mode.run(edge.url, lambda protect: protect(recorder)("a"), token=failing({2})) == "done"
+    assert "is not reported" in caplog.text
+    assert TOKEN not in caplog.text
+    with pytest.raises(ZeroDivisionError):
+        mode.run(edge.url, lambda protect: protect(lambda note: 1 // 0)("a"), token=failing({2}))
+
+
+@pytest.mark.feature("client-config")
+def test_a_credential_may_be_a_function_that_gives_a_secret_and_is_not_awaited(edge):
+    with aegisagent.Client(edge.url, lambda: aegisagent.Secret(TOKEN)) as client:
+        client.receipt("a")
+    assert edge.seen[-1][2]["Authorization"] == f"Bearer {TOKEN}"
+
+    async def token():
+        return TOKEN
+
+    for kind in (aegisagent.Client, aegisagent.AsyncClient):
+        with pytest.raises(aegisagent.ConfigError, match="not awaited"):
+            kind(edge.url, token)
+    for nothing in (None, 7, "", "two words"):
+        with aegisagent.Client(edge.url, lambda nothing=nothing: nothing) as client, pytest.raises(aegisagent.ConfigError):
+            client.receipt("a")
+
+
+@pytest.mark.feature("transport")
+def test_the_keys_of_a_connection_are_written_nowhere(monkeypatch, tmp_path):
+    certificates = tmp_path / "ca.pem"
+    certificates.write_bytes(Path(certifi.where()).read_bytes())
+    for keys in (tmp_path / "keys", tmp_path / "nowhere" / "keys"):
+        monkeypatch.setenv("SSLKEYLOGFILE", str(keys))
+        for ca_file in (None, str(certificates)):
+            context = _transport.ssl_context(ca_file)
+            assert (context.keylog_filename, keys.exists()) == (None, False)
+            assert (context.check_hostname, context.verify_mode) == (True, ssl.CERT_REQUIRED)
+            assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
+            assert context.cert_store_stats()["x509_ca"] > 50
+
+
+@pytest.mark.feature("client-config")
+def test_a_file_of_certificates_is_one(tmp_path):
+    (tmp_path / "empty").touch()
+    (tmp_path / "none").write_text("no certificate")
+    for bad in ("missing", "empty", "none", "."):
+        for kind in (aegisagent.Client, aegisagent.AsyncClient):
+            with pytest.raises(aegisagent.ConfigError, match="ca_file"):
+                kind("https://127.0.0.1:1", TOKEN, ca_file=str(tmp_path / bad))
+
+
+@pytest.mark.feature("fail-open")
+def test_a_client_that_was_closed_never_fails_open(edge, recorder):
+    how = {"tool": "crm", "action": "a", "mutates_state": False, "risk": "low", "fail_open_reads": True}
+    with aegisagent.Client(edge.url, TOKEN) as client:
+        protected = aegisagent.protect(client, **how)(recorder)
+    with pytest.raises(aegisagent.DeniedUnavailable):
+        protected("a")
+    used = aegisagent.AsyncClient(edge.url, TOKEN)
+
+    async def call():
+        return await aegisagent.protect(used, **how)(as_async(recorder))("a")
+
+    async def main():
+        await used.close()
+        with pytest.raises(aegisagent.DeniedUnavailable):
+            await call()
+
+    anyio.run(main)
+    assert (recorder.calls, edge.seen) == ([], [])
+
+
+@pytest.mark.feature("no-secrets")
+def test_a_reply_that_is_refused_leaves_nothing_of_itself_in_the_error(edge):
+    fresh = "fresh-agent-token-that-nobody-may-see-9876543210"
+    for reply in (
+        {"id": "i", "agent_key": "k", "agent_token": fresh}, {"id": "i", "agent_key": "k", "agent_token": f"{fresh} {fresh}", "expires_at": "x"},
+        {"error": {"code": "c", "message": "m"}, "agent_token": fresh},
+    ):  # fmt: skip
+        edge.replace["other"] = (400 if "error" in reply else 201, reply)
+        with aegisagent.Client(edge.url, TOKEN) as client, pytest.raises(aegisagent.RequestFailed) as failed:
+            client.register("k", "K", environment="test", risk_tier="low")
+        assert fresh not in shown_by(failed.value) + shown_with_locals(failed.value)
+
+    async def main():
+        async with aegisagent.AsyncClient(edge.url, TOKEN) as client:
+            with pytest.raises(aegisagent.RequestFailed) as failed:
+                await client.register("k", "K", environment="test", risk_tier="low")
+        assert fresh not in shown_by(failed.value) + shown_with_locals(failed.value)
+
+    anyio.run(main)
+
+
+class InPieces(io.RawIOBase):
+    """Takes three bytes at a time, and at `full` no more."""
+
+    def __init__(self, full=None):
+        self.taken, self.full = b"", full
+
+    def writable(self):
+        return True
+
+    def write(self, data):
+        if self.full is not None and len(self.taken) >= self.full:
+            return None
+        self.taken += bytes(data)[:3]
+        return min(3, len(data))
+
+
+@pytest.mark.feature("transport")
+def test_an_export_is_written_whole_or_is_an_error(edge):
+    edge.replace["other"] = (200, b'{"a":1}\n' * 5)
+    with aegisagent.Client(edge.url, TOKEN) as client:
+        client.export_receipts(whole := InPieces())
+        with pytest.raises(OSError, match="takes no more"):
+            client.export_receipts(InPieces(full=6))
+    assert whole.taken == b'{"a":1}\n' * 5

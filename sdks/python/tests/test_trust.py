@@ -53,6 +53,30 @@ def test_a_misspelt_label_is_an_error_where_the_author_wrote_it_and_unknown_wher
         assert SourceTrust.read(word) is SourceTrust.UNKNOWN
 
 
+class Anything:
+    def __eq__(self, other):
+        return True
+
+    __hash__ = None
+
+
+class Word(str):
+    __slots__ = ()
+
+    def __eq__(self, other):
+        return True
+
+    __hash__ = str.__hash__
+
+
+@pytest.mark.feature("trust-context")
+def test_what_says_that_it_is_every_label_is_none():
+    for word in (Anything(), Word("untrusted_external")):
+        with pytest.raises(aegisagent.ConfigError):
+            source_trust(word)
+        assert SourceTrust.read(word) is SourceTrust.UNKNOWN
+
+
 @pytest.mark.feature("trust-context")
 def test_a_label_follows_await_and_tasks_and_does_not_leak_back():
     async def child(label):
@@ -156,3 +180,90 @@ def test_a_block_is_no_decorator():
     for block in (source_trust("unknown"), aegisagent.run("r"), aegisagent.on_behalf_of("u")):
         with pytest.raises(TypeError):
             block(lambda: 1)
+
+
+@pytest.mark.feature("trust-context")
+def test_a_block_may_be_entered_by_several_tasks_and_threads_at_once():
+    blocks = [source_trust("untrusted_external"), aegisagent.run("r"), aegisagent.on_behalf_of("u")]
+    expected = (SourceTrust.UNTRUSTED_EXTERNAL, "r", {"id": "u"})
+
+    def here():
+        return current_trust(), aegisagent.current_run(), current_user()
+
+    async def task(entered, may_leave, has_left):
+        with blocks[0], blocks[1], blocks[2]:
+            entered.set()
+            await may_leave.wait()
+            found = here()
+        has_left.set()
+        return found, here()
+
+    async def main():
+        # The first to enter is the first to leave.
+        first, second, left = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        return await asyncio.gather(task(first, second, left), task(second, left, asyncio.Event()))
+
+    assert asyncio.run(main()) == [(expected, (SourceTrust.UNKNOWN, None, None))] * 2
+    barrier = threading.Barrier(2)
+
+    def work():
+        with blocks[0], blocks[1], blocks[2]:
+            barrier.wait(10)
+            found = here()
+            barrier.wait(10)
+        return found, here()
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        assert [future.result() for future in [pool.submit(work) for _ in range(2)]] == [(expected, (SourceTrust.UNKNOWN, None, None))] * 2
+    with blocks[0], blocks[0]:
+        assert current_trust() is SourceTrust.UNTRUSTED_EXTERNAL
+    assert current_trust() is SourceTrust.UNKNOWN
+
+
+@pytest.mark.feature("trust-context")
+def test_blocks_that_end_in_another_order_leave_nothing_behind():
+    def reading():
+        with source_trust("untrusted_external"):
+            yield current_trust()
+
+    pages = reading()
+    with source_trust("semi_trusted_customer"):
+        assert next(pages) is SourceTrust.UNTRUSTED_EXTERNAL
+    assert current_trust() is SourceTrust.UNTRUSTED_EXTERNAL, "it is still being read"
+    pages.close()
+    assert current_trust() is SourceTrust.UNKNOWN
+    # In a context in which it was never entered.
+    pages = reading()
+    contextvars.copy_context().run(next, pages)
+    pages.close()
+    assert current_trust() is SourceTrust.UNKNOWN
+
+
+@pytest.mark.feature("trust-threads")
+def test_a_label_follows_what_is_awaited_elsewhere():
+    async def look():
+        before = current_trust().value, aegisagent.current_run()
+        await asyncio.sleep(0)
+        return before, (current_trust().value, aegisagent.current_run())
+
+    with source_trust("untrusted_external"), aegisagent.run("r"):
+        carried = [aegisagent.in_context(look), aegisagent.in_context(lambda: look())]
+
+    async def main():
+        found = [await asyncio.create_task(one()) for one in carried]
+        with source_trust("malicious_suspected"):
+            found.append(await carried[0]())
+        return found, current_trust(), aegisagent.current_run()
+
+    expected = [(("untrusted_external", "r"),) * 2] * 2 + [(("malicious_suspected", "r"),) * 2]
+    assert contextvars.Context().run(asyncio.run, main()) == (expected, SourceTrust.UNKNOWN, None)
+
+    def lazy():
+        yield current_trust()
+
+    async def lazy_too():
+        yield current_trust()
+
+    for one in (lazy, lazy_too):
+        with pytest.raises(aegisagent.ConfigError):
+            aegisagent.in_context(one)

@@ -9,6 +9,8 @@ import (
 
 var form = regexp.MustCompile(`^(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?:[Zz]|([+-])(\d\d):(\d\d))$`)
 
+var first = time.Date(1, time.January, 1, 0, 0, 0, 0, time.UTC).Unix()
+
 // Microseconds since the epoch, digits past the microsecond cut off; false for a text that is no such time.
 func Microseconds(text string) (int64, bool) {
 	match := form.FindStringSubmatch(text)
@@ -34,6 +36,10 @@ func Microseconds(text string) (int64, bool) {
 		ahead = -ahead
 	}
 	seconds := date.Unix() + int64(hour*3600+(minute-ahead)*60+second)
+	// Years begin with 1 in UTC too.
+	if seconds < first {
+		return 0, false
+	}
 	fraction, _ := strconv.Atoi((match[7] + "000000")[:6])
 	return seconds*1_000_000 + int64(fraction), true
 }

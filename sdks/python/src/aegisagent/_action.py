@@ -60,7 +60,11 @@ def refreeze(original: FrozenAction, edited: ToolCall, resource: Resource) -> Fr
     if edited.parameters.keys() != original.parameters.keys():
         raise ConfigError("the edit has other parameters than the function")
     frozen = freeze(edited.tool, edited.action, edited.resource, edited.mutates_state, edited.parameters)
-    if resource_of(resource, frozen.parameters) != edited.resource:
+    try:
+        named = resource_of(resource, frozen.parameters)
+    except Exception:  # the function was not written for what an approver may write, and its text may hold an argument
+        raise ConfigError("the resource cannot be told from the edited parameters") from None
+    if named != edited.resource:
         raise ConfigError("the edit names another resource than its parameters do")
     return frozen
 

@@ -14,6 +14,7 @@ from .errors import CanonError, ConfigError
 
 # What is gathered where nothing was given.
 _EMPTY: dict[Any, Any] = {inspect.Parameter.VAR_POSITIONAL: (), inspect.Parameter.VAR_KEYWORD: {}}
+_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _LAZY = (inspect.isgeneratorfunction, inspect.isasyncgenfunction)
 
 
@@ -49,6 +50,7 @@ class Binding:
             raise ConfigError(f"the function has no parameter {', '.join(sorted(unknown))}")
         if names[:1] in (["self"], ["cls"]) and names[0] not in self._passed_on:
             raise ConfigError(f"this is a method: name its {names[0]} in passed_on, if what it does depends on its arguments alone")
+        self._by_name = {name for name, parameter in self.signature.parameters.items() if parameter.kind in _BY_NAME}
         self._defaults = {name: self._frozen_default(name) for name in names if self._has_default(name)}
 
     def _has_default(self, name: str) -> bool:
@@ -78,8 +80,14 @@ class Binding:
     def fits(self, parameters: Parameters) -> bool:
         """True if the function can be called with parameters that somebody else has written."""
         gathered: dict[Any, type] = {inspect.Parameter.VAR_POSITIONAL: list, inspect.Parameter.VAR_KEYWORD: dict}
-        expected = {name: gathered.get(self.signature.parameters[name].kind) for name in parameters}
-        return all(kind is None or type(parameters[name]) is kind for name, kind in expected.items())
+        for name, value in parameters.items():
+            kind = gathered.get(self.signature.parameters[name].kind)
+            if kind is not None and type(value) is not kind:
+                return False
+            # What is gathered by name would take the place of a parameter of that name.
+            if kind is dict and not self._by_name.isdisjoint(value):
+                return False
+        return True
 
     def arguments(self, parameters: Parameters, passed_on: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments to call the function with."""

@@ -73,6 +73,7 @@ class Send:
     """Send this once and give back the Reply, or throw Unreachable or BadReply. `deadline`: monotonic seconds."""
 
     request: Request[Any]
+    secret: Secret
     deadline: float
 
 
@@ -90,9 +91,12 @@ def path_of(*parts: str, **query: str | int | None) -> str:
     """A path of parts that are encoded here, so that no id can lead elsewhere."""
     if any(part in ("", ".", "..") for part in parts):
         raise ConfigError("an id in a path is empty or leads elsewhere")
-    path = "/" + "/".join(quote(part, safe="") for part in parts)
     given = {name: value for name, value in query.items() if value is not None}
-    return f"{path}?{urlencode(given)}" if given else path
+    try:
+        path = "/" + "/".join(quote(part, safe="") for part in parts)
+        return f"{path}?{urlencode(given)}" if given else path
+    except (UnicodeEncodeError, TypeError):
+        raise ConfigError("an id is no Unicode text") from None
 
 
 def json_body(value: Any) -> bytes:
@@ -100,22 +104,28 @@ def json_body(value: Any) -> bytes:
     return json.dumps(canon.exact_copy(value), ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def exchange(request: Request[T], secret: Secret, timeout_s: float) -> Steps[T]:
-    """Sends a request, again where that is safe, within `timeout_s` for all of it; RequestFailed where it gets no usable answer."""
+def exchange(request: Request[T], credential: Callable[[], Secret], timeout_s: float) -> Steps[T]:
+    """Sends a request, again where that is safe, within `timeout_s` for all of it; RequestFailed where it gets no usable answer.
+
+    The credential is asked for once for each attempt: the one that is sent is the one that no answer may repeat.
+    """
     deadline = time.monotonic() + timeout_s
     pause = FIRST_PAUSE_S
     for attempt in range(1, ATTEMPTS + 1):
+        secret = credential()
         try:
-            reply = yield Send(request, deadline)
+            reply = yield Send(request, secret, deadline)
             if reply is None:
                 raise BadReply("there is no reply")
             return _read(request, reply, secret)
-        except RequestFailed as failure:
-            spread = random.uniform(1 - PAUSE_SPREAD, 1 + PAUSE_SPREAD)  # noqa: S311  # spreads retries; nothing to guess
-            wait = max(pause * spread, _asked_pause(failure))
-            last = attempt == ATTEMPTS or not _may_send_again(request, failure)
-            if last or time.monotonic() + wait >= deadline:
-                raise
+        except RequestFailed as error:
+            # Without the frames that it came through: their variables hold the answer.
+            failure = error.with_traceback(None)
+        spread = random.uniform(1 - PAUSE_SPREAD, 1 + PAUSE_SPREAD)  # noqa: S311  # spreads retries; nothing to guess
+        wait = max(pause * spread, _asked_pause(failure))
+        last = attempt == ATTEMPTS or not _may_send_again(request, failure)
+        if last or time.monotonic() + wait >= deadline:
+            raise failure
         yield Sleep(wait)
         pause = min(pause * 2, LONGEST_PAUSE_S)
     raise AssertionError("the last attempt returns or raises")
@@ -182,9 +192,9 @@ def _api_error(reply: Reply, value: Any, secret: Secret) -> ApiError:
     )
 
 
-def shown_text(text: str, secret: Secret) -> str:
-    """A text of the server's as errors and logs may show it: one line, bounded, without our credential."""
-    text = secret.redact(text)
+def shown_text(text: str, secret: Secret | None = None) -> str:
+    """A text of the server's as errors and logs may show it: one line, bounded, without the credential that it was sent."""
+    text = text if secret is None else secret.redact(text)
     if len(text) > _SHOWN:
         text = text[: _SHOWN - 1] + "…"
     return "".join(character if character.isprintable() else " " for character in text)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import dataclasses
 import inspect
 import io
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
 from typing import Any, Protocol, TypeVar
 
 from . import canon
@@ -18,6 +20,10 @@ from .errors import CanonError, LazyResult
 R = TypeVar("R")
 
 log = logging.getLogger("aegisagent")
+
+# What does its work when it is read, awaited or has had its turn; and what has none to do.
+_LATER = (Awaitable, AsyncIterable, Iterator, concurrent.futures.Future)
+_PLAIN = frozenset({str, int, float, bool, bytes, type(None)})
 
 
 class AsyncClearing(Protocol):
@@ -91,13 +97,56 @@ def _output(action: FrozenAction, options: Options, result: Any) -> Any:
 
 
 def _refuse_lazy(result: Any) -> None:
-    """A result that does its work later would do it when nobody looks any more."""
-    if isinstance(result, (Awaitable, AsyncIterator, Iterator)) and not isinstance(result, io.IOBase):
-        if inspect.iscoroutine(result) or inspect.isgenerator(result):
-            result.close()
+    """A result that does its work later, or holds what does, would do it when nobody looks any more."""
+    kinds: dict[type, bool] = {}
+    lazy = [value for value in _parts(result) if _works_later(value, kinds)]
+    for value in lazy:
+        if inspect.iscoroutine(value) or inspect.isgenerator(value):
+            value.close()
+    if lazy:
         raise LazyResult(
-            "the function returned an iterator or an awaitable, which would run after it was reported; return a list or a value"
+            "the function returned an iterator, an awaitable or a future, which would run after it was reported; return a list or a value"
         )
+
+
+def _works_later(value: Any, kinds: dict[type, bool]) -> bool:
+    # Asked once for each type, for a result may hold millions of one.
+    kind = type(value)
+    if kind not in kinds:
+        kinds[kind] = isinstance(value, _LATER) and not isinstance(value, io.IOBase)
+    return kinds[kind]
+
+
+def _parts(result: Any) -> Iterator[Any]:
+    """A result, and what its lists, tuples, sets, dicts and dataclasses hold, less what has no work to do: each container once, for one
+    may stand in itself."""
+    todo, seen = [result], set[int]()
+    while todo:
+        value = todo.pop()
+        if type(value) not in (list, dict):
+            yield value
+        held = _held(value)
+        if held and id(value) not in seen:
+            seen.add(id(value))
+            todo += [one for one in held if type(one) not in _PLAIN]
+
+
+def _held(value: Any) -> list[Any]:
+    if type(value) is list:
+        return value
+    # By the methods of the plain types: those of a subclass could show something else.
+    if isinstance(value, dict):
+        try:
+            return [*dict.keys(value), *dict.values(value)]
+        except RuntimeError:
+            # Another thread writes to it, so it is no result that was made here. What has run has run.
+            return []
+    kind: Any = next((kind for kind in (list, tuple, set, frozenset) if isinstance(value, kind)), None)
+    if kind is not None:
+        return [*kind.__iter__(value)]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [getattr(value, field.name, None) for field in dataclasses.fields(value)]
+    return []
 
 
 def _status_of(error: BaseException) -> OutcomeStatus:

@@ -9,7 +9,8 @@ from .errors import BadReply
 
 T = TypeVar("T")
 _HASH = re.compile(r"[0-9a-f]{64}")
-_ID = re.compile(r"[A-Za-z0-9_.:-]{1,256}")
+# Not the two that would lead elsewhere in a path.
+_ID = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9_.:-]{1,256}")
 
 
 class Fields:
@@ -28,7 +29,13 @@ class Fields:
         return value
 
     def is_null(self, name: str) -> bool:
-        """True where the field is null or absent."""
+        """True where a field that must be there is null."""
+        if name not in self._value:
+            raise BadReply(f"{self._what} has no `{name}`")
+        return self._value[name] is None
+
+    def is_absent(self, name: str) -> bool:
+        """True where a field that may be missing is null or missing."""
         return self._value.get(name) is None
 
     def text(self, name: str) -> str:

@@ -13,11 +13,11 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from . import _endpoints, canon, trust
 from ._action import FrozenAction, Parameters, Resource, refreeze
-from ._exchange import LONGEST_CODE, Sleep, Steps, exchange, shown_text
+from ._exchange import LONGEST_CODE, Request, Sleep, Steps, exchange, shown_text
 from ._rfc3339 import microseconds
 from .errors import (
     ApiError,
@@ -35,6 +35,8 @@ from .errors import (
 from .models import Approval, ApprovalRef, Decision
 from .secret import Secret
 from .trust import SourceTrust
+
+T = TypeVar("T")
 
 # Pauses between two looks at an approval, seconds: the first, how they grow, the longest, and how far they are spread.
 FIRST_POLL_S, POLL_GROWTH, LONGEST_POLL_S, POLL_SPREAD = 0.25, 1.5, 5.0, 0.2
@@ -99,9 +101,8 @@ def clear(caller: Caller, action: FrozenAction, options: Options) -> Steps[Clear
     """Asks for leave to run `action`."""
     label, run_id = trust.current_trust(), trust.current_run()
     body = _authorize_body(caller, action, options, label, run_id)
-    secret = caller.secret()
     try:
-        decision = yield from exchange(_endpoints.authorize(body, is_idempotent=True), secret, caller.timeout_s)
+        decision = yield from _asked(caller, _endpoints.authorize(body, is_idempotent=True))
     except RequestFailed as failure:
         if _may_fail_open(caller, action, options, label, failure):
             return Clearance(action, None)
@@ -110,15 +111,23 @@ def clear(caller: Caller, action: FrozenAction, options: Options) -> Steps[Clear
     _note(caller, run_id, decision)
     if decision.decision == "deny":
         code = decision.reason if _is_code(decision.reason) else "policy_denied"
-        raise DeniedByPolicy(code, shown_text(decision.reason, secret), decision_id=decision.decision_id)
+        raise DeniedByPolicy(code, shown_text(decision.reason), decision_id=decision.decision_id)
     if decision.decision == "allow":
         return Clearance(action, decision.decision_id)
     try:
-        approved = yield from _approved(caller, secret, action, options, decision)
+        approved = yield from _approved(caller, action, options, decision)
     except Denied as denied:
         _name(denied, decision)
         raise
     return Clearance(approved, decision.decision_id)
+
+
+def _asked(caller: Caller, request: Request[T]) -> Steps[T]:
+    """One exchange. Where there is no credential there is no answer either; and that is never a server that cannot be reached."""
+    try:
+        return (yield from exchange(request, caller.secret, caller.timeout_s))
+    except ConfigError as error:
+        raise DeniedUnavailable("unreachable", str(error)) from error
 
 
 def report(caller: Caller, clearance: Clearance, status: _endpoints.OutcomeStatus, output: Any, timeout_s: float) -> Steps[None]:
@@ -126,7 +135,7 @@ def report(caller: Caller, clearance: Clearance, status: _endpoints.OutcomeStatu
     if clearance.decision_id is None:
         return
     request = _endpoints.outcome(clearance.decision_id, status, clearance.action.action_hash, output)
-    yield from exchange(request, caller.secret(), timeout_s)
+    yield from exchange(request, caller.secret, timeout_s)
 
 
 def _authorize_body(caller: Caller, action: FrozenAction, options: Options, label: SourceTrust, run_id: str | None) -> bytes:
@@ -158,7 +167,9 @@ def _present(members: dict[str, Any]) -> dict[str, Any]:
 
 def _may_fail_open(caller: Caller, action: FrozenAction, options: Options, label: SourceTrust, failure: RequestFailed) -> bool:
     """Only a read whose author said so, only while no server can be asked, and never for tainted work or a contained agent."""
-    is_away = isinstance(failure, Unreachable) or (isinstance(failure, ApiError) and failure.status in (500, 502, 503, 504))
+    is_away = (isinstance(failure, Unreachable) and failure.is_outage) or (
+        isinstance(failure, ApiError) and failure.status in (500, 502, 503, 504)
+    )
     is_harmless = not action.mutates_state and not options.contains_sensitive_data and label not in _TAINTED
     return options.fail_open_reads and is_away and is_harmless and not caller.is_contained
 
@@ -194,17 +205,17 @@ def _unverified(code: str, reason: str, decision: Decision) -> NoReturn:
     raise DeniedUnverified(code, reason, decision_id=decision.decision_id)
 
 
-def _approved(caller: Caller, secret: Secret, action: FrozenAction, options: Options, decision: Decision) -> Steps[FrozenAction]:
+def _approved(caller: Caller, action: FrozenAction, options: Options, decision: Decision) -> Steps[FrozenAction]:
     """Waits for the approval and consumes it; the action that may run now."""
     pending = decision.approval
     assert pending is not None  # noqa: S101  # `_check_decision` has seen it
     if options.on_pending is not None:
         options.on_pending(pending)
-    approval = yield from _decided(caller, secret, action, options, pending)
+    approval = yield from _decided(caller, action, options, pending)
     approved = action if approval.action_hash == action.action_hash else _edited(action, options, approval)
     request = _endpoints.consume(approval.approval_id, approved.action_hash)
     try:
-        consumed = yield from exchange(request, secret, caller.timeout_s)
+        consumed = yield from _asked(caller, request)
     except RequestFailed as failure:
         raise _denied(failure, is_consume=True) from failure
     expected = ("consumed", approval.approval_id, approved.action_hash)
@@ -213,14 +224,14 @@ def _approved(caller: Caller, secret: Secret, action: FrozenAction, options: Opt
     return approved
 
 
-def _decided(caller: Caller, secret: Secret, action: FrozenAction, options: Options, pending: ApprovalRef) -> Steps[Approval]:
+def _decided(caller: Caller, action: FrozenAction, options: Options, pending: ApprovalRef) -> Steps[Approval]:
     """Looks at the approval until it is approved. Until then a 404 means that control has not seen it yet."""
     deadline = time.monotonic() + _patience_s(options, pending)
     heard = time.monotonic()
     pause = FIRST_POLL_S
     while True:
         try:
-            approval = yield from exchange(_endpoints.approval(pending.approval_id), secret, caller.timeout_s)
+            approval = yield from _asked(caller, _endpoints.approval(pending.approval_id))
             _check_approval(action, pending, options, approval)
             if approval.status == "APPROVED":
                 return approval

@@ -7,6 +7,7 @@ import re
 
 _RFC3339 = re.compile(r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?:[Zz]|([+-])(\d\d):(\d\d))", re.ASCII)
 _EPOCH_DAY = datetime.date(1970, 1, 1).toordinal()
+_FIRST_S = (datetime.date(1, 1, 1).toordinal() - _EPOCH_DAY) * 86400
 
 
 def microseconds(text: str) -> int | None:
@@ -24,4 +25,7 @@ def microseconds(text: str) -> int | None:
         return None
     ahead = (int(ahead_h or 0) * 60 + int(ahead_min or 0)) * (-1 if sign == "-" else 1)
     seconds = days * 86400 + int(hour) * 3600 + (int(minute) - ahead) * 60 + int(second)
+    # Years begin with 1 in UTC too.
+    if seconds < _FIRST_S:
+        return None
     return seconds * 1_000_000 + int((fraction or "")[:6].ljust(6, "0"))

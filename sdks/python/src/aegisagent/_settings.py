@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import os
 import re
 from collections.abc import Callable
@@ -16,7 +18,7 @@ from ._transport import checked_base_url
 from .errors import ConfigError
 from .secret import Secret
 
-Token = str | Secret | Callable[[], str]
+Token = str | Secret | Callable[[], str | Secret]
 
 DEFAULT_TIMEOUT_S = 10.0
 _TENANT = re.compile(r"[a-z0-9_-]{1,64}")
@@ -61,6 +63,8 @@ class Settings:
         self.base_url = checked_base_url(base_url or url_from_env(), allow_plain_http=allow_plain_http)
         given = token_from_env() if token is None else token
         self._token = Secret(given) if isinstance(given, str) else given
+        if inspect.iscoroutinefunction(given):
+            raise ConfigError("a function for the credential is called and not awaited; give one that is not async")
         label = {"id": trust.checked_name(agent, "agent")}
         if environment is not None:
             label["environment"] = trust.checked_name(environment, "environment")
@@ -70,8 +74,17 @@ class Settings:
         self.caller = Caller(self.secret, label, timeout_s, trust.RunTokens())
 
     def secret(self) -> Secret:
-        """The credential for the next request; a function is asked each time, so that it may change."""
-        return self._token if isinstance(self._token, Secret) else Secret(self._token())
+        """The credential for the next request; a function is asked each time, so that it may change. ConfigError where it gives none."""
+        if isinstance(self._token, Secret):
+            return self._token
+        given: object = None
+        with contextlib.suppress(Exception):  # whatever it is, its text may hold anything
+            given = self._token()
+        if isinstance(given, Secret):
+            return given
+        if isinstance(given, str):
+            return Secret(given)
+        raise ConfigError("the function for the credential gave none")
 
 
 class Base:

@@ -7,19 +7,22 @@ Errors are raised outside of `except`, so that none carries the HTTP library's e
 from __future__ import annotations
 
 import http.cookiejar
+import io
 import ipaddress
 import logging
 import ssl
+import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
 from typing import Any, BinaryIO
 
 import anyio
+import certifi
 import httpcore
 import httpx
 
-from ._exchange import MAX_REPLY_BYTES, Reply, Request
+from ._exchange import MAX_REPLY_BYTES, Reply, Request, Send
 from ._version import VERSION
 from .errors import BadReply, ConfigError, RequestFailed, Unreachable
 from .secret import Secret
@@ -58,38 +61,51 @@ def _is_loopback(host: str) -> bool:
 
 
 class _Bearer(httpx.Auth):
-    def __init__(self, secret: Callable[[], Secret]) -> None:
+    """Puts the credential into the request when it is made, so that no local variable on the way holds it."""
+
+    def __init__(self, secret: Secret) -> None:
         self._secret = secret
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        request.headers["Authorization"] = f"Bearer {self._secret().reveal()}"
+        request.headers["Authorization"] = f"Bearer {self._secret.reveal()}"
         yield request
 
 
-def _options(base_url: str, secret: Callable[[], Secret], tenant: str | None) -> dict[str, Any]:
+def _options(base_url: str, tenant: str | None) -> dict[str, Any]:
     headers = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": USER_AGENT}
     if tenant is not None:
         headers["X-Aegis-Tenant-ID"] = tenant
     jar = http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
     return {
-        "base_url": base_url, "auth": _Bearer(secret), "headers": headers, "cookies": jar, "trust_env": False,
+        "base_url": base_url, "headers": headers, "cookies": jar, "trust_env": False,
         "follow_redirects": False,
     }  # fmt: skip
 
 
 def ssl_context(ca_file: str | None) -> ssl.SSLContext:
-    """The certificates that are believed: a file of one's own, or those of the package certifi."""
-    return ssl.create_default_context(cafile=ca_file) if ca_file else httpx.create_ssl_context(trust_env=False)
+    """The certificates that are believed: a file of one's own, or those of the package certifi.
+
+    Not `ssl.create_default_context`: that writes the connections' keys to the file that the environment names in SSLKEYLOGFILE.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if sys.version_info >= (3, 13):
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VERIFY_X509_STRICT
+    try:
+        context.load_verify_locations(ca_file or certifi.where())
+    except OSError:
+        raise ConfigError("ca_file cannot be read, or holds no certificate") from None
+    return context
 
 
-def _sending(request: Request[Any], remaining_s: float) -> dict[str, Any]:
+def _sending(request: Request[Any], secret: Secret, remaining_s: float) -> dict[str, Any]:
     headers = {} if request.body is None else {"Content-Type": "application/json"}
     timeout = httpx.Timeout(remaining_s, connect=min(_CONNECT_S, remaining_s))
-    return {"content": request.body, "headers": headers, "timeout": timeout}
+    return {"content": request.body, "headers": headers, "auth": _Bearer(secret), "timeout": timeout}
 
 
-def _no_answer() -> Unreachable:
-    return Unreachable("no_answer", "the server did not answer in time, or broke off")
+def _no_answer(*, is_outage: bool = True) -> Unreachable:
+    return Unreachable("no_answer", "the server did not answer in time, or broke off", is_outage=is_outage)
 
 
 def _failure_of(error: Exception, collector: Collector) -> RequestFailed:
@@ -102,6 +118,7 @@ def _failure_of(error: Exception, collector: Collector) -> RequestFailed:
     if not isinstance(error, (httpx.HTTPError, TimeoutError)):
         # A closed client, one used in a second event loop, a bug: its kind alone, for its text may hold anything.
         log.warning("a request failed in the HTTP library: %s", type(error).__name__)
+        return _no_answer(is_outage=False)
     return _no_answer()
 
 
@@ -136,7 +153,12 @@ class Collector:
 
     def _write(self, out: BinaryIO, part: bytes) -> None:
         try:
-            out.write(part)
+            while part:
+                count = out.write(part)
+                if isinstance(out, io.RawIOBase) and not count:
+                    raise OSError("the output takes no more")
+                # A raw file may take less than it was given. What has no count to give took all.
+                part = part[count:] if type(count) is int else b""
         except OSError as error:
             # The file's failure, not the server's.
             self.unwritten = error
@@ -215,25 +237,25 @@ class _DeadlineTransport(httpx.HTTPTransport):
 class Transport:
     """Sends and waits."""
 
-    def __init__(self, base_url: str, secret: Callable[[], Secret], tenant: str | None, context: ssl.SSLContext) -> None:
+    def __init__(self, base_url: str, tenant: str | None, context: ssl.SSLContext) -> None:
         self._deadline = Deadline()
         transport = _DeadlineTransport(context, self._deadline)
-        self._http = httpx.Client(transport=transport, **_options(base_url, secret, tenant))
+        self._http = httpx.Client(transport=transport, **_options(base_url, tenant))
 
-    def send(self, request: Request[Any], deadline: float, out: BinaryIO | None = None) -> Reply:
+    def send(self, step: Send, out: BinaryIO | None = None) -> Reply:
         """One attempt; Unreachable or BadReply where it gets no whole answer."""
-        self._deadline.at = deadline
+        self._deadline.at = step.deadline
         try:
-            answer = self._attempt(request, Collector(deadline, out), max(0.001, deadline - time.monotonic()))
+            answer = self._attempt(step, Collector(step.deadline, out), max(0.001, step.deadline - time.monotonic()))
         finally:
             self._deadline.at = float("inf")
         if isinstance(answer, RequestFailed):
             raise answer
         return answer
 
-    def _attempt(self, request: Request[Any], collector: Collector, remaining_s: float) -> Reply | RequestFailed:
+    def _attempt(self, step: Send, collector: Collector, remaining_s: float) -> Reply | RequestFailed:
         try:
-            with self._http.stream(request.method, request.path, **_sending(request, remaining_s)) as response:
+            with self._http.stream(step.request.method, step.request.path, **_sending(step.request, step.secret, remaining_s)) as response:
                 collector.begin(response)
                 for part in response.iter_raw():
                     collector.add(part)
@@ -249,20 +271,22 @@ class Transport:
 class AsyncTransport:
     """Sends, and lets others run meanwhile."""
 
-    def __init__(self, base_url: str, secret: Callable[[], Secret], tenant: str | None, context: ssl.SSLContext) -> None:
-        self._http = httpx.AsyncClient(verify=context, limits=_LIMITS, **_options(base_url, secret, tenant))
+    def __init__(self, base_url: str, tenant: str | None, context: ssl.SSLContext) -> None:
+        self._http = httpx.AsyncClient(verify=context, limits=_LIMITS, **_options(base_url, tenant))
 
-    async def send(self, request: Request[Any], deadline: float, out: BinaryIO | None = None) -> Reply:
+    async def send(self, step: Send, out: BinaryIO | None = None) -> Reply:
         """One attempt; Unreachable or BadReply where it gets no whole answer."""
-        answer = await self._attempt(request, Collector(deadline, out), max(0.001, deadline - time.monotonic()))
+        answer = await self._attempt(step, Collector(step.deadline, out), max(0.001, step.deadline - time.monotonic()))
         if isinstance(answer, RequestFailed):
             raise answer
         return answer
 
-    async def _attempt(self, request: Request[Any], collector: Collector, remaining_s: float) -> Reply | RequestFailed:
+    async def _attempt(self, step: Send, collector: Collector, remaining_s: float) -> Reply | RequestFailed:
         try:
             with anyio.fail_after(remaining_s):
-                async with self._http.stream(request.method, request.path, **_sending(request, remaining_s)) as response:
+                async with self._http.stream(
+                    step.request.method, step.request.path, **_sending(step.request, step.secret, remaining_s)
+                ) as response:
                     collector.begin(response)
                     async for part in response.aiter_raw():
                         collector.add(part)

@@ -37,7 +37,7 @@ class AsyncClient(Base):
         `agent` and `environment` are labels; the agent is the token's.
         """
         self._settings = Settings(base_url, token, agent, environment, tenant, timeout_s, allow_plain_http)
-        self._transport = AsyncTransport(self._settings.base_url, self._settings.secret, tenant, ssl_context(ca_file))
+        self._transport = AsyncTransport(self._settings.base_url, tenant, ssl_context(ca_file))
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -143,7 +143,7 @@ class AsyncClient(Base):
 
     async def export_receipts(self, out: BinaryIO) -> None:
         """Writes the tenant's receipts as JSON lines: what `receipts.verify_export` reads. Of a failed export, what came is written."""
-        await self._run(exchange(_endpoints.export(), self._settings.secret(), EXPORT_S), out)
+        await self._run(exchange(_endpoints.export(), self._settings.secret, EXPORT_S), out)
 
     async def summary(self) -> Json:
         """Counts of incidents, alerts, pending approvals and contained targets."""
@@ -169,7 +169,7 @@ class AsyncClient(Base):
             log.warning("the outcome of decision %s is not reported: %s", clearance.decision_id, error)
 
     async def _call(self, request: Request[T]) -> T:
-        return await self._run(exchange(request, self._settings.secret(), self._settings.caller.timeout_s))
+        return await self._run(exchange(request, self._settings.secret, self._settings.caller.timeout_s))
 
     async def _run(self, steps: Steps[T], out: BinaryIO | None = None) -> T:
         answer, failure = None, None
@@ -184,6 +184,6 @@ class AsyncClient(Base):
                 await anyio.sleep(step.seconds)
                 continue
             try:
-                answer = await self._transport.send(step.request, step.deadline, out)
+                answer = await self._transport.send(step, out)
             except RequestFailed as error:
                 failure = error

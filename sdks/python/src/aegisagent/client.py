@@ -35,7 +35,7 @@ class Client(Base):
         `agent` and `environment` are labels; the agent is the token's.
         """
         self._settings = Settings(base_url, token, agent, environment, tenant, timeout_s, allow_plain_http)
-        self._transport = Transport(self._settings.base_url, self._settings.secret, tenant, ssl_context(ca_file))
+        self._transport = Transport(self._settings.base_url, tenant, ssl_context(ca_file))
 
     def __enter__(self) -> Client:
         return self
@@ -139,7 +139,7 @@ class Client(Base):
 
     def export_receipts(self, out: BinaryIO) -> None:
         """Writes the tenant's receipts as JSON lines: what `receipts.verify_export` reads. Of a failed export, what came is written."""
-        self._run(exchange(_endpoints.export(), self._settings.secret(), EXPORT_S), out)
+        self._run(exchange(_endpoints.export(), self._settings.secret, EXPORT_S), out)
 
     def summary(self) -> Json:
         """Counts of incidents, alerts, pending approvals and contained targets."""
@@ -163,7 +163,7 @@ class Client(Base):
             log.warning("the outcome of decision %s is not reported: %s", clearance.decision_id, error)
 
     def _call(self, request: Request[T]) -> T:
-        return self._run(exchange(request, self._settings.secret(), self._settings.caller.timeout_s))
+        return self._run(exchange(request, self._settings.secret, self._settings.caller.timeout_s))
 
     def _run(self, steps: Steps[T], out: BinaryIO | None = None) -> T:
         answer, failure = None, None
@@ -178,6 +178,6 @@ class Client(Base):
                 time.sleep(step.seconds)
                 continue
             try:
-                answer = self._transport.send(step.request, step.deadline, out)
+                answer = self._transport.send(step, out)
             except RequestFailed as error:
                 failure = error

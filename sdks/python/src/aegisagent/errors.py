@@ -50,7 +50,14 @@ class RequestFailed(AegisError):
 
 
 class Unreachable(RequestFailed):
-    """No connection, or no answer in time. `code`: `unreachable` (nothing was sent) or `no_answer` (something may have been)."""
+    """No connection, or no answer in time. `code`: `unreachable` (nothing was sent) or `no_answer` (something may have been).
+
+    `is_outage` is False where it was not the server's or the network's doing: a client that was closed, or one used in a second event loop.
+    """
+
+    def __init__(self, code: str, message: str, *, sent: bool = True, is_outage: bool = True) -> None:
+        super().__init__(code, message, sent=sent)
+        self.is_outage = is_outage
 
 
 class BadReply(RequestFailed):

@@ -36,7 +36,8 @@ class ToolCall:
     @classmethod
     def read(cls, f: Fields) -> ToolCall:
         """From a reply."""
-        return cls(f.text("tool"), f.text("action"), f.maybe_text("resource"), f.flag("mutates_state"), f.object("parameters"))
+        resource = None if f.is_absent("resource") else f.text("resource")
+        return cls(f.text("tool"), f.text("action"), resource, f.flag("mutates_state"), f.object("parameters"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +273,7 @@ class Containment:
             revision=f.integer("revision"),
             issued_at=f.text("issued_at"),
             verdict=f.text("verdict"),
-            enforced=None if f.is_null("enforced") else f.flag("enforced"),
+            enforced=None if f.is_absent("enforced") else f.flag("enforced"),
         )
 
 

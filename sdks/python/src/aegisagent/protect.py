@@ -133,12 +133,17 @@ class Guard:
         return run
 
     def _dressed(self, protected: Callable[..., Any]) -> Callable[..., Any]:
-        for name in _COPIED:
-            if hasattr(self._function, name):
-                setattr(protected, name, getattr(self._function, name))
-        protected.__annotations__ = _annotations(self._function)
-        protected.__signature__ = self._binding.signature  # type: ignore[attr-defined]
-        return protected
+        return dressed(protected, self._function, self._binding.signature)
+
+
+def dressed(protected: Callable[..., Any], function: Callable[..., Any], signature: inspect.Signature) -> Callable[..., Any]:
+    """`protected` with the looks of the function, and no way to it."""
+    for name in _COPIED:
+        if hasattr(function, name):
+            setattr(protected, name, getattr(function, name))
+    protected.__annotations__ = _annotations(function)
+    protected.__signature__ = signature  # type: ignore[attr-defined]
+    return protected
 
 
 def _annotations(function: Callable[..., Any]) -> dict[str, Any]:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextvars
 import enum
+import inspect
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from .errors import ConfigError
 
@@ -45,16 +46,20 @@ class SourceTrust(str, enum.Enum):
         return max(self, other, key=lambda label: label.strictness)
 
     @classmethod
+    def _of(cls, word: object) -> SourceTrust | None:
+        # Of these types alone: another could say that it is equal to the least strict.
+        return next((label for label in cls if type(word) in (str, cls) and label.value == word), None)
+
+    @classmethod
     def read(cls, word: object) -> SourceTrust:
         """A label that somebody else wrote; whatever is none of the six is `unknown`."""
-        return next((label for label in cls if label.value == word), cls.UNKNOWN)
+        return cls._of(word) or cls.UNKNOWN
 
     @classmethod
     def named(cls, word: str | SourceTrust) -> SourceTrust:
         """A label that this program's author wrote: a misspelt one would be looser than what was meant, so it is an error."""
-        for label in cls:
-            if label.value == word:
-                return label
+        if label := cls._of(word):
+            return label
         raise ConfigError(f"no such trust label; the labels are {', '.join(label.value for label in cls)}")
 
 
@@ -83,20 +88,40 @@ def current_user() -> dict[str, str] | None:
 
 
 class Block(Generic[T]):
-    """A `with` block, and no decorator: around an `async def` a decorator would be over before the function runs."""
+    """A `with` block, and no decorator: around an `async def` a decorator would be over before the function runs.
+
+    What was before stands in the context, not in the block: several tasks or threads may be within one block at once.
+    """
 
     def __init__(self, variable: contextvars.ContextVar[T], make: Callable[[T], T]) -> None:
         self._variable = variable
         self._make = make
-        self._tokens: list[contextvars.Token[T]] = []
 
     def __enter__(self) -> T:
-        value = self._make(self._variable.get())
-        self._tokens.append(self._variable.set(value))
+        outer = self._variable.get()
+        value = self._make(outer)
+        _entered.set((*_entered.get(), (self, outer)))
+        self._variable.set(value)
         return value
 
     def __exit__(self, *_exception: object) -> None:
-        self._variable.reset(self._tokens.pop())
+        entered = list(_entered.get())
+        place = next((place for place in reversed(range(len(entered))) if entered[place][0] is self), None)
+        if place is None:
+            # It was entered in another context, which has ended or will restore itself.
+            return
+        _, outer = entered.pop(place)
+        within = next((place for place in range(place, len(entered)) if entered[place][0]._variable is self._variable), None)
+        if within is None:
+            self._variable.set(outer)
+        else:
+            # One that was entered later goes on, and then restores what was before this one.
+            entered[within] = (entered[within][0], outer)
+        _entered.set(tuple(entered))
+
+
+# The blocks that the work at hand is within, each with what was before it.
+_entered: contextvars.ContextVar[tuple[tuple[Block[Any], Any], ...]] = contextvars.ContextVar("aegisagent_entered", default=())
 
 
 def source_trust(label: str | SourceTrust) -> Block[SourceTrust | None]:
@@ -125,7 +150,9 @@ def checked_name(text: str, what: str) -> str:
 
 
 def in_context(function: Callable[P, R]) -> Callable[P, R]:
-    """`function`, to be called elsewhere (another thread, a callback), with the label, run and user of here and now."""
+    """`function`, to be called elsewhere (another thread, a callback, a task), with the label, run and user of here and now."""
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise ConfigError("a generator runs after it was returned, where it knows no label; carry what reads it")
     label, run_id, user = _label.get(), _run_id.get(), _user.get()
 
     def carry() -> None:
@@ -138,7 +165,19 @@ def in_context(function: Callable[P, R]) -> Callable[P, R]:
     def carried(*args: P.args, **kwargs: P.kwargs) -> R:
         context = contextvars.copy_context()
         context.run(carry)
-        return context.run(function, *args, **kwargs)
+        result = context.run(function, *args, **kwargs)
+        # A coroutine runs where it is awaited.
+        return cast(R, awaited(result)) if inspect.iscoroutine(result) else result
+
+    async def awaited(result: Coroutine[Any, Any, Any]) -> Any:
+        variables: tuple[contextvars.ContextVar[Any], ...] = (_label, _run_id, _user)
+        before = [(variable, variable.get()) for variable in variables]
+        carry()
+        try:
+            return await result
+        finally:
+            for variable, value in before:
+                variable.set(value)
 
     return carried
 

@@ -49,6 +49,8 @@ class Tools:
             raise ConfigError("name the tool that these are actions of")
         if isinstance(self.reads, str):
             raise ConfigError("reads is a collection of names")
+        # Of our own: what is a read is settled now.
+        object.__setattr__(self, "reads", frozenset(self.reads))
         options = Options(
             contains_sensitive_data=self.contains_sensitive_data, channel=self.channel, accept_edits=self.accept_edits,
             approval_timeout_s=self.approval_timeout_s, unreachable_s=self.unreachable_s, on_pending=self.on_pending,
@@ -86,13 +88,27 @@ class _Threaded:
 
     def __init__(self, client: Client) -> None:
         self._blocking = client
+        # Of this call alone: one that waits for its approval must not take a turn from the program's other work.
+        self._turn = anyio.CapacityLimiter(1)
 
     async def clear(self, action: FrozenAction, options: Options) -> Clearance:
-        return await anyio.to_thread.run_sync(self._blocking.clear, action, options, abandon_on_cancel=False)
+        return await anyio.to_thread.run_sync(self._blocking.clear, action, options, abandon_on_cancel=False, limiter=self._turn)
 
     async def report(self, clearance: Clearance, status: OutcomeStatus, output: Any) -> None:
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(self._blocking.report, clearance, status, output)
+            await anyio.to_thread.run_sync(self._blocking.report, clearance, status, output, limiter=self._turn)
+
+
+class Once:
+    """Whether what it wraps was called: a denial from within is no word about whoever called it."""
+
+    def __init__(self, run: Callable[[Parameters], R]) -> None:
+        self._run = run
+        self.has_run = False
+
+    def __call__(self, parameters: Parameters) -> Any:
+        self.has_run = True
+        return self._run(parameters)
 
 
 def told(denied: Denied) -> str:

@@ -22,8 +22,13 @@ def protect_functions(
     **options: Any,
 ) -> dict[str, Callable[..., Any]]:
     """The functions by name, protected. `reads`: the names of those that change nothing. `options`: more of `protect`."""
-    named = dict(functions) if isinstance(functions, Mapping) else {function.__name__: function for function in functions}
-    if unknown := set(reads).difference(named):
+    named: dict[str, Callable[..., Any]] = {}
+    for name, function in functions.items() if isinstance(functions, Mapping) else ((one.__name__, one) for one in functions):
+        if name in named:
+            raise ConfigError(f"there are two functions {name}; give them by name")
+        named[name] = function
+    reads = frozenset(reads)
+    if unknown := reads.difference(named):
         raise ConfigError(f"there is no function {', '.join(sorted(unknown))}")
     return {
         name: protect(client, tool=tool, action=name, mutates_state=name not in reads, resource=_resource(resource, name), **options)(

@@ -17,6 +17,8 @@ from ..errors import ConfigError, DeniedUnfreezable
 from ._tools import Tools
 
 _GUARDED = "_aegisagent_guarded"
+# What a call may carry: the action, and what says how the answer comes. Answers to a server's questions, its state and tasks are refused.
+_SENT = {"name", "arguments", "meta"}
 
 
 def protect_session(client: AsyncClient | Client, session: ClientSession, *, server: str, **settings: Any) -> ClientSession:
@@ -32,17 +34,19 @@ def protect_session(client: AsyncClient | Client, session: ClientSession, *, ser
         call = getattr(request, "root", request)
         if getattr(call, "method", None) != "tools/call":
             return await send(request, *args, **kwargs)
-        params = call.params
-        # What a user was asked for meanwhile goes along unhashed: a call that has such a part is another call.
-        if getattr(params, "input_responses", None) or getattr(params, "request_state", None):
-            raise DeniedUnfreezable("unsupported_call", "a call that answers a server's question is not protected, so it is not sent")
+        # Of our own, for whoever sends the request still holds it.
+        call = call.model_copy(update={"params": call.params.model_copy()})
+        name, params = call.params.name, call.params
+        if beside := [field for field in params.model_fields_set - _SENT if getattr(params, field) is not None]:
+            # It would go along unhashed: a call with a server's state is another call, and a task runs when it has been reported.
+            raise DeniedUnfreezable("unsupported_call", f"a call with {', '.join(sorted(beside))} cannot be protected, so it is not sent")
 
         async def run(parameters: Parameters) -> Any:
-            frozen = call.model_copy(update={"params": params.model_copy(update={"arguments": parameters})})
-            sent = frozen if call is request else request.model_copy(update={"root": frozen})
+            frozen = call.model_copy(update={"params": params.model_copy(update={"name": name, "arguments": parameters})})
+            sent = frozen if not hasattr(request, "root") else request.model_copy(update={"root": frozen})
             return await send(sent, *args, **kwargs)
 
-        return await tools.arun(params.name, params.arguments or {}, run, _status)
+        return await tools.arun(name, params.arguments or {}, run, _status)
 
     setattr(session, "send_request", guarded)  # noqa: B010  # a method is assigned
     setattr(session, _GUARDED, True)
@@ -50,4 +54,7 @@ def protect_session(client: AsyncClient | Client, session: ClientSession, *, ser
 
 
 def _status(result: Any) -> OutcomeStatus:
+    # A server that asks back has not done it yet.
+    if not hasattr(result, "content"):
+        return "ambiguous"
     return "error" if getattr(result, "is_error", False) or getattr(result, "isError", False) else "ok"

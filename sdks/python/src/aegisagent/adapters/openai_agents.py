@@ -7,10 +7,11 @@ What runs elsewhere (hosted tools) or takes no JSON (shell, computer, patches) c
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from agents import Agent, FunctionTool
+from agents.agent import AgentBase
 from agents.mcp import MCPServer
 
 from .. import canon
@@ -18,7 +19,7 @@ from .._action import Parameters
 from ..aclient import AsyncClient
 from ..client import Client
 from ..errors import CanonError, ConfigError, Denied, DeniedUnfreezable
-from ._tools import Tools, told
+from ._tools import Once, Tools, told
 
 _GUARDED = "_aegisagent_guarded"
 
@@ -27,8 +28,9 @@ def protect_agent(
     client: AsyncClient | Client, agent: Agent[Any], *, tool: str, allow_unprotected: Collection[str] = (), **settings: Any
 ) -> Agent[Any]:
     """Protects all tools of an agent, in place. `tool`: the name under which they are registered, as actions by their names; an MCP
-    server's are those of `mcp:<its name>`. `allow_unprotected`: names of tools and handoffs that stay as they are. `settings`: those of
-    `Tools`, such as `reads`.
+    server's are those of `mcp:<its name>`. `allow_unprotected`: names of tools and handoffs that stay as they are; `capabilities` for what
+    an agent's class adds at run time, such as a sandbox's shell, and `prompt` for what a prompt that is kept elsewhere brings along.
+    `settings`: those of `Tools`, such as `reads`.
 
     Protect an agent when it is complete: a tool that is added later is not protected. A function that answers with its error's text, as
     `function_tool` makes it, counts as having ended well.
@@ -50,6 +52,9 @@ def _found(agent: Agent[Any], allowed: frozenset[str], seen: set[int]) -> list[F
     if id(agent) in seen:
         return []
     seen.add(id(agent))
+    for what, why in _hidden(agent):
+        if what not in allowed:
+            raise _unprotected(what, why)
     found: list[FunctionTool | MCPServer] = list(agent.mcp_servers)
     for server in agent.mcp_servers:
         if getattr(server, "max_retry_attempts", 0) != 0:
@@ -72,12 +77,20 @@ def _found(agent: Agent[Any], allowed: frozenset[str], seen: set[int]) -> list[F
     return found
 
 
+def _hidden(agent: Agent[Any]) -> Iterator[tuple[str, str]]:
+    """What may give an agent tools that do not stand in it, and why."""
+    if type(agent).get_all_tools is not AgentBase.get_all_tools or type(agent).get_mcp_tools is not AgentBase.get_mcp_tools:
+        yield "capabilities", f"the class of the agent `{agent.name}`, as a sandbox's, may add tools at run time"
+    if agent.prompt is not None:
+        yield "prompt", f"that of the agent `{agent.name}` is kept elsewhere, and may bring tools along"
+
+
 def _unprotected(name: str, why: str) -> ConfigError:
     return ConfigError(f"`{name}` cannot be protected: {why}. Name it in allow_unprotected if it may stay so")
 
 
 def _protect_tool(tool: FunctionTool, tools: Tools) -> None:
-    invoke = tool.on_invoke_tool
+    name, invoke = tool.name, tool.on_invoke_tool
     if getattr(invoke, _GUARDED, False):
         return
 
@@ -85,10 +98,11 @@ def _protect_tool(tool: FunctionTool, tools: Tools) -> None:
         async def run(parameters: Parameters) -> Any:
             return await invoke(context, json.dumps(parameters, ensure_ascii=False))
 
+        once = Once(run)
         try:
-            return await tools.arun(tool.name, _parameters(text), run)
+            return await tools.arun(name, _parameters(text), once)
         except Denied as denied:
-            if tools.tell_model:
+            if tools.tell_model and not once.has_run:
                 return told(denied)
             raise
 

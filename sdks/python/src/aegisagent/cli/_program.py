@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..client import Client
-from ..errors import AegisError, ConfigError
+from ..errors import AegisError, CanonError, ConfigError
 from ..secret import Secret
 
 DONE, SAID_NO, BAD_INPUT = 0, 1, 2
@@ -42,21 +45,34 @@ def client(options: argparse.Namespace) -> Client:
 
 
 def show(value: dict[str, Any], text: str, options: argparse.Namespace) -> None:
-    """Prints a result for a program or for people."""
-    print(json.dumps(value, ensure_ascii=False) if options.json else text)
+    """Prints a result for a program or for people. Of its own encoding, whatever that of the terminal is: JSON in ASCII."""
+    print(json.dumps(value) if options.json else text, flush=True)
+
+
+def one_line(text: object) -> str:
+    """What somebody else wrote, as people may be shown it: it begins no line, and commands no terminal."""
+    return "".join(character if character.isprintable() else " " for character in str(text))
 
 
 def run(program: Callable[[], int]) -> int:
     """Runs a program; its errors are one line on standard error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return program()
-    except ConfigError as error:
+    except (ConfigError, CanonError) as error:
         return complain(str(error), BAD_INPUT)
     except AegisError as error:
         return complain(str(error), SAID_NO)
+    except OSError as error:
+        # What is left to be written would fail again when the interpreter ends, and with another code.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return complain(f"standard output: {error}", BAD_INPUT)
 
 
 def complain(text: str, code: int) -> int:
     """Says what went wrong."""
-    print(text, file=sys.stderr)
+    print(one_line(text), file=sys.stderr)
     return code

@@ -30,7 +30,7 @@ def _freeze(options: argparse.Namespace) -> int:
     enforced = state.enforced is True
     found = {"agent": state.target_id, "verdict": state.verdict, "revision": state.revision, "enforced": enforced}
     where = "every edge that lives enforces it" if enforced else "not every edge has confirmed it; see GET /v1/edges"
-    _program.show(found, f"agent {state.target_id} is {state.verdict}; {where}", options)
+    _program.show(found, _program.one_line(f"agent {state.target_id} is {state.verdict}; {where}"), options)
     return _program.DONE if enforced else _program.SAID_NO
 
 

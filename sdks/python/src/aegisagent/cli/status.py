@@ -38,7 +38,7 @@ def _text(found: dict[str, Any]) -> str:
         f"approvals pending {summary.get('approvals_pending', 0)}",
         *(f"{state['verdict']}: {state['type']} {state['id']}" for state in found["contained"]),
     ]
-    return "\n".join(lines)
+    return "\n".join(map(_program.one_line, lines))
 
 
 if __name__ == "__main__":

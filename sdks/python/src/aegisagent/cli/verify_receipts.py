@@ -50,8 +50,8 @@ def describe(report: ExportReport) -> str:
     counts = f"{report.receipts} receipts in {len(report.lanes)} lanes, {report.proofs} proofs, {gaps} declared gaps"
     if report.failure is not None:
         failure = report.failure
-        receipt = failure.event_id or "that names no event"
-        place = "" if failure.lane is None else f", lane {failure.lane} seq {failure.seq}"
+        receipt = _program.one_line(failure.event_id or "that names no event")
+        place = "" if failure.lane is None else f", lane {_program.one_line(failure.lane)} seq {failure.seq}"
         reason = f"{failure.code}: {failure.message}"
         return f"invalid: receipt {receipt} (line {report.line}{place}): {reason}; {counts} hold before it"
     if report.verdict is Verdict.VALID:
