@@ -31,7 +31,7 @@ pub(crate) fn verify(file: &Path, roots: &[String], json: bool) -> anyhow::Resul
     if json {
         println!("{}", serde_json::to_string(&report)?);
     } else {
-        println!("{}", describe(&report));
+        println!("{}", printable(&describe(&report)));
     }
     Ok(if report.verdict == ExportVerdict::Invalid { ExitCode::from(SAID_NO) } else { ExitCode::SUCCESS })
 }
@@ -57,7 +57,21 @@ pub(crate) fn describe(report: &ExportReport) -> String {
 
 /// Says what went wrong, on standard error.
 pub(crate) fn complain(text: &str) {
-    eprintln!("{text}");
+    eprintln!("{}", printable(text));
+}
+
+/// A text for a terminal: what a file says of itself must not move the cursor, hide a verdict or turn it around.
+fn printable(text: &str) -> String {
+    let is_told =
+        |c: char| !c.is_control() && !matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().fold(String::with_capacity(text.len()), |mut told, c| {
+        if is_told(c) || c == '\n' {
+            told.push(c);
+        } else {
+            told.extend(c.escape_default());
+        }
+        told
+    })
 }
 
 /// Public keys given as base64 or as files that hold it; none where none was given.
@@ -77,4 +91,16 @@ pub(crate) fn read_roots(roots: &[String]) -> anyhow::Result<Option<KeyRing>> {
         })
         .collect();
     Ok(Some(KeyRing::new(keys?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_file_says_cannot_hide_a_verdict() {
+        assert_eq!(printable("invalid: receipt \u{1b}[2K\rvalid"), "invalid: receipt \\u{1b}[2K\\rvalid");
+        assert_eq!(printable("a\u{202e}b\u{9b}c"), "a\\u{202e}b\\u{9b}c");
+        assert_eq!(printable("ä 語 \u{1f600}\nnext"), "ä 語 \u{1f600}\nnext");
+    }
 }
