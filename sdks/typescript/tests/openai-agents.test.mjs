@@ -266,6 +266,27 @@ test("adapter-openai-agents", "an agent whose class may add tools at run time is
   });
 });
 
+test("adapter-openai-agents", "an agent whose prompt is kept elsewhere is refused, unless it is named", async () => {
+  await withClient("http://127.0.0.1:1", async (client) => {
+    const made = (more) => new Agent({ name: "a", tools: makeTools([]), ...more });
+    const hosted = (more) => made({ name: "hosted", prompt: { promptId: "pmpt_1" }, ...more });
+    const agents = {
+      "a prompt": hosted(), "a function of it": hosted({ prompt: () => ({ promptId: "pmpt_1" }) }), "a copy": hosted().clone({ tools: makeTools([]) }),
+      "a method of its own": Object.assign(made({ name: "hosted" }), { getPrompt: async () => ({ promptId: "pmpt_1" }) }),
+      "a handoff to one": made({ handoffs: [hosted()] }), "another handoff to one": made({ handoffs: [handoff(hosted())] }),
+    };
+    for (const [name, agent] of Object.entries(agents)) {
+      const before = agent.tools.map(({ invoke }) => invoke);
+      for (const allowUnprotected of [[], ["a", "prompt", "capabilities"]]) {
+        assert.throws(() => protectAgent(client, agent, { tool: "crm", allowUnprotected }), (error) => error instanceof ConfigError && /`hosted`.*prompt/.test(error.message), name);
+      }
+      assert.deepEqual(agent.tools.map(({ invoke }) => invoke), before, name);
+      assert.equal(protectAgent(client, agent, { tool: "crm", allowUnprotected: ["hosted"] }), agent, name);
+      assert.ok(agent.tools.every(({ invoke }, place) => invoke !== before[place]), name);
+    }
+  });
+});
+
 test("adapter-openai-agents", "a handoff leads where it says", async () => {
   await withClient("http://127.0.0.1:1", async (client) => {
     const [named, another] = [makeAgent([]), makeAgent([])];
