@@ -80,6 +80,22 @@ test("adapter-openai-agents", "an agent's denied tool does not run, and the mode
   });
 });
 
+test("adapter-openai-agents", "a denial from within a tool that ran is not told as the tool's own", async () => {
+  await withEdge(async (edge) => {
+    const made = () => {
+      const agent = makeAgent([]);
+      const options = { errorFunction: null, name: "update_note", description: "Updates.", parameters: z.object({ customer: z.string(), note: z.string() }) };
+      agent.tools = [tool({ ...options, execute: () => { throw new DeniedByPolicy("policy_denied", "of another"); } })];
+      return agent;
+    };
+    const answer = await runAgent(edge, made(), { tellModel: true });
+    assert.match(answer, /The tool ran, and its result is withheld/);
+    assert.doesNotMatch(answer, /The call was denied/);
+    await assert.rejects(runAgent(edge, made()));
+    assert.deepEqual(edge.sent("outcome").map(({ status }) => status), ["error", "error"]);
+  });
+});
+
 test("adapter-openai-agents", "an agent's edited action runs as edited", async () => {
   await withEdge(async (edge) => {
     const ran = [];

@@ -15,7 +15,7 @@ import { CanonError, ConfigError, Denied, DeniedUnfreezable } from "../errors.js
 import { create, defineProperty, getOwnPropertyDescriptor, getPrototypeOf, hasOwn, isArray, isOneOf, ownKeys, placeOf, structuredClone, weakHas } from "../natives.js";
 import { namesOf } from "../settings.js";
 import { withSignal } from "../trust.js";
-import { Passage, split, told, Tools, type ToolsSettings } from "./tools.js";
+import { Passage, split, told, toldOfRun, Tools, type ToolsSettings } from "./tools.js";
 
 export interface AgentSettings extends ToolsSettings {
   /** The name under which tools are registered, as actions by their names; an MCP server's are those of `mcp:<its name>`. */
@@ -122,12 +122,16 @@ function guardTool(tool: Tool, tools: Tools): void {
   if (weakHas(guarded, tool)) return;
   const [name, invoke] = [tool.name ?? tool.type, tool.invoke];
   tool.invoke = async (context, text, details) => {
-    const run = async ({ parametersText }: FrozenAction): Promise<unknown> => await invoke(context, parametersText, detailsOf(details, parametersText));
+    let hasRun = false;
+    const run = async ({ parametersText }: FrozenAction): Promise<unknown> => {
+      hasRun = true;
+      return await invoke(context, parametersText, detailsOf(details, parametersText));
+    };
     const call = async (): Promise<unknown> => await tools.run(name, parametersOf(text), run);
     try {
       return await (details?.signal === undefined ? call() : withSignal(details.signal, call));
     } catch (error) {
-      if (error instanceof Denied && tools.tellModel) return told(error);
+      if (error instanceof Denied && tools.tellModel) return hasRun ? toldOfRun(error) : told(error);
       throw error;
     }
   };
