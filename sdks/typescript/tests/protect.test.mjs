@@ -340,6 +340,19 @@ test("protect-edit", "a resource that follows from the parameters follows the ed
   });
 });
 
+test("protect-edit", "an edit from whose parameters the resource cannot be told is a denial", async () => {
+  await withEdge(async (edge) => {
+    const fn = recorder();
+    edge.decision = "require_approval";
+    for (const [resource, amount] of [[(parameters) => `customer-${parameters.amount.toFixed(0)}`, "a secret"], [(parameters) => (parameters.amount === 1 ? "customer-1" : 7), 2]]) {
+      edge.edited = editOf({ parameters: { note: "b", amount } });
+      const asked = call(edge.url, fn, { note: "a", amount: 1 }, { acceptEdits: true, resource });
+      await assert.rejects(asked, (error) => error instanceof DeniedByApprover && error.code === "approval_edited" && /cannot be told/.test(error.message));
+    }
+    assert.deepEqual([fn.calls, edge.sent("consume"), edge.sent("outcome")], [[], [], []]);
+  });
+});
+
 test("protect-unfreezable", "a resource is a text or nothing", async () => {
   await withEdge(async (edge) => {
     for (const resource of [() => 1, () => undefined, () => "\ud800", () => Promise.resolve("a"), () => ({})]) {
