@@ -92,9 +92,14 @@ export function refreeze(original: FrozenAction, edited: ToolCall, resource: Res
     throw new ConfigError("the edit has other parameters than the function");
   }
   const made = freeze(edited.tool, edited.action, edited.resource, edited.mutates_state, after);
-  if (resourceOf(resource, made.parameters) !== edited.resource) {
-    throw new ConfigError("the edit names another resource than its parameters do");
+  let named: string | null;
+  try {
+    named = resourceOf(resource, made.parameters);
+  } catch {
+    // The function was not written for what an approver may write, and its error's text may hold an argument.
+    throw new ConfigError("the resource cannot be told from the edited parameters");
   }
+  if (named !== edited.resource) throw new ConfigError("the edit names another resource than its parameters do");
   return made;
 }
 

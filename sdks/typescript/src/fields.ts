@@ -27,8 +27,14 @@ export class Fields {
     return new BadReply(`\`${name}\` of ${this.what} is not ${word}`);
   }
 
-  /** True where the field is null or absent. */
+  /** True where a field that must be there is null. */
   isNull(name: string): boolean {
+    if (!hasOwn(this.tree, name)) throw new BadReply(`${this.what} has no \`${name}\``);
+    return this.tree[name] === null;
+  }
+
+  /** True where a field that may be missing is null or missing. */
+  isAbsent(name: string): boolean {
     return (this.get(name) ?? null) === null;
   }
 

@@ -44,7 +44,8 @@ export class ToolCall {
   }
 
   static read(f: Fields): ToolCall {
-    return new ToolCall(f.text("tool"), f.text("action"), f.maybeText("resource"), f.flag("mutates_state"), f.object("parameters"));
+    const resource = f.isAbsent("resource") ? null : f.text("resource");
+    return new ToolCall(f.text("tool"), f.text("action"), resource, f.flag("mutates_state"), f.object("parameters"));
   }
 
   [inspect.custom](): string {
@@ -297,7 +298,7 @@ export function readContainment(value: Tree): Containment {
     revision: f.integer("revision"),
     issued_at: f.text("issued_at"),
     verdict: f.text("verdict"),
-    enforced: f.isNull("enforced") ? null : f.flag("enforced"),
+    enforced: f.isAbsent("enforced") ? null : f.flag("enforced"),
   });
 }
 

@@ -34,6 +34,8 @@ const isWellFormed = uncurry<string, [], boolean>(String.prototype.isWellFormed)
 const sort = uncurry<string[], [], string[]>(Array.prototype.sort as (this: string[]) => string[]);
 const join = uncurry<string[], [string], string>(Array.prototype.join);
 const weakHas = uncurry<WeakSet<object>, [object], boolean>(WeakSet.prototype.has);
+const mapForEach = uncurry<ReadonlyMap<unknown, unknown>, [(value: unknown, key: unknown) => void], unknown>(Map.prototype.forEach);
+const setForEach = uncurry<ReadonlySet<unknown>, [(value: unknown) => void], unknown>(Set.prototype.forEach);
 /* eslint-enable @typescript-eslint/unbound-method */
 
 /** Monotonic seconds. */
@@ -43,8 +45,8 @@ export const epochSeconds = (): number => wallClock() / 1000;
 
 export {
   apply, arrayPrototype, charCodeAt, clearTimer, create, defineProperty, freeze, fromCharCode, getOwnPropertyDescriptor, getPrototypeOf, hasOwn, isArray,
-  isFinite, isInteger, isProxy, isSafeInteger, isWellFormed, join, keys, objectPrototype, ownKeys, parse, setTimer, slice, sort, startsWith, stringify,
-  structuredClone, weakHas,
+  isFinite, isInteger, isProxy, isSafeInteger, isWellFormed, join, keys, mapForEach, objectPrototype, ownKeys, parse, setForEach, setTimer, slice, sort,
+  startsWith, stringify, structuredClone, weakHas,
 };
 
 /** The place of a value in a list; −1 where it is not in it. */

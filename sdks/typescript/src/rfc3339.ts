@@ -2,6 +2,7 @@
 
 const RFC3339 = /^(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?:[Zz]|([+-])(\d\d):(\d\d))$/;
 const MS_PER_DAY = 86_400_000;
+const FIRST_S = -62_135_596_800;
 
 /** Microseconds since the epoch, digits past the microsecond cut off; null for a text that is no such time. */
 export function microseconds(text: string): bigint | null {
@@ -17,5 +18,7 @@ export function microseconds(text: string): bigint | null {
   if (year < 1 || date.getUTCFullYear() !== year || date.getUTCMonth() !== month - 1 || date.getUTCDate() !== day) return null;
   const ahead = (aheadHours * 60 + aheadMinutes) * (match[8] === "-" ? -1 : 1);
   const seconds = (date.getTime() / MS_PER_DAY) * 86_400 + hour * 3600 + (minute - ahead) * 60 + second;
+  // Years begin with 1 in UTC too.
+  if (seconds < FIRST_S) return null;
   return BigInt(seconds) * 1_000_000n + BigInt((match[7] ?? "").slice(0, 6).padEnd(6, "0"));
 }

@@ -188,6 +188,24 @@ test("adapter-langchain", "a denial is what the model is told, if it is to be", 
   });
 });
 
+test("adapter-langchain", "a denial from within a tool that ran is not told as the tool's own", async () => {
+  await withEdge(async (edge) => {
+    await withClient(edge.url, async (client) => {
+      const make = () => tool(() => { throw new DeniedByPolicy("policy_denied", "of another"); }, { name: "update_note", description: "Updates.", schema: z.object({ customer: z.string(), note: z.string() }) });
+      const [teller] = protectTools(client, [make()], { tool: "crm", tellModel: true });
+      for (const [name, way] of Object.entries(ways([teller]))) {
+        const answer = String(await way());
+        assert.match(answer, /The tool ran, and its result is withheld/, name);
+        assert.doesNotMatch(answer, /The call was denied/, name);
+      }
+      const message = await teller.invoke({ name: "update_note", args: CALL, id: "1", type: "tool_call" });
+      assert.deepEqual([message.status, message.tool_call_id], ["error", "1"]);
+      await assert.rejects(protectTools(client, [make()], { tool: "crm" })[0].invoke(CALL), DeniedByPolicy);
+      assert.ok(edge.sent("outcome").every(({ status }) => status === "error"));
+    });
+  });
+});
+
 test("adapter-langchain", "an edited action runs as edited, and is checked against the schema", async () => {
   await withEdge(async (edge) => {
     edge.decision = "require_approval";

@@ -80,6 +80,22 @@ test("adapter-openai-agents", "an agent's denied tool does not run, and the mode
   });
 });
 
+test("adapter-openai-agents", "a denial from within a tool that ran is not told as the tool's own", async () => {
+  await withEdge(async (edge) => {
+    const made = () => {
+      const agent = makeAgent([]);
+      const options = { errorFunction: null, name: "update_note", description: "Updates.", parameters: z.object({ customer: z.string(), note: z.string() }) };
+      agent.tools = [tool({ ...options, execute: () => { throw new DeniedByPolicy("policy_denied", "of another"); } })];
+      return agent;
+    };
+    const answer = await runAgent(edge, made(), { tellModel: true });
+    assert.match(answer, /The tool ran, and its result is withheld/);
+    assert.doesNotMatch(answer, /The call was denied/);
+    await assert.rejects(runAgent(edge, made()));
+    assert.deepEqual(edge.sent("outcome").map(({ status }) => status), ["error", "error"]);
+  });
+});
+
 test("adapter-openai-agents", "an agent's edited action runs as edited", async () => {
   await withEdge(async (edge) => {
     const ran = [];
@@ -263,6 +279,27 @@ test("adapter-openai-agents", "an agent whose class may add tools at run time is
       assert.ok(agent.tools.every(({ invoke }, place) => invoke !== before[place]), name);
     }
     protectAgent(client, Agent.create({ name: "a", tools: makeTools([]), handoffs: [made(Agent).clone({ name: "b" })] }), { tool: "crm" });
+  });
+});
+
+test("adapter-openai-agents", "an agent whose prompt is kept elsewhere is refused, unless it is named", async () => {
+  await withClient("http://127.0.0.1:1", async (client) => {
+    const made = (more) => new Agent({ name: "a", tools: makeTools([]), ...more });
+    const hosted = (more) => made({ name: "hosted", prompt: { promptId: "pmpt_1" }, ...more });
+    const agents = {
+      "a prompt": hosted(), "a function of it": hosted({ prompt: () => ({ promptId: "pmpt_1" }) }), "a copy": hosted().clone({ tools: makeTools([]) }),
+      "a method of its own": Object.assign(made({ name: "hosted" }), { getPrompt: async () => ({ promptId: "pmpt_1" }) }),
+      "a handoff to one": made({ handoffs: [hosted()] }), "another handoff to one": made({ handoffs: [handoff(hosted())] }),
+    };
+    for (const [name, agent] of Object.entries(agents)) {
+      const before = agent.tools.map(({ invoke }) => invoke);
+      for (const allowUnprotected of [[], ["a", "prompt", "capabilities"]]) {
+        assert.throws(() => protectAgent(client, agent, { tool: "crm", allowUnprotected }), (error) => error instanceof ConfigError && /`hosted`.*prompt/.test(error.message), name);
+      }
+      assert.deepEqual(agent.tools.map(({ invoke }) => invoke), before, name);
+      assert.equal(protectAgent(client, agent, { tool: "crm", allowUnprotected: ["hosted"] }), agent, name);
+      assert.ok(agent.tools.every(({ invoke }, place) => invoke !== before[place]), name);
+    }
   });
 });
 

@@ -144,6 +144,48 @@ cases("protect-outcome", "a result that does its work later is not handed out", 
   });
 });
 
+const later = () => Promise.reject(new Error("later"));
+const WITHIN = {
+  "an array": (one) => [1, one], "arrays": (one) => [[[[one]]]], "an object": (one) => ({ rows: one }), "an object without a prototype": (one) => Object.assign(Object.create(null), { one }),
+  "a symbol": (one) => ({ [Symbol("rows")]: one }), "what is not enumerable": (one) => Object.defineProperty({}, "rows", { value: one }), "a map": (one) => new Map([["rows", one]]),
+  "a map's keys": (one) => new Map([[one, 1]]), "a set": (one) => new Set([one]), "all of them": (one) => ({ rows: [new Map([["a", new Set([{ one }])]])] }),
+  "far below": (one) => Array.from({ length: 20_000 }).reduce((held) => [held], one),
+};
+cases("protect-outcome", "a result that holds what does its work later is not handed out", WITHIN, async (holding) => {
+  for (const [name, made] of Object.entries({ ...LAZY, "a promise": later, "a promise of a generator": later, "a thenable": () => ({ then: () => undefined }) })) {
+    await withEdge(async (edge) => {
+      await assert.rejects(call(edge.url, () => holding(made())), LazyResult, name);
+      assert.deepEqual(edge.sent("outcome").map(({ status }) => status), ["ambiguous"], name);
+    });
+  }
+});
+
+test("protect-outcome", "a generator in a result is closed", async () => {
+  await withEdge(async (edge) => {
+    let isClosed = false;
+    const generator = (function* () { try { yield 1; yield 2; } finally { isClosed = true; } })();
+    generator.next();
+    await assert.rejects(call(edge.url, () => ({ rows: [generator] })), LazyResult);
+    assert.ok(isClosed);
+  });
+});
+
+const endless = () => new Proxy({}, { get: (_, name) => (name === "rows" ? endless() : undefined), ownKeys: () => ["rows"], getOwnPropertyDescriptor: () => ({ value: endless(), configurable: true }) });
+const inItself = { rows: [] };
+inItself.rows.push(inItself, new Map([[inItself, inItself]]));
+const NO_LATER = {
+  "what stands in itself": inItself, "no end of proxies": { rows: endless() }, "what cannot be looked at": [new Proxy({}, { get() { throw new Error("no"); }, has() { throw new Error("no"); }, getPrototypeOf() { throw new Error("no"); } })],
+  "a prototype that cannot be": Object.create(new Proxy({}, { getPrototypeOf() { throw new Error("no"); } })), "an accessor": { get rows() { throw new Error("no"); } }, "many rows": Array.from({ length: 200_000 }, (_, id) => ({ id })),
+  "far below": Array.from({ length: 20_000 }).reduce((held) => [held], 1), "a great empty array": new Array(2 ** 32 - 1), "an array's like": { next: 1, then: 2 },
+};
+cases("protect-outcome", "a result without such is handed out as it is, whatever it holds", NO_LATER, async (result) => {
+  await withEdge(async (edge) => {
+    // Not by deepEqual, which would look at it.
+    assert.ok((await call(edge.url, () => result)) === result);
+    assert.deepEqual(edge.sent("outcome").map(({ status }) => status), ["ok"]);
+  });
+});
+
 test("protect-outcome", "an awaitable is waited for before anything is reported", async () => {
   await withEdge(async (edge) => {
     let done = false;
@@ -295,6 +337,19 @@ test("protect-edit", "a resource that follows from the parameters follows the ed
     assert.deepEqual(fn.calls, [{ note: "b", amount: 2 }]);
     edge.edited = editOf({ resource: "customer-3" });
     await assert.rejects(call(edge.url, fn, { note: "a", amount: 1 }, how), { code: "approval_edited" });
+  });
+});
+
+test("protect-edit", "an edit from whose parameters the resource cannot be told is a denial", async () => {
+  await withEdge(async (edge) => {
+    const fn = recorder();
+    edge.decision = "require_approval";
+    for (const [resource, amount] of [[(parameters) => `customer-${parameters.amount.toFixed(0)}`, "a secret"], [(parameters) => (parameters.amount === 1 ? "customer-1" : 7), 2]]) {
+      edge.edited = editOf({ parameters: { note: "b", amount } });
+      const asked = call(edge.url, fn, { note: "a", amount: 1 }, { acceptEdits: true, resource });
+      await assert.rejects(asked, (error) => error instanceof DeniedByApprover && error.code === "approval_edited" && /cannot be told/.test(error.message));
+    }
+    assert.deepEqual([fn.calls, edge.sent("consume"), edge.sent("outcome")], [[], [], []]);
   });
 });
 

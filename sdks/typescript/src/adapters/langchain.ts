@@ -16,7 +16,7 @@ import { defineProperty, getOwnPropertyDescriptor, getPrototypeOf, hasOwn, weakH
 import { namesOf } from "../settings.js";
 import { withSignal } from "../trust.js";
 import { AS_IS, callOf, type Input, isObject, madeCall, readInput } from "./langchain-input.js";
-import { Passage, split, told, Tools, type ToolsSettings } from "./tools.js";
+import { Passage, split, told, toldOfRun, Tools, type ToolsSettings } from "./tools.js";
 
 // What does the work once a call is cleared; by themselves they do nothing.
 const WORK = "_call";
@@ -79,10 +79,12 @@ function guard(tool: Tool, tools: Tools, passedOn: readonly string[]): void {
       const [args, id] = call === null ? [input, null] : [call.args, call.id];
       const passing = passage.take(tool, way, (cleared) => cleared.isSame(args));
       if (passing !== null) return await original.call(tool, call === null ? passing.given() : passing.call(id), ...rest);
+      let hasRun = false;
       const work = async (): Promise<unknown> => {
         const isVerbose = tool["verboseParsingErrors"] === true;
         const read = await readInput(args, { schema: schema(), passedOn, isVerbose });
         const run = async (action: FrozenAction): Promise<unknown> => {
+          hasRun = true;
           const cleared = clearedOf(name, read, action);
           const outermost = call === null ? cleared.given() : cleared.call(id);
           return await passage.through(tool, further, cleared, async () => await original.call(tool, outermost, ...rest));
@@ -94,7 +96,8 @@ function guard(tool: Tool, tools: Tools, passedOn: readonly string[]): void {
         return await (signal === null ? work() : withSignal(signal, work));
       } catch (error) {
         if (!(error instanceof Denied) || !tools.tellModel) throw error;
-        return id === null ? told(error) : new ToolMessage({ content: told(error), tool_call_id: id, name, status: "error" });
+        const content = hasRun ? toldOfRun(error) : told(error);
+        return id === null ? content : new ToolMessage({ content, tool_call_id: id, name, status: "error" });
       }
     });
   }

@@ -2,7 +2,8 @@
  * The OpenAI Agents SDK: all tools of an agent, of the agents that it hands over to, and of its MCP servers. Needs `@openai/agents`.
  *
  * What runs elsewhere (hosted tools) or takes no JSON (shell, computer, patches) cannot be guarded here, an agent that is a tool hides its
- * own, and one of a class of its own (a sandbox's) may add some while it runs: they are refused, unless they are named.
+ * own, one of a class of its own (a sandbox's) may add some while it runs, and one whose prompt is kept elsewhere may bring some along: they are
+ * refused, unless they are named.
  */
 
 import { Agent } from "@openai/agents";
@@ -14,12 +15,15 @@ import { CanonError, ConfigError, Denied, DeniedUnfreezable } from "../errors.js
 import { create, defineProperty, getOwnPropertyDescriptor, getPrototypeOf, hasOwn, isArray, isOneOf, ownKeys, placeOf, structuredClone, weakHas } from "../natives.js";
 import { namesOf } from "../settings.js";
 import { withSignal } from "../trust.js";
-import { Passage, split, told, Tools, type ToolsSettings } from "./tools.js";
+import { Passage, split, told, toldOfRun, Tools, type ToolsSettings } from "./tools.js";
 
 export interface AgentSettings extends ToolsSettings {
   /** The name under which tools are registered, as actions by their names; an MCP server's are those of `mcp:<its name>`. */
   tool: string;
-  /** Names of tools and handoffs that stay as they are; `capabilities` for what an agent's class adds at run time. */
+  /**
+   * Names of tools and handoffs that stay as they are; `capabilities` for what an agent's class adds at run time; an agent's own for a prompt that is
+   * kept elsewhere.
+   */
   allowUnprotected?: readonly string[] | ReadonlySet<string>;
 }
 
@@ -33,13 +37,14 @@ type CallTool = (name: string, args: object | null, ...rest: unknown[]) => Promi
 interface Tool { type: string; name?: string; invoke: Invoke; on?: unknown }
 interface Server { name: string; callTool: CallTool; callToolResult?: CallTool }
 interface Handoff { toolName: string; agent: AnyAgent; onInvokeHandoff: (...given: unknown[]) => unknown }
-interface AnyAgent { name: string; tools: Tool[]; handoffs: (AnyAgent | Handoff)[]; mcpServers: Server[] }
+interface AnyAgent { name: string; tools: Tool[]; handoffs: (AnyAgent | Handoff)[]; mcpServers: Server[]; prompt?: unknown; getPrompt: unknown }
 interface Found { agents: object[]; tools: Tool[]; servers: Server[]; handoffs: Handoff[] }
 
 // What gives an agent's tools, or another agent.
 const OVERRIDABLE = ["getAllTools", "getMcpTools", "clone"];
 // How the framework names the property by which it shows what a tool is about to run.
 const PARSED_INPUT_CALLBACK = "openai.agents.functionToolParsedInputCallback";
+const usualPrompt: unknown = getOwnPropertyDescriptor(Agent.prototype, "getPrompt")?.value;
 const guarded = new WeakSet<object>();
 const passage = new Passage<FrozenAction>();
 
@@ -66,6 +71,7 @@ function look(agent: AnyAgent, allowed: readonly string[], found: Found): void {
   if (placeOf(agent, found.agents) >= 0) return;
   if (!isArray(agent.tools) || !isArray(agent.handoffs) || !isArray(agent.mcpServers)) throw new ConfigError("an agent is an Agent of @openai/agents");
   if (mayAddTools(agent) && !isOneOf(CAPABILITIES, allowed)) throw unprotected(CAPABILITIES, "a class of its own, as a sandbox's, may add tools at run time");
+  if (hasHostedPrompt(agent) && !isOneOf(agent.name, allowed)) throw unprotected(agent.name, "its prompt is kept elsewhere, and may bring tools along");
   found.agents.push(agent);
   for (const server of agent.mcpServers) {
     checkChangeable(server, server.name);
@@ -95,6 +101,11 @@ function mayAddTools(agent: AnyAgent): boolean {
   return CAPABILITIES in agent || getPrototypeOf(agent) !== Agent.prototype || OVERRIDABLE.some((name) => hasOwn(agent, name));
 }
 
+/** A prompt that the model's server keeps, with tools that run there. */
+function hasHostedPrompt(agent: AnyAgent): boolean {
+  return (agent.prompt ?? null) !== null || agent.getPrompt !== usualPrompt;
+}
+
 function isHandoff(value: AnyAgent | Handoff): value is Handoff {
   return typeof (value as Partial<Handoff>).onInvokeHandoff === "function";
 }
@@ -111,12 +122,16 @@ function guardTool(tool: Tool, tools: Tools): void {
   if (weakHas(guarded, tool)) return;
   const [name, invoke] = [tool.name ?? tool.type, tool.invoke];
   tool.invoke = async (context, text, details) => {
-    const run = async ({ parametersText }: FrozenAction): Promise<unknown> => await invoke(context, parametersText, detailsOf(details, parametersText));
+    let hasRun = false;
+    const run = async ({ parametersText }: FrozenAction): Promise<unknown> => {
+      hasRun = true;
+      return await invoke(context, parametersText, detailsOf(details, parametersText));
+    };
     const call = async (): Promise<unknown> => await tools.run(name, parametersOf(text), run);
     try {
       return await (details?.signal === undefined ? call() : withSignal(details.signal, call));
     } catch (error) {
-      if (error instanceof Denied && tools.tellModel) return told(error);
+      if (error instanceof Denied && tools.tellModel) return hasRun ? toldOfRun(error) : told(error);
       throw error;
     }
   };

@@ -83,6 +83,11 @@ export function told(denied: Denied): string {
   return `The call was denied: ${denied.code}: ${denied.reason}${named}`;
 }
 
+/** What a model may read of a denial that came out of a tool that ran: it is no word about that tool's own call. */
+export function toldOfRun(within: Denied): string {
+  return `The tool ran, and its result is withheld: something that it called was not allowed (${within.code}: ${within.reason})`;
+}
+
 /**
  * Leave for one way of being run to go through others, where a framework's ways call each other: `invoke` calls `call`, which runs the tool. Each
  * lets the cleared call through once, from the outermost to the innermost and not back, and none does once the cleared work has ended.
