@@ -19,8 +19,8 @@ use crate::control::Control;
 
 /// Runs of one tenant that are remembered; past it those whose last call is longest ago are forgotten, of that tenant alone.
 const MOST_RUNS: usize = 20_000;
-/// Longest name of a run that is told of, bytes.
-const MAX_RUN: usize = 300;
+/// Longest name of a run that is told of, bytes: any that an edge admits, which counts characters, with what stands before it.
+const MAX_RUN: usize = 4 * 256 + 64;
 /// A run that goes on is told again after this time, so that edges do not take it for idle, microseconds.
 const AGAIN_US: i64 = 60_000_000;
 /// Before a label that the bus refused is tried again.

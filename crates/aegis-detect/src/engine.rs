@@ -381,7 +381,7 @@ fn emit(
                 Ok(found) => found,
                 Err(error) => {
                     running.set_aside(&tenant, error, None)?;
-                    continue;
+                    Vec::new()
                 }
             };
             if let Some(key) = running.state.key_mut(&tenant, &bucket, &text) {

@@ -170,32 +170,24 @@ impl Partition {
 
     /// The values of a frame in the order of its rows; of more than `MOST_LISTED`, or more than so many bytes, some of the first and the last.
     pub(crate) fn values(&self, frame: usize, most_bytes: usize) -> Vec<&Bytes> {
-        let Held { from, to, .. } = self.held[frame];
-        let rows = self.rows.range((from - self.dropped) as usize..(to - self.dropped) as usize);
-        let mut values = rows.filter_map(|row| self.frames[frame].argument.and_then(|argument| row.values[argument].as_ref()));
-        let mut bytes = 0;
-        let all: Vec<&Bytes> = values
-            .by_ref()
-            .take(MOST_LISTED + 1)
-            .take_while(|value| {
-                bytes += value.len();
-                bytes <= most_bytes
-            })
-            .collect();
-        if all.len() as u64 == self.held[frame].count && all.len() <= MOST_LISTED {
-            return all;
+        let Held { from, to, count, .. } = self.held[frame];
+        let there_are = || {
+            let rows = self.rows.range((from - self.dropped) as usize..(to - self.dropped) as usize);
+            rows.filter_map(|row| self.frames[frame].argument.and_then(|argument| row.values[argument].as_ref()))
+        };
+        if count <= MOST_LISTED as u64 && there_are().map(|value| value.len()).sum::<usize>() <= most_bytes {
+            return there_are().collect();
         }
-        let rows = self.rows.range((from - self.dropped) as usize..(to - self.dropped) as usize);
-        let last = rows.rev().filter_map(|row| self.frames[frame].argument.and_then(|argument| row.values[argument].as_ref()));
-        let (mut first_bytes, mut last_bytes) = (0, 0);
         // One of each end, however long.
         let fits = |bytes: &mut usize, value: &Bytes| {
             let is_first = *bytes == 0;
             *bytes += value.len();
             is_first || *bytes <= most_bytes / 2
         };
-        let mut some: Vec<&Bytes> = all.into_iter().take(ENDS_LISTED).take_while(|value| fits(&mut first_bytes, value)).collect();
-        let mut last: Vec<&Bytes> = last.take(ENDS_LISTED).take_while(|value| fits(&mut last_bytes, value)).collect();
+        let (mut first_bytes, mut last_bytes) = (0, 0);
+        let mut some: Vec<&Bytes> = there_are().take(ENDS_LISTED).take_while(|value| fits(&mut first_bytes, value)).collect();
+        let mut last: Vec<&Bytes> =
+            there_are().rev().take(ENDS_LISTED).take_while(|value| fits(&mut last_bytes, value)).collect();
         last.reverse();
         some.extend(last);
         some

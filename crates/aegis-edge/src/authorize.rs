@@ -239,7 +239,7 @@ impl Edge {
         let tenant = &claims.tenant_id;
         let dry_run = call.request.dry_run;
         // A read that taints its run is answered only when the taint would survive a crash.
-        let taints = trust.effective >= SourceTrust::Unknown
+        let taints = trust.effective > SourceTrust::TrustedInternalUnsigned
             && self.runs.label(tenant, &trust.run, now).is_none_or(|label| label < trust.effective);
         let run_label =
             if dry_run { trust.effective } else { self.runs.tighten(tenant, &trust.run, trust.effective, trust.run_idle_s, now) };

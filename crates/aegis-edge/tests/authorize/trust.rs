@@ -24,6 +24,24 @@ async fn a_run_s_label_only_tightens_and_survives_a_restart() {
 }
 
 #[tokio::test]
+async fn a_read_that_taints_its_run_is_answered_when_the_taint_is_on_the_disk() {
+    for label in ["semi_trusted_customer", "unknown", "untrusted_external"] {
+        let house = House::new().await;
+        let read = async || {
+            house
+                .ask(|b| {
+                    b["tool_call"] = json!({"tool": "crm", "action": "read_note", "mutates_state": false, "parameters": {}});
+                    b["context"]["source_trust"] = json!(label);
+                })
+                .await
+        };
+        let (first, second) = (read().await, read().await);
+        assert_eq!((first["decision"].as_str(), first["receipt"]["receipt_hash"].is_string()), (Some("allow"), true), "{label}");
+        assert!(second["receipt"]["receipt_hash"].is_null(), "{label}: it says nothing new");
+    }
+}
+
+#[tokio::test]
 async fn calls_without_a_run_share_their_agent_s() {
     let house = House::new().await;
     house
