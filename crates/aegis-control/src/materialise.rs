@@ -1,16 +1,17 @@
 //! The approvals consumer: frozen actions from the bus become approvals that people can see.
 //! Promises that an action is shown only after its hash was computed anew and its decision's receipt was proven; never shows the rest.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_bus::{Delivered, Stream, subject};
 use aegis_ledger::verify::verify_wire;
-use aegis_model::{ApprovalStatus, EventKind, FrozenAction, Phase};
+use aegis_model::{ApprovalStatus, EventKind, FrozenAction, Phase, TenantId};
 use aegis_store::HistoryRow;
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::control::{Control, ControlError};
 use crate::decide::hash_of;
@@ -30,6 +31,17 @@ const MAX_OUTSTANDING: usize = 1024;
 /// How long after its end a frozen action still waits for its receipt, seconds.
 const GRACE_S: i64 = 300;
 
+/// How long it waits at most, by when the bus stored it, seconds: how long it lasts is its edge's word. Its decision was sent with it.
+const LONGEST_WAIT_S: i64 = 3600;
+/// Frozen actions of one tenant that may wait for longer than this while the history is up to date: nobody's may take all the room.
+const OF_ONE_TENANT: usize = 128;
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long ago the history may have been up to date.
+const UP_TO_DATE: Duration = Duration::from_secs(5);
+
+/// A frozen action that waits for its decision, and since when it is here.
+type Waiting = (Delivered, FrozenAction, Instant);
+
 /// What became of a frozen action.
 enum Step {
     Done,
@@ -40,7 +52,7 @@ enum Step {
 /// Follows the stream until stopped.
 pub(crate) async fn run(control: Arc<Control>, mut stop: watch::Receiver<bool>) {
     let mut follower = Follower::new(Arc::clone(&control.bus), Stream::Approvals, CONSUMER, "approval.>");
-    let mut outstanding: VecDeque<(Delivered, FrozenAction)> = VecDeque::new();
+    let mut outstanding: VecDeque<Waiting> = VecDeque::new();
     loop {
         tokio::select! {
             outcome = step(&control, &mut follower, &mut outstanding) => match outcome {
@@ -68,35 +80,54 @@ fn failed(error: impl std::fmt::Display) -> ControlError {
     ControlError::Failed(error.to_string())
 }
 
-async fn step(
-    control: &Control,
-    follower: &mut Follower,
-    outstanding: &mut VecDeque<(Delivered, FrozenAction)>,
-) -> Result<(), ControlError> {
+async fn step(control: &Control, follower: &mut Follower, outstanding: &mut VecDeque<Waiting>) -> Result<(), ControlError> {
     let arrived = control.arrived.notified();
     if outstanding.len() < MAX_OUTSTANDING {
         let wait = if outstanding.is_empty() { WAIT } else { SHORT_WAIT };
         for delivered in follower.next(control.config.consumer_batch, wait).await.map_err(failed)? {
             match read(&delivered) {
-                Ok(frozen) => outstanding.push_back((delivered, frozen)),
+                Ok(frozen) => outstanding.push_back((delivered, frozen, Instant::now())),
                 Err(reason) => control.dead_letter(Stream::Approvals, &delivered, &reason).await.map_err(failed)?,
             }
         }
     }
     let before = outstanding.len();
     for _ in 0..before {
-        let Some((delivered, frozen)) = outstanding.pop_front() else { break };
+        let Some((delivered, frozen, since)) = outstanding.pop_front() else { break };
         if let Step::Waits = control.materialise(&delivered, &frozen).await? {
-            outstanding.push_back((delivered, frozen));
+            outstanding.push_back((delivered, frozen, since));
         }
     }
-    let done = outstanding.iter().map(|(delivered, _)| delivered.seq - 1).min().unwrap_or_else(|| follower.read_up_to());
+    if control.caught_up.lock().is_some_and(|at| at.elapsed() < UP_TO_DATE) {
+        let waiting = outstanding.iter().map(|(delivered, frozen, since)| (&frozen.tenant_id, since.elapsed(), delivered.seq));
+        for seq in surplus(waiting) {
+            let Some(place) = outstanding.iter().position(|(delivered, ..)| delivered.seq == seq) else { continue };
+            let Some((delivered, ..)) = outstanding.remove(place) else { continue };
+            let reason = "its decision has not arrived, and too many of its tenant's wait";
+            control.dead_letter(Stream::Approvals, &delivered, reason).await.map_err(failed)?;
+        }
+    }
+    let done = outstanding.iter().map(|(delivered, ..)| delivered.seq - 1).min().unwrap_or_else(|| follower.read_up_to());
     follower.save(done).await.map_err(failed)?;
     if before > 0 && outstanding.len() == before {
         // Nothing moved: wait until something arrives, or look again soon.
         let _ = tokio::time::timeout(WAIT, arrived).await;
     }
     Ok(())
+}
+
+/// Of those that wait (whose, how long, which), the longest waiting of tenants of whom too many wait too long.
+fn surplus<'a>(waiting: impl Iterator<Item = (&'a TenantId, Duration, u64)>) -> Vec<u64> {
+    let mut too_long: BTreeMap<&TenantId, Vec<u64>> = BTreeMap::new();
+    for (tenant, _, seq) in waiting.filter(|(_, waited, _)| *waited > PATIENCE) {
+        too_long.entry(tenant).or_default().push(seq);
+    }
+    let surplus = |mut of_tenant: Vec<u64>| {
+        of_tenant.sort_unstable();
+        of_tenant.truncate(of_tenant.len().saturating_sub(OF_ONE_TENANT));
+        of_tenant
+    };
+    too_long.into_values().flat_map(surplus).collect()
 }
 
 /// A frozen action that is about the subject it came under.
@@ -124,7 +155,8 @@ impl Control {
             return Ok(Step::Done);
         }
         let Some(decision) = self.store.history_event(&frozen.tenant_id, frozen.event_id).await? else {
-            if frozen.expires_at.plus_seconds(GRACE_S) < self.clock.now() {
+            let ends = frozen.expires_at.plus_seconds(GRACE_S).min(delivered.bus_ts.plus_seconds(LONGEST_WAIT_S));
+            if ends < self.clock.now() {
                 self.dead_letter(Stream::Approvals, delivered, "its decision never arrived").await.map_err(failed)?;
                 return Ok(Step::Done);
             }
@@ -193,5 +225,23 @@ impl Control {
         self.record_once(draft).await?;
         tracing::error!(tenant = %frozen.tenant_id, approval_id = frozen.approval_id, reason, "frozen action refused; it is shown to nobody");
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_tenant_s_actions_without_a_decision_take_all_the_room() {
+        let (forger, other) = (TenantId::new("forger").unwrap(), TenantId::new("other").unwrap());
+        let waiting = |waited: Duration| {
+            let forged = (0..1_000).map(move |n| (n, waited));
+            forged.map(|(n, waited)| (&forger, waited, n)).chain([(&other, waited, 1_000)]).collect::<Vec<_>>()
+        };
+        assert!(surplus(waiting(PATIENCE).into_iter()).is_empty(), "a decision may take its time");
+        let given_up = surplus(waiting(PATIENCE + Duration::from_secs(1)).into_iter());
+        assert_eq!(given_up, (0..1_000 - OF_ONE_TENANT as u64).collect::<Vec<_>>());
     }
 }
