@@ -589,8 +589,9 @@ def test_calls_that_wait_for_approvals_take_no_thread_from_others(edge, ran):
                 asyncio.create_task(tool.ainvoke({"customer": "c"}))
                 for _ in range(anyio.to_thread.current_default_thread_limiter().total_tokens + 1)
             ]
-            while len(edge.calls) < len(waiting):
-                await asyncio.sleep(0.01)
+            with anyio.fail_after(30):
+                while len(edge.calls) < len(waiting):
+                    await asyncio.sleep(0.01)
             with anyio.fail_after(10):
                 assert await anyio.to_thread.run_sync(lambda: "mine") == "mine"
             edge.statuses = ["APPROVED"]

@@ -360,19 +360,21 @@ fn a_late_event_that_contradicts_a_match_retracts_its_alert() {
     assert!(fourth.alerts.is_empty());
 }
 
+/// A proved decision about one agent, stored by the bus at another time than its own.
+fn event(tenant: &str, decision: Decision, second: i64, id: u128, bus: i64) -> SecurityEvent {
+    let ts = Timestamp::from_micros(START + second * 1_000_000);
+    let mut event = SecurityEvent::new(TenantId::new(tenant).unwrap(), "edge", "edge", EventKind::AuthorizeDecision, ts);
+    event.lane = Some(format!("{}.edge.1", event.tenant_id));
+    event.verified = true;
+    event.event_id = uuid::Uuid::from_u128(id);
+    event.agent_id = Some("agent".into());
+    event.decision = Some(decision);
+    event.bus_ts = Some(Timestamp::from_micros(START + bus * 1_000_000));
+    event
+}
+
 #[test]
 fn what_one_tenant_lacks_after_a_restart_leaves_the_others_as_they_are() {
-    let event = |tenant: &str, decision: Decision, second: i64, id: u128, bus: i64| {
-        let ts = Timestamp::from_micros(START + second * 1_000_000);
-        let mut event = SecurityEvent::new(TenantId::new(tenant).unwrap(), "edge", "edge", EventKind::AuthorizeDecision, ts);
-        event.lane = Some(format!("{}.edge.1", event.tenant_id));
-        event.verified = true;
-        event.event_id = uuid::Uuid::from_u128(id);
-        event.agent_id = Some("agent".into());
-        event.decision = Some(decision);
-        event.bus_ts = Some(Timestamp::from_micros(START + bus * 1_000_000));
-        event
-    };
     let mut first = engine();
     let told = first.tick(vec![event("a", Decision::Allow, 100, 1, 100), event("b", Decision::Allow, 100, 2, 100)]).alerts;
     let absence_of = |tenant: &str| {
@@ -394,17 +396,6 @@ fn what_one_tenant_lacks_after_a_restart_leaves_the_others_as_they_are() {
 
 #[test]
 fn what_a_quota_takes_from_one_tenant_leaves_the_others_as_they_are_after_a_restart() {
-    let event = |tenant: &str, decision: Decision, second: i64, id: u128, bus: i64| {
-        let ts = Timestamp::from_micros(START + second * 1_000_000);
-        let mut event = SecurityEvent::new(TenantId::new(tenant).unwrap(), "edge", "edge", EventKind::AuthorizeDecision, ts);
-        event.lane = Some(format!("{}.edge.1", event.tenant_id));
-        event.verified = true;
-        event.event_id = uuid::Uuid::from_u128(id);
-        event.agent_id = Some("agent".into());
-        event.decision = Some(decision);
-        event.bus_ts = Some(Timestamp::from_micros(START + bus * 1_000_000));
-        event
-    };
     let engine = || {
         let mut config = EngineConfig::new(Arc::new(ManualClock::new(Timestamp::from_micros(START))));
         config.lateness_s = 6;
