@@ -1,0 +1,124 @@
+"""Random histories for a rule: events in which the words that its query names are common, at times that lie on and around its
+frames, in an order of arrival that is no more than the lateness apart from the order of time."""
+
+import random
+import re
+import uuid
+
+NAMESPACE = uuid.UUID(int=0x6165_6769_732D_6578_7465_726E_616C_3031)
+"""The namespace of ids that are derived from (tenant, adapter, delivery id), as in aegis-model."""
+
+MOST_APART_MS = 100_000
+"""Less than the lateness of 120 s: no event may be late."""
+
+UNITS_MS = {"SECOND": 1_000, "MINUTE": 60_000, "HOUR": 3_600_000}
+
+VOCABULARY = {
+    "agent_id": ["a1", "a1", "a2", "a3", "a4", "a5", "a6", None],
+    "edge_id": ["edge-1", "edge-1", "edge-2", "edge-3"],
+    "tool": ["github", "github", "mail", None],
+    "action": ["merge", "merge", "read", None],
+    "decision": ["allow", "allow", "deny", "deny", "require_approval", None],
+    "reason": [None, None, "policy_denied"],
+    "status": ["APPROVED", "REJECTED", None],
+    "environment": ["production", "staging", None],
+    "resource": ["org/one#1", "Org/One", "org/two#7", "org/three", "x", None],
+    "target": ["a@x", "A@X", "b@x", "c@x", "d@x", "e@x", "f@x", None],
+    "destination": ["external", "external", "internal", None],
+    "data_access": ["sensitive", "sensitive", "internal", "none", None],
+    "mutates_state": [True, True, False, None],
+    "contains_sensitive_data": [False, True, None],
+    "source_trust": ["trusted_internal_signed", "trusted_internal_unsigned", "semi_trusted_customer", "unknown",
+                     "untrusted_external", "malicious_suspected", None],
+    "run_id": ["r1", "r2", "r3", None],
+    "policy_digest": ["p1", "p2", None],
+    "action_hash": ["h1", "h1", "h2", "h3", None],
+    "nonce_hash": ["n1", "n2", "n3", None],
+    "approver": ["ann", "ann", "bob"],
+    "approval_id": ["x1", "x2", "x3", None],
+    "token_id": ["k1", "k2"],
+    "user_id": ["u1", "u2", None],
+    "clock_suspect": [False, False, True],
+    "verified": [True, True, True, False],
+}
+"""Values of the columns; those that a rule's query compares with are added."""
+
+KINDS = ["authorize_decision", "tool_outcome", "approval_decided"]
+
+
+def event_id(tenant, label):
+    """The id that a rule test gives the event with this label."""
+    return str(uuid.uuid5(NAMESPACE, f"{tenant}\0rule-test\0{label}"))
+
+
+def words_of(query):
+    """What the query compares columns with: column to texts."""
+    found = {}
+    for column, words in re.findall(r"(\w+)\s*(?:=|<>|(?:NOT\s+)?IN)\s*(\([^()]*\)|'[^']*')", query):
+        found.setdefault(column, []).extend(re.findall(r"'([^']*)'", words))
+    for column, words in re.findall(r"coalesce\((\w+), ''\) (?:NOT )?IN\s*(\([^()]*\))", query):
+        found.setdefault(column, []).extend(re.findall(r"'([^']*)'", words))
+    return found
+
+
+def frames_of(query):
+    """The lengths of the query's frames, milliseconds."""
+    return sorted({int(n) * UNITS_MS[unit] for n, unit in re.findall(r"INTERVAL '(\d+)' (SECOND|MINUTE|HOUR)", query)}) or [10_000]
+
+
+def times(rng, frames, count):
+    """Ascending times in milliseconds: bursts, ties, and distances of exactly a frame and one millisecond more."""
+    frame = rng.choice(frames)
+    dense = max(frame // rng.choice([200, 60, 15]), 1)
+    now, result = 0, []
+    for _ in range(count):
+        step = rng.random()
+        if step < 0.12:
+            now += 0
+        elif step < 0.90:
+            now += rng.randrange(dense + 1)
+        elif step < 0.94:
+            now += rng.choice([1, frame // 2])
+        elif result:
+            # Exactly as far from an earlier event as a frame is long, or one more.
+            now = max(now, rng.choice(result[-40:]) + frame + rng.choice([0, 0, 1]))
+        result.append(now)
+    return result
+
+
+def history(rng, query, count):
+    """Events in the order of arrival, each a dict as a rule test has them, with `ms` beside."""
+    words = words_of(query)
+    kinds = words.get("kind") or KINDS
+    # In each history most columns have a usual value, and a few are spread: what is counted, and what is counted by.
+    usual = {name: rng.choice(words.get(name, []) * 2 + values) for name, values in VOCABULARY.items()}
+    spread = set(rng.sample(sorted(VOCABULARY), rng.choice([1, 3, 6, len(VOCABULARY)])))
+    loyalty = rng.choice([0.6, 0.85, 0.97])
+    usual |= {"kind": rng.choice(kinds), "tenant_id": "t1", "verified": True}
+    values = VOCABULARY | {"kind": kinds + KINDS, "tenant_id": ["t1", "t2"]}
+    events = []
+    for index, ms in enumerate(times(rng, frames_of(query), count)):
+        event = {"ms": ms, "id": f"e{index}"}
+        for name in values:
+            if name not in spread and rng.random() < loyalty:
+                event[name] = usual[name]
+            else:
+                event[name] = rng.choice(values[name] + words.get(name, []))
+        if event["kind"].startswith("external_event:"):
+            event["verified"] = False
+        events.append(event)
+    events.sort(key=lambda event: event["ms"] + rng.randrange(MOST_APART_MS) * rng.choice([0, 0, 1]))
+    return with_places(events)
+
+
+def with_places(events):
+    """Adds lane and seq as a rule test fills them in: by order of arrival."""
+    seqs = {}
+    for event in events:
+        if event["kind"].startswith("external_event:"):
+            event["lane"], event["seq"] = None, None
+            continue
+        lane = f"{event['tenant_id']}.{event['edge_id']}.1"
+        seqs[lane] = seqs.get(lane, 0) + 1
+        event["lane"], event["seq"] = lane, seqs[lane]
+    return events
