@@ -34,6 +34,8 @@ pub(crate) const RETRY_MOST: Duration = Duration::from_secs(5);
 /// When a lane that waits is asked for first, and again, microseconds.
 const ASK_FIRST_US: i64 = 500_000;
 const ASK_AGAIN_US: i64 = 3_000_000;
+/// How often a quiet log is told the time, microseconds.
+const TELL_AGAIN_US: i64 = 1_000_000;
 /// Lanes that are asked for at once.
 const MOST_ASKED: usize = 256;
 /// How long a message that must be there is waited for.
@@ -307,7 +309,8 @@ impl Running {
             self.ask_for_missing();
             let now = self.clock.now();
             let since = now.as_micros().saturating_sub(last_checkpoint.as_micros());
-            if self.written != self.position && since >= rests {
+            // A clock that was set back says nothing of how long it was.
+            if self.written != self.position && !(0..rests).contains(&since) {
                 self.write_checkpoint(shared).await?;
                 last_checkpoint = self.clock.now();
                 let took = last_checkpoint.as_micros().saturating_sub(now.as_micros());
@@ -335,7 +338,9 @@ impl Running {
         let now = self.clock.now();
         let mut ask_at = BTreeMap::new();
         for (lane, first) in self.hold.longest_waiting_of_each(MOST_ASKED) {
-            let mut at = self.ask_at.get(lane).copied().unwrap_or_else(|| now.plus_micros(ASK_FIRST_US));
+            // A clock that was set back must not keep a lane waiting.
+            let known = self.ask_at.get(lane).copied().filter(|at| *at <= now.plus_micros(ASK_AGAIN_US));
+            let mut at = known.unwrap_or_else(|| now.plus_micros(ASK_FIRST_US));
             if now >= at {
                 let head = self.stage.heads().get(lane).map_or(0, |(head, _)| head);
                 missing.ask(lane, head + 1, first - 1);
@@ -349,10 +354,12 @@ impl Running {
     /// A quiet log tells no time: while a lane is held, this puts one record a second into it.
     async fn tell_the_time(&mut self) -> Result<(), DetectError> {
         let now = self.clock.now();
-        if self.hold.is_empty() || now < self.next_tick {
+        // A clock that was set back must not keep the log without a time.
+        let is_told = now < self.next_tick && self.next_tick <= now.plus_micros(TELL_AGAIN_US);
+        if self.hold.is_empty() || is_told {
             return Ok(());
         }
-        self.next_tick = now.plus_seconds(1);
+        self.next_tick = now.plus_micros(TELL_AGAIN_US);
         for result in self.bus.publish(Stream::Ase, vec![Message::new(subject::tick(CHECKPOINT_PARTITION), "{}")]).await {
             result?;
         }

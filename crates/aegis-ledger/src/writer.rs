@@ -314,6 +314,8 @@ impl Writer {
     fn fail(&mut self, group: Vec<Submission>, reason: &str) {
         self.set_writable(false);
         let now = self.clock.now();
+        // What waits for the disk may wait until after the clock was set back.
+        self.sealer.note_time(now);
         for submission in group {
             let tenant = submission.draft.event.tenant_id.clone();
             match submission.durability {

@@ -289,6 +289,45 @@ async fn what_is_ahead_of_the_bus_by_more_than_five_minutes_proves_nothing() {
 }
 
 #[tokio::test]
+async fn a_lane_is_seen_again_as_soon_as_a_clock_that_was_ahead_is_set_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = Timestamp::from_micros(1_767_225_600_000_000);
+    let (of_edge, of_bus) = (Arc::new(ManualClock::new(start.plus_seconds(3600))), Arc::new(ManualClock::new(start)));
+    let mut line = Line::open_apart(folder.path(), EmbeddedLimits::default(), of_edge.clone(), of_bus.clone()).await;
+    let worker = line.worker();
+    let ahead = line.seal_denies("acme", "unseen", 5).await;
+    let of_beta = line.seal_denies("beta", "unseen", 5).await;
+    line.publish(&ahead).await;
+    line.publish(&of_beta).await;
+    assert!(line.alerts(2).await.iter().all(|alert| alert.rule_name == "receipt-chain-broken"));
+    of_edge.advance_seconds(-3600);
+    // Both tenants' lanes.
+    for tenant in ["acme", "beta"] {
+        let right = line.seal_denies(tenant, "prober", 5).await;
+        assert_eq!(right.iter().filter(|wire| wire["clock_suspect"] == true).count(), 2, "the close, and the open behind it");
+        line.publish(&right).await;
+    }
+    let alerts = line.alerts(6).await;
+    for tenant in ["acme", "beta"] {
+        let of_tenant = alerts.iter().filter(|alert| alert.tenant_id.as_str() == tenant);
+        let mut names: Vec<&str> = of_tenant.map(|alert| alert.rule_name.as_str()).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["clock-suspect", "deny-storm", "receipt-chain-broken"]);
+    }
+    assert!(alerts.iter().all(|alert| alert.key.get("agent_id").is_none_or(|agent| agent == "prober")), "{alerts:#?}");
+    let stats = line.caught_up(&worker).await;
+    // Of each lane ahead the open, the denies and the close; of each that follows the open and the denies.
+    assert_eq!((stats.broken, stats.verified, stats.late), (14, 12, 0));
+    // Its own clock is the same: it stood still, was set back, and what it does from time to time does not wait for it.
+    let begun = Instant::now();
+    while worker.stats().checkpoints == 0 {
+        assert!(begun.elapsed() < DEADLINE, "nothing is written down: {:?}", worker.stats());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    worker.stop().await;
+}
+
+#[tokio::test]
 async fn an_altered_event_breaks_the_chain_and_freezes_nobody() {
     let folder = tempfile::tempdir().unwrap();
     let mut line = Line::open(folder.path()).await;
