@@ -12,7 +12,7 @@ const IDLE_ACTIVITY: i64 = 60_000_000;
 /// The most that one pause of the bus counts as activity: a stopped bus makes nobody idle.
 const MAX_PAUSE: i64 = 5_000_000;
 /// After this much bus activity of a tenant of whom nothing comes that is heard, its time goes on so far behind the bus's: else nothing of it would
-/// ever be settled.
+/// ever be settled. Nor is who observes the outside ever further behind, whatever time it tells.
 const NOTHING_HEARD: i64 = 3_600_000_000;
 /// Producers remembered per tenant of either kind; beyond it the one that is furthest behind is left out.
 const MAX_PRODUCERS: usize = 1024;
@@ -48,7 +48,8 @@ struct Producers {
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Producer {
-    /// Newest event time, at most the bus time of its event: a clock that runs ahead moves nobody's watermark.
+    /// Newest event time, at most the bus time of its event: a clock that runs ahead moves nobody's watermark. Of an observation it is not far
+    /// before that either: no receipt vouches for its time, and a source of 1970 must not hold everybody there.
     ts: Timestamp,
     heard: i64,
 }
@@ -112,7 +113,8 @@ impl TenantTime {
 
     /// Takes note of an observation, which tells the time where nothing else does.
     fn observe(&mut self, event: &SecurityEvent) {
-        let slowest = self.observed.hear(event);
+        let ts = event.bus_ts.map_or(event.ts, |bus_ts| event.ts.min(bus_ts).max(bus_ts.plus_micros(-NOTHING_HEARD)));
+        let slowest = self.observed.hear(event, ts);
         if let Some(bus_ts) = event.bus_ts
             && self.is_nothing_proved_at(bus_ts)
             && let Some(slowest) = slowest
@@ -123,7 +125,8 @@ impl TenantTime {
 
     fn hear(&mut self, event: &SecurityEvent) {
         (self.unheard, self.last_unheard) = (0, None);
-        if let Some(slowest) = self.proved.hear(event) {
+        let ts = event.bus_ts.map_or(event.ts, |bus_ts| event.ts.min(bus_ts));
+        if let Some(slowest) = self.proved.hear(event, ts) {
             self.advance(slowest);
         }
     }
@@ -141,14 +144,13 @@ impl TenantTime {
 }
 
 impl Producers {
-    /// Takes note of an event of one of them, and answers how far the slowest has come.
-    fn hear(&mut self, event: &SecurityEvent) -> Option<Timestamp> {
+    /// Takes note of an event of one of them, which says that it has come to `ts`, and answers how far the slowest has come.
+    fn hear(&mut self, event: &SecurityEvent, ts: Timestamp) -> Option<Timestamp> {
         if let Some(bus_ts) = event.bus_ts {
             self.activity += pause_since(self.last_bus_ts, bus_ts);
             self.last_bus_ts = self.last_bus_ts.max(Some(bus_ts));
         }
         let activity = self.activity;
-        let ts = event.bus_ts.map_or(event.ts, |bus_ts| event.ts.min(bus_ts));
         match self.by_edge.get_mut(&event.edge_id) {
             Some(known) => *known = Producer { ts: known.ts.max(ts), heard: activity },
             None => {
@@ -258,6 +260,23 @@ mod tests {
         }
         assert_eq!(marks.final_before(&tenant, LATENESS), Some(Timestamp::from_micros(3_889_000_000)));
         assert!(!marks.admit(&observed("github", 3800, 3900), LATENESS));
+    }
+
+    #[test]
+    fn a_source_of_1970_holds_nobody_there() {
+        let mut marks = Watermarks::default();
+        let tenant = TenantId::new("t").unwrap();
+        for second in 10_000..=20_000 {
+            assert!(marks.admit(&observed("github", second, second), LATENESS));
+            if second % 30 == 0 {
+                marks.admit(&observed("past", 0, second), LATENESS);
+            }
+        }
+        // It said so last at 19,980, and counts as an hour behind that.
+        assert_eq!(marks.final_before(&tenant, 0), Some(Timestamp::from_micros(16_380_000_000)));
+        assert!(!marks.admit(&observed("past", 0, 20_001), LATENESS), "what it says is late");
+        assert!(marks.admit(&observed("delayed", 17_000, 20_001), LATENESS), "what is behind by less is not");
+        assert_eq!(marks.final_before(&tenant, 0), Some(Timestamp::from_micros(16_401_000_000)));
     }
 
     #[test]

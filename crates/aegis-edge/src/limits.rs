@@ -19,8 +19,9 @@ impl Bucket {
     fn take(&mut self, rate_per_s: f64, now: Timestamp) -> bool {
         let elapsed_s = (now.as_micros() - self.refilled.as_micros()).max(0) as f64 / 1e6;
         self.tokens = (self.tokens + elapsed_s * rate_per_s).min(rate_per_s * BURST_SECONDS);
-        // Also where the clock was set back: nobody waits until it has caught up.
-        self.refilled = now;
+        let was_set_back = self.refilled > now.plus_seconds(1);
+        // Nobody waits until a clock that was set back has caught up. Calls overtake each other by less.
+        self.refilled = if was_set_back { now } else { self.refilled.max(now) };
         let available = self.tokens >= 1.0;
         if available {
             self.tokens -= 1.0;
