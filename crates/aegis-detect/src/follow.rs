@@ -42,6 +42,9 @@ const MOST_ASKED: usize = 256;
 const READ_WAIT: Duration = Duration::from_secs(10);
 /// A large checkpoint takes its time: as many times as long, none is written.
 const CHECKPOINT_RESTS: i64 = 10;
+/// What the keys of all tenants may have of a checkpoint before it is compressed, in eighths of the largest compressed one: less, where with more it
+/// turned out too large.
+const EIGHTHS_OF_KEYS: [usize; 4] = [32, 5, 1, 0];
 /// The partition under which a worker that owns all of them writes its checkpoint.
 const CHECKPOINT_PARTITION: u32 = 0;
 /// Lanes whose last receipt is older are forgotten; a lane that speaks again later is a break, not a secret.
@@ -61,6 +64,10 @@ pub(crate) struct Running {
     shelf: Shelf,
     /// Up to where the last checkpoint counts.
     written: u64,
+    /// Largest checkpoint, compressed.
+    checkpoint_bytes: usize,
+    /// Which of `EIGHTHS_OF_KEYS` holds.
+    eighths: usize,
     /// Why the last checkpoint could not be written, if it could not.
     pub(crate) unwritten: Option<String>,
     /// True once the checkpoint was looked for.
@@ -92,8 +99,10 @@ pub(crate) async fn run(
         ask_at: BTreeMap::new(),
         engine: Engine::new(rules, config.engine.clone()),
         tail: Tail::default(),
-        shelf: Shelf::new(CHECKPOINT_PARTITION),
+        shelf: Shelf::new(CHECKPOINT_PARTITION).with_most(config.checkpoint_bytes),
         written: 0,
+        checkpoint_bytes: config.checkpoint_bytes,
+        eighths: 0,
         unwritten: None,
         begun: false,
         stream: String::new(),
@@ -366,6 +375,10 @@ impl Running {
         Ok(())
     }
 
+    fn most_of_keys(&self) -> usize {
+        (self.checkpoint_bytes / 8).saturating_mul(EIGHTHS_OF_KEYS[self.eighths])
+    }
+
     /// Writes down how far it is. Where there is no room for it, that is said: the one before stands, and the stream is not released.
     async fn write_checkpoint(&mut self, shared: &Shared) -> Result<(), DetectError> {
         self.catch_up(shared).await?;
@@ -376,20 +389,29 @@ impl Running {
             let reason = "it was made anew".to_owned();
             return Err(BusError::Rewound { stream: Stream::Ase.to_string(), reason }.into());
         }
-        let checkpoint = Checkpoint {
+        let mut checkpoint = Checkpoint {
             version: Checkpoint::VERSION,
             place,
             rewind,
             heads: self.stage.heads().clone(),
-            engine: self.engine.checkpoint(),
+            engine: self.engine.checkpoint_within(self.most_of_keys()),
             skipped: self.tail.skipped(),
             broken: self.tail.broken(),
             held: self.hold.held(),
             cut: self.tail.cut(),
         };
-        let written = match serde_json::to_vec(&checkpoint) {
-            Ok(text) => self.shelf.write(self.bus.as_ref(), text).await,
-            Err(error) => Err(BusError::Invalid { what: "checkpoint", reason: error.to_string() }),
+        let written = loop {
+            let written = match serde_json::to_vec(&checkpoint) {
+                Ok(text) => self.shelf.write(self.bus.as_ref(), text).await,
+                Err(error) => Err(BusError::Invalid { what: "checkpoint", reason: error.to_string() }),
+            };
+            if !matches!(written, Err(BusError::TooLarge { .. })) || self.eighths + 1 == EIGHTHS_OF_KEYS.len() {
+                break written;
+            }
+            // Better without what the largest tenants were told than not at all.
+            self.eighths += 1;
+            tracing::warn!(most_bytes = self.most_of_keys(), "the checkpoint is too large: what most was told of is left out");
+            checkpoint.engine = self.engine.checkpoint_within(self.most_of_keys());
         };
         match written {
             Ok(()) => {}

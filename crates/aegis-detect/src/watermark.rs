@@ -2,8 +2,10 @@
 //! A function of the log alone: it reads `ts` and the stored bus time of events in stream order, never a clock. Promises that what is not proved
 //! makes nobody's proved events late.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
+use aegis_canon::sha256_hex;
 use aegis_model::{SecurityEvent, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +18,9 @@ const MAX_PAUSE: i64 = 5_000_000;
 const NOTHING_HEARD: i64 = 3_600_000_000;
 /// Producers remembered per tenant of either kind; beyond it the one that is furthest behind is left out.
 const MAX_PRODUCERS: usize = 1024;
+
+/// Longer names of producers are remembered as their digest: no edge has one, and a checkpoint holds them all.
+const LONGEST_NAME: usize = 64;
 
 /// The event time of all tenants.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -151,10 +156,14 @@ impl Producers {
             self.last_bus_ts = self.last_bus_ts.max(Some(bus_ts));
         }
         let activity = self.activity;
-        match self.by_edge.get_mut(&event.edge_id) {
+        let name: Cow<'_, str> = match event.edge_id.len() {
+            ..=LONGEST_NAME => Cow::Borrowed(&event.edge_id),
+            _ => Cow::Owned(sha256_hex(event.edge_id.as_bytes())),
+        };
+        match self.by_edge.get_mut(name.as_ref()) {
             Some(known) => *known = Producer { ts: known.ts.max(ts), heard: activity },
             None => {
-                self.by_edge.insert(event.edge_id.clone(), Producer { ts, heard: activity });
+                self.by_edge.insert(name.into_owned(), Producer { ts, heard: activity });
             }
         }
         self.by_edge.retain(|_, p| activity - p.heard <= IDLE_ACTIVITY);
@@ -225,6 +234,17 @@ mod tests {
         }
         assert!(marks.admit(&event("edge-1", 401, 1001), LATENESS));
         assert_eq!(marks.0.values().map(|time| time.observed.by_edge.len()).collect::<Vec<_>>(), [MAX_PRODUCERS]);
+    }
+
+    #[test]
+    fn long_names_weigh_no_more_in_a_checkpoint_than_short_ones() {
+        let mut marks = Watermarks::default();
+        let long = "x".repeat(10_000);
+        for n in 0..100 {
+            assert!(marks.admit(&observed(&format!("{long}{n}"), 1000, 1000), LATENESS));
+        }
+        assert_eq!(marks.0.values().map(|time| time.observed.by_edge.len()).collect::<Vec<_>>(), [100], "each is one");
+        assert!(serde_json::to_string(&marks).unwrap().len() < 100 * 200);
     }
 
     #[test]

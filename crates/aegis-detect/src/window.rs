@@ -1,7 +1,7 @@
 //! The bounded state of one rule: per tenant, per bucket, the events of the window and the matches that can still change.
 //! Promises that a full quota refuses new keys loudly (counted) and never touches another tenant's state, and that no agent fills it alone.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use aegis_model::{SecurityEvent, TenantId, Timestamp};
@@ -9,7 +9,7 @@ use aegis_model::{SecurityEvent, TenantId, Timestamp};
 use crate::bucket::Bucket;
 pub(crate) use crate::bucket::Kept;
 pub use crate::bucket::Quotas;
-use crate::episode::KeyState;
+use crate::episode::{KeyState, json_bytes};
 use crate::pipeline::Frames;
 
 /// State of one rule.
@@ -221,9 +221,22 @@ impl RuleState {
 pub(crate) type SavedKeys = BTreeMap<TenantId, BTreeMap<String, BTreeMap<String, KeyState>>>;
 
 impl RuleState {
-    pub(crate) fn save_keys(&self) -> SavedKeys {
+    /// How many bytes a checkpoint has of what was told of each tenant's keys, about and at most.
+    pub(crate) fn told_bytes(&self) -> impl Iterator<Item = (&TenantId, usize)> {
+        self.tenants.iter().map(|(tenant, state)| {
+            let of_bucket = |(name, bucket): (&String, &Bucket)| {
+                let told = bucket.keys.iter().filter(|(_, key)| key.has_told());
+                let bytes: usize = told.map(|(text, key)| key.told_bytes(text)).sum();
+                if bytes == 0 { 0 } else { bytes + json_bytes(name) }
+            };
+            (tenant, state.buckets.iter().map(of_bucket).sum::<usize>())
+        })
+    }
+
+    /// What was told of keys, but for those of the tenants that are left out.
+    pub(crate) fn save_keys(&self, left_out: &BTreeSet<TenantId>) -> SavedKeys {
         let mut saved = SavedKeys::new();
-        for (tenant, state) in &self.tenants {
+        for (tenant, state) in self.tenants.iter().filter(|(tenant, _)| !left_out.contains(tenant)) {
             for (name, bucket) in &state.buckets {
                 let keys = bucket.keys.iter().filter(|(_, k)| k.has_told()).map(|(text, key)| (text.clone(), key.told()));
                 let keys: BTreeMap<String, KeyState> = keys.collect();

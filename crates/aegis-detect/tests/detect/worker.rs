@@ -118,6 +118,19 @@ impl Line {
         delivered.iter().map(|d| serde_json::from_slice(&d.payload).unwrap()).collect()
     }
 
+    /// The same of messages that are too many, or too large, to be read at once.
+    async fn read_whole(&self, stream: Stream, filter: &str) -> Vec<Value> {
+        let mut subscription = self.bus.subscribe(stream, filter, 0).await.unwrap();
+        let mut whole = Vec::new();
+        loop {
+            let delivered = subscription.next_batch(1000, Duration::from_millis(50)).await.unwrap();
+            if delivered.is_empty() {
+                return whole;
+            }
+            whole.extend(delivered.iter().map(|d| serde_json::from_slice::<Value>(&d.payload).unwrap()));
+        }
+    }
+
     /// The alerts on the bus, once as many as expected are there.
     async fn alerts(&self, expected: usize) -> Vec<Alert> {
         let start = Instant::now();
@@ -468,6 +481,55 @@ async fn a_checkpoint_that_finds_no_room_is_told_of_and_detection_goes_on() {
     assert_eq!(worker.stats().checkpoints, 0);
     assert_eq!(line.bus.consumer_position(Stream::Ase, CONSUMER).await.unwrap(), 0, "nothing is released");
     worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_tenant_with_too_many_long_keys_loses_its_own_part_of_the_checkpoint_and_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let line = Line::open(folder.path()).await;
+    let ring = KeyRing::new([line.key.verifying_key()]);
+    let worker = || {
+        let mut config = WorkerConfig::new(Arc::clone(&line.clock));
+        config.checkpoint_ms = 50;
+        config.checkpoint_bytes = 1 << 20;
+        let bus: Arc<dyn Bus> = Arc::clone(&line.bus) as Arc<dyn Bus>;
+        Worker::spawn(bus, ring.clone(), each_agent(), Arc::clone(&line.clock), config).unwrap()
+    };
+    // Names that no compression makes shorter.
+    let agent = |n: usize| (0..500).map(|part| aegis_canon::sha256_hex(format!("{n} {part}").as_bytes())).collect::<String>();
+    let loud = |n: usize| {
+        let mut seen = observation(&line, &agent(n), "seen");
+        seen["tenant_id"] = "loud".into();
+        seen
+    };
+    let running = worker();
+    line.publish(&[observation(&line, "quiet", "seen")]).await;
+    for n in 0..60 {
+        line.publish(&[loud(n)]).await;
+    }
+    let start = Instant::now();
+    let impaired = loop {
+        // It is told with the tenant's next events.
+        line.publish(&[loud(0)]).await;
+        let alerts = line.read_whole(Stream::Alerts, "alert.loud.>").await;
+        if let Some(told) = alerts.iter().find(|alert| alert["rule_name"] == "detection-impaired") {
+            break told.clone();
+        }
+        assert!(start.elapsed() < DEADLINE, "nobody was told: {:?}", running.stats());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert_eq!(impaired["key"], serde_json::json!({"rule": "T-1", "what": "unwritten"}));
+    line.caught_up(&running).await;
+    assert_eq!(running.stats().trouble, None);
+    running.stop().await;
+
+    // It is written down how far detection is, and what the other was told: its next event joins it.
+    let running = worker();
+    line.publish(&[observation(&line, "quiet", "seen again")]).await;
+    let stats = line.caught_up(&running).await;
+    assert_eq!((stats.events, stats.alerts), (1, 0));
+    assert_eq!(line.read_stream(Stream::Alerts, "alert.acme.>").await.len(), 1);
+    running.stop().await;
 }
 
 #[tokio::test]
