@@ -160,7 +160,7 @@ impl Producers {
             ..=LONGEST_NAME => Cow::Borrowed(&event.edge_id),
             _ => Cow::Owned(sha256_hex(event.edge_id.as_bytes())),
         };
-        match self.by_edge.get_mut(name.as_ref()) {
+        match self.by_edge.get_mut(&*name) {
             Some(known) => *known = Producer { ts: known.ts.max(ts), heard: activity },
             None => {
                 self.by_edge.insert(name.into_owned(), Producer { ts, heard: activity });
