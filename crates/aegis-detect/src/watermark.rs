@@ -157,7 +157,7 @@ impl Producers {
         }
         let activity = self.activity;
         let name: Cow<'_, str> = match event.edge_id.len() {
-            ..=LONGEST_NAME => Cow::Borrowed(&event.edge_id),
+            ..=LONGEST_NAME => Cow::Borrowed(event.edge_id.as_str()),
             _ => Cow::Owned(sha256_hex(event.edge_id.as_bytes())),
         };
         match self.by_edge.get_mut(&*name) {

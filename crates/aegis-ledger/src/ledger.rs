@@ -134,6 +134,7 @@ impl Ledger {
             shared.losses.refused(&draft.event.tenant_id, self.inner.clock.now());
             return Err(SubmitError::Unavailable);
         }
+        shared.note_time(self.inner.clock.now());
         let (answer, reply) = oneshot::channel();
         match self.inner.queue.try_send(Submission { draft: Box::new(draft), durability, reply: answer }) {
             Ok(()) => {

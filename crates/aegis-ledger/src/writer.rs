@@ -246,6 +246,7 @@ impl Writer {
 
     /// Seals gaps first, then the group. What cannot be sealed is answered and leaves the group alone.
     async fn seal(&mut self, group: &mut Vec<Submission>, losses: &[(TenantId, Loss)]) -> (Option<SealedBatch>, Vec<usize>) {
+        self.sealer.note_time(self.shared.latest());
         let mut batch = self.sealer.batch(self.clock.now());
         for (tenant, loss) in losses {
             if let Err(error) = batch.gap_after_loss(tenant, loss) {
@@ -314,8 +315,6 @@ impl Writer {
     fn fail(&mut self, group: Vec<Submission>, reason: &str) {
         self.set_writable(false);
         let now = self.clock.now();
-        // What waits for the disk may wait until after the clock was set back.
-        self.sealer.note_time(now);
         for submission in group {
             let tenant = submission.draft.event.tenant_id.clone();
             match submission.durability {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use aegis_ledger::verify::{ExportVerdict, verify_export};
 use aegis_ledger::{Committed, Durability, Ledger, OutboxItem};
-use aegis_model::{Clock, EventKind, ManualClock, TenantId, Timestamp};
+use aegis_model::{Clock, EventKind, ManualClock, TenantId};
 use fixture::*;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -141,6 +141,21 @@ async fn what_was_made_before_the_clock_was_set_back_takes_no_lane_ahead_again()
     assert!(lanes.iter().all(|lane| *lane == lanes[0]), "one lane follows, not one for each");
     ledger.close().await.unwrap();
     assert_exports(&everything(&ledger).await);
+}
+
+#[tokio::test]
+async fn a_clock_that_was_ahead_for_a_moment_leaves_no_lane_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = manual_clock();
+    let ledger = open_by(folder.path(), &clock).await;
+    let acme = tenant("acme");
+    submit(&ledger, &clock, &acme).await;
+    // Nothing yields here, so that the writer never sees it ahead.
+    clock.advance_seconds(HOUR);
+    let pending = ledger.try_submit(draft(&acme, clock.now()), Durability::Required).unwrap();
+    clock.advance_seconds(-HOUR);
+    assert_eq!(pending.await.unwrap().ts, clock.now());
+    assert_eq!(submit(&ledger, &clock, &acme).await.lane, ledger.lane_of(&acme), "the lane was never ahead, and goes on");
 }
 
 #[tokio::test]
