@@ -21,6 +21,8 @@ pub struct Quotas {
     /// Bytes of text in the events of one key, and of a tenant's; beyond them it is as with the events.
     pub bytes_per_key: usize,
     pub bytes_per_tenant: usize,
+    /// Bytes of the texts of keys that have matches, per tenant and rule; those of the buckets that one agent's events make are a quarter at most.
+    pub key_bytes_per_tenant: usize,
     /// Matches kept of one key that a late event could still change; of more, the oldest stand as they are.
     pub matches_per_key: usize,
 }
@@ -33,6 +35,7 @@ impl Default for Quotas {
             events_per_key: 20_000,
             bytes_per_key: 32 << 20,
             bytes_per_tenant: 512 << 20,
+            key_bytes_per_tenant: 64 << 20,
             matches_per_key: 2_000,
         }
     }
@@ -44,6 +47,10 @@ const AGENTS_PART: usize = 4;
 impl Quotas {
     pub(crate) fn keys_per_agent(self) -> usize {
         (self.keys_per_tenant / AGENTS_PART).max(1)
+    }
+
+    pub(crate) fn key_bytes_per_agent(self) -> usize {
+        (self.key_bytes_per_tenant / AGENTS_PART).max(1)
     }
 }
 
