@@ -2,10 +2,15 @@
 and why."""
 
 import collections
+import contextlib
 import json
 import pathlib
+import sqlite3
 import tempfile
+import unittest
+import uuid
 
+from harness import NATS
 from story import Story
 from waiting import wait_until
 
@@ -68,6 +73,28 @@ class Backtest(Story):
         self.assertTrue(said.rstrip().endswith("alerts: 1 before, 0 after: 0 added, 1 dropped"), said)
         back = json.loads(self.aegis.cli("rules", "diff", str(deaf), str(RULES / "deny-storm"), *arguments, "--json"))
         self.assertEqual((len(back["added"]), back["dropped"]), (1, []))
+
+    @unittest.skipIf(NATS, "over a server the history has copies of its own")
+    def test_events_whose_text_is_gone_are_counted(self):
+        self.probe()
+        denied = self.denied()
+        whole = json.loads(self.backtest(RULES / "deny-storm", "--json"))
+        self.assertEqual((whole["gone"], whole["rules"][0]["alerts"]), (0, 1))
+        self.assertNotIn("gone", self.backtest(RULES / "deny-storm"))
+        self.aegis.stop()
+        self.addCleanup(self.aegis.start)
+        lost = [uuid.UUID(event["event_id"]).bytes for event in denied[:2]]
+        with contextlib.closing(sqlite3.connect(self.aegis.data / "edge" / "ledger.db")) as connection, connection:
+            deleted = connection.executemany("DELETE FROM receipts WHERE event_id = ?", [(event_id,) for event_id in lost]).rowcount
+        self.assertEqual(deleted, len(lost))
+        left = json.loads(self.backtest(RULES / "deny-storm", "--json"))
+        self.assertEqual((left["gone"], left["rules"][0]["alerts"]), (2, 0))
+        self.assertIn("gone: 2 events, whose text is not there any more: no rule saw them", self.backtest(RULES / "deny-storm"))
+        said = json.loads(self.explain(denied[-1]["event_id"], "deny-storm", "--json", expect=1))
+        self.assertEqual((said["gone"], said["in_window"]), (2, DENIES - 2))
+        arguments = ["--data", str(self.aegis.data), "--tenant", self.tenant.name]
+        compared = json.loads(self.aegis.cli("rules", "diff", RULES / "deny-storm", RULES / "deny-storm", *arguments, "--json"))
+        self.assertEqual((compared["gone"], compared["added"], compared["dropped"]), (2, [], []))
 
     def explain(self, event, rule, *options, expect):
         arguments = [event, RULES / rule, "--data", self.aegis.data, *options]

@@ -6,12 +6,14 @@ edges, a clock that is off, a forged event) is done over a NATS server.
 """
 
 import concurrent.futures
+import datetime
 import json
 import pathlib
 import re
 import shutil
 import socket
 import tempfile
+import time
 import unittest
 import uuid
 
@@ -369,6 +371,15 @@ class Edges(unittest.TestCase):
             wait_until("it decides with a clock that is off", lambda: self.send(edge)["decision"] and alerts(self.tenant, "clock-suspect"))
             alert = alert_of(self.tenant, "clock-suspect", edge_id="edge-jumps")
             self.assertNotIn(first, alert["event_ids"])
+            # Once it is corrected, what it does is dated right at once, in a lane that follows the one that was ahead.
+            wait_until("its time is right again", lambda: abs(self.dated(self.send(edge)["decision_id"]) - time.time()) < 60)
+            closed = wait_until("the lane is closed", lambda: [event for event in self.tenant.list("/v1/audit/events") if event["kind"] == "lane_close" and event["edge_id"] == "edge-jumps"])
+            self.assertEqual([(event["reason"], event["clock_suspect"]) for event in closed], [("clock_set_back", True)])
+
+    def dated(self, decision):
+        """The time of a decision, in seconds since 1970."""
+        listed = wait_until("the decision is there", lambda: (reply := self.tenant.get(f"/v1/decisions/{decision}")).status == 200 and reply)
+        return datetime.datetime.fromisoformat(listed.json["ts"]).timestamp()
 
 
 class Forged(unittest.TestCase):

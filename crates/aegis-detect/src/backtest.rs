@@ -93,6 +93,8 @@ pub struct BacktestReport {
     pub events: u64,
     /// Events that came too late to count, or observations that are too far ahead.
     pub late: u64,
+    /// Events of the same part of the log whose text is not there any more: no rule saw them.
+    pub gone: u64,
     pub from: Option<Timestamp>,
     pub to: Option<Timestamp>,
     pub rules: Vec<RuleResult>,
@@ -110,6 +112,7 @@ pub struct Backtest {
     waiting: Vec<SecurityEvent>,
     events: u64,
     late: u64,
+    gone: u64,
     standing: BTreeMap<String, Told>,
     retracted: BTreeMap<String, u64>,
 }
@@ -121,7 +124,7 @@ impl Backtest {
         rules.enable_all();
         let engine = Engine::new(rules, EngineConfig::new(clock));
         let (standing, retracted) = (BTreeMap::new(), BTreeMap::new());
-        Self { engine, from, to, waiting: Vec::new(), events: 0, late: 0, standing, retracted }
+        Self { engine, from, to, waiting: Vec::new(), events: 0, late: 0, gone: 0, standing, retracted }
     }
 
     /// Since when events are needed: those before `from` fill the windows.
@@ -138,6 +141,11 @@ impl Backtest {
         if self.waiting.len() >= TICK {
             self.tick();
         }
+    }
+
+    /// So many more events would have come, and cannot.
+    pub fn miss(&mut self, events: u64) {
+        self.gone += events;
     }
 
     fn tick(&mut self) {
@@ -169,8 +177,8 @@ impl Backtest {
         let output = self.engine.finish();
         self.note(output);
         let rules = self.engine.stats().into_iter().map(|stats| self.result_of(stats)).collect();
-        let Self { from, to, events, late, standing, .. } = self;
-        BacktestReport { events, late, from, to, rules, standing }
+        let Self { from, to, events, late, gone, standing, .. } = self;
+        BacktestReport { events, late, gone, from, to, rules, standing }
     }
 
     fn result_of(&self, stats: RuleStats) -> RuleResult {
@@ -203,6 +211,13 @@ impl Backtest {
 }
 
 impl BacktestReport {
+    /// What is to be said of the events that no rule saw, if there are any.
+    #[must_use]
+    pub fn said_of_gone(&self) -> Option<String> {
+        let said = || format!("gone: {} events, whose text is not there any more: no rule saw them", self.gone);
+        (self.gone > 0).then(said)
+    }
+
     /// What `self` stands by and `other` does not.
     #[must_use]
     pub fn beyond(&self, other: &Self) -> Vec<&Told> {
@@ -236,6 +251,9 @@ impl fmt::Display for BacktestReport {
             for told in &rule.samples {
                 writeln!(f, "  sample    {told}")?;
             }
+        }
+        if let Some(said) = self.said_of_gone() {
+            writeln!(f, "{said}")?;
         }
         write!(f, "events: {} ({} late) · alerts: {}", self.events, self.late, self.standing.len())
     }
@@ -303,6 +321,20 @@ mod tests {
                 && text.ends_with("events: 8 (0 late) · alerts: 2"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn what_no_rule_saw_is_counted_and_said() {
+        let rules = RuleSet::from_texts([("r/rule.sql".into(), rule(1, 3))]).unwrap();
+        let mut backtest = Backtest::new(rules, Arc::new(ManualClock::new(at(0))), None, None);
+        log().into_iter().for_each(|event| backtest.take(event));
+        backtest.miss(2);
+        backtest.miss(1);
+        let report = backtest.finish();
+        assert_eq!((report.events, report.gone, serde_json::to_value(&report).unwrap()["gone"].as_u64()), (8, 3, Some(3)));
+        let text = report.to_string();
+        assert!(text.contains("\ngone: 3 events, whose text is not there any more: no rule saw them\nevents: 8 "), "{text}");
+        assert!(!run(3, None, None).to_string().contains("gone"));
     }
 
     #[test]

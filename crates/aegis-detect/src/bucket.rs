@@ -21,6 +21,8 @@ pub struct Quotas {
     /// Bytes of text in the events of one key, and of a tenant's; beyond them it is as with the events.
     pub bytes_per_key: usize,
     pub bytes_per_tenant: usize,
+    /// Bytes of the texts of keys that have matches, per tenant and rule; those of the buckets that one agent's events make are a quarter at most.
+    pub key_bytes_per_tenant: usize,
     /// Matches kept of one key that a late event could still change; of more, the oldest stand as they are.
     pub matches_per_key: usize,
 }
@@ -33,6 +35,7 @@ impl Default for Quotas {
             events_per_key: 20_000,
             bytes_per_key: 32 << 20,
             bytes_per_tenant: 512 << 20,
+            key_bytes_per_tenant: 64 << 20,
             matches_per_key: 2_000,
         }
     }
@@ -44,6 +47,10 @@ const AGENTS_PART: usize = 4;
 impl Quotas {
     pub(crate) fn keys_per_agent(self) -> usize {
         (self.keys_per_tenant / AGENTS_PART).max(1)
+    }
+
+    pub(crate) fn key_bytes_per_agent(self) -> usize {
+        (self.key_bytes_per_tenant / AGENTS_PART).max(1)
     }
 }
 
@@ -87,8 +94,35 @@ struct Following {
     frames: Frames,
     /// The time of the last event that it was shown; none: it has seen none.
     shown: Option<Timestamp>,
-    /// The newest event that a quota has taken since: it knows nothing of it any more.
-    taken: Option<Timestamp>,
+    /// The newest event that a quota has taken since it was shown events of that time: it is to know nothing of it any more.
+    taken: Option<Taken>,
+}
+
+/// The newest of the events that a quota has taken.
+#[derive(Clone, Copy, Debug)]
+struct Taken {
+    ts: Timestamp,
+    /// How many of that time; others of it may be there still.
+    count: u32,
+    /// The query knows nothing of them any more.
+    is_told: bool,
+}
+
+impl Following {
+    /// A quota takes these, the oldest that there are.
+    fn take(&mut self, taken: &[Arc<SecurityEvent>]) {
+        let Some(ts) = taken.last().map(|newest| newest.ts) else { return };
+        let of_its_time = taken.iter().rev().take_while(|event| event.ts == ts).count();
+        let of_its_time = u32::try_from(of_its_time).unwrap_or(u32::MAX);
+        self.taken = match self.taken {
+            // One that came late; it is shown nothing of so long ago any more.
+            Some(before) if before.ts > ts => Some(Taken { is_told: false, ..before }),
+            Some(before) if before.ts == ts => {
+                Some(Taken { ts, count: before.count.saturating_add(of_its_time), is_told: false })
+            }
+            _ => Some(Taken { ts, count: of_its_time, is_told: false }),
+        };
+    }
 }
 
 impl Bucket {
@@ -121,7 +155,7 @@ impl Bucket {
         if surplus == 0 {
             return Kept::Added;
         }
-        self.following.taken = self.following.taken.max(Some(self.events()[surplus - 1].ts));
+        self.following.take(&self.events[self.given_up..][..surplus]);
         self.give_up(surplus);
         Kept::AddedOverQuota(surplus)
     }
@@ -145,6 +179,7 @@ impl Bucket {
         let from = match *shown {
             None => {
                 known = fresh();
+                *taken = None;
                 0
             }
             Some(shown) => {
@@ -154,9 +189,14 @@ impl Bucket {
                 self.events[self.given_up..].partition_point(|e| e.ts < oldest)
             }
         };
-        if let Some(taken) = taken.take() {
-            known.iter_mut().for_each(|state| state.drop_before(taken.as_micros().saturating_add(1)));
+        if let Some(newest) = taken.as_mut().filter(|newest| !newest.is_told) {
+            // Of the time of what it is shown again it knows nothing yet, and what it is shown is there.
+            let count = if oldest <= newest.ts { 0 } else { newest.count };
+            known.iter_mut().for_each(|state| state.drop_before(newest.ts.as_micros(), count));
+            newest.is_told = true;
         }
+        // From now on those of that time are counted anew.
+        *taken = taken.filter(|newest| newest.ts < oldest);
         let events = &self.events[self.given_up..];
         *shown = (*shown).max(events.last().map(|last| last.ts));
         (known, &events[from..])
@@ -175,7 +215,7 @@ impl Bucket {
         let expired = self.events().partition_point(|e| e.ts < before);
         if expired > 0 {
             self.give_up(expired);
-            self.following.frames.iter_mut().for_each(|state| state.drop_before(before.as_micros()));
+            self.following.frames.iter_mut().for_each(|state| state.drop_before(before.as_micros(), 0));
         }
     }
 

@@ -174,9 +174,10 @@ impl Engine {
                 output.alerts.extend(impaired.of_rule(&running.rule.header, &loss.tenant, loss.cause, &loss.at, bus_time, now));
             }
             for (tenant, event) in &newest {
-                let Some(cause) = running.stopped_for(tenant) else { continue };
-                let (at, bus_time) = (Evidence::of(event), watermarks.bus_time(tenant));
-                output.alerts.extend(impaired.of_rule(&running.rule.header, tenant, cause, &at, bus_time, now));
+                for cause in running.impaired_for(tenant) {
+                    let (at, bus_time) = (Evidence::of(event), watermarks.bus_time(tenant));
+                    output.alerts.extend(impaired.of_rule(&running.rule.header, tenant, cause, &at, bus_time, now));
+                }
             }
         }
     }
@@ -229,8 +230,41 @@ impl Engine {
     /// What has to be kept, beside the events of the window, to go on after a restart. Not while it `is_behind`.
     #[must_use]
     pub fn checkpoint(&self) -> EngineCheckpoint {
+        self.checkpoint_without(&BTreeSet::new())
+    }
+
+    /// The same, where what was told of all tenants' keys is not more than so many bytes: what was told of those who have most is left out, and they
+    /// are told. After a restart an alert of theirs may be raised again, and nothing is taken back that was told before; no event is missed.
+    pub fn checkpoint_within(&mut self, most_bytes: usize) -> EngineCheckpoint {
+        let left_out = self.heaviest_beyond(most_bytes);
+        for running in &mut self.rules {
+            running.unwritten = left_out.iter().filter(|tenant| running.state.tenants.contains_key(*tenant)).cloned().collect();
+        }
+        self.checkpoint_without(&left_out)
+    }
+
+    /// The tenants of whom most was told, so that of the others it is not more than so many bytes.
+    fn heaviest_beyond(&self, most_bytes: usize) -> BTreeSet<TenantId> {
+        let mut of_each: BTreeMap<&TenantId, usize> = BTreeMap::new();
+        for (tenant, bytes) in self.rules.iter().flat_map(|running| running.state.told_bytes()) {
+            *of_each.entry(tenant).or_default() += bytes;
+        }
+        let mut total: usize = of_each.values().sum();
+        let mut by_weight: Vec<(usize, &TenantId)> = of_each.into_iter().map(|(tenant, bytes)| (bytes, tenant)).collect();
+        by_weight.sort_unstable();
+        let mut heaviest = BTreeSet::new();
+        while total > most_bytes {
+            let Some((bytes, tenant)) = by_weight.pop() else { break };
+            total -= bytes;
+            heaviest.insert(tenant.clone());
+        }
+        heaviest
+    }
+
+    fn checkpoint_without(&self, left_out: &BTreeSet<TenantId>) -> EngineCheckpoint {
         debug_assert!(!self.is_behind());
-        let rules = self.rules.iter().map(|r| (r.rule.header.id.clone(), (r.rule.hash.clone(), r.state.save_keys()))).collect();
+        let saved = |r: &RunningRule| (r.rule.header.id.clone(), (r.rule.hash.clone(), r.state.save_keys(left_out)));
+        let rules = self.rules.iter().map(saved).collect();
         let settled = self.settled.iter().map(|(t, ts)| (t.clone(), *ts)).collect();
         EngineCheckpoint { watermarks: self.watermarks.clone(), settled, rules, impaired: self.impaired.clone() }
     }

@@ -14,6 +14,9 @@ use serde_json::{Map, Value};
 use crate::alert::alert_id;
 use crate::output::{Evidence, Match};
 
+/// What a checkpoint has of an alert that was emitted, or of an episode, at most.
+const BYTES_OF_AN_ALERT: usize = 384;
+
 /// A run of matches of one key that raises one alert.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Episode {
@@ -270,6 +273,12 @@ impl KeyState {
         self.settled.is_some() || !self.emitted.is_empty()
     }
 
+    /// How many bytes a checkpoint has of it under its `text`, about and at most.
+    pub(crate) fn told_bytes(&self, text: &str) -> usize {
+        let told = self.emitted.len() + usize::from(self.settled.is_some());
+        json_bytes(text) + text.len() + (told + 1) * BYTES_OF_AN_ALERT
+    }
+
     /// What a checkpoint has of it.
     pub(crate) fn told(&self) -> Self {
         Self {
@@ -289,6 +298,16 @@ impl KeyState {
     pub(crate) fn match_count(&self) -> usize {
         self.matches.len()
     }
+}
+
+/// How many bytes a text has as JSON.
+pub(crate) fn json_bytes(text: &str) -> usize {
+    let bytes = |byte: u8| match byte {
+        0..0x20 => r"\u0000".len(),
+        b'"' | b'\\' => 2,
+        _ => 1,
+    };
+    text.bytes().map(bytes).sum::<usize>() + 2
 }
 
 /// A match of which only the ends are known.

@@ -64,6 +64,8 @@ pub(crate) struct RunningRule {
     pub(crate) failures: Vec<DetectError>,
     /// What it did not look at, since the engine asked last.
     pub(crate) losses: Losses,
+    /// Tenants of whom the last checkpoint had no room for what was told.
+    pub(crate) unwritten: BTreeSet<TenantId>,
     /// It looks at them no earlier, by the clock: a rule that costs much runs less often, over more events at once.
     due: Timestamp,
 }
@@ -98,7 +100,7 @@ impl RunningRule {
         };
         let (waiting, due) = (Vec::new(), Timestamp::from_micros(i64::MIN));
         let (state, losses) = (RuleState::default(), Losses::default());
-        Self { rule, plan, state, stats, waiting, failures: Vec::new(), losses, due }
+        Self { rule, plan, state, stats, waiting, failures: Vec::new(), losses, unwritten: BTreeSet::new(), due }
     }
 
     pub(crate) fn window_micros(&self) -> i64 {
@@ -270,15 +272,17 @@ impl RunningRule {
         keys
     }
 
-    /// Why the rule does not look at a tenant's events any more, if it does not.
-    pub(crate) fn stopped_for(&self, tenant: &TenantId) -> Option<Cause> {
+    /// Why the rule does not look at a tenant's events any more, if it does not; and whether what it told of them is in no checkpoint.
+    pub(crate) fn impaired_for(&self, tenant: &TenantId) -> impl Iterator<Item = Cause> + use<> {
         let set_aside = self.stats.set_aside.contains_key(tenant).then_some(Cause::SetAside);
-        if self.stats.quarantined.is_some() { Some(Cause::Quarantined) } else { set_aside }
+        let stopped = if self.stats.quarantined.is_some() { Some(Cause::Quarantined) } else { set_aside };
+        stopped.into_iter().chain(self.unwritten.contains(tenant).then_some(Cause::Unwritten))
     }
 
     /// True if there is anything to say of it: it lost something, or looks at somebody's events no more.
     pub(crate) fn is_impaired(&self) -> bool {
-        !self.losses.is_empty() || self.stats.quarantined.is_some() || !self.stats.set_aside.is_empty()
+        let stopped = self.stats.quarantined.is_some() || !self.stats.set_aside.is_empty();
+        stopped || !self.losses.is_empty() || !self.unwritten.is_empty()
     }
 
     /// Stops the rule, and says why.

@@ -228,7 +228,15 @@ impl RunningRule {
         let (mut events, mut frames, mut whose) = (Vec::new(), Vec::new(), Vec::new());
         for (tenant, bucket, oldest) in buckets {
             let Some((known, new)) = state.follow(tenant, bucket, oldest, || pipeline.frames()) else { continue };
-            events.extend(new.iter().map(|event| (frames.len(), Arc::clone(event))));
+            let bucket = frames.len();
+            let mut last: Option<Origin> = None;
+            events.extend(new.iter().map(|event| {
+                let ts = event.ts.as_micros();
+                let place = last.filter(|before| before.ts == ts).map_or(0, |before| before.place.saturating_add(1));
+                let origin = Origin { bucket, ts, place };
+                last = Some(origin);
+                (origin, Arc::clone(event))
+            }));
             frames.push(known);
             whose.push((tenant, bucket));
         }
@@ -237,7 +245,7 @@ impl RunningRule {
         let mut ran = Ok(());
         for part in parts(&events, pipeline.events_of_a_run()) {
             stats.evals += 1;
-            let origins = part.iter().map(|(bucket, event)| Origin { bucket: *bucket, ts: event.ts.as_micros() }).collect();
+            let origins = part.iter().map(|(origin, _)| *origin).collect();
             let batch = EventBatch::new(part.iter().map(|(_, event)| Arc::clone(event)).collect());
             ran = pipeline.run(&batch, origins, &mut frames).and_then(|(rows, origins)| {
                 if rows.num_rows() > 0 {
@@ -264,10 +272,11 @@ impl RunningRule {
 }
 
 /// Events in parts of about `size`; those of a bucket that have the same time stay together, for each of them sees the others.
-fn parts(mut events: &[(usize, Arc<SecurityEvent>)], size: usize) -> impl Iterator<Item = &[(usize, Arc<SecurityEvent>)]> {
+fn parts(mut events: &[(Origin, Arc<SecurityEvent>)], size: usize) -> impl Iterator<Item = &[(Origin, Arc<SecurityEvent>)]> {
     std::iter::from_fn(move || {
         let last = events.get(size.min(events.len()).checked_sub(1)?)?;
-        let together = events[size.min(events.len())..].iter().take_while(|e| e.0 == last.0 && e.1.ts == last.1.ts).count();
+        let together =
+            events[size.min(events.len())..].iter().take_while(|e| (e.0.bucket, e.0.ts) == (last.0.bucket, last.0.ts)).count();
         let (part, rest) = events.split_at(size.min(events.len()) + together);
         events = rest;
         Some(part)

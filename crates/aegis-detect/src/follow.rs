@@ -34,12 +34,17 @@ pub(crate) const RETRY_MOST: Duration = Duration::from_secs(5);
 /// When a lane that waits is asked for first, and again, microseconds.
 const ASK_FIRST_US: i64 = 500_000;
 const ASK_AGAIN_US: i64 = 3_000_000;
+/// How often a quiet log is told the time, microseconds.
+const TELL_AGAIN_US: i64 = 1_000_000;
 /// Lanes that are asked for at once.
 const MOST_ASKED: usize = 256;
 /// How long a message that must be there is waited for.
 const READ_WAIT: Duration = Duration::from_secs(10);
 /// A large checkpoint takes its time: as many times as long, none is written.
 const CHECKPOINT_RESTS: i64 = 10;
+/// What the keys of all tenants may have of a checkpoint before it is compressed, in eighths of the largest compressed one: less, where with more it
+/// turned out too large.
+const EIGHTHS_OF_KEYS: [usize; 4] = [32, 5, 1, 0];
 /// The partition under which a worker that owns all of them writes its checkpoint.
 const CHECKPOINT_PARTITION: u32 = 0;
 /// Lanes whose last receipt is older are forgotten; a lane that speaks again later is a break, not a secret.
@@ -59,6 +64,10 @@ pub(crate) struct Running {
     shelf: Shelf,
     /// Up to where the last checkpoint counts.
     written: u64,
+    /// Largest checkpoint, compressed.
+    checkpoint_bytes: usize,
+    /// Which of `EIGHTHS_OF_KEYS` holds.
+    eighths: usize,
     /// Why the last checkpoint could not be written, if it could not.
     pub(crate) unwritten: Option<String>,
     /// True once the checkpoint was looked for.
@@ -90,8 +99,10 @@ pub(crate) async fn run(
         ask_at: BTreeMap::new(),
         engine: Engine::new(rules, config.engine.clone()),
         tail: Tail::default(),
-        shelf: Shelf::new(CHECKPOINT_PARTITION),
+        shelf: Shelf::new(CHECKPOINT_PARTITION).with_most(config.checkpoint_bytes),
         written: 0,
+        checkpoint_bytes: config.checkpoint_bytes,
+        eighths: 0,
         unwritten: None,
         begun: false,
         stream: String::new(),
@@ -307,7 +318,8 @@ impl Running {
             self.ask_for_missing();
             let now = self.clock.now();
             let since = now.as_micros().saturating_sub(last_checkpoint.as_micros());
-            if self.written != self.position && since >= rests {
+            // A clock that was set back says nothing of how long it was.
+            if self.written != self.position && !(0..rests).contains(&since) {
                 self.write_checkpoint(shared).await?;
                 last_checkpoint = self.clock.now();
                 let took = last_checkpoint.as_micros().saturating_sub(now.as_micros());
@@ -335,7 +347,9 @@ impl Running {
         let now = self.clock.now();
         let mut ask_at = BTreeMap::new();
         for (lane, first) in self.hold.longest_waiting_of_each(MOST_ASKED) {
-            let mut at = self.ask_at.get(lane).copied().unwrap_or_else(|| now.plus_micros(ASK_FIRST_US));
+            // A clock that was set back must not keep a lane waiting.
+            let known = self.ask_at.get(lane).copied().filter(|at| *at <= now.plus_micros(ASK_AGAIN_US));
+            let mut at = known.unwrap_or_else(|| now.plus_micros(ASK_FIRST_US));
             if now >= at {
                 let head = self.stage.heads().get(lane).map_or(0, |(head, _)| head);
                 missing.ask(lane, head + 1, first - 1);
@@ -349,14 +363,20 @@ impl Running {
     /// A quiet log tells no time: while a lane is held, this puts one record a second into it.
     async fn tell_the_time(&mut self) -> Result<(), DetectError> {
         let now = self.clock.now();
-        if self.hold.is_empty() || now < self.next_tick {
+        // A clock that was set back must not keep the log without a time.
+        let is_told = now < self.next_tick && self.next_tick <= now.plus_micros(TELL_AGAIN_US);
+        if self.hold.is_empty() || is_told {
             return Ok(());
         }
-        self.next_tick = now.plus_seconds(1);
+        self.next_tick = now.plus_micros(TELL_AGAIN_US);
         for result in self.bus.publish(Stream::Ase, vec![Message::new(subject::tick(CHECKPOINT_PARTITION), "{}")]).await {
             result?;
         }
         Ok(())
+    }
+
+    fn most_of_keys(&self) -> usize {
+        (self.checkpoint_bytes / 8).saturating_mul(EIGHTHS_OF_KEYS[self.eighths])
     }
 
     /// Writes down how far it is. Where there is no room for it, that is said: the one before stands, and the stream is not released.
@@ -369,20 +389,29 @@ impl Running {
             let reason = "it was made anew".to_owned();
             return Err(BusError::Rewound { stream: Stream::Ase.to_string(), reason }.into());
         }
-        let checkpoint = Checkpoint {
+        let mut checkpoint = Checkpoint {
             version: Checkpoint::VERSION,
             place,
             rewind,
             heads: self.stage.heads().clone(),
-            engine: self.engine.checkpoint(),
+            engine: self.engine.checkpoint_within(self.most_of_keys()),
             skipped: self.tail.skipped(),
             broken: self.tail.broken(),
             held: self.hold.held(),
             cut: self.tail.cut(),
         };
-        let written = match serde_json::to_vec(&checkpoint) {
-            Ok(text) => self.shelf.write(self.bus.as_ref(), text).await,
-            Err(error) => Err(BusError::Invalid { what: "checkpoint", reason: error.to_string() }),
+        let written = loop {
+            let written = match serde_json::to_vec(&checkpoint) {
+                Ok(text) => self.shelf.write(self.bus.as_ref(), text).await,
+                Err(error) => Err(BusError::Invalid { what: "checkpoint", reason: error.to_string() }),
+            };
+            if !matches!(written, Err(BusError::TooLarge { .. })) || self.eighths + 1 == EIGHTHS_OF_KEYS.len() {
+                break written;
+            }
+            // Better without what the largest tenants were told than not at all.
+            self.eighths += 1;
+            tracing::warn!(most_bytes = self.most_of_keys(), "the checkpoint is too large: what most was told of is left out");
+            checkpoint.engine = self.engine.checkpoint_within(self.most_of_keys());
         };
         match written {
             Ok(()) => {}

@@ -40,6 +40,7 @@ pub(crate) enum Cause {
     InstantsGivenUp,
     SetAside,
     Quarantined,
+    Unwritten,
 }
 
 impl Cause {
@@ -51,6 +52,7 @@ impl Cause {
             Self::InstantsGivenUp => "instants_given_up",
             Self::SetAside => "set_aside",
             Self::Quarantined => "quarantined",
+            Self::Unwritten => "unwritten",
         }
     }
 
@@ -61,6 +63,7 @@ impl Cause {
             Self::InstantsGivenUp => "instants cost more than the rule may: a match there may be missing",
             Self::SetAside => "the rule failed on the tenant's events, and does not look at them any more",
             Self::Quarantined => "the rule failed, and does not run any more",
+            Self::Unwritten => "what was told of the tenant's keys is more than a checkpoint has room for: a restart forgets it",
         }
     }
 }

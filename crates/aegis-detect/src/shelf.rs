@@ -14,7 +14,7 @@ const PART_BYTES: usize = 768 * 1024;
 /// Parts that one publish has: a server has to take them within one wait for its answer.
 const PARTS_AT_ONCE: usize = 8;
 /// Largest checkpoint, compressed: two of them fit into the stream.
-const MAX_PACKED: usize = 64 << 20;
+pub(crate) const MAX_PACKED: usize = 64 << 20;
 /// The same before it is compressed: what a start has to hold in memory.
 const MAX_BYTES: usize = 512 << 20;
 /// How long a message that must be there is waited for.
@@ -54,11 +54,19 @@ pub(crate) struct Shelf {
     standing: Standing,
     /// How long the bus is waited for.
     wait: Duration,
+    /// Largest checkpoint, compressed.
+    most: usize,
 }
 
 impl Shelf {
     pub(crate) const fn new(partition: u32) -> Self {
-        Self { partition, standing: Standing::Unknown, wait: READ_WAIT }
+        Self { partition, standing: Standing::Unknown, wait: READ_WAIT, most: MAX_PACKED }
+    }
+
+    /// The same, with room for no larger ones than this.
+    pub(crate) const fn with_most(mut self, most: usize) -> Self {
+        self.most = most;
+        self
     }
 
     /// The text of the last checkpoint. None if there is none, or none that is whole. A bus that does not answer in time is an error: it says
@@ -129,8 +137,8 @@ impl Shelf {
             return Err(BusError::TooLarge { bytes: text.len(), max: MAX_BYTES });
         }
         let packed = lz4_flex::block::compress(text);
-        if packed.len() > MAX_PACKED {
-            return Err(BusError::TooLarge { bytes: packed.len(), max: MAX_PACKED });
+        if packed.len() > self.most {
+            return Err(BusError::TooLarge { bytes: packed.len(), max: self.most });
         }
         let part = |(n, part): (usize, &[u8])| Message::new(subject::ckpt_part(self.partition, slot, n), part.to_vec());
         let messages: Vec<Message> = packed.chunks(PART_BYTES).enumerate().map(part).collect();

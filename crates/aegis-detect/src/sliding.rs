@@ -26,6 +26,8 @@ pub(crate) struct Frame {
 #[derive(Debug)]
 struct Row {
     ts: i64,
+    /// How many events of that time are before its own.
+    place: u32,
     /// One for each argument; none where the row does not count for it.
     values: Box<[Option<Bytes>]>,
 }
@@ -80,9 +82,12 @@ impl Partition {
     }
 
     /// Adds a row at the end: it is not older than the last one.
-    pub(crate) fn push(&mut self, ts: i64, values: Box<[Option<Bytes>]>) {
-        debug_assert!(self.rows.back().is_none_or(|last| last.ts <= ts), "rows come in the order of time");
-        self.rows.push_back(Row { ts, values });
+    pub(crate) fn push(&mut self, ts: i64, place: u32, values: Box<[Option<Bytes>]>) {
+        debug_assert!(
+            self.rows.back().is_none_or(|last| (last.ts, last.place) < (ts, place)),
+            "rows come in the order of events"
+        );
+        self.rows.push_back(Row { ts, place, values });
     }
 
     /// Moves all frames to where they are for a row of the time `ts`.
@@ -128,9 +133,9 @@ impl Partition {
         }
     }
 
-    /// Drops the rows before `ts`.
-    pub(crate) fn drop_before(&mut self, ts: i64) {
-        while self.rows.front().is_some_and(|row| row.ts < ts) {
+    /// Drops the rows before `ts`, and those of the first `taken` events of that time.
+    pub(crate) fn drop_before(&mut self, ts: i64, taken: u32) {
+        while self.rows.front().is_some_and(|row| (row.ts, row.place) < (ts, taken)) {
             let Some(row) = self.rows.pop_front() else { return };
             for (frame, held) in self.frames.iter().zip(&mut self.held) {
                 if held.from == self.dropped {
@@ -206,7 +211,7 @@ mod tests {
         Push { after: i64, value: Option<u8> },
         Seek { back: i64 },
         TakeBack { back: i64 },
-        Drop { back: i64 },
+        Drop { back: i64, taken: u32 },
     }
 
     fn any_step() -> impl Strategy<Value = Step> {
@@ -214,7 +219,7 @@ mod tests {
             4 => (0..4i64, prop::option::of(0..4u8)).prop_map(|(after, value)| Step::Push { after, value }),
             4 => (0..12i64).prop_map(|back| Step::Seek { back }),
             1 => (0..12i64).prop_map(|back| Step::TakeBack { back }),
-            1 => (4..20i64).prop_map(|back| Step::Drop { back }),
+            1 => (4..20i64, 0..3u32).prop_map(|(back, taken)| Step::Drop { back, taken }),
         ]
     }
 
@@ -230,28 +235,29 @@ mod tests {
         #[test]
         fn l_incremental_a_frame_holds_what_a_search_finds(steps in prop::collection::vec(any_step(), 1..80)) {
             let mut partition = Partition::new(Arc::from(FRAMES));
-            let mut list: Vec<(i64, Option<u8>)> = Vec::new();
+            let mut list: Vec<(i64, Option<u8>, u32)> = Vec::new();
             let mut now = 0;
             for step in steps {
                 match step {
                     Step::Push { after, value } => {
                         now = list.last().map_or(now, |last| last.0) + after;
-                        list.push((now, value));
-                        partition.push(now, Box::new([value.map(|value| Bytes::from([value]))]));
+                        let place = list.last().filter(|last| last.0 == now).map_or(0, |last| last.2 + 1);
+                        list.push((now, value, place));
+                        partition.push(now, place, Box::new([value.map(|value| Bytes::from([value]))]));
                     }
                     Step::TakeBack { back } => {
                         list.retain(|row| row.0 < now - back);
                         partition.take_back(now - back);
                     }
-                    Step::Drop { back } => {
-                        list.retain(|row| row.0 >= now - back);
-                        partition.drop_before(now - back);
+                    Step::Drop { back, taken } => {
+                        list.retain(|row| (row.0, row.2) >= (now - back, taken));
+                        partition.drop_before(now - back, taken);
                     }
                     Step::Seek { back } => {
                         let ts = now - back;
                         partition.seek(ts);
                         for (index, frame) in FRAMES.iter().enumerate() {
-                            let within = |row: &&(i64, Option<u8>)| ts - frame.start <= row.0 && row.0 <= ts - frame.end;
+                            let within = |row: &&(i64, Option<u8>, u32)| ts - frame.start <= row.0 && row.0 <= ts - frame.end;
                             let rows: Vec<_> = list.iter().filter(within).collect();
                             let mut values: Vec<u8> = rows.iter().filter_map(|row| row.1).collect();
                             if frame.argument.is_none() {
@@ -283,7 +289,7 @@ mod tests {
             partition.values(0, bytes).into_iter().map(number).collect::<Vec<_>>()
         };
         for n in 0..5_000 {
-            partition.push(n, Box::new([Some(value(n))]));
+            partition.push(n, 0, Box::new([Some(value(n))]));
             if n == 4_095 {
                 partition.seek(n);
                 assert_eq!(listed(&partition, 1 << 20), (0..4_096).collect::<Vec<_>>());

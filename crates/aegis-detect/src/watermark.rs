@@ -2,8 +2,10 @@
 //! A function of the log alone: it reads `ts` and the stored bus time of events in stream order, never a clock. Promises that what is not proved
 //! makes nobody's proved events late.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
+use aegis_canon::sha256_hex;
 use aegis_model::{SecurityEvent, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -12,10 +14,13 @@ const IDLE_ACTIVITY: i64 = 60_000_000;
 /// The most that one pause of the bus counts as activity: a stopped bus makes nobody idle.
 const MAX_PAUSE: i64 = 5_000_000;
 /// After this much bus activity of a tenant of whom nothing comes that is heard, its time goes on so far behind the bus's: else nothing of it would
-/// ever be settled.
+/// ever be settled. Nor is who observes the outside ever further behind, whatever time it tells.
 const NOTHING_HEARD: i64 = 3_600_000_000;
 /// Producers remembered per tenant of either kind; beyond it the one that is furthest behind is left out.
 const MAX_PRODUCERS: usize = 1024;
+
+/// Longer names of producers are remembered as their digest: no edge has one, and a checkpoint holds them all.
+const LONGEST_NAME: usize = 64;
 
 /// The event time of all tenants.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -48,7 +53,8 @@ struct Producers {
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Producer {
-    /// Newest event time, at most the bus time of its event: a clock that runs ahead moves nobody's watermark.
+    /// Newest event time, at most the bus time of its event: a clock that runs ahead moves nobody's watermark. Of an observation it is not far
+    /// before that either: no receipt vouches for its time, and a source of 1970 must not hold everybody there.
     ts: Timestamp,
     heard: i64,
 }
@@ -112,7 +118,8 @@ impl TenantTime {
 
     /// Takes note of an observation, which tells the time where nothing else does.
     fn observe(&mut self, event: &SecurityEvent) {
-        let slowest = self.observed.hear(event);
+        let ts = event.bus_ts.map_or(event.ts, |bus_ts| event.ts.min(bus_ts).max(bus_ts.plus_micros(-NOTHING_HEARD)));
+        let slowest = self.observed.hear(event, ts);
         if let Some(bus_ts) = event.bus_ts
             && self.is_nothing_proved_at(bus_ts)
             && let Some(slowest) = slowest
@@ -123,7 +130,8 @@ impl TenantTime {
 
     fn hear(&mut self, event: &SecurityEvent) {
         (self.unheard, self.last_unheard) = (0, None);
-        if let Some(slowest) = self.proved.hear(event) {
+        let ts = event.bus_ts.map_or(event.ts, |bus_ts| event.ts.min(bus_ts));
+        if let Some(slowest) = self.proved.hear(event, ts) {
             self.advance(slowest);
         }
     }
@@ -141,18 +149,21 @@ impl TenantTime {
 }
 
 impl Producers {
-    /// Takes note of an event of one of them, and answers how far the slowest has come.
-    fn hear(&mut self, event: &SecurityEvent) -> Option<Timestamp> {
+    /// Takes note of an event of one of them, which says that it has come to `ts`, and answers how far the slowest has come.
+    fn hear(&mut self, event: &SecurityEvent, ts: Timestamp) -> Option<Timestamp> {
         if let Some(bus_ts) = event.bus_ts {
             self.activity += pause_since(self.last_bus_ts, bus_ts);
             self.last_bus_ts = self.last_bus_ts.max(Some(bus_ts));
         }
         let activity = self.activity;
-        let ts = event.bus_ts.map_or(event.ts, |bus_ts| event.ts.min(bus_ts));
-        match self.by_edge.get_mut(&event.edge_id) {
+        let name: Cow<'_, str> = match event.edge_id.len() {
+            ..=LONGEST_NAME => Cow::Borrowed(event.edge_id.as_str()),
+            _ => Cow::Owned(sha256_hex(event.edge_id.as_bytes())),
+        };
+        match self.by_edge.get_mut(&*name) {
             Some(known) => *known = Producer { ts: known.ts.max(ts), heard: activity },
             None => {
-                self.by_edge.insert(event.edge_id.clone(), Producer { ts, heard: activity });
+                self.by_edge.insert(name.into_owned(), Producer { ts, heard: activity });
             }
         }
         self.by_edge.retain(|_, p| activity - p.heard <= IDLE_ACTIVITY);
@@ -226,6 +237,17 @@ mod tests {
     }
 
     #[test]
+    fn long_names_weigh_no_more_in_a_checkpoint_than_short_ones() {
+        let mut marks = Watermarks::default();
+        let long = "x".repeat(10_000);
+        for n in 0..100 {
+            assert!(marks.admit(&observed(&format!("{long}{n}"), 1000, 1000), LATENESS));
+        }
+        assert_eq!(marks.0.values().map(|time| time.observed.by_edge.len()).collect::<Vec<_>>(), [100], "each is one");
+        assert!(serde_json::to_string(&marks).unwrap().len() < 100 * 200);
+    }
+
+    #[test]
     fn observations_make_no_edge_idle() {
         let mut marks = Watermarks::default();
         assert!(marks.admit(&event("edge-1", 100, 100), LATENESS));
@@ -258,6 +280,23 @@ mod tests {
         }
         assert_eq!(marks.final_before(&tenant, LATENESS), Some(Timestamp::from_micros(3_889_000_000)));
         assert!(!marks.admit(&observed("github", 3800, 3900), LATENESS));
+    }
+
+    #[test]
+    fn a_source_of_1970_holds_nobody_there() {
+        let mut marks = Watermarks::default();
+        let tenant = TenantId::new("t").unwrap();
+        for second in 10_000..=20_000 {
+            assert!(marks.admit(&observed("github", second, second), LATENESS));
+            if second % 30 == 0 {
+                marks.admit(&observed("past", 0, second), LATENESS);
+            }
+        }
+        // It said so last at 19,980, and counts as an hour behind that.
+        assert_eq!(marks.final_before(&tenant, 0), Some(Timestamp::from_micros(16_380_000_000)));
+        assert!(!marks.admit(&observed("past", 0, 20_001), LATENESS), "what it says is late");
+        assert!(marks.admit(&observed("delayed", 17_000, 20_001), LATENESS), "what is behind by less is not");
+        assert_eq!(marks.final_before(&tenant, 0), Some(Timestamp::from_micros(16_401_000_000)));
     }
 
     #[test]

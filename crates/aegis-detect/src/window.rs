@@ -1,7 +1,7 @@
 //! The bounded state of one rule: per tenant, per bucket, the events of the window and the matches that can still change.
 //! Promises that a full quota refuses new keys loudly (counted) and never touches another tenant's state, and that no agent fills it alone.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use aegis_model::{SecurityEvent, TenantId, Timestamp};
@@ -9,7 +9,7 @@ use aegis_model::{SecurityEvent, TenantId, Timestamp};
 use crate::bucket::Bucket;
 pub(crate) use crate::bucket::Kept;
 pub use crate::bucket::Quotas;
-use crate::episode::KeyState;
+use crate::episode::{KeyState, json_bytes};
 use crate::pipeline::Frames;
 
 /// State of one rule.
@@ -23,17 +23,29 @@ pub(crate) struct TenantState {
     pub(crate) buckets: HashMap<String, Bucket>,
     events: usize,
     bytes: usize,
-    /// In all buckets.
+    /// In all buckets, and what their texts take.
     keys: usize,
-    /// How many of the buckets each agent's events have made.
-    made_by: HashMap<Arc<str>, usize>,
+    key_bytes: usize,
+    made_by: HashMap<Arc<str>, Made>,
+}
+
+/// How many buckets an agent's events have made, and what the texts of the keys in them take.
+#[derive(Debug, Default)]
+struct Made {
+    buckets: usize,
+    key_bytes: usize,
+}
+
+/// What the texts of a key take: its own, which is there as its columns too, and its part of the bucket's.
+fn bytes_of_key(bucket: &str, text: &str) -> usize {
+    bucket.len() + 2 * text.len()
 }
 
 impl TenantState {
     /// True if an event of this agent may make one more bucket. Those of no agent have no share of their own.
     fn has_share(&self, agent: Option<&str>, quotas: Quotas) -> bool {
         let made = agent.and_then(|agent| self.made_by.get(agent));
-        made.is_none_or(|made| *made < quotas.keys_per_agent())
+        made.is_none_or(|made| made.buckets < quotas.keys_per_agent() && made.key_bytes < quotas.key_bytes_per_agent())
     }
 
     /// Makes a bucket that is not there.
@@ -43,17 +55,18 @@ impl TenantState {
             None => Arc::from(agent),
         });
         if let Some(agent) = &made_by {
-            *self.made_by.entry(Arc::clone(agent)).or_default() += 1;
+            self.made_by.entry(Arc::clone(agent)).or_default().buckets += 1;
         }
         self.buckets.insert(name.to_owned(), Bucket::made_by(made_by));
     }
 }
 
-/// One of an agent's buckets is gone.
-fn give_back(made_by: &mut HashMap<Arc<str>, usize>, agent: &Arc<str>) {
+/// Keys of so many bytes are gone from one of an agent's buckets, and the bucket too, or not.
+fn give_back(made_by: &mut HashMap<Arc<str>, Made>, agent: &Arc<str>, key_bytes: usize, bucket_too: bool) {
     if let Some(made) = made_by.get_mut(agent) {
-        *made -= 1;
-        if *made == 0 {
+        made.key_bytes -= key_bytes;
+        made.buckets -= usize::from(bucket_too);
+        if made.buckets == 0 {
             made_by.remove(agent);
         }
     }
@@ -138,13 +151,20 @@ impl RuleState {
         if !known.is_some_and(|bucket| bucket.keys.contains_key(text)) {
             let is_new = known.is_none();
             let has_room = !is_new || (state.buckets.len() < quotas.keys_per_tenant && state.has_share(agent, quotas));
-            if state.keys >= quotas.keys_per_tenant || !has_room {
+            if state.keys >= quotas.keys_per_tenant || state.key_bytes >= quotas.key_bytes_per_tenant || !has_room {
                 return None;
             }
             if is_new {
                 state.make(bucket, agent);
             }
+            let bytes = bytes_of_key(bucket, text);
             state.keys += 1;
+            state.key_bytes += bytes;
+            if let Some(made_by) = state.buckets.get(bucket).and_then(|bucket| bucket.made_by.as_ref())
+                && let Some(made) = state.made_by.get_mut(made_by)
+            {
+                made.key_bytes += bytes;
+            }
         }
         Some(state.buckets.entry(bucket.to_owned()).or_default().keys.entry(text.to_owned()).or_default())
     }
@@ -181,24 +201,30 @@ impl RuleState {
     /// Forgets a tenant's events before `before`, and buckets that hold nothing any more.
     pub(crate) fn expire(&mut self, tenant: &TenantId, before: Timestamp) {
         let Some(state) = self.tenants.get_mut(tenant) else { return };
-        let (mut dropped, mut bytes, mut keys) = (0, 0, 0);
+        let (mut dropped, mut bytes, mut keys, mut key_bytes) = (0, 0, 0, 0);
         let TenantState { buckets, made_by, .. } = state;
-        buckets.retain(|_, bucket| {
+        buckets.retain(|name, bucket| {
             let (events_before, bytes_before) = (bucket.events().len(), bucket.bytes);
             bucket.expire(before);
             dropped += events_before - bucket.events().len();
             bytes += bytes_before - bucket.bytes;
-            bucket.keys.retain(|_, key| !key.is_empty());
+            let mut gone = 0;
+            bucket.keys.retain(|text, key| {
+                gone += if key.is_empty() { bytes_of_key(name, text) } else { 0 };
+                !key.is_empty()
+            });
             keys += bucket.keys.len();
+            key_bytes += gone;
             let stays = !bucket.events().is_empty() || !bucket.keys.is_empty();
-            if let Some(agent) = bucket.made_by.as_ref().filter(|_| !stays) {
-                give_back(made_by, agent);
+            if let Some(agent) = &bucket.made_by {
+                give_back(made_by, agent, gone, !stays);
             }
             stays
         });
         state.events -= dropped;
         state.bytes -= bytes;
         state.keys = keys;
+        state.key_bytes -= key_bytes;
         if state.buckets.is_empty() {
             self.tenants.remove(tenant);
         }
@@ -221,9 +247,22 @@ impl RuleState {
 pub(crate) type SavedKeys = BTreeMap<TenantId, BTreeMap<String, BTreeMap<String, KeyState>>>;
 
 impl RuleState {
-    pub(crate) fn save_keys(&self) -> SavedKeys {
+    /// How many bytes a checkpoint has of what was told of each tenant's keys, about and at most.
+    pub(crate) fn told_bytes(&self) -> impl Iterator<Item = (&TenantId, usize)> {
+        self.tenants.iter().map(|(tenant, state)| {
+            let of_bucket = |(name, bucket): (&String, &Bucket)| {
+                let told = bucket.keys.iter().filter(|(_, key)| key.has_told());
+                let bytes: usize = told.map(|(text, key)| key.told_bytes(text)).sum();
+                if bytes == 0 { 0 } else { bytes + json_bytes(name) }
+            };
+            (tenant, state.buckets.iter().map(of_bucket).sum::<usize>())
+        })
+    }
+
+    /// What was told of keys, but for those of the tenants that are left out.
+    pub(crate) fn save_keys(&self, left_out: &BTreeSet<TenantId>) -> SavedKeys {
         let mut saved = SavedKeys::new();
-        for (tenant, state) in &self.tenants {
+        for (tenant, state) in self.tenants.iter().filter(|(tenant, _)| !left_out.contains(tenant)) {
             for (name, bucket) in &state.buckets {
                 let keys = bucket.keys.iter().filter(|(_, k)| k.has_told()).map(|(text, key)| (text.clone(), key.told()));
                 let keys: BTreeMap<String, KeyState> = keys.collect();
@@ -240,6 +279,7 @@ impl RuleState {
             let state = self.tenants.entry(tenant).or_default();
             for (name, keys) in buckets {
                 state.keys += keys.len();
+                state.key_bytes += keys.keys().map(|text| bytes_of_key(&name, text)).sum::<usize>();
                 state.buckets.entry(name).or_default().keys = keys;
             }
         }
@@ -362,6 +402,32 @@ mod tests {
         assert_eq!(keep(&mut state, &long(9), "k3", quotas), Kept::Refused, "the tenant has as much as it may have");
         state.expire(&TenantId::new("a").unwrap(), Timestamp::from_micros(100_000_000));
         assert_eq!(keep(&mut state, &long(9), "k3", quotas), Kept::Added, "what is gone takes nothing");
+    }
+
+    #[test]
+    fn long_keys_are_bounded_as_many_are() {
+        let quotas = Quotas { key_bytes_per_tenant: 4_000, ..Quotas::default() };
+        let (mut state, tenant) = (RuleState::default(), TenantId::new("a").unwrap());
+        // Of about 400 bytes each.
+        let key = |state: &mut RuleState, agent: &str, n: usize| {
+            let text = format!("{n}{}", "x".repeat(199));
+            state.key_or_new(&tenant, &n.to_string(), &text, Some(agent), quotas).is_some()
+        };
+        assert_eq!([0, 1, 2, 3].map(|n| key(&mut state, "loud", n)), [true, true, true, false], "an agent has a quarter");
+        assert!(key(&mut state, "loud", 0), "what is known goes on");
+        assert!([4, 5, 6].map(|n| key(&mut state, "second", n)).iter().all(|taken| *taken));
+        assert!([7, 8, 9].map(|n| key(&mut state, "third", n)).iter().all(|taken| *taken));
+        assert_eq!([10, 11].map(|n| key(&mut state, "fourth", n)), [true, false], "the tenant has as much as it may have");
+        // A restart counts the same.
+        let mut again = RuleState::default();
+        let of = |state: &RuleState| state.tenants[&tenant].key_bytes;
+        let told = |bucket: &Bucket| bucket.keys.clone();
+        let saved = state.tenants[&tenant].buckets.iter().map(|(name, bucket)| (name.clone(), told(bucket))).collect();
+        again.load_keys(SavedKeys::from([(tenant.clone(), saved)]));
+        assert_eq!(of(&again), of(&state));
+        // Keys of which nothing is remembered go, and with them what they took.
+        state.expire(&tenant, Timestamp::from_micros(1));
+        assert_eq!([0, 1, 2, 3].map(|n| key(&mut state, "loud", n)), [true, true, true, false]);
     }
 
     #[test]

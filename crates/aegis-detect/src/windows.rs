@@ -94,9 +94,9 @@ impl GroupState {
         self.partitions.iter_mut().for_each(|partition| partition.take_back(ts));
     }
 
-    /// Drops the rows before `ts`, and partitions that have none any more.
-    pub(crate) fn drop_before(&mut self, ts: i64) {
-        self.partitions.iter_mut().for_each(|partition| partition.drop_before(ts));
+    /// Drops the rows before `ts`, those of the first `taken` events of that time, and partitions that have none any more.
+    pub(crate) fn drop_before(&mut self, ts: i64, taken: u32) {
+        self.partitions.iter_mut().for_each(|partition| partition.drop_before(ts, taken));
         let places = &mut self.places;
         let partitions = std::mem::take(&mut self.partitions);
         let mut kept = vec![None; partitions.len()];
@@ -120,6 +120,8 @@ pub(crate) struct Origin {
     /// Which of the buckets of this run.
     pub(crate) bucket: usize,
     pub(crate) ts: i64,
+    /// How many of the bucket's events of that time are before theirs.
+    pub(crate) place: u32,
 }
 
 /// Whether values of a type can be compared as bytes exactly as the query engine compares them.
@@ -303,7 +305,7 @@ impl Group {
             let state = &mut states[origin.bucket][self.state];
             let place = state.place(keys.as_ref().map_or(&[], |keys| keys.row(index).data()), &self.frames);
             let values = arguments.iter_mut().map(|values| values[index].take()).collect();
-            state.partitions[place].push(origin.ts, values);
+            state.partitions[place].push(origin.ts, origin.place, values);
             places.push(place);
         }
         Ok(places)

@@ -20,6 +20,7 @@ use crate::error::DetectError;
 use crate::evaluate::RuleStats;
 use crate::follow::run;
 use crate::ruleset::RuleSet;
+use crate::shelf::MAX_PACKED;
 
 /// The name under which the detector's position is registered.
 pub const CONSUMER: &str = "detect";
@@ -33,13 +34,16 @@ pub struct WorkerConfig {
     pub hold_ms: i64,
     /// Whom to ask for what is missing while a lane waits.
     pub missing: Option<Arc<dyn AskForMissing>>,
+    /// Largest checkpoint, in bytes and compressed: two of them have to fit into the stream CKPT.
+    pub checkpoint_bytes: usize,
 }
 
 impl WorkerConfig {
     /// Defaults: the engine's, and a checkpoint every two seconds.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { engine: EngineConfig::new(clock), checkpoint_ms: 2000, hold_ms: 0, missing: None }
+        let engine = EngineConfig::new(clock);
+        Self { engine, checkpoint_ms: 2000, hold_ms: 0, missing: None, checkpoint_bytes: MAX_PACKED }
     }
 }
 

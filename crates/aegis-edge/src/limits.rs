@@ -19,7 +19,9 @@ impl Bucket {
     fn take(&mut self, rate_per_s: f64, now: Timestamp) -> bool {
         let elapsed_s = (now.as_micros() - self.refilled.as_micros()).max(0) as f64 / 1e6;
         self.tokens = (self.tokens + elapsed_s * rate_per_s).min(rate_per_s * BURST_SECONDS);
-        self.refilled = self.refilled.max(now);
+        let was_set_back = self.refilled > now.plus_seconds(1);
+        // Nobody waits until a clock that was set back has caught up. Calls overtake each other by less.
+        self.refilled = if was_set_back { now } else { self.refilled.max(now) };
         let available = self.tokens >= 1.0;
         if available {
             self.tokens -= 1.0;
@@ -83,5 +85,17 @@ mod tests {
         assert_eq!(admitted, 2);
         assert!(limits.admit(&tenant, "modest", &settings, now));
         assert!(limits.admit(&tenant, "greedy", &settings, now.plus_seconds(1)));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_keeps_nobody_waiting_and_gives_nothing_away() {
+        let limits = RateLimits::new(100);
+        let tenant = TenantId::new("acme").unwrap();
+        let settings = TenantSettings { agent_rate_per_s: 1, tenant_rate_per_s: 10, ..TenantSettings::default() };
+        let ahead = Timestamp::from_micros(0).plus_seconds(3600);
+        let admitted = |now: Timestamp| (0..10).filter(|_| limits.admit(&tenant, "a", &settings, now)).count();
+        assert_eq!(admitted(ahead), 2);
+        let now = Timestamp::from_micros(0);
+        assert_eq!((admitted(now), admitted(now.plus_seconds(1)), admitted(now.plus_seconds(3))), (0, 1, 2));
     }
 }

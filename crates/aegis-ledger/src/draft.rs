@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use crate::LedgerError;
 
-/// An event that asks for a receipt. The writer sets its lane, seq and (if the lane is ahead) ts.
+/// An event that asks for a receipt. The writer sets its lane, seq and (if the lane or the draft itself is ahead) ts.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Draft {
     pub event: SecurityEvent,
@@ -71,7 +71,7 @@ pub struct Committed {
     pub receipt_hash: String,
     /// Empty for seq 1.
     pub prev_receipt_hash: String,
-    /// The event's time as sealed: the draft's, or the lane's if that was later.
+    /// The event's time as sealed: the draft's, or the lane's if that was later; of a draft ahead of a clock that was set back, the clock's.
     pub ts: Timestamp,
 }
 

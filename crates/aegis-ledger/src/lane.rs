@@ -1,5 +1,5 @@
 //! Lanes: tenant × edge × boot epoch. Owns lane ids, heads, and the drafts of a lane's own life: open, gap, close.
-//! A lane has one writer and one life: no start ever continues a lane of an earlier one.
+//! A lane has one writer and one life: no start ever continues a lane of an earlier one, nor does a clock that was set back (see `set_back`).
 
 use std::sync::Arc;
 
@@ -14,6 +14,9 @@ use crate::loss::Loss;
 /// Damaged rows that a gap receipt lists one by one; it counts the rest, so that it stays within the size limit.
 const MAX_DAMAGE_LISTED: usize = 16;
 
+/// Why a lane was closed and another opened by one process.
+const CLOCK_SET_BACK: &str = "clock_set_back";
+
 /// Where a lane stands: what the next receipt links to.
 #[derive(Clone, Debug)]
 pub(crate) struct LaneHead {
@@ -26,7 +29,7 @@ pub(crate) struct LaneHead {
     pub(crate) ts: Timestamp,
 }
 
-/// The last lane of a tenant before this start, as the new lane's `open` names it.
+/// The tenant's lane before a new one, as the new lane's `open` names it.
 #[derive(Clone, Debug)]
 pub(crate) struct Predecessor {
     pub(crate) lane: String,
@@ -59,8 +62,9 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    pub(crate) fn lane_id(&self, tenant: &TenantId) -> Arc<str> {
-        format!("{tenant}.{}.{}", self.edge_id, self.epoch).into()
+    /// The id of a tenant's lane of this epoch.
+    pub(crate) fn lane_id(&self, tenant: &TenantId, epoch: &str) -> Arc<str> {
+        format!("{tenant}.{}.{epoch}", self.edge_id).into()
     }
 
     fn lifecycle(
@@ -96,6 +100,36 @@ impl Identity {
     /// The last receipt of a lane that was stopped cleanly.
     pub(crate) fn close(&self, tenant: &TenantId, ts: Timestamp, ids: &mut Entropy) -> Result<Draft, LedgerError> {
         Ok(Draft::new(self.lifecycle(tenant, EventKind::LaneClose, ts, ids)?, Phase::Close))
+    }
+
+    /// The last receipt of a lane whose last receipt is of `last_ts`, ahead of a clock that was set back since.
+    pub(crate) fn close_ahead(
+        &self,
+        tenant: &TenantId,
+        last_ts: Timestamp,
+        now: Timestamp,
+        ids: &mut Entropy,
+    ) -> Result<Draft, LedgerError> {
+        let mut event = self.lifecycle(tenant, EventKind::LaneClose, now, ids)?;
+        event.clock_suspect = true;
+        let detail = json!({"reason": CLOCK_SET_BACK, "last_ts": last_ts, "clock": now});
+        Ok(reasoned(event, Phase::Close, CLOCK_SET_BACK, detail))
+    }
+
+    /// The first receipt of the lane that follows it.
+    pub(crate) fn open_after_set_back(
+        &self,
+        tenant: &TenantId,
+        key_id: &str,
+        predecessor: &Predecessor,
+        ts: Timestamp,
+        ids: &mut Entropy,
+    ) -> Result<Draft, LedgerError> {
+        let mut open = self.open(tenant, key_id, Some(predecessor), ts, ids)?;
+        // The `close` is of a time that no rule may look at; this one is of the corrected clock's.
+        open.event.clock_suspect = true;
+        open.event.reason = Some(CLOCK_SET_BACK.to_owned());
+        Ok(open)
     }
 
     /// The receipt that says that the lane before this one ended without a `close`.
@@ -149,12 +183,15 @@ impl Identity {
         ts: Timestamp,
         ids: &mut Entropy,
     ) -> Result<Draft, LedgerError> {
-        let mut event = self.lifecycle(tenant, EventKind::LaneGap, ts, ids)?;
-        // In the event too, so that a detection rule can read them: rules see columns, not receipts.
-        event.reason = Some(reason.to_owned());
-        event.attributes = Some(detail.to_string());
-        let mut draft = Draft::new(event, Phase::Gap);
-        draft.detail = Some(detail);
-        Ok(draft)
+        Ok(reasoned(self.lifecycle(tenant, EventKind::LaneGap, ts, ids)?, Phase::Gap, reason, detail))
     }
+}
+
+/// A receipt that says why. In the event too, so that a detection rule can read it: rules see columns, not receipts.
+fn reasoned(mut event: SecurityEvent, phase: Phase, reason: &str, detail: Value) -> Draft {
+    event.reason = Some(reason.to_owned());
+    event.attributes = Some(detail.to_string());
+    let mut draft = Draft::new(event, phase);
+    draft.detail = Some(detail);
+    draft
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use aegis_keys::SigningKey;
-use aegis_model::{Clock, TenantId};
+use aegis_model::{Clock, TenantId, Timestamp};
 use parking_lot::Mutex;
 use sqlx::SqlitePool;
 use sqlx::sqlite::SqlitePoolOptions;
@@ -79,6 +79,7 @@ impl Ledger {
             next_row: recovered.next_row,
             next_commit_id: recovered.next_commit_id,
             next_lane_no: recovered.next_lane_no,
+            latest: Timestamp::default(),
         };
         let shared = Arc::new(Shared::default());
         shared.counters.last_row.store(recovered.next_row - 1, Ordering::Release);
@@ -133,6 +134,7 @@ impl Ledger {
             shared.losses.refused(&draft.event.tenant_id, self.inner.clock.now());
             return Err(SubmitError::Unavailable);
         }
+        shared.note_time(self.inner.clock.now());
         let (answer, reply) = oneshot::channel();
         match self.inner.queue.try_send(Submission { draft: Box::new(draft), durability, reply: answer }) {
             Ok(()) => {
@@ -163,7 +165,7 @@ impl Ledger {
         }
     }
 
-    /// The id of the tenant's lane in this start of the process, open or not.
+    /// The id of the tenant's first lane in this start of the process, open or not. Another follows only where the clock is set back.
     #[must_use]
     pub fn lane_of(&self, tenant: &TenantId) -> String {
         format!("{tenant}{}", self.inner.lane_suffix)

@@ -26,6 +26,7 @@ mod ring;
 mod rows;
 mod schema;
 mod seal;
+mod set_back;
 mod shared;
 mod stats;
 pub mod verify;

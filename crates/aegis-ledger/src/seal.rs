@@ -96,11 +96,14 @@ pub(crate) struct Sealer {
     pub(crate) next_row: i64,
     pub(crate) next_commit_id: i64,
     pub(crate) next_lane_no: i64,
+    /// The latest time that the clock ever said.
+    pub(crate) latest: Timestamp,
 }
 
 impl Sealer {
     /// Starts a batch at `now`.
     pub(crate) fn batch(&mut self, now: Timestamp) -> Batch<'_> {
+        self.note_time(now);
         let next_lane_no = self.next_lane_no;
         Batch {
             sealer: self,
@@ -121,8 +124,11 @@ impl Sealer {
         for (tenant, head) in &batch.heads {
             self.lanes.insert(tenant.clone(), head.clone());
         }
-        for (tenant, _) in &batch.closed {
-            self.lanes.remove(tenant);
+        for (tenant, ended) in &batch.closed {
+            // One that was opened in its place stays.
+            if self.lanes.get(tenant).is_some_and(|head| head.lane_no == ended.lane_no) {
+                self.lanes.remove(tenant);
+            }
         }
         for (tenant, key) in &batch.new_keys {
             self.commitment_keys.0.insert(tenant.clone(), key.clone());
@@ -136,12 +142,12 @@ impl Sealer {
 /// A batch being sealed.
 #[derive(Debug)]
 pub(crate) struct Batch<'a> {
-    sealer: &'a mut Sealer,
-    now: Timestamp,
-    rows: Vec<SealedRow>,
-    heads: HashMap<TenantId, LaneHead>,
+    pub(crate) sealer: &'a mut Sealer,
+    pub(crate) now: Timestamp,
+    pub(crate) rows: Vec<SealedRow>,
+    pub(crate) heads: HashMap<TenantId, LaneHead>,
     opened: Vec<(TenantId, LaneHead)>,
-    closed: Vec<(TenantId, LaneHead)>,
+    pub(crate) closed: Vec<(TenantId, LaneHead)>,
     abandoned: Vec<UncleanLane>,
     new_keys: HashMap<TenantId, CommitmentKey>,
     ids: HashSet<(TenantId, EventId)>,
@@ -186,24 +192,48 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// Opens the tenant's lane if it is not open.
+    /// Where the tenant's open lane stands.
+    pub(crate) fn head(&self, tenant: &TenantId) -> Option<&LaneHead> {
+        self.heads.get(tenant).or_else(|| self.sealer.lanes.get(tenant))
+    }
+
+    /// Opens the tenant's lane if it is not open, and another in the place of one whose time is ahead of a clock that was set back.
     pub(crate) fn ensure_open(&mut self, tenant: &TenantId, ts: Timestamp) -> Result<(), LedgerError> {
-        if self.heads.contains_key(tenant) || self.sealer.lanes.contains_key(tenant) {
-            return Ok(());
+        if let Some(last_ts) = self.head(tenant).map(|head| head.ts) {
+            return if self.is_ahead(last_ts) { self.open_anew(tenant, ts) } else { Ok(()) };
         }
         let sealer = &mut *self.sealer;
-        let head =
-            LaneHead { lane_no: self.next_lane_no, lane: sealer.identity.lane_id(tenant), seq: 0, hash: String::new(), ts };
+        let lane = sealer.identity.lane_id(tenant, &sealer.identity.epoch);
         let predecessor = sealer.predecessors.get(tenant);
         let open = sealer.identity.open(tenant, sealer.key.key_id(), predecessor, ts, &mut sealer.entropy)?;
-        self.heads.insert(tenant.clone(), head.clone());
-        if let Err(error) = self.push(&open) {
-            self.heads.remove(tenant);
+        self.open_lane(tenant, lane, ts, &open)
+    }
+
+    /// Makes a new lane the tenant's, and seals its first receipt.
+    pub(crate) fn open_lane(
+        &mut self,
+        tenant: &TenantId,
+        lane: Arc<str>,
+        ts: Timestamp,
+        open: &Draft,
+    ) -> Result<(), LedgerError> {
+        let head = LaneHead { lane_no: self.next_lane_no, lane, seq: 0, hash: String::new(), ts };
+        let before = self.heads.insert(tenant.clone(), head.clone());
+        if let Err(error) = self.push(open) {
+            self.put_back(tenant, before);
             return Err(error);
         }
         self.opened.push((tenant.clone(), head));
         self.next_lane_no += 1;
         Ok(())
+    }
+
+    /// The tenant's head in this batch is what it was.
+    pub(crate) fn put_back(&mut self, tenant: &TenantId, before: Option<LaneHead>) {
+        match before {
+            Some(head) => drop(self.heads.insert(tenant.clone(), head)),
+            None => drop(self.heads.remove(tenant)),
+        }
     }
 
     /// Seals `close` in the tenant's lane.
@@ -220,11 +250,11 @@ impl Batch<'_> {
     pub(crate) fn push(&mut self, draft: &Draft) -> Result<usize, LedgerError> {
         let event = &draft.event;
         let tenant = &event.tenant_id;
-        let Some(head) = self.heads.get(tenant).or_else(|| self.sealer.lanes.get(tenant)) else {
+        let Some(head) = self.head(tenant) else {
             return Err(LedgerError::Rejected(format!("tenant {tenant} has no open lane")));
         };
         // `ts` never decreases within a lane.
-        let ts = event.ts.max(head.ts);
+        let ts = self.corrected(event.ts).max(head.ts);
         let ts_text = ts.to_rfc3339();
         let lane = Arc::clone(&head.lane);
         let (lane_no, seq) = (head.lane_no, head.seq + 1);

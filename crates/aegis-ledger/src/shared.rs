@@ -1,8 +1,8 @@
 //! What the handles of a ledger and its writer share, and what they say to each other.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
-use aegis_model::TenantId;
+use aegis_model::{TenantId, Timestamp};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -11,6 +11,9 @@ use crate::gather::Hurry;
 use crate::loss::Losses;
 use crate::ring::{RingWeight, Slot};
 use crate::stats::Counters;
+
+/// The time of a handle's clock is noted no oftener than this: all that answer would write one word.
+const NOTED_MICROS: i64 = 100_000;
 
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
@@ -30,6 +33,22 @@ pub(crate) struct Shared {
     pub(crate) ring: Mutex<Option<mpsc::Sender<Slot>>>,
     /// Bytes of the commits that the ring holds on to.
     pub(crate) ring_weight: RingWeight,
+    /// The latest time that the clock said when a draft was handed in, microseconds: what is made while it is ahead may be sealed after it was set
+    /// back, and the writer would not know.
+    latest: AtomicI64,
+}
+
+impl Shared {
+    /// Takes note of what the clock says as a draft is handed in.
+    pub(crate) fn note_time(&self, now: Timestamp) {
+        if now.as_micros() > self.latest.load(Ordering::Relaxed).saturating_add(NOTED_MICROS) {
+            self.latest.fetch_max(now.as_micros(), Ordering::Release);
+        }
+    }
+
+    pub(crate) fn latest(&self) -> Timestamp {
+        Timestamp::from_micros(self.latest.load(Ordering::Acquire))
+    }
 }
 
 /// What a handle asks of the writer besides sealing.

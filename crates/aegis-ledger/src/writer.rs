@@ -246,6 +246,7 @@ impl Writer {
 
     /// Seals gaps first, then the group. What cannot be sealed is answered and leaves the group alone.
     async fn seal(&mut self, group: &mut Vec<Submission>, losses: &[(TenantId, Loss)]) -> (Option<SealedBatch>, Vec<usize>) {
+        self.sealer.note_time(self.shared.latest());
         let mut batch = self.sealer.batch(self.clock.now());
         for (tenant, loss) in losses {
             if let Err(error) = batch.gap_after_loss(tenant, loss) {

@@ -306,3 +306,55 @@ fn no_rule_speaks_under_the_name_of_the_engine() {
         assert_eq!(errors.0.iter().map(|error| error.code).collect::<Vec<_>>(), [RuleCode::RuleDuplicate]);
     }
 }
+
+#[test]
+fn of_whom_most_was_told_a_checkpoint_leaves_it_out_and_that_is_told() {
+    let query = "SELECT agent_id, event_id FROM events";
+    let mut first = engine(query, Quotas::default());
+    let long = "x".repeat(10_000);
+    let mut log: Vec<SecurityEvent> = (0..20).map(|n| event("loud", &format!("{long}-{n}"), n)).collect();
+    log.push(event("quiet", "agent", 20));
+    let told: BTreeSet<String> = first.tick(log.clone()).alerts.into_iter().map(|alert| alert.alert_id).collect();
+    assert_eq!(told.len(), log.len());
+    let whole = serde_json::to_string(&first.checkpoint_within(1 << 30)).unwrap();
+    assert!(whole.contains(&long) && is_silent(first.tick(vec![event("loud", "one more", 21)]).alerts));
+
+    let text = serde_json::to_string(&first.checkpoint_within(100_000)).unwrap();
+    assert!(text.len() < 100_000 && !text.contains(&long));
+    let next = event("loud", "another", 22);
+    let alerts = first.tick(vec![next.clone(), event("quiet", "agent", 22)]).alerts;
+    assert_eq!(said(alerts), [of_rule("loud", "unwritten", next.event_id)]);
+
+    // Nothing is missed after a restart, and what is told again is what was told.
+    let mut second = engine(query, Quotas::default());
+    second.restore(serde_json::from_str(&text).unwrap(), log, true);
+    let again = [event("loud", &format!("{long}-19"), 23), event("quiet", "agent", 23)];
+    let alerts = second.tick(again.to_vec()).alerts;
+    for event in &again {
+        assert!(alerts.iter().any(|alert| alert.event_ids == [event.event_id]));
+    }
+    let repeated: Vec<&Alert> = alerts.iter().filter(|alert| told.contains(&alert.alert_id)).collect();
+    assert_eq!(alerts.len(), repeated.len() + again.len());
+    assert!(repeated.iter().all(|alert| alert.tenant_id.as_str() == "loud"), "what the others were told is known");
+}
+
+#[test]
+fn what_was_told_of_keys_has_no_more_of_a_checkpoint_than_it_may() {
+    let mut engine = engine("SELECT agent_id, event_id FROM events", Quotas::default());
+    let mut log = Vec::new();
+    for tenant in 0..10i64 {
+        // Texts that are long as JSON, and longer as JSON in JSON.
+        let agent =
+            ["\u{1}", "\"", "\\", "é"][usize::try_from(tenant % 4).unwrap()].repeat(500 + 100 * usize::try_from(tenant).unwrap());
+        log.extend((0..5).map(|n| event(&format!("t{tenant}"), &format!("{agent}{n}"), 5 * tenant + n)));
+    }
+    engine.tick(log);
+    let without = serde_json::to_string(&engine.checkpoint_within(0)).unwrap().len();
+    let mut sizes = Vec::new();
+    for most in [0, 50_000, 100_000, 200_000, 1 << 30] {
+        let size = serde_json::to_string(&engine.checkpoint_within(most)).unwrap().len() - without;
+        assert!(size <= most, "{size} of {most}");
+        sizes.push(size);
+    }
+    assert!(sizes.is_sorted() && sizes[1] > 0 && sizes[3] < sizes[4], "{sizes:?}");
+}

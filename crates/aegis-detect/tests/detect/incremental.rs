@@ -1,9 +1,10 @@
 //! L-INCREMENTAL: a query that is followed has the alerts, with their evidence and fields, that it has when it is run over all of its window.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
-use aegis_detect::{Engine, EngineConfig, RuleSet, Shape, TickOutput, lint_file};
+use aegis_detect::{Engine, EngineConfig, Quotas, RuleSet, Shape, TickOutput, lint_file};
 use aegis_model::{DataAccess, Decision, Destination, EventKind, ManualClock, SecurityEvent, SourceTrust, TenantId, Timestamp};
 use proptest::prelude::*;
 use serde_json::Value;
@@ -52,10 +53,16 @@ fn rule_text(index: usize) -> String {
 }
 
 fn engine(incremental: bool) -> Engine {
+    engine_within(incremental, Quotas::default(), 0..QUERIES.len())
+}
+
+/// One that has these of the queries, and not more than so much state.
+fn engine_within(incremental: bool, quotas: Quotas, queries: Range<usize>) -> Engine {
     let mut config = EngineConfig::new(Arc::new(ManualClock::new(Timestamp::from_micros(START))));
     config.lateness_s = 6;
     config.incremental = incremental;
-    let texts = (0..QUERIES.len()).map(|i| (format!("{i}/rule.sql").into(), rule_text(i)));
+    config.quotas = quotas;
+    let texts = queries.map(|i| (format!("{i}/rule.sql").into(), rule_text(i)));
     Engine::new(RuleSet::from_texts(texts).unwrap(), config)
 }
 
@@ -174,6 +181,27 @@ proptest! {
             prop_assert_eq!(run(&log, size, true), run(&log, size, false), "{} at a time", size);
         }
     }
+}
+
+#[test]
+fn a_quota_takes_no_event_more_for_those_of_its_microsecond() {
+    // Three at once, and then one a second; a key keeps four. The oldest go one by one, also of those at once.
+    let deny = |forward| Step { forward, late: 0, tenant: 0, agent: Some(0), tool: None, decision: 0, run: 0 };
+    let log = log_of(&[0, 0, 0, 1, 1, 1, 1].map(deny));
+    let quotas = Quotas { events_per_key: 4, ..Quotas::default() };
+    let found = [true, false].map(|incremental| {
+        let mut engine = engine_within(incremental, quotas, 0..1);
+        let mut evidence = Vec::new();
+        for event in &log {
+            let alerts = engine.tick(vec![event.clone()]).alerts.into_iter().filter(|alert| alert.rule_name == "i-0");
+            evidence.extend(alerts.map(|alert| alert.event_ids));
+        }
+        evidence
+    });
+    let of = |last: usize| log[last.saturating_sub(3)..=last].iter().map(|event| event.event_id).collect::<Vec<_>>();
+    // The first two are an alert as soon as there are two; from then on each one that goes makes another of what is left.
+    let expected: Vec<_> = [of(1), of(4), of(5), of(6)].into();
+    assert_eq!(found, [expected.clone(), expected]);
 }
 
 #[test]

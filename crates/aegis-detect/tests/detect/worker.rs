@@ -118,6 +118,19 @@ impl Line {
         delivered.iter().map(|d| serde_json::from_slice(&d.payload).unwrap()).collect()
     }
 
+    /// The same of messages that are too many, or too large, to be read at once.
+    async fn read_whole(&self, stream: Stream, filter: &str) -> Vec<Value> {
+        let mut subscription = self.bus.subscribe(stream, filter, 0).await.unwrap();
+        let mut whole = Vec::new();
+        loop {
+            let delivered = subscription.next_batch(1000, Duration::from_millis(50)).await.unwrap();
+            if delivered.is_empty() {
+                return whole;
+            }
+            whole.extend(delivered.iter().map(|d| serde_json::from_slice::<Value>(&d.payload).unwrap()));
+        }
+    }
+
     /// The alerts on the bus, once as many as expected are there.
     async fn alerts(&self, expected: usize) -> Vec<Alert> {
         let start = Instant::now();
@@ -289,6 +302,45 @@ async fn what_is_ahead_of_the_bus_by_more_than_five_minutes_proves_nothing() {
 }
 
 #[tokio::test]
+async fn a_lane_is_seen_again_as_soon_as_a_clock_that_was_ahead_is_set_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = Timestamp::from_micros(1_767_225_600_000_000);
+    let (of_edge, of_bus) = (Arc::new(ManualClock::new(start.plus_seconds(3600))), Arc::new(ManualClock::new(start)));
+    let mut line = Line::open_apart(folder.path(), EmbeddedLimits::default(), of_edge.clone(), of_bus.clone()).await;
+    let worker = line.worker();
+    let ahead = line.seal_denies("acme", "unseen", 5).await;
+    let of_beta = line.seal_denies("beta", "unseen", 5).await;
+    line.publish(&ahead).await;
+    line.publish(&of_beta).await;
+    assert!(line.alerts(2).await.iter().all(|alert| alert.rule_name == "receipt-chain-broken"));
+    of_edge.advance_seconds(-3600);
+    // Both tenants' lanes.
+    for tenant in ["acme", "beta"] {
+        let right = line.seal_denies(tenant, "prober", 5).await;
+        assert_eq!(right.iter().filter(|wire| wire["clock_suspect"] == true).count(), 2, "the close, and the open behind it");
+        line.publish(&right).await;
+    }
+    let alerts = line.alerts(6).await;
+    for tenant in ["acme", "beta"] {
+        let of_tenant = alerts.iter().filter(|alert| alert.tenant_id.as_str() == tenant);
+        let mut names: Vec<&str> = of_tenant.map(|alert| alert.rule_name.as_str()).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["clock-suspect", "deny-storm", "receipt-chain-broken"]);
+    }
+    assert!(alerts.iter().all(|alert| alert.key.get("agent_id").is_none_or(|agent| agent == "prober")), "{alerts:#?}");
+    let stats = line.caught_up(&worker).await;
+    // Of each lane ahead the open, the denies and the close; of each that follows the open and the denies.
+    assert_eq!((stats.broken, stats.verified, stats.late), (14, 12, 0));
+    // Its own clock is the same: it stood still, was set back, and what it does from time to time does not wait for it.
+    let begun = Instant::now();
+    while worker.stats().checkpoints == 0 {
+        assert!(begun.elapsed() < DEADLINE, "nothing is written down: {:?}", worker.stats());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    worker.stop().await;
+}
+
+#[tokio::test]
 async fn an_altered_event_breaks_the_chain_and_freezes_nobody() {
     let folder = tempfile::tempdir().unwrap();
     let mut line = Line::open(folder.path()).await;
@@ -429,6 +481,55 @@ async fn a_checkpoint_that_finds_no_room_is_told_of_and_detection_goes_on() {
     assert_eq!(worker.stats().checkpoints, 0);
     assert_eq!(line.bus.consumer_position(Stream::Ase, CONSUMER).await.unwrap(), 0, "nothing is released");
     worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_tenant_with_too_many_long_keys_loses_its_own_part_of_the_checkpoint_and_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let line = Line::open(folder.path()).await;
+    let ring = KeyRing::new([line.key.verifying_key()]);
+    let worker = || {
+        let mut config = WorkerConfig::new(Arc::clone(&line.clock));
+        config.checkpoint_ms = 50;
+        config.checkpoint_bytes = 1 << 20;
+        let bus: Arc<dyn Bus> = Arc::clone(&line.bus) as Arc<dyn Bus>;
+        Worker::spawn(bus, ring.clone(), each_agent(), Arc::clone(&line.clock), config).unwrap()
+    };
+    // Names that no compression makes shorter.
+    let agent = |n: usize| (0..500).map(|part| aegis_canon::sha256_hex(format!("{n} {part}").as_bytes())).collect::<String>();
+    let loud = |n: usize| {
+        let mut seen = observation(&line, &agent(n), "seen");
+        seen["tenant_id"] = "loud".into();
+        seen
+    };
+    let running = worker();
+    line.publish(&[observation(&line, "quiet", "seen")]).await;
+    for n in 0..60 {
+        line.publish(&[loud(n)]).await;
+    }
+    let start = Instant::now();
+    let impaired = loop {
+        // It is told with the tenant's next events.
+        line.publish(&[loud(0)]).await;
+        let alerts = line.read_whole(Stream::Alerts, "alert.loud.>").await;
+        if let Some(told) = alerts.iter().find(|alert| alert["rule_name"] == "detection-impaired") {
+            break told.clone();
+        }
+        assert!(start.elapsed() < DEADLINE, "nobody was told: {:?}", running.stats());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert_eq!(impaired["key"], serde_json::json!({"rule": "T-1", "what": "unwritten"}));
+    line.caught_up(&running).await;
+    assert_eq!(running.stats().trouble, None);
+    running.stop().await;
+
+    // It is written down how far detection is, and what the other was told: its next event joins it.
+    let running = worker();
+    line.publish(&[observation(&line, "quiet", "seen again")]).await;
+    let stats = line.caught_up(&running).await;
+    assert_eq!((stats.events, stats.alerts), (1, 0));
+    assert_eq!(line.read_stream(Stream::Alerts, "alert.acme.>").await.len(), 1);
+    running.stop().await;
 }
 
 #[tokio::test]

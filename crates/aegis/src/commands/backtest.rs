@@ -41,12 +41,15 @@ pub(crate) fn diff(old: &Path, new: &Path, args: &HistoryArgs) -> anyhow::Result
     if args.json {
         println!(
             "{}",
-            json!({"events": after.events, "before": before.rules, "after": after.rules, "added": added, "dropped": dropped})
+            json!({"events": after.events, "gone": after.gone, "before": before.rules, "after": after.rules, "added": added, "dropped": dropped})
         );
         return Ok(ExitCode::SUCCESS);
     }
     added.iter().for_each(|told| println!("+ {told}"));
     dropped.iter().for_each(|told| println!("- {told}"));
+    if let Some(said) = after.said_of_gone() {
+        println!("{said}");
+    }
     let (was, is) = (before.standing.len(), after.standing.len());
     println!("events: {} · alerts: {was} before, {is} after: {} added, {} dropped", after.events, added.len(), dropped.len());
     Ok(ExitCode::SUCCESS)
@@ -94,6 +97,7 @@ async fn run(sets: Vec<RuleSet>, args: &HistoryArgs) -> anyhow::Result<Vec<Backt
     }
     progress.done();
     store.close().await;
+    runs.iter_mut().for_each(|run| run.miss(history.gone));
     Ok(runs.into_iter().map(Backtest::finish).collect())
 }
 
@@ -126,11 +130,13 @@ pub(super) struct History<'a> {
     store: &'a Store,
     ledgers: HashMap<String, LedgerReader>,
     data: &'a Path,
+    /// Events that were asked for and left out.
+    pub(super) gone: u64,
 }
 
 impl<'a> History<'a> {
     pub(super) fn new(store: &'a Store, data: &'a Path) -> Self {
-        Self { store, ledgers: HashMap::new(), data }
+        Self { store, ledgers: HashMap::new(), data, gone: 0 }
     }
 
     /// The tenant's events of a span that come after a place of the history, which goes on behind them. None: that was all.
@@ -147,7 +153,7 @@ impl<'a> History<'a> {
         Ok(Some(self.events(&rows).await?))
     }
 
-    /// The events of some rows; those whose text is gone are left out.
+    /// The events of some rows; those whose text is gone are left out, and counted.
     pub(super) async fn events(&mut self, rows: &[HistoryRow]) -> anyhow::Result<Vec<SecurityEvent>> {
         debug_assert!(self.store.is_on_this_machine() || rows.iter().all(|row| row.wire.text().is_some()));
         let kept = self.kept(rows).await?;
@@ -158,11 +164,19 @@ impl<'a> History<'a> {
                 Wire::Kept { by, position } => match kept.get(&(by.to_string(), *position)) {
                     Some(text) => text.clone(),
                     // Told of where evidence is asked for; a rule cannot see what is gone.
-                    None => continue,
+                    None => {
+                        self.gone += 1;
+                        continue;
+                    }
                 },
             };
             let mut event =
                 WireEvent::read(text.as_bytes()).and_then(|wire| wire.event()).with_context(|| row.event_id.to_string())?;
+            if event.event_id != row.event_id {
+                // The ledger is another one than that which the history names.
+                self.gone += 1;
+                continue;
+            }
             event.bus_ts = row.bus_ts.or(Some(row.ts));
             event.verified = row.proved && row.lane.is_some() && !is_ahead_of_time(&event);
             events.push(event);

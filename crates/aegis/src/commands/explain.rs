@@ -18,7 +18,7 @@ pub(crate) fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     let files = super::rules::rule_files(&args.path)?;
     let [file] = files.as_slice() else { bail!("{} has {} rules; name one of them", args.path.display(), files.len()) };
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let Some(explanation) = super::runtime()?.block_on(run(event_id, file, &text, args))? else {
+    let Some((explanation, gone)) = super::runtime()?.block_on(run(event_id, file, &text, args))? else {
         if args.json {
             println!("{}", json!({"event_id": event_id, "exists": false, "fired": false}));
         } else {
@@ -29,15 +29,19 @@ pub(crate) fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     if args.json {
         let mut fields = serde_json::to_value(&explanation)?;
         fields["exists"] = true.into();
+        fields["gone"] = gone.into();
         println!("{fields}");
     } else {
+        if gone > 0 {
+            println!("gone      {gone} events around it, whose text is not there any more: the rule does not see them");
+        }
         println!("{explanation}");
     }
     Ok(if explanation.fired { ExitCode::SUCCESS } else { ExitCode::from(SAID_NO) })
 }
 
-/// None: no tenant has the event.
-async fn run(event_id: EventId, file: &Path, text: &str, args: &ExplainArgs) -> anyhow::Result<Option<Explanation>> {
+/// Also how many events around it are gone. None: no tenant has the event.
+async fn run(event_id: EventId, file: &Path, text: &str, args: &ExplainArgs) -> anyhow::Result<Option<(Explanation, u64)>> {
     let (from, to) = (time(args.from.as_deref(), "--from")?, time(args.to.as_deref(), "--to")?);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let store = open(&args.data, Arc::clone(&clock)).await?;
@@ -69,5 +73,5 @@ async fn run(event_id: EventId, file: &Path, text: &str, args: &ExplainArgs) -> 
     }
     progress.done();
     store.close().await;
-    Ok(Some(explain.finish()?))
+    Ok(Some((explain.finish()?, history.gone)))
 }
