@@ -6,6 +6,7 @@ mod authorize;
 mod bounded;
 mod call;
 mod clock;
+mod digest;
 mod error;
 mod evidence;
 mod feed;
@@ -46,9 +47,9 @@ pub struct EdgeConfig {
     pub timestamp_skew_s: i64,
     /// How long a request id or a nonce is remembered, seconds.
     pub replay_memory_s: i64,
-    /// How many request ids, and how many nonces, are remembered.
+    /// How many request ids, and how many nonces, are remembered; tenants, and each tenant's agents, have equal shares of it once it is full.
     pub replay_capacity: usize,
-    /// How many runs' labels are held.
+    /// How many runs' labels are held; tenants have equal shares of it once it is full.
     pub run_capacity: usize,
     /// How many verified agent tokens are held.
     pub token_capacity: usize,

@@ -15,6 +15,7 @@ use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
+use crate::digest::run_key;
 use crate::runs::Runs;
 
 /// How many applied revisions are remembered for those who wait for one.
@@ -163,7 +164,7 @@ impl EdgeView {
         }
         let settings = self.settings(&label.tenant_id);
         let idle_s = if label.run.starts_with("run:") { settings.run_idle_s } else { settings.implicit_run_idle_s };
-        self.told_runs.tighten(&label.tenant_id, &label.run, label.source_trust, idle_s, label.at);
+        self.told_runs.tighten(&label.tenant_id, run_key(&label.run), label.source_trust, idle_s, label.at);
         Ok(())
     }
 
