@@ -1,6 +1,6 @@
 //! After a start: nonces, request ids and run labels are read back from the ledger, so that a restart forgets no taint.
 
-use aegis_model::{EventKind, SecurityEvent, SourceTrust};
+use aegis_model::{EventKind, MAX_RUN_IDLE_S, SecurityEvent, SourceTrust};
 use serde_json::Value;
 
 use crate::bounded::Named;
@@ -12,7 +12,7 @@ const PAGE: usize = 2000;
 
 pub(crate) async fn from_ledger(edge: &Edge) -> Result<(), EdgeError> {
     let now = edge.clock.now();
-    let since = now.plus_seconds(-edge.config.replay_memory_s.max(24 * 3600));
+    let since = now.plus_seconds(-edge.config.replay_memory_s.max(MAX_RUN_IDLE_S));
     let kinds = [EventKind::AuthorizeDecision];
     let mut after_row = 0;
     loop {
