@@ -89,8 +89,10 @@ impl Runs {
         let Some(order) = self.order.get_mut(&new.tenant_id).filter(|order| order.len() >= MOST_RUNS) else { return true };
         let ended_before = new.at.plus_seconds(-MAX_RUN_IDLE_S).as_micros();
         // The oldest of each label, the least strict first.
-        let mut oldest = SourceTrust::ALL.into_iter().filter_map(|label| order.range((label, i64::MIN, String::new())..).next());
-        let ended = oldest.find(|(_, at, _)| *at < ended_before);
+        let ended = SourceTrust::ALL
+            .into_iter()
+            .filter_map(|label| order.range((label, i64::MIN, String::new())..).next())
+            .find(|(_, at, _)| *at < ended_before);
         let Some(goes) = ended.or_else(|| order.first()).cloned() else { return true };
         if goes.1 >= ended_before {
             self.forgotten += 1;
