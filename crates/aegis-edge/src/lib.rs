@@ -18,6 +18,7 @@ mod rebuild;
 mod replay;
 mod runs;
 mod snapshot;
+mod told;
 mod trust;
 mod view;
 
@@ -59,7 +60,8 @@ pub struct EdgeConfig {
     pub tenants: Option<BTreeSet<TenantId>>,
     /// How old the control feed may be before mutating calls are denied, seconds; 0: however old.
     pub max_feed_age_s: i64,
-    /// The same for a copy on disk that an edge started from, until the feed was read once.
+    /// The same for a copy on disk that an edge started from, until the feed was read once; and how old its copy of what other edges made of runs
+    /// may be, until that was read: without one, runs count as `unknown`.
     pub max_snapshot_age_s: i64,
 }
 

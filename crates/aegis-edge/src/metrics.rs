@@ -26,6 +26,7 @@ pub struct EdgeMetrics {
     pub(crate) feed_age_seconds: Gauge,
     pub(crate) receipt_unavailable: Counter,
     pub(crate) run_labels_lost: Counter,
+    pub(crate) run_labels_unread: Gauge,
 }
 
 impl EdgeMetrics {
@@ -42,6 +43,7 @@ impl EdgeMetrics {
             feed_age_seconds: Gauge::default(),
             receipt_unavailable: Counter::default(),
             run_labels_lost: Counter::default(),
+            run_labels_unread: Gauge::default(),
         };
         registry.register(
             "aegis_authorize_duration_seconds",
@@ -71,6 +73,11 @@ impl EdgeMetrics {
             "aegis_run_labels_lost",
             "labels of runs that a tenant's full share of the memory could not hold: such runs count as unknown",
             metrics.run_labels_lost.clone(),
+        );
+        registry.register(
+            "aegis_run_labels_unread",
+            "1 from a start beside other edges until it was read what they made of runs",
+            metrics.run_labels_unread.clone(),
         );
         metrics
     }

@@ -29,6 +29,20 @@ impl RunLabel {
     }
 }
 
+/// What is known of a tenant's runs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Entry {
+    Label {
+        run: Key,
+        trust: SourceTrust,
+        ends: Timestamp,
+    },
+    /// Until then it may have runs that are not held.
+    Lost {
+        until: Timestamp,
+    },
+}
+
 /// One tenant's runs in a shard.
 #[derive(Debug, Default)]
 struct Share {
@@ -81,7 +95,11 @@ impl Runs {
 
     /// Tightens the run's label by `trust` and returns the label from now on.
     pub(crate) fn tighten(&self, tenant: &TenantId, run: Key, trust: SourceTrust, idle_s: i64, now: Timestamp) -> SourceTrust {
-        let ends = now.plus_seconds(idle_s);
+        self.take(tenant, run, trust, now.plus_seconds(idle_s), now)
+    }
+
+    /// The same for a label of which it is known when it ends.
+    pub(crate) fn take(&self, tenant: &TenantId, run: Key, trust: SourceTrust, ends: Timestamp, now: Timestamp) -> SourceTrust {
         let mut shard = self.shard(&run).lock();
         let label = match shard.tighten_held(tenant, &run, RunLabel { trust, ends }, now) {
             Some(label) => label,
@@ -95,6 +113,41 @@ impl Runs {
         };
         debug_assert!(label >= trust, "a run's label is never looser than its last call's");
         label
+    }
+
+    /// Until then the tenant may have runs that are not held.
+    pub(crate) fn lose(&self, tenant: &TenantId, until: Timestamp) {
+        for shard in &self.shards {
+            let mut shard = shard.lock();
+            let share = shard.tenants.entry(tenant.clone()).or_default();
+            share.lost_until = share.lost_until.max(until);
+        }
+    }
+
+    /// False if the run is held and this label says no more of it than is known.
+    pub(crate) fn is_news(&self, tenant: &TenantId, run: &Key, trust: SourceTrust, ends: Timestamp) -> bool {
+        let shard = self.shard(run).lock();
+        let held = shard.tenants.get(tenant).and_then(|share| share.runs.get(run));
+        held.is_none_or(|held| held.trust < trust || held.ends < ends)
+    }
+
+    /// How many labels are held.
+    pub(crate) fn held(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().held).sum()
+    }
+
+    /// What is held and lasts, by tenant.
+    pub(crate) fn entries(&self, now: Timestamp) -> Vec<(TenantId, Entry)> {
+        let mut entries = Vec::new();
+        for shard in &self.shards {
+            for (tenant, share) in &shard.lock().tenants {
+                let lasting = share.runs.iter().filter(|(_, label)| label.ends > now);
+                let labels = lasting.map(|(run, label)| Entry::Label { run: *run, trust: label.trust, ends: label.ends });
+                let lost = (share.lost_until > now).then_some(Entry::Lost { until: share.lost_until });
+                entries.extend(labels.chain(lost).map(|entry| (tenant.clone(), entry)));
+            }
+        }
+        entries
     }
 
     /// How many runs lost their label to a full memory since this was asked last.

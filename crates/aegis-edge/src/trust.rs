@@ -85,11 +85,13 @@ impl Edge {
         let echoed = trace
             .and_then(|t| t.trust_token.as_deref())
             .and_then(|token| self.trust_tokens.verify(&claims.tenant_id, &run, token, now));
+        // While what other edges made of runs is not known, a run counts as one that they labelled. What its own token says was known to who gave it.
+        let unread = (!self.view.told.is_known(now, self.config.max_snapshot_age_s)).then_some(SourceTrust::Unknown);
         let parent = trace
             .and_then(|t| t.parent_run_id.as_deref())
-            .and_then(|parent| self.run_label(&claims.tenant_id, &run_key(&format!("run:{parent}")), now));
+            .and_then(|parent| self.run_label(&claims.tenant_id, &run_key(&format!("run:{parent}")), now).max(unread));
         let run_key = run_key(&run);
-        let run_label = self.run_label(&claims.tenant_id, &run_key, now);
+        let run_label = self.run_label(&claims.tenant_id, &run_key, now).max(unread.filter(|_| echoed.is_none()));
 
         let inherited = [root_claim, echoed, parent, run_label].into_iter().flatten().max();
         let call = said.combine(channel_label).combine(claims.trust_ceiling);
@@ -99,7 +101,7 @@ impl Edge {
 
     /// The strictest of what this edge and the others have made of a run.
     fn run_label(&self, tenant: &TenantId, run: &Key, now: Timestamp) -> Option<SourceTrust> {
-        self.runs.label(tenant, run, now).max(self.view.told_runs.label(tenant, run, now))
+        self.runs.label(tenant, run, now).max(self.view.told.runs.label(tenant, run, now))
     }
 }
 
