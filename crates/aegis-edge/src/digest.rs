@@ -34,7 +34,7 @@ pub(crate) fn hash_bytes(hex: &str) -> [u8; 32] {
     let is_hash = digits.len() == 64
         && bytes.iter_mut().zip(digits.chunks_exact(2)).all(|(byte, pair)| match (nibble(pair[0]), nibble(pair[1])) {
             (Some(high), Some(low)) => {
-                *byte = high << 4 | low;
+                *byte = (high << 4) | low;
                 true
             }
             _ => false,

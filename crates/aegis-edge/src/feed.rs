@@ -1,13 +1,14 @@
 //! Follows the control feed: watches the buckets `control` and `containment`, applies what verifies, counts what does not, and keeps a copy on
-//! disk for a start without a reachable control plane. A watch can stall silently, so both buckets are also read whole on a timer. Of the bucket
-//! `trust` it does the same, but reads it whole at a start only: there are many runs.
+//! disk for a start without a reachable control plane. A watch can stall silently, so both buckets are also read whole on a timer.
+
+mod labels;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_bus::{Bucket, Bus, BusError, subject};
-use aegis_model::{Clock, ContainmentState, EntryKind, SignedEntry, TargetType, TenantId, Timestamp};
+use aegis_model::{Clock, ContainmentState, EntryKind, SignedEntry, TargetType, TenantId};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
@@ -24,8 +25,6 @@ const REREAD_EVERY: Duration = Duration::from_secs(5);
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// How long a start waits for the feed before it looks for its own copy, and then for what other edges made of runs.
 const START_WAIT: Duration = Duration::from_secs(8);
-/// Labels that are taken before others have a turn.
-const LABELS_AT_ONCE: usize = 128;
 
 /// What of the feed an edge follows, and where it keeps a copy.
 #[derive(Clone, Debug, Default)]
@@ -81,8 +80,6 @@ struct Follower {
     labels: Option<LabelCopy>,
     /// The places of labels that were not read since the start.
     unread: Mutex<Vec<String>>,
-    /// How old the feed was when it was read last: by now all labels that were told until then have been heard.
-    heard_until: Mutex<Option<Timestamp>>,
     pulse: Option<Arc<Pulse>>,
     /// What is enforced, and is not on the disk yet.
     unacknowledged: Mutex<Vec<ContainmentState>>,
@@ -109,7 +106,6 @@ impl FeedFollower {
             snapshot: config.snapshot.map(Snapshot::new),
             labels,
             unread: Mutex::new(runs.clone()),
-            heard_until: Mutex::default(),
             pulse: config.pulse,
             unacknowledged: Mutex::default(),
         });
@@ -124,7 +120,7 @@ impl FeedFollower {
                 follower.view.begin(follower.clock.now());
                 follower.confirm();
                 // No call is to be judged without what other edges know, if that can be had.
-                let _gone_without = tokio::time::timeout(START_WAIT, read_labels(follower.clone())).await;
+                let _gone_without = tokio::time::timeout(START_WAIT, labels::read(follower.clone())).await;
             }
             Err(error) => follower.go_on_from(restored, error)?,
         }
@@ -133,7 +129,7 @@ impl FeedFollower {
             tracing::warn!(
                 "what other edges made of runs is not read yet: without a copy on disk that is young enough, runs count as unknown"
             );
-            tasks.push(tokio::spawn(read_labels(follower.clone())));
+            tasks.push(tokio::spawn(labels::read(follower.clone())));
         }
         let runs = runs.into_iter().map(|filter| (Bucket::Trust, filter));
         for (bucket, filter) in follower.places.iter().cloned().chain(runs) {
@@ -214,55 +210,6 @@ impl Follower {
                 self.metrics.feed_refused.inc();
                 tracing::warn!(%refused, tenant = %entry.tenant_id, kind = %entry.kind, revision = entry.revision, "entry of the control feed ignored");
             }
-        }
-    }
-
-    fn apply_label(&self, key: &str, bytes: &[u8]) {
-        match self.view.take_run_label(bytes) {
-            Ok(Some(taken)) => {
-                if let Some(labels) = &self.labels {
-                    labels.hold(&taken.tenant, taken.run, taken.trust, taken.ends);
-                }
-            }
-            Ok(None) => {}
-            Err(refused) => {
-                self.metrics.feed_refused.inc();
-                tracing::warn!(%refused, key, "a label of a run that is not control's; ignored");
-            }
-        }
-    }
-
-    /// Takes what other edges made of runs from the copy on disk. Spoiled, it is as good as none, but for what could be read.
-    fn restore_labels(&self) {
-        let Some(labels) = &self.labels else { return };
-        match labels.load(&self.view.told.runs, self.clock.now()) {
-            Ok(Some(as_of)) => self.view.told.restored(as_of),
-            Ok(None) => {}
-            Err(error) => tracing::error!(%error, "the copy of what other edges made of runs is of no use"),
-        }
-    }
-
-    /// Reads what other edges made of runs, where that was not done since the start.
-    async fn read_labels(&self) -> Result<(), BusError> {
-        let unread = self.unread.lock().clone();
-        for filter in unread {
-            let entries = self.bus.kv_all(Bucket::Trust, &filter).await?;
-            for some in entries.chunks(LABELS_AT_ONCE) {
-                some.iter().for_each(|(key, value, _)| self.apply_label(key, value));
-                tokio::task::yield_now().await;
-            }
-            self.unread.lock().retain(|other| *other != filter);
-        }
-        self.view.told.finish_reading();
-        Ok(())
-    }
-
-    /// Writes to the copy what was heard of runs. `as_of`: when all of it had been.
-    fn save_labels(&self, as_of: Option<Timestamp>) {
-        let Some(labels) = &self.labels else { return };
-        let as_of = as_of.filter(|_| self.view.told.was_read());
-        if let Err(error) = labels.save(&self.view.told.runs, as_of, self.clock.now()) {
-            tracing::warn!(%error, "the copy of what other edges made of runs cannot be written; a start without the control plane would not have it");
         }
     }
 
@@ -349,46 +296,22 @@ fn is_in_its_place(bucket: Bucket, key: &str, entry: &SignedEntry) -> bool {
     bucket == Bucket::Containment && target.is_some_and(is_at)
 }
 
-/// Reads what other edges made of runs, until that is done.
-async fn read_labels(follower: Arc<Follower>) {
-    let unread = |is_unread: bool| follower.metrics.run_labels_unread.set(i64::from(is_unread));
-    unread(!follower.view.told.was_read());
-    loop {
-        let began = follower.view.confirmed_at();
-        match follower.read_labels().await {
-            Ok(()) => {
-                unread(false);
-                save_labels(&follower, began).await;
-                return;
-            }
-            Err(error) => tracing::debug!(%error, "what other edges made of runs cannot be read"),
-        }
-        tokio::time::sleep(RETRY_AFTER).await;
-    }
-}
-
-/// The file may be large: nothing else waits for it.
-async fn save_labels(follower: &Arc<Follower>, as_of: Option<Timestamp>) {
-    let writer = follower.clone();
-    if let Err(error) = tokio::task::spawn_blocking(move || writer.save_labels(as_of)).await {
-        tracing::error!(%error, "the copy of what other edges made of runs was not written");
-    }
-}
-
 async fn reread(follower: Arc<Follower>) {
+    // A label that was told before the last reading is here by this one, also where a watch had to ask anew in between.
+    let mut read_before = None;
     loop {
         tokio::time::sleep(REREAD_EVERY).await;
-        let mut heard_until = None;
-        match follower.read_whole().await {
+        let labels_as_of = match follower.read_whole().await {
             Ok(()) => {
                 follower.confirm();
-                let confirmed_at = follower.view.confirmed_at();
-                // A label that was told before the last reading is here by this one, also where a watch had to ask anew in between.
-                heard_until = std::mem::replace(&mut *follower.heard_until.lock(), confirmed_at);
+                std::mem::replace(&mut read_before, follower.view.confirmed_at())
             }
-            Err(error) => tracing::warn!(%error, "the control feed could not be read again; what is known stays enforced"),
-        }
-        save_labels(&follower, heard_until).await;
+            Err(error) => {
+                tracing::warn!(%error, "the control feed could not be read again; what is known stays enforced");
+                None
+            }
+        };
+        labels::save(&follower, labels_as_of).await;
         follower.metrics.run_labels_lost.inc_by(follower.view.told.runs.take_lost());
         let age_s = follower.view.feed_age_s(follower.clock.now()).unwrap_or(i64::MAX);
         follower.metrics.feed_age_seconds.set(age_s);

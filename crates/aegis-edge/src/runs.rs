@@ -1,5 +1,5 @@
 //! The strictest label of each run. It can only tighten while the run lasts; a run ends after idle time. Each tenant has its share of the room.
-//! A run that found none counts as `unknown` at best for as long as it may last, and gives way to no run of another tenant.
+//! A run that found none counts as `unknown` at best for as long as it may last; one that is held gives way to no other tenant's.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};

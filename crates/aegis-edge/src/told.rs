@@ -257,7 +257,9 @@ mod tests {
         }
         std::fs::write(&file, format!("{whole}[\"acme\",\"00")).unwrap();
         assert_eq!(loaded(folder.path(), 2).1, Some(at(1)));
-        for spoiled in ["", "other\n", &format!("{SCHEMA}\u{0}\n2\n"), &format!("{SCHEMA}[\"acme\",\"x\",\"unknown\",2]\n2\n")] {
+        let nul = format!("{SCHEMA}\u{0}\n2\n");
+        let no_run = format!("{SCHEMA}[\"acme\",\"x\",\"unknown\",2]\n2\n");
+        for spoiled in ["", "other\n", nul.as_str(), no_run.as_str()] {
             std::fs::write(&file, spoiled).unwrap();
             LabelCopy::new(folder.path()).load(&Runs::new(100), at(2)).unwrap_err();
         }
