@@ -20,6 +20,8 @@ use crate::control::Control;
 /// Runs of one tenant that are remembered; past it those are forgotten that have ended, then the least strict, then those whose last call is longest
 /// ago, of that tenant alone.
 const MOST_RUNS: usize = 20_000;
+/// Of one tenant's runs, how many may give way within a day to others that are no stricter: the bucket keeps each for so long, and is everybody's.
+const MOST_GONE: usize = 60_000;
 /// Longest name of a run that is told of, bytes: any that an edge admits, which counts characters, with what stands before it.
 const MAX_RUN: usize = 4 * 256 + 64;
 /// A run that goes on is told again after this time, so that edges do not take it for idle, microseconds.
@@ -47,6 +49,8 @@ struct Runs {
     order: HashMap<TenantId, BTreeSet<Place>>,
     /// In the order in which they came; each once.
     to_tell: VecDeque<String>,
+    /// By tenant: when its runs gave way that lasted, within the last day.
+    gone: HashMap<TenantId, VecDeque<i64>>,
     /// Runs that last and were forgotten, or not taken in, since this was read last.
     forgotten: u64,
 }
@@ -84,7 +88,7 @@ impl Runs {
         tells
     }
 
-    /// Forgets a run of the tenant for the new one, where there are too many; false if those are all stricter.
+    /// Forgets a run of the tenant for the new one, where there are too many; false if those are all stricter, or too many gave way.
     fn make_room(&mut self, new: &RunLabel) -> bool {
         let Some(order) = self.order.get_mut(&new.tenant_id).filter(|order| order.len() >= MOST_RUNS) else { return true };
         let ended_before = new.at.plus_seconds(-MAX_RUN_IDLE_S).as_micros();
@@ -96,9 +100,14 @@ impl Runs {
         let Some(goes) = ended.or_else(|| order.first()).cloned() else { return true };
         if goes.1 >= ended_before {
             self.forgotten += 1;
-            if goes.0 > new.source_trust {
+            let gone = self.gone.entry(new.tenant_id.clone()).or_default();
+            while gone.front().is_some_and(|at| *at < ended_before) {
+                gone.pop_front();
+            }
+            if goes.0 > new.source_trust || (goes.0 == new.source_trust && gone.len() >= MOST_GONE) {
                 return false;
             }
+            gone.push_back(new.at.as_micros());
         }
         order.remove(&goes);
         self.known.remove(&goes.2);
@@ -342,6 +351,26 @@ mod tests {
         assert!(runs.take(key, new));
         assert!(!runs.known.contains_key(&strict), "it has ended");
         assert_eq!((runs.known.len(), runs.forgotten), (MOST_RUNS, 2));
+    }
+
+    #[test]
+    fn a_tenant_s_runs_take_no_more_than_their_share_of_the_bucket() {
+        let mut runs = full(SourceTrust::UntrustedExternal);
+        let flood = |runs: &mut Runs, prefix: &str, second: i64| {
+            let taken = (0..MOST_GONE + 10).filter(|n| {
+                let (key, label) = label(&format!("{prefix}{n}"), SourceTrust::UntrustedExternal, second);
+                runs.take(key, label)
+            });
+            taken.count()
+        };
+        assert_eq!(flood(&mut runs, "flood", 30_000), MOST_GONE);
+        assert_eq!(flood(&mut runs, "again", 30_001), 0);
+        let (key, stricter) = label("stricter", SourceTrust::MaliciousSuspected, 30_002);
+        assert!(runs.take(key, stricter));
+        let (key, of_other) = label_of("other", "0", SourceTrust::Unknown, 30_002);
+        assert!(runs.take(key, of_other), "nobody else's");
+        // A day later the bucket has let go of them.
+        assert_eq!(flood(&mut runs, "later", 30_003 + MAX_RUN_IDLE_S), MOST_GONE + 10);
     }
 
     #[test]
