@@ -70,6 +70,8 @@ class Control(Refused):
             ("PUT", "/v1/settings", admin, {"approval_ttl_s": 0}),
             ("PUT", "/v1/settings", admin, {"approval_ttl_s": -1}),
             ("PUT", "/v1/settings", admin, {"approval_ttl_s": 1.5}),
+            ("PUT", "/v1/settings", admin, {"run_idle_s": 86_401}),
+            ("PUT", "/v1/settings", admin, {"implicit_run_idle_s": 86_401}),
             ("PUT", "/v1/settings", admin, {"agent_rate_per_s": 0}),
             ("PUT", "/v1/settings", admin, {"approval_ttl": 60}),
             ("PUT", "/v1/settings", admin, {"callback_allow_list": "https://example.com"}),

@@ -314,6 +314,35 @@ class Edges(Nats):
         two.start()
         wait_until("it is told again after a start", lambda: self.asked(two, run_id=run)["decision"] == "deny")
 
+    def test_what_others_made_of_a_run_outlives_a_start_without_control_and_without_a_copy_of_it_runs_are_unknown(self):
+        one, two = self.edges
+        run, known = unique("run"), unique("run")
+        self.decide(one, trust="untrusted_external", run_id=run, action="read_customer", mutates_state=False)
+        wait_until("the other knows of it", lambda: self.asked(two, run_id=run)["decision"] == "deny")
+        token = self.decide(two, run_id=known)["trust_token"]
+        copy = two.data / "trust.jsonl"
+        wait_until("its copy has it", lambda: "untrusted_external" in copy.read_text())
+        two.kill9()
+        self.control.kill9()
+        self.nats.kill9()
+        two.start()
+        # Without its trust token, and the edge was never asked about it but for dry runs, which leave nothing in its ledger.
+        self.assertEqual(self.asked(two, run_id=run)["decision"], "deny")
+        self.assertEqual(self.asked(two)["decision"], "allow")
+        self.assertEqual(two.metric("aegis_run_labels_unread"), 1)
+        two.kill9()
+        copy.unlink()
+        two.start()
+        self.assertEqual(self.asked(two, run_id=run)["decision"], "require_approval")
+        self.assertEqual(self.asked(two)["decision"], "require_approval", "any run may be one of those")
+        self.assertEqual(self.asked(two, run_id=known)["decision"], "require_approval")
+        self.assertEqual(self.asked(two, trace={"run_id": known, "trust_token": token})["decision"], "allow")
+        self.nats.start()
+        self.control.start()
+        wait_until("it has read them", lambda: self.asked(two)["decision"] == "allow")
+        self.assertEqual(self.asked(two, run_id=run)["decision"], "deny")
+        self.assertEqual(two.metric("aegis_run_labels_unread"), 0)
+
     def test_what_one_clone_of_an_edge_enforces_is_not_what_both_do(self):
         clone = Edge(nats=self.nats)
         self.addCleanup(clone.close)

@@ -9,20 +9,25 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use aegis_bus::feed::{FeedPage, fill};
 use aegis_bus::{Bucket, BusError, subject};
 use aegis_keys::{Scope, sign_notice, verify_notice};
-use aegis_model::{EventKind, RunLabel, SecurityEvent, SourceTrust, TenantId};
+use aegis_model::{EventKind, MAX_RUN_IDLE_S, RunLabel, SecurityEvent, SourceTrust, TenantId};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Duration, sleep};
+use tokio::time::{Duration, Instant, sleep};
 
 use crate::control::Control;
 
-/// Runs of one tenant that are remembered; past it those whose last call is longest ago are forgotten, of that tenant alone.
+/// Runs of one tenant that are remembered; past it those are forgotten that have ended, then the least strict, then those whose last call is longest
+/// ago, of that tenant alone.
 const MOST_RUNS: usize = 20_000;
+/// Of one tenant's runs, how many may give way within a day to others that are no stricter: the bucket keeps each for so long, and is everybody's.
+const MOST_GONE: usize = 60_000;
 /// Longest name of a run that is told of, bytes: any that an edge admits, which counts characters, with what stands before it.
 const MAX_RUN: usize = 4 * 256 + 64;
 /// A run that goes on is told again after this time, so that edges do not take it for idle, microseconds.
 const AGAIN_US: i64 = 60_000_000;
+/// How often it is told at most that labels are forgotten.
+const WARN_EVERY: Duration = Duration::from_secs(60);
 /// Before a label that the bus refused is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -33,16 +38,24 @@ pub(crate) struct Labels {
     changed: Notify,
     /// What an earlier start has told was read: nothing is missing.
     is_whole: AtomicBool,
+    /// When it was told last that labels are forgotten.
+    warned: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug, Default)]
 struct Runs {
     known: BTreeMap<String, Run>,
-    /// By tenant and time of the last call, to forget the oldest.
-    by_age: HashMap<TenantId, BTreeSet<(i64, String)>>,
+    /// By tenant: label, time of the last call, and key.
+    order: HashMap<TenantId, BTreeSet<Place>>,
     /// In the order in which they came; each once.
     to_tell: VecDeque<String>,
+    /// By tenant: when its runs gave way that lasted, within the last day.
+    gone: HashMap<TenantId, VecDeque<i64>>,
+    /// Runs that last and were forgotten, or not taken in, since this was read last.
+    forgotten: u64,
 }
+
+type Place = (SourceTrust, i64, String);
 
 #[derive(Debug)]
 struct Run {
@@ -56,19 +69,16 @@ impl Runs {
     /// Takes what a call was judged by. True if edges are to be told.
     fn take(&mut self, key: String, label: RunLabel) -> bool {
         let at = label.at.as_micros();
-        let by_age = self.by_age.entry(label.tenant_id.clone()).or_default();
-        if !self.known.contains_key(&key)
-            && by_age.len() >= MOST_RUNS
-            && let Some((_, oldest)) = by_age.pop_first()
-        {
-            self.known.remove(&oldest);
+        if !self.known.contains_key(&key) && !self.make_room(&label) {
+            return false;
         }
+        let order = self.order.entry(label.tenant_id.clone()).or_default();
         let run = self.known.entry(key.clone()).or_insert_with(|| Run { label: label.clone(), waits: false, told: None });
         let tightened = run.label.source_trust < label.source_trust;
+        order.remove(&(run.label.source_trust, run.label.at.as_micros(), key.clone()));
         run.label.source_trust = run.label.source_trust.combine(label.source_trust);
-        by_age.remove(&(run.label.at.as_micros(), key.clone()));
         run.label.at = run.label.at.max(label.at);
-        by_age.insert((run.label.at.as_micros(), key.clone()));
+        order.insert((run.label.source_trust, run.label.at.as_micros(), key.clone()));
         let is_due = run.told.as_ref().is_none_or(|(told_at, ..)| at.saturating_sub(*told_at) >= AGAIN_US);
         let tells = (tightened || is_due) && !run.waits;
         if tells {
@@ -76,6 +86,32 @@ impl Runs {
             self.to_tell.push_back(key);
         }
         tells
+    }
+
+    /// Forgets a run of the tenant for the new one, where there are too many; false if those are all stricter, or too many gave way.
+    fn make_room(&mut self, new: &RunLabel) -> bool {
+        let Some(order) = self.order.get_mut(&new.tenant_id).filter(|order| order.len() >= MOST_RUNS) else { return true };
+        let ended_before = new.at.plus_seconds(-MAX_RUN_IDLE_S).as_micros();
+        // The oldest of each label, the least strict first.
+        let ended = SourceTrust::ALL
+            .into_iter()
+            .filter_map(|label| order.range((label, i64::MIN, String::new())..).next())
+            .find(|(_, at, _)| *at < ended_before);
+        let Some(goes) = ended.or_else(|| order.first()).cloned() else { return true };
+        if goes.1 >= ended_before {
+            self.forgotten += 1;
+            let gone = self.gone.entry(new.tenant_id.clone()).or_default();
+            while gone.front().is_some_and(|at| *at < ended_before) {
+                gone.pop_front();
+            }
+            if goes.0 > new.source_trust || (goes.0 == new.source_trust && gone.len() >= MOST_GONE) {
+                return false;
+            }
+            gone.push_back(new.at.as_micros());
+        }
+        order.remove(&goes);
+        self.known.remove(&goes.2);
+        true
     }
 
     /// The next that is to be told of. One that was forgotten meanwhile is passed over.
@@ -142,8 +178,28 @@ impl Control {
         let at = event.ts.min(self.clock.now());
         let key = subject::kv_trust(&event.tenant_id, &run);
         let label = RunLabel { tenant_id: event.tenant_id.clone(), run, source_trust, at };
-        if self.labels.runs.lock().take(key, label) {
+        let (tells, forgotten) = {
+            let mut runs = self.labels.runs.lock();
+            (runs.take(key, label), std::mem::take(&mut runs.forgotten))
+        };
+        if tells {
             self.labels.changed.notify_one();
+        }
+        if forgotten > 0 {
+            self.note_forgotten(&event.tenant_id, forgotten);
+        }
+    }
+
+    fn note_forgotten(&self, tenant: &TenantId, forgotten: u64) {
+        self.metrics.run_labels_forgotten.inc_by(forgotten);
+        let mut warned = self.labels.warned.lock();
+        if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+            *warned = Some(Instant::now());
+            tracing::warn!(
+                %tenant,
+                most = MOST_RUNS,
+                "a tenant has more runs with a label than are remembered: edges are no longer told of the least strict and the longest idle"
+            );
         }
     }
 
@@ -243,22 +299,78 @@ mod tests {
         assert_eq!(runs.known[&key].label.source_trust, UntrustedExternal);
     }
 
-    #[test]
-    fn a_tenant_s_full_memory_forgets_its_run_that_rests_longest_and_nobody_else_s() {
+    /// A full memory of runs, one a second.
+    fn full(trust: SourceTrust) -> Runs {
         let mut runs = Runs::default();
-        let (other, of_other) = label_of("other", "0", SourceTrust::Unknown, -1);
-        runs.take(other.clone(), of_other);
         for n in 0..MOST_RUNS {
-            let (key, label) = label(&format!("{n}"), SourceTrust::Unknown, i64::try_from(n).unwrap());
+            let (key, label) = label(&format!("{n}"), trust, i64::try_from(n).unwrap());
             runs.take(key, label);
         }
-        let (first, second) = (label("0", SourceTrust::Unknown, 1_000_000), label("1", SourceTrust::Unknown, 0).0);
+        runs
+    }
+
+    #[test]
+    fn a_tenant_s_full_memory_forgets_its_run_that_rests_longest_and_nobody_else_s() {
+        let mut runs = full(SourceTrust::Unknown);
+        let (other, of_other) = label_of("other", "0", SourceTrust::Unknown, -1);
+        runs.take(other.clone(), of_other);
+        let (first, second) = (label("0", SourceTrust::Unknown, 30_000), label("1", SourceTrust::Unknown, 0).0);
         runs.take(first.0.clone(), first.1);
-        let (key, new) = label("new", SourceTrust::Unknown, 1_000_001);
+        let (key, new) = label("new", SourceTrust::Unknown, 30_001);
         runs.take(key.clone(), new);
         assert!(runs.known.contains_key(&first.0) && runs.known.contains_key(&key) && runs.known.contains_key(&other));
         assert!(!runs.known.contains_key(&second));
-        assert_eq!(runs.known.len(), MOST_RUNS + 1);
+        assert_eq!((runs.known.len(), runs.forgotten), (MOST_RUNS + 1, 1));
+    }
+
+    #[test]
+    fn a_full_memory_forgets_no_strict_label_for_one_that_is_less() {
+        let mut runs = full(SourceTrust::UntrustedExternal);
+        let (oldest, _) = label("0", SourceTrust::Unknown, 0);
+        let (weak, label_of_weak) = label("weak", SourceTrust::Unknown, 30_000);
+        assert!(!runs.take(weak.clone(), label_of_weak));
+        assert!(!runs.known.contains_key(&weak) && runs.known.contains_key(&oldest));
+        let (strict, label_of_strict) = label("strict", SourceTrust::MaliciousSuspected, 30_001);
+        assert!(runs.take(strict.clone(), label_of_strict));
+        assert!(runs.known.contains_key(&strict) && !runs.known.contains_key(&oldest));
+        assert_eq!((runs.known.len(), runs.forgotten), (MOST_RUNS, 2));
+    }
+
+    #[test]
+    fn a_full_memory_forgets_weak_labels_first_and_before_them_what_has_ended() {
+        let mut runs = full(SourceTrust::Unknown);
+        let (strict, label_of_strict) = label("0", SourceTrust::UntrustedExternal, 0);
+        runs.take(strict.clone(), label_of_strict);
+        let (key, new) = label("new", SourceTrust::SemiTrustedCustomer, 80_000);
+        assert!(!runs.take(key, new), "all others are stricter");
+        let (key, new) = label("new", SourceTrust::Unknown, 80_000);
+        assert!(runs.take(key.clone(), new));
+        assert!(runs.known.contains_key(&strict) && !runs.known.contains_key(&label("1", SourceTrust::Unknown, 0).0));
+        assert_eq!(runs.forgotten, 2);
+        let (key, new) = label("newer", SourceTrust::SemiTrustedCustomer, MAX_RUN_IDLE_S + 1);
+        assert!(runs.take(key, new));
+        assert!(!runs.known.contains_key(&strict), "it has ended");
+        assert_eq!((runs.known.len(), runs.forgotten), (MOST_RUNS, 2));
+    }
+
+    #[test]
+    fn a_tenant_s_runs_take_no_more_than_their_share_of_the_bucket() {
+        let mut runs = full(SourceTrust::UntrustedExternal);
+        let flood = |runs: &mut Runs, prefix: &str, second: i64| {
+            let taken = (0..MOST_GONE + 10).filter(|n| {
+                let (key, label) = label(&format!("{prefix}{n}"), SourceTrust::UntrustedExternal, second);
+                runs.take(key, label)
+            });
+            taken.count()
+        };
+        assert_eq!(flood(&mut runs, "flood", 30_000), MOST_GONE);
+        assert_eq!(flood(&mut runs, "again", 30_001), 0);
+        let (key, stricter) = label("stricter", SourceTrust::MaliciousSuspected, 30_002);
+        assert!(runs.take(key, stricter));
+        let (key, of_other) = label_of("other", "0", SourceTrust::Unknown, 30_002);
+        assert!(runs.take(key, of_other), "nobody else's");
+        // A day later the bucket has let go of them.
+        assert_eq!(flood(&mut runs, "later", 30_003 + MAX_RUN_IDLE_S), MOST_GONE + 10);
     }
 
     #[test]

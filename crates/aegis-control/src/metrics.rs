@@ -16,6 +16,7 @@ pub struct Metrics {
     pub(crate) dead_letters: Counter,
     pub(crate) feed_rewrites: Counter,
     pub(crate) notices_refused: Counter,
+    pub(crate) run_labels_forgotten: Counter,
     pub(crate) edges_live: Gauge,
     pub(crate) history_gaps: Gauge,
     pub(crate) incidents_open: Gauge,
@@ -31,6 +32,7 @@ impl Default for Metrics {
             dead_letters: Counter::default(),
             feed_rewrites: Counter::default(),
             notices_refused: Counter::default(),
+            run_labels_forgotten: Counter::default(),
             edges_live: Gauge::default(),
             history_gaps: Gauge::default(),
             incidents_open: Gauge::default(),
@@ -58,6 +60,11 @@ impl Metrics {
             "control_notices_refused",
             "Heartbeats, acknowledgements and requests of edges that were not believed",
             self.notices_refused.clone(),
+        );
+        registry.register(
+            "control_run_labels_forgotten",
+            "Labels of runs that edges are no longer told of because their tenant has too many",
+            self.run_labels_forgotten.clone(),
         );
         registry.register("aegis_edges_live", "Enrolled edges that were heard within the last seconds", self.edges_live.clone());
         registry.register(

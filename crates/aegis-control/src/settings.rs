@@ -2,7 +2,7 @@
 //! Promises that a secret goes in and never comes out.
 
 use crate::reply::Json;
-use aegis_model::{EntryKind, TenantSettings};
+use aegis_model::{EntryKind, MAX_RUN_IDLE_S, TenantSettings};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -38,13 +38,14 @@ pub(crate) async fn put(control: &Control, call: &Call) -> Result<Response, Prob
 
 fn check(settings: &TenantSettings) -> Result<(), Problem> {
     let times = [
-        ("run_idle_s", settings.run_idle_s),
-        ("implicit_run_idle_s", settings.implicit_run_idle_s),
-        ("approval_ttl_s", settings.approval_ttl_s),
+        // No edge could keep a label for longer than that over a restart.
+        ("run_idle_s", settings.run_idle_s, MAX_RUN_IDLE_S),
+        ("implicit_run_idle_s", settings.implicit_run_idle_s, MAX_RUN_IDLE_S),
+        ("approval_ttl_s", settings.approval_ttl_s, MAX_SECONDS),
     ];
-    for (name, seconds) in times {
-        if !(1..=MAX_SECONDS).contains(&seconds) {
-            return Err(Problem::bad_request("invalid_field", format!("`{name}` must be 1 to {MAX_SECONDS}")));
+    for (name, seconds, most) in times {
+        if !(1..=most).contains(&seconds) {
+            return Err(Problem::bad_request("invalid_field", format!("`{name}` must be 1 to {most}")));
         }
     }
     if settings.agent_rate_per_s == 0 || settings.tenant_rate_per_s == 0 {
@@ -91,4 +92,26 @@ fn without_values(problem: Problem) -> Problem {
         return Problem::bad_request("invalid_body", "send {\"secret\": \"…\"}");
     }
     problem
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_run_is_promised_to_last_longer_idle_than_an_edge_reads_back_and_the_bucket_keeps() {
+        let file: Value = serde_json::from_str(include_str!("../../../streams/KV_trust.json")).unwrap();
+        assert_eq!(file["max_age"], json!(MAX_RUN_IDLE_S * 1_000_000_000));
+        check(&TenantSettings::default()).unwrap();
+        let [too_long, longest] = [MAX_RUN_IDLE_S + 1, MAX_RUN_IDLE_S];
+        for settings in [
+            TenantSettings { run_idle_s: too_long, ..TenantSettings::default() },
+            TenantSettings { implicit_run_idle_s: too_long, ..TenantSettings::default() },
+        ] {
+            let problem = check(&settings).unwrap_err();
+            assert!(problem.message.ends_with(&format!("must be 1 to {longest}")), "{}", problem.message);
+        }
+        check(&TenantSettings { implicit_run_idle_s: longest, ..TenantSettings::default() }).unwrap();
+    }
 }

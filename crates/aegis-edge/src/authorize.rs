@@ -13,7 +13,8 @@ use aegis_policy::PolicyInput;
 use tokio::time::Instant;
 
 use crate::Edge;
-use crate::call::{Call, nonce_hash, request_key};
+use crate::bounded::Named;
+use crate::call::{Call, nonce_hash, request_named};
 use crate::error::Refusal;
 use crate::evidence::{Frozen, freeze};
 use crate::replay::Seen;
@@ -72,9 +73,10 @@ impl Edge {
         let facts = self.view.facts(tenant, &tool_call.tool, &tool_call.action, tool_call.resource.as_deref(), channel);
         let trust = self.effective_trust(claims, &call.request, facts.channel.as_deref(), now);
 
+        let request = request_named(claims, &call);
         let contained = self.containment_code(claims, now);
         if contained.is_none() {
-            self.check_replay(claims, &call, &trust, now)?;
+            self.check_replay(claims, &call, request.as_ref(), &trust, now)?;
         }
         let unclassified = facts.mcp_server.is_some().then(|| unclassified_action(&tool_call.action));
         let profile = profile(&call, facts.action.as_deref().or(unclassified.as_ref()));
@@ -82,9 +84,8 @@ impl Edge {
             Some(code) => Judgement::deny(code),
             None => self.judge(claims, &call, &facts, &trust, &profile, &settings, now),
         };
-        let key = request_key(claims, &call).filter(|_| !call.request.dry_run);
-        if let Some(key) = &key {
-            let strictest = self.replay.tighten_answer(key, judgement.decision, now);
+        if let Some(request) = &request {
+            let strictest = self.replay.tighten_answer(request, judgement.decision, now);
             judgement.tighten(strictest, "an earlier answer to this request_id was stricter");
         }
         let policy_digest = facts.bundle.digest();
@@ -93,8 +94,8 @@ impl Edge {
             frozen = freeze(claims, &call, &trust, &profile, &settings, policy_digest, &judgement, now);
             if frozen.is_none() {
                 judgement.tighten(Decision::Deny, "approval_too_large");
-                if let Some(key) = &key {
-                    self.replay.tighten_answer(key, Decision::Deny, now);
+                if let Some(request) = &request {
+                    self.replay.tighten_answer(request, Decision::Deny, now);
                 }
             }
         }
@@ -117,7 +118,14 @@ impl Edge {
     }
 
     /// Timestamp, request id and nonce. A dry run binds nothing.
-    fn check_replay(&self, claims: &AgentClaims, call: &Call, trust: &EffectiveTrust, now: Timestamp) -> Result<(), Refusal> {
+    fn check_replay(
+        &self,
+        claims: &AgentClaims,
+        call: &Call,
+        request: Option<&Named<'_>>,
+        trust: &EffectiveTrust,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
         if let Some(timestamp) = call.request.timestamp {
             let skew_s = (timestamp.as_micros().saturating_sub(now.as_micros())).unsigned_abs() / 1_000_000;
             if skew_s > self.config.timestamp_skew_s.unsigned_abs() {
@@ -126,18 +134,17 @@ impl Edge {
             }
         }
         let Some(content) = call.content_hash.as_deref().filter(|_| !call.request.dry_run) else { return Ok(()) };
-        if let Some(key) = request_key(claims, call)
-            && self.replay.bind_request(&key, content, now) == Seen::Other
+        if let Some(request) = request
+            && self.replay.bind_request(request, content, now) == Seen::Other
         {
             self.report_attempt(claims, call, trust, EventKind::ReplayAttempt, "idempotency_payload_mismatch", now);
             return Err(Refusal::IdempotencyMismatch);
         }
-        if let Some(nonce_hash) = nonce_hash(claims, call) {
-            let key = (claims.tenant_id.clone(), claims.agent_id.clone(), nonce_hash);
-            if self.replay.bind_nonce(&key, content, now) == Seen::Other {
-                self.report_attempt(claims, call, trust, EventKind::ReplayAttempt, "replay_nonce_reused", now);
-                return Err(Refusal::NonceReused);
-            }
+        if let Some(nonce_hash) = nonce_hash(claims, call)
+            && self.replay.bind_nonce(&Named::new(&claims.tenant_id, &claims.agent_id, &nonce_hash), content, now) == Seen::Other
+        {
+            self.report_attempt(claims, call, trust, EventKind::ReplayAttempt, "replay_nonce_reused", now);
+            return Err(Refusal::NonceReused);
         }
         Ok(())
     }
@@ -240,9 +247,16 @@ impl Edge {
         let dry_run = call.request.dry_run;
         // A read that taints its run is answered only when the taint would survive a crash.
         let taints = trust.effective > SourceTrust::TrustedInternalUnsigned
-            && self.runs.label(tenant, &trust.run, now).is_none_or(|label| label < trust.effective);
-        let run_label =
-            if dry_run { trust.effective } else { self.runs.tighten(tenant, &trust.run, trust.effective, trust.run_idle_s, now) };
+            && self.runs.label(tenant, &trust.run_key, now).is_none_or(|label| label < trust.effective);
+        let run_label = if dry_run {
+            trust.effective
+        } else {
+            self.runs.tighten(tenant, trust.run_key, trust.effective, trust.run_idle_s, now)
+        };
+        let lost = self.runs.take_lost();
+        if lost > 0 {
+            self.metrics.run_labels_lost.inc_by(lost);
+        }
         let mut receipt = ReceiptView {
             receipt_id: call.event_id,
             receipt_hash: None,

@@ -1,10 +1,11 @@
 //! One authorize call as it was sent: parsed through the strict door, bounded, and with the hashes that bind it.
 
 use aegis_keys::AgentClaims;
-use aegis_model::{AuthorizeRequest, EventId, EventKind, TenantId, new_event_id};
+use aegis_model::{AuthorizeRequest, EventId, EventKind, new_event_id};
 use serde_json::Value;
 
 use crate::Edge;
+use crate::bounded::Named;
 use crate::error::Refusal;
 
 /// A parsed request with its hashes.
@@ -73,9 +74,10 @@ fn content_hash(value: &mut Value) -> Result<String, aegis_canon::CanonError> {
     Ok(hash)
 }
 
-pub(crate) fn request_key(claims: &AgentClaims, call: &Call) -> Option<(TenantId, String, String)> {
-    let request_id = call.request.request_id.as_ref()?;
-    Some((claims.tenant_id.clone(), claims.agent_id.clone(), request_id.clone()))
+/// The call's request id, unless it is a dry run, which binds nothing.
+pub(crate) fn request_named<'a>(claims: &'a AgentClaims, call: &Call) -> Option<Named<'a>> {
+    let request_id = call.request.request_id.as_ref().filter(|_| !call.request.dry_run)?;
+    Some(Named::new(&claims.tenant_id, &claims.agent_id, request_id))
 }
 
 /// Hash of the nonce alone, so that reuse shows across agents and edges of a tenant.

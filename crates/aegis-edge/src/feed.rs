@@ -1,6 +1,8 @@
 //! Follows the control feed: watches the buckets `control` and `containment`, applies what verifies, counts what does not, and keeps a copy on
 //! disk for a start without a reachable control plane. A watch can stall silently, so both buckets are also read whole on a timer.
 
+mod labels;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,13 +16,14 @@ use crate::EdgeError;
 use crate::metrics::EdgeMetrics;
 use crate::pulse::Pulse;
 use crate::snapshot::{Restored, Snapshot};
+use crate::told::LabelCopy;
 use crate::view::{Applied, EdgeView};
 
 /// How often the buckets are read whole.
 const REREAD_EVERY: Duration = Duration::from_secs(5);
 /// How long to wait after the bus failed.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
-/// How long a start waits for the feed before it looks for its own copy.
+/// How long a start waits for the feed before it looks for its own copy, and then for what other edges made of runs.
 const START_WAIT: Duration = Duration::from_secs(8);
 
 /// What of the feed an edge follows, and where it keeps a copy.
@@ -37,14 +40,13 @@ pub struct FeedConfig {
 }
 
 impl FeedConfig {
-    /// Which labels of runs.
-    fn runs(&self) -> Vec<(Bucket, String)> {
-        let filters = match &self.tenants {
+    /// Which keys of the bucket `trust`.
+    fn runs(&self) -> Vec<String> {
+        match &self.tenants {
             _ if !self.has_others => vec![],
             Some(tenants) => tenants.iter().map(|tenant| format!("{tenant}.>")).collect(),
             None => vec!["*.*".to_owned()],
-        };
-        filters.into_iter().map(|filter| (Bucket::Trust, filter)).collect()
+        }
     }
 
     /// Which keys of which bucket.
@@ -75,6 +77,9 @@ struct Follower {
     clock: Arc<dyn Clock>,
     places: Vec<(Bucket, String)>,
     snapshot: Option<Snapshot>,
+    labels: Option<LabelCopy>,
+    /// The places of labels that were not read since the start.
+    unread: Mutex<Vec<String>>,
     pulse: Option<Arc<Pulse>>,
     /// What is enforced, and is not on the disk yet.
     unacknowledged: Mutex<Vec<ContainmentState>>,
@@ -90,30 +95,45 @@ impl FeedFollower {
         config: FeedConfig,
     ) -> Result<Self, EdgeError> {
         let (places, runs) = (config.places(), config.runs());
-        let snapshot = config.snapshot.map(Snapshot::new);
+        let has_others = !runs.is_empty();
+        let labels = config.snapshot.as_deref().filter(|_| has_others).map(LabelCopy::new);
         let follower = Arc::new(Follower {
             bus,
             view,
             metrics,
             clock,
             places,
-            snapshot,
+            snapshot: config.snapshot.map(Snapshot::new),
+            labels,
+            unread: Mutex::new(runs.clone()),
             pulse: config.pulse,
             unacknowledged: Mutex::default(),
         });
         // First what an earlier start knew: a bucket that has lost an entry must not make an edge forget it. Older revisions are refused.
         let restored = follower.restore();
+        if has_others {
+            follower.view.told.await_reading();
+            follower.restore_labels();
+        }
         match follower.read_in_time().await {
             Ok(()) => {
                 follower.view.begin(follower.clock.now());
                 follower.confirm();
+                // No call is to be judged without what other edges know, if that can be had.
+                let _gone_without = tokio::time::timeout(START_WAIT, labels::read(follower.clone())).await;
             }
             Err(error) => follower.go_on_from(restored, error)?,
         }
         let mut tasks = vec![tokio::spawn(reread(follower.clone()))];
-        // Of runs everything is read when a watch begins, and not again and again: there are many, and the watch asks anew after a break.
-        for (bucket, filter) in follower.places.iter().chain(&runs) {
-            tasks.push(tokio::spawn(follow(follower.clone(), *bucket, filter.clone())));
+        if !follower.view.told.was_read() {
+            tracing::warn!(
+                "what other edges made of runs is not read yet: without a copy on disk that is young enough, runs count as unknown"
+            );
+            tasks.push(tokio::spawn(labels::read(follower.clone())));
+        }
+        let runs = runs.into_iter().map(|filter| (Bucket::Trust, filter));
+        for (bucket, filter) in follower.places.iter().cloned().chain(runs) {
+            tasks.push(tokio::spawn(follow(follower.clone(), bucket, filter)));
         }
         Ok(Self { tasks })
     }
@@ -161,10 +181,7 @@ impl Follower {
             return;
         }
         if bucket == Bucket::Trust {
-            if let Err(refused) = self.view.take_run_label(bytes) {
-                self.metrics.feed_refused.inc();
-                tracing::warn!(%refused, key, "a label of a run that is not control's; ignored");
-            }
+            self.apply_label(key, bytes);
             return;
         }
         let entry: SignedEntry = match serde_json::from_slice(bytes) {
@@ -280,12 +297,22 @@ fn is_in_its_place(bucket: Bucket, key: &str, entry: &SignedEntry) -> bool {
 }
 
 async fn reread(follower: Arc<Follower>) {
+    // A label that was told before the last reading is here by this one, also where a watch had to ask anew in between.
+    let mut read_before = None;
     loop {
         tokio::time::sleep(REREAD_EVERY).await;
-        match follower.read_whole().await {
-            Ok(()) => follower.confirm(),
-            Err(error) => tracing::warn!(%error, "the control feed could not be read again; what is known stays enforced"),
-        }
+        let labels_as_of = match follower.read_whole().await {
+            Ok(()) => {
+                follower.confirm();
+                std::mem::replace(&mut read_before, follower.view.confirmed_at())
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the control feed could not be read again; what is known stays enforced");
+                None
+            }
+        };
+        labels::save(&follower, labels_as_of).await;
+        follower.metrics.run_labels_lost.inc_by(follower.view.told.runs.take_lost());
         let age_s = follower.view.feed_age_s(follower.clock.now()).unwrap_or(i64::MAX);
         follower.metrics.feed_age_seconds.set(age_s);
     }

@@ -6,6 +6,7 @@ mod authorize;
 mod bounded;
 mod call;
 mod clock;
+mod digest;
 mod error;
 mod evidence;
 mod feed;
@@ -17,6 +18,7 @@ mod rebuild;
 mod replay;
 mod runs;
 mod snapshot;
+mod told;
 mod trust;
 mod view;
 
@@ -46,9 +48,9 @@ pub struct EdgeConfig {
     pub timestamp_skew_s: i64,
     /// How long a request id or a nonce is remembered, seconds.
     pub replay_memory_s: i64,
-    /// How many request ids, and how many nonces, are remembered.
+    /// How many request ids, and how many nonces, are remembered; tenants, and each tenant's agents, have equal shares of it once it is full.
     pub replay_capacity: usize,
-    /// How many runs' labels are held.
+    /// How many runs' labels are held; tenants have equal shares of it once it is full.
     pub run_capacity: usize,
     /// How many verified agent tokens are held.
     pub token_capacity: usize,
@@ -58,7 +60,8 @@ pub struct EdgeConfig {
     pub tenants: Option<BTreeSet<TenantId>>,
     /// How old the control feed may be before mutating calls are denied, seconds; 0: however old.
     pub max_feed_age_s: i64,
-    /// The same for a copy on disk that an edge started from, until the feed was read once.
+    /// The same for a copy on disk that an edge started from, until the feed was read once; and how old its copy of what other edges made of runs
+    /// may be, until that was read: without one, runs count as `unknown`.
     pub max_snapshot_age_s: i64,
 }
 

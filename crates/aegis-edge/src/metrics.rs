@@ -25,6 +25,8 @@ pub struct EdgeMetrics {
     pub(crate) feed_refused: Counter,
     pub(crate) feed_age_seconds: Gauge,
     pub(crate) receipt_unavailable: Counter,
+    pub(crate) run_labels_lost: Counter,
+    pub(crate) run_labels_unread: Gauge,
 }
 
 impl EdgeMetrics {
@@ -40,6 +42,8 @@ impl EdgeMetrics {
             feed_refused: Counter::default(),
             feed_age_seconds: Gauge::default(),
             receipt_unavailable: Counter::default(),
+            run_labels_lost: Counter::default(),
+            run_labels_unread: Gauge::default(),
         };
         registry.register(
             "aegis_authorize_duration_seconds",
@@ -64,6 +68,16 @@ impl EdgeMetrics {
             "aegis_receipt_unavailable",
             "denies because no receipt could be kept",
             metrics.receipt_unavailable.clone(),
+        );
+        registry.register(
+            "aegis_run_labels_lost",
+            "labels of runs that a tenant's full share of the memory could not hold: such runs count as unknown",
+            metrics.run_labels_lost.clone(),
+        );
+        registry.register(
+            "aegis_run_labels_unread",
+            "1 from a start beside other edges until it was read what they made of runs",
+            metrics.run_labels_unread.clone(),
         );
         metrics
     }

@@ -1,12 +1,11 @@
-//! What an edge remembers against replays: request ids with the answer given, and nonces, each bound to the request's content.
+//! What an edge remembers against replays: request ids with the answer given, and nonces, each bound to the request's content. Each tenant has
+//! its share of that memory, and within it each agent: nobody makes an edge forget what others named.
 
-use aegis_model::{Decision, TenantId, Timestamp};
+use aegis_model::{Decision, Timestamp};
 use parking_lot::Mutex;
 
-use crate::bounded::ExpiringMap;
-
-/// (tenant, agent id, request id or nonce hash)
-type Key = (TenantId, String, String);
+use crate::bounded::{ExpiringMap, Named};
+use crate::digest::hash_bytes;
 
 /// Whether a request id or nonce was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,17 +16,20 @@ pub(crate) enum Seen {
     Other,
 }
 
+/// The hash of a request's content.
+type Content = [u8; 32];
+
 #[derive(Debug)]
 struct Answered {
-    content: String,
+    content: Content,
     strictest: Option<Decision>,
 }
 
 /// Request ids and nonces of one edge.
 #[derive(Debug)]
 pub(crate) struct ReplayMemory {
-    requests: Mutex<ExpiringMap<Key, Answered>>,
-    nonces: Mutex<ExpiringMap<Key, String>>,
+    requests: Mutex<ExpiringMap<Answered>>,
+    nonces: Mutex<ExpiringMap<Content>>,
 }
 
 impl ReplayMemory {
@@ -35,36 +37,38 @@ impl ReplayMemory {
         Self { requests: Mutex::new(ExpiringMap::new(capacity, ttl_s)), nonces: Mutex::new(ExpiringMap::new(capacity, ttl_s)) }
     }
 
-    /// Binds a request id to `content`, or says that it is bound to other content.
-    pub(crate) fn bind_request(&self, key: &Key, content: &str, now: Timestamp) -> Seen {
+    /// Binds a request id to `content`, a hash in hex, or says that it is bound to other content.
+    pub(crate) fn bind_request(&self, request: &Named<'_>, content: &str, now: Timestamp) -> Seen {
+        let content = hash_bytes(content);
         let mut requests = self.requests.lock();
-        match requests.get_mut(key, now) {
+        match requests.get_mut(&request.key, now) {
             Some(answered) if answered.content == content => Seen::Fits,
             Some(_) => Seen::Other,
             None => {
-                requests.insert(key.clone(), Answered { content: content.to_owned(), strictest: None }, now);
+                requests.insert(request, Answered { content, strictest: None }, now);
                 Seen::Fits
             }
         }
     }
 
     /// Notes an answer under a request id and returns the strictest of all answers given to it.
-    pub(crate) fn tighten_answer(&self, key: &Key, decision: Decision, now: Timestamp) -> Decision {
+    pub(crate) fn tighten_answer(&self, request: &Named<'_>, decision: Decision, now: Timestamp) -> Decision {
         let mut requests = self.requests.lock();
-        let Some(answered) = requests.get_mut(key, now) else { return decision };
+        let Some(answered) = requests.get_mut(&request.key, now) else { return decision };
         let strictest = answered.strictest.map_or(decision, |earlier| earlier.tighten(decision));
         answered.strictest = Some(strictest);
         strictest
     }
 
-    /// Binds a nonce to `content`, or says that it is bound to other content.
-    pub(crate) fn bind_nonce(&self, key: &Key, content: &str, now: Timestamp) -> Seen {
+    /// Binds a nonce to `content`, a hash in hex, or says that it is bound to other content.
+    pub(crate) fn bind_nonce(&self, nonce: &Named<'_>, content: &str, now: Timestamp) -> Seen {
+        let content = hash_bytes(content);
         let mut nonces = self.nonces.lock();
-        match nonces.get_mut(key, now) {
-            Some(bound) if bound == content => Seen::Fits,
+        match nonces.get_mut(&nonce.key, now) {
+            Some(bound) if *bound == content => Seen::Fits,
             Some(_) => Seen::Other,
             None => {
-                nonces.insert(key.clone(), content.to_owned(), now);
+                nonces.insert(nonce, content, now);
                 Seen::Fits
             }
         }
@@ -75,18 +79,39 @@ impl ReplayMemory {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use aegis_model::TenantId;
 
     #[test]
     fn the_same_request_gets_the_stricter_of_its_answers() {
         let memory = ReplayMemory::new(10, 60);
+        let (now, tenant) = (Timestamp::from_micros(0), TenantId::new("acme").unwrap());
+        let request = Named::new(&tenant, "a", "r1");
+        assert_eq!(memory.bind_request(&request, "x", now), Seen::Fits);
+        assert_eq!(memory.tighten_answer(&request, Decision::Deny, now), Decision::Deny);
+        assert_eq!(memory.bind_request(&request, "x", now), Seen::Fits);
+        assert_eq!(memory.tighten_answer(&request, Decision::Allow, now), Decision::Deny);
+        assert_eq!(memory.bind_request(&request, "y", now), Seen::Other);
+        assert_eq!(memory.bind_request(&Named::new(&tenant, "b", "r1"), "y", now), Seen::Fits);
+    }
+
+    #[test]
+    fn a_noisy_agent_makes_an_edge_forget_no_one_else_s_request_or_nonce() {
+        let memory = ReplayMemory::new(16, 60);
+        let (acme, other) = (TenantId::new("acme").unwrap(), TenantId::new("other").unwrap());
         let now = Timestamp::from_micros(0);
-        let key = (TenantId::new("acme").unwrap(), "a".to_owned(), "r1".to_owned());
-        assert_eq!(memory.bind_request(&key, "x", now), Seen::Fits);
-        assert_eq!(memory.tighten_answer(&key, Decision::Deny, now), Decision::Deny);
-        assert_eq!(memory.bind_request(&key, "x", now), Seen::Fits);
-        assert_eq!(memory.tighten_answer(&key, Decision::Allow, now), Decision::Deny);
-        assert_eq!(memory.bind_request(&key, "y", now), Seen::Other);
-        let other_agent = (key.0.clone(), "b".to_owned(), "r1".to_owned());
-        assert_eq!(memory.bind_request(&other_agent, "y", now), Seen::Fits);
+        let quiet = [Named::new(&acme, "quiet", "n"), Named::new(&other, "a", "n")];
+        for named in &quiet {
+            assert_eq!(memory.bind_request(named, "x", now), Seen::Fits);
+            assert_eq!(memory.bind_nonce(named, "x", now), Seen::Fits);
+        }
+        for n in 0..100 {
+            let name = n.to_string();
+            memory.bind_request(&Named::new(&acme, "noisy", &name), "x", now);
+            memory.bind_nonce(&Named::new(&acme, "noisy", &name), "x", now);
+        }
+        for named in &quiet {
+            assert_eq!(memory.bind_request(named, "y", now), Seen::Other);
+            assert_eq!(memory.bind_nonce(named, "y", now), Seen::Other);
+        }
     }
 }

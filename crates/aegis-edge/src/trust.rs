@@ -12,6 +12,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::Edge;
+use crate::digest::{Key, run_key};
 use crate::error::Refusal;
 
 /// Tokens whose signature was verified, by SHA-256, so that a signature is checked once per token and not once per call.
@@ -52,8 +53,9 @@ pub(crate) struct EffectiveTrust {
     pub(crate) effective: SourceTrust,
     /// The run's label before this call, or the label it starts with.
     pub(crate) root: SourceTrust,
-    /// The run this call counts for.
+    /// The run this call counts for, and what it is known by here.
     pub(crate) run: String,
+    pub(crate) run_key: Key,
     pub(crate) run_idle_s: i64,
 }
 
@@ -83,20 +85,23 @@ impl Edge {
         let echoed = trace
             .and_then(|t| t.trust_token.as_deref())
             .and_then(|token| self.trust_tokens.verify(&claims.tenant_id, &run, token, now));
+        // While what other edges made of runs is not known, a run counts as one that they labelled. What its own token says was known to who gave it.
+        let unread = (!self.view.told.is_known(now, self.config.max_snapshot_age_s)).then_some(SourceTrust::Unknown);
         let parent = trace
             .and_then(|t| t.parent_run_id.as_deref())
-            .and_then(|parent| self.run_label(&claims.tenant_id, &format!("run:{parent}"), now));
-        let run_label = self.run_label(&claims.tenant_id, &run, now);
+            .and_then(|parent| self.run_label(&claims.tenant_id, &run_key(&format!("run:{parent}")), now).max(unread));
+        let run_key = run_key(&run);
+        let run_label = self.run_label(&claims.tenant_id, &run_key, now).max(unread.filter(|_| echoed.is_none()));
 
         let inherited = [root_claim, echoed, parent, run_label].into_iter().flatten().max();
         let call = said.combine(channel_label).combine(claims.trust_ceiling);
         let effective = inherited.map_or(call, |label| label.combine(call));
-        EffectiveTrust { effective, root: inherited.unwrap_or(call), run, run_idle_s }
+        EffectiveTrust { effective, root: inherited.unwrap_or(call), run, run_key, run_idle_s }
     }
 
     /// The strictest of what this edge and the others have made of a run.
-    fn run_label(&self, tenant: &TenantId, run: &str, now: Timestamp) -> Option<SourceTrust> {
-        self.runs.label(tenant, run, now).max(self.view.told_runs.held(tenant, run, now))
+    fn run_label(&self, tenant: &TenantId, run: &Key, now: Timestamp) -> Option<SourceTrust> {
+        self.runs.label(tenant, run, now).max(self.view.told.runs.label(tenant, run, now))
     }
 }
 

@@ -8,20 +8,19 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use aegis_keys::{KeyRing, Scope, verify_entry, verify_notice};
 use aegis_model::{
     ActionRecord, Beat, ChannelRecord, ContainmentState, DataAccess, DefaultDecision, Destination, EntryKind, McpServerRecord,
-    ResourceRecord, RiskLevel, RunLabel, SignedEntry, TargetType, TenantId, TenantSettings, Timestamp, ToolRecord, Verdict,
+    ResourceRecord, RiskLevel, RunLabel, SignedEntry, SourceTrust, TargetType, TenantId, TenantSettings, Timestamp, ToolRecord,
+    Verdict,
 };
 use aegis_policy::{PolicyBundle, PolicySource, default_pack, github_pack};
 use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
-use crate::runs::Runs;
+use crate::digest::{Key, run_key};
+use crate::told::Told;
 
 /// How many applied revisions are remembered for those who wait for one.
 const REMEMBERED_REVISIONS: usize = 8192;
-
-/// How many runs of other edges are held.
-const TOLD_RUNS: usize = 1_000_000;
 
 /// A feed that is no older is no copy, seconds.
 const FRESH_S: i64 = 30;
@@ -53,6 +52,15 @@ pub enum RefusedEntry {
     /// The tenant's policies do not validate; the running ones stay.
     #[error("policies: {0}")]
     Policies(String),
+}
+
+/// A label of a run that was taken.
+#[derive(Debug)]
+pub(crate) struct TakenLabel {
+    pub(crate) tenant: TenantId,
+    pub(crate) run: Key,
+    pub(crate) trust: SourceTrust,
+    pub(crate) ends: Timestamp,
 }
 
 /// One tenant's part of the view.
@@ -98,7 +106,7 @@ pub struct EdgeView {
     /// Whether the feed is only as young as that.
     needs_beat: bool,
     /// What control says that other edges made of runs.
-    pub(crate) told_runs: Runs,
+    pub(crate) told: Told,
     /// Until the feed was read once: what is held is an earlier start's copy.
     is_copy: AtomicBool,
 }
@@ -123,7 +131,7 @@ impl EdgeView {
             beat: Mutex::default(),
             beat_us: AtomicI64::new(i64::MIN),
             needs_beat: false,
-            told_runs: Runs::new(TOLD_RUNS),
+            told: Told::default(),
             is_copy: AtomicBool::new(false),
         })
     }
@@ -155,16 +163,30 @@ impl EdgeView {
         Ok(Some(beat.at))
     }
 
-    /// Takes the label of a run, which only tightens what is known of it here.
-    pub(crate) fn take_run_label(&self, bytes: &[u8]) -> Result<(), RefusedEntry> {
+    /// Takes the label of a run, which only tightens what is known of it here. None if it says nothing new.
+    pub(crate) fn take_run_label(&self, bytes: &[u8]) -> Result<Option<TakenLabel>, RefusedEntry> {
+        let not_one = |_: serde_json::Error| aegis_keys::KeyError::Malformed("no label of a run");
+        let said: RunLabel = serde_json::from_slice(bytes).map_err(not_one)?;
+        // What changes nothing needs no proof.
+        if !self.is_news(&said) {
+            return Ok(None);
+        }
         let (label, signer) = verify_notice::<RunLabel>(&self.ring, bytes)?;
         if signer.scope != Scope::Any {
             return Err(aegis_keys::KeyError::UnknownKey(signer.key.key_id().to_owned()).into());
         }
+        let (run, ends) = (run_key(&label.run), self.run_ends(&label));
+        self.told.runs.take(&label.tenant_id, run, label.source_trust, ends, label.at);
+        Ok(Some(TakenLabel { tenant: label.tenant_id, run, trust: label.source_trust, ends }))
+    }
+
+    fn is_news(&self, label: &RunLabel) -> bool {
+        self.told.runs.is_news(&label.tenant_id, &run_key(&label.run), label.source_trust, self.run_ends(label))
+    }
+
+    fn run_ends(&self, label: &RunLabel) -> Timestamp {
         let settings = self.settings(&label.tenant_id);
-        let idle_s = if label.run.starts_with("run:") { settings.run_idle_s } else { settings.implicit_run_idle_s };
-        self.told_runs.tighten(&label.tenant_id, &label.run, label.source_trust, idle_s, label.at);
-        Ok(())
+        label.at.plus_seconds(if label.run.starts_with("run:") { settings.run_idle_s } else { settings.implicit_run_idle_s })
     }
 
     /// Checks an entry and makes it hold.

@@ -25,8 +25,8 @@ pub use fleet::{Beat, ContainmentAck, Enforced, Heartbeat, Missing, Notice, RunL
 pub use ids::{EventId, IdError, PARTITIONS, TenantId, external_event_id, new_event_id, partition_of};
 pub use receipt::{Phase, Proof, RECEIPT_SCHEMA, ReceiptBody, SealedEvent};
 pub use registry::{
-    ActionRecord, AgentRecord, ChannelRecord, DefaultDecision, McpServerRecord, McpToolRecord, ResourceRecord, TenantSettings,
-    ToolRecord, Visibility,
+    ActionRecord, AgentRecord, ChannelRecord, DefaultDecision, MAX_RUN_IDLE_S, McpServerRecord, McpToolRecord, ResourceRecord,
+    TenantSettings, ToolRecord, Visibility,
 };
 pub use request::{
     AgentClaim, ApprovalRef, ApprovalStatus, ApprovalView, AuthorizeRequest, AuthorizeResponse, Callback, ErrorBody, ErrorDetail,

@@ -134,6 +134,10 @@ pub struct ResourceRecord {
     pub observed_at: Option<Timestamp>,
 }
 
+/// Longest idle time after which a run's label may be forgotten, seconds: an edge reads back so much of its ledger when it starts, and the bucket
+/// `trust` keeps a label so long. What a setting promises beyond that, a restart would break.
+pub const MAX_RUN_IDLE_S: i64 = 24 * 3600;
+
 /// A tenant's limits and times. All have defaults that suit a small deployment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -142,7 +146,7 @@ pub struct TenantSettings {
     pub agent_rate_per_s: u32,
     /// Authorize calls per second of the whole tenant, on average.
     pub tenant_rate_per_s: u32,
-    /// A run's label is forgotten this long after its last call, seconds.
+    /// A run's label is forgotten this long after its last call, seconds; at most `MAX_RUN_IDLE_S`, as for the next.
     pub run_idle_s: i64,
     /// The same for calls without a run id, which share their agent's implicit run, seconds.
     pub implicit_run_idle_s: i64,
@@ -163,7 +167,7 @@ impl Default for TenantSettings {
         Self {
             agent_rate_per_s: 20_000,
             tenant_rate_per_s: 100_000,
-            run_idle_s: 24 * 3600,
+            run_idle_s: MAX_RUN_IDLE_S,
             implicit_run_idle_s: 3600,
             approval_ttl_s: 15 * 60,
             approver_group: "security".to_owned(),

@@ -4,5 +4,6 @@
 mod decisions;
 mod entries;
 mod house;
+mod others;
 mod requests;
 mod trust;

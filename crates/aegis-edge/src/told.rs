@@ -1,0 +1,298 @@
+//! What other edges made of runs, as control tells it, and whether all of that is known here. The copy on disk holds it over a start: not
+//! signed, because a label only tightens. Whoever changes the file can take away, as with the copy of the feed, and what he adds denies.
+
+use std::fs::OpenOptions;
+use std::io::{Error, ErrorKind, Write};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+
+use aegis_model::{SourceTrust, TenantId, Timestamp};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Key;
+use crate::runs::{Entry, Runs};
+use crate::snapshot::replace;
+
+/// How many runs of other edges are held: control remembers 20,000 of a tenant.
+const TOLD_RUNS: usize = 1_000_000;
+/// What the first line of the copy says.
+const SCHEMA: &str = "\"aegis-run-labels-copy-1\"\n";
+const FILE: &str = "trust.jsonl";
+/// Lines that are added before the file is written anew, where fewer than half of them would still say something.
+const MOST_ADDED: usize = 10_000;
+/// How often it is written that nothing has changed, microseconds.
+const AS_OF_EVERY_US: i64 = 60_000_000;
+
+/// The labels of other edges' runs.
+#[derive(Debug)]
+pub(crate) struct Told {
+    pub(crate) runs: Runs,
+    /// False from a start beside other edges until the bucket `trust` was read.
+    was_read: AtomicBool,
+    /// What the copy was as old as that this start has loaded, microseconds; `i64::MIN` without one.
+    copy_us: AtomicI64,
+}
+
+impl Default for Told {
+    fn default() -> Self {
+        Self { runs: Runs::new(TOLD_RUNS), was_read: AtomicBool::new(true), copy_us: AtomicI64::new(i64::MIN) }
+    }
+}
+
+impl Told {
+    /// There are other edges, and what they made of runs is not read yet.
+    pub(crate) fn await_reading(&self) {
+        self.was_read.store(false, Ordering::Release);
+    }
+
+    /// Everything was read, and what follows is heard.
+    pub(crate) fn finish_reading(&self) {
+        self.was_read.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn was_read(&self) -> bool {
+        self.was_read.load(Ordering::Acquire)
+    }
+
+    /// What is held was all there was at `as_of`.
+    pub(crate) fn restored(&self, as_of: Timestamp) {
+        self.copy_us.store(as_of.as_micros(), Ordering::Release);
+    }
+
+    /// False while a run that is not held may be one that another edge has labelled: nothing was read since the start, and there is no copy that
+    /// is at most `max_copy_s` old.
+    pub(crate) fn is_known(&self, now: Timestamp, max_copy_s: i64) -> bool {
+        let age_us = || now.as_micros().saturating_sub(self.copy_us.load(Ordering::Acquire));
+        self.was_read() || age_us() <= max_copy_s.saturating_mul(1_000_000)
+    }
+}
+
+/// One line of the copy, its times in microseconds.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Line {
+    /// All that stands above it was all there was at this time.
+    AsOf(i64),
+    /// A run's label, and when it ends.
+    Label(TenantId, String, SourceTrust, i64),
+    /// Until when the tenant may have runs that are not named here.
+    Lost(TenantId, i64),
+}
+
+impl Line {
+    fn of(tenant: &TenantId, entry: Entry) -> Self {
+        match entry {
+            Entry::Label { run, trust, ends } => {
+                Self::Label(tenant.clone(), format!("{:032x}", u128::from_be_bytes(run)), trust, ends.as_micros())
+            }
+            Entry::Lost { until } => Self::Lost(tenant.clone(), until.as_micros()),
+        }
+    }
+
+    fn write(&self, text: &mut String) -> std::io::Result<()> {
+        text.push_str(&serde_json::to_string(self)?);
+        text.push('\n');
+        Ok(())
+    }
+}
+
+/// The copy in a folder: lines are added as they come, and now and then the file is written anew.
+#[derive(Debug)]
+pub(crate) struct LabelCopy {
+    file: PathBuf,
+    /// Lines that are not in the file yet, and how many.
+    fresh: Mutex<(String, usize)>,
+    written: Mutex<Written>,
+}
+
+#[derive(Debug)]
+struct Written {
+    /// The file is to be written anew.
+    anew: bool,
+    /// Lines since it was.
+    added: usize,
+    as_of: Option<Timestamp>,
+}
+
+impl LabelCopy {
+    pub(crate) fn new(folder: &std::path::Path) -> Self {
+        let written = Mutex::new(Written { anew: true, added: 0, as_of: None });
+        Self { file: folder.join(FILE), fresh: Mutex::default(), written }
+    }
+
+    /// Notes a label that says something new.
+    pub(crate) fn hold(&self, tenant: &TenantId, run: Key, trust: SourceTrust, ends: Timestamp) {
+        let mut fresh = self.fresh.lock();
+        let line = Line::of(tenant, Entry::Label { run, trust, ends });
+        if line.write(&mut fresh.0).is_ok() {
+            fresh.1 += 1;
+        }
+    }
+
+    /// Writes what is new of `runs`, and that all of it was all there was at `as_of`.
+    pub(crate) fn save(&self, runs: &Runs, as_of: Option<Timestamp>, now: Timestamp) -> std::io::Result<()> {
+        let mut written = self.written.lock();
+        let (mut text, lines) = std::mem::take(&mut *self.fresh.lock());
+        let is_due = match (as_of, written.as_of) {
+            (Some(as_of), Some(before)) => as_of.as_micros().saturating_sub(before.as_micros()) >= AS_OF_EVERY_US,
+            (as_of, _) => as_of.is_some(),
+        };
+        if lines == 0 && !is_due && !written.anew {
+            return Ok(());
+        }
+        let anew = written.anew || written.added + lines > MOST_ADDED.max(runs.held());
+        // Until it is done, nobody knows what stands there.
+        written.anew = true;
+        let as_of = as_of.or(written.as_of);
+        if anew {
+            SCHEMA.clone_into(&mut text);
+            for (tenant, entry) in runs.entries(now) {
+                Line::of(&tenant, entry).write(&mut text)?;
+            }
+        }
+        if let Some(as_of) = as_of {
+            Line::AsOf(as_of.as_micros()).write(&mut text)?;
+        }
+        if anew {
+            replace(&self.file, text.as_bytes())?;
+        } else {
+            let mut file = OpenOptions::new().append(true).open(&self.file)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_data()?;
+        }
+        let added = if anew { 0 } else { written.added + lines + 1 };
+        *written = Written { anew: false, added, as_of };
+        Ok(())
+    }
+
+    /// Takes the copy into `runs`, and says what it is as old as; None where there is none, or one that nobody vouched for.
+    pub(crate) fn load(&self, runs: &Runs, now: Timestamp) -> std::io::Result<Option<Timestamp>> {
+        let text = match std::fs::read_to_string(&self.file) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            text => text?,
+        };
+        let bad = |what: String| Error::new(ErrorKind::InvalidData, format!("{}: {what}", self.file.display()));
+        let lines = text.strip_prefix(SCHEMA).ok_or_else(|| bad("no copy of labels that this version knows".to_owned()))?;
+        // A line that a crash cut off ends without its break, and nothing behind it was vouched for.
+        let lines = lines.rfind('\n').map_or("", |end| &lines[..end]);
+        let mut as_of = None;
+        for line in lines.lines() {
+            match serde_json::from_str(line).map_err(|error| bad(error.to_string()))? {
+                Line::AsOf(at) => as_of = Some(Timestamp::from_micros(at)),
+                Line::Label(tenant, run, trust, ends) => {
+                    let run = u128::from_str_radix(&run, 16).map_err(|error| bad(error.to_string()))?.to_be_bytes();
+                    if ends > now.as_micros() {
+                        runs.take(&tenant, run, trust, Timestamp::from_micros(ends), now);
+                    }
+                }
+                Line::Lost(tenant, until) => runs.lose(&tenant, Timestamp::from_micros(until)),
+            }
+        }
+        self.written.lock().as_of = as_of;
+        Ok(as_of)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::digest::run_key;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_micros(seconds * 1_000_000)
+    }
+
+    fn acme() -> TenantId {
+        TenantId::new("acme").unwrap()
+    }
+
+    /// A label that is told: taken, and noted for the copy.
+    fn tell(runs: &Runs, copy: &LabelCopy, run: &str, trust: SourceTrust, ends: i64) {
+        runs.take(&acme(), run_key(run), trust, at(ends), at(0));
+        copy.hold(&acme(), run_key(run), trust, at(ends));
+    }
+
+    fn loaded(folder: &std::path::Path, now: i64) -> (Runs, Option<Timestamp>) {
+        let runs = Runs::new(100);
+        let as_of = LabelCopy::new(folder).load(&runs, at(now)).unwrap();
+        (runs, as_of)
+    }
+
+    #[test]
+    fn what_was_told_is_there_at_the_next_start_until_it_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let (runs, copy) = (Runs::new(100), LabelCopy::new(folder.path()));
+        assert_eq!(loaded(folder.path(), 0).1, None);
+        tell(&runs, &copy, "a", SourceTrust::SemiTrustedCustomer, 100);
+        copy.save(&runs, Some(at(1)), at(1)).unwrap();
+        tell(&runs, &copy, "a", SourceTrust::UntrustedExternal, 110);
+        tell(&runs, &copy, "b", SourceTrust::Unknown, 50);
+        copy.save(&runs, Some(at(6)), at(6)).unwrap();
+        assert_eq!(std::fs::read_to_string(folder.path().join(FILE)).unwrap().lines().count(), 6, "the second was added");
+        let label = |runs: &Runs, run: &str, now: i64| runs.label(&acme(), &run_key(run), at(now));
+        let (restored, as_of) = loaded(folder.path(), 60);
+        assert_eq!(as_of, Some(at(6)));
+        assert_eq!(label(&restored, "a", 60), Some(SourceTrust::UntrustedExternal));
+        assert_eq!((label(&restored, "b", 60), label(&restored, "a", 110)), (None, None));
+        // What nobody vouched for since then is held all the same, and is as old as before.
+        tell(&runs, &copy, "c", SourceTrust::UntrustedExternal, 110);
+        copy.save(&runs, None, at(7)).unwrap();
+        let (restored, as_of) = loaded(folder.path(), 60);
+        assert_eq!((label(&restored, "c", 60), as_of), (Some(SourceTrust::UntrustedExternal), Some(at(6))));
+    }
+
+    #[test]
+    fn a_copy_that_was_cut_off_is_good_up_to_there_and_one_that_was_spoiled_is_of_no_use() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(FILE);
+        let (runs, copy) = (Runs::new(100), LabelCopy::new(folder.path()));
+        tell(&runs, &copy, "a", SourceTrust::UntrustedExternal, 100);
+        copy.save(&runs, Some(at(1)), at(1)).unwrap();
+        let whole = std::fs::read_to_string(&file).unwrap();
+        for cut in 1..=whole.len() - SCHEMA.len() {
+            std::fs::write(&file, &whole[..whole.len() - cut]).unwrap();
+            assert_eq!(loaded(folder.path(), 2).1, None, "nothing is vouched for: {cut}");
+        }
+        std::fs::write(&file, format!("{whole}[\"acme\",\"00")).unwrap();
+        assert_eq!(loaded(folder.path(), 2).1, Some(at(1)));
+        let nul = format!("{SCHEMA}\u{0}\n2\n");
+        let no_run = format!("{SCHEMA}[\"acme\",\"x\",\"unknown\",2]\n2\n");
+        for spoiled in ["", "other\n", nul.as_str(), no_run.as_str()] {
+            std::fs::write(&file, spoiled).unwrap();
+            LabelCopy::new(folder.path()).load(&Runs::new(100), at(2)).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn a_copy_that_grows_is_written_anew_and_keeps_what_it_says_of_runs_that_found_no_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let (runs, copy) = (Runs::new(1), LabelCopy::new(folder.path()));
+        for n in 0..200 {
+            tell(&runs, &copy, &n.to_string(), SourceTrust::UntrustedExternal, 100);
+        }
+        copy.save(&runs, Some(at(1)), at(1)).unwrap();
+        for _ in 0..=MOST_ADDED {
+            tell(&runs, &copy, "0", SourceTrust::UntrustedExternal, 100);
+        }
+        copy.save(&runs, Some(at(2)), at(2)).unwrap();
+        assert!(std::fs::read_to_string(folder.path().join(FILE)).unwrap().lines().count() < 200);
+        let (restored, as_of) = loaded(folder.path(), 50);
+        assert_eq!(as_of, Some(at(2)));
+        assert!((0..200).all(|n| restored.label(&acme(), &run_key(&n.to_string()), at(50)) >= Some(SourceTrust::Unknown)));
+        assert_eq!(restored.label(&acme(), &run_key("0"), at(100)), None);
+    }
+
+    #[test]
+    fn labels_are_known_once_they_were_read_or_for_as_long_as_a_copy_may_be_gone_by() {
+        let told = Told::default();
+        assert!(told.is_known(at(0), 0), "nobody else says anything");
+        told.await_reading();
+        assert!(!told.is_known(at(100), 3600));
+        told.restored(at(100));
+        assert!(told.is_known(at(3700), 3600) && !told.is_known(at(3701), 3600) && !told.is_known(at(101), 0));
+        told.finish_reading();
+        assert!(told.is_known(at(1_000_000), 0));
+    }
+}
