@@ -36,6 +36,7 @@ mod registry;
 mod reply;
 mod routes;
 mod settings;
+mod side;
 mod soc;
 mod wires;
 
