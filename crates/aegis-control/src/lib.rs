@@ -34,6 +34,7 @@ mod problem;
 mod record;
 mod registry;
 mod reply;
+mod room;
 mod routes;
 mod settings;
 mod side;

@@ -7,7 +7,7 @@ mod house;
 use std::sync::Arc;
 
 use aegis_bus::{Bus, Message, Stream, subject};
-use aegis_model::{EventKind, FrozenAction, Phase};
+use aegis_model::{EventKind, FrozenAction, Phase, TenantId};
 use aegis_store::{RegisteredBy, Role};
 use house::{House, tool_call};
 use serde_json::{Value, json};
@@ -290,6 +290,32 @@ async fn forge_as_is(house: &House, decision: &Value, change: impl FnOnce(&mut F
     let message = Message::new(subject::approval(&frozen.tenant_id, &frozen.approval_id), serde_json::to_vec(&frozen).unwrap());
     house.bus.publish(Stream::Approvals, vec![message]).await.remove(0).unwrap();
     frozen.approval_id
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forged_actions_of_eight_tenants_hold_up_nobody_else_s_approvals() {
+    let (house, _, token) = house_with_agent().await;
+    let decision = house.ask(&token, json!({"version": "1"})).await;
+    let sealed = house.edge_ledger.read_outbox(0, 1000).await.unwrap();
+    let id = decision["decision_id"].as_str().unwrap();
+    let item = sealed.into_iter().find(|item| item.sealed.event_id.to_string() == id).unwrap();
+    let mut frozen = item.frozen.unwrap();
+    let mut forged = Vec::new();
+    for hostile in 0..8 {
+        frozen.tenant_id = TenantId::new(&format!("hostile-{hostile}")).unwrap();
+        house.store.create_tenant(&frozen.tenant_id, "hostile").await.unwrap();
+        for n in 0..200 {
+            // Sound in itself, of a decision that nobody made.
+            (frozen.approval_id, frozen.event_id) = (format!("approval-{n}"), aegis_model::new_event_id());
+            let subject = subject::approval(&frozen.tenant_id, &frozen.approval_id);
+            forged.push(Message::new(subject, serde_json::to_vec(&frozen).unwrap()));
+        }
+    }
+    for published in house.bus.publish(Stream::Approvals, forged).await {
+        published.unwrap();
+    }
+    house.held(&token, json!({"version": "2"})).await;
+    assert!(house.bus.last_seq(Stream::Dlq).await.unwrap() > 0, "what was set aside is kept aside");
 }
 
 #[tokio::test(flavor = "multi_thread")]
