@@ -44,7 +44,7 @@ fn body_of(route: &Route) -> Option<Value> {
         "/v1/agents/register" => json!({"agent_key": "walker", "name": "w", "environment": "test", "risk_tier": "low"}),
         "/v1/tools" => json!({"tool": "walked", "name": "w", "actions": []}),
         "/v1/mcp/servers" => json!({"key": "walked", "name": "w"}),
-        "/v1/mcp/servers/{key}/tools" => json!({"tools": [{"name": "walked"}]}),
+        "/v1/mcp/servers/{key}/tools" | "/v1/mcp/servers/{key}/manifest" => json!({"tools": [{"name": "walked"}]}),
         "/v1/channels" => json!({"channel": "walked", "source_trust": "untrusted_external"}),
         "/v1/resources" => json!({"resource": "walked", "visibility": "public"}),
         "/v1/policies" => json!({"policies": ""}),
