@@ -69,6 +69,9 @@ impl Gaps {
                 continue;
             }
             if !self.make_place(&tenant_id) {
+                if !may_go_back(head, from_seq) {
+                    continue;
+                }
                 head = from_seq - 1;
                 break;
             }
@@ -145,7 +148,9 @@ impl Gaps {
             tracing::warn!(lane = place.0, "its tenant has more gaps than any other, and gives up some for another's");
         }
         self.remove(&place);
-        if let Some((_, head)) = self.heads.get_mut(&place.0) {
+        if let Some((_, head)) = self.heads.get_mut(&place.0)
+            && may_go_back(*head, place.1)
+        {
             *head = place.1 - 1;
             self.changed.insert(place.0);
         }
@@ -238,6 +243,15 @@ impl Gaps {
     pub(crate) fn open(&self) -> usize {
         self.open.len()
     }
+}
+
+/// Whether a lane could go on from before `from_seq`: from further back it never would, and a gap that nobody asks for is the lesser evil.
+fn may_go_back(head: i64, from_seq: i64) -> bool {
+    let may = head - from_seq < MOST_MISSING / 2;
+    if !may {
+        tracing::error!(head, from_seq, "there is no place for a gap far behind the head of its lane; it is asked for no more");
+    }
+    may
 }
 
 #[cfg(test)]
@@ -384,6 +398,9 @@ mod tests {
         assert_eq!(of("hostile.edge.more"), None, "it stands before the first that is missing");
         gaps.took("hostile.edge.more", 2, at(0));
         assert_eq!(gaps.heads["hostile.edge.more"].1, 2, "what is shipped again takes it on");
+        let long = HistoryLane { head: MOST_MISSING, ..lane(&hostile, "hostile.edge.long") };
+        gaps.begin(long, at(0));
+        assert_eq!(gaps.heads["hostile.edge.long"].1, MOST_MISSING, "it could not go on from so far back");
     }
 
     #[test]
