@@ -332,8 +332,10 @@ async fn a_manifest_that_drifts_denies_the_server_s_tools_until_somebody_registe
     assert_eq!(ask().await["decision"], "require_approval");
     house.post(&format!("{approval}/consume"), &token, consume).await.expect(200);
     let gone = house.post(manifest, registrar, json!({"tools": [write]})).await.expect(200).body;
-    assert_eq!((&gone["drifted"], &gone["removed"]), (&json!(true), &json!(["read"])));
-    house.event(&house.acme.id, EventKind::McpManifestDrift, "tool_removed").await;
+    assert_eq!((&gone["matches"], &gone["drifted"], &gone["removed"]), (&json!(false), &json!(false), &json!(["read"])));
+    house.post(manifest, registrar, json!({"tools": [poisoned, write, {"name": "wipe"}]})).await.expect(200);
+    house.event(&house.acme.id, EventKind::McpManifestDrift, "tool_added").await;
+    assert_eq!(house.post(tools, registrar, json!({"tools": []})).await.expect(201).body["drifted"], true, "nobody looked");
     assert_eq!(house.events(&house.acme.id, EventKind::McpManifestDrift).await.len(), 2);
 }
 

@@ -45,14 +45,12 @@ impl Drift {
         Self { changed: Self::of_manifest(registered, seen).changed, ..Self::default() }
     }
 
-    /// The worst of it; none if nothing differs.
+    /// What makes it drift, the worst of it: the server says something that nobody has looked at. What it no longer lists, it says nothing with.
     pub(super) fn reason(&self) -> Option<&'static str> {
         if !self.changed.is_empty() {
             Some("declaration_changed")
         } else if !self.added.is_empty() {
             Some("tool_added")
-        } else if !self.removed.is_empty() {
-            Some("tool_removed")
         } else {
             None
         }
@@ -88,7 +86,7 @@ pub(crate) async fn report(control: &Control, call: &Call) -> Result<Response, P
 
 fn view(server: &McpServerRecord, drift: &Drift) -> Value {
     json!({
-        "key": server.key, "matches": drift.reason().is_none(), "drifted": server.drifted,
+        "key": server.key, "matches": *drift == Drift::default(), "drifted": server.drifted,
         "changed": drift.changed, "added": drift.added, "removed": drift.removed,
     })
 }
@@ -118,11 +116,12 @@ mod tests {
     }
 
     #[test]
-    fn every_difference_is_drift_and_the_worst_is_its_reason() {
+    fn whatever_nobody_has_looked_at_is_drift_and_the_worst_is_its_reason() {
         let registered = tools(&[("read", "1"), ("write", "2")]);
         let reason = |seen: &[(&str, &str)]| Drift::of_manifest(&registered, &tools(seen)).reason();
         assert_eq!(reason(&[("write", "2"), ("read", "1")]), None, "their order is none");
-        assert_eq!(reason(&[("read", "1")]), Some("tool_removed"));
+        assert_eq!(reason(&[("read", "1")]), None);
+        assert_eq!(Drift::of_manifest(&registered, &tools(&[("read", "1")])).removed, ["write"]);
         assert_eq!(reason(&[("read", "1"), ("write", "2"), ("wipe", "3")]), Some("tool_added"));
         assert_eq!(reason(&[("read", "9"), ("wipe", "3")]), Some("declaration_changed"));
         let some = Drift::of_tools(&registered, &tools(&[("read", "9"), ("wipe", "3")]));

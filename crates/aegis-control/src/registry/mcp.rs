@@ -155,7 +155,7 @@ pub(crate) async fn put_tools(control: &Control, call: &Call) -> Result<Response
     let mut server = known(control, call).await?;
     add_tools(control, &call.caller, &mut server, &body.tools).await?;
     // A person has looked at the manifest again: what was registered now is what it is compared with.
-    server.drifted = false;
+    server.drifted &= body.tools.is_empty();
     store_server(control, &call.caller, &server, "mcp_tools_registered").await?;
     Ok((StatusCode::CREATED, Json(server)).into_response())
 }
