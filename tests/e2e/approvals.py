@@ -109,6 +109,17 @@ class Approvals(Story):
         self.assertEqual(self.status(approval), "PENDING")
         self.decide(approval, key=self.tenant.key("approver", "sam", groups=("release",))).expect(200)
 
+    def test_who_gave_an_agent_its_token_stays_on_its_side_when_the_key_is_revoked(self):
+        registered = self.tenant.post("/v1/agents/register", self.agent.registration).expect(200)
+        self.agent.token = registered["agent_token"]
+        approval = self.ask()
+        key_ids = {key["name"]: key["key_id"] for key in self.tenant.list("/v1/keys")}
+        self.aegis.call("DELETE", f"/v1/keys/{key_ids['registrar-person']}", self.tenant.admin).expect(200)
+        for name in ("registrar-person", "Registrar-Person", "ada", " ADA"):
+            self.assert_refused(self.decide(approval, key=self.tenant.key("approver", name, groups=("release",))), "self_approval", 403)
+        self.decide(approval).expect(200)
+        self.consume(approval).expect(200)
+
     def test_another_agent_may_not_consume(self):
         approval = self.ask()
         self.decide(approval).expect(200)

@@ -197,6 +197,7 @@ class Kinds(WithRules):
         self.freeze(self.agent)
         self.tenant.post("/v1/mcp/servers", {"key": "files", "name": "Files", "tools": []}).expect(201)
         self.tenant.post("/v1/mcp/servers/files/quarantine", {"reason": "test"}).expect(200)
+        self.tenant.post("/v1/mcp/servers/files/manifest", {"tools": [{"name": "wipe"}]}).expect(200)
         prober = self.tenant.register_agent()
         for _ in range(5):
             self.deny(prober)

@@ -4,7 +4,7 @@
 use crate::reply::Json;
 use aegis_keys::{AgentClaims, mint_agent_token};
 use aegis_model::{AgentRecord, EntryKind, RiskLevel, SourceTrust, TenantId, Verdict};
-use aegis_store::{Principal, Role};
+use aegis_store::{Principal, RegisteredBy, Role};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -64,7 +64,8 @@ pub(crate) async fn register(control: &Control, call: &Call) -> Result<Response,
     let expires_at = now.plus_seconds(control.config.agent_token_ttl_s);
     let detail = json!({"agent": record, "token_id": token_id, "expires_at": expires_at});
     let pending = control.prepare(control.config_draft(&call.caller, change, detail))?;
-    let (agent, created, revision) = control.store.upsert_agent(tenant, &record, &registrar, pending.rows()).await?;
+    let keys = RegisteredBy { registrar: &registrar, issuer: &principal.key_id, token_until: expires_at };
+    let (agent, created, revision) = control.store.upsert_agent(tenant, &record, keys, pending.rows()).await?;
     drop(turn);
     let sealed = control.seal(pending).await;
     control.publish(tenant, EntryKind::Agent, &agent.id, revision, &agent).await;

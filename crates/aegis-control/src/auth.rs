@@ -67,7 +67,7 @@ impl Caller {
 
 /// The name votes and self-approval checks go by.
 pub(crate) fn person(principal: &Principal) -> &str {
-    if principal.name.is_empty() { &principal.key_id } else { &principal.name }
+    if principal.name.trim().is_empty() { &principal.key_id } else { &principal.name }
 }
 
 fn wrong_role() -> Problem {

@@ -4,13 +4,13 @@
 
 use crate::reply::Json;
 use aegis_model::{ApprovalStatus, Decision, EventKind, Phase, ToolCall, Verdict};
-use aegis_store::{ApprovalRow, ConsumeResult};
+use aegis_store::{ApprovalRow, ConsumeResult, same_person};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::json;
 
 use crate::approvals::known;
-use crate::auth::Caller;
+use crate::auth::{Caller, person};
 use crate::control::Control;
 use crate::decide::describe_call;
 use crate::input::{MAX_ID, check_text, parse};
@@ -30,11 +30,13 @@ struct Refusal {
     kind: EventKind,
     code: &'static str,
     message: String,
+    /// Whose attempt it was, where it must not count against the agent.
+    approver: Option<String>,
 }
 
 impl Refusal {
     fn new(kind: EventKind, code: &'static str, message: impl Into<String>) -> Self {
-        Self { kind, code, message: message.into() }
+        Self { kind, code, message: message.into(), approver: None }
     }
 }
 
@@ -68,6 +70,12 @@ pub(crate) async fn consume(control: &Control, call: &Call) -> Result<Response, 
         ConsumeResult::HashMismatch => wrong_hash(),
         // Contained since it was looked at: what holds it now says which way.
         ConsumeResult::Contained => contained(control, call, &row).await?.unwrap_or_else(|| by_verdict("agent_frozen")),
+        ConsumeResult::ServerQuarantined => {
+            Refusal::new(EventKind::ToolAttempt, "mcp_server_quarantined", "the MCP server is quarantined")
+        }
+        ConsumeResult::ManifestDrifted => {
+            Refusal::new(EventKind::ToolAttempt, "mcp_manifest_drift", "the MCP server's manifest is not the registered one")
+        }
         ConsumeResult::NotFound => return Err(Problem::not_found("approval")),
     };
     Err(refuse(control, call, &row, claimed, refusal).await)
@@ -80,6 +88,12 @@ async fn objection(control: &Control, call: &Call, row: &ApprovalRow, claimed: &
     }
     if claimed != row.current_hash {
         return Ok(Some(wrong_hash()));
+    }
+    let who = holder(control, &call.caller).await?;
+    if row.approved_by.iter().any(|voter| same_person(voter, &who)) {
+        let message = "who approved an action does not run it with a token or key of their own; ask for it anew";
+        let refusal = Refusal::new(EventKind::TamperAttempt, "self_approval", message);
+        return Ok(Some(Refusal { approver: Some(who), ..refusal }));
     }
     if row.status != ApprovalStatus::Approved {
         return Ok(Some(by_status(row.status)));
@@ -124,6 +138,14 @@ async fn is_approvals_agent(control: &Control, caller: &Caller, row: &ApprovalRo
     }
 }
 
+/// The person behind the credential: whose key it is, or whose key handed out the agent's token.
+async fn holder(control: &Control, caller: &Caller) -> Result<String, Problem> {
+    match caller {
+        Caller::Agent(claims) => control.issuer(&claims.tenant_id, &claims.agent_id, &claims.issued_by).await,
+        Caller::Key(principal) => Ok(person(principal).to_owned()),
+    }
+}
+
 fn wrong_hash() -> Refusal {
     Refusal::new(
         EventKind::TamperAttempt,
@@ -158,6 +180,11 @@ async fn refuse(control: &Control, call: &Call, row: &ApprovalRow, claimed: &str
     if let Caller::Agent(claims) = &call.caller {
         draft.event.agent_id = Some(claims.agent_id.clone());
         draft.event.token_id = Some(claims.token_id.clone());
+    }
+    if let Some(approver) = refusal.approver {
+        draft.event.agent_id = None;
+        draft.event.token_id = None;
+        draft.event.approver = Some(approver);
     }
     draft.event.decision = Some(Decision::Deny);
     draft.event.reason = Some(refusal.code.to_owned());

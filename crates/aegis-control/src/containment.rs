@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::reply::Json;
-use aegis_model::{ContainmentKind, ContainmentState, EntryKind, EventId, Hold, TargetType, TenantId, Timestamp, Verdict};
+use aegis_model::{ContainmentKind, ContainmentState, EventId, Hold, TargetType, TenantId, Timestamp, Verdict};
 use aegis_store::AutomaticHold;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -218,16 +218,7 @@ impl Control {
 
     /// The tenant's targets that are held or revoked now, the newest change first.
     pub(crate) async fn contained(&self, tenant: &TenantId) -> Result<Vec<ContainmentState>, Problem> {
-        let now = self.clock.now();
-        let entries = self.store.feed_entries().await?;
-        let mut states: Vec<ContainmentState> = entries
-            .into_iter()
-            .filter(|entry| entry.tenant_id == *tenant && entry.kind == EntryKind::Containment)
-            .filter_map(|entry| serde_json::from_value(entry.body).ok())
-            .filter(|state: &ContainmentState| state.verdict_at(now) != Verdict::Free)
-            .collect();
-        states.sort_by_key(|state| std::cmp::Reverse(state.revision));
-        Ok(states)
+        Ok(self.store.contained(tenant, self.clock.now()).await?)
     }
 
     /// Applies what a rule asks for, within the tenant's hourly cap. A cap that is reached is an event, so that it is seen.

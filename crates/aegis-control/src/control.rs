@@ -9,15 +9,16 @@ use std::time::Duration;
 use aegis_bus::{AskForMissing, Bus, Keeper};
 use aegis_keys::{KeyRing, SigningKey, TrustTokenKey};
 use aegis_ledger::Ledger;
-use aegis_model::{Clock, EntryKind, Missing};
+use aegis_model::{Clock, EntryKind};
 use aegis_policy::{PolicySource, default_pack, github_pack};
 use aegis_store::Store;
 use aegis_threads::Work;
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
+use crate::asking::Asking;
 use crate::bundles::Bundles;
 use crate::feed::Feed;
 use crate::fleet::Fleet;
@@ -25,9 +26,6 @@ use crate::labels::Labels;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
 use crate::{archive, expiry, feed, fleet, labels, materialise, outbox};
-
-/// Requests to edges that wait to be told at most.
-const MOST_ASKED: usize = 1024;
 
 /// Limits and times of control. The defaults suit one machine.
 #[derive(Clone, Debug)]
@@ -148,7 +146,8 @@ pub struct Control {
     pub(crate) caught_up: Mutex<Option<tokio::time::Instant>>,
     /// Greater with every start of a control plane on this store.
     pub(crate) start: i64,
-    missing: mpsc::Sender<Missing>,
+    /// What edges are to be asked for.
+    pub(crate) missing: Asking,
     pub(crate) outbox: Outbox,
     pub(crate) metrics: Metrics,
     /// Rung whenever events have arrived in the history.
@@ -190,7 +189,6 @@ impl Control {
     ) -> Result<Arc<Self>, ControlError> {
         let bundles = Bundles::new(config.packs.clone()).map_err(ControlError::Policy)?;
         let (stop, _) = watch::channel(false);
-        let (missing, asked) = mpsc::channel(MOST_ASKED);
         let start = store.next_start().await?;
         let control = Arc::new(Self {
             config,
@@ -208,7 +206,7 @@ impl Control {
             labels: Labels::default(),
             caught_up: Mutex::default(),
             start,
-            missing,
+            missing: Asking::default(),
             outbox: Outbox::default(),
             metrics: Metrics::default(),
             arrived: Notify::new(),
@@ -222,7 +220,7 @@ impl Control {
             archive: Mutex::new(None),
         });
         control.settle_at_start().await?;
-        control.spawn_tasks(asked)?;
+        control.spawn_tasks()?;
         Ok(control)
     }
 
@@ -241,7 +239,7 @@ impl Control {
         Ok(())
     }
 
-    fn spawn_tasks(self: &Arc<Self>, asked: mpsc::Receiver<Missing>) -> Result<(), ControlError> {
+    fn spawn_tasks(self: &Arc<Self>) -> Result<(), ControlError> {
         let (control, stop) = (Arc::clone(self), self.stop.subscribe());
         let archive = aegis_threads::spawn("aegis-archive", move || archive::run(control, stop))
             .map_err(|error| ControlError::Failed(format!("the archive's thread: {error}")))?;
@@ -251,7 +249,7 @@ impl Control {
         tasks.push(tokio::spawn(expiry::run(Arc::clone(self), self.stop.subscribe())));
         tasks.push(tokio::spawn(feed::run(Arc::clone(self), self.stop.subscribe())));
         tasks.push(tokio::spawn(fleet::run(Arc::clone(self), self.stop.subscribe())));
-        tasks.push(tokio::spawn(fleet::ask_for_missing(Arc::clone(self), asked, self.stop.subscribe())));
+        tasks.push(tokio::spawn(fleet::ask_for_missing(Arc::clone(self), self.stop.subscribe())));
         tasks.push(tokio::spawn(fleet::beat(Arc::clone(self), self.stop.subscribe())));
         if self.has_far_edges() {
             tasks.push(tokio::spawn(labels::run(Arc::clone(self), self.stop.subscribe())));
@@ -295,11 +293,6 @@ impl Control {
     /// True if edges of their own can reach what carries the events.
     pub(crate) fn has_far_edges(&self) -> bool {
         self.config.edge_trust_key.is_some()
-    }
-
-    /// Hands on what an edge is to be asked for; forgotten if too much is.
-    pub(crate) fn ask_edge(&self, missing: Missing) {
-        let _asked_again_if_full = self.missing.try_send(missing);
     }
 
     /// True while no background task has died and none was asked to stop.

@@ -4,7 +4,7 @@
 use crate::reply::Json;
 use aegis_ledger::Draft;
 use aegis_model::{ApprovalStatus, Decision, EventKind, Phase, ToolCall};
-use aegis_store::{ApprovalRow, DecideResult, Principal, VoteResult};
+use aegis_store::{ApprovalRow, DecideResult, Principal, VoteResult, same_person};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -15,6 +15,7 @@ use crate::control::Control;
 use crate::input::{MAX_ID, MAX_TEXT, check_optional, check_text, parse, parse_or_empty};
 use crate::problem::Problem;
 use crate::routes::Call;
+use crate::side::Side;
 
 /// The group whose members may decide every approval of their tenant.
 const EVERY_GROUP: &str = "*";
@@ -52,7 +53,7 @@ pub(crate) async fn approve(control: &Control, call: &Call) -> Result<Response, 
     let _turn = control.approval_turn.lock().await;
     let row = entitled(control, call, principal).await?;
     let who = person(principal);
-    if row.approved_by.iter().any(|voter| voter == who) {
+    if row.approved_by.iter().any(|voter| same_person(voter, who)) {
         return Err(Problem::conflict("already_voted", "this person has approved this action already; somebody else must"));
     }
     let shown = match body.action_hash.as_deref() {
@@ -161,37 +162,28 @@ async fn entitled(control: &Control, call: &Call, principal: &Principal) -> Resu
             format!("only the group `{}` decides this approval", row.frozen.approver_group),
         ));
     }
-    if is_own_request(control, principal, &row).await? {
-        let mut draft = control.approval_draft(&row.frozen, EventKind::TamperAttempt, Phase::Attempt);
-        // The attempt is the approver's: it must not count against the agent.
-        draft.event.agent_id = None;
-        draft.event.token_id = None;
-        draft.event.approver = Some(person(principal).to_owned());
-        draft.event.reason = Some("self_approval".to_owned());
-        draft.detail = Some(json!({"attempt": "self_approval", "by": call.caller.as_detail(), "agent_id": row.frozen.agent_id}));
-        control.record(draft).await?;
-        return Err(Problem::forbidden(
-            "self_approval",
-            "nobody decides an action they asked for or whose agent they registered",
-        ));
+    match control.side_of(principal, &row.frozen).await? {
+        Side::Apart => Ok(row),
+        Side::Own => {
+            let mut draft = control.approval_draft(&row.frozen, EventKind::TamperAttempt, Phase::Attempt);
+            // The attempt is the approver's: it must not count against the agent.
+            draft.event.agent_id = None;
+            draft.event.token_id = None;
+            draft.event.approver = Some(person(principal).to_owned());
+            draft.event.reason = Some("self_approval".to_owned());
+            draft.detail =
+                Some(json!({"attempt": "self_approval", "by": call.caller.as_detail(), "agent_id": row.frozen.agent_id}));
+            control.record(draft).await?;
+            Err(Problem::forbidden(
+                "self_approval",
+                "nobody decides an action they asked for, or of an agent that they registered or gave a token",
+            ))
+        }
+        Side::Unknown => Err(Problem::forbidden(
+            "agent_side_unknown",
+            "nobody knows whose key gave this agent the token it asked with; register the agent again and ask anew",
+        )),
     }
-    Ok(row)
-}
-
-/// True for the requesting user, for the agent's registrar key, and for another key of the same person.
-async fn is_own_request(control: &Control, principal: &Principal, row: &ApprovalRow) -> Result<bool, Problem> {
-    let same = |other: &str| other.eq_ignore_ascii_case(&principal.name) || other == principal.key_id;
-    if row.frozen.user_id.as_deref().is_some_and(same) || same(&row.frozen.agent_id) {
-        return Ok(true);
-    }
-    let Some(registrar) = control.store.agent_registrar(&principal.tenant_id, &row.frozen.agent_id).await? else {
-        return Ok(false);
-    };
-    if registrar == principal.key_id {
-        return Ok(true);
-    }
-    let keys = control.store.list_keys(&principal.tenant_id).await?;
-    Ok(keys.iter().any(|key| key.key_id == registrar && key.name.eq_ignore_ascii_case(&principal.name)))
 }
 
 /// An `approval_decided` event about the action as it is up for approval now.

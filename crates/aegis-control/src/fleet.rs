@@ -15,7 +15,7 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 use serde_json::Value;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -393,19 +393,18 @@ impl AskForMissing for Control {
         if let Some(here) = self.config.ships_again.get(edge_id) {
             here.ask(lane, from_seq, to_seq);
         } else if self.fleet.enrolled.read().contains_key(edge_id) {
-            self.ask_edge(Missing { edge_id: edge_id.to_owned(), lane: lane.to_owned(), from_seq, to_seq });
+            self.missing.put(Missing { edge_id: edge_id.to_owned(), lane: lane.to_owned(), from_seq, to_seq });
         }
     }
 }
 
 /// Tells edges what is missing of them, until stopped.
-pub(crate) async fn ask_for_missing(control: Arc<Control>, mut asked: mpsc::Receiver<Missing>, mut stop: watch::Receiver<bool>) {
+pub(crate) async fn ask_for_missing(control: Arc<Control>, mut stop: watch::Receiver<bool>) {
     loop {
         let missing = tokio::select! {
-            missing = asked.recv() => missing,
+            missing = control.missing.next() => missing,
             _ = stop.changed() => return,
         };
-        let Some(missing) = missing else { return };
         tracing::info!(
             lane = missing.lane,
             from = missing.from_seq,

@@ -113,6 +113,16 @@ impl Follower {
 impl Control {
     /// Sets a message aside with the reason, counts it, and lets the consumer go on.
     pub(crate) async fn dead_letter(&self, stream: Stream, delivered: &Delivered, reason: &str) -> Result<(), BusError> {
+        self.dead_letters(stream, &[delivered], reason).await
+    }
+
+    /// The same for several, published together: of many, each alone would hold up what stands behind them.
+    pub(crate) async fn dead_letters(&self, stream: Stream, all: &[&Delivered], reason: &str) -> Result<(), BusError> {
+        let letters: Vec<Message> = all.iter().map(|delivered| self.letter(stream, delivered, reason)).collect();
+        self.bus.publish(Stream::Dlq, letters).await.into_iter().try_for_each(|published| published.map(|_| ()))
+    }
+
+    fn letter(&self, stream: Stream, delivered: &Delivered, reason: &str) -> Message {
         self.metrics.dead_letters.inc();
         tracing::warn!(%stream, seq = delivered.seq, subject = delivered.subject, reason, "message set aside");
         let kept = &delivered.payload[..delivered.payload.len().min(KEPT)];
@@ -127,10 +137,6 @@ impl Control {
         });
         let partition = delivered.subject.split('.').nth(1).and_then(|token| token.parse().ok()).unwrap_or(NO_PARTITION);
         let id = format!("{}:{}:{}", self.config.edge_id, stream.as_str(), delivered.seq);
-        let message = Message::new(subject::dlq(partition), Bytes::from(letter.to_string())).with_id(id);
-        match self.bus.publish(Stream::Dlq, vec![message]).await.into_iter().next() {
-            Some(Err(error)) => Err(error),
-            _ => Ok(()),
-        }
+        Message::new(subject::dlq(partition), Bytes::from(letter.to_string())).with_id(id)
     }
 }

@@ -1,5 +1,6 @@
 //! Receipts that the history lacks: a lane went on without them. They are asked for again, and a gap that nobody fills is told of. What is open
-//! is kept with the history's rows; of a lane that is new to the process, the history says how far it is.
+//! is kept with the history's rows; of a lane that is new to the process, the history says how far it is. Promises that no tenant's gaps take
+//! the room, or the turn, of another's.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -10,7 +11,7 @@ use aegis_store::HistoryLane;
 /// Lanes that are followed at most; past it all of them are looked up again.
 const MOST_LANES: usize = 100_000;
 /// Stretches of one lane, as many as the history keeps, and of all. A lane with more goes on when some have come: its edge ships again what
-/// lies behind its head.
+/// lies behind its head. Where all places are taken, the tenant that has the most gives up its newest for one that has fewer.
 const MOST_OF_A_LANE: usize = 256;
 const MOST_GAPS: usize = 65_536;
 /// How long a gap is left alone at first, and between two requests, microseconds: what comes out of order comes soon.
@@ -22,8 +23,15 @@ const SELDOM_US: i64 = 60_000_000;
 /// A lane does not go on as far at once: who says so is not believed, and nothing is asked for.
 const MOST_MISSING: i64 = 1_000_000;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Requests at once: not more than whoever ships again takes.
+const AT_ONCE: usize = 64;
+
+/// A lane and the first seq that is missing.
+type Place = (String, i64);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Gap {
+    tenant: TenantId,
     to_seq: i64,
     ask_at: Timestamp,
     tries: u32,
@@ -33,8 +41,11 @@ struct Gap {
 #[derive(Debug, Default)]
 pub(crate) struct Gaps {
     heads: HashMap<String, (TenantId, i64)>,
-    /// By lane and first missing seq.
-    open: BTreeMap<(String, i64), Gap>,
+    open: BTreeMap<Place, Gap>,
+    /// Whose they are.
+    of_tenant: BTreeMap<TenantId, BTreeSet<Place>>,
+    /// Whose turn it was last.
+    asked_last: Option<TenantId>,
     /// Lanes that the history does not have as they are here.
     changed: BTreeSet<String>,
 }
@@ -45,19 +56,28 @@ impl Gaps {
         self.heads.contains_key(lane)
     }
 
-    /// A lane as the history has it.
+    /// A lane as the history has it. What there is no place for is behind its head from now on, and comes again with what goes on from there.
     pub(crate) fn begin(&mut self, lane: HistoryLane, now: Timestamp) {
         // Not while some of them are still to be written.
         if self.heads.len() >= MOST_LANES && self.changed.is_empty() {
             self.heads.clear();
         }
-        for (from_seq, to_seq) in lane.missing {
-            let gap = Gap { to_seq, ask_at: now.plus_micros(FIRST_US), tries: 0 };
-            if self.open.len() < MOST_GAPS {
-                self.open.entry((lane.lane.clone(), from_seq)).or_insert(gap);
+        let HistoryLane { tenant_id, lane, mut head, missing } = lane;
+        for (from_seq, to_seq) in missing {
+            let place = (lane.clone(), from_seq);
+            if self.open.contains_key(&place) {
+                continue;
             }
+            if !self.make_place(&tenant_id) {
+                if !may_go_back(head, from_seq) {
+                    continue;
+                }
+                head = from_seq - 1;
+                break;
+            }
+            self.put(place, Gap { tenant: tenant_id.clone(), to_seq, ask_at: now.plus_micros(FIRST_US), tries: 0 });
         }
-        self.heads.insert(lane.lane, (lane.tenant_id, lane.head));
+        self.heads.insert(lane, (tenant_id, head));
     }
 
     /// A receipt of the lane, proved, is to be kept.
@@ -68,7 +88,10 @@ impl Gaps {
             return;
         }
         let from_seq = head + 1;
-        if seq - head > MOST_MISSING || (seq > from_seq && !self.has_room(lane)) {
+        if seq - head > MOST_MISSING {
+            return;
+        }
+        if seq > from_seq && !self.open_gap(lane, (from_seq, seq - 1), now) {
             return;
         }
         if let Some((_, head)) = self.heads.get_mut(lane) {
@@ -76,9 +99,6 @@ impl Gaps {
         }
         if !self.changed.contains(lane) {
             self.changed.insert(lane.to_owned());
-        }
-        if seq > from_seq {
-            self.open.insert((lane.to_owned(), from_seq), Gap { to_seq: seq - 1, ask_at: now.plus_micros(FIRST_US), tries: 0 });
         }
     }
 
@@ -98,32 +118,86 @@ impl Gaps {
         self.changed.clear();
     }
 
+    /// False if there is no place for it.
+    fn open_gap(&mut self, lane: &str, (from_seq, to_seq): (i64, i64), now: Timestamp) -> bool {
+        let Some(tenant) = self.heads.get(lane).map(|(tenant, _)| tenant.clone()) else { return false };
+        if !self.has_room(lane) || !self.make_place(&tenant) {
+            return false;
+        }
+        self.put((lane.to_owned(), from_seq), Gap { tenant, to_seq, ask_at: now.plus_micros(FIRST_US), tries: 0 });
+        true
+    }
+
     fn has_room(&self, lane: &str) -> bool {
         let own = self.open.range((lane.to_owned(), i64::MIN)..=(lane.to_owned(), i64::MAX));
-        self.open.len() < MOST_GAPS && own.take(MOST_OF_A_LANE).count() < MOST_OF_A_LANE
+        own.take(MOST_OF_A_LANE).count() < MOST_OF_A_LANE
+    }
+
+    /// Whether the tenant may have one more. What another gives up for it is behind the head of its lane from then on.
+    fn make_place(&mut self, tenant: &TenantId) -> bool {
+        if self.open.len() < MOST_GAPS {
+            return true;
+        }
+        let own = self.of_tenant.get(tenant).map_or(0, BTreeSet::len);
+        let Some((_, of_fullest)) = self.of_tenant.iter().max_by_key(|(_, places)| places.len()) else { return false };
+        if of_fullest.len() <= own + 1 {
+            return false;
+        }
+        let Some(place) = of_fullest.last().cloned() else { return false };
+        if !self.changed.contains(&place.0) {
+            tracing::warn!(lane = place.0, "its tenant has more gaps than any other, and gives up some for another's");
+        }
+        self.remove(&place);
+        if let Some((_, head)) = self.heads.get_mut(&place.0)
+            && may_go_back(*head, place.1)
+        {
+            *head = place.1 - 1;
+            self.changed.insert(place.0);
+        }
+        true
+    }
+
+    fn put(&mut self, place: Place, gap: Gap) {
+        self.of_tenant.entry(gap.tenant.clone()).or_default().insert(place.clone());
+        self.open.insert(place, gap);
+    }
+
+    fn remove(&mut self, place: &Place) {
+        let Some(gap) = self.open.remove(place) else { return };
+        if let Some(places) = self.of_tenant.get_mut(&gap.tenant) {
+            places.remove(place);
+            if places.is_empty() {
+                self.of_tenant.remove(&gap.tenant);
+            }
+        }
     }
 
     fn fill(&mut self, lane: &str, seq: i64) {
-        let Some((place, gap)) = self.open.range(..=(lane.to_owned(), seq)).next_back().map(|(place, gap)| (place.clone(), *gap))
-        else {
-            return;
-        };
+        let before = self.open.range(..=(lane.to_owned(), seq)).next_back();
+        let Some((place, gap)) = before.map(|(place, gap)| (place.clone(), gap.clone())) else { return };
         if place.0 != lane || seq > gap.to_seq {
             return;
         }
-        self.open.remove(&place);
+        let parts = place.1 < seq && seq < gap.to_seq;
+        if parts && !(self.has_room(lane) && self.make_place(&gap.tenant)) {
+            // It stays whole: what came is shipped once more with the rest.
+            return;
+        }
+        self.remove(&place);
         self.changed.insert(lane.to_owned());
         if place.1 < seq {
-            self.open.insert(place, Gap { to_seq: seq - 1, ..gap });
+            self.put(place, Gap { to_seq: seq - 1, ..gap.clone() });
         }
         if seq < gap.to_seq {
-            self.open.insert((lane.to_owned(), seq + 1), gap);
+            self.put((lane.to_owned(), seq + 1), gap);
         }
     }
 
-    /// Asks for what is due.
+    /// Asks for what is due, tenant by tenant in turn, of each what has waited longest first.
     pub(crate) fn ask(&mut self, from: &dyn AskForMissing, now: Timestamp) {
-        for ((lane, from_seq), gap) in self.open.iter_mut().filter(|(_, gap)| now >= gap.ask_at) {
+        for place in self.due(now) {
+            let Some(gap) = self.open.get_mut(&place) else { continue };
+            let (lane, from_seq) = &place;
             if gap.tries == MANY_TRIES {
                 tracing::error!(
                     lane,
@@ -135,13 +209,49 @@ impl Gaps {
             from.ask(lane, *from_seq, gap.to_seq);
             gap.tries = gap.tries.saturating_add(1);
             gap.ask_at = now.plus_micros(if gap.tries > MANY_TRIES { SELDOM_US } else { AGAIN_US });
+            self.asked_last = Some(gap.tenant.clone());
         }
+    }
+
+    /// What is to be asked for now. The tenant behind the one whose turn it was last comes first.
+    fn due(&self, now: Timestamp) -> Vec<Place> {
+        let mut by_tenant: BTreeMap<&TenantId, Vec<(Timestamp, &Place)>> = BTreeMap::new();
+        for (place, gap) in self.open.iter().filter(|(_, gap)| now >= gap.ask_at) {
+            by_tenant.entry(&gap.tenant).or_default().push((gap.ask_at, place));
+        }
+        let mut turns: Vec<(&TenantId, Vec<(Timestamp, &Place)>)> = by_tenant.into_iter().collect();
+        for (_, of_tenant) in &mut turns {
+            if of_tenant.len() > AT_ONCE {
+                of_tenant.select_nth_unstable(AT_ONCE);
+                of_tenant.truncate(AT_ONCE);
+            }
+            of_tenant.sort_unstable_by(|one, other| other.cmp(one));
+        }
+        let first = self.asked_last.as_ref().map_or(0, |last| turns.partition_point(|(tenant, _)| *tenant <= last));
+        turns.rotate_left(first);
+        let mut due = Vec::with_capacity(AT_ONCE);
+        while due.len() < AT_ONCE && !turns.is_empty() {
+            for (_, of_tenant) in turns.iter_mut().take(AT_ONCE - due.len()) {
+                due.extend(of_tenant.pop().map(|(_, place)| place.clone()));
+            }
+            turns.retain(|(_, of_tenant)| !of_tenant.is_empty());
+        }
+        due
     }
 
     /// Stretches that are missing now.
     pub(crate) fn open(&self) -> usize {
         self.open.len()
     }
+}
+
+/// Whether a lane could go on from before `from_seq`: from further back it never would, and a gap that nobody asks for is the lesser evil.
+fn may_go_back(head: i64, from_seq: i64) -> bool {
+    let may = head - from_seq < MOST_MISSING / 2;
+    if !may {
+        tracing::error!(head, from_seq, "there is no place for a gap far behind the head of its lane; it is asked for no more");
+    }
+    may
 }
 
 #[cfg(test)]
@@ -222,5 +332,87 @@ mod tests {
         let of = |name: &str| states.iter().find(|lane| lane.lane == name).unwrap();
         assert_eq!((of("hostile").head, of("hostile").missing.len()), (512, MOST_OF_A_LANE));
         assert_eq!(of("honest").missing, [(1, 2)]);
+    }
+
+    fn fresh(gaps: &mut Gaps, tenant: &TenantId, lane: &str) {
+        gaps.begin(HistoryLane { tenant_id: tenant.clone(), lane: lane.to_owned(), head: 0, missing: Vec::new() }, at(0));
+    }
+
+    /// A tenant with so many lanes, each of which lacks every other receipt.
+    fn riddle(gaps: &mut Gaps, name: &str, lanes: usize) -> TenantId {
+        let tenant = TenantId::new(name).unwrap();
+        for n in 0..lanes {
+            let lane = format!("{name}.edge.{n:04}");
+            fresh(gaps, &tenant, &lane);
+            (1..=256).for_each(|gap| gaps.took(&lane, 2 * gap, at(0)));
+        }
+        tenant
+    }
+
+    #[test]
+    fn hostile_tenants_take_no_place_and_no_turn_of_another() {
+        let (mut gaps, asked) = (Gaps::default(), Asked::default());
+        let hostile: Vec<TenantId> = (0..8).map(|n| riddle(&mut gaps, &format!("hostile-{n}"), 300)).collect();
+        let held = |gaps: &Gaps, tenant: &TenantId| gaps.of_tenant.get(tenant).map_or(0, BTreeSet::len);
+        assert!(hostile.iter().all(|tenant| held(&gaps, tenant).abs_diff(MOST_GAPS / 8) <= 2), "equal shares");
+        assert_eq!((gaps.open(), gaps.of_tenant.values().map(BTreeSet::len).sum::<usize>()), (MOST_GAPS, MOST_GAPS));
+        // Behind all others by name, and last to come.
+        let honest = TenantId::new("z-honest").unwrap();
+        fresh(&mut gaps, &honest, "z-honest.edge.1");
+        gaps.took("z-honest.edge.1", 4, at(0));
+        assert_eq!(held(&gaps, &honest), 1);
+        gaps.ask(&asked, at(2));
+        let (mut of_honest, mut others) = (0, 0);
+        for (lane, ..) in asked.0.lock().drain(..) {
+            *(if lane.starts_with("z-honest") { &mut of_honest } else { &mut others }) += 1;
+        }
+        assert_eq!((of_honest, others), (1, AT_ONCE - 1));
+        // Whoever was not asked for has the next turn.
+        let mut seen: BTreeSet<(String, i64)> = BTreeSet::new();
+        for _ in 0..8 {
+            gaps.ask(&asked, at(2));
+            assert!(asked.0.lock().drain(..).all(|(lane, from, _)| seen.insert((lane, from))), "asked for twice at once");
+        }
+        assert_eq!(seen.len(), 8 * AT_ONCE);
+    }
+
+    #[test]
+    fn what_has_no_place_at_a_start_is_behind_the_head_and_comes_again() {
+        let mut gaps = Gaps::default();
+        let hostile = riddle(&mut gaps, "hostile", 300);
+        let lane = |tenant: &TenantId, name: &str| HistoryLane {
+            tenant_id: tenant.clone(),
+            lane: name.to_owned(),
+            head: 9,
+            missing: vec![(2, 3), (6, 7)],
+        };
+        let honest = TenantId::new("honest").unwrap();
+        gaps.begin(lane(&honest, "honest.edge.1"), at(0));
+        gaps.begin(lane(&hostile, "hostile.edge.more"), at(0));
+        for name in ["honest.edge.1", "hostile.edge.more"] {
+            gaps.took(name, 10, at(0));
+        }
+        let states = gaps.changed();
+        let of = |name: &str| states.iter().find(|lane| lane.lane == name).map(|lane| (lane.head, lane.missing.clone()));
+        assert_eq!(of("honest.edge.1"), Some((10, vec![(2, 3), (6, 7)])));
+        assert_eq!(of("hostile.edge.more"), None, "it stands before the first that is missing");
+        gaps.took("hostile.edge.more", 2, at(0));
+        assert_eq!(gaps.heads["hostile.edge.more"].1, 2, "what is shipped again takes it on");
+        let long = HistoryLane { head: MOST_MISSING, ..lane(&hostile, "hostile.edge.long") };
+        gaps.begin(long, at(0));
+        assert_eq!(gaps.heads["hostile.edge.long"].1, MOST_MISSING, "it could not go on from so far back");
+    }
+
+    #[test]
+    fn a_gap_is_not_parted_beyond_a_lane_s_share() {
+        let mut gaps = Gaps::default();
+        let tenant = TenantId::new("a").unwrap();
+        fresh(&mut gaps, &tenant, "a");
+        gaps.took("a", 10_000, at(0));
+        (1..5_000).for_each(|n| gaps.took("a", 2 * n, at(0)));
+        assert_eq!(gaps.open(), MOST_OF_A_LANE);
+        // All of it comes again, in order.
+        (1..10_000).for_each(|seq| gaps.took("a", seq, at(0)));
+        assert_eq!((gaps.open(), gaps.of_tenant.len()), (0, 0));
     }
 }

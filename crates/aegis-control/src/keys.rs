@@ -1,10 +1,10 @@
 //! API keys of the caller's own tenant: made, listed, revoked by its admins.
-//! Promises that a key is shown once, when it is made.
+//! Promises that a key is shown once, when it is made and its receipt is sealed.
 
 use std::str::FromStr;
 
 use crate::reply::Json;
-use aegis_store::{Principal, Role};
+use aegis_store::{NewKey, Principal, Role};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -42,20 +42,11 @@ pub(crate) async fn create(control: &Control, call: &Call) -> Result<Response, P
     for group in &body.groups {
         check_text("groups", group, MAX_ID)?;
     }
-    if !control.ledger.is_writable() {
-        return Err(Problem::unavailable(
-            "receipt_unavailable",
-            "the ledger cannot be written, so that nothing may be changed; try again",
-        ));
-    }
-    let tenant = call.tenant();
-    let (principal, secret) = control.store.create_key(tenant, role, &body.name, &body.groups, body.value.as_deref()).await?;
-    let draft = control.config_draft(&call.caller, "key_created", json!({"key": view(&principal)}));
-    if let Err(problem) = control.record(draft).await {
-        // A key without a receipt must not work.
-        control.store.revoke_key(tenant, &principal.key_id).await?;
-        return Err(problem);
-    }
+    let key = NewKey::make(call.tenant(), role, &body.name, &body.groups, body.value.as_deref())?;
+    let draft = control.config_draft(&call.caller, "key_created", json!({"key": view(key.principal())}));
+    let pending = control.prepare(draft)?;
+    let (principal, secret) = control.store.put_key(key, pending.rows()).await?;
+    control.seal(pending).await?;
     let mut reply = view(&principal);
     if let Some(object) = reply.as_object_mut() {
         object.insert("key".to_owned(), json!(secret.expose()));
@@ -73,11 +64,12 @@ pub(crate) async fn list(control: &Control, call: &Call) -> Result<Response, Pro
 
 pub(crate) async fn revoke(control: &Control, call: &Call) -> Result<Response, Problem> {
     let id = call.param("id");
-    if !control.store.revoke_key(call.tenant(), id).await? {
+    // Revoking never waits for the ledger; its receipt does.
+    let pending = control.prepare_anyway(control.config_draft(&call.caller, "key_revoked", json!({"key_id": id})))?;
+    if !control.store.revoke_key(call.tenant(), id, pending.rows()).await? {
         return Err(Problem::not_found("key"));
     }
-    // Revoking never waits for the ledger; its receipt does.
-    control.record(control.config_draft(&call.caller, "key_revoked", json!({"key_id": id}))).await?;
+    control.seal(pending).await?;
     Ok(Json(json!({"key_id": id, "status": "revoked"})).into_response())
 }
 

@@ -5,6 +5,7 @@
 mod agents;
 mod approvals;
 mod archive;
+mod asking;
 mod auth;
 mod bundles;
 mod consume;
@@ -34,8 +35,10 @@ mod problem;
 mod record;
 mod registry;
 mod reply;
+mod room;
 mod routes;
 mod settings;
+mod side;
 mod soc;
 mod wires;
 

@@ -1,13 +1,13 @@
 //! The approvals consumer: frozen actions from the bus become approvals that people can see.
 //! Promises that an action is shown only after its hash was computed anew and its decision's receipt was proven; never shows the rest.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_bus::{Delivered, Stream, subject};
 use aegis_ledger::verify::verify_wire;
-use aegis_model::{ApprovalStatus, EventKind, FrozenAction, Phase, TenantId};
+use aegis_model::{ApprovalStatus, EventKind, FrozenAction, Phase};
 use aegis_store::HistoryRow;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -19,6 +19,7 @@ use crate::evidence::read_wire;
 use crate::follow::Follower;
 use crate::input::MAX_ID;
 use crate::record::derived_event_id;
+use crate::room::Room;
 use crate::wires::EVIDENCE_MISSING;
 
 /// Name of this consumer on the bus.
@@ -26,21 +27,11 @@ pub(crate) const CONSUMER: &str = "control-approvals";
 /// How long one read waits when nothing is outstanding, and when something is.
 const WAIT: Duration = Duration::from_millis(500);
 const SHORT_WAIT: Duration = Duration::from_millis(20);
-/// Frozen actions that may wait for their receipt; past it the stream is not read on.
-const MAX_OUTSTANDING: usize = 1024;
 /// How long after its end a frozen action still waits for its receipt, seconds.
 const GRACE_S: i64 = 300;
 
 /// How long it waits at most, by when the bus stored it, seconds: how long it lasts is its edge's word. Its decision was sent with it.
 const LONGEST_WAIT_S: i64 = 3600;
-/// Frozen actions of one tenant that may wait for longer than this while the history is up to date: nobody's may take all the room.
-const OF_ONE_TENANT: usize = 128;
-const PATIENCE: Duration = Duration::from_secs(60);
-/// How long ago the history may have been up to date.
-const UP_TO_DATE: Duration = Duration::from_secs(5);
-
-/// A frozen action that waits for its decision, and since when it is here.
-type Waiting = (Delivered, FrozenAction, Instant);
 
 /// What became of a frozen action.
 enum Step {
@@ -52,10 +43,10 @@ enum Step {
 /// Follows the stream until stopped.
 pub(crate) async fn run(control: Arc<Control>, mut stop: watch::Receiver<bool>) {
     let mut follower = Follower::new(Arc::clone(&control.bus), Stream::Approvals, CONSUMER, "approval.>");
-    let mut outstanding: VecDeque<Waiting> = VecDeque::new();
+    let mut room = Room::default();
     loop {
         tokio::select! {
-            outcome = step(&control, &mut follower, &mut outstanding) => match outcome {
+            outcome = step(&control, &mut follower, &mut room) => match outcome {
                 Ok(()) => {
                     follower.recovered();
                     Control::set_healthy(&control.approvals_ok, true);
@@ -64,7 +55,7 @@ pub(crate) async fn run(control: Arc<Control>, mut stop: watch::Receiver<bool>) 
                     tracing::warn!(%error, "approvals consumer stands still");
                     Control::set_healthy(&control.approvals_ok, false);
                     // Everything that was not dealt with is read again from the saved position.
-                    outstanding.clear();
+                    room.clear();
                     tokio::select! {
                         () = follower.back_off() => {}
                         _ = stop.changed() => return,
@@ -80,54 +71,55 @@ fn failed(error: impl std::fmt::Display) -> ControlError {
     ControlError::Failed(error.to_string())
 }
 
-async fn step(control: &Control, follower: &mut Follower, outstanding: &mut VecDeque<Waiting>) -> Result<(), ControlError> {
+async fn step(control: &Control, follower: &mut Follower, room: &mut Room) -> Result<(), ControlError> {
     let arrived = control.arrived.notified();
-    if outstanding.len() < MAX_OUTSTANDING {
-        let wait = if outstanding.is_empty() { WAIT } else { SHORT_WAIT };
+    if room.has_place() {
+        let wait = if room.is_empty() { WAIT } else { SHORT_WAIT };
         for delivered in follower.next(control.config.consumer_batch, wait).await.map_err(failed)? {
             match read(&delivered) {
-                Ok(frozen) => outstanding.push_back((delivered, frozen, Instant::now())),
+                Ok(frozen) => {
+                    if control.may_enter(&delivered, &frozen).await? {
+                        room.enter(delivered, frozen, Instant::now());
+                    }
+                }
                 Err(reason) => control.dead_letter(Stream::Approvals, &delivered, &reason).await.map_err(failed)?,
             }
         }
     }
-    let before = outstanding.len();
+    let before = room.len();
     for _ in 0..before {
-        let Some((delivered, frozen, since)) = outstanding.pop_front() else { break };
-        if let Step::Waits = control.materialise(&delivered, &frozen).await? {
-            outstanding.push_back((delivered, frozen, since));
+        let Some(waiting) = room.take_first() else { break };
+        if let Step::Waits = control.materialise(&waiting.delivered, &waiting.frozen).await? {
+            room.put_back(waiting);
         }
     }
-    if control.caught_up.lock().is_some_and(|at| at.elapsed() < UP_TO_DATE) {
-        let waiting = outstanding.iter().map(|(delivered, frozen, since)| (&frozen.tenant_id, since.elapsed(), delivered.seq));
-        for seq in surplus(waiting) {
-            let Some(place) = outstanding.iter().position(|(delivered, ..)| delivered.seq == seq) else { continue };
-            let Some((delivered, ..)) = outstanding.remove(place) else { continue };
-            let reason = "its decision has not arrived, and too many of its tenant's wait";
-            control.dead_letter(Stream::Approvals, &delivered, reason).await.map_err(failed)?;
-        }
-    }
-    let done = outstanding.iter().map(|(delivered, ..)| delivered.seq - 1).min().unwrap_or_else(|| follower.read_up_to());
+    give_up(control, room).await?;
+    let done = room.first_seq().map_or_else(|| follower.read_up_to(), |first| first - 1);
     follower.save(done).await.map_err(failed)?;
-    if before > 0 && outstanding.len() == before {
+    if before > 0 && room.len() == before {
         // Nothing moved: wait until something arrives, or look again soon.
         let _ = tokio::time::timeout(WAIT, arrived).await;
     }
     Ok(())
 }
 
-/// Of those that wait (whose, how long, which), the longest waiting of tenants of whom too many wait too long.
-fn surplus<'a>(waiting: impl Iterator<Item = (&'a TenantId, Duration, u64)>) -> Vec<u64> {
-    let mut too_long: BTreeMap<&TenantId, Vec<u64>> = BTreeMap::new();
-    for (tenant, _, seq) in waiting.filter(|(_, waited, _)| *waited > PATIENCE) {
-        too_long.entry(tenant).or_default().push(seq);
+/// Sets aside what takes the room of others, and says so.
+async fn give_up(control: &Control, room: &mut Room) -> Result<(), ControlError> {
+    let up_to_date = *control.caught_up.lock();
+    let given_up = room.give_up(up_to_date, Instant::now());
+    if given_up.is_empty() {
+        return Ok(());
     }
-    let surplus = |mut of_tenant: Vec<u64>| {
-        of_tenant.sort_unstable();
-        of_tenant.truncate(of_tenant.len().saturating_sub(OF_ONE_TENANT));
-        of_tenant
-    };
-    too_long.into_values().flat_map(surplus).collect()
+    let tenants: BTreeSet<&str> = given_up.iter().map(|one| one.frozen.tenant_id.as_str()).collect();
+    tracing::error!(
+        actions = given_up.len(),
+        ?tenants,
+        "frozen actions whose decisions have not arrived take more than their share of the room; the newest of the fullest are set aside"
+    );
+    control.metrics.approvals_given_up.inc_by(given_up.len() as u64);
+    let reason = "its decision has not arrived, and too many of its tenant's wait";
+    let letters: Vec<&Delivered> = given_up.iter().map(|one| &one.delivered).collect();
+    control.dead_letters(Stream::Approvals, &letters, reason).await.map_err(failed)
 }
 
 /// A frozen action that is about the subject it came under.
@@ -145,15 +137,20 @@ fn read(delivered: &Delivered) -> Result<FrozenAction, String> {
 }
 
 impl Control {
-    async fn materialise(&self, delivered: &Delivered, frozen: &FrozenAction) -> Result<Step, ControlError> {
+    /// What needs no decision to be refused does not wait for one.
+    async fn may_enter(&self, delivered: &Delivered, frozen: &FrozenAction) -> Result<bool, ControlError> {
         if !self.store.tenant_exists(&frozen.tenant_id).await? {
             self.dead_letter(Stream::Approvals, delivered, "unknown tenant").await.map_err(failed)?;
-            return Ok(Step::Done);
+            return Ok(false);
         }
         if hash_of(&frozen.tool_call).ok().as_deref() != Some(frozen.action_hash.as_str()) {
             self.refuse_frozen(delivered, frozen, "frozen_action_mismatch").await?;
-            return Ok(Step::Done);
+            return Ok(false);
         }
+        Ok(true)
+    }
+
+    async fn materialise(&self, delivered: &Delivered, frozen: &FrozenAction) -> Result<Step, ControlError> {
         let Some(decision) = self.store.history_event(&frozen.tenant_id, frozen.event_id).await? else {
             let ends = frozen.expires_at.plus_seconds(GRACE_S).min(delivered.bus_ts.plus_seconds(LONGEST_WAIT_S));
             if ends < self.clock.now() {
@@ -225,23 +222,5 @@ impl Control {
         self.record_once(draft).await?;
         tracing::error!(tenant = %frozen.tenant_id, approval_id = frozen.approval_id, reason, "frozen action refused; it is shown to nobody");
         Ok(())
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_tenant_s_actions_without_a_decision_take_all_the_room() {
-        let (forger, other) = (TenantId::new("forger").unwrap(), TenantId::new("other").unwrap());
-        let waiting = |waited: Duration| {
-            let forged = (0..1_000).map(move |n| (n, waited));
-            forged.map(|(n, waited)| (&forger, waited, n)).chain([(&other, waited, 1_000)]).collect::<Vec<_>>()
-        };
-        assert!(surplus(waiting(PATIENCE).into_iter()).is_empty(), "a decision may take its time");
-        let given_up = surplus(waiting(PATIENCE + Duration::from_secs(1)).into_iter());
-        assert_eq!(given_up, (0..1_000 - OF_ONE_TENANT as u64).collect::<Vec<_>>());
     }
 }

@@ -14,6 +14,7 @@ pub struct Metrics {
     pub(crate) hash_mismatches: Counter,
     pub(crate) verify_failures: Counter,
     pub(crate) dead_letters: Counter,
+    pub(crate) approvals_given_up: Counter,
     pub(crate) feed_rewrites: Counter,
     pub(crate) notices_refused: Counter,
     pub(crate) run_labels_forgotten: Counter,
@@ -30,6 +31,7 @@ impl Default for Metrics {
             hash_mismatches: Counter::default(),
             verify_failures: Counter::default(),
             dead_letters: Counter::default(),
+            approvals_given_up: Counter::default(),
             feed_rewrites: Counter::default(),
             notices_refused: Counter::default(),
             run_labels_forgotten: Counter::default(),
@@ -51,6 +53,11 @@ impl Metrics {
         );
         registry.register("receipt_verify_failures", "Receipts that did not verify", self.verify_failures.clone());
         registry.register("control_dead_letters", "Malformed messages kept aside by control", self.dead_letters.clone());
+        registry.register(
+            "control_approvals_given_up",
+            "Frozen actions that were set aside because their decisions had not arrived and they took the room of others",
+            self.approvals_given_up.clone(),
+        );
         registry.register(
             "control_feed_rewrites",
             "Times that the control feed was written again because a bucket had lost an entry",

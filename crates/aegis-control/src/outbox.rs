@@ -60,6 +60,11 @@ impl Control {
         if !self.ledger.is_writable() {
             return Err(receipt_unavailable());
         }
+        self.prepare_anyway(draft)
+    }
+
+    /// Prepares a change that only takes something away: it is made even while the ledger cannot be written, and its receipt comes later.
+    pub(crate) fn prepare_anyway(&self, draft: Draft) -> Result<Pending, Problem> {
         let event_id = draft.event.event_id;
         let payload = serde_json::to_string(&draft).map_err(Problem::internal)?;
         let rows = [OutboxRow { event_id, tenant_id: draft.event.tenant_id.clone(), payload }];

@@ -43,6 +43,21 @@ impl Control {
         draft
     }
 
+    /// An MCP server whose manifest is not the registered one. `detail` says in what; `by` is added.
+    pub(crate) fn drift_draft(&self, caller: &Caller, server_key: &str, reason: &str, mut detail: Value) -> Draft {
+        let mut event = self.event(caller.tenant(), EventKind::McpManifestDrift);
+        event.tool = Some(format!("mcp:{server_key}"));
+        event.reason = Some(reason.to_owned());
+        event.approver = Some(caller.name().to_owned());
+        if let Some(object) = detail.as_object_mut() {
+            object.insert("change".to_owned(), json!(reason));
+            object.insert("by".to_owned(), caller.as_detail());
+        }
+        let mut draft = Draft::new(event, Phase::Attempt);
+        draft.detail = Some(bounded_detail(detail, reason, caller));
+        draft
+    }
+
     /// An event about an approval, with the columns of the frozen action. Parameters are represented by the hash alone.
     pub(crate) fn approval_draft(&self, frozen: &FrozenAction, kind: EventKind, phase: Phase) -> Draft {
         let mut event = self.event(&frozen.tenant_id, kind);

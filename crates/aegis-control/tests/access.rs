@@ -44,7 +44,7 @@ fn body_of(route: &Route) -> Option<Value> {
         "/v1/agents/register" => json!({"agent_key": "walker", "name": "w", "environment": "test", "risk_tier": "low"}),
         "/v1/tools" => json!({"tool": "walked", "name": "w", "actions": []}),
         "/v1/mcp/servers" => json!({"key": "walked", "name": "w"}),
-        "/v1/mcp/servers/{key}/tools" => json!({"tools": [{"name": "walked"}]}),
+        "/v1/mcp/servers/{key}/tools" | "/v1/mcp/servers/{key}/manifest" => json!({"tools": [{"name": "walked"}]}),
         "/v1/channels" => json!({"channel": "walked", "source_trust": "untrusted_external"}),
         "/v1/resources" => json!({"resource": "walked", "visibility": "public"}),
         "/v1/policies" => json!({"policies": ""}),
@@ -269,6 +269,32 @@ async fn a_tool_or_policy_that_does_not_load_changes_nothing_and_says_where() {
     let without = json!({"tool": "deploy", "name": "Deployments", "actions": [{"action": "rollout", "risk": "low", "mutates_state": true}]});
     house.post("/v1/tools", &house.acme.registrar, without).await.refused(422, "invalid_policy");
     assert_eq!(state(&house, &house.acme).await, loaded);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_key_is_made_without_its_receipt_and_none_outlives_its_revocation() {
+    let house = House::build().await;
+    let body = |name: &str| json!({"role": "auditor", "name": name, "value": format!("{name}-0123456789abcdef0123456789abcdef")});
+    let made = house.post("/v1/keys", &house.acme.admin, body("first")).await.expect(201).body;
+    let receipt = house.event(&house.acme.id, EventKind::ConfigChanged, "key_created").await;
+    assert_eq!(receipt["receipt"]["detail"]["key"]["key_id"], made["key_id"]);
+    assert!(house.store.pending_outbox(10).await.unwrap().is_empty());
+    house.post("/v1/keys", &house.acme.admin, body("first")).await.refused(409, "taken");
+
+    house.fill_control_ledger().await;
+    house.post("/v1/keys", &house.acme.admin, body("second")).await.refused(503, "receipt_unavailable");
+    assert!(house.store.list_keys(&house.acme.id).await.unwrap().iter().all(|key| key.name != "second"));
+
+    // Taking a key away does not wait for the ledger; what it was is kept until it can be sealed, also by another process.
+    let id = made["key_id"].as_str().unwrap();
+    let path = format!("/v1/keys/{id}");
+    house.send("DELETE", &path, Some(&house.acme.admin), None).await.refused(503, "receipt_pending");
+    house.get("/v1/receipts", made["key"].as_str().unwrap()).await.refused(401, "invalid_credential");
+    let left = house.store.pending_outbox(100).await.unwrap();
+    assert!(left.iter().any(|fact| fact.payload.contains("key_revoked") && fact.payload.contains(id)), "{left:?}");
+    house.send("DELETE", &path, Some(&house.acme.admin), None).await.refused(404, "not_found");
+    house.ledger_pages.store(0, std::sync::atomic::Ordering::SeqCst);
+    house.event(&house.acme.id, EventKind::ConfigChanged, "key_revoked").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

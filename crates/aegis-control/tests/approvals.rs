@@ -7,7 +7,8 @@ mod house;
 use std::sync::Arc;
 
 use aegis_bus::{Bus, Message, Stream, subject};
-use aegis_model::{EventKind, FrozenAction, Phase};
+use aegis_model::{EventKind, FrozenAction, Phase, TenantId};
+use aegis_store::{RegisteredBy, Role};
 use house::{House, tool_call};
 use serde_json::{Value, json};
 
@@ -20,6 +21,13 @@ async fn house_with_agent() -> (House, String, String) {
 
 fn consume_body(hash: &str) -> Value {
     json!({"claimed_action_hash": hash})
+}
+
+/// A key of somebody who may approve.
+async fn approver(house: &House, name: &str) -> String {
+    let groups = ["security".to_owned()];
+    let (_, key) = house.store.create_key(&house.acme.id, Role::Approver, name, &groups, None).await.unwrap();
+    key.expose().to_owned()
 }
 
 async fn approve(house: &House, id: &str, key: &str) -> house::Reply {
@@ -104,20 +112,9 @@ async fn of_many_concurrent_consumes_exactly_one_wins() {
 async fn nobody_approves_what_they_asked_for() {
     let (house, _, token) = house_with_agent().await;
     let (id, _) = house.held(&token, json!({"version": "1"})).await;
-    let key = async |name: &str| {
-        let groups = ["security".to_owned()];
-        house
-            .store
-            .create_key(&house.acme.id, aegis_store::Role::Approver, name, &groups, None)
-            .await
-            .unwrap()
-            .1
-            .expose()
-            .to_owned()
-    };
     // The requesting user, and another key of the person who registered the agent.
-    for name in ["mallory", "Mallory", "rita"] {
-        approve(&house, &id, &key(name).await).await.refused(403, "self_approval");
+    for name in ["mallory", "Mallory", "rita", " RITA"] {
+        approve(&house, &id, &approver(&house, name).await).await.refused(403, "self_approval");
     }
     house.event(&house.acme.id, EventKind::TamperAttempt, "self_approval").await;
     approve(&house, &id, &house.acme.outsider).await.refused(403, "wrong_group");
@@ -126,6 +123,53 @@ async fn nobody_approves_what_they_asked_for() {
     approve(&house, &id, &house.other.approver).await.refused(404, "approval_not_found");
     assert_eq!(house.get(&format!("/v1/approvals/{id}"), &house.acme.auditor).await.body["status"], "PENDING");
     approve(&house, &id, &house.acme.approver_two).await.expect(200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whose_keys_registered_an_agent_or_gave_it_its_token_stays_known_when_they_are_revoked() {
+    let (house, _, _) = house_with_agent().await;
+    let again = json!({"agent_key": "bot", "name": "bot", "environment": "production", "risk_tier": "low"});
+    let reply = house.post("/v1/agents/register", &house.acme.admin, again).await.expect(200);
+    let token = reply.body["agent_token"].as_str().unwrap().to_owned();
+    let (id, hash) = house.held(&token, json!({"version": "1"})).await;
+    for key in house.store.list_keys(&house.acme.id).await.unwrap() {
+        if matches!(key.role, Role::Registrar | Role::Admin) {
+            assert!(house.store.revoke_key(&house.acme.id, &key.key_id, &[]).await.unwrap());
+        }
+    }
+    for name in ["rita", "Rita", "ada", "ADA"] {
+        let own = approver(&house, name).await;
+        approve(&house, &id, &own).await.refused(403, "self_approval");
+        house.post(&format!("/v1/approvals/{id}/reject"), &own, json!({})).await.refused(403, "self_approval");
+    }
+    approve(&house, &id, &house.acme.approver).await.expect(200);
+    house.post(&format!("/v1/approvals/{id}/consume"), &token, consume_body(&hash)).await.expect(200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_approved_an_action_does_not_run_it_with_a_token_of_their_own() {
+    let (house, _, token) = house_with_agent().await;
+    let (id, hash) = house.held(&token, json!({"version": "1"})).await;
+    approve(&house, &id, &approver(&house, "Ada").await).await.expect(200);
+    let again = json!({"agent_key": "bot", "name": "bot", "environment": "production", "risk_tier": "low"});
+    let reply = house.post("/v1/agents/register", &house.acme.admin, again).await.expect(200);
+    let own = reply.body["agent_token"].as_str().unwrap().to_owned();
+    let consume = format!("/v1/approvals/{id}/consume");
+    house.post(&consume, &own, consume_body(&hash)).await.refused(409, "self_approval");
+    let attempt = house.event(&house.acme.id, EventKind::TamperAttempt, "self_approval").await;
+    assert_eq!((&attempt["approver"], &attempt["agent_id"]), (&json!("ada"), &Value::Null), "it is not the agent's");
+    house.post(&consume, &token, consume_body(&hash)).await.expect(200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_nobody_knows_whose_key_an_agent_is_under_nobody_approves() {
+    let (house, agent, token) = house_with_agent().await;
+    let record = house.store.agent(&house.acme.id, &agent).await.unwrap().unwrap();
+    let by = RegisteredBy { registrar: "key_of_nobody", issuer: "key_of_nobody", token_until: house.now().plus_seconds(60) };
+    house.store.upsert_agent(&house.acme.id, &record, by, &[]).await.unwrap();
+    let (id, _) = house.held(&token, json!({"version": "1"})).await;
+    approve(&house, &id, &house.acme.approver).await.refused(403, "agent_side_unknown");
+    assert_eq!(house.get(&format!("/v1/approvals/{id}"), &token).await.body["status"], "PENDING");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -220,10 +264,10 @@ async fn two_people_means_two_people() {
     let (id, hash) = house.held(&token, json!({"version": "1"})).await;
     assert_eq!(approve(&house, &id, &house.acme.approver).await.expect(200).body["status"], "PENDING");
     approve(&house, &id, &house.acme.approver).await.refused(409, "already_voted");
-    // Another key of the same person is the same person.
-    let groups = ["security".to_owned()];
-    let (_, again) = house.store.create_key(&house.acme.id, aegis_store::Role::Approver, "paul", &groups, None).await.unwrap();
-    approve(&house, &id, again.expose()).await.refused(409, "already_voted");
+    // Another key of the same person is the same person, however the name is written.
+    for name in ["paul", "Paul", " PAUL"] {
+        approve(&house, &id, &approver(&house, name).await).await.refused(409, "already_voted");
+    }
     assert_eq!(approve(&house, &id, &house.acme.approver_two).await.expect(200).body["status"], "APPROVED");
     house.post(&format!("/v1/approvals/{id}/consume"), &token, consume_body(&hash)).await.expect(200);
 }
@@ -246,6 +290,32 @@ async fn forge_as_is(house: &House, decision: &Value, change: impl FnOnce(&mut F
     let message = Message::new(subject::approval(&frozen.tenant_id, &frozen.approval_id), serde_json::to_vec(&frozen).unwrap());
     house.bus.publish(Stream::Approvals, vec![message]).await.remove(0).unwrap();
     frozen.approval_id
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forged_actions_of_eight_tenants_hold_up_nobody_else_s_approvals() {
+    let (house, _, token) = house_with_agent().await;
+    let decision = house.ask(&token, json!({"version": "1"})).await;
+    let sealed = house.edge_ledger.read_outbox(0, 1000).await.unwrap();
+    let id = decision["decision_id"].as_str().unwrap();
+    let item = sealed.into_iter().find(|item| item.sealed.event_id.to_string() == id).unwrap();
+    let mut frozen = item.frozen.unwrap();
+    let mut forged = Vec::new();
+    for hostile in 0..8 {
+        frozen.tenant_id = TenantId::new(&format!("hostile-{hostile}")).unwrap();
+        house.store.create_tenant(&frozen.tenant_id, "hostile").await.unwrap();
+        for n in 0..200 {
+            // Sound in itself, of a decision that nobody made.
+            (frozen.approval_id, frozen.event_id) = (format!("approval-{n}"), aegis_model::new_event_id());
+            let subject = subject::approval(&frozen.tenant_id, &frozen.approval_id);
+            forged.push(Message::new(subject, serde_json::to_vec(&frozen).unwrap()));
+        }
+    }
+    for published in house.bus.publish(Stream::Approvals, forged).await {
+        published.unwrap();
+    }
+    house.held(&token, json!({"version": "2"})).await;
+    assert!(house.bus.last_seq(Stream::Dlq).await.unwrap() > 0, "what was set aside is kept aside");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,18 +4,17 @@ use aegis_model::{ApprovalStatus, TenantId, Timestamp, ToolCall};
 
 use crate::approvals::{DecideResult, Tx, VoteResult, standing, voters};
 use crate::tenants::{MAX_NAME, check_len};
-use crate::{OutboxRow, Store, StoreError, outbox, row};
+use crate::{OutboxRow, Store, StoreError, outbox, row, same_person};
 
 /// Whether this person ever edited the action.
 async fn has_edited(tx: &mut Tx, tenant: &TenantId, id: &str, person: &str) -> Result<bool, StoreError> {
-    let found: Option<i64> =
-        sqlx::query_scalar("SELECT 1 FROM approval_edits WHERE tenant_id = $1 AND approval_id = $2 AND editor = $3 LIMIT 1")
+    let editors: Vec<String> =
+        sqlx::query_scalar("SELECT DISTINCT editor FROM approval_edits WHERE tenant_id = $1 AND approval_id = $2")
             .bind(tenant.as_str())
             .bind(id)
-            .bind(person)
-            .fetch_optional(&mut **tx)
+            .fetch_all(&mut **tx)
             .await?;
-    Ok(found.is_some())
+    Ok(editors.iter().any(|editor| same_person(editor, person)))
 }
 
 impl Store {
@@ -44,19 +43,20 @@ impl Store {
         if found.needed <= 1 && has_edited(&mut tx, tenant, id, approver).await? {
             return Ok(VoteResult::SelfEdited);
         }
-        let done = sqlx::query(
-            "INSERT INTO approval_votes (tenant_id, approval_id, approver, voted_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
-        )
-        .bind(tenant.as_str())
-        .bind(id)
-        .bind(approver)
-        .bind(now.as_micros())
-        .execute(&mut *tx)
-        .await?;
-        let have = u32::try_from(voters(&mut tx, tenant, id).await?.len()).unwrap_or(u32::MAX);
-        if done.rows_affected() == 0 {
+        // No other writer comes between this look and the vote.
+        let before = voters(&mut tx, tenant, id).await?;
+        let have = u32::try_from(before.len()).unwrap_or(u32::MAX);
+        if before.iter().any(|voter| same_person(voter, approver)) {
             return Ok(VoteResult::NeedsMore { have, need: found.needed });
         }
+        sqlx::query("INSERT INTO approval_votes (tenant_id, approval_id, approver, voted_at) VALUES ($1, $2, $3, $4)")
+            .bind(tenant.as_str())
+            .bind(id)
+            .bind(approver)
+            .bind(now.as_micros())
+            .execute(&mut *tx)
+            .await?;
+        let have = have.saturating_add(1);
         let complete = have >= found.needed;
         if complete {
             sqlx::query(

@@ -1,5 +1,5 @@
 //! Approvals: one frozen action each, PENDING → APPROVED | REJECTED | EXPIRED, then CONSUMED once. Past `expires_at` an approval
-//! reads as EXPIRED whether or not anybody has swept it. Votes and edits are in `approval_votes`.
+//! reads as EXPIRED whether or not anybody has swept it. Votes and edits are in `approval_votes`, consuming is in `approval_consume`.
 
 use aegis_model::{ApprovalStatus, FrozenAction, TenantId, Timestamp, ToolCall};
 use sqlx::any::AnyRow;
@@ -56,19 +56,6 @@ pub enum DecideResult {
     Done,
     /// Its status does not admit it.
     Conflict(ApprovalStatus),
-    Expired,
-    NotFound,
-}
-
-/// What came of a consume. Only `Consumed` changed anything.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ConsumeResult {
-    Consumed,
-    AlreadyConsumed,
-    NotApproved(ApprovalStatus),
-    HashMismatch,
-    /// The agent is frozen, quarantined or revoked.
-    Contained,
     Expired,
     NotFound,
 }
@@ -201,49 +188,6 @@ impl Store {
             listed.push(approval(r, approved_by, now)?);
         }
         Ok(listed)
-    }
-
-    /// Consumes an approved, unexpired approval whose current hash is `claimed_hash`.
-    /// INVARIANT L-CONSUME: one conditional update decides, so of any number of concurrent calls exactly one is `Consumed`; the
-    /// facts are written only by that one. A wrong hash leaves the approval as it was. The same update refuses an agent that is
-    /// contained by then.
-    pub async fn consume_approval(
-        &self,
-        tenant: &TenantId,
-        id: &str,
-        claimed_hash: &str,
-        now: Timestamp,
-        facts: &[OutboxRow],
-    ) -> Result<ConsumeResult, StoreError> {
-        let mut tx = self.begin_write().await?;
-        let done = sqlx::query(
-            "UPDATE approvals SET status = 'CONSUMED', consumed_at = $4
-             WHERE tenant_id = $1 AND approval_id = $2 AND current_hash = $3 AND status = 'APPROVED' AND expires_at > $4
-               AND NOT EXISTS (SELECT 1 FROM containment_states c
-                   WHERE c.tenant_id = $1 AND c.target_type = 'agent' AND c.target_id = approvals.agent_id AND c.revoked = 1)
-               AND NOT EXISTS (SELECT 1 FROM containment_holds h
-                   WHERE h.tenant_id = $1 AND h.target_type = 'agent' AND h.target_id = approvals.agent_id
-                     AND h.ended_at IS NULL AND (h.until IS NULL OR h.until > $4))",
-        )
-        .bind(tenant.as_str())
-        .bind(id)
-        .bind(claimed_hash)
-        .bind(now.as_micros())
-        .execute(&mut *tx)
-        .await?;
-        if done.rows_affected() == 1 {
-            outbox::write(&mut tx, tenant, facts).await?;
-            tx.commit().await?;
-            return Ok(ConsumeResult::Consumed);
-        }
-        Ok(match standing(&mut tx, tenant, id, now).await? {
-            None => ConsumeResult::NotFound,
-            Some(s) if s.status == ApprovalStatus::Consumed => ConsumeResult::AlreadyConsumed,
-            Some(s) if s.status == ApprovalStatus::Expired => ConsumeResult::Expired,
-            Some(s) if s.current_hash != claimed_hash => ConsumeResult::HashMismatch,
-            Some(s) if s.status == ApprovalStatus::Approved => ConsumeResult::Contained,
-            Some(s) => ConsumeResult::NotApproved(s.status),
-        })
     }
 
     /// Marks as EXPIRED what is past its time, of all tenants, and names it.

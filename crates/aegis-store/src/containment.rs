@@ -1,12 +1,12 @@
 //! Containment: holds side by side on a target, `revoked`, which absorbs everything, and the cap on what rules may cause.
 //! Every change takes the next revision; the state at a revision never changes afterwards.
 
-use aegis_model::{ContainmentKind, ContainmentState, Hold, TargetType, TenantId, Timestamp};
+use aegis_model::{ContainmentKind, ContainmentState, Hold, TargetType, TenantId, Timestamp, Verdict};
 use sqlx::any::AnyRow;
 
 use crate::error::on_insert;
 use crate::tenants::{MAX_NAME, check_len};
-use crate::{OutboxRow, Store, StoreError, next_revision, outbox, page, row};
+use crate::{OutboxRow, Store, StoreError, next_revision, outbox, row};
 
 /// `by` of a hold that a rule caused starts with this.
 pub const AUTOMATIC_PREFIX: &str = "rule:";
@@ -163,6 +163,18 @@ impl Target<'_> {
     }
 }
 
+/// Whether the target is held or revoked at `now`.
+pub(crate) async fn is_held(
+    tx: &mut Tx,
+    tenant: &TenantId,
+    kind: TargetType,
+    id: &str,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let state = Target { tenant, kind, id }.read(tx).await?;
+    Ok(state.is_some_and(|state| state.verdict_at(now) != Verdict::Free))
+}
+
 async fn automatic_since(tx: &mut Tx, tenant: &TenantId, since: Timestamp) -> Result<u32, StoreError> {
     let count: i64 =
         sqlx::query_scalar("SELECT COUNT(*) FROM containment_holds WHERE tenant_id = $1 AND automatic = 1 AND applied_at > $2")
@@ -259,27 +271,26 @@ impl Store {
         Target { tenant, kind: target_type, id: target_id }.read(&mut tx).await
     }
 
-    /// The tenant's containment states, the newest change first; free targets that once were held are among them.
-    pub async fn list_containment(
-        &self,
-        tenant: &TenantId,
-        limit: u32,
-        offset: u32,
-    ) -> Result<Vec<ContainmentState>, StoreError> {
-        let (limit, offset) = page(limit, offset);
+    /// The tenant's targets that are held or revoked at `now`, the newest change first.
+    pub async fn contained(&self, tenant: &TenantId, now: Timestamp) -> Result<Vec<ContainmentState>, StoreError> {
         let mut tx = self.begin_read().await?;
-        let rows = sqlx::query("SELECT * FROM containment_states WHERE tenant_id = $1 ORDER BY revision DESC LIMIT $2 OFFSET $3")
-            .bind(tenant.as_str())
-            .bind(limit)
-            .bind(offset)
-            .fetch_all(&mut *tx)
-            .await?;
-        let mut listed = Vec::with_capacity(rows.len());
+        let rows = sqlx::query(
+            "SELECT * FROM containment_states s WHERE s.tenant_id = $1 AND (s.revoked = 1 OR EXISTS (
+                 SELECT 1 FROM containment_holds h
+                 WHERE h.tenant_id = s.tenant_id AND h.target_type = s.target_type AND h.target_id = s.target_id
+                   AND h.ended_at IS NULL AND (h.until IS NULL OR h.until > $2)))
+             ORDER BY s.revision DESC",
+        )
+        .bind(tenant.as_str())
+        .bind(now.as_micros())
+        .fetch_all(&mut *tx)
+        .await?;
+        let mut contained = Vec::with_capacity(rows.len());
         for r in &rows {
             let target = Target { tenant, kind: row::word(r, "target_type")?, id: row::get(r, "target_id")? };
-            listed.push(state(r, target.holds(&mut tx).await?)?);
+            contained.push(state(r, target.holds(&mut tx).await?)?);
         }
-        Ok(listed)
+        Ok(contained)
     }
 
     /// How many holds rules have caused after `since`, those that have ended included.

@@ -321,11 +321,15 @@ impl Store {
         found.as_ref().map(lane_of).transpose()
     }
 
-    /// Every tenant's lanes of which something is missing.
+    /// Lanes of which something is missing: the first of every tenant, then the second of each, and so on.
     pub async fn lanes_with_gaps(&self) -> Result<Vec<HistoryLane>, StoreError> {
-        let rows = sqlx::query("SELECT * FROM history_lanes WHERE missing <> '' ORDER BY tenant_id, lane LIMIT 10000")
-            .fetch_all(&self.inner.history_readers)
-            .await?;
+        let rows = sqlx::query(
+            "SELECT tenant_id, lane, head, missing FROM (
+                 SELECT l.*, ROW_NUMBER() OVER (PARTITION BY tenant_id ORDER BY lane) AS turn FROM history_lanes l WHERE missing <> ''
+             ) t ORDER BY turn, tenant_id LIMIT 10000",
+        )
+        .fetch_all(&self.inner.history_readers)
+        .await?;
         rows.iter().map(lane_of).collect()
     }
 

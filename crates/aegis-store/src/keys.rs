@@ -12,7 +12,7 @@ use sqlx::any::AnyRow;
 
 use crate::error::on_insert;
 use crate::tenants::{MAX_NAME, MAX_SECRET, check_len};
-use crate::{Secret, Store, StoreError, row};
+use crate::{OutboxRow, Secret, Store, StoreError, outbox, row};
 
 /// Shortest key value a caller may give, in characters.
 const MIN_GIVEN: usize = 32;
@@ -76,6 +76,53 @@ pub struct Principal {
     pub groups: Vec<String>,
 }
 
+/// A key that is made and not yet kept: nobody can use it.
+#[derive(Debug)]
+pub struct NewKey {
+    principal: Principal,
+    secret: Secret,
+}
+
+impl NewKey {
+    /// Makes a key: a fresh random one, or of the given `value`.
+    ///
+    /// # Errors
+    /// `Invalid` for a value under 32 characters, or for a name or group that is none.
+    pub fn make(tenant: &TenantId, role: Role, name: &str, groups: &[String], value: Option<&str>) -> Result<Self, StoreError> {
+        check_len("key name", name, MAX_NAME)?;
+        if groups.len() > MAX_GROUPS {
+            return Err(StoreError::Invalid { what: "key", why: "has too many groups" });
+        }
+        for group in groups {
+            check_len("group name", group, MAX_NAME)?;
+        }
+        let text = match value {
+            Some(given) if given.chars().count() < MIN_GIVEN => {
+                return Err(StoreError::Invalid { what: "key value", why: "has fewer than 32 characters" });
+            }
+            Some(given) => {
+                check_len("key value", given, MAX_SECRET)?;
+                given.to_owned()
+            }
+            None => format!("aegis_{role}_{}", URL_SAFE_NO_PAD.encode(random::<32>()?)),
+        };
+        let principal = Principal {
+            tenant_id: tenant.clone(),
+            key_id: format!("key_{}", hex::encode(random::<8>()?)),
+            role,
+            name: name.to_owned(),
+            groups: groups.to_vec(),
+        };
+        Ok(Self { principal, secret: Secret::new(text) })
+    }
+
+    /// Who will present it.
+    #[must_use]
+    pub const fn principal(&self) -> &Principal {
+        &self.principal
+    }
+}
+
 /// Keys verified a moment ago. A revocation in this process clears it, and `epoch` keeps a verification that was under way
 /// meanwhile from putting the revoked key back.
 #[derive(Default)]
@@ -133,10 +180,36 @@ fn principal(r: &AnyRow) -> Result<Principal, StoreError> {
 }
 
 impl Store {
-    /// Creates a key: a fresh random one, or `value`. The secret is returned this once and never again.
+    /// Keeps a key with its facts: from now on it is one. The secret is returned this once and never again.
     ///
     /// # Errors
-    /// `Invalid` for a value under 32 characters, `Taken` for one that is some key's already, `UnknownTenant`.
+    /// `Taken` for a value that is some key's already, `UnknownTenant`.
+    pub async fn put_key(&self, key: NewKey, facts: &[OutboxRow]) -> Result<(Principal, Secret), StoreError> {
+        let NewKey { principal, secret } = key;
+        let tenant = &principal.tenant_id;
+        let mut tx = self.begin_write().await?;
+        sqlx::query(
+            "INSERT INTO api_keys (tenant_id, key_id, key_hash, role, name, groups, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        )
+        .bind(tenant.as_str())
+        .bind(principal.key_id.as_str())
+        .bind(hash_of(secret.expose()).to_vec())
+        .bind(principal.role.as_str())
+        .bind(principal.name.as_str())
+        .bind(row::to_json(&principal.groups, "groups")?)
+        .bind(self.now().as_micros())
+        .execute(&mut *tx)
+        .await
+        .map_err(on_insert(tenant, "key value"))?;
+        outbox::write(&mut tx, tenant, facts).await?;
+        tx.commit().await?;
+        Ok((principal, secret))
+    }
+
+    /// Makes a key and keeps it without a fact: for whoever sets a store up beside the running program.
+    ///
+    /// # Errors
+    /// Those of [`NewKey::make`] and [`Store::put_key`].
     pub async fn create_key(
         &self,
         tenant: &TenantId,
@@ -145,44 +218,7 @@ impl Store {
         groups: &[String],
         value: Option<&str>,
     ) -> Result<(Principal, Secret), StoreError> {
-        check_len("key name", name, MAX_NAME)?;
-        if groups.len() > MAX_GROUPS {
-            return Err(StoreError::Invalid { what: "key", why: "has too many groups" });
-        }
-        for group in groups {
-            check_len("group name", group, MAX_NAME)?;
-        }
-        let text = match value {
-            Some(given) if given.chars().count() < MIN_GIVEN => {
-                return Err(StoreError::Invalid { what: "key value", why: "has fewer than 32 characters" });
-            }
-            Some(given) => {
-                check_len("key value", given, MAX_SECRET)?;
-                given.to_owned()
-            }
-            None => format!("aegis_{role}_{}", URL_SAFE_NO_PAD.encode(random::<32>()?)),
-        };
-        let created = Principal {
-            tenant_id: tenant.clone(),
-            key_id: format!("key_{}", hex::encode(random::<8>()?)),
-            role,
-            name: name.to_owned(),
-            groups: groups.to_vec(),
-        };
-        sqlx::query(
-            "INSERT INTO api_keys (tenant_id, key_id, key_hash, role, name, groups, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7)",
-        )
-        .bind(tenant.as_str())
-        .bind(created.key_id.as_str())
-        .bind(hash_of(&text).to_vec())
-        .bind(role.as_str())
-        .bind(name)
-        .bind(row::to_json(&created.groups, "groups")?)
-        .bind(self.now().as_micros())
-        .execute(&self.inner.writer)
-        .await
-        .map_err(on_insert(tenant, "key value"))?;
-        Ok((created, Secret::new(text)))
+        self.put_key(NewKey::make(tenant, role, name, groups, value)?, &[]).await
     }
 
     /// Who presents this key; none for an unknown or revoked one. The key names its tenant.
@@ -207,17 +243,28 @@ impl Store {
         Ok(Some(principal))
     }
 
-    /// Revokes a key for good. False if the tenant has no such key in force.
-    pub async fn revoke_key(&self, tenant: &TenantId, key_id: &str) -> Result<bool, StoreError> {
+    /// Revokes a key for good, with its facts. False if the tenant has no such key in force; nothing is written then.
+    pub async fn revoke_key(&self, tenant: &TenantId, key_id: &str, facts: &[OutboxRow]) -> Result<bool, StoreError> {
+        let done = self.revoke_in_one(tenant, key_id, facts).await;
+        // Also where no answer came: it may be revoked.
+        self.inner.key_cache.forget_all();
+        done
+    }
+
+    async fn revoke_in_one(&self, tenant: &TenantId, key_id: &str, facts: &[OutboxRow]) -> Result<bool, StoreError> {
+        let mut tx = self.begin_write().await?;
         let done = sqlx::query("UPDATE api_keys SET revoked_at = $3 WHERE tenant_id = $1 AND key_id = $2 AND revoked_at IS NULL")
             .bind(tenant.as_str())
             .bind(key_id)
             .bind(self.now().as_micros())
-            .execute(&self.inner.writer)
-            .await;
-        // Also where no answer came: it may be revoked.
-        self.inner.key_cache.forget_all();
-        Ok(done?.rows_affected() > 0)
+            .execute(&mut *tx)
+            .await?;
+        if done.rows_affected() == 0 {
+            return Ok(false);
+        }
+        outbox::write(&mut tx, tenant, facts).await?;
+        tx.commit().await?;
+        Ok(true)
     }
 
     /// The tenant's keys in force, oldest first, without their secrets.

@@ -4,6 +4,7 @@
 
 mod agents;
 mod alerts;
+mod approval_consume;
 mod approval_votes;
 mod approvals;
 mod containment;
@@ -17,6 +18,7 @@ mod keys;
 mod line;
 mod mcp;
 mod outbox;
+mod person;
 mod pool;
 mod postgres;
 mod registry;
@@ -33,15 +35,18 @@ use aegis_model::{Clock, Timestamp};
 
 use crate::pool::{Pool, Transaction};
 
-pub use approvals::{ApprovalRow, ConsumeResult, DecideResult, VoteResult};
+pub use agents::{AgentKey, RegisteredBy};
+pub use approval_consume::ConsumeResult;
+pub use approvals::{ApprovalRow, DecideResult, VoteResult};
 pub use containment::{AUTOMATIC_PREFIX, AutomaticHold};
 pub use edges::{EdgeKey, EdgePublicKeys, Enrolment};
 pub use error::StoreError;
 pub use feed::FeedEntry;
 pub use history::{HistoryFilter, HistoryLane, HistoryRow, Wire};
 pub use incidents::{PendingAction, entity_of};
-pub use keys::{Principal, Role};
+pub use keys::{NewKey, Principal, Role};
 pub use outbox::OutboxRow;
+pub use person::same_person;
 pub use tenants::Secret;
 
 /// The most rows one list call returns, whatever limit was asked for.

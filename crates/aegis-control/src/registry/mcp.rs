@@ -1,5 +1,6 @@
 //! MCP servers and the tools their manifests declare.
-//! Promises that a declared tool is also a registered action of `mcp:<key>`, unclassified unless the registrar says more.
+//! Promises that a declared tool is also a registered action of `mcp:<key>`, unclassified unless the registrar says more, and that a tool whose
+//! declaration changed is registered anew only by whoever asks for that.
 
 use crate::reply::Json;
 use aegis_model::{
@@ -10,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::drift::{Drift, declared, mark};
 use super::{MAX_ACTIONS, check_tool, record_hash, store_tool};
 use crate::auth::Caller;
 use crate::control::Control;
@@ -32,15 +34,15 @@ struct ServerBody {
     tools: Vec<ToolBody>,
 }
 
-/// `POST /v1/mcp/servers/{key}/tools`.
+/// `POST /v1/mcp/servers/{key}/tools` and `…/manifest`.
 #[derive(Debug, Deserialize)]
-struct ToolsBody {
-    tools: Vec<ToolBody>,
+pub(super) struct ToolsBody {
+    pub(super) tools: Vec<ToolBody>,
 }
 
 /// A tool as a manifest declares it, with what the registrar knows of it.
 #[derive(Debug, Deserialize)]
-struct ToolBody {
+pub(super) struct ToolBody {
     #[serde(alias = "tool", alias = "tool_key", alias = "action")]
     name: String,
     #[serde(default)]
@@ -92,7 +94,8 @@ impl ToolBody {
     }
 
     /// The canonical hash of the declaration as an MCP server lists it: name, description, inputSchema.
-    fn manifest(&self) -> Result<McpToolRecord, Problem> {
+    pub(super) fn manifest(&self) -> Result<McpToolRecord, Problem> {
+        self.check()?;
         let declaration = json!({"name": self.name, "description": self.description, "inputSchema": self.input_schema});
         let manifest_hash = match &self.manifest_hash {
             Some(hash) => hash.clone(),
@@ -125,6 +128,14 @@ pub(crate) async fn put_server(control: &Control, call: &Call) -> Result<Respons
     check_optional("url", body.url.as_deref(), MAX_ID)?;
     let _turn = control.registry_turn.lock().await;
     let existing = control.store.mcp_server(call.tenant(), &body.key).await?;
+    if let Some(mut registered) = existing.clone() {
+        // A script may register whatever the server lists now: what changed is no registration, but drift.
+        let drift = Drift::of_tools(&registered.tools, &declared(&body.tools)?);
+        if drift.reason().is_some() {
+            mark(control, &call.caller, &mut registered, &drift).await?;
+            return Ok(Json(registered).into_response());
+        }
+    }
     let mut server = McpServerRecord {
         key: body.key,
         name: body.name,
@@ -144,7 +155,7 @@ pub(crate) async fn put_tools(control: &Control, call: &Call) -> Result<Response
     let mut server = known(control, call).await?;
     add_tools(control, &call.caller, &mut server, &body.tools).await?;
     // A person has looked at the manifest again: what was registered now is what it is compared with.
-    server.drifted = false;
+    server.drifted &= body.tools.is_empty();
     store_server(control, &call.caller, &server, "mcp_tools_registered").await?;
     Ok((StatusCode::CREATED, Json(server)).into_response())
 }
@@ -163,9 +174,9 @@ async fn add_tools(control: &Control, caller: &Caller, server: &mut McpServerRec
         actions: Vec::new(),
     });
     for tool in tools {
-        tool.check()?;
+        let manifest = tool.manifest()?;
         server.tools.retain(|other| other.name != tool.name);
-        server.tools.push(tool.manifest()?);
+        server.tools.push(manifest);
         record.actions.retain(|other| other.action != tool.name);
         record.actions.push(tool.action());
     }
@@ -194,6 +205,7 @@ pub(crate) async fn get(control: &Control, call: &Call) -> Result<Response, Prob
     Ok(Json(known(control, call).await?).into_response())
 }
 
-async fn known(control: &Control, call: &Call) -> Result<McpServerRecord, Problem> {
+/// The server that the path names, or 404.
+pub(super) async fn known(control: &Control, call: &Call) -> Result<McpServerRecord, Problem> {
     control.store.mcp_server(call.tenant(), call.param("key")).await?.ok_or_else(|| Problem::not_found("MCP server"))
 }

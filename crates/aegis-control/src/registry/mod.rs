@@ -1,6 +1,7 @@
 //! Tools, channels and resources: the facts a caller may only tighten.
 //! Promises that a tool with which the tenant's policies no longer load changes nothing.
 
+pub(crate) mod drift;
 pub(crate) mod mcp;
 
 use std::collections::HashSet;

@@ -25,7 +25,7 @@ async fn a_schema_newer_than_the_program_is_refused_with_both_numbers() {
     let place = Place::new().await;
     run(&place, "INSERT INTO schema_versions (version, name, sha256, applied_at) VALUES (999, 'later', '', 0)").await;
     let error = open(&place.url).await.unwrap_err();
-    assert!(matches!(error, StoreError::SchemaTooNew { found: 999, supported: 2, .. }), "{error:?}");
+    assert!(matches!(error, StoreError::SchemaTooNew { found: 999, supported: 3, .. }), "{error:?}");
     assert!(error.to_string().contains("127.0.0.1") && !error.to_string().contains("word%20of"), "{error}");
 }
 
@@ -118,7 +118,7 @@ async fn two_processes_may_open_a_new_store_at_once() {
 #[tokio::test]
 async fn a_text_with_a_nul_is_refused_or_kept_by_its_hash() {
     let place = Place::new().await;
-    let refused = place.store.upsert_agent(&acme(), &agent("a", "key\0", "name"), "someone", &[]).await;
+    let refused = place.store.upsert_agent(&acme(), &agent("a", "key\0", "name"), registered_by("someone"), &[]).await;
     assert!(matches!(refused, Err(StoreError::Invalid { .. })), "{refused:?}");
     let mut row = event(&acme(), aegis_model::EventKind::ToolAttempt, 1);
     row.run_id = Some("run\0one".into());

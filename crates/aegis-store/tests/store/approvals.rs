@@ -79,6 +79,94 @@ async fn a_contained_agent_consumes_nothing_and_another_tenant_s_hold_is_none_of
     assert_eq!(revoked, ConsumeResult::Contained);
 }
 
+/// An approved call of the MCP server `files`.
+async fn approved_mcp_call(place: &Place, id: &str) {
+    let mut of_server = frozen(&acme(), id, 1);
+    of_server.tool_call.tool = "mcp:files".into();
+    assert!(place.store.insert_approval(&of_server).await.unwrap());
+    let vote = place.store.record_approval_vote(&acme(), id, "ann", "hash-0", START, &[]).await.unwrap();
+    assert_eq!(vote, VoteResult::Approved);
+}
+
+#[tokio::test]
+async fn a_quarantine_of_an_mcp_server_that_was_answered_holds_for_every_later_consume() {
+    let place = Place::new().await;
+    let store = &place.store;
+    let mut server = mcp_server("Files");
+    server.drifted = false;
+    store.put_mcp_server(&acme(), &server, &[]).await.unwrap();
+    approved_mcp_call(&place, "of-server").await;
+    approved(&place, "of-another-tool").await;
+    let consume = async |id: &str, now| store.consume_approval(&acme(), id, "hash-0", now, &[fact(&acme())]).await.unwrap();
+
+    let short = hold("1", ContainmentKind::Quarantine, "ann", Some(START.plus_seconds(10)));
+    store.add_hold(&acme(), TargetType::McpServer, "files", &short, &[]).await.unwrap();
+    assert_eq!(consume("of-server", START.plus_seconds(9)).await, ConsumeResult::ServerQuarantined);
+    assert_eq!(status(&place, "of-server").await, ApprovalStatus::Approved, "a refusal burns nothing");
+    assert!(store.pending_outbox(100).await.unwrap().is_empty());
+
+    // The same key as another kind of target, another server, another tenant's server: none of its business.
+    let other = tenant("other");
+    store.create_tenant(&other, "Other").await.unwrap();
+    let forever = hold("2", ContainmentKind::Quarantine, "ann", None);
+    store.add_hold(&acme(), TargetType::Agent, "files", &forever, &[]).await.unwrap();
+    store.add_hold(&acme(), TargetType::McpServer, "mail", &forever, &[]).await.unwrap();
+    store.add_hold(&other, TargetType::McpServer, "files", &forever, &[]).await.unwrap();
+
+    server.drifted = true;
+    store.put_mcp_server(&acme(), &server, &[]).await.unwrap();
+    assert_eq!(consume("of-server", START.plus_seconds(10)).await, ConsumeResult::ManifestDrifted);
+    server.drifted = false;
+    store.put_mcp_server(&acme(), &server, &[]).await.unwrap();
+    assert_eq!(consume("of-server", START.plus_seconds(10)).await, ConsumeResult::Consumed);
+
+    store.revoke(&acme(), TargetType::McpServer, "files", &[]).await.unwrap();
+    approved_mcp_call(&place, "later").await;
+    assert_eq!(consume("later", START).await, ConsumeResult::ServerQuarantined);
+    assert_eq!(consume("of-another-tool", START).await, ConsumeResult::Consumed);
+}
+
+#[tokio::test]
+async fn an_edit_decides_which_mcp_server_s_quarantine_counts() {
+    let place = Place::new().await;
+    let store = &place.store;
+    approved(&place, "a").await;
+    let mut of_server = call(1);
+    of_server.tool = "mcp:files".into();
+    store.edit_approval(&acme(), "a", "bob", &of_server, "hash-1", "digest-1", &[]).await.unwrap();
+    let vote = store.record_approval_vote(&acme(), "a", "ann", "hash-1", START, &[]).await.unwrap();
+    assert_eq!(vote, VoteResult::Approved);
+    let quarantine = hold("1", ContainmentKind::Quarantine, "ann", None);
+    store.add_hold(&acme(), TargetType::McpServer, "files", &quarantine, &[]).await.unwrap();
+    let refused = store.consume_approval(&acme(), "a", "hash-1", START, &[]).await.unwrap();
+    assert_eq!(refused, ConsumeResult::ServerQuarantined);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_consume_that_begins_after_a_quarantine_in_another_process_wins() {
+    let place = Place::new().await;
+    let second = place.another().await;
+    for round in 0..16 {
+        let (id, key) = (format!("approval-{round}"), format!("server-{round}"));
+        let mut of_server = frozen(&acme(), &id, 1);
+        of_server.tool_call.tool = format!("mcp:{key}");
+        place.store.insert_approval(&of_server).await.unwrap();
+        place.store.record_approval_vote(&acme(), &id, "ann", "hash-0", START, &[]).await.unwrap();
+        let (store, consumed) = (place.store.clone(), id.clone());
+        let beside = tokio::spawn(async move { store.consume_approval(&acme(), &consumed, "hash-0", START, &[]).await.unwrap() });
+        let quarantine = hold("1", ContainmentKind::Quarantine, "ann", None);
+        second.add_hold(&acme(), TargetType::McpServer, &key, &quarantine, &[]).await.unwrap();
+        let after = place.store.consume_approval(&acme(), &id, "hash-0", START, &[]).await.unwrap();
+        let expected = match beside.await.unwrap() {
+            ConsumeResult::Consumed => ConsumeResult::AlreadyConsumed,
+            ConsumeResult::ServerQuarantined => ConsumeResult::ServerQuarantined,
+            // The later one may have come first; it was refused as well.
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(after, expected, "a quarantine that was answered");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_consume_in_another_process_counts_too() {
     let place = Place::new().await;
@@ -150,6 +238,8 @@ async fn two_approvals_need_two_people() {
         async |who: &str| place.store.record_approval_vote(&acme(), "a", who, "hash-0", START, &[fact(&acme())]).await.unwrap();
     assert_eq!(vote("ann").await, VoteResult::NeedsMore { have: 1, need: 2 });
     assert_eq!(vote("ann").await, VoteResult::NeedsMore { have: 1, need: 2 });
+    assert_eq!(vote("Ann").await, VoteResult::NeedsMore { have: 1, need: 2 }, "a name is the same however it is written");
+    assert_eq!(vote(" ANN ").await, VoteResult::NeedsMore { have: 1, need: 2 });
     assert_eq!(vote("bob").await, VoteResult::Approved);
     assert_eq!(vote("cat").await, VoteResult::Conflict(ApprovalStatus::Approved));
     let row = place.store.approval(&acme(), "a").await.unwrap().unwrap();
@@ -195,6 +285,7 @@ async fn an_edit_is_another_action_that_its_editors_cannot_approve_alone() {
     );
     assert_eq!(vote("ann", "hash-0").await, VoteResult::HashChanged);
     assert_eq!(vote("bob", "hash-1").await, VoteResult::SelfEdited);
+    assert_eq!(vote("Bob", "hash-1").await, VoteResult::SelfEdited);
     assert_eq!(edit("cat", 2).await, DecideResult::Done);
     assert_eq!(vote("bob", "hash-2").await, VoteResult::SelfEdited, "an earlier editor stays one");
     assert_eq!(vote("ann", "hash-2").await, VoteResult::Approved);

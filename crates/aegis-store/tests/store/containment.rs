@@ -52,8 +52,27 @@ async fn revoked_absorbs_everything() {
     }
     assert!(store.containment(&acme(), TargetType::McpServer, "a").await.unwrap().is_none(), "another kind of target");
     let server = store.revoke(&acme(), TargetType::McpServer, "files", &[]).await.unwrap();
-    assert_eq!(store.list_containment(&acme(), 10, 0).await.unwrap(), [server, again.clone()]);
+    assert_eq!(store.contained(&acme(), START).await.unwrap(), [server, again.clone()]);
     assert_eq!(store.pending_outbox(10).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_contained_is_listed_for_its_tenant_as_long_as_it_holds() {
+    let place = Place::new().await;
+    let store = &place.store;
+    let other = tenant("other");
+    store.create_tenant(&other, "Other").await.unwrap();
+    let forever = hold("1", ContainmentKind::Freeze, "ann", None);
+    let short = hold("2", ContainmentKind::Quarantine, "ann", Some(START.plus_seconds(60)));
+    store.add_hold(&other, AGENT, "a", &forever, &[]).await.unwrap();
+    store.add_hold(&acme(), AGENT, "released", &forever, &[]).await.unwrap();
+    store.release_holds(&acme(), AGENT, "released", ContainmentKind::Freeze, &[]).await.unwrap();
+    let held = store.add_hold(&acme(), AGENT, "a", &forever, &[]).await.unwrap();
+    let server = store.add_hold(&acme(), TargetType::McpServer, "a", &short, &[]).await.unwrap();
+    let revoked = store.revoke(&acme(), AGENT, "gone", &[]).await.unwrap();
+    let expected = [revoked.clone(), server, held.clone()];
+    assert_eq!(store.contained(&acme(), START.plus_micros(59_999_999)).await.unwrap(), expected);
+    assert_eq!(store.contained(&acme(), START.plus_seconds(60)).await.unwrap(), [revoked, held]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -5,7 +5,7 @@ use aegis_model::{
     FrozenAction, Hold, McpServerRecord, McpToolRecord, ResourceRecord, RiskLevel, RuleMode, Severity, SourceTrust, TenantId,
     Timestamp, ToolCall, ToolRecord, Visibility, new_event_id,
 };
-use aegis_store::{HistoryRow, OutboxRow, Wire};
+use aegis_store::{HistoryRow, OutboxRow, RegisteredBy, Wire};
 use serde_json::json;
 
 pub(crate) use crate::place::Place;
@@ -35,6 +35,11 @@ pub(crate) fn agent(id: &str, agent_key: &str, name: &str) -> AgentRecord {
         trust_ceiling: SourceTrust::SemiTrustedCustomer,
         created_at: START,
     }
+}
+
+/// An agent's registrar that hands out a token for an hour.
+pub(crate) fn registered_by(key_id: &str) -> RegisteredBy<'_> {
+    RegisteredBy { registrar: key_id, issuer: key_id, token_until: START.plus_seconds(3600) }
 }
 
 pub(crate) fn tool(name: &str) -> ToolRecord {

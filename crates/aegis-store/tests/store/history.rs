@@ -84,6 +84,15 @@ async fn how_far_a_lane_is_stands_with_its_rows_and_outlives_the_process() {
     place.reopen().await;
     assert_eq!(place.store.history_lane(&acme(), "a").await.unwrap(), Some(lane("a", 7, &[(1, 3), (5, 6)])));
     assert_eq!(place.store.lanes_with_gaps().await.unwrap(), [lane("a", 7, &[(1, 3), (5, 6)])]);
+    // Of each tenant in turn: many lanes of one do not come before another's only one.
+    let zoe = tenant("zoe");
+    place.store.create_tenant(&zoe, "Zoe").await.unwrap();
+    let of_zoe = HistoryLane { tenant_id: zoe, ..lane("z", 3, &[(1, 2)]) };
+    place.store.insert_history(&[], &[lane("c", 3, &[(1, 1)]), of_zoe.clone()]).await.unwrap();
+    let in_turn = [lane("a", 7, &[(1, 3), (5, 6)]), of_zoe.clone(), lane("c", 3, &[(1, 1)])];
+    assert_eq!(place.store.lanes_with_gaps().await.unwrap(), in_turn);
+    let filled = HistoryLane { missing: Vec::new(), ..of_zoe };
+    place.store.insert_history(&[], &[lane("c", 3, &[]), filled]).await.unwrap();
     // Also without a row: one that was there already filled the last gap.
     place.store.insert_history(&[], &[lane("a", 7, &[])]).await.unwrap();
     assert_eq!(place.store.lanes_with_gaps().await.unwrap(), []);

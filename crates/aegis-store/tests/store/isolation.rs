@@ -6,7 +6,7 @@ use std::path::Path;
 use aegis_model::{
     ApprovalStatus, ContainmentKind, EventId, EventKind, IncidentStatus, Retraction, TargetType, TenantId, TenantSettings,
 };
-use aegis_store::{HistoryFilter, HistoryLane, Role, Store, StoreError};
+use aegis_store::{HistoryFilter, HistoryLane, NewKey, Role, Store, StoreError};
 use serde_json::json;
 
 use crate::fixtures::*;
@@ -50,7 +50,7 @@ async fn fill(place: &Place, t: &TenantId) {
     store.put_settings(t, &TenantSettings { approver_group: mark.clone(), ..Default::default() }, &[fact(t)]).await.unwrap();
     store.put_webhook_secret(t, "github", &mark).await.unwrap();
     store.create_key(t, Role::Admin, &mark, std::slice::from_ref(&mark), None).await.unwrap();
-    store.upsert_agent(t, &agent("agent-1", "key-1", &mark), &mark, &[fact(t)]).await.unwrap();
+    store.upsert_agent(t, &agent("agent-1", "key-1", &mark), registered_by(&mark), &[fact(t)]).await.unwrap();
     store.put_tool(t, &tool(&mark), &[]).await.unwrap();
     store.put_mcp_server(t, &mcp_server(&mark), &[]).await.unwrap();
     store.put_channel(t, &channel(&mark), &[]).await.unwrap();
@@ -115,6 +115,7 @@ async fn read_all(store: &Store, t: &TenantId) -> Vec<(&'static str, String)> {
         agent(t, "agent-1"),
         agent_by_key(t, "key-1"),
         agent_registrar(t, "agent-1"),
+        agent_keys(t, "agent-1"),
         list_agents(t, 100, 0),
         tool(t, "github"),
         list_tools(t),
@@ -125,7 +126,7 @@ async fn read_all(store: &Store, t: &TenantId) -> Vec<(&'static str, String)> {
         list_resources(t, 100, 0),
         policies(t),
         containment(t, TargetType::Agent, "agent-1"),
-        list_containment(t, 100, 0),
+        contained(t, START),
         automatic_holds_since(t, START.plus_seconds(-10)),
         approval(t, "approved"),
         list_approvals(t, None, 100, 0),
@@ -173,8 +174,9 @@ async fn change_all(store: &Store, t: &TenantId) -> Vec<(&'static str, String)> 
         put_settings(t, &TenantSettings::default(), &[]),
         put_webhook_secret(t, "github", "another secret"),
         create_key(t, Role::Auditor, "auditor", &[], None),
-        revoke_key(t, KEY),
-        upsert_agent(t, &agent("agent-1", "key-1", "renamed"), "someone", &[fact(t)]),
+        put_key(NewKey::make(t, Role::Auditor, "auditor", &[], None).unwrap(), &[fact(t)]),
+        revoke_key(t, KEY, &[fact(t)]),
+        upsert_agent(t, &agent("agent-1", "key-1", "renamed"), registered_by("someone"), &[fact(t)]),
         put_tool(t, &tool("renamed"), &[]),
         put_mcp_server(t, &mcp_server("renamed"), &[]),
         put_channel(t, &channel("another key"), &[]),
@@ -297,7 +299,7 @@ async fn a_key_is_a_principal_of_its_own_tenant_only() {
     let (_, secret) = place.store.create_key(&acme(), Role::Admin, "ops", &[], None).await.unwrap();
     let found = place.store.verify_key(secret.expose()).await.unwrap().unwrap();
     assert_eq!(found.tenant_id, acme());
-    assert!(!place.store.revoke_key(&other, &found.key_id).await.unwrap());
+    assert!(!place.store.revoke_key(&other, &found.key_id, &[]).await.unwrap());
     assert!(place.store.verify_key(secret.expose()).await.unwrap().is_some());
 }
 

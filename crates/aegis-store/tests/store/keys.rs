@@ -1,6 +1,6 @@
 //! API keys: only hashes are kept, a revoked key is no key at once, and secrets stay out of what is printed.
 
-use aegis_store::{Role, StoreError};
+use aegis_store::{NewKey, Role, StoreError};
 
 use crate::fixtures::*;
 
@@ -15,10 +15,38 @@ async fn a_key_verifies_until_it_is_revoked_and_survives_a_restart() {
     place.reopen().await;
     assert_eq!(place.store.verify_key(secret.expose()).await.unwrap(), Some(created.clone()));
     assert_eq!(place.store.list_keys(&acme()).await.unwrap(), std::slice::from_ref(&created));
-    assert!(place.store.revoke_key(&acme(), &created.key_id).await.unwrap());
+    assert!(place.store.revoke_key(&acme(), &created.key_id, &[]).await.unwrap());
     assert_eq!(place.store.verify_key(secret.expose()).await.unwrap(), None, "at once, though it was believed a moment ago");
-    assert!(!place.store.revoke_key(&acme(), &created.key_id).await.unwrap());
+    assert!(!place.store.revoke_key(&acme(), &created.key_id, &[]).await.unwrap());
     assert!(place.store.list_keys(&acme()).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_key_and_a_revocation_stand_with_their_facts_or_not_at_all() {
+    let place = Place::new().await;
+    let store = &place.store;
+    let value = "v".repeat(40);
+    let make = |value: &str| NewKey::make(&acme(), Role::Auditor, "ann", &[], Some(value)).unwrap();
+    let (made, revoked) = (fact(&acme()), fact(&acme()));
+    let key = make(&value);
+    let promised = key.principal().clone();
+    assert_eq!(store.verify_key(&value).await.unwrap(), None, "what is only made is no key");
+    let (created, _) = store.put_key(key, std::slice::from_ref(&made)).await.unwrap();
+    assert_eq!(created, promised, "the fact could name it before it stood");
+    assert_eq!(store.pending_outbox(10).await.unwrap(), std::slice::from_ref(&made));
+
+    // A fact that cannot be written, a value that is taken: neither leaves a key or a fact.
+    let second = "w".repeat(40);
+    assert!(store.put_key(make(&second), std::slice::from_ref(&made)).await.is_err());
+    assert_eq!(store.verify_key(&second).await.unwrap(), None);
+    assert!(matches!(store.put_key(make(&value), &[fact(&acme())]).await, Err(StoreError::Taken("key value"))));
+    assert!(store.revoke_key(&acme(), &created.key_id, std::slice::from_ref(&made)).await.is_err());
+    assert_eq!(store.verify_key(&value).await.unwrap(), Some(created.clone()), "not revoked without its fact");
+    assert_eq!(store.pending_outbox(10).await.unwrap(), std::slice::from_ref(&made));
+
+    assert!(store.revoke_key(&acme(), &created.key_id, std::slice::from_ref(&revoked)).await.unwrap());
+    assert!(!store.revoke_key(&acme(), &created.key_id, &[fact(&acme())]).await.unwrap());
+    assert_eq!(store.pending_outbox(10).await.unwrap(), [made, revoked], "one fact for each change");
 }
 
 #[tokio::test]
@@ -27,7 +55,7 @@ async fn a_key_revoked_by_another_process_is_believed_five_seconds_at_most() {
     let (created, secret) = place.store.create_key(&acme(), Role::Admin, "ops", &[], None).await.unwrap();
     let other_process = place.another().await;
     assert!(place.store.verify_key(secret.expose()).await.unwrap().is_some());
-    assert!(other_process.revoke_key(&acme(), &created.key_id).await.unwrap());
+    assert!(other_process.revoke_key(&acme(), &created.key_id, &[]).await.unwrap());
     place.clock.advance_seconds(5);
     assert_eq!(place.store.verify_key(secret.expose()).await.unwrap(), None);
 }

@@ -1,7 +1,7 @@
 //! What is registered comes back as it went in; facts are written with it or not at all; the feed holds the whole of it.
 
 use aegis_model::{ContainmentKind, EntryKind, TargetType, TenantSettings};
-use aegis_store::StoreError;
+use aegis_store::{AgentKey, RegisteredBy, Role, StoreError};
 
 use crate::fixtures::*;
 
@@ -83,26 +83,62 @@ async fn facts_wait_in_the_order_in_which_they_were_written() {
 #[tokio::test]
 async fn an_agent_registered_again_keeps_its_id() {
     let place = Place::new().await;
-    let (first, created, revision) = place.store.upsert_agent(&acme(), &agent("a1", "bot", "Bot"), "key_1", &[]).await.unwrap();
+    let (first, created, revision) =
+        place.store.upsert_agent(&acme(), &agent("a1", "bot", "Bot"), registered_by("key_1"), &[]).await.unwrap();
     assert!(created);
     let mut again = agent("a2", "bot", "Bot 2");
     again.created_at = START.plus_seconds(5);
-    let (second, created, later) = place.store.upsert_agent(&acme(), &again, "key_2", &[]).await.unwrap();
+    let (second, created, later) = place.store.upsert_agent(&acme(), &again, registered_by("key_2"), &[]).await.unwrap();
     assert!(!created && later > revision);
     assert_eq!((second.id.as_str(), second.name.as_str(), second.created_at), ("a1", "Bot 2", first.created_at));
     assert_eq!(place.store.agent(&acme(), "a1").await.unwrap(), Some(second.clone()));
     assert_eq!(place.store.agent(&acme(), "a2").await.unwrap(), None);
     assert_eq!(place.store.agent_by_key(&acme(), "bot").await.unwrap(), Some(second));
     assert_eq!(place.store.agent_registrar(&acme(), "a1").await.unwrap().as_deref(), Some("key_2"));
-    let taken = place.store.upsert_agent(&acme(), &agent("a1", "another bot", "x"), "key_1", &[]).await;
+    let taken = place.store.upsert_agent(&acme(), &agent("a1", "another bot", "x"), registered_by("key_1"), &[]).await;
     assert!(matches!(taken, Err(StoreError::Taken("agent id"))), "{taken:?}");
+}
+
+#[tokio::test]
+async fn an_agent_s_keys_stay_known_when_they_are_revoked() {
+    let place = Place::new().await;
+    let store = &place.store;
+    let key = async |role: Role, name: &str| store.create_key(&acme(), role, name, &[], None).await.unwrap().0.key_id;
+    let (registrar, admin) = (key(Role::Registrar, "rita").await, key(Role::Admin, "ada").await);
+    let (soon, late) = (START.plus_seconds(10), START.plus_seconds(3600));
+    let put = async |issuer: &str, token_until| {
+        let by = RegisteredBy { registrar: &registrar, issuer, token_until };
+        store.upsert_agent(&acme(), &agent("a1", "bot", "Bot"), by, &[]).await.unwrap();
+    };
+    put(&registrar, soon).await;
+    put(&admin, late).await;
+    put(&admin, soon).await;
+    put("key_of_nobody", soon).await;
+    for id in [&registrar, &admin] {
+        assert!(store.revoke_key(&acme(), id, &[]).await.unwrap());
+    }
+    let of = |key_id: &str, name: Option<&str>, tokens_until| AgentKey {
+        key_id: key_id.to_owned(),
+        name: name.map(str::to_owned),
+        tokens_until,
+    };
+    let mut issuers = vec![
+        of(&registrar, Some("rita"), Some(soon)),
+        of(&admin, Some("ada"), Some(late)),
+        of("key_of_nobody", None, Some(soon)),
+    ];
+    issuers.sort_by(|one, other| one.key_id.cmp(&other.key_id));
+    let mut known = store.agent_keys(&acme(), "a1").await.unwrap();
+    assert_eq!(known.remove(0), of(&registrar, Some("rita"), None), "the registrar's first");
+    assert_eq!(known, issuers);
+    assert!(store.agent_keys(&acme(), "none").await.unwrap().is_empty());
 }
 
 #[tokio::test]
 async fn the_feed_holds_everything_with_the_revision_it_was_put_at() {
     let place = Place::new().await;
     let store = &place.store;
-    store.upsert_agent(&acme(), &agent("a1", "bot", "Bot"), "key_1", &[]).await.unwrap();
+    store.upsert_agent(&acme(), &agent("a1", "bot", "Bot"), registered_by("key_1"), &[]).await.unwrap();
     store.put_tool(&acme(), &tool("GitHub"), &[]).await.unwrap();
     store.put_mcp_server(&acme(), &mcp_server("Files"), &[]).await.unwrap();
     store.put_channel(&acme(), &channel("key"), &[]).await.unwrap();

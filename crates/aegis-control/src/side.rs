@@ -1,0 +1,122 @@
+//! Who is on the side of an approval's action: who asked for it, whose key the agent is registered under, who handed out a token of it.
+//! Promises that nobody of that side decides it (T-A7), whatever became of their keys; where the side is not known, nobody does.
+
+use aegis_model::{FrozenAction, TenantId};
+use aegis_store::{AgentKey, Principal, same_person};
+
+use crate::auth::person;
+use crate::control::Control;
+use crate::problem::Problem;
+
+/// How long after its end a token may still have been in use, seconds: the clocks of an edge and of control differ.
+const TOKEN_GRACE_S: i64 = 3600;
+
+/// Where somebody stands to an action that is up for approval.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// Free to decide.
+    Apart,
+    /// It is their own request.
+    Own,
+    /// Nobody knows whose agent it is, or who handed out the token with which it asked.
+    Unknown,
+}
+
+impl Control {
+    /// Where this person stands to the action.
+    pub(crate) async fn side_of(&self, principal: &Principal, frozen: &FrozenAction) -> Result<Side, Problem> {
+        let keys = self.store.agent_keys(&principal.tenant_id, &frozen.agent_id).await?;
+        Ok(side(principal, frozen, &keys))
+    }
+
+    /// The person behind a key that handed out tokens of the agent; the key's id where nobody is known.
+    pub(crate) async fn issuer(&self, tenant: &TenantId, agent_id: &str, key_id: &str) -> Result<String, Problem> {
+        let keys = self.store.agent_keys(tenant, agent_id).await?;
+        let name = keys.into_iter().find(|key| key.key_id == key_id).and_then(|key| key.name);
+        Ok(name.unwrap_or_else(|| key_id.to_owned()))
+    }
+}
+
+fn side(principal: &Principal, frozen: &FrozenAction, keys: &[AgentKey]) -> Side {
+    let is_own = |other: &str| other == principal.key_id || same_person(other, person(principal));
+    if frozen.user_id.as_deref().is_some_and(is_own) || is_own(&frozen.agent_id) {
+        return Side::Own;
+    }
+    // Every token that may have been in use when the action was asked for: another one of the same agent does as well.
+    let asked_at = frozen.requested_at.plus_seconds(-TOKEN_GRACE_S);
+    let registrar = keys.iter().find(|key| key.tokens_until.is_none());
+    let mut holders: Vec<&AgentKey> = keys.iter().filter(|key| key.tokens_until.is_some_and(|until| until >= asked_at)).collect();
+    let has_issuer = !holders.is_empty();
+    holders.extend(registrar);
+    if holders.iter().any(|key| is_own(&key.key_id) || key.name.as_deref().is_some_and(is_own)) {
+        return Side::Own;
+    }
+    let all_known = registrar.is_some() && has_issuer && holders.iter().all(|key| key.name.is_some());
+    if all_known { Side::Apart } else { Side::Unknown }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use aegis_model::Timestamp;
+    use aegis_store::Role;
+    use serde_json::json;
+
+    const ASKED: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
+
+    fn approver(name: &str) -> Principal {
+        Principal {
+            tenant_id: TenantId::new("acme").unwrap(),
+            key_id: "key_approver".to_owned(),
+            role: Role::Approver,
+            name: name.to_owned(),
+            groups: Vec::new(),
+        }
+    }
+
+    fn frozen() -> FrozenAction {
+        serde_json::from_value(json!({
+            "approval_id": "a", "tenant_id": "acme", "event_id": "0190aaaa-0000-7000-8000-000000000000", "agent_id": "agent-1",
+            "token_id": "t", "user_id": "Mallory", "run_id": null, "environment": "production",
+            "tool_call": {"tool": "t", "action": "a", "resource": null, "mutates_state": true, "parameters": {}},
+            "action_hash": "h", "source_trust": "unknown", "root_trust": "unknown", "contains_sensitive_data": false,
+            "risk_level": "low", "reason": "r", "matched_policies": [], "policy_digest": "d", "approver_group": "g",
+            "approvals_needed": 1, "requested_at": ASKED, "expires_at": ASKED.plus_seconds(900), "callback_url": null,
+        }))
+        .unwrap()
+    }
+
+    fn key(key_id: &str, name: Option<&str>, tokens_until: Option<Timestamp>) -> AgentKey {
+        AgentKey { key_id: key_id.to_owned(), name: name.map(str::to_owned), tokens_until }
+    }
+
+    #[test]
+    fn nobody_of_the_agent_s_side_is_apart_from_it() {
+        let until = Some(ASKED.plus_seconds(60));
+        let keys = [key("key_r", Some("Rita"), None), key("key_r", Some("Rita"), until), key("key_a", Some("Ada"), until)];
+        let stands = |name: &str| side(&approver(name), &frozen(), &keys);
+        for own in ["Rita", "rita", " RITA ", "ada", "mallory", "agent-1", "key_r"] {
+            assert_eq!(stands(own), Side::Own, "{own}");
+        }
+        assert_eq!(stands("paul"), Side::Apart);
+    }
+
+    #[test]
+    fn a_token_that_had_ended_is_nobody_s_side_and_one_that_nobody_knows_is_everybody_s() {
+        let (ended, until) = (Some(ASKED.plus_seconds(-TOKEN_GRACE_S - 1)), Some(ASKED.plus_seconds(60)));
+        let registrar = key("key_r", Some("rita"), None);
+        let stands = |keys: &[AgentKey], name: &str| side(&approver(name), &frozen(), keys);
+        let in_use = key("key_r", Some("rita"), until);
+        assert_eq!(stands(&[registrar.clone(), in_use.clone(), key("key_a", Some("ada"), ended)], "ada"), Side::Apart);
+        for unknown in [
+            vec![],
+            vec![registrar.clone()],
+            vec![registrar.clone(), key("key_a", Some("ada"), ended)],
+            vec![registrar, key("key_gone", None, until)],
+            vec![key("key_gone", None, None), in_use],
+        ] {
+            assert_eq!(stands(&unknown, "paul"), Side::Unknown, "{unknown:?}");
+        }
+    }
+}
