@@ -6,6 +6,7 @@ mod agents;
 mod alerts;
 mod approval_votes;
 mod approvals;
+mod callbacks;
 mod containment;
 mod edges;
 mod error;
@@ -34,6 +35,7 @@ use aegis_model::{Clock, Timestamp};
 use crate::pool::{Pool, Transaction};
 
 pub use approvals::{ApprovalRow, ConsumeResult, DecideResult, VoteResult};
+pub use callbacks::{Callback, CallbackState};
 pub use containment::{AUTOMATIC_PREFIX, AutomaticHold};
 pub use edges::{EdgeKey, EdgePublicKeys, Enrolment};
 pub use error::StoreError;
