@@ -7,6 +7,7 @@ mod approvals;
 mod archive;
 mod auth;
 mod bundles;
+mod callbacks;
 mod consume;
 mod containment;
 mod control;

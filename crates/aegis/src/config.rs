@@ -140,11 +140,14 @@ impl Default for StoreSection {
 pub(crate) struct ControlSection {
     /// How long an agent token lasts, seconds.
     pub(crate) agent_token_ttl_s: i64,
+    /// Whether callbacks about approvals may go to loopback addresses of this machine, and there without TLS; for tests and for a receiver
+    /// beside the program. Otherwise they go to public addresses alone, over TLS.
+    pub(crate) callback_loopback: bool,
 }
 
 impl Default for ControlSection {
     fn default() -> Self {
-        Self { agent_token_ttl_s: 24 * 3600 }
+        Self { agent_token_ttl_s: 24 * 3600, callback_loopback: false }
     }
 }
 
