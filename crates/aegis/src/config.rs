@@ -283,11 +283,13 @@ mod tests {
             ("AEGIS_LISTEN", "127.0.0.1:1"),
             ("AEGIS_EDGE_MAX_BODY_BYTES", "7"),
             ("AEGIS_STORE_ANSWER_TIMEOUT_S", "3"),
+            ("AEGIS_CONTROL_CALLBACK_LOOPBACK", "true"),
             ("PATH", "x"),
             ("AEGIS_BIN", "y"),
         ];
         overlay_environment(&mut table, variables.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned()))).unwrap();
         let config: Config = table.try_into().unwrap();
+        assert!(config.control.callback_loopback && !Config::default().control.callback_loopback);
         assert_eq!((config.listen.port(), config.edge.max_body_bytes, config.store.answer_timeout_s), (1, 7, 3));
     }
 

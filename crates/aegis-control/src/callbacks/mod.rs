@@ -75,7 +75,8 @@ impl Turns {
 
     /// How many more of this tenant may.
     fn free_of(&self, tenant: &TenantId) -> usize {
-        TENANT_SLOTS.saturating_sub(self.taken.lock().get(tenant).map_or(0, HashSet::len)).min(self.free())
+        let own = self.taken.lock().get(tenant).map_or(0, HashSet::len);
+        TENANT_SLOTS.saturating_sub(own).min(self.free())
     }
 
     /// Takes a slot for a callback that has none.
