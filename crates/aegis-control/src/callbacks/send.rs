@@ -141,9 +141,8 @@ impl Sender {
     }
 
     async fn connector(&self) -> Result<TlsConnector, Failure> {
-        let made =
-            self.tls.get_or_try_init(|| async { spawn_blocking(connector).await.map_err(|_| Failure::TlsFailed)? }).await?;
-        Ok(made.clone())
+        let make = || async { spawn_blocking(connector).await.unwrap_or(Err(Failure::TlsFailed)) };
+        self.tls.get_or_try_init(make).await.cloned()
     }
 }
 
