@@ -75,8 +75,12 @@ impl Turns {
 
     /// How many more of this tenant may.
     fn free_of(&self, tenant: &TenantId) -> usize {
-        let own = self.taken.lock().get(tenant).map_or(0, HashSet::len);
-        TENANT_SLOTS.saturating_sub(own).min(self.free())
+        TENANT_SLOTS.saturating_sub(self.of(tenant).len()).min(self.free())
+    }
+
+    /// Those of this tenant that are under way.
+    fn of(&self, tenant: &TenantId) -> HashSet<EventId> {
+        self.taken.lock().get(tenant).cloned().unwrap_or_default()
     }
 
     /// Takes a slot for a callback that has none.
@@ -138,9 +142,11 @@ async fn begin_due(
         if free == 0 {
             continue;
         }
-        // Those under way are due too, and fewer than a tenant's slots.
+        // Those under way are due too, and fewer than a tenant's slots; one that ends while this is read may be read as due still.
+        let own = turns.of(&tenant);
         let due = control.store.due_callbacks(&tenant, now, 2 * TENANT_SLOTS as u32).await?;
-        for (callback, slot) in due.into_iter().filter_map(|one| turns.take(&one).map(|slot| (one, slot))).take(free) {
+        let others = due.into_iter().filter(|one| !own.contains(&one.callback_id));
+        for (callback, slot) in others.filter_map(|one| turns.take(&one).map(|slot| (one, slot))).take(free) {
             under_way.spawn(deliver(Arc::clone(control), jobs.clone(), callback, Arc::new(slot)));
         }
         turns.last = Some(tenant);
