@@ -26,6 +26,7 @@ class Control(Refused):
             ("PUT", "/v1/policies", admin, {"policies": ""}, {"policies": "text"}),
             ("PUT", "/v1/settings", admin, {"approval_ttl_s": 60}, {}),
             ("PUT", "/v1/webhooks/github/secret", admin, {"secret": "s" * 32}, {"secret": "text"}),
+            ("PUT", "/v1/callbacks/secret", admin, {"secret": "s" * 32}, {"secret": "text"}),
             ("POST", "/v1/keys", admin, {"role": "auditor", "name": "n"}, {"role": "text", "name": "text"}),
             ("POST", f"/v1/agents/{self.agent.id}/freeze", admin, {"reason": "r"}, {"reason": "text"}),
             ("POST", f"{approval}/edit", approver, {"tool_call": call}, {"tool_call": "object"}),
@@ -75,7 +76,11 @@ class Control(Refused):
             ("PUT", "/v1/settings", admin, {"agent_rate_per_s": 0}),
             ("PUT", "/v1/settings", admin, {"approval_ttl": 60}),
             ("PUT", "/v1/settings", admin, {"callback_allow_list": "https://example.com"}),
+            ("PUT", "/v1/settings", admin, {"callback_allow_list": ["http://example.com"]}),
+            ("PUT", "/v1/settings", admin, {"callback_allow_list": ["https://user:secret@example.com"]}),
             ("PUT", "/v1/webhooks/github/secret", admin, {"secret": "short"}),
+            ("PUT", "/v1/callbacks/secret", admin, {"secret": "s" * 31}),
+            ("PUT", "/v1/callbacks/secret", admin, {"secret": "s" * 32, "overlap_s": -1}),
             ("POST", "/v1/keys", admin, {"role": "root", "name": "n"}),
             ("POST", "/v1/keys", admin, {"role": "auditor", "name": ""}),
             ("POST", "/v1/keys", admin, {"role": "auditor", "name": "n", "value": "short"}),
@@ -87,6 +92,7 @@ class Control(Refused):
     def test_a_secret_never_comes_back_in_a_complaint(self):
         secret = "correct horse battery staple"
         cases = [("PUT", "/v1/webhooks/github/secret", {"secret": [secret]}), ("PUT", "/v1/webhooks/github/secret", {"secret": {"x": secret}}),
+                 ("PUT", "/v1/callbacks/secret", {"secret": [secret]}), ("PUT", "/v1/callbacks/secret", {"secret": secret * 2, "overlap_s": secret}),
                  ("POST", "/v1/keys", {"role": "auditor", "name": "n", "value": {"v": secret}}),
                  ("POST", "/v1/keys", {"role": "auditor", "name": ["n"], "value": secret})]
         for method, path, body in cases:

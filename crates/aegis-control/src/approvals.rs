@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use crate::auth::Caller;
+use crate::callbacks;
 use crate::control::Control;
 use crate::problem::Problem;
 use crate::routes::Call;
@@ -31,7 +32,12 @@ pub(crate) async fn get(control: &Control, call: &Call) -> Result<Response, Prob
     if !may_see(control, &call.caller, &row).await? {
         return Err(unknown());
     }
-    Ok(Json(view(&row)?).into_response())
+    let mut shown = view(&row)?;
+    if let Some(object) = shown.as_object_mut() {
+        let callback = control.store.approval_callback(call.tenant(), call.param("id")).await?;
+        object.insert("callback".to_owned(), json!(callback.as_ref().map(callbacks::view)));
+    }
+    Ok(Json(shown).into_response())
 }
 
 /// The approval of this id, or the 404 that means pending to an SDK.

@@ -25,7 +25,7 @@ use crate::fleet::Fleet;
 use crate::labels::Labels;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
-use crate::{archive, expiry, feed, fleet, labels, materialise, outbox};
+use crate::{archive, callbacks, expiry, feed, fleet, labels, materialise, outbox};
 
 /// Limits and times of control. The defaults suit one machine.
 #[derive(Clone, Debug)]
@@ -44,6 +44,10 @@ pub struct ControlConfig {
     pub arrival_wait: Duration,
     /// How often approvals past their time are expired.
     pub expiry_interval: Duration,
+    /// How often callbacks that are due are looked for.
+    pub callback_interval: Duration,
+    /// Whether callbacks may go to loopback addresses of this machine, and there without TLS.
+    pub callback_loopback: bool,
     /// How often leftovers of the outbox are looked for.
     pub outbox_interval: Duration,
     /// How many events or frozen actions a consumer takes at once.
@@ -66,6 +70,8 @@ impl Default for ControlConfig {
             applied_wait: Duration::from_secs(1),
             arrival_wait: Duration::from_secs(2),
             expiry_interval: Duration::from_secs(1),
+            callback_interval: Duration::from_secs(1),
+            callback_loopback: false,
             outbox_interval: Duration::from_secs(5),
             consumer_batch: 256,
             keepers: HashMap::new(),
@@ -154,6 +160,8 @@ pub struct Control {
     pub(crate) arrived: Notify,
     /// Rung when an edge has enrolled.
     pub(crate) enrolled: Notify,
+    /// Rung when a change of an approval may have queued a callback.
+    pub(crate) callback_queued: Notify,
     /// Serialises changes whose check and write must not be parted: registry entries with the policies that read them.
     pub(crate) registry_turn: tokio::sync::Mutex<()>,
     /// Serialises what people do with approvals, so that a receipt says what the vote led to.
@@ -162,8 +170,8 @@ pub struct Control {
     pub(crate) approvals_ok: AtomicBool,
     stop: watch::Sender<bool>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
-    /// Fills the history: bulk work, on a thread that gives way to everything else.
-    archive: Mutex<Option<Work>>,
+    /// What fills the history, and what sends callbacks: on threads that give way to everything else.
+    behind: Mutex<Vec<Work>>,
 }
 
 impl std::fmt::Debug for Control {
@@ -211,13 +219,14 @@ impl Control {
             metrics: Metrics::default(),
             arrived: Notify::new(),
             enrolled: Notify::new(),
+            callback_queued: Notify::new(),
             registry_turn: tokio::sync::Mutex::new(()),
             approval_turn: tokio::sync::Mutex::new(()),
             archive_ok: AtomicBool::new(false),
             approvals_ok: AtomicBool::new(false),
             stop,
             tasks: Mutex::new(Vec::new()),
-            archive: Mutex::new(None),
+            behind: Mutex::new(Vec::new()),
         });
         control.settle_at_start().await?;
         control.spawn_tasks()?;
@@ -243,10 +252,15 @@ impl Control {
         let (control, stop) = (Arc::clone(self), self.stop.subscribe());
         let archive = aegis_threads::spawn("aegis-archive", move || archive::run(control, stop))
             .map_err(|error| ControlError::Failed(format!("the archive's thread: {error}")))?;
-        *self.archive.lock() = Some(archive);
+        let (jobs, waiting) = mpsc::channel(callbacks::SLOTS);
+        let to_loopback = self.config.callback_loopback;
+        let sender = aegis_threads::spawn("aegis-callbacks", move || callbacks::send::run(waiting, to_loopback))
+            .map_err(|error| ControlError::Failed(format!("the callbacks' thread: {error}")))?;
+        *self.behind.lock() = vec![archive, sender];
         let mut tasks = self.tasks.lock();
         tasks.push(tokio::spawn(materialise::run(Arc::clone(self), self.stop.subscribe())));
         tasks.push(tokio::spawn(expiry::run(Arc::clone(self), self.stop.subscribe())));
+        tasks.push(tokio::spawn(callbacks::run(Arc::clone(self), jobs, self.stop.subscribe())));
         tasks.push(tokio::spawn(feed::run(Arc::clone(self), self.stop.subscribe())));
         tasks.push(tokio::spawn(fleet::run(Arc::clone(self), self.stop.subscribe())));
         tasks.push(tokio::spawn(fleet::ask_for_missing(Arc::clone(self), self.stop.subscribe())));
@@ -267,11 +281,11 @@ impl Control {
                 tracing::error!(%error, "background task ended badly");
             }
         }
-        let archive = self.archive.lock().take();
-        if let Some(archive) = archive
-            && let Err(error) = archive.ended().await
-        {
-            tracing::error!(%error, "the archive ended badly");
+        let behind = std::mem::take(&mut *self.behind.lock());
+        for work in behind {
+            if let Err(error) = work.ended().await {
+                tracing::error!(%error, "the archive or the callbacks' sender ended badly");
+            }
         }
     }
 
@@ -298,8 +312,8 @@ impl Control {
     /// True while no background task has died and none was asked to stop.
     pub(crate) fn tasks_running(&self) -> bool {
         let tasks = self.tasks.lock();
-        let archiving = self.archive.lock().as_ref().is_some_and(|archive| !archive.is_finished());
-        archiving && tasks.iter().all(|task| !task.is_finished())
+        let behind = self.behind.lock();
+        !behind.is_empty() && behind.iter().all(|work| !work.is_finished()) && tasks.iter().all(|task| !task.is_finished())
     }
 
     pub(crate) fn set_healthy(flag: &AtomicBool, healthy: bool) {

@@ -52,6 +52,7 @@ impl Control {
             return Ok(false);
         }
         self.seal(pending).await?;
+        self.callback_queued.notify_one();
         Ok(true)
     }
 }

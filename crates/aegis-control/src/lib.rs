@@ -8,6 +8,7 @@ mod archive;
 mod asking;
 mod auth;
 mod bundles;
+mod callbacks;
 mod consume;
 mod containment;
 mod control;

@@ -1,12 +1,19 @@
 //! What control counts (CONTRACTS §12). No agent, resource, argument or tenant stands in a label.
 
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 /// First bucket, factor and number of buckets of `soc_mttc_seconds`: 10 ms to about three hours.
 const MTTC_BUCKETS: (f64, f64, u16) = (0.01, 2.0, 20);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallbackLabel {
+    result: &'static str,
+}
 
 /// Control's metrics; clones share their values.
 #[derive(Clone, Debug)]
@@ -21,6 +28,8 @@ pub struct Metrics {
     pub(crate) edges_live: Gauge,
     pub(crate) history_gaps: Gauge,
     pub(crate) incidents_open: Gauge,
+    pub(crate) callbacks_waiting: Gauge,
+    callbacks: Family<CallbackLabel, Counter>,
     time_to_contain: Histogram,
 }
 
@@ -38,6 +47,8 @@ impl Default for Metrics {
             edges_live: Gauge::default(),
             history_gaps: Gauge::default(),
             incidents_open: Gauge::default(),
+            callbacks_waiting: Gauge::default(),
+            callbacks: Family::default(),
             time_to_contain: Histogram::new(exponential_buckets(start, factor, count)),
         }
     }
@@ -81,10 +92,25 @@ impl Metrics {
         );
         registry.register("incidents_open", "Incidents that are not closed", self.incidents_open.clone());
         registry.register(
+            "aegis_callbacks",
+            "Attempts to deliver a callback, by result: delivered, failed (another follows), given_up",
+            self.callbacks.clone(),
+        );
+        registry.register(
+            "aegis_callbacks_waiting",
+            "Callbacks that are neither delivered nor given up",
+            self.callbacks_waiting.clone(),
+        );
+        registry.register(
             "soc_mttc_seconds",
             "From the first evidence event to the enforced containment",
             self.time_to_contain.clone(),
         );
+    }
+
+    /// Counts an attempt to deliver a callback.
+    pub(crate) fn count_callback(&self, result: &'static str) {
+        self.callbacks.get_or_create(&CallbackLabel { result }).inc();
     }
 
     /// Observes a time to contain, in seconds.
@@ -103,11 +129,17 @@ mod tests {
         let (metrics, mut registry) = (Metrics::default(), Registry::default());
         metrics.register(&mut registry);
         metrics.observe_time_to_contain(0.2);
+        metrics.count_callback("delivered");
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
-        for name in
-            ["approval_hash_mismatch_total 0", "receipt_verify_failures_total 0", "incidents_open 0", "soc_mttc_seconds_count 1"]
-        {
+        for name in [
+            "approval_hash_mismatch_total 0",
+            "receipt_verify_failures_total 0",
+            "incidents_open 0",
+            "soc_mttc_seconds_count 1",
+            "aegis_callbacks_waiting 0",
+            "aegis_callbacks_total{result=\"delivered\"} 1",
+        ] {
             assert!(text.contains(name), "{name} is missing in\n{text}");
         }
     }

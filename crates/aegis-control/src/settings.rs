@@ -1,12 +1,14 @@
-//! A tenant's settings, and the secret its GitHub webhooks are signed with.
+//! A tenant's settings, and the secrets that its GitHub webhooks and its callbacks are signed with.
 //! Promises that a secret goes in and never comes out.
 
 use crate::reply::Json;
 use aegis_model::{EntryKind, MAX_RUN_IDLE_S, TenantSettings};
+use aegis_store::Secret;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::callbacks::target::Target;
 use crate::control::Control;
 use crate::input::{MAX_ID, MAX_TEXT, check_text, parse};
 use crate::problem::Problem;
@@ -18,6 +20,11 @@ const ENTRY: &str = "settings";
 const GITHUB: &str = "github";
 /// Shortest and longest webhook secret, characters.
 const SECRET_LENGTH: std::ops::RangeInclusive<usize> = 16..=1024;
+/// Shortest and longest callback secret, bytes: what is signed with it is believed.
+const CALLBACK_SECRET_LENGTH: std::ops::RangeInclusive<usize> = 32..=1024;
+/// How long the secret before a new one signs too, seconds, unless the request says otherwise; and the longest.
+const OVERLAP_S: i64 = 24 * 3600;
+const MAX_OVERLAP_S: i64 = 30 * 24 * 3600;
 /// Longest time any setting may name, seconds: a year.
 const MAX_SECONDS: i64 = 366 * 24 * 3600;
 /// Most entries of a list.
@@ -26,6 +33,7 @@ const MAX_LISTED: usize = 1000;
 pub(crate) async fn put(control: &Control, call: &Call) -> Result<Response, Problem> {
     let settings: TenantSettings = parse(&call.body, control.config.max_body_bytes)?;
     check(&settings)?;
+    check_callbacks(&settings, control.config.callback_loopback)?;
     let _turn = control.registry_turn.lock().await;
     let detail = json!({"settings": settings});
     let pending = control.prepare(control.config_draft(&call.caller, "settings_changed", detail))?;
@@ -64,6 +72,16 @@ fn check(settings: &TenantSettings) -> Result<(), Problem> {
     Ok(())
 }
 
+/// A URL that could never be called is refused when it is listed; each is looked at again whenever it is called.
+fn check_callbacks(settings: &TenantSettings, may_be_plain: bool) -> Result<(), Problem> {
+    for (place, url) in settings.callback_allow_list.iter().enumerate() {
+        // By its place: a URL with credentials in it is not repeated.
+        Target::read(url, may_be_plain)
+            .map_err(|why| Problem::bad_request("invalid_field", format!("`callback_allow_list`: entry {} {why}", place + 1)))?;
+    }
+    Ok(())
+}
+
 pub(crate) async fn get(control: &Control, call: &Call) -> Result<Response, Problem> {
     Ok(Json(control.store.settings(call.tenant()).await?).into_response())
 }
@@ -84,6 +102,32 @@ pub(crate) async fn put_webhook_secret(control: &Control, call: &Call) -> Result
     control.store.put_webhook_secret(call.tenant(), GITHUB, &body.secret).await?;
     let reply: Value = json!({"adapter": GITHUB, "status": "set"});
     Ok(Json(reply).into_response())
+}
+
+/// `PUT /v1/callbacks/secret`.
+#[derive(Deserialize)]
+struct CallbackSecretBody {
+    secret: String,
+    /// How long the secret before this one signs too, seconds; 0: it ends at once.
+    #[serde(default)]
+    overlap_s: Option<i64>,
+}
+
+pub(crate) async fn put_callback_secret(control: &Control, call: &Call) -> Result<Response, Problem> {
+    let body: CallbackSecretBody = parse(&call.body, control.config.max_body_bytes).map_err(without_values)?;
+    if !CALLBACK_SECRET_LENGTH.contains(&body.secret.len()) {
+        return Err(Problem::bad_request("invalid_field", "`secret` must have 32 to 1024 bytes"));
+    }
+    let overlap_s = body.overlap_s.unwrap_or(OVERLAP_S);
+    if !(0..=MAX_OVERLAP_S).contains(&overlap_s) {
+        return Err(Problem::bad_request("invalid_field", format!("`overlap_s` must be 0 to {MAX_OVERLAP_S}")));
+    }
+    let detail = json!({"overlap_s": overlap_s});
+    let pending = control.prepare(control.config_draft(&call.caller, "callback_secret_changed", detail))?;
+    let (secret, until) = (Secret::new(body.secret), control.clock.now().plus_seconds(overlap_s));
+    let previous_until = control.store.put_callback_secret(call.tenant(), &secret, until, pending.rows()).await?;
+    control.seal(pending).await?;
+    Ok(Json(json!({"status": "set", "previous_until": previous_until})).into_response())
 }
 
 /// A complaint about a body with a secret must not repeat what stood there.

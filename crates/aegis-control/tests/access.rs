@@ -49,7 +49,7 @@ fn body_of(route: &Route) -> Option<Value> {
         "/v1/resources" => json!({"resource": "walked", "visibility": "public"}),
         "/v1/policies" => json!({"policies": ""}),
         "/v1/settings" => json!({"approver_group": "walked"}),
-        "/v1/webhooks/github/secret" => json!({"secret": "0123456789abcdef0123456789abcdef"}),
+        "/v1/webhooks/github/secret" | "/v1/callbacks/secret" => json!({"secret": "0123456789abcdef0123456789abcdef"}),
         "/v1/approvals/{id}/edit" => json!({"tool_call": house::tool_call(json!({"version": "9"}))}),
         "/v1/approvals/{id}/consume" => json!({"claimed_action_hash": "0".repeat(64)}),
         "/v1/decisions/{id}/outcome" => json!({"status": "ok"}),
@@ -302,12 +302,25 @@ async fn secrets_never_come_out_again() {
     let house = House::build().await;
     let secret = "hush-hush-0123456789abcdef0123456789";
     house.put("/v1/webhooks/github/secret", &house.acme.admin, json!({"secret": secret})).await.expect(200);
+    for body in [json!({"secret": secret}), json!({"secret": "0".repeat(32)})] {
+        let reply = house.put("/v1/callbacks/secret", &house.acme.admin, body).await.expect(200);
+        assert!(!reply.text.contains(secret));
+    }
+    for bad in
+        [json!({"secret": [secret]}), json!({"secret": secret, "overlap_s": secret}), json!({"secret": secret, "overlap_s": -1})]
+    {
+        let reply = house.put("/v1/callbacks/secret", &house.acme.admin, bad).await.expect(400);
+        assert!(!reply.text.contains(secret));
+    }
+    house.put("/v1/callbacks/secret", &house.acme.admin, json!({"secret": "x".repeat(31)})).await.refused(400, "invalid_field");
     let made =
         house.post("/v1/keys", &house.acme.admin, json!({"role": "auditor", "name": "new", "groups": []})).await.expect(201);
     let key = made.body["key"].as_str().unwrap().to_owned();
     house.get("/v1/receipts", &key).await.expect(200);
     house.event(&house.acme.id, EventKind::ConfigChanged, "key_created").await;
     house.event(&house.acme.id, EventKind::ConfigChanged, "webhook_secret_changed").await;
+    let changed = house.event(&house.acme.id, EventKind::ConfigChanged, "callback_secret_changed").await;
+    assert_eq!(changed["receipt"]["phase"], json!("config"));
     let (_, token) = house.agent(&house.acme, "bot").await;
     let exported = house.get("/v1/receipts/export", &house.acme.auditor).await.expect(200).text;
     let listed = house.get("/v1/keys", &house.acme.admin).await.expect(200).text;

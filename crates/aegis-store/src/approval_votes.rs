@@ -1,10 +1,11 @@
-//! How people decide approvals: votes (one a person), rejections, edits. Every decision happens in one transaction with its facts.
+//! How people decide approvals: votes (one a person), rejections, edits. Every decision happens in one transaction with its
+//! facts and its callback.
 
 use aegis_model::{ApprovalStatus, TenantId, Timestamp, ToolCall};
 
 use crate::approvals::{DecideResult, Tx, VoteResult, standing, voters};
 use crate::tenants::{MAX_NAME, check_len};
-use crate::{OutboxRow, Store, StoreError, outbox, row, same_person};
+use crate::{OutboxRow, Store, StoreError, callbacks, outbox, row, same_person};
 
 /// Whether this person ever edited the action.
 async fn has_edited(tx: &mut Tx, tenant: &TenantId, id: &str, person: &str) -> Result<bool, StoreError> {
@@ -68,6 +69,7 @@ impl Store {
             .bind(approver)
             .execute(&mut *tx)
             .await?;
+            callbacks::queue(&mut tx, tenant, id, now, facts).await?;
         }
         outbox::write(&mut tx, tenant, facts).await?;
         tx.commit().await?;
@@ -99,6 +101,7 @@ impl Store {
         .bind(by)
         .execute(&mut *tx)
         .await?;
+        callbacks::queue(&mut tx, tenant, id, now, facts).await?;
         outbox::write(&mut tx, tenant, facts).await?;
         tx.commit().await?;
         Ok(DecideResult::Done)
@@ -155,6 +158,7 @@ impl Store {
         .bind(now.as_micros())
         .execute(&mut *tx)
         .await?;
+        callbacks::queue(&mut tx, tenant, id, now, facts).await?;
         outbox::write(&mut tx, tenant, facts).await?;
         tx.commit().await?;
         Ok(DecideResult::Done)

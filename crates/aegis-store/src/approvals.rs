@@ -6,7 +6,7 @@ use sqlx::any::AnyRow;
 
 use crate::error::on_insert;
 use crate::tenants::{MAX_NAME, check_len};
-use crate::{MAX_PAGE, OutboxRow, Store, StoreError, outbox, page, row};
+use crate::{MAX_PAGE, OutboxRow, Store, StoreError, callbacks, outbox, page, row};
 
 /// An approval as it stands.
 #[derive(Clone, Debug, PartialEq)]
@@ -190,18 +190,6 @@ impl Store {
         Ok(listed)
     }
 
-    /// Marks as EXPIRED what is past its time, of all tenants, and names it.
-    pub async fn expire_due(&self, now: Timestamp) -> Result<Vec<(TenantId, String)>, StoreError> {
-        let rows = sqlx::query(
-            "UPDATE approvals SET status = 'EXPIRED' WHERE status IN ('PENDING', 'APPROVED') AND expires_at <= $1
-             RETURNING tenant_id, approval_id",
-        )
-        .bind(now.as_micros())
-        .fetch_all(&self.inner.writer)
-        .await?;
-        rows.iter().map(|r| Ok((row::tenant(r)?, row::get(r, "approval_id")?))).collect()
-    }
-
     /// What is past its time and not marked yet, oldest first: for a caller that writes a fact with each expiry
     /// (`expire_approval`).
     pub async fn due_approvals(&self, now: Timestamp, limit: u32) -> Result<Vec<(TenantId, String)>, StoreError> {
@@ -237,6 +225,7 @@ impl Store {
         if done.rows_affected() == 0 {
             return Ok(false);
         }
+        callbacks::queue(&mut tx, tenant, id, now, facts).await?;
         outbox::write(&mut tx, tenant, facts).await?;
         tx.commit().await?;
         Ok(true)

@@ -141,11 +141,14 @@ impl Default for StoreSection {
 pub(crate) struct ControlSection {
     /// How long an agent token lasts, seconds.
     pub(crate) agent_token_ttl_s: i64,
+    /// Whether callbacks about approvals may go to loopback addresses of this machine, and there without TLS; for tests and for a receiver
+    /// beside the program. Otherwise they go to public addresses alone, over TLS.
+    pub(crate) callback_loopback: bool,
 }
 
 impl Default for ControlSection {
     fn default() -> Self {
-        Self { agent_token_ttl_s: 24 * 3600 }
+        Self { agent_token_ttl_s: 24 * 3600, callback_loopback: false }
     }
 }
 
@@ -281,11 +284,13 @@ mod tests {
             ("AEGIS_LISTEN", "127.0.0.1:1"),
             ("AEGIS_EDGE_MAX_BODY_BYTES", "7"),
             ("AEGIS_STORE_ANSWER_TIMEOUT_S", "3"),
+            ("AEGIS_CONTROL_CALLBACK_LOOPBACK", "true"),
             ("PATH", "x"),
             ("AEGIS_BIN", "y"),
         ];
         overlay_environment(&mut table, variables.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned()))).unwrap();
         let config: Config = table.try_into().unwrap();
+        assert!(config.control.callback_loopback && !Config::default().control.callback_loopback);
         assert_eq!((config.listen.port(), config.edge.max_body_bytes, config.store.answer_timeout_s), (1, 7, 3));
     }
 

@@ -135,6 +135,8 @@ impl House {
             ControlConfig {
                 expiry_interval: Duration::from_millis(50),
                 outbox_interval: Duration::from_millis(50),
+                callback_interval: Duration::from_millis(50),
+                callback_loopback: true,
                 edge_trust_key: Some(TrustTokenKey::from_bytes([9; 32])),
                 ..ControlConfig::default()
             },

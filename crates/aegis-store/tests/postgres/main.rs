@@ -3,6 +3,8 @@
 
 #[path = "../store/approvals.rs"]
 mod approvals;
+#[path = "../store/callbacks.rs"]
+mod callbacks;
 #[path = "../store/containment.rs"]
 mod containment;
 #[path = "../store/fixtures.rs"]

@@ -226,8 +226,9 @@ async fn time_alone_expires_an_approval_and_the_sweep_names_it_once() {
     assert!(place.store.expire_approval(&acme(), "a", now, &facts).await.unwrap());
     assert!(!place.store.expire_approval(&acme(), "a", now, &[fact(&acme())]).await.unwrap());
     assert_eq!(place.store.pending_outbox(10).await.unwrap(), facts);
-    assert_eq!(place.store.expire_due(now).await.unwrap(), [(acme(), "b".to_owned())]);
-    assert!(place.store.expire_due(now).await.unwrap().is_empty());
+    assert_eq!(place.store.due_approvals(now, 10).await.unwrap(), [(acme(), "b".to_owned())]);
+    assert!(place.store.expire_approval(&acme(), "b", now, &[]).await.unwrap());
+    assert!(place.store.due_approvals(now, 10).await.unwrap().is_empty());
 }
 
 #[tokio::test]

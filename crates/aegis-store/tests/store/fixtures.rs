@@ -131,7 +131,7 @@ pub(crate) fn frozen(tenant: &TenantId, id: &str, approvals_needed: u32) -> Froz
         approvals_needed,
         requested_at: START,
         expires_at: START.plus_seconds(900),
-        callback_url: None,
+        callback_url: Some("https://hooks.example/approvals".into()),
     }
 }
 

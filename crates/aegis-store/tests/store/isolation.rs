@@ -6,13 +6,13 @@ use std::path::Path;
 use aegis_model::{
     ApprovalStatus, ContainmentKind, EventId, EventKind, IncidentStatus, Retraction, TargetType, TenantId, TenantSettings,
 };
-use aegis_store::{HistoryFilter, HistoryLane, NewKey, Role, Store, StoreError};
+use aegis_store::{CallbackState, HistoryFilter, HistoryLane, NewKey, Role, Secret, Store, StoreError};
 use serde_json::json;
 
 use crate::fixtures::*;
 
 /// Methods that serve the process rather than a tenant; none takes a tenant.
-const SYSTEM_WIDE: [&str; 19] = [
+const SYSTEM_WIDE: [&str; 20] = [
     "invite_edge",
     "enroll_edge",
     "edge_keys",
@@ -26,8 +26,9 @@ const SYSTEM_WIDE: [&str; 19] = [
     "pending_outbox",
     "delete_outbox",
     "feed_entries",
-    "expire_due",
     "due_approvals",
+    "due_callback_tenants",
+    "callbacks_waiting",
     "pending_incident_actions",
     "open_incidents_total",
     "history_is_empty",
@@ -49,6 +50,7 @@ async fn fill(place: &Place, t: &TenantId) {
     store.create_tenant(t, &mark).await.unwrap();
     store.put_settings(t, &TenantSettings { approver_group: mark.clone(), ..Default::default() }, &[fact(t)]).await.unwrap();
     store.put_webhook_secret(t, "github", &mark).await.unwrap();
+    store.put_callback_secret(t, &Secret::new(mark.clone()), START, &[fact(t)]).await.unwrap();
     store.create_key(t, Role::Admin, &mark, std::slice::from_ref(&mark), None).await.unwrap();
     store.upsert_agent(t, &agent("agent-1", "key-1", &mark), registered_by(&mark), &[fact(t)]).await.unwrap();
     store.put_tool(t, &tool(&mark), &[]).await.unwrap();
@@ -83,6 +85,8 @@ async fn fill(place: &Place, t: &TenantId) {
     ] {
         place.change_row(format!("UPDATE {table} SET {column} = '{id}' WHERE tenant_id = '{t}'")).await;
     }
+    let first = format!("tenant_id = '{t}' AND approval_id = 'approved'");
+    place.change_row(format!("UPDATE callbacks SET callback_id = '{EVENT}' WHERE {first}")).await;
 }
 
 const INCIDENT: &str = "incident-1";
@@ -129,6 +133,8 @@ async fn read_all(store: &Store, t: &TenantId) -> Vec<(&'static str, String)> {
         contained(t, START),
         automatic_holds_since(t, START.plus_seconds(-10)),
         approval(t, "approved"),
+        approval_callback(t, "approved"),
+        due_callbacks(t, START.plus_seconds(3600), 100),
         list_approvals(t, None, 100, 0),
         alert(t, "alert-1"),
         list_alerts(t, 100, 0),
@@ -143,6 +149,8 @@ async fn read_all(store: &Store, t: &TenantId) -> Vec<(&'static str, String)> {
     );
     let secret = store.webhook_secret(t, "github").await.unwrap();
     seen.push(("webhook_secret", secret.map_or_else(String::new, |s| s.expose().to_owned())));
+    let secrets = store.callback_secrets(t).await.unwrap();
+    seen.push(("callback_secrets", secrets.iter().map(Secret::expose).collect()));
     seen
 }
 
@@ -167,12 +175,15 @@ async fn change_all(store: &Store, t: &TenantId) -> Vec<(&'static str, String)> 
     let mut worse = alert(t, "alert-2", "R1", "agent-1");
     worse.severity = aegis_model::Severity::Critical;
     let by_rule = hold("h4", ContainmentKind::Freeze, "rule:R2", None);
+    let another = Secret::new("another secret".into());
     let mut seen_again = event(t, EventKind::ToolOutcome, 9);
     seen_again.event_id = EVENT;
     change!(
         create_tenant(t, "again"),
         put_settings(t, &TenantSettings::default(), &[]),
         put_webhook_secret(t, "github", "another secret"),
+        put_callback_secret(t, &another, START.plus_seconds(60), &[]),
+        note_callback(t, EVENT, CallbackState::GivenUp, Some("timed_out"), START.plus_seconds(5)),
         create_key(t, Role::Auditor, "auditor", &[], None),
         put_key(NewKey::make(t, Role::Auditor, "auditor", &[], None).unwrap(), &[fact(t)]),
         revoke_key(t, KEY, &[fact(t)]),

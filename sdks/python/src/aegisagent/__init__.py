@@ -4,6 +4,7 @@ from . import receipts
 from ._flow import Clearance
 from ._version import VERSION
 from .aclient import AsyncClient
+from .callbacks import verify_callback
 from .canon import CANON_VERSION, action_hash, canonicalize, canonicalize_value, parse_strict
 from .client import Client
 from .errors import (
@@ -84,4 +85,5 @@ __all__ = [
     "run",
     "source_trust",
     "submit",
+    "verify_callback",
 ]
