@@ -90,6 +90,9 @@ enum Command {
     /// One of its runs (started by the benchmark itself)
     #[command(hide = true)]
     DetectRun(detect::RunOptions),
+    /// The engine's side of a comparison (started by bench/duckdb.py)
+    #[command(hide = true)]
+    DetectPeer(detect::PeerOptions),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -131,6 +134,7 @@ fn main() -> anyhow::Result<()> {
             report::write_json(&cli.out, "detect", &detected)
         }
         Some(Command::DetectRun(options)) => detect::run(&options, cli.seconds),
+        Some(Command::DetectPeer(options)) => detect::run_for_peer(&runtime, &options),
         None => {
             std::fs::create_dir_all(&cli.out).with_context(|| format!("cannot make {}", cli.out.display()))?;
             let parts = parts::measure()?;

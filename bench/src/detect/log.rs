@@ -17,7 +17,8 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::traffic::{EDGE, Events, Expected, Traffic};
+use super::calls::EDGE;
+use super::traffic::{Events, Expected, Traffic};
 use crate::instance::data_folder;
 
 /// The edge's key, known to whoever reads a log again.

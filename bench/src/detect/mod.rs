@@ -2,8 +2,10 @@
 //! stage proved. No HTTP and no bus. No figure is printed unless what was told is what the log was made to be told of and, for its beginning, what
 //! the plain plan tells: else the benchmark fails.
 
+mod calls;
 mod log;
 mod matches;
+mod peer;
 mod rules;
 mod run;
 mod table;
@@ -18,9 +20,11 @@ use anyhow::{Context, ensure};
 use serde::Serialize;
 use tokio::runtime::Runtime;
 
+pub(crate) use self::peer::{PeerOptions, run as run_for_peer};
 pub(crate) use self::run::{RunOptions, run};
 pub(crate) use self::table::print;
 
+use self::rules::Texts;
 use self::run::{Measured, PREFIX};
 use self::traffic::{SPAN_S, Traffic};
 use crate::instance::data_folder;
@@ -41,7 +45,7 @@ pub(crate) struct Options {
     /// How many tenants; several runs with commas
     #[arg(long, value_delimiter = ',', default_values_t = [10, 1000, 10_000])]
     tenants: Vec<usize>,
-    /// Events of a log, about, over a quarter of an hour of their own time
+    /// Events of a log, about, over a quarter of an hour of their own time; beside a hot tenant and in a flood twice as many
     #[arg(long, default_value_t = 100_000)]
     events: usize,
     /// Print what is in the file instead of tables
@@ -72,6 +76,8 @@ struct Subject {
     rules: usize,
     #[serde(skip)]
     log: PathBuf,
+    #[serde(skip)]
+    texts: PathBuf,
     rounds: Vec<Measured>,
 }
 
@@ -84,12 +90,12 @@ pub(crate) fn measure(runtime: &Runtime, options: &Options, seconds: u64, rounds
         "events, rules, tenants and rounds must all be at least one"
     );
     let folder = data_folder()?;
-    let mut logs = Logs { runtime, events: *events, folder: folder.path(), sealed: Vec::new() };
-    let subject = |log: PathBuf, tenants: usize, rules: usize| Subject { tenants, rules, log, rounds: Vec::new() };
+    let mut stock = Stock { runtime, events: *events, folder: folder.path(), logs: Vec::new() };
     let mut even = Vec::new();
     for count in tenants {
-        let log = logs.log_of(Traffic::Even(*count))?;
-        even.extend(rules.iter().map(|of_rules| subject(log.clone(), *count, *of_rules)));
+        for of_rules in rules {
+            even.push(stock.subject(Traffic::Even(*count), *count, *of_rules)?);
+        }
     }
     // Neither the least nor the most.
     let beside = rules[rules.len() / 2];
@@ -99,9 +105,9 @@ pub(crate) fn measure(runtime: &Runtime, options: &Options, seconds: u64, rounds
         event_time_s: SPAN_S,
         proved_events: PREFIX,
         even,
-        quiet: subject(logs.log_of(Traffic::Even(QUIET))?, QUIET, beside),
-        quiet_beside_hot: subject(logs.log_of(Traffic::Hot(QUIET))?, QUIET + 1, beside),
-        flood: subject(logs.log_of(Traffic::Flood)?, 2, beside),
+        quiet: stock.subject(Traffic::Even(QUIET), QUIET, beside)?,
+        quiet_beside_hot: stock.subject(Traffic::Hot(QUIET), QUIET + 1, beside)?,
+        flood: stock.subject(Traffic::Flood, 2, beside)?,
     };
     let mut proved = BTreeSet::new();
     for one in detected.subjects() {
@@ -162,31 +168,44 @@ impl Subject {
     fn start(&self, more: &[&str]) -> anyhow::Result<Vec<u8>> {
         let core = std::thread::available_parallelism().map_or(0, |cores| cores.get() - 1);
         let mut command = Command::new(std::env::current_exe().context("where is this program?")?);
-        command.arg("detect-run").arg("--log").arg(&self.log);
-        command.args(["--rules", &self.rules.to_string(), "--core", &core.to_string()]).args(more);
+        command.arg("detect-run").arg("--log").arg(&self.log).arg("--rules").arg(&self.texts);
+        command.args(["--core", &core.to_string()]).args(more);
         let output = command.stderr(Stdio::inherit()).output().context("cannot start a run")?;
         ensure!(output.status.success(), "{}: no figure, because the run failed ({})", self.name(), output.status);
         Ok(output.stdout)
     }
 }
 
-/// The logs that were sealed so far.
-struct Logs<'a> {
+/// Logs and rules on the disk, made where they are asked for first.
+struct Stock<'a> {
     runtime: &'a Runtime,
     events: usize,
     folder: &'a Path,
-    sealed: Vec<(Traffic, PathBuf)>,
+    logs: Vec<(Traffic, PathBuf)>,
 }
 
-impl Logs<'_> {
+impl Stock<'_> {
+    fn subject(&mut self, traffic: Traffic, tenants: usize, rules: usize) -> anyhow::Result<Subject> {
+        let (log, texts) = (self.log_of(traffic)?, self.texts_of(rules)?);
+        Ok(Subject { tenants, rules, log, texts, rounds: Vec::new() })
+    }
+
     fn log_of(&mut self, traffic: Traffic) -> anyhow::Result<PathBuf> {
-        if let Some((_, path)) = self.sealed.iter().find(|(sealed, _)| *sealed == traffic) {
+        if let Some((_, path)) = self.logs.iter().find(|(sealed, _)| *sealed == traffic) {
             return Ok(path.clone());
         }
         progress(&format!("sealing a log: {traffic:?}"));
-        let path = self.folder.join(format!("log-{}", self.sealed.len()));
+        let path = self.folder.join(format!("log-{}", self.logs.len()));
         self.runtime.block_on(log::seal(traffic, self.events, &path))?;
-        self.sealed.push((traffic, path.clone()));
+        self.logs.push((traffic, path.clone()));
+        Ok(path)
+    }
+
+    fn texts_of(&self, rules: usize) -> anyhow::Result<PathBuf> {
+        let path = self.folder.join(format!("rules-{rules}"));
+        if !path.exists() {
+            Texts::of(rules)?.save(&path)?;
+        }
         Ok(path)
     }
 }

@@ -1,16 +1,17 @@
 //! Sets of rules of any size: the shipped ones that run, and copies of them under other ids, each with other constants, so that no two are one query.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aegis_detect::RuleSet;
 use aegis_model::RuleMode;
 use anyhow::Context;
+use serde::{Deserialize, Serialize};
 
 /// How a set is filled, for whoever reads the figures.
 pub(crate) const HOW: &str = "shipped rules that run; of those that are repeated, the nth copy has every interval of its query n seconds longer, and its window 4n";
 /// They come first, so that every story is told of in the smallest set.
-const FIRST: [&str; 10] = [
+pub(crate) const FIRST: [&str; 10] = [
     "deny-storm",
     "read-sensitive-then-exfil",
     "confused-deputy",
@@ -29,7 +30,7 @@ const INTERVAL: &str = "INTERVAL '";
 const UNITS: [(&str, i64); 3] = [(" SECOND", 1), (" MINUTE", 60), (" HOUR", 3600)];
 
 /// The texts of some rules.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Texts {
     texts: Vec<(PathBuf, String)>,
     /// Of each rule's id the name of the shipped rule that it is, or is a copy of.
@@ -57,6 +58,16 @@ impl Texts {
             all.texts.push((PathBuf::from(format!("{id}/rule.sql")), text));
         }
         Ok(all)
+    }
+
+    /// Writes them down for a run, which then plans no rule but its own.
+    pub(crate) fn save(&self, path: &Path) -> anyhow::Result<()> {
+        std::fs::write(path, serde_json::to_vec(self)?).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
+        let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(serde_json::from_slice(&text)?)
     }
 
     /// The rules, checked and planned as they are anywhere else.
@@ -100,6 +111,8 @@ fn with_longer_intervals(query: &str, seconds: i64) -> Option<String> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -107,7 +120,7 @@ mod tests {
         let texts = Texts::of(70).unwrap();
         let rules = texts.load().unwrap();
         assert_eq!((rules.len(), texts.names.len()), (70, 70));
-        let queries: std::collections::BTreeSet<&str> = rules.rules().map(|rule| rule.text.as_str()).collect();
+        let queries: BTreeSet<&str> = rules.rules().map(|rule| rule.text.as_str()).collect();
         assert_eq!(queries.len(), 70);
         let first: Vec<&str> = rules.rules().take(FIRST.len()).map(|rule| rule.header.name.as_str()).collect();
         assert_eq!(first, FIRST);

@@ -34,7 +34,7 @@ pub(crate) struct RunOptions {
     #[arg(long)]
     log: PathBuf,
     #[arg(long)]
-    rules: usize,
+    rules: PathBuf,
     #[arg(long)]
     core: u32,
     /// Events a second of the measurement at a fixed rate; 0: a share of what goes
@@ -91,7 +91,7 @@ pub(crate) fn run(options: &RunOptions, seconds: u64) -> anyhow::Result<()> {
         return prove(options);
     }
     let log = read(&options.log, usize::MAX)?;
-    let texts = Texts::of(options.rules)?;
+    let texts = Texts::read(&options.rules)?;
     let before = resident_mib()?;
     let started = Instant::now();
     let mut engine = new_engine(&texts, Arc::new(SystemClock), true)?;
@@ -138,7 +138,7 @@ pub(crate) fn run(options: &RunOptions, seconds: u64) -> anyhow::Result<()> {
 /// Both plans over the beginning of a log, in the same ticks.
 fn prove(options: &RunOptions) -> anyhow::Result<()> {
     let log = read(&options.log, PREFIX)?;
-    let texts = Texts::of(options.rules)?;
+    let texts = Texts::read(&options.rules)?;
     let told = |incremental: bool| {
         // A clock that stands still: no rule rests, so that both look at the same events at once, and none is over its budget.
         let mut engine = new_engine(&texts, Arc::new(ManualClock::new(Timestamp::default())), incremental)?;

@@ -1,8 +1,10 @@
 //! The events of a log: ordinary calls that no shipped rule tells of, and stories, of which is known beforehand what is told.
 //! The same numbers give the same log, but for the ids of its events.
 
-use aegis_model::{DataAccess, Decision, Destination, EventId, EventKind, SecurityEvent, SourceTrust, TenantId, Timestamp};
+use aegis_model::{DataAccess, EventId, SecurityEvent, SourceTrust, TenantId};
 use serde::{Deserialize, Serialize};
+
+use super::calls::{call, changed, denied, junk, junk_agent, ordinary, sensitive, sent};
 
 /// Time zero of every log, microseconds: 2026-01-01T00:00:00Z.
 const START: i64 = 1_767_225_600_000_000;
@@ -11,12 +13,10 @@ const SECOND: i64 = 1_000_000;
 pub(crate) const SPAN_S: i64 = 900;
 /// Ordinary calls a second of one agent, about: many below what rules count up to.
 const CALLS_OF_AN_AGENT: f64 = 0.4;
-/// An agent's calls repeat what they are after so many.
-const ROUND: usize = 50;
+/// Kinds of stories.
+const STORIES: usize = 9;
 /// Ordinary calls for each story.
 const CALLS_OF_A_STORY: usize = 250;
-/// Who produced all of it.
-pub(crate) const EDGE: &str = "edge-bench";
 /// The tenant that calls as often as all the others together.
 pub(crate) const HOT: &str = "hot";
 /// The tenant in which junk keys are made, and one that they must not touch.
@@ -24,7 +24,8 @@ const FLOODED: &str = "flooded";
 const OTHER: &str = "other";
 /// Event time of a flood, in seconds: all of it within the five minutes that a slow sequence may take.
 const FLOOD_S: i64 = 290;
-const JUNK_AGENTS: usize = 8;
+/// As many as together have all of a tenant's keys in a rule: none has more than a quarter.
+const JUNK_AGENTS: usize = 4;
 /// Slow sequences in either tenant of a flood.
 const SLOW: usize = 10;
 const EXFIL: &str = "read-sensitive-then-exfil";
@@ -58,7 +59,7 @@ pub(crate) struct Events {
 }
 
 impl Traffic {
-    /// About `count` events, twice as many with a hot tenant.
+    /// About `count` events; with a hot tenant, or as a flood, twice as many.
     pub(crate) fn events(self, count: usize) -> anyhow::Result<Events> {
         let mut events = Events::default();
         match self {
@@ -67,7 +68,7 @@ impl Traffic {
                 events.add_even(&named(tenants)?, count, 0);
                 events.add_even(&[TenantId::new(HOT)?], count, 1);
             }
-            Self::Flood => events.add_flood(&TenantId::new(FLOODED)?, &TenantId::new(OTHER)?, count),
+            Self::Flood => events.add_flood(&TenantId::new(FLOODED)?, &TenantId::new(OTHER)?, 2 * count),
         }
         events.events.sort_by_key(|event| event.ts);
         Ok(events)
@@ -132,8 +133,8 @@ impl Events {
         let agent = format!("story-{n}");
         let at = |micros: i64| call(tenant, &agent, start + micros);
         // From soon after to slowly, within the rule's five minutes.
-        let pause = (2 + 11 * (n as i64 / 5 % 20)) * SECOND;
-        match n % 5 {
+        let pause = (2 + 11 * ((n / STORIES) as i64 % 20)) * SECOND;
+        match n % STORIES {
             0 => {
                 for nth in 0..5 {
                     let event = denied(at(nth * SECOND), &format!("wipe-{n}"), "policy_denied");
@@ -156,10 +157,41 @@ impl Events {
                     self.add(changed(at(nth * SECOND / 10), "update_note"), if nth == 19 { &["runaway"] } else { &[] });
                 }
             }
-            _ => {
+            4 => {
                 for nth in 0..5 {
                     let event = sent(at(nth * pause / 4), &format!("guest-{nth}@example.net"));
                     self.add(event, if nth == 4 { &["mass-external-send"] } else { &[] });
+                }
+            }
+            5 => {
+                let mut refused = denied(at(0), "read_note", "policy_denied");
+                refused.mutates_state = Some(false);
+                refused.source_trust = Some(SourceTrust::UntrustedExternal);
+                // The rule looks back two minutes.
+                let mut again = at(pause / 2);
+                again.run_id = Some(format!("run-{agent}-again"));
+                again.action_hash.clone_from(&refused.action_hash);
+                self.add(refused, &[]);
+                self.add(again, &["run-rotation"]);
+            }
+            6 => {
+                let (mut read, mut written) = (at(0), sent(at(pause), "acme/website"));
+                read.resource = Some("acme/plans#1".to_owned());
+                read.data_access = Some(DataAccess::Internal);
+                written.resource = Some("acme/website#2".to_owned());
+                self.add(read, &[]);
+                self.add(written, &["cross-repository"]);
+            }
+            7 => {
+                for nth in 0..120 {
+                    self.add(at(nth * SECOND / 4), if nth == 119 { &["denial-of-wallet"] } else { &[] });
+                }
+            }
+            _ => {
+                for nth in 0..4 {
+                    let mut event = at(nth * 5 * SECOND);
+                    event.environment = Some(["production", "staging"][nth as usize % 2].to_owned());
+                    self.add(event, if nth == 3 { &["agent-in-two-environments"] } else { &[] });
                 }
             }
         }
@@ -187,114 +219,13 @@ impl Events {
     }
 }
 
-/// An allowed read.
-fn call(tenant: &TenantId, agent: &str, ts: i64) -> SecurityEvent {
-    let at = Timestamp::from_micros(ts);
-    let mut event = SecurityEvent::new(tenant.clone(), EDGE, "edge", EventKind::AuthorizeDecision, at);
-    let id = event.event_id.to_string();
-    event.agent_id = Some(agent.to_owned());
-    event.token_id = Some(format!("token-{agent}"));
-    event.user_id = Some("u-4711".to_owned());
-    event.run_id = Some(format!("run-{agent}"));
-    event.environment = Some("production".to_owned());
-    event.tool = Some("crm".to_owned());
-    event.action = Some("read_note".to_owned());
-    event.destination = Some(Destination::Internal);
-    event.data_access = Some(DataAccess::None);
-    event.mutates_state = Some(false);
-    event.contains_sensitive_data = Some(false);
-    event.source_trust = Some(SourceTrust::TrustedInternalUnsigned);
-    event.root_trust = event.source_trust;
-    event.decision = Some(Decision::Allow);
-    event.reason = Some("policy_allowed".to_owned());
-    event.matched_policies = vec!["crm-notes".to_owned()];
-    event.policy_digest = Some("a".repeat(64));
-    event.action_hash = Some(aegis_canon::sha256_hex(format!("action {id}").as_bytes()));
-    event.nonce_hash = Some(aegis_canon::sha256_hex(format!("nonce {id}").as_bytes()));
-    event
-}
-
-fn denied(mut event: SecurityEvent, action: &str, reason: &str) -> SecurityEvent {
-    event.action = Some(action.to_owned());
-    event.mutates_state = Some(true);
-    event.decision = Some(Decision::Deny);
-    event.reason = Some(reason.to_owned());
-    event
-}
-
-fn changed(mut event: SecurityEvent, action: &str) -> SecurityEvent {
-    event.action = Some(action.to_owned());
-    event.mutates_state = Some(true);
-    event
-}
-
-fn sensitive(mut event: SecurityEvent) -> SecurityEvent {
-    event.action = Some("read_customer".to_owned());
-    event.data_access = Some(DataAccess::Sensitive);
-    event.contains_sensitive_data = Some(true);
-    event
-}
-
-fn sent(event: SecurityEvent, target: &str) -> SecurityEvent {
-    let mut event = changed(event, "send_mail");
-    event.destination = Some(Destination::External);
-    event.target = Some(target.to_owned());
-    event
-}
-
-/// An agent's nth call. Even agents read what is sensitive, odd ones send to one partner outside; each keeps to a repository and an action to be
-/// denied of its own.
-fn ordinary(tenant: &TenantId, agent: usize, nth: usize, ts: i64) -> SecurityEvent {
-    let name = format!("agent-{agent}");
-    let mut event = call(tenant, &name, ts);
-    event.resource = Some(format!("acme/{name}#{}", nth % 10));
-    match nth % ROUND {
-        0 => denied(event, &format!("delete_{name}"), "policy_denied"),
-        1 | 2 if agent % 2 == 0 => sensitive(event),
-        1 | 2 => sent(event, &format!("partner-{agent}@example.com")),
-        3..=12 => changed(event, "update_note"),
-        13..=15 => {
-            event.kind = EventKind::ToolOutcome;
-            event.decision = None;
-            event.status = Some("ok".to_owned());
-            event
-        }
-        16..=30 => {
-            event.data_access = Some(DataAccess::Internal);
-            event
-        }
-        _ => event,
-    }
-}
-
-fn junk_agent(agent: usize) -> String {
-    format!("junk-{agent}")
-}
-
-/// A call whose keys nobody saw before. The first agent neither reads what is sensitive nor sends: it has something to hide.
-fn junk(tenant: &TenantId, agent: usize, kind: usize, n: usize, ts: i64) -> SecurityEvent {
-    let mut event = call(tenant, &junk_agent(agent), ts);
-    event.resource = Some(format!("junk-{n}/repository#{n}"));
-    event.run_id = Some(format!("run-{n}"));
-    match kind {
-        0 => {
-            event.tool = Some(format!("tool-{n}"));
-            denied(event, &format!("action-{n}"), "unknown_action")
-        }
-        1 => changed(event, "update_note"),
-        2 if agent == 0 => changed(event, "update_note"),
-        2 if agent % 2 == 0 => sensitive(event),
-        2 => sent(event, &format!("junk-{n}@example.net")),
-        _ => event,
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::detect::rules::FIRST;
 
     #[test]
     fn a_log_is_in_order_and_what_it_expects_is_in_it() {
@@ -306,6 +237,13 @@ mod tests {
             assert!(!expected.is_empty());
             assert!(expected.iter().all(|expected| ids.contains(&(expected.tenant.clone(), expected.event_id))));
         }
+    }
+
+    #[test]
+    fn every_rule_of_the_smallest_set_has_something_to_tell() {
+        let expected = Traffic::Even(3).events(STORIES * CALLS_OF_A_STORY).unwrap().expected;
+        let rules: BTreeSet<&str> = expected.iter().map(|expected| expected.rule.as_str()).collect();
+        assert_eq!(rules, BTreeSet::from(FIRST));
     }
 
     #[test]
