@@ -164,12 +164,14 @@ impl Events {
                 }
             }
             5 => {
-                let mut refused = denied(at(0), "read_note", "policy_denied");
+                // An action of its own: denied to many agents, it would be another story.
+                let mut refused = denied(at(0), &format!("list-{n}"), "policy_denied");
                 refused.mutates_state = Some(false);
                 refused.source_trust = Some(SourceTrust::UntrustedExternal);
                 // The rule looks back two minutes.
                 let mut again = at(pause / 2);
                 again.run_id = Some(format!("run-{agent}-again"));
+                again.action.clone_from(&refused.action);
                 again.action_hash.clone_from(&refused.action_hash);
                 self.add(refused, &[]);
                 self.add(again, &["run-rotation"]);
