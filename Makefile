@@ -7,7 +7,7 @@ export AEGIS_BIN := $(TARGET_DIR)/release/aegis
 CARGO_FLAGS := --release --locked
 FUZZ_SECONDS ?= 300
 
-.PHONY: help setup build test test-full lint test-rust test-rules test-canonical corpus fuzz-corpus test-e2e test-openapi test-fleet test-fleet-full test-sdks test-demo test-edge-only fleet fleet-down bench bench-sdks fmt
+.PHONY: help setup build test test-full lint test-rust test-rules test-canonical corpus fuzz-corpus test-e2e test-openapi test-fleet test-fleet-full test-sdks test-demo test-edge-only fleet fleet-down bench bench-detect bench-sdks fmt
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -81,6 +81,10 @@ test-full: test ## the slow checks too: 50 kills under load, every fault of a fl
 
 bench: build ## authorize against a bare echo, and event to alert; prints a table and writes bench/out/*.json
 	$(TARGET_DIR)/release/aegis-bench
+
+bench-detect: build ## the detection engine by itself, and its window rules in DuckDB; prints tables and writes bench/out/{detect,duckdb}.json
+	$(TARGET_DIR)/release/aegis-bench detect
+	python3 bench/duckdb.py
 
 bench-sdks: build ## what the SDKs add to a bare call, and their canonical form; prints a table and writes bench/out/sdk-*.json
 	bench/sdk/run.sh

@@ -1,8 +1,10 @@
 //! Figures, side by side in one run: authorize (durable receipts on) against a bare axum JSON echo and against one that syncs a file
-//! before it answers, the parts of the action path by themselves, and event → alert → freeze. Prints tables and writes JSON; asserts nothing.
+//! before it answers, the parts of the action path by themselves, and event → alert → freeze. Prints tables and writes JSON; asserts nothing of
+//! figures.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod contain;
+mod detect;
 mod drain;
 mod echo;
 mod fleet;
@@ -31,10 +33,10 @@ struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
     /// Seconds of each measurement
-    #[arg(long, default_value_t = 6)]
+    #[arg(long, default_value_t = 6, global = true)]
     seconds: u64,
     /// Rounds; echo and authorize alternate, the median and the spread are shown
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, global = true)]
     rounds: usize,
     /// Concurrent connections of the throughput measurement
     #[arg(long, default_value_t = 256)]
@@ -43,7 +45,7 @@ struct Cli {
     #[arg(long, default_value_t = 100)]
     storms: usize,
     /// Folder for the JSON
-    #[arg(long, default_value = "bench/out")]
+    #[arg(long, default_value = "bench/out", global = true)]
     out: PathBuf,
 }
 
@@ -83,6 +85,14 @@ enum Command {
         #[arg(long, default_value_t = 4000.0)]
         rate: f64,
     },
+    /// The detection engine by itself on one core: events a second, memory and latency by rules and tenants, beside a hot tenant, under junk keys
+    Detect(detect::Options),
+    /// One of its runs (started by the benchmark itself)
+    #[command(hide = true)]
+    DetectRun(detect::RunOptions),
+    /// The engine's side of a comparison (started by bench/duckdb.py)
+    #[command(hide = true)]
+    DetectPeer(detect::PeerOptions),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -113,6 +123,18 @@ fn main() -> anyhow::Result<()> {
             report::print_drained(&drained);
             report::write_json(&cli.out, "drain", &drained)
         }),
+        Some(Command::Detect(options)) => {
+            std::fs::create_dir_all(&cli.out).with_context(|| format!("cannot make {}", cli.out.display()))?;
+            let detected = detect::measure(&runtime, &options, cli.seconds, cli.rounds)?;
+            if options.json {
+                println!("{}", report::save_json(&cli.out, "detect", &detected)?.1);
+                return Ok(());
+            }
+            detect::print(&detected);
+            report::write_json(&cli.out, "detect", &detected)
+        }
+        Some(Command::DetectRun(options)) => detect::run(&options, cli.seconds),
+        Some(Command::DetectPeer(options)) => detect::run_for_peer(&runtime, &options),
         None => {
             std::fs::create_dir_all(&cli.out).with_context(|| format!("cannot make {}", cli.out.display()))?;
             let parts = parts::measure()?;

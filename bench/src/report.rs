@@ -1,6 +1,6 @@
 //! Tables for people, JSON for programs.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde::Serialize;
@@ -28,7 +28,7 @@ pub(crate) fn print_parts(parts: &Parts) {
 }
 
 /// Median, least and most of one figure over the rounds.
-fn spread(rounds: &[Round], figure: impl Fn(&Round) -> f64) -> (f64, f64, f64) {
+pub(crate) fn spread<R>(rounds: &[R], figure: impl Fn(&R) -> f64) -> (f64, f64, f64) {
     let mut sorted: Vec<f64> = rounds.iter().map(figure).collect();
     sorted.sort_by(f64::total_cmp);
     (percentile(&sorted, 0.5), percentile(&sorted, 0.0), percentile(&sorted, 1.0))
@@ -108,11 +108,17 @@ pub(crate) fn print_drained(drained: &Drained) {
 
 /// One measurement as `<name>.json`.
 pub(crate) fn write_json(out: &Path, name: &str, measured: &impl Serialize) -> anyhow::Result<()> {
-    let path = out.join(format!("{name}.json"));
-    let report = json!({"machine": machine(), name: measured});
-    std::fs::write(&path, serde_json::to_string_pretty(&report)?).with_context(|| format!("cannot write {}", path.display()))?;
+    let (path, _) = save_json(out, name, measured)?;
     println!("\nwritten to {}", path.display());
     Ok(())
+}
+
+/// The same without a word: the file, and what is in it.
+pub(crate) fn save_json(out: &Path, name: &str, measured: &impl Serialize) -> anyhow::Result<(PathBuf, String)> {
+    let path = out.join(format!("{name}.json"));
+    let text = serde_json::to_string_pretty(&json!({"machine": machine(), name: measured}))?;
+    std::fs::write(&path, &text).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok((path, text))
 }
 
 pub(crate) fn print_response(response: &Response) {

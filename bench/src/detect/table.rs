@@ -1,0 +1,77 @@
+//! The tables of what was measured.
+
+use super::traffic::SPAN_S;
+use super::{Detected, Measured, Subject};
+use crate::report::spread;
+
+/// A figure's column, and the first one.
+const WIDTH: usize = 23;
+const FIRST_WIDTH: usize = 40;
+const COLUMNS: [&str; 7] =
+    ["events/s", "µs/event", "batch p50 ms", "batch p99 ms", "at half p50 ms", "at half p99 ms", "memory MiB"];
+
+pub(crate) fn print(detected: &Detected) {
+    let Detected { rule_sets, events, proved_events, even, quiet, quiet_beside_hot, flood, .. } = detected;
+    println!(
+        "\nthe detection engine on one core: about {events} proved events over {SPAN_S} s of their own time; no HTTP, no bus"
+    );
+    println!("rules: {rule_sets}");
+    println!("alerts are those that the log was made for, and over its first {proved_events} events those of the plain plan");
+    println!("median [least..most] of {} rounds; event → alert:", flood.rounds.len());
+    println!("batch: from the call with an alert's last event to the end of that which told it, ticks one after the other");
+    println!("at half: from the time at which it was due, at half of the round's events/s");
+    head("", &COLUMNS);
+    for subject in even {
+        row(&subject.name(), &figures(subject));
+    }
+
+    let quiet_rate = spread(&quiet.rounds, |round| round.rate).0;
+    println!("\na hot tenant that sends as much as a thousand quiet ones; event → alert is that of the quiet ones,");
+    println!("at half: at {quiet_rate:.0} events/s of theirs in both rows");
+    head("", &COLUMNS);
+    for (name, subject) in [("quiet ones alone", quiet), ("the same beside the hot one", quiet_beside_hot)] {
+        row(&format!("{name}, {} rules", subject.rules), &figures(subject));
+    }
+
+    let expected = figure(flood, 0, |round| round.expected as f64);
+    let refused = figure(flood, 0, |round| round.refused as f64);
+    println!("\njunk keys in one tenant, slow sequences in it and in another: told of are {expected}, which is all of them,");
+    println!("each by the rule and every copy of it; events of new keys that a full quota refused, over all rules: {refused}");
+    head("", &COLUMNS);
+    row(&format!("flood, {} rules", flood.rules), &figures(flood));
+
+    let of_all: Vec<Measured> = detected.subjects().flat_map(|subject| subject.rounds.iter().cloned()).collect();
+    let (proof, least, most) = spread(&of_all, |round| round.proof_us);
+    println!("\nreading, proving and linking an event, before the engine has it: {proof:.1} µs [{least:.1}..{most:.1}]");
+}
+
+fn head(first: &str, columns: &[&str]) {
+    print!("{first:<FIRST_WIDTH$}");
+    columns.iter().for_each(|column| print!("{column:>WIDTH$}"));
+    println!();
+}
+
+fn row(first: &str, figures: &[String]) {
+    print!("{first:<FIRST_WIDTH$}");
+    figures.iter().for_each(|figure| print!("{figure:>WIDTH$}"));
+    println!();
+}
+
+/// In the order of `COLUMNS`.
+fn figures(subject: &Subject) -> [String; COLUMNS.len()] {
+    [
+        figure(subject, 0, |round| round.per_second),
+        figure(subject, 1, |round| round.event_us),
+        figure(subject, 1, |round| round.latency_at_saturation.p50_us / 1e3),
+        figure(subject, 1, |round| round.latency_at_saturation.p99_us / 1e3),
+        figure(subject, 1, |round| round.latency.p50_us / 1e3),
+        figure(subject, 1, |round| round.latency.p99_us / 1e3),
+        figure(subject, 0, |round| round.rules_mib + round.state_mib),
+    ]
+}
+
+/// Median [least..most] over the rounds, with so many digits behind the point.
+fn figure(subject: &Subject, digits: usize, of: impl Fn(&Measured) -> f64) -> String {
+    let (median, least, most) = spread(&subject.rounds, of);
+    format!("{median:.digits$} [{least:.digits$}..{most:.digits$}]")
+}
