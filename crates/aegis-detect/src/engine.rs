@@ -23,7 +23,7 @@ use crate::ruleset::RuleSet;
 use crate::schema::EventBatch;
 use crate::shape::Shape;
 use crate::verify::is_ahead_of_time;
-use crate::watermark::Watermarks;
+use crate::watermark::{IDLE_ACTIVITY, MAX_PAUSE, Watermarks};
 use crate::window::{Quotas, SavedKeys};
 
 /// Settings of an engine.
@@ -78,6 +78,19 @@ pub struct TickOutput {
     pub quarantined: Vec<DetectError>,
 }
 
+impl TickOutput {
+    /// Adds what was found after it.
+    pub fn append(&mut self, mut later: Self) {
+        self.alerts.append(&mut later.alerts);
+        self.retractions.append(&mut later.retractions);
+        self.episodes.append(&mut later.episodes);
+        self.late.append(&mut later.late);
+        self.late_verified += later.late_verified;
+        self.ahead += later.ahead;
+        self.quarantined.append(&mut later.quarantined);
+    }
+}
+
 /// All rules over all tenants.
 #[derive(Debug)]
 pub struct Engine {
@@ -85,6 +98,8 @@ pub struct Engine {
     watermarks: Watermarks,
     /// Per tenant: up to where its state was settled.
     settled: HashMap<TenantId, Timestamp>,
+    /// Up to which time of the log it was looked for rows that nothing but the log's time decides.
+    looked: Option<Timestamp>,
     /// What was told of detection itself.
     impaired: Impaired,
     config: EngineConfig,
@@ -102,11 +117,15 @@ pub struct EngineCheckpoint {
     impaired: Impaired,
 }
 
+/// After any window, and far from overflow.
+const END_OF_TIME: Timestamp = Timestamp::from_micros(i64::MAX / 2);
 /// Events that a rule looks at at once.
 const EVENTS_OF_A_LOOK: usize = 2048;
 
 /// A tenant's state is settled again when its watermark has moved this far.
 const SETTLE_STEP_MICROS: i64 = 5_000_000;
+/// By the log's time it is looked this often for rows that nothing else decides.
+const LOOK_STEP_MICROS: i64 = 1_000_000;
 
 impl Engine {
     /// An engine without state. Disabled rules are left out.
@@ -116,7 +135,7 @@ impl Engine {
         let plan_of = |plan: RulePlan| if config.incremental { plan } else { plan.without_pipeline() };
         let rules = running.map(|(rule, plan)| RunningRule::new(rule, plan_of(plan))).collect();
         let (watermarks, impaired) = (Watermarks::default(), Impaired::default());
-        Self { rules, watermarks, settled: HashMap::new(), impaired, config }
+        Self { rules, watermarks, settled: HashMap::new(), looked: None, impaired, config }
     }
 
     /// Takes the next events of the stream, in stream order, and answers what follows from them.
@@ -143,12 +162,53 @@ impl Engine {
         if batch.is_some() || self.is_behind() {
             self.evaluate(batch.as_ref(), Must::Of(&must), &mut output);
         }
+        for (tenant, final_before) in &due {
+            self.decide(tenant, *final_before, &mut output);
+        }
         self.tell_impaired(batch.as_ref().map(|batch| batch.rows()).unwrap_or_default(), &mut output);
         for (tenant, final_before) in due {
             self.settle(&tenant, final_before, &mut output);
             self.settled.insert(tenant, final_before);
         }
         output
+    }
+
+    /// The log has come to this time of the bus, whoever wrote. Decides rows of deferred rules before whose frames' end nothing is expected any more,
+    /// though nothing of their tenant came. What comes later all the same takes back what it contradicts, so that it changes nothing in the end when,
+    /// and whether, this is called.
+    pub fn pass_time(&mut self, bus_ts: Timestamp) -> TickOutput {
+        let mut output = TickOutput::default();
+        self.watermarks.pass(bus_ts);
+        let Some(now) = self.watermarks.log_time() else { return output };
+        if self.looked.is_some_and(|looked| now < looked.plus_micros(LOOK_STEP_MICROS)) {
+            return output;
+        }
+        self.looked = Some(now);
+        let lateness = self.lateness_micros();
+        let mut due = BTreeSet::new();
+        for running in self.rules.iter().filter(|running| running.is_deferred()) {
+            let may_be_due = now.plus_micros(-lateness).plus_micros(-running.plan.reach.ahead);
+            due.extend(running.state.awaiting().filter(|(_, first)| *first < may_be_due).map(|(tenant, _)| tenant.clone()));
+        }
+        if due.is_empty() {
+            return output;
+        }
+        self.evaluate(None, Must::Of(&due), &mut output);
+        for tenant in &due {
+            if let Some(expected_from) = self.watermarks.expected_from(tenant, lateness) {
+                self.decide(tenant, expected_from, &mut output);
+            }
+        }
+        self.tell_impaired(&[], &mut output);
+        output
+    }
+
+    /// From this time of the bus on, records of time in the log would let rows be decided, or show who is silent. None: no row waits.
+    #[must_use]
+    pub fn needs_time_from(&self) -> Option<Timestamp> {
+        let deferred = self.rules.iter().filter(|running| running.is_deferred());
+        let ends = deferred.flat_map(|r| r.state.awaiting().map(move |(_, first)| first.plus_micros(r.plan.reach.ahead)));
+        Some(ends.min()?.plus_micros(self.lateness_micros()).plus_micros(-(IDLE_ACTIVITY + 2 * MAX_PAUSE)))
     }
 
     /// No rule looks at an event that came too late. Of one that proved itself somebody has to know.
@@ -202,13 +262,25 @@ impl Engine {
         self.rules.iter().any(RunningRule::is_behind)
     }
 
-    /// The log ends here: nothing can change any more. For tests, replays and backtests over a finished log.
+    /// The log ends here: nothing follows, and nothing can change any more. For tests and replays over a finished log.
     pub fn finish(&mut self) -> TickOutput {
+        self.finish_at(END_OF_TIME)
+    }
+
+    /// The same of a log that is known up to `known_to`: a row whose frames end later is not decided.
+    pub(crate) fn finish_at(&mut self, known_to: Timestamp) -> TickOutput {
         let mut output = self.catch_up();
+        let known_to = known_to.plus_micros(-self.lateness_micros());
         let tenants: BTreeSet<TenantId> = self.rules.iter().flat_map(|r| r.state.tenants.keys().cloned()).collect();
-        for tenant in tenants {
-            // Far enough for any window, and far from overflow.
-            self.settle(&tenant, Timestamp::from_micros(i64::MAX / 2), &mut output);
+        for tenant in &tenants {
+            let final_before = self.watermarks.final_before(tenant, self.lateness_micros());
+            self.decide(tenant, final_before.map_or(known_to, |final_before| final_before.max(known_to)), &mut output);
+        }
+        for running in &mut self.rules {
+            running.stats.undecided = running.state.awaiting_count() as u64;
+        }
+        for tenant in &tenants {
+            self.settle(tenant, END_OF_TIME, &mut output);
         }
         output
     }
@@ -298,20 +370,22 @@ impl Engine {
             if ran {
                 running.rest(spent, clock.now());
             }
-            output.quarantined.extend(running.failures());
-            let over_budget = longest > self.config.rule_budget_ms.saturating_mul(1000);
-            let failure = match result {
-                Ok(()) if over_budget => Some(DetectError::Output {
-                    rule: running.rule.header.id.clone(),
-                    reason: format!("one look took {} ms, the budget is {} ms", longest / 1000, self.config.rule_budget_ms),
-                }),
-                Ok(()) => None,
-                Err(error) => Some(error),
-            };
-            if let Some(error) = failure {
-                running.quarantine(&error);
-                output.quarantined.push(error);
-            }
+            stop_if_failed(running, result, longest, self.config.rule_budget_ms, output);
+        }
+    }
+
+    /// Decides a tenant's rows of deferred rules whose frames end before `ends_before`.
+    fn decide(&mut self, tenant: &TenantId, ends_before: Timestamp, output: &mut TickOutput) {
+        let (quotas, clock) = (self.config.quotas, Arc::clone(&self.config.clock));
+        let deferred = self.rules.iter_mut().filter(|r| r.is_deferred() && r.stats.quarantined.is_none());
+        for running in deferred {
+            let (decided, micros) = running.timed(clock.as_ref(), |running| {
+                guarded(running, |running| {
+                    let keys = running.decide(tenant, ends_before, quotas)?;
+                    emit(running, keys, quotas, clock.now(), output)
+                })
+            });
+            stop_if_failed(running, decided, micros, self.config.rule_budget_ms, output);
         }
     }
 
@@ -322,8 +396,10 @@ impl Engine {
             let RunningRule { rule, plan, state, stats, .. } = running;
             let Some(tenant_state) = state.tenants.get_mut(tenant) else { continue };
             let rules = key_rules(rule, plan, tenant);
+            // A deferred rule's matches come as much later.
+            let decided_before = final_before.plus_micros(-plan.reach.ahead);
             for key in tenant_state.buckets.values_mut().flat_map(|b| b.keys.values_mut()) {
-                let Ok(retracted) = key.settle(rules, final_before) else { continue };
+                let Ok(retracted) = key.settle(rules, decided_before) else { continue };
                 stats.retractions += retracted.len() as u64;
                 output.retractions.extend(retracted.into_iter().map(|alert_id| Retraction {
                     alert_id,
@@ -342,6 +418,29 @@ fn guarded(running: &mut RunningRule, work: impl FnOnce(&mut RunningRule) -> Res
     catch_unwind(AssertUnwindSafe(|| work(running))).unwrap_or_else(|_| {
         Err(DetectError::Output { rule: running.rule.header.id.clone(), reason: "the query engine panicked".into() })
     })
+}
+
+/// Says why tenants were set aside, and stops a rule that failed, or took longer for one look than it may.
+fn stop_if_failed(
+    running: &mut RunningRule,
+    result: Result<(), DetectError>,
+    longest: i64,
+    budget_ms: i64,
+    output: &mut TickOutput,
+) {
+    output.quarantined.extend(running.failures());
+    let failure = match result {
+        Ok(()) if longest > budget_ms.saturating_mul(1000) => Some(DetectError::Output {
+            rule: running.rule.header.id.clone(),
+            reason: format!("one look took {} ms, the budget is {budget_ms} ms", longest / 1000),
+        }),
+        Ok(()) => None,
+        Err(error) => Some(error),
+    };
+    if let Some(error) = failure {
+        running.quarantine(&error);
+        output.quarantined.push(error);
+    }
 }
 
 /// Of each tenant the newest of these events, in the order of events.

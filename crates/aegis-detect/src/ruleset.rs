@@ -139,6 +139,11 @@ impl RuleSet {
         self.rules.is_empty()
     }
 
+    /// The furthest that a frame of a rule ends after its row, in microseconds.
+    pub(crate) fn reaches_ahead(&self) -> i64 {
+        self.rules.iter().map(|(_, plan)| plan.reach.ahead).max().unwrap_or(0)
+    }
+
     /// Makes disabled rules run: their tests count too.
     pub(crate) fn enable_all(&mut self) {
         for (rule, _) in &mut self.rules {

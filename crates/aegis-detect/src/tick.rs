@@ -57,7 +57,10 @@ impl Running {
     /// Runs the rules over the tick's events, and publishes what follows.
     async fn finish(&mut self, tick: Tick, started: Timestamp, shared: &Shared) -> Result<(), DetectError> {
         let Tick { seen, events, dead } = tick;
-        let output = self.engine.tick(events);
+        let mut output = self.engine.tick(events);
+        if let Some(stored) = self.stored {
+            output.append(self.engine.pass_time(stored));
+        }
         self.tell(seen, output, dead, started, shared).await
     }
 
