@@ -22,6 +22,7 @@ macro_rules! shipped_rules {
 shipped_rules![
     "agent-in-two-environments",
     "allowed-after-policy-change",
+    "allowed-without-outcome",
     "altered-request",
     "approve-then-swap",
     "automatic-cap-reached",
