@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::alert::alert_of;
+use crate::deferred::By;
 use crate::episode::{Emission, Episode, KeyRules};
 use crate::error::DetectError;
 use crate::evaluate::{Must, RuleStats, RunningRule, TouchedKeys};
@@ -23,7 +24,7 @@ use crate::ruleset::RuleSet;
 use crate::schema::EventBatch;
 use crate::shape::Shape;
 use crate::verify::is_ahead_of_time;
-use crate::watermark::{IDLE_ACTIVITY, MAX_PAUSE, Watermarks};
+use crate::watermark::Watermarks;
 use crate::window::{Quotas, SavedKeys};
 
 /// Settings of an engine.
@@ -94,15 +95,15 @@ impl TickOutput {
 /// All rules over all tenants.
 #[derive(Debug)]
 pub struct Engine {
-    rules: Vec<RunningRule>,
-    watermarks: Watermarks,
+    pub(crate) rules: Vec<RunningRule>,
+    pub(crate) watermarks: Watermarks,
     /// Per tenant: up to where its state was settled.
     settled: HashMap<TenantId, Timestamp>,
     /// Up to which time of the log it was looked for rows that nothing but the log's time decides.
-    looked: Option<Timestamp>,
+    pub(crate) looked: Option<Timestamp>,
     /// What was told of detection itself.
     impaired: Impaired,
-    config: EngineConfig,
+    pub(crate) config: EngineConfig,
 }
 
 /// The part of an engine that the stream cannot give back; with the events of the window it is the whole state.
@@ -124,9 +125,6 @@ const EVENTS_OF_A_LOOK: usize = 2048;
 
 /// A tenant's state is settled again when its watermark has moved this far.
 const SETTLE_STEP_MICROS: i64 = 5_000_000;
-/// By the log's time it is looked this often for rows that nothing else decides.
-const LOOK_STEP_MICROS: i64 = 1_000_000;
-
 impl Engine {
     /// An engine without state. Disabled rules are left out.
     #[must_use]
@@ -163,7 +161,7 @@ impl Engine {
             self.evaluate(batch.as_ref(), Must::Of(&must), &mut output);
         }
         for (tenant, final_before) in &due {
-            self.decide(tenant, *final_before, &mut output);
+            self.decide(tenant, *final_before, By::Watermark, &mut output);
         }
         self.tell_impaired(batch.as_ref().map(|batch| batch.rows()).unwrap_or_default(), &mut output);
         for (tenant, final_before) in due {
@@ -171,44 +169,6 @@ impl Engine {
             self.settled.insert(tenant, final_before);
         }
         output
-    }
-
-    /// The log has come to this time of the bus, whoever wrote. Decides rows of deferred rules before whose frames' end nothing is expected any more,
-    /// though nothing of their tenant came. What comes later all the same takes back what it contradicts, so that it changes nothing in the end when,
-    /// and whether, this is called.
-    pub fn pass_time(&mut self, bus_ts: Timestamp) -> TickOutput {
-        let mut output = TickOutput::default();
-        self.watermarks.pass(bus_ts);
-        let Some(now) = self.watermarks.log_time() else { return output };
-        if self.looked.is_some_and(|looked| now < looked.plus_micros(LOOK_STEP_MICROS)) {
-            return output;
-        }
-        self.looked = Some(now);
-        let lateness = self.lateness_micros();
-        let mut due = BTreeSet::new();
-        for running in self.rules.iter().filter(|running| running.is_deferred()) {
-            let may_be_due = now.plus_micros(-lateness).plus_micros(-running.plan.reach.ahead);
-            due.extend(running.state.awaiting().filter(|(_, first)| *first < may_be_due).map(|(tenant, _)| tenant.clone()));
-        }
-        if due.is_empty() {
-            return output;
-        }
-        self.evaluate(None, Must::Of(&due), &mut output);
-        for tenant in &due {
-            if let Some(expected_from) = self.watermarks.expected_from(tenant, lateness) {
-                self.decide(tenant, expected_from, &mut output);
-            }
-        }
-        self.tell_impaired(&[], &mut output);
-        output
-    }
-
-    /// From this time of the bus on, records of time in the log would let rows be decided, or show who is silent. None: no row waits.
-    #[must_use]
-    pub fn needs_time_from(&self) -> Option<Timestamp> {
-        let deferred = self.rules.iter().filter(|running| running.is_deferred());
-        let ends = deferred.flat_map(|r| r.state.awaiting().map(move |(_, first)| first.plus_micros(r.plan.reach.ahead)));
-        Some(ends.min()?.plus_micros(self.lateness_micros()).plus_micros(-(IDLE_ACTIVITY + 2 * MAX_PAUSE)))
     }
 
     /// No rule looks at an event that came too late. Of one that proved itself somebody has to know.
@@ -221,7 +181,7 @@ impl Engine {
     }
 
     /// Says what rules did not look at, and for whom of the tick's tenants they do not look at anything any more.
-    fn tell_impaired(&mut self, taken: &[Arc<SecurityEvent>], output: &mut TickOutput) {
+    pub(crate) fn tell_impaired(&mut self, taken: &[Arc<SecurityEvent>], output: &mut TickOutput) {
         if !self.rules.iter().any(RunningRule::is_impaired) {
             return;
         }
@@ -274,7 +234,8 @@ impl Engine {
         let tenants: BTreeSet<TenantId> = self.rules.iter().flat_map(|r| r.state.tenants.keys().cloned()).collect();
         for tenant in &tenants {
             let final_before = self.watermarks.final_before(tenant, self.lateness_micros());
-            self.decide(tenant, final_before.map_or(known_to, |final_before| final_before.max(known_to)), &mut output);
+            let ends_before = final_before.map_or(known_to, |final_before| final_before.max(known_to));
+            self.decide(tenant, ends_before, By::Watermark, &mut output);
         }
         for running in &mut self.rules {
             running.stats.undecided = running.state.awaiting_count() as u64;
@@ -335,11 +296,11 @@ impl Engine {
         }
     }
 
-    fn lateness_micros(&self) -> i64 {
+    pub(crate) fn lateness_micros(&self) -> i64 {
         self.config.lateness_s.saturating_mul(1_000_000)
     }
 
-    fn evaluate(&mut self, batch: Option<&Arc<EventBatch>>, must: Must<'_>, output: &mut TickOutput) {
+    pub(crate) fn evaluate(&mut self, batch: Option<&Arc<EventBatch>>, must: Must<'_>, output: &mut TickOutput) {
         let (quotas, clock) = (self.config.quotas, Arc::clone(&self.config.clock));
         for running in self.rules.iter_mut().filter(|r| r.stats.quarantined.is_none()) {
             let mut ready = Vec::new();
@@ -374,21 +335,6 @@ impl Engine {
         }
     }
 
-    /// Decides a tenant's rows of deferred rules whose frames end before `ends_before`.
-    fn decide(&mut self, tenant: &TenantId, ends_before: Timestamp, output: &mut TickOutput) {
-        let (quotas, clock) = (self.config.quotas, Arc::clone(&self.config.clock));
-        let deferred = self.rules.iter_mut().filter(|r| r.is_deferred() && r.stats.quarantined.is_none());
-        for running in deferred {
-            let (decided, micros) = running.timed(clock.as_ref(), |running| {
-                guarded(running, |running| {
-                    let keys = running.decide(tenant, ends_before, quotas)?;
-                    emit(running, keys, quotas, clock.now(), output)
-                })
-            });
-            stop_if_failed(running, decided, micros, self.config.rule_budget_ms, output);
-        }
-    }
-
     fn settle(&mut self, tenant: &TenantId, final_before: Timestamp, output: &mut TickOutput) {
         let now = self.config.clock.now();
         for running in &mut self.rules {
@@ -414,14 +360,17 @@ impl Engine {
 }
 
 /// Does something with a rule. An operator that panics must not take the other rules with it.
-fn guarded(running: &mut RunningRule, work: impl FnOnce(&mut RunningRule) -> Result<(), DetectError>) -> Result<(), DetectError> {
+pub(crate) fn guarded(
+    running: &mut RunningRule,
+    work: impl FnOnce(&mut RunningRule) -> Result<(), DetectError>,
+) -> Result<(), DetectError> {
     catch_unwind(AssertUnwindSafe(|| work(running))).unwrap_or_else(|_| {
         Err(DetectError::Output { rule: running.rule.header.id.clone(), reason: "the query engine panicked".into() })
     })
 }
 
 /// Says why tenants were set aside, and stops a rule that failed, or took longer for one look than it may.
-fn stop_if_failed(
+pub(crate) fn stop_if_failed(
     running: &mut RunningRule,
     result: Result<(), DetectError>,
     longest: i64,
@@ -466,7 +415,7 @@ fn key_rules<'a>(rule: &'a Rule, plan: &RulePlan, tenant: &'a TenantId) -> KeyRu
 }
 
 /// Emits what is new for the touched keys.
-fn emit(
+pub(crate) fn emit(
     running: &mut RunningRule,
     keys: TouchedKeys,
     quotas: Quotas,

@@ -49,10 +49,14 @@ fn rule_text(index: usize, query: &str) -> String {
 }
 
 fn engine_of(queries: &[&str], quotas: Quotas) -> Engine {
+    engine_from(queries.iter().enumerate().map(|(index, query)| rule_text(index, query)), quotas)
+}
+
+fn engine_from(texts: impl IntoIterator<Item = String>, quotas: Quotas) -> Engine {
     let mut config = EngineConfig::new(Arc::new(ManualClock::new(Timestamp::from_micros(START))));
     config.lateness_s = 6;
     config.quotas = quotas;
-    let texts = queries.iter().enumerate().map(|(i, query)| (format!("{i}/rule.sql").into(), rule_text(i, query)));
+    let texts = texts.into_iter().enumerate().map(|(index, text)| (format!("{index}/rule.sql").into(), text));
     Engine::new(RuleSet::from_texts(texts).unwrap(), config)
 }
 
@@ -312,6 +316,18 @@ fn where_all_are_silent_the_log_decides_and_a_backlog_takes_it_back() {
     let later = engine.tick(vec![call("a", "other", Decision::Deny, 200, 200, 3)]);
     assert_eq!((told(&later), later.retractions.len()), (vec![], 1));
     assert_eq!(engine.finish().retractions.len(), 0);
+}
+
+#[test]
+fn nobody_is_contained_on_a_silence() {
+    let text = rule_text(0, ABSENCE).replace("requires: any", "respond: [freeze_agent]");
+    let mut engine = engine_from([text], Quotas::default());
+    engine.tick(vec![call("a", "agent", Decision::Allow, 100, 100, 1)]);
+    for second in (105..400).step_by(5) {
+        assert!(told(&engine.pass_time(at(second))).is_empty());
+    }
+    assert!(engine.needs_time_from().is_none(), "the time would be told for nothing");
+    assert_eq!(told(&engine.tick(vec![call("a", "other", Decision::Deny, 117, 400, 2)])), [1]);
 }
 
 #[test]
