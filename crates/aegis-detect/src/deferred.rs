@@ -72,6 +72,12 @@ impl Engine {
         Some(ends.min()?.plus_micros(self.lateness_micros()).plus_micros(-(IDLE_ACTIVITY + 2 * MAX_PAUSE)))
     }
 
+    /// How far a rule's frames end after their row, in microseconds.
+    pub(crate) fn ahead_of(&self, rule_id: &str) -> i64 {
+        let rule = self.rules.iter().find(|running| running.rule.header.id == rule_id);
+        rule.map_or(0, |running| running.plan.reach.ahead)
+    }
+
     /// Decides a tenant's rows of deferred rules whose frames end before `ends_before`.
     pub(crate) fn decide(&mut self, tenant: &TenantId, ends_before: Timestamp, by: By, output: &mut TickOutput) {
         let (quotas, clock) = (self.config.quotas, Arc::clone(&self.config.clock));

@@ -105,7 +105,9 @@ impl Running {
                     stats.impaired += 1;
                     continue;
                 }
-                let micros = alert.detected_at.as_micros().saturating_sub(alert.last_ts.as_micros()).max(0);
+                // What did not follow an event cannot be seen before it could have.
+                let shown = alert.last_ts.plus_micros(self.engine.ahead_of(&alert.rule_id));
+                let micros = alert.detected_at.as_micros().saturating_sub(shown.as_micros()).max(0);
                 stats.detect_seconds_sum += micros as f64 / 1e6;
                 stats.detect_seconds_count += 1;
             }
