@@ -220,7 +220,7 @@ fn plain(log: &[SecurityEvent]) -> BTreeSet<String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     #[test]
     fn l_deferred_what_stands_is_what_plain_sql_finds_in_the_whole_log(
