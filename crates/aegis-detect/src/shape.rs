@@ -31,7 +31,7 @@ pub enum Shape {
     Sliding,
     /// The same, and every function is one that can be followed: only new events are looked at, beside what is known of those before.
     Incremental,
-    /// As sliding, but a frame ends after its row: a row is decided once, when nothing is expected any more before its frames' end.
+    /// As sliding, but a frame ends after its row: a row is decided when nothing is expected any more before its frames' end.
     Deferred,
     /// Anything else: run once for each instant, over exactly the events of the window that ends there.
     Stepped,
