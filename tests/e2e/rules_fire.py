@@ -18,7 +18,7 @@ import unittest
 import uuid
 
 from deliveries import webhook_headers
-from harness import REPOSITORY, Aegis, ControlPlane, Edge
+from harness import NATS, REPOSITORY, Aegis, ControlPlane, Edge
 from nats import CURRENT, FAKETIME, NatsServer
 from story import Story, action_hash, now
 from tenants import Agent
@@ -109,7 +109,7 @@ class Complete(unittest.TestCase):
     def test_each_rule_of_the_repository_is_made_to_fire(self):
         rules = {rule.parent.name for rule in RULES.glob("*/rule.sql")}
         self.assertGreaterEqual(len(rules), 20)
-        cases = (RulesFire, Gaps, Edges, Forged)
+        cases = (RulesFire, Gaps, Silence, Edges, Forged)
         tried = {name for case in cases for name in dir(case) if name.startswith("test_")}
         for rule in rules:
             method = f"test_{rule.replace('-', '_')}_fires"
@@ -319,6 +319,50 @@ class Gaps(WithRules):
         wait_until("three gaps are told of", lambda: len([e for e in self.events("lane_gap") if e["edge_id"] == "edge-1"]) >= 3)
         alert = self.alert("repeated-gaps", edge_id="edge-1")
         self.assertEqual((alert["fields"]["gaps"], alert["fields"]["reason"]), (3, "unclean_stop"))
+
+
+@unittest.skipIf(NATS, "the server's clock is its own")
+class Silence(WithRules):
+    """What did not follow: an instance whose clock is moved on."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.clock = tempfile.NamedTemporaryFile("w")
+        cls.addClassCleanup(cls.clock.close)
+        cls.moved = 0
+        cls.move_clock(0)
+        environment = {"LD_PRELOAD": FAKETIME, "FAKETIME_TIMESTAMP_FILE": cls.clock.name, "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+        cls.aegis = Aegis(environment=environment | {"AEGIS_DETECT_RULES": str(RULES)})
+        cls.addClassCleanup(cls.aegis.close)
+        cls.aegis.start()
+
+    @classmethod
+    def move_clock(cls, seconds):
+        cls.moved += seconds
+        cls.clock.seek(0)
+        cls.clock.write(f"+{cls.moved}")
+        cls.clock.flush()
+
+    def test_allowed_without_outcome_fires(self):
+        def export():
+            return self.allow(action="export_customers", parameters={"to": "report@example.org"})
+
+        told = export()
+        self.report(told)
+        wait_until("the outcome is there", lambda: self.events("tool_outcome", self.agent))
+        hidden = export()
+        wait_until("the call is there", lambda: any(event["event_id"] == hidden for event in self.events("authorize_decision", self.agent)))
+        self.assertEqual(alerts(self.tenant, "allowed-without-outcome"), [])
+        # The fifteen minutes pass, and the lateness in small steps: one pause of the bus counts five seconds.
+        self.move_clock(15 * 60)
+
+        def found():
+            self.move_clock(5)
+            return alerts(self.tenant, "allowed-without-outcome")
+
+        wait_until("nothing else comes, and it is told", found)
+        alert = self.alert("allowed-without-outcome", [hidden], agent_id=self.agent.id)
+        self.assertEqual((alert["event_ids"], alert["mode"], alert["fields"]["outcomes"]), ([hidden], "log_only", 0))
 
 
 class Edges(unittest.TestCase):

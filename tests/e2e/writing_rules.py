@@ -127,6 +127,24 @@ class Commands(unittest.TestCase):
             self.assertEqual(self.folder.run("aegis rules test alone").returncode, 1, f"no test notices that `{condition}` is gone")
 
 
+class WhatDidNotFollow(unittest.TestCase):
+    def test_the_rule_of_the_text_passes_its_tests(self):
+        section = TEXT[TEXT.index("### What did not follow"):TEXT.index("## Key and evidence")]
+        (rule,) = re.findall(r"^```sql\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+        fires, silent = re.findall(r"^```yaml\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+        with tempfile.TemporaryDirectory() as folder:
+            tests = pathlib.Path(folder) / "unanswered/tests"
+            tests.mkdir(parents=True)
+            (tests.parent / "rule.sql").write_text(rule)
+            (tests / "fires.yaml").write_text(fires)
+            (tests / "silent.yaml").write_text(silent)
+            tested = aegis("rules", "test", folder)
+            self.assertEqual(tested.returncode, 0, tested.stdout + tested.stderr)
+            self.assertIn("checks: 2 passed, 0 failed", tested.stdout)
+            report = json.loads(aegis("rules", "lint", "--json", folder).stdout)["files"][0]["report"]
+            self.assertEqual((report["shape"], report["split_by"]), ("deferred", ["agent_id"]))
+
+
 class Tables(unittest.TestCase):
     def test_the_columns_are_those_of_the_table(self):
         listed = [name for row in rows("columns") for name in names(row[0])]

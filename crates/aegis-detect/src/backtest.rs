@@ -82,6 +82,8 @@ pub struct RuleResult {
     pub micros_per_event: f64,
     /// Events that its quotas refused or gave up: with any, live would tell less too.
     pub over_quota: u64,
+    /// Events at the end of what is known whose rows are not decided: their frames end later.
+    pub undecided: u64,
     /// Why it stopped before the end.
     pub quarantined: Option<String>,
 }
@@ -109,6 +111,8 @@ pub struct Backtest {
     engine: Engine,
     from: Option<Timestamp>,
     to: Option<Timestamp>,
+    /// All events up to here are shown.
+    known_to: Timestamp,
     waiting: Vec<SecurityEvent>,
     events: u64,
     late: u64,
@@ -122,9 +126,12 @@ impl Backtest {
     #[must_use]
     pub fn new(mut rules: RuleSet, clock: Arc<dyn Clock>, from: Option<Timestamp>, to: Option<Timestamp>) -> Self {
         rules.enable_all();
+        // What is to come no history has.
+        let now = clock.now();
+        let known_to = to.map_or(now, |to| Self::needs_to(&rules, Arc::clone(&clock), to).min(now));
         let engine = Engine::new(rules, EngineConfig::new(clock));
         let (standing, retracted) = (BTreeMap::new(), BTreeMap::new());
-        Self { engine, from, to, waiting: Vec::new(), events: 0, late: 0, gone: 0, standing, retracted }
+        Self { engine, from, to, known_to, waiting: Vec::new(), events: 0, late: 0, gone: 0, standing, retracted }
     }
 
     /// Since when events are needed: those before `from` fill the windows.
@@ -132,6 +139,20 @@ impl Backtest {
     pub fn needs_from(rules: &RuleSet, clock: Arc<dyn Clock>, from: Timestamp) -> Timestamp {
         let longest = rules.rules().map(|rule| rule.header.window_s).max().unwrap_or(0);
         from.plus_seconds(-(longest + EngineConfig::new(clock).lateness_s))
+    }
+
+    /// Up to when events are needed: those from `to` on decide what did not follow. Without a rule whose frames end after their row, `to`.
+    #[must_use]
+    pub fn needs_to(rules: &RuleSet, clock: Arc<dyn Clock>, to: Timestamp) -> Timestamp {
+        match rules.reaches_ahead() {
+            0 => to,
+            ahead => to.plus_micros(ahead).plus_seconds(EngineConfig::new(clock).lateness_s),
+        }
+    }
+
+    /// Events from `to` on are not shown.
+    pub(crate) fn know_to(&mut self, to: Timestamp) {
+        self.known_to = self.known_to.min(to);
     }
 
     /// The next event, in the order in which the bus had them.
@@ -174,7 +195,7 @@ impl Backtest {
     #[must_use]
     pub fn finish(mut self) -> BacktestReport {
         self.tick();
-        let output = self.engine.finish();
+        let output = self.engine.finish_at(self.known_to);
         self.note(output);
         let rules = self.engine.stats().into_iter().map(|stats| self.result_of(stats)).collect();
         let Self { from, to, events, late, gone, standing, .. } = self;
@@ -203,6 +224,7 @@ impl Backtest {
             seconds: stats.seconds,
             micros_per_event: if self.events == 0 { 0.0 } else { stats.seconds * 1e6 / self.events as f64 },
             over_quota: stats.refused + stats.given_up,
+            undecided: stats.undecided,
             quarantined: stats.quarantined,
             rule_id: stats.rule_id,
             name: stats.name,
@@ -241,6 +263,9 @@ impl fmt::Display for BacktestReport {
             }
             if rule.over_quota > 0 {
                 writeln!(f, "  quotas    {} events were more than it may keep", rule.over_quota)?;
+            }
+            if rule.undecided > 0 {
+                writeln!(f, "  undecided {} events at the end: what follows them is not known yet", rule.undecided)?;
             }
             for (day, alerts) in &rule.by_day {
                 writeln!(f, "  {day}  {alerts}")?;
@@ -343,6 +368,29 @@ mod tests {
         assert_eq!(counted(Some(at(102)), Some(at(86_402))), 1);
         assert_eq!(counted(Some(at(103)), None), 1);
         assert_eq!(counted(None, Some(at(102))), 0);
+    }
+
+    #[test]
+    fn what_follows_the_end_of_what_is_known_decides_nothing() {
+        let text = rule(1, 3);
+        let (header, _) = text.split_once("SELECT").unwrap();
+        let query = "SELECT agent_id, event_id FROM events QUALIFY count(*) OVER (PARTITION BY agent_id ORDER BY ts \
+                     RANGE BETWEEN INTERVAL '1 microsecond' FOLLOWING AND INTERVAL '60' SECOND FOLLOWING) = 0";
+        let run = |now: i64, to: Option<i64>| {
+            let rules = RuleSet::from_texts([("r/rule.sql".into(), format!("{header}{query}\n"))]).unwrap();
+            let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(at(now)));
+            let needed = to.map(|to| Backtest::needs_to(&rules, Arc::clone(&clock), at(to)));
+            let mut backtest = Backtest::new(rules, clock, None, to.map(at));
+            log().into_iter().filter(|e| needed.is_none_or(|needed| e.ts < needed)).for_each(|event| backtest.take(event));
+            let report = backtest.finish();
+            (report.rules[0].alerts, report.rules[0].undecided)
+        };
+        // The last event of each agent, a minute and the lateness after it.
+        assert_eq!(run(86_404 + 60 + 120, None), (1, 1));
+        assert_eq!(run(86_404 + 60 + 121, None), (2, 0));
+        // The first agent's last is at 102; what is after that is read, but for the other agent's day.
+        assert_eq!(run(100_000, Some(103)), (1, 0));
+        assert_eq!(run(200, Some(103)), (0, 3));
     }
 
     #[test]

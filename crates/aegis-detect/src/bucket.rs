@@ -84,6 +84,10 @@ pub(crate) struct Bucket {
     following: Following,
     /// The agent whose event made it, if that is known.
     pub(crate) made_by: Option<Arc<str>>,
+    /// Of a deferred rule: the first instant that waits for its decision.
+    pub(crate) awaits: Option<Timestamp>,
+    /// The newest event that a quota has taken, or did not let in.
+    pub(crate) lost_to: Option<Timestamp>,
     /// By the text of the key.
     pub(crate) keys: BTreeMap<String, KeyState>,
 }
@@ -147,6 +151,7 @@ impl Bucket {
             _ => self.events.len(),
         };
         if at == self.given_up && self.events().len() >= quotas.events_per_key.max(1) {
+            self.lost_to = self.lost_to.max(Some(event.ts));
             return Kept::GivenUp;
         }
         self.events.insert(at, Arc::clone(event));
@@ -155,9 +160,17 @@ impl Bucket {
         if surplus == 0 {
             return Kept::Added;
         }
+        let taken = Some(self.events()[surplus - 1].ts);
         self.following.take(&self.events[self.given_up..][..surplus]);
+        self.lost_to = self.lost_to.max(taken);
         self.give_up(surplus);
         Kept::AddedOverQuota(surplus)
+    }
+
+    /// The time of its first event at or after `from`.
+    pub(crate) fn first_from(&self, from: Timestamp) -> Option<Timestamp> {
+        let events = self.events();
+        events.get(events.partition_point(|event| event.ts < from)).map(|event| event.ts)
     }
 
     /// Forgets its oldest events; the others are moved once for many of them.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::alert::alert_of;
+use crate::deferred::By;
 use crate::episode::{Emission, Episode, KeyRules};
 use crate::error::DetectError;
 use crate::evaluate::{Must, RuleStats, RunningRule, TouchedKeys};
@@ -78,16 +79,31 @@ pub struct TickOutput {
     pub quarantined: Vec<DetectError>,
 }
 
+impl TickOutput {
+    /// Adds what was found after it.
+    pub fn append(&mut self, mut later: Self) {
+        self.alerts.append(&mut later.alerts);
+        self.retractions.append(&mut later.retractions);
+        self.episodes.append(&mut later.episodes);
+        self.late.append(&mut later.late);
+        self.late_verified += later.late_verified;
+        self.ahead += later.ahead;
+        self.quarantined.append(&mut later.quarantined);
+    }
+}
+
 /// All rules over all tenants.
 #[derive(Debug)]
 pub struct Engine {
-    rules: Vec<RunningRule>,
-    watermarks: Watermarks,
+    pub(crate) rules: Vec<RunningRule>,
+    pub(crate) watermarks: Watermarks,
     /// Per tenant: up to where its state was settled.
     settled: HashMap<TenantId, Timestamp>,
+    /// Up to which time of the log it was looked for rows that nothing but the log's time decides.
+    pub(crate) looked: Option<Timestamp>,
     /// What was told of detection itself.
     impaired: Impaired,
-    config: EngineConfig,
+    pub(crate) config: EngineConfig,
 }
 
 /// The part of an engine that the stream cannot give back; with the events of the window it is the whole state.
@@ -102,12 +118,13 @@ pub struct EngineCheckpoint {
     impaired: Impaired,
 }
 
+/// After any window, and far from overflow.
+const END_OF_TIME: Timestamp = Timestamp::from_micros(i64::MAX / 2);
 /// Events that a rule looks at at once.
 const EVENTS_OF_A_LOOK: usize = 2048;
 
 /// A tenant's state is settled again when its watermark has moved this far.
 const SETTLE_STEP_MICROS: i64 = 5_000_000;
-
 impl Engine {
     /// An engine without state. Disabled rules are left out.
     #[must_use]
@@ -116,7 +133,7 @@ impl Engine {
         let plan_of = |plan: RulePlan| if config.incremental { plan } else { plan.without_pipeline() };
         let rules = running.map(|(rule, plan)| RunningRule::new(rule, plan_of(plan))).collect();
         let (watermarks, impaired) = (Watermarks::default(), Impaired::default());
-        Self { rules, watermarks, settled: HashMap::new(), impaired, config }
+        Self { rules, watermarks, settled: HashMap::new(), looked: None, impaired, config }
     }
 
     /// Takes the next events of the stream, in stream order, and answers what follows from them.
@@ -143,6 +160,9 @@ impl Engine {
         if batch.is_some() || self.is_behind() {
             self.evaluate(batch.as_ref(), Must::Of(&must), &mut output);
         }
+        for (tenant, final_before) in &due {
+            self.decide(tenant, *final_before, By::Watermark, &mut output);
+        }
         self.tell_impaired(batch.as_ref().map(|batch| batch.rows()).unwrap_or_default(), &mut output);
         for (tenant, final_before) in due {
             self.settle(&tenant, final_before, &mut output);
@@ -161,7 +181,7 @@ impl Engine {
     }
 
     /// Says what rules did not look at, and for whom of the tick's tenants they do not look at anything any more.
-    fn tell_impaired(&mut self, taken: &[Arc<SecurityEvent>], output: &mut TickOutput) {
+    pub(crate) fn tell_impaired(&mut self, taken: &[Arc<SecurityEvent>], output: &mut TickOutput) {
         if !self.rules.iter().any(RunningRule::is_impaired) {
             return;
         }
@@ -203,13 +223,26 @@ impl Engine {
         self.rules.iter().any(RunningRule::is_behind)
     }
 
-    /// The log ends here: nothing can change any more. For tests, replays and backtests over a finished log.
+    /// The log ends here: nothing follows, and nothing can change any more. For tests and replays over a finished log.
     pub fn finish(&mut self) -> TickOutput {
+        self.finish_at(END_OF_TIME)
+    }
+
+    /// The same of a log that is known up to `known_to`: a row whose frames end later is not decided.
+    pub(crate) fn finish_at(&mut self, known_to: Timestamp) -> TickOutput {
         let mut output = self.catch_up();
+        let known_to = known_to.plus_micros(-self.lateness_micros());
         let tenants: BTreeSet<TenantId> = self.rules.iter().flat_map(|r| r.state.tenants.keys().cloned()).collect();
-        for tenant in tenants {
-            // Far enough for any window, and far from overflow.
-            self.settle(&tenant, Timestamp::from_micros(i64::MAX / 2), &mut output);
+        for tenant in &tenants {
+            let final_before = self.watermarks.final_before(tenant, self.lateness_micros());
+            let ends_before = final_before.map_or(known_to, |final_before| final_before.max(known_to));
+            self.decide(tenant, ends_before, By::Watermark, &mut output);
+        }
+        for running in &mut self.rules {
+            running.stats.undecided = running.state.awaiting_count() as u64;
+        }
+        for tenant in &tenants {
+            self.settle(tenant, END_OF_TIME, &mut output);
         }
         output
     }
@@ -297,11 +330,11 @@ impl Engine {
         }
     }
 
-    fn lateness_micros(&self) -> i64 {
+    pub(crate) fn lateness_micros(&self) -> i64 {
         self.config.lateness_s.saturating_mul(1_000_000)
     }
 
-    fn evaluate(&mut self, batch: Option<&Arc<EventBatch>>, must: Must<'_>, output: &mut TickOutput) {
+    pub(crate) fn evaluate(&mut self, batch: Option<&Arc<EventBatch>>, must: Must<'_>, output: &mut TickOutput) {
         let (quotas, clock) = (self.config.quotas, Arc::clone(&self.config.clock));
         for running in self.rules.iter_mut().filter(|r| r.stats.quarantined.is_none()) {
             let mut ready = Vec::new();
@@ -332,20 +365,7 @@ impl Engine {
             if ran {
                 running.rest(spent, clock.now());
             }
-            output.quarantined.extend(running.failures());
-            let over_budget = longest > self.config.rule_budget_ms.saturating_mul(1000);
-            let failure = match result {
-                Ok(()) if over_budget => Some(DetectError::Output {
-                    rule: running.rule.header.id.clone(),
-                    reason: format!("one look took {} ms, the budget is {} ms", longest / 1000, self.config.rule_budget_ms),
-                }),
-                Ok(()) => None,
-                Err(error) => Some(error),
-            };
-            if let Some(error) = failure {
-                running.quarantine(&error);
-                output.quarantined.push(error);
-            }
+            stop_if_failed(running, result, longest, self.config.rule_budget_ms, output);
         }
     }
 
@@ -356,8 +376,10 @@ impl Engine {
             let RunningRule { rule, plan, state, stats, .. } = running;
             let Some(tenant_state) = state.tenants.get_mut(tenant) else { continue };
             let rules = key_rules(rule, plan, tenant);
+            // A deferred rule's matches come as much later.
+            let decided_before = final_before.plus_micros(-plan.reach.ahead);
             for key in tenant_state.buckets.values_mut().flat_map(|b| b.keys.values_mut()) {
-                let Ok(retracted) = key.settle(rules, final_before) else { continue };
+                let Ok(retracted) = key.settle(rules, decided_before) else { continue };
                 stats.retractions += retracted.len() as u64;
                 output.retractions.extend(retracted.into_iter().map(|alert_id| Retraction {
                     alert_id,
@@ -372,10 +394,36 @@ impl Engine {
 }
 
 /// Does something with a rule. An operator that panics must not take the other rules with it.
-fn guarded(running: &mut RunningRule, work: impl FnOnce(&mut RunningRule) -> Result<(), DetectError>) -> Result<(), DetectError> {
+pub(crate) fn guarded(
+    running: &mut RunningRule,
+    work: impl FnOnce(&mut RunningRule) -> Result<(), DetectError>,
+) -> Result<(), DetectError> {
     catch_unwind(AssertUnwindSafe(|| work(running))).unwrap_or_else(|_| {
         Err(DetectError::Output { rule: running.rule.header.id.clone(), reason: "the query engine panicked".into() })
     })
+}
+
+/// Says why tenants were set aside, and stops a rule that failed, or took longer for one look than it may.
+pub(crate) fn stop_if_failed(
+    running: &mut RunningRule,
+    result: Result<(), DetectError>,
+    longest: i64,
+    budget_ms: i64,
+    output: &mut TickOutput,
+) {
+    output.quarantined.extend(running.failures());
+    let failure = match result {
+        Ok(()) if longest > budget_ms.saturating_mul(1000) => Some(DetectError::Output {
+            rule: running.rule.header.id.clone(),
+            reason: format!("one look took {} ms, the budget is {budget_ms} ms", longest / 1000),
+        }),
+        Ok(()) => None,
+        Err(error) => Some(error),
+    };
+    if let Some(error) = failure {
+        running.quarantine(&error);
+        output.quarantined.push(error);
+    }
 }
 
 /// Of each tenant the newest of these events, in the order of events.
@@ -401,7 +449,7 @@ fn key_rules<'a>(rule: &'a Rule, plan: &RulePlan, tenant: &'a TenantId) -> KeyRu
 }
 
 /// Emits what is new for the touched keys.
-fn emit(
+pub(crate) fn emit(
     running: &mut RunningRule,
     keys: TouchedKeys,
     quotas: Quotas,

@@ -49,6 +49,8 @@ pub struct RuleStats {
     pub set_aside: BTreeMap<TenantId, String>,
     /// Rows that were no match because their evidence is no event of the window.
     pub unfounded: u64,
+    /// Events at the end of a log whose rows were not decided: what follows them is not known.
+    pub undecided: u64,
 }
 
 /// A rule with its plan and its state.
@@ -173,6 +175,10 @@ impl RunningRule {
         let touched = match self.plan.shape {
             Shape::Stateless => self.find_stateless(relevant).map(|found| self.insert(found, quotas)),
             Shape::Sliding | Shape::Incremental => self.evaluate_sliding(&relevant, quotas),
+            Shape::Deferred => {
+                self.keep_waiting(&relevant, quotas);
+                Ok(TouchedKeys::new())
+            }
             Shape::Stepped => self.evaluate_stepped(&relevant, quotas),
         };
         self.note_overruns();

@@ -36,6 +36,8 @@ pub struct Explain {
     backtest: Backtest,
     watermarks: Watermarks,
     lateness_micros: i64,
+    /// All events up to here are shown.
+    known_to: Timestamp,
     event: Arc<SecurityEvent>,
     is_late: bool,
     /// Events that are in time and within one window of the event; those of them that the rule looks at beside it.
@@ -50,10 +52,11 @@ impl Explain {
         let rule = Rule::parse(text, file).map_err(|error| RuleErrors(vec![error]))?;
         let plan = RulePlan::load(&rule).map_err(|error| RuleErrors(vec![error]))?;
         let lateness_micros = EngineConfig::new(Arc::clone(&clock)).lateness_s * 1_000_000;
+        let known_to = clock.now();
         let backtest = Backtest::new(rules, clock, None, None);
         let (watermarks, event) = (Watermarks::default(), Arc::new(event));
         let (unsifted, beside) = (Vec::new(), Vec::new());
-        Ok(Self { rule, plan, backtest, watermarks, lateness_micros, event, is_late: false, unsifted, beside })
+        Ok(Self { rule, plan, backtest, watermarks, lateness_micros, known_to, event, is_late: false, unsifted, beside })
     }
 
     /// From when (included) to when (not included) the tenant's events are needed. What came before the event decides whether it is late,
@@ -62,7 +65,14 @@ impl Explain {
     pub fn span(&self) -> (Timestamp, Timestamp) {
         let reach = self.window_micros() + self.lateness_micros;
         let newest = self.event.bus_ts.max(Some(self.event.ts)).unwrap_or(self.event.ts);
-        (self.event.ts.plus_micros(-reach).plus_seconds(-LOOK_BACK_S), newest.plus_micros(reach + 1))
+        let last = newest.plus_micros(reach).plus_micros(self.plan.reach.ahead + 1);
+        (self.event.ts.plus_micros(-reach).plus_seconds(-LOOK_BACK_S), last)
+    }
+
+    /// Events from `to` on are left out, though they may be there: what did not come before it is not known not to follow.
+    pub fn know_to(&mut self, to: Timestamp) {
+        self.known_to = self.known_to.min(to);
+        self.backtest.know_to(to);
     }
 
     /// The tenant's next event, in the order in which the bus had them; the event itself is one of them.
@@ -106,7 +116,12 @@ impl Explain {
 
     fn explained(self) -> QueryResult<Explanation> {
         let window_micros = self.window_micros();
+        let final_before = self.watermarks.final_before(&self.event.tenant_id, self.lateness_micros);
+        let decided_before = final_before.max(Some(self.known_to.plus_micros(-self.lateness_micros)));
         let Self { rule, plan, backtest, event, is_late, beside, .. } = self;
+        let is_deferred = plan.shape == Shape::Deferred;
+        let ahead = plan.reach.ahead;
+        let is_decided = |instant: Timestamp| !is_deferred || Some(instant.plus_micros(ahead)) < decided_before;
         let report = backtest.finish();
         let alone = Arc::new(EventBatch::new(vec![Arc::clone(&event)]));
         let conditions = plan.conditions().iter().map(|condition| condition.judge(&alone)).collect::<QueryResult<Vec<_>>>()?;
@@ -114,10 +129,13 @@ impl Explain {
         let is_seen = passes && !is_late && bucket_of(&event, &plan.buckets).is_some();
         let mut seen = if is_seen { beside } else { Vec::new() };
         seen.sort_by(|a, b| a.order_key().cmp(&b.order_key()));
-        let oldest = event.ts.plus_micros(-window_micros);
-        let in_window = seen.iter().filter(|other| oldest <= other.ts && other.ts <= event.ts).count();
+        let (oldest, newest) = (event.ts.plus_micros(ahead - window_micros), event.ts.plus_micros(ahead));
+        let in_window = seen.iter().filter(|other| oldest <= other.ts && other.ts <= newest).count();
         let (mut rows, mut later) = (Vec::new(), None);
-        for found in matches_from(&rule, &plan, &event, &seen)? {
+        // Beside a row further on not all is here that it looks at.
+        let whole_to = event.ts.plus_micros(window_micros - ahead);
+        let found = matches_from(&rule, &plan, &event, &seen)?;
+        for found in found.into_iter().filter(|one| is_decided(one.instant) && one.instant <= whole_to) {
             let is_evidence = found.evidence.iter().any(|evidence| evidence.event_id == event.event_id);
             let (instant, evidence) = (found.instant, found.evidence.len());
             let alert = alert_of(&found, report.standing.values(), rule.header.suppress_s);
@@ -147,7 +165,9 @@ impl Explain {
             late: is_late,
             split_by: plan.buckets.iter().map(split).collect(),
             window_s: rule.header.window_s,
+            ahead_s: ahead / 1_000_000,
             in_window,
+            undecided: (is_seen && !is_decided(event.ts)).then(|| event.ts.plus_micros(ahead)),
             fired: rows.iter().any(|row| row.is_evidence),
             rows,
             later,

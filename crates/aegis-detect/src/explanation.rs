@@ -54,8 +54,12 @@ pub struct Explanation {
     /// The columns that split the rule's state, as they are in the event. An event with a null there is looked at for no key.
     pub split_by: BTreeMap<String, Option<String>>,
     pub window_s: i64,
-    /// Events with the same `split_by` that pass, in the window that ends at the event; the event is one of them.
+    /// How much of the window lies behind the event: what its rule's frames end after.
+    pub ahead_s: i64,
+    /// Events with the same `split_by` that pass, in the window around the event that ends so long after it; the event is one of them.
     pub in_window: usize,
+    /// Until when what follows the event counts, if its row is not decided yet.
+    pub undecided: Option<Timestamp>,
     /// Matches at the event's instant.
     pub rows: Vec<MatchedRow>,
     /// The first match of a later instant that has the event as evidence.
@@ -99,6 +103,9 @@ impl fmt::Display for Explanation {
         if self.over_quota > 0 {
             writeln!(f, "quotas    {} events were more than the rule may keep", self.over_quota)?;
         }
+        if let Some(until) = self.undecided {
+            return write!(f, "not decided yet: what comes for the time until {until} may follow it");
+        }
         match &self.later {
             _ if self.fired => write!(f, "fired"),
             Some(later) => write!(f, "not yet: the match that it is evidence of is complete at {}", later.instant),
@@ -115,12 +122,13 @@ impl Explanation {
         let same: Vec<String> =
             self.split_by.iter().map(|(name, value)| format!("{name} {:?}", value.as_deref().unwrap_or(""))).collect();
         let of = if same.is_empty() { "of the tenant".to_owned() } else { format!("of {}", same.join(", ")) };
-        writeln!(
-            f,
-            "window    {} events {of} that passed in the {} s up to it, this one counted",
-            self.in_window, self.window_s
-        )?;
-        if self.rows.is_empty() {
+        let (before, after) = (self.window_s - self.ahead_s, self.ahead_s);
+        write!(f, "window    {} events {of} that passed in the {before} s up to it", self.in_window)?;
+        if after > 0 {
+            write!(f, " and the {after} s after it")?;
+        }
+        writeln!(f, ", this one counted")?;
+        if self.undecided.is_none() && self.rows.is_empty() {
             writeln!(f, "rows      none at its instant: what comes after the WHERE leaves none that is a match")?;
         }
         for (what, row) in self.rows.iter().map(|row| ("row", row)).chain(self.later.iter().map(|row| ("later", row))) {

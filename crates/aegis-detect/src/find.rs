@@ -316,6 +316,6 @@ fn newest_of<'a>(events: &'a [Arc<SecurityEvent>], tenant: &TenantId) -> Option<
     events.iter().filter(|event| event.tenant_id == *tenant).max_by(|a, b| a.order_key().cmp(&b.order_key()))
 }
 
-fn within(instant: Timestamp, from: Timestamp, to: Timestamp) -> bool {
+pub(crate) fn within(instant: Timestamp, from: Timestamp, to: Timestamp) -> bool {
     from <= instant && instant <= to
 }

@@ -17,6 +17,7 @@ use crate::hold::{HeldLane, Hold};
 use crate::ruleset::RuleSet;
 use crate::shelf::Shelf;
 use crate::verify::{VerifyStage, chain_broken_event};
+use crate::watermark::MAX_PAUSE;
 use crate::wire::read;
 use crate::worker::{CONSUMER, Shared, WorkerConfig};
 
@@ -34,8 +35,10 @@ pub(crate) const RETRY_MOST: Duration = Duration::from_secs(5);
 /// When a lane that waits is asked for first, and again, microseconds.
 const ASK_FIRST_US: i64 = 500_000;
 const ASK_AGAIN_US: i64 = 3_000_000;
-/// How often a quiet log is told the time, microseconds.
-const TELL_AGAIN_US: i64 = 1_000_000;
+/// How often a quiet log is told the time while a lane is held, and while a row waits for what follows it, microseconds. A longer pause of the bus
+/// would not count in full.
+const HOLD_TICK_US: i64 = 1_000_000;
+const ROW_TICK_US: i64 = MAX_PAUSE;
 /// Lanes that are asked for at once.
 const MOST_ASKED: usize = 256;
 /// How long a message that must be there is waited for.
@@ -54,8 +57,8 @@ pub(crate) struct Running {
     pub(crate) bus: Arc<dyn Bus>,
     pub(crate) stage: VerifyStage,
     pub(crate) hold: Hold,
-    /// When the next record of time is due, if one is needed.
-    next_tick: Timestamp,
+    /// When this process put the last record of time into the log.
+    told_time: Timestamp,
     missing: Option<Arc<dyn AskForMissing>>,
     /// When each lane that waits is to be asked for next, by this process's clock: it decides when a request is sent, and nothing else.
     ask_at: BTreeMap<String, Timestamp>,
@@ -94,7 +97,7 @@ pub(crate) async fn run(
         bus,
         stage: VerifyStage::new(ring.clone(), LaneHeads::default()),
         hold: Hold::new(config.hold_ms),
-        next_tick: Timestamp::default(),
+        told_time: Timestamp::default(),
         missing: config.missing.clone(),
         ask_at: BTreeMap::new(),
         engine: Engine::new(rules, config.engine.clone()),
@@ -360,15 +363,21 @@ impl Running {
         self.ask_at = ask_at;
     }
 
-    /// A quiet log tells no time: while a lane is held, this puts one record a second into it.
+    /// A quiet log tells no time: this puts a record of it there while a lane is held, and while a row waits for what does not follow it. Of the
+    /// process's clock it takes only when.
     async fn tell_the_time(&mut self) -> Result<(), DetectError> {
         let now = self.clock.now();
-        // A clock that was set back must not keep the log without a time.
-        let is_told = now < self.next_tick && self.next_tick <= now.plus_micros(TELL_AGAIN_US);
-        if self.hold.is_empty() || is_told {
+        let spacing = match self.engine.needs_time_from() {
+            _ if !self.hold.is_empty() => HOLD_TICK_US,
+            Some(from) if now >= from => ROW_TICK_US,
+            _ => return Ok(()),
+        };
+        // A clock that was set back must not stop it.
+        let since = now.as_micros().saturating_sub(self.told_time.as_micros());
+        if (0..spacing).contains(&since) {
             return Ok(());
         }
-        self.next_tick = now.plus_micros(TELL_AGAIN_US);
+        self.told_time = now;
         for result in self.bus.publish(Stream::Ase, vec![Message::new(subject::tick(CHECKPOINT_PARTITION), "{}")]).await {
             result?;
         }

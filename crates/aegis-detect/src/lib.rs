@@ -10,6 +10,7 @@ mod bucket;
 mod check;
 mod checkpoint;
 mod condition;
+mod deferred;
 mod engine;
 mod episode;
 mod error;

@@ -28,7 +28,7 @@ use crate::pipeline::Pipeline;
 use crate::reachable;
 use crate::rule::{Requires, Rule};
 use crate::schema::{EventBatch, TABLE, View, column_index, column_name, is_text, schema_of};
-use crate::shape::{self, INSTANT_OUT, Shape, TENANT_OUT};
+use crate::shape::{self, INSTANT_OUT, Reach, Shape, TENANT_OUT};
 use crate::sql::SqlText;
 
 /// Memory that one run of one rule may take, in bytes.
@@ -64,6 +64,8 @@ pub(crate) struct BucketColumn {
 /// A rule, ready to run.
 pub(crate) struct RulePlan {
     pub(crate) shape: Shape,
+    /// Of a deferred query: how far its rows look.
+    pub(crate) reach: Reach,
     pub(crate) output: Output,
     pub(crate) buckets: Vec<BucketColumn>,
     /// Of an incremental query.
@@ -170,9 +172,12 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
         let error = RuleError::new(RuleCode::RuleWindow, message).at(sql.place_of("preceding"));
         return Err(error.hint("raise `window`, or shorten the frame"));
     }
+    check_ahead(&analysis, rule.header.window_s, &sql)?;
     let carried = match analysis.shape {
         Shape::Stepped => analyzed.clone(),
-        Shape::Stateless | Shape::Sliding | Shape::Incremental => shape::carry_tenant_and_time(&analyzed).map_err(explain)?,
+        Shape::Stateless | Shape::Sliding | Shape::Incremental | Shape::Deferred => {
+            shape::carry_tenant_and_time(&analyzed).map_err(explain)?
+        }
     };
     let optimized = aegis_sql::optimize(&state, &carried).map_err(explain)?;
     reachable::check_conditions(&analyzed, &optimized, &sql)?;
@@ -196,7 +201,28 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
         return Err(error.hint(hint));
     }
     let shape = if pipeline.is_some() { Shape::Incremental } else { analysis.shape };
-    Ok(RulePlan { shape, output, buckets, pipeline, physical, slot, task: state.task_ctx(), prefilter, report })
+    let reach = if shape == Shape::Deferred { analysis.reach.unwrap_or_default() } else { Reach::default() };
+    Ok(RulePlan { shape, reach, output, buckets, pipeline, physical, slot, task: state.task_ctx(), prefilter, report })
+}
+
+/// Refuses a frame that goes to a time after its row where the row could not wait for it: it would be cut short, and a rule about what did not
+/// follow would always match.
+fn check_ahead(analysis: &shape::Analysis, window_s: i64, sql: &SqlText) -> Result<(), RuleError> {
+    if !analysis.looks_ahead || analysis.shape == Shape::Deferred {
+        return Ok(());
+    }
+    let place = sql.place_of("following");
+    if let Some(reach) = analysis.reach.filter(|reach| reach.span() > window_s * 1_000_000) {
+        let seconds = |micros: i64| micros.saturating_add(999_999) / 1_000_000;
+        let (back, ahead, span) = (seconds(reach.back), seconds(reach.ahead), seconds(reach.span()));
+        let message = format!("the window frames reach back {back} s and ahead {ahead} s, the header's window is {window_s} s");
+        let hint = format!("raise `window` to {span}s, or shorten a frame: those on top of each other add up");
+        return Err(RuleError::new(RuleCode::RuleWindow, message).at(place).hint(hint));
+    }
+    let message = "a frame that ends after its row is run only where nothing but filters and RANGE frames over ts decides a row";
+    let hint =
+        "no join, subquery, GROUP BY, MATCH_RECOGNIZE, UNBOUNDED or ROWS frame beside it; or look back from what comes later";
+    Err(RuleError::new(RuleCode::RuleUnsupported, message).at(place).hint(hint))
 }
 
 fn session(slot: &Slot, view: View, report: &Report) -> Result<SessionState> {

@@ -28,6 +28,7 @@ impl RunningRule {
             let mut relevant = self.relevant(batch)?;
             relevant.retain(|event| self.may_need(event, settled));
             self.keep(&relevant, quotas);
+            self.wait_again(settled);
         }
         Ok(())
     }
@@ -59,6 +60,11 @@ impl RunningRule {
             Shape::Sliding | Shape::Incremental | Shape::Stepped => {
                 self.keep(&relevant, quotas);
                 self.find_all_there_are(&open)?
+            }
+            Shape::Deferred => {
+                self.keep(&relevant, quotas);
+                self.wait_again(settled);
+                Vec::new()
             }
         };
         found.retain(|f| open(&f.tenant, f.found.instant));
@@ -167,9 +173,10 @@ impl RunningRule {
         Ok(found)
     }
 
-    /// The matches at one instant, and at others of the window before it, which may lack what they need.
+    /// The matches at one instant, and at others around it, which may lack what they need.
     fn find_at(&mut self, tenant: &TenantId, bucket: &str, instant: Timestamp) -> Result<Vec<Found>, DetectError> {
-        let slice = self.state.events(tenant, bucket, instant.plus_micros(-self.window_micros()), instant).to_vec();
+        let (from, to) = (instant.plus_micros(-self.window_micros()), instant.plus_micros(self.plan.reach.ahead));
+        let slice = self.state.events(tenant, bucket, from, to).to_vec();
         let fixed = (self.plan.shape == Shape::Stepped).then(|| (tenant.clone(), instant));
         self.run(slice, fixed)
     }

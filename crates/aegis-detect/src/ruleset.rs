@@ -22,6 +22,7 @@ macro_rules! shipped_rules {
 shipped_rules![
     "agent-in-two-environments",
     "allowed-after-policy-change",
+    "allowed-without-outcome",
     "altered-request",
     "approve-then-swap",
     "automatic-cap-reached",
@@ -137,6 +138,11 @@ impl RuleSet {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
+    }
+
+    /// The furthest that a frame of a rule ends after its row, in microseconds.
+    pub(crate) fn reaches_ahead(&self) -> i64 {
+        self.rules.iter().map(|(_, plan)| plan.reach.ahead).max().unwrap_or(0)
     }
 
     /// Makes disabled rules run: their tests count too.

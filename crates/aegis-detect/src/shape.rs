@@ -31,8 +31,23 @@ pub enum Shape {
     Sliding,
     /// The same, and every function is one that can be followed: only new events are looked at, beside what is known of those before.
     Incremental,
+    /// As sliding, but a frame ends after its row: a row is decided when nothing is expected any more before its frames' end.
+    Deferred,
     /// Anything else: run once for each instant, over exactly the events of the window that ends there.
     Stepped,
+}
+
+/// How far the frames of a query go from a row, in microseconds, those on top of each other added up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reach {
+    pub(crate) back: i64,
+    pub(crate) ahead: i64,
+}
+
+impl Reach {
+    pub(crate) const fn span(self) -> i64 {
+        self.back.saturating_add(self.ahead)
+    }
 }
 
 /// What was found out about a query.
@@ -41,33 +56,44 @@ pub(crate) struct Analysis {
     pub(crate) shape: Shape,
     /// The longest single RANGE frame over time, in microseconds.
     pub(crate) longest_frame: i64,
+    /// How far a row looks, if that is bounded by RANGE frames of `ts` alone.
+    pub(crate) reach: Option<Reach>,
+    /// True if a frame over ascending values goes to a time after its row.
+    pub(crate) looks_ahead: bool,
     /// Columns of `events` by which every window or row pattern is partitioned; None when there is none, or something else that joins rows.
     pub(crate) partition: Option<Vec<String>>,
 }
 
 /// Decides the shape of an analyzed plan (intervals must have been coerced).
 pub(crate) fn analyze(plan: &LogicalPlan, window_micros: i64) -> Result<Analysis> {
-    let mut longest_frame = 0;
+    let (mut longest_frame, mut looks_ahead) = (0, false);
     plan.apply_with_subqueries(|node| {
         if let LogicalPlan::Window(window) = node {
             for function in window.window_expr.iter().filter_map(window_function) {
-                if function.params.window_frame.units == WindowFrameUnits::Range {
-                    longest_frame = longest_frame.max(preceding(&function.params.window_frame.start_bound).unwrap_or(0));
+                let frame = &function.params.window_frame;
+                if frame.units == WindowFrameUnits::Range {
+                    longest_frame = longest_frame.max(before(&frame.start_bound).unwrap_or(0));
+                    let is_ahead = |bound: &WindowFrameBound| before(bound).is_some_and(|distance| distance < 0);
+                    let ascends = function.params.order_by.first().is_some_and(|order| order.asc);
+                    looks_ahead |= ascends && (is_ahead(&frame.start_bound) || is_ahead(&frame.end_bound));
                 }
             }
         }
         Ok(TreeNodeRecursion::Continue)
     })?;
     let mut partition = None;
-    let shape = match reach(plan, &mut partition) {
+    let looks = reach(plan, &mut partition);
+    let shape = match looks {
         Some(_) if partition.is_none() => Shape::Stateless,
-        Some(reach) if reach <= window_micros => Shape::Sliding,
-        _ => Shape::Stepped,
+        Some(looks) if looks.span() > window_micros => Shape::Stepped,
+        Some(looks) if looks.ahead > 0 => Shape::Deferred,
+        Some(_) => Shape::Sliding,
+        None => Shape::Stepped,
     };
     if shape == Shape::Stepped {
         partition = row_patterns_partition(plan).flatten();
     }
-    Ok(Analysis { shape, longest_frame, partition })
+    Ok(Analysis { shape, longest_frame, reach: looks, looks_ahead, partition })
 }
 
 /// True if a window function makes a list.
@@ -113,19 +139,21 @@ pub(crate) fn total_order(plan: LogicalPlan) -> Result<LogicalPlan> {
     Ok(rewritten.data)
 }
 
-/// How far back a row of the plan looks, if that is bounded by RANGE frames alone.
-fn reach(plan: &LogicalPlan, partition: &mut Option<Vec<String>>) -> Option<i64> {
+/// How far a row of the plan looks, if that is bounded by RANGE frames alone.
+fn reach(plan: &LogicalPlan, partition: &mut Option<Vec<String>>) -> Option<Reach> {
     match plan {
-        LogicalPlan::TableScan(_) => Some(0),
+        LogicalPlan::TableScan(_) => Some(Reach::default()),
         LogicalPlan::Projection(p) if !p.expr.iter().any(has_subquery) => reach(&p.input, partition),
         LogicalPlan::Filter(f) if !has_subquery(&f.predicate) => reach(&f.input, partition),
         LogicalPlan::SubqueryAlias(a) => reach(&a.input, partition),
         LogicalPlan::Sort(s) if s.fetch.is_none() => reach(&s.input, partition),
         LogicalPlan::Window(window) => {
-            let mut longest = 0;
+            let mut longest = Reach::default();
             for expr in &window.window_expr {
                 let function = window_function(expr)?;
-                longest = longest.max(sliding_frame(&window.input, function)?);
+                let (start, end) = sliding_frame(&window.input, function)?;
+                longest.back = longest.back.max(start);
+                longest.ahead = longest.ahead.max(end.saturating_neg());
                 let columns = function.params.partition_by.iter().filter_map(|e| match e {
                     Expr::Column(column) => base_column(&window.input, column),
                     _ => None,
@@ -136,38 +164,48 @@ fn reach(plan: &LogicalPlan, partition: &mut Option<Vec<String>>) -> Option<i64>
                     None => columns,
                 });
             }
-            Some(longest + reach(&window.input, partition)?)
+            let below = reach(&window.input, partition)?;
+            Some(Reach { back: longest.back.saturating_add(below.back), ahead: longest.ahead.saturating_add(below.ahead) })
         }
         _ => None,
     }
 }
 
-/// The length of a frame `RANGE BETWEEN <interval> PRECEDING AND CURRENT ROW` (or an earlier end) over ascending `ts`.
-fn sliding_frame(input: &LogicalPlan, function: &WindowFunction) -> Option<i64> {
+/// How far a RANGE frame over ascending `ts` starts and ends before its row; None for any other.
+fn sliding_frame(input: &LogicalPlan, function: &WindowFunction) -> Option<(i64, i64)> {
     let params = &function.params;
     let [order] = params.order_by.as_slice() else { return None };
     let Expr::Column(column) = &order.expr else { return None };
     let by_time = order.asc && base_column(input, column).as_deref() == Some("ts");
-    if by_time { frame_of(function).map(|(start, _)| start) } else { None }
+    if by_time { ends_of(function) } else { None }
 }
 
 /// How far a RANGE frame's start and end are before its row, in microseconds; None where it is none or its end is not before or at its row.
 pub(crate) fn frame_of(function: &WindowFunction) -> Option<(i64, i64)> {
+    ends_of(function).filter(|(_, end)| *end >= 0)
+}
+
+/// How far a RANGE frame's start and end are before its row, in microseconds; negative: after it. None where it has no such ends.
+fn ends_of(function: &WindowFunction) -> Option<(i64, i64)> {
     let frame = &function.params.window_frame;
-    let distance = |bound: &WindowFrameBound| match bound {
-        WindowFrameBound::CurrentRow => Some(0),
-        bound => preceding(bound),
-    };
     if frame.units != WindowFrameUnits::Range {
         return None;
     }
-    Some((distance(&frame.start_bound)?, distance(&frame.end_bound)?)).filter(|(start, end)| start >= end && *end >= 0)
+    Some((before(&frame.start_bound)?, before(&frame.end_bound)?)).filter(|(start, end)| start >= end)
 }
 
-/// `<interval> PRECEDING` in microseconds; None for anything else, months included.
-fn preceding(bound: &WindowFrameBound) -> Option<i64> {
-    let WindowFrameBound::Preceding(value) = bound else { return None };
-    match value {
+/// How far before its row a bound is, in microseconds; negative: after it. None for an unbounded one, and where it is no time.
+fn before(bound: &WindowFrameBound) -> Option<i64> {
+    match bound {
+        WindowFrameBound::CurrentRow => Some(0),
+        WindowFrameBound::Preceding(interval) => micros_of(interval),
+        WindowFrameBound::Following(interval) => micros_of(interval)?.checked_neg(),
+    }
+}
+
+/// An interval in microseconds; None for anything else, months included.
+fn micros_of(interval: &ScalarValue) -> Option<i64> {
+    match interval {
         ScalarValue::IntervalMonthDayNano(Some(v)) if v.months == 0 => {
             Some(i64::from(v.days).checked_mul(MICROS_PER_DAY)?.checked_add(v.nanoseconds / 1000)?)
         }

@@ -260,7 +260,8 @@ fn read_test(file: &Path) -> Result<TestFile, RuleError> {
 
 /// The events of a test with their labels, defaults filled in.
 fn build_events(test: &TestFile) -> Result<Vec<(String, SecurityEvent)>, String> {
-    let mut events = Vec::new();
+    let mut events: Vec<(String, SecurityEvent)> = Vec::new();
+    let mut named = Vec::new();
     let mut seqs: BTreeMap<String, i64> = BTreeMap::new();
     for (index, written) in test.events.iter().enumerate() {
         let mut columns = test.defaults.clone();
@@ -270,13 +271,29 @@ fn build_events(test: &TestFile) -> Result<Vec<(String, SecurityEvent)>, String>
             Some(other) => return Err(format!("event {}: id must be text, not {other}", index + 1)),
             None => format!("e{}", index + 1),
         };
-        let event = build_event(columns, &label, &mut seqs).map_err(|message| format!("event `{label}`: {message}"))?;
-        events.push((label, event));
+        let about = match columns.remove("ref") {
+            Some(Value::String(about)) => Some(about),
+            Some(other) => return Err(format!("event `{label}`: ref must be the id of an event of the test, not {other}")),
+            None => None,
+        };
+        let event = build_event(columns, &label, about.as_deref(), &mut seqs);
+        named.extend(about);
+        events.push((label.clone(), event.map_err(|message| format!("event `{label}`: {message}"))?));
     }
-    Ok(events)
+    match named.iter().find(|about| !events.iter().any(|(label, _)| label == *about)) {
+        Some(unknown) => Err(format!("ref: no event of the test has the id `{unknown}`")),
+        None => Ok(events),
+    }
 }
 
-fn build_event(mut columns: Map<String, Value>, label: &str, seqs: &mut BTreeMap<String, i64>) -> Result<SecurityEvent, String> {
+/// `about` is the label of the event that this one is about.
+fn build_event(
+    mut columns: Map<String, Value>,
+    label: &str,
+    about: Option<&str>,
+    seqs: &mut BTreeMap<String, i64>,
+) -> Result<SecurityEvent, String> {
+    let id_of = |tenant_id: &TenantId, label: &str| Value::from(external_event_id(tenant_id, "rule-test", label).to_string());
     let at = columns.remove("at");
     let offset = at.as_ref().and_then(Value::as_str).and_then(parse_offset);
     let offset = offset.ok_or("`at` must be a time since the start of the test: a whole number and ms, s, m or h")?;
@@ -304,7 +321,10 @@ fn build_event(mut columns: Map<String, Value>, label: &str, seqs: &mut BTreeMap
         columns.entry("seq").or_insert(Value::from(*seq));
     }
     columns.entry("verified").or_insert(Value::from(!external));
-    columns.insert("event_id".into(), Value::from(external_event_id(&tenant_id, "rule-test", label).to_string()));
+    columns.insert("event_id".into(), id_of(&tenant_id, label));
+    if let Some(about) = about {
+        columns.insert("ref_event_id".into(), id_of(&tenant_id, about));
+    }
     columns.insert("ts".into(), Value::from(START.plus_micros(offset).to_rfc3339()));
     serde_json::from_value(Value::Object(columns)).map_err(|e| e.to_string())
 }

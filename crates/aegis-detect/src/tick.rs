@@ -57,7 +57,10 @@ impl Running {
     /// Runs the rules over the tick's events, and publishes what follows.
     async fn finish(&mut self, tick: Tick, started: Timestamp, shared: &Shared) -> Result<(), DetectError> {
         let Tick { seen, events, dead } = tick;
-        let output = self.engine.tick(events);
+        let mut output = self.engine.tick(events);
+        if let Some(stored) = self.stored {
+            output.append(self.engine.pass_time(stored));
+        }
         self.tell(seen, output, dead, started, shared).await
     }
 
@@ -102,7 +105,9 @@ impl Running {
                     stats.impaired += 1;
                     continue;
                 }
-                let micros = alert.detected_at.as_micros().saturating_sub(alert.last_ts.as_micros()).max(0);
+                // What did not follow an event cannot be seen before it could have.
+                let shown = alert.last_ts.plus_micros(self.engine.ahead_of(&alert.rule_id));
+                let micros = alert.detected_at.as_micros().saturating_sub(shown.as_micros()).max(0);
                 stats.detect_seconds_sum += micros as f64 / 1e6;
                 stats.detect_seconds_count += 1;
             }

@@ -9,10 +9,11 @@ use aegis_canon::sha256_hex;
 use aegis_model::{SecurityEvent, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 
-/// A producer not heard of for this much bus activity of its tenant no longer holds the watermark back.
-const IDLE_ACTIVITY: i64 = 60_000_000;
+/// A producer not heard of for this much bus activity of its tenant no longer holds the watermark back; and after this much of the whole log
+/// nothing is expected of it.
+pub(crate) const IDLE_ACTIVITY: i64 = 60_000_000;
 /// The most that one pause of the bus counts as activity: a stopped bus makes nobody idle.
-const MAX_PAUSE: i64 = 5_000_000;
+pub(crate) const MAX_PAUSE: i64 = 5_000_000;
 /// After this much bus activity of a tenant of whom nothing comes that is heard, its time goes on so far behind the bus's: else nothing of it would
 /// ever be settled. Nor is who observes the outside ever further behind, whatever time it tells.
 const NOTHING_HEARD: i64 = 3_600_000_000;
@@ -22,10 +23,20 @@ const MAX_PRODUCERS: usize = 1024;
 /// Longer names of producers are remembered as their digest: no edge has one, and a checkpoint holds them all.
 const LONGEST_NAME: usize = 64;
 
-/// The event time of all tenants.
+/// The event time of all tenants, and the bus time of the log that they share.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(transparent)]
-pub(crate) struct Watermarks(HashMap<TenantId, TenantTime>);
+pub(crate) struct Watermarks {
+    tenants: HashMap<TenantId, TenantTime>,
+    log: LogTime,
+}
+
+/// How far the log has come by the bus's time, whoever wrote: it makes nobody late.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+struct LogTime {
+    newest: Option<Timestamp>,
+    /// Bus time so far, its pauses cut short.
+    activity: i64,
+}
 
 /// The event time of one tenant: no other tenant's events move it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -57,16 +68,19 @@ struct Producer {
     /// before that either: no receipt vouches for its time, and a source of 1970 must not hold everybody there.
     ts: Timestamp,
     heard: i64,
+    /// The same as `heard`, of the whole log.
+    heard_in_log: i64,
 }
 
 impl Watermarks {
     /// Takes the next event of the stream: true if it is in time, false if it is older than watermark minus lateness.
     pub(crate) fn admit(&mut self, event: &SecurityEvent, lateness_micros: i64) -> bool {
-        let tenant = self.0.entry(event.tenant_id.clone()).or_default();
+        let log = self.log.activity;
+        let tenant = self.tenants.entry(event.tenant_id.clone()).or_default();
         let in_time = tenant.watermark.is_none_or(|watermark| event.ts >= watermark.plus_micros(-lateness_micros));
         match voice_of(event) {
-            Voice::Proved => tenant.hear(event),
-            Voice::Observed => tenant.observe(event),
+            Voice::Proved => tenant.hear(event, log),
+            Voice::Observed => tenant.observe(event, log),
             Voice::Nobody => tenant.overhear(event),
         }
         in_time
@@ -74,12 +88,34 @@ impl Watermarks {
 
     /// Before this time nothing of the tenant can change any more. None before its first event.
     pub(crate) fn final_before(&self, tenant: &TenantId, lateness_micros: i64) -> Option<Timestamp> {
-        Some(self.0.get(tenant)?.watermark?.plus_micros(-lateness_micros))
+        Some(self.tenants.get(tenant)?.watermark?.plus_micros(-lateness_micros))
+    }
+
+    /// The log has come to this time of the bus.
+    pub(crate) fn pass(&mut self, bus_ts: Timestamp) {
+        self.log.activity += pause_since(self.log.newest, bus_ts);
+        self.log.newest = self.log.newest.max(Some(bus_ts));
+    }
+
+    /// How far the log has come by the bus's time.
+    pub(crate) const fn log_time(&self) -> Option<Timestamp> {
+        self.log.newest
+    }
+
+    /// Before this time nothing of the tenant is expected any more. What comes all the same is in time as long as it is not before `final_before`,
+    /// which is never after this. None before the tenant's first event.
+    pub(crate) fn expected_from(&self, tenant: &TenantId, lateness_micros: i64) -> Option<Timestamp> {
+        let time = self.tenants.get(tenant)?;
+        let speaks = |producer: &&Producer| self.log.activity - producer.heard_in_log <= IDLE_ACTIVITY;
+        let slowest = time.proved.by_edge.values().filter(speaks).map(|producer| producer.ts).min();
+        // Where all are silent, it is the log itself that tells the time.
+        let told = slowest.or(self.log.newest);
+        Some(time.watermark.max(told)?.plus_micros(-lateness_micros))
     }
 
     /// When the bus stored the tenant's newest event.
     pub(crate) fn bus_time(&self, tenant: &TenantId) -> Option<Timestamp> {
-        let time = self.0.get(tenant)?;
+        let time = self.tenants.get(tenant)?;
         time.proved.last_bus_ts.max(time.observed.last_bus_ts).max(time.last_unheard)
     }
 }
@@ -117,9 +153,9 @@ impl TenantTime {
     }
 
     /// Takes note of an observation, which tells the time where nothing else does.
-    fn observe(&mut self, event: &SecurityEvent) {
+    fn observe(&mut self, event: &SecurityEvent, log_activity: i64) {
         let ts = event.bus_ts.map_or(event.ts, |bus_ts| event.ts.min(bus_ts).max(bus_ts.plus_micros(-NOTHING_HEARD)));
-        let slowest = self.observed.hear(event, ts);
+        let slowest = self.observed.hear(event, ts, log_activity);
         if let Some(bus_ts) = event.bus_ts
             && self.is_nothing_proved_at(bus_ts)
             && let Some(slowest) = slowest
@@ -128,10 +164,10 @@ impl TenantTime {
         }
     }
 
-    fn hear(&mut self, event: &SecurityEvent) {
+    fn hear(&mut self, event: &SecurityEvent, log_activity: i64) {
         (self.unheard, self.last_unheard) = (0, None);
         let ts = event.bus_ts.map_or(event.ts, |bus_ts| event.ts.min(bus_ts));
-        if let Some(slowest) = self.proved.hear(event, ts) {
+        if let Some(slowest) = self.proved.hear(event, ts, log_activity) {
             self.advance(slowest);
         }
     }
@@ -150,7 +186,7 @@ impl TenantTime {
 
 impl Producers {
     /// Takes note of an event of one of them, which says that it has come to `ts`, and answers how far the slowest has come.
-    fn hear(&mut self, event: &SecurityEvent, ts: Timestamp) -> Option<Timestamp> {
+    fn hear(&mut self, event: &SecurityEvent, ts: Timestamp, heard_in_log: i64) -> Option<Timestamp> {
         if let Some(bus_ts) = event.bus_ts {
             self.activity += pause_since(self.last_bus_ts, bus_ts);
             self.last_bus_ts = self.last_bus_ts.max(Some(bus_ts));
@@ -161,9 +197,9 @@ impl Producers {
             _ => Cow::Owned(sha256_hex(event.edge_id.as_bytes())),
         };
         match self.by_edge.get_mut(&*name) {
-            Some(known) => *known = Producer { ts: known.ts.max(ts), heard: activity },
+            Some(known) => *known = Producer { ts: known.ts.max(ts), heard: activity, heard_in_log },
             None => {
-                self.by_edge.insert(name.into_owned(), Producer { ts, heard: activity });
+                self.by_edge.insert(name.into_owned(), Producer { ts, heard: activity, heard_in_log });
             }
         }
         self.by_edge.retain(|_, p| activity - p.heard <= IDLE_ACTIVITY);
@@ -233,7 +269,7 @@ mod tests {
             assert!(marks.admit(&observed(&format!("made up {n}"), 1000, 1000), LATENESS));
         }
         assert!(marks.admit(&event("edge-1", 401, 1001), LATENESS));
-        assert_eq!(marks.0.values().map(|time| time.observed.by_edge.len()).collect::<Vec<_>>(), [MAX_PRODUCERS]);
+        assert_eq!(marks.tenants.values().map(|time| time.observed.by_edge.len()).collect::<Vec<_>>(), [MAX_PRODUCERS]);
     }
 
     #[test]
@@ -243,7 +279,7 @@ mod tests {
         for n in 0..100 {
             assert!(marks.admit(&observed(&format!("{long}{n}"), 1000, 1000), LATENESS));
         }
-        assert_eq!(marks.0.values().map(|time| time.observed.by_edge.len()).collect::<Vec<_>>(), [100], "each is one");
+        assert_eq!(marks.tenants.values().map(|time| time.observed.by_edge.len()).collect::<Vec<_>>(), [100], "each is one");
         assert!(serde_json::to_string(&marks).unwrap().len() < 100 * 200);
     }
 
@@ -340,6 +376,26 @@ mod tests {
         let mut marks = Watermarks::default();
         assert!(marks.admit(&event("ahead", 1_000_000, 100), LATENESS));
         assert!(marks.admit(&event("right", 100, 100), LATENESS));
+    }
+
+    #[test]
+    fn where_all_are_silent_the_log_tells_what_is_expected_and_makes_nothing_late() {
+        let (mut marks, tenant) = (Watermarks::default(), TenantId::new("t").unwrap());
+        let at = |second: i64| Timestamp::from_micros(second * 1_000_000);
+        let pass =
+            |marks: &mut Watermarks, seconds: std::ops::RangeInclusive<i64>| seconds.for_each(|second| marks.pass(at(second)));
+        marks.pass(at(100));
+        assert!(marks.admit(&event("edge", 100, 100), LATENESS));
+        pass(&mut marks, 101..=160);
+        assert_eq!(marks.expected_from(&tenant, LATENESS), Some(at(90)), "it may be about to speak");
+        pass(&mut marks, 161..=170);
+        assert_eq!(marks.expected_from(&tenant, LATENESS), Some(at(160)));
+        assert_eq!(marks.final_before(&tenant, LATENESS), Some(at(90)));
+        assert!(marks.admit(&event("edge", 101, 170), LATENESS), "a backlog is in time");
+        assert_eq!(marks.expected_from(&tenant, LATENESS), Some(at(91)), "and the rest of it is expected");
+        // A bus that stood still for a day tells of nobody's silence.
+        marks.pass(at(90_000));
+        assert_eq!(marks.expected_from(&tenant, LATENESS), Some(at(91)));
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub(crate) struct TenantState {
     keys: usize,
     key_bytes: usize,
     made_by: HashMap<Arc<str>, Made>,
+    /// The buckets of which instants wait for their decision, by the first of them.
+    awaiting: BTreeSet<(Timestamp, String)>,
 }
 
 /// How many buckets an agent's events have made, and what the texts of the keys in them take.
@@ -198,11 +200,63 @@ impl RuleState {
         }
     }
 
+    /// A bucket's instants from `from` on wait for their decision, beside those that do so already.
+    pub(crate) fn wait_for(&mut self, tenant: &TenantId, bucket: &str, from: Timestamp) {
+        let Some(TenantState { buckets, awaiting, .. }) = self.tenants.get_mut(tenant) else { return };
+        let Some(entry) = buckets.get_mut(bucket) else { return };
+        let Some(first) = entry.first_from(from) else { return };
+        if entry.awaits.is_some_and(|known| known <= first) {
+            return;
+        }
+        if let Some(later) = entry.awaits.replace(first) {
+            awaiting.remove(&(later, bucket.to_owned()));
+        }
+        awaiting.insert((first, bucket.to_owned()));
+    }
+
+    /// A tenant's buckets of which instants before `before` wait, each with the first of them. Those instants wait no longer.
+    pub(crate) fn take_due(&mut self, tenant: &TenantId, before: Timestamp) -> Vec<(String, Timestamp)> {
+        let Some(TenantState { buckets, awaiting, .. }) = self.tenants.get_mut(tenant) else { return Vec::new() };
+        let mut due = Vec::new();
+        while awaiting.first().is_some_and(|(first, _)| *first < before) {
+            let Some((first, name)) = awaiting.pop_first() else { break };
+            due.push((name, first));
+        }
+        for (name, _) in &due {
+            let Some(bucket) = buckets.get_mut(name) else { continue };
+            bucket.awaits = bucket.first_from(before);
+            if let Some(next) = bucket.awaits {
+                awaiting.insert((next, name.clone()));
+            }
+        }
+        due
+    }
+
+    /// The tenants of whom instants wait for their decision, each with the first of them.
+    pub(crate) fn awaiting(&self) -> impl Iterator<Item = (&TenantId, Timestamp)> {
+        self.tenants.iter().filter_map(|(tenant, state)| Some((tenant, state.awaiting.first()?.0)))
+    }
+
+    /// How many events are at instants that wait for their decision.
+    pub(crate) fn awaiting_count(&self) -> usize {
+        let buckets = self.tenants.values().flat_map(|state| state.buckets.values());
+        let of_bucket = |bucket: &Bucket| {
+            let events = bucket.events();
+            bucket.awaits.map_or(0, |from| events.len() - events.partition_point(|event| event.ts < from))
+        };
+        buckets.map(of_bucket).sum()
+    }
+
+    /// The newest event of a bucket that a quota has taken, or did not let in.
+    pub(crate) fn lost_to(&self, tenant: &TenantId, bucket: &str) -> Option<Timestamp> {
+        self.tenants.get(tenant)?.buckets.get(bucket)?.lost_to
+    }
+
     /// Forgets a tenant's events before `before`, and buckets that hold nothing any more.
     pub(crate) fn expire(&mut self, tenant: &TenantId, before: Timestamp) {
         let Some(state) = self.tenants.get_mut(tenant) else { return };
         let (mut dropped, mut bytes, mut keys, mut key_bytes) = (0, 0, 0, 0);
-        let TenantState { buckets, made_by, .. } = state;
+        let TenantState { buckets, made_by, awaiting, .. } = state;
         buckets.retain(|name, bucket| {
             let (events_before, bytes_before) = (bucket.events().len(), bucket.bytes);
             bucket.expire(before);
@@ -218,6 +272,9 @@ impl RuleState {
             let stays = !bucket.events().is_empty() || !bucket.keys.is_empty();
             if let Some(agent) = &bucket.made_by {
                 give_back(made_by, agent, gone, !stays);
+            }
+            if let Some(first) = bucket.awaits.filter(|_| !stays) {
+                awaiting.remove(&(first, name.clone()));
             }
             stays
         });

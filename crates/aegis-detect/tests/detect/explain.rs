@@ -41,7 +41,11 @@ fn deny(second: i64) -> SecurityEvent {
 }
 
 fn explain(text: &str, log: &[SecurityEvent], asked: usize) -> Explanation {
-    let clock = Arc::new(ManualClock::new(at(0)));
+    explain_at(0, text, log, asked)
+}
+
+fn explain_at(now: i64, text: &str, log: &[SecurityEvent], asked: usize) -> Explanation {
+    let clock = Arc::new(ManualClock::new(at(now)));
     let mut explain = Explain::new(text, Path::new("r/rule.sql"), log[asked].clone(), clock).unwrap();
     let (from, to) = explain.span();
     log.iter().filter(|event| from <= event.ts && event.ts < to).for_each(|event| explain.take(event.clone()).unwrap());
@@ -157,4 +161,26 @@ fn a_disabled_rule_is_explained_as_if_it_ran() {
     assert_eq!((explained.mode, explained.fired, explained.conditions.len()), (RuleMode::Disabled, true, 0));
     assert!(explained.to_string().contains("disabled: it is not run"), "{explained}");
     assert!(explained.to_string().contains("every event may matter"), "{explained}");
+}
+
+#[test]
+fn a_row_that_waits_for_what_follows_is_not_decided_yet() {
+    let query = "SELECT agent_id, event_id FROM events WHERE decision IN ('allow', 'deny') \
+                 QUALIFY decision = 'allow' AND count(*) FILTER (WHERE decision = 'deny') OVER (PARTITION BY agent_id ORDER BY ts \
+                 RANGE BETWEEN INTERVAL '20' SECOND PRECEDING AND INTERVAL '40' SECOND FOLLOWING) = 0";
+    let allow = |second: i64| event(Some("one"), second, Some(Decision::Allow));
+    let log = [allow(100), allow(130), deny(165)];
+    // The lateness is two minutes.
+    let waits = explain_at(100 + 40 + 120, &rule("", query), &log, 0);
+    assert!(!waits.fired && waits.rows.is_empty(), "{waits}");
+    assert_eq!((waits.undecided, waits.ahead_s, waits.in_window), (Some(at(140)), 40, 2));
+    let text = waits.to_string();
+    assert!(text.contains("in the 20 s up to it and the 40 s after it, this one counted"), "{text}");
+    assert!(text.ends_with(&format!("not decided yet: what comes for the time until {} may follow it", at(140))), "{text}");
+    let decided = explain_at(100 + 40 + 121, &rule("", query), &log, 0);
+    assert!(decided.fired && decided.undecided.is_none(), "{decided}");
+    assert!(decided.rows[0].alert.as_ref().is_some_and(|alert| alert.is_raised_by_it), "{decided}");
+    let followed = explain_at(1000, &rule("", query), &log, 1);
+    assert!(!followed.fired && followed.undecided.is_none() && followed.later.is_none(), "{followed}");
+    assert!(followed.to_string().ends_with("not fired"), "{followed}");
 }

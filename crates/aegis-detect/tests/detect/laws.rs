@@ -11,7 +11,7 @@ use proptest::prelude::*;
 const START: i64 = 1_767_225_600_000_000;
 
 /// Rules of every shape, with windows that small logs fill.
-const RULES: [(&str, &str, &str); 8] = [
+const RULES: [(&str, &str, &str); 10] = [
     ("stateless", "", "SELECT agent_id, event_id FROM events WHERE decision = 'deny'"),
     (
         "sliding",
@@ -57,6 +57,19 @@ const RULES: [(&str, &str, &str); 8] = [
         "",
         "SELECT agent_id, event_id FROM events w WHERE decision = 'allow' AND NOT EXISTS \
          (SELECT 1 FROM events d WHERE d.agent_id = w.agent_id AND d.decision = 'deny')",
+    ),
+    (
+        "deferred",
+        "",
+        "SELECT agent_id, event_id FROM events QUALIFY decision = 'allow' AND count(*) FILTER (WHERE decision = 'deny') OVER \
+         (PARTITION BY agent_id ORDER BY ts RANGE BETWEEN INTERVAL '2' SECOND PRECEDING AND INTERVAL '1' SECOND FOLLOWING) = 0",
+    ),
+    (
+        // Nothing splits the state.
+        "deferred-suppressed",
+        "suppress: 4s\n",
+        "SELECT tool AS agent_id, event_id FROM events WHERE decision = 'allow' QUALIFY count(*) OVER (PARTITION BY run_id \
+         ORDER BY ts RANGE BETWEEN INTERVAL '1 microsecond' FOLLOWING AND INTERVAL '3' SECOND FOLLOWING) = 0",
     ),
 ];
 

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod apart;
+mod deferred;
 mod explain;
 mod impaired;
 mod incremental;

@@ -173,6 +173,44 @@ fn every_forbidden_thing_has_its_code_and_its_place() {
         ),
         (
             "",
+            "SELECT agent_id, event_id FROM events QUALIFY count(*) OVER (PARTITION BY agent_id ORDER BY ts\n\
+             RANGE BETWEEN INTERVAL '20' SECOND PRECEDING AND INTERVAL '41' SECOND FOLLOWING) = 0",
+            RuleCode::RuleWindow,
+            At::Word("FOLLOWING"),
+        ),
+        (
+            // On top of each other they add up.
+            "",
+            "SELECT agent_id, event_id FROM (SELECT *, count(*) OVER (PARTITION BY agent_id ORDER BY ts RANGE BETWEEN CURRENT ROW AND \
+             INTERVAL '31' SECOND FOLLOWING) c FROM events) QUALIFY max(c) OVER (PARTITION BY agent_id ORDER BY ts RANGE BETWEEN \
+             CURRENT ROW AND INTERVAL '31' SECOND FOLLOWING) = 0",
+            RuleCode::RuleWindow,
+            At::Word("FOLLOWING"),
+        ),
+        (
+            // Beside what cannot wait it would be cut short, and always match.
+            "",
+            "SELECT agent_id, event_id, lag(ts) OVER (PARTITION BY agent_id ORDER BY ts, event_id) AS before FROM events\n\
+             QUALIFY count(*) OVER (PARTITION BY agent_id ORDER BY ts RANGE BETWEEN CURRENT ROW AND INTERVAL '5' SECOND FOLLOWING) = 0",
+            RuleCode::RuleUnsupported,
+            At::Word("FOLLOWING"),
+        ),
+        (
+            "",
+            "SELECT agent_id, event_id FROM events WHERE agent_id IN (SELECT agent_id FROM events WHERE decision = 'deny')\n\
+             QUALIFY count(*) OVER (PARTITION BY agent_id ORDER BY ts RANGE BETWEEN CURRENT ROW AND INTERVAL '5' SECOND FOLLOWING) = 1",
+            RuleCode::RuleUnsupported,
+            At::Word("FOLLOWING"),
+        ),
+        (
+            "",
+            "SELECT agent_id, count(*) OVER w AS n, array_agg(event_id) OVER w AS event_ids FROM events\n\
+             WINDOW w AS (PARTITION BY agent_id ORDER BY ts RANGE BETWEEN CURRENT ROW AND INTERVAL '5' SECOND FOLLOWING) QUALIFY n = 1",
+            RuleCode::RuleUnsupported,
+            At::Word("array_agg"),
+        ),
+        (
+            "",
             "SELECT agent_id, event_id FROM events QUALIFY row_number() OVER (PARTITION BY agent_id ORDER BY ts) = 1",
             RuleCode::RuleOrder,
             At::Any,
@@ -387,6 +425,17 @@ fn what_is_allowed_loads_in_the_shape_that_fits() {
             "SELECT agent_id, event_id FROM events QUALIFY sum(seq) OVER (PARTITION BY agent_id ORDER BY ts \
              RANGE BETWEEN INTERVAL '1' MINUTE PRECEDING AND CURRENT ROW) > 3",
             Shape::Sliding,
+        ),
+        (
+            "SELECT agent_id, event_id FROM events QUALIFY kind = 'tool_attempt' AND count(*) FILTER (WHERE kind = 'tool_outcome') \
+             OVER (PARTITION BY agent_id ORDER BY ts RANGE BETWEEN INTERVAL '20' SECOND PRECEDING AND INTERVAL '40' SECOND FOLLOWING) = 0",
+            Shape::Deferred,
+        ),
+        (
+            // Descending time turns FOLLOWING into the past.
+            "SELECT agent_id, event_id FROM events QUALIFY count(*) OVER (PARTITION BY agent_id ORDER BY ts DESC \
+             RANGE BETWEEN CURRENT ROW AND INTERVAL '1' MINUTE FOLLOWING) > 3",
+            Shape::Stepped,
         ),
         (
             // Two frames on top of each other look back further than the window: each instant is run alone.

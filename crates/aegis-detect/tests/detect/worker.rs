@@ -154,6 +154,44 @@ fn each_agent() -> RuleSet {
     RuleSet::from_texts([("each-agent/rule.sql".into(), text.to_owned())]).unwrap()
 }
 
+/// One rule: an agent that was denied, and of which nothing follows for ten seconds.
+fn fell_silent() -> RuleSet {
+    let text = "/* rule\nid: T-2\nname: fell-silent\nversion: 1\nseverity: low\nwindow: 10s\nkey: [agent_id]\nmode: active\n\
+                requires: verified\nowner: soc\ndescription: d\nfalse_positives: none\nchangelog:\n  - {version: 1, date: 2026-11-26, note: first}\n*/\n\
+                SELECT agent_id, event_id FROM events WHERE decision = 'deny' QUALIFY count(*) OVER (PARTITION BY agent_id ORDER BY ts \
+                RANGE BETWEEN INTERVAL '1 microsecond' FOLLOWING AND INTERVAL '10' SECOND FOLLOWING) = 0\n";
+    RuleSet::from_texts([("fell-silent/rule.sql".into(), text.to_owned())]).unwrap()
+}
+
+#[tokio::test]
+async fn what_did_not_follow_is_told_though_nothing_else_comes() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::new(Timestamp::from_micros(1_767_225_600_000_000)));
+    let mut line = Line::open_with(folder.path(), EmbeddedLimits::default(), clock.clone()).await;
+    let worker = line.worker_of(fell_silent(), 0, None);
+    let wires = line.seal_denies("acme", "prober", 1).await;
+    line.publish(&wires).await;
+    line.caught_up(&worker).await;
+    // The row waits in what the next life reads again.
+    worker.stop().await;
+    let worker = line.worker_of(fell_silent(), 0, None);
+    let (start, events) = (Instant::now(), line.bus.last_seq(Stream::Ase).await.unwrap());
+    while line.bus.last_seq(Stream::Alerts).await.unwrap() == 0 {
+        assert!(start.elapsed() < DEADLINE, "nothing is told: {:?}", worker.stats());
+        // As much as one pause of the bus counts, about as often as the worker looks.
+        clock.advance_seconds(5);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let alerts = line.alerts(1).await;
+    assert_eq!((alerts[0].rule_name.as_str(), &alerts[0].key["agent_id"]), ("fell-silent", &Value::from("prober")));
+    // Once all is decided, nobody needs the time.
+    line.caught_up(&worker).await;
+    let told = line.read_stream(Stream::Ase, "tick.>").await.len() as u64;
+    assert!(told > 0 && line.bus.last_seq(Stream::Ase).await.unwrap() == events + told);
+    assert_eq!(worker.stats().malformed, 0);
+    worker.stop().await;
+}
+
 /// An observation of the outside, at this time.
 fn observation(line: &Line, agent: &str, reason: &str) -> Value {
     let tenant = TenantId::new("acme").unwrap();

@@ -76,7 +76,8 @@ async fn run(sets: Vec<RuleSet>, args: &HistoryArgs) -> anyhow::Result<Vec<Backt
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let (from, to) = (time(args.from.as_deref(), "--from")?, time(args.to.as_deref(), "--to")?);
     let needed = from.and_then(|from| sets.iter().map(|rules| Backtest::needs_from(rules, clock.clone(), from)).min());
-    let span = (needed.unwrap_or(Timestamp::from_micros(i64::MIN)), to.unwrap_or(Timestamp::from_micros(i64::MAX)));
+    let needed_to = to.and_then(|to| sets.iter().map(|rules| Backtest::needs_to(rules, clock.clone(), to)).max());
+    let span = (needed.unwrap_or(Timestamp::from_micros(i64::MIN)), needed_to.unwrap_or(Timestamp::from_micros(i64::MAX)));
     let mut runs: Vec<Backtest> = sets.into_iter().map(|rules| Backtest::new(rules, clock.clone(), from, to)).collect();
 
     let store = open(&args.data, clock).await?;

@@ -63,6 +63,9 @@ async fn run(event_id: EventId, file: &Path, text: &str, args: &ExplainArgs) -> 
     let (first, last) = explain.span();
     let span = (from.unwrap_or(first), to.unwrap_or(last));
     ensure!(span.0 <= at && at < span.1, "the event is of {at}, which --from and --to leave out");
+    if let Some(to) = to {
+        explain.know_to(to);
+    }
     let mut progress = Progress::new();
     let mut after = 0;
     while let Some(events) = history.page(&row.tenant_id, &mut after, span).await? {

@@ -1,0 +1,172 @@
+//! Rules whose frames end after their row: a row waits until nothing is expected any more before its frames' end, and is decided then. Promises
+//! that deciding costs what is due and not what waits, and that a row is decided again where an event comes all the same that says otherwise.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use aegis_model::{SecurityEvent, TenantId, Timestamp};
+
+use crate::engine::{Engine, TickOutput, emit, guarded, stop_if_failed};
+use crate::error::DetectError;
+use crate::evaluate::{Must, RunningRule, TouchedKeys};
+use crate::find::{ROWS_OF_A_RUN, within};
+use crate::output::Found;
+use crate::shape::{Reach, Shape};
+use crate::watermark::{IDLE_ACTIVITY, MAX_PAUSE};
+use crate::window::{Quotas, Touched};
+
+/// By the log's time it is looked this often for rows that nothing else decides.
+const LOOK_STEP_MICROS: i64 = 1_000_000;
+
+/// What says that nothing is expected any more before a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum By {
+    /// The tenant's own: it is so for good.
+    Watermark,
+    /// The whole log's, while nothing of the tenant comes.
+    Log,
+}
+
+/// True if rows of the rule are decided by it.
+fn decides(running: &RunningRule, by: By) -> bool {
+    let may = by == By::Watermark || !running.rule.header.contains();
+    may && running.is_deferred() && running.stats.quarantined.is_none()
+}
+
+impl Engine {
+    /// The log has come to this time of the bus, whoever wrote. Decides rows of deferred rules before whose frames' end nothing is expected any more,
+    /// though nothing of their tenant came. What comes later all the same takes back what it contradicts, so that it changes nothing in the end when,
+    /// and whether, this is called. Nobody is contained on a silence: a rule that contains waits for its tenant's watermark.
+    pub fn pass_time(&mut self, bus_ts: Timestamp) -> TickOutput {
+        let mut output = TickOutput::default();
+        self.watermarks.pass(bus_ts);
+        let Some(now) = self.watermarks.log_time() else { return output };
+        if self.looked.is_some_and(|looked| now < looked.plus_micros(LOOK_STEP_MICROS)) {
+            return output;
+        }
+        self.looked = Some(now);
+        let lateness = self.lateness_micros();
+        let mut due = BTreeSet::new();
+        for running in self.rules.iter().filter(|running| decides(running, By::Log)) {
+            let may_be_due = now.plus_micros(-lateness).plus_micros(-running.plan.reach.ahead);
+            due.extend(running.state.awaiting().filter(|(_, first)| *first < may_be_due).map(|(tenant, _)| tenant.clone()));
+        }
+        if due.is_empty() {
+            return output;
+        }
+        self.evaluate(None, Must::Of(&due), &mut output);
+        for tenant in &due {
+            if let Some(expected_from) = self.watermarks.expected_from(tenant, lateness) {
+                self.decide(tenant, expected_from, By::Log, &mut output);
+            }
+        }
+        self.tell_impaired(&[], &mut output);
+        output
+    }
+
+    /// From this time of the bus on, records of time in the log would let rows be decided, or show who is silent. None: no row waits.
+    #[must_use]
+    pub fn needs_time_from(&self) -> Option<Timestamp> {
+        let deciding = self.rules.iter().filter(|running| decides(running, By::Log));
+        let ends = deciding.flat_map(|r| r.state.awaiting().map(move |(_, first)| first.plus_micros(r.plan.reach.ahead)));
+        Some(ends.min()?.plus_micros(self.lateness_micros()).plus_micros(-(IDLE_ACTIVITY + 2 * MAX_PAUSE)))
+    }
+
+    /// How far a rule's frames end after their row, in microseconds.
+    pub(crate) fn ahead_of(&self, rule_id: &str) -> i64 {
+        let rule = self.rules.iter().find(|running| running.rule.header.id == rule_id);
+        rule.map_or(0, |running| running.plan.reach.ahead)
+    }
+
+    /// Decides a tenant's rows of deferred rules whose frames end before `ends_before`.
+    pub(crate) fn decide(&mut self, tenant: &TenantId, ends_before: Timestamp, by: By, output: &mut TickOutput) {
+        let (quotas, clock) = (self.config.quotas, Arc::clone(&self.config.clock));
+        for running in self.rules.iter_mut().filter(|running| decides(running, by)) {
+            let (decided, micros) = running.timed(clock.as_ref(), |running| {
+                guarded(running, |running| {
+                    let keys = running.decide(tenant, ends_before, quotas)?;
+                    emit(running, keys, quotas, clock.now(), output)
+                })
+            });
+            stop_if_failed(running, decided, micros, self.config.rule_budget_ms, output);
+        }
+    }
+}
+
+impl RunningRule {
+    /// True if rows wait for what follows them.
+    pub(crate) fn is_deferred(&self) -> bool {
+        self.plan.shape == Shape::Deferred
+    }
+
+    /// Keeps new events. The rows that they make, or can change, wait.
+    pub(crate) fn keep_waiting(&mut self, relevant: &[Arc<SecurityEvent>], quotas: Quotas) {
+        let touched = self.keep(relevant, quotas);
+        for (tenant, bucket, oldest, _) in touched.iter() {
+            self.state.wait_for(tenant, bucket, oldest.plus_micros(-self.plan.reach.ahead));
+        }
+    }
+
+    /// After a restart: what was not decided for good waits.
+    pub(crate) fn wait_again(&mut self, settled: &HashMap<TenantId, Timestamp>) {
+        if !self.is_deferred() {
+            return;
+        }
+        for (tenant, bucket) in self.state.buckets() {
+            let decided = settled.get(&tenant).map(|settled| settled.plus_micros(-self.plan.reach.ahead));
+            self.state.wait_for(&tenant, &bucket, decided.unwrap_or(Timestamp::from_micros(i64::MIN)));
+        }
+    }
+
+    /// Decides a tenant's rows whose frames end before `ends_before`, and answers the keys whose matches changed. Where the query fails over them,
+    /// the rule is set aside for the tenant.
+    pub(crate) fn decide(
+        &mut self,
+        tenant: &TenantId,
+        ends_before: Timestamp,
+        quotas: Quotas,
+    ) -> Result<TouchedKeys, DetectError> {
+        let Reach { back, ahead } = self.plan.reach;
+        let last = ends_before.plus_micros(-ahead).plus_micros(-1);
+        let mut due = Touched::default();
+        for (bucket, first) in self.state.take_due(tenant, last.plus_micros(1)) {
+            // Of a row before that, some of what it looks at may be gone.
+            let whole_from = self.state.lost_to(tenant, &bucket).map(|lost| lost.plus_micros(back).plus_micros(1));
+            let first = whole_from.map_or(first, |whole_from| first.max(whole_from));
+            if first <= last {
+                due.add(tenant, bucket, (first, last));
+            }
+        }
+        let found = match self.find_due(&due) {
+            Ok(found) => found,
+            Err(error) => {
+                let newest =
+                    due.iter().filter_map(|(_, bucket, first, last)| self.state.events(tenant, bucket, first, last).last());
+                let newest = newest.max_by(|a, b| a.order_key().cmp(&b.order_key())).cloned();
+                self.set_aside(tenant, error, newest.as_ref())?;
+                return Ok(TouchedKeys::new());
+            }
+        };
+        let mut keys = self.clear(&due, 0);
+        keys.extend(self.insert(found, quotas));
+        Ok(keys)
+    }
+
+    /// The matches of due rows.
+    fn find_due(&mut self, due: &Touched) -> Result<Vec<Found>, DetectError> {
+        let Reach { back, ahead } = self.plan.reach;
+        let (mut found, mut slice) = (Vec::new(), Vec::new());
+        for (tenant, bucket, first, last) in due.iter() {
+            slice.extend_from_slice(self.state.events(tenant, bucket, first.plus_micros(-back), last.plus_micros(ahead)));
+            if slice.len() >= ROWS_OF_A_RUN {
+                found.extend(self.run(std::mem::take(&mut slice), None)?);
+            }
+        }
+        if !slice.is_empty() {
+            found.extend(self.run(slice, None)?);
+        }
+        let is_due = |f: &Found| due.span(&f.tenant, &f.bucket).is_some_and(|(first, last)| within(f.found.instant, first, last));
+        found.retain(is_due);
+        Ok(found)
+    }
+}
