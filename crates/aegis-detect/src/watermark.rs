@@ -20,7 +20,7 @@ const MAX_PRODUCERS: usize = 1024;
 /// The event time of all tenants.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(transparent)]
-pub(crate) struct Watermarks(HashMap<TenantId, TenantTime>);
+pub struct Watermarks(HashMap<TenantId, TenantTime>);
 
 /// The event time of one tenant: no other tenant's events move it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -55,7 +55,7 @@ struct Producer {
 
 impl Watermarks {
     /// Takes the next event of the stream: true if it is in time, false if it is older than watermark minus lateness.
-    pub(crate) fn admit(&mut self, event: &SecurityEvent, lateness_micros: i64) -> bool {
+    pub fn admit(&mut self, event: &SecurityEvent, lateness_micros: i64) -> bool {
         let tenant = self.0.entry(event.tenant_id.clone()).or_default();
         let in_time = tenant.watermark.is_none_or(|watermark| event.ts >= watermark.plus_micros(-lateness_micros));
         match voice_of(event) {
