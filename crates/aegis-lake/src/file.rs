@@ -43,7 +43,7 @@ pub(crate) fn encode(rows: &RecordBatch) -> Result<Bytes, LakeError> {
         .set_sorting_columns(Some(sorting))
         .set_created_by("aegis".to_owned())
         .build();
-    let mut writer = ArrowWriter::try_new(Vec::new(), schema, Some(properties))?;
+    let mut writer = ArrowWriter::try_new(Vec::<u8>::new(), schema, Some(properties))?;
     writer.write(rows)?;
     Ok(Bytes::from(writer.into_inner()?))
 }

@@ -19,7 +19,7 @@ use crate::writer::Writer;
 const FAN: usize = 8;
 /// Most that is merged at once: rows, and bytes in memory.
 const MOST_ROWS: u64 = 500_000;
-const MOST_WEIGHT: u64 = 256 << 20;
+const MOST_WEIGHT: u64 = 64 << 20;
 /// How long after its end an hour's files are merged whatever their number, seconds: receipts still come when an edge was cut off.
 const SETTLED_S: i64 = 2 * 3600;
 /// How long a replaced file stays, seconds: longer than a query may take.
