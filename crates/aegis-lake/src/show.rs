@@ -30,7 +30,7 @@ impl Answer {
     }
 
     /// The rows as a table.
-    pub async fn to_table(&mut self) -> Result<Table, QueryError> {
+    pub async fn read_table(&mut self) -> Result<Table, QueryError> {
         let mut rows: Vec<RecordBatch> = Vec::new();
         while let Some(batch) = self.next().await? {
             rows.push(batch);

@@ -69,6 +69,12 @@ impl Snapshot {
         manifests.insert(hour.clone(), Arc::clone(&manifest));
         Ok(manifest)
     }
+
+    async fn open(&self, file: &Path, schema: &SchemaRef, span: Span) -> std::result::Result<Rows, LakeError> {
+        let bytes = self.store.get(file).await?.bytes().await?;
+        self.read_files.fetch_add(1, Ordering::Relaxed);
+        Rows::open(bytes, schema, span)
+    }
 }
 
 impl LakeTable {
@@ -231,7 +237,7 @@ impl Scan {
                     None => self.rows = None,
                 }
             } else if let Some(file) = self.files.pop_front() {
-                self.rows = Some(self.open(&file).await.map_err(external)?);
+                self.rows = Some(self.snapshot.open(&file, &self.schema, self.span).await.map_err(external)?);
             } else if let Some(hour) = self.hours.pop_front() {
                 let manifest = self.snapshot.manifest(&hour).await.map_err(external)?;
                 self.files.extend(manifest.objects(&hour, self.span));
@@ -239,12 +245,6 @@ impl Scan {
                 return Ok(None);
             }
         }
-    }
-
-    async fn open(&self, file: &Path) -> std::result::Result<Rows, LakeError> {
-        let bytes = self.snapshot.store.get(file).await?.bytes().await?;
-        self.snapshot.read_files.fetch_add(1, Ordering::Relaxed);
-        Rows::open(bytes, &self.schema, self.span)
     }
 }
 

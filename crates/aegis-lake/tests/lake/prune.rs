@@ -6,7 +6,7 @@ use aegis_lake::{Read, Span};
 use object_store::ObjectStore;
 use proptest::prelude::*;
 
-use crate::house::{MINUTE, RUNTIME, all_of, ask, base, fill, log_of, memory, observed, proved, take, writer};
+use crate::house::{MINUTE, RUNTIME, ask, base, fill, log_of, memory, observed, proved, take, writer};
 
 /// One event a minute for six hours, two files an hour.
 async fn six_hours() -> Arc<dyn ObjectStore> {

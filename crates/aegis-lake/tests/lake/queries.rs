@@ -137,7 +137,7 @@ async fn lines_have_every_column_and_a_table_is_readable() {
     let ts = "2026-11-26T10:00:00.000001Z";
     let expected = serde_json::json!({"seq": 1, "tool": null, "resource": "r\u{1b}[2J", "ts": ts, "matched_policies": []});
     assert_eq!(line, expected);
-    let table = ask(&store, "acme", "SELECT seq, resource FROM events").await.unwrap().to_table().await.unwrap();
+    let table = ask(&store, "acme", "SELECT seq, resource FROM events").await.unwrap().read_table().await.unwrap();
     assert_eq!(table.rows, 1);
     assert!(table.text.contains("| 1   | r\u{fffd}[2J"), "{}", table.text);
 }

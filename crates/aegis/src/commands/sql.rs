@@ -41,7 +41,7 @@ async fn run(args: &SqlArgs) -> anyhow::Result<ExitCode> {
     if args.json {
         answer.write_lines(std::io::BufWriter::new(std::io::stdout().lock())).await?;
     } else {
-        let table = answer.to_table().await?;
+        let table = answer.read_table().await?;
         println!("{}\n{} {}", table.text, table.rows, if table.rows == 1 { "row" } else { "rows" });
     }
     if answer.is_cut() {
