@@ -182,7 +182,8 @@ impl<'a> Follow<'a> {
             }
             if looked.elapsed() >= LOOK_EVERY {
                 looked = Instant::now();
-                let newest = self.bus.last_seq(Stream::Ase).await?;
+                // What comes last may be no event, and is never read.
+                let newest = if batch.is_empty() { self.read } else { self.bus.last_seq(Stream::Ase).await? };
                 self.shared.stats.lock().lag = newest.saturating_sub(self.read);
             }
             let is_last = is_stopping && (batch.is_empty() || *give_up.get_or_insert(Instant::now() + DRAIN) <= Instant::now());
