@@ -54,3 +54,18 @@ pub enum QueryError {
 fn place_text(place: &Option<(u64, u64)>) -> String {
     place.map_or_else(String::new, |(line, column)| format!("line {line}, column {column}: "))
 }
+
+/// A text without what a terminal obeys: what events say was written by whoever caused them, and errors repeat it.
+pub(crate) fn harmless(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_has_nothing_that_a_terminal_obeys() {
+        assert_eq!(harmless("a\u{1b}[2Jb\r\u{9b}c\nd│é"), "a\u{fffd}[2Jb\u{fffd}\u{fffd}c\nd│é");
+    }
+}

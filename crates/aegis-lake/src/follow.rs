@@ -24,6 +24,8 @@ const BATCH: usize = 512;
 const WAIT: Duration = Duration::from_millis(250);
 /// Reads that find little are at least this far apart, so that events gather.
 const SPACING: Duration = Duration::from_millis(50);
+/// Hours that wait are written at least this far apart each, on average: what a file costs the disk, commits that answers wait for cost too.
+const PER_HOUR: Duration = Duration::from_millis(50);
 /// How long a stop goes on reading.
 const DRAIN: Duration = Duration::from_secs(5);
 /// How often it is looked for files to merge and to remove: one hour's each time, and at once again while there are more.
@@ -188,7 +190,9 @@ impl<'a> Follow<'a> {
             }
             let is_last = is_stopping && (batch.is_empty() || *give_up.get_or_insert(Instant::now() + DRAIN) <= Instant::now());
             self.writer.relieve().await?;
-            if is_last || self.writer.is_full() || (self.read > self.noted && flushed.elapsed() >= flush_every) {
+            let hours = u32::try_from(self.writer.hours_waiting()).unwrap_or(u32::MAX);
+            let is_due = self.read > self.noted && flushed.elapsed() >= flush_every.max(PER_HOUR.saturating_mul(hours));
+            if is_last || is_due || self.writer.is_full() {
                 self.note().await?;
                 flushed = Instant::now();
             }

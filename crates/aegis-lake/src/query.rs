@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
-use crate::error::QueryError;
+use crate::error::{QueryError, harmless};
 use crate::refuse::check;
 use crate::table::LakeTable;
 
@@ -56,6 +56,8 @@ pub struct Answer {
     table: Arc<LakeTable>,
     batches: mpsc::Receiver<Result<RecordBatch, DataFusionError>>,
     work: JoinHandle<()>,
+    /// Where row patterns say what they gave up.
+    report: Report,
     deadline: Instant,
     bounds: Bounds,
     given: usize,
@@ -68,7 +70,8 @@ pub async fn query(store: Arc<dyn ObjectStore>, tenant: &TenantId, text: &str, b
     let bounds = Bounds { seconds: bounds.seconds.min(QUERY_SECONDS), ..bounds };
     let deadline = Instant::now() + Duration::from_secs(bounds.seconds);
     let table = Arc::new(LakeTable::open(store, tenant).await?);
-    let state = session(Arc::clone(&table), bounds).map_err(explain)?;
+    let report = Report::default();
+    let state = session(Arc::clone(&table), bounds, report.clone()).map_err(explain)?;
     let written = aegis_match::plan_query(&state, text).map_err(|refused| match refused {
         Refused::NotOneQuery(what) => QueryError::NotOneQuery(what),
         Refused::Engine(error) => explain(error),
@@ -94,7 +97,7 @@ pub async fn query(store: Arc<dyn ObjectStore>, tenant: &TenantId, text: &str, b
             }
         }
     });
-    Ok(Answer { schema, table, batches, work, deadline, bounds, given: 0, is_cut: false, is_over: false })
+    Ok(Answer { schema, table, batches, work, report, deadline, bounds, given: 0, is_cut: false, is_over: false })
 }
 
 impl Answer {
@@ -117,7 +120,7 @@ impl Answer {
                 Ok(None) => {
                     self.is_over = true;
                     // It has ended, well or by a panic.
-                    return (&mut self.work).await.map(|()| None).map_err(|_| QueryError::Ended);
+                    (&mut self.work).await.map_err(|_| QueryError::Ended)?;
                 }
                 Err(_) => {
                     self.is_over = true;
@@ -125,7 +128,13 @@ impl Answer {
                 }
             }
         }
-        Ok(None)
+        // Rows that a row pattern gave up must not look like rows that are not there.
+        match self.report.take().first.first() {
+            Some(overrun) => {
+                Err(QueryError::Engine { message: harmless(&format!("MATCH_RECOGNIZE gave up: {overrun}")), place: None })
+            }
+            None => Ok(None),
+        }
     }
 
     /// As many of the rows as may still be given.
@@ -158,13 +167,13 @@ impl Drop for Answer {
     }
 }
 
-fn session(table: Arc<LakeTable>, bounds: Bounds) -> Result<SessionState, DataFusionError> {
+fn session(table: Arc<LakeTable>, bounds: Bounds, report: Report) -> Result<SessionState, DataFusionError> {
     let mut config = SessionConfig::new().with_target_partitions(1).with_information_schema(false).with_collect_statistics(false);
     config.options_mut().sql_parser.collect_spans = true;
     let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled);
     let runtime = RuntimeEnvBuilder::new().with_memory_limit(bounds.memory, 1.0).with_disk_manager_builder(disk).build_arc()?;
     let builder = SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features();
-    let state = aegis_match::install(builder, Limits::default(), Report::default()).build();
+    let state = aegis_match::install(builder, Limits::default(), report).build();
     let context = SessionContext::new_with_state(state);
     context.register_table(TABLE, table)?;
     Ok(context.state())
@@ -175,10 +184,10 @@ fn explain(error: DataFusionError) -> QueryError {
     if let Some(refusal) = Refusal::in_error(&error) {
         let hint = refusal.hint.as_ref().map_or_else(String::new, |hint| format!(" ({hint})"));
         let place = refusal.place.map(|place| (place.line, place.column));
-        return QueryError::Engine { message: format!("{}{hint}", refusal.message), place };
+        return QueryError::Engine { message: harmless(&format!("{}{hint}", refusal.message)), place };
     }
     let span = error.diagnostic().and_then(|diagnostic| diagnostic.span);
-    let message = error.strip_backtrace().split_whitespace().collect::<Vec<_>>().join(" ");
+    let message = harmless(&error.strip_backtrace().split_whitespace().collect::<Vec<_>>().join(" "));
     let place = span.map(|span| (span.start.line, span.start.column)).or_else(|| place_in(&message));
     QueryError::Engine { message, place }
 }

@@ -8,7 +8,7 @@ use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::json::writer::{LineDelimited, WriterBuilder};
 use datafusion::arrow::util::pretty::pretty_format_batches_with_schema;
 
-use crate::error::QueryError;
+use crate::error::{QueryError, harmless};
 use crate::query::Answer;
 
 /// Rows for people to read.
@@ -43,18 +43,4 @@ impl Answer {
 
 fn not_shown(error: ArrowError) -> QueryError {
     QueryError::Engine { message: format!("the answer cannot be shown: {error}"), place: None }
-}
-
-fn harmless(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_table_has_nothing_that_a_terminal_obeys() {
-        assert_eq!(harmless("a\u{1b}[2Jb\r\u{9b}c\nd│é"), "a\u{fffd}[2Jb\u{fffd}\u{fffd}c\nd│é");
-    }
 }

@@ -135,10 +135,10 @@ impl Writer {
         }
     }
 
-    /// True if something waits to be written.
+    /// In how many hours something waits to be written: so many files will it be.
     #[must_use]
-    pub fn is_waiting(&self) -> bool {
-        self.total.rows > 0
+    pub fn hours_waiting(&self) -> usize {
+        self.waiting.len()
     }
 
     /// True if all of it should be written now.

@@ -125,6 +125,17 @@ async fn a_query_without_time_or_memory_left_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_row_pattern_gave_up_is_no_answer() {
+    let store = memory();
+    fill(&store, &log_of((1..=40).map(|seq| proved("acme", "acme.e.1", seq, seq)))).await;
+    // It has two ways to take each row, and its end depends on which were taken.
+    let bomb = "SELECT * FROM events MATCH_RECOGNIZE (PARTITION BY tenant_id ORDER BY ts MEASURES count(*) AS c
+        PATTERN ((a | b)+ c) DEFINE c AS count(a.*) > 1000)";
+    let error = all_of(ask(&store, "acme", bomb).await.unwrap()).await.unwrap_err().to_string();
+    assert!(error.starts_with("MATCH_RECOGNIZE gave up: partition (acme), row 0"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn lines_have_every_column_and_a_table_is_readable() {
     let store = memory();
     let mut event = proved("acme", "acme.e.1", 1, 1);

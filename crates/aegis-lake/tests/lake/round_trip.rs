@@ -20,7 +20,7 @@ proptest! {
             for part in log.chunks(batch) {
                 take(&mut writer, part);
                 writer.flush().await.unwrap();
-                prop_assert!(!writer.is_waiting());
+                prop_assert_eq!(writer.hours_waiting(), 0);
             }
             for of in ["acme", "acme-2", "b"].map(tenant) {
                 prop_assert_eq!(rows(&store, &of).await, as_rows(expected(&log, &of)));
@@ -56,7 +56,7 @@ async fn a_tenant_with_too_much_that_waits_is_written_and_the_others_wait() {
     writer.relieve().await.unwrap();
     assert_eq!(rows(&store, &tenant("acme")).await.num_rows(), 10);
     assert_eq!(rows(&store, &tenant("b")).await.num_rows(), 0);
-    assert!(writer.is_waiting());
+    assert_eq!(writer.hours_waiting(), 1);
     take(&mut writer, &log_of((1..=100).map(|seq| proved("c", "c.e.1", seq, seq))));
     assert!(writer.is_full());
 }
