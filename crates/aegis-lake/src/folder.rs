@@ -2,8 +2,9 @@
 //! Promises that a name is at each moment the old object or the new one, whole, also after a power failure.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 
@@ -19,6 +20,10 @@ use object_store::{
 
 /// What a file is called until it is whole: the store behind leaves such names out of its lists. One writer puts one object at a time.
 const UNFINISHED: &str = "#1";
+
+/// Files and folders are their owner's alone.
+const OWNER_ONLY: u32 = 0o600;
+const OWNER_ONLY_FOLDER: u32 = 0o700;
 
 /// Objects as files below a folder.
 #[derive(Debug)]
@@ -45,10 +50,10 @@ impl fmt::Display for Folder {
 fn put_durably(root: &FilePath, place: &FilePath, payload: &PutPayload) -> std::io::Result<()> {
     let folder = place.parent().ok_or_else(|| std::io::Error::other("an object without a folder"))?;
     let is_new = !folder.is_dir();
-    fs::create_dir_all(folder)?;
+    DirBuilder::new().recursive(true).mode(OWNER_ONLY_FOLDER).create(folder)?;
     let mut unfinished = place.as_os_str().to_owned();
     unfinished.push(UNFINISHED);
-    let mut file = File::create(&unfinished)?;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(OWNER_ONLY).open(&unfinished)?;
     for part in payload.iter() {
         file.write_all(part)?;
     }
@@ -118,6 +123,7 @@ impl ObjectStore for Folder {
 mod tests {
     use super::*;
     use object_store::ObjectStoreExt;
+    use std::os::unix::fs::PermissionsExt;
 
     #[tokio::test]
     async fn a_put_replaces_the_whole_object_and_what_is_unfinished_is_not_listed() {
@@ -128,7 +134,11 @@ mod tests {
             store.put(&place, PutPayload::from(text)).await.unwrap();
             assert_eq!(store.get(&place).await.unwrap().bytes().await.unwrap(), Bytes::from(text));
         }
-        fs::write(folder.path().join("tenant=a/astray/0000000002.parquet#1"), "half").unwrap();
+        let written = folder.path().join("tenant=a/astray");
+        for (path, mode) in [(written.join("manifest.json"), OWNER_ONLY), (written.clone(), OWNER_ONLY_FOLDER)] {
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, mode, "{}", path.display());
+        }
+        fs::write(written.join("0000000002.parquet#1"), "half").unwrap();
         let listed = store.list_with_delimiter(Some(&Path::from("tenant=a/astray"))).await.unwrap();
         let names: Vec<String> = listed.objects.iter().map(|object| object.location.to_string()).collect();
         assert_eq!(names, ["tenant=a/astray/manifest.json"]);

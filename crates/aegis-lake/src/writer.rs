@@ -197,6 +197,9 @@ impl Writer {
             manifest.through = through;
             self.commit(hour, manifest).await?;
             self.rows_written += rows.num_rows() as u64;
+        } else if !manifest.is_tidy(hour) {
+            // Written before a crash, which forgot what was left to tidy.
+            self.unfinished.insert(hour.clone());
         }
         self.forget(hour);
         Ok(())
