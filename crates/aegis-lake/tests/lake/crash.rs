@@ -14,9 +14,9 @@ const TENANTS: [&str; 2] = ["acme", "b"];
 
 /// Long enough for files to be merged in several levels, of two tenants and two hours, with a receipt that comes twice.
 fn log() -> Vec<Logged> {
-    let of_acme = (1..=40).map(|seq| proved("acme", "acme.e.1", seq, seq * 2 * MINUTE));
-    let again = [proved("acme", "acme.e.1", 7, 14 * MINUTE), observed("acme", MINUTE)];
-    let of_b = (1..=10).map(|seq| proved("b", "b.e.1", seq, seq * MINUTE));
+    let of_acme = (1..=18).map(|seq| proved("acme", "acme.e.1", seq, seq * 6 * MINUTE));
+    let again = [proved("acme", "acme.e.1", 7, 42 * MINUTE), observed("acme", MINUTE)];
+    let of_b = (1..=2).map(|seq| proved("b", "b.e.1", seq, seq * MINUTE));
     log_of(of_acme.chain(again).chain(of_b))
 }
 
@@ -28,11 +28,10 @@ fn at(round: i64) -> Timestamp {
 /// What a process does, from what it knows to be written; it notes how far it is where the follower does.
 async fn work(store: &Arc<dyn ObjectStore>, log: &[Logged], noted: &mut usize) -> Result<(), LakeError> {
     let mut writer = writer(store, log);
-    while *noted < log.len() {
-        let next = (*noted + 4).min(log.len());
-        take(&mut writer, &log[*noted..next]);
+    while let Some(next) = log.get(*noted) {
+        take(&mut writer, std::slice::from_ref(next));
         writer.flush().await?;
-        *noted = next;
+        *noted += 1;
         writer.tidy(at(0), usize::MAX).await?;
     }
     for round in 1..6 {
@@ -103,7 +102,7 @@ async fn receipts_of_another_stream_are_known_by_their_place_in_their_lane() {
     take(&mut writer, &[(1000, proved("b", "b.e.1", 11, 11 * MINUTE))]);
     writer.flush().await.unwrap();
     assert_eq!(rows(&store, &tenant("acme")).await, as_rows(expected(&log, &tenant("acme"))));
-    assert_eq!(rows(&store, &tenant("b")).await.num_rows(), 11);
+    assert_eq!(rows(&store, &tenant("b")).await.num_rows(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
