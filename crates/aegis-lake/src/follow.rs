@@ -252,7 +252,8 @@ fn read(delivered: &Delivered, prover: &mut Prover, config: &LakeConfig) -> Opti
     let wire = WireEvent::read(&delivered.payload).ok()?;
     let mut event = wire.event().ok()?;
     let is_its_own = delivered.subject == subject::ase(&event.tenant_id, event.kind);
-    if !is_its_own || event.lane.as_ref().is_some_and(|lane| lane.len() > MAX_LANE) {
+    let is_no_lane = |lane: &String| lane.len() > MAX_LANE || lane.chars().any(char::is_control);
+    if !is_its_own || event.lane.as_ref().is_some_and(is_no_lane) {
         return None;
     }
     let is_kept = delivered.kept.as_ref().is_some_and(|kept| config.keepers.contains(&*kept.by));
