@@ -228,12 +228,12 @@ impl RunningRule {
         let (mut events, mut frames, mut whose) = (Vec::new(), Vec::new(), Vec::new());
         for (tenant, bucket, oldest) in buckets {
             let Some((known, new)) = state.follow(tenant, bucket, oldest, || pipeline.frames()) else { continue };
-            let bucket = frames.len();
+            let index = frames.len();
             let mut last: Option<Origin> = None;
             events.extend(new.iter().map(|event| {
                 let ts = event.ts.as_micros();
                 let place = last.filter(|before| before.ts == ts).map_or(0, |before| before.place.saturating_add(1));
-                let origin = Origin { bucket, ts, place };
+                let origin = Origin { bucket: index, ts, place };
                 last = Some(origin);
                 (origin, Arc::clone(event))
             }));

@@ -57,5 +57,6 @@ pub use ruleset::{LintReport, RuleSet, lint_file, lint_shipped};
 pub use schema::{EventBatch, SCORE_COLUMN, TABLE, events_schema};
 pub use shape::Shape;
 pub use verify::{ChainBreak, Stage, VerifyStage, chain_broken_event, is_ahead_of_time};
+pub use watermark::Watermarks;
 pub use window::Quotas;
 pub use worker::{CONSUMER, Worker, WorkerConfig, WorkerStats};

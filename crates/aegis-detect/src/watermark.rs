@@ -25,7 +25,7 @@ const LONGEST_NAME: usize = 64;
 
 /// The event time of all tenants, and the bus time of the log that they share.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Watermarks {
+pub struct Watermarks {
     tenants: HashMap<TenantId, TenantTime>,
     log: LogTime,
 }
@@ -74,7 +74,7 @@ struct Producer {
 
 impl Watermarks {
     /// Takes the next event of the stream: true if it is in time, false if it is older than watermark minus lateness.
-    pub(crate) fn admit(&mut self, event: &SecurityEvent, lateness_micros: i64) -> bool {
+    pub fn admit(&mut self, event: &SecurityEvent, lateness_micros: i64) -> bool {
         let log = self.log.activity;
         let tenant = self.tenants.entry(event.tenant_id.clone()).or_default();
         let in_time = tenant.watermark.is_none_or(|watermark| event.ts >= watermark.plus_micros(-lateness_micros));

@@ -30,6 +30,7 @@ pub(crate) struct Config {
     pub(crate) control: ControlSection,
     pub(crate) ingest: IngestSection,
     pub(crate) detect: DetectSection,
+    pub(crate) lake: LakeSection,
 }
 
 impl Default for Config {
@@ -46,6 +47,7 @@ impl Default for Config {
             control: ControlSection::default(),
             ingest: IngestSection::default(),
             detect: DetectSection::default(),
+            lake: LakeSection::default(),
         }
     }
 }
@@ -174,6 +176,22 @@ pub(crate) struct DetectSection {
     pub(crate) rules: PathBuf,
 }
 
+/// `[lake]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct LakeSection {
+    /// Whether events are written to the lake, `lake` in the data folder.
+    pub(crate) enabled: bool,
+    /// How long an event waits at most until it is written, seconds: longer makes fewer files.
+    pub(crate) flush_s: u64,
+}
+
+impl Default for LakeSection {
+    fn default() -> Self {
+        Self { enabled: true, flush_s: 10 }
+    }
+}
+
 impl Config {
     /// Defaults, then the file, then the environment.
     pub(crate) fn load(file: Option<&Path>) -> anyhow::Result<Self> {
@@ -211,6 +229,9 @@ impl Config {
         }
         if self.ledger.max_batch == 0 || self.ledger.queue_capacity == 0 {
             bail!("ledger.max_batch and ledger.queue_capacity must be at least 1");
+        }
+        if !(1..=3600).contains(&self.lake.flush_s) {
+            bail!("lake.flush_s must be 1 to 3600 seconds; it is {}", self.lake.flush_s);
         }
         if !(1..=600).contains(&self.store.answer_timeout_s) {
             bail!("store.answer_timeout_s must be 1 to 600 seconds; it is {}", self.store.answer_timeout_s);
@@ -285,6 +306,7 @@ mod tests {
             ("AEGIS_EDGE_MAX_BODY_BYTES", "7"),
             ("AEGIS_STORE_ANSWER_TIMEOUT_S", "3"),
             ("AEGIS_CONTROL_CALLBACK_LOOPBACK", "true"),
+            ("AEGIS_LAKE_ENABLED", "false"),
             ("PATH", "x"),
             ("AEGIS_BIN", "y"),
         ];
@@ -292,14 +314,22 @@ mod tests {
         let config: Config = table.try_into().unwrap();
         assert!(config.control.callback_loopback && !Config::default().control.callback_loopback);
         assert_eq!((config.listen.port(), config.edge.max_body_bytes, config.store.answer_timeout_s), (1, 7, 3));
+        assert!(!config.lake.enabled);
     }
 
     #[test]
     fn the_help_names_every_key() {
         let help = Config::help();
-        for key in
-            ["listen", "max_body_bytes", "max_stream_bytes", "agent_token_ttl_s", "answer_timeout_s", "policies", "max_pages"]
-        {
+        for key in [
+            "listen",
+            "max_body_bytes",
+            "max_stream_bytes",
+            "agent_token_ttl_s",
+            "answer_timeout_s",
+            "policies",
+            "max_pages",
+            "flush_s",
+        ] {
             assert!(help.contains(key), "{key} is missing in {help}");
         }
     }

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 #[cfg(feature = "soc")]
 use aegis_detect::Worker;
+#[cfg(feature = "soc")]
+use aegis_lake::LakeWorker;
 use aegis_ledger::{COMMIT_SECONDS_BUCKETS, Ledger};
 use axum::Router;
 use axum::extract::State;
@@ -25,9 +27,12 @@ pub(crate) struct Exposition {
 
 impl Exposition {
     #[cfg(feature = "soc")]
-    pub(crate) fn new(mut registry: Registry, ledgers: Vec<Ledger>, worker: Arc<Worker>) -> Self {
+    pub(crate) fn new(mut registry: Registry, ledgers: Vec<Ledger>, worker: Arc<Worker>, lake: Option<Arc<LakeWorker>>) -> Self {
         registry.register_collector(Box::new(Counted { ledgers }));
         registry.register_collector(Box::new(Detected(worker)));
+        if let Some(lake) = lake {
+            registry.register_collector(Box::new(Written(lake)));
+        }
         Self { registry: Arc::new(registry) }
     }
 
@@ -107,6 +112,23 @@ impl Collector for Detected {
         let detected = [(f64::MAX, detection.detect_seconds_count)];
         let help = "from an alert's last event to its detection";
         histogram(&mut encoder, "soc_mttd_seconds", help, detection.detect_seconds_sum, &detected)
+    }
+}
+
+/// What the lake counts.
+#[cfg(feature = "soc")]
+#[derive(Debug)]
+struct Written(Arc<LakeWorker>);
+
+#[cfg(feature = "soc")]
+impl Collector for Written {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let lake = self.0.stats();
+        gauge(&mut encoder, "aegis_lake_lag", "events that the lake has not read yet", lake.lag)?;
+        gauge(&mut encoder, "aegis_lake_stands_still", "1 while the lake cannot go on", u64::from(lake.trouble.is_some()))?;
+        counter(&mut encoder, "aegis_lake_rows", "events written to the lake", lake.rows)?;
+        counter(&mut encoder, "aegis_lake_files", "files written to the lake, merged ones too", lake.files)?;
+        counter(&mut encoder, "aegis_lake_failures", "how often the lake failed and tried again", lake.failures)
     }
 }
 

@@ -76,6 +76,9 @@ enum Command {
     #[cfg(feature = "soc")]
     #[command(subcommand)]
     Rules(RulesCommand),
+    /// Ask the lake of security events, read-only, about one tenant: the table `events`, in SQL
+    #[cfg(feature = "soc")]
+    Sql(SqlArgs),
     /// Check Cedar policies
     #[cfg(feature = "edge")]
     #[command(subcommand)]
@@ -266,6 +269,41 @@ struct ExplainArgs {
     json: bool,
 }
 
+#[cfg(feature = "soc")]
+#[derive(Debug, Args)]
+pub(crate) struct SqlArgs {
+    /// One SQL query over the table `events` (docs/lake.md has its columns); `-` for standard input
+    #[arg(value_name = "QUERY")]
+    pub(crate) query: String,
+    /// The data folder, also while `aegis up` or `aegis control` runs on it
+    #[arg(long, value_name = "DIR", default_value = "aegis-data")]
+    pub(crate) data: PathBuf,
+    /// The tenant whose rows it sees [default: the only one that has any]
+    #[arg(long, value_name = "ID")]
+    pub(crate) tenant: Option<String>,
+    /// Most rows of the answer
+    #[arg(long, value_name = "ROWS", default_value_t = 1000, value_parser = rows_of_an_answer)]
+    pub(crate) limit: usize,
+    /// Longest time that it may take, seconds, at most 300
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=300))]
+    pub(crate) seconds: u64,
+    /// As JSON, one object a row
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Most rows that an answer can be asked for: a table of them is made in memory.
+#[cfg(feature = "soc")]
+const MAX_ANSWER_ROWS: usize = 1_000_000;
+
+#[cfg(feature = "soc")]
+fn rows_of_an_answer(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(rows) if (1..=MAX_ANSWER_ROWS).contains(&rows) => Ok(rows),
+        _ => Err(format!("not a number of 1 to {MAX_ANSWER_ROWS}")),
+    }
+}
+
 /// Which part of a history.
 #[cfg(feature = "soc")]
 #[derive(Debug, Args)]
@@ -421,6 +459,8 @@ fn main() -> ExitCode {
         Command::Rules(RulesCommand::Diff { old, new, args }) => commands::backtest::diff(&old, &new, &args),
         #[cfg(feature = "soc")]
         Command::Rules(RulesCommand::Explain(args)) => commands::explain::explain(&args),
+        #[cfg(feature = "soc")]
+        Command::Sql(args) => commands::sql::sql(&args),
         #[cfg(feature = "edge")]
         Command::Policy(PolicyCommand::Validate { files, tools, json }) => {
             commands::policy::validate(&files, tools.as_deref(), json)

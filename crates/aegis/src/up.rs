@@ -14,6 +14,7 @@ use aegis_detect::{RuleSet, Worker, WorkerConfig};
 use aegis_edge::{Edge, EdgeConfig, EdgeMetrics, EdgeView, FeedConfig, FeedFollower};
 use aegis_ingest::IngestState;
 use aegis_keys::{KeyRing, SigningKey, TrustTokenKey};
+use aegis_lake::{Folder, LakeConfig, LakeWorker};
 use aegis_ledger::Ledger;
 use aegis_model::{Clock, SystemClock};
 use aegis_respond::Responder;
@@ -41,6 +42,9 @@ const START_PAUSE: Duration = Duration::from_secs(1);
 /// How long detection waits for a receipt that is missing in its lane: longer than a publisher takes to send it again.
 const HOLD_MS: i64 = 15_000;
 
+/// The lake's folder in the data folder.
+pub(crate) const LAKE: &str = "lake";
+
 /// A running instance.
 #[derive(Debug)]
 pub(crate) struct Running {
@@ -54,6 +58,7 @@ pub(crate) struct Running {
     control: Arc<Control>,
     worker: Arc<Worker>,
     responder: Responder,
+    lake: Option<Arc<LakeWorker>>,
     ledgers: Vec<Ledger>,
     shippers: Vec<Shipper>,
     pub(crate) store: Store,
@@ -172,7 +177,24 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
         watching.hold_ms = HOLD_MS;
         watching.missing = Some(control.clone());
     }
-    let worker = Worker::spawn(bus.clone(), receipt_ring, rules, clock.clone(), watching).context("detection")?;
+    let lateness_micros = watching.engine.lateness_s.saturating_mul(1_000_000);
+    let worker = Worker::spawn(bus.clone(), receipt_ring.clone(), rules, clock.clone(), watching).context("detection")?;
+    let mut lake = None;
+    if config.lake.enabled {
+        let writing = LakeConfig {
+            flush_ms: config.lake.flush_s.saturating_mul(1000),
+            lateness_micros,
+            keepers: ledgers.iter().map(|(name, _)| (*name).to_owned()).collect(),
+            ..LakeConfig::default()
+        };
+        let folder = data.join(LAKE);
+        make_private_folder(&folder)?;
+        let store = Folder::open(&folder).context("the lake")?;
+        lake = Some(Arc::new(LakeWorker::spawn(bus.clone(), store, receipt_ring, clock.clone(), writing).context("the lake")?));
+    } else {
+        // What nobody writes is not kept for it.
+        bus.forget_consumer(Stream::Ase, aegis_lake::CONSUMER).await.context("bus")?;
+    }
     let containments = Arc::new(Containments(control.clone()));
     let responder = Responder::spawn(bus.clone(), store.clone(), containments, clock.clone());
     let ingest = IngestState::new(Arc::new(StoredSecrets(store.clone())), bus.clone(), clock.clone())
@@ -182,7 +204,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     control.metrics().register(&mut registry);
     let worker = Arc::new(worker);
     let ledgers: Vec<Ledger> = ledgers.into_iter().map(|(_, ledger)| ledger).collect();
-    let exposition = Exposition::new(registry, ledgers.clone(), worker.clone());
+    let exposition = Exposition::new(registry, ledgers.clone(), worker.clone(), lake.clone());
     let router = router
         .merge(aegis_ingest::router(ingest))
         .merge(exposition.router())
@@ -193,7 +215,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     let address = listener.local_addr().context("no local address")?;
     let (stop_serving, stopped) = watch::channel(false);
     let server = tokio::spawn(serve(listener, router, stopped));
-    Ok(Running { address, data, stop_serving, server, feed, users, control, worker, responder, ledgers, shippers, store })
+    Ok(Running { address, data, stop_serving, server, feed, users, control, worker, responder, lake, ledgers, shippers, store })
 }
 
 impl Running {
@@ -227,6 +249,9 @@ impl Running {
         }
         if let Some(worker) = Arc::into_inner(self.worker) {
             worker.stop().await;
+        }
+        if let Some(lake) = self.lake.and_then(Arc::into_inner) {
+            lake.stop().await;
         }
         Ok(())
     }

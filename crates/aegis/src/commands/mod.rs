@@ -18,6 +18,8 @@ pub(crate) mod rules;
 pub(crate) mod run;
 #[cfg(feature = "edge")]
 pub(crate) mod simulate;
+#[cfg(feature = "soc")]
+pub(crate) mod sql;
 #[cfg(feature = "edge")]
 pub(crate) mod streams;
 

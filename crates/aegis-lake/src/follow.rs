@@ -1,0 +1,265 @@
+//! From the bus into the lake: reads, proves, judges and hands to the writer; goes on from the position that the lake has.
+//! Promises that the position passes nothing that is not written. Changes no event but for what is added behind the seal: `bus_ts`, `verified`, `late`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aegis_bus::{Bus, Delivered, Stream, Subscription, subject};
+use aegis_detect::{Watermarks, is_ahead_of_time};
+use aegis_keys::KeyRing;
+use aegis_ledger::verify::Prover;
+use aegis_model::{Clock, SecurityEvent, WireEvent};
+use object_store::ObjectStore;
+use tokio::time::Instant;
+
+use crate::error::LakeError;
+use crate::layout::Hour;
+use crate::position::Position;
+use crate::worker::{CONSUMER, LakeConfig, Shared};
+use crate::writer::Writer;
+
+/// Events taken at once.
+const BATCH: usize = 512;
+/// How long one read waits.
+const WAIT: Duration = Duration::from_millis(250);
+/// Reads that find little are at least this far apart, so that events gather.
+const SPACING: Duration = Duration::from_millis(50);
+/// Hours that wait are written at least this far apart each, on average: what a file costs the disk, commits that answers wait for cost too.
+const PER_HOUR: Duration = Duration::from_millis(50);
+/// How long a stop goes on reading.
+const DRAIN: Duration = Duration::from_secs(5);
+/// How often it is looked for files to merge and to remove: one hour's each time, and at once again while there are more.
+const TIDY_EVERY: Duration = Duration::from_secs(30);
+const TIDY_HOURS: usize = 1;
+/// How often the bus is asked how much there is to read.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// First and longest pause after a failure.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Longest name of a lane, bytes: tenant, edge and start.
+const MAX_LANE: usize = 256;
+
+/// Fills the lake until it is stopped.
+pub(crate) async fn run(
+    bus: Arc<dyn Bus>,
+    store: Arc<dyn ObjectStore>,
+    ring: KeyRing,
+    clock: Arc<dyn Clock>,
+    config: LakeConfig,
+    shared: &Shared,
+) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let begun = Follow::begin(&bus, &store, &ring, &clock, &config, shared).await;
+        let (worked, outcome) = match begun {
+            Ok(mut follow) => {
+                let outcome = follow.until_stopped().await;
+                (follow.has_written, outcome)
+            }
+            Err(error) => (false, Err(error)),
+        };
+        let Err(error) = outcome else { return };
+        tracing::warn!(%error, "the lake stands still");
+        {
+            let mut stats = shared.stats.lock();
+            stats.failures += 1;
+            stats.trouble = Some(error.to_string());
+        }
+        if shared.stopping() {
+            return;
+        }
+        pause = if worked { FIRST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
+        shared.pause(pause).await;
+    }
+}
+
+struct Follow<'a> {
+    bus: &'a Arc<dyn Bus>,
+    clock: &'a Arc<dyn Clock>,
+    config: &'a LakeConfig,
+    shared: &'a Shared,
+    subscription: Box<dyn Subscription>,
+    writer: Writer,
+    prover: Prover,
+    watermarks: Watermarks,
+    stream: String,
+    /// Everything up to here was handed to the writer.
+    read: u64,
+    /// Everything up to here is written, and the position says so.
+    noted: u64,
+    has_written: bool,
+    /// What was written and tidied before the writer was made.
+    before: (u64, u64),
+}
+
+impl<'a> Follow<'a> {
+    /// Takes up what an earlier one left.
+    async fn begin(
+        bus: &'a Arc<dyn Bus>,
+        store: &Arc<dyn ObjectStore>,
+        ring: &KeyRing,
+        clock: &'a Arc<dyn Clock>,
+        config: &'a LakeConfig,
+        shared: &'a Shared,
+    ) -> Result<Self, LakeError> {
+        let position = match Position::read(store).await {
+            Err(error @ LakeError::Damaged { .. }) => {
+                tracing::warn!(%error, "the lake does not know how far it is; reading again what the bus has");
+                None
+            }
+            found => found?,
+        };
+        let is_still = match &position {
+            Some(position) => bus.is_still(Stream::Ase, &position.place).await?,
+            None => false,
+        };
+        let position = match position {
+            Some(position) if is_still => position,
+            former => {
+                if let Some(former) = &former
+                    && former.place.seq > 0
+                {
+                    tracing::warn!(
+                        seq = former.place.seq,
+                        "the stream is another one than the lake was filled from; reading it from its start"
+                    );
+                }
+                let place = bus.place(Stream::Ase, 0).await?;
+                // What a sequence meant before it does not mean now.
+                let stream = format!("{}/{}", place.stream, clock.now().as_micros());
+                let unfinished = former.map(|former| former.unfinished).unwrap_or_default();
+                let fresh = Position { place, stream, watermarks: Watermarks::default(), unfinished };
+                fresh.write(store).await?;
+                fresh
+            }
+        };
+        let start = position.place.seq;
+        let first = bus.stream_state(Stream::Ase).await?.first_seq;
+        if start > 0 && first > start + 1 {
+            tracing::warn!(
+                from = start + 1,
+                to = first - 1,
+                "the bus no longer has these; the lake will not have what they were"
+            );
+        }
+        // Registered even when nothing was read: retention leaves what a registered consumer has not passed.
+        bus.set_consumer_position(Stream::Ase, CONSUMER, start).await?;
+        let subscription = bus.subscribe(Stream::Ase, "ase.>", start + 1).await?;
+        let unfinished = position.unfinished.iter().filter_map(|folder| Hour::parse(folder));
+        let writer = Writer::new(Arc::clone(store), &position.stream, unfinished, config.limits);
+        let before = {
+            let mut stats = shared.stats.lock();
+            stats.position = start;
+            (stats.rows, stats.files)
+        };
+        Ok(Self {
+            bus,
+            clock,
+            config,
+            shared,
+            subscription,
+            writer,
+            prover: Prover::new(ring.clone()),
+            watermarks: position.watermarks,
+            stream: position.stream,
+            read: start,
+            noted: start,
+            has_written: false,
+            before,
+        })
+    }
+
+    async fn until_stopped(&mut self) -> Result<(), LakeError> {
+        let flush_every = Duration::from_millis(self.config.flush_ms);
+        let begun = Instant::now();
+        let (mut flushed, mut looked, mut tidied) = (begun, begun, begun);
+        let mut is_untidy = false;
+        let mut give_up = None;
+        loop {
+            let is_stopping = self.shared.stopping();
+            let batch = self.subscription.next_batch(BATCH, WAIT.min(flush_every)).await?;
+            for delivered in &batch {
+                self.take(delivered);
+                self.read = delivered.seq;
+            }
+            if looked.elapsed() >= LOOK_EVERY {
+                looked = Instant::now();
+                // What comes last may be no event, and is never read.
+                let newest = if batch.is_empty() { self.read } else { self.bus.last_seq(Stream::Ase).await? };
+                self.shared.stats.lock().lag = newest.saturating_sub(self.read);
+            }
+            let is_last = is_stopping && (batch.is_empty() || *give_up.get_or_insert(Instant::now() + DRAIN) <= Instant::now());
+            self.writer.relieve().await?;
+            let hours = u32::try_from(self.writer.hours_waiting()).unwrap_or(u32::MAX);
+            let is_due = self.read > self.noted && flushed.elapsed() >= flush_every.max(PER_HOUR.saturating_mul(hours));
+            if is_last || is_due || self.writer.is_full() {
+                self.note().await?;
+                flushed = Instant::now();
+            }
+            if is_last {
+                return Ok(());
+            }
+            if is_untidy || tidied.elapsed() >= TIDY_EVERY {
+                tidied = Instant::now();
+                // A failure is told there; what cannot be merged is read as it is.
+                let files = self.writer.tidy(self.clock.now(), TIDY_HOURS).await.unwrap_or(0);
+                is_untidy = files > 0;
+                self.shared.stats.lock().tidied += files as u64;
+            }
+            if batch.len() < BATCH && !batch.is_empty() && !is_stopping {
+                tokio::time::sleep(SPACING).await;
+            }
+        }
+    }
+
+    /// Hands an event to the writer.
+    fn take(&mut self, delivered: &Delivered) {
+        match read(delivered, &mut self.prover, self.config) {
+            Some(mut event) => {
+                event.late = !self.watermarks.admit(&event, self.config.lateness_micros);
+                self.writer.take(delivered.seq, event, delivered.payload.len());
+            }
+            None => self.shared.stats.lock().malformed += 1,
+        }
+    }
+
+    /// Writes what waits, and then how far that is.
+    async fn note(&mut self) -> Result<(), LakeError> {
+        self.writer.flush().await?;
+        if self.read > self.noted {
+            let position = Position {
+                place: self.bus.place(Stream::Ase, self.read).await?,
+                stream: self.stream.clone(),
+                watermarks: self.watermarks.clone(),
+                unfinished: self.writer.unfinished.iter().map(Hour::folder).collect(),
+            };
+            position.write(&self.writer.store).await?;
+            self.bus.set_consumer_position(Stream::Ase, CONSUMER, self.read).await?;
+            self.noted = self.read;
+        }
+        self.has_written = true;
+        let (rows, files) = self.writer.written();
+        let mut stats = self.shared.stats.lock();
+        stats.position = self.read;
+        (stats.rows, stats.files) = (self.before.0 + rows, self.before.1 + files);
+        stats.trouble = None;
+        Ok(())
+    }
+}
+
+/// The event of a message, with what is added behind the seal. None: it is none.
+fn read(delivered: &Delivered, prover: &mut Prover, config: &LakeConfig) -> Option<SecurityEvent> {
+    let wire = WireEvent::read(&delivered.payload).ok()?;
+    let mut event = wire.event().ok()?;
+    let is_its_own = delivered.subject == subject::ase(&event.tenant_id, event.kind);
+    let is_no_lane = |lane: &String| lane.len() > MAX_LANE || lane.chars().any(char::is_control);
+    if !is_its_own || event.lane.as_ref().is_some_and(is_no_lane) {
+        return None;
+    }
+    let is_kept = delivered.kept.as_ref().is_some_and(|kept| config.keepers.contains(&*kept.by));
+    let is_proved = event.lane.is_some() && (is_kept || prover.prove(&wire).is_some());
+    event.bus_ts = Some(delivered.bus_ts);
+    event.verified = is_proved && !is_ahead_of_time(&event);
+    event.late = false;
+    Some(event)
+}

@@ -1,0 +1,31 @@
+//! The lake: every security event as a row of Parquet files in an object store, by tenant, date and hour; and read-only SQL over it.
+//!
+//! Owns the layout (docs/lake.md), the writer that follows the bus, the merging of small files, and the table `events` that reads them. Promises that a
+//! row is in the lake once whatever crashes when (L-LAKE-ONCE), and that a query reaches the rows of one tenant alone (L-TENANT). Never
+//! on the action path: it follows the bus on a thread of its own, and nothing waits for it.
+
+mod bounds;
+mod error;
+mod file;
+mod folder;
+mod follow;
+mod layout;
+mod manifest;
+mod merge;
+mod position;
+mod query;
+mod refuse;
+mod show;
+mod table;
+mod worker;
+mod writer;
+
+pub use bounds::Span;
+pub use error::{LakeError, QueryError};
+pub use folder::Folder;
+pub use layout::{Hour, tenants};
+pub use query::{Answer, Bounds, QUERY_SECONDS, query};
+pub use show::Table;
+pub use table::{LakeTable, Read};
+pub use worker::{CONSUMER, LakeConfig, LakeStats, LakeWorker};
+pub use writer::{Writer, WriterLimits};

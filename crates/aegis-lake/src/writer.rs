@@ -1,0 +1,274 @@
+//! Collects events in the order in which the bus has them, hour by hour, and writes each hour's as one sorted file.
+//! INVARIANT (L-LAKE-ONCE): an hour's rows up to its manifest's `through` are all in its files, so that events which are taken again behind a
+//! crash are known by their sequence, and a receipt that the bus has twice by its place in its lane.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+
+use aegis_detect::EventBatch;
+use aegis_model::{EventId, SecurityEvent, TenantId};
+use datafusion::arrow::array::RecordBatch;
+use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
+
+use crate::error::LakeError;
+use crate::file::encode;
+use crate::layout::Hour;
+use crate::manifest::{FileEntry, Manifest};
+
+/// Observations that are remembered to know them again.
+const MOST_RECENT: usize = 65_536;
+/// Manifests that are kept in memory.
+const MOST_MANIFESTS: usize = 1024;
+
+/// What may wait in memory. Past either bound all that waits is to be written.
+#[derive(Clone, Copy, Debug)]
+pub struct WriterLimits {
+    pub rows: usize,
+    pub bytes: usize,
+    /// Of one tenant; past it that tenant's is.
+    pub tenant_rows: usize,
+    pub tenant_bytes: usize,
+}
+
+impl Default for WriterLimits {
+    /// 100,000 rows and 64 MiB; of one tenant half of that.
+    fn default() -> Self {
+        Self { rows: 100_000, bytes: 64 << 20, tenant_rows: 50_000, tenant_bytes: 32 << 20 }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Waiting {
+    /// Its sequence on the bus.
+    seq: u64,
+    event: Arc<SecurityEvent>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Weight {
+    rows: usize,
+    bytes: usize,
+}
+
+/// Writes the lake. There is one for a lake: two would not see each other's manifests.
+pub struct Writer {
+    pub(crate) store: Arc<dyn ObjectStore>,
+    limits: WriterLimits,
+    stream: String,
+    waiting: BTreeMap<Hour, (Vec<Waiting>, Weight)>,
+    tenants: HashMap<TenantId, Weight>,
+    total: Weight,
+    recent: Recent,
+    manifests: HashMap<Hour, Manifest>,
+    /// Hours with files to merge or to remove.
+    pub(crate) unfinished: BTreeSet<Hour>,
+    rows_written: u64,
+    files_written: u64,
+}
+
+impl fmt::Debug for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writer").field("store", &self.store).field("waiting", &self.total).finish_non_exhaustive()
+    }
+}
+
+/// Observations of late: they have no place in a lane by which a repeated one would be known.
+#[derive(Debug, Default)]
+struct Recent {
+    known: HashSet<(TenantId, EventId)>,
+    oldest: VecDeque<(TenantId, EventId)>,
+}
+
+impl Recent {
+    fn takes(&mut self, event: &SecurityEvent) -> bool {
+        let key = (event.tenant_id.clone(), event.event_id);
+        if !self.known.insert(key.clone()) {
+            return false;
+        }
+        self.oldest.push_back(key);
+        if self.oldest.len() > MOST_RECENT
+            && let Some(oldest) = self.oldest.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+        true
+    }
+}
+
+impl Writer {
+    /// Writes to a store what a stream of the bus has; `unfinished`: what the writer before had left to tidy.
+    #[must_use]
+    pub fn new(
+        store: Arc<dyn ObjectStore>,
+        stream: &str,
+        unfinished: impl IntoIterator<Item = Hour>,
+        limits: WriterLimits,
+    ) -> Self {
+        Self {
+            store,
+            limits,
+            stream: stream.to_owned(),
+            waiting: BTreeMap::new(),
+            tenants: HashMap::new(),
+            total: Weight::default(),
+            recent: Recent::default(),
+            manifests: HashMap::new(),
+            unfinished: unfinished.into_iter().collect(),
+            rows_written: 0,
+            files_written: 0,
+        }
+    }
+
+    /// Takes the event at a sequence of the stream, sequences ascending. `bytes`: about its size.
+    pub fn take(&mut self, seq: u64, event: SecurityEvent, bytes: usize) {
+        if event.lane.is_none() && !self.recent.takes(&event) {
+            return;
+        }
+        let hour = Hour::of(&event);
+        let of_tenant = self.tenants.entry(event.tenant_id.clone()).or_default();
+        let (rows, of_hour) = self.waiting.entry(hour).or_default();
+        rows.push(Waiting { seq, event: Arc::new(event) });
+        for weight in [of_tenant, of_hour, &mut self.total] {
+            weight.rows += 1;
+            weight.bytes += bytes;
+        }
+    }
+
+    /// In how many hours something waits to be written: so many files will it be.
+    #[must_use]
+    pub fn hours_waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// True if all of it should be written now.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.total.rows >= self.limits.rows || self.total.bytes >= self.limits.bytes
+    }
+
+    /// Writes what waits of tenants of whom too much does.
+    pub async fn relieve(&mut self) -> Result<(), LakeError> {
+        let is_heavy = |weight: &Weight| weight.rows >= self.limits.tenant_rows || weight.bytes >= self.limits.tenant_bytes;
+        let heavy: HashSet<TenantId> =
+            self.tenants.iter().filter(|(_, weight)| is_heavy(weight)).map(|(tenant, _)| tenant.clone()).collect();
+        if heavy.is_empty() {
+            return Ok(());
+        }
+        self.write(|hour| heavy.contains(hour.tenant())).await
+    }
+
+    /// Writes all that waits. Behind an error the rest still waits, and the next call tries again.
+    pub async fn flush(&mut self) -> Result<(), LakeError> {
+        self.write(|_| true).await
+    }
+
+    async fn write(&mut self, wanted: impl Fn(&Hour) -> bool) -> Result<(), LakeError> {
+        let hours: Vec<Hour> = self.waiting.keys().filter(|hour| wanted(hour)).cloned().collect();
+        for hour in hours {
+            self.write_hour(&hour).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_hour(&mut self, hour: &Hour) -> Result<(), LakeError> {
+        let waiting = self.waiting.get(hour).map(|(rows, _)| rows.clone()).unwrap_or_default();
+        let mut manifest = self.manifest(hour).await?;
+        let known = if manifest.stream == self.stream { manifest.through } else { 0 };
+        let mut fresh = Vec::with_capacity(waiting.len());
+        let mut through = known;
+        for Waiting { seq, event } in waiting {
+            through = through.max(seq);
+            if seq > known && is_new_receipt(&mut manifest, &event) {
+                fresh.push(event);
+            }
+        }
+        if !fresh.is_empty() {
+            fresh.sort_by(|a, b| a.order_key().cmp(&b.order_key()));
+            let (first_ts, last_ts) = match (fresh.first(), fresh.last()) {
+                (Some(first), Some(last)) => (first.ts.as_micros(), last.ts.as_micros()),
+                _ => (i64::MIN, i64::MAX),
+            };
+            let rows = EventBatch::new(fresh).to_record_batch()?;
+            let name = manifest.next_name();
+            let entry = self.put(hour, name, &rows, 0, (first_ts, last_ts)).await?;
+            manifest.files.push(entry);
+            manifest.stream.clone_from(&self.stream);
+            manifest.through = through;
+            self.commit(hour, manifest).await?;
+            self.rows_written += rows.num_rows() as u64;
+        } else if !manifest.is_tidy(hour) {
+            // Written before a crash, which forgot what was left to tidy.
+            self.unfinished.insert(hour.clone());
+        }
+        self.forget(hour);
+        Ok(())
+    }
+
+    /// Takes an hour that was written off what waits.
+    fn forget(&mut self, hour: &Hour) {
+        let Some((_, weight)) = self.waiting.remove(hour) else { return };
+        self.total.rows -= weight.rows;
+        self.total.bytes -= weight.bytes;
+        if let Some(of_tenant) = self.tenants.get_mut(hour.tenant()) {
+            of_tenant.rows -= weight.rows;
+            of_tenant.bytes -= weight.bytes;
+            if of_tenant.rows == 0 {
+                self.tenants.remove(hour.tenant());
+            }
+        }
+    }
+
+    /// An hour's manifest as it is in the store.
+    pub(crate) async fn manifest(&mut self, hour: &Hour) -> Result<Manifest, LakeError> {
+        match self.manifests.get(hour) {
+            Some(manifest) => Ok(manifest.clone()),
+            None => Manifest::read(&self.store, hour).await,
+        }
+    }
+
+    /// Writes a file of rows in order. It is not part of the hour until a manifest names it.
+    pub(crate) async fn put(
+        &mut self,
+        hour: &Hour,
+        name: String,
+        rows: &RecordBatch,
+        level: u32,
+        (first_ts, last_ts): (i64, i64),
+    ) -> Result<FileEntry, LakeError> {
+        self.store.put(&hour.object(&name), PutPayload::from(encode(rows)?)).await?;
+        self.files_written += 1;
+        let weight = rows.get_array_memory_size() as u64;
+        Ok(FileEntry { name, level, rows: rows.num_rows() as u64, weight, first_ts, last_ts })
+    }
+
+    /// Makes a manifest the hour's. Behind an error the store is asked which one it is.
+    pub(crate) async fn commit(&mut self, hour: &Hour, manifest: Manifest) -> Result<(), LakeError> {
+        self.manifests.remove(hour);
+        manifest.write(&self.store, hour).await?;
+        if manifest.is_tidy(hour) {
+            self.unfinished.remove(hour);
+        } else {
+            self.unfinished.insert(hour.clone());
+        }
+        if self.manifests.len() >= MOST_MANIFESTS {
+            self.manifests.clear();
+        }
+        self.manifests.insert(hour.clone(), manifest);
+        Ok(())
+    }
+
+    /// Rows and files written since the start.
+    #[must_use]
+    pub const fn written(&self) -> (u64, u64) {
+        (self.rows_written, self.files_written)
+    }
+}
+
+/// False for a receipt that the hour has. What is not proved is whatever its sender says, and is kept as often as it comes.
+fn is_new_receipt(manifest: &mut Manifest, event: &SecurityEvent) -> bool {
+    match (&event.lane, event.seq) {
+        (Some(lane), Some(seq)) if event.verified => manifest.takes_receipt(lane, seq),
+        _ => true,
+    }
+}

@@ -1,0 +1,184 @@
+//! The thread on the real embedded bus, over events that a real ledger sealed.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aegis_bus::{Bus, EmbeddedBus, EmbeddedLimits, Message, Stream, subject};
+use aegis_keys::{KeyRing, SigningKey};
+use aegis_lake::{CONSUMER, Folder, LakeConfig, LakeStats, LakeWorker};
+use aegis_ledger::{Draft, Ledger, LedgerConfig};
+use aegis_model::{Clock, Decision, EventKind, Phase, SecurityEvent, SystemClock, WireEvent};
+use datafusion::arrow::array::{Array, AsArray};
+use datafusion::arrow::datatypes::{Int64Type, TimestampMicrosecondType};
+use object_store::ObjectStore;
+use tokio::time::Instant;
+
+use crate::house::{all_of, ask, tenant};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A ledger, a bus and a lake in one folder.
+struct Line {
+    ledger: Ledger,
+    bus: Arc<EmbeddedBus>,
+    key: SigningKey,
+    clock: Arc<dyn Clock>,
+    lake: Arc<dyn ObjectStore>,
+    read: i64,
+}
+
+impl Line {
+    async fn open(folder: &Path) -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let key = SigningKey::from_seed(&[7; 32]);
+        let config = LedgerConfig::new(folder.join("ledger.db"), "edge-1", "edge");
+        let ledger = Ledger::open(config, key.clone(), Arc::clone(&clock)).await.unwrap();
+        let bus = EmbeddedBus::open(&folder.join("bus.db"), EmbeddedLimits::default(), Arc::clone(&clock)).await.unwrap();
+        let lake = folder.join("lake");
+        std::fs::create_dir_all(&lake).unwrap();
+        Self { ledger, bus, key, clock, lake: Folder::open(&lake).unwrap(), read: 0 }
+    }
+
+    fn worker(&self) -> LakeWorker {
+        let ring = KeyRing::new([self.key.verifying_key()]);
+        let config = LakeConfig { flush_ms: 20, ..LakeConfig::default() };
+        let bus: Arc<dyn Bus> = Arc::clone(&self.bus) as Arc<dyn Bus>;
+        LakeWorker::spawn(bus, Arc::clone(&self.lake), ring, Arc::clone(&self.clock), config).unwrap()
+    }
+
+    /// Seals decisions and answers them as the ledger wants them shipped, the lane's opening among them.
+    async fn seal(&mut self, count: usize) -> Vec<String> {
+        for _ in 0..count {
+            let mut event = SecurityEvent::new(tenant("acme"), "edge-1", "edge", EventKind::AuthorizeDecision, self.clock.now());
+            (event.agent_id, event.decision) = (Some("a".into()), Some(Decision::Deny));
+            self.ledger.submit(Draft::new(event, Phase::Decision)).await.unwrap();
+        }
+        let items = self.ledger.read_outbox(self.read, 1000).await.unwrap();
+        self.read = items.last().map_or(self.read, |item| item.row);
+        items.iter().map(|item| item.sealed.wire.to_string()).collect()
+    }
+
+    async fn publish(&self, wires: &[String]) {
+        let message = |wire: &String| {
+            let event = WireEvent::read(wire.as_bytes()).unwrap().event().unwrap();
+            Message::new(subject::ase(&event.tenant_id, event.kind), wire.clone())
+        };
+        for result in self.bus.publish(Stream::Ase, wires.iter().map(message).collect()).await {
+            result.unwrap();
+        }
+    }
+
+    /// Waits until all that is in the stream is in the lake.
+    async fn caught_up(&self, worker: &LakeWorker) -> LakeStats {
+        let last = self.bus.last_seq(Stream::Ase).await.unwrap();
+        let start = Instant::now();
+        loop {
+            let stats = worker.stats();
+            if stats.position >= last {
+                return stats;
+            }
+            assert!(start.elapsed() < DEADLINE, "the lake stands at {} of {last}: {:?}", stats.position, stats.trouble);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn number(&self, text: &str) -> i64 {
+        let rows = all_of(ask(&self.lake, "acme", text).await.unwrap()).await.unwrap();
+        rows.column(0).as_primitive::<Int64Type>().value(0)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_sealed_is_a_proved_row_with_the_bus_time_and_what_was_not_is_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut line = Line::open(folder.path()).await;
+    let sealed = line.seal(5).await;
+    let mut forged = SecurityEvent::new(tenant("acme"), "edge-1", "edge", EventKind::AuthorizeDecision, line.clock.now());
+    // Says of itself what only a consumer can say.
+    (forged.verified, forged.lane, forged.seq) = (true, Some("acme.edge-1.x".into()), Some(1));
+    let worker = line.worker();
+    line.publish(&sealed).await;
+    line.publish(&[serde_json::to_string(&forged).unwrap()]).await;
+    let garbage = Message::new(subject::ase(&tenant("acme"), EventKind::AuthorizeDecision), "no event");
+    let stolen = Message::new(subject::ase(&tenant("b"), EventKind::AuthorizeDecision), sealed[0].clone());
+    for result in line.bus.publish(Stream::Ase, vec![garbage, stolen]).await {
+        result.unwrap();
+    }
+    let stats = line.caught_up(&worker).await;
+    assert_eq!((stats.malformed, stats.rows, stats.trouble), (2, sealed.len() as u64 + 1, None));
+    assert_eq!(line.number("SELECT count(*) FROM events WHERE verified").await, sealed.len() as i64);
+    assert_eq!(line.number("SELECT count(*) FROM events WHERE NOT verified AND lane = 'acme.edge-1.x'").await, 1);
+    assert_eq!(line.number("SELECT count(*) FROM events WHERE late OR bus_ts IS NULL").await, 0);
+    let rows = all_of(ask(&line.lake, "acme", "SELECT ts, bus_ts FROM events").await.unwrap()).await.unwrap();
+    let bus_ts = rows.column(1).as_primitive::<TimestampMicrosecondType>();
+    assert_eq!(bus_ts.null_count(), 0);
+    assert_eq!(line.bus.consumer_position(Stream::Ase, CONSUMER).await.unwrap(), stats.position);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_goes_on_where_it_stopped_and_a_receipt_that_comes_again_is_one_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut line = Line::open(folder.path()).await;
+    let mut sealed = Vec::new();
+    for round in 1..=3 {
+        let fresh = line.seal(10).await;
+        // Once before the thread starts, and once while it runs; and what it has already.
+        line.publish(&fresh[..5]).await;
+        let worker = line.worker();
+        line.publish(&fresh[5..]).await;
+        line.publish(&sealed).await;
+        line.publish(&fresh).await;
+        sealed.extend(fresh);
+        if round == 2 {
+            line.caught_up(&worker).await;
+        }
+        // A stop writes what the bus has.
+        worker.stop().await;
+        assert_eq!(line.number("SELECT count(*) FROM events").await, sealed.len() as i64, "round {round}");
+    }
+    assert_eq!(line.number("SELECT count(DISTINCT event_id) FROM events").await, sealed.len() as i64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_was_made_anew_is_read_from_its_start_and_doubles_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut line = Line::open(folder.path()).await;
+    let sealed = line.seal(10).await;
+    line.publish(&sealed).await;
+    line.worker().stop().await;
+    let other = tempfile::tempdir().unwrap();
+    let clock = Arc::clone(&line.clock);
+    line.bus = EmbeddedBus::open(&other.path().join("bus.db"), EmbeddedLimits::default(), clock).await.unwrap();
+    let fresh = line.seal(3).await;
+    // Another order, so that no sequence is what it was.
+    line.publish(&fresh).await;
+    line.publish(&sealed).await;
+    line.worker().stop().await;
+    assert_eq!(line.number("SELECT count(*) FROM events").await, (sealed.len() + fresh.len()) as i64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_far_behind_its_tenants_watermark_is_late_also_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut line = Line::open(folder.path()).await;
+    let now = line.clock.now();
+    let observed = |seconds: i64| {
+        let ts = now.plus_seconds(seconds);
+        let event = SecurityEvent::new(tenant("acme"), "ingest", "github", EventKind::ExternalGithubWebhook, ts);
+        serde_json::to_string(&event).unwrap()
+    };
+    // Before anything is proved nobody knows how late it is.
+    line.publish(&[observed(-500)]).await;
+    let sealed = line.seal(3).await;
+    line.publish(&sealed).await;
+    line.worker().stop().await;
+    assert_eq!(line.number("SELECT count(*) FROM events WHERE late").await, 0);
+    line.publish(&[observed(-10), observed(-501)]).await;
+    line.worker().stop().await;
+    assert_eq!(line.number("SELECT count(*) FROM events").await, sealed.len() as i64 + 3);
+    let late = all_of(ask(&line.lake, "acme", "SELECT ts FROM events WHERE late").await.unwrap()).await.unwrap();
+    let ts = late.column(0).as_primitive::<TimestampMicrosecondType>();
+    assert_eq!(ts.values().to_vec(), [now.plus_seconds(-501).as_micros()]);
+}

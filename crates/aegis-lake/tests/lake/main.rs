@@ -1,0 +1,11 @@
+//! The lake from outside: what is written is what is read, once, whatever fails when; and a query reaches nothing else.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod crash;
+mod failing;
+mod follow;
+mod house;
+mod isolation;
+mod prune;
+mod queries;
+mod round_trip;
