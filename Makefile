@@ -30,8 +30,9 @@ lint: ## format, clippy, no SQL engine under the edge-only build
 test-rust: ## unit, property and integration tests of every crate
 	cargo test $(CARGO_FLAGS) --workspace
 
-test-rules: build ## the tests beside the shipped detection rules, on the real engine
+test-rules: build ## the tests beside the shipped detection rules, on the real engine; and DuckDB's answer over random histories
 	$(AEGIS_BIN) rules test rules
+	tests/judge/run.sh
 
 test-canonical: build ## the canonicalisation corpus against two independent RFC 8785 libraries
 	tests/canonical/run.sh

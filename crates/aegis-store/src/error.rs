@@ -54,6 +54,13 @@ pub enum StoreError {
     /// A server that says nothing any more.
     #[error("store: {0}; what was asked of the database may have been done")]
     NoAnswer(String),
+    /// What the database said when the store's files were opened: their disk is full, read-only or gone.
+    #[error("store {place} cannot be opened: {source}; check that its disk is writable and has room")]
+    Opening {
+        place: String,
+        #[source]
+        source: sqlx::Error,
+    },
     /// Anything else the database said: busy, full, read-only, gone.
     #[error("store: {0}")]
     Database(#[source] sqlx::Error),

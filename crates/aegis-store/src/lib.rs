@@ -122,8 +122,12 @@ impl Store {
     /// # Errors
     /// `SchemaTooNew` when a newer program wrote the file, `Corrupt` when it is damaged or not a store.
     pub async fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
-        let connections = files::open(path, clock.now()).await?;
-        Ok(Self::over(connections, path.display().to_string(), clock))
+        let place = path.display().to_string();
+        let connections = files::open(path, clock.now()).await.map_err(|error| match error {
+            StoreError::Database(source) => StoreError::Opening { place: place.clone(), source },
+            other => other,
+        })?;
+        Ok(Self::over(connections, place, clock))
     }
 
     /// Opens the store in a Postgres database, creating tables when missing and migrating older ones. `url`:
