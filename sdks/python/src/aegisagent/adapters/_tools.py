@@ -19,6 +19,7 @@ from ..models import ApprovalRef
 
 R = TypeVar("R")
 ResourceOf = Callable[[str, Parameters], str | None]
+Fits = Callable[[Parameters], bool]
 
 
 @dataclass(frozen=True)
@@ -57,18 +58,18 @@ class Tools:
         )  # fmt: skip
         object.__setattr__(self, "options", options)
 
-    def prepared(self, action: str, parameters: Parameters) -> tuple[FrozenAction, Options]:
-        """The frozen action of a call, and how it is to be run."""
+    def prepared(self, action: str, parameters: Parameters, fits: Fits | None = None) -> tuple[FrozenAction, Options]:
+        """The frozen action of a call, and how it is to be run. `fits`: whether what an approver made of the parameters can be run."""
         of = self.resource
         resource = None if of is None else lambda frozen: of(action, frozen)
         frozen = freeze(self.tool, action, resource, action not in self.reads, parameters)
-        return frozen, replace(self.options, resource=resource)
+        return frozen, replace(self.options, resource=resource, fits=fits)
 
-    def run(self, action: str, parameters: Parameters, run: Callable[[Parameters], R]) -> R:
+    def run(self, action: str, parameters: Parameters, run: Callable[[Parameters], R], fits: Fits | None = None) -> R:
         """Runs a call, or raises Denied."""
         if isinstance(self.client, AsyncClient):
             raise ConfigError("this call blocks, and its tools were protected with an AsyncClient: it does not run")
-        return _execute.blocking(self.client, *self.prepared(action, parameters), run)
+        return _execute.blocking(self.client, *self.prepared(action, parameters, fits), run)
 
     async def arun(
         self,
@@ -76,9 +77,10 @@ class Tools:
         parameters: Parameters,
         run: Callable[[Parameters], Awaitable[R]],
         status: Callable[[R], OutcomeStatus] = _execute.returned,
+        fits: Fits | None = None,
     ) -> R:
         """The same with what is awaited. A blocking client is asked on a thread."""
-        frozen, options = self.prepared(action, parameters)
+        frozen, options = self.prepared(action, parameters, fits)
         client = _Threaded(self.client) if isinstance(self.client, Client) else self.client
         return await _execute.asynchronous(client, frozen, options, run, status)
 
