@@ -1,6 +1,8 @@
 /**
- * The OpenAI Agents SDK: all tools of an agent, of the agents that it hands over to, and of its MCP servers. Needs `@openai/agents`.
+ * The OpenAI Agents SDK: all tools of an agent, of the agents that it hands over to, and of its MCP servers. Needs `@openai/agents`, and beside it
+ * the `@openai/agents-core` that it is made of.
  *
+ * A tool's arguments are read with its own schema before they are frozen, and its function gets what was cleared, which nothing reads again.
  * What runs elsewhere (hosted tools) or takes no JSON (shell, computer, patches) cannot be guarded here, an agent that is a tool hides its
  * own, one of a class of its own (a sandbox's) may add some while it runs, and one whose prompt is kept elsewhere may bring some along: they are
  * refused, unless they are named.
@@ -8,13 +10,14 @@
 
 import { Agent } from "@openai/agents";
 
-import type { FrozenAction } from "../action.js";
+import { type FrozenAction, plainParameters } from "../action.js";
 import { actionHash, parseStrict } from "../canon.js";
 import type { Client } from "../client.js";
 import { CanonError, ConfigError, Denied, DeniedUnfreezable } from "../errors.js";
 import { create, defineProperty, getOwnPropertyDescriptor, getPrototypeOf, hasOwn, isArray, isOneOf, ownKeys, placeOf, structuredClone, weakHas } from "../natives.js";
 import { namesOf } from "../settings.js";
 import { withSignal } from "../trust.js";
+import { checkFramework, readerOf } from "./openai-agents-input.js";
 import { Passage, split, told, toldOfRun, Tools, type ToolsSettings } from "./tools.js";
 
 export interface AgentSettings extends ToolsSettings {
@@ -58,6 +61,7 @@ const passage = new Passage<FrozenAction>();
 export function protectAgent<A extends Agent<any, any>>(client: Client, agent: A, settings: AgentSettings): A {
   const { own, rest } = split(settings, ["tool", "allowUnprotected"]);
   const tools = new Tools(client, own.tool, rest);
+  checkFramework();
   const found: Found = { agents: [], tools: [], servers: [], handoffs: [] };
   // First look, then change: what is refused leaves nothing half done.
   look(agent as unknown as AnyAgent, namesOf(own.allowUnprotected, "allowUnprotected"), found);
@@ -121,13 +125,23 @@ function checkChangeable(thing: object, name: string): void {
 function guardTool(tool: Tool, tools: Tools): void {
   if (weakHas(guarded, tool)) return;
   const [name, invoke] = [tool.name ?? tool.type, tool.invoke];
+  const read = readerOf(invoke);
   tool.invoke = async (context, text, details) => {
     let hasRun = false;
-    const run = async ({ parametersText }: FrozenAction): Promise<unknown> => {
-      hasRun = true;
-      return await invoke(context, parametersText, detailsOf(details, parametersText));
+    const call = async (): Promise<unknown> => {
+      const given = plainParameters(parametersOf(text));
+      const input = read(given);
+      const invoked = async (cleared: string): Promise<unknown> => {
+        const own = detailsOf(details, cleared);
+        return await invoke(context, cleared, input.handOver === null ? own : input.handOver(own ?? {}, cleared));
+      };
+      if (!input.fits) return await invoked(given);
+      const run = async ({ parametersText }: FrozenAction): Promise<unknown> => {
+        hasRun = true;
+        return await invoked(parametersText);
+      };
+      return await tools.run(name, input.parameters, run, { fits: input.isEditFit });
     };
-    const call = async (): Promise<unknown> => await tools.run(name, parametersOf(text), run);
     try {
       return await (details?.signal === undefined ? call() : withSignal(details.signal, call));
     } catch (error) {
