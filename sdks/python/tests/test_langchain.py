@@ -1,6 +1,7 @@
 """LangChain and LangGraph, with the real packages: what they run is what was authorized, however they run it."""
 
 import asyncio
+import threading
 
 import pytest
 from adapting import CALL, asked, client_of
@@ -288,3 +289,48 @@ def test_calls_that_wait_for_approvals_take_no_thread_from_others(edge, ran):
             return await asyncio.gather(*waiting)
 
     assert asyncio.run(asyncio.wait_for(main(), 60)) == ["read"] * len(ran)
+
+
+@pytest.mark.feature("adapter-langchain")
+@pytest.mark.parametrize("where", ["authorize", "approval", "pause"])
+def test_a_call_that_waits_through_a_blocking_client_is_cancelled_at_once(edge, ran, monkeypatch, where):
+    import anyio
+
+    from aegisagent import _flow
+    from aegisagent.adapters.langchain import protect_tools
+
+    edge.decision = "require_approval"
+    waits, goes_on = threading.Event(), threading.Event()
+    if where == "pause":
+        edge.statuses, sleep = ["PENDING"], anyio.sleep
+        for name in ("FIRST_POLL_S", "LONGEST_POLL_S"):
+            monkeypatch.setattr(_flow, name, 600)
+
+        async def sleeping(seconds):
+            waits.set()
+            await sleep(seconds)
+
+        monkeypatch.setattr(anyio, "sleep", sleeping)
+    else:
+        edge.before[where] = lambda: (waits.set(), goes_on.wait(60))
+
+    async def main():
+        with client_of(edge, "blocking") as client:
+            tool = protect_tools(client, make_tools(ran), tool="crm")[1]
+            call = asyncio.create_task(tool.ainvoke({"customer": "c"}))
+            with anyio.fail_after(30):
+                while not waits.is_set():
+                    await asyncio.sleep(0.01)
+            call.cancel()
+            with anyio.fail_after(30):
+                done, _ = await asyncio.wait([call])
+            assert call in done
+            assert call.cancelled()
+            goes_on.set()
+            # What is under way ends; nothing follows it.
+            client.ready()
+
+    asyncio.run(main())
+    assert ran == []
+    assert edge.sent("consume") == []
+    assert len(edge.sent("approval")) <= 1

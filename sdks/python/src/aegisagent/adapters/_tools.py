@@ -11,10 +11,11 @@ import anyio
 from .. import _execute
 from .._action import FrozenAction, Parameters, freeze
 from .._endpoints import OutcomeStatus
+from .._exchange import Ended, Sleep, advanced
 from .._flow import Clearance, Options
 from ..aclient import AsyncClient
 from ..client import Client
-from ..errors import ConfigError, Denied
+from ..errors import ConfigError, Denied, RequestFailed
 from ..models import ApprovalRef
 
 R = TypeVar("R")
@@ -86,7 +87,7 @@ class Tools:
 
 
 class _Threaded:
-    """A blocking client, asked on a thread."""
+    """A blocking client, asked on a thread, one step at a time: between two, and while it pauses, it can be cancelled."""
 
     def __init__(self, client: Client) -> None:
         self._blocking = client
@@ -94,7 +95,25 @@ class _Threaded:
         self._turn = anyio.CapacityLimiter(1)
 
     async def clear(self, action: FrozenAction, options: Options) -> Clearance:
-        return await anyio.to_thread.run_sync(self._blocking.clear, action, options, abandon_on_cancel=False, limiter=self._turn)
+        steps = self._blocking.clearing(action, options)
+        answer, failure = None, None
+        while True:
+            step = await self._on_thread(advanced, steps, answer, failure)
+            if isinstance(step, Ended):
+                clearance: Clearance = step.value
+                return clearance
+            answer, failure = None, None
+            if isinstance(step, Sleep):
+                await anyio.sleep(step.seconds)
+                continue
+            try:
+                answer = await self._on_thread(self._blocking.send, step)
+            except RequestFailed as error:
+                failure = error
+
+    async def _on_thread(self, do: Callable[..., R], *given: Any) -> R:
+        # A step that nobody waits for any more ends by itself, within the client's timeout, and no other follows it.
+        return await anyio.to_thread.run_sync(do, *given, abandon_on_cancel=True, limiter=self._turn)
 
     async def report(self, clearance: Clearance, status: OutcomeStatus, output: Any) -> None:
         with anyio.CancelScope(shield=True):
