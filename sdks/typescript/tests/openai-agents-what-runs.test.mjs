@@ -143,24 +143,51 @@ test(FEATURE, "an edit is read by the schema", async () => {
   });
 });
 
-test(FEATURE, "the framework's runner runs what was read, and shows it", async () => {
-  class Scripted {
-    async getResponse({ input }) {
-      const said = Array.isArray(input) ? input.filter((item) => item.type === "function_call_result") : [];
-      const output = said.length > 0
-        ? { type: "message", role: "assistant", status: "completed", content: [{ type: "output_text", text: "end" }] }
-        : { type: "function_call", callId: "call", name: "update", status: "completed", arguments: '{"amount":"5"}' };
-      return { usage: new Usage(), output: [output] };
-    }
+/** Calls the tool `update` once, then ends with what it was told. */
+class Scripted {
+  async getResponse({ input }) {
+    const said = Array.isArray(input) ? input.filter((item) => item.type === "function_call_result") : [];
+    const output = said.length > 0
+      ? { type: "message", role: "assistant", status: "completed", content: [{ type: "output_text", text: JSON.stringify(said.at(-1).output) }] }
+      : { type: "function_call", callId: "call", name: "update", status: "completed", arguments: this.arguments };
+    return { usage: new Usage(), output: [output] };
   }
+
+  constructor(given) {
+    this.arguments = text(given);
+  }
+}
+
+const runOnce = async (client, one, given, settings = {}) => {
+  const agent = protectAgent(client, new Agent({ name: "a", model: new Scripted(given), tools: [one] }), { ...CRM, ...settings });
+  return (await new Runner({ tracingDisabled: true }).run(agent, "go")).finalOutput;
+};
+
+test(FEATURE, "the framework's runner runs what was read", async () => {
   await within(async (edge, client, ran) => {
-    const seen = [];
     const parameters = z.object({ amount: z.coerce.number(), note: z.string().default("none") });
-    const options = { name: "update", description: "Updates.", parameters, errorFunction: null, needsApproval: async (_context, given) => (seen.push(given), false) };
-    const one = tool({ ...options, execute: (given) => (ran.push(given), "updated") });
-    const agent = protectAgent(client, new Agent({ name: "a", model: new Scripted(), tools: [one] }), CRM);
-    assert.equal((await new Runner({ tracingDisabled: true }).run(agent, "go")).finalOutput, "end");
-    assert.deepEqual([ran.slice(), sent(edge)], [[{ amount: 5, note: "none" }], [{ amount: 5, note: "none" }]]);
+    const options = { name: "update", description: "Updates.", parameters, errorFunction: null };
+    for (const needsApproval of [false, async () => false]) {
+      assert.match(await runOnce(client, tool({ ...options, needsApproval, execute: (given) => (ran.push(given), "updated") }), { amount: "5" }), /updated/);
+    }
+    const read = { amount: 5, note: "none" };
+    assert.deepEqual([ran.slice(), sent(edge)], [[read, read], [read, read]]);
+  });
+});
+
+test(FEATURE, "an invoke that wraps the framework's does not run what its schema makes of the text that was hashed", async () => {
+  await within(async (edge, client, ran) => {
+    for (const errorFunction of [null, () => "an error's text"]) {
+      const wrapped = () => {
+        const one = tool({ name: "update", description: "Updates.", parameters: z.object({ amount: z.coerce.number() }), errorFunction, execute: (given) => (ran.push(given), "updated") });
+        return { ...one, invoke: async (...given) => await one.invoke(...given) };
+      };
+      await assert.rejects(runOnce(client, wrapped(), { amount: "5" }));
+      assert.match(await runOnce(client, wrapped(), { amount: "5" }, { tellModel: true }), /its result is withheld: .*schema_not_stable/);
+      assert.match(await runOnce(client, wrapped(), { amount: 5 }), /updated/);
+    }
+    assert.deepEqual(ran.slice(), [{ amount: 5 }, { amount: 5 }]);
+    assert.equal(sent(edge).length, 6);
   });
 });
 

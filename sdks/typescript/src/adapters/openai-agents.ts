@@ -17,7 +17,7 @@ import { CanonError, ConfigError, Denied, DeniedUnfreezable } from "../errors.js
 import { create, defineProperty, getOwnPropertyDescriptor, getPrototypeOf, hasOwn, isArray, isOneOf, ownKeys, placeOf, structuredClone, weakHas } from "../natives.js";
 import { namesOf } from "../settings.js";
 import { withSignal } from "../trust.js";
-import { checkFramework, readerOf } from "./openai-agents-input.js";
+import { checkFramework, isSameJson, readerOf } from "./openai-agents-input.js";
 import { Passage, split, told, toldOfRun, Tools, type ToolsSettings } from "./tools.js";
 
 export interface AgentSettings extends ToolsSettings {
@@ -132,8 +132,18 @@ function guardTool(tool: Tool, tools: Tools): void {
       const given = plainParameters(parametersOf(text));
       const input = read(given);
       const invoked = async (cleared: string): Promise<unknown> => {
-        const own = detailsOf(details, cleared);
-        return await invoke(context, cleared, input.handOver === null ? own : input.handOver(own ?? {}, cleared));
+        let another: DeniedUnfreezable | null = null;
+        // Somebody's own invoke may end in the framework's, which shows what its schema made of the text before that is run.
+        const check = (seen: unknown): void => {
+          if (input.handOver !== null || isSameJson(seen, cleared)) return;
+          another = new DeniedUnfreezable("schema_not_stable", "what wraps the tool's invoke hides its schema; protect the tool first");
+          throw another;
+        };
+        const own = detailsOf(details, cleared, check);
+        const result = await invoke(context, cleared, input.handOver === null ? own : input.handOver(own ?? {}, cleared));
+        // The framework may have made an answer of it.
+        if (another !== null) throw another as DeniedUnfreezable;
+        return result;
       };
       if (!input.fits) return await invoked(given);
       const run = async ({ parametersText }: FrozenAction): Promise<unknown> => {
@@ -169,13 +179,13 @@ function parametersOf(text: unknown): object {
  * What a call's details say to the tool's function, of its own: others hold the framework's. On an object of that may hang parameters that were read
  * before they were authorized, which the framework would run in place of the text; on a copy they do not.
  */
-function detailsOf(details: Details | undefined, text: string): Details | undefined {
+function detailsOf(details: Details | undefined, text: string, check: (seen: unknown) => void): Details | undefined {
   if (details === undefined || details === null) return details;
   const own = create(getPrototypeOf(details) as object | null) as Details;
   for (const key of ownKeys(details)) {
     const descriptor = getOwnPropertyDescriptor(details, key) as PropertyDescriptor;
     const isSeen = typeof key === "symbol" && key.description === PARSED_INPUT_CALLBACK && typeof descriptor.value === "function";
-    defineProperty(own, key, isSeen ? { ...descriptor, value: withCopy(descriptor.value as (seen: unknown) => unknown) } : descriptor);
+    defineProperty(own, key, isSeen ? { ...descriptor, value: withCopy(descriptor.value as (seen: unknown) => unknown, check) } : descriptor);
   }
   const call = details.toolCall;
   if (typeof call === "object" && call !== null) {
@@ -184,9 +194,10 @@ function detailsOf(details: Details | undefined, text: string): Details | undefi
   return own;
 }
 
-/** The framework shows what it is about to run; whoever looks gets a copy. */
-function withCopy(show: (seen: unknown) => unknown): (seen: unknown) => void {
+/** The framework shows what it is about to run, and does not run it where `check` throws; whoever looks gets a copy. */
+function withCopy(show: (seen: unknown) => unknown, check: (seen: unknown) => void): (seen: unknown) => void {
   return (seen) => {
+    check(seen);
     let copy: unknown;
     try {
       copy = structuredClone(seen);
