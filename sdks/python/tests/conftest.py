@@ -56,6 +56,12 @@ def edge():
     server.close()
 
 
+@pytest.fixture
+def ran():
+    """What ran."""
+    return []
+
+
 class Mode:
     """A client of one kind, and what it protects."""
 

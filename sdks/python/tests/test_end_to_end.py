@@ -1,6 +1,7 @@
 """Against the real program. AEGIS_BIN names it; `test.sh` does not start without one."""
 
 import contextlib
+import datetime
 import io
 import json
 import os
@@ -130,6 +131,49 @@ def test_an_approved_action_runs_once(world, mode, recorder):
     assert world.approver.approval(asked[0]).status == "CONSUMED"
     wait_until("the outcome is an event", lambda: world.outcomes() == ["ok"])
     assert "tamper_attempt" not in world.kinds()
+
+
+@pytest.fixture(params=["langchain", "openai-agents"])
+def refund_tool(request, ran):
+    """A tool that a framework made of a function: how it is protected, and run with arguments as a model writes them."""
+
+    def refund(amount: int, day: datetime.date, note: str = "none") -> str:
+        """Refunds."""
+        ran.append((amount, day, note))
+        return "refunded"
+
+    if request.param == "langchain":
+        adapter = pytest.importorskip("aegisagent.adapters.langchain")
+        made = pytest.importorskip("langchain_core.tools").tool(refund)
+        return lambda client, **how: adapter.protect_tools(client, [made], **how), lambda given: made.invoke(given)
+    agents, adapter = pytest.importorskip("agents"), pytest.importorskip("aegisagent.adapters.openai_agents")
+    made = agents.function_tool(refund, strict_mode=False, failure_error_function=None)
+    agent = agents.Agent(name="a", tools=[made])
+    context = agents.tool_context.ToolContext(context=None, tool_name="refund", tool_call_id="1", tool_arguments="{}")
+    return (
+        lambda client, **how: adapter.protect_agent(client, agent, **how),
+        lambda given: anyio.run(made.on_invoke_tool, context, json.dumps(given)),
+    )  # fmt: skip
+
+
+@pytest.mark.feature("e2e-approval")
+@pytest.mark.feature("adapter-langchain")
+@pytest.mark.feature("adapter-openai-agents")
+def test_what_was_approved_is_what_a_tool_s_function_gets(world, ran, refund_tool):
+    protect, run = refund_tool
+    approved = []
+
+    def approve(approval_id):
+        approval = world.approver.approval(approval_id)
+        approved.append((approval.action_hash, approval.current.parameters))
+        world.approver.approve(approval_id)
+
+    protect(world.client(world.agent.agent_token), tool="crm", resource=lambda *_: "customer-1", on_pending=world.when_asked(approve))
+    with aegisagent.source_trust("trusted_internal_unsigned"), aegisagent.run(os.urandom(8).hex()):
+        assert run({"amount": "5", "day": "2026-11-26"}) == "refunded"
+    read = {"amount": 5, "day": "2026-11-26", "note": "none"}
+    assert approved == [(aegisagent.action_hash("crm", "refund", "customer-1", True, read), read)]
+    assert ran == [(5, datetime.date(2026, 11, 26), "none")]
 
 
 @pytest.mark.feature("e2e-approval")

@@ -109,7 +109,10 @@ export class DeniedUnavailable extends Denied {}
 /** An answer is not what it must be: another action's hash, an unknown word, garbage. Treat it as an attack. */
 export class DeniedUnverified extends Denied {}
 
-/** An argument is not plain JSON, so that what would run could not be what was hashed. */
+/**
+ * An argument is not plain JSON, or a tool's schema does not take its own result as it is (`schema_not_stable`), so that what would run could not be
+ * what was hashed.
+ */
 export class DeniedUnfreezable extends Denied {}
 
 /** The protected function ran and returned something that does its work later; it is not handed out. */

@@ -35,8 +35,8 @@ class FrozenAction:
 
 def freeze(tool: str, action: str, resource: Resource, mutates_state: bool, parameters: Parameters) -> FrozenAction:
     """Freezes an action; DeniedUnfreezable where it has no canonical form. Looks at each value once, and keeps a copy of what it saw."""
+    copy = plain_parameters(parameters)
     try:
-        copy = _copied(parameters)
         call = ToolCall(tool, action, resource_of(resource, copy), mutates_state, copy)
         action_hash = call.action_hash()
     except CanonError as error:
@@ -44,11 +44,14 @@ def freeze(tool: str, action: str, resource: Resource, mutates_state: bool, para
     return FrozenAction(tool, action, mutates_state, json.dumps(call.as_json(), ensure_ascii=False, separators=(",", ":")), action_hash)
 
 
-def _copied(parameters: Parameters) -> Parameters:
+def plain_parameters(parameters: Parameters) -> Parameters:
+    """A copy of parameters that is nobody else's; DeniedUnfreezable where they are not plain JSON."""
     copier = canon.Copier()
     try:
         # One by one, so that an error names the parameter. Depth 2: within `parameters`, within the action.
         return {copier.key(name): copier.copy(value, f"parameter `{name}`", 2) for name, value in parameters.items()}
+    except CanonError as error:
+        raise DeniedUnfreezable(error.reason, str(error)) from None
     except RuntimeError:
         raise DeniedUnfreezable("changed_while_frozen", "an argument was changed by another thread meanwhile") from None
 

@@ -87,6 +87,21 @@ class Sleep:
 Steps: TypeAlias = Generator[Send | Sleep, Reply | None, T]
 
 
+@dataclass(frozen=True)
+class Ended(Generic[T]):
+    """There is nothing more to do."""
+
+    value: T
+
+
+def advanced(steps: Steps[T], answer: Reply | None, failure: RequestFailed | None) -> Send | Sleep | Ended[T]:
+    """What is to be done next, after this came of what was to be done before."""
+    try:
+        return steps.send(answer) if failure is None else steps.throw(failure)
+    except StopIteration as end:
+        return Ended(end.value)
+
+
 def path_of(*parts: str, **query: str | int | None) -> str:
     """A path of parts that are encoded here, so that no id can lead elsewhere."""
     if any(part in ("", ".", "..") for part in parts):

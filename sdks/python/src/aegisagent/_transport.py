@@ -6,6 +6,7 @@ Errors are raised outside of `except`, so that none carries the HTTP library's e
 
 from __future__ import annotations
 
+import contextlib
 import http.cookiejar
 import io
 import ipaddress
@@ -23,6 +24,7 @@ import httpcore
 import httpx
 
 from ._exchange import MAX_REPLY_BYTES, Reply, Request, Send
+from ._names import Names
 from ._version import VERSION
 from .errors import BadReply, ConfigError, RequestFailed, Unreachable
 from .secret import Secret
@@ -213,13 +215,17 @@ class _DeadlineBackend(httpcore.NetworkBackend):
     def __init__(self, deadline: Deadline) -> None:
         self._inner = httpcore.SyncBackend()
         self._deadline = deadline
+        self._names = Names()
 
     def connect_tcp(
         self, host: str, port: int, timeout: float | None = None, local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:  # fmt: skip
-        stream = self._inner.connect_tcp(host, port, self._deadline.clip(timeout), local_address, socket_options)
-        return _DeadlineStream(stream, self._deadline)
+        for address in self._names.addresses(host, port, self._deadline.clip(timeout)):
+            with contextlib.suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
+                stream = self._inner.connect_tcp(address, port, self._deadline.clip(timeout), local_address, socket_options)
+                return _DeadlineStream(stream, self._deadline)
+        raise httpcore.ConnectError("no address of the server takes a connection")
 
 
 class _DeadlineTransport(httpx.HTTPTransport):

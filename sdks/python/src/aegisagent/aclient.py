@@ -14,7 +14,7 @@ import anyio
 from . import _endpoints, models
 from ._action import FrozenAction
 from ._endpoints import Json, OutcomeStatus
-from ._exchange import Request, Sleep, Steps, exchange
+from ._exchange import Ended, Request, Sleep, Steps, advanced, exchange
 from ._flow import Clearance, Options, clear, report
 from ._settings import DEFAULT_TIMEOUT_S, EXPORT_S, REPORT_S, Base, Settings, Token, authorize_request, given
 from ._transport import AsyncTransport, ssl_context
@@ -174,11 +174,9 @@ class AsyncClient(Base):
     async def _run(self, steps: Steps[T], out: BinaryIO | None = None) -> T:
         answer, failure = None, None
         while True:
-            try:
-                step = steps.send(answer) if failure is None else steps.throw(failure)
-            except StopIteration as end:
-                value: T = end.value
-                return value
+            step = advanced(steps, answer, failure)
+            if isinstance(step, Ended):
+                return step.value
             answer, failure = None, None
             if isinstance(step, Sleep):
                 await anyio.sleep(step.seconds)

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, TypeVar
 from . import _endpoints, models
 from ._action import FrozenAction
 from ._endpoints import Json, OutcomeStatus
-from ._exchange import Request, Sleep, Steps, exchange
+from ._exchange import Ended, Reply, Request, Send, Sleep, Steps, advanced, exchange
 from ._flow import Clearance, Options, clear, report
 from ._settings import DEFAULT_TIMEOUT_S, EXPORT_S, REPORT_S, Base, Settings, Token, authorize_request, given
 from ._transport import Transport, ssl_context
@@ -153,7 +153,15 @@ class Client(Base):
 
     def clear(self, action: FrozenAction, options: Options) -> Clearance:
         """Leave to run a frozen action, or Denied."""
-        return self._run(clear(self._settings.caller, action, options))
+        return self._run(self.clearing(action, options))
+
+    def clearing(self, action: FrozenAction, options: Options) -> Steps[Clearance]:
+        """The same, for whoever does what it yields."""
+        return clear(self._settings.caller, action, options)
+
+    def send(self, step: Send) -> Reply:
+        """One attempt of one of its requests."""
+        return self._transport.send(step)
 
     def report(self, clearance: Clearance, status: OutcomeStatus, output: Any) -> None:
         """Reports an outcome. The run cannot be undone, so a failure is logged and not raised."""
@@ -168,11 +176,9 @@ class Client(Base):
     def _run(self, steps: Steps[T], out: BinaryIO | None = None) -> T:
         answer, failure = None, None
         while True:
-            try:
-                step = steps.send(answer) if failure is None else steps.throw(failure)
-            except StopIteration as end:
-                value: T = end.value
-                return value
+            step = advanced(steps, answer, failure)
+            if isinstance(step, Ended):
+                return step.value
             answer, failure = None, None
             if isinstance(step, Sleep):
                 time.sleep(step.seconds)

@@ -109,7 +109,8 @@ class DeniedUnverified(Denied):
 
 
 class DeniedUnfreezable(Denied):
-    """An argument is not plain JSON, so that what would run could not be what was hashed."""
+    """An argument is not plain JSON, or a tool's schema does not take its own result as it is (`schema_not_stable`), so that what would run
+    could not be what was hashed."""
 
 
 class LazyResult(AegisError):

@@ -1,6 +1,8 @@
 /**
- * The OpenAI Agents SDK: all tools of an agent, of the agents that it hands over to, and of its MCP servers. Needs `@openai/agents`.
+ * The OpenAI Agents SDK: all tools of an agent, of the agents that it hands over to, and of its MCP servers. Needs `@openai/agents`, and beside it
+ * the `@openai/agents-core` that it is made of.
  *
+ * A tool's arguments are read with its own schema before they are frozen, and its function gets what was cleared, which nothing reads again.
  * What runs elsewhere (hosted tools) or takes no JSON (shell, computer, patches) cannot be guarded here, an agent that is a tool hides its
  * own, one of a class of its own (a sandbox's) may add some while it runs, and one whose prompt is kept elsewhere may bring some along: they are
  * refused, unless they are named.
@@ -8,13 +10,14 @@
 
 import { Agent } from "@openai/agents";
 
-import type { FrozenAction } from "../action.js";
+import { type FrozenAction, plainParameters } from "../action.js";
 import { actionHash, parseStrict } from "../canon.js";
 import type { Client } from "../client.js";
 import { CanonError, ConfigError, Denied, DeniedUnfreezable } from "../errors.js";
 import { create, defineProperty, getOwnPropertyDescriptor, getPrototypeOf, hasOwn, isArray, isOneOf, ownKeys, placeOf, structuredClone, weakHas } from "../natives.js";
 import { namesOf } from "../settings.js";
 import { withSignal } from "../trust.js";
+import { checkFramework, isSameJson, readerOf } from "./openai-agents-input.js";
 import { Passage, split, told, toldOfRun, Tools, type ToolsSettings } from "./tools.js";
 
 export interface AgentSettings extends ToolsSettings {
@@ -58,6 +61,7 @@ const passage = new Passage<FrozenAction>();
 export function protectAgent<A extends Agent<any, any>>(client: Client, agent: A, settings: AgentSettings): A {
   const { own, rest } = split(settings, ["tool", "allowUnprotected"]);
   const tools = new Tools(client, own.tool, rest);
+  checkFramework();
   const found: Found = { agents: [], tools: [], servers: [], handoffs: [] };
   // First look, then change: what is refused leaves nothing half done.
   look(agent as unknown as AnyAgent, namesOf(own.allowUnprotected, "allowUnprotected"), found);
@@ -121,13 +125,33 @@ function checkChangeable(thing: object, name: string): void {
 function guardTool(tool: Tool, tools: Tools): void {
   if (weakHas(guarded, tool)) return;
   const [name, invoke] = [tool.name ?? tool.type, tool.invoke];
+  const read = readerOf(invoke);
   tool.invoke = async (context, text, details) => {
     let hasRun = false;
-    const run = async ({ parametersText }: FrozenAction): Promise<unknown> => {
-      hasRun = true;
-      return await invoke(context, parametersText, detailsOf(details, parametersText));
+    const call = async (): Promise<unknown> => {
+      const given = plainParameters(parametersOf(text));
+      const input = read(given);
+      const invoked = async (cleared: string): Promise<unknown> => {
+        let another: DeniedUnfreezable | null = null;
+        // Somebody's own invoke may end in the framework's, which shows what its schema made of the text before that is run.
+        const check = (seen: unknown): void => {
+          if (input.handOver !== null || isSameJson(seen, cleared)) return;
+          another = new DeniedUnfreezable("schema_not_stable", "what wraps the tool's invoke hides its schema; protect the tool first");
+          throw another;
+        };
+        const own = detailsOf(details, cleared, check);
+        const result = await invoke(context, cleared, input.handOver === null ? own : input.handOver(own ?? {}, cleared));
+        // The framework may have made an answer of it.
+        if (another !== null) throw another as DeniedUnfreezable;
+        return result;
+      };
+      if (!input.fits) return await invoked(given);
+      const run = async ({ parametersText }: FrozenAction): Promise<unknown> => {
+        hasRun = true;
+        return await invoked(parametersText);
+      };
+      return await tools.run(name, input.parameters, run, { fits: input.isEditFit });
     };
-    const call = async (): Promise<unknown> => await tools.run(name, parametersOf(text), run);
     try {
       return await (details?.signal === undefined ? call() : withSignal(details.signal, call));
     } catch (error) {
@@ -155,13 +179,13 @@ function parametersOf(text: unknown): object {
  * What a call's details say to the tool's function, of its own: others hold the framework's. On an object of that may hang parameters that were read
  * before they were authorized, which the framework would run in place of the text; on a copy they do not.
  */
-function detailsOf(details: Details | undefined, text: string): Details | undefined {
+function detailsOf(details: Details | undefined, text: string, check: (seen: unknown) => void): Details | undefined {
   if (details === undefined || details === null) return details;
   const own = create(getPrototypeOf(details) as object | null) as Details;
   for (const key of ownKeys(details)) {
     const descriptor = getOwnPropertyDescriptor(details, key) as PropertyDescriptor;
     const isSeen = typeof key === "symbol" && key.description === PARSED_INPUT_CALLBACK && typeof descriptor.value === "function";
-    defineProperty(own, key, isSeen ? { ...descriptor, value: withCopy(descriptor.value as (seen: unknown) => unknown) } : descriptor);
+    defineProperty(own, key, isSeen ? { ...descriptor, value: withCopy(descriptor.value as (seen: unknown) => unknown, check) } : descriptor);
   }
   const call = details.toolCall;
   if (typeof call === "object" && call !== null) {
@@ -170,9 +194,10 @@ function detailsOf(details: Details | undefined, text: string): Details | undefi
   return own;
 }
 
-/** The framework shows what it is about to run; whoever looks gets a copy. */
-function withCopy(show: (seen: unknown) => unknown): (seen: unknown) => void {
+/** The framework shows what it is about to run, and does not run it where `check` throws; whoever looks gets a copy. */
+function withCopy(show: (seen: unknown) => unknown, check: (seen: unknown) => void): (seen: unknown) => void {
   return (seen) => {
+    check(seen);
     let copy: unknown;
     try {
       copy = structuredClone(seen);

@@ -11,14 +11,16 @@ import anyio
 from .. import _execute
 from .._action import FrozenAction, Parameters, freeze
 from .._endpoints import OutcomeStatus
+from .._exchange import Ended, Sleep, advanced
 from .._flow import Clearance, Options
 from ..aclient import AsyncClient
 from ..client import Client
-from ..errors import ConfigError, Denied
+from ..errors import ConfigError, Denied, RequestFailed
 from ..models import ApprovalRef
 
 R = TypeVar("R")
 ResourceOf = Callable[[str, Parameters], str | None]
+Fits = Callable[[Parameters], bool]
 
 
 @dataclass(frozen=True)
@@ -57,18 +59,18 @@ class Tools:
         )  # fmt: skip
         object.__setattr__(self, "options", options)
 
-    def prepared(self, action: str, parameters: Parameters) -> tuple[FrozenAction, Options]:
-        """The frozen action of a call, and how it is to be run."""
+    def prepared(self, action: str, parameters: Parameters, fits: Fits | None = None) -> tuple[FrozenAction, Options]:
+        """The frozen action of a call, and how it is to be run. `fits`: whether what an approver made of the parameters can be run."""
         of = self.resource
         resource = None if of is None else lambda frozen: of(action, frozen)
         frozen = freeze(self.tool, action, resource, action not in self.reads, parameters)
-        return frozen, replace(self.options, resource=resource)
+        return frozen, replace(self.options, resource=resource, fits=fits)
 
-    def run(self, action: str, parameters: Parameters, run: Callable[[Parameters], R]) -> R:
+    def run(self, action: str, parameters: Parameters, run: Callable[[Parameters], R], fits: Fits | None = None) -> R:
         """Runs a call, or raises Denied."""
         if isinstance(self.client, AsyncClient):
             raise ConfigError("this call blocks, and its tools were protected with an AsyncClient: it does not run")
-        return _execute.blocking(self.client, *self.prepared(action, parameters), run)
+        return _execute.blocking(self.client, *self.prepared(action, parameters, fits), run)
 
     async def arun(
         self,
@@ -76,15 +78,16 @@ class Tools:
         parameters: Parameters,
         run: Callable[[Parameters], Awaitable[R]],
         status: Callable[[R], OutcomeStatus] = _execute.returned,
+        fits: Fits | None = None,
     ) -> R:
         """The same with what is awaited. A blocking client is asked on a thread."""
-        frozen, options = self.prepared(action, parameters)
+        frozen, options = self.prepared(action, parameters, fits)
         client = _Threaded(self.client) if isinstance(self.client, Client) else self.client
         return await _execute.asynchronous(client, frozen, options, run, status)
 
 
 class _Threaded:
-    """A blocking client, asked on a thread."""
+    """A blocking client, asked on a thread, one step at a time: between two, and while it pauses, it can be cancelled."""
 
     def __init__(self, client: Client) -> None:
         self._blocking = client
@@ -92,7 +95,25 @@ class _Threaded:
         self._turn = anyio.CapacityLimiter(1)
 
     async def clear(self, action: FrozenAction, options: Options) -> Clearance:
-        return await anyio.to_thread.run_sync(self._blocking.clear, action, options, abandon_on_cancel=False, limiter=self._turn)
+        steps = self._blocking.clearing(action, options)
+        answer, failure = None, None
+        while True:
+            step = await self._on_thread(advanced, steps, answer, failure)
+            if isinstance(step, Ended):
+                clearance: Clearance = step.value
+                return clearance
+            answer, failure = None, None
+            if isinstance(step, Sleep):
+                await anyio.sleep(step.seconds)
+                continue
+            try:
+                answer = await self._on_thread(self._blocking.send, step)
+            except RequestFailed as error:
+                failure = error
+
+    async def _on_thread(self, do: Callable[..., R], *given: Any) -> R:
+        # A step that nobody waits for any more ends by itself, within the client's timeout, and no other follows it.
+        return await anyio.to_thread.run_sync(do, *given, abandon_on_cancel=True, limiter=self._turn)
 
     async def report(self, clearance: Clearance, status: OutcomeStatus, output: Any) -> None:
         with anyio.CancelScope(shield=True):

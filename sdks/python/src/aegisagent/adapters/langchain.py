@@ -1,5 +1,7 @@
 """LangChain and LangGraph: tools whose every way of being run (`invoke`, `ainvoke`, `batch`, a `ToolNode`) is protected. Needs the extra
 `langchain`.
+
+The input is read with the tool's own schema before it is frozen, and what the tool's function gets is made of what was cleared.
 """
 
 from __future__ import annotations
@@ -14,22 +16,23 @@ from typing import Any
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import BaseTool
 
-from .. import canon
 from .._action import Parameters
 from ..aclient import AsyncClient
 from ..client import Client
 from ..errors import ConfigError, Denied
 from ..protect import dressed, is_coroutine_function
+from ._langchain_input import read_input
+from ._reading import Misfit
 from ._tools import Once, Tools, told
 
 _GUARDED = "_aegisagent_guarded"
-# The parameter that stands for the one text of a tool that takes a text.
-_TEXT = "input"
 # The ways to run a tool that end in its `run` or `arun`, as the package has them.
 _WAYS = (
     "invoke", "ainvoke", "batch", "abatch", "batch_as_completed", "abatch_as_completed", "stream", "astream", "transform", "atransform",
     "__call__",
 )  # fmt: skip
+# How the package reads a tool's input.
+_READING = ("_parse_input", "_to_args_and_kwargs")
 # What `run` and `arun` call in the end. Adapters of other frameworks take these out of a tool.
 _INNER = ("_run", "_arun", "func", "coroutine")
 
@@ -37,9 +40,18 @@ _INNER = ("_run", "_arun", "func", "coroutine")
 class _Passage:
     """A guarded run at work: what of `_INNER` may still be called, each once, and what the tool is called with."""
 
-    def __init__(self, tool_input: Callable[[], Any]) -> None:
-        self.ways = set(_INNER)
-        self.tool_input = tool_input
+    def __init__(self, parsed: Callable[[], Any], ways: Collection[str] = _INNER) -> None:
+        self.ways = set(ways)
+        self._parsed = parsed
+
+    def parsed(self) -> Any:
+        """What the framework is to take for what the tool's schema makes of the input, once; then nothing may be called."""
+        parsed, self._parsed = self._parsed, self._used
+        return parsed()
+
+    def _used(self) -> Any:
+        self.ways.clear()
+        raise ConfigError("a tool's input is read once")
 
 
 # By the identity of the tool.
@@ -59,6 +71,8 @@ def protect_tools(
             raise ConfigError("a tool is a BaseTool; make one of a function with langchain_core.tools.tool")
         if own := [way for way in _WAYS if not _is_usual(type(one), way)]:
             raise ConfigError(f"`{one.name}` cannot be protected: it has a way of its own to be run ({', '.join(own)})")
+        if own := [way for way in _READING if not _is_usual(type(one), way)]:
+            raise ConfigError(f"`{one.name}` cannot be protected: it reads its input in a way of its own ({', '.join(own)})")
     for one in made:
         if not getattr(one, _GUARDED, False):
             _protect(one, shared, frozenset(passed_on))
@@ -71,63 +85,81 @@ def _is_usual(kind: type[BaseTool], way: str) -> bool:
 
 
 def _protect(tool: BaseTool, tools: Tools, passed_on: frozenset[str]) -> None:
-    name, run, arun = tool.name, tool.run, tool.arun
+    name, run, arun, parse = tool.name, tool.run, tool.arun, tool._parse_input
 
     def guarded_run(tool_input: Any, *args: Any, **kwargs: Any) -> Any:
-        parameters, rebuild = _split(tool_input, passed_on)
+        try:
+            read = read_input(tool, parse, tool_input, passed_on, kwargs.get("tool_call_id"))
+        except Denied as denied:
+            return _answer(denied, tools, name, kwargs)
+        if isinstance(read, Misfit):
+            with _opened(tool, _misfitting(read.error)):
+                return run(tool_input, *args, **kwargs)
 
         def opened(frozen: Parameters) -> Any:
-            with _opened(tool, _remaking(frozen, rebuild)) as tool_input:
-                return run(tool_input(), *args, **kwargs)
+            with _opened(tool, _Passage(_always(read.parsed(frozen)))):
+                return run(read.shown(frozen), *args, **kwargs)
 
         once = Once(opened)
         try:
-            return tools.run(name, parameters, once)
+            return tools.run(name, read.parameters, once, read.fits)
         except Denied as denied:
             if once.has_run:
                 raise
             return _answer(denied, tools, name, kwargs)
 
     async def guarded_arun(tool_input: Any, *args: Any, **kwargs: Any) -> Any:
-        parameters, rebuild = _split(tool_input, passed_on)
+        try:
+            read = read_input(tool, parse, tool_input, passed_on, kwargs.get("tool_call_id"))
+        except Denied as denied:
+            return _answer(denied, tools, name, kwargs)
+        if isinstance(read, Misfit):
+            with _opened(tool, _misfitting(read.error)):
+                return await arun(tool_input, *args, **kwargs)
 
         async def awaited(frozen: Parameters) -> Any:
-            with _opened(tool, _remaking(frozen, rebuild)) as tool_input:
-                return await arun(tool_input(), *args, **kwargs)
+            with _opened(tool, _Passage(_always(read.parsed(frozen)))):
+                return await arun(read.shown(frozen), *args, **kwargs)
 
         once = Once(awaited)
         try:
-            return await tools.arun(name, parameters, once)
+            return await tools.arun(name, read.parameters, once, fits=read.fits)
         except Denied as denied:
             if once.has_run:
                 raise
             return _answer(denied, tools, name, kwargs)
 
-    to_arguments = tool._to_args_and_kwargs
-
-    def remade(tool_input: Any, *rest: Any, **more: Any) -> Any:
-        # Anew, for the input was shown to callbacks meanwhile, and theirs to change.
+    def parsed(tool_input: Any, *rest: Any, **more: Any) -> Any:
+        # Not of the input: that was shown to callbacks meanwhile, and theirs to change.
         passage = _open.get().get(id(tool))
-        return to_arguments(tool_input if passage is None else passage.tool_input(), *rest, **more)
+        return parse(tool_input, *rest, **more) if passage is None else passage.parsed()
 
     closed = [(attribute, _closed(tool, attribute)) for attribute in _INNER if callable(getattr(tool, attribute, None))]
     # A tool is a pydantic model, which takes no new attributes; what stands in the instance comes before its class's methods.
     for attribute, value in (
-        *closed, ("run", guarded_run), ("arun", guarded_arun), ("_to_args_and_kwargs", remade), (_GUARDED, True),
+        *closed, ("run", guarded_run), ("arun", guarded_arun), ("_parse_input", parsed), (_GUARDED, True),
     ):  # fmt: skip
         object.__setattr__(tool, attribute, value)
 
 
-def _remaking(frozen: Parameters, rebuild: Callable[[Parameters], Any]) -> Callable[[], Any]:
-    """What makes the input of the frozen parameters, each time anew."""
-    return lambda: rebuild(canon.exact_copy(frozen))
+def _always(value: Any) -> Callable[[], Any]:
+    return lambda: value
+
+
+def _misfitting(error: Exception) -> _Passage:
+    """In which the framework meets the error again, and answers as it does; nothing of the tool may be called."""
+
+    def failed() -> Any:
+        raise error
+
+    return _Passage(failed, ())
 
 
 @contextlib.contextmanager
-def _opened(tool: BaseTool, tool_input: Callable[[], Any]) -> Iterator[Callable[[], Any]]:
-    token = _open.set({**_open.get(), id(tool): _Passage(tool_input)})
+def _opened(tool: BaseTool, passage: _Passage) -> Iterator[None]:
+    token = _open.set({**_open.get(), id(tool): passage})
     try:
-        yield tool_input
+        yield
     finally:
         _open.reset(token)
 
@@ -151,14 +183,6 @@ def _closed(tool: BaseTool, attribute: str) -> Callable[..., Any]:
         return await original(*args, **kwargs)
 
     return dressed(asynchronous if is_coroutine_function(original) else blocking, original, inspect.signature(original))
-
-
-def _split(tool_input: Any, passed_on: frozenset[str]) -> tuple[Parameters, Callable[[Parameters], Any]]:
-    """The parameters of an input, and how an input is made of parameters again."""
-    if not isinstance(tool_input, dict):
-        return {_TEXT: tool_input}, lambda frozen: frozen[_TEXT]
-    beside = {name: value for name, value in tool_input.items() if name in passed_on}
-    return {name: value for name, value in tool_input.items() if name not in passed_on}, lambda frozen: frozen | beside
 
 
 def _answer(denied: Denied, tools: Tools, name: str, kwargs: dict[str, Any]) -> Any:

@@ -1,12 +1,11 @@
 """The OpenAI Agents SDK: all tools of an agent, of the agents that it hands over to, and of its MCP servers.
 
-Needs the extra `openai-agents`.
+Needs the extra `openai-agents`. A tool's arguments are read with its own schema before they are frozen; its function gets what was cleared.
 What runs elsewhere (hosted tools) or takes no JSON (shell, computer, patches) cannot be guarded here: it is refused, unless it is named.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -19,6 +18,8 @@ from .._action import Parameters
 from ..aclient import AsyncClient
 from ..client import Client
 from ..errors import CanonError, ConfigError, Denied, DeniedUnfreezable
+from ._openai_agents_input import FunctionSchema, TextSchema, schema_of
+from ._reading import Misfit
 from ._tools import Once, Tools, told
 
 _GUARDED = "_aegisagent_guarded"
@@ -39,11 +40,13 @@ def protect_agent(
     seen: set[int] = set()
     # First look, then change: what is refused leaves nothing half done.
     found = _found(agent, frozenset(allow_unprotected), seen)
-    for thing in found:
-        if isinstance(thing, FunctionTool):
-            _protect_tool(thing, tools)
-        else:
-            _protect_server(thing, Tools(client, f"mcp:{thing.name}", **settings))
+    functions = [thing for thing in found if isinstance(thing, FunctionTool) and not getattr(thing.on_invoke_tool, _GUARDED, False)]
+    schemas = [(thing, schema_of(thing)) for thing in functions]
+    for function, schema in schemas:
+        _protect_tool(function, schema, tools)
+    for server in found:
+        if not isinstance(server, FunctionTool):
+            _protect_server(server, Tools(client, f"mcp:{server.name}", **settings))
     return agent
 
 
@@ -89,20 +92,21 @@ def _unprotected(name: str, why: str) -> ConfigError:
     return ConfigError(f"`{name}` cannot be protected: {why}. Name it in allow_unprotected if it may stay so")
 
 
-def _protect_tool(tool: FunctionTool, tools: Tools) -> None:
-    name, invoke = tool.name, tool.on_invoke_tool
-    if getattr(invoke, _GUARDED, False):
+def _protect_tool(tool: FunctionTool, schema: FunctionSchema | TextSchema, tools: Tools) -> None:
+    name = tool.name
+    if getattr(tool.on_invoke_tool, _GUARDED, False):
         return
 
     async def guarded(context: Any, text: str) -> Any:
-        async def run(parameters: Parameters) -> Any:
-            return await invoke(context, json.dumps(parameters, ensure_ascii=False))
-
-        once = Once(run)
+        once: Once | None = None
         try:
-            return await tools.arun(name, _parameters(text), once)
+            read = schema.read(name, _parameters(text))
+            if isinstance(read, Misfit):
+                return await schema.refuse(context, text, read)
+            once = Once(lambda cleared: read.invoke(context, cleared))
+            return await tools.arun(name, read.parameters, once, fits=read.fits)
         except Denied as denied:
-            if tools.tell_model and not once.has_run:
+            if tools.tell_model and not (once is not None and once.has_run):
                 return told(denied)
             raise
 
