@@ -15,7 +15,7 @@ use aegis_store::Store;
 use aegis_threads::Work;
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::asking::Asking;
