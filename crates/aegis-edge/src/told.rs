@@ -61,10 +61,10 @@ impl Told {
     }
 
     /// False while a run that is not held may be one that another edge has labelled: nothing was read since the start, and there is no copy that
-    /// is at most `max_copy_s` old.
+    /// is at most `max_copy_s` old, or by a clock that was set back since as far ahead. At 0 no copy is gone by.
     pub(crate) fn is_known(&self, now: Timestamp, max_copy_s: i64) -> bool {
-        let age_us = || now.as_micros().saturating_sub(self.copy_us.load(Ordering::Acquire));
-        self.was_read() || age_us() <= max_copy_s.saturating_mul(1_000_000)
+        let age_us = || now.as_micros().abs_diff(self.copy_us.load(Ordering::Acquire));
+        self.was_read() || (max_copy_s > 0 && age_us() <= max_copy_s.unsigned_abs().saturating_mul(1_000_000))
     }
 }
 
@@ -291,7 +291,13 @@ mod tests {
         told.await_reading();
         assert!(!told.is_known(at(100), 3600));
         told.restored(at(100));
-        assert!(told.is_known(at(3700), 3600) && !told.is_known(at(3701), 3600) && !told.is_known(at(101), 0));
+        assert!(told.is_known(at(3700), 3600) && !told.is_known(at(3701), 3600));
+        assert!(!told.is_known(at(100), 0) && !told.is_known(at(101), 0), "no start goes by a copy");
+        // What an hour's copy says is not known for a year because the clock was a year ahead when it was written.
+        told.restored(at(100 + 365 * 86_400));
+        assert!(!told.is_known(at(100), 3600));
+        told.restored(at(103));
+        assert!(told.is_known(at(100), 3600), "a clock that is corrected a little takes nothing away");
         told.finish_reading();
         assert!(told.is_known(at(1_000_000), 0));
     }
