@@ -29,11 +29,10 @@ impl Control {
         Ok(side(principal, frozen, &keys))
     }
 
-    /// The person behind a key that handed out tokens of the agent; the key's id where nobody is known.
-    pub(crate) async fn issuer(&self, tenant: &TenantId, agent_id: &str, key_id: &str) -> Result<String, Problem> {
-        let keys = self.store.agent_keys(tenant, agent_id).await?;
-        let name = keys.into_iter().find(|key| key.key_id == key_id).and_then(|key| key.name);
-        Ok(name.unwrap_or_else(|| key_id.to_owned()))
+    /// The person behind a key, whether or not it is kept for which agents it handed out tokens; the key's id where nobody is known.
+    pub(crate) async fn issuer(&self, tenant: &TenantId, key_id: &str) -> Result<String, Problem> {
+        let name = self.store.key_name(tenant, key_id).await?;
+        Ok(name.filter(|name| !name.trim().is_empty()).unwrap_or_else(|| key_id.to_owned()))
     }
 }
 

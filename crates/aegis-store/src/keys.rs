@@ -267,6 +267,15 @@ impl Store {
         Ok(true)
     }
 
+    /// Whose key this is, also of one that is revoked; none if the tenant never had it.
+    pub async fn key_name(&self, tenant: &TenantId, key_id: &str) -> Result<Option<String>, StoreError> {
+        Ok(sqlx::query_scalar("SELECT name FROM api_keys WHERE tenant_id = $1 AND key_id = $2")
+            .bind(tenant.as_str())
+            .bind(key_id)
+            .fetch_optional(&self.inner.readers)
+            .await?)
+    }
+
     /// The tenant's keys in force, oldest first, without their secrets.
     pub async fn list_keys(&self, tenant: &TenantId) -> Result<Vec<Principal>, StoreError> {
         let rows = sqlx::query(

@@ -19,6 +19,9 @@ async fn a_key_verifies_until_it_is_revoked_and_survives_a_restart() {
     assert_eq!(place.store.verify_key(secret.expose()).await.unwrap(), None, "at once, though it was believed a moment ago");
     assert!(!place.store.revoke_key(&acme(), &created.key_id, &[]).await.unwrap());
     assert!(place.store.list_keys(&acme()).await.unwrap().is_empty());
+    assert_eq!(place.store.key_name(&acme(), &created.key_id).await.unwrap().as_deref(), Some("ann"), "whose it was stays known");
+    assert_eq!(place.store.key_name(&tenant("other"), &created.key_id).await.unwrap(), None);
+    assert_eq!(place.store.key_name(&acme(), "key_of_nobody").await.unwrap(), None);
 }
 
 #[tokio::test]
