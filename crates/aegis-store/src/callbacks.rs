@@ -13,6 +13,9 @@ use crate::error::on_insert;
 use crate::tenants::{MAX_SECRET, Secret, check_len};
 use crate::{MAX_PAGE, OutboxRow, Store, StoreError, outbox, row};
 
+/// No callback is left alone for longer than this, seconds: what is to be tried later was noted by a clock that was ahead and was set back since.
+const LONGEST_WAIT_S: i64 = 3600;
+
 /// How far a callback is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallbackState {
@@ -147,10 +150,11 @@ impl Store {
     pub async fn due_callback_tenants(&self, now: Timestamp) -> Result<Vec<TenantId>, StoreError> {
         let rows = sqlx::query(
             "SELECT tenant_id FROM tenants WHERE EXISTS (
-                 SELECT 1 FROM callbacks c WHERE c.tenant_id = tenants.tenant_id AND c.state = 'waiting' AND c.due_at <= $1)
+                 SELECT 1 FROM callbacks c WHERE c.tenant_id = tenants.tenant_id AND c.state = 'waiting' AND (c.due_at <= $1 OR c.due_at > $2))
              ORDER BY tenant_id",
         )
         .bind(now.as_micros())
+        .bind(now.plus_seconds(LONGEST_WAIT_S).as_micros())
         .fetch_all(&self.inner.readers)
         .await?;
         rows.iter().map(row::tenant).collect()
@@ -159,11 +163,12 @@ impl Store {
     /// The tenant's callbacks that are due, the longest due first.
     pub async fn due_callbacks(&self, tenant: &TenantId, now: Timestamp, limit: u32) -> Result<Vec<Callback>, StoreError> {
         let rows = sqlx::query(
-            "SELECT * FROM callbacks WHERE tenant_id = $1 AND state = 'waiting' AND due_at <= $2
-             ORDER BY due_at, approval_id, version LIMIT $3",
+            "SELECT * FROM callbacks WHERE tenant_id = $1 AND state = 'waiting' AND (due_at <= $2 OR due_at > $3)
+             ORDER BY due_at, approval_id, version LIMIT $4",
         )
         .bind(tenant.as_str())
         .bind(now.as_micros())
+        .bind(now.plus_seconds(LONGEST_WAIT_S).as_micros())
         .bind(i64::from(limit.min(MAX_PAGE)))
         .fetch_all(&self.inner.readers)
         .await?;
