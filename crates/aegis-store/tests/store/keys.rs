@@ -78,6 +78,16 @@ async fn a_given_value_must_be_long_and_nobody_else_s() {
 }
 
 #[tokio::test]
+async fn a_key_names_somebody() {
+    let place = Place::new().await;
+    for nobody in ["", " ", "--", "\u{200b}"] {
+        let made = place.store.create_key(&acme(), Role::Approver, nobody, &[], None).await;
+        assert!(matches!(made, Err(StoreError::Invalid { what: "key name", .. })), "{nobody:?}");
+    }
+    place.store.create_key(&acme(), Role::Approver, "a", &[], None).await.unwrap();
+}
+
+#[tokio::test]
 async fn no_key_stands_in_the_database_and_no_secret_in_a_debug_text() {
     let place = Place::new().await;
     let (_, secret) = place.store.create_key(&acme(), Role::Admin, "ops", &[], None).await.unwrap();
