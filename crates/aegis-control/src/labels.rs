@@ -204,6 +204,10 @@ impl Control {
         // Nobody makes a run last by a time to come.
         let now = self.clock.now();
         let at = event.ts.min(now);
+        if at < now.plus_seconds(-MAX_RUN_IDLE_S) {
+            // It has ended everywhere.
+            return;
+        }
         let key = subject::kv_trust(&event.tenant_id, &run);
         let label = RunLabel { tenant_id: event.tenant_id.clone(), run, source_trust, at };
         let (tells, forgotten) = {
