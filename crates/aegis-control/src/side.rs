@@ -50,7 +50,9 @@ fn side(principal: &Principal, frozen: &FrozenAction, keys: &[AgentKey]) -> Side
     if holders.iter().any(|key| is_own(&key.key_id) || key.name.as_deref().is_some_and(is_own)) {
         return Side::Own;
     }
-    let all_known = registrar.is_some() && has_issuer && holders.iter().all(|key| key.name.is_some());
+    // A blank name, which no new key can have, is nobody's.
+    let are_known = holders.iter().all(|key| key.name.as_deref().is_some_and(|name| !name.trim().is_empty()));
+    let all_known = registrar.is_some() && has_issuer && are_known;
     if all_known { Side::Apart } else { Side::Unknown }
 }
 
@@ -112,7 +114,8 @@ mod tests {
             vec![],
             vec![registrar.clone()],
             vec![registrar.clone(), key("key_a", Some("ada"), ended)],
-            vec![registrar, key("key_gone", None, until)],
+            vec![registrar.clone(), key("key_gone", None, until)],
+            vec![registrar, key("key_blank", Some(" "), until)],
             vec![key("key_gone", None, None), in_use],
         ] {
             assert_eq!(stands(&unknown, "paul"), Side::Unknown, "{unknown:?}");
