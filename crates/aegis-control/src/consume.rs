@@ -141,7 +141,7 @@ async fn is_approvals_agent(control: &Control, caller: &Caller, row: &ApprovalRo
 /// The person behind the credential: whose key it is, or whose key handed out the agent's token.
 async fn holder(control: &Control, caller: &Caller) -> Result<String, Problem> {
     match caller {
-        Caller::Agent(claims) => control.issuer(&claims.tenant_id, &claims.agent_id, &claims.issued_by).await,
+        Caller::Agent(claims) => control.issuer(&claims.tenant_id, &claims.issued_by).await,
         Caller::Key(principal) => Ok(person(principal).to_owned()),
     }
 }

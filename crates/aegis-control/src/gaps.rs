@@ -23,8 +23,10 @@ const SELDOM_US: i64 = 60_000_000;
 /// A lane does not go on as far at once: who says so is not believed, and nothing is asked for.
 const MOST_MISSING: i64 = 1_000_000;
 
-/// Requests at once: not more than whoever ships again takes.
+/// Requests at once: not more than whoever ships again takes. After so many nobody looks for more within this time, microseconds: it takes a look at all
+/// that are open, and the history waits for it.
 const AT_ONCE: usize = 64;
+const REST_US: i64 = 100_000;
 
 /// A lane and the first seq that is missing.
 type Place = (String, i64);
@@ -46,6 +48,8 @@ pub(crate) struct Gaps {
     of_tenant: BTreeMap<TenantId, BTreeSet<Place>>,
     /// Whose turn it was last.
     asked_last: Option<TenantId>,
+    /// When as many were asked for as may be at once.
+    full_at: Option<Timestamp>,
     /// Lanes that the history does not have as they are here.
     changed: BTreeSet<String>,
 }
@@ -195,7 +199,13 @@ impl Gaps {
 
     /// Asks for what is due, tenant by tenant in turn, of each what has waited longest first.
     pub(crate) fn ask(&mut self, from: &dyn AskForMissing, now: Timestamp) {
-        for place in self.due(now) {
+        // Not where the clock was set back since.
+        if self.full_at.is_some_and(|at| at <= now && now < at.plus_micros(REST_US)) {
+            return;
+        }
+        let due = self.due(now);
+        self.full_at = (due.len() >= AT_ONCE).then_some(now);
+        for place in due {
             let Some(gap) = self.open.get_mut(&place) else { continue };
             let (lane, from_seq) = &place;
             if gap.tries == MANY_TRIES {
@@ -369,8 +379,10 @@ mod tests {
         assert_eq!((of_honest, others), (1, AT_ONCE - 1));
         // Whoever was not asked for has the next turn.
         let mut seen: BTreeSet<(String, i64)> = BTreeSet::new();
-        for _ in 0..8 {
-            gaps.ask(&asked, at(2));
+        gaps.ask(&asked, at(2));
+        assert!(asked.0.lock().is_empty(), "all that are open are not looked through again at once");
+        for n in 1..=8 {
+            gaps.ask(&asked, at(2).plus_micros(n * REST_US));
             assert!(asked.0.lock().drain(..).all(|(lane, from, _)| seen.insert((lane, from))), "asked for twice at once");
         }
         assert_eq!(seen.len(), 8 * AT_ONCE);

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use aegis_bus::feed::{FeedPage, fill};
 use aegis_bus::{Bucket, BusError, subject};
 use aegis_keys::{Scope, sign_notice, verify_notice};
-use aegis_model::{EventKind, MAX_RUN_IDLE_S, RunLabel, SecurityEvent, SourceTrust, TenantId};
+use aegis_model::{EventKind, MAX_RUN_IDLE_S, RunLabel, SecurityEvent, SourceTrust, TenantId, Timestamp};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -47,9 +47,11 @@ struct Runs {
     known: BTreeMap<String, Run>,
     /// By tenant: label, time of the last call, and key.
     order: HashMap<TenantId, BTreeSet<Place>>,
-    /// In the order in which they came; each once.
-    to_tell: VecDeque<String>,
-    /// By tenant: when its runs gave way that lasted, within the last day.
+    /// By tenant, in the order in which they came; none is empty. Tenants take turns.
+    to_tell: BTreeMap<TenantId, VecDeque<String>>,
+    /// Whose turn it was last.
+    told_last: Option<TenantId>,
+    /// By tenant: when its runs gave way that the bucket still has, within the last day.
     gone: HashMap<TenantId, VecDeque<i64>>,
     /// Runs that last and were forgotten, or not taken in, since this was read last.
     forgotten: u64,
@@ -61,19 +63,22 @@ type Place = (SourceTrust, i64, String);
 struct Run {
     label: RunLabel,
     waits: bool,
+    /// When the bucket lets go of it at the latest, by control's clock: what an edge says of the time of a call changes nothing of that.
+    kept_until: i64,
     /// As it was told last: when, and the entry.
     told: Option<(i64, Bytes, u64)>,
 }
 
 impl Runs {
     /// Takes what a call was judged by. True if edges are to be told.
-    fn take(&mut self, key: String, label: RunLabel) -> bool {
+    fn take(&mut self, key: String, label: RunLabel, now: Timestamp) -> bool {
         let at = label.at.as_micros();
-        if !self.known.contains_key(&key) && !self.make_room(&label) {
+        if !self.known.contains_key(&key) && !self.make_room(&label, now) {
             return false;
         }
         let order = self.order.entry(label.tenant_id.clone()).or_default();
-        let run = self.known.entry(key.clone()).or_insert_with(|| Run { label: label.clone(), waits: false, told: None });
+        let fresh = || Run { label: label.clone(), waits: false, kept_until: kept_until(now), told: None };
+        let run = self.known.entry(key.clone()).or_insert_with(fresh);
         let tightened = run.label.source_trust < label.source_trust;
         order.remove(&(run.label.source_trust, run.label.at.as_micros(), key.clone()));
         run.label.source_trust = run.label.source_trust.combine(label.source_trust);
@@ -83,61 +88,83 @@ impl Runs {
         let tells = (tightened || is_due) && !run.waits;
         if tells {
             run.waits = true;
-            self.to_tell.push_back(key);
+            self.to_tell.entry(label.tenant_id).or_default().push_back(key);
         }
         tells
     }
 
     /// Forgets a run of the tenant for the new one, where there are too many; false if those are all stricter, or too many gave way.
-    fn make_room(&mut self, new: &RunLabel) -> bool {
+    fn make_room(&mut self, new: &RunLabel, now: Timestamp) -> bool {
         let Some(order) = self.order.get_mut(&new.tenant_id).filter(|order| order.len() >= MOST_RUNS) else { return true };
-        let ended_before = new.at.plus_seconds(-MAX_RUN_IDLE_S).as_micros();
+        let ended_before = now.plus_seconds(-MAX_RUN_IDLE_S).as_micros();
         // The oldest of each label, the least strict first.
         let ended = SourceTrust::ALL
             .into_iter()
             .filter_map(|label| order.range((label, i64::MIN, String::new())..).next())
             .find(|(_, at, _)| *at < ended_before);
         let Some(goes) = ended.or_else(|| order.first()).cloned() else { return true };
-        if goes.1 >= ended_before {
-            self.forgotten += 1;
+        let lasts = goes.1 >= ended_before;
+        self.forgotten += u64::from(lasts);
+        if lasts && goes.0 > new.source_trust {
+            return false;
+        }
+        // Ended or not, it takes up the bucket's room.
+        if self.known.get(&goes.2).is_some_and(|run| run.kept_until > now.as_micros()) {
             let gone = self.gone.entry(new.tenant_id.clone()).or_default();
             while gone.front().is_some_and(|at| *at < ended_before) {
                 gone.pop_front();
             }
-            if goes.0 > new.source_trust || (goes.0 == new.source_trust && gone.len() >= MOST_GONE) {
+            if goes.0 >= new.source_trust && gone.len() >= MOST_GONE {
+                self.forgotten += u64::from(!lasts);
                 return false;
             }
-            gone.push_back(new.at.as_micros());
+            gone.push_back(now.as_micros());
         }
         order.remove(&goes);
         self.known.remove(&goes.2);
         true
     }
 
-    /// The next that is to be told of. One that was forgotten meanwhile is passed over.
+    /// The next that is to be told of, of the tenant whose turn it is. One that was forgotten meanwhile is passed over.
     fn next(&mut self) -> Option<(String, RunLabel)> {
-        while let Some(key) = self.to_tell.pop_front() {
+        loop {
+            let last = self.told_last.as_ref();
+            let behind =
+                last.and_then(|last| self.to_tell.range::<TenantId, _>((Bound::Excluded(last), Bound::Unbounded)).next());
+            let tenant = behind.or_else(|| self.to_tell.iter().next()).map(|(tenant, _)| tenant.clone())?;
+            let waiting = self.to_tell.get_mut(&tenant)?;
+            let key = waiting.pop_front();
+            if waiting.is_empty() {
+                self.to_tell.remove(&tenant);
+            }
+            self.told_last = Some(tenant);
+            let Some(key) = key else { continue };
             if let Some(run) = self.known.get_mut(&key) {
                 run.waits = false;
                 return Some((key, run.label.clone()));
             }
         }
-        None
     }
 
-    fn told(&mut self, key: &str, at: i64, bytes: Bytes, revision: u64) {
+    fn told(&mut self, key: &str, at: i64, bytes: Bytes, revision: u64, now: Timestamp) {
         if let Some(run) = self.known.get_mut(key) {
             run.told = Some((at, bytes, revision));
+            run.kept_until = kept_until(now);
         }
     }
 
-    /// Behind all others, so that one which is refused holds up none.
+    /// Behind all others of its tenant, so that one which is refused holds up none.
     fn again(&mut self, key: String) {
         if let Some(run) = self.known.get_mut(&key).filter(|run| !run.waits) {
             run.waits = true;
-            self.to_tell.push_back(key);
+            self.to_tell.entry(run.label.tenant_id.clone()).or_default().push_back(key);
         }
     }
+}
+
+/// When the bucket lets go of what is put there now.
+fn kept_until(now: Timestamp) -> i64 {
+    now.plus_seconds(MAX_RUN_IDLE_S).as_micros()
 }
 
 impl Labels {
@@ -175,12 +202,17 @@ impl Control {
             return;
         }
         // Nobody makes a run last by a time to come.
-        let at = event.ts.min(self.clock.now());
+        let now = self.clock.now();
+        let at = event.ts.min(now);
+        if at < now.plus_seconds(-MAX_RUN_IDLE_S) {
+            // It has ended everywhere.
+            return;
+        }
         let key = subject::kv_trust(&event.tenant_id, &run);
         let label = RunLabel { tenant_id: event.tenant_id.clone(), run, source_trust, at };
         let (tells, forgotten) = {
             let mut runs = self.labels.runs.lock();
-            (runs.take(key, label), std::mem::take(&mut runs.forgotten))
+            (runs.take(key, label, now), std::mem::take(&mut runs.forgotten))
         };
         if tells {
             self.labels.changed.notify_one();
@@ -210,11 +242,11 @@ impl Control {
             if signer.scope != Scope::Any || key != subject::kv_trust(&label.tenant_id, &label.run) {
                 continue;
             }
-            let told_at = label.at.as_micros();
+            let (told_at, now) = (label.at.as_micros(), self.clock.now());
             let mut runs = self.labels.runs.lock();
-            runs.told(&key, told_at, bytes.clone(), revision);
-            runs.take(key.clone(), label);
-            runs.told(&key, told_at, bytes, revision);
+            runs.told(&key, told_at, bytes.clone(), revision, now);
+            runs.take(key.clone(), label, now);
+            runs.told(&key, told_at, bytes, revision, now);
         }
         self.labels.is_whole.store(true, Ordering::SeqCst);
         Ok(())
@@ -224,7 +256,7 @@ impl Control {
         let signed = sign_notice(&self.key, label).map_err(|error| BusError::Unavailable { reason: error.to_string() })?;
         let bytes = Bytes::from(signed);
         let revision = self.bus.kv_put(Bucket::Trust, key, bytes.clone()).await?;
-        self.labels.runs.lock().told(key, label.at.as_micros(), bytes, revision);
+        self.labels.runs.lock().told(key, label.at.as_micros(), bytes, revision, self.clock.now());
         Ok(())
     }
 }
@@ -261,7 +293,6 @@ pub(crate) async fn run(control: Arc<Control>, mut stop: watch::Receiver<bool>) 
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use aegis_model::Timestamp;
 
     fn label(run: &str, trust: SourceTrust, second: i64) -> (String, RunLabel) {
         label_of("acme", run, trust, second)
@@ -273,14 +304,20 @@ mod tests {
         (subject::kv_trust(&tenant_id, run), RunLabel { tenant_id, run: run.into(), source_trust: trust, at })
     }
 
+    /// Takes it when the call was.
+    fn take(runs: &mut Runs, key: String, label: RunLabel) -> bool {
+        let now = label.at;
+        runs.take(key, label, now)
+    }
+
     /// Takes it, and tells what is to be told.
     fn tells(runs: &mut Runs, (key, label): (String, RunLabel)) -> bool {
-        let tells = runs.take(key.clone(), label);
+        let tells = take(runs, key.clone(), label);
         let next = runs.next();
         assert_eq!(tells, next.is_some());
         if let Some((told, label)) = next {
             assert_eq!(told, key);
-            runs.told(&key, label.at.as_micros(), Bytes::new(), 1);
+            runs.told(&key, label.at.as_micros(), Bytes::new(), 1, label.at);
         }
         tells
     }
@@ -304,7 +341,7 @@ mod tests {
         let mut runs = Runs::default();
         for n in 0..MOST_RUNS {
             let (key, label) = label(&format!("{n}"), trust, i64::try_from(n).unwrap());
-            runs.take(key, label);
+            take(&mut runs, key, label);
         }
         runs
     }
@@ -313,11 +350,11 @@ mod tests {
     fn a_tenant_s_full_memory_forgets_its_run_that_rests_longest_and_nobody_else_s() {
         let mut runs = full(SourceTrust::Unknown);
         let (other, of_other) = label_of("other", "0", SourceTrust::Unknown, -1);
-        runs.take(other.clone(), of_other);
+        take(&mut runs, other.clone(), of_other);
         let (first, second) = (label("0", SourceTrust::Unknown, 30_000), label("1", SourceTrust::Unknown, 0).0);
-        runs.take(first.0.clone(), first.1);
+        take(&mut runs, first.0.clone(), first.1);
         let (key, new) = label("new", SourceTrust::Unknown, 30_001);
-        runs.take(key.clone(), new);
+        take(&mut runs, key.clone(), new);
         assert!(runs.known.contains_key(&first.0) && runs.known.contains_key(&key) && runs.known.contains_key(&other));
         assert!(!runs.known.contains_key(&second));
         assert_eq!((runs.known.len(), runs.forgotten), (MOST_RUNS + 1, 1));
@@ -328,10 +365,10 @@ mod tests {
         let mut runs = full(SourceTrust::UntrustedExternal);
         let (oldest, _) = label("0", SourceTrust::Unknown, 0);
         let (weak, label_of_weak) = label("weak", SourceTrust::Unknown, 30_000);
-        assert!(!runs.take(weak.clone(), label_of_weak));
+        assert!(!take(&mut runs, weak.clone(), label_of_weak));
         assert!(!runs.known.contains_key(&weak) && runs.known.contains_key(&oldest));
         let (strict, label_of_strict) = label("strict", SourceTrust::MaliciousSuspected, 30_001);
-        assert!(runs.take(strict.clone(), label_of_strict));
+        assert!(take(&mut runs, strict.clone(), label_of_strict));
         assert!(runs.known.contains_key(&strict) && !runs.known.contains_key(&oldest));
         assert_eq!((runs.known.len(), runs.forgotten), (MOST_RUNS, 2));
     }
@@ -340,15 +377,15 @@ mod tests {
     fn a_full_memory_forgets_weak_labels_first_and_before_them_what_has_ended() {
         let mut runs = full(SourceTrust::Unknown);
         let (strict, label_of_strict) = label("0", SourceTrust::UntrustedExternal, 0);
-        runs.take(strict.clone(), label_of_strict);
+        take(&mut runs, strict.clone(), label_of_strict);
         let (key, new) = label("new", SourceTrust::SemiTrustedCustomer, 80_000);
-        assert!(!runs.take(key, new), "all others are stricter");
+        assert!(!take(&mut runs, key, new), "all others are stricter");
         let (key, new) = label("new", SourceTrust::Unknown, 80_000);
-        assert!(runs.take(key.clone(), new));
+        assert!(take(&mut runs, key.clone(), new));
         assert!(runs.known.contains_key(&strict) && !runs.known.contains_key(&label("1", SourceTrust::Unknown, 0).0));
         assert_eq!(runs.forgotten, 2);
         let (key, new) = label("newer", SourceTrust::SemiTrustedCustomer, MAX_RUN_IDLE_S + 1);
-        assert!(runs.take(key, new));
+        assert!(take(&mut runs, key, new));
         assert!(!runs.known.contains_key(&strict), "it has ended");
         assert_eq!((runs.known.len(), runs.forgotten), (MOST_RUNS, 2));
     }
@@ -359,18 +396,47 @@ mod tests {
         let flood = |runs: &mut Runs, prefix: &str, second: i64| {
             let taken = (0..MOST_GONE + 10).filter(|n| {
                 let (key, label) = label(&format!("{prefix}{n}"), SourceTrust::UntrustedExternal, second);
-                runs.take(key, label)
+                take(runs, key, label)
             });
             taken.count()
         };
         assert_eq!(flood(&mut runs, "flood", 30_000), MOST_GONE);
         assert_eq!(flood(&mut runs, "again", 30_001), 0);
         let (key, stricter) = label("stricter", SourceTrust::MaliciousSuspected, 30_002);
-        assert!(runs.take(key, stricter));
+        assert!(take(&mut runs, key, stricter));
         let (key, of_other) = label_of("other", "0", SourceTrust::Unknown, 30_002);
-        assert!(runs.take(key, of_other), "nobody else's");
+        assert!(take(&mut runs, key, of_other), "nobody else's");
         // A day later the bucket has let go of them.
         assert_eq!(flood(&mut runs, "later", 30_003 + MAX_RUN_IDLE_S), MOST_GONE + 10);
+    }
+
+    #[test]
+    fn an_edge_that_makes_up_times_gets_no_more_of_the_bucket_for_it() {
+        let mut runs = full(SourceTrust::UntrustedExternal);
+        let now = Timestamp::default().plus_seconds(30_000 * MAX_RUN_IDLE_S);
+        let days_apart = (0..MOST_GONE + 2 * MOST_RUNS).filter(|n| {
+            let day = i64::try_from(n / 100).unwrap() + 2;
+            let (key, label) = label(&format!("made-up-{n}"), SourceTrust::UntrustedExternal, day * MAX_RUN_IDLE_S);
+            runs.take(key, label, now)
+        });
+        assert_eq!(days_apart.count(), MOST_RUNS + MOST_GONE, "those that were there had left the bucket");
+        assert!(runs.gone.values().all(|gone| gone.len() == MOST_GONE));
+        let (key, of_other) = label_of("other", "0", SourceTrust::Unknown, 0);
+        assert!(runs.take(key, of_other, now));
+    }
+
+    #[test]
+    fn a_tenant_with_many_runs_holds_up_nobody_else_s() {
+        let mut runs = Runs::default();
+        for (tenant, count) in [("many", 1000), ("few", 2), ("z", 1)] {
+            for n in 0..count {
+                let (key, label) = label_of(tenant, &n.to_string(), SourceTrust::UntrustedExternal, 0);
+                assert!(take(&mut runs, key, label));
+            }
+        }
+        let order: Vec<String> = std::iter::from_fn(|| runs.next()).map(|(_, label)| label.tenant_id.to_string()).collect();
+        assert_eq!(order[..6], ["few", "many", "z", "few", "many", "many"]);
+        assert_eq!((order.len(), runs.to_tell.len()), (1003, 0));
     }
 
     #[test]
@@ -378,7 +444,7 @@ mod tests {
         let mut runs = Runs::default();
         for run in ["a", "b", "c"] {
             let (key, label) = label(run, SourceTrust::Unknown, 0);
-            runs.take(key, label);
+            take(&mut runs, key, label);
         }
         let order = |runs: &mut Runs| runs.next().map(|(_, label)| label.run);
         assert_eq!(order(&mut runs).as_deref(), Some("a"));

@@ -29,11 +29,10 @@ impl Control {
         Ok(side(principal, frozen, &keys))
     }
 
-    /// The person behind a key that handed out tokens of the agent; the key's id where nobody is known.
-    pub(crate) async fn issuer(&self, tenant: &TenantId, agent_id: &str, key_id: &str) -> Result<String, Problem> {
-        let keys = self.store.agent_keys(tenant, agent_id).await?;
-        let name = keys.into_iter().find(|key| key.key_id == key_id).and_then(|key| key.name);
-        Ok(name.unwrap_or_else(|| key_id.to_owned()))
+    /// The person behind a key, whether or not it is kept for which agents it handed out tokens; the key's id where nobody is known.
+    pub(crate) async fn issuer(&self, tenant: &TenantId, key_id: &str) -> Result<String, Problem> {
+        let name = self.store.key_name(tenant, key_id).await?;
+        Ok(name.filter(|name| !name.trim().is_empty()).unwrap_or_else(|| key_id.to_owned()))
     }
 }
 
@@ -51,7 +50,9 @@ fn side(principal: &Principal, frozen: &FrozenAction, keys: &[AgentKey]) -> Side
     if holders.iter().any(|key| is_own(&key.key_id) || key.name.as_deref().is_some_and(is_own)) {
         return Side::Own;
     }
-    let all_known = registrar.is_some() && has_issuer && holders.iter().all(|key| key.name.is_some());
+    // A blank name, which no new key can have, is nobody's.
+    let are_known = holders.iter().all(|key| key.name.as_deref().is_some_and(|name| !name.trim().is_empty()));
+    let all_known = registrar.is_some() && has_issuer && are_known;
     if all_known { Side::Apart } else { Side::Unknown }
 }
 
@@ -113,7 +114,8 @@ mod tests {
             vec![],
             vec![registrar.clone()],
             vec![registrar.clone(), key("key_a", Some("ada"), ended)],
-            vec![registrar, key("key_gone", None, until)],
+            vec![registrar.clone(), key("key_gone", None, until)],
+            vec![registrar, key("key_blank", Some(" "), until)],
             vec![key("key_gone", None, None), in_use],
         ] {
             assert_eq!(stands(&unknown, "paul"), Side::Unknown, "{unknown:?}");

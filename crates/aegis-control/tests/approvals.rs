@@ -7,7 +7,8 @@ mod house;
 use std::sync::Arc;
 
 use aegis_bus::{Bus, Message, Stream, subject};
-use aegis_model::{EventKind, FrozenAction, Phase, TenantId};
+use aegis_keys::{AgentClaims, mint_agent_token};
+use aegis_model::{EventKind, FrozenAction, Phase, RiskLevel, SourceTrust, TenantId};
 use aegis_store::{RegisteredBy, Role};
 use house::{House, tool_call};
 use serde_json::{Value, json};
@@ -158,6 +159,36 @@ async fn who_approved_an_action_does_not_run_it_with_a_token_of_their_own() {
     house.post(&consume, &own, consume_body(&hash)).await.refused(409, "self_approval");
     let attempt = house.event(&house.acme.id, EventKind::TamperAttempt, "self_approval").await;
     assert_eq!((&attempt["approver"], &attempt["agent_id"]), (&json!("ada"), &Value::Null), "it is not the agent's");
+    house.post(&consume, &token, consume_body(&hash)).await.expect(200);
+}
+
+/// A token of an earlier version, which did not keep who handed out which.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_approved_an_action_does_not_run_it_with_a_token_of_theirs_that_nobody_noted() {
+    let (house, agent, token) = house_with_agent().await;
+    let (id, hash) = house.held(&token, json!({"version": "1"})).await;
+    approve(&house, &id, &approver(&house, "Ada").await).await.expect(200);
+    let keys = house.store.list_keys(&house.acme.id).await.unwrap();
+    let of_ada = keys.iter().find(|key| key.role == Role::Admin).unwrap();
+    assert_eq!(of_ada.name, "ada");
+    let claims = AgentClaims {
+        token_id: "of-an-earlier-version".to_owned(),
+        tenant_id: house.acme.id.clone(),
+        agent_id: agent,
+        agent_key: "bot".to_owned(),
+        environment: "production".to_owned(),
+        owner_team: None,
+        risk_tier: RiskLevel::Low,
+        trust_ceiling: SourceTrust::TrustedInternalSigned,
+        issued_by: of_ada.key_id.clone(),
+        issued_at: house.now(),
+        expires_at: house.now().plus_seconds(600),
+    };
+    let own = mint_agent_token(&house.control_key, &claims).unwrap();
+    let consume = format!("/v1/approvals/{id}/consume");
+    house.post(&consume, &own, consume_body(&hash)).await.refused(409, "self_approval");
+    assert!(house.store.revoke_key(&house.acme.id, &of_ada.key_id, &[]).await.unwrap());
+    house.post(&consume, &own, consume_body(&hash)).await.refused(409, "self_approval");
     house.post(&consume, &token, consume_body(&hash)).await.expect(200);
 }
 

@@ -274,7 +274,7 @@ impl Follower {
         let Some(restored) = restored else {
             return Err(EdgeError::Snapshot { reason: "there is none".to_owned(), cause });
         };
-        self.view.restored(restored.confirmed_at);
+        self.view.restored(restored.confirmed_at, self.clock.now());
         tracing::warn!(
             %cause,
             entries = restored.entries.len(),

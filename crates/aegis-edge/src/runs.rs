@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-use aegis_model::{SourceTrust, TenantId, Timestamp};
+use aegis_model::{MAX_RUN_IDLE_S, SourceTrust, TenantId, Timestamp};
 use parking_lot::Mutex;
 
 use crate::digest::Key;
@@ -13,6 +13,9 @@ use crate::digest::Key;
 const SHARDS: usize = 16;
 /// How often a full shard is searched for runs that have ended at most, microseconds.
 const SWEEP_EVERY_US: i64 = 1_000_000;
+/// A search that lies further ahead than this was at a time that the clock has been set back from, microseconds. What control tells of a run is no older:
+/// a day when it tells it, and a day in the bucket.
+const SET_BACK_US: i64 = 3 * MAX_RUN_IDLE_S * 1_000_000;
 /// How often it is told at most that runs find no room, microseconds.
 const WARN_EVERY_US: i64 = 60_000_000;
 
@@ -175,7 +178,8 @@ impl Shard {
         if self.held < capacity {
             return true;
         }
-        if now.as_micros().saturating_sub(self.swept.as_micros()) >= SWEEP_EVERY_US {
+        let since_us = now.as_micros().saturating_sub(self.swept.as_micros());
+        if since_us >= SWEEP_EVERY_US || since_us < -SET_BACK_US {
             self.sweep(now);
         }
         let its_own = self.tenants.get(tenant).map_or(0, |share| share.runs.len());
@@ -323,6 +327,17 @@ mod tests {
         assert_eq!(runs.take_lost(), 200 - SHARDS as u64);
         assert_eq!(runs.tighten(&acme, run_key("new"), SourceTrust::TrustedInternalSigned, 60, at(0)), SourceTrust::Unknown);
         assert_eq!(runs.label(&acme, &run_key("new"), at(0)), Some(SourceTrust::Unknown));
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_and_is_set_back_leaves_no_memory_full_for_good() {
+        let (runs, acme) = (Runs::new(SHARDS), tenant("acme"));
+        let [first, second, third]: [Key; 3] = keys(3).collect::<Vec<_>>().try_into().unwrap();
+        runs.tighten(&acme, first, SourceTrust::TrustedInternalUnsigned, 5, at(0));
+        assert_eq!(runs.label(&acme, &second, at(365 * 86_400)), None, "it was searched then, and the first has ended");
+        runs.tighten(&acme, second, SourceTrust::TrustedInternalUnsigned, 5, at(0));
+        assert_eq!(runs.label(&acme, &third, at(4)), Some(SourceTrust::Unknown), "full");
+        assert_eq!(runs.label(&acme, &third, at(6)), None, "the second has ended, and there is room");
     }
 
     #[test]

@@ -61,10 +61,10 @@ impl Told {
     }
 
     /// False while a run that is not held may be one that another edge has labelled: nothing was read since the start, and there is no copy that
-    /// is at most `max_copy_s` old.
+    /// is at most `max_copy_s` old, or by a clock that was set back since as far ahead. At 0 no copy is gone by.
     pub(crate) fn is_known(&self, now: Timestamp, max_copy_s: i64) -> bool {
-        let age_us = || now.as_micros().saturating_sub(self.copy_us.load(Ordering::Acquire));
-        self.was_read() || age_us() <= max_copy_s.saturating_mul(1_000_000)
+        let age_us = || now.as_micros().abs_diff(self.copy_us.load(Ordering::Acquire));
+        self.was_read() || (max_copy_s > 0 && age_us() <= max_copy_s.unsigned_abs().saturating_mul(1_000_000))
     }
 }
 
@@ -176,14 +176,17 @@ impl LabelCopy {
         let lines = text.strip_prefix(SCHEMA).ok_or_else(|| bad("no copy of labels that this version knows".to_owned()))?;
         // A line that a crash cut off ends without its break, and nothing behind it was vouched for.
         let lines = lines.rfind('\n').map_or("", |end| &lines[..end]);
+        // What had ended by then. The clock of a start was not corrected yet: one that is ahead would have all of them ended.
+        let written_us = lines.lines().rev().find_map(|line| line.parse::<i64>().ok());
+        let then = written_us.map_or(now, |at| now.min(Timestamp::from_micros(at)));
         let mut as_of = None;
         for line in lines.lines() {
             match serde_json::from_str(line).map_err(|error| bad(error.to_string()))? {
                 Line::AsOf(at) => as_of = Some(Timestamp::from_micros(at)),
                 Line::Label(tenant, run, trust, ends) => {
                     let run = u128::from_str_radix(&run, 16).map_err(|error| bad(error.to_string()))?.to_be_bytes();
-                    if ends > now.as_micros() {
-                        runs.take(&tenant, run, trust, Timestamp::from_micros(ends), now);
+                    if ends > then.as_micros() {
+                        runs.take(&tenant, run, trust, Timestamp::from_micros(ends), then);
                     }
                 }
                 Line::Lost(tenant, until) => runs.lose(&tenant, Timestamp::from_micros(until)),
@@ -236,6 +239,9 @@ mod tests {
         assert_eq!(as_of, Some(at(6)));
         assert_eq!(label(&restored, "a", 60), Some(SourceTrust::UntrustedExternal));
         assert_eq!((label(&restored, "b", 60), label(&restored, "a", 110)), (None, None));
+        // A clock that is ahead at the start, and corrected later, has ended none of them.
+        let (restored, _) = loaded(folder.path(), 1_000_000);
+        assert_eq!(label(&restored, "a", 60), Some(SourceTrust::UntrustedExternal));
         // What nobody vouched for since then is held all the same, and is as old as before.
         tell(&runs, &copy, "c", SourceTrust::UntrustedExternal, 110);
         copy.save(&runs, None, at(7)).unwrap();
@@ -291,7 +297,13 @@ mod tests {
         told.await_reading();
         assert!(!told.is_known(at(100), 3600));
         told.restored(at(100));
-        assert!(told.is_known(at(3700), 3600) && !told.is_known(at(3701), 3600) && !told.is_known(at(101), 0));
+        assert!(told.is_known(at(3700), 3600) && !told.is_known(at(3701), 3600));
+        assert!(!told.is_known(at(100), 0) && !told.is_known(at(101), 0), "no start goes by a copy");
+        // What an hour's copy says is not known for a year because the clock was a year ahead when it was written.
+        told.restored(at(100 + 365 * 86_400));
+        assert!(!told.is_known(at(100), 3600));
+        told.restored(at(103));
+        assert!(told.is_known(at(100), 3600), "a clock that is corrected a little takes nothing away");
         told.finish_reading();
         assert!(told.is_known(at(1_000_000), 0));
     }

@@ -243,10 +243,13 @@ impl EdgeView {
         (confirmed != i64::MIN).then(|| Timestamp::from_micros(confirmed))
     }
 
-    /// What is held is a copy of the feed as it was at `confirmed_at`.
-    pub fn restored(&self, confirmed_at: Timestamp) {
-        self.confirmed_us.store(confirmed_at.as_micros(), Ordering::Release);
-        self.beat_us.fetch_max(confirmed_at.as_micros(), Ordering::AcqRel);
+    /// What is held is a copy of the feed as it was at `confirmed_at`. One from a time to come, of a clock that was set back since, is as old as it
+    /// is ahead: else it would be young, and control's signs of life no news, until the clock has caught up.
+    pub fn restored(&self, confirmed_at: Timestamp, now: Timestamp) {
+        let ahead_us = confirmed_at.as_micros().saturating_sub(now.as_micros()).max(0);
+        let confirmed_us = confirmed_at.as_micros().min(now.as_micros().saturating_sub(ahead_us));
+        self.confirmed_us.store(confirmed_us, Ordering::Release);
+        self.beat_us.fetch_max(confirmed_us, Ordering::AcqRel);
         self.is_copy.store(true, Ordering::Release);
     }
 

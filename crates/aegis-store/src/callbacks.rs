@@ -13,6 +13,9 @@ use crate::error::on_insert;
 use crate::tenants::{MAX_SECRET, Secret, check_len};
 use crate::{MAX_PAGE, OutboxRow, Store, StoreError, outbox, row};
 
+/// No callback is left alone for longer than this, seconds: what is to be tried later was noted by a clock that was ahead and was set back since.
+const LONGEST_WAIT_S: i64 = 3600;
+
 /// How far a callback is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallbackState {
@@ -146,11 +149,13 @@ impl Store {
     /// Tenants with a callback that is due, by id.
     pub async fn due_callback_tenants(&self, now: Timestamp) -> Result<Vec<TenantId>, StoreError> {
         let rows = sqlx::query(
-            "SELECT tenant_id FROM tenants WHERE EXISTS (
-                 SELECT 1 FROM callbacks c WHERE c.tenant_id = tenants.tenant_id AND c.state = 'waiting' AND c.due_at <= $1)
+            "SELECT tenant_id FROM tenants
+             WHERE EXISTS (SELECT 1 FROM callbacks c WHERE c.tenant_id = tenants.tenant_id AND c.state = 'waiting' AND c.due_at <= $1)
+                OR EXISTS (SELECT 1 FROM callbacks c WHERE c.tenant_id = tenants.tenant_id AND c.state = 'waiting' AND c.due_at > $2)
              ORDER BY tenant_id",
         )
         .bind(now.as_micros())
+        .bind(now.plus_seconds(LONGEST_WAIT_S).as_micros())
         .fetch_all(&self.inner.readers)
         .await?;
         rows.iter().map(row::tenant).collect()
@@ -158,13 +163,31 @@ impl Store {
 
     /// The tenant's callbacks that are due, the longest due first.
     pub async fn due_callbacks(&self, tenant: &TenantId, now: Timestamp, limit: u32) -> Result<Vec<Callback>, StoreError> {
+        let limit = i64::from(limit.min(MAX_PAGE));
+        let mut due = self.waiting_callbacks(tenant, (Timestamp::from_micros(i64::MIN), now), limit).await?;
+        let left = limit.saturating_sub(i64::try_from(due.len()).unwrap_or(i64::MAX));
+        if left > 0 {
+            let put_off = (now.plus_seconds(LONGEST_WAIT_S).plus_micros(1), Timestamp::from_micros(i64::MAX));
+            due.extend(self.waiting_callbacks(tenant, put_off, left).await?);
+        }
+        Ok(due)
+    }
+
+    /// Those that are due between two moments, both included: a walk along the index, however many wait.
+    async fn waiting_callbacks(
+        &self,
+        tenant: &TenantId,
+        (from, to): (Timestamp, Timestamp),
+        limit: i64,
+    ) -> Result<Vec<Callback>, StoreError> {
         let rows = sqlx::query(
-            "SELECT * FROM callbacks WHERE tenant_id = $1 AND state = 'waiting' AND due_at <= $2
-             ORDER BY due_at, approval_id, version LIMIT $3",
+            "SELECT * FROM callbacks WHERE tenant_id = $1 AND state = 'waiting' AND due_at >= $2 AND due_at <= $3
+             ORDER BY due_at, approval_id, version LIMIT $4",
         )
         .bind(tenant.as_str())
-        .bind(now.as_micros())
-        .bind(i64::from(limit.min(MAX_PAGE)))
+        .bind(from.as_micros())
+        .bind(to.as_micros())
+        .bind(limit)
         .fetch_all(&self.inner.readers)
         .await?;
         rows.iter().map(callback).collect()
@@ -205,9 +228,10 @@ impl Store {
         found.as_ref().map(callback).transpose()
     }
 
-    /// How many callbacks wait, of all tenants.
+    /// How many callbacks wait, of all tenants; counted no further than a hundred thousand, so that no tenant's receiver makes counting slow.
     pub async fn callbacks_waiting(&self) -> Result<i64, StoreError> {
-        Ok(sqlx::query_scalar("SELECT COUNT(*) FROM callbacks WHERE state = 'waiting'").fetch_one(&self.inner.readers).await?)
+        let counted = "SELECT COUNT(*) FROM (SELECT 1 FROM callbacks WHERE state = 'waiting' LIMIT 100000) AS waiting";
+        Ok(sqlx::query_scalar(counted).fetch_one(&self.inner.readers).await?)
     }
 
     /// Sets the secret that callbacks are signed with. The one before it signs too until `previous_until`. The same secret again changes

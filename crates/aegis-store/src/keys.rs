@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use sqlx::any::AnyRow;
 
 use crate::error::on_insert;
+use crate::person::names_somebody;
 use crate::tenants::{MAX_NAME, MAX_SECRET, check_len};
 use crate::{OutboxRow, Secret, Store, StoreError, outbox, row};
 
@@ -87,9 +88,12 @@ impl NewKey {
     /// Makes a key: a fresh random one, or of the given `value`.
     ///
     /// # Errors
-    /// `Invalid` for a value under 32 characters, or for a name or group that is none.
+    /// `Invalid` for a value under 32 characters, or for a name or group that is none: votes and self-approval go by names.
     pub fn make(tenant: &TenantId, role: Role, name: &str, groups: &[String], value: Option<&str>) -> Result<Self, StoreError> {
         check_len("key name", name, MAX_NAME)?;
+        if !names_somebody(name) {
+            return Err(StoreError::Invalid { what: "key name", why: "has no letter or digit" });
+        }
         if groups.len() > MAX_GROUPS {
             return Err(StoreError::Invalid { what: "key", why: "has too many groups" });
         }
@@ -265,6 +269,15 @@ impl Store {
         outbox::write(&mut tx, tenant, facts).await?;
         tx.commit().await?;
         Ok(true)
+    }
+
+    /// Whose key this is, also of one that is revoked; none if the tenant never had it.
+    pub async fn key_name(&self, tenant: &TenantId, key_id: &str) -> Result<Option<String>, StoreError> {
+        Ok(sqlx::query_scalar("SELECT name FROM api_keys WHERE tenant_id = $1 AND key_id = $2")
+            .bind(tenant.as_str())
+            .bind(key_id)
+            .fetch_optional(&self.inner.readers)
+            .await?)
     }
 
     /// The tenant's keys in force, oldest first, without their secrets.

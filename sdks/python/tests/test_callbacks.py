@@ -56,6 +56,7 @@ def test_what_nobody_with_the_secret_signed_is_refused(forged):
 def test_what_was_captured_is_not_taken_later(age, fresh):
     assert verify(now=NOW + age) is fresh
     assert verify(now=NOW + age, tolerance_s=1) is False
+    assert verify(tolerance_s=float("nan")) is False
 
 
 def test_a_secret_that_anybody_could_have_is_an_error():

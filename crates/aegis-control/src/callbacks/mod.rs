@@ -33,8 +33,10 @@ const REST: Duration = Duration::from_secs(1);
 /// The first pause of a callback, seconds; each is twice the one before, up to the longest.
 const FIRST_PAUSE_S: i64 = 1;
 const LONGEST_PAUSE_S: i64 = 900;
-/// No attempt is made later than this after the change, seconds: a day.
+/// No attempt is made later than this after the change, seconds: a day. More than so many there are none in a day; they end it where the change was
+/// dated by a clock that was ahead.
 const LONGEST_S: i64 = 24 * 3600;
+const MOST_ATTEMPTS: i64 = 120;
 
 /// Which callbacks are under way.
 type Taken = Arc<Mutex<HashMap<TenantId, HashSet<EventId>>>>;
@@ -161,7 +163,7 @@ async fn deliver(control: Arc<Control>, jobs: mpsc::Sender<Job>, callback: Callb
     let next = control.clock.now().plus_seconds(pause_s(attempts)).plus_micros(jitter_us(&callback, attempts));
     let state = match sent {
         Ok(()) => CallbackState::Delivered,
-        Err(failure) if failure.is_final() || next > last_attempt(&callback) => CallbackState::GivenUp,
+        Err(failure) if failure.is_final() || is_last(&callback, attempts, next) => CallbackState::GivenUp,
         Err(_) => CallbackState::Waiting,
     };
     let last_error = sent.err().map(|failure| failure.to_string());
@@ -256,8 +258,9 @@ fn jitter_us(callback: &Callback, attempts: i64) -> i64 {
     pause_s(attempts) * QUARTER_US * i64::from(random) / i64::from(u8::MAX)
 }
 
-fn last_attempt(callback: &Callback) -> Timestamp {
-    callback.changed_at.plus_seconds(LONGEST_S)
+/// Whether there is none at `next`, after so many.
+fn is_last(callback: &Callback, attempts: i64, next: Timestamp) -> bool {
+    next > callback.changed_at.plus_seconds(LONGEST_S) || attempts >= MOST_ATTEMPTS
 }
 
 #[cfg(test)]
@@ -293,6 +296,21 @@ mod tests {
             assert!((0..=250_000).contains(&jitter_us(&callback("a", id), 1)));
             assert!((0..=225_000_000).contains(&jitter_us(&callback("a", id), 400)));
         }
+    }
+
+    #[test]
+    fn nobody_tries_for_longer_than_a_day_whenever_the_change_is_said_to_have_been() {
+        let in_a_day = (1..1000).scan(0, |second, attempts| {
+            *second += pause_s(attempts);
+            (*second <= LONGEST_S).then_some(attempts)
+        });
+        let most = in_a_day.last().unwrap();
+        assert!((100..MOST_ATTEMPTS).contains(&most), "{most}");
+        let callback = callback("a", 0);
+        let day = Timestamp::default().plus_seconds(LONGEST_S);
+        assert!(!is_last(&callback, most, day) && is_last(&callback, 1, day.plus_micros(1)));
+        let ahead = Callback { changed_at: day.plus_seconds(365 * LONGEST_S), ..callback };
+        assert!(!is_last(&ahead, MOST_ATTEMPTS - 1, day) && is_last(&ahead, MOST_ATTEMPTS, day));
     }
 
     #[test]

@@ -81,6 +81,8 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
         [100, second, ..] => (64..128).contains(&second),
         // Link-local, among them the metadata of cloud machines.
         [169, 254, ..] => true,
+        // What a cloud answers its own machines under, though it looks public (Azure).
+        [168, 63, 129, 16] => true,
         [172, second, ..] => (16..32).contains(&second),
         // Protocol assignments; documentation; 6to4's relays; private.
         [192, 0, 0 | 2, _] | [192, 88, 99, _] | [192, 168, ..] => true,
@@ -94,6 +96,8 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
 
 fn is_public_v6(address: Ipv6Addr) -> bool {
     let special = match address.segments() {
+        // ISATAP, under any prefix: the interface's id stands for an IPv4 address.
+        [_, _, _, _, 0 | 0x200, 0x5efe, _, _] => true,
         // Protocol assignments (Teredo and ORCHID among them); documentation; 6to4, which stands for an IPv4 address; documentation.
         [0x2001, second, ..] => second < 0x200 || second == 0xdb8,
         [0x2002, ..] => true,
@@ -113,13 +117,13 @@ mod tests {
     fn only_addresses_of_the_public_internet_are_public() {
         let special = "0.0.0.0 0.1.2.3 10.0.0.1 127.0.0.1 127.255.255.255 100.64.0.1 100.127.255.255 169.254.169.254 172.16.0.1 \
             172.31.255.255 192.0.0.8 192.0.2.1 192.88.99.1 192.168.1.1 198.18.0.1 198.19.255.255 198.51.100.7 203.0.113.7 224.0.0.1 \
-            239.1.1.1 240.0.0.1 255.255.255.255 :: ::1 ::ffff:1.1.1.1 ::ffff:127.0.0.1 ::127.0.0.1 64:ff9b::7f00:1 64:ff9b:1::1 \
+            168.63.129.16 239.1.1.1 240.0.0.1 255.255.255.255 :: ::1 ::ffff:1.1.1.1 ::ffff:127.0.0.1 ::127.0.0.1 64:ff9b::7f00:1 64:ff9b:1::1 \
             100::1 fc00::1 fdff::1 fe80::1 febf::1 fec0::1 ff02::1 2001::1 2001:1ff::1 2001:db8::1 2002:7f00:1:: 3fff:fff::1 \
-            5f00::1 4000::1";
+            5f00::1 4000::1 2606:4700::5efe:10.0.0.1 2606:4700:0:1:200:5efe:a00:1";
         for address in special.split_whitespace() {
             assert!(!is_public(address.parse().unwrap()), "{address}");
         }
-        let public = "1.1.1.1 9.255.255.255 11.0.0.0 100.63.255.255 100.128.0.0 169.253.1.1 172.15.1.1 172.32.0.1 192.0.1.1 \
+        let public = "1.1.1.1 9.255.255.255 11.0.0.0 100.63.255.255 100.128.0.0 169.253.1.1 168.63.129.17 172.15.1.1 172.32.0.1 192.0.1.1 \
             192.167.1.1 198.17.1.1 198.20.0.1 223.255.255.255 2606:4700::1111 2001:200::1 2001:4860:4860::8888 2a00::1 3fff:1000::1";
         for address in public.split_whitespace() {
             assert!(is_public(address.parse().unwrap()), "{address}");

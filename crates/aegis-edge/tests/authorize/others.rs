@@ -111,6 +111,16 @@ async fn without_a_copy_a_run_counts_as_unknown_until_it_was_read_what_others_ma
 }
 
 #[tokio::test]
+async fn a_copy_of_the_feed_from_a_time_to_come_is_as_old_as_it_is_ahead() {
+    let house = House::new().await;
+    let now = house.clock.now();
+    for (ahead_s, decision) in [(365 * 86_400, "deny"), (3601, "deny"), (3, "allow"), (-3599, "allow"), (-3601, "deny")] {
+        house.view.restored(now.plus_seconds(ahead_s), now);
+        assert_eq!(asked(&house, json!({"run_id": "new"})).await, decision, "{ahead_s} seconds ahead");
+    }
+}
+
+#[tokio::test]
 async fn one_edge_without_others_knows_its_runs_from_its_ledger_alone() {
     let house = House::new().await;
     let metrics = EdgeMetrics::register(&mut Registry::default());

@@ -97,6 +97,21 @@ async fn what_came_of_an_attempt_is_kept_and_an_end_is_an_end() {
 }
 
 #[tokio::test]
+async fn what_a_clock_that_was_ahead_put_off_is_due_once_it_is_set_back() {
+    let place = Place::new().await;
+    place.store.insert_approval(&frozen(&acme(), "a", 1)).await.unwrap();
+    let ahead = START.plus_seconds(365 * 86_400);
+    place.store.expire_approval(&acme(), "a", ahead, &[]).await.unwrap();
+    assert_eq!(place.store.due_callback_tenants(START).await.unwrap(), [acme()]);
+    let due = place.store.due_callbacks(&acme(), START, 10).await.unwrap();
+    assert_eq!(due.len(), 1);
+    let id = due[0].callback_id;
+    assert!(place.store.note_callback(&acme(), id, CallbackState::Waiting, None, START.plus_seconds(900)).await.unwrap());
+    assert!(place.store.due_callback_tenants(START).await.unwrap().is_empty(), "a pause is a pause");
+    assert!(place.store.due_callbacks(&acme(), START, 10).await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn the_secret_before_the_newest_signs_until_its_time_is_over() {
     let place = Place::new().await;
     assert!(secrets(&place).await.is_empty());

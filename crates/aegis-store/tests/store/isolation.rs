@@ -116,6 +116,7 @@ async fn read_all(store: &Store, t: &TenantId) -> Vec<(&'static str, String)> {
         tenant_exists(t),
         settings(t),
         list_keys(t),
+        key_name(t, KEY),
         agent(t, "agent-1"),
         agent_by_key(t, "key-1"),
         agent_registrar(t, "agent-1"),

@@ -19,6 +19,9 @@ async fn a_key_verifies_until_it_is_revoked_and_survives_a_restart() {
     assert_eq!(place.store.verify_key(secret.expose()).await.unwrap(), None, "at once, though it was believed a moment ago");
     assert!(!place.store.revoke_key(&acme(), &created.key_id, &[]).await.unwrap());
     assert!(place.store.list_keys(&acme()).await.unwrap().is_empty());
+    assert_eq!(place.store.key_name(&acme(), &created.key_id).await.unwrap().as_deref(), Some("ann"), "whose it was stays known");
+    assert_eq!(place.store.key_name(&tenant("other"), &created.key_id).await.unwrap(), None);
+    assert_eq!(place.store.key_name(&acme(), "key_of_nobody").await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -72,6 +75,16 @@ async fn a_given_value_must_be_long_and_nobody_else_s() {
     for wrong in ["", "x", &"x".repeat(33), &"x".repeat(100_000)] {
         assert_eq!(place.store.verify_key(wrong).await.unwrap(), None);
     }
+}
+
+#[tokio::test]
+async fn a_key_names_somebody() {
+    let place = Place::new().await;
+    for nobody in ["", " ", "--", "\u{200b}"] {
+        let made = place.store.create_key(&acme(), Role::Approver, nobody, &[], None).await;
+        assert!(matches!(made, Err(StoreError::Invalid { what: "key name", .. })), "{nobody:?}");
+    }
+    place.store.create_key(&acme(), Role::Approver, "a", &[], None).await.unwrap();
 }
 
 #[tokio::test]

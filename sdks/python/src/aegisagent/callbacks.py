@@ -38,7 +38,8 @@ def verify_callback(
         raise ConfigError("the body of a callback is bytes, as they came")
     if timestamp is None or signature is None or not _TIMESTAMP.fullmatch(timestamp):
         return False
-    if abs((time.time() if now is None else now) - int(timestamp)) > tolerance_s:
+    # Not "later than": of a tolerance that is no number nothing is true.
+    if not abs((time.time() if now is None else now) - int(timestamp)) <= tolerance_s:
         return False
     signatures = signature.split(",", _MOST_SIGNATURES)
     if len(signatures) > _MOST_SIGNATURES or not all(_SIGNATURE.fullmatch(one.strip()) for one in signatures):
