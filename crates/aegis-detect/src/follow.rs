@@ -379,7 +379,12 @@ impl Running {
         }
         self.told_time = now;
         for result in self.bus.publish(Stream::Ase, vec![Message::new(subject::tick(CHECKPOINT_PARTITION), "{}")]).await {
-            result?;
+            match result {
+                Ok(_) => {}
+                // It has room again once a checkpoint releases it, which must not wait for this.
+                Err(error @ BusError::Full { .. }) => tracing::warn!(%error, "the log cannot be told the time now"),
+                Err(error) => return Err(error.into()),
+            }
         }
         Ok(())
     }
