@@ -25,11 +25,17 @@ pub(crate) enum By {
     Watermark,
     /// The whole log's, while nothing of the tenant comes.
     Log,
+    /// The log ends.
+    End,
 }
+
+/// Stands in an alert that leads to nothing, though its rule contains.
+const NOT_CONTAINED: &str = "not_contained";
+const WHY_NOT_CONTAINED: &str = "nothing of the tenant was proved for an hour: what did not follow may only not have come";
 
 /// True if rows of the rule are decided by it.
 fn decides(running: &RunningRule, by: By) -> bool {
-    let may = by == By::Watermark || !running.rule.header.contains();
+    let may = by != By::Log || !running.rule.header.contains();
     may && running.is_deferred() && running.stats.quarantined.is_none()
 }
 
@@ -78,14 +84,28 @@ impl Engine {
         rule.map_or(0, |running| running.plan.reach.ahead)
     }
 
-    /// Decides a tenant's rows of deferred rules whose frames end before `ends_before`.
+    /// Decides a tenant's rows of deferred rules whose frames end before `ends_before`. Where the tenant's time went on though nothing was proved,
+    /// its edges are silent, and whoever reaches the bus can have moved it: what is told then has no response.
     pub(crate) fn decide(&mut self, tenant: &TenantId, ends_before: Timestamp, by: By, output: &mut TickOutput) {
         let (quotas, clock) = (self.config.quotas, Arc::clone(&self.config.clock));
+        let proved_before = self.watermarks.proved_before(tenant, self.lateness_micros());
+        let unproved = by == By::Watermark && proved_before.is_none_or(|proved_before| proved_before < ends_before);
         for running in self.rules.iter_mut().filter(|running| decides(running, by)) {
             let (decided, micros) = running.timed(clock.as_ref(), |running| {
                 guarded(running, |running| {
+                    let leaves_out = unproved && running.rule.header.contains();
+                    if let Some(proved_before) = proved_before.filter(|_| leaves_out) {
+                        let keys = running.decide(tenant, proved_before, quotas)?;
+                        emit(running, keys, quotas, clock.now(), output)?;
+                    }
+                    let told = output.alerts.len();
                     let keys = running.decide(tenant, ends_before, quotas)?;
-                    emit(running, keys, quotas, clock.now(), output)
+                    emit(running, keys, quotas, clock.now(), output)?;
+                    for alert in output.alerts.iter_mut().skip(told).filter(|_| leaves_out) {
+                        alert.respond.clear();
+                        alert.fields.insert(NOT_CONTAINED.to_owned(), WHY_NOT_CONTAINED.into());
+                    }
+                    Ok(())
                 })
             });
             stop_if_failed(running, decided, micros, self.config.rule_budget_ms, output);

@@ -236,7 +236,7 @@ impl Engine {
         for tenant in &tenants {
             let final_before = self.watermarks.final_before(tenant, self.lateness_micros());
             let ends_before = final_before.map_or(known_to, |final_before| final_before.max(known_to));
-            self.decide(tenant, ends_before, By::Watermark, &mut output);
+            self.decide(tenant, ends_before, By::End, &mut output);
         }
         for running in &mut self.rules {
             running.stats.undecided = running.state.awaiting_count() as u64;

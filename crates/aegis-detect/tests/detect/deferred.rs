@@ -331,6 +331,28 @@ fn nobody_is_contained_on_a_silence() {
 }
 
 #[test]
+fn nobody_is_contained_where_only_what_is_not_proved_moves_the_time() {
+    let text = rule_text(0, ABSENCE).replace("requires: any", "respond: [freeze_agent]");
+    let mut engine = engine_from([text], Quotas::default());
+    let mut alerts: Vec<Alert> = engine.tick(vec![call("a", "agent", Decision::Allow, 100, 100, 1)]).alerts;
+    // Its edge is cut off, and for more than an hour whoever reaches the bus writes under its name.
+    for second in (104..4_000i64).step_by(4) {
+        let proved = call("a", "agent", Decision::Deny, second, second, second.unsigned_abs().into());
+        alerts.extend(engine.tick(vec![SecurityEvent { verified: false, ..proved }]).alerts);
+    }
+    assert_eq!(alerts.iter().map(|alert| alert.event_ids[0].as_u128()).collect::<Vec<_>>(), [1], "it is told");
+    assert!(alerts[0].respond.is_empty() && alerts[0].fields.contains_key("not_contained"), "{:?}", alerts[0]);
+    // What is proved again contains again.
+    let mut proved = |second: i64, number: u128| {
+        engine.tick(vec![call("a", &format!("agent-{number}"), Decision::Allow, second, second, number)]).alerts
+    };
+    assert!(proved(4_000, 10_000).is_empty());
+    let again = proved(4_020, 10_001);
+    assert_eq!(again.iter().map(|alert| alert.respond.join(" ")).collect::<Vec<_>>(), ["freeze_agent"]);
+    assert!(!again[0].fields.contains_key("not_contained"));
+}
+
+#[test]
 fn deciding_costs_what_is_due_and_not_what_waits() {
     let mut engine = engine_of(&[ABSENCE], Quotas::default());
     let many = (1..=300).map(|n| call("a", &format!("agent-{n}"), Decision::Allow, 100, 100, n)).collect();
