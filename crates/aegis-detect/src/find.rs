@@ -198,7 +198,7 @@ impl RunningRule {
         }
         tracing::error!(rule = %self.rule.header.id, %tenant, %error, "rule set aside for a tenant");
         self.stats.set_aside.insert(tenant.clone(), error.to_string());
-        self.state.tenants.remove(tenant);
+        self.state.forget(tenant);
         self.failures.push(error);
         Ok(())
     }
