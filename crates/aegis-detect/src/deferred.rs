@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use aegis_model::{SecurityEvent, TenantId, Timestamp};
 
-use crate::engine::{Engine, TickOutput, emit, guarded, stop_if_failed};
+use crate::engine::{Engine, TickOutput, emit, guarded, over_budget, stop_if_failed};
 use crate::error::DetectError;
 use crate::evaluate::{Must, RunningRule, TouchedKeys};
 use crate::find::{ROWS_OF_A_RUN, within};
@@ -108,7 +108,13 @@ impl Engine {
                     Ok(())
                 })
             });
-            stop_if_failed(running, decided, micros, self.config.rule_budget_ms, output);
+            // It was one tenant's look, so that the others' go on.
+            let budget_ms = self.config.rule_budget_ms;
+            let decided = match over_budget(running, micros, budget_ms).filter(|_| decided.is_ok()) {
+                Some(error) => running.set_aside(tenant, error, None),
+                None => decided,
+            };
+            stop_if_failed(running, decided, 0, budget_ms, output);
         }
     }
 }

@@ -413,17 +413,22 @@ pub(crate) fn stop_if_failed(
 ) {
     output.quarantined.extend(running.failures());
     let failure = match result {
-        Ok(()) if longest > budget_ms.saturating_mul(1000) => Some(DetectError::Output {
-            rule: running.rule.header.id.clone(),
-            reason: format!("one look took {} ms, the budget is {budget_ms} ms", longest / 1000),
-        }),
-        Ok(()) => None,
+        Ok(()) => over_budget(running, longest, budget_ms),
         Err(error) => Some(error),
     };
     if let Some(error) = failure {
         running.quarantine(&error);
         output.quarantined.push(error);
     }
+}
+
+/// The error of a look that took longer than it may.
+pub(crate) fn over_budget(running: &RunningRule, micros: i64, budget_ms: i64) -> Option<DetectError> {
+    let error = || DetectError::Output {
+        rule: running.rule.header.id.clone(),
+        reason: format!("one look took {} ms, the budget is {budget_ms} ms", micros / 1000),
+    };
+    (micros > budget_ms.saturating_mul(1000)).then(error)
 }
 
 /// Of each tenant the newest of these events, in the order of events.

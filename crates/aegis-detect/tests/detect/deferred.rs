@@ -3,9 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use aegis_detect::{Engine, EngineConfig, EventBatch, Quotas, RuleSet, Shape, TickOutput, alert_id, lint_file};
-use aegis_model::{Alert, Decision, EventId, EventKind, ManualClock, SecurityEvent, TenantId, Timestamp};
+use aegis_model::{Alert, Clock, Decision, EventId, EventKind, ManualClock, SecurityEvent, TenantId, Timestamp};
 use datafusion::arrow::array::{Array, AsArray};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::DataType;
@@ -364,6 +365,40 @@ fn deciding_costs_what_is_due_and_not_what_waits() {
     engine.tick(vec![call("a", "last", Decision::Allow, 123, 123, 1001)]);
     engine.pass_time(at(124));
     assert_eq!(engine.stats()[0].evals, 1, "what is decided is not looked at again");
+}
+
+/// By it, whatever is timed takes `step` microseconds.
+#[derive(Debug, Default)]
+struct SlowClock {
+    now: AtomicI64,
+    step: AtomicI64,
+}
+
+impl Clock for SlowClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_micros(START + self.now.fetch_add(self.step.load(Ordering::Relaxed), Ordering::Relaxed))
+    }
+}
+
+#[test]
+fn a_tenant_whose_rows_take_too_long_stops_the_rule_for_itself_alone() {
+    let clock = Arc::new(SlowClock::default());
+    let mut config = EngineConfig::new(clock.clone());
+    config.lateness_s = 6;
+    let rules = RuleSet::from_texts([("0/rule.sql".into(), rule_text(0, ABSENCE))]).unwrap();
+    let mut engine = Engine::new(rules, config);
+    engine.tick(vec![call("a", "agent", Decision::Allow, 100, 100, 1)]);
+    for second in (105..170).step_by(5) {
+        engine.pass_time(at(second));
+    }
+    engine.tick(vec![call("b", "agent", Decision::Allow, 166, 166, 2)]);
+    clock.step.store(11_000_000, Ordering::Relaxed);
+    assert_eq!(engine.pass_time(at(170)).quarantined.len(), 1);
+    clock.step.store(0, Ordering::Relaxed);
+    let stats = engine.stats().remove(0);
+    assert_eq!((stats.quarantined, stats.set_aside.into_keys().collect::<Vec<_>>()), (None, vec![TenantId::new("a").unwrap()]));
+    let later: Vec<u128> = (175..300).step_by(5).flat_map(|second| told(&engine.pass_time(at(second)))).collect();
+    assert_eq!(later, [2]);
 }
 
 #[test]
