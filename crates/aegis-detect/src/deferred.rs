@@ -17,6 +17,9 @@ use crate::window::{Quotas, Touched};
 
 /// By the log's time it is looked this often for rows that nothing else decides.
 const LOOK_STEP_MICROS: i64 = 1_000_000;
+/// A look at due rows runs over all that their frames take in, so that rows of this part of it are decided together: each event is run over about so
+/// many times, and not with every look.
+const PARTS: i64 = 16;
 
 /// What says that nothing is expected any more before a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +57,7 @@ impl Engine {
         let lateness = self.lateness_micros();
         let mut due = BTreeSet::new();
         for running in self.rules.iter().filter(|running| decides(running, By::Log)) {
-            let may_be_due = now.plus_micros(-lateness).plus_micros(-running.plan.reach.ahead);
+            let may_be_due = running.settled_to(now.plus_micros(-lateness)).plus_micros(-running.plan.reach.ahead);
             due.extend(running.state.awaiting().filter(|(_, first)| *first < may_be_due).map(|(tenant, _)| tenant.clone()));
         }
         if due.is_empty() {
@@ -95,11 +98,11 @@ impl Engine {
                 guarded(running, |running| {
                     let leaves_out = unproved && running.rule.header.contains();
                     if let Some(proved_before) = proved_before.filter(|_| leaves_out) {
-                        let keys = running.decide(tenant, proved_before, quotas)?;
+                        let keys = running.decide(tenant, running.decided_to(proved_before, by), quotas)?;
                         emit(running, keys, quotas, clock.now(), output)?;
                     }
                     let told = output.alerts.len();
-                    let keys = running.decide(tenant, ends_before, quotas)?;
+                    let keys = running.decide(tenant, running.decided_to(ends_before, by), quotas)?;
                     emit(running, keys, quotas, clock.now(), output)?;
                     for alert in output.alerts.iter_mut().skip(told).filter(|_| leaves_out) {
                         alert.respond.clear();
@@ -125,6 +128,20 @@ impl RunningRule {
         self.plan.shape == Shape::Deferred
     }
 
+    /// Up to where the rule's state is settled where a tenant's time has come to `final_before`: of a deferred rule, whose rows are decided together, a
+    /// little less.
+    pub(crate) fn settled_to(&self, final_before: Timestamp) -> Timestamp {
+        match self.plan.reach.span() / PARTS {
+            0 => final_before,
+            step => final_before.plus_micros(-final_before.as_micros().rem_euclid(step)),
+        }
+    }
+
+    /// Up to where frames must end so that their rows are decided now.
+    fn decided_to(&self, ends_before: Timestamp, by: By) -> Timestamp {
+        if by == By::End { ends_before } else { self.settled_to(ends_before) }
+    }
+
     /// Keeps new events. The rows that they make, or can change, wait.
     pub(crate) fn keep_waiting(&mut self, relevant: &[Arc<SecurityEvent>], quotas: Quotas) {
         let touched = self.keep(relevant, quotas);
@@ -139,7 +156,7 @@ impl RunningRule {
             return;
         }
         for (tenant, bucket) in self.state.buckets() {
-            let decided = settled.get(&tenant).map(|settled| settled.plus_micros(-self.plan.reach.ahead));
+            let decided = settled.get(&tenant).map(|settled| self.settled_to(*settled).plus_micros(-self.plan.reach.ahead));
             self.state.wait_for(&tenant, &bucket, decided.unwrap_or(Timestamp::from_micros(i64::MIN)));
         }
     }

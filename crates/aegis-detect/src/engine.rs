@@ -256,8 +256,9 @@ impl Engine {
     /// Events of the tenant older than this are needed for no match that can still change. None: all may be.
     #[must_use]
     pub fn horizon(&self, tenant: &TenantId) -> Option<Timestamp> {
-        let longest = self.rules.iter().map(RunningRule::window_micros).max().unwrap_or(0);
-        Some(self.settled.get(tenant)?.plus_micros(-longest))
+        let settled = *self.settled.get(tenant)?;
+        let needed = self.rules.iter().map(|running| running.settled_to(settled).plus_micros(-running.window_micros()));
+        Some(needed.min().unwrap_or(settled))
     }
 
     /// What has to be kept, beside the events of the window, to go on after a restart. Not while it `is_behind`.
@@ -372,12 +373,12 @@ impl Engine {
     fn settle(&mut self, tenant: &TenantId, final_before: Timestamp, output: &mut TickOutput) {
         let now = self.config.clock.now();
         for running in &mut self.rules {
-            let window_micros = running.window_micros();
+            let (window_micros, settled_to) = (running.window_micros(), running.settled_to(final_before));
             let RunningRule { rule, plan, state, stats, .. } = running;
             let Some(tenant_state) = state.tenants.get_mut(tenant) else { continue };
             let rules = key_rules(rule, plan, tenant);
             // A deferred rule's matches come as much later.
-            let decided_before = final_before.plus_micros(-plan.reach.ahead);
+            let decided_before = settled_to.plus_micros(-plan.reach.ahead);
             for key in tenant_state.buckets.values_mut().flat_map(|b| b.keys.values_mut()) {
                 let Ok(retracted) = key.settle(rules, decided_before) else { continue };
                 stats.retractions += retracted.len() as u64;
@@ -388,7 +389,7 @@ impl Engine {
                     detected_at: now,
                 }));
             }
-            state.expire(tenant, final_before.plus_micros(-window_micros));
+            state.expire(tenant, settled_to.plus_micros(-window_micros));
         }
     }
 }

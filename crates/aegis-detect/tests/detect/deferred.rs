@@ -367,6 +367,22 @@ fn deciding_costs_what_is_due_and_not_what_waits() {
     assert_eq!(engine.stats()[0].evals, 1, "what is decided is not looked at again");
 }
 
+#[test]
+fn rows_that_look_far_are_decided_together() {
+    let query = ABSENCE.replace("'5' SECOND", "'320' SECOND");
+    let mut engine = engine_from([rule_text(0, &query).replace("window: 10s", "window: 320s")], Quotas::default());
+    let mut decided = Vec::new();
+    for (second, number) in (100..=1_100).step_by(5).zip(1..) {
+        let next = call("a", &format!("agent-{number}"), Decision::Allow, second, second, number);
+        decided.extend(told(&engine.tick(vec![next])));
+    }
+    // Of a sixteenth of 320 s at a time, up to 1,080 s: rows before 760 s.
+    decided.sort_unstable();
+    assert_eq!(decided, (1..=132).collect::<Vec<u128>>());
+    assert_eq!(engine.stats()[0].evals, 33, "a look for each new event looks at all that is waited for");
+    assert_eq!(told(&engine.finish()).len(), 201 - 132, "at the end all is decided");
+}
+
 /// By it, whatever is timed takes `step` microseconds.
 #[derive(Debug, Default)]
 struct SlowClock {
