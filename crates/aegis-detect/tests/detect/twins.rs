@@ -77,6 +77,7 @@ fn listed(query: &str, log: &[SecurityEvent], size: usize) -> Vec<Vec<u128>> {
     let mut engine = Engine::new(rules(query), EngineConfig::new(clock));
     let mut alerts: Vec<Alert> = log.chunks(size).flat_map(|part| engine.tick(part.to_vec()).alerts).collect();
     alerts.extend(engine.finish().alerts);
+    alerts.sort_by_key(|alert| alert.last_ts);
     alerts.iter().map(|alert| alert.event_ids.iter().map(|id| id.as_u128()).collect()).collect()
 }
 
