@@ -383,6 +383,44 @@ fn rows_that_look_far_are_decided_together() {
     assert_eq!(told(&engine.finish()).len(), 201 - 132, "at the end all is decided");
 }
 
+#[test]
+fn rows_that_are_decided_together_are_told_once_over_a_restart_at_any_time() {
+    let query = ABSENCE.replace("'5' SECOND", "'160' SECOND");
+    let new_engine = || engine_from([rule_text(0, &query).replace("window: 10s", "window: 160s")], Quotas::default());
+    let event = |n: i64| {
+        let decision = if n % 40 == 13 { Decision::Deny } else { Decision::Allow };
+        call("a", &format!("agent-{}", n % 3), decision, 100 + 7 * n, 100 + 7 * n, n.unsigned_abs().into())
+    };
+    let log: Vec<SecurityEvent> = (1..=120).map(event).collect();
+    let follows = |row: &SecurityEvent, other: &SecurityEvent| {
+        let span = row.ts..=row.ts.plus_seconds(160);
+        other.decision == Some(Decision::Deny) && other.agent_id == row.agent_id && span.contains(&other.ts)
+    };
+    let rows = log.iter().filter(|row| row.decision == Some(Decision::Allow) && !log.iter().any(|other| follows(row, other)));
+    let expected: Vec<u128> = rows.map(|row| row.event_id.as_u128()).collect();
+    assert!((60..110).contains(&expected.len()), "{} of 120", expected.len());
+    for restart in (0..log.len()).step_by(5) {
+        let mut running = new_engine();
+        let mut decided = Vec::new();
+        for (place, next) in log.iter().enumerate() {
+            let output = running.tick(vec![next.clone()]);
+            assert!(output.late.is_empty() && output.retractions.is_empty());
+            decided.extend(told(&output));
+            if place == restart {
+                let checkpoint = serde_json::to_string(&running.checkpoint()).unwrap();
+                let taken = log[..=place].iter();
+                let needed = taken.filter(|e| running.horizon(&e.tenant_id).is_none_or(|horizon| e.ts >= horizon));
+                let needed: Vec<SecurityEvent> = needed.cloned().collect();
+                running = new_engine();
+                running.restore(serde_json::from_str(&checkpoint).unwrap(), needed, true);
+            }
+        }
+        decided.extend(told(&running.finish()));
+        decided.sort_unstable();
+        assert_eq!(decided, expected, "a restart after {restart} events");
+    }
+}
+
 /// By it, whatever is timed takes `step` microseconds.
 #[derive(Debug, Default)]
 struct SlowClock {
