@@ -131,10 +131,15 @@ impl RunningRule {
     /// Up to where the rule's state is settled where a tenant's time has come to `final_before`: of a deferred rule, whose rows are decided together, a
     /// little less.
     pub(crate) fn settled_to(&self, final_before: Timestamp) -> Timestamp {
-        match self.plan.reach.span() / PARTS {
+        match self.step_micros() {
             0 => final_before,
             step => final_before.plus_micros(-final_before.as_micros().rem_euclid(step)),
         }
+    }
+
+    /// By how much that is less at most.
+    pub(crate) fn step_micros(&self) -> i64 {
+        self.plan.reach.span() / PARTS
     }
 
     /// Up to where frames must end so that their rows are decided now.

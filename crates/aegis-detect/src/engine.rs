@@ -99,6 +99,8 @@ pub struct Engine {
     pub(crate) watermarks: Watermarks,
     /// Per tenant: up to where its state was settled.
     settled: HashMap<TenantId, Timestamp>,
+    /// How far before that a rule still needs events.
+    longest_micros: i64,
     /// Up to which time of the log it was looked for rows that nothing but the log's time decides.
     pub(crate) looked: Option<Timestamp>,
     /// What was told of detection itself.
@@ -131,9 +133,10 @@ impl Engine {
     pub fn new(rules: RuleSet, config: EngineConfig) -> Self {
         let running = rules.into_planned().filter(|(rule, _)| rule.header.mode != RuleMode::Disabled);
         let plan_of = |plan: RulePlan| if config.incremental { plan } else { plan.without_pipeline() };
-        let rules = running.map(|(rule, plan)| RunningRule::new(rule, plan_of(plan))).collect();
+        let rules: Vec<RunningRule> = running.map(|(rule, plan)| RunningRule::new(rule, plan_of(plan))).collect();
+        let longest_micros = rules.iter().map(|running| running.window_micros() + running.step_micros()).max().unwrap_or(0);
         let (watermarks, impaired) = (Watermarks::default(), Impaired::default());
-        Self { rules, watermarks, settled: HashMap::new(), looked: None, impaired, config }
+        Self { rules, watermarks, settled: HashMap::new(), longest_micros, looked: None, impaired, config }
     }
 
     /// Takes the next events of the stream, in stream order, and answers what follows from them.
@@ -256,9 +259,7 @@ impl Engine {
     /// Events of the tenant older than this are needed for no match that can still change. None: all may be.
     #[must_use]
     pub fn horizon(&self, tenant: &TenantId) -> Option<Timestamp> {
-        let settled = *self.settled.get(tenant)?;
-        let needed = self.rules.iter().map(|running| running.settled_to(settled).plus_micros(-running.window_micros()));
-        Some(needed.min().unwrap_or(settled))
+        Some(self.settled.get(tenant)?.plus_micros(-self.longest_micros))
     }
 
     /// What has to be kept, beside the events of the window, to go on after a restart. Not while it `is_behind`.
