@@ -34,7 +34,8 @@ pub(crate) enum By {
 
 /// Stands in an alert that leads to nothing, though its rule contains.
 const NOT_CONTAINED: &str = "not_contained";
-const WHY_NOT_CONTAINED: &str = "nothing of the tenant was proved for an hour: what did not follow may only not have come";
+const NOTHING_PROVED: &str = "nothing of the tenant was proved for an hour: what did not follow may only not have come";
+const EVENTS_GONE: &str = "some of the events before a restart were gone: what is missing may have been there";
 
 /// True if rows of the rule are decided by it.
 fn decides(running: &RunningRule, by: By) -> bool {
@@ -88,25 +89,35 @@ impl Engine {
     }
 
     /// Decides a tenant's rows of deferred rules whose frames end before `ends_before`. Where the tenant's time went on though nothing was proved,
-    /// its edges are silent, and whoever reaches the bus can have moved it: what is told then has no response.
+    /// its edges are silent, and whoever reaches the bus can have moved it: what is told then has no response. Nor has what is told of a row that
+    /// looks back to before a restart over which events of the tenant were lost.
     pub(crate) fn decide(&mut self, tenant: &TenantId, ends_before: Timestamp, by: By, output: &mut TickOutput) {
         let (quotas, clock) = (self.config.quotas, Arc::clone(&self.config.clock));
         let proved_before = self.watermarks.proved_before(tenant, self.lateness_micros());
         let unproved = by == By::Watermark && proved_before.is_none_or(|proved_before| proved_before < ends_before);
+        let lost_to = self.lost.get(tenant).copied();
         for running in self.rules.iter_mut().filter(|running| decides(running, by)) {
             let (decided, micros) = running.timed(clock.as_ref(), |running| {
                 guarded(running, |running| {
-                    let leaves_out = unproved && running.rule.header.contains();
-                    if let Some(proved_before) = proved_before.filter(|_| leaves_out) {
+                    let first = output.alerts.len();
+                    let contains = by == By::Watermark && running.rule.header.contains();
+                    if let Some(proved_before) = proved_before.filter(|_| contains && unproved) {
                         let keys = running.decide(tenant, running.decided_to(proved_before, by), quotas)?;
                         emit(running, keys, quotas, clock.now(), output)?;
                     }
                     let told = output.alerts.len();
                     let keys = running.decide(tenant, running.decided_to(ends_before, by), quotas)?;
                     emit(running, keys, quotas, clock.now(), output)?;
-                    for alert in output.alerts.iter_mut().skip(told).filter(|_| leaves_out) {
+                    let back = running.plan.reach.back;
+                    for (place, alert) in output.alerts.iter_mut().enumerate().skip(first).filter(|_| contains) {
+                        let looks_from = alert.last_ts.plus_micros(-back);
+                        let why = match lost_to {
+                            _ if unproved && place >= told => NOTHING_PROVED,
+                            Some(lost_to) if looks_from <= lost_to => EVENTS_GONE,
+                            _ => continue,
+                        };
                         alert.respond.clear();
-                        alert.fields.insert(NOT_CONTAINED.to_owned(), WHY_NOT_CONTAINED.into());
+                        alert.fields.insert(NOT_CONTAINED.to_owned(), why.into());
                     }
                     Ok(())
                 })

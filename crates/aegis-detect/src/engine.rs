@@ -101,6 +101,8 @@ pub struct Engine {
     settled: HashMap<TenantId, Timestamp>,
     /// How far before that a rule still needs events.
     longest_micros: i64,
+    /// Tenants of whom events were gone when it was restored: up to when they may have been.
+    pub(crate) lost: HashMap<TenantId, Timestamp>,
     /// Up to which time of the log it was looked for rows that nothing but the log's time decides.
     pub(crate) looked: Option<Timestamp>,
     /// What was told of detection itself.
@@ -136,7 +138,7 @@ impl Engine {
         let rules: Vec<RunningRule> = running.map(|(rule, plan)| RunningRule::new(rule, plan_of(plan))).collect();
         let longest_micros = rules.iter().map(|running| running.window_micros() + running.step_micros()).max().unwrap_or(0);
         let (watermarks, impaired) = (Watermarks::default(), Impaired::default());
-        Self { rules, watermarks, settled: HashMap::new(), longest_micros, looked: None, impaired, config }
+        Self { rules, watermarks, settled: HashMap::new(), longest_micros, lost: HashMap::new(), looked: None, impaired, config }
     }
 
     /// Takes the next events of the stream, in stream order, and answers what follows from them.
@@ -313,7 +315,10 @@ impl Engine {
 
     /// The same, where only of some tenants (`is_cut`) not all events are there.
     pub fn restore_cut(&mut self, checkpoint: EngineCheckpoint, events: Vec<SecurityEvent>, is_cut: &dyn Fn(&TenantId) -> bool) {
-        self.watermarks = checkpoint.watermarks;
+        let Self { watermarks, lost, .. } = self;
+        *watermarks = checkpoint.watermarks;
+        let of_cut = watermarks.tenants().filter(|tenant| is_cut(tenant));
+        *lost = of_cut.filter_map(|tenant| Some((tenant.clone(), watermarks.bus_time(tenant)?))).collect();
         self.settled = checkpoint.settled.into_iter().collect();
         self.impaired = checkpoint.impaired;
         let batch = Arc::new(EventBatch::new(events.into_iter().map(Arc::new).collect()));

@@ -121,6 +121,11 @@ impl Watermarks {
         Some(time.watermark.max(told)?.plus_micros(-lateness_micros))
     }
 
+    /// All of whom something came.
+    pub(crate) fn tenants(&self) -> impl Iterator<Item = &TenantId> {
+        self.tenants.keys()
+    }
+
     /// When the bus stored the tenant's newest event.
     pub(crate) fn bus_time(&self, tenant: &TenantId) -> Option<Timestamp> {
         let time = self.tenants.get(tenant)?;

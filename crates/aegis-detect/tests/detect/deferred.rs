@@ -354,6 +354,27 @@ fn nobody_is_contained_where_only_what_is_not_proved_moves_the_time() {
 }
 
 #[test]
+fn nobody_is_contained_for_want_of_what_a_restart_lost() {
+    let text = rule_text(0, ABSENCE_AROUND).replace("requires: any", "respond: [freeze_agent]");
+    let mut first = engine_from([text.clone()], Quotas::default());
+    // The deny is within two seconds before the allow, which is no match.
+    let log = [call("a", "agent", Decision::Deny, 99, 99, 1), call("a", "agent", Decision::Allow, 100, 100, 2)];
+    assert!(told(&first.tick(log.to_vec())).is_empty());
+    let checkpoint = serde_json::to_string(&first.checkpoint()).unwrap();
+    let responses = |whole: bool, needed: &[SecurityEvent]| {
+        let mut second = engine_from([text.clone()], Quotas::default());
+        second.restore(serde_json::from_str(&checkpoint).unwrap(), needed.to_vec(), whole);
+        let mut alerts = second.tick(vec![call("a", "other", Decision::Allow, 117, 117, 3)]).alerts;
+        alerts.extend(second.tick(vec![call("a", "other", Decision::Deny, 140, 140, 4)]).alerts);
+        let response = |alert: &Alert| (alert.event_ids[0].as_u128(), alert.respond.join(" "));
+        alerts.iter().map(response).collect::<Vec<_>>()
+    };
+    let freeze = || "freeze_agent".to_owned();
+    assert_eq!(responses(true, &log), [(3, freeze())]);
+    assert_eq!(responses(false, &log[1..]), [(2, String::new()), (3, freeze())]);
+}
+
+#[test]
 fn deciding_costs_what_is_due_and_not_what_waits() {
     let mut engine = engine_of(&[ABSENCE], Quotas::default());
     let many = (1..=300).map(|n| call("a", &format!("agent-{n}"), Decision::Allow, 100, 100, n)).collect();
