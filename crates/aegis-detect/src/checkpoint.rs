@@ -14,6 +14,9 @@ use crate::verify::{ChainBreak, is_ahead_of_time};
 
 /// Most messages that a restart reads again to rebuild its windows.
 pub(crate) const MAX_REWIND: usize = 500_000;
+/// Of a tenant's messages that failed verification so many, the newest, have words of why in a checkpoint, and the others the code alone: whoever
+/// reaches the bus writes as many as he wants, and it must have room for everybody else.
+const MOST_WORDED: usize = 1_000;
 
 /// A checkpoint of the detector, as it stands in the stream CKPT.
 #[derive(Debug, Serialize, Deserialize)]
@@ -187,7 +190,16 @@ impl Tail {
     }
 
     pub(crate) fn broken(&self) -> BTreeMap<u64, ChainBreak> {
-        self.taken.iter().filter_map(|t| t.broken.clone().map(|b| (t.seq, b))).collect()
+        let mut of_tenants: HashMap<Option<&TenantId>, usize> = HashMap::new();
+        let mut all = BTreeMap::new();
+        for taken in self.taken.iter().rev() {
+            let Some(ChainBreak { code, message }) = &taken.broken else { continue };
+            let of_tenant = of_tenants.entry(taken.needed.as_ref().map(|(tenant, _)| tenant)).or_default();
+            *of_tenant += 1;
+            let message = if *of_tenant > MOST_WORDED { String::new() } else { message.clone() };
+            all.insert(taken.seq, ChainBreak { code: code.clone(), message });
+        }
+        all
     }
 }
 
@@ -230,6 +242,27 @@ mod tests {
         assert_eq!(tail.broken().into_keys().collect::<Vec<_>>(), [1]);
         let needed: Vec<Option<Timestamp>> = tail.taken.iter().map(|taken| taken.needed.as_ref().map(|(_, at)| *at)).collect();
         assert_eq!(needed, [Some(at(100)), None, Some(at(400))]);
+    }
+
+    #[test]
+    fn junk_of_one_tenant_takes_the_words_of_a_checkpoint_from_itself_alone() {
+        let tenant = |name: &str| TenantId::new(name).unwrap();
+        let (event_id, at) = (uuid::Uuid::from_u128(1), Timestamp::from_micros(0));
+        let broken = || Some(ChainBreak { code: "digest_mismatch".into(), message: "x".repeat(300) });
+        let mut tail = Tail::default();
+        tail.show(1, &tenant("quiet"), event_id, at, broken());
+        let loud = tenant("loud");
+        let last = 1 + 20 * MOST_WORDED as u64;
+        for seq in 2..=last {
+            tail.show(seq, &loud, event_id, at, broken());
+        }
+        let told = tail.broken();
+        assert_eq!(told.len() as u64, last, "which they are, and what kind of failure, is known of all");
+        assert!(told.values().all(|one| one.code == "digest_mismatch"));
+        let worded: Vec<u64> = told.iter().filter(|(_, one)| !one.message.is_empty()).map(|(seq, _)| *seq).collect();
+        let newest = last + 1 - MOST_WORDED as u64..=last;
+        assert_eq!(worded, [1].into_iter().chain(newest).collect::<Vec<_>>());
+        assert!(serde_json::to_vec(&told).unwrap().len() < 100 * told.len());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use aegis_model::{SecurityEvent, TenantId, Timestamp};
 
-use crate::engine::{Engine, TickOutput, emit, guarded, stop_if_failed};
+use crate::engine::{Engine, TickOutput, emit, guarded, over_budget, stop_if_failed};
 use crate::error::DetectError;
 use crate::evaluate::{Must, RunningRule, TouchedKeys};
 use crate::find::{ROWS_OF_A_RUN, within};
@@ -17,6 +17,9 @@ use crate::window::{Quotas, Touched};
 
 /// By the log's time it is looked this often for rows that nothing else decides.
 const LOOK_STEP_MICROS: i64 = 1_000_000;
+/// A look at due rows runs over all that their frames take in, so that rows of this part of it are decided together: each event is run over about so
+/// many times, and not with every look.
+const PARTS: i64 = 16;
 
 /// What says that nothing is expected any more before a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,11 +28,18 @@ pub(crate) enum By {
     Watermark,
     /// The whole log's, while nothing of the tenant comes.
     Log,
+    /// The log ends.
+    End,
 }
+
+/// Stands in an alert that leads to nothing, though its rule contains.
+const NOT_CONTAINED: &str = "not_contained";
+const NOTHING_PROVED: &str = "nothing of the tenant was proved for an hour: what did not follow may only not have come";
+const EVENTS_GONE: &str = "some of the events before a restart were gone: what is missing may have been there";
 
 /// True if rows of the rule are decided by it.
 fn decides(running: &RunningRule, by: By) -> bool {
-    let may = by == By::Watermark || !running.rule.header.contains();
+    let may = by != By::Log || !running.rule.header.contains();
     may && running.is_deferred() && running.stats.quarantined.is_none()
 }
 
@@ -48,7 +58,7 @@ impl Engine {
         let lateness = self.lateness_micros();
         let mut due = BTreeSet::new();
         for running in self.rules.iter().filter(|running| decides(running, By::Log)) {
-            let may_be_due = now.plus_micros(-lateness).plus_micros(-running.plan.reach.ahead);
+            let may_be_due = running.settled_to(now.plus_micros(-lateness)).plus_micros(-running.plan.reach.ahead);
             due.extend(running.state.awaiting().filter(|(_, first)| *first < may_be_due).map(|(tenant, _)| tenant.clone()));
         }
         if due.is_empty() {
@@ -78,17 +88,47 @@ impl Engine {
         rule.map_or(0, |running| running.plan.reach.ahead)
     }
 
-    /// Decides a tenant's rows of deferred rules whose frames end before `ends_before`.
+    /// Decides a tenant's rows of deferred rules whose frames end before `ends_before`. Where the tenant's time went on though nothing was proved,
+    /// its edges are silent, and whoever reaches the bus can have moved it: what is told then has no response. Nor has what is told of a row that
+    /// looks back to before a restart over which events of the tenant were lost.
     pub(crate) fn decide(&mut self, tenant: &TenantId, ends_before: Timestamp, by: By, output: &mut TickOutput) {
         let (quotas, clock) = (self.config.quotas, Arc::clone(&self.config.clock));
+        let proved_before = self.watermarks.proved_before(tenant, self.lateness_micros());
+        let unproved = by == By::Watermark && proved_before.is_none_or(|proved_before| proved_before < ends_before);
+        let lost_to = self.lost.get(tenant).copied();
         for running in self.rules.iter_mut().filter(|running| decides(running, by)) {
             let (decided, micros) = running.timed(clock.as_ref(), |running| {
                 guarded(running, |running| {
-                    let keys = running.decide(tenant, ends_before, quotas)?;
-                    emit(running, keys, quotas, clock.now(), output)
+                    let first = output.alerts.len();
+                    let contains = by == By::Watermark && running.rule.header.contains();
+                    if let Some(proved_before) = proved_before.filter(|_| contains && unproved) {
+                        let keys = running.decide(tenant, running.decided_to(proved_before, by), quotas)?;
+                        emit(running, keys, quotas, clock.now(), output)?;
+                    }
+                    let told = output.alerts.len();
+                    let keys = running.decide(tenant, running.decided_to(ends_before, by), quotas)?;
+                    emit(running, keys, quotas, clock.now(), output)?;
+                    let back = running.plan.reach.back;
+                    for (place, alert) in output.alerts.iter_mut().enumerate().skip(first).filter(|_| contains) {
+                        let looks_from = alert.last_ts.plus_micros(-back);
+                        let why = match lost_to {
+                            _ if unproved && place >= told => NOTHING_PROVED,
+                            Some(lost_to) if looks_from <= lost_to => EVENTS_GONE,
+                            _ => continue,
+                        };
+                        alert.respond.clear();
+                        alert.fields.insert(NOT_CONTAINED.to_owned(), why.into());
+                    }
+                    Ok(())
                 })
             });
-            stop_if_failed(running, decided, micros, self.config.rule_budget_ms, output);
+            // It was one tenant's look, so that the others' go on.
+            let budget_ms = self.config.rule_budget_ms;
+            let decided = match over_budget(running, micros, budget_ms).filter(|_| decided.is_ok()) {
+                Some(error) => running.set_aside(tenant, error, None),
+                None => decided,
+            };
+            stop_if_failed(running, decided, 0, budget_ms, output);
         }
     }
 }
@@ -97,6 +137,25 @@ impl RunningRule {
     /// True if rows wait for what follows them.
     pub(crate) fn is_deferred(&self) -> bool {
         self.plan.shape == Shape::Deferred
+    }
+
+    /// Up to where the rule's state is settled where a tenant's time has come to `final_before`: of a deferred rule, whose rows are decided together, a
+    /// little less.
+    pub(crate) fn settled_to(&self, final_before: Timestamp) -> Timestamp {
+        match self.step_micros() {
+            0 => final_before,
+            step => final_before.plus_micros(-final_before.as_micros().rem_euclid(step)),
+        }
+    }
+
+    /// By how much that is less at most.
+    pub(crate) fn step_micros(&self) -> i64 {
+        self.plan.reach.span() / PARTS
+    }
+
+    /// Up to where frames must end so that their rows are decided now.
+    fn decided_to(&self, ends_before: Timestamp, by: By) -> Timestamp {
+        if by == By::End { ends_before } else { self.settled_to(ends_before) }
     }
 
     /// Keeps new events. The rows that they make, or can change, wait.
@@ -113,7 +172,7 @@ impl RunningRule {
             return;
         }
         for (tenant, bucket) in self.state.buckets() {
-            let decided = settled.get(&tenant).map(|settled| settled.plus_micros(-self.plan.reach.ahead));
+            let decided = settled.get(&tenant).map(|settled| self.settled_to(*settled).plus_micros(-self.plan.reach.ahead));
             self.state.wait_for(&tenant, &bucket, decided.unwrap_or(Timestamp::from_micros(i64::MIN)));
         }
     }

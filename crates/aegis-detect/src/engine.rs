@@ -99,6 +99,10 @@ pub struct Engine {
     pub(crate) watermarks: Watermarks,
     /// Per tenant: up to where its state was settled.
     settled: HashMap<TenantId, Timestamp>,
+    /// How far before that a rule still needs events.
+    longest_micros: i64,
+    /// Tenants of whom events were gone when it was restored: up to when they may have been.
+    pub(crate) lost: HashMap<TenantId, Timestamp>,
     /// Up to which time of the log it was looked for rows that nothing but the log's time decides.
     pub(crate) looked: Option<Timestamp>,
     /// What was told of detection itself.
@@ -131,9 +135,10 @@ impl Engine {
     pub fn new(rules: RuleSet, config: EngineConfig) -> Self {
         let running = rules.into_planned().filter(|(rule, _)| rule.header.mode != RuleMode::Disabled);
         let plan_of = |plan: RulePlan| if config.incremental { plan } else { plan.without_pipeline() };
-        let rules = running.map(|(rule, plan)| RunningRule::new(rule, plan_of(plan))).collect();
+        let rules: Vec<RunningRule> = running.map(|(rule, plan)| RunningRule::new(rule, plan_of(plan))).collect();
+        let longest_micros = rules.iter().map(|running| running.window_micros() + running.step_micros()).max().unwrap_or(0);
         let (watermarks, impaired) = (Watermarks::default(), Impaired::default());
-        Self { rules, watermarks, settled: HashMap::new(), looked: None, impaired, config }
+        Self { rules, watermarks, settled: HashMap::new(), longest_micros, lost: HashMap::new(), looked: None, impaired, config }
     }
 
     /// Takes the next events of the stream, in stream order, and answers what follows from them.
@@ -236,7 +241,7 @@ impl Engine {
         for tenant in &tenants {
             let final_before = self.watermarks.final_before(tenant, self.lateness_micros());
             let ends_before = final_before.map_or(known_to, |final_before| final_before.max(known_to));
-            self.decide(tenant, ends_before, By::Watermark, &mut output);
+            self.decide(tenant, ends_before, By::End, &mut output);
         }
         for running in &mut self.rules {
             running.stats.undecided = running.state.awaiting_count() as u64;
@@ -256,8 +261,7 @@ impl Engine {
     /// Events of the tenant older than this are needed for no match that can still change. None: all may be.
     #[must_use]
     pub fn horizon(&self, tenant: &TenantId) -> Option<Timestamp> {
-        let longest = self.rules.iter().map(RunningRule::window_micros).max().unwrap_or(0);
-        Some(self.settled.get(tenant)?.plus_micros(-longest))
+        Some(self.settled.get(tenant)?.plus_micros(-self.longest_micros))
     }
 
     /// What has to be kept, beside the events of the window, to go on after a restart. Not while it `is_behind`.
@@ -311,7 +315,10 @@ impl Engine {
 
     /// The same, where only of some tenants (`is_cut`) not all events are there.
     pub fn restore_cut(&mut self, checkpoint: EngineCheckpoint, events: Vec<SecurityEvent>, is_cut: &dyn Fn(&TenantId) -> bool) {
-        self.watermarks = checkpoint.watermarks;
+        let Self { watermarks, lost, .. } = self;
+        *watermarks = checkpoint.watermarks;
+        let of_cut = watermarks.tenants().filter(|tenant| is_cut(tenant));
+        *lost = of_cut.filter_map(|tenant| Some((tenant.clone(), watermarks.bus_time(tenant)?))).collect();
         self.settled = checkpoint.settled.into_iter().collect();
         self.impaired = checkpoint.impaired;
         let batch = Arc::new(EventBatch::new(events.into_iter().map(Arc::new).collect()));
@@ -372,12 +379,12 @@ impl Engine {
     fn settle(&mut self, tenant: &TenantId, final_before: Timestamp, output: &mut TickOutput) {
         let now = self.config.clock.now();
         for running in &mut self.rules {
-            let window_micros = running.window_micros();
+            let (window_micros, settled_to) = (running.window_micros(), running.settled_to(final_before));
             let RunningRule { rule, plan, state, stats, .. } = running;
             let Some(tenant_state) = state.tenants.get_mut(tenant) else { continue };
             let rules = key_rules(rule, plan, tenant);
             // A deferred rule's matches come as much later.
-            let decided_before = final_before.plus_micros(-plan.reach.ahead);
+            let decided_before = settled_to.plus_micros(-plan.reach.ahead);
             for key in tenant_state.buckets.values_mut().flat_map(|b| b.keys.values_mut()) {
                 let Ok(retracted) = key.settle(rules, decided_before) else { continue };
                 stats.retractions += retracted.len() as u64;
@@ -388,7 +395,7 @@ impl Engine {
                     detected_at: now,
                 }));
             }
-            state.expire(tenant, final_before.plus_micros(-window_micros));
+            state.expire(tenant, settled_to.plus_micros(-window_micros));
         }
     }
 }
@@ -413,17 +420,22 @@ pub(crate) fn stop_if_failed(
 ) {
     output.quarantined.extend(running.failures());
     let failure = match result {
-        Ok(()) if longest > budget_ms.saturating_mul(1000) => Some(DetectError::Output {
-            rule: running.rule.header.id.clone(),
-            reason: format!("one look took {} ms, the budget is {budget_ms} ms", longest / 1000),
-        }),
-        Ok(()) => None,
+        Ok(()) => over_budget(running, longest, budget_ms),
         Err(error) => Some(error),
     };
     if let Some(error) = failure {
         running.quarantine(&error);
         output.quarantined.push(error);
     }
+}
+
+/// The error of a look that took longer than it may.
+pub(crate) fn over_budget(running: &RunningRule, micros: i64, budget_ms: i64) -> Option<DetectError> {
+    let error = || DetectError::Output {
+        rule: running.rule.header.id.clone(),
+        reason: format!("one look took {} ms, the budget is {budget_ms} ms", micros / 1000),
+    };
+    (micros > budget_ms.saturating_mul(1000)).then(error)
 }
 
 /// Of each tenant the newest of these events, in the order of events.

@@ -214,7 +214,8 @@ fn run(
     let batches = plan.run(Arc::clone(&seen))?;
     // The work of its row patterns counts anew for each run.
     let _given_up = plan.overruns();
-    let reader = Reader::new(&rule.header.key, &plan.output, &plan.buckets, seen.rows().iter(), fixed);
+    let back_micros = plan.back_micros(rule.header.window_s * 1_000_000);
+    let reader = Reader::new(&rule.header.key, &plan.output, &plan.buckets, seen.rows().iter(), back_micros, fixed);
     for batch in &batches {
         let _unfounded = reader.read(batch, found)?;
     }

@@ -198,7 +198,7 @@ impl RunningRule {
         }
         tracing::error!(rule = %self.rule.header.id, %tenant, %error, "rule set aside for a tenant");
         self.stats.set_aside.insert(tenant.clone(), error.to_string());
-        self.state.tenants.remove(tenant);
+        self.state.forget(tenant);
         self.failures.push(error);
         Ok(())
     }
@@ -241,6 +241,7 @@ impl RunningRule {
             whose.push((tenant, bucket));
         }
         let error = |source| DetectError::Query { rule: rule.header.id.clone(), source };
+        let back_micros = plan.back_micros(rule.header.window_s * 1_000_000);
         let mut found = Vec::new();
         let mut ran = Ok(());
         for part in parts(&events, pipeline.events_of_a_run()) {
@@ -252,7 +253,7 @@ impl RunningRule {
                     let (always, never) = (Timestamp::from_micros(i64::MIN), Timestamp::from_micros(i64::MAX));
                     let of: BTreeSet<usize> = origins.into_iter().collect();
                     let evidence = of.into_iter().flat_map(|place| state.events(whose[place].0, whose[place].1, always, never));
-                    let reader = Reader::new(&rule.header.key, &plan.output, &plan.buckets, evidence, None);
+                    let reader = Reader::new(&rule.header.key, &plan.output, &plan.buckets, evidence, back_micros, None);
                     stats.unfounded += reader.read(&rows, &mut found)?;
                 }
                 Ok(())
@@ -303,7 +304,8 @@ fn run_plan(
     let batches = plan.run(Arc::clone(&seen)).map_err(error)?;
     let mut found = Vec::new();
     if batches.iter().any(|b| b.num_rows() > 0) {
-        let reader = Reader::new(&rule.header.key, &plan.output, &plan.buckets, seen.rows().iter(), fixed);
+        let back_micros = plan.back_micros(rule.header.window_s * 1_000_000);
+        let reader = Reader::new(&rule.header.key, &plan.output, &plan.buckets, seen.rows().iter(), back_micros, fixed);
         for batch in &batches {
             stats.unfounded += reader.read(batch, &mut found).map_err(error)?;
         }

@@ -14,6 +14,7 @@ use crate::checkpoint::{Checkpoint, Tail};
 use crate::engine::Engine;
 use crate::error::DetectError;
 use crate::hold::{HeldLane, Hold};
+use crate::room::Room;
 use crate::ruleset::RuleSet;
 use crate::shelf::Shelf;
 use crate::verify::{VerifyStage, chain_broken_event};
@@ -45,9 +46,6 @@ const MOST_ASKED: usize = 256;
 const READ_WAIT: Duration = Duration::from_secs(10);
 /// A large checkpoint takes its time: as many times as long, none is written.
 const CHECKPOINT_RESTS: i64 = 10;
-/// What the keys of all tenants may have of a checkpoint before it is compressed, in eighths of the largest compressed one: less, where with more it
-/// turned out too large.
-const EIGHTHS_OF_KEYS: [usize; 4] = [32, 5, 1, 0];
 /// The partition under which a worker that owns all of them writes its checkpoint.
 const CHECKPOINT_PARTITION: u32 = 0;
 /// Lanes whose last receipt is older are forgotten; a lane that speaks again later is a break, not a secret.
@@ -67,10 +65,8 @@ pub(crate) struct Running {
     shelf: Shelf,
     /// Up to where the last checkpoint counts.
     written: u64,
-    /// Largest checkpoint, compressed.
-    checkpoint_bytes: usize,
-    /// Which of `EIGHTHS_OF_KEYS` holds.
-    eighths: usize,
+    /// What was told of keys may have so much of a checkpoint.
+    room: Room,
     /// Why the last checkpoint could not be written, if it could not.
     pub(crate) unwritten: Option<String>,
     /// True once the checkpoint was looked for.
@@ -104,8 +100,7 @@ pub(crate) async fn run(
         tail: Tail::default(),
         shelf: Shelf::new(CHECKPOINT_PARTITION).with_most(config.checkpoint_bytes),
         written: 0,
-        checkpoint_bytes: config.checkpoint_bytes,
-        eighths: 0,
+        room: Room::new(config.checkpoint_bytes),
         unwritten: None,
         begun: false,
         stream: String::new(),
@@ -379,13 +374,14 @@ impl Running {
         }
         self.told_time = now;
         for result in self.bus.publish(Stream::Ase, vec![Message::new(subject::tick(CHECKPOINT_PARTITION), "{}")]).await {
-            result?;
+            match result {
+                Ok(_) => {}
+                // It has room again once a checkpoint releases it, which must not wait for this.
+                Err(error @ BusError::Full { .. }) => tracing::warn!(%error, "the log cannot be told the time now"),
+                Err(error) => return Err(error.into()),
+            }
         }
         Ok(())
-    }
-
-    fn most_of_keys(&self) -> usize {
-        (self.checkpoint_bytes / 8).saturating_mul(EIGHTHS_OF_KEYS[self.eighths])
     }
 
     /// Writes down how far it is. Where there is no room for it, that is said: the one before stands, and the stream is not released.
@@ -403,7 +399,7 @@ impl Running {
             place,
             rewind,
             heads: self.stage.heads().clone(),
-            engine: self.engine.checkpoint_within(self.most_of_keys()),
+            engine: self.engine.checkpoint_within(self.room.most_of_keys()),
             skipped: self.tail.skipped(),
             broken: self.tail.broken(),
             held: self.hold.held(),
@@ -414,13 +410,13 @@ impl Running {
                 Ok(text) => self.shelf.write(self.bus.as_ref(), text).await,
                 Err(error) => Err(BusError::Invalid { what: "checkpoint", reason: error.to_string() }),
             };
-            if !matches!(written, Err(BusError::TooLarge { .. })) || self.eighths + 1 == EIGHTHS_OF_KEYS.len() {
+            if !matches!(written, Err(BusError::TooLarge { .. })) || !self.room.narrow() {
                 break written;
             }
             // Better without what the largest tenants were told than not at all.
-            self.eighths += 1;
-            tracing::warn!(most_bytes = self.most_of_keys(), "the checkpoint is too large: what most was told of is left out");
-            checkpoint.engine = self.engine.checkpoint_within(self.most_of_keys());
+            let most_bytes = self.room.most_of_keys();
+            tracing::warn!(most_bytes, "the checkpoint is too large: what most was told of is left out");
+            checkpoint.engine = self.engine.checkpoint_within(most_bytes);
         };
         match written {
             Ok(()) => {}
@@ -438,6 +434,7 @@ impl Running {
         }
         self.bus.set_consumer_position(Stream::Ase, CONSUMER, self.needed_from().saturating_sub(1)).await?;
         self.written = self.position;
+        self.room.note_written();
         shared.stats.lock().checkpoints += 1;
         Ok(())
     }

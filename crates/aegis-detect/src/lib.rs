@@ -27,6 +27,7 @@ mod pipeline;
 mod plan;
 mod reachable;
 mod rebuild;
+mod room;
 mod rule;
 mod ruleset;
 mod schema;

@@ -89,6 +89,8 @@ pub(crate) struct Reader<'a> {
     events: HashMap<(&'a str, EventId), &'a Arc<SecurityEvent>>,
     /// Those of them that have the id of another: an id is its producer's to choose.
     twins: HashMap<(&'a str, EventId), Vec<&'a Arc<SecurityEvent>>>,
+    /// How far before its instant a row sees, in microseconds. A run has other rows' events too, and which of them depends on what came with it.
+    back_micros: i64,
     /// The tenant and the instant of every row, where the query does not carry them.
     fixed: Option<(TenantId, Timestamp)>,
 }
@@ -99,6 +101,7 @@ impl<'a> Reader<'a> {
         output: &'a Output,
         buckets: &'a [BucketColumn],
         seen: impl Iterator<Item = &'a Arc<SecurityEvent>>,
+        back_micros: i64,
         fixed: Option<(TenantId, Timestamp)>,
     ) -> Self {
         let mut events = HashMap::new();
@@ -109,7 +112,7 @@ impl<'a> Reader<'a> {
                 twins.entry(place).or_default().push(other);
             }
         }
-        Self { key_names, output, buckets, events, twins, fixed }
+        Self { key_names, output, buckets, events, twins, back_micros, fixed }
     }
 
     /// Appends the matches of a batch of rows, and answers how many were none because their evidence is not there.
@@ -134,7 +137,7 @@ impl<'a> Reader<'a> {
             };
         }
         let (tenant, instant) = self.place(rows, row)?;
-        let Some((evidence, agent)) = self.evidence(rows, row, tenant, instant) else { return Ok(Row::Unfounded) };
+        let Some((evidence, agent)) = self.evidence(rows, row, tenant, instant, &key) else { return Ok(Row::Unfounded) };
         // The query saw rows of other instants too; a row belongs to the instant of its last evidence.
         if evidence.last().is_none_or(|e| e.ts != instant) {
             return Ok(Row::NoMatch);
@@ -181,6 +184,7 @@ impl<'a> Reader<'a> {
         row: usize,
         tenant: &str,
         instant: Timestamp,
+        key: &Map<String, Value>,
     ) -> Option<(Vec<Evidence>, Option<&'a str>)> {
         let mut found: Vec<&'a Arc<SecurityEvent>> = Vec::new();
         if let Some(column) = self.output.event_ids {
@@ -188,11 +192,11 @@ impl<'a> Reader<'a> {
             for index in 0..ids.as_ref().map_or(0, |ids| ids.len()) {
                 // A list built with FILTER or CASE may hold nulls.
                 if let Some(text) = ids.as_ref().and_then(|ids| text_at(ids, index)) {
-                    found.push(self.event(tenant, text, instant)?);
+                    found.push(self.event(tenant, text, instant, key)?);
                 }
             }
         } else if let Some(text) = self.output.event_id.and_then(|column| text_at(rows.column(column), row)) {
-            found.push(self.event(tenant, text, instant)?);
+            found.push(self.event(tenant, text, instant, key)?);
         }
         if found.is_empty() {
             return None;
@@ -207,19 +211,28 @@ impl<'a> Reader<'a> {
         Some((found.into_iter().map(|event| Evidence::of(event)).collect(), agent))
     }
 
-    /// The event of this id. Of several, the one of the row's instant, else the newest before it, else the oldest: another edge's event must not
-    /// stand for the one that the row is made of.
-    fn event(&self, tenant: &str, text: &str, instant: Timestamp) -> Option<&'a Arc<SecurityEvent>> {
+    /// The event of this id that the row sees. Of several, the one of the row's instant, else the newest before it, else the oldest: another edge's
+    /// event must not stand for the one that the row is made of.
+    fn event(&self, tenant: &str, text: &str, instant: Timestamp, key: &Map<String, Value>) -> Option<&'a Arc<SecurityEvent>> {
         let id = uuid::Uuid::try_parse(text).ok()?;
         // The map's key borrows from the events, so look the tenant up by value.
         let event = self.events.get(&(tenant, id)).copied()?;
         if self.twins.is_empty() {
-            return Some(event);
+            return Some(event).filter(|event| self.sees(event, instant, key));
         }
         let twins = self.twins.get(&(tenant, id)).into_iter().flatten().copied();
-        let all = || twins.clone().chain([event]);
+        let all = || twins.clone().chain([event]).filter(move |event| self.sees(event, instant, key));
         let newest = all().filter(|e| e.ts <= instant).max_by(|a, b| a.order_key().cmp(&b.order_key()));
         newest.or_else(|| all().min_by(|a, b| a.order_key().cmp(&b.order_key())))
+    }
+
+    /// True if a row of this key sees the event at its instant, or would in a run that has more of what comes later.
+    fn sees(&self, event: &SecurityEvent, instant: Timestamp, key: &Map<String, Value>) -> bool {
+        let is_of_bucket = |column: &BucketColumn| {
+            let of_row = key.get(&self.key_names[column.key_position]).and_then(Value::as_str);
+            text_of(event, column.event_column).as_deref() == of_row
+        };
+        event.ts >= instant.plus_micros(-self.back_micros) && self.buckets.iter().all(is_of_bucket)
     }
 }
 

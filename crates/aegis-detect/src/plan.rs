@@ -118,6 +118,15 @@ impl RulePlan {
         result
     }
 
+    /// How far before its instant a row sees, in microseconds, by the rule's window: one that stands alone sees its instant.
+    pub(crate) const fn back_micros(&self, window_micros: i64) -> i64 {
+        match self.shape {
+            Shape::Stateless => 0,
+            Shape::Deferred => self.reach.back,
+            Shape::Sliding | Shape::Incremental | Shape::Stepped => window_micros,
+        }
+    }
+
     /// What the row patterns of the query had to give up since the last time. To be asked after each tick: their work counts from then on.
     pub(crate) fn overruns(&self) -> Overruns {
         self.report.take()

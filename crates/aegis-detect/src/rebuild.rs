@@ -36,7 +36,7 @@ impl RunningRule {
     /// False for an event that had left the rule's window, or that no rule is shown: a restart reads more than each rule needs, and what is stale
     /// must not take a quota from what is not.
     fn may_need(&self, event: &SecurityEvent, settled: &HashMap<TenantId, Timestamp>) -> bool {
-        let is_stale = |settled: &Timestamp| event.ts < settled.plus_micros(-self.window_micros());
+        let is_stale = |settled: &Timestamp| event.ts < self.settled_to(*settled).plus_micros(-self.window_micros());
         !is_ahead_of_time(event) && !settled.get(&event.tenant_id).is_some_and(is_stale)
     }
 

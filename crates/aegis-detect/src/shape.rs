@@ -20,6 +20,7 @@ pub(crate) const TENANT_OUT: &str = "__tenant";
 pub(crate) const INSTANT_OUT: &str = "__instant";
 
 const MICROS_PER_DAY: i64 = 86_400_000_000;
+const SHORTEST_MONTH: i64 = 28 * MICROS_PER_DAY;
 
 /// How a query is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -72,8 +73,8 @@ pub(crate) fn analyze(plan: &LogicalPlan, window_micros: i64) -> Result<Analysis
             for function in window.window_expr.iter().filter_map(window_function) {
                 let frame = &function.params.window_frame;
                 if frame.units == WindowFrameUnits::Range {
-                    longest_frame = longest_frame.max(before(&frame.start_bound).unwrap_or(0));
-                    let is_ahead = |bound: &WindowFrameBound| before(bound).is_some_and(|distance| distance < 0);
+                    longest_frame = longest_frame.max(at_least_before(&frame.start_bound).unwrap_or(0));
+                    let is_ahead = |bound: &WindowFrameBound| at_least_before(bound).is_some_and(|distance| distance < 0);
                     let ascends = function.params.order_by.first().is_some_and(|order| order.asc);
                     looks_ahead |= ascends && (is_ahead(&frame.start_bound) || is_ahead(&frame.end_bound));
                 }
@@ -201,6 +202,20 @@ fn before(bound: &WindowFrameBound) -> Option<i64> {
         WindowFrameBound::Preceding(interval) => micros_of(interval),
         WindowFrameBound::Following(interval) => micros_of(interval)?.checked_neg(),
     }
+}
+
+/// The same, where a month counts as the shortest one: it has no length of its own, and is longer than any window.
+fn at_least_before(bound: &WindowFrameBound) -> Option<i64> {
+    let months = |interval: &ScalarValue| match interval {
+        ScalarValue::IntervalMonthDayNano(Some(v)) if v.months != 0 => Some(i64::from(v.months).saturating_mul(SHORTEST_MONTH)),
+        ScalarValue::IntervalYearMonth(Some(months)) => Some(i64::from(*months).saturating_mul(SHORTEST_MONTH)),
+        _ => None,
+    };
+    before(bound).or_else(|| match bound {
+        WindowFrameBound::CurrentRow => None,
+        WindowFrameBound::Preceding(interval) => months(interval),
+        WindowFrameBound::Following(interval) => months(interval).map(i64::saturating_neg),
+    })
 }
 
 /// An interval in microseconds; None for anything else, months included.

@@ -42,6 +42,9 @@ struct LogTime {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct TenantTime {
     watermark: Option<Timestamp>,
+    /// The same without what is told where nothing is proved: never after it.
+    #[serde(default)]
+    proved_to: Option<Timestamp>,
     /// Edges, by what they proved.
     #[serde(default)]
     proved: Producers,
@@ -91,6 +94,11 @@ impl Watermarks {
         Some(self.tenants.get(tenant)?.watermark?.plus_micros(-lateness_micros))
     }
 
+    /// The same by what was proved alone.
+    pub(crate) fn proved_before(&self, tenant: &TenantId, lateness_micros: i64) -> Option<Timestamp> {
+        Some(self.tenants.get(tenant)?.proved_to?.plus_micros(-lateness_micros))
+    }
+
     /// The log has come to this time of the bus.
     pub(crate) fn pass(&mut self, bus_ts: Timestamp) {
         self.log.activity += pause_since(self.log.newest, bus_ts);
@@ -111,6 +119,11 @@ impl Watermarks {
         // Where all are silent, it is the log itself that tells the time.
         let told = slowest.or(self.log.newest);
         Some(time.watermark.max(told)?.plus_micros(-lateness_micros))
+    }
+
+    /// All of whom something came.
+    pub(crate) fn tenants(&self) -> impl Iterator<Item = &TenantId> {
+        self.tenants.keys()
     }
 
     /// When the bus stored the tenant's newest event.
@@ -168,6 +181,7 @@ impl TenantTime {
         (self.unheard, self.last_unheard) = (0, None);
         let ts = event.bus_ts.map_or(event.ts, |bus_ts| event.ts.min(bus_ts));
         if let Some(slowest) = self.proved.hear(event, ts, log_activity) {
+            self.proved_to = self.proved_to.max(Some(slowest));
             self.advance(slowest);
         }
     }

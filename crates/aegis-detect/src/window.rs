@@ -16,6 +16,8 @@ use crate::pipeline::Frames;
 #[derive(Debug, Default)]
 pub(crate) struct RuleState {
     pub(crate) tenants: HashMap<TenantId, TenantState>,
+    /// Of all tenants: it is asked for with every tick.
+    events: usize,
 }
 
 #[derive(Debug, Default)]
@@ -115,7 +117,8 @@ impl RuleState {
         if !self.tenants.contains_key(tenant) {
             self.tenants.insert(tenant.clone(), TenantState::default());
         }
-        let Some(state) = self.tenants.get_mut(tenant) else { return };
+        let Self { tenants, events: of_all } = self;
+        let Some(state) = tenants.get_mut(tenant) else { return };
         let mut events = events.into_iter().peekable();
         if !state.buckets.contains_key(bucket) {
             let is_full = state.events >= quotas.events_per_tenant
@@ -134,6 +137,7 @@ impl RuleState {
             let (events_before, bytes_before) = (entry.events().len(), entry.bytes);
             each(event, entry.keep(event, quotas));
             *count = *count + entry.events().len() - events_before;
+            *of_all = *of_all + entry.events().len() - events_before;
             *bytes = *bytes + entry.bytes - bytes_before;
         }
     }
@@ -279,6 +283,7 @@ impl RuleState {
             stays
         });
         state.events -= dropped;
+        self.events -= dropped;
         state.bytes -= bytes;
         state.keys = keys;
         state.key_bytes -= key_bytes;
@@ -295,8 +300,15 @@ impl RuleState {
         all
     }
 
-    pub(crate) fn event_count(&self) -> usize {
-        self.tenants.values().map(|t| t.events).sum()
+    pub(crate) const fn event_count(&self) -> usize {
+        self.events
+    }
+
+    /// Forgets all of a tenant.
+    pub(crate) fn forget(&mut self, tenant: &TenantId) {
+        if let Some(state) = self.tenants.remove(tenant) {
+            self.events -= state.events;
+        }
     }
 }
 
@@ -383,6 +395,8 @@ mod tests {
         assert_eq!(state.event_count(), 4);
         state.expire(&TenantId::new("a").unwrap(), Timestamp::from_micros(10_000_000));
         assert_eq!(state.event_count(), 1, "only the other tenant's event is left");
+        state.forget(&TenantId::new("b").unwrap());
+        assert_eq!((state.event_count(), state.tenants.len()), (0, 0));
     }
 
     #[test]

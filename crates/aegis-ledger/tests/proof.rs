@@ -193,3 +193,23 @@ async fn only_lanes_that_have_ended_are_forgotten() {
     assert_eq!(verifier.heads().len(), 1);
     assert!(verifier.heads().get(&third.lane_of(&acme)).is_some());
 }
+
+#[test]
+fn an_edge_that_opens_lane_after_lane_makes_its_own_be_forgotten_and_nobody_elses() {
+    let head = |second: i64| {
+        let ts = aegis_model::Timestamp::from_micros(START).plus_seconds(second);
+        json!({"seq": 1, "hash": "00", "ts": ts, "closed": false})
+    };
+    let mut lanes = serde_json::Map::new();
+    for quiet in ["acme.edge-1.00", "beta.loud.00"] {
+        lanes.insert(quiet.to_owned(), head(0));
+    }
+    for n in 0..3_000 {
+        lanes.insert(format!("acme.loud.{n:04}"), head(1 + n));
+    }
+    let mut heads: LaneHeads = serde_json::from_value(Value::Object(lanes)).unwrap();
+    heads.forget_idle(aegis_model::Timestamp::from_micros(0));
+    assert_eq!(heads.len(), 2 + 1_024);
+    let remembered = ["acme.edge-1.00", "beta.loud.00", "acme.loud.2999", "acme.loud.1976", "acme.loud.1975"];
+    assert_eq!(remembered.map(|lane| heads.get(lane).is_some()), [true, true, true, true, false]);
+}

@@ -3,9 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use aegis_detect::{Engine, EngineConfig, EventBatch, Quotas, RuleSet, Shape, TickOutput, alert_id, lint_file};
-use aegis_model::{Alert, Decision, EventId, EventKind, ManualClock, SecurityEvent, TenantId, Timestamp};
+use aegis_model::{Alert, Clock, Decision, EventId, EventKind, ManualClock, SecurityEvent, TenantId, Timestamp};
 use datafusion::arrow::array::{Array, AsArray};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::DataType;
@@ -331,6 +332,49 @@ fn nobody_is_contained_on_a_silence() {
 }
 
 #[test]
+fn nobody_is_contained_where_only_what_is_not_proved_moves_the_time() {
+    let text = rule_text(0, ABSENCE).replace("requires: any", "respond: [freeze_agent]");
+    let mut engine = engine_from([text], Quotas::default());
+    let mut alerts: Vec<Alert> = engine.tick(vec![call("a", "agent", Decision::Allow, 100, 100, 1)]).alerts;
+    // Its edge is cut off, and for more than an hour whoever reaches the bus writes under its name.
+    for second in (104..4_000i64).step_by(4) {
+        let proved = call("a", "agent", Decision::Deny, second, second, second.unsigned_abs().into());
+        alerts.extend(engine.tick(vec![SecurityEvent { verified: false, ..proved }]).alerts);
+    }
+    assert_eq!(alerts.iter().map(|alert| alert.event_ids[0].as_u128()).collect::<Vec<_>>(), [1], "it is told");
+    assert!(alerts[0].respond.is_empty() && alerts[0].fields.contains_key("not_contained"), "{:?}", alerts[0]);
+    // What is proved again contains again.
+    let mut proved = |second: i64, number: u128| {
+        engine.tick(vec![call("a", &format!("agent-{number}"), Decision::Allow, second, second, number)]).alerts
+    };
+    assert!(proved(4_000, 10_000).is_empty());
+    let again = proved(4_020, 10_001);
+    assert_eq!(again.iter().map(|alert| alert.respond.join(" ")).collect::<Vec<_>>(), ["freeze_agent"]);
+    assert!(!again[0].fields.contains_key("not_contained"));
+}
+
+#[test]
+fn nobody_is_contained_for_want_of_what_a_restart_lost() {
+    let text = rule_text(0, ABSENCE_AROUND).replace("requires: any", "respond: [freeze_agent]");
+    let mut first = engine_from([text.clone()], Quotas::default());
+    // The deny is within two seconds before the allow, which is no match.
+    let log = [call("a", "agent", Decision::Deny, 99, 99, 1), call("a", "agent", Decision::Allow, 100, 100, 2)];
+    assert!(told(&first.tick(log.to_vec())).is_empty());
+    let checkpoint = serde_json::to_string(&first.checkpoint()).unwrap();
+    let responses = |whole: bool, needed: &[SecurityEvent]| {
+        let mut second = engine_from([text.clone()], Quotas::default());
+        second.restore(serde_json::from_str(&checkpoint).unwrap(), needed.to_vec(), whole);
+        let mut alerts = second.tick(vec![call("a", "other", Decision::Allow, 117, 117, 3)]).alerts;
+        alerts.extend(second.tick(vec![call("a", "other", Decision::Deny, 140, 140, 4)]).alerts);
+        let response = |alert: &Alert| (alert.event_ids[0].as_u128(), alert.respond.join(" "));
+        alerts.iter().map(response).collect::<Vec<_>>()
+    };
+    let freeze = || "freeze_agent".to_owned();
+    assert_eq!(responses(true, &log), [(3, freeze())]);
+    assert_eq!(responses(false, &log[1..]), [(2, String::new()), (3, freeze())]);
+}
+
+#[test]
 fn deciding_costs_what_is_due_and_not_what_waits() {
     let mut engine = engine_of(&[ABSENCE], Quotas::default());
     let many = (1..=300).map(|n| call("a", &format!("agent-{n}"), Decision::Allow, 100, 100, n)).collect();
@@ -342,6 +386,94 @@ fn deciding_costs_what_is_due_and_not_what_waits() {
     engine.tick(vec![call("a", "last", Decision::Allow, 123, 123, 1001)]);
     engine.pass_time(at(124));
     assert_eq!(engine.stats()[0].evals, 1, "what is decided is not looked at again");
+}
+
+#[test]
+fn rows_that_look_far_are_decided_together() {
+    let query = ABSENCE.replace("'5' SECOND", "'320' SECOND");
+    let mut engine = engine_from([rule_text(0, &query).replace("window: 10s", "window: 320s")], Quotas::default());
+    let mut decided = Vec::new();
+    for (second, number) in (100..=1_100).step_by(5).zip(1..) {
+        let next = call("a", &format!("agent-{number}"), Decision::Allow, second, second, number);
+        decided.extend(told(&engine.tick(vec![next])));
+    }
+    // Of a sixteenth of 320 s at a time, up to 1,080 s: rows before 760 s.
+    decided.sort_unstable();
+    assert_eq!(decided, (1..=132).collect::<Vec<u128>>());
+    assert_eq!(engine.stats()[0].evals, 33, "a look for each new event looks at all that is waited for");
+    assert_eq!(told(&engine.finish()).len(), 201 - 132, "at the end all is decided");
+}
+
+#[test]
+fn rows_that_are_decided_together_are_told_once_over_a_restart_at_any_time() {
+    let query = ABSENCE.replace("'5' SECOND", "'160' SECOND");
+    let new_engine = || engine_from([rule_text(0, &query).replace("window: 10s", "window: 160s")], Quotas::default());
+    let event = |n: i64| {
+        let decision = if n % 40 == 13 { Decision::Deny } else { Decision::Allow };
+        call("a", &format!("agent-{}", n % 3), decision, 100 + 7 * n, 100 + 7 * n, n.unsigned_abs().into())
+    };
+    let log: Vec<SecurityEvent> = (1..=120).map(event).collect();
+    let follows = |row: &SecurityEvent, other: &SecurityEvent| {
+        let span = row.ts..=row.ts.plus_seconds(160);
+        other.decision == Some(Decision::Deny) && other.agent_id == row.agent_id && span.contains(&other.ts)
+    };
+    let rows = log.iter().filter(|row| row.decision == Some(Decision::Allow) && !log.iter().any(|other| follows(row, other)));
+    let expected: Vec<u128> = rows.map(|row| row.event_id.as_u128()).collect();
+    assert!((60..110).contains(&expected.len()), "{} of 120", expected.len());
+    for restart in (0..log.len()).step_by(5) {
+        let mut running = new_engine();
+        let mut decided = Vec::new();
+        for (place, next) in log.iter().enumerate() {
+            let output = running.tick(vec![next.clone()]);
+            assert!(output.late.is_empty() && output.retractions.is_empty());
+            decided.extend(told(&output));
+            if place == restart {
+                let checkpoint = serde_json::to_string(&running.checkpoint()).unwrap();
+                let taken = log[..=place].iter();
+                let needed = taken.filter(|e| running.horizon(&e.tenant_id).is_none_or(|horizon| e.ts >= horizon));
+                let needed: Vec<SecurityEvent> = needed.cloned().collect();
+                running = new_engine();
+                running.restore(serde_json::from_str(&checkpoint).unwrap(), needed, true);
+            }
+        }
+        decided.extend(told(&running.finish()));
+        decided.sort_unstable();
+        assert_eq!(decided, expected, "a restart after {restart} events");
+    }
+}
+
+/// By it, whatever is timed takes `step` microseconds.
+#[derive(Debug, Default)]
+struct SlowClock {
+    now: AtomicI64,
+    step: AtomicI64,
+}
+
+impl Clock for SlowClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_micros(START + self.now.fetch_add(self.step.load(Ordering::Relaxed), Ordering::Relaxed))
+    }
+}
+
+#[test]
+fn a_tenant_whose_rows_take_too_long_stops_the_rule_for_itself_alone() {
+    let clock = Arc::new(SlowClock::default());
+    let mut config = EngineConfig::new(clock.clone());
+    config.lateness_s = 6;
+    let rules = RuleSet::from_texts([("0/rule.sql".into(), rule_text(0, ABSENCE))]).unwrap();
+    let mut engine = Engine::new(rules, config);
+    engine.tick(vec![call("a", "agent", Decision::Allow, 100, 100, 1)]);
+    for second in (105..170).step_by(5) {
+        engine.pass_time(at(second));
+    }
+    engine.tick(vec![call("b", "agent", Decision::Allow, 166, 166, 2)]);
+    clock.step.store(11_000_000, Ordering::Relaxed);
+    assert_eq!(engine.pass_time(at(170)).quarantined.len(), 1);
+    clock.step.store(0, Ordering::Relaxed);
+    let stats = engine.stats().remove(0);
+    assert_eq!((stats.quarantined, stats.set_aside.into_keys().collect::<Vec<_>>()), (None, vec![TenantId::new("a").unwrap()]));
+    let later: Vec<u128> = (175..300).step_by(5).flat_map(|second| told(&engine.pass_time(at(second)))).collect();
+    assert_eq!(later, [2]);
 }
 
 #[test]

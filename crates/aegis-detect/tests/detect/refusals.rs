@@ -196,6 +196,21 @@ fn every_forbidden_thing_has_its_code_and_its_place() {
             At::Word("FOLLOWING"),
         ),
         (
+            // A month is longer than any window, and would be cut short the same way.
+            "",
+            "SELECT agent_id, event_id FROM events\n\
+             QUALIFY count(*) OVER (PARTITION BY agent_id ORDER BY ts RANGE BETWEEN CURRENT ROW AND INTERVAL '1' MONTH FOLLOWING) = 1",
+            RuleCode::RuleUnsupported,
+            At::Word("FOLLOWING"),
+        ),
+        (
+            "",
+            "SELECT agent_id, event_id FROM events\n\
+             QUALIFY count(*) OVER (PARTITION BY agent_id ORDER BY ts RANGE BETWEEN INTERVAL '1' MONTH PRECEDING AND CURRENT ROW) = 1",
+            RuleCode::RuleWindow,
+            At::Word("PRECEDING"),
+        ),
+        (
             "",
             "SELECT agent_id, event_id FROM events WHERE agent_id IN (SELECT agent_id FROM events WHERE decision = 'deny')\n\
              QUALIFY count(*) OVER (PARTITION BY agent_id ORDER BY ts RANGE BETWEEN CURRENT ROW AND INTERVAL '5' SECOND FOLLOWING) = 1",

@@ -70,3 +70,32 @@ fn nor_does_one_that_comes_later_or_before_all() {
         );
     }
 }
+
+/// What each alert lists, where the log comes so many events at a time.
+fn listed(query: &str, log: &[SecurityEvent], size: usize) -> Vec<Vec<u128>> {
+    let clock = Arc::new(ManualClock::new(Timestamp::from_micros(START)));
+    let mut engine = Engine::new(rules(query), EngineConfig::new(clock));
+    let mut alerts: Vec<Alert> = log.chunks(size).flat_map(|part| engine.tick(part.to_vec()).alerts).collect();
+    alerts.extend(engine.finish().alerts);
+    alerts.sort_by_key(|alert| alert.last_ts);
+    alerts.iter().map(|alert| alert.event_ids.iter().map(|id| id.as_u128()).collect()).collect()
+}
+
+#[test]
+fn what_a_row_names_but_does_not_see_is_no_evidence_however_the_log_is_cut() {
+    let about = |id: u128, event: SecurityEvent| SecurityEvent { ref_event_id: Some(uuid::Uuid::from_u128(id)), ..event };
+    let log = [
+        deny("edge-1", "other", 10, 1),
+        // Of another key, of its own, and of its own before the window.
+        about(1, deny("edge-1", "one", 20, 2)),
+        about(2, deny("edge-1", "one", 30, 3)),
+        about(2, deny("edge-1", "one", 100, 4)),
+    ];
+    let alone = "SELECT agent_id, make_array(ref_event_id, event_id) AS event_ids FROM events";
+    let sliding = "SELECT agent_id, make_array(ref_event_id, event_id) AS event_ids, count(*) OVER (PARTITION BY agent_id ORDER BY ts \
+                   RANGE BETWEEN INTERVAL '60' SECOND PRECEDING AND CURRENT ROW) AS n FROM events";
+    for size in 1..=log.len() {
+        assert_eq!(listed(alone, &log, size), [vec![1]], "{size} at a time");
+        assert_eq!(listed(sliding, &log, size), [vec![1], vec![2, 3]], "{size} at a time");
+    }
+}

@@ -474,6 +474,32 @@ async fn a_full_stream_of_episodes_stops_no_detection() {
 }
 
 #[tokio::test]
+async fn a_full_stream_into_which_no_time_goes_is_released_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let bound = StreamLimits { max_messages: 3, max_bytes: 1 << 20 };
+    let limits = EmbeddedLimits::default().with_stream(Stream::Ase, bound);
+    let mut line = Line::open_with(folder.path(), limits, Arc::new(SystemClock)).await;
+    let mut config = WorkerConfig::new(Arc::clone(&line.clock));
+    config.hold_ms = 60_000;
+    // Longer than the time from one record of time to the next.
+    config.checkpoint_ms = 1_500;
+    let bus: Arc<dyn Bus> = Arc::clone(&line.bus) as Arc<dyn Bus>;
+    let ring = KeyRing::new([line.key.verifying_key()]);
+    let worker = Worker::spawn(bus, ring, each_agent(), Arc::clone(&line.clock), config).unwrap();
+    let wires = line.seal_denies("acme", "prober", 3).await;
+    // A lane waits, the stream has room for nothing more, and only a checkpoint makes some.
+    let sent: Vec<Value> = wires.iter().filter(|wire| wire["seq"] != 2).cloned().collect();
+    assert_eq!(sent.len(), 3);
+    line.publish(&sent).await;
+    let start = Instant::now();
+    while worker.stats().checkpoints == 0 {
+        assert!(start.elapsed() < DEADLINE, "nothing is written down, and nothing released: {:?}", worker.stats());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    worker.stop().await;
+}
+
+#[tokio::test]
 async fn a_checkpoint_larger_than_a_message_is_written_and_gone_on_from() {
     let folder = tempfile::tempdir().unwrap();
     let line = Line::open(folder.path()).await;

@@ -24,6 +24,8 @@ struct Head {
 
 /// Missing ranges that a lane remembers. Past it the oldest is forgotten, and what still comes of it counts as seen before.
 const MAX_MISSING: usize = 64;
+/// Lanes of one tenant's edge that are remembered. It opens as many as it wants, and a checkpoint must have room for those of everybody.
+const MAX_LANES: usize = 1024;
 
 /// The heads of all lanes seen. Serializable, so that a checkpoint can hold it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,10 +68,28 @@ impl LaneHeads {
         self.0.get(lane).map(|head| (head.seq, head.hash.as_str()))
     }
 
-    /// Forgets lanes that have ended (closed, or succeeded by another lane) with a last receipt earlier than `before`. Bounds a
-    /// long-running consumer: every start of a producer makes new lanes. A lane that is only quiet is kept.
+    /// Forgets lanes that have ended (closed, or succeeded by another lane) with a last receipt earlier than `before`; and of one tenant's edge with
+    /// more than 1,024 those with the oldest last receipts. Bounds a long-running consumer: every start of a producer makes new lanes. A lane that is
+    /// only quiet is kept.
     pub fn forget_idle(&mut self, before: Timestamp) {
         self.0.retain(|_, head| head.ts >= before || !(head.closed || head.succeeded));
+        if self.0.len() <= MAX_LANES {
+            return;
+        }
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        for lane in self.0.keys() {
+            *counts.entry(edge_of(lane)).or_default() += 1;
+        }
+        let crowded = counts.into_iter().filter(|(_, lanes)| *lanes > MAX_LANES).map(|(edge, _)| edge.to_owned());
+        for edge in crowded.collect::<Vec<String>>() {
+            let own = self.0.iter().filter(|(lane, _)| edge_of(lane) == edge);
+            let mut by_age: Vec<(Timestamp, String)> = own.map(|(lane, head)| (head.ts, lane.clone())).collect();
+            by_age.sort_unstable();
+            by_age.truncate(by_age.len().saturating_sub(MAX_LANES));
+            for (_, lane) in by_age {
+                self.0.remove(&lane);
+            }
+        }
     }
 
     /// How `receipt` stands to its lane. Changes nothing.
@@ -150,4 +170,9 @@ impl LaneHeads {
         head.succeeded = false;
         head
     }
+}
+
+/// Tenant and edge of a lane: its id without the epoch.
+fn edge_of(lane: &str) -> &str {
+    lane.rsplit_once('.').map_or(lane, |(edge, _)| edge)
 }
