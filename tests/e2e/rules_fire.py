@@ -364,6 +364,27 @@ class Silence(WithRules):
         alert = self.alert("allowed-without-outcome", [hidden], agent_id=self.agent.id)
         self.assertEqual((alert["event_ids"], alert["mode"], alert["fields"]["outcomes"]), ([hidden], "log_only", 0))
 
+    def test_first_use_of_a_tool_fires(self):
+        known = self.allow()
+        wait_until("the call is there", lambda: any(event["event_id"] == known for event in self.events("authorize_decision", self.agent)))
+        self.move_clock(86_400 + 60)
+        # A token is good for a day.
+        again = self.tenant.post("/v1/agents/register", self.agent.registration, key=self.tenant.registrar).expect(200)
+        self.agent.token = again["agent_token"]
+        calls = []
+
+        def allowed():
+            # What reaches the edge only from time to time is stale for a moment after such a jump.
+            answer = self.agent.authorize(action="export_customers", parameters={"to": "report@example.org"})
+            calls.extend([answer["decision_id"]] if answer["decision"] == "allow" else [])
+            return calls
+
+        wait_until("an export is allowed again", allowed)
+        alert = self.alert("first-use-of-a-tool", calls, agent_id=self.agent.id, action="export_customers")
+        self.assertEqual((alert["event_ids"], alert["mode"]), (calls, "log_only"))
+        self.assertLess(alert["fields"]["agent_since"], alert["first_ts"])
+        self.assertEqual(len(alerts(self.tenant, "first-use-of-a-tool")), 1, "its first day says nothing, nor its second call")
+
 
 class Edges(unittest.TestCase):
     """What needs edges of their own."""

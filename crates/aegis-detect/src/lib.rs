@@ -32,6 +32,7 @@ mod ruleset;
 mod schema;
 mod shape;
 mod shelf;
+mod side;
 mod sliding;
 mod sql;
 pub mod testing;
