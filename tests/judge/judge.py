@@ -25,7 +25,7 @@ MOST_EVIDENCE = 64
 SIZES = [15, 40, 160]
 """Events of a history."""
 CANDIDATES = 150
-SIDE_COLUMNS = re.compile(r"\bfirst_seen_")
+SIDE_COLUMNS = re.compile(r"\b(first_seen|baseline)_")
 BOOLEANS = {"mutates_state", "contains_sensitive_data", "clock_suspect", "verified"}
 
 

@@ -39,7 +39,7 @@ impl Default for Quotas {
             bytes_per_tenant: 512 << 20,
             key_bytes_per_tenant: 64 << 20,
             matches_per_key: 2_000,
-            seen_bytes_per_tenant: 4 << 20,
+            seen_bytes_per_tenant: 16 << 20,
         }
     }
 }

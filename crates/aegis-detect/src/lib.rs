@@ -6,6 +6,7 @@
 
 mod alert;
 mod backtest;
+mod baseline;
 mod bucket;
 mod check;
 mod checkpoint;

@@ -39,6 +39,7 @@ shipped_rules![
     "label-against-source",
     "mass-external-send",
     "nonce-across-edges",
+    "rate-above-baseline",
     "read-sensitive-then-exfil",
     "receipt-chain-broken",
     "rejected-then-approved",

@@ -1,5 +1,5 @@
 //! Side tables: what is known of an agent from long before any window, as of each event. Of `first_seen` two columns of `events`: since when the agent
-//! is used, and since when it uses the event's tool and action.
+//! is used, and since when it uses the event's tool and action. Of `baseline` two more: how often it is used in a usual hour, and in how many it is.
 //! Promises that what stands there is a function of the events that are in time and proved, whatever the order in which they came; that no tenant has
 //! more than its quota, and no agent more than a part of that; and to say of which agents something else is now known than before.
 
@@ -7,11 +7,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use aegis_model::{Decision, EventKind, SecurityEvent, TenantId, Timestamp};
-use datafusion::arrow::array::{ArrayRef, TimestampMicrosecondBuilder};
+use datafusion::arrow::array::{ArrayRef, Int64Builder, TimestampMicrosecondBuilder};
 use datafusion::arrow::datatypes::{DataType, Field, TimeUnit};
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 
+use crate::baseline::{BYTES_OF_HOUR, Baseline, Hours, begin_of, hour_of};
 use crate::bucket::Quotas;
 use crate::output::Evidence;
 
@@ -31,39 +32,60 @@ const TIDY_STEP: i64 = DAY / 24;
 /// About what an agent, or an action of one, takes beside its texts, in bytes.
 const ENTRY: usize = 96;
 /// How the names of the columns begin; a word in a rule that begins so is meant to be one of them.
-const PREFIX: &str = "first_seen_";
+const PREFIXES: [&str; 2] = ["first_seen_", "baseline_"];
 
 /// A column of a side table, read as of an event.
 pub(crate) struct SideColumn {
     pub(crate) name: &'static str,
-    read: fn(&SideTables, &SecurityEvent) -> Option<Timestamp>,
+    read: Read,
+}
+
+enum Read {
+    Time(fn(&SideTables, &SecurityEvent) -> Option<Timestamp>),
+    Number(fn(&SideTables, &SecurityEvent) -> Option<i64>),
 }
 
 /// The columns, in the order in which they stand behind those of the contract.
-pub(crate) static SIDE_COLUMNS: [SideColumn; 2] = [
-    SideColumn { name: "first_seen_agent", read: SideTables::first_seen_agent },
-    SideColumn { name: "first_seen_agent_tool_action", read: SideTables::first_seen_agent_tool_action },
+pub(crate) static SIDE_COLUMNS: [SideColumn; 4] = [
+    SideColumn { name: "first_seen_agent", read: Read::Time(SideTables::first_seen_agent) },
+    SideColumn { name: "first_seen_agent_tool_action", read: Read::Time(SideTables::first_seen_agent_tool_action) },
+    SideColumn { name: "baseline_hourly_uses", read: Read::Number(|tables, event| Some(tables.baseline(event)?.uses)) },
+    SideColumn { name: "baseline_active_hours", read: Read::Number(|tables, event| Some(tables.baseline(event)?.hours)) },
 ];
 
 /// True for a word that is a column of a side table, or looks as if it were to be one.
 pub(crate) fn is_like_a_side_column(word: &str) -> bool {
-    word.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
+    let begins_as = |prefix: &&str| word.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+    PREFIXES.iter().any(|prefix| begins_as(prefix))
 }
 
 impl SideColumn {
     pub(crate) fn field(&self) -> Field {
-        Field::new(self.name, DataType::Timestamp(TimeUnit::Microsecond, Some(Arc::from("UTC"))), true)
+        let data_type = match self.read {
+            Read::Time(_) => DataType::Timestamp(TimeUnit::Microsecond, Some(Arc::from("UTC"))),
+            Read::Number(_) => DataType::Int64,
+        };
+        Field::new(self.name, data_type, true)
     }
 
     /// Its values for some events; without tables, none is known.
     pub(crate) fn build(&self, rows: &[Arc<SecurityEvent>], sides: Option<&Sides>) -> ArrayRef {
         let tables = sides.map(|sides| sides.read());
-        let mut builder = TimestampMicrosecondBuilder::with_capacity(rows.len()).with_timezone("UTC");
-        for event in rows {
-            let value = tables.as_ref().and_then(|tables| (self.read)(tables, event));
-            builder.append_option(value.map(Timestamp::as_micros));
+        match self.read {
+            Read::Time(read) => {
+                let mut builder = TimestampMicrosecondBuilder::with_capacity(rows.len()).with_timezone("UTC");
+                for event in rows {
+                    let value = tables.as_ref().and_then(|tables| read(tables, event));
+                    builder.append_option(value.map(Timestamp::as_micros));
+                }
+                Arc::new(builder.finish())
+            }
+            Read::Number(read) => {
+                let mut builder = Int64Builder::with_capacity(rows.len());
+                rows.iter().for_each(|event| builder.append_option(tables.as_ref().and_then(|tables| read(tables, event))));
+                Arc::new(builder.finish())
+            }
         }
-        Arc::new(builder.finish())
     }
 }
 
@@ -90,6 +112,7 @@ struct OfAgent {
     used: Spans,
     /// By tool and action.
     actions: HashMap<String, HashMap<String, Spans>>,
+    hours: Hours,
     bytes: usize,
 }
 
@@ -126,7 +149,7 @@ impl SideTables {
         let newest_before = tenant.newest;
         tenant.newest = newest_before.max(Some(at));
         let Some(used) = Use::of(event).filter(|_| is_use(event)) else { return };
-        let (changed, is_refused) = tenant.add(used, at, quotas);
+        let (changed, is_refused) = tenant.add(used, at, newest_before.unwrap_or(at), quotas);
         // Mostly an event is the newest, and there is none of whom it could change anything.
         if let Some(from) = changed.filter(|from| newest_before.is_some_and(|newest| *from <= newest)) {
             changes.note(&event.tenant_id, used.agent, from);
@@ -147,8 +170,10 @@ impl SideTables {
         let before = now.saturating_sub(PAUSE + LINGERS);
         let mut freed = 0;
         tenant.agents.retain(|_, agent| {
-            let OfAgent { used, actions, bytes } = agent;
-            let of_before = *bytes;
+            let OfAgent { used, actions, hours, bytes } = agent;
+            let (of_before, hours_before) = (*bytes, hours.len());
+            hours.forget(hour_of(now.saturating_sub(LINGERS)));
+            *bytes -= BYTES_OF_HOUR * (hours_before - hours.len());
             for (tool, of_tool) in actions.iter_mut() {
                 of_tool.retain(|action, spans| {
                     spans.forget(before);
@@ -167,6 +192,10 @@ impl SideTables {
 
     fn agent(&self, event: &SecurityEvent) -> Option<&OfAgent> {
         self.tenants.get(&event.tenant_id)?.agents.get(event.agent_id.as_deref()?)
+    }
+
+    fn baseline(&self, event: &SecurityEvent) -> Option<Baseline> {
+        self.agent(event)?.hours.baseline(hour_of(event.ts.as_micros()))
     }
 
     fn first_seen_agent(&self, event: &SecurityEvent) -> Option<Timestamp> {
@@ -225,8 +254,9 @@ fn bytes_of_action(tool: &str, action: &str) -> usize {
 }
 
 impl OfTenant {
-    /// Takes in a use. Answers from when on something else is said of the agent's events, if it is, and whether a quota refused it.
-    fn add(&mut self, used: Use<'_>, at: i64, quotas: Quotas) -> (Option<i64>, bool) {
+    /// Takes in a use, where events up to `newest` are there. Answers from when on something else is said of the agent's, if it is, and whether a
+    /// quota refused it.
+    fn add(&mut self, used: Use<'_>, at: i64, newest: i64, quotas: Quotas) -> (Option<i64>, bool) {
         let Use { agent, tool, action } = used;
         let known = self.agents.get(agent);
         let is_new_agent = known.is_none();
@@ -246,7 +276,12 @@ impl OfTenant {
         let Some(known) = self.agents.get_mut(agent) else { return (None, is_refused) };
         let of_agent = known.used.add(at);
         let of_action = known.actions.get_mut(tool).and_then(|actions| actions.get_mut(action)).and_then(|spans| spans.add(at));
-        (of_agent.into_iter().chain(of_action).min(), is_refused)
+        let hours_before = known.hours.len();
+        let of_hours = known.hours.add(hour_of(at), hour_of(newest)).map(begin_of);
+        let bytes = BYTES_OF_HOUR * known.hours.len().saturating_sub(hours_before);
+        known.bytes += bytes;
+        self.bytes += bytes;
+        (of_agent.into_iter().chain(of_action).chain(of_hours).min(), is_refused)
     }
 }
 
@@ -406,10 +441,52 @@ mod tests {
         assert!(most(&tables) <= 4000);
         let tenant = TenantId::new("t").unwrap();
         tables.forget(&tenant, Timestamp::from_micros(PAUSE));
-        assert!(refused(&mut tables, "new", 0, PAUSE), "a pause is not over before it is");
+        let known = tables.first_seen_agent(&used("t", "quiet", "action-00", PAUSE));
+        assert_eq!(known, Some(Timestamp::from_micros(100)), "a pause is not over before it is");
         tables.forget(&tenant, Timestamp::from_micros(101 + PAUSE + LINGERS));
         assert_eq!((most(&tables), tables.knows(&tenant)), (0, false), "all of it is given back");
         assert!(!refused(&mut tables, "new", 0, 2 * PAUSE));
+    }
+
+    #[test]
+    fn a_usual_hour_is_that_of_the_agents_own_uses_before_the_events_hour() {
+        let mut tables = SideTables::default();
+        let hour = |hour: i64| begin_of(hour);
+        for (at, uses) in [(hour(1), 3), (hour(2), 5), (hour(3) - 1, 1), (hour(3), 7)] {
+            for event in [used("t", "a", "read", at), used("t", "a", "write", at)] {
+                (0..uses).for_each(|_| drop(take(&mut tables, &event, Quotas::default())));
+            }
+        }
+        // None of these is a use of the agent.
+        let call = used("t", "a", "read", hour(2));
+        let denied = SecurityEvent { decision: Some(Decision::Deny), ..call.clone() };
+        for event in [
+            denied,
+            SecurityEvent { verified: false, ..call.clone() },
+            used("t", "b", "read", hour(2)),
+            used("o", "a", "read", hour(2)),
+        ] {
+            take(&mut tables, &event, Quotas::default());
+        }
+        let usual = |at: i64| tables.baseline(&used("t", "a", "other", at));
+        let both = |uses: i64, hours: i64| Some(Baseline { uses, hours });
+        assert_eq!([hour(1), hour(2), hour(3) - 1].map(usual), [None, both(6, 1), both(6, 1)]);
+        // Two hours, of 6 and 12: the least that half of them do not exceed.
+        assert_eq!([hour(3), hour(4) - 1].map(usual), [both(6, 2), both(6, 2)]);
+        assert_eq!(usual(hour(4)), both(12, 3));
+        let late = take(&mut tables, &used("t", "a", "read", hour(2) + 1), Quotas::default());
+        let changed: Vec<_> = late.agents().flat_map(|(_, agents)| agents.values().copied()).collect();
+        assert!(changed.is_empty(), "no hour's usual is another for it: {changed:?}");
+        let late = take(&mut tables, &used("t", "a", "read", hour(0)), Quotas::default());
+        let changed: Vec<_> = late.agents().flat_map(|(_, agents)| agents.values().copied()).collect();
+        assert_eq!(changed, [Timestamp::from_micros(hour(0))], "since when it is used is another");
+        let (bytes, tenant) = (tables.tenants[&call.tenant_id].bytes, call.tenant_id);
+        tables.forget(&tenant, Timestamp::from_micros(hour(4 + 168) + LINGERS));
+        assert_eq!(
+            tables.tenants[&tenant].bytes,
+            bytes - 5 * BYTES_OF_HOUR,
+            "hours that are over are given back: four of one agent, one of another"
+        );
     }
 
     #[test]

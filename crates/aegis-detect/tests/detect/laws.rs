@@ -11,7 +11,7 @@ use proptest::prelude::*;
 const START: i64 = 1_767_225_600_000_000;
 
 /// Rules of every shape, with windows that small logs fill.
-const RULES: [(&str, &str, &str); 16] = [
+const RULES: [(&str, &str, &str); 18] = [
     ("stateless", "", "SELECT agent_id, event_id FROM events WHERE decision = 'deny'"),
     (
         "sliding",
@@ -97,6 +97,14 @@ const RULES: [(&str, &str, &str); 16] = [
         "SELECT agent_id, event_id FROM events QUALIFY first_seen_agent_tool_action = ts AND count(*) FILTER (WHERE decision = 'deny') \
          OVER (PARTITION BY agent_id ORDER BY ts RANGE BETWEEN CURRENT ROW AND INTERVAL '1' SECOND FOLLOWING) = 0",
     ),
+    ("baseline", "", "SELECT agent_id, event_id FROM events WHERE decision = 'deny' AND baseline_hourly_uses >= 2"),
+    (
+        "baseline-sliding",
+        "suppress: 4s\n",
+        "SELECT agent_id, event_id, count(*) OVER w AS n, baseline_active_hours AS hours FROM events WHERE baseline_hourly_uses < 5 \
+         WINDOW w AS (PARTITION BY agent_id ORDER BY ts RANGE BETWEEN INTERVAL '3' SECOND PRECEDING AND CURRENT ROW) \
+         QUALIFY n >= baseline_hourly_uses",
+    ),
     // A use that comes late takes it away.
     ("never-used", "", "SELECT agent_id, event_id FROM events WHERE decision = 'deny' AND first_seen_agent_tool_action IS NULL"),
 ];
@@ -152,7 +160,8 @@ fn any_step() -> impl Strategy<Value = Step> {
 }
 
 fn log_of(steps: &[Step]) -> Vec<SecurityEvent> {
-    let mut second = 100;
+    // A few seconds before an hour ends.
+    let mut second = 3_590;
     let mut log: Vec<SecurityEvent> = Vec::new();
     for (index, step) in steps.iter().enumerate() {
         second += step.forward;

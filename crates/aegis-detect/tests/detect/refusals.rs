@@ -153,6 +153,12 @@ fn every_forbidden_thing_has_its_code_and_its_place() {
             At::Any,
         ),
         (
+            CONTAINS,
+            "SELECT agent_id, event_id FROM events WHERE baseline_hourly_uses < 10",
+            RuleCode::RuleScore,
+            At::Word("baseline_hourly_uses"),
+        ),
+        (
             "",
             "SELECT agent_id, event_id FROM events WHERE first_seen_agent_tool = ts",
             RuleCode::RuleSql,
@@ -442,6 +448,7 @@ fn what_is_allowed_loads_in_the_shape_that_fits() {
         // What a side table says of an event may change: it is kept.
         ("SELECT agent_id, event_id FROM events WHERE first_seen_agent = ts", Shape::Incremental),
         ("SELECT agent_id, event_id, first_seen_agent AS since FROM events", Shape::Incremental),
+        ("SELECT agent_id, event_id, baseline_active_hours AS hours FROM events", Shape::Incremental),
         (
             "SELECT agent_id, event_id FROM events QUALIFY count(*) OVER (PARTITION BY agent_id ORDER BY ts \
              RANGE BETWEEN INTERVAL '1' MINUTE PRECEDING AND CURRENT ROW) > 3",
