@@ -56,7 +56,7 @@ pub(crate) static SIDE_COLUMNS: [SideColumn; 4] = [
 /// True for a word that is a column of a side table, or looks as if it were to be one.
 pub(crate) fn is_like_a_side_column(word: &str) -> bool {
     let begins_as = |prefix: &&str| word.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
-    PREFIXES.iter().any(|prefix| begins_as(prefix))
+    PREFIXES.iter().any(begins_as)
 }
 
 impl SideColumn {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use aegis_detect::testing::run_rule_tests;
 use aegis_detect::{Backtest, Engine, EngineConfig, Explain, IMPAIRED_RULE, Quotas, RuleSet, TickOutput, alert_id};
-use aegis_model::{Alert, Clock, Decision, EventId, EventKind, ManualClock, SecurityEvent, TenantId, Timestamp};
+use aegis_model::{Alert, Clock, Decision, EventKind, ManualClock, SecurityEvent, TenantId, Timestamp};
 use proptest::prelude::*;
 use serde_json::{Map, Value};
 
@@ -59,13 +59,11 @@ fn call(agent: &str, action: &str, second: i64, bus: i64, number: u128) -> Secur
 struct Standing {
     alerts: BTreeSet<String>,
     impaired: Vec<Alert>,
-    late: BTreeSet<EventId>,
 }
 
 impl Standing {
     fn take(&mut self, output: TickOutput) {
         assert!(output.quarantined.is_empty(), "{:?}", output.quarantined);
-        self.late.extend(output.late);
         for alert in output.alerts {
             if alert.rule_id == IMPAIRED_RULE {
                 self.impaired.push(alert);
