@@ -364,6 +364,37 @@ class Silence(WithRules):
         alert = self.alert("allowed-without-outcome", [hidden], agent_id=self.agent.id)
         self.assertEqual((alert["event_ids"], alert["mode"], alert["fields"]["outcomes"]), ([hidden], "log_only", 0))
 
+    def test_first_use_of_a_tool_fires(self):
+        known = self.allow()
+        wait_until("the call is there", lambda: any(event["event_id"] == known for event in self.events("authorize_decision", self.agent)))
+        self.move_clock(86_400 + 60)
+        # A token is good for a day.
+        again = self.tenant.post("/v1/agents/register", self.agent.registration, key=self.tenant.registrar).expect(200)
+        self.agent.token = again["agent_token"]
+        calls = []
+
+        def allowed():
+            # What reaches the edge only from time to time is stale for a moment after such a jump.
+            answer = self.agent.authorize(action="read_card_number", mutates_state=False)
+            calls.extend([answer["decision_id"]] if answer["decision"] == "allow" else [])
+            return calls
+
+        wait_until("the read is allowed", allowed)
+        alert = self.alert("first-use-of-a-tool", calls, agent_id=self.agent.id, action="read_card_number")
+        self.assertEqual((alert["event_ids"], alert["mode"]), (calls, "log_only"))
+        self.assertLess(alert["fields"]["agent_since"], alert["first_ts"])
+        self.assertEqual(len(alerts(self.tenant, "first-use-of-a-tool")), 1, "its first day says nothing, nor its second call")
+
+    def test_rate_above_baseline_fires(self):
+        for _ in range(12):
+            self.assert_decided(self.agent.read(), "allow")
+            self.move_clock(3600)
+        last = [self.agent.read() for _ in range(60)][-1]
+        self.assert_decided(last, "allow")
+        alert = self.alert("rate-above-baseline", [last["decision_id"]], agent_id=self.agent.id)
+        self.assertEqual((alert["fields"]["calls"], alert["fields"]["usual"], alert["mode"]), (60, 1, "log_only"))
+        self.assertGreaterEqual(alert["fields"]["active_hours"], 12)
+
 
 class Edges(unittest.TestCase):
     """What needs edges of their own."""

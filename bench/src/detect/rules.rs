@@ -27,7 +27,7 @@ pub(crate) const FIRST: [&str; 10] = [
 const FRAMES: i64 = 4;
 const INTERVAL: &str = "INTERVAL '";
 /// Units of intervals, in seconds. Finer ones are left as they are.
-const UNITS: [(&str, i64); 3] = [(" SECOND", 1), (" MINUTE", 60), (" HOUR", 3600)];
+const UNITS: [(&str, i64); 4] = [(" SECOND", 1), (" MINUTE", 60), (" HOUR", 3600), (" DAY", 86_400)];
 
 /// The texts of some rules.
 #[derive(Debug, Serialize, Deserialize)]

@@ -13,6 +13,7 @@ use crate::engine::{Engine, EngineConfig, TickOutput};
 use crate::evaluate::RuleStats;
 use crate::impaired::IMPAIRED_RULE;
 use crate::ruleset::RuleSet;
+use crate::side::{HISTORY_S, Sides};
 
 /// Events of one tick.
 const TICK: usize = 2048;
@@ -134,11 +135,12 @@ impl Backtest {
         Self { engine, from, to, known_to, waiting: Vec::new(), events: 0, late: 0, gone: 0, standing, retracted }
     }
 
-    /// Since when events are needed: those before `from` fill the windows.
+    /// Since when events are needed: those before `from` fill the windows, and side tables, which look back much further.
     #[must_use]
     pub fn needs_from(rules: &RuleSet, clock: Arc<dyn Clock>, from: Timestamp) -> Timestamp {
         let longest = rules.rules().map(|rule| rule.header.window_s).max().unwrap_or(0);
-        from.plus_seconds(-(longest + EngineConfig::new(clock).lateness_s))
+        let remembered = if rules.reads_sides() { HISTORY_S } else { 0 };
+        from.plus_seconds(-(longest + EngineConfig::new(clock).lateness_s + remembered))
     }
 
     /// Up to when events are needed: those from `to` on decide what did not follow. Without a rule whose frames end after their row, `to`.
@@ -153,6 +155,11 @@ impl Backtest {
     /// Events from `to` on are not shown.
     pub(crate) fn know_to(&mut self, to: Timestamp) {
         self.known_to = self.known_to.min(to);
+    }
+
+    /// The side tables, as they are filled.
+    pub(crate) fn sides(&self) -> Sides {
+        Arc::clone(&self.engine.sides)
     }
 
     /// The next event, in the order in which the bus had them.

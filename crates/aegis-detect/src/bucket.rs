@@ -25,6 +25,8 @@ pub struct Quotas {
     pub key_bytes_per_tenant: usize,
     /// Matches kept of one key that a late event could still change; of more, the oldest stand as they are.
     pub matches_per_key: usize,
+    /// Bytes of a tenant's part of the side tables, whatever the rules; a quarter of them at most are of one agent.
+    pub seen_bytes_per_tenant: usize,
 }
 
 impl Default for Quotas {
@@ -37,6 +39,7 @@ impl Default for Quotas {
             bytes_per_tenant: 512 << 20,
             key_bytes_per_tenant: 64 << 20,
             matches_per_key: 2_000,
+            seen_bytes_per_tenant: 16 << 20,
         }
     }
 }
@@ -51,6 +54,10 @@ impl Quotas {
 
     pub(crate) fn key_bytes_per_agent(self) -> usize {
         (self.key_bytes_per_tenant / AGENTS_PART).max(1)
+    }
+
+    pub(crate) fn seen_bytes_per_agent(self) -> usize {
+        (self.seen_bytes_per_tenant / AGENTS_PART).max(1)
     }
 }
 

@@ -14,7 +14,8 @@ use datafusion::physical_expr::PhysicalExpr;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::schema::{EventBatch, column_index, column_name, schema_of};
+use crate::output::json_value;
+use crate::schema::{EventBatch, column_index, column_name, is_side, schema_of};
 
 /// One of the conditions that AND joins.
 pub(crate) struct Condition {
@@ -56,11 +57,14 @@ impl Condition {
         let results = results.as_boolean();
         let holds = (!results.is_empty() && results.is_valid(0)).then(|| results.value(0));
         let event = events.rows().first().and_then(|event| serde_json::to_value(&**event).ok()).unwrap_or_default();
-        let value = |column: &usize| {
+        let value = |(place, column): (usize, &usize)| -> Result<(String, Value)> {
             let name = column_name(*column);
-            (name.to_owned(), event.get(name).cloned().unwrap_or_default())
+            let is_known = is_side(*column) && input.num_rows() > 0;
+            let value = if is_known { json_value(input.column(place), 0)? } else { event.get(name).cloned().unwrap_or_default() };
+            Ok((name.to_owned(), value))
         };
-        Ok(Judged { condition: self.said.clone(), holds, values: self.columns.iter().map(value).collect() })
+        let values = self.columns.iter().enumerate().map(value).collect::<Result<Map<String, Value>>>()?;
+        Ok(Judged { condition: self.said.clone(), holds, values })
     }
 }
 

@@ -23,6 +23,7 @@ use crate::rule::Rule;
 use crate::ruleset::RuleSet;
 use crate::schema::EventBatch;
 use crate::shape::Shape;
+use crate::side::{Changes, SideTables, Sides};
 use crate::verify::is_ahead_of_time;
 use crate::watermark::Watermarks;
 use crate::window::{Quotas, SavedKeys};
@@ -107,6 +108,7 @@ pub struct Engine {
     pub(crate) looked: Option<Timestamp>,
     /// What was told of detection itself.
     impaired: Impaired,
+    pub(crate) sides: Sides,
     pub(crate) config: EngineConfig,
 }
 
@@ -120,6 +122,8 @@ pub struct EngineCheckpoint {
     /// One of before has none.
     #[serde(default)]
     impaired: Impaired,
+    #[serde(default)]
+    sides: SideTables,
 }
 
 /// After any window, and far from overflow.
@@ -135,10 +139,12 @@ impl Engine {
     pub fn new(rules: RuleSet, config: EngineConfig) -> Self {
         let running = rules.into_planned().filter(|(rule, _)| rule.header.mode != RuleMode::Disabled);
         let plan_of = |plan: RulePlan| if config.incremental { plan } else { plan.without_pipeline() };
-        let rules: Vec<RunningRule> = running.map(|(rule, plan)| RunningRule::new(rule, plan_of(plan))).collect();
+        let sides = Sides::default();
+        let rules: Vec<RunningRule> =
+            running.map(|(rule, plan)| RunningRule::new(rule, plan_of(plan), Arc::clone(&sides))).collect();
         let longest_micros = rules.iter().map(|running| running.window_micros() + running.step_micros()).max().unwrap_or(0);
         let (watermarks, impaired) = (Watermarks::default(), Impaired::default());
-        Self { rules, watermarks, settled: HashMap::new(), longest_micros, lost: HashMap::new(), looked: None, impaired, config }
+        Self { rules, watermarks, settled: HashMap::new(), longest_micros, lost: HashMap::new(), looked: None, impaired, sides, config }
     }
 
     /// Takes the next events of the stream, in stream order, and answers what follows from them.
@@ -146,6 +152,8 @@ impl Engine {
         let mut output = TickOutput::default();
         let mut in_time = Vec::with_capacity(events.len());
         let mut tenants = BTreeSet::new();
+        let (shared, mut changes) = (Arc::clone(&self.sides), Changes::default());
+        let mut sides = shared.write();
         for event in events {
             let is_in_time = self.watermarks.admit(&event, self.lateness_micros());
             if is_ahead_of_time(&event) {
@@ -153,11 +161,14 @@ impl Engine {
                 output.ahead += u64::from(event.lane.is_none() && event.kind.is_external());
             } else if is_in_time {
                 tenants.insert(event.tenant_id.clone());
+                sides.take(&event, self.config.quotas, &mut changes);
                 in_time.push(Arc::new(event));
             } else {
                 self.note_late(&event, &mut output);
             }
         }
+        drop(sides);
+        self.rules.iter_mut().for_each(|running| running.look_again(&changes));
         let due = tenants.into_iter().filter_map(|tenant| self.settles_at(&tenant).map(|final_before| (tenant, final_before)));
         let due: Vec<(TenantId, Timestamp)> = due.collect();
         let must = due.iter().map(|(tenant, _)| tenant.clone()).collect();
@@ -171,6 +182,7 @@ impl Engine {
         self.tell_impaired(batch.as_ref().map(|batch| batch.rows()).unwrap_or_default(), &mut output);
         for (tenant, final_before) in due {
             self.settle(&tenant, final_before, &mut output);
+            self.sides.write().forget(&tenant, final_before);
             self.settled.insert(tenant, final_before);
         }
         output
@@ -270,20 +282,26 @@ impl Engine {
         self.checkpoint_without(&BTreeSet::new())
     }
 
-    /// The same, where what was told of all tenants' keys is not more than so many bytes: what was told of those who have most is left out, and they
-    /// are told. After a restart an alert of theirs may be raised again, and nothing is taken back that was told before; no event is missed.
+    /// The same, where what was told of all tenants' keys, and what the side tables have, is not more than so many bytes: that of those who have most
+    /// is left out, and they are told. After a restart their agents are new to the side tables, an alert of theirs may be raised again, and nothing is
+    /// taken back that was told before; no event is missed.
     pub fn checkpoint_within(&mut self, most_bytes: usize) -> EngineCheckpoint {
         let left_out = self.heaviest_beyond(most_bytes);
+        let sides = self.sides.read();
         for running in &mut self.rules {
-            running.unwritten = left_out.iter().filter(|tenant| running.state.tenants.contains_key(*tenant)).cloned().collect();
+            let reads_sides = running.plan.reads_sides;
+            let has = |tenant: &&TenantId| running.state.tenants.contains_key(*tenant) || (reads_sides && sides.knows(tenant));
+            running.unwritten = left_out.iter().filter(has).cloned().collect();
         }
+        drop(sides);
         self.checkpoint_without(&left_out)
     }
 
     /// The tenants of whom most was told, so that of the others it is not more than so many bytes.
     fn heaviest_beyond(&self, most_bytes: usize) -> BTreeSet<TenantId> {
+        let sides = self.sides.read();
         let mut of_each: BTreeMap<&TenantId, usize> = BTreeMap::new();
-        for (tenant, bytes) in self.rules.iter().flat_map(|running| running.state.told_bytes()) {
+        for (tenant, bytes) in self.rules.iter().flat_map(|running| running.state.told_bytes()).chain(sides.bytes()) {
             *of_each.entry(tenant).or_default() += bytes;
         }
         let mut total: usize = of_each.values().sum();
@@ -303,7 +321,8 @@ impl Engine {
         let saved = |r: &RunningRule| (r.rule.header.id.clone(), (r.rule.hash.clone(), r.state.save_keys(left_out)));
         let rules = self.rules.iter().map(saved).collect();
         let settled = self.settled.iter().map(|(t, ts)| (t.clone(), *ts)).collect();
-        EngineCheckpoint { watermarks: self.watermarks.clone(), settled, rules, impaired: self.impaired.clone() }
+        let (impaired, sides) = (self.impaired.clone(), self.sides.read().without(left_out));
+        EngineCheckpoint { watermarks: self.watermarks.clone(), settled, rules, impaired, sides }
     }
 
     /// Goes on from a checkpoint. `events` are those that had been taken in time, from each tenant's `horizon` on, or more; where some of them
@@ -321,6 +340,7 @@ impl Engine {
         *lost = of_cut.filter_map(|tenant| Some((tenant.clone(), watermarks.bus_time(tenant)?))).collect();
         self.settled = checkpoint.settled.into_iter().collect();
         self.impaired = checkpoint.impaired;
+        *self.sides.write() = checkpoint.sides;
         let batch = Arc::new(EventBatch::new(events.into_iter().map(Arc::new).collect()));
         let mut saved = checkpoint.rules;
         let quotas = self.config.quotas;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use aegis_model::{Clock, SecurityEvent, TenantId, Timestamp};
 
+use crate::bucket::Bucket;
 use crate::episode::KeyState;
 use crate::error::DetectError;
 use crate::impaired::{Cause, Losses};
@@ -14,6 +15,7 @@ use crate::plan::{BucketColumn, RulePlan};
 use crate::rule::Rule;
 use crate::schema::EventBatch;
 use crate::shape::Shape;
+use crate::side::{Changes, Sides};
 use crate::window::{Kept, Quotas, RuleState, Touched};
 
 /// Counters of one rule, since it was loaded.
@@ -60,6 +62,8 @@ pub(crate) struct RunningRule {
     pub(crate) plan: RulePlan,
     pub(crate) state: RuleState,
     pub(crate) stats: RuleStats,
+    /// What all rules share.
+    pub(crate) sides: Sides,
     /// Events that matter to the rule, and that it has not looked at yet.
     waiting: Vec<Arc<SecurityEvent>>,
     /// Why tenants were set aside, since the engine asked last.
@@ -92,7 +96,7 @@ pub(crate) enum Must<'a> {
 pub(crate) type TouchedKeys = BTreeSet<(TenantId, String, String)>;
 
 impl RunningRule {
-    pub(crate) fn new(rule: Rule, plan: RulePlan) -> Self {
+    pub(crate) fn new(rule: Rule, plan: RulePlan, sides: Sides) -> Self {
         let stats = RuleStats {
             rule_id: rule.header.id.clone(),
             name: rule.header.name.clone(),
@@ -102,7 +106,7 @@ impl RunningRule {
         };
         let (waiting, due) = (Vec::new(), Timestamp::from_micros(i64::MIN));
         let (state, losses) = (RuleState::default(), Losses::default());
-        Self { rule, plan, state, stats, waiting, failures: Vec::new(), losses, unwritten: BTreeSet::new(), due }
+        Self { rule, plan, state, stats, sides, waiting, failures: Vec::new(), losses, unwritten: BTreeSet::new(), due }
     }
 
     pub(crate) fn window_micros(&self) -> i64 {
@@ -115,6 +119,27 @@ impl RunningRule {
         self.stats.relevant += relevant.len() as u64;
         self.waiting.extend(relevant);
         Ok(())
+    }
+
+    /// Of agents of whom a side table says something else than before, it is to look again at the events that it has.
+    pub(crate) fn look_again(&mut self, changes: &Changes) {
+        if !self.plan.reads_sides {
+            return;
+        }
+        self.stats.refused += changes.refused().len() as u64;
+        changes.refused().iter().for_each(|(tenant, at)| self.losses.note_at(tenant, Cause::QuotaFull, at));
+        for (tenant, agents) in changes.agents() {
+            let Some(state) = self.state.tenants.get(tenant) else { continue };
+            let Some(oldest) = agents.values().min().copied() else { continue };
+            let is_changed = |event: &Arc<SecurityEvent>| {
+                let from = event.agent_id.as_ref().and_then(|agent| agents.get(agent));
+                from.is_some_and(|from| *from <= event.ts)
+            };
+            for events in state.buckets.values().map(Bucket::events) {
+                let from = events.partition_point(|event| event.ts < oldest);
+                self.waiting.extend(events[from..].iter().filter(|event| is_changed(event)).cloned());
+            }
+        }
     }
 
     /// Those of the events that matter to the rule. Where that cannot be told of all, it is asked of each tenant's by themselves.
@@ -199,6 +224,7 @@ impl RunningRule {
     pub(crate) fn keep(&mut self, relevant: &[Arc<SecurityEvent>], quotas: Quotas) -> Touched {
         let mut touched = Touched::default();
         let mut lost = Vec::new();
+        let looks_again = self.plan.reads_sides;
         for (tenant, bucket, events) in by_bucket(relevant, &self.plan.buckets) {
             let (mut span, mut given_up, mut refused) = (None, 0, 0);
             let losses = &mut self.losses;
@@ -218,7 +244,8 @@ impl RunningRule {
                         losses.note(Cause::QuotaFull, event);
                     }
                 }
-                if matches!(kept, Kept::Added | Kept::AddedOverQuota(_)) {
+                let is_seen_again = looks_again && kept == Kept::Known;
+                if is_seen_again || matches!(kept, Kept::Added | Kept::AddedOverQuota(_)) {
                     let (oldest, newest) = span.unwrap_or((event.ts, event.ts));
                     span = Some((event.ts.min(oldest), event.ts.max(newest)));
                 }

@@ -18,6 +18,7 @@ use crate::rule::Rule;
 use crate::ruleset::RuleSet;
 use crate::schema::{EventBatch, column_name, text_of};
 use crate::shape::Shape;
+use crate::side::{HISTORY_S, Sides};
 use crate::verify::is_ahead_of_time;
 use crate::watermark::Watermarks;
 
@@ -66,7 +67,8 @@ impl Explain {
         let reach = self.window_micros() + self.lateness_micros;
         let newest = self.event.bus_ts.max(Some(self.event.ts)).unwrap_or(self.event.ts);
         let last = newest.plus_micros(reach).plus_micros(self.plan.reach.ahead + 1);
-        (self.event.ts.plus_micros(-reach).plus_seconds(-LOOK_BACK_S), last)
+        let remembered = if self.plan.reads_sides { HISTORY_S } else { 0 };
+        (self.event.ts.plus_micros(-reach).plus_seconds(-LOOK_BACK_S - remembered), last)
     }
 
     /// Events from `to` on are left out, though they may be there: what did not come before it is not known not to follow.
@@ -122,10 +124,11 @@ impl Explain {
         let is_deferred = plan.shape == Shape::Deferred;
         let ahead = plan.reach.ahead;
         let is_decided = |instant: Timestamp| !is_deferred || Some(instant.plus_micros(ahead)) < decided_before;
+        let sides = backtest.sides();
         let report = backtest.finish();
-        let alone = Arc::new(EventBatch::new(vec![Arc::clone(&event)]));
+        let alone = Arc::new(EventBatch::new(vec![Arc::clone(&event)]).beside(&sides));
         let conditions = plan.conditions().iter().map(|condition| condition.judge(&alone)).collect::<QueryResult<Vec<_>>>()?;
-        let passes = !plan.relevant(&alone)?.is_empty();
+        let passes = !plan.relevant(&alone)?.is_empty() && conditions.iter().all(|judged| judged.holds == Some(true));
         let is_seen = passes && !is_late && bucket_of(&event, &plan.buckets).is_some();
         let mut seen = if is_seen { beside } else { Vec::new() };
         seen.sort_by(|a, b| a.order_key().cmp(&b.order_key()));
@@ -134,7 +137,7 @@ impl Explain {
         let (mut rows, mut later) = (Vec::new(), None);
         // Beside a row further on not all is here that it looks at.
         let whole_to = event.ts.plus_micros(window_micros - ahead);
-        let found = matches_from(&rule, &plan, &event, &seen)?;
+        let found = matches_from(&rule, &plan, &sides, &event, &seen)?;
         for found in found.into_iter().filter(|one| is_decided(one.instant) && one.instant <= whole_to) {
             let is_evidence = found.evidence.iter().any(|evidence| evidence.event_id == event.event_id);
             let (instant, evidence) = (found.instant, found.evidence.len());
@@ -185,7 +188,13 @@ fn bucket_of(event: &SecurityEvent, columns: &[BucketColumn]) -> Option<String> 
 }
 
 /// The matches at the event's instant and after it, as far as they can have the event as evidence.
-fn matches_from(rule: &Rule, plan: &RulePlan, event: &SecurityEvent, seen: &[Arc<SecurityEvent>]) -> QueryResult<Vec<Match>> {
+fn matches_from(
+    rule: &Rule,
+    plan: &RulePlan,
+    sides: &Sides,
+    event: &SecurityEvent,
+    seen: &[Arc<SecurityEvent>],
+) -> QueryResult<Vec<Match>> {
     let window_micros = rule.header.window_s * 1_000_000;
     let mut found = Vec::new();
     if plan.shape == Shape::Stepped {
@@ -193,10 +202,10 @@ fn matches_from(rule: &Rule, plan: &RulePlan, event: &SecurityEvent, seen: &[Arc
         for instant in instants.into_iter().take(MOST_INSTANTS) {
             let oldest = instant.plus_micros(-window_micros);
             let slice = seen.iter().filter(|other| oldest <= other.ts && other.ts <= instant).cloned().collect();
-            run(rule, plan, slice, Some((event.tenant_id.clone(), instant)), &mut found)?;
+            run(rule, plan, sides, slice, Some((event.tenant_id.clone(), instant)), &mut found)?;
         }
     } else if !seen.is_empty() {
-        run(rule, plan, seen.to_vec(), None, &mut found)?;
+        run(rule, plan, sides, seen.to_vec(), None, &mut found)?;
     }
     let mut found: Vec<Match> = found.into_iter().map(|one| one.found).filter(|one| one.instant >= event.ts).collect();
     found.sort_by_key(|one| (one.instant, one.first().ts, one.first().event_id));
@@ -206,11 +215,12 @@ fn matches_from(rule: &Rule, plan: &RulePlan, event: &SecurityEvent, seen: &[Arc
 fn run(
     rule: &Rule,
     plan: &RulePlan,
+    sides: &Sides,
     rows: Vec<Arc<SecurityEvent>>,
     fixed: Option<(TenantId, Timestamp)>,
     found: &mut Vec<Found>,
 ) -> QueryResult<()> {
-    let seen = Arc::new(EventBatch::new(rows));
+    let seen = Arc::new(EventBatch::new(rows).beside(sides));
     let batches = plan.run(Arc::clone(&seen))?;
     // The work of its row patterns counts anew for each run.
     let _given_up = plan.overruns();

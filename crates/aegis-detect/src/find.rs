@@ -13,6 +13,7 @@ use crate::output::{Found, Reader};
 use crate::plan::RulePlan;
 use crate::rule::Rule;
 use crate::schema::EventBatch;
+use crate::side::Sides;
 use crate::window::{Quotas, Touched};
 use crate::windows::Origin;
 
@@ -134,7 +135,7 @@ impl RunningRule {
                     }
                     share -= slice.len();
                     left -= slice.len();
-                    match run_plan(&self.plan, &self.rule, &mut self.stats, slice, Some((tenant.clone(), instant))) {
+                    match run_plan(&self.plan, &self.rule, &mut self.stats, &self.sides, slice, Some((tenant.clone(), instant))) {
                         Ok(own) => found.extend(own),
                         Err(error) => {
                             self.set_aside(tenant, error, newest_of(relevant, tenant))?;
@@ -213,7 +214,7 @@ impl RunningRule {
         rows: Vec<Arc<SecurityEvent>>,
         fixed: Option<(TenantId, Timestamp)>,
     ) -> Result<Vec<Found>, DetectError> {
-        let found = run_plan(&self.plan, &self.rule, &mut self.stats, rows, fixed)?;
+        let found = run_plan(&self.plan, &self.rule, &mut self.stats, &self.sides, rows, fixed)?;
         self.stats.matches += found.len() as u64;
         Ok(found)
     }
@@ -223,7 +224,7 @@ impl RunningRule {
         &mut self,
         buckets: impl Iterator<Item = (&'a TenantId, &'a str, Timestamp)>,
     ) -> Result<Vec<Found>, DetectError> {
-        let Self { rule, plan, state, stats, .. } = self;
+        let Self { rule, plan, state, stats, sides, .. } = self;
         let Some(pipeline) = &plan.pipeline else { return Ok(Vec::new()) };
         let (mut events, mut frames, mut whose) = (Vec::new(), Vec::new(), Vec::new());
         for (tenant, bucket, oldest) in buckets {
@@ -247,7 +248,7 @@ impl RunningRule {
         for part in parts(&events, pipeline.events_of_a_run()) {
             stats.evals += 1;
             let origins = part.iter().map(|(origin, _)| *origin).collect();
-            let batch = EventBatch::new(part.iter().map(|(_, event)| Arc::clone(event)).collect());
+            let batch = EventBatch::new(part.iter().map(|(_, event)| Arc::clone(event)).collect()).beside(sides);
             ran = pipeline.run(&batch, origins, &mut frames).and_then(|(rows, origins)| {
                 if rows.num_rows() > 0 {
                     let (always, never) = (Timestamp::from_micros(i64::MIN), Timestamp::from_micros(i64::MAX));
@@ -295,12 +296,13 @@ fn run_plan(
     plan: &RulePlan,
     rule: &Rule,
     stats: &mut RuleStats,
+    sides: &Sides,
     rows: Vec<Arc<SecurityEvent>>,
     fixed: Option<(TenantId, Timestamp)>,
 ) -> Result<Vec<Found>, DetectError> {
     stats.evals += 1;
     let error = |source| DetectError::Query { rule: rule.header.id.clone(), source };
-    let seen = Arc::new(EventBatch::new(rows));
+    let seen = Arc::new(EventBatch::new(rows).beside(sides));
     let batches = plan.run(Arc::clone(&seen)).map_err(error)?;
     let mut found = Vec::new();
     if batches.iter().any(|b| b.num_rows() > 0) {

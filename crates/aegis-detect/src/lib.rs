@@ -6,6 +6,7 @@
 
 mod alert;
 mod backtest;
+mod baseline;
 mod bucket;
 mod check;
 mod checkpoint;
@@ -33,6 +34,7 @@ mod ruleset;
 mod schema;
 mod shape;
 mod shelf;
+mod side;
 mod sliding;
 mod sql;
 pub mod testing;

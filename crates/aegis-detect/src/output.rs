@@ -260,7 +260,7 @@ fn list_at(array: &ArrayRef, row: usize) -> Option<ArrayRef> {
 }
 
 /// A cell as JSON: text, number, truth, time (RFC 3339), list; whatever else there is as its text.
-fn json_value(array: &ArrayRef, row: usize) -> Result<Value> {
+pub(crate) fn json_value(array: &ArrayRef, row: usize) -> Result<Value> {
     if let Some(text) = text_at(array, row) {
         return Ok(Value::String(text.to_owned()));
     }

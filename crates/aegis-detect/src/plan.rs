@@ -14,7 +14,7 @@ use datafusion::error::Result;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SessionState, SessionStateBuilder, TaskContext};
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{LogicalPlan, lit};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::{ExecutionPlan, collect, displayable};
@@ -70,6 +70,8 @@ pub(crate) struct RulePlan {
     pub(crate) buckets: Vec<BucketColumn>,
     /// Of an incremental query.
     pub(crate) pipeline: Option<Pipeline>,
+    /// True if it reads a column of a side table.
+    pub(crate) reads_sides: bool,
     physical: Arc<dyn ExecutionPlan>,
     slot: Slot,
     task: Arc<TaskContext>,
@@ -156,13 +158,20 @@ impl RulePlan {
 
 fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
     let sql = SqlText::read(&rule.text)?;
-    let view = if rule.header.contains() { View::WithoutScore } else { View::Full };
+    let view = if rule.header.contains() {
+        View::WithoutScore
+    } else if sql.asks_side_tables() {
+        View::WithSides
+    } else {
+        View::Full
+    };
     let slot = Slot::new();
     let explain = |error| sql.explain(&error);
     let report = Report::default();
     let state = session(&slot, view, &report).map_err(explain)?;
 
-    let written = sql.plan(&state, &rule.text)?;
+    let refused = |error| if rule.header.contains() { sql.without_sides(error) } else { error };
+    let written = sql.plan(&state, &rule.text).map_err(refused)?;
     check_plan(&written, &sql)?;
     check_output(&written, rule, &sql)?;
     reachable::check_words(&written, &sql)?;
@@ -174,7 +183,7 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
     };
     let analyzed = shape::total_order(analyzed).map_err(explain)?;
     let window_micros = rule.header.window_s * 1_000_000;
-    let analysis = shape::analyze(&analyzed, window_micros).map_err(explain)?;
+    let mut analysis = shape::analyze(&analyzed, window_micros).map_err(explain)?;
     if analysis.longest_frame > window_micros {
         let seconds = analysis.longest_frame / 1_000_000;
         let message = format!("a window frame reaches back {seconds} s, the header's window is {} s", rule.header.window_s);
@@ -190,6 +199,11 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
     };
     let optimized = aegis_sql::optimize(&state, &carried).map_err(explain)?;
     reachable::check_conditions(&analyzed, &optimized, &sql)?;
+    let reads_sides = shape::reads_sides(&optimized).map_err(explain)?;
+    if reads_sides && analysis.shape == Shape::Stateless {
+        // What a side table says of an event may change: it is kept until it cannot any more.
+        analysis.shape = Shape::Sliding;
+    }
     let physical = aegis_sql::physical(&state, &optimized).map_err(explain)?;
     check_physical(physical.as_ref(), &sql)?;
 
@@ -211,7 +225,8 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
     }
     let shape = if pipeline.is_some() { Shape::Incremental } else { analysis.shape };
     let reach = if shape == Shape::Deferred { analysis.reach.unwrap_or_default() } else { Reach::default() };
-    Ok(RulePlan { shape, reach, output, buckets, pipeline, physical, slot, task: state.task_ctx(), prefilter, report })
+    let task = state.task_ctx();
+    Ok(RulePlan { shape, reach, output, buckets, pipeline, reads_sides, physical, slot, task, prefilter, report })
 }
 
 /// Refuses a frame that goes to a time after its row where the row could not wait for it: it would be cut short, and a rule about what did not
@@ -259,12 +274,14 @@ fn check_physical(plan: &dyn ExecutionPlan, sql: &SqlText) -> Result<(), RuleErr
 
 fn make_prefilter(state: &SessionState, optimized: &LogicalPlan) -> Result<Option<Prefilter>> {
     let Some(expr) = shape::prefilter(optimized)? else { return Ok(None) };
-    let mut columns: Vec<usize> = expr.column_refs().iter().filter_map(|c| column_index(&c.name)).collect();
-    columns.sort_unstable();
-    let schema = schema_of(&columns);
     let few = ["kind", "decision"].into_iter();
     let values = few.filter_map(|name| Some((column_index(name)?, shape::passing(&expr, name)?))).collect();
     let conditions = Condition::split(state, &expr)?;
+    // An event that a side table keeps out today may be let in tomorrow.
+    let expr = shape::lasting(&expr).unwrap_or_else(|| lit(true));
+    let mut columns: Vec<usize> = expr.column_refs().iter().filter_map(|c| column_index(&c.name)).collect();
+    columns.sort_unstable();
+    let schema = schema_of(&columns);
     let expr = aegis_sql::physical_expr(state, expr, &DFSchema::try_from(Arc::clone(&schema))?)?;
     Ok(Some(Prefilter { conditions, values, expr, columns, schema }))
 }

@@ -34,10 +34,12 @@ shipped_rules![
     "deny-spray",
     "deny-storm",
     "executed-unauthorized",
+    "first-use-of-a-tool",
     "freeze-evasion",
     "label-against-source",
     "mass-external-send",
     "nonce-across-edges",
+    "rate-above-baseline",
     "read-sensitive-then-exfil",
     "receipt-chain-broken",
     "rejected-then-approved",
@@ -143,6 +145,11 @@ impl RuleSet {
     /// The furthest that a frame of a rule ends after its row, in microseconds.
     pub(crate) fn reaches_ahead(&self) -> i64 {
         self.rules.iter().map(|(_, plan)| plan.reach.ahead).max().unwrap_or(0)
+    }
+
+    /// True if a rule reads a column of a side table.
+    pub(crate) fn reads_sides(&self) -> bool {
+        self.rules.iter().any(|(_, plan)| plan.reads_sides)
     }
 
     /// Makes disabled rules run: their tests count too.

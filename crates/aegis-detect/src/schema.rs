@@ -1,4 +1,5 @@
-//! The table `events` (CONTRACTS §5) as Arrow columns, and the way from events to columns.
+//! The table `events` (CONTRACTS §5) as Arrow columns, and the way from events to columns. Behind those of the contract stand those of the side
+//! tables, for the rules that name one.
 //! Promises the names and types of the contract, and that a column is built only when a query reads it, once per batch.
 
 use std::collections::BTreeSet;
@@ -9,8 +10,10 @@ use datafusion::arrow::array::{
     ArrayRef, BooleanBuilder, Int32Builder, Int64Builder, ListBuilder, RecordBatch, RecordBatchOptions, StringBuilder,
     TimestampMicrosecondBuilder,
 };
-use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
 use datafusion::arrow::error::ArrowError;
+
+use crate::side::{SIDE_COLUMNS, Sides};
 
 /// The only table a rule may read.
 pub const TABLE: &str = "events";
@@ -93,8 +96,10 @@ static COLUMNS: [Column; 42] = [
 /// Which of the table's columns exist for a rule; in the order of the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum View {
-    /// All of them.
+    /// All those of the contract.
     Full,
+    /// Those of the side tables too: what a rule sees that names one of them, so that `SELECT *` of the others is what it was.
+    WithSides,
     /// Without the score: what a rule that contains may see.
     WithoutScore,
 }
@@ -102,12 +107,16 @@ pub(crate) enum View {
 impl View {
     /// The columns of this view, as indices into the full table.
     pub(crate) fn columns(self) -> Vec<usize> {
-        let kept = |index: &usize| self == Self::Full || COLUMNS[*index].name != SCORE_COLUMN;
-        (0..COLUMNS.len()).filter(kept).collect()
+        let kept = |index: &usize| match self {
+            Self::Full => !is_side(*index),
+            Self::WithSides => true,
+            Self::WithoutScore => !is_side(*index) && column_name(*index) != SCORE_COLUMN,
+        };
+        (0..COLUMNS.len() + SIDE_COLUMNS.len()).filter(kept).collect()
     }
 }
 
-/// Arrow schema of the table `events`.
+/// Arrow schema of the table `events`, without the columns of side tables.
 #[must_use]
 pub fn events_schema() -> SchemaRef {
     static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
@@ -119,17 +128,26 @@ pub fn events_schema() -> SchemaRef {
 
 /// The schema of some of the table's columns.
 pub(crate) fn schema_of(columns: &[usize]) -> SchemaRef {
-    let all = events_schema();
-    Arc::new(Schema::new(columns.iter().map(|i| Arc::clone(&all.fields()[*i])).collect::<Vec<_>>()))
+    static FIELDS: LazyLock<Vec<FieldRef>> = LazyLock::new(|| {
+        let of_sides = SIDE_COLUMNS.iter().map(|column| Arc::new(column.field()));
+        events_schema().fields().iter().cloned().chain(of_sides).collect()
+    });
+    Arc::new(Schema::new(columns.iter().map(|i| Arc::clone(&FIELDS[*i])).collect::<Vec<_>>()))
 }
 
 /// The place of a column in the table.
 pub(crate) fn column_index(name: &str) -> Option<usize> {
-    COLUMNS.iter().position(|c| c.name == name)
+    let of_sides = || SIDE_COLUMNS.iter().position(|c| c.name == name).map(|place| COLUMNS.len() + place);
+    COLUMNS.iter().position(|c| c.name == name).or_else(of_sides)
+}
+
+/// True for a column of a side table: what stands there of an event may change while the event is in a window.
+pub(crate) fn is_side(column: usize) -> bool {
+    column >= COLUMNS.len()
 }
 
 pub(crate) fn column_name(column: usize) -> &'static str {
-    COLUMNS[column].name
+    if is_side(column) { SIDE_COLUMNS[column - COLUMNS.len()].name } else { COLUMNS[column].name }
 }
 
 /// The value of a text column as text; None where it is null; ids in their usual form. Other columns have no text.
@@ -214,15 +232,22 @@ pub struct EventBatch {
     columns: Vec<OnceLock<ArrayRef>>,
     /// Of columns with few values: the different ones.
     values: Vec<OnceLock<Vec<String>>>,
+    /// What the columns of side tables are read from.
+    sides: Option<Sides>,
 }
 
 impl EventBatch {
     /// A batch over these events, in this order.
     #[must_use]
     pub fn new(rows: Vec<Arc<SecurityEvent>>) -> Self {
-        let columns = (0..COLUMNS.len()).map(|_| OnceLock::new()).collect();
+        let columns = (0..COLUMNS.len() + SIDE_COLUMNS.len()).map(|_| OnceLock::new()).collect();
         let values = (0..COLUMNS.len()).map(|_| OnceLock::new()).collect();
-        Self { rows, columns, values }
+        Self { rows, columns, values, sides: None }
+    }
+
+    /// The same beside side tables, as they are when a column of theirs is first read.
+    pub(crate) fn beside(self, sides: &Sides) -> Self {
+        Self { sides: Some(Arc::clone(sides)), ..self }
     }
 
     /// The events.
@@ -231,7 +256,7 @@ impl EventBatch {
         &self.rows
     }
 
-    /// The whole table.
+    /// The whole table of the contract.
     pub fn to_record_batch(&self) -> Result<RecordBatch, ArrowError> {
         let columns: Vec<usize> = (0..COLUMNS.len()).collect();
         self.select(&columns, events_schema())
@@ -258,7 +283,10 @@ impl EventBatch {
     }
 
     fn column(&self, index: usize) -> &ArrayRef {
-        self.columns[index].get_or_init(|| COLUMNS[index].build(&self.rows))
+        self.columns[index].get_or_init(|| match COLUMNS.get(index) {
+            Some(column) => column.build(&self.rows),
+            None => SIDE_COLUMNS[index - COLUMNS.len()].build(&self.rows, self.sides.as_ref()),
+        })
     }
 }
 
@@ -298,8 +326,18 @@ mod tests {
 
     #[test]
     fn a_containing_rule_has_no_score_column() {
-        let names: Vec<_> = View::WithoutScore.columns().into_iter().map(|i| COLUMNS[i].name).collect();
+        let names: Vec<_> = View::WithoutScore.columns().into_iter().map(column_name).collect();
         assert!(!names.contains(&SCORE_COLUMN));
         assert_eq!(names.len() + 1, COLUMNS.len());
+    }
+
+    #[test]
+    fn only_a_rule_that_names_a_column_of_a_side_table_has_them() {
+        let has = |view: View| view.columns().into_iter().filter(|column| is_side(*column)).count();
+        assert_eq!([View::Full, View::WithoutScore, View::WithSides].map(has), [0, 0, SIDE_COLUMNS.len()]);
+        for column in View::WithSides.columns() {
+            assert_eq!(column_index(column_name(column)), Some(column));
+            assert_eq!(schema_of(&[column]).field(0).name(), column_name(column));
+        }
     }
 }

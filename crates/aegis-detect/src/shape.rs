@@ -14,6 +14,7 @@ use datafusion::logical_expr::{
 };
 
 use crate::check::{base_column, event_order, row_pattern};
+use crate::schema::{column_index, is_side};
 
 /// Output columns that the planner adds for the engine.
 pub(crate) const TENANT_OUT: &str = "__tenant";
@@ -369,6 +370,37 @@ pub(crate) fn passing(condition: &Expr, column: &str) -> Option<BTreeSet<String>
 pub(crate) fn text(expr: &Expr) -> Option<String> {
     match expr {
         Expr::Literal(ScalarValue::Utf8(text) | ScalarValue::LargeUtf8(text) | ScalarValue::Utf8View(text), _) => text.clone(),
+        _ => None,
+    }
+}
+
+/// True if the query reads a column of a side table.
+pub(crate) fn reads_sides(optimized: &LogicalPlan) -> Result<bool> {
+    let mut reads = false;
+    optimized.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node {
+            reads |= scan.projected_schema.fields().iter().any(|field| is_of_side(field.name()));
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(reads)
+}
+
+fn is_of_side(name: &str) -> bool {
+    column_index(name).is_some_and(is_side)
+}
+
+/// What is left of a condition without what it asks side tables: weaker, and always the same of an event. None: nothing.
+pub(crate) fn lasting(condition: &Expr) -> Option<Expr> {
+    if !condition.column_refs().iter().any(|column| is_of_side(&column.name)) {
+        return Some(condition.clone());
+    }
+    match condition {
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::And, right }) => match (lasting(left), lasting(right)) {
+            (Some(left), Some(right)) => Some(left.and(right)),
+            (left, right) => left.or(right),
+        },
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Or, right }) => Some(lasting(left)?.or(lasting(right)?)),
         _ => None,
     }
 }

@@ -11,6 +11,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 
 use crate::error::{Place, RuleCode, RuleError};
 use crate::schema::SCORE_COLUMN;
+use crate::side::{SIDE_COLUMNS, is_like_a_side_column};
 
 /// A rule's text with its words.
 #[derive(Debug)]
@@ -42,6 +43,20 @@ impl SqlText {
         let word = self.tokens.iter().position(is_word).unwrap_or(0);
         let found = self.tokens[word..].iter().find(is_text).or_else(|| self.tokens.iter().find(is_text))?;
         Some(Place { line: found.span.start.line, column: found.span.start.column })
+    }
+
+    /// True if a word is a column of a side table, or looks as if it were to be one.
+    pub(crate) fn asks_side_tables(&self) -> bool {
+        self.tokens.iter().any(|t| matches!(&t.token, Token::Word(word) if is_like_a_side_column(&word.value)))
+    }
+
+    /// The refusal of a rule that contains, where the column that it lacks is one of a side table.
+    pub(crate) fn without_sides(&self, error: RuleError) -> RuleError {
+        let column = SIDE_COLUMNS.iter().find(|column| named(&error.message) == Some(column.name));
+        match column {
+            Some(column) if error.code == RuleCode::RuleSql => side_error(column.name).at(self.place_of(column.name)),
+            _ => error,
+        }
     }
 
     /// Where the query begins: the first token that is neither white space nor a comment.
@@ -99,9 +114,7 @@ impl SqlText {
         if let (Some(line), Some(Ok(column))) = (line, column.map(|c| c.parse())) {
             return Some(Place { line, column });
         }
-        let named = message.split("named ").nth(1)?.split([' ', ',']).next()?;
-        let word = named.trim_matches(|c| c == '"' || c == '\'' || c == '.').rsplit('.').next()?;
-        self.place_of(word.trim_matches('"')).or_else(|| self.start())
+        self.place_of(named(message)?).or_else(|| self.start())
     }
 }
 
@@ -113,6 +126,18 @@ pub(crate) fn table_error(name: &str) -> RuleError {
 pub(crate) fn score_error() -> RuleError {
     let error = RuleError::new(RuleCode::RuleScore, format!("a rule that contains may not use `{SCORE_COLUMN}`"));
     error.hint("containment is decided by trust, mutation, risk tier and resource; a score is for display only")
+}
+
+fn side_error(column: &str) -> RuleError {
+    let error = RuleError::new(RuleCode::RuleScore, format!("a rule that contains may not use `{column}`"));
+    error.hint("what a side table says depends on how far back the log is known, and nobody is contained on that")
+}
+
+/// The column that a message says is not there.
+fn named(message: &str) -> Option<&str> {
+    let named = message.split("named ").nth(1)?.split([' ', ',']).next()?;
+    let word = named.trim_matches(|c| c == '"' || c == '\'' || c == '.').rsplit('.').next()?;
+    Some(word.trim_matches('"'))
 }
 
 fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {

@@ -14,7 +14,7 @@ use crate::engine::{Engine, EngineConfig};
 use crate::error::{Place, RuleCode, RuleError, RuleErrors};
 use crate::impaired::IMPAIRED_RULE;
 use crate::ruleset::{RuleSet, rule_folders};
-use crate::schema::events_schema;
+use crate::schema::{column_index, events_schema, is_side};
 
 /// Time zero of every test: 2026-01-01T00:00:00Z.
 const START: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
@@ -299,7 +299,9 @@ fn build_event(
     let offset = offset.ok_or("`at` must be a time since the start of the test: a whole number and ms, s, m or h")?;
     let schema = events_schema();
     if let Some(unknown) = columns.keys().find(|name| schema.field_with_name(name).is_err()) {
-        return Err(format!("`{unknown}` is no column of events"));
+        let is_computed = column_index(unknown).is_some_and(is_side);
+        let what = if is_computed { "is told from the events before, and cannot be set" } else { "is no column of events" };
+        return Err(format!("`{unknown}` {what}"));
     }
     let mut default = |name: &str, value: Value| {
         columns.entry(name.to_owned()).or_insert(value);

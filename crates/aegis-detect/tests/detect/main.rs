@@ -4,6 +4,7 @@
 mod apart;
 mod deferred;
 mod explain;
+mod first_seen;
 mod impaired;
 mod incremental;
 mod laws;

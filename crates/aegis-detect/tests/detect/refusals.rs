@@ -142,6 +142,36 @@ fn every_forbidden_thing_has_its_code_and_its_place() {
         (CONTAINS, "SELECT agent_id, event_id FROM events WHERE risk_score > 90", RuleCode::RuleScore, At::Word("risk_score")),
         (
             CONTAINS,
+            "SELECT agent_id, event_id FROM events WHERE first_seen_agent_tool_action = ts",
+            RuleCode::RuleScore,
+            At::Word("first_seen_agent_tool_action"),
+        ),
+        (
+            CONTAINS,
+            "SELECT agent_id, event_id FROM (SELECT *, ts - first_seen_agent AS age FROM events) WHERE age > INTERVAL '1' DAY",
+            RuleCode::RuleScore,
+            At::Any,
+        ),
+        (
+            CONTAINS,
+            "SELECT agent_id, event_id FROM events WHERE baseline_hourly_uses < 10",
+            RuleCode::RuleScore,
+            At::Word("baseline_hourly_uses"),
+        ),
+        (
+            "",
+            "SELECT agent_id, event_id FROM events WHERE first_seen_agent_tool = ts",
+            RuleCode::RuleSql,
+            At::Word("first_seen_agent_tool"),
+        ),
+        (
+            "",
+            "SELECT agent_id, event_id FROM (SELECT agent_id, event_id FROM events) WHERE first_seen_agent IS NULL",
+            RuleCode::RuleSql,
+            At::Word("first_seen_agent"),
+        ),
+        (
+            CONTAINS,
             "SELECT agent_id, event_id FROM (SELECT *, risk_score * 2 AS s FROM events) WHERE s > 90",
             RuleCode::RuleScore,
             At::Any,
@@ -430,6 +460,10 @@ fn what_is_allowed_loads_in_the_shape_that_fits() {
         ("SELECT agent_id, event_id FROM events WHERE risk_score > 90", Shape::Stateless),
         ("SELECT * FROM events", Shape::Stateless),
         ("SELECT agent_id, event_id FROM events e ORDER BY ts", Shape::Stateless),
+        // What a side table says of an event may change: it is kept.
+        ("SELECT agent_id, event_id FROM events WHERE first_seen_agent = ts", Shape::Incremental),
+        ("SELECT agent_id, event_id, first_seen_agent AS since FROM events", Shape::Incremental),
+        ("SELECT agent_id, event_id, baseline_active_hours AS hours FROM events", Shape::Incremental),
         (
             "SELECT agent_id, event_id FROM events QUALIFY count(*) OVER (PARTITION BY agent_id ORDER BY ts \
              RANGE BETWEEN INTERVAL '1' MINUTE PRECEDING AND CURRENT ROW) > 3",
@@ -543,6 +577,14 @@ fn two_rules_with_one_id_are_refused() {
     let text = rule("", "SELECT agent_id, event_id FROM events");
     let errors = RuleSet::from_texts([("a/rule.sql".into(), text.clone()), ("b/rule.sql".into(), text)]).unwrap_err();
     assert!(errors.0.iter().all(|e| e.code == RuleCode::RuleDuplicate), "{errors}");
+}
+
+#[test]
+fn a_word_that_is_almost_a_column_of_a_side_table_is_told_from_the_columns_that_there_are() {
+    let error = refused("", "SELECT agent_id, event_id FROM events WHERE first_seen_agnt = ts");
+    assert!(error.message.contains("first_seen_agent"), "{error}");
+    let error = refused("", "SELECT agent_id, event_id FROM events WHERE agnt = 'x'");
+    assert!(!error.message.contains("first_seen_agent"), "{error}");
 }
 
 #[test]

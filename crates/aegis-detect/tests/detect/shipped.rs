@@ -69,7 +69,14 @@ fn the_rules_in_the_binary_are_those_in_the_folder() {
 }
 
 /// Rules that only tell until a person makes them active: they would contain somebody, or what is right depends on the tenant.
-const LOGGED_FIRST: [&str; 4] = ["allowed-without-outcome", "denial-of-wallet", "mass-external-send", "runaway"];
+const LOGGED_FIRST: [&str; 6] = [
+    "allowed-without-outcome",
+    "denial-of-wallet",
+    "first-use-of-a-tool",
+    "mass-external-send",
+    "rate-above-baseline",
+    "runaway",
+];
 
 #[test]
 fn every_shipped_rule_has_a_runbook_and_is_active_or_logged_first() {

@@ -74,6 +74,22 @@ impl Line {
             event.reason = Some("denied".into());
             self.ledger.submit(Draft::new(event, Phase::Decision)).await.unwrap();
         }
+        self.to_ship().await
+    }
+
+    /// Seals allowed calls of an agent, one of each action, and answers what the ledger wants shipped.
+    async fn seal_calls(&mut self, tenant: &str, agent: &str, actions: &[&str]) -> Vec<Value> {
+        for action in actions {
+            let tenant = TenantId::new(tenant).unwrap();
+            let mut event = SecurityEvent::new(tenant, "edge-1", "edge", EventKind::AuthorizeDecision, self.clock.now());
+            (event.agent_id, event.tool, event.action) = (Some(agent.into()), Some("crm".into()), Some((*action).into()));
+            (event.decision, event.mutates_state) = (Some(Decision::Allow), Some(true));
+            self.ledger.submit(Draft::new(event, Phase::Decision)).await.unwrap();
+        }
+        self.to_ship().await
+    }
+
+    async fn to_ship(&mut self) -> Vec<Value> {
         let items = self.ledger.read_outbox(self.read, 1000).await.unwrap();
         self.read = items.last().map_or(self.read, |i| i.row);
         items.iter().map(|i| serde_json::from_str(&i.sealed.wire).unwrap()).collect()
@@ -190,6 +206,33 @@ async fn what_did_not_follow_is_told_though_nothing_else_comes() {
     assert!(told > 0 && line.bus.last_seq(Stream::Ase).await.unwrap() == events + told);
     assert_eq!(worker.stats().malformed, 0);
     worker.stop().await;
+}
+
+/// The shipped rule for the first use of an action, alone.
+fn first_use() -> RuleSet {
+    let text = include_str!("../../../../rules/first-use-of-a-tool/rule.sql");
+    RuleSet::from_texts([("first-use-of-a-tool/rule.sql".into(), text.to_owned())]).unwrap()
+}
+
+#[tokio::test]
+async fn what_was_used_before_is_known_after_a_restart_however_long_ago() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::new(Timestamp::from_micros(1_767_225_600_000_000)));
+    let mut line = Line::open_with(folder.path(), EmbeddedLimits::default(), clock.clone()).await;
+    let worker = line.worker_of(first_use(), 0, None);
+    let wires = line.seal_calls("acme", "clerk", &["read", "pay"]).await;
+    line.publish(&wires).await;
+    line.caught_up(&worker).await;
+    worker.stop().await;
+    // A day later those calls are in no window any more: what is known of them is in the checkpoint.
+    clock.advance_seconds(25 * 3600);
+    let worker = line.worker_of(first_use(), 0, None);
+    let wires = line.seal_calls("acme", "clerk", &["pay", "refund"]).await;
+    line.publish(&wires).await;
+    line.caught_up(&worker).await;
+    worker.stop().await;
+    let alerts = line.alerts(1).await;
+    assert_eq!((alerts[0].rule_name.as_str(), &alerts[0].key["action"]), ("first-use-of-a-tool", &Value::from("refund")));
 }
 
 /// An observation of the outside, at this time.
