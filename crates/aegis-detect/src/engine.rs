@@ -111,7 +111,7 @@ pub struct Engine {
 pub struct EngineCheckpoint {
     watermarks: Watermarks,
     settled: BTreeMap<TenantId, Timestamp>,
-    /// By rule id: the rule's hash and its keys.
+    /// By rule id, of a tenant's own rule behind the tenant's: the rule's hash and its keys.
     rules: BTreeMap<String, (String, SavedKeys)>,
     /// One of before has none.
     #[serde(default)]
@@ -129,9 +129,9 @@ impl Engine {
     /// An engine without state. Disabled rules are left out.
     #[must_use]
     pub fn new(rules: RuleSet, config: EngineConfig) -> Self {
-        let running = rules.into_planned().filter(|(rule, _)| rule.header.mode != RuleMode::Disabled);
+        let running = rules.into_planned().filter(|(rule, ..)| rule.header.mode != RuleMode::Disabled);
         let plan_of = |plan: RulePlan| if config.incremental { plan } else { plan.without_pipeline() };
-        let rules = running.map(|(rule, plan)| RunningRule::new(rule, plan_of(plan))).collect();
+        let rules = running.map(|(rule, plan, scope)| RunningRule::new(rule, plan_of(plan), scope)).collect();
         let (watermarks, impaired) = (Watermarks::default(), Impaired::default());
         Self { rules, watermarks, settled: HashMap::new(), looked: None, impaired, config }
     }
@@ -256,7 +256,8 @@ impl Engine {
     /// Events of the tenant older than this are needed for no match that can still change. None: all may be.
     #[must_use]
     pub fn horizon(&self, tenant: &TenantId) -> Option<Timestamp> {
-        let longest = self.rules.iter().map(RunningRule::window_micros).max().unwrap_or(0);
+        let of_tenant = self.rules.iter().filter(|running| running.scope.covers(tenant));
+        let longest = of_tenant.map(RunningRule::window_micros).max().unwrap_or(0);
         Some(self.settled.get(tenant)?.plus_micros(-longest))
     }
 
@@ -296,7 +297,7 @@ impl Engine {
 
     fn checkpoint_without(&self, left_out: &BTreeSet<TenantId>) -> EngineCheckpoint {
         debug_assert!(!self.is_behind());
-        let saved = |r: &RunningRule| (r.rule.header.id.clone(), (r.rule.hash.clone(), r.state.save_keys(left_out)));
+        let saved = |r: &RunningRule| (r.saved_as(), (r.rule.hash.clone(), r.state.save_keys(left_out)));
         let rules = self.rules.iter().map(saved).collect();
         let settled = self.settled.iter().map(|(t, ts)| (t.clone(), *ts)).collect();
         EngineCheckpoint { watermarks: self.watermarks.clone(), settled, rules, impaired: self.impaired.clone() }
@@ -318,7 +319,7 @@ impl Engine {
         let mut saved = checkpoint.rules;
         let quotas = self.config.quotas;
         for running in &mut self.rules {
-            let told = saved.remove(&running.rule.header.id).filter(|(hash, _)| *hash == running.rule.hash);
+            let told = saved.remove(&running.saved_as()).filter(|(hash, _)| *hash == running.rule.hash);
             let rebuilt = guarded(running, |running| match told {
                 Some((_, told)) => running.rebuild(&batch, told, &self.settled, is_cut, quotas),
                 None => running.keep_only(&batch, &self.settled, quotas),

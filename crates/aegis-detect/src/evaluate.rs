@@ -13,6 +13,7 @@ use crate::output::{Found, write_bucket};
 use crate::plan::{BucketColumn, RulePlan};
 use crate::rule::Rule;
 use crate::schema::EventBatch;
+use crate::scope::Scope;
 use crate::shape::Shape;
 use crate::window::{Kept, Quotas, RuleState, Touched};
 
@@ -22,6 +23,8 @@ pub struct RuleStats {
     pub rule_id: String,
     pub name: String,
     pub severity: String,
+    /// The tenant whose own rule it is; none for one that every tenant has.
+    pub tenant: Option<TenantId>,
     pub shape: Option<Shape>,
     /// How often the query was run.
     pub evals: u64,
@@ -58,6 +61,7 @@ pub struct RuleStats {
 pub(crate) struct RunningRule {
     pub(crate) rule: Rule,
     pub(crate) plan: RulePlan,
+    pub(crate) scope: Scope,
     pub(crate) state: RuleState,
     pub(crate) stats: RuleStats,
     /// Events that matter to the rule, and that it has not looked at yet.
@@ -92,17 +96,24 @@ pub(crate) enum Must<'a> {
 pub(crate) type TouchedKeys = BTreeSet<(TenantId, String, String)>;
 
 impl RunningRule {
-    pub(crate) fn new(rule: Rule, plan: RulePlan) -> Self {
+    pub(crate) fn new(rule: Rule, plan: RulePlan, scope: Scope) -> Self {
         let stats = RuleStats {
             rule_id: rule.header.id.clone(),
             name: rule.header.name.clone(),
             severity: rule.header.severity.to_string(),
+            tenant: scope.owner().cloned(),
             shape: Some(plan.shape),
             ..RuleStats::default()
         };
         let (waiting, due) = (Vec::new(), Timestamp::from_micros(i64::MIN));
         let (state, losses) = (RuleState::default(), Losses::default());
-        Self { rule, plan, state, stats, waiting, failures: Vec::new(), losses, unwritten: BTreeSet::new(), due }
+        Self { rule, plan, scope, state, stats, waiting, failures: Vec::new(), losses, unwritten: BTreeSet::new(), due }
+    }
+
+    /// Its name in a checkpoint: a tenant's own rule may have the id of one that every tenant has.
+    pub(crate) fn saved_as(&self) -> String {
+        let id = &self.rule.header.id;
+        self.scope.owner().map_or_else(|| id.clone(), |tenant| format!("{tenant}/{id}"))
     }
 
     pub(crate) fn window_micros(&self) -> i64 {
@@ -119,11 +130,12 @@ impl RunningRule {
 
     /// Those of the events that matter to the rule. Where that cannot be told of all, it is asked of each tenant's by themselves.
     pub(crate) fn relevant(&mut self, batch: &Arc<EventBatch>) -> Result<Vec<Arc<SecurityEvent>>, DetectError> {
-        let mut relevant = match self.plan.relevant(batch) {
+        let Some(shown) = self.scope.of(batch) else { return Ok(Vec::new()) };
+        let mut relevant = match self.plan.relevant(&shown) {
             Ok(relevant) => relevant,
             Err(_) => {
                 let mut relevant = Vec::new();
-                for (tenant, events) in by_tenant(batch.rows()) {
+                for (tenant, events) in by_tenant(shown.rows()) {
                     let newest = events.last().cloned();
                     match self.plan.relevant(&Arc::new(EventBatch::new(events))) {
                         Ok(own) => relevant.extend(own),
@@ -281,7 +293,8 @@ impl RunningRule {
     /// Why the rule does not look at a tenant's events any more, if it does not; and whether what it told of them is in no checkpoint.
     pub(crate) fn impaired_for(&self, tenant: &TenantId) -> impl Iterator<Item = Cause> + use<> {
         let set_aside = self.stats.set_aside.contains_key(tenant).then_some(Cause::SetAside);
-        let stopped = if self.stats.quarantined.is_some() { Some(Cause::Quarantined) } else { set_aside };
+        let is_quarantined = self.stats.quarantined.is_some() && self.scope.covers(tenant);
+        let stopped = if is_quarantined { Some(Cause::Quarantined) } else { set_aside };
         stopped.into_iter().chain(self.unwritten.contains(tenant).then_some(Cause::Unwritten))
     }
 

@@ -30,6 +30,7 @@ mod rebuild;
 mod rule;
 mod ruleset;
 mod schema;
+mod scope;
 mod shape;
 mod shelf;
 mod sliding;

@@ -1,14 +1,16 @@
 //! Sets of rules: the shipped ones, compiled into the binary, and those of a folder. A set loads whole or not at all.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
+use aegis_model::TenantId;
 use serde::Serialize;
 
 use crate::error::{RuleCode, RuleError, RuleErrors};
 use crate::impaired::{IMPAIRED_NAME, IMPAIRED_RULE};
 use crate::plan::RulePlan;
-use crate::rule::Rule;
+use crate::rule::{Header, Rule};
+use crate::scope::Scope;
 use crate::shape::Shape;
 
 macro_rules! shipped_rules {
@@ -55,7 +57,10 @@ shipped_rules![
 /// Rules that were checked and planned, ready for an engine.
 #[derive(Debug, Default)]
 pub struct RuleSet {
+    /// Those that every tenant has.
     rules: Vec<(Rule, RulePlan)>,
+    /// Those that tenants have of their own, each for its tenant alone, and there in place of the one of its id.
+    own: Vec<(TenantId, Rule, RulePlan)>,
 }
 
 impl RuleSet {
@@ -120,15 +125,45 @@ impl RuleSet {
             }
             rules.push((rule, plan));
         }
-        if errors.is_empty() { Ok(Self { rules }) } else { Err(RuleErrors(errors)) }
+        if errors.is_empty() { Ok(Self { rules, own: Vec::new() }) } else { Err(RuleErrors(errors)) }
     }
 
-    /// The rules, in the order they were loaded.
+    /// Adds a tenant's own rule, in place of what that tenant has under the same id. Where it is refused, nothing changes.
+    pub fn add_own(&mut self, tenant: &TenantId, text: &str) -> Result<(), RuleError> {
+        let (rule, plan) = self.load_own(text, &own_file(tenant))?;
+        let of_tenant = || self.own.iter().filter(|(owner, ..)| owner == tenant).map(|(_, other, _)| other);
+        if of_tenant().any(|other| other.header.name == rule.header.name && other.header.id != rule.header.id) {
+            return Err(name_taken(&rule));
+        }
+        self.own.retain(|(owner, other, _)| owner != tenant || other.header.id != rule.header.id);
+        self.own.push((tenant.clone(), rule, plan));
+        Ok(())
+    }
+
+    /// Checks a rule that is to be a tenant's own beside those that every tenant has. `file` is only named in errors.
+    pub fn lint_own(&self, text: &str, file: &Path) -> Result<LintReport, RuleError> {
+        let (rule, plan) = self.load_own(text, file)?;
+        Ok(report_of(rule, &plan))
+    }
+
+    fn load_own(&self, text: &str, file: &Path) -> Result<(Rule, RulePlan), RuleError> {
+        let rule = Rule::parse(text, file)?;
+        let plan = RulePlan::load(&rule)?;
+        let Header { id, name, .. } = &rule.header;
+        let others = self.rules.iter().map(|(other, _)| (other.header.id.as_str(), other.header.name.as_str()));
+        let is_taken = others.chain([(IMPAIRED_RULE, IMPAIRED_NAME)]).any(|(other, of_other)| of_other == name && other != id);
+        if is_taken || id == IMPAIRED_RULE {
+            return Err(name_taken(&rule));
+        }
+        Ok((rule, plan))
+    }
+
+    /// The rules that every tenant has, in the order they were loaded.
     pub fn rules(&self) -> impl Iterator<Item = &Rule> {
         self.rules.iter().map(|(rule, _)| rule)
     }
 
-    /// Number of rules.
+    /// Number of rules that every tenant has.
     #[must_use]
     pub fn len(&self) -> usize {
         self.rules.len()
@@ -154,9 +189,29 @@ impl RuleSet {
         }
     }
 
-    pub(crate) fn into_planned(self) -> impl Iterator<Item = (Rule, RulePlan)> {
-        self.rules.into_iter()
+    /// The rules, each with whom it is for.
+    pub(crate) fn into_planned(self) -> impl Iterator<Item = (Rule, RulePlan, Scope)> {
+        let mut replaced: HashMap<String, BTreeSet<TenantId>> = HashMap::new();
+        for (tenant, rule, _) in &self.own {
+            replaced.entry(rule.header.id.clone()).or_default().insert(tenant.clone());
+        }
+        let common = self.rules.into_iter().map(move |(rule, plan)| {
+            let others = replaced.remove(&rule.header.id).unwrap_or_default();
+            (rule, plan, Scope::AllBut(others))
+        });
+        common.chain(self.own.into_iter().map(|(tenant, rule, plan)| (rule, plan, Scope::Only(tenant))))
     }
+}
+
+/// What a tenant's rule is called where it has no file.
+fn own_file(tenant: &TenantId) -> PathBuf {
+    PathBuf::from(format!("the rules of tenant {tenant}"))
+}
+
+fn name_taken(rule: &Rule) -> RuleError {
+    let Header { id, name, .. } = &rule.header;
+    let message = format!("id `{id}` or name `{name}` is also that of another rule");
+    RuleError::new(RuleCode::RuleDuplicate, message).at(rule.header_place("name")).in_file(&rule.file)
 }
 
 /// What lint says about a rule that is in order.
@@ -184,8 +239,12 @@ pub fn lint_shipped() -> Vec<(PathBuf, Result<LintReport, RuleError>)> {
 fn lint_text(text: &str, path: &Path) -> Result<LintReport, RuleError> {
     let rule = Rule::parse(text, path)?;
     let plan = RulePlan::load(&rule)?;
+    Ok(report_of(rule, &plan))
+}
+
+fn report_of(rule: Rule, plan: &RulePlan) -> LintReport {
     let split_by = plan.buckets.iter().map(|b| rule.header.key[b.key_position].clone()).collect();
-    Ok(LintReport { shape: plan.shape, split_by, plan: plan.display(), rule })
+    LintReport { shape: plan.shape, split_by, plan: plan.display(), rule }
 }
 
 /// The sub-folders that hold a rule, sorted by name.
