@@ -25,6 +25,7 @@ use crate::fleet::Fleet;
 use crate::labels::Labels;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
+use crate::rules::RuleTrials;
 use crate::{archive, callbacks, expiry, feed, fleet, labels, materialise, outbox};
 
 /// Limits and times of control. The defaults suit one machine.
@@ -58,6 +59,8 @@ pub struct ControlConfig {
     pub ships_again: HashMap<String, Arc<dyn AskForMissing>>,
     /// The key that an edge gets when it enrols, to MAC trust tokens with; None: no edge can enrol.
     pub edge_trust_key: Option<TrustTokenKey>,
+    /// Who tries rules before they may stand; None: no rule can be changed.
+    pub rule_trials: Option<Arc<dyn RuleTrials>>,
 }
 
 impl Default for ControlConfig {
@@ -77,6 +80,7 @@ impl Default for ControlConfig {
             keepers: HashMap::new(),
             ships_again: HashMap::new(),
             edge_trust_key: None,
+            rule_trials: None,
         }
     }
 }
@@ -166,6 +170,8 @@ pub struct Control {
     pub(crate) registry_turn: tokio::sync::Mutex<()>,
     /// Serialises what people do with approvals, so that a receipt says what the vote led to.
     pub(crate) approval_turn: tokio::sync::Mutex<()>,
+    /// Held while a rule is tried.
+    pub(crate) rule_turn: tokio::sync::Mutex<()>,
     pub(crate) archive_ok: AtomicBool,
     pub(crate) approvals_ok: AtomicBool,
     stop: watch::Sender<bool>,
@@ -222,6 +228,7 @@ impl Control {
             callback_queued: Notify::new(),
             registry_turn: tokio::sync::Mutex::new(()),
             approval_turn: tokio::sync::Mutex::new(()),
+            rule_turn: tokio::sync::Mutex::new(()),
             archive_ok: AtomicBool::new(false),
             approvals_ok: AtomicBool::new(false),
             stop,

@@ -54,7 +54,7 @@ pub use explain::Explain;
 pub use explanation::{Explanation, JoinedAlert, MatchedRow};
 pub use impaired::{IMPAIRED_NAME, IMPAIRED_RULE, IMPAIRED_SEVERITY};
 pub use rule::{Change, HEADER_SCHEMA, Header, Requires, Response, Rule};
-pub use ruleset::{LintReport, RuleSet, lint_file, lint_shipped};
+pub use ruleset::{CommonRules, LintReport, RuleSet, lint_file, lint_shipped};
 pub use schema::{EventBatch, SCORE_COLUMN, TABLE, events_schema};
 pub use shape::Shape;
 pub use verify::{ChainBreak, Stage, VerifyStage, chain_broken_event, is_ahead_of_time};

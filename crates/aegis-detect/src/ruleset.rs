@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
-use aegis_model::TenantId;
+use aegis_model::{RuleMode, TenantId};
 use serde::Serialize;
 
 use crate::error::{RuleCode, RuleError, RuleErrors};
@@ -130,9 +130,9 @@ impl RuleSet {
 
     /// Adds a tenant's own rule, in place of what that tenant has under the same id. Where it is refused, nothing changes.
     pub fn add_own(&mut self, tenant: &TenantId, text: &str) -> Result<(), RuleError> {
-        let (rule, plan) = self.load_own(text, &own_file(tenant))?;
-        let of_tenant = || self.own.iter().filter(|(owner, ..)| owner == tenant).map(|(_, other, _)| other);
-        if of_tenant().any(|other| other.header.name == rule.header.name && other.header.id != rule.header.id) {
+        let (rule, plan) = self.common().load_own(text, &own_file(tenant))?;
+        let mut of_tenant = self.own.iter().filter(|(owner, ..)| owner == tenant).map(|(_, other, _)| &other.header);
+        if of_tenant.any(|other| other.name == rule.header.name && other.id != rule.header.id) {
             return Err(name_taken(&rule));
         }
         self.own.retain(|(owner, other, _)| owner != tenant || other.header.id != rule.header.id);
@@ -140,22 +140,14 @@ impl RuleSet {
         Ok(())
     }
 
-    /// Checks a rule that is to be a tenant's own beside those that every tenant has. `file` is only named in errors.
-    pub fn lint_own(&self, text: &str, file: &Path) -> Result<LintReport, RuleError> {
-        let (rule, plan) = self.load_own(text, file)?;
-        Ok(report_of(rule, &plan))
-    }
-
-    fn load_own(&self, text: &str, file: &Path) -> Result<(Rule, RulePlan), RuleError> {
-        let rule = Rule::parse(text, file)?;
-        let plan = RulePlan::load(&rule)?;
-        let Header { id, name, .. } = &rule.header;
-        let others = self.rules.iter().map(|(other, _)| (other.header.id.as_str(), other.header.name.as_str()));
-        let is_taken = others.chain([(IMPAIRED_RULE, IMPAIRED_NAME)]).any(|(other, of_other)| of_other == name && other != id);
-        if is_taken || id == IMPAIRED_RULE {
-            return Err(name_taken(&rule));
-        }
-        Ok((rule, plan))
+    /// What is to be known of the rules that every tenant has where a tenant adds its own.
+    #[must_use]
+    pub fn common(&self) -> CommonRules {
+        let known = |(rule, _): &(Rule, RulePlan)| {
+            let Header { id, name, version, mode, .. } = &rule.header;
+            CommonRule { id: id.clone(), name: name.clone(), version: *version, mode: *mode }
+        };
+        CommonRules(self.rules.iter().map(known).collect())
     }
 
     /// The rules that every tenant has, in the order they were loaded.
@@ -183,8 +175,8 @@ impl RuleSet {
     /// Makes disabled rules run: their tests count too.
     pub(crate) fn enable_all(&mut self) {
         for (rule, _) in &mut self.rules {
-            if rule.header.mode == aegis_model::RuleMode::Disabled {
-                rule.header.mode = aegis_model::RuleMode::LogOnly;
+            if rule.header.mode == RuleMode::Disabled {
+                rule.header.mode = RuleMode::LogOnly;
             }
         }
     }
@@ -200,6 +192,43 @@ impl RuleSet {
             (rule, plan, Scope::AllBut(others))
         });
         common.chain(self.own.into_iter().map(|(tenant, rule, plan)| (rule, plan, Scope::Only(tenant))))
+    }
+}
+
+/// The rules that every tenant has, as far as a tenant's own rule has to do with them.
+#[derive(Clone, Debug, Default)]
+pub struct CommonRules(Vec<CommonRule>);
+
+#[derive(Clone, Debug)]
+struct CommonRule {
+    id: String,
+    name: String,
+    version: u32,
+    mode: RuleMode,
+}
+
+impl CommonRules {
+    /// Version and mode of the rule of this id.
+    #[must_use]
+    pub fn standing(&self, id: &str) -> Option<(u32, RuleMode)> {
+        self.0.iter().find(|rule| rule.id == id).map(|rule| (rule.version, rule.mode))
+    }
+
+    /// Checks a rule that is to be a tenant's own. `file` is only named in errors.
+    pub fn lint_own(&self, text: &str, file: &Path) -> Result<LintReport, RuleError> {
+        let (rule, plan) = self.load_own(text, file)?;
+        Ok(report_of(rule, &plan))
+    }
+
+    fn load_own(&self, text: &str, file: &Path) -> Result<(Rule, RulePlan), RuleError> {
+        let rule = Rule::parse(text, file)?;
+        let plan = RulePlan::load(&rule)?;
+        let Header { id, name, .. } = &rule.header;
+        let has_name = self.0.iter().any(|other| other.name == *name && other.id != *id);
+        if has_name || id == IMPAIRED_RULE || name == IMPAIRED_NAME {
+            return Err(name_taken(&rule));
+        }
+        Ok((rule, plan))
     }
 }
 

@@ -29,6 +29,7 @@ use crate::adapters::{Containments, LocalEdge, RepositoryRegistry, StoredSecrets
 use crate::config::Config;
 use crate::exposition::Exposition;
 use crate::parts::{make_private_folder, open_ledger, prepare_folder, write_public_key};
+use crate::rule_trial::{By, RuleTrial};
 use crate::serve::serve;
 
 /// How long a stop waits for what was sealed to reach the bus.
@@ -76,7 +77,8 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let data = prepare_folder(&config.data, &["edge", "control"])?;
     let packs = crate::commands::policy::read_packs(&config.policies)?;
-    let rules = read_rules(&config.detect.rules)?;
+    let mut rules = read_rules(&config.detect.rules)?;
+    let common = rules.common();
     let keys = Keys::load(&data)?;
 
     let mut config = config;
@@ -87,6 +89,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     let carrier = Carrier::open(&config, &data, &clock).await?;
     let bus = carrier.bus();
     let store = crate::store::open(&data, &config.store, clock.clone()).await?;
+    add_own_rules(&mut rules, &store).await?;
     let control_ledger = open_ledger(&config, &data, "control", "control", keys.control.clone(), &clock).await?;
     let mut ledgers = vec![("control", control_ledger.clone())];
     // A control plane whose folder was a whole instance's before: what its edge sealed is still shipped, and shown.
@@ -130,6 +133,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
         ships_again,
         // Edges of their own can reach what a server carries, and no file of this process.
         edge_trust_key: config.nats.is_used().then(|| keys.trust.clone()),
+        rule_trials: Some(Arc::new(RuleTrial::new(store.clone(), &data, common, By::Tenant, clock.clone()))),
         ..ControlConfig::default()
     };
     let control = Control::start(
@@ -337,6 +341,19 @@ fn read_rules(folder: &Path) -> anyhow::Result<RuleSet> {
         return RuleSet::shipped().context("the shipped rules");
     }
     RuleSet::load_dir(folder).with_context(|| format!("the rules in {}", folder.display()))
+}
+
+/// Adds what tenants have of their own. One that this program does not take any more is told of, and left out: no tenant keeps a program from
+/// starting, and what every tenant has runs in its place.
+async fn add_own_rules(rules: &mut RuleSet, store: &Store) -> anyhow::Result<()> {
+    for tenant in store.list_tenants().await? {
+        for own in store.standing_rules(&tenant).await? {
+            if let Err(error) = rules.add_own(&tenant, &own.text) {
+                tracing::error!(%tenant, rule = own.rule_id, %error, "a tenant's own rule does not load, and does not run");
+            }
+        }
+    }
+    Ok(())
 }
 
 async fn method_not_allowed() -> axum::response::Response {

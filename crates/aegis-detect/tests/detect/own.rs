@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use aegis_detect::{Engine, EngineConfig, IMPAIRED_RULE, RuleCode, RuleSet, TickOutput};
-use aegis_model::{Decision, EventKind, ManualClock, SecurityEvent, TenantId, Timestamp};
+use aegis_model::{Decision, EventKind, ManualClock, RuleMode, SecurityEvent, TenantId, Timestamp};
 
 const START: i64 = 1_767_225_600_000_000;
 const THREE: &str = "SELECT agent_id, event_id FROM events QUALIFY count(*) OVER (PARTITION BY agent_id ORDER BY ts \
@@ -114,5 +114,7 @@ fn a_name_or_id_that_another_rule_has_is_refused() {
         assert_eq!(error.code, RuleCode::RuleDuplicate, "{id} {name}");
     }
     set.add_own(&tenant("b"), &text("T-3", "own", "log_only", TWO)).unwrap();
-    assert!(set.lint_own(&text("T-1", "t", "log_only", TWO), Path::new("r.sql")).is_ok());
+    assert!(set.common().lint_own(&text("T-1", "t", "log_only", TWO), Path::new("r.sql")).is_ok());
+    assert_eq!(set.common().standing("T-1"), Some((1, RuleMode::Active)));
+    assert_eq!(set.common().standing("T-2"), None, "it is one tenant's");
 }

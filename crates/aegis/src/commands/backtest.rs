@@ -127,21 +127,21 @@ pub(super) async fn tenants(store: &Store, named: Option<&str>) -> anyhow::Resul
 }
 
 /// Events as the detector saw them.
-pub(super) struct History<'a> {
+pub(crate) struct History<'a> {
     store: &'a Store,
     ledgers: HashMap<String, LedgerReader>,
     data: &'a Path,
     /// Events that were asked for and left out.
-    pub(super) gone: u64,
+    pub(crate) gone: u64,
 }
 
 impl<'a> History<'a> {
-    pub(super) fn new(store: &'a Store, data: &'a Path) -> Self {
+    pub(crate) fn new(store: &'a Store, data: &'a Path) -> Self {
         Self { store, ledgers: HashMap::new(), data, gone: 0 }
     }
 
     /// The tenant's events of a span that come after a place of the history, which goes on behind them. None: that was all.
-    pub(super) async fn page(
+    pub(crate) async fn page(
         &mut self,
         tenant: &TenantId,
         after: &mut i64,
