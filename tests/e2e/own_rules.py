@@ -95,25 +95,46 @@ class OwnRules(unittest.TestCase):
         (version,) = self.tenant.list("/v1/rules")
         self.assertEqual((version["hash"], version["backtest"]), (stands["hash"], stands["backtest"]))
 
+    def until_own_rules_run(self):
+        """Detection has taken what the log was told of."""
+        wait_until("a tenant's own rule runs", lambda: b'rule="of_tenants"' in self.aegis.get("/metrics").body)
+
     def test_it_runs_for_its_tenant_alone(self):
         other = self.aegis.tenant().register_tools()
         stranger = other.register_agent()
-        self.activate(rule()).expect(201)
-        self.aegis.restart()
-        denied = self.deny()
-        self.deny(stranger)
-        (alert,) = wait_until("its alert", lambda: self.alerts(self.tenant))
-        self.assertEqual((alert["event_ids"], alert["mode"]), ([denied], "log_only"))
-        # A rule that every tenant has is turned off for one: the other's denies still raise it.
+        # A rule that every tenant has is turned off for one; its record comes before the next one's.
         self.activate(rule(1000, mode="disabled", id="AEG-3002", name="deny-storm"), []).expect(201)
-        self.aegis.restart()
+        self.deny()
+        self.activate(rule()).expect(201)
+        self.until_own_rules_run()
+        denied = {self.deny() for _ in range(6)}
         for _ in range(6):
-            self.deny()
             self.deny(stranger)
         wait_until("the other's storm", lambda: self.alerts(other, "deny-storm"))
+        alerts = wait_until("all of them are seen", lambda: [found for found in [self.alerts(self.tenant)] if len(found) == 6])[0]
+        self.assertEqual({alert["event_ids"][0] for alert in alerts}, denied, "what lies before it raises nothing")
+        self.assertEqual({alert["mode"] for alert in alerts}, {"log_only"})
         self.assertEqual(self.alerts(other), [])
-        wait_until("all of them are seen", lambda: len(self.alerts(self.tenant)) == 7)
         self.assertEqual(self.alerts(self.tenant, "deny-storm"), [])
+        self.aegis.restart()
+        more = self.deny()
+        wait_until("it stands after a restart", lambda: any(alert["event_ids"] == [more] for alert in self.alerts(self.tenant)))
+        self.activate(rule(2, mode="active"), TESTS).expect(201)
+        wait_until("its next version acts", lambda: self.deny() and [alert for alert in self.alerts(self.tenant) if alert["mode"] == "active"])
+
+    def test_a_rule_that_comes_knows_its_window(self):
+        before = [self.deny(), self.deny()]
+        wait_until("they are in the history", lambda: set(before) <= {event["event_id"] for event in self.tenant.list("/v1/audit/events")})
+        three = "SELECT agent_id, array_agg(event_id) OVER w AS event_ids FROM events WHERE decision = 'deny' WINDOW w AS (PARTITION BY agent_id " \
+            "ORDER BY ts RANGE BETWEEN INTERVAL '5' MINUTE PRECEDING AND CURRENT ROW) QUALIFY count(*) OVER w >= 3"
+        events = "events: [{at: 0s, agent_id: a, decision: deny}, {at: 1s, agent_id: a, decision: deny}, {at: AT, agent_id: a, decision: deny}]\n"
+        tests = [{"name": "fires.yaml", "text": "name: three fire\n" + events.replace("AT", "300s") + "expect: [{key: {agent_id: a}}]\n"},
+                 {"name": "silent.yaml", "text": "name: too late\n" + events.replace("AT", "300001ms") + "expect: []\n"}]
+        self.activate(rule(query=three, window="5m"), tests).expect(201)
+        self.until_own_rules_run()
+        third = self.deny()
+        (alert,) = wait_until("its alert", lambda: self.alerts(self.tenant))
+        self.assertEqual(alert["event_ids"], [*before, third])
 
     def test_the_command_line_does_it_through_the_api_and_on_the_data_folder(self):
         with tempfile.TemporaryDirectory() as folder:

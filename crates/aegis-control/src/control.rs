@@ -25,8 +25,8 @@ use crate::fleet::Fleet;
 use crate::labels::Labels;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
-use crate::rules::RuleTrials;
-use crate::{archive, callbacks, expiry, feed, fleet, labels, materialise, outbox};
+use crate::rules::{RuleTrials, ToldRules};
+use crate::{archive, callbacks, expiry, feed, fleet, labels, materialise, outbox, rules};
 
 /// Limits and times of control. The defaults suit one machine.
 #[derive(Clone, Debug)]
@@ -159,6 +159,7 @@ pub struct Control {
     /// What edges are to be asked for.
     pub(crate) missing: Asking,
     pub(crate) outbox: Outbox,
+    pub(crate) rules: ToldRules,
     pub(crate) metrics: Metrics,
     /// Rung whenever events have arrived in the history.
     pub(crate) arrived: Notify,
@@ -222,6 +223,7 @@ impl Control {
             start,
             missing: Asking::default(),
             outbox: Outbox::default(),
+            rules: ToldRules::default(),
             metrics: Metrics::default(),
             arrived: Notify::new(),
             enrolled: Notify::new(),
@@ -275,6 +277,7 @@ impl Control {
         if self.has_far_edges() {
             tasks.push(tokio::spawn(labels::run(Arc::clone(self), self.stop.subscribe())));
         }
+        tasks.push(tokio::spawn(rules::run(Arc::clone(self), self.stop.subscribe())));
         tasks.push(tokio::spawn(outbox::run(Arc::clone(self), self.stop.subscribe())));
         Ok(())
     }

@@ -1,16 +1,21 @@
-//! A tenant's own detection rules: each change is a version that was tried before it stands, with its config receipt.
+//! A tenant's own detection rules: each change is a version that was tried before it stands, with its config receipt, and a record in the log.
 //! Promises that no rule stands that was not read, tested and run over the history here, whatever the caller says of it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use aegis_bus::{Message, Stream, subject};
 use aegis_ledger::Draft;
-use aegis_model::{EventKind, Phase, SecurityEvent, TenantId, Timestamp};
+use aegis_model::{EventKind, Phase, RuleRecord, SecurityEvent, TenantId, Timestamp, partition_of};
 use aegis_store::{NewRuleVersion, RuleChange, RuleRefusal};
 use async_trait::async_trait;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::sync::{Notify, watch};
 
 use crate::control::Control;
 use crate::input::{MAX_ID, check_text, parse};
@@ -24,6 +29,73 @@ const CHANGE: &str = "rule_changed";
 const OPERATOR: &str = "operator";
 /// Most tests of one rule.
 const MAX_TESTS: usize = 100;
+
+/// How long detection goes untold of a change where the bus does not take it.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What the log was told of, by this process.
+#[derive(Debug, Default)]
+pub(crate) struct ToldRules {
+    /// By tenant and rule id: the revision.
+    told: tokio::sync::Mutex<HashMap<(TenantId, String), i64>>,
+    behind: AtomicBool,
+    wake: Notify,
+}
+
+impl ToldRules {
+    /// Something may stand that the log was not told of.
+    pub(crate) fn mark_behind(&self) {
+        self.behind.store(true, Ordering::SeqCst);
+        self.wake.notify_one();
+    }
+}
+
+impl Control {
+    /// Puts into the log what stands of all tenants' own rules, unless this process has done so. What was told by an earlier one is told again: detection
+    /// may have lost it, and takes no revision twice.
+    async fn tell_rules(&self) -> Result<(), Problem> {
+        let mut told = self.rules.told.lock().await;
+        for tenant in self.store.list_tenants().await? {
+            for rule in self.store.standing_rules(&tenant).await? {
+                let place = (tenant.clone(), rule.rule_id.clone());
+                if told.get(&place).is_some_and(|revision| *revision >= rule.revision) {
+                    continue;
+                }
+                let id = format!("ruleset-{tenant}-{}-{}-{}", rule.rule_id, rule.revision, self.start);
+                let (rule_id, revision, hash, text) = (rule.rule_id, rule.revision, rule.hash, rule.text);
+                let record = RuleRecord { tenant_id: tenant.clone(), rule_id, revision, hash, text };
+                let payload = serde_json::to_vec(&record).map_err(Problem::internal)?;
+                let message = Message::new(subject::ruleset(partition_of(&tenant)), payload).with_id(id);
+                for result in self.bus.publish(Stream::Ase, vec![message]).await {
+                    result.map_err(|error| {
+                        tracing::warn!(%error, %tenant, "the log does not take a change of rules");
+                        Problem::unavailable("bus_unavailable", "the log cannot be written")
+                    })?;
+                }
+                told.insert(place, revision);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Tells detection of what stands: at the start, and whenever something may have changed.
+pub(crate) async fn run(control: Arc<Control>, mut stop: watch::Receiver<bool>) {
+    control.rules.mark_behind();
+    loop {
+        tokio::select! {
+            () = control.rules.wake.notified() => {}
+            () = tokio::time::sleep(RETRY) => {}
+            _ = stop.changed() => return,
+        }
+        if control.rules.behind.swap(false, Ordering::SeqCst)
+            && let Err(problem) = control.tell_rules().await
+        {
+            tracing::warn!(code = problem.code, "detection is not told of all rules yet");
+            control.rules.behind.store(true, Ordering::SeqCst);
+        }
+    }
+}
 
 /// One file of tests beside a rule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,7 +159,9 @@ pub(crate) async fn activate(control: &Control, call: &Call) -> Result<Response,
         RuleChange::Made { revision } => revision,
         RuleChange::Refused(refusal) => return Err(refusal.into()),
     };
-    control.seal(pending).await?;
+    let sealed = control.seal(pending).await;
+    control.rules.mark_behind();
+    sealed?;
     let NewRuleVersion { rule_id, name, version, mode, hash, note, backtest, .. } = version;
     let reply = json!({
         "rule_id": rule_id, "name": name, "version": version, "mode": mode, "hash": hash, "note": note, "backtest": backtest, "revision": revision,

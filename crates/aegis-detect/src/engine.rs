@@ -22,6 +22,7 @@ use crate::plan::RulePlan;
 use crate::rule::Rule;
 use crate::ruleset::RuleSet;
 use crate::schema::EventBatch;
+use crate::scope::Scope;
 use crate::shape::Shape;
 use crate::verify::is_ahead_of_time;
 use crate::watermark::Watermarks;
@@ -98,7 +99,7 @@ pub struct Engine {
     pub(crate) rules: Vec<RunningRule>,
     pub(crate) watermarks: Watermarks,
     /// Per tenant: up to where its state was settled.
-    settled: HashMap<TenantId, Timestamp>,
+    pub(crate) settled: HashMap<TenantId, Timestamp>,
     /// Up to which time of the log it was looked for rows that nothing but the log's time decides.
     pub(crate) looked: Option<Timestamp>,
     /// What was told of detection itself.
@@ -129,9 +130,9 @@ impl Engine {
     /// An engine without state. Disabled rules are left out.
     #[must_use]
     pub fn new(rules: RuleSet, config: EngineConfig) -> Self {
-        let running = rules.into_planned().filter(|(rule, ..)| rule.header.mode != RuleMode::Disabled);
+        let running = rules.into_planned().filter(|(rule, _)| rule.header.mode != RuleMode::Disabled);
         let plan_of = |plan: RulePlan| if config.incremental { plan } else { plan.without_pipeline() };
-        let rules = running.map(|(rule, plan, scope)| RunningRule::new(rule, plan_of(plan), scope)).collect();
+        let rules = running.map(|(rule, plan)| RunningRule::new(rule, plan_of(plan), Scope::default())).collect();
         let (watermarks, impaired) = (Watermarks::default(), Impaired::default());
         Self { rules, watermarks, settled: HashMap::new(), looked: None, impaired, config }
     }
@@ -256,9 +257,13 @@ impl Engine {
     /// Events of the tenant older than this are needed for no match that can still change. None: all may be.
     #[must_use]
     pub fn horizon(&self, tenant: &TenantId) -> Option<Timestamp> {
+        Some(self.settled.get(tenant)?.plus_micros(-self.longest_window(tenant)))
+    }
+
+    /// The longest window of a tenant's rules, in microseconds.
+    pub(crate) fn longest_window(&self, tenant: &TenantId) -> i64 {
         let of_tenant = self.rules.iter().filter(|running| running.scope.covers(tenant));
-        let longest = of_tenant.map(RunningRule::window_micros).max().unwrap_or(0);
-        Some(self.settled.get(tenant)?.plus_micros(-longest))
+        of_tenant.map(RunningRule::window_micros).max().unwrap_or(0)
     }
 
     /// What has to be kept, beside the events of the window, to go on after a restart. Not while it `is_behind`.

@@ -62,6 +62,8 @@ pub(crate) struct RunningRule {
     pub(crate) rule: Rule,
     pub(crate) plan: RulePlan,
     pub(crate) scope: Scope,
+    /// A match of before is none: the rule was not there, or did not know all of its window.
+    pub(crate) since: Timestamp,
     pub(crate) state: RuleState,
     pub(crate) stats: RuleStats,
     /// Events that matter to the rule, and that it has not looked at yet.
@@ -105,9 +107,26 @@ impl RunningRule {
             shape: Some(plan.shape),
             ..RuleStats::default()
         };
-        let (waiting, due) = (Vec::new(), Timestamp::from_micros(i64::MIN));
+        let always = Timestamp::from_micros(i64::MIN);
+        let (waiting, since, due) = (Vec::new(), always, always);
         let (state, losses) = (RuleState::default(), Losses::default());
-        Self { rule, plan, scope, state, stats, waiting, failures: Vec::new(), losses, unwritten: BTreeSet::new(), due }
+        Self { rule, plan, scope, since, state, stats, waiting, failures: Vec::new(), losses, unwritten: BTreeSet::new(), due }
+    }
+
+    /// True for what this tenant has of its own under this id.
+    pub(crate) fn is_own(&self, tenant: &TenantId, id: &str) -> bool {
+        self.scope.owner() == Some(tenant) && self.rule.header.id == id
+    }
+
+    /// A rule that every tenant has is no longer for this one, which has its own. What was told stands.
+    pub(crate) fn leave_out(&mut self, tenant: &TenantId) {
+        if let Scope::AllBut(others) = &mut self.scope {
+            others.insert(tenant.clone());
+            self.state.tenants.remove(tenant);
+            self.stats.set_aside.remove(tenant);
+            self.unwritten.remove(tenant);
+            self.waiting.retain(|event| event.tenant_id != *tenant);
+        }
     }
 
     /// Its name in a checkpoint: a tenant's own rule may have the id of one that every tenant has.
@@ -275,7 +294,8 @@ impl RunningRule {
 
     pub(crate) fn insert(&mut self, found: Vec<Found>, quotas: Quotas) -> TouchedKeys {
         let mut keys = TouchedKeys::new();
-        for f in found {
+        let since = self.since;
+        for f in found.into_iter().filter(|f| f.found.instant >= since) {
             match self.state.key_or_new(&f.tenant, &f.bucket, &f.key_text, f.agent.as_deref(), quotas) {
                 Some(key) => {
                     key.insert(f.found);

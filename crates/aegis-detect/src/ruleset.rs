@@ -1,6 +1,6 @@
 //! Sets of rules: the shipped ones, compiled into the binary, and those of a folder. A set loads whole or not at all.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use aegis_model::{RuleMode, TenantId};
@@ -8,9 +8,9 @@ use serde::Serialize;
 
 use crate::error::{RuleCode, RuleError, RuleErrors};
 use crate::impaired::{IMPAIRED_NAME, IMPAIRED_RULE};
+use crate::own::OwnRule;
 use crate::plan::RulePlan;
 use crate::rule::{Header, Rule};
-use crate::scope::Scope;
 use crate::shape::Shape;
 
 macro_rules! shipped_rules {
@@ -57,10 +57,7 @@ shipped_rules![
 /// Rules that were checked and planned, ready for an engine.
 #[derive(Debug, Default)]
 pub struct RuleSet {
-    /// Those that every tenant has.
     rules: Vec<(Rule, RulePlan)>,
-    /// Those that tenants have of their own, each for its tenant alone, and there in place of the one of its id.
-    own: Vec<(TenantId, Rule, RulePlan)>,
 }
 
 impl RuleSet {
@@ -125,19 +122,7 @@ impl RuleSet {
             }
             rules.push((rule, plan));
         }
-        if errors.is_empty() { Ok(Self { rules, own: Vec::new() }) } else { Err(RuleErrors(errors)) }
-    }
-
-    /// Adds a tenant's own rule, in place of what that tenant has under the same id. Where it is refused, nothing changes.
-    pub fn add_own(&mut self, tenant: &TenantId, text: &str) -> Result<(), RuleError> {
-        let (rule, plan) = self.common().load_own(text, &own_file(tenant))?;
-        let mut of_tenant = self.own.iter().filter(|(owner, ..)| owner == tenant).map(|(_, other, _)| &other.header);
-        if of_tenant.any(|other| other.name == rule.header.name && other.id != rule.header.id) {
-            return Err(name_taken(&rule));
-        }
-        self.own.retain(|(owner, other, _)| owner != tenant || other.header.id != rule.header.id);
-        self.own.push((tenant.clone(), rule, plan));
-        Ok(())
+        if errors.is_empty() { Ok(Self { rules }) } else { Err(RuleErrors(errors)) }
     }
 
     /// What is to be known of the rules that every tenant has where a tenant adds its own.
@@ -150,12 +135,12 @@ impl RuleSet {
         CommonRules(self.rules.iter().map(known).collect())
     }
 
-    /// The rules that every tenant has, in the order they were loaded.
+    /// The rules, in the order they were loaded.
     pub fn rules(&self) -> impl Iterator<Item = &Rule> {
         self.rules.iter().map(|(rule, _)| rule)
     }
 
-    /// Number of rules that every tenant has.
+    /// Number of rules.
     #[must_use]
     pub fn len(&self) -> usize {
         self.rules.len()
@@ -181,17 +166,8 @@ impl RuleSet {
         }
     }
 
-    /// The rules, each with whom it is for.
-    pub(crate) fn into_planned(self) -> impl Iterator<Item = (Rule, RulePlan, Scope)> {
-        let mut replaced: HashMap<String, BTreeSet<TenantId>> = HashMap::new();
-        for (tenant, rule, _) in &self.own {
-            replaced.entry(rule.header.id.clone()).or_default().insert(tenant.clone());
-        }
-        let common = self.rules.into_iter().map(move |(rule, plan)| {
-            let others = replaced.remove(&rule.header.id).unwrap_or_default();
-            (rule, plan, Scope::AllBut(others))
-        });
-        common.chain(self.own.into_iter().map(|(tenant, rule, plan)| (rule, plan, Scope::Only(tenant))))
+    pub(crate) fn into_planned(self) -> impl Iterator<Item = (Rule, RulePlan)> {
+        self.rules.into_iter()
     }
 }
 
@@ -220,6 +196,12 @@ impl CommonRules {
         Ok(report_of(rule, &plan))
     }
 
+    /// A rule as a tenant's own.
+    pub fn own(&self, tenant: &TenantId, text: &str) -> Result<OwnRule, RuleError> {
+        let (rule, plan) = self.load_own(text, Path::new("rule.sql"))?;
+        Ok(OwnRule { tenant: tenant.clone(), rule, plan })
+    }
+
     fn load_own(&self, text: &str, file: &Path) -> Result<(Rule, RulePlan), RuleError> {
         let rule = Rule::parse(text, file)?;
         let plan = RulePlan::load(&rule)?;
@@ -230,11 +212,6 @@ impl CommonRules {
         }
         Ok((rule, plan))
     }
-}
-
-/// What a tenant's rule is called where it has no file.
-fn own_file(tenant: &TenantId) -> PathBuf {
-    PathBuf::from(format!("the rules of tenant {tenant}"))
 }
 
 fn name_taken(rule: &Rule) -> RuleError {

@@ -14,6 +14,12 @@ pub(crate) enum Scope {
     Only(TenantId),
 }
 
+impl Default for Scope {
+    fn default() -> Self {
+        Self::AllBut(BTreeSet::new())
+    }
+}
+
 impl Scope {
     pub(crate) fn covers(&self, tenant: &TenantId) -> bool {
         match self {

@@ -17,8 +17,8 @@ const MAX_RULES: i64 = 50;
 const MAX_VERSIONS: i64 = 5_000;
 /// Changes of a tenant's rules within an hour at most.
 const MAX_AN_HOUR: i64 = 60;
-/// Longest text, bytes; detection takes none that is longer.
-const MAX_TEXT: usize = 256 * 1024;
+/// Longest text, bytes: it travels in one message.
+const MAX_TEXT: usize = 64 * 1024;
 /// Longest changelog line, and longest record of a backtest, bytes.
 const MAX_NOTE: usize = 4096;
 const MAX_BACKTEST: usize = 64 * 1024;
@@ -280,6 +280,19 @@ impl Store {
                 }
             };
         rows.iter().map(rule_version).collect()
+    }
+
+    /// The text of a version by its hash.
+    pub async fn rule_text(&self, tenant: &TenantId, rule_id: &str, hash: &str) -> Result<Option<String>, StoreError> {
+        let found = sqlx::query_scalar(
+            "SELECT text FROM rule_versions WHERE tenant_id = $1 AND rule_id = $2 AND hash = $3 ORDER BY version DESC LIMIT 1",
+        )
+        .bind(tenant.as_str())
+        .bind(rule_id)
+        .bind(hash)
+        .fetch_optional(&self.inner.readers)
+        .await?;
+        Ok(found)
     }
 
     /// What stands of the tenant's rules, disabled ones included.

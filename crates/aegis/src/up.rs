@@ -25,7 +25,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::adapters::{Containments, LocalEdge, RepositoryRegistry, StoredSecrets};
+use crate::adapters::{Containments, LocalEdge, RepositoryRegistry, StoredRules, StoredSecrets};
 use crate::config::Config;
 use crate::exposition::Exposition;
 use crate::parts::{make_private_folder, open_ledger, prepare_folder, write_public_key};
@@ -77,7 +77,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let data = prepare_folder(&config.data, &["edge", "control"])?;
     let packs = crate::commands::policy::read_packs(&config.policies)?;
-    let mut rules = read_rules(&config.detect.rules)?;
+    let rules = read_rules(&config.detect.rules)?;
     let common = rules.common();
     let keys = Keys::load(&data)?;
 
@@ -89,7 +89,6 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     let carrier = Carrier::open(&config, &data, &clock).await?;
     let bus = carrier.bus();
     let store = crate::store::open(&data, &config.store, clock.clone()).await?;
-    add_own_rules(&mut rules, &store).await?;
     let control_ledger = open_ledger(&config, &data, "control", "control", keys.control.clone(), &clock).await?;
     let mut ledgers = vec![("control", control_ledger.clone())];
     // A control plane whose folder was a whole instance's before: what its edge sealed is still shipped, and shown.
@@ -172,6 +171,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     }
 
     let mut watching = WorkerConfig::new(clock.clone());
+    watching.texts = Some(Arc::new(StoredRules(store.clone())));
     if config.nats.is_used() {
         watching.hold_ms = HOLD_MS;
         watching.missing = Some(control.clone());
@@ -341,19 +341,6 @@ fn read_rules(folder: &Path) -> anyhow::Result<RuleSet> {
         return RuleSet::shipped().context("the shipped rules");
     }
     RuleSet::load_dir(folder).with_context(|| format!("the rules in {}", folder.display()))
-}
-
-/// Adds what tenants have of their own. One that this program does not take any more is told of, and left out: no tenant keeps a program from
-/// starting, and what every tenant has runs in its place.
-async fn add_own_rules(rules: &mut RuleSet, store: &Store) -> anyhow::Result<()> {
-    for tenant in store.list_tenants().await? {
-        for own in store.standing_rules(&tenant).await? {
-            if let Err(error) = rules.add_own(&tenant, &own.text) {
-                tracing::error!(%tenant, rule = own.rule_id, %error, "a tenant's own rule does not load, and does not run");
-            }
-        }
-    }
-    Ok(())
 }
 
 async fn method_not_allowed() -> axum::response::Response {

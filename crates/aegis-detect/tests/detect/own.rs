@@ -24,28 +24,37 @@ fn tenant(name: &str) -> TenantId {
     TenantId::new(name).unwrap()
 }
 
-/// The rule that every tenant has, and what `a` has of its own.
-fn rules(own: &[String]) -> RuleSet {
-    let mut rules = RuleSet::from_texts([("t/rule.sql".into(), text("T-1", "t", "active", THREE))]).unwrap();
-    own.iter().for_each(|text| rules.add_own(&tenant("a"), text).unwrap());
-    rules
+/// The rule that every tenant has.
+fn common() -> RuleSet {
+    RuleSet::from_texts([("t/rule.sql".into(), text("T-1", "t", "active", THREE))]).unwrap()
 }
 
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_micros(START + second * 1_000_000)
+}
+
+/// Makes it one of `a`'s own, from this second on, with these events in its window.
+fn set(engine: &mut Engine, text: &str, second: i64, events: Vec<SecurityEvent>) {
+    engine.set_own(common().common().own(&tenant("a"), text).unwrap(), at(second), events);
+}
+
+/// Where `a` has these rules of its own.
 fn engine(own: &[String]) -> Engine {
-    Engine::new(rules(own), EngineConfig::new(Arc::new(ManualClock::new(Timestamp::from_micros(START)))))
+    let mut engine = Engine::new(common(), EngineConfig::new(Arc::new(ManualClock::new(at(0)))));
+    own.iter().for_each(|text| set(&mut engine, text, 0, Vec::new()));
+    engine
 }
 
 /// Of each tenant an event a second.
 fn log(seconds: std::ops::Range<i64>) -> Vec<SecurityEvent> {
     let event = |name: &str, second: i64| {
-        let ts = Timestamp::from_micros(START + second * 1_000_000);
-        let mut event = SecurityEvent::new(tenant(name), "edge-1", "edge", EventKind::AuthorizeDecision, ts);
+        let mut event = SecurityEvent::new(tenant(name), "edge-1", "edge", EventKind::AuthorizeDecision, at(second));
         event.event_id = aegis_model::EventId::from_u128(u128::from(name.as_bytes()[0]) * 1000 + second.unsigned_abs() as u128);
         event.lane = Some(format!("{name}.edge-1.1"));
         event.seq = Some(second + 1);
         event.agent_id = Some("agent".into());
         event.decision = Some(Decision::Deny);
-        event.bus_ts = Some(ts);
+        event.bus_ts = Some(at(second));
         event
     };
     seconds.flat_map(|second| ["a", "b"].map(|name| event(name, second))).collect()
@@ -94,27 +103,51 @@ fn a_restart_gives_each_its_own_state_again() {
     let mut after = engine(&own);
     after.restore(serde_json::from_str(&checkpoint).unwrap(), log(0..2), true);
     assert_eq!(told(&after.tick(log(2..3))), told(&before.tick(log(2..3))));
-
-    // A rule that is new in the other's place knows the events of the window, and takes nothing back that was told before.
-    let mut common = engine(&[]);
-    common.tick(log(0..3));
-    let mut changed = engine(&own);
-    changed.restore(common.checkpoint(), log(0..3), true);
-    let mut output = changed.tick(log(3..4));
-    output.append(changed.finish());
-    assert!(output.retractions.is_empty(), "{:?}", output.retractions);
-    assert_eq!(told(&output), BTreeSet::from([row("a", "t", "active", 3), row("b", "t", "active", 3)]));
 }
 
 #[test]
-fn a_name_or_id_that_another_rule_has_is_refused() {
-    let mut set = rules(&[text("T-2", "own", "log_only", TWO)]);
-    for (id, name) in [("T-3", "t"), ("T-3", "own"), (IMPAIRED_RULE, "other"), ("T-3", aegis_detect::IMPAIRED_NAME)] {
-        let error = set.add_own(&tenant("a"), &text(id, name, "log_only", TWO)).unwrap_err();
+fn a_rule_that_comes_knows_its_window_and_says_nothing_of_what_lies_before() {
+    let mut engine = engine(&[]);
+    engine.tick(log(0..3));
+    set(&mut engine, &text("T-1", "t", "active", THREE.replace(">= 3", ">= 4").as_str()), 3, log(0..3));
+    let mut restarted = self::engine(&[]);
+    set(&mut restarted, &text("T-1", "t", "active", THREE.replace(">= 3", ">= 4").as_str()), 3, Vec::new());
+    restarted.restore(engine.checkpoint(), log(0..3), true);
+    for mut engine in [engine, restarted] {
+        // The fourth of the window, three of which were there before the rule.
+        let mut output = engine.tick(log(3..4));
+        output.append(engine.finish());
+        assert!(output.retractions.is_empty(), "what was told before stands: {:?}", output.retractions);
+        assert_eq!(told(&output), BTreeSet::from([row("a", "t", "active", 3), row("b", "t", "active", 3)]));
+    }
+}
+
+#[test]
+fn a_change_leaves_all_other_rules_their_state_and_the_same_text_its_own() {
+    let (first, other) = (text("T-2", "own", "active", THREE), text("T-3", "other", "active", THREE));
+    let mut engine = engine(&[first.clone(), other.clone()]);
+    engine.tick(log(0..2));
+    // The very same, without its events and later: it goes on as before.
+    set(&mut engine, &first, 60, Vec::new());
+    set(&mut engine, &text("T-3", "other", "disabled", THREE), 2, Vec::new());
+    let third = engine.tick(log(2..3));
+    assert_eq!(
+        told(&third),
+        BTreeSet::from([row("a", "own", "active", 2), row("a", "t", "active", 2), row("b", "t", "active", 2)])
+    );
+    set(&mut engine, &other, 10, log(0..3));
+    let rows = told(&engine.tick(log(3..12)));
+    let of_other: Vec<_> = rows.iter().filter(|row| row.1 == "other").map(|row| row.3).collect();
+    assert_eq!(of_other, [10, 11], "nothing of before it acts");
+}
+
+#[test]
+fn a_name_or_id_that_every_tenant_s_rule_has_is_refused() {
+    let common = common().common();
+    for (id, name) in [("T-3", "t"), (IMPAIRED_RULE, "other"), ("T-3", aegis_detect::IMPAIRED_NAME)] {
+        let error = common.own(&tenant("a"), &text(id, name, "log_only", TWO)).unwrap_err();
         assert_eq!(error.code, RuleCode::RuleDuplicate, "{id} {name}");
     }
-    set.add_own(&tenant("b"), &text("T-3", "own", "log_only", TWO)).unwrap();
-    assert!(set.common().lint_own(&text("T-1", "t", "log_only", TWO), Path::new("r.sql")).is_ok());
-    assert_eq!(set.common().standing("T-1"), Some((1, RuleMode::Active)));
-    assert_eq!(set.common().standing("T-2"), None, "it is one tenant's");
+    assert!(common.lint_own(&text("T-1", "t", "log_only", TWO), Path::new("r.sql")).is_ok());
+    assert_eq!((common.standing("T-1"), common.standing("T-2")), (Some((1, RuleMode::Active)), None));
 }

@@ -133,6 +133,7 @@ async fn read_all(store: &Store, t: &TenantId) -> Vec<(&'static str, String)> {
         may_change_rule(t, &rule_version(1, "again")),
         list_rule_versions(t, Some("T-1"), 100, 0),
         standing_rules(t),
+        rule_text(t, "T-1", &rule_version(1, "").hash),
         containment(t, TargetType::Agent, "agent-1"),
         contained(t, START),
         automatic_holds_since(t, START.plus_seconds(-10)),

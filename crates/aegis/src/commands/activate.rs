@@ -51,7 +51,7 @@ pub(crate) fn activate(args: &RulesActivateArgs) -> anyhow::Result<ExitCode> {
         println!("{stands}");
     } else {
         println!("{}", line_of(&stands));
-        eprintln!("it runs from the next start of the control plane on");
+        eprintln!("it stands; detection takes it within seconds, or when the control plane starts");
     }
     Ok(ExitCode::SUCCESS)
 }
