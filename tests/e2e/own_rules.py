@@ -97,7 +97,7 @@ class OwnRules(unittest.TestCase):
 
     def until_own_rules_run(self):
         """Detection has taken what the log was told of."""
-        wait_until("a tenant's own rule runs", lambda: b'rule="of_tenants"' in self.aegis.get("/metrics").body)
+        wait_until("a tenant's own rule runs", lambda: 'rule="of_tenants"' in self.aegis.get("/metrics").text)
 
     def test_it_runs_for_its_tenant_alone(self):
         other = self.aegis.tenant().register_tools()

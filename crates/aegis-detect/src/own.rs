@@ -177,8 +177,7 @@ impl Running {
             return Ok(Vec::new());
         };
         let mut events = Vec::new();
-        let filter = format!("ase.{:02}.{tenant}.>", partition_of(tenant));
-        let mut subscription = self.bus.subscribe(Stream::Ase, &filter, first).await?;
+        let mut subscription = self.bus.subscribe(Stream::Ase, &subject::ase_tenant(tenant), first).await?;
         let mut next = first;
         while next <= last && self.bus.stream_state(Stream::Ase).await?.first_seq <= last {
             let batch = subscription.next_batch(MAX_BATCH, READ_WAIT).await?;
