@@ -18,6 +18,7 @@ use crate::error::DetectError;
 use crate::evaluate::{Must, RuleStats, RunningRule, TouchedKeys};
 use crate::impaired::Impaired;
 use crate::output::Evidence;
+use crate::own::OwnWindows;
 use crate::plan::RulePlan;
 use crate::rule::Rule;
 use crate::ruleset::RuleSet;
@@ -104,6 +105,8 @@ pub struct Engine {
     pub(crate) looked: Option<Timestamp>,
     /// What was told of detection itself.
     impaired: Impaired,
+    /// How far back rules look.
+    pub(crate) windows: OwnWindows,
     pub(crate) config: EngineConfig,
 }
 
@@ -132,9 +135,10 @@ impl Engine {
     pub fn new(rules: RuleSet, config: EngineConfig) -> Self {
         let running = rules.into_planned().filter(|(rule, _)| rule.header.mode != RuleMode::Disabled);
         let plan_of = |plan: RulePlan| if config.incremental { plan } else { plan.without_pipeline() };
-        let rules = running.map(|(rule, plan)| RunningRule::new(rule, plan_of(plan), Scope::default())).collect();
+        let rules: Vec<_> = running.map(|(rule, plan)| RunningRule::new(rule, plan_of(plan), Scope::default())).collect();
         let (watermarks, impaired) = (Watermarks::default(), Impaired::default());
-        Self { rules, watermarks, settled: HashMap::new(), looked: None, impaired, config }
+        let windows = OwnWindows::of(&rules);
+        Self { rules, watermarks, settled: HashMap::new(), looked: None, impaired, windows, config }
     }
 
     /// Takes the next events of the stream, in stream order, and answers what follows from them.
@@ -189,7 +193,7 @@ impl Engine {
         let now = self.config.clock.now();
         let Self { rules, watermarks, impaired, .. } = self;
         let newest = newest_of_each(taken);
-        for running in rules.iter_mut() {
+        for running in rules.iter_mut().filter(|running| running.is_impaired()) {
             for loss in running.losses.take() {
                 let bus_time = watermarks.bus_time(&loss.tenant);
                 output.alerts.extend(impaired.of_rule(&running.rule.header, &loss.tenant, loss.cause, &loss.at, bus_time, now));
@@ -257,13 +261,7 @@ impl Engine {
     /// Events of the tenant older than this are needed for no match that can still change. None: all may be.
     #[must_use]
     pub fn horizon(&self, tenant: &TenantId) -> Option<Timestamp> {
-        Some(self.settled.get(tenant)?.plus_micros(-self.longest_window(tenant)))
-    }
-
-    /// The longest window of a tenant's rules, in microseconds.
-    pub(crate) fn longest_window(&self, tenant: &TenantId) -> i64 {
-        let of_tenant = self.rules.iter().filter(|running| running.scope.covers(tenant));
-        of_tenant.map(RunningRule::window_micros).max().unwrap_or(0)
+        Some(self.settled.get(tenant)?.plus_micros(-self.windows.longest(tenant)))
     }
 
     /// What has to be kept, beside the events of the window, to go on after a restart. Not while it `is_behind`.

@@ -1,7 +1,7 @@
 //! What tenants have of their own: rules that come and change while detection runs, each by a record in the log, from its place on.
 //! Promises that other rules keep their state, that a rule finds its window filled before it acts, and that nothing of before its record raises an alert.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
@@ -91,6 +91,24 @@ impl Own {
     }
 }
 
+/// How far back rules look, in microseconds: those that every tenant has, also where a tenant has another in their place, and each tenant's own.
+#[derive(Debug)]
+pub(crate) struct OwnWindows {
+    common: i64,
+    own: HashMap<TenantId, i64>,
+}
+
+impl OwnWindows {
+    pub(crate) fn of(common: &[RunningRule]) -> Self {
+        Self { common: common.iter().map(RunningRule::window_micros).max().unwrap_or(0), own: HashMap::new() }
+    }
+
+    /// The longest of a tenant's rules.
+    pub(crate) fn longest(&self, tenant: &TenantId) -> i64 {
+        self.own.get(tenant).map_or(self.common, |own| self.common.max(*own))
+    }
+}
+
 impl Engine {
     /// Makes a rule one of its tenant's own, in place of what the tenant has under its id; all other rules keep what they have. `events` are those of
     /// its window, as they were taken: it knows them, and a match of before `since` is none. The very same text changes nothing.
@@ -100,14 +118,16 @@ impl Engine {
         if self.rules.iter().any(|running| running.is_own(&tenant, &id) && running.rule.hash == rule.hash) {
             return;
         }
-        self.rules.retain(|running| !running.is_own(&tenant, &id));
+        self.remove_own(&tenant, &id);
         self.rules.iter_mut().filter(|running| running.rule.header.id == id).for_each(|common| common.leave_out(&tenant));
         if rule.header.mode == RuleMode::Disabled {
             return;
         }
         let plan = if self.config.incremental { plan } else { plan.without_pipeline() };
-        let mut running = RunningRule::new(rule, plan, Scope::Only(tenant));
+        let mut running = RunningRule::new(rule, plan, Scope::Only(tenant.clone()));
         running.since = since;
+        let longest = self.windows.own.entry(tenant).or_default();
+        *longest = running.window_micros().max(*longest);
         let batch = Arc::new(EventBatch::new(events.into_iter().map(Arc::new).collect()));
         let (settled, quotas) = (&self.settled, self.config.quotas);
         if let Err(error) = guarded(&mut running, |running| running.keep_only(&batch, settled, quotas)) {
@@ -116,9 +136,27 @@ impl Engine {
         self.rules.push(running);
     }
 
+    fn remove_own(&mut self, tenant: &TenantId, id: &str) {
+        self.rules.retain(|running| !running.is_own(tenant, id));
+        let rest = self.rules.iter().filter(|running| running.scope.owner() == Some(tenant));
+        match rest.map(RunningRule::window_micros).max() {
+            Some(longest) => self.windows.own.insert(tenant.clone(), longest),
+            None => self.windows.own.remove(tenant),
+        };
+    }
+
+    /// Since when all of a tenant's events are kept, at this time: a rule that has its whole window now keeps them for that long, one that has not
+    /// since its beginning.
+    fn kept_from(&self, tenant: &TenantId, now: Timestamp) -> Timestamp {
+        let own = self.rules.iter().filter(|running| running.scope.owner() == Some(tenant));
+        let of_own = own.map(|running| running.since.max(now).plus_micros(-running.window_micros())).min();
+        let of_common = now.plus_micros(-self.windows.common);
+        of_own.map_or(of_common, |of_own| of_own.min(of_common))
+    }
+
     /// The tenant has nothing of its own under this id any more.
     fn drop_own(&mut self, tenant: &TenantId, id: &str) {
-        self.rules.retain(|running| !running.is_own(tenant, id));
+        self.remove_own(tenant, id);
         for running in self.rules.iter_mut().filter(|running| running.rule.header.id == id) {
             if let Scope::AllBut(others) = &mut running.scope {
                 others.remove(tenant);
@@ -161,12 +199,11 @@ impl Running {
         Ok(())
     }
 
-    /// From when on a rule that comes at this time has all of its window: at once, unless it is longer than those that the tenant's other rules made
-    /// detection keep, or some of it was given up.
+    /// From when on a rule that comes at this time knows all of its window: at once, unless it is longer than what detection keeps of the tenant, or
+    /// some of that was given up.
     fn knows_its_window_from(&self, own: &OwnRule, now: Timestamp) -> Timestamp {
         let window = own.rule.header.window_s * 1_000_000;
-        let kept = self.engine.longest_window(&own.tenant);
-        let is_full = now.plus_micros((window - kept).max(0));
+        let is_full = self.engine.kept_from(&own.tenant, now).plus_micros(window).max(now);
         self.tail.cut().get(&own.tenant).map_or(is_full, |cut| is_full.max(cut.plus_micros(window)))
     }
 

@@ -1,10 +1,10 @@
 //! The table `events` (CONTRACTS §5) as Arrow columns, and the way from events to columns.
 //! Promises the names and types of the contract, and that a column is built only when a query reads it, once per batch.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock, OnceLock};
 
-use aegis_model::{EventId, SecurityEvent, Timestamp};
+use aegis_model::{EventId, SecurityEvent, TenantId, Timestamp};
 use datafusion::arrow::array::{
     ArrayRef, BooleanBuilder, Int32Builder, Int64Builder, ListBuilder, RecordBatch, RecordBatchOptions, StringBuilder,
     TimestampMicrosecondBuilder,
@@ -214,6 +214,8 @@ pub struct EventBatch {
     columns: Vec<OnceLock<ArrayRef>>,
     /// Of columns with few values: the different ones.
     values: Vec<OnceLock<Vec<String>>>,
+    /// The events of each tenant by themselves.
+    tenants: OnceLock<HashMap<TenantId, Arc<EventBatch>>>,
 }
 
 impl EventBatch {
@@ -222,7 +224,19 @@ impl EventBatch {
     pub fn new(rows: Vec<Arc<SecurityEvent>>) -> Self {
         let columns = (0..COLUMNS.len()).map(|_| OnceLock::new()).collect();
         let values = (0..COLUMNS.len()).map(|_| OnceLock::new()).collect();
-        Self { rows, columns, values }
+        Self { rows, columns, values, tenants: OnceLock::new() }
+    }
+
+    /// The events of one tenant, as a batch that all its rules share.
+    pub(crate) fn of_tenant(&self, tenant: &TenantId) -> Option<&Arc<Self>> {
+        let split = || {
+            let mut rows: HashMap<TenantId, Vec<Arc<SecurityEvent>>> = HashMap::new();
+            for event in &self.rows {
+                rows.entry(event.tenant_id.clone()).or_default().push(Arc::clone(event));
+            }
+            rows.into_iter().map(|(tenant, rows)| (tenant, Arc::new(Self::new(rows)))).collect()
+        };
+        self.tenants.get_or_init(split).get(tenant)
     }
 
     /// The events.

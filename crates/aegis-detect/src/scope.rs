@@ -38,14 +38,14 @@ impl Scope {
 
     /// The events of a batch that the rule is shown; None where that is not one of them.
     pub(crate) fn of(&self, batch: &Arc<EventBatch>) -> Option<Arc<EventBatch>> {
-        if matches!(self, Self::AllBut(others) if others.is_empty()) {
+        let others = match self {
+            Self::Only(own) => return batch.of_tenant(own).cloned(),
+            Self::AllBut(others) => others,
+        };
+        if others.is_empty() || batch.rows().iter().all(|event| !others.contains(&event.tenant_id)) {
             return Some(Arc::clone(batch));
         }
-        let shown = batch.rows().iter().filter(|event| self.covers(&event.tenant_id)).count();
-        if shown == batch.rows().len() {
-            return Some(Arc::clone(batch));
-        }
-        let rows = || batch.rows().iter().filter(|event| self.covers(&event.tenant_id)).cloned().collect();
-        (shown > 0).then(|| Arc::new(EventBatch::new(rows())))
+        let rows: Vec<_> = batch.rows().iter().filter(|event| self.covers(&event.tenant_id)).cloned().collect();
+        (!rows.is_empty()).then(|| Arc::new(EventBatch::new(rows)))
     }
 }
