@@ -17,10 +17,11 @@ const MAX_RULES: i64 = 50;
 const MAX_VERSIONS: i64 = 5_000;
 /// Changes of a tenant's rules within an hour at most.
 const MAX_AN_HOUR: i64 = 60;
-/// Longest text, bytes: it travels in one message.
-const MAX_TEXT: usize = 64 * 1024;
-/// Longest changelog line, and longest record of a backtest, bytes.
-const MAX_NOTE: usize = 4096;
+/// Longest text of a tenant's own rule, bytes: it travels in one message.
+pub const MAX_RULE_TEXT: usize = 64 * 1024;
+/// Longest line of its changelog, bytes.
+pub const MAX_RULE_NOTE: usize = 4096;
+/// Longest record of a backtest, bytes.
 const MAX_BACKTEST: usize = 64 * 1024;
 
 /// A version that is to stand.
@@ -157,8 +158,8 @@ impl Store {
     ) -> Result<RuleChange, StoreError> {
         check_len("rule id", &new.rule_id, MAX_NAME)?;
         check_len("rule name", &new.name, MAX_NAME)?;
-        check_len("rule", &new.text, MAX_TEXT)?;
-        check_len("changelog line", &new.note, MAX_NOTE)?;
+        check_len("rule", &new.text, MAX_RULE_TEXT)?;
+        check_len("changelog line", &new.note, MAX_RULE_NOTE)?;
         let backtest = new.backtest.as_ref().map(|told| row::to_json(told, "backtest")).transpose()?;
         if let Some(told) = &backtest {
             check_len("backtest", told, MAX_BACKTEST)?;

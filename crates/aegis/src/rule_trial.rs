@@ -8,7 +8,7 @@ use aegis_control::{RuleTest, RuleTrialError, RuleTrials};
 use aegis_detect::testing::run_tests_of;
 use aegis_detect::{Backtest, BacktestReport, CommonRules, RuleSet, Shape};
 use aegis_model::{Clock, RuleMode, SecurityEvent, TenantId, Timestamp};
-use aegis_store::{NewRuleVersion, Store};
+use aegis_store::{MAX_RULE_NOTE, MAX_RULE_TEXT, NewRuleVersion, Store};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
@@ -71,6 +71,9 @@ impl RuleTrial {
     }
 
     fn read_text(&self, text: &str) -> Result<NewRuleVersion, RuleTrialError> {
+        if text.len() > MAX_RULE_TEXT {
+            return Err(refused("invalid_rule", &format!("a tenant's own rule has at most {MAX_RULE_TEXT} bytes")));
+        }
         let lint = self.common.lint_own(text, Path::new("rule.sql")).map_err(|error| refused("invalid_rule", &error))?;
         let (hash, header) = (lint.rule.hash, lint.rule.header);
         if self.by == By::Tenant && lint.shape == Shape::Stepped {
@@ -86,6 +89,9 @@ impl RuleTrial {
         let note = line.map(|change| change.note.clone()).unwrap_or_default();
         if note.trim().is_empty() {
             return Err(refused("invalid_rule", &format!("the changelog says nothing of version {}", header.version)));
+        }
+        if note.len() > MAX_RULE_NOTE {
+            return Err(refused("invalid_rule", &format!("a line of the changelog has at most {MAX_RULE_NOTE} bytes")));
         }
         Ok(NewRuleVersion {
             common: self.common.standing(&header.id).map(|(version, mode)| (i64::from(version), mode)),
