@@ -21,6 +21,9 @@ TESTS = [{"name": "fires.yaml", "text": FIRES}, {"name": "silent.yaml", "text": 
 DENIED = "SELECT agent_id, event_id FROM events WHERE kind = 'authorize_decision' AND decision = 'deny'"
 # Run for each instant: a rule that others would wait for.
 STEPPED = "SELECT agent_id, array_agg(event_id) AS event_ids FROM events WHERE decision = 'deny' GROUP BY agent_id"
+# Run over the whole window whenever a key is touched.
+SLIDING = "SELECT agent_id, event_id FROM events WHERE decision = 'deny' QUALIFY sum(risk_score) OVER (PARTITION BY agent_id ORDER BY ts " \
+    "RANGE BETWEEN INTERVAL '1' MINUTE PRECEDING AND CURRENT ROW) > 50"
 
 
 def rule(version=1, mode="log_only", query=DENIED, id="OWN-1", name="own-denied", window="1m"):
@@ -44,7 +47,7 @@ changelog:
 
 class OwnRules(unittest.TestCase):
     def setUp(self):
-        self.aegis = Aegis().start()
+        self.aegis = Aegis(environment={"AEGIS_DETECT_OWN_RULES": "true"}).start()
         self.addCleanup(self.aegis.close)
         self.tenant = self.aegis.tenant().register_tools()
         self.agent = self.tenant.register_agent()
@@ -69,6 +72,7 @@ class OwnRules(unittest.TestCase):
             (rule(query="SELECT agent_id, event_id FROM agents"), TESTS, 422, "invalid_rule"),
             (rule(name="deny-storm"), TESTS, 422, "invalid_rule"),
             (rule(query=STEPPED), TESTS, 422, "rule_too_costly"),
+            (rule(query=SLIDING), TESTS, 422, "rule_too_costly"),
             (rule(window="2h"), TESTS, 422, "rule_too_costly"),
             (rule(), [], 422, "rule_tests_failed"),
             (rule(), red, 422, "rule_tests_failed"),
@@ -164,6 +168,14 @@ class OwnRules(unittest.TestCase):
         self.assertEqual(json.loads(through.stdout), listed)
         by_operator = {"type": "operator"}
         wait_until("the running program seals its receipt", lambda: [r for r in self.tenant.list("/v1/receipts") if (r.get("detail") or {}).get("by") == by_operator])
+
+
+class NotAllowed(unittest.TestCase):
+    def test_no_tenant_activates_rules_unless_the_operator_allows_it(self):
+        aegis = Aegis().start()
+        self.addCleanup(aegis.close)
+        reply = aegis.tenant().post("/v1/rules", {"text": rule(), "tests": TESTS})
+        self.assertEqual((reply.status, reply.code), (409, "own_rules_not_allowed"))
 
 
 if __name__ == "__main__":

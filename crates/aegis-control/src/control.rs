@@ -59,7 +59,7 @@ pub struct ControlConfig {
     pub ships_again: HashMap<String, Arc<dyn AskForMissing>>,
     /// The key that an edge gets when it enrols, to MAC trust tokens with; None: no edge can enrol.
     pub edge_trust_key: Option<TrustTokenKey>,
-    /// Who tries rules before they may stand; None: no rule can be changed.
+    /// Who tries the rules that tenants' admins activate; None: they may not.
     pub rule_trials: Option<Arc<dyn RuleTrials>>,
 }
 

@@ -142,7 +142,8 @@ pub(crate) async fn activate(control: &Control, call: &Call) -> Result<Response,
     let body: RuleBody = parse(&call.body, control.config.max_body_bytes)?;
     check_tests(&body.tests)?;
     let Some(trials) = control.config.rule_trials.as_ref().map(Arc::clone) else {
-        return Err(Problem::conflict("no_detection", "no detection runs beside this control plane"));
+        let why = "no tenant activates rules here: whoever runs the control plane does, on its data folder, or allows it with detect.own_rules";
+        return Err(Problem::conflict("own_rules_not_allowed", why));
     };
     // One at a time: a trial takes its time, and what it takes is everybody's.
     let Ok(_turn) = control.rule_turn.try_lock() else {

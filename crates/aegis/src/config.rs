@@ -172,6 +172,9 @@ impl Default for IngestSection {
 pub(crate) struct DetectSection {
     /// A folder of rules; empty: the rules the program was built with.
     pub(crate) rules: PathBuf,
+    /// Whether tenants' admins may activate rules of their own. A rule is a program that runs where all tenants' rules do: allow it where admins
+    /// are trusted with that.
+    pub(crate) own_rules: bool,
 }
 
 impl Config {
@@ -285,12 +288,14 @@ mod tests {
             ("AEGIS_EDGE_MAX_BODY_BYTES", "7"),
             ("AEGIS_STORE_ANSWER_TIMEOUT_S", "3"),
             ("AEGIS_CONTROL_CALLBACK_LOOPBACK", "true"),
+            ("AEGIS_DETECT_OWN_RULES", "true"),
             ("PATH", "x"),
             ("AEGIS_BIN", "y"),
         ];
         overlay_environment(&mut table, variables.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned()))).unwrap();
         let config: Config = table.try_into().unwrap();
         assert!(config.control.callback_loopback && !Config::default().control.callback_loopback);
+        assert!(config.detect.own_rules && !Config::default().detect.own_rules, "no tenant runs its programs here unasked");
         assert_eq!((config.listen.port(), config.edge.max_body_bytes, config.store.answer_timeout_s), (1, 7, 3));
     }
 

@@ -1,8 +1,10 @@
 //! A rule's trial before it may stand: read, its tests, and a backtest over its tenant's history. The same for control's API and on the data folder.
-//! Promises that the trial runs behind everything else, that it is bounded, and that a tenant's rule costs the others no more than theirs cost.
+//! Promises that the trial runs behind everything else and ends. A rule is a program that runs where all tenants' rules do: what a tenant's admin may
+//! activate is of the cheap shapes, and what its expressions make of little is not bounded here.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use aegis_control::{RuleTest, RuleTrialError, RuleTrials};
 use aegis_detect::testing::run_tests_of;
@@ -24,6 +26,8 @@ const DAY_MICROS: i64 = 24 * 3600 * 1_000_000;
 const TENANT_WINDOW_S: i64 = 3600;
 /// Pages of the history that wait for the trial.
 const PAGES: usize = 2;
+/// What takes longer is given up, and others' turn comes.
+const LONGEST_TRIAL: Duration = Duration::from_secs(600);
 /// Longest refusal, in characters.
 const MAX_REFUSAL: usize = 4000;
 
@@ -76,9 +80,9 @@ impl RuleTrial {
         }
         let lint = self.common.lint_own(text, Path::new("rule.sql")).map_err(|error| refused("invalid_rule", &error))?;
         let (hash, header) = (lint.rule.hash, lint.rule.header);
-        if self.by == By::Tenant && lint.shape == Shape::Stepped {
-            let why = "it is run over its whole window for each instant, which others would wait for: write it without a join, GROUP BY, LAG, \
-                       a ROWS frame or MATCH_RECOGNIZE, or have an operator activate it on the data folder";
+        if self.by == By::Tenant && matches!(lint.shape, Shape::Stepped | Shape::Sliding) {
+            let why = "it is run over its whole window again and again, which others would wait for (`lint --json` says `stepped` or `sliding`): write \
+                       it with count, min, max or array_agg over a RANGE frame, or have an operator activate it on the data folder";
             return Err(refused("rule_too_costly", &why));
         }
         if self.by == By::Tenant && header.window_s > TENANT_WINDOW_S {
@@ -167,8 +171,11 @@ impl RuleTrials for RuleTrial {
             let _nobody_waits = told.send(run(&file, &text, tests, rules, waiting, clock, from).await);
         };
         let _ends_by_itself = aegis_threads::spawn("aegis-rule-trial", work).map_err(|error| failed(&error))?;
-        let read = self.read_history(tenant, needed, pages).await;
-        let tried = hears.await.map_err(|_| failed(&"the trial of a rule panicked"))?;
+        let trial = async { (self.read_history(tenant, needed, pages).await, hears.await) };
+        let Ok((read, tried)) = tokio::time::timeout(LONGEST_TRIAL, trial).await else {
+            return Err(refused("rule_too_costly", &format!("its trial takes longer than {} s", LONGEST_TRIAL.as_secs())));
+        };
+        let tried = tried.map_err(|_| failed(&"the trial of a rule panicked"))?;
         let report = tried.map_err(|report| refused("rule_tests_failed", &report))?;
         let seen = read.map_err(|error| failed(&format!("{error:#}")))?;
         version.backtest = Some(summary(&report, &seen, from)?);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_bus::{AskForMissing, Bus, BusError, EmbeddedBus, EmbeddedLimits, JetStreamBus, Keeper, Stream};
-use aegis_control::{AppliedWatch, Control, ControlConfig, NoLocalEdge};
+use aegis_control::{AppliedWatch, Control, ControlConfig, NoLocalEdge, RuleTrials};
 use aegis_detect::{RuleSet, Worker, WorkerConfig};
 use aegis_edge::{Edge, EdgeConfig, EdgeMetrics, EdgeView, FeedConfig, FeedFollower};
 use aegis_ingest::IngestState;
@@ -120,6 +120,8 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
         Some((_, view, _)) => Arc::new(LocalEdge(view.clone())),
         None => Arc::new(NoLocalEdge),
     };
+    let trial = RuleTrial::new(store.clone(), &data, common, By::Tenant, clock.clone());
+    let rule_trials: Option<Arc<dyn RuleTrials>> = if config.detect.own_rules { Some(Arc::new(trial)) } else { None };
     let control_config = ControlConfig {
         agent_token_ttl_s: config.control.agent_token_ttl_s,
         callback_loopback: config.control.callback_loopback,
@@ -132,7 +134,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
         ships_again,
         // Edges of their own can reach what a server carries, and no file of this process.
         edge_trust_key: config.nats.is_used().then(|| keys.trust.clone()),
-        rule_trials: Some(Arc::new(RuleTrial::new(store.clone(), &data, common, By::Tenant, clock.clone()))),
+        rule_trials,
         ..ControlConfig::default()
     };
     let control = Control::start(
