@@ -129,8 +129,8 @@ class OwnRules(unittest.TestCase):
     def test_a_rule_that_comes_knows_its_window(self):
         before = [self.deny(), self.deny()]
         wait_until("they are in the history", lambda: set(before) <= {event["event_id"] for event in self.tenant.list("/v1/audit/events")})
-        three = "SELECT agent_id, array_agg(event_id) OVER w AS event_ids FROM events WHERE decision = 'deny' WINDOW w AS (PARTITION BY agent_id " \
-            "ORDER BY ts RANGE BETWEEN INTERVAL '5' MINUTE PRECEDING AND CURRENT ROW) QUALIFY count(*) OVER w >= 3"
+        three = "SELECT agent_id, count(*) OVER w AS n, array_agg(event_id) OVER w AS event_ids FROM events WHERE decision = 'deny' WINDOW w AS (PARTITION BY agent_id " \
+            "ORDER BY ts RANGE BETWEEN INTERVAL '5' MINUTE PRECEDING AND CURRENT ROW) QUALIFY n >= 3"
         events = "events: [{at: 0s, agent_id: a, decision: deny}, {at: 1s, agent_id: a, decision: deny}, {at: AT, agent_id: a, decision: deny}]\n"
         tests = [{"name": "fires.yaml", "text": "name: three fire\n" + events.replace("AT", "300s") + "expect: [{key: {agent_id: a}}]\n"},
                  {"name": "silent.yaml", "text": "name: too late\n" + events.replace("AT", "300001ms") + "expect: []\n"}]

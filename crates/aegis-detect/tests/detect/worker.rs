@@ -470,8 +470,8 @@ fn own_rule(denies: usize, mode: &str) -> String {
     format!(
         "/* rule\nid: OWN-1\nname: own-denies\nversion: 1\nseverity: low\nwindow: 60s\nkey: [agent_id]\nmode: {mode}\nrequires: verified\n\
          suppress: 1h\nowner: soc\ndescription: d\nfalse_positives: none\nchangelog:\n  - {{version: 1, date: 2026-11-26, note: first}}\n*/\n\
-         SELECT agent_id, array_agg(event_id) OVER w AS event_ids FROM events WHERE decision = 'deny' WINDOW w AS \
-         (PARTITION BY agent_id ORDER BY ts RANGE BETWEEN INTERVAL '60' SECOND PRECEDING AND CURRENT ROW) QUALIFY count(*) OVER w >= {denies}\n"
+         SELECT agent_id, count(*) OVER w AS n, array_agg(event_id) OVER w AS event_ids FROM events WHERE decision = 'deny' WINDOW w AS \
+         (PARTITION BY agent_id ORDER BY ts RANGE BETWEEN INTERVAL '60' SECOND PRECEDING AND CURRENT ROW) QUALIFY n >= {denies}\n"
     )
 }
 
