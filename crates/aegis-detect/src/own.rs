@@ -221,7 +221,7 @@ impl Running {
             if batch.is_empty() {
                 return Err(BusError::Unavailable { reason: format!("message {next} of the stream does not come") }.into());
             }
-            for delivered in batch.into_iter().take_while(|delivered| delivered.seq <= last) {
+            for delivered in batch {
                 next = delivered.seq + 1;
                 let Some((is_shown, broken)) = taken.get(&delivered.seq) else { continue };
                 let Ok((_, mut event)) = read(&delivered) else { continue };

@@ -24,8 +24,9 @@ const DAY_MICROS: i64 = 24 * 3600 * 1_000_000;
 /// The longest window of a rule that a tenant's admin activates: what a window needs, the bus keeps for all tenants. An operator may use all that a
 /// rule may have.
 const TENANT_WINDOW_S: i64 = 3600;
-/// Pages of the history that wait for the trial.
-const PAGES: usize = 2;
+/// Rows of a page of the history, few: they are read on the threads that answer. And pages that wait for the trial.
+const ROWS: u32 = 100;
+const PAGES: usize = 8;
 /// What takes longer is given up, and others' turn comes.
 const LONGEST_TRIAL: Duration = Duration::from_secs(600);
 /// Longest refusal, in characters.
@@ -117,7 +118,7 @@ impl RuleTrial {
         from: Timestamp,
         pages: mpsc::Sender<Vec<SecurityEvent>>,
     ) -> anyhow::Result<Seen> {
-        let mut history = History::new(&self.store, &self.data);
+        let mut history = History::new(&self.store, &self.data).with_rows(ROWS);
         let span = (from, Timestamp::from_micros(i64::MAX));
         let mut seen = Seen { is_whole: true, gone: 0, span: None };
         let (mut after, mut events) = (0, 0);
