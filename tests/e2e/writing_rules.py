@@ -73,7 +73,7 @@ class Commands(unittest.TestCase):
         return up
 
     def test_the_commands_lead_from_an_idea_to_an_active_rule(self):
-        write, tests, editor, start, act, wait, history, why, activate, speed = BLOCK.findall(TEXT)
+        write, tests, editor, start, act, wait, history, why, activate, own, speed = BLOCK.findall(TEXT)
         self.assertIn("ok    my-rules/many-cards/rule.sql MY-0001 v1", self.run_block(write))
         said = self.run_block(tests)
         self.assertRegex(said, r"many-cards\n  ok    fires .*\n  ok    silent ")
@@ -104,6 +104,12 @@ class Commands(unittest.TestCase):
         said = self.run_block(act.replace('"agent_key": "collector"', '"agent_key": "another"') + wait.replace("grep many-cards", """grep '"mode":"active"'"""))
         self.assertIn("many-cards", said)
         self.run_block(f"{key}until [ $({incidents.strip()}) != 0 ]; do sleep 0.2; done")
+
+        said = self.run_block(own)
+        stands, listed = said.split("ACME-0001 acme-cards v2 log_only")[1:]
+        self.assertRegex(stands, r"backtest  [12] alerts, [12]\.0 a day; ")
+        self.assertIn(" tenant acme, ", listed)
+        self.assertIn(" by operator", listed)
 
         self.assertIn("many-cards incremental agent_id", self.run_block(speed).splitlines())
 

@@ -17,7 +17,7 @@ import harness  # noqa: E402
 import routes  # noqa: E402
 import rule_header  # noqa: E402
 
-GROUPS = ["decisions", "approvals", "callbacks", "containment", "policies", "bad_input", "bad_admin"]
+GROUPS = ["decisions", "approvals", "callbacks", "containment", "policies", "own_rules", "bad_input", "bad_admin"]
 # Needs a NATS server: `tests/e2e/run.sh transport` enrols edges.
 NOT_CALLED = {"enrollEdge"}
 

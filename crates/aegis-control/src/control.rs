@@ -25,7 +25,8 @@ use crate::fleet::Fleet;
 use crate::labels::Labels;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
-use crate::{archive, callbacks, expiry, feed, fleet, labels, materialise, outbox};
+use crate::rules::{RuleTrials, ToldRules};
+use crate::{archive, callbacks, expiry, feed, fleet, labels, materialise, outbox, rules};
 
 /// Limits and times of control. The defaults suit one machine.
 #[derive(Clone, Debug)]
@@ -58,6 +59,8 @@ pub struct ControlConfig {
     pub ships_again: HashMap<String, Arc<dyn AskForMissing>>,
     /// The key that an edge gets when it enrols, to MAC trust tokens with; None: no edge can enrol.
     pub edge_trust_key: Option<TrustTokenKey>,
+    /// Who tries the rules that tenants' admins activate; None: they may not.
+    pub rule_trials: Option<Arc<dyn RuleTrials>>,
 }
 
 impl Default for ControlConfig {
@@ -77,6 +80,7 @@ impl Default for ControlConfig {
             keepers: HashMap::new(),
             ships_again: HashMap::new(),
             edge_trust_key: None,
+            rule_trials: None,
         }
     }
 }
@@ -155,6 +159,7 @@ pub struct Control {
     /// What edges are to be asked for.
     pub(crate) missing: Asking,
     pub(crate) outbox: Outbox,
+    pub(crate) rules: ToldRules,
     pub(crate) metrics: Metrics,
     /// Rung whenever events have arrived in the history.
     pub(crate) arrived: Notify,
@@ -166,6 +171,8 @@ pub struct Control {
     pub(crate) registry_turn: tokio::sync::Mutex<()>,
     /// Serialises what people do with approvals, so that a receipt says what the vote led to.
     pub(crate) approval_turn: tokio::sync::Mutex<()>,
+    /// Held while a rule is tried.
+    pub(crate) rule_turn: tokio::sync::Mutex<()>,
     pub(crate) archive_ok: AtomicBool,
     pub(crate) approvals_ok: AtomicBool,
     stop: watch::Sender<bool>,
@@ -216,12 +223,14 @@ impl Control {
             start,
             missing: Asking::default(),
             outbox: Outbox::default(),
+            rules: ToldRules::default(),
             metrics: Metrics::default(),
             arrived: Notify::new(),
             enrolled: Notify::new(),
             callback_queued: Notify::new(),
             registry_turn: tokio::sync::Mutex::new(()),
             approval_turn: tokio::sync::Mutex::new(()),
+            rule_turn: tokio::sync::Mutex::new(()),
             archive_ok: AtomicBool::new(false),
             approvals_ok: AtomicBool::new(false),
             stop,
@@ -268,6 +277,7 @@ impl Control {
         if self.has_far_edges() {
             tasks.push(tokio::spawn(labels::run(Arc::clone(self), self.stop.subscribe())));
         }
+        tasks.push(tokio::spawn(rules::run(Arc::clone(self), self.stop.subscribe())));
         tasks.push(tokio::spawn(outbox::run(Arc::clone(self), self.stop.subscribe())));
         Ok(())
     }

@@ -38,6 +38,7 @@ mod registry;
 mod reply;
 mod room;
 mod routes;
+mod rules;
 mod settings;
 mod side;
 mod soc;
@@ -49,3 +50,4 @@ pub use control::{AppliedWatch, Control, ControlConfig, ControlError, NoLocalEdg
 pub use metrics::Metrics;
 pub use problem::Problem;
 pub use routes::{ROUTES, Route, router};
+pub use rules::{RuleTest, RuleTrialError, RuleTrials, rule_change_by_operator};

@@ -151,8 +151,9 @@ impl Control {
             if !self.seal_leftover(row).await {
                 return Ok(false);
             }
-            // Whoever made the change may have had no answer from the store, and told no edge of it.
+            // Whoever made the change may have had no answer from the store, and told neither edges nor detection of it.
             self.feed.mark_behind();
+            self.rules.mark_behind();
         }
         self.store.delete_outbox(row.event_id).await?;
         Ok(true)

@@ -20,7 +20,7 @@ use crate::input::{self, MAX_ID, Query};
 use crate::problem::Problem;
 use crate::{
     agents, approvals, consume, containment, decide, edges, evidence, export, fleet, health, keys, outcome, policies, registry,
-    settings, soc,
+    rules, settings, soc,
 };
 
 /// One endpoint.
@@ -62,6 +62,8 @@ enum Op {
     ListResources,
     PutPolicies,
     GetPolicies,
+    ActivateRule,
+    RuleHistory,
     PutSettings,
     GetSettings,
     PutWebhookSecret,
@@ -146,6 +148,8 @@ pub static ROUTES: &[Route] = &[
     get("/v1/resources", REGISTRY_READERS, Op::ListResources),
     put("/v1/policies", ADMINS, Op::PutPolicies),
     get("/v1/policies", REGISTRY_READERS, Op::GetPolicies),
+    post("/v1/rules", ADMINS, Op::ActivateRule),
+    get("/v1/rules", READERS, Op::RuleHistory),
     put("/v1/settings", ADMINS, Op::PutSettings),
     get("/v1/settings", REGISTRY_READERS, Op::GetSettings),
     put("/v1/webhooks/github/secret", ADMINS, Op::PutWebhookSecret),
@@ -318,6 +322,8 @@ async fn dispatch(control: Arc<Control>, op: Op, call: Call) -> Result<Response,
         Op::ListResources => registry::list_resources(c, &call).await,
         Op::PutPolicies => policies::put(c, &call).await,
         Op::GetPolicies => policies::get(c, &call).await,
+        Op::ActivateRule => rules::activate(c, &call).await,
+        Op::RuleHistory => rules::history(c, &call).await,
         Op::PutSettings => settings::put(c, &call).await,
         Op::GetSettings => settings::get(c, &call).await,
         Op::PutWebhookSecret => settings::put_webhook_secret(c, &call).await,

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::{Engine, EngineCheckpoint};
 use crate::hold::HeldLane;
+use crate::own::KnownRule;
 use crate::verify::{ChainBreak, is_ahead_of_time};
 
 /// Most messages that a restart reads again to rebuild its windows.
@@ -36,6 +37,9 @@ pub(crate) struct Checkpoint {
     pub(crate) held: Vec<HeldLane>,
     /// Tenants whose windows need messages before `rewind` too, more than are read again: of each the time of the newest of those.
     pub(crate) cut: BTreeMap<TenantId, Timestamp>,
+    /// What tenants have of their own; one of before has none.
+    #[serde(default)]
+    pub(crate) own: Vec<KnownRule>,
 }
 
 impl Checkpoint {
@@ -178,6 +182,13 @@ impl Tail {
     /// What was cut before a restart is so after it.
     pub(crate) fn stays_cut(&mut self, cut: BTreeMap<TenantId, Timestamp>) {
         self.cut.extend(cut);
+    }
+
+    /// A tenant's messages that its windows need: whether rules were shown the event itself, and why it failed verification, if it did.
+    pub(crate) fn of_tenant(&self, tenant: &TenantId) -> BTreeMap<u64, (bool, Option<ChainBreak>)> {
+        let is_needed = |taken: &&Taken| taken.needed.as_ref().is_some_and(|(of, _)| of == tenant);
+        let needed = self.taken.iter().filter(is_needed);
+        needed.map(|taken| (taken.seq, (taken.shown.is_some(), taken.broken.clone()))).collect()
     }
 
     /// The first message that is still needed; `next` if none is.

@@ -18,10 +18,12 @@ use crate::error::DetectError;
 use crate::evaluate::{Must, RuleStats, RunningRule, TouchedKeys};
 use crate::impaired::Impaired;
 use crate::output::Evidence;
+use crate::own::OwnWindows;
 use crate::plan::RulePlan;
 use crate::rule::Rule;
 use crate::ruleset::RuleSet;
 use crate::schema::EventBatch;
+use crate::scope::Scope;
 use crate::shape::Shape;
 use crate::side::{Changes, SideTables, Sides};
 use crate::verify::is_ahead_of_time;
@@ -99,9 +101,7 @@ pub struct Engine {
     pub(crate) rules: Vec<RunningRule>,
     pub(crate) watermarks: Watermarks,
     /// Per tenant: up to where its state was settled.
-    settled: HashMap<TenantId, Timestamp>,
-    /// How far before that a rule still needs events.
-    longest_micros: i64,
+    pub(crate) settled: HashMap<TenantId, Timestamp>,
     /// Tenants of whom events were gone when it was restored: up to when they may have been.
     pub(crate) lost: HashMap<TenantId, Timestamp>,
     /// Up to which time of the log it was looked for rows that nothing but the log's time decides.
@@ -109,6 +109,8 @@ pub struct Engine {
     /// What was told of detection itself.
     impaired: Impaired,
     pub(crate) sides: Sides,
+    /// How far back rules look.
+    pub(crate) windows: OwnWindows,
     pub(crate) config: EngineConfig,
 }
 
@@ -117,7 +119,7 @@ pub struct Engine {
 pub struct EngineCheckpoint {
     watermarks: Watermarks,
     settled: BTreeMap<TenantId, Timestamp>,
-    /// By rule id: the rule's hash and its keys.
+    /// By rule id, of a tenant's own rule behind the tenant's: the rule's hash and its keys.
     rules: BTreeMap<String, (String, SavedKeys)>,
     /// One of before has none.
     #[serde(default)]
@@ -140,11 +142,12 @@ impl Engine {
         let running = rules.into_planned().filter(|(rule, _)| rule.header.mode != RuleMode::Disabled);
         let plan_of = |plan: RulePlan| if config.incremental { plan } else { plan.without_pipeline() };
         let sides = Sides::default();
-        let rules: Vec<RunningRule> =
-            running.map(|(rule, plan)| RunningRule::new(rule, plan_of(plan), Arc::clone(&sides))).collect();
-        let longest_micros = rules.iter().map(|running| running.window_micros() + running.step_micros()).max().unwrap_or(0);
+        let rules: Vec<_> = running
+            .map(|(rule, plan)| RunningRule::new(rule, plan_of(plan), Scope::default(), Arc::clone(&sides)))
+            .collect();
         let (watermarks, impaired) = (Watermarks::default(), Impaired::default());
-        Self { rules, watermarks, settled: HashMap::new(), longest_micros, lost: HashMap::new(), looked: None, impaired, sides, config }
+        let windows = OwnWindows::of(&rules);
+        Self { rules, watermarks, settled: HashMap::new(), lost: HashMap::new(), looked: None, impaired, sides, windows, config }
     }
 
     /// Takes the next events of the stream, in stream order, and answers what follows from them.
@@ -205,7 +208,7 @@ impl Engine {
         let now = self.config.clock.now();
         let Self { rules, watermarks, impaired, .. } = self;
         let newest = newest_of_each(taken);
-        for running in rules.iter_mut() {
+        for running in rules.iter_mut().filter(|running| running.is_impaired()) {
             for loss in running.losses.take() {
                 let bus_time = watermarks.bus_time(&loss.tenant);
                 output.alerts.extend(impaired.of_rule(&running.rule.header, &loss.tenant, loss.cause, &loss.at, bus_time, now));
@@ -273,7 +276,7 @@ impl Engine {
     /// Events of the tenant older than this are needed for no match that can still change. None: all may be.
     #[must_use]
     pub fn horizon(&self, tenant: &TenantId) -> Option<Timestamp> {
-        Some(self.settled.get(tenant)?.plus_micros(-self.longest_micros))
+        Some(self.settled.get(tenant)?.plus_micros(-self.windows.longest(tenant)))
     }
 
     /// What has to be kept, beside the events of the window, to go on after a restart. Not while it `is_behind`.
@@ -318,7 +321,7 @@ impl Engine {
 
     fn checkpoint_without(&self, left_out: &BTreeSet<TenantId>) -> EngineCheckpoint {
         debug_assert!(!self.is_behind());
-        let saved = |r: &RunningRule| (r.rule.header.id.clone(), (r.rule.hash.clone(), r.state.save_keys(left_out)));
+        let saved = |r: &RunningRule| (r.saved_as(), (r.rule.hash.clone(), r.state.save_keys(left_out)));
         let rules = self.rules.iter().map(saved).collect();
         let settled = self.settled.iter().map(|(t, ts)| (t.clone(), *ts)).collect();
         let (impaired, sides) = (self.impaired.clone(), self.sides.read().without(left_out));
@@ -345,7 +348,7 @@ impl Engine {
         let mut saved = checkpoint.rules;
         let quotas = self.config.quotas;
         for running in &mut self.rules {
-            let told = saved.remove(&running.rule.header.id).filter(|(hash, _)| *hash == running.rule.hash);
+            let told = saved.remove(&running.saved_as()).filter(|(hash, _)| *hash == running.rule.hash);
             let rebuilt = guarded(running, |running| match told {
                 Some((_, told)) => running.rebuild(&batch, told, &self.settled, is_cut, quotas),
                 None => running.keep_only(&batch, &self.settled, quotas),

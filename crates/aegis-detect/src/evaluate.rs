@@ -14,6 +14,7 @@ use crate::output::{Found, write_bucket};
 use crate::plan::{BucketColumn, RulePlan};
 use crate::rule::Rule;
 use crate::schema::EventBatch;
+use crate::scope::Scope;
 use crate::shape::Shape;
 use crate::side::{Changes, Sides};
 use crate::window::{Kept, Quotas, RuleState, Touched};
@@ -24,6 +25,8 @@ pub struct RuleStats {
     pub rule_id: String,
     pub name: String,
     pub severity: String,
+    /// The tenant whose own rule it is; none for one that every tenant has.
+    pub tenant: Option<TenantId>,
     pub shape: Option<Shape>,
     /// How often the query was run.
     pub evals: u64,
@@ -60,6 +63,9 @@ pub struct RuleStats {
 pub(crate) struct RunningRule {
     pub(crate) rule: Rule,
     pub(crate) plan: RulePlan,
+    pub(crate) scope: Scope,
+    /// A match of before is none: the rule was not there, or did not know all of its window.
+    pub(crate) since: Timestamp,
     pub(crate) state: RuleState,
     pub(crate) stats: RuleStats,
     /// What all rules share.
@@ -96,17 +102,41 @@ pub(crate) enum Must<'a> {
 pub(crate) type TouchedKeys = BTreeSet<(TenantId, String, String)>;
 
 impl RunningRule {
-    pub(crate) fn new(rule: Rule, plan: RulePlan, sides: Sides) -> Self {
+    pub(crate) fn new(rule: Rule, plan: RulePlan, scope: Scope, sides: Sides) -> Self {
         let stats = RuleStats {
             rule_id: rule.header.id.clone(),
             name: rule.header.name.clone(),
             severity: rule.header.severity.to_string(),
+            tenant: scope.owner().cloned(),
             shape: Some(plan.shape),
             ..RuleStats::default()
         };
-        let (waiting, due) = (Vec::new(), Timestamp::from_micros(i64::MIN));
+        let always = Timestamp::from_micros(i64::MIN);
+        let (waiting, since, due) = (Vec::new(), always, always);
         let (state, losses) = (RuleState::default(), Losses::default());
-        Self { rule, plan, state, stats, sides, waiting, failures: Vec::new(), losses, unwritten: BTreeSet::new(), due }
+        Self { rule, plan, scope, since, state, stats, sides, waiting, failures: Vec::new(), losses, unwritten: BTreeSet::new(), due }
+    }
+
+    /// True for what this tenant has of its own under this id.
+    pub(crate) fn is_own(&self, tenant: &TenantId, id: &str) -> bool {
+        self.scope.owner() == Some(tenant) && self.rule.header.id == id
+    }
+
+    /// A rule that every tenant has is no longer for this one, which has its own. What was told stands.
+    pub(crate) fn leave_out(&mut self, tenant: &TenantId) {
+        if let Scope::AllBut(others) = &mut self.scope {
+            others.insert(tenant.clone());
+            self.state.tenants.remove(tenant);
+            self.stats.set_aside.remove(tenant);
+            self.unwritten.remove(tenant);
+            self.waiting.retain(|event| event.tenant_id != *tenant);
+        }
+    }
+
+    /// Its name in a checkpoint: a tenant's own rule may have the id of one that every tenant has.
+    pub(crate) fn saved_as(&self) -> String {
+        let id = &self.rule.header.id;
+        self.scope.owner().map_or_else(|| id.clone(), |tenant| format!("{tenant}/{id}"))
     }
 
     pub(crate) fn window_micros(&self) -> i64 {
@@ -144,11 +174,12 @@ impl RunningRule {
 
     /// Those of the events that matter to the rule. Where that cannot be told of all, it is asked of each tenant's by themselves.
     pub(crate) fn relevant(&mut self, batch: &Arc<EventBatch>) -> Result<Vec<Arc<SecurityEvent>>, DetectError> {
-        let mut relevant = match self.plan.relevant(batch) {
+        let Some(shown) = self.scope.of(batch) else { return Ok(Vec::new()) };
+        let mut relevant = match self.plan.relevant(&shown) {
             Ok(relevant) => relevant,
             Err(_) => {
                 let mut relevant = Vec::new();
-                for (tenant, events) in by_tenant(batch.rows()) {
+                for (tenant, events) in by_tenant(shown.rows()) {
                     let newest = events.last().cloned();
                     match self.plan.relevant(&Arc::new(EventBatch::new(events))) {
                         Ok(own) => relevant.extend(own),
@@ -290,7 +321,8 @@ impl RunningRule {
 
     pub(crate) fn insert(&mut self, found: Vec<Found>, quotas: Quotas) -> TouchedKeys {
         let mut keys = TouchedKeys::new();
-        for f in found {
+        let since = self.since;
+        for f in found.into_iter().filter(|f| f.found.instant >= since) {
             match self.state.key_or_new(&f.tenant, &f.bucket, &f.key_text, f.agent.as_deref(), quotas) {
                 Some(key) => {
                     key.insert(f.found);
@@ -308,7 +340,8 @@ impl RunningRule {
     /// Why the rule does not look at a tenant's events any more, if it does not; and whether what it told of them is in no checkpoint.
     pub(crate) fn impaired_for(&self, tenant: &TenantId) -> impl Iterator<Item = Cause> + use<> {
         let set_aside = self.stats.set_aside.contains_key(tenant).then_some(Cause::SetAside);
-        let stopped = if self.stats.quarantined.is_some() { Some(Cause::Quarantined) } else { set_aside };
+        let is_quarantined = self.stats.quarantined.is_some() && self.scope.covers(tenant);
+        let stopped = if is_quarantined { Some(Cause::Quarantined) } else { set_aside };
         stopped.into_iter().chain(self.unwritten.contains(tenant).then_some(Cause::Unwritten))
     }
 

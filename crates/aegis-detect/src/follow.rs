@@ -14,6 +14,7 @@ use crate::checkpoint::{Checkpoint, Tail};
 use crate::engine::Engine;
 use crate::error::DetectError;
 use crate::hold::{HeldLane, Hold};
+use crate::own::Own;
 use crate::room::Room;
 use crate::ruleset::RuleSet;
 use crate::shelf::Shelf;
@@ -23,7 +24,7 @@ use crate::wire::read;
 use crate::worker::{CONSUMER, Shared, WorkerConfig};
 
 /// Largest micro-batch.
-const MAX_BATCH: usize = 2048;
+pub(crate) const MAX_BATCH: usize = 2048;
 /// A quiet stream is looked at this often for a stop.
 const IDLE_WAIT: Duration = Duration::from_millis(200);
 /// Ticks are at least this far apart, so that events gather; the first after a pause runs at once.
@@ -43,7 +44,7 @@ const ROW_TICK_US: i64 = MAX_PAUSE;
 /// Lanes that are asked for at once.
 const MOST_ASKED: usize = 256;
 /// How long a message that must be there is waited for.
-const READ_WAIT: Duration = Duration::from_secs(10);
+pub(crate) const READ_WAIT: Duration = Duration::from_secs(10);
 /// A large checkpoint takes its time: as many times as long, none is written.
 const CHECKPOINT_RESTS: i64 = 10;
 /// The partition under which a worker that owns all of them writes its checkpoint.
@@ -61,6 +62,8 @@ pub(crate) struct Running {
     /// When each lane that waits is to be asked for next, by this process's clock: it decides when a request is sent, and nothing else.
     ask_at: BTreeMap<String, Timestamp>,
     pub(crate) engine: Engine,
+    /// What tenants have of their own.
+    pub(crate) own: Own,
     pub(crate) tail: Tail,
     shelf: Shelf,
     /// Up to where the last checkpoint counts.
@@ -89,6 +92,7 @@ pub(crate) async fn run(
     config: WorkerConfig,
     shared: &Shared,
 ) {
+    let own = Own::new(rules.common(), config.texts.clone());
     let mut running = Running {
         bus,
         stage: VerifyStage::new(ring.clone(), LaneHeads::default()),
@@ -97,6 +101,7 @@ pub(crate) async fn run(
         missing: config.missing.clone(),
         ask_at: BTreeMap::new(),
         engine: Engine::new(rules, config.engine.clone()),
+        own,
         tail: Tail::default(),
         shelf: Shelf::new(CHECKPOINT_PARTITION).with_most(config.checkpoint_bytes),
         written: 0,
@@ -182,6 +187,7 @@ impl Running {
     async fn restore(&mut self, checkpoint: Checkpoint, ring: &KeyRing) -> Result<(), DetectError> {
         // A start that broke off here begins anew.
         self.tail = Tail::default();
+        self.own.know_again(&mut self.engine, checkpoint.own.clone()).await?;
         let (mut events, mut all_cut) = (Vec::new(), true);
         if self.bus.is_still(Stream::Ase, &checkpoint.place).await? {
             all_cut = self.bus.stream_state(Stream::Ase).await?.first_seq > checkpoint.rewind;
@@ -404,6 +410,7 @@ impl Running {
             broken: self.tail.broken(),
             held: self.hold.held(),
             cut: self.tail.cut(),
+            own: self.own.known(),
         };
         let written = loop {
             let written = match serde_json::to_vec(&checkpoint) {

@@ -54,6 +54,9 @@ impl RunningRule {
         let mut relevant = self.relevant(batch)?;
         relevant.retain(|event| self.may_need(event, settled));
         self.state.load_keys(told);
+        // Of a tenant that has a rule of its own in its place since, what was told stands.
+        let scope = &self.scope;
+        self.state.tenants.retain(|tenant, _| scope.covers(tenant));
         let open = |tenant: &TenantId, at: Timestamp| settled.get(tenant).is_none_or(|settled| at >= *settled);
         let mut found = match self.plan.shape {
             Shape::Stateless => self.find_stateless(relevant)?,

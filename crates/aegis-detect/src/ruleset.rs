@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use aegis_model::{RuleMode, TenantId};
 use serde::Serialize;
 
 use crate::error::{RuleCode, RuleError, RuleErrors};
 use crate::impaired::{IMPAIRED_NAME, IMPAIRED_RULE};
+use crate::own::OwnRule;
 use crate::plan::RulePlan;
-use crate::rule::Rule;
+use crate::rule::{Header, Rule};
 use crate::shape::Shape;
 
 macro_rules! shipped_rules {
@@ -125,6 +127,16 @@ impl RuleSet {
         if errors.is_empty() { Ok(Self { rules }) } else { Err(RuleErrors(errors)) }
     }
 
+    /// What is to be known of the rules that every tenant has where a tenant adds its own.
+    #[must_use]
+    pub fn common(&self) -> CommonRules {
+        let known = |(rule, _): &(Rule, RulePlan)| {
+            let Header { id, name, version, mode, .. } = &rule.header;
+            CommonRule { id: id.clone(), name: name.clone(), version: *version, mode: *mode }
+        };
+        CommonRules(self.rules.iter().map(known).collect())
+    }
+
     /// The rules, in the order they were loaded.
     pub fn rules(&self) -> impl Iterator<Item = &Rule> {
         self.rules.iter().map(|(rule, _)| rule)
@@ -155,8 +167,8 @@ impl RuleSet {
     /// Makes disabled rules run: their tests count too.
     pub(crate) fn enable_all(&mut self) {
         for (rule, _) in &mut self.rules {
-            if rule.header.mode == aegis_model::RuleMode::Disabled {
-                rule.header.mode = aegis_model::RuleMode::LogOnly;
+            if rule.header.mode == RuleMode::Disabled {
+                rule.header.mode = RuleMode::LogOnly;
             }
         }
     }
@@ -164,6 +176,55 @@ impl RuleSet {
     pub(crate) fn into_planned(self) -> impl Iterator<Item = (Rule, RulePlan)> {
         self.rules.into_iter()
     }
+}
+
+/// The rules that every tenant has, as far as a tenant's own rule has to do with them.
+#[derive(Clone, Debug, Default)]
+pub struct CommonRules(Vec<CommonRule>);
+
+#[derive(Clone, Debug)]
+struct CommonRule {
+    id: String,
+    name: String,
+    version: u32,
+    mode: RuleMode,
+}
+
+impl CommonRules {
+    /// Version and mode of the rule of this id.
+    #[must_use]
+    pub fn standing(&self, id: &str) -> Option<(u32, RuleMode)> {
+        self.0.iter().find(|rule| rule.id == id).map(|rule| (rule.version, rule.mode))
+    }
+
+    /// Checks a rule that is to be a tenant's own. `file` is only named in errors.
+    pub fn lint_own(&self, text: &str, file: &Path) -> Result<LintReport, RuleError> {
+        let (rule, plan) = self.load_own(text, file)?;
+        Ok(report_of(rule, &plan))
+    }
+
+    /// A rule as a tenant's own.
+    pub fn own(&self, tenant: &TenantId, text: &str) -> Result<OwnRule, RuleError> {
+        let (rule, plan) = self.load_own(text, Path::new("rule.sql"))?;
+        Ok(OwnRule { tenant: tenant.clone(), rule, plan })
+    }
+
+    fn load_own(&self, text: &str, file: &Path) -> Result<(Rule, RulePlan), RuleError> {
+        let rule = Rule::parse(text, file)?;
+        let plan = RulePlan::load(&rule)?;
+        let Header { id, name, .. } = &rule.header;
+        let has_name = self.0.iter().any(|other| other.name == *name && other.id != *id);
+        if has_name || id == IMPAIRED_RULE || name == IMPAIRED_NAME {
+            return Err(name_taken(&rule));
+        }
+        Ok((rule, plan))
+    }
+}
+
+fn name_taken(rule: &Rule) -> RuleError {
+    let Header { id, name, .. } = &rule.header;
+    let message = format!("id `{id}` or name `{name}` is also that of another rule");
+    RuleError::new(RuleCode::RuleDuplicate, message).at(rule.header_place("name")).in_file(&rule.file)
 }
 
 /// What lint says about a rule that is in order.
@@ -191,8 +252,12 @@ pub fn lint_shipped() -> Vec<(PathBuf, Result<LintReport, RuleError>)> {
 fn lint_text(text: &str, path: &Path) -> Result<LintReport, RuleError> {
     let rule = Rule::parse(text, path)?;
     let plan = RulePlan::load(&rule)?;
+    Ok(report_of(rule, &plan))
+}
+
+fn report_of(rule: Rule, plan: &RulePlan) -> LintReport {
     let split_by = plan.buckets.iter().map(|b| rule.header.key[b.key_position].clone()).collect();
-    Ok(LintReport { shape: plan.shape, split_by, plan: plan.display(), rule })
+    LintReport { shape: plan.shape, split_by, plan: plan.display(), rule }
 }
 
 /// The sub-folders that hold a rule, sorted by name.

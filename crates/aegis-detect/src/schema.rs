@@ -2,10 +2,10 @@
 //! tables, for the rules that name one.
 //! Promises the names and types of the contract, and that a column is built only when a query reads it, once per batch.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock, OnceLock};
 
-use aegis_model::{EventId, SecurityEvent, Timestamp};
+use aegis_model::{EventId, SecurityEvent, TenantId, Timestamp};
 use datafusion::arrow::array::{
     ArrayRef, BooleanBuilder, Int32Builder, Int64Builder, ListBuilder, RecordBatch, RecordBatchOptions, StringBuilder,
     TimestampMicrosecondBuilder,
@@ -234,6 +234,8 @@ pub struct EventBatch {
     values: Vec<OnceLock<Vec<String>>>,
     /// What the columns of side tables are read from.
     sides: Option<Sides>,
+    /// The events of each tenant by themselves.
+    tenants: OnceLock<HashMap<TenantId, Arc<EventBatch>>>,
 }
 
 impl EventBatch {
@@ -242,12 +244,24 @@ impl EventBatch {
     pub fn new(rows: Vec<Arc<SecurityEvent>>) -> Self {
         let columns = (0..COLUMNS.len() + SIDE_COLUMNS.len()).map(|_| OnceLock::new()).collect();
         let values = (0..COLUMNS.len()).map(|_| OnceLock::new()).collect();
-        Self { rows, columns, values, sides: None }
+        Self { rows, columns, values, sides: None, tenants: OnceLock::new() }
     }
 
     /// The same beside side tables, as they are when a column of theirs is first read.
     pub(crate) fn beside(self, sides: &Sides) -> Self {
         Self { sides: Some(Arc::clone(sides)), ..self }
+    }
+
+    /// The events of one tenant, as a batch that all its rules share.
+    pub(crate) fn of_tenant(&self, tenant: &TenantId) -> Option<&Arc<Self>> {
+        let split = || {
+            let mut rows: HashMap<TenantId, Vec<Arc<SecurityEvent>>> = HashMap::new();
+            for event in &self.rows {
+                rows.entry(event.tenant_id.clone()).or_default().push(Arc::clone(event));
+            }
+            rows.into_iter().map(|(tenant, rows)| (tenant, Arc::new(Self { sides: self.sides.clone(), ..Self::new(rows) }))).collect()
+        };
+        self.tenants.get_or_init(split).get(tenant)
     }
 
     /// The events.

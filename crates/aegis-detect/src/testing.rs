@@ -83,6 +83,14 @@ pub struct TestReport {
 }
 
 impl Report {
+    fn of(rules: Vec<RuleReport>) -> Self {
+        let tests = || rules.iter().flat_map(|rule| &rule.tests);
+        let problems: usize = rules.iter().map(|rule| rule.problems.len()).sum();
+        let failed = problems + tests().filter(|test| !test.failures.is_empty()).count();
+        let passed = tests().filter(|test| test.failures.is_empty()).count();
+        Self { rules, passed, failed }
+    }
+
     /// True if nothing failed and there was something to test.
     #[must_use]
     pub fn ok(&self) -> bool {
@@ -113,15 +121,18 @@ impl fmt::Display for Report {
 /// Runs the tests of every rule in a folder of rules.
 pub fn run_rule_tests(path: &Path) -> Result<Report, RuleErrors> {
     let folders = rule_folders(path).map_err(|e| RuleErrors(vec![e]))?;
-    let mut report = Report::default();
-    for folder in folders {
-        let rule = run_folder(&folder);
-        report.failed += rule.problems.len() + rule.tests.iter().filter(|t| !t.failures.is_empty()).count();
-        report.passed += rule.tests.iter().filter(|t| t.failures.is_empty()).count();
-        report.rules.push(rule);
-    }
-    Ok(report)
+    Ok(Report::of(folders.iter().map(|folder| run_folder(folder)).collect()))
 }
+
+/// Runs a rule's tests: each the name of a file, and what stands in it.
+#[must_use]
+pub fn run_tests_of(rule_file: &Path, text: &str, tests: Vec<(PathBuf, String)>) -> Report {
+    let report = RuleReport { rule: rule_file.display().to_string(), ..RuleReport::default() };
+    Report::of(vec![run_all(report, rule_file, text, tests.into_iter().map(|(file, test)| (file, Ok(test))).collect())])
+}
+
+/// Test files with what was read of them.
+type TestTexts = Vec<(PathBuf, Result<String, RuleError>)>;
 
 fn run_folder(folder: &Path) -> RuleReport {
     let name = folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
@@ -134,17 +145,22 @@ fn run_folder(folder: &Path) -> RuleReport {
             return report;
         }
     };
-    if let Err(errors) = RuleSet::from_texts([(rule_file.clone(), text.clone())]) {
-        report.problems.push(errors.to_string());
-        return report;
-    }
     let mut files: Vec<PathBuf> = std::fs::read_dir(folder.join("tests"))
         .map(|entries| entries.filter_map(|e| e.ok().map(|e| e.path())).collect())
         .unwrap_or_default();
     files.retain(|f| f.extension().is_some_and(|e| e == "yaml" || e == "yml"));
     files.sort();
-    for file in files {
-        report.tests.push(run_file(&rule_file, &text, &file));
+    let tests = files.into_iter().map(|file| (file.clone(), read_file(&file))).collect();
+    run_all(report, &rule_file, &text, tests)
+}
+
+fn run_all(mut report: RuleReport, rule_file: &Path, text: &str, tests: TestTexts) -> RuleReport {
+    if let Err(errors) = RuleSet::from_texts([(rule_file.to_owned(), text.to_owned())]) {
+        report.problems.push(errors.to_string());
+        return report;
+    }
+    for (file, test) in tests {
+        report.tests.push(run_file(rule_file, text, &file, test));
     }
     if !report.tests.iter().any(|t| t.expects > 0) {
         report.problems.push("no test in tests/ must fire: a rule that never matched is not known to work".into());
@@ -155,9 +171,9 @@ fn run_folder(folder: &Path) -> RuleReport {
     report
 }
 
-fn run_file(rule_file: &Path, rule_text: &str, file: &Path) -> TestReport {
+fn run_file(rule_file: &Path, rule_text: &str, file: &Path, text: Result<String, RuleError>) -> TestReport {
     let mut report = TestReport { file: file.to_owned(), name: file.display().to_string(), expects: 0, failures: Vec::new() };
-    let result = read_test(file).and_then(|test| {
+    let result = text.and_then(|text| read_test(file, &text)).and_then(|test| {
         report.name.clone_from(&test.name);
         report.expects = test.expect.len();
         let events = build_events(&test).map_err(|message| RuleError::new(RuleCode::RuleTest, message).in_file(file))?;
@@ -248,10 +264,14 @@ fn compare(expected: &[Expected], alerts: &[Alert], labels: &BTreeMap<EventId, S
     failures
 }
 
-fn read_test(file: &Path) -> Result<TestFile, RuleError> {
+fn read_file(file: &Path) -> Result<String, RuleError> {
     let refuse = |message: String| RuleError::new(RuleCode::RuleTest, message).in_file(file);
-    let text = std::fs::read_to_string(file).map_err(|e| refuse(format!("the test cannot be read: {e}")))?;
-    serde_saphyr::from_str(&text).map_err(|error| {
+    std::fs::read_to_string(file).map_err(|e| refuse(format!("the test cannot be read: {e}")))
+}
+
+fn read_test(file: &Path, text: &str) -> Result<TestFile, RuleError> {
+    let refuse = |message: String| RuleError::new(RuleCode::RuleTest, message).in_file(file);
+    serde_saphyr::from_str(text).map_err(|error| {
         let error = error.without_snippet();
         let place = error.location().map(|l| Place { line: l.line(), column: l.column() });
         refuse(error.to_string()).at(place)

@@ -26,13 +26,18 @@ impl Running {
         let started = self.clock.now();
         let mut tick = Tick::default();
         for delivered in batch {
+            if delivered.subject.starts_with("ruleset.") {
+                // In its place: what came before was for the rules of before. Where it fails, it is read again.
+                self.finish(std::mem::take(&mut tick), started, shared).await?;
+                self.take_rule(&delivered, shared).await?;
+            }
             self.position = delivered.seq;
             self.stored = Some(delivered.bus_ts);
             for waited in self.hold.release(delivered.bus_ts) {
                 self.take_one(waited, false, &mut tick);
             }
             if !delivered.subject.starts_with("ase.") {
-                // A record of time, or of rules: its place in the log is all that is asked of it here.
+                // Of a record of time its place in the log is all that is asked.
                 self.tail.skip(delivered.seq);
                 continue;
             }

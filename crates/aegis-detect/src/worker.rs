@@ -19,6 +19,7 @@ use crate::engine::EngineConfig;
 use crate::error::DetectError;
 use crate::evaluate::RuleStats;
 use crate::follow::run;
+use crate::own::RuleTexts;
 use crate::ruleset::RuleSet;
 use crate::shelf::MAX_PACKED;
 
@@ -36,6 +37,8 @@ pub struct WorkerConfig {
     pub missing: Option<Arc<dyn AskForMissing>>,
     /// Largest checkpoint, in bytes and compressed: two of them have to fit into the stream CKPT.
     pub checkpoint_bytes: usize,
+    /// Where the texts of tenants' own rules are found after a restart; None: they have none.
+    pub texts: Option<Arc<dyn RuleTexts>>,
 }
 
 impl WorkerConfig {
@@ -43,7 +46,7 @@ impl WorkerConfig {
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         let engine = EngineConfig::new(clock);
-        Self { engine, checkpoint_ms: 2000, hold_ms: 0, missing: None, checkpoint_bytes: MAX_PACKED }
+        Self { engine, checkpoint_ms: 2000, hold_ms: 0, missing: None, checkpoint_bytes: MAX_PACKED, texts: None }
     }
 }
 

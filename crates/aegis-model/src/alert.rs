@@ -28,6 +28,18 @@ pub enum RuleMode {
 }
 wire_words!(RuleMode { LogOnly = "log_only", Active = "active", Disabled = "disabled" });
 
+/// A change of a tenant's own rule, as it stands in the log under `ruleset.<pp>`: from its place on the rule is this one. Of two records of one rule
+/// the one with the higher revision counts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleRecord {
+    pub tenant_id: TenantId,
+    pub rule_id: String,
+    pub revision: i64,
+    /// SHA-256 of the text.
+    pub hash: String,
+    pub text: String,
+}
+
 /// One match of a rule, with its evidence. Its id is a function of (tenant, rule id, key, first evidence event).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Alert {

@@ -24,6 +24,7 @@ mod pool;
 mod postgres;
 mod registry;
 mod row;
+mod rules;
 mod schema;
 mod tenants;
 mod text;
@@ -49,6 +50,7 @@ pub use incidents::{PendingAction, entity_of};
 pub use keys::{NewKey, Principal, Role};
 pub use outbox::OutboxRow;
 pub use person::same_person;
+pub use rules::{MAX_RULE_NOTE, MAX_RULE_TEXT, NewRuleVersion, RuleChange, RuleRefusal, RuleVersion, StandingRule};
 pub use tenants::Secret;
 
 /// The most rows one list call returns, whatever limit was asked for.

@@ -62,6 +62,17 @@ impl WebhookSecrets for StoredSecrets {
     }
 }
 
+/// Detection finds the texts of tenants' own rules in the store.
+#[derive(Debug)]
+pub(crate) struct StoredRules(pub(crate) Store);
+
+#[async_trait]
+impl aegis_detect::RuleTexts for StoredRules {
+    async fn text(&self, tenant: &TenantId, rule_id: &str, hash: &str) -> Result<Option<String>, String> {
+        self.0.rule_text(tenant, rule_id, hash).await.map_err(|error| error.to_string())
+    }
+}
+
 /// What webhooks say of repositories keeps the registry current.
 #[derive(Debug)]
 pub(crate) struct RepositoryRegistry(pub(crate) Arc<Control>);

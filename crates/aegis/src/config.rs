@@ -174,6 +174,9 @@ impl Default for IngestSection {
 pub(crate) struct DetectSection {
     /// A folder of rules; empty: the rules the program was built with.
     pub(crate) rules: PathBuf,
+    /// Whether tenants' admins may activate rules of their own. A rule is a program that runs where all tenants' rules do: allow it where admins
+    /// are trusted with that.
+    pub(crate) own_rules: bool,
 }
 
 /// `[lake]`
@@ -307,12 +310,14 @@ mod tests {
             ("AEGIS_STORE_ANSWER_TIMEOUT_S", "3"),
             ("AEGIS_CONTROL_CALLBACK_LOOPBACK", "true"),
             ("AEGIS_LAKE_ENABLED", "false"),
+            ("AEGIS_DETECT_OWN_RULES", "true"),
             ("PATH", "x"),
             ("AEGIS_BIN", "y"),
         ];
         overlay_environment(&mut table, variables.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned()))).unwrap();
         let config: Config = table.try_into().unwrap();
         assert!(config.control.callback_loopback && !Config::default().control.callback_loopback);
+        assert!(config.detect.own_rules && !Config::default().detect.own_rules, "no tenant runs its programs here unasked");
         assert_eq!((config.listen.port(), config.edge.max_body_bytes, config.store.answer_timeout_s), (1, 7, 3));
         assert!(!config.lake.enabled);
     }

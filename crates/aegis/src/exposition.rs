@@ -1,5 +1,7 @@
 //! `GET /metrics`: the registry of edge and control, and what ledger and detection count themselves, in OpenMetrics text.
 
+#[cfg(feature = "soc")]
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 #[cfg(feature = "soc")]
@@ -172,32 +174,66 @@ const RULE_COUNTERS: [OfRule; 4] = [
     ("aegis_rule_unfounded", "rows of a rule whose evidence is no event of its window", |rule| rule.unfounded),
 ];
 
-/// `soc_detections_total{rule,severity}`, the time each rule took, and what it did not look at. Rules are few and named by operators, so the labels are bounded.
+/// The name under which the rules that tenants have of their own are counted together: how many there are, and what they are called, is for
+/// tenants to say.
+#[cfg(feature = "soc")]
+const OF_TENANTS: &str = "of_tenants";
+
+/// Rules that every tenant has, each by itself, and behind them what tenants have of their own, as one.
+#[cfg(feature = "soc")]
+fn counted(rules: &[aegis_detect::RuleStats]) -> Vec<aegis_detect::RuleStats> {
+    let (own, mut counted): (Vec<_>, Vec<_>) = rules.iter().cloned().partition(|rule| rule.tenant.is_some());
+    let first = own.first().map(|_| aegis_detect::RuleStats { rule_id: OF_TENANTS.to_owned(), ..Default::default() });
+    let sum = first.map(|first| own.into_iter().fold(first, with));
+    counted.extend(sum);
+    counted
+}
+
+#[cfg(feature = "soc")]
+fn with(mut sum: aegis_detect::RuleStats, rule: aegis_detect::RuleStats) -> aegis_detect::RuleStats {
+    sum.evals += rule.evals;
+    sum.seconds += rule.seconds;
+    sum.refused += rule.refused;
+    sum.given_up += rule.given_up;
+    sum.overruns += rule.overruns;
+    sum.unfounded += rule.unfounded;
+    sum.quarantined = sum.quarantined.or(rule.quarantined);
+    sum.set_aside.extend(rule.set_aside);
+    sum
+}
+
+/// `soc_detections_total{rule,severity}`, the time each rule took, and what it did not look at. Rules that every tenant has are few and named by
+/// operators, so the labels are bounded.
 #[cfg(feature = "soc")]
 fn per_rule(encoder: &mut DescriptorEncoder<'_>, detection: &aegis_detect::WorkerStats) -> Result<(), std::fmt::Error> {
     let mut family = encoder.encode_descriptor("soc_detections", "alerts by rule and severity", None, MetricType::Counter)?;
+    let mut alerts: BTreeMap<(&str, &str), u64> = BTreeMap::new();
     for rule in &detection.rules {
-        let labels = [("rule", rule.rule_id.as_str()), ("severity", rule.severity.as_str())];
-        ConstCounter::new(rule.alerts).encode(family.encode_family(&labels)?)?;
+        let name = if rule.tenant.is_some() { OF_TENANTS } else { rule.rule_id.as_str() };
+        *alerts.entry((name, rule.severity.as_str())).or_default() += rule.alerts;
+    }
+    for ((name, severity), count) in alerts {
+        ConstCounter::new(count).encode(family.encode_family(&[("rule", name), ("severity", severity)])?)?;
     }
     let of_itself = [("rule", aegis_detect::IMPAIRED_RULE), ("severity", aegis_detect::IMPAIRED_SEVERITY.as_str())];
     ConstCounter::new(detection.impaired).encode(family.encode_family(&of_itself)?)?;
+    let rules = counted(&detection.rules);
     for (name, help, of) in RULE_GAUGES {
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for rule in &detection.rules {
+        for rule in &rules {
             let value = i64::try_from(of(rule)).unwrap_or(i64::MAX);
             ConstGauge::new(value).encode(family.encode_family(&[("rule", rule.rule_id.as_str())])?)?;
         }
     }
     for (name, help, of) in RULE_COUNTERS {
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for rule in &detection.rules {
+        for rule in &rules {
             ConstCounter::new(of(rule)).encode(family.encode_family(&[("rule", rule.rule_id.as_str())])?)?;
         }
     }
     let mut family =
         encoder.encode_descriptor("aegis_rule_eval_seconds", "time spent on each rule", None, MetricType::Histogram)?;
-    for rule in &detection.rules {
+    for rule in &rules {
         let labels = [("rule", rule.rule_id.as_str())];
         let evals = [(f64::MAX, rule.evals)];
         family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(rule.seconds, rule.evals, &evals, None)?;

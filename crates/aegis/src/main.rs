@@ -26,6 +26,8 @@ mod forward;
 mod nats;
 #[cfg(feature = "edge")]
 mod parts;
+#[cfg(feature = "soc")]
+mod rule_trial;
 #[cfg(feature = "edge")]
 mod serve;
 #[cfg(feature = "control")]
@@ -243,6 +245,56 @@ enum RulesCommand {
     },
     /// Say why a rule did or did not fire on an event of the history; exit 1 if it did not
     Explain(ExplainArgs),
+    /// Make a rule one of a tenant's own: checked, tested and run over the last days of its history first; exit 1 if it was refused
+    Activate(RulesActivateArgs),
+    /// List the versions of a tenant's own rules, the newest first
+    History(RuleHistoryArgs),
+}
+
+/// Whose rules, and where.
+#[cfg(feature = "soc")]
+#[derive(Debug, Args)]
+pub(crate) struct RulePlace {
+    /// The data folder, also while `aegis up` or `aegis control` runs on it [default: aegis-data]
+    #[arg(long, value_name = "DIR", conflicts_with = "url")]
+    pub(crate) data: Option<PathBuf>,
+    /// Ask a running control plane instead; its admin key, which names the tenant, is read from the variable AEGIS_ADMIN_KEY
+    #[arg(long, value_name = "URL")]
+    pub(crate) url: Option<String>,
+    /// The tenant, on a data folder [default: the only one there is]
+    #[arg(long, value_name = "ID", conflicts_with = "url")]
+    pub(crate) tenant: Option<String>,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[cfg(feature = "soc")]
+impl RulePlace {
+    pub(crate) fn folder(&self) -> PathBuf {
+        self.data.clone().unwrap_or_else(|| PathBuf::from("aegis-data"))
+    }
+}
+
+#[cfg(feature = "soc")]
+#[derive(Debug, Args)]
+pub(crate) struct RulesActivateArgs {
+    /// The rule: a file, or its folder with the tests beside it
+    pub(crate) path: PathBuf,
+    #[command(flatten)]
+    pub(crate) place: RulePlace,
+    /// On a data folder: the folder that `detect.rules` of the configuration names [default: the shipped rules]
+    #[arg(long, value_name = "DIR", conflicts_with = "url")]
+    pub(crate) rules: Option<PathBuf>,
+}
+
+#[cfg(feature = "soc")]
+#[derive(Debug, Args)]
+pub(crate) struct RuleHistoryArgs {
+    /// A rule's id [default: all]
+    pub(crate) rule: Option<String>,
+    #[command(flatten)]
+    pub(crate) place: RulePlace,
 }
 
 #[cfg(feature = "soc")]
@@ -461,6 +513,10 @@ fn main() -> ExitCode {
         Command::Rules(RulesCommand::Explain(args)) => commands::explain::explain(&args),
         #[cfg(feature = "soc")]
         Command::Sql(args) => commands::sql::sql(&args),
+        #[cfg(feature = "soc")]
+        Command::Rules(RulesCommand::Activate(args)) => commands::activate::activate(&args),
+        #[cfg(feature = "soc")]
+        Command::Rules(RulesCommand::History(args)) => commands::activate::history(&args),
         #[cfg(feature = "edge")]
         Command::Policy(PolicyCommand::Validate { files, tools, json }) => {
             commands::policy::validate(&files, tools.as_deref(), json)

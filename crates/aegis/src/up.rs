@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_bus::{AskForMissing, Bus, BusError, EmbeddedBus, EmbeddedLimits, JetStreamBus, Keeper, Stream};
-use aegis_control::{AppliedWatch, Control, ControlConfig, NoLocalEdge};
+use aegis_control::{AppliedWatch, Control, ControlConfig, NoLocalEdge, RuleTrials};
 use aegis_detect::{RuleSet, Worker, WorkerConfig};
 use aegis_edge::{Edge, EdgeConfig, EdgeMetrics, EdgeView, FeedConfig, FeedFollower};
 use aegis_ingest::IngestState;
@@ -26,10 +26,11 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::adapters::{Containments, LocalEdge, RepositoryRegistry, StoredSecrets};
+use crate::adapters::{Containments, LocalEdge, RepositoryRegistry, StoredRules, StoredSecrets};
 use crate::config::Config;
 use crate::exposition::Exposition;
 use crate::parts::{make_private_folder, open_ledger, prepare_folder, write_public_key};
+use crate::rule_trial::{By, RuleTrial};
 use crate::serve::serve;
 
 /// How long a stop waits for what was sealed to reach the bus.
@@ -82,6 +83,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     let data = prepare_folder(&config.data, &["edge", "control"])?;
     let packs = crate::commands::policy::read_packs(&config.policies)?;
     let rules = read_rules(&config.detect.rules)?;
+    let common = rules.common();
     let keys = Keys::load(&data)?;
 
     let mut config = config;
@@ -123,6 +125,8 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
         Some((_, view, _)) => Arc::new(LocalEdge(view.clone())),
         None => Arc::new(NoLocalEdge),
     };
+    let trial = RuleTrial::new(store.clone(), &data, common, By::Tenant, clock.clone());
+    let rule_trials: Option<Arc<dyn RuleTrials>> = if config.detect.own_rules { Some(Arc::new(trial)) } else { None };
     let control_config = ControlConfig {
         agent_token_ttl_s: config.control.agent_token_ttl_s,
         callback_loopback: config.control.callback_loopback,
@@ -135,6 +139,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
         ships_again,
         // Edges of their own can reach what a server carries, and no file of this process.
         edge_trust_key: config.nats.is_used().then(|| keys.trust.clone()),
+        rule_trials,
         ..ControlConfig::default()
     };
     let control = Control::start(
@@ -173,6 +178,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     }
 
     let mut watching = WorkerConfig::new(clock.clone());
+    watching.texts = Some(Arc::new(StoredRules(store.clone())));
     if config.nats.is_used() {
         watching.hold_ms = HOLD_MS;
         watching.missing = Some(control.clone());

@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use aegis_bus::{Bus, EmbeddedBus, EmbeddedLimits};
-use aegis_control::{AppliedWatch, Control, ControlConfig, router};
+use aegis_control::{AppliedWatch, Control, ControlConfig, RuleTest, RuleTrialError, RuleTrials, router};
 use aegis_edge::{Edge, EdgeConfig, EdgeMetrics, EdgeView, FeedConfig, FeedFollower};
 use aegis_keys::{KeyRing, SigningKey, TrustTokenKey};
 use aegis_ledger::{Ledger, LedgerConfig};
-use aegis_model::{Clock, EntryKind, EventKind, ManualClock, SystemClock, TenantId, Timestamp};
+use aegis_model::{Clock, EntryKind, EventKind, ManualClock, RuleMode, SystemClock, TenantId, Timestamp};
 use aegis_shipper::{Shipper, ShipperConfig};
-use aegis_store::{HistoryFilter, HistoryRow, Role, Store};
+use aegis_store::{HistoryFilter, HistoryRow, NewRuleVersion, Role, Store};
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode, header};
@@ -34,6 +34,50 @@ impl AppliedWatch for EdgeApplied {
     async fn wait_applied(&self, revision: i64, _kind: EntryKind, timeout: Duration) -> bool {
         self.0.wait_applied(revision, timeout).await
     }
+}
+
+/// Answers for detection, of texts like `OWN-1 2 log_only`. A trial with a test begins, and waits until it is let go.
+#[derive(Debug, Default)]
+pub struct Trials {
+    pub began: tokio::sync::Notify,
+    pub let_go: tokio::sync::Notify,
+}
+
+#[async_trait::async_trait]
+impl RuleTrials for Trials {
+    async fn read(&self, text: &str) -> Result<NewRuleVersion, RuleTrialError> {
+        rule_version(text).ok_or(RuleTrialError::Refused { code: "invalid_rule", message: "it is none".into() })
+    }
+
+    async fn try_out(
+        &self,
+        _tenant: &TenantId,
+        version: NewRuleVersion,
+        tests: &[RuleTest],
+    ) -> Result<NewRuleVersion, RuleTrialError> {
+        if !tests.is_empty() {
+            self.began.notify_one();
+            self.let_go.notified().await;
+        }
+        Ok(NewRuleVersion { backtest: Some(json!({"events": 9, "alerts": 3, "alerts_per_day": 1.5})), ..version })
+    }
+}
+
+/// The version that a text like `OWN-1 2 log_only` is.
+pub fn rule_version(text: &str) -> Option<NewRuleVersion> {
+    let mut words = text.split(' ');
+    let (id, version, mode) = (words.next()?, words.next()?.parse().ok()?, words.next()?.parse::<RuleMode>().ok()?);
+    Some(NewRuleVersion {
+        rule_id: id.to_owned(),
+        name: id.to_lowercase(),
+        version,
+        mode,
+        hash: aegis_canon::sha256_hex(text.as_bytes()),
+        text: text.to_owned(),
+        note: format!("note {version}"),
+        backtest: None,
+        common: None,
+    })
 }
 
 /// Credentials of one tenant, one key per role, and two more approvers.
@@ -78,6 +122,7 @@ pub struct House {
     pub api: Router,
     pub acme: Tenant,
     pub other: Tenant,
+    pub trials: Arc<Trials>,
     shippers: Vec<Shipper>,
     follower: Option<FeedFollower>,
 }
@@ -131,6 +176,7 @@ impl House {
 
         let view = Arc::new(EdgeView::new(KeyRing::new([control_key.verifying_key()])).unwrap());
         let dyn_bus: Arc<dyn Bus> = bus.clone();
+        let trials = Arc::new(Trials::default());
         let control = Control::start(
             ControlConfig {
                 expiry_interval: Duration::from_millis(50),
@@ -138,6 +184,7 @@ impl House {
                 callback_interval: Duration::from_millis(50),
                 callback_loopback: true,
                 edge_trust_key: Some(TrustTokenKey::from_bytes([9; 32])),
+                rule_trials: Some(trials.clone()),
                 ..ControlConfig::default()
             },
             store.clone(),
@@ -177,6 +224,7 @@ impl House {
             api,
             acme,
             other,
+            trials,
             shippers,
             follower: Some(follower),
         }

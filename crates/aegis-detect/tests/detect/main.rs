@@ -9,6 +9,7 @@ mod impaired;
 mod incremental;
 mod laws;
 mod marks;
+mod own;
 mod refusals;
 mod shipped;
 mod twins;

@@ -21,5 +21,7 @@ mod opening;
 mod place;
 #[path = "../store/registry.rs"]
 mod registry;
+#[path = "../store/rules.rs"]
+mod rules;
 mod server;
 mod silence;

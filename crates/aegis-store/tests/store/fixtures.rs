@@ -5,7 +5,7 @@ use aegis_model::{
     FrozenAction, Hold, McpServerRecord, McpToolRecord, ResourceRecord, RiskLevel, RuleMode, Severity, SourceTrust, TenantId,
     Timestamp, ToolCall, ToolRecord, Visibility, new_event_id,
 };
-use aegis_store::{HistoryRow, OutboxRow, RegisteredBy, Wire};
+use aegis_store::{HistoryRow, NewRuleVersion, OutboxRow, RegisteredBy, Wire};
 use serde_json::json;
 
 pub(crate) use crate::place::Place;
@@ -180,5 +180,20 @@ pub(crate) fn event(tenant: &TenantId, kind: EventKind, seq: i64) -> HistoryRow 
         bus_ts: Some(START.plus_seconds(seq + 1)),
         proved: has_receipt,
         wire: Wire::Text(format!("{{\"tenant_id\":\"{tenant}\",\"seq\":{seq}}}").into()),
+    }
+}
+
+/// A version of the rule T-1 that only logs; `note` is its changelog line.
+pub(crate) fn rule_version(version: i64, note: &str) -> NewRuleVersion {
+    NewRuleVersion {
+        rule_id: "T-1".into(),
+        name: "t-one".into(),
+        version,
+        mode: RuleMode::LogOnly,
+        hash: format!("{version:064x}"),
+        text: format!("text {version}: {note}"),
+        note: note.into(),
+        backtest: Some(json!({"alerts": 3})),
+        common: None,
     }
 }

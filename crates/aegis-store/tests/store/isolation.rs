@@ -58,6 +58,7 @@ async fn fill(place: &Place, t: &TenantId) {
     store.put_channel(t, &channel(&mark), &[]).await.unwrap();
     store.put_resource(t, &resource(&mark), &[]).await.unwrap();
     store.put_policies(t, &mark, &[]).await.unwrap();
+    store.put_rule_version(t, &rule_version(1, &mark), &mark, &[fact(t)]).await.unwrap();
     let ending = hold("h0", ContainmentKind::Quarantine, &mark, Some(START.plus_seconds(5)));
     store.add_hold(t, TargetType::Agent, "agent-1", &ending, &[]).await.unwrap();
     store.add_hold(t, TargetType::Agent, "agent-1", &hold("h1", ContainmentKind::Freeze, &mark, None), &[]).await.unwrap();
@@ -130,6 +131,10 @@ async fn read_all(store: &Store, t: &TenantId) -> Vec<(&'static str, String)> {
         resource(t, "payments-service"),
         list_resources(t, 100, 0),
         policies(t),
+        may_change_rule(t, &rule_version(1, "again")),
+        list_rule_versions(t, Some("T-1"), 100, 0),
+        standing_rules(t),
+        rule_text(t, "T-1", &rule_version(1, "").hash),
         containment(t, TargetType::Agent, "agent-1"),
         contained(t, START),
         automatic_holds_since(t, START.plus_seconds(-10)),
@@ -194,6 +199,7 @@ async fn change_all(store: &Store, t: &TenantId) -> Vec<(&'static str, String)> 
         put_channel(t, &channel("another key"), &[]),
         put_resource(t, &resource("another owner"), &[]),
         put_policies(t, "// none", &[]),
+        put_rule_version(t, &rule_version(2, "changed"), "someone", &[fact(t)]),
         raise_observed_at(t, "payments-service", START.plus_seconds(5)),
         add_hold(t, TargetType::Agent, "agent-1", &hold("h3", ContainmentKind::Freeze, "admin", None), &[]),
         apply_command(t, "command-1"),
@@ -241,7 +247,7 @@ async fn no_method_shows_or_changes_anything_of_another_tenant() {
     store.create_tenant(&empty, "nothing in it").await.unwrap();
     for (name, shown) in read_all(store, &alpha).await {
         assert!(
-            shown.contains("alpha") || ["tenant_exists", "automatic_holds_since"].contains(&name),
+            shown.contains("alpha") || ["tenant_exists", "automatic_holds_since", "may_change_rule"].contains(&name),
             "{name} hides alpha's own: {shown}"
         );
     }

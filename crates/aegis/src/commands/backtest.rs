@@ -127,27 +127,34 @@ pub(super) async fn tenants(store: &Store, named: Option<&str>) -> anyhow::Resul
 }
 
 /// Events as the detector saw them.
-pub(super) struct History<'a> {
+pub(crate) struct History<'a> {
     store: &'a Store,
     ledgers: HashMap<String, LedgerReader>,
     data: &'a Path,
+    rows: u32,
     /// Events that were asked for and left out.
-    pub(super) gone: u64,
+    pub(crate) gone: u64,
 }
 
 impl<'a> History<'a> {
-    pub(super) fn new(store: &'a Store, data: &'a Path) -> Self {
-        Self { store, ledgers: HashMap::new(), data, gone: 0 }
+    pub(crate) fn new(store: &'a Store, data: &'a Path) -> Self {
+        Self { store, ledgers: HashMap::new(), data, rows: PAGE, gone: 0 }
+    }
+
+    /// The same by pages of so many rows.
+    pub(crate) fn with_rows(mut self, rows: u32) -> Self {
+        self.rows = rows;
+        self
     }
 
     /// The tenant's events of a span that come after a place of the history, which goes on behind them. None: that was all.
-    pub(super) async fn page(
+    pub(crate) async fn page(
         &mut self,
         tenant: &TenantId,
         after: &mut i64,
         span: (Timestamp, Timestamp),
     ) -> anyhow::Result<Option<Vec<SecurityEvent>>> {
-        let page = self.store.history_in_order(tenant, *after, span, PAGE).await?;
+        let page = self.store.history_in_order(tenant, *after, span, self.rows).await?;
         let Some((last, _)) = page.last() else { return Ok(None) };
         *after = *last;
         let rows: Vec<HistoryRow> = page.into_iter().map(|(_, row)| row).collect();

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::KeysCreateArgs;
 
 /// The variable that holds the admin key for `--url`: a key never stands in the arguments, where others can read it.
-const ADMIN_KEY: &str = "AEGIS_ADMIN_KEY";
+pub(super) const ADMIN_KEY: &str = "AEGIS_ADMIN_KEY";
 /// Longest key taken from standard input, bytes.
 const MAX_VALUE: u64 = 1024;
 

@@ -2,6 +2,8 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 #[cfg(feature = "soc")]
+pub(crate) mod activate;
+#[cfg(feature = "soc")]
 pub(crate) mod backtest;
 #[cfg(feature = "edge")]
 pub(crate) mod enrolment;

@@ -1,0 +1,231 @@
+//! A tenant's own detection rules: each change is a version that was tried before it stands, with its config receipt, and a record in the log.
+//! Promises that no rule stands that was not read, tested and run over the history here, whatever the caller says of it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use aegis_bus::{Message, Stream, subject};
+use aegis_ledger::Draft;
+use aegis_model::{EventKind, Phase, RuleRecord, SecurityEvent, TenantId, Timestamp, partition_of};
+use aegis_store::{NewRuleVersion, RuleChange, RuleRefusal};
+use async_trait::async_trait;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::sync::{Notify, watch};
+
+use crate::control::Control;
+use crate::input::{MAX_ID, check_text, parse};
+use crate::problem::Problem;
+use crate::record::SOURCE;
+use crate::reply::Json;
+use crate::routes::Call;
+
+/// What a receipt says of such a change, and of who made it beside the program.
+const CHANGE: &str = "rule_changed";
+const OPERATOR: &str = "operator";
+/// Most tests of one rule.
+const MAX_TESTS: usize = 100;
+
+/// How long detection goes untold of a change where the bus does not take it.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What the log was told of, by this process.
+#[derive(Debug, Default)]
+pub(crate) struct ToldRules {
+    /// By tenant and rule id: the revision.
+    told: tokio::sync::Mutex<HashMap<(TenantId, String), i64>>,
+    behind: AtomicBool,
+    wake: Notify,
+}
+
+impl ToldRules {
+    /// Something may stand that the log was not told of.
+    pub(crate) fn mark_behind(&self) {
+        self.behind.store(true, Ordering::SeqCst);
+        self.wake.notify_one();
+    }
+}
+
+impl Control {
+    /// Puts into the log what stands of all tenants' own rules, unless this process has done so. What was told by an earlier one is told again: detection
+    /// may have lost it, and takes no revision twice.
+    async fn tell_rules(&self) -> Result<(), Problem> {
+        let mut told = self.rules.told.lock().await;
+        for tenant in self.store.list_tenants().await? {
+            for rule in self.store.standing_rules(&tenant).await? {
+                let place = (tenant.clone(), rule.rule_id.clone());
+                if told.get(&place).is_some_and(|revision| *revision >= rule.revision) {
+                    continue;
+                }
+                let id = format!("ruleset-{tenant}-{}-{}-{}", rule.rule_id, rule.revision, self.start);
+                let (rule_id, revision, hash, text) = (rule.rule_id, rule.revision, rule.hash, rule.text);
+                let record = RuleRecord { tenant_id: tenant.clone(), rule_id, revision, hash, text };
+                let payload = serde_json::to_vec(&record).map_err(Problem::internal)?;
+                let message = Message::new(subject::ruleset(partition_of(&tenant)), payload).with_id(id);
+                for result in self.bus.publish(Stream::Ase, vec![message]).await {
+                    result.map_err(|error| {
+                        tracing::warn!(%error, %tenant, "the log does not take a change of rules");
+                        Problem::unavailable("bus_unavailable", "the log cannot be written")
+                    })?;
+                }
+                told.insert(place, revision);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Tells detection of what stands: at the start, and whenever something may have changed.
+pub(crate) async fn run(control: Arc<Control>, mut stop: watch::Receiver<bool>) {
+    control.rules.mark_behind();
+    loop {
+        tokio::select! {
+            () = control.rules.wake.notified() => {}
+            () = tokio::time::sleep(RETRY) => {}
+            _ = stop.changed() => return,
+        }
+        if control.rules.behind.swap(false, Ordering::SeqCst)
+            && let Err(problem) = control.tell_rules().await
+        {
+            tracing::warn!(code = problem.code, "detection is not told of all rules yet");
+            control.rules.behind.store(true, Ordering::SeqCst);
+        }
+    }
+}
+
+/// One file of tests beside a rule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleTest {
+    pub name: String,
+    pub text: String,
+}
+
+/// Why a rule may not stand, or could not be tried.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RuleTrialError {
+    /// For whoever wrote the rule.
+    #[error("{message}")]
+    Refused { code: &'static str, message: String },
+    /// For the log.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Tries rules: what control asks of detection, which it does not know.
+#[async_trait]
+pub trait RuleTrials: Send + Sync + std::fmt::Debug {
+    /// What the text would be as a version; not tried yet.
+    async fn read(&self, text: &str) -> Result<NewRuleVersion, RuleTrialError>;
+
+    /// The same with its backtest, once its tests are green and it has run over the tenant's history.
+    async fn try_out(
+        &self,
+        tenant: &TenantId,
+        version: NewRuleVersion,
+        tests: &[RuleTest],
+    ) -> Result<NewRuleVersion, RuleTrialError>;
+}
+
+/// `POST /v1/rules`.
+#[derive(Debug, Deserialize)]
+struct RuleBody {
+    text: String,
+    #[serde(default)]
+    tests: Vec<RuleTest>,
+}
+
+pub(crate) async fn activate(control: &Control, call: &Call) -> Result<Response, Problem> {
+    let body: RuleBody = parse(&call.body, control.config.max_body_bytes)?;
+    check_tests(&body.tests)?;
+    let Some(trials) = control.config.rule_trials.as_ref().map(Arc::clone) else {
+        let why = "no tenant activates rules here: whoever runs the control plane does, on its data folder, or allows it with detect.own_rules";
+        return Err(Problem::conflict("own_rules_not_allowed", why));
+    };
+    // One at a time: a trial takes its time, and what it takes is everybody's.
+    let Ok(_turn) = control.rule_turn.try_lock() else {
+        return Err(Problem::conflict("rule_trial_under_way", "another rule is being tried; try again when it is done"));
+    };
+    let version = trials.read(&body.text).await?;
+    if let Some(refusal) = control.store.may_change_rule(call.tenant(), &version).await? {
+        return Err(refusal.into());
+    }
+    let version = trials.try_out(call.tenant(), version, &body.tests).await?;
+    let pending = control.prepare(control.config_draft(&call.caller, CHANGE, detail_of(&version)))?;
+    let made = control.store.put_rule_version(call.tenant(), &version, call.caller.name(), pending.rows()).await?;
+    let revision = match made {
+        RuleChange::Made { revision } => revision,
+        RuleChange::Refused(refusal) => return Err(refusal.into()),
+    };
+    let sealed = control.seal(pending).await;
+    control.rules.mark_behind();
+    sealed?;
+    let NewRuleVersion { rule_id, name, version, mode, hash, note, backtest, .. } = version;
+    let reply = json!({
+        "rule_id": rule_id, "name": name, "version": version, "mode": mode, "hash": hash, "note": note, "backtest": backtest, "revision": revision,
+    });
+    Ok((StatusCode::CREATED, Json(reply)).into_response())
+}
+
+fn check_tests(tests: &[RuleTest]) -> Result<(), Problem> {
+    if tests.len() > MAX_TESTS {
+        return Err(Problem::bad_request("invalid_field", format!("`tests` has at most {MAX_TESTS} entries")));
+    }
+    tests.iter().try_for_each(|test| check_text("tests.name", &test.name, MAX_ID))
+}
+
+pub(crate) async fn history(control: &Control, call: &Call) -> Result<Response, Problem> {
+    let page = call.query.page()?;
+    let rule_id = call.query.filter("rule_id")?;
+    Ok(Json(control.store.list_rule_versions(call.tenant(), rule_id, page.limit, page.offset).await?).into_response())
+}
+
+/// What a receipt says of a version: what it is, and what it was tried with. Its text is represented by its hash.
+fn detail_of(version: &NewRuleVersion) -> Value {
+    let told = |name: &str| version.backtest.as_ref().map(|backtest| backtest[name].clone());
+    json!({
+        "rule_id": version.rule_id, "name": version.name, "version": version.version, "mode": version.mode, "rule_hash": version.hash,
+        "note": version.note, "events": told("events"), "alerts": told("alerts"), "alerts_per_day": told("alerts_per_day"),
+    })
+}
+
+/// The draft of the receipt of a change that an operator makes on the data folder. The control plane that runs on it, or the next, seals it.
+#[must_use]
+pub fn rule_change_by_operator(tenant: &TenantId, version: &NewRuleVersion, edge_id: &str, now: Timestamp) -> Draft {
+    let mut event = SecurityEvent::new(tenant.clone(), edge_id, SOURCE, EventKind::ConfigChanged, now);
+    event.reason = Some(CHANGE.to_owned());
+    event.approver = Some(OPERATOR.to_owned());
+    let mut detail = detail_of(version);
+    if let Some(object) = detail.as_object_mut() {
+        object.insert("change".to_owned(), json!(CHANGE));
+        object.insert("by".to_owned(), json!({"type": OPERATOR}));
+    }
+    let mut draft = Draft::new(event, Phase::Config);
+    draft.detail = Some(detail);
+    draft
+}
+
+impl From<RuleTrialError> for Problem {
+    fn from(error: RuleTrialError) -> Self {
+        match error {
+            RuleTrialError::Refused { code, message } => Self::unprocessable(code, message),
+            RuleTrialError::Failed(cause) => Self::internal(cause),
+        }
+    }
+}
+
+impl From<RuleRefusal> for Problem {
+    fn from(refusal: RuleRefusal) -> Self {
+        let code = match refusal {
+            RuleRefusal::VersionNotHigher { .. } => "version_not_higher",
+            RuleRefusal::StepTooLong { .. } => "step_too_long",
+            RuleRefusal::NameTaken(_) => "taken",
+            RuleRefusal::TooManyRules | RuleRefusal::TooManyVersions => "limit_reached",
+            RuleRefusal::TooOften => "too_often",
+        };
+        Self::conflict(code, refusal.to_string())
+    }
+}

@@ -1,0 +1,95 @@
+//! A tenant's own rules: each change with its receipt and its record in the log, one trial at a time, and nothing without a receipt.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod house;
+
+use std::time::Duration;
+
+use aegis_bus::{Bus, Stream};
+use aegis_control::rule_change_by_operator;
+use aegis_model::{EventKind, RuleRecord};
+use aegis_store::{OutboxRow, RuleChange};
+use house::{House, rule_version};
+use serde_json::{Value, json};
+
+/// Tenant and text of the records in the log, in its order.
+async fn records(house: &House) -> Vec<(String, String)> {
+    let mut subscription = house.bus.subscribe(Stream::Ase, "ruleset.*", 0).await.unwrap();
+    let delivered = subscription.next_batch(100, Duration::from_millis(50)).await.unwrap();
+    let read = |payload: &[u8]| serde_json::from_slice::<RuleRecord>(payload).unwrap();
+    delivered.iter().map(|d| read(&d.payload[..])).map(|record| (record.tenant_id.to_string(), record.text)).collect()
+}
+
+async fn until_told(house: &House, texts: &[&str]) {
+    let expected: Vec<_> = texts.iter().map(|text| ("acme".to_owned(), (*text).to_owned())).collect();
+    house.until("the log is told", async || records(house).await == expected).await;
+}
+
+async fn activate(house: &House, text: &str) -> house::Reply {
+    house.post("/v1/rules", &house.acme.admin, json!({"text": text})).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_has_its_receipt_and_its_record_in_the_log() {
+    let house = House::build().await;
+    activate(&house, "OWN-1 1 active").await.refused(409, "step_too_long");
+    activate(&house, "no rule").await.refused(422, "invalid_rule");
+    let stands = activate(&house, "OWN-1 1 log_only").await.expect(201).body;
+    assert_eq!((&stands["version"], &stands["mode"], &stands["backtest"]["alerts"]), (&json!(1), &json!("log_only"), &json!(3)));
+    activate(&house, "OWN-1 1 active").await.refused(409, "version_not_higher");
+    until_told(&house, &["OWN-1 1 log_only"]).await;
+    activate(&house, "OWN-1 2 active").await.expect(201);
+    until_told(&house, &["OWN-1 1 log_only", "OWN-1 2 active"]).await;
+
+    let event = house.event(&house.acme.id, EventKind::ConfigChanged, "rule_changed").await;
+    let detail = &event["receipt"]["detail"];
+    assert_eq!(
+        (&detail["rule_id"], &detail["alerts_per_day"], &detail["by"]["role"]),
+        (&json!("OWN-1"), &json!(1.5), &json!("admin"))
+    );
+    let listed = house.get("/v1/rules?rule_id=OWN-1", &house.acme.auditor).await.expect(200).body;
+    let versions: Vec<&Value> = listed.as_array().unwrap().iter().map(|version| &version["version"]).collect();
+    assert_eq!(versions, [&json!(2), &json!(1)]);
+    assert_eq!(house.get("/v1/rules", &house.other.admin).await.expect(200).body, json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_rule_is_tried_at_a_time() {
+    let house = House::build().await;
+    let held = json!({"text": "OWN-1 1 log_only", "tests": [{"name": "fires.yaml", "text": "events"}]});
+    let of_other = async || house.post("/v1/rules", &house.other.admin, json!({"text": "OWN-2 1 log_only"})).await;
+    let (first, other) = tokio::join!(house.post("/v1/rules", &house.acme.admin, held), async {
+        house.trials.began.notified().await;
+        let refused = of_other().await;
+        house.trials.let_go.notify_one();
+        refused
+    });
+    first.expect(201);
+    other.refused(409, "rule_trial_under_way");
+    of_other().await.expect(201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_receipted_is_not_changed() {
+    let house = House::build().await;
+    house.fill_control_ledger().await;
+    let reply = activate(&house, "OWN-1 1 log_only").await;
+    assert_eq!(reply.status.as_u16(), 503, "{}", reply.text);
+    assert_eq!(house.get("/v1/rules", &house.acme.admin).await.expect(200).body, json!([]));
+    assert!(records(&house).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_operator_changes_beside_the_program_is_sealed_and_told_by_it() {
+    let house = House::build().await;
+    let version = rule_version("OWN-1 1 log_only").unwrap();
+    let draft = rule_change_by_operator(&house.acme.id, &version, "control", house.now());
+    let payload = serde_json::to_string(&draft).unwrap();
+    let fact = OutboxRow { event_id: draft.event.event_id, tenant_id: house.acme.id.clone(), payload };
+    let made = house.store.put_rule_version(&house.acme.id, &version, "operator", &[fact]).await.unwrap();
+    assert!(matches!(made, RuleChange::Made { .. }));
+    until_told(&house, &["OWN-1 1 log_only"]).await;
+    let event = house.event(&house.acme.id, EventKind::ConfigChanged, "rule_changed").await;
+    assert_eq!(event["receipt"]["detail"]["by"], json!({"type": "operator"}));
+}

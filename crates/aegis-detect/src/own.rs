@@ -1,0 +1,250 @@
+//! What tenants have of their own: rules that come and change while detection runs, each by a record in the log, from its place on.
+//! Promises that other rules keep their state, that a rule finds its window filled before it acts, and that nothing of before its record raises an alert.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::Arc;
+
+use aegis_bus::{BusError, Delivered, Stream, subject};
+use aegis_model::{RuleMode, RuleRecord, SecurityEvent, TenantId, Timestamp, partition_of};
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::engine::{Engine, guarded};
+use crate::error::DetectError;
+use crate::evaluate::RunningRule;
+use crate::follow::{MAX_BATCH, READ_WAIT, Running};
+use crate::plan::RulePlan;
+use crate::rule::Rule;
+use crate::ruleset::CommonRules;
+use crate::schema::EventBatch;
+use crate::scope::Scope;
+use crate::verify::chain_broken_event;
+use crate::wire::read;
+use crate::worker::Shared;
+
+/// A tenant's own rule, checked and planned.
+#[derive(Debug)]
+pub struct OwnRule {
+    pub(crate) tenant: TenantId,
+    pub(crate) rule: Rule,
+    pub(crate) plan: RulePlan,
+}
+
+/// Where every version of tenants' own rules is kept.
+#[async_trait]
+pub trait RuleTexts: Send + Sync + fmt::Debug {
+    /// The text of a version by its hash; None if there is no such version, an error if that cannot be told now.
+    async fn text(&self, tenant: &TenantId, rule_id: &str, hash: &str) -> Result<Option<String>, String>;
+}
+
+/// A version of a tenant's own rule, as a checkpoint knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KnownRule {
+    tenant_id: TenantId,
+    rule_id: String,
+    revision: i64,
+    hash: String,
+    /// Matches of before are none.
+    since: Timestamp,
+}
+
+/// Which versions stand, by tenant and rule id.
+#[derive(Debug)]
+pub(crate) struct Own {
+    common: CommonRules,
+    texts: Option<Arc<dyn RuleTexts>>,
+    known: BTreeMap<(TenantId, String), KnownRule>,
+}
+
+impl Own {
+    pub(crate) fn new(common: CommonRules, texts: Option<Arc<dyn RuleTexts>>) -> Self {
+        Self { common, texts, known: BTreeMap::new() }
+    }
+
+    pub(crate) fn known(&self) -> Vec<KnownRule> {
+        self.known.values().cloned().collect()
+    }
+
+    /// The rules of a checkpoint, for an engine that is to be restored from it. One whose text is gone is not known any more: the control plane
+    /// tells of what stands at each of its starts.
+    pub(crate) async fn know_again(&mut self, engine: &mut Engine, known: Vec<KnownRule>) -> Result<(), DetectError> {
+        for rule in known {
+            let text = match &self.texts {
+                Some(texts) => texts.text(&rule.tenant_id, &rule.rule_id, &rule.hash).await,
+                None => Ok(None),
+            };
+            let text = text.map_err(|reason| BusError::Unavailable { reason })?;
+            let Some(text) = text.filter(|text| aegis_canon::sha256_hex(text.as_bytes()) == rule.hash) else {
+                tracing::error!(tenant = %rule.tenant_id, rule = rule.rule_id, "the text of a tenant's own rule is gone");
+                continue;
+            };
+            match self.common.own(&rule.tenant_id, &text) {
+                Ok(own) => engine.set_own(own, rule.since, Vec::new()),
+                Err(error) => {
+                    tracing::error!(tenant = %rule.tenant_id, rule = rule.rule_id, %error, "a tenant's own rule does not load, and does not run");
+                }
+            }
+            self.known.insert((rule.tenant_id.clone(), rule.rule_id.clone()), rule);
+        }
+        Ok(())
+    }
+}
+
+/// How far back rules look, in microseconds: those that every tenant has, also where a tenant has another in their place, and each tenant's own.
+#[derive(Debug)]
+pub(crate) struct OwnWindows {
+    common: i64,
+    own: HashMap<TenantId, i64>,
+}
+
+/// How far back a rule needs events: its window, and what of it is decided together.
+fn reach_of(running: &RunningRule) -> i64 {
+    running.window_micros() + running.step_micros()
+}
+
+impl OwnWindows {
+    pub(crate) fn of(common: &[RunningRule]) -> Self {
+        Self { common: common.iter().map(reach_of).max().unwrap_or(0), own: HashMap::new() }
+    }
+
+    /// The longest of a tenant's rules.
+    pub(crate) fn longest(&self, tenant: &TenantId) -> i64 {
+        self.own.get(tenant).map_or(self.common, |own| self.common.max(*own))
+    }
+}
+
+impl Engine {
+    /// Makes a rule one of its tenant's own, in place of what the tenant has under its id; all other rules keep what they have. `events` are those of
+    /// its window, as they were taken: it knows them, and a match of before `since` is none. The very same text changes nothing.
+    pub fn set_own(&mut self, own: OwnRule, since: Timestamp, events: Vec<SecurityEvent>) {
+        let OwnRule { tenant, rule, plan } = own;
+        let id = rule.header.id.clone();
+        if self.rules.iter().any(|running| running.is_own(&tenant, &id) && running.rule.hash == rule.hash) {
+            return;
+        }
+        self.remove_own(&tenant, &id);
+        self.rules.iter_mut().filter(|running| running.rule.header.id == id).for_each(|common| common.leave_out(&tenant));
+        if rule.header.mode == RuleMode::Disabled {
+            return;
+        }
+        let plan = if self.config.incremental { plan } else { plan.without_pipeline() };
+        let mut running = RunningRule::new(rule, plan, Scope::Only(tenant.clone()), Arc::clone(&self.sides));
+        running.since = since;
+        let longest = self.windows.own.entry(tenant).or_default();
+        *longest = reach_of(&running).max(*longest);
+        let batch = Arc::new(EventBatch::new(events.into_iter().map(Arc::new).collect()));
+        let (settled, quotas) = (&self.settled, self.config.quotas);
+        if let Err(error) = guarded(&mut running, |running| running.keep_only(&batch, settled, quotas)) {
+            running.quarantine(&error);
+        }
+        self.rules.push(running);
+    }
+
+    fn remove_own(&mut self, tenant: &TenantId, id: &str) {
+        self.rules.retain(|running| !running.is_own(tenant, id));
+        let rest = self.rules.iter().filter(|running| running.scope.owner() == Some(tenant));
+        match rest.map(reach_of).max() {
+            Some(longest) => self.windows.own.insert(tenant.clone(), longest),
+            None => self.windows.own.remove(tenant),
+        };
+    }
+
+    /// Since when all of a tenant's events are kept, at this time: a rule that has its whole window now keeps them for that long, one that has not
+    /// since its beginning.
+    fn kept_from(&self, tenant: &TenantId, now: Timestamp) -> Timestamp {
+        let own = self.rules.iter().filter(|running| running.scope.owner() == Some(tenant));
+        let of_own = own.map(|running| running.since.max(now).plus_micros(-reach_of(running))).min();
+        let of_common = now.plus_micros(-self.windows.common);
+        of_own.map_or(of_common, |of_own| of_own.min(of_common))
+    }
+
+    /// The tenant has nothing of its own under this id any more.
+    fn drop_own(&mut self, tenant: &TenantId, id: &str) {
+        self.remove_own(tenant, id);
+        for running in self.rules.iter_mut().filter(|running| running.rule.header.id == id) {
+            if let Scope::AllBut(others) = &mut running.scope {
+                others.remove(tenant);
+            }
+        }
+    }
+}
+
+impl Running {
+    /// Takes a record of a tenant's own rule. Nothing has changed where it fails.
+    pub(crate) async fn take_rule(&mut self, delivered: &Delivered, shared: &Shared) -> Result<(), DetectError> {
+        let Some(RuleRecord { tenant_id, rule_id, revision, hash, text }) = record_of(delivered) else {
+            tracing::error!(seq = delivered.seq, "a record of rules is none; it changes nothing");
+            return Ok(());
+        };
+        let place = (tenant_id.clone(), rule_id.clone());
+        if self.own.known.get(&place).is_some_and(|known| known.revision >= revision) {
+            return Ok(());
+        }
+        // What rules have put off is of the time before.
+        self.catch_up(shared).await?;
+        let mut known = KnownRule { tenant_id, rule_id, revision, hash, since: delivered.bus_ts };
+        match self.own.common.own(&known.tenant_id, &text) {
+            Ok(own) if own.rule.header.id == known.rule_id => {
+                known.since = self.knows_its_window_from(&own, delivered.bus_ts);
+                let events = self.events_of(&known.tenant_id).await?;
+                tracing::info!(tenant = %known.tenant_id, rule = known.rule_id, since = %known.since, "a tenant's own rule changed");
+                self.engine.set_own(own, known.since, events);
+            }
+            Ok(_) => {
+                tracing::error!(tenant = %known.tenant_id, rule = known.rule_id, "a record names another rule than it holds");
+                return Ok(());
+            }
+            Err(error) => {
+                tracing::error!(tenant = %known.tenant_id, rule = known.rule_id, %error, "a tenant's own rule does not load, and does not run");
+                self.engine.drop_own(&known.tenant_id, &known.rule_id);
+            }
+        }
+        self.own.known.insert(place, known);
+        Ok(())
+    }
+
+    /// From when on a rule that comes at this time knows all of its window: at once, unless it is longer than what detection keeps of the tenant, or
+    /// some of that was given up.
+    fn knows_its_window_from(&self, own: &OwnRule, now: Timestamp) -> Timestamp {
+        let window = own.rule.header.window_s * 1_000_000;
+        let is_full = self.engine.kept_from(&own.tenant, now).plus_micros(window).max(now);
+        self.tail.cut().get(&own.tenant).map_or(is_full, |cut| is_full.max(cut.plus_micros(window)))
+    }
+
+    /// The tenant's events that its windows have, as rules were shown them.
+    async fn events_of(&mut self, tenant: &TenantId) -> Result<Vec<SecurityEvent>, DetectError> {
+        let taken = self.tail.of_tenant(tenant);
+        let (Some(first), Some(last)) = (taken.keys().next().copied(), taken.keys().next_back().copied()) else {
+            return Ok(Vec::new());
+        };
+        let mut events = Vec::new();
+        let mut subscription = self.bus.subscribe(Stream::Ase, &subject::ase_tenant(tenant), first).await?;
+        let mut next = first;
+        while next <= last && self.bus.stream_state(Stream::Ase).await?.first_seq <= last {
+            let batch = subscription.next_batch(MAX_BATCH, READ_WAIT).await?;
+            if batch.is_empty() {
+                return Err(BusError::Unavailable { reason: format!("message {next} of the stream does not come") }.into());
+            }
+            for delivered in batch {
+                next = delivered.seq + 1;
+                let Some((is_shown, broken)) = taken.get(&delivered.seq) else { continue };
+                let Ok((_, mut event)) = read(&delivered) else { continue };
+                event.verified = broken.is_none() && event.lane.is_some();
+                let said = broken.as_ref().map(|broken| chain_broken_event(&event, broken));
+                events.extend(is_shown.then_some(event));
+                events.extend(said);
+            }
+        }
+        Ok(events)
+    }
+}
+
+/// The record in a message, if it is one, stands under its own subject, and is what its hash says.
+fn record_of(delivered: &Delivered) -> Option<RuleRecord> {
+    let value = aegis_canon::parse_strict(&delivered.payload).ok()?;
+    let record: RuleRecord = serde_json::from_value(value).ok()?;
+    let is_its_place = subject::ruleset(partition_of(&record.tenant_id)) == delivered.subject;
+    let is_its_text = aegis_canon::sha256_hex(record.text.as_bytes()) == record.hash;
+    (is_its_place && is_its_text).then_some(record)
+}

@@ -1,0 +1,212 @@
+//! `aegis rules activate|history`: a rule comes to stand, and what stood before it. Through the control plane, or on its data folder.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use aegis_control::{RuleTest, RuleTrialError, RuleTrials, rule_change_by_operator};
+use aegis_detect::RuleSet;
+use aegis_model::{Clock, SystemClock, TenantId};
+use aegis_store::{OutboxRow, RuleChange, Store};
+use anyhow::{Context, bail};
+use serde_json::{Value, json};
+
+use super::keys::ADMIN_KEY;
+use super::{SAID_NO, backtest};
+use crate::client::{Client, Reply};
+use crate::rule_trial::{By, RuleTrial};
+use crate::{RuleHistoryArgs, RulePlace, RulesActivateArgs};
+
+/// Versions that are shown.
+const MOST_SHOWN: u32 = 500;
+/// The edge id of control's own events.
+const CONTROL: &str = "control";
+const OPERATOR: &str = "operator";
+
+/// What came of it.
+enum Outcome {
+    Stands(Value),
+    Refused(String),
+}
+
+pub(crate) fn activate(args: &RulesActivateArgs) -> anyhow::Result<ExitCode> {
+    let files = super::rules::rule_files(&args.path)?;
+    let [file] = files.as_slice() else { bail!("{} holds {} rules; name one of them", args.path.display(), files.len()) };
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let tests = tests_beside(file)?;
+    let outcome = super::runtime()?.block_on(async {
+        match &args.place.url {
+            Some(url) => through_control(url, &text, &tests).await,
+            None => on_folder(args, &text, &tests).await,
+        }
+    })?;
+    let stands = match outcome {
+        Outcome::Stands(stands) => stands,
+        Outcome::Refused(why) => {
+            eprintln!("{} was not activated: {why}", file.display());
+            return Ok(ExitCode::from(SAID_NO));
+        }
+    };
+    if args.place.json {
+        println!("{stands}");
+    } else {
+        println!("{}", line_of(&stands));
+        eprintln!("it stands; detection takes it within seconds, or when the control plane starts");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The tests beside a rule, as `aegis rules test` finds them.
+fn tests_beside(file: &Path) -> anyhow::Result<Vec<RuleTest>> {
+    let folder = file.parent().map(|folder| folder.join("tests")).unwrap_or_default();
+    let Ok(entries) = std::fs::read_dir(&folder) else { return Ok(Vec::new()) };
+    let mut files: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    files.retain(|file| file.extension().is_some_and(|end| end == "yaml" || end == "yml"));
+    files.sort();
+    let read = |file: PathBuf| {
+        let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        anyhow::Ok(RuleTest { name, text })
+    };
+    files.into_iter().map(read).collect()
+}
+
+async fn through_control(url: &str, text: &str, tests: &[RuleTest]) -> anyhow::Result<Outcome> {
+    let reply = Client::new(url).post("/v1/rules", &admin_key()?, &json!({"text": text, "tests": tests})).await?;
+    match reply.status {
+        201 => Ok(Outcome::Stands(reply.json())),
+        409 | 422 => Ok(Outcome::Refused(said(&reply))),
+        status => bail!("{url} answered {status}: {}", said(&reply)),
+    }
+}
+
+fn admin_key() -> anyhow::Result<String> {
+    std::env::var(ADMIN_KEY).ok().with_context(|| format!("--url needs the admin key in the variable {ADMIN_KEY}"))
+}
+
+fn said(reply: &Reply) -> String {
+    reply.json()["error"]["message"].as_str().unwrap_or("no reason given").to_owned()
+}
+
+async fn on_folder(args: &RulesActivateArgs, text: &str, tests: &[RuleTest]) -> anyhow::Result<Outcome> {
+    let common = match &args.rules {
+        Some(folder) => RuleSet::load_dir(folder).with_context(|| format!("the rules in {}", folder.display()))?,
+        None => RuleSet::shipped().context("the shipped rules")?,
+    };
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let data = args.place.folder();
+    let store = backtest::open(&data, clock.clone()).await?;
+    let tenant = one_tenant(&store, &args.place).await?;
+    let trial = RuleTrial::new(store.clone(), &data, common.common(), By::Operator, clock.clone());
+    let outcome = change(&store, &tenant, &trial, text, tests, clock.as_ref()).await;
+    store.close().await;
+    outcome
+}
+
+async fn change(
+    store: &Store,
+    tenant: &TenantId,
+    trial: &RuleTrial,
+    text: &str,
+    tests: &[RuleTest],
+    clock: &dyn Clock,
+) -> anyhow::Result<Outcome> {
+    let version = match trial.read(text).await {
+        Ok(version) => version,
+        Err(error) => return refused(error),
+    };
+    if let Some(refusal) = store.may_change_rule(tenant, &version).await? {
+        return Ok(Outcome::Refused(refusal.to_string()));
+    }
+    let version = match trial.try_out(tenant, version, tests).await {
+        Ok(version) => version,
+        Err(error) => return refused(error),
+    };
+    let draft = rule_change_by_operator(tenant, &version, CONTROL, clock.now());
+    let payload = serde_json::to_string(&draft)?;
+    let fact = OutboxRow { event_id: draft.event.event_id, tenant_id: tenant.clone(), payload };
+    match store.put_rule_version(tenant, &version, OPERATOR, &[fact]).await? {
+        RuleChange::Made { revision } => Ok(Outcome::Stands(json!({
+            "rule_id": version.rule_id, "name": version.name, "version": version.version, "mode": version.mode, "hash": version.hash,
+            "note": version.note, "backtest": version.backtest, "revision": revision,
+        }))),
+        RuleChange::Refused(refusal) => Ok(Outcome::Refused(refusal.to_string())),
+    }
+}
+
+fn refused(error: RuleTrialError) -> anyhow::Result<Outcome> {
+    match error {
+        RuleTrialError::Refused { message, .. } => Ok(Outcome::Refused(message)),
+        RuleTrialError::Failed(cause) => bail!(cause),
+    }
+}
+
+/// The tenant that is named, or the only one there is.
+async fn one_tenant(store: &Store, place: &RulePlace) -> anyhow::Result<TenantId> {
+    let named = backtest::tenants(store, place.tenant.as_deref()).await?;
+    match named.as_slice() {
+        [tenant] => Ok(tenant.clone()),
+        [] => bail!("there is no tenant yet; `aegis keys create` makes one"),
+        _ => bail!("there are {} tenants; name one with --tenant", named.len()),
+    }
+}
+
+pub(crate) fn history(args: &RuleHistoryArgs) -> anyhow::Result<ExitCode> {
+    if let Some(rule) = &args.rule
+        && !rule.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    {
+        bail!("`{rule}` is no id of a rule");
+    }
+    let versions = super::runtime()?.block_on(async {
+        match &args.place.url {
+            Some(url) => history_of_control(url, args.rule.as_deref()).await,
+            None => history_of_folder(&args.place, args.rule.as_deref()).await,
+        }
+    })?;
+    if args.place.json {
+        println!("{}", Value::Array(versions));
+    } else {
+        versions.iter().for_each(|version| println!("{}", line_of(version)));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn history_of_control(url: &str, rule: Option<&str>) -> anyhow::Result<Vec<Value>> {
+    let filter = rule.map(|rule| format!("&rule_id={rule}")).unwrap_or_default();
+    let reply = Client::new(url).get(&format!("/v1/rules?limit={MOST_SHOWN}{filter}"), &admin_key()?).await?;
+    match reply.json() {
+        Value::Array(versions) if reply.status == 200 => Ok(versions),
+        _ => bail!("{url} answered {}: {}", reply.status, said(&reply)),
+    }
+}
+
+async fn history_of_folder(place: &RulePlace, rule: Option<&str>) -> anyhow::Result<Vec<Value>> {
+    let store = backtest::open(&place.folder(), Arc::new(SystemClock)).await?;
+    let mut versions = Vec::new();
+    for tenant in backtest::tenants(&store, place.tenant.as_deref()).await? {
+        for version in store.list_rule_versions(&tenant, rule, MOST_SHOWN, 0).await? {
+            versions.push(serde_json::to_value(version)?);
+        }
+    }
+    store.close().await;
+    Ok(versions)
+}
+
+/// A version on a line: what, since when and by whom, and what it would have told.
+fn line_of(version: &Value) -> String {
+    let word = |name: &str| version[name].as_str().unwrap_or_default().to_owned();
+    let mut line = format!("{} {} v{} {}  {}", word("rule_id"), word("name"), version["version"], word("mode"), word("hash"));
+    if let Some(tenant) = version["tenant_id"].as_str() {
+        line.push_str(&format!("  tenant {tenant}, {} by {}", word("changed_at"), word("changed_by")));
+    }
+    line.push_str(&format!("\n  {}", word("note")));
+    let told = &version["backtest"];
+    if told.is_object() {
+        let (alerts, a_day, days, events) = (&told["alerts"], &told["alerts_per_day"], &told["days"], &told["events"]);
+        line.push_str(&format!("\n  backtest  {alerts} alerts, {a_day} a day; {events} events of {days} days"));
+        if told["whole"] != json!(true) {
+            line.push_str(", and no more of them: there are too many");
+        }
+    }
+    line
+}

@@ -1,0 +1,182 @@
+"""Rules that a tenant has of its own: tried before they stand, one step at a time, with a receipt, for that tenant alone."""
+
+import json
+import pathlib
+import subprocess
+import tempfile
+import unittest
+
+from harness import BINARY, CLEAN_ENVIRONMENT, Aegis
+from waiting import wait_until
+
+FIRES = """name: a deny fires
+events: [{at: 0s, id: denied, agent_id: a, decision: deny}]
+expect: [{key: {agent_id: a}, evidence: [denied]}]
+"""
+SILENT = """name: an allow is silent
+events: [{at: 0s, agent_id: a, decision: allow}]
+expect: []
+"""
+TESTS = [{"name": "fires.yaml", "text": FIRES}, {"name": "silent.yaml", "text": SILENT}]
+DENIED = "SELECT agent_id, event_id FROM events WHERE kind = 'authorize_decision' AND decision = 'deny'"
+# Run for each instant: a rule that others would wait for.
+STEPPED = "SELECT agent_id, array_agg(event_id) AS event_ids FROM events WHERE decision = 'deny' GROUP BY agent_id"
+# Run over the whole window whenever a key is touched.
+SLIDING = "SELECT agent_id, event_id FROM events WHERE decision = 'deny' QUALIFY sum(risk_score) OVER (PARTITION BY agent_id ORDER BY ts " \
+    "RANGE BETWEEN INTERVAL '1' MINUTE PRECEDING AND CURRENT ROW) > 50"
+
+
+def rule(version=1, mode="log_only", query=DENIED, id="OWN-1", name="own-denied", window="1m"):
+    return f"""/* rule
+id: {id}
+name: {name}
+version: {version}
+severity: low
+window: {window}
+key: [agent_id]
+mode: {mode}
+owner: test
+description: a test
+false_positives: none
+changelog:
+  - {{version: {version}, date: 2026-11-26, note: version {version}}}
+*/
+{query}
+"""
+
+
+class OwnRules(unittest.TestCase):
+    def setUp(self):
+        self.aegis = Aegis(environment={"AEGIS_DETECT_OWN_RULES": "true"}).start()
+        self.addCleanup(self.aegis.close)
+        self.tenant = self.aegis.tenant().register_tools()
+        self.agent = self.tenant.register_agent()
+
+    def activate(self, text, tests=TESTS, tenant=None):
+        return (tenant or self.tenant).post("/v1/rules", {"text": text, "tests": tests})
+
+    def command(self, *arguments, **environment):
+        return subprocess.run([BINARY, "rules", *arguments], capture_output=True, text=True, timeout=60, env=CLEAN_ENVIRONMENT | environment)
+
+    def deny(self, agent=None):
+        answer = (agent or self.agent).authorize(trust="untrusted_external")
+        self.assertEqual(answer["decision"], "deny")
+        return answer["decision_id"]
+
+    def alerts(self, tenant, name="own-denied"):
+        return [alert for alert in tenant.list("/v1/alerts") if alert["rule_name"] == name]
+
+    def test_no_rule_stands_that_does_not_pass(self):
+        red = [TESTS[0], {"name": "silent.yaml", "text": SILENT.replace("allow}", "deny}")}]
+        for text, tests, status, code in (
+            (rule(query="SELECT agent_id, event_id FROM agents"), TESTS, 422, "invalid_rule"),
+            (rule(name="deny-storm"), TESTS, 422, "invalid_rule"),
+            (rule(query=STEPPED), TESTS, 422, "rule_too_costly"),
+            (rule(query=SLIDING), TESTS, 422, "rule_too_costly"),
+            (rule(window="2h"), TESTS, 422, "rule_too_costly"),
+            (rule(), [], 422, "rule_tests_failed"),
+            (rule(), red, 422, "rule_tests_failed"),
+            (rule(mode="active"), TESTS, 409, "step_too_long"),
+        ):
+            reply = self.activate(text, tests)
+            self.assertEqual((reply.status, reply.code), (status, code), reply.body)
+        self.assertEqual(self.tenant.list("/v1/rules"), [])
+        self.activate(rule()).expect(201)
+        self.assertEqual(self.activate(rule(mode="active")).code, "version_not_higher")
+        self.activate(rule(2, mode="active")).expect(201)
+        self.activate(rule(3, mode="disabled"), []).expect(201)
+        self.assertEqual([entry["version"] for entry in self.tenant.list("/v1/rules?rule_id=OWN-1")], [3, 2, 1])
+        self.assertEqual(self.tenant.list("/v1/rules?rule_id=OWN-2"), [])
+
+    def test_a_version_says_what_it_would_have_told_and_has_its_receipt(self):
+        denied = {self.deny(), self.deny()}
+        wait_until("they are in the history", lambda: denied <= {event["event_id"] for event in self.tenant.list("/v1/audit/events")})
+        stands = self.activate(rule()).expect(201)
+        self.assertEqual((stands["backtest"]["alerts"], stands["backtest"]["alerts_per_day"]), (2, 2))
+        receipt = wait_until("its receipt", lambda: [r for r in self.tenant.list("/v1/receipts") if (r.get("detail") or {}).get("change") == "rule_changed"])[0]
+        self.assertEqual((receipt["phase"], receipt["detail"]["rule_hash"], receipt["detail"]["alerts"]), ("config", stands["hash"], 2))
+        self.assertEqual(receipt["detail"]["by"]["role"], "admin")
+        (version,) = self.tenant.list("/v1/rules")
+        self.assertEqual((version["hash"], version["backtest"]), (stands["hash"], stands["backtest"]))
+
+    def until_own_rules_run(self):
+        """Detection has taken what the log was told of."""
+        wait_until("a tenant's own rule runs", lambda: 'rule="of_tenants"' in self.aegis.get("/metrics").text)
+
+    def test_it_runs_for_its_tenant_alone(self):
+        other = self.aegis.tenant().register_tools()
+        stranger = other.register_agent()
+        # A rule that every tenant has is turned off for one; its record comes before the next one's.
+        self.activate(rule(1000, mode="disabled", id="AEG-3002", name="deny-storm"), []).expect(201)
+        self.deny()
+        self.activate(rule()).expect(201)
+        self.until_own_rules_run()
+        denied = {self.deny() for _ in range(6)}
+        for _ in range(6):
+            self.deny(stranger)
+        wait_until("the other's storm", lambda: self.alerts(other, "deny-storm"))
+        alerts = wait_until("all of them are seen", lambda: [found for found in [self.alerts(self.tenant)] if len(found) == 6])[0]
+        self.assertEqual({alert["event_ids"][0] for alert in alerts}, denied, "what lies before it raises nothing")
+        self.assertEqual({alert["mode"] for alert in alerts}, {"log_only"})
+        self.assertEqual(self.alerts(other), [])
+        self.assertEqual(self.alerts(self.tenant, "deny-storm"), [])
+        self.aegis.restart()
+        more = self.deny()
+        wait_until("it stands after a restart", lambda: any(alert["event_ids"] == [more] for alert in self.alerts(self.tenant)))
+        self.activate(rule(2, mode="active"), TESTS).expect(201)
+        wait_until("its next version acts", lambda: self.deny() and [alert for alert in self.alerts(self.tenant) if alert["mode"] == "active"])
+
+    def test_a_rule_that_comes_knows_its_window(self):
+        before = [self.deny(), self.deny()]
+        wait_until("they are in the history", lambda: set(before) <= {event["event_id"] for event in self.tenant.list("/v1/audit/events")})
+        three = "SELECT agent_id, count(*) OVER w AS n, array_agg(event_id) OVER w AS event_ids FROM events WHERE decision = 'deny' WINDOW w AS (PARTITION BY agent_id " \
+            "ORDER BY ts RANGE BETWEEN INTERVAL '5' MINUTE PRECEDING AND CURRENT ROW) QUALIFY n >= 3"
+        events = "events: [{at: 0s, agent_id: a, decision: deny}, {at: 1s, agent_id: a, decision: deny}, {at: AT, agent_id: a, decision: deny}]\n"
+        tests = [{"name": "fires.yaml", "text": "name: three fire\n" + events.replace("AT", "300s") + "expect: [{key: {agent_id: a}}]\n"},
+                 {"name": "silent.yaml", "text": "name: too late\n" + events.replace("AT", "300001ms") + "expect: []\n"}]
+        self.activate(rule(query=three, window="5m"), tests).expect(201)
+        self.until_own_rules_run()
+        third = self.deny()
+        (alert,) = wait_until("its alert", lambda: self.alerts(self.tenant))
+        self.assertEqual(alert["event_ids"], [*before, third])
+
+    def test_the_command_line_does_it_through_the_api_and_on_the_data_folder(self):
+        with tempfile.TemporaryDirectory() as folder:
+            own = pathlib.Path(folder) / "own-denied"
+            (own / "tests").mkdir(parents=True)
+            (own / "rule.sql").write_text(rule())
+            (own / "tests/fires.yaml").write_text(FIRES)
+            api = ("--url", f"http://127.0.0.1:{self.aegis.port}")
+            refused = self.command("activate", str(own), *api, AEGIS_ADMIN_KEY=self.tenant.admin)
+            self.assertEqual(refused.returncode, 1, refused.stdout + refused.stderr)
+            self.assertIn("must stay silent", refused.stderr)
+            (own / "tests/silent.yaml").write_text(SILENT)
+            done = self.command("activate", str(own), "--json", *api, AEGIS_ADMIN_KEY=self.tenant.admin)
+            self.assertEqual((done.returncode, json.loads(done.stdout)["version"]), (0, 1), done.stderr)
+            self.assertEqual(self.command("activate", str(own), *api, AEGIS_ADMIN_KEY=self.tenant.key("analyst")).returncode, 2)
+            # An operator answers for the machine, and may use what a tenant's admin may not.
+            (own / "rule.sql").write_text(rule(2, mode="active", window="2h"))
+            place = ("--tenant", self.tenant.name, "--data", str(self.aegis.data))
+            done = self.command("activate", str(own), *place)
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+            again = self.command("activate", str(own), *place)
+            self.assertEqual(again.returncode, 1)
+            self.assertIn("version 2 is not higher than 2", again.stderr)
+        listed = json.loads(self.command("history", "OWN-1", "--json", *place).stdout)
+        self.assertEqual([(v["version"], v["mode"], v["changed_by"] == "operator") for v in listed], [(2, "active", True), (1, "log_only", False)])
+        through = self.command("history", "--json", *api, AEGIS_ADMIN_KEY=self.tenant.admin)
+        self.assertEqual(json.loads(through.stdout), listed)
+        by_operator = {"type": "operator"}
+        wait_until("the running program seals its receipt", lambda: [r for r in self.tenant.list("/v1/receipts") if (r.get("detail") or {}).get("by") == by_operator])
+
+
+class NotAllowed(unittest.TestCase):
+    def test_no_tenant_activates_rules_unless_the_operator_allows_it(self):
+        aegis = Aegis().start()
+        self.addCleanup(aegis.close)
+        reply = aegis.tenant().post("/v1/rules", {"text": rule(), "tests": TESTS})
+        self.assertEqual((reply.status, reply.code), (409, "own_rules_not_allowed"))
+
+
+if __name__ == "__main__":
+    unittest.main()
