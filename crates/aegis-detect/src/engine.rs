@@ -142,9 +142,8 @@ impl Engine {
         let running = rules.into_planned().filter(|(rule, _)| rule.header.mode != RuleMode::Disabled);
         let plan_of = |plan: RulePlan| if config.incremental { plan } else { plan.without_pipeline() };
         let sides = Sides::default();
-        let rules: Vec<_> = running
-            .map(|(rule, plan)| RunningRule::new(rule, plan_of(plan), Scope::default(), Arc::clone(&sides)))
-            .collect();
+        let rules: Vec<_> =
+            running.map(|(rule, plan)| RunningRule::new(rule, plan_of(plan), Scope::default(), Arc::clone(&sides))).collect();
         let (watermarks, impaired) = (Watermarks::default(), Impaired::default());
         let windows = OwnWindows::of(&rules);
         Self { rules, watermarks, settled: HashMap::new(), lost: HashMap::new(), looked: None, impaired, sides, windows, config }

@@ -114,7 +114,20 @@ impl RunningRule {
         let always = Timestamp::from_micros(i64::MIN);
         let (waiting, since, due) = (Vec::new(), always, always);
         let (state, losses) = (RuleState::default(), Losses::default());
-        Self { rule, plan, scope, since, state, stats, sides, waiting, failures: Vec::new(), losses, unwritten: BTreeSet::new(), due }
+        Self {
+            rule,
+            plan,
+            scope,
+            since,
+            state,
+            stats,
+            sides,
+            waiting,
+            failures: Vec::new(),
+            losses,
+            unwritten: BTreeSet::new(),
+            due,
+        }
     }
 
     /// True for what this tenant has of its own under this id.

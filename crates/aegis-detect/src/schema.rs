@@ -259,7 +259,9 @@ impl EventBatch {
             for event in &self.rows {
                 rows.entry(event.tenant_id.clone()).or_default().push(Arc::clone(event));
             }
-            rows.into_iter().map(|(tenant, rows)| (tenant, Arc::new(Self { sides: self.sides.clone(), ..Self::new(rows) }))).collect()
+            rows.into_iter()
+                .map(|(tenant, rows)| (tenant, Arc::new(Self { sides: self.sides.clone(), ..Self::new(rows) })))
+                .collect()
         };
         self.tenants.get_or_init(split).get(tenant)
     }
