@@ -21,5 +21,7 @@ mod opening;
 mod place;
 #[path = "../store/registry.rs"]
 mod registry;
+#[path = "../store/repeats.rs"]
+mod repeats;
 mod server;
 mod silence;

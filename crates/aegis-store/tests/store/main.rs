@@ -12,3 +12,4 @@ mod keys;
 mod opening;
 mod place;
 mod registry;
+mod repeats;
