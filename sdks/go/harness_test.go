@@ -293,14 +293,27 @@ func trusted(t testing.TB) context.Context {
 // between stands between the agent and the program: before is done with each request that it lets through.
 func (w *world) between(before func(*http.Request)) *aegisagent.Client {
 	w.t.Helper()
+	return w.proxied(func(proxy *httputil.ReverseProxy) {
+		director := proxy.Director
+		proxy.Director = func(r *http.Request) {
+			director(r)
+			before(r)
+		}
+	})
+}
+
+// betweenAnswers is the same for answers.
+func (w *world) betweenAnswers(change func(*http.Response) error) *aegisagent.Client {
+	w.t.Helper()
+	return w.proxied(func(proxy *httputil.ReverseProxy) { proxy.ModifyResponse = change })
+}
+
+func (w *world) proxied(how func(*httputil.ReverseProxy)) *aegisagent.Client {
+	w.t.Helper()
 	target, err := url.Parse(w.url)
 	must(w.t, err)
 	proxy := httputil.NewSingleHostReverseProxy(target)
-	director := proxy.Director
-	proxy.Director = func(r *http.Request) {
-		director(r)
-		before(r)
-	}
+	how(proxy)
 	server := httptest.NewServer(proxy)
 	w.t.Cleanup(server.Close)
 	return clientOf(w.t, aegisagent.Config{BaseURL: server.URL, Token: w.agent.AgentToken})
