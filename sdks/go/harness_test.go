@@ -29,12 +29,14 @@ import (
 const longEnough = 60 * time.Second
 
 type program struct {
-	t       testing.TB
-	data    string
-	url     string
-	listen  string
-	process *exec.Cmd
-	log     *bytes.Buffer
+	t      testing.TB
+	data   string
+	url    string
+	listen string
+	// Variables of the program's own.
+	environment []string
+	process     *exec.Cmd
+	log         *bytes.Buffer
 }
 
 // The program's own variables would change what is tested.
@@ -48,14 +50,14 @@ func cleanEnvironment(more ...string) []string {
 	return clean
 }
 
-func startProgram(t testing.TB) *program {
+func startProgram(t testing.TB, environment ...string) *program {
 	t.Helper()
 	if os.Getenv("AEGIS_BIN") == "" {
 		t.Skip("AEGIS_BIN names no program")
 	}
 	folder, err := os.MkdirTemp("", "aegis-sdk-go-")
 	must(t, err)
-	made := &program{t: t, data: filepath.Join(folder, "data"), listen: "127.0.0.1:0"}
+	made := &program{t: t, data: filepath.Join(folder, "data"), listen: "127.0.0.1:0", environment: environment}
 	made.start()
 	return made
 }
@@ -72,7 +74,7 @@ func (p *program) start() {
 	p.t.Helper()
 	p.log = &bytes.Buffer{}
 	p.process = exec.Command(os.Getenv("AEGIS_BIN"), "up", "--data", p.data, "--listen", p.listen)
-	p.process.Env, p.process.Stderr = cleanEnvironment(), p.log
+	p.process.Env, p.process.Stderr = cleanEnvironment(p.environment...), p.log
 	out, err := p.process.StdoutPipe()
 	must(p.t, err)
 	must(p.t, p.process.Start())
