@@ -14,7 +14,7 @@ import sys
 SDKS = pathlib.Path(__file__).resolve().parent
 LANGUAGES = {"python": "Python", "typescript": "TypeScript", "go": "Go"}
 # What a language is not meant to have: agent frameworks that it does not have, and what one language has for all.
-NOT_MEANT = {"typescript": {"callbacks", "cli"}, "go": {"adapter-openai-agents", "adapter-langchain", "adapter-mcp", "callbacks", "cli"}}
+NOT_MEANT = {"typescript": {"cli"}, "go": {"adapter-openai-agents", "adapter-langchain", "adapter-mcp", "cli"}}
 BEGIN, END = "<!-- matrix: made by matrix.py -->\n", "<!-- matrix: end -->\n"
 
 

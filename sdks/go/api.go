@@ -47,11 +47,11 @@ func (c *Client) Approvals(ctx context.Context, status string, page Page) ([]App
 	return get(ctx, c, readList(readApproval), query, "v1", "approvals")
 }
 
-// Consume consumes an approval: the one moment at which an approved action may run. Where it fails otherwise than with a refusal, it may
-// have been consumed all the same.
+// Consume consumes an approval: the one moment at which an approved action may run. A lost answer is asked for again; where it fails
+// otherwise than with a refusal, it may have been consumed all the same.
 func (c *Client) Consume(ctx context.Context, approvalID, actionHash string) (Consumed, error) {
-	asked := request[Consumed]{retry: retryUnchanged, read: readConsumed}
-	return post(ctx, c, asked, JSON{"claimed_action_hash": actionHash}, "v1", "approvals", approvalID, "consume")
+	body := JSON{"claimed_action_hash": actionHash, "request_id": freshRequestID()}
+	return post(ctx, c, request[Consumed]{read: readConsumed}, body, "v1", "approvals", approvalID, "consume")
 }
 
 // OutcomeStatus says what came of a decision.
@@ -64,16 +64,17 @@ const (
 	OutcomeAmbiguous OutcomeStatus = "ambiguous"
 )
 
-// Outcome reports what came of a decision. executedHash may be empty, output nil. Every report is a receipt, so it is not sent twice.
+// Outcome reports what came of a decision. executedHash may be empty, output nil. Every report is a receipt; one that is sent again
+// because its answer was lost is the same.
 func (c *Client) Outcome(ctx context.Context, decisionID string, status OutcomeStatus, executedHash string, output any) (Outcome, error) {
-	body := JSON{"status": string(status), "executed_hash": nil}
+	body := JSON{"status": string(status), "executed_hash": nil, "request_id": freshRequestID()}
 	if executedHash != "" {
 		body["executed_hash"] = executedHash
 	}
 	if output != nil {
 		body["output"] = output
 	}
-	asked := request[Outcome]{retry: retryUnchanged, expect: []int{http.StatusCreated}, read: readOutcome}
+	asked := request[Outcome]{expect: []int{http.StatusCreated}, read: readOutcome}
 	return post(ctx, c, asked, body, "v1", "decisions", decisionID, "outcome")
 }
 

@@ -91,7 +91,7 @@ func TestAnEditedActionRunsAsItWasEditedIfTheCallerOptedIn(t *testing.T) {
 	must(t, err)
 	equal(t, ran.ran(), []note{{"b", 2}})
 	hash := hashOf(t, map[string]any{"note": "b", "amount": 2})
-	equal(t, edge.sent("consume"), []map[string]any{{"claimed_action_hash": hash}})
+	equal(t, edge.sent("consume")[0]["claimed_action_hash"], any(hash))
 	equal(t, edge.sent("outcome")[0]["executed_hash"], any(hash))
 }
 

@@ -3,6 +3,8 @@ package aegisagent
 import (
 	"bytes"
 	"context"
+	crypto "crypto/rand"
+	"encoding/hex"
 	"errors"
 	"io"
 	"math/rand/v2"
@@ -87,6 +89,16 @@ func pathOf(parts ...string) (string, error) {
 		path.WriteString("/" + url.PathEscape(part))
 	}
 	return path.String(), nil
+}
+
+// freshRequestID is the key of one request and its repetitions. It is kept nowhere else: who has it may be told again what only one may be
+// told. Where there is no randomness it is empty, and the server refuses the request.
+func freshRequestID() string {
+	var id [16]byte
+	if _, err := crypto.Read(id[:]); err != nil {
+		return ""
+	}
+	return hex.EncodeToString(id[:])
 }
 
 func jsonBody(value map[string]any) ([]byte, error) {

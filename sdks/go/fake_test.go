@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -47,6 +48,7 @@ type fakeEdge struct {
 	before              map[string]func()
 	requests            []seen
 	calls               map[string]map[string]any
+	consumed, reported  map[string]string
 	ended               chan struct{}
 }
 
@@ -54,7 +56,8 @@ func newFakeEdge(t testing.TB) *fakeEdge {
 	t.Helper()
 	edge := &fakeEdge{
 		decision: "allow", riskLevel: "medium", statuses: []string{"APPROVED"}, replace: map[string]func(answer) answer{},
-		before: map[string]func(){}, calls: map[string]map[string]any{}, ended: make(chan struct{}),
+		before: map[string]func(){}, calls: map[string]map[string]any{}, consumed: map[string]string{}, reported: map[string]string{},
+		ended: make(chan struct{}),
 	}
 	edge.Server = httptest.NewServer(http.HandlerFunc(edge.serve))
 	t.Cleanup(func() {
@@ -135,13 +138,25 @@ func (e *fakeEdge) answerTo(name, path string, body map[string]any) answer {
 	case "approval":
 		return e.approval(parts[3])
 	case "consume":
-		return answer{status: 200, body: map[string]any{"status": "consumed", "approval_id": parts[3], "action_hash": body["claimed_action_hash"]}}
+		return e.consume(parts[3], body)
 	case "outcome":
+		key := path + " " + body["request_id"].(string)
+		if _, isKnown := e.reported[key]; !isKnown {
+			e.reported[key] = "o-" + strconv.Itoa(len(e.reported))
+		}
 		return answer{status: 201, body: map[string]any{
-			"decision_id": parts[3], "outcome_id": "o", "status": body["status"], "violation": nil, "receipt_hash": aHash,
+			"decision_id": parts[3], "outcome_id": e.reported[key], "status": body["status"], "violation": nil, "receipt_hash": aHash,
 		}}
 	}
 	return answer{status: 200, body: map[string]any{}}
+}
+
+func (e *fakeEdge) consume(id string, body map[string]any) answer {
+	if by, isConsumed := e.consumed[id]; isConsumed && by != body["request_id"] {
+		return answer{status: 409, body: refusal("approval_consumed")}
+	}
+	e.consumed[id] = body["request_id"].(string)
+	return answer{status: 200, body: map[string]any{"status": "consumed", "approval_id": id, "action_hash": body["claimed_action_hash"]}}
 }
 
 func hashOfCall(call map[string]any) string {
@@ -165,7 +180,8 @@ func (e *fakeEdge) decide(body map[string]any) map[string]any {
 		id := randomID()
 		e.calls[id] = call
 		approval = map[string]any{
-			"approval_id": id, "status": "PENDING", "approver_group": "release", "expires_at": later(900 * time.Second), "action_hash": hash,
+			"approval_id": id, "status": "PENDING", "approver_group": "release", "expires_at": later(900 * time.Second), "expires_in": 900,
+			"action_hash": hash,
 		}
 	}
 	return map[string]any{
@@ -195,7 +211,7 @@ func (e *fakeEdge) approval(id string) answer {
 		"approval_id": id, "status": status, "agent_id": "a", "decision_id": "d", "action_hash": current,
 		"original_action_hash": hashOfCall(call), "is_edited": e.edited != nil, "tool_call": wireOf(call), "edited_tool_call": edited,
 		"approver_group": "release", "approvals_needed": 1, "approved_by": []string{}, "source_trust": "unknown", "reason": "r",
-		"requested_at": later(0), "expires_at": later(900 * time.Second),
+		"requested_at": later(0), "expires_at": later(900 * time.Second), "expires_in": 900,
 	}}
 }
 

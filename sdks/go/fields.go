@@ -78,6 +78,18 @@ func (f fields) integer(name string) int64 {
 	return value
 }
 
+// maybeSeconds is a whole number of seconds, none of them negative; nil where it is null or missing.
+func (f fields) maybeSeconds(name string) *int64 {
+	if f.isAbsent(name) {
+		return nil
+	}
+	seconds := f.integer(name)
+	if seconds < 0 {
+		f.fail("`%s` of %s is negative", name, f.what)
+	}
+	return &seconds
+}
+
 func (f fields) formed(name string, is func(string) bool, word string) string {
 	text := f.text(name)
 	if !is(text) {

@@ -2,8 +2,6 @@ package aegisagent
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -79,10 +77,6 @@ func about(err error, decision Decision) error {
 }
 
 func (g *guard) authorizeBody(action *FrozenAction, label SourceTrust, of origin) ([]byte, error) {
-	var id [16]byte
-	if _, err := rand.Read(id[:]); err != nil {
-		return nil, denied(DeniedUnavailable, "unreachable", "there is no randomness for a request id")
-	}
 	user := any(nil)
 	if of.user.ID != "" {
 		user = present(JSON{"id": of.user.ID, "role": of.user.Role})
@@ -90,7 +84,7 @@ func (g *guard) authorizeBody(action *FrozenAction, label SourceTrust, of origin
 	context := present(JSON{"source_trust": label.String(), "channel": g.settings.Channel})
 	context["contains_sensitive_data"] = g.settings.ContainsSensitiveData
 	rest := JSON{
-		"request_id": hex.EncodeToString(id[:]), "agent": g.client.agent, "context": context,
+		"request_id": freshRequestID(), "agent": g.client.agent, "context": context,
 		"trace":         present(JSON{"run_id": of.runID, "trust_token": g.client.tokens.get(of.runID)}),
 		"canon_version": CanonVersion,
 	}

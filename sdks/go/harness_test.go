@@ -29,12 +29,14 @@ import (
 const longEnough = 60 * time.Second
 
 type program struct {
-	t       testing.TB
-	data    string
-	url     string
-	listen  string
-	process *exec.Cmd
-	log     *bytes.Buffer
+	t      testing.TB
+	data   string
+	url    string
+	listen string
+	// Variables of the program's own.
+	environment []string
+	process     *exec.Cmd
+	log         *bytes.Buffer
 }
 
 // The program's own variables would change what is tested.
@@ -48,14 +50,14 @@ func cleanEnvironment(more ...string) []string {
 	return clean
 }
 
-func startProgram(t testing.TB) *program {
+func startProgram(t testing.TB, environment ...string) *program {
 	t.Helper()
 	if os.Getenv("AEGIS_BIN") == "" {
 		t.Skip("AEGIS_BIN names no program")
 	}
 	folder, err := os.MkdirTemp("", "aegis-sdk-go-")
 	must(t, err)
-	made := &program{t: t, data: filepath.Join(folder, "data"), listen: "127.0.0.1:0"}
+	made := &program{t: t, data: filepath.Join(folder, "data"), listen: "127.0.0.1:0", environment: environment}
 	made.start()
 	return made
 }
@@ -72,7 +74,7 @@ func (p *program) start() {
 	p.t.Helper()
 	p.log = &bytes.Buffer{}
 	p.process = exec.Command(os.Getenv("AEGIS_BIN"), "up", "--data", p.data, "--listen", p.listen)
-	p.process.Env, p.process.Stderr = cleanEnvironment(), p.log
+	p.process.Env, p.process.Stderr = cleanEnvironment(p.environment...), p.log
 	out, err := p.process.StdoutPipe()
 	must(p.t, err)
 	must(p.t, p.process.Start())
@@ -293,14 +295,27 @@ func trusted(t testing.TB) context.Context {
 // between stands between the agent and the program: before is done with each request that it lets through.
 func (w *world) between(before func(*http.Request)) *aegisagent.Client {
 	w.t.Helper()
+	return w.proxied(func(proxy *httputil.ReverseProxy) {
+		director := proxy.Director
+		proxy.Director = func(r *http.Request) {
+			director(r)
+			before(r)
+		}
+	})
+}
+
+// betweenAnswers is the same for answers.
+func (w *world) betweenAnswers(change func(*http.Response) error) *aegisagent.Client {
+	w.t.Helper()
+	return w.proxied(func(proxy *httputil.ReverseProxy) { proxy.ModifyResponse = change })
+}
+
+func (w *world) proxied(how func(*httputil.ReverseProxy)) *aegisagent.Client {
+	w.t.Helper()
 	target, err := url.Parse(w.url)
 	must(w.t, err)
 	proxy := httputil.NewSingleHostReverseProxy(target)
-	director := proxy.Director
-	proxy.Director = func(r *http.Request) {
-		director(r)
-		before(r)
-	}
+	how(proxy)
 	server := httptest.NewServer(proxy)
 	w.t.Cleanup(server.Close)
 	return clientOf(w.t, aegisagent.Config{BaseURL: server.URL, Token: w.agent.AgentToken})

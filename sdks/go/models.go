@@ -61,17 +61,22 @@ func readReceiptRef(f fields) ReceiptRef {
 	return ReceiptRef{f.id("receipt_id"), f.maybeHash("receipt_hash"), f.maybeText("prev_receipt_hash"), f.text("canon_version")}
 }
 
-// ApprovalRef is the approval that a decision asks for. ExpiresAt is RFC 3339.
+// ApprovalRef is the approval that a decision asks for. ExpiresAt is RFC 3339; ExpiresIn is the seconds until then by the server's clock,
+// nil from a server that does not count them.
 type ApprovalRef struct {
 	ApprovalID    string `json:"approval_id"`
 	Status        string `json:"status"`
 	ApproverGroup string `json:"approver_group"`
 	ExpiresAt     string `json:"expires_at"`
+	ExpiresIn     *int64 `json:"expires_in"`
 	ActionHash    string `json:"action_hash"`
 }
 
 func readApprovalRef(f fields) ApprovalRef {
-	return ApprovalRef{f.id("approval_id"), f.text("status"), f.text("approver_group"), f.text("expires_at"), f.hash("action_hash")}
+	return ApprovalRef{
+		f.id("approval_id"), f.text("status"), f.text("approver_group"), f.text("expires_at"), f.maybeSeconds("expires_in"),
+		f.hash("action_hash"),
+	}
 }
 
 // Token is a trust token: sent back as it came, and not shown; string(token) is its text.
@@ -144,6 +149,7 @@ type Approval struct {
 	Reason             string    `json:"reason"`
 	RequestedAt        string    `json:"requested_at"`
 	ExpiresAt          string    `json:"expires_at"`
+	ExpiresIn          *int64    `json:"expires_in"`
 }
 
 // Current is the action that is up for approval: the edited one, if it was edited.
@@ -162,7 +168,7 @@ func readApproval(value any) (Approval, error) {
 		ActionHash: f.hash("action_hash"), OriginalActionHash: f.hash("original_action_hash"), IsEdited: f.flag("is_edited"),
 		ToolCall: readToolCall(f.fields("tool_call")), ApproverGroup: f.text("approver_group"), ApprovalsNeeded: f.integer("approvals_needed"),
 		ApprovedBy: f.texts("approved_by"), SourceTrust: f.text("source_trust"), Reason: f.text("reason"),
-		RequestedAt: f.text("requested_at"), ExpiresAt: f.text("expires_at"),
+		RequestedAt: f.text("requested_at"), ExpiresAt: f.text("expires_at"), ExpiresIn: f.maybeSeconds("expires_in"),
 	}
 	if !f.isNull("edited_tool_call") {
 		edited := readToolCall(f.fields("edited_tool_call"))

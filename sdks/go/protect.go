@@ -98,14 +98,14 @@ func (g *guard) report(ctx context.Context, cleared clearance, status OutcomeSta
 	if cleared.decisionID == "" {
 		return
 	}
-	body := JSON{"status": string(status), "executed_hash": cleared.action.hash}
+	body := JSON{"status": string(status), "executed_hash": cleared.action.hash, "request_id": freshRequestID()}
 	if output != nil {
 		body["output"] = output
 	}
 	path, err := pathOf("v1", "decisions", cleared.decisionID, "outcome")
 	if err == nil {
 		asked := request[Outcome]{
-			method: http.MethodPost, path: path, body: appendJSON(nil, body, appendExactDouble), retry: retryUnchanged,
+			method: http.MethodPost, path: path, body: appendJSON(nil, body, appendExactDouble),
 			expect: []int{http.StatusCreated}, read: readOutcome,
 		}
 		_, err = exchange(context.WithoutCancel(ctx), g.client, asked, reportTimeout)

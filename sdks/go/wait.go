@@ -13,7 +13,7 @@ import (
 const (
 	pollGrowth  = 1.5
 	longestPoll = 5 * time.Second
-	// An approval's end is by the server's clock; ours may be behind it.
+	// How much later than it seems an approval may end: a server counts whole seconds, or none, and then its clock may be behind ours.
 	clockGrace = 5 * time.Second
 	// An end beyond this is as good as none.
 	longestWait = 10 * 365 * 24 * time.Hour
@@ -21,10 +21,15 @@ const (
 
 // approved waits for the approval and consumes it; the action that may run now.
 func (g *guard) approved(ctx context.Context, action *FrozenAction, pending ApprovalRef) (*FrozenAction, error) {
+	left, err := timeLeft(pending)
+	if err != nil {
+		return nil, err
+	}
+	end := time.Now().Add(left + clockGrace)
 	if g.settings.OnPending != nil {
 		g.settings.OnPending(ctx, pending)
 	}
-	approval, err := g.decided(ctx, action, pending)
+	approval, err := g.decided(ctx, action, pending, g.sooner(end))
 	if err != nil {
 		return nil, err
 	}
@@ -45,12 +50,8 @@ func (g *guard) approved(ctx context.Context, action *FrozenAction, pending Appr
 }
 
 // decided looks at the approval until it is approved. Until then a 404 means that control has not seen it yet.
-func (g *guard) decided(ctx context.Context, action *FrozenAction, pending ApprovalRef) (Approval, error) {
-	patience, err := g.patience(pending)
-	if err != nil {
-		return Approval{}, err
-	}
-	end, heard, pause := time.Now().Add(patience), time.Now(), g.client.pace.firstPoll
+func (g *guard) decided(ctx context.Context, action *FrozenAction, pending ApprovalRef, end time.Time) (Approval, error) {
+	heard, pause := time.Now(), g.client.pace.firstPoll
 	for {
 		approval, err := g.client.Approval(ctx, pending.ApprovalID)
 		switch {
@@ -88,20 +89,33 @@ func isAway(err error) bool {
 	return errors.As(err, &failure) && (failure.Kind == Unreachable || failure.Status == 429 || failure.Status == 503)
 }
 
-func (g *guard) patience(pending ApprovalRef) (time.Duration, error) {
+// timeLeft is how long an approval stands: by the server's clock, or by ours where the server does not count it.
+func timeLeft(pending ApprovalRef) (time.Duration, error) {
 	ends, isTime := rfc3339.Microseconds(pending.ExpiresAt)
 	if !isTime {
 		return 0, unverified("bad_reply", "the approval's end is no time")
 	}
+	if pending.ExpiresIn != nil {
+		return time.Duration(min(*pending.ExpiresIn, int64(longestWait/time.Second))) * time.Second, nil
+	}
 	left := max(-int64(longestWait/time.Microsecond), min(int64(longestWait/time.Microsecond), ends-time.Now().UnixMicro()))
-	patience := time.Duration(left)*time.Microsecond + clockGrace
+	return time.Duration(left) * time.Microsecond, nil
+}
+
+// sooner is an end, or the one that the settings have from now, if that is sooner.
+func (g *guard) sooner(end time.Time) time.Time {
+	own := time.Now()
 	switch g.settings.ApprovalTimeout {
 	case 0:
-		return patience, nil
+		return end
 	case LookOnce:
-		return 0, nil
+	default:
+		own = own.Add(g.settings.ApprovalTimeout)
 	}
-	return min(patience, g.settings.ApprovalTimeout), nil
+	if own.Before(end) {
+		return own
+	}
+	return end
 }
 
 // checkApproval is what every look at the approval must show. readApproval has held its hashes against its actions.

@@ -34,8 +34,8 @@ class Approvals(Story):
     def decide(self, approval, verb="approve", key=None, **body):
         return self.tenant.post(f"/v1/approvals/{approval['approval_id']}/{verb}", body, key=key or self.approver)
 
-    def consume(self, approval, claimed=None, agent=None):
-        body = {"claimed_action_hash": claimed or approval["action_hash"]}
+    def consume(self, approval, claimed=None, agent=None, request_id=None):
+        body = {"claimed_action_hash": claimed or approval["action_hash"]} | ({} if request_id is None else {"request_id": request_id})
         return self.tenant.post(f"/v1/approvals/{approval['approval_id']}/consume", body, key=(agent or self.agent).token)
 
     def assert_refused(self, reply, code, status=409):
@@ -83,6 +83,51 @@ class Approvals(Story):
         self.assertEqual({reply.code for reply in replies if reply.status == 409}, {"approval_consumed"})
         consumed = wait_until("the consume is an event", lambda: self.events("approval_consumed", self.agent))
         self.assertEqual(len(consumed), 1)
+
+    def test_a_consume_whose_answer_was_lost_is_told_again_and_done_once(self):
+        approval = self.ask()
+        self.assertEqual(self.get(approval).expect(200)["expires_in"] // 60, 14)
+        self.assertIn(approval["expires_in"], range(840, 901))
+        self.decide(approval).expect(200)
+        requests = [unique("request") for _ in range(4)]
+        start = threading.Barrier(32)
+
+        def consume(n):
+            start.wait()
+            return requests[n % 4], self.consume(approval, request_id=requests[n % 4])
+
+        with concurrent.futures.ThreadPoolExecutor(32) as pool:
+            replies = list(pool.map(consume, range(32)))
+        told = {request for request, reply in replies if reply.status == 200}
+        self.assertEqual(len(told), 1, replies)
+        refused = {reply.code for _, reply in replies if reply.status != 200}
+        self.assertLessEqual(refused, {"approval_consumed", "receipt_pending"})
+        [mine] = told
+        first = self.consume(approval, request_id=mine).expect(200)
+        self.assert_refused(self.consume(approval, "0" * 64, request_id=mine), "idempotency_payload_mismatch")
+        self.assert_refused(self.consume(approval, agent=self.tenant.register_agent(), request_id=mine), "wrong_agent")
+        self.tenant.post(f"/v1/agents/{self.agent.id}/freeze", {"reason": "test"}).expect(200)
+        self.assert_refused(self.consume(approval, request_id=mine), "agent_frozen")
+        self.tenant.post(f"/v1/agents/{self.agent.id}/unfreeze", {"reason": "test"}).expect(200)
+        self.aegis.restart()
+        self.assertEqual(self.consume(approval, request_id=mine).expect(200), first)
+        wait_until("the consume is an event", lambda: self.events("approval_consumed", self.agent))
+        self.assertEqual(len(self.events("approval_consumed", self.agent)), 1)
+        self.assert_chained()
+
+    def test_an_outcome_that_is_reported_again_is_one_receipt(self):
+        answer = self.agent.authorize()
+        path = f"/v1/decisions/{answer['decision_id']}/outcome"
+        report = {"status": "ok", "executed_hash": answer["action_hash"], "output": {"rows": 1}, "request_id": unique("request")}
+        send = lambda body: self.tenant.post(path, body, key=self.agent.token)
+        first = send(report).expect(201)
+        self.assertEqual([send(report).expect(201) for _ in range(3)], [first] * 3)
+        self.aegis.restart()
+        self.assertEqual(send(report).expect(201), first)
+        for other in ({"status": "error"}, {"executed_hash": "0" * 64}, {"output": {"rows": 2}}, {"output": None}):
+            self.assert_refused(send(report | other), "idempotency_payload_mismatch")
+        wait_until("the attempts are events", lambda: len(self.events("replay_attempt", self.agent)) == 4)
+        self.assertEqual(len(self.events("tool_outcome", self.agent)), 1)
 
     def test_a_rejected_action_never_runs(self):
         approval = self.ask()

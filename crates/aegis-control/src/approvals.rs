@@ -2,7 +2,7 @@
 //! Promises that what is shown is what was hashed: only actions checked against their proven receipt are in the store at all.
 
 use crate::reply::Json;
-use aegis_model::{ApprovalStatus, ApprovalView, TenantId};
+use aegis_model::{ApprovalStatus, ApprovalView, TenantId, Timestamp};
 use aegis_store::{ApprovalRow, Role};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
@@ -22,7 +22,8 @@ pub(crate) async fn list(control: &Control, call: &Call) -> Result<Response, Pro
         })?),
     };
     let rows = control.store.list_approvals(call.tenant(), status, page.limit, page.offset).await?;
-    let views: Vec<Value> = rows.iter().map(view).collect::<Result<_, _>>()?;
+    let now = control.clock.now();
+    let views: Vec<Value> = rows.iter().map(|row| view(row, now)).collect::<Result<_, _>>()?;
     Ok(Json(views).into_response())
 }
 
@@ -32,7 +33,7 @@ pub(crate) async fn get(control: &Control, call: &Call) -> Result<Response, Prob
     if !may_see(control, &call.caller, &row).await? {
         return Err(unknown());
     }
-    let mut shown = view(&row)?;
+    let mut shown = view(&row, control.clock.now())?;
     if let Some(object) = shown.as_object_mut() {
         let callback = control.store.approval_callback(call.tenant(), call.param("id")).await?;
         object.insert("callback".to_owned(), json!(callback.as_ref().map(callbacks::view)));
@@ -65,8 +66,8 @@ async fn may_see(control: &Control, caller: &Caller, row: &ApprovalRow) -> Resul
     }
 }
 
-/// An approval on the wire.
-pub(crate) fn view(row: &ApprovalRow) -> Result<Value, Problem> {
+/// An approval on the wire, as it is at `now`.
+pub(crate) fn view(row: &ApprovalRow, now: Timestamp) -> Result<Value, Problem> {
     let frozen = &row.frozen;
     let view = ApprovalView {
         approval_id: frozen.approval_id.clone(),
@@ -85,6 +86,7 @@ pub(crate) fn view(row: &ApprovalRow) -> Result<Value, Problem> {
         reason: frozen.reason.clone(),
         requested_at: frozen.requested_at,
         expires_at: frozen.expires_at,
+        expires_in: now.seconds_until(frozen.expires_at),
     };
     let mut value = serde_json::to_value(view).map_err(Problem::internal)?;
     if let Some(object) = value.as_object_mut() {

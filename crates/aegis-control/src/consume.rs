@@ -1,9 +1,10 @@
 //! Consuming an approval: the one moment at which an approved action may run.
 //! Promises that of any number of concurrent consumes exactly one wins, that a wrong hash never burns an approval, and that every
-//! refusal is an event and a receipt.
+//! refusal is an event and a receipt. Who lost the answer asks again under the same `request_id`, and is told what it was, unless something speaks
+//! against the action by now.
 
 use crate::reply::Json;
-use aegis_model::{ApprovalStatus, Decision, EventKind, Phase, ToolCall, Verdict};
+use aegis_model::{ApprovalStatus, Decision, EventId, EventKind, Phase, TenantId, ToolCall, Verdict};
 use aegis_store::{ApprovalRow, ConsumeResult, same_person};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -13,7 +14,7 @@ use crate::approvals::known;
 use crate::auth::{Caller, person};
 use crate::control::Control;
 use crate::decide::describe_call;
-use crate::input::{MAX_ID, check_text, parse};
+use crate::input::{MAX_ID, check_optional, check_text, parse};
 use crate::problem::Problem;
 use crate::routes::Call;
 
@@ -22,6 +23,9 @@ use crate::routes::Call;
 struct ConsumeBody {
     #[serde(alias = "action_hash")]
     claimed_action_hash: String,
+    /// Made by the caller for this one consume.
+    #[serde(default)]
+    request_id: Option<String>,
 }
 
 /// Why a consume is refused, and what kind of attempt that was.
@@ -43,9 +47,11 @@ impl Refusal {
 pub(crate) async fn consume(control: &Control, call: &Call) -> Result<Response, Problem> {
     let body: ConsumeBody = parse(&call.body, control.config.max_body_bytes)?;
     check_text("claimed_action_hash", &body.claimed_action_hash, MAX_ID)?;
+    check_optional("request_id", body.request_id.as_deref(), MAX_ID)?;
     let row = known(control, call.tenant(), call.param("id")).await?;
     let claimed = body.claimed_action_hash.as_str();
-    if let Some(refusal) = objection(control, call, &row, claimed).await? {
+    let request = body.request_id.as_deref().map(|request_id| request_digest(&call.caller, request_id));
+    if let Some(refusal) = objection(control, call, &row, claimed, request.as_deref()).await? {
         return Err(refuse(control, call, &row, claimed, refusal).await);
     }
     let mut draft = control.approval_draft(&row.frozen, EventKind::ApprovalConsumed, Phase::Consume);
@@ -57,13 +63,16 @@ pub(crate) async fn consume(control: &Control, call: &Call) -> Result<Response, 
     draft.detail = Some(json!({"by": call.caller.as_detail(), "approved_by": row.approved_by, "edited_by": row.edited_by}));
     let pending = control.prepare(draft)?;
     let id = call.param("id");
-    let consumed = control.store.consume_approval(call.tenant(), id, claimed, control.clock.now(), pending.rows()).await?;
+    let (store, now) = (&control.store, control.clock.now());
+    let consumed = store.consume_approval(call.tenant(), id, claimed, request.as_deref(), now, pending.rows()).await?;
     if consumed == ConsumeResult::Consumed {
         control.seal(pending).await?;
-        return Ok(Json(json!({"status": "consumed", "approval_id": id, "action_hash": claimed})).into_response());
+        return Ok(answer(id, claimed));
     }
     drop(pending);
     let refusal = match consumed {
+        ConsumeResult::Repeated(event) => return repeat(control, call.tenant(), event).await.map(|()| answer(id, claimed)),
+        ConsumeResult::RequestMismatch => other_body(),
         ConsumeResult::AlreadyConsumed | ConsumeResult::Consumed => by_status(ApprovalStatus::Consumed),
         ConsumeResult::NotApproved(status) => by_status(status),
         ConsumeResult::Expired => by_status(ApprovalStatus::Expired),
@@ -81,13 +90,43 @@ pub(crate) async fn consume(control: &Control, call: &Call) -> Result<Response, 
     Err(refuse(control, call, &row, claimed, refusal).await)
 }
 
+fn answer(approval_id: &str, action_hash: &str) -> Response {
+    Json(json!({"status": "consumed", "approval_id": approval_id, "action_hash": action_hash})).into_response()
+}
+
+/// Which request this is: a caller's, with this very credential. A request id of somebody else's, or of a token that was replaced since, is another.
+fn request_digest(caller: &Caller, request_id: &str) -> String {
+    let of = match caller {
+        Caller::Agent(claims) => format!("agent\0{}\0{}", claims.agent_id, claims.token_id),
+        Caller::Key(principal) => format!("key\0{}", principal.key_id),
+    };
+    // A request id has no control characters.
+    aegis_canon::sha256_hex(format!("consume\0{of}\0{request_id}").as_bytes())
+}
+
+/// Lets an answer be given again once the consume has its receipt: before, there was no such answer.
+async fn repeat(control: &Control, tenant: &TenantId, event: Option<EventId>) -> Result<(), Problem> {
+    let is_sealed = match event {
+        Some(event) => control.ledger.contains(tenant, event).await.map_err(Problem::internal)?,
+        None => false,
+    };
+    if is_sealed { Ok(()) } else { Err(Problem::receipt_pending()) }
+}
+
 /// Everything that speaks against this consume, the most telling first. The store decides the rest in one conditional update.
-async fn objection(control: &Control, call: &Call, row: &ApprovalRow, claimed: &str) -> Result<Option<Refusal>, Problem> {
+async fn objection(
+    control: &Control,
+    call: &Call,
+    row: &ApprovalRow,
+    claimed: &str,
+    request: Option<&str>,
+) -> Result<Option<Refusal>, Problem> {
     if !is_approvals_agent(control, &call.caller, row).await? {
         return Ok(Some(Refusal::new(EventKind::TamperAttempt, "wrong_agent", "this approval is another agent's")));
     }
+    let is_repeated = request.is_some() && row.consume_request.as_deref() == request;
     if claimed != row.current_hash {
-        return Ok(Some(wrong_hash()));
+        return Ok(Some(if is_repeated { other_body() } else { wrong_hash() }));
     }
     let who = holder(control, &call.caller).await?;
     if row.approved_by.iter().any(|voter| same_person(voter, &who)) {
@@ -95,7 +134,8 @@ async fn objection(control: &Control, call: &Call, row: &ApprovalRow, claimed: &
         let refusal = Refusal::new(EventKind::TamperAttempt, "self_approval", message);
         return Ok(Some(Refusal { approver: Some(who), ..refusal }));
     }
-    if row.status != ApprovalStatus::Approved {
+    // What speaks against an action speaks against telling again that it may run.
+    if row.status != ApprovalStatus::Approved && !is_repeated {
         return Ok(Some(by_status(row.status)));
     }
     if let Some(refusal) = contained(control, call, row).await? {
@@ -152,6 +192,11 @@ fn wrong_hash() -> Refusal {
         "action_hash_mismatch",
         "the claimed action is not the approved one; the approval stands",
     )
+}
+
+fn other_body() -> Refusal {
+    let message = "this request_id consumed the approval with another claimed hash";
+    Refusal::new(EventKind::ReplayAttempt, "idempotency_payload_mismatch", message)
 }
 
 fn by_status(status: ApprovalStatus) -> Refusal {

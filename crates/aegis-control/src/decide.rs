@@ -241,5 +241,5 @@ pub(crate) fn hash_of(call: &ToolCall) -> Result<String, Problem> {
 async fn reply(control: &Control, call: &Call) -> Result<Response, Problem> {
     control.callback_queued.notify_one();
     let row = known(control, call.tenant(), call.param("id")).await?;
-    Ok(Json(view(&row)?).into_response())
+    Ok(Json(view(&row, control.clock.now())?).into_response())
 }

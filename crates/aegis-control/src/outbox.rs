@@ -54,6 +54,11 @@ fn receipt_unavailable() -> Problem {
     Problem::unavailable("receipt_unavailable", "the ledger cannot be written, so that nothing may be changed; try again")
 }
 
+fn not_sealed(failure: &LedgerError) -> Problem {
+    tracing::error!(%failure, "receipt was not sealed");
+    receipt_unavailable()
+}
+
 impl Control {
     /// Prepares a change. Refused while the ledger cannot be written: what cannot be receipted is not done.
     pub(crate) fn prepare(&self, draft: Draft) -> Result<Pending, Problem> {
@@ -84,29 +89,31 @@ impl Control {
             }
             Err(_) => {
                 self.outbox.wake.notify_one();
-                Err(Problem::unavailable(
-                    "receipt_pending",
-                    "the change was made; its receipt is sealed as soon as the ledger can be written",
-                ))
+                Err(Problem::receipt_pending())
             }
         }
     }
 
     /// Seals a draft that no stored change goes with, and waits until it is durable.
     pub(crate) async fn record(&self, draft: Draft) -> Result<Committed, Problem> {
-        self.submit(draft).await.map_err(|failure| {
-            tracing::error!(%failure, "receipt was not sealed");
-            receipt_unavailable()
-        })
+        self.submit(draft).await.map_err(|failure| not_sealed(&failure))
     }
 
-    /// Seals a draft whose event id follows from what it is about; true if it was not there yet.
-    pub(crate) async fn record_once(&self, draft: Draft) -> Result<bool, Problem> {
-        let known = self.ledger.contains(&draft.event.tenant_id, draft.event.event_id).await.map_err(Problem::internal)?;
-        if known {
-            return Ok(false);
+    /// Seals a draft whose event id follows from what it is about; None if its receipt was there already.
+    pub(crate) async fn record_once(&self, draft: Draft) -> Result<Option<Committed>, Problem> {
+        for _ in 0..QUEUE_STEPS {
+            let known = self.ledger.contains(&draft.event.tenant_id, draft.event.event_id).await.map_err(Problem::internal)?;
+            if known {
+                return Ok(None);
+            }
+            match self.submit(draft.clone()).await {
+                Ok(committed) => return Ok(Some(committed)),
+                // The same one is being written beside it, and may still fail.
+                Err(LedgerError::Duplicate { .. }) => tokio::time::sleep(QUEUE_STEP).await,
+                Err(failure) => return Err(not_sealed(&failure)),
+            }
         }
-        self.record(draft).await.map(|_| true)
+        Err(receipt_unavailable())
     }
 
     async fn submit(&self, draft: Draft) -> Result<Committed, LedgerError> {

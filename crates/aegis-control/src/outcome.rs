@@ -1,9 +1,11 @@
 //! What came of an allowed action, as the deciding agent reports it.
-//! Promises that an output is represented by its commitment alone, and that an execution which was not authorized shows.
+//! Promises that an output is represented by its commitment alone, that an execution which was not authorized shows, and that a report which is sent
+//! again under its `request_id` is one receipt: what the first one was answered is read back from it.
 
 use crate::reply::Json;
+use aegis_keys::AgentClaims;
 use aegis_ledger::Draft;
-use aegis_model::{ApprovalStatus, Decision, EventId, EventKind, Phase, SecurityEvent};
+use aegis_model::{ApprovalStatus, Decision, EventId, EventKind, Phase, ReceiptBody, SecurityEvent};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -13,8 +15,9 @@ use crate::auth::Caller;
 use crate::consume::is_hash;
 use crate::control::Control;
 use crate::evidence::read_wire;
-use crate::input::parse;
+use crate::input::{MAX_ID, check_optional, parse};
 use crate::problem::Problem;
+use crate::record::derived_event_id;
 use crate::routes::Call;
 
 /// How an execution ended.
@@ -45,6 +48,25 @@ struct OutcomeBody {
     executed_hash: Option<String>,
     #[serde(default)]
     output: Option<Value>,
+    /// Made by the caller for this one report.
+    #[serde(default)]
+    request_id: Option<String>,
+}
+
+impl OutcomeBody {
+    /// The output as what a commitment is made over.
+    fn canonical_output(&self) -> Result<Option<Vec<u8>>, Problem> {
+        let canonical = self.output.as_ref().map(aegis_canon::canonicalize_value).transpose();
+        canonical.map_err(|error| Problem::bad_request(error.code(), error.to_string()))
+    }
+}
+
+/// What a report is answered.
+#[derive(Debug)]
+struct Answer {
+    outcome_id: EventId,
+    violation: Option<String>,
+    receipt_hash: String,
 }
 
 pub(crate) async fn report(control: &Control, call: &Call) -> Result<Response, Problem> {
@@ -52,6 +74,7 @@ pub(crate) async fn report(control: &Control, call: &Call) -> Result<Response, P
     if body.executed_hash.as_deref().is_some_and(|hash| !is_hash(hash)) {
         return Err(Problem::bad_request("invalid_field", "`executed_hash` must be 64 lower-case hex digits"));
     }
+    check_optional("request_id", body.request_id.as_deref(), MAX_ID)?;
     let Caller::Agent(claims) = &call.caller else {
         return Err(Problem::forbidden("wrong_role", "only the deciding agent reports an outcome"));
     };
@@ -62,29 +85,143 @@ pub(crate) async fn report(control: &Control, call: &Call) -> Result<Response, P
     if decided.agent_id.as_deref() != Some(claims.agent_id.as_str()) {
         return Err(Problem::forbidden("not_deciding_agent", "only the agent that was answered reports this outcome"));
     }
-    let violation = violation(control, &decided, &body).await?;
-    let mut draft = outcome_draft(control, &decided, &body)?;
-    draft.event.token_id = Some(claims.token_id.clone());
-    let sealed = control.record(draft).await?;
-    if let Some(code) = violation {
-        let mut tamper = outcome_draft(control, &decided, &body)?;
-        tamper.event = SecurityEvent { kind: EventKind::TamperAttempt, ..tamper.event };
-        tamper.phase = Phase::Attempt;
-        tamper.output = None;
-        tamper.event.reason = Some(code.to_owned());
-        tamper.detail =
-            Some(json!({"attempt": "outcome", "code": code, "by": call.caller.as_detail(), "outcome": sealed.event_id}));
-        control.metrics.hash_mismatches.inc();
-        control.record(tamper).await?;
+    let answer = match body.request_id.as_deref() {
+        Some(request_id) => {
+            let id = outcome_id(claims, decision_id, request_id);
+            if let Some(earlier) = answered(control, call, &decided, &body, id).await? {
+                earlier
+            } else if let Some(first) = record(control, claims, &decided, &body, Some(id)).await? {
+                first
+            } else {
+                // The same report came twice at once, and the other was first.
+                answered(control, call, &decided, &body, id)
+                    .await?
+                    .ok_or_else(|| Problem::internal("an outcome's receipt is gone"))?
+            }
+        }
+        None => {
+            let made = record(control, claims, &decided, &body, None).await?;
+            made.ok_or_else(|| Problem::internal("a new outcome had a receipt already"))?
+        }
+    };
+    if let Some(code) = &answer.violation {
+        record_violation(control, call, &decided, &body, &answer, code).await?;
     }
     let reply = json!({
         "decision_id": decision_id,
-        "outcome_id": sealed.event_id,
+        "outcome_id": answer.outcome_id,
         "status": body.status.as_str(),
-        "violation": violation,
-        "receipt_hash": sealed.receipt_hash,
+        "violation": answer.violation,
+        "receipt_hash": answer.receipt_hash,
     });
     Ok((StatusCode::CREATED, Json(reply)).into_response())
+}
+
+/// The id of the one outcome that this credential reports of a decision under a request id.
+fn outcome_id(claims: &AgentClaims, decision_id: EventId, request_id: &str) -> EventId {
+    // A request id has no control characters.
+    let about = format!("{}\0{}\0{decision_id}\0{request_id}", claims.agent_id, claims.token_id);
+    derived_event_id(EventKind::ToolOutcome, &claims.tenant_id, &about)
+}
+
+/// Seals the outcome; None if `id` has its receipt already.
+async fn record(
+    control: &Control,
+    claims: &AgentClaims,
+    decided: &SecurityEvent,
+    body: &OutcomeBody,
+    id: Option<EventId>,
+) -> Result<Option<Answer>, Problem> {
+    let violation = violation(control, decided, body).await?;
+    let mut draft = outcome_draft(control, decided, body)?;
+    draft.event.token_id = Some(claims.token_id.clone());
+    if let Some(id) = id {
+        draft.event.event_id = id;
+    }
+    // What the answer says stands in the receipt: it is answered from there when it is asked for again.
+    draft.detail = violation.map(|code| json!({"violation": code}));
+    let sealed = match id {
+        Some(_) => control.record_once(draft).await?,
+        None => Some(control.record(draft).await?),
+    };
+    Ok(sealed.map(|sealed| Answer {
+        outcome_id: sealed.event_id,
+        violation: violation.map(str::to_owned),
+        receipt_hash: sealed.receipt_hash,
+    }))
+}
+
+/// What this very report was answered before; None if it is new. 409 where another one was made under its request id.
+async fn answered(
+    control: &Control,
+    call: &Call,
+    decided: &SecurityEvent,
+    body: &OutcomeBody,
+    id: EventId,
+) -> Result<Option<Answer>, Problem> {
+    let sealed = control.ledger.receipt(call.tenant(), id).await.map_err(Problem::internal)?;
+    let Some(sealed) = sealed else { return Ok(None) };
+    let mut event = read_wire(&sealed.wire)?;
+    let receipt: ReceiptBody = serde_json::from_value(event["receipt"].take()).map_err(Problem::internal)?;
+    if !is_same(control, call, body, &event, &receipt).await? {
+        let mut draft = outcome_draft(control, decided, body)?;
+        draft.event.kind = EventKind::ReplayAttempt;
+        draft.event.reason = Some("idempotency_payload_mismatch".to_owned());
+        draft.phase = Phase::Attempt;
+        draft.output = None;
+        draft.detail = Some(
+            json!({"attempt": "outcome", "code": "idempotency_payload_mismatch", "by": call.caller.as_detail(), "outcome": id}),
+        );
+        control.record(draft).await?;
+        let message = "this request_id reported another outcome";
+        return Err(Problem::conflict("idempotency_payload_mismatch", message));
+    }
+    let violation = receipt.detail.as_ref().and_then(|detail| detail["violation"].as_str()).map(str::to_owned);
+    Ok(Some(Answer { outcome_id: id, violation, receipt_hash: sealed.receipt_hash }))
+}
+
+/// True if the sealed outcome says what this report says. Of the output the commitment alone is left, and it is opened.
+async fn is_same(
+    control: &Control,
+    call: &Call,
+    body: &OutcomeBody,
+    event: &Value,
+    receipt: &ReceiptBody,
+) -> Result<bool, Problem> {
+    if event["status"].as_str() != Some(body.status.as_str()) || receipt.executed_hash != body.executed_hash {
+        return Ok(false);
+    }
+    match (&receipt.output_hash, body.canonical_output()?) {
+        (None, None) => Ok(true),
+        (Some(commitment), Some(output)) => {
+            let opens = control.ledger.opens_commitment(call.tenant(), commitment, &output).await.map_err(Problem::internal)?;
+            Ok(opens == Some(true))
+        }
+        (None, Some(_)) | (Some(_), None) => Ok(false),
+    }
+}
+
+/// The attempt that a violation is; one for an outcome, however often that is reported.
+async fn record_violation(
+    control: &Control,
+    call: &Call,
+    decided: &SecurityEvent,
+    body: &OutcomeBody,
+    answer: &Answer,
+    code: &str,
+) -> Result<(), Problem> {
+    let mut tamper = outcome_draft(control, decided, body)?;
+    tamper.event.kind = EventKind::TamperAttempt;
+    tamper.event.event_id = derived_event_id(EventKind::TamperAttempt, call.tenant(), &answer.outcome_id.to_string());
+    tamper.event.reason = Some(code.to_owned());
+    tamper.phase = Phase::Attempt;
+    tamper.output = None;
+    tamper.detail =
+        Some(json!({"attempt": "outcome", "code": code, "by": call.caller.as_detail(), "outcome": answer.outcome_id}));
+    if control.record_once(tamper).await?.is_some() {
+        control.metrics.hash_mismatches.inc();
+    }
+    Ok(())
 }
 
 /// The decision this is about; waits a moment for one that was answered just now.
@@ -147,9 +284,6 @@ fn outcome_draft(control: &Control, decided: &SecurityEvent, body: &OutcomeBody)
     event.status = Some(body.status.as_str().to_owned());
     let mut draft = Draft::new(event, Phase::Outcome);
     draft.executed_hash = body.executed_hash.clone();
-    if let Some(output) = &body.output {
-        let canonical = aegis_canon::canonicalize_value(output);
-        draft.output = Some(canonical.map_err(|error| Problem::bad_request(error.code(), error.to_string()))?);
-    }
+    draft.output = body.canonical_output()?;
     Ok(draft)
 }

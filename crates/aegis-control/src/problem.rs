@@ -52,6 +52,11 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message)
     }
 
+    /// A change was made, and cannot be told to be done before it has its receipt.
+    pub(crate) fn receipt_pending() -> Self {
+        Self::unavailable("receipt_pending", "the change was made; its receipt is sealed as soon as the ledger can be written")
+    }
+
     /// A bug or a state that should not exist: logged with its cause, answered without it.
     pub(crate) fn internal(cause: impl std::fmt::Display) -> Self {
         tracing::error!(%cause, "request failed inside control");

@@ -293,6 +293,7 @@ impl Edge {
                 status: ApprovalStatus::Pending,
                 approver_group: action.approver_group,
                 expires_at: action.expires_at,
+                expires_in: self.clock.now().seconds_until(action.expires_at),
                 action_hash: action.action_hash,
             });
         AuthorizeResponse {

@@ -170,7 +170,8 @@ mod tests {
         #[test]
         fn an_hour_has_the_times_of_its_events(ts in any::<i64>(), bus_ts in any::<i64>(), verified: bool) {
             let hour = Hour::of(&event(&TenantId::new("t").unwrap(), ts, bus_ts, verified));
-            prop_assert!(hour.meets(Span { from: ts, to: ts }));
+            let at = Span { from: ts, to: ts };
+            prop_assert!(hour.meets(at));
         }
     }
 

@@ -39,6 +39,13 @@ impl Timestamp {
         Self(self.0.saturating_add(micros))
     }
 
+    /// Whole seconds until `later`; 0 where that has passed.
+    #[must_use]
+    pub const fn seconds_until(self, later: Self) -> i64 {
+        let micros = later.0.saturating_sub(self.0);
+        if micros > 0 { micros / 1_000_000 } else { 0 }
+    }
+
     /// RFC 3339 with microseconds and `Z`.
     #[must_use]
     pub fn to_rfc3339(self) -> String {
@@ -131,6 +138,16 @@ impl Clock for ManualClock {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn seconds_until_are_whole_and_never_negative() {
+        let t = Timestamp::from_micros(5);
+        assert_eq!(t.seconds_until(t.plus_micros(1_999_999)), 1);
+        assert_eq!(t.seconds_until(t.plus_seconds(900)), 900);
+        assert_eq!(t.seconds_until(t.plus_micros(999_999)), 0);
+        assert_eq!(t.seconds_until(t.plus_seconds(-900)), 0);
+        assert_eq!(Timestamp::from_micros(i64::MIN).seconds_until(Timestamp::from_micros(i64::MAX)), i64::MAX / 1_000_000);
+    }
 
     #[test]
     fn a_timestamp_survives_its_wire_form() {

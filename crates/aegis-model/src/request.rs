@@ -116,6 +116,8 @@ pub struct ApprovalRef {
     pub status: ApprovalStatus,
     pub approver_group: String,
     pub expires_at: Timestamp,
+    /// Whole seconds from the answer to `expires_at`: for a client whose clock may be wrong.
+    pub expires_in: i64,
     pub action_hash: String,
 }
 
@@ -211,6 +213,8 @@ pub struct ApprovalView {
     pub reason: String,
     pub requested_at: Timestamp,
     pub expires_at: Timestamp,
+    /// Whole seconds from the answer to `expires_at`, 0 when it has passed: for a client whose clock may be wrong.
+    pub expires_in: i64,
 }
 
 /// Every error reply: `{"error": {"code", "message"}}`.

@@ -28,6 +28,8 @@ pub struct ApprovalRow {
     /// Who rejected it, or whose vote completed it.
     pub decided_by: Option<String>,
     pub consumed_at: Option<Timestamp>,
+    /// The digest of the request that consumed it, if that named one.
+    pub consume_request: Option<String>,
 }
 
 /// What came of a vote.
@@ -84,6 +86,7 @@ fn approval(r: &AnyRow, approved_by: Vec<String>, now: Timestamp) -> Result<Appr
         decided_at: row::optional_time(r, "decided_at")?,
         decided_by: row::get(r, "decided_by")?,
         consumed_at: row::optional_time(r, "consumed_at")?,
+        consume_request: row::get(r, "consume_request")?,
     })
 }
 

@@ -20,6 +20,7 @@ pub(crate) const STORE: &[Migration] = &[
     Migration { version: 4, name: "agent_issuers", sql: include_str!("../migrations/sqlite/0004_agent_issuers.sql") },
     Migration { version: 5, name: "callbacks", sql: include_str!("../migrations/sqlite/0005_callbacks.sql") },
     Migration { version: 6, name: "rule_versions", sql: include_str!("../migrations/sqlite/0006_rule_versions.sql") },
+    Migration { version: 7, name: "consume_requests", sql: include_str!("../migrations/sqlite/0007_consume_requests.sql") },
 ];
 
 /// Of the history, a file of its own.
@@ -36,6 +37,7 @@ pub(crate) const POSTGRES: &[Migration] = &[
     Migration { version: 3, name: "agent_issuers", sql: include_str!("../migrations/postgres/0003_agent_issuers.sql") },
     Migration { version: 4, name: "callbacks", sql: include_str!("../migrations/postgres/0004_callbacks.sql") },
     Migration { version: 5, name: "rule_versions", sql: include_str!("../migrations/postgres/0005_rule_versions.sql") },
+    Migration { version: 6, name: "consume_requests", sql: include_str!("../migrations/postgres/0006_consume_requests.sql") },
 ];
 
 /// Brings the database to the newest of `migrations`, in a transaction that no other writer runs beside: either every missing one is applied

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::{Method, Request};
+use hyper::{HeaderMap, Method, Request};
 use hyper_util::client::legacy::Client as Hyper;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -16,10 +16,11 @@ pub(crate) struct Client {
     http: Hyper<HttpConnector, Full<Bytes>>,
 }
 
-/// Status and body of a reply.
+/// Status, headers and body of a reply.
 #[derive(Clone, Debug)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
 }
 
@@ -71,8 +72,8 @@ impl Client {
         }
         let request = request.body(Full::new(Bytes::from(body))).with_context(|| format!("{uri} is not a usable address"))?;
         let response = self.http.request(request).await.with_context(|| format!("no answer from {uri}"))?;
-        let status = response.status().as_u16();
-        let body = response.into_body().collect().await.with_context(|| format!("the answer of {uri} broke off"))?.to_bytes();
-        Ok(Reply { status, body })
+        let (head, body) = response.into_parts();
+        let body = body.collect().await.with_context(|| format!("the answer of {uri} broke off"))?.to_bytes();
+        Ok(Reply { status: head.status.as_u16(), headers: head.headers, body })
     }
 }

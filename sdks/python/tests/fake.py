@@ -21,6 +21,7 @@ class FakeEdge:
     def __init__(self, decision="allow", statuses=("APPROVED",), risk_level="medium"):
         self.decision, self.statuses, self.risk_level = decision, list(statuses), risk_level
         self.calls = {}
+        self.consumed, self.reported = {}, {}
         self.edited = None
         self.seen = []
         self.is_gone = False
@@ -61,6 +62,7 @@ class FakeEdge:
                 "status": "PENDING",
                 "approver_group": "release",
                 "expires_at": later(),
+                "expires_in": 900,
                 "action_hash": action_hash,
             }
         receipt = {"receipt_id": str(uuid.uuid4()), "receipt_hash": HASH, "prev_receipt_hash": HASH, "canon_version": "aegis-jcs-1"}
@@ -105,15 +107,19 @@ class FakeEdge:
             "reason": "r",
             "requested_at": later(0),
             "expires_at": later(),
+            "expires_in": 900,
         }
 
     def _consume(self, path, body):
-        return 200, {"status": "consumed", "approval_id": path.split("/")[3], "action_hash": body["claimed_action_hash"]}
+        approval_id = path.split("/")[3]
+        if self.consumed.setdefault(approval_id, body["request_id"]) != body["request_id"]:
+            return 409, {"error": {"code": "approval_consumed", "message": "the approval was consumed already"}}
+        return 200, {"status": "consumed", "approval_id": approval_id, "action_hash": body["claimed_action_hash"]}
 
     def _outcome(self, path, body):
         return 201, {
             "decision_id": path.split("/")[3],
-            "outcome_id": "o",
+            "outcome_id": self.reported.setdefault((path, body["request_id"]), f"o-{len(self.reported)}"),
             "status": body["status"],
             "violation": None,
             "receipt_hash": HASH,

@@ -11,6 +11,7 @@ import time
 
 import anyio
 import pytest
+from between import losing
 from conftest import Mode, Recorder
 from where import REPOSITORY
 
@@ -105,6 +106,28 @@ def test_an_allowed_action_runs_and_its_outcome_is_a_receipt(world, mode, record
     assert world.call(mode, recorder, "a") == "done"
     assert recorder.calls == [{"note": "a", "amount": 1}]
     wait_until("the outcome is an event", lambda: world.outcomes() == ["ok"])
+
+
+@pytest.mark.feature("lost-answer")
+def test_a_consume_and_an_outcome_whose_answers_are_cut_off_run_the_function_once_and_are_one_receipt_each(world, mode, recorder):
+    lost = []
+
+    def is_lost(path):
+        kind = path.rsplit("/", 1)[-1]
+        if kind in ("consume", "outcome") and lost.count(kind) < 2:
+            lost.append(kind)
+            return True
+        return False
+
+    approve = world.when_asked(world.approver.approve)
+    with losing(world.url, is_lost) as world.url:
+        assert world.call(mode, recorder, "a", **REFUND, on_pending=approve) == "done"
+    assert sorted(lost) == ["consume"] * 2 + ["outcome"] * 2
+    assert len(recorder.calls) == 1
+    wait_until("the outcome is an event", lambda: world.outcomes() == ["ok"])
+    kinds = world.kinds()
+    assert kinds.count("approval_consumed") == 1
+    assert "replay_attempt" not in kinds, "who lost an answer attacks nobody"
 
 
 @pytest.mark.feature("e2e-deny")

@@ -183,7 +183,9 @@ def test_garbage_is_a_denial_wherever_it_comes(edge, mode, recorder, where, answ
 def test_a_server_error_is_a_denial_wherever_it_comes(edge, mode, recorder, where, answer):
     edge.decision, edge.replace[where] = "require_approval", answer
     assert_denied(edge, mode, recorder, aegisagent.Denied)
-    assert len(edge.sent("consume")) <= (3 if answer[0] == 429 else 1), "a consume is sent again only where it was certainly not done"
+    asked = edge.sent("consume")
+    assert len(asked) <= (3 if answer[0] in (429, 503) else 1)
+    assert all(one == asked[0] for one in asked), "a consume is repeated word for word"
 
 
 @pytest.mark.feature("hostile-slow")
@@ -196,7 +198,9 @@ def test_a_slow_or_broken_answer_is_a_denial_wherever_it_comes(edge, mode, recor
     assert time.monotonic() - began < FOREVER / 3, "the deadline is for the whole answer"
     if where == "consume":
         assert denied.code == "consume_ambiguous"
-        assert len(edge.sent("consume")) == 1, "whether it was consumed is not known: it is not asked again"
+        asked = edge.sent("consume")
+        assert 1 <= len(asked) <= 3
+        assert all(one == asked[0] for one in asked), "whether it was consumed is not known: the very same is asked again"
 
 
 @pytest.mark.feature("hostile-slow")
@@ -256,13 +260,81 @@ def test_only_a_request_id_that_says_something_makes_authorize_repeatable(edge):
 
 
 @pytest.mark.feature("retries")
-def test_a_consume_is_repeated_only_where_nothing_was_changed(edge, mode, recorder):
+def test_a_consume_that_no_server_could_do_yet_is_repeated_under_its_one_key(edge, mode, recorder):
     edge.decision = "require_approval"
-    for code, times in (("control_busy", 3), ("receipt_unavailable", 3), ("receipt_pending", 1), ("control_unreachable", 1)):
+    keys = set()
+    for code in ("control_busy", "receipt_unavailable", "receipt_pending", "control_unreachable", "store_unavailable"):
         edge.seen.clear()
         edge.replace["consume"] = (503, {"error": {"code": code, "message": "m"}})
-        denied = assert_denied(edge, mode, recorder, aegisagent.DeniedUnavailable)
-        assert (len(edge.sent("consume")), denied.code) == (times, code)
+        denied = assert_denied(edge, mode, recorder, aegisagent.DeniedUnavailable, code)
+        assert denied.code == code
+        asked = edge.sent("consume")
+        assert len(asked) == 3
+        assert asked[0] == asked[1] == asked[2]
+        keys.add(asked[0]["request_id"])
+    assert len(keys) == 5, "each call has a key of its own"
+
+
+def cut_off(times):
+    """The server has done what it was asked, and its answer does not come: so often, then honest ones."""
+    left = [times]
+
+    def change(honest):
+        if left[0] == 0:
+            return honest
+        left[0] -= 1
+        return broken_off
+
+    return change
+
+
+@pytest.mark.feature("lost-answer")
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_consume_whose_answer_is_cut_off_runs_the_function_exactly_once(edge, mode, recorder, times):
+    edge.decision, edge.replace["consume"] = "require_approval", cut_off(times)
+    assert mode.call(edge.url, recorder, "a") == "done"
+    assert len(recorder.calls) == 1
+    asked = edge.sent("consume")
+    assert len(asked) == times + 1
+    assert all(one == asked[0] for one in asked)
+
+
+@pytest.mark.feature("lost-answer")
+def test_a_consume_that_somebody_else_made_meanwhile_runs_nothing(edge, mode, recorder):
+    def by_another(_honest):
+        for approval in edge.calls:
+            edge.consumed[approval] = "another's"
+        edge.replace.pop("consume")
+        return broken_off
+
+    edge.decision, edge.replace["consume"] = "require_approval", by_another
+    assert_denied(edge, mode, recorder, aegisagent.DeniedByApprover, "approval_consumed")
+
+
+@pytest.mark.feature("lost-answer")
+def test_a_key_is_in_no_error_and_no_log(edge, mode, recorder, caplog):
+    caplog.set_level(0)
+    edge.decision, edge.replace["consume"] = "require_approval", cut_off(3)
+    denied = assert_denied(edge, mode, recorder, aegisagent.DeniedUnavailable, "consume_ambiguous")
+    key = edge.sent("consume")[0]["request_id"]
+    assert key not in caplog.text
+    assert key not in repr(denied) + repr(denied.__cause__) + str(denied.__cause__)
+
+
+@pytest.mark.feature("lost-answer")
+def test_the_end_of_an_approval_is_counted_by_the_server_s_clock(edge, mode, recorder):
+    # Its clock is a day behind ours: by ours, the approval has ended before it was asked for.
+    edge.decision, edge.statuses = "require_approval", [404, "PENDING", "APPROVED"]
+    edge.replace["authorize"] = within("approval", expires_at="2020-01-01T00:00:00Z", expires_in=900)
+    assert mode.call(edge.url, recorder, "a") == "done"
+    assert len(recorder.calls) == 1
+
+
+@pytest.mark.feature("hostile-garbage")
+@pytest.mark.parametrize("seconds", [-1, 1.5, "900", True, 10**20])
+def test_seconds_that_are_none_are_a_denial(edge, mode, recorder, seconds):
+    edge.decision, edge.replace["authorize"] = "require_approval", within("approval", expires_in=seconds)
+    assert_denied(edge, mode, recorder, aegisagent.DeniedUnverified, "bad_reply")
 
 
 @pytest.mark.feature("retries")
@@ -360,10 +432,14 @@ def test_an_answer_without_end_is_not_gathered(edge, mode, recorder):
     assert "more than" in str(assert_denied(edge, mode, recorder, aegisagent.DeniedUnverified, "bad_reply", timeout_s=30))
 
 
-@pytest.mark.feature("retries")
-def test_an_outcome_whose_answer_was_lost_is_not_reported_twice(edge, mode, recorder, caplog):
-    for answer in (lambda _honest: broken_off, SERVER_ERRORS["500"], SERVER_ERRORS["503"]):
+@pytest.mark.feature("lost-answer")
+def test_an_outcome_whose_answer_was_lost_is_reported_again_as_the_same(edge, mode, recorder):
+    for answer, times in ((cut_off(1), 2), (lambda _honest: broken_off, 3), (SERVER_ERRORS["500"], 1), (SERVER_ERRORS["503"], 3)):
         edge.seen.clear()
         edge.replace["outcome"] = answer
         assert mode.call(edge.url, recorder, "a") == "done"
-        assert len(edge.sent("outcome")) == 1
+        reports = edge.sent("outcome")
+        assert len(reports) == times
+        assert all(one == reports[0] for one in reports)
+    assert len(edge.reported) == 4, "four runs, four reports, however often each was sent"
+    assert len(recorder.calls) == 4

@@ -16,8 +16,8 @@ OF = {
     models.Hold: "Hold", models.Containment: "Containment", models.ReceiptVerdict: "ReceiptVerdict",
 }  # fmt: skip
 JSON_TYPES = {str: "string", bool: "boolean", int: "integer", dict: "object", tuple: "array", Secret: "string"}
-# Null in lists, which have no word on enforcement.
-LOOSER = {("Containment", "enforced")}
+# Null in lists, which have no word on enforcement; and from servers that do not count the seconds.
+LOOSER = {("Containment", "enforced"), ("Approval", "expires_in"), ("ApprovalRef", "expires_in")}
 
 
 def properties(schema):

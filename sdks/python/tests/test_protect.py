@@ -26,7 +26,10 @@ def test_an_allowed_action_runs_and_is_reported(edge, mode, recorder):
     (asked,) = edge.sent("authorize")
     assert asked["tool_call"]["parameters"] == {"note": "hello", "amount": 1}
     (outcome,) = edge.sent("outcome")
+    key = outcome.pop("request_id")
     assert outcome == {"status": "ok", "executed_hash": hash_of({"note": "hello", "amount": 1})}
+    assert len(key) == 36
+    assert key != asked["request_id"], "each request has a key of its own"
 
 
 @pytest.mark.feature("protect-freeze")
@@ -38,7 +41,7 @@ def test_what_runs_is_what_was_asked_for_whatever_becomes_of_the_arguments(edge,
     mode.call(edge.url, lambda note: seen.append(note), note)
     assert seen == [{"text": ["a"]}]
     assert seen[0] is not note
-    assert edge.sent("consume") == [{"claimed_action_hash": hash_of({"note": {"text": ["a"]}})}]
+    assert [consume["claimed_action_hash"] for consume in edge.sent("consume")] == [hash_of({"note": {"text": ["a"]}})]
 
 
 @pytest.mark.feature("protect-binding")
@@ -312,7 +315,7 @@ def test_an_edited_action_runs_as_it_was_edited_if_the_caller_opted_in(edge, mod
     edge.decision, edge.edited = "require_approval", edit_of()
     mode.call(edge.url, recorder, "a", how={"accept_edits": True})
     assert recorder.calls == [{"note": "b", "amount": 2}]
-    assert edge.sent("consume") == [{"claimed_action_hash": hash_of({"note": "b", "amount": 2})}]
+    assert [consume["claimed_action_hash"] for consume in edge.sent("consume")] == [hash_of({"note": "b", "amount": 2})]
     assert [outcome["executed_hash"] for outcome in edge.sent("outcome")] == [hash_of({"note": "b", "amount": 2})]
 
 

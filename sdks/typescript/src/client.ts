@@ -150,7 +150,7 @@ export class Client {
     return await this.#ask(endpoints.approvals(filter.status ?? null, filter));
   }
 
-  /** Consumes an approval. Where this fails otherwise than with a refusal, it may have been consumed all the same. */
+  /** Consumes an approval. A lost answer is asked for again; where this fails otherwise than with a refusal, it may have been consumed all the same. */
   async consume(approvalId: string, actionHash: string): Promise<models.Consumed> {
     return await this.#ask(endpoints.consume(approvalId, actionHash));
   }

@@ -1,6 +1,7 @@
 /** The calls of the API as requests: paths, bodies, answers, and whether one may be sent twice. */
 
 import type { Buffer } from "node:buffer";
+import { randomUUID } from "node:crypto";
 
 import type { Json } from "./canon.js";
 import { jsonBody, pathOf, type Request } from "./exchange.js";
@@ -60,14 +61,21 @@ export function decide(approvalId: string, verb: "approve" | "reject" | "edit", 
   return post(["v1", "approvals", approvalId, verb], (tree) => new models.Approval(tree), body);
 }
 
-/** The one moment at which an approved action may run. A lost answer is never asked for again. */
-export function consume(approvalId: string, actionHash: string): Request<models.Consumed> {
-  return post(["v1", "approvals", approvalId, "consume"], models.readConsumed, { claimed_action_hash: actionHash });
+/** The key of one request and its repetitions. It is kept nowhere else: who has it may be told again what only one may be told. */
+export function freshRequestId(): string {
+  return randomUUID();
 }
 
-/** What came of a decision. Every report is a receipt, so it is not sent twice. */
+/** The one moment at which an approved action may run. Where the answer is lost, the same request is told it again, and no other is. */
+export function consume(approvalId: string, actionHash: string): Request<models.Consumed> {
+  const body = { claimed_action_hash: actionHash, request_id: freshRequestId() };
+  return { ...post(["v1", "approvals", approvalId, "consume"], models.readConsumed, body), retry: "safe" };
+}
+
+/** What came of a decision. Every report is a receipt; one that is sent again is the same. */
 export function outcome(decisionId: string, body: Json): Request<models.Outcome> {
-  return post(["v1", "decisions", decisionId, "outcome"], models.readOutcome, body, [201]);
+  const reported = { ...body, request_id: freshRequestId() };
+  return { ...post(["v1", "decisions", decisionId, "outcome"], models.readOutcome, reported, [201]), retry: "safe" };
 }
 
 /** Freeze, unfreeze, revoke; quarantine, restore. */

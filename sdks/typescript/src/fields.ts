@@ -64,6 +64,14 @@ export class Fields {
     return value;
   }
 
+  /** A whole number of seconds, none of them negative; null where it is null or missing. */
+  maybeSeconds(name: string): number | null {
+    if (this.isAbsent(name)) return null;
+    const seconds = this.integer(name);
+    if (seconds < 0) throw this.bad(name, "a number of seconds");
+    return seconds;
+  }
+
   /** 64 lower-case hex digits. */
   hash(name: string): string {
     const text = this.text(name);

@@ -5,7 +5,6 @@
  */
 
 import { Buffer } from "node:buffer";
-import { randomUUID } from "node:crypto";
 
 import { type FrozenAction, refreeze, type Resource } from "./action.js";
 import { CANON_VERSION, exactCopy, type Json } from "./canon.js";
@@ -27,7 +26,7 @@ const FIRST_POLL_S = 0.25;
 const POLL_GROWTH = 1.5;
 const LONGEST_POLL_S = 5;
 const POLL_SPREAD = 0.2;
-// An approval's end is by the server's clock; ours may be behind it, seconds.
+// How much later than it seems an approval may end, seconds: a server counts whole ones, or none, and then its clock may be behind ours.
 const CLOCK_GRACE_S = 5;
 // Largest body of a request, bytes: what the server takes.
 const MAX_BODY_BYTES = 1 << 20;
@@ -107,7 +106,7 @@ function authorizeBody(caller: Caller, action: FrozenAction, options: Options, l
   const token = caller.tokens.get(runId);
   const user = currentUser();
   const rest = {
-    request_id: randomUUID(),
+    request_id: endpoints.freshRequestId(),
     agent: caller.agent,
     ...(user === null ? {} : { user: { ...user } }),
     context: {
@@ -229,7 +228,7 @@ async function decided(
 function patienceS(options: Options, pending: ApprovalRef, named: Named): number {
   const ends = microseconds(pending.expires_at);
   if (ends === null) throw new DeniedUnverified("bad_reply", "the approval's end is no time", named);
-  const left = Number(ends) / 1e6 - epochSeconds() + CLOCK_GRACE_S;
+  const left = (pending.expires_in ?? Number(ends) / 1e6 - epochSeconds()) + CLOCK_GRACE_S;
   return options.approvalTimeoutS === null ? left : Math.min(left, options.approvalTimeoutS);
 }
 

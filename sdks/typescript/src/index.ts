@@ -2,6 +2,7 @@
 
 export type { Resource } from "./action.js";
 export { actionHash, CANON_VERSION, canonicalize, canonicalizeValue, type Json, type JsonValue, type Limits, parseStrict } from "./canon.js";
+export { type CallbackSettings, verifyCallback } from "./callbacks.js";
 export { Client, type ClientSettings, type Token } from "./client.js";
 export type { OutcomeStatus, Page } from "./endpoints.js";
 export {

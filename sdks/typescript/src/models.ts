@@ -76,12 +76,16 @@ export function readReceiptRef(f: Fields): ReceiptRef {
   });
 }
 
-/** The approval that a decision asks for. `expires_at` is RFC 3339. */
+/**
+ * The approval that a decision asks for. `expires_at` is RFC 3339; `expires_in` the seconds until then by the server's clock, null from a server that
+ * does not count them.
+ */
 export interface ApprovalRef {
   readonly approval_id: string;
   readonly status: string;
   readonly approver_group: string;
   readonly expires_at: string;
+  readonly expires_in: number | null;
   readonly action_hash: string;
 }
 
@@ -91,6 +95,7 @@ export function readApprovalRef(f: Fields): ApprovalRef {
     status: f.text("status"),
     approver_group: f.text("approver_group"),
     expires_at: f.text("expires_at"),
+    expires_in: f.maybeSeconds("expires_in"),
     action_hash: f.hash("action_hash"),
   });
 }
@@ -155,6 +160,7 @@ export class Approval {
   readonly reason: string;
   readonly requested_at: string;
   readonly expires_at: string;
+  readonly expires_in: number | null;
 
   constructor(value: Tree) {
     const f = new Fields(value, "the approval");
@@ -174,6 +180,7 @@ export class Approval {
     this.reason = f.text("reason");
     this.requested_at = f.text("requested_at");
     this.expires_at = f.text("expires_at");
+    this.expires_in = f.maybeSeconds("expires_in");
     this.#check(f);
     freeze(this);
   }

@@ -2,8 +2,11 @@
 
 import http from "node:http";
 
-/** `change(path, body)` may change a request's body, and may do something before it is passed on. Answers come back as they are. */
-export async function withBetween(url, change, work) {
+/**
+ * `change(path, body)` may change a request's body, and may do something before it is passed on. Answers come back as they are, but for those that
+ * `isLost(path)` breaks off: what was asked is done then, and who asked never learns of it.
+ */
+export async function withBetween(url, change, work, isLost = () => false) {
   const server = http.createServer(async (request, response) => {
     const parts = [];
     for await (const part of request) parts.push(part);
@@ -12,8 +15,13 @@ export async function withBetween(url, change, work) {
     const reply = await fetch(`${url}${request.url}`, {
       method: request.method, headers: { authorization: request.headers.authorization, "content-type": "application/json" }, body: typeof body === "object" ? JSON.stringify(body) : body,
     });
-    response.writeHead(reply.status, { "content-type": "application/json" });
-    response.end(Buffer.from(await reply.arrayBuffer()));
+    const data = Buffer.from(await reply.arrayBuffer());
+    response.writeHead(reply.status, { "content-type": "application/json", "content-length": data.length });
+    if (isLost(request.url)) {
+      response.write(data.subarray(0, data.length / 2), () => response.destroy());
+      return;
+    }
+    response.end(data);
   });
   await new Promise((done) => server.listen(0, "127.0.0.1", done));
   try {

@@ -66,6 +66,26 @@ testWith("e2e-approval", "an approval's action comes back with the hash that was
   assert.ok(Object.is(fn.calls[0].odd["é😀"][1], -0) && Object.hasOwn(fn.calls[0].odd, "__proto__"));
 });
 
+testWith("lost-answer", "a consume and an outcome whose answers are cut off run the function once and are one receipt each", async (world) => {
+  const [fn, lost] = [recorder(), []];
+  const isLost = (path) => {
+    const kind = path.split("/").at(-1);
+    const count = lost.filter((one) => one === kind).length;
+    if (!["consume", "outcome"].includes(kind) || count === 2) return false;
+    lost.push(kind);
+    return true;
+  };
+  await withBetween(aegis.url, () => undefined, async (url) => {
+    const onPending = world.whenAsked((approvalId) => world.approver.approve(approvalId));
+    assert.equal(await world.call(fn, undefined, { ...REFUND, url, onPending }), "done");
+  }, isLost);
+  assert.deepEqual([fn.calls.length, lost.sort()], [1, ["consume", "consume", "outcome", "outcome"]]);
+  await waitUntil("the outcome is an event", async () => (await world.outcomes()).join() === "ok");
+  const kinds = await world.kinds();
+  assert.equal(kinds.filter((kind) => kind === "approval_consumed").length, 1);
+  assert.ok(!kinds.includes("replay_attempt"), "who lost an answer attacks nobody");
+});
+
 testWith("e2e-rejection", "a rejected action does not run", async (world) => {
   const fn = recorder();
   const reject = world.whenAsked((approvalId) => world.approver.reject(approvalId, { reason: "no" }));

@@ -24,6 +24,9 @@ export class FakeEdge {
   seen = [];
   isGone = false;
   #calls = new Map();
+  /** approval → the key that consumed it; path and key → the outcome that was made of them. */
+  consumed = new Map();
+  reported = new Map();
   #server = http.createServer((request, response) => {
     this.#handle(request, response).catch((error) => {
       response.destroy(error);
@@ -74,7 +77,7 @@ export class FakeEdge {
   }
 
   #answer(name, path, body) {
-    const honest = { authorize: () => this.#authorize(body), approval: () => this.#approval(path), consume: () => consumed(path, body), outcome: () => reported(path, body) }[name]?.() ?? [200, {}];
+    const honest = { authorize: () => this.#authorize(body), approval: () => this.#approval(path), consume: () => this.#consume(path, body), outcome: () => this.#outcome(path, body) }[name]?.() ?? [200, {}];
     const change = this.replace[name];
     if (change === undefined) return honest;
     return typeof change === "function" && !change.isRaw ? change(honest) : change;
@@ -87,7 +90,7 @@ export class FakeEdge {
     if (this.decision === "require_approval") {
       const approvalId = randomUUID();
       this.#calls.set(approvalId, { call, hash });
-      approval = { approval_id: approvalId, status: "PENDING", approver_group: "release", expires_at: later(), action_hash: hash };
+      approval = { approval_id: approvalId, status: "PENDING", approver_group: "release", expires_at: later(), expires_in: 900, action_hash: hash };
     }
     const receipt = { receipt_id: randomUUID(), receipt_hash: HASH, prev_receipt_hash: HASH, canon_version: "aegis-jcs-1" };
     return [200, {
@@ -106,13 +109,24 @@ export class FakeEdge {
     return [200, {
       approval_id: approvalId, status, agent_id: "a", decision_id: "d", action_hash: current, original_action_hash: hash, is_edited: edited !== null,
       tool_call: call, edited_tool_call: edited, approver_group: "release", approvals_needed: 1, approved_by: [], source_trust: "unknown", reason: "r",
-      requested_at: later(0), expires_at: later(),
+      requested_at: later(0), expires_at: later(), expires_in: 900,
     }];
   }
-}
 
-const consumed = (path, body) => [200, { status: "consumed", approval_id: path.split("/")[3], action_hash: body.claimed_action_hash }];
-const reported = (path, body) => [201, { decision_id: path.split("/")[3], outcome_id: "o", status: body.status, violation: null, receipt_hash: HASH }];
+  #consume(path, body) {
+    const approvalId = path.split("/")[3];
+    if ((this.consumed.get(approvalId) ?? body.request_id) !== body.request_id) return [409, { error: { code: "approval_consumed", message: "m" } }];
+    this.consumed.set(approvalId, body.request_id);
+    return [200, { status: "consumed", approval_id: approvalId, action_hash: body.claimed_action_hash }];
+  }
+
+  #outcome(path, body) {
+    const key = `${path} ${body.request_id}`;
+    if (!this.reported.has(key)) this.reported.set(key, `o-${this.reported.size}`);
+    const outcomeId = this.reported.get(key);
+    return [201, { decision_id: path.split("/")[3], outcome_id: outcomeId, status: body.status, violation: null, receipt_hash: HASH }];
+  }
+}
 
 export const later = (seconds = 900) => new Date(Date.now() + seconds * 1000).toISOString();
 

@@ -21,7 +21,7 @@ const TIME = "2026-11-22T10:00:00.123456Z";
 const CALL = { tool: "t", action: "a", resource: null, mutates_state: true, parameters: { n: 1 } };
 const CALL_HASH = actionHash("t", "a", null, true, { n: 1 });
 const HOLD = { hold_id: "h", kind: "freeze", reason: "r", by: "b", since: TIME, until: null };
-const APPROVAL_REF = { approval_id: "i", status: "PENDING", approver_group: "g", expires_at: TIME, action_hash: HASH };
+const APPROVAL_REF = { approval_id: "i", status: "PENDING", approver_group: "g", expires_at: TIME, expires_in: 900, action_hash: HASH };
 const RECEIPT_REF = { receipt_id: UUID, receipt_hash: HASH, prev_receipt_hash: "", canon_version: "aegis-jcs-1" };
 
 const ofTree = (read) => (value) => read(parseTree(JSON.stringify(value), 1 << 20));
@@ -38,7 +38,7 @@ const MODELS = {
   }],
   Approval: [ofTree((tree) => new Approval(tree)), {
     approval_id: "i", status: "PENDING", agent_id: "a", decision_id: UUID, action_hash: CALL_HASH, original_action_hash: CALL_HASH, is_edited: false, tool_call: CALL, edited_tool_call: null,
-    approver_group: "g", approvals_needed: 1, approved_by: ["x"], source_trust: "unknown", reason: "r", requested_at: TIME, expires_at: TIME,
+    approver_group: "g", approvals_needed: 1, approved_by: ["x"], source_trust: "unknown", reason: "r", requested_at: TIME, expires_at: TIME, expires_in: 900,
   }],
   Consumed: [ofTree(models.readConsumed), { status: "consumed", approval_id: "i", action_hash: HASH }],
   Outcome: [ofTree(models.readOutcome), { decision_id: UUID, outcome_id: UUID, status: "ok", violation: null, receipt_hash: HASH }],
@@ -49,8 +49,8 @@ const MODELS = {
   }],
   ReceiptVerdict: [ofTree(models.readReceiptVerdict), { receipt_id: UUID, receipt_hash: HASH, lane: "l", seq: 1, verdict: "valid", checks: { link: "ok" }, failure: null }],
 };
-// Null in lists, which have no word on enforcement.
-const LOOSER = { Containment: { enforced: true } };
+// Null in lists, which have no word on enforcement; and from servers that do not count the seconds.
+const LOOSER = { Containment: { enforced: true }, ApprovalRef: { expires_in: true }, Approval: { expires_in: true } };
 
 const deref = (schema) => (schema.$ref ? SCHEMAS[schema.$ref.split("/").at(-1)] : schema);
 

@@ -19,7 +19,10 @@ test("protect-allow", "an allowed action runs and is reported", async () => {
     const [asked] = edge.sent("authorize");
     assert.deepEqual(asked.tool_call, { tool: "crm", action: "update_note", resource: "customer-1", mutates_state: true, parameters: { note: "hello", amount: 1 } });
     assert.deepEqual(Object.keys(asked).sort(), ["agent", "canon_version", "context", "request_id", "tool_call", "trace"]);
-    assert.deepEqual(edge.sent("outcome"), [{ status: "ok", executed_hash: hashOf({ note: "hello", amount: 1 }) }]);
+    const [{ request_id: key, ...report }, ...others] = edge.sent("outcome");
+    assert.deepEqual([report, others], [{ status: "ok", executed_hash: hashOf({ note: "hello", amount: 1 }) }, []]);
+    assert.match(key, /^[0-9a-f-]{36}$/);
+    assert.notEqual(key, edge.sent("authorize")[0].request_id, "each request has a key of its own");
   });
 });
 
@@ -35,7 +38,7 @@ test("protect-freeze", "what runs is what was asked for, whatever becomes of the
     };
     await call(edge.url, fn, { note });
     assert.deepEqual(fn.calls, [{ note: { text: ["a"] } }]);
-    assert.deepEqual(edge.sent("consume"), [{ claimed_action_hash: hashOf({ note: { text: ["a"] } }) }]);
+    assert.deepEqual(edge.sent("consume").map((one) => one.claimed_action_hash), [hashOf({ note: { text: ["a"] } })]);
   });
 });
 
@@ -267,7 +270,7 @@ test("protect-edit", "an edited action runs as it was edited, if the caller opte
     edge.edited = editOf();
     await call(edge.url, fn, { note: "a", amount: 1 }, { acceptEdits: true });
     assert.deepEqual(fn.calls, [{ note: "b", amount: 2 }]);
-    assert.deepEqual(edge.sent("consume"), [{ claimed_action_hash: hashOf({ note: "b", amount: 2 }) }]);
+    assert.deepEqual(edge.sent("consume").map((one) => one.claimed_action_hash), [hashOf({ note: "b", amount: 2 })]);
     assert.deepEqual(edge.sent("outcome").map((one) => one.executed_hash), [hashOf({ note: "b", amount: 2 })]);
     await assert.rejects(call(edge.url, fn, { note: "a", amount: 1 }), { name: "DeniedByApprover", code: "approval_edited" });
     assert.deepEqual([fn.calls.length, edge.sent("consume").length], [1, 1]);

@@ -21,6 +21,8 @@ mod opening;
 mod place;
 #[path = "../store/registry.rs"]
 mod registry;
+#[path = "../store/repeats.rs"]
+mod repeats;
 #[path = "../store/rules.rs"]
 mod rules;
 mod server;

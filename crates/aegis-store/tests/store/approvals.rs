@@ -31,7 +31,7 @@ async fn of_64_concurrent_consumes_exactly_one_wins_and_only_it_leaves_a_fact() 
                 tokio::spawn(async move {
                     let fact = fact(&acme());
                     let outcome =
-                        store.consume_approval(&acme(), &id, "hash-0", START, std::slice::from_ref(&fact)).await.unwrap();
+                        store.consume_approval(&acme(), &id, "hash-0", None, START, std::slice::from_ref(&fact)).await.unwrap();
                     (outcome, fact)
                 })
             })
@@ -50,7 +50,8 @@ async fn of_64_concurrent_consumes_exactly_one_wins_and_only_it_leaves_a_fact() 
     }
     place.reopen().await;
     for round in 0..5 {
-        let again = place.store.consume_approval(&acme(), &format!("approval-{round}"), "hash-0", START, &[fact(&acme())]).await;
+        let again =
+            place.store.consume_approval(&acme(), &format!("approval-{round}"), "hash-0", None, START, &[fact(&acme())]).await;
         assert_eq!(again.unwrap(), ConsumeResult::AlreadyConsumed);
     }
     assert!(place.store.pending_outbox(100).await.unwrap().is_empty());
@@ -61,7 +62,7 @@ async fn a_contained_agent_consumes_nothing_and_another_tenant_s_hold_is_none_of
     let place = Place::new().await;
     let store = &place.store;
     approved(&place, "approval-1").await;
-    let consume = async |now| store.consume_approval(&acme(), "approval-1", "hash-0", now, &[fact(&acme())]).await.unwrap();
+    let consume = async |now| store.consume_approval(&acme(), "approval-1", "hash-0", None, now, &[fact(&acme())]).await.unwrap();
     let other = tenant("other");
     store.create_tenant(&other, "Other").await.unwrap();
     let forever = hold("1", ContainmentKind::Freeze, "ann", None);
@@ -75,7 +76,7 @@ async fn a_contained_agent_consumes_nothing_and_another_tenant_s_hold_is_none_of
 
     approved(&place, "approval-2").await;
     store.revoke(&acme(), TargetType::Agent, "agent-1", &[]).await.unwrap();
-    let revoked = store.consume_approval(&acme(), "approval-2", "hash-0", START, &[fact(&acme())]).await.unwrap();
+    let revoked = store.consume_approval(&acme(), "approval-2", "hash-0", None, START, &[fact(&acme())]).await.unwrap();
     assert_eq!(revoked, ConsumeResult::Contained);
 }
 
@@ -97,7 +98,7 @@ async fn a_quarantine_of_an_mcp_server_that_was_answered_holds_for_every_later_c
     store.put_mcp_server(&acme(), &server, &[]).await.unwrap();
     approved_mcp_call(&place, "of-server").await;
     approved(&place, "of-another-tool").await;
-    let consume = async |id: &str, now| store.consume_approval(&acme(), id, "hash-0", now, &[fact(&acme())]).await.unwrap();
+    let consume = async |id: &str, now| store.consume_approval(&acme(), id, "hash-0", None, now, &[fact(&acme())]).await.unwrap();
 
     let short = hold("1", ContainmentKind::Quarantine, "ann", Some(START.plus_seconds(10)));
     store.add_hold(&acme(), TargetType::McpServer, "files", &short, &[]).await.unwrap();
@@ -138,7 +139,7 @@ async fn an_edit_decides_which_mcp_server_s_quarantine_counts() {
     assert_eq!(vote, VoteResult::Approved);
     let quarantine = hold("1", ContainmentKind::Quarantine, "ann", None);
     store.add_hold(&acme(), TargetType::McpServer, "files", &quarantine, &[]).await.unwrap();
-    let refused = store.consume_approval(&acme(), "a", "hash-1", START, &[]).await.unwrap();
+    let refused = store.consume_approval(&acme(), "a", "hash-1", None, START, &[]).await.unwrap();
     assert_eq!(refused, ConsumeResult::ServerQuarantined);
 }
 
@@ -153,10 +154,11 @@ async fn no_consume_that_begins_after_a_quarantine_in_another_process_wins() {
         place.store.insert_approval(&of_server).await.unwrap();
         place.store.record_approval_vote(&acme(), &id, "ann", "hash-0", START, &[]).await.unwrap();
         let (store, consumed) = (place.store.clone(), id.clone());
-        let beside = tokio::spawn(async move { store.consume_approval(&acme(), &consumed, "hash-0", START, &[]).await.unwrap() });
+        let beside =
+            tokio::spawn(async move { store.consume_approval(&acme(), &consumed, "hash-0", None, START, &[]).await.unwrap() });
         let quarantine = hold("1", ContainmentKind::Quarantine, "ann", None);
         second.add_hold(&acme(), TargetType::McpServer, &key, &quarantine, &[]).await.unwrap();
-        let after = place.store.consume_approval(&acme(), &id, "hash-0", START, &[]).await.unwrap();
+        let after = place.store.consume_approval(&acme(), &id, "hash-0", None, START, &[]).await.unwrap();
         let expected = match beside.await.unwrap() {
             ConsumeResult::Consumed => ConsumeResult::AlreadyConsumed,
             ConsumeResult::ServerQuarantined => ConsumeResult::ServerQuarantined,
@@ -175,7 +177,7 @@ async fn a_consume_in_another_process_counts_too() {
     let mut tasks = Vec::new();
     for i in 0..CONCURRENT {
         let store = if i % 2 == 0 { place.store.clone() } else { second.clone() };
-        tasks.push(tokio::spawn(async move { store.consume_approval(&acme(), "a", "hash-0", START, &[]).await.unwrap() }));
+        tasks.push(tokio::spawn(async move { store.consume_approval(&acme(), "a", "hash-0", None, START, &[]).await.unwrap() }));
     }
     let mut won = 0;
     for task in tasks {
@@ -189,17 +191,17 @@ async fn a_wrong_hash_does_not_burn_the_approval() {
     let place = Place::new().await;
     approved(&place, "a").await;
     let facts = [fact(&acme())];
-    let swapped = place.store.consume_approval(&acme(), "a", "hash-of-another-action", START, &facts).await.unwrap();
+    let swapped = place.store.consume_approval(&acme(), "a", "hash-of-another-action", None, START, &facts).await.unwrap();
     assert_eq!(swapped, ConsumeResult::HashMismatch);
     assert!(place.store.pending_outbox(10).await.unwrap().is_empty());
-    assert_eq!(place.store.consume_approval(&acme(), "a", "hash-0", START, &facts).await.unwrap(), ConsumeResult::Consumed);
+    assert_eq!(place.store.consume_approval(&acme(), "a", "hash-0", None, START, &facts).await.unwrap(), ConsumeResult::Consumed);
     assert_eq!(place.store.pending_outbox(10).await.unwrap(), facts);
 }
 
 #[tokio::test]
 async fn nothing_but_an_approved_and_unexpired_approval_is_consumed() {
     let place = Place::new().await;
-    let consume = async |id: &str, now| place.store.consume_approval(&acme(), id, "hash-0", now, &[]).await.unwrap();
+    let consume = async |id: &str, now| place.store.consume_approval(&acme(), id, "hash-0", None, now, &[]).await.unwrap();
     assert_eq!(consume("none", START).await, ConsumeResult::NotFound);
     place.store.insert_approval(&frozen(&acme(), "a", 1)).await.unwrap();
     assert_eq!(consume("a", START).await, ConsumeResult::NotApproved(ApprovalStatus::Pending));
@@ -280,7 +282,7 @@ async fn an_edit_is_another_action_that_its_editors_cannot_approve_alone() {
     assert_eq!((row.status, row.current_hash.as_str(), row.approved_by.len()), (ApprovalStatus::Pending, "hash-1", 0));
     assert_eq!((row.frozen.action_hash.as_str(), row.edited), ("hash-0", Some(call(1))));
     assert_eq!(
-        place.store.consume_approval(&acme(), "a", "hash-0", START, &[]).await.unwrap(),
+        place.store.consume_approval(&acme(), "a", "hash-0", None, START, &[]).await.unwrap(),
         ConsumeResult::HashMismatch,
         "the approval of the old action is gone"
     );
@@ -290,7 +292,7 @@ async fn an_edit_is_another_action_that_its_editors_cannot_approve_alone() {
     assert_eq!(edit("cat", 2).await, DecideResult::Done);
     assert_eq!(vote("bob", "hash-2").await, VoteResult::SelfEdited, "an earlier editor stays one");
     assert_eq!(vote("ann", "hash-2").await, VoteResult::Approved);
-    assert_eq!(place.store.consume_approval(&acme(), "a", "hash-2", START, &[]).await.unwrap(), ConsumeResult::Consumed);
+    assert_eq!(place.store.consume_approval(&acme(), "a", "hash-2", None, START, &[]).await.unwrap(), ConsumeResult::Consumed);
     assert_eq!(edit("ann", 3).await, DecideResult::Conflict(ApprovalStatus::Consumed));
 }
 

@@ -211,7 +211,7 @@ async fn change_all(store: &Store, t: &TenantId) -> Vec<(&'static str, String)> 
         record_approval_vote(t, "edited", "marker of alpha", "hash-1", START, &[]),
         reject_approval(t, "refused", "someone", START, &[]),
         edit_approval(t, "pending", "someone", &call(8), "hash-2", "digest-2", &[]),
-        consume_approval(t, "approved", "hash-0", START, &[]),
+        consume_approval(t, "approved", "hash-0", None, START, &[]),
         expire_approval(t, "pending", START.plus_seconds(901), &[]),
         insert_alert(&alert(t, "alert-1", "R1", "agent-1")),
         retract_alert(&retraction),

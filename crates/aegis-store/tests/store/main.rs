@@ -12,4 +12,5 @@ mod keys;
 mod opening;
 mod place;
 mod registry;
+mod repeats;
 mod rules;

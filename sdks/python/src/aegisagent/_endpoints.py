@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any, Literal
 
 from . import models
@@ -40,18 +41,25 @@ def decide(approval_id: str, verb: Literal["approve", "reject", "edit"], body: J
     return Request("POST", path, models.Approval.read, json_body(body), Retry.UNCHANGED)
 
 
+def fresh_request_id() -> str:
+    """The key of one request and its repetitions. It is kept nowhere else: who has it may be told again what only one may be told."""
+    return str(uuid.uuid4())
+
+
 def consume(approval_id: str, action_hash: str) -> Request[models.Consumed]:
-    """The one moment at which an approved action may run. A lost answer is never asked for again."""
+    """The one moment at which an approved action may run. Where the answer is lost, the same request is told it again, and no other is."""
     path = path_of("v1", "approvals", approval_id, "consume")
-    body = json_body({"claimed_action_hash": action_hash})
-    return Request("POST", path, models.Consumed.read, body, Retry.UNCHANGED)
+    body = json_body({"claimed_action_hash": action_hash, "request_id": fresh_request_id()})
+    return Request("POST", path, models.Consumed.read, body, Retry.SAFE)
 
 
 def outcome(decision_id: str, status: OutcomeStatus, executed_hash: str | None, output: Any) -> Request[models.Outcome]:
-    """What came of a decision. Every report is a receipt, so it is not sent twice."""
-    body = {"status": status, "executed_hash": executed_hash} | ({} if output is None else {"output": output})
+    """What came of a decision. Every report is a receipt; one that is sent again is the same."""
+    body = {"status": status, "executed_hash": executed_hash, "request_id": fresh_request_id()} | (
+        {} if output is None else {"output": output}
+    )
     path = path_of("v1", "decisions", decision_id, "outcome")
-    return Request("POST", path, models.Outcome.read, json_body(body), Retry.UNCHANGED, (201,))
+    return Request("POST", path, models.Outcome.read, json_body(body), Retry.SAFE, (201,))
 
 
 def contain(kind: Literal["agents", "mcp_servers"], target: str, verb: str, body: Json) -> Request[models.Containment]:

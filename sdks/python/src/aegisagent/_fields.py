@@ -54,6 +54,15 @@ class Fields:
         """A whole number."""
         return self._typed(name, int, "a whole number")
 
+    def maybe_seconds(self, name: str) -> int | None:
+        """A whole number of seconds, none of them negative; None where it is null or missing."""
+        if self.is_absent(name):
+            return None
+        seconds = self.integer(name)
+        if seconds < 0:
+            raise BadReply(f"`{name}` of {self._what} is negative")
+        return seconds
+
     def hash(self, name: str) -> str:
         """64 lower-case hex digits."""
         text = self.text(name)

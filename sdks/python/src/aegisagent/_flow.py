@@ -10,7 +10,6 @@ import json
 import math
 import random
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
@@ -40,7 +39,7 @@ T = TypeVar("T")
 
 # Pauses between two looks at an approval, seconds: the first, how they grow, the longest, and how far they are spread.
 FIRST_POLL_S, POLL_GROWTH, LONGEST_POLL_S, POLL_SPREAD = 0.25, 1.5, 5.0, 0.2
-# An approval's end is by the server's clock; ours may be behind it, seconds.
+# How much later than it seems an approval may end, seconds: a server counts whole ones, or none, and then its clock may be behind ours.
 CLOCK_GRACE_S = 5.0
 # Largest body of a request, bytes: what the server takes.
 MAX_BODY_BYTES = 1 << 20
@@ -146,7 +145,7 @@ def _authorize_body(caller: Caller, action: FrozenAction, options: Options, labe
         "channel": options.channel,
     }
     rest = {
-        "request_id": str(uuid.uuid4()),
+        "request_id": _endpoints.fresh_request_id(),
         "agent": caller.agent,
         "user": trust.current_user(),
         "context": _present(context),
@@ -209,9 +208,12 @@ def _approved(caller: Caller, action: FrozenAction, options: Options, decision: 
     """Waits for the approval and consumes it; the action that may run now."""
     pending = decision.approval
     assert pending is not None  # noqa: S101  # `_check_decision` has seen it
+    ends = time.monotonic() + _seconds_left(pending) + CLOCK_GRACE_S
     if options.on_pending is not None:
         options.on_pending(pending)
-    approval = yield from _decided(caller, action, options, pending)
+    if options.approval_timeout_s is not None:
+        ends = min(ends, time.monotonic() + options.approval_timeout_s)
+    approval = yield from _decided(caller, action, options, pending, ends)
     approved = action if approval.action_hash == action.action_hash else _edited(action, options, approval)
     request = _endpoints.consume(approval.approval_id, approved.action_hash)
     try:
@@ -224,9 +226,8 @@ def _approved(caller: Caller, action: FrozenAction, options: Options, decision: 
     return approved
 
 
-def _decided(caller: Caller, action: FrozenAction, options: Options, pending: ApprovalRef) -> Steps[Approval]:
+def _decided(caller: Caller, action: FrozenAction, options: Options, pending: ApprovalRef, deadline: float) -> Steps[Approval]:
     """Looks at the approval until it is approved. Until then a 404 means that control has not seen it yet."""
-    deadline = time.monotonic() + _patience_s(options, pending)
     heard = time.monotonic()
     pause = FIRST_POLL_S
     while True:
@@ -254,12 +255,12 @@ def _decided(caller: Caller, action: FrozenAction, options: Options, pending: Ap
         pause = min(pause * POLL_GROWTH, LONGEST_POLL_S)
 
 
-def _patience_s(options: Options, pending: ApprovalRef) -> float:
+def _seconds_left(pending: ApprovalRef) -> float:
+    """By the server's clock; by ours where the server does not count them."""
     ends = microseconds(pending.expires_at)
     if ends is None:
         raise DeniedUnverified("bad_reply", "the approval's end is no time")
-    left = ends / 1e6 - time.time() + CLOCK_GRACE_S
-    return left if options.approval_timeout_s is None else min(left, options.approval_timeout_s)
+    return ends / 1e6 - time.time() if pending.expires_in is None else float(pending.expires_in)
 
 
 def _check_approval(action: FrozenAction, pending: ApprovalRef, options: Options, approval: Approval) -> None:

@@ -64,7 +64,8 @@ class AsyncClient(Base):
         return await self._call(_endpoints.approvals(status, limit, offset))
 
     async def consume(self, approval_id: str, action_hash: str) -> models.Consumed:
-        """Consumes an approval. Where this fails otherwise than with a refusal, it may have been consumed all the same."""
+        """Consumes an approval. A lost answer is asked for again; where this fails otherwise than with a refusal, it may have been consumed
+        all the same."""
         return await self._call(_endpoints.consume(approval_id, action_hash))
 
     async def outcome(

@@ -62,7 +62,8 @@ class Client(Base):
         return self._call(_endpoints.approvals(status, limit, offset))
 
     def consume(self, approval_id: str, action_hash: str) -> models.Consumed:
-        """Consumes an approval. Where this fails otherwise than with a refusal, it may have been consumed all the same."""
+        """Consumes an approval. A lost answer is asked for again; where this fails otherwise than with a refusal, it may have been consumed
+        all the same."""
         return self._call(_endpoints.consume(approval_id, action_hash))
 
     def outcome(self, decision_id: str, status: OutcomeStatus, *, executed_hash: str | None = None, output: Any = None) -> models.Outcome:

@@ -58,19 +58,21 @@ class ReceiptRef:
 
 @dataclass(frozen=True, slots=True)
 class ApprovalRef:
-    """The approval that a decision asks for. `expires_at` is RFC 3339."""
+    """The approval that a decision asks for. `expires_at` is RFC 3339; `expires_in` the seconds until then by the server's clock, None from
+    a server that does not count them."""
 
     approval_id: str
     status: str
     approver_group: str
     expires_at: str
+    expires_in: int | None
     action_hash: str
 
     @classmethod
     def read(cls, f: Fields) -> ApprovalRef:
         """From a reply."""
-        group, expires_at = f.text("approver_group"), f.text("expires_at")
-        return cls(f.id("approval_id"), f.text("status"), group, expires_at, f.hash("action_hash"))
+        group, expires_at, expires_in = f.text("approver_group"), f.text("expires_at"), f.maybe_seconds("expires_in")
+        return cls(f.id("approval_id"), f.text("status"), group, expires_at, expires_in, f.hash("action_hash"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,7 @@ class Approval:
     reason: str
     requested_at: str
     expires_at: str
+    expires_in: int | None
 
     @property
     def current(self) -> ToolCall:
@@ -157,6 +160,7 @@ class Approval:
             reason=f.text("reason"),
             requested_at=f.text("requested_at"),
             expires_at=f.text("expires_at"),
+            expires_in=f.maybe_seconds("expires_in"),
         )
         approval._check()
         return approval

@@ -1,0 +1,3 @@
+-- Which request consumed an approval, as a digest, and the event of that consume: so that its answer can be given again.
+ALTER TABLE approvals ADD COLUMN consume_request TEXT COLLATE "C";
+ALTER TABLE approvals ADD COLUMN consume_event TEXT COLLATE "C";
