@@ -7,7 +7,7 @@ export AEGIS_BIN := $(TARGET_DIR)/release/aegis
 CARGO_FLAGS := --release --locked
 FUZZ_SECONDS ?= 300
 
-.PHONY: help setup build test test-full lint test-rust test-rules test-canonical corpus fuzz-corpus test-e2e test-openapi test-fleet test-fleet-full test-sdks test-demo test-edge-only fleet fleet-down bench bench-detect bench-sdks fmt
+.PHONY: help setup build test test-full lint test-rust test-rules test-judge test-canonical corpus fuzz-corpus test-e2e test-openapi test-fleet test-fleet-full test-sdks test-demo test-edge-only fleet fleet-down bench bench-detect bench-sdks fmt
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -30,8 +30,10 @@ lint: ## format, clippy, no SQL engine under the edge-only build
 test-rust: ## unit, property and integration tests of every crate
 	cargo test $(CARGO_FLAGS) --workspace
 
-test-rules: build ## the tests beside the shipped detection rules, on the real engine; and DuckDB's answer over random histories
+test-rules: build ## the tests beside the shipped detection rules, on the real engine
 	$(AEGIS_BIN) rules test rules
+
+test-judge: build ## DuckDB's answer over random histories against the engine's, for every shipped rule that DuckDB can run
 	tests/judge/run.sh
 
 test-canonical: build ## the canonicalisation corpus against two independent RFC 8785 libraries
@@ -73,6 +75,7 @@ test-demo: build ## the demo, as README shows it
 	$(AEGIS_BIN) demo
 
 test-full: test ## the slow checks too: 50 kills under load, every fault of a fleet, languages fuzzed, licences and advisories
+	$(MAKE) test-judge
 	$(MAKE) fuzz-corpus
 	AEGIS_KILLS=50 tests/e2e/run.sh kills
 	AEGIS_E2E_NATS=debian tests/e2e/run.sh

@@ -30,6 +30,7 @@ VOCABULARY = {
     "contains_sensitive_data": [False, True, None],
     "source_trust": ["trusted_internal_signed", "trusted_internal_unsigned", "semi_trusted_customer", "unknown",
                      "untrusted_external", "malicious_suspected", None],
+    "risk_level": ["low", "high", "critical", None],
     "run_id": ["r1", "r2", "r3", None],
     "policy_digest": ["p1", "p2", None],
     "action_hash": ["h1", "h1", "h2", "h3", None],

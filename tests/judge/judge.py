@@ -24,8 +24,10 @@ MOST_EVIDENCE = 64
 """Of a longer list than twice as many, so many of both ends are evidence."""
 SIZES = [15, 40, 160]
 """Events of a history."""
-CANDIDATES = 150
+CANDIDATES = 25
 SIDE_COLUMNS = re.compile(r"\b(first_seen|baseline)_")
+UNSET = ["ref_event_id", "root_trust", "trace_id", "receipt_hash", "source", "attributes"]
+"""Columns that are null in every history."""
 BOOLEANS = {"mutates_state", "contains_sensitive_data", "clock_suspect", "verified"}
 
 
@@ -42,6 +44,7 @@ class Rule:
         self.key = re.findall(r"\w+", line["key"])
         contains = bool(re.findall(r"\w+", line.get("respond", "")))
         self.verified = line.get("requires", "verified" if contains else "any").strip() == "verified"
+        self.waits = "FOLLOWING" in self.query
         # DuckDB has no cast from a time to its microseconds, and other names for two functions (see `open_database`).
         self.sql = re.sub(r"CAST\(ts AS BIGINT\)", "epoch_us(ts)", self.query)
 
@@ -59,7 +62,7 @@ def open_database():
     database.execute("SET TimeZone = 'UTC'")
     columns = ["event_id VARCHAR", "tenant_id VARCHAR", "ts TIMESTAMPTZ", "us BIGINT", "lane VARCHAR", "seq BIGINT", "kind VARCHAR"]
     columns += [f"{name} {'BOOLEAN' if name in BOOLEANS else 'VARCHAR'}" for name in VOCABULARY]
-    columns += [f"{name} VARCHAR" for name in ("ref_event_id", "root_trust")]
+    columns += [f"{name} VARCHAR" for name in UNSET]
     database.execute(f"CREATE TABLE log ({', '.join(columns)})")
     database.execute("CREATE MACRO make_array(a, b) AS [a, b]")
     database.execute(
@@ -99,16 +102,19 @@ def matches(database, rule, events):
     """The rule's match set: for each instant the rows whose last evidence is at it, as (tenant, key, instant, evidence)."""
     order = fill(database, events)
     found = set()
-    for tenant, instant in sorted({(event["tenant_id"], START_US + event["ms"] * 1000) for event in events}):
-        columns, rows = rows_at(database, rule, tenant, instant - rule.window, instant)
+    seen = {(event["tenant_id"], START_US + event["ms"] * 1000) for event in events}
+    # Where the frames end after their row, each row is decided once all that they take in has come: over the whole log.
+    looks = [(tenant, 0, 1 << 60) for tenant in ("t1", "t2")] if rule.waits else [(t, at - rule.window, at) for t, at in sorted(seen)]
+    for tenant, first, instant in looks:
+        columns, rows = rows_at(database, rule, tenant, first, instant)
         for values in rows:
             row = dict(zip(columns, values, strict=True))
             if any(row[name] is None for name in rule.key):
                 continue
             listed = row["event_ids"] if "event_ids" in row else [row["event_id"]]
             evidence = sorted({order[i] for i in listed if i is not None})
-            if evidence and evidence[-1][0][0] == instant:
-                found.add((tenant, tuple(row[name] for name in rule.key), instant, tuple(evidence)))
+            if evidence and (rule.waits or evidence[-1][0][0] == instant):
+                found.add((tenant, tuple(row[name] for name in rule.key), evidence[-1][0][0], tuple(evidence)))
     return found
 
 

@@ -5,7 +5,7 @@
 set -eu
 
 cd "$(dirname "$0")"
-: "${AEGIS_BIN:?set AEGIS_BIN to the built program, or run \`make test-rules\`}"
+: "${AEGIS_BIN:?set AEGIS_BIN to the built program, or run \`make test-judge\`}"
 venv="${AEGIS_CACHE:-$HOME/.cache/aegis}/venv-judge"
 
 # A copy of the pins lies beside what was installed from them, and is written last: a half-made installation is made again.

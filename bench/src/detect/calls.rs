@@ -70,7 +70,7 @@ pub(crate) fn ordinary(tenant: &TenantId, agent: usize, nth: usize, ts: i64) -> 
     event.resource = Some(format!("acme/{name}#{}", nth % 10));
     match nth % ROUND {
         0 => denied(event, &format!("delete_{name}"), "policy_denied"),
-        1 | 2 if agent % 2 == 0 => sensitive(event),
+        1 | 2 if agent.is_multiple_of(2) => sensitive(event),
         1 | 2 => sent(event, &format!("partner-{agent}@example.com")),
         3..=12 => changed(event, "update_note"),
         13..=15 => {
@@ -103,7 +103,7 @@ pub(crate) fn junk(tenant: &TenantId, agent: usize, kind: usize, n: usize, ts: i
         }
         1 => changed(event, "update_note"),
         2 if agent == 0 => changed(event, "update_note"),
-        2 if agent % 2 == 0 => sensitive(event),
+        2 if agent.is_multiple_of(2) => sensitive(event),
         2 => sent(event, &format!("junk-{n}@example.net")),
         _ => event,
     }

@@ -179,7 +179,7 @@ impl Shard {
             return true;
         }
         let since_us = now.as_micros().saturating_sub(self.swept.as_micros());
-        if since_us >= SWEEP_EVERY_US || since_us < -SET_BACK_US {
+        if !(-SET_BACK_US..SWEEP_EVERY_US).contains(&since_us) {
             self.sweep(now);
         }
         let its_own = self.tenants.get(tenant).map_or(0, |share| share.runs.len());

@@ -122,12 +122,12 @@ pub async fn tenants(store: &Arc<dyn ObjectStore>) -> Result<BTreeSet<TenantId>,
 pub(crate) async fn hours(store: &Arc<dyn ObjectStore>, tenant: &TenantId) -> Result<BTreeSet<Hour>, LakeError> {
     let mut hours = BTreeSet::new();
     for folder in store.list_with_delimiter(Some(&Path::from(folder_of(tenant)))).await?.common_prefixes {
-        if let Some(astray) = Hour::parse(&folder.to_string()) {
+        if let Some(astray) = Hour::parse(folder.as_ref()) {
             hours.insert(astray);
             continue;
         }
         let of_date = store.list_with_delimiter(Some(&folder)).await?.common_prefixes;
-        hours.extend(of_date.iter().filter_map(|folder| Hour::parse(&folder.to_string())));
+        hours.extend(of_date.iter().filter_map(|folder| Hour::parse(folder.as_ref())));
     }
     hours.retain(|hour| hour.tenant == *tenant);
     Ok(hours)

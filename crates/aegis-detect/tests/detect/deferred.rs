@@ -258,7 +258,7 @@ fn l_deferred_is_not_kept_by_silence() {
         tenant: 0,
         agent: Some(i % 2),
         tool: i % 2,
-        allow: i % 7 != 0,
+        allow: !i.is_multiple_of(7),
         silence: i % 10 == 9,
     };
     let steps: Vec<Step> = (0..40).map(step).collect();

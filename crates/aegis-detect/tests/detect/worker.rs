@@ -88,7 +88,7 @@ impl Line {
             event.reason = Some("denied".into());
             self.ledger.submit(Draft::new(event, Phase::Decision)).await.unwrap();
         }
-        self.to_ship().await
+        self.what_to_ship().await
     }
 
     /// Seals allowed calls of an agent, one of each action, and answers what the ledger wants shipped.
@@ -100,10 +100,10 @@ impl Line {
             (event.decision, event.mutates_state) = (Some(Decision::Allow), Some(true));
             self.ledger.submit(Draft::new(event, Phase::Decision)).await.unwrap();
         }
-        self.to_ship().await
+        self.what_to_ship().await
     }
 
-    async fn to_ship(&mut self) -> Vec<Value> {
+    async fn what_to_ship(&mut self) -> Vec<Value> {
         let items = self.ledger.read_outbox(self.read, 1000).await.unwrap();
         self.read = items.last().map_or(self.read, |i| i.row);
         items.iter().map(|i| serde_json::from_str(&i.sealed.wire).unwrap()).collect()
