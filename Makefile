@@ -18,7 +18,7 @@ setup: ## installs what the tests need (Debian packages as root; nothing where i
 build: ## the program, as users build it
 	cargo build $(CARGO_FLAGS)
 
-test: setup build test-rust lint test-rules test-canonical test-e2e test-openapi test-fleet test-sdks corpus test-demo ## everything a change must pass
+test: setup build test-rust lint test-rules test-judge test-canonical test-e2e test-openapi test-fleet test-sdks corpus test-demo ## everything a change must pass
 	@echo "make test: all passed"
 
 lint: ## format, clippy, no SQL engine under the edge-only build
@@ -75,7 +75,6 @@ test-demo: build ## the demo, as README shows it
 	$(AEGIS_BIN) demo
 
 test-full: test ## the slow checks too: 50 kills under load, every fault of a fleet, languages fuzzed, licences and advisories
-	$(MAKE) test-judge
 	$(MAKE) fuzz-corpus
 	AEGIS_KILLS=50 tests/e2e/run.sh kills
 	AEGIS_E2E_NATS=debian tests/e2e/run.sh

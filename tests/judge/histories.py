@@ -1,9 +1,10 @@
 """Random histories for a rule: events in which the words that its query names are common, at times that lie on and around its
 frames, in an order of arrival that is no more than the lateness apart from the order of time."""
 
-import random
 import re
 import uuid
+
+import yaml
 
 NAMESPACE = uuid.UUID(int=0x6165_6769_732D_6578_7465_726E_616C_3031)
 """The namespace of ids that are derived from (tenant, adapter, delivery id), as in aegis-model."""
@@ -108,6 +109,67 @@ def history(rng, query, count):
         if event["kind"].startswith("external_event:"):
             event["verified"] = False
         events.append(event)
+    events.sort(key=lambda event: event["ms"] + rng.randrange(MOST_APART_MS) * rng.choice([0, 0, 1]))
+    return with_places(events)
+
+
+DEFAULTS = dict.fromkeys(VOCABULARY) | {"tenant_id": "t1", "edge_id": "edge-1", "kind": "authorize_decision", "clock_suspect": False}
+"""What a rule test fills in where an event does not say it; `verified` goes by the kind."""
+
+
+IGNORED = {"id", "lane", "seq", "ref", "source", "trace_id", "attributes"}
+"""What a history does not take over from a rule test: no query here asks for it, or the judge fills it in."""
+
+
+def parse_offset(text):
+    """Milliseconds of `10s` after the start."""
+    number, unit = re.fullmatch(r"(\d+)(ms|s|m|h)", text).groups()
+    return int(number) * {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}[unit]
+
+
+def tests_of(folder):
+    """The events of a rule's own tests, where they have only columns that histories have."""
+    found = []
+    for file in sorted(folder.glob("tests/*.yaml")):
+        test = yaml.safe_load(file.read_text(encoding="utf-8"))
+        events = []
+        for written in test["events"]:
+            columns = test.get("defaults", {}) | written
+            event = DEFAULTS | {"ms": parse_offset(columns.pop("at"))} | {k: v for k, v in columns.items() if k not in IGNORED}
+            event.setdefault("verified", None)
+            if event["verified"] is None:
+                event["verified"] = not event["kind"].startswith("external_event:")
+            events.append(event)
+        if events and all(set(event) <= set(DEFAULTS) | {"ms"} for event in events):
+            found.append(events)
+    return found
+
+
+def exactly(test):
+    """A test of the rule's own as it is."""
+    return with_places([event | {"id": f"e{number}"} for number, event in enumerate(test)])
+
+
+def near(rng, query, tests):
+    """A test of the rule's own, a little changed: what all but fires, and what just does, between other events."""
+    words, frames = words_of(query), frames_of(query)
+    events = []
+    for event in rng.choice(tests):
+        if rng.random() < 0.04:
+            continue
+        event = dict(event)
+        if rng.random() < 0.15:
+            event["ms"] = max(event["ms"] + rng.choice([-1, 1, -1_000, 1_000, rng.choice(frames)]), 0)
+        if rng.random() < 0.08:
+            name = rng.choice(sorted(VOCABULARY))
+            event[name] = rng.choice(VOCABULARY[name] + words.get(name, []))
+        events.append(event)
+    others = history(rng, query, rng.choice([0, 0, 5, 20]))
+    events += [{k: v for k, v in other.items() if k not in ("id", "lane", "seq")} for other in others]
+    for number, event in enumerate(events):
+        event["id"] = f"e{number}"
+        if event["kind"].startswith("external_event:"):
+            event["verified"] = False
     events.sort(key=lambda event: event["ms"] + rng.randrange(MOST_APART_MS) * rng.choice([0, 0, 1]))
     return with_places(events)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import duckdb
 
-from histories import VOCABULARY, event_id, history
+from histories import VOCABULARY, event_id, exactly, history, near, tests_of
 
 RULES = Path(__file__).resolve().parents[2] / "rules"
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -22,9 +22,8 @@ START_US = 1_767_225_600_000_000
 """Time zero of a rule test, 2026-01-01."""
 MOST_EVIDENCE = 64
 """Of a longer list than twice as many, so many of both ends are evidence."""
-SIZES = [15, 40, 160]
-"""Events of a history."""
-CANDIDATES = 25
+SIZES = [15, 40, 80]
+"""Events of a history that is made of none of a rule's tests."""
 SIDE_COLUMNS = re.compile(r"\b(first_seen|baseline)_")
 UNSET = ["ref_event_id", "root_trust", "trace_id", "receipt_hash", "source", "attributes"]
 """Columns that are null in every history."""
@@ -118,14 +117,11 @@ def matches(database, rule, events):
     return found
 
 
-def choose(database, rule, rng):
-    """A history over which the query answers something at all, if one is found soon: most say nothing of a rule that counts to a hundred."""
-    for _ in range(CANDIDATES):
-        events = history(rng, rule.query, rng.choice(SIZES))
-        fill(database, events)
-        if any(rows_at(database, rule, tenant, 0, 1 << 60)[1] for tenant in ("t1", "t2")):
-            break
-    return events
+def make(rule, tests, rng):
+    """Half of the histories are made of the rule's own tests: few others say anything of a rule that counts to a hundred."""
+    if tests and rng.random() < 0.5:
+        return near(rng, rule.query, tests)
+    return history(rng, rule.query, rng.choice(SIZES))
 
 
 def sql_text(value):
@@ -182,7 +178,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("rules", nargs="*", help="names of rules; all where none is named")
     parser.add_argument("--seed", type=int, default=int(os.environ.get("AEGIS_SEED", random.SystemRandom().randrange(1 << 32))))
-    parser.add_argument("--histories", type=int, default=4, help="histories of each rule (default 4)")
+    parser.add_argument("--histories", type=int, default=8, help="histories of each rule (default 8)")
     parser.add_argument("--keep", type=Path, help="a folder for the tests that differed")
     options = parser.parse_args()
     print(f"judge: DuckDB {duckdb.__version__}, {options.histories} histories of each rule, AEGIS_SEED={options.seed}")
@@ -199,12 +195,13 @@ def main():
             if SIDE_COLUMNS.search(rule.query):
                 print(f"left    {folder.name}: a column of a side table, which looks back further than these histories go")
                 continue
+            own_tests = tests_of(folder)
             tests = Path(scratch, folder.name, "tests")
             tests.mkdir(parents=True)
             shutil.copy(folder / "rule.sql", tests.parent)
             for number in range(options.histories):
                 rng = random.Random(f"{options.seed} {folder.name} {number}")
-                events = choose(database, rule, rng) if number else history(rng, rule.query, rng.choice(SIZES))
+                events = exactly(own_tests[0]) if own_tests and number == 0 else make(rule, own_tests, rng)
                 expect = alerts(rule, matches(database, rule, events))
                 counts.setdefault(folder.name, []).append(len(expect))
                 (tests / f"h{number}.yaml").write_text(test_file(f"history {number}", events, expect), encoding="utf-8")
