@@ -34,7 +34,7 @@ test-rules: build ## the tests beside the shipped detection rules, on the real e
 	$(AEGIS_BIN) rules test rules
 
 test-judge: build ## DuckDB's answer over random histories against the engine's, for every shipped rule that DuckDB can run
-	tests/judge/run.sh
+	AEGIS_SEED=$${AEGIS_SEED:-1} tests/judge/run.sh
 
 test-canonical: build ## the canonicalisation corpus against two independent RFC 8785 libraries
 	tests/canonical/run.sh
@@ -75,6 +75,7 @@ test-demo: build ## the demo, as README shows it
 	$(AEGIS_BIN) demo
 
 test-full: test ## the slow checks too: 50 kills under load, every fault of a fleet, languages fuzzed, licences and advisories
+	tests/judge/run.sh --histories 40
 	$(MAKE) fuzz-corpus
 	AEGIS_KILLS=50 tests/e2e/run.sh kills
 	AEGIS_E2E_NATS=debian tests/e2e/run.sh
