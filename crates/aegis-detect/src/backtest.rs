@@ -114,6 +114,9 @@ pub struct Backtest {
     to: Option<Timestamp>,
     /// All events up to here are shown.
     known_to: Timestamp,
+    /// Events come in the order of events; when the bus stored the newest of them.
+    in_order: bool,
+    stored_to: Option<Timestamp>,
     waiting: Vec<SecurityEvent>,
     events: u64,
     late: u64,
@@ -132,7 +135,15 @@ impl Backtest {
         let known_to = to.map_or(now, |to| Self::needs_to(&rules, Arc::clone(&clock), to).min(now));
         let engine = Engine::new(rules, EngineConfig::new(clock));
         let (standing, retracted) = (BTreeMap::new(), BTreeMap::new());
-        Self { engine, from, to, known_to, waiting: Vec::new(), events: 0, late: 0, gone: 0, standing, retracted }
+        let (in_order, stored_to, waiting) = (false, None, Vec::new());
+        Self { engine, from, to, known_to, in_order, stored_to, waiting, events: 0, late: 0, gone: 0, standing, retracted }
+    }
+
+    /// The same over each tenant's events in the order of events, each of which says whether it was late: as a lake has them. What it may not have yet
+    /// is behind what it has, so that nothing is told of what did not follow the newest.
+    #[must_use]
+    pub fn in_order(self) -> Self {
+        Self { engine: self.engine.in_order(), in_order: true, ..self }
     }
 
     /// Since when events are needed: those before `from` fill the windows, and side tables, which look back much further.
@@ -162,9 +173,10 @@ impl Backtest {
         Arc::clone(&self.engine.sides)
     }
 
-    /// The next event, in the order in which the bus had them.
+    /// The next event, in the order in which the bus had them; or in the order of events, where they were said to be in it.
     pub fn take(&mut self, event: SecurityEvent) {
         self.events += 1;
+        self.stored_to = self.stored_to.max(event.bus_ts);
         self.waiting.push(event);
         if self.waiting.len() >= TICK {
             self.tick();
@@ -202,7 +214,11 @@ impl Backtest {
     #[must_use]
     pub fn finish(mut self) -> BacktestReport {
         self.tick();
-        let output = self.engine.finish_at(self.known_to);
+        let known_to = match self.stored_to {
+            Some(stored_to) if self.in_order => self.known_to.min(stored_to),
+            _ => self.known_to,
+        };
+        let output = self.engine.finish_at(known_to);
         self.note(output);
         let rules = self.engine.stats().into_iter().map(|stats| self.result_of(stats)).collect();
         let Self { from, to, events, late, gone, standing, .. } = self;

@@ -111,6 +111,8 @@ pub struct Engine {
     pub(crate) sides: Sides,
     /// How far back rules look.
     pub(crate) windows: OwnWindows,
+    /// Events come in the order of events, and say themselves whether they are late.
+    in_order: bool,
     pub(crate) config: EngineConfig,
 }
 
@@ -146,7 +148,13 @@ impl Engine {
             running.map(|(rule, plan)| RunningRule::new(rule, plan_of(plan), Scope::default(), Arc::clone(&sides))).collect();
         let (watermarks, impaired) = (Watermarks::default(), Impaired::default());
         let windows = OwnWindows::of(&rules);
-        Self { rules, watermarks, settled: HashMap::new(), lost: HashMap::new(), looked: None, impaired, sides, windows, config }
+        let (settled, lost) = (HashMap::new(), HashMap::new());
+        Self { rules, watermarks, settled, lost, looked: None, impaired, sides, windows, in_order: false, config }
+    }
+
+    /// The same for each tenant's events in the order of events, as a lake has them: what was late is told by them, not by the order.
+    pub(crate) fn in_order(self) -> Self {
+        Self { in_order: true, ..self }
     }
 
     /// Takes the next events of the stream, in stream order, and answers what follows from them.
@@ -157,7 +165,7 @@ impl Engine {
         let (shared, mut changes) = (Arc::clone(&self.sides), Changes::default());
         let mut sides = shared.write();
         for event in events {
-            let is_in_time = self.watermarks.admit(&event, self.lateness_micros());
+            let is_in_time = self.admit(&event);
             if is_ahead_of_time(&event) {
                 // Nothing of the present is in such a window, and nothing would end it.
                 output.ahead += u64::from(event.lane.is_none() && event.kind.is_external());
@@ -188,6 +196,16 @@ impl Engine {
             self.settled.insert(tenant, final_before);
         }
         output
+    }
+
+    /// True if the event is in time.
+    fn admit(&mut self, event: &SecurityEvent) -> bool {
+        if self.in_order {
+            // A time that is ahead tells nothing of when it is.
+            return !is_ahead_of_time(event) && self.watermarks.admit_in_order(event);
+        }
+        let lateness = self.lateness_micros();
+        self.watermarks.admit(event, lateness)
     }
 
     /// No rule looks at an event that came too late. Of one that proved itself somebody has to know.

@@ -94,6 +94,11 @@ pub(crate) struct SlotExec {
 }
 
 impl SlotExec {
+    /// The columns of the table that it gives.
+    pub(crate) fn columns(&self) -> &[usize] {
+        &self.columns
+    }
+
     fn new(slot: Slot, columns: Vec<usize>) -> Self {
         let schema = schema_of(&columns);
         let properties = PlanProperties::new(

@@ -85,6 +85,11 @@ impl Pipeline {
         }
     }
 
+    /// The columns of the table that it reads.
+    pub(crate) fn columns(&self) -> &[usize] {
+        &self.columns
+    }
+
     /// Events that one run is shown, about: few where each may have a long list.
     pub(crate) fn events_of_a_run(&self) -> usize {
         let lists = self.steps.iter().any(|step| matches!(step, Step::Windows(windows, _) if windows.makes_lists()));

@@ -23,7 +23,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use crate::check::{base_column, check_output, check_plan};
 use crate::condition::Condition;
 use crate::error::{RuleCode, RuleError};
-use crate::leaf::{EventsTable, Slot};
+use crate::leaf::{EventsTable, Slot, SlotExec};
 use crate::pipeline::Pipeline;
 use crate::reachable;
 use crate::rule::{Requires, Rule};
@@ -145,6 +145,20 @@ impl RulePlan {
         let mask = mask.as_boolean();
         let passes = |index: &usize| mask.is_valid(*index) && mask.value(*index);
         Ok((0..mask.len()).filter(passes).map(|i| Arc::clone(&batch.rows()[i])).collect())
+    }
+
+    /// The columns of the table that the query reads.
+    pub(crate) fn columns(&self) -> BTreeSet<usize> {
+        let mut columns = BTreeSet::new();
+        add_leaves(&self.physical, &mut columns);
+        columns.extend(self.buckets.iter().map(|bucket| bucket.event_column));
+        if let Some(prefilter) = &self.prefilter {
+            columns.extend(prefilter.columns.iter().chain(prefilter.values.iter().map(|(column, _)| column)));
+        }
+        if let Some(pipeline) = &self.pipeline {
+            columns.extend(pipeline.columns());
+        }
+        columns
     }
 
     /// The conditions that an event must meet to be relevant: all of them.
@@ -270,6 +284,14 @@ fn check_physical(plan: &dyn ExecutionPlan, sql: &SqlText) -> Result<(), RuleErr
         return Err(error.at(sql.start()));
     }
     plan.children().into_iter().try_for_each(|child| check_physical(child.as_ref(), sql))
+}
+
+/// The columns that the leaves of a plan give.
+fn add_leaves(plan: &Arc<dyn ExecutionPlan>, columns: &mut BTreeSet<usize>) {
+    if let Some(leaf) = plan.downcast_ref::<SlotExec>() {
+        columns.extend(leaf.columns());
+    }
+    plan.children().into_iter().for_each(|child| add_leaves(child, columns));
 }
 
 fn make_prefilter(state: &SessionState, optimized: &LogicalPlan) -> Result<Option<Prefilter>> {

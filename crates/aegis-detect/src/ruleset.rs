@@ -1,6 +1,6 @@
 //! Sets of rules: the shipped ones, compiled into the binary, and those of a folder. A set loads whole or not at all.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use aegis_model::{RuleMode, TenantId};
@@ -11,6 +11,7 @@ use crate::impaired::{IMPAIRED_NAME, IMPAIRED_RULE};
 use crate::own::OwnRule;
 use crate::plan::RulePlan;
 use crate::rule::{Header, Rule};
+use crate::schema::{column_name, is_side};
 use crate::shape::Shape;
 
 macro_rules! shipped_rules {
@@ -55,6 +56,12 @@ shipped_rules![
     "slow-probing",
     "trust-escalation"
 ];
+
+/// By these an event is known, in its place, in time or late, and somebody's.
+const COLUMNS_OF_PLACE: [&str; 10] =
+    ["event_id", "tenant_id", "ts", "lane", "seq", "kind", "verified", "agent_id", "bus_ts", "late"];
+/// By these the side tables know what a use of an agent is, beside those above.
+const COLUMNS_OF_USE: [&str; 3] = ["decision", "tool", "action"];
 
 /// Rules that were checked and planned, ready for an engine.
 #[derive(Debug, Default)]
@@ -162,6 +169,19 @@ impl RuleSet {
     /// True if a rule reads a column of a side table.
     pub(crate) fn reads_sides(&self) -> bool {
         self.rules.iter().any(|(_, plan)| plan.reads_sides)
+    }
+
+    /// The columns of the table `events` that these rules read, and those by which an event has its place in a log: what is to be read of rows that
+    /// are kept column by column.
+    #[must_use]
+    pub fn columns_read(&self) -> BTreeSet<&'static str> {
+        let of_rules = self.rules.iter().flat_map(|(_, plan)| plan.columns());
+        let mut columns: BTreeSet<&'static str> = of_rules.filter(|column| !is_side(*column)).map(column_name).collect();
+        columns.extend(COLUMNS_OF_PLACE);
+        if self.reads_sides() {
+            columns.extend(COLUMNS_OF_USE);
+        }
+        columns
     }
 
     /// Makes disabled rules run: their tests count too.

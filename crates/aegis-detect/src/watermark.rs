@@ -89,6 +89,18 @@ impl Watermarks {
         in_time
     }
 
+    /// Takes the next event of a log that is in the order of events, and says of each whether it was late when it came: true if it was in time. What
+    /// follows is not before it, so that each tells the time.
+    pub(crate) fn admit_in_order(&mut self, event: &SecurityEvent) -> bool {
+        let tenant = self.tenants.entry(event.tenant_id.clone()).or_default();
+        if !event.late {
+            tenant.proved.last_bus_ts = tenant.proved.last_bus_ts.max(event.bus_ts);
+            tenant.proved_to = tenant.proved_to.max(Some(event.ts));
+            tenant.advance(event.ts);
+        }
+        !event.late
+    }
+
     /// Before this time nothing of the tenant can change any more. None before its first event.
     pub(crate) fn final_before(&self, tenant: &TenantId, lateness_micros: i64) -> Option<Timestamp> {
         Some(self.tenants.get(tenant)?.watermark?.plus_micros(-lateness_micros))
