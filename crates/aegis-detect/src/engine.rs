@@ -153,7 +153,8 @@ impl Engine {
     }
 
     /// The same for each tenant's events in the order of events, as a lake has them: what was late is told by them, not by the order.
-    pub(crate) fn in_order(self) -> Self {
+    #[must_use]
+    pub fn in_order(self) -> Self {
         Self { in_order: true, ..self }
     }
 
