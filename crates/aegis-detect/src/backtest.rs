@@ -114,7 +114,7 @@ pub struct Backtest {
     to: Option<Timestamp>,
     /// All events up to here are shown.
     known_to: Timestamp,
-    /// Events come in the order of events; when the bus stored the newest of them.
+    /// Events come in the order of events; what the bus stored up to then is all known.
     in_order: bool,
     stored_to: Option<Timestamp>,
     waiting: Vec<SecurityEvent>,
@@ -139,11 +139,11 @@ impl Backtest {
         Self { engine, from, to, known_to, in_order, stored_to, waiting, events: 0, late: 0, gone: 0, standing, retracted }
     }
 
-    /// The same over each tenant's events in the order of events, each of which says whether it was late: as a lake has them. What it may not have yet
-    /// is behind what it has, so that nothing is told of what did not follow the newest.
+    /// The same over each tenant's events in the order of events, each of which says whether it was late: as a lake has them. It has all that the bus
+    /// stored up to `stored_to`, and up to the newest event that is shown: what it may not have yet is not told to be missing.
     #[must_use]
-    pub fn in_order(self) -> Self {
-        Self { engine: self.engine.in_order(), in_order: true, ..self }
+    pub fn in_order(self, stored_to: Option<Timestamp>) -> Self {
+        Self { engine: self.engine.in_order(), in_order: true, stored_to, ..self }
     }
 
     /// Since when events are needed: those before `from` fill the windows, and side tables, which look back much further.

@@ -41,7 +41,7 @@ pub struct Explain {
     known_to: Timestamp,
     event: Arc<SecurityEvent>,
     is_late: bool,
-    /// Events come in the order of events, and say themselves whether they are late; when the bus stored the newest of them.
+    /// Events come in the order of events, and say themselves whether they are late; what the bus stored up to then is all known.
     in_order: bool,
     stored_to: Option<Timestamp>,
     /// Events that are in time and within one window of the event; those of them that the rule looks at beside it.
@@ -80,8 +80,8 @@ impl Explain {
 
     /// The same over events in the order of events (see `Backtest::in_order`).
     #[must_use]
-    pub fn in_order(self) -> Self {
-        Self { backtest: self.backtest.in_order(), in_order: true, ..self }
+    pub fn in_order(self, stored_to: Option<Timestamp>) -> Self {
+        Self { backtest: self.backtest.in_order(stored_to), in_order: true, stored_to, ..self }
     }
 
     fn admit(&mut self, event: &SecurityEvent) -> bool {

@@ -8,7 +8,7 @@ use aegis_bus::{Bus, Delivered, Stream, Subscription, subject};
 use aegis_detect::{Watermarks, is_ahead_of_time};
 use aegis_keys::KeyRing;
 use aegis_ledger::verify::Prover;
-use aegis_model::{Clock, SecurityEvent, WireEvent};
+use aegis_model::{Clock, SecurityEvent, Timestamp, WireEvent};
 use object_store::ObjectStore;
 use tokio::time::Instant;
 
@@ -83,8 +83,9 @@ struct Follow<'a> {
     prover: Prover,
     watermarks: Watermarks,
     stream: String,
-    /// Everything up to here was handed to the writer.
+    /// Everything up to here was handed to the writer, and when the bus stored the last of it.
     read: u64,
+    stored_to: Option<Timestamp>,
     /// Everything up to here is written, and the position says so.
     noted: u64,
     has_written: bool,
@@ -128,7 +129,7 @@ impl<'a> Follow<'a> {
                 // What a sequence meant before it does not mean now.
                 let stream = format!("{}/{}", place.stream, clock.now().as_micros());
                 let unfinished = former.map(|former| former.unfinished).unwrap_or_default();
-                let fresh = Position { place, stream, watermarks: Watermarks::default(), unfinished };
+                let fresh = Position { place, stream, watermarks: Watermarks::default(), stored_to: None, unfinished };
                 fresh.write(store).await?;
                 fresh
             }
@@ -163,6 +164,7 @@ impl<'a> Follow<'a> {
             watermarks: position.watermarks,
             stream: position.stream,
             read: start,
+            stored_to: position.stored_to,
             noted: start,
             has_written: false,
             before,
@@ -181,6 +183,7 @@ impl<'a> Follow<'a> {
             for delivered in &batch {
                 self.take(delivered);
                 self.read = delivered.seq;
+                self.stored_to = self.stored_to.max(Some(delivered.bus_ts));
             }
             if looked.elapsed() >= LOOK_EVERY {
                 looked = Instant::now();
@@ -231,6 +234,7 @@ impl<'a> Follow<'a> {
                 place: self.bus.place(Stream::Ase, self.read).await?,
                 stream: self.stream.clone(),
                 watermarks: self.watermarks.clone(),
+                stored_to: self.stored_to,
                 unfinished: self.writer.unfinished.iter().map(Hour::folder).collect(),
             };
             position.write(&self.writer.store).await?;

@@ -142,10 +142,15 @@ impl Manifest {
         }
     }
 
+    /// The files that may have rows of these times, each with the time of its first.
+    pub(crate) fn objects_in_time(&self, hour: &Hour, span: Span) -> Vec<(i64, Path)> {
+        let wanted = self.files.iter().filter(|file| span.meets(file.first_ts, file.last_ts));
+        wanted.map(|file| (file.first_ts, hour.object(&file.name))).collect()
+    }
+
     /// The files that may have rows of these times.
     pub(crate) fn objects(&self, hour: &Hour, span: Span) -> Vec<Path> {
-        let wanted = self.files.iter().filter(|file| span.meets(file.first_ts, file.last_ts));
-        wanted.map(|file| hour.object(&file.name)).collect()
+        self.objects_in_time(hour, span).into_iter().map(|(_, object)| object).collect()
     }
 
     pub(crate) fn rows(&self) -> u64 {

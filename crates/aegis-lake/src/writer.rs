@@ -2,12 +2,12 @@
 //! INVARIANT (L-LAKE-ONCE): an hour's rows up to its manifest's `through` are all in its files, so that events which are taken again behind a
 //! crash are known by their sequence, and a receipt that the bus has twice by its place in its lane.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
 use aegis_detect::EventBatch;
-use aegis_model::{EventId, SecurityEvent, TenantId};
+use aegis_model::{SecurityEvent, TenantId};
 use datafusion::arrow::array::RecordBatch;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 
@@ -15,8 +15,9 @@ use crate::error::LakeError;
 use crate::file::encode;
 use crate::layout::Hour;
 use crate::manifest::{FileEntry, Manifest};
+use crate::recent::Recent;
 
-/// Observations that are remembered to know them again.
+/// Observations that are remembered to know them again: they have no place in a lane by which a repeated one would be known.
 const MOST_RECENT: usize = 65_536;
 /// Manifests that are kept in memory.
 const MOST_MANIFESTS: usize = 1024;
@@ -73,29 +74,6 @@ impl fmt::Debug for Writer {
     }
 }
 
-/// Observations of late: they have no place in a lane by which a repeated one would be known.
-#[derive(Debug, Default)]
-struct Recent {
-    known: HashSet<(TenantId, EventId)>,
-    oldest: VecDeque<(TenantId, EventId)>,
-}
-
-impl Recent {
-    fn takes(&mut self, event: &SecurityEvent) -> bool {
-        let key = (event.tenant_id.clone(), event.event_id);
-        if !self.known.insert(key.clone()) {
-            return false;
-        }
-        self.oldest.push_back(key);
-        if self.oldest.len() > MOST_RECENT
-            && let Some(oldest) = self.oldest.pop_front()
-        {
-            self.known.remove(&oldest);
-        }
-        true
-    }
-}
-
 impl Writer {
     /// Writes to a store what a stream of the bus has; `unfinished`: what the writer before had left to tidy.
     #[must_use]
@@ -112,7 +90,7 @@ impl Writer {
             waiting: BTreeMap::new(),
             tenants: HashMap::new(),
             total: Weight::default(),
-            recent: Recent::default(),
+            recent: Recent::new(MOST_RECENT),
             manifests: HashMap::new(),
             unfinished: unfinished.into_iter().collect(),
             rows_written: 0,
@@ -122,7 +100,7 @@ impl Writer {
 
     /// Takes the event at a sequence of the stream, sequences ascending. `bytes`: about its size.
     pub fn take(&mut self, seq: u64, event: SecurityEvent, bytes: usize) {
-        if event.lane.is_none() && !self.recent.takes(&event) {
+        if event.lane.is_none() && !self.recent.takes(&event.tenant_id, event.event_id) {
             return;
         }
         let hour = Hour::of(&event);

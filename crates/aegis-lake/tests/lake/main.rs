@@ -8,4 +8,5 @@ mod house;
 mod isolation;
 mod prune;
 mod queries;
+mod replay;
 mod round_trip;
