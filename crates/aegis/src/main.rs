@@ -307,6 +307,9 @@ struct ExplainArgs {
     /// The data folder, also while `aegis up` or `aegis control` runs on it
     #[arg(long, default_value = "aegis-data")]
     data: PathBuf,
+    /// Read the lake instead of the history: it is behind the program by `lake.flush_s`
+    #[arg(long)]
+    lake: bool,
     /// The event's tenant [default: the one that has it]
     #[arg(long)]
     tenant: Option<String>,
@@ -363,6 +366,9 @@ struct HistoryArgs {
     /// The data folder, also while `aegis up` or `aegis control` runs on it
     #[arg(long, default_value = "aegis-data")]
     data: PathBuf,
+    /// Read the lake instead of the history: much faster over many events, and behind the program by `lake.flush_s`
+    #[arg(long)]
+    lake: bool,
     /// This tenant alone [default: all]
     #[arg(long)]
     tenant: Option<String>,
