@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aegis_detect::{Backtest, BacktestReport, RuleSet, Told};
+use aegis_detect::{Backtest, BacktestReport, RuleSet, Sieve, Told};
 use aegis_lake::{Folder, Replay, Span, Writer, WriterLimits, tenants};
 use aegis_model::{SystemClock, Timestamp};
 use anyhow::{Context, ensure};
@@ -105,16 +105,20 @@ fn over_log(log: &Path, rules: RuleSet) -> anyhow::Result<(BacktestReport, Durat
 
 /// Over the files of a lake, as `aegis rules backtest --lake` does it.
 async fn over_lake(lake: &Path, rules: RuleSet) -> anyhow::Result<(BacktestReport, Duration)> {
-    let columns = rules.columns_read();
+    let sets = [rules];
+    let (columns, sieve) = (sets[0].columns_read(), Arc::new(Sieve::of(&sets)));
+    let [rules] = sets;
     let mut backtest = Backtest::new(rules, Arc::new(SystemClock), None, None).in_order(None);
     let started = Instant::now();
     let store = Folder::open(lake)?;
     for tenant in tenants(&store).await? {
-        let mut replay = Replay::open(Arc::clone(&store), &tenant, Some(&columns), Span::ALL).await?;
+        let replay = Replay::open(Arc::clone(&store), &tenant, Some(&columns), Span::ALL).await?;
+        let mut replay = replay.sifted_by(&sieve);
         while let Some(events) = replay.next().await? {
-            events.into_iter().for_each(|event| backtest.take(event));
+            events.into_iter().for_each(|event| backtest.take_shared(event));
         }
     }
+    backtest.pass(sieve.left_out());
     let report = backtest.finish();
     Ok((report, started.elapsed()))
 }

@@ -117,7 +117,7 @@ pub struct Backtest {
     /// Events come in the order of events; what the bus stored up to then is all known.
     in_order: bool,
     stored_to: Option<Timestamp>,
-    waiting: Vec<SecurityEvent>,
+    waiting: Vec<Arc<SecurityEvent>>,
     events: u64,
     late: u64,
     gone: u64,
@@ -175,12 +175,22 @@ impl Backtest {
 
     /// The next event, in the order in which the bus had them; or in the order of events, where they were said to be in it.
     pub fn take(&mut self, event: SecurityEvent) {
+        self.take_shared(Arc::new(event));
+    }
+
+    /// The same of an event that others have too.
+    pub fn take_shared(&mut self, event: Arc<SecurityEvent>) {
         self.events += 1;
         self.stored_to = self.stored_to.max(event.bus_ts);
         self.waiting.push(event);
         if self.waiting.len() >= TICK {
             self.tick();
         }
+    }
+
+    /// So many more events came, and no rule looks at any of them (see `Sieve`).
+    pub fn pass(&mut self, events: u64) {
+        self.events += events;
     }
 
     /// So many more events would have come, and cannot.
@@ -190,7 +200,7 @@ impl Backtest {
 
     fn tick(&mut self) {
         let events = std::mem::take(&mut self.waiting);
-        let output = self.engine.tick(events);
+        let output = self.engine.tick_shared(events);
         self.note(output);
     }
 

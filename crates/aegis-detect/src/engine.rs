@@ -160,10 +160,17 @@ impl Engine {
 
     /// Takes the next events of the stream, in stream order, and answers what follows from them.
     pub fn tick(&mut self, events: Vec<SecurityEvent>) -> TickOutput {
+        self.tick_shared(events.into_iter().map(Arc::new).collect())
+    }
+
+    /// The same of events that others have too.
+    pub(crate) fn tick_shared(&mut self, events: Vec<Arc<SecurityEvent>>) -> TickOutput {
         let mut output = TickOutput::default();
         let mut in_time = Vec::with_capacity(events.len());
         let mut tenants = BTreeSet::new();
         let (shared, mut changes) = (Arc::clone(&self.sides), Changes::default());
+        // No rule is added where a finished log is gone through.
+        let has_sides = !self.in_order || self.rules.iter().any(|running| running.plan.reads_sides);
         let mut sides = shared.write();
         for event in events {
             let is_in_time = self.admit(&event);
@@ -172,8 +179,10 @@ impl Engine {
                 output.ahead += u64::from(event.lane.is_none() && event.kind.is_external());
             } else if is_in_time {
                 tenants.insert(event.tenant_id.clone());
-                sides.take(&event, self.config.quotas, &mut changes);
-                in_time.push(Arc::new(event));
+                if has_sides {
+                    sides.take(&event, self.config.quotas, &mut changes);
+                }
+                in_time.push(event);
             } else {
                 self.note_late(&event, &mut output);
             }

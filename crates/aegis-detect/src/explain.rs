@@ -111,6 +111,11 @@ impl Explain {
 
     /// The tenant's next event, in the order in which the bus had them; the event itself is one of them.
     pub fn take(&mut self, event: SecurityEvent) -> Result<(), DetectError> {
+        self.take_shared(Arc::new(event))
+    }
+
+    /// The same of an event that others have too.
+    pub fn take_shared(&mut self, event: Arc<SecurityEvent>) -> Result<(), DetectError> {
         let is_in_time = self.admit(&event);
         self.stored_to = self.stored_to.max(event.bus_ts);
         if event.tenant_id == self.event.tenant_id {
@@ -119,10 +124,10 @@ impl Explain {
             }
             let distance = event.ts.as_micros().abs_diff(self.event.ts.as_micros());
             if is_in_time && distance <= self.window_micros().unsigned_abs() {
-                self.unsifted.push(Arc::new(event.clone()));
+                self.unsifted.push(Arc::clone(&event));
             }
         }
-        self.backtest.take(event);
+        self.backtest.take_shared(event);
         if self.unsifted.len() >= SIFTED { self.sift() } else { Ok(()) }
     }
 

@@ -88,6 +88,13 @@ struct Prefilter {
     schema: SchemaRef,
 }
 
+/// What decides whether an event can matter to a rule, by some columns of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Filter {
+    pub(crate) expr: Arc<dyn PhysicalExpr>,
+    pub(crate) schema: SchemaRef,
+}
+
 impl std::fmt::Debug for RulePlan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RulePlan").field("shape", &self.shape).field("buckets", &self.buckets).finish_non_exhaustive()
@@ -159,6 +166,12 @@ impl RulePlan {
             columns.extend(pipeline.columns());
         }
         columns
+    }
+
+    /// What decides whether an event can matter. None: any may.
+    pub(crate) fn filter(&self) -> Option<Filter> {
+        let prefilter = self.prefilter.as_ref()?;
+        Some(Filter { expr: Arc::clone(&prefilter.expr), schema: Arc::clone(&prefilter.schema) })
     }
 
     /// The conditions that an event must meet to be relevant: all of them.

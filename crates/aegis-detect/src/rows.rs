@@ -3,6 +3,7 @@
 //! what an event must have and has not, is an error.
 
 use std::str::FromStr;
+use std::sync::Arc;
 
 use aegis_model::{EventId, SecurityEvent, SourceTrust, TenantId, Timestamp};
 use datafusion::arrow::array::{Array, AsArray, BooleanArray, ListArray, PrimitiveArray, RecordBatch, StringArray};
@@ -16,7 +17,7 @@ struct Column<'a, A> {
 }
 
 /// The events of some rows, in their order.
-pub fn events_of(rows: &RecordBatch) -> Result<Vec<SecurityEvent>, ArrowError> {
+pub fn events_of(rows: &RecordBatch) -> Result<Vec<Arc<SecurityEvent>>, ArrowError> {
     let texts = |name: &'static str| column(rows, name, |array| array.as_string_opt::<i32>());
     let flags = |name: &'static str| column(rows, name, |array| array.as_boolean_opt());
     let times = |name: &'static str| column(rows, name, |array| array.as_primitive_opt::<TimestampMicrosecondType>());
@@ -38,7 +39,7 @@ pub fn events_of(rows: &RecordBatch) -> Result<Vec<SecurityEvent>, ArrowError> {
     let (approval_id, approver, nonce_hash, attributes) =
         (texts("approval_id")?, texts("approver")?, texts("nonce_hash")?, texts("attributes")?);
 
-    let mut events: Vec<SecurityEvent> = Vec::with_capacity(rows.num_rows());
+    let mut events: Vec<Arc<SecurityEvent>> = Vec::with_capacity(rows.num_rows());
     for row in 0..rows.num_rows() {
         let name = tenant_id.required(row)?;
         // Mostly that of the row before.
@@ -46,7 +47,7 @@ pub fn events_of(rows: &RecordBatch) -> Result<Vec<SecurityEvent>, ArrowError> {
             Some(before) if before.tenant_id.as_str() == name => before.tenant_id.clone(),
             _ => TenantId::new(name).map_err(|error| ArrowError::ParseError(error.to_string()))?,
         };
-        events.push(SecurityEvent {
+        events.push(Arc::new(SecurityEvent {
             event_id: id(event_id.required(row)?)?,
             ref_event_id: ref_event_id.text(row).map(id).transpose()?,
             tenant_id: tenant,
@@ -89,7 +90,7 @@ pub fn events_of(rows: &RecordBatch) -> Result<Vec<SecurityEvent>, ArrowError> {
             attributes: attributes.owned(row),
             bus_ts: bus_ts.number(row).map(Timestamp::from_micros),
             late: late.flag(row).unwrap_or_default(),
-        });
+        }));
     }
     Ok(events)
 }
@@ -169,8 +170,6 @@ impl Column<'_, ListArray> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
-    use std::sync::Arc;
-
     use aegis_model::{DataAccess, Decision, Destination, EventKind, RiskLevel};
     use datafusion::arrow::array::{ArrayRef, NullArray};
     use datafusion::arrow::datatypes::{Field, Schema};
@@ -207,8 +206,8 @@ mod tests {
     #[test]
     fn what_was_written_as_columns_is_read_as_it_was() {
         let bare = SecurityEvent::new(TenantId::new("b").unwrap(), "e", "s", EventKind::LaneOpen, Timestamp::from_micros(-1));
-        let events: Vec<SecurityEvent> = (0..60).map(full).chain([bare]).collect();
-        let rows = EventBatch::new(events.iter().cloned().map(Arc::new).collect()).to_record_batch().unwrap();
+        let events: Vec<Arc<SecurityEvent>> = (0..60).map(full).chain([bare]).map(Arc::new).collect();
+        let rows = EventBatch::new(events.clone()).to_record_batch().unwrap();
         assert_eq!(events_of(&rows).unwrap(), events);
         for (place, field) in rows.schema().fields().iter().enumerate() {
             let is_full = rows.slice(0, 60).column(place).null_count() == 0;

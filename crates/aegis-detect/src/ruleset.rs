@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::error::{RuleCode, RuleError, RuleErrors};
 use crate::impaired::{IMPAIRED_NAME, IMPAIRED_RULE};
 use crate::own::OwnRule;
-use crate::plan::RulePlan;
+use crate::plan::{Filter, RulePlan};
 use crate::rule::{Header, Rule};
 use crate::schema::{column_name, is_side};
 use crate::shape::Shape;
@@ -182,6 +182,11 @@ impl RuleSet {
             columns.extend(COLUMNS_OF_USE);
         }
         columns
+    }
+
+    /// Of each rule what decides whether an event can matter to it.
+    pub(crate) fn filters(&self) -> impl Iterator<Item = Option<Filter>> {
+        self.rules.iter().map(|(_, plan)| plan.filter())
     }
 
     /// Makes disabled rules run: their tests count too.

@@ -7,10 +7,10 @@ use std::fmt;
 use std::fs::File;
 use std::sync::Arc;
 
-use aegis_detect::{events_of, events_schema};
+use aegis_detect::{Sieve, events_of, events_schema};
 use aegis_model::{EventId, SecurityEvent, TenantId};
 use bytes::Bytes;
-use datafusion::arrow::array::AsArray;
+use datafusion::arrow::array::{AsArray, RecordBatch};
 use datafusion::arrow::datatypes::{SchemaRef, TimestampMicrosecondType};
 use object_store::path::Path;
 use object_store::{GetResultPayload, ObjectStore, ObjectStoreExt};
@@ -36,12 +36,18 @@ pub struct Replayed {
     pub repeated: u64,
 }
 
-/// One tenant's events on their way.
-pub struct Replay {
-    store: Arc<dyn ObjectStore>,
+/// Which rows are wanted.
+struct Wanted {
     tenant: TenantId,
     schema: SchemaRef,
     span: Span,
+    sieve: Option<Arc<Sieve>>,
+}
+
+/// One tenant's events on their way.
+pub struct Replay {
+    store: Arc<dyn ObjectStore>,
+    wanted: Wanted,
     /// Of which the files are not known yet, ascending.
     hours: VecDeque<Hour>,
     /// Files of which no row is due yet, by the time of their first.
@@ -53,11 +59,8 @@ pub struct Replay {
 
 impl fmt::Debug for Replay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Replay")
-            .field("tenant", &self.tenant)
-            .field("span", &self.span)
-            .field("read", &self.read)
-            .finish_non_exhaustive()
+        let Wanted { tenant, span, .. } = &self.wanted;
+        f.debug_struct("Replay").field("tenant", tenant).field("span", span).field("read", &self.read).finish_non_exhaustive()
     }
 }
 
@@ -76,7 +79,7 @@ enum Content {
 struct OpenFile {
     name: Path,
     rows: Rows,
-    events: VecDeque<SecurityEvent>,
+    events: VecDeque<Arc<SecurityEvent>>,
 }
 
 impl Replay {
@@ -88,16 +91,14 @@ impl Replay {
         span: Span,
     ) -> Result<Self, LakeError> {
         let all = events_schema();
-        let wanted = |name: &str| columns.is_none_or(|columns| columns.contains(name));
-        let places: Vec<usize> = (0..all.fields().len()).filter(|place| wanted(all.field(*place).name())).collect();
+        let is_wanted = |name: &str| columns.is_none_or(|columns| columns.contains(name));
+        let places: Vec<usize> = (0..all.fields().len()).filter(|place| is_wanted(all.field(*place).name())).collect();
         let schema = Arc::new(all.project(&places)?);
         let (astray, hours): (Vec<Hour>, Vec<Hour>) =
             hours(&store, tenant).await?.into_iter().filter(|hour| hour.meets(span)).partition(|hour| hour.start().is_none());
         let mut replay = Self {
             store,
-            tenant: tenant.clone(),
-            schema,
-            span,
+            wanted: Wanted { tenant: tenant.clone(), schema, span, sieve: None },
             hours: hours.into(),
             later: VecDeque::new(),
             files: Vec::new(),
@@ -111,6 +112,13 @@ impl Replay {
         Ok(replay)
     }
 
+    /// The same without what a sieve leaves out. To be said before anything is given.
+    #[must_use]
+    pub fn sifted_by(mut self, sieve: &Arc<Sieve>) -> Self {
+        self.wanted.sieve = Some(Arc::clone(sieve));
+        self
+    }
+
     /// What was read so far.
     #[must_use]
     pub const fn read(&self) -> Replayed {
@@ -118,8 +126,8 @@ impl Replay {
     }
 
     /// The next events. None: that was all.
-    pub async fn next(&mut self) -> Result<Option<Vec<SecurityEvent>>, LakeError> {
-        let mut events: Vec<SecurityEvent> = Vec::with_capacity(EVENTS);
+    pub async fn next(&mut self) -> Result<Option<Vec<Arc<SecurityEvent>>>, LakeError> {
+        let mut events: Vec<Arc<SecurityEvent>> = Vec::with_capacity(EVENTS);
         loop {
             self.open_due().await?;
             let Some(place) = self.first() else { break };
@@ -135,7 +143,7 @@ impl Replay {
                     return Ok(Some(events));
                 }
                 is_first = false;
-                if let Some(event) = self.files[place].take(&self.tenant, self.span)? {
+                if let Some(event) = self.files[place].take(&self.wanted)? {
                     self.give(event, &mut events);
                 }
             }
@@ -163,7 +171,7 @@ impl Replay {
                 return Ok(());
             }
             if let Some((_, object)) = self.later.pop_front() {
-                let file = OpenFile::open(object, &self.schema, &self.tenant, self.span)?;
+                let file = OpenFile::open(object, &self.wanted)?;
                 self.read.files += 1;
                 if !file.events.is_empty() {
                     self.files.push(file);
@@ -176,7 +184,7 @@ impl Replay {
     async fn find_files(&mut self, hour: &Hour) -> Result<(), LakeError> {
         let manifest = Manifest::read(&self.store, hour).await?;
         self.read.hours += 1;
-        for (first_ts, name) in manifest.objects_in_time(hour, self.span) {
+        for (first_ts, name) in manifest.objects_in_time(hour, self.wanted.span) {
             let found = self.store.get(&name).await?;
             let content = match found.payload {
                 GetResultPayload::File(file, _) => Content::OnDisk(file),
@@ -190,7 +198,7 @@ impl Replay {
 
     /// The open file with the first event.
     fn first(&self) -> Option<usize> {
-        let key = |place: &usize| self.files[*place].events.front().map(SecurityEvent::order_key);
+        let key = |place: &usize| self.files[*place].events.front().map(|event| event.order_key());
         (0..self.files.len()).min_by(|a, b| key(a).cmp(&key(b)))
     }
 
@@ -204,57 +212,64 @@ impl Replay {
     }
 
     /// Adds the next event, unless it is there.
-    fn give(&mut self, event: SecurityEvent, events: &mut Vec<SecurityEvent>) {
-        if let Some(last) = events.last_mut()
-            && last.order_key() == event.order_key()
-        {
-            self.read.repeated += 1;
-            // Of a receipt, and of what says that it is that one and proves nothing, the receipt.
-            if event.verified && !last.verified {
-                *last = event;
-            }
-            return;
-        }
+    fn give(&mut self, event: Arc<SecurityEvent>, events: &mut Vec<Arc<SecurityEvent>>) {
+        let same = || events.iter().rev().take_while(|known| known.order_key() == event.order_key());
+        let is_there = same().any(|known| known.verified == event.verified);
         // An observation that was delivered again may have another time, and lie in another hour.
-        if event.lane.is_none() && !self.observed.takes(&event.tenant_id, event.event_id) {
+        if is_there || (event.lane.is_none() && !self.observed.takes(&event.tenant_id, event.event_id)) {
             self.read.repeated += 1;
             return;
         }
-        events.push(event);
+        // What says that it is a receipt and proves nothing is a row of its own, behind it.
+        let place = if event.verified { events.len() - same().count() } else { events.len() };
+        events.insert(place, event);
     }
 }
 
 impl OpenFile {
-    fn open(object: Object, schema: &SchemaRef, tenant: &TenantId, span: Span) -> Result<Self, LakeError> {
+    fn open(object: Object, wanted: &Wanted) -> Result<Self, LakeError> {
         let rows = match object.content {
-            Content::OnDisk(file) => Rows::open(file, schema, span)?,
-            Content::InMemory(bytes) => Rows::open(bytes, schema, span)?,
+            Content::OnDisk(file) => Rows::open(file, &wanted.schema, wanted.span)?,
+            Content::InMemory(bytes) => Rows::open(bytes, &wanted.schema, wanted.span)?,
         };
         let mut file = Self { name: object.name, rows, events: VecDeque::new() };
-        file.fill(tenant, span)?;
+        file.fill(wanted)?;
         Ok(file)
     }
 
     /// The first of its events.
-    fn take(&mut self, tenant: &TenantId, span: Span) -> Result<Option<SecurityEvent>, LakeError> {
+    fn take(&mut self, wanted: &Wanted) -> Result<Option<Arc<SecurityEvent>>, LakeError> {
         let taken = self.events.pop_front();
-        self.fill(tenant, span)?;
+        self.fill(wanted)?;
         Ok(taken)
     }
 
     /// Reads on where nothing is left.
-    fn fill(&mut self, tenant: &TenantId, span: Span) -> Result<(), LakeError> {
+    fn fill(&mut self, wanted: &Wanted) -> Result<(), LakeError> {
         while self.events.is_empty() {
             let Some(batch) = self.rows.next() else { return Ok(()) };
-            let mut events = events_of(&batch?).map_err(|error| LakeError::damaged(&self.name, error))?;
-            if events.iter().any(|event| event.tenant_id != *tenant) {
+            let in_time = within(&batch?, wanted.span);
+            let rows = match &wanted.sieve {
+                Some(sieve) => sieve.sift(in_time),
+                None => in_time,
+            };
+            let events = events_of(&rows).map_err(|error| LakeError::damaged(&self.name, error))?;
+            if events.iter().any(|event| event.tenant_id != wanted.tenant) {
                 return Err(LakeError::damaged(&self.name, "it has rows of another tenant"));
             }
-            events.retain(|event| span.meets(event.ts.as_micros(), event.ts.as_micros()));
             self.events = events.into();
         }
         Ok(())
     }
+}
+
+/// Those of the rows, which are in the order of time, that are of a span.
+fn within(rows: &RecordBatch, span: Span) -> RecordBatch {
+    let times = rows.column_by_name("ts").and_then(|times| times.as_primitive_opt::<TimestampMicrosecondType>());
+    let Some(times) = times else { return rows.clone() };
+    let first = times.values().partition_point(|ts| *ts < span.from);
+    let end = times.values().partition_point(|ts| *ts <= span.to);
+    rows.slice(first, end.saturating_sub(first))
 }
 
 /// The event of this id, as a replay gives it: of several the one that proved itself, else the first. None: the tenant's part of the lake has none.
@@ -287,10 +302,10 @@ pub async fn find(
     let Some((_, ts)) = found else { return Ok(None) };
     let mut replay = Replay::open(Arc::clone(store), tenant, None, Span { from: ts, to: ts }).await?;
     while let Some(events) = replay.next().await? {
-        let mut of_id: Vec<SecurityEvent> = events.into_iter().filter(|event| event.event_id == event_id).collect();
+        let mut of_id: Vec<Arc<SecurityEvent>> = events.into_iter().filter(|event| event.event_id == event_id).collect();
         of_id.sort_by_key(|event| !event.verified);
         if let Some(event) = of_id.into_iter().next() {
-            return Ok(Some(event));
+            return Ok(Some(Arc::unwrap_or_clone(event)));
         }
     }
     Ok(None)

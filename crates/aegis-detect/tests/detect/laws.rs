@@ -257,7 +257,7 @@ fn as_a_lake_has_it(log: &[SecurityEvent]) -> Vec<SecurityEvent> {
     columns.insert("receipt_hash");
     let places: Vec<usize> = columns.iter().map(|name| events_schema().index_of(name).unwrap()).collect();
     let rows = EventBatch::new(events.into_iter().map(Arc::new).collect()).to_record_batch().unwrap();
-    events_of(&rows.project(&places).unwrap()).unwrap()
+    events_of(&rows.project(&places).unwrap()).unwrap().into_iter().map(Arc::unwrap_or_clone).collect()
 }
 
 proptest! {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use aegis_detect::{Backtest, BacktestReport, RuleSet, is_ahead_of_time};
+use aegis_detect::{Backtest, BacktestReport, RuleSet, Sieve, is_ahead_of_time};
 use aegis_lake::{Folder, Replay, Span, stored_to};
 use aegis_ledger::LedgerReader;
 use aegis_model::{Clock, SecurityEvent, SystemClock, TenantId, Timestamp, WireEvent};
@@ -80,9 +80,10 @@ async fn run(sets: Vec<RuleSet>, args: &HistoryArgs) -> anyhow::Result<Vec<Backt
     let needed_to = to.and_then(|to| sets.iter().map(|rules| Backtest::needs_to(rules, clock.clone(), to)).max());
     let span = (needed.unwrap_or(Timestamp::from_micros(i64::MIN)), needed_to.unwrap_or(Timestamp::from_micros(i64::MAX)));
     let columns: BTreeSet<&'static str> = sets.iter().flat_map(RuleSet::columns_read).collect();
+    let sieve = Arc::new(Sieve::of(&sets));
     let mut runs: Vec<Backtest> = sets.into_iter().map(|rules| Backtest::new(rules, clock.clone(), from, to)).collect();
     if args.lake {
-        return over_lake(runs, &columns, args, span).await;
+        return over_lake(runs, &columns, &sieve, args, span).await;
     }
     let store = open(&args.data, clock).await?;
     let tenants = tenants(&store, args.tenant.as_deref()).await?;
@@ -93,7 +94,7 @@ async fn run(sets: Vec<RuleSet>, args: &HistoryArgs) -> anyhow::Result<Vec<Backt
         let mut after = 0;
         while let Some(events) = history.page(&tenant, &mut after, span).await? {
             progress.passed(events.len());
-            show(&mut runs, events)?;
+            show(&mut runs, events.into_iter().map(Arc::new).collect());
         }
     }
     progress.done();
@@ -106,6 +107,7 @@ async fn run(sets: Vec<RuleSet>, args: &HistoryArgs) -> anyhow::Result<Vec<Backt
 async fn over_lake(
     runs: Vec<Backtest>,
     columns: &BTreeSet<&'static str>,
+    sieve: &Arc<Sieve>,
     args: &HistoryArgs,
     span: (Timestamp, Timestamp),
 ) -> anyhow::Result<Vec<BacktestReport>> {
@@ -119,13 +121,17 @@ async fn over_lake(
     let mut runs: Vec<Backtest> = runs.into_iter().map(|run| run.in_order(known_to)).collect();
     let mut progress = Progress::new();
     for tenant in there {
-        let mut replay = Replay::open(Arc::clone(&store), &tenant, Some(columns), span_of(span)).await?;
+        let replay = Replay::open(Arc::clone(&store), &tenant, Some(columns), span_of(span)).await?;
+        let mut replay = replay.sifted_by(sieve);
+        let mut left_out = sieve.left_out();
         while let Some(events) = replay.next().await? {
-            progress.passed(events.len());
-            show(&mut runs, events)?;
+            progress.passed(events.len() + usize::try_from(sieve.left_out() - left_out).unwrap_or(0));
+            left_out = sieve.left_out();
+            show(&mut runs, events);
         }
     }
     progress.done();
+    runs.iter_mut().for_each(|run| run.pass(sieve.left_out()));
     Ok(runs.into_iter().map(Backtest::finish).collect())
 }
 
@@ -135,13 +141,10 @@ pub(super) fn span_of((from, to): (Timestamp, Timestamp)) -> Span {
 }
 
 /// Shows all of them the same events.
-fn show(runs: &mut [Backtest], events: Vec<SecurityEvent>) -> anyhow::Result<()> {
-    let (last, others) = runs.split_last_mut().context("no rules")?;
-    for event in events {
-        others.iter_mut().for_each(|run| run.take(event.clone()));
-        last.take(event);
+fn show(runs: &mut [Backtest], events: Vec<Arc<SecurityEvent>>) {
+    for run in runs {
+        events.iter().for_each(|event| run.take_shared(Arc::clone(event)));
     }
-    Ok(())
 }
 
 /// A time of the command line.

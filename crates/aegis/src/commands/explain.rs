@@ -99,7 +99,7 @@ async fn run_over_lake(event_id: EventId, file: &Path, text: &str, args: &Explai
     while let Some(events) = replay.next().await? {
         progress.passed(events.len());
         for next in events {
-            explain.take(next)?;
+            explain.take_shared(next)?;
         }
     }
     progress.done();
