@@ -205,8 +205,13 @@ impl<'a> Follow<'a> {
             if is_untidy || tidied.elapsed() >= TIDY_EVERY {
                 tidied = Instant::now();
                 // A failure is told there; what cannot be merged is read as it is.
-                let files = self.writer.tidy(self.clock.now(), TIDY_HOURS).await.unwrap_or(0);
-                is_untidy = files > 0;
+                let now = self.clock.now();
+                let files = self.writer.tidy(now, TIDY_HOURS).await.unwrap_or(0);
+                let old = match self.config.keep_micros {
+                    Some(keep_micros) => self.writer.expire(now, keep_micros, self.noted, TIDY_HOURS).await.unwrap_or(0),
+                    None => 0,
+                };
+                is_untidy = files + old > 0;
                 self.shared.stats.lock().tidied += files as u64;
             }
             if batch.len() < BATCH && !batch.is_empty() && !is_stopping {

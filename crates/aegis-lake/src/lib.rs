@@ -6,6 +6,7 @@
 
 mod bounds;
 mod error;
+mod expire;
 mod file;
 mod folder;
 mod follow;

@@ -101,9 +101,14 @@ impl Manifest {
         }
     }
 
+    /// Where an hour's lies.
+    pub(crate) fn place(hour: &Hour) -> Path {
+        hour.object(NAME)
+    }
+
     /// The hour's manifest; an empty one for an hour that has no rows yet.
     pub(crate) async fn read(store: &Arc<dyn ObjectStore>, hour: &Hour) -> Result<Self, LakeError> {
-        let place = hour.object(NAME);
+        let place = Self::place(hour);
         let bytes = match store.get(&place).await {
             Ok(found) => found.bytes().await?,
             Err(object_store::Error::NotFound { .. }) => return Ok(Self::new(hour)),
@@ -122,7 +127,7 @@ impl Manifest {
 
     /// Puts it in the place of the one before.
     pub(crate) async fn write(&self, store: &Arc<dyn ObjectStore>, hour: &Hour) -> Result<(), LakeError> {
-        let place = hour.object(NAME);
+        let place = Self::place(hour);
         let bytes = serde_json::to_vec(self).map_err(|error| LakeError::damaged(&place, error))?;
         store.put(&place, PutPayload::from(bytes)).await?;
         Ok(())

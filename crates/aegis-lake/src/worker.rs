@@ -29,15 +29,23 @@ pub struct LakeConfig {
     pub flush_ms: u64,
     /// How far behind its tenant's watermark an event may be and not be `late`, microseconds: as detection has it.
     pub lateness_micros: i64,
+    /// How long after its end an hour stays in the lake, microseconds. None: for good.
+    pub keep_micros: Option<i64>,
     /// Who keeps events in this process: what stands in one of these ledgers needs no proof.
     pub keepers: HashSet<String>,
     pub limits: WriterLimits,
 }
 
 impl Default for LakeConfig {
-    /// Ten seconds, two minutes, nobody.
+    /// Ten seconds, two minutes, for good, nobody.
     fn default() -> Self {
-        Self { flush_ms: 10_000, lateness_micros: 120_000_000, keepers: HashSet::new(), limits: WriterLimits::default() }
+        Self {
+            flush_ms: 10_000,
+            lateness_micros: 120_000_000,
+            keep_micros: None,
+            keepers: HashSet::new(),
+            limits: WriterLimits::default(),
+        }
     }
 }
 

@@ -9,9 +9,11 @@ use std::sync::Arc;
 use aegis_detect::EventBatch;
 use aegis_model::{SecurityEvent, TenantId};
 use datafusion::arrow::array::RecordBatch;
+use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 
 use crate::error::LakeError;
+use crate::expire::Old;
 use crate::file::encode;
 use crate::layout::Hour;
 use crate::manifest::{FileEntry, Manifest};
@@ -64,6 +66,7 @@ pub struct Writer {
     manifests: HashMap<Hour, Manifest>,
     /// Hours with files to merge or to remove.
     pub(crate) unfinished: BTreeSet<Hour>,
+    pub(crate) old: Old,
     rows_written: u64,
     files_written: u64,
 }
@@ -93,6 +96,7 @@ impl Writer {
             recent: Recent::new(MOST_RECENT),
             manifests: HashMap::new(),
             unfinished: unfinished.into_iter().collect(),
+            old: Old::default(),
             rows_written: 0,
             files_written: 0,
         }
@@ -195,6 +199,32 @@ impl Writer {
                 self.tenants.remove(hour.tenant());
             }
         }
+    }
+
+    /// True if rows of the hour wait to be written.
+    pub(crate) fn waits(&self, hour: &Hour) -> bool {
+        self.waiting.contains_key(hour)
+    }
+
+    /// The stream that it writes.
+    pub(crate) fn stream(&self) -> &str {
+        &self.stream
+    }
+
+    /// Takes an hour that has no files away: what lies there that no manifest names, and last the manifest.
+    pub(crate) async fn remove(&mut self, hour: &Hour) -> Result<(), LakeError> {
+        self.manifests.remove(hour);
+        self.unfinished.remove(hour);
+        let manifest = Manifest::place(hour);
+        let listed = self.store.list_with_delimiter(Some(&Path::from(hour.folder()))).await?.objects;
+        let unnamed = listed.into_iter().map(|object| object.location).filter(|place| *place != manifest);
+        for place in unnamed.chain([manifest.clone()]) {
+            match self.store.delete(&place).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 
     /// An hour's manifest as it is in the store.
