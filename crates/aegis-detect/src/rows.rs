@@ -185,11 +185,11 @@ mod tests {
             SecurityEvent::new(TenantId::new("t").unwrap(), "edge-1", "edge", kind, Timestamp::from_micros(7 + n as i64));
         event.ref_event_id = Some(event.event_id);
         (event.lane, event.seq) = (text("lane"), Some(n as i64));
-        (event.verified, event.clock_suspect, event.late) = (n % 2 == 0, n % 3 == 0, n % 5 == 0);
+        (event.verified, event.clock_suspect, event.late) = (n.is_multiple_of(2), n.is_multiple_of(3), n.is_multiple_of(5));
         (event.agent_id, event.token_id, event.user_id, event.run_id) = (text("a"), text("t"), text("u"), text("r"));
         (event.trace_id, event.environment, event.tool, event.action) = (text("i"), text("e"), text("o"), text("c"));
         (event.resource, event.target) = (text("resource"), text("target"));
-        event.destination = Some(if n % 2 == 0 { Destination::External } else { Destination::Internal });
+        event.destination = Some(if n.is_multiple_of(2) { Destination::External } else { Destination::Internal });
         event.data_access = Some(DataAccess::Sensitive);
         (event.mutates_state, event.contains_sensitive_data) = (Some(n % 2 == 1), Some(n % 3 == 1));
         event.source_trust = Some(SourceTrust::ALL[n % SourceTrust::ALL.len()]);
