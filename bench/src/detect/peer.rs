@@ -117,6 +117,7 @@ async fn over_lake(lake: &Path, rules: RuleSet) -> anyhow::Result<(BacktestRepor
         while let Some(events) = replay.next().await? {
             events.into_iter().for_each(|event| backtest.take_shared(event));
         }
+        backtest.end_of(&tenant);
     }
     backtest.pass(sieve.left_out());
     let report = backtest.finish();

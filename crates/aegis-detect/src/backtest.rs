@@ -1,11 +1,11 @@
 //! Rules over history: what they would have told, by day and by key, with samples, and what that costs. The same engine as live, over events in
 //! the order in which the bus had them; two versions of a rule are compared by the alerts they stand by.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use aegis_model::{Alert, Clock, EventId, SecurityEvent, Timestamp};
+use aegis_model::{Alert, Clock, EventId, SecurityEvent, TenantId, Timestamp};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -17,6 +17,9 @@ use crate::side::{HISTORY_S, Sides};
 
 /// Events of one tick.
 const TICK: usize = 2048;
+/// Tenants of whom nothing follows are let go together: so many, or as soon as so many events came.
+const ENDED_TOGETHER: usize = 64;
+const EVENTS_TOGETHER: usize = 65_536;
 /// Alerts that are shown of a rule, and evidence that is listed of each.
 const SAMPLES: usize = 5;
 const EVIDENCE: usize = 10;
@@ -118,6 +121,9 @@ pub struct Backtest {
     in_order: bool,
     stored_to: Option<Timestamp>,
     waiting: Vec<Arc<SecurityEvent>>,
+    /// Tenants of whom nothing follows, and how many events came since such were let go.
+    ended: BTreeSet<TenantId>,
+    since: usize,
     events: u64,
     late: u64,
     gone: u64,
@@ -135,8 +141,10 @@ impl Backtest {
         let known_to = to.map_or(now, |to| Self::needs_to(&rules, Arc::clone(&clock), to).min(now));
         let engine = Engine::new(rules, EngineConfig::new(clock));
         let (standing, retracted) = (BTreeMap::new(), BTreeMap::new());
-        let (in_order, stored_to, waiting) = (false, None, Vec::new());
-        Self { engine, from, to, known_to, in_order, stored_to, waiting, events: 0, late: 0, gone: 0, standing, retracted }
+        let (in_order, stored_to) = (false, None);
+        let (waiting, ended, since) = (Vec::new(), BTreeSet::new(), 0);
+        let (events, late, gone) = (0, 0, 0);
+        Self { engine, from, to, known_to, in_order, stored_to, waiting, ended, since, events, late, gone, standing, retracted }
     }
 
     /// The same over each tenant's events in the order of events, each of which says whether it was late: as a lake has them. It has all that the bus
@@ -181,11 +189,25 @@ impl Backtest {
     /// The same of an event that others have too.
     pub fn take_shared(&mut self, event: Arc<SecurityEvent>) {
         self.events += 1;
+        self.since += 1;
         self.stored_to = self.stored_to.max(event.bus_ts);
         self.waiting.push(event);
         if self.waiting.len() >= TICK {
             self.tick();
         }
+    }
+
+    /// Nothing of this tenant follows any more: what is kept of it goes, at once or soon.
+    pub fn end_of(&mut self, tenant: &TenantId) {
+        self.ended.insert(tenant.clone());
+        if self.ended.len() < ENDED_TOGETHER && self.since < EVENTS_TOGETHER {
+            return;
+        }
+        self.since = 0;
+        self.tick();
+        let (ended, known_to) = (std::mem::take(&mut self.ended), self.known());
+        let output = self.engine.finish_of(&ended, known_to);
+        self.note(output);
     }
 
     /// So many more events came, and no rule looks at any of them (see `Sieve`).
@@ -196,6 +218,14 @@ impl Backtest {
     /// So many more events would have come, and cannot.
     pub fn miss(&mut self, events: u64) {
         self.gone += events;
+    }
+
+    /// Up to when all events are known.
+    fn known(&self) -> Timestamp {
+        match self.stored_to {
+            Some(stored_to) if self.in_order => self.known_to.min(stored_to),
+            _ => self.known_to,
+        }
     }
 
     fn tick(&mut self) {
@@ -224,10 +254,7 @@ impl Backtest {
     #[must_use]
     pub fn finish(mut self) -> BacktestReport {
         self.tick();
-        let known_to = match self.stored_to {
-            Some(stored_to) if self.in_order => self.known_to.min(stored_to),
-            _ => self.known_to,
-        };
+        let known_to = self.known();
         let output = self.engine.finish_at(known_to);
         self.note(output);
         let rules = self.engine.stats().into_iter().map(|stats| self.result_of(stats)).collect();
@@ -321,7 +348,7 @@ impl fmt::Display for BacktestReport {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use aegis_model::{Decision, EventKind, ManualClock, TenantId};
+    use aegis_model::{Decision, EventKind, ManualClock};
 
     const START: i64 = 1_767_225_600_000_000;
 

@@ -112,7 +112,7 @@ pub struct Engine {
     /// How far back rules look.
     pub(crate) windows: OwnWindows,
     /// Events come in the order of events, and say themselves whether they are late.
-    in_order: bool,
+    pub(crate) in_order: bool,
     pub(crate) config: EngineConfig,
 }
 
@@ -130,8 +130,6 @@ pub struct EngineCheckpoint {
     sides: SideTables,
 }
 
-/// After any window, and far from overflow.
-const END_OF_TIME: Timestamp = Timestamp::from_micros(i64::MAX / 2);
 /// Events that a rule looks at at once.
 const EVENTS_OF_A_LOOK: usize = 2048;
 
@@ -150,12 +148,6 @@ impl Engine {
         let windows = OwnWindows::of(&rules);
         let (settled, lost) = (HashMap::new(), HashMap::new());
         Self { rules, watermarks, settled, lost, looked: None, impaired, sides, windows, in_order: false, config }
-    }
-
-    /// The same for each tenant's events in the order of events, as a lake has them: what was late is told by them, not by the order.
-    #[must_use]
-    pub fn in_order(self) -> Self {
-        Self { in_order: true, ..self }
     }
 
     /// Takes the next events of the stream, in stream order, and answers what follows from them.
@@ -208,16 +200,6 @@ impl Engine {
         output
     }
 
-    /// True if the event is in time.
-    fn admit(&mut self, event: &SecurityEvent) -> bool {
-        if self.in_order {
-            // A time that is ahead tells nothing of when it is.
-            return !is_ahead_of_time(event) && self.watermarks.admit_in_order(event);
-        }
-        let lateness = self.lateness_micros();
-        self.watermarks.admit(event, lateness)
-    }
-
     /// No rule looks at an event that came too late. Of one that proved itself somebody has to know.
     fn note_late(&mut self, event: &SecurityEvent, output: &mut TickOutput) {
         if event.verified && event.lane.is_some() {
@@ -268,30 +250,6 @@ impl Engine {
     #[must_use]
     pub fn is_behind(&self) -> bool {
         self.rules.iter().any(RunningRule::is_behind)
-    }
-
-    /// The log ends here: nothing follows, and nothing can change any more. For tests and replays over a finished log.
-    pub fn finish(&mut self) -> TickOutput {
-        self.finish_at(END_OF_TIME)
-    }
-
-    /// The same of a log that is known up to `known_to`: a row whose frames end later is not decided.
-    pub(crate) fn finish_at(&mut self, known_to: Timestamp) -> TickOutput {
-        let mut output = self.catch_up();
-        let known_to = known_to.plus_micros(-self.lateness_micros());
-        let tenants: BTreeSet<TenantId> = self.rules.iter().flat_map(|r| r.state.tenants.keys().cloned()).collect();
-        for tenant in &tenants {
-            let final_before = self.watermarks.final_before(tenant, self.lateness_micros());
-            let ends_before = final_before.map_or(known_to, |final_before| final_before.max(known_to));
-            self.decide(tenant, ends_before, By::End, &mut output);
-        }
-        for running in &mut self.rules {
-            running.stats.undecided = running.state.awaiting_count() as u64;
-        }
-        for tenant in &tenants {
-            self.settle(tenant, END_OF_TIME, &mut output);
-        }
-        output
     }
 
     /// Counters per rule.
@@ -426,7 +384,7 @@ impl Engine {
         }
     }
 
-    fn settle(&mut self, tenant: &TenantId, final_before: Timestamp, output: &mut TickOutput) {
+    pub(crate) fn settle(&mut self, tenant: &TenantId, final_before: Timestamp, output: &mut TickOutput) {
         let now = self.config.clock.now();
         for running in &mut self.rules {
             let (window_micros, settled_to) = (running.window_micros(), running.settled_to(final_before));

@@ -19,6 +19,7 @@ mod evaluate;
 mod explain;
 mod explanation;
 mod find;
+mod finished;
 mod follow;
 mod hold;
 mod impaired;

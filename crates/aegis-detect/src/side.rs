@@ -190,6 +190,11 @@ impl SideTables {
         tenant.bytes -= freed;
     }
 
+    /// Forgets all of a tenant.
+    pub(crate) fn forget_all(&mut self, tenant: &TenantId) {
+        self.tenants.remove(tenant);
+    }
+
     fn agent(&self, event: &SecurityEvent) -> Option<&OfAgent> {
         self.tenants.get(&event.tenant_id)?.agents.get(event.agent_id.as_deref()?)
     }

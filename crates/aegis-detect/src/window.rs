@@ -241,9 +241,9 @@ impl RuleState {
         self.tenants.iter().filter_map(|(tenant, state)| Some((tenant, state.awaiting.first()?.0)))
     }
 
-    /// How many events are at instants that wait for their decision.
-    pub(crate) fn awaiting_count(&self) -> usize {
-        let buckets = self.tenants.values().flat_map(|state| state.buckets.values());
+    /// How many events of these tenants are at instants that wait for their decision.
+    pub(crate) fn awaiting_count(&self, tenants: &BTreeSet<TenantId>) -> usize {
+        let buckets = tenants.iter().filter_map(|tenant| self.tenants.get(tenant)).flat_map(|state| state.buckets.values());
         let of_bucket = |bucket: &Bucket| {
             let events = bucket.events();
             bucket.awaits.map_or(0, |from| events.len() - events.partition_point(|event| event.ts < from))

@@ -29,7 +29,7 @@ pub use folder::Folder;
 pub use layout::{Hour, tenants};
 pub use position::stored_to;
 pub use query::{Answer, Bounds, QUERY_SECONDS, query};
-pub use replay::{Replay, Replayed, find};
+pub use replay::{Replay, Replayed, find_event};
 pub use show::Table;
 pub use table::{LakeTable, Read};
 pub use worker::{CONSUMER, LakeConfig, LakeStats, LakeWorker};

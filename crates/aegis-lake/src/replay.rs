@@ -213,17 +213,22 @@ impl Replay {
 
     /// Adds the next event, unless it is there.
     fn give(&mut self, event: Arc<SecurityEvent>, events: &mut Vec<Arc<SecurityEvent>>) {
-        let same = || events.iter().rev().take_while(|known| known.order_key() == event.order_key());
-        let is_there = same().any(|known| known.verified == event.verified);
+        let is_there = in_its_place(events, &event).any(|known| known.verified == event.verified);
         // An observation that was delivered again may have another time, and lie in another hour.
         if is_there || (event.lane.is_none() && !self.observed.takes(&event.tenant_id, event.event_id)) {
             self.read.repeated += 1;
             return;
         }
         // What says that it is a receipt and proves nothing is a row of its own, behind it.
-        let place = if event.verified { events.len() - same().count() } else { events.len() };
+        let behind = if event.verified { in_its_place(events, &event).count() } else { 0 };
+        let place = events.len() - behind;
         events.insert(place, event);
     }
+}
+
+/// Those at the end of events in order that have the same place as the next one.
+fn in_its_place<'a>(events: &'a [Arc<SecurityEvent>], next: &'a SecurityEvent) -> impl Iterator<Item = &'a Arc<SecurityEvent>> {
+    events.iter().rev().take_while(move |known| known.order_key() == next.order_key())
 }
 
 impl OpenFile {
@@ -273,7 +278,7 @@ fn within(rows: &RecordBatch, span: Span) -> RecordBatch {
 }
 
 /// The event of this id, as a replay gives it: of several the one that proved itself, else the first. None: the tenant's part of the lake has none.
-pub async fn find(
+pub async fn find_event(
     store: &Arc<dyn ObjectStore>,
     tenant: &TenantId,
     event_id: EventId,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use aegis_detect::{Backtest, BacktestReport, RuleSet, Sieve, Told, Watermarks};
-use aegis_lake::{Folder, Replay, Span, find};
+use aegis_lake::{Folder, Replay, Span, find_event};
 use aegis_model::{Clock, ManualClock, SecurityEvent, TenantId, Timestamp};
 use object_store::ObjectStore;
 use proptest::prelude::*;
@@ -92,7 +92,7 @@ async fn what_says_that_it_is_a_receipt_and_proves_nothing_stands_behind_it_and_
         let store = memory();
         fill(&store, &log_of(log)).await;
         assert_eq!(replayed(&store, &tenant("acme"), Span::ALL).await, [receipt.clone(), forged.clone()]);
-        assert_eq!(find(&store, &tenant("acme"), receipt.event_id).await.unwrap(), Some(receipt.clone()));
+        assert_eq!(find_event(&store, &tenant("acme"), receipt.event_id).await.unwrap(), Some(receipt.clone()));
     }
 }
 
@@ -103,8 +103,8 @@ async fn an_event_is_found_by_its_id_and_not_in_another_tenants_rows() {
     fill(&store, &log).await;
     for (_, event) in [&log[0], &log[30], &log[50]] {
         let other = if event.tenant_id == tenant("b") { tenant("acme") } else { tenant("b") };
-        assert_eq!(find(&store, &event.tenant_id, event.event_id).await.unwrap().as_ref(), Some(event));
-        assert_eq!(find(&store, &other, event.event_id).await.unwrap(), None);
+        assert_eq!(find_event(&store, &event.tenant_id, event.event_id).await.unwrap().as_ref(), Some(event));
+        assert_eq!(find_event(&store, &other, event.event_id).await.unwrap(), None);
     }
 }
 
@@ -246,6 +246,7 @@ async fn over_the_lake(store: &Arc<dyn ObjectStore>, mut lake: Backtest, rules: 
         while let Some(events) = replay.next().await.unwrap() {
             events.into_iter().for_each(|event| lake.take_shared(event));
         }
+        lake.end_of(&of);
     }
     lake.pass(sieve.left_out());
     (lake.finish(), sieve.left_out())

@@ -96,6 +96,7 @@ async fn run(sets: Vec<RuleSet>, args: &HistoryArgs) -> anyhow::Result<Vec<Backt
             progress.passed(events.len());
             show(&mut runs, events.into_iter().map(Arc::new).collect());
         }
+        runs.iter_mut().for_each(|run| run.end_of(&tenant));
     }
     progress.done();
     store.close().await;
@@ -129,6 +130,7 @@ async fn over_lake(
             left_out = sieve.left_out();
             show(&mut runs, events);
         }
+        runs.iter_mut().for_each(|run| run.end_of(&tenant));
     }
     progress.done();
     runs.iter_mut().for_each(|run| run.pass(sieve.left_out()));

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use aegis_detect::{Explain, Explanation};
-use aegis_lake::{Folder, Replay, find, stored_to};
+use aegis_lake::{Folder, Replay, find_event, stored_to};
 use aegis_model::{Clock, EventId, SecurityEvent, SystemClock, TenantId, Timestamp};
 use anyhow::{Context, bail, ensure};
 use serde_json::json;
@@ -88,7 +88,7 @@ async fn run_over_lake(event_id: EventId, file: &Path, text: &str, args: &Explai
     let known_to = stored_to(&store).await?;
     let mut found = Vec::new();
     for tenant in there {
-        found.extend(find(&store, &tenant, event_id).await?);
+        found.extend(find_event(&store, &tenant, event_id).await?);
     }
     let Some(event) = the_only(found, event_id)? else { return Ok(None) };
     let tenant = event.tenant_id.clone();
