@@ -25,7 +25,7 @@ use crate::recent::Recent;
 /// Events that are given at once, about.
 const EVENTS: usize = 2048;
 /// Observations that are remembered to know one that was delivered again: some 60 MiB at most.
-const MOST_OBSERVED: usize = 1 << 20;
+const MOST_OBSERVED: usize = 1 << 19;
 
 /// What was read so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
