@@ -10,9 +10,9 @@ import unittest
 
 from harness import BINARY, CLEAN_ENVIRONMENT, REPOSITORY
 from readme import BLOCK, Folder
-from rules_fire import SECRET, UNTRUSTED, WithRules
 from story import now
 from waiting import wait_until
+from with_rules import SECRET, UNTRUSTED, WithRules
 
 TEXT = (REPOSITORY / "docs/writing-rules.md").read_text()
 HEADER = """/* rule
