@@ -10,6 +10,7 @@ use aegis_bus::feed::{FeedPage, FeedRequest, LaneRequest, MOST_LANES, page};
 use aegis_bus::{AskForMissing, BusError, Heard, subject, users};
 use aegis_keys::{Pinned, Scope, sign_notice, verify_notice};
 use aegis_model::{Beat, ContainmentAck, ContainmentState, Enforced, Heartbeat, Missing, TenantId, Timestamp};
+use aegis_store::EdgeLife;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -92,6 +93,9 @@ pub(crate) struct EdgeShown {
     pub(crate) live: bool,
     /// How many starts of it live: more than one are clones.
     pub(crate) starts: usize,
+    /// What its tenants were told of it last; absent where it was never heard.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) life: Option<&'static str>,
     #[serde(flatten)]
     pub(crate) last: Option<Value>,
 }
@@ -181,7 +185,8 @@ impl Control {
                 })
             });
             let starts = known.map_or(0, HeardEdge::live_starts);
-            EdgeShown { live: starts > 0, starts, edge_id, last }
+            let life = self.lives.of_edge(&edge_id).map(EdgeLife::as_str);
+            EdgeShown { live: starts > 0, starts, edge_id, life, last }
         });
         views.collect()
     }

@@ -157,6 +157,11 @@ impl Lives {
         self.of.lock().insert(edge_id.to_owned(), life);
     }
 
+    /// What tenants were told of an edge last.
+    pub(crate) fn of_edge(&self, edge_id: &str) -> Option<EdgeLife> {
+        self.of.lock().get(edge_id)?.told
+    }
+
     fn silent(&self) -> usize {
         self.of.lock().values().filter(|life| life.told == Some(EdgeLife::Silent)).count()
     }
