@@ -251,7 +251,7 @@ class RulesFire(WithRules):
         alert = self.alert("allowed-after-policy-change", [denied, allowed], agent_id=self.agent.id)
         self.assertEqual(alert["fields"]["allowed_under"], widened["digest"])
         # Who changed it stands in the event that the runbook names.
-        changed = [e for e in self.events("config_changed") if e.get("policy_digest") == widened["digest"]]
+        changed = [e for e in self.events("config_changed") if e.get("policy_digest") == widened["digest"] and e["reason"] == "policies_changed"]
         self.assertEqual({event["approver"] for event in changed}, {"ada"})
 
     def test_allowed_after_policy_change_sees_a_registration_that_was_widened(self):

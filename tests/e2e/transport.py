@@ -379,7 +379,7 @@ class Edges(Nats):
         return sorted(event["resource"] for event in self.tenant.list("/v1/audit/events") if event["kind"] == kind)
 
     def test_who_falls_silent_is_told_of_once_whoever_starts_and_stops_meanwhile(self):
-        self.control.environment["AEGIS_CONTROL_EDGE_SILENT_AFTER_S"] = "10"
+        self.control.environment["AEGIS_CONTROL_EDGE_SILENT_AFTER_S"] = "15"
         self.control.restart()
         both = lambda: all(edge["live"] and edge.get("life") == "live" for edge in self.edges_listed().values())
         wait_until("both are heard", both)
@@ -395,7 +395,7 @@ class Edges(Nats):
         self.edges[0].start()
         wait_until("it is heard", lambda: self.edges_listed()["edge-1"]["live"])
         self.nats.kill9()
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 20
         wait_until("that much time has passed", lambda: time.monotonic() > deadline)
         self.nats.start()
         wait_until("it is heard again", lambda: self.edges_listed()["edge-1"]["live"])

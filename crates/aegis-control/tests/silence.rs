@@ -120,15 +120,15 @@ async fn who_takes_leave_or_closes_its_lanes_is_not_missed() {
     let mut polite = Edge::enroll(&house, "edge-7", 1, &[&acme]).await;
     let mut closing = Edge::enroll(&house, "edge-8", 2, &[&acme]).await;
     let mut killed = Edge::enroll(&house, "edge-9", 3, &[&acme]).await;
-    polite.live(&house).await;
-    closing.live(&house).await;
-    polite.beat(&house, true).await;
-    // Its farewell is lost; what it sealed arrives.
     let config = LedgerConfig::new(house.folder.path().join("edge-8.db"), "edge-8", "edge");
     let ledger = Ledger::open(config, closing.key.clone(), house.clock.clone()).await.unwrap();
     let event = SecurityEvent::new(acme.clone(), "edge-8", "edge", EventKind::AuthorizeDecision, house.now());
     ledger.submit(Draft::new(event, Phase::Decision)).await.unwrap();
     ledger.close().await.unwrap();
+    polite.live(&house).await;
+    polite.beat(&house, true).await;
+    closing.live(&house).await;
+    // Its farewell is lost; what it sealed arrives.
     for item in ledger.read_outbox(0, 10).await.unwrap() {
         let message = Message::new(subject::ase(&acme, item.sealed.kind), item.sealed.wire.to_string());
         house.bus.publish(Stream::Ase, vec![message]).await.pop().unwrap().unwrap();
