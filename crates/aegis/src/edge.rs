@@ -56,7 +56,7 @@ pub(crate) struct RunningEdge {
     pulse: Arc<Pulse>,
     beating: JoinHandle<()>,
     view: Arc<EdgeView>,
-    bus: Arc<dyn Bus>,
+    bus: Arc<EdgeBus>,
     /// Ships again what control says that it lacks.
     again: JoinHandle<()>,
     /// And what it lacks without knowing.
@@ -112,8 +112,8 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<RunningEdge> {
     }
     let beating = pulse.clone().spawn(bus.clone(), view.clone(), ledger.clone());
     let shipper = Shipper::spawn(ledger.clone(), bus.clone(), ShipperConfig::default()).context("shipping")?;
-    let again = crate::again::spawn(bus.clone(), control_ring.clone(), enrolled.edge_id.clone(), shipper.again());
-    let confirm = crate::confirm::spawn(edge_bus, ledger.clone(), shipper.again());
+    let again = crate::again::spawn(bus, control_ring.clone(), enrolled.edge_id.clone(), shipper.again());
+    let confirm = crate::confirm::spawn(edge_bus.clone(), ledger.clone(), shipper.again());
     let edge_config = EdgeConfig {
         max_body_bytes: config.edge.max_body_bytes,
         timestamp_skew_s: config.edge.timestamp_skew_s,
@@ -149,7 +149,7 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<RunningEdge> {
         pulse,
         beating,
         view,
-        bus,
+        bus: edge_bus,
         again,
         confirm,
         keep_offset,
@@ -206,8 +206,15 @@ impl RunningEdge {
         self.keep_offset.abort();
         self.ledger.close().await.context("the ledger could not be closed; its lanes get a gap receipt at the next start")?;
         // Only now: an edge whose lanes are not closed is to be missed.
-        self.pulse.leave(&*self.bus, &self.view, &self.ledger).await;
-        if tokio::time::timeout(SHIP_DRAIN, self.shipper.stop()).await.is_err() {
+        let (pulse, bus, view, ledger) = (&self.pulse, &self.bus, &self.view, &self.ledger);
+        let leave = async {
+            pulse.leave(&**bus, view, ledger).await;
+            if let Err(error) = bus.flush().await {
+                tracing::warn!(%error, "control may not have heard that this edge stops, and miss it");
+            }
+        };
+        let ((), shipped) = tokio::join!(leave, timeout(SHIP_DRAIN, self.shipper.stop()));
+        if shipped.is_err() {
             tracing::warn!("not everything was shipped; the rest follows at the next start");
         }
         Ok(())
