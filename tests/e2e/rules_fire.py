@@ -159,8 +159,21 @@ class RulesFire(WithRules):
         alert = self.alert("allowed-after-policy-change", [denied, allowed], agent_id=self.agent.id)
         self.assertEqual(alert["fields"]["allowed_under"], widened["digest"])
         # Who changed it stands in the event that the runbook names.
-        changed = [e for e in self.events("config_changed") if e.get("policy_digest") == widened["digest"]]
+        changed = [e for e in self.events("config_changed") if e.get("policy_digest") == widened["digest"] and e["reason"] == "policies_changed"]
         self.assertEqual({event["approver"] for event in changed}, {"ada"})
+
+    def test_allowed_after_policy_change_sees_a_registration_that_was_widened(self):
+        wipe = {"action": "wipe", "risk": "medium", "mutates_state": True, "default_decision": "deny"}
+        tool = {"tool": "disk", "name": "Disk", "default_risk": "medium", "actions": [wipe]}
+        self.tenant.post("/v1/tools", tool).expect(201)
+        call = {"tool": "disk", "action": "wipe", "trust": "trusted_internal_unsigned"}
+        wait_until("it is registered", lambda: self.agent.authorize(dry_run=True, **call)["reason"] == "registered_deny")
+        denied = self.deny(**call)
+        self.tenant.post("/v1/tools", tool | {"actions": [wipe | {"default_decision": "policy"}]}).expect(201)
+        wait_until("it is in force", lambda: self.agent.authorize(dry_run=True, **call)["decision"] == "allow")
+        fields = self.alert("allowed-after-policy-change", [denied, self.allow(**call)], agent_id=self.agent.id)["fields"]
+        (changed,) = [e for e in self.events("config_changed") if e.get("policy_digest") == fields["allowed_under"]]
+        self.assertEqual((changed["reason"], changed["approver"]), ("tool_registered", "ada"))
 
     def test_freeze_evasion_fires(self):
         self.freeze(self.agent)

@@ -111,7 +111,7 @@ class Edges(unittest.TestCase):
     def setUp(self):
         server = NatsServer(CURRENT, secured=True)
         self.addCleanup(server.close)
-        control = ControlPlane(nats=server, environment={"AEGIS_DETECT_RULES": str(RULES)})
+        control = ControlPlane(nats=server, environment={"AEGIS_DETECT_RULES": str(RULES), "AEGIS_CONTROL_EDGE_SILENT_AFTER_S": "10"})
         self.addCleanup(control.close)
         control.start()
         self.tenant = control.tenant().register_tools()
@@ -140,6 +140,23 @@ class Edges(unittest.TestCase):
         self.assertEqual(set(alert["event_ids"]), {first, second})
         self.assertIs(alert["fields"]["other_call"], True)
         self.assertEqual({alert["fields"]["edge_id"], alert["fields"]["other_edge_id"]}, {"edge-1", "edge-2"})
+
+    def test_silent_edge_fires(self):
+        hangs, stops, killed = (self.edge(edge_id) for edge_id in ("edge-hangs", "edge-stops", "edge-killed"))
+        wait_until("all are heard", lambda: all(edge["live"] for edge in self.tenant.get("/v1/edges").expect(200)))
+        stops.stop()
+        hangs.signal("STOP")
+        self.addCleanup(hangs.signal, "CONT")
+        killed.kill9()
+        for edge_id in ("edge-hangs", "edge-killed"):
+            alert = alert_of(self.tenant, "silent-edge", resource=edge_id)
+            self.assertTrue(alert["receipt_hashes"], f"no receipt is named: {alert}")
+        hangs.signal("CONT")
+        told = lambda kind: sorted(event["resource"] for event in self.tenant.list("/v1/audit/events") if event["kind"] == kind)
+        wait_until("it is said to be back", lambda: told("edge_back") == ["edge-hangs"])
+        # The one that stopped was not heard for longer than the others, and nobody missed it.
+        self.assertEqual(told("edge_silent"), ["edge-hangs", "edge-killed"])
+        self.assertEqual({alert["key"]["resource"] for alert in alerts(self.tenant, "silent-edge")}, {"edge-hangs", "edge-killed"})
 
     def test_clock_suspect_fires(self):
         with tempfile.NamedTemporaryFile("w") as faked:

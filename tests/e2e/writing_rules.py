@@ -204,6 +204,8 @@ class Kinds(WithRules):
         sent = self.agent.authorize(action="export_customers", parameters={"to": "a@example.org"}, **named)
         self.report(sent["decision_id"])
         self.report(sent["decision_id"], executed_hash="0" * 64)
+        elsewhere = self.tenant.register_agent()
+        elsewhere.authorize(agent={"id": elsewhere.id, "environment": "staging"})
         for reply, code in ((self.agent.send(self.agent.request(**named)), "replay_nonce_reused"),
                             (self.agent.send(self.agent.request(timestamp=now(-3600))), "replay_timestamp_expired"),
                             (self.agent.send(self.agent.request(canon_version="aegis-jcs-2")), "canonicalization_skew")):

@@ -107,6 +107,9 @@ async fn step(control: &Control, follower: &mut Follower, saved: &mut Instant, l
         }
     }
     insert(control, &rows, &origins, &lanes.gaps.changed()).await?;
+    if control.lives.take_leaver_read() {
+        control.keep_leavers().await?;
+    }
     lanes.gaps.written();
     if batch.len() < BATCH {
         *control.caught_up.lock() = Some(started);
@@ -189,6 +192,7 @@ fn read(control: &Control, delivered: &Delivered, prover: &mut Prover) -> Result
     control.label_run(&event);
     let kept = delivered.kept.as_ref().filter(|kept| control.config.keepers.contains_key(&kept.by));
     let is_proved = event.lane.is_some() && (kept.is_some() || prover.prove(&wire).is_some());
+    control.lives.read(&event, is_proved);
     Ok(HistoryRow {
         tenant_id: event.tenant_id,
         event_id: event.event_id,

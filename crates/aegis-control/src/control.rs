@@ -26,7 +26,8 @@ use crate::labels::Labels;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
 use crate::rules::{RuleTrials, ToldRules};
-use crate::{archive, callbacks, expiry, feed, fleet, labels, materialise, outbox, rules};
+use crate::silence::Lives;
+use crate::{archive, callbacks, expiry, feed, fleet, labels, materialise, outbox, rules, silence};
 
 /// Limits and times of control. The defaults suit one machine.
 #[derive(Clone, Debug)]
@@ -49,6 +50,11 @@ pub struct ControlConfig {
     pub callback_interval: Duration,
     /// Whether callbacks may go to loopback addresses of this machine, and there without TLS.
     pub callback_loopback: bool,
+    /// Time between two signs of life of control.
+    pub beat_every: Duration,
+    /// How long an edge that lived is not heard until its tenants are told that it is silent: so many signs of life of control's own that the bus
+    /// took, and none of the edge.
+    pub edge_silent_after: Duration,
     /// How often leftovers of the outbox are looked for.
     pub outbox_interval: Duration,
     /// How many events or frozen actions a consumer takes at once.
@@ -75,6 +81,8 @@ impl Default for ControlConfig {
             expiry_interval: Duration::from_secs(1),
             callback_interval: Duration::from_secs(1),
             callback_loopback: false,
+            beat_every: Duration::from_secs(2),
+            edge_silent_after: Duration::from_secs(30),
             outbox_interval: Duration::from_secs(5),
             consumer_batch: 256,
             keepers: HashMap::new(),
@@ -152,6 +160,8 @@ pub struct Control {
     pub(crate) feed: Feed,
     pub(crate) fleet: Fleet,
     pub(crate) labels: Labels,
+    /// Which edges live, as their tenants know it.
+    pub(crate) lives: Lives,
     /// When the history last had everything that had been published.
     pub(crate) caught_up: Mutex<Option<tokio::time::Instant>>,
     /// Greater with every start of a control plane on this store.
@@ -219,6 +229,7 @@ impl Control {
             feed: Feed::default(),
             fleet: Fleet::default(),
             labels: Labels::default(),
+            lives: Lives::default(),
             caught_up: Mutex::default(),
             start,
             missing: Asking::default(),
@@ -249,6 +260,7 @@ impl Control {
         }
         // Now each of their keys has its receipts.
         self.pin_edges().await?;
+        self.recall_lives().await?;
         match self.publish_all(true).await {
             Ok(entries) => tracing::info!(entries, "control feed rewritten"),
             // The bus may come later: edges enforce what they hold, and the feed task tries again.
@@ -276,6 +288,7 @@ impl Control {
         tasks.push(tokio::spawn(fleet::beat(Arc::clone(self), self.stop.subscribe())));
         if self.has_far_edges() {
             tasks.push(tokio::spawn(labels::run(Arc::clone(self), self.stop.subscribe())));
+            tasks.push(tokio::spawn(silence::run(Arc::clone(self), self.stop.subscribe())));
         }
         tasks.push(tokio::spawn(rules::run(Arc::clone(self), self.stop.subscribe())));
         tasks.push(tokio::spawn(outbox::run(Arc::clone(self), self.stop.subscribe())));

@@ -41,6 +41,7 @@ mod routes;
 mod rules;
 mod settings;
 mod side;
+mod silence;
 mod soc;
 mod wires;
 

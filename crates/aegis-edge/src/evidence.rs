@@ -49,6 +49,7 @@ impl Edge {
         event.matched_policies.clone_from(&judgement.matched_policies);
         event.policy_digest = Some(policy_digest.to_owned());
         event.approval_id = frozen.map(|f| f.action.approval_id.clone());
+        event.attributes = claimed_environment(claims, call);
         let mut draft = Draft::new(event, Phase::Decision);
         draft.input = Some(call.input.clone());
         draft.detail = detail(call, frozen);
@@ -101,6 +102,12 @@ impl Edge {
         event.clock_suspect = self.clock.is_suspect();
         event
     }
+}
+
+/// The environment that the caller says it is in, where it is another than its token's, which is the one that counts.
+fn claimed_environment(claims: &AgentClaims, call: &Call) -> Option<String> {
+    let claimed = call.request.agent.environment.as_deref().filter(|claimed| *claimed != claims.environment)?;
+    Some(json!({"claimed_environment": claimed}).to_string())
 }
 
 /// What a decision's receipt says beside the event's columns.

@@ -39,7 +39,10 @@ async fn store_tool(control: &Control, caller: &Caller, tool: &ToolRecord) -> Re
     let tenant = caller.tenant();
     let bundle = bundle_with(control, tenant, tool).await?;
     let detail = json!({"tool": tool.tool, "record_hash": record_hash(tool), "actions": tool.actions.len()});
-    let pending = control.prepare(control.config_draft(caller, "tool_registered", detail))?;
+    let mut draft = control.config_draft(caller, "tool_registered", detail);
+    // As a change of policies says it: decisions name the digest that they were made under.
+    draft.event.policy_digest = Some(bundle.digest().to_owned());
+    let pending = control.prepare(draft)?;
     let revision = control.store.put_tool(tenant, tool, pending.rows()).await?;
     control.bundles.set(tenant, bundle);
     let sealed = control.seal(pending).await;

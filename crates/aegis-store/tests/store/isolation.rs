@@ -12,10 +12,12 @@ use serde_json::json;
 use crate::fixtures::*;
 
 /// Methods that serve the process rather than a tenant; none takes a tenant.
-const SYSTEM_WIDE: [&str; 20] = [
+const SYSTEM_WIDE: [&str; 22] = [
     "invite_edge",
     "enroll_edge",
     "edge_keys",
+    "edge_lives",
+    "change_edge_life",
     "open",
     "connect",
     "next_start",
@@ -341,6 +343,7 @@ async fn every_key_of_tenant_data_starts_with_the_tenant() {
         "edge_invitations(edge_id)",
         "edge_invitations(token_hash)",
         "edge_keys(key_id)",
+        "edge_lives(edge_id)",
     ];
     let place = Place::new().await;
     let keys = place.unique_keys().await;
