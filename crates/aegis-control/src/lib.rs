@@ -21,6 +21,7 @@ mod feed;
 mod fleet;
 mod follow;
 mod gaps;
+mod given_way;
 mod health;
 mod heard;
 mod input;
