@@ -152,7 +152,7 @@ pub struct Control {
     pub(crate) feed: Feed,
     pub(crate) fleet: Fleet,
     pub(crate) labels: Labels,
-    /// When the history last had everything that had been published.
+    /// As of when the history has everything that had been published.
     pub(crate) caught_up: Mutex<Option<tokio::time::Instant>>,
     /// Greater with every start of a control plane on this store.
     pub(crate) start: i64,

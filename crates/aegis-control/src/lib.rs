@@ -34,6 +34,7 @@ mod outbox;
 mod outcome;
 mod policies;
 mod problem;
+mod progress;
 mod record;
 mod registry;
 mod reply;
