@@ -196,6 +196,7 @@ async fn change_all(store: &Store, t: &TenantId) -> Vec<(&'static str, String)> 
         upsert_agent(t, &agent("agent-1", "key-1", "renamed"), registered_by("someone"), &[fact(t)]),
         put_tool(t, &tool("renamed"), &[]),
         put_mcp_server(t, &mcp_server("renamed"), &[]),
+        put_mcp_tools(t, &mcp_server("renamed again"), &tool("renamed again"), &[fact(t)]),
         put_channel(t, &channel("another key"), &[]),
         put_resource(t, &resource("another owner"), &[]),
         put_policies(t, "// none", &[]),
