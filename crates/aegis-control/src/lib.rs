@@ -35,6 +35,7 @@ mod outcome;
 mod policies;
 mod problem;
 mod progress;
+mod prune;
 mod record;
 mod registry;
 mod reply;

@@ -291,6 +291,28 @@ async fn a_rejected_or_expired_approval_is_a_deny() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_approval_that_is_long_over_is_forgotten_and_does_not_come_back() {
+    let (house, _, token) = house_with_agent().await;
+    let decision = house.ask(&token, json!({"version": "1"})).await;
+    let path = format!("/v1/approvals/{}", decision["approval"]["approval_id"].as_str().unwrap());
+    let shown = async || house.get(&path, &house.acme.auditor).await.status == 200;
+    house.until("the approval is shown", async || shown().await).await;
+    house.clock.advance_seconds(29 * 86_400);
+    house
+        .until("its expiry is in the log", async || !house.events(&house.acme.id, EventKind::ApprovalDecided).await.is_empty())
+        .await;
+    assert!(shown().await);
+    house.clock.advance_seconds(2 * 86_400);
+    house.until("it is forgotten", async || !shown().await).await;
+    house.get(&path, &house.acme.auditor).await.refused(404, "approval_not_found");
+    forge_as_is(&house, &decision, |_| ()).await;
+    house.until("it is set aside", async || house.bus.last_seq(Stream::Dlq).await.unwrap() == 1).await;
+    house.get(&path, &house.acme.auditor).await.refused(404, "approval_not_found");
+    let decided = house.events(&house.acme.id, EventKind::ApprovalDecided).await;
+    assert_eq!(decided.len(), 1, "what became of it is known as before");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_contained_agent_another_agent_or_a_changed_policy_stops_a_consume() {
     let (house, agent, token) = house_with_agent().await;
     let (_, stranger) = house.agent(&house.acme, "stranger").await;

@@ -180,6 +180,7 @@ impl House {
         let control = Control::start(
             ControlConfig {
                 expiry_interval: Duration::from_millis(50),
+                prune_interval: Duration::from_millis(50),
                 outbox_interval: Duration::from_millis(50),
                 callback_interval: Duration::from_millis(50),
                 callback_loopback: true,

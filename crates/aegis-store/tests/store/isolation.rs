@@ -214,6 +214,7 @@ async fn change_all(store: &Store, t: &TenantId) -> Vec<(&'static str, String)> 
         edit_approval(t, "pending", "someone", &call(8), "hash-2", "digest-2", &[]),
         consume_approval(t, "approved", "hash-0", None, START, &[]),
         expire_approval(t, "pending", START.plus_seconds(901), &[]),
+        prune_approvals(t, START.plus_seconds(901), 100),
         insert_alert(&alert(t, "alert-1", "R1", "agent-1")),
         retract_alert(&retraction),
         open_or_join_incident(&worse, START),
