@@ -7,6 +7,9 @@ use std::sync::Arc;
 /// Of one tenant's runs, how many may give way within a day to others that are no stricter.
 pub(crate) const MOST_GONE: usize = 60_000;
 
+/// Stands for whoever it was, for what an earlier start told of: it has no share of its own.
+pub(crate) const WHOEVER: &str = "";
+
 /// What gave way, oldest first, and for whom.
 #[derive(Debug, Default)]
 pub(crate) struct GivenWay {
@@ -31,6 +34,9 @@ impl GivenWay {
     /// Whether one more may give way to a run of this agent: it has had less than half of what all others left. So there is something left for
     /// each that comes after it, and no more in all than there is.
     pub(crate) fn has_room_for(&self, agent: &str) -> bool {
+        if agent == WHOEVER {
+            return self.at.len() < MOST_GONE;
+        }
         let own = self.of.get(agent).copied().unwrap_or(0);
         let left_by_others = MOST_GONE.saturating_sub(self.at.len() - own);
         own < left_by_others.div_ceil(2)
@@ -77,5 +83,7 @@ mod tests {
         assert_eq!((gone.len(), exhaust(&mut gone, "new", 4)), (MOST_GONE / 2, MOST_GONE / 4));
         gone.forget_before(5);
         assert_eq!((gone.len(), gone.of.len()), (0, 0));
+        // What the bucket has from before is counted whole.
+        assert_eq!((exhaust(&mut gone, WHOEVER, 6), exhaust(&mut gone, "first", 6)), (MOST_GONE, 0));
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Duration, Instant, sleep};
 
 use crate::control::Control;
-use crate::given_way::GivenWay;
+use crate::given_way::{GivenWay, WHOEVER};
 
 /// Runs of one tenant that are remembered; past it those are forgotten that have ended, then the least strict, then those whose last call is longest
 /// ago, of that tenant alone.
@@ -209,7 +209,7 @@ impl Control {
         let label = RunLabel { tenant_id: event.tenant_id.clone(), run, source_trust, at };
         let (tells, forgotten) = {
             let mut runs = self.labels.runs.lock();
-            let agent = event.agent_id.as_deref().unwrap_or_default();
+            let agent = event.agent_id.as_deref().filter(|agent| !agent.is_empty()).unwrap_or("unnamed");
             (runs.take(key, label, agent, now), std::mem::take(&mut runs.forgotten))
         };
         if tells {
@@ -243,8 +243,7 @@ impl Control {
             let (told_at, now) = (label.at.as_micros(), self.clock.now());
             let mut runs = self.labels.runs.lock();
             runs.told(&key, told_at, bytes.clone(), revision, now);
-            // Nothing says any more whose they are.
-            runs.take(key.clone(), label, "", now);
+            runs.take(key.clone(), label, WHOEVER, now);
             runs.told(&key, told_at, bytes, revision, now);
         }
         self.labels.is_whole.store(true, Ordering::SeqCst);
