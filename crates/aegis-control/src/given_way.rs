@@ -44,9 +44,10 @@ impl GivenWay {
 
     /// Notes that a run gave way to one of this agent.
     pub(crate) fn note(&mut self, agent: &str, at: i64) {
-        let agent: Arc<str> = self.of.get_key_value(agent).map_or_else(|| Arc::from(agent), |(known, _)| Arc::clone(known));
-        *self.of.entry(Arc::clone(&agent)).or_default() += 1;
-        self.at.push_back((at, agent));
+        let known = self.of.get_key_value(agent).map(|(known, _)| Arc::clone(known));
+        let named: Arc<str> = known.unwrap_or_else(|| Arc::from(agent));
+        *self.of.entry(Arc::clone(&named)).or_default() += 1;
+        self.at.push_back((at, named));
     }
 
     #[cfg(test)]
