@@ -297,6 +297,8 @@ async fn an_approval_that_is_long_over_is_forgotten_and_does_not_come_back() {
     let path = format!("/v1/approvals/{}", decision["approval"]["approval_id"].as_str().unwrap());
     let shown = async || house.get(&path, &house.acme.auditor).await.status == 200;
     house.until("the approval is shown", async || shown().await).await;
+    let sealed = house.edge_ledger.read_outbox(0, 1000).await.unwrap();
+    let frozen = sealed.into_iter().find_map(|item| item.frozen).unwrap();
     house.clock.advance_seconds(29 * 86_400);
     house
         .until("its expiry is in the log", async || !house.events(&house.acme.id, EventKind::ApprovalDecided).await.is_empty())
@@ -305,7 +307,8 @@ async fn an_approval_that_is_long_over_is_forgotten_and_does_not_come_back() {
     house.clock.advance_seconds(2 * 86_400);
     house.until("it is forgotten", async || !shown().await).await;
     house.get(&path, &house.acme.auditor).await.refused(404, "approval_not_found");
-    forge_as_is(&house, &decision, |_| ()).await;
+    let again = Message::new(subject::approval(&frozen.tenant_id, &frozen.approval_id), serde_json::to_vec(&frozen).unwrap());
+    house.bus.publish(Stream::Approvals, vec![again]).await.remove(0).unwrap();
     house.until("it is set aside", async || house.bus.last_seq(Stream::Dlq).await.unwrap() == 1).await;
     house.get(&path, &house.acme.auditor).await.refused(404, "approval_not_found");
     let decided = house.events(&house.acme.id, EventKind::ApprovalDecided).await;
