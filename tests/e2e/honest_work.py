@@ -57,7 +57,7 @@ class Honest(WithRules):
         what control did."""
         fence = self.tenant.register_agent()
         fence.send(fence.request(canon_version="aegis-jcs-0"))
-        approval = self.ask(fence, user={"id": "sam"})
-        self.assertEqual(self.decide(approval, by="sam").code, "self_approval")
-        shown = {self.alert("canonicalization-skew", agent_id=fence.id)["alert_id"], self.alert("self-approval", approver="sam")["alert_id"]}
+        self.assertEqual(self.decide(self.ask(fence), by="registrar-person").code, "self_approval")
+        shown = {self.alert("canonicalization-skew", agent_id=fence.id)["alert_id"],
+                 self.alert("self-approval", approver="registrar-person")["alert_id"]}
         return [alert for alert in alerts(self.tenant) if alert["alert_id"] not in shown]

@@ -110,10 +110,13 @@ class RulesFire(WithRules):
         self.assertEqual(self.alert("rubber-stamp", approver="rita")["fields"]["agents"], 10)
 
     def test_self_approval_fires(self):
-        approval = self.ask(user={"id": "rita"})
-        self.assertEqual(self.decide(approval).code, "self_approval")
-        fields = self.alert("self-approval", approver="rita")["fields"]
+        # What an agent claims of its user keeps that person from deciding, and accuses nobody.
+        self.assertEqual(self.decide(self.ask(user={"id": "rita"})).code, "self_approval")
+        approval = self.ask()
+        self.assertEqual(self.decide(approval, by="registrar-person").code, "self_approval")
+        fields = self.alert("self-approval", approver="registrar-person")["fields"]
         self.assertEqual(fields["approval_id"], approval["approval_id"])
+        self.assertEqual([alert["key"] for alert in alerts(self.tenant) if alert["rule_name"] == "self-approval"], [{"approver": "registrar-person"}])
 
     def test_trust_escalation_fires(self):
         denied = self.deny(parameters={"email": "a@example.org"}, run_id=unique("run"))

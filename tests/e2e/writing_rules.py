@@ -219,6 +219,7 @@ class Kinds(WithRules):
         self.report(approval["decision_id"])
         self.assertEqual(self.consume(approval).code, "approval_consumed")
         self.assertEqual(self.decide(self.ask(user={"id": "rita"})).code, "self_approval")
+        self.assertEqual(self.decide(self.ask(), by="registrar-person").code, "self_approval")
         self.tenant.put("/v1/policies", {"policies": ""}).expect(200)
         self.freeze(self.agent)
         self.tenant.post("/v1/mcp/servers", {"key": "files", "name": "Files", "tools": []}).expect(201)

@@ -27,7 +27,7 @@ use crate::metrics::Metrics;
 use crate::outbox::Outbox;
 use crate::rules::{RuleTrials, ToldRules};
 use crate::silence::Lives;
-use crate::{archive, callbacks, expiry, feed, fleet, labels, materialise, outbox, rules, silence};
+use crate::{archive, callbacks, expiry, feed, fleet, labels, materialise, outbox, prune, rules, silence};
 
 /// Limits and times of control. The defaults suit one machine.
 #[derive(Clone, Debug)]
@@ -46,6 +46,8 @@ pub struct ControlConfig {
     pub arrival_wait: Duration,
     /// How often approvals past their time are expired.
     pub expiry_interval: Duration,
+    /// How often approvals that are long over are forgotten.
+    pub prune_interval: Duration,
     /// How often callbacks that are due are looked for.
     pub callback_interval: Duration,
     /// Whether callbacks may go to loopback addresses of this machine, and there without TLS.
@@ -79,6 +81,7 @@ impl Default for ControlConfig {
             applied_wait: Duration::from_secs(1),
             arrival_wait: Duration::from_secs(2),
             expiry_interval: Duration::from_secs(1),
+            prune_interval: Duration::from_secs(3600),
             callback_interval: Duration::from_secs(1),
             callback_loopback: false,
             beat_every: Duration::from_secs(2),
@@ -162,7 +165,7 @@ pub struct Control {
     pub(crate) labels: Labels,
     /// Which edges live, as their tenants know it.
     pub(crate) lives: Lives,
-    /// When the history last had everything that had been published.
+    /// As of when the history has everything that had been published.
     pub(crate) caught_up: Mutex<Option<tokio::time::Instant>>,
     /// Greater with every start of a control plane on this store.
     pub(crate) start: i64,
@@ -281,6 +284,7 @@ impl Control {
         let mut tasks = self.tasks.lock();
         tasks.push(tokio::spawn(materialise::run(Arc::clone(self), self.stop.subscribe())));
         tasks.push(tokio::spawn(expiry::run(Arc::clone(self), self.stop.subscribe())));
+        tasks.push(tokio::spawn(prune::run(Arc::clone(self), self.stop.subscribe())));
         tasks.push(tokio::spawn(callbacks::run(Arc::clone(self), jobs, self.stop.subscribe())));
         tasks.push(tokio::spawn(feed::run(Arc::clone(self), self.stop.subscribe())));
         tasks.push(tokio::spawn(fleet::run(Arc::clone(self), self.stop.subscribe())));

@@ -149,6 +149,7 @@ pub(crate) fn freeze(
         event_id: call.event_id,
         agent_id: claims.agent_id.clone(),
         token_id: Some(claims.token_id.clone()),
+        issued_by: Some(claims.issued_by.clone()),
         user_id: call.request.user.as_ref().map(|u| u.id.clone()),
         user_role: call.request.user.as_ref().and_then(|u| u.role.clone()),
         run_id: call.request.trace.as_ref().and_then(|t| t.run_id.clone()),

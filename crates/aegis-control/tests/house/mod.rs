@@ -66,6 +66,7 @@ impl RuleTrials for Trials {
 fn control_config(trials: &Arc<Trials>) -> ControlConfig {
     ControlConfig {
         expiry_interval: Duration::from_millis(50),
+        prune_interval: Duration::from_millis(50),
         outbox_interval: Duration::from_millis(50),
         callback_interval: Duration::from_millis(50),
         callback_loopback: true,
