@@ -23,12 +23,12 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use crate::check::{base_column, check_output, check_plan};
 use crate::condition::Condition;
 use crate::error::{RuleCode, RuleError};
-use crate::leaf::{EventsTable, Slot, SlotExec};
 use crate::pipeline::Pipeline;
 use crate::reachable;
 use crate::rule::{Requires, Rule};
 use crate::schema::{EventBatch, TABLE, View, column_index, column_name, is_text, schema_of};
 use crate::shape::{self, INSTANT_OUT, Reach, Shape, TENANT_OUT};
+use crate::slot::{EventsTable, Slot};
 use crate::sql::SqlText;
 
 /// Memory that one run of one rule may take, in bytes.
@@ -301,8 +301,8 @@ fn check_physical(plan: &dyn ExecutionPlan, sql: &SqlText) -> Result<(), RuleErr
 
 /// The columns that the leaves of a plan give.
 fn add_leaves(plan: &Arc<dyn ExecutionPlan>, columns: &mut BTreeSet<usize>) {
-    if let Some(leaf) = plan.downcast_ref::<SlotExec>() {
-        columns.extend(leaf.columns());
+    if plan.children().is_empty() {
+        columns.extend(plan.schema().fields().iter().filter_map(|field| column_index(field.name())));
     }
     plan.children().into_iter().for_each(|child| add_leaves(child, columns));
 }

@@ -53,6 +53,7 @@ shipped_rules![
     "run-rotation",
     "runaway",
     "self-approval",
+    "silent-edge",
     "slow-probing",
     "trust-escalation"
 ];
