@@ -409,6 +409,29 @@ mod tests {
     }
 
     #[test]
+    fn a_tenant_of_whom_nothing_follows_is_let_go_and_what_was_told_of_it_stands() {
+        let tenants: Vec<TenantId> = (0..ENDED_TOGETHER + 3).map(|n| TenantId::new(&format!("t{n}")).unwrap()).collect();
+        let run = |ends: bool| {
+            let rules = RuleSet::from_texts([("r/rule.sql".into(), rule(1, 3))]).unwrap();
+            let mut backtest = Backtest::new(rules, Arc::new(ManualClock::new(at(200_000))), None, None);
+            for tenant in &tenants {
+                log().into_iter().for_each(|event| backtest.take(SecurityEvent { tenant_id: tenant.clone(), ..event }));
+                backtest.tick();
+                if ends {
+                    backtest.end_of(tenant);
+                }
+            }
+            let kept: usize = backtest.engine.rules.iter().map(|running| running.state.event_count()).sum();
+            (kept, backtest.finish())
+        };
+        let ((kept, ended), (all_kept, whole)) = (run(true), run(false));
+        assert_eq!((ended.standing.len(), ended.events, ended.late), (2 * tenants.len(), whole.events, whole.late));
+        assert_eq!(ended.standing, whole.standing);
+        // Those that came after the last that were let go together.
+        assert_eq!(kept * tenants.len(), all_kept * 3, "{kept} of {all_kept}");
+    }
+
+    #[test]
     fn what_no_rule_saw_is_counted_and_said() {
         let rules = RuleSet::from_texts([("r/rule.sql".into(), rule(1, 3))]).unwrap();
         let mut backtest = Backtest::new(rules, Arc::new(ManualClock::new(at(0))), None, None);
