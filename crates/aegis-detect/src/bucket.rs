@@ -232,6 +232,9 @@ impl Bucket {
 
     /// Forgets the events before `before`.
     pub(crate) fn expire(&mut self, before: Timestamp) {
+        if self.events().first().is_none_or(|oldest| oldest.ts >= before) {
+            return;
+        }
         let expired = self.events().partition_point(|e| e.ts < before);
         if expired > 0 {
             self.give_up(expired);

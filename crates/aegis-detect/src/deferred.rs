@@ -224,8 +224,11 @@ impl RunningRule {
         if !slice.is_empty() {
             found.extend(self.run(slice, None)?);
         }
-        let is_due = |f: &Found| due.span(&f.tenant, &f.bucket).is_some_and(|(first, last)| within(f.found.instant, first, last));
-        found.retain(is_due);
+        let spans = due.spans();
+        found.retain(|f: &Found| {
+            let span = spans.get(&(&f.tenant, f.bucket.as_str()));
+            span.is_some_and(|(first, last)| within(f.found.instant, *first, *last))
+        });
         Ok(found)
     }
 }

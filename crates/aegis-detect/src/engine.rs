@@ -393,8 +393,8 @@ impl Engine {
             let rules = key_rules(rule, plan, tenant);
             // A deferred rule's matches come as much later.
             let decided_before = settled_to.plus_micros(-plan.reach.ahead);
-            for key in tenant_state.buckets.values_mut().flat_map(|b| b.keys.values_mut()) {
-                let Ok(retracted) = key.settle(rules, decided_before) else { continue };
+            tenant_state.each_key(|key| {
+                let Ok(retracted) = key.settle(rules, decided_before) else { return };
                 stats.retractions += retracted.len() as u64;
                 output.retractions.extend(retracted.into_iter().map(|alert_id| Retraction {
                     alert_id,
@@ -402,8 +402,8 @@ impl Engine {
                     rule_id: rule.header.id.clone(),
                     detected_at: now,
                 }));
-            }
-            state.expire(tenant, settled_to.plus_micros(-window_micros));
+            });
+            state.expire(tenant, settled_to.plus_micros(-window_micros), window_micros);
         }
     }
 }

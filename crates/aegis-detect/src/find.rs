@@ -63,12 +63,14 @@ impl RunningRule {
                 found
             }
         };
-        // Rows before the oldest new event had too short a slice to look back on, and have not changed.
-        found.retain(|f| {
-            touched
-                .span(&f.tenant, &f.bucket)
-                .is_some_and(|(oldest, newest)| within(f.found.instant, oldest, newest.plus_micros(window)))
-        });
+        if !found.is_empty() {
+            // Rows before the oldest new event had too short a slice to look back on, and have not changed.
+            let spans = touched.spans();
+            found.retain(|f| {
+                let span = spans.get(&(&f.tenant, f.bucket.as_str()));
+                span.is_some_and(|(oldest, newest)| within(f.found.instant, *oldest, newest.plus_micros(window)))
+            });
+        }
         let mut keys = self.clear(&touched, window);
         keys.extend(self.insert(found, quotas));
         Ok(keys)

@@ -75,12 +75,20 @@ struct Function {
 /// What one bucket knows of the rows of one group.
 #[derive(Debug, Default)]
 pub(crate) struct GroupState {
-    places: HashMap<Box<[u8]>, usize>,
+    places: HashMap<Box<[u8]>, usize, ahash::RandomState>,
     partitions: Vec<Partition>,
 }
 
 impl GroupState {
-    fn place(&mut self, key: &[u8], frames: &Arc<[Frame]>) -> usize {
+    /// The only partition of a bucket that is split no further, or that of a key.
+    fn place(&mut self, key: Option<&[u8]>, frames: &Arc<[Frame]>) -> usize {
+        let Some(key) = key else {
+            if self.partitions.is_empty() {
+                self.partitions.reserve_exact(1);
+                self.partitions.push(Partition::new(Arc::clone(frames)));
+            }
+            return 0;
+        };
         if let Some(place) = self.places.get(key) {
             return *place;
         }
@@ -97,6 +105,9 @@ impl GroupState {
     /// Drops the rows before `ts`, those of the first `taken` events of that time, and partitions that have none any more.
     pub(crate) fn drop_before(&mut self, ts: i64, taken: u32) {
         self.partitions.iter_mut().for_each(|partition| partition.drop_before(ts, taken));
+        if self.partitions.iter().all(|partition| !partition.is_empty()) {
+            return;
+        }
         let places = &mut self.places;
         let partitions = std::mem::take(&mut self.partitions);
         let mut kept = vec![None; partitions.len()];
@@ -340,7 +351,8 @@ impl Group {
         let mut places = Vec::with_capacity(origins.len());
         for (index, origin) in origins.iter().enumerate() {
             let state = &mut states[origin.bucket][self.state];
-            let place = state.place(keys.as_ref().map_or(&[], |keys| keys.row(index).data()), &self.frames);
+            let row = keys.as_ref().map(|keys| keys.row(index));
+            let place = state.place(row.as_ref().map(|row| row.data()), &self.frames);
             let values = arguments.iter_mut().map(|values| values[index].take()).collect();
             state.partitions[place].push(origin.ts, origin.place, values);
             places.push(place);
