@@ -102,6 +102,8 @@ async fn step(
     }
     let mut rows = Vec::with_capacity(batch.len());
     let mut origins = Vec::with_capacity(batch.len());
+    let mut refused = Vec::new();
+    let turn = aegis_threads::turn().await;
     for delivered in &batch {
         match read(control, delivered, &mut lanes.prover) {
             Ok(row) => {
@@ -111,8 +113,12 @@ async fn step(
                 rows.push(row);
                 origins.push(delivered);
             }
-            Err(reason) => control.dead_letter(Stream::Ase, delivered, &reason).await.map_err(failed)?,
+            Err(reason) => refused.push((delivered, reason)),
         }
+    }
+    drop(turn);
+    for (delivered, reason) in refused {
+        control.dead_letter(Stream::Ase, delivered, &reason).await.map_err(failed)?;
     }
     insert(control, &rows, &origins, &lanes.gaps.changed()).await?;
     if control.lives.take_leaver_read() {
@@ -168,7 +174,10 @@ async fn insert(
     origins: &[&Delivered],
     lanes: &[HistoryLane],
 ) -> Result<(), ControlError> {
-    match control.store.insert_history(rows, lanes).await {
+    let turn = aegis_threads::turn().await;
+    let inserted = control.store.insert_history(rows, lanes).await;
+    drop(turn);
+    match inserted {
         Ok(_) => return Ok(()),
         Err(error) if is_the_events_fault(&error) => {}
         Err(error) => return Err(error.into()),

@@ -244,7 +244,10 @@ impl Writer {
         level: u32,
         (first_ts, last_ts): (i64, i64),
     ) -> Result<FileEntry, LakeError> {
-        self.store.put(&hour.object(&name), PutPayload::from(encode(rows)?)).await?;
+        let turn = aegis_threads::turn().await;
+        let encoded = encode(rows)?;
+        drop(turn);
+        self.store.put(&hour.object(&name), PutPayload::from(encoded)).await?;
         self.files_written += 1;
         let weight = rows.get_array_memory_size() as u64;
         Ok(FileEntry { name, level, rows: rows.num_rows() as u64, weight, first_ts, last_ts })
