@@ -9,7 +9,7 @@ use aegis_model::{SecurityEvent, TenantId, Timestamp};
 use crate::engine::{Engine, TickOutput, emit, guarded, over_budget, stop_if_failed};
 use crate::error::DetectError;
 use crate::evaluate::{Must, RunningRule, TouchedKeys};
-use crate::find::{ROWS_OF_A_RUN, within};
+use crate::find::{Slice, within};
 use crate::output::Found;
 use crate::shape::{Reach, Shape};
 use crate::watermark::{IDLE_ACTIVITY, MAX_PAUSE};
@@ -51,7 +51,9 @@ impl Engine {
         let mut output = TickOutput::default();
         self.watermarks.pass(bus_ts);
         let Some(now) = self.watermarks.log_time() else { return output };
-        if self.looked.is_some_and(|looked| now < looked.plus_micros(LOOK_STEP_MICROS)) {
+        // A clock that was set back ends no looks.
+        let since = |looked: Timestamp| now.as_micros().saturating_sub(looked.as_micros());
+        if self.looked.is_some_and(|looked| (-LOOK_STEP_MICROS..LOOK_STEP_MICROS).contains(&since(looked))) {
             return output;
         }
         self.looked = Some(now);
@@ -214,15 +216,15 @@ impl RunningRule {
     /// The matches of due rows.
     fn find_due(&mut self, due: &Touched) -> Result<Vec<Found>, DetectError> {
         let Reach { back, ahead } = self.plan.reach;
-        let (mut found, mut slice) = (Vec::new(), Vec::new());
+        let (mut found, mut slice) = (Vec::new(), Slice::default());
         for (tenant, bucket, first, last) in due.iter() {
-            slice.extend_from_slice(self.state.events(tenant, bucket, first.plus_micros(-back), last.plus_micros(ahead)));
-            if slice.len() >= ROWS_OF_A_RUN {
-                found.extend(self.run(std::mem::take(&mut slice), None)?);
+            let events = self.state.events(tenant, bucket, first.plus_micros(-back), last.plus_micros(ahead));
+            if let Some(rows) = slice.add(events) {
+                found.extend(self.run(rows, None)?);
             }
         }
-        if !slice.is_empty() {
-            found.extend(self.run(slice, None)?);
+        if let Some(rows) = slice.rest() {
+            found.extend(self.run(rows, None)?);
         }
         let is_due = |f: &Found| due.span(&f.tenant, &f.bucket).is_some_and(|(first, last)| within(f.found.instant, first, last));
         found.retain(is_due);

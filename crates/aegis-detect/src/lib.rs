@@ -29,6 +29,7 @@ mod pipeline;
 mod plan;
 mod reachable;
 mod rebuild;
+mod refused;
 mod room;
 mod rule;
 mod ruleset;

@@ -187,7 +187,8 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
     if analysis.longest_frame > window_micros {
         let seconds = analysis.longest_frame / 1_000_000;
         let message = format!("a window frame reaches back {seconds} s, the header's window is {} s", rule.header.window_s);
-        let error = RuleError::new(RuleCode::RuleWindow, message).at(sql.place_of("preceding"));
+        let place = sql.place_of("preceding").or_else(|| sql.place_of("following"));
+        let error = RuleError::new(RuleCode::RuleWindow, message).at(place);
         return Err(error.hint("raise `window`, or shorten the frame"));
     }
     check_ahead(&analysis, rule.header.window_s, &sql)?;
@@ -232,6 +233,11 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
 /// Refuses a frame that goes to a time after its row where the row could not wait for it: it would be cut short, and a rule about what did not
 /// follow would always match.
 fn check_ahead(analysis: &shape::Analysis, window_s: i64, sql: &SqlText) -> Result<(), RuleError> {
+    if analysis.descends_ahead {
+        let message = "over a descending time what precedes a row is later than it: the frame would be cut short";
+        let hint = "ORDER BY ts, and BETWEEN CURRENT ROW AND INTERVAL '…' FOLLOWING; what comes before a row precedes it there";
+        return Err(RuleError::new(RuleCode::RuleUnsupported, message).at(sql.place_of("desc")).hint(hint));
+    }
     if !analysis.looks_ahead || analysis.shape == Shape::Deferred {
         return Ok(());
     }

@@ -9,7 +9,7 @@ use aegis_model::{SecurityEvent, TenantId, Timestamp};
 use crate::episode::{Order, order_of};
 use crate::error::DetectError;
 use crate::evaluate::RunningRule;
-use crate::find::{ROWS_OF_A_RUN, ROWS_OF_A_TENANT};
+use crate::find::{ROWS_OF_A_RUN, ROWS_OF_A_TENANT, Slice};
 use crate::output::{Found, Match};
 use crate::schema::EventBatch;
 use crate::shape::Shape;
@@ -118,7 +118,7 @@ impl RunningRule {
             return self.follow_all(buckets);
         }
         let mut found = Vec::new();
-        let mut rows: Vec<Arc<SecurityEvent>> = Vec::new();
+        let mut slice = Slice::default();
         for (tenant, bucket) in buckets {
             if self.plan.shape == Shape::Stepped {
                 let instants: BTreeSet<Timestamp> = self
@@ -149,12 +149,11 @@ impl RunningRule {
                 }
                 continue;
             }
-            rows.extend_from_slice(self.state.events(tenant, bucket, always, never));
-            if rows.len() >= ROWS_OF_A_RUN {
-                found.extend(self.run(std::mem::take(&mut rows), None)?);
+            if let Some(rows) = slice.add(self.state.events(tenant, bucket, always, never)) {
+                found.extend(self.run(rows, None)?);
             }
         }
-        if !rows.is_empty() {
+        if let Some(rows) = slice.rest() {
             found.extend(self.run(rows, None)?);
         }
         Ok(found)

@@ -11,6 +11,7 @@ pub(crate) use crate::bucket::Kept;
 pub use crate::bucket::Quotas;
 use crate::episode::{KeyState, json_bytes};
 use crate::pipeline::Frames;
+use crate::refused::Refused;
 
 /// State of one rule.
 #[derive(Debug, Default)]
@@ -31,6 +32,8 @@ pub(crate) struct TenantState {
     made_by: HashMap<Arc<str>, Made>,
     /// The buckets of which instants wait for their decision, by the first of them.
     awaiting: BTreeSet<(Timestamp, String)>,
+    /// What a full quota did not let in.
+    refused: Refused,
 }
 
 /// How many buckets an agent's events have made, and what the texts of the keys in them take.
@@ -61,7 +64,9 @@ impl TenantState {
         if let Some(agent) = &made_by {
             self.made_by.entry(Arc::clone(agent)).or_default().buckets += 1;
         }
-        self.buckets.insert(name.to_owned(), Bucket::made_by(made_by));
+        let mut bucket = Bucket::made_by(made_by);
+        bucket.lost_to = self.refused.newest(name);
+        self.buckets.insert(name.to_owned(), bucket);
     }
 }
 
@@ -126,6 +131,7 @@ impl RuleState {
                 || state.buckets.len() >= quotas.keys_per_tenant;
             // The first whose agent may make one more makes it.
             while let Some(event) = events.next_if(|event| is_full || !state.has_share(event.agent_id.as_deref(), quotas)) {
+                state.refused.note(bucket, event.ts);
                 each(event, Kept::Refused);
             }
             let Some(first) = events.peek() else { return };
@@ -260,7 +266,8 @@ impl RuleState {
     pub(crate) fn expire(&mut self, tenant: &TenantId, before: Timestamp) {
         let Some(state) = self.tenants.get_mut(tenant) else { return };
         let (mut dropped, mut bytes, mut keys, mut key_bytes) = (0, 0, 0, 0);
-        let TenantState { buckets, made_by, awaiting, .. } = state;
+        let TenantState { buckets, made_by, awaiting, refused, .. } = state;
+        refused.forget(before);
         buckets.retain(|name, bucket| {
             let (events_before, bytes_before) = (bucket.events().len(), bucket.bytes);
             bucket.expire(before);
@@ -287,7 +294,7 @@ impl RuleState {
         state.bytes -= bytes;
         state.keys = keys;
         state.key_bytes -= key_bytes;
-        if state.buckets.is_empty() {
+        if state.buckets.is_empty() && state.refused.is_empty() {
             self.tenants.remove(tenant);
         }
     }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod apart;
+mod bounds;
 mod deferred;
 mod explain;
 mod first_seen;
