@@ -10,6 +10,7 @@ use crate::engine::{Engine, TickOutput, emit, guarded, over_budget, stop_if_fail
 use crate::error::DetectError;
 use crate::evaluate::{Must, RunningRule, TouchedKeys};
 use crate::find::{Slice, within};
+use crate::lost::{GONE, NOT_CONTAINED};
 use crate::output::Found;
 use crate::shape::{Reach, Shape};
 use crate::watermark::{IDLE_ACTIVITY, MAX_PAUSE};
@@ -32,10 +33,7 @@ pub(crate) enum By {
     End,
 }
 
-/// Stands in an alert that leads to nothing, though its rule contains.
-const NOT_CONTAINED: &str = "not_contained";
 const NOTHING_PROVED: &str = "nothing of the tenant was proved for an hour: what did not follow may only not have come";
-const EVENTS_GONE: &str = "some of the events before a restart were gone: what is missing may have been there";
 
 /// True if rows of the rule are decided by it.
 fn decides(running: &RunningRule, by: By) -> bool {
@@ -97,7 +95,7 @@ impl Engine {
         let (quotas, clock) = (self.config.quotas, Arc::clone(&self.config.clock));
         let proved_before = self.watermarks.proved_before(tenant, self.lateness_micros());
         let unproved = by == By::Watermark && proved_before.is_none_or(|proved_before| proved_before < ends_before);
-        let lost_to = self.lost.get(tenant).copied();
+        let lost_to = self.lost.to(tenant);
         for running in self.rules.iter_mut().filter(|running| decides(running, by)) {
             let (decided, micros) = running.timed(clock.as_ref(), |running| {
                 guarded(running, |running| {
@@ -115,7 +113,7 @@ impl Engine {
                         let looks_from = alert.last_ts.plus_micros(-back);
                         let why = match lost_to {
                             _ if unproved && place >= told => NOTHING_PROVED,
-                            Some(lost_to) if looks_from <= lost_to => EVENTS_GONE,
+                            Some(lost_to) if looks_from <= lost_to => GONE,
                             _ => continue,
                         };
                         alert.respond.clear();

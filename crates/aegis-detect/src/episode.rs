@@ -82,9 +82,12 @@ pub(crate) struct KeyState {
     /// Matches that can still change, in their order.
     #[serde(skip)]
     matches: Vec<Seen>,
-    /// Up to where they stand because there were too many.
-    #[serde(skip)]
+    /// Up to where they stand because there were too many, and are counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     stands_to: Option<Order>,
+    /// Up to where those that join the settled episode were counted before a restart that could not tell which they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    counted_to: Option<Timestamp>,
     /// The last episode that can no longer change.
     settled: Option<Episode>,
     /// By first evidence.
@@ -162,9 +165,12 @@ impl KeyState {
                 Some(suppress) => found.instant() < current.start.plus_micros(suppress),
                 None => current.first == first,
             });
-            if let Some((current, _)) = joins {
-                current.count += 1;
-                (current.last_ts, current.last_event_id) = (last_ts, last_event_id);
+            if let Some((current, raised_by)) = joins {
+                let is_counted = raised_by.is_none() && self.counted_to.is_some_and(|to| found.instant() <= to);
+                if !is_counted {
+                    current.count += 1;
+                    (current.last_ts, current.last_event_id) = (last_ts, last_event_id);
+                }
                 continue;
             }
             let alert_id = match self.emitted.get(&first) {
@@ -258,14 +264,35 @@ impl KeyState {
     /// any more.
     pub(crate) fn let_stand(&mut self) {
         self.stand();
-        let Some((first, last)) = self.emitted.iter().max_by_key(|(_, emitted)| emitted.start) else { return };
-        if self.settled.as_ref().is_none_or(|settled| settled.start < last.start) {
+        let last = self.emitted.iter().max_by_key(|(_, emitted)| emitted.start);
+        if let Some((first, last)) =
+            last.filter(|(_, last)| self.settled.as_ref().is_none_or(|settled| settled.start < last.start))
+        {
             let (alert_id, start) = (last.alert_id.clone(), last.start);
             self.settled = Some(Episode { alert_id, first: *first, start, count: 1, last_ts: start, last_event_id: *first });
         }
-        // What is found again of it would be counted a second time.
-        let until = self.settled.as_ref().map(|settled| settled.start);
-        self.matches.retain(|m| until.is_none_or(|until| m.instant() > until));
+        // What is found again of it, now or when its time comes again, would be counted a second time.
+        let counted_to = self.settled.as_ref().map(|settled| settled.last_ts.max(settled.start));
+        self.counted_to = counted_to;
+        self.matches.retain(|m| counted_to.is_none_or(|to| m.instant() > to));
+    }
+
+    /// Forgets what is found again and was not told: all that there was to tell was, and what contradicted this is gone.
+    pub(crate) fn forget_untold(&mut self, rules: KeyRules<'_>) {
+        let mut current = self.settled.as_ref().map(|settled| (settled.first, settled.start));
+        let Self { matches, emitted, .. } = self;
+        matches.retain(|found| {
+            let first = found.first().1;
+            let joins = current.is_some_and(|(first_of_current, start)| match rules.suppress_micros {
+                Some(suppress) => found.instant() < start.plus_micros(suppress),
+                None => first_of_current == first,
+            });
+            let is_told = joins || emitted.contains_key(&first);
+            if is_told && !joins {
+                current = Some((first, found.instant()));
+            }
+            is_told
+        });
     }
 
     /// True if there is anything for a checkpoint.
@@ -284,7 +311,8 @@ impl KeyState {
         Self {
             key: self.key.clone(),
             matches: Vec::new(),
-            stands_to: None,
+            stands_to: self.stands_to,
+            counted_to: self.counted_to,
             settled: self.settled.clone(),
             emitted: self.emitted.clone(),
         }

@@ -4,6 +4,7 @@
 //! the alerts that stand are a function of the log, that no tenant's events reach another tenant's matches, and that no rule
 //! that contains sees an unproven event or a score. Never decides containment: it says what matched, and responders ask.
 
+mod absence;
 mod alert;
 mod backtest;
 mod baseline;
@@ -23,6 +24,7 @@ mod follow;
 mod hold;
 mod impaired;
 mod leaf;
+mod lost;
 mod output;
 mod own;
 mod pipeline;

@@ -209,7 +209,8 @@ impl Running {
     fn knows_its_window_from(&self, own: &OwnRule, now: Timestamp) -> Timestamp {
         let window = own.rule.header.window_s * 1_000_000;
         let is_full = self.engine.kept_from(&own.tenant, now).plus_micros(window).max(now);
-        self.tail.cut().get(&own.tenant).map_or(is_full, |cut| is_full.max(cut.plus_micros(window)))
+        let gone = self.tail.cut().get(&own.tenant).copied().max(self.engine.lost.to(&own.tenant));
+        gone.map_or(is_full, |gone| is_full.max(gone.plus_micros(window)))
     }
 
     /// The tenant's events that its windows have, as rules were shown them.

@@ -20,6 +20,7 @@ use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::{ExecutionPlan, collect, displayable};
 use datafusion::prelude::{SessionConfig, SessionContext};
 
+use crate::absence::rests_on_absence;
 use crate::check::{base_column, check_output, check_plan};
 use crate::condition::Condition;
 use crate::error::{RuleCode, RuleError};
@@ -72,6 +73,8 @@ pub(crate) struct RulePlan {
     pub(crate) pipeline: Option<Pipeline>,
     /// True if it reads a column of a side table.
     pub(crate) reads_sides: bool,
+    /// True of a rule that contains where a row can be a match for want of others before it.
+    pub(crate) rests_on_absence: bool,
     physical: Arc<dyn ExecutionPlan>,
     slot: Slot,
     task: Arc<TaskContext>,
@@ -226,8 +229,22 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
     }
     let shape = if pipeline.is_some() { Shape::Incremental } else { analysis.shape };
     let reach = if shape == Shape::Deferred { analysis.reach.unwrap_or_default() } else { Reach::default() };
+    let rests_on_absence = rule.header.contains() && rests_on_absence(&analyzed).map_err(explain)?;
     let task = state.task_ctx();
-    Ok(RulePlan { shape, reach, output, buckets, pipeline, reads_sides, physical, slot, task, prefilter, report })
+    Ok(RulePlan {
+        shape,
+        reach,
+        output,
+        buckets,
+        pipeline,
+        reads_sides,
+        rests_on_absence,
+        physical,
+        slot,
+        task,
+        prefilter,
+        report,
+    })
 }
 
 /// Refuses a frame that goes to a time after its row where the row could not wait for it: it would be cut short, and a rule about what did not

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use aegis_model::{SecurityEvent, TenantId, Timestamp};
 
+use crate::engine::key_rules;
 use crate::episode::{Order, order_of};
 use crate::error::DetectError;
 use crate::evaluate::RunningRule;
@@ -79,9 +80,14 @@ impl RunningRule {
         let is_lost = self.note_overruns();
         let lost = self.losses.tenants();
         let stands = |tenant: &TenantId| is_lost || lost.contains(tenant) || is_cut(tenant);
-        for (_, of_tenant) in self.state.tenants.iter_mut().filter(|(tenant, _)| stands(tenant)) {
-            let keys = of_tenant.buckets.values_mut().flat_map(|bucket| bucket.keys.values_mut());
-            keys.for_each(crate::episode::KeyState::let_stand);
+        for (tenant, of_tenant) in self.state.tenants.iter_mut().filter(|(tenant, _)| stands(tenant)) {
+            let (rules, is_cut) = (key_rules(&self.rule, &self.plan, tenant), is_cut(tenant));
+            for key in of_tenant.buckets.values_mut().flat_map(|bucket| bucket.keys.values_mut()) {
+                key.let_stand();
+                if is_cut {
+                    key.forget_untold(rules);
+                }
+            }
         }
         Ok(())
     }

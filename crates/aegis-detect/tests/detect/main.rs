@@ -3,6 +3,7 @@
 
 mod apart;
 mod bounds;
+mod cut;
 mod deferred;
 mod explain;
 mod first_seen;
