@@ -65,3 +65,28 @@ impl RunningRule {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_gone_is_known_of_each_tenant_until_no_row_looks_so_far_back() {
+        let (a, b) = (TenantId::new("a").unwrap(), TenantId::new("b").unwrap());
+        let at = |second: i64| Timestamp::from_micros(second * 1_000_000);
+        let mut lost = Lost::default();
+        assert_eq!(lost.to(&a), None);
+        lost.add(&a, at(100));
+        lost.add(&a, at(50));
+        lost.forget(&a, at(100));
+        assert_eq!((lost.to(&a), lost.to(&b)), (Some(at(100)), None));
+        lost.add_all_before(at(70));
+        let again: Lost = serde_json::from_str(&serde_json::to_string(&lost).unwrap()).unwrap();
+        for mut lost in [lost, again] {
+            assert_eq!((lost.to(&a), lost.to(&b)), (Some(at(100)), Some(at(70))));
+            lost.forget(&a, at(101));
+            assert_eq!(lost.to(&a), Some(at(70)));
+        }
+    }
+}
