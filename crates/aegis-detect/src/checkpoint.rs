@@ -40,6 +40,9 @@ pub(crate) struct Checkpoint {
     /// What tenants have of their own; one of before has none.
     #[serde(default)]
     pub(crate) own: Vec<KnownRule>,
+    /// Where the stream of alerts ended: all that is told of what was taken up to here stands before. One of before does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) alerts: Option<Place>,
     /// While the stream is read again behind a checkpoint of another version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) before: Option<Before>,

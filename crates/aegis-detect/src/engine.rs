@@ -105,6 +105,8 @@ pub struct Engine {
     pub(crate) settled: HashMap<TenantId, Timestamp>,
     /// Up to when events may be gone that rules would look back to.
     pub(crate) lost: Lost,
+    /// What was told, behind the checkpoint that it was restored from, by rules that it does not have yet.
+    pub(crate) told: Vec<Alert>,
     /// Up to which time of the log it was looked for rows that nothing but the log's time decides.
     pub(crate) looked: Option<Timestamp>,
     /// What was told of detection itself.
@@ -133,7 +135,7 @@ pub struct EngineCheckpoint {
 }
 
 /// After any window, and far from overflow.
-const END_OF_TIME: Timestamp = Timestamp::from_micros(i64::MAX / 2);
+pub(crate) const END_OF_TIME: Timestamp = Timestamp::from_micros(i64::MAX / 2);
 /// Events that a rule looks at at once.
 const EVENTS_OF_A_LOOK: usize = 2048;
 
@@ -150,7 +152,18 @@ impl Engine {
             running.map(|(rule, plan)| RunningRule::new(rule, plan_of(plan), Scope::default(), Arc::clone(&sides))).collect();
         let (watermarks, impaired) = (Watermarks::default(), Impaired::default());
         let windows = OwnWindows::of(&rules);
-        Self { rules, watermarks, settled: HashMap::new(), lost: Lost::default(), looked: None, impaired, sides, windows, config }
+        Self {
+            rules,
+            watermarks,
+            settled: HashMap::new(),
+            lost: Lost::default(),
+            told: Vec::new(),
+            looked: None,
+            impaired,
+            sides,
+            windows,
+            config,
+        }
     }
 
     /// Takes the next events of the stream, in stream order, and answers what follows from them.

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use aegis_canon::CanonError;
-use aegis_model::{EventId, TenantId, Timestamp};
+use aegis_model::{Alert, EventId, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -275,6 +275,15 @@ impl KeyState {
         let counted_to = self.settled.as_ref().map(|settled| settled.last_ts.max(settled.start));
         self.counted_to = counted_to;
         self.matches.retain(|m| counted_to.is_none_or(|to| m.instant() > to));
+    }
+
+    /// Takes note of an alert that was told with this first evidence; it stands, or still has to be found again.
+    pub(crate) fn know_told(&mut self, alert: &Alert, first: EventId, stands: bool) {
+        if self.key.is_empty() {
+            self.key.clone_from(&alert.key);
+        }
+        let emitted = || Emitted { alert_id: alert.alert_id.clone(), first_ts: alert.first_ts, start: alert.last_ts, stands };
+        self.emitted.entry(first).or_insert_with(emitted);
     }
 
     /// Forgets what is found again and was not told: all that there was to tell was, and what contradicted this is gone.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use aegis_bus::{AskForMissing, Bus, BusError, Delivered, Message, Place, Stream, Subscription, subject};
 use aegis_keys::KeyRing;
 use aegis_ledger::verify::LaneHeads;
-use aegis_model::{Clock, SecurityEvent, Timestamp};
+use aegis_model::{Clock, SecurityEvent, TenantId, Timestamp};
 
 use crate::checkpoint::{Before, Checkpoint, Saved, Tail};
 use crate::engine::Engine;
@@ -209,8 +209,14 @@ impl Running {
                 "the stream is not the one that the checkpoint is about; reading it from its start, with empty windows"
             );
         }
+        let told = match &checkpoint.alerts {
+            Some(place) if is_still => self.told_behind(place).await?,
+            _ => Vec::new(),
+        };
         let cut = checkpoint.cut;
-        self.engine.restore_cut(checkpoint.engine, events, &|tenant| all_cut || cut.contains_key(tenant));
+        let is_cut = |tenant: &TenantId| all_cut || cut.contains_key(tenant);
+        self.engine.restore_cut(checkpoint.engine, events, &is_cut);
+        self.engine.know_told(told, &is_cut);
         self.tail.stays_cut(cut);
         self.stage = VerifyStage::new(ring.clone(), checkpoint.heads);
         self.know_lanes(checkpoint.before, is_still);
@@ -412,6 +418,7 @@ impl Running {
             let reason = "it was made anew".to_owned();
             return Err(BusError::Rewound { stream: Stream::Ase.to_string(), reason }.into());
         }
+        let alerts = self.bus.place(Stream::Alerts, self.bus.last_seq(Stream::Alerts).await?).await?;
         let is_again = self.position < self.known_to;
         if !is_again {
             self.stage.take_up_all();
@@ -427,6 +434,7 @@ impl Running {
             held: self.hold.held(),
             cut: self.tail.cut(),
             own: self.own.known(),
+            alerts: Some(alerts),
             before: is_again.then(|| Before { heads: self.stage.known().clone(), to: self.known_to }),
         };
         let written = loop {

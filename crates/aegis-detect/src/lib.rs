@@ -44,6 +44,7 @@ mod sliding;
 mod sql;
 pub mod testing;
 mod tick;
+mod told;
 mod verify;
 mod watermark;
 mod window;

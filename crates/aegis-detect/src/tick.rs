@@ -82,7 +82,7 @@ impl Running {
         self.tell(WorkerStats::default(), output, Vec::new(), started, shared).await
     }
 
-    async fn tell(
+    pub(crate) async fn tell(
         &mut self,
         seen: WorkerStats,
         output: TickOutput,

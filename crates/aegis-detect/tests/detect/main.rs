@@ -11,6 +11,7 @@ mod ground;
 mod impaired;
 mod incremental;
 mod laws;
+mod lives;
 mod marks;
 mod own;
 mod refusals;
