@@ -4,10 +4,12 @@
 //! An alert is retracted only once no event that is in time could bring it back: a retraction is said once and stays. Of a match only its ends
 //! are kept; all its evidence is there until its key was looked at, and is found again from the events of the window where it is needed later.
 
+mod again;
+
 use std::collections::BTreeMap;
 
 use aegis_canon::CanonError;
-use aegis_model::{Alert, EventId, TenantId, Timestamp};
+use aegis_model::{EventId, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -41,6 +43,9 @@ struct Emitted {
     start: Timestamp,
     /// True once the match that raises it can no longer change.
     stands: bool,
+    /// It was told in another life, behind the checkpoint: maybe by a later one of two rules of the same text.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    of_before: bool,
 }
 
 /// Where a match stands among those of its key.
@@ -192,7 +197,7 @@ impl KeyState {
                     Some(_) if raised.contains_key(&episode.first) => {}
                     Some(detail) => {
                         let (alert_id, first_ts) = (episode.alert_id.clone(), seen.first().0);
-                        let emitted = Emitted { alert_id, first_ts, start: episode.start, stands: false };
+                        let emitted = Emitted { alert_id, first_ts, start: episode.start, stands: false, of_before: false };
                         raised.insert(episode.first, emitted);
                         emission.fresh.push((episode.alert_id.clone(), (**detail).clone()));
                     }
@@ -253,55 +258,6 @@ impl KeyState {
         self.stands_to = self.matches.get(surplus - 1).map(|last| last.order);
         self.settle_matches(rules, surplus)?;
         Ok(surplus)
-    }
-
-    /// What was told stands: some of the events that could say otherwise are not there any more.
-    pub(crate) fn stand(&mut self) {
-        self.emitted.values_mut().for_each(|emitted| emitted.stands = true);
-    }
-
-    /// What was told stands, and the last of it is the episode that a next match joins: the events that could say otherwise are not all there
-    /// any more.
-    pub(crate) fn let_stand(&mut self) {
-        self.stand();
-        let last = self.emitted.iter().max_by_key(|(_, emitted)| emitted.start);
-        if let Some((first, last)) =
-            last.filter(|(_, last)| self.settled.as_ref().is_none_or(|settled| settled.start < last.start))
-        {
-            let (alert_id, start) = (last.alert_id.clone(), last.start);
-            self.settled = Some(Episode { alert_id, first: *first, start, count: 1, last_ts: start, last_event_id: *first });
-        }
-        // What is found again of it, now or when its time comes again, would be counted a second time.
-        let counted_to = self.settled.as_ref().map(|settled| settled.last_ts.max(settled.start));
-        self.counted_to = counted_to;
-        self.matches.retain(|m| counted_to.is_none_or(|to| m.instant() > to));
-    }
-
-    /// Takes note of an alert that was told with this first evidence; it stands, or still has to be found again.
-    pub(crate) fn know_told(&mut self, alert: &Alert, first: EventId, stands: bool) {
-        if self.key.is_empty() {
-            self.key.clone_from(&alert.key);
-        }
-        let emitted = || Emitted { alert_id: alert.alert_id.clone(), first_ts: alert.first_ts, start: alert.last_ts, stands };
-        self.emitted.entry(first).or_insert_with(emitted);
-    }
-
-    /// Forgets what is found again and was not told: all that there was to tell was, and what contradicted this is gone.
-    pub(crate) fn forget_untold(&mut self, rules: KeyRules<'_>) {
-        let mut current = self.settled.as_ref().map(|settled| (settled.first, settled.start));
-        let Self { matches, emitted, .. } = self;
-        matches.retain(|found| {
-            let first = found.first().1;
-            let joins = current.is_some_and(|(first_of_current, start)| match rules.suppress_micros {
-                Some(suppress) => found.instant() < start.plus_micros(suppress),
-                None => first_of_current == first,
-            });
-            let is_told = joins || emitted.contains_key(&first);
-            if is_told && !joins {
-                current = Some((first, found.instant()));
-            }
-            is_told
-        });
     }
 
     /// True if there is anything for a checkpoint.

@@ -157,9 +157,9 @@ impl Engine {
         if let Some(final_before) = final_before {
             self.decide(tenant, final_before, By::Watermark, &mut output);
         }
-        let now = self.config.clock.now();
+        let (now, seen_to) = (self.config.clock.now(), self.watermarks.log_time().unwrap_or(END_OF_TIME));
         for running in self.rules.iter_mut().filter(|running| running.rule.header.id == id && running.scope.covers(tenant)) {
-            running.end_for(tenant, final_before, now, &mut output);
+            running.end_for(tenant, final_before, seen_to, now, &mut output);
         }
         output
     }
@@ -198,7 +198,14 @@ impl Engine {
 impl RunningRule {
     /// The rule sees nothing more of a tenant: takes back what it told and has no match for. What a deferred rule told by the log's time alone is not
     /// decided.
-    fn end_for(&mut self, tenant: &TenantId, final_before: Option<Timestamp>, now: Timestamp, output: &mut TickOutput) {
+    fn end_for(
+        &mut self,
+        tenant: &TenantId,
+        final_before: Option<Timestamp>,
+        seen_to: Timestamp,
+        now: Timestamp,
+        output: &mut TickOutput,
+    ) {
         let decided = final_before.map(|final_before| self.settled_to(final_before).plus_micros(-self.plan.reach.ahead));
         let (always, never) = (Timestamp::from_micros(i64::MIN), Timestamp::from_micros(i64::MAX));
         let Self { rule, plan, state, stats, .. } = self;
@@ -207,7 +214,7 @@ impl RunningRule {
             if plan.shape == Shape::Deferred {
                 key.clear(decided.unwrap_or(always), never);
             }
-            let Ok(retracted) = key.settle(key_rules(rule, plan, tenant), END_OF_TIME) else { continue };
+            let Ok(retracted) = key.end(key_rules(rule, plan, tenant), seen_to) else { continue };
             stats.retractions += retracted.len() as u64;
             output.retractions.extend(retracted.into_iter().map(|alert_id| Retraction {
                 alert_id,
