@@ -145,7 +145,7 @@ impl Engine {
             running.quarantine(&error);
         }
         self.rules.push(running);
-        self.know_told_of_new();
+        self.know_told_of_last();
         output
     }
 

@@ -59,28 +59,39 @@ impl Running {
 
 impl Engine {
     /// Takes note of alerts that were told since the checkpoint that it was restored from. One that does not stand is taken back in its time, as any
-    /// other; of a tenant whose events are not all there (`is_cut`) it stands. Those of rules that it does not have wait for these.
+    /// other; of a tenant whose events are not all there (`is_cut`) it stands. Those of rules that it does not have wait for these, and those of a tenant's
+    /// own, which may be of a later one of the same text.
     pub(crate) fn know_told(&mut self, told: Vec<Alert>, is_cut: &dyn Fn(&TenantId) -> bool) {
         let quotas = self.config.quotas;
         for alert in told {
-            match self.rules.iter_mut().find(|running| running.has_told(&alert)) {
-                Some(running) => running.know_told(&alert, is_cut(&alert.tenant_id), quotas),
-                None => self.told.push(alert),
+            let running = self.rules.iter_mut().find(|running| running.has_told(&alert));
+            let waits = running.as_ref().is_none_or(|running| running.scope.owner().is_some());
+            if let Some(running) = running {
+                running.know_told(&alert, is_cut(&alert.tenant_id), quotas);
+            }
+            if waits {
+                self.told.push(alert);
             }
         }
     }
 
-    /// A rule has come: the same of what it told.
-    pub(crate) fn know_told_of_new(&mut self) {
-        let told = std::mem::take(&mut self.told);
-        self.know_told(told, &|_| false);
+    /// The last of the rules has come just now: the same of what it told.
+    pub(crate) fn know_told_of_last(&mut self) {
+        let quotas = self.config.quotas;
+        let Some(running) = self.rules.last_mut() else { return };
+        for alert in &self.told {
+            if running.has_told(alert) {
+                running.know_told(alert, false, quotas);
+            }
+        }
     }
 }
 
 impl RunningRule {
+    /// True if the alert may be the rule's: a match of before its time is none.
     fn has_told(&self, alert: &Alert) -> bool {
-        let is_its_own = self.rule.hash == alert.rule_hash && self.rule.header.id == alert.rule_id;
-        is_its_own && self.scope.covers(&alert.tenant_id)
+        let is_of_text = self.rule.hash == alert.rule_hash && self.rule.header.id == alert.rule_id;
+        is_of_text && self.scope.covers(&alert.tenant_id) && alert.last_ts >= self.since
     }
 
     fn know_told(&mut self, alert: &Alert, is_cut: bool, quotas: Quotas) {
