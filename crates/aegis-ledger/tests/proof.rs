@@ -141,10 +141,10 @@ async fn a_log_that_begins_within_lanes_that_were_followed_once_breaks_none() {
         verifier.begin_within(before.heads().clone());
         verifier
     };
-    for first in 0..acme.len() {
+    for (first, begins) in acme.iter().enumerate() {
         let mut verifier = again();
         let link = if first == 0 { Link::First } else { Link::Next };
-        assert_eq!(verifier.peek(&acme[first]), Some(link));
+        assert_eq!(verifier.peek(begins), Some(link));
         assert!(acme[first..].iter().all(|wire| verifier.check(wire).verified), "from {first} on");
         assert_eq!(verifier.heads().get(acme[4]["lane"].as_str().unwrap()).unwrap().0, 5);
         assert!(verifier.known().is_empty());
