@@ -52,6 +52,7 @@ shipped_rules![
     "run-rotation",
     "runaway",
     "self-approval",
+    "silent-edge",
     "slow-probing",
     "trust-escalation"
 ];
