@@ -373,7 +373,7 @@ impl Running {
             let known = self.ask_at.get(lane).copied().filter(|at| *at <= now.plus_micros(ASK_AGAIN_US));
             let mut at = known.unwrap_or_else(|| now.plus_micros(ASK_FIRST_US));
             if now >= at {
-                let head = self.stage.heads().get(lane).map_or(0, |(head, _)| head);
+                let head = self.stage.head_of(lane);
                 missing.ask(lane, head + 1, first - 1);
                 at = now.plus_micros(ASK_AGAIN_US);
             }

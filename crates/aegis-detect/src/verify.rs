@@ -54,6 +54,11 @@ impl VerifyStage {
         self.verifier.heads()
     }
 
+    /// How far a lane was followed, here or once; 0 of one that was not.
+    pub(crate) fn head_of(&self, lane: &str) -> i64 {
+        self.heads().get(lane).or_else(|| self.known().get(lane)).map_or(0, |(seq, _)| seq)
+    }
+
     /// The stream is read again, and its beginning may be gone: lanes were followed to here once.
     pub(crate) fn begin_within(&mut self, known: LaneHeads) {
         self.verifier.begin_within(known);
