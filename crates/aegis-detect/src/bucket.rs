@@ -62,7 +62,7 @@ impl Quotas {
 }
 
 /// What an event's texts take.
-fn bytes_of(event: &SecurityEvent) -> usize {
+pub(crate) fn bytes_of(event: &SecurityEvent) -> usize {
     let texts = [
         &event.agent_id,
         &event.token_id,

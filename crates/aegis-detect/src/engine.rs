@@ -17,6 +17,7 @@ use crate::episode::{Emission, Episode, KeyRules};
 use crate::error::DetectError;
 use crate::evaluate::{Must, RuleStats, RunningRule, TouchedKeys};
 use crate::impaired::Impaired;
+use crate::lost::Lost;
 use crate::output::Evidence;
 use crate::own::OwnWindows;
 use crate::plan::RulePlan;
@@ -102,8 +103,10 @@ pub struct Engine {
     pub(crate) watermarks: Watermarks,
     /// Per tenant: up to where its state was settled.
     pub(crate) settled: HashMap<TenantId, Timestamp>,
-    /// Tenants of whom events were gone when it was restored: up to when they may have been.
-    pub(crate) lost: HashMap<TenantId, Timestamp>,
+    /// Up to when events may be gone that rules would look back to.
+    pub(crate) lost: Lost,
+    /// What was told, behind the checkpoint that it was restored from, by rules that it does not have yet.
+    pub(crate) told: Vec<Alert>,
     /// Up to which time of the log it was looked for rows that nothing but the log's time decides.
     pub(crate) looked: Option<Timestamp>,
     /// What was told of detection itself.
@@ -128,6 +131,9 @@ pub struct EngineCheckpoint {
     impaired: Impaired,
     #[serde(default)]
     sides: SideTables,
+    /// One of before has none.
+    #[serde(default)]
+    lost: Lost,
 }
 
 /// Events that a rule looks at at once.
@@ -146,8 +152,19 @@ impl Engine {
             running.map(|(rule, plan)| RunningRule::new(rule, plan_of(plan), Scope::default(), Arc::clone(&sides))).collect();
         let (watermarks, impaired) = (Watermarks::default(), Impaired::default());
         let windows = OwnWindows::of(&rules);
-        let (settled, lost) = (HashMap::new(), HashMap::new());
-        Self { rules, watermarks, settled, lost, looked: None, impaired, sides, windows, in_order: false, config }
+        Self {
+            rules,
+            watermarks,
+            settled: HashMap::new(),
+            lost: Lost::default(),
+            told: Vec::new(),
+            looked: None,
+            impaired,
+            sides,
+            windows,
+            in_order: false,
+            config,
+        }
     }
 
     /// Takes the next events of the stream, in stream order, and answers what follows from them.
@@ -310,7 +327,7 @@ impl Engine {
         let rules = self.rules.iter().map(saved).collect();
         let settled = self.settled.iter().map(|(t, ts)| (t.clone(), *ts)).collect();
         let (impaired, sides) = (self.impaired.clone(), self.sides.read().without(left_out));
-        EngineCheckpoint { watermarks: self.watermarks.clone(), settled, rules, impaired, sides }
+        EngineCheckpoint { watermarks: self.watermarks.clone(), settled, rules, impaired, sides, lost: self.lost.clone() }
     }
 
     /// Goes on from a checkpoint. `events` are those that had been taken in time, from each tenant's `horizon` on, or more; where some of them
@@ -324,8 +341,13 @@ impl Engine {
     pub fn restore_cut(&mut self, checkpoint: EngineCheckpoint, events: Vec<SecurityEvent>, is_cut: &dyn Fn(&TenantId) -> bool) {
         let Self { watermarks, lost, .. } = self;
         *watermarks = checkpoint.watermarks;
-        let of_cut = watermarks.tenants().filter(|tenant| is_cut(tenant));
-        *lost = of_cut.filter_map(|tenant| Some((tenant.clone(), watermarks.bus_time(tenant)?))).collect();
+        // What was lost before an earlier restart is so after this one.
+        *lost = checkpoint.lost;
+        for tenant in watermarks.tenants().filter(|tenant| is_cut(tenant)) {
+            if let Some(to) = watermarks.bus_time(tenant) {
+                lost.add(tenant, to);
+            }
+        }
         self.settled = checkpoint.settled.into_iter().collect();
         self.impaired = checkpoint.impaired;
         *self.sides.write() = checkpoint.sides;
@@ -345,12 +367,17 @@ impl Engine {
         }
     }
 
+    /// The log that is read begins at this time of the bus, and did not always: events of before are gone.
+    pub(crate) fn lose_before(&mut self, bus_ts: Timestamp) {
+        self.lost.add_all_before(bus_ts);
+    }
+
     pub(crate) fn lateness_micros(&self) -> i64 {
         self.config.lateness_s.saturating_mul(1_000_000)
     }
 
     pub(crate) fn evaluate(&mut self, batch: Option<&Arc<EventBatch>>, must: Must<'_>, output: &mut TickOutput) {
-        let (quotas, clock) = (self.config.quotas, Arc::clone(&self.config.clock));
+        let (quotas, clock, lost) = (self.config.quotas, Arc::clone(&self.config.clock), &self.lost);
         for running in self.rules.iter_mut().filter(|r| r.stats.quarantined.is_none()) {
             let mut ready = Vec::new();
             let (mut result, mut spent) = running.timed(clock.as_ref(), |running| {
@@ -372,7 +399,10 @@ impl Engine {
                 let (looked, micros) = running.timed(clock.as_ref(), |running| {
                     guarded(running, |running| {
                         let keys = running.evaluate(events, quotas)?;
-                        emit(running, keys, quotas, clock.now(), output)
+                        let told = output.alerts.len();
+                        let emitted = emit(running, keys, quotas, clock.now(), output);
+                        running.withhold(&mut output.alerts[told..], lost);
+                        emitted
                     })
                 });
                 (result, longest, spent) = (looked, longest.max(micros), spent.saturating_add(micros));
@@ -386,6 +416,7 @@ impl Engine {
 
     pub(crate) fn settle(&mut self, tenant: &TenantId, final_before: Timestamp, output: &mut TickOutput) {
         let now = self.config.clock.now();
+        self.lost.forget(tenant, final_before.plus_micros(-self.windows.longest(tenant)));
         for running in &mut self.rules {
             let (window_micros, settled_to) = (running.window_micros(), running.settled_to(final_before));
             let RunningRule { rule, plan, state, stats, .. } = running;
@@ -458,7 +489,7 @@ fn newest_of_each(events: &[Arc<SecurityEvent>]) -> BTreeMap<&TenantId, &Securit
     newest
 }
 
-fn key_rules<'a>(rule: &'a Rule, plan: &RulePlan, tenant: &'a TenantId) -> KeyRules<'a> {
+pub(crate) fn key_rules<'a>(rule: &'a Rule, plan: &RulePlan, tenant: &'a TenantId) -> KeyRules<'a> {
     KeyRules {
         tenant,
         rule_id: &rule.header.id,

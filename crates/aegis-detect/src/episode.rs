@@ -4,6 +4,8 @@
 //! An alert is retracted only once no event that is in time could bring it back: a retraction is said once and stays. Of a match only its ends
 //! are kept; all its evidence is there until its key was looked at, and is found again from the events of the window where it is needed later.
 
+mod again;
+
 use std::collections::BTreeMap;
 
 use aegis_canon::CanonError;
@@ -41,6 +43,9 @@ struct Emitted {
     start: Timestamp,
     /// True once the match that raises it can no longer change.
     stands: bool,
+    /// It was told in another life, behind the checkpoint: maybe by a later one of two rules of the same text.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    of_before: bool,
 }
 
 /// Where a match stands among those of its key.
@@ -82,9 +87,12 @@ pub(crate) struct KeyState {
     /// Matches that can still change, in their order.
     #[serde(skip)]
     matches: Vec<Seen>,
-    /// Up to where they stand because there were too many.
-    #[serde(skip)]
+    /// Up to where they stand because there were too many, and are counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     stands_to: Option<Order>,
+    /// Up to where those that join the settled episode were counted before a restart that could not tell which they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    counted_to: Option<Timestamp>,
     /// The last episode that can no longer change.
     settled: Option<Episode>,
     /// By first evidence.
@@ -162,9 +170,12 @@ impl KeyState {
                 Some(suppress) => found.instant() < current.start.plus_micros(suppress),
                 None => current.first == first,
             });
-            if let Some((current, _)) = joins {
-                current.count += 1;
-                (current.last_ts, current.last_event_id) = (last_ts, last_event_id);
+            if let Some((current, raised_by)) = joins {
+                let is_counted = raised_by.is_none() && self.counted_to.is_some_and(|to| found.instant() <= to);
+                if !is_counted {
+                    current.count += 1;
+                    (current.last_ts, current.last_event_id) = (last_ts, last_event_id);
+                }
                 continue;
             }
             let alert_id = match self.emitted.get(&first) {
@@ -186,7 +197,7 @@ impl KeyState {
                     Some(_) if raised.contains_key(&episode.first) => {}
                     Some(detail) => {
                         let (alert_id, first_ts) = (episode.alert_id.clone(), seen.first().0);
-                        let emitted = Emitted { alert_id, first_ts, start: episode.start, stands: false };
+                        let emitted = Emitted { alert_id, first_ts, start: episode.start, stands: false, of_before: false };
                         raised.insert(episode.first, emitted);
                         emission.fresh.push((episode.alert_id.clone(), (**detail).clone()));
                     }
@@ -249,25 +260,6 @@ impl KeyState {
         Ok(surplus)
     }
 
-    /// What was told stands: some of the events that could say otherwise are not there any more.
-    pub(crate) fn stand(&mut self) {
-        self.emitted.values_mut().for_each(|emitted| emitted.stands = true);
-    }
-
-    /// What was told stands, and the last of it is the episode that a next match joins: the events that could say otherwise are not all there
-    /// any more.
-    pub(crate) fn let_stand(&mut self) {
-        self.stand();
-        let Some((first, last)) = self.emitted.iter().max_by_key(|(_, emitted)| emitted.start) else { return };
-        if self.settled.as_ref().is_none_or(|settled| settled.start < last.start) {
-            let (alert_id, start) = (last.alert_id.clone(), last.start);
-            self.settled = Some(Episode { alert_id, first: *first, start, count: 1, last_ts: start, last_event_id: *first });
-        }
-        // What is found again of it would be counted a second time.
-        let until = self.settled.as_ref().map(|settled| settled.start);
-        self.matches.retain(|m| until.is_none_or(|until| m.instant() > until));
-    }
-
     /// True if there is anything for a checkpoint.
     pub(crate) fn has_told(&self) -> bool {
         self.settled.is_some() || !self.emitted.is_empty()
@@ -284,7 +276,8 @@ impl KeyState {
         Self {
             key: self.key.clone(),
             matches: Vec::new(),
-            stands_to: None,
+            stands_to: self.stands_to,
+            counted_to: self.counted_to,
             settled: self.settled.clone(),
             emitted: self.emitted.clone(),
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use aegis_model::{SecurityEvent, TenantId, Timestamp};
 
+use crate::bucket::bytes_of;
 use crate::error::DetectError;
 use crate::evaluate::{RuleStats, RunningRule, TouchedKeys, by_tenant};
 use crate::impaired::Cause;
@@ -19,6 +20,8 @@ use crate::windows::Origin;
 
 /// About how many events one run of a query has.
 pub(crate) const ROWS_OF_A_RUN: usize = 65_536;
+/// About how many bytes their texts have: as many as those of one key may, so that a run has twice as many at most.
+const BYTES_OF_A_RUN: usize = 32 << 20;
 /// Rows that the runs of one look at a stepped rule see at most, and those of one tenant: some seconds.
 const ROWS_OF_A_LOOK: usize = 3_000_000;
 pub(crate) const ROWS_OF_A_TENANT: usize = 1_000_000;
@@ -84,16 +87,15 @@ impl RunningRule {
         }
         let window = self.window_micros();
         let mut found = Vec::new();
-        let mut slice = Vec::new();
+        let mut slice = Slice::default();
         for (tenant, bucket, oldest, newest) in touched.iter() {
             let (from, to) = (oldest.plus_micros(-window), newest.plus_micros(window));
-            slice.extend_from_slice(self.state.events(tenant, bucket, from, to));
-            if slice.len() >= ROWS_OF_A_RUN {
-                found.extend(self.run(std::mem::take(&mut slice), None)?);
+            if let Some(rows) = slice.add(self.state.events(tenant, bucket, from, to)) {
+                found.extend(self.run(rows, None)?);
             }
         }
-        if !slice.is_empty() {
-            found.extend(self.run(slice, None)?);
+        if let Some(rows) = slice.rest() {
+            found.extend(self.run(rows, None)?);
         }
         Ok(found)
     }
@@ -270,6 +272,28 @@ impl RunningRule {
         ran.map_err(error)?;
         stats.matches += found.len() as u64;
         Ok(found)
+    }
+}
+
+/// The events that the next run of a query is to have, of whole buckets.
+#[derive(Debug, Default)]
+pub(crate) struct Slice {
+    rows: Vec<Arc<SecurityEvent>>,
+    bytes: usize,
+}
+
+impl Slice {
+    /// Adds a bucket's events. Answers all that there are once they are enough for a run, by number or by what their texts take.
+    pub(crate) fn add(&mut self, events: &[Arc<SecurityEvent>]) -> Option<Vec<Arc<SecurityEvent>>> {
+        self.rows.extend_from_slice(events);
+        self.bytes += events.iter().map(|event| bytes_of(event)).sum::<usize>();
+        let is_full = self.rows.len() >= ROWS_OF_A_RUN || self.bytes >= BYTES_OF_A_RUN;
+        if is_full { std::mem::take(self).rest() } else { None }
+    }
+
+    /// What is left; None if nothing is.
+    pub(crate) fn rest(self) -> Option<Vec<Arc<SecurityEvent>>> {
+        (!self.rows.is_empty()).then_some(self.rows)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::engine::{Engine, TickOutput};
 use crate::verify::is_ahead_of_time;
 
 /// After any window, and far from overflow.
-const END_OF_TIME: Timestamp = Timestamp::from_micros(i64::MAX / 2);
+pub(crate) const END_OF_TIME: Timestamp = Timestamp::from_micros(i64::MAX / 2);
 
 impl Engine {
     /// The same for each tenant's events in the order of events, as a lake has them: what was late is told by them, not by the order.

@@ -4,6 +4,7 @@
 //! the alerts that stand are a function of the log, that no tenant's events reach another tenant's matches, and that no rule
 //! that contains sees an unproven event or a score. Never decides containment: it says what matched, and responders ask.
 
+mod absence;
 mod alert;
 mod backtest;
 mod baseline;
@@ -23,12 +24,14 @@ mod finished;
 mod follow;
 mod hold;
 mod impaired;
+mod lost;
 mod output;
 mod own;
 mod pipeline;
 mod plan;
 mod reachable;
 mod rebuild;
+mod refused;
 mod room;
 mod rows;
 mod rule;
@@ -44,6 +47,7 @@ mod slot;
 mod sql;
 pub mod testing;
 mod tick;
+mod told;
 mod verify;
 mod watermark;
 mod window;

@@ -20,6 +20,7 @@ use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::{ExecutionPlan, collect, displayable};
 use datafusion::prelude::{SessionConfig, SessionContext};
 
+use crate::absence::rests_on_absence;
 use crate::check::{base_column, check_output, check_plan};
 use crate::condition::Condition;
 use crate::error::{RuleCode, RuleError};
@@ -72,6 +73,8 @@ pub(crate) struct RulePlan {
     pub(crate) pipeline: Option<Pipeline>,
     /// True if it reads a column of a side table.
     pub(crate) reads_sides: bool,
+    /// True of a rule that contains where a row can be a match for want of others before it.
+    pub(crate) rests_on_absence: bool,
     physical: Arc<dyn ExecutionPlan>,
     slot: Slot,
     task: Arc<TaskContext>,
@@ -214,7 +217,8 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
     if analysis.longest_frame > window_micros {
         let seconds = analysis.longest_frame / 1_000_000;
         let message = format!("a window frame reaches back {seconds} s, the header's window is {} s", rule.header.window_s);
-        let error = RuleError::new(RuleCode::RuleWindow, message).at(sql.place_of("preceding"));
+        let place = sql.place_of("preceding").or_else(|| sql.place_of("following"));
+        let error = RuleError::new(RuleCode::RuleWindow, message).at(place);
         return Err(error.hint("raise `window`, or shorten the frame"));
     }
     check_ahead(&analysis, rule.header.window_s, &sql)?;
@@ -252,13 +256,32 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
     }
     let shape = if pipeline.is_some() { Shape::Incremental } else { analysis.shape };
     let reach = if shape == Shape::Deferred { analysis.reach.unwrap_or_default() } else { Reach::default() };
+    let rests_on_absence = rule.header.contains() && rests_on_absence(&analyzed).map_err(explain)?;
     let task = state.task_ctx();
-    Ok(RulePlan { shape, reach, output, buckets, pipeline, reads_sides, physical, slot, task, prefilter, report })
+    Ok(RulePlan {
+        shape,
+        reach,
+        output,
+        buckets,
+        pipeline,
+        reads_sides,
+        rests_on_absence,
+        physical,
+        slot,
+        task,
+        prefilter,
+        report,
+    })
 }
 
 /// Refuses a frame that goes to a time after its row where the row could not wait for it: it would be cut short, and a rule about what did not
 /// follow would always match.
 fn check_ahead(analysis: &shape::Analysis, window_s: i64, sql: &SqlText) -> Result<(), RuleError> {
+    if analysis.descends_ahead {
+        let message = "over a descending time what precedes a row is later than it: the frame would be cut short";
+        let hint = "ORDER BY ts, and BETWEEN CURRENT ROW AND INTERVAL '…' FOLLOWING; what comes before a row precedes it there";
+        return Err(RuleError::new(RuleCode::RuleUnsupported, message).at(sql.place_of("desc")).hint(hint));
+    }
     if !analysis.looks_ahead || analysis.shape == Shape::Deferred {
         return Ok(());
     }

@@ -28,6 +28,9 @@ impl Running {
         let started = self.clock.now();
         let mut tick = Tick::default();
         for delivered in batch {
+            if self.position == 0 && delivered.seq > 1 {
+                self.engine.lose_before(delivered.bus_ts);
+            }
             if delivered.subject.starts_with("ruleset.") {
                 // In its place: what came before was for the rules of before. Where it fails, it is read again.
                 self.finish(std::mem::take(&mut tick), started, shared, turn).await?;
@@ -86,7 +89,7 @@ impl Running {
         self.tell(WorkerStats::default(), output, Vec::new(), started, shared).await
     }
 
-    async fn tell(
+    pub(crate) async fn tell(
         &mut self,
         seen: WorkerStats,
         output: TickOutput,

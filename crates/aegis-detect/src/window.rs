@@ -11,6 +11,7 @@ pub(crate) use crate::bucket::Kept;
 pub use crate::bucket::Quotas;
 use crate::episode::{KeyState, json_bytes};
 use crate::pipeline::Frames;
+use crate::refused::Refused;
 
 /// Keyed anew in each process, as the standard library's is: what stands in a key is the caller's to choose.
 type Hasher = ahash::RandomState;
@@ -44,6 +45,8 @@ pub(crate) struct TenantState {
     made_by: HashMap<Arc<str>, Made, Hasher>,
     /// The buckets of which instants wait for their decision, by the first of them.
     awaiting: BTreeSet<(Timestamp, String)>,
+    /// What a full quota did not let in.
+    refused: Refused,
 }
 
 /// How many buckets an agent's events have made, and what the texts of the keys in them take.
@@ -90,7 +93,9 @@ impl TenantState {
         if let Some(agent) = &made_by {
             self.made_by.entry(Arc::clone(agent)).or_default().buckets += 1;
         }
-        self.buckets.insert(name.to_owned(), Bucket::made_by(made_by));
+        let mut bucket = Bucket::made_by(made_by);
+        bucket.lost_to = self.refused.newest(name);
+        self.buckets.insert(name.to_owned(), bucket);
     }
 }
 
@@ -157,6 +162,7 @@ impl RuleState {
                 || state.buckets.len() >= quotas.keys_per_tenant;
             // The first whose agent may make one more makes it.
             while let Some(event) = events.next_if(|event| is_full || !state.has_share(event.agent_id.as_deref(), quotas)) {
+                state.refused.note(bucket, event.ts);
                 each(event, Kept::Refused);
             }
             let Some(first) = events.peek() else { return };
@@ -301,7 +307,8 @@ impl RuleState {
         }
         state.expired_to = Some(before);
         let (mut dropped, mut bytes, mut keys, mut key_bytes) = (0, 0, 0, 0);
-        let TenantState { buckets, keyed, made_by, awaiting, .. } = state;
+        let TenantState { buckets, keyed, made_by, awaiting, refused, .. } = state;
+        refused.forget(before);
         buckets.retain(|name, bucket| {
             let (events_before, bytes_before) = (bucket.events().len(), bucket.bytes);
             bucket.expire(before);
@@ -331,7 +338,7 @@ impl RuleState {
         state.bytes -= bytes;
         state.keys = keys;
         state.key_bytes -= key_bytes;
-        if state.buckets.is_empty() {
+        if state.buckets.is_empty() && state.refused.is_empty() {
             self.tenants.remove(tenant);
         }
     }

@@ -2,15 +2,20 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod apart;
+mod bounds;
+mod cut;
 mod deferred;
 mod explain;
 mod first_seen;
+mod ground;
 mod impaired;
 mod incremental;
 mod laws;
+mod lives;
 mod marks;
 mod own;
 mod refusals;
 mod shipped;
 mod twins;
+mod upgrade;
 mod worker;

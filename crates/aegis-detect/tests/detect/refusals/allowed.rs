@@ -43,12 +43,6 @@ fn what_is_allowed_loads_in_the_shape_that_fits() {
              INTERVAL '40' SECOND PRECEDING AND CURRENT ROW) > 3",
             Shape::Stepped,
         ),
-        (
-            // Descending time turns PRECEDING into the future.
-            "SELECT agent_id, event_id FROM events QUALIFY count(*) OVER (PARTITION BY agent_id ORDER BY ts DESC \
-             RANGE BETWEEN INTERVAL '1' MINUTE PRECEDING AND CURRENT ROW) > 3",
-            Shape::Stepped,
-        ),
         ("SELECT agent_id, array_agg(event_id) AS event_ids FROM events GROUP BY agent_id HAVING count(*) > 2", Shape::Stepped),
         (
             "SELECT a.agent_id, make_array(a.event_id, b.event_id) AS event_ids FROM events a JOIN events b \
