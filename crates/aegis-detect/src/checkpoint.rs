@@ -43,7 +43,7 @@ pub(crate) struct Checkpoint {
 }
 
 impl Checkpoint {
-    pub(crate) const VERSION: u32 = 6;
+    pub(crate) const VERSION: u32 = 7;
 }
 
 /// Sequences of a stream, as the ranges that they make: first and last of each, ascending.

@@ -52,6 +52,7 @@ shipped_rules![
     "run-rotation",
     "runaway",
     "self-approval",
+    "sibling-evasion",
     "slow-probing",
     "trust-escalation"
 ];

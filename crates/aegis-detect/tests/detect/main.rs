@@ -11,6 +11,7 @@ mod laws;
 mod marks;
 mod own;
 mod refusals;
+mod registry;
 mod shipped;
 mod twins;
 mod worker;
