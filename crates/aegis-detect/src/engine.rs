@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::alert::alert_of;
+use crate::alerts::{alerts_of, row_of};
 use crate::deferred::By;
 use crate::episode::{Emission, Episode, KeyRules};
 use crate::error::DetectError;
@@ -126,6 +127,9 @@ pub struct EngineCheckpoint {
     impaired: Impaired,
     #[serde(default)]
     sides: SideTables,
+    /// What rules know that read alerts.
+    #[serde(default)]
+    alerts: Vec<SecurityEvent>,
 }
 
 /// After any window, and far from overflow.
@@ -142,8 +146,10 @@ impl Engine {
         let running = rules.into_planned().filter(|(rule, _)| rule.header.mode != RuleMode::Disabled);
         let plan_of = |plan: RulePlan| if config.incremental { plan } else { plan.without_pipeline() };
         let sides = Sides::default();
-        let rules: Vec<_> =
+        let mut rules: Vec<_> =
             running.map(|(rule, plan)| RunningRule::new(rule, plan_of(plan), Scope::default(), Arc::clone(&sides))).collect();
+        // Who reads alerts comes after those that it reads.
+        rules.sort_by_key(|running| running.plan.level);
         let (watermarks, impaired) = (Watermarks::default(), Impaired::default());
         let windows = OwnWindows::of(&rules);
         Self { rules, watermarks, settled: HashMap::new(), lost: HashMap::new(), looked: None, impaired, sides, windows, config }
@@ -303,7 +309,8 @@ impl Engine {
     fn heaviest_beyond(&self, most_bytes: usize) -> BTreeSet<TenantId> {
         let sides = self.sides.read();
         let mut of_each: BTreeMap<&TenantId, usize> = BTreeMap::new();
-        for (tenant, bytes) in self.rules.iter().flat_map(|running| running.state.told_bytes()).chain(sides.bytes()) {
+        let of_rules = self.rules.iter().flat_map(|running| running.state.told_bytes().chain(running.alert_bytes()));
+        for (tenant, bytes) in of_rules.chain(sides.bytes()) {
             *of_each.entry(tenant).or_default() += bytes;
         }
         let mut total: usize = of_each.values().sum();
@@ -324,7 +331,8 @@ impl Engine {
         let rules = self.rules.iter().map(saved).collect();
         let settled = self.settled.iter().map(|(t, ts)| (t.clone(), *ts)).collect();
         let (impaired, sides) = (self.impaired.clone(), self.sides.read().without(left_out));
-        EngineCheckpoint { watermarks: self.watermarks.clone(), settled, rules, impaired, sides }
+        let alerts = alerts_of(&self.rules, left_out);
+        EngineCheckpoint { watermarks: self.watermarks.clone(), settled, rules, impaired, sides, alerts }
     }
 
     /// Goes on from a checkpoint. `events` are those that had been taken in time, from each tenant's `horizon` on, or more; where some of them
@@ -344,13 +352,15 @@ impl Engine {
         self.impaired = checkpoint.impaired;
         *self.sides.write() = checkpoint.sides;
         let batch = Arc::new(EventBatch::new(events.into_iter().map(Arc::new).collect()));
+        let alerts = Arc::new(EventBatch::new(checkpoint.alerts.into_iter().map(Arc::new).collect()));
         let mut saved = checkpoint.rules;
         let quotas = self.config.quotas;
         for running in &mut self.rules {
+            let batch = if running.plan.sources.is_some() { &alerts } else { &batch };
             let told = saved.remove(&running.saved_as()).filter(|(hash, _)| *hash == running.rule.hash);
             let rebuilt = guarded(running, |running| match told {
-                Some((_, told)) => running.rebuild(&batch, told, &self.settled, is_cut, quotas),
-                None => running.keep_only(&batch, &self.settled, quotas),
+                Some((_, told)) => running.rebuild(batch, told, &self.settled, is_cut, quotas),
+                None => running.keep_only(batch, &self.settled, quotas),
             });
             if let Err(error) = rebuilt {
                 running.quarantine(&error);
@@ -365,7 +375,7 @@ impl Engine {
 
     pub(crate) fn evaluate(&mut self, batch: Option<&Arc<EventBatch>>, must: Must<'_>, output: &mut TickOutput) {
         let (quotas, clock) = (self.config.quotas, Arc::clone(&self.config.clock));
-        for running in self.rules.iter_mut().filter(|r| r.stats.quarantined.is_none()) {
+        for running in self.rules.iter_mut().filter(|r| r.stats.quarantined.is_none() && r.plan.sources.is_none()) {
             let mut ready = Vec::new();
             let (mut result, mut spent) = running.timed(clock.as_ref(), |running| {
                 guarded(running, |running| {
@@ -400,7 +410,11 @@ impl Engine {
 
     fn settle(&mut self, tenant: &TenantId, final_before: Timestamp, output: &mut TickOutput) {
         let now = self.config.clock.now();
+        let mut alerts: Vec<Arc<SecurityEvent>> = Vec::new();
         for running in &mut self.rules {
+            if running.plan.sources.is_some() {
+                running.take_alerts(&alerts, &self.config, output);
+            }
             let (window_micros, settled_to) = (running.window_micros(), running.settled_to(final_before));
             let RunningRule { rule, plan, state, stats, .. } = running;
             let Some(tenant_state) = state.tenants.get_mut(tenant) else { continue };
@@ -409,6 +423,7 @@ impl Engine {
             let decided_before = settled_to.plus_micros(-plan.reach.ahead);
             for key in tenant_state.buckets.values_mut().flat_map(|b| b.keys.values_mut()) {
                 let Ok(retracted) = key.settle(rules, decided_before) else { continue };
+                alerts.extend(key.take_finals().iter().map(|told| Arc::new(row_of(rule, tenant, key.key(), told))));
                 stats.retractions += retracted.len() as u64;
                 output.retractions.extend(retracted.into_iter().map(|alert_id| Retraction {
                     alert_id,
@@ -479,6 +494,7 @@ fn key_rules<'a>(rule: &'a Rule, plan: &RulePlan, tenant: &'a TenantId) -> KeyRu
         window_micros: rule.header.window_s * 1_000_000,
         suppress_micros: rule.header.suppress_s.map(|s| s * 1_000_000),
         keeps_details: plan.shape == Shape::Stateless,
+        is_read: plan.is_read,
     }
 }
 

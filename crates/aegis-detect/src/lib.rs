@@ -5,6 +5,7 @@
 //! that contains sees an unproven event or a score. Never decides containment: it says what matched, and responders ask.
 
 mod alert;
+mod alerts;
 mod backtest;
 mod baseline;
 mod bucket;

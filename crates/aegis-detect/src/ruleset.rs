@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use aegis_model::{RuleMode, TenantId};
 use serde::Serialize;
 
+use crate::alerts;
 use crate::error::{RuleCode, RuleError, RuleErrors};
 use crate::impaired::{IMPAIRED_NAME, IMPAIRED_RULE};
 use crate::own::OwnRule;
@@ -28,6 +29,7 @@ shipped_rules![
     "altered-request",
     "approve-then-swap",
     "automatic-cap-reached",
+    "campaign",
     "canonicalization-skew",
     "clock-suspect",
     "confused-deputy",
@@ -125,6 +127,9 @@ impl RuleSet {
             }
             rules.push((rule, plan));
         }
+        if errors.is_empty() {
+            errors = alerts::put_in_order(&mut rules);
+        }
         if errors.is_empty() { Ok(Self { rules }) } else { Err(RuleErrors(errors)) }
     }
 
@@ -218,6 +223,9 @@ impl CommonRules {
         if has_name || id == IMPAIRED_RULE || name == IMPAIRED_NAME {
             return Err(name_taken(&rule));
         }
+        if plan.sources.is_some() {
+            return Err(alerts::not_own(&rule));
+        }
         Ok((rule, plan))
     }
 }
@@ -237,6 +245,12 @@ pub struct LintReport {
     pub split_by: Vec<String>,
     /// The physical plan, one operator a line.
     pub plan: String,
+}
+
+/// The text of a shipped rule, by id or name.
+pub(crate) fn shipped_text(word: &str) -> Option<(PathBuf, String)> {
+    let is_it = |text: &str| text.lines().any(|line| line.strip_prefix("id: ").or(line.strip_prefix("name: ")) == Some(word));
+    SHIPPED.iter().find(|(_, text)| is_it(text)).map(|(path, text)| (PathBuf::from(path), (*text).to_owned()))
 }
 
 /// Checks one rule file, as loading would.
