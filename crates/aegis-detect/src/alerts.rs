@@ -13,6 +13,7 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::logical_expr::LogicalPlan;
 use serde_json::{Map, Value};
 
+use crate::bucket::Bucket;
 use crate::engine::{EngineConfig, TickOutput, emit, guarded, stop_if_failed};
 use crate::error::{Place, RuleCode, RuleError};
 use crate::evaluate::RunningRule;
@@ -272,9 +273,11 @@ impl RunningRule {
 
     /// The rows of alerts that it has.
     fn rows(&self) -> impl Iterator<Item = (&TenantId, &Arc<SecurityEvent>)> {
-        let tenants = self.state.tenants.iter().filter(|_| self.plan.sources.is_some());
+        let has_rows = self.plan.sources.is_some();
+        let tenants = self.state.tenants.iter().filter(move |_| has_rows);
         tenants.flat_map(|(tenant, state)| {
-            state.buckets.values().flat_map(move |bucket| bucket.events().iter().map(move |row| (tenant, row)))
+            let events = state.buckets.values().flat_map(Bucket::events);
+            events.map(move |row| (tenant, row))
         })
     }
 

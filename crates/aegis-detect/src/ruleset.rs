@@ -160,6 +160,16 @@ impl RuleSet {
         self.rules.is_empty()
     }
 
+    /// How far back rules look, in seconds: windows of rules that stand on each other add up.
+    pub(crate) fn looks_back_s(&self) -> i64 {
+        let longest_of = |level: usize| {
+            let of_level = self.rules.iter().filter(|(_, plan)| plan.level == level);
+            of_level.map(|(rule, _)| rule.header.window_s).max().unwrap_or(0)
+        };
+        let levels = self.rules.iter().map(|(_, plan)| plan.level + 1).max().unwrap_or(0);
+        (0..levels).map(longest_of).sum()
+    }
+
     /// The furthest that a frame of a rule ends after its row, in microseconds.
     pub(crate) fn reaches_ahead(&self) -> i64 {
         self.rules.iter().map(|(_, plan)| plan.reach.ahead).max().unwrap_or(0)
