@@ -1,5 +1,5 @@
 /* rule
-id: AEG-3034
+id: AEG-3035
 name: campaign
 version: 1
 severity: critical

@@ -1,9 +1,9 @@
 /* rule
-id: AEG-3033
+id: AEG-3034
 name: sibling-evasion
 version: 1
 severity: high
-window: 15m
+window: 30m
 key: [agent_id, tool, action, resource]
 mode: active
 requires: verified

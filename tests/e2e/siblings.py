@@ -6,8 +6,8 @@ import unittest
 
 from harness import NATS, Aegis
 from nats import FAKETIME
-from rules_fire import RULES, WithRules, alerts
 from waiting import wait_until
+from with_rules import RULES, WithRules, alerts
 
 
 class Siblings(WithRules):

@@ -249,14 +249,12 @@ impl RunningRule {
             stats.evals += 1;
             let origins = part.iter().map(|(origin, _)| *origin).collect();
             let batch = EventBatch::new(part.iter().map(|(_, event)| Arc::clone(event)).collect()).beside(sides);
-            ran = pipeline.run(&batch, origins, &mut frames).and_then(|(rows, origins)| {
-                if rows.num_rows() > 0 {
-                    let (always, never) = (Timestamp::from_micros(i64::MIN), Timestamp::from_micros(i64::MAX));
-                    let of: BTreeSet<usize> = origins.into_iter().collect();
-                    let evidence = of.into_iter().flat_map(|place| state.events(whose[place].0, whose[place].1, always, never));
-                    let reader = Reader::new(&rule.header.key, &plan.output, &plan.buckets, evidence, back_micros, None);
-                    stats.unfounded += reader.read(&rows, &mut found)?;
-                }
+            ran = pipeline.run(&batch, origins, &mut frames, |rows, origins| {
+                let (always, never) = (Timestamp::from_micros(i64::MIN), Timestamp::from_micros(i64::MAX));
+                let of: BTreeSet<usize> = origins.iter().map(|origin| origin.bucket).collect();
+                let evidence = of.into_iter().flat_map(|place| state.events(whose[place].0, whose[place].1, always, never));
+                let reader = Reader::new(&rule.header.key, &plan.output, &plan.buckets, evidence, back_micros, None);
+                stats.unfounded += reader.read(rows, &mut found)?;
                 Ok(())
             });
             if ran.is_err() {

@@ -304,7 +304,7 @@ impl Running {
         while !shared.stopping() {
             let batch = tokio::select! {
                 batch = subscription.next_batch(MAX_BATCH, IDLE_WAIT) => batch?,
-                () = shared.wake.notified() => continue,
+                () = shared.woken() => continue,
             };
             let started = self.clock.now();
             let (full, quiet) = (batch.len() == MAX_BATCH, batch.is_empty());

@@ -24,12 +24,12 @@ use crate::alerts::{self, Sources};
 use crate::check::{base_column, check_output, check_plan};
 use crate::condition::Condition;
 use crate::error::{RuleCode, RuleError};
-use crate::leaf::{EventsTable, Slot};
 use crate::pipeline::Pipeline;
 use crate::reachable;
 use crate::rule::{Requires, Rule};
 use crate::schema::{ALERTS_TABLE, EventBatch, TABLE, View, column_index, column_name, is_text, schema_of};
 use crate::shape::{self, INSTANT_OUT, Reach, Shape, TENANT_OUT};
+use crate::slot::{EventsTable, Slot};
 use crate::sql::SqlText;
 
 /// Memory that one run of one rule may take, in bytes.

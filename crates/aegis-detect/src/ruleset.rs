@@ -55,6 +55,7 @@ shipped_rules![
     "runaway",
     "self-approval",
     "sibling-evasion",
+    "silent-edge",
     "slow-probing",
     "trust-escalation"
 ];

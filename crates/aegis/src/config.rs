@@ -146,11 +146,13 @@ pub(crate) struct ControlSection {
     /// Whether callbacks about approvals may go to loopback addresses of this machine, and there without TLS; for tests and for a receiver
     /// beside the program. Otherwise they go to public addresses alone, over TLS.
     pub(crate) callback_loopback: bool,
+    /// How long an enrolled edge that lived is not heard until its tenants are told, by an event, that it is silent, seconds.
+    pub(crate) edge_silent_after_s: u64,
 }
 
 impl Default for ControlSection {
     fn default() -> Self {
-        Self { agent_token_ttl_s: 24 * 3600, callback_loopback: false }
+        Self { agent_token_ttl_s: 24 * 3600, callback_loopback: false, edge_silent_after_s: 30 }
     }
 }
 
@@ -235,6 +237,10 @@ impl Config {
         }
         if !(1..=3600).contains(&self.lake.flush_s) {
             bail!("lake.flush_s must be 1 to 3600 seconds; it is {}", self.lake.flush_s);
+        }
+        // Below, an edge that misses a heartbeat or two would be told of.
+        if !(10..=86_400).contains(&self.control.edge_silent_after_s) {
+            bail!("control.edge_silent_after_s must be 10 to 86400 seconds; it is {}", self.control.edge_silent_after_s);
         }
         if !(1..=600).contains(&self.store.answer_timeout_s) {
             bail!("store.answer_timeout_s must be 1 to 600 seconds; it is {}", self.store.answer_timeout_s);

@@ -130,6 +130,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     let control_config = ControlConfig {
         agent_token_ttl_s: config.control.agent_token_ttl_s,
         callback_loopback: config.control.callback_loopback,
+        edge_silent_after: Duration::from_secs(config.control.edge_silent_after_s),
         packs,
         // A history that other machines read too holds every event itself.
         keepers: match store.is_on_this_machine() {

@@ -14,7 +14,7 @@ use anyhow::{Context, bail};
 use serde_json::json;
 
 use super::SAID_NO;
-use crate::HistoryArgs;
+use crate::arguments::rules::HistoryArgs;
 
 /// Rows read at a time.
 const PAGE: u32 = 1000;

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::backtest::{History, Progress, open, tenants, time};
 use super::{BAD_INPUT, SAID_NO};
-use crate::ExplainArgs;
+use crate::arguments::rules::ExplainArgs;
 
 pub(crate) fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     let event_id: EventId = args.event.parse().with_context(|| format!("{}: not an event's id", args.event))?;

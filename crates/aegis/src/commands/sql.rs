@@ -8,7 +8,7 @@ use aegis_lake::{Bounds, Folder, query, tenants};
 use aegis_model::TenantId;
 use anyhow::{Context, bail};
 
-use crate::SqlArgs;
+use crate::arguments::rules::SqlArgs;
 use crate::up::LAKE;
 
 /// Longest query from standard input, bytes.
