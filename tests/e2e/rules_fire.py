@@ -7,6 +7,7 @@ import re
 import unittest
 
 import rules_fire_apart as apart
+import siblings
 from story import now
 from tenants import Agent
 from waiting import unique, wait_until
@@ -17,7 +18,7 @@ class Complete(unittest.TestCase):
     def test_each_rule_of_the_repository_is_made_to_fire(self):
         rules = {rule.parent.name for rule in RULES.glob("*/rule.sql")}
         self.assertGreaterEqual(len(rules), 20)
-        cases = (RulesFire, apart.Gaps, apart.Silence, apart.Edges, apart.Forged)
+        cases = (RulesFire, apart.Gaps, apart.Silence, apart.Edges, apart.Forged, siblings.Siblings, siblings.Campaign)
         tried = {name for case in cases for name in dir(case) if name.startswith("test_")}
         for rule in rules:
             method = f"test_{rule.replace('-', '_')}_fires"

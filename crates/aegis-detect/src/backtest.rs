@@ -157,9 +157,8 @@ impl Backtest {
     /// Since when events are needed: those before `from` fill the windows, and side tables, which look back much further.
     #[must_use]
     pub fn needs_from(rules: &RuleSet, clock: Arc<dyn Clock>, from: Timestamp) -> Timestamp {
-        let longest = rules.rules().map(|rule| rule.header.window_s).max().unwrap_or(0);
         let remembered = if rules.reads_sides() { HISTORY_S } else { 0 };
-        from.plus_seconds(-(longest + EngineConfig::new(clock).lateness_s + remembered))
+        from.plus_seconds(-(rules.looks_back_s() + EngineConfig::new(clock).lateness_s + remembered))
     }
 
     /// Up to when events are needed: those from `to` on decide what did not follow. Without a rule whose frames end after their row, `to`.

@@ -49,7 +49,7 @@ pub(crate) struct Checkpoint {
 }
 
 impl Checkpoint {
-    pub(crate) const VERSION: u32 = 6;
+    pub(crate) const VERSION: u32 = 7;
 }
 
 /// How far lanes were followed in a life whose checkpoint says nothing else that is read.

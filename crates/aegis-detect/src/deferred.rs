@@ -82,10 +82,14 @@ impl Engine {
         Some(ends.min()?.plus_micros(self.lateness_micros()).plus_micros(-(IDLE_ACTIVITY + 2 * MAX_PAUSE)))
     }
 
-    /// How far a rule's frames end after their row, in microseconds.
+    /// How far a rule's frames end after their row, in microseconds; of one that reads alerts, how long these take to become final.
     pub(crate) fn ahead_of(&self, rule_id: &str) -> i64 {
         let rule = self.rules.iter().find(|running| running.rule.header.id == rule_id);
-        rule.map_or(0, |running| running.plan.reach.ahead)
+        let ahead = |running: &RunningRule| match running.plan.sources {
+            Some(_) => self.lateness_micros(),
+            None => running.plan.reach.ahead,
+        };
+        rule.map_or(0, ahead)
     }
 
     /// Decides a tenant's rows of deferred rules whose frames end before `ends_before`. Where the tenant's time went on though nothing was proved,

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::alert::alert_of;
+use crate::alerts::{alerts_of, row_of};
 use crate::deferred::By;
 use crate::episode::{Emission, Episode, KeyRules};
 use crate::error::DetectError;
@@ -134,6 +135,9 @@ pub struct EngineCheckpoint {
     /// One of before has none.
     #[serde(default)]
     lost: Lost,
+    /// What rules know that read alerts.
+    #[serde(default)]
+    alerts: Vec<SecurityEvent>,
 }
 
 /// Events that a rule looks at at once.
@@ -148,8 +152,10 @@ impl Engine {
         let running = rules.into_planned().filter(|(rule, _)| rule.header.mode != RuleMode::Disabled);
         let plan_of = |plan: RulePlan| if config.incremental { plan } else { plan.without_pipeline() };
         let sides = Sides::default();
-        let rules: Vec<_> =
+        let mut rules: Vec<_> =
             running.map(|(rule, plan)| RunningRule::new(rule, plan_of(plan), Scope::default(), Arc::clone(&sides))).collect();
+        // Who reads alerts comes after those that it reads.
+        rules.sort_by_key(|running| running.plan.level);
         let (watermarks, impaired) = (Watermarks::default(), Impaired::default());
         let windows = OwnWindows::of(&rules);
         Self {
@@ -306,7 +312,8 @@ impl Engine {
     fn heaviest_beyond(&self, most_bytes: usize) -> BTreeSet<TenantId> {
         let sides = self.sides.read();
         let mut of_each: BTreeMap<&TenantId, usize> = BTreeMap::new();
-        for (tenant, bytes) in self.rules.iter().flat_map(|running| running.state.told_bytes()).chain(sides.bytes()) {
+        let of_rules = self.rules.iter().flat_map(|running| running.state.told_bytes().chain(running.alert_bytes()));
+        for (tenant, bytes) in of_rules.chain(sides.bytes()) {
             *of_each.entry(tenant).or_default() += bytes;
         }
         let mut total: usize = of_each.values().sum();
@@ -327,7 +334,8 @@ impl Engine {
         let rules = self.rules.iter().map(saved).collect();
         let settled = self.settled.iter().map(|(t, ts)| (t.clone(), *ts)).collect();
         let (impaired, sides) = (self.impaired.clone(), self.sides.read().without(left_out));
-        EngineCheckpoint { watermarks: self.watermarks.clone(), settled, rules, impaired, sides, lost: self.lost.clone() }
+        let (alerts, lost) = (alerts_of(&self.rules, left_out), self.lost.clone());
+        EngineCheckpoint { watermarks: self.watermarks.clone(), settled, rules, impaired, sides, lost, alerts }
     }
 
     /// Goes on from a checkpoint. `events` are those that had been taken in time, from each tenant's `horizon` on, or more; where some of them
@@ -352,13 +360,15 @@ impl Engine {
         self.impaired = checkpoint.impaired;
         *self.sides.write() = checkpoint.sides;
         let batch = Arc::new(EventBatch::new(events.into_iter().map(Arc::new).collect()));
+        let alerts = Arc::new(EventBatch::new(checkpoint.alerts.into_iter().map(Arc::new).collect()));
         let mut saved = checkpoint.rules;
         let quotas = self.config.quotas;
         for running in &mut self.rules {
+            let batch = if running.plan.sources.is_some() { &alerts } else { &batch };
             let told = saved.remove(&running.saved_as()).filter(|(hash, _)| *hash == running.rule.hash);
             let rebuilt = guarded(running, |running| match told {
-                Some((_, told)) => running.rebuild(&batch, told, &self.settled, is_cut, quotas),
-                None => running.keep_only(&batch, &self.settled, quotas),
+                Some((_, told)) => running.rebuild(batch, told, &self.settled, is_cut, quotas),
+                None => running.keep_only(batch, &self.settled, quotas),
             });
             if let Err(error) = rebuilt {
                 running.quarantine(&error);
@@ -378,7 +388,7 @@ impl Engine {
 
     pub(crate) fn evaluate(&mut self, batch: Option<&Arc<EventBatch>>, must: Must<'_>, output: &mut TickOutput) {
         let (quotas, clock, lost) = (self.config.quotas, Arc::clone(&self.config.clock), &self.lost);
-        for running in self.rules.iter_mut().filter(|r| r.stats.quarantined.is_none()) {
+        for running in self.rules.iter_mut().filter(|r| r.stats.quarantined.is_none() && r.plan.sources.is_none()) {
             let mut ready = Vec::new();
             let (mut result, mut spent) = running.timed(clock.as_ref(), |running| {
                 guarded(running, |running| {
@@ -417,7 +427,11 @@ impl Engine {
     pub(crate) fn settle(&mut self, tenant: &TenantId, final_before: Timestamp, output: &mut TickOutput) {
         let now = self.config.clock.now();
         self.lost.forget(tenant, final_before.plus_micros(-self.windows.longest(tenant)));
+        let mut alerts: Vec<Arc<SecurityEvent>> = Vec::new();
         for running in &mut self.rules {
+            if running.plan.sources.is_some() {
+                running.take_alerts(&alerts, &self.config, output);
+            }
             let (window_micros, settled_to) = (running.window_micros(), running.settled_to(final_before));
             let RunningRule { rule, plan, state, stats, .. } = running;
             let Some(tenant_state) = state.tenants.get_mut(tenant) else { continue };
@@ -426,6 +440,7 @@ impl Engine {
             let decided_before = settled_to.plus_micros(-plan.reach.ahead);
             tenant_state.each_key(|key| {
                 let Ok(retracted) = key.settle(rules, decided_before) else { return };
+                alerts.extend(key.take_finals().iter().map(|told| Arc::new(row_of(rule, tenant, key.key(), told))));
                 stats.retractions += retracted.len() as u64;
                 output.retractions.extend(retracted.into_iter().map(|alert_id| Retraction {
                     alert_id,
@@ -496,6 +511,7 @@ pub(crate) fn key_rules<'a>(rule: &'a Rule, plan: &RulePlan, tenant: &'a TenantI
         window_micros: rule.header.window_s * 1_000_000,
         suppress_micros: rule.header.suppress_s.map(|s| s * 1_000_000),
         keeps_details: plan.shape == Shape::Stateless,
+        is_read: plan.is_read,
     }
 }
 

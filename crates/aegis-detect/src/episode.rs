@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::alert::alert_id;
+use crate::alerts::Final;
 use crate::output::{Evidence, Match};
 
 /// What a checkpoint has of an alert that was emitted, or of an episode, at most.
@@ -46,6 +47,9 @@ struct Emitted {
     /// It was told in another life, behind the checkpoint: maybe by a later one of two rules of the same text.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     of_before: bool,
+    /// True once it is among the `finals`.
+    #[serde(default)]
+    is_final: bool,
 }
 
 /// Where a match stands among those of its key.
@@ -56,8 +60,9 @@ pub(crate) type Order = (Timestamp, (Timestamp, EventId), (Timestamp, EventId));
 struct Seen {
     /// Its instant, its first and its last evidence.
     order: Order,
-    /// All of it, while an alert may be made of it.
+    /// All of it, while an alert may be made of it; afterwards the receipt of its last evidence.
     detail: Option<Box<Match>>,
+    receipt_hash: Option<String>,
 }
 
 impl Seen {
@@ -71,6 +76,15 @@ impl Seen {
 
     const fn last(&self) -> (Timestamp, EventId) {
         self.order.2
+    }
+
+    fn receipt_hash(&self) -> Option<&String> {
+        self.detail.as_ref().map_or(self.receipt_hash.as_ref(), |detail| detail.last().receipt_hash.as_ref())
+    }
+
+    fn forget_detail(&mut self) {
+        let last = self.detail.take().and_then(|detail| detail.evidence.into_iter().next_back());
+        self.receipt_hash = last.and_then(|last| last.receipt_hash).or_else(|| self.receipt_hash.take());
     }
 }
 
@@ -97,6 +111,9 @@ pub(crate) struct KeyState {
     settled: Option<Episode>,
     /// By first evidence.
     emitted: BTreeMap<EventId, Emitted>,
+    /// Of a rule that others read: what became final since they were asked for.
+    #[serde(skip)]
+    finals: Vec<Final>,
 }
 
 /// What a key's rule says about identity and time.
@@ -108,6 +125,8 @@ pub(crate) struct KeyRules<'a> {
     pub(crate) suppress_micros: Option<i64>,
     /// True where no events are kept from which a match could be found again.
     pub(crate) keeps_details: bool,
+    /// True if rules read its alerts.
+    pub(crate) is_read: bool,
 }
 
 /// What there is to say of a key.
@@ -136,7 +155,7 @@ impl KeyState {
         if self.key.is_empty() {
             self.key.clone_from(&found.key);
         }
-        let seen = Seen { order: order_of(&found), detail: Some(Box::new(found)) };
+        let seen = Seen { order: order_of(&found), detail: Some(Box::new(found)), receipt_hash: None };
         if self.stands_to.is_some_and(|to| seen.order <= to) {
             return;
         }
@@ -148,7 +167,7 @@ impl KeyState {
 
     /// Keeps only the ends of its matches.
     pub(crate) fn forget_details(&mut self) {
-        self.matches.iter_mut().for_each(|m| m.detail = None);
+        self.matches.iter_mut().for_each(Seen::forget_detail);
     }
 
     /// All of the matches that were wanted. One that cannot be found any more has its ends as evidence: an alert is not lost.
@@ -197,7 +216,8 @@ impl KeyState {
                     Some(_) if raised.contains_key(&episode.first) => {}
                     Some(detail) => {
                         let (alert_id, first_ts) = (episode.alert_id.clone(), seen.first().0);
-                        let emitted = Emitted { alert_id, first_ts, start: episode.start, stands: false, of_before: false };
+                        let start = episode.start;
+                        let emitted = Emitted { alert_id, first_ts, start, stands: false, of_before: false, is_final: false };
                         raised.insert(episode.first, emitted);
                         emission.fresh.push((episode.alert_id.clone(), (**detail).clone()));
                     }
@@ -238,15 +258,31 @@ impl KeyState {
             return Ok(());
         }
         let provisional = self.matches.split_off(count);
-        let settled: Vec<Episode> = self.episodes(rules)?.into_iter().map(|(episode, _)| episode).collect();
-        for episode in settled {
+        let final_of = |episode: &Episode, seen: &Seen| {
+            let (alert_id, receipt_hash) = (episode.alert_id.clone(), seen.receipt_hash().cloned());
+            Final { alert_id, first: episode.first, last: seen.last(), receipt_hash }
+        };
+        let with_final = |(episode, raised_by): (Episode, Option<&Seen>)| {
+            let told = raised_by.filter(|_| rules.is_read).map(|seen| final_of(&episode, seen));
+            (episode, told)
+        };
+        let settled: Vec<(Episode, Option<Final>)> = self.episodes(rules)?.into_iter().map(with_final).collect();
+        for (episode, told) in settled {
+            let mut is_news = true;
             if let Some(emitted) = self.emitted.get_mut(&episode.first) {
-                emitted.stands = true;
+                is_news = !emitted.is_final;
+                (emitted.stands, emitted.is_final) = (true, true);
             }
+            self.finals.extend(told.filter(|_| is_news));
             self.settled = Some(episode);
         }
         self.matches = provisional;
         Ok(())
+    }
+
+    /// What became final since the last time.
+    pub(crate) fn take_finals(&mut self) -> Vec<Final> {
+        std::mem::take(&mut self.finals)
     }
 
     /// Of more matches than `most`, all of which were told: the oldest stand as they are, half of `most` are left. Answers how many those are.
@@ -280,12 +316,13 @@ impl KeyState {
             counted_to: self.counted_to,
             settled: self.settled.clone(),
             emitted: self.emitted.clone(),
+            finals: Vec::new(),
         }
     }
 
     /// True if nothing is remembered.
     pub(crate) fn is_empty(&self) -> bool {
-        self.matches.is_empty() && self.settled.is_none() && self.emitted.is_empty()
+        self.matches.is_empty() && self.settled.is_none() && self.emitted.is_empty() && self.finals.is_empty()
     }
 
     pub(crate) fn match_count(&self) -> usize {
@@ -334,6 +371,7 @@ mod tests {
             window_micros: 60_000_000,
             suppress_micros: suppress.map(|s| s * 1_000_000),
             keeps_details: false,
+            is_read: false,
         }
     }
 

@@ -6,6 +6,7 @@
 
 mod absence;
 mod alert;
+mod alerts;
 mod backtest;
 mod baseline;
 mod bucket;

@@ -110,7 +110,9 @@ fn reach_of(running: &RunningRule) -> i64 {
 
 impl OwnWindows {
     pub(crate) fn of(common: &[RunningRule]) -> Self {
-        Self { common: common.iter().map(reach_of).max().unwrap_or(0), own: HashMap::new() }
+        // What reads alerts has its rows from the checkpoint, and needs no events.
+        let of_events = common.iter().filter(|running| running.plan.sources.is_none());
+        Self { common: of_events.map(reach_of).max().unwrap_or(0), own: HashMap::new() }
     }
 
     /// The longest of a tenant's rules.

@@ -21,13 +21,14 @@ use datafusion::physical_plan::{ExecutionPlan, collect, displayable};
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::absence::rests_on_absence;
+use crate::alerts::{self, Sources};
 use crate::check::{base_column, check_output, check_plan};
 use crate::condition::Condition;
 use crate::error::{RuleCode, RuleError};
 use crate::pipeline::Pipeline;
 use crate::reachable;
 use crate::rule::{Requires, Rule};
-use crate::schema::{EventBatch, TABLE, View, column_index, column_name, is_text, schema_of};
+use crate::schema::{ALERTS_TABLE, EventBatch, TABLE, View, column_index, column_name, is_text, schema_of};
 use crate::shape::{self, INSTANT_OUT, Reach, Shape, TENANT_OUT};
 use crate::slot::{EventsTable, Slot};
 use crate::sql::SqlText;
@@ -75,6 +76,12 @@ pub(crate) struct RulePlan {
     pub(crate) reads_sides: bool,
     /// True of a rule that contains where a row can be a match for want of others before it.
     pub(crate) rests_on_absence: bool,
+    /// Of a rule that reads `alerts`: of which rules.
+    pub(crate) sources: Option<Sources>,
+    /// How many rules stand below it, one on the other; none below one that reads `events`.
+    pub(crate) level: usize,
+    /// True if a rule of its set reads its alerts.
+    pub(crate) is_read: bool,
     physical: Arc<dyn ExecutionPlan>,
     slot: Slot,
     task: Arc<TaskContext>,
@@ -205,9 +212,11 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
     check_plan(&written, &sql)?;
     check_output(&written, rule, &sql)?;
     reachable::check_words(&written, &sql)?;
+    let reads_alerts = alerts::reads_alerts(&written, rule, &sql)?;
 
     let analyzed = aegis_sql::analyze(&state, written).map_err(explain)?;
     let analyzed = match rule.header.requires {
+        Requires::Verified if reads_alerts => analyzed,
         Requires::Verified => shape::only_verified(analyzed).map_err(explain)?,
         Requires::Any => analyzed,
     };
@@ -230,6 +239,7 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
     };
     let optimized = aegis_sql::optimize(&state, &carried).map_err(explain)?;
     reachable::check_conditions(&analyzed, &optimized, &sql)?;
+    let sources = if reads_alerts { Some(alerts::sources_of(&optimized, analysis.shape, &sql)?) } else { None };
     let reads_sides = shape::reads_sides(&optimized).map_err(explain)?;
     if reads_sides && analysis.shape == Shape::Stateless {
         // What a side table says of an event may change: it is kept until it cannot any more.
@@ -258,6 +268,7 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
     let reach = if shape == Shape::Deferred { analysis.reach.unwrap_or_default() } else { Reach::default() };
     let rests_on_absence = rule.header.contains() && rests_on_absence(&analyzed).map_err(explain)?;
     let task = state.task_ctx();
+    let (level, is_read) = (0, false);
     Ok(RulePlan {
         shape,
         reach,
@@ -266,6 +277,9 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
         pipeline,
         reads_sides,
         rests_on_absence,
+        sources,
+        level,
+        is_read,
         physical,
         slot,
         task,
@@ -309,6 +323,7 @@ fn session(slot: &Slot, view: View, report: &Report) -> Result<SessionState> {
     let state = aegis_match::install(builder, pattern_limits(), report.clone()).build();
     let context = SessionContext::new_with_state(state);
     context.register_table(TABLE, Arc::new(EventsTable::new(slot.clone(), view)))?;
+    context.register_table(ALERTS_TABLE, Arc::new(EventsTable::new(slot.clone(), View::Alerts)))?;
     Ok(context.state())
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use aegis_model::{RuleMode, TenantId};
 use serde::Serialize;
 
+use crate::alerts;
 use crate::error::{RuleCode, RuleError, RuleErrors};
 use crate::impaired::{IMPAIRED_NAME, IMPAIRED_RULE};
 use crate::own::OwnRule;
@@ -29,6 +30,7 @@ shipped_rules![
     "altered-request",
     "approve-then-swap",
     "automatic-cap-reached",
+    "campaign",
     "canonicalization-skew",
     "clock-suspect",
     "confused-deputy",
@@ -53,6 +55,7 @@ shipped_rules![
     "run-rotation",
     "runaway",
     "self-approval",
+    "sibling-evasion",
     "silent-edge",
     "slow-probing",
     "trust-escalation"
@@ -132,6 +135,9 @@ impl RuleSet {
             }
             rules.push((rule, plan));
         }
+        if errors.is_empty() {
+            errors = alerts::put_in_order(&mut rules);
+        }
         if errors.is_empty() { Ok(Self { rules }) } else { Err(RuleErrors(errors)) }
     }
 
@@ -160,6 +166,16 @@ impl RuleSet {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
+    }
+
+    /// How far back rules look, in seconds: windows of rules that stand on each other add up.
+    pub(crate) fn looks_back_s(&self) -> i64 {
+        let longest_of = |level: usize| {
+            let of_level = self.rules.iter().filter(|(_, plan)| plan.level == level);
+            of_level.map(|(rule, _)| rule.header.window_s).max().unwrap_or(0)
+        };
+        let levels = self.rules.iter().map(|(_, plan)| plan.level + 1).max().unwrap_or(0);
+        (0..levels).map(longest_of).sum()
     }
 
     /// The furthest that a frame of a rule ends after its row, in microseconds.
@@ -243,6 +259,9 @@ impl CommonRules {
         if has_name || id == IMPAIRED_RULE || name == IMPAIRED_NAME {
             return Err(name_taken(&rule));
         }
+        if plan.sources.is_some() {
+            return Err(alerts::not_own(&rule));
+        }
         Ok((rule, plan))
     }
 }
@@ -262,6 +281,12 @@ pub struct LintReport {
     pub split_by: Vec<String>,
     /// The physical plan, one operator a line.
     pub plan: String,
+}
+
+/// The text of a shipped rule, by id or name.
+pub(crate) fn shipped_text(word: &str) -> Option<(PathBuf, String)> {
+    let is_it = |text: &str| text.lines().any(|line| line.strip_prefix("id: ").or(line.strip_prefix("name: ")) == Some(word));
+    SHIPPED.iter().find(|(_, text)| is_it(text)).map(|(path, text)| (PathBuf::from(path), (*text).to_owned()))
 }
 
 /// Checks one rule file, as loading would.

@@ -41,6 +41,7 @@ impl KeyState {
             start: alert.last_ts,
             stands,
             of_before: true,
+            is_final: false,
         };
         self.emitted.entry(first).or_insert_with(emitted);
     }

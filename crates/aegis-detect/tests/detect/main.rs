@@ -1,6 +1,7 @@
 //! The rule format, the engine's laws and the worker, in one binary.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod alerts;
 mod apart;
 mod bounds;
 mod cut;
@@ -15,6 +16,7 @@ mod lives;
 mod marks;
 mod own;
 mod refusals;
+mod registry;
 mod shipped;
 mod twins;
 mod upgrade;

@@ -14,6 +14,7 @@ fn what_is_allowed_loads_in_the_shape_that_fits() {
         ("SELECT agent_id, event_id FROM events WHERE first_seen_agent = ts", Shape::Incremental),
         ("SELECT agent_id, event_id, first_seen_agent AS since FROM events", Shape::Incremental),
         ("SELECT agent_id, event_id, baseline_active_hours AS hours FROM events", Shape::Incremental),
+        ("SELECT agent_id, event_id, registry_frozen_siblings AS frozen FROM events", Shape::Incremental),
         (
             "SELECT agent_id, event_id FROM events QUALIFY count(*) OVER (PARTITION BY agent_id ORDER BY ts \
              RANGE BETWEEN INTERVAL '1' MINUTE PRECEDING AND CURRENT ROW) > 3",

@@ -24,7 +24,7 @@ fn every_forbidden_thing_has_its_code_and_its_place() {
             At::Any,
         ),
         ("", "SELECT agent_id, event_id FROM events WHERE frobnicate(agent_id)", RuleCode::RuleFunction, At::Word("frobnicate")),
-        ("", "SELECT agent_id, event_id FROM alerts", RuleCode::RuleTable, At::Word("alerts")),
+        ("", "SELECT agent_id, event_id FROM incidents", RuleCode::RuleTable, At::Word("incidents")),
         ("", "SELECT agent_id, event_id FROM information_schema.tables", RuleCode::RuleTable, At::Any),
         ("", "SELECT 'a' AS agent_id, 'b' AS event_id", RuleCode::RuleTable, At::Start),
         ("", "SELECT agent_id, event_id FROM events, generate_series(1, 3)", RuleCode::RuleTable, At::Any),
@@ -136,6 +136,13 @@ fn every_forbidden_thing_has_its_code_and_its_place() {
             RuleCode::RuleScore,
             At::Word("baseline_hourly_uses"),
         ),
+        (
+            CONTAINS,
+            "SELECT agent_id, event_id FROM events WHERE registry_risk_tier = 'critical'",
+            RuleCode::RuleScore,
+            At::Word("registry_risk_tier"),
+        ),
+        ("", "SELECT agent_id, event_id FROM events WHERE registry_owner = 'o'", RuleCode::RuleSql, At::Word("registry_owner")),
         (
             "",
             "SELECT agent_id, event_id FROM events WHERE first_seen_agent_tool = ts",
@@ -261,4 +268,33 @@ fn every_forbidden_thing_has_its_code_and_its_place() {
         ("", "SELECT agent_id, $1 AS event_id FROM events", RuleCode::RuleUnsupported, At::Any),
     ];
     refuses(cases);
+}
+
+#[test]
+fn a_rule_on_rules_says_whose_alerts_it_reads_and_reads_nothing_else() {
+    refuses(&[
+        ("", "SELECT agent_id, event_id FROM alerts", RuleCode::RuleUnsupported, At::Word("alerts")),
+        ("", "SELECT agent_id, event_id FROM alerts WHERE rule_name = 'nobody'", RuleCode::RuleUnreachable, At::Any),
+        ("", "SELECT agent_id, event_id FROM alerts WHERE rule_name = 't'", RuleCode::RuleUnsupported, At::Any),
+        (
+            "",
+            "SELECT agent_id, event_id FROM alerts WHERE decision = 'deny' AND rule_id = 'x'",
+            RuleCode::RuleSql,
+            At::Word("decision"),
+        ),
+        (
+            "",
+            "SELECT a.agent_id, a.event_id FROM alerts a JOIN events e ON a.event_id = e.event_id WHERE a.rule_name = 'x'",
+            RuleCode::RuleTable,
+            At::Word("alerts"),
+        ),
+        (
+            "",
+            "SELECT agent_id, event_id FROM alerts WHERE rule_id = 'x' QUALIFY count(*) OVER (PARTITION BY agent_id ORDER BY ts\n\
+             RANGE BETWEEN CURRENT ROW AND INTERVAL '5' SECOND FOLLOWING) = 1",
+            RuleCode::RuleUnsupported,
+            At::Word("alerts"),
+        ),
+        (CONTAINS, "SELECT agent_id, event_id FROM alerts WHERE rule_name = 'x'", RuleCode::RuleTable, At::Word("alerts")),
+    ]);
 }
