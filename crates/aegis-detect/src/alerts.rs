@@ -11,6 +11,7 @@ use std::sync::Arc;
 use aegis_model::{EventId, EventKind, SecurityEvent, TenantId, Timestamp};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::logical_expr::LogicalPlan;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::bucket::Bucket;
@@ -28,7 +29,7 @@ use crate::sql::SqlText;
 const BYTES_OF_A_ROW: usize = 1024;
 
 /// An alert that can no longer change, as its key tells of it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Final {
     pub(crate) alert_id: String,
     pub(crate) first: EventId,
@@ -346,6 +347,17 @@ mod tests {
             assert_eq!(finals(1), at_once);
             assert_eq!(finals(10), at_once);
         }
+        // What stands early because there is too much is not lost to a restart before its key is settled.
+        let mut key = KeyState::default();
+        for second in 1..=10 {
+            key.insert(found(second, second));
+            key.emit(rules(&tenant, None)).unwrap();
+        }
+        assert_eq!(key.settle_surplus(rules(&tenant, None), 4).unwrap(), 8);
+        let mut again: KeyState = serde_json::from_str(&serde_json::to_string(&key.told()).unwrap()).unwrap();
+        let early = again.take_finals();
+        assert_eq!(early.iter().map(|told| told.last.0).collect::<Vec<_>>(), (1..=8).map(at).collect::<Vec<_>>());
+        assert_eq!(early, key.take_finals());
         // Nobody reads the others'.
         let mut key = KeyState::default();
         key.insert(found(1, 1));

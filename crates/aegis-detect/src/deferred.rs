@@ -10,7 +10,7 @@ use crate::engine::{Engine, TickOutput, emit, guarded, over_budget, stop_if_fail
 use crate::error::DetectError;
 use crate::evaluate::{Must, RunningRule, TouchedKeys};
 use crate::find::{Slice, within};
-use crate::lost::{GONE, NOT_CONTAINED};
+use crate::lost::{EVENTS_GONE, GONE, GONE_BESIDE, NOT_CONTAINED};
 use crate::output::Found;
 use crate::shape::{Reach, Shape};
 use crate::watermark::{IDLE_ACTIVITY, MAX_PAUSE};
@@ -113,12 +113,17 @@ impl Engine {
                     let keys = running.decide(tenant, running.decided_to(ends_before, by), quotas)?;
                     emit(running, keys, quotas, clock.now(), output)?;
                     let back = running.plan.reach.back;
-                    for (place, alert) in output.alerts.iter_mut().enumerate().skip(first).filter(|_| contains) {
+                    for (place, alert) in output.alerts.iter_mut().enumerate().skip(first) {
                         let looks_from = alert.last_ts.plus_micros(-back);
-                        let why = match lost_to {
-                            _ if unproved && place >= told => NOTHING_PROVED,
-                            Some(lost_to) if looks_from <= lost_to => GONE,
-                            _ => continue,
+                        let is_gone = lost_to.is_some_and(|lost_to| looks_from <= lost_to);
+                        let why = match is_gone {
+                            _ if contains && unproved && place >= told => NOTHING_PROVED,
+                            true if contains => GONE,
+                            true => {
+                                alert.fields.insert(EVENTS_GONE.to_owned(), GONE_BESIDE.into());
+                                continue;
+                            }
+                            false => continue,
                         };
                         alert.respond.clear();
                         alert.fields.insert(NOT_CONTAINED.to_owned(), why.into());

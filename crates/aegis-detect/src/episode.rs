@@ -112,7 +112,7 @@ pub(crate) struct KeyState {
     /// By first evidence.
     emitted: BTreeMap<EventId, Emitted>,
     /// Of a rule that others read: what became final since they were asked for.
-    #[serde(skip)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     finals: Vec<Final>,
 }
 
@@ -298,12 +298,12 @@ impl KeyState {
 
     /// True if there is anything for a checkpoint.
     pub(crate) fn has_told(&self) -> bool {
-        self.settled.is_some() || !self.emitted.is_empty()
+        self.settled.is_some() || !self.emitted.is_empty() || !self.finals.is_empty()
     }
 
     /// How many bytes a checkpoint has of it under its `text`, about and at most.
     pub(crate) fn told_bytes(&self, text: &str) -> usize {
-        let told = self.emitted.len() + usize::from(self.settled.is_some());
+        let told = self.emitted.len() + usize::from(self.settled.is_some()) + self.finals.len();
         json_bytes(text) + text.len() + (told + 1) * BYTES_OF_AN_ALERT
     }
 
@@ -316,7 +316,7 @@ impl KeyState {
             counted_to: self.counted_to,
             settled: self.settled.clone(),
             emitted: self.emitted.clone(),
-            finals: Vec::new(),
+            finals: self.finals.clone(),
         }
     }
 

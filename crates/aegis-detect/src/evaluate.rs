@@ -139,7 +139,7 @@ impl RunningRule {
     pub(crate) fn leave_out(&mut self, tenant: &TenantId) {
         if let Scope::AllBut(others) = &mut self.scope {
             others.insert(tenant.clone());
-            self.state.tenants.remove(tenant);
+            self.state.forget(tenant);
             self.stats.set_aside.remove(tenant);
             self.unwritten.remove(tenant);
             self.waiting.retain(|event| event.tenant_id != *tenant);
@@ -181,6 +181,13 @@ impl RunningRule {
             for events in state.buckets.values().map(Bucket::events) {
                 let from = events.partition_point(|event| event.ts < oldest);
                 self.waiting.extend(events[from..].iter().filter(|event| is_changed(event)).cloned());
+            }
+        }
+        for (tenant, oldest) in changes.all() {
+            let Some(state) = self.state.tenants.get(tenant) else { continue };
+            for events in state.buckets.values().map(Bucket::events) {
+                let from = events.partition_point(|event| event.ts < oldest);
+                self.waiting.extend_from_slice(&events[from..]);
             }
         }
     }

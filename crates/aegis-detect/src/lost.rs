@@ -11,9 +11,9 @@ use crate::evaluate::RunningRule;
 /// Stands in an alert that leads to nothing, though its rule contains.
 pub(crate) const NOT_CONTAINED: &str = "not_contained";
 /// Stands in any other alert that looks back to where events are gone.
-const EVENTS_GONE: &str = "events_gone";
+pub(crate) const EVENTS_GONE: &str = "events_gone";
 pub(crate) const GONE: &str = "some of the events before a restart were gone: what is missing may have been there";
-const GONE_BESIDE: &str = "some of the events that the rule looks back to were gone after a restart";
+pub(crate) const GONE_BESIDE: &str = "some of the events that the rule looks back to were gone after a restart";
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Lost {

@@ -66,6 +66,8 @@ const COLUMNS_OF_PLACE: [&str; 10] =
     ["event_id", "tenant_id", "ts", "lane", "seq", "kind", "verified", "agent_id", "bus_ts", "late"];
 /// By these the side tables know what a use of an agent is, beside those above.
 const COLUMNS_OF_USE: [&str; 3] = ["decision", "tool", "action"];
+/// And by these what control has registered of an agent, and whether it holds it.
+const COLUMNS_OF_REGISTRY: [&str; 3] = ["reason", "status", "attributes"];
 
 /// Rules that were checked and planned, ready for an engine.
 #[derive(Debug, Default)]
@@ -192,18 +194,22 @@ impl RuleSet {
     /// are kept column by column.
     #[must_use]
     pub fn columns_read(&self) -> BTreeSet<&'static str> {
-        let of_rules = self.rules.iter().flat_map(|(_, plan)| plan.columns());
-        let mut columns: BTreeSet<&'static str> = of_rules.filter(|column| !is_side(*column)).map(column_name).collect();
+        let (of_sides, of_rows): (BTreeSet<usize>, BTreeSet<usize>) =
+            self.rules.iter().flat_map(|(_, plan)| plan.columns()).partition(|column| is_side(*column));
+        let mut columns: BTreeSet<&'static str> = of_rows.into_iter().map(column_name).collect();
         columns.extend(COLUMNS_OF_PLACE);
         if self.reads_sides() {
             columns.extend(COLUMNS_OF_USE);
         }
+        if of_sides.into_iter().any(|column| column_name(column).starts_with("registry_")) {
+            columns.extend(COLUMNS_OF_REGISTRY);
+        }
         columns
     }
 
-    /// Of each rule what decides whether an event can matter to it.
+    /// Of each rule what decides whether an event can matter to it; one that reads alerts is shown none.
     pub(crate) fn filters(&self) -> impl Iterator<Item = Option<Filter>> {
-        self.rules.iter().map(|(_, plan)| plan.filter())
+        self.rules.iter().filter(|(_, plan)| plan.sources.is_none()).map(|(_, plan)| plan.filter())
     }
 
     /// Makes disabled rules run: their tests count too.

@@ -69,6 +69,8 @@ struct OfAgent {
 pub(crate) struct Changes {
     /// Of each tenant's agents: from when on its events are to be looked at again.
     agents: BTreeMap<TenantId, BTreeMap<String, Timestamp>>,
+    /// The same of all of a tenant's, where they are too many to look for some.
+    all: BTreeMap<TenantId, Timestamp>,
     /// Uses that a quota refused.
     refused: Vec<(TenantId, Evidence)>,
 }
@@ -78,6 +80,10 @@ impl Changes {
         self.agents.iter()
     }
 
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&TenantId, Timestamp)> {
+        self.all.iter().map(|(tenant, from)| (tenant, *from))
+    }
+
     pub(crate) fn refused(&self) -> &[(TenantId, Evidence)] {
         &self.refused
     }
@@ -85,6 +91,12 @@ impl Changes {
     fn note(&mut self, tenant: &TenantId, agent: &str, from: i64) {
         let from = Timestamp::from_micros(from);
         let known = self.agents.entry(tenant.clone()).or_default().entry(agent.to_owned()).or_insert(from);
+        *known = from.min(*known);
+    }
+
+    fn note_all(&mut self, tenant: &TenantId, from: i64) {
+        let from = Timestamp::from_micros(from);
+        let known = self.all.entry(tenant.clone()).or_insert(from);
         *known = from.min(*known);
     }
 }
@@ -143,6 +155,7 @@ impl SideTables {
     /// Forgets all of a tenant.
     pub(crate) fn forget_all(&mut self, tenant: &TenantId) {
         self.tenants.remove(tenant);
+        self.registry.forget_all(tenant);
     }
 
     fn agent(&self, event: &SecurityEvent) -> Option<&OfAgent> {

@@ -98,12 +98,16 @@ mod tests {
     use crate::schema::EventBatch;
 
     fn rule(id: &str, query: &str) -> RuleSet {
+        RuleSet::from_texts([text(id, query)]).unwrap()
+    }
+
+    fn text(id: &str, query: &str) -> (std::path::PathBuf, String) {
         let text = format!(
             "/* rule\nid: {id}\nname: {}\nversion: 1\nseverity: low\nwindow: 60s\nkey: [agent_id]\nmode: active\nrequires: any\nowner: soc\n\
              description: d\nfalse_positives: none\nchangelog:\n  - {{version: 1, date: 2026-11-22, note: n}}\n*/\n{query}\n",
             id.to_lowercase()
         );
-        RuleSet::from_texts([(format!("{id}/rule.sql").into(), text)]).unwrap()
+        (format!("{id}/rule.sql").into(), text)
     }
 
     fn denies() -> RuleSet {
@@ -134,6 +138,16 @@ mod tests {
         assert_eq!(sieve.left_out(), 35);
         let allows = || rule("T-2", "SELECT agent_id, event_id FROM events WHERE decision = 'allow'");
         assert_eq!(sifted(&Sieve::of(&[denies(), allows()]), &all), all, "one of the two looks at it");
+    }
+
+    #[test]
+    fn a_rule_on_rules_keeps_no_event() {
+        let denies = text("T-1", "SELECT agent_id, event_id FROM events WHERE decision = 'deny'");
+        let on_it = text("T-6", "SELECT agent_id, event_id FROM alerts WHERE rule_name = 't-1'");
+        let (all, both) = (events(50), RuleSet::from_texts([denies, on_it]).unwrap());
+        let sieve = Sieve::of(&[both]);
+        assert!(sifted(&sieve, &all).len() < all.len());
+        assert_eq!(sieve.left_out(), 35);
     }
 
     #[test]

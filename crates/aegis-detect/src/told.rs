@@ -18,24 +18,31 @@ use crate::window::Quotas;
 
 /// Alerts that are read again at most: a checkpoint is seconds behind, and those past it stand as they are.
 const MOST: usize = 10_000;
+/// And so many bytes of them, about: an alert may be as large as a message.
+const MOST_BYTES: usize = 64 << 20;
 
 impl Running {
     /// The alerts behind this place of their stream that were not taken back.
     pub(crate) async fn told_behind(&self, place: &Place) -> Result<Vec<Alert>, DetectError> {
-        let mut told: BTreeMap<String, Alert> = BTreeMap::new();
+        let (mut told, mut bytes): (BTreeMap<String, Alert>, usize) = (BTreeMap::new(), 0);
         let last = self.bus.last_seq(Stream::Alerts).await?;
         let mut next = place.seq + 1;
         if next > last || !self.bus.is_still(Stream::Alerts, place).await? {
             return Ok(Vec::new());
         }
         let mut subscription = self.bus.subscribe(Stream::Alerts, ">", next).await?;
-        while next <= last && told.len() < MOST && self.bus.stream_state(Stream::Alerts).await?.first_seq <= last {
+        while next <= last
+            && told.len() < MOST
+            && bytes < MOST_BYTES
+            && self.bus.stream_state(Stream::Alerts).await?.first_seq <= last
+        {
             let batch = subscription.next_batch(MAX_BATCH, READ_WAIT).await?;
             if batch.is_empty() {
                 return Err(BusError::Unavailable { reason: format!("message {next} of the stream ALERTS does not come") }.into());
             }
             for delivered in batch {
                 next = delivered.seq + 1;
+                bytes += delivered.payload.len();
                 if let Ok(alert) = serde_json::from_slice::<Alert>(&delivered.payload) {
                     // Not what the engine says of itself: that is never taken back.
                     if alert.rule_id != IMPAIRED_RULE {

@@ -15,6 +15,12 @@ use crate::output::Evidence;
 const CONTROL: &str = "control";
 /// So many frozen siblings are named at most, those of the newest holds.
 const MOST_SIBLINGS: usize = 64;
+/// Agents of a tenant of which holds are known, those with the newest, and what is known of the holds of one: each event of a sibling asks all of them,
+/// and what one tenant's cost must not stop a rule for others.
+const MOST_HELD: usize = 512;
+const MOST_CHANGES: usize = 64;
+/// Of a tenant with more agents nobody looks for those that are siblings: all of its events are looked at again.
+const MOST_LOOKED_FOR: usize = 1024;
 
 /// What is known of all tenants.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -171,7 +177,13 @@ impl Registry {
         if tenant.add(&agent, at, said, quotas) {
             changes.refused.push((event.tenant_id.clone(), Evidence::of(event)));
         }
-        if newest.is_some_and(|newest| at.ts <= newest) {
+        if newest.is_none_or(|newest| at.ts > newest) {
+            return;
+        }
+        let is_held = tenant.held.contains(&agent);
+        if is_held && tenant.agents.len() > MOST_LOOKED_FOR {
+            changes.note_all(&event.tenant_id, at.ts);
+        } else {
             tenant.affected(&agent).into_iter().for_each(|affected| changes.note(&event.tenant_id, affected, at.ts));
         }
     }
@@ -184,6 +196,11 @@ impl Registry {
             tenant.tidied = Some(now);
             tenant.forget(now);
         }
+    }
+
+    /// Forgets all of a tenant.
+    pub(super) fn forget_all(&mut self, tenant: &TenantId) {
+        self.tenants.remove(tenant);
     }
 
     pub(super) fn knows(&self, tenant: &TenantId) -> bool {
@@ -272,12 +289,33 @@ impl OfTenant {
             self.bytes -= freed;
             is_given_up = true;
         }
+        while known.holds.len() > MOST_CHANGES {
+            known.give_up_oldest_change();
+            known.bytes -= ENTRY;
+            self.bytes -= ENTRY;
+            is_given_up = true;
+        }
         if known.holds.is_empty() {
             self.held.remove(agent);
         } else {
             self.held.insert(agent.to_owned());
         }
+        while self.held.len() > MOST_HELD {
+            self.give_up_held();
+            is_given_up = true;
+        }
         is_given_up
+    }
+
+    /// Of the agents with holds, of the one whose newest lies furthest back none is known any more.
+    fn give_up_held(&mut self) {
+        let newest = |name: &str| self.agents.get(name).and_then(|agent| agent.holds.last()).map(|change| change.at);
+        let Some(name) = self.held.iter().min_by_key(|name| newest(name.as_str())).cloned() else { return };
+        self.held.remove(&name);
+        let Some(agent) = self.agents.get_mut(&name) else { return };
+        let freed = ENTRY * std::mem::take(&mut agent.holds).len();
+        agent.bytes -= freed;
+        self.bytes -= freed;
     }
 
     /// The agents of whose events a record about this one can say something else.
@@ -285,6 +323,9 @@ impl OfTenant {
         let mut affected = vec![agent];
         let known = self.agents.get(agent).filter(|known| !known.holds.is_empty());
         let owners: BTreeSet<&str> = known.into_iter().flat_map(|known| known.owners()).collect();
+        if owners.is_empty() {
+            return affected;
+        }
         let others = self.agents.iter().filter(|(name, _)| name.as_str() != agent);
         let siblings = others.filter(|(_, other)| other.owners().any(|owner| owners.contains(owner)));
         affected.extend(siblings.map(|(name, _)| name.as_str()));
@@ -346,6 +387,12 @@ impl OfAgent {
         }
         self.holds.remove(0);
         ENTRY
+    }
+
+    /// Gives up the oldest record of a hold. That the agent was revoked stands: nothing takes it back.
+    fn give_up_oldest_change(&mut self) {
+        let place = self.holds.iter().position(|change| change.what != Change::Revoked).unwrap_or(0);
+        self.holds.remove(place);
     }
 
     /// Forgets what nothing asks for any more, where nothing comes in time before `now`, and says how many bytes that took.

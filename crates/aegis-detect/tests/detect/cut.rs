@@ -116,6 +116,23 @@ fn rows_that_are_decided_again_after_events_were_lost_are_counted_once() {
 }
 
 #[test]
+fn what_did_not_follow_says_that_what_did_may_be_gone() {
+    for whole in [true, false] {
+        let new = || engine("requires: any\n", NONE_AFTER, Quotas::default());
+        let mut first = new();
+        let log = [call("agent", Decision::Allow, at(100), 1), call("other", Decision::Deny, at(101), 2)];
+        first.tick(log.to_vec());
+        let mut second = again(&first, new(), &log, whole);
+        let said = if whole { None } else { Some("events_gone") };
+        assert_eq!(
+            told(second.tick(vec![call("other", Decision::Deny, at(300), 3)])),
+            [(1, String::new(), said)],
+            "whole: {whole}"
+        );
+    }
+}
+
+#[test]
 fn matches_that_stand_because_there_were_too_many_are_counted_once_over_a_restart() {
     for whole in [true, false] {
         let quotas = Quotas { matches_per_key: 10, ..Quotas::default() };

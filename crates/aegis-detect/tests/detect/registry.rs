@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use aegis_detect::{Backtest, Engine, EngineConfig, IMPAIRED_RULE, Quotas, RuleSet, TickOutput, alert_id};
+use aegis_detect::{
+    Backtest, Engine, EngineConfig, EventBatch, IMPAIRED_RULE, Quotas, RuleSet, TickOutput, alert_id, events_of, events_schema,
+};
 use aegis_model::{Alert, Decision, EventKind, ManualClock, SecurityEvent, TenantId, Timestamp};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
@@ -244,16 +246,43 @@ fn a_registration_that_comes_late_takes_the_alert_away() {
 
 #[test]
 fn a_hold_that_comes_late_says_something_of_the_siblings() {
-    let mut engine = engine(BESIDE_HELD, Quotas::default());
-    let mut standing = Standing::default();
-    let (before, after) = (call("a", "x", 103, 106, 3), call("a", "x", 105, 106, 4));
-    let registered = [("agent-0", 1), ("x", 2)].map(|(agent, number)| registration("a", agent, Some("o"), 100, 100, number));
-    standing.take(engine.tick(registered.to_vec()));
-    standing.take(engine.tick(vec![before, after.clone(), call("a", "agent-0", 105, 106, 5)]));
-    assert!(standing.alerts.is_empty());
-    standing.take(engine.tick(vec![containment("a", "agent-0", "applied", 104, 107, 6)]));
-    standing.take(engine.finish());
-    assert_eq!(standing.alerts, BTreeSet::from([id_of(&after)]));
+    // Of many agents nobody looks for the siblings among them.
+    for others in [0, 1_200] {
+        let mut engine = engine(BESIDE_HELD, Quotas::default());
+        let mut standing = Standing::default();
+        let (before, after) = (call("a", "x", 103, 106, 3), call("a", "x", 105, 106, 4));
+        let mut registered: Vec<SecurityEvent> =
+            (0..others).map(|n| registration("a", &format!("other-{n}"), Some("p"), 99, 99, 1_000 + n)).collect();
+        registered
+            .extend([("agent-0", 1), ("x", 2)].map(|(agent, number)| registration("a", agent, Some("o"), 100, 100, number)));
+        standing.take(engine.tick(registered));
+        standing.take(engine.tick(vec![before, after.clone(), call("a", "agent-0", 105, 106, 5)]));
+        assert!(standing.alerts.is_empty());
+        standing.take(engine.tick(vec![containment("a", "agent-0", "applied", 104, 107, 6)]));
+        standing.take(engine.finish());
+        assert_eq!(standing.alerts, BTreeSet::from([id_of(&after)]), "beside {others} others");
+    }
+}
+
+#[test]
+fn a_lake_that_is_read_column_by_column_knows_what_was_registered() {
+    let log = [
+        registration("a", "agent-0", Some("o"), 0, 0, 1),
+        registration("a", "x", Some("o"), 1, 1, 2),
+        containment("a", "agent-0", "applied", 2, 2, 3),
+        call("a", "x", 3, 3, 4),
+    ];
+    let whole = EventBatch::new(log.iter().cloned().map(Arc::new).collect()).to_record_batch().unwrap();
+    for query in [OF_OWNER, BESIDE_HELD] {
+        let columns = rules(query).columns_read();
+        let places: Vec<usize> = columns.iter().map(|name| events_schema().index_of(name).unwrap()).collect();
+        let read = events_of(&whole.project(&places).unwrap()).unwrap();
+        let clock = Arc::new(ManualClock::new(at(10_000)));
+        let mut backtest = Backtest::new(rules(query), clock, None, None).in_order(None);
+        read.into_iter().for_each(|event| backtest.take_shared(event));
+        let found: BTreeSet<String> = backtest.finish().standing.into_keys().collect();
+        assert_eq!(found, BTreeSet::from([id_of(&log[3])]), "{query}");
+    }
 }
 
 #[test]

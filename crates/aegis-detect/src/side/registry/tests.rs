@@ -151,6 +151,41 @@ fn a_new_agent_is_refused_when_the_tenant_is_full_and_a_known_one_loses_what_is_
     assert!(!tables.registry.knows(&tenant));
 }
 
+#[test]
+fn what_an_event_asks_of_holds_is_bounded_in_agents_and_in_records() {
+    let quotas = Quotas::default();
+    let tenant = TenantId::new("t").unwrap();
+    let mut tables = SideTables::default();
+    let (mut id, mut refused) = (0, 0);
+    let mut say = |tables: &mut SideTables, event: &dyn Fn(u128) -> SecurityEvent| {
+        id += 1;
+        take(tables, &event(id), quotas).refused().len()
+    };
+    let agents: Vec<String> = (0..MOST_HELD + 10).map(|n| format!("agent-{n:04}")).collect();
+    for (agent, at) in agents.iter().zip(100..) {
+        refused += say(&mut tables, &|id| registration(agent, Some("o"), 10, id));
+        refused += say(&mut tables, &|id| containment(agent, "applied", &json!({"kind": "freeze"}), at, id));
+    }
+    assert_eq!(refused, 10, "and it is told");
+    assert_eq!(tables.registry.tenants[&tenant].held.len(), MOST_HELD);
+    let (first, last) = (&agents[0], &agents[MOST_HELD + 9]);
+    let siblings = tables.registry_frozen_siblings(&asked(first, 10_000)).unwrap();
+    assert_eq!((siblings.len(), siblings.first()), (MOST_SIBLINGS, Some(last)), "the newest are known");
+    say(&mut tables, &|id| containment(last, "revoked", &serde_json::Value::Null, 20_000, id));
+    for at in 20_001..20_001 + 2 * i64::try_from(MOST_CHANGES).unwrap() {
+        say(&mut tables, &|id| containment(last, "applied", &json!({"kind": "freeze"}), at, id));
+    }
+    say(&mut tables, &|id| containment(last, "released", &json!({"kind": "freeze"}), 30_000, id));
+    let known = &tables.registry.tenants[&tenant].agents[last.as_str()];
+    assert_eq!((known.holds.len(), &known.holds[0].what), (MOST_CHANGES, &Change::Revoked));
+    let siblings = tables.registry_frozen_siblings(&asked(first, 30_001)).unwrap();
+    assert_eq!(siblings.first(), Some(last), "revoked is for good");
+    let counted: usize = tables.registry.tenants[&tenant].agents.values().map(|agent| agent.bytes).sum();
+    assert_eq!(tables.registry.bytes().map(|(_, bytes)| bytes).sum::<usize>(), counted);
+    tables.forget_all(&tenant);
+    assert!(!tables.knows(&tenant), "a tenant of whom nothing follows is forgotten");
+}
+
 /// A record of a random history of two agents; its time in quarters of a day.
 fn any_record() -> impl Strategy<Value = (i64, u8, u8)> {
     (prop_oneof![4 => 0..24i64, 1 => 0..800i64], 0..2u8, 0..8u8)
