@@ -14,8 +14,8 @@ use datafusion::logical_expr::LogicalPlan;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::bucket::Bucket;
-use crate::engine::{EngineConfig, TickOutput, emit, guarded, stop_if_failed};
+use crate::bucket::{Bucket, bytes_of};
+use crate::engine::{EngineConfig, TickOutput, emit, guarded, over_budget, stop_if_failed};
 use crate::error::{Place, RuleCode, RuleError};
 use crate::evaluate::RunningRule;
 use crate::plan::RulePlan;
@@ -25,7 +25,7 @@ use crate::schema::{ALERTS_TABLE, EventBatch};
 use crate::shape::{self, Shape};
 use crate::sql::SqlText;
 
-/// About what a checkpoint has of a row, in bytes.
+/// About what a checkpoint has of a row beside its texts, in bytes.
 const BYTES_OF_A_ROW: usize = 1024;
 
 /// An alert that can no longer change, as its key tells of it.
@@ -253,9 +253,9 @@ pub(crate) fn row_of(rule: &Rule, tenant: &TenantId, key: &Map<String, Value>, t
 impl RunningRule {
     /// Looks at alerts of one tenant that became final.
     pub(crate) fn take_alerts(&mut self, alerts: &[Arc<SecurityEvent>], config: &EngineConfig, output: &mut TickOutput) {
-        if alerts.is_empty() || self.stats.quarantined.is_some() {
+        let Some(tenant) = alerts.first().map(|alert| &alert.tenant_id).filter(|_| self.stats.quarantined.is_none()) else {
             return;
-        }
+        };
         let clock = config.clock.as_ref();
         let batch = Arc::new(EventBatch::new(alerts.to_vec()));
         let (result, micros) = self.timed(clock, |running| {
@@ -269,7 +269,12 @@ impl RunningRule {
                 emit(running, keys, config.quotas, clock.now(), output)
             })
         });
-        stop_if_failed(self, result, micros, config.rule_budget_ms, output);
+        // It was one tenant's look, so that the others' go on.
+        let result = match over_budget(self, micros, config.rule_budget_ms).filter(|_| result.is_ok()) {
+            Some(error) => self.set_aside(tenant, error, None),
+            None => result,
+        };
+        stop_if_failed(self, result, 0, config.rule_budget_ms, output);
     }
 
     /// The rows of alerts that it has.
@@ -284,7 +289,7 @@ impl RunningRule {
 
     /// About what a checkpoint has of them, for each tenant.
     pub(crate) fn alert_bytes(&self) -> impl Iterator<Item = (&TenantId, usize)> {
-        self.rows().map(|(tenant, _)| (tenant, BYTES_OF_A_ROW))
+        self.rows().map(|(tenant, row)| (tenant, BYTES_OF_A_ROW + bytes_of(row)))
     }
 }
 
@@ -298,9 +303,15 @@ pub(crate) fn alerts_of(rules: &[RunningRule], left_out: &BTreeSet<TenantId>) ->
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use aegis_model::Clock;
+
     use super::*;
+    use crate::engine::Engine;
     use crate::episode::{KeyRules, KeyState};
     use crate::output::{Evidence, Match};
+    use crate::ruleset::RuleSet;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_micros(second * 1_000_000)
@@ -365,5 +376,40 @@ mod tests {
         key.emit(unread).unwrap();
         key.settle(unread, at(10_000)).unwrap();
         assert!(key.is_empty() && key.take_finals().is_empty());
+    }
+
+    /// By it, whatever is timed takes longer than a look may.
+    #[derive(Debug, Default)]
+    struct SlowClock(AtomicI64);
+
+    impl Clock for SlowClock {
+        fn now(&self) -> Timestamp {
+            Timestamp::from_micros(self.0.fetch_add(11_000_000, Ordering::Relaxed))
+        }
+    }
+
+    #[test]
+    fn a_tenant_whose_alerts_take_too_long_stops_the_rule_for_itself_alone() {
+        let text = |name: &str, query: &str| {
+            let text = format!(
+                "/* rule\nid: T-{name}\nname: {name}\nversion: 1\nseverity: low\nwindow: 60s\nkey: [agent_id]\nmode: active\nrequires: any\n\
+                 owner: soc\ndescription: d\nfalse_positives: none\nchangelog:\n  - {{version: 1, date: 2026-11-27, note: n}}\n*/\n{query}\n"
+            );
+            (PathBuf::from(format!("{name}/rule.sql")), text)
+        };
+        let below = text("below", "SELECT agent_id, event_id FROM events");
+        let above = text("above", "SELECT agent_id, event_id FROM alerts WHERE rule_name = 'below'");
+        let config = EngineConfig::new(Arc::new(SlowClock::default()));
+        let mut engine = Engine::new(RuleSet::from_texts([below, above]).unwrap(), config.clone());
+        let tenant = TenantId::new("a").unwrap();
+        let event_id = uuid::Uuid::from_u128(1);
+        let told = Final { alert_id: "alert".to_owned(), first: event_id, last: (at(1), event_id), receipt_hash: None };
+        let key = Map::from_iter([("agent_id".to_owned(), Value::from("x"))]);
+        let row = Arc::new(row_of(&engine.rules[0].rule, &tenant, &key, &told));
+        let mut output = TickOutput::default();
+        engine.rules[1].take_alerts(&[row], &config, &mut output);
+        let stats = &engine.rules[1].stats;
+        assert_eq!((&stats.quarantined, stats.set_aside.keys().collect::<Vec<_>>()), (&None, vec![&tenant]));
+        assert_eq!(output.quarantined.len(), 1, "and it is said");
     }
 }
