@@ -10,6 +10,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::{Column, DFSchema};
 use datafusion::error::Result;
 use datafusion::execution::SessionState;
+use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::physical_expr::PhysicalExpr;
 
@@ -77,9 +78,18 @@ impl Draft<'_> {
             LogicalPlan::Sort(sort) if sort.fetch.is_none() => self.push(&sort.input),
             LogicalPlan::Filter(filter) => {
                 let below = self.push(&filter.input)?;
-                self.make_read([&filter.predicate], filter.input.schema())?;
-                let predicate = self.physical(&filter.predicate, filter.input.schema())?;
-                self.pipeline.steps.push(Step::Filter(predicate));
+                let input = filter.input.schema();
+                // What reads no list comes first, and lists are made of what it leaves.
+                let (mut of_lists, mut of_others) = (Vec::new(), Vec::new());
+                for condition in split_conjunction_owned(filter.predicate.clone()) {
+                    let conditions = if self.reads_unmade(&condition, input)? { &mut of_lists } else { &mut of_others };
+                    conditions.push(condition);
+                }
+                for predicate in [of_others, of_lists].into_iter().filter_map(conjunction) {
+                    self.make_read([&predicate], input)?;
+                    let predicate = self.physical(&predicate, input)?;
+                    self.pipeline.steps.push(Step::Filter(predicate));
+                }
                 Ok(below)
             }
             LogicalPlan::Projection(projection) => {
@@ -125,15 +135,23 @@ impl Draft<'_> {
     /// Has the lists made of rows of this schema, if one of the expressions reads one of them.
     fn make_read<'e>(&mut self, exprs: impl IntoIterator<Item = &'e Expr>, schema: &DFSchema) -> Result<()> {
         for expr in exprs {
-            for column in expr.column_refs() {
-                let read = schema.index_of_column(column)?;
-                if self.unmade.iter().any(|list| list.column == read) {
-                    self.make(schema);
-                    return Ok(());
-                }
+            if self.reads_unmade(expr, schema)? {
+                self.make(schema);
+                return Ok(());
             }
         }
         Ok(())
+    }
+
+    /// True if the expression reads a list of rows of this schema that is not made yet.
+    fn reads_unmade(&self, expr: &Expr, schema: &DFSchema) -> Result<bool> {
+        for column in expr.column_refs() {
+            let read = schema.index_of_column(column)?;
+            if self.unmade.iter().any(|list| list.column == read) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Has all lists made that are not yet.

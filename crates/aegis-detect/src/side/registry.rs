@@ -160,6 +160,17 @@ impl Change {
         }
     }
 
+    /// True if it holds whatever the other one does, and as long.
+    fn holds_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Revoked, _) | (_, Self::Released { .. }) => true,
+            (Self::Held { kind, until }, Self::Held { kind: of, until: other }) => {
+                kind == of && until.is_none_or(|until| other.is_some_and(|other| other <= until))
+            }
+            _ => false,
+        }
+    }
+
     fn lasts(&self, at: i64) -> bool {
         match self {
             Self::Held { until: Some(until), .. } => until.as_micros() > at,
@@ -290,10 +301,9 @@ impl OfTenant {
             is_given_up = true;
         }
         while known.holds.len() > MOST_CHANGES {
-            known.give_up_oldest_change();
+            is_given_up |= known.give_up_oldest_change();
             known.bytes -= ENTRY;
             self.bytes -= ENTRY;
-            is_given_up = true;
         }
         if known.holds.is_empty() {
             self.held.remove(agent);
@@ -389,10 +399,11 @@ impl OfAgent {
         ENTRY
     }
 
-    /// Gives up the oldest record of a hold. That the agent was revoked stands: nothing takes it back.
-    fn give_up_oldest_change(&mut self) {
+    /// Gives up the oldest record of a hold; true if no later one holds the agent for as long. That it was revoked stands: nothing takes it back.
+    fn give_up_oldest_change(&mut self) -> bool {
         let place = self.holds.iter().position(|change| change.what != Change::Revoked).unwrap_or(0);
-        self.holds.remove(place);
+        let gone = self.holds.remove(place).what;
+        !self.holds.iter().any(|change| change.what.holds_as(&gone))
     }
 
     /// Forgets what nothing asks for any more, where nothing comes in time before `now`, and says how many bytes that took.

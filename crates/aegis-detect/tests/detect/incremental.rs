@@ -12,7 +12,7 @@ use serde_json::Value;
 const START: i64 = 1_767_225_600_000_000;
 
 /// Queries with every function that can be followed, in frames of every kind, one upon another.
-const QUERIES: [&str; 8] = [
+const QUERIES: [&str; 9] = [
     "SELECT agent_id, count(*) OVER w AS n, array_agg(event_id) OVER w AS event_ids FROM events WHERE decision = 'deny' \
      WINDOW w AS (PARTITION BY agent_id ORDER BY ts RANGE BETWEEN INTERVAL '5' SECOND PRECEDING AND CURRENT ROW) QUALIFY n >= 2",
     // What is left for the outer window depends on the inner one: a late event can take rows away from it.
@@ -42,6 +42,10 @@ const QUERIES: [&str; 8] = [
     "SELECT agent_id, event_id, count(*) OVER (ORDER BY ts RANGE BETWEEN INTERVAL '2' SECOND PRECEDING AND CURRENT ROW) AS n, \
        count(DISTINCT source_trust) OVER (ORDER BY ts RANGE BETWEEN INTERVAL '9' SECOND PRECEDING AND CURRENT ROW) AS labels \
      FROM events WHERE agent_id IS NOT NULL QUALIFY n >= 3",
+    // Conditions that read a list, beside some that read none.
+    "SELECT agent_id, event_id, runs FROM (SELECT *, array_agg(run_id) OVER w AS runs, count(*) OVER w AS n FROM events \
+       WINDOW w AS (PARTITION BY agent_id ORDER BY ts RANGE BETWEEN INTERVAL '5' SECOND PRECEDING AND CURRENT ROW)) \
+     WHERE array_has(runs, 'run-0') AND n >= 2 AND decision <> 'deny'",
 ];
 
 fn rule_text(index: usize) -> String {

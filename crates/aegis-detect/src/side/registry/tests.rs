@@ -171,9 +171,11 @@ fn what_an_event_asks_of_holds_is_bounded_in_agents_and_in_records() {
     let (first, last) = (&agents[0], &agents[MOST_HELD + 9]);
     let siblings = tables.registry_frozen_siblings(&asked(first, 10_000)).unwrap();
     assert_eq!((siblings.len(), siblings.first()), (MOST_SIBLINGS, Some(last)), "the newest are known");
-    say(&mut tables, &|id| containment(last, "revoked", &serde_json::Value::Null, 20_000, id));
+    let again = say(&mut tables, &|id| containment(last, "revoked", &serde_json::Value::Null, 20_000, id));
+    assert_eq!(again, 0);
     for at in 20_001..20_001 + 2 * i64::try_from(MOST_CHANGES).unwrap() {
-        say(&mut tables, &|id| containment(last, "applied", &json!({"kind": "freeze"}), at, id));
+        let again = say(&mut tables, &|id| containment(last, "applied", &json!({"kind": "freeze"}), at, id));
+        assert_eq!(again, 0, "what is held again and again is held all the same");
     }
     say(&mut tables, &|id| containment(last, "released", &json!({"kind": "freeze"}), 30_000, id));
     let known = &tables.registry.tenants[&tenant].agents[last.as_str()];
