@@ -19,8 +19,8 @@ const MOST_SIBLINGS: usize = 64;
 /// and what one tenant's cost must not stop a rule for others.
 const MOST_HELD: usize = 512;
 const MOST_CHANGES: usize = 64;
-/// Of a tenant with more agents nobody looks for those that are siblings: all of its events are looked at again.
-const MOST_LOOKED_FOR: usize = 1024;
+/// Of a tenant of whom more bytes are known nobody looks through them for an agent's siblings: all of its events are looked at again.
+const MOST_LOOKED_THROUGH: usize = 256 << 10;
 
 /// What is known of all tenants.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -192,7 +192,7 @@ impl Registry {
             return;
         }
         let is_held = tenant.held.contains(&agent);
-        if is_held && tenant.agents.len() > MOST_LOOKED_FOR {
+        if is_held && tenant.bytes > MOST_LOOKED_THROUGH {
             changes.note_all(&event.tenant_id, at.ts);
         } else {
             tenant.affected(&agent).into_iter().for_each(|affected| changes.note(&event.tenant_id, affected, at.ts));

@@ -247,7 +247,7 @@ fn a_registration_that_comes_late_takes_the_alert_away() {
 #[test]
 fn a_hold_that_comes_late_says_something_of_the_siblings() {
     // Of many agents nobody looks for the siblings among them.
-    for others in [0, 1_200] {
+    for others in [0, 2_000] {
         let mut engine = engine(BESIDE_HELD, Quotas::default());
         let mut standing = Standing::default();
         let (before, after) = (call("a", "x", 103, 106, 3), call("a", "x", 105, 106, 4));
