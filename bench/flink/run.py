@@ -197,6 +197,10 @@ def check(who, ours, ran, job):
     sys.exit(f"no figure: {counts}; of the former alone {only[0]}, of the latter alone {only[1]}")
 
 
+def rates_of(ran):
+    return {"per_second": ran["events"] / ran["seconds"], "processor_us": 1e6 * ran["processor_seconds"] / ran["events"]}
+
+
 def measure(asked, folder):
     """Proves that all tell the same, and then runs them in turn: alerts and rates of each set of rules."""
     log, table = folder / "log", folder / "table"
@@ -220,17 +224,18 @@ def measure(asked, folder):
                     ran = flink.run(queries)
                     check("the engine", told[title], ran, job)
                     if is_timed:
-                        rates[job].append(ran["events"] / ran["seconds"])
+                        rates[job].append(rates_of(ran))
                 if is_timed:
                     ran = engine(asked, log, rules)
                     if whole.told_by(ran) != told[title]:
                         sys.exit("no figure: of the same log the engine told otherwise in another run")
-                    rates[ENGINE].append(ran["events"] / ran["seconds"])
+                    rates[ENGINE].append(rates_of(ran))
     return first, told, measured
 
 
-def spread(values):
-    return f"{statistics.median(values):,.0f} [{min(values):,.0f}..{max(values):,.0f}]"
+def spread(rounds, what, digits):
+    values = [rates[what] for rates in rounds]
+    return f"{statistics.median(values):,.{digits}f} [{min(values):,.{digits}f}..{max(values):,.{digits}f}]"
 
 
 def main():
@@ -247,10 +252,11 @@ def main():
     print(f"median [least..most] of {asked.rounds} rounds; events in memory before the clock starts; {flink}")
     for title, rates in measured.items():
         print(f"\n{title}: {sum(told[title].values())} alerts")
-        for name, values in rates.items():
-            print(f"{name:<34}{spread(values):>40} events/s")
+        print(f"{'':<34}{'events/s':>32}{'processor time, µs an event':>32}")
+        for name, rounds in rates.items():
+            print(f"{name:<34}{spread(rounds, 'per_second', 0):>32}{spread(rounds, 'processor_us', 2):>32}")
     OUT.parent.mkdir(exist_ok=True)
-    sets = {title: {"alerts": sum(told[title].values()), "per_second": rates} for title, rates in measured.items()}
+    sets = {title: {"alerts": sum(told[title].values()), "rounds": rates} for title, rates in measured.items()}
     report = {"flink": VERSION, "lateness_s": asked.lateness, "passes": [asked.warm, asked.passes], "events": events, "sets": sets}
     OUT.write_text(json.dumps(report, indent=2))
     print(f"\nwritten to {OUT}")

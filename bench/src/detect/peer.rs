@@ -1,5 +1,5 @@
-//! The engine's side of a comparison with another program (`bench/duckdb.py`): a log that both read, and what the backtest of the smallest set of rules
-//! makes of it.
+//! The engine's side of a comparison with another program (`bench/duckdb.py`, `bench/flink`): a log that both read, and what the backtest of the
+//! smallest set of rules, or of its first ones, makes of it.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use aegis_detect::{Backtest, Told};
 use aegis_model::SystemClock;
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio::runtime::Runtime;
@@ -39,6 +39,8 @@ pub(crate) struct PeerOptions {
 struct Ran {
     events: usize,
     seconds: f64,
+    /// Of these those that the engine had the core: what is left where other programs want it too.
+    processor_seconds: f64,
     /// Of each rule's id the name of its folder.
     rules: BTreeMap<String, String>,
     alerts: Vec<Standing>,
@@ -66,17 +68,26 @@ pub(crate) fn run(runtime: &Runtime, options: &PeerOptions) -> anyhow::Result<()
     let history = read(log, usize::MAX)?.events;
     let count = history.len();
     let mut backtest = Backtest::new(texts.load()?, Arc::new(SystemClock), None, None);
-    let started = Instant::now();
+    let (started, had) = (Instant::now(), on_processor()?);
     for event in history {
         backtest.take(event);
     }
     let report = backtest.finish();
     let seconds = started.elapsed().as_secs_f64();
+    let processor_seconds = on_processor()? - had;
     let in_order = report.rules.iter().all(|rule| rule.quarantined.is_none() && rule.over_quota == 0);
     ensure!(in_order && report.late == 0, "the backtest did not look at everything:\n{report}");
     let alerts = report.standing.into_values().map(Standing::of).collect();
-    println!("{}", serde_json::to_string(&Ran { events: count, seconds, rules: texts.names, alerts })?);
+    let ran = Ran { events: count, seconds, processor_seconds, rules: texts.names, alerts };
+    println!("{}", serde_json::to_string(&ran)?);
     Ok(())
+}
+
+/// Seconds that this thread has had of a processor; the engine starts no other.
+fn on_processor() -> anyhow::Result<f64> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").context("no /proc")?;
+    let nanoseconds = text.split_whitespace().next().and_then(|first| first.parse::<u64>().ok());
+    Ok(nanoseconds.context("/proc/thread-self/schedstat does not begin with a time")? as f64 / 1e9)
 }
 
 impl Standing {
