@@ -10,6 +10,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::{Column, DFSchema};
 use datafusion::error::Result;
 use datafusion::execution::SessionState;
+use datafusion::logical_expr::utils::{conjunction, split_conjunction};
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::physical_expr::PhysicalExpr;
 
@@ -77,9 +78,17 @@ impl Draft<'_> {
             LogicalPlan::Sort(sort) if sort.fetch.is_none() => self.push(&sort.input),
             LogicalPlan::Filter(filter) => {
                 let below = self.push(&filter.input)?;
-                self.make_read([&filter.predicate], filter.input.schema())?;
-                let predicate = self.physical(&filter.predicate, filter.input.schema())?;
-                self.pipeline.steps.push(Step::Filter(predicate));
+                let schema = filter.input.schema();
+                // What reads no list first: then there are lists of the rows alone that pass it.
+                let (mut first, mut then) = (Vec::new(), Vec::new());
+                for part in split_conjunction(&filter.predicate) {
+                    if self.reads_unmade(part, schema)? { then.push(part) } else { first.push(part) }
+                }
+                self.push_filter(first, schema)?;
+                if !then.is_empty() {
+                    self.make(schema);
+                }
+                self.push_filter(then, schema)?;
                 Ok(below)
             }
             LogicalPlan::Projection(projection) => {
@@ -122,15 +131,31 @@ impl Draft<'_> {
         aegis_sql::physical_expr(self.state, expr.clone(), schema)
     }
 
+    fn push_filter(&mut self, parts: Vec<&Expr>, schema: &DFSchema) -> Result<()> {
+        if let Some(predicate) = conjunction(parts.into_iter().cloned()) {
+            let predicate = self.physical(&predicate, schema)?;
+            self.pipeline.steps.push(Step::Filter(predicate));
+        }
+        Ok(())
+    }
+
+    /// True if the expression, over rows of this schema, reads a list that is not made.
+    fn reads_unmade(&self, expr: &Expr, schema: &DFSchema) -> Result<bool> {
+        for column in expr.column_refs() {
+            let read = schema.index_of_column(column)?;
+            if self.unmade.iter().any(|list| list.column == read) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Has the lists made of rows of this schema, if one of the expressions reads one of them.
     fn make_read<'e>(&mut self, exprs: impl IntoIterator<Item = &'e Expr>, schema: &DFSchema) -> Result<()> {
         for expr in exprs {
-            for column in expr.column_refs() {
-                let read = schema.index_of_column(column)?;
-                if self.unmade.iter().any(|list| list.column == read) {
-                    self.make(schema);
-                    return Ok(());
-                }
+            if self.reads_unmade(expr, schema)? {
+                self.make(schema);
+                return Ok(());
             }
         }
         Ok(())

@@ -176,6 +176,9 @@ impl Partition {
     /// The values of a frame in the order of its rows; of more than `MOST_LISTED`, or more than so many bytes, some of the first and the last.
     pub(crate) fn values(&self, frame: usize, most_bytes: usize) -> Vec<&Bytes> {
         let Held { from, to, count, .. } = self.held[frame];
+        if count == 0 {
+            return Vec::new();
+        }
         let there_are = || {
             let rows = self.rows.range((from - self.dropped) as usize..(to - self.dropped) as usize);
             rows.filter_map(|row| self.frames[frame].argument.and_then(|argument| row.values[argument].as_ref()))
