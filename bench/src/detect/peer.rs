@@ -16,7 +16,7 @@ use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
 use super::log::{read, seal};
-use super::rules::Texts;
+use super::rules::{Fill, Texts};
 use super::traffic::Traffic;
 use crate::stage::pin;
 
@@ -86,7 +86,7 @@ pub(crate) fn run(runtime: &Runtime, options: &PeerOptions) -> anyhow::Result<()
         runtime.block_on(fill(log, lake)).with_context(|| format!("cannot fill {}", lake.display()))?;
     }
     pin(std::process::id(), *core)?;
-    let texts = Texts::of(*rules)?;
+    let texts = Texts::of(*rules, Fill::Copies)?;
     let rules = texts.load()?;
     let (report, took) = match lake {
         Some(lake) => runtime.block_on(over_lake(lake, rules))?,
