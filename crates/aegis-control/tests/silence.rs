@@ -62,6 +62,24 @@ impl Edge {
     }
 }
 
+/// The ledger of a life of the edge's, which served one call and stopped as it should.
+async fn whole_life(house: &House, edge: &Edge, tenant: &TenantId) -> Ledger {
+    let config = LedgerConfig::new(house.folder.path().join(format!("{}.db", edge.id)), edge.id, "edge");
+    let ledger = Ledger::open(config, edge.key.clone(), house.clock.clone()).await.unwrap();
+    let event = SecurityEvent::new(tenant.clone(), edge.id, "edge", EventKind::AuthorizeDecision, house.now());
+    ledger.submit(Draft::new(event, Phase::Decision)).await.unwrap();
+    ledger.close().await.unwrap();
+    ledger
+}
+
+/// Publishes what was sealed; whoever has it can do so again.
+async fn publish(house: &House, ledger: &Ledger) {
+    for item in ledger.read_outbox(0, 10).await.unwrap() {
+        let message = Message::new(subject::ase(&item.sealed.tenant_id, item.sealed.kind), item.sealed.wire.to_string());
+        house.bus.publish(Stream::Ase, vec![message]).await.pop().unwrap().unwrap();
+    }
+}
+
 async fn life(house: &House, edge_id: &str) -> Option<EdgeLife> {
     let lives = house.store.edge_lives().await.unwrap();
     lives.into_iter().find(|(known, _)| known == edge_id).map(|(_, life)| life)
@@ -120,19 +138,12 @@ async fn who_takes_leave_or_closes_its_lanes_is_not_missed() {
     let mut polite = Edge::enroll(&house, "edge-7", 1, &[&acme]).await;
     let mut closing = Edge::enroll(&house, "edge-8", 2, &[&acme]).await;
     let mut killed = Edge::enroll(&house, "edge-9", 3, &[&acme]).await;
-    let config = LedgerConfig::new(house.folder.path().join("edge-8.db"), "edge-8", "edge");
-    let ledger = Ledger::open(config, closing.key.clone(), house.clock.clone()).await.unwrap();
-    let event = SecurityEvent::new(acme.clone(), "edge-8", "edge", EventKind::AuthorizeDecision, house.now());
-    ledger.submit(Draft::new(event, Phase::Decision)).await.unwrap();
-    ledger.close().await.unwrap();
+    let ledger = whole_life(&house, &closing, &acme).await;
     polite.live(&house).await;
     polite.beat(&house, true).await;
     closing.live(&house).await;
     // Its farewell is lost; what it sealed arrives.
-    for item in ledger.read_outbox(0, 10).await.unwrap() {
-        let message = Message::new(subject::ase(&acme, item.sealed.kind), item.sealed.wire.to_string());
-        house.bus.publish(Stream::Ase, vec![message]).await.pop().unwrap().unwrap();
-    }
+    publish(&house, &ledger).await;
     for edge_id in ["edge-7", "edge-8"] {
         house.until("it is known to have left", async || life(&house, edge_id).await == Some(EdgeLife::Left)).await;
     }
@@ -145,6 +156,21 @@ async fn who_takes_leave_or_closes_its_lanes_is_not_missed() {
     }
     polite.live(&house).await;
     assert!(told(&house, &acme, EventKind::EdgeBack, "edge-7").await.is_empty(), "it was never said to be silent");
+}
+
+/// Every edge of a tenant may publish for it, and has its receipts from an export.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_end_of_an_edge_s_lanes_that_is_sent_again_excuses_no_silence() {
+    let house = House::build().await;
+    let acme = house.acme.id.clone();
+    let mut edge = Edge::enroll(&house, "edge-7", 1, &[&acme]).await;
+    let ledger = whole_life(&house, &edge, &acme).await;
+    edge.live(&house).await;
+    publish(&house, &ledger).await;
+    house.until("it is known to have left", async || life(&house, "edge-7").await == Some(EdgeLife::Left)).await;
+    edge.live(&house).await;
+    publish(&house, &ledger).await;
+    until_told(&house, &acme, EventKind::EdgeSilent, "edge-7", 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
