@@ -178,8 +178,16 @@ async fn what_cannot_be_receipted_is_told_when_it_can_be() {
     let house = House::build().await;
     let acme = house.acme.id.clone();
     let mut edge = Edge::enroll(&house, "edge-7", 1, &[&acme]).await;
-    edge.live(&house).await;
     house.fill_control_ledger().await;
+    edge.live(&house).await;
+    // It is not heard for longer than its tenants wait to be told.
+    house
+        .until("the edge is not heard", async || {
+            let edges = house.get("/v1/edges", &house.acme.auditor).await.expect(200).body;
+            edges.as_array().unwrap().iter().any(|edge| edge["edge_id"] == "edge-7" && edge["live"] == false)
+        })
+        .await;
+    assert_eq!(life(&house, "edge-7").await, Some(EdgeLife::Live), "what is not told is not kept");
     house.ledger_pages.store(0, std::sync::atomic::Ordering::SeqCst);
     until_told(&house, &acme, EventKind::EdgeSilent, "edge-7", 1).await;
     assert_eq!(life(&house, "edge-7").await, Some(EdgeLife::Silent));
