@@ -107,8 +107,8 @@ async fn step(
     let turn = aegis_threads::turn().await;
     let found: Vec<Result<Read, String>> = batch.iter().map(|delivered| read(control, delivered, &mut lanes.prover)).collect();
     drop(turn);
-    for (delivered, found) in batch.iter().zip(found) {
-        match found {
+    for (delivered, outcome) in batch.iter().zip(found) {
+        match outcome {
             Ok(Read { row, of_lane }) => {
                 if row.proved {
                     look_at_lane(control, &mut lanes.gaps, &row, of_lane.as_ref()).await?;
