@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 struct Edge {
     id: &'static str,
     key: SigningKey,
+    boot: &'static str,
     said: u64,
 }
 
@@ -28,13 +29,13 @@ impl Edge {
         let nkey = format!("U{}", "A".repeat(55));
         let body = json!({"token": token.expose(), "receipt_key": key_text(seed), "nkey": nkey});
         house.send("POST", "/v1/edges/enroll", None, Some(body.to_string().as_bytes())).await.expect(200);
-        Self { id, key: SigningKey::from_seed(&[seed; 32]), said: 0 }
+        Self { id, key: SigningKey::from_seed(&[seed; 32]), boot: "one", said: 0 }
     }
 
     async fn beat(&mut self, house: &House, leaving: bool) {
         let heartbeat = Heartbeat {
             edge_id: self.id.to_owned(),
-            boot: "only".to_owned(),
+            boot: self.boot.to_owned(),
             after: None,
             seq: self.said,
             at: house.now(),
@@ -170,6 +171,20 @@ async fn an_old_end_of_an_edge_s_lanes_that_is_sent_again_excuses_no_silence() {
     house.until("it is known to have left", async || life(&house, "edge-7").await == Some(EdgeLife::Left)).await;
     edge.live(&house).await;
     publish(&house, &ledger).await;
+    until_told(&house, &acme, EventKind::EdgeSilent, "edge-7", 1).await;
+}
+
+/// Whoever has the bus can hold it back until then.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_leave_of_an_earlier_start_excuses_no_later_one() {
+    let house = House::build().await;
+    let acme = house.acme.id.clone();
+    let mut edge = Edge::enroll(&house, "edge-7", 1, &[&acme]).await;
+    edge.live(&house).await;
+    edge.boot = "two";
+    edge.beat(&house, false).await;
+    edge.boot = "one";
+    edge.beat(&house, true).await;
     until_told(&house, &acme, EventKind::EdgeSilent, "edge-7", 1).await;
 }
 
