@@ -207,7 +207,9 @@ impl Control {
         let mut edges = self.fleet.edges.lock();
         let edge = edges.entry(heartbeat.edge_id.clone()).or_default();
         let (edge_id, before) = (heartbeat.edge_id.clone(), (edge.clock_is_suspect(), edge.live_starts()));
-        let (is_leaving, last) = (heartbeat.leaving, LastHeard::of(&heartbeat));
+        // The leave of a start that another was heard after is that start's alone: somebody may have held it back until the other is gone.
+        let is_newest = edge.last().is_none_or(|last| last.boot == heartbeat.boot);
+        let (is_leaving, last) = (heartbeat.leaving && is_newest, LastHeard::of(&heartbeat));
         edge.take(heartbeat, |enforced| self.serves(&edge_id, enforced.target.tenant_id.as_str()))?;
         if edge.clock_is_suspect() && !before.0 {
             tracing::warn!(edge_id, "the clock of an edge is off by more than a second after correction");

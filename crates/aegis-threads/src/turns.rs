@@ -2,8 +2,14 @@
 //! A lower priority alone does not: a thread of it that runs keeps its core until its slice is over, and two of them keep two.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::timeout;
+
+/// Longest wait for a turn. A turn spares those who answer; a rule that takes its time, or a disk that does not answer, must not stop the history
+/// and what people decide by it.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 static TURNS: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(turns(cores())));
 
@@ -12,13 +18,13 @@ static TURNS: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(turns(cores(
 #[derive(Debug)]
 pub struct Turn(#[allow(dead_code)] Option<SemaphorePermit<'static>>);
 
-/// Waits for a turn, behind those who came before.
+/// Waits for a turn, behind those who came before. Whoever has waited for a second goes on without one.
 pub async fn turn() -> Turn {
     if std::env::var_os("AEGIS_NO_TURNS").is_some() {
         return Turn(None);
     }
     // Nobody closes it.
-    Turn(TURNS.acquire().await.ok())
+    Turn(timeout(LONGEST_WAIT, TURNS.acquire()).await.ok().and_then(Result::ok))
 }
 
 fn cores() -> usize {
@@ -40,7 +46,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn there_are_no_more_turns_than_that_and_they_come_back() {
+    async fn there_are_no_more_turns_than_that_they_come_back_and_nobody_waits_for_good() {
         let mut held = Vec::new();
         for _ in 0..turns(cores()) {
             held.push(turn().await);
@@ -49,6 +55,9 @@ mod tests {
         tokio::task::yield_now().await;
         assert!(!next.is_finished(), "all turns are taken");
         held.pop();
-        let _came = next.await.unwrap();
+        let came = next.await.unwrap();
+        assert!(came.0.is_some());
+        // All are taken again, and nobody gives one back.
+        assert!(turn().await.0.is_none());
     }
 }
