@@ -13,6 +13,7 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::utils::{conjunction, split_conjunction};
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::physical_expr::PhysicalExpr;
+use smallvec::SmallVec;
 
 use crate::check::base_column;
 use crate::schema::{EventBatch, column_index, schema_of};
@@ -23,7 +24,7 @@ const EVENTS_OF_A_RUN: usize = 8192;
 const EVENTS_WITH_LISTS: usize = 256;
 
 /// What a bucket knows of the rows before, for every window of a query.
-pub(crate) type Frames = Vec<GroupState>;
+pub(crate) type Frames = SmallVec<[GroupState; 1]>;
 
 /// A query that can be followed.
 #[derive(Debug)]
