@@ -16,12 +16,14 @@ static TURNS: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(turns(cores(
 /// Whoever has it may compute. To be held over computing, and over nothing that waits for another thread's work of this kind, for a network, or
 /// for room somewhere: it is given back before that.
 #[derive(Debug)]
-pub struct Turn(Option<SemaphorePermit<'static>>);
+pub struct Turn {
+    _permit: Option<SemaphorePermit<'static>>,
+}
 
 /// Waits for a turn, behind those who came before. Whoever has waited for a second goes on without one.
 pub async fn turn() -> Turn {
     // Nobody closes it.
-    Turn(timeout(LONGEST_WAIT, TURNS.acquire()).await.ok().and_then(Result::ok))
+    Turn { _permit: timeout(LONGEST_WAIT, TURNS.acquire()).await.ok().and_then(Result::ok) }
 }
 
 fn cores() -> usize {
@@ -35,6 +37,8 @@ const fn turns(cores: usize) -> usize {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     #[test]
@@ -52,9 +56,11 @@ mod tests {
         tokio::task::yield_now().await;
         assert!(!next.is_finished(), "all turns are taken");
         held.pop();
-        let came = next.await.unwrap();
-        assert!(came.0.is_some());
-        // All are taken again, and nobody gives one back.
-        assert!(turn().await.0.is_none());
+        let _came = next.await.unwrap();
+        assert_eq!(TURNS.available_permits(), 0, "it has the one that came back");
+        // Nobody gives one back.
+        let asked = Instant::now();
+        let _without = turn().await;
+        assert!(asked.elapsed() >= LONGEST_WAIT, "it did not wait for its turn");
     }
 }
