@@ -1,7 +1,7 @@
 """JSON as it was written and read when this package was loaded.
 
-Whoever puts another `json.dumps` or `json.loads` in the place of the library's later (a faster one, a laxer one) changes neither what is sent
-nor what runs.
+Whoever puts another `json.dumps` or `json.loads` in the place of the library's later (a faster one, a laxer one) changes neither what is
+sent nor what runs.
 """
 
 from __future__ import annotations
