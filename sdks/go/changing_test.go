@@ -2,6 +2,7 @@ package aegisagent_test
 
 import (
 	"context"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -89,4 +90,25 @@ func TestCallsAtOnceShareNothing(t *testing.T) {
 		}
 	}
 	equal(t, shared, []any{map[string]any{"n": 0}})
+}
+
+func TestATrustTokenThatNoServerTakesBackIsADenialAndIsNotKept(t *testing.T) {
+	proof.Of(t, "hostile-garbage")
+	edge, ran := newFakeEdge(t), &recorder{}
+	protected := protect(t, clientTo(t, edge.URL), usual, ran.run)
+	edge.replace["authorize"] = changed(map[string]any{"trust_token": strings.Repeat("x", 4097)})
+	_, err := protected(context.Background(), note{"a", 1})
+	deniedAs(t, err, aegisagent.DeniedUnverified, "bad_reply")
+	equal(t, len(ran.ran()), 0)
+	edge.replace["authorize"] = changed(map[string]any{"trust_token": strings.Repeat("x", 4096)})
+	for range 2 {
+		_, err = protected(context.Background(), note{"a", 1})
+		must(t, err)
+	}
+	sent := []int{}
+	for _, asked := range edge.sent("authorize") {
+		token, _ := asked["trace"].(map[string]any)["trust_token"].(string)
+		sent = append(sent, len(token))
+	}
+	equal(t, sent, []int{0, 0, 4096})
 }
