@@ -82,4 +82,16 @@ mod tests {
         assert_eq!(check_resource(&"\u{1f600}".repeat(513)), Err(NameError::TooManyBytes(MAX_RESOURCE_BYTES)));
         assert_eq!(check_resource("a\nb"), Err(NameError::ControlCharacter));
     }
+
+    #[test]
+    fn the_api_s_document_says_the_same() {
+        let document = include_str!("../../../docs/openapi.yaml");
+        let bound_of = |schema: &str| -> Option<usize> {
+            let (_, behind) = document.split_once(&format!("\n    {schema}:\n"))?;
+            let (_, behind) = behind.split_once("maxLength: ")?;
+            behind.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+        };
+        let bounds = ["Id", "Label", "ResourceName", "Text"].map(bound_of);
+        assert_eq!(bounds, [Some(MAX_ID), Some(MAX_ID), Some(MAX_RESOURCE), Some(MAX_TEXT)]);
+    }
 }
