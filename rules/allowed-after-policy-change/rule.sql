@@ -1,7 +1,7 @@
 /* rule
 id: AEG-3019
 name: allowed-after-policy-change
-version: 2
+version: 3
 severity: medium
 window: 20m
 key: [agent_id]
@@ -12,14 +12,16 @@ atlas: [AML.T0081]            # modify AI agent configuration
 owasp: [LLM06]                # excessive agency
 owner: soc
 description: >-
-  What an agent was denied was allowed to it within ten minutes, under the same label, and the policies, or the arguments
-  that the registry knows, had changed in between (T-A6). Somebody widened what it may do just after it was refused.
+  What an agent was denied was allowed to it within ten minutes, under the same label, and the policies, or what the
+  registry says of an action, had changed in between (T-A6). Somebody widened what it may do just after it was refused.
 false_positives: >-
-  A policy that was too strict and was mended. That is what most of these are; somebody should know of each.
+  A policy or a registration that was too strict and was mended. That is what most of these are; somebody should know of each.
+  A tool that was registered for the first time, or anew, between a deny and an allow that have nothing to do with it.
 runbook: docs/runbooks/allowed-after-policy-change.md
 changelog:
   - {version: 1, date: 2026-11-26, note: first version}
   - {version: 2, date: 2026-11-26, note: 'times are compared as texts of one length, whatever the clock says'}
+  - {version: 3, date: 2026-11-27, note: 'the digest names risk, approval and default decision of registered actions too'}
 */
 WITH calls AS (
   SELECT ts, event_id, agent_id, tool, action, resource, source_trust, decision, policy_digest

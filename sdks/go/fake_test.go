@@ -18,7 +18,7 @@ import (
 )
 
 // A small server that answers as the real one would, or as a hostile one could: any answer can be put in the place of an honest one. The
-// tests against the real program are in endtoend_test.go; this is for what no real program does.
+// tests against the real program are in endtoend_test.go and endtoend_approval_test.go; this is for what no real program does.
 
 const aHash = "abababababababababababababababababababababababababababababababab"
 

@@ -10,6 +10,7 @@ from harness import Aegis
 from story import Story
 from waiting import wait_until
 
+RULES = pathlib.Path(__file__).resolve().parents[2] / "rules"
 SECRET = "the webhook secret of the tenant in the lake"
 
 
@@ -127,6 +128,48 @@ class Lake(Story):
         query = f"SELECT verified, lane, source FROM events WHERE event_id = '{self.deliver()}'"
         [row] = wait_until("the delivery is in the lake", lambda: self.rows(query), longest_pause_s=1)
         self.assertEqual(row, {"verified": False, "lane": None, "source": "github"})
+
+    def over_both(self, *arguments, expect=0):
+        """What a command of `aegis rules` says over the history, and over the lake once it has as many events."""
+        arguments = [*map(str, arguments), "--data", str(self.aegis.data), "--tenant", self.tenant.name, "--json"]
+
+        def both():
+            over = [json.loads(self.aegis.cli("rules", *arguments, *more, expect=expect)) for more in ([], ["--lake"])]
+            return over if over[0].get("events") == over[1].get("events") else None
+
+        return wait_until("the lake has the events of the history", both, longest_pause_s=1)
+
+    def test_rules_tell_over_the_lake_what_they_tell_over_the_history(self):
+        self.tenant.set_webhook_secret(SECRET)
+        self.deliver()
+        for trust in ["trusted_internal_unsigned"] + ["untrusted_external"] * 6:
+            answer = self.agent.authorize(trust=trust)
+        self.arrived([answer])
+        history, lake = self.over_both("backtest", RULES)
+        for report in (history, lake):
+            report["rules"] = [{key: value for key, value in rule.items() if key not in ("seconds", "micros_per_event")} for rule in report["rules"]]
+        self.assertEqual(history, lake)
+        [storm] = [rule for rule in lake["rules"] if rule["name"] == "deny-storm"]
+        self.assertEqual((storm["alerts"], storm["samples"][0]["evidence"]), (1, 5))
+
+        deaf = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / "rule.sql"
+        deaf.write_text((RULES / "deny-storm/rule.sql").read_text().replace("denies >= 5", "denies >= 50"))
+        history, lake = self.over_both("diff", RULES / "deny-storm", deaf)
+        self.assertEqual((lake["added"], lake["dropped"]), (history["added"], history["dropped"]))
+        self.assertEqual(len(lake["dropped"]), 1)
+
+        fifth = storm["samples"][0]["event_ids"][-1]
+        history, lake = self.over_both("explain", fifth, RULES / "deny-storm")
+        self.assertEqual(history, lake)
+        self.assertTrue(lake["fired"], lake)
+        stranger = str(uuid.uuid4())
+        said = self.aegis.cli("rules", "explain", stranger, str(RULES / "deny-storm"), "--data", str(self.aegis.data), "--lake", expect=2)
+        self.assertIn("not in the lake of any tenant", said)
+
+    def test_where_there_is_no_lake_none_is_read(self):
+        with tempfile.TemporaryDirectory() as empty:
+            said = self.aegis.cli("rules", "backtest", str(RULES), "--data", empty, "--lake", expect=2)
+        self.assertIn("there is no lake", said)
 
     def test_it_is_read_only(self):
         for statement in ("DELETE FROM events", "DROP TABLE events", "CREATE TABLE t AS SELECT 1", "SET datafusion.execution.batch_size = 1",

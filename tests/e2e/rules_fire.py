@@ -1,115 +1,24 @@
-"""Every shipped rule, made to fire by the real program: what it is about is done over the public API, and the alert is awaited. And a day's
-honest work, which raises none.
-
-The rules are read from the repository's folder, so that a rule is tried before it is compiled in. What one program alone does not do (a nonce at two
-edges, a clock that is off, a forged event) is done over a NATS server.
+"""Every shipped rule, made to fire by the real program: what it is about is done over the public API, and the alert is awaited. Here is what one
+instance by itself does; the rest is in `rules_fire_apart`.
 """
 
 import concurrent.futures
-import datetime
-import json
-import pathlib
 import re
-import shutil
-import socket
-import tempfile
-import time
 import unittest
-import uuid
 
-from deliveries import webhook_headers
-from harness import NATS, REPOSITORY, Aegis, ControlPlane, Edge
-from nats import CURRENT, FAKETIME, NatsServer
-from story import Story, action_hash, now
+import rules_fire_apart as apart
+import siblings
+from story import now
 from tenants import Agent
 from waiting import unique, wait_until
-
-RULES = REPOSITORY / "rules"
-UNTRUSTED = "untrusted_external"
-SECRET = "the webhook secret of this tenant"
-
-
-def alerts(tenant, rule=None):
-    return [alert for alert in tenant.list("/v1/alerts") if rule in (None, alert["rule_name"])]
-
-
-def alert_of(tenant, rule, evidence=(), **key):
-    """The one alert of this rule about this key, once it is there; all of `evidence` must be in it."""
-    found = wait_until(f"an alert of {rule} about {key}", lambda: [alert for alert in alerts(tenant, rule) if key.items() <= alert["key"].items()])
-    assert len(found) == 1, found
-    missing = set(evidence) - set(found[0]["event_ids"])
-    assert not missing, f"{missing} is not in the evidence of {found[0]}"
-    return found[0]
-
-
-class WithRules(Story):
-    """An instance that runs the rules of the repository, the disabled ones too."""
-
-    @classmethod
-    def setUpClass(cls):
-        folder = tempfile.TemporaryDirectory()
-        cls.addClassCleanup(folder.cleanup)
-        rules = pathlib.Path(folder.name) / "rules"
-        shutil.copytree(RULES, rules)
-        for rule in rules.glob("*/rule.sql"):
-            rule.write_text(rule.read_text().replace("\nmode: disabled\n", "\nmode: active\n"))
-        cls.aegis = Aegis(environment={"AEGIS_DETECT_RULES": str(rules)})
-        cls.addClassCleanup(cls.aegis.close)
-        cls.aegis.start()
-
-    def alert(self, rule, evidence=(), **key):
-        alert = alert_of(self.tenant, rule, evidence, **key)
-        self.assertTrue(alert["receipt_hashes"], f"no receipt is named: {alert}")
-        return alert
-
-    def deny(self, agent=None, **options):
-        """A call that an untrusted source drives, and that is denied for it."""
-        answer = (agent or self.agent).authorize(**({"trust": UNTRUSTED} | options))
-        self.assert_decided(answer, "deny")
-        return answer["decision_id"]
-
-    def allow(self, agent=None, **options):
-        answer = (agent or self.agent).authorize(**options)
-        self.assert_decided(answer, "allow")
-        return answer["decision_id"]
-
-    def ask(self, agent=None, **options):
-        """Asks for a refund, which is registered as one that needs approval, and waits until control has it."""
-        answer = (agent or self.agent).authorize(**({"action": "refund", "parameters": {"amount": 5}} | options))
-        self.assert_decided(answer, "require_approval")
-        approval = answer["approval"] | {"decision_id": answer["decision_id"]}
-        wait_until("the approval is there", lambda: self.tenant.get(f"/v1/approvals/{approval['approval_id']}").status == 200)
-        return approval
-
-    def approver(self, name):
-        return self.tenant.key("approver", name, groups=["*"])
-
-    def decide(self, approval, verb="approve", by="rita"):
-        return self.tenant.post(f"/v1/approvals/{approval['approval_id']}/{verb}", key=self.approver(by))
-
-    def consume(self, approval, agent=None, claimed=None):
-        body = {"claimed_action_hash": claimed or approval["action_hash"]}
-        return self.tenant.post(f"/v1/approvals/{approval['approval_id']}/consume", body, key=(agent or self.agent).token)
-
-    def report(self, decision_id, status="ok", agent=None, **fields):
-        return self.tenant.post(f"/v1/decisions/{decision_id}/outcome", {"status": status} | fields, key=(agent or self.agent).token).expect(201)
-
-    def freeze(self, agent):
-        self.tenant.post(f"/v1/agents/{agent.id}/freeze", {"reason": "test"}).expect(200)
-        wait_until("it is frozen", lambda: agent.authorize(dry_run=True)["reason"] == "agent_frozen")
-
-    def deliver(self, event, payload):
-        """A signed webhook of GitHub, and the id of its event."""
-        body = json.dumps(payload).encode()
-        headers = webhook_headers(event, unique("delivery"), body, SECRET)
-        return self.aegis.call("POST", f"/v1/webhooks/github/{self.tenant.name}", None, body, headers).expect(202)["event_id"]
+from with_rules import RULES, SECRET, WithRules, alerts
 
 
 class Complete(unittest.TestCase):
     def test_each_rule_of_the_repository_is_made_to_fire(self):
         rules = {rule.parent.name for rule in RULES.glob("*/rule.sql")}
         self.assertGreaterEqual(len(rules), 20)
-        cases = (RulesFire, Gaps, Silence, Edges, Forged)
+        cases = (RulesFire, apart.Gaps, apart.Silence, apart.Edges, apart.Forged, siblings.Siblings, siblings.Campaign)
         tried = {name for case in cases for name in dir(case) if name.startswith("test_")}
         for rule in rules:
             method = f"test_{rule.replace('-', '_')}_fires"
@@ -202,10 +111,13 @@ class RulesFire(WithRules):
         self.assertEqual(self.alert("rubber-stamp", approver="rita")["fields"]["agents"], 10)
 
     def test_self_approval_fires(self):
-        approval = self.ask(user={"id": "rita"})
-        self.assertEqual(self.decide(approval).code, "self_approval")
-        fields = self.alert("self-approval", approver="rita")["fields"]
+        # What an agent claims of its user keeps that person from deciding, and accuses nobody.
+        self.assertEqual(self.decide(self.ask(user={"id": "rita"})).code, "self_approval")
+        approval = self.ask()
+        self.assertEqual(self.decide(approval, by="registrar-person").code, "self_approval")
+        fields = self.alert("self-approval", approver="registrar-person")["fields"]
         self.assertEqual(fields["approval_id"], approval["approval_id"])
+        self.assertEqual([alert["key"] for alert in alerts(self.tenant) if alert["rule_name"] == "self-approval"], [{"approver": "registrar-person"}])
 
     def test_trust_escalation_fires(self):
         denied = self.deny(parameters={"email": "a@example.org"}, run_id=unique("run"))
@@ -251,8 +163,21 @@ class RulesFire(WithRules):
         alert = self.alert("allowed-after-policy-change", [denied, allowed], agent_id=self.agent.id)
         self.assertEqual(alert["fields"]["allowed_under"], widened["digest"])
         # Who changed it stands in the event that the runbook names.
-        changed = [e for e in self.events("config_changed") if e.get("policy_digest") == widened["digest"]]
+        changed = [e for e in self.events("config_changed") if e.get("policy_digest") == widened["digest"] and e["reason"] == "policies_changed"]
         self.assertEqual({event["approver"] for event in changed}, {"ada"})
+
+    def test_allowed_after_policy_change_sees_a_registration_that_was_widened(self):
+        wipe = {"action": "wipe", "risk": "medium", "mutates_state": True, "default_decision": "deny"}
+        tool = {"tool": "disk", "name": "Disk", "default_risk": "medium", "actions": [wipe]}
+        self.tenant.post("/v1/tools", tool).expect(201)
+        call = {"tool": "disk", "action": "wipe", "trust": "trusted_internal_unsigned"}
+        wait_until("it is registered", lambda: self.agent.authorize(dry_run=True, **call)["reason"] == "registered_deny")
+        denied = self.deny(**call)
+        self.tenant.post("/v1/tools", tool | {"actions": [wipe | {"default_decision": "policy"}]}).expect(201)
+        wait_until("it is in force", lambda: self.agent.authorize(dry_run=True, **call)["decision"] == "allow")
+        fields = self.alert("allowed-after-policy-change", [denied, self.allow(**call)], agent_id=self.agent.id)["fields"]
+        (changed,) = [e for e in self.events("config_changed") if e.get("policy_digest") == fields["allowed_under"]]
+        self.assertEqual((changed["reason"], changed["approver"]), ("tool_registered", "ada"))
 
     def test_freeze_evasion_fires(self):
         self.freeze(self.agent)
@@ -306,255 +231,3 @@ class RulesFire(WithRules):
         change = self.allow(tool="github", action="create_issue_comment", resource="acme/site#7")
         alert = self.alert("label-against-source", [comment, change], agent_id=self.agent.id)
         self.assertEqual((alert["fields"]["written_by"], alert["key"]["resource"]), ("stranger", "acme/site#7"))
-
-
-class Gaps(WithRules):
-    def test_repeated_gaps_fires(self):
-        for _ in range(3):
-            self.allow()
-            self.aegis.kill9()
-            self.aegis.start()
-        # A lane is opened, and says what is before it, when it has something to say.
-        self.allow()
-        wait_until("three gaps are told of", lambda: len([e for e in self.events("lane_gap") if e["edge_id"] == "edge-1"]) >= 3)
-        alert = self.alert("repeated-gaps", edge_id="edge-1")
-        self.assertEqual((alert["fields"]["gaps"], alert["fields"]["reason"]), (3, "unclean_stop"))
-
-
-@unittest.skipIf(NATS, "the server's clock is its own")
-class Silence(WithRules):
-    """What did not follow: an instance whose clock is moved on."""
-
-    @classmethod
-    def setUpClass(cls):
-        cls.clock = tempfile.NamedTemporaryFile("w")
-        cls.addClassCleanup(cls.clock.close)
-        cls.moved = 0
-        cls.move_clock(0)
-        environment = {"LD_PRELOAD": FAKETIME, "FAKETIME_TIMESTAMP_FILE": cls.clock.name, "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
-        cls.aegis = Aegis(environment=environment | {"AEGIS_DETECT_RULES": str(RULES)})
-        cls.addClassCleanup(cls.aegis.close)
-        cls.aegis.start()
-
-    @classmethod
-    def move_clock(cls, seconds):
-        cls.moved += seconds
-        cls.clock.seek(0)
-        cls.clock.write(f"+{cls.moved}")
-        cls.clock.flush()
-
-    def test_allowed_without_outcome_fires(self):
-        def export():
-            return self.allow(action="export_customers", parameters={"to": "report@example.org"})
-
-        told = export()
-        self.report(told)
-        wait_until("the outcome is there", lambda: self.events("tool_outcome", self.agent))
-        hidden = export()
-        wait_until("the call is there", lambda: any(event["event_id"] == hidden for event in self.events("authorize_decision", self.agent)))
-        self.assertEqual(alerts(self.tenant, "allowed-without-outcome"), [])
-        # The fifteen minutes pass, and the lateness in small steps: one pause of the bus counts five seconds.
-        self.move_clock(15 * 60)
-
-        def found():
-            self.move_clock(5)
-            return alerts(self.tenant, "allowed-without-outcome")
-
-        wait_until("nothing else comes, and it is told", found)
-        alert = self.alert("allowed-without-outcome", [hidden], agent_id=self.agent.id)
-        self.assertEqual((alert["event_ids"], alert["mode"], alert["fields"]["outcomes"]), ([hidden], "log_only", 0))
-
-    def test_first_use_of_a_tool_fires(self):
-        known = self.allow()
-        wait_until("the call is there", lambda: any(event["event_id"] == known for event in self.events("authorize_decision", self.agent)))
-        self.move_clock(86_400 + 60)
-        # A token is good for a day.
-        again = self.tenant.post("/v1/agents/register", self.agent.registration, key=self.tenant.registrar).expect(200)
-        self.agent.token = again["agent_token"]
-        calls = []
-
-        def allowed():
-            # What reaches the edge only from time to time is stale for a moment after such a jump.
-            answer = self.agent.authorize(action="read_card_number", mutates_state=False)
-            calls.extend([answer["decision_id"]] if answer["decision"] == "allow" else [])
-            return calls
-
-        wait_until("the read is allowed", allowed)
-        alert = self.alert("first-use-of-a-tool", calls, agent_id=self.agent.id, action="read_card_number")
-        self.assertEqual((alert["event_ids"], alert["mode"]), (calls, "log_only"))
-        self.assertLess(alert["fields"]["agent_since"], alert["first_ts"])
-        self.assertEqual(len(alerts(self.tenant, "first-use-of-a-tool")), 1, "its first day says nothing, nor its second call")
-
-    def test_rate_above_baseline_fires(self):
-        for _ in range(12):
-            self.assert_decided(self.agent.read(), "allow")
-            self.move_clock(3600)
-        last = [self.agent.read() for _ in range(60)][-1]
-        self.assert_decided(last, "allow")
-        alert = self.alert("rate-above-baseline", [last["decision_id"]], agent_id=self.agent.id)
-        self.assertEqual((alert["fields"]["calls"], alert["fields"]["usual"], alert["mode"]), (60, 1, "log_only"))
-        self.assertGreaterEqual(alert["fields"]["active_hours"], 12)
-
-
-class Edges(unittest.TestCase):
-    """What needs edges of their own."""
-
-    def setUp(self):
-        server = NatsServer(CURRENT, secured=True)
-        self.addCleanup(server.close)
-        control = ControlPlane(nats=server, environment={"AEGIS_DETECT_RULES": str(RULES)})
-        self.addCleanup(control.close)
-        control.start()
-        self.tenant = control.tenant().register_tools()
-        self.agent = self.tenant.register_agent()
-        self.control, self.server = control, server
-
-    def edge(self, edge_id, **environment):
-        edge = Edge(nats=self.server, environment=environment)
-        self.addCleanup(edge.close)
-        edge.enroll(self.control, edge_id, self.tenant).start()
-        wait_until("the edge knows the tools", lambda: self.send(edge, dry_run=True).get("decision") == "allow")
-        return edge
-
-    def send(self, edge, **options):
-        return edge.post("/v1/authorize", self.agent.token, self.agent.request(**options)).json
-
-    def test_nonce_across_edges_fires(self):
-        one, two = (self.edge(edge_id) for edge_id in ("edge-1", "edge-2"))
-        # A nonce of one edge alone says nothing, nor does the same read at both.
-        self.send(one, nonce="n-one", run_id="r")
-        for edge in (one, two):
-            self.send(edge, nonce="n-read", action="read_customer", mutates_state=False, run_id="r")
-        first = self.send(one, nonce="n-two", parameters={"email": "a@example.org"})["decision_id"]
-        second = self.send(two, nonce="n-two", parameters={"email": "b@example.org"})["decision_id"]
-        alert = alert_of(self.tenant, "nonce-across-edges", [first, second], agent_id=self.agent.id)
-        self.assertEqual(set(alert["event_ids"]), {first, second})
-        self.assertIs(alert["fields"]["other_call"], True)
-        self.assertEqual({alert["fields"]["edge_id"], alert["fields"]["other_edge_id"]}, {"edge-1", "edge-2"})
-
-
-    def test_clock_suspect_fires(self):
-        with tempfile.NamedTemporaryFile("w") as faked:
-            faked.write("+0")
-            faked.flush()
-            edge = self.edge("edge-jumps", LD_PRELOAD=FAKETIME, FAKETIME_TIMESTAMP_FILE=faked.name, FAKETIME_NO_CACHE="1", FAKETIME_DONT_FAKE_MONOTONIC="1")
-            first = self.send(edge)["decision_id"]
-            # Five minutes ahead: suspect until several signs of life of control agree.
-            faked.seek(0)
-            faked.write("+300")
-            faked.flush()
-            wait_until("it decides with a clock that is off", lambda: self.send(edge)["decision"] and alerts(self.tenant, "clock-suspect"))
-            alert = alert_of(self.tenant, "clock-suspect", edge_id="edge-jumps")
-            self.assertNotIn(first, alert["event_ids"])
-            # Once it is corrected, what it does is dated right at once, in a lane that follows the one that was ahead.
-            wait_until("its time is right again", lambda: abs(self.dated(self.send(edge)["decision_id"]) - time.time()) < 60)
-            closed = wait_until("the lane is closed", lambda: [event for event in self.tenant.list("/v1/audit/events") if event["kind"] == "lane_close" and event["edge_id"] == "edge-jumps"])
-            self.assertEqual([(event["reason"], event["clock_suspect"]) for event in closed], [("clock_set_back", True)])
-
-    def dated(self, decision):
-        """The time of a decision, in seconds since 1970."""
-        listed = wait_until("the decision is there", lambda: (reply := self.tenant.get(f"/v1/decisions/{decision}")).status == 200 and reply)
-        return datetime.datetime.fromisoformat(listed.json["ts"]).timestamp()
-
-
-class Forged(unittest.TestCase):
-    """What nobody sealed, published by somebody who can reach the server."""
-
-    def setUp(self):
-        self.server = NatsServer(CURRENT).start()
-        self.addCleanup(self.server.close)
-        aegis = Aegis(nats=self.server, environment={"AEGIS_DETECT_RULES": str(RULES)})
-        self.addCleanup(aegis.close)
-        self.tenant = aegis.start().tenant()
-        self.agent = self.tenant.register_agent()
-
-    def publish(self, subject, message):
-        body = json.dumps(message).encode()
-        with socket.create_connection(("127.0.0.1", self.server.port), timeout=10) as connection, connection.makefile("rb") as said:
-            self.assertTrue(said.readline().startswith(b"INFO "))
-            connection.sendall(b'CONNECT {"verbose":false}\r\n' + f"PUB {subject} {len(body)}\r\n".encode() + body + b"\r\nPING\r\n")
-            self.assertEqual(said.readline(), b"PONG\r\n")
-
-    def test_receipt_chain_broken_fires(self):
-        lane = f"{self.tenant.name}.edge-9.1"
-        forged = [str(uuid.uuid4()) for _ in range(5)]
-        partition = 0x811C9DC5
-        for byte in self.tenant.name.encode():
-            partition = (partition ^ byte) * 0x01000193 % 2**32
-        subject = f"ase.{partition % 64:02}.{self.tenant.name}.authorize_decision"
-        for seq, event_id in enumerate(forged, 1):
-            self.publish(subject, {"event_id": event_id, "tenant_id": self.tenant.name, "edge_id": "edge-9", "ts": now(), "lane": lane, "seq": seq, "source": "edge",
-                          "kind": "authorize_decision", "verified": True, "agent_id": self.agent.id, "tool": "crm", "action": "refund", "decision": "deny"})
-        self.assertIn(alert_of(self.tenant, "receipt-chain-broken", chain=lane)["fields"]["ref_event_id"], forged)
-        self.assertEqual(alerts(self.tenant, "deny-storm"), [], "forged denies freeze nobody")
-
-    def test_altered_request_fires(self):
-        approval, decision = str(uuid.uuid4()), str(uuid.uuid4())
-        call = {"tool": "crm", "action": "refund", "resource": None, "mutates_state": True, "parameters": {"amount": 5}}
-        frozen = {"approval_id": approval, "tenant_id": self.tenant.name, "event_id": decision, "agent_id": self.agent.id, "token_id": None, "user_id": None,
-                  "run_id": None, "environment": "production", "tool_call": call | {"parameters": {"amount": 5000}}, "action_hash": action_hash(call),
-                  "source_trust": "trusted_internal_unsigned", "root_trust": "trusted_internal_unsigned", "contains_sensitive_data": False, "risk_level": "medium",
-                  "reason": "registered_approval", "matched_policies": [], "policy_digest": "0" * 64, "approver_group": "security", "approvals_needed": 1,
-                  "requested_at": now(), "expires_at": now(900), "callback_url": None}
-        self.publish(f"approval.{self.tenant.name}.{approval}", frozen)
-        fields = alert_of(self.tenant, "altered-request", approval_id=approval)["fields"]
-        self.assertEqual((fields["reason"], fields["ref_event_id"]), ("frozen_action_mismatch", decision))
-        self.assertEqual(self.tenant.get(f"/v1/approvals/{approval}").status, 404, "it is shown to nobody")
-
-
-class Honest(WithRules):
-    """Agents and people who do their work raise nothing."""
-
-    def setUp(self):
-        super().setUp()
-        self.tenant.set_webhook_secret(SECRET)
-
-    def test_honest_work_raises_no_alert(self):
-        clerk, triage, release, staging = (self.tenant.register_agent(environment=where) for where in ("production", "production", "production", "staging"))
-        # A clerk looks at many customers and changes some, sends one report, and sends a call again whose answer was lost.
-        for n in range(30):
-            self.allow(clerk, action="read_customer", mutates_state=False, resource=f"customer-{n}")
-        for n in range(12):
-            decided = self.allow(clerk, resource=f"customer-{n}", parameters={"amount": n})
-            self.assertIsNone(self.report(decided, agent=clerk)["violation"])
-        self.allow(clerk, action="export_customers", parameters={"to": "report@example.org"})
-        lost = clerk.request(request_id=unique("request"), nonce=unique("nonce"), timestamp=now())
-        self.assertEqual([clerk.send(lost).expect(200)["decision"] for _ in range(3)], ["allow"] * 3)
-        # Approvals: one that is used, one that is rejected and asked for with other arguments, by one person.
-        used = self.ask(clerk)
-        self.decide(used).expect(200)
-        self.consume(used, clerk).expect(200)
-        self.assertIsNone(self.report(used["decision_id"], agent=clerk)["violation"])
-        self.decide(self.ask(clerk, parameters={"amount": 900}), "reject").expect(200)
-        self.decide(self.ask(clerk, parameters={"amount": 9}), by="sam").expect(200)
-        # A stranger's issue: the agent reads it, under its label, and a person inside has the release agent answer elsewhere.
-        self.deliver("issues", {"action": "opened", "issue": {"number": 3, "author_association": "NONE", "title": "broken", "body": "it is"},
-                                "repository": {"full_name": "acme/site", "private": False, "visibility": "public"}, "sender": {"login": "stranger"}})
-        for action in ("get_issue", "get_file_contents"):
-            self.allow(triage, tool="github", action=action, mutates_state=False, resource="acme/site#3", trust=UNTRUSTED, run_id="issue-3")
-        for n in (1, 2, 3):
-            self.allow(release, tool="github", action="get_file_contents", mutates_state=False, resource="acme/app")
-            self.allow(release, tool="github", action="create_pull_request", resource="acme/app", parameters={"title": f"release {n}"})
-        # The same work in staging, by the agent that belongs there; a tool that nobody knows, once; a new policy that takes nobody anything.
-        for n in range(5):
-            self.allow(staging, resource=f"customer-{n}", parameters={"amount": n})
-        self.assert_decided(staging.authorize(tool="crm", action="rename_customer"), "deny", reason="unknown_action")
-        policy = '@id("careful") forbid (principal, action == Action::"crm/format_disk", resource);'
-        self.tenant.put("/v1/policies", {"policies": policy}).expect(200)
-        self.allow(clerk, parameters={"amount": 77})
-        # A freeze by hand, and a release.
-        self.freeze(staging)
-        self.tenant.post(f"/v1/agents/{staging.id}/unfreeze", {"reason": "test"}).expect(200)
-        wait_until("it is free", lambda: staging.authorize(dry_run=True)["decision"] == "allow")
-        self.allow(staging)
-        self.assertEqual([(alert["rule_name"], alert["key"], alert["fields"]) for alert in self.behind_a_fence()], [])
-
-    def behind_a_fence(self):
-        """The tenant's alerts once detection has seen all that was done so far, less those that show it: one behind what the edge said, one behind
-        what control did."""
-        fence = self.tenant.register_agent()
-        fence.send(fence.request(canon_version="aegis-jcs-0"))
-        approval = self.ask(fence, user={"id": "sam"})
-        self.assertEqual(self.decide(approval, by="sam").code, "self_approval")
-        shown = {self.alert("canonicalization-skew", agent_id=fence.id)["alert_id"], self.alert("self-approval", approver="sam")["alert_id"]}
-        return [alert for alert in alerts(self.tenant) if alert["alert_id"] not in shown]

@@ -5,6 +5,7 @@ import datetime
 import json
 import re
 import shutil
+import time
 import unittest
 
 from harness import Aegis, ControlPlane, Edge, StartFailed
@@ -338,7 +339,7 @@ class Edges(Nats):
         self.assertEqual(self.asked(two, run_id=run)["decision"], "require_approval")
         self.assertEqual(self.asked(two)["decision"], "require_approval", "any run may be one of those")
         self.assertEqual(self.asked(two, run_id=known)["decision"], "require_approval")
-        self.assertEqual(self.asked(two, trace={"run_id": known, "trust_token": token})["decision"], "allow")
+        self.assertEqual(self.asked(two, trace={"run_id": known, "trust_token": token})["decision"], "require_approval", "it may be old")
         self.nats.start()
         self.control.start()
         wait_until("it has read them", lambda: self.asked(two)["decision"] == "allow")
@@ -373,6 +374,34 @@ class Edges(Nats):
         self.edges[1].signal("CONT")
         self.assertEqual((frozen["enforced"], frozen["edges"]["live"], frozen["edges"]["enforcing"]), (False, 2, 1), frozen)
         wait_until("it is frozen there too", lambda: self.decide(self.edges[1])["reason"] == "agent_frozen")
+
+    def told(self, kind):
+        return sorted(event["resource"] for event in self.tenant.list("/v1/audit/events") if event["kind"] == kind)
+
+    def test_who_falls_silent_is_told_of_once_whoever_starts_and_stops_meanwhile(self):
+        self.control.environment["AEGIS_CONTROL_EDGE_SILENT_AFTER_S"] = "15"
+        self.control.restart()
+        both = lambda: all(edge["live"] and edge.get("life") == "live" for edge in self.edges_listed().values())
+        wait_until("both are heard", both)
+        # One dies while nobody is there to hear it; the other stops then as it should, and has sealed something that says so.
+        self.decide(self.edges[0])
+        self.control.kill9()
+        self.edges[1].kill9()
+        self.edges[0].stop()
+        self.control.start()
+        wait_until("the one that died is missed", lambda: self.told("edge_silent"))
+        self.control.restart()
+        # A server that is gone for longer than that makes nobody silent.
+        self.edges[0].start()
+        wait_until("it is heard", lambda: self.edges_listed()["edge-1"]["live"])
+        self.nats.kill9()
+        deadline = time.monotonic() + 20
+        wait_until("that much time has passed", lambda: time.monotonic() > deadline)
+        self.nats.start()
+        wait_until("it is heard again", lambda: self.edges_listed()["edge-1"]["live"])
+        self.edges[1].start()
+        wait_until("the other is back", lambda: self.told("edge_back") == ["edge-2"])
+        self.assertEqual(self.told("edge_silent"), ["edge-2"])
 
     def test_the_time_to_contain_is_that_of_the_last_edge(self):
         wait_until("both are heard", lambda: all(edge["live"] for edge in self.edges_listed().values()))

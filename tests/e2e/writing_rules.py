@@ -10,9 +10,9 @@ import unittest
 
 from harness import BINARY, CLEAN_ENVIRONMENT, REPOSITORY
 from readme import BLOCK, Folder
-from rules_fire import SECRET, UNTRUSTED, WithRules
 from story import now
 from waiting import wait_until
+from with_rules import SECRET, UNTRUSTED, WithRules
 
 TEXT = (REPOSITORY / "docs/writing-rules.md").read_text()
 HEADER = """/* rule
@@ -204,6 +204,8 @@ class Kinds(WithRules):
         sent = self.agent.authorize(action="export_customers", parameters={"to": "a@example.org"}, **named)
         self.report(sent["decision_id"])
         self.report(sent["decision_id"], executed_hash="0" * 64)
+        elsewhere = self.tenant.register_agent()
+        elsewhere.authorize(agent={"id": elsewhere.id, "environment": "staging"})
         for reply, code in ((self.agent.send(self.agent.request(**named)), "replay_nonce_reused"),
                             (self.agent.send(self.agent.request(timestamp=now(-3600))), "replay_timestamp_expired"),
                             (self.agent.send(self.agent.request(canon_version="aegis-jcs-2")), "canonicalization_skew")):
@@ -217,6 +219,7 @@ class Kinds(WithRules):
         self.report(approval["decision_id"])
         self.assertEqual(self.consume(approval).code, "approval_consumed")
         self.assertEqual(self.decide(self.ask(user={"id": "rita"})).code, "self_approval")
+        self.assertEqual(self.decide(self.ask(), by="registrar-person").code, "self_approval")
         self.tenant.put("/v1/policies", {"policies": ""}).expect(200)
         self.freeze(self.agent)
         self.tenant.post("/v1/mcp/servers", {"key": "files", "name": "Files", "tools": []}).expect(201)

@@ -24,7 +24,7 @@ MOST_EVIDENCE = 64
 """Of a longer list than twice as many, so many of both ends are evidence."""
 SIZES = [15, 40, 80]
 """Events of a history that is made of none of a rule's tests."""
-SIDE_COLUMNS = re.compile(r"\b(first_seen|baseline)_")
+SIDE_COLUMNS = re.compile(r"\b(first_seen|baseline|registry)_|\bFROM alerts\b")
 UNSET = ["ref_event_id", "root_trust", "trace_id", "receipt_hash", "source", "attributes"]
 """Columns that are null in every history."""
 BOOLEANS = {"mutates_state", "contains_sensitive_data", "clock_suspect", "verified"}

@@ -63,7 +63,9 @@ pub(crate) async fn register(control: &Control, call: &Call) -> Result<Response,
     let token_id = uuid::Uuid::now_v7().to_string();
     let expires_at = now.plus_seconds(control.config.agent_token_ttl_s);
     let detail = json!({"agent": record, "token_id": token_id, "expires_at": expires_at});
-    let pending = control.prepare(control.config_draft(&call.caller, change, detail))?;
+    let mut draft = control.config_draft(&call.caller, change, detail);
+    draft.event.attributes = Some(attributes_of(&record));
+    let pending = control.prepare(draft)?;
     let keys = RegisteredBy { registrar: &registrar, issuer: &principal.key_id, token_until: expires_at };
     let (agent, created, revision) = control.store.upsert_agent(tenant, &record, keys, pending.rows()).await?;
     drop(turn);
@@ -87,6 +89,16 @@ pub(crate) async fn register(control: &Control, call: &Call) -> Result<Response,
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     let body = json!({"id": agent.id, "agent_key": agent.agent_key, "agent_token": token, "expires_at": expires_at});
     Ok((status, Json(body)).into_response())
+}
+
+/// What rules can read of a registration: columns, not receipts. The agent's name is a text that nobody needs there.
+fn attributes_of(agent: &AgentRecord) -> String {
+    let AgentRecord { id, agent_key, owner_team, environment, risk_tier, trust_ceiling, .. } = agent;
+    let registered = json!({
+        "id": id, "agent_key": agent_key, "owner_team": owner_team, "environment": environment,
+        "risk_tier": risk_tier, "trust_ceiling": trust_ceiling,
+    });
+    json!({ "agent": registered }).to_string()
 }
 
 /// The registrar an agent keeps when it is registered again; refused for a stranger and for a revoked agent.

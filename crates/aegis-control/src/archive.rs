@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::control::{Control, ControlError};
 use crate::follow::Follower;
 use crate::gaps::Gaps;
+use crate::progress::Progress;
 
 /// Name of this consumer on the bus.
 pub(crate) const CONSUMER: &str = "control-archive";
@@ -35,12 +36,13 @@ pub(crate) async fn run(control: Arc<Control>, mut stop: watch::Receiver<bool>) 
     let mut saved = Instant::now();
     let mut begun = false;
     let mut lanes = Lanes { gaps: Gaps::default(), prover: Prover::new(control.ring.clone()) };
+    let mut progress = Progress::default();
     loop {
         if !begun {
             begun = begin(&control, &mut lanes.gaps).await.is_ok();
         }
         tokio::select! {
-            outcome = step(&control, &mut follower, &mut saved, &mut lanes) => match outcome {
+            outcome = step(&control, &mut follower, &mut saved, &mut lanes, &mut progress) => match outcome {
                 Ok(()) => {
                     follower.recovered();
                     Control::set_healthy(&control.archive_ok, true);
@@ -80,7 +82,13 @@ async fn begin(control: &Control, gaps: &mut Gaps) -> Result<(), ControlError> {
     Ok(())
 }
 
-async fn step(control: &Control, follower: &mut Follower, saved: &mut Instant, lanes: &mut Lanes) -> Result<(), ControlError> {
+async fn step(
+    control: &Control,
+    follower: &mut Follower,
+    saved: &mut Instant,
+    lanes: &mut Lanes,
+    progress: &mut Progress,
+) -> Result<(), ControlError> {
     lanes.gaps.ask(control, control.clock.now());
     control.metrics.history_gaps.set(i64::try_from(lanes.gaps.open()).unwrap_or(i64::MAX));
     // While a position waits to be noted, a short wait: it is noted at the first pause.
@@ -94,6 +102,8 @@ async fn step(control: &Control, follower: &mut Follower, saved: &mut Instant, l
     }
     let mut rows = Vec::with_capacity(batch.len());
     let mut origins = Vec::with_capacity(batch.len());
+    let mut refused = Vec::new();
+    let turn = aegis_threads::turn().await;
     for delivered in &batch {
         match read(control, delivered, &mut lanes.prover) {
             Ok(row) => {
@@ -103,13 +113,31 @@ async fn step(control: &Control, follower: &mut Follower, saved: &mut Instant, l
                 rows.push(row);
                 origins.push(delivered);
             }
-            Err(reason) => control.dead_letter(Stream::Ase, delivered, &reason).await.map_err(failed)?,
+            Err(reason) => refused.push((delivered, reason)),
         }
     }
+    drop(turn);
+    for (delivered, reason) in refused {
+        control.dead_letter(Stream::Ase, delivered, &reason).await.map_err(failed)?;
+    }
     insert(control, &rows, &origins, &lanes.gaps.changed()).await?;
+    if control.lives.take_leaver_read() {
+        control.keep_leavers().await?;
+    }
     lanes.gaps.written();
+    let as_of = progress.passed(follower.read_up_to());
     if batch.len() < BATCH {
         *control.caught_up.lock() = Some(started);
+    } else if as_of.is_some() {
+        let mut caught_up = control.caught_up.lock();
+        *caught_up = as_of.max(*caught_up);
+    }
+    // Where batches are full, nothing else tells how far behind it is.
+    if batch.len() == BATCH
+        && progress.is_due(started)
+        && let Ok(newest) = control.bus.last_seq(Stream::Ase).await
+    {
+        progress.mark(newest, started);
     }
     control.arrived.notify_waiters();
     if saved.elapsed() >= SAVE_EVERY {
@@ -146,7 +174,10 @@ async fn insert(
     origins: &[&Delivered],
     lanes: &[HistoryLane],
 ) -> Result<(), ControlError> {
-    match control.store.insert_history(rows, lanes).await {
+    let turn = aegis_threads::turn().await;
+    let inserted = control.store.insert_history(rows, lanes).await;
+    drop(turn);
+    match inserted {
         Ok(_) => return Ok(()),
         Err(error) if is_the_events_fault(&error) => {}
         Err(error) => return Err(error.into()),
@@ -189,6 +220,7 @@ fn read(control: &Control, delivered: &Delivered, prover: &mut Prover) -> Result
     control.label_run(&event);
     let kept = delivered.kept.as_ref().filter(|kept| control.config.keepers.contains_key(&kept.by));
     let is_proved = event.lane.is_some() && (kept.is_some() || prover.prove(&wire).is_some());
+    control.lives.read(&event, is_proved);
     Ok(HistoryRow {
         tenant_id: event.tenant_id,
         event_id: event.event_id,

@@ -126,7 +126,8 @@ async fn hold(
         since: now,
         until: body.ttl_s.map(|ttl| now.plus_seconds(ttl)),
     };
-    let change = change(call, target_type, id, Some(kind), "applied", &body.reason, Some(&hold.hold_id));
+    let applied = change(call, target_type, id, Some(kind), "applied", &body.reason, Some(&hold.hold_id));
+    let change = ContainmentChange { until: hold.until, ..applied };
     let pending = control.prepare(control.containment_draft(&change))?;
     let state = control.store.add_hold(call.tenant(), target_type, id, &hold, pending.rows()).await?;
     finish(control, pending, state).await
@@ -161,6 +162,7 @@ fn change<'a>(
         target_type,
         target_id,
         kind,
+        until: None,
         status,
         reason,
         by_name: call.caller.name(),
@@ -262,6 +264,7 @@ impl Control {
             target_type: request.target_type,
             target_id: &request.target_id,
             kind: Some(request.kind),
+            until: None,
             status,
             reason: &reason,
             by_name: &request.by,

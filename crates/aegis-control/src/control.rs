@@ -26,7 +26,8 @@ use crate::labels::Labels;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
 use crate::rules::{RuleTrials, ToldRules};
-use crate::{archive, callbacks, expiry, feed, fleet, labels, materialise, outbox, rules};
+use crate::silence::Lives;
+use crate::{archive, callbacks, expiry, feed, fleet, labels, materialise, outbox, prune, rules, silence};
 
 /// Limits and times of control. The defaults suit one machine.
 #[derive(Clone, Debug)]
@@ -45,10 +46,17 @@ pub struct ControlConfig {
     pub arrival_wait: Duration,
     /// How often approvals past their time are expired.
     pub expiry_interval: Duration,
+    /// How often approvals that are long over are forgotten.
+    pub prune_interval: Duration,
     /// How often callbacks that are due are looked for.
     pub callback_interval: Duration,
     /// Whether callbacks may go to loopback addresses of this machine, and there without TLS.
     pub callback_loopback: bool,
+    /// Time between two signs of life of control.
+    pub beat_every: Duration,
+    /// How long an edge that lived is not heard until its tenants are told that it is silent: so many signs of life of control's own that the bus
+    /// took, and none of the edge.
+    pub edge_silent_after: Duration,
     /// How often leftovers of the outbox are looked for.
     pub outbox_interval: Duration,
     /// How many events or frozen actions a consumer takes at once.
@@ -73,8 +81,11 @@ impl Default for ControlConfig {
             applied_wait: Duration::from_secs(1),
             arrival_wait: Duration::from_secs(2),
             expiry_interval: Duration::from_secs(1),
+            prune_interval: Duration::from_secs(3600),
             callback_interval: Duration::from_secs(1),
             callback_loopback: false,
+            beat_every: Duration::from_secs(2),
+            edge_silent_after: Duration::from_secs(30),
             outbox_interval: Duration::from_secs(5),
             consumer_batch: 256,
             keepers: HashMap::new(),
@@ -152,7 +163,9 @@ pub struct Control {
     pub(crate) feed: Feed,
     pub(crate) fleet: Fleet,
     pub(crate) labels: Labels,
-    /// When the history last had everything that had been published.
+    /// Which edges live, as their tenants know it.
+    pub(crate) lives: Lives,
+    /// As of when the history has everything that had been published.
     pub(crate) caught_up: Mutex<Option<tokio::time::Instant>>,
     /// Greater with every start of a control plane on this store.
     pub(crate) start: i64,
@@ -219,6 +232,7 @@ impl Control {
             feed: Feed::default(),
             fleet: Fleet::default(),
             labels: Labels::default(),
+            lives: Lives::default(),
             caught_up: Mutex::default(),
             start,
             missing: Asking::default(),
@@ -249,6 +263,7 @@ impl Control {
         }
         // Now each of their keys has its receipts.
         self.pin_edges().await?;
+        self.recall_lives().await?;
         match self.publish_all(true).await {
             Ok(entries) => tracing::info!(entries, "control feed rewritten"),
             // The bus may come later: edges enforce what they hold, and the feed task tries again.
@@ -269,6 +284,7 @@ impl Control {
         let mut tasks = self.tasks.lock();
         tasks.push(tokio::spawn(materialise::run(Arc::clone(self), self.stop.subscribe())));
         tasks.push(tokio::spawn(expiry::run(Arc::clone(self), self.stop.subscribe())));
+        tasks.push(tokio::spawn(prune::run(Arc::clone(self), self.stop.subscribe())));
         tasks.push(tokio::spawn(callbacks::run(Arc::clone(self), jobs, self.stop.subscribe())));
         tasks.push(tokio::spawn(feed::run(Arc::clone(self), self.stop.subscribe())));
         tasks.push(tokio::spawn(fleet::run(Arc::clone(self), self.stop.subscribe())));
@@ -276,6 +292,7 @@ impl Control {
         tasks.push(tokio::spawn(fleet::beat(Arc::clone(self), self.stop.subscribe())));
         if self.has_far_edges() {
             tasks.push(tokio::spawn(labels::run(Arc::clone(self), self.stop.subscribe())));
+            tasks.push(tokio::spawn(silence::run(Arc::clone(self), self.stop.subscribe())));
         }
         tasks.push(tokio::spawn(rules::run(Arc::clone(self), self.stop.subscribe())));
         tasks.push(tokio::spawn(outbox::run(Arc::clone(self), self.stop.subscribe())));

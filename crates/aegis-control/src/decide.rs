@@ -165,18 +165,19 @@ async fn entitled(control: &Control, call: &Call, principal: &Principal) -> Resu
     match control.side_of(principal, &row.frozen).await? {
         Side::Apart => Ok(row),
         Side::Own => {
-            let mut draft = control.approval_draft(&row.frozen, EventKind::TamperAttempt, Phase::Attempt);
-            // The attempt is the approver's: it must not count against the agent.
-            draft.event.agent_id = None;
-            draft.event.token_id = None;
-            draft.event.approver = Some(person(principal).to_owned());
-            draft.event.reason = Some("self_approval".to_owned());
-            draft.detail =
-                Some(json!({"attempt": "self_approval", "by": call.caller.as_detail(), "agent_id": row.frozen.agent_id}));
-            control.record(draft).await?;
+            record_self_approval(control, call, &row, "self_approval", Some(person(principal))).await?;
             Err(Problem::forbidden(
                 "self_approval",
                 "nobody decides an action they asked for, or of an agent that they registered or gave a token",
+            ))
+        }
+        // Any agent can claim any user: whoever is named so may not decide, and is accused of nothing.
+        Side::Claimed => {
+            record_self_approval(control, call, &row, "self_approval_claimed", None).await?;
+            Err(Problem::forbidden(
+                "self_approval",
+                "the agent names you as the user who asked for this action, and nobody decides what they asked for; if you did not, tell \
+                 whoever looks after the agent, and let somebody else of the group decide",
             ))
         }
         Side::Unknown => Err(Problem::forbidden(
@@ -184,6 +185,25 @@ async fn entitled(control: &Control, call: &Call, principal: &Principal) -> Resu
             "nobody knows whose key gave this agent the token it asked with; register the agent again and ask anew",
         )),
     }
+}
+
+/// Records that somebody was kept from deciding their own action. `blamed`: who is known to have tried it.
+async fn record_self_approval(
+    control: &Control,
+    call: &Call,
+    row: &ApprovalRow,
+    reason: &str,
+    blamed: Option<&str>,
+) -> Result<(), Problem> {
+    let mut draft = control.approval_draft(&row.frozen, EventKind::TamperAttempt, Phase::Attempt);
+    // The attempt is not the agent's: it must not count against it.
+    draft.event.agent_id = None;
+    draft.event.token_id = None;
+    draft.event.approver = blamed.map(str::to_owned);
+    draft.event.reason = Some(reason.to_owned());
+    draft.detail = Some(json!({"attempt": reason, "by": call.caller.as_detail(), "agent_id": row.frozen.agent_id}));
+    control.record(draft).await?;
+    Ok(())
 }
 
 /// An `approval_decided` event about the action as it is up for approval now.

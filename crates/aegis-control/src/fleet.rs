@@ -10,6 +10,7 @@ use aegis_bus::feed::{FeedPage, FeedRequest, LaneRequest, MOST_LANES, page};
 use aegis_bus::{AskForMissing, BusError, Heard, subject, users};
 use aegis_keys::{Pinned, Scope, sign_notice, verify_notice};
 use aegis_model::{Beat, ContainmentAck, ContainmentState, Enforced, Heartbeat, Missing, TenantId, Timestamp};
+use aegis_store::EdgeLife;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -25,6 +26,7 @@ use crate::input::MAX_ID;
 use crate::problem::Problem;
 use crate::reply::Json;
 use crate::routes::Call;
+use crate::silence::LastHeard;
 
 /// How long an edge is waited for that is to enforce something, when its time to contain is taken.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
@@ -34,8 +36,6 @@ const MOST_ASKING: usize = 4;
 const BETWEEN_ACCOUNTS: &str = "_R_.";
 /// A history that had read everything within this time has what was published half a minute ago.
 const CAUGHT_UP: Duration = Duration::from_secs(10);
-/// Time between two signs of life.
-const BEAT_EVERY: Duration = Duration::from_secs(2);
 /// Before the bus is listened to again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -93,6 +93,9 @@ pub(crate) struct EdgeShown {
     pub(crate) live: bool,
     /// How many starts of it live: more than one are clones.
     pub(crate) starts: usize,
+    /// What its tenants were told of it last; absent where it was never heard.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) life: Option<&'static str>,
     #[serde(flatten)]
     pub(crate) last: Option<Value>,
 }
@@ -114,6 +117,11 @@ impl Control {
     fn edges_of(&self, tenant: &TenantId) -> Vec<String> {
         let enrolled = self.fleet.enrolled.read();
         enrolled.iter().filter(|(_, tenants)| tenants.contains(tenant)).map(|(edge_id, _)| edge_id.clone()).collect()
+    }
+
+    /// The tenants that an edge serves, as it was enrolled last.
+    pub(crate) fn tenants_of_edge(&self, edge_id: &str) -> BTreeSet<TenantId> {
+        self.fleet.enrolled.read().get(edge_id).cloned().unwrap_or_default()
     }
 
     fn serves(&self, edge_id: &str, tenant: &str) -> bool {
@@ -177,7 +185,8 @@ impl Control {
                 })
             });
             let starts = known.map_or(0, HeardEdge::live_starts);
-            EdgeShown { live: starts > 0, starts, edge_id, last }
+            let life = self.lives.of_edge(&edge_id).map(EdgeLife::as_str);
+            EdgeShown { live: starts > 0, starts, edge_id, life, last }
         });
         views.collect()
     }
@@ -198,6 +207,7 @@ impl Control {
         let mut edges = self.fleet.edges.lock();
         let edge = edges.entry(heartbeat.edge_id.clone()).or_default();
         let (edge_id, before) = (heartbeat.edge_id.clone(), (edge.clock_is_suspect(), edge.live_starts()));
+        let (is_leaving, last) = (heartbeat.leaving, LastHeard::of(&heartbeat));
         edge.take(heartbeat, |enforced| self.serves(&edge_id, enforced.target.tenant_id.as_str()))?;
         if edge.clock_is_suspect() && !before.0 {
             tracing::warn!(edge_id, "the clock of an edge is off by more than a second after correction");
@@ -206,6 +216,7 @@ impl Control {
             tracing::warn!(edge_id, starts = edge.live_starts(), "an edge runs more than once: its keys are in two places");
         }
         drop(edges);
+        self.lives.heard(&edge_id, is_leaving, last);
         self.fleet.changed.notify_waiters();
         Ok(())
     }
@@ -259,9 +270,14 @@ impl Control {
         }
     }
 
+    /// True while the history has all that was published some moments ago.
+    pub(crate) fn history_is_whole(&self) -> bool {
+        self.caught_up.lock().is_some_and(|at| at.elapsed() < CAUGHT_UP)
+    }
+
     /// How far the history has lanes of an edge. Only while it has all that was published some moments ago: else nobody knows what is lost.
     async fn lane_heads(&self, edge_id: &str, request: &LaneRequest) -> FeedPage {
-        if !self.caught_up.lock().is_some_and(|at| at.elapsed() < CAUGHT_UP) {
+        if !self.history_is_whole() {
             return FeedPage::refused("the history is behind");
         }
         let mut page = FeedPage::default();
@@ -307,6 +323,7 @@ pub(crate) async fn run(control: Arc<Control>, mut stop: watch::Receiver<bool>) 
         loop {
             // What an edge asks for takes its time; what it enforces must not wait for that.
             let result = tokio::try_join!(listen(&control), serve(&control));
+            control.lives.listens(false);
             if let Err(error) = result {
                 tracing::warn!(%error, "the edges cannot be heard; trying again");
             }
@@ -322,6 +339,7 @@ pub(crate) async fn run(control: Arc<Control>, mut stop: watch::Receiver<bool>) 
 async fn listen(control: &Control) -> Result<(), BusError> {
     let mut heartbeats = control.bus.hear("hb.*").await?;
     let mut acks = control.bus.hear("ack.*").await?;
+    control.lives.listens(true);
     loop {
         tokio::select! {
             heard = acks.next() => report(control, &heard?, |heard| control.take_ack(heard)),
@@ -354,7 +372,7 @@ async fn serve(control: &Arc<Control>) -> Result<(), BusError> {
 }
 
 /// The edge that a subject or a lane names.
-fn edge_of(subject: &str) -> &str {
+pub(crate) fn edge_of(subject: &str) -> &str {
     subject.split('.').nth(1).unwrap_or_default()
 }
 
@@ -430,11 +448,12 @@ pub(crate) async fn ask_for_missing(control: Arc<Control>, mut stop: watch::Rece
 pub(crate) async fn beat(control: Arc<Control>, mut stop: watch::Receiver<bool>) {
     loop {
         control.metrics.edges_live.set(i64::try_from(control.live_edges()).unwrap_or(i64::MAX));
-        if let Err(error) = control.beat().await {
-            tracing::debug!(%error, "no sign of life could be written");
+        match control.beat().await {
+            Ok(()) => control.lives.beat_taken(),
+            Err(error) => tracing::debug!(%error, "no sign of life could be written"),
         }
         tokio::select! {
-            () = sleep(BEAT_EVERY) => {}
+            () = sleep(control.config.beat_every) => {}
             _ = stop.changed() => return,
         }
     }

@@ -63,6 +63,9 @@ impl HeardEdge {
         let is_first = start.last.is_none();
         start.heard = Some(Instant::now());
         heartbeat.enforced.iter().filter(|enforced| its_own(enforced)).for_each(|enforced| start.note(enforced));
+        if heartbeat.leaving {
+            start.heard = None;
+        }
         let ended = heartbeat.after.clone().filter(|_| is_first);
         start.last = Some(heartbeat);
         // Should it live all the same, its next heartbeat says so.
@@ -133,6 +136,7 @@ mod tests {
             feed_age_s: None,
             backlog: 0,
             enforced: vec![],
+            leaving: false,
         }
     }
 
@@ -170,6 +174,17 @@ mod tests {
         assert_eq!(edge.live_starts(), 2, "it lives after all");
         edge.take(heartbeat("two", 2, Some("one")), |_| true).unwrap();
         assert_eq!(edge.live_starts(), 2, "only the first heartbeat ends another start");
+    }
+
+    #[test]
+    fn a_start_that_takes_its_leave_lives_no_longer_and_others_do() {
+        let mut edge = HeardEdge::default();
+        edge.take(heartbeat("one", 0, None), |_| true).unwrap();
+        edge.take(heartbeat("two", 0, None), |_| true).unwrap();
+        edge.take(Heartbeat { leaving: true, ..heartbeat("one", 1, None) }, |_| true).unwrap();
+        assert_eq!(edge.live_starts(), 1);
+        edge.take(Heartbeat { leaving: true, ..heartbeat("two", 1, None) }, |_| true).unwrap();
+        assert_eq!(edge.live_starts(), 0);
     }
 
     #[test]

@@ -16,13 +16,12 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Duration, Instant, sleep};
 
 use crate::control::Control;
+use crate::given_way::{GivenWay, WHOEVER};
 use crate::input::MAX_ID;
 
 /// Runs of one tenant that are remembered; past it those are forgotten that have ended, then the least strict, then those whose last call is longest
 /// ago, of that tenant alone.
 const MOST_RUNS: usize = 20_000;
-/// Of one tenant's runs, how many may give way within a day to others that are no stricter: the bucket keeps each for so long, and is everybody's.
-const MOST_GONE: usize = 60_000;
 /// Longest name of a run that is told of, bytes: any that an edge admits, which counts characters, with what stands before it.
 const MAX_RUN: usize = 4 * MAX_ID + 64;
 /// A run that goes on is told again after this time, so that edges do not take it for idle, microseconds.
@@ -52,8 +51,8 @@ struct Runs {
     to_tell: BTreeMap<TenantId, VecDeque<String>>,
     /// Whose turn it was last.
     told_last: Option<TenantId>,
-    /// By tenant: when its runs gave way that the bucket still has, within the last day.
-    gone: HashMap<TenantId, VecDeque<i64>>,
+    /// By tenant: which of its runs gave way that the bucket still has, within the last day.
+    gone: HashMap<TenantId, GivenWay>,
     /// Runs that last and were forgotten, or not taken in, since this was read last.
     forgotten: u64,
 }
@@ -71,10 +70,10 @@ struct Run {
 }
 
 impl Runs {
-    /// Takes what a call was judged by. True if edges are to be told.
-    fn take(&mut self, key: String, label: RunLabel, now: Timestamp) -> bool {
+    /// Takes what a call of `agent` was judged by. True if edges are to be told.
+    fn take(&mut self, key: String, label: RunLabel, agent: &str, now: Timestamp) -> bool {
         let at = label.at.as_micros();
-        if !self.known.contains_key(&key) && !self.make_room(&label, now) {
+        if !self.known.contains_key(&key) && !self.make_room(&label, agent, now) {
             return false;
         }
         let order = self.order.entry(label.tenant_id.clone()).or_default();
@@ -94,8 +93,8 @@ impl Runs {
         tells
     }
 
-    /// Forgets a run of the tenant for the new one, where there are too many; false if those are all stricter, or too many gave way.
-    fn make_room(&mut self, new: &RunLabel, now: Timestamp) -> bool {
+    /// Forgets a run of the tenant for the new one of `agent`, where there are too many; false if those are all stricter, or too many gave way.
+    fn make_room(&mut self, new: &RunLabel, agent: &str, now: Timestamp) -> bool {
         let Some(order) = self.order.get_mut(&new.tenant_id).filter(|order| order.len() >= MOST_RUNS) else { return true };
         let ended_before = now.plus_seconds(-MAX_RUN_IDLE_S).as_micros();
         // The oldest of each label, the least strict first.
@@ -112,14 +111,12 @@ impl Runs {
         // Ended or not, it takes up the bucket's room.
         if self.known.get(&goes.2).is_some_and(|run| run.kept_until > now.as_micros()) {
             let gone = self.gone.entry(new.tenant_id.clone()).or_default();
-            while gone.front().is_some_and(|at| *at < ended_before) {
-                gone.pop_front();
-            }
-            if goes.0 >= new.source_trust && gone.len() >= MOST_GONE {
+            gone.forget_before(ended_before);
+            if goes.0 >= new.source_trust && !gone.has_room_for(agent) {
                 self.forgotten += u64::from(!lasts);
                 return false;
             }
-            gone.push_back(now.as_micros());
+            gone.note(agent, now.as_micros());
         }
         order.remove(&goes);
         self.known.remove(&goes.2);
@@ -213,7 +210,8 @@ impl Control {
         let label = RunLabel { tenant_id: event.tenant_id.clone(), run, source_trust, at };
         let (tells, forgotten) = {
             let mut runs = self.labels.runs.lock();
-            (runs.take(key, label, now), std::mem::take(&mut runs.forgotten))
+            let agent = event.agent_id.as_deref().filter(|agent| !agent.is_empty()).unwrap_or("unnamed");
+            (runs.take(key, label, agent, now), std::mem::take(&mut runs.forgotten))
         };
         if tells {
             self.labels.changed.notify_one();
@@ -246,7 +244,7 @@ impl Control {
             let (told_at, now) = (label.at.as_micros(), self.clock.now());
             let mut runs = self.labels.runs.lock();
             runs.told(&key, told_at, bytes.clone(), revision, now);
-            runs.take(key.clone(), label, now);
+            runs.take(key.clone(), label, WHOEVER, now);
             runs.told(&key, told_at, bytes, revision, now);
         }
         self.labels.is_whole.store(true, Ordering::SeqCst);
@@ -294,6 +292,7 @@ pub(crate) async fn run(control: Arc<Control>, mut stop: watch::Receiver<bool>) 
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::given_way::MOST_GONE;
 
     fn label(run: &str, trust: SourceTrust, second: i64) -> (String, RunLabel) {
         label_of("acme", run, trust, second)
@@ -307,8 +306,12 @@ mod tests {
 
     /// Takes it when the call was.
     fn take(runs: &mut Runs, key: String, label: RunLabel) -> bool {
+        take_of("agent-1", runs, key, label)
+    }
+
+    fn take_of(agent: &str, runs: &mut Runs, key: String, label: RunLabel) -> bool {
         let now = label.at;
-        runs.take(key, label, now)
+        runs.take(key, label, agent, now)
     }
 
     /// Takes it, and tells what is to be told.
@@ -401,14 +404,19 @@ mod tests {
             });
             taken.count()
         };
-        assert_eq!(flood(&mut runs, "flood", 30_000), MOST_GONE);
+        assert_eq!(flood(&mut runs, "flood", 30_000), MOST_GONE / 2);
         assert_eq!(flood(&mut runs, "again", 30_001), 0);
+        // The tenant's other agents are told of.
+        for (n, agent) in ["agent-2", "agent-3", "agent-2"].into_iter().enumerate() {
+            let (key, of_another) = label(&format!("other-{n}"), SourceTrust::UntrustedExternal, 30_002);
+            assert!(take_of(agent, &mut runs, key, of_another), "{agent}");
+        }
         let (key, stricter) = label("stricter", SourceTrust::MaliciousSuspected, 30_002);
         assert!(take(&mut runs, key, stricter));
         let (key, of_other) = label_of("other", "0", SourceTrust::Unknown, 30_002);
         assert!(take(&mut runs, key, of_other), "nobody else's");
         // A day later the bucket has let go of them.
-        assert_eq!(flood(&mut runs, "later", 30_003 + MAX_RUN_IDLE_S), MOST_GONE + 10);
+        assert_eq!(flood(&mut runs, "later", 30_003 + MAX_RUN_IDLE_S), MOST_RUNS + MOST_GONE / 2);
     }
 
     #[test]
@@ -418,12 +426,12 @@ mod tests {
         let days_apart = (0..MOST_GONE + 2 * MOST_RUNS).filter(|n| {
             let day = i64::try_from(n / 100).unwrap() + 2;
             let (key, label) = label(&format!("made-up-{n}"), SourceTrust::UntrustedExternal, day * MAX_RUN_IDLE_S);
-            runs.take(key, label, now)
+            runs.take(key, label, "agent-1", now)
         });
-        assert_eq!(days_apart.count(), MOST_RUNS + MOST_GONE, "those that were there had left the bucket");
-        assert!(runs.gone.values().all(|gone| gone.len() == MOST_GONE));
+        assert_eq!(days_apart.count(), MOST_RUNS + MOST_GONE / 2, "those that were there had left the bucket");
+        assert!(runs.gone.values().all(|gone| gone.len() == MOST_GONE / 2));
         let (key, of_other) = label_of("other", "0", SourceTrust::Unknown, 0);
-        assert!(runs.take(key, of_other, now));
+        assert!(runs.take(key, of_other, "agent-1", now));
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::control::{Control, ControlError};
 use crate::decide::hash_of;
 use crate::evidence::read_wire;
 use crate::follow::Follower;
+use crate::prune::KEPT_S;
 use crate::record::derived_event_id;
 use crate::room::Room;
 use crate::wires::EVIDENCE_MISSING;
@@ -141,6 +142,11 @@ impl Control {
     async fn may_enter(&self, delivered: &Delivered, frozen: &FrozenAction) -> Result<bool, ControlError> {
         if !self.store.tenant_exists(&frozen.tenant_id).await? {
             self.dead_letter(Stream::Approvals, delivered, "unknown tenant").await.map_err(failed)?;
+            return Ok(false);
+        }
+        if frozen.expires_at < self.clock.now().plus_seconds(-KEPT_S) {
+            // It was forgotten, or would be at once.
+            self.dead_letter(Stream::Approvals, delivered, "it ended long ago").await.map_err(failed)?;
             return Ok(false);
         }
         if hash_of(&frozen.tool_call).ok().as_deref() != Some(frozen.action_hash.as_str()) {

@@ -26,6 +26,7 @@ pub struct Metrics {
     pub(crate) notices_refused: Counter,
     pub(crate) run_labels_forgotten: Counter,
     pub(crate) edges_live: Gauge,
+    pub(crate) edges_silent: Gauge,
     pub(crate) history_gaps: Gauge,
     pub(crate) incidents_open: Gauge,
     pub(crate) callbacks_waiting: Gauge,
@@ -45,6 +46,7 @@ impl Default for Metrics {
             notices_refused: Counter::default(),
             run_labels_forgotten: Counter::default(),
             edges_live: Gauge::default(),
+            edges_silent: Gauge::default(),
             history_gaps: Gauge::default(),
             incidents_open: Gauge::default(),
             callbacks_waiting: Gauge::default(),
@@ -85,6 +87,11 @@ impl Metrics {
             self.run_labels_forgotten.clone(),
         );
         registry.register("aegis_edges_live", "Enrolled edges that were heard within the last seconds", self.edges_live.clone());
+        registry.register(
+            "aegis_edges_silent",
+            "Edges that lived, did not stop as they should, and are not heard: their tenants were told",
+            self.edges_silent.clone(),
+        );
         registry.register(
             "control_history_gaps",
             "Stretches of receipts that the history lacks, and that are asked for",

@@ -92,12 +92,16 @@ impl Control {
         event.reason = Some(change.reason.to_owned());
         event.approver = Some(change.by_name.to_owned());
         event.ref_event_id = change.evidence.first().copied();
+        // In the event too: rules read columns, not receipts.
+        event.attributes =
+            Some(json!({"target_type": change.target_type, "kind": change.kind, "until": change.until}).to_string());
         let mut draft = Draft::new(event, Phase::Containment);
         draft.detail = Some(json!({
             "change": change.status,
             "target_type": change.target_type,
             "target_id": change.target_id,
             "kind": change.kind,
+            "until": change.until,
             "hold_id": change.hold_id,
             "command_id": change.command_id,
             "evidence": change.evidence,
@@ -123,6 +127,8 @@ pub(crate) struct ContainmentChange<'a> {
     pub(crate) target_type: aegis_model::TargetType,
     pub(crate) target_id: &'a str,
     pub(crate) kind: Option<aegis_model::ContainmentKind>,
+    /// When a hold ends by itself, if it does.
+    pub(crate) until: Option<aegis_model::Timestamp>,
     pub(crate) status: &'a str,
     pub(crate) reason: &'a str,
     pub(crate) by_name: &'a str,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use aegis_bus::{Bus, Message, Stream, subject};
 use aegis_keys::{AgentClaims, mint_agent_token};
 use aegis_model::{EventKind, FrozenAction, Phase, RiskLevel, SourceTrust, TenantId};
-use aegis_store::{RegisteredBy, Role};
+use aegis_store::{RegisteredBy, Role, same_person};
 use house::{House, tool_call};
 use serde_json::{Value, json};
 
@@ -113,11 +113,19 @@ async fn of_many_concurrent_consumes_exactly_one_wins() {
 async fn nobody_approves_what_they_asked_for() {
     let (house, _, token) = house_with_agent().await;
     let (id, _) = house.held(&token, json!({"version": "1"})).await;
-    // The requesting user, and another key of the person who registered the agent.
-    for name in ["mallory", "Mallory", "rita", " RITA"] {
+    // Whom the agent claims to be asked by: they may not, and are accused of nothing that anybody could claim.
+    for name in ["mallory", "Mallory", "m\u{430}llory"] {
         approve(&house, &id, &approver(&house, name).await).await.refused(403, "self_approval");
     }
-    house.event(&house.acme.id, EventKind::TamperAttempt, "self_approval").await;
+    let claimed = house.event(&house.acme.id, EventKind::TamperAttempt, "self_approval_claimed").await;
+    assert_eq!((&claimed["approver"], &claimed["agent_id"]), (&Value::Null, &Value::Null));
+    assert_eq!((&claimed["user_id"], &claimed["receipt"]["detail"]["by"]["role"]), (&json!("mallory"), &json!("approver")));
+    // Another key of the person who registered the agent, however the name is written or drawn.
+    for name in ["rita", " RITA", "r\u{456}ta", "\u{ff32}ita"] {
+        approve(&house, &id, &approver(&house, name).await).await.refused(403, "self_approval");
+    }
+    let own = house.event(&house.acme.id, EventKind::TamperAttempt, "self_approval").await;
+    assert!(own["approver"].as_str().is_some_and(|who| same_person(who, "rita")), "{own}");
     approve(&house, &id, &house.acme.outsider).await.refused(403, "wrong_group");
     approve(&house, &id, &house.acme.admin).await.refused(403, "wrong_role");
     approve(&house, &id, &token).await.refused(403, "wrong_role");
@@ -163,6 +171,23 @@ async fn who_approved_an_action_does_not_run_it_with_a_token_of_their_own() {
 }
 
 /// A token of an earlier version, which did not keep who handed out which.
+fn unnoted_token(house: &House, agent: &str, issued_by: &str) -> String {
+    let claims = AgentClaims {
+        token_id: "of-an-earlier-version".to_owned(),
+        tenant_id: house.acme.id.clone(),
+        agent_id: agent.to_owned(),
+        agent_key: "bot".to_owned(),
+        environment: "production".to_owned(),
+        owner_team: None,
+        risk_tier: RiskLevel::Low,
+        trust_ceiling: SourceTrust::TrustedInternalSigned,
+        issued_by: issued_by.to_owned(),
+        issued_at: house.now(),
+        expires_at: house.now().plus_seconds(600),
+    };
+    mint_agent_token(&house.control_key, &claims).unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_approved_an_action_does_not_run_it_with_a_token_of_theirs_that_nobody_noted() {
     let (house, agent, token) = house_with_agent().await;
@@ -171,25 +196,28 @@ async fn who_approved_an_action_does_not_run_it_with_a_token_of_theirs_that_nobo
     let keys = house.store.list_keys(&house.acme.id).await.unwrap();
     let of_ada = keys.iter().find(|key| key.role == Role::Admin).unwrap();
     assert_eq!(of_ada.name, "ada");
-    let claims = AgentClaims {
-        token_id: "of-an-earlier-version".to_owned(),
-        tenant_id: house.acme.id.clone(),
-        agent_id: agent,
-        agent_key: "bot".to_owned(),
-        environment: "production".to_owned(),
-        owner_team: None,
-        risk_tier: RiskLevel::Low,
-        trust_ceiling: SourceTrust::TrustedInternalSigned,
-        issued_by: of_ada.key_id.clone(),
-        issued_at: house.now(),
-        expires_at: house.now().plus_seconds(600),
-    };
-    let own = mint_agent_token(&house.control_key, &claims).unwrap();
+    let own = unnoted_token(&house, &agent, &of_ada.key_id);
     let consume = format!("/v1/approvals/{id}/consume");
     house.post(&consume, &own, consume_body(&hash)).await.refused(409, "self_approval");
     assert!(house.store.revoke_key(&house.acme.id, &of_ada.key_id, &[]).await.unwrap());
     house.post(&consume, &own, consume_body(&hash)).await.refused(409, "self_approval");
     house.post(&consume, &token, consume_body(&hash)).await.expect(200);
+}
+
+/// The agent was registered again since, so that somebody's token is noted.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_gave_the_token_that_asked_does_not_approve_although_nobody_noted_it() {
+    let (house, agent, _) = house_with_agent().await;
+    let keys = house.store.list_keys(&house.acme.id).await.unwrap();
+    let of_ada = keys.iter().find(|key| key.name == "ada").unwrap();
+    let (id, _) = house.held(&unnoted_token(&house, &agent, &of_ada.key_id), json!({"version": "1"})).await;
+    let ada = approver(&house, "Ada").await;
+    approve(&house, &id, &ada).await.refused(403, "self_approval");
+    assert!(house.store.revoke_key(&house.acme.id, &of_ada.key_id, &[]).await.unwrap());
+    approve(&house, &id, &ada).await.refused(403, "self_approval");
+    approve(&house, &id, &house.acme.approver).await.expect(200);
+    let (id, _) = house.held(&unnoted_token(&house, &agent, "key_of_nobody"), json!({"version": "2"})).await;
+    approve(&house, &id, &house.acme.approver).await.refused(403, "agent_side_unknown");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -290,6 +318,31 @@ async fn a_rejected_or_expired_approval_is_a_deny() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_approval_that_is_long_over_is_forgotten_and_does_not_come_back() {
+    let (house, _, token) = house_with_agent().await;
+    let decision = house.ask(&token, json!({"version": "1"})).await;
+    let path = format!("/v1/approvals/{}", decision["approval"]["approval_id"].as_str().unwrap());
+    let shown = async || house.get(&path, &house.acme.auditor).await.status == 200;
+    house.until("the approval is shown", async || shown().await).await;
+    let sealed = house.edge_ledger.read_outbox(0, 1000).await.unwrap();
+    let frozen = sealed.into_iter().find_map(|item| item.frozen).unwrap();
+    house.clock.advance_seconds(29 * 86_400);
+    house
+        .until("its expiry is in the log", async || !house.events(&house.acme.id, EventKind::ApprovalDecided).await.is_empty())
+        .await;
+    assert!(shown().await);
+    house.clock.advance_seconds(2 * 86_400);
+    house.until("it is forgotten", async || !shown().await).await;
+    house.get(&path, &house.acme.auditor).await.refused(404, "approval_not_found");
+    let again = Message::new(subject::approval(&frozen.tenant_id, &frozen.approval_id), serde_json::to_vec(&frozen).unwrap());
+    house.bus.publish(Stream::Approvals, vec![again]).await.remove(0).unwrap();
+    house.until("it is set aside", async || house.bus.last_seq(Stream::Dlq).await.unwrap() == 1).await;
+    house.get(&path, &house.acme.auditor).await.refused(404, "approval_not_found");
+    let decided = house.events(&house.acme.id, EventKind::ApprovalDecided).await;
+    assert_eq!(decided.len(), 1, "what became of it is known as before");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_contained_agent_another_agent_or_a_changed_policy_stops_a_consume() {
     let (house, agent, token) = house_with_agent().await;
     let (_, stranger) = house.agent(&house.acme, "stranger").await;
@@ -323,7 +376,7 @@ async fn two_people_means_two_people() {
     assert_eq!(approve(&house, &id, &house.acme.approver).await.expect(200).body["status"], "PENDING");
     approve(&house, &id, &house.acme.approver).await.refused(409, "already_voted");
     // Another key of the same person is the same person, however the name is written.
-    for name in ["paul", "Paul", " PAUL"] {
+    for name in ["paul", "Paul", " PAUL", "p\u{430}ul", "PAU1", "pa\u{200b}ul"] {
         approve(&house, &id, &approver(&house, name).await).await.refused(409, "already_voted");
     }
     assert_eq!(approve(&house, &id, &house.acme.approver_two).await.expect(200).body["status"], "APPROVED");

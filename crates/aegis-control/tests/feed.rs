@@ -219,6 +219,33 @@ async fn a_malformed_event_is_set_aside_and_the_others_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_registered_and_held_stands_in_the_events_too_where_rules_read_it() {
+    let house = House::build().await;
+    let registration = json!({"agent_key": "bot", "name": "what nobody needs there", "owner_team": "billing", "environment": "production",
+                              "risk_tier": "high", "trust_ceiling": "semi_trusted_customer"});
+    let registered = house.post("/v1/agents/register", &house.acme.registrar, registration.clone()).await.expect(201).body;
+    let attributes = |event: &Value| -> Value { serde_json::from_str(event["attributes"].as_str().unwrap()).unwrap() };
+    let said = |owner: &str| {
+        json!({"agent": {"id": registered["id"], "agent_key": "bot", "owner_team": owner, "environment": "production",
+                         "risk_tier": "high", "trust_ceiling": "semi_trusted_customer"}})
+    };
+    let event = house.event(&house.acme.id, EventKind::ConfigChanged, "agent_registered").await;
+    assert_eq!(attributes(&event), said("billing"));
+    let mut moved = registration;
+    moved["owner_team"] = json!("sales");
+    house.post("/v1/agents/register", &house.acme.registrar, moved).await.expect(200);
+    let event = house.event(&house.acme.id, EventKind::ConfigChanged, "agent_registered_again").await;
+    assert_eq!(attributes(&event), said("sales"));
+
+    let path = format!("/v1/agents/{}/freeze", registered["id"].as_str().unwrap());
+    let held = house.post(&path, &house.acme.analyst, json!({"reason": "for a while", "ttl_s": 60})).await.expect(200).body;
+    let event = house.event(&house.acme.id, EventKind::ContainmentApplied, "for a while").await;
+    let until = &held["holds"][0]["until"];
+    assert_eq!(attributes(&event), json!({"target_type": "agent", "kind": "freeze", "until": until}));
+    assert!(until.is_string(), "{held}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_start_seals_what_was_left_and_rewrites_a_lost_feed() {
     let house = House::build().await;
     house.tool(&house.acme).await;

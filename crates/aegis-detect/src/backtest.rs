@@ -1,11 +1,11 @@
 //! Rules over history: what they would have told, by day and by key, with samples, and what that costs. The same engine as live, over events in
 //! the order in which the bus had them; two versions of a rule are compared by the alerts they stand by.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use aegis_model::{Alert, Clock, EventId, SecurityEvent, Timestamp};
+use aegis_model::{Alert, Clock, EventId, SecurityEvent, TenantId, Timestamp};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -17,6 +17,9 @@ use crate::side::{HISTORY_S, Sides};
 
 /// Events of one tick.
 const TICK: usize = 2048;
+/// Tenants of whom nothing follows are let go together: so many, or as soon as so many events came.
+const ENDED_TOGETHER: usize = 64;
+const EVENTS_TOGETHER: usize = 65_536;
 /// Alerts that are shown of a rule, and evidence that is listed of each.
 const SAMPLES: usize = 5;
 const EVIDENCE: usize = 10;
@@ -114,7 +117,13 @@ pub struct Backtest {
     to: Option<Timestamp>,
     /// All events up to here are shown.
     known_to: Timestamp,
-    waiting: Vec<SecurityEvent>,
+    /// Events come in the order of events; what the bus stored up to then is all known.
+    in_order: bool,
+    stored_to: Option<Timestamp>,
+    waiting: Vec<Arc<SecurityEvent>>,
+    /// Tenants of whom nothing follows, and how many events came since such were let go.
+    ended: BTreeSet<TenantId>,
+    since: usize,
     events: u64,
     late: u64,
     gone: u64,
@@ -132,15 +141,24 @@ impl Backtest {
         let known_to = to.map_or(now, |to| Self::needs_to(&rules, Arc::clone(&clock), to).min(now));
         let engine = Engine::new(rules, EngineConfig::new(clock));
         let (standing, retracted) = (BTreeMap::new(), BTreeMap::new());
-        Self { engine, from, to, known_to, waiting: Vec::new(), events: 0, late: 0, gone: 0, standing, retracted }
+        let (in_order, stored_to) = (false, None);
+        let (waiting, ended, since) = (Vec::new(), BTreeSet::new(), 0);
+        let (events, late, gone) = (0, 0, 0);
+        Self { engine, from, to, known_to, in_order, stored_to, waiting, ended, since, events, late, gone, standing, retracted }
+    }
+
+    /// The same over each tenant's events in the order of events, each of which says whether it was late: as a lake has them. It has all that the bus
+    /// stored up to `stored_to`, and up to the newest event that is shown: what it may not have yet is not told to be missing.
+    #[must_use]
+    pub fn in_order(self, stored_to: Option<Timestamp>) -> Self {
+        Self { engine: self.engine.in_order(), in_order: true, stored_to, ..self }
     }
 
     /// Since when events are needed: those before `from` fill the windows, and side tables, which look back much further.
     #[must_use]
     pub fn needs_from(rules: &RuleSet, clock: Arc<dyn Clock>, from: Timestamp) -> Timestamp {
-        let longest = rules.rules().map(|rule| rule.header.window_s).max().unwrap_or(0);
         let remembered = if rules.reads_sides() { HISTORY_S } else { 0 };
-        from.plus_seconds(-(longest + EngineConfig::new(clock).lateness_s + remembered))
+        from.plus_seconds(-(rules.looks_back_s() + EngineConfig::new(clock).lateness_s + remembered))
     }
 
     /// Up to when events are needed: those from `to` on decide what did not follow. Without a rule whose frames end after their row, `to`.
@@ -162,13 +180,38 @@ impl Backtest {
         Arc::clone(&self.engine.sides)
     }
 
-    /// The next event, in the order in which the bus had them.
+    /// The next event, in the order in which the bus had them; or in the order of events, where they were said to be in it.
     pub fn take(&mut self, event: SecurityEvent) {
+        self.take_shared(Arc::new(event));
+    }
+
+    /// The same of an event that others have too.
+    pub fn take_shared(&mut self, event: Arc<SecurityEvent>) {
         self.events += 1;
+        self.since += 1;
+        self.stored_to = self.stored_to.max(event.bus_ts);
         self.waiting.push(event);
         if self.waiting.len() >= TICK {
             self.tick();
         }
+    }
+
+    /// Nothing of this tenant follows any more: what is kept of it goes, at once or soon.
+    pub fn end_of(&mut self, tenant: &TenantId) {
+        self.ended.insert(tenant.clone());
+        if self.ended.len() < ENDED_TOGETHER && self.since < EVENTS_TOGETHER {
+            return;
+        }
+        self.since = 0;
+        self.tick();
+        let (ended, known_to) = (std::mem::take(&mut self.ended), self.known());
+        let output = self.engine.finish_of(&ended, known_to);
+        self.note(output);
+    }
+
+    /// So many more events came, and no rule looks at any of them (see `Sieve`).
+    pub fn pass(&mut self, events: u64) {
+        self.events += events;
     }
 
     /// So many more events would have come, and cannot.
@@ -176,9 +219,17 @@ impl Backtest {
         self.gone += events;
     }
 
+    /// Up to when all events are known.
+    fn known(&self) -> Timestamp {
+        match self.stored_to {
+            Some(stored_to) if self.in_order => self.known_to.min(stored_to),
+            _ => self.known_to,
+        }
+    }
+
     fn tick(&mut self) {
         let events = std::mem::take(&mut self.waiting);
-        let output = self.engine.tick(events);
+        let output = self.engine.tick_shared(events);
         self.note(output);
     }
 
@@ -202,7 +253,8 @@ impl Backtest {
     #[must_use]
     pub fn finish(mut self) -> BacktestReport {
         self.tick();
-        let output = self.engine.finish_at(self.known_to);
+        let known_to = self.known();
+        let output = self.engine.finish_at(known_to);
         self.note(output);
         let rules = self.engine.stats().into_iter().map(|stats| self.result_of(stats)).collect();
         let Self { from, to, events, late, gone, standing, .. } = self;
@@ -295,7 +347,7 @@ impl fmt::Display for BacktestReport {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use aegis_model::{Decision, EventKind, ManualClock, TenantId};
+    use aegis_model::{Decision, EventKind, ManualClock};
 
     const START: i64 = 1_767_225_600_000_000;
 
@@ -353,6 +405,29 @@ mod tests {
                 && text.ends_with("events: 8 (0 late) · alerts: 2"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_tenant_of_whom_nothing_follows_is_let_go_and_what_was_told_of_it_stands() {
+        let tenants: Vec<TenantId> = (0..ENDED_TOGETHER + 3).map(|n| TenantId::new(&format!("t{n}")).unwrap()).collect();
+        let run = |ends: bool| {
+            let rules = RuleSet::from_texts([("r/rule.sql".into(), rule(1, 3))]).unwrap();
+            let mut backtest = Backtest::new(rules, Arc::new(ManualClock::new(at(200_000))), None, None);
+            for tenant in &tenants {
+                log().into_iter().for_each(|event| backtest.take(SecurityEvent { tenant_id: tenant.clone(), ..event }));
+                backtest.tick();
+                if ends {
+                    backtest.end_of(tenant);
+                }
+            }
+            let kept: usize = backtest.engine.rules.iter().map(|running| running.state.event_count()).sum();
+            (kept, backtest.finish())
+        };
+        let ((kept, ended), (all_kept, whole)) = (run(true), run(false));
+        assert_eq!((ended.standing.len(), ended.events, ended.late), (2 * tenants.len(), whole.events, whole.late));
+        assert_eq!(ended.standing, whole.standing);
+        // Those that came after the last that were let go together.
+        assert_eq!(kept * tenants.len(), all_kept * 3, "{kept} of {all_kept}");
     }
 
     #[test]

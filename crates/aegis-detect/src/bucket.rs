@@ -27,6 +27,8 @@ pub struct Quotas {
     pub matches_per_key: usize,
     /// Bytes of a tenant's part of the side tables, whatever the rules; a quarter of them at most are of one agent.
     pub seen_bytes_per_tenant: usize,
+    /// The same of what is registered of its agents.
+    pub registry_bytes_per_tenant: usize,
 }
 
 impl Default for Quotas {
@@ -40,6 +42,7 @@ impl Default for Quotas {
             key_bytes_per_tenant: 64 << 20,
             matches_per_key: 2_000,
             seen_bytes_per_tenant: 16 << 20,
+            registry_bytes_per_tenant: 16 << 20,
         }
     }
 }
@@ -59,10 +62,14 @@ impl Quotas {
     pub(crate) fn seen_bytes_per_agent(self) -> usize {
         (self.seen_bytes_per_tenant / AGENTS_PART).max(1)
     }
+
+    pub(crate) fn registry_bytes_per_agent(self) -> usize {
+        (self.registry_bytes_per_tenant / AGENTS_PART).max(1)
+    }
 }
 
 /// What an event's texts take.
-fn bytes_of(event: &SecurityEvent) -> usize {
+pub(crate) fn bytes_of(event: &SecurityEvent) -> usize {
     let texts = [
         &event.agent_id,
         &event.token_id,
@@ -232,6 +239,9 @@ impl Bucket {
 
     /// Forgets the events before `before`.
     pub(crate) fn expire(&mut self, before: Timestamp) {
+        if self.events().first().is_none_or(|oldest| oldest.ts >= before) {
+            return;
+        }
         let expired = self.events().partition_point(|e| e.ts < before);
         if expired > 0 {
             self.give_up(expired);

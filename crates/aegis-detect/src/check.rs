@@ -10,7 +10,7 @@ use datafusion::logical_expr::{Distinct, Expr, JoinType, LogicalPlan, Volatility
 
 use crate::error::{RuleCode, RuleError};
 use crate::rule::Rule;
-use crate::schema::TABLE;
+use crate::schema::{ALERTS_TABLE, TABLE};
 use crate::sql::{SqlText, table_error};
 
 /// What a containing rule may key on: none of it is the caller's to choose freely.
@@ -53,7 +53,7 @@ fn check_node(node: &LogicalPlan, sql: &SqlText) -> Result<(), RuleError> {
             JoinType::Inner | JoinType::Left | JoinType::LeftSemi | JoinType::LeftAnti => Ok(()),
             _ => unsupported("this kind of join", "join"),
         },
-        LogicalPlan::TableScan(scan) if scan.table_name.table() == TABLE => Ok(()),
+        LogicalPlan::TableScan(scan) if [TABLE, ALERTS_TABLE].contains(&scan.table_name.table()) => Ok(()),
         LogicalPlan::TableScan(scan) => {
             let name = scan.table_name.table();
             Err(table_error(name).at(sql.place_of(name.trim_end_matches("()"))))

@@ -40,10 +40,68 @@ pub(crate) struct Checkpoint {
     /// What tenants have of their own; one of before has none.
     #[serde(default)]
     pub(crate) own: Vec<KnownRule>,
+    /// Where the stream of alerts ended: all that is told of what was taken up to here stands before. One of before does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) alerts: Option<Place>,
+    /// While the stream is read again behind a checkpoint of another version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) before: Option<Before>,
 }
 
 impl Checkpoint {
-    pub(crate) const VERSION: u32 = 6;
+    pub(crate) const VERSION: u32 = 7;
+}
+
+/// How far lanes were followed in a life whose checkpoint says nothing else that is read.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Before {
+    pub(crate) heads: LaneHeads,
+    /// Up to this sequence of the stream.
+    pub(crate) to: u64,
+}
+
+/// What every version of a checkpoint has.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Heads {
+    version: u32,
+    pub(crate) place: Place,
+    heads: LaneHeads,
+    #[serde(default)]
+    before: Option<Before>,
+}
+
+impl Heads {
+    pub(crate) fn into_before(self) -> Before {
+        let Self { place, heads, before, .. } = self;
+        before.unwrap_or(Before { heads, to: place.seq })
+    }
+}
+
+/// What a start reads of the last checkpoint.
+#[derive(Debug)]
+pub(crate) enum Saved {
+    Whole(Box<Checkpoint>),
+    /// It is of an older version, or has a part that cannot be read.
+    Heads(Heads),
+}
+
+impl Saved {
+    /// None where nothing of it can be read, or it is of a version that is not yet.
+    pub(crate) fn read(text: &[u8]) -> Option<Self> {
+        let reason = match serde_json::from_slice::<Checkpoint>(text) {
+            Ok(checkpoint) if checkpoint.version == Checkpoint::VERSION => return Some(Self::Whole(Box::new(checkpoint))),
+            Ok(checkpoint) => format!("it is of version {}", checkpoint.version),
+            Err(error) => error.to_string(),
+        };
+        let heads = serde_json::from_slice::<Heads>(text).ok().filter(|saved| saved.version <= Checkpoint::VERSION);
+        let lanes = heads.as_ref().map_or(0, |saved| saved.heads.len());
+        tracing::warn!(
+            reason,
+            lanes,
+            "nothing of the checkpoint is read but how far lanes were followed; replaying the whole stream"
+        );
+        heads.map(Self::Heads)
+    }
 }
 
 /// Sequences of a stream, as the ranges that they make: first and last of each, ascending.
@@ -215,12 +273,28 @@ impl Tail {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
     use aegis_model::EventKind;
 
     use super::*;
     use crate::verify::chain_broken_event;
+
+    #[test]
+    fn of_a_checkpoint_that_cannot_be_read_whole_it_is_known_how_far_lanes_were_followed() {
+        let head = serde_json::json!({"seq": 7, "hash": "ab", "ts": Timestamp::from_micros(0), "closed": false});
+        let text = |version: u32| {
+            let whole = serde_json::json!({"version": version, "place": {"stream": "s", "seq": 9}, "heads": {"a.e.1": head}, "engine": 1});
+            serde_json::to_vec(&whole).unwrap()
+        };
+        for version in [1, Checkpoint::VERSION] {
+            let Some(Saved::Heads(saved)) = Saved::read(&text(version)) else { panic!("nothing of version {version}") };
+            let before = saved.into_before();
+            assert_eq!((before.to, before.heads.get("a.e.1")), (9, Some((7, "ab"))));
+        }
+        assert!(Saved::read(&text(Checkpoint::VERSION + 1)).is_none(), "nobody knows what another version will mean");
+        assert!(Saved::read(b"{}").is_none() && Saved::read(b"nonsense").is_none());
+    }
 
     #[test]
     fn sequences_are_kept_as_the_ranges_that_they_make() {

@@ -9,7 +9,8 @@ use aegis_model::{SecurityEvent, TenantId, Timestamp};
 use crate::engine::{Engine, TickOutput, emit, guarded, over_budget, stop_if_failed};
 use crate::error::DetectError;
 use crate::evaluate::{Must, RunningRule, TouchedKeys};
-use crate::find::{ROWS_OF_A_RUN, within};
+use crate::find::{Slice, within};
+use crate::lost::{GONE, NOT_CONTAINED};
 use crate::output::Found;
 use crate::shape::{Reach, Shape};
 use crate::watermark::{IDLE_ACTIVITY, MAX_PAUSE};
@@ -32,10 +33,7 @@ pub(crate) enum By {
     End,
 }
 
-/// Stands in an alert that leads to nothing, though its rule contains.
-const NOT_CONTAINED: &str = "not_contained";
 const NOTHING_PROVED: &str = "nothing of the tenant was proved for an hour: what did not follow may only not have come";
-const EVENTS_GONE: &str = "some of the events before a restart were gone: what is missing may have been there";
 
 /// True if rows of the rule are decided by it.
 fn decides(running: &RunningRule, by: By) -> bool {
@@ -51,7 +49,9 @@ impl Engine {
         let mut output = TickOutput::default();
         self.watermarks.pass(bus_ts);
         let Some(now) = self.watermarks.log_time() else { return output };
-        if self.looked.is_some_and(|looked| now < looked.plus_micros(LOOK_STEP_MICROS)) {
+        // A clock that was set back ends no looks.
+        let since = |looked: Timestamp| now.as_micros().saturating_sub(looked.as_micros());
+        if self.looked.is_some_and(|looked| (-LOOK_STEP_MICROS..LOOK_STEP_MICROS).contains(&since(looked))) {
             return output;
         }
         self.looked = Some(now);
@@ -82,10 +82,14 @@ impl Engine {
         Some(ends.min()?.plus_micros(self.lateness_micros()).plus_micros(-(IDLE_ACTIVITY + 2 * MAX_PAUSE)))
     }
 
-    /// How far a rule's frames end after their row, in microseconds.
+    /// How far a rule's frames end after their row, in microseconds; of one that reads alerts, how long these take to become final.
     pub(crate) fn ahead_of(&self, rule_id: &str) -> i64 {
         let rule = self.rules.iter().find(|running| running.rule.header.id == rule_id);
-        rule.map_or(0, |running| running.plan.reach.ahead)
+        let ahead = |running: &RunningRule| match running.plan.sources {
+            Some(_) => self.lateness_micros(),
+            None => running.plan.reach.ahead,
+        };
+        rule.map_or(0, ahead)
     }
 
     /// Decides a tenant's rows of deferred rules whose frames end before `ends_before`. Where the tenant's time went on though nothing was proved,
@@ -95,7 +99,7 @@ impl Engine {
         let (quotas, clock) = (self.config.quotas, Arc::clone(&self.config.clock));
         let proved_before = self.watermarks.proved_before(tenant, self.lateness_micros());
         let unproved = by == By::Watermark && proved_before.is_none_or(|proved_before| proved_before < ends_before);
-        let lost_to = self.lost.get(tenant).copied();
+        let lost_to = self.lost.to(tenant);
         for running in self.rules.iter_mut().filter(|running| decides(running, by)) {
             let (decided, micros) = running.timed(clock.as_ref(), |running| {
                 guarded(running, |running| {
@@ -113,7 +117,7 @@ impl Engine {
                         let looks_from = alert.last_ts.plus_micros(-back);
                         let why = match lost_to {
                             _ if unproved && place >= told => NOTHING_PROVED,
-                            Some(lost_to) if looks_from <= lost_to => EVENTS_GONE,
+                            Some(lost_to) if looks_from <= lost_to => GONE,
                             _ => continue,
                         };
                         alert.respond.clear();
@@ -214,18 +218,21 @@ impl RunningRule {
     /// The matches of due rows.
     fn find_due(&mut self, due: &Touched) -> Result<Vec<Found>, DetectError> {
         let Reach { back, ahead } = self.plan.reach;
-        let (mut found, mut slice) = (Vec::new(), Vec::new());
+        let (mut found, mut slice) = (Vec::new(), Slice::default());
         for (tenant, bucket, first, last) in due.iter() {
-            slice.extend_from_slice(self.state.events(tenant, bucket, first.plus_micros(-back), last.plus_micros(ahead)));
-            if slice.len() >= ROWS_OF_A_RUN {
-                found.extend(self.run(std::mem::take(&mut slice), None)?);
+            let events = self.state.events(tenant, bucket, first.plus_micros(-back), last.plus_micros(ahead));
+            if let Some(rows) = slice.add(events) {
+                found.extend(self.run(rows, None)?);
             }
         }
-        if !slice.is_empty() {
-            found.extend(self.run(slice, None)?);
+        if let Some(rows) = slice.rest() {
+            found.extend(self.run(rows, None)?);
         }
-        let is_due = |f: &Found| due.span(&f.tenant, &f.bucket).is_some_and(|(first, last)| within(f.found.instant, first, last));
-        found.retain(is_due);
+        let spans = due.spans();
+        found.retain(|f: &Found| {
+            let span = spans.get(&(&f.tenant, f.bucket.as_str()));
+            span.is_some_and(|(first, last)| within(f.found.instant, *first, *last))
+        });
         Ok(found)
     }
 }

@@ -12,11 +12,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::alert::alert_of;
+use crate::alerts::{alerts_of, row_of};
 use crate::deferred::By;
 use crate::episode::{Emission, Episode, KeyRules};
 use crate::error::DetectError;
 use crate::evaluate::{Must, RuleStats, RunningRule, TouchedKeys};
 use crate::impaired::Impaired;
+use crate::lost::Lost;
 use crate::output::Evidence;
 use crate::own::OwnWindows;
 use crate::plan::RulePlan;
@@ -102,8 +104,10 @@ pub struct Engine {
     pub(crate) watermarks: Watermarks,
     /// Per tenant: up to where its state was settled.
     pub(crate) settled: HashMap<TenantId, Timestamp>,
-    /// Tenants of whom events were gone when it was restored: up to when they may have been.
-    pub(crate) lost: HashMap<TenantId, Timestamp>,
+    /// Up to when events may be gone that rules would look back to.
+    pub(crate) lost: Lost,
+    /// What was told, behind the checkpoint that it was restored from, by rules that it does not have yet.
+    pub(crate) told: Vec<Alert>,
     /// Up to which time of the log it was looked for rows that nothing but the log's time decides.
     pub(crate) looked: Option<Timestamp>,
     /// What was told of detection itself.
@@ -111,6 +115,8 @@ pub struct Engine {
     pub(crate) sides: Sides,
     /// How far back rules look.
     pub(crate) windows: OwnWindows,
+    /// Events come in the order of events, and say themselves whether they are late.
+    pub(crate) in_order: bool,
     pub(crate) config: EngineConfig,
 }
 
@@ -126,10 +132,14 @@ pub struct EngineCheckpoint {
     impaired: Impaired,
     #[serde(default)]
     sides: SideTables,
+    /// One of before has none.
+    #[serde(default)]
+    lost: Lost,
+    /// What rules know that read alerts.
+    #[serde(default)]
+    alerts: Vec<SecurityEvent>,
 }
 
-/// After any window, and far from overflow.
-const END_OF_TIME: Timestamp = Timestamp::from_micros(i64::MAX / 2);
 /// Events that a rule looks at at once.
 const EVENTS_OF_A_LOOK: usize = 2048;
 
@@ -142,29 +152,52 @@ impl Engine {
         let running = rules.into_planned().filter(|(rule, _)| rule.header.mode != RuleMode::Disabled);
         let plan_of = |plan: RulePlan| if config.incremental { plan } else { plan.without_pipeline() };
         let sides = Sides::default();
-        let rules: Vec<_> =
+        let mut rules: Vec<_> =
             running.map(|(rule, plan)| RunningRule::new(rule, plan_of(plan), Scope::default(), Arc::clone(&sides))).collect();
+        // Who reads alerts comes after those that it reads.
+        rules.sort_by_key(|running| running.plan.level);
         let (watermarks, impaired) = (Watermarks::default(), Impaired::default());
         let windows = OwnWindows::of(&rules);
-        Self { rules, watermarks, settled: HashMap::new(), lost: HashMap::new(), looked: None, impaired, sides, windows, config }
+        Self {
+            rules,
+            watermarks,
+            settled: HashMap::new(),
+            lost: Lost::default(),
+            told: Vec::new(),
+            looked: None,
+            impaired,
+            sides,
+            windows,
+            in_order: false,
+            config,
+        }
     }
 
     /// Takes the next events of the stream, in stream order, and answers what follows from them.
     pub fn tick(&mut self, events: Vec<SecurityEvent>) -> TickOutput {
+        self.tick_shared(events.into_iter().map(Arc::new).collect())
+    }
+
+    /// The same of events that others have too.
+    pub(crate) fn tick_shared(&mut self, events: Vec<Arc<SecurityEvent>>) -> TickOutput {
         let mut output = TickOutput::default();
         let mut in_time = Vec::with_capacity(events.len());
         let mut tenants = BTreeSet::new();
         let (shared, mut changes) = (Arc::clone(&self.sides), Changes::default());
+        // No rule is added where a finished log is gone through.
+        let has_sides = !self.in_order || self.rules.iter().any(|running| running.plan.reads_sides);
         let mut sides = shared.write();
         for event in events {
-            let is_in_time = self.watermarks.admit(&event, self.lateness_micros());
+            let is_in_time = self.admit(&event);
             if is_ahead_of_time(&event) {
                 // Nothing of the present is in such a window, and nothing would end it.
                 output.ahead += u64::from(event.lane.is_none() && event.kind.is_external());
             } else if is_in_time {
                 tenants.insert(event.tenant_id.clone());
-                sides.take(&event, self.config.quotas, &mut changes);
-                in_time.push(Arc::new(event));
+                if has_sides {
+                    sides.take(&event, self.config.quotas, &mut changes);
+                }
+                in_time.push(event);
             } else {
                 self.note_late(&event, &mut output);
             }
@@ -242,30 +275,6 @@ impl Engine {
         self.rules.iter().any(RunningRule::is_behind)
     }
 
-    /// The log ends here: nothing follows, and nothing can change any more. For tests and replays over a finished log.
-    pub fn finish(&mut self) -> TickOutput {
-        self.finish_at(END_OF_TIME)
-    }
-
-    /// The same of a log that is known up to `known_to`: a row whose frames end later is not decided.
-    pub(crate) fn finish_at(&mut self, known_to: Timestamp) -> TickOutput {
-        let mut output = self.catch_up();
-        let known_to = known_to.plus_micros(-self.lateness_micros());
-        let tenants: BTreeSet<TenantId> = self.rules.iter().flat_map(|r| r.state.tenants.keys().cloned()).collect();
-        for tenant in &tenants {
-            let final_before = self.watermarks.final_before(tenant, self.lateness_micros());
-            let ends_before = final_before.map_or(known_to, |final_before| final_before.max(known_to));
-            self.decide(tenant, ends_before, By::End, &mut output);
-        }
-        for running in &mut self.rules {
-            running.stats.undecided = running.state.awaiting_count() as u64;
-        }
-        for tenant in &tenants {
-            self.settle(tenant, END_OF_TIME, &mut output);
-        }
-        output
-    }
-
     /// Counters per rule.
     #[must_use]
     pub fn stats(&self) -> Vec<RuleStats> {
@@ -303,7 +312,8 @@ impl Engine {
     fn heaviest_beyond(&self, most_bytes: usize) -> BTreeSet<TenantId> {
         let sides = self.sides.read();
         let mut of_each: BTreeMap<&TenantId, usize> = BTreeMap::new();
-        for (tenant, bytes) in self.rules.iter().flat_map(|running| running.state.told_bytes()).chain(sides.bytes()) {
+        let of_rules = self.rules.iter().flat_map(|running| running.state.told_bytes().chain(running.alert_bytes()));
+        for (tenant, bytes) in of_rules.chain(sides.bytes()) {
             *of_each.entry(tenant).or_default() += bytes;
         }
         let mut total: usize = of_each.values().sum();
@@ -324,7 +334,8 @@ impl Engine {
         let rules = self.rules.iter().map(saved).collect();
         let settled = self.settled.iter().map(|(t, ts)| (t.clone(), *ts)).collect();
         let (impaired, sides) = (self.impaired.clone(), self.sides.read().without(left_out));
-        EngineCheckpoint { watermarks: self.watermarks.clone(), settled, rules, impaired, sides }
+        let (alerts, lost) = (alerts_of(&self.rules, left_out), self.lost.clone());
+        EngineCheckpoint { watermarks: self.watermarks.clone(), settled, rules, impaired, sides, lost, alerts }
     }
 
     /// Goes on from a checkpoint. `events` are those that had been taken in time, from each tenant's `horizon` on, or more; where some of them
@@ -338,19 +349,26 @@ impl Engine {
     pub fn restore_cut(&mut self, checkpoint: EngineCheckpoint, events: Vec<SecurityEvent>, is_cut: &dyn Fn(&TenantId) -> bool) {
         let Self { watermarks, lost, .. } = self;
         *watermarks = checkpoint.watermarks;
-        let of_cut = watermarks.tenants().filter(|tenant| is_cut(tenant));
-        *lost = of_cut.filter_map(|tenant| Some((tenant.clone(), watermarks.bus_time(tenant)?))).collect();
+        // What was lost before an earlier restart is so after this one.
+        *lost = checkpoint.lost;
+        for tenant in watermarks.tenants().filter(|tenant| is_cut(tenant)) {
+            if let Some(to) = watermarks.bus_time(tenant) {
+                lost.add(tenant, to);
+            }
+        }
         self.settled = checkpoint.settled.into_iter().collect();
         self.impaired = checkpoint.impaired;
         *self.sides.write() = checkpoint.sides;
         let batch = Arc::new(EventBatch::new(events.into_iter().map(Arc::new).collect()));
+        let alerts = Arc::new(EventBatch::new(checkpoint.alerts.into_iter().map(Arc::new).collect()));
         let mut saved = checkpoint.rules;
         let quotas = self.config.quotas;
         for running in &mut self.rules {
+            let batch = if running.plan.sources.is_some() { &alerts } else { &batch };
             let told = saved.remove(&running.saved_as()).filter(|(hash, _)| *hash == running.rule.hash);
             let rebuilt = guarded(running, |running| match told {
-                Some((_, told)) => running.rebuild(&batch, told, &self.settled, is_cut, quotas),
-                None => running.keep_only(&batch, &self.settled, quotas),
+                Some((_, told)) => running.rebuild(batch, told, &self.settled, is_cut, quotas),
+                None => running.keep_only(batch, &self.settled, quotas),
             });
             if let Err(error) = rebuilt {
                 running.quarantine(&error);
@@ -359,13 +377,18 @@ impl Engine {
         }
     }
 
+    /// The log that is read begins at this time of the bus, and did not always: events of before are gone.
+    pub(crate) fn lose_before(&mut self, bus_ts: Timestamp) {
+        self.lost.add_all_before(bus_ts);
+    }
+
     pub(crate) fn lateness_micros(&self) -> i64 {
         self.config.lateness_s.saturating_mul(1_000_000)
     }
 
     pub(crate) fn evaluate(&mut self, batch: Option<&Arc<EventBatch>>, must: Must<'_>, output: &mut TickOutput) {
-        let (quotas, clock) = (self.config.quotas, Arc::clone(&self.config.clock));
-        for running in self.rules.iter_mut().filter(|r| r.stats.quarantined.is_none()) {
+        let (quotas, clock, lost) = (self.config.quotas, Arc::clone(&self.config.clock), &self.lost);
+        for running in self.rules.iter_mut().filter(|r| r.stats.quarantined.is_none() && r.plan.sources.is_none()) {
             let mut ready = Vec::new();
             let (mut result, mut spent) = running.timed(clock.as_ref(), |running| {
                 guarded(running, |running| {
@@ -386,7 +409,10 @@ impl Engine {
                 let (looked, micros) = running.timed(clock.as_ref(), |running| {
                     guarded(running, |running| {
                         let keys = running.evaluate(events, quotas)?;
-                        emit(running, keys, quotas, clock.now(), output)
+                        let told = output.alerts.len();
+                        let emitted = emit(running, keys, quotas, clock.now(), output);
+                        running.withhold(&mut output.alerts[told..], lost);
+                        emitted
                     })
                 });
                 (result, longest, spent) = (looked, longest.max(micros), spent.saturating_add(micros));
@@ -398,17 +424,23 @@ impl Engine {
         }
     }
 
-    fn settle(&mut self, tenant: &TenantId, final_before: Timestamp, output: &mut TickOutput) {
+    pub(crate) fn settle(&mut self, tenant: &TenantId, final_before: Timestamp, output: &mut TickOutput) {
         let now = self.config.clock.now();
+        self.lost.forget(tenant, final_before.plus_micros(-self.windows.longest(tenant)));
+        let mut alerts: Vec<Arc<SecurityEvent>> = Vec::new();
         for running in &mut self.rules {
+            if running.plan.sources.is_some() {
+                running.take_alerts(&alerts, &self.config, output);
+            }
             let (window_micros, settled_to) = (running.window_micros(), running.settled_to(final_before));
             let RunningRule { rule, plan, state, stats, .. } = running;
             let Some(tenant_state) = state.tenants.get_mut(tenant) else { continue };
             let rules = key_rules(rule, plan, tenant);
             // A deferred rule's matches come as much later.
             let decided_before = settled_to.plus_micros(-plan.reach.ahead);
-            for key in tenant_state.buckets.values_mut().flat_map(|b| b.keys.values_mut()) {
-                let Ok(retracted) = key.settle(rules, decided_before) else { continue };
+            tenant_state.each_key(|key| {
+                let Ok(retracted) = key.settle(rules, decided_before) else { return };
+                alerts.extend(key.take_finals().iter().map(|told| Arc::new(row_of(rule, tenant, key.key(), told))));
                 stats.retractions += retracted.len() as u64;
                 output.retractions.extend(retracted.into_iter().map(|alert_id| Retraction {
                     alert_id,
@@ -416,8 +448,8 @@ impl Engine {
                     rule_id: rule.header.id.clone(),
                     detected_at: now,
                 }));
-            }
-            state.expire(tenant, settled_to.plus_micros(-window_micros));
+            });
+            state.expire(tenant, settled_to.plus_micros(-window_micros), window_micros);
         }
     }
 }
@@ -472,13 +504,14 @@ fn newest_of_each(events: &[Arc<SecurityEvent>]) -> BTreeMap<&TenantId, &Securit
     newest
 }
 
-fn key_rules<'a>(rule: &'a Rule, plan: &RulePlan, tenant: &'a TenantId) -> KeyRules<'a> {
+pub(crate) fn key_rules<'a>(rule: &'a Rule, plan: &RulePlan, tenant: &'a TenantId) -> KeyRules<'a> {
     KeyRules {
         tenant,
         rule_id: &rule.header.id,
         window_micros: rule.header.window_s * 1_000_000,
         suppress_micros: rule.header.suppress_s.map(|s| s * 1_000_000),
         keeps_details: plan.shape == Shape::Stateless,
+        is_read: plan.is_read,
     }
 }
 

@@ -4,6 +4,8 @@
 //! An alert is retracted only once no event that is in time could bring it back: a retraction is said once and stays. Of a match only its ends
 //! are kept; all its evidence is there until its key was looked at, and is found again from the events of the window where it is needed later.
 
+mod again;
+
 use std::collections::BTreeMap;
 
 use aegis_canon::CanonError;
@@ -12,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::alert::alert_id;
+use crate::alerts::Final;
 use crate::output::{Evidence, Match};
 
 /// What a checkpoint has of an alert that was emitted, or of an episode, at most.
@@ -41,6 +44,12 @@ struct Emitted {
     start: Timestamp,
     /// True once the match that raises it can no longer change.
     stands: bool,
+    /// It was told in another life, behind the checkpoint: maybe by a later one of two rules of the same text.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    of_before: bool,
+    /// True once it is among the `finals`.
+    #[serde(default)]
+    is_final: bool,
 }
 
 /// Where a match stands among those of its key.
@@ -51,8 +60,9 @@ pub(crate) type Order = (Timestamp, (Timestamp, EventId), (Timestamp, EventId));
 struct Seen {
     /// Its instant, its first and its last evidence.
     order: Order,
-    /// All of it, while an alert may be made of it.
+    /// All of it, while an alert may be made of it; afterwards the receipt of its last evidence.
     detail: Option<Box<Match>>,
+    receipt_hash: Option<String>,
 }
 
 impl Seen {
@@ -66,6 +76,15 @@ impl Seen {
 
     const fn last(&self) -> (Timestamp, EventId) {
         self.order.2
+    }
+
+    fn receipt_hash(&self) -> Option<&String> {
+        self.detail.as_ref().map_or(self.receipt_hash.as_ref(), |detail| detail.last().receipt_hash.as_ref())
+    }
+
+    fn forget_detail(&mut self) {
+        let last = self.detail.take().and_then(|detail| detail.evidence.into_iter().next_back());
+        self.receipt_hash = last.and_then(|last| last.receipt_hash).or_else(|| self.receipt_hash.take());
     }
 }
 
@@ -82,13 +101,19 @@ pub(crate) struct KeyState {
     /// Matches that can still change, in their order.
     #[serde(skip)]
     matches: Vec<Seen>,
-    /// Up to where they stand because there were too many.
-    #[serde(skip)]
+    /// Up to where they stand because there were too many, and are counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     stands_to: Option<Order>,
+    /// Up to where those that join the settled episode were counted before a restart that could not tell which they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    counted_to: Option<Timestamp>,
     /// The last episode that can no longer change.
     settled: Option<Episode>,
     /// By first evidence.
     emitted: BTreeMap<EventId, Emitted>,
+    /// Of a rule that others read: what became final since they were asked for.
+    #[serde(skip)]
+    finals: Vec<Final>,
 }
 
 /// What a key's rule says about identity and time.
@@ -100,6 +125,8 @@ pub(crate) struct KeyRules<'a> {
     pub(crate) suppress_micros: Option<i64>,
     /// True where no events are kept from which a match could be found again.
     pub(crate) keeps_details: bool,
+    /// True if rules read its alerts.
+    pub(crate) is_read: bool,
 }
 
 /// What there is to say of a key.
@@ -128,7 +155,7 @@ impl KeyState {
         if self.key.is_empty() {
             self.key.clone_from(&found.key);
         }
-        let seen = Seen { order: order_of(&found), detail: Some(Box::new(found)) };
+        let seen = Seen { order: order_of(&found), detail: Some(Box::new(found)), receipt_hash: None };
         if self.stands_to.is_some_and(|to| seen.order <= to) {
             return;
         }
@@ -140,7 +167,7 @@ impl KeyState {
 
     /// Keeps only the ends of its matches.
     pub(crate) fn forget_details(&mut self) {
-        self.matches.iter_mut().for_each(|m| m.detail = None);
+        self.matches.iter_mut().for_each(Seen::forget_detail);
     }
 
     /// All of the matches that were wanted. One that cannot be found any more has its ends as evidence: an alert is not lost.
@@ -162,9 +189,12 @@ impl KeyState {
                 Some(suppress) => found.instant() < current.start.plus_micros(suppress),
                 None => current.first == first,
             });
-            if let Some((current, _)) = joins {
-                current.count += 1;
-                (current.last_ts, current.last_event_id) = (last_ts, last_event_id);
+            if let Some((current, raised_by)) = joins {
+                let is_counted = raised_by.is_none() && self.counted_to.is_some_and(|to| found.instant() <= to);
+                if !is_counted {
+                    current.count += 1;
+                    (current.last_ts, current.last_event_id) = (last_ts, last_event_id);
+                }
                 continue;
             }
             let alert_id = match self.emitted.get(&first) {
@@ -186,7 +216,8 @@ impl KeyState {
                     Some(_) if raised.contains_key(&episode.first) => {}
                     Some(detail) => {
                         let (alert_id, first_ts) = (episode.alert_id.clone(), seen.first().0);
-                        let emitted = Emitted { alert_id, first_ts, start: episode.start, stands: false };
+                        let start = episode.start;
+                        let emitted = Emitted { alert_id, first_ts, start, stands: false, of_before: false, is_final: false };
                         raised.insert(episode.first, emitted);
                         emission.fresh.push((episode.alert_id.clone(), (**detail).clone()));
                     }
@@ -227,15 +258,31 @@ impl KeyState {
             return Ok(());
         }
         let provisional = self.matches.split_off(count);
-        let settled: Vec<Episode> = self.episodes(rules)?.into_iter().map(|(episode, _)| episode).collect();
-        for episode in settled {
+        let final_of = |episode: &Episode, seen: &Seen| {
+            let (alert_id, receipt_hash) = (episode.alert_id.clone(), seen.receipt_hash().cloned());
+            Final { alert_id, first: episode.first, last: seen.last(), receipt_hash }
+        };
+        let with_final = |(episode, raised_by): (Episode, Option<&Seen>)| {
+            let told = raised_by.filter(|_| rules.is_read).map(|seen| final_of(&episode, seen));
+            (episode, told)
+        };
+        let settled: Vec<(Episode, Option<Final>)> = self.episodes(rules)?.into_iter().map(with_final).collect();
+        for (episode, told) in settled {
+            let mut is_news = true;
             if let Some(emitted) = self.emitted.get_mut(&episode.first) {
-                emitted.stands = true;
+                is_news = !emitted.is_final;
+                (emitted.stands, emitted.is_final) = (true, true);
             }
+            self.finals.extend(told.filter(|_| is_news));
             self.settled = Some(episode);
         }
         self.matches = provisional;
         Ok(())
+    }
+
+    /// What became final since the last time.
+    pub(crate) fn take_finals(&mut self) -> Vec<Final> {
+        std::mem::take(&mut self.finals)
     }
 
     /// Of more matches than `most`, all of which were told: the oldest stand as they are, half of `most` are left. Answers how many those are.
@@ -247,25 +294,6 @@ impl KeyState {
         self.stands_to = self.matches.get(surplus - 1).map(|last| last.order);
         self.settle_matches(rules, surplus)?;
         Ok(surplus)
-    }
-
-    /// What was told stands: some of the events that could say otherwise are not there any more.
-    pub(crate) fn stand(&mut self) {
-        self.emitted.values_mut().for_each(|emitted| emitted.stands = true);
-    }
-
-    /// What was told stands, and the last of it is the episode that a next match joins: the events that could say otherwise are not all there
-    /// any more.
-    pub(crate) fn let_stand(&mut self) {
-        self.stand();
-        let Some((first, last)) = self.emitted.iter().max_by_key(|(_, emitted)| emitted.start) else { return };
-        if self.settled.as_ref().is_none_or(|settled| settled.start < last.start) {
-            let (alert_id, start) = (last.alert_id.clone(), last.start);
-            self.settled = Some(Episode { alert_id, first: *first, start, count: 1, last_ts: start, last_event_id: *first });
-        }
-        // What is found again of it would be counted a second time.
-        let until = self.settled.as_ref().map(|settled| settled.start);
-        self.matches.retain(|m| until.is_none_or(|until| m.instant() > until));
     }
 
     /// True if there is anything for a checkpoint.
@@ -284,15 +312,17 @@ impl KeyState {
         Self {
             key: self.key.clone(),
             matches: Vec::new(),
-            stands_to: None,
+            stands_to: self.stands_to,
+            counted_to: self.counted_to,
             settled: self.settled.clone(),
             emitted: self.emitted.clone(),
+            finals: Vec::new(),
         }
     }
 
     /// True if nothing is remembered.
     pub(crate) fn is_empty(&self) -> bool {
-        self.matches.is_empty() && self.settled.is_none() && self.emitted.is_empty()
+        self.matches.is_empty() && self.settled.is_none() && self.emitted.is_empty() && self.finals.is_empty()
     }
 
     pub(crate) fn match_count(&self) -> usize {
@@ -341,6 +371,7 @@ mod tests {
             window_micros: 60_000_000,
             suppress_micros: suppress.map(|s| s * 1_000_000),
             keeps_details: false,
+            is_read: false,
         }
     }
 

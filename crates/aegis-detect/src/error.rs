@@ -21,7 +21,7 @@ pub enum RuleCode {
     RuleMatchRecognize,
     /// A part of SQL that this version does not run.
     RuleUnsupported,
-    /// A table other than `events`.
+    /// A table other than `events` and `alerts`, or not where that one may stand.
     RuleTable,
     /// A function whose result is not decided by its arguments alone.
     RuleFunction,

@@ -320,7 +320,7 @@ impl RunningRule {
     pub(crate) fn clear(&mut self, touched: &Touched, window: i64) -> TouchedKeys {
         let mut keys = TouchedKeys::new();
         for (tenant, name, oldest, newest) in touched.iter() {
-            let Some(bucket) = self.state.tenants.get_mut(tenant).and_then(|t| t.buckets.get_mut(name)) else { continue };
+            let Some(bucket) = self.state.tenants.get_mut(tenant).and_then(|t| t.keyed_mut(name)) else { continue };
             for (text, key) in &mut bucket.keys {
                 let before = key.match_count();
                 key.clear(oldest, newest.plus_micros(window));
@@ -399,18 +399,21 @@ fn by_bucket<'a>(
     columns: &[BucketColumn],
 ) -> Vec<(&'a TenantId, String, Vec<&'a Arc<SecurityEvent>>)> {
     let mut buckets: Vec<(&TenantId, String, Vec<&Arc<SecurityEvent>>)> = Vec::new();
-    let mut places: HashMap<&TenantId, HashMap<String, usize>> = HashMap::new();
+    // Of each hash the buckets that have it: hardly ever more than one.
+    let mut places: HashMap<u64, Vec<usize>, ahash::RandomState> = HashMap::default();
+    let hasher = ahash::RandomState::new();
     let mut bucket = String::new();
     for event in events {
         bucket.clear();
         if !write_bucket(event, columns, &mut bucket) {
             continue;
         }
-        let own = places.entry(&event.tenant_id).or_default();
-        match own.get(&bucket) {
+        let there = places.entry(hasher.hash_one((&event.tenant_id, &bucket))).or_default();
+        let is_it = |place: &&usize| *buckets[**place].0 == event.tenant_id && buckets[**place].1 == bucket;
+        match there.iter().find(is_it) {
             Some(place) => buckets[*place].2.push(event),
             None => {
-                own.insert(bucket.clone(), buckets.len());
+                there.push(buckets.len());
                 buckets.push((&event.tenant_id, bucket.clone(), vec![event]));
             }
         }

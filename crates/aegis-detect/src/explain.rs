@@ -41,6 +41,9 @@ pub struct Explain {
     known_to: Timestamp,
     event: Arc<SecurityEvent>,
     is_late: bool,
+    /// Events come in the order of events, and say themselves whether they are late; what the bus stored up to then is all known.
+    in_order: bool,
+    stored_to: Option<Timestamp>,
     /// Events that are in time and within one window of the event; those of them that the rule looks at beside it.
     unsifted: Vec<Arc<SecurityEvent>>,
     beside: Vec<Arc<SecurityEvent>>,
@@ -57,7 +60,36 @@ impl Explain {
         let backtest = Backtest::new(rules, clock, None, None);
         let (watermarks, event) = (Watermarks::default(), Arc::new(event));
         let (unsifted, beside) = (Vec::new(), Vec::new());
-        Ok(Self { rule, plan, backtest, watermarks, lateness_micros, known_to, event, is_late: false, unsifted, beside })
+        let (is_late, in_order, stored_to) = (false, false, None);
+        let new = Self {
+            rule,
+            plan,
+            backtest,
+            watermarks,
+            lateness_micros,
+            known_to,
+            event,
+            is_late,
+            in_order,
+            stored_to,
+            unsifted,
+            beside,
+        };
+        Ok(new)
+    }
+
+    /// The same over events in the order of events (see `Backtest::in_order`).
+    #[must_use]
+    pub fn in_order(self, stored_to: Option<Timestamp>) -> Self {
+        Self { backtest: self.backtest.in_order(stored_to), in_order: true, stored_to, ..self }
+    }
+
+    fn admit(&mut self, event: &SecurityEvent) -> bool {
+        let is_ahead = is_ahead_of_time(event);
+        if self.in_order {
+            return !is_ahead && self.watermarks.admit_in_order(event);
+        }
+        self.watermarks.admit(event, self.lateness_micros) && !is_ahead
     }
 
     /// From when (included) to when (not included) the tenant's events are needed. What came before the event decides whether it is late,
@@ -79,17 +111,23 @@ impl Explain {
 
     /// The tenant's next event, in the order in which the bus had them; the event itself is one of them.
     pub fn take(&mut self, event: SecurityEvent) -> Result<(), DetectError> {
-        let is_in_time = self.watermarks.admit(&event, self.lateness_micros) && !is_ahead_of_time(&event);
+        self.take_shared(Arc::new(event))
+    }
+
+    /// The same of an event that others have too.
+    pub fn take_shared(&mut self, event: Arc<SecurityEvent>) -> Result<(), DetectError> {
+        let is_in_time = self.admit(&event);
+        self.stored_to = self.stored_to.max(event.bus_ts);
         if event.tenant_id == self.event.tenant_id {
             if event.event_id == self.event.event_id {
                 self.is_late = !is_in_time;
             }
             let distance = event.ts.as_micros().abs_diff(self.event.ts.as_micros());
             if is_in_time && distance <= self.window_micros().unsigned_abs() {
-                self.unsifted.push(Arc::new(event.clone()));
+                self.unsifted.push(Arc::clone(&event));
             }
         }
-        self.backtest.take(event);
+        self.backtest.take_shared(event);
         if self.unsifted.len() >= SIFTED { self.sift() } else { Ok(()) }
     }
 
@@ -119,7 +157,11 @@ impl Explain {
     fn explained(self) -> QueryResult<Explanation> {
         let window_micros = self.window_micros();
         let final_before = self.watermarks.final_before(&self.event.tenant_id, self.lateness_micros);
-        let decided_before = final_before.max(Some(self.known_to.plus_micros(-self.lateness_micros)));
+        let known_to = match self.stored_to {
+            Some(stored_to) if self.in_order => self.known_to.min(stored_to),
+            _ => self.known_to,
+        };
+        let decided_before = final_before.max(Some(known_to.plus_micros(-self.lateness_micros)));
         let Self { rule, plan, backtest, event, is_late, beside, .. } = self;
         let is_deferred = plan.shape == Shape::Deferred;
         let ahead = plan.reach.ahead;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use aegis_model::{SecurityEvent, TenantId, Timestamp};
 
+use crate::bucket::bytes_of;
 use crate::error::DetectError;
 use crate::evaluate::{RuleStats, RunningRule, TouchedKeys, by_tenant};
 use crate::impaired::Cause;
@@ -19,6 +20,8 @@ use crate::windows::Origin;
 
 /// About how many events one run of a query has.
 pub(crate) const ROWS_OF_A_RUN: usize = 65_536;
+/// About how many bytes their texts have: as many as those of one key may, so that a run has twice as many at most.
+const BYTES_OF_A_RUN: usize = 32 << 20;
 /// Rows that the runs of one look at a stepped rule see at most, and those of one tenant: some seconds.
 const ROWS_OF_A_LOOK: usize = 3_000_000;
 pub(crate) const ROWS_OF_A_TENANT: usize = 1_000_000;
@@ -63,12 +66,14 @@ impl RunningRule {
                 found
             }
         };
-        // Rows before the oldest new event had too short a slice to look back on, and have not changed.
-        found.retain(|f| {
-            touched
-                .span(&f.tenant, &f.bucket)
-                .is_some_and(|(oldest, newest)| within(f.found.instant, oldest, newest.plus_micros(window)))
-        });
+        if !found.is_empty() {
+            // Rows before the oldest new event had too short a slice to look back on, and have not changed.
+            let spans = touched.spans();
+            found.retain(|f| {
+                let span = spans.get(&(&f.tenant, f.bucket.as_str()));
+                span.is_some_and(|(oldest, newest)| within(f.found.instant, *oldest, newest.plus_micros(window)))
+            });
+        }
         let mut keys = self.clear(&touched, window);
         keys.extend(self.insert(found, quotas));
         Ok(keys)
@@ -82,16 +87,15 @@ impl RunningRule {
         }
         let window = self.window_micros();
         let mut found = Vec::new();
-        let mut slice = Vec::new();
+        let mut slice = Slice::default();
         for (tenant, bucket, oldest, newest) in touched.iter() {
             let (from, to) = (oldest.plus_micros(-window), newest.plus_micros(window));
-            slice.extend_from_slice(self.state.events(tenant, bucket, from, to));
-            if slice.len() >= ROWS_OF_A_RUN {
-                found.extend(self.run(std::mem::take(&mut slice), None)?);
+            if let Some(rows) = slice.add(self.state.events(tenant, bucket, from, to)) {
+                found.extend(self.run(rows, None)?);
             }
         }
-        if !slice.is_empty() {
-            found.extend(self.run(slice, None)?);
+        if let Some(rows) = slice.rest() {
+            found.extend(self.run(rows, None)?);
         }
         Ok(found)
     }
@@ -249,14 +253,12 @@ impl RunningRule {
             stats.evals += 1;
             let origins = part.iter().map(|(origin, _)| *origin).collect();
             let batch = EventBatch::new(part.iter().map(|(_, event)| Arc::clone(event)).collect()).beside(sides);
-            ran = pipeline.run(&batch, origins, &mut frames).and_then(|(rows, origins)| {
-                if rows.num_rows() > 0 {
-                    let (always, never) = (Timestamp::from_micros(i64::MIN), Timestamp::from_micros(i64::MAX));
-                    let of: BTreeSet<usize> = origins.into_iter().collect();
-                    let evidence = of.into_iter().flat_map(|place| state.events(whose[place].0, whose[place].1, always, never));
-                    let reader = Reader::new(&rule.header.key, &plan.output, &plan.buckets, evidence, back_micros, None);
-                    stats.unfounded += reader.read(&rows, &mut found)?;
-                }
+            ran = pipeline.run(&batch, origins, &mut frames, |rows, origins| {
+                let (always, never) = (Timestamp::from_micros(i64::MIN), Timestamp::from_micros(i64::MAX));
+                let of: BTreeSet<usize> = origins.iter().map(|origin| origin.bucket).collect();
+                let evidence = of.into_iter().flat_map(|place| state.events(whose[place].0, whose[place].1, always, never));
+                let reader = Reader::new(&rule.header.key, &plan.output, &plan.buckets, evidence, back_micros, None);
+                stats.unfounded += reader.read(rows, &mut found)?;
                 Ok(())
             });
             if ran.is_err() {
@@ -270,6 +272,28 @@ impl RunningRule {
         ran.map_err(error)?;
         stats.matches += found.len() as u64;
         Ok(found)
+    }
+}
+
+/// The events that the next run of a query is to have, of whole buckets.
+#[derive(Debug, Default)]
+pub(crate) struct Slice {
+    rows: Vec<Arc<SecurityEvent>>,
+    bytes: usize,
+}
+
+impl Slice {
+    /// Adds a bucket's events. Answers all that there are once they are enough for a run, by number or by what their texts take.
+    pub(crate) fn add(&mut self, events: &[Arc<SecurityEvent>]) -> Option<Vec<Arc<SecurityEvent>>> {
+        self.rows.extend_from_slice(events);
+        self.bytes += events.iter().map(|event| bytes_of(event)).sum::<usize>();
+        let is_full = self.rows.len() >= ROWS_OF_A_RUN || self.bytes >= BYTES_OF_A_RUN;
+        if is_full { std::mem::take(self).rest() } else { None }
+    }
+
+    /// What is left; None if nothing is.
+    pub(crate) fn rest(self) -> Option<Vec<Arc<SecurityEvent>>> {
+        (!self.rows.is_empty()).then_some(self.rows)
     }
 }
 

@@ -8,9 +8,9 @@ use std::time::Duration;
 use aegis_bus::{AskForMissing, Bus, BusError, Delivered, Message, Place, Stream, Subscription, subject};
 use aegis_keys::KeyRing;
 use aegis_ledger::verify::LaneHeads;
-use aegis_model::{Clock, SecurityEvent, Timestamp};
+use aegis_model::{Clock, SecurityEvent, TenantId, Timestamp};
 
-use crate::checkpoint::{Checkpoint, Tail};
+use crate::checkpoint::{Before, Checkpoint, Saved, Tail};
 use crate::engine::Engine;
 use crate::error::DetectError;
 use crate::hold::{HeldLane, Hold};
@@ -79,6 +79,8 @@ pub(crate) struct Running {
     /// When the bus stored the message at the position.
     pub(crate) stored: Option<Timestamp>,
     pub(crate) position: u64,
+    /// Up to here the stream is read again behind a checkpoint of which only the lanes' heads were read.
+    known_to: u64,
     /// True while a tick's alerts are not all on the bus: then no checkpoint may count its events.
     pub(crate) unpublished: bool,
     pub(crate) clock: Arc<dyn Clock>,
@@ -111,6 +113,7 @@ pub(crate) async fn run(
         stream: String::new(),
         stored: None,
         position: 0,
+        known_to: 0,
         unpublished: false,
         clock: Arc::clone(&clock),
     };
@@ -150,8 +153,15 @@ impl Running {
     /// Rebuilds the state on the first call, and subscribes behind what has been taken.
     async fn start(&mut self, ring: &KeyRing) -> Result<Box<dyn Subscription>, DetectError> {
         if !self.begun {
-            if let Some(checkpoint) = self.read_checkpoint().await? {
-                self.restore(checkpoint, ring).await?;
+            let saved = self.shelf.read(self.bus.as_ref()).await?.and_then(|text| Saved::read(&text));
+            match saved {
+                Some(Saved::Whole(checkpoint)) => self.restore(*checkpoint, ring).await?,
+                Some(Saved::Heads(saved)) => {
+                    let is_still = self.bus.is_still(Stream::Ase, &saved.place).await?;
+                    self.stage = VerifyStage::new(ring.clone(), LaneHeads::default());
+                    self.know_lanes(Some(saved.into_before()), is_still);
+                }
+                None => {}
             }
             self.begun = true;
             self.stream = self.bus.stream_identity(Stream::Ase).await?;
@@ -167,18 +177,16 @@ impl Running {
         Ok(self.bus.subscribe(Stream::Ase, ">", self.position + 1).await?)
     }
 
-    async fn read_checkpoint(&mut self) -> Result<Option<Checkpoint>, DetectError> {
-        let Some(text) = self.shelf.read(self.bus.as_ref()).await? else { return Ok(None) };
-        match serde_json::from_slice::<Checkpoint>(&text) {
-            Ok(checkpoint) if checkpoint.version == Checkpoint::VERSION => Ok(Some(checkpoint)),
-            Ok(checkpoint) => {
-                tracing::warn!(version = checkpoint.version, "the checkpoint is of another version; replaying the whole stream");
-                Ok(None)
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the checkpoint cannot be read; replaying the whole stream");
-                Ok(None)
-            }
+    /// How far lanes were followed once: where the stream is the same, it is read again, and may begin within them; of another one what is known of
+    /// each lane stands, and drops what comes again.
+    fn know_lanes(&mut self, before: Option<Before>, is_still: bool) {
+        self.known_to = 0;
+        let Some(Before { heads, to }) = before else { return };
+        self.stage.begin_within(heads);
+        if is_still {
+            self.known_to = to;
+        } else {
+            self.stage.take_up_all();
         }
     }
 
@@ -189,7 +197,8 @@ impl Running {
         self.tail = Tail::default();
         self.own.know_again(&mut self.engine, checkpoint.own.clone()).await?;
         let (mut events, mut all_cut) = (Vec::new(), true);
-        if self.bus.is_still(Stream::Ase, &checkpoint.place).await? {
+        let is_still = self.bus.is_still(Stream::Ase, &checkpoint.place).await?;
+        if is_still {
             all_cut = self.bus.stream_state(Stream::Ase).await?.first_seq > checkpoint.rewind;
             events = self.read_windows(&checkpoint).await?;
             self.position = checkpoint.place.seq;
@@ -200,10 +209,17 @@ impl Running {
                 "the stream is not the one that the checkpoint is about; reading it from its start, with empty windows"
             );
         }
+        let told = match &checkpoint.alerts {
+            Some(place) if is_still => self.told_behind(place).await?,
+            _ => Vec::new(),
+        };
         let cut = checkpoint.cut;
-        self.engine.restore_cut(checkpoint.engine, events, &|tenant| all_cut || cut.contains_key(tenant));
+        let is_cut = |tenant: &TenantId| all_cut || cut.contains_key(tenant);
+        self.engine.restore_cut(checkpoint.engine, events, &is_cut);
+        self.engine.know_told(told, &is_cut);
         self.tail.stays_cut(cut);
         self.stage = VerifyStage::new(ring.clone(), checkpoint.heads);
+        self.know_lanes(checkpoint.before, is_still);
         Ok(())
     }
 
@@ -280,6 +296,8 @@ impl Running {
         self.position = 0;
         self.written = 0;
         self.stored = None;
+        self.known_to = 0;
+        self.stage.take_up_all();
         self.take_held(shared).await?;
         self.tail.begin_again();
         shared.stats.lock().rewinds += 1;
@@ -304,7 +322,7 @@ impl Running {
         while !shared.stopping() {
             let batch = tokio::select! {
                 batch = subscription.next_batch(MAX_BATCH, IDLE_WAIT) => batch?,
-                () = shared.wake.notified() => continue,
+                () = shared.woken() => continue,
             };
             let started = self.clock.now();
             let (full, quiet) = (batch.len() == MAX_BATCH, batch.is_empty());
@@ -355,7 +373,7 @@ impl Running {
             let known = self.ask_at.get(lane).copied().filter(|at| *at <= now.plus_micros(ASK_AGAIN_US));
             let mut at = known.unwrap_or_else(|| now.plus_micros(ASK_FIRST_US));
             if now >= at {
-                let head = self.stage.heads().get(lane).map_or(0, |(head, _)| head);
+                let head = self.stage.head_of(lane);
                 missing.ask(lane, head + 1, first - 1);
                 at = now.plus_micros(ASK_AGAIN_US);
             }
@@ -400,6 +418,11 @@ impl Running {
             let reason = "it was made anew".to_owned();
             return Err(BusError::Rewound { stream: Stream::Ase.to_string(), reason }.into());
         }
+        let alerts = self.bus.place(Stream::Alerts, self.bus.last_seq(Stream::Alerts).await?).await?;
+        let is_again = self.position < self.known_to;
+        if !is_again {
+            self.stage.take_up_all();
+        }
         let mut checkpoint = Checkpoint {
             version: Checkpoint::VERSION,
             place,
@@ -411,6 +434,8 @@ impl Running {
             held: self.hold.held(),
             cut: self.tail.cut(),
             own: self.own.known(),
+            alerts: Some(alerts),
+            before: is_again.then(|| Before { heads: self.stage.known().clone(), to: self.known_to }),
         };
         let written = loop {
             let written = match serde_json::to_vec(&checkpoint) {

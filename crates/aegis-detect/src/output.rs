@@ -81,6 +81,17 @@ pub(crate) fn write_bucket(event: &SecurityEvent, columns: &[BucketColumn], buck
     true
 }
 
+/// The same of a match, by its key.
+pub(crate) fn bucket_of_key(key: &Map<String, Value>, key_names: &[String], columns: &[BucketColumn]) -> String {
+    let mut bucket = String::new();
+    for column in columns {
+        let name = &key_names[column.key_position];
+        bucket.push_str(key.get(name).and_then(Value::as_str).unwrap_or_default());
+        bucket.push('\0');
+    }
+    bucket
+}
+
 /// Reads matches out of a rule's output.
 pub(crate) struct Reader<'a> {
     key_names: &'a [String],
@@ -149,12 +160,7 @@ impl<'a> Reader<'a> {
                 fields.insert(name.clone(), value);
             }
         }
-        let mut bucket = String::new();
-        for column in self.buckets {
-            let name = &self.key_names[column.key_position];
-            bucket.push_str(key.get(name).and_then(Value::as_str).unwrap_or_default());
-            bucket.push('\0');
-        }
+        let bucket = bucket_of_key(&key, self.key_names, self.buckets);
         let tenant = TenantId::new(tenant).map_err(|e| DataFusionError::Internal(e.to_string()))?;
         let key_text = Value::Object(key.clone()).to_string();
         let found = Match { instant, key, evidence, fields };

@@ -6,22 +6,25 @@ use std::fmt;
 use std::sync::Arc;
 
 use aegis_bus::{BusError, Delivered, Stream, subject};
-use aegis_model::{RuleMode, RuleRecord, SecurityEvent, TenantId, Timestamp, partition_of};
+use aegis_model::{Retraction, RuleMode, RuleRecord, SecurityEvent, TenantId, Timestamp, partition_of};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{Engine, guarded};
+use crate::deferred::By;
+use crate::engine::{Engine, TickOutput, guarded, key_rules};
 use crate::error::DetectError;
 use crate::evaluate::RunningRule;
+use crate::finished::END_OF_TIME;
 use crate::follow::{MAX_BATCH, READ_WAIT, Running};
 use crate::plan::RulePlan;
 use crate::rule::Rule;
 use crate::ruleset::CommonRules;
 use crate::schema::EventBatch;
 use crate::scope::Scope;
+use crate::shape::Shape;
 use crate::verify::chain_broken_event;
 use crate::wire::read;
-use crate::worker::Shared;
+use crate::worker::{Shared, WorkerStats};
 
 /// A tenant's own rule, checked and planned.
 #[derive(Debug)]
@@ -80,7 +83,9 @@ impl Own {
                 continue;
             };
             match self.common.own(&rule.tenant_id, &text) {
-                Ok(own) => engine.set_own(own, rule.since, Vec::new()),
+                Ok(own) => {
+                    let _of_an_engine_without_state = engine.set_own(own, rule.since, Vec::new());
+                }
                 Err(error) => {
                     tracing::error!(tenant = %rule.tenant_id, rule = rule.rule_id, %error, "a tenant's own rule does not load, and does not run");
                 }
@@ -105,7 +110,9 @@ fn reach_of(running: &RunningRule) -> i64 {
 
 impl OwnWindows {
     pub(crate) fn of(common: &[RunningRule]) -> Self {
-        Self { common: common.iter().map(reach_of).max().unwrap_or(0), own: HashMap::new() }
+        // What reads alerts has its rows from the checkpoint, and needs no events.
+        let of_events = common.iter().filter(|running| running.plan.sources.is_none());
+        Self { common: of_events.map(reach_of).max().unwrap_or(0), own: HashMap::new() }
     }
 
     /// The longest of a tenant's rules.
@@ -116,17 +123,19 @@ impl OwnWindows {
 
 impl Engine {
     /// Makes a rule one of its tenant's own, in place of what the tenant has under its id; all other rules keep what they have. `events` are those of
-    /// its window, as they were taken: it knows them, and a match of before `since` is none. The very same text changes nothing.
-    pub fn set_own(&mut self, own: OwnRule, since: Timestamp, events: Vec<SecurityEvent>) {
+    /// its window, as they were taken: it knows them, and a match of before `since` is none. The very same text changes nothing. Answers what there is
+    /// to say of the rule of before, which sees nothing more of the tenant.
+    pub fn set_own(&mut self, own: OwnRule, since: Timestamp, events: Vec<SecurityEvent>) -> TickOutput {
         let OwnRule { tenant, rule, plan } = own;
         let id = rule.header.id.clone();
         if self.rules.iter().any(|running| running.is_own(&tenant, &id) && running.rule.hash == rule.hash) {
-            return;
+            return TickOutput::default();
         }
+        let output = self.end_for(&tenant, &id);
         self.remove_own(&tenant, &id);
         self.rules.iter_mut().filter(|running| running.rule.header.id == id).for_each(|common| common.leave_out(&tenant));
         if rule.header.mode == RuleMode::Disabled {
-            return;
+            return output;
         }
         let plan = if self.config.incremental { plan } else { plan.without_pipeline() };
         let mut running = RunningRule::new(rule, plan, Scope::Only(tenant.clone()), Arc::clone(&self.sides));
@@ -139,6 +148,23 @@ impl Engine {
             running.quarantine(&error);
         }
         self.rules.push(running);
+        self.know_told_of_last();
+        output
+    }
+
+    /// What stands under this id sees nothing more of the tenant: what it told and has no match for now never will have one, and is taken back. So what
+    /// stands of it is decided by the log before this place, and not by how that was cut.
+    fn end_for(&mut self, tenant: &TenantId, id: &str) -> TickOutput {
+        let mut output = TickOutput::default();
+        let final_before = self.watermarks.final_before(tenant, self.lateness_micros());
+        if let Some(final_before) = final_before {
+            self.decide(tenant, final_before, By::Watermark, &mut output);
+        }
+        let (now, seen_to) = (self.config.clock.now(), self.watermarks.log_time().unwrap_or(END_OF_TIME));
+        for running in self.rules.iter_mut().filter(|running| running.rule.header.id == id && running.scope.covers(tenant)) {
+            running.end_for(tenant, final_before, seen_to, now, &mut output);
+        }
+        output
     }
 
     fn remove_own(&mut self, tenant: &TenantId, id: &str) {
@@ -160,12 +186,45 @@ impl Engine {
     }
 
     /// The tenant has nothing of its own under this id any more.
-    fn drop_own(&mut self, tenant: &TenantId, id: &str) {
+    fn drop_own(&mut self, tenant: &TenantId, id: &str) -> TickOutput {
+        let output = self.end_for(tenant, id);
         self.remove_own(tenant, id);
         for running in self.rules.iter_mut().filter(|running| running.rule.header.id == id) {
             if let Scope::AllBut(others) = &mut running.scope {
                 others.remove(tenant);
             }
+        }
+        output
+    }
+}
+
+impl RunningRule {
+    /// The rule sees nothing more of a tenant: takes back what it told and has no match for. What a deferred rule told by the log's time alone is not
+    /// decided.
+    fn end_for(
+        &mut self,
+        tenant: &TenantId,
+        final_before: Option<Timestamp>,
+        seen_to: Timestamp,
+        now: Timestamp,
+        output: &mut TickOutput,
+    ) {
+        let decided = final_before.map(|final_before| self.settled_to(final_before).plus_micros(-self.plan.reach.ahead));
+        let (always, never) = (Timestamp::from_micros(i64::MIN), Timestamp::from_micros(i64::MAX));
+        let Self { rule, plan, state, stats, .. } = self;
+        let Some(of_tenant) = state.tenants.get_mut(tenant) else { return };
+        for key in of_tenant.buckets.values_mut().flat_map(|bucket| bucket.keys.values_mut()) {
+            if plan.shape == Shape::Deferred {
+                key.clear(decided.unwrap_or(always), never);
+            }
+            let Ok(retracted) = key.end(key_rules(rule, plan, tenant), seen_to) else { continue };
+            stats.retractions += retracted.len() as u64;
+            output.retractions.extend(retracted.into_iter().map(|alert_id| Retraction {
+                alert_id,
+                tenant_id: tenant.clone(),
+                rule_id: rule.header.id.clone(),
+                detected_at: now,
+            }));
         }
     }
 }
@@ -183,13 +242,14 @@ impl Running {
         }
         // What rules have put off is of the time before.
         self.catch_up(shared).await?;
+        let started = self.clock.now();
         let mut known = KnownRule { tenant_id, rule_id, revision, hash, since: delivered.bus_ts };
-        match self.own.common.own(&known.tenant_id, &text) {
+        let output = match self.own.common.own(&known.tenant_id, &text) {
             Ok(own) if own.rule.header.id == known.rule_id => {
                 known.since = self.knows_its_window_from(&own, delivered.bus_ts);
                 let events = self.events_of(&known.tenant_id).await?;
                 tracing::info!(tenant = %known.tenant_id, rule = known.rule_id, since = %known.since, "a tenant's own rule changed");
-                self.engine.set_own(own, known.since, events);
+                self.engine.set_own(own, known.since, events)
             }
             Ok(_) => {
                 tracing::error!(tenant = %known.tenant_id, rule = known.rule_id, "a record names another rule than it holds");
@@ -197,9 +257,10 @@ impl Running {
             }
             Err(error) => {
                 tracing::error!(tenant = %known.tenant_id, rule = known.rule_id, %error, "a tenant's own rule does not load, and does not run");
-                self.engine.drop_own(&known.tenant_id, &known.rule_id);
+                self.engine.drop_own(&known.tenant_id, &known.rule_id)
             }
-        }
+        };
+        self.tell(WorkerStats::default(), output, Vec::new(), started, shared).await?;
         self.own.known.insert(place, known);
         Ok(())
     }
@@ -209,7 +270,8 @@ impl Running {
     fn knows_its_window_from(&self, own: &OwnRule, now: Timestamp) -> Timestamp {
         let window = own.rule.header.window_s * 1_000_000;
         let is_full = self.engine.kept_from(&own.tenant, now).plus_micros(window).max(now);
-        self.tail.cut().get(&own.tenant).map_or(is_full, |cut| is_full.max(cut.plus_micros(window)))
+        let gone = self.tail.cut().get(&own.tenant).copied().max(self.engine.lost.to(&own.tenant));
+        gone.map_or(is_full, |gone| is_full.max(gone.plus_micros(window)))
     }
 
     /// The tenant's events that its windows have, as rules were shown them.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, AsArray, RecordBatch, RecordBatchOptions};
 use datafusion::arrow::compute::filter_record_batch;
-use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
-use datafusion::common::DFSchema;
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::{Column, DFSchema};
 use datafusion::error::Result;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{Expr, LogicalPlan};
@@ -38,57 +38,163 @@ enum Step {
     Filter(Arc<dyn PhysicalExpr>),
     Project(Vec<Arc<dyn PhysicalExpr>>, SchemaRef),
     Windows(Windows, SchemaRef),
+    /// Makes lists of what so far only says where they are.
+    Lists(Vec<ListColumn>, SchemaRef),
 }
 
-impl Pipeline {
-    /// The query of an optimized plan, if all of it can be followed. In a bucket, each of the columns `fixed` of events has one value.
-    pub(crate) fn build(state: &SessionState, plan: &LogicalPlan, fixed: &[&str]) -> Result<Option<Self>> {
-        let mut pipeline = Self { columns: Vec::new(), schema: schema_of(&[]), steps: Vec::new(), states: 0 };
-        Ok(pipeline.push(state, plan, fixed)?.then_some(pipeline))
-    }
+/// A column of lists that are made when somebody reads them.
+#[derive(Clone, Debug)]
+struct ListColumn {
+    column: usize,
+    /// The step and the function that it is of.
+    windows: usize,
+    function: usize,
+}
 
-    fn push(&mut self, state: &SessionState, plan: &LogicalPlan, fixed: &[&str]) -> Result<bool> {
+/// A query while it is put together.
+struct Draft<'a> {
+    state: &'a SessionState,
+    /// Columns of events that have one value in a bucket.
+    fixed: &'a [&'a str],
+    pipeline: Pipeline,
+    /// Lists that were not read yet.
+    unmade: Vec<ListColumn>,
+}
+
+impl Draft<'_> {
+    /// False if the query cannot be followed.
+    fn push(&mut self, plan: &LogicalPlan) -> Result<bool> {
         match plan {
             LogicalPlan::TableScan(scan) if scan.filters.is_empty() && scan.fetch.is_none() => {
                 let names = scan.projected_schema.fields().iter().map(|field| column_index(field.name()));
                 let Some(columns) = names.collect::<Option<Vec<usize>>>() else { return Ok(false) };
-                self.schema = schema_of(&columns);
-                self.columns = columns;
+                self.pipeline.schema = schema_of(&columns);
+                self.pipeline.columns = columns;
                 Ok(true)
             }
-            LogicalPlan::SubqueryAlias(alias) => self.push(state, &alias.input, fixed),
+            LogicalPlan::SubqueryAlias(alias) => self.push(&alias.input),
             // The order of rows says nothing about a match.
-            LogicalPlan::Sort(sort) if sort.fetch.is_none() => self.push(state, &sort.input, fixed),
+            LogicalPlan::Sort(sort) if sort.fetch.is_none() => self.push(&sort.input),
             LogicalPlan::Filter(filter) => {
-                let below = self.push(state, &filter.input, fixed)?;
-                self.steps.push(Step::Filter(aegis_sql::physical_expr(state, filter.predicate.clone(), filter.input.schema())?));
+                let below = self.push(&filter.input)?;
+                self.make_read([&filter.predicate], filter.input.schema())?;
+                let predicate = self.physical(&filter.predicate, filter.input.schema())?;
+                self.pipeline.steps.push(Step::Filter(predicate));
                 Ok(below)
             }
             LogicalPlan::Projection(projection) => {
-                let below = self.push(state, &projection.input, fixed)?;
-                let physical = |expr: &Expr| aegis_sql::physical_expr(state, expr.clone(), projection.input.schema());
-                let exprs = projection.expr.iter().map(physical).collect::<Result<Vec<_>>>()?;
-                self.steps.push(Step::Project(exprs, nullable(&projection.schema)));
+                let below = self.push(&projection.input)?;
+                let input = projection.input.schema();
+                self.make_read(projection.expr.iter().filter(|expr| plain_column(expr).is_none()), input)?;
+                let exprs = projection.expr.iter().map(|expr| self.physical(expr, input)).collect::<Result<Vec<_>>>()?;
+                // A list that is only handed on is still not read.
+                let mut handed_on = Vec::new();
+                for (column, expr) in projection.expr.iter().enumerate() {
+                    let Some(from) = plain_column(expr).map(|from| input.index_of_column(from)).transpose()? else { continue };
+                    let lists = self.unmade.iter().filter(|list| list.column == from);
+                    handed_on.extend(lists.map(|list| ListColumn { column, ..list.clone() }));
+                }
+                self.unmade = handed_on;
+                self.pipeline.steps.push(Step::Project(exprs, self.schema_now(&projection.schema)));
                 Ok(below)
             }
             LogicalPlan::Window(window) => {
-                let below = self.push(state, &window.input, fixed)?;
+                let below = self.push(&window.input)?;
+                self.make_read(&window.window_expr, window.input.schema())?;
+                let fixed = self.fixed;
                 let constant = |expr: &Expr| match expr {
                     Expr::Column(column) => base_column(&window.input, column).is_some_and(|c| fixed.contains(&c.as_str())),
                     _ => false,
                 };
-                let Some(windows) = Windows::build(state, window, constant, &mut self.states)? else { return Ok(false) };
-                self.steps.push(Step::Windows(windows, nullable(&window.schema)));
+                let windows = Windows::build(self.state, window, constant, &mut self.pipeline.states)?;
+                let Some(windows) = windows else { return Ok(false) };
+                let (first, step) = (window.input.schema().fields().len(), self.pipeline.steps.len());
+                let lists = windows.lists().map(|function| ListColumn { column: first + function, windows: step, function });
+                self.unmade.extend(lists);
+                self.pipeline.steps.push(Step::Windows(windows, self.schema_now(&window.schema)));
                 Ok(below)
             }
             _ => Ok(false),
         }
     }
 
+    fn physical(&self, expr: &Expr, schema: &DFSchema) -> Result<Arc<dyn PhysicalExpr>> {
+        aegis_sql::physical_expr(self.state, expr.clone(), schema)
+    }
+
+    /// Has the lists made of rows of this schema, if one of the expressions reads one of them.
+    fn make_read<'e>(&mut self, exprs: impl IntoIterator<Item = &'e Expr>, schema: &DFSchema) -> Result<()> {
+        for expr in exprs {
+            for column in expr.column_refs() {
+                let read = schema.index_of_column(column)?;
+                if self.unmade.iter().any(|list| list.column == read) {
+                    self.make(schema);
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Has all lists made that are not yet.
+    fn make(&mut self, schema: &DFSchema) {
+        if !self.unmade.is_empty() {
+            let lists = std::mem::take(&mut self.unmade);
+            self.pipeline.steps.push(Step::Lists(lists, self.schema_now(schema)));
+        }
+    }
+
+    /// The columns of a node's output; which of them can be null nobody here asks. Of a list that is not made there is its place.
+    fn schema_now(&self, schema: &DFSchema) -> SchemaRef {
+        let field = |(column, field): (usize, &Arc<Field>)| {
+            let is_unmade = self.unmade.iter().any(|list| list.column == column);
+            let data_type = if is_unmade { DataType::UInt64 } else { field.data_type().clone() };
+            Field::new(field.name(), data_type, true)
+        };
+        Arc::new(Schema::new(schema.fields().iter().enumerate().map(field).collect::<Vec<_>>()))
+    }
+}
+
+/// The column that an expression is, by another name or not.
+fn plain_column(expr: &Expr) -> Option<&Column> {
+    match expr {
+        Expr::Column(column) => Some(column),
+        Expr::Alias(alias) => plain_column(&alias.expr),
+        _ => None,
+    }
+}
+
+impl Pipeline {
+    /// The query of an optimized plan, if all of it can be followed. In a bucket, each of the columns `fixed` of events has one value.
+    pub(crate) fn build(state: &SessionState, plan: &LogicalPlan, fixed: &[&str]) -> Result<Option<Self>> {
+        let pipeline = Self { columns: Vec::new(), schema: schema_of(&[]), steps: Vec::new(), states: 0 };
+        let mut draft = Draft { state, fixed, pipeline, unmade: Vec::new() };
+        if !draft.push(plan)? {
+            return Ok(None);
+        }
+        draft.make(plan.schema());
+        Ok(Some(draft.pipeline))
+    }
+
+    /// What goes before the first lists, and the rest.
+    fn parts(&self) -> (&[Step], &[Step]) {
+        let first = self.steps.iter().position(|step| matches!(step, Step::Lists(..)));
+        self.steps.split_at(first.unwrap_or(self.steps.len()))
+    }
+
+    /// True if rows with lists can be looked at some at a time: none of them sees another.
+    fn lists_come_last(&self) -> bool {
+        !self.parts().1.iter().any(|step| matches!(step, Step::Windows(..)))
+    }
+
+    /// The columns of the table that it reads.
+    pub(crate) fn columns(&self) -> &[usize] {
+        &self.columns
+    }
+
     /// Events that one run is shown, about: few where each may have a long list.
     pub(crate) fn events_of_a_run(&self) -> usize {
-        let lists = self.steps.iter().any(|step| matches!(step, Step::Windows(windows, _) if windows.makes_lists()));
-        if lists { EVENTS_WITH_LISTS } else { EVENTS_OF_A_RUN }
+        if self.lists_come_last() { EVENTS_OF_A_RUN } else { EVENTS_WITH_LISTS }
     }
 
     /// What a bucket without rows knows.
@@ -96,17 +202,39 @@ impl Pipeline {
         (0..self.states).map(|_| GroupState::default()).collect()
     }
 
-    /// The query's rows for these events. `origins` says of each event whose it is; a bucket's come in their order, after all that its frames
-    /// have seen. Answers with the rows the bucket that each is of.
+    /// Finds the query's rows for these events, and hands them on, with the bucket of each. `origins` says of each event whose it is; a bucket's
+    /// come in their order, after all that its frames have seen.
     pub(crate) fn run(
         &self,
         events: &EventBatch,
         origins: Vec<Origin>,
         frames: &mut [Frames],
-    ) -> Result<(RecordBatch, Vec<usize>)> {
-        let mut rows = events.select(&self.columns, Arc::clone(&self.schema))?;
-        let mut origins = origins;
-        for step in &self.steps {
+        mut found: impl FnMut(&RecordBatch, &[Origin]) -> Result<()>,
+    ) -> Result<()> {
+        let (before, after) = self.parts();
+        let rows = events.select(&self.columns, Arc::clone(&self.schema))?;
+        let (rows, origins) = self.apply(before, rows, origins, frames)?;
+        let most = if after.is_empty() || !self.lists_come_last() { rows.num_rows() } else { EVENTS_WITH_LISTS };
+        let mut start = 0;
+        for origins in origins.chunks(most.max(1)) {
+            let part = rows.slice(start, origins.len());
+            start += origins.len();
+            let (part, origins) = self.apply(after, part, origins.to_vec(), frames)?;
+            if part.num_rows() > 0 {
+                found(&part, &origins)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(
+        &self,
+        steps: &[Step],
+        mut rows: RecordBatch,
+        mut origins: Vec<Origin>,
+        frames: &mut [Frames],
+    ) -> Result<(RecordBatch, Vec<Origin>)> {
+        for step in steps {
             if rows.num_rows() == 0 {
                 break;
             }
@@ -127,19 +255,21 @@ impl Pipeline {
                     columns.extend(windows.run(&rows, &origins, frames)?);
                     batch(schema, columns, rows.num_rows())?
                 }
+                Step::Lists(lists, schema) => {
+                    let mut columns = rows.columns().to_vec();
+                    for list in lists {
+                        let Step::Windows(windows, _) = &self.steps[list.windows] else { continue };
+                        columns[list.column] = windows.list(list.function, &columns[list.column], &origins, frames)?;
+                    }
+                    batch(schema, columns, rows.num_rows())?
+                }
             };
         }
-        Ok((rows, origins.into_iter().map(|origin| origin.bucket).collect()))
+        Ok((rows, origins))
     }
 }
 
 fn batch(schema: &SchemaRef, columns: Vec<datafusion::arrow::array::ArrayRef>, rows: usize) -> Result<RecordBatch> {
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
     Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
-}
-
-/// The columns of a node's output; which of them can be null nobody here asks.
-fn nullable(schema: &DFSchema) -> SchemaRef {
-    let field = |field: &Arc<Field>| Field::new(field.name(), field.data_type().clone(), true);
-    Arc::new(Schema::new(schema.fields().iter().map(field).collect::<Vec<_>>()))
 }

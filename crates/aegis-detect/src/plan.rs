@@ -20,15 +20,17 @@ use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::{ExecutionPlan, collect, displayable};
 use datafusion::prelude::{SessionConfig, SessionContext};
 
+use crate::absence::rests_on_absence;
+use crate::alerts::{self, Sources};
 use crate::check::{base_column, check_output, check_plan};
 use crate::condition::Condition;
 use crate::error::{RuleCode, RuleError};
-use crate::leaf::{EventsTable, Slot};
 use crate::pipeline::Pipeline;
 use crate::reachable;
 use crate::rule::{Requires, Rule};
-use crate::schema::{EventBatch, TABLE, View, column_index, column_name, is_text, schema_of};
+use crate::schema::{ALERTS_TABLE, EventBatch, TABLE, View, column_index, column_name, is_text, schema_of};
 use crate::shape::{self, INSTANT_OUT, Reach, Shape, TENANT_OUT};
+use crate::slot::{EventsTable, Slot};
 use crate::sql::SqlText;
 
 /// Memory that one run of one rule may take, in bytes.
@@ -72,6 +74,14 @@ pub(crate) struct RulePlan {
     pub(crate) pipeline: Option<Pipeline>,
     /// True if it reads a column of a side table.
     pub(crate) reads_sides: bool,
+    /// True of a rule that contains where a row can be a match for want of others before it.
+    pub(crate) rests_on_absence: bool,
+    /// Of a rule that reads `alerts`: of which rules.
+    pub(crate) sources: Option<Sources>,
+    /// How many rules stand below it, one on the other; none below one that reads `events`.
+    pub(crate) level: usize,
+    /// True if a rule of its set reads its alerts.
+    pub(crate) is_read: bool,
     physical: Arc<dyn ExecutionPlan>,
     slot: Slot,
     task: Arc<TaskContext>,
@@ -86,6 +96,13 @@ struct Prefilter {
     expr: Arc<dyn PhysicalExpr>,
     columns: Vec<usize>,
     schema: SchemaRef,
+}
+
+/// What decides whether an event can matter to a rule, by some columns of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Filter {
+    pub(crate) expr: Arc<dyn PhysicalExpr>,
+    pub(crate) schema: SchemaRef,
 }
 
 impl std::fmt::Debug for RulePlan {
@@ -147,6 +164,26 @@ impl RulePlan {
         Ok((0..mask.len()).filter(passes).map(|i| Arc::clone(&batch.rows()[i])).collect())
     }
 
+    /// The columns of the table that the query reads.
+    pub(crate) fn columns(&self) -> BTreeSet<usize> {
+        let mut columns = BTreeSet::new();
+        add_leaves(&self.physical, &mut columns);
+        columns.extend(self.buckets.iter().map(|bucket| bucket.event_column));
+        if let Some(prefilter) = &self.prefilter {
+            columns.extend(prefilter.columns.iter().chain(prefilter.values.iter().map(|(column, _)| column)));
+        }
+        if let Some(pipeline) = &self.pipeline {
+            columns.extend(pipeline.columns());
+        }
+        columns
+    }
+
+    /// What decides whether an event can matter. None: any may.
+    pub(crate) fn filter(&self) -> Option<Filter> {
+        let prefilter = self.prefilter.as_ref()?;
+        Some(Filter { expr: Arc::clone(&prefilter.expr), schema: Arc::clone(&prefilter.schema) })
+    }
+
     /// The conditions that an event must meet to be relevant: all of them.
     pub(crate) fn conditions(&self) -> &[Condition] {
         match &self.prefilter {
@@ -175,9 +212,11 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
     check_plan(&written, &sql)?;
     check_output(&written, rule, &sql)?;
     reachable::check_words(&written, &sql)?;
+    let reads_alerts = alerts::reads_alerts(&written, rule, &sql)?;
 
     let analyzed = aegis_sql::analyze(&state, written).map_err(explain)?;
     let analyzed = match rule.header.requires {
+        Requires::Verified if reads_alerts => analyzed,
         Requires::Verified => shape::only_verified(analyzed).map_err(explain)?,
         Requires::Any => analyzed,
     };
@@ -187,7 +226,8 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
     if analysis.longest_frame > window_micros {
         let seconds = analysis.longest_frame / 1_000_000;
         let message = format!("a window frame reaches back {seconds} s, the header's window is {} s", rule.header.window_s);
-        let error = RuleError::new(RuleCode::RuleWindow, message).at(sql.place_of("preceding"));
+        let place = sql.place_of("preceding").or_else(|| sql.place_of("following"));
+        let error = RuleError::new(RuleCode::RuleWindow, message).at(place);
         return Err(error.hint("raise `window`, or shorten the frame"));
     }
     check_ahead(&analysis, rule.header.window_s, &sql)?;
@@ -199,6 +239,7 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
     };
     let optimized = aegis_sql::optimize(&state, &carried).map_err(explain)?;
     reachable::check_conditions(&analyzed, &optimized, &sql)?;
+    let sources = if reads_alerts { Some(alerts::sources_of(&optimized, analysis.shape, &sql)?) } else { None };
     let reads_sides = shape::reads_sides(&optimized).map_err(explain)?;
     if reads_sides && analysis.shape == Shape::Stateless {
         // What a side table says of an event may change: it is kept until it cannot any more.
@@ -225,13 +266,36 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
     }
     let shape = if pipeline.is_some() { Shape::Incremental } else { analysis.shape };
     let reach = if shape == Shape::Deferred { analysis.reach.unwrap_or_default() } else { Reach::default() };
+    let rests_on_absence = rule.header.contains() && rests_on_absence(&analyzed).map_err(explain)?;
     let task = state.task_ctx();
-    Ok(RulePlan { shape, reach, output, buckets, pipeline, reads_sides, physical, slot, task, prefilter, report })
+    let (level, is_read) = (0, false);
+    Ok(RulePlan {
+        shape,
+        reach,
+        output,
+        buckets,
+        pipeline,
+        reads_sides,
+        rests_on_absence,
+        sources,
+        level,
+        is_read,
+        physical,
+        slot,
+        task,
+        prefilter,
+        report,
+    })
 }
 
 /// Refuses a frame that goes to a time after its row where the row could not wait for it: it would be cut short, and a rule about what did not
 /// follow would always match.
 fn check_ahead(analysis: &shape::Analysis, window_s: i64, sql: &SqlText) -> Result<(), RuleError> {
+    if analysis.descends_ahead {
+        let message = "over a descending time what precedes a row is later than it: the frame would be cut short";
+        let hint = "ORDER BY ts, and BETWEEN CURRENT ROW AND INTERVAL '…' FOLLOWING; what comes before a row precedes it there";
+        return Err(RuleError::new(RuleCode::RuleUnsupported, message).at(sql.place_of("desc")).hint(hint));
+    }
     if !analysis.looks_ahead || analysis.shape == Shape::Deferred {
         return Ok(());
     }
@@ -259,6 +323,7 @@ fn session(slot: &Slot, view: View, report: &Report) -> Result<SessionState> {
     let state = aegis_match::install(builder, pattern_limits(), report.clone()).build();
     let context = SessionContext::new_with_state(state);
     context.register_table(TABLE, Arc::new(EventsTable::new(slot.clone(), view)))?;
+    context.register_table(ALERTS_TABLE, Arc::new(EventsTable::new(slot.clone(), View::Alerts)))?;
     Ok(context.state())
 }
 
@@ -270,6 +335,14 @@ fn check_physical(plan: &dyn ExecutionPlan, sql: &SqlText) -> Result<(), RuleErr
         return Err(error.at(sql.start()));
     }
     plan.children().into_iter().try_for_each(|child| check_physical(child.as_ref(), sql))
+}
+
+/// The columns that the leaves of a plan give.
+fn add_leaves(plan: &Arc<dyn ExecutionPlan>, columns: &mut BTreeSet<usize>) {
+    if plan.children().is_empty() {
+        columns.extend(plan.schema().fields().iter().filter_map(|field| column_index(field.name())));
+    }
+    plan.children().into_iter().for_each(|child| add_leaves(child, columns));
 }
 
 fn make_prefilter(state: &SessionState, optimized: &LogicalPlan) -> Result<Option<Prefilter>> {

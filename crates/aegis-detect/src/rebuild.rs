@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use aegis_model::{SecurityEvent, TenantId, Timestamp};
 
+use crate::engine::key_rules;
 use crate::episode::{Order, order_of};
 use crate::error::DetectError;
 use crate::evaluate::RunningRule;
-use crate::find::{ROWS_OF_A_RUN, ROWS_OF_A_TENANT};
+use crate::find::{ROWS_OF_A_RUN, ROWS_OF_A_TENANT, Slice};
 use crate::output::{Found, Match};
 use crate::schema::EventBatch;
 use crate::shape::Shape;
@@ -79,9 +80,14 @@ impl RunningRule {
         let is_lost = self.note_overruns();
         let lost = self.losses.tenants();
         let stands = |tenant: &TenantId| is_lost || lost.contains(tenant) || is_cut(tenant);
-        for (_, of_tenant) in self.state.tenants.iter_mut().filter(|(tenant, _)| stands(tenant)) {
-            let keys = of_tenant.buckets.values_mut().flat_map(|bucket| bucket.keys.values_mut());
-            keys.for_each(crate::episode::KeyState::let_stand);
+        for (tenant, of_tenant) in self.state.tenants.iter_mut().filter(|(tenant, _)| stands(tenant)) {
+            let (rules, is_cut) = (key_rules(&self.rule, &self.plan, tenant), is_cut(tenant));
+            for key in of_tenant.buckets.values_mut().flat_map(|bucket| bucket.keys.values_mut()) {
+                key.let_stand();
+                if is_cut {
+                    key.forget_untold(rules);
+                }
+            }
         }
         Ok(())
     }
@@ -118,7 +124,7 @@ impl RunningRule {
             return self.follow_all(buckets);
         }
         let mut found = Vec::new();
-        let mut rows: Vec<Arc<SecurityEvent>> = Vec::new();
+        let mut slice = Slice::default();
         for (tenant, bucket) in buckets {
             if self.plan.shape == Shape::Stepped {
                 let instants: BTreeSet<Timestamp> = self
@@ -149,12 +155,11 @@ impl RunningRule {
                 }
                 continue;
             }
-            rows.extend_from_slice(self.state.events(tenant, bucket, always, never));
-            if rows.len() >= ROWS_OF_A_RUN {
-                found.extend(self.run(std::mem::take(&mut rows), None)?);
+            if let Some(rows) = slice.add(self.state.events(tenant, bucket, always, never)) {
+                found.extend(self.run(rows, None)?);
             }
         }
-        if !rows.is_empty() {
+        if let Some(rows) = slice.rest() {
             found.extend(self.run(rows, None)?);
         }
         Ok(found)

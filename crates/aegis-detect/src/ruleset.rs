@@ -1,16 +1,18 @@
 //! Sets of rules: the shipped ones, compiled into the binary, and those of a folder. A set loads whole or not at all.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use aegis_model::{RuleMode, TenantId};
 use serde::Serialize;
 
+use crate::alerts;
 use crate::error::{RuleCode, RuleError, RuleErrors};
 use crate::impaired::{IMPAIRED_NAME, IMPAIRED_RULE};
 use crate::own::OwnRule;
-use crate::plan::RulePlan;
+use crate::plan::{Filter, RulePlan};
 use crate::rule::{Header, Rule};
+use crate::schema::{column_name, is_side};
 use crate::shape::Shape;
 
 macro_rules! shipped_rules {
@@ -28,6 +30,7 @@ shipped_rules![
     "altered-request",
     "approve-then-swap",
     "automatic-cap-reached",
+    "campaign",
     "canonicalization-skew",
     "clock-suspect",
     "confused-deputy",
@@ -52,9 +55,17 @@ shipped_rules![
     "run-rotation",
     "runaway",
     "self-approval",
+    "sibling-evasion",
+    "silent-edge",
     "slow-probing",
     "trust-escalation"
 ];
+
+/// By these an event is known, in its place, in time or late, and somebody's.
+const COLUMNS_OF_PLACE: [&str; 10] =
+    ["event_id", "tenant_id", "ts", "lane", "seq", "kind", "verified", "agent_id", "bus_ts", "late"];
+/// By these the side tables know what a use of an agent is, beside those above.
+const COLUMNS_OF_USE: [&str; 3] = ["decision", "tool", "action"];
 
 /// Rules that were checked and planned, ready for an engine.
 #[derive(Debug, Default)]
@@ -124,6 +135,9 @@ impl RuleSet {
             }
             rules.push((rule, plan));
         }
+        if errors.is_empty() {
+            errors = alerts::put_in_order(&mut rules);
+        }
         if errors.is_empty() { Ok(Self { rules }) } else { Err(RuleErrors(errors)) }
     }
 
@@ -154,6 +168,16 @@ impl RuleSet {
         self.rules.is_empty()
     }
 
+    /// How far back rules look, in seconds: windows of rules that stand on each other add up.
+    pub(crate) fn looks_back_s(&self) -> i64 {
+        let longest_of = |level: usize| {
+            let of_level = self.rules.iter().filter(|(_, plan)| plan.level == level);
+            of_level.map(|(rule, _)| rule.header.window_s).max().unwrap_or(0)
+        };
+        let levels = self.rules.iter().map(|(_, plan)| plan.level + 1).max().unwrap_or(0);
+        (0..levels).map(longest_of).sum()
+    }
+
     /// The furthest that a frame of a rule ends after its row, in microseconds.
     pub(crate) fn reaches_ahead(&self) -> i64 {
         self.rules.iter().map(|(_, plan)| plan.reach.ahead).max().unwrap_or(0)
@@ -162,6 +186,24 @@ impl RuleSet {
     /// True if a rule reads a column of a side table.
     pub(crate) fn reads_sides(&self) -> bool {
         self.rules.iter().any(|(_, plan)| plan.reads_sides)
+    }
+
+    /// The columns of the table `events` that these rules read, and those by which an event has its place in a log: what is to be read of rows that
+    /// are kept column by column.
+    #[must_use]
+    pub fn columns_read(&self) -> BTreeSet<&'static str> {
+        let of_rules = self.rules.iter().flat_map(|(_, plan)| plan.columns());
+        let mut columns: BTreeSet<&'static str> = of_rules.filter(|column| !is_side(*column)).map(column_name).collect();
+        columns.extend(COLUMNS_OF_PLACE);
+        if self.reads_sides() {
+            columns.extend(COLUMNS_OF_USE);
+        }
+        columns
+    }
+
+    /// Of each rule what decides whether an event can matter to it.
+    pub(crate) fn filters(&self) -> impl Iterator<Item = Option<Filter>> {
+        self.rules.iter().map(|(_, plan)| plan.filter())
     }
 
     /// Makes disabled rules run: their tests count too.
@@ -217,6 +259,9 @@ impl CommonRules {
         if has_name || id == IMPAIRED_RULE || name == IMPAIRED_NAME {
             return Err(name_taken(&rule));
         }
+        if plan.sources.is_some() {
+            return Err(alerts::not_own(&rule));
+        }
         Ok((rule, plan))
     }
 }
@@ -236,6 +281,12 @@ pub struct LintReport {
     pub split_by: Vec<String>,
     /// The physical plan, one operator a line.
     pub plan: String,
+}
+
+/// The text of a shipped rule, by id or name.
+pub(crate) fn shipped_text(word: &str) -> Option<(PathBuf, String)> {
+    let is_it = |text: &str| text.lines().any(|line| line.strip_prefix("id: ").or(line.strip_prefix("name: ")) == Some(word));
+    SHIPPED.iter().find(|(_, text)| is_it(text)).map(|(path, text)| (PathBuf::from(path), (*text).to_owned()))
 }
 
 /// Checks one rule file, as loading would.

@@ -1,5 +1,5 @@
 //! The table `events` (CONTRACTS §5) as Arrow columns, and the way from events to columns. Behind those of the contract stand those of the side
-//! tables, for the rules that name one.
+//! tables, for the rules that name one, and behind these what only the rows of the table `alerts` have.
 //! Promises the names and types of the contract, and that a column is built only when a query reads it, once per batch.
 
 use std::collections::{BTreeSet, HashMap};
@@ -15,8 +15,10 @@ use datafusion::arrow::error::ArrowError;
 
 use crate::side::{SIDE_COLUMNS, Sides};
 
-/// The only table a rule may read.
+/// The table that rules read.
 pub const TABLE: &str = "events";
+/// The table of what rules told: see `alerts`.
+pub(crate) const ALERTS_TABLE: &str = "alerts";
 /// The display-only score: not even a column for a rule that contains.
 pub const SCORE_COLUMN: &str = "risk_score";
 
@@ -93,6 +95,49 @@ static COLUMNS: [Column; 42] = [
     required("late", Read::Bool(|e| Some(e.late))),
 ];
 
+/// What a row of `alerts` says beside the columns that it shares with `events`; the texts stand in its `matched_policies`, in this order.
+static ALERT_COLUMNS: [Column; 7] = [
+    required("alert_id", Read::Text(|row| text_of_alert(row, 0))),
+    required("rule_id", Read::Text(|row| text_of_alert(row, 1))),
+    required("rule_name", Read::Text(|row| text_of_alert(row, 2))),
+    required("severity", Read::Text(|row| text_of_alert(row, 3))),
+    required("mode", Read::Text(|row| text_of_alert(row, 4))),
+    required("first_event_id", Read::Text(|row| text_of_alert(row, 5))),
+    required("key", Read::Text(|row| text_of_alert(row, 6))),
+];
+
+/// The columns that it shares: what of a rule's key has one of these names, and what every row has.
+const SHARED_COLUMNS: [&str; 14] = [
+    "event_id",
+    "tenant_id",
+    "ts",
+    "agent_id",
+    "token_id",
+    "user_id",
+    "run_id",
+    "trace_id",
+    "environment",
+    "tool",
+    "action",
+    "resource",
+    "target",
+    "approver",
+];
+
+fn text_of_alert(row: &SecurityEvent, place: usize) -> Option<&str> {
+    row.matched_policies.get(place).map(String::as_str)
+}
+
+/// Columns of `events`, side tables among them, come before those of `alerts`.
+fn first_of_alerts() -> usize {
+    COLUMNS.len() + SIDE_COLUMNS.len()
+}
+
+/// A column that is read from the row itself.
+fn plain(index: usize) -> Option<&'static Column> {
+    COLUMNS.get(index).or_else(|| ALERT_COLUMNS.get(index.checked_sub(first_of_alerts())?))
+}
+
 /// Which of the table's columns exist for a rule; in the order of the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum View {
@@ -102,17 +147,20 @@ pub(crate) enum View {
     WithSides,
     /// Without the score: what a rule that contains may see.
     WithoutScore,
+    /// Those of the table `alerts`.
+    Alerts,
 }
 
 impl View {
     /// The columns of this view, as indices into the full table.
     pub(crate) fn columns(self) -> Vec<usize> {
         let kept = |index: &usize| match self {
-            Self::Full => !is_side(*index),
-            Self::WithSides => true,
-            Self::WithoutScore => !is_side(*index) && column_name(*index) != SCORE_COLUMN,
+            Self::Full => *index < COLUMNS.len(),
+            Self::WithSides => *index < first_of_alerts(),
+            Self::WithoutScore => *index < COLUMNS.len() && column_name(*index) != SCORE_COLUMN,
+            Self::Alerts => *index >= first_of_alerts() || SHARED_COLUMNS.contains(&column_name(*index)),
         };
-        (0..COLUMNS.len() + SIDE_COLUMNS.len()).filter(kept).collect()
+        (0..first_of_alerts() + ALERT_COLUMNS.len()).filter(kept).collect()
     }
 }
 
@@ -130,7 +178,8 @@ pub fn events_schema() -> SchemaRef {
 pub(crate) fn schema_of(columns: &[usize]) -> SchemaRef {
     static FIELDS: LazyLock<Vec<FieldRef>> = LazyLock::new(|| {
         let of_sides = SIDE_COLUMNS.iter().map(|column| Arc::new(column.field()));
-        events_schema().fields().iter().cloned().chain(of_sides).collect()
+        let of_alerts = ALERT_COLUMNS.iter().map(|c| Arc::new(Field::new(c.name, c.data_type(), c.nullable)));
+        events_schema().fields().iter().cloned().chain(of_sides).chain(of_alerts).collect()
     });
     Arc::new(Schema::new(columns.iter().map(|i| Arc::clone(&FIELDS[*i])).collect::<Vec<_>>()))
 }
@@ -138,21 +187,22 @@ pub(crate) fn schema_of(columns: &[usize]) -> SchemaRef {
 /// The place of a column in the table.
 pub(crate) fn column_index(name: &str) -> Option<usize> {
     let of_sides = || SIDE_COLUMNS.iter().position(|c| c.name == name).map(|place| COLUMNS.len() + place);
-    COLUMNS.iter().position(|c| c.name == name).or_else(of_sides)
+    let of_alerts = || ALERT_COLUMNS.iter().position(|c| c.name == name).map(|place| first_of_alerts() + place);
+    COLUMNS.iter().position(|c| c.name == name).or_else(of_sides).or_else(of_alerts)
 }
 
 /// True for a column of a side table: what stands there of an event may change while the event is in a window.
 pub(crate) fn is_side(column: usize) -> bool {
-    column >= COLUMNS.len()
+    (COLUMNS.len()..first_of_alerts()).contains(&column)
 }
 
 pub(crate) fn column_name(column: usize) -> &'static str {
-    if is_side(column) { SIDE_COLUMNS[column - COLUMNS.len()].name } else { COLUMNS[column].name }
+    plain(column).map_or_else(|| SIDE_COLUMNS[column - COLUMNS.len()].name, |plain| plain.name)
 }
 
 /// The value of a text column as text; None where it is null; ids in their usual form. Other columns have no text.
 pub(crate) fn text_of(event: &SecurityEvent, column: usize) -> Option<std::borrow::Cow<'_, str>> {
-    match COLUMNS.get(column)?.read {
+    match plain(column)?.read {
         Read::Text(read) => read(event).map(std::borrow::Cow::Borrowed),
         Read::Id(read) => read(event).map(|id| std::borrow::Cow::Owned(id.to_string())),
         _ => None,
@@ -161,7 +211,7 @@ pub(crate) fn text_of(event: &SecurityEvent, column: usize) -> Option<std::borro
 
 /// True if `text_of` answers for the column.
 pub(crate) fn is_text(column: usize) -> bool {
-    COLUMNS.get(column).is_some_and(|c| matches!(c.read, Read::Text(_) | Read::Id(_)))
+    plain(column).is_some_and(|c| matches!(c.read, Read::Text(_) | Read::Id(_)))
 }
 
 impl Column {
@@ -242,7 +292,7 @@ impl EventBatch {
     /// A batch over these events, in this order.
     #[must_use]
     pub fn new(rows: Vec<Arc<SecurityEvent>>) -> Self {
-        let columns = (0..COLUMNS.len() + SIDE_COLUMNS.len()).map(|_| OnceLock::new()).collect();
+        let columns = (0..first_of_alerts() + ALERT_COLUMNS.len()).map(|_| OnceLock::new()).collect();
         let values = (0..COLUMNS.len()).map(|_| OnceLock::new()).collect();
         Self { rows, columns, values, sides: None, tenants: OnceLock::new() }
     }
@@ -299,7 +349,7 @@ impl EventBatch {
     }
 
     fn column(&self, index: usize) -> &ArrayRef {
-        self.columns[index].get_or_init(|| match COLUMNS.get(index) {
+        self.columns[index].get_or_init(|| match plain(index) {
             Some(column) => column.build(&self.rows),
             None => SIDE_COLUMNS[index - COLUMNS.len()].build(&self.rows, self.sides.as_ref()),
         })
@@ -351,7 +401,7 @@ mod tests {
     fn only_a_rule_that_names_a_column_of_a_side_table_has_them() {
         let has = |view: View| view.columns().into_iter().filter(|column| is_side(*column)).count();
         assert_eq!([View::Full, View::WithoutScore, View::WithSides].map(has), [0, 0, SIDE_COLUMNS.len()]);
-        for column in View::WithSides.columns() {
+        for column in View::WithSides.columns().into_iter().chain(View::Alerts.columns()) {
             assert_eq!(column_index(column_name(column)), Some(column));
             assert_eq!(schema_of(&[column]).field(0).name(), column_name(column));
         }

@@ -60,24 +60,29 @@ pub(crate) struct Analysis {
     pub(crate) longest_frame: i64,
     /// How far a row looks, if that is bounded by RANGE frames of `ts` alone.
     pub(crate) reach: Option<Reach>,
-    /// True if a frame over ascending values goes to a time after its row.
+    /// True if a frame goes to a time after its row.
     pub(crate) looks_ahead: bool,
+    /// True if one does so over descending values, where what precedes a row is later than it.
+    pub(crate) descends_ahead: bool,
     /// Columns of `events` by which every window or row pattern is partitioned; None when there is none, or something else that joins rows.
     pub(crate) partition: Option<Vec<String>>,
 }
 
 /// Decides the shape of an analyzed plan (intervals must have been coerced).
 pub(crate) fn analyze(plan: &LogicalPlan, window_micros: i64) -> Result<Analysis> {
-    let (mut longest_frame, mut looks_ahead) = (0, false);
+    let (mut longest_frame, mut looks_ahead, mut descends_ahead) = (0, false, false);
     plan.apply_with_subqueries(|node| {
         if let LogicalPlan::Window(window) = node {
             for function in window.window_expr.iter().filter_map(window_function) {
                 let frame = &function.params.window_frame;
                 if frame.units == WindowFrameUnits::Range {
-                    longest_frame = longest_frame.max(at_least_before(&frame.start_bound).unwrap_or(0));
-                    let is_ahead = |bound: &WindowFrameBound| at_least_before(bound).is_some_and(|distance| distance < 0);
-                    let ascends = function.params.order_by.first().is_some_and(|order| order.asc);
-                    looks_ahead |= ascends && (is_ahead(&frame.start_bound) || is_ahead(&frame.end_bound));
+                    let descends = function.params.order_by.first().is_some_and(|order| !order.asc);
+                    for distance in [&frame.start_bound, &frame.end_bound].into_iter().filter_map(at_least_before) {
+                        let back = if descends { distance.saturating_neg() } else { distance };
+                        longest_frame = longest_frame.max(back);
+                        looks_ahead |= back < 0;
+                        descends_ahead |= descends && back < 0;
+                    }
                 }
             }
         }
@@ -95,7 +100,7 @@ pub(crate) fn analyze(plan: &LogicalPlan, window_micros: i64) -> Result<Analysis
     if shape == Shape::Stepped {
         partition = row_patterns_partition(plan).flatten();
     }
-    Ok(Analysis { shape, longest_frame, reach: looks, looks_ahead, partition })
+    Ok(Analysis { shape, longest_frame, reach: looks, looks_ahead, descends_ahead, partition })
 }
 
 /// True if a window function makes a list.

@@ -1,20 +1,24 @@
 //! Side tables: what is known of an agent from long before any window, as of each event. Of `first_seen` two columns of `events`: since when the agent
 //! is used, and since when it uses the event's tool and action. Of `baseline` two more: how often it is used in a usual hour, and in how many it is.
+//! Of `registry`, in a module of its own, what control has registered of it.
 //! Promises that what stands there is a function of the events that are in time and proved, whatever the order in which they came; that no tenant has
 //! more than its quota, and no agent more than a part of that; and to say of which agents something else is now known than before.
+
+mod columns;
+mod registry;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use aegis_model::{Decision, EventKind, SecurityEvent, TenantId, Timestamp};
-use datafusion::arrow::array::{ArrayRef, Int64Builder, TimestampMicrosecondBuilder};
-use datafusion::arrow::datatypes::{DataType, Field, TimeUnit};
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 
 use crate::baseline::{BYTES_OF_HOUR, Baseline, Hours, begin_of, hour_of};
 use crate::bucket::Quotas;
 use crate::output::Evidence;
+pub(crate) use columns::{SIDE_COLUMNS, is_like_a_side_column};
+use registry::Registry;
 
 /// The tables, as all share them who run queries.
 pub(crate) type Sides = Arc<RwLock<SideTables>>;
@@ -31,69 +35,13 @@ const LINGERS: i64 = DAY + DAY / 24;
 const TIDY_STEP: i64 = DAY / 24;
 /// About what an agent, or an action of one, takes beside its texts, in bytes.
 const ENTRY: usize = 96;
-/// How the names of the columns begin; a word in a rule that begins so is meant to be one of them.
-const PREFIXES: [&str; 2] = ["first_seen_", "baseline_"];
-
-/// A column of a side table, read as of an event.
-pub(crate) struct SideColumn {
-    pub(crate) name: &'static str,
-    read: Read,
-}
-
-enum Read {
-    Time(fn(&SideTables, &SecurityEvent) -> Option<Timestamp>),
-    Number(fn(&SideTables, &SecurityEvent) -> Option<i64>),
-}
-
-/// The columns, in the order in which they stand behind those of the contract.
-pub(crate) static SIDE_COLUMNS: [SideColumn; 4] = [
-    SideColumn { name: "first_seen_agent", read: Read::Time(SideTables::first_seen_agent) },
-    SideColumn { name: "first_seen_agent_tool_action", read: Read::Time(SideTables::first_seen_agent_tool_action) },
-    SideColumn { name: "baseline_hourly_uses", read: Read::Number(|tables, event| Some(tables.baseline(event)?.uses)) },
-    SideColumn { name: "baseline_active_hours", read: Read::Number(|tables, event| Some(tables.baseline(event)?.hours)) },
-];
-
-/// True for a word that is a column of a side table, or looks as if it were to be one.
-pub(crate) fn is_like_a_side_column(word: &str) -> bool {
-    let begins_as = |prefix: &&str| word.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
-    PREFIXES.iter().any(begins_as)
-}
-
-impl SideColumn {
-    pub(crate) fn field(&self) -> Field {
-        let data_type = match self.read {
-            Read::Time(_) => DataType::Timestamp(TimeUnit::Microsecond, Some(Arc::from("UTC"))),
-            Read::Number(_) => DataType::Int64,
-        };
-        Field::new(self.name, data_type, true)
-    }
-
-    /// Its values for some events; without tables, none is known.
-    pub(crate) fn build(&self, rows: &[Arc<SecurityEvent>], sides: Option<&Sides>) -> ArrayRef {
-        let tables = sides.map(|sides| sides.read());
-        match self.read {
-            Read::Time(read) => {
-                let mut builder = TimestampMicrosecondBuilder::with_capacity(rows.len()).with_timezone("UTC");
-                for event in rows {
-                    let value = tables.as_ref().and_then(|tables| read(tables, event));
-                    builder.append_option(value.map(Timestamp::as_micros));
-                }
-                Arc::new(builder.finish())
-            }
-            Read::Number(read) => {
-                let mut builder = Int64Builder::with_capacity(rows.len());
-                rows.iter().for_each(|event| builder.append_option(tables.as_ref().and_then(|tables| read(tables, event))));
-                Arc::new(builder.finish())
-            }
-        }
-    }
-}
 
 /// What is known of all tenants.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(default)]
 pub(crate) struct SideTables {
     tenants: HashMap<TenantId, OfTenant>,
+    registry: Registry,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -148,6 +96,7 @@ impl SideTables {
         let tenant = self.tenants.entry(event.tenant_id.clone()).or_default();
         let newest_before = tenant.newest;
         tenant.newest = newest_before.max(Some(at));
+        self.registry.take(event, newest_before, quotas, changes);
         let Some(used) = Use::of(event).filter(|_| is_use(event)) else { return };
         let (changed, is_refused) = tenant.add(used, at, newest_before.unwrap_or(at), quotas);
         // Mostly an event is the newest, and there is none of whom it could change anything.
@@ -161,6 +110,7 @@ impl SideTables {
 
     /// Forgets what was used last before a pause that is over: nothing that comes in time, and no event that is in a window, is within reach of it.
     pub(crate) fn forget(&mut self, tenant: &TenantId, final_before: Timestamp) {
+        self.registry.forget(tenant, final_before);
         let Some(tenant) = self.tenants.get_mut(tenant) else { return };
         let now = final_before.as_micros();
         if tenant.tidied.is_some_and(|tidied| now.saturating_sub(tidied) < TIDY_STEP) {
@@ -190,6 +140,11 @@ impl SideTables {
         tenant.bytes -= freed;
     }
 
+    /// Forgets all of a tenant.
+    pub(crate) fn forget_all(&mut self, tenant: &TenantId) {
+        self.tenants.remove(tenant);
+    }
+
     fn agent(&self, event: &SecurityEvent) -> Option<&OfAgent> {
         self.tenants.get(&event.tenant_id)?.agents.get(event.agent_id.as_deref()?)
     }
@@ -209,18 +164,19 @@ impl SideTables {
 
     /// True if anything is known of the tenant's agents.
     pub(crate) fn knows(&self, tenant: &TenantId) -> bool {
-        self.tenants.get(tenant).is_some_and(|tenant| !tenant.agents.is_empty())
+        self.tenants.get(tenant).is_some_and(|tenant| !tenant.agents.is_empty()) || self.registry.knows(tenant)
     }
 
     /// About what each tenant's part takes, in bytes.
     pub(crate) fn bytes(&self) -> impl Iterator<Item = (&TenantId, usize)> {
-        self.tenants.iter().map(|(tenant, own)| (tenant, own.bytes))
+        self.tenants.iter().map(|(tenant, own)| (tenant, own.bytes)).chain(self.registry.bytes())
     }
 
     /// The same without some of the tenants.
     pub(crate) fn without(&self, left_out: &BTreeSet<TenantId>) -> Self {
         let kept = self.tenants.iter().filter(|(tenant, _)| !left_out.contains(*tenant));
-        Self { tenants: kept.map(|(tenant, own)| (tenant.clone(), own.clone())).collect() }
+        let tenants = kept.map(|(tenant, own)| (tenant.clone(), own.clone())).collect();
+        Self { tenants, registry: self.registry.without(left_out) }
     }
 }
 

@@ -120,7 +120,7 @@ impl SqlText {
 
 pub(crate) fn table_error(name: &str) -> RuleError {
     let error = RuleError::new(RuleCode::RuleTable, format!("table `{name}` does not exist for rules"));
-    error.hint("a rule reads `events` and nothing else; its columns are listed in docs/specs/event.md")
+    error.hint("a rule reads `events` (docs/specs/event.md has its columns), or `alerts`, and nothing else")
 }
 
 pub(crate) fn score_error() -> RuleError {

@@ -10,9 +10,9 @@ use aegis_model::{Alert, EventId, EventKind, ManualClock, SecurityEvent, TenantI
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::alerts::with_sources;
 use crate::engine::{Engine, EngineConfig};
 use crate::error::{Place, RuleCode, RuleError, RuleErrors};
-use crate::impaired::IMPAIRED_RULE;
 use crate::ruleset::{RuleSet, rule_folders};
 use crate::schema::{column_index, events_schema, is_side};
 
@@ -155,7 +155,7 @@ fn run_folder(folder: &Path) -> RuleReport {
 }
 
 fn run_all(mut report: RuleReport, rule_file: &Path, text: &str, tests: TestTexts) -> RuleReport {
-    if let Err(errors) = RuleSet::from_texts([(rule_file.to_owned(), text.to_owned())]) {
+    if let Err(errors) = RuleSet::from_texts(with_sources(rule_file, text)) {
         report.problems.push(errors.to_string());
         return report;
     }
@@ -208,8 +208,10 @@ fn run_file(rule_file: &Path, rule_text: &str, file: &Path, text: Result<String,
 
 /// The alerts that stand after a log: emitted and not retracted.
 fn standing_alerts(rule_file: &Path, rule_text: &str, batches: Vec<Vec<SecurityEvent>>) -> Result<Vec<Alert>, String> {
-    let mut rule = RuleSet::from_texts([(rule_file.to_owned(), rule_text.to_owned())]).map_err(|e| e.to_string())?;
+    // With a rule that reads alerts go those that raise them; what is compared is its own.
+    let mut rule = RuleSet::from_texts(with_sources(rule_file, rule_text)).map_err(|e| e.to_string())?;
     rule.enable_all();
+    let own = rule.rules().next().map(|rule| rule.header.id.clone());
     let mut engine = Engine::new(rule, EngineConfig::new(Arc::new(ManualClock::new(START))));
     let mut alerts: BTreeMap<String, Alert> = BTreeMap::new();
     let ticks = batches.into_iter().map(Some).chain([None]).collect::<Vec<_>>();
@@ -222,7 +224,7 @@ fn standing_alerts(rule_file: &Path, rule_text: &str, batches: Vec<Vec<SecurityE
             return Err(error.to_string());
         }
         // Not what the engine says of itself: a test is about its rule.
-        let of_rule = output.alerts.into_iter().filter(|alert| alert.rule_id != IMPAIRED_RULE);
+        let of_rule = output.alerts.into_iter().filter(|alert| Some(&alert.rule_id) == own.as_ref());
         alerts.extend(of_rule.map(|alert| (alert.alert_id.clone(), alert)));
         for retraction in output.retractions {
             alerts.remove(&retraction.alert_id);

@@ -54,6 +54,26 @@ impl VerifyStage {
         self.verifier.heads()
     }
 
+    /// How far a lane was followed, here or once; 0 of one that was not.
+    pub(crate) fn head_of(&self, lane: &str) -> i64 {
+        self.heads().get(lane).or_else(|| self.known().get(lane)).map_or(0, |(seq, _)| seq)
+    }
+
+    /// The stream is read again, and its beginning may be gone: lanes were followed to here once.
+    pub(crate) fn begin_within(&mut self, known: LaneHeads) {
+        self.verifier.begin_within(known);
+    }
+
+    /// Those lanes of which nothing was read yet.
+    pub(crate) fn known(&self) -> &LaneHeads {
+        self.verifier.known()
+    }
+
+    /// Lanes of which nothing was read go on from where they were followed to.
+    pub(crate) fn take_up_all(&mut self) {
+        self.verifier.take_up_all();
+    }
+
     /// Forgets lanes whose last receipt is older than `before`.
     pub fn forget_idle(&mut self, before: Timestamp) {
         self.verifier.heads_mut().forget_idle(before);

@@ -17,6 +17,9 @@ pub(crate) const MAX_PAUSE: i64 = 5_000_000;
 /// After this much bus activity of a tenant of whom nothing comes that is heard, its time goes on so far behind the bus's: else nothing of it would
 /// ever be settled. Nor is who observes the outside ever further behind, whatever time it tells.
 const NOTHING_HEARD: i64 = 3_600_000_000;
+/// A time of the bus that is so far before one that was is that of a clock that was set back since: longer than any lane is held, whose messages are
+/// taken behind later ones.
+const SET_BACK: i64 = 5 * 60_000_000;
 /// Producers remembered per tenant of either kind; beyond it the one that is furthest behind is left out.
 const MAX_PRODUCERS: usize = 1024;
 
@@ -89,6 +92,18 @@ impl Watermarks {
         in_time
     }
 
+    /// Takes the next event of a log that is in the order of events, and says of each whether it was late when it came: true if it was in time. What
+    /// follows is not before it, so that each tells the time.
+    pub(crate) fn admit_in_order(&mut self, event: &SecurityEvent) -> bool {
+        let tenant = self.tenants.entry(event.tenant_id.clone()).or_default();
+        if !event.late {
+            tenant.proved.last_bus_ts = tenant.proved.last_bus_ts.max(event.bus_ts);
+            tenant.proved_to = tenant.proved_to.max(Some(event.ts));
+            tenant.advance(event.ts);
+        }
+        !event.late
+    }
+
     /// Before this time nothing of the tenant can change any more. None before its first event.
     pub(crate) fn final_before(&self, tenant: &TenantId, lateness_micros: i64) -> Option<Timestamp> {
         Some(self.tenants.get(tenant)?.watermark?.plus_micros(-lateness_micros))
@@ -99,10 +114,11 @@ impl Watermarks {
         Some(self.tenants.get(tenant)?.proved_to?.plus_micros(-lateness_micros))
     }
 
-    /// The log has come to this time of the bus.
+    /// The log has come to this time of the bus. That of a message behind another is the later one, unless the bus's clock was set back in between:
+    /// then it is that clock's time from now on, and nobody waits until it has caught up.
     pub(crate) fn pass(&mut self, bus_ts: Timestamp) {
         self.log.activity += pause_since(self.log.newest, bus_ts);
-        self.log.newest = self.log.newest.max(Some(bus_ts));
+        self.log.newest = Some(bus_ts);
     }
 
     /// How far the log has come by the bus's time.
@@ -155,6 +171,12 @@ fn pause_since(last: Option<Timestamp>, bus_ts: Timestamp) -> i64 {
     last.map_or(0, |last| bus_ts.as_micros().saturating_sub(last.as_micros()).clamp(0, MAX_PAUSE))
 }
 
+/// The newest time of the bus, where one more is `bus_ts`.
+fn newest_of(last: Option<Timestamp>, bus_ts: Timestamp) -> Option<Timestamp> {
+    let is_set_back = last.is_some_and(|last| last.as_micros().saturating_sub(bus_ts.as_micros()) > SET_BACK);
+    if is_set_back { Some(bus_ts) } else { last.max(Some(bus_ts)) }
+}
+
 impl TenantTime {
     /// Takes note that something came which tells nobody's time.
     fn overhear(&mut self, event: &SecurityEvent) {
@@ -189,7 +211,7 @@ impl TenantTime {
     /// Takes note that the bus stored something then that is not proved: true if nothing was for so long that time has to go on without.
     fn is_nothing_proved_at(&mut self, bus_ts: Timestamp) -> bool {
         self.unheard += pause_since(self.last_unheard, bus_ts);
-        self.last_unheard = self.last_unheard.max(Some(bus_ts));
+        self.last_unheard = newest_of(self.last_unheard, bus_ts);
         self.unheard > NOTHING_HEARD
     }
 
@@ -203,7 +225,7 @@ impl Producers {
     fn hear(&mut self, event: &SecurityEvent, ts: Timestamp, heard_in_log: i64) -> Option<Timestamp> {
         if let Some(bus_ts) = event.bus_ts {
             self.activity += pause_since(self.last_bus_ts, bus_ts);
-            self.last_bus_ts = self.last_bus_ts.max(Some(bus_ts));
+            self.last_bus_ts = newest_of(self.last_bus_ts, bus_ts);
         }
         let activity = self.activity;
         let name: Cow<'_, str> = match event.edge_id.len() {
@@ -410,6 +432,31 @@ mod tests {
         // A bus that stood still for a day tells of nobody's silence.
         marks.pass(at(90_000));
         assert_eq!(marks.expected_from(&tenant, LATENESS), Some(at(91)));
+    }
+
+    #[test]
+    fn a_clock_of_the_bus_that_was_ahead_and_is_set_back_holds_nothing_up() {
+        let (mut marks, tenant) = (Watermarks::default(), TenantId::new("t").unwrap());
+        let at = |second: i64| Timestamp::from_micros(second * 1_000_000);
+        marks.pass(at(7300));
+        assert!(marks.admit(&event("dead", 100, 7300), LATENESS));
+        assert!(marks.admit(&event("edge", 100, 7300), LATENESS));
+        // Two hours back: what is silent from now on is so as before.
+        for second in 101..=170 {
+            marks.pass(at(second));
+            assert!(marks.admit(&event("edge", second, second), LATENESS));
+        }
+        assert_eq!(marks.log_time(), Some(at(170)));
+        assert_eq!(marks.expected_from(&tenant, 0), Some(at(170)), "of the dead one nothing is expected any more");
+        assert_eq!(marks.final_before(&tenant, 0), Some(at(170)));
+        assert_eq!(marks.bus_time(&tenant), Some(at(170)));
+        // A message that was held a while is no clock that was set back.
+        let activity = marks.tenants[&tenant].proved.activity;
+        for _ in 0..20 {
+            assert!(marks.admit(&event("edge", 160, 155), LATENESS));
+            assert!(marks.admit(&event("edge", 170, 170), LATENESS));
+        }
+        assert_eq!(marks.tenants[&tenant].proved.activity, activity, "nobody becomes idle by it");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The bounded state of one rule: per tenant, per bucket, the events of the window and the matches that can still change.
 //! Promises that a full quota refuses new keys loudly (counted) and never touches another tenant's state, and that no agent fills it alone.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use aegis_model::{SecurityEvent, TenantId, Timestamp};
@@ -11,26 +11,42 @@ pub(crate) use crate::bucket::Kept;
 pub use crate::bucket::Quotas;
 use crate::episode::{KeyState, json_bytes};
 use crate::pipeline::Frames;
+use crate::refused::Refused;
+
+/// Keyed anew in each process, as the standard library's is: what stands in a key is the caller's to choose.
+type Hasher = ahash::RandomState;
+
+/// Events whose time is over are dropped once a quarter of the window has passed since the last time, and no more often and no more seldom than this:
+/// what is left of them until then is not looked at.
+const EXPIRE_PART: i64 = 4;
+const EXPIRE_AT_LEAST: i64 = 5_000_000;
+const EXPIRE_AT_MOST: i64 = 60_000_000;
 
 /// State of one rule.
 #[derive(Debug, Default)]
 pub(crate) struct RuleState {
-    pub(crate) tenants: HashMap<TenantId, TenantState>,
+    pub(crate) tenants: HashMap<TenantId, TenantState, Hasher>,
     /// Of all tenants: it is asked for with every tick.
     events: usize,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct TenantState {
-    pub(crate) buckets: HashMap<String, Bucket>,
+    pub(crate) buckets: HashMap<String, Bucket, Hasher>,
+    /// The buckets that have keys: few of them.
+    keyed: HashSet<String, Hasher>,
+    /// Up to where events were dropped.
+    expired_to: Option<Timestamp>,
     events: usize,
     bytes: usize,
     /// In all buckets, and what their texts take.
     keys: usize,
     key_bytes: usize,
-    made_by: HashMap<Arc<str>, Made>,
+    made_by: HashMap<Arc<str>, Made, Hasher>,
     /// The buckets of which instants wait for their decision, by the first of them.
     awaiting: BTreeSet<(Timestamp, String)>,
+    /// What a full quota did not let in.
+    refused: Refused,
 }
 
 /// How many buckets an agent's events have made, and what the texts of the keys in them take.
@@ -46,6 +62,22 @@ fn bytes_of_key(bucket: &str, text: &str) -> usize {
 }
 
 impl TenantState {
+    /// The keys there are, each with what it may change in it.
+    pub(crate) fn each_key(&mut self, mut work: impl FnMut(&mut KeyState)) {
+        for name in &self.keyed {
+            if let Some(bucket) = self.buckets.get_mut(name) {
+                bucket.keys.values_mut().for_each(&mut work);
+            }
+        }
+    }
+
+    /// The bucket of this name, if it has keys.
+    pub(crate) fn keyed_mut(&mut self, name: &str) -> Option<&mut Bucket> {
+        // Most tenants have none.
+        let has_keys = !self.keyed.is_empty() && self.keyed.contains(name);
+        if has_keys { self.buckets.get_mut(name) } else { None }
+    }
+
     /// True if an event of this agent may make one more bucket. Those of no agent have no share of their own.
     fn has_share(&self, agent: Option<&str>, quotas: Quotas) -> bool {
         let made = agent.and_then(|agent| self.made_by.get(agent));
@@ -61,12 +93,14 @@ impl TenantState {
         if let Some(agent) = &made_by {
             self.made_by.entry(Arc::clone(agent)).or_default().buckets += 1;
         }
-        self.buckets.insert(name.to_owned(), Bucket::made_by(made_by));
+        let mut bucket = Bucket::made_by(made_by);
+        bucket.lost_to = self.refused.newest(name);
+        self.buckets.insert(name.to_owned(), bucket);
     }
 }
 
 /// Keys of so many bytes are gone from one of an agent's buckets, and the bucket too, or not.
-fn give_back(made_by: &mut HashMap<Arc<str>, Made>, agent: &Arc<str>, key_bytes: usize, bucket_too: bool) {
+fn give_back(made_by: &mut HashMap<Arc<str>, Made, Hasher>, agent: &Arc<str>, key_bytes: usize, bucket_too: bool) {
     if let Some(made) = made_by.get_mut(agent) {
         made.key_bytes -= key_bytes;
         made.buckets -= usize::from(bucket_too);
@@ -76,31 +110,36 @@ fn give_back(made_by: &mut HashMap<Arc<str>, Made>, agent: &Arc<str>, key_bytes:
     }
 }
 
-/// The buckets that a tick touched, each with the time of its oldest and newest new event.
+/// The buckets that a tick touched, each once, with the time of its oldest and newest new event.
 #[derive(Debug, Default)]
-pub(crate) struct Touched(BTreeMap<(TenantId, String), (Timestamp, Timestamp)>);
+pub(crate) struct Touched(Vec<(TenantId, String, Span)>);
+
+/// From one time to another, both included.
+type Span = (Timestamp, Timestamp);
 
 impl Touched {
-    pub(crate) fn add(&mut self, tenant: &TenantId, bucket: String, span: (Timestamp, Timestamp)) {
-        self.0.insert((tenant.clone(), bucket), span);
+    /// Adds a bucket that is not there.
+    pub(crate) fn add(&mut self, tenant: &TenantId, bucket: String, span: Span) {
+        self.0.push((tenant.clone(), bucket, span));
     }
 
     /// Those of each tenant.
     pub(crate) fn by_tenant(&self) -> BTreeMap<TenantId, Self> {
         let mut all: BTreeMap<TenantId, Self> = BTreeMap::new();
-        for (key, span) in &self.0 {
-            all.entry(key.0.clone()).or_default().0.insert(key.clone(), *span);
+        for (tenant, bucket, span) in &self.0 {
+            all.entry(tenant.clone()).or_default().add(tenant, bucket.clone(), *span);
         }
         all
     }
 
     /// Tenant, bucket, oldest and newest new event.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&TenantId, &str, Timestamp, Timestamp)> {
-        self.0.iter().map(|((tenant, bucket), (oldest, newest))| (tenant, bucket.as_str(), *oldest, *newest))
+        self.0.iter().map(|(tenant, bucket, (oldest, newest))| (tenant, bucket.as_str(), *oldest, *newest))
     }
 
-    pub(crate) fn span(&self, tenant: &TenantId, bucket: &str) -> Option<(Timestamp, Timestamp)> {
-        self.0.get(&(tenant.clone(), bucket.to_owned())).copied()
+    /// To look many of them up.
+    pub(crate) fn spans(&self) -> HashMap<(&TenantId, &str), Span, Hasher> {
+        self.0.iter().map(|(tenant, bucket, span)| ((tenant, bucket.as_str()), *span)).collect()
     }
 }
 
@@ -114,11 +153,8 @@ impl RuleState {
         quotas: Quotas,
         mut each: impl FnMut(&'a Arc<SecurityEvent>, Kept),
     ) {
-        if !self.tenants.contains_key(tenant) {
-            self.tenants.insert(tenant.clone(), TenantState::default());
-        }
         let Self { tenants, events: of_all } = self;
-        let Some(state) = tenants.get_mut(tenant) else { return };
+        let state = tenants.entry(tenant.clone()).or_default();
         let mut events = events.into_iter().peekable();
         if !state.buckets.contains_key(bucket) {
             let is_full = state.events >= quotas.events_per_tenant
@@ -126,6 +162,7 @@ impl RuleState {
                 || state.buckets.len() >= quotas.keys_per_tenant;
             // The first whose agent may make one more makes it.
             while let Some(event) = events.next_if(|event| is_full || !state.has_share(event.agent_id.as_deref(), quotas)) {
+                state.refused.note(bucket, event.ts);
                 each(event, Kept::Refused);
             }
             let Some(first) = events.peek() else { return };
@@ -164,6 +201,9 @@ impl RuleState {
                 state.make(bucket, agent);
             }
             let bytes = bytes_of_key(bucket, text);
+            if !state.keyed.contains(bucket) {
+                state.keyed.insert(bucket.to_owned());
+            }
             state.keys += 1;
             state.key_bytes += bytes;
             if let Some(made_by) = state.buckets.get(bucket).and_then(|bucket| bucket.made_by.as_ref())
@@ -241,9 +281,9 @@ impl RuleState {
         self.tenants.iter().filter_map(|(tenant, state)| Some((tenant, state.awaiting.first()?.0)))
     }
 
-    /// How many events are at instants that wait for their decision.
-    pub(crate) fn awaiting_count(&self) -> usize {
-        let buckets = self.tenants.values().flat_map(|state| state.buckets.values());
+    /// How many events of these tenants are at instants that wait for their decision.
+    pub(crate) fn awaiting_count(&self, tenants: &BTreeSet<TenantId>) -> usize {
+        let buckets = tenants.iter().filter_map(|tenant| self.tenants.get(tenant)).flat_map(|state| state.buckets.values());
         let of_bucket = |bucket: &Bucket| {
             let events = bucket.events();
             bucket.awaits.map_or(0, |from| events.len() - events.partition_point(|event| event.ts < from))
@@ -256,11 +296,19 @@ impl RuleState {
         self.tenants.get(tenant)?.buckets.get(bucket)?.lost_to
     }
 
-    /// Forgets a tenant's events before `before`, and buckets that hold nothing any more.
-    pub(crate) fn expire(&mut self, tenant: &TenantId, before: Timestamp) {
+    /// Forgets a tenant's events before `before`, and buckets that hold nothing any more; of a window of so many microseconds not each time that it
+    /// is asked to.
+    pub(crate) fn expire(&mut self, tenant: &TenantId, before: Timestamp, window_micros: i64) {
         let Some(state) = self.tenants.get_mut(tenant) else { return };
+        let step = (window_micros / EXPIRE_PART).clamp(EXPIRE_AT_LEAST, EXPIRE_AT_MOST);
+        let passed = |last: Timestamp| before.as_micros().saturating_sub(last.as_micros());
+        if state.expired_to.is_some_and(|last| (0..step).contains(&passed(last))) {
+            return;
+        }
+        state.expired_to = Some(before);
         let (mut dropped, mut bytes, mut keys, mut key_bytes) = (0, 0, 0, 0);
-        let TenantState { buckets, made_by, awaiting, .. } = state;
+        let TenantState { buckets, keyed, made_by, awaiting, refused, .. } = state;
+        refused.forget(before);
         buckets.retain(|name, bucket| {
             let (events_before, bytes_before) = (bucket.events().len(), bucket.bytes);
             bucket.expire(before);
@@ -273,6 +321,9 @@ impl RuleState {
             });
             keys += bucket.keys.len();
             key_bytes += gone;
+            if gone > 0 && bucket.keys.is_empty() {
+                keyed.remove(name);
+            }
             let stays = !bucket.events().is_empty() || !bucket.keys.is_empty();
             if let Some(agent) = &bucket.made_by {
                 give_back(made_by, agent, gone, !stays);
@@ -287,7 +338,7 @@ impl RuleState {
         state.bytes -= bytes;
         state.keys = keys;
         state.key_bytes -= key_bytes;
-        if state.buckets.is_empty() {
+        if state.buckets.is_empty() && state.refused.is_empty() {
             self.tenants.remove(tenant);
         }
     }
@@ -348,6 +399,9 @@ impl RuleState {
             let state = self.tenants.entry(tenant).or_default();
             for (name, keys) in buckets {
                 state.keys += keys.len();
+                if !keys.is_empty() {
+                    state.keyed.insert(name.clone());
+                }
                 state.key_bytes += keys.keys().map(|text| bytes_of_key(&name, text)).sum::<usize>();
                 state.buckets.entry(name).or_default().keys = keys;
             }
@@ -393,7 +447,7 @@ mod tests {
         assert_eq!(keep(&mut state, &event("a", 4), "k1", quotas), Kept::AddedOverQuota(1));
         assert_eq!(keep(&mut state, &event("a", 2), "k1", quotas), Kept::GivenUp, "it would be the oldest");
         assert_eq!(state.event_count(), 4);
-        state.expire(&TenantId::new("a").unwrap(), Timestamp::from_micros(10_000_000));
+        state.expire(&TenantId::new("a").unwrap(), Timestamp::from_micros(10_000_000), 0);
         assert_eq!(state.event_count(), 1, "only the other tenant's event is left");
         state.forget(&TenantId::new("b").unwrap());
         assert_eq!((state.event_count(), state.tenants.len()), (0, 0));
@@ -428,10 +482,10 @@ mod tests {
         state.keep(&tenant, "8", &together, quotas, |_, came| kept.push(came));
         assert_eq!(kept, [Kept::Refused, Kept::Added, Kept::Added]);
         // The first bucket goes, and with it what it was of the part.
-        state.expire(&tenant, Timestamp::from_micros(2_000_000));
+        state.expire(&tenant, Timestamp::from_micros(2_000_000), 0);
         let kept = [11, 12].map(|second| own(&mut state, Some("loud"), second));
         assert_eq!(kept, [Kept::Added, Kept::Refused]);
-        state.expire(&tenant, Timestamp::from_micros(100_000_000));
+        state.expire(&tenant, Timestamp::from_micros(100_000_000), 0);
         let kept = [111, 112, 113].map(|second| own(&mut state, Some("loud"), second));
         assert_eq!(kept, [Kept::Added, Kept::Added, Kept::Refused], "all of it is given back");
     }
@@ -454,7 +508,7 @@ mod tests {
             expected = expected.split_off(expected.len().saturating_sub(10));
             assert_eq!(kept(&state), expected);
         }
-        state.expire(&tenant, Timestamp::from_micros(98_000_000));
+        state.expire(&tenant, Timestamp::from_micros(98_000_000), 0);
         assert!(kept(&state).iter().all(|second| *second >= 98));
     }
 
@@ -471,7 +525,7 @@ mod tests {
         assert_eq!(kept, [Kept::Added, Kept::Added, Kept::Added, Kept::AddedOverQuota(1), Kept::AddedOverQuota(1)]);
         assert_eq!((1..=3).map(|second| keep(&mut state, &long(second), "k2", quotas)).collect::<Vec<_>>(), [Kept::Added; 3]);
         assert_eq!(keep(&mut state, &long(9), "k3", quotas), Kept::Refused, "the tenant has as much as it may have");
-        state.expire(&TenantId::new("a").unwrap(), Timestamp::from_micros(100_000_000));
+        state.expire(&TenantId::new("a").unwrap(), Timestamp::from_micros(100_000_000), 0);
         assert_eq!(keep(&mut state, &long(9), "k3", quotas), Kept::Added, "what is gone takes nothing");
     }
 
@@ -497,7 +551,7 @@ mod tests {
         again.load_keys(SavedKeys::from([(tenant.clone(), saved)]));
         assert_eq!(of(&again), of(&state));
         // Keys of which nothing is remembered go, and with them what they took.
-        state.expire(&tenant, Timestamp::from_micros(1));
+        state.expire(&tenant, Timestamp::from_micros(1), 0);
         assert_eq!([0, 1, 2, 3].map(|n| key(&mut state, "loud", n)), [true, true, true, false]);
     }
 

@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, Int64Array, ListArray, RecordBatch, new_null_array};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, Int64Array, ListArray, RecordBatch, UInt64Array, new_null_array};
 use datafusion::arrow::buffer::{NullBuffer, OffsetBuffer};
-use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::datatypes::{DataType, UInt64Type};
 use datafusion::arrow::row::{RowConverter, Rows, SortField};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::SessionState;
@@ -75,12 +75,20 @@ struct Function {
 /// What one bucket knows of the rows of one group.
 #[derive(Debug, Default)]
 pub(crate) struct GroupState {
-    places: HashMap<Box<[u8]>, usize>,
+    places: HashMap<Box<[u8]>, usize, ahash::RandomState>,
     partitions: Vec<Partition>,
 }
 
 impl GroupState {
-    fn place(&mut self, key: &[u8], frames: &Arc<[Frame]>) -> usize {
+    /// The only partition of a bucket that is split no further, or that of a key.
+    fn place(&mut self, key: Option<&[u8]>, frames: &Arc<[Frame]>) -> usize {
+        let Some(key) = key else {
+            if self.partitions.is_empty() {
+                self.partitions.reserve_exact(1);
+                self.partitions.push(Partition::new(Arc::clone(frames)));
+            }
+            return 0;
+        };
         if let Some(place) = self.places.get(key) {
             return *place;
         }
@@ -97,6 +105,9 @@ impl GroupState {
     /// Drops the rows before `ts`, those of the first `taken` events of that time, and partitions that have none any more.
     pub(crate) fn drop_before(&mut self, ts: i64, taken: u32) {
         self.partitions.iter_mut().for_each(|partition| partition.drop_before(ts, taken));
+        if self.partitions.iter().all(|partition| !partition.is_empty()) {
+            return;
+        }
         let places = &mut self.places;
         let partitions = std::mem::take(&mut self.partitions);
         let mut kept = vec![None; partitions.len()];
@@ -182,33 +193,70 @@ impl Windows {
         Ok(functions.iter().all(typed).then_some(Self { groups, functions }))
     }
 
-    /// True if one of them makes lists.
-    pub(crate) fn makes_lists(&self) -> bool {
-        self.functions.iter().any(|function| function.kind == Kind::List)
+    /// Which of them make lists.
+    pub(crate) fn lists(&self) -> impl Iterator<Item = usize> {
+        self.functions.iter().enumerate().filter(|(_, function)| function.kind == Kind::List).map(|(place, _)| place)
     }
 
-    /// The columns of the functions for these rows, which come after all that the states have seen, each bucket's in the order of time.
+    /// The columns of the functions for these rows, which come after all that the states have seen, each bucket's in the order of time. In place
+    /// of a list stands which partition its row is in: most rows are filtered out before anybody reads their lists. See `list`.
     pub(crate) fn run(&self, rows: &RecordBatch, origins: &[Origin], states: &mut [Vec<GroupState>]) -> Result<Vec<ArrayRef>> {
         let mut columns: Vec<Option<ArrayRef>> = vec![None; self.functions.len()];
         for (index, group) in self.groups.iter().enumerate() {
             let mine = |(_, function): &(usize, &Function)| function.group == index;
             let functions: Vec<(usize, &Function)> = self.functions.iter().enumerate().filter(mine).collect();
             let places = group.take(rows, origins, states)?;
+            let (lists, functions): (Vec<_>, Vec<_>) =
+                functions.into_iter().partition(|(_, function)| function.kind == Kind::List);
             let mut outputs: Vec<Output> =
                 functions.iter().map(|(_, function)| Output::new(function.kind, rows.num_rows())).collect();
-            let bytes_of_a_list = (BYTES_OF_LISTS / rows.num_rows().max(1)).clamp(LEAST_BYTES_OF_A_LIST, MOST_BYTES_OF_A_LIST);
-            for (origin, place) in origins.iter().zip(places) {
-                let partition = &mut states[origin.bucket][group.state].partitions[place];
+            for (origin, place) in origins.iter().zip(&places).filter(|_| !functions.is_empty()) {
+                let partition = &mut states[origin.bucket][group.state].partitions[*place];
                 partition.seek(origin.ts);
                 for ((_, function), output) in functions.iter().zip(&mut outputs) {
-                    output.add(partition, function.frame, bytes_of_a_list);
+                    output.add(partition, function.frame);
                 }
             }
             for ((place, function), output) in functions.into_iter().zip(outputs) {
                 columns[place] = Some(output.finish(group, function)?);
             }
+            if !lists.is_empty() {
+                let places: ArrayRef = Arc::new(places.iter().map(|place| *place as u64).collect::<UInt64Array>());
+                lists.iter().for_each(|(place, _)| columns[*place] = Some(Arc::clone(&places)));
+            }
         }
         Ok(columns.into_iter().flatten().collect())
+    }
+
+    /// The lists of one function for these rows, of which `places` says in which partition each is. The states have seen all of them, and
+    /// maybe later ones.
+    pub(crate) fn list(
+        &self,
+        function: usize,
+        places: &ArrayRef,
+        origins: &[Origin],
+        states: &mut [Vec<GroupState>],
+    ) -> Result<ArrayRef> {
+        let function = &self.functions[function];
+        let group = &self.groups[function.group];
+        let places = places.as_primitive_opt::<UInt64Type>();
+        let places = places.ok_or_else(|| DataFusionError::Internal("a list has no place".into()))?;
+        let bytes_of_a_list = (BYTES_OF_LISTS / origins.len().max(1)).clamp(LEAST_BYTES_OF_A_LIST, MOST_BYTES_OF_A_LIST);
+        let (mut lengths, mut items) = (Vec::with_capacity(origins.len()), Vec::new());
+        for (origin, place) in origins.iter().zip(places.values()) {
+            let partition = &mut states[origin.bucket][group.state].partitions[*place as usize];
+            partition.seek(origin.ts);
+            let values = partition.values(function.frame, bytes_of_a_list);
+            lengths.push(values.len());
+            items.extend(values.into_iter().cloned());
+        }
+        let DataType::List(item) = &function.data_type else {
+            return Err(DataFusionError::Internal("a list is no list".into()));
+        };
+        let values = decode(group, function, items.iter().map(Some))?;
+        // Of nothing there is no list.
+        let nulls = NullBuffer::from_iter(lengths.iter().map(|length| *length > 0));
+        Ok(Arc::new(ListArray::try_new(Arc::clone(item), OffsetBuffer::from_lengths(lengths), values, Some(nulls))?))
     }
 }
 
@@ -303,7 +351,8 @@ impl Group {
         let mut places = Vec::with_capacity(origins.len());
         for (index, origin) in origins.iter().enumerate() {
             let state = &mut states[origin.bucket][self.state];
-            let place = state.place(keys.as_ref().map_or(&[], |keys| keys.row(index).data()), &self.frames);
+            let row = keys.as_ref().map(|keys| keys.row(index));
+            let place = state.place(row.as_ref().map(|row| row.data()), &self.frames);
             let values = arguments.iter_mut().map(|values| values[index].take()).collect();
             state.partitions[place].push(origin.ts, origin.place, values);
             places.push(place);
@@ -358,29 +407,22 @@ const MOST_BYTES_OF_A_LIST: usize = 256 << 10;
 enum Output {
     Numbers(Kind, Vec<i64>),
     Values(Kind, Vec<Option<Bytes>>),
-    Lists(Vec<usize>, Vec<Bytes>),
 }
 
 impl Output {
     fn new(kind: Kind, rows: usize) -> Self {
         match kind {
             Kind::Count | Kind::Distinct => Self::Numbers(kind, Vec::with_capacity(rows)),
-            Kind::Least | Kind::Greatest => Self::Values(kind, Vec::with_capacity(rows)),
-            Kind::List => Self::Lists(Vec::with_capacity(rows), Vec::new()),
+            Kind::Least | Kind::Greatest | Kind::List => Self::Values(kind, Vec::with_capacity(rows)),
         }
     }
 
-    fn add(&mut self, partition: &Partition, frame: usize, bytes_of_a_list: usize) {
+    fn add(&mut self, partition: &Partition, frame: usize) {
         match self {
             Self::Numbers(Kind::Count, numbers) => numbers.push(partition.count(frame)),
             Self::Numbers(_, numbers) => numbers.push(partition.distinct(frame)),
             Self::Values(Kind::Least, values) => values.push(partition.least(frame).cloned()),
             Self::Values(_, values) => values.push(partition.greatest(frame).cloned()),
-            Self::Lists(lengths, items) => {
-                let values = partition.values(frame, bytes_of_a_list);
-                lengths.push(values.len());
-                items.extend(values.into_iter().cloned());
-            }
         }
     }
 
@@ -388,15 +430,6 @@ impl Output {
         match self {
             Self::Numbers(_, numbers) => Ok(Arc::new(Int64Array::from(numbers))),
             Self::Values(_, values) => decode(group, function, values.iter().map(Option::as_ref)),
-            Self::Lists(lengths, items) => {
-                let DataType::List(item) = &function.data_type else {
-                    return Err(DataFusionError::Internal("a list is no list".into()));
-                };
-                let values = decode(group, function, items.iter().map(Some))?;
-                // Of nothing there is no list.
-                let nulls = NullBuffer::from_iter(lengths.iter().map(|length| *length > 0));
-                Ok(Arc::new(ListArray::try_new(Arc::clone(item), OffsetBuffer::from_lengths(lengths), values, Some(nulls))?))
-            }
         }
     }
 }

@@ -2,17 +2,12 @@
 //! Runs on a thread of its own, behind the others, so that no rule ever slows an answer. Loses nothing: an alert is published
 //! before the checkpoint that counts its events, and its id makes publishing it again harmless.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use aegis_bus::{AskForMissing, Bus};
 use aegis_keys::KeyRing;
 use aegis_model::Clock;
-use aegis_threads::Work;
-use futures_util::FutureExt;
-use parking_lot::Mutex;
+use aegis_threads::Stats;
 use serde::Serialize;
 
 use crate::engine::EngineConfig;
@@ -90,19 +85,17 @@ pub struct WorkerStats {
     pub trouble: Option<String>,
 }
 
-/// A running detector.
-#[derive(Debug)]
-pub struct Worker {
-    shared: Arc<Shared>,
-    ended: Option<Work>,
+impl Stats for WorkerStats {
+    fn trouble(&mut self) -> &mut Option<String> {
+        &mut self.trouble
+    }
 }
 
-#[derive(Debug, Default)]
-pub(crate) struct Shared {
-    stop: AtomicBool,
-    pub(crate) wake: tokio::sync::Notify,
-    pub(crate) stats: Mutex<WorkerStats>,
-}
+pub(crate) type Shared = aegis_threads::Shared<WorkerStats>;
+
+/// A running detector.
+#[derive(Debug)]
+pub struct Worker(aegis_threads::Worker<WorkerStats>);
 
 impl Worker {
     /// Starts the thread.
@@ -113,59 +106,24 @@ impl Worker {
         clock: Arc<dyn Clock>,
         config: WorkerConfig,
     ) -> Result<Self, DetectError> {
-        let shared = Arc::new(Shared::default());
-        let of_thread = Arc::clone(&shared);
-        let ended = aegis_threads::spawn("aegis-detect", move || async move {
-            let work = AssertUnwindSafe(run(bus, ring, rules, clock, config, &of_thread)).catch_unwind();
-            if work.await.is_err() {
-                tracing::error!("the detection thread panicked");
-                of_thread.stats.lock().trouble = Some("the detection thread panicked; restart the process".into());
-            }
-        })?;
-        Ok(Self { shared, ended: Some(ended) })
+        let work = move |shared: Arc<Shared>| async move { run(bus, ring, rules, clock, config, &shared).await };
+        Ok(Self(aegis_threads::Worker::spawn("aegis-detect", "the detection thread", work)?))
     }
 
     /// Counters now.
     #[must_use]
     pub fn stats(&self) -> WorkerStats {
-        self.shared.stats.lock().clone()
+        self.0.stats()
     }
 
     /// Messages of the stream not yet taken.
     #[must_use]
     pub fn lag(&self) -> u64 {
-        self.shared.stats.lock().lag
+        self.0.stats().lag
     }
 
     /// Finishes the tick at hand, writes a checkpoint, and ends.
-    pub async fn stop(mut self) {
-        self.signal();
-        if let Some(ended) = self.ended.take() {
-            let _panic_is_told_already = ended.ended().await;
-        }
-    }
-
-    fn signal(&self) {
-        self.shared.stop.store(true, Ordering::SeqCst);
-        self.shared.wake.notify_one();
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        self.signal();
-    }
-}
-
-impl Shared {
-    pub(crate) fn stopping(&self) -> bool {
-        self.stop.load(Ordering::SeqCst)
-    }
-
-    pub(crate) async fn pause(&self, time: Duration) {
-        tokio::select! {
-            () = tokio::time::sleep(time) => {}
-            () = self.wake.notified() => {}
-        }
+    pub async fn stop(self) {
+        self.0.stop().await;
     }
 }

@@ -100,7 +100,7 @@ impl Edge {
             }
         }
         let response = self.conclude(claims, &mut call, &trust, &profile, policy_digest, judgement, frozen, now).await;
-        self.metrics.count_decision(response.decision);
+        self.metrics.count_decision(response.decision, response.dry_run);
         if response.decision == Decision::Deny && trust.effective >= SourceTrust::UntrustedExternal {
             self.metrics.provenance_denials.inc();
         }

@@ -49,6 +49,7 @@ impl Edge {
         event.matched_policies.clone_from(&judgement.matched_policies);
         event.policy_digest = Some(policy_digest.to_owned());
         event.approval_id = frozen.map(|f| f.action.approval_id.clone());
+        event.attributes = claimed_environment(claims, call);
         let mut draft = Draft::new(event, Phase::Decision);
         draft.input = Some(call.input.clone());
         draft.detail = detail(call, frozen);
@@ -103,6 +104,12 @@ impl Edge {
     }
 }
 
+/// The environment that the caller says it is in, where it is another than its token's, which is the one that counts.
+fn claimed_environment(claims: &AgentClaims, call: &Call) -> Option<String> {
+    let claimed = call.request.agent.environment.as_deref().filter(|claimed| *claimed != claims.environment)?;
+    Some(json!({"claimed_environment": claimed}).to_string())
+}
+
 /// What a decision's receipt says beside the event's columns.
 fn detail(call: &Call, frozen: Option<&Frozen>) -> Option<Value> {
     let mut detail = serde_json::Map::new();
@@ -142,6 +149,7 @@ pub(crate) fn freeze(
         event_id: call.event_id,
         agent_id: claims.agent_id.clone(),
         token_id: Some(claims.token_id.clone()),
+        issued_by: Some(claims.issued_by.clone()),
         user_id: call.request.user.as_ref().map(|u| u.id.clone()),
         user_role: call.request.user.as_ref().and_then(|u| u.role.clone()),
         run_id: call.request.trace.as_ref().and_then(|t| t.run_id.clone()),

@@ -78,7 +78,9 @@ struct Follower {
     places: Vec<(Bucket, String)>,
     snapshot: Option<Snapshot>,
     labels: Option<LabelCopy>,
-    /// The places of labels that were not read since the start.
+    /// The places of labels.
+    runs: Vec<String>,
+    /// Those of them that were not read since the start.
     unread: Mutex<Vec<String>>,
     pulse: Option<Arc<Pulse>>,
     /// What is enforced, and is not on the disk yet.
@@ -105,6 +107,7 @@ impl FeedFollower {
             places,
             snapshot: config.snapshot.map(Snapshot::new),
             labels,
+            runs: runs.clone(),
             unread: Mutex::new(runs.clone()),
             pulse: config.pulse,
             unacknowledged: Mutex::default(),
@@ -130,6 +133,9 @@ impl FeedFollower {
                 "what other edges made of runs is not read yet: without a copy on disk that is young enough, runs count as unknown"
             );
             tasks.push(tokio::spawn(labels::read(follower.clone())));
+        }
+        if has_others {
+            tasks.push(tokio::spawn(labels::reread(follower.clone(), labels::REREAD_EVERY)));
         }
         let runs = runs.into_iter().map(|filter| (Bucket::Trust, filter));
         for (bucket, filter) in follower.places.iter().cloned().chain(runs) {
@@ -297,21 +303,16 @@ fn is_in_its_place(bucket: Bucket, key: &str, entry: &SignedEntry) -> bool {
 }
 
 async fn reread(follower: Arc<Follower>) {
-    // A label that was told before the last reading is here by this one, also where a watch had to ask anew in between.
-    let mut read_before = None;
     loop {
         tokio::time::sleep(REREAD_EVERY).await;
-        let labels_as_of = match follower.read_whole().await {
-            Ok(()) => {
-                follower.confirm();
-                std::mem::replace(&mut read_before, follower.view.confirmed_at())
-            }
+        match follower.read_whole().await {
+            Ok(()) => follower.confirm(),
             Err(error) => {
                 tracing::warn!(%error, "the control feed could not be read again; what is known stays enforced");
-                None
             }
-        };
-        labels::save(&follower, labels_as_of).await;
+        }
+        // What was heard of runs; that it is all there was, only a reading of all of it says.
+        labels::save(&follower, None).await;
         follower.metrics.run_labels_lost.inc_by(follower.view.told.runs.take_lost());
         let age_s = follower.view.feed_age_s(follower.clock.now()).unwrap_or(i64::MAX);
         follower.metrics.feed_age_seconds.set(age_s);

@@ -19,6 +19,7 @@ pub struct EdgeMetrics {
     pub(crate) authorize_seconds: Histogram,
     pub(crate) policy_seconds: Histogram,
     decisions: Family<DecisionLabel, Counter>,
+    dry_runs: Family<DecisionLabel, Counter>,
     pub(crate) provenance_denials: Counter,
     /// A gauge that only rises: its contracted name has no `_total`.
     pub(crate) canonicalization_skew: Gauge,
@@ -37,6 +38,7 @@ impl EdgeMetrics {
             authorize_seconds: Histogram::new(exponential_buckets(50e-6, 2.0, 16)),
             policy_seconds: Histogram::new(exponential_buckets(5e-6, 2.0, 13)),
             decisions: Family::default(),
+            dry_runs: Family::default(),
             provenance_denials: Counter::default(),
             canonicalization_skew: Gauge::default(),
             feed_refused: Counter::default(),
@@ -52,6 +54,7 @@ impl EdgeMetrics {
         );
         registry.register("aegis_policy_eval_seconds", "time Cedar took for one decision", metrics.policy_seconds.clone());
         registry.register("aegis_decisions", "decisions given", metrics.decisions.clone());
+        registry.register("aegis_dry_runs", "those of them that were dry runs, which leave no receipt", metrics.dry_runs.clone());
         registry.register("provenance_denials", "denies of calls with an untrusted source", metrics.provenance_denials.clone());
         registry.register(
             "canonicalization_version_skew",
@@ -82,7 +85,11 @@ impl EdgeMetrics {
         metrics
     }
 
-    pub(crate) fn count_decision(&self, decision: Decision) {
-        self.decisions.get_or_create(&DecisionLabel { decision: decision.as_str() }).inc();
+    pub(crate) fn count_decision(&self, decision: Decision, dry_run: bool) {
+        let label = DecisionLabel { decision: decision.as_str() };
+        self.decisions.get_or_create(&label).inc();
+        if dry_run {
+            self.dry_runs.get_or_create(&label).inc();
+        }
     }
 }

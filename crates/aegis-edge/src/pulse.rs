@@ -122,7 +122,14 @@ impl Pulse {
             feed_age_s: view.feed_age_s(at),
             backlog: ledger.backlog(),
             enforced: queue.told.iter().cloned().collect(),
+            leaving: false,
         }
+    }
+
+    /// Tells control that this start of the edge ends as it should, so that it is not missed. Nothing is told after it.
+    pub async fn leave(&self, bus: &dyn Bus, view: &EdgeView, ledger: &Ledger) {
+        let heartbeat = Heartbeat { leaving: true, ..self.heartbeat(view, ledger) };
+        self.tell(bus, &subject::heartbeat(&self.edge_id), &heartbeat).await;
     }
 
     async fn tell(&self, bus: &dyn Bus, subject: &str, notice: &(impl Notice + Serialize)) {

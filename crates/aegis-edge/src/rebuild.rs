@@ -11,9 +11,11 @@ use crate::{Edge, EdgeError};
 const PAGE: usize = 2000;
 
 pub(crate) async fn from_ledger(edge: &Edge) -> Result<(), EdgeError> {
-    let now = edge.clock.now();
-    let since = now.plus_seconds(-edge.config.replay_memory_s.max(MAX_RUN_IDLE_S));
     let kinds = [EventKind::AuthorizeDecision];
+    let Some(last) = edge.ledger.latest(&kinds).await? else { return Ok(()) };
+    // A clock that is ahead until control is heard must not have ended what lasts.
+    let newest = edge.clock.now().min(last);
+    let since = newest.plus_seconds(-edge.config.replay_memory_s.max(MAX_RUN_IDLE_S));
     let mut after_row = 0;
     loop {
         let page = edge.ledger.recent(since, &kinds, after_row, PAGE).await?;

@@ -5,10 +5,12 @@ use std::fs::OpenOptions;
 use std::io::{Error, ErrorKind, Write};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
 
 use aegis_model::{SourceTrust, TenantId, Timestamp};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::digest::Key;
 use crate::runs::{Entry, Runs};
@@ -23,6 +25,9 @@ const FILE: &str = "trust.jsonl";
 const MOST_ADDED: usize = 10_000;
 /// How often it is written that nothing has changed, microseconds.
 const AS_OF_EVERY_US: i64 = 60_000_000;
+/// Pauses after a writing that failed: all of the file is made again for the next.
+const FIRST_PAUSE: Duration = Duration::from_secs(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
 /// The labels of other edges' runs.
 #[derive(Debug)]
@@ -113,11 +118,15 @@ struct Written {
     /// Lines since it was.
     added: usize,
     as_of: Option<Timestamp>,
+    /// After a failure: not before then.
+    not_before: Option<Instant>,
+    /// The pause after the next failure.
+    pause: Duration,
 }
 
 impl LabelCopy {
     pub(crate) fn new(folder: &std::path::Path) -> Self {
-        let written = Mutex::new(Written { anew: true, added: 0, as_of: None });
+        let written = Mutex::new(Written { anew: true, added: 0, as_of: None, not_before: None, pause: FIRST_PAUSE });
         Self { file: folder.join(FILE), fresh: Mutex::default(), written }
     }
 
@@ -130,9 +139,29 @@ impl LabelCopy {
         }
     }
 
-    /// Writes what is new of `runs`, and that all of it was all there was at `as_of`.
+    /// Writes what is new of `runs`, and that all of it was all there was at `as_of`. After a failure it does nothing for a while.
     pub(crate) fn save(&self, runs: &Runs, as_of: Option<Timestamp>, now: Timestamp) -> std::io::Result<()> {
+        self.save_at(runs, as_of, now, Instant::now())
+    }
+
+    fn save_at(&self, runs: &Runs, as_of: Option<Timestamp>, now: Timestamp, at: Instant) -> std::io::Result<()> {
         let mut written = self.written.lock();
+        if written.not_before.is_some_and(|not_before| at < not_before) {
+            // The file is written anew then, with what came meanwhile.
+            *self.fresh.lock() = (String::new(), 0);
+            return Ok(());
+        }
+        let done = self.write(&mut written, runs, as_of, now);
+        if done.is_ok() {
+            (written.not_before, written.pause) = (None, FIRST_PAUSE);
+        } else {
+            written.not_before = Some(at + written.pause);
+            written.pause = (written.pause * 2).min(LONGEST_PAUSE);
+        }
+        done
+    }
+
+    fn write(&self, written: &mut Written, runs: &Runs, as_of: Option<Timestamp>, now: Timestamp) -> std::io::Result<()> {
         let (mut text, lines) = std::mem::take(&mut *self.fresh.lock());
         let is_due = match (as_of, written.as_of) {
             (Some(as_of), Some(before)) => as_of.as_micros().saturating_sub(before.as_micros()) >= AS_OF_EVERY_US,
@@ -161,8 +190,8 @@ impl LabelCopy {
             file.write_all(text.as_bytes())?;
             file.sync_data()?;
         }
-        let added = if anew { 0 } else { written.added + lines + 1 };
-        *written = Written { anew: false, added, as_of };
+        written.added = if anew { 0 } else { written.added + lines + 1 };
+        (written.anew, written.as_of) = (false, as_of);
         Ok(())
     }
 
@@ -288,6 +317,29 @@ mod tests {
         assert_eq!(as_of, Some(at(2)));
         assert!((0..200).all(|n| restored.label(&acme(), &run_key(&n.to_string()), at(50)) >= Some(SourceTrust::Unknown)));
         assert_eq!(restored.label(&acme(), &run_key("0"), at(100)), None);
+    }
+
+    #[test]
+    fn a_copy_that_cannot_be_written_is_tried_again_with_pauses_and_misses_nothing() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("missing");
+        let (runs, copy, start) = (Runs::new(100), LabelCopy::new(&folder), Instant::now());
+        let save = |after: Duration| copy.save_at(&runs, Some(at(1)), at(1), start + after);
+        tell(&runs, &copy, "a", SourceTrust::UntrustedExternal, 100);
+        save(Duration::ZERO).unwrap_err();
+        save(FIRST_PAUSE).unwrap_err();
+        std::fs::create_dir(&folder).unwrap();
+        tell(&runs, &copy, "b", SourceTrust::UntrustedExternal, 100);
+        save(FIRST_PAUSE * 2).unwrap();
+        assert!(!folder.join(FILE).exists() && copy.fresh.lock().1 == 0, "nothing is made, and nothing gathers");
+        save(FIRST_PAUSE * 3).unwrap();
+        let (restored, as_of) = loaded(&folder, 2);
+        let label = |run: &str| restored.label(&acme(), &run_key(run), at(2));
+        assert_eq!((as_of, label("a"), label("b")), (Some(at(1)), label("b"), Some(SourceTrust::UntrustedExternal)));
+        // It is well again: what comes next is written at once.
+        tell(&runs, &copy, "c", SourceTrust::UntrustedExternal, 100);
+        save(FIRST_PAUSE * 3).unwrap();
+        assert_eq!(loaded(&folder, 2).0.label(&acme(), &run_key("c"), at(2)), Some(SourceTrust::UntrustedExternal));
     }
 
     #[test]

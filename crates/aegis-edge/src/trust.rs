@@ -85,13 +85,13 @@ impl Edge {
         let echoed = trace
             .and_then(|t| t.trust_token.as_deref())
             .and_then(|token| self.trust_tokens.verify(&claims.tenant_id, &run, token, now));
-        // While what other edges made of runs is not known, a run counts as one that they labelled. What its own token says was known to who gave it.
+        // While what other edges made of runs is not known, a run counts as one that they labelled since its token was given.
         let unread = (!self.view.told.is_known(now, self.config.max_snapshot_age_s)).then_some(SourceTrust::Unknown);
         let parent = trace
             .and_then(|t| t.parent_run_id.as_deref())
             .and_then(|parent| self.run_label(&claims.tenant_id, &run_key(&format!("run:{parent}")), now).max(unread));
         let run_key = run_key(&run);
-        let run_label = self.run_label(&claims.tenant_id, &run_key, now).max(unread.filter(|_| echoed.is_none()));
+        let run_label = self.run_label(&claims.tenant_id, &run_key, now).max(unread);
 
         let inherited = [root_claim, echoed, parent, run_label].into_iter().flatten().max();
         let call = said.combine(channel_label).combine(claims.trust_ceiling);

@@ -14,6 +14,7 @@ use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::Compression;
 use parquet::file::metadata::{ParquetMetaData, SortingColumn};
 use parquet::file::properties::WriterProperties;
+use parquet::file::reader::ChunkReader;
 use parquet::file::statistics::Statistics;
 
 use crate::bounds::Span;
@@ -67,8 +68,8 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
-    /// Opens a file for some columns of its rows of some times, or of more times.
-    pub(crate) fn open(file: Bytes, wanted: &SchemaRef, span: Span) -> Result<Self, LakeError> {
+    /// Opens a file for some columns of its rows of some times, or of more times. What is not in memory is read group by group.
+    pub(crate) fn open(file: impl ChunkReader + 'static, wanted: &SchemaRef, span: Span) -> Result<Self, LakeError> {
         let builder = ParquetRecordBatchReaderBuilder::try_new(file)?;
         let there = Arc::clone(builder.schema());
         let mut columns: Vec<usize> = wanted.fields().iter().filter_map(|field| there.index_of(field.name()).ok()).collect();

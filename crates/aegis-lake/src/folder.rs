@@ -35,7 +35,8 @@ pub struct Folder {
 impl Folder {
     /// The store of a folder, which must be there.
     pub fn open(root: &FilePath) -> Result<Arc<dyn ObjectStore>> {
-        let files = LocalFileSystem::new_with_prefix(root)?;
+        // A folder that has nothing any more goes too: there is one writer, and it makes the folders that it writes to.
+        let files = LocalFileSystem::new_with_prefix(root)?.with_automatic_cleanup(true);
         Ok(Arc::new(Self { files, root: fs::canonicalize(root).map_err(failed)? }))
     }
 }

@@ -8,7 +8,7 @@ use aegis_bus::{Bus, Delivered, Stream, Subscription, subject};
 use aegis_detect::{Watermarks, is_ahead_of_time};
 use aegis_keys::KeyRing;
 use aegis_ledger::verify::Prover;
-use aegis_model::{Clock, SecurityEvent, WireEvent};
+use aegis_model::{Clock, SecurityEvent, Timestamp, WireEvent};
 use object_store::ObjectStore;
 use tokio::time::Instant;
 
@@ -83,8 +83,9 @@ struct Follow<'a> {
     prover: Prover,
     watermarks: Watermarks,
     stream: String,
-    /// Everything up to here was handed to the writer.
+    /// Everything up to here was handed to the writer, and when the bus stored the last of it.
     read: u64,
+    stored_to: Option<Timestamp>,
     /// Everything up to here is written, and the position says so.
     noted: u64,
     has_written: bool,
@@ -128,7 +129,7 @@ impl<'a> Follow<'a> {
                 // What a sequence meant before it does not mean now.
                 let stream = format!("{}/{}", place.stream, clock.now().as_micros());
                 let unfinished = former.map(|former| former.unfinished).unwrap_or_default();
-                let fresh = Position { place, stream, watermarks: Watermarks::default(), unfinished };
+                let fresh = Position { place, stream, watermarks: Watermarks::default(), stored_to: None, unfinished };
                 fresh.write(store).await?;
                 fresh
             }
@@ -163,6 +164,7 @@ impl<'a> Follow<'a> {
             watermarks: position.watermarks,
             stream: position.stream,
             read: start,
+            stored_to: position.stored_to,
             noted: start,
             has_written: false,
             before,
@@ -178,10 +180,13 @@ impl<'a> Follow<'a> {
         loop {
             let is_stopping = self.shared.stopping();
             let batch = self.subscription.next_batch(BATCH, WAIT.min(flush_every)).await?;
+            let turn = aegis_threads::turn().await;
             for delivered in &batch {
                 self.take(delivered);
                 self.read = delivered.seq;
+                self.stored_to = self.stored_to.max(Some(delivered.bus_ts));
             }
+            drop(turn);
             if looked.elapsed() >= LOOK_EVERY {
                 looked = Instant::now();
                 // What comes last may be no event, and is never read.
@@ -202,8 +207,13 @@ impl<'a> Follow<'a> {
             if is_untidy || tidied.elapsed() >= TIDY_EVERY {
                 tidied = Instant::now();
                 // A failure is told there; what cannot be merged is read as it is.
-                let files = self.writer.tidy(self.clock.now(), TIDY_HOURS).await.unwrap_or(0);
-                is_untidy = files > 0;
+                let now = self.clock.now();
+                let files = self.writer.tidy(now, TIDY_HOURS).await.unwrap_or(0);
+                let old = match self.config.keep_micros {
+                    Some(keep_micros) => self.writer.expire(now, keep_micros, self.noted, TIDY_HOURS).await.unwrap_or(0),
+                    None => 0,
+                };
+                is_untidy = files + old > 0;
                 self.shared.stats.lock().tidied += files as u64;
             }
             if batch.len() < BATCH && !batch.is_empty() && !is_stopping {
@@ -231,6 +241,7 @@ impl<'a> Follow<'a> {
                 place: self.bus.place(Stream::Ase, self.read).await?,
                 stream: self.stream.clone(),
                 watermarks: self.watermarks.clone(),
+                stored_to: self.stored_to,
                 unfinished: self.writer.unfinished.iter().map(Hour::folder).collect(),
             };
             position.write(&self.writer.store).await?;

@@ -63,6 +63,14 @@ impl Hour {
         }
     }
 
+    /// When it begins, microseconds since the epoch. None for what is astray.
+    pub(crate) fn start(&self) -> Option<i64> {
+        match self.slot {
+            Slot::At(hour) => Some(hour * MICROS_PER_HOUR),
+            Slot::Astray => None,
+        }
+    }
+
     /// When it is over. None for what is astray.
     pub(crate) fn end(&self) -> Option<Timestamp> {
         match self.slot {

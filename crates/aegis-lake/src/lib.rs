@@ -6,6 +6,7 @@
 
 mod bounds;
 mod error;
+mod expire;
 mod file;
 mod folder;
 mod follow;
@@ -14,7 +15,9 @@ mod manifest;
 mod merge;
 mod position;
 mod query;
+mod recent;
 mod refuse;
+mod replay;
 mod show;
 mod table;
 mod worker;
@@ -24,7 +27,9 @@ pub use bounds::Span;
 pub use error::{LakeError, QueryError};
 pub use folder::Folder;
 pub use layout::{Hour, tenants};
+pub use position::stored_to;
 pub use query::{Answer, Bounds, QUERY_SECONDS, query};
+pub use replay::{Replay, Replayed, find_event};
 pub use show::Table;
 pub use table::{LakeTable, Read};
 pub use worker::{CONSUMER, LakeConfig, LakeStats, LakeWorker};

@@ -101,9 +101,14 @@ impl Manifest {
         }
     }
 
+    /// Where an hour's lies.
+    pub(crate) fn place(hour: &Hour) -> Path {
+        hour.object(NAME)
+    }
+
     /// The hour's manifest; an empty one for an hour that has no rows yet.
     pub(crate) async fn read(store: &Arc<dyn ObjectStore>, hour: &Hour) -> Result<Self, LakeError> {
-        let place = hour.object(NAME);
+        let place = Self::place(hour);
         let bytes = match store.get(&place).await {
             Ok(found) => found.bytes().await?,
             Err(object_store::Error::NotFound { .. }) => return Ok(Self::new(hour)),
@@ -122,7 +127,7 @@ impl Manifest {
 
     /// Puts it in the place of the one before.
     pub(crate) async fn write(&self, store: &Arc<dyn ObjectStore>, hour: &Hour) -> Result<(), LakeError> {
-        let place = hour.object(NAME);
+        let place = Self::place(hour);
         let bytes = serde_json::to_vec(self).map_err(|error| LakeError::damaged(&place, error))?;
         store.put(&place, PutPayload::from(bytes)).await?;
         Ok(())
@@ -142,10 +147,15 @@ impl Manifest {
         }
     }
 
+    /// The files that may have rows of these times, each with the time of its first.
+    pub(crate) fn objects_in_time(&self, hour: &Hour, span: Span) -> Vec<(i64, Path)> {
+        let wanted = self.files.iter().filter(|file| span.meets(file.first_ts, file.last_ts));
+        wanted.map(|file| (file.first_ts, hour.object(&file.name))).collect()
+    }
+
     /// The files that may have rows of these times.
     pub(crate) fn objects(&self, hour: &Hour, span: Span) -> Vec<Path> {
-        let wanted = self.files.iter().filter(|file| span.meets(file.first_ts, file.last_ts));
-        wanted.map(|file| hour.object(&file.name)).collect()
+        self.objects_in_time(hour, span).into_iter().map(|(_, object)| object).collect()
     }
 
     pub(crate) fn rows(&self) -> u64 {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use aegis_bus::Place;
 use aegis_detect::Watermarks;
+use aegis_model::Timestamp;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,11 @@ use serde::{Deserialize, Serialize};
 use crate::error::LakeError;
 
 const NAME: &str = "position.json";
+
+/// Up to which time of the bus a lake has all events. None: it does not say.
+pub async fn stored_to(store: &Arc<dyn ObjectStore>) -> Result<Option<Timestamp>, LakeError> {
+    Ok(Position::read(store).await?.and_then(|position| position.stored_to))
+}
 
 /// A place on the bus, and what was known there.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -21,6 +27,9 @@ pub(crate) struct Position {
     pub(crate) stream: String,
     /// By which it is decided what is late.
     pub(crate) watermarks: Watermarks,
+    /// When the bus stored the event there. A position of before does not say.
+    #[serde(default)]
+    pub(crate) stored_to: Option<Timestamp>,
     /// The folders of hours with files to merge or to remove.
     pub(crate) unfinished: Vec<String>,
 }

@@ -3,26 +3,20 @@
 //! that files whose times no condition on `ts` can want are not opened.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use aegis_detect::events_schema;
+use aegis_detect::{TABLE, events_schema};
 use aegis_model::TenantId;
+use aegis_sql::{Source, leaf};
 use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result};
-use datafusion::execution::TaskContext;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
-use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
-use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties, ReplaceChildrenOptions, SendableRecordBatchStream,
-};
+use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
 use futures_util::stream::try_unfold;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -136,81 +130,37 @@ impl TableProvider for LakeTable {
             Some(columns) => Arc::new(events_schema().project(columns)?),
             None => events_schema(),
         };
-        Ok(Arc::new(LakeExec::new(Arc::clone(&self.snapshot), span_of(filters), schema)))
+        Ok(leaf(Files { snapshot: Arc::clone(&self.snapshot), span: span_of(filters) }, schema))
     }
 }
 
-/// Reads the files one after the other.
+/// Files that are read one after the other.
 #[derive(Debug)]
-struct LakeExec {
+struct Files {
     snapshot: Arc<Snapshot>,
     span: Span,
-    schema: SchemaRef,
-    properties: Arc<PlanProperties>,
 }
 
-impl LakeExec {
-    fn new(snapshot: Arc<Snapshot>, span: Span, schema: SchemaRef) -> Self {
-        let properties = PlanProperties::new(
-            EquivalenceProperties::new(Arc::clone(&schema)),
-            Partitioning::UnknownPartitioning(1),
-            EmissionType::Incremental,
-            Boundedness::Bounded,
-        );
-        Self { snapshot, span, schema, properties: Arc::new(properties) }
-    }
-}
-
-impl DisplayAs for LakeExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<&str> = self.schema.fields().iter().map(|field| field.name().as_str()).collect();
-        write!(f, "LakeExec: events[{}], ts from {} to {}", names.join(", "), self.span.from, self.span.to)
-    }
-}
-
-impl ExecutionPlan for LakeExec {
+impl Source for Files {
     fn name(&self) -> &'static str {
         "LakeExec"
     }
 
-    fn properties(&self) -> &Arc<PlanProperties> {
-        &self.properties
+    fn shown(&self, columns: &str) -> String {
+        format!("{TABLE}[{columns}], ts from {} to {}", self.span.from, self.span.to)
     }
 
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        Vec::new()
-    }
-
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn replace_children(
-        self: Arc<Self>,
-        _: Vec<Arc<dyn ExecutionPlan>>,
-        _: ReplaceChildrenOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(self)
-    }
-
-    fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(self)
-    }
-
-    fn execute(&self, _partition: usize, _context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+    fn rows(&self, schema: SchemaRef) -> Result<SendableRecordBatchStream> {
         let scan = Scan {
             snapshot: Arc::clone(&self.snapshot),
             span: self.span,
-            schema: Arc::clone(&self.schema),
+            schema: Arc::clone(&schema),
             hours: self.snapshot.hours.iter().filter(|hour| hour.meets(self.span)).cloned().collect(),
             files: VecDeque::new(),
             rows: None,
         };
         let batches = try_unfold(scan, |mut scan| async move { scan.next().await.map(|next| next.map(|batch| (batch, scan))) });
-        Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), batches)))
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, batches)))
     }
 }
 

@@ -2,18 +2,13 @@
 //! Nothing waits for it; where it cannot write, the bus keeps what it has not read.
 
 use std::collections::HashSet;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use aegis_bus::Bus;
 use aegis_keys::KeyRing;
 use aegis_model::Clock;
-use aegis_threads::Work;
-use futures_util::FutureExt;
+use aegis_threads::{Stats, Worker};
 use object_store::ObjectStore;
-use parking_lot::Mutex;
 
 use crate::error::LakeError;
 use crate::follow::run;
@@ -29,15 +24,23 @@ pub struct LakeConfig {
     pub flush_ms: u64,
     /// How far behind its tenant's watermark an event may be and not be `late`, microseconds: as detection has it.
     pub lateness_micros: i64,
+    /// How long after its end an hour stays in the lake, microseconds. None: for good.
+    pub keep_micros: Option<i64>,
     /// Who keeps events in this process: what stands in one of these ledgers needs no proof.
     pub keepers: HashSet<String>,
     pub limits: WriterLimits,
 }
 
 impl Default for LakeConfig {
-    /// Ten seconds, two minutes, nobody.
+    /// Ten seconds, two minutes, for good, nobody.
     fn default() -> Self {
-        Self { flush_ms: 10_000, lateness_micros: 120_000_000, keepers: HashSet::new(), limits: WriterLimits::default() }
+        Self {
+            flush_ms: 10_000,
+            lateness_micros: 120_000_000,
+            keep_micros: None,
+            keepers: HashSet::new(),
+            limits: WriterLimits::default(),
+        }
     }
 }
 
@@ -60,19 +63,17 @@ pub struct LakeStats {
     pub trouble: Option<String>,
 }
 
-/// The running thread.
-#[derive(Debug)]
-pub struct LakeWorker {
-    shared: Arc<Shared>,
-    ended: Option<Work>,
+impl Stats for LakeStats {
+    fn trouble(&mut self) -> &mut Option<String> {
+        &mut self.trouble
+    }
 }
 
-#[derive(Debug, Default)]
-pub(crate) struct Shared {
-    stop: AtomicBool,
-    wake: tokio::sync::Notify,
-    pub(crate) stats: Mutex<LakeStats>,
-}
+pub(crate) type Shared = aegis_threads::Shared<LakeStats>;
+
+/// The running thread.
+#[derive(Debug)]
+pub struct LakeWorker(Worker<LakeStats>);
 
 impl LakeWorker {
     /// Starts it. There is one for a lake.
@@ -83,53 +84,18 @@ impl LakeWorker {
         clock: Arc<dyn Clock>,
         config: LakeConfig,
     ) -> Result<Self, LakeError> {
-        let shared = Arc::new(Shared::default());
-        let of_thread = Arc::clone(&shared);
-        let ended = aegis_threads::spawn("aegis-lake", move || async move {
-            let work = AssertUnwindSafe(run(bus, store, ring, clock, config, &of_thread)).catch_unwind();
-            if work.await.is_err() {
-                tracing::error!("the lake's thread panicked");
-                of_thread.stats.lock().trouble = Some("the lake's thread panicked; restart the process".into());
-            }
-        })?;
-        Ok(Self { shared, ended: Some(ended) })
+        let work = move |shared: Arc<Shared>| async move { run(bus, store, ring, clock, config, &shared).await };
+        Ok(Self(Worker::spawn("aegis-lake", "the lake's thread", work)?))
     }
 
     /// Counters now.
     #[must_use]
     pub fn stats(&self) -> LakeStats {
-        self.shared.stats.lock().clone()
+        self.0.stats()
     }
 
     /// Writes what the bus has, as far as a few seconds reach, and ends.
-    pub async fn stop(mut self) {
-        self.signal();
-        if let Some(ended) = self.ended.take() {
-            let _panic_is_told_already = ended.ended().await;
-        }
-    }
-
-    fn signal(&self) {
-        self.shared.stop.store(true, Ordering::SeqCst);
-        self.shared.wake.notify_one();
-    }
-}
-
-impl Drop for LakeWorker {
-    fn drop(&mut self) {
-        self.signal();
-    }
-}
-
-impl Shared {
-    pub(crate) fn stopping(&self) -> bool {
-        self.stop.load(Ordering::SeqCst)
-    }
-
-    pub(crate) async fn pause(&self, time: Duration) {
-        tokio::select! {
-            () = tokio::time::sleep(time) => {}
-            () = self.wake.notified() => {}
-        }
+    pub async fn stop(self) {
+        self.0.stop().await;
     }
 }

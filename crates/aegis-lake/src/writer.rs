@@ -2,21 +2,24 @@
 //! INVARIANT (L-LAKE-ONCE): an hour's rows up to its manifest's `through` are all in its files, so that events which are taken again behind a
 //! crash are known by their sequence, and a receipt that the bus has twice by its place in its lane.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
 use aegis_detect::EventBatch;
-use aegis_model::{EventId, SecurityEvent, TenantId};
+use aegis_model::{SecurityEvent, TenantId};
 use datafusion::arrow::array::RecordBatch;
+use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 
 use crate::error::LakeError;
+use crate::expire::Old;
 use crate::file::encode;
 use crate::layout::Hour;
 use crate::manifest::{FileEntry, Manifest};
+use crate::recent::Recent;
 
-/// Observations that are remembered to know them again.
+/// Observations that are remembered to know them again: they have no place in a lane by which a repeated one would be known.
 const MOST_RECENT: usize = 65_536;
 /// Manifests that are kept in memory.
 const MOST_MANIFESTS: usize = 1024;
@@ -63,6 +66,7 @@ pub struct Writer {
     manifests: HashMap<Hour, Manifest>,
     /// Hours with files to merge or to remove.
     pub(crate) unfinished: BTreeSet<Hour>,
+    pub(crate) old: Old,
     rows_written: u64,
     files_written: u64,
 }
@@ -70,29 +74,6 @@ pub struct Writer {
 impl fmt::Debug for Writer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Writer").field("store", &self.store).field("waiting", &self.total).finish_non_exhaustive()
-    }
-}
-
-/// Observations of late: they have no place in a lane by which a repeated one would be known.
-#[derive(Debug, Default)]
-struct Recent {
-    known: HashSet<(TenantId, EventId)>,
-    oldest: VecDeque<(TenantId, EventId)>,
-}
-
-impl Recent {
-    fn takes(&mut self, event: &SecurityEvent) -> bool {
-        let key = (event.tenant_id.clone(), event.event_id);
-        if !self.known.insert(key.clone()) {
-            return false;
-        }
-        self.oldest.push_back(key);
-        if self.oldest.len() > MOST_RECENT
-            && let Some(oldest) = self.oldest.pop_front()
-        {
-            self.known.remove(&oldest);
-        }
-        true
     }
 }
 
@@ -112,9 +93,10 @@ impl Writer {
             waiting: BTreeMap::new(),
             tenants: HashMap::new(),
             total: Weight::default(),
-            recent: Recent::default(),
+            recent: Recent::new(MOST_RECENT),
             manifests: HashMap::new(),
             unfinished: unfinished.into_iter().collect(),
+            old: Old::default(),
             rows_written: 0,
             files_written: 0,
         }
@@ -122,7 +104,7 @@ impl Writer {
 
     /// Takes the event at a sequence of the stream, sequences ascending. `bytes`: about its size.
     pub fn take(&mut self, seq: u64, event: SecurityEvent, bytes: usize) {
-        if event.lane.is_none() && !self.recent.takes(&event) {
+        if event.lane.is_none() && !self.recent.takes(&event.tenant_id, event.event_id) {
             return;
         }
         let hour = Hour::of(&event);
@@ -219,6 +201,32 @@ impl Writer {
         }
     }
 
+    /// True if rows of the hour wait to be written.
+    pub(crate) fn waits(&self, hour: &Hour) -> bool {
+        self.waiting.contains_key(hour)
+    }
+
+    /// The stream that it writes.
+    pub(crate) fn stream(&self) -> &str {
+        &self.stream
+    }
+
+    /// Takes an hour that has no files away: what lies there that no manifest names, and last the manifest.
+    pub(crate) async fn remove(&mut self, hour: &Hour) -> Result<(), LakeError> {
+        self.manifests.remove(hour);
+        self.unfinished.remove(hour);
+        let manifest = Manifest::place(hour);
+        let listed = self.store.list_with_delimiter(Some(&Path::from(hour.folder()))).await?.objects;
+        let unnamed = listed.into_iter().map(|object| object.location).filter(|place| *place != manifest);
+        for place in unnamed.chain([manifest.clone()]) {
+            match self.store.delete(&place).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
     /// An hour's manifest as it is in the store.
     pub(crate) async fn manifest(&mut self, hour: &Hour) -> Result<Manifest, LakeError> {
         match self.manifests.get(hour) {
@@ -236,7 +244,10 @@ impl Writer {
         level: u32,
         (first_ts, last_ts): (i64, i64),
     ) -> Result<FileEntry, LakeError> {
-        self.store.put(&hour.object(&name), PutPayload::from(encode(rows)?)).await?;
+        let turn = aegis_threads::turn().await;
+        let encoded = encode(rows)?;
+        drop(turn);
+        self.store.put(&hour.object(&name), PutPayload::from(encoded)).await?;
         self.files_written += 1;
         let weight = rows.get_array_memory_size() as u64;
         Ok(FileEntry { name, level, rows: rows.num_rows() as u64, weight, first_ts, last_ts })

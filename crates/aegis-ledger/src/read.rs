@@ -102,8 +102,7 @@ impl Ledger {
         after_row: i64,
         limit: usize,
     ) -> Result<Vec<OutboxItem>, LedgerError> {
-        let words: Vec<&str> = kinds.iter().map(|kind| kind.as_str()).collect();
-        let words = serde_json::to_string(&words).map_err(|e| LedgerError::Read(e.to_string()))?;
+        let words = kind_words(kinds)?;
         // Commits are few and know the latest time in them, so they give the place to start from without an index over `ts`.
         let rows = sqlx::query(select_items!(
             "WHERE r.row > ?1 AND r.row >= (SELECT coalesce(min(first_row), 9223372036854775807) FROM commits WHERE max_ts >= ?2) \
@@ -117,6 +116,18 @@ impl Ledger {
         .await
         .map_err(|e| read_error(&e))?;
         readable(&rows)
+    }
+
+    /// The time of the event of the last receipt of one of `kinds`; none without one.
+    pub async fn latest(&self, kinds: &[EventKind]) -> Result<Option<Timestamp>, LedgerError> {
+        let found: Option<i64> = sqlx::query_scalar(
+            "SELECT ts FROM receipts WHERE kind IN (SELECT value FROM json_each(?)) ORDER BY row DESC LIMIT 1",
+        )
+        .bind(kind_words(kinds)?)
+        .fetch_optional(&self.inner.readers)
+        .await
+        .map_err(|e| read_error(&e))?;
+        Ok(found.map(Timestamp::from_micros))
     }
 
     /// The tenant's receipt for an event.
@@ -150,6 +161,12 @@ impl Ledger {
             .map_err(|e| read_error(&e))?;
         rows.iter().map(|row| item_of(row).map_err(|e| LedgerError::Read(e.to_string()))).collect()
     }
+}
+
+/// The kinds as a JSON list.
+fn kind_words(kinds: &[EventKind]) -> Result<String, LedgerError> {
+    let words: Vec<&str> = kinds.iter().map(|kind| kind.as_str()).collect();
+    serde_json::to_string(&words).map_err(|e| LedgerError::Read(e.to_string()))
 }
 
 /// The rows after `after` up to `end`, each by itself. One that stays unreadable is left out, loudly, if others can be read: consumers will see its

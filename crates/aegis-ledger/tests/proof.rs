@@ -129,6 +129,36 @@ async fn a_stream_names_gaps_forks_and_repeats() {
     assert!(verifier.check(&acme[4]).verified, "a forgery does not move the head");
 }
 
+#[tokio::test]
+async fn a_log_that_begins_within_lanes_that_were_followed_once_breaks_none() {
+    let items = sealed().await;
+    let acme: Vec<Value> =
+        items.iter().filter(|item| item.sealed.tenant_id.as_str() == "acme").map(|item| parse(&item.sealed.wire)).collect();
+    let mut before = StreamVerifier::new(ring());
+    assert!(acme[..4].iter().all(|wire| before.check(wire).verified));
+    let again = || {
+        let mut verifier = StreamVerifier::new(ring());
+        verifier.begin_within(before.heads().clone());
+        verifier
+    };
+    for (first, begins) in acme.iter().enumerate() {
+        let mut verifier = again();
+        let link = if first == 0 { Link::First } else { Link::Next };
+        assert_eq!(verifier.peek(begins), Some(link));
+        assert!(acme[first..].iter().all(|wire| verifier.check(wire).verified), "from {first} on");
+        assert_eq!(verifier.heads().get(acme[4]["lane"].as_str().unwrap()).unwrap().0, 5);
+        assert!(verifier.known().is_empty());
+    }
+    // What is missing behind the first is missing.
+    let mut verifier = again();
+    assert!(verifier.check(&acme[1]).verified);
+    assert_eq!(verifier.check(&acme[3]).failure.unwrap().code, FailureCode::MissingSeq);
+    // Of a lane of which nothing is there the head stands.
+    let mut verifier = again();
+    verifier.take_up_all();
+    assert!(verifier.check(&acme[3]).repeated && verifier.check(&acme[4]).verified);
+}
+
 /// A key holder who runs two histories of one lane: the second is found at the head.
 #[tokio::test]
 async fn a_fork_by_the_key_holder_is_found() {

@@ -45,6 +45,10 @@ pub enum EventKind {
     ContainmentApplied,
     #[serde(rename = "config_changed")]
     ConfigChanged,
+    #[serde(rename = "edge_silent")]
+    EdgeSilent,
+    #[serde(rename = "edge_back")]
+    EdgeBack,
     #[serde(rename = "receipt_chain_broken")]
     ReceiptChainBroken,
     #[serde(rename = "external_event:github_webhook")]
@@ -71,6 +75,8 @@ wire_words!(EventKind {
     McpResponseFlagged = "mcp_response_flagged",
     ContainmentApplied = "containment_applied",
     ConfigChanged = "config_changed",
+    EdgeSilent = "edge_silent",
+    EdgeBack = "edge_back",
     ReceiptChainBroken = "receipt_chain_broken",
     ExternalGithubWebhook = "external_event:github_webhook",
     ExternalOpenaiTrace = "external_event:openai_trace",

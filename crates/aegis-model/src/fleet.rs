@@ -129,6 +129,9 @@ pub struct Heartbeat {
     pub backlog: u64,
     /// What it began to enforce within the last half minute: an acknowledgement alone may be lost.
     pub enforced: Vec<Enforced>,
+    /// The last of this start, which stops cleanly: it is to be missed by nobody.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leaving: bool,
 }
 
 impl Notice for Heartbeat {

@@ -159,6 +159,9 @@ pub struct FrozenAction {
     pub event_id: EventId,
     pub agent_id: String,
     pub token_id: Option<String>,
+    /// Id of the API key that handed out the token; none from an edge of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issued_by: Option<String>,
     pub user_id: Option<String>,
     #[serde(default)]
     pub user_role: Option<String>,

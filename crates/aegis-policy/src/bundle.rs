@@ -96,7 +96,7 @@ impl PolicyBundle {
         Ok(Self { digest, warnings, metas, actions, types, authorizer: Authorizer::new(), schema })
     }
 
-    /// Hex SHA-256 over the sources and the schema: what exactly decided.
+    /// Hex SHA-256 over the sources, the schema, and what is registered of each action that a decision depends on: what exactly decided.
     #[must_use]
     pub fn digest(&self) -> &str {
         &self.digest
@@ -140,6 +140,7 @@ fn digest(sources: &[PolicySource], actions: &[ActionSchema]) -> Result<String, 
     for action in actions {
         let declared = json!({
             "id": action.id, "groups": action.groups, "registered": action.registered, "parameters": parameters_type(&action.parameters),
+            "decides": action.decides,
         });
         let hash = aegis_canon::hash_value(&declared).map_err(|error| PolicyProblem::internal(&error))?;
         lines.push_str(&format!("action {hash}\n"));

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use aegis_model::ToolRecord;
+use aegis_model::{DefaultDecision, ToolRecord};
 use cedar_policy::{Schema, SchemaFragment};
 use serde_json::{Value, json};
 
@@ -28,6 +28,8 @@ pub(crate) struct ActionSchema {
     pub(crate) parameters: Parameters,
     /// False: declared for the pack only; a call of it is unknown.
     pub(crate) registered: bool,
+    /// What else of the registration a decision depends on: what policies read of it, and what tightens their word. In the digest alone.
+    pub(crate) decides: Value,
 }
 
 impl ActionSchema {
@@ -44,6 +46,12 @@ impl ActionSchema {
             mutates: action.mutates_state,
             parameters,
             registered,
+            decides: json!({
+                "risk": action.risk, "data_access": action.data_access, "destination": action.destination,
+                "approval_required": action.approval_required,
+                // `allow` and `policy` are one: neither widens.
+                "denied": action.default_decision == DefaultDecision::Deny,
+            }),
         }
     }
 }

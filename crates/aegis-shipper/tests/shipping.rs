@@ -365,6 +365,7 @@ async fn a_frozen_action_arrives_before_its_event() {
         event_id: draft.event.event_id,
         agent_id: "agent-1".to_owned(),
         token_id: None,
+        issued_by: None,
         user_id: None,
         user_role: None,
         run_id: None,

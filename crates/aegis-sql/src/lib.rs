@@ -1,10 +1,11 @@
 //! The SQL engine's front: from a text to the plan that runs. Says of a text that it is one query, or why not.
-//! Never decides what a rule may say, and runs nothing.
+//! Never decides what a rule may say, and runs nothing. Whoever has rows makes them a plan's leaf here.
 //!
 //! A crate of its own, so that the compiler makes the engine's parser and planner once and lightly, instead of once more at full optimisation
 //! beside what every event goes through.
 
 mod blocking;
+mod leaf;
 
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{TokenWithSpan, Tokenizer};
 
 pub use blocking::block_on;
+pub use leaf::{Source, leaf};
 
 /// Why a text is not planned.
 #[derive(Debug)]

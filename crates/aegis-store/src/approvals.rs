@@ -64,6 +64,14 @@ pub enum DecideResult {
 
 pub(crate) type Tx = crate::pool::Transaction;
 
+/// What there is of an approval, in an order that leaves nothing without it.
+const FORGET: [&str; 4] = [
+    "DELETE FROM callbacks WHERE tenant_id = $1 AND approval_id = $2",
+    "DELETE FROM approval_votes WHERE tenant_id = $1 AND approval_id = $2",
+    "DELETE FROM approval_edits WHERE tenant_id = $1 AND approval_id = $2",
+    "DELETE FROM approvals WHERE tenant_id = $1 AND approval_id = $2",
+];
+
 /// The status at `now`: time alone turns an undecided or unconsumed approval into an expired one.
 pub(crate) fn status_at(stored: ApprovalStatus, expires_at: Timestamp, now: Timestamp) -> ApprovalStatus {
     match stored {
@@ -232,5 +240,30 @@ impl Store {
         outbox::write(&mut tx, tenant, facts).await?;
         tx.commit().await?;
         Ok(true)
+    }
+
+    /// Forgets approvals of the tenant that are over, and whose time and whose asking lie before `ended_before`, with votes, edits and callbacks; at
+    /// most `limit`, the oldest first. One with a callback that waits stays. Returns how many: fewer than `limit` where no more are left.
+    pub async fn prune_approvals(&self, tenant: &TenantId, ended_before: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        let mut tx = self.begin_write().await?;
+        let over: Vec<String> = sqlx::query_scalar(
+            "SELECT approval_id FROM approvals
+             WHERE tenant_id = $1 AND requested_at < $2 AND expires_at < $2 AND status IN ('REJECTED', 'EXPIRED', 'CONSUMED')
+               AND NOT EXISTS (SELECT 1 FROM callbacks c
+                   WHERE c.tenant_id = approvals.tenant_id AND c.approval_id = approvals.approval_id AND c.state = 'waiting')
+             ORDER BY requested_at LIMIT $3",
+        )
+        .bind(tenant.as_str())
+        .bind(ended_before.as_micros())
+        .bind(i64::from(limit.min(MAX_PAGE)))
+        .fetch_all(&mut *tx)
+        .await?;
+        for id in &over {
+            for statement in FORGET {
+                sqlx::query(statement).bind(tenant.as_str()).bind(id.as_str()).execute(&mut *tx).await?;
+            }
+        }
+        tx.commit().await?;
+        Ok(over.len() as u64)
     }
 }

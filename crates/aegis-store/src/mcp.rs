@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use aegis_model::{McpServerRecord, McpToolRecord, TenantId};
+use aegis_model::{McpServerRecord, McpToolRecord, TenantId, ToolRecord};
 use sqlx::any::AnyRow;
 
 use crate::error::on_insert;
-use crate::registry::{MAX_MEMBERS, check_quota};
+use crate::pool::Transaction;
+use crate::registry::{MAX_MEMBERS, check_quota, write_tool};
 use crate::tenants::check_name;
 use crate::{OutboxRow, Store, StoreError, next_revision, outbox, page, row};
 
@@ -33,6 +34,48 @@ pub(crate) fn join_servers(servers: &[AnyRow], tools: &[AnyRow]) -> Result<Vec<(
     Ok(joined)
 }
 
+/// Puts a server and its tools in the place of what is registered; the new revision.
+async fn write_server(tx: &mut Transaction, tenant: &TenantId, record: &McpServerRecord) -> Result<i64, StoreError> {
+    check_name("MCP server key", &record.key)?;
+    if record.tools.len() > MAX_MEMBERS {
+        return Err(StoreError::Invalid { what: "MCP server", why: "has too many tools" });
+    }
+    let revision = next_revision(tx).await?;
+    sqlx::query(
+        "INSERT INTO mcp_servers (tenant_id, server_key, name, url, drifted, revision) VALUES ($1, $2, $3, $4, $5, $6)
+         ON CONFLICT (tenant_id, server_key) DO UPDATE SET name = excluded.name, url = excluded.url,
+             drifted = excluded.drifted, revision = excluded.revision",
+    )
+    .bind(tenant.as_str())
+    .bind(record.key.as_str())
+    .bind(record.name.as_str())
+    .bind(record.url.as_deref())
+    .bind(row::flag_value(record.drifted))
+    .bind(revision)
+    .execute(&mut **tx)
+    .await
+    .map_err(on_insert(tenant, "MCP server"))?;
+    check_quota(tx, tenant, "MCP servers", "SELECT COUNT(*) FROM mcp_servers WHERE tenant_id = $1").await?;
+    sqlx::query("DELETE FROM mcp_tools WHERE tenant_id = $1 AND server_key = $2")
+        .bind(tenant.as_str())
+        .bind(record.key.as_str())
+        .execute(&mut **tx)
+        .await?;
+    for (place, tool) in (0i64..).zip(&record.tools) {
+        check_name("MCP tool name", &tool.name)?;
+        sqlx::query("INSERT INTO mcp_tools (tenant_id, server_key, name, place, manifest_hash) VALUES ($1, $2, $3, $4, $5)")
+            .bind(tenant.as_str())
+            .bind(record.key.as_str())
+            .bind(tool.name.as_str())
+            .bind(place)
+            .bind(tool.manifest_hash.as_str())
+            .execute(&mut **tx)
+            .await
+            .map_err(on_insert(tenant, "tool of this MCP server"))?;
+    }
+    Ok(revision)
+}
+
 impl Store {
     /// Registers or replaces an MCP server with exactly these tools; returns the new revision.
     pub async fn put_mcp_server(
@@ -41,47 +84,28 @@ impl Store {
         record: &McpServerRecord,
         facts: &[OutboxRow],
     ) -> Result<i64, StoreError> {
-        check_name("MCP server key", &record.key)?;
-        if record.tools.len() > MAX_MEMBERS {
-            return Err(StoreError::Invalid { what: "MCP server", why: "has too many tools" });
-        }
         let mut tx = self.begin_write().await?;
-        let revision = next_revision(&mut tx).await?;
-        sqlx::query(
-            "INSERT INTO mcp_servers (tenant_id, server_key, name, url, drifted, revision) VALUES ($1, $2, $3, $4, $5, $6)
-             ON CONFLICT (tenant_id, server_key) DO UPDATE SET name = excluded.name, url = excluded.url,
-                 drifted = excluded.drifted, revision = excluded.revision",
-        )
-        .bind(tenant.as_str())
-        .bind(record.key.as_str())
-        .bind(record.name.as_str())
-        .bind(record.url.as_deref())
-        .bind(row::flag_value(record.drifted))
-        .bind(revision)
-        .execute(&mut *tx)
-        .await
-        .map_err(on_insert(tenant, "MCP server"))?;
-        check_quota(&mut tx, tenant, "MCP servers", "SELECT COUNT(*) FROM mcp_servers WHERE tenant_id = $1").await?;
-        sqlx::query("DELETE FROM mcp_tools WHERE tenant_id = $1 AND server_key = $2")
-            .bind(tenant.as_str())
-            .bind(record.key.as_str())
-            .execute(&mut *tx)
-            .await?;
-        for (place, tool) in (0i64..).zip(&record.tools) {
-            check_name("MCP tool name", &tool.name)?;
-            sqlx::query("INSERT INTO mcp_tools (tenant_id, server_key, name, place, manifest_hash) VALUES ($1, $2, $3, $4, $5)")
-                .bind(tenant.as_str())
-                .bind(record.key.as_str())
-                .bind(tool.name.as_str())
-                .bind(place)
-                .bind(tool.manifest_hash.as_str())
-                .execute(&mut *tx)
-                .await
-                .map_err(on_insert(tenant, "tool of this MCP server"))?;
-        }
+        let revision = write_server(&mut tx, tenant, record).await?;
         outbox::write(&mut tx, tenant, facts).await?;
         tx.commit().await?;
         Ok(revision)
+    }
+
+    /// Registers or replaces an MCP server and the tool whose actions its tools are: both or neither. Returns the new revisions, of the server and
+    /// of the tool.
+    pub async fn put_mcp_tools(
+        &self,
+        tenant: &TenantId,
+        server: &McpServerRecord,
+        tool: &ToolRecord,
+        facts: &[OutboxRow],
+    ) -> Result<(i64, i64), StoreError> {
+        let mut tx = self.begin_write().await?;
+        let of_tool = write_tool(&mut tx, tenant, tool).await?;
+        let of_server = write_server(&mut tx, tenant, server).await?;
+        outbox::write(&mut tx, tenant, facts).await?;
+        tx.commit().await?;
+        Ok((of_server, of_tool))
     }
 
     /// An MCP server with its tools.

@@ -94,59 +94,65 @@ pub(crate) fn resource(r: &AnyRow) -> Result<ResourceRecord, StoreError> {
     })
 }
 
-impl Store {
-    /// Registers or replaces a tool with exactly these actions; returns the new revision.
-    pub async fn put_tool(&self, tenant: &TenantId, record: &ToolRecord, facts: &[OutboxRow]) -> Result<i64, StoreError> {
-        check_name("tool", &record.tool)?;
-        if record.actions.len() > MAX_MEMBERS {
-            return Err(StoreError::Invalid { what: "tool", why: "has too many actions" });
-        }
-        let mut tx = self.begin_write().await?;
-        let revision = next_revision(&mut tx).await?;
+/// Puts a tool and its actions in the place of what is registered; the new revision.
+pub(crate) async fn write_tool(tx: &mut Transaction, tenant: &TenantId, record: &ToolRecord) -> Result<i64, StoreError> {
+    check_name("tool", &record.tool)?;
+    if record.actions.len() > MAX_MEMBERS {
+        return Err(StoreError::Invalid { what: "tool", why: "has too many actions" });
+    }
+    let revision = next_revision(tx).await?;
+    sqlx::query(
+        "INSERT INTO tools (tenant_id, tool, name, default_risk, revision) VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (tenant_id, tool) DO UPDATE SET
+             name = excluded.name, default_risk = excluded.default_risk, revision = excluded.revision",
+    )
+    .bind(tenant.as_str())
+    .bind(record.tool.as_str())
+    .bind(record.name.as_str())
+    .bind(record.default_risk.as_str())
+    .bind(revision)
+    .execute(&mut **tx)
+    .await
+    .map_err(on_insert(tenant, "tool"))?;
+    check_quota(tx, tenant, "tools", "SELECT COUNT(*) FROM tools WHERE tenant_id = $1").await?;
+    sqlx::query("DELETE FROM actions WHERE tenant_id = $1 AND tool = $2")
+        .bind(tenant.as_str())
+        .bind(record.tool.as_str())
+        .execute(&mut **tx)
+        .await?;
+    for (place, action) in (0i64..).zip(&record.actions) {
+        check_name("action", &action.action)?;
+        let parameters = action.parameters.as_ref().map(|schema| row::to_json(schema, "parameters")).transpose()?;
         sqlx::query(
-            "INSERT INTO tools (tenant_id, tool, name, default_risk, revision) VALUES ($1, $2, $3, $4, $5)
-             ON CONFLICT (tenant_id, tool) DO UPDATE SET
-                 name = excluded.name, default_risk = excluded.default_risk, revision = excluded.revision",
+            "INSERT INTO actions (tenant_id, tool, action, place, description, risk, mutates_state, data_access, destination,
+                                  target_parameter, parameters, approval_required, default_decision)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
         )
         .bind(tenant.as_str())
         .bind(record.tool.as_str())
-        .bind(record.name.as_str())
-        .bind(record.default_risk.as_str())
-        .bind(revision)
-        .execute(&mut *tx)
+        .bind(action.action.as_str())
+        .bind(place)
+        .bind(action.description.as_deref())
+        .bind(action.risk.as_str())
+        .bind(row::flag_value(action.mutates_state))
+        .bind(action.data_access.as_str())
+        .bind(action.destination.as_str())
+        .bind(action.target_parameter.as_deref())
+        .bind(parameters)
+        .bind(row::flag_value(action.approval_required))
+        .bind(default_decision_word(action.default_decision))
+        .execute(&mut **tx)
         .await
-        .map_err(on_insert(tenant, "tool"))?;
-        check_quota(&mut tx, tenant, "tools", "SELECT COUNT(*) FROM tools WHERE tenant_id = $1").await?;
-        sqlx::query("DELETE FROM actions WHERE tenant_id = $1 AND tool = $2")
-            .bind(tenant.as_str())
-            .bind(record.tool.as_str())
-            .execute(&mut *tx)
-            .await?;
-        for (place, action) in (0i64..).zip(&record.actions) {
-            check_name("action", &action.action)?;
-            let parameters = action.parameters.as_ref().map(|schema| row::to_json(schema, "parameters")).transpose()?;
-            sqlx::query(
-                "INSERT INTO actions (tenant_id, tool, action, place, description, risk, mutates_state, data_access, destination,
-                                      target_parameter, parameters, approval_required, default_decision)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
-            )
-            .bind(tenant.as_str())
-            .bind(record.tool.as_str())
-            .bind(action.action.as_str())
-            .bind(place)
-            .bind(action.description.as_deref())
-            .bind(action.risk.as_str())
-            .bind(row::flag_value(action.mutates_state))
-            .bind(action.data_access.as_str())
-            .bind(action.destination.as_str())
-            .bind(action.target_parameter.as_deref())
-            .bind(parameters)
-            .bind(row::flag_value(action.approval_required))
-            .bind(default_decision_word(action.default_decision))
-            .execute(&mut *tx)
-            .await
-            .map_err(on_insert(tenant, "action of this tool"))?;
-        }
+        .map_err(on_insert(tenant, "action of this tool"))?;
+    }
+    Ok(revision)
+}
+
+impl Store {
+    /// Registers or replaces a tool with exactly these actions; returns the new revision.
+    pub async fn put_tool(&self, tenant: &TenantId, record: &ToolRecord, facts: &[OutboxRow]) -> Result<i64, StoreError> {
+        let mut tx = self.begin_write().await?;
+        let revision = write_tool(&mut tx, tenant, record).await?;
         outbox::write(&mut tx, tenant, facts).await?;
         tx.commit().await?;
         Ok(revision)

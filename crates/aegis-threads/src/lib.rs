@@ -2,11 +2,17 @@
 //! Promises that a busy machine slows this work before it slows an answer; threads that the work starts inherit the priority.
 //! Nothing that an answer waits for may run here.
 
+mod turns;
+mod worker;
+
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 
 use thread_priority::{ThreadPriority, ThreadPriorityValue, set_current_thread_priority};
 use tokio::sync::oneshot;
+
+pub use turns::{Turn, turn};
+pub use worker::{Shared, Stats, Worker};
 
 /// How much nicer the work is than the thread that starts it: it gets a tenth of the time where threads that answer want all of it,
 /// all of it where they do not. Not the idle class: work that is stopped there while it holds the file system's journal can hold up
@@ -30,6 +36,18 @@ pub fn spawn<F>(name: &str, work: impl FnOnce() -> F + Send + 'static) -> std::i
 where
     F: Future<Output = ()>,
 {
+    begin(name, work, || {})
+}
+
+/// The same; `panicked` runs on the thread before the end of work that panicked is told.
+fn begin<F>(
+    name: &str,
+    work: impl FnOnce() -> F + Send + 'static,
+    panicked: impl FnOnce() + Send + 'static,
+) -> std::io::Result<Work>
+where
+    F: Future<Output = ()>,
+{
     let (ended, receiver) = oneshot::channel();
     let (started, start) = std::sync::mpsc::sync_channel(1);
     std::thread::Builder::new().name(name.to_owned()).spawn(move || {
@@ -46,6 +64,9 @@ where
             tracing::warn!(?error, "background work runs at full priority: the system refused a lower one");
         }
         let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(work())));
+        if outcome.is_err() {
+            panicked();
+        }
         let _nobody_waits = ended.send(outcome.map_err(|_| Panicked));
     })?;
     start.recv().unwrap_or_else(|_| Err(std::io::Error::other("the thread ended before it began")))?;

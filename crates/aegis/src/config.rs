@@ -12,6 +12,9 @@ use crate::nats::NatsSection;
 const OTHER_VARIABLES: [&str; 7] =
     ["AEGIS_CONFIG", "AEGIS_CACHE", "AEGIS_BIN", "AEGIS_LOG", "AEGIS_ADMIN_KEY", "AEGIS_KILLS", "AEGIS_SEED"];
 
+/// Longest time that the lake's hours may be kept and still go: a hundred years, about.
+const MOST_KEEP_DAYS: u64 = 36_500;
+
 /// Everything `aegis up`, `aegis control` and `aegis edge` can be told.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -146,11 +149,13 @@ pub(crate) struct ControlSection {
     /// Whether callbacks about approvals may go to loopback addresses of this machine, and there without TLS; for tests and for a receiver
     /// beside the program. Otherwise they go to public addresses alone, over TLS.
     pub(crate) callback_loopback: bool,
+    /// How long an enrolled edge that lived is not heard until its tenants are told, by an event, that it is silent, seconds.
+    pub(crate) edge_silent_after_s: u64,
 }
 
 impl Default for ControlSection {
     fn default() -> Self {
-        Self { agent_token_ttl_s: 24 * 3600, callback_loopback: false }
+        Self { agent_token_ttl_s: 24 * 3600, callback_loopback: false, edge_silent_after_s: 30 }
     }
 }
 
@@ -187,11 +192,13 @@ pub(crate) struct LakeSection {
     pub(crate) enabled: bool,
     /// How long an event waits at most until it is written, seconds: longer makes fewer files.
     pub(crate) flush_s: u64,
+    /// How many days after its end an hour of the lake is removed; 0: never. What receipts prove stays in the ledgers.
+    pub(crate) keep_days: u64,
 }
 
 impl Default for LakeSection {
     fn default() -> Self {
-        Self { enabled: true, flush_s: 10 }
+        Self { enabled: true, flush_s: 10, keep_days: 0 }
     }
 }
 
@@ -235,6 +242,13 @@ impl Config {
         }
         if !(1..=3600).contains(&self.lake.flush_s) {
             bail!("lake.flush_s must be 1 to 3600 seconds; it is {}", self.lake.flush_s);
+        }
+        if self.lake.keep_days > MOST_KEEP_DAYS {
+            bail!("lake.keep_days must be 0 (for good) to {MOST_KEEP_DAYS} days; it is {}", self.lake.keep_days);
+        }
+        // Below, an edge that misses a heartbeat or two would be told of.
+        if !(10..=86_400).contains(&self.control.edge_silent_after_s) {
+            bail!("control.edge_silent_after_s must be 10 to 86400 seconds; it is {}", self.control.edge_silent_after_s);
         }
         if !(1..=600).contains(&self.store.answer_timeout_s) {
             bail!("store.answer_timeout_s must be 1 to 600 seconds; it is {}", self.store.answer_timeout_s);
@@ -310,6 +324,7 @@ mod tests {
             ("AEGIS_STORE_ANSWER_TIMEOUT_S", "3"),
             ("AEGIS_CONTROL_CALLBACK_LOOPBACK", "true"),
             ("AEGIS_LAKE_ENABLED", "false"),
+            ("AEGIS_LAKE_KEEP_DAYS", "90"),
             ("AEGIS_DETECT_OWN_RULES", "true"),
             ("PATH", "x"),
             ("AEGIS_BIN", "y"),
@@ -320,6 +335,10 @@ mod tests {
         assert!(config.detect.own_rules && !Config::default().detect.own_rules, "no tenant runs its programs here unasked");
         assert_eq!((config.listen.port(), config.edge.max_body_bytes, config.store.answer_timeout_s), (1, 7, 3));
         assert!(!config.lake.enabled);
+        assert_eq!((config.lake.keep_days, Config::default().lake.keep_days), (90, 0), "nothing goes unasked");
+        config.check().unwrap();
+        let too_long = LakeSection { keep_days: MOST_KEEP_DAYS + 1, ..config.lake.clone() };
+        assert!(Config { lake: too_long, ..config }.check().unwrap_err().to_string().contains("lake.keep_days"));
     }
 
     #[test]

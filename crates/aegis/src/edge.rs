@@ -53,7 +53,10 @@ pub(crate) struct RunningEdge {
     stop_serving: watch::Sender<bool>,
     server: JoinHandle<()>,
     feed: FeedFollower,
-    pulse: JoinHandle<()>,
+    pulse: Arc<Pulse>,
+    beating: JoinHandle<()>,
+    view: Arc<EdgeView>,
+    bus: Arc<EdgeBus>,
     /// Ships again what control says that it lacks.
     again: JoinHandle<()>,
     /// And what it lacks without knowing.
@@ -107,10 +110,10 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<RunningEdge> {
     if let Err(error) = std::fs::write(&boot_file, pulse.boot()) {
         tracing::warn!(%error, "the next start of this edge will not know of this one, and count beside it for some seconds");
     }
-    let pulse = pulse.spawn(bus.clone(), view.clone(), ledger.clone());
+    let beating = pulse.clone().spawn(bus.clone(), view.clone(), ledger.clone());
     let shipper = Shipper::spawn(ledger.clone(), bus.clone(), ShipperConfig::default()).context("shipping")?;
     let again = crate::again::spawn(bus, control_ring.clone(), enrolled.edge_id.clone(), shipper.again());
-    let confirm = crate::confirm::spawn(edge_bus, ledger.clone(), shipper.again());
+    let confirm = crate::confirm::spawn(edge_bus.clone(), ledger.clone(), shipper.again());
     let edge_config = EdgeConfig {
         max_body_bytes: config.edge.max_body_bytes,
         timestamp_skew_s: config.edge.timestamp_skew_s,
@@ -120,7 +123,8 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<RunningEdge> {
         tenants: Some(enrolled.tenants.clone()),
         ..EdgeConfig::new(&enrolled.edge_id)
     };
-    let edge = Edge::open(edge_config, view, ledger.clone(), control_ring, trust, clock, metrics).await.context("edge")?;
+    let edge =
+        Edge::open(edge_config, view.clone(), ledger.clone(), control_ring, trust, clock, metrics).await.context("edge")?;
 
     let exposition = Exposition::of_edge(registry, ledger.clone());
     let control_url =
@@ -143,6 +147,9 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<RunningEdge> {
         server,
         feed,
         pulse,
+        beating,
+        view,
+        bus: edge_bus,
         again,
         confirm,
         keep_offset,
@@ -193,12 +200,21 @@ impl RunningEdge {
         let _nobody_listens = self.stop_serving.send(true);
         self.server.await.context("the server ended badly")?;
         self.feed.stop();
-        self.pulse.abort();
+        self.beating.abort();
         self.again.abort();
         self.confirm.abort();
         self.keep_offset.abort();
         self.ledger.close().await.context("the ledger could not be closed; its lanes get a gap receipt at the next start")?;
-        if tokio::time::timeout(SHIP_DRAIN, self.shipper.stop()).await.is_err() {
+        // Only now: an edge whose lanes are not closed is to be missed.
+        let (pulse, bus, view, ledger) = (&self.pulse, &self.bus, &self.view, &self.ledger);
+        let leave = async {
+            pulse.leave(&**bus, view, ledger).await;
+            if let Err(error) = bus.flush().await {
+                tracing::warn!(%error, "control may not have heard that this edge stops, and miss it");
+            }
+        };
+        let ((), shipped) = tokio::join!(leave, timeout(SHIP_DRAIN, self.shipper.stop()));
+        if shipped.is_err() {
             tracing::warn!("not everything was shipped; the rest follows at the next start");
         }
         Ok(())

@@ -43,6 +43,7 @@ const START_PAUSE: Duration = Duration::from_secs(1);
 /// How long detection waits for a receipt that is missing in its lane: longer than a publisher takes to send it again.
 const HOLD_MS: i64 = 15_000;
 
+const MICROS_PER_DAY: i64 = 86_400_000_000;
 /// The lake's folder in the data folder.
 pub(crate) const LAKE: &str = "lake";
 
@@ -130,6 +131,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     let control_config = ControlConfig {
         agent_token_ttl_s: config.control.agent_token_ttl_s,
         callback_loopback: config.control.callback_loopback,
+        edge_silent_after: Duration::from_secs(config.control.edge_silent_after_s),
         packs,
         // A history that other machines read too holds every event itself.
         keepers: match store.is_on_this_machine() {
@@ -187,9 +189,11 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     let worker = Worker::spawn(bus.clone(), receipt_ring.clone(), rules, clock.clone(), watching).context("detection")?;
     let mut lake = None;
     if config.lake.enabled {
+        let keep_days = i64::try_from(config.lake.keep_days).unwrap_or(0);
         let writing = LakeConfig {
             flush_ms: config.lake.flush_s.saturating_mul(1000),
             lateness_micros,
+            keep_micros: (keep_days > 0).then(|| keep_days.saturating_mul(MICROS_PER_DAY)),
             keepers: ledgers.iter().map(|(name, _)| (*name).to_owned()).collect(),
             ..LakeConfig::default()
         };

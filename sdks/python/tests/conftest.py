@@ -56,6 +56,25 @@ def edge():
     server.close()
 
 
+@pytest.fixture(scope="module")
+def aegis():
+    """The real program, one for each module."""
+    from world import Aegis
+
+    instance = Aegis().start()
+    yield instance
+    instance.close()
+
+
+@pytest.fixture
+def world(aegis):
+    """A tenant of its own."""
+    from world import World
+
+    with World(aegis) as opened:
+        yield opened
+
+
 @pytest.fixture
 def ran():
     """What ran."""

@@ -1,6 +1,6 @@
 """A small server that answers as the real one would, or as a hostile one could: any answer can be put in the place of an honest one.
 
-The tests against the real program are in `test_end_to_end.py`; this is for what no real program does.
+The tests against the real program are in `test_end_to_end*.py`; this is for what no real program does.
 """
 
 import contextlib

@@ -14,16 +14,9 @@ import aegisagent
 if "AEGIS_BIN" not in os.environ:
     pytest.skip("AEGIS_BIN names no program", allow_module_level=True)
 sys.path.insert(0, str(REPOSITORY / "tests/e2e"))
-from harness import Aegis, wait_until
+from harness import wait_until
 
 BLOCK = re.compile(r"^(?:<!-- example: (\w+) -->\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
-@pytest.fixture(scope="module")
-def aegis():
-    instance = Aegis().start()
-    yield instance
-    instance.close()
 
 
 def run(script, environment, folder):

@@ -58,6 +58,12 @@ impl EdgeBus {
         Ok(page.entries.into_iter().filter_map(|(lane, value, _)| Some((lane, head(&value)?))).collect())
     }
 
+    /// Waits until what was told has gone out: a process that ends takes with it what has not.
+    pub async fn flush(&self) -> Result<(), BusError> {
+        let flushed = timeout(self.timeout, self.bus.client().flush()).await;
+        flushed.map_err(|_elapsed| unavailable("the connection takes nothing"))?.map_err(unavailable)
+    }
+
     fn asker(&self) -> Asker {
         Asker { client: self.bus.client(), feed: self.feed.clone(), timeout: self.timeout, turns: Arc::clone(&self.turns) }
     }

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::drift::{Drift, declared, mark};
-use super::{MAX_ACTIONS, check_tool, record_hash, store_tool};
+use super::{MAX_ACTIONS, bundle_with, check_tool, record_hash, tool_draft};
 use crate::auth::Caller;
 use crate::control::Control;
 use crate::input::{MAX_ID, check_optional, check_text, parse};
@@ -143,8 +143,8 @@ pub(crate) async fn put_server(control: &Control, call: &Call) -> Result<Respons
         tools: existing.as_ref().map(|server| server.tools.clone()).unwrap_or_default(),
         drifted: existing.as_ref().is_some_and(|server| server.drifted),
     };
-    add_tools(control, &call.caller, &mut server, &body.tools).await?;
-    store_server(control, &call.caller, &server, "mcp_server_registered").await?;
+    let tool = add_tools(control, &call.caller, &mut server, &body.tools).await?;
+    store_server(control, &call.caller, &server, tool.as_ref(), "mcp_server_registered").await?;
     let status = if existing.is_some() { StatusCode::OK } else { StatusCode::CREATED };
     Ok((status, Json(server)).into_response())
 }
@@ -153,17 +153,22 @@ pub(crate) async fn put_tools(control: &Control, call: &Call) -> Result<Response
     let body: ToolsBody = parse(&call.body, control.config.max_body_bytes)?;
     let _turn = control.registry_turn.lock().await;
     let mut server = known(control, call).await?;
-    add_tools(control, &call.caller, &mut server, &body.tools).await?;
+    let tool = add_tools(control, &call.caller, &mut server, &body.tools).await?;
     // A person has looked at the manifest again: what was registered now is what it is compared with.
     server.drifted &= body.tools.is_empty();
-    store_server(control, &call.caller, &server, "mcp_tools_registered").await?;
+    store_server(control, &call.caller, &server, tool.as_ref(), "mcp_tools_registered").await?;
     Ok((StatusCode::CREATED, Json(server)).into_response())
 }
 
-/// Adds or replaces tools of the server, and registers them as actions of `mcp:<key>`.
-async fn add_tools(control: &Control, caller: &Caller, server: &mut McpServerRecord, tools: &[ToolBody]) -> Result<(), Problem> {
+/// Adds or replaces tools of the server. Returns `mcp:<key>` with them as its actions, to be stored with the server; none where nothing is added.
+async fn add_tools(
+    control: &Control,
+    caller: &Caller,
+    server: &mut McpServerRecord,
+    tools: &[ToolBody],
+) -> Result<Option<ToolRecord>, Problem> {
     if tools.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
     let tool_key = format!("mcp:{}", server.key);
     let registered = control.store.tool(caller.tenant(), &tool_key).await?;
@@ -184,16 +189,38 @@ async fn add_tools(control: &Control, caller: &Caller, server: &mut McpServerRec
         return Err(Problem::bad_request("invalid_field", format!("a server has at most {MAX_ACTIONS} tools")));
     }
     check_tool(&record)?;
-    store_tool(control, caller, &record).await
+    Ok(Some(record))
 }
 
-async fn store_server(control: &Control, caller: &Caller, server: &McpServerRecord, change: &str) -> Result<(), Problem> {
+/// Stores the server and, if its tools changed, the tool whose actions they are: both or neither, and only if the tenant's policies load with
+/// them. The caller holds the registry's turn.
+async fn store_server(
+    control: &Control,
+    caller: &Caller,
+    server: &McpServerRecord,
+    tool: Option<&ToolRecord>,
+    change: &str,
+) -> Result<(), Problem> {
+    let tenant = caller.tenant();
     let detail = json!({"mcp_server": server.key, "tools": server.tools.len(), "record_hash": record_hash(server)});
-    let pending = control.prepare(control.config_draft(caller, change, detail))?;
-    let revision = control.store.put_mcp_server(caller.tenant(), server, pending.rows()).await?;
-    let sealed = control.seal(pending).await;
-    control.publish(caller.tenant(), EntryKind::McpServer, &server.key, revision, server).await;
-    sealed.map(|_| ())
+    let draft = control.config_draft(caller, change, detail);
+    let Some(tool) = tool else {
+        let pending = control.prepare(draft)?;
+        let revision = control.store.put_mcp_server(tenant, server, pending.rows()).await?;
+        let sealed = control.seal(pending).await;
+        control.publish(tenant, EntryKind::McpServer, &server.key, revision, server).await;
+        return sealed.map(|_| ());
+    };
+    let bundle = bundle_with(control, tenant, tool).await?;
+    let (of_tool, of_server) = (control.prepare(tool_draft(control, caller, tool, &bundle))?, control.prepare(draft)?);
+    let facts = [of_tool.rows(), of_server.rows()].concat();
+    let (server_revision, tool_revision) = control.store.put_mcp_tools(tenant, server, tool, &facts).await?;
+    control.bundles.set(tenant, bundle);
+    let sealed = (control.seal(of_tool).await, control.seal(of_server).await);
+    // Edges know what an action is before they know of the tool: what they do not know of is denied.
+    control.publish(tenant, EntryKind::Tool, &tool.tool, tool_revision, tool).await;
+    control.publish(tenant, EntryKind::McpServer, &server.key, server_revision, server).await;
+    sealed.0.and(sealed.1).map(|_| ())
 }
 
 pub(crate) async fn list(control: &Control, call: &Call) -> Result<Response, Problem> {

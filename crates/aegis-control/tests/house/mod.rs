@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use aegis_bus::{Bus, EmbeddedBus, EmbeddedLimits};
-use aegis_control::{AppliedWatch, Control, ControlConfig, RuleTest, RuleTrialError, RuleTrials, router};
+use aegis_control::{AppliedWatch, Control, ControlConfig, NoLocalEdge, RuleTest, RuleTrialError, RuleTrials, router};
 use aegis_edge::{Edge, EdgeConfig, EdgeMetrics, EdgeView, FeedConfig, FeedFollower};
 use aegis_keys::{KeyRing, SigningKey, TrustTokenKey};
 use aegis_ledger::{Ledger, LedgerConfig};
@@ -60,6 +60,21 @@ impl RuleTrials for Trials {
             self.let_go.notified().await;
         }
         Ok(NewRuleVersion { backtest: Some(json!({"events": 9, "alerts": 3, "alerts_per_day": 1.5})), ..version })
+    }
+}
+
+fn control_config(trials: &Arc<Trials>) -> ControlConfig {
+    ControlConfig {
+        expiry_interval: Duration::from_millis(50),
+        prune_interval: Duration::from_millis(50),
+        outbox_interval: Duration::from_millis(50),
+        callback_interval: Duration::from_millis(50),
+        callback_loopback: true,
+        beat_every: Duration::from_millis(100),
+        edge_silent_after: Duration::from_secs(2),
+        edge_trust_key: Some(TrustTokenKey::from_bytes([9; 32])),
+        rule_trials: Some(trials.clone()),
+        ..ControlConfig::default()
     }
 }
 
@@ -178,15 +193,7 @@ impl House {
         let dyn_bus: Arc<dyn Bus> = bus.clone();
         let trials = Arc::new(Trials::default());
         let control = Control::start(
-            ControlConfig {
-                expiry_interval: Duration::from_millis(50),
-                outbox_interval: Duration::from_millis(50),
-                callback_interval: Duration::from_millis(50),
-                callback_loopback: true,
-                edge_trust_key: Some(TrustTokenKey::from_bytes([9; 32])),
-                rule_trials: Some(trials.clone()),
-                ..ControlConfig::default()
-            },
+            control_config(&trials),
             store.clone(),
             control_ledger.clone(),
             dyn_bus.clone(),
@@ -228,6 +235,23 @@ impl House {
             shippers,
             follower: Some(follower),
         }
+    }
+
+    /// Stops control, and starts another one on what it left. The API is the old one's.
+    pub async fn restart_control(&mut self) {
+        self.control.stop().await;
+        self.control = Control::start(
+            control_config(&self.trials),
+            self.store.clone(),
+            self.control_ledger.clone(),
+            self.bus.clone(),
+            self.control_key.clone(),
+            self.ring.clone(),
+            self.clock.clone(),
+            Arc::new(NoLocalEdge),
+        )
+        .await
+        .unwrap();
     }
 
     pub async fn send(&self, method: &str, path: &str, token: Option<&str>, body: Option<&[u8]>) -> Reply {

@@ -1,16 +1,23 @@
 //! The rule format, the engine's laws and the worker, in one binary.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod alerts;
 mod apart;
+mod bounds;
+mod cut;
 mod deferred;
 mod explain;
 mod first_seen;
+mod ground;
 mod impaired;
 mod incremental;
 mod laws;
+mod lives;
 mod marks;
 mod own;
 mod refusals;
+mod registry;
 mod shipped;
 mod twins;
+mod upgrade;
 mod worker;

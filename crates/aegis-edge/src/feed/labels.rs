@@ -1,6 +1,8 @@
-//! What other edges made of runs, as the follower of the feed reads, hears and keeps it. Read whole at a start only: there are many runs.
+//! What other edges made of runs, as the follower of the feed reads, hears and keeps it. Read whole at a start, and again with long pauses: there
+//! are many runs, and a watch can stall silently.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use aegis_bus::{Bucket, BusError};
 use aegis_model::Timestamp;
@@ -9,6 +11,10 @@ use super::{Follower, RETRY_AFTER};
 
 /// Labels that are taken before others have a turn.
 const LABELS_AT_ONCE: usize = 128;
+/// How often all of them are read again at most.
+pub(super) const REREAD_EVERY: Duration = Duration::from_secs(60);
+/// A pause lasts so many times what the reading before it took, at least.
+const PAUSES: u32 = 20;
 
 impl Follower {
     pub(super) fn apply_label(&self, key: &str, bytes: &[u8]) {
@@ -40,14 +46,27 @@ impl Follower {
     async fn read_labels(&self) -> Result<(), BusError> {
         let unread = self.unread.lock().clone();
         for filter in unread {
-            let entries = self.bus.kv_all(Bucket::Trust, &filter).await?;
-            for some in entries.chunks(LABELS_AT_ONCE) {
-                some.iter().for_each(|(key, value, _)| self.apply_label(key, value));
-                tokio::task::yield_now().await;
-            }
+            self.read_place(&filter).await?;
             self.unread.lock().retain(|other| *other != filter);
         }
         self.view.told.finish_reading();
+        Ok(())
+    }
+
+    /// Reads everything again. What is known already costs no signature.
+    async fn read_labels_again(&self) -> Result<(), BusError> {
+        for filter in &self.runs {
+            self.read_place(filter).await?;
+        }
+        Ok(())
+    }
+
+    async fn read_place(&self, filter: &str) -> Result<(), BusError> {
+        let entries = self.bus.kv_all(Bucket::Trust, filter).await?;
+        for some in entries.chunks(LABELS_AT_ONCE) {
+            some.iter().for_each(|(key, value, _)| self.apply_label(key, value));
+            tokio::task::yield_now().await;
+        }
         Ok(())
     }
 
@@ -79,10 +98,89 @@ pub(super) async fn read(follower: Arc<Follower>) {
     }
 }
 
+/// Reads what other edges made of runs again and again, at most every `every`.
+pub(super) async fn reread(follower: Arc<Follower>, every: Duration) {
+    let mut pause = every;
+    loop {
+        tokio::time::sleep(pause).await;
+        let (as_of, began) = (follower.view.confirmed_at(), tokio::time::Instant::now());
+        match follower.read_labels_again().await {
+            Ok(()) => save(&follower, as_of).await,
+            Err(error) => {
+                tracing::warn!(%error, "what other edges made of runs cannot be read again; what is known of them stays")
+            }
+        }
+        pause = every.max(began.elapsed().saturating_mul(PAUSES));
+    }
+}
+
 /// The file may be large: nothing else waits for it.
 pub(super) async fn save(follower: &Arc<Follower>, as_of: Option<Timestamp>) {
     let writer = follower.clone();
     if let Err(error) = tokio::task::spawn_blocking(move || writer.save_labels(as_of)).await {
         tracing::error!(%error, "the copy of what other edges made of runs was not written");
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use aegis_bus::{Bus, EmbeddedBus, EmbeddedLimits, subject};
+    use aegis_keys::{KeyRing, SigningKey, sign_notice};
+    use aegis_model::{Clock, ManualClock, RunLabel, SourceTrust, TenantId};
+    use parking_lot::Mutex;
+    use prometheus_client::registry::Registry;
+
+    use crate::digest::run_key;
+    use crate::told::LabelCopy;
+    use crate::{EdgeMetrics, EdgeView};
+
+    /// How long a test waits for what must come.
+    const DEADLINE: Duration = Duration::from_secs(30);
+
+    #[tokio::test]
+    async fn a_label_that_no_watch_brought_is_there_by_the_next_reading_and_in_the_copy() {
+        let (folder, control) = (tempfile::tempdir().unwrap(), SigningKey::from_seed(&[1; 32]));
+        let clock = Arc::new(ManualClock::new(Timestamp::from_micros(1_800_000_000_000_000)));
+        let now = clock.now();
+        let bus = EmbeddedBus::open(&folder.path().join("bus.db"), EmbeddedLimits::default(), clock.clone()).await.unwrap();
+        let view = Arc::new(EdgeView::new(KeyRing::new([control.verifying_key()])).unwrap());
+        view.begin(now);
+        view.confirm(now);
+        let follower = Arc::new(Follower {
+            bus: bus.clone(),
+            view: view.clone(),
+            metrics: EdgeMetrics::register(&mut Registry::default()),
+            clock,
+            places: Vec::new(),
+            snapshot: None,
+            labels: Some(LabelCopy::new(folder.path())),
+            runs: vec!["acme.>".to_owned()],
+            unread: Mutex::default(),
+            pulse: None,
+            unacknowledged: Mutex::default(),
+        });
+        let tenant = TenantId::new("acme").unwrap();
+        let label = RunLabel {
+            tenant_id: tenant.clone(),
+            run: "run:r".to_owned(),
+            source_trust: SourceTrust::UntrustedExternal,
+            at: now,
+        };
+        let (key, signed) = (subject::kv_trust(&tenant, &label.run), sign_notice(&control, &label).unwrap());
+        // Nobody watches.
+        let rereading = tokio::spawn(reread(follower, Duration::from_millis(5)));
+        bus.kv_put(Bucket::Trust, &key, signed.into()).await.unwrap();
+        let read = async {
+            while view.told.runs.label(&tenant, &run_key(&label.run), now) != Some(SourceTrust::UntrustedExternal)
+                || !std::fs::read_to_string(folder.path().join("trust.jsonl"))
+                    .is_ok_and(|text| text.contains("untrusted_external"))
+            {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, read).await.unwrap();
+        rereading.abort();
     }
 }

@@ -76,6 +76,43 @@ async fn a_dry_run_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_dry_run_is_a_call_to_the_rate_limit() {
+    let house = House::new().await;
+    let settings = TenantSettings { agent_rate_per_s: 1, ..TenantSettings::default() };
+    house.put(EntryKind::Settings, "settings", &serde_json::to_value(settings).unwrap());
+    // Two seconds' worth at once; the clock stands still.
+    for _ in 0..2 {
+        house.ask(|b| b["dry_run"] = json!(true)).await;
+    }
+    let token = house.token("a", SourceTrust::TrustedInternalSigned);
+    let mut body = call("crm", "update_note", true, "trusted_internal_unsigned");
+    for dry_run in [true, false] {
+        body["dry_run"] = json!(dry_run);
+        assert_eq!(house.send(&token, body.to_string()).await.0, 429);
+    }
+}
+
+#[tokio::test]
+async fn an_environment_that_is_claimed_changes_nothing_and_is_noted_where_it_is_not_the_token_s() {
+    let house = House::new().await;
+    for claimed in [Value::Null, json!("production"), json!("staging")] {
+        assert_eq!(house.ask(|b| b["agent"]["environment"] = claimed).await["decision"], "allow");
+    }
+    house.ledger.close().await.unwrap();
+    let items = house.ledger.recent(Timestamp::from_micros(0), &[], 0, 1000).await.unwrap();
+    let decisions = items.iter().filter(|item| item.sealed.kind == EventKind::AuthorizeDecision);
+    let noted: Vec<(Value, Value)> = decisions
+        .map(|item| {
+            let wire: Value = serde_json::from_str(&item.sealed.wire).unwrap();
+            (wire["environment"].clone(), wire["attributes"].clone())
+        })
+        .collect();
+    let noted_as = |attributes: Value| (json!("production"), attributes);
+    let staging = json!({"claimed_environment": "staging"}).to_string();
+    assert_eq!(noted, [noted_as(Value::Null), noted_as(Value::Null), noted_as(json!(staging))]);
+}
+
+#[tokio::test]
 async fn bad_input_is_a_clear_4xx_and_leaves_no_trace() {
     let house = House::new().await;
     let token = house.token("a", SourceTrust::TrustedInternalSigned);

@@ -24,6 +24,27 @@ async fn a_run_s_label_only_tightens_and_survives_a_restart() {
 }
 
 #[tokio::test]
+async fn a_start_whose_clock_is_days_ahead_forgets_nothing_that_lasts() {
+    let house = House::new().await;
+    let nonced = |b: &mut Value| {
+        b["nonce"] = json!("n");
+        b["trace"] = json!({"run_id": "other"});
+    };
+    house.ask(|b| b["context"]["source_trust"] = json!("untrusted_external")).await;
+    house.ask(nonced).await;
+    house.clock.advance_seconds(3 * 86_400);
+    let house = house.restarted().await;
+    // Control is heard, and the clock follows it.
+    house.clock.advance_seconds(-3 * 86_400 + 60);
+    assert_eq!(house.ask(|_| ()).await["root_trust_level"], "untrusted_external");
+    let mut body = call("crm", "update_note", true, "trusted_internal_unsigned");
+    nonced(&mut body);
+    body["tool_call"]["parameters"]["note"] = json!("another");
+    let (status, answer) = house.send(&house.token("a", SourceTrust::TrustedInternalSigned), body.to_string()).await;
+    assert_eq!((status, answer["error"]["code"].as_str()), (409, Some("replay_nonce_reused")));
+}
+
+#[tokio::test]
 async fn a_read_that_taints_its_run_is_answered_when_the_taint_is_on_the_disk() {
     for label in ["semi_trusted_customer", "unknown", "untrusted_external"] {
         let house = House::new().await;

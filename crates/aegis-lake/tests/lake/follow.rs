@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use aegis_bus::{Bus, EmbeddedBus, EmbeddedLimits, Message, Stream, subject};
 use aegis_keys::{KeyRing, SigningKey};
-use aegis_lake::{CONSUMER, Folder, LakeConfig, LakeStats, LakeWorker};
+use aegis_lake::{CONSUMER, Folder, LakeConfig, LakeStats, LakeWorker, Replay, Span, stored_to};
 use aegis_ledger::{Draft, Ledger, LedgerConfig};
 use aegis_model::{Clock, Decision, EventKind, Phase, SecurityEvent, SystemClock, WireEvent};
 use datafusion::arrow::array::{Array, AsArray};
@@ -113,6 +113,9 @@ async fn what_was_sealed_is_a_proved_row_with_the_bus_time_and_what_was_not_is_n
     let rows = all_of(ask(&line.lake, "acme", "SELECT ts, bus_ts FROM events").await.unwrap()).await.unwrap();
     let bus_ts = rows.column(1).as_primitive::<TimestampMicrosecondType>();
     assert_eq!(bus_ts.null_count(), 0);
+    // It has all up to then: what was no event came last.
+    let newest = bus_ts.values().iter().max().copied().unwrap();
+    assert!(stored_to(&line.lake).await.unwrap().is_some_and(|known_to| known_to.as_micros() >= newest));
     assert_eq!(line.bus.consumer_position(Stream::Ase, CONSUMER).await.unwrap(), stats.position);
     worker.stop().await;
 }
@@ -121,7 +124,7 @@ async fn what_was_sealed_is_a_proved_row_with_the_bus_time_and_what_was_not_is_n
 async fn it_goes_on_where_it_stopped_and_a_receipt_that_comes_again_is_one_row() {
     let folder = tempfile::tempdir().unwrap();
     let mut line = Line::open(folder.path()).await;
-    let mut sealed = Vec::new();
+    let (mut sealed, mut known_before) = (Vec::new(), None);
     for round in 1..=3 {
         let fresh = line.seal(10).await;
         // Once before the thread starts, and once while it runs; and what it has already.
@@ -137,6 +140,13 @@ async fn it_goes_on_where_it_stopped_and_a_receipt_that_comes_again_is_one_row()
         // A stop writes what the bus has.
         worker.stop().await;
         assert_eq!(line.number("SELECT count(*) FROM events").await, sealed.len() as i64, "round {round}");
+        let mut replay = Replay::open(Arc::clone(&line.lake), &tenant("acme"), None, Span::ALL).await.unwrap();
+        let replayed = replay.next().await.unwrap().unwrap();
+        let in_order = replayed.windows(2).all(|pair| pair[0].order_key() < pair[1].order_key());
+        assert!(replayed.len() == sealed.len() && in_order && replayed.iter().all(|event| event.verified), "{replayed:?}");
+        let known_to = stored_to(&line.lake).await.unwrap();
+        assert!(known_to > known_before, "round {round}: {known_to:?}");
+        known_before = known_to;
     }
     assert_eq!(line.number("SELECT count(DISTINCT event_id) FROM events").await, sealed.len() as i64);
 }

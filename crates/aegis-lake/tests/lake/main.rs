@@ -2,10 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod crash;
+mod expire;
 mod failing;
 mod follow;
 mod house;
 mod isolation;
 mod prune;
 mod queries;
+mod replay;
 mod round_trip;

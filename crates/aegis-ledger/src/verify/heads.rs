@@ -22,6 +22,19 @@ struct Head {
     missing: Vec<(i64, i64)>,
 }
 
+impl Head {
+    /// The head that a lane has before `receipt`, where the log that is read begins with that and the lane was followed to here once. None: it is the
+    /// lane's first.
+    fn before(&self, receipt: &VerifiedReceipt) -> Option<Self> {
+        if receipt.seq > self.seq {
+            return Some(self.clone());
+        }
+        let missing = self.missing.iter().copied().filter(|(_, to)| *to < receipt.seq).collect();
+        let (seq, hash) = (receipt.seq - 1, receipt.prev_receipt_hash.clone());
+        (receipt.seq > 1).then(|| Self { seq, hash, ts: receipt.ts, missing, ..Self::default() })
+    }
+}
+
 /// Missing ranges that a lane remembers. Past it the oldest is forgotten, and what still comes of it counts as seen before.
 const MAX_MISSING: usize = 64;
 /// Lanes of one tenant's edge that are remembered. It opens as many as it wants, and a checkpoint must have room for those of everybody.
@@ -123,6 +136,32 @@ impl LaneHeads {
             return broken(FailureCode::TimeReversed, format!("its ts is earlier than that of seq {}", head.seq));
         }
         Link::Next
+    }
+
+    /// The same in a log that begins within lanes, which were followed to `known` once.
+    pub(super) fn link_within(&self, known: &Self, receipt: &VerifiedReceipt) -> Link {
+        let head = known.0.get(&receipt.lane).filter(|_| !self.0.contains_key(&receipt.lane));
+        match head.and_then(|head| head.before(receipt)) {
+            Some(head) => Self(BTreeMap::from([(receipt.lane.clone(), head)])).link(receipt),
+            None => self.link(receipt),
+        }
+    }
+
+    /// Takes up the lane of `receipt` where the log begins with that, and the lane was followed to `known` once.
+    pub(super) fn take_up(&mut self, known: &mut Self, receipt: &VerifiedReceipt) {
+        if known.is_empty() || self.0.contains_key(&receipt.lane) {
+            return;
+        }
+        if let Some(head) = known.0.remove(&receipt.lane).and_then(|head| head.before(receipt)) {
+            self.0.insert(receipt.lane.clone(), head);
+        }
+    }
+
+    /// Takes up all lanes of `known` that are not followed yet, as they stood there.
+    pub(super) fn take_up_all(&mut self, known: Self) {
+        for (lane, head) in known.0 {
+            self.0.entry(lane).or_insert(head);
+        }
     }
 
     /// Makes `receipt` the head of its lane, because it is the next one, or the first that is looked at.

@@ -57,6 +57,8 @@ impl Prover {
 pub struct StreamVerifier {
     prover: Prover,
     heads: LaneHeads,
+    /// How far lanes were followed once that are not followed yet.
+    known: LaneHeads,
 }
 
 impl StreamVerifier {
@@ -69,7 +71,7 @@ impl StreamVerifier {
     /// Goes on from a checkpoint.
     #[must_use]
     pub fn resume(ring: KeyRing, heads: LaneHeads) -> Self {
-        Self { prover: Prover::new(ring), heads }
+        Self { prover: Prover::new(ring), heads, known: LaneHeads::default() }
     }
 
     /// The heads, for a checkpoint.
@@ -81,6 +83,23 @@ impl StreamVerifier {
     /// The heads, to forget idle lanes.
     pub fn heads_mut(&mut self) -> &mut LaneHeads {
         &mut self.heads
+    }
+
+    /// The log is read again, and its beginning may be gone: lanes were followed to here once. Of one whose first receipts are not there any more the
+    /// first that is there is held against nothing, and all that follow against that.
+    pub fn begin_within(&mut self, known: LaneHeads) {
+        self.known = known;
+    }
+
+    /// Those lanes of which nothing was read yet.
+    #[must_use]
+    pub fn known(&self) -> &LaneHeads {
+        &self.known
+    }
+
+    /// The log was read up to where the lanes were followed once: those of which nothing was there go on from their heads.
+    pub fn take_up_all(&mut self) {
+        self.heads.take_up_all(std::mem::take(&mut self.known));
     }
 
     /// Replaces the pinned keys.
@@ -112,6 +131,7 @@ impl StreamVerifier {
     }
 
     fn link(&mut self, receipt: VerifiedReceipt) -> Verdict {
+        self.heads.take_up(&mut self.known, &receipt);
         let mut repeated = false;
         let failure = match self.heads.link(&receipt) {
             Link::First | Link::Next => {
@@ -145,7 +165,7 @@ impl StreamVerifier {
     /// How the next event would link, without following it: for a consumer that holds a lane while missing rows are fetched.
     /// None if it does not verify alone.
     pub fn peek(&mut self, wire: &Value) -> Option<Link> {
-        self.prove(wire).ok().map(|receipt| self.heads.link(&receipt))
+        self.prove(wire).ok().map(|receipt| self.heads.link_within(&self.known, &receipt))
     }
 
     fn prove(&mut self, wire: &Value) -> Result<VerifiedReceipt, Box<Verdict>> {

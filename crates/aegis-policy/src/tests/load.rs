@@ -1,5 +1,7 @@
 //! What does not load, and how the refusal helps.
 
+use aegis_model::{DataAccess, DefaultDecision, Destination, RiskLevel, ToolRecord};
+
 use super::{bank, load, source};
 use crate::{PolicyBundle, PolicyProblem, Position, default_pack, github_pack};
 
@@ -181,9 +183,8 @@ fn deeply_nested_policies_never_overflow_the_stack() {
 
 #[test]
 fn the_digest_names_sources_and_registry_and_not_their_order() {
-    let digest = |sources: &[crate::PolicySource], tools: &[aegis_model::ToolRecord]| {
-        PolicyBundle::load(sources, tools).unwrap().digest().to_owned()
-    };
+    let digest =
+        |sources: &[crate::PolicySource], tools: &[ToolRecord]| PolicyBundle::load(sources, tools).unwrap().digest().to_owned();
     let first = digest(&[default_pack(), github_pack()], &[bank()]);
     assert_eq!(first.len(), 64);
     assert_eq!(first, digest(&[github_pack(), default_pack()], &[bank()]));
@@ -193,6 +194,40 @@ fn the_digest_names_sources_and_registry_and_not_their_order() {
         first,
         digest(&[default_pack(), github_pack(), source("more", "@id(\"m\") forbid (principal, action, resource);")], &[bank()])
     );
+}
+
+#[test]
+fn the_digest_names_all_of_a_registration_that_a_decision_depends_on_and_nothing_else() {
+    let of = |change: &dyn Fn(&mut ToolRecord)| {
+        let mut tool = bank();
+        change(&mut tool);
+        PolicyBundle::load(&[default_pack()], &[tool]).unwrap().digest().to_owned()
+    };
+    let deciding: [&dyn Fn(&mut ToolRecord); 8] = [
+        &|tool| tool.actions[0].risk = RiskLevel::Critical,
+        &|tool| tool.actions[0].approval_required = true,
+        &|tool| tool.actions[0].default_decision = DefaultDecision::Deny,
+        &|tool| tool.actions[0].data_access = DataAccess::Sensitive,
+        &|tool| tool.actions[0].destination = Destination::External,
+        &|tool| tool.actions[0].mutates_state = false,
+        &|tool| tool.actions[0].parameters = None,
+        &|tool| drop(tool.actions.pop()),
+    ];
+    let mut digests: Vec<String> = deciding.iter().map(|change| of(*change)).collect();
+    digests.push(of(&|_| {}));
+    let different: std::collections::BTreeSet<&String> = digests.iter().collect();
+    assert_eq!(different.len(), digests.len(), "{digests:?}");
+    let unchanged: [&dyn Fn(&mut ToolRecord); 5] = [
+        &|tool| "Another name".clone_into(&mut tool.name),
+        &|tool| tool.default_risk = RiskLevel::Critical,
+        &|tool| tool.actions[0].description = Some("pays".to_owned()),
+        &|tool| tool.actions[0].target_parameter = Some("to".to_owned()),
+        // Neither widens what policies say.
+        &|tool| tool.actions[0].default_decision = DefaultDecision::Allow,
+    ];
+    for (number, change) in unchanged.iter().enumerate() {
+        assert_eq!(Some(&of(*change)), digests.last(), "{number}");
+    }
 }
 
 #[test]

@@ -7,6 +7,8 @@ mod approvals;
 mod callbacks;
 #[path = "../store/containment.rs"]
 mod containment;
+#[path = "../store/edge_lives.rs"]
+mod edge_lives;
 #[path = "../store/fixtures.rs"]
 mod fixtures;
 #[path = "../store/history.rs"]

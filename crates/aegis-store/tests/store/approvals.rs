@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use aegis_model::{ApprovalStatus, ContainmentKind, TargetType};
-use aegis_store::{ConsumeResult, DecideResult, VoteResult};
+use aegis_model::{ApprovalStatus, ContainmentKind, FrozenAction, TargetType, TenantId};
+use aegis_store::{CallbackState, ConsumeResult, DecideResult, VoteResult};
 
 use crate::fixtures::*;
 
@@ -302,4 +302,48 @@ async fn an_approval_that_is_delivered_again_changes_nothing() {
     approved(&place, "a").await;
     assert!(!place.store.insert_approval(&frozen(&acme(), "a", 1)).await.unwrap());
     assert_eq!(status(&place, "a").await, ApprovalStatus::Approved);
+}
+
+#[tokio::test]
+async fn what_is_over_is_forgotten_whole_and_nothing_that_is_not_or_is_another_tenant_s() {
+    let place = Place::new().await;
+    let (store, other, end) = (&place.store, tenant("other"), START.plus_seconds(901));
+    store.create_tenant(&other, "Other").await.unwrap();
+    let silent = |t: &TenantId, id: &str| FrozenAction { callback_url: None, ..frozen(t, id, 1) };
+    for id in ["rejected", "consumed", "expired", "pending"] {
+        store.insert_approval(&silent(&acme(), id)).await.unwrap();
+    }
+    store.insert_approval(&silent(&other, "rejected")).await.unwrap();
+    store.insert_approval(&FrozenAction { expires_at: end, ..silent(&acme(), "later") }).await.unwrap();
+    store.insert_approval(&frozen(&acme(), "told", 1)).await.unwrap();
+    for id in ["rejected", "later", "told"] {
+        store.reject_approval(&acme(), id, "ann", START, &[]).await.unwrap();
+    }
+    store.reject_approval(&other, "rejected", "ann", START, &[]).await.unwrap();
+    store.edit_approval(&acme(), "consumed", "ann", &call(7), "hash-1", "digest-1", &[]).await.unwrap();
+    store.record_approval_vote(&acme(), "consumed", "bob", "hash-1", START, &[]).await.unwrap();
+    store.consume_approval(&acme(), "consumed", "hash-1", None, START, &[]).await.unwrap();
+    assert!(store.expire_approval(&acme(), "expired", end, &[]).await.unwrap());
+
+    assert_eq!(store.prune_approvals(&acme(), START.plus_seconds(900), 100).await.unwrap(), 0, "not yet");
+    assert_eq!(store.prune_approvals(&acme(), end, 2).await.unwrap(), 2);
+    assert_eq!(store.prune_approvals(&acme(), end, 2).await.unwrap(), 1);
+    let left = async |t: &TenantId| {
+        let listed = store.list_approvals(t, None, 100, 0).await.unwrap();
+        let mut ids: Vec<String> = listed.into_iter().map(|row| row.frozen.approval_id).collect();
+        ids.sort();
+        ids
+    };
+    assert_eq!(left(&acme()).await, ["later", "pending", "told"], "one may still be told of");
+    assert_eq!(left(&other).await, ["rejected"]);
+    let told = store.approval_callback(&acme(), "told").await.unwrap().unwrap();
+    assert!(store.note_callback(&acme(), told.callback_id, CallbackState::Delivered, None, START).await.unwrap());
+    assert_eq!(store.prune_approvals(&acme(), end, 100).await.unwrap(), 1);
+    assert_eq!(store.approval_callback(&acme(), "told").await.unwrap(), None);
+    // Nothing of it is left: a new one of the same name begins anew.
+    assert!(store.insert_approval(&silent(&acme(), "consumed")).await.unwrap());
+    let anew = store.approval(&acme(), "consumed").await.unwrap().unwrap();
+    assert_eq!((anew.status, anew.approved_by.len(), anew.edited), (ApprovalStatus::Pending, 0, None));
+    let vote = store.record_approval_vote(&acme(), "consumed", "ann", "hash-0", START, &[]).await.unwrap();
+    assert_eq!(vote, VoteResult::Approved, "who edited the one before is no editor of this one");
 }

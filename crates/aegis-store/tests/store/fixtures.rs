@@ -114,6 +114,7 @@ pub(crate) fn frozen(tenant: &TenantId, id: &str, approvals_needed: u32) -> Froz
         event_id: new_event_id(),
         agent_id: "agent-1".into(),
         token_id: None,
+        issued_by: None,
         user_id: Some(format!("user of {tenant}")),
         user_role: Some("engineer".into()),
         run_id: None,

@@ -12,10 +12,12 @@ use serde_json::json;
 use crate::fixtures::*;
 
 /// Methods that serve the process rather than a tenant; none takes a tenant.
-const SYSTEM_WIDE: [&str; 20] = [
+const SYSTEM_WIDE: [&str; 22] = [
     "invite_edge",
     "enroll_edge",
     "edge_keys",
+    "edge_lives",
+    "change_edge_life",
     "open",
     "connect",
     "next_start",
@@ -196,6 +198,7 @@ async fn change_all(store: &Store, t: &TenantId) -> Vec<(&'static str, String)> 
         upsert_agent(t, &agent("agent-1", "key-1", "renamed"), registered_by("someone"), &[fact(t)]),
         put_tool(t, &tool("renamed"), &[]),
         put_mcp_server(t, &mcp_server("renamed"), &[]),
+        put_mcp_tools(t, &mcp_server("renamed again"), &tool("renamed again"), &[fact(t)]),
         put_channel(t, &channel("another key"), &[]),
         put_resource(t, &resource("another owner"), &[]),
         put_policies(t, "// none", &[]),
@@ -213,6 +216,7 @@ async fn change_all(store: &Store, t: &TenantId) -> Vec<(&'static str, String)> 
         edit_approval(t, "pending", "someone", &call(8), "hash-2", "digest-2", &[]),
         consume_approval(t, "approved", "hash-0", None, START, &[]),
         expire_approval(t, "pending", START.plus_seconds(901), &[]),
+        prune_approvals(t, START.plus_seconds(901), 100),
         insert_alert(&alert(t, "alert-1", "R1", "agent-1")),
         retract_alert(&retraction),
         open_or_join_incident(&worse, START),
@@ -341,6 +345,7 @@ async fn every_key_of_tenant_data_starts_with_the_tenant() {
         "edge_invitations(edge_id)",
         "edge_invitations(token_hash)",
         "edge_keys(key_id)",
+        "edge_lives(edge_id)",
     ];
     let place = Place::new().await;
     let keys = place.unique_keys().await;

@@ -4,6 +4,7 @@
 mod approvals;
 mod callbacks;
 mod containment;
+mod edge_lives;
 mod fixtures;
 mod history;
 mod incidents;

@@ -54,6 +54,26 @@ async fn a_tool_with_one_action_twice_is_refused_and_leaves_the_old_one_and_no_f
 }
 
 #[tokio::test]
+async fn an_mcp_server_and_the_actions_of_its_tools_are_registered_together_or_not_at_all() {
+    let place = Place::new().await;
+    let (server, tool) = (mcp_server("Files"), tool("Files"));
+    let facts = [fact(&acme()), fact(&acme())];
+    let (of_server, of_tool) = place.store.put_mcp_tools(&acme(), &server, &tool, &facts).await.unwrap();
+    assert_ne!(of_server, of_tool);
+    assert_eq!(place.store.pending_outbox(10).await.unwrap(), facts);
+    let revision = place.store.revision().await.unwrap();
+    let (mut changed, mut broken) = (tool.clone(), server.clone());
+    changed.actions.truncate(1);
+    broken.tools.push(broken.tools[0].clone());
+    let outcome = place.store.put_mcp_tools(&acme(), &broken, &changed, &[fact(&acme())]).await;
+    assert!(matches!(outcome, Err(StoreError::Taken(_))), "{outcome:?}");
+    assert_eq!(place.store.tool(&acme(), "github").await.unwrap(), Some(tool));
+    assert_eq!(place.store.mcp_server(&acme(), "files").await.unwrap(), Some(server));
+    assert_eq!(place.store.pending_outbox(10).await.unwrap(), facts);
+    assert_eq!(place.store.revision().await.unwrap(), revision);
+}
+
+#[tokio::test]
 async fn a_fact_that_cannot_be_written_takes_its_change_back() {
     let place = Place::new().await;
     let known = fact(&acme());

@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 
 use super::keys::ADMIN_KEY;
 use super::{SAID_NO, backtest};
+use crate::arguments::rules::{RuleHistoryArgs, RulePlace, RulesActivateArgs};
 use crate::client::{Client, Reply};
 use crate::rule_trial::{By, RuleTrial};
-use crate::{RuleHistoryArgs, RulePlace, RulesActivateArgs};
 
 /// Versions that are shown.
 const MOST_SHOWN: u32 = 500;

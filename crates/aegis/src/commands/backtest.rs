@@ -1,12 +1,13 @@
-//! `aegis rules backtest|diff`: rules over the history of a data folder, also while the program runs on it.
+//! `aegis rules backtest|diff`: rules over the history of a data folder, or over its lake, also while the program runs on it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use aegis_detect::{Backtest, BacktestReport, RuleSet, is_ahead_of_time};
+use aegis_detect::{Backtest, BacktestReport, RuleSet, Sieve, is_ahead_of_time};
+use aegis_lake::{Folder, Replay, Span, stored_to};
 use aegis_ledger::LedgerReader;
 use aegis_model::{Clock, SecurityEvent, SystemClock, TenantId, Timestamp, WireEvent};
 use aegis_store::{HistoryRow, Store, Wire};
@@ -14,7 +15,7 @@ use anyhow::{Context, bail};
 use serde_json::json;
 
 use super::SAID_NO;
-use crate::HistoryArgs;
+use crate::arguments::rules::HistoryArgs;
 
 /// Rows read at a time.
 const PAGE: u32 = 1000;
@@ -78,8 +79,12 @@ async fn run(sets: Vec<RuleSet>, args: &HistoryArgs) -> anyhow::Result<Vec<Backt
     let needed = from.and_then(|from| sets.iter().map(|rules| Backtest::needs_from(rules, clock.clone(), from)).min());
     let needed_to = to.and_then(|to| sets.iter().map(|rules| Backtest::needs_to(rules, clock.clone(), to)).max());
     let span = (needed.unwrap_or(Timestamp::from_micros(i64::MIN)), needed_to.unwrap_or(Timestamp::from_micros(i64::MAX)));
+    let columns: BTreeSet<&'static str> = sets.iter().flat_map(RuleSet::columns_read).collect();
+    let sieve = Arc::new(Sieve::of(&sets));
     let mut runs: Vec<Backtest> = sets.into_iter().map(|rules| Backtest::new(rules, clock.clone(), from, to)).collect();
-
+    if args.lake {
+        return over_lake(runs, &columns, &sieve, args, span).await;
+    }
     let store = open(&args.data, clock).await?;
     let tenants = tenants(&store, args.tenant.as_deref()).await?;
     let mut progress = Progress::new();
@@ -89,17 +94,59 @@ async fn run(sets: Vec<RuleSet>, args: &HistoryArgs) -> anyhow::Result<Vec<Backt
         let mut after = 0;
         while let Some(events) = history.page(&tenant, &mut after, span).await? {
             progress.passed(events.len());
-            for event in events {
-                let (last, others) = runs.split_last_mut().context("no rules")?;
-                others.iter_mut().for_each(|run| run.take(event.clone()));
-                last.take(event);
-            }
+            show(&mut runs, events.into_iter().map(Arc::new).collect());
         }
+        runs.iter_mut().for_each(|run| run.end_of(&tenant));
     }
     progress.done();
     store.close().await;
     runs.iter_mut().for_each(|run| run.miss(history.gone));
     Ok(runs.into_iter().map(Backtest::finish).collect())
+}
+
+/// The same over the lake, which has each tenant's events in the order of events: of a row, the columns alone that the rules read.
+async fn over_lake(
+    runs: Vec<Backtest>,
+    columns: &BTreeSet<&'static str>,
+    sieve: &Arc<Sieve>,
+    args: &HistoryArgs,
+    span: (Timestamp, Timestamp),
+) -> anyhow::Result<Vec<BacktestReport>> {
+    let store = Folder::open(&super::sql::lake_of(&args.data)?).context("the lake")?;
+    let there = match &args.tenant {
+        Some(tenant) => BTreeSet::from([TenantId::new(tenant).context("--tenant")?]),
+        None => aegis_lake::tenants(&store).await?,
+    };
+    // Asked first: what is read after it has at least that.
+    let known_to = stored_to(&store).await?;
+    let mut runs: Vec<Backtest> = runs.into_iter().map(|run| run.in_order(known_to)).collect();
+    let mut progress = Progress::new();
+    for tenant in there {
+        let replay = Replay::open(Arc::clone(&store), &tenant, Some(columns), span_of(span)).await?;
+        let mut replay = replay.sifted_by(sieve);
+        let mut left_out = sieve.left_out();
+        while let Some(events) = replay.next().await? {
+            progress.passed(events.len() + usize::try_from(sieve.left_out() - left_out).unwrap_or(0));
+            left_out = sieve.left_out();
+            show(&mut runs, events);
+        }
+        runs.iter_mut().for_each(|run| run.end_of(&tenant));
+    }
+    progress.done();
+    runs.iter_mut().for_each(|run| run.pass(sieve.left_out()));
+    Ok(runs.into_iter().map(Backtest::finish).collect())
+}
+
+/// From the first of these times to before the second, as the lake has spans.
+pub(super) fn span_of((from, to): (Timestamp, Timestamp)) -> Span {
+    Span { from: from.as_micros(), to: to.as_micros().saturating_sub(1) }
+}
+
+/// Shows all of them the same events.
+fn show(runs: &mut [Backtest], events: Vec<Arc<SecurityEvent>>) {
+    for run in runs {
+        events.iter().for_each(|event| run.take_shared(Arc::clone(event)));
+    }
 }
 
 /// A time of the command line.

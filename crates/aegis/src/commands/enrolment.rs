@@ -12,7 +12,7 @@ use super::runtime;
 const MAX_TOKEN: u64 = 4096;
 
 #[cfg(feature = "control")]
-pub(crate) fn invite(args: &crate::InviteArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn invite(args: &crate::arguments::running::InviteArgs) -> anyhow::Result<ExitCode> {
     use aegis_model::{Clock, SystemClock, TenantId};
     use anyhow::bail;
     use std::sync::Arc;

@@ -11,7 +11,7 @@ use aegis_store::Role;
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
-use crate::KeysCreateArgs;
+use crate::arguments::running::KeysCreateArgs;
 
 /// The variable that holds the admin key for `--url`: a key never stands in the arguments, where others can read it.
 pub(super) const ADMIN_KEY: &str = "AEGIS_ADMIN_KEY";

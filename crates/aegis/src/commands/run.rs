@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 
 use super::{SAID_NO, runtime};
-use crate::UpArgs;
+use crate::arguments::running::UpArgs;
 use crate::config::Config;
 
 fn configure(args: UpArgs) -> anyhow::Result<Config> {

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::SAID_NO;
 use super::policy::{read_packs, read_sources, read_tools};
-use crate::SimulateArgs;
+use crate::arguments::policy::SimulateArgs;
 
 pub(crate) fn simulate(args: &SimulateArgs) -> anyhow::Result<ExitCode> {
     let tools = read_tools(args.tools.as_deref())?;

@@ -8,7 +8,7 @@ use aegis_lake::{Bounds, Folder, query, tenants};
 use aegis_model::TenantId;
 use anyhow::{Context, bail};
 
-use crate::SqlArgs;
+use crate::arguments::rules::SqlArgs;
 use crate::up::LAKE;
 
 /// Longest query from standard input, bytes.
@@ -59,7 +59,8 @@ fn from_stdin() -> anyhow::Result<String> {
     Ok(text)
 }
 
-fn lake_of(data: &Path) -> anyhow::Result<PathBuf> {
+/// The lake of a data folder, which must be there.
+pub(super) fn lake_of(data: &Path) -> anyhow::Result<PathBuf> {
     let lake = data.join(LAKE);
     if !lake.is_dir() {
         bail!("there is no lake in {}; name the folder that `aegis up` or `aegis control` runs on with --data", data.display());

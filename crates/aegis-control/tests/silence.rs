@@ -1,0 +1,160 @@
+//! Edges that fall silent: each of their tenants is told once, also over a restart of control; who stops as it should is not missed.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod house;
+
+use std::collections::BTreeSet;
+
+use aegis_bus::{Bus, Message, Stream, subject};
+use aegis_keys::{SigningKey, sign_notice};
+use aegis_ledger::{Draft, Ledger, LedgerConfig};
+use aegis_model::{EventKind, Heartbeat, Phase, SecurityEvent, TenantId};
+use aegis_store::EdgeLife;
+use house::{House, key_text};
+use serde_json::{Value, json};
+
+/// An enrolled edge, as far as control hears it.
+struct Edge {
+    id: &'static str,
+    key: SigningKey,
+    said: u64,
+}
+
+impl Edge {
+    async fn enroll(house: &House, id: &'static str, seed: u8, tenants: &[&TenantId]) -> Self {
+        let tenants: BTreeSet<TenantId> = tenants.iter().map(|tenant| (*tenant).clone()).collect();
+        let token = house.store.invite_edge(id, &tenants, house.now().plus_seconds(60)).await.unwrap();
+        let nkey = format!("U{}", "A".repeat(55));
+        let body = json!({"token": token.expose(), "receipt_key": key_text(seed), "nkey": nkey});
+        house.send("POST", "/v1/edges/enroll", None, Some(body.to_string().as_bytes())).await.expect(200);
+        Self { id, key: SigningKey::from_seed(&[seed; 32]), said: 0 }
+    }
+
+    async fn beat(&mut self, house: &House, leaving: bool) {
+        let heartbeat = Heartbeat {
+            edge_id: self.id.to_owned(),
+            boot: "only".to_owned(),
+            after: None,
+            seq: self.said,
+            at: house.now(),
+            clock_offset_us: None,
+            clock_suspect: false,
+            feed_age_s: None,
+            backlog: 7,
+            enforced: vec![],
+            leaving,
+        };
+        self.said += 1;
+        let signed = sign_notice(&self.key, &heartbeat).unwrap();
+        house.bus.tell(&subject::heartbeat(self.id), signed.into()).await.unwrap();
+    }
+
+    /// Beats until control knows that it lives.
+    async fn live(&mut self, house: &House) {
+        let id = self.id;
+        house
+            .until("the edge is heard", async || {
+                self.beat(house, false).await;
+                life(house, id).await == Some(EdgeLife::Live)
+            })
+            .await;
+    }
+}
+
+async fn life(house: &House, edge_id: &str) -> Option<EdgeLife> {
+    let lives = house.store.edge_lives().await.unwrap();
+    lives.into_iter().find(|(known, _)| known == edge_id).map(|(_, life)| life)
+}
+
+/// The events of `kind` about an edge, as a tenant has them.
+async fn told(house: &House, tenant: &TenantId, kind: EventKind, edge_id: &str) -> Vec<Value> {
+    let rows = house.events(tenant, kind).await;
+    let wires = rows.iter().map(|row| serde_json::from_str::<Value>(row.wire.text().unwrap()).unwrap());
+    wires.filter(|wire| wire["resource"] == edge_id).collect()
+}
+
+async fn until_told(house: &House, tenant: &TenantId, kind: EventKind, edge_id: &str, times: usize) {
+    house.until("tenants are told", async || told(house, tenant, kind, edge_id).await.len() >= times).await;
+    assert_eq!(told(house, tenant, kind, edge_id).await.len(), times, "{tenant} {kind}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_tenant_of_an_edge_is_told_once_that_it_is_silent_and_once_that_it_is_back_also_by_a_later_start() {
+    let mut house = House::build().await;
+    let (acme, other) = (house.acme.id.clone(), house.other.id.clone());
+    let mut both = Edge::enroll(&house, "edge-7", 1, &[&acme, &other]).await;
+    let mut one = Edge::enroll(&house, "edge-8", 2, &[&acme]).await;
+    both.live(&house).await;
+    // The clock of this house stands still: no clock has a say.
+    for tenant in [&acme, &other] {
+        until_told(&house, tenant, EventKind::EdgeSilent, "edge-7", 1).await;
+    }
+    let wire = told(&house, &acme, EventKind::EdgeSilent, "edge-7").await.remove(0);
+    assert_eq!((&wire["source"], &wire["edge_id"], &wire["reason"]), (&json!("control"), &json!("control"), &json!("not_heard")));
+    let detail = &wire["receipt"]["detail"];
+    assert_eq!((&detail["edge_id"], &detail["last_heartbeat"]["backlog"]), (&json!("edge-7"), &json!(7)), "{wire}");
+    aegis_ledger::verify::verify_wire(&wire, Some(&house.ring)).unwrap();
+
+    // A later start knows what was told, and misses who lived when the one before it ended.
+    one.live(&house).await;
+    house.restart_control().await;
+    until_told(&house, &acme, EventKind::EdgeSilent, "edge-8", 1).await;
+    both.live(&house).await;
+    for tenant in [&acme, &other] {
+        until_told(&house, tenant, EventKind::EdgeBack, "edge-7", 1).await;
+        // And again: so much time has passed that whatever was to be told of the first silence has been.
+        until_told(&house, tenant, EventKind::EdgeSilent, "edge-7", 2).await;
+    }
+    assert_eq!(told(&house, &acme, EventKind::EdgeSilent, "edge-8").await.len(), 1);
+    assert!(told(&house, &other, EventKind::EdgeSilent, "edge-8").await.is_empty(), "an edge that does not serve it");
+    for (tenant, edge_id) in [(&acme, "edge-8"), (&other, "edge-8")] {
+        assert!(told(&house, tenant, EventKind::EdgeBack, edge_id).await.is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_leave_or_closes_its_lanes_is_not_missed() {
+    let mut house = House::build().await;
+    let acme = house.acme.id.clone();
+    let mut polite = Edge::enroll(&house, "edge-7", 1, &[&acme]).await;
+    let mut closing = Edge::enroll(&house, "edge-8", 2, &[&acme]).await;
+    let mut killed = Edge::enroll(&house, "edge-9", 3, &[&acme]).await;
+    let config = LedgerConfig::new(house.folder.path().join("edge-8.db"), "edge-8", "edge");
+    let ledger = Ledger::open(config, closing.key.clone(), house.clock.clone()).await.unwrap();
+    let event = SecurityEvent::new(acme.clone(), "edge-8", "edge", EventKind::AuthorizeDecision, house.now());
+    ledger.submit(Draft::new(event, Phase::Decision)).await.unwrap();
+    ledger.close().await.unwrap();
+    polite.live(&house).await;
+    polite.beat(&house, true).await;
+    closing.live(&house).await;
+    // Its farewell is lost; what it sealed arrives.
+    for item in ledger.read_outbox(0, 10).await.unwrap() {
+        let message = Message::new(subject::ase(&acme, item.sealed.kind), item.sealed.wire.to_string());
+        house.bus.publish(Stream::Ase, vec![message]).await.pop().unwrap().unwrap();
+    }
+    for edge_id in ["edge-7", "edge-8"] {
+        house.until("it is known to have left", async || life(&house, edge_id).await == Some(EdgeLife::Left)).await;
+    }
+    house.restart_control().await;
+    killed.live(&house).await;
+    until_told(&house, &acme, EventKind::EdgeSilent, "edge-9", 1).await;
+    // Whoever was not missed by then is missed by nobody: they were silent for longer.
+    for edge_id in ["edge-7", "edge-8"] {
+        assert!(told(&house, &acme, EventKind::EdgeSilent, edge_id).await.is_empty(), "{edge_id}");
+    }
+    polite.live(&house).await;
+    assert!(told(&house, &acme, EventKind::EdgeBack, "edge-7").await.is_empty(), "it was never said to be silent");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_receipted_is_told_when_it_can_be() {
+    let house = House::build().await;
+    let acme = house.acme.id.clone();
+    let mut edge = Edge::enroll(&house, "edge-7", 1, &[&acme]).await;
+    edge.live(&house).await;
+    house.fill_control_ledger().await;
+    house.ledger_pages.store(0, std::sync::atomic::Ordering::SeqCst);
+    until_told(&house, &acme, EventKind::EdgeSilent, "edge-7", 1).await;
+    assert_eq!(life(&house, "edge-7").await, Some(EdgeLife::Silent));
+}

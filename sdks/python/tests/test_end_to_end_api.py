@@ -1,0 +1,84 @@
+"""Against the real program: the rest of the client, and its receipts."""
+
+import io
+import json
+
+import anyio
+import pytest
+from conftest import Mode, Recorder
+from world import wait_until
+
+import aegisagent
+from aegisagent import receipts
+
+
+@pytest.mark.feature("verify-receipts")
+def test_an_export_verifies_under_the_pinned_keys_and_a_changed_byte_does_not(world):
+    world.call(Mode("blocking"), Recorder(), "a")
+    wait_until("the outcome is an event", lambda: world.outcomes() == ["ok"])
+    out = io.BytesIO()
+    world.admin.export_receipts(out)
+    roots = receipts.Roots.read([str(world.aegis.data / "keys" / f"{name}.pub") for name in ("control", "edge")])
+    report = receipts.verify_export(io.BytesIO(out.getvalue()), roots)
+    assert (report.verdict, report.receipts) == (receipts.Verdict.VALID, out.getvalue().count(b"\n"))
+    assert report.receipts >= 10
+    changed = out.getvalue().replace(b'"decision":"allow"', b'"decision":"deny"', 1)
+    assert receipts.verify_export(io.BytesIO(changed), roots).failure.code in ("hash_mismatch", "digest_mismatch")
+    newest = world.admin.receipts(limit=1)[0]
+    assert receipts.verify_event(world.admin.receipt(newest["event_id"]), roots).signed
+    assert world.admin.verify_receipt(newest["event_id"]).verdict == "valid"
+
+
+@pytest.mark.feature("action-hash")
+def test_the_server_hashes_what_we_hash(world):
+    agent = world.client(world.agent.agent_token)
+    for parameters in ({}, {"é😀": [1.0, -0.0, 1e20, 1e-7, 0.1, 2**53 - 1, True, None]}, {"a": '\u2028\x00\x7f"\\/', "z": {"": {}}}):
+        call = aegisagent.ToolCall("crm", "read_customer", None, False, parameters)
+        assert agent.authorize(call).action_hash == call.action_hash()
+
+
+@pytest.mark.feature("client-api")
+def test_the_rest_of_the_client(world):
+    registrar = world.client(world.tenant.registrar)
+    again = registrar.register("bot", "Bot", environment="production", risk_tier="low")
+    assert (again.id, again.agent_key) == (world.agent.id, "bot")
+    assert registrar.put_tool({"tool": "t", "name": "T", "actions": []})["tool"] == "t"
+    agent = world.client(again.agent_token)
+    call = aegisagent.ToolCall("crm", "refund", None, True, {"amount": 1})
+    first, second = (agent.authorize(call, request_id="one") for _ in range(2))
+    assert first.approval.approval_id == second.approval.approval_id
+    wait_until("control has the approval", lambda: world.has(first.approval.approval_id))
+    assert [approval.approval_id for approval in world.approver.approvals("PENDING")] == [first.approval.approval_id]
+    outcome = agent.outcome(second.decision_id, "ok", executed_hash=call.action_hash(), output={"n": 1})
+    assert (outcome.status, outcome.violation) == ("ok", "executed_without_approval")
+    assert world.admin.summary()["approvals_pending"] == 1
+    assert world.admin.ready()["ready"] is True
+    assert world.admin.freeze_agent(again.id, "a", ttl_s=60).holds[0].until
+    assert world.admin.revoke_agent(again.id, "b").verdict == "revoked"
+    with pytest.raises(aegisagent.ApiError) as refused:
+        agent.freeze_agent(again.id, "c")
+    assert (refused.value.status, refused.value.code) == (403, "wrong_role")
+
+
+@pytest.mark.feature("client-api")
+def test_the_rest_of_the_async_client(world):
+    async def main():
+        async with (
+            aegisagent.AsyncClient(world.url, world.tenant.admin) as admin,
+            aegisagent.AsyncClient(world.url, world.agent.agent_token) as agent,
+        ):
+            call = aegisagent.ToolCall("crm", "update_customer", None, True, {"id": "1"})
+            with aegisagent.source_trust("trusted_internal_unsigned"):
+                decision = await agent.authorize(call)
+            assert (await agent.outcome(decision.decision_id, "error")).violation is None
+            out = io.BytesIO()
+            await admin.export_receipts(out)
+            assert json.loads(out.getvalue().splitlines()[0])["receipt"]
+            assert (await admin.freeze_agent(world.agent.id, "x")).verdict == "frozen"
+            assert (await admin.receipts(agent_id=world.agent.id))[0]["agent_id"] == world.agent.id
+            assert (await admin.approvals()) == []
+            assert (await admin.ready())["ready"]
+
+    for backend in ("asyncio", "trio"):
+        anyio.run(main, backend=backend)
+        world.admin.unfreeze_agent(world.agent.id, "next")
