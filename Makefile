@@ -7,7 +7,7 @@ export AEGIS_BIN := $(TARGET_DIR)/release/aegis
 CARGO_FLAGS := --release --locked
 FUZZ_SECONDS ?= 300
 
-.PHONY: help setup build test test-full lint test-rust test-rules test-judge test-canonical corpus fuzz-corpus test-e2e test-openapi test-fleet test-fleet-full test-sdks test-demo test-edge-only fleet fleet-down bench bench-detect bench-sdks fmt
+.PHONY: help setup build test test-full lint test-rust test-rules test-judge test-canonical corpus fuzz-corpus test-e2e test-openapi test-fleet test-fleet-full test-sdks test-demo test-edge-only fleet fleet-down bench bench-detect bench-flink bench-sdks fmt
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -89,6 +89,9 @@ bench: build ## authorize against a bare echo, and event to alert; prints a tabl
 bench-detect: build ## the detection engine by itself, and its window rules in DuckDB; prints tables and writes bench/out/{detect,duckdb}.json
 	$(TARGET_DIR)/release/aegis-bench detect
 	python3 bench/duckdb.py
+
+bench-flink: build ## two rules by the detection engine and by Apache Flink (fetched, 330 MB; wants a JDK); prints a table and writes bench/out/flink.json
+	python3 bench/flink/run.py
 
 bench-sdks: build ## what the SDKs add to a bare call, and their canonical form; prints a table and writes bench/out/sdk-*.json
 	bench/sdk/run.sh

@@ -90,7 +90,7 @@ enum Command {
     /// One of its runs (started by the benchmark itself)
     #[command(hide = true)]
     DetectRun(detect::RunOptions),
-    /// The engine's side of a comparison (started by bench/duckdb.py)
+    /// The engine's side of a comparison (started by bench/duckdb.py and bench/flink/run.py)
     #[command(hide = true)]
     DetectPeer(detect::PeerOptions),
 }

@@ -43,14 +43,14 @@ looked_back AS (
 evaded AS (
   SELECT *, array_element(array_intersect(denied_agents, frozen_siblings), 1) AS frozen_agent_id
   FROM looked_back
+  -- Where nobody of its owner's is held, nothing is listed.
+  WHERE cardinality(frozen_siblings) > 0
+    -- What it did all along it does not take over.
+    AND own_before = 0
+    -- Nor does one that is held itself.
+    AND NOT (decision = 'deny' AND reason IN ('agent_frozen', 'agent_quarantined', 'agent_revoked'))
 )
 SELECT agent_id, tool, action, resource, run_id, user_id, decision, reason, owner_team, frozen_agent_id,
        make_array(array_element(denied_events, CAST(array_position(denied_agents, frozen_agent_id) AS BIGINT)), event_id) AS event_ids
 FROM evaded
 WHERE frozen_agent_id IS NOT NULL
-  -- The same once more, in what costs nothing: mostly nobody is held, and then nobody looks at lists.
-  AND array_length(frozen_siblings) > 0
-  -- What it did all along it does not take over.
-  AND own_before = 0
-  -- Nor does one that is held itself.
-  AND NOT (decision = 'deny' AND reason IN ('agent_frozen', 'agent_quarantined', 'agent_revoked'))

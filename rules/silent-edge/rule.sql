@@ -23,4 +23,4 @@ changelog:
 */
 SELECT resource, event_id
 FROM events
-WHERE kind = 'edge_silent'
+WHERE kind = 'edge_silent' AND lane LIKE '%.control.%'

@@ -18,30 +18,13 @@ import (
 
 var block = regexp.MustCompile("(?ms)^(?:<!-- example: (\\w+) -->\n)?```(\\w+)\n(.*?)^```$")
 
-const preamble = `package main
-
-import (
-	"context"
-	"fmt"
-	"log"
-	"os"
-
-	aegisagent "github.com/aegisagent/aegisagent-go"
-)
-
-func check(err error) { if err != nil { log.Fatal(err) } }
-
-var _, _, _ = fmt.Println, os.Getenv, context.Background
-
-`
-
 // build makes a program of a block, in a module of its own, as a reader has it.
 func build(t *testing.T, code string) string {
 	t.Helper()
 	folder := t.TempDir()
 	module, err := filepath.Abs(".")
 	must(t, err)
-	must(t, os.WriteFile(filepath.Join(folder, "main.go"), []byte(preamble+code), 0o600))
+	must(t, os.WriteFile(filepath.Join(folder, "main.go"), []byte(code), 0o600))
 	must(t, os.WriteFile(filepath.Join(folder, "go.mod"), []byte("module reader\n\ngo 1.22\n\nrequire github.com/aegisagent/aegisagent-go v0.0.0\n\n"+
 		"replace github.com/aegisagent/aegisagent-go => "+module+"\n"), 0o600))
 	return goBuild(t, folder, ".")
@@ -86,7 +69,8 @@ func TestTheReadmeLeadsFromNothingToAFirstDeniedAndAFirstApprovedCall(t *testing
 			keys = found[3]
 		}
 	}
-	if lines := strings.Count(strings.ReplaceAll(code["call"], "\n\n", "\n"), "\n"); lines >= 10 || lines < 5 {
+	_, call, _ := strings.Cut(code["call"], "type Refund")
+	if lines := strings.Count(strings.ReplaceAll(call, "\n\n", "\n"), "\n"); lines >= 10 || lines < 5 {
 		t.Fatalf("the first protected call has %d lines", lines)
 	}
 	folder := t.TempDir()
@@ -98,11 +82,14 @@ func TestTheReadmeLeadsFromNothingToAFirstDeniedAndAFirstApprovedCall(t *testing
 		approverKey = value
 	}
 	run(t, build(t, code["register"]), folder, environment)
+	if said := run(t, build(t, code["call"]), folder, environment); !strings.HasPrefix(said, "denied (policy_denied): ") {
+		t.Fatal(said)
+	}
 	about, err := os.Stat(filepath.Join(folder, "agent.token"))
 	must(t, err)
 	equal(t, about.Mode().Perm(), os.FileMode(0o600))
 	approver := clientOf(t, aegisagent.Config{BaseURL: on.url, Token: secretOf(t, approverKey)})
-	approve, call := build(t, code["approve"]), build(t, code["call"]+code["ask"])
+	approve, asking := build(t, code["approve"]), build(t, strings.TrimSuffix(code["call"], "}\n")+code["ask"]+"}\n")
 	approved := make(chan string, 1)
 	go func() {
 		for end := time.Now().Add(longEnough); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
@@ -112,7 +99,7 @@ func TestTheReadmeLeadsFromNothingToAFirstDeniedAndAFirstApprovedCall(t *testing
 		}
 		approved <- run(t, approve, folder, environment)
 	}()
-	lines := strings.Split(strings.TrimSpace(run(t, call, folder, environment)), "\n")
+	lines := strings.Split(strings.TrimSpace(run(t, asking, folder, environment)), "\n")
 	if len(lines) != 2 || !strings.HasPrefix(lines[0], "denied (policy_denied): an untrusted source may not change state") || lines[1] != "refunded 5 for order-7" {
 		t.Fatal(lines)
 	}

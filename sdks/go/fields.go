@@ -101,6 +101,15 @@ func (f fields) formed(name string, is func(string) bool, word string) string {
 func (f fields) hash(name string) string { return f.formed(name, hashForm.MatchString, "not a hash") }
 func (f fields) id(name string) string   { return f.formed(name, isID, "no id") }
 
+// Longest trust token that the server takes back, bytes. One is kept for each run, so a longer one would also cost memory without end.
+const longestTrustToken = 4096
+
+// trustToken is a token that is to be sent back.
+func (f fields) trustToken(name string) Token {
+	isTakenBack := func(text string) bool { return len(text) <= longestTrustToken }
+	return Token(f.formed(name, isTakenBack, "longer than one that is taken back"))
+}
+
 // isID refuses also the two ids that would lead elsewhere in a path.
 func isID(text string) bool { return idForm.MatchString(text) && text != "." && text != ".." }
 

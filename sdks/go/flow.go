@@ -22,8 +22,9 @@ type clearance struct {
 
 // clear asks for leave to run an action.
 func (g *guard) clear(ctx context.Context, action *FrozenAction) (clearance, error) {
+	// The origin is read once: a context of the caller's own could say another thing the next time.
 	client, of := g.client, originOf(ctx)
-	label := CurrentTrust(ctx)
+	label := of.trust()
 	body, err := g.authorizeBody(action, label, of)
 	if err != nil {
 		return clearance{}, err

@@ -121,7 +121,7 @@ func readDecision(value any) (Decision, error) {
 	decision := Decision{
 		DecisionID: f.id("decision_id"), Decision: f.text("decision"), Reason: f.text("reason"), MatchedPolicies: f.texts("matched_policies"),
 		RiskScore: f.integer("risk_score"), RiskLevel: f.text("risk_level"), RootTrustLevel: f.text("root_trust_level"),
-		TrustToken: Token(f.text("trust_token")), ActionHash: f.hash("action_hash"), DryRun: f.flag("dry_run"),
+		TrustToken: f.trustToken("trust_token"), ActionHash: f.hash("action_hash"), DryRun: f.flag("dry_run"),
 		Receipt: readReceiptRef(f.fields("receipt")),
 	}
 	if !f.isNull("approval") {

@@ -130,9 +130,11 @@ func OnBehalfOf(ctx context.Context, user User) (context.Context, error) {
 }
 
 // CurrentTrust gives the label of the work at hand; Unknown where nobody set one.
-func CurrentTrust(ctx context.Context) SourceTrust {
-	if label := originOf(ctx).label; label != 0 {
-		return label
+func CurrentTrust(ctx context.Context) SourceTrust { return originOf(ctx).trust() }
+
+func (o origin) trust() SourceTrust {
+	if o.label != 0 {
+		return o.label
 	}
 	return Unknown
 }

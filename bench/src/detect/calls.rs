@@ -6,6 +6,18 @@ use aegis_model::{DataAccess, Decision, Destination, EventKind, SecurityEvent, S
 pub(crate) const EDGE: &str = "edge-bench";
 /// An agent's calls repeat what they are after so many.
 const ROUND: usize = 50;
+/// The first tool.
+const TOOL: &str = "crm";
+
+/// The nth tool.
+pub(crate) fn tool(nth: usize) -> String {
+    if nth == 0 { TOOL.to_owned() } else { format!("{TOOL}-{nth}") }
+}
+
+/// Which of so many tools an agent's nth call is of: round by round, each kind of call is of each tool in turn.
+pub(crate) fn tool_of_call(agent: usize, nth: usize, tools: usize) -> String {
+    tool((agent + nth % ROUND + nth / ROUND) % tools.max(1))
+}
 
 /// An allowed read.
 pub(crate) fn call(tenant: &TenantId, agent: &str, ts: i64) -> SecurityEvent {
@@ -17,7 +29,7 @@ pub(crate) fn call(tenant: &TenantId, agent: &str, ts: i64) -> SecurityEvent {
     event.user_id = Some("u-4711".to_owned());
     event.run_id = Some(format!("run-{agent}"));
     event.environment = Some("production".to_owned());
-    event.tool = Some("crm".to_owned());
+    event.tool = Some(tool(0));
     event.action = Some("read_note".to_owned());
     event.destination = Some(Destination::Internal);
     event.data_access = Some(DataAccess::None);

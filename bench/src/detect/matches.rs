@@ -7,6 +7,7 @@ use aegis_model::{Alert, EventId};
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
+use super::rules::Texts;
 use super::traffic::Expected;
 
 /// Differences that are shown of two sets.
@@ -93,19 +94,18 @@ impl Matches {
     }
 }
 
-/// What of the expected a set of rules (`names`: id and shipped rule) must tell in a log's events, of which `is_among` says whether they are there.
-pub(crate) fn must_be_told(
-    expected: &[Expected],
-    names: &BTreeMap<String, String>,
-    is_among: impl Fn(&EventId) -> bool,
-) -> BTreeSet<Place> {
+/// What of the expected a set of rules must tell in a log's events, of which `is_among` says whether they are there: each what its shipped rule
+/// must, or as much of that as is of its tool.
+pub(crate) fn must_be_told(expected: &[Expected], texts: &Texts, is_among: impl Fn(&EventId) -> bool) -> BTreeSet<Place> {
     let mut by_rule: BTreeMap<&str, Vec<&Expected>> = BTreeMap::new();
     for one in expected.iter().filter(|one| is_among(&one.event_id)) {
         by_rule.entry(&one.rule).or_default().push(one);
     }
     let mut places = BTreeSet::new();
-    for (id, name) in names {
+    for (id, name) in &texts.names {
+        let tool = texts.tools.get(id);
         let own = by_rule.get(name.as_str()).into_iter().flatten();
+        let own = own.filter(|one| tool.is_none() || one.tool.as_ref() == tool);
         places.extend(own.map(|one| (id.clone(), one.tenant.clone(), one.event_id)));
     }
     places
@@ -140,7 +140,7 @@ mod tests {
     use aegis_model::{ManualClock, SecurityEvent, Timestamp};
 
     use super::*;
-    use crate::detect::rules::Texts;
+    use crate::detect::rules::{FIRST, Fill};
     use crate::detect::traffic::{Events, Traffic};
 
     /// Proved by word: the ledger is not what is tested here.
@@ -152,10 +152,14 @@ mod tests {
         events
     }
 
-    fn told(events: &[SecurityEvent], texts: &Texts, incremental: bool) -> Matches {
+    fn engine(texts: &Texts, incremental: bool) -> Engine {
         let mut config = EngineConfig::new(Arc::new(ManualClock::new(Timestamp::from_micros(0))));
         config.incremental = incremental;
-        let mut engine = Engine::new(texts.load().unwrap(), config);
+        Engine::new(texts.load().unwrap(), config)
+    }
+
+    fn told(events: &[SecurityEvent], texts: &Texts, incremental: bool) -> Matches {
+        let mut engine = engine(texts, incremental);
         let mut matches = Matches::default();
         for part in events.chunks(512) {
             matches.take(engine.tick(part.to_vec())).unwrap();
@@ -170,22 +174,53 @@ mod tests {
         for (traffic, rules, count) in
             [(Traffic::Even(1), 28, 20_000), (Traffic::Hot(20), 10, 2_500), (Traffic::Flood, 10, 2_500)]
         {
-            let texts = Texts::of(rules).unwrap();
+            let texts = Texts::of(rules, Fill::Copies).unwrap();
             let Events { events, expected } = traffic.events(count).unwrap();
             let matches = told(&proved(events), &texts, true);
-            let expected = must_be_told(&expected, &texts.names, |_| true);
+            let expected = must_be_told(&expected, &texts, |_| true);
             assert_eq!(matches.check(&expected, traffic.is_known_whole()).unwrap(), expected.len());
         }
     }
 
     #[test]
+    fn rules_apart_tell_of_their_own_tools_and_see_as_much_of_them_as_their_originals() {
+        let texts = Texts::of(70, Fill::Apart).unwrap();
+        let tools = texts.tools_of_a_log();
+        assert!(tools >= 2);
+        let Events { events, expected } = Traffic::Tools { tenants: 2, tools }.events(10_000).unwrap();
+        let events = proved(events);
+        let (matches, expected) = (told(&events, &texts, true), must_be_told(&expected, &texts, |_| true));
+        matches.check(&expected, true).unwrap();
+        let alerts_of = |id: &str| expected.iter().filter(|(rule, ..)| rule == id).count();
+        for (id, name) in texts.names.iter().filter(|(id, name)| texts.tools.contains_key(*id) && FIRST.contains(&name.as_str()))
+        {
+            let original = texts.names.iter().find(|(id, own)| *own == name && !texts.tools.contains_key(*id)).unwrap().0;
+            assert!((1..alerts_of(original)).contains(&alerts_of(id)), "{id}");
+        }
+
+        // Of one tool's events, what the rule was before it was copied, and nothing of the others'.
+        for used in texts.tools.values().collect::<BTreeSet<_>>() {
+            let mut engine = engine(&texts, true);
+            engine.tick(events.iter().filter(|event| event.tool.as_ref() == Some(used)).cloned().collect());
+            engine.finish();
+            let seen: BTreeMap<String, u64> = engine.stats().into_iter().map(|rule| (rule.rule_id, rule.relevant)).collect();
+            for (id, tool) in &texts.tools {
+                let original =
+                    texts.names.iter().find(|(other, name)| !texts.tools.contains_key(*other) && **name == texts.names[id]);
+                let sees = if tool == used { seen[original.unwrap().0] } else { 0 };
+                assert_eq!(seen[id], sees, "{id} among events of {used}");
+            }
+        }
+    }
+
+    #[test]
     fn both_plans_tell_the_same_and_a_missing_or_added_alert_is_noticed() {
-        let texts = Texts::of(10).unwrap();
+        let texts = Texts::of(10, Fill::Copies).unwrap();
         let Events { events, expected } = Traffic::Even(2).events(1_000).unwrap();
         let events = proved(events);
         let (mut followed, plain) = (told(&events, &texts, true), told(&events, &texts, false));
         followed.check_same(&plain).unwrap();
-        let all = must_be_told(&expected, &texts.names, |_| true);
+        let all = must_be_told(&expected, &texts, |_| true);
         followed.check(&all, true).unwrap();
         let fewer = all.iter().skip(1).cloned().collect();
         assert!(followed.check(&fewer, true).is_err());

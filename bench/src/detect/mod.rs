@@ -24,7 +24,7 @@ pub(crate) use self::peer::{PeerOptions, run as run_for_peer};
 pub(crate) use self::run::{RunOptions, run};
 pub(crate) use self::table::print;
 
-use self::rules::Texts;
+use self::rules::{Fill, Texts};
 use self::run::{Measured, PREFIX};
 use self::traffic::{SPAN_S, Traffic};
 use crate::instance::data_folder;
@@ -42,6 +42,9 @@ pub(crate) struct Options {
     /// How many rules; several runs with commas
     #[arg(long, value_delimiter = ',', default_values_t = [10, 50, 200])]
     rules: Vec<usize>,
+    /// Where a set has more rules than are shipped, what the copies look at that fill it; both with a comma
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Fill::Copies, Fill::Apart])]
+    sets: Vec<Fill>,
     /// How many tenants; several runs with commas
     #[arg(long, value_delimiter = ',', default_values_t = [10, 1000, 10_000])]
     tenants: Vec<usize>,
@@ -56,14 +59,31 @@ pub(crate) struct Options {
 /// What was measured, and on what.
 #[derive(Debug, Serialize)]
 pub(crate) struct Detected {
-    rule_sets: &'static str,
+    rule_sets: Vec<Filled>,
     /// About so many in each log, over so much event time.
     events: usize,
     event_time_s: i64,
     /// Events of which both plans told the same.
     proved_events: usize,
-    /// By tenants and rules.
+    /// By set, tenants and rules.
     even: Vec<Subject>,
+    /// If there are sets of copies.
+    #[serde(flatten)]
+    disturbed: Option<Disturbed>,
+}
+
+/// A kind of rule set.
+#[derive(Debug, Serialize)]
+struct Filled {
+    set: Fill,
+    how: &'static str,
+    /// How many its logs have.
+    tools: usize,
+}
+
+/// A hot tenant and a flood, with what they are compared with: rules of the set of copies.
+#[derive(Debug, Serialize)]
+struct Disturbed {
     quiet: Subject,
     quiet_beside_hot: Subject,
     flood: Subject,
@@ -72,6 +92,7 @@ pub(crate) struct Detected {
 /// One configuration, with its rounds.
 #[derive(Debug, Serialize)]
 struct Subject {
+    set: Fill,
     tenants: usize,
     rules: usize,
     #[serde(skip)]
@@ -83,35 +104,42 @@ struct Subject {
 
 /// Each configuration in turn, `rounds` times, each for about as long as its log takes and `seconds` at a fixed rate.
 pub(crate) fn measure(runtime: &Runtime, options: &Options, seconds: u64, rounds: usize) -> anyhow::Result<Detected> {
-    let Options { rules, tenants, events, .. } = options;
+    let Options { rules, sets, tenants, events, .. } = options;
     let all_are_some = [*events, rounds].iter().chain(rules).chain(tenants).all(|number| *number > 0);
     ensure!(
-        all_are_some && !rules.is_empty() && !tenants.is_empty(),
-        "events, rules, tenants and rounds must all be at least one"
+        all_are_some && !rules.is_empty() && !sets.is_empty() && !tenants.is_empty(),
+        "events, rules, sets, tenants and rounds must all be at least one"
     );
     let folder = data_folder()?;
     let mut stock = Stock { runtime, events: *events, folder: folder.path(), logs: Vec::new() };
-    let mut even = Vec::new();
-    for count in tenants {
-        for of_rules in rules {
-            even.push(stock.subject(Traffic::Even(*count), *count, *of_rules)?);
+    let (mut rule_sets, mut even) = (Vec::new(), Vec::new());
+    for set in sets {
+        // One log for all sizes of a set: with the tools of the largest.
+        let tools = Texts::of(rules.iter().copied().max().unwrap_or(0), *set)?.tools_of_a_log();
+        rule_sets.push(Filled { set: *set, how: set.how(), tools });
+        for count in tenants {
+            let traffic = match set {
+                Fill::Copies => Traffic::Even(*count),
+                Fill::Apart => Traffic::Tools { tenants: *count, tools },
+            };
+            for of_rules in rules {
+                even.push(stock.subject(*set, traffic, *count, *of_rules)?);
+            }
         }
     }
-    // Neither the least nor the most.
-    let beside = rules[rules.len() / 2];
-    let mut detected = Detected {
-        rule_sets: rules::HOW,
-        events: *events,
-        event_time_s: SPAN_S,
-        proved_events: PREFIX,
-        even,
-        quiet: stock.subject(Traffic::Even(QUIET), QUIET, beside)?,
-        quiet_beside_hot: stock.subject(Traffic::Hot(QUIET), QUIET + 1, beside)?,
-        flood: stock.subject(Traffic::Flood, 2, beside)?,
+    let disturbed = if sets.contains(&Fill::Copies) {
+        // Neither the least nor the most.
+        let beside = rules[rules.len() / 2];
+        let mut of_copies = |traffic, tenants| stock.subject(Fill::Copies, traffic, tenants, beside);
+        let (quiet, quiet_beside_hot) = (of_copies(Traffic::Even(QUIET), QUIET)?, of_copies(Traffic::Hot(QUIET), QUIET + 1)?);
+        Some(Disturbed { quiet, quiet_beside_hot, flood: of_copies(Traffic::Flood, 2)? })
+    } else {
+        None
     };
+    let mut detected = Detected { rule_sets, events: *events, event_time_s: SPAN_S, proved_events: PREFIX, even, disturbed };
     let mut proved = BTreeSet::new();
     for one in detected.subjects() {
-        if proved.insert((one.log.clone(), one.rules)) {
+        if proved.insert((one.log.clone(), one.texts.clone())) {
             one.prove()?;
         }
     }
@@ -120,9 +148,11 @@ pub(crate) fn measure(runtime: &Runtime, options: &Options, seconds: u64, rounds
         for one in &mut detected.even {
             one.round(round, at(SHARE))?;
         }
-        let rate = detected.quiet.round(round, at(QUIET_SHARE))?;
-        detected.quiet_beside_hot.round(round, Pace { rate: 2.0 * rate, ..at(SHARE) })?;
-        detected.flood.round(round, at(SHARE))?;
+        if let Some(Disturbed { quiet, quiet_beside_hot, flood }) = &mut detected.disturbed {
+            let rate = quiet.round(round, at(QUIET_SHARE))?;
+            quiet_beside_hot.round(round, Pace { rate: 2.0 * rate, ..at(SHARE) })?;
+            flood.round(round, at(SHARE))?;
+        }
     }
     progress("");
     Ok(detected)
@@ -130,7 +160,8 @@ pub(crate) fn measure(runtime: &Runtime, options: &Options, seconds: u64, rounds
 
 impl Detected {
     fn subjects(&self) -> impl Iterator<Item = &Subject> {
-        self.even.iter().chain([&self.quiet, &self.quiet_beside_hot, &self.flood])
+        let disturbed = self.disturbed.iter().flat_map(|all| [&all.quiet, &all.quiet_beside_hot, &all.flood]);
+        self.even.iter().chain(disturbed)
     }
 }
 
@@ -148,7 +179,7 @@ impl Subject {
 
     /// One more round; the rate of its measurement at a fixed rate.
     fn round(&mut self, round: usize, pace: Pace) -> anyhow::Result<f64> {
-        progress(&format!("round {round}: {}", self.name()));
+        progress(&format!("round {round}: {}, {}", self.name(), self.set.name()));
         let Pace { rate, share, seconds } = pace;
         let output =
             self.start(&["--rate", &rate.to_string(), "--share", &share.to_string(), "--seconds", &seconds.to_string()])?;
@@ -160,7 +191,7 @@ impl Subject {
 
     /// Both plans over the beginning of the log.
     fn prove(&self) -> anyhow::Result<()> {
-        progress(&format!("both plans: {}", self.name()));
+        progress(&format!("both plans: {}, {}", self.name(), self.set.name()));
         self.start(&["--prove"]).map(drop)
     }
 
@@ -171,7 +202,13 @@ impl Subject {
         command.arg("detect-run").arg("--log").arg(&self.log).arg("--rules").arg(&self.texts);
         command.args(["--core", &core.to_string()]).args(more);
         let output = command.stderr(Stdio::inherit()).output().context("cannot start a run")?;
-        ensure!(output.status.success(), "{}: no figure, because the run failed ({})", self.name(), output.status);
+        ensure!(
+            output.status.success(),
+            "{}, {}: no figure, because the run failed ({})",
+            self.name(),
+            self.set.name(),
+            output.status
+        );
         Ok(output.stdout)
     }
 }
@@ -185,9 +222,9 @@ struct Stock<'a> {
 }
 
 impl Stock<'_> {
-    fn subject(&mut self, traffic: Traffic, tenants: usize, rules: usize) -> anyhow::Result<Subject> {
-        let (log, texts) = (self.log_of(traffic)?, self.texts_of(rules)?);
-        Ok(Subject { tenants, rules, log, texts, rounds: Vec::new() })
+    fn subject(&mut self, set: Fill, traffic: Traffic, tenants: usize, rules: usize) -> anyhow::Result<Subject> {
+        let (log, texts) = (self.log_of(traffic)?, self.texts_of(set, rules)?);
+        Ok(Subject { set, tenants, rules, log, texts, rounds: Vec::new() })
     }
 
     fn log_of(&mut self, traffic: Traffic) -> anyhow::Result<PathBuf> {
@@ -201,10 +238,10 @@ impl Stock<'_> {
         Ok(path)
     }
 
-    fn texts_of(&self, rules: usize) -> anyhow::Result<PathBuf> {
-        let path = self.folder.join(format!("rules-{rules}"));
+    fn texts_of(&self, set: Fill, rules: usize) -> anyhow::Result<PathBuf> {
+        let path = self.folder.join(format!("{}-{rules}", set.name()));
         if !path.exists() {
-            Texts::of(rules)?.save(&path)?;
+            Texts::of(rules, set)?.save(&path)?;
         }
         Ok(path)
     }

@@ -1,5 +1,5 @@
-//! The engine's side of a comparison with another program (`bench/duckdb.py`): a log that both read, or the Parquet files of a lake, and what the
-//! backtest of the smallest set of rules makes of it.
+//! The engine's side of a comparison with another program (`bench/duckdb.py`, `bench/flink/run.py`): a log that both read, or the Parquet files of a
+//! lake, and what the backtest of the smallest set of rules, or of its first ones, makes of it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
 use super::log::{read, seal};
-use super::rules::Texts;
+use super::rules::{Fill, Texts};
 use super::traffic::Traffic;
 use crate::stage::pin;
 
@@ -44,6 +44,8 @@ pub(crate) struct PeerOptions {
 struct Ran {
     events: u64,
     seconds: f64,
+    /// Of these those that the engine had the core, where events are in memory: what is left where others want it too.
+    processor_seconds: Option<f64>,
     /// Of each rule's id the name of its folder.
     rules: BTreeMap<String, String>,
     alerts: Vec<Standing>,
@@ -59,6 +61,13 @@ struct Standing {
     first_us: i64,
     last_us: i64,
     evidence: usize,
+}
+
+/// How long a backtest took.
+#[derive(Debug)]
+struct Took {
+    clock: Duration,
+    processor_seconds: Option<f64>,
 }
 
 /// About what an event weighs while it waits to be written, bytes.
@@ -77,7 +86,7 @@ pub(crate) fn run(runtime: &Runtime, options: &PeerOptions) -> anyhow::Result<()
         runtime.block_on(fill(log, lake)).with_context(|| format!("cannot fill {}", lake.display()))?;
     }
     pin(std::process::id(), *core)?;
-    let texts = Texts::of(*rules)?;
+    let texts = Texts::of(*rules, Fill::Copies)?;
     let rules = texts.load()?;
     let (report, took) = match lake {
         Some(lake) => runtime.block_on(over_lake(lake, rules))?,
@@ -85,26 +94,35 @@ pub(crate) fn run(runtime: &Runtime, options: &PeerOptions) -> anyhow::Result<()
     };
     let in_order = report.rules.iter().all(|rule| rule.quarantined.is_none() && rule.over_quota == 0);
     ensure!(in_order && report.late == 0, "the backtest did not look at everything:\n{report}");
-    let (events, seconds) = (report.events, took.as_secs_f64());
+    let (events, seconds, processor_seconds) = (report.events, took.clock.as_secs_f64(), took.processor_seconds);
     let alerts = report.standing.into_values().map(Standing::of).collect();
-    println!("{}", serde_json::to_string(&Ran { events, seconds, rules: texts.names, alerts })?);
+    let ran = Ran { events, seconds, processor_seconds, rules: texts.names, alerts };
+    println!("{}", serde_json::to_string(&ran)?);
     Ok(())
 }
 
 /// Over events that are in memory already.
-fn over_log(log: &Path, rules: RuleSet) -> anyhow::Result<(BacktestReport, Duration)> {
+fn over_log(log: &Path, rules: RuleSet) -> anyhow::Result<(BacktestReport, Took)> {
     let history = read(log, usize::MAX)?.events;
     let mut backtest = Backtest::new(rules, Arc::new(SystemClock), None, None);
-    let started = Instant::now();
+    let (started, had) = (Instant::now(), on_processor()?);
     for event in history {
         backtest.take(event);
     }
     let report = backtest.finish();
-    Ok((report, started.elapsed()))
+    let took = Took { clock: started.elapsed(), processor_seconds: Some(on_processor()? - had) };
+    Ok((report, took))
+}
+
+/// Seconds that this thread has had of a processor; the engine starts no other.
+fn on_processor() -> anyhow::Result<f64> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").context("no /proc")?;
+    let nanoseconds = text.split_whitespace().next().and_then(|first| first.parse::<u64>().ok());
+    Ok(nanoseconds.context("/proc/thread-self/schedstat does not begin with a time")? as f64 / 1e9)
 }
 
 /// Over the files of a lake, as `aegis rules backtest --lake` does it.
-async fn over_lake(lake: &Path, rules: RuleSet) -> anyhow::Result<(BacktestReport, Duration)> {
+async fn over_lake(lake: &Path, rules: RuleSet) -> anyhow::Result<(BacktestReport, Took)> {
     let sets = [rules];
     let (columns, sieve) = (sets[0].columns_read(), Arc::new(Sieve::of(&sets)));
     let [rules] = sets;
@@ -121,7 +139,8 @@ async fn over_lake(lake: &Path, rules: RuleSet) -> anyhow::Result<(BacktestRepor
     }
     backtest.pass(sieve.left_out());
     let report = backtest.finish();
-    Ok((report, started.elapsed()))
+    // Threads of the runtime have read for it.
+    Ok((report, Took { clock: started.elapsed(), processor_seconds: None }))
 }
 
 /// Writes a log's events as the program's lake has them once their hours are over.

@@ -102,7 +102,7 @@ pub(crate) fn run(options: &RunOptions, seconds: u64) -> anyhow::Result<()> {
     let (busy, most) = whole.saturate(&mut engine, &log.events)?;
     let refused = engine.stats().iter().map(|rule| rule.refused).sum();
     whole.matches.take(engine.finish())?;
-    let expected = whole.matches.check(&must_be_told(&log.expected, &texts.names, |_| true), log.known_whole)?;
+    let expected = whole.matches.check(&must_be_told(&log.expected, &texts, |_| true), log.known_whole)?;
     drop(engine);
 
     let per_second = log.events.len() as f64 / busy.as_secs_f64();
@@ -231,7 +231,7 @@ impl Run {
     /// Holds what was told of the first `count` events against what must be.
     fn check(&self, log: &Log, texts: &Texts, count: usize) -> anyhow::Result<()> {
         let is_among = |id: &EventId| self.places.get(id).is_some_and(|place| *place < count);
-        self.matches.check(&must_be_told(&log.expected, &texts.names, is_among), log.known_whole)?;
+        self.matches.check(&must_be_told(&log.expected, texts, is_among), log.known_whole)?;
         Ok(())
     }
 

@@ -4,7 +4,7 @@
 use aegis_model::{DataAccess, EventId, SecurityEvent, SourceTrust, TenantId};
 use serde::{Deserialize, Serialize};
 
-use super::calls::{call, changed, denied, junk, junk_agent, ordinary, sensitive, sent};
+use super::calls::{call, changed, denied, junk, junk_agent, ordinary, sensitive, sent, tool, tool_of_call};
 
 /// Time zero of every log, microseconds: 2026-01-01T00:00:00Z.
 const START: i64 = 1_767_225_600_000_000;
@@ -33,8 +33,10 @@ const EXFIL: &str = "read-sensitive-then-exfil";
 /// What a log is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Traffic {
-    /// Calls of so many tenants.
+    /// Calls of so many tenants, of one tool.
     Even(usize),
+    /// The same, of so many tools. A story is of one of them.
+    Tools { tenants: usize, tools: usize },
     /// The same, and as many calls again of one more tenant.
     Hot(usize),
     /// Calls whose keys are junk, in one tenant, and slow sequences beside them.
@@ -47,6 +49,8 @@ pub(crate) struct Expected {
     /// The shipped rule's name.
     pub(crate) rule: String,
     pub(crate) tenant: String,
+    /// The tool of all of the evidence.
+    pub(crate) tool: Option<String>,
     /// The last of the evidence.
     pub(crate) event_id: EventId,
 }
@@ -63,10 +67,11 @@ impl Traffic {
     pub(crate) fn events(self, count: usize) -> anyhow::Result<Events> {
         let mut events = Events::default();
         match self {
-            Self::Even(tenants) => events.add_even(&named(tenants)?, count, 0),
+            Self::Even(tenants) => events.add_even(&named(tenants)?, 1, count, 0),
+            Self::Tools { tenants, tools } => events.add_even(&named(tenants)?, tools, count, 0),
             Self::Hot(tenants) => {
-                events.add_even(&named(tenants)?, count, 0);
-                events.add_even(&[TenantId::new(HOT)?], count, 1);
+                events.add_even(&named(tenants)?, 1, count, 0);
+                events.add_even(&[TenantId::new(HOT)?], 1, count, 1);
             }
             Self::Flood => events.add_flood(&TenantId::new(FLOODED)?, &TenantId::new(OTHER)?, 2 * count),
         }
@@ -103,13 +108,14 @@ impl Events {
         self.expected.extend(told_by.iter().map(|rule| Expected {
             rule: (*rule).to_owned(),
             tenant: event.tenant_id.to_string(),
+            tool: event.tool.clone(),
             event_id: event.event_id,
         }));
         self.events.push(event);
     }
 
     /// Calls of these tenants in random order, and their stories. `shift` microseconds keep two such logs apart.
-    fn add_even(&mut self, tenants: &[TenantId], count: usize, shift: i64) {
+    fn add_even(&mut self, tenants: &[TenantId], tools: usize, count: usize, shift: i64) {
         let mut dice = Dice(7);
         let agents_in_all = (count as f64 / SPAN_S as f64 / CALLS_OF_AN_AGENT).ceil() as usize;
         // An even one and an odd one at least: they differ in what they do.
@@ -120,18 +126,25 @@ impl Events {
             let (tenant, agent) = (dice.below(tenants.len()), dice.below(agents));
             let nth = &mut calls[tenant * agents + agent];
             // Not all begin at the same place of the round.
-            self.add(ordinary(&tenants[tenant], agent, *nth + 13 * agent + 7 * tenant, ts), &[]);
+            let place = *nth + 13 * agent + 7 * tenant;
+            let mut event = ordinary(&tenants[tenant], agent, place, ts);
+            event.tool = Some(tool_of_call(agent, place, tools));
+            self.add(event, &[]);
             *nth += 1;
             if n % CALLS_OF_A_STORY == 0 {
-                self.add_story(n / CALLS_OF_A_STORY, &tenants[dice.below(tenants.len())], ts);
+                self.add_story(n / CALLS_OF_A_STORY, &tenants[dice.below(tenants.len())], tools, ts);
             }
         }
     }
 
-    /// A story of an agent of its own, so that no episode swallows another.
-    fn add_story(&mut self, n: usize, tenant: &TenantId, start: i64) {
-        let agent = format!("story-{n}");
-        let at = |micros: i64| call(tenant, &agent, start + micros);
+    /// A story of an agent of its own, so that no episode swallows another. Each kind is of each tool in turn.
+    fn add_story(&mut self, n: usize, tenant: &TenantId, tools: usize, start: i64) {
+        let (agent, used) = (format!("story-{n}"), tool(n / STORIES % tools.max(1)));
+        let at = |micros: i64| {
+            let mut event = call(tenant, &agent, start + micros);
+            event.tool = Some(used.clone());
+            event
+        };
         // From soon after to slowly, within the rule's five minutes.
         let pause = (2 + 11 * ((n / STORIES) as i64 % 20)) * SECOND;
         match n % STORIES {
@@ -226,12 +239,14 @@ impl Events {
 mod tests {
     use std::collections::BTreeSet;
 
+    use aegis_model::Decision;
+
     use super::*;
     use crate::detect::rules::FIRST;
 
     #[test]
     fn a_log_is_in_order_and_what_it_expects_is_in_it() {
-        for traffic in [Traffic::Even(3), Traffic::Hot(3), Traffic::Flood] {
+        for traffic in [Traffic::Even(3), Traffic::Tools { tenants: 3, tools: 4 }, Traffic::Hot(3), Traffic::Flood] {
             let Events { events, expected } = traffic.events(3_000).unwrap();
             assert!(events.is_sorted_by_key(|event| event.ts));
             let ids: BTreeSet<(String, EventId)> = events.iter().map(|e| (e.tenant_id.to_string(), e.event_id)).collect();
@@ -246,6 +261,41 @@ mod tests {
         let expected = Traffic::Even(3).events(STORIES * CALLS_OF_A_STORY).unwrap().expected;
         let rules: BTreeSet<&str> = expected.iter().map(|expected| expected.rule.as_str()).collect();
         assert_eq!(rules, BTreeSet::from(FIRST));
+    }
+
+    #[test]
+    fn every_tool_has_as_many_calls_and_each_kind_of_them_and_of_stories() {
+        let tools = 4;
+        let Events { events, expected } =
+            Traffic::Tools { tenants: 3, tools }.events(STORIES * tools * CALLS_OF_A_STORY).unwrap();
+        for used in (0..tools).map(tool) {
+            let told = expected.iter().filter(|expected| expected.tool.as_ref() == Some(&used));
+            assert_eq!(told.map(|expected| expected.rule.as_str()).collect::<BTreeSet<_>>(), BTreeSet::from(FIRST), "{used}");
+            let is_ordinary = |event: &SecurityEvent| event.agent_id.as_deref().is_some_and(|agent| agent.starts_with("agent-"));
+            let ordinary: Vec<&SecurityEvent> =
+                events.iter().filter(|e| is_ordinary(e) && e.tool.as_ref() == Some(&used)).collect();
+            let share = ordinary.len() * tools * 10 / events.len();
+            assert!((7..=11).contains(&share), "{used}: {share} tenths of its share");
+            for is_there in [
+                ordinary.iter().any(|event| event.decision == Some(Decision::Deny)),
+                ordinary.iter().any(|event| event.decision.is_none()),
+                ordinary.iter().any(|event| event.contains_sensitive_data == Some(true)),
+                ordinary.iter().any(|event| event.target.is_some()),
+            ] {
+                assert!(is_there, "{used}");
+            }
+        }
+    }
+
+    #[test]
+    fn with_one_tool_a_log_is_what_it_is_without() {
+        let told = |traffic: Traffic| {
+            let events = traffic.events(3_000).unwrap().events;
+            events.into_iter().map(|e| (e.ts, e.tenant_id, e.agent_id, e.tool, e.action, e.resource)).collect::<Vec<_>>()
+        };
+        let even = told(Traffic::Even(5));
+        assert_eq!(even, told(Traffic::Tools { tenants: 5, tools: 1 }));
+        assert!(even.iter().all(|(_, _, _, tool, ..)| tool.as_deref() == Some("crm")));
     }
 
     #[test]

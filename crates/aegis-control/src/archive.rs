@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use aegis_bus::{Delivered, Stream, subject};
 use aegis_ledger::verify::Prover;
-use aegis_model::WireEvent;
+use aegis_model::{EventKind, SecurityEvent, WireEvent};
 use aegis_store::{HistoryLane, HistoryRow, StoreError, Wire};
+use aegis_threads::Turn;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -102,28 +103,30 @@ async fn step(
     }
     let mut rows = Vec::with_capacity(batch.len());
     let mut origins = Vec::with_capacity(batch.len());
-    let mut refused = Vec::new();
+    // The turn is for computing: what asks the store, which may be a server that does not answer, comes behind it.
     let turn = aegis_threads::turn().await;
-    for delivered in &batch {
-        match read(control, delivered, &mut lanes.prover) {
-            Ok(row) => {
+    let found: Vec<Result<Read, String>> = batch.iter().map(|delivered| read(control, delivered, &mut lanes.prover)).collect();
+    drop(turn);
+    for (delivered, outcome) in batch.iter().zip(found) {
+        match outcome {
+            Ok(Read { row, of_lane }) => {
                 if row.proved {
-                    look_at_lane(control, &mut lanes.gaps, &row).await?;
+                    look_at_lane(control, &mut lanes.gaps, &row, of_lane.as_ref()).await?;
                 }
                 rows.push(row);
                 origins.push(delivered);
             }
-            Err(reason) => refused.push((delivered, reason)),
+            Err(reason) => control.dead_letter(Stream::Ase, delivered, &reason).await.map_err(failed)?,
         }
     }
-    drop(turn);
-    for (delivered, reason) in refused {
-        control.dead_letter(Stream::Ase, delivered, &reason).await.map_err(failed)?;
+    // Before the history has what said so: from then on it is no news.
+    if control.lives.take_leaver_read()
+        && let Err(problem) = control.keep_leavers().await
+    {
+        control.lives.leaver_not_kept();
+        return Err(problem.into());
     }
     insert(control, &rows, &origins, &lanes.gaps.changed()).await?;
-    if control.lives.take_leaver_read() {
-        control.keep_leavers().await?;
-    }
     lanes.gaps.written();
     let as_of = progress.passed(follower.read_up_to());
     if batch.len() < BATCH {
@@ -154,14 +157,25 @@ fn failed(error: impl std::fmt::Display) -> ControlError {
     ControlError::Failed(error.to_string())
 }
 
-/// Notes how far a lane is with a row that is about to be kept.
-async fn look_at_lane(control: &Control, gaps: &mut Gaps, row: &HistoryRow) -> Result<(), ControlError> {
+/// Notes how far a lane is with a row that is about to be kept, and what the lane's beginning or end, `of_lane`, says of its edge. What the history
+/// has already says nothing: whoever may publish for the tenant can send it again.
+async fn look_at_lane(
+    control: &Control,
+    gaps: &mut Gaps,
+    row: &HistoryRow,
+    of_lane: Option<&SecurityEvent>,
+) -> Result<(), ControlError> {
     let (Some(lane), Some(seq)) = (&row.lane, row.seq) else { return Ok(()) };
     let now = control.clock.now();
     if !gaps.knows(lane) {
         let known = control.store.history_lane(&row.tenant_id, lane).await?;
         let fresh = || HistoryLane { tenant_id: row.tenant_id.clone(), lane: lane.clone(), head: 0, missing: Vec::new() };
         gaps.begin(known.unwrap_or_else(fresh), now);
+    }
+    if let Some(event) = of_lane
+        && !gaps.has(lane, seq)
+    {
+        control.lives.read(event, row.proved);
     }
     gaps.took(lane, seq, now);
     Ok(())
@@ -174,7 +188,7 @@ async fn insert(
     origins: &[&Delivered],
     lanes: &[HistoryLane],
 ) -> Result<(), ControlError> {
-    let turn = aegis_threads::turn().await;
+    let turn = turn_to_write(control).await;
     let inserted = control.store.insert_history(rows, lanes).await;
     drop(turn);
     match inserted {
@@ -195,6 +209,12 @@ async fn insert(
     Ok(())
 }
 
+/// A turn where this machine does the writing. A server that does it has cores of its own, and one that does not answer must not keep detection
+/// from its turn.
+async fn turn_to_write(control: &Control) -> Option<Turn> {
+    if control.store.is_on_this_machine() { Some(aegis_threads::turn().await) } else { None }
+}
+
 /// Whether trying again could not help: a constraint, not a full disk.
 fn is_the_events_fault(error: &StoreError) -> bool {
     matches!(
@@ -207,8 +227,15 @@ fn is_the_events_fault(error: &StoreError) -> bool {
     )
 }
 
+/// What was read of a message.
+struct Read {
+    row: HistoryRow,
+    /// The event, if it begins or ends a lane.
+    of_lane: Option<SecurityEvent>,
+}
+
 /// An event as the history keeps it. What stands in a ledger of this process needs no proof.
-fn read(control: &Control, delivered: &Delivered, prover: &mut Prover) -> Result<HistoryRow, String> {
+fn read(control: &Control, delivered: &Delivered, prover: &mut Prover) -> Result<Read, String> {
     let wire = WireEvent::read(&delivered.payload).map_err(|error| error.to_string())?;
     let event = wire.event().map_err(|error| error.to_string())?;
     if delivered.subject != subject::ase(&event.tenant_id, event.kind) {
@@ -220,8 +247,8 @@ fn read(control: &Control, delivered: &Delivered, prover: &mut Prover) -> Result
     control.label_run(&event);
     let kept = delivered.kept.as_ref().filter(|kept| control.config.keepers.contains_key(&kept.by));
     let is_proved = event.lane.is_some() && (kept.is_some() || prover.prove(&wire).is_some());
-    control.lives.read(&event, is_proved);
-    Ok(HistoryRow {
+    let of_lane = matches!(event.kind, EventKind::LaneOpen | EventKind::LaneClose).then(|| event.clone());
+    let row = HistoryRow {
         tenant_id: event.tenant_id,
         event_id: event.event_id,
         kind: event.kind,
@@ -239,5 +266,6 @@ fn read(control: &Control, delivered: &Delivered, prover: &mut Prover) -> Result
             Some(kept) => Wire::Kept { by: Arc::clone(&kept.by), position: kept.position },
             None => Wire::Text(wire.text().into()),
         },
-    })
+    };
+    Ok(Read { row, of_lane })
 }

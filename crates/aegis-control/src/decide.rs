@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::approvals::{known, view};
 use crate::auth::person;
 use crate::control::Control;
-use crate::input::{MAX_ID, MAX_TEXT, check_optional, check_text, parse, parse_or_empty};
+use crate::input::{MAX_ID, MAX_TEXT, check_optional, check_resource_name, check_text, parse, parse_or_empty};
 use crate::problem::Problem;
 use crate::routes::Call;
 use crate::side::Side;
@@ -245,10 +245,11 @@ fn not_pending(status: ApprovalStatus) -> Problem {
     Problem::conflict(code, format!("the approval is {status}"))
 }
 
+/// As an edge takes it: what was asked can be edited, whatever its resource.
 fn check_tool_call(call: &ToolCall) -> Result<(), Problem> {
     check_text("tool", &call.tool, MAX_ID)?;
     check_text("action", &call.action, MAX_ID)?;
-    check_optional("resource", call.resource.as_deref(), MAX_TEXT)
+    call.resource.as_deref().map_or(Ok(()), |resource| check_resource_name("resource", resource))
 }
 
 /// The action hash of a call.

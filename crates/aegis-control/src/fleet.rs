@@ -200,14 +200,16 @@ impl Control {
         check_speaker(&pinned, &heartbeat.edge_id, &heard.subject)?;
         if heartbeat.boot.len() > MAX_ID
             || heartbeat.after.as_ref().is_some_and(|after| after.len() > MAX_ID)
-            || heartbeat.enforced.iter().any(|enforced| enforced.target.target_id.len() > MAX_ID)
+            || heartbeat.enforced.iter().any(|enforced| is_too_long(&enforced.target.target_id))
         {
             return Err("a name in it is too long".to_owned());
         }
         let mut edges = self.fleet.edges.lock();
         let edge = edges.entry(heartbeat.edge_id.clone()).or_default();
         let (edge_id, before) = (heartbeat.edge_id.clone(), (edge.clock_is_suspect(), edge.live_starts()));
-        let (is_leaving, last) = (heartbeat.leaving, LastHeard::of(&heartbeat));
+        // The leave of a start that another was heard after is that start's alone: somebody may have held it back until the other is gone.
+        let is_newest = edge.last().is_none_or(|last| last.boot == heartbeat.boot);
+        let (is_leaving, last) = (heartbeat.leaving && is_newest, LastHeard::of(&heartbeat));
         edge.take(heartbeat, |enforced| self.serves(&edge_id, enforced.target.tenant_id.as_str()))?;
         if edge.clock_is_suspect() && !before.0 {
             tracing::warn!(edge_id, "the clock of an edge is off by more than a second after correction");
@@ -224,7 +226,7 @@ impl Control {
     fn take_ack(&self, heard: &Heard) -> Result<(), String> {
         let (ack, pinned) = verify_notice::<ContainmentAck>(&self.ring, &heard.payload).map_err(|error| error.to_string())?;
         check_speaker(&pinned, &ack.edge_id, &heard.subject)?;
-        if ack.enforced.target.target_id.len() > MAX_ID || ack.boot.len() > MAX_ID {
+        if is_too_long(&ack.enforced.target.target_id) || ack.boot.len() > MAX_ID {
             return Err("a name in it is too long".to_owned());
         }
         if !self.serves(&ack.edge_id, ack.enforced.target.tenant_id.as_str()) {
@@ -304,6 +306,11 @@ impl Control {
         let signed = sign_notice(&self.key, &beat).map_err(|error| BusError::Unavailable { reason: error.to_string() })?;
         self.bus.kv_put(aegis_bus::Bucket::Control, subject::BEAT, Bytes::from(signed)).await.map(drop)
     }
+}
+
+/// An edge says what control registered, which is bounded in characters.
+fn is_too_long(target_id: &str) -> bool {
+    target_id.chars().count() > MAX_ID
 }
 
 /// Whether it was signed by the edge that it says, and told on the subject of that edge.

@@ -84,6 +84,15 @@ impl Gaps {
         self.heads.insert(lane, (tenant_id, head));
     }
 
+    /// Whether the history has this receipt of the lane, or is about to.
+    pub(crate) fn has(&self, lane: &str, seq: i64) -> bool {
+        if self.heads.get(lane).is_none_or(|(_, head)| seq > *head) {
+            return false;
+        }
+        let before = self.open.range(..=(lane.to_owned(), seq)).next_back();
+        before.is_none_or(|(place, gap)| place.0 != lane || seq > gap.to_seq)
+    }
+
     /// A receipt of the lane, proved, is to be kept.
     pub(crate) fn took(&mut self, lane: &str, seq: i64, now: Timestamp) {
         let Some(head) = self.heads.get(lane).map(|(_, head)| *head) else { return };
@@ -299,6 +308,9 @@ mod tests {
         [4, 5, 9, 12].into_iter().for_each(|seq| gaps.took("a", seq, at(0)));
         gaps.took("unknown", 7, at(0));
         assert_eq!(gaps.changed(), [lane(12, &[(6, 8), (10, 11)])]);
+        let has = |seq: &i64| gaps.has("a", *seq);
+        assert_eq!((0..14).filter(has).collect::<Vec<i64>>(), [0, 1, 2, 3, 4, 5, 9, 12]);
+        assert!(!gaps.has("unknown", 7));
         gaps.written();
         gaps.ask(&asked, at(1));
         assert!(asked.0.lock().is_empty(), "not at once");

@@ -1,6 +1,8 @@
 //! The door for request data: bodies through the strict JSON parser, bounded texts, bounded lists.
 //! Promises that whatever passes has one meaning; never repairs what it reads.
 
+pub(crate) use aegis_model::limits::{MAX_ID, MAX_TEXT};
+use aegis_model::limits::{NameError, check_name, check_resource};
 use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode, header};
 use bytes::Bytes;
@@ -10,10 +12,6 @@ use serde_json::Value;
 
 use crate::problem::Problem;
 
-/// Longest id or name, characters.
-pub(crate) const MAX_ID: usize = 256;
-/// Longest free text (reasons, descriptions), characters.
-pub(crate) const MAX_TEXT: usize = 2048;
 /// How many list entries a reply has unless told otherwise, and at most.
 const DEFAULT_LIMIT: u32 = 50;
 const MAX_LIMIT: u32 = 500;
@@ -84,16 +82,16 @@ fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, Problem> {
 
 /// A text of 1 to `max` characters without control characters.
 pub(crate) fn check_text(field: &str, value: &str, max: usize) -> Result<(), Problem> {
-    if value.is_empty() {
-        return Err(Problem::bad_request("invalid_field", format!("`{field}` must not be empty")));
-    }
-    if value.chars().count() > max {
-        return Err(Problem::bad_request("invalid_field", format!("`{field}` is longer than {max} characters")));
-    }
-    if value.chars().any(char::is_control) {
-        return Err(Problem::bad_request("invalid_field", format!("`{field}` must not contain control characters")));
-    }
-    Ok(())
+    check_name(value, max).map_err(|why| invalid(field, why))
+}
+
+/// The name of a resource, as a call may have it.
+pub(crate) fn check_resource_name(field: &str, value: &str) -> Result<(), Problem> {
+    check_resource(value).map_err(|why| invalid(field, why))
+}
+
+fn invalid(field: &str, why: NameError) -> Problem {
+    Problem::bad_request("invalid_field", format!("`{field}` {why}"))
 }
 
 /// As [`check_text`] where a value is given.

@@ -17,12 +17,13 @@ use tokio::time::{Duration, Instant, sleep};
 
 use crate::control::Control;
 use crate::given_way::{GivenWay, WHOEVER};
+use crate::input::MAX_ID;
 
 /// Runs of one tenant that are remembered; past it those are forgotten that have ended, then the least strict, then those whose last call is longest
 /// ago, of that tenant alone.
 const MOST_RUNS: usize = 20_000;
 /// Longest name of a run that is told of, bytes: any that an edge admits, which counts characters, with what stands before it.
-const MAX_RUN: usize = 4 * 256 + 64;
+const MAX_RUN: usize = 4 * MAX_ID + 64;
 /// A run that goes on is told again after this time, so that edges do not take it for idle, microseconds.
 const AGAIN_US: i64 = 60_000_000;
 /// How often it is told at most that labels are forgotten.

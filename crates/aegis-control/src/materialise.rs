@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use aegis_bus::{Delivered, Stream, subject};
 use aegis_ledger::verify::verify_wire;
+use aegis_model::limits::{MAX_ID, check_label};
 use aegis_model::{ApprovalStatus, EventKind, FrozenAction, Phase};
 use aegis_store::HistoryRow;
 use serde_json::{Value, json};
@@ -17,7 +18,6 @@ use crate::control::{Control, ControlError};
 use crate::decide::hash_of;
 use crate::evidence::read_wire;
 use crate::follow::Follower;
-use crate::input::MAX_ID;
 use crate::prune::KEPT_S;
 use crate::record::derived_event_id;
 use crate::room::Room;
@@ -130,7 +130,7 @@ fn read(delivered: &Delivered) -> Result<FrozenAction, String> {
     if delivered.subject != subject::approval(&frozen.tenant_id, &frozen.approval_id) {
         return Err("subject and frozen action disagree about tenant or approval".to_owned());
     }
-    let is_name = |text: &String| text.len() <= MAX_ID && !text.chars().any(char::is_control);
+    let is_name = |text: &String| check_label(text, MAX_ID).is_ok();
     if ![&frozen.approval_id, &frozen.agent_id, &frozen.action_hash, &frozen.policy_digest].into_iter().all(is_name) {
         return Err("an id in it is none".to_owned());
     }

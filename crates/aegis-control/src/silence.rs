@@ -94,7 +94,7 @@ impl Lives {
         (life.has_left, life.missed, life.last) = (is_leaving, 0, Some(last));
     }
 
-    /// Reads from the log how an edge's lanes begin and end: what it did while nobody was there to hear it.
+    /// Reads from the log how an edge's lanes begin and end: what it did while nobody was there to hear it. For what the history does not have yet.
     pub(crate) fn read(&self, event: &SecurityEvent, is_proved: bool) {
         // With a reason, one lane ended for another and the edge goes on.
         let is_whole_life = matches!(event.kind, EventKind::LaneOpen | EventKind::LaneClose) && event.reason.is_none();
@@ -126,6 +126,11 @@ impl Lives {
     /// True once after the log said that an edge stopped.
     pub(crate) fn take_leaver_read(&self) -> bool {
         self.leaver_read.swap(false, Ordering::SeqCst)
+    }
+
+    /// That could not be kept: it is to be tried again.
+    pub(crate) fn leaver_not_kept(&self) {
+        self.leaver_read.store(true, Ordering::SeqCst);
     }
 
     /// Counts, if all that edges say comes here: else nobody knows who is silent.
@@ -191,7 +196,7 @@ impl Control {
         }
     }
 
-    /// Keeps that edges stopped as they should: before the position in the log passes what said so.
+    /// Keeps that edges stopped as they should: before the history has what said so.
     pub(crate) async fn keep_leavers(&self) -> Result<(), Problem> {
         for change in self.lives.changes(self.most_missed()) {
             if change.to == EdgeLife::Left {

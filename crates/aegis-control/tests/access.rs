@@ -333,3 +333,23 @@ async fn secrets_never_come_out_again() {
     house.send("DELETE", &format!("/v1/keys/{id}"), Some(&house.acme.admin), None).await.expect(200);
     house.get("/v1/receipts", &key).await.refused(401, "invalid_credential");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_call_may_name_can_be_registered() {
+    let house = House::build().await;
+    let registrar = house.acme.registrar.as_str();
+    let resource = |name: &str| json!({"resource": name, "visibility": "public"});
+    for name in ["x".repeat(1024), "é".repeat(1024)] {
+        house.post("/v1/resources", registrar, resource(&name)).await.expect(201);
+    }
+    for name in [String::new(), "x".repeat(1025), "\u{1f600}".repeat(513)] {
+        house.post("/v1/resources", registrar, resource(&name)).await.refused(400, "invalid_field");
+    }
+    let tool = |name: &str| {
+        let action = json!({"action": name, "risk": "low", "mutates_state": false});
+        json!({"tool": name, "name": name, "default_risk": "low", "actions": [action]})
+    };
+    house.post("/v1/tools", registrar, tool(&"é".repeat(256))).await.expect(201);
+    house.post("/v1/tools", registrar, tool(&"é".repeat(257))).await.refused(400, "invalid_field");
+    house.agent(&house.acme, &"é".repeat(256)).await;
+}

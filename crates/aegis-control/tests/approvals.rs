@@ -232,6 +232,33 @@ async fn where_nobody_knows_whose_key_an_agent_is_under_nobody_approves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whatever_resource_an_edge_takes_can_be_kept_in_an_edit() {
+    let (house, _, token) = house_with_agent().await;
+    for (number, resource) in [String::new(), "é".repeat(1024)].into_iter().enumerate() {
+        let on = |version: &str| {
+            let mut call = tool_call(json!({"version": version}));
+            call["resource"] = json!(resource);
+            call
+        };
+        let asked = json!({
+            "agent": {"id": "bot"}, "user": {"id": "mallory"}, "tool_call": on("1"),
+            "context": {"source_trust": "semi_trusted_customer"}, "trace": {"run_id": format!("run-{number}")},
+        });
+        let answer = house.post("/v1/authorize", &token, asked).await.expect(200).body;
+        assert_eq!(answer["decision"], "require_approval", "{answer}");
+        let path = format!("/v1/approvals/{}", answer["approval"]["approval_id"].as_str().unwrap());
+        let approver = house.acme.approver.as_str();
+        house.until("the approval is shown", async || house.get(&path, approver).await.status.as_u16() == 200).await;
+        let edit = format!("{path}/edit");
+        let edited = house.post(&edit, approver, json!({"tool_call": on("2")})).await.expect(200).body;
+        assert_eq!(edited["edited_tool_call"], on("2"));
+        let mut longer = on("3");
+        longer["resource"] = json!("x".repeat(1025));
+        house.post(&edit, approver, json!({"tool_call": longer})).await.refused(400, "invalid_field");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_edit_is_a_new_action_that_somebody_else_approves() {
     let (house, _, token) = house_with_agent().await;
     let (id, hash) = house.held(&token, json!({"version": "1", "wave": 100})).await;

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 struct Edge {
     id: &'static str,
     key: SigningKey,
+    boot: &'static str,
     said: u64,
 }
 
@@ -28,13 +29,13 @@ impl Edge {
         let nkey = format!("U{}", "A".repeat(55));
         let body = json!({"token": token.expose(), "receipt_key": key_text(seed), "nkey": nkey});
         house.send("POST", "/v1/edges/enroll", None, Some(body.to_string().as_bytes())).await.expect(200);
-        Self { id, key: SigningKey::from_seed(&[seed; 32]), said: 0 }
+        Self { id, key: SigningKey::from_seed(&[seed; 32]), boot: "one", said: 0 }
     }
 
     async fn beat(&mut self, house: &House, leaving: bool) {
         let heartbeat = Heartbeat {
             edge_id: self.id.to_owned(),
-            boot: "only".to_owned(),
+            boot: self.boot.to_owned(),
             after: None,
             seq: self.said,
             at: house.now(),
@@ -59,6 +60,24 @@ impl Edge {
                 life(house, id).await == Some(EdgeLife::Live)
             })
             .await;
+    }
+}
+
+/// The ledger of a life of the edge's, which served one call and stopped as it should.
+async fn whole_life(house: &House, edge: &Edge, tenant: &TenantId) -> Ledger {
+    let config = LedgerConfig::new(house.folder.path().join(format!("{}.db", edge.id)), edge.id, "edge");
+    let ledger = Ledger::open(config, edge.key.clone(), house.clock.clone()).await.unwrap();
+    let event = SecurityEvent::new(tenant.clone(), edge.id, "edge", EventKind::AuthorizeDecision, house.now());
+    ledger.submit(Draft::new(event, Phase::Decision)).await.unwrap();
+    ledger.close().await.unwrap();
+    ledger
+}
+
+/// Publishes what was sealed; whoever has it can do so again.
+async fn publish(house: &House, ledger: &Ledger) {
+    for item in ledger.read_outbox(0, 10).await.unwrap() {
+        let message = Message::new(subject::ase(&item.sealed.tenant_id, item.sealed.kind), item.sealed.wire.to_string());
+        house.bus.publish(Stream::Ase, vec![message]).await.pop().unwrap().unwrap();
     }
 }
 
@@ -120,19 +139,12 @@ async fn who_takes_leave_or_closes_its_lanes_is_not_missed() {
     let mut polite = Edge::enroll(&house, "edge-7", 1, &[&acme]).await;
     let mut closing = Edge::enroll(&house, "edge-8", 2, &[&acme]).await;
     let mut killed = Edge::enroll(&house, "edge-9", 3, &[&acme]).await;
-    let config = LedgerConfig::new(house.folder.path().join("edge-8.db"), "edge-8", "edge");
-    let ledger = Ledger::open(config, closing.key.clone(), house.clock.clone()).await.unwrap();
-    let event = SecurityEvent::new(acme.clone(), "edge-8", "edge", EventKind::AuthorizeDecision, house.now());
-    ledger.submit(Draft::new(event, Phase::Decision)).await.unwrap();
-    ledger.close().await.unwrap();
+    let ledger = whole_life(&house, &closing, &acme).await;
     polite.live(&house).await;
     polite.beat(&house, true).await;
     closing.live(&house).await;
     // Its farewell is lost; what it sealed arrives.
-    for item in ledger.read_outbox(0, 10).await.unwrap() {
-        let message = Message::new(subject::ase(&acme, item.sealed.kind), item.sealed.wire.to_string());
-        house.bus.publish(Stream::Ase, vec![message]).await.pop().unwrap().unwrap();
-    }
+    publish(&house, &ledger).await;
     for edge_id in ["edge-7", "edge-8"] {
         house.until("it is known to have left", async || life(&house, edge_id).await == Some(EdgeLife::Left)).await;
     }
@@ -147,13 +159,50 @@ async fn who_takes_leave_or_closes_its_lanes_is_not_missed() {
     assert!(told(&house, &acme, EventKind::EdgeBack, "edge-7").await.is_empty(), "it was never said to be silent");
 }
 
+/// Every edge of a tenant may publish for it, and has its receipts from an export.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_end_of_an_edge_s_lanes_that_is_sent_again_excuses_no_silence() {
+    let house = House::build().await;
+    let acme = house.acme.id.clone();
+    let mut edge = Edge::enroll(&house, "edge-7", 1, &[&acme]).await;
+    let ledger = whole_life(&house, &edge, &acme).await;
+    edge.live(&house).await;
+    publish(&house, &ledger).await;
+    house.until("it is known to have left", async || life(&house, "edge-7").await == Some(EdgeLife::Left)).await;
+    edge.live(&house).await;
+    publish(&house, &ledger).await;
+    until_told(&house, &acme, EventKind::EdgeSilent, "edge-7", 1).await;
+}
+
+/// Whoever has the bus can hold it back until then.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_leave_of_an_earlier_start_excuses_no_later_one() {
+    let house = House::build().await;
+    let acme = house.acme.id.clone();
+    let mut edge = Edge::enroll(&house, "edge-7", 1, &[&acme]).await;
+    edge.live(&house).await;
+    edge.boot = "two";
+    edge.beat(&house, false).await;
+    edge.boot = "one";
+    edge.beat(&house, true).await;
+    until_told(&house, &acme, EventKind::EdgeSilent, "edge-7", 1).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_receipted_is_told_when_it_can_be() {
     let house = House::build().await;
     let acme = house.acme.id.clone();
     let mut edge = Edge::enroll(&house, "edge-7", 1, &[&acme]).await;
-    edge.live(&house).await;
     house.fill_control_ledger().await;
+    edge.live(&house).await;
+    // It is not heard for longer than its tenants wait to be told.
+    house
+        .until("the edge is not heard", async || {
+            let edges = house.get("/v1/edges", &house.acme.auditor).await.expect(200).body;
+            edges.as_array().unwrap().iter().any(|edge| edge["edge_id"] == "edge-7" && edge["live"] == false)
+        })
+        .await;
+    assert_eq!(life(&house, "edge-7").await, Some(EdgeLife::Live), "what is not told is not kept");
     house.ledger_pages.store(0, std::sync::atomic::Ordering::SeqCst);
     until_told(&house, &acme, EventKind::EdgeSilent, "edge-7", 1).await;
     assert_eq!(life(&house, "edge-7").await, Some(EdgeLife::Silent));

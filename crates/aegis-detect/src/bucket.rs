@@ -95,7 +95,8 @@ pub(crate) struct Bucket {
     given_up: usize,
     /// What the texts of its events take.
     pub(crate) bytes: usize,
-    following: Following,
+    /// None where no query follows it, or none did yet.
+    following: Option<Box<Following>>,
     /// The agent whose event made it, if that is known.
     pub(crate) made_by: Option<Arc<str>>,
     /// Of a deferred rule: the first instant that waits for its decision.
@@ -175,7 +176,9 @@ impl Bucket {
             return Kept::Added;
         }
         let taken = Some(self.events()[surplus - 1].ts);
-        self.following.take(&self.events[self.given_up..][..surplus]);
+        if let Some(following) = &mut self.following {
+            following.take(&self.events[self.given_up..][..surplus]);
+        }
         self.lost_to = self.lost_to.max(taken);
         self.give_up(surplus);
         Kept::AddedOverQuota(surplus)
@@ -201,7 +204,7 @@ impl Bucket {
     /// What an incremental query knows, and the events that it is to be shown next: those from `oldest` on, the oldest that is new to it. What
     /// it knew of them is taken back.
     pub(crate) fn follow(&mut self, oldest: Timestamp, fresh: impl FnOnce() -> Frames) -> (Frames, &[Arc<SecurityEvent>]) {
-        let Following { frames, shown, taken } = &mut self.following;
+        let Following { frames, shown, taken } = &mut **self.following.get_or_insert_default();
         let mut known = std::mem::take(frames);
         let from = match *shown {
             None => {
@@ -232,8 +235,8 @@ impl Bucket {
     /// Puts back what an incremental query knows now; without it, it is shown everything again.
     pub(crate) fn followed(&mut self, frames: Option<Frames>) {
         match frames {
-            Some(frames) => self.following.frames = frames,
-            None => self.following = Following::default(),
+            Some(frames) => self.following.get_or_insert_default().frames = frames,
+            None => self.following = None,
         }
     }
 
@@ -245,7 +248,8 @@ impl Bucket {
         let expired = self.events().partition_point(|e| e.ts < before);
         if expired > 0 {
             self.give_up(expired);
-            self.following.frames.iter_mut().for_each(|state| state.drop_before(before.as_micros(), 0));
+            let frames = self.following.iter_mut().flat_map(|following| &mut following.frames);
+            frames.for_each(|state| state.drop_before(before.as_micros(), 0));
         }
     }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use aegis_model::{Clock, SecurityEvent, TenantId, Timestamp};
+use smallvec::SmallVec;
 
 use crate::bucket::Bucket;
 use crate::episode::KeyState;
@@ -400,14 +401,17 @@ pub(crate) fn by_tenant(events: &[Arc<SecurityEvent>]) -> BTreeMap<TenantId, Vec
     tenants
 }
 
+/// Mostly one.
+type Few<T> = SmallVec<[T; 1]>;
+
 /// The events of each bucket, in the order in which the first of each came. Those whose key has a null are left out.
 fn by_bucket<'a>(
     events: &'a [Arc<SecurityEvent>],
     columns: &[BucketColumn],
-) -> Vec<(&'a TenantId, String, Vec<&'a Arc<SecurityEvent>>)> {
-    let mut buckets: Vec<(&TenantId, String, Vec<&Arc<SecurityEvent>>)> = Vec::new();
+) -> Vec<(&'a TenantId, String, Few<&'a Arc<SecurityEvent>>)> {
+    let mut buckets: Vec<(&TenantId, String, Few<&Arc<SecurityEvent>>)> = Vec::new();
     // Of each hash the buckets that have it: hardly ever more than one.
-    let mut places: HashMap<u64, Vec<usize>, ahash::RandomState> = HashMap::default();
+    let mut places: HashMap<u64, Few<usize>, ahash::RandomState> = HashMap::default();
     let hasher = ahash::RandomState::new();
     let mut bucket = String::new();
     for event in events {
@@ -421,7 +425,7 @@ fn by_bucket<'a>(
             Some(place) => buckets[*place].2.push(event),
             None => {
                 there.push(buckets.len());
-                buckets.push((&event.tenant_id, bucket.clone(), vec![event]));
+                buckets.push((&event.tenant_id, bucket.clone(), Few::from_iter([event])));
             }
         }
     }

@@ -10,9 +10,10 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::{Column, DFSchema};
 use datafusion::error::Result;
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
+use datafusion::logical_expr::utils::{conjunction, split_conjunction};
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::physical_expr::PhysicalExpr;
+use smallvec::SmallVec;
 
 use crate::check::base_column;
 use crate::schema::{EventBatch, column_index, schema_of};
@@ -23,7 +24,7 @@ const EVENTS_OF_A_RUN: usize = 8192;
 const EVENTS_WITH_LISTS: usize = 256;
 
 /// What a bucket knows of the rows before, for every window of a query.
-pub(crate) type Frames = Vec<GroupState>;
+pub(crate) type Frames = SmallVec<[GroupState; 1]>;
 
 /// A query that can be followed.
 #[derive(Debug)]
@@ -78,18 +79,17 @@ impl Draft<'_> {
             LogicalPlan::Sort(sort) if sort.fetch.is_none() => self.push(&sort.input),
             LogicalPlan::Filter(filter) => {
                 let below = self.push(&filter.input)?;
-                let input = filter.input.schema();
-                // What reads no list comes first, and lists are made of what it leaves.
-                let (mut of_lists, mut of_others) = (Vec::new(), Vec::new());
-                for condition in split_conjunction_owned(filter.predicate.clone()) {
-                    let conditions = if self.reads_unmade(&condition, input)? { &mut of_lists } else { &mut of_others };
-                    conditions.push(condition);
+                let schema = filter.input.schema();
+                // What reads no list first: then there are lists of the rows alone that pass it.
+                let (mut first, mut then) = (Vec::new(), Vec::new());
+                for part in split_conjunction(&filter.predicate) {
+                    if self.reads_unmade(part, schema)? { then.push(part) } else { first.push(part) }
                 }
-                for predicate in [of_others, of_lists].into_iter().filter_map(conjunction) {
-                    self.make_read([&predicate], input)?;
-                    let predicate = self.physical(&predicate, input)?;
-                    self.pipeline.steps.push(Step::Filter(predicate));
+                self.push_filter(first, schema)?;
+                if !then.is_empty() {
+                    self.make(schema);
                 }
+                self.push_filter(then, schema)?;
                 Ok(below)
             }
             LogicalPlan::Projection(projection) => {
@@ -132,6 +132,25 @@ impl Draft<'_> {
         aegis_sql::physical_expr(self.state, expr.clone(), schema)
     }
 
+    fn push_filter(&mut self, parts: Vec<&Expr>, schema: &DFSchema) -> Result<()> {
+        if let Some(predicate) = conjunction(parts.into_iter().cloned()) {
+            let predicate = self.physical(&predicate, schema)?;
+            self.pipeline.steps.push(Step::Filter(predicate));
+        }
+        Ok(())
+    }
+
+    /// True if the expression, over rows of this schema, reads a list that is not made.
+    fn reads_unmade(&self, expr: &Expr, schema: &DFSchema) -> Result<bool> {
+        for column in expr.column_refs() {
+            let read = schema.index_of_column(column)?;
+            if self.unmade.iter().any(|list| list.column == read) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Has the lists made of rows of this schema, if one of the expressions reads one of them.
     fn make_read<'e>(&mut self, exprs: impl IntoIterator<Item = &'e Expr>, schema: &DFSchema) -> Result<()> {
         for expr in exprs {
@@ -141,17 +160,6 @@ impl Draft<'_> {
             }
         }
         Ok(())
-    }
-
-    /// True if the expression reads a list of rows of this schema that is not made yet.
-    fn reads_unmade(&self, expr: &Expr, schema: &DFSchema) -> Result<bool> {
-        for column in expr.column_refs() {
-            let read = schema.index_of_column(column)?;
-            if self.unmade.iter().any(|list| list.column == read) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     /// Has all lists made that are not yet.

@@ -5,6 +5,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 /// A value as bytes that compare as the value does.
 pub(crate) type Bytes = Arc<[u8]>;
 
@@ -23,13 +25,15 @@ pub(crate) struct Frame {
     pub(crate) sorted: bool,
 }
 
+/// One for each argument of a row's functions, mostly one; none where the row does not count for it.
+pub(crate) type Values = SmallVec<[Option<Bytes>; 1]>;
+
 #[derive(Debug)]
 struct Row {
     ts: i64,
     /// How many events of that time are before its own.
     place: u32,
-    /// One for each argument; none where the row does not count for it.
-    values: Box<[Option<Bytes>]>,
+    values: Values,
 }
 
 /// What a frame holds: rows `from..to`, counted from the first that there ever was.
@@ -69,7 +73,8 @@ impl Held {
 #[derive(Debug)]
 pub(crate) struct Partition {
     frames: Arc<[Frame]>,
-    held: Vec<Held>,
+    /// Beside one another where there are few: a rule has very many partitions, each of a few rows.
+    held: SmallVec<[Held; 2]>,
     rows: VecDeque<Row>,
     /// Rows that are not there any more at the front.
     dropped: u64,
@@ -82,7 +87,7 @@ impl Partition {
     }
 
     /// Adds a row at the end: it is not older than the last one.
-    pub(crate) fn push(&mut self, ts: i64, place: u32, values: Box<[Option<Bytes>]>) {
+    pub(crate) fn push(&mut self, ts: i64, place: u32, values: Values) {
         debug_assert!(
             self.rows.back().is_none_or(|last| (last.ts, last.place) < (ts, place)),
             "rows come in the order of events"
@@ -176,6 +181,9 @@ impl Partition {
     /// The values of a frame in the order of its rows; of more than `MOST_LISTED`, or more than so many bytes, some of the first and the last.
     pub(crate) fn values(&self, frame: usize, most_bytes: usize) -> Vec<&Bytes> {
         let Held { from, to, count, .. } = self.held[frame];
+        if count == 0 {
+            return Vec::new();
+        }
         let there_are = || {
             let rows = self.rows.range((from - self.dropped) as usize..(to - self.dropped) as usize);
             rows.filter_map(|row| self.frames[frame].argument.and_then(|argument| row.values[argument].as_ref()))
@@ -243,7 +251,7 @@ mod tests {
                         now = list.last().map_or(now, |last| last.0) + after;
                         let place = list.last().filter(|last| last.0 == now).map_or(0, |last| last.2 + 1);
                         list.push((now, value, place));
-                        partition.push(now, place, Box::new([value.map(|value| Bytes::from([value]))]));
+                        partition.push(now, place, Values::from_iter([value.map(|value| Bytes::from([value]))]));
                     }
                     Step::TakeBack { back } => {
                         list.retain(|row| row.0 < now - back);
@@ -289,7 +297,7 @@ mod tests {
             partition.values(0, bytes).into_iter().map(number).collect::<Vec<_>>()
         };
         for n in 0..5_000 {
-            partition.push(n, 0, Box::new([Some(value(n))]));
+            partition.push(n, 0, Values::from_iter([Some(value(n))]));
             if n == 4_095 {
                 partition.seek(n);
                 assert_eq!(listed(&partition, 1 << 20), (0..4_096).collect::<Vec<_>>());

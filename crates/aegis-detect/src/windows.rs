@@ -13,7 +13,9 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::expr::WindowFunction;
 use datafusion::logical_expr::{Expr, Window, WindowFunctionDefinition};
 use datafusion::physical_expr::PhysicalExpr;
+use smallvec::SmallVec;
 
+use crate::pipeline::Frames;
 use crate::shape::{frame_of, window_function};
 use crate::sliding::{Bytes, Frame, Partition};
 
@@ -72,11 +74,14 @@ struct Function {
     data_type: DataType,
 }
 
+type Places = HashMap<Box<[u8]>, usize, ahash::RandomState>;
+
 /// What one bucket knows of the rows of one group.
 #[derive(Debug, Default)]
 pub(crate) struct GroupState {
-    places: HashMap<Box<[u8]>, usize, ahash::RandomState>,
-    partitions: Vec<Partition>,
+    /// Of a bucket that is split further, where each key's partition is.
+    places: Option<Box<Places>>,
+    partitions: SmallVec<[Partition; 1]>,
 }
 
 impl GroupState {
@@ -84,16 +89,16 @@ impl GroupState {
     fn place(&mut self, key: Option<&[u8]>, frames: &Arc<[Frame]>) -> usize {
         let Some(key) = key else {
             if self.partitions.is_empty() {
-                self.partitions.reserve_exact(1);
                 self.partitions.push(Partition::new(Arc::clone(frames)));
             }
             return 0;
         };
-        if let Some(place) = self.places.get(key) {
+        let places = self.places.get_or_insert_default();
+        if let Some(place) = places.get(key) {
             return *place;
         }
         self.partitions.push(Partition::new(Arc::clone(frames)));
-        self.places.insert(key.into(), self.partitions.len() - 1);
+        places.insert(key.into(), self.partitions.len() - 1);
         self.partitions.len() - 1
     }
 
@@ -115,6 +120,7 @@ impl GroupState {
             kept[place] = Some(self.partitions.len());
             self.partitions.push(partition);
         }
+        let Some(places) = places else { return };
         places.retain(|_, place| match kept.get(*place).copied().flatten() {
             Some(now) => {
                 *place = now;
@@ -200,7 +206,7 @@ impl Windows {
 
     /// The columns of the functions for these rows, which come after all that the states have seen, each bucket's in the order of time. In place
     /// of a list stands which partition its row is in: most rows are filtered out before anybody reads their lists. See `list`.
-    pub(crate) fn run(&self, rows: &RecordBatch, origins: &[Origin], states: &mut [Vec<GroupState>]) -> Result<Vec<ArrayRef>> {
+    pub(crate) fn run(&self, rows: &RecordBatch, origins: &[Origin], states: &mut [Frames]) -> Result<Vec<ArrayRef>> {
         let mut columns: Vec<Option<ArrayRef>> = vec![None; self.functions.len()];
         for (index, group) in self.groups.iter().enumerate() {
             let mine = |(_, function): &(usize, &Function)| function.group == index;
@@ -230,13 +236,7 @@ impl Windows {
 
     /// The lists of one function for these rows, of which `places` says in which partition each is. The states have seen all of them, and
     /// maybe later ones.
-    pub(crate) fn list(
-        &self,
-        function: usize,
-        places: &ArrayRef,
-        origins: &[Origin],
-        states: &mut [Vec<GroupState>],
-    ) -> Result<ArrayRef> {
+    pub(crate) fn list(&self, function: usize, places: &ArrayRef, origins: &[Origin], states: &mut [Frames]) -> Result<ArrayRef> {
         let function = &self.functions[function];
         let group = &self.groups[function.group];
         let places = places.as_primitive_opt::<UInt64Type>();
@@ -341,7 +341,7 @@ impl Group {
     }
 
     /// Adds the rows to their partitions, and answers which those are.
-    fn take(&self, rows: &RecordBatch, origins: &[Origin], states: &mut [Vec<GroupState>]) -> Result<Vec<usize>> {
+    fn take(&self, rows: &RecordBatch, origins: &[Origin], states: &mut [Frames]) -> Result<Vec<usize>> {
         let keys = self.split_rows.as_ref().map(|converter| {
             let columns = self.split.iter().map(|expr| expr.evaluate(rows)?.into_array(rows.num_rows()));
             Ok::<_, DataFusionError>(converter.convert_columns(&columns.collect::<Result<Vec<_>>>()?)?)

@@ -116,12 +116,6 @@ impl Worker {
         self.0.stats()
     }
 
-    /// Messages of the stream not yet taken.
-    #[must_use]
-    pub fn lag(&self) -> u64 {
-        self.0.stats().lag
-    }
-
     /// Finishes the tick at hand, writes a checkpoint, and ends.
     pub async fn stop(self) {
         self.0.stop().await;

@@ -3,6 +3,7 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use aegis_model::limits::{MAX_ID, MAX_TEXT, NameError, check_label, check_resource};
 use aegis_model::{AuthorizeRequest, ErrorBody, ErrorDetail};
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -16,10 +17,6 @@ use futures_util::FutureExt;
 use crate::Edge;
 use crate::error::Refusal;
 
-/// Longest identifier a caller may send, characters.
-const MAX_ID: usize = 256;
-/// Longest resource or URL, characters.
-const MAX_RESOURCE: usize = 1024;
 /// A body must have arrived by then, so that slow senders cannot hold every connection.
 const BODY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 /// Bytes that hold most answers.
@@ -101,7 +98,7 @@ async fn read_body(headers: &HeaderMap, body: Body, max_bytes: usize) -> Result<
 pub(crate) fn check_lengths(request: &AuthorizeRequest) -> Result<(), Refusal> {
     let call = &request.tool_call;
     let trace = request.trace.as_ref();
-    let fields: [(&str, Option<&str>, usize); 17] = [
+    let fields: [(&str, Option<&str>, usize); 16] = [
         ("request_id", request.request_id.as_deref(), MAX_ID),
         ("nonce", request.nonce.as_deref(), MAX_ID),
         ("agent.id", Some(&request.agent.id), MAX_ID),
@@ -110,24 +107,22 @@ pub(crate) fn check_lengths(request: &AuthorizeRequest) -> Result<(), Refusal> {
         ("user.role", request.user.as_ref().and_then(|u| u.role.as_deref()), MAX_ID),
         ("tool_call.tool", Some(&call.tool), MAX_ID),
         ("tool_call.action", Some(&call.action), MAX_ID),
-        ("tool_call.resource", call.resource.as_deref(), MAX_RESOURCE),
         ("context.channel", request.context.channel.as_deref(), MAX_ID),
         ("context.source_signature", request.context.source_signature.as_deref(), MAX_TOKEN),
         ("trace.run_id", trace.and_then(|t| t.run_id.as_deref()), MAX_ID),
         ("trace.trace_id", trace.and_then(|t| t.trace_id.as_deref()), MAX_ID),
         ("trace.parent_run_id", trace.and_then(|t| t.parent_run_id.as_deref()), MAX_ID),
         ("trace.trust_token", trace.and_then(|t| t.trust_token.as_deref()), MAX_TOKEN),
-        ("callback.url", request.callback.as_ref().map(|c| c.url.as_str()), MAX_RESOURCE),
+        ("callback.url", request.callback.as_ref().map(|c| c.url.as_str()), MAX_TEXT),
         ("canon_version", request.canon_version.as_deref(), MAX_ID),
     ];
     for (name, value, max) in fields {
-        let Some(value) = value else { continue };
-        if value.chars().count() > max {
-            return Err(Refusal::Malformed(format!("`{name}` is longer than {max} characters")));
+        if let Some(value) = value {
+            check_label(value, max).map_err(|why| malformed(name, why))?;
         }
-        if value.chars().any(char::is_control) {
-            return Err(Refusal::Malformed(format!("`{name}` has a control character")));
-        }
+    }
+    if let Some(resource) = &call.resource {
+        check_resource(resource).map_err(|why| malformed("tool_call.resource", why))?;
     }
     if call.tool.is_empty() || call.action.is_empty() {
         return Err(Refusal::Malformed("`tool_call.tool` and `tool_call.action` must not be empty".to_owned()));
@@ -136,6 +131,10 @@ pub(crate) fn check_lengths(request: &AuthorizeRequest) -> Result<(), Refusal> {
         return Err(Refusal::Malformed("`request_id` must not be empty; leave it out for a call without one".to_owned()));
     }
     Ok(())
+}
+
+fn malformed(name: &str, why: NameError) -> Refusal {
+    Refusal::Malformed(format!("`{name}` {why}"))
 }
 
 fn error_response(status: StatusCode, code: &str, message: &str) -> Response {

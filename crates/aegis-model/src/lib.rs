@@ -9,6 +9,7 @@ pub mod decision;
 pub mod event;
 pub mod fleet;
 pub mod ids;
+pub mod limits;
 pub mod receipt;
 pub mod registry;
 pub mod request;

@@ -5,7 +5,7 @@ use sqlx::any::AnyRow;
 
 use crate::error::on_insert;
 use crate::registry::check_quota;
-use crate::tenants::{MAX_NAME, check_len};
+use crate::tenants::check_name;
 use crate::{OutboxRow, Store, StoreError, next_revision, outbox, page, row};
 
 /// Under whose keys an agent is registered and handed a token.
@@ -52,9 +52,9 @@ impl Store {
         by: RegisteredBy<'_>,
         facts: &[OutboxRow],
     ) -> Result<(AgentRecord, bool, i64), StoreError> {
-        check_len("agent id", &record.id, MAX_NAME)?;
-        check_len("agent key", &record.agent_key, MAX_NAME)?;
-        check_len("agent name", &record.name, MAX_NAME)?;
+        check_name("agent id", &record.id)?;
+        check_name("agent key", &record.agent_key)?;
+        check_name("agent name", &record.name)?;
         let mut tx = self.begin_write().await?;
         let known: Option<i64> = sqlx::query_scalar("SELECT 1 FROM agents WHERE tenant_id = $1 AND agent_key = $2")
             .bind(tenant.as_str())

@@ -4,7 +4,7 @@
 use aegis_model::{ApprovalStatus, TenantId, Timestamp, ToolCall};
 
 use crate::approvals::{DecideResult, Tx, VoteResult, standing, voters};
-use crate::tenants::{MAX_NAME, check_len};
+use crate::tenants::check_name;
 use crate::{OutboxRow, Store, StoreError, callbacks, outbox, row, same_person};
 
 /// Whether this person ever edited the action.
@@ -30,7 +30,7 @@ impl Store {
         now: Timestamp,
         facts: &[OutboxRow],
     ) -> Result<VoteResult, StoreError> {
-        check_len("approver", approver, MAX_NAME)?;
+        check_name("approver", approver)?;
         let mut tx = self.begin_write().await?;
         let Some(found) = standing(&mut tx, tenant, id, now).await? else { return Ok(VoteResult::NotFound) };
         match found.status {
@@ -119,7 +119,7 @@ impl Store {
         policy_digest: &str,
         facts: &[OutboxRow],
     ) -> Result<DecideResult, StoreError> {
-        check_len("editor", by, MAX_NAME)?;
+        check_name("editor", by)?;
         let now = self.now();
         let mut tx = self.begin_write().await?;
         let Some(found) = standing(&mut tx, tenant, id, now).await? else { return Ok(DecideResult::NotFound) };

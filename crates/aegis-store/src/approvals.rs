@@ -5,7 +5,7 @@ use aegis_model::{ApprovalStatus, FrozenAction, TenantId, Timestamp, ToolCall};
 use sqlx::any::AnyRow;
 
 use crate::error::on_insert;
-use crate::tenants::{MAX_NAME, check_len};
+use crate::tenants::check_name;
 use crate::{MAX_PAGE, OutboxRow, Store, StoreError, callbacks, outbox, page, row};
 
 /// An approval as it stands.
@@ -134,7 +134,7 @@ pub(crate) async fn standing(tx: &mut Tx, tenant: &TenantId, id: &str, now: Time
 impl Store {
     /// Keeps a frozen action as a pending approval. False if it is known already; nothing changes then.
     pub async fn insert_approval(&self, frozen: &FrozenAction) -> Result<bool, StoreError> {
-        check_len("approval id", &frozen.approval_id, MAX_NAME)?;
+        check_name("approval id", &frozen.approval_id)?;
         let tenant = &frozen.tenant_id;
         let done = sqlx::query(
             "INSERT INTO approvals (tenant_id, approval_id, agent_id, status, frozen, current_hash, policy_digest, approvals_needed,

@@ -5,7 +5,7 @@ use aegis_model::{ContainmentKind, ContainmentState, Hold, TargetType, TenantId,
 use sqlx::any::AnyRow;
 
 use crate::error::on_insert;
-use crate::tenants::{MAX_NAME, check_len};
+use crate::tenants::check_name;
 use crate::{OutboxRow, Store, StoreError, next_revision, outbox, row};
 
 /// `by` of a hold that a rule caused starts with this.
@@ -207,7 +207,7 @@ impl Store {
         hold: &Hold,
         facts: &[OutboxRow],
     ) -> Result<ContainmentState, StoreError> {
-        check_len("containment target", target_id, MAX_NAME)?;
+        check_name("containment target", target_id)?;
         let target = Target { tenant, kind: target_type, id: target_id };
         let now = self.now();
         let mut tx = self.begin_write().await?;
@@ -225,7 +225,7 @@ impl Store {
         kind: ContainmentKind,
         facts: &[OutboxRow],
     ) -> Result<ContainmentState, StoreError> {
-        check_len("containment target", target_id, MAX_NAME)?;
+        check_name("containment target", target_id)?;
         let target = Target { tenant, kind: target_type, id: target_id };
         let now = self.now();
         let mut tx = self.begin_write().await?;
@@ -252,7 +252,7 @@ impl Store {
         target_id: &str,
         facts: &[OutboxRow],
     ) -> Result<ContainmentState, StoreError> {
-        check_len("containment target", target_id, MAX_NAME)?;
+        check_name("containment target", target_id)?;
         let target = Target { tenant, kind: target_type, id: target_id };
         let mut tx = self.begin_write().await?;
         target.touch(&mut tx, true, self.now()).await?;
@@ -301,7 +301,7 @@ impl Store {
 
     /// INVARIANT L-COMMAND: true the first time, false ever after, for any number of concurrent calls.
     pub async fn apply_command(&self, tenant: &TenantId, command_id: &str) -> Result<bool, StoreError> {
-        check_len("command id", command_id, MAX_NAME)?;
+        check_name("command id", command_id)?;
         let mut tx = self.begin_write().await?;
         let first = record_command(&mut tx, tenant, command_id, self.now()).await?;
         tx.commit().await?;
@@ -321,8 +321,8 @@ impl Store {
         cap_per_hour: u32,
         facts: &[OutboxRow],
     ) -> Result<AutomaticHold, StoreError> {
-        check_len("command id", command_id, MAX_NAME)?;
-        check_len("containment target", target_id, MAX_NAME)?;
+        check_name("command id", command_id)?;
+        check_name("containment target", target_id)?;
         if !hold.by.starts_with(AUTOMATIC_PREFIX) {
             return Err(StoreError::Invalid { what: "automatic hold", why: "must be by `rule:<id>`" });
         }

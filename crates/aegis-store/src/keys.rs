@@ -12,7 +12,7 @@ use sqlx::any::AnyRow;
 
 use crate::error::on_insert;
 use crate::person::names_somebody;
-use crate::tenants::{MAX_NAME, MAX_SECRET, check_len};
+use crate::tenants::{MAX_SECRET, check_len, check_name};
 use crate::{OutboxRow, Secret, Store, StoreError, outbox, row};
 
 /// Shortest key value a caller may give, in characters.
@@ -90,7 +90,7 @@ impl NewKey {
     /// # Errors
     /// `Invalid` for a value under 32 characters, or for a name or group that is none: votes and self-approval go by names.
     pub fn make(tenant: &TenantId, role: Role, name: &str, groups: &[String], value: Option<&str>) -> Result<Self, StoreError> {
-        check_len("key name", name, MAX_NAME)?;
+        check_name("key name", name)?;
         if !names_somebody(name) {
             return Err(StoreError::Invalid { what: "key name", why: "has no letter or digit" });
         }
@@ -98,7 +98,7 @@ impl NewKey {
             return Err(StoreError::Invalid { what: "key", why: "has too many groups" });
         }
         for group in groups {
-            check_len("group name", group, MAX_NAME)?;
+            check_name("group name", group)?;
         }
         let text = match value {
             Some(given) if given.chars().count() < MIN_GIVEN => {

@@ -8,7 +8,7 @@ use sqlx::any::AnyRow;
 use crate::error::on_insert;
 use crate::pool::Transaction;
 use crate::registry::{MAX_MEMBERS, check_quota, write_tool};
-use crate::tenants::{MAX_NAME, check_len};
+use crate::tenants::check_name;
 use crate::{OutboxRow, Store, StoreError, next_revision, outbox, page, row};
 
 /// Puts each server's tools to it.
@@ -36,7 +36,7 @@ pub(crate) fn join_servers(servers: &[AnyRow], tools: &[AnyRow]) -> Result<Vec<(
 
 /// Puts a server and its tools in the place of what is registered; the new revision.
 async fn write_server(tx: &mut Transaction, tenant: &TenantId, record: &McpServerRecord) -> Result<i64, StoreError> {
-    check_len("MCP server key", &record.key, MAX_NAME)?;
+    check_name("MCP server key", &record.key)?;
     if record.tools.len() > MAX_MEMBERS {
         return Err(StoreError::Invalid { what: "MCP server", why: "has too many tools" });
     }
@@ -62,7 +62,7 @@ async fn write_server(tx: &mut Transaction, tenant: &TenantId, record: &McpServe
         .execute(&mut **tx)
         .await?;
     for (place, tool) in (0i64..).zip(&record.tools) {
-        check_len("MCP tool name", &tool.name, MAX_NAME)?;
+        check_name("MCP tool name", &tool.name)?;
         sqlx::query("INSERT INTO mcp_tools (tenant_id, server_key, name, place, manifest_hash) VALUES ($1, $2, $3, $4, $5)")
             .bind(tenant.as_str())
             .bind(record.key.as_str())

@@ -7,7 +7,7 @@ use sqlx::any::AnyRow;
 
 use crate::error::on_insert;
 use crate::pool::Transaction;
-use crate::tenants::{MAX_NAME, check_len};
+use crate::tenants::{check_name, check_resource_name};
 use crate::{MAX_REGISTERED, OutboxRow, Store, StoreError, next_revision, outbox, page, row};
 
 /// Most actions of one tool, and most tools of one MCP server.
@@ -96,7 +96,7 @@ pub(crate) fn resource(r: &AnyRow) -> Result<ResourceRecord, StoreError> {
 
 /// Puts a tool and its actions in the place of what is registered; the new revision.
 pub(crate) async fn write_tool(tx: &mut Transaction, tenant: &TenantId, record: &ToolRecord) -> Result<i64, StoreError> {
-    check_len("tool", &record.tool, MAX_NAME)?;
+    check_name("tool", &record.tool)?;
     if record.actions.len() > MAX_MEMBERS {
         return Err(StoreError::Invalid { what: "tool", why: "has too many actions" });
     }
@@ -121,7 +121,7 @@ pub(crate) async fn write_tool(tx: &mut Transaction, tenant: &TenantId, record: 
         .execute(&mut **tx)
         .await?;
     for (place, action) in (0i64..).zip(&record.actions) {
-        check_len("action", &action.action, MAX_NAME)?;
+        check_name("action", &action.action)?;
         let parameters = action.parameters.as_ref().map(|schema| row::to_json(schema, "parameters")).transpose()?;
         sqlx::query(
             "INSERT INTO actions (tenant_id, tool, action, place, description, risk, mutates_state, data_access, destination,
@@ -190,7 +190,7 @@ impl Store {
 
     /// Registers or replaces a channel; returns the new revision.
     pub async fn put_channel(&self, tenant: &TenantId, record: &ChannelRecord, facts: &[OutboxRow]) -> Result<i64, StoreError> {
-        check_len("channel", &record.channel, MAX_NAME)?;
+        check_name("channel", &record.channel)?;
         let mut tx = self.begin_write().await?;
         let revision = next_revision(&mut tx).await?;
         sqlx::query(
@@ -226,7 +226,7 @@ impl Store {
 
     /// Registers or replaces a resource; returns the new revision.
     pub async fn put_resource(&self, tenant: &TenantId, record: &ResourceRecord, facts: &[OutboxRow]) -> Result<i64, StoreError> {
-        check_len("resource", &record.resource, 4 * MAX_NAME)?;
+        check_resource_name(&record.resource)?;
         let mut tx = self.begin_write().await?;
         let revision = next_revision(&mut tx).await?;
         sqlx::query(

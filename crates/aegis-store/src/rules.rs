@@ -8,7 +8,7 @@ use sqlx::any::AnyRow;
 
 use crate::error::on_insert;
 use crate::pool::Transaction;
-use crate::tenants::{MAX_NAME, check_len};
+use crate::tenants::{check_len, check_name};
 use crate::{OutboxRow, Store, StoreError, next_revision, outbox, page, row};
 
 /// Rules of one tenant at most: each costs detection state.
@@ -156,8 +156,8 @@ impl Store {
         by: &str,
         facts: &[OutboxRow],
     ) -> Result<RuleChange, StoreError> {
-        check_len("rule id", &new.rule_id, MAX_NAME)?;
-        check_len("rule name", &new.name, MAX_NAME)?;
+        check_name("rule id", &new.rule_id)?;
+        check_name("rule name", &new.name)?;
         check_len("rule", &new.text, MAX_RULE_TEXT)?;
         check_len("changelog line", &new.note, MAX_RULE_NOTE)?;
         let backtest = new.backtest.as_ref().map(|told| row::to_json(told, "backtest")).transpose()?;

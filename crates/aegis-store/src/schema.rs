@@ -55,9 +55,10 @@ pub(crate) async fn migrate(
     sqlx::query(make_table).execute(&mut *tx).await?;
     let applied: Vec<(i64, String)> =
         sqlx::query_as("SELECT version, sha256 FROM schema_versions ORDER BY version").fetch_all(&mut *tx).await?;
-    let found = applied.last().map_or(0, |(version, _)| *version);
-    if found > supported {
-        return Err(StoreError::SchemaTooNew { place: place.to_owned(), found, supported });
+    // Any that is not carried is of a newer program: not only the last one can be.
+    let unknown = applied.iter().rev().find(|(version, _)| migrations.iter().all(|carried| carried.version != *version));
+    if let Some((found, _)) = unknown {
+        return Err(StoreError::SchemaTooNew { place: place.to_owned(), found: *found, supported });
     }
     for migration in migrations {
         let digest = hex::encode(Sha256::digest(migration.sql.as_bytes()));

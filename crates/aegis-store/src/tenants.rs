@@ -1,12 +1,11 @@
 //! Tenants, their settings, and the secrets their webhooks are signed with.
 
+use aegis_model::limits::{MAX_ID, MAX_RESOURCE_BYTES, check_resource};
 use aegis_model::{TenantId, TenantSettings};
 
 use crate::error::on_insert;
 use crate::{OutboxRow, Store, StoreError, next_revision, outbox, row};
 
-/// Longest name of anything, in bytes.
-pub(crate) const MAX_NAME: usize = 256;
 /// Longest secret, in bytes.
 pub(crate) const MAX_SECRET: usize = 1024;
 
@@ -35,6 +34,23 @@ impl std::fmt::Debug for Secret {
 }
 
 /// Checks the length of a text.
+/// A name of anything, as the API bounds it: in characters.
+pub(crate) fn check_name(what: &'static str, text: &str) -> Result<(), StoreError> {
+    if text.chars().count() > MAX_ID {
+        return Err(StoreError::Invalid { what, why: "is too long" });
+    }
+    check_len(what, text, 4 * MAX_ID)
+}
+
+/// The name of a resource that is registered.
+pub(crate) fn check_resource_name(text: &str) -> Result<(), StoreError> {
+    if check_resource(text).is_err() {
+        return Err(StoreError::Invalid { what: "resource", why: "is too long, or has a control character" });
+    }
+    check_len("resource", text, MAX_RESOURCE_BYTES)
+}
+
+/// A text of 1 to `max` bytes.
 pub(crate) fn check_len(what: &'static str, text: &str, max: usize) -> Result<(), StoreError> {
     if text.is_empty() {
         return Err(StoreError::Invalid { what, why: "is empty" });
@@ -51,7 +67,7 @@ pub(crate) fn check_len(what: &'static str, text: &str, max: usize) -> Result<()
 impl Store {
     /// Creates a tenant with default settings. False if it exists already; nothing changes then.
     pub async fn create_tenant(&self, tenant: &TenantId, name: &str) -> Result<bool, StoreError> {
-        check_len("tenant name", name, MAX_NAME)?;
+        check_name("tenant name", name)?;
         let mut tx = self.begin_write().await?;
         let done = sqlx::query("INSERT INTO tenants (tenant_id, name, created_at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING")
             .bind(tenant.as_str())
@@ -124,7 +140,7 @@ impl Store {
 
     /// Sets the secret that webhooks of `adapter` are signed with.
     pub async fn put_webhook_secret(&self, tenant: &TenantId, adapter: &str, secret: &str) -> Result<(), StoreError> {
-        check_len("adapter name", adapter, MAX_NAME)?;
+        check_name("adapter name", adapter)?;
         check_len("webhook secret", secret, MAX_SECRET)?;
         sqlx::query(
             "INSERT INTO webhook_secrets (tenant_id, adapter, secret, updated_at) VALUES ($1, $2, $3, $4)

@@ -10,7 +10,7 @@ import { exactCopy, type Json, type JsonValue } from "./canon.js";
 import { CanonError, ConfigError, DeniedUnfreezable } from "./errors.js";
 import {
   after, apply, create, defineProperty, getOwnPropertyDescriptor, getPrototypeOf, hasOwn, isArray, isOneOf, isProxy, keys, objectPrototype, ownKeys, parse,
-  placeOf,
+  placeOf, putAt,
 } from "./natives.js";
 import { plainText } from "./writer.js";
 
@@ -139,10 +139,10 @@ export class Binding {
     }
     const valueOf = (name: string): unknown => (hasOwn(passedOn, name) ? passedOn[name] : hasOwn(parameters, name) ? parameters[name] : undefined);
     const [values, single]: [unknown[], readonly string[]] = [[], this.#single];
-    for (let place = 0; place < single.length; place += 1) values[place] = valueOf(single[place] as string);
+    for (let place = 0; place < single.length; place += 1) putAt(values, place, valueOf(single[place] as string));
     if (this.#gathering === null) return values;
     const rest = valueOf(this.#gathering) as unknown[];
-    for (let place = 0; place < rest.length; place += 1) values[single.length + place] = rest[place];
+    for (let place = 0; place < rest.length; place += 1) putAt(values, single.length + place, rest[place]);
     return values;
   }
 }

@@ -11,8 +11,8 @@ import { TextDecoder } from "node:util";
 import { Double, emptyObject, MAX_DEPTH, read, type Tree, type TreeObject } from "./door.js";
 import { CanonError } from "./errors.js";
 import {
-  arrayPrototype, getOwnPropertyDescriptor, getPrototypeOf, hasOwn, isArray, isFinite, isInteger, isProxy, isSafeInteger, isWellFormed, objectPrototype,
-  ownKeys, parse, sha256Hex,
+  arrayPrototype, getOwnPropertyDescriptor, getPrototypeOf, hasOwn, isAdded, isArray, isFinite, isInteger, isProxy, isSafeInteger, isWellFormed,
+  objectPrototype, ownKeys, parse, sha256Hex,
 } from "./natives.js";
 import { canonicalText } from "./writer.js";
 
@@ -140,7 +140,9 @@ class Copier {
     // Every index and `length`, and nothing else: neither holes nor properties of its own.
     if (ownKeys(value).length !== length + 1) throw this.unsupported("a sparse array, or one with properties of its own");
     const items: Tree[] = [];
-    for (let place = 0; place < length; place += 1) items[place] = this.copy(this.read(value, String(place)), depth + 1);
+    for (let place = 0; place < length; place += 1) {
+      if (!isAdded(items, this.copy(this.read(value, String(place)), depth + 1))) throw this.unsupported("an array, whose items somebody takes");
+    }
     return items;
   }
 

@@ -6,7 +6,7 @@
  */
 
 import { CanonError } from "./errors.js";
-import { charCodeAt, create, fromCharCode, hasOwn, isFinite, isInteger, isSafeInteger, slice, startsWith } from "./natives.js";
+import { charCodeAt, create, fromCharCode, hasOwn, isAdded, isFinite, isInteger, isSafeInteger, slice, startsWith } from "./natives.js";
 
 export const MAX_DEPTH = 128;
 // Digits of 2^53 − 1: a longer literal is out of range.
@@ -111,7 +111,7 @@ class Reader {
     const items: Tree[] = [];
     if (this.nextSignificant() === 0x5d) return this.word(1, items);
     for (;;) {
-      items[items.length] = this.value(depth);
+      if (!isAdded(items, this.value(depth))) throw new CanonError("unsupported_type", "an array, whose items somebody takes");
       if (this.nextSignificant() === 0x5d) return this.word(1, items);
       this.expect(0x2c);
     }

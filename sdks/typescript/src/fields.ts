@@ -8,6 +8,8 @@ import { hasOwn, isArray, parse } from "./natives.js";
 import { plainText } from "./writer.js";
 
 const HASH = /^[0-9a-f]{64}$/;
+// Longest that the server takes back, characters. One is kept for each run, so a longer one would also cost memory without end.
+const LONGEST_TRUST_TOKEN = 4096;
 const ID = /^(?!\.{1,2}$)[A-Za-z0-9_.:-]{1,256}$/;
 
 /** One JSON object of a reply. */
@@ -76,6 +78,13 @@ export class Fields {
   hash(name: string): string {
     const text = this.text(name);
     if (!HASH.test(text)) throw this.bad(name, "a hash");
+    return text;
+  }
+
+  /** A token that is to be sent back. */
+  trustToken(name: string): string {
+    const text = this.text(name);
+    if (text.length > LONGEST_TRUST_TOKEN) throw this.bad(name, "a token that is taken back");
     return text;
   }
 

@@ -124,7 +124,7 @@ export class Decision {
     this.risk_score = f.integer("risk_score");
     this.risk_level = f.text("risk_level");
     this.root_trust_level = f.text("root_trust_level");
-    this.trust_token = f.text("trust_token");
+    this.trust_token = f.trustToken("trust_token");
     this.action_hash = f.hash("action_hash");
     this.dry_run = f.flag("dry_run");
     this.approval = f.isNull("approval") ? null : readApprovalRef(f.fields("approval"));

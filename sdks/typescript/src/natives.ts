@@ -55,6 +55,18 @@ export function placeOf(value: unknown, list: readonly unknown[]): number {
   return -1;
 }
 
+/** An item of the list itself, whatever setters somebody has hung on the prototype of all arrays. */
+export function putAt(list: unknown[], place: number, value: unknown): void {
+  defineProperty(list, place, { value, enumerable: true, configurable: true, writable: true });
+}
+
+/** Adds to a list; false where a setter on the prototype of all arrays took what was added. */
+export function isAdded(list: unknown[], value: unknown): boolean {
+  const place = list.length;
+  list[place] = value;
+  return list.length === place + 1;
+}
+
 /** What stands in a list behind a place. */
 export function after<T>(place: number, list: readonly T[]): T[] {
   const rest: T[] = [];

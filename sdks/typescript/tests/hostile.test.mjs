@@ -303,15 +303,18 @@ test("hostile-garbage", "texts of any length are a denial, at once", async () =>
   });
 });
 
-test("hostile-garbage", "a token that no call has room for is a denial of the next call", async () => {
+test("hostile-garbage", "a trust token that no server takes back is a denial, and is not kept", async () => {
   await withEdge(async (edge) => {
-    edge.replace.authorize = changed({ trust_token: "x".repeat(2 << 20) });
     await withClient(edge.url, async (client) => {
       const fn = recorder();
       const protectedCall = protect(client, DEFAULTS, fn);
+      edge.replace.authorize = changed({ trust_token: "x".repeat(4097) });
+      await assert.rejects(protectedCall({ note: "a" }), { name: "DeniedUnverified", code: "bad_reply" });
+      assert.equal(fn.calls.length, 0);
+      edge.replace.authorize = changed({ trust_token: "x".repeat(4096) });
       await protectedCall({ note: "a" });
-      await assert.rejects(protectedCall({ note: "a" }), { name: "DeniedUnfreezable", code: "size_exceeded" });
-      assert.equal(fn.calls.length, 1);
+      await protectedCall({ note: "a" });
+      assert.deepEqual(edge.sent("authorize").map(({ trace }) => trace.trust_token?.length), [undefined, undefined, 4096]);
     });
   });
 });

@@ -111,21 +111,23 @@ def lane_rules() -> Iterator[Case]:
         yield Case(f"an open that names as predecessor {description}", [opened])
 
 
-def times() -> Iterator[Case]:
-    def at(*micros: int | str) -> list[dict]:
-        drafts = []
-        for seq, when in enumerate(micros, start=1):
-            phase = "open" if seq == 1 else "decision"
-            drafts.append(draft(phase, seq, micros=when) if isinstance(when, int) else with_facts(draft(phase, seq), ts=when))
-        return [proven([event])[0] for event in linked(drafts)]
+def lane_at(*times: int | str) -> list[dict]:
+    """A lane with a receipt at each of these times, events sealed alone: microseconds after the beginning, or a text."""
+    drafts = []
+    for seq, when in enumerate(times, start=1):
+        phase = "open" if seq == 1 else "decision"
+        drafts.append(draft(phase, seq, micros=when) if isinstance(when, int) else with_facts(draft(phase, seq), ts=when))
+    return [proven([event])[0] for event in linked(drafts)]
 
+
+def times() -> Iterator[Case]:
     second = 1_000_000
-    yield Case("a lane at one time", at(second, second, second))
-    yield Case("a microsecond earlier", at(second, second - 1), "time_reversed")
-    yield Case("a microsecond earlier, at a late start", at(0, 5 * second, 5 * second - 1)[1:], "time_reversed")
-    yield Case("a day earlier", at("2026-11-22T10:00:00.000000Z", "2026-11-21T23:59:59.999999Z"), "time_reversed")
-    yield Case("a year later", at("2026-11-22T10:00:00.000000Z", "2027-11-22T10:00:00.000000Z"))
-    yield Case("two lanes, each with its own time", [*at(9 * second), *lane_of("od", lane=OTHER_LANE)])
+    yield Case("a lane at one time", lane_at(second, second, second))
+    yield Case("a microsecond earlier", lane_at(second, second - 1), "time_reversed")
+    yield Case("a microsecond earlier, at a late start", lane_at(0, 5 * second, 5 * second - 1)[1:], "time_reversed")
+    yield Case("a day earlier", lane_at("2026-11-22T10:00:00.000000Z", "2026-11-21T23:59:59.999999Z"), "time_reversed")
+    yield Case("a year later", lane_at("2026-11-22T10:00:00.000000Z", "2027-11-22T10:00:00.000000Z"))
+    yield Case("two lanes, each with its own time", [*lane_at(9 * second), *lane_of("od", lane=OTHER_LANE)])
     for text in (
         "2024-02-29T00:00:00.000000Z",
         "2000-02-29T23:59:59.999999Z",
@@ -133,7 +135,7 @@ def times() -> Iterator[Case]:
         "1969-12-31T23:59:59.999999Z",
         "9999-12-31T23:59:59.999999Z",
     ):
-        yield Case(f"the time {text}", at(text))
+        yield Case(f"the time {text}", lane_at(text))
     for text in (
         "", "now", "2026-11-22", "10:00:00Z", "2026-11-22T10:00:00", "2026-11-22T10:00Z", "2026-13-01T10:00:00Z", "2026-00-01T10:00:00Z", "2026-11-31T10:00:00Z",
         "2026-02-29T10:00:00.000000Z", "2100-02-29T10:00:00.000000Z", "2026-11-22T24:00:00Z", "2026-11-22T10:60:00Z", "2026-11-22T10:00:61Z", "2026-11-22T10:00:00.Z", "2026-11-22T10:00:00,5Z",
@@ -141,7 +143,7 @@ def times() -> Iterator[Case]:
         "2026-11-22T10:00:00Z ", "2026-11-22T10:00:00Z\n", "26-11-22T10:00:00Z", "02026-11-22T10:00:00Z", "2026-1-22T10:00:00Z", "20261122T100000Z", "2026-W47-7T10:00:00Z",
         "２０２６-11-22T10:00:00Z", "2026-11-22T10:00:00.１Z", "1795341600", "Sun, 22 Nov 2026 10:00:00 GMT",
     ):  # fmt: skip
-        yield Case(f"the time {text!r}", at(text), "malformed")
+        yield Case(f"the time {text!r}", lane_at(text), "malformed")
 
 
 def signers() -> Iterator[Case]:

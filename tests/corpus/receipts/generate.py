@@ -14,9 +14,10 @@ import forms
 import roots
 import sealing
 import tampered
+import years
 
 CASES = sealing.FOLDER / "cases.jsonl"
-CLASSES = tampered.CLASSES + chains.CLASSES + forms.CLASSES + roots.CLASSES
+CLASSES = tampered.CLASSES + chains.CLASSES + forms.CLASSES + roots.CLASSES + years.CLASSES
 
 
 def vectors() -> list[dict]:

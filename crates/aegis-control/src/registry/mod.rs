@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::reply::Json;
 use aegis_ledger::Draft;
+use aegis_model::limits::MAX_RESOURCE;
 use aegis_model::{ActionRecord, ChannelRecord, EntryKind, ResourceRecord, TenantId, Timestamp, ToolRecord, Visibility};
 use aegis_policy::PolicyBundle;
 use aegis_store::{Principal, Role};
@@ -18,7 +19,7 @@ use serde_json::json;
 
 use crate::auth::Caller;
 use crate::control::{Control, ControlError};
-use crate::input::{MAX_ID, MAX_TEXT, check_optional, check_text, parse};
+use crate::input::{MAX_ID, MAX_TEXT, check_optional, check_resource_name, check_text, parse};
 use crate::problem::Problem;
 use crate::routes::Call;
 
@@ -135,7 +136,8 @@ pub(crate) async fn list_channels(control: &Control, call: &Call) -> Result<Resp
 
 pub(crate) async fn put_resource(control: &Control, call: &Call) -> Result<Response, Problem> {
     let mut resource: ResourceRecord = parse(&call.body, control.config.max_body_bytes)?;
-    check_text("resource", &resource.resource, MAX_ID)?;
+    check_text("resource", &resource.resource, MAX_RESOURCE)?;
+    check_resource_name("resource", &resource.resource)?;
     check_optional("tool", resource.tool.as_deref(), MAX_ID)?;
     check_optional("owner", resource.owner.as_deref(), MAX_ID)?;
     // A person's word; only a source's own has a time.

@@ -193,7 +193,7 @@ impl House {
         let dyn_bus: Arc<dyn Bus> = bus.clone();
         let trials = Arc::new(Trials::default());
         let control = Control::start(
-            control_config(&trials),
+            self::control_config(&trials),
             store.clone(),
             control_ledger.clone(),
             dyn_bus.clone(),

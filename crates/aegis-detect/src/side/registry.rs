@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use aegis_model::{ContainmentKind, EventId, EventKind, RiskLevel, SecurityEvent, SourceTrust, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::{Changes, ENTRY, LINGERS, PAUSE, SideTables, TIDY_STEP, bytes_of_agent};
+use super::uses::bytes_of_agent;
+use super::{Changes, ENTRY, LINGERS, PAUSE, SideTables, TIDY_STEP};
 use crate::bucket::Quotas;
 use crate::output::Evidence;
 

@@ -293,8 +293,7 @@ fn a_full_registry_says_nothing_of_a_new_agent_and_is_told() {
     let registered: Vec<SecurityEvent> =
         (0..20).map(|n| registration("a", &format!("agent-{n}"), Some("o"), n, n, n.unsigned_abs().into())).collect();
     standing.take(engine.tick(registered.clone()));
-    let calls: Vec<SecurityEvent> =
-        (0..20).map(|n| call("a", &format!("agent-{n}"), 30, 30, u128::from(n.unsigned_abs()) + 100)).collect();
+    let calls: Vec<SecurityEvent> = (0..20_u32).map(|n| call("a", &format!("agent-{n}"), 30, 30, u128::from(n) + 100)).collect();
     standing.take(engine.tick(calls.clone()));
     let told = calls.iter().filter(|event| standing.alerts.contains(&id_of(event))).count();
     assert!((2..10).contains(&told), "{told}");

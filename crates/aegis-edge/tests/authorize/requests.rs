@@ -169,3 +169,25 @@ async fn bad_input_is_a_clear_4xx_and_leaves_no_trace() {
     assert_eq!(kinds.iter().filter(|kind| **kind == EventKind::AuthorizeDecision).count(), 0);
     assert_eq!(kinds.iter().filter(|kind| **kind == EventKind::CanonicalizationSkew).count(), 1);
 }
+
+#[tokio::test]
+async fn names_are_bounded_in_characters_and_a_resource_in_bytes_too() {
+    let house = House::new().await;
+    let token = house.token("a", SourceTrust::TrustedInternalSigned);
+    for (pointer, text, expected) in [
+        ("/tool_call/resource", String::new(), 200),
+        ("/tool_call/resource", "x".repeat(1024), 200),
+        ("/tool_call/resource", "é".repeat(1024), 200),
+        ("/tool_call/resource", "x".repeat(1025), 400),
+        ("/tool_call/resource", "\u{1f600}".repeat(513), 400),
+        ("/trace/run_id", "é".repeat(256), 200),
+        ("/trace/run_id", "é".repeat(257), 400),
+        ("/tool_call/action", "é".repeat(256), 200),
+        ("/tool_call/action", "é".repeat(257), 400),
+    ] {
+        let mut body = call("crm", "update_note", true, "trusted_internal_unsigned");
+        *body.pointer_mut(pointer).unwrap() = json!(text);
+        let (status, answer) = house.send(&token, body.to_string()).await;
+        assert_eq!(status, expected, "{pointer} of {} characters: {answer}", text.chars().count());
+    }
+}

@@ -188,3 +188,23 @@ async fn the_feed_holds_everything_with_the_revision_it_was_put_at() {
     assert_eq!(serde_json::from_value::<aegis_model::ToolRecord>(feed[2].body.clone()).unwrap(), tool("GitHub"));
     assert_eq!(serde_json::from_value::<TenantSettings>(feed[0].body.clone()).unwrap(), TenantSettings::default());
 }
+
+#[tokio::test]
+async fn the_longest_names_are_kept_whatever_their_script() {
+    let place = Place::new().await;
+    let longest = "\u{1f600}".repeat(256);
+    let mut record = tool("GitHub");
+    record.tool = longest.clone();
+    record.actions[0].action = longest.clone();
+    place.store.put_tool(&acme(), &record, &[]).await.unwrap();
+    assert_eq!(place.store.tool(&acme(), &longest).await.unwrap().as_ref(), Some(&record));
+    record.tool.push('x');
+    assert!(matches!(place.store.put_tool(&acme(), &record, &[]).await, Err(StoreError::Invalid { .. })));
+
+    let mut named = resource("acme");
+    named.resource = "é".repeat(1024);
+    place.store.put_resource(&acme(), &named, &[]).await.unwrap();
+    assert_eq!(place.store.resource(&acme(), &named.resource).await.unwrap().as_ref(), Some(&named));
+    named.resource.push('x');
+    assert!(matches!(place.store.put_resource(&acme(), &named, &[]).await, Err(StoreError::Invalid { .. })));
+}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import canon
+from . import _json, canon
 from .errors import CanonError, ConfigError, DeniedUnfreezable
 from .models import ToolCall
 
@@ -29,7 +28,7 @@ class FrozenAction:
     @property
     def parameters(self) -> Parameters:
         """A copy of the parameters that is nobody else's."""
-        parameters: Parameters = json.loads(self.text)["parameters"]
+        parameters: Parameters = _json.read(self.text)["parameters"]
         return parameters
 
 
@@ -41,7 +40,7 @@ def freeze(tool: str, action: str, resource: Resource, mutates_state: bool, para
         action_hash = call.action_hash()
     except CanonError as error:
         raise DeniedUnfreezable(error.reason, str(error)) from None
-    return FrozenAction(tool, action, mutates_state, json.dumps(call.as_json(), ensure_ascii=False, separators=(",", ":")), action_hash)
+    return FrozenAction(tool, action, mutates_state, _json.written(call.as_json()), action_hash)
 
 
 def plain_parameters(parameters: Parameters) -> Parameters:

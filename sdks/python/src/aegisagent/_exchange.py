@@ -7,7 +7,6 @@ asynchronous client are the same program.
 from __future__ import annotations
 
 import enum
-import json
 import random
 import time
 from collections.abc import Callable, Generator
@@ -15,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeAlias, TypeVar
 from urllib.parse import quote, urlencode
 
-from . import canon
+from . import _json, canon
 from .errors import ApiError, BadReply, CanonError, ConfigError, RequestFailed, Unreachable
 from .secret import Secret
 
@@ -116,7 +115,7 @@ def path_of(*parts: str, **query: str | int | None) -> str:
 
 def json_body(value: Any) -> bytes:
     """A request body: plain JSON only, so that what is sent is what was meant."""
-    return json.dumps(canon.exact_copy(value), ensure_ascii=False, separators=(",", ":")).encode()
+    return _json.written(canon.exact_copy(value)).encode()
 
 
 def exchange(request: Request[T], credential: Callable[[], Secret], timeout_s: float) -> Steps[T]:
@@ -188,7 +187,7 @@ def _parsed(reply: Reply, secret: Secret) -> Any:
         value = canon.parse_strict(reply.body, max_bytes=MAX_REPLY_BYTES)
     except CanonError:
         return _NO_JSON
-    return _ECHO if secret.reveal() in json.dumps(value, ensure_ascii=False) else value
+    return _ECHO if secret.reveal() in _json.written(value) else value
 
 
 def _api_error(reply: Reply, value: Any, secret: Secret) -> ApiError:

@@ -9,6 +9,8 @@ from .errors import BadReply
 
 T = TypeVar("T")
 _HASH = re.compile(r"[0-9a-f]{64}")
+# Longest trust token that the server takes back, characters. One is kept for each run, so a longer one would also cost memory without end.
+_LONGEST_TRUST_TOKEN = 4096
 # Not the two that would lead elsewhere in a path.
 _ID = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9_.:-]{1,256}")
 
@@ -75,6 +77,13 @@ class Fields:
         text = self.text(name)
         if not _ID.fullmatch(text):
             raise BadReply(f"`{name}` of {self._what} is no id")
+        return text
+
+    def trust_token(self, name: str) -> str:
+        """A token that is to be sent back."""
+        text = self.text(name)
+        if len(text) > _LONGEST_TRUST_TOKEN:
+            raise BadReply(f"`{name}` of {self._what} is longer than one that is taken back")
         return text
 
     def maybe_hash(self, name: str) -> str | None:

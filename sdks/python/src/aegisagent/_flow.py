@@ -6,7 +6,6 @@ Promises that it ends in a `Clearance` for exactly the frozen action, or in `Den
 from __future__ import annotations
 
 import inspect
-import json
 import math
 import random
 import time
@@ -14,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
-from . import _endpoints, canon, trust
+from . import _endpoints, _json, canon, trust
 from ._action import FrozenAction, Parameters, Resource, refreeze
 from ._exchange import LONGEST_CODE, Request, Sleep, Steps, exchange, shown_text
 from ._rfc3339 import microseconds
@@ -153,7 +152,7 @@ def _authorize_body(caller: Caller, action: FrozenAction, options: Options, labe
         "canon_version": canon.CANON_VERSION,
     }
     # The action's own text, not one made anew: what was hashed is what is sent.
-    head = json.dumps(_present(rest), ensure_ascii=False, separators=(",", ":"))
+    head = _json.written(_present(rest))
     body = f'{head[:-1]},"tool_call":{action.text}}}'.encode()
     if len(body) > MAX_BODY_BYTES:
         raise DeniedUnfreezable("size_exceeded", f"the call is larger than the {MAX_BODY_BYTES} bytes that a server takes")

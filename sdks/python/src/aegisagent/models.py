@@ -104,7 +104,7 @@ class Decision:
             risk_score=f.integer("risk_score"),
             risk_level=f.text("risk_level"),
             root_trust_level=f.text("root_trust_level"),
-            trust_token=f.text("trust_token"),
+            trust_token=f.trust_token("trust_token"),
             action_hash=f.hash("action_hash"),
             dry_run=f.flag("dry_run"),
             approval=None if f.is_null("approval") else ApprovalRef.read(f.fields("approval")),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, is_dataclass, replace
 from types import SimpleNamespace
@@ -17,6 +16,7 @@ from typing import Any
 from agents import FunctionTool
 from agents.function_schema import FuncSchema
 
+from .. import _json
 from .._action import Parameters, plain_parameters
 from ..errors import ConfigError
 from ._reading import Misfit, Reading, read_arguments
@@ -143,4 +143,4 @@ def _unseen(tool: FunctionTool, why: str) -> ConfigError:
 
 
 def _text_of(parameters: Parameters) -> str:
-    return json.dumps(parameters, ensure_ascii=False)
+    return _json.written(parameters)

@@ -1,0 +1,94 @@
+//! What a rule's state of a tenant may weigh: how many keys and buckets there are, what their texts take, and whose events made them.
+//! Promises that no agent makes more than its part of a tenant's, and that a key that is known goes on.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use aegis_model::TenantId;
+
+use super::{Hasher, RuleState, TenantState};
+use crate::bucket::{Bucket, Quotas};
+use crate::episode::KeyState;
+
+/// How many buckets an agent's events have made, and what the texts of the keys in them take.
+#[derive(Debug, Default)]
+pub(super) struct Made {
+    buckets: usize,
+    key_bytes: usize,
+}
+
+/// What the texts of a key take: its own, which is there as its columns too, and its part of the bucket's.
+pub(super) fn bytes_of_key(bucket: &str, text: &str) -> usize {
+    bucket.len() + 2 * text.len()
+}
+
+impl TenantState {
+    /// True if an event of this agent may make one more bucket. Those of no agent have no share of their own.
+    pub(super) fn has_share(&self, agent: Option<&str>, quotas: Quotas) -> bool {
+        let made = agent.and_then(|agent| self.made_by.get(agent));
+        made.is_none_or(|made| made.buckets < quotas.keys_per_agent() && made.key_bytes < quotas.key_bytes_per_agent())
+    }
+
+    /// Makes a bucket that is not there.
+    pub(super) fn make(&mut self, name: &str, agent: Option<&str>) {
+        let made_by = agent.map(|agent| match self.made_by.get_key_value(agent) {
+            Some((known, _)) => Arc::clone(known),
+            None => Arc::from(agent),
+        });
+        if let Some(agent) = &made_by {
+            self.made_by.entry(Arc::clone(agent)).or_default().buckets += 1;
+        }
+        let mut bucket = Bucket::made_by(made_by);
+        bucket.lost_to = self.refused.newest(name);
+        self.buckets.insert(name.to_owned(), bucket);
+    }
+}
+
+/// Keys of so many bytes are gone from one of an agent's buckets, and the bucket too, or not.
+pub(super) fn give_back(made_by: &mut HashMap<Arc<str>, Made, Hasher>, agent: &Arc<str>, key_bytes: usize, bucket_too: bool) {
+    if let Some(made) = made_by.get_mut(agent) {
+        made.key_bytes -= key_bytes;
+        made.buckets -= usize::from(bucket_too);
+        if made.buckets == 0 {
+            made_by.remove(agent);
+        }
+    }
+}
+
+impl RuleState {
+    /// The state of a key, made if there is none. `agent` is whose event a match was found in. None: a quota of keys is full, or the agent's part
+    /// of it.
+    pub(crate) fn key_or_new(
+        &mut self,
+        tenant: &TenantId,
+        bucket: &str,
+        text: &str,
+        agent: Option<&str>,
+        quotas: Quotas,
+    ) -> Option<&mut KeyState> {
+        let state = self.tenants.entry(tenant.clone()).or_default();
+        let known = state.buckets.get(bucket);
+        if !known.is_some_and(|bucket| bucket.keys.contains_key(text)) {
+            let is_new = known.is_none();
+            let has_room = !is_new || (state.buckets.len() < quotas.keys_per_tenant && state.has_share(agent, quotas));
+            if state.keys >= quotas.keys_per_tenant || state.key_bytes >= quotas.key_bytes_per_tenant || !has_room {
+                return None;
+            }
+            if is_new {
+                state.make(bucket, agent);
+            }
+            let bytes = bytes_of_key(bucket, text);
+            if !state.keyed.contains(bucket) {
+                state.keyed.insert(bucket.to_owned());
+            }
+            state.keys += 1;
+            state.key_bytes += bytes;
+            if let Some(made_by) = state.buckets.get(bucket).and_then(|bucket| bucket.made_by.as_ref())
+                && let Some(made) = state.made_by.get_mut(made_by)
+            {
+                made.key_bytes += bytes;
+            }
+        }
+        Some(state.buckets.entry(bucket.to_owned()).or_default().keys.entry(text.to_owned()).or_default())
+    }
+}

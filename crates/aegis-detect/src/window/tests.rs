@@ -1,0 +1,147 @@
+//! What a full quota refuses and an agent's part of it, by what is kept; that what is gone takes nothing.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use super::*;
+use aegis_model::EventKind;
+
+fn event(tenant: &str, second: i64) -> Arc<SecurityEvent> {
+    let ts = Timestamp::from_micros(second * 1_000_000);
+    Arc::new(SecurityEvent::new(TenantId::new(tenant).unwrap(), "e", "edge", EventKind::AuthorizeDecision, ts))
+}
+
+fn keep(state: &mut RuleState, event: &Arc<SecurityEvent>, bucket: &str, quotas: Quotas) -> Kept {
+    let mut kept = None;
+    state.keep(&event.tenant_id, bucket, [event], quotas, |_, came| kept = Some(came));
+    kept.unwrap()
+}
+
+#[test]
+fn a_full_quota_refuses_new_keys_and_leaves_other_tenants_alone() {
+    let quotas = Quotas { events_per_tenant: 3, keys_per_tenant: 2, events_per_key: 2, ..Quotas::default() };
+    let mut state = RuleState::default();
+    assert_eq!(keep(&mut state, &event("a", 1), "k1", quotas), Kept::Added);
+    assert_eq!(keep(&mut state, &event("a", 2), "k2", quotas), Kept::Added);
+    assert_eq!(keep(&mut state, &event("a", 3), "k3", quotas), Kept::Refused);
+    assert_eq!(keep(&mut state, &event("b", 3), "k3", quotas), Kept::Added);
+    assert_eq!(keep(&mut state, &event("a", 3), "k1", quotas), Kept::Added, "a known key goes on");
+    assert_eq!(keep(&mut state, &event("a", 4), "k1", quotas), Kept::AddedOverQuota(1));
+    assert_eq!(keep(&mut state, &event("a", 2), "k1", quotas), Kept::GivenUp, "it would be the oldest");
+    assert_eq!(state.event_count(), 4);
+    state.expire(&TenantId::new("a").unwrap(), Timestamp::from_micros(10_000_000), 0);
+    assert_eq!(state.event_count(), 1, "only the other tenant's event is left");
+    state.forget(&TenantId::new("b").unwrap());
+    assert_eq!((state.event_count(), state.tenants.len()), (0, 0));
+}
+
+#[test]
+fn an_agent_makes_a_quarter_of_the_buckets_at_most_until_its_own_expire() {
+    let quotas = Quotas { keys_per_tenant: 8, ..Quotas::default() };
+    let (mut state, tenant) = (RuleState::default(), TenantId::new("a").unwrap());
+    let of = |agent: Option<&str>, second: i64| {
+        let mut event = (*event("a", second)).clone();
+        event.agent_id = agent.map(str::to_owned);
+        Arc::new(event)
+    };
+    let own =
+        |state: &mut RuleState, agent: Option<&str>, second: i64| keep(state, &of(agent, second), &second.to_string(), quotas);
+    let kept = [1, 2, 3].map(|second| own(&mut state, Some("loud"), second));
+    assert_eq!(kept, [Kept::Added, Kept::Added, Kept::Refused]);
+    assert_eq!(own(&mut state, Some("quiet"), 4), Kept::Added, "another agent has its own part");
+    let known = keep(&mut state, &of(Some("loud"), 5), "4", quotas);
+    assert_eq!(known, Kept::Added, "a bucket that is there takes anybody's");
+    let kept = [6, 7].map(|second| own(&mut state, None, second));
+    assert_eq!(kept, [Kept::Added, Kept::Added], "nobody's have no bound but the tenant's");
+    // A match is as good as an event.
+    assert!(state.key_or_new(&tenant, "9", "key", Some("loud"), quotas).is_none());
+    assert!(state.key_or_new(&tenant, "9", "key", Some("quiet"), quotas).is_some());
+    assert!(state.key_or_new(&tenant, "10", "key", Some("quiet"), quotas).is_none());
+    // Of events that come together, the first one that may makes the bucket.
+    let together = [of(Some("loud"), 8), of(Some("third"), 8), of(Some("loud"), 8)];
+    let mut kept = Vec::new();
+    state.keep(&tenant, "8", &together, quotas, |_, came| kept.push(came));
+    assert_eq!(kept, [Kept::Refused, Kept::Added, Kept::Added]);
+    // The first bucket goes, and with it what it was of the part.
+    state.expire(&tenant, Timestamp::from_micros(2_000_000), 0);
+    let kept = [11, 12].map(|second| own(&mut state, Some("loud"), second));
+    assert_eq!(kept, [Kept::Added, Kept::Refused]);
+    state.expire(&tenant, Timestamp::from_micros(100_000_000), 0);
+    let kept = [111, 112, 113].map(|second| own(&mut state, Some("loud"), second));
+    assert_eq!(kept, [Kept::Added, Kept::Added, Kept::Refused], "all of it is given back");
+}
+
+#[test]
+fn a_key_over_its_quota_keeps_its_newest_events_wherever_they_come() {
+    let quotas = Quotas { events_per_key: 10, ..Quotas::default() };
+    let mut state = RuleState::default();
+    let tenant = TenantId::new("a").unwrap();
+    let kept = |state: &RuleState| {
+        let all = state.events(&tenant, "k", Timestamp::from_micros(0), Timestamp::from_micros(i64::MAX));
+        all.iter().map(|e| e.ts.as_micros() / 1_000_000).collect::<Vec<_>>()
+    };
+    // What a list that is sorted and cut each time would keep.
+    let mut expected = Vec::new();
+    for second in (1..=100).map(|n| if n % 3 == 0 { n - 2 } else { n }) {
+        keep(&mut state, &event("a", second), "k", quotas);
+        expected.push(second);
+        expected.sort_unstable();
+        expected = expected.split_off(expected.len().saturating_sub(10));
+        assert_eq!(kept(&state), expected);
+    }
+    state.expire(&tenant, Timestamp::from_micros(98_000_000), 0);
+    assert!(kept(&state).iter().all(|second| *second >= 98));
+}
+
+#[test]
+fn long_texts_are_bounded_as_many_events_are() {
+    let quotas = Quotas { bytes_per_key: 3_500, bytes_per_tenant: 6_000, ..Quotas::default() };
+    let mut state = RuleState::default();
+    let long = |second: i64| {
+        let mut event = (*event("a", second)).clone();
+        event.resource = Some("x".repeat(1_000));
+        Arc::new(event)
+    };
+    let kept: Vec<Kept> = (1..=5).map(|second| keep(&mut state, &long(second), "k1", quotas)).collect();
+    assert_eq!(kept, [Kept::Added, Kept::Added, Kept::Added, Kept::AddedOverQuota(1), Kept::AddedOverQuota(1)]);
+    assert_eq!((1..=3).map(|second| keep(&mut state, &long(second), "k2", quotas)).collect::<Vec<_>>(), [Kept::Added; 3]);
+    assert_eq!(keep(&mut state, &long(9), "k3", quotas), Kept::Refused, "the tenant has as much as it may have");
+    state.expire(&TenantId::new("a").unwrap(), Timestamp::from_micros(100_000_000), 0);
+    assert_eq!(keep(&mut state, &long(9), "k3", quotas), Kept::Added, "what is gone takes nothing");
+}
+
+#[test]
+fn long_keys_are_bounded_as_many_are() {
+    let quotas = Quotas { key_bytes_per_tenant: 4_000, ..Quotas::default() };
+    let (mut state, tenant) = (RuleState::default(), TenantId::new("a").unwrap());
+    // Of about 400 bytes each.
+    let key = |state: &mut RuleState, agent: &str, n: usize| {
+        let text = format!("{n}{}", "x".repeat(199));
+        state.key_or_new(&tenant, &n.to_string(), &text, Some(agent), quotas).is_some()
+    };
+    assert_eq!([0, 1, 2, 3].map(|n| key(&mut state, "loud", n)), [true, true, true, false], "an agent has a quarter");
+    assert!(key(&mut state, "loud", 0), "what is known goes on");
+    assert!([4, 5, 6].map(|n| key(&mut state, "second", n)).iter().all(|taken| *taken));
+    assert!([7, 8, 9].map(|n| key(&mut state, "third", n)).iter().all(|taken| *taken));
+    assert_eq!([10, 11].map(|n| key(&mut state, "fourth", n)), [true, false], "the tenant has as much as it may have");
+    // A restart counts the same.
+    let mut again = RuleState::default();
+    let of = |state: &RuleState| state.tenants[&tenant].key_bytes;
+    let told = |bucket: &Bucket| bucket.keys.clone();
+    let saved = state.tenants[&tenant].buckets.iter().map(|(name, bucket)| (name.clone(), told(bucket))).collect();
+    again.load_keys(SavedKeys::from([(tenant.clone(), saved)]));
+    assert_eq!(of(&again), of(&state));
+    // Keys of which nothing is remembered go, and with them what they took.
+    state.expire(&tenant, Timestamp::from_micros(1), 0);
+    assert_eq!([0, 1, 2, 3].map(|n| key(&mut state, "loud", n)), [true, true, true, false]);
+}
+
+#[test]
+fn a_redelivered_event_is_known() {
+    let mut state = RuleState::default();
+    let (first, second) = (event("a", 1), event("a", 2));
+    assert_eq!(keep(&mut state, &second, "k", Quotas::default()), Kept::Added);
+    assert_eq!(keep(&mut state, &first, "k", Quotas::default()), Kept::Added);
+    assert_eq!(keep(&mut state, &second, "k", Quotas::default()), Kept::Known);
+    let tenant = TenantId::new("a").unwrap();
+    let all = state.events(&tenant, "k", Timestamp::from_micros(0), Timestamp::from_micros(i64::MAX));
+    assert_eq!(all.iter().map(|e| e.event_id).collect::<Vec<_>>(), [first.event_id, second.event_id]);
+}
