@@ -1,8 +1,8 @@
 //! Single calls: what a story, an ordinary agent or a maker of junk does once.
 
-use aegis_model::{DataAccess, Decision, Destination, EventKind, SecurityEvent, SourceTrust, TenantId, Timestamp};
+use aegis_model::{CONTROL, DataAccess, Decision, Destination, EventKind, SecurityEvent, SourceTrust, TenantId, Timestamp};
 
-/// Who produced all of it.
+/// Who produced all of it but outcomes.
 pub(crate) const EDGE: &str = "edge-bench";
 /// An agent's calls repeat what they are after so many.
 const ROUND: usize = 50;
@@ -86,6 +86,8 @@ pub(crate) fn ordinary(tenant: &TenantId, agent: usize, nth: usize, ts: i64) -> 
         1 | 2 => sent(event, &format!("partner-{agent}@example.com")),
         3..=12 => changed(event, "update_note"),
         13..=15 => {
+            // Agents report to control, and it seals what they say.
+            (event.edge_id, event.source) = (CONTROL.to_owned(), CONTROL.to_owned());
             event.kind = EventKind::ToolOutcome;
             event.decision = None;
             event.status = Some("ok".to_owned());

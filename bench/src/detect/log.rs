@@ -11,8 +11,8 @@ use std::time::Duration;
 use aegis_detect::{Stage, VerifyStage};
 use aegis_keys::{KeyRing, SigningKey};
 use aegis_ledger::verify::LaneHeads;
-use aegis_ledger::{Draft, Durability, Ledger, LedgerConfig};
-use aegis_model::{EventKind, Phase, SecurityEvent, SystemClock, WireEvent};
+use aegis_ledger::{Draft, Durability, Ledger, LedgerConfig, OutboxItem};
+use aegis_model::{CONTROL, EventKind, Phase, SecurityEvent, SystemClock, Timestamp, WireEvent};
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -21,7 +21,7 @@ use super::calls::EDGE;
 use super::traffic::{Events, Expected, Traffic};
 use crate::instance::data_folder;
 
-/// The edge's key, known to whoever reads a log again.
+/// The key of edge and control, known to whoever reads a log again.
 const SEED: [u8; 32] = [7; 32];
 /// Drafts in the ledger's queue, which has room for twice as many.
 const IN_FLIGHT: usize = 4096;
@@ -55,8 +55,10 @@ fn beside(path: &Path) -> PathBuf {
 pub(crate) async fn seal(traffic: Traffic, count: usize, path: &Path) -> anyhow::Result<()> {
     let Events { events, expected } = traffic.events(count)?;
     let folder = data_folder()?;
-    let config = LedgerConfig::new(folder.path().join("ledger.db"), EDGE, "edge");
-    let ledger = Ledger::open(config, SigningKey::from_seed(&SEED), Arc::new(SystemClock)).await?;
+    let of_edge = LedgerConfig::new(folder.path().join("edge.db"), EDGE, "edge");
+    let of_control = LedgerConfig::new(folder.path().join("control.db"), CONTROL, CONTROL);
+    let edge = Ledger::open(of_edge, SigningKey::from_seed(&SEED), Arc::new(SystemClock)).await?;
+    let control = Ledger::open(of_control, SigningKey::from_seed(&SEED), Arc::new(SystemClock)).await?;
     let mut waiting = VecDeque::new();
     for event in events {
         if waiting.len() >= IN_FLIGHT
@@ -64,29 +66,56 @@ pub(crate) async fn seal(traffic: Traffic, count: usize, path: &Path) -> anyhow:
         {
             committed(oldest).await?;
         }
-        let phase = if event.kind == EventKind::ToolOutcome { Phase::Outcome } else { Phase::Decision };
+        let is_outcome = event.kind == EventKind::ToolOutcome;
+        let (ledger, phase) = if is_outcome { (&control, Phase::Outcome) } else { (&edge, Phase::Decision) };
         waiting.push_back(ledger.try_submit(Draft::new(event, phase), Durability::Required)?);
     }
     for pending in waiting {
         committed(pending).await?;
     }
     let mut file = BufWriter::new(File::create(path).with_context(|| format!("cannot make {}", path.display()))?);
-    let (mut after, mut written) = (0, 0);
+    let (mut of_edge, mut of_control) = (Receipts::of(&edge), Receipts::of(&control));
+    let mut written = 0;
     loop {
-        let items = ledger.read_outbox(after, PAGE).await?;
-        let Some(last) = items.last() else { break };
-        after = last.row;
-        written += items.len();
-        for item in &items {
-            file.write_all(item.sealed.wire.as_bytes())?;
-            file.write_all(b"\n")?;
-        }
+        // In the order of time, as a bus would have them.
+        let next = match (of_edge.next_ts().await?, of_control.next_ts().await?) {
+            (Some(edge), Some(control)) if control < edge => of_control.page.pop_front(),
+            (Some(_), _) => of_edge.page.pop_front(),
+            (None, _) => of_control.page.pop_front(),
+        };
+        let Some(item) = next else { break };
+        file.write_all(item.sealed.wire.as_bytes())?;
+        file.write_all(b"\n")?;
+        written += 1;
     }
     file.flush()?;
-    ledger.close().await?;
+    edge.close().await?;
+    control.close().await?;
     let beside_it = Beside { events: written, expected, known_whole: traffic.is_known_whole() };
     std::fs::write(beside(path), serde_json::to_vec(&beside_it)?)?;
     Ok(())
+}
+
+/// What a ledger sealed, a page at a time.
+struct Receipts<'a> {
+    ledger: &'a Ledger,
+    after: i64,
+    page: VecDeque<OutboxItem>,
+}
+
+impl<'a> Receipts<'a> {
+    const fn of(ledger: &'a Ledger) -> Self {
+        Self { ledger, after: 0, page: VecDeque::new() }
+    }
+
+    /// The time of the first in `page`, which is empty at the end alone.
+    async fn next_ts(&mut self) -> anyhow::Result<Option<Timestamp>> {
+        if self.page.is_empty() {
+            self.page = self.ledger.read_outbox(self.after, PAGE).await?.into();
+            self.after = self.page.back().map_or(self.after, |last| last.row);
+        }
+        Ok(self.page.front().map(|item| item.sealed.ts))
+    }
 }
 
 async fn committed(pending: aegis_ledger::PendingReceipt) -> anyhow::Result<()> {
@@ -134,9 +163,10 @@ mod tests {
         let path = folder.path().join("log");
         seal(Traffic::Even(2), 300, &path).await.unwrap();
         let log = read(&path, usize::MAX).unwrap();
-        // Each lane begins with an event of its own.
+        // Each lane begins with an event of its own, and each tenant has one of the edge's and one of control's.
         let opened = log.events.iter().filter(|event| event.kind == EventKind::LaneOpen).count();
-        assert_eq!((opened, log.events.len()), (2, Traffic::Even(2).events(300).unwrap().events.len() + 2));
+        assert_eq!((opened, log.events.len()), (4, Traffic::Even(2).events(300).unwrap().events.len() + 4));
+        assert!(log.events.is_sorted_by_key(|event| event.ts));
         assert!(log.known_whole && !log.expected.is_empty());
         assert_eq!(read(&path, 10).unwrap().events.len(), 10);
 

@@ -109,8 +109,8 @@ async fn step(
     drop(turn);
     for (delivered, outcome) in batch.iter().zip(found) {
         match outcome {
-            Ok(Read { row, of_lane }) => {
-                if row.proved {
+            Ok(Read { row, of_lane, is_sealed }) => {
+                if is_sealed {
                     look_at_lane(control, &mut lanes.gaps, &row, of_lane.as_ref()).await?;
                 }
                 rows.push(row);
@@ -157,7 +157,7 @@ fn failed(error: impl std::fmt::Display) -> ControlError {
     ControlError::Failed(error.to_string())
 }
 
-/// Notes how far a lane is with a row that is about to be kept, and what the lane's beginning or end, `of_lane`, says of its edge. What the history
+/// Notes how far a lane is with a proved receipt that is about to be kept, and what the lane's beginning or end, `of_lane`, says of its edge. What the history
 /// has already says nothing: whoever may publish for the tenant can send it again.
 async fn look_at_lane(
     control: &Control,
@@ -232,6 +232,8 @@ struct Read {
     row: HistoryRow,
     /// The event, if it begins or ends a lane.
     of_lane: Option<SecurityEvent>,
+    /// Its receipt proves itself and has its place in the lane, whatever it says.
+    is_sealed: bool,
 }
 
 /// An event as the history keeps it. What stands in a ledger of this process needs no proof.
@@ -246,7 +248,9 @@ fn read(control: &Control, delivered: &Delivered, prover: &mut Prover) -> Result
     }
     control.label_run(&event);
     let kept = delivered.kept.as_ref().filter(|kept| control.config.keepers.contains_key(&kept.by));
-    let is_proved = event.lane.is_some() && (kept.is_some() || prover.prove(&wire).is_some());
+    let is_sealed = event.lane.is_some() && (kept.is_some() || prover.prove(&wire).is_some());
+    // What is not for its lane to say takes no place from the producer that says it.
+    let is_proved = is_sealed && event.is_for_its_lane_to_say();
     let of_lane = matches!(event.kind, EventKind::LaneOpen | EventKind::LaneClose).then(|| event.clone());
     let row = HistoryRow {
         tenant_id: event.tenant_id,
@@ -267,5 +271,5 @@ fn read(control: &Control, delivered: &Delivered, prover: &mut Prover) -> Result
             None => Wire::Text(wire.text().into()),
         },
     };
-    Ok(Read { row, of_lane })
+    Ok(Read { row, of_lane, is_sealed })
 }

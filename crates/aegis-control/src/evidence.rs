@@ -48,7 +48,7 @@ impl Control {
     /// An event as the API shows it: its columns, `verified` as found now, without receipt and proof.
     fn event_view(&self, row: &HistoryRow, wire: &str) -> Result<Map<String, Value>, Problem> {
         let wire = read_wire(wire)?;
-        let verified = row.lane.is_some() && verify_wire(&wire, Some(&self.ring)).is_ok();
+        let verified = is_for_its_lane_to_say(row) && verify_wire(&wire, Some(&self.ring)).is_ok();
         let Value::Object(mut columns) = wire else { return Err(Problem::internal("an event in the history is no object")) };
         columns.remove("receipt");
         columns.remove("proof");
@@ -84,6 +84,11 @@ impl Control {
         });
         views.collect()
     }
+}
+
+/// False without a lane, too: what has no receipt proves nothing.
+fn is_for_its_lane_to_say(row: &HistoryRow) -> bool {
+    row.lane.as_deref().is_some_and(|lane| row.kind.may_stand_in(lane))
 }
 
 pub(crate) async fn list_decisions(control: &Control, call: &Call) -> Result<Response, Problem> {
@@ -147,6 +152,11 @@ pub(crate) async fn verify_receipt(control: &Control, call: &Call) -> Result<Res
     let failure = match (&sound, link) {
         (Err(failure), _) => Some(failure.to_string()),
         (Ok(_), "failed") => Some("prev_receipt_hash is not the hash of the receipt before it in its lane".to_owned()),
+        (Ok(_), _) if !is_for_its_lane_to_say(&row) => Some(format!(
+            "foreign_kind: an event of kind {} is sealed by {}, and not in this lane",
+            row.kind,
+            row.kind.sealer().as_str()
+        )),
         _ => None,
     };
     if failure.is_some() {

@@ -199,6 +199,46 @@ async fn the_history_believes_proved_receipts_only_about_how_far_a_lane_is() {
     assert_eq!(known.missing, (seq > 1).then_some((1, seq - 1)).into_iter().collect::<Vec<_>>());
 }
 
+/// An edge that is taken over seals what control alone says. Its lane has no gap for that, and nothing of it is called verified or stands in the way
+/// of what control says.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_history_takes_from_an_edge_nothing_that_control_alone_seals() {
+    let house = House::build().await;
+    let tenant = &house.acme.id;
+    let mut event = SecurityEvent::new(tenant.clone(), "control", "control", EventKind::ConfigChanged, house.now());
+    event.reason = Some("by an edge".to_owned());
+    let folder = tempfile::tempdir().unwrap();
+    let config = LedgerConfig::new(folder.path().join("ledger.db"), "edge-1", "edge");
+    let ledger = Ledger::open(config, house.edge_key.clone(), house.clock.clone()).await.unwrap();
+    let forged = ledger.submit(Draft::new(event.clone(), Phase::Config)).await.unwrap();
+    let items = ledger.read_outbox(0, 10).await.unwrap();
+    let messages = items.iter().map(|item| Message::new(subject::ase(tenant, item.sealed.kind), item.sealed.wire.clone()));
+    for stored in house.bus.publish(Stream::Ase, messages.collect()).await {
+        stored.unwrap();
+    }
+    let wire = house.event(tenant, EventKind::ConfigChanged, "by an edge").await;
+    assert_eq!((&wire["lane"], &wire["seq"]), (&json!(forged.lane), &json!(forged.seq)));
+    aegis_ledger::verify::verify_wire(&wire, Some(&house.ring)).unwrap();
+    let known = house.store.history_lane(tenant, &forged.lane).await.unwrap().unwrap();
+    assert_eq!((known.head, known.missing), (forged.seq, Vec::new()), "the receipt has its place");
+
+    let shown = house.get("/v1/audit/events?kind=config_changed", &house.acme.auditor).await.expect(200);
+    let is_forged = |event: &&Value| event["event_id"] == wire["event_id"];
+    assert_eq!(shown.body.as_array().unwrap().iter().find(is_forged).unwrap()["verified"], false);
+    let id = wire["event_id"].as_str().unwrap();
+    let verdict = house.get(&format!("/v1/receipts/{id}/verify"), &house.acme.auditor).await.expect(200);
+    assert_eq!(verdict.body["verdict"], "invalid");
+    assert!(verdict.body["failure"].as_str().unwrap().starts_with("foreign_kind"), "{}", verdict.text);
+
+    // It took an id that control was to use.
+    event.reason = Some("by control".to_owned());
+    house.control_ledger.submit(Draft::new(event, Phase::Config)).await.unwrap();
+    let wire = house.event(tenant, EventKind::ConfigChanged, "by control").await;
+    let shown = house.get("/v1/audit/events?kind=config_changed", &house.acme.auditor).await.expect(200);
+    let shown = shown.body.as_array().unwrap().iter().find(|event| event["event_id"] == wire["event_id"]).cloned().unwrap();
+    assert_eq!((&shown["reason"], &shown["verified"]), (&json!("by control"), &json!(true)));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edge_s_key_signs_no_agent_in() {
     let house = House::build().await;

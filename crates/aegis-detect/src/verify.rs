@@ -1,4 +1,4 @@
-//! The first stage: every event that claims a lane is proved and linked before a rule sees it.
+//! The first stage: every event that claims a lane is proved and linked, and held against who seals its kind, before a rule sees it.
 //! What fails is kept as `verified = false`, and says so as an event of its own, `receipt_chain_broken`, derived from it.
 
 use aegis_keys::KeyRing;
@@ -15,6 +15,8 @@ const MAX_MESSAGE: usize = 300;
 const MOST_AHEAD: i64 = 5 * 60 * 1_000_000;
 /// The code of an event whose time is further ahead: its receipt holds, and what it says of the time cannot be.
 const AHEAD_OF_TIME: &str = "ahead_of_time";
+/// The code of an event of a kind that its lane's producer does not seal: its receipt holds, and it was not theirs to say.
+const FOREIGN_KIND: &str = "foreign_kind";
 
 /// Why an event is not verified.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,6 +105,15 @@ impl VerifyStage {
                 event.verified = false;
                 let message = format!("its ts is {}, more than five minutes after the bus had it", event.ts);
                 ChainBreak { code: AHEAD_OF_TIME.to_owned(), message }
+            }
+            None if event.verified && !event.is_for_its_lane_to_say() => {
+                event.verified = false;
+                let message = format!(
+                    "an event of kind {} is sealed by {}, and not in this lane",
+                    event.kind,
+                    event.kind.sealer().as_str()
+                );
+                ChainBreak { code: FOREIGN_KIND.to_owned(), message }
             }
             None => return Stage::Kept,
         };

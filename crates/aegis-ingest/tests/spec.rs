@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use aegis_ingest::github;
-use aegis_model::{EventKind, SecurityEvent, SystemClock, TenantId, external_event_id};
+use aegis_model::{EventKind, Sealer, SecurityEvent, SystemClock, TenantId, external_event_id};
 use serde_json::{Value, json};
 
 const SPEC: &str = include_str!("../../../docs/specs/event.md");
@@ -77,6 +77,29 @@ fn every_row_of_the_kinds_is_a_kind() {
     // A word that is none names all that are.
     let all = "none of these".parse::<EventKind>().unwrap_err().to_string();
     assert_eq!(all.matches('"').count() / 2, kinds.len(), "{all}");
+}
+
+#[test]
+fn each_kind_is_named_once_with_those_who_seal_it() {
+    let start = SPEC.find("**Who seals which kind.**").expect("it is there");
+    let list = &SPEC[start..];
+    let list = &list[list.find("\n- ").unwrap() + 1..list.find("\n\nAn event in another's lane").unwrap()];
+    let mut named = BTreeSet::new();
+    for item in list.split("\n- ") {
+        let (who, kinds) = item.trim_start_matches("- ").split_once(": ").unwrap();
+        let sealer = match who.split([' ', ',']).nth(1).unwrap() {
+            "edges" => Sealer::Edges,
+            "control" => Sealer::Control,
+            "both" => Sealer::Both,
+            "nobody" => Sealer::Nobody,
+            other => panic!("nobody is called {other}"),
+        };
+        for kind in names(kinds) {
+            assert_eq!(kind.parse::<EventKind>().unwrap().sealer(), sealer, "{kind}");
+            assert!(named.insert(kind.clone()), "{kind} stands twice");
+        }
+    }
+    assert_eq!(named.len(), EventKind::WORDS.len());
 }
 
 #[test]

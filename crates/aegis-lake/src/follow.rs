@@ -270,7 +270,7 @@ fn read(delivered: &Delivered, prover: &mut Prover, config: &LakeConfig) -> Opti
     let is_kept = delivered.kept.as_ref().is_some_and(|kept| config.keepers.contains(&*kept.by));
     let is_proved = event.lane.is_some() && (is_kept || prover.prove(&wire).is_some());
     event.bus_ts = Some(delivered.bus_ts);
-    event.verified = is_proved && !is_ahead_of_time(&event);
+    event.verified = is_proved && event.is_for_its_lane_to_say() && !is_ahead_of_time(&event);
     event.late = false;
     Some(event)
 }

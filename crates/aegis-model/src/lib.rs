@@ -13,6 +13,7 @@ pub mod limits;
 pub mod receipt;
 pub mod registry;
 pub mod request;
+pub mod sealer;
 pub mod signed;
 pub mod trust;
 pub mod wire;
@@ -33,6 +34,7 @@ pub use request::{
     AgentClaim, ApprovalRef, ApprovalStatus, ApprovalView, AuthorizeRequest, AuthorizeResponse, Callback, ErrorBody, ErrorDetail,
     FrozenAction, ReceiptView, RequestContext, ToolCall, Trace, UserClaim,
 };
+pub use sealer::{CONTROL, Sealer};
 pub use signed::{EntryKind, SignedEntry};
 pub use trust::SourceTrust;
 pub use wire::{PROOF_KEYS, SealedParts, WireError, WireEvent};

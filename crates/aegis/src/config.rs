@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use aegis_model::CONTROL;
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
@@ -234,6 +235,9 @@ impl Config {
         if !id_fits {
             bail!("edge.id must match [a-z0-9_-]{{1,64}}; it is `{}`", self.edge.id);
         }
+        if self.edge.id == CONTROL {
+            bail!("edge.id must not be `{CONTROL}`: that is the control plane's name in its receipts; give the edge another");
+        }
         if self.edge.max_feed_age_s < 0 || self.edge.max_snapshot_age_s < 0 {
             bail!("edge.max_feed_age_s and edge.max_snapshot_age_s must be 0 or more seconds");
         }
@@ -339,6 +343,13 @@ mod tests {
         config.check().unwrap();
         let too_long = LakeSection { keep_days: MOST_KEEP_DAYS + 1, ..config.lake.clone() };
         assert!(Config { lake: too_long, ..config }.check().unwrap_err().to_string().contains("lake.keep_days"));
+    }
+
+    #[test]
+    fn an_edge_in_control_s_process_has_a_name_of_its_own() {
+        let named = |id: &str| Config { edge: EdgeSection { id: id.to_owned(), ..EdgeSection::default() }, ..Config::default() };
+        named("control-1").check().unwrap();
+        assert!(named("control").check().unwrap_err().to_string().contains("edge.id"));
     }
 
     #[test]

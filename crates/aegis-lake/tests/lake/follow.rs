@@ -90,6 +90,22 @@ impl Line {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_an_edge_seals_of_what_is_control_s_to_say_is_a_row_that_is_not_verified() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut line = Line::open(folder.path()).await;
+    let worker = line.worker();
+    let event = SecurityEvent::new(tenant("acme"), "control", "control", EventKind::ApprovalDecided, line.clock.now());
+    line.ledger.submit(Draft::new(event, Phase::Approval)).await.unwrap();
+    // The lane's opening, what is not its to say, and a decision behind it.
+    let sealed = line.seal(1).await;
+    line.publish(&sealed).await;
+    assert_eq!(line.caught_up(&worker).await.rows, 3);
+    assert_eq!(line.number("SELECT count(*) FROM events WHERE verified").await, 2);
+    assert_eq!(line.number("SELECT count(*) FROM events WHERE kind = 'approval_decided' AND NOT verified").await, 1);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_sealed_is_a_proved_row_with_the_bus_time_and_what_was_not_is_none() {
     let folder = tempfile::tempdir().unwrap();
     let mut line = Line::open(folder.path()).await;

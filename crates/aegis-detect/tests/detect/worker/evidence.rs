@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_bus::{Bus, EmbeddedLimits, Message, Stream, subject};
-use aegis_model::{Decision, EventKind, ManualClock, SecurityEvent, TenantId, Timestamp};
+use aegis_detect::{RuleSet, Worker, WorkerConfig};
+use aegis_keys::{KeyRing, Scope, SigningKey};
+use aegis_ledger::{Draft, Ledger, LedgerConfig};
+use aegis_model::{CONTROL, Decision, EventKind, ManualClock, Phase, SecurityEvent, TenantId, Timestamp};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -99,6 +102,103 @@ async fn a_lane_is_seen_again_as_soon_as_a_clock_that_was_ahead_is_set_back() {
         assert!(begun.elapsed() < DEADLINE, "nothing is written down: {:?}", worker.stats());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    worker.stop().await;
+}
+
+/// Seals approvals of one person in a ledger, and answers what is to be shipped of them, the lane's opening left out where it was shipped.
+async fn seal_approvals(line: &Line, ledger: &Ledger, count: usize) -> Vec<Value> {
+    let before = ledger.read_outbox(0, 1000).await.unwrap().last().map_or(0, |item| item.row);
+    for _ in 0..count {
+        // What it says of its producer is what everybody can say.
+        let tenant = TenantId::new("acme").unwrap();
+        let mut event = SecurityEvent::new(tenant, CONTROL, CONTROL, EventKind::ApprovalDecided, line.clock.now());
+        (event.agent_id, event.approver) = (Some("helper".into()), Some("victim".into()));
+        event.status = Some("APPROVED".into());
+        ledger.submit(Draft::new(event, Phase::Approval)).await.unwrap();
+    }
+    let items = ledger.read_outbox(before, 1000).await.unwrap();
+    items.iter().map(|item| serde_json::from_str(&item.sealed.wire).unwrap()).collect()
+}
+
+/// The attack: who holds an edge's key seals in its own lane what control alone says. It accuses an approver of nothing, and joins no true
+/// approvals to a false episode, also behind a restart; and it is told of.
+#[tokio::test]
+async fn an_edge_s_key_proves_nothing_that_control_alone_seals() {
+    let folder = tempfile::tempdir().unwrap();
+    let line = Line::open(folder.path()).await;
+    let control_key = SigningKey::from_seed(&[8; 32]);
+    let config = LedgerConfig::new(folder.path().join("control.db"), CONTROL, CONTROL);
+    let control = Ledger::open(config, control_key.clone(), Arc::clone(&line.clock)).await.unwrap();
+    // As control pins them: its own key for everybody, an enrolled edge's for its tenants and its lanes.
+    let ring = KeyRing::new([control_key.verifying_key()]);
+    let of_edge = Scope::Edge { edge_id: "edge-1".to_owned(), tenants: ["acme".to_owned()].into() };
+    ring.pin(line.key.verifying_key(), of_edge);
+    let worker = || {
+        let mut config = WorkerConfig::new(Arc::clone(&line.clock));
+        (config.checkpoint_ms, config.hold_ms) = (50, 0);
+        let bus: Arc<dyn Bus> = Arc::clone(&line.bus) as Arc<dyn Bus>;
+        Worker::spawn(bus, ring.clone(), RuleSet::shipped().unwrap(), Arc::clone(&line.clock), config).unwrap()
+    };
+    let first = worker();
+    let forged = seal_approvals(&line, &line.ledger, 10).await;
+    line.publish(&forged).await;
+    let stats = line.caught_up(&first).await;
+    // The lane's opening is the edge's to say, and the lane goes on: each is told of for itself.
+    assert_eq!((forged.len(), stats.verified, stats.broken), (11, 1, 10));
+    let alerts = line.alerts(1).await;
+    assert_eq!(alerts[0].rule_name, "receipt-chain-broken");
+    assert_eq!((&alerts[0].key["chain"], &alerts[0].fields["failure"]), (&forged[0]["lane"], &Value::from("foreign_kind")));
+
+    // Nine that are true are no ten, whatever stands beside them.
+    let mut approvals = seal_approvals(&line, &control, 9).await;
+    line.publish(&approvals).await;
+    assert_eq!(line.caught_up(&first).await.verified, 1 + 10);
+    let begun = Instant::now();
+    while first.stats().checkpoints == 0 {
+        assert!(begun.elapsed() < DEADLINE, "nothing is written down: {:?}", first.stats());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    first.stop().await;
+    let second = worker();
+    line.caught_up(&second).await;
+    assert_eq!(line.alerts(1).await[0].rule_name, "receipt-chain-broken");
+
+    // The tenth is one, and none but control's are its evidence.
+    let tenth = seal_approvals(&line, &control, 1).await;
+    line.publish(&tenth).await;
+    approvals.extend(tenth);
+    let alerts = line.alerts(2).await;
+    let stamp = alerts.iter().find(|alert| alert.rule_name == "rubber-stamp").unwrap();
+    let mut evidence: Vec<String> = stamp.event_ids.iter().map(ToString::to_string).collect();
+    let is_approval = |wire: &&Value| wire["kind"] == "approval_decided";
+    let mut expected: Vec<String> =
+        approvals.iter().filter(is_approval).map(|wire| wire["event_id"].as_str().unwrap().to_owned()).collect();
+    evidence.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(evidence, expected);
+    second.stop().await;
+}
+
+/// The other way round, and what nobody seals.
+#[tokio::test]
+async fn control_decides_no_calls_and_nobody_seals_an_observation() {
+    let folder = tempfile::tempdir().unwrap();
+    let line = Line::open(folder.path()).await;
+    let config = LedgerConfig::new(folder.path().join("control.db"), CONTROL, CONTROL);
+    let control = Ledger::open(config, line.key.clone(), Arc::clone(&line.clock)).await.unwrap();
+    let worker = line.worker();
+    for kind in
+        [EventKind::AuthorizeDecision, EventKind::ExternalGithubWebhook, EventKind::ReceiptChainBroken, EventKind::ReplayAttempt]
+    {
+        let tenant = TenantId::new("acme").unwrap();
+        let event = SecurityEvent::new(tenant, CONTROL, CONTROL, kind, line.clock.now());
+        control.submit(Draft::new(event, Phase::Attempt)).await.unwrap();
+    }
+    let items = control.read_outbox(0, 1000).await.unwrap();
+    let wires: Vec<Value> = items.iter().map(|item| serde_json::from_str(&item.sealed.wire).unwrap()).collect();
+    line.publish(&wires).await;
+    let stats = line.caught_up(&worker).await;
+    assert_eq!((stats.verified, stats.broken), (2, 3), "the lane's opening and the repeated call are control's to say");
     worker.stop().await;
 }
 
