@@ -15,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -23,6 +23,7 @@ use tokio::time::{sleep, timeout};
 use crate::control::Control;
 use crate::heard::HeardEdge;
 use crate::input::MAX_ID;
+use crate::notices::{self, Notices};
 use crate::problem::Problem;
 use crate::reply::Json;
 use crate::routes::Call;
@@ -45,6 +46,8 @@ pub(crate) struct Fleet {
     /// By edge: its tenants, as it was enrolled last.
     enrolled: RwLock<BTreeMap<String, BTreeSet<TenantId>>>,
     edges: Mutex<BTreeMap<String, HeardEdge>>,
+    /// What they said and nobody has checked yet.
+    pub(crate) notices: Notices,
     changed: Notify,
     /// Requests under way, by edge.
     asking: Mutex<HashMap<String, usize>>,
@@ -124,6 +127,15 @@ impl Control {
         self.fleet.enrolled.read().get(edge_id).cloned().unwrap_or_default()
     }
 
+    pub(crate) fn is_enrolled(&self, edge_id: &str) -> bool {
+        self.fleet.enrolled.read().contains_key(edge_id)
+    }
+
+    /// True of an edge of one tenant: what it says of its load says nothing of anybody else.
+    pub(crate) fn serves_one_tenant(&self, edge_id: &str) -> bool {
+        self.fleet.enrolled.read().get(edge_id).is_some_and(|tenants| tenants.len() == 1)
+    }
+
     fn serves(&self, edge_id: &str, tenant: &str) -> bool {
         let enrolled = self.fleet.enrolled.read();
         enrolled.get(edge_id).is_some_and(|tenants| tenants.iter().any(|served| served.as_str() == tenant))
@@ -179,10 +191,14 @@ impl Control {
         let views = of_tenant.map(|edge_id| {
             let known = edges.get(&edge_id);
             let last = known.and_then(HeardEdge::last).map(|last| {
-                serde_json::json!({
+                let mut said = json!({
                     "heard_at": last.at, "clock_offset_us": last.clock_offset_us, "clock_suspect": last.clock_suspect,
-                    "feed_age_s": last.feed_age_s, "backlog": last.backlog,
-                })
+                    "feed_age_s": last.feed_age_s,
+                });
+                if self.serves_one_tenant(&edge_id) {
+                    said["backlog"] = json!(last.backlog);
+                }
+                said
             });
             let starts = known.map_or(0, HeardEdge::live_starts);
             let life = self.lives.of_edge(&edge_id).map(EdgeLife::as_str);
@@ -195,7 +211,7 @@ impl Control {
         self.fleet.edges.lock().values().filter(|edge| edge.live_starts() > 0).count()
     }
 
-    fn take_heartbeat(&self, heard: &Heard) -> Result<(), String> {
+    pub(crate) fn take_heartbeat(&self, heard: &Heard) -> Result<(), String> {
         let (heartbeat, pinned) = verify_notice::<Heartbeat>(&self.ring, &heard.payload).map_err(|error| error.to_string())?;
         check_speaker(&pinned, &heartbeat.edge_id, &heard.subject)?;
         if heartbeat.boot.len() > MAX_ID
@@ -223,7 +239,7 @@ impl Control {
         Ok(())
     }
 
-    fn take_ack(&self, heard: &Heard) -> Result<(), String> {
+    pub(crate) fn take_ack(&self, heard: &Heard) -> Result<(), String> {
         let (ack, pinned) = verify_notice::<ContainmentAck>(&self.ring, &heard.payload).map_err(|error| error.to_string())?;
         check_speaker(&pinned, &ack.edge_id, &heard.subject)?;
         if is_too_long(&ack.enforced.target.target_id) || ack.boot.len() > MAX_ID {
@@ -324,7 +340,7 @@ pub(crate) async fn run(control: Arc<Control>, mut stop: watch::Receiver<bool>) 
     let hearing = async {
         loop {
             // What an edge asks for takes its time; what it enforces must not wait for that.
-            let result = tokio::try_join!(listen(&control), serve(&control));
+            let result = tokio::try_join!(notices::listen(&control), serve(&control));
             control.lives.listens(false);
             if let Err(error) = result {
                 tracing::warn!(%error, "the edges cannot be heard; trying again");
@@ -335,18 +351,6 @@ pub(crate) async fn run(control: Arc<Control>, mut stop: watch::Receiver<bool>) 
     tokio::select! {
         () = hearing => {}
         _ = stop.changed() => {}
-    }
-}
-
-async fn listen(control: &Control) -> Result<(), BusError> {
-    let mut heartbeats = control.bus.hear("hb.*").await?;
-    let mut acks = control.bus.hear("ack.*").await?;
-    control.lives.listens(true);
-    loop {
-        tokio::select! {
-            heard = acks.next() => report(control, &heard?, |heard| control.take_ack(heard)),
-            heard = heartbeats.next() => report(control, &heard?, |heard| control.take_heartbeat(heard)),
-        }
     }
 }
 
@@ -366,8 +370,9 @@ async fn serve(control: &Arc<Control>) -> Result<(), BusError> {
         };
         let control = Arc::clone(control);
         answers.spawn(async move {
-            let answered = control.answer_feed(&heard).await;
-            report(&control, &heard, |_| answered);
+            if let Err(reason) = control.answer_feed(&heard).await {
+                control.refuse_notices(edge_of(&heard.subject), 1, &reason);
+            }
             drop(turn);
         });
     }
@@ -404,20 +409,13 @@ impl Drop for Turn {
     }
 }
 
-fn report(control: &Control, heard: &Heard, take: impl FnOnce(&Heard) -> Result<(), String>) {
-    if let Err(reason) = take(heard) {
-        control.metrics.notices_refused.inc();
-        tracing::warn!(subject = heard.subject, reason, "a notice of an edge is not believed");
-    }
-}
-
 impl AskForMissing for Control {
     /// Who sealed them stands in the lane's name: this process, or an edge that is enrolled.
     fn ask(&self, lane: &str, from_seq: i64, to_seq: i64) {
         let Some(edge_id) = lane.split('.').nth(1) else { return };
         if let Some(here) = self.config.ships_again.get(edge_id) {
             here.ask(lane, from_seq, to_seq);
-        } else if self.fleet.enrolled.read().contains_key(edge_id) {
+        } else if self.is_enrolled(edge_id) {
             self.missing.put(Missing { edge_id: edge_id.to_owned(), lane: lane.to_owned(), from_seq, to_seq });
         }
     }

@@ -10,9 +10,9 @@ use tokio::time::Instant;
 /// A start of an edge that was not heard for this long is silent.
 pub(crate) const LIVE: Duration = Duration::from_secs(7);
 /// Targets whose revision is remembered for each start.
-const MOST_TARGETS: usize = 20_000;
+pub(crate) const MOST_TARGETS: usize = 20_000;
 /// Starts of an edge that are remembered.
-const MOST_STARTS: usize = 16;
+pub(crate) const MOST_STARTS: usize = 16;
 
 /// One edge, by its starts.
 #[derive(Debug, Default)]

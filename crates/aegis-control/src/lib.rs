@@ -30,6 +30,7 @@ mod keys;
 mod labels;
 mod materialise;
 mod metrics;
+mod notices;
 mod outbox;
 mod outcome;
 mod policies;

@@ -78,7 +78,7 @@ impl Metrics {
         );
         registry.register(
             "control_notices_refused",
-            "Heartbeats, acknowledgements and requests of edges that were not believed",
+            "Heartbeats, acknowledgements and requests of edges that were not believed, or were more than is taken of one edge",
             self.notices_refused.clone(),
         );
         registry.register(

@@ -245,7 +245,13 @@ impl Control {
         event.resource = Some(change.edge_id.clone());
         event.reason = Some(if kind == EventKind::EdgeSilent { NOT_HEARD } else { HEARD_AGAIN }.to_owned());
         let mut draft = Draft::new(event, Phase::Config);
-        let last = change.last.as_ref().map(|last| json!({"boot": last.boot, "at": last.at, "backlog": last.backlog}));
+        let last = change.last.as_ref().map(|last| {
+            let mut said = json!({"boot": last.boot, "at": last.at});
+            if self.serves_one_tenant(&change.edge_id) {
+                said["backlog"] = json!(last.backlog);
+            }
+            said
+        });
         draft.detail = Some(json!({
             "change": kind.as_str(), "edge_id": change.edge_id, "last_heartbeat": last,
             "silent_after_s": self.config.edge_silent_after.as_secs(), "by": {"type": "timer"},

@@ -5,14 +5,22 @@
 mod house;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use aegis_bus::{Bus, Message, Stream, subject};
 use aegis_keys::{SigningKey, sign_notice};
 use aegis_ledger::{Draft, Ledger, LedgerConfig};
 use aegis_model::{EventKind, Heartbeat, Phase, SecurityEvent, TenantId};
 use aegis_store::EdgeLife;
+use bytes::Bytes;
 use house::{House, key_text};
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
+use tokio::time::Instant;
+
+/// Notices of a flood at once, of each kind: fewer than the embedded bus holds for who hears, and many times what can be checked meanwhile.
+const FLOOD: usize = 100;
 
 /// An enrolled edge, as far as control hears it.
 struct Edge {
@@ -33,6 +41,12 @@ impl Edge {
     }
 
     async fn beat(&mut self, house: &House, leaving: bool) {
+        let signed = self.heartbeat(house, leaving);
+        house.bus.tell(&subject::heartbeat(self.id), signed).await.unwrap();
+    }
+
+    /// Its next heartbeat, signed.
+    fn heartbeat(&mut self, house: &House, leaving: bool) -> Bytes {
         let heartbeat = Heartbeat {
             edge_id: self.id.to_owned(),
             boot: self.boot.to_owned(),
@@ -47,8 +61,7 @@ impl Edge {
             leaving,
         };
         self.said += 1;
-        let signed = sign_notice(&self.key, &heartbeat).unwrap();
-        house.bus.tell(&subject::heartbeat(self.id), signed.into()).await.unwrap();
+        sign_notice(&self.key, &heartbeat).unwrap().into()
     }
 
     /// Beats until control knows that it lives.
@@ -112,7 +125,7 @@ async fn each_tenant_of_an_edge_is_told_once_that_it_is_silent_and_once_that_it_
     let wire = told(&house, &acme, EventKind::EdgeSilent, "edge-7").await.remove(0);
     assert_eq!((&wire["source"], &wire["edge_id"], &wire["reason"]), (&json!("control"), &json!("control"), &json!("not_heard")));
     let detail = &wire["receipt"]["detail"];
-    assert_eq!((&detail["edge_id"], &detail["last_heartbeat"]["backlog"]), (&json!("edge-7"), &json!(7)), "{wire}");
+    assert_eq!((&detail["edge_id"], &detail["last_heartbeat"]["boot"]), (&json!("edge-7"), &json!("one")), "{wire}");
     aegis_ledger::verify::verify_wire(&wire, Some(&house.ring)).unwrap();
 
     // A later start knows what was told, and misses who lived when the one before it ended.
@@ -206,4 +219,67 @@ async fn what_cannot_be_receipted_is_told_when_it_can_be() {
     house.ledger_pages.store(0, std::sync::atomic::Ordering::SeqCst);
     until_told(&house, &acme, EventKind::EdgeSilent, "edge-7", 1).await;
     assert_eq!(life(&house, "edge-7").await, Some(EdgeLife::Silent));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_learns_the_load_of_an_edge_of_its_own_alone() {
+    let house = House::build().await;
+    let (acme, other) = (house.acme.id.clone(), house.other.id.clone());
+    let mut shared = Edge::enroll(&house, "edge-7", 1, &[&acme, &other]).await;
+    let mut own = Edge::enroll(&house, "edge-8", 2, &[&acme]).await;
+    shared.live(&house).await;
+    own.live(&house).await;
+    let edges = house.get("/v1/edges", &house.acme.auditor).await.expect(200).body;
+    let shown = |edge_id: &str| edges.as_array().unwrap().iter().find(|edge| edge["edge_id"] == edge_id).unwrap().clone();
+    assert!(shown("edge-7")["heard_at"].is_string() && shown("edge-7").get("backlog").is_none(), "{edges}");
+    assert_eq!(shown("edge-8")["backlog"], 7, "{edges}");
+    for (edge_id, backlog) in [("edge-7", None), ("edge-8", Some(&json!(7)))] {
+        until_told(&house, &acme, EventKind::EdgeSilent, edge_id, 1).await;
+        let wire = told(&house, &acme, EventKind::EdgeSilent, edge_id).await.remove(0);
+        let last = &wire["receipt"]["detail"]["last_heartbeat"];
+        assert_eq!((&last["boot"], last.get("backlog")), (&json!("one"), backlog), "{wire}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_that_floods_its_subjects_makes_no_other_silent() {
+    let house = House::build().await;
+    let acme = house.acme.id.clone();
+    let mut flooding = Edge::enroll(&house, "edge-7", 1, &[&acme]).await;
+    let mut quiet = Edge::enroll(&house, "edge-8", 2, &[&acme]).await;
+    let mut gone = Edge::enroll(&house, "edge-9", 3, &[&acme]).await;
+    for edge in [&mut flooding, &mut quiet, &mut gone] {
+        edge.live(&house).await;
+    }
+    // Signed, so that each has to be checked.
+    let (bus, said) = (house.bus.clone(), flooding.heartbeat(&house, false));
+    let flood = tokio::spawn(async move {
+        loop {
+            for _ in 0..FLOOD {
+                for subject in [subject::heartbeat("edge-7"), subject::ack("edge-7")] {
+                    bus.tell(&subject, said.clone()).await.unwrap();
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    // Whoever says nothing is told as silent meanwhile; who says little, a few times within the bound, is not.
+    let mut beaten: Option<Instant> = None;
+    house
+        .until("who says nothing is silent", async || {
+            if beaten.is_none_or(|at| at.elapsed() >= Duration::from_millis(300)) {
+                quiet.beat(&house, false).await;
+                beaten = Some(Instant::now());
+            }
+            life(&house, "edge-9").await == Some(EdgeLife::Silent)
+        })
+        .await;
+    assert_eq!(life(&house, "edge-8").await, Some(EdgeLife::Live));
+    assert!(told(&house, &acme, EventKind::EdgeSilent, "edge-8").await.is_empty());
+    flood.abort();
+    let (mut registry, mut text) = (Registry::default(), String::new());
+    house.control.metrics().register(&mut registry);
+    encode(&mut text, &registry).unwrap();
+    let refused = text.lines().find_map(|line| line.strip_prefix("control_notices_refused_total ")).unwrap();
+    assert!(refused.parse::<u64>().unwrap() > 1000, "the flood was none: {refused}");
 }

@@ -15,6 +15,8 @@ const LABELS_AT_ONCE: usize = 128;
 pub(super) const REREAD_EVERY: Duration = Duration::from_secs(60);
 /// A pause lasts so many times what the reading before it took, at least.
 const PAUSES: u32 = 20;
+/// And this at most, however long that was: several readings may fail in a row before the copy on disk is too old for a start.
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
 impl Follower {
     pub(super) fn apply_label(&self, key: &str, bytes: &[u8]) {
@@ -110,8 +112,13 @@ pub(super) async fn reread(follower: Arc<Follower>, every: Duration) {
                 tracing::warn!(%error, "what other edges made of runs cannot be read again; what is known of them stays")
             }
         }
-        pause = every.max(began.elapsed().saturating_mul(PAUSES));
+        pause = pause_after(began.elapsed(), every);
     }
+}
+
+/// How long to wait after a reading that took so long.
+fn pause_after(took: Duration, every: Duration) -> Duration {
+    took.saturating_mul(PAUSES).min(LONGEST_PAUSE).max(every)
 }
 
 /// The file may be large: nothing else waits for it.
@@ -134,10 +141,20 @@ mod tests {
 
     use crate::digest::run_key;
     use crate::told::LabelCopy;
-    use crate::{EdgeMetrics, EdgeView};
+    use crate::{EdgeConfig, EdgeMetrics, EdgeView};
 
     /// How long a test waits for what must come.
     const DEADLINE: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn a_pause_follows_the_reading_and_never_lets_the_copy_grow_too_old() {
+        let seconds = Duration::from_secs;
+        for (took, pause) in [(0, 60), (3, 60), (5, 100), (30, 600), (31, 600), (3000, 600), (u64::MAX, 600)] {
+            assert_eq!(pause_after(seconds(took), REREAD_EVERY), seconds(pause), "{took} s");
+        }
+        let too_old = u64::try_from(EdgeConfig::new("edge-1").max_snapshot_age_s).unwrap();
+        assert!(5 * LONGEST_PAUSE.as_secs() < too_old, "{too_old} s");
+    }
 
     #[tokio::test]
     async fn a_label_that_no_watch_brought_is_there_by_the_next_reading_and_in_the_copy() {
