@@ -8,7 +8,6 @@ use aegis_bus::{Delivered, Stream, subject};
 use aegis_ledger::verify::Prover;
 use aegis_model::{EventKind, SecurityEvent, WireEvent};
 use aegis_store::{HistoryLane, HistoryRow, StoreError, Wire};
-use aegis_threads::Turn;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -103,12 +102,8 @@ async fn step(
     }
     let mut rows = Vec::with_capacity(batch.len());
     let mut origins = Vec::with_capacity(batch.len());
-    // The turn is for computing: what asks the store, which may be a server that does not answer, comes behind it.
-    let turn = aegis_threads::turn().await;
-    let found: Vec<Result<Read, String>> = batch.iter().map(|delivered| read(control, delivered, &mut lanes.prover)).collect();
-    drop(turn);
-    for (delivered, outcome) in batch.iter().zip(found) {
-        match outcome {
+    for delivered in &batch {
+        match read(control, delivered, &mut lanes.prover) {
             Ok(Read { row, of_lane, is_sealed }) => {
                 if is_sealed {
                     look_at_lane(control, &mut lanes.gaps, &row, of_lane.as_ref()).await?;
@@ -188,10 +183,7 @@ async fn insert(
     origins: &[&Delivered],
     lanes: &[HistoryLane],
 ) -> Result<(), ControlError> {
-    let turn = turn_to_write(control).await;
-    let inserted = control.store.insert_history(rows, lanes).await;
-    drop(turn);
-    match inserted {
+    match control.store.insert_history(rows, lanes).await {
         Ok(_) => return Ok(()),
         Err(error) if is_the_events_fault(&error) => {}
         Err(error) => return Err(error.into()),
@@ -207,12 +199,6 @@ async fn insert(
     }
     control.store.insert_history(&[], lanes).await?;
     Ok(())
-}
-
-/// A turn where this machine does the writing. A server that does it has cores of its own, and one that does not answer must not keep detection
-/// from its turn.
-async fn turn_to_write(control: &Control) -> Option<Turn> {
-    if control.store.is_on_this_machine() { Some(aegis_threads::turn().await) } else { None }
 }
 
 /// Whether trying again could not help: a constraint, not a full disk.

@@ -2,7 +2,6 @@
 
 use aegis_bus::{BusError, Delivered, Message, Stream};
 use aegis_model::{SecurityEvent, Timestamp};
-use aegis_threads::{Turn, turn};
 
 use crate::engine::TickOutput;
 use crate::error::DetectError;
@@ -24,7 +23,6 @@ struct Tick {
 impl Running {
     /// One tick: verify, evaluate, publish.
     pub(crate) async fn take(&mut self, batch: Vec<Delivered>, shared: &Shared) -> Result<(), DetectError> {
-        let mut turn = turn().await;
         let started = self.clock.now();
         let mut tick = Tick::default();
         for delivered in batch {
@@ -33,9 +31,8 @@ impl Running {
             }
             if delivered.subject.starts_with("ruleset.") {
                 // In its place: what came before was for the rules of before. Where it fails, it is read again.
-                self.finish(std::mem::take(&mut tick), started, shared, turn).await?;
+                self.finish(std::mem::take(&mut tick), started, shared).await?;
                 self.take_rule(&delivered, shared).await?;
-                turn = aegis_threads::turn().await;
             }
             self.position = delivered.seq;
             self.stored = Some(delivered.bus_ts);
@@ -53,27 +50,25 @@ impl Running {
                 lane = self.take_one(following, false, &mut tick);
             }
         }
-        self.finish(tick, started, shared, turn).await
+        self.finish(tick, started, shared).await
     }
 
     /// Takes what is held as it is, as if its time had come: the stream that it waits for is gone.
     pub(crate) async fn take_held(&mut self, shared: &Shared) -> Result<(), DetectError> {
-        let turn = turn().await;
         let (started, mut tick) = (self.clock.now(), Tick::default());
         for waited in self.hold.release_all() {
             self.take_one(waited, false, &mut tick);
         }
-        self.finish(tick, started, shared, turn).await
+        self.finish(tick, started, shared).await
     }
 
-    /// Runs the rules over the tick's events, and publishes what follows: the turn is over before that.
-    async fn finish(&mut self, tick: Tick, started: Timestamp, shared: &Shared, turn: Turn) -> Result<(), DetectError> {
+    /// Runs the rules over the tick's events, and publishes what follows.
+    async fn finish(&mut self, tick: Tick, started: Timestamp, shared: &Shared) -> Result<(), DetectError> {
         let Tick { seen, events, dead } = tick;
         let mut output = self.engine.tick(events);
         if let Some(stored) = self.stored {
             output.append(self.engine.pass_time(stored));
         }
-        drop(turn);
         self.tell(seen, output, dead, started, shared).await
     }
 
@@ -82,10 +77,8 @@ impl Running {
         if !self.engine.is_behind() {
             return Ok(());
         }
-        let turn = turn().await;
         let started = self.clock.now();
         let output = self.engine.catch_up();
-        drop(turn);
         self.tell(WorkerStats::default(), output, Vec::new(), started, shared).await
     }
 

@@ -180,13 +180,11 @@ impl<'a> Follow<'a> {
         loop {
             let is_stopping = self.shared.stopping();
             let batch = self.subscription.next_batch(BATCH, WAIT.min(flush_every)).await?;
-            let turn = aegis_threads::turn().await;
             for delivered in &batch {
                 self.take(delivered);
                 self.read = delivered.seq;
                 self.stored_to = self.stored_to.max(Some(delivered.bus_ts));
             }
-            drop(turn);
             if looked.elapsed() >= LOOK_EVERY {
                 looked = Instant::now();
                 // What comes last may be no event, and is never read.

@@ -244,10 +244,7 @@ impl Writer {
         level: u32,
         (first_ts, last_ts): (i64, i64),
     ) -> Result<FileEntry, LakeError> {
-        let turn = aegis_threads::turn().await;
-        let encoded = encode(rows)?;
-        drop(turn);
-        self.store.put(&hour.object(&name), PutPayload::from(encoded)).await?;
+        self.store.put(&hour.object(&name), PutPayload::from(encode(rows)?)).await?;
         self.files_written += 1;
         let weight = rows.get_array_memory_size() as u64;
         Ok(FileEntry { name, level, rows: rows.num_rows() as u64, weight, first_ts, last_ts })

@@ -2,7 +2,6 @@
 //! Promises that a busy machine slows this work before it slows an answer; threads that the work starts inherit the priority.
 //! Nothing that an answer waits for may run here.
 
-mod turns;
 mod worker;
 
 use std::future::Future;
@@ -11,7 +10,6 @@ use std::panic::AssertUnwindSafe;
 use thread_priority::{ThreadPriority, ThreadPriorityValue, set_current_thread_priority};
 use tokio::sync::oneshot;
 
-pub use turns::{Turn, turn};
 pub use worker::{Shared, Stats, Worker};
 
 /// How much nicer the work is than the thread that starts it: it gets a tenth of the time where threads that answer want all of it,
