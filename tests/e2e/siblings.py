@@ -22,6 +22,8 @@ class Siblings(WithRules):
         # Registered again, it is another owner's from there on.
         again = moved.registration | {"owner_team": "sales"}
         moved.token = self.tenant.post("/v1/agents/register", again, key=self.tenant.registrar).expect(200)["agent_token"]
+        # Who decides and who registers are two producers: what is behind it in the log is seen after it.
+        self.event("config_changed", reason="agent_registered_again")
         for agent in (stranger, moved, alone):
             self.allow(agent, **customer)
         self.allow(sibling, resource="customer-8")
@@ -42,6 +44,7 @@ class Siblings(WithRules):
         self.alert("sibling-evasion", [denied, tried], agent_id=sibling.id)
         # Who is free again has no siblings that evade anything.
         self.tenant.post(f"/v1/agents/{driven.id}/unfreeze", {"reason": "test"}).expect(200)
+        wait_until("so is its release", lambda: len(self.events("containment_applied", driven)) == 2)
         self.allow(other)
         second = self.deny(driven, resource="customer-9")
         self.freeze(driven)

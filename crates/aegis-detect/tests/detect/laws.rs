@@ -40,13 +40,16 @@ proptest! {
     ) {
         let log = log_of(&steps);
         let lake = as_a_lake_has_it(&log);
+        // The first stage hands on no receipt twice: a side table would count it twice.
+        let mut live = log;
+        live.dedup_by(|a, b| a.tenant_id == b.tenant_id && a.order_key() == b.order_key());
         cuts.retain(|cut| *cut <= lake.len());
         cuts.sort_unstable();
         // What detection says of itself names the first of what was late, by the order in which it came.
         let told = |ids: BTreeSet<(String, String)>| -> BTreeSet<(String, String)> {
             ids.into_iter().filter(|(rule, _)| rule != IMPAIRED_NAME).collect()
         };
-        prop_assert_eq!(told(run_on(engine().in_order(), &lake, &cuts)), told(run(&log, &[])));
+        prop_assert_eq!(told(run_on(engine().in_order(), &lake, &cuts)), told(run(&live, &[])));
     }
 
     #[test]
