@@ -6,10 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use aegis_detect::testing::run_rule_tests;
-use aegis_detect::{Backtest, Engine, EngineConfig, Explain, IMPAIRED_RULE, Quotas, RuleSet, TickOutput, alert_id};
-use aegis_model::{Alert, Clock, Decision, EventKind, ManualClock, SecurityEvent, TenantId, Timestamp};
+use aegis_detect::{Backtest, Engine, EngineConfig, Explain, Quotas, RuleSet, alert_id};
+use aegis_model::{Clock, Decision, EventKind, ManualClock, SecurityEvent, TenantId, Timestamp};
 use proptest::prelude::*;
 use serde_json::{Map, Value};
+
+use crate::standing::Standing;
 
 const START: i64 = 1_767_225_600_000_000;
 const DAY_S: i64 = 86_400;
@@ -52,29 +54,6 @@ fn call(agent: &str, action: &str, second: i64, bus: i64, number: u128) -> Secur
     event.decision = Some(Decision::Allow);
     event.bus_ts = Some(at(bus));
     event
-}
-
-/// What stands, and what is said of detection itself.
-#[derive(Default)]
-struct Standing {
-    alerts: BTreeSet<String>,
-    impaired: Vec<Alert>,
-}
-
-impl Standing {
-    fn take(&mut self, output: TickOutput) {
-        assert!(output.quarantined.is_empty(), "{:?}", output.quarantined);
-        for alert in output.alerts {
-            if alert.rule_id == IMPAIRED_RULE {
-                self.impaired.push(alert);
-            } else {
-                self.alerts.insert(alert.alert_id);
-            }
-        }
-        for retraction in output.retractions {
-            assert!(self.alerts.remove(&retraction.alert_id), "retracted, and never told");
-        }
-    }
 }
 
 fn id_of(event: &SecurityEvent) -> String {

@@ -18,6 +18,7 @@ mod own;
 mod refusals;
 mod registry;
 mod shipped;
+mod standing;
 mod twins;
 mod upgrade;
 mod worker;

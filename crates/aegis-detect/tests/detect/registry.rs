@@ -4,12 +4,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use aegis_detect::{
-    Backtest, Engine, EngineConfig, EventBatch, IMPAIRED_RULE, Quotas, RuleSet, TickOutput, alert_id, events_of, events_schema,
-};
-use aegis_model::{Alert, Decision, EventKind, ManualClock, SecurityEvent, TenantId, Timestamp};
+use aegis_detect::{Backtest, Engine, EngineConfig, EventBatch, Quotas, RuleSet, alert_id, events_of, events_schema};
+use aegis_model::{Decision, EventKind, ManualClock, SecurityEvent, TenantId, Timestamp};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
+
+use crate::standing::Standing;
 
 const START: i64 = 1_767_225_600_000_000;
 
@@ -69,29 +69,6 @@ fn containment(tenant: &str, agent: &str, status: &str, second: i64, bus: i64, n
     (event.agent_id, event.status) = (Some(agent.into()), Some(status.into()));
     event.attributes = Some(json!({"target_type": "agent", "kind": "freeze", "until": null}).to_string());
     event
-}
-
-/// What stands, and what is said of detection itself.
-#[derive(Default)]
-struct Standing {
-    alerts: BTreeSet<String>,
-    impaired: Vec<Alert>,
-}
-
-impl Standing {
-    fn take(&mut self, output: TickOutput) {
-        assert!(output.quarantined.is_empty(), "{:?}", output.quarantined);
-        for alert in output.alerts {
-            if alert.rule_id == IMPAIRED_RULE {
-                self.impaired.push(alert);
-            } else {
-                self.alerts.insert(alert.alert_id);
-            }
-        }
-        for retraction in output.retractions {
-            assert!(self.alerts.remove(&retraction.alert_id), "retracted, and never told");
-        }
-    }
 }
 
 fn id_of(event: &SecurityEvent) -> String {
