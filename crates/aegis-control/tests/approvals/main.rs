@@ -2,14 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod forged;
+#[path = "../house/mod.rs"]
 mod house;
+mod people;
 
 use std::sync::Arc;
 
 use aegis_bus::{Bus, Message, Stream, subject};
-use aegis_keys::{AgentClaims, mint_agent_token};
-use aegis_model::{EventKind, FrozenAction, Phase, RiskLevel, SourceTrust, TenantId};
-use aegis_store::{RegisteredBy, Role, same_person};
+use aegis_model::{EventKind, Phase};
 use house::{House, tool_call};
 use serde_json::{Value, json};
 
@@ -22,13 +23,6 @@ async fn house_with_agent() -> (House, String, String) {
 
 fn consume_body(hash: &str) -> Value {
     json!({"claimed_action_hash": hash})
-}
-
-/// A key of somebody who may approve.
-async fn approver(house: &House, name: &str) -> String {
-    let groups = ["security".to_owned()];
-    let (_, key) = house.store.create_key(&house.acme.id, Role::Approver, name, &groups, None).await.unwrap();
-    key.expose().to_owned()
 }
 
 async fn approve(house: &House, id: &str, key: &str) -> house::Reply {
@@ -107,128 +101,6 @@ async fn of_many_concurrent_consumes_exactly_one_wins() {
         .until("every attempt is in the log", async || house.events(&house.acme.id, EventKind::ReplayAttempt).await.len() == 49)
         .await;
     assert_eq!(house.events(&house.acme.id, EventKind::ApprovalConsumed).await.len(), 1);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn nobody_approves_what_they_asked_for() {
-    let (house, _, token) = house_with_agent().await;
-    let (id, _) = house.held(&token, json!({"version": "1"})).await;
-    // Whom the agent claims to be asked by: they may not, and are accused of nothing that anybody could claim.
-    for name in ["mallory", "Mallory", "m\u{430}llory"] {
-        approve(&house, &id, &approver(&house, name).await).await.refused(403, "self_approval");
-    }
-    let claimed = house.event(&house.acme.id, EventKind::TamperAttempt, "self_approval_claimed").await;
-    assert_eq!((&claimed["approver"], &claimed["agent_id"]), (&Value::Null, &Value::Null));
-    assert_eq!((&claimed["user_id"], &claimed["receipt"]["detail"]["by"]["role"]), (&json!("mallory"), &json!("approver")));
-    // Another key of the person who registered the agent, however the name is written or drawn.
-    for name in ["rita", " RITA", "r\u{456}ta", "\u{ff32}ita"] {
-        approve(&house, &id, &approver(&house, name).await).await.refused(403, "self_approval");
-    }
-    let own = house.event(&house.acme.id, EventKind::TamperAttempt, "self_approval").await;
-    assert!(own["approver"].as_str().is_some_and(|who| same_person(who, "rita")), "{own}");
-    approve(&house, &id, &house.acme.outsider).await.refused(403, "wrong_group");
-    approve(&house, &id, &house.acme.admin).await.refused(403, "wrong_role");
-    approve(&house, &id, &token).await.refused(403, "wrong_role");
-    approve(&house, &id, &house.other.approver).await.refused(404, "approval_not_found");
-    assert_eq!(house.get(&format!("/v1/approvals/{id}"), &house.acme.auditor).await.body["status"], "PENDING");
-    approve(&house, &id, &house.acme.approver_two).await.expect(200);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn whose_keys_registered_an_agent_or_gave_it_its_token_stays_known_when_they_are_revoked() {
-    let (house, _, _) = house_with_agent().await;
-    let again = json!({"agent_key": "bot", "name": "bot", "environment": "production", "risk_tier": "low"});
-    let reply = house.post("/v1/agents/register", &house.acme.admin, again).await.expect(200);
-    let token = reply.body["agent_token"].as_str().unwrap().to_owned();
-    let (id, hash) = house.held(&token, json!({"version": "1"})).await;
-    for key in house.store.list_keys(&house.acme.id).await.unwrap() {
-        if matches!(key.role, Role::Registrar | Role::Admin) {
-            assert!(house.store.revoke_key(&house.acme.id, &key.key_id, &[]).await.unwrap());
-        }
-    }
-    for name in ["rita", "Rita", "ada", "ADA"] {
-        let own = approver(&house, name).await;
-        approve(&house, &id, &own).await.refused(403, "self_approval");
-        house.post(&format!("/v1/approvals/{id}/reject"), &own, json!({})).await.refused(403, "self_approval");
-    }
-    approve(&house, &id, &house.acme.approver).await.expect(200);
-    house.post(&format!("/v1/approvals/{id}/consume"), &token, consume_body(&hash)).await.expect(200);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn who_approved_an_action_does_not_run_it_with_a_token_of_their_own() {
-    let (house, _, token) = house_with_agent().await;
-    let (id, hash) = house.held(&token, json!({"version": "1"})).await;
-    approve(&house, &id, &approver(&house, "Ada").await).await.expect(200);
-    let again = json!({"agent_key": "bot", "name": "bot", "environment": "production", "risk_tier": "low"});
-    let reply = house.post("/v1/agents/register", &house.acme.admin, again).await.expect(200);
-    let own = reply.body["agent_token"].as_str().unwrap().to_owned();
-    let consume = format!("/v1/approvals/{id}/consume");
-    house.post(&consume, &own, consume_body(&hash)).await.refused(409, "self_approval");
-    let attempt = house.event(&house.acme.id, EventKind::TamperAttempt, "self_approval").await;
-    assert_eq!((&attempt["approver"], &attempt["agent_id"]), (&json!("ada"), &Value::Null), "it is not the agent's");
-    house.post(&consume, &token, consume_body(&hash)).await.expect(200);
-}
-
-/// A token of an earlier version, which did not keep who handed out which.
-fn unnoted_token(house: &House, agent: &str, issued_by: &str) -> String {
-    let claims = AgentClaims {
-        token_id: "of-an-earlier-version".to_owned(),
-        tenant_id: house.acme.id.clone(),
-        agent_id: agent.to_owned(),
-        agent_key: "bot".to_owned(),
-        environment: "production".to_owned(),
-        owner_team: None,
-        risk_tier: RiskLevel::Low,
-        trust_ceiling: SourceTrust::TrustedInternalSigned,
-        issued_by: issued_by.to_owned(),
-        issued_at: house.now(),
-        expires_at: house.now().plus_seconds(600),
-    };
-    mint_agent_token(&house.control_key, &claims).unwrap()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn who_approved_an_action_does_not_run_it_with_a_token_of_theirs_that_nobody_noted() {
-    let (house, agent, token) = house_with_agent().await;
-    let (id, hash) = house.held(&token, json!({"version": "1"})).await;
-    approve(&house, &id, &approver(&house, "Ada").await).await.expect(200);
-    let keys = house.store.list_keys(&house.acme.id).await.unwrap();
-    let of_ada = keys.iter().find(|key| key.role == Role::Admin).unwrap();
-    assert_eq!(of_ada.name, "ada");
-    let own = unnoted_token(&house, &agent, &of_ada.key_id);
-    let consume = format!("/v1/approvals/{id}/consume");
-    house.post(&consume, &own, consume_body(&hash)).await.refused(409, "self_approval");
-    assert!(house.store.revoke_key(&house.acme.id, &of_ada.key_id, &[]).await.unwrap());
-    house.post(&consume, &own, consume_body(&hash)).await.refused(409, "self_approval");
-    house.post(&consume, &token, consume_body(&hash)).await.expect(200);
-}
-
-/// The agent was registered again since, so that somebody's token is noted.
-#[tokio::test(flavor = "multi_thread")]
-async fn who_gave_the_token_that_asked_does_not_approve_although_nobody_noted_it() {
-    let (house, agent, _) = house_with_agent().await;
-    let keys = house.store.list_keys(&house.acme.id).await.unwrap();
-    let of_ada = keys.iter().find(|key| key.name == "ada").unwrap();
-    let (id, _) = house.held(&unnoted_token(&house, &agent, &of_ada.key_id), json!({"version": "1"})).await;
-    let ada = approver(&house, "Ada").await;
-    approve(&house, &id, &ada).await.refused(403, "self_approval");
-    assert!(house.store.revoke_key(&house.acme.id, &of_ada.key_id, &[]).await.unwrap());
-    approve(&house, &id, &ada).await.refused(403, "self_approval");
-    approve(&house, &id, &house.acme.approver).await.expect(200);
-    let (id, _) = house.held(&unnoted_token(&house, &agent, "key_of_nobody"), json!({"version": "2"})).await;
-    approve(&house, &id, &house.acme.approver).await.refused(403, "agent_side_unknown");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn where_nobody_knows_whose_key_an_agent_is_under_nobody_approves() {
-    let (house, agent, token) = house_with_agent().await;
-    let record = house.store.agent(&house.acme.id, &agent).await.unwrap().unwrap();
-    let by = RegisteredBy { registrar: "key_of_nobody", issuer: "key_of_nobody", token_until: house.now().plus_seconds(60) };
-    house.store.upsert_agent(&house.acme.id, &record, by, &[]).await.unwrap();
-    let (id, _) = house.held(&token, json!({"version": "1"})).await;
-    approve(&house, &id, &house.acme.approver).await.refused(403, "agent_side_unknown");
-    assert_eq!(house.get(&format!("/v1/approvals/{id}"), &token).await.body["status"], "PENDING");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -364,109 +236,6 @@ async fn a_contained_agent_another_agent_or_a_changed_policy_stops_a_consume() {
     house.put("/v1/policies", &house.acme.admin, json!({"policies": ""})).await.expect(200);
     // The registrar key that registered the agent may consume for it.
     house.post(&consume, &house.acme.registrar, consume_body(&hash)).await.expect(200);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn two_people_means_two_people() {
-    let (house, _, token) = house_with_agent().await;
-    let two = "@id(\"two\")\n@decision(\"require_approval\")\n@approvals(\"2\")\n@reason(\"two people\")\n\
-               permit (principal, action == Action::\"deploy/rollout\", resource);";
-    house.put("/v1/policies", &house.acme.admin, json!({"policies": two})).await.expect(200);
-    let (id, hash) = house.held(&token, json!({"version": "1"})).await;
-    assert_eq!(approve(&house, &id, &house.acme.approver).await.expect(200).body["status"], "PENDING");
-    approve(&house, &id, &house.acme.approver).await.refused(409, "already_voted");
-    // Another key of the same person is the same person, however the name is written.
-    for name in ["paul", "Paul", " PAUL", "p\u{430}ul", "PAU1", "pa\u{200b}ul"] {
-        approve(&house, &id, &approver(&house, name).await).await.refused(409, "already_voted");
-    }
-    assert_eq!(approve(&house, &id, &house.acme.approver_two).await.expect(200).body["status"], "APPROVED");
-    house.post(&format!("/v1/approvals/{id}/consume"), &token, consume_body(&hash)).await.expect(200);
-}
-
-/// What an attacker on the bus could send: a real frozen action, changed, as another approval.
-async fn forge(house: &House, decision: &Value, change: impl FnOnce(&mut FrozenAction)) -> String {
-    forge_as_is(house, decision, |frozen| {
-        frozen.approval_id = format!("{}x", frozen.approval_id);
-        change(frozen);
-    })
-    .await
-}
-
-async fn forge_as_is(house: &House, decision: &Value, change: impl FnOnce(&mut FrozenAction)) -> String {
-    let sealed = house.edge_ledger.read_outbox(0, 1000).await.unwrap();
-    let id = decision["decision_id"].as_str().unwrap();
-    let item = sealed.into_iter().find(|item| item.sealed.event_id.to_string() == id).unwrap();
-    let mut frozen = item.frozen.unwrap();
-    change(&mut frozen);
-    let message = Message::new(subject::approval(&frozen.tenant_id, &frozen.approval_id), serde_json::to_vec(&frozen).unwrap());
-    house.bus.publish(Stream::Approvals, vec![message]).await.remove(0).unwrap();
-    frozen.approval_id
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn forged_actions_of_eight_tenants_hold_up_nobody_else_s_approvals() {
-    let (house, _, token) = house_with_agent().await;
-    let decision = house.ask(&token, json!({"version": "1"})).await;
-    let sealed = house.edge_ledger.read_outbox(0, 1000).await.unwrap();
-    let id = decision["decision_id"].as_str().unwrap();
-    let item = sealed.into_iter().find(|item| item.sealed.event_id.to_string() == id).unwrap();
-    let mut frozen = item.frozen.unwrap();
-    let mut forged = Vec::new();
-    for hostile in 0..8 {
-        frozen.tenant_id = TenantId::new(&format!("hostile-{hostile}")).unwrap();
-        house.store.create_tenant(&frozen.tenant_id, "hostile").await.unwrap();
-        for n in 0..200 {
-            // Sound in itself, of a decision that nobody made.
-            (frozen.approval_id, frozen.event_id) = (format!("approval-{n}"), aegis_model::new_event_id());
-            let subject = subject::approval(&frozen.tenant_id, &frozen.approval_id);
-            forged.push(Message::new(subject, serde_json::to_vec(&frozen).unwrap()));
-        }
-    }
-    for published in house.bus.publish(Stream::Approvals, forged).await {
-        published.unwrap();
-    }
-    house.held(&token, json!({"version": "2"})).await;
-    assert!(house.bus.last_seq(Stream::Dlq).await.unwrap() > 0, "what was set aside is kept aside");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn not_even_who_may_approve_can_be_changed_on_the_way() {
-    let (house, _, token) = house_with_agent().await;
-    let decision = house.ask(&token, json!({"version": "1"})).await;
-    let id = forge_as_is(&house, &decision, |frozen| frozen.approver_group = "interns".to_owned()).await;
-    house.event(&house.acme.id, EventKind::TamperAttempt, "frozen_receipt_mismatch").await;
-    // The true one may come behind it.
-    let path = format!("/v1/approvals/{id}");
-    house.until("the approval is there", async || house.get(&path, &house.acme.approver).await.status == 200).await;
-    let shown = house.get(&path, &house.acme.approver).await.expect(200).body;
-    assert_eq!(shown["approver_group"], decision["approval"]["approver_group"]);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_frozen_action_that_is_not_the_sealed_one_is_shown_to_nobody() {
-    let (house, _, token) = house_with_agent().await;
-    let decision = house.ask(&token, json!({"version": "1"})).await;
-    let swapped = forge(&house, &decision, |frozen| {
-        frozen.tool_call.parameters.insert("version".to_owned(), json!("evil"));
-    })
-    .await;
-    house.event(&house.acme.id, EventKind::TamperAttempt, "frozen_action_mismatch").await;
-    let rehashed = forge(&house, &decision, |frozen| {
-        let parameters = json!({"version": "evil"});
-        frozen.action_hash = aegis_canon::action_hash("deploy", "rollout", Some("payments"), true, &parameters).unwrap();
-        frozen.tool_call.parameters = parameters.as_object().unwrap().clone();
-    })
-    .await;
-    let tamper = house.event(&house.acme.id, EventKind::TamperAttempt, "frozen_receipt_mismatch").await;
-    assert_eq!(tamper["agent_id"], Value::Null, "a forged message blames nobody");
-    for id in [swapped, rehashed] {
-        house.get(&format!("/v1/approvals/{id}"), &house.acme.approver).await.refused(404, "approval_not_found");
-    }
-    // Rubbish is set aside and the honest one still arrives.
-    let rubbish = Message::new(subject::approval(&house.acme.id, "rubbish"), &b"{\"a\":1,\"a\":2}"[..]);
-    house.bus.publish(Stream::Approvals, vec![rubbish]).await.remove(0).unwrap();
-    house.until("the dead letter is there", async || house.bus.last_seq(Stream::Dlq).await.unwrap() == 1).await;
-    house.held(&token, json!({"version": "2"})).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
