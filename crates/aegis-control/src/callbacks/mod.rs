@@ -37,6 +37,9 @@ const LONGEST_PAUSE_S: i64 = 900;
 /// dated by a clock that was ahead.
 const LONGEST_S: i64 = 24 * 3600;
 const MOST_ATTEMPTS: i64 = 120;
+/// How long a callback waits for its receipt, and how often it looks.
+const SEALED_WITHIN: Duration = Duration::from_secs(1);
+const SEALED_STEP: Duration = Duration::from_millis(20);
 
 /// Which callbacks are under way.
 type Taken = Arc<Mutex<HashMap<TenantId, HashSet<EventId>>>>;
@@ -219,10 +222,20 @@ impl Control {
         sent.await.unwrap_or(Err(Failure::Unavailable))
     }
 
-    /// The hash of the change's receipt; None where it is not sealed yet or cannot be read.
+    /// The hash of the change's receipt, for which it waits a moment: the change is in the store before it is sealed. None where it is not sealed
+    /// then, or cannot be read.
     async fn receipt_hash(&self, callback: &Callback) -> Option<String> {
-        let sealed = self.ledger.receipt(&callback.tenant_id, callback.event_id?).await;
-        sealed.ok().flatten().map(|sealed| sealed.receipt_hash)
+        let event_id = callback.event_id?;
+        let sealed = async {
+            loop {
+                match self.ledger.receipt(&callback.tenant_id, event_id).await {
+                    Ok(None) => tokio::time::sleep(SEALED_STEP).await,
+                    found => return found.ok().flatten(),
+                }
+            }
+        };
+        let sealed = tokio::time::timeout(SEALED_WITHIN, sealed).await.ok().flatten()?;
+        Some(sealed.receipt_hash)
     }
 
     async fn count_waiting(&self) {
