@@ -167,7 +167,7 @@ impl Replay {
                 }
                 continue;
             }
-            if !later.is_some_and(|later| head.is_none_or(|head| later <= head)) {
+            if later.is_none_or(|later| head.is_some_and(|head| later > head)) {
                 return Ok(());
             }
             if let Some((_, object)) = self.later.pop_front() {

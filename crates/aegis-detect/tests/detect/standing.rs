@@ -7,13 +7,13 @@ use aegis_model::Alert;
 
 /// What stands, and what is said of detection itself.
 #[derive(Default)]
-pub struct Standing {
-    pub alerts: BTreeSet<String>,
-    pub impaired: Vec<Alert>,
+pub(crate) struct Standing {
+    pub(crate) alerts: BTreeSet<String>,
+    pub(crate) impaired: Vec<Alert>,
 }
 
 impl Standing {
-    pub fn take(&mut self, output: TickOutput) {
+    pub(crate) fn take(&mut self, output: TickOutput) {
         assert!(output.quarantined.is_empty(), "{:?}", output.quarantined);
         for alert in output.alerts {
             if alert.rule_id == IMPAIRED_RULE {
