@@ -1,6 +1,7 @@
-"""README's commands as a reader copies them: each code block in its order, in one shell, against a program that listens elsewhere; and that
-the demo says what README shows of it."""
+"""README's commands as a reader copies them: each code block in its order, in one shell, against a program that listens elsewhere; that the
+demo says what README shows of it; and how the READMEs of the SDKs install them."""
 
+import json
 import os
 import pathlib
 import re
@@ -141,3 +142,19 @@ class Readme(unittest.TestCase):
                 shown = subprocess.run([BINARY.with_name(program), *arguments], capture_output=True, text=True)
                 self.assertEqual(shown.returncode, 0, f"{command}: {shown.stderr}")
                 self.assertIn("Usage:", shown.stdout)
+
+    def test_an_sdk_is_installed_from_the_checkout(self):
+        """Their names in registries are nobody's yet, so a command that fetched one would run whatever a stranger puts there."""
+        package = json.loads((REPOSITORY / "sdks/typescript/package.json").read_text())
+        packed = f"{package['name']}-{package['version']}.tgz"
+        module = (REPOSITORY / "sdks/go/go.mod").read_text().split()[1]
+        expected = {
+            "python": ["pip install CHECKOUT/sdks/python"],
+            "typescript": ["(cd CHECKOUT/sdks/typescript && ./build.sh && npm pack)", f"npm install CHECKOUT/sdks/typescript/{packed}"],
+            "go": [f"go mod edit -require {module}@v0.0.0 -replace {module}=CHECKOUT/sdks/go"],
+        }
+        for language, commands in expected.items():
+            text = (REPOSITORY / "sdks" / language / "README.md").read_text()
+            self.assertEqual(BLOCK.search(text)[2].splitlines(), commands, language)
+            fetched = re.findall(r"(?:pip|npm) (?:install|i) (?!CHECKOUT)\S+|go (?:get|install) \S+", text)
+            self.assertEqual(fetched, [], language)
