@@ -7,7 +7,7 @@ export AEGIS_BIN := $(TARGET_DIR)/release/aegis
 CARGO_FLAGS := --release --locked
 FUZZ_SECONDS ?= 300
 
-.PHONY: help setup build test test-full lint test-rust test-rules test-judge test-canonical corpus fuzz-corpus test-e2e test-openapi test-fleet test-fleet-full test-sdks test-demo test-edge-only fleet fleet-down bench bench-detect bench-flink bench-sdks fmt
+.PHONY: help setup build test test-full lint test-rust test-rules test-judge test-canonical corpus fuzz-corpus test-e2e test-openapi test-fleet test-fleet-full test-sdks test-demo fleet fleet-down bench bench-detect bench-flink bench-sdks fmt
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20

@@ -15,6 +15,8 @@ WEBHOOK_SECRET = "the webhook secret of the fleet"
 AGENTS = 4
 # A copy of a stream may come to life behind its leader; a busy machine takes long for that.
 STARTED_WITHIN_S = 120
+# Seconds between two writes of control's lake: a test waits for one after its fault.
+LAKE_FLUSH_S = 2
 
 
 def takes_postgres():
@@ -28,7 +30,8 @@ class Control(ControlPlane):
 
     def __init__(self, data, cluster, postgres):
         self.cli_environment = postgres.environment if postgres else {}
-        super().__init__(data=data, environment=self.cli_environment, nats=cluster)
+        environment = self.cli_environment | {"AEGIS_LAKE_FLUSH_S": str(LAKE_FLUSH_S)}
+        super().__init__(data=data, environment=environment, nats=cluster)
         self.listen = f"127.0.0.1:{free_port()}"
 
 

@@ -1,4 +1,4 @@
-//! The laws of the canonical form, over generated values, spellings and damage.
+//! The laws of the canonical form, L-CANON among them, over generated values, spellings and damage.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use aegis_canon::{
@@ -255,6 +255,7 @@ proptest! {
         prop_assert_eq!(String::from_utf8(canonical).unwrap(), oracle(&value));
     }
 
+    /// L-CANON: the byte path and the value path give the same bytes, however the value was spelled.
     #[test]
     fn every_spelling_of_a_value_has_one_form_on_both_paths(value in value(), choices in proptest::collection::vec(any::<u8>(), 1..64)) {
         let text = spelled(&value, &choices);
