@@ -112,6 +112,7 @@ def test_arguments_that_are_swapped_after_the_approval_do_not_run(world, mode):
 
     world.call(mode, lambda note: seen.append(note), note, on_pending=world.when_asked(approve_and_swap), **REFUND)
     assert (seen, note) == ([["pay 1"]], ["pay 1000"])
+    wait_until("the outcome is an event", lambda: world.outcomes() == ["ok"])
     assert "tamper_attempt" not in world.kinds()
 
 
