@@ -169,11 +169,14 @@ def test_a_consume_that_is_not_right_is_a_denial(edge, mode, recorder, change, c
 @answers(GARBAGE)
 @pytest.mark.parametrize("where", ["authorize", "approval", "consume"])
 def test_garbage_is_a_denial_wherever_it_comes(edge, mode, recorder, where, answer):
+    # Where the status says already that it is no answer, it says what the server did; all else is an attack.
+    status = next((name for name in ("201", "204") if answer is GARBAGE[name]), None)
+    kind, code = (aegisagent.DeniedUnavailable, f"http_{status}") if status else (aegisagent.DeniedUnverified, "bad_reply")
     edge.decision, edge.replace[where] = (
         "require_approval",
         (lambda _honest: answer) if callable(answer) and answer in (redirect, encoded, oversized) else answer,
     )
-    assert_denied(edge, mode, recorder, (aegisagent.DeniedUnverified, aegisagent.DeniedUnavailable))
+    assert_denied(edge, mode, recorder, kind, code, timeout_s=10)
     assert len(edge.sent(where)) == 1, "garbage is not asked for again"
 
 
@@ -182,7 +185,10 @@ def test_garbage_is_a_denial_wherever_it_comes(edge, mode, recorder, where, answ
 @pytest.mark.parametrize("where", ["authorize", "approval", "consume"])
 def test_a_server_error_is_a_denial_wherever_it_comes(edge, mode, recorder, where, answer):
     edge.decision, edge.replace[where] = "require_approval", answer
-    assert_denied(edge, mode, recorder, aegisagent.Denied)
+    status, body = answer
+    code = body["error"]["code"] if type(body) is dict and type(body["error"]) is dict else f"http_{status}"
+    is_refused_consume = (where, status) == ("consume", 409)
+    assert_denied(edge, mode, recorder, aegisagent.DeniedByPolicy if is_refused_consume else aegisagent.DeniedUnavailable, code, timeout_s=10)
     asked = edge.sent("consume")
     assert len(asked) <= (3 if answer[0] in (429, 503) else 1)
     assert all(one == asked[0] for one in asked), "a consume is repeated word for word"
