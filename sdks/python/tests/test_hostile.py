@@ -76,7 +76,7 @@ GARBAGE = {
 }  # fmt: skip
 SERVER_ERRORS = {
     "500": (500, {"error": {"code": "internal", "message": "m"}}), "500 with a page": (500, b"<html>"), "502": (502, b"bad gateway"),
-    "503": (503, {"error": {"code": "busy", "message": "m"}}), "429": (429, {"error": {"code": "rate_limited", "message": "m"}}),
+    "503": (503, {"error": {"code": "busy", "message": "m"}}), "504": (504, b"<html>"), "429": (429, {"error": {"code": "rate_limited", "message": "m"}}),
     "401": (401, {"error": {"code": "invalid_token", "message": "m"}}), "403": (403, {"error": {"code": "wrong_role", "message": "m"}}),
     "404": (404, {"error": {"code": "unknown_route", "message": "m"}}), "408": (408, {"error": {"code": "body_too_slow", "message": "m"}}),
     "409": (409, {"error": {"code": "replay_nonce_reused", "message": "m"}}), "418": (418, {"error": "teapot"}),
@@ -356,19 +356,19 @@ READ = {"mutates_state": False, "risk": "low", "fail_open_reads": True}
 
 @pytest.mark.feature("fail-open")
 def test_a_read_fails_open_only_by_name_and_only_where_no_server_answers(edge, mode, recorder):
-    for answer in (SERVER_ERRORS["500"], SERVER_ERRORS["502"], SERVER_ERRORS["503"], lambda _honest: broken_off):
+    for answer in (SERVER_ERRORS["500"], SERVER_ERRORS["502"], SERVER_ERRORS["503"], SERVER_ERRORS["504"], lambda _honest: broken_off):
         edge.replace["authorize"] = answer
         assert mode.call(edge.url, recorder, "a", how=READ) == "done"
         with pytest.raises(aegisagent.DeniedUnavailable):
             mode.call(edge.url, recorder, "a", how=READ | {"fail_open_reads": False})
-    assert len(recorder.calls) == 4
+    assert len(recorder.calls) == 5
     assert edge.sent("outcome") == []
     for answer in (SERVER_ERRORS["401"], SERVER_ERRORS["403"], SERVER_ERRORS["409"], SERVER_ERRORS["429"], GARBAGE["no JSON"], changed(action_hash=OTHER),
                    changed(decision="maybe"), changed(decision="deny"), lambda _honest: redirect):  # fmt: skip
         edge.replace["authorize"] = answer
         with pytest.raises(aegisagent.Denied):
             mode.call(edge.url, recorder, "a", how=READ)
-    assert len(recorder.calls) == 4
+    assert len(recorder.calls) == 5
 
 
 @pytest.mark.feature("fail-open")
