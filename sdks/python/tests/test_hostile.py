@@ -194,6 +194,23 @@ def test_a_server_error_is_a_denial_wherever_it_comes(edge, mode, recorder, wher
     assert all(one == asked[0] for one in asked), "a consume is repeated word for word"
 
 
+@pytest.mark.feature("hostile-hash")
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("wrong_agent", aegisagent.DeniedUnverified), ("action_hash_mismatch", aegisagent.DeniedUnverified),
+        ("approval_consumed", aegisagent.DeniedByApprover), ("approval_not_approved", aegisagent.DeniedByApprover),
+        ("agent_frozen", aegisagent.DeniedByPolicy),
+    ],
+)  # fmt: skip
+def test_a_consume_that_is_refused_is_a_denial_of_its_kind(edge, mode, recorder, code, kind):
+    edge.decision, edge.replace["consume"] = "require_approval", (409, {"error": {"code": code, "message": "m"}})
+    denied = assert_denied(edge, mode, recorder, kind, code)
+    assert type(denied) is kind
+    assert denied.approval_id
+    assert len(edge.sent("consume")) == 1
+
+
 @pytest.mark.feature("hostile-slow")
 @answers(BROKEN)
 @pytest.mark.parametrize("where", ["authorize", "approval", "consume"])
