@@ -51,6 +51,28 @@ def not_http(handler):
     handler.wfile.write(b"allow\r\n\r\n")
 
 
+def head_without_end(handler):
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n")
+
+
+def endless_head(handler):
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+    for number in range(1 << 14):
+        handler.wfile.write(b"x-%d: " % number + b"x" * 100 + b"\r\n")
+
+
+def upgrade(handler):
+    handler.wfile.write(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\nallow")
+
+
+def broken_chunk(handler):
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n{}\r\n")
+
+
+def short_chunk(handler):
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nff\r\n{}")
+
+
 def slow(handler):
     time.sleep(FOREVER)
 
@@ -81,7 +103,11 @@ SERVER_ERRORS = {
     "404": (404, {"error": {"code": "unknown_route", "message": "m"}}), "408": (408, {"error": {"code": "body_too_slow", "message": "m"}}),
     "409": (409, {"error": {"code": "replay_nonce_reused", "message": "m"}}), "418": (418, {"error": "teapot"}),
 }  # fmt: skip
-BROKEN = {"broken off": broken_off, "no HTTP": not_http, "slow": slow, "dripped head": dripped_head, "dripped body": dripped_body}
+BROKEN = {
+    "broken off": broken_off, "no HTTP": not_http, "slow": slow, "dripped head": dripped_head, "dripped body": dripped_body,
+    "a head without end": head_without_end, "an endless head": endless_head, "a broken chunk": broken_chunk, "a chunk too short": short_chunk,
+    "an upgrade": upgrade,
+}  # fmt: skip
 
 AUTHORIZE = {
     "an unknown decision": (changed(decision="maybe"), "unknown_decision"), "a decision in capitals": (changed(decision="ALLOW"), "unknown_decision"),
