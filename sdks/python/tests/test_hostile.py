@@ -214,7 +214,9 @@ def test_a_server_error_is_a_denial_wherever_it_comes(edge, mode, recorder, wher
     status, body = answer
     code = body["error"]["code"] if type(body) is dict and type(body["error"]) is dict else f"http_{status}"
     is_refused_consume = (where, status) == ("consume", 409)
-    assert_denied(edge, mode, recorder, aegisagent.DeniedByPolicy if is_refused_consume else aegisagent.DeniedUnavailable, code, timeout_s=10)
+    assert_denied(
+        edge, mode, recorder, aegisagent.DeniedByPolicy if is_refused_consume else aegisagent.DeniedUnavailable, code, timeout_s=10
+    )
     asked = edge.sent("consume")
     assert len(asked) <= (3 if answer[0] in (429, 503) else 1)
     assert all(one == asked[0] for one in asked), "a consume is repeated word for word"
