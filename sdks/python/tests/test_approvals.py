@@ -22,6 +22,23 @@ def test_an_approved_action_is_consumed_and_runs(edge, mode, recorder):
 
 
 @pytest.mark.feature("protect-approval")
+def test_whoever_is_told_of_an_approval_decides_nothing_by_failing(edge, mode, recorder, caplog):
+    def failing(_pending):
+        raise aegisagent.DeniedByApprover("approval_rejected", "words that nobody may see")
+
+    edge.decision, edge.statuses = "require_approval", ["PENDING", "APPROVED"]
+    assert mode.call(edge.url, recorder, "a", how={"on_pending": failing}) == "done"
+    assert len(recorder.calls) == len(edge.sent("consume")) == 1
+    assert "on_pending failed" in caplog.text
+    assert "nobody may see" not in caplog.text
+    edge.statuses = ["REJECTED"]
+    with pytest.raises(aegisagent.DeniedByApprover) as denied:
+        mode.call(edge.url, recorder, "a", how={"on_pending": failing})
+    assert "nobody may see" not in str(denied.value)
+    assert len(recorder.calls) == 1
+
+
+@pytest.mark.feature("protect-approval")
 @pytest.mark.parametrize("status", ["REJECTED", "EXPIRED", "CONSUMED"])
 def test_an_approval_that_ended_otherwise_is_a_denial(edge, mode, recorder, status):
     edge.decision, edge.statuses = "require_approval", ["PENDING", status]
