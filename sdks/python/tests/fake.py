@@ -108,6 +108,11 @@ class FakeEdge:
             "requested_at": later(0),
             "expires_at": later(),
             "expires_in": 900,
+            "edited_by": None,
+            "policy_digest": HASH,
+            "risk_level": "high",
+            "matched_policies": [],
+            "user_id": None,
         }
 
     def _consume(self, path, body):

@@ -55,6 +55,7 @@ def test_a_denied_action_does_not_run(world, mode, recorder):
 def test_a_frozen_agent_does_nothing_until_it_is_unfrozen(world, mode, recorder):
     state = world.admin.freeze_agent(world.agent.id, "test")
     assert (state.verdict, state.enforced, state.holds[0].reason) == ("frozen", True, "test")
+    assert (state.edges.live, state.edges.silent) == (0, ()), "edges of their own: there are none"
     for how in ({}, READ, READ | {"fail_open_reads": True}):
         with pytest.raises(aegisagent.DeniedByPolicy, match="agent_frozen"):
             world.call(mode, recorder, "a", **how)

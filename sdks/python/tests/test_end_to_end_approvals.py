@@ -23,7 +23,9 @@ def test_an_approved_action_runs_once(world, mode, recorder):
 
     assert world.call(mode, recorder, "a", on_pending=world.when_asked(approve), **REFUND) == "done"
     assert len(recorder.calls) == 1
-    assert world.approver.approval(asked[0]).status == "CONSUMED"
+    approval = world.approver.approval(asked[0])
+    assert (approval.status, approval.edited_by, approval.user_id) == ("CONSUMED", None, None)
+    assert approval.matched_policies
     wait_until("the outcome is an event", lambda: world.outcomes() == ["ok"])
     assert "tamper_attempt" not in world.kinds()
 
