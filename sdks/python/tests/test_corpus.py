@@ -28,6 +28,11 @@ def vectors(name):
 
 
 @pytest.mark.feature("canonicalize")
+def test_there_are_as_many_vectors_as_were_promised():
+    assert sum(len(vectors(name)) for name in ("accepted.jsonl", "rejected.jsonl")) >= 10_000
+
+
+@pytest.mark.feature("canonicalize")
 def test_every_accepted_vector_has_its_bytes_and_its_hash():
     for vector in vectors("accepted.jsonl"):
         found = canon.canonicalize(base64.b64decode(vector["input"]), **(LIMITS | vector.get("limits", {})))
