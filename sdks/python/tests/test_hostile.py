@@ -1,5 +1,6 @@
 """Answers that no server of ours gives. Each is a typed denial, and the function does not run."""
 
+import contextlib
 import socket
 import threading
 import time
@@ -473,15 +474,41 @@ def test_nothing_fails_open_for_tainted_work_or_a_contained_agent(edge, mode, re
             mode.call(edge.url, recorder, "a", how=READ)
 
     def work(protect):
-        edge.replace["authorize"] = changed(decision="deny", reason="agent_frozen")
-        with pytest.raises(aegisagent.DeniedByPolicy, match="agent_frozen"):
-            protect(recorder, **READ)("a")
-        edge.replace["authorize"] = SERVER_ERRORS["503"]
-        with pytest.raises(aegisagent.DeniedUnavailable):
-            protect(recorder, **READ)("a")
+        read = protect(recorder, **READ)
+        for reason in ("agent_frozen", "agent_quarantined", "agent_revoked"):
+            edge.replace["authorize"] = changed(decision="deny", reason=reason)
+            with pytest.raises(aegisagent.DeniedByPolicy, match=reason):
+                read("a")
+            # Not even where it asks again and again.
+            edge.replace["authorize"] = SERVER_ERRORS["503"]
+            for _ in range(2):
+                with pytest.raises(aegisagent.DeniedUnavailable):
+                    read("a")
+        assert recorder.calls == []
+        # Heard to be free again, be it by another denial.
+        for free in (lambda honest: honest, changed(decision="deny", reason="policy_denied")):
+            edge.replace["authorize"] = changed(decision="deny", reason="agent_frozen")
+            with pytest.raises(aegisagent.DeniedByPolicy):
+                read("a")
+            edge.replace["authorize"] = free
+            with contextlib.suppress(aegisagent.DeniedByPolicy):
+                read("b")
+            edge.replace["authorize"] = SERVER_ERRORS["503"]
+            assert read("c") == "done"
 
     mode.run(edge.url, work)
-    assert recorder.calls == []
+    assert [call["note"] for call in recorder.calls] == ["b", "c", "c"]
+
+
+@pytest.mark.feature("fail-open")
+@pytest.mark.parametrize("where", ["approval", "consume"])
+def test_nothing_fails_open_once_it_was_authorized(edge, mode, recorder, where):
+    edge.decision = "require_approval"
+    for answer in (SERVER_ERRORS["500"], SERVER_ERRORS["502"], SERVER_ERRORS["503"], SERVER_ERRORS["504"], lambda _honest: broken_off):
+        edge.replace[where] = answer
+        with pytest.raises(aegisagent.DeniedUnavailable):
+            mode.call(edge.url, recorder, "a", how=READ | {"unreachable_s": 0})
+    assert (recorder.calls, edge.sent("outcome")) == ([], [])
 
 
 @pytest.mark.feature("edge-killed")
