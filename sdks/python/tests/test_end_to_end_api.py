@@ -53,6 +53,12 @@ def test_the_rest_of_the_client(world):
     assert (outcome.status, outcome.violation) == ("ok", "executed_without_approval")
     assert world.admin.summary()["approvals_pending"] == 1
     assert world.admin.ready()["ready"] is True
+    world.tenant.post("/v1/mcp/servers", {"key": "files", "name": "Files", "tools": []}).expect(201)
+    held = world.admin.quarantine_mcp_server("files", "q", ttl_s=60)
+    assert (held.target_type, held.target_id, held.verdict, held.holds[0].reason) == ("mcp_server", "files", "quarantined", "q")
+    assert [one.target_id for one in world.admin.containment()] == ["files"]
+    free = world.admin.restore_mcp_server("files", "r")
+    assert (free.verdict, free.holds, free.revision > held.revision) == ("free", (), True)
     assert world.admin.freeze_agent(again.id, "a", ttl_s=60).holds[0].until
     assert world.admin.revoke_agent(again.id, "b").verdict == "revoked"
     with pytest.raises(aegisagent.ApiError) as refused:
@@ -82,3 +88,75 @@ def test_the_rest_of_the_async_client(world):
     for backend in ("asyncio", "trio"):
         anyio.run(main, backend=backend)
         world.admin.unfreeze_agent(world.agent.id, "next")
+
+
+async def pending_of(agent, approver, amount):
+    """An action that asked for approval, when control has it."""
+    call = aegisagent.ToolCall("crm", "refund", None, True, {"amount": amount})
+    with aegisagent.source_trust("trusted_internal_unsigned"):
+        decision = await agent.authorize(call)
+    with anyio.fail_after(60):
+        while True:
+            try:
+                return call, decision, await approver.approval(decision.approval.approval_id)
+            except aegisagent.ApiError as error:
+                assert error.code == "approval_not_found"
+            await anyio.sleep(0.05)
+
+
+@pytest.mark.feature("client-api")
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_every_call_of_the_async_client_about_approvals(world, backend):
+    key, other = (world.tenant.key("approver", name, groups=("security",)) for name in ("ada", "bob"))
+
+    async def main():
+        async with (
+            aegisagent.AsyncClient(world.url, key) as approver, aegisagent.AsyncClient(world.url, other) as another,
+            aegisagent.AsyncClient(world.url, world.agent.agent_token) as agent,
+        ):  # fmt: skip
+            call, decision, approval = await pending_of(agent, approver, 1)
+            assert (approval.status, approval.tool_call, approval.decision_id) == ("PENDING", call, decision.decision_id)
+            assert (await approver.approve(approval.approval_id, action_hash=call.action_hash(), reason="yes")).approved_by == ("ada",)
+            consumed = await agent.consume(approval.approval_id, call.action_hash())
+            assert (consumed.status, consumed.action_hash) == ("consumed", call.action_hash())
+            assert (await agent.approval(approval.approval_id)).status == "CONSUMED"
+            _, _, approval = await pending_of(agent, approver, 2)
+            assert (await approver.reject(approval.approval_id, reason="no")).status == "REJECTED"
+            _, _, approval = await pending_of(agent, approver, 3)
+            smaller = aegisagent.ToolCall("crm", "refund", None, True, {"amount": 1})
+            edited = await approver.edit(approval.approval_id, smaller, reason="less")
+            assert (edited.status, edited.edited_by, edited.current) == ("PENDING", "ada", smaller)
+            assert (await another.approve(approval.approval_id, action_hash=smaller.action_hash())).status == "APPROVED"
+            assert [one.approval_id for one in await approver.approvals("APPROVED")] == [approval.approval_id]
+
+    anyio.run(main, backend=backend)
+
+
+@pytest.mark.feature("client-api")
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_every_other_call_of_the_async_client(world, backend):
+    world.tenant.post("/v1/mcp/servers", {"key": "files", "name": "Files", "tools": []}).expect(201)
+
+    async def main():
+        async with (
+            aegisagent.AsyncClient(world.url, world.tenant.registrar) as registrar,
+            aegisagent.AsyncClient(world.url, world.tenant.admin) as admin,
+        ):
+            again = await registrar.register("bot", "Bot", environment="production", risk_tier="low")
+            assert (again.id, again.agent_key) == (world.agent.id, "bot")
+            assert (await registrar.put_tool({"tool": "t", "name": "T", "actions": []}))["tool"] == "t"
+            assert (await admin.freeze_agent(again.id, "a")).verdict == "frozen"
+            assert [one.target_id for one in await admin.containment()] == [again.id]
+            assert (await admin.unfreeze_agent(again.id, "b")).verdict == "free"
+            assert (await admin.quarantine_mcp_server("files", "c")).verdict == "quarantined"
+            assert (await admin.restore_mcp_server("files", "d")).verdict == "free"
+            assert (await admin.revoke_agent(again.id, "e")).verdict == "revoked"
+            assert (await admin.summary())["approvals_pending"] == 0
+            newest = (await admin.receipts(limit=1))[0]
+            assert (await admin.receipt(newest["event_id"]))["receipt"]
+            with anyio.fail_after(60):
+                while (verdict := await admin.verify_receipt(newest["event_id"])).verdict != "valid":
+                    await anyio.sleep(0.05)
+            assert (verdict.receipt_id, verdict.failure) == (newest["event_id"], None)
+
+    anyio.run(main, backend=backend)
