@@ -1,5 +1,6 @@
 """Against the real program: the rest of the client, and its receipts."""
 
+import inspect
 import io
 import json
 
@@ -160,3 +161,50 @@ def test_every_other_call_of_the_async_client(world, backend):
             assert (verdict.receipt_id, verdict.failure) == (newest["event_id"], None)
 
     anyio.run(main, backend=backend)
+
+
+@pytest.mark.feature("client-api")
+@pytest.mark.parametrize("kind", ["blocking", "asyncio", "trio"])
+def test_decisions_events_alerts_and_incidents_are_read(world, kind):
+    agent, call = world.client(world.agent.agent_token), aegisagent.ToolCall("crm", "refund", None, True, {"amount": 1})
+    with aegisagent.source_trust("trusted_internal_unsigned"):
+        decided = agent.authorize(call, trace={"run_id": "run-1"})
+    # What an incident is made of.
+    agent.outcome(decided.decision_id, "ok", executed_hash=call.action_hash())
+    wait_until("an incident is open", lambda: world.admin.incidents())
+    wait_until("the decision and its outcome are events", lambda: world.admin.decisions() and world.outcomes())
+
+    def ask(name, *given, **how):
+        if kind == "blocking":
+            return getattr(world.admin, name)(*given, **how)
+
+        async def main():
+            async with aegisagent.AsyncClient(world.url, world.tenant.admin) as admin:
+                return await getattr(admin, name)(*given, **how)
+
+        return anyio.run(main, backend=kind)
+
+    def ids(name, **how):
+        return [one["event_id"] for one in ask(name, **how)]
+
+    assert ask("decision", decided.decision_id)["decision"] == "require_approval"
+    for filters, found in (({}, True), ({"agent_id": world.agent.id, "run_id": "run-1"}, True), ({"run_id": "run-2"}, False),
+                           ({"agent_id": "another"}, False), ({"offset": 1}, False)):  # fmt: skip
+        assert ids("decisions", **filters) == [decided.decision_id] * found, filters
+    assert [one["kind"] for one in ask("events", kind="tool_outcome", agent_id=world.agent.id, limit=1)] == ["tool_outcome"]
+    assert decided.decision_id in ids("events", run_id="run-1")
+    assert ids("events", kind="tool_outcome", agent_id="another") == []
+    (alert, *_), (incident, *_) = ask("alerts"), ask("incidents")
+    assert ask("alert", alert["alert_id"])["alert_id"] == alert["alert_id"]
+    assert ask("incident", incident["incident_id"])["status"] != "closed"
+    assert ask("close_incident", incident["incident_id"], reason="a test")["status"] == "closed"
+    assert ask("incident", incident["incident_id"])["status"] == "closed"
+
+
+@pytest.mark.feature("client-api")
+def test_both_clients_have_the_same_methods():
+    def shape(kind):
+        public = [name for name, value in inspect.getmembers(kind, inspect.isfunction) if not name.startswith("_")]
+        return {name: inspect.signature(getattr(kind, name)) for name in public if name not in ("clearing", "send")}
+
+    assert shape(aegisagent.Client) == shape(aegisagent.AsyncClient)

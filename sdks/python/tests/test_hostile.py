@@ -323,6 +323,7 @@ UNSAFE = {
     "reject": lambda client: client.reject("i"), "edit": lambda client: client.edit("i", CALL), "freeze": lambda client: client.freeze_agent("a", "r"),
     "unfreeze": lambda client: client.unfreeze_agent("a", "r"), "revoke": lambda client: client.revoke_agent("a", "r"),
     "quarantine": lambda client: client.quarantine_mcp_server("m", "r"), "restore": lambda client: client.restore_mcp_server("m", "r"),
+    "close an incident": lambda client: client.close_incident("i"),
 }  # fmt: skip
 # What comes, and how often each kind of call is then sent: one that can be repeated, and one that must not take effect twice.
 TIMES = {
