@@ -62,6 +62,13 @@ class Gate(unittest.TestCase):
         self.assertEqual(sorted(shown), sorted(lies))
         self.assertIn(f"typescript  {'0' * 64}", done.stderr)
         self.assertIn(f"typescript  {differences.NO_ANSWER}", done.stderr)
+        # So that it can be read, and copied: an input stands there as it is.
+        vector = self.vector("key-edges-007")
+        shown = differences.escaped(base64.b64decode(vector["input"]))
+        self.assertIn(f"  input       {shown}\n  in base64   {vector['input']}\n", done.stderr)
+
+    def vector(self, name: str) -> dict:
+        return next(one for one in languages.lines_of(fuzz.TEXTS.files) if one["id"] == name)
 
     def test_a_missing_language_fails_unless_it_is_named(self) -> None:
         done = self.gate({}, without="rust")

@@ -1,4 +1,4 @@
-"""What stands between an SDK and the real program, and loses answers: what was asked is done, and who asked never learns of it."""
+"""What stands between an SDK and the real program, and loses or changes answers: what was asked is done, and who asked never learns of it."""
 
 import contextlib
 import http.server
@@ -7,9 +7,18 @@ import urllib.error
 import urllib.request
 
 
-@contextlib.contextmanager
 def losing(url, is_lost):
     """A server that passes everything on to `url`, and breaks off each answer that `is_lost(path)` wants lost."""
+
+    def half(handler, status, data):
+        handler.answer(status, data, data[: len(data) // 2])
+
+    return changing(url, lambda path: half if is_lost(path) else None)
+
+
+@contextlib.contextmanager
+def changing(url, change_of):
+    """A server that passes everything on to `url`, and has each answer given by `change_of(path)(handler, status, data)`, where that is not None."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -28,14 +37,20 @@ def losing(url, is_lost):
                     status, data = reply.status, reply.read()
             except urllib.error.HTTPError as error:
                 status, data = error.code, error.read()
+            change = change_of(self.path)
+            if change is None:
+                self.answer(status, data)
+            else:
+                self.close_connection = True
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    change(self, status, data)
+
+        def answer(self, status, data, written=None):
             self.send_response(status)
             self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(data)))
             self.end_headers()
-            if is_lost(self.path):
-                self.close_connection = True
-                data = data[: len(data) // 2]
-            self.wfile.write(data)
+            self.wfile.write(data if written is None else written)
 
         do_POST = do_GET
 

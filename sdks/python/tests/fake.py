@@ -18,7 +18,7 @@ HASH = "ab" * 32
 class FakeEdge:
     """`decision` is what it decides; `statuses` what it says of the approval, one after the other, the last one again and again."""
 
-    def __init__(self, decision="allow", statuses=("APPROVED",), risk_level="medium"):
+    def __init__(self, decision="allow", statuses=("APPROVED",), risk_level="medium", tls=None):
         self.decision, self.statuses, self.risk_level = decision, list(statuses), risk_level
         self.calls = {}
         self.consumed, self.reported = {}, {}
@@ -29,12 +29,15 @@ class FakeEdge:
         self.before = {}
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
+        self._scheme = "http" if tls is None else "https"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
         self._thread.start()
 
     @property
     def url(self):
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_port}"
 
     def close(self):
         self.is_gone = True
@@ -108,6 +111,11 @@ class FakeEdge:
             "requested_at": later(0),
             "expires_at": later(),
             "expires_in": 900,
+            "edited_by": None,
+            "policy_digest": HASH,
+            "risk_level": "high",
+            "matched_policies": [],
+            "user_id": None,
         }
 
     def _consume(self, path, body):

@@ -1,9 +1,15 @@
 """An action that asks for approval, with an honest server: what is consumed, and what an edit may change."""
 
+import json
+import time
+import types
+
 import pytest
+from fake import name_of
 from given import hash_of
 
 import aegisagent
+from aegisagent import _action, _exchange, _flow, trust
 
 
 @pytest.mark.feature("protect-approval")
@@ -13,6 +19,23 @@ def test_an_approved_action_is_consumed_and_runs(edge, mode, recorder):
     assert mode.call(edge.url, recorder, "a", how={"on_pending": told.append}) == "done"
     assert [name for name, _, _ in edge.seen] == ["authorize", "approval", "approval", "approval", "approval", "consume", "outcome"]
     assert (told[0].approver_group, told[0].action_hash) == ("release", hash_of({"note": "a", "amount": 1}))
+
+
+@pytest.mark.feature("protect-approval")
+def test_whoever_is_told_of_an_approval_decides_nothing_by_failing(edge, mode, recorder, caplog):
+    def failing(_pending):
+        raise aegisagent.DeniedByApprover("approval_rejected", "words that nobody may see")
+
+    edge.decision, edge.statuses = "require_approval", ["PENDING", "APPROVED"]
+    assert mode.call(edge.url, recorder, "a", how={"on_pending": failing}) == "done"
+    assert len(recorder.calls) == len(edge.sent("consume")) == 1
+    assert "on_pending failed" in caplog.text
+    assert "nobody may see" not in caplog.text
+    edge.statuses = ["REJECTED"]
+    with pytest.raises(aegisagent.DeniedByApprover) as denied:
+        mode.call(edge.url, recorder, "a", how={"on_pending": failing})
+    assert "nobody may see" not in str(denied.value)
+    assert len(recorder.calls) == 1
 
 
 @pytest.mark.feature("protect-approval")
@@ -34,6 +57,52 @@ def test_nobody_who_decides_in_time_is_a_denial(edge, mode, recorder):
         with pytest.raises(aegisagent.DeniedByApprover, match="approval_timeout"):
             mode.call(edge.url, recorder, "a", how={"approval_timeout_s": timeout_s})
     assert recorder.calls == []
+
+
+def waits(edge, monkeypatch, **how):
+    """The pauses of a call that waits for an approval, by a clock that only its pauses move; and what it ended with."""
+    now, pauses = [0.0], []
+    monkeypatch.setattr(_flow, "time", types.SimpleNamespace(monotonic=lambda: now[0], time=time.time))
+    caller = _flow.Caller(lambda: aegisagent.Secret("x" * 40), {"id": "a"}, 10.0, trust.RunTokens())
+    steps = _flow.clear(caller, _action.freeze("crm", "update_note", None, True, {}), _flow.Options(**how))
+    answer = None
+    while True:
+        try:
+            step = _exchange.advanced(steps, answer, None)
+        except aegisagent.Denied as denied:
+            return pauses, denied.code
+        answer = None
+        if isinstance(step, _exchange.Ended):
+            return pauses, "cleared"
+        if isinstance(step, _exchange.Sleep):
+            pauses.append(step.seconds)
+            now[0] += step.seconds
+            continue
+        request = step.request
+        status, body = edge.answer(name_of(request.method, request.path), request.path, request.body and json.loads(request.body))
+        answer = _exchange.Reply(status, {}, json.dumps(body).encode())
+
+
+@pytest.mark.feature("protect-approval")
+@pytest.mark.parametrize("spread", [0.8, 1.0, 1.2])
+def test_the_pauses_between_two_looks_grow_and_are_spread(edge, monkeypatch, spread):
+    monkeypatch.setattr(_flow, "FIRST_POLL_S", 0.25)
+    monkeypatch.setattr(_flow.random, "uniform", lambda low, high: {0.8: low, 1.0: 1.0, 1.2: high}[spread])
+    edge.decision, edge.statuses = "require_approval", [404] * 2 + ["PENDING"] * 9 + ["APPROVED"]
+    pauses, ended = waits(edge, monkeypatch)
+    assert ended == "cleared"
+    assert pauses == pytest.approx([spread * min(0.25 * 1.5**look, 5.0) for look in range(11)])
+    assert pauses[:8] == sorted(set(pauses[:8]))
+    assert pauses[8:] == pytest.approx([5.0 * spread] * 3), "none is longer than the longest"
+
+
+@pytest.mark.feature("protect-approval")
+@pytest.mark.parametrize(("how", "until"), [({"approval_timeout_s": 20}, 20.0), ({}, 905.0)])
+def test_no_pause_is_longer_than_what_is_left(edge, monkeypatch, how, until):
+    edge.decision, edge.statuses = "require_approval", ["PENDING"]
+    pauses, ended = waits(edge, monkeypatch, **how)
+    assert ended == "approval_timeout"
+    assert sum(pauses) == pytest.approx(until)
 
 
 def edit_of(**changes):

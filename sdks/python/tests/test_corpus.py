@@ -8,7 +8,7 @@ import json
 import pytest
 from where import CORPUS
 
-from aegisagent import canon
+from aegisagent import canon, models
 from aegisagent.errors import CanonError, ConfigError
 from aegisagent.receipts import BadInput, Roots, verify_export
 
@@ -25,6 +25,11 @@ def vectors(name):
     lines = (CORPUS / "canonical" / name).read_text(encoding="utf-8").splitlines()
     assert len(lines) > 2000
     return [json.loads(line) for line in lines]
+
+
+@pytest.mark.feature("canonicalize")
+def test_there_are_as_many_vectors_as_were_promised():
+    assert sum(len(vectors(name)) for name in ("accepted.jsonl", "rejected.jsonl")) >= 10_000
 
 
 @pytest.mark.feature("canonicalize")
@@ -59,6 +64,23 @@ def test_no_line_of_any_release_has_changed(folder):
 def test_action_hashes_are_those_of_the_contract():
     for *five, expected in INTEROPERABILITY:
         assert canon.action_hash(*five) == expected
+
+
+FIVE = {"tool": str, "action": str, "resource": (str, type(None)), "mutates_state": bool, "parameters": dict}
+
+
+@pytest.mark.feature("action-hash")
+def test_the_action_hash_of_every_action_of_the_corpus_is_its_hash():
+    """The five values make the very text that was hashed, whatever stands in the parameters."""
+    found = 0
+    for vector in vectors("accepted.jsonl"):
+        value = canon.parse_strict(base64.b64decode(vector["input"]), **(LIMITS | vector.get("limits", {})))
+        if type(value) is not dict or value.keys() != FIVE.keys() or not all(isinstance(value[name], kind) for name, kind in FIVE.items()):
+            continue
+        found += 1
+        assert canon.action_hash(**value) == vector["sha256"], vector["id"]
+        assert models.ToolCall(**value).action_hash() == vector["sha256"], vector["id"]
+    assert found >= 200
 
 
 @pytest.mark.feature("verify-receipts")

@@ -55,6 +55,7 @@ def test_a_denied_action_does_not_run(world, mode, recorder):
 def test_a_frozen_agent_does_nothing_until_it_is_unfrozen(world, mode, recorder):
     state = world.admin.freeze_agent(world.agent.id, "test")
     assert (state.verdict, state.enforced, state.holds[0].reason) == ("frozen", True, "test")
+    assert (state.edges.live, state.edges.silent) == (0, ()), "edges of their own: there are none"
     for how in ({}, READ, READ | {"fail_open_reads": True}):
         with pytest.raises(aegisagent.DeniedByPolicy, match="agent_frozen"):
             world.call(mode, recorder, "a", **how)
@@ -113,17 +114,17 @@ def test_200_tasks_at_once_on_one_client(world):
         async with aegisagent.AsyncClient(world.url, world.agent.agent_token) as client:
 
             @aegisagent.protect(client, tool="crm", action="update_customer", resource=lambda p: p["id"])
-            async def update(id, trust):
-                ran.append((backend, id, trust))
+            async def update(id):
+                ran.append((backend, id, aegisagent.current_trust().value))
 
             async def one(number):
                 trust = "untrusted_external" if number % 2 else "trusted_internal_unsigned"
                 with aegisagent.source_trust(trust), aegisagent.run(f"{backend}-{number}"):
                     if number % 2:
                         with pytest.raises(aegisagent.DeniedByPolicy):
-                            await update(str(number), trust)
+                            await update(str(number))
                     else:
-                        await update(str(number), trust)
+                        await update(str(number))
 
             async with anyio.create_task_group() as tasks:
                 for number in range(200):
@@ -132,6 +133,7 @@ def test_200_tasks_at_once_on_one_client(world):
     for backend in ("asyncio", "trio"):
         anyio.run(main, backend, backend=backend)
     assert sorted(ran) == sorted((b, str(n), "trusted_internal_unsigned") for b in ("asyncio", "trio") for n in range(0, 200, 2))
+    wait_until("each outcome is an event", lambda: world.outcomes() == ["ok"] * len(ran))
 
 
 @pytest.mark.feature("e2e-200-tasks")
@@ -140,6 +142,7 @@ def test_40_threads_at_once_on_one_client(world):
         update = aegisagent.protect(client, tool="crm", action="update_customer")(lambda id: id)
         with aegisagent.TrustThreadPoolExecutor(40) as pool:
             assert list(pool.map(update, map(str, range(200)))) == [str(number) for number in range(200)]
+    wait_until("each outcome is an event", lambda: world.outcomes() == ["ok"] * 200)
 
 
 @pytest.mark.feature("trust-context")

@@ -2,9 +2,12 @@
 
 import os
 import re
+import shutil
+import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from where import PACKAGE, REPOSITORY
@@ -54,6 +57,51 @@ def test_the_readme_leads_from_nothing_to_a_first_denied_and_a_first_approved_ca
     approver.close()
     assert said.splitlines()[0].startswith("denied (policy_denied): an untrusted source may not change state")
     assert said.splitlines()[1:] == ["refunded 5 for order-7"]
+
+
+# What the reader does between the blocks, as the text says: the first call is denied, the second waits, and dana approves it.
+THE_REST = """
+python call.py > said &
+call=$!
+until python approve.py | tee shown | grep ToolCall > found; do kill -0 $call; done
+wait $call
+"""
+
+
+@pytest.mark.feature("readme")
+def test_the_shell_blocks_of_the_readme_run_as_they_are_written_in_an_empty_folder(tmp_path):
+    """What they install is built from a copy of the checkout, of what is there already: nothing is asked of a registry."""
+    folder, programs, checkout, installed = (tmp_path / name for name in ("empty", "programs", "checkout", "installed"))
+    folder.mkdir()
+    programs.mkdir()
+    (programs / "aegis").symlink_to(os.path.realpath(os.environ["AEGIS_BIN"]))
+    shutil.copytree(PACKAGE, checkout / "sdks/python", ignore=shutil.ignore_patterns("dist", "tests", "__pycache__"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    blocks = BLOCK.findall((PACKAGE / "README.md").read_text())
+    code = {name: text for name, _, text in blocks if name}
+    for name, text in (("register", code["register"]), ("call", code["call"] + code["ask"]), ("approve", code["approve"])):
+        (folder / f"{name}.py").write_text(text)
+    script = [text for _, language, text in blocks if language == "sh"]
+    assert [text.split()[:2] for text in script[:3]] == [["pip", "install"], ["aegis", "up"], ["python", "register.py"]]
+    asked = "\n".join(["set -e", "trap 'kill $(jobs -p)' EXIT", *script[:3], THE_REST])
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AEGIS", "PYTHON", "PIP"))}
+    environment |= {
+        "PATH": f"{programs}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "AEGIS_LISTEN": f"127.0.0.1:{port}",
+        "PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_TARGET": str(installed), "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PYTHONPATH": str(installed),
+    }  # fmt: skip
+    done = subprocess.run(
+        ["bash", "-c", asked.replace("CHECKOUT", str(checkout)).replace("127.0.0.1:8484", f"127.0.0.1:{port}")],
+        env=environment, cwd=folder, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (installed / "aegisagent/py.typed").exists()
+    said = (folder / "said").read_text().splitlines()
+    assert said[0].startswith("denied (policy_denied)")
+    assert said[1:] == ["refunded 5 for order-7"]
+    assert "'amount': 5" in (folder / "shown").read_text()
 
 
 EXPECTED = {

@@ -1,5 +1,6 @@
 """Answers that no server of ours gives. Each is a typed denial, and the function does not run."""
 
+import contextlib
 import socket
 import threading
 import time
@@ -51,6 +52,28 @@ def not_http(handler):
     handler.wfile.write(b"allow\r\n\r\n")
 
 
+def head_without_end(handler):
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n")
+
+
+def endless_head(handler):
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+    for number in range(1 << 14):
+        handler.wfile.write(b"x-%d: " % number + b"x" * 100 + b"\r\n")
+
+
+def upgrade(handler):
+    handler.wfile.write(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\nallow")
+
+
+def broken_chunk(handler):
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n{}\r\n")
+
+
+def short_chunk(handler):
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nff\r\n{}")
+
+
 def slow(handler):
     time.sleep(FOREVER)
 
@@ -76,12 +99,16 @@ GARBAGE = {
 }  # fmt: skip
 SERVER_ERRORS = {
     "500": (500, {"error": {"code": "internal", "message": "m"}}), "500 with a page": (500, b"<html>"), "502": (502, b"bad gateway"),
-    "503": (503, {"error": {"code": "busy", "message": "m"}}), "429": (429, {"error": {"code": "rate_limited", "message": "m"}}),
+    "503": (503, {"error": {"code": "busy", "message": "m"}}), "504": (504, b"<html>"), "429": (429, {"error": {"code": "rate_limited", "message": "m"}}),
     "401": (401, {"error": {"code": "invalid_token", "message": "m"}}), "403": (403, {"error": {"code": "wrong_role", "message": "m"}}),
     "404": (404, {"error": {"code": "unknown_route", "message": "m"}}), "408": (408, {"error": {"code": "body_too_slow", "message": "m"}}),
     "409": (409, {"error": {"code": "replay_nonce_reused", "message": "m"}}), "418": (418, {"error": "teapot"}),
 }  # fmt: skip
-BROKEN = {"broken off": broken_off, "no HTTP": not_http, "slow": slow, "dripped head": dripped_head, "dripped body": dripped_body}
+BROKEN = {
+    "broken off": broken_off, "no HTTP": not_http, "slow": slow, "dripped head": dripped_head, "dripped body": dripped_body,
+    "a head without end": head_without_end, "an endless head": endless_head, "a broken chunk": broken_chunk, "a chunk too short": short_chunk,
+    "an upgrade": upgrade,
+}  # fmt: skip
 
 AUTHORIZE = {
     "an unknown decision": (changed(decision="maybe"), "unknown_decision"), "a decision in capitals": (changed(decision="ALLOW"), "unknown_decision"),
@@ -169,11 +196,14 @@ def test_a_consume_that_is_not_right_is_a_denial(edge, mode, recorder, change, c
 @answers(GARBAGE)
 @pytest.mark.parametrize("where", ["authorize", "approval", "consume"])
 def test_garbage_is_a_denial_wherever_it_comes(edge, mode, recorder, where, answer):
+    # Where the status says already that it is no answer, it says what the server did; all else is an attack.
+    status = next((name for name in ("201", "204") if answer is GARBAGE[name]), None)
+    kind, code = (aegisagent.DeniedUnavailable, f"http_{status}") if status else (aegisagent.DeniedUnverified, "bad_reply")
     edge.decision, edge.replace[where] = (
         "require_approval",
         (lambda _honest: answer) if callable(answer) and answer in (redirect, encoded, oversized) else answer,
     )
-    assert_denied(edge, mode, recorder, (aegisagent.DeniedUnverified, aegisagent.DeniedUnavailable))
+    assert_denied(edge, mode, recorder, kind, code, timeout_s=10)
     assert len(edge.sent(where)) == 1, "garbage is not asked for again"
 
 
@@ -182,10 +212,32 @@ def test_garbage_is_a_denial_wherever_it_comes(edge, mode, recorder, where, answ
 @pytest.mark.parametrize("where", ["authorize", "approval", "consume"])
 def test_a_server_error_is_a_denial_wherever_it_comes(edge, mode, recorder, where, answer):
     edge.decision, edge.replace[where] = "require_approval", answer
-    assert_denied(edge, mode, recorder, aegisagent.Denied)
+    status, body = answer
+    code = body["error"]["code"] if type(body) is dict and type(body["error"]) is dict else f"http_{status}"
+    is_refused_consume = (where, status) == ("consume", 409)
+    assert_denied(
+        edge, mode, recorder, aegisagent.DeniedByPolicy if is_refused_consume else aegisagent.DeniedUnavailable, code, timeout_s=10
+    )
     asked = edge.sent("consume")
     assert len(asked) <= (3 if answer[0] in (429, 503) else 1)
     assert all(one == asked[0] for one in asked), "a consume is repeated word for word"
+
+
+@pytest.mark.feature("hostile-hash")
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("wrong_agent", aegisagent.DeniedUnverified), ("action_hash_mismatch", aegisagent.DeniedUnverified),
+        ("approval_consumed", aegisagent.DeniedByApprover), ("approval_not_approved", aegisagent.DeniedByApprover),
+        ("agent_frozen", aegisagent.DeniedByPolicy),
+    ],
+)  # fmt: skip
+def test_a_consume_that_is_refused_is_a_denial_of_its_kind(edge, mode, recorder, code, kind):
+    edge.decision, edge.replace["consume"] = "require_approval", (409, {"error": {"code": code, "message": "m"}})
+    denied = assert_denied(edge, mode, recorder, kind, code)
+    assert type(denied) is kind
+    assert denied.approval_id
+    assert len(edge.sent("consume")) == 1
 
 
 @pytest.mark.feature("hostile-slow")
@@ -257,6 +309,56 @@ def test_only_a_request_id_that_says_something_makes_authorize_repeatable(edge):
         with aegisagent.Client(edge.url, "x" * 40) as client, pytest.raises(aegisagent.ApiError):
             client.authorize(call, request_id=request_id)
         assert [asked.get("request_id") for asked in edge.sent("authorize")] == [request_id or None] * times
+
+
+CALL = aegisagent.ToolCall("crm", "a", None, True, {})
+SAFE = {
+    "authorize with a key": lambda client: client.authorize(CALL, request_id="one"), "consume": lambda client: client.consume("i", OTHER),
+    "outcome": lambda client: client.outcome("d", "ok"), "register": lambda client: client.register("k", "K", environment="e", risk_tier="low"),
+    "put a tool": lambda client: client.put_tool({"tool": "t"}), "an approval": lambda client: client.approval("i"),
+    "approvals": lambda client: client.approvals(), "containment": lambda client: client.containment(), "a receipt": lambda client: client.receipt("r"),
+}  # fmt: skip
+UNSAFE = {
+    "authorize without a key": lambda client: client.authorize(CALL), "approve": lambda client: client.approve("i"),
+    "reject": lambda client: client.reject("i"), "edit": lambda client: client.edit("i", CALL), "freeze": lambda client: client.freeze_agent("a", "r"),
+    "unfreeze": lambda client: client.unfreeze_agent("a", "r"), "revoke": lambda client: client.revoke_agent("a", "r"),
+    "quarantine": lambda client: client.quarantine_mcp_server("m", "r"), "restore": lambda client: client.restore_mcp_server("m", "r"),
+    "close an incident": lambda client: client.close_incident("i"),
+}  # fmt: skip
+# What comes, and how often each kind of call is then sent: one that can be repeated, and one that must not take effect twice.
+TIMES = {
+    "cut off": (lambda _honest: broken_off, 3, 1), "503 busy": (SERVER_ERRORS["503"], 3, 1), "429": (SERVER_ERRORS["429"], 3, 3),
+    "503 control_busy": ((503, {"error": {"code": "control_busy", "message": "m"}}), 3, 3),
+    "503 receipt_unavailable": ((503, {"error": {"code": "receipt_unavailable", "message": "m"}}), 3, 3),
+    "500": (SERVER_ERRORS["500"], 1, 1), "502": (SERVER_ERRORS["502"], 1, 1), "504": (SERVER_ERRORS["504"], 1, 1), "garbage": (GARBAGE["no JSON"], 1, 1),
+}  # fmt: skip
+
+
+@pytest.mark.feature("retries")
+@pytest.mark.parametrize(("answer", "safe", "unsafe"), TIMES.values(), ids=TIMES.keys())
+def test_each_call_is_sent_as_often_as_nothing_can_take_effect_twice(edge, answer, safe, unsafe):
+    edge.calls["i"] = ({}, OTHER)
+    for name in ("authorize", "approval", "consume", "outcome", "other"):
+        edge.replace[name] = answer
+    with aegisagent.Client(edge.url, "x" * 40) as client:
+        for calls, times in ((SAFE, safe), (UNSAFE, unsafe)):
+            for name, call in calls.items():
+                edge.seen.clear()
+                with pytest.raises(aegisagent.RequestFailed):
+                    call(client)
+                assert len(edge.seen) == times, name
+                assert {body for _, body, _ in edge.seen} == {edge.seen[0][1]}, "the same bytes each time"
+
+
+@pytest.mark.feature("retries")
+def test_what_was_not_sent_is_sent_again_whatever_it_is():
+    unsafe = _endpoints.decide("i", "approve", {})
+    not_sent = aegisagent.Unreachable("unreachable", "m", sent=False)
+    assert len(pauses_of(unsafe, not_sent, not_sent)) == 2
+    with pytest.raises(aegisagent.Unreachable):
+        pauses_of(unsafe, not_sent, aegisagent.Unreachable("no_answer", "m"))
+    with pytest.raises(aegisagent.Unreachable):
+        pauses_of(_endpoints.export(), not_sent)
 
 
 @pytest.mark.feature("retries")
@@ -350,19 +452,19 @@ READ = {"mutates_state": False, "risk": "low", "fail_open_reads": True}
 
 @pytest.mark.feature("fail-open")
 def test_a_read_fails_open_only_by_name_and_only_where_no_server_answers(edge, mode, recorder):
-    for answer in (SERVER_ERRORS["500"], SERVER_ERRORS["502"], SERVER_ERRORS["503"], lambda _honest: broken_off):
+    for answer in (SERVER_ERRORS["500"], SERVER_ERRORS["502"], SERVER_ERRORS["503"], SERVER_ERRORS["504"], lambda _honest: broken_off):
         edge.replace["authorize"] = answer
         assert mode.call(edge.url, recorder, "a", how=READ) == "done"
         with pytest.raises(aegisagent.DeniedUnavailable):
             mode.call(edge.url, recorder, "a", how=READ | {"fail_open_reads": False})
-    assert len(recorder.calls) == 4
+    assert len(recorder.calls) == 5
     assert edge.sent("outcome") == []
     for answer in (SERVER_ERRORS["401"], SERVER_ERRORS["403"], SERVER_ERRORS["409"], SERVER_ERRORS["429"], GARBAGE["no JSON"], changed(action_hash=OTHER),
                    changed(decision="maybe"), changed(decision="deny"), lambda _honest: redirect):  # fmt: skip
         edge.replace["authorize"] = answer
         with pytest.raises(aegisagent.Denied):
             mode.call(edge.url, recorder, "a", how=READ)
-    assert len(recorder.calls) == 4
+    assert len(recorder.calls) == 5
 
 
 @pytest.mark.feature("fail-open")
@@ -373,15 +475,41 @@ def test_nothing_fails_open_for_tainted_work_or_a_contained_agent(edge, mode, re
             mode.call(edge.url, recorder, "a", how=READ)
 
     def work(protect):
-        edge.replace["authorize"] = changed(decision="deny", reason="agent_frozen")
-        with pytest.raises(aegisagent.DeniedByPolicy, match="agent_frozen"):
-            protect(recorder, **READ)("a")
-        edge.replace["authorize"] = SERVER_ERRORS["503"]
-        with pytest.raises(aegisagent.DeniedUnavailable):
-            protect(recorder, **READ)("a")
+        read = protect(recorder, **READ)
+        for reason in ("agent_frozen", "agent_quarantined", "agent_revoked"):
+            edge.replace["authorize"] = changed(decision="deny", reason=reason)
+            with pytest.raises(aegisagent.DeniedByPolicy, match=reason):
+                read("a")
+            # Not even where it asks again and again.
+            edge.replace["authorize"] = SERVER_ERRORS["503"]
+            for _ in range(2):
+                with pytest.raises(aegisagent.DeniedUnavailable):
+                    read("a")
+        assert recorder.calls == []
+        # Heard to be free again, be it by another denial.
+        for free in (lambda honest: honest, changed(decision="deny", reason="policy_denied")):
+            edge.replace["authorize"] = changed(decision="deny", reason="agent_frozen")
+            with pytest.raises(aegisagent.DeniedByPolicy):
+                read("a")
+            edge.replace["authorize"] = free
+            with contextlib.suppress(aegisagent.DeniedByPolicy):
+                read("b")
+            edge.replace["authorize"] = SERVER_ERRORS["503"]
+            assert read("c") == "done"
 
     mode.run(edge.url, work)
-    assert recorder.calls == []
+    assert [call["note"] for call in recorder.calls] == ["b", "c", "c"]
+
+
+@pytest.mark.feature("fail-open")
+@pytest.mark.parametrize("where", ["approval", "consume"])
+def test_nothing_fails_open_once_it_was_authorized(edge, mode, recorder, where):
+    edge.decision = "require_approval"
+    for answer in (SERVER_ERRORS["500"], SERVER_ERRORS["502"], SERVER_ERRORS["503"], SERVER_ERRORS["504"], lambda _honest: broken_off):
+        edge.replace[where] = answer
+        with pytest.raises(aegisagent.DeniedUnavailable):
+            mode.call(edge.url, recorder, "a", how=READ | {"unreachable_s": 0})
+    assert (recorder.calls, edge.sent("outcome")) == ([], [])
 
 
 @pytest.mark.feature("edge-killed")

@@ -2,8 +2,10 @@
 
 import asyncio
 
+import anyio
 import pytest
 from adapting import asked, client_of
+from given import coroutine
 
 import aegisagent
 
@@ -109,3 +111,86 @@ def test_a_request_that_its_sender_changes_meanwhile_is_sent_as_it_was(edge, ran
 
     assert not with_session(ran, work, edge, "asynchronous").is_error
     assert ran == [{"path": "a", "text": "b"}]
+
+
+EDITED = {"tool": "mcp:files", "action": "write", "resource": None, "mutates_state": True, "parameters": {"path": "z", "text": "edited"}}
+
+
+@pytest.mark.feature("adapter-mcp")
+@pytest.mark.parametrize("kind", ["asynchronous", "blocking"])
+def test_an_edited_call_is_sent_as_edited_only_where_that_was_asked_for(edge, ran, kind):
+    from aegisagent.adapters.mcp import protect_session
+
+    edge.decision, edge.edited = "require_approval", EDITED
+
+    def calling(**settings):
+        async def work(client, asks):
+            session = protect_session(asks, client.session, server="files", **settings)
+            try:
+                return (await session.call_tool("write", {"path": "a", "text": "b"})).content[0].text
+            except aegisagent.DeniedByApprover as denied:
+                return denied.code
+
+        return with_session(ran, work, edge, kind)
+
+    assert calling() == "approval_edited"
+    assert (ran, edge.sent("consume")) == ([], [])
+    assert calling(accept_edits=True) == "written"
+    assert ran == [EDITED["parameters"]]
+    (consumed,), (outcome,) = edge.sent("consume"), edge.sent("outcome")
+    hashed = aegisagent.action_hash(*EDITED.values())
+    assert (consumed["claimed_action_hash"], outcome["executed_hash"], outcome["status"]) == (hashed, hashed, "ok")
+    # Other parameters, another tool of the same server.
+    for changes in ({"parameters": {"path": "z"}}, {"action": "fail"}):
+        edge.edited = EDITED | changes
+        assert calling(accept_edits=True) == "approval_edited"
+    assert len(edge.sent("consume")) == len(ran) == 1
+
+
+@pytest.mark.feature("adapter-mcp")
+@pytest.mark.parametrize("kind", ["asynchronous", "blocking"])
+def test_a_call_that_is_cancelled_while_it_waits_is_not_sent(edge, ran, kind):
+    from aegisagent.adapters.mcp import protect_session
+
+    edge.decision, edge.statuses = "require_approval", ["PENDING"]
+
+    async def work(client, asks):
+        session = protect_session(asks, client.session, server="files", reads={"fail"})
+        waiting = asyncio.create_task(session.call_tool("write", {"path": "a", "text": "b"}))
+        with anyio.fail_after(60):
+            while len(edge.sent("approval")) < 2:
+                await asyncio.sleep(0.01)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+        # It would be approved now, and the session goes on to be used.
+        edge.statuses, edge.decision = ["APPROVED"], "allow"
+        await session.call_tool("write", {"path": "c", "text": "d"})
+
+    with_session(ran, work, edge, kind)
+    assert ran == [{"path": "c", "text": "d"}]
+    assert edge.sent("consume") == []
+    assert [outcome["status"] for outcome in edge.sent("outcome")] == ["ok"]
+
+
+@pytest.mark.feature("adapter-mcp")
+def test_settings_that_cannot_be_safe_are_refused_and_leave_the_session_as_it_was(edge, ran):
+    from aegisagent.adapters.mcp import protect_session
+
+    async def work(client, asks):
+        session = client.session
+        for bad in ({"server": ""}, {"server": None}, {"tell_model": True}, {"reads": "write"}, {"accept_edits": "no"}, {"unreachable_s": -1},
+                    {"on_pending": coroutine}, {"channel": "a\nb"}):  # fmt: skip
+            with pytest.raises(aegisagent.ConfigError):
+                protect_session(asks, session, **({"server": "files"} | bad))
+        for unknown in ({"fail_open_reads": True}, {"red": ["write"]}):
+            with pytest.raises(TypeError):
+                protect_session(asks, session, server="files", **unknown)
+        assert "send_request" not in vars(session)
+        protect_session(asks, session, server="files")
+        with pytest.raises(aegisagent.ConfigError):
+            protect_session(asks, session, server="others")
+        await session.call_tool("write", {"path": "a", "text": "b"})
+
+    with_session(ran, work, edge, "asynchronous")
+    assert asked(edge) == [("mcp:files", "write", True, None)]

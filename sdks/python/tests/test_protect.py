@@ -24,6 +24,22 @@ def test_an_allowed_action_runs_and_is_reported(edge, mode, recorder):
     assert key != asked["request_id"], "each request has a key of its own"
 
 
+@pytest.mark.feature("protect-unfreezable")
+@pytest.mark.parametrize(
+    ("resource", "code"),
+    [
+        (lambda parameters: 1 // 0, "unsupported_type"), (lambda parameters: parameters["no such one"], "unsupported_type"),
+        (lambda parameters: 7, "unsupported_type"), (lambda parameters: b"r", "unsupported_type"), (lambda parameters: "\ud800", "lone_surrogate"),
+    ],
+)  # fmt: skip
+def test_a_resource_that_cannot_be_told_is_a_denial_and_nothing_is_sent(edge, mode, recorder, resource, code):
+    with pytest.raises(aegisagent.DeniedUnfreezable) as denied:
+        mode.call(edge.url, recorder, "a note that nobody may see", how={"resource": resource})
+    assert (denied.value.code, recorder.calls, edge.seen) == (code, [], [])
+    assert "nobody may see" not in str(denied.value)
+    assert isinstance(denied.value.__context__, aegisagent.CanonError | None), "an error of the caller's own may hold an argument"
+
+
 @pytest.mark.feature("protect-allow")
 def test_what_is_passed_on_is_neither_sent_nor_copied(edge, mode):
     connection = object()

@@ -185,8 +185,6 @@ def test_connections_are_kept(edge, mode, recorder):
      "https://edge/#a", "https://edge/path", "http://[::2]:1", "http://localhost.example", None, 3],
 )  # fmt: skip
 def test_a_base_url_that_shows_the_token_to_others_is_refused(bad):
-    if bad is None:
-        return
     with pytest.raises(aegisagent.ConfigError):
         _transport.checked_base_url(bad, allow_plain_http=False)
 

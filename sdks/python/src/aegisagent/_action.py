@@ -35,12 +35,23 @@ class FrozenAction:
 def freeze(tool: str, action: str, resource: Resource, mutates_state: bool, parameters: Parameters) -> FrozenAction:
     """Freezes an action; DeniedUnfreezable where it has no canonical form. Looks at each value once, and keeps a copy of what it saw."""
     copy = plain_parameters(parameters)
+    named = _named(resource, copy)
     try:
-        call = ToolCall(tool, action, resource_of(resource, copy), mutates_state, copy)
+        call = ToolCall(tool, action, named, mutates_state, copy)
         action_hash = call.action_hash()
     except CanonError as error:
         raise DeniedUnfreezable(error.reason, str(error)) from None
     return FrozenAction(tool, action, mutates_state, _json.written(call.as_json()), action_hash)
+
+
+def _named(resource: Resource, parameters: Parameters) -> str | None:
+    try:
+        return resource_of(resource, parameters)
+    except CanonError as error:
+        denied = DeniedUnfreezable(error.reason, str(error))
+    except Exception:  # its author's, and its text may hold an argument
+        denied = DeniedUnfreezable("unsupported_type", "the resource cannot be told from the parameters")
+    raise denied
 
 
 def plain_parameters(parameters: Parameters) -> Parameters:

@@ -91,6 +91,22 @@ def verify_receipt(receipt_id: str) -> Request[models.ReceiptVerdict]:
     return Request("GET", path_of("v1", "receipts", receipt_id, "verify"), models.ReceiptVerdict.read)
 
 
+def objects(*parts: str, **query: str | int | None) -> Request[list[Json]]:
+    """A list of objects as they are, newest first."""
+    return Request("GET", path_of("v1", *parts, **query), models.read_objects)
+
+
+def one(*parts: str) -> Request[Json]:
+    """One object as it is."""
+    return Request("GET", path_of("v1", *parts), models.read_object)
+
+
+def close_incident(incident_id: str, body: Json) -> Request[Json]:
+    """Closes an incident."""
+    path = path_of("v1", "incidents", incident_id, "close")
+    return Request("POST", path, models.read_object, json_body(body), Retry.UNCHANGED)
+
+
 def put_tool(fields: Json) -> Request[Json]:
     """Registers a tool; the same again changes nothing."""
     return Request("POST", "/v1/tools", models.read_object, json_body(fields), Retry.SAFE, (201,))

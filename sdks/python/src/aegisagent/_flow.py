@@ -6,6 +6,7 @@ Promises that it ends in a `Clearance` for exactly the frozen action, or in `Den
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 import random
 import time
@@ -35,6 +36,8 @@ from .secret import Secret
 from .trust import SourceTrust
 
 T = TypeVar("T")
+
+log = logging.getLogger("aegisagent")
 
 # Pauses between two looks at an approval, seconds: the first, how they grow, the longest, and how far they are spread.
 FIRST_POLL_S, POLL_GROWTH, LONGEST_POLL_S, POLL_SPREAD = 0.25, 1.5, 5.0, 0.2
@@ -209,7 +212,7 @@ def _approved(caller: Caller, action: FrozenAction, options: Options, decision: 
     assert pending is not None  # noqa: S101  # `_check_decision` has seen it
     ends = time.monotonic() + _seconds_left(pending) + CLOCK_GRACE_S
     if options.on_pending is not None:
-        options.on_pending(pending)
+        _tell(options.on_pending, pending)
     if options.approval_timeout_s is not None:
         ends = min(ends, time.monotonic() + options.approval_timeout_s)
     approval = yield from _decided(caller, action, options, pending, ends)
@@ -223,6 +226,14 @@ def _approved(caller: Caller, action: FrozenAction, options: Options, decision: 
     if (consumed.status, consumed.approval_id, consumed.action_hash) != expected:
         raise DeniedUnverified("action_hash_mismatch", "what was consumed is not what was asked for")
     return approved
+
+
+def _tell(on_pending: Callable[[ApprovalRef], object], pending: ApprovalRef) -> None:
+    """Whoever is told decides nothing, neither by failing."""
+    try:
+        on_pending(pending)
+    except Exception as error:  # its kind alone: its text may hold anything
+        log.warning("on_pending failed for approval %s: %s", pending.approval_id, type(error).__name__)
 
 
 def _decided(caller: Caller, action: FrozenAction, options: Options, pending: ApprovalRef, deadline: float) -> Steps[Approval]:

@@ -146,6 +146,42 @@ class AsyncClient(Base):
         """Writes the tenant's receipts as JSON lines: what `receipts.verify_export` reads. Of a failed export, what came is written."""
         await self._run(exchange(_endpoints.export(), self._settings.secret, EXPORT_S), out)
 
+    async def decisions(self, *, agent_id: str | None = None, run_id: str | None = None, limit: int = 50, offset: int = 0) -> list[Json]:
+        """Decisions, newest first, as events."""
+        return await self._call(_endpoints.objects("decisions", agent_id=agent_id, run_id=run_id, limit=limit, offset=offset))
+
+    async def decision(self, decision_id: str) -> Json:
+        """One decision."""
+        return await self._call(_endpoints.one("decisions", decision_id))
+
+    async def events(
+        self, *, kind: str | None = None, agent_id: str | None = None, run_id: str | None = None, limit: int = 50, offset: int = 0
+    ) -> list[Json]:
+        """Events of every kind, newest first."""
+        return await self._call(
+            _endpoints.objects("audit", "events", kind=kind, agent_id=agent_id, run_id=run_id, limit=limit, offset=offset)
+        )
+
+    async def alerts(self, *, limit: int = 50, offset: int = 0) -> list[Json]:
+        """Alerts, newest first."""
+        return await self._call(_endpoints.objects("alerts", limit=limit, offset=offset))
+
+    async def alert(self, alert_id: str) -> Json:
+        """One alert."""
+        return await self._call(_endpoints.one("alerts", alert_id))
+
+    async def incidents(self, *, limit: int = 50, offset: int = 0) -> list[Json]:
+        """Incidents, newest first."""
+        return await self._call(_endpoints.objects("incidents", limit=limit, offset=offset))
+
+    async def incident(self, incident_id: str) -> Json:
+        """One incident."""
+        return await self._call(_endpoints.one("incidents", incident_id))
+
+    async def close_incident(self, incident_id: str, *, reason: str | None = None) -> Json:
+        """Closes an incident."""
+        return await self._call(_endpoints.close_incident(incident_id, given(reason=reason)))
+
     async def summary(self) -> Json:
         """Counts of incidents, alerts, pending approvals and contained targets."""
         return await self._call(_endpoints.summary())

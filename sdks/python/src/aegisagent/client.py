@@ -142,6 +142,40 @@ class Client(Base):
         """Writes the tenant's receipts as JSON lines: what `receipts.verify_export` reads. Of a failed export, what came is written."""
         self._run(exchange(_endpoints.export(), self._settings.secret, EXPORT_S), out)
 
+    def decisions(self, *, agent_id: str | None = None, run_id: str | None = None, limit: int = 50, offset: int = 0) -> list[Json]:
+        """Decisions, newest first, as events."""
+        return self._call(_endpoints.objects("decisions", agent_id=agent_id, run_id=run_id, limit=limit, offset=offset))
+
+    def decision(self, decision_id: str) -> Json:
+        """One decision."""
+        return self._call(_endpoints.one("decisions", decision_id))
+
+    def events(
+        self, *, kind: str | None = None, agent_id: str | None = None, run_id: str | None = None, limit: int = 50, offset: int = 0
+    ) -> list[Json]:
+        """Events of every kind, newest first."""
+        return self._call(_endpoints.objects("audit", "events", kind=kind, agent_id=agent_id, run_id=run_id, limit=limit, offset=offset))
+
+    def alerts(self, *, limit: int = 50, offset: int = 0) -> list[Json]:
+        """Alerts, newest first."""
+        return self._call(_endpoints.objects("alerts", limit=limit, offset=offset))
+
+    def alert(self, alert_id: str) -> Json:
+        """One alert."""
+        return self._call(_endpoints.one("alerts", alert_id))
+
+    def incidents(self, *, limit: int = 50, offset: int = 0) -> list[Json]:
+        """Incidents, newest first."""
+        return self._call(_endpoints.objects("incidents", limit=limit, offset=offset))
+
+    def incident(self, incident_id: str) -> Json:
+        """One incident."""
+        return self._call(_endpoints.one("incidents", incident_id))
+
+    def close_incident(self, incident_id: str, *, reason: str | None = None) -> Json:
+        """Closes an incident."""
+        return self._call(_endpoints.close_incident(incident_id, given(reason=reason)))
+
     def summary(self) -> Json:
         """Counts of incidents, alerts, pending approvals and contained targets."""
         return self._call(_endpoints.summary())

@@ -133,6 +133,11 @@ class Approval:
     requested_at: str
     expires_at: str
     expires_in: int | None
+    edited_by: str | None
+    policy_digest: str
+    risk_level: str
+    matched_policies: tuple[str, ...]
+    user_id: str | None
 
     @property
     def current(self) -> ToolCall:
@@ -161,6 +166,11 @@ class Approval:
             requested_at=f.text("requested_at"),
             expires_at=f.text("expires_at"),
             expires_in=f.maybe_seconds("expires_in"),
+            edited_by=f.maybe_text("edited_by"),
+            policy_digest=f.hash("policy_digest"),
+            risk_level=f.text("risk_level"),
+            matched_policies=f.texts("matched_policies"),
+            user_id=f.maybe_text("user_id"),
         )
         approval._check()
         return approval
@@ -251,8 +261,24 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
+class Edges:
+    """How far the edges of their own that serve the tenant are. `silent`: those that lived and are not heard."""
+
+    live: int
+    enforcing: int
+    silent: tuple[str, ...]
+    since: str | None
+
+    @classmethod
+    def read(cls, f: Fields) -> Edges:
+        """From a reply."""
+        since = None if f.is_absent("since") else f.text("since")
+        return cls(f.integer("live"), f.integer("enforcing"), f.texts("silent"), since)
+
+
+@dataclass(frozen=True, slots=True)
 class Containment:
-    """What holds for an agent or an MCP server. `enforced`: every edge that lives has confirmed it; null in lists."""
+    """What holds for an agent or an MCP server. `enforced`: every edge that lives has confirmed it; null in lists, as `edges` is."""
 
     tenant_id: str
     target_type: str
@@ -263,6 +289,7 @@ class Containment:
     issued_at: str
     verdict: str
     enforced: bool | None
+    edges: Edges | None
 
     @classmethod
     def read(cls, value: Any) -> Containment:
@@ -278,6 +305,7 @@ class Containment:
             issued_at=f.text("issued_at"),
             verdict=f.text("verdict"),
             enforced=None if f.is_absent("enforced") else f.flag("enforced"),
+            edges=None if f.is_absent("edges") else Edges.read(f.fields("edges")),
         )
 
 

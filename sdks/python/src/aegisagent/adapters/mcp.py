@@ -26,6 +26,8 @@ def protect_session(client: AsyncClient | Client, session: ClientSession, *, ser
     """Protects a session, in place. `server`: the key under which it is registered. `settings`: those of `Tools`, such as `reads`."""
     if settings.pop("tell_model", False):
         raise ConfigError("a session has no model to tell; whoever calls it gets the Denied")
+    if type(server) is not str or not server:
+        raise ConfigError("name the server, by the key under which it is registered")
     tools = Tools(client, f"mcp:{server}", **settings)
     if getattr(session, _GUARDED, False):
         raise ConfigError("this session is protected already")
