@@ -96,7 +96,18 @@ testWith("e2e-rejection", "a rejected action does not run", async (world) => {
 testWith("e2e-expiry", "an approval past its time does not run", async (world) => {
   const fn = recorder();
   await world.tenant.settings({ approval_ttl_s: 1 });
-  await assert.rejects(world.call(fn, undefined, REFUND), (error) => error instanceof DeniedByApprover && ["approval_expired", "approval_timeout"].includes(error.code));
+  // It would be given up soon after its end; it must be told that it has ended.
+  const patient = (at, [status, body]) => {
+    if (at !== "/v1/authorize") return undefined;
+    const decision = JSON.parse(body);
+    assert.ok(decision.approval.expires_in <= 1);
+    return [status, { ...decision, approval: { ...decision.approval, expires_in: 120 } }];
+  };
+  await withBetween(aegis.url, () => undefined, async (url) => {
+    const denied = await world.call(fn, undefined, { ...REFUND, url }).catch((error) => error);
+    assert.ok(denied instanceof DeniedByApprover && denied.code === "approval_expired", denied);
+    assert.equal((await world.approver.approval(denied.approvalId)).status, "EXPIRED");
+  }, () => false, patient);
   assert.deepEqual(fn.calls, []);
 });
 
@@ -108,6 +119,7 @@ testWith("e2e-swap", "arguments that are swapped after the approval do not run",
   };
   await world.call(fn, { note }, { ...REFUND, onPending: world.whenAsked(approveAndSwap) });
   assert.deepEqual([fn.calls, note], [[{ note: ["pay 1"] }], ["pay 1000"]]);
+  await waitUntil("the outcome is an event", async () => (await world.outcomes()).join() === "ok");
   assert.ok(!(await world.kinds()).includes("tamper_attempt"));
 });
 
