@@ -101,7 +101,7 @@ export class FakeEdge {
 
   #approval(path) {
     const approvalId = path.split("/")[3];
-    const { call, hash } = this.#calls.get(approvalId);
+    const { call, hash } = this.#calls.get(approvalId) ?? {};
     const status = this.statuses.length > 1 ? this.statuses.shift() : this.statuses[0];
     if (status === 404) return [404, { error: { code: "approval_not_found", message: "not yet" } }];
     const edited = this.edited;
