@@ -146,7 +146,8 @@ testWith("e2e-swap", "an action that is swapped on its way to the server does no
 
 const edit = (world) => world.whenAsked(async (approvalId) => {
   await world.approver.edit(approvalId, EDITED);
-  await (await world.somebodyElse()).approve(approvalId, { actionHash: EDITED.actionHash() });
+  const { edited_by: by, risk_level: risk, policy_digest: digest } = await (await world.somebodyElse()).approve(approvalId, { actionHash: EDITED.actionHash() });
+  assert.ok(by.includes("rita") && risk === "medium" && digest !== EDITED.actionHash(), `${by} ${risk}`);
 });
 
 testWith("e2e-edit", "an edited action runs as edited, if the caller opted in", async (world) => {
@@ -207,7 +208,8 @@ testWith("e2e-frozen", "a frozen agent does nothing until it is unfrozen", async
   for (const how of [{}, READ, { ...READ, failOpenReads: true }]) {
     await assert.rejects(world.call(fn, undefined, how), (error) => error instanceof DeniedByPolicy && error.code === "agent_frozen");
   }
-  assert.deepEqual((await world.admin.containment()).map((held) => held.target_id), [world.agent.id]);
+  assert.deepEqual(state.edges, { live: 0, enforcing: 0, silent: [], since: null });
+  assert.deepEqual((await world.admin.containment()).map((held) => [held.target_id, held.edges]), [[world.agent.id, null]]);
   await world.admin.unfreezeAgent(world.agent.id, "test");
   await world.call(fn, undefined, READ);
   assert.equal(fn.calls.length, 1);

@@ -110,6 +110,7 @@ export class FakeEdge {
       approval_id: approvalId, status, agent_id: "a", decision_id: "d", action_hash: current, original_action_hash: hash, is_edited: edited !== null,
       tool_call: call, edited_tool_call: edited, approver_group: "release", approvals_needed: 1, approved_by: [], source_trust: "unknown", reason: "r",
       requested_at: later(0), expires_at: later(), expires_in: 900,
+      edited_by: edited && "e", user_id: null, policy_digest: HASH, risk_level: "high", matched_policies: [],
     }];
   }
 
