@@ -45,7 +45,7 @@ export class FrozenAction {
 export function freeze(tool: string, action: string, resource: Resource, mutatesState: boolean, parameters: object): FrozenAction {
   try {
     const copy = copied(parameters);
-    const named = resourceOf(resource, parse(plainText(copy)) as Json);
+    const named = toldResource(resource, parse(plainText(copy)) as Json);
     return new FrozenAction(tool, action, mutatesState, plainText(actionTree(tool, action, named, mutatesState, copy)));
   } catch (error) {
     if (error instanceof CanonError) throw new DeniedUnfreezable(error.reason, error.message);
@@ -101,6 +101,16 @@ export function refreeze(original: FrozenAction, edited: ToolCall, resource: Res
   }
   if (named !== edited.resource) throw new ConfigError("the edit names another resource than its parameters do");
   return made;
+}
+
+/** The resource of a call. The function's own error may hold an argument, and whoever waits for the call waits for `Denied`. */
+function toldResource(resource: Resource, parameters: Json): string | null {
+  try {
+    return resourceOf(resource, parameters);
+  } catch (error) {
+    if (error instanceof CanonError) throw error;
+  }
+  throw new CanonError("unsupported_type", "the resource; its function failed on these parameters");
 }
 
 function resourceOf(resource: Resource, parameters: Json): string | null {

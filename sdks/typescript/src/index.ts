@@ -10,8 +10,8 @@ export {
   DeniedUnverified, LazyResult, RequestFailed, Unreachable,
 } from "./errors.js";
 export {
-  Approval, type ApprovalRef, type Consumed, type Containment, Decision, type Hold, type Outcome, type ReceiptRef, type ReceiptVerdict, type Registration,
-  ToolCall,
+  Approval, type ApprovalRef, type Consumed, type ContainedEdges, type Containment, Decision, type Hold, type Outcome, type ReceiptRef, type ReceiptVerdict,
+  type Registration, ToolCall,
 } from "./models.js";
 export { type AskSettings, protect, type ProtectSettings, type Risk } from "./protect.js";
 export * as receipts from "./receipts/index.js";

@@ -161,6 +161,14 @@ export class Approval {
   readonly requested_at: string;
   readonly expires_at: string;
   readonly expires_in: number | null;
+  /** Who edited it last; null while nobody has. */
+  readonly edited_by: string | null;
+  /** For whom it is done; null where nobody was named. */
+  readonly user_id: string | null;
+  /** Of the decision that asks for it. */
+  readonly policy_digest: string;
+  readonly risk_level: string;
+  readonly matched_policies: readonly string[];
 
   constructor(value: Tree) {
     const f = new Fields(value, "the approval");
@@ -181,6 +189,11 @@ export class Approval {
     this.requested_at = f.text("requested_at");
     this.expires_at = f.text("expires_at");
     this.expires_in = f.maybeSeconds("expires_in");
+    this.edited_by = f.maybeText("edited_by");
+    this.user_id = f.maybeText("user_id");
+    this.policy_digest = f.hash("policy_digest");
+    this.risk_level = f.text("risk_level");
+    this.matched_policies = f.texts("matched_policies");
     this.#check(f);
     freeze(this);
   }
@@ -281,7 +294,27 @@ export function readHold(value: Tree): Hold {
   });
 }
 
-/** What holds for an agent or an MCP server. `enforced`: every edge that lives has confirmed it; null in lists. */
+/**
+ * The edges of their own that serve the tenant: how many live, how many of those enforce a containment, which lived and are not heard, and since when
+ * all of the live ones enforce it; null while one does not.
+ */
+export interface ContainedEdges {
+  readonly live: number;
+  readonly enforcing: number;
+  readonly silent: readonly string[];
+  readonly since: string | null;
+}
+
+export function readContainedEdges(f: Fields): ContainedEdges {
+  return freeze({
+    live: f.integer("live"),
+    enforcing: f.integer("enforcing"),
+    silent: f.texts("silent"),
+    since: f.isAbsent("since") ? null : f.text("since"),
+  });
+}
+
+/** What holds for an agent or an MCP server. `enforced`: every edge that lives has confirmed it; null in lists, as `edges` is. */
 export interface Containment {
   readonly tenant_id: string;
   readonly target_type: string;
@@ -292,6 +325,7 @@ export interface Containment {
   readonly issued_at: string;
   readonly verdict: string;
   readonly enforced: boolean | null;
+  readonly edges: ContainedEdges | null;
 }
 
 export function readContainment(value: Tree): Containment {
@@ -306,6 +340,7 @@ export function readContainment(value: Tree): Containment {
     issued_at: f.text("issued_at"),
     verdict: f.text("verdict"),
     enforced: f.isAbsent("enforced") ? null : f.flag("enforced"),
+    edges: f.isAbsent("edges") ? null : readContainedEdges(f.fields("edges")),
   });
 }
 

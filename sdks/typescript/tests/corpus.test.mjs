@@ -6,16 +6,21 @@ import { createHash } from "node:crypto";
 import { createReadStream, readFileSync } from "node:fs";
 import path from "node:path";
 
-import { actionHash, canonicalize, CanonError, receipts } from "aegisagent";
+import { actionHash, canonicalize, CanonError, ConfigError, parseStrict, receipts } from "aegisagent";
 
 import { cases, test } from "./feature.mjs";
 import { CORPUS, internal, PACKAGE } from "./where.mjs";
 
-function vectors(name) {
-  const lines = readFileSync(path.join(CORPUS, "canonical", name), "utf8").trimEnd().split("\n");
-  assert.ok(lines.length > 300);
-  return lines.map((line) => JSON.parse(line));
-}
+const linesOf = (...where) => readFileSync(path.join(CORPUS, ...where), "utf8").trimEnd().split("\n").map((line) => JSON.parse(line));
+const vectors = (name) => linesOf("canonical", name);
+
+test("canonicalize", "the corpus is there, and all of it is looked at", () => {
+  const [accepted, rejected] = [vectors("accepted.jsonl"), vectors("rejected.jsonl")];
+  assert.ok(accepted.length > 300 && rejected.length > 300);
+  const all = [...accepted, ...rejected];
+  assert.ok(all.length >= 10_000, String(all.length));
+  assert.equal(new Set(all.map(({ id }) => id)).size, all.length);
+});
 
 const inputOf = (vector) => Buffer.from(vector.input, "base64");
 const limitsOf = (vector) => (vector.limits ? { maxBytes: vector.limits.max_bytes } : {});
@@ -60,6 +65,38 @@ test("action-hash", "action hashes are those of the contract, of a value and of 
   }
 });
 
+const TYPES = { tool: "string", action: "string", mutates_state: "boolean", parameters: "object" };
+
+/** Whether it is the five of an action, and no more. */
+function isAction(value) {
+  if (typeof value !== "object" || value === null || Object.keys(value).sort().join() !== "action,mutates_state,parameters,resource,tool") return false;
+  const isObject = value.parameters !== null && !Array.isArray(value.parameters);
+  return isObject && (value.resource === null || typeof value.resource === "string") && Object.entries(TYPES).every(([name, type]) => typeof value[name] === type);
+}
+
+/** Whether a whole number stands in it that no value here can say exactly. */
+function hasVast(value) {
+  if (typeof value === "number") return Number.isInteger(value) && !Number.isSafeInteger(value);
+  return typeof value === "object" && value !== null && Object.values(value).some(hasVast);
+}
+
+test("action-hash", "every action of the corpus has its hash", () => {
+  const found = { hashed: 0, vast: 0 };
+  for (const vector of vectors("accepted.jsonl")) {
+    const value = parseStrict(inputOf(vector), limitsOf(vector));
+    if (!isAction(value)) continue;
+    const five = [value.tool, value.action, value.resource, value.mutates_state, value.parameters];
+    if (hasVast(value.parameters)) {
+      found.vast += 1;
+      assert.throws(() => actionHash(...five), (error) => error instanceof CanonError && error.reason === "integer_out_of_range", vector.id);
+    } else {
+      found.hashed += 1;
+      assert.equal(actionHash(...five), vector.sha256, vector.id);
+    }
+  }
+  assert.ok(found.hashed >= 150 && found.vast >= 50, JSON.stringify(found));
+});
+
 test("action-hash", "what is no action has no hash", () => {
   for (const bad of [[1, "a", null, true, {}], ["t", "a", 1, true, {}], ["t", "a", null, 1, {}], ["t", "a", null, true, []], ["\ud800", "a", null, true, {}]]) {
     assert.throws(() => actionHash(...bad), CanonError);
@@ -83,4 +120,32 @@ cases("verify-receipts", "every export has its verdict", named, async (one) => {
     assert.deepEqual(found, one.failure);
   }
   assert.deepEqual(await receipts.verifyExport(readFileSync(file), roots), report);
+});
+
+const judged = linesOf("receipts", "cases.jsonl");
+
+/** What the program of this SDK would say, and with which exit. */
+async function verdictOf({ input, roots }) {
+  try {
+    const report = await receipts.verifyExport(Buffer.from(input, "base64"), receipts.Roots.read(roots));
+    if (report.failure === null) return { exit: 0, report };
+    const { message, ...failure } = report.failure;
+    assert.ok(message);
+    return { exit: 1, report: { ...report, failure } };
+  } catch (error) {
+    if (error instanceof receipts.BadInput || error instanceof ConfigError) return { exit: 2, report: null };
+    throw error;
+  }
+}
+
+test("verify-receipts", "the corpus of cases is there, with every exit and verdict", () => {
+  assert.ok(judged.length >= 950, String(judged.length));
+  assert.deepEqual([...new Set(judged.map(({ exit }) => exit))].sort(), [0, 1, 2]);
+  assert.deepEqual([...new Set(judged.map(({ report }) => report?.verdict))].sort(), ["invalid", "self-consistent", "valid", undefined]);
+});
+
+test("verify-receipts", "every case has its exit and its report", async () => {
+  for (const one of judged) {
+    assert.deepEqual(JSON.parse(JSON.stringify(await verdictOf(one))), { exit: one.exit, report: one.report }, `${one.id}: ${one.description}`);
+  }
 });

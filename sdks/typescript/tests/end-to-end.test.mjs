@@ -96,7 +96,18 @@ testWith("e2e-rejection", "a rejected action does not run", async (world) => {
 testWith("e2e-expiry", "an approval past its time does not run", async (world) => {
   const fn = recorder();
   await world.tenant.settings({ approval_ttl_s: 1 });
-  await assert.rejects(world.call(fn, undefined, REFUND), (error) => error instanceof DeniedByApprover && ["approval_expired", "approval_timeout"].includes(error.code));
+  // It would be given up soon after its end; it must be told that it has ended.
+  const patient = (at, [status, body]) => {
+    if (at !== "/v1/authorize") return undefined;
+    const decision = JSON.parse(body);
+    assert.ok(decision.approval.expires_in <= 1);
+    return [status, { ...decision, approval: { ...decision.approval, expires_in: 120 } }];
+  };
+  await withBetween(aegis.url, () => undefined, async (url) => {
+    const denied = await world.call(fn, undefined, { ...REFUND, url }).catch((error) => error);
+    assert.ok(denied instanceof DeniedByApprover && denied.code === "approval_expired", denied);
+    assert.equal((await world.approver.approval(denied.approvalId)).status, "EXPIRED");
+  }, () => false, patient);
   assert.deepEqual(fn.calls, []);
 });
 
@@ -108,6 +119,7 @@ testWith("e2e-swap", "arguments that are swapped after the approval do not run",
   };
   await world.call(fn, { note }, { ...REFUND, onPending: world.whenAsked(approveAndSwap) });
   assert.deepEqual([fn.calls, note], [[{ note: ["pay 1"] }], ["pay 1000"]]);
+  await waitUntil("the outcome is an event", async () => (await world.outcomes()).join() === "ok");
   assert.ok(!(await world.kinds()).includes("tamper_attempt"));
 });
 
@@ -134,7 +146,8 @@ testWith("e2e-swap", "an action that is swapped on its way to the server does no
 
 const edit = (world) => world.whenAsked(async (approvalId) => {
   await world.approver.edit(approvalId, EDITED);
-  await (await world.somebodyElse()).approve(approvalId, { actionHash: EDITED.actionHash() });
+  const { edited_by: by, risk_level: risk, policy_digest: digest } = await (await world.somebodyElse()).approve(approvalId, { actionHash: EDITED.actionHash() });
+  assert.ok(by.includes("rita") && risk === "medium" && digest !== EDITED.actionHash(), `${by} ${risk}`);
 });
 
 testWith("e2e-edit", "an edited action runs as edited, if the caller opted in", async (world) => {
@@ -195,7 +208,8 @@ testWith("e2e-frozen", "a frozen agent does nothing until it is unfrozen", async
   for (const how of [{}, READ, { ...READ, failOpenReads: true }]) {
     await assert.rejects(world.call(fn, undefined, how), (error) => error instanceof DeniedByPolicy && error.code === "agent_frozen");
   }
-  assert.deepEqual((await world.admin.containment()).map((held) => held.target_id), [world.agent.id]);
+  assert.deepEqual(state.edges, { live: 0, enforcing: 0, silent: [], since: null });
+  assert.deepEqual((await world.admin.containment()).map((held) => [held.target_id, held.edges]), [[world.agent.id, null]]);
   await world.admin.unfreezeAgent(world.agent.id, "test");
   await world.call(fn, undefined, READ);
   assert.equal(fn.calls.length, 1);

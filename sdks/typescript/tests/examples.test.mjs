@@ -1,8 +1,11 @@
 // The README as a reader copies it, and the examples, against the real program.
 
 import assert from "node:assert/strict";
-import { execFile } from "node:child_process";
-import { copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { execFile, spawn } from "node:child_process";
+import { once } from "node:events";
+import { copyFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import net from "node:net";
+import os from "node:os";
 import path from "node:path";
 import { after } from "node:test";
 import { promisify } from "node:util";
@@ -40,12 +43,70 @@ async function runIn(folder, program, environment) {
   return stdout;
 }
 
+const readme = [...readFileSync(path.join(PACKAGE, "README.md"), "utf8").matchAll(BLOCK)].map(([, name, language, text]) => ({ name, language, text }));
+const code = Object.fromEntries(readme.filter(({ name }) => name).map(({ name, text }) => [name, text]));
+
+async function freePort() {
+  const server = net.createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address();
+  server.close();
+  await once(server, "close");
+  return port;
+}
+
+/** Runs a shell's program, and ends what it leaves behind. */
+async function shell(program, folder, environment) {
+  const child = spawn("sh", ["-eu", "-c", program], { cwd: folder, env: environment, detached: true, stdio: ["ignore", "ignore", "pipe"] });
+  let errors = "";
+  child.stderr.on("data", (part) => { errors += part; });
+  const late = setTimeout(() => process.kill(-child.pid, "SIGKILL"), 150_000);
+  const [status] = await once(child, "close");
+  clearTimeout(late);
+  try {
+    process.kill(-child.pid, "SIGKILL");
+  } catch {
+    // It has left nothing.
+  }
+  assert.equal(status, 0, errors);
+}
+
+test("readme", "the README's lines for the shell run as they are written, from an empty folder on", async () => {
+  const [install, start, register, ...others] = readme.filter(({ language }) => language === "sh").map(({ text }) => text);
+  assert.deepEqual(others, []);
+  const place = mkdtempSync(path.join(os.tmpdir(), "aegis-reader-"));
+  try {
+    const [programs, checkout, folder] = ["bin", "checkout", "reader"].map((name) => path.join(place, name));
+    for (const made of [programs, folder]) mkdirSync(made);
+    symlinkSync(path.resolve(process.env.AEGIS_BIN), path.join(programs, "aegis"));
+    // A copy: the build begins with an empty one.
+    cpSync(PACKAGE, path.join(checkout, "sdks/typescript"), { recursive: true, filter: (from) => !/\/(node_modules|dist|[^/]*\.tgz)$/.test(from) });
+    const port = await freePort();
+    const environment = {
+      ...CLEAN_ENVIRONMENT, ...(process.env.AEGIS_CACHE ? { AEGIS_CACHE: process.env.AEGIS_CACHE } : {}), PATH: `${programs}:${process.env.PATH}`, AEGIS_LISTEN: `127.0.0.1:${port}`,
+      npm_config_offline: "true", npm_config_update_notifier: "false",
+    };
+    const written = (text) => text.replaceAll("CHECKOUT", checkout).replaceAll("8484", String(port));
+    await shell(written(install), folder, environment);
+    assert.ok(existsSync(path.join(folder, "node_modules/aegisagent/dist/index.js")));
+    for (const name of ["register", "call", "approve"]) writeFileSync(path.join(folder, `${name}.mjs`), code[name]);
+    writeFileSync(path.join(folder, "ask"), code.ask);
+    await shell([
+      written(start), "server=$!", "trap 'kill $server; wait $server || true' EXIT", written(register), "node call.mjs > first", "cat ask >> call.mjs", "node call.mjs > second & asks=$!",
+      "until node approve.mjs | grep -q 'amount: 5'; do sleep 0.2; done", "wait $asks",
+    ].join("\n"), folder, environment);
+    const [first, second] = ["first", "second"].map((name) => readFileSync(path.join(folder, name), "utf8"));
+    assert.match(first, /^denied \(policy_denied\): .*\n$/);
+    assert.match(second, /^denied \(policy_denied\): .*\nrefunded 5 for order-7\n$/);
+  } finally {
+    rmSync(place, { recursive: true, maxRetries: 10, retryDelay: 100 });
+  }
+});
+
 test("readme", "the README leads from nothing to a first denied and a first approved call", async () => {
-  const blocks = [...readFileSync(path.join(PACKAGE, "README.md"), "utf8").matchAll(BLOCK)].map(([, name, language, text]) => ({ name, language, text }));
-  const code = Object.fromEntries(blocks.filter(({ name }) => name).map(({ name, text }) => [name, text]));
   assert.ok(code.call.split("\n").filter((line) => line !== "").length < 10);
   const environment = { ...CLEAN_ENVIRONMENT, AEGISAGENT_URL: aegis.url, AEGISAGENT_TOKEN_FILE: "./agent.token" };
-  const keys = blocks.find(({ language, text }) => language === "sh" && text.includes("aegis up")).text.split("\n").filter((line) => line.includes("keys create"));
+  const keys = readme.find(({ language, text }) => language === "sh" && text.includes("aegis up")).text.split("\n").filter((line) => line.includes("keys create"));
   assert.equal(keys.length, 2);
   for (const line of keys) {
     const [, name, command] = /^export (\w+)=\$\(aegis (.*)\)$/.exec(line);

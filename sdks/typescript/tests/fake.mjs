@@ -101,7 +101,7 @@ export class FakeEdge {
 
   #approval(path) {
     const approvalId = path.split("/")[3];
-    const { call, hash } = this.#calls.get(approvalId);
+    const { call, hash } = this.#calls.get(approvalId) ?? {};
     const status = this.statuses.length > 1 ? this.statuses.shift() : this.statuses[0];
     if (status === 404) return [404, { error: { code: "approval_not_found", message: "not yet" } }];
     const edited = this.edited;
@@ -110,6 +110,7 @@ export class FakeEdge {
       approval_id: approvalId, status, agent_id: "a", decision_id: "d", action_hash: current, original_action_hash: hash, is_edited: edited !== null,
       tool_call: call, edited_tool_call: edited, approver_group: "release", approvals_needed: 1, approved_by: [], source_trust: "unknown", reason: "r",
       requested_at: later(0), expires_at: later(), expires_in: 900,
+      edited_by: edited && "e", user_id: null, policy_digest: HASH, risk_level: "high", matched_policies: [],
     }];
   }
 

@@ -21,6 +21,7 @@ const TIME = "2026-11-22T10:00:00.123456Z";
 const CALL = { tool: "t", action: "a", resource: null, mutates_state: true, parameters: { n: 1 } };
 const CALL_HASH = actionHash("t", "a", null, true, { n: 1 });
 const HOLD = { hold_id: "h", kind: "freeze", reason: "r", by: "b", since: TIME, until: null };
+const EDGES = { live: 1, enforcing: 1, silent: ["e"], since: TIME };
 const APPROVAL_REF = { approval_id: "i", status: "PENDING", approver_group: "g", expires_at: TIME, expires_in: 900, action_hash: HASH };
 const RECEIPT_REF = { receipt_id: UUID, receipt_hash: HASH, prev_receipt_hash: "", canon_version: "aegis-jcs-1" };
 
@@ -39,18 +40,20 @@ const MODELS = {
   Approval: [ofTree((tree) => new Approval(tree)), {
     approval_id: "i", status: "PENDING", agent_id: "a", decision_id: UUID, action_hash: CALL_HASH, original_action_hash: CALL_HASH, is_edited: false, tool_call: CALL, edited_tool_call: null,
     approver_group: "g", approvals_needed: 1, approved_by: ["x"], source_trust: "unknown", reason: "r", requested_at: TIME, expires_at: TIME, expires_in: 900,
+    edited_by: "e", user_id: "u", policy_digest: HASH, risk_level: "high", matched_policies: ["p"],
   }],
   Consumed: [ofTree(models.readConsumed), { status: "consumed", approval_id: "i", action_hash: HASH }],
   Outcome: [ofTree(models.readOutcome), { decision_id: UUID, outcome_id: UUID, status: "ok", violation: null, receipt_hash: HASH }],
   RegisteredAgent: [ofTree(models.readRegistration), { id: "i", agent_key: "k", agent_token: "t".repeat(40), expires_at: TIME }],
   Hold: [ofTree(models.readHold), HOLD],
   Containment: [ofTree(models.readContainment), {
-    tenant_id: "t", target_type: "agent", target_id: "i", holds: [HOLD], revoked: false, revision: 1, issued_at: TIME, verdict: "frozen", enforced: true,
+    tenant_id: "t", target_type: "agent", target_id: "i", holds: [HOLD], revoked: false, revision: 1, issued_at: TIME, verdict: "frozen", enforced: true, edges: EDGES,
   }],
+  "Containment.edges": [ofFields(models.readContainedEdges), EDGES],
   ReceiptVerdict: [ofTree(models.readReceiptVerdict), { receipt_id: UUID, receipt_hash: HASH, lane: "l", seq: 1, verdict: "valid", checks: { link: "ok" }, failure: null }],
 };
-// Null in lists, which have no word on enforcement; and from servers that do not count the seconds.
-const LOOSER = { Containment: { enforced: true }, ApprovalRef: { expires_in: true }, Approval: { expires_in: true } };
+// Null in lists, which have no word on enforcement; and from servers that do not count the seconds. What may be missing may be null.
+const LOOSER = { Containment: { enforced: true, edges: true }, "Containment.edges": { since: true }, ApprovalRef: { expires_in: true }, Approval: { expires_in: true } };
 
 const deref = (schema) => (schema.$ref ? SCHEMAS[schema.$ref.split("/").at(-1)] : schema);
 
@@ -69,14 +72,16 @@ function typesOf(given) {
   return [schema.type ?? "object"].flat();
 }
 
+SCHEMAS["Containment.edges"] = propertiesOf(SCHEMAS.Containment).found.edges;
+
 const WRONG = { string: [1, true, [], {}], boolean: [0, 1, "true", [], {}], integer: [1.5, "1", true, [], {}], array: ["a", 1, {}], object: ["a", 1, [], true] };
 
 cases("models-openapi", "a model's fields are the document's, of its types, and nothing else is read", MODELS, ([read, good], name) => {
   const { found, required } = propertiesOf({ $ref: `#/${name}` });
   const model = read(good);
   assert.deepEqual(Object.keys(model).filter((key) => key !== "toJSON").sort(), Object.keys(good).sort());
+  assert.deepEqual(Object.keys(good).sort(), Object.keys(found).sort(), "the model has every field of the document, and no other");
   for (const field of Object.keys(good)) {
-    assert.ok(field in found, `${name} has no ${field}`);
     const types = typesOf(found[field]);
     const isNullable = types.includes("null") || LOOSER[name]?.[field] === true;
     assert.ok(required.includes(field) || isNullable, `${name}.${field} may be missing`);

@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import { Readable } from "node:stream";
+import { inspect } from "node:util";
 
 import { actionHash, Client, ConfigError, DeniedByApprover, LazyResult, protect, withSignal } from "aegisagent";
 
@@ -233,6 +234,7 @@ test("protect-approval", "whoever is told of a pending approval is not waited fo
       const thrown = () => { throw new Error("no chat"); };
       assert.equal(await protect(client, { ...DEFAULTS, onPending: thrown }, recorder())({ note: "a" }), "done");
       assert.equal(warnings.length, 2);
+      assert.doesNotMatch(warnings.join(), /no chat/);
       const never = () => new Promise(() => undefined);
       assert.equal(await protect(client, { ...DEFAULTS, onPending: never }, recorder())({ note: "a" }), "done");
     });
@@ -361,7 +363,12 @@ test("protect-unfreezable", "a resource is a text or nothing", async () => {
     for (const resource of [() => 1, () => undefined, () => "\ud800", () => Promise.resolve("a"), () => ({})]) {
       await assert.rejects(call(edge.url, recorder(), undefined, { resource }), { name: "DeniedUnfreezable" });
     }
-    await assert.rejects(call(edge.url, recorder(), undefined, { resource: () => { throw new RangeError("mine"); } }), RangeError);
+    const fn = recorder();
+    for (const mine of [new RangeError("hunter2"), "hunter2", undefined, new ConfigError("hunter2"), new DeniedByApprover("hunter_2", "hunter2")]) {
+      const denied = await call(edge.url, fn, undefined, { resource: () => { throw mine; } }).catch((error) => error);
+      assert.deepEqual([denied.name, denied.code, denied.cause, fn.calls], ["DeniedUnfreezable", "unsupported_type", undefined, []]);
+      assert.doesNotMatch(inspect(denied, { depth: Infinity, showHidden: true }), /hunter/);
+    }
     await call(edge.url, recorder(), undefined, { resource: () => null });
     assert.deepEqual(edge.sent("authorize").map((asked) => asked.tool_call.resource), [null]);
   });
