@@ -245,23 +245,29 @@ func (w *world) hasOutcomes(expected ...string) {
 	})
 }
 
-func (w *world) hasKind(kind string) bool {
+func (w *world) hasKind(kind string) bool { return w.kinds()[kind] > 0 }
+
+// kinds counts the events of each kind.
+func (w *world) kinds() map[string]int {
+	w.t.Helper()
+	found := map[string]int{}
 	for _, event := range w.events() {
-		if event["kind"] == kind {
-			return true
-		}
+		found[event["kind"].(string)]++
 	}
-	return false
+	return found
 }
 
 // has says whether control has the approval.
-func (w *world) has(id string) bool {
-	_, err := w.approver.Approval(context.Background(), id)
+func (w *world) has(id string) bool { return w.statusOf(id) != "" }
+
+// statusOf gives the approval's status; "" where control does not have it yet.
+func (w *world) statusOf(id string) string {
+	approval, err := w.approver.Approval(context.Background(), id)
 	var failure *aegisagent.RequestFailed
 	if err != nil && (!errors.As(err, &failure) || failure.Code != "approval_not_found") {
 		w.t.Error(err)
 	}
-	return err == nil
+	return approval.Status
 }
 
 // whenAsked has act done by somebody else, once control has the approval.
