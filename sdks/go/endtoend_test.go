@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -166,10 +167,11 @@ func TestReal200TasksAtOnceOnOneClient(t *testing.T) {
 	ran := map[task]int{}
 	settings := update()
 	settings.Resource, settings.ResourceOf = "", func(p map[string]any) string { return p["id"].(string) }
-	protected := protect(t, w.agentsOwn, settings, func(_ context.Context, p task) (string, error) {
+	protected := protect(t, w.agentsOwn, settings, func(ctx context.Context, p task) (string, error) {
 		mutex.Lock()
 		defer mutex.Unlock()
-		ran[p]++
+		// The label under which it runs, by its own context, not the one that it was told.
+		ran[task{p.ID, aegisagent.CurrentTrust(ctx).String()}]++
 		return p.ID, nil
 	})
 	var all sync.WaitGroup
@@ -201,6 +203,9 @@ func TestReal200TasksAtOnceOnOneClient(t *testing.T) {
 	if !reflect.DeepEqual(ran, expected) {
 		t.Fatal(ran)
 	}
+	within(t, longEnough, "each run has its outcome", func() bool { return len(w.outcomes()) >= 100 })
+	found := w.outcomes()
+	equal(t, []any{len(found), slices.Compact(found)}, []any{100, []string{"ok"}})
 }
 
 func TestRealALabelThatWasSeenInARunStaysWithIt(t *testing.T) {
