@@ -195,7 +195,10 @@ func (e *fakeEdge) decide(body map[string]any) map[string]any {
 }
 
 func (e *fakeEdge) approval(id string) answer {
-	call := e.calls[id]
+	call, isKnown := e.calls[id]
+	if !isKnown {
+		return answer{status: 404, body: refusal("approval_not_found")}
+	}
 	status := e.statuses[0]
 	if len(e.statuses) > 1 {
 		e.statuses = e.statuses[1:]

@@ -72,7 +72,7 @@ func (g *guard) decided(ctx context.Context, action *FrozenAction, pending Appro
 		if remaining <= 0 {
 			return Approval{}, denied(DeniedByApprover, "approval_timeout", "nobody decided in time")
 		}
-		if cause := sleep(ctx, min(spreadOut(pause), remaining)); cause != nil {
+		if cause := g.client.pace.sleep(ctx, min(g.client.pace.spreadOut(pause), remaining)); cause != nil {
 			return Approval{}, deniedBy(noAnswer(cause), false)
 		}
 		pause = min(time.Duration(float64(pause)*pollGrowth), longestPoll)
