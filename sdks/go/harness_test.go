@@ -301,22 +301,32 @@ func trusted(t testing.TB) context.Context {
 // between stands between the agent and the program: before is done with each request that it lets through.
 func (w *world) between(before func(*http.Request)) *aegisagent.Client {
 	w.t.Helper()
-	return w.proxied(func(proxy *httputil.ReverseProxy) {
+	url := w.proxied(func(proxy *httputil.ReverseProxy) {
 		director := proxy.Director
 		proxy.Director = func(r *http.Request) {
 			director(r)
 			before(r)
 		}
 	})
+	return clientOf(w.t, aegisagent.Config{BaseURL: url, Token: w.agent.AgentToken})
 }
 
 // betweenAnswers is the same for answers.
 func (w *world) betweenAnswers(change func(*http.Response) error) *aegisagent.Client {
 	w.t.Helper()
-	return w.proxied(func(proxy *httputil.ReverseProxy) { proxy.ModifyResponse = change })
+	return clientOf(w.t, aegisagent.Config{BaseURL: w.proxyOf(change), Token: w.agent.AgentToken})
 }
 
-func (w *world) proxied(how func(*httputil.ReverseProxy)) *aegisagent.Client {
+// proxyOf gives the address of a proxy that changes answers.
+func (w *world) proxyOf(change func(*http.Response) error) string {
+	w.t.Helper()
+	return w.proxied(func(proxy *httputil.ReverseProxy) {
+		proxy.ModifyResponse = change
+		proxy.ErrorHandler = func(answer http.ResponseWriter, _ *http.Request, _ error) { answer.WriteHeader(http.StatusBadGateway) }
+	})
+}
+
+func (w *world) proxied(how func(*httputil.ReverseProxy)) string {
 	w.t.Helper()
 	target, err := url.Parse(w.url)
 	must(w.t, err)
@@ -324,5 +334,5 @@ func (w *world) proxied(how func(*httputil.ReverseProxy)) *aegisagent.Client {
 	how(proxy)
 	server := httptest.NewServer(proxy)
 	w.t.Cleanup(server.Close)
-	return clientOf(w.t, aegisagent.Config{BaseURL: server.URL, Token: w.agent.AgentToken})
+	return server.URL
 }
