@@ -98,6 +98,8 @@ func TestRealAFrozenAgentDoesNothingUntilItIsUnfrozen(t *testing.T) {
 	held, err := w.admin.Containment(ctx, aegisagent.Page{})
 	must(t, err)
 	equal(t, held[0].TargetID, w.agent.ID)
+	// The one edge is in the program itself; a list has no word on any.
+	equal(t, []any{*state.Edges, held[0].Edges}, []any{aegisagent.ContainedEdges{Silent: []string{}}, (*aegisagent.ContainedEdges)(nil)})
 	_, err = w.admin.UnfreezeAgent(ctx, w.agent.ID, "test")
 	must(t, err)
 	_, err = protect(t, w.agentsOwn, reading(), ran.run)(trusted(t), note{"a", 1})
@@ -281,6 +283,9 @@ func TestRealTheRestOfTheClient(t *testing.T) {
 	pending, err := w.approver.Approvals(ctx, "PENDING", aegisagent.Page{})
 	must(t, err)
 	equal(t, []string{pending[0].ApprovalID, pending[0].Current().Action}, []string{first.Approval.ApprovalID, "refund"})
+	equal(t, []any{pending[0].RiskLevel, pending[0].MatchedPolicies, pending[0].EditedBy, pending[0].UserID, len(pending[0].PolicyDigest)}, []any{
+		first.RiskLevel, first.MatchedPolicies, (*string)(nil), (*string)(nil), 64,
+	})
 	hash, err := call.ActionHash()
 	must(t, err)
 	outcome, err := agent.Outcome(ctx, second.DecisionID, aegisagent.OutcomeOK, hash, map[string]any{"n": 1})

@@ -39,6 +39,26 @@ var (
 	ReadDecision = readDecision
 )
 
+// Readers are those of every model, by the model's name.
+var Readers = map[string]func(any) (any, error){
+	"ToolCall": ofFields(readToolCall), "ReceiptRef": ofFields(readReceiptRef), "ApprovalRef": ofFields(readApprovalRef), "Hold": ofFields(readHold),
+	"ContainedEdges": ofFields(readContainedEdges), "Decision": ofValue(readDecision), "Approval": ofValue(readApproval),
+	"Consumed": ofValue(readConsumed), "Outcome": ofValue(readOutcome), "Registration": ofValue(readRegistration),
+	"Containment": ofValue(readContainment), "ReceiptVerdict": ofValue(readReceiptVerdict),
+}
+
+func ofValue[T any](read func(any) (T, error)) func(any) (any, error) {
+	return func(value any) (any, error) { return read(value) }
+}
+
+func ofFields[T any](read func(fields) T) func(any) (any, error) {
+	return func(value any) (any, error) {
+		f := fieldsOf(value, "it")
+		made := read(f)
+		return made, f.err()
+	}
+}
+
 // RunTokens is the memory of runs.
 type RunTokens = runTokens
 

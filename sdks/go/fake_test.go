@@ -215,6 +215,7 @@ func (e *fakeEdge) approval(id string) answer {
 		"original_action_hash": hashOfCall(call), "is_edited": e.edited != nil, "tool_call": wireOf(call), "edited_tool_call": edited,
 		"approver_group": "release", "approvals_needed": 1, "approved_by": []string{}, "source_trust": "unknown", "reason": "r",
 		"requested_at": later(0), "expires_at": later(900 * time.Second), "expires_in": 900,
+		"edited_by": nil, "user_id": nil, "policy_digest": aHash, "risk_level": "high", "matched_policies": []string{"p"},
 	}}
 }
 
