@@ -30,6 +30,7 @@ const longEnough = 60 * time.Second
 
 type program struct {
 	t      testing.TB
+	role   string
 	data   string
 	url    string
 	listen string
@@ -52,14 +53,20 @@ func cleanEnvironment(more ...string) []string {
 
 func startProgram(t testing.TB, environment ...string) *program {
 	t.Helper()
+	made := newProgram(t, "up", environment...)
+	made.start()
+	return made
+}
+
+// newProgram is one that is not started yet. role is the command that it runs: up, control or edge.
+func newProgram(t testing.TB, role string, environment ...string) *program {
+	t.Helper()
 	if os.Getenv("AEGIS_BIN") == "" {
 		t.Skip("AEGIS_BIN names no program")
 	}
 	folder, err := os.MkdirTemp("", "aegis-sdk-go-")
 	must(t, err)
-	made := &program{t: t, data: filepath.Join(folder, "data"), listen: "127.0.0.1:0", environment: environment}
-	made.start()
-	return made
+	return &program{t: t, role: role, data: filepath.Join(folder, "data"), listen: "127.0.0.1:0", environment: environment}
 }
 
 func (p *program) close() {
@@ -73,7 +80,7 @@ func (p *program) close() {
 func (p *program) start() {
 	p.t.Helper()
 	p.log = &bytes.Buffer{}
-	p.process = exec.Command(os.Getenv("AEGIS_BIN"), "up", "--data", p.data, "--listen", p.listen)
+	p.process = exec.Command(os.Getenv("AEGIS_BIN"), p.role, "--data", p.data, "--listen", p.listen)
 	p.process.Env, p.process.Stderr = cleanEnvironment(p.environment...), p.log
 	out, err := p.process.StdoutPipe()
 	must(p.t, err)
@@ -118,8 +125,14 @@ func (p *program) stop() {
 // command runs a command of the program, and gives what it printed.
 func (p *program) command(arguments ...string) string {
 	p.t.Helper()
+	return p.commandWith("", arguments...)
+}
+
+// commandWith is the same with something to read.
+func (p *program) commandWith(input string, arguments ...string) string {
+	p.t.Helper()
 	ran := exec.Command(os.Getenv("AEGIS_BIN"), arguments...)
-	ran.Env = cleanEnvironment()
+	ran.Env, ran.Stdin = cleanEnvironment(p.environment...), strings.NewReader(input)
 	out, err := ran.Output()
 	if err != nil {
 		p.t.Fatalf("%v: %v: %s", arguments, err, out)
