@@ -314,6 +314,62 @@ func TestRealTheRestOfTheClient(t *testing.T) {
 	refused(t, err, 403, "wrong_role")
 }
 
+func TestRealDecisionsEventsAlertsAndIncidentsAreRead(t *testing.T) {
+	proof.Of(t, "client-api")
+	w, ctx, page := here(t), context.Background(), aegisagent.Page{Limit: 500}
+	run, err := aegisagent.WithRun(trusted(t), "run-1")
+	must(t, err)
+	call := aegisagent.ToolCall{Tool: "crm", Action: "refund", MutatesState: true, Parameters: map[string]any{"amount": 1}}
+	hash, err := call.ActionHash()
+	must(t, err)
+	decided, err := w.agentsOwn.Authorize(run, call, aegisagent.AuthorizeOptions{Fields: aegisagent.JSON{"trace": aegisagent.JSON{"run_id": "run-1"}}})
+	must(t, err)
+	// What an incident is made of.
+	_, err = w.agentsOwn.Outcome(ctx, decided.DecisionID, aegisagent.OutcomeOK, hash, nil)
+	must(t, err)
+	var incidents []aegisagent.JSON
+	within(t, longEnough, "an incident is open", func() bool {
+		incidents, err = w.admin.Incidents(ctx, page)
+		must(t, err)
+		return len(incidents) > 0
+	})
+	id := incidents[0]["incident_id"].(string)
+	incident, err := w.admin.Incident(ctx, id)
+	must(t, err)
+	equal(t, incident["incident_id"], any(id))
+	alerts, err := w.admin.Alerts(ctx, page)
+	must(t, err)
+	alert, err := w.admin.Alert(ctx, alerts[0]["alert_id"].(string))
+	must(t, err)
+	equal(t, alert["alert_id"], alerts[0]["alert_id"])
+	closed, err := w.admin.CloseIncident(ctx, id, "a test")
+	must(t, err)
+	equal(t, []any{closed["incident_id"], closed["status"]}, []any{id, "closed"})
+	within(t, longEnough, "decision and outcome are events", func() bool {
+		decisions, err := w.admin.Decisions(ctx, "", "", page)
+		must(t, err)
+		return len(decisions) > 0 && len(w.outcomes()) > 0
+	})
+	decision, err := w.admin.Decision(ctx, decided.DecisionID)
+	must(t, err)
+	equal(t, decision["decision"], any("require_approval"))
+	for filter, count := range map[[2]string]int{{"", ""}: 1, {w.agent.ID, "run-1"}: 1, {"", "run-2"}: 0, {"another", ""}: 0} {
+		found, err := w.admin.Decisions(ctx, filter[0], filter[1], page)
+		must(t, err)
+		if len(found) != count || count == 1 && found[0]["event_id"] != decided.DecisionID {
+			t.Fatal(filter, found)
+		}
+	}
+	for filter, count := range map[[3]string]int{
+		{"tool_outcome", "", ""}: 1, {"tool_outcome", w.agent.ID, ""}: 1, {"tool_outcome", "another", ""}: 0, {"replay_attempt", "", ""}: 0,
+		{"authorize_decision", "", "run-1"}: 1, {"authorize_decision", "", "run-2"}: 0,
+	} {
+		found, err := w.admin.Events(ctx, filter[0], filter[1], filter[2], page)
+		must(t, err)
+		equal(t, []any{filter, len(found)}, []any{filter, count})
+	}
+}
+
 func TestRealACallThatIsCancelledWhileItWaitsDoesNotRun(t *testing.T) {
 	proof.Of(t, "e2e-cancel")
 	w, ran := here(t), &recorder{}
