@@ -168,14 +168,59 @@ func (c *Client) Containment(ctx context.Context, page Page) ([]Containment, err
 
 // Receipts gives receipt bodies, newest first; of one agent or one run where they are named.
 func (c *Client) Receipts(ctx context.Context, agentID, runID string, page Page) ([]JSON, error) {
+	return c.listed(ctx, page, map[string]string{"agent_id": agentID, "run_id": runID}, "v1", "receipts")
+}
+
+// listed gives a list of what is looked at as it is; filters that are empty are none.
+func (c *Client) listed(ctx context.Context, page Page, filters map[string]string, parts ...string) ([]JSON, error) {
 	query := page.query()
-	if agentID != "" {
-		query.Set("agent_id", agentID)
+	for name, value := range filters {
+		if value != "" {
+			query.Set(name, value)
+		}
 	}
-	if runID != "" {
-		query.Set("run_id", runID)
-	}
-	return get(ctx, c, readList(readObject), query, "v1", "receipts")
+	return get(ctx, c, readList(readObject), query, parts...)
+}
+
+// Decisions gives decisions as events, newest first; of one agent or one run where they are named.
+func (c *Client) Decisions(ctx context.Context, agentID, runID string, page Page) ([]JSON, error) {
+	return c.listed(ctx, page, map[string]string{"agent_id": agentID, "run_id": runID}, "v1", "decisions")
+}
+
+// Decision gives one decision.
+func (c *Client) Decision(ctx context.Context, decisionID string) (JSON, error) {
+	return get(ctx, c, readObject, nil, "v1", "decisions", decisionID)
+}
+
+// Events gives events of every kind, newest first; of one kind, agent or run where they are named.
+func (c *Client) Events(ctx context.Context, kind, agentID, runID string, page Page) ([]JSON, error) {
+	return c.listed(ctx, page, map[string]string{"kind": kind, "agent_id": agentID, "run_id": runID}, "v1", "audit", "events")
+}
+
+// Alerts gives alerts, newest first.
+func (c *Client) Alerts(ctx context.Context, page Page) ([]JSON, error) {
+	return c.listed(ctx, page, nil, "v1", "alerts")
+}
+
+// Alert gives one alert.
+func (c *Client) Alert(ctx context.Context, alertID string) (JSON, error) {
+	return get(ctx, c, readObject, nil, "v1", "alerts", alertID)
+}
+
+// Incidents gives incidents, newest first.
+func (c *Client) Incidents(ctx context.Context, page Page) ([]JSON, error) {
+	return c.listed(ctx, page, nil, "v1", "incidents")
+}
+
+// Incident gives one incident.
+func (c *Client) Incident(ctx context.Context, incidentID string) (JSON, error) {
+	return get(ctx, c, readObject, nil, "v1", "incidents", incidentID)
+}
+
+// CloseIncident closes an incident. reason may be empty.
+func (c *Client) CloseIncident(ctx context.Context, incidentID, reason string) (JSON, error) {
+	asked := request[JSON]{retry: retryUnchanged, read: readObject}
+	return post(ctx, c, asked, present(JSON{"reason": reason}), "v1", "incidents", incidentID, "close")
 }
 
 // Receipt gives an event with its receipt and proof: what receipts.VerifyEvent takes.

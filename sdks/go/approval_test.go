@@ -27,6 +27,39 @@ func TestAnApprovedActionIsConsumedAndRuns(t *testing.T) {
 	equal(t, len(ran.ran()), 1)
 }
 
+func TestWhoeverIsToldOfAnApprovalAndFailsDecidesNothing(t *testing.T) {
+	proof.Of(t, "protect-approval")
+	for status, runs := range map[string]int{"APPROVED": 1, "REJECTED": 0} {
+		edge, ran, settings, log, told := newFakeEdge(t), &recorder{}, usual, logged(t), 0
+		edge.decision, edge.statuses = "require_approval", []string{"PENDING", status}
+		settings.OnPending = func(context.Context, aegisagent.ApprovalRef) {
+			told++
+			panic("what nobody may read")
+		}
+		_, err := protect(t, clientTo(t, edge.URL), settings, ran.run)(context.Background(), note{"a", 1})
+		if runs == 0 {
+			deniedAs(t, err, aegisagent.DeniedByApprover, "approval_rejected")
+		} else {
+			must(t, err)
+		}
+		equal(t, []int{told, len(ran.ran()), strings.Count(log.String(), "OnPending panicked")}, []int{1, runs, 1})
+		if strings.Contains(log.String(), "nobody may read") {
+			t.Fatal(log)
+		}
+	}
+}
+
+func TestAResourceThatPanicsIsADenialAndNothingIsSent(t *testing.T) {
+	proof.Of(t, "protect-unfreezable")
+	edge, ran, settings := newFakeEdge(t), &recorder{}, usual
+	settings.Resource, settings.ResourceOf = "", func(map[string]any) string { panic("what nobody may read") }
+	_, err := protect(t, clientTo(t, edge.URL), settings, ran.run)(context.Background(), note{"a", 1})
+	denied := deniedAs(t, err, aegisagent.DeniedUnfreezable, "unsupported_type")
+	if strings.Contains(denied.Error(), "nobody may read") || len(ran.ran())+len(edge.seen()) > 0 {
+		t.Fatal(denied)
+	}
+}
+
 func TestAnApprovalThatEndedOtherwiseIsADenial(t *testing.T) {
 	proof.Of(t, "protect-approval")
 	for _, status := range []string{"REJECTED", "EXPIRED", "CONSUMED"} {

@@ -73,6 +73,53 @@ func TestEveryAcceptedVectorHasItsBytesAndItsHash(t *testing.T) {
 	}
 }
 
+func TestTheCorpusIsWhole(t *testing.T) {
+	proof.Of(t, "canonicalize")
+	if count := len(vectors(t, "accepted.jsonl")) + len(vectors(t, "rejected.jsonl")); count < 10_000 {
+		t.Fatalf("%d vectors", count)
+	}
+}
+
+// actionOf gives the five of a value that has an action's shape.
+func actionOf(value any) (call aegisagent.ToolCall, isAction bool) {
+	members, isObject := value.(map[string]any)
+	_, hasResource := members["resource"]
+	if !isObject || len(members) != 5 || !hasResource {
+		return call, false
+	}
+	isText, isNamed, isFlag, isObject := false, false, false, false
+	call.Tool, isText = members["tool"].(string)
+	call.Action, isNamed = members["action"].(string)
+	call.MutatesState, isFlag = members["mutates_state"].(bool)
+	call.Parameters, isObject = members["parameters"].(map[string]any)
+	if resource, isOne := members["resource"].(string); isOne {
+		call.Resource = &resource
+	} else if members["resource"] != nil {
+		return call, false
+	}
+	return call, isText && isNamed && isFlag && isObject
+}
+
+func TestTheHashOfEveryActionOfTheCorpusIsThatOfItsForm(t *testing.T) {
+	proof.Of(t, "action-hash")
+	count := 0
+	for _, one := range vectors(t, "accepted.jsonl") {
+		value, err := aegisagent.ParseStrict(one.Input, one.maxBytes())
+		must(t, err)
+		call, isAction := actionOf(value)
+		if !isAction {
+			continue
+		}
+		count++
+		if found, err := aegisagent.ActionHash(call.Tool, call.Action, call.Resource, call.MutatesState, call.Parameters); err != nil || found != one.SHA256 {
+			t.Errorf("%s: %s, %v", one.ID, found, err)
+		}
+	}
+	if count < 200 {
+		t.Fatalf("%d vectors are actions", count)
+	}
+}
+
 func TestEveryRejectedVectorHasItsReason(t *testing.T) {
 	proof.Of(t, "canonicalize")
 	for _, one := range vectors(t, "rejected.jsonl") {

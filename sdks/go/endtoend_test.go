@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -97,6 +98,8 @@ func TestRealAFrozenAgentDoesNothingUntilItIsUnfrozen(t *testing.T) {
 	held, err := w.admin.Containment(ctx, aegisagent.Page{})
 	must(t, err)
 	equal(t, held[0].TargetID, w.agent.ID)
+	// The one edge is in the program itself; a list has no word on any.
+	equal(t, []any{*state.Edges, held[0].Edges}, []any{aegisagent.ContainedEdges{Silent: []string{}}, (*aegisagent.ContainedEdges)(nil)})
 	_, err = w.admin.UnfreezeAgent(ctx, w.agent.ID, "test")
 	must(t, err)
 	_, err = protect(t, w.agentsOwn, reading(), ran.run)(trusted(t), note{"a", 1})
@@ -166,10 +169,11 @@ func TestReal200TasksAtOnceOnOneClient(t *testing.T) {
 	ran := map[task]int{}
 	settings := update()
 	settings.Resource, settings.ResourceOf = "", func(p map[string]any) string { return p["id"].(string) }
-	protected := protect(t, w.agentsOwn, settings, func(_ context.Context, p task) (string, error) {
+	protected := protect(t, w.agentsOwn, settings, func(ctx context.Context, p task) (string, error) {
 		mutex.Lock()
 		defer mutex.Unlock()
-		ran[p]++
+		// The label under which it runs, by its own context, not the one that it was told.
+		ran[task{p.ID, aegisagent.CurrentTrust(ctx).String()}]++
 		return p.ID, nil
 	})
 	var all sync.WaitGroup
@@ -201,6 +205,9 @@ func TestReal200TasksAtOnceOnOneClient(t *testing.T) {
 	if !reflect.DeepEqual(ran, expected) {
 		t.Fatal(ran)
 	}
+	within(t, longEnough, "each run has its outcome", func() bool { return len(w.outcomes()) >= 100 })
+	found := w.outcomes()
+	equal(t, []any{len(found), slices.Compact(found)}, []any{100, []string{"ok"}})
 }
 
 func TestRealALabelThatWasSeenInARunStaysWithIt(t *testing.T) {
@@ -276,6 +283,9 @@ func TestRealTheRestOfTheClient(t *testing.T) {
 	pending, err := w.approver.Approvals(ctx, "PENDING", aegisagent.Page{})
 	must(t, err)
 	equal(t, []string{pending[0].ApprovalID, pending[0].Current().Action}, []string{first.Approval.ApprovalID, "refund"})
+	equal(t, []any{pending[0].RiskLevel, pending[0].MatchedPolicies, pending[0].EditedBy, pending[0].UserID, len(pending[0].PolicyDigest)}, []any{
+		first.RiskLevel, first.MatchedPolicies, (*string)(nil), (*string)(nil), 64,
+	})
 	hash, err := call.ActionHash()
 	must(t, err)
 	outcome, err := agent.Outcome(ctx, second.DecisionID, aegisagent.OutcomeOK, hash, map[string]any{"n": 1})
@@ -302,6 +312,62 @@ func TestRealTheRestOfTheClient(t *testing.T) {
 	equal(t, revoked.Verdict, "revoked")
 	_, err = agent.FreezeAgent(ctx, again.ID, "c", 0)
 	refused(t, err, 403, "wrong_role")
+}
+
+func TestRealDecisionsEventsAlertsAndIncidentsAreRead(t *testing.T) {
+	proof.Of(t, "client-api")
+	w, ctx, page := here(t), context.Background(), aegisagent.Page{Limit: 500}
+	run, err := aegisagent.WithRun(trusted(t), "run-1")
+	must(t, err)
+	call := aegisagent.ToolCall{Tool: "crm", Action: "refund", MutatesState: true, Parameters: map[string]any{"amount": 1}}
+	hash, err := call.ActionHash()
+	must(t, err)
+	decided, err := w.agentsOwn.Authorize(run, call, aegisagent.AuthorizeOptions{Fields: aegisagent.JSON{"trace": aegisagent.JSON{"run_id": "run-1"}}})
+	must(t, err)
+	// What an incident is made of.
+	_, err = w.agentsOwn.Outcome(ctx, decided.DecisionID, aegisagent.OutcomeOK, hash, nil)
+	must(t, err)
+	var incidents []aegisagent.JSON
+	within(t, longEnough, "an incident is open", func() bool {
+		incidents, err = w.admin.Incidents(ctx, page)
+		must(t, err)
+		return len(incidents) > 0
+	})
+	id := incidents[0]["incident_id"].(string)
+	incident, err := w.admin.Incident(ctx, id)
+	must(t, err)
+	equal(t, incident["incident_id"], any(id))
+	alerts, err := w.admin.Alerts(ctx, page)
+	must(t, err)
+	alert, err := w.admin.Alert(ctx, alerts[0]["alert_id"].(string))
+	must(t, err)
+	equal(t, alert["alert_id"], alerts[0]["alert_id"])
+	closed, err := w.admin.CloseIncident(ctx, id, "a test")
+	must(t, err)
+	equal(t, []any{closed["incident_id"], closed["status"]}, []any{id, "closed"})
+	within(t, longEnough, "decision and outcome are events", func() bool {
+		decisions, err := w.admin.Decisions(ctx, "", "", page)
+		must(t, err)
+		return len(decisions) > 0 && len(w.outcomes()) > 0
+	})
+	decision, err := w.admin.Decision(ctx, decided.DecisionID)
+	must(t, err)
+	equal(t, decision["decision"], any("require_approval"))
+	for filter, count := range map[[2]string]int{{"", ""}: 1, {w.agent.ID, "run-1"}: 1, {"", "run-2"}: 0, {"another", ""}: 0} {
+		found, err := w.admin.Decisions(ctx, filter[0], filter[1], page)
+		must(t, err)
+		if len(found) != count || count == 1 && found[0]["event_id"] != decided.DecisionID {
+			t.Fatal(filter, found)
+		}
+	}
+	for filter, count := range map[[3]string]int{
+		{"tool_outcome", "", ""}: 1, {"tool_outcome", w.agent.ID, ""}: 1, {"tool_outcome", "another", ""}: 0, {"replay_attempt", "", ""}: 0,
+		{"authorize_decision", "", "run-1"}: 1, {"authorize_decision", "", "run-2"}: 0,
+	} {
+		found, err := w.admin.Events(ctx, filter[0], filter[1], filter[2], page)
+		must(t, err)
+		equal(t, []any{filter, len(found)}, []any{filter, count})
+	}
 }
 
 func TestRealACallThatIsCancelledWhileItWaitsDoesNotRun(t *testing.T) {

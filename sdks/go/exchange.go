@@ -33,9 +33,12 @@ const (
 type pace struct {
 	firstPause time.Duration
 	firstPoll  time.Duration
+	sleep      func(context.Context, time.Duration) error
+	// chance is a number from 0 to below 1.
+	chance func() float64
 }
 
-var usualPace = pace{firstPause: 100 * time.Millisecond, firstPoll: 250 * time.Millisecond}
+var usualPace = pace{firstPause: 100 * time.Millisecond, firstPoll: 250 * time.Millisecond, sleep: sleep, chance: rand.Float64}
 
 type retry int
 
@@ -120,11 +123,12 @@ func exchange[T any](ctx context.Context, client *Client, asked request[T], time
 		if err == nil || !errors.As(err, &failure) {
 			return answer, err
 		}
-		wait := max(pause, min(failure.RetryAfter, longestPause))
+		// Never sooner than the server asked for.
+		wait := max(client.pace.spreadOut(pause), min(failure.RetryAfter, longestPause))
 		if attempt == attempts || !maySendAgain(asked.retry, failure) || time.Until(deadline) <= wait {
 			return none, err
 		}
-		if cause := sleep(ctx, spreadOut(wait)); cause != nil {
+		if cause := client.pace.sleep(ctx, wait); cause != nil {
 			failure.cause = cause
 			return none, failure
 		}
@@ -161,8 +165,8 @@ func sleep(ctx context.Context, pause time.Duration) error {
 	}
 }
 
-func spreadOut(pause time.Duration) time.Duration {
-	return time.Duration(float64(pause) * (1 - spread + 2*spread*rand.Float64()))
+func (p pace) spreadOut(pause time.Duration) time.Duration {
+	return time.Duration(float64(pause) * (1 - spread + 2*spread*p.chance()))
 }
 
 func maySendAgain(how retry, failure *RequestFailed) bool {

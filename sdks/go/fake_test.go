@@ -195,7 +195,10 @@ func (e *fakeEdge) decide(body map[string]any) map[string]any {
 }
 
 func (e *fakeEdge) approval(id string) answer {
-	call := e.calls[id]
+	call, isKnown := e.calls[id]
+	if !isKnown {
+		return answer{status: 404, body: refusal("approval_not_found")}
+	}
 	status := e.statuses[0]
 	if len(e.statuses) > 1 {
 		e.statuses = e.statuses[1:]
@@ -212,6 +215,7 @@ func (e *fakeEdge) approval(id string) answer {
 		"original_action_hash": hashOfCall(call), "is_edited": e.edited != nil, "tool_call": wireOf(call), "edited_tool_call": edited,
 		"approver_group": "release", "approvals_needed": 1, "approved_by": []string{}, "source_trust": "unknown", "reason": "r",
 		"requested_at": later(0), "expires_at": later(900 * time.Second), "expires_in": 900,
+		"edited_by": nil, "user_id": nil, "policy_digest": aHash, "risk_level": "high", "matched_policies": []string{"p"},
 	}}
 }
 

@@ -30,6 +30,7 @@ const longEnough = 60 * time.Second
 
 type program struct {
 	t      testing.TB
+	role   string
 	data   string
 	url    string
 	listen string
@@ -52,14 +53,20 @@ func cleanEnvironment(more ...string) []string {
 
 func startProgram(t testing.TB, environment ...string) *program {
 	t.Helper()
+	made := newProgram(t, "up", environment...)
+	made.start()
+	return made
+}
+
+// newProgram is one that is not started yet. role is the command that it runs: up, control or edge.
+func newProgram(t testing.TB, role string, environment ...string) *program {
+	t.Helper()
 	if os.Getenv("AEGIS_BIN") == "" {
 		t.Skip("AEGIS_BIN names no program")
 	}
 	folder, err := os.MkdirTemp("", "aegis-sdk-go-")
 	must(t, err)
-	made := &program{t: t, data: filepath.Join(folder, "data"), listen: "127.0.0.1:0", environment: environment}
-	made.start()
-	return made
+	return &program{t: t, role: role, data: filepath.Join(folder, "data"), listen: "127.0.0.1:0", environment: environment}
 }
 
 func (p *program) close() {
@@ -73,7 +80,7 @@ func (p *program) close() {
 func (p *program) start() {
 	p.t.Helper()
 	p.log = &bytes.Buffer{}
-	p.process = exec.Command(os.Getenv("AEGIS_BIN"), "up", "--data", p.data, "--listen", p.listen)
+	p.process = exec.Command(os.Getenv("AEGIS_BIN"), p.role, "--data", p.data, "--listen", p.listen)
 	p.process.Env, p.process.Stderr = cleanEnvironment(p.environment...), p.log
 	out, err := p.process.StdoutPipe()
 	must(p.t, err)
@@ -118,8 +125,14 @@ func (p *program) stop() {
 // command runs a command of the program, and gives what it printed.
 func (p *program) command(arguments ...string) string {
 	p.t.Helper()
+	return p.commandWith("", arguments...)
+}
+
+// commandWith is the same with something to read.
+func (p *program) commandWith(input string, arguments ...string) string {
+	p.t.Helper()
 	ran := exec.Command(os.Getenv("AEGIS_BIN"), arguments...)
-	ran.Env = cleanEnvironment()
+	ran.Env, ran.Stdin = cleanEnvironment(p.environment...), strings.NewReader(input)
 	out, err := ran.Output()
 	if err != nil {
 		p.t.Fatalf("%v: %v: %s", arguments, err, out)
@@ -245,23 +258,29 @@ func (w *world) hasOutcomes(expected ...string) {
 	})
 }
 
-func (w *world) hasKind(kind string) bool {
+func (w *world) hasKind(kind string) bool { return w.kinds()[kind] > 0 }
+
+// kinds counts the events of each kind.
+func (w *world) kinds() map[string]int {
+	w.t.Helper()
+	found := map[string]int{}
 	for _, event := range w.events() {
-		if event["kind"] == kind {
-			return true
-		}
+		found[event["kind"].(string)]++
 	}
-	return false
+	return found
 }
 
 // has says whether control has the approval.
-func (w *world) has(id string) bool {
-	_, err := w.approver.Approval(context.Background(), id)
+func (w *world) has(id string) bool { return w.statusOf(id) != "" }
+
+// statusOf gives the approval's status; "" where control does not have it yet.
+func (w *world) statusOf(id string) string {
+	approval, err := w.approver.Approval(context.Background(), id)
 	var failure *aegisagent.RequestFailed
 	if err != nil && (!errors.As(err, &failure) || failure.Code != "approval_not_found") {
 		w.t.Error(err)
 	}
-	return err == nil
+	return approval.Status
 }
 
 // whenAsked has act done by somebody else, once control has the approval.
@@ -295,22 +314,32 @@ func trusted(t testing.TB) context.Context {
 // between stands between the agent and the program: before is done with each request that it lets through.
 func (w *world) between(before func(*http.Request)) *aegisagent.Client {
 	w.t.Helper()
-	return w.proxied(func(proxy *httputil.ReverseProxy) {
+	url := w.proxied(func(proxy *httputil.ReverseProxy) {
 		director := proxy.Director
 		proxy.Director = func(r *http.Request) {
 			director(r)
 			before(r)
 		}
 	})
+	return clientOf(w.t, aegisagent.Config{BaseURL: url, Token: w.agent.AgentToken})
 }
 
 // betweenAnswers is the same for answers.
 func (w *world) betweenAnswers(change func(*http.Response) error) *aegisagent.Client {
 	w.t.Helper()
-	return w.proxied(func(proxy *httputil.ReverseProxy) { proxy.ModifyResponse = change })
+	return clientOf(w.t, aegisagent.Config{BaseURL: w.proxyOf(change), Token: w.agent.AgentToken})
 }
 
-func (w *world) proxied(how func(*httputil.ReverseProxy)) *aegisagent.Client {
+// proxyOf gives the address of a proxy that changes answers.
+func (w *world) proxyOf(change func(*http.Response) error) string {
+	w.t.Helper()
+	return w.proxied(func(proxy *httputil.ReverseProxy) {
+		proxy.ModifyResponse = change
+		proxy.ErrorHandler = func(answer http.ResponseWriter, _ *http.Request, _ error) { answer.WriteHeader(http.StatusBadGateway) }
+	})
+}
+
+func (w *world) proxied(how func(*httputil.ReverseProxy)) string {
 	w.t.Helper()
 	target, err := url.Parse(w.url)
 	must(w.t, err)
@@ -318,5 +347,5 @@ func (w *world) proxied(how func(*httputil.ReverseProxy)) *aegisagent.Client {
 	how(proxy)
 	server := httptest.NewServer(proxy)
 	w.t.Cleanup(server.Close)
-	return clientOf(w.t, aegisagent.Config{BaseURL: server.URL, Token: w.agent.AgentToken})
+	return server.URL
 }

@@ -150,6 +150,13 @@ type Approval struct {
 	RequestedAt        string    `json:"requested_at"`
 	ExpiresAt          string    `json:"expires_at"`
 	ExpiresIn          *int64    `json:"expires_in"`
+	// EditedBy is who edited it last, nil while nobody has; UserID for whom it is done, nil where nobody was named.
+	EditedBy *string `json:"edited_by"`
+	UserID   *string `json:"user_id"`
+	// PolicyDigest, RiskLevel and MatchedPolicies are those of the decision that asks for it.
+	PolicyDigest    string   `json:"policy_digest"`
+	RiskLevel       string   `json:"risk_level"`
+	MatchedPolicies []string `json:"matched_policies"`
 }
 
 // Current is the action that is up for approval: the edited one, if it was edited.
@@ -169,6 +176,8 @@ func readApproval(value any) (Approval, error) {
 		ToolCall: readToolCall(f.fields("tool_call")), ApproverGroup: f.text("approver_group"), ApprovalsNeeded: f.integer("approvals_needed"),
 		ApprovedBy: f.texts("approved_by"), SourceTrust: f.text("source_trust"), Reason: f.text("reason"),
 		RequestedAt: f.text("requested_at"), ExpiresAt: f.text("expires_at"), ExpiresIn: f.maybeSeconds("expires_in"),
+		EditedBy: f.maybeText("edited_by"), UserID: f.maybeText("user_id"), PolicyDigest: f.hash("policy_digest"),
+		RiskLevel: f.text("risk_level"), MatchedPolicies: f.texts("matched_policies"),
 	}
 	if !f.isNull("edited_tool_call") {
 		edited := readToolCall(f.fields("edited_tool_call"))
@@ -253,7 +262,25 @@ func readHold(f fields) Hold {
 	return Hold{f.id("hold_id"), f.text("kind"), f.text("reason"), f.text("by"), f.text("since"), f.maybeText("until")}
 }
 
-// Containment is what holds for an agent or an MCP server. Enforced: every edge that lives has confirmed it; nil in lists.
+// ContainedEdges are the edges of their own that serve the tenant: how many live, how many of those enforce a containment, and which are
+// silent and enforce what they knew. Since is when the last of the live ones began to; nil while one does not.
+type ContainedEdges struct {
+	Live      int64    `json:"live"`
+	Enforcing int64    `json:"enforcing"`
+	Silent    []string `json:"silent"`
+	Since     *string  `json:"since"`
+}
+
+func readContainedEdges(f fields) ContainedEdges {
+	edges := ContainedEdges{Live: f.integer("live"), Enforcing: f.integer("enforcing"), Silent: f.texts("silent")}
+	if !f.isAbsent("since") {
+		since := f.text("since")
+		edges.Since = &since
+	}
+	return edges
+}
+
+// Containment is what holds for an agent or an MCP server. Enforced: every edge that lives has confirmed it; it and Edges are nil in lists.
 type Containment struct {
 	TenantID   string `json:"tenant_id"`
 	TargetType string `json:"target_type"`
@@ -264,6 +291,8 @@ type Containment struct {
 	IssuedAt   string `json:"issued_at"`
 	Verdict    string `json:"verdict"`
 	Enforced   *bool  `json:"enforced"`
+	// Edges of their own.
+	Edges *ContainedEdges `json:"edges"`
 }
 
 func readContainment(value any) (Containment, error) {
@@ -278,6 +307,10 @@ func readContainment(value any) (Containment, error) {
 	if !f.isAbsent("enforced") {
 		enforced := f.flag("enforced")
 		containment.Enforced = &enforced
+	}
+	if !f.isAbsent("edges") {
+		edges := readContainedEdges(f.fields("edges"))
+		containment.Edges = &edges
 	}
 	return containment, f.err()
 }

@@ -48,7 +48,7 @@ type Settings struct {
 	ApprovalTimeout time.Duration
 	// Unreachable is how long the server may be away while an approval is waited for: 30 s where it is 0.
 	Unreachable time.Duration
-	// OnPending is called with the approval that is waited for, to tell somebody of it.
+	// OnPending is called with the approval that is waited for, to tell somebody of it. Where it panics, that is logged and decides nothing.
 	OnPending func(context.Context, ApprovalRef)
 	// ReportOutput reports what the function returned, where it is plain JSON; the server keeps a keyed hash of it alone.
 	ReportOutput bool

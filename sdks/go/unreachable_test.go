@@ -2,6 +2,7 @@ package aegisagent_test
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -69,6 +70,63 @@ func TestNothingFailsOpenForTaintedWorkOrAContainedAgentOrWithoutACredential(t *
 	_, err = protect(t, without, failsOpen(), ran.run)(ctx, note{})
 	deniedAs(t, err, aegisagent.DeniedUnavailable, "unreachable")
 	equal(t, len(ran.ran()), 0)
+}
+
+func TestNothingFailsOpenFromTheWordOfAContainmentToTheWordThatItEnded(t *testing.T) {
+	proof.Of(t, "fail-open")
+	for reason, isContained := range map[string]bool{"agent_frozen": true, "agent_quarantined": true, "agent_revoked": true, "risk_too_high": false} {
+		edge, ran := newFakeEdge(t), &recorder{}
+		client, ctx := clientTo(t, edge.URL), context.Background()
+		protected := protect(t, client, failsOpen(), ran.run)
+		other := protect(t, client, usual, ran.run)
+		away := func() error {
+			edge.always("authorize", serverErrors[500])
+			_, err := protected(ctx, note{"away", 1})
+			return err
+		}
+		must(t, away())
+		edge.set(func() { edge.replace["authorize"] = changed(map[string]any{"decision": "deny", "reason": reason}) })
+		// What is heard in one function's call holds for every function of the client.
+		_, err := other(ctx, note{})
+		deniedAs(t, err, aegisagent.DeniedByPolicy, reason)
+		if !isContained {
+			must(t, away())
+			equal(t, ran.ran(), []note{{"away", 1}, {"away", 1}})
+			continue
+		}
+		for range 2 {
+			deniedAs(t, away(), aegisagent.DeniedUnavailable, "internal")
+		}
+		equal(t, ran.ran(), []note{{"away", 1}})
+		// An answer that is not obeyed is no word on the agent.
+		edge.set(func() { edge.replace["authorize"] = changed(map[string]any{"action_hash": otherHash()}) })
+		_, err = other(ctx, note{})
+		deniedAs(t, err, aegisagent.DeniedUnverified, "action_hash_mismatch")
+		deniedAs(t, away(), aegisagent.DeniedUnavailable, "internal")
+		edge.set(func() { delete(edge.replace, "authorize") })
+		_, err = other(ctx, note{"free", 1})
+		must(t, err)
+		must(t, away())
+		equal(t, ran.ran(), []note{{"away", 1}, {"free", 1}, {"away", 1}})
+	}
+}
+
+func TestNothingFailsOpenOnceThereIsADecision(t *testing.T) {
+	proof.Of(t, "fail-open")
+	for _, where := range []string{"approval", "consume"} {
+		for name, said := range map[string]answer{
+			"500": serverErrors[500], "502": serverErrors[502], "503": serverErrors[503], "504": serverErrors[504], "broken off": broken["broken off"],
+		} {
+			edge, ran, settings := newFakeEdge(t), &recorder{}, failsOpen()
+			edge.decision, settings.Unreachable = "require_approval", 200*time.Millisecond
+			edge.always(where, said)
+			_, err := protect(t, clientTo(t, edge.URL), settings, ran.run)(context.Background(), note{"a", 1})
+			deniedAs(t, fmt.Errorf("%s: %s: %w", where, name, err), aegisagent.DeniedUnavailable, "")
+			if len(ran.ran())+len(edge.sent("outcome")) > 0 {
+				t.Fatal(where, name, ran.ran())
+			}
+		}
+	}
 }
 
 func TestAnEdgeThatIsGoneWhileAnApprovalIsWaitedForIsADenial(t *testing.T) {

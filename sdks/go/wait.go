@@ -3,6 +3,7 @@ package aegisagent
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/http"
 	"strings"
 	"time"
@@ -26,9 +27,7 @@ func (g *guard) approved(ctx context.Context, action *FrozenAction, pending Appr
 		return nil, err
 	}
 	end := time.Now().Add(left + clockGrace)
-	if g.settings.OnPending != nil {
-		g.settings.OnPending(ctx, pending)
-	}
+	g.tell(ctx, pending)
 	approval, err := g.decided(ctx, action, pending, g.sooner(end))
 	if err != nil {
 		return nil, err
@@ -47,6 +46,19 @@ func (g *guard) approved(ctx context.Context, action *FrozenAction, pending Appr
 		return nil, unverified("action_hash_mismatch", "what was consumed is not what was asked for")
 	}
 	return approved, nil
+}
+
+// tell tells whoever wants to know. What they make of it decides nothing; what it panicked with may hold anything, and is not shown.
+func (g *guard) tell(ctx context.Context, pending ApprovalRef) {
+	if g.settings.OnPending == nil {
+		return
+	}
+	defer func() {
+		if recover() != nil {
+			slog.Warn("aegisagent: OnPending panicked; the approval is waited for", "approval", pending.ApprovalID)
+		}
+	}()
+	g.settings.OnPending(ctx, pending)
 }
 
 // decided looks at the approval until it is approved. Until then a 404 means that control has not seen it yet.
@@ -72,7 +84,7 @@ func (g *guard) decided(ctx context.Context, action *FrozenAction, pending Appro
 		if remaining <= 0 {
 			return Approval{}, denied(DeniedByApprover, "approval_timeout", "nobody decided in time")
 		}
-		if cause := sleep(ctx, min(spreadOut(pause), remaining)); cause != nil {
+		if cause := g.client.pace.sleep(ctx, min(g.client.pace.spreadOut(pause), remaining)); cause != nil {
 			return Approval{}, deniedBy(noAnswer(cause), false)
 		}
 		pause = min(time.Duration(float64(pause)*pollGrowth), longestPoll)

@@ -42,12 +42,16 @@ func rowOf(samples []time.Duration) row {
 }
 
 func timed(work func(), count int) []time.Duration {
+	return timedUntil(func() time.Time { work(); return time.Now() }, count)
+}
+
+// timedUntil times work up to the moment that it names.
+func timedUntil(work func() time.Time, count int) []time.Duration {
 	samples := make([]time.Duration, count)
 	runtime.GC()
 	for place := range samples {
 		began := time.Now()
-		work()
-		samples[place] = time.Since(began)
+		samples[place] = work().Sub(began)
 	}
 	return samples
 }
@@ -64,8 +68,8 @@ type update struct {
 	Email string `json:"email"`
 }
 
-// bare sends the same requests by net/http alone: authorize, and what came of it.
-func bare(url string, token *aegisagent.Secret) func() {
+// bare sends the same requests by net/http alone: authorize, and what came of it. It gives when the one was answered, and the other.
+func bare(url string, token *aegisagent.Secret) func() (authorized, reported time.Time) {
 	client := &http.Client{Transport: &http.Transport{Proxy: nil}}
 	post := func(path string, body map[string]any, status int) map[string]any {
 		text, err := json.Marshal(body)
@@ -86,7 +90,7 @@ func bare(url string, token *aegisagent.Secret) func() {
 		}
 		return found
 	}
-	return func() {
+	return func() (authorized, reported time.Time) {
 		decision := post("/v1/authorize", map[string]any{
 			"agent":     map[string]any{"id": "bot"},
 			"tool_call": map[string]any{"tool": "crm", "action": "update_customer", "resource": "customer-1", "mutates_state": true, "parameters": update{"1", "dana@example.test"}},
@@ -95,19 +99,29 @@ func bare(url string, token *aegisagent.Secret) func() {
 		if decision["decision"] != "allow" {
 			panic(decision["reason"])
 		}
+		authorized = time.Now()
 		post(fmt.Sprintf("/v1/decisions/%s/outcome", decision["decision_id"]), map[string]any{"status": "ok", "executed_hash": decision["action_hash"]}, 201)
+		return authorized, time.Now()
 	}
 }
 
-func protected(url string, token *aegisagent.Secret, resource string) func(context.Context) {
+// whenKey is where a call's context has the place to note when the function ran.
+type whenKey struct{}
+
+// protected gives the same two moments: when the function ran, and when that was reported.
+func protected(url string, token *aegisagent.Secret, resource string) func(context.Context) (authorized, reported time.Time) {
 	client, err := aegisagent.New(aegisagent.Config{BaseURL: url, Token: token})
 	check(err)
 	function, err := aegisagent.Protect(client, aegisagent.Settings{Tool: "crm", Action: "update_customer", Resource: resource},
-		func(context.Context, update) (int, error) { return 0, nil })
+		func(ctx context.Context, _ update) (int, error) {
+			*ctx.Value(whenKey{}).(*time.Time) = time.Now()
+			return 0, nil
+		})
 	check(err)
-	return func(ctx context.Context) {
-		_, err := function(ctx, update{"1", "dana@example.test"})
+	return func(ctx context.Context) (authorized, reported time.Time) {
+		_, err := function(context.WithValue(ctx, whenKey{}, &authorized), update{"1", "dana@example.test"})
 		check(err)
+		return authorized, time.Now()
 	}
 }
 
@@ -117,20 +131,30 @@ func working(run string) context.Context {
 	return ctx
 }
 
-// compare measures the two in turn, so that the machine's mood falls on both.
-func compare(url string, token *aegisagent.Secret) map[string]row {
+// compare measures the two in turn, so that the machine's mood falls on both: up to the leave to run, and with the outcome.
+func compare(url string, token *aegisagent.Secret) map[string]map[string]row {
 	ctx, call := working("protected"), protected(url, token, "customer-1")
-	works := map[string]func(){"bare": bare(url, token), "protect": func() { call(ctx) }}
-	samples := map[string][]time.Duration{}
-	for range rounds {
-		for name, work := range works {
-			if samples[name] == nil {
-				timed(work, warmUp)
-			}
-			samples[name] = append(samples[name], timed(work, calls)...)
-		}
+	works := map[string]func() (authorized, reported time.Time){
+		"bare": bare(url, token), "protect": func() (authorized, reported time.Time) { return call(ctx) },
 	}
-	return map[string]row{"bare": rowOf(samples["bare"]), "protect": rowOf(samples["protect"])}
+	found := map[string]map[string]row{}
+	for what, moment := range map[string]func(authorized, reported time.Time) time.Time{
+		"authorize_alone": func(authorized, _ time.Time) time.Time { return authorized },
+		"with_outcome":    func(_, reported time.Time) time.Time { return reported },
+	} {
+		samples := map[string][]time.Duration{}
+		for range rounds {
+			for name, work := range works {
+				until := func() time.Time { return moment(work()) }
+				if samples[name] == nil {
+					timedUntil(until, warmUp)
+				}
+				samples[name] = append(samples[name], timedUntil(until, calls)...)
+			}
+		}
+		found[what] = map[string]row{"bare": rowOf(samples["bare"]), "protect": rowOf(samples["protect"])}
+	}
+	return found
 }
 
 // atOnce gives calls a second of many goroutines on one client, with the outcomes.
@@ -221,12 +245,15 @@ func main() {
 	fmt.Println("\nwritten to bench/out/sdk-go.json")
 }
 
-func show(compared map[string]row, perSecond float64, canonical map[string]map[string]row) {
+func show(compared map[string]map[string]row, perSecond float64, canonical map[string]map[string]row) {
 	fmt.Printf("%-46s%10s%10s\n", "Go", "p50 µs", "p99 µs")
-	for _, name := range []string{"bare", "protect"} {
-		fmt.Printf("%-46s%10.0f%10.0f\n", "with outcome, "+name, compared[name].P50, compared[name].P99)
+	for _, what := range []string{"authorize_alone", "with_outcome"} {
+		taken := compared[what]
+		for _, name := range []string{"bare", "protect"} {
+			fmt.Printf("%-46s%10.0f%10.0f\n", strings.ReplaceAll(what, "_", " ")+", "+name, taken[name].P50, taken[name].P99)
+		}
+		fmt.Printf("%-46s%10.0f\n", "  protect adds", taken["protect"].P50-taken["bare"].P50)
 	}
-	fmt.Printf("%-46s%10.0f\n", "  protect adds", compared["protect"].P50-compared["bare"].P50)
 	fmt.Printf("%-46s%10.0f\n", "32 tasks on one client, calls with outcome/s", perSecond)
 	for _, size := range []string{"1 KiB", "100 KiB"} {
 		for _, name := range []string{"jcs.Transform(text)", "Canonicalize(text)", "CanonicalizeValue(value)"} {

@@ -80,6 +80,68 @@ func TestEveryExportHasItsVerdict(t *testing.T) {
 	}
 }
 
+// judged is what a program says of a case: valid or self-consistent (0), invalid (1), bad input or keys that are refused (2).
+func judged(roots []string, input []byte) (exit int, report any, err error) {
+	var pinned *receipts.Roots
+	if len(roots) > 0 {
+		if pinned, err = receipts.ReadRoots(roots...); err != nil {
+			var config *aegisagent.ConfigError
+			if errors.As(err, &config) {
+				return 2, nil, nil
+			}
+			return 0, nil, err
+		}
+	}
+	found, err := receipts.VerifyExport(bytes.NewReader(input), pinned)
+	var refused *receipts.BadInput
+	if errors.As(err, &refused) {
+		return 2, nil, nil
+	}
+	if err != nil {
+		return 0, nil, err
+	}
+	text, err := json.Marshal(found)
+	if err != nil {
+		return 0, nil, err
+	}
+	var said object
+	if err := json.Unmarshal(text, &said); err != nil {
+		return 0, nil, err
+	}
+	if failure, isThere := said["failure"].(object); isThere {
+		delete(failure, "message")
+	}
+	if found.Verdict == receipts.Invalid {
+		exit = 1
+	}
+	return exit, said, nil
+}
+
+func TestEveryCaseOfTheCorpusHasItsReport(t *testing.T) {
+	proof.Of(t, "verify-receipts")
+	text, err := os.ReadFile(corpus + "cases.jsonl")
+	must(t, err)
+	lines := bytes.Split(bytes.TrimSpace(text), []byte("\n"))
+	if len(lines) < 950 {
+		t.Fatalf("%d cases", len(lines))
+	}
+	for _, line := range lines {
+		var one struct {
+			ID     string   `json:"id"`
+			Roots  []string `json:"roots"`
+			Input  []byte   `json:"input"`
+			Exit   int      `json:"exit"`
+			Report any      `json:"report"`
+		}
+		must(t, json.Unmarshal(line, &one))
+		exit, report, err := judged(one.Roots, one.Input)
+		must(t, err)
+		if exit != one.Exit || !reflect.DeepEqual(report, one.Report) {
+			t.Errorf("%s: %d %v, expected %d %v", one.ID, exit, report, one.Exit, one.Report)
+		}
+	}
+}
+
 // Forged exports beyond the corpus, hashed and signed rightly where that is not the point.
 
 var (
