@@ -73,7 +73,8 @@ class Commands(unittest.TestCase):
         return up
 
     def test_the_commands_lead_from_an_idea_to_an_active_rule(self):
-        write, tests, editor, start, act, wait, history, why, activate, own, speed = BLOCK.findall(TEXT)
+        blocks = [text for language, text in BLOCK.findall(TEXT) if language == "sh"]
+        write, tests, editor, start, act, wait, history, why, activate, own, speed = blocks
         self.assertIn("ok    my-rules/many-cards/rule.sql MY-0001 v1", self.run_block(write))
         said = self.run_block(tests)
         self.assertRegex(said, r"many-cards\n  ok    fires .*\n  ok    silent ")
