@@ -6,159 +6,27 @@ import threading
 import time
 
 import pytest
+from answers import (
+    AUTHORIZE,
+    BROKEN,
+    CONSUME,
+    FOREVER,
+    GARBAGE,
+    OTHER,
+    POLL,
+    SERVER_ERRORS,
+    answers,
+    assert_denied,
+    broken_off,
+    cases,
+    changed,
+    encoded,
+    oversized,
+    redirect,
+    within,
+)
 
 import aegisagent
-from aegisagent import _endpoints, _exchange, canon
-
-OTHER = canon.action_hash("crm", "update_note", "customer-1", True, {"note": "swapped", "amount": 1})
-FOREVER = 30
-
-
-def changed(**fields):
-    return lambda honest: (honest[0], honest[1] | fields)
-
-
-def within(name, **fields):
-    return lambda honest: (honest[0], honest[1] | {name: honest[1][name] | fields})
-
-
-def without(name):
-    return lambda honest: (honest[0], {key: value for key, value in honest[1].items() if key != name})
-
-
-def redirect(handler):
-    handler.reply(307, b"{}", [("location", "http://127.0.0.1:1/v1/authorize")])
-
-
-def encoded(handler):
-    handler.reply(200, b"\x1f\x8b", [("content-encoding", "gzip")])
-
-
-def oversized(handler):
-    handler.send_response(200)
-    handler.end_headers()
-    for _ in range(200):
-        handler.wfile.write(b" " * (1 << 16))
-
-
-def broken_off(handler):
-    handler.send_response(200)
-    handler.send_header("content-length", "1000")
-    handler.end_headers()
-    handler.wfile.write(b'{"decision": "allow"')
-
-
-def not_http(handler):
-    handler.wfile.write(b"allow\r\n\r\n")
-
-
-def head_without_end(handler):
-    handler.wfile.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n")
-
-
-def endless_head(handler):
-    handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
-    for number in range(1 << 14):
-        handler.wfile.write(b"x-%d: " % number + b"x" * 100 + b"\r\n")
-
-
-def upgrade(handler):
-    handler.wfile.write(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\nallow")
-
-
-def broken_chunk(handler):
-    handler.wfile.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n{}\r\n")
-
-
-def short_chunk(handler):
-    handler.wfile.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nff\r\n{}")
-
-
-def slow(handler):
-    time.sleep(FOREVER)
-
-
-def dripped_head(handler):
-    for byte in b"HTTP/1.1 200 OK\r\nx-header: " + b"x" * 1000:
-        handler.wfile.write(bytes([byte]))
-        time.sleep(0.1)
-
-
-def dripped_body(handler):
-    handler.send_response(200)
-    handler.end_headers()
-    for _ in range(1000):
-        handler.wfile.write(b" ")
-        time.sleep(0.1)
-
-
-GARBAGE = {
-    "no JSON": (200, b"<html>allow</html>"), "empty": (200, b""), "null": (200, b"null"), "a list": (200, []), "a word": (200, b'"allow"'),
-    "a key twice": (200, b'{"decision":"deny","decision":"allow"}'), "not UTF-8": (200, b"\xff\xfe{}"), "an empty object": (200, {}),
-    "201": lambda honest: (201, honest[1]), "204": (204, b""), "302": redirect, "encoded": encoded, "oversized": oversized,
-}  # fmt: skip
-SERVER_ERRORS = {
-    "500": (500, {"error": {"code": "internal", "message": "m"}}), "500 with a page": (500, b"<html>"), "502": (502, b"bad gateway"),
-    "503": (503, {"error": {"code": "busy", "message": "m"}}), "504": (504, b"<html>"), "429": (429, {"error": {"code": "rate_limited", "message": "m"}}),
-    "401": (401, {"error": {"code": "invalid_token", "message": "m"}}), "403": (403, {"error": {"code": "wrong_role", "message": "m"}}),
-    "404": (404, {"error": {"code": "unknown_route", "message": "m"}}), "408": (408, {"error": {"code": "body_too_slow", "message": "m"}}),
-    "409": (409, {"error": {"code": "replay_nonce_reused", "message": "m"}}), "418": (418, {"error": "teapot"}),
-}  # fmt: skip
-BROKEN = {
-    "broken off": broken_off, "no HTTP": not_http, "slow": slow, "dripped head": dripped_head, "dripped body": dripped_body,
-    "a head without end": head_without_end, "an endless head": endless_head, "a broken chunk": broken_chunk, "a chunk too short": short_chunk,
-    "an upgrade": upgrade,
-}  # fmt: skip
-
-AUTHORIZE = {
-    "an unknown decision": (changed(decision="maybe"), "unknown_decision"), "a decision in capitals": (changed(decision="ALLOW"), "unknown_decision"),
-    "a decision that is true": (changed(decision=True), "bad_reply"), "no decision": (without("decision"), "bad_reply"),
-    "another action's hash": (changed(action_hash=OTHER), "action_hash_mismatch"), "a hash in capitals": (changed(action_hash="AB" * 32), "bad_reply"),
-    "no hash": (without("action_hash"), "bad_reply"), "a dry run": (changed(dry_run=True), "bad_reply"),
-    "another canonical form": (within("receipt", canon_version="aegis-jcs-2"), "bad_reply"),
-    "no receipt": (within("receipt", receipt_hash=None), "receipt_missing"), "a receipt that is none": (within("receipt", receipt_hash="x"), "bad_reply"),
-    "an allow with an approval": (
-        changed(approval={"approval_id": "i", "status": "PENDING", "approver_group": "g", "expires_at": "x", "action_hash": OTHER}), "bad_reply"),
-    "an approval that is missing": (changed(decision="require_approval"), "bad_reply"),
-    "no word of an approval": (without("approval"), "bad_reply"), "an id that leads elsewhere": (changed(decision_id=".."), "bad_reply"),
-    "no word of the last receipt": (lambda honest: (200, honest[1] | {"receipt": {
-        name: value for name, value in honest[1]["receipt"].items() if name != "prev_receipt_hash"}}), "bad_reply"),
-    "a label that was loosened": (changed(root_trust_level="trusted_internal_signed"), "trust_loosened"),
-}  # fmt: skip
-POLL = {
-    "another action's hash": (changed(action_hash=OTHER), "bad_reply"), "another original": (changed(original_action_hash=OTHER), "bad_reply"),
-    "an unknown status": (changed(status="YES"), "unknown_status"), "a status in lower case": (changed(status="approved"), "unknown_status"),
-    "another approval": (changed(approval_id="other"), "action_hash_mismatch"), "no status": (without("status"), "bad_reply"),
-    "another action": (within("tool_call", parameters={"note": "swapped", "amount": 1}), "bad_reply"),
-    "edited, and not": (changed(is_edited=True), "bad_reply"), "no word of an edit": (without("edited_tool_call"), "bad_reply"),
-    "another action, hashed rightly": (
-        lambda honest: (200, honest[1] | {
-            "action_hash": OTHER, "original_action_hash": OTHER,
-            "tool_call": honest[1]["tool_call"] | {"parameters": {"note": "swapped", "amount": 1}}}),
-        "action_hash_mismatch"),
-}  # fmt: skip
-CONSUME = {
-    "another action's hash": (changed(action_hash=OTHER), "action_hash_mismatch"), "another approval": (changed(approval_id="x"), "action_hash_mismatch"),
-    "another status": (changed(status="pending"), "action_hash_mismatch"), "no hash": (without("action_hash"), "bad_reply"),
-}  # fmt: skip
-
-
-def assert_denied(edge, mode, recorder, kind, code=None, timeout_s=2.0):
-    with pytest.raises(aegisagent.Denied) as denied:
-        mode.run(edge.url, lambda protect: protect(recorder, unreachable_s=0.2)("a"), timeout_s=timeout_s)
-    assert recorder.calls == []
-    assert edge.sent("outcome") == []
-    assert isinstance(denied.value, kind), denied.value
-    assert code is None or denied.value.code == code
-    return denied.value
-
-
-def cases(table):
-    return pytest.mark.parametrize(("change", "code"), table.values(), ids=table.keys())
-
-
-def answers(*tables):
-    return pytest.mark.parametrize("answer", [a for t in tables for a in t.values()], ids=[name for t in tables for name in t])
 
 
 @pytest.mark.feature("hostile-hash")
@@ -264,117 +132,6 @@ def test_nobody_listening_is_a_denial(mode, recorder):
         mode.call(url, recorder, "a")
     assert denied.value.code == "unreachable"
     assert recorder.calls == []
-
-
-@pytest.mark.feature("retries")
-def test_an_authorize_call_is_repeated_word_for_word_and_only_so_often(edge, mode, recorder):
-    edge.replace["authorize"] = (503, {"error": {"code": "busy", "message": "m"}})
-    assert_denied(edge, mode, recorder, aegisagent.DeniedUnavailable, "busy")
-    asked = edge.sent("authorize")
-    assert len(asked) == 3
-    assert asked[0] == asked[1] == asked[2]
-    assert asked[0]["request_id"]
-
-
-def pauses_of(request, *failures, timeout_s=60.0):
-    """How long a call pauses after each of these failures."""
-    steps = _exchange.exchange(request, lambda: aegisagent.Secret("x" * 40), timeout_s)
-    next(steps)
-    pauses = []
-    for failure in failures:
-        pauses.append(steps.throw(failure).seconds)
-        next(steps)
-    return pauses
-
-
-@pytest.mark.feature("retries")
-@pytest.mark.parametrize("spread", [0.8, 1.2])
-def test_a_pause_is_spread_and_never_shorter_than_what_was_asked_for(monkeypatch, spread):
-    monkeypatch.setattr(_exchange, "FIRST_PAUSE_S", 0.1)
-    monkeypatch.setattr(_exchange.random, "uniform", lambda low, high: {0.8: low, 1.2: high}[spread])
-    request = _endpoints.summary()
-    for asked_s, first_s, second_s in ((0, 0.1 * spread, 0.2 * spread), (1, 1.0, 1.0), (2, 2.0, 2.0), (900, 2.0, 2.0)):
-        busy = aegisagent.ApiError(503, "busy", "m", retry_after_s=asked_s)
-        assert pauses_of(request, busy, busy) == pytest.approx([first_s, second_s])
-    with pytest.raises(aegisagent.ApiError):
-        pauses_of(request, aegisagent.ApiError(503, "busy", "m", retry_after_s=2), timeout_s=1.9)
-
-
-@pytest.mark.feature("retries")
-def test_only_a_request_id_that_says_something_makes_authorize_repeatable(edge):
-    call = aegisagent.ToolCall("crm", "a", None, True, {})
-    edge.replace["authorize"] = (503, {"error": {"code": "busy", "message": "m"}})
-    for request_id, times in (("one", 3), ("", 1), (None, 1)):
-        edge.seen.clear()
-        with aegisagent.Client(edge.url, "x" * 40) as client, pytest.raises(aegisagent.ApiError):
-            client.authorize(call, request_id=request_id)
-        assert [asked.get("request_id") for asked in edge.sent("authorize")] == [request_id or None] * times
-
-
-CALL = aegisagent.ToolCall("crm", "a", None, True, {})
-SAFE = {
-    "authorize with a key": lambda client: client.authorize(CALL, request_id="one"), "consume": lambda client: client.consume("i", OTHER),
-    "outcome": lambda client: client.outcome("d", "ok"), "register": lambda client: client.register("k", "K", environment="e", risk_tier="low"),
-    "put a tool": lambda client: client.put_tool({"tool": "t"}), "an approval": lambda client: client.approval("i"),
-    "approvals": lambda client: client.approvals(), "containment": lambda client: client.containment(), "a receipt": lambda client: client.receipt("r"),
-}  # fmt: skip
-UNSAFE = {
-    "authorize without a key": lambda client: client.authorize(CALL), "approve": lambda client: client.approve("i"),
-    "reject": lambda client: client.reject("i"), "edit": lambda client: client.edit("i", CALL), "freeze": lambda client: client.freeze_agent("a", "r"),
-    "unfreeze": lambda client: client.unfreeze_agent("a", "r"), "revoke": lambda client: client.revoke_agent("a", "r"),
-    "quarantine": lambda client: client.quarantine_mcp_server("m", "r"), "restore": lambda client: client.restore_mcp_server("m", "r"),
-    "close an incident": lambda client: client.close_incident("i"),
-}  # fmt: skip
-# What comes, and how often each kind of call is then sent: one that can be repeated, and one that must not take effect twice.
-TIMES = {
-    "cut off": (lambda _honest: broken_off, 3, 1), "503 busy": (SERVER_ERRORS["503"], 3, 1), "429": (SERVER_ERRORS["429"], 3, 3),
-    "503 control_busy": ((503, {"error": {"code": "control_busy", "message": "m"}}), 3, 3),
-    "503 receipt_unavailable": ((503, {"error": {"code": "receipt_unavailable", "message": "m"}}), 3, 3),
-    "500": (SERVER_ERRORS["500"], 1, 1), "502": (SERVER_ERRORS["502"], 1, 1), "504": (SERVER_ERRORS["504"], 1, 1), "garbage": (GARBAGE["no JSON"], 1, 1),
-}  # fmt: skip
-
-
-@pytest.mark.feature("retries")
-@pytest.mark.parametrize(("answer", "safe", "unsafe"), TIMES.values(), ids=TIMES.keys())
-def test_each_call_is_sent_as_often_as_nothing_can_take_effect_twice(edge, answer, safe, unsafe):
-    edge.calls["i"] = ({}, OTHER)
-    for name in ("authorize", "approval", "consume", "outcome", "other"):
-        edge.replace[name] = answer
-    with aegisagent.Client(edge.url, "x" * 40) as client:
-        for calls, times in ((SAFE, safe), (UNSAFE, unsafe)):
-            for name, call in calls.items():
-                edge.seen.clear()
-                with pytest.raises(aegisagent.RequestFailed):
-                    call(client)
-                assert len(edge.seen) == times, name
-                assert {body for _, body, _ in edge.seen} == {edge.seen[0][1]}, "the same bytes each time"
-
-
-@pytest.mark.feature("retries")
-def test_what_was_not_sent_is_sent_again_whatever_it_is():
-    unsafe = _endpoints.decide("i", "approve", {})
-    not_sent = aegisagent.Unreachable("unreachable", "m", sent=False)
-    assert len(pauses_of(unsafe, not_sent, not_sent)) == 2
-    with pytest.raises(aegisagent.Unreachable):
-        pauses_of(unsafe, not_sent, aegisagent.Unreachable("no_answer", "m"))
-    with pytest.raises(aegisagent.Unreachable):
-        pauses_of(_endpoints.export(), not_sent)
-
-
-@pytest.mark.feature("retries")
-def test_a_consume_that_no_server_could_do_yet_is_repeated_under_its_one_key(edge, mode, recorder):
-    edge.decision = "require_approval"
-    keys = set()
-    for code in ("control_busy", "receipt_unavailable", "receipt_pending", "control_unreachable", "store_unavailable"):
-        edge.seen.clear()
-        edge.replace["consume"] = (503, {"error": {"code": code, "message": "m"}})
-        denied = assert_denied(edge, mode, recorder, aegisagent.DeniedUnavailable, code)
-        assert denied.code == code
-        asked = edge.sent("consume")
-        assert len(asked) == 3
-        assert asked[0] == asked[1] == asked[2]
-        keys.add(asked[0]["request_id"])
-    assert len(keys) == 5, "each call has a key of its own"
 
 
 def cut_off(times):
