@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aegis_bus::{Message, Stream, subject};
+use aegis_keys::sign_notice;
 use aegis_ledger::Draft;
 use aegis_model::{EventKind, Phase, RuleRecord, SecurityEvent, TenantId, Timestamp, partition_of};
 use aegis_store::{NewRuleVersion, RuleChange, RuleRefusal};
@@ -51,7 +52,7 @@ impl ToldRules {
 }
 
 impl Control {
-    /// Puts into the log what stands of all tenants' own rules, unless this process has done so. What was told by an earlier one is told again: detection
+    /// Puts into the log, signed, what stands of all tenants' own rules, unless this process has done so. What was told by an earlier one is told again: detection
     /// may have lost it, and takes no revision twice.
     async fn tell_rules(&self) -> Result<(), Problem> {
         let mut told = self.rules.told.lock().await;
@@ -64,7 +65,7 @@ impl Control {
                 let id = format!("ruleset-{tenant}-{}-{}-{}", rule.rule_id, rule.revision, self.start);
                 let (rule_id, revision, hash, text) = (rule.rule_id, rule.revision, rule.hash, rule.text);
                 let record = RuleRecord { tenant_id: tenant.clone(), rule_id, revision, hash, text };
-                let payload = serde_json::to_vec(&record).map_err(Problem::internal)?;
+                let payload = sign_notice(&self.key, &record).map_err(Problem::internal)?;
                 let message = Message::new(subject::ruleset(partition_of(&tenant)), payload).with_id(id);
                 for result in self.bus.publish(Stream::Ase, vec![message]).await {
                     result.map_err(|error| {

@@ -8,16 +8,18 @@ use std::time::Duration;
 
 use aegis_bus::{Bus, Stream};
 use aegis_control::rule_change_by_operator;
+use aegis_keys::{KeyRing, verify_notice};
 use aegis_model::{EventKind, RuleRecord};
 use aegis_store::{OutboxRow, RuleChange};
 use house::{House, rule_version};
 use serde_json::{Value, json};
 
-/// Tenant and text of the records in the log, in its order.
+/// Tenant and text of the records in the log, in its order, each signed by control.
 async fn records(house: &House) -> Vec<(String, String)> {
     let mut subscription = house.bus.subscribe(Stream::Ase, "ruleset.*", 0).await.unwrap();
     let delivered = subscription.next_batch(100, Duration::from_millis(50)).await.unwrap();
-    let read = |payload: &[u8]| serde_json::from_slice::<RuleRecord>(payload).unwrap();
+    let ring = KeyRing::new([house.control_key.verifying_key()]);
+    let read = |payload: &[u8]| verify_notice::<RuleRecord>(&ring, payload).unwrap().0;
     delivered.iter().map(|d| read(&d.payload[..])).map(|record| (record.tenant_id.to_string(), record.text)).collect()
 }
 

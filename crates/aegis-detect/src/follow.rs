@@ -94,7 +94,7 @@ pub(crate) async fn run(
     config: WorkerConfig,
     shared: &Shared,
 ) {
-    let own = Own::new(rules.common(), config.texts.clone());
+    let own = Own::new(rules.common(), config.texts.clone(), config.control.clone());
     let mut running = Running {
         bus,
         stage: VerifyStage::new(ring.clone(), LaneHeads::default()),

@@ -1,11 +1,13 @@
-//! What tenants have of their own: rules that come and change while detection runs, each by a record in the log, from its place on.
-//! Promises that other rules keep their state, that a rule finds its window filled before it acts, and that nothing of before its record raises an alert.
+//! What tenants have of their own: rules that come and change while detection runs, each by a record in the log that control signed, from its place
+//! on. Promises that other rules keep their state, that a rule finds its window filled before it acts, that nothing of before its record raises an
+//! alert, and that a record which is not control's changes nothing.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
 use aegis_bus::{BusError, Delivered, Stream, subject};
+use aegis_keys::{KeyError, KeyRing, Scope, verify_notice};
 use aegis_model::{Retraction, RuleMode, RuleRecord, SecurityEvent, TenantId, Timestamp, partition_of};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -23,8 +25,11 @@ use crate::schema::EventBatch;
 use crate::scope::Scope;
 use crate::shape::Shape;
 use crate::verify::chain_broken_event;
-use crate::wire::read;
+use crate::wire::{dead_letter, read};
 use crate::worker::{Shared, WorkerStats};
+
+/// Why a record without a signature is none.
+const UNSIGNED: &str = "it is not signed: a control plane of before records were signed wrote it, or somebody else did; what stands is told again, signed, at each start of the control plane";
 
 /// A tenant's own rule, checked and planned.
 #[derive(Debug)]
@@ -50,6 +55,9 @@ pub(crate) struct KnownRule {
     hash: String,
     /// Matches of before are none.
     since: Timestamp,
+    /// False of one that was taken before records were signed: its revision is nobody's word.
+    #[serde(default)]
+    is_signed: bool,
 }
 
 /// Which versions stand, by tenant and rule id.
@@ -57,12 +65,14 @@ pub(crate) struct KnownRule {
 pub(crate) struct Own {
     common: CommonRules,
     texts: Option<Arc<dyn RuleTexts>>,
+    /// Whose records are taken.
+    control: KeyRing,
     known: BTreeMap<(TenantId, String), KnownRule>,
 }
 
 impl Own {
-    pub(crate) fn new(common: CommonRules, texts: Option<Arc<dyn RuleTexts>>) -> Self {
-        Self { common, texts, known: BTreeMap::new() }
+    pub(crate) fn new(common: CommonRules, texts: Option<Arc<dyn RuleTexts>>, control: KeyRing) -> Self {
+        Self { common, texts, control, known: BTreeMap::new() }
     }
 
     pub(crate) fn known(&self) -> Vec<KnownRule> {
@@ -93,6 +103,40 @@ impl Own {
             self.known.insert((rule.tenant_id.clone(), rule.rule_id.clone()), rule);
         }
         Ok(())
+    }
+
+    /// The record in a message, if control signed it, it stands under its own subject, and is what its hash says.
+    fn record_of(&self, delivered: &Delivered) -> Result<RuleRecord, String> {
+        let value = aegis_canon::parse_strict(&delivered.payload).map_err(|error| error.to_string())?;
+        if value.get("signature").is_none() {
+            return Err(UNSIGNED.to_owned());
+        }
+        let verified = verify_notice::<RuleRecord>(&self.control, &delivered.payload);
+        let (record, signer) = verified.map_err(|error| error.to_string())?;
+        if signer.scope != Scope::Any {
+            return Err(KeyError::UnknownKey(signer.key.key_id().to_owned()).to_string());
+        }
+        if subject::ruleset(partition_of(&record.tenant_id)) != delivered.subject {
+            return Err(format!("its tenant does not belong under the subject {}", delivered.subject));
+        }
+        if aegis_canon::sha256_hex(record.text.as_bytes()) != record.hash {
+            return Err("its text is not what its hash says".to_owned());
+        }
+        Ok(record)
+    }
+
+    /// True if a record says nothing new. A version that was taken before records were signed is what control says of it, whatever revision the one who
+    /// wrote it chose.
+    fn is_known(&mut self, place: &(TenantId, String), revision: i64, hash: &str) -> bool {
+        let Some(known) = self.known.get_mut(place) else { return false };
+        if known.is_signed {
+            return known.revision >= revision;
+        }
+        let is_the_same = known.hash == hash;
+        if is_the_same {
+            (known.revision, known.is_signed) = (revision, true);
+        }
+        is_the_same
     }
 }
 
@@ -232,18 +276,18 @@ impl RunningRule {
 impl Running {
     /// Takes a record of a tenant's own rule. Nothing has changed where it fails.
     pub(crate) async fn take_rule(&mut self, delivered: &Delivered, shared: &Shared) -> Result<(), DetectError> {
-        let Some(RuleRecord { tenant_id, rule_id, revision, hash, text }) = record_of(delivered) else {
-            tracing::error!(seq = delivered.seq, "a record of rules is none; it changes nothing");
-            return Ok(());
+        let RuleRecord { tenant_id, rule_id, revision, hash, text } = match self.own.record_of(delivered) {
+            Ok(record) => record,
+            Err(reason) => return self.refuse_rule(delivered, &reason, shared).await,
         };
         let place = (tenant_id.clone(), rule_id.clone());
-        if self.own.known.get(&place).is_some_and(|known| known.revision >= revision) {
+        if self.own.is_known(&place, revision, &hash) {
             return Ok(());
         }
         // What rules have put off is of the time before.
         self.catch_up(shared).await?;
         let started = self.clock.now();
-        let mut known = KnownRule { tenant_id, rule_id, revision, hash, since: delivered.bus_ts };
+        let mut known = KnownRule { tenant_id, rule_id, revision, hash, since: delivered.bus_ts, is_signed: true };
         let output = match self.own.common.own(&known.tenant_id, &text) {
             Ok(own) if own.rule.header.id == known.rule_id => {
                 known.since = self.knows_its_window_from(&own, delivered.bus_ts);
@@ -263,6 +307,19 @@ impl Running {
         self.tell(WorkerStats::default(), output, Vec::new(), started, shared).await?;
         self.own.known.insert(place, known);
         Ok(())
+    }
+
+    /// What is no record of control's changes nothing: what stood stands. It is counted, told in the log of this process, and put aside with its reason.
+    async fn refuse_rule(&mut self, delivered: &Delivered, reason: &str, shared: &Shared) -> Result<(), DetectError> {
+        tracing::error!(
+            seq = delivered.seq,
+            subject = %delivered.subject,
+            reason,
+            "a record of a tenant's own rule is refused, and what stood stands; who may publish there?"
+        );
+        let dead = dead_letter(delivered, &format!("a record of a tenant's own rule is refused: {reason}"));
+        let seen = WorkerStats { malformed: 1, rule_records_refused: 1, ..WorkerStats::default() };
+        self.tell(seen, TickOutput::default(), vec![dead], self.clock.now(), shared).await
     }
 
     /// From when on a rule that comes at this time knows all of its window: at once, unless it is longer than what detection keeps of the tenant, or
@@ -300,13 +357,4 @@ impl Running {
         }
         Ok(events)
     }
-}
-
-/// The record in a message, if it is one, stands under its own subject, and is what its hash says.
-fn record_of(delivered: &Delivered) -> Option<RuleRecord> {
-    let value = aegis_canon::parse_strict(&delivered.payload).ok()?;
-    let record: RuleRecord = serde_json::from_value(value).ok()?;
-    let is_its_place = subject::ruleset(partition_of(&record.tenant_id)) == delivered.subject;
-    let is_its_text = aegis_canon::sha256_hex(record.text.as_bytes()) == record.hash;
-    (is_its_place && is_its_text).then_some(record)
 }

@@ -103,6 +103,7 @@ impl Running {
             stats.broken += seen.broken;
             stats.repeated += seen.repeated;
             stats.malformed += seen.malformed;
+            stats.rule_records_refused += seen.rule_records_refused;
             stats.late += output.late.len() as u64 + output.ahead;
             stats.late_verified += output.late_verified;
             stats.alerts += output.alerts.len() as u64;

@@ -34,6 +34,8 @@ pub struct WorkerConfig {
     pub checkpoint_bytes: usize,
     /// Where the texts of tenants' own rules are found after a restart; None: they have none.
     pub texts: Option<Arc<dyn RuleTexts>>,
+    /// Whose records of tenants' own rules are taken: control's key, and no edge's, also where one process has both. Empty: nobody's.
+    pub control: KeyRing,
 }
 
 impl WorkerConfig {
@@ -41,7 +43,8 @@ impl WorkerConfig {
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         let engine = EngineConfig::new(clock);
-        Self { engine, checkpoint_ms: 2000, hold_ms: 0, missing: None, checkpoint_bytes: MAX_PACKED, texts: None }
+        let control = KeyRing::default();
+        Self { engine, checkpoint_ms: 2000, hold_ms: 0, missing: None, checkpoint_bytes: MAX_PACKED, texts: None, control }
     }
 }
 
@@ -67,6 +70,8 @@ pub struct WorkerStats {
     pub late_verified: u64,
     /// Messages set aside as dead letters.
     pub malformed: u64,
+    /// Those of them that were to change a tenant's own rule, and were not control's to the letter.
+    pub rule_records_refused: u64,
     pub alerts: u64,
     /// Those of them that say that detection is impaired.
     pub impaired: u64,

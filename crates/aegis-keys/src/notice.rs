@@ -1,4 +1,5 @@
-//! Notices: what edges and control tell each other beside the streams, signed by who says it.
+//! Notices: what is signed by who says it and is no entry of the control feed: what edges and control tell each other beside the streams, and control's
+//! records of rules in the log.
 
 use std::sync::Arc;
 
@@ -10,9 +11,6 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::{KeyError, KeyRing, Pinned, SigningKey};
-
-/// Longest notice that is looked at, bytes.
-const MAX_NOTICE: usize = 256 * 1024;
 
 /// A notice as JSON with `schema`, `key_id` and `signature`; the signature is Ed25519 over the canonical form of everything else.
 pub fn sign_notice<T: Notice + Serialize>(key: &SigningKey, notice: &T) -> Result<Vec<u8>, KeyError> {
@@ -28,7 +26,7 @@ pub fn sign_notice<T: Notice + Serialize>(key: &SigningKey, notice: &T) -> Resul
 
 /// Checks schema, key and signature, and gives the notice with the key that signed it. For whom the key may speak is the caller's to check.
 pub fn verify_notice<T: Notice + DeserializeOwned>(ring: &KeyRing, bytes: &[u8]) -> Result<(T, Arc<Pinned>), KeyError> {
-    if bytes.len() > MAX_NOTICE {
+    if bytes.len() > T::MAX_BYTES {
         return Err(KeyError::Malformed("notice is too long"));
     }
     let mut object: Map<String, Value> =
@@ -76,6 +74,6 @@ mod tests {
         for bad in ["", "[]", "{}", "{\"schema\":\"aegis-beat-1\"}", "{\"schema\":\"aegis-beat-1\",\"signature\":7}"] {
             verify_notice::<Beat>(&ring, bad.as_bytes()).unwrap_err();
         }
-        verify_notice::<Beat>(&ring, &vec![b' '; MAX_NOTICE + 1]).unwrap_err();
+        verify_notice::<Beat>(&ring, &vec![b' '; Beat::MAX_BYTES + 1]).unwrap_err();
     }
 }

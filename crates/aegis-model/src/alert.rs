@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::decision::wire_words;
-use crate::{EventId, TenantId, Timestamp};
+use crate::{EventId, Notice, TenantId, Timestamp};
 
 /// How bad; ordered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -28,8 +28,8 @@ pub enum RuleMode {
 }
 wire_words!(RuleMode { LogOnly = "log_only", Active = "active", Disabled = "disabled" });
 
-/// A change of a tenant's own rule, as it stands in the log under `ruleset.<pp>`: from its place on the rule is this one. Of two records of one rule
-/// the one with the higher revision counts.
+/// A change of a tenant's own rule, as it stands in the log under `ruleset.<pp>`, signed by control: from its place on the rule is this one. Of two
+/// records of one rule the one with the higher revision counts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleRecord {
     pub tenant_id: TenantId,
@@ -38,6 +38,12 @@ pub struct RuleRecord {
     /// SHA-256 of the text.
     pub hash: String,
     pub text: String,
+}
+
+impl Notice for RuleRecord {
+    const SCHEMA: &'static str = "aegis-rule-record-1";
+    /// A text of 64 KiB, each of whose bytes may be six in JSON, and the rest.
+    const MAX_BYTES: usize = 512 * 1024;
 }
 
 /// One match of a rule, with its evidence. Its id is a function of (tenant, rule id, key, first evidence event).

@@ -8,6 +8,8 @@ use crate::{ContainmentState, SourceTrust, TargetType, TenantId, Timestamp};
 pub trait Notice {
     /// The `schema` of notices written by this version.
     const SCHEMA: &'static str;
+    /// Longest notice of this kind that is looked at, bytes.
+    const MAX_BYTES: usize = 256 * 1024;
 }
 
 /// Control's sign of life, with the time as control has it. Stands in the bucket `control` under the key `beat`. They are numbered: control's

@@ -174,13 +174,14 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
             max_feed_age_s: config.edge.max_feed_age_s,
             ..EdgeConfig::new(&config.edge.id)
         };
-        let edge = Edge::open(edge_config, view, ledger.clone(), control_ring, keys.trust, clock.clone(), metrics);
+        let edge = Edge::open(edge_config, view, ledger.clone(), control_ring.clone(), keys.trust, clock.clone(), metrics);
         router = router.merge(aegis_edge::router(edge.await.context("edge")?));
         feed = Some(follower);
     }
 
     let mut watching = WorkerConfig::new(clock.clone());
     watching.texts = Some(Arc::new(StoredRules(store.clone())));
+    watching.control = control_ring;
     if config.nats.is_used() {
         watching.hold_ms = HOLD_MS;
         watching.missing = Some(control.clone());

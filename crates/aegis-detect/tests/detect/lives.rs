@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use aegis_bus::{EmbeddedBus, EmbeddedLimits, Message, Stream, subject};
 use aegis_detect::{IMPAIRED_RULE, RuleSet, RuleTexts, Worker};
+use aegis_keys::sign_notice;
 use aegis_model::{Clock, Decision, ManualClock, RuleRecord, TenantId, Timestamp, partition_of};
 use proptest::prelude::*;
 use serde_json::Value;
 
-use crate::ground::{Edge, caught_up, checkpoint, message, open_bus, publish, put_checkpoint, read_all, start};
+use crate::ground::{Edge, caught_up, checkpoint, control_key, message, open_bus, publish, put_checkpoint, read_all, start};
 
 const START: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
 const TENANTS: [&str; 2] = ["acme", "beta"];
@@ -102,7 +103,7 @@ fn change(rule: usize, version: usize, revision: i64) -> Message {
     let hash = aegis_canon::sha256_hex(text.as_bytes());
     let place = subject::ruleset(partition_of(&tenant_id));
     let record = RuleRecord { tenant_id, rule_id: CHANGED[rule].0.to_owned(), revision, hash, text };
-    Message::new(place, serde_json::to_string(&record).unwrap())
+    Message::new(place, sign_notice(&control_key(), &record).unwrap())
 }
 
 /// The log of some steps, at whose end all is final.

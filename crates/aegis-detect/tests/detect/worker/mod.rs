@@ -18,6 +18,8 @@ use aegis_model::{Alert, Clock, Decision, EventKind, Phase, SecurityEvent, Syste
 use serde_json::Value;
 use tokio::time::Instant;
 
+use crate::ground::control_key;
+
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A ledger, a bus, and what stands between them.
@@ -76,6 +78,7 @@ impl Line {
         config.hold_ms = hold_ms;
         config.missing = missing;
         config.texts = texts;
+        config.control = KeyRing::new([control_key().verifying_key()]);
         let bus: Arc<dyn Bus> = Arc::clone(&self.bus) as Arc<dyn Bus>;
         Worker::spawn(bus, ring, rules, Arc::clone(&self.clock), config).unwrap()
     }

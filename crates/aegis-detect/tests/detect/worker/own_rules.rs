@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use aegis_bus::{Bus, Message, Stream, subject};
 use aegis_detect::{RuleSet, RuleTexts, Worker};
+use aegis_keys::{SigningKey, sign_notice};
 use aegis_model::{RuleMode, RuleRecord, TenantId, partition_of};
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{DEADLINE, Line, fell_silent};
+use crate::ground::{checkpoint, control_key, put_checkpoint};
 
 /// A rule of acme's own: as many denies of an agent within a minute.
 fn own_rule(denies: usize, mode: &str) -> String {
@@ -31,15 +34,29 @@ impl RuleTexts for Texts {
     }
 }
 
-/// Puts a change of acme's own rule into the log.
-async fn record(line: &Line, text: &str, revision: i64) {
-    let tenant_id = TenantId::new("acme").unwrap();
-    let place = subject::ruleset(partition_of(&tenant_id));
+fn record_of(text: &str, revision: i64) -> RuleRecord {
     let hash = aegis_canon::sha256_hex(text.as_bytes());
-    let record = RuleRecord { tenant_id, rule_id: "OWN-1".into(), revision, hash, text: text.into() };
-    for result in line.bus.publish(Stream::Ase, vec![Message::new(place, serde_json::to_string(&record).unwrap())]).await {
-        result.unwrap();
-    }
+    RuleRecord { tenant_id: TenantId::new("acme").unwrap(), rule_id: "OWN-1".into(), revision, hash, text: text.into() }
+}
+
+/// Where acme's records stand.
+fn place() -> String {
+    subject::ruleset(partition_of(&TenantId::new("acme").unwrap()))
+}
+
+async fn put(line: &Line, place: String, payload: Vec<u8>) {
+    line.bus.publish(Stream::Ase, vec![Message::new(place, payload)]).await.remove(0).unwrap();
+}
+
+/// Puts a change of acme's own rule into the log, as control does.
+async fn record(line: &Line, text: &str, revision: i64) {
+    put(line, place(), sign_notice(&control_key(), &record_of(text, revision)).unwrap()).await;
+}
+
+/// A set of one rule that never fires.
+fn never() -> RuleSet {
+    let text = own_rule(1000, "active").replace("OWN-1", "T-9").replace("own-denies", "never");
+    RuleSet::from_texts([("never/rule.sql".into(), text)]).unwrap()
 }
 
 /// Waits until the worker runs acme's own rule, or does not.
@@ -57,9 +74,7 @@ async fn a_record_in_the_log_makes_a_rule_that_knows_its_window_and_stands_over_
     let mut line = Line::open(folder.path()).await;
     let (of_four, off) = (own_rule(4, "log_only"), own_rule(4, "disabled"));
     let texts = Arc::new(Texts(vec![of_four.clone(), off.clone()]));
-    let never = own_rule(1000, "active").replace("OWN-1", "T-9").replace("own-denies", "never");
-    let rules = || RuleSet::from_texts([("never/rule.sql".into(), never.clone())]).unwrap();
-    let start = |line: &Line| line.worker_with(rules(), 0, None, Some(texts.clone()));
+    let start = |line: &Line| line.worker_with(never(), 0, None, Some(texts.clone()));
     let worker = start(&line);
     for (agent, count) in [("before", 4), ("over", 3)] {
         let denies = line.seal_denies("acme", agent, count).await;
@@ -68,8 +83,7 @@ async fn a_record_in_the_log_makes_a_rule_that_knows_its_window_and_stands_over_
     record(&line, &of_four, 7).await;
     // An older record, and one that is none, change nothing.
     record(&line, &off, 6).await;
-    let none = Message::new(subject::ruleset(partition_of(&TenantId::new("acme").unwrap())), "{}");
-    line.bus.publish(Stream::Ase, vec![none]).await.remove(0).unwrap();
+    put(&line, place(), b"{}".to_vec()).await;
     line.caught_up(&worker).await;
     until_it_runs(&worker, true).await;
     worker.stop().await;
@@ -106,4 +120,115 @@ async fn a_rule_whose_window_is_longer_than_what_is_kept_waits_until_it_knows_al
     until_it_runs(&worker, true).await;
     worker.stop().await;
     assert!(line.read_stream(Stream::Alerts, "alert.>").await.is_empty());
+}
+
+/// The attack: whoever can publish where records of rules stand turns a tenant's rule off, or puts an own one in its place.
+#[tokio::test]
+async fn a_record_that_control_did_not_sign_to_the_letter_is_refused_loudly_and_what_stood_stands() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut line = Line::open(folder.path()).await;
+    let (of_four, off) = (own_rule(4, "active"), own_rule(4, "disabled"));
+    let texts = Arc::new(Texts(vec![of_four.clone(), off.clone()]));
+    let start = |line: &Line| line.worker_with(never(), 0, None, Some(texts.clone()));
+    let worker = start(&line);
+    record(&line, &of_four, 7).await;
+    line.caught_up(&worker).await;
+    until_it_runs(&worker, true).await;
+
+    let turned_off = record_of(&off, 8);
+    let signed = sign_notice(&control_key(), &turned_off).unwrap();
+    let changed = |change: &dyn Fn(&mut Value)| {
+        let mut value: Value = serde_json::from_slice(&signed).unwrap();
+        change(&mut value);
+        serde_json::to_vec(&value).unwrap()
+    };
+    let of_other_text = RuleRecord { text: of_four.clone(), ..record_of(&off, 8) };
+    let forged = [
+        ("no json", b"no json".to_vec()),
+        ("as they were before records were signed", serde_json::to_vec(&turned_off).unwrap()),
+        ("by a stranger", sign_notice(&SigningKey::from_seed(&[66; 32]), &turned_off).unwrap()),
+        ("by an edge, whose receipts are believed", sign_notice(&line.key, &turned_off).unwrap()),
+        ("of another revision than was signed", changed(&|value| value["revision"] = json!(9))),
+        ("of another tenant than was signed", changed(&|value| value["tenant_id"] = json!("beta"))),
+        ("with a text of its own", changed(&|value| value["text"] = json!(own_rule(9, "active")))),
+        ("a notice of another kind", changed(&|value| value["schema"] = json!("aegis-beat-1"))),
+        ("signed, and not what its hash says", sign_notice(&control_key(), &of_other_text).unwrap()),
+    ];
+    let count = u64::try_from(forged.len()).unwrap();
+    for (_, payload) in &forged {
+        put(&line, place(), payload.clone()).await;
+    }
+    // As signed, and where another partition's stand.
+    let elsewhere = if place() == subject::ruleset(0) { subject::ruleset(1) } else { subject::ruleset(0) };
+    put(&line, elsewhere, signed.clone()).await;
+    let denies = line.seal_denies("acme", "prober", 4).await;
+    line.publish(&denies).await;
+    let stats = line.caught_up(&worker).await;
+    assert_eq!((stats.rule_records_refused, stats.malformed), (count + 1, count + 1));
+    let alert = line.alerts(1).await.remove(0);
+    assert_eq!((alert.rule_name.as_str(), &alert.key["agent_id"]), ("own-denies", &json!("prober")), "what stood stands");
+    let dead = line.read_stream(Stream::Dlq, "dlq.>").await;
+    assert_eq!(dead.len(), forged.len() + 1, "each is put aside");
+    let reason = dead[1]["reason"].as_str().unwrap();
+    assert!(reason.contains("not signed") && reason.contains("control plane"), "{reason}");
+    worker.stop().await;
+
+    // And none of them has used up the revision that control signs.
+    let worker = start(&line);
+    until_it_runs(&worker, true).await;
+    put(&line, place(), signed).await;
+    line.caught_up(&worker).await;
+    until_it_runs(&worker, false).await;
+    worker.stop().await;
+}
+
+/// An upgrade: what a checkpoint of before records were signed names runs on, and control's first word of it counts, whatever revision stands there.
+#[tokio::test]
+async fn what_was_taken_before_records_were_signed_runs_on_until_control_says_what_stands() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut line = Line::open(folder.path()).await;
+    let (of_four, off) = (own_rule(4, "active"), own_rule(4, "disabled"));
+    let texts = Arc::new(Texts(vec![of_four.clone(), off.clone()]));
+    let start = |line: &Line| line.worker_with(never(), 0, None, Some(texts.clone()));
+    let worker = start(&line);
+    let denies = line.seal_denies("acme", "prober", 3).await;
+    line.publish(&denies).await;
+    record(&line, &of_four, 7).await;
+    line.caught_up(&worker).await;
+    until_it_runs(&worker, true).await;
+    worker.stop().await;
+    let older = |checkpoint: &Value| {
+        let mut older = checkpoint.clone();
+        let known = older["own"][0].as_object_mut().unwrap();
+        assert_eq!(known.remove("is_signed"), Some(json!(true)));
+        // Somebody had put it out of control's reach.
+        known.insert("revision".to_owned(), json!(1_000_000));
+        older
+    };
+    let signed = checkpoint(&line.bus).await.unwrap();
+    put_checkpoint(&line.bus, &older(&signed)).await;
+
+    // The same text is told again: the rule keeps what it knows, and control's revision counts from now on.
+    let worker = start(&line);
+    until_it_runs(&worker, true).await;
+    record(&line, &of_four, 7).await;
+    let fourth = line.seal_denies("acme", "prober", 1).await;
+    line.publish(&fourth).await;
+    line.caught_up(&worker).await;
+    assert_eq!(line.alerts(1).await[0].event_ids.len(), 4);
+    record(&line, &off, 6).await;
+    line.caught_up(&worker).await;
+    until_it_runs(&worker, true).await;
+    worker.stop().await;
+
+    // Another text is another version, though its revision is lower than the one that nobody signed.
+    let signed = checkpoint(&line.bus).await.unwrap();
+    assert_eq!((&signed["own"][0]["revision"], &signed["own"][0]["is_signed"]), (&json!(7), &json!(true)));
+    put_checkpoint(&line.bus, &older(&signed)).await;
+    let worker = start(&line);
+    until_it_runs(&worker, true).await;
+    record(&line, &off, 8).await;
+    line.caught_up(&worker).await;
+    until_it_runs(&worker, false).await;
+    worker.stop().await;
 }
