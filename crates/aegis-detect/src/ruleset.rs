@@ -39,6 +39,7 @@ shipped_rules![
     "deny-spray",
     "deny-storm",
     "executed-unauthorized",
+    "feed-not-believed",
     "first-use-of-a-tool",
     "freeze-evasion",
     "label-against-source",

@@ -1,23 +1,30 @@
-//! Follows the control feed: watches the buckets `control` and `containment`, applies what verifies, counts what does not, and keeps a copy on
-//! disk for a start without a reachable control plane. A watch can stall silently, so both buckets are also read whole on a timer.
+//! Follows the control feed: watches the buckets `control` and `containment`, applies what verifies, counts and tells what does not, and keeps a copy
+//! on disk for a start without a reachable control plane. A watch can stall silently, so both buckets are also read whole on a timer.
 
 mod labels;
+mod tell;
+mod trouble;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_bus::{Bucket, Bus, BusError, subject};
+use aegis_ledger::Ledger;
 use aegis_model::{Clock, ContainmentState, EntryKind, SignedEntry, TargetType, TenantId};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
+use self::tell::Teller;
+use self::trouble::{OVERTAKEN, Reason, Refused, Trouble};
 use crate::EdgeError;
 use crate::metrics::EdgeMetrics;
 use crate::pulse::Pulse;
 use crate::snapshot::{Restored, Snapshot};
 use crate::told::LabelCopy;
-use crate::view::{Applied, EdgeView};
+use crate::view::{Applied, EdgeView, RefusedEntry};
 
 /// How often the buckets are read whole.
 const REREAD_EVERY: Duration = Duration::from_secs(5);
@@ -37,6 +44,8 @@ pub struct FeedConfig {
     pub has_others: bool,
     /// For an edge whose control plane is another process: who tells it what is enforced, and whose clock follows it.
     pub pulse: Option<Arc<Pulse>>,
+    /// How old the feed may be before its tenants are told, seconds; 0: they are told nothing of its age.
+    pub stale_after_s: i64,
 }
 
 impl FeedConfig {
@@ -65,6 +74,7 @@ impl FeedConfig {
 /// The tasks that follow the feed.
 #[derive(Debug)]
 pub struct FeedFollower {
+    follower: Arc<Follower>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -76,6 +86,13 @@ struct Follower {
     metrics: EdgeMetrics,
     clock: Arc<dyn Clock>,
     places: Vec<(Bucket, String)>,
+    /// Whose feed it is; None: of whomever control has signed something.
+    tenants: Option<BTreeSet<TenantId>>,
+    /// What was refused and is to be told.
+    trouble: Trouble,
+    /// An older entry that comes within this time of the newer says nothing.
+    overtaken: Duration,
+    stale_after_s: i64,
     snapshot: Option<Snapshot>,
     labels: Option<LabelCopy>,
     /// The places of labels.
@@ -105,6 +122,10 @@ impl FeedFollower {
             metrics,
             clock,
             places,
+            tenants: config.tenants.map(|tenants| tenants.into_iter().collect()),
+            trouble: Trouble::default(),
+            overtaken: OVERTAKEN,
+            stale_after_s: config.stale_after_s,
             snapshot: config.snapshot.map(Snapshot::new),
             labels,
             runs: runs.clone(),
@@ -141,7 +162,13 @@ impl FeedFollower {
         for (bucket, filter) in follower.places.iter().cloned().chain(runs) {
             tasks.push(tokio::spawn(follow(follower.clone(), bucket, filter)));
         }
-        Ok(Self { tasks })
+        Ok(Self { follower, tasks })
+    }
+
+    /// From now on the edge's tenants are told what is wrong with the feed, what was refused until now included, by events that `ledger` seals.
+    pub fn tell_with(&mut self, ledger: Ledger, edge_id: &str) {
+        let teller = Teller::new(Arc::clone(&self.follower), ledger, edge_id, Instant::now());
+        self.tasks.push(tokio::spawn(teller.run()));
     }
 
     /// Stops following; what is held stays.
@@ -193,13 +220,13 @@ impl Follower {
         let entry: SignedEntry = match serde_json::from_slice(bytes) {
             Ok(entry) => entry,
             Err(error) => {
-                self.metrics.feed_refused.inc();
+                self.refuse(bucket, key, Some(Reason::Malformed), None);
                 tracing::warn!(%error, key, "an entry of the control feed is not readable; ignored");
                 return;
             }
         };
         if !is_in_its_place(bucket, key, &entry) {
-            self.metrics.feed_refused.inc();
+            self.refuse(bucket, key, Some(Reason::Misplaced), None);
             tracing::warn!(key, tenant = %entry.tenant_id, kind = %entry.kind, "an entry of the control feed stands where another belongs; ignored");
             return;
         }
@@ -213,10 +240,32 @@ impl Follower {
                 }
             }
             Err(refused) => {
-                self.metrics.feed_refused.inc();
+                self.refuse(bucket, key, Reason::of(&refused, self.overtaken), Some(&refused));
                 tracing::warn!(%refused, tenant = %entry.tenant_id, kind = %entry.kind, revision = entry.revision, "entry of the control feed ignored");
             }
         }
+    }
+
+    /// Counts what is refused, and notes it for the tenant under whose key it stands: what is in it is nobody's word. Under another key than a tenant's
+    /// that is followed here it stands for nobody, and would have lanes made for tenants that there are not.
+    fn refuse(&self, bucket: Bucket, key: &str, reason: Option<Reason>, refused: Option<&RefusedEntry>) {
+        self.metrics.feed_refused.inc();
+        let Some(reason) = reason else { return };
+        let whom = match key.split('.').next().map(TenantId::new) {
+            _ if key == subject::BEAT => None,
+            Some(Ok(tenant)) if self.follows(&tenant) => Some(tenant),
+            _ => return,
+        };
+        self.trouble.note(whom, reason, Refused::new(bucket, key, refused));
+    }
+
+    fn follows(&self, tenant: &TenantId) -> bool {
+        self.tenants.as_ref().map_or_else(|| self.view.knows(tenant), |tenants| tenants.contains(tenant))
+    }
+
+    /// Whom all that concerns the feed as a whole is told.
+    fn followed(&self) -> Vec<TenantId> {
+        self.tenants.as_ref().map_or_else(|| self.view.known_tenants(), |tenants| tenants.iter().cloned().collect())
     }
 
     /// Acknowledges what is enforced, once it would outlive this process: an edge that died and forgot it must not have said so.
@@ -243,7 +292,7 @@ impl Follower {
             }
             Ok(None) => {}
             Err(refused) => {
-                self.metrics.feed_refused.inc();
+                self.refuse(Bucket::Control, subject::BEAT, Reason::of(&refused, self.overtaken), Some(&refused));
                 tracing::warn!(%refused, "a sign of life that is not control's; ignored");
             }
         }
@@ -338,5 +387,27 @@ async fn follow(follower: Arc<Follower>, bucket: Bucket, filter: String) {
             }
         }
         tokio::time::sleep(RETRY_AFTER).await;
+    }
+}
+
+/// A follower of nothing.
+#[cfg(test)]
+fn bare(bus: Arc<dyn Bus>, view: Arc<EdgeView>, clock: Arc<dyn Clock>) -> Follower {
+    Follower {
+        bus,
+        view,
+        metrics: EdgeMetrics::register(&mut prometheus_client::registry::Registry::default()),
+        clock,
+        places: Vec::new(),
+        tenants: None,
+        trouble: Trouble::default(),
+        overtaken: OVERTAKEN,
+        stale_after_s: 0,
+        snapshot: None,
+        labels: None,
+        runs: Vec::new(),
+        unread: Mutex::default(),
+        pulse: None,
+        unacknowledged: Mutex::default(),
     }
 }

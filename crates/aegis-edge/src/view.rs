@@ -4,6 +4,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
 
 use aegis_keys::{KeyRing, Scope, verify_entry, verify_notice};
 use aegis_model::{
@@ -15,6 +16,7 @@ use aegis_policy::{PolicyBundle, PolicySource, default_pack, github_pack};
 use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::digest::{Key, run_key};
 use crate::told::Told;
@@ -43,9 +45,9 @@ pub enum RefusedEntry {
     /// Not signed by a pinned control key.
     #[error("signature: {0}")]
     Signature(#[from] aegis_keys::KeyError),
-    /// Older than what is held.
+    /// Older than what is held, and has been for so long.
     #[error("revision {offered} of {kind} `{name}` is older than {held}, which is held")]
-    Older { kind: EntryKind, name: String, offered: i64, held: i64 },
+    Older { kind: EntryKind, name: String, offered: i64, held: i64, held_for: Duration },
     /// Not what its kind says.
     #[error("body of {kind} `{name}`: {reason}")]
     Body { kind: EntryKind, name: String, reason: String },
@@ -63,6 +65,13 @@ pub(crate) struct TakenLabel {
     pub(crate) ends: Timestamp,
 }
 
+/// Which revision of an entry holds, and since when here.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    revision: i64,
+    since: Instant,
+}
+
 /// One tenant's part of the view.
 #[derive(Clone, Debug, Default)]
 struct TenantView {
@@ -75,7 +84,7 @@ struct TenantView {
     policy_text: Option<String>,
     bundle: Option<Arc<PolicyBundle>>,
     containment: HashMap<(TargetType, String), ContainmentState>,
-    revisions: HashMap<(EntryKind, String), i64>,
+    revisions: HashMap<(EntryKind, String), Held>,
 }
 
 /// The facts of one call, looked up at once so that they belong together.
@@ -195,9 +204,11 @@ impl EdgeView {
         let tenant = self.tenant_or_new(&entry.tenant_id);
         let key = (entry.kind, entry.name.clone());
         let mut view = tenant.write();
-        let held = view.revisions.get(&key).copied().unwrap_or(0);
+        let known = view.revisions.get(&key).copied();
+        let held = known.map_or(0, |known| known.revision);
         if entry.revision < held {
-            return Err(RefusedEntry::Older { kind: entry.kind, name: entry.name.clone(), offered: entry.revision, held });
+            let held_for = known.map_or(Duration::MAX, |known| known.since.elapsed());
+            return Err(older(entry, held, held_for));
         }
         if entry.revision == held {
             drop(view);
@@ -214,7 +225,7 @@ impl EdgeView {
         } else {
             apply_body(&mut view, entry)?;
         }
-        view.revisions.insert(key, entry.revision);
+        view.revisions.insert(key, Held { revision: entry.revision, since: Instant::now() });
         drop(view);
         self.note_applied(entry.revision);
         Ok(Applied::New)
@@ -332,6 +343,16 @@ impl EdgeView {
         }
     }
 
+    /// True if control has signed something of this tenant that came here.
+    pub(crate) fn knows(&self, tenant: &TenantId) -> bool {
+        self.tenants.read().contains_key(tenant)
+    }
+
+    /// The tenants of whom that is true.
+    pub(crate) fn known_tenants(&self) -> Vec<TenantId> {
+        self.tenants.read().keys().cloned().collect()
+    }
+
     fn tenant(&self, tenant: &TenantId) -> Option<Arc<RwLock<TenantView>>> {
         self.tenants.read().get(tenant).cloned()
     }
@@ -436,7 +457,8 @@ fn apply_body(view: &mut TenantView, entry: &SignedEntry) -> Result<(), RefusedE
             // The key is what the state says, so a name that lies about its target cannot release another.
             let held = view.containment.get(&key).map_or(0, |s| s.revision);
             if held > state.revision {
-                return Err(RefusedEntry::Older { kind: entry.kind, name: entry.name.clone(), offered: state.revision, held });
+                // Control names a target's states alike: none of its own comes so.
+                return Err(older(entry, held, Duration::MAX));
             }
             view.containment.insert(key, state);
         }
@@ -457,6 +479,10 @@ fn read_body<T: DeserializeOwned>(entry: &SignedEntry) -> Result<Option<T>, Refu
         return Ok(None);
     }
     serde_json::from_value(entry.body.clone()).map(Some).map_err(|error| refused_body(entry, &error.to_string()))
+}
+
+fn older(entry: &SignedEntry, held: i64, held_for: Duration) -> RefusedEntry {
+    RefusedEntry::Older { kind: entry.kind, name: entry.name.clone(), offered: entry.revision, held, held_for }
 }
 
 fn refused_body(entry: &SignedEntry, reason: &str) -> RefusedEntry {

@@ -49,6 +49,10 @@ pub enum EventKind {
     EdgeSilent,
     #[serde(rename = "edge_back")]
     EdgeBack,
+    #[serde(rename = "control_feed_refused")]
+    ControlFeedRefused,
+    #[serde(rename = "control_feed_stale")]
+    ControlFeedStale,
     #[serde(rename = "receipt_chain_broken")]
     ReceiptChainBroken,
     #[serde(rename = "external_event:github_webhook")]
@@ -77,6 +81,8 @@ wire_words!(EventKind {
     ConfigChanged = "config_changed",
     EdgeSilent = "edge_silent",
     EdgeBack = "edge_back",
+    ControlFeedRefused = "control_feed_refused",
+    ControlFeedStale = "control_feed_stale",
     ReceiptChainBroken = "receipt_chain_broken",
     ExternalGithubWebhook = "external_event:github_webhook",
     ExternalOpenaiTrace = "external_event:openai_trace",

@@ -35,7 +35,9 @@ impl EventKind {
     #[must_use]
     pub const fn sealer(self) -> Sealer {
         match self {
-            Self::AuthorizeDecision | Self::CanonicalizationSkew => Sealer::Edges,
+            Self::AuthorizeDecision | Self::CanonicalizationSkew | Self::ControlFeedRefused | Self::ControlFeedStale => {
+                Sealer::Edges
+            }
             Self::ApprovalRequested
             | Self::ApprovalDecided
             | Self::ApprovalConsumed

@@ -70,6 +70,8 @@ pub(crate) struct EdgeSection {
     pub(crate) commit_wait_ms: u64,
     /// How old the control feed may be before mutating calls are denied, seconds; 0: however old.
     pub(crate) max_feed_age_s: i64,
+    /// How old the control feed may be before this edge's tenants are told, by an event, seconds.
+    pub(crate) feed_stale_after_s: i64,
     /// The same for the copy of the feed that an edge starts from while it cannot read the feed; also how old its copy of what other edges made of
     /// runs may be before runs count as `unknown`.
     pub(crate) max_snapshot_age_s: i64,
@@ -85,6 +87,7 @@ impl Default for EdgeSection {
             timestamp_skew_s: 300,
             commit_wait_ms: 5_000,
             max_feed_age_s: 0,
+            feed_stale_after_s: 60,
             max_snapshot_age_s: 3_600,
             control_url: String::new(),
         }
@@ -241,6 +244,10 @@ impl Config {
         if self.edge.max_feed_age_s < 0 || self.edge.max_snapshot_age_s < 0 {
             bail!("edge.max_feed_age_s and edge.max_snapshot_age_s must be 0 or more seconds");
         }
+        // The feed is read every five seconds: below, a reading or two that fail would be told of.
+        if !(10..=86_400).contains(&self.edge.feed_stale_after_s) {
+            bail!("edge.feed_stale_after_s must be 10 to 86400 seconds; it is {}", self.edge.feed_stale_after_s);
+        }
         if self.ledger.max_batch == 0 || self.ledger.queue_capacity == 0 {
             bail!("ledger.max_batch and ledger.queue_capacity must be at least 1");
         }
@@ -363,6 +370,7 @@ mod tests {
             "answer_timeout_s",
             "policies",
             "max_pages",
+            "feed_stale_after_s",
             "flush_s",
         ] {
             assert!(help.contains(key), "{key} is missing in {help}");

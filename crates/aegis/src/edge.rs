@@ -98,14 +98,16 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<RunningEdge> {
         snapshot: Some(data.clone()),
         has_others: true,
         pulse: Some(pulse.clone()),
+        stale_after_s: config.edge.feed_stale_after_s,
     };
     // What was contained before is enforced before the first answer.
-    let feed =
+    let mut feed =
         FeedFollower::start(bus.clone(), view.clone(), metrics.clone(), clock.clone(), follow).await.context("control feed")?;
 
     // A hold must not end, and nothing be dated, by a clock that is wrong. Without control, by what the start before knew.
     let _gone_without = timeout(CLOCK_WAIT, corrected.until_heard()).await;
     let ledger = open_ledger(&config, &data, "edge", &enrolled.edge_id, key, &clock).await?;
+    feed.tell_with(ledger.clone(), &enrolled.edge_id);
     let keep_offset = tokio::spawn(keep_offset(corrected, offset_file));
     if let Err(error) = std::fs::write(&boot_file, pulse.boot()) {
         tracing::warn!(%error, "the next start of this edge will not know of this one, and count beside it for some seconds");

@@ -117,7 +117,8 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     if role == Role::Whole {
         let metrics = EdgeMetrics::register(&mut registry);
         let view = Arc::new(EdgeView::with_packs(control_ring.clone(), packs.clone()).context("policies")?);
-        let following = FeedConfig { has_others: config.nats.is_used(), ..FeedConfig::default() };
+        let (has_others, stale_after_s) = (config.nats.is_used(), config.edge.feed_stale_after_s);
+        let following = FeedConfig { has_others, stale_after_s, ..FeedConfig::default() };
         // What was contained before the stop is enforced before the first answer.
         let feed = FeedFollower::start(bus.clone(), view.clone(), metrics.clone(), clock.clone(), following);
         local = Some((feed.await.context("control feed")?, view, metrics));
@@ -164,7 +165,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     }
     let mut router = axum::Router::new();
     let mut feed = None;
-    if let Some((follower, view, metrics)) = local
+    if let Some((mut follower, view, metrics)) = local
         && let Some((_, ledger)) = ledgers.iter().find(|(name, _)| *name == "edge")
     {
         let edge_config = EdgeConfig {
@@ -176,6 +177,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
         };
         let edge = Edge::open(edge_config, view, ledger.clone(), control_ring.clone(), keys.trust, clock.clone(), metrics);
         router = router.merge(aegis_edge::router(edge.await.context("edge")?));
+        follower.tell_with(ledger.clone(), &config.edge.id);
         feed = Some(follower);
     }
 

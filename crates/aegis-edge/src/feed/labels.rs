@@ -7,6 +7,7 @@ use std::time::Duration;
 use aegis_bus::{Bucket, BusError};
 use aegis_model::Timestamp;
 
+use super::trouble::Reason;
 use super::{Follower, RETRY_AFTER};
 
 /// Labels that are taken before others have a turn.
@@ -28,7 +29,7 @@ impl Follower {
             }
             Ok(None) => {}
             Err(refused) => {
-                self.metrics.feed_refused.inc();
+                self.refuse(Bucket::Trust, key, Reason::of(&refused, self.overtaken), Some(&refused));
                 tracing::warn!(%refused, key, "a label of a run that is not control's; ignored");
             }
         }
@@ -136,12 +137,11 @@ mod tests {
     use aegis_bus::{Bus, EmbeddedBus, EmbeddedLimits, subject};
     use aegis_keys::{KeyRing, SigningKey, sign_notice};
     use aegis_model::{Clock, ManualClock, RunLabel, SourceTrust, TenantId};
-    use parking_lot::Mutex;
-    use prometheus_client::registry::Registry;
 
     use crate::digest::run_key;
+    use crate::feed::bare;
     use crate::told::LabelCopy;
-    use crate::{EdgeConfig, EdgeMetrics, EdgeView};
+    use crate::{EdgeConfig, EdgeView};
 
     /// How long a test waits for what must come.
     const DEADLINE: Duration = Duration::from_secs(30);
@@ -166,17 +166,9 @@ mod tests {
         view.begin(now);
         view.confirm(now);
         let follower = Arc::new(Follower {
-            bus: bus.clone(),
-            view: view.clone(),
-            metrics: EdgeMetrics::register(&mut Registry::default()),
-            clock,
-            places: Vec::new(),
-            snapshot: None,
             labels: Some(LabelCopy::new(folder.path())),
             runs: vec!["acme.>".to_owned()],
-            unread: Mutex::default(),
-            pulse: None,
-            unacknowledged: Mutex::default(),
+            ..bare(bus.clone(), view.clone(), clock)
         });
         let tenant = TenantId::new("acme").unwrap();
         let label = RunLabel {

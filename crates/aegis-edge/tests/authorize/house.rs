@@ -2,6 +2,7 @@
 
 pub(crate) use std::sync::Arc;
 
+pub(crate) use aegis_bus::{EmbeddedBus, EmbeddedLimits};
 pub(crate) use aegis_edge::{Edge, EdgeConfig, EdgeMetrics, EdgeView, RefusedEntry};
 pub(crate) use aegis_keys::{AgentClaims, KeyRing, SigningKey, TrustTokenKey, mint_agent_token, sign_entry};
 pub(crate) use aegis_ledger::{Ledger, LedgerConfig};
@@ -131,6 +132,11 @@ impl House {
         let items = self.ledger.recent(Timestamp::from_micros(0), &[], 0, 1000).await.unwrap();
         items.iter().map(|item| item.sealed.kind).collect()
     }
+}
+
+/// A bus in the house's folder.
+pub(crate) async fn bus_of(house: &House) -> Arc<EmbeddedBus> {
+    EmbeddedBus::open(&house.folder.path().join("bus.db"), EmbeddedLimits::default(), house.clock.clone()).await.unwrap()
 }
 
 pub(crate) fn call(tool: &str, action: &str, mutates: bool, trust: &str) -> Value {

@@ -3,6 +3,7 @@
 
 mod decisions;
 mod entries;
+mod feed;
 mod house;
 mod others;
 mod requests;

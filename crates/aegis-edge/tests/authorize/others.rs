@@ -2,16 +2,12 @@
 
 use std::time::Duration;
 
-use aegis_bus::{Bucket, Bus, EdgeBus, EmbeddedBus, EmbeddedLimits, JetStreamOptions, subject};
+use aegis_bus::{Bucket, Bus, EdgeBus, JetStreamOptions, subject};
 use aegis_edge::{FeedConfig, FeedFollower};
 use aegis_keys::sign_notice;
 use aegis_model::RunLabel;
 
 use crate::house::*;
-
-async fn bus_of(house: &House) -> Arc<EmbeddedBus> {
-    EmbeddedBus::open(&house.folder.path().join("bus.db"), EmbeddedLimits::default(), house.clock.clone()).await.unwrap()
-}
 
 /// A bus on which nobody answers.
 async fn nobody() -> Arc<dyn Bus> {
@@ -26,7 +22,7 @@ async fn follow(house: &House, bus: Arc<dyn Bus>) -> FeedFollower {
         tenants: Some(vec![house.tenant.clone()]),
         snapshot: Some(house.folder.path().to_owned()),
         has_others: true,
-        pulse: None,
+        ..FeedConfig::default()
     };
     FeedFollower::start(bus, house.view.clone(), metrics, house.clock.clone(), config).await.unwrap()
 }
