@@ -13,7 +13,7 @@ owasp: [LLM03]                # supply chain
 owner: soc
 description: >-
   An edge refused entries of its control feed (forged, by another key, malformed, misplaced, older than what control said
-  since, or of no use to it), or the feed has become too old (T-C1 to T-C4). Nothing of it is believed; but somebody tries to
+  since, or of no use to it), or the feed has become too old (T-A6). Nothing of it is believed; but somebody tries to
   lift a freeze or to loosen a policy, or keeps from the edge what control says now.
 false_positives: >-
   `stale`: a control plane, a NATS server or a network that was down for longer than `edge.feed_stale_after_s`; the edge tells

@@ -1,8 +1,9 @@
 """Shipped rules that one instance by itself does not make fire: a stop without warning, time that passes, a nonce at two edges, a clock that is off, a
-forged event. Edges and forged events need a NATS server.
+forged event, a forged entry of the control feed. Edges and what is forged need a NATS server.
 """
 
 import datetime
+import hashlib
 import json
 import socket
 import tempfile
@@ -158,6 +159,19 @@ class Edges(unittest.TestCase):
         self.assertEqual(told("edge_silent"), ["edge-hangs", "edge-killed"])
         self.assertEqual({alert["key"]["resource"] for alert in alerts(self.tenant, "silent-edge")}, {"edge-hangs", "edge-killed"})
 
+    def test_a_feed_that_is_too_old_is_told_of_and_that_it_is_young_again(self):
+        edge = self.edge("edge-waits", AEGIS_EDGE_FEED_STALE_AFTER_S="10")
+        self.control.kill9()
+        # Older than ten seconds, and found so ten times, once a second.
+        wait_until("its feed has been old for a while", lambda: edge.metric("aegis_control_feed_age_seconds") >= 22)
+        self.control.start()
+        for reason in ("stale", "fresh_again"):
+            alert = alert_of(self.tenant, "feed-not-believed", edge_id="edge-waits", reason=reason)
+            self.assertTrue(alert["receipt_hashes"], f"no receipt is named: {alert}")
+            told = json.loads(alert["fields"]["attributes"])
+            self.assertEqual(told["stale_after_s"], 10)
+            self.assertGreater(told["feed_age_s"], 10)
+
     def test_clock_suspect_fires(self):
         with tempfile.NamedTemporaryFile("w") as faked:
             faked.write("+0")
@@ -188,10 +202,17 @@ class Forged(unittest.TestCase):
     def setUp(self):
         self.server = NatsServer(CURRENT).start()
         self.addCleanup(self.server.close)
-        aegis = Aegis(nats=self.server, environment={"AEGIS_DETECT_RULES": str(RULES)})
-        self.addCleanup(aegis.close)
-        self.tenant = aegis.start().tenant()
+        self.aegis = Aegis(nats=self.server, environment={"AEGIS_DETECT_RULES": str(RULES)})
+        self.addCleanup(self.aegis.close)
+        self.tenant = self.aegis.start().tenant()
         self.agent = self.tenant.register_agent()
+
+    @property
+    def partition(self):
+        partition = 0x811C9DC5
+        for byte in self.tenant.name.encode():
+            partition = (partition ^ byte) * 0x01000193 % 2**32
+        return partition % 64
 
     def publish(self, subject, message):
         body = json.dumps(message).encode()
@@ -203,15 +224,37 @@ class Forged(unittest.TestCase):
     def test_receipt_chain_broken_fires(self):
         lane = f"{self.tenant.name}.edge-9.1"
         forged = [str(uuid.uuid4()) for _ in range(5)]
-        partition = 0x811C9DC5
-        for byte in self.tenant.name.encode():
-            partition = (partition ^ byte) * 0x01000193 % 2**32
-        subject = f"ase.{partition % 64:02}.{self.tenant.name}.authorize_decision"
+        subject = f"ase.{self.partition:02}.{self.tenant.name}.authorize_decision"
         for seq, event_id in enumerate(forged, 1):
             self.publish(subject, {"event_id": event_id, "tenant_id": self.tenant.name, "edge_id": "edge-9", "ts": now(), "lane": lane, "seq": seq, "source": "edge",
                           "kind": "authorize_decision", "verified": True, "agent_id": self.agent.id, "tool": "crm", "action": "refund", "decision": "deny"})
         self.assertIn(alert_of(self.tenant, "receipt-chain-broken", chain=lane)["fields"]["ref_event_id"], forged)
         self.assertEqual(alerts(self.tenant, "deny-storm"), [], "forged denies freeze nobody")
+
+    def test_feed_not_believed_fires(self):
+        self.tenant.register_tools()
+        wait_until("the tools are known", lambda: self.agent.authorize(dry_run=True).get("decision") == "allow")
+        place = f"$KV.control.{self.tenant.name}.tool.{hashlib.sha256(b'crm').hexdigest()}"
+        entry = {"schema": "aegis-control-entry-1", "tenant_id": self.tenant.name, "kind": "tool", "name": "crm", "revision": 1 << 40, "issued_at": now(),
+                 "deleted": False, "body": {"tool": "crm", "name": "CRM", "default_risk": "low", "actions": []}, "key_id": "0" * 16, "signature": "AAAA"}
+        # A flood of it is one alert for each thing that is wrong.
+        for _ in range(20):
+            self.publish(place, entry)
+            self.publish(place, "no entry at all")
+        for reason in ("unknown_key", "malformed"):
+            alert = alert_of(self.tenant, "feed-not-believed", edge_id="edge-1", reason=reason)
+            self.assertTrue(alert["receipt_hashes"], f"no receipt is named: {alert}")
+            self.assertEqual((alert["severity"], json.loads(alert["fields"]["attributes"])["bucket"]), ("high", "control"))
+        self.assertEqual(self.agent.authorize(dry_run=True)["decision"], "allow", "nothing of it is believed")
+        told = [event for event in self.tenant.list("/v1/audit/events") if event["kind"] == "control_feed_refused"]
+        self.assertEqual(sorted(event["reason"] for event in told), ["malformed", "unknown_key"])
+
+    def test_a_record_of_rules_that_control_did_not_sign_is_refused(self):
+        text = "/* rule\n*/\nSELECT 1\n"
+        record = {"tenant_id": self.tenant.name, "rule_id": "OWN-1", "revision": 1, "hash": hashlib.sha256(text.encode()).hexdigest(), "text": text}
+        self.publish(f"ruleset.{self.partition:02}", record)
+        self.publish(f"ruleset.{self.partition:02}", record | {"schema": "aegis-rule-record-1", "key_id": "0" * 16, "signature": "AAAA"})
+        wait_until("both are refused", lambda: self.aegis.metric("aegis_detect_rule_records_refused_total") == 2)
 
     def test_altered_request_fires(self):
         approval, decision = str(uuid.uuid4()), str(uuid.uuid4())

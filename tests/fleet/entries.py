@@ -3,6 +3,7 @@ buckets: edges believe none of it, and control puts back what stood there."""
 
 import copy
 import json
+import time
 
 from case import SOME, FleetTest
 from ed25519 import SigningKey
@@ -12,6 +13,8 @@ from tenants import CRM
 from waiting import wait_until
 
 STRANGER = SigningKey(b"x" * 32)
+# An older entry that comes sooner behind the newer may have been overtaken on its way, and is told to nobody.
+OVERTAKEN_S = 30
 
 
 class Entries(FleetTest):
@@ -39,6 +42,16 @@ class Entries(FleetTest):
         wait_until("control writes the feed again", lambda: self.rewrites() > rewrites)
         wait_until("what stood there is back", lambda: self.forger.entry(place).get("revision") == stood["revision"])
         self.assert_at_every_edge(holds)
+
+    def assert_told(self, *reasons):
+        """Every edge tells its tenant what it refused, and an alert stands for each reason."""
+        expected = {(edge.edge_id, reason) for edge in self.fleet.running_edges for reason in reasons}
+
+        def told():
+            stand = [alert for alert in self.fleet.tenant.list("/v1/alerts") if alert["rule_name"] == "feed-not-believed"]
+            return {(alert["key"]["edge_id"], alert["key"]["reason"]) for alert in stand}
+
+        wait_until("every edge tells of it", lambda: expected <= told())
 
     def assert_at_every_edge(self, holds):
         for edge in self.fleet.running_edges:
@@ -105,6 +118,7 @@ class Forged(Entries):
         }.items():
             with self.subTest(what):
                 self.assert_not_believed(place, value, self.is_frozen(self.frozen))
+        self.assert_told("bad_signature", "unknown_key", "malformed")
         self.whole()
 
     def test_a_forged_or_old_sign_of_life_is_not_believed(self):
@@ -144,6 +158,10 @@ class Older(Entries):
         self.assert_not_believed(containment_place(agent), free, self.is_frozen(agent))
         place, loose = self.loosened_and_tightened()
         self.assert_not_believed(place, loose, self.stays_shut)
+        held = time.monotonic() + OVERTAKEN_S + 1
+        wait_until("the newer one has been held for so long", lambda: time.monotonic() > held)
+        self.assert_not_believed(containment_place(agent), free, self.is_frozen(agent))
+        self.assert_told("older")
         self.whole()
 
     def test_a_deleted_entry_frees_nobody(self):
