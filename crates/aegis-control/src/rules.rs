@@ -52,8 +52,8 @@ impl ToldRules {
 }
 
 impl Control {
-    /// Puts into the log, signed, what stands of all tenants' own rules, unless this process has done so. What was told by an earlier one is told again: detection
-    /// may have lost it, and takes no revision twice.
+    /// Puts into the log, signed, what stands of all tenants' own rules, unless this process has done so. What was told by an earlier one is told
+    /// again: detection may have lost it, and takes no revision twice.
     async fn tell_rules(&self) -> Result<(), Problem> {
         let mut told = self.rules.told.lock().await;
         for tenant in self.store.list_tenants().await? {

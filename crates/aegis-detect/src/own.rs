@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use aegis_bus::{BusError, Delivered, Stream, subject};
-use aegis_keys::{KeyError, KeyRing, Scope, verify_notice};
+use aegis_keys::{KeyError, KeyRing, Scope as KeyScope, verify_notice};
 use aegis_model::{Retraction, RuleMode, RuleRecord, SecurityEvent, TenantId, Timestamp, partition_of};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -29,7 +29,8 @@ use crate::wire::{dead_letter, read};
 use crate::worker::{Shared, WorkerStats};
 
 /// Why a record without a signature is none.
-const UNSIGNED: &str = "it is not signed: a control plane of before records were signed wrote it, or somebody else did; what stands is told again, signed, at each start of the control plane";
+const UNSIGNED: &str = "it is not signed: a control plane of before records were signed wrote it, or somebody else did; what stands is told \
+                        again, signed, at each start of the control plane";
 
 /// A tenant's own rule, checked and planned.
 #[derive(Debug)]
@@ -113,7 +114,7 @@ impl Own {
         }
         let verified = verify_notice::<RuleRecord>(&self.control, &delivered.payload);
         let (record, signer) = verified.map_err(|error| error.to_string())?;
-        if signer.scope != Scope::Any {
+        if signer.scope != KeyScope::Any {
             return Err(KeyError::UnknownKey(signer.key.key_id().to_owned()).to_string());
         }
         if subject::ruleset(partition_of(&record.tenant_id)) != delivered.subject {

@@ -58,9 +58,9 @@ impl Teller {
             self.waiting.extend(tenants.into_iter().map(|tenant| (tenant, report.clone())));
         }
         for (tenant, report) in self.waiting.drain(..self.waiting.len().min(MOST_AT_ONCE)) {
-            let draft = draft(&self.follower, &self.edge_id, tenant, &report);
+            let told = draft(&self.follower, &self.edge_id, tenant, &report);
             // What the ledger cannot keep it counts, and seals a gap for.
-            let _not_awaited = self.ledger.try_submit(draft, Durability::BestEffort);
+            let _not_awaited = self.ledger.try_submit(told, Durability::BestEffort);
         }
     }
 }
@@ -77,7 +77,7 @@ fn draft(follower: &Follower, edge_id: &str, tenant: TenantId, report: &Report) 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use aegis_bus::{Bucket, Bus, EmbeddedBus, EmbeddedLimits, subject};
+    use aegis_bus::{Bucket, EmbeddedBus, EmbeddedLimits, subject};
     use aegis_keys::{KeyRing, SigningKey, sign_entry, sign_notice};
     use aegis_ledger::LedgerConfig;
     use aegis_model::{Beat, Clock, EntryKind, EventKind, ManualClock, Timestamp};

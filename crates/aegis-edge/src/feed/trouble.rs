@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::view::RefusedEntry;
 
 /// The same of the same is told again after so long, if it goes on.
-pub(super) const AGAIN_AFTER: Duration = Duration::from_secs(600);
+const AGAIN_AFTER: Duration = Duration::from_secs(600);
 /// An older entry may have been overtaken on its way: what reads a bucket, what hears of a change and what waits behind either is not ordered. One
 /// that comes when the newer has been held for longer was put back by somebody.
 pub(super) const OVERTAKEN: Duration = Duration::from_secs(30);
