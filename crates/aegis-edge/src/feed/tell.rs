@@ -80,7 +80,7 @@ mod tests {
     use aegis_bus::{Bucket, EmbeddedBus, EmbeddedLimits, subject};
     use aegis_keys::{KeyRing, SigningKey, sign_entry, sign_notice};
     use aegis_ledger::LedgerConfig;
-    use aegis_model::{Beat, Clock, EntryKind, EventKind, ManualClock, Timestamp};
+    use aegis_model::{Beat, Clock, EntryKind, EventKind, ManualClock, SignedEntry, Timestamp};
     use serde_json::{Value, json};
 
     use super::*;
@@ -137,7 +137,7 @@ mod tests {
             let told = items.iter().map(|item| {
                 let wire: Value = serde_json::from_str(&item.sealed.wire).unwrap();
                 assert_eq!((&wire["edge_id"], &wire["source"]), (&json!("edge-1"), &json!("edge")));
-                let attributes = serde_json::from_str(wire["attributes"].as_str().unwrap()).unwrap();
+                let attributes: Value = serde_json::from_str(wire["attributes"].as_str().unwrap()).unwrap();
                 (text(&wire["tenant_id"]), text(&wire["reason"]), attributes)
             });
             told.collect()
@@ -159,7 +159,7 @@ mod tests {
             sign_entry(key, &acme, EntryKind::Tool, "crm", revision, now, Some(body(name))).unwrap()
         };
         let put = |key: &str, entry: &Value| follower.apply(Bucket::Control, key, entry.to_string().as_bytes(), true);
-        let value = |entry| serde_json::to_value(entry).unwrap();
+        let value = |entry: SignedEntry| serde_json::to_value(entry).unwrap();
         put(&key, &value(signed(&house.control, 7, "CRM")));
         assert_eq!(follower.metrics.feed_refused.get(), 0);
 
