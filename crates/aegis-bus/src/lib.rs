@@ -9,6 +9,7 @@ mod embedded;
 mod error;
 pub mod feed;
 mod jetstream;
+pub mod message_id;
 pub mod subject;
 
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use aegis_bus::{BusError, Message, Stream, subject};
+use aegis_bus::{BusError, Message, Stream, message_id, subject};
 use aegis_canon::sha256_hex;
 use aegis_ledger::OutboxItem;
 use aegis_model::{EventId, TenantId, partition_of};
@@ -23,7 +23,8 @@ impl Outgoing {
     pub(crate) fn event(item: OutboxItem, kept_as: Option<&Arc<str>>) -> Self {
         let sealed = item.sealed;
         let subject = subject::ase(&sealed.tenant_id, sealed.kind);
-        let mut message = Message::new(subject, sealed.wire.into_bytes()).with_id(sealed.event_id.to_string());
+        let id = message_id::of_sealed(&sealed);
+        let mut message = Message::new(subject, sealed.wire.into_bytes()).with_id(id);
         if let Some(name) = kept_as {
             message = message.kept(name, item.row);
         }
