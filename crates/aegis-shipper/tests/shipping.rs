@@ -31,6 +31,8 @@ struct Faulty {
     tried: AtomicUsize,
     /// Messages of the event with this id are refused for good.
     poisoned: parking_lot::Mutex<Option<String>>,
+    /// How long frozen actions were to live.
+    approvals_live: parking_lot::Mutex<Vec<Option<Duration>>>,
 }
 
 #[async_trait]
@@ -39,6 +41,9 @@ impl Bus for Faulty {
         if self.down.load(Ordering::SeqCst) || (stream == Stream::Approvals && self.approvals_down.load(Ordering::SeqCst)) {
             self.tried.fetch_add(1, Ordering::SeqCst);
             return vec![Err(BusError::Unavailable { reason: "down".to_owned() }); messages.len()];
+        }
+        if stream == Stream::Approvals {
+            self.approvals_live.lock().extend(messages.iter().map(|message| message.ttl));
         }
         let Some(poisoned) = self.poisoned.lock().clone() else { return self.inner.publish(stream, messages).await };
         let mut results = Vec::new();
@@ -107,6 +112,7 @@ async fn bus(folder: &Path, limits: EmbeddedLimits) -> Arc<Faulty> {
         approvals_down: AtomicBool::new(false),
         tried: AtomicUsize::new(0),
         poisoned: parking_lot::Mutex::new(None),
+        approvals_live: parking_lot::Mutex::default(),
     })
 }
 
@@ -449,6 +455,12 @@ async fn a_frozen_action_arrives_before_its_event() {
     let approvals = read(&bus, Stream::Approvals).await;
     assert_eq!(approvals.len(), 1);
     assert_eq!(approvals[0].subject, "approval.acme.approval-1");
+    let a_day_behind_its_end = Duration::from_secs(900 + 24 * 3600);
+    assert_eq!(
+        *bus.approvals_live.lock(),
+        [Some(a_day_behind_its_end)],
+        "raw parameters are not kept for longer than they are of use"
+    );
     assert_eq!(serde_json::from_slice::<FrozenAction>(&approvals[0].payload).unwrap(), frozen);
     let decision = read(&bus, Stream::Ase).await.into_iter().find(|d| d.subject.ends_with("authorize_decision")).unwrap();
     assert!(approvals[0].bus_ts <= decision.bus_ts);

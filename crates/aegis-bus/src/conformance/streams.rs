@@ -71,6 +71,19 @@ pub(super) async fn a_message_id_is_stored_once(bus: Arc<dyn Bus>) -> Result<(),
     Ok(())
 }
 
+/// As long as it lives, whether the bus drops it afterwards or not.
+pub(super) async fn a_message_with_a_time_to_live_is_like_any_other(bus: Arc<dyn Bus>) -> Result<(), Violation> {
+    let message = |id: &str| Message::new(format!("approval.t.{id}"), text(id)).with_id(id).with_ttl(Duration::from_secs(3600));
+    let batch = vec![message("a"), Message::new("approval.t.b", text("b")), message("a"), message("c")];
+    let acks = bus.publish(Stream::Approvals, batch).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let answers: Vec<_> = acks.iter().map(|ack| (ack.seq, ack.duplicate)).collect();
+    ensure!(answers == [(1, false), (2, false), (1, true), (3, false)], "messages with a time to live got {answers:?}");
+    let mut subscription = bus.subscribe(Stream::Approvals, "approval.>", 1).await?;
+    let payloads: Vec<_> = read_exactly(&mut subscription, 3).await?.into_iter().map(|delivered| delivered.payload).collect();
+    ensure!(payloads == ["a", "b", "c"], "the stream has {payloads:?}");
+    Ok(())
+}
+
 /// Control derives the id of an approval's event, so that anybody can name it, and be there first.
 pub(super) async fn an_event_s_id_is_each_lane_s_own(bus: Arc<dyn Bus>) -> Result<(), Violation> {
     let tenant = TenantId::new("t").map_err(|error| Violation(error.to_string()))?;
