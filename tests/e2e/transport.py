@@ -3,6 +3,7 @@ hangs or dies. Edges as processes of their own are in `edges`."""
 
 import json
 import re
+import subprocess
 
 from harness import Aegis, ControlPlane, StartFailed
 from nats import SERVERS, make_certificates
@@ -30,6 +31,23 @@ class Streams(WithNats):
                 for bad in (["--max-bytes", "ACE=1GiB"], ["--replicas", "0"], ["--max-bytes", "ASE=many"], []):
                     arguments = ["streams", "plan", *(["--nats", server.url] if bad else []), *bad]
                     aegis.cli(*arguments, expect=2)
+
+    def test_what_the_server_is_is_told_where_people_look(self):
+        for name, binary in SERVERS.items():
+            with self.subTest(name):
+                version = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout.split("v")[-1].strip()
+                server = self.server(name)
+                aegis = Aegis(nats=server)
+                self.addCleanup(aegis.close)
+                self.assertIn(f"nats-server {version}", aegis.cli("streams", "plan", "--nats", server.url))
+                told = json.loads(aegis.cli("streams", "plan", "--nats", server.url, "--json"))["servers"]
+                self.assertEqual((told["version"], told["newest"], told["count"]), (version, version, 1))
+                self.assertEqual("message_ttl" in told["features"], name == "current", told)
+                aegis.start()
+                self.assertEqual(wait_until("what the server is", lambda: aegis.get("/readyz").expect(200)["bus"]), told)
+                self.assertEqual((aegis.metric("aegis_nats_server_info"), aegis.metric("aegis_nats_servers")), (1, 1))
+                self.assertIn(f'version="{version}"', aegis.get("/metrics").text)
+                self.assertEqual(aegis.log().count("what the NATS servers are"), 1, aegis.log())
 
     def test_a_server_that_is_not_there_is_named(self):
         server = self.server()

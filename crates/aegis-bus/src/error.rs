@@ -30,6 +30,11 @@ pub enum BusError {
     /// The server has no such stream. Waiting does not help, unless somebody makes it.
     #[error("the server has no stream {stream}; make it with `aegis streams apply`")]
     NoStream { stream: String },
+    /// The stream was made before its messages could have a time to live. Sent again, they go without.
+    #[error(
+        "stream {stream} takes no message with a time to live before `aegis streams apply` lets it; sent again, it goes without"
+    )]
+    NoTtl { stream: Stream },
     /// The bus cannot be reached or cannot write now. Keep the message and try again.
     #[error("the bus is unavailable: {reason}; messages wait with their publishers until it is back")]
     Unavailable { reason: String },
@@ -50,7 +55,12 @@ impl BusError {
     pub const fn is_retryable(&self) -> bool {
         matches!(
             self,
-            Self::Full { .. } | Self::BucketFull { .. } | Self::NoStream { .. } | Self::Unavailable { .. } | Self::Closed
+            Self::Full { .. }
+                | Self::BucketFull { .. }
+                | Self::NoStream { .. }
+                | Self::NoTtl { .. }
+                | Self::Unavailable { .. }
+                | Self::Closed
         )
     }
 

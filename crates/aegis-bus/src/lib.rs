@@ -9,6 +9,7 @@ mod embedded;
 mod error;
 pub mod feed;
 mod jetstream;
+pub mod message_id;
 pub mod subject;
 
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use embedded::{BucketLimits, EmbeddedBus, EmbeddedLimits, Held, Keeper, StreamLimits};
 pub use error::BusError;
-pub use jetstream::{EdgeBus, JetStreamBus, JetStreamOptions, Login, definitions, users};
+pub use jetstream::{EdgeBus, Feature, JetStreamBus, JetStreamOptions, Login, Servers, Version, definitions, users};
 
 /// Largest payload of a message or value, in bytes: JetStream's default `max_payload`.
 pub const MAX_PAYLOAD: usize = 1024 * 1024;
@@ -161,6 +162,8 @@ pub struct Message {
     pub expected_last_subject_seq: Option<u64>,
     /// Where the payload is durable already, for a driver that can read it there.
     pub kept: Option<Kept>,
+    /// After which nobody needs the message any more. A bus that can drops it then; to another it is as any other.
+    pub ttl: Option<Duration>,
 }
 
 /// A payload's place with whoever keeps it.
@@ -175,7 +178,14 @@ pub struct Kept {
 impl Message {
     /// A message without dedup or expectation.
     pub fn new(subject: impl Into<String>, payload: impl Into<Bytes>) -> Self {
-        Self { subject: subject.into(), msg_id: None, payload: payload.into(), expected_last_subject_seq: None, kept: None }
+        Self {
+            subject: subject.into(),
+            msg_id: None,
+            payload: payload.into(),
+            expected_last_subject_seq: None,
+            kept: None,
+            ttl: None,
+        }
     }
 
     /// The same, deduplicated by `id`.
@@ -189,6 +199,13 @@ impl Message {
     #[must_use]
     pub fn expecting(mut self, seq: u64) -> Self {
         self.expected_last_subject_seq = Some(seq);
+        self
+    }
+
+    /// The same, which nobody needs after `ttl`, counted in whole seconds from when it is stored.
+    #[must_use]
+    pub fn with_ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
         self
     }
 
@@ -315,6 +332,11 @@ pub trait Bus: Send + Sync + std::fmt::Debug {
 
     /// Hears what is told on matching subjects from now on.
     async fn hear(&self, filter: &str) -> Result<Box<dyn Hearing>, BusError>;
+
+    /// What the servers are that carry it, as far as that is known; none of a bus without any.
+    fn servers(&self) -> Option<Servers> {
+        None
+    }
 }
 
 /// Whom to ask for receipts that are missing in a lane: whoever sealed them ships them again. Never waits, and may forget: whoever misses

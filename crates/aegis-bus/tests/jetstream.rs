@@ -3,11 +3,14 @@
 
 mod nats;
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_bus::definitions::{self, Change, Settings};
-use aegis_bus::{Bucket, Bus, BusError, JetStreamBus, JetStreamOptions, Message, Place, Stream, Subscription, conformance};
+use aegis_bus::{
+    Bucket, Bus, BusError, Feature, JetStreamBus, JetStreamOptions, Message, Place, Servers, Stream, Subscription, conformance,
+};
 use bytes::Bytes;
 use nats::{Server, servers};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -49,6 +52,118 @@ async fn it_keeps_every_promise_of_a_bus() {
             bus.apply_streams(&definitions::wanted(&small()).unwrap(), &[]).await.unwrap();
             case(bus as Arc<dyn Bus>).await.unwrap_or_else(|violation| panic!("{}: {name}: {violation}", binary.display()));
         }
+    }
+}
+
+/// The version that a server's program says it is.
+fn version_of(binary: &Path) -> String {
+    let said = std::process::Command::new(binary).arg("--version").output().unwrap().stdout;
+    String::from_utf8(said).unwrap().trim().trim_start_matches("nats-server: v").to_owned()
+}
+
+#[tokio::test]
+async fn what_a_server_is_and_has_is_found_when_it_is_reached() {
+    for (binary, has) in servers().iter().zip([Vec::new(), Feature::ALL.to_vec()]) {
+        let mut server = Server::start(binary);
+        server.kill();
+        let bus = connect(&server).await;
+        assert_eq!(bus.servers(), None, "nobody answers yet");
+        server.start_again();
+        let found = bus.find_servers().await.unwrap();
+        assert_eq!(found.version.to_string(), version_of(binary));
+        assert_eq!((found.newest, found.count, found.api_level.is_some()), (found.version, 1, !has.is_empty()));
+        assert_eq!(found.features, has);
+        assert_eq!(bus.servers(), Some(found));
+    }
+}
+
+#[tokio::test]
+async fn of_a_mixed_cluster_the_least_counts_and_it_is_looked_at_again_behind_a_reconnect() {
+    let [debian, current] = <[PathBuf; 2]>::try_from(servers()).unwrap();
+    let (old_version, new_version) = (version_of(&debian), version_of(&current));
+    let [mut old, mut new] = Server::start_cluster([debian.as_path(), current.as_path()]);
+    let bus = connect(&new).await;
+    let found = bus.find_servers().await.unwrap();
+    assert_eq!((found.version.to_string(), found.newest.to_string(), found.count), (old_version.clone(), new_version.clone(), 2));
+    assert!(found.features.is_empty(), "{found}");
+
+    new.kill();
+    assert!(alone(&bus, &old_version).await.features.is_empty());
+    new.start_again();
+    old.kill();
+    assert_eq!(alone(&bus, &new_version).await.features, Feature::ALL);
+}
+
+/// What is found once one server of this version is all there is.
+async fn alone(bus: &JetStreamBus, version: &str) -> Servers {
+    let is_alone = |found: &Servers| found.count == 1 && found.version == found.newest && found.version.to_string() == version;
+    eventually(async || bus.servers().filter(&is_alone)).await
+}
+
+#[tokio::test]
+async fn what_nobody_needs_any_more_is_gone_where_the_servers_know_that() {
+    for binary in servers() {
+        let server = Server::start(&binary);
+        let bus = fresh(&server).await;
+        let knows = bus.find_servers().await.unwrap().have(Feature::MessageTtl);
+        let message = |name: &str| Message::new(format!("approval.t.{name}"), "x");
+        let batch = vec![
+            message("short").with_ttl(Duration::from_millis(1)),
+            message("long").with_ttl(Duration::from_secs(3600)),
+            message("plain"),
+        ];
+        assert!(bus.publish(Stream::Approvals, batch).await.iter().all(Result::is_ok));
+        let stream = async_nats::jetstream::new(bus.client()).get_stream("APPROVALS").await.unwrap();
+        let sent = stream.get_raw_message(2).await.unwrap().headers.get("Nats-TTL").map(|ttl| ttl.as_str().to_owned());
+        assert_eq!(sent, knows.then(|| "3600".to_owned()), "{}", binary.display());
+        let left: &[u64] = if knows { &[2, 3] } else { &[1, 2, 3] };
+        let has_ended = async || {
+            let messages = bus.stream_state(Stream::Approvals).await.unwrap().messages;
+            (messages == left.len() as u64).then_some(())
+        };
+        eventually(has_ended).await;
+        let mut subscription = bus.subscribe(Stream::Approvals, "approval.>", 1).await.unwrap();
+        let mut read = Vec::new();
+        while read.len() < left.len() {
+            let batch = subscription.next_batch(10, Duration::from_secs(5)).await.unwrap();
+            assert!(!batch.is_empty(), "{read:?} were read");
+            read.extend(batch.iter().map(|message| message.seq));
+        }
+        assert_eq!(read, left);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_is_older_than_what_its_server_knows_costs_one_refusal() {
+    let server = Server::start(&servers()[1]);
+    let bus = connect(&server).await;
+    assert!(bus.find_servers().await.unwrap().have(Feature::MessageTtl));
+    let streams = async_nats::jetstream::new(bus.client());
+    let mut made = async_nats::jetstream::stream::Config {
+        name: "APPROVALS".to_owned(),
+        subjects: vec!["approval.>".to_owned()],
+        ..Default::default()
+    };
+    streams.create_stream(made.clone()).await.unwrap();
+    let batch = || ["a", "b"].map(|name| Message::new(format!("approval.t.{name}"), "x").with_id(name)).to_vec();
+    let with_ttl = || batch().into_iter().map(|message| message.with_ttl(Duration::from_secs(60))).collect::<Vec<_>>();
+    let refused = bus.publish(Stream::Approvals, with_ttl()).await;
+    assert_eq!(refused, vec![Err(BusError::NoTtl { stream: Stream::Approvals }); 2]);
+    assert!(refused.iter().all(|result| result.as_ref().is_err_and(BusError::is_retryable)));
+    let taken = bus.publish(Stream::Approvals, with_ttl()).await;
+    assert!(taken.iter().all(|result| result.as_ref().is_ok_and(|ack| !ack.duplicate)), "{taken:?}");
+
+    // Another process, once the stream was made for it.
+    made.allow_message_ttl = true;
+    streams.update_stream(made).await.unwrap();
+    let other = connect(&server).await;
+    other.find_servers().await.unwrap();
+    let message = Message::new("approval.t.c", "x").with_ttl(Duration::from_secs(60));
+    assert_eq!(publish_one(&other, Stream::Approvals, message).await.unwrap(), 3);
+    let stream = streams.get_stream("APPROVALS").await.unwrap();
+    for (seq, has_ttl) in [(1, false), (2, false), (3, true)] {
+        let headers = stream.get_raw_message(seq).await.unwrap().headers;
+        assert_eq!(headers.get("Nats-TTL").is_some(), has_ttl, "message {seq}");
     }
 }
 

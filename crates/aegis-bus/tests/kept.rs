@@ -217,6 +217,54 @@ async fn of_a_keeper_that_was_restored_what_it_still_has_is_read_and_nothing_new
     }
 }
 
+/// A ledger's events, under the ids that this version gives them.
+fn sealed_on(shelf: &Shelf, positions: std::ops::RangeInclusive<i64>) -> Vec<Message> {
+    let sealed = |n: i64| {
+        let message = shelf.keep(n, "ase.00.t.x", &format!("sealed {n}"));
+        let id = format!("{}.t.edge-1.1.0123456789abcdef", event_id(n));
+        shelf.0.lock().get_mut(&n).unwrap().msg_id.clone_from(&id);
+        message.with_id(id)
+    };
+    positions.map(sealed).collect()
+}
+
+fn event_id(n: i64) -> String {
+    uuid::Uuid::from_u128(n.unsigned_abs().into()).to_string()
+}
+
+#[tokio::test]
+async fn what_an_earlier_version_published_under_its_event_s_id_alone_is_still_known() {
+    let (folder, shelf) = (tempfile::tempdir().unwrap(), Arc::new(Shelf::default()));
+    let bus = open(folder.path(), limits(), &shelf).await;
+    for positions in [1..=3, 4..=6] {
+        bus.publish(Stream::Ase, sealed_on(&shelf, positions)).await;
+    }
+    bus.close().await;
+    // As an earlier version leaves its file.
+    let url = format!("sqlite://{}", folder.path().join("bus.db").display());
+    let mut file = sqlx::SqliteConnection::connect(&url).await.unwrap();
+    let as_it_was = "UPDATE runs SET last_id = substr(last_id, 1, 36); UPDATE sources SET last_id = substr(last_id, 1, 36); PRAGMA user_version = 3";
+    sqlx::raw_sql(as_it_was).execute(&mut file).await.unwrap();
+    let noted: Vec<String> = sqlx::query_scalar("SELECT last_id FROM runs ORDER BY pos").fetch_all(&mut file).await.unwrap();
+    assert_eq!(noted, [event_id(3), event_id(6)]);
+    file.close().await.unwrap();
+
+    let bus = open(folder.path(), limits(), &shelf).await;
+    let all: Vec<(u64, String)> = (1..=6).map(|n| (n, format!("sealed {n}"))).collect();
+    assert_eq!(texts(&read(&bus, ">", 0, 100).await), all, "nothing is lost");
+    // The shipper goes on a little before where it was.
+    let acks = bus.publish(Stream::Ase, sealed_on(&shelf, 5..=7)).await;
+    let acks: Vec<(u64, bool)> = acks.into_iter().map(|ack| ack.map(|ack| (ack.seq, ack.duplicate)).unwrap()).collect();
+    assert_eq!(acks, [(5, true), (6, true), (7, false)]);
+    bus.close().await;
+
+    // Another ledger in its place is another one as ever: there, other events have these rows.
+    let replaced = Arc::new(Shelf::default());
+    (1..=7).for_each(|n| _ = replaced.keep(n, "ase.00.t.x", &format!("new {n}")));
+    let bus = open(folder.path(), limits(), &replaced).await;
+    assert_eq!(texts(&read(&bus, ">", 0, 100).await), [(3, lost(0, 1, 3)), (6, lost(0, 4, 3)), (7, lost(0, 7, 1))]);
+}
+
 #[tokio::test]
 async fn what_a_keeper_cannot_read_any_more_is_lost_by_stretches() {
     let (folder, shelf) = (tempfile::tempdir().unwrap(), Arc::new(Shelf::default()));

@@ -15,7 +15,8 @@ pub(crate) fn alive() -> Response {
     Json(json!({"status": "ok"})).into_response()
 }
 
-/// `GET /readyz`: 200 only if receipts can be written, the bus answers, the store answers and the consumers run.
+/// `GET /readyz`: 200 only if receipts can be written, the bus answers, the store answers and the consumers run. With what the servers are that
+/// carry the bus, if any do.
 pub(crate) async fn ready(control: &Control) -> Response {
     let ledger = control.ledger.is_writable();
     let bus = control.bus.last_seq(Stream::Ase).await.is_ok();
@@ -34,5 +35,5 @@ pub(crate) async fn ready(control: &Control) -> Response {
         // Behind is not down: edges enforce what they hold.
         "control_feed_current": !control.feed.is_behind(),
     });
-    (status, Json(json!({"ready": ready, "checks": checks}))).into_response()
+    (status, Json(json!({"ready": ready, "checks": checks, "bus": control.bus.servers()}))).into_response()
 }

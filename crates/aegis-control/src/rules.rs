@@ -62,11 +62,11 @@ impl Control {
                 if told.get(&place).is_some_and(|revision| *revision >= rule.revision) {
                     continue;
                 }
-                let id = format!("ruleset-{tenant}-{}-{}-{}", rule.rule_id, rule.revision, self.start);
                 let (rule_id, revision, hash, text) = (rule.rule_id, rule.revision, rule.hash, rule.text);
                 let record = RuleRecord { tenant_id: tenant.clone(), rule_id, revision, hash, text };
                 let payload = sign_notice(&self.key, &record).map_err(Problem::internal)?;
-                let message = Message::new(subject::ruleset(partition_of(&tenant)), payload).with_id(id);
+                // Without an id: one that could be told ahead is anybody's to use first, and detection takes no revision twice.
+                let message = Message::new(subject::ruleset(partition_of(&tenant)), payload);
                 for result in self.bus.publish(Stream::Ase, vec![message]).await {
                     result.map_err(|error| {
                         tracing::warn!(%error, %tenant, "the log does not take a change of rules");

@@ -6,7 +6,7 @@ mod house;
 
 use std::time::Duration;
 
-use aegis_bus::{Bus, Stream};
+use aegis_bus::{Bus, Message, Stream, subject};
 use aegis_control::rule_change_by_operator;
 use aegis_keys::{KeyRing, verify_notice};
 use aegis_model::{EventKind, RuleRecord};
@@ -54,6 +54,20 @@ async fn a_change_has_its_receipt_and_its_record_in_the_log() {
     let versions: Vec<&Value> = listed.as_array().unwrap().iter().map(|version| &version["version"]).collect();
     assert_eq!(versions, [&json!(2), &json!(1)]);
     assert_eq!(house.get("/v1/rules", &house.other.admin).await.expect(200).body, json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_edge_can_be_there_before_a_record() {
+    let house = House::build().await;
+    // What an edge of any tenant may publish: its own subject, and an id of its choice. These follow from names and from the start that beats tell.
+    let subject = subject::ase(&house.other.id, EventKind::AuthorizeDecision);
+    let ids = (0..4).flat_map(|revision| (0..4).map(move |start| format!("ruleset-acme-OWN-1-{revision}-{start}")));
+    let named = ids.map(|id| Message::new(subject.clone(), "{}").with_id(id)).collect();
+    for taken in house.bus.publish(Stream::Ase, named).await {
+        assert!(!taken.unwrap().duplicate);
+    }
+    activate(&house, "OWN-1 1 log_only").await.expect(201);
+    until_told(&house, &["OWN-1 1 log_only"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

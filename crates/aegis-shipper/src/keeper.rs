@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use aegis_bus::{BusError, Held, Keeper, subject};
+use aegis_bus::{BusError, Held, Keeper, message_id, subject};
 use aegis_ledger::Ledger;
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -37,7 +37,7 @@ impl LedgerKeeper {
             after = item.row;
             held.extend(items.into_iter().map(|item| Held {
                 position: item.row,
-                msg_id: item.sealed.event_id.to_string(),
+                msg_id: message_id::of_sealed(&item.sealed),
                 subject: subject::ase(&item.sealed.tenant_id, item.sealed.kind),
                 payload: item.sealed.wire.into(),
             }));

@@ -2,12 +2,22 @@
 //! parameters, and the ledger still has the event.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use aegis_bus::{BusError, Message, Stream, subject};
+use aegis_bus::{BusError, Message, Stream, message_id, subject};
 use aegis_canon::sha256_hex;
 use aegis_ledger::OutboxItem;
-use aegis_model::{EventId, TenantId, partition_of};
+use aegis_model::{EventId, FrozenAction, TenantId, partition_of};
 use serde_json::json;
+
+/// How long a frozen action stays on the bus behind its end, seconds: as long as a control plane may be away and still show what it missed.
+const BEHIND_ITS_END_S: u64 = 24 * 3600;
+
+/// How long a frozen action, which has raw parameters, is of use to anybody.
+fn needed_for(frozen: &FrozenAction) -> Duration {
+    let open_us = frozen.expires_at.as_micros().saturating_sub(frozen.requested_at.as_micros());
+    Duration::from_micros(u64::try_from(open_us).unwrap_or(0)) + Duration::from_secs(BEHIND_ITS_END_S)
+}
 
 /// A message with what names its origin.
 #[derive(Clone, Debug)]
@@ -23,7 +33,8 @@ impl Outgoing {
     pub(crate) fn event(item: OutboxItem, kept_as: Option<&Arc<str>>) -> Self {
         let sealed = item.sealed;
         let subject = subject::ase(&sealed.tenant_id, sealed.kind);
-        let mut message = Message::new(subject, sealed.wire.into_bytes()).with_id(sealed.event_id.to_string());
+        let id = message_id::of_sealed(&sealed);
+        let mut message = Message::new(subject, sealed.wire.into_bytes()).with_id(id);
         if let Some(name) = kept_as {
             message = message.kept(name, item.row);
         }
@@ -41,7 +52,7 @@ impl Outgoing {
             }
         };
         let subject = subject::approval(&frozen.tenant_id, &frozen.approval_id);
-        let message = Message::new(subject, payload).with_id(frozen.approval_id.clone());
+        let message = Message::new(subject, payload).with_id(frozen.approval_id.clone()).with_ttl(needed_for(frozen));
         Some(Self { message, tenant_id: frozen.tenant_id.clone(), event_id: frozen.event_id, row: item.row })
     }
 

@@ -29,8 +29,10 @@ struct Faulty {
     approvals_down: AtomicBool,
     /// Publishes that were tried while it was down.
     tried: AtomicUsize,
-    /// Messages with this id are refused for good.
+    /// Messages of the event with this id are refused for good.
     poisoned: parking_lot::Mutex<Option<String>>,
+    /// How long frozen actions were to live.
+    approvals_live: parking_lot::Mutex<Vec<Option<Duration>>>,
 }
 
 #[async_trait]
@@ -40,10 +42,13 @@ impl Bus for Faulty {
             self.tried.fetch_add(1, Ordering::SeqCst);
             return vec![Err(BusError::Unavailable { reason: "down".to_owned() }); messages.len()];
         }
+        if stream == Stream::Approvals {
+            self.approvals_live.lock().extend(messages.iter().map(|message| message.ttl));
+        }
         let Some(poisoned) = self.poisoned.lock().clone() else { return self.inner.publish(stream, messages).await };
         let mut results = Vec::new();
         for message in messages {
-            if stream == Stream::Ase && message.msg_id.as_ref() == Some(&poisoned) {
+            if stream == Stream::Ase && message.msg_id.as_ref().is_some_and(|id| id.starts_with(&poisoned)) {
                 results.push(Err(BusError::TooLarge { bytes: message.payload.len(), max: 1 }));
             } else {
                 results.extend(self.inner.publish(stream, vec![message]).await);
@@ -107,12 +112,17 @@ async fn bus(folder: &Path, limits: EmbeddedLimits) -> Arc<Faulty> {
         approvals_down: AtomicBool::new(false),
         tried: AtomicUsize::new(0),
         poisoned: parking_lot::Mutex::new(None),
+        approvals_live: parking_lot::Mutex::default(),
     })
 }
 
 async fn ledger(folder: &Path, ring_capacity: usize) -> Ledger {
+    ledger_of("edge-1", folder, ring_capacity).await
+}
+
+async fn ledger_of(producer: &str, folder: &Path, ring_capacity: usize) -> Ledger {
     let key = SigningKey::load_or_create(&folder.join("key")).unwrap();
-    let config = LedgerConfig { ring_capacity, ..LedgerConfig::new(folder.join("ledger.db"), "edge-1", "edge") };
+    let config = LedgerConfig { ring_capacity, ..LedgerConfig::new(folder.join("ledger.db"), producer, "edge") };
     Ledger::open(config, key, Arc::new(SystemClock)).await.unwrap()
 }
 
@@ -218,6 +228,46 @@ async fn every_event_arrives_once_and_in_order_through_ring_and_outbox() {
         assert_eq!(subject, aegis_bus::subject::ase(&tenant(), EventKind::AuthorizeDecision));
         shipper.stop().await;
     }
+}
+
+/// The lanes of the bus's events with an id, in its order, and their receipts' places.
+async fn places_of(bus: &Faulty, event_id: EventId) -> Vec<(String, i64)> {
+    let parsed = read(bus, Stream::Ase).await.into_iter().map(|d| serde_json::from_slice::<Value>(&d.payload).unwrap());
+    let named = parsed.filter(|event| event["event_id"] == event_id.to_string());
+    named.map(|event| (event["lane"].as_str().unwrap().to_owned(), event["seq"].as_i64().unwrap())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edge_that_uses_the_id_of_another_s_event_displaces_nothing() {
+    let (folder, control_s) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let bus = bus(folder.path(), EmbeddedLimits::default()).await;
+    let (edge, control) = (ledger(folder.path(), 64).await, ledger_of("control", control_s.path(), 64).await);
+    let draft = draft();
+    let event_id = draft.event.event_id;
+    let mut own = draft.clone();
+    own.event.edge_id = "control".to_owned();
+    // The edge is first: with an event of its own, and with all that it could know ahead of control's message.
+    edge.try_submit(draft, Durability::Required).unwrap().await.unwrap();
+    let shipper = Shipper::spawn(edge.clone(), bus.clone(), quick()).unwrap();
+    until("the edge's is there", async || shipper.backlog() == 0).await;
+    shipper.stop().await;
+    control.try_submit(own, Durability::Required).unwrap().await.unwrap();
+    let lane = control.read_outbox(0, 1).await.unwrap().pop().unwrap().sealed.lane;
+    let subject = aegis_bus::subject::ase(&tenant(), EventKind::AuthorizeDecision);
+    for id in [event_id.to_string(), format!("{event_id}.{lane}")] {
+        bus.publish(Stream::Ase, vec![Message::new(subject.clone(), "{}").with_id(id)]).await.pop().unwrap().unwrap();
+    }
+
+    let shipper = Shipper::spawn(control.clone(), bus.clone(), quick()).unwrap();
+    until("control's is there", async || shipper.backlog() == 0).await;
+    let places = places_of(&bus, event_id).await;
+    assert!(places[0].0.starts_with("acme.edge-1."), "{places:?}");
+    assert_eq!(places[1..], [(lane.clone(), 2)], "behind the receipt that opens the lane, and in its place");
+    // Sent again within the window it is a duplicate as ever.
+    shipper.again().ask(&lane, 2, 2);
+    until("shipped again", async || shipper.meter().again_total() == 1).await;
+    shipper.stop().await;
+    assert_eq!(places_of(&bus, event_id).await, places);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -405,6 +455,12 @@ async fn a_frozen_action_arrives_before_its_event() {
     let approvals = read(&bus, Stream::Approvals).await;
     assert_eq!(approvals.len(), 1);
     assert_eq!(approvals[0].subject, "approval.acme.approval-1");
+    let a_day_behind_its_end = Duration::from_secs(900 + 24 * 3600);
+    assert_eq!(
+        *bus.approvals_live.lock(),
+        [Some(a_day_behind_its_end)],
+        "raw parameters are not kept for longer than they are of use"
+    );
     assert_eq!(serde_json::from_slice::<FrozenAction>(&approvals[0].payload).unwrap(), frozen);
     let decision = read(&bus, Stream::Ase).await.into_iter().find(|d| d.subject.ends_with("authorize_decision")).unwrap();
     assert!(approvals[0].bus_ts <= decision.bus_ts);

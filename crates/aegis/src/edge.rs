@@ -128,7 +128,7 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<RunningEdge> {
     let edge =
         Edge::open(edge_config, view.clone(), ledger.clone(), control_ring, trust, clock, metrics).await.context("edge")?;
 
-    let exposition = Exposition::of_edge(registry, ledger.clone());
+    let exposition = Exposition::of_edge(registry, edge_bus.clone(), ledger.clone());
     let control_url =
         if config.edge.control_url.is_empty() { enrolled.control_url.clone() } else { config.edge.control_url.clone() };
     let router = Router::new()

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use aegis_bus::Bus;
 #[cfg(feature = "soc")]
 use aegis_detect::Worker;
 #[cfg(feature = "soc")]
@@ -29,7 +30,14 @@ pub(crate) struct Exposition {
 
 impl Exposition {
     #[cfg(feature = "soc")]
-    pub(crate) fn new(mut registry: Registry, ledgers: Vec<Ledger>, worker: Arc<Worker>, lake: Option<Arc<LakeWorker>>) -> Self {
+    pub(crate) fn new(
+        mut registry: Registry,
+        bus: Arc<dyn Bus>,
+        ledgers: Vec<Ledger>,
+        worker: Arc<Worker>,
+        lake: Option<Arc<LakeWorker>>,
+    ) -> Self {
+        registry.register_collector(Box::new(Carried(bus)));
         registry.register_collector(Box::new(Counted { ledgers }));
         registry.register_collector(Box::new(Detected(worker)));
         if let Some(lake) = lake {
@@ -39,7 +47,8 @@ impl Exposition {
     }
 
     /// Of an edge: nothing detects here.
-    pub(crate) fn of_edge(mut registry: Registry, ledger: Ledger) -> Self {
+    pub(crate) fn of_edge(mut registry: Registry, bus: Arc<dyn Bus>, ledger: Ledger) -> Self {
+        registry.register_collector(Box::new(Carried(bus)));
         registry.register_collector(Box::new(Counted { ledgers: vec![ledger] }));
         Self { registry: Arc::new(registry) }
     }
@@ -54,6 +63,26 @@ async fn metrics(State(exposition): State<Exposition>) -> Response {
     match text::encode(&mut body, &exposition.registry) {
         Ok(()) => ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], body).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+/// What the servers are that carry the bus.
+#[derive(Debug)]
+struct Carried(Arc<dyn Bus>);
+
+impl Collector for Carried {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let Some(servers) = self.0.servers() else { return Ok(()) };
+        let help =
+            "1; the oldest and newest version of the NATS servers, the least level of JetStream's API, and what all of them have";
+        let (version, newest) = (servers.version.to_string(), servers.newest.to_string());
+        let api_level = servers.api_level.map_or_else(String::new, |level| level.to_string());
+        let features = servers.feature_names();
+        let labels: [(&str, &str); 4] =
+            [("version", version.as_str()), ("newest", &newest), ("api_level", &api_level), ("features", &features)];
+        let mut family = encoder.encode_descriptor("aegis_nats_server_info", help, None, MetricType::Gauge)?;
+        ConstGauge::new(1i64).encode(family.encode_family(&labels)?)?;
+        gauge(&mut encoder, "aegis_nats_servers", "NATS servers of the cluster that answered", servers.count as u64)
     }
 }
 

@@ -217,7 +217,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     control.metrics().register(&mut registry);
     let worker = Arc::new(worker);
     let ledgers: Vec<Ledger> = ledgers.into_iter().map(|(_, ledger)| ledger).collect();
-    let exposition = Exposition::new(registry, ledgers.clone(), worker.clone(), lake.clone());
+    let exposition = Exposition::new(registry, bus.clone(), ledgers.clone(), worker.clone(), lake.clone());
     let router = router
         .merge(aegis_ingest::router(ingest))
         .merge(exposition.router())

@@ -35,6 +35,10 @@ pub fn cases() -> Vec<(&'static str, Case)> {
             Box::pin(streams::concurrent_publishers_share_one_gapless_order(b))
         }),
         ("a_message_id_is_stored_once", |b| Box::pin(streams::a_message_id_is_stored_once(b))),
+        ("an_event_s_id_is_each_lane_s_own", |b| Box::pin(streams::an_event_s_id_is_each_lane_s_own(b))),
+        ("a_message_with_a_time_to_live_is_like_any_other", |b| {
+            Box::pin(streams::a_message_with_a_time_to_live_is_like_any_other(b))
+        }),
         ("an_expected_sequence_lets_one_publisher_win", |b| Box::pin(streams::an_expected_sequence_lets_one_publisher_win(b))),
         ("a_retry_after_a_lost_answer_finds_its_message", |b| {
             Box::pin(streams::a_retry_after_a_lost_answer_finds_its_message(b))

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aegis_model::{EventKind, SealedEvent, TenantId, Timestamp};
 use bytes::Bytes;
 use futures_util::future::join_all;
 
 use super::{DEADLINE, Violation, ensure, publish_one, read_exactly, text};
-use crate::{Bus, BusError, MAX_PAYLOAD, Message, Stream};
+use crate::{Bus, BusError, MAX_PAYLOAD, Message, Stream, message_id, subject};
 
 pub(super) async fn sequences_start_at_one_and_have_no_gap(bus: Arc<dyn Bus>) -> Result<(), Violation> {
     ensure!(bus.last_seq(Stream::Ase).await? == 0, "an empty stream has a last sequence");
@@ -67,6 +68,51 @@ pub(super) async fn a_message_id_is_stored_once(bus: Arc<dyn Bus>) -> Result<(),
     ensure!(bus.last_seq(Stream::Ase).await? == 2, "a duplicate took a sequence");
     let other = publish_one(&bus, Stream::Alerts, Message::new("alert.t.a", text("x")).with_id("id-1")).await?;
     ensure!(!other.duplicate, "an id counts across streams");
+    Ok(())
+}
+
+/// As long as it lives, whether the bus drops it afterwards or not.
+pub(super) async fn a_message_with_a_time_to_live_is_like_any_other(bus: Arc<dyn Bus>) -> Result<(), Violation> {
+    let message = |id: &str| Message::new(format!("approval.t.{id}"), text(id)).with_id(id).with_ttl(Duration::from_secs(3600));
+    let batch = vec![message("a"), Message::new("approval.t.b", text("b")), message("a"), message("c")];
+    let acks = bus.publish(Stream::Approvals, batch).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let answers: Vec<_> = acks.iter().map(|ack| (ack.seq, ack.duplicate)).collect();
+    ensure!(answers == [(1, false), (2, false), (1, true), (3, false)], "messages with a time to live got {answers:?}");
+    let mut subscription = bus.subscribe(Stream::Approvals, "approval.>", 1).await?;
+    let payloads: Vec<_> = read_exactly(&mut subscription, 3).await?.into_iter().map(|delivered| delivered.payload).collect();
+    ensure!(payloads == ["a", "b", "c"], "the stream has {payloads:?}");
+    Ok(())
+}
+
+/// Control derives the id of an approval's event, so that anybody can name it, and be there first.
+pub(super) async fn an_event_s_id_is_each_lane_s_own(bus: Arc<dyn Bus>) -> Result<(), Violation> {
+    let tenant = TenantId::new("t").map_err(|error| Violation(error.to_string()))?;
+    let sealed = |lane: &str, hash: &str| SealedEvent {
+        tenant_id: tenant.clone(),
+        event_id: uuid::Uuid::from_u128(7),
+        kind: EventKind::ApprovalRequested,
+        lane: lane.to_owned(),
+        seq: 1,
+        ts: Timestamp::from_micros(0),
+        receipt_hash: hash.repeat(8),
+        prev_receipt_hash: String::new(),
+        wire: String::new(),
+    };
+    let message = |event: &SealedEvent| {
+        Message::new(subject::ase(&tenant, event.kind), text(&event.lane)).with_id(message_id::of_sealed(event))
+    };
+    let (edge_s, control_s) = (sealed("t.edge-1.1", "89abcdef"), sealed("t.control.1", "01234567"));
+    let named = |id: String| Message::new(subject::ase(&tenant, EventKind::AuthorizeDecision), text("in its place")).with_id(id);
+    let ahead = [edge_s.event_id.to_string(), format!("{}.{}", control_s.event_id, control_s.lane)];
+    let batch =
+        ahead.map(named).into_iter().chain([message(&edge_s), message(&control_s), message(&edge_s), message(&control_s)]);
+    let acks = bus.publish(Stream::Ase, batch.collect()).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let answers: Vec<_> = acks.iter().map(|ack| (ack.seq, ack.duplicate)).collect();
+    let expected = [(1, false), (2, false), (3, false), (4, false), (3, true), (4, true)];
+    ensure!(answers == expected, "an event's id in two lanes, and again, got {answers:?}");
+    let mut subscription = bus.subscribe(Stream::Ase, "ase.*.t.approval_requested", 1).await?;
+    let lanes: Vec<_> = read_exactly(&mut subscription, 2).await?.into_iter().map(|delivered| delivered.payload).collect();
+    ensure!(lanes == ["t.edge-1.1", "t.control.1"], "the stream has {lanes:?}");
     Ok(())
 }
 

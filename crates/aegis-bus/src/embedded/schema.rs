@@ -15,7 +15,7 @@ use super::kv::KvEntry;
 use crate::{Bucket, BusError, Stream, StreamState};
 
 /// Version of the tables, kept in `user_version`.
-const SCHEMA_VERSION: i64 = 3;
+const SCHEMA_VERSION: i64 = 4;
 
 /// Sequences take the low 48 bits of a `pos`: at a million messages a second, nine years.
 const SEQ_BITS: u32 = 48;
@@ -97,6 +97,10 @@ ALTER TABLE runs ADD COLUMN last_id TEXT NOT NULL DEFAULT '';
 PRAGMA user_version = 3;
 ";
 
+/// New in version 4: the ids of sealed events have their lane (docs/adr/0028). Earlier versions, to which they would be other messages, must not
+/// open the file; the tables are the same.
+const IDS_WITH_LANES: &str = "PRAGMA user_version = 4";
+
 /// Where a stream's messages begin in the key space.
 pub(super) const fn base(stream: Stream) -> i64 {
     (stream.index() as i64) << SEQ_BITS
@@ -168,12 +172,15 @@ pub(super) async fn prepare(conn: &mut SqliteConnection, path: &Path) -> Result<
     let found: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut *conn).await?;
     match found {
         SCHEMA_VERSION => Ok(()),
-        1 | 2 => {
+        1..=3 => {
             let mut tx = conn.begin().await?;
-            if found == 1 {
+            if found < 2 {
                 tx.execute(sqlx::raw_sql(KEPT_TABLES)).await?;
             }
-            tx.execute(sqlx::raw_sql(RUN_IDS)).await?;
+            if found < 3 {
+                tx.execute(sqlx::raw_sql(RUN_IDS)).await?;
+            }
+            tx.execute(sqlx::raw_sql(IDS_WITH_LANES)).await?;
             tx.commit().await?;
             Ok(())
         }
@@ -182,6 +189,7 @@ pub(super) async fn prepare(conn: &mut SqliteConnection, path: &Path) -> Result<
             tx.execute(sqlx::raw_sql(TABLES)).await?;
             tx.execute(sqlx::raw_sql(KEPT_TABLES)).await?;
             tx.execute(sqlx::raw_sql(RUN_IDS)).await?;
+            tx.execute(sqlx::raw_sql(IDS_WITH_LANES)).await?;
             for stream in Stream::ALL {
                 sqlx::query("INSERT INTO streams (stream, identity, first_seq, last_seq, messages, bytes, dropped) VALUES (?1, ?2, 1, 0, 0, 0, 0)")
                     .bind(signed(stream.index() as u64))

@@ -8,7 +8,7 @@ use async_nats::jetstream::stream::Config;
 use async_nats::jetstream::{Context, ErrorCode};
 use serde_json::{Map, Value};
 
-use super::{JetStreamBus, unavailable};
+use super::{Feature, JetStreamBus, Servers, unavailable};
 use crate::BusError;
 
 /// One file for each stream; a bucket is the stream `KV_<bucket>`.
@@ -126,6 +126,14 @@ impl Definition {
             .map_err(|error| BusError::invalid("stream file", format!("{}: {error}", self.name)))
     }
 
+    /// Without the fields that not all servers know: a stream may come to lie on any of them.
+    fn known_to(&self, servers: &Servers) -> Self {
+        let is_known = |field: &str| LATER.iter().all(|(later, feature)| *later != field || servers.have(*feature));
+        let mut fields = self.fields.clone();
+        fields.retain(|field, _| is_known(field));
+        Self { name: self.name.clone(), fields }
+    }
+
     fn differences(&self, server: &Map<String, Value>, bytes: u64, messages: u64) -> Vec<Difference> {
         let differs = self.fields.iter().filter(|(field, wanted)| !same(server.get(*field), wanted));
         let difference = |(field, wanted): (&String, &Value)| {
@@ -169,12 +177,24 @@ fn loses(field: &str, server: &Value, wanted: &Value, bytes: u64, messages: u64)
     }
 }
 
+/// Fields that servers know since they have this.
+const LATER: [(&str, Feature); 1] = [("allow_msg_ttl", Feature::MessageTtl)];
+
 /// Fields that no server changes on a stream that is there.
 const FIXED: [&str; 2] = ["storage", "retention"];
 
 impl JetStreamBus {
-    /// What would have to change on the server.
+    /// What would have to change on the server. Fields that not all servers of the cluster know are left out.
     pub async fn plan_streams(&self, wanted: &[Definition]) -> Result<Vec<Planned>, BusError> {
+        self.plan(&self.known_to_all(wanted).await?).await
+    }
+
+    async fn known_to_all(&self, wanted: &[Definition]) -> Result<Vec<Definition>, BusError> {
+        let servers = self.find_servers().await?;
+        Ok(wanted.iter().map(|definition| definition.known_to(&servers)).collect())
+    }
+
+    async fn plan(&self, wanted: &[Definition]) -> Result<Vec<Planned>, BusError> {
         let mut plan = Vec::with_capacity(wanted.len());
         for definition in wanted {
             let change = match on_server(&self.context, &definition.name).await? {
@@ -192,7 +212,8 @@ impl JetStreamBus {
     /// Makes the server's streams as they should be, and answers what was done. Nothing is done if something would be lost of a stream that
     /// is not in `may_lose`.
     pub async fn apply_streams(&self, wanted: &[Definition], may_lose: &[String]) -> Result<Vec<Planned>, BusError> {
-        let plan = self.plan_streams(wanted).await?;
+        let wanted = self.known_to_all(wanted).await?;
+        let plan = self.plan(&wanted).await?;
         for planned in &plan {
             let losses = planned.losses();
             if !losses.is_empty() && !may_lose.contains(&planned.name) {
@@ -201,7 +222,7 @@ impl JetStreamBus {
                 return Err(BusError::invalid("change", reason));
             }
         }
-        for (planned, definition) in plan.iter().zip(wanted) {
+        for (planned, definition) in plan.iter().zip(&wanted) {
             self.make(planned, definition).await.map_err(|error| unavailable(format!("{}: {error}", planned.name)))?;
         }
         Ok(plan)
@@ -239,4 +260,29 @@ async fn on_server(context: &Context, name: &str) -> Result<Option<(Map<String, 
     let info = stream.cached_info();
     let Value::Object(fields) = serde_json::to_value(&info.config).map_err(unavailable)? else { return Ok(None) };
     Ok(Some((fields, info.state.bytes, info.state.messages)))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::Version;
+
+    #[test]
+    fn what_one_of_the_servers_does_not_know_is_not_asked_of_them() {
+        let wanted = wanted(&Settings::default()).unwrap();
+        let version = Version { major: 2, minor: 9, patch: 10 };
+        let old = Servers { version, newest: version, api_level: None, count: 1, features: Vec::new() };
+        let current = Servers { features: vec![Feature::MessageTtl], ..old.clone() };
+        let later = |servers: &Servers| -> Vec<String> {
+            let known = wanted.iter().map(|definition| definition.known_to(servers));
+            known.filter(|definition| definition.fields.contains_key("allow_msg_ttl")).map(|definition| definition.name).collect()
+        };
+        assert!(later(&old).is_empty());
+        assert_eq!(later(&current), ["APPROVALS"]);
+        for (known, definition) in wanted.iter().map(|definition| definition.known_to(&old)).zip(&wanted) {
+            let left_out = definition.fields.len() - known.fields.len();
+            assert_eq!(left_out, usize::from(definition.name == "APPROVALS"), "{}", definition.name);
+        }
+    }
 }

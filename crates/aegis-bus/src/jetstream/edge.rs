@@ -18,7 +18,9 @@ use tokio::time::{sleep, timeout};
 
 use super::{JetStreamBus, JetStreamOptions, kv, unavailable};
 use crate::feed::{FeedPage, FeedRequest, LaneRequest};
-use crate::{Bucket, Bus, BusError, Hearing, KvWatch, MAX_PAYLOAD, Message, PubAck, Stream, StreamState, Subscription, subject};
+use crate::{
+    Bucket, Bus, BusError, Hearing, KvWatch, MAX_PAYLOAD, Message, PubAck, Servers, Stream, StreamState, Subscription, subject,
+};
 
 /// How often a watch looks whether the connection is still the one that it subscribed on.
 const LOOK: Duration = Duration::from_millis(250);
@@ -180,6 +182,10 @@ impl Bus for EdgeBus {
 
     async fn hear(&self, filter: &str) -> Result<Box<dyn Hearing>, BusError> {
         self.bus.hear(filter).await
+    }
+
+    fn servers(&self) -> Option<Servers> {
+        self.bus.servers()
     }
 }
 

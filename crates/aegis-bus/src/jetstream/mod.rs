@@ -5,12 +5,15 @@
 mod connect;
 pub mod definitions;
 mod edge;
+mod finder;
 mod kv;
 mod ordered;
 mod place;
 mod publish;
 mod retention;
+mod servers;
 mod subscription;
+mod ttl;
 pub mod users;
 
 use std::sync::Arc;
@@ -20,11 +23,15 @@ use async_nats::jetstream::{self, Context};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
+use tokio::time::Instant;
 
 pub use connect::{JetStreamOptions, Login};
 pub use edge::EdgeBus;
+pub use servers::{Feature, Servers, Version};
 
+use self::finder::Finder;
 use self::retention::Retention;
+use self::ttl::Ttls;
 use crate::{
     Bucket, Bus, BusError, Heard, Hearing, KvWatch, MAX_PAYLOAD, Message, Place, PubAck, Stream, StreamState, Subscription,
     subject,
@@ -42,19 +49,28 @@ pub struct JetStreamBus {
     /// How long an acknowledgement is waited for.
     timeout: Duration,
     retention: Retention,
+    finder: Finder,
+    ttls: Ttls,
 }
 
 impl JetStreamBus {
     /// Connects, and answers at once: while no server can be reached, calls fail as `Unavailable` and the client goes on trying.
     pub async fn connect(options: &JetStreamOptions) -> Result<Arc<Self>, BusError> {
         let client = connect::connect(options).await?;
+        let finder = Finder::spawn(client.clone(), options.servers.clone());
         let context = jetstream::ContextBuilder::new()
             .timeout(options.timeout)
             // Our own window bounds what is in flight; waiting inside the client would hide who waits.
             .backpressure_on_inflight(false)
             .max_ack_inflight(publish::WINDOW * publish::MOST_PUBLISHERS)
             .build(client);
-        Ok(Arc::new(Self { context, timeout: options.timeout, retention: Retention::default() }))
+        let (retention, ttls) = (Retention::default(), Ttls::default());
+        Ok(Arc::new(Self { context, timeout: options.timeout, retention, finder, ttls }))
+    }
+
+    /// What the servers are: waits until one was reached and those that it names were asked.
+    pub async fn find_servers(&self) -> Result<Servers, BusError> {
+        self.finder.wait(self.timeout).await
     }
 
     /// The connection, for what is not on a stream.
@@ -82,8 +98,11 @@ fn missing(name: &str, error: &async_nats::jetstream::context::GetStreamError) -
 
 #[async_trait]
 impl Bus for JetStreamBus {
-    async fn publish(&self, stream: Stream, messages: Vec<Message>) -> Vec<Result<PubAck, BusError>> {
-        publish::publish(&self.context, self.timeout, stream, messages).await
+    async fn publish(&self, stream: Stream, mut messages: Vec<Message>) -> Vec<Result<PubAck, BusError>> {
+        self.ttls.fit(stream, &mut messages, self.finder.have(Feature::MessageTtl), Instant::now());
+        let results = publish::publish(&self.context, self.timeout, stream, messages).await;
+        self.ttls.learn(stream, &results, Instant::now());
+        results
     }
 
     async fn subscribe(&self, stream: Stream, filter: &str, start_seq: u64) -> Result<Box<dyn Subscription>, BusError> {
@@ -189,6 +208,10 @@ impl Bus for JetStreamBus {
         subject::check_filter(filter)?;
         let subscriber = self.context.client().subscribe(filter.to_owned()).await.map_err(unavailable)?;
         Ok(Box::new(CoreHearing(subscriber)))
+    }
+
+    fn servers(&self) -> Option<Servers> {
+        self.finder.servers()
     }
 }
 

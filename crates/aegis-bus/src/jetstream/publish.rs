@@ -19,6 +19,9 @@ pub(super) const WINDOW: usize = 512;
 /// Calls that run at once at most, for the client's own bound.
 pub(super) const MOST_PUBLISHERS: usize = 64;
 
+/// What a server takes as a time to live.
+const LEAST_TTL: Duration = Duration::from_secs(1);
+
 /// Publishes in order; one result for each message. See `Bus::publish`.
 pub(super) async fn publish(
     context: &Context,
@@ -73,6 +76,9 @@ async fn send(context: &Context, stream: Stream, message: Message) -> Result<OnI
     if let Some(seq) = message.expected_last_subject_seq {
         publish = publish.expected_last_subject_sequence(seq);
     }
+    if let Some(ttl) = message.ttl {
+        publish = publish.ttl(ttl.max(LEAST_TTL));
+    }
     let subject = message.subject;
     match context.send_publish(subject.clone(), publish).await {
         Ok(ack) => Ok((subject, ack)),
@@ -107,6 +113,7 @@ pub(super) fn refusal(stream: Stream, subject: &str, error: &PublishError) -> Bu
             Some(ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT) => {
                 BusError::WrongLastSequence { subject: subject.to_owned(), actual: actual_sequence(error) }
             }
+            Some(ErrorCode::MESSAGE_TTL_DISABLED) => BusError::NoTtl { stream },
             Some(ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM) => BusError::TooLarge { bytes: MAX_PAYLOAD, max: MAX_PAYLOAD },
             Some(
                 ErrorCode::STREAM_STORE_FAILED | ErrorCode::ACCOUNT_RESOURCES_EXCEEDED | ErrorCode::STORAGE_RESOURCES_EXCEEDED,

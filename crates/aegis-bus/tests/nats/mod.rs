@@ -1,6 +1,7 @@
 //! Real NATS servers on loopback.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -44,6 +45,39 @@ impl Server {
         let mut server = Self { binary: binary.to_owned(), folder, port, process: None };
         server.start_again();
         server
+    }
+
+    /// Servers of one cluster that know of one another.
+    pub fn start_cluster<const N: usize>(binaries: [&Path; N]) -> [Self; N] {
+        let free = || TcpListener::bind("127.0.0.1:0").unwrap();
+        // All at once, so that no two get the same.
+        let routes = [(); N].map(|()| free()).map(|listener| listener.local_addr().unwrap().port());
+        let named: Vec<String> = routes.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect();
+        let mut places = routes.iter();
+        let servers = binaries.map(|binary| {
+            let port = places.next().unwrap();
+            let cluster = format!("name: c, listen: \"127.0.0.1:{port}\", routes: [{}]", named.join(", "));
+            Self::start_with(binary, &format!("server_name: s{port}\ncluster {{ {cluster} }}\n"))
+        });
+        for (asked, of) in servers.iter().flat_map(|asked| servers.iter().map(move |of| (asked, of))) {
+            asked.wait_until_it_names(of);
+        }
+        servers
+    }
+
+    /// Until a client that comes to it is told of the other.
+    fn wait_until_it_names(&self, other: &Self) {
+        let place = format!("127.0.0.1:{}", other.port);
+        for _ in 0..300 {
+            let mut said = String::new();
+            let connection = std::net::TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+            BufReader::new(connection).read_line(&mut said).unwrap();
+            if said.contains(&place) {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        panic!("the servers of a cluster did not find each other");
     }
 
     pub fn url(&self) -> String {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use aegis_bus::definitions::{Change, Difference, Planned, Settings, wanted};
-use aegis_bus::{JetStreamBus, JetStreamOptions, Login};
+use aegis_bus::{BusError, JetStreamBus, JetStreamOptions, Login, Servers};
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
@@ -83,10 +83,13 @@ impl StreamsArgs {
 pub(crate) fn plan(args: &StreamsArgs) -> anyhow::Result<ExitCode> {
     let wanted = wanted(&args.settings())?;
     let options = args.options()?;
-    let plan = super::runtime()?.block_on(async { JetStreamBus::connect(&options).await?.plan_streams(&wanted).await });
-    let plan = plan.with_context(|| format!("the streams of {}", options.servers.join(", ")))?;
+    let planned = super::runtime()?.block_on(async {
+        let bus = JetStreamBus::connect(&options).await?;
+        Ok::<_, BusError>((bus.find_servers().await?, bus.plan_streams(&wanted).await?))
+    });
+    let (servers, plan) = planned.with_context(|| format!("the streams of {}", options.servers.join(", ")))?;
     let differs = plan.iter().any(|planned| planned.change != Change::None);
-    show(&plan, args.json, false);
+    show(&servers, &plan, args.json, false);
     Ok(if differs { ExitCode::from(SAID_NO) } else { ExitCode::SUCCESS })
 }
 
@@ -94,10 +97,12 @@ pub(crate) fn plan(args: &StreamsArgs) -> anyhow::Result<ExitCode> {
 pub(crate) fn apply(args: &StreamsArgs, may_lose: &[String]) -> anyhow::Result<ExitCode> {
     let wanted = wanted(&args.settings())?;
     let options = args.options()?;
-    let done =
-        super::runtime()?.block_on(async { JetStreamBus::connect(&options).await?.apply_streams(&wanted, may_lose).await });
-    let done = done.with_context(|| format!("the streams of {}", options.servers.join(", ")))?;
-    show(&done, args.json, true);
+    let applied = super::runtime()?.block_on(async {
+        let bus = JetStreamBus::connect(&options).await?;
+        Ok::<_, BusError>((bus.find_servers().await?, bus.apply_streams(&wanted, may_lose).await?))
+    });
+    let (servers, done) = applied.with_context(|| format!("the streams of {}", options.servers.join(", ")))?;
+    show(&servers, &done, args.json, true);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -117,11 +122,12 @@ pub(crate) fn users(data: &std::path::Path, file: Option<&std::path::Path>) -> a
     Ok(ExitCode::SUCCESS)
 }
 
-fn show(plan: &[Planned], as_json: bool, done: bool) {
+fn show(servers: &Servers, plan: &[Planned], as_json: bool, done: bool) {
     if as_json {
-        println!("{}", json!({ "streams": plan }));
+        println!("{}", json!({ "servers": servers, "streams": plan }));
         return;
     }
+    println!("{servers}");
     for Planned { name, change } in plan {
         match change {
             Change::Create => println!("{name:<16} {}", if done { "created" } else { "to be created" }),

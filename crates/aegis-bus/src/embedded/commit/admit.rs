@@ -6,6 +6,7 @@ use super::Work;
 use crate::BusError;
 use crate::embedded::kept::{Keeper, NOBODY, Source};
 use crate::embedded::schema::unsigned;
+use crate::message_id;
 
 /// Runs that one query returns.
 const RUNS: i64 = 256;
@@ -26,7 +27,7 @@ async fn find(keeper: &dyn Keeper, position: i64, id: &str) -> Result<Found, Bus
     }
     let held = keeper.read(position, 1).await?;
     Ok(match held.first().filter(|held| held.position == position && !id.is_empty()) {
-        Some(held) if held.msg_id == id => Found::Same,
+        Some(held) if message_id::is_same(id, &held.msg_id) => Found::Same,
         Some(_) => Found::Other,
         None => Found::Unknown,
     })
