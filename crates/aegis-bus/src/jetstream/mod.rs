@@ -26,7 +26,7 @@ pub use edge::EdgeBus;
 
 use self::retention::Retention;
 use crate::{
-    Bucket, Bus, BusError, Heard, Hearing, KvWatch, MAX_PAYLOAD, Message, Place, PubAck, Stream, StreamState, Subscription,
+    Acks, Bucket, Bus, BusError, Heard, Hearing, KvWatch, MAX_PAYLOAD, Message, Place, PubAck, Stream, StreamState, Subscription,
     subject,
 };
 
@@ -83,7 +83,11 @@ fn missing(name: &str, error: &async_nats::jetstream::context::GetStreamError) -
 #[async_trait]
 impl Bus for JetStreamBus {
     async fn publish(&self, stream: Stream, messages: Vec<Message>) -> Vec<Result<PubAck, BusError>> {
-        publish::publish(&self.context, self.timeout, stream, messages).await
+        self.begin_publish(stream, messages).await.await
+    }
+
+    async fn begin_publish(&self, stream: Stream, messages: Vec<Message>) -> Acks {
+        publish::begin(&self.context, self.timeout, stream, messages).await
     }
 
     async fn subscribe(&self, stream: Stream, filter: &str, start_seq: u64) -> Result<Box<dyn Subscription>, BusError> {
