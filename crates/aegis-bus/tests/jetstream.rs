@@ -9,9 +9,7 @@ use std::time::Duration;
 use aegis_bus::definitions::{self, Change, Settings};
 use aegis_bus::{Bucket, Bus, BusError, JetStreamBus, JetStreamOptions, Message, Place, Stream, Subscription, conformance};
 use bytes::Bytes;
-use nats::{Server, servers};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use nats::{Server, servers, slow_way};
 use tokio::time::Instant;
 
 fn small() -> Settings {
@@ -270,40 +268,6 @@ async fn a_stream_that_lost_its_end_is_not_read_on_by_number() {
                 eventually(async || publish_one(&bus, Stream::Ase, message()).await.ok()).await;
             }
             assert_rewound(&bus, subscription, &place).await;
-        }
-    }
-}
-
-/// Another address of the server: over it everything takes so long, each way.
-async fn slow_way(server: &Server, takes: Duration) -> String {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = format!("nats://{}", listener.local_addr().unwrap());
-    let to = server.url().trim_start_matches("nats://").to_owned();
-    tokio::spawn(async move {
-        while let Ok((near, _)) = listener.accept().await {
-            let (near_out, near_in) = near.into_split();
-            let (far_out, far_in) = tokio::net::TcpStream::connect(&to).await.unwrap().into_split();
-            tokio::spawn(carry(near_out, far_in, takes));
-            tokio::spawn(carry(far_out, near_in, takes));
-        }
-    });
-    address
-}
-
-async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, takes: Duration) {
-    let (sender, mut on_its_way) = tokio::sync::mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
-    tokio::spawn(async move {
-        while let Some((due, bytes)) = on_its_way.recv().await {
-            tokio::time::sleep_until(due).await;
-            if to.write_all(&bytes).await.is_err() {
-                break;
-            }
-        }
-    });
-    let mut buffer = vec![0; 64 * 1024];
-    while let Ok(length) = from.read(&mut buffer).await {
-        if length == 0 || sender.send((Instant::now() + takes, buffer[..length].to_vec())).is_err() {
-            break;
         }
     }
 }

@@ -36,6 +36,8 @@ pub struct ShipperConfig {
     pub window: usize,
     /// The same in bytes of payload. Consumers hold so much of a tenant twice, for what is missing before it.
     pub window_bytes: usize,
+    /// Where acknowledgements take this long, fewer publishes are under way at once. Less than the bus waits for them.
+    pub late: Duration,
     /// Publishes are at least this far apart, so that events gather; the first after a pause goes at once.
     pub spacing: Duration,
     /// The same behind a publish of many events: under load, where few large publishes cost far less than many small ones.
@@ -61,6 +63,7 @@ impl Default for ShipperConfig {
             batch_bytes: 4 << 20,
             window: 4096,
             window_bytes: 8 << 20,
+            late: Duration::from_secs(1),
             spacing: Duration::from_millis(5),
             busy_spacing: Duration::from_millis(12),
             min_backoff: Duration::from_millis(50),

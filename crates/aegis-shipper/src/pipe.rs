@@ -56,7 +56,7 @@ impl Pipe {
         shipped: i64,
         stop: Stop,
     ) -> Self {
-        let window = Window::new(Weight { events: config.window, bytes: config.window_bytes });
+        let window = Window::new(Weight { events: config.window, bytes: config.window_bytes }, config.late);
         let backoff = config.min_backoff;
         Self { ledger, bus, config, counts, window, under_way: VecDeque::new(), backoff, shipped, stop }
     }
@@ -111,11 +111,15 @@ impl Pipe {
     }
 
     async fn send_piece(&mut self, stream: Stream, outgoing: Vec<Outgoing>, weight: Weight) -> Result<(), Expired> {
-        while let Some(answers) = self.answer_that_is_there().await {
-            self.settle(answers).await?;
-        }
-        while !self.window.has_room(self.under_way.len(), self.weight(), weight) {
-            self.settle_next().await?;
+        loop {
+            // First what is known of those before it: what was refused goes before what is new.
+            if let Some(answers) = self.answer_that_is_there().await {
+                self.settle(answers).await?;
+            } else if self.window.has_room(self.under_way.len(), self.weight(), weight) {
+                break;
+            } else {
+                self.settle_next().await?;
+            }
         }
         let begun = Instant::now();
         let acks = self.begin(stream, &outgoing).await?;

@@ -1,13 +1,10 @@
-//! How much may be under way at once: so many events and bytes, and never so many publishes that one stands long behind the others. More of them
-//! than the bus takes in a second would only wait longer, until their time is over.
+//! How much may be under way at once: so many events and bytes, and never so many publishes that one stands long behind the others: more of them
+//! than the bus takes in that time would only wait longer, until nobody waits for their acknowledgements any more.
 
 use std::time::Duration;
 
 /// Publishes under way at most.
 const MOST_PUBLISHES: usize = 64;
-
-/// A publish that is acknowledged this late stood behind others.
-const LATE: Duration = Duration::from_secs(1);
 
 /// What is under way, or is to be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,14 +22,16 @@ impl Weight {
 #[derive(Debug)]
 pub(crate) struct Window {
     most: Weight,
+    /// A publish that is acknowledged this late stood behind others.
+    late: Duration,
     /// Publishes that may be under way now; 0 behind a refusal, until all that were are acknowledged.
     open: usize,
 }
 
 impl Window {
     /// Begins with one publish: nothing is known of the bus yet.
-    pub(crate) const fn new(most: Weight) -> Self {
-        Self { most, open: 1 }
+    pub(crate) const fn new(most: Weight, late: Duration) -> Self {
+        Self { most, late, open: 1 }
     }
 
     /// Whether `next` may begin beside what is under way. Alone, any may: how large one is, its batch bounds.
@@ -45,7 +44,7 @@ impl Window {
     pub(crate) fn acknowledged(&mut self, publishes: usize, took: Duration) {
         if self.open == 0 {
             self.open = usize::from(publishes == 1);
-        } else if took >= LATE {
+        } else if took >= self.late {
             self.open = self.open.min(publishes).saturating_sub(1).max(1);
         } else if publishes >= self.open {
             self.open = (self.open + 1).min(MOST_PUBLISHES);
@@ -66,6 +65,7 @@ mod tests {
 
     const MOST: Weight = Weight { events: 40, bytes: 400 };
     const AT_ONCE: Duration = Duration::from_millis(5);
+    const LATE: Duration = Duration::from_secs(1);
 
     /// Begins publishes of `each` until there is no room; how many those are.
     fn fill(window: &Window, each: Weight) -> usize {
@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn it_opens_by_acknowledgements_up_to_its_bounds_and_closes_at_a_refusal() {
-        let mut window = Window::new(MOST);
+        let mut window = Window::new(MOST, LATE);
         let each = Weight { events: 10, bytes: 1 };
         for open in [1, 2, 3, 4, 4, 4] {
             assert_eq!(fill(&window, each), open);
@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn one_that_is_late_closes_it_and_what_was_not_used_opens_nothing() {
-        let mut window = Window::new(MOST);
+        let mut window = Window::new(MOST, LATE);
         let each = Weight { events: 1, bytes: 1 };
         for _ in 0..10 {
             window.acknowledged(1, AT_ONCE);
@@ -121,7 +121,7 @@ mod tests {
     proptest! {
         #[test]
         fn whatever_happens_its_bounds_hold(happens in prop::collection::vec((0..3u8, 1..80usize), 0..200), events in 1..10usize, bytes in 1..100usize) {
-            let mut window = Window::new(MOST);
+            let mut window = Window::new(MOST, LATE);
             let each = Weight { events, bytes };
             for (what, publishes) in happens {
                 match what {
