@@ -31,10 +31,9 @@ pub struct ShipperConfig {
     pub batch: usize,
     /// The same in bytes of payload; a message that is larger goes alone.
     pub batch_bytes: usize,
-    /// Events under way at most: published, and not acknowledged yet. With many publishes at once where the bus is far, with one where it has each
-    /// at once.
+    /// Events under way at most: published, and not acknowledged yet. A bus that is done with each publish when it answers has one at a time.
     pub window: usize,
-    /// The same in bytes of payload. Consumers hold so much of a tenant twice, for what is missing before it.
+    /// The same in bytes of payload. Both at most half of what detection holds of a tenant for a receipt that is missing before it.
     pub window_bytes: usize,
     /// Where acknowledgements take this long, fewer publishes are under way at once. Less than the bus waits for them.
     pub late: Duration,
