@@ -16,6 +16,9 @@ use crate::stop::{Expired, Stop};
 use crate::window::{Weight, Window};
 use crate::{Counts, ShipperConfig};
 
+/// Messages that are published again of a publish of which nothing was taken, before the rest of it: a bus that is gone is not sent all of them each time.
+const PROBE: usize = 16;
+
 /// What one publish was answered.
 pub(crate) type Answers = Vec<Result<PubAck, BusError>>;
 
@@ -23,6 +26,8 @@ struct UnderWay {
     stream: Stream,
     /// What is not acknowledged yet, in order.
     outgoing: Vec<Outgoing>,
+    /// How many of those are published, the first ones.
+    published: usize,
     weight: Weight,
     acks: Acks,
     begun: Instant,
@@ -122,8 +127,8 @@ impl Pipe {
             }
         }
         let begun = Instant::now();
-        let acks = self.begin(stream, &outgoing).await?;
-        self.under_way.push_back(UnderWay { stream, outgoing, weight, acks, begun, letters: Vec::new(), passes: None });
+        let (published, acks) = (outgoing.len(), self.begin(stream, &outgoing).await?);
+        self.under_way.push_back(UnderWay { stream, outgoing, published, weight, acks, begun, letters: Vec::new(), passes: None });
         Ok(())
     }
 
@@ -197,6 +202,7 @@ impl Pipe {
         let publishes = self.under_way.len();
         let Some(mut oldest) = self.under_way.pop_front() else { return Ok(()) };
         let stream = oldest.stream;
+        let held_back = oldest.outgoing.split_off(oldest.published);
         let sorted = sort(oldest.outgoing, answers);
         if stream == Stream::Ase {
             self.counts.emitted.fetch_add(sorted.taken, Ordering::Relaxed);
@@ -210,12 +216,19 @@ impl Pipe {
             self.backoff = self.config.min_backoff;
         }
         oldest.outgoing = sorted.left;
-        if let Some(refusal) = sorted.refusal {
-            // Nothing new is begun until this, and all that was begun behind it, is acknowledged.
-            self.window.refused();
-            self.pause(stream, &refusal, oldest.outgoing.len()).await?;
+        oldest.outgoing.extend(held_back);
+        if !oldest.outgoing.is_empty() {
+            oldest.published = oldest.outgoing.len();
+            if let Some(refusal) = sorted.refusal {
+                // Nothing new is begun until this, and all that was begun behind it, is acknowledged.
+                self.window.refused();
+                self.pause(stream, &refusal, oldest.outgoing.len()).await?;
+                if sorted.taken == 0 {
+                    oldest.published = oldest.published.min(PROBE);
+                }
+            }
             oldest.begun = Instant::now();
-            oldest.acks = self.begin(stream, &oldest.outgoing).await?;
+            oldest.acks = self.begin(stream, &oldest.outgoing[..oldest.published]).await?;
             self.under_way.push_front(oldest);
             return Ok(());
         }
