@@ -128,7 +128,16 @@ impl Pipe {
         }
         let begun = Instant::now();
         let (published, acks) = (outgoing.len(), self.begin(stream, &outgoing).await?);
-        self.under_way.push_back(UnderWay { stream, outgoing, published, weight, acks, begun, letters: Vec::new(), passes: None });
+        self.under_way.push_back(UnderWay {
+            stream,
+            outgoing,
+            published,
+            weight,
+            acks,
+            begun,
+            letters: Vec::new(),
+            passes: None,
+        });
         Ok(())
     }
 
