@@ -9,6 +9,7 @@ use std::time::Duration;
 use aegis_bus::definitions::{self, Change, Settings};
 use aegis_bus::{Bucket, Bus, BusError, JetStreamBus, JetStreamOptions, Message, Place, Stream, Subscription, conformance};
 use bytes::Bytes;
+use futures_util::StreamExt;
 use nats::{Server, servers, slow_way};
 use tokio::time::Instant;
 
@@ -194,6 +195,60 @@ async fn a_server_that_hangs_costs_one_wait_and_not_one_for_each_message() {
     server.signal("CONT");
     eventually(async || bus.publish(Stream::Ase, messages()).await.iter().all(Result::is_ok).then_some(())).await;
     assert_eq!(bus.stream_state(Stream::Ase).await.unwrap().messages, 2000, "each once");
+}
+
+#[tokio::test]
+async fn what_is_under_way_to_a_server_that_hangs_is_acknowledged_by_nobody() {
+    for binary in servers() {
+        let server = Server::start(&binary);
+        let bus = fresh(&server).await;
+        let messages = |from: i32| (from..from + 100).map(|n| Message::new("ase.00.t.x", "x").with_id(n.to_string())).collect();
+        server.signal("STOP");
+        let mut under_way = Vec::new();
+        for from in [0, 100, 200] {
+            under_way.push(bus.begin_publish(Stream::Ase, messages(from)).await);
+        }
+        for acks in under_way.into_iter().rev() {
+            let results = acks.await;
+            assert!(results.len() == 100 && results.iter().all(|result| result.as_ref().is_err_and(BusError::is_retryable)));
+        }
+        server.signal("CONT");
+        for from in [0, 100, 200] {
+            eventually(async || bus.publish(Stream::Ase, messages(from)).await.iter().all(Result::is_ok).then_some(())).await;
+        }
+        assert_eq!(bus.stream_state(Stream::Ase).await.unwrap().messages, 300, "each once");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_of_the_stream_acknowledges_nothing() {
+    for binary in servers() {
+        let server = Server::start(&binary);
+        let bus = connect(&server).await;
+        // Somebody who listens and answers, where there is no stream.
+        let client = bus.client();
+        let mut asked = client.subscribe("ase.>").await.unwrap();
+        let answering = tokio::spawn(async move {
+            for answer in ["", "{}", "+OK"] {
+                let reply_to = asked.next().await.unwrap().reply.unwrap();
+                client.publish(reply_to, answer.into()).await.unwrap();
+            }
+        });
+        for _ in 0..3 {
+            let refused = publish_one(&bus, Stream::Ase, Message::new("ase.00.t.x", "x")).await.unwrap_err();
+            assert!(refused.is_retryable(), "{refused}");
+        }
+        answering.await.unwrap();
+        // Another stream that takes its subjects.
+        let other = async_nats::jetstream::stream::Config {
+            name: "OTHER".to_owned(),
+            subjects: vec!["ase.>".into()],
+            ..Default::default()
+        };
+        async_nats::jetstream::new(bus.client()).create_stream(other).await.unwrap();
+        let refused = publish_one(&bus, Stream::Ase, Message::new("ase.00.t.x", "x")).await.unwrap_err();
+        assert!(refused.is_retryable() && refused.to_string().contains("another stream than ASE"), "{refused}");
+    }
 }
 
 /// A reader that has read everything, the position it remembered, and a place it described.

@@ -186,18 +186,20 @@ impl Bus for Fake {
         let (answer, answered) = oneshot::channel();
         let answer = self.server.is_none().then_some(answer);
         let n = self.state.lock().begin(Begun { stream, messages: messages.clone(), answer, is_answered: false });
-        if let Some(server) = &self.server {
+        let acks: Acks = if let Some(server) = &self.server {
             let (state, acks) = (Arc::clone(&self.state), server.begin_publish(stream, messages).await);
-            return Box::pin(async move {
+            Box::pin(async move {
                 let answers = acks.await;
                 state.lock().note(n, &answers);
                 answers
-            });
-        }
-        Box::pin(async move {
-            let in_vain = |_| vec![Err(BusError::Unavailable { reason: "no acknowledgement in time".to_owned() }); count];
-            answered.await.unwrap_or_else(in_vain)
-        })
+            })
+        } else {
+            Box::pin(async move {
+                let in_vain = |_| vec![Err(BusError::Unavailable { reason: "no acknowledgement in time".to_owned() }); count];
+                answered.await.unwrap_or_else(in_vain)
+            })
+        };
+        acks
     }
     async fn subscribe(&self, _stream: Stream, _name: &str, _seq: u64) -> Result<Box<dyn Subscription>, BusError> {
         nothing()
