@@ -18,6 +18,7 @@ use std::time::Duration;
 use aegis_model::Timestamp;
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 pub use embedded::{BucketLimits, EmbeddedBus, EmbeddedLimits, Held, Keeper, StreamLimits};
@@ -225,6 +226,10 @@ pub struct PubAck {
     pub duplicate: bool,
 }
 
+/// What a publish is answered, on its way: one result per message, in the same order. Nobody has to wait for it: what was begun goes on also
+/// where this is not polled, or dropped.
+pub type Acks = BoxFuture<'static, Vec<Result<PubAck, BusError>>>;
+
 /// A message as a subscriber gets it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivered {
@@ -278,6 +283,14 @@ pub trait Bus: Send + Sync + std::fmt::Debug {
     /// Once a message of the call is refused as `Full` or `Unavailable`, the ones after it are refused too, so that a publisher that
     /// sends again from the first refusal keeps its order. Dropping the future does not take the messages back.
     async fn publish(&self, stream: Stream, messages: Vec<Message>) -> Vec<Result<PubAck, BusError>>;
+
+    /// The same, but answers once the messages are on their way, so that the next publish need not wait for their acknowledgements. What a
+    /// publisher begins one after the other is stored in that order, except behind a refusal: what follows in other calls may be stored, and then
+    /// stands before what is sent again. A driver for which a publish is one local commit is done with it when it answers.
+    async fn begin_publish(&self, stream: Stream, messages: Vec<Message>) -> Acks {
+        let results = self.publish(stream, messages).await;
+        Box::pin(std::future::ready(results))
+    }
 
     /// Reads from `start_seq` (0 and 1: from the oldest), only subjects that match `filter` (`*`: one token, `>`: the rest).
     async fn subscribe(&self, stream: Stream, filter: &str, start_seq: u64) -> Result<Box<dyn Subscription>, BusError>;

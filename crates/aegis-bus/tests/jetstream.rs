@@ -12,9 +12,8 @@ use aegis_bus::{
     Bucket, Bus, BusError, Feature, JetStreamBus, JetStreamOptions, Message, Place, Servers, Stream, Subscription, conformance,
 };
 use bytes::Bytes;
-use nats::{Server, servers};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use futures_util::StreamExt;
+use nats::{Server, servers, slow_way};
 use tokio::time::Instant;
 
 fn small() -> Settings {
@@ -313,6 +312,60 @@ async fn a_server_that_hangs_costs_one_wait_and_not_one_for_each_message() {
     assert_eq!(bus.stream_state(Stream::Ase).await.unwrap().messages, 2000, "each once");
 }
 
+#[tokio::test]
+async fn what_is_under_way_to_a_server_that_hangs_is_acknowledged_by_nobody() {
+    for binary in servers() {
+        let server = Server::start(&binary);
+        let bus = fresh(&server).await;
+        let messages = |from: i32| (from..from + 100).map(|n| Message::new("ase.00.t.x", "x").with_id(n.to_string())).collect();
+        server.signal("STOP");
+        let mut under_way = Vec::new();
+        for from in [0, 100, 200] {
+            under_way.push(bus.begin_publish(Stream::Ase, messages(from)).await);
+        }
+        for acks in under_way.into_iter().rev() {
+            let results = acks.await;
+            assert!(results.len() == 100 && results.iter().all(|result| result.as_ref().is_err_and(BusError::is_retryable)));
+        }
+        server.signal("CONT");
+        for from in [0, 100, 200] {
+            eventually(async || bus.publish(Stream::Ase, messages(from)).await.iter().all(Result::is_ok).then_some(())).await;
+        }
+        assert_eq!(bus.stream_state(Stream::Ase).await.unwrap().messages, 300, "each once");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_of_the_stream_acknowledges_nothing() {
+    for binary in servers() {
+        let server = Server::start(&binary);
+        let bus = connect(&server).await;
+        // Somebody who listens and answers, where there is no stream.
+        let client = bus.client();
+        let mut asked = client.subscribe("ase.>").await.unwrap();
+        let answering = tokio::spawn(async move {
+            for answer in ["", "{}", "+OK"] {
+                let reply_to = asked.next().await.unwrap().reply.unwrap();
+                client.publish(reply_to, answer.into()).await.unwrap();
+            }
+        });
+        for _ in 0..3 {
+            let refused = publish_one(&bus, Stream::Ase, Message::new("ase.00.t.x", "x")).await.unwrap_err();
+            assert!(refused.is_retryable(), "{refused}");
+        }
+        answering.await.unwrap();
+        // Another stream that takes its subjects.
+        let other = async_nats::jetstream::stream::Config {
+            name: "OTHER".to_owned(),
+            subjects: vec!["ase.>".into()],
+            ..Default::default()
+        };
+        async_nats::jetstream::new(bus.client()).create_stream(other).await.unwrap();
+        let refused = publish_one(&bus, Stream::Ase, Message::new("ase.00.t.x", "x")).await.unwrap_err();
+        assert!(refused.is_retryable() && refused.to_string().contains("another stream than ASE"), "{refused}");
+    }
+}
+
 /// A reader that has read everything, the position it remembered, and a place it described.
 async fn having_read(bus: &JetStreamBus) -> (Box<dyn Subscription>, Place) {
     let mut subscription = bus.subscribe(Stream::Ase, ">", 1).await.unwrap();
@@ -385,40 +438,6 @@ async fn a_stream_that_lost_its_end_is_not_read_on_by_number() {
                 eventually(async || publish_one(&bus, Stream::Ase, message()).await.ok()).await;
             }
             assert_rewound(&bus, subscription, &place).await;
-        }
-    }
-}
-
-/// Another address of the server: over it everything takes so long, each way.
-async fn slow_way(server: &Server, takes: Duration) -> String {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = format!("nats://{}", listener.local_addr().unwrap());
-    let to = server.url().trim_start_matches("nats://").to_owned();
-    tokio::spawn(async move {
-        while let Ok((near, _)) = listener.accept().await {
-            let (near_out, near_in) = near.into_split();
-            let (far_out, far_in) = tokio::net::TcpStream::connect(&to).await.unwrap().into_split();
-            tokio::spawn(carry(near_out, far_in, takes));
-            tokio::spawn(carry(far_out, near_in, takes));
-        }
-    });
-    address
-}
-
-async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, takes: Duration) {
-    let (sender, mut on_its_way) = tokio::sync::mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
-    tokio::spawn(async move {
-        while let Some((due, bytes)) = on_its_way.recv().await {
-            tokio::time::sleep_until(due).await;
-            if to.write_all(&bytes).await.is_err() {
-                break;
-            }
-        }
-    });
-    let mut buffer = vec![0; 64 * 1024];
-    while let Ok(length) = from.read(&mut buffer).await {
-        if length == 0 || sender.send((Instant::now() + takes, buffer[..length].to_vec())).is_err() {
-            break;
         }
     }
 }

@@ -4,12 +4,16 @@
 use std::time::Duration;
 
 use aegis_model::{EventId, EventKind, SealedEvent, TenantId, Timestamp};
-use sqlx::SqlitePool;
+use futures_util::TryStreamExt;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{Sqlite, SqlitePool};
 
 use crate::error::{is_corruption, is_unreadable, read_error};
-use crate::rows::{RowError, item_of, select_items};
+use crate::rows::{FROZEN_WEIGHT, RowError, item_of, select_items};
 use crate::{Ledger, LedgerError, MAX_READ, OutboxItem};
+
+/// Bytes of events, receipts and frozen actions that one read for the shipper or of the past takes, about.
+const MOST_BYTES: usize = 8 << 20;
 
 /// Rows that are looked for one by one, around a page that cannot be read, before the caller hears of those that were found.
 const MOST_SINGLE: i64 = 256;
@@ -21,7 +25,7 @@ const TRIES: usize = 3;
 const TRY_AGAIN: Duration = Duration::from_millis(20);
 
 impl Ledger {
-    /// Receipts after `after_row`, in row order, at most `limit` (and `MAX_READ`). Empty only at the end.
+    /// Receipts after `after_row`, in row order, at most `limit` (and `MAX_READ`), and no more than fit into some MiB. Empty only at the end.
     pub async fn read_outbox(&self, after_row: i64, limit: usize) -> Result<Vec<OutboxItem>, LedgerError> {
         self.read_rows(&self.inner.outbox_reader, after_row, self.last_row(), limit).await
     }
@@ -41,13 +45,11 @@ impl Ledger {
     ) -> Result<Vec<OutboxItem>, LedgerError> {
         let mut after = after_row;
         while after < last_row && limit > 0 {
-            let rows = sqlx::query(select_items!("WHERE r.row > ? AND r.row <= ? ORDER BY r.row LIMIT ?"))
+            let query = sqlx::query(select_items!("WHERE r.row > ? AND r.row <= ? ORDER BY r.row LIMIT ?"))
                 .bind(after)
                 .bind(last_row)
-                .bind(limit.min(MAX_READ) as i64)
-                .fetch_all(reader)
-                .await;
-            let items = match rows {
+                .bind(limit.min(MAX_READ) as i64);
+            let items = match fetch(query, reader).await {
                 Ok(rows) => {
                     let Some(last) = rows.last() else { break };
                     after = sqlx::Row::try_get(last, "row").map_err(|e| read_error(&e))?;
@@ -69,16 +71,15 @@ impl Ledger {
         Ok(Vec::new())
     }
 
-    /// Receipts of a lane from `from_seq` to `to_seq`, in order, at most `limit` (and `MAX_READ`): for whoever lacks them.
+    /// Receipts of a lane from `from_seq` to `to_seq`, in order, at most `limit` (and `MAX_READ`), and no more than fit into some MiB: for whoever
+    /// lacks them.
     pub async fn read_lane(&self, lane: &str, from_seq: i64, to_seq: i64, limit: usize) -> Result<Vec<OutboxItem>, LedgerError> {
-        let rows = sqlx::query(select_items!("WHERE l.lane = ? AND r.seq >= ? AND r.seq <= ? ORDER BY r.seq LIMIT ?"))
+        let query = sqlx::query(select_items!("WHERE l.lane = ? AND r.seq >= ? AND r.seq <= ? ORDER BY r.seq LIMIT ?"))
             .bind(lane)
             .bind(from_seq)
             .bind(to_seq)
-            .bind(limit.min(MAX_READ) as i64)
-            .fetch_all(&self.inner.kept_reader)
-            .await
-            .map_err(|e| read_error(&e))?;
+            .bind(limit.min(MAX_READ) as i64);
+        let rows = fetch(query, &self.inner.kept_reader).await.map_err(|e| read_error(&e))?;
         readable(&rows)
     }
 
@@ -161,6 +162,26 @@ impl Ledger {
             .map_err(|e| read_error(&e))?;
         rows.iter().map(|row| item_of(row).map_err(|e| LedgerError::Read(e.to_string()))).collect()
     }
+}
+
+type Select<'q> = sqlx::query::Query<'q, Sqlite, <Sqlite as sqlx::Database>::Arguments>;
+
+/// The rows of a query, up to the bound of one read; the first in any case.
+async fn fetch(query: Select<'_>, reader: &SqlitePool) -> Result<Vec<SqliteRow>, sqlx::Error> {
+    let mut found = query.fetch(reader);
+    let (mut rows, mut bytes) = (Vec::new(), 0);
+    while bytes < MOST_BYTES
+        && let Some(row) = found.try_next().await?
+    {
+        bytes += weight(&row);
+        rows.push(row);
+    }
+    Ok(rows)
+}
+
+fn weight(row: &SqliteRow) -> usize {
+    let length = |column: &str| sqlx::Row::try_get::<&str, _>(row, column).map_or(0, str::len);
+    length("event") + length("receipt") + FROZEN_WEIGHT * length("frozen")
 }
 
 /// The kinds as a JSON list.

@@ -11,7 +11,7 @@ use tokio::sync::mpsc::error::TryRecvError;
 use crate::rows::{OutboxItem, outbox_item};
 use crate::seal::{Commit, SealedRow};
 
-/// Most bytes of receipts and events that the ring holds on to; what comes on top is read from the outbox.
+/// Most bytes of receipts, events and frozen actions that the ring holds on to; what comes on top is read from the outbox.
 const MOST_BYTES: usize = 32 << 20;
 
 /// How much the ring holds on to.

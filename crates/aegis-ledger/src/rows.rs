@@ -20,6 +20,9 @@ pub struct OutboxItem {
     pub frozen: Option<FrozenAction>,
 }
 
+/// What a frozen action takes in memory for each byte of its text at most, about: a number of two characters is a value of its own.
+pub(crate) const FROZEN_WEIGHT: usize = 40;
+
 const INSERT_COLUMNS: usize = 14;
 const INSERT: &str = "INSERT INTO receipts (row, tenant_id, event_id, kind, ts, lane_no, seq, receipt_hash, prev_hash, event, \
                       receipt, commit_id, leaf, path) VALUES ";

@@ -20,6 +20,7 @@ use crate::gather::Gathering;
 use crate::lifecycle::LANES_PER_COMMIT;
 use crate::loss::Loss;
 use crate::ring::{Durable, Slot};
+use crate::rows::FROZEN_WEIGHT;
 use crate::schema;
 use crate::seal::{SealedBatch, Sealer};
 use crate::shared::{Command, Shared};
@@ -299,7 +300,8 @@ impl Writer {
         }
         let ring = self.shared.ring.lock().clone();
         let Some(ring) = ring else { return };
-        let Some(weight) = self.shared.ring_weight.add(bytes) else { return };
+        let frozen_bytes = sealed.rows.iter().filter_map(|row| row.frozen.as_ref()).map(|row| row.json.len()).sum::<usize>();
+        let Some(weight) = self.shared.ring_weight.add(bytes + FROZEN_WEIGHT * frozen_bytes) else { return };
         // It stands in the slot, once; this text holds raw parameters.
         sealed.rows.iter_mut().for_each(|row| row.frozen = None);
         let durable = Arc::new(Durable { commit: sealed.commit, rows: sealed.rows, _weight: weight });

@@ -6,7 +6,7 @@ mod fixture;
 use std::collections::HashMap;
 
 use aegis_ledger::verify::{ExportVerdict, verify_export};
-use aegis_ledger::{Durability, Ledger, LedgerError, SubmitError};
+use aegis_ledger::{Durability, Ledger, LedgerError, OutboxItem, SubmitError};
 use aegis_model::{EventKind, Timestamp, new_event_id};
 use fixture::*;
 use proptest::prelude::*;
@@ -284,6 +284,41 @@ async fn a_frozen_action_comes_with_its_receipt_and_goes_when_it_cannot_be_appro
     clock.advance_seconds(901);
     ledger.mark_shipped(ledger.last_row()).await;
     eventually("the frozen action's end", async || everything(&ledger).await[1].frozen.is_none()).await;
+}
+
+#[tokio::test]
+async fn frozen_actions_that_are_large_bound_what_is_read_at_once_and_stay_out_of_the_ring() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = open(folder.path()).await;
+    let mut ring = ledger.take_sealed_receiver().unwrap();
+    let acme = tenant("acme");
+    let mut actions = Vec::new();
+    for _ in 0..6 {
+        let mut asks = draft_now(&acme);
+        let mut action = frozen(&asks, asks.event.ts.plus_seconds(900));
+        // As text a MiB, as values dozens of it.
+        action.tool_call.parameters.insert("zeros".to_owned(), json!(vec![0; 500_000]));
+        asks.frozen = Some(action.clone());
+        ledger.submit(asks).await.unwrap();
+        actions.push(action);
+    }
+    assert!(ring.try_recv().is_err(), "the ring holds on to dozens of MiB");
+    let mut read: Vec<OutboxItem> = Vec::new();
+    while read.len() <= actions.len() {
+        let page = ledger.read_outbox(read.last().map_or(0, |item| item.row), 100).await.unwrap();
+        assert!((1..=2).contains(&page.len()), "{} at once", page.len());
+        read.extend(page);
+    }
+    let found: Vec<_> = read.into_iter().filter_map(|item| item.frozen).collect();
+    assert!(found == actions, "{} of {} actions", found.len(), actions.len());
+    let lane = ledger.lane_of(&acme);
+    assert!((1..=2).contains(&ledger.read_lane(&lane, 1, 100, 100).await.unwrap().len()));
+    // What is small comes as ever, and behind those as many as are asked for.
+    for _ in 0..20 {
+        ledger.submit(draft_now(&acme)).await.unwrap();
+    }
+    assert!(ring.try_recv().is_ok());
+    assert_eq!(ledger.read_outbox(7, 100).await.unwrap().len(), 20);
 }
 
 #[tokio::test]

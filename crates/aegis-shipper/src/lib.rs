@@ -1,11 +1,16 @@
 //! Moves what the ledger has sealed onto the bus: the ring while it keeps up, the outbox table when it is behind.
 //! Promises that every sealed event reaches ASE, and every frozen action APPROVALS before its event, at least once and in the order of its
-//! lane, and that a lane with little to ship does not wait behind one with much; marks a row as shipped only after its acknowledgements. Never holds up the ledger, whatever the bus does.
+//! lane, but for what the bus did not take at first; and that a lane with little to ship does not wait behind one with much. Goes on publishing while
+//! acknowledgements are under way, and marks a row as shipped only once it and all before it are acknowledged. Never holds up the ledger,
+//! whatever the bus does.
 
 mod again;
 mod keeper;
 mod letter;
+mod pipe;
+mod stop;
 mod task;
+mod window;
 
 pub use again::ShipAgain;
 pub use keeper::LedgerKeeper;
@@ -24,6 +29,14 @@ use tokio::sync::watch;
 pub struct ShipperConfig {
     /// Events that one publish takes at most.
     pub batch: usize,
+    /// The same in bytes of payload; a message that is larger goes alone.
+    pub batch_bytes: usize,
+    /// Events under way at most: published, and not acknowledged yet. A bus that is done with each publish when it answers has one at a time.
+    pub window: usize,
+    /// The same in bytes of payload. Both at most half of what detection holds of a tenant for a receipt that is missing before it.
+    pub window_bytes: usize,
+    /// Where acknowledgements take this long, fewer publishes are under way at once. Less than the bus waits for them.
+    pub late: Duration,
     /// Publishes are at least this far apart, so that events gather; the first after a pause goes at once.
     pub spacing: Duration,
     /// The same behind a publish of many events: under load, where few large publishes cost far less than many small ones.
@@ -46,6 +59,10 @@ impl Default for ShipperConfig {
     fn default() -> Self {
         Self {
             batch: 512,
+            batch_bytes: 4 << 20,
+            window: 4096,
+            window_bytes: 8 << 20,
+            late: Duration::from_secs(1),
             spacing: Duration::from_millis(5),
             busy_spacing: Duration::from_millis(12),
             min_backoff: Duration::from_millis(50),

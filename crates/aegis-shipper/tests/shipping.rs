@@ -1,6 +1,8 @@
 //! A real ledger, shipped to a real bus, with faults in between.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod ground;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,14 +12,12 @@ use aegis_bus::{
     AskForMissing, Bucket, Bus, BusError, Delivered, EmbeddedBus, EmbeddedLimits, Hearing, KvWatch, Message, PubAck, Stream,
     StreamLimits, StreamState, Subscription,
 };
-use aegis_keys::SigningKey;
-use aegis_ledger::{Draft, Durability, Ledger, LedgerConfig};
-use aegis_model::{
-    Clock, EventId, EventKind, FrozenAction, Phase, RiskLevel, SecurityEvent, SourceTrust, SystemClock, TenantId, ToolCall,
-};
+use aegis_ledger::Durability;
+use aegis_model::{EventId, EventKind, FrozenAction, SystemClock, TenantId};
 use aegis_shipper::{LedgerKeeper, Shipper, ShipperConfig};
 use async_trait::async_trait;
 use bytes::Bytes;
+use ground::{decisions_of, draft, draft_of, freeze, ledger, ledger_of, quick, seal, tenant, until};
 use serde_json::Value;
 
 /// A bus in front of another, with faults.
@@ -100,10 +100,6 @@ impl Bus for Faulty {
     }
 }
 
-fn tenant() -> TenantId {
-    TenantId::new("acme").unwrap()
-}
-
 async fn bus(folder: &Path, limits: EmbeddedLimits) -> Arc<Faulty> {
     let inner = EmbeddedBus::open(&folder.join("bus.db"), limits, Arc::new(SystemClock)).await.unwrap();
     Arc::new(Faulty {
@@ -114,43 +110,6 @@ async fn bus(folder: &Path, limits: EmbeddedLimits) -> Arc<Faulty> {
         poisoned: parking_lot::Mutex::new(None),
         approvals_live: parking_lot::Mutex::default(),
     })
-}
-
-async fn ledger(folder: &Path, ring_capacity: usize) -> Ledger {
-    ledger_of("edge-1", folder, ring_capacity).await
-}
-
-async fn ledger_of(producer: &str, folder: &Path, ring_capacity: usize) -> Ledger {
-    let key = SigningKey::load_or_create(&folder.join("key")).unwrap();
-    let config = LedgerConfig { ring_capacity, ..LedgerConfig::new(folder.join("ledger.db"), producer, "edge") };
-    Ledger::open(config, key, Arc::new(SystemClock)).await.unwrap()
-}
-
-fn quick() -> ShipperConfig {
-    ShipperConfig { min_backoff: Duration::from_millis(1), max_backoff: Duration::from_millis(20), ..ShipperConfig::default() }
-}
-
-fn draft() -> Draft {
-    draft_of(tenant())
-}
-
-fn draft_of(tenant: TenantId) -> Draft {
-    let mut event = SecurityEvent::new(tenant, "edge-1", "edge", EventKind::AuthorizeDecision, SystemClock.now());
-    event.agent_id = Some("agent-1".to_owned());
-    Draft::new(event, Phase::Decision)
-}
-
-/// Seals `count` events and returns their ids in the order of their commit.
-async fn seal(ledger: &Ledger, count: usize) -> Vec<EventId> {
-    let mut pending = Vec::new();
-    for _ in 0..count {
-        pending.push(ledger.try_submit(draft(), Durability::Required).unwrap());
-    }
-    let mut ids = Vec::new();
-    for receipt in pending {
-        ids.push(receipt.await.unwrap().event_id);
-    }
-    ids
 }
 
 async fn read(bus: &Faulty, stream: Stream) -> Vec<Delivered> {
@@ -195,20 +154,6 @@ async fn a_tenant_that_says_little_does_not_wait_behind_one_that_says_a_lot() {
 /// The decisions on the bus, in its order.
 async fn decisions(bus: &Faulty) -> Vec<EventId> {
     decisions_of(read(bus, Stream::Ase).await)
-}
-
-fn decisions_of(messages: Vec<Delivered>) -> Vec<EventId> {
-    let parsed = messages.into_iter().map(|d| serde_json::from_slice::<Value>(&d.payload).unwrap());
-    let decisions = parsed.filter(|event| event["kind"] == "authorize_decision");
-    decisions.map(|event| event["event_id"].as_str().unwrap().parse().unwrap()).collect()
-}
-
-async fn until(what: &str, condition: impl AsyncFn() -> bool) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-    while !condition().await {
-        assert!(tokio::time::Instant::now() < deadline, "waited in vain: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -408,41 +353,7 @@ async fn a_frozen_action_arrives_before_its_event() {
     let folder = tempfile::tempdir().unwrap();
     let (bus, ledger) = (bus(folder.path(), EmbeddedLimits::default()).await, ledger(folder.path(), 64).await);
     let mut draft = draft();
-    let now = SystemClock.now();
-    let frozen = FrozenAction {
-        approval_id: "approval-1".to_owned(),
-        tenant_id: tenant(),
-        event_id: draft.event.event_id,
-        agent_id: "agent-1".to_owned(),
-        token_id: None,
-        issued_by: None,
-        user_id: None,
-        user_role: None,
-        run_id: None,
-        environment: "production".to_owned(),
-        tool_call: ToolCall {
-            tool: "github".to_owned(),
-            action: "merge_pull_request".to_owned(),
-            resource: None,
-            mutates_state: true,
-            parameters: serde_json::Map::new(),
-        },
-        action_hash: "0".repeat(64),
-        source_trust: SourceTrust::Unknown,
-        root_trust: SourceTrust::Unknown,
-        contains_sensitive_data: false,
-        risk_level: RiskLevel::High,
-        reason: "a person must approve".to_owned(),
-        matched_policies: Vec::new(),
-        policy_digest: "0".repeat(64),
-        approver_group: "security".to_owned(),
-        approvals_needed: 1,
-        requested_at: now,
-        expires_at: now.plus_seconds(900),
-        callback_url: None,
-    };
-    draft.event.approval_id = Some(frozen.approval_id.clone());
-    draft.frozen = Some(frozen.clone());
+    let frozen = freeze(&mut draft);
 
     // The approvals stream is down: then the event must not be on the bus either.
     bus.approvals_down.store(true, Ordering::SeqCst);

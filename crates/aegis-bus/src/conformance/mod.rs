@@ -46,6 +46,10 @@ pub fn cases() -> Vec<(&'static str, Case)> {
         ("a_refused_message_leaves_its_neighbours_alone", |b| {
             Box::pin(streams::a_refused_message_leaves_its_neighbours_alone(b))
         }),
+        ("what_is_begun_is_stored_in_that_order_whoever_waits", |b| {
+            Box::pin(streams::what_is_begun_is_stored_in_that_order_whoever_waits(b))
+        }),
+        ("a_refusal_under_way_is_of_its_own_publish", |b| Box::pin(streams::a_refusal_under_way_is_of_its_own_publish(b))),
         ("a_filter_delivers_what_matches_in_order", |b| Box::pin(streams::a_filter_delivers_what_matches_in_order(b))),
         ("a_subscription_starts_where_it_is_told", |b| Box::pin(streams::a_subscription_starts_where_it_is_told(b))),
         ("a_waiting_subscription_wakes", |b| Box::pin(streams::a_waiting_subscription_wakes(b))),

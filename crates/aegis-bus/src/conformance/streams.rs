@@ -177,6 +177,42 @@ pub(super) async fn a_refused_message_leaves_its_neighbours_alone(bus: Arc<dyn B
     Ok(())
 }
 
+pub(super) async fn what_is_begun_is_stored_in_that_order_whoever_waits(bus: Arc<dyn Bus>) -> Result<(), Violation> {
+    let mut under_way = Vec::new();
+    for publish in 0..6 {
+        let messages = (0..100).map(|i| Message::new("ase.00.t.x", text(&(publish * 100 + i).to_string()))).collect();
+        under_way.push(bus.begin_publish(Stream::Ase, messages).await);
+    }
+    // Nobody waits for the first of them: it is stored all the same. The last is asked first.
+    drop(under_way.remove(0));
+    for (publish, acks) in under_way.into_iter().enumerate().rev() {
+        for (i, result) in acks.await.into_iter().enumerate() {
+            let (ack, expected) = (result?, (publish as u64 + 1) * 100 + i as u64 + 1);
+            ensure!(ack.seq == expected && !ack.duplicate, "message {i} of publish {} got {ack:?}", publish + 1);
+        }
+    }
+    let mut subscription = bus.subscribe(Stream::Ase, ">", 1).await?;
+    let delivered = read_exactly(&mut subscription, 600).await?;
+    let in_order = delivered.iter().enumerate().all(|(i, d)| d.payload == i.to_string());
+    ensure!(in_order, "what was begun is stored in another order");
+    let none = bus.begin_publish(Stream::Ase, Vec::new()).await.await;
+    ensure!(none.is_empty(), "{} results for no message", none.len());
+    Ok(())
+}
+
+pub(super) async fn a_refusal_under_way_is_of_its_own_publish(bus: Arc<dyn Bus>) -> Result<(), Violation> {
+    let too_large = || Message::new("ase.00.t.x", Bytes::from(vec![b'x'; MAX_PAYLOAD + 1]));
+    let message = |payload: &str| Message::new("ase.00.t.x", text(payload)).with_id(payload);
+    let first = bus.begin_publish(Stream::Ase, vec![message("a"), too_large(), message("b")]).await;
+    let second = bus.begin_publish(Stream::Ase, vec![message("c"), message("a")]).await;
+    let (first, second) = (first.await, second.await);
+    ensure!(matches!(first[1], Err(BusError::TooLarge { .. })), "an oversized payload got {:?}", first[1]);
+    let seqs: Vec<_> = [&first[0], &first[2], &second[0]].into_iter().map(|r| r.as_ref().ok().map(|ack| ack.seq)).collect();
+    ensure!(seqs == [Some(1), Some(2), Some(3)], "those beside it got {first:?} and {second:?}");
+    ensure!(matches!(&second[1], Ok(ack) if ack.duplicate && ack.seq == 1), "an id that is under way got {:?}", second[1]);
+    Ok(())
+}
+
 pub(super) async fn a_filter_delivers_what_matches_in_order(bus: Arc<dyn Bus>) -> Result<(), Violation> {
     let subjects = ["ase.00.a.x", "ase.00.b.x", "ase.01.a.y", "tick.00", "ase.00.a.y", "ase.00.ab.x"];
     let messages = subjects.iter().cycle().take(60).map(|s| Message::new(*s, text(s))).collect();

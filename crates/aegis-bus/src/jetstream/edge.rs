@@ -19,7 +19,7 @@ use tokio::time::{sleep, timeout};
 use super::{JetStreamBus, JetStreamOptions, kv, unavailable};
 use crate::feed::{FeedPage, FeedRequest, LaneRequest};
 use crate::{
-    Bucket, Bus, BusError, Hearing, KvWatch, MAX_PAYLOAD, Message, PubAck, Servers, Stream, StreamState, Subscription, subject,
+    Acks, Bucket, Bus, BusError, Hearing, KvWatch, MAX_PAYLOAD, Message, PubAck, Servers, Stream, StreamState, Subscription, subject,
 };
 
 /// How often a watch looks whether the connection is still the one that it subscribed on.
@@ -120,6 +120,10 @@ fn not_an_edge_s<T>() -> Result<T, BusError> {
 impl Bus for EdgeBus {
     async fn publish(&self, stream: Stream, messages: Vec<Message>) -> Vec<Result<PubAck, BusError>> {
         self.bus.publish(stream, messages).await
+    }
+
+    async fn begin_publish(&self, stream: Stream, messages: Vec<Message>) -> Acks {
+        self.bus.begin_publish(stream, messages).await
     }
 
     async fn subscribe(&self, _stream: Stream, _filter: &str, _start_seq: u64) -> Result<Box<dyn Subscription>, BusError> {

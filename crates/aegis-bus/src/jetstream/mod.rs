@@ -33,7 +33,7 @@ use self::finder::Finder;
 use self::retention::Retention;
 use self::ttl::Ttls;
 use crate::{
-    Bucket, Bus, BusError, Heard, Hearing, KvWatch, MAX_PAYLOAD, Message, Place, PubAck, Stream, StreamState, Subscription,
+    Acks, Bucket, Bus, BusError, Heard, Hearing, KvWatch, MAX_PAYLOAD, Message, Place, PubAck, Stream, StreamState, Subscription,
     subject,
 };
 
@@ -50,7 +50,7 @@ pub struct JetStreamBus {
     timeout: Duration,
     retention: Retention,
     finder: Finder,
-    ttls: Ttls,
+    ttls: Arc<Ttls>,
 }
 
 impl JetStreamBus {
@@ -64,7 +64,7 @@ impl JetStreamBus {
             .backpressure_on_inflight(false)
             .max_ack_inflight(publish::WINDOW * publish::MOST_PUBLISHERS)
             .build(client);
-        let (retention, ttls) = (Retention::default(), Ttls::default());
+        let (retention, ttls) = (Retention::default(), Arc::default());
         Ok(Arc::new(Self { context, timeout: options.timeout, retention, finder, ttls }))
     }
 
@@ -98,11 +98,19 @@ fn missing(name: &str, error: &async_nats::jetstream::context::GetStreamError) -
 
 #[async_trait]
 impl Bus for JetStreamBus {
-    async fn publish(&self, stream: Stream, mut messages: Vec<Message>) -> Vec<Result<PubAck, BusError>> {
+    async fn publish(&self, stream: Stream, messages: Vec<Message>) -> Vec<Result<PubAck, BusError>> {
+        self.begin_publish(stream, messages).await.await
+    }
+
+    async fn begin_publish(&self, stream: Stream, mut messages: Vec<Message>) -> Acks {
         self.ttls.fit(stream, &mut messages, self.finder.have(Feature::MessageTtl), Instant::now());
-        let results = publish::publish(&self.context, self.timeout, stream, messages).await;
-        self.ttls.learn(stream, &results, Instant::now());
-        results
+        let acks = publish::begin(&self.context, self.timeout, stream, messages).await;
+        let ttls = Arc::clone(&self.ttls);
+        Box::pin(async move {
+            let results = acks.await;
+            ttls.learn(stream, &results, Instant::now());
+            results
+        })
     }
 
     async fn subscribe(&self, stream: Stream, filter: &str, start_seq: u64) -> Result<Box<dyn Subscription>, BusError> {

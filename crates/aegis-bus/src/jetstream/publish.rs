@@ -1,71 +1,111 @@
-//! Publishing: a window of messages on their way at once, each acknowledged by the server or refused.
+//! Publishing: a window of messages on their way at once, each acknowledged by the server or refused. Promises that a message counts as taken only
+//! by the answer of its own stream: what the client or the server lets fall without a word is refused once its time is over.
 
 use std::time::Duration;
 
-use async_nats::jetstream::context::{PublishError, PublishErrorKind};
+use async_nats::jetstream::context::{PublishAckFuture, PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::{Context, ErrorCode};
-
 use tokio::time::{Instant, timeout_at};
 
 use super::unavailable;
 use crate::check::check_message;
-use crate::{BusError, MAX_PAYLOAD, Message, PubAck, Stream};
+use crate::{Acks, BusError, MAX_PAYLOAD, Message, PubAck, Stream};
 
-/// Messages of one call that wait for their acknowledgement at once. Behind the first that the server does not take, this many at most may be
-/// stored before it is sent again: consumers put a lane's events in order.
+/// Messages of one call that wait for their acknowledgement at once. Behind the first that the server does not take, this many at most of its call
+/// may be stored before it is sent again: consumers put a lane's events in order.
 pub(super) const WINDOW: usize = 512;
 
-/// Calls that run at once at most, for the client's own bound.
+/// Calls that are under way at once at most, for the client's own bound. A shipper counts as eight.
 pub(super) const MOST_PUBLISHERS: usize = 64;
 
 /// What a server takes as a time to live.
 const LEAST_TTL: Duration = Duration::from_secs(1);
 
-/// Publishes in order; one result for each message. See `Bus::publish`.
-pub(super) async fn publish(
-    context: &Context,
-    timeout: Duration,
-    stream: Stream,
-    messages: Vec<Message>,
-) -> Vec<Result<PubAck, BusError>> {
+/// Sends in order, and answers when the last message is on its way. See `Bus::begin_publish`. Calls of more than a window wait for the
+/// acknowledgements of one before they send the next.
+pub(super) async fn begin(context: &Context, timeout: Duration, stream: Stream, messages: Vec<Message>) -> Acks {
     let count = messages.len();
     let mut results: Vec<Result<PubAck, BusError>> = Vec::with_capacity(count);
     let mut messages = messages.into_iter();
-    while results.len() < count {
+    loop {
         // One end for all of them: behind a server that hangs, each would have its own wait.
         let deadline = Instant::now() + timeout;
-        let mut on_their_way = Vec::with_capacity(WINDOW);
-        for message in messages.by_ref().take(WINDOW) {
-            let sent = timeout_at(deadline, send(context, stream, message)).await;
-            let sent = sent.unwrap_or_else(|_elapsed| Err(unavailable("the connection takes nothing")));
-            let refused = sent.as_ref().is_err_and(BusError::is_retryable);
-            on_their_way.push(sent);
-            if refused {
-                break;
-            }
-        }
-        for sent in on_their_way {
-            results.push(match sent {
-                Ok((subject, ack)) => match timeout_at(deadline, ack.into_future()).await {
-                    Ok(Ok(ack)) => Ok(PubAck { seq: ack.sequence, duplicate: ack.duplicate }),
-                    Ok(Err(error)) => Err(refusal(stream, &subject, &error)),
-                    Err(_elapsed) => Err(unavailable("no acknowledgement in time")),
-                },
-                Err(error) => Err(error),
+        let window = messages.by_ref().take(WINDOW).collect();
+        let sent = send_all(context, deadline, stream, window).await;
+        if messages.as_slice().is_empty() || sent.last().is_some_and(is_refused) {
+            return Box::pin(async move {
+                results.extend(acknowledged(stream, deadline, sent).await);
+                refused_from_the_first_on(results, count)
             });
         }
-        let first_refused = results.iter().position(|result| result.as_ref().is_err_and(BusError::is_retryable));
-        if let Some(first) = first_refused {
-            let refusal = results[first].clone();
-            results.truncate(first);
-            results.resize(count, refusal);
+        results.extend(acknowledged(stream, deadline, sent).await);
+        if results.iter().any(is_refused) {
+            return Box::pin(std::future::ready(refused_from_the_first_on(results, count)));
         }
+    }
+}
+
+type OnItsWay = (String, PublishAckFuture);
+
+/// Sends up to the first that is refused.
+async fn send_all(
+    context: &Context,
+    deadline: Instant,
+    stream: Stream,
+    messages: Vec<Message>,
+) -> Vec<Result<OnItsWay, BusError>> {
+    let mut all = Vec::with_capacity(messages.len());
+    for message in messages {
+        let sent = timeout_at(deadline, send(context, stream, message)).await;
+        let sent = sent.unwrap_or_else(|_elapsed| Err(unavailable("the connection takes nothing")));
+        let refused = is_refused(&sent);
+        all.push(sent);
+        if refused {
+            break;
+        }
+    }
+    all
+}
+
+/// Waits for the answers. One that is there counts, however late somebody looks at it.
+async fn acknowledged(stream: Stream, deadline: Instant, sent: Vec<Result<OnItsWay, BusError>>) -> Vec<Result<PubAck, BusError>> {
+    let mut results = Vec::with_capacity(sent.len());
+    for on_its_way in sent {
+        results.push(match on_its_way {
+            Ok((subject, ack)) => match timeout_at(deadline, ack.into_future()).await {
+                Ok(Ok(ack)) => taken(stream, &ack),
+                Ok(Err(error)) => Err(refusal(stream, &subject, &error)),
+                Err(_elapsed) => Err(unavailable("no acknowledgement in time")),
+            },
+            Err(error) => Err(error),
+        });
     }
     results
 }
 
-type OnItsWay = (String, async_nats::jetstream::context::PublishAckFuture);
+/// What the server says that it has stored. Another stream that answers has stored nothing in this one.
+fn taken(stream: Stream, ack: &PublishAck) -> Result<PubAck, BusError> {
+    if ack.stream != stream.as_str() {
+        return Err(unavailable(format!("another stream than {stream} takes its subjects; see `aegis streams plan`")));
+    }
+    Ok(PubAck { seq: ack.sequence, duplicate: ack.duplicate })
+}
+
+fn is_refused<T>(result: &Result<T, BusError>) -> bool {
+    result.as_ref().is_err_and(BusError::is_retryable)
+}
+
+/// As many results as there are messages: what is behind the first refusal is refused too, stored or not.
+fn refused_from_the_first_on(mut results: Vec<Result<PubAck, BusError>>, count: usize) -> Vec<Result<PubAck, BusError>> {
+    if let Some(first) = results.iter().position(is_refused) {
+        let refusal = results[first].clone();
+        results.truncate(first);
+        results.resize(count, refusal);
+    }
+    results
+}
 
 async fn send(context: &Context, stream: Stream, message: Message) -> Result<OnItsWay, BusError> {
     check_message(stream, &message)?;

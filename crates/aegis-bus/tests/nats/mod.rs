@@ -5,8 +5,12 @@ use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::Instant;
 
 /// Every server that `scripts/setup.sh` installs. A test without one would test nothing.
 pub fn servers() -> Vec<PathBuf> {
@@ -100,7 +104,7 @@ impl Server {
             if log.contains("Server is ready") {
                 return;
             }
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(20));
         }
         panic!("nats-server did not start: {}", std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default());
     }
@@ -149,5 +153,39 @@ fn copy_folder(from: &Path, to: &Path) {
 impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// Another address of the server: over it everything takes so long, each way.
+pub async fn slow_way(server: &Server, takes: Duration) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("nats://{}", listener.local_addr().unwrap());
+    let to = server.url().trim_start_matches("nats://").to_owned();
+    tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            let (near_out, near_in) = near.into_split();
+            let (far_out, far_in) = tokio::net::TcpStream::connect(&to).await.unwrap().into_split();
+            tokio::spawn(carry(near_out, far_in, takes));
+            tokio::spawn(carry(far_out, near_in, takes));
+        }
+    });
+    address
+}
+
+async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, takes: Duration) {
+    let (sender, mut on_its_way) = tokio::sync::mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
+    tokio::spawn(async move {
+        while let Some((due, bytes)) = on_its_way.recv().await {
+            tokio::time::sleep_until(due).await;
+            if to.write_all(&bytes).await.is_err() {
+                break;
+            }
+        }
+    });
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(length) = from.read(&mut buffer).await {
+        if length == 0 || sender.send((Instant::now() + takes, buffer[..length].to_vec())).is_err() {
+            break;
+        }
     }
 }
