@@ -1,4 +1,5 @@
-//! What tenants have of their own: rules that come and change while detection runs, each by a record in the log, from its place on.
+//! What tenants have of their own: rules that come and change while detection runs, each by a record in the log, from its place on. What operators make of
+//! those that every tenant has is in `common`.
 //! Promises that other rules keep their state, that a rule finds its window filled before it acts, and that nothing of before its record raises an alert.
 
 use std::collections::{BTreeMap, HashMap};
@@ -6,11 +7,14 @@ use std::fmt;
 use std::sync::Arc;
 
 use aegis_bus::{BusError, Delivered, Stream, subject};
-use aegis_model::{Retraction, RuleMode, RuleRecord, SecurityEvent, TenantId, Timestamp, partition_of};
+use aegis_model::{
+    CommonRuleRecord, PARTITIONS, Retraction, RuleMode, RuleRecord, SecurityEvent, TenantId, Timestamp, partition_of,
+};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::deferred::By;
+use crate::checkpoint::Wanted;
+use crate::common::{CommonKnown, KnownCommon};
 use crate::engine::{Engine, TickOutput, guarded, key_rules};
 use crate::error::DetectError;
 use crate::evaluate::RunningRule;
@@ -20,7 +24,7 @@ use crate::plan::RulePlan;
 use crate::rule::Rule;
 use crate::ruleset::CommonRules;
 use crate::schema::EventBatch;
-use crate::scope::Scope;
+use crate::scope::{Partitions, Scope, Since};
 use crate::shape::Shape;
 use crate::verify::chain_broken_event;
 use crate::wire::read;
@@ -34,11 +38,14 @@ pub struct OwnRule {
     pub(crate) plan: RulePlan,
 }
 
-/// Where every version of tenants' own rules is kept.
+/// Where every version is kept of tenants' own rules, and of what operators make of those that every tenant has.
 #[async_trait]
 pub trait RuleTexts: Send + Sync + fmt::Debug {
-    /// The text of a version by its hash; None if there is no such version, an error if that cannot be told now.
+    /// The text of a tenant's own version by its hash; None if there is no such version, an error if that cannot be told now.
     async fn text(&self, tenant: &TenantId, rule_id: &str, hash: &str) -> Result<Option<String>, String>;
+
+    /// The same of an operator's version of a rule that every tenant has.
+    async fn common_text(&self, rule_id: &str, hash: &str) -> Result<Option<String>, String>;
 }
 
 /// A version of a tenant's own rule, as a checkpoint knows it.
@@ -52,17 +59,18 @@ pub(crate) struct KnownRule {
     since: Timestamp,
 }
 
-/// Which versions stand, by tenant and rule id.
+/// Which versions stand, by tenant and rule id; and what operators changed of the program's.
 #[derive(Debug)]
 pub(crate) struct Own {
-    common: CommonRules,
-    texts: Option<Arc<dyn RuleTexts>>,
+    pub(crate) common: CommonRules,
+    pub(crate) texts: Option<Arc<dyn RuleTexts>>,
     known: BTreeMap<(TenantId, String), KnownRule>,
+    pub(crate) changed: CommonKnown,
 }
 
 impl Own {
     pub(crate) fn new(common: CommonRules, texts: Option<Arc<dyn RuleTexts>>) -> Self {
-        Self { common, texts, known: BTreeMap::new() }
+        Self { common, texts, known: BTreeMap::new(), changed: CommonKnown::default() }
     }
 
     pub(crate) fn known(&self) -> Vec<KnownRule> {
@@ -71,7 +79,13 @@ impl Own {
 
     /// The rules of a checkpoint, for an engine that is to be restored from it. One whose text is gone is not known any more: the control plane
     /// tells of what stands at each of its starts.
-    pub(crate) async fn know_again(&mut self, engine: &mut Engine, known: Vec<KnownRule>) -> Result<(), DetectError> {
+    pub(crate) async fn know_again(
+        &mut self,
+        engine: &mut Engine,
+        known: Vec<KnownRule>,
+        changed: Vec<KnownCommon>,
+    ) -> Result<(), DetectError> {
+        self.know_changed_again(engine, changed).await?;
         for rule in known {
             let text = match &self.texts {
                 Some(texts) => texts.text(&rule.tenant_id, &rule.rule_id, &rule.hash).await,
@@ -104,7 +118,7 @@ pub(crate) struct OwnWindows {
 }
 
 /// How far back a rule needs events: its window, and what of it is decided together.
-fn reach_of(running: &RunningRule) -> i64 {
+pub(crate) fn reach_of(running: &RunningRule) -> i64 {
     running.window_micros() + running.step_micros()
 }
 
@@ -113,6 +127,12 @@ impl OwnWindows {
         // What reads alerts has its rows from the checkpoint, and needs no events.
         let of_events = common.iter().filter(|running| running.plan.sources.is_none());
         Self { common: of_events.map(reach_of).max().unwrap_or(0), own: HashMap::new() }
+    }
+
+    /// What every tenant has is something else.
+    pub(crate) fn set_common(&mut self, rules: &[RunningRule]) {
+        let common = rules.iter().filter(|running| running.scope.owner().is_none() && running.plan.sources.is_none());
+        self.common = common.map(reach_of).max().unwrap_or(0);
     }
 
     /// The longest of a tenant's rules.
@@ -134,12 +154,13 @@ impl Engine {
         let output = self.end_for(&tenant, &id);
         self.remove_own(&tenant, &id);
         self.rules.iter_mut().filter(|running| running.rule.header.id == id).for_each(|common| common.leave_out(&tenant));
+        self.own_of.entry(id).or_default().insert(tenant.clone());
         if rule.header.mode == RuleMode::Disabled {
             return output;
         }
         let plan = if self.config.incremental { plan } else { plan.without_pipeline() };
         let mut running = RunningRule::new(rule, plan, Scope::Only(tenant.clone()), Arc::clone(&self.sides));
-        running.since = since;
+        running.since = Since::of_owner(&tenant, since);
         let longest = self.windows.own.entry(tenant).or_default();
         *longest = reach_of(&running).max(*longest);
         let batch = Arc::new(EventBatch::new(events.into_iter().map(Arc::new).collect()));
@@ -148,7 +169,7 @@ impl Engine {
             running.quarantine(&error);
         }
         self.rules.push(running);
-        self.know_told_of_last();
+        self.know_told_of(self.rules.len() - 1, Partitions::ALL);
         output
     }
 
@@ -156,10 +177,7 @@ impl Engine {
     /// stands of it is decided by the log before this place, and not by how that was cut.
     fn end_for(&mut self, tenant: &TenantId, id: &str) -> TickOutput {
         let mut output = TickOutput::default();
-        let final_before = self.watermarks.final_before(tenant, self.lateness_micros());
-        if let Some(final_before) = final_before {
-            self.decide(tenant, final_before, By::Watermark, &mut output);
-        }
+        let final_before = self.settle_now(tenant, &mut output);
         let (now, seen_to) = (self.config.clock.now(), self.watermarks.log_time().unwrap_or(END_OF_TIME));
         for running in self.rules.iter_mut().filter(|running| running.rule.header.id == id && running.scope.covers(tenant)) {
             running.end_for(tenant, final_before, seen_to, now, &mut output);
@@ -180,8 +198,8 @@ impl Engine {
     /// since its beginning.
     fn kept_from(&self, tenant: &TenantId, now: Timestamp) -> Timestamp {
         let own = self.rules.iter().filter(|running| running.scope.owner() == Some(tenant));
-        let of_own = own.map(|running| running.since.max(now).plus_micros(-reach_of(running))).min();
-        let of_common = now.plus_micros(-self.windows.common);
+        let of_own = own.map(|running| running.since.of(tenant).max(now).plus_micros(-reach_of(running))).min();
+        let of_common = self.common_kept_from(partition_of(tenant), now);
         of_own.map_or(of_common, |of_own| of_own.min(of_common))
     }
 
@@ -190,9 +208,12 @@ impl Engine {
         let output = self.end_for(tenant, id);
         self.remove_own(tenant, id);
         for running in self.rules.iter_mut().filter(|running| running.rule.header.id == id) {
-            if let Scope::AllBut(others) = &mut running.scope {
+            if let Scope::AllBut { others, .. } = &mut running.scope {
                 others.remove(tenant);
             }
+        }
+        if let Some(others) = self.own_of.get_mut(id) {
+            others.remove(tenant);
         }
         output
     }
@@ -201,7 +222,7 @@ impl Engine {
 impl RunningRule {
     /// The rule sees nothing more of a tenant: takes back what it told and has no match for. What a deferred rule told by the log's time alone is not
     /// decided.
-    fn end_for(
+    pub(crate) fn end_for(
         &mut self,
         tenant: &TenantId,
         final_before: Option<Timestamp>,
@@ -230,8 +251,11 @@ impl RunningRule {
 }
 
 impl Running {
-    /// Takes a record of a tenant's own rule. Nothing has changed where it fails.
+    /// Takes a record of a rule. Nothing has changed where it fails.
     pub(crate) async fn take_rule(&mut self, delivered: &Delivered, shared: &Shared) -> Result<(), DetectError> {
+        if let Some(record) = common_record_of(delivered) {
+            return self.take_common_rule(record, delivered.bus_ts, shared).await;
+        }
         let Some(RuleRecord { tenant_id, rule_id, revision, hash, text }) = record_of(delivered) else {
             tracing::error!(seq = delivered.seq, "a record of rules is none; it changes nothing");
             return Ok(());
@@ -276,12 +300,17 @@ impl Running {
 
     /// The tenant's events that its windows have, as rules were shown them.
     async fn events_of(&mut self, tenant: &TenantId) -> Result<Vec<SecurityEvent>, DetectError> {
-        let taken = self.tail.of_tenant(tenant);
+        let wanted = self.tail.of_tenants(|of| of == tenant);
+        self.events_again(&subject::ase_tenant(tenant), wanted).await
+    }
+
+    /// Reads messages of the stream again, those of a subject, as rules were shown them.
+    pub(crate) async fn events_again(&mut self, subject: &str, taken: Wanted) -> Result<Vec<SecurityEvent>, DetectError> {
         let (Some(first), Some(last)) = (taken.keys().next().copied(), taken.keys().next_back().copied()) else {
             return Ok(Vec::new());
         };
         let mut events = Vec::new();
-        let mut subscription = self.bus.subscribe(Stream::Ase, &subject::ase_tenant(tenant), first).await?;
+        let mut subscription = self.bus.subscribe(Stream::Ase, subject, first).await?;
         let mut next = first;
         while next <= last && self.bus.stream_state(Stream::Ase).await?.first_seq <= last {
             let batch = subscription.next_batch(MAX_BATCH, READ_WAIT).await?;
@@ -300,6 +329,15 @@ impl Running {
         }
         Ok(events)
     }
+}
+
+/// The same of a record of a rule that every tenant has.
+fn common_record_of(delivered: &Delivered) -> Option<CommonRuleRecord> {
+    let value = aegis_canon::parse_strict(&delivered.payload).ok()?;
+    let record: CommonRuleRecord = serde_json::from_value(value).ok()?;
+    let is_its_place = record.partition < PARTITIONS && subject::ruleset(record.partition) == delivered.subject;
+    let is_its_text = aegis_canon::sha256_hex(record.text.as_bytes()) == record.hash;
+    (is_its_place && is_its_text).then_some(record)
 }
 
 /// The record in a message, if it is one, stands under its own subject, and is what its hash says.

@@ -40,6 +40,20 @@ pub struct RuleRecord {
     pub text: String,
 }
 
+/// A change of a rule that every tenant has, as it stands in the log under `ruleset.<pp>`: from its place on the rule is this one for the tenants of
+/// that partition, but for those that have one of their own in its place. Of two records of one rule the one with the higher revision counts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CommonRuleRecord {
+    pub partition: u32,
+    pub rule_id: String,
+    pub revision: i64,
+    /// SHA-256 of the text.
+    pub hash: String,
+    /// Empty: the rule is again as the program has it.
+    pub text: String,
+}
+
 /// One match of a rule, with its evidence. Its id is a function of (tenant, rule id, key, first evidence event).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Alert {
