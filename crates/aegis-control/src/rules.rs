@@ -218,6 +218,15 @@ pub(crate) async fn history(control: &Control, call: &Call) -> Result<Response, 
     Ok(Json(control.store.list_rule_versions(call.tenant(), rule_id, page.limit, page.offset).await?).into_response())
 }
 
+/// What operators made of the rules that every tenant has. What those told over the history of all tenants is for no tenant to know.
+pub(crate) async fn common_history(control: &Control, call: &Call) -> Result<Response, Problem> {
+    let page = call.query.page()?;
+    let rule_id = call.query.filter("rule_id")?;
+    let mut versions = control.store.list_common_rule_versions(rule_id, page.limit, page.offset).await?;
+    versions.iter_mut().for_each(|version| version.backtest = None);
+    Ok(Json(versions).into_response())
+}
+
 /// What a receipt says of a version: what it is, and what it was tried with. Its text is represented by its hash.
 fn detail_of(version: &NewRuleVersion) -> Value {
     let told = |name: &str| version.backtest.as_ref().map(|backtest| backtest[name].clone());

@@ -31,6 +31,7 @@ pub struct CommonRuleVersion {
     pub note: String,
     /// True where the rule is again as the program has it; version and mode are those of the program's rule then.
     pub of_program: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub backtest: Option<Value>,
     pub changed_by: String,
     pub changed_at: Timestamp,

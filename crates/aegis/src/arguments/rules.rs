@@ -116,8 +116,8 @@ pub(crate) struct RuleHistoryArgs {
     pub(crate) rule: Option<String>,
     #[command(flatten)]
     pub(crate) place: RulePlace,
-    /// On a data folder: what operators made of the rules that every tenant has
-    #[arg(long, conflicts_with_all = ["url", "tenant"])]
+    /// What operators made of the rules that every tenant has
+    #[arg(long, conflicts_with = "tenant")]
     pub(crate) every_tenant: bool,
 }
 

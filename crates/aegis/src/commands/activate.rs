@@ -169,7 +169,7 @@ pub(crate) fn history(args: &RuleHistoryArgs) -> anyhow::Result<ExitCode> {
     }
     let versions = super::runtime()?.block_on(async {
         match &args.place.url {
-            Some(url) => history_of_control(url, args.rule.as_deref()).await,
+            Some(url) => history_of_control(url, args.rule.as_deref(), args.every_tenant).await,
             None if args.every_tenant => super::every_tenant::history(&args.place.folder(), args.rule.as_deref()).await,
             None => history_of_folder(&args.place, args.rule.as_deref()).await,
         }
@@ -182,9 +182,10 @@ pub(crate) fn history(args: &RuleHistoryArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn history_of_control(url: &str, rule: Option<&str>) -> anyhow::Result<Vec<Value>> {
+async fn history_of_control(url: &str, rule: Option<&str>, every_tenant: bool) -> anyhow::Result<Vec<Value>> {
     let filter = rule.map(|rule| format!("&rule_id={rule}")).unwrap_or_default();
-    let reply = Client::new(url).get(&format!("/v1/rules?limit={MOST_SHOWN}{filter}"), &admin_key()?).await?;
+    let path = if every_tenant { "/v1/rules/common" } else { "/v1/rules" };
+    let reply = Client::new(url).get(&format!("{path}?limit={MOST_SHOWN}{filter}"), &admin_key()?).await?;
     match reply.json() {
         Value::Array(versions) if reply.status == 200 => Ok(versions),
         _ => bail!("{url} answered {}: {}", reply.status, said(&reply)),

@@ -176,6 +176,33 @@ async fn a_rule_that_an_operator_adds_runs_for_every_tenant_and_the_program_s_co
 }
 
 #[tokio::test]
+async fn a_change_wins_over_a_newer_program_until_it_is_taken_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut line = Line::open(folder.path()).await;
+    let quiet = denies("T-1", "three", 2, 2, "log_only");
+    let texts = Arc::new(Texts(vec![quiet.clone()]));
+    let newer = || RuleSet::from_texts([("0/rule.sql".into(), denies("T-1", "three", 5, 4, "active"))]).unwrap();
+    let worker = line.worker_with(program(), 0, None, Some(texts.clone()));
+    for tenant in ["acme", "beta"] {
+        record(&line, tenant, "T-1", &quiet, 1).await;
+    }
+    line.caught_up(&worker).await;
+    worker.stop().await;
+    let worker = line.worker_with(newer(), 0, None, Some(texts));
+    denied(&mut line, "before", 4).await;
+    line.caught_up(&worker).await;
+    let versions = |alerts: &[Alert]| alerts.iter().map(|alert| alert.rule_version).collect::<Vec<_>>();
+    assert_eq!(versions(&line.alerts(2).await), [2, 2]);
+    for tenant in ["acme", "beta"] {
+        record(&line, tenant, "T-1", "", 2).await;
+    }
+    denied(&mut line, "later", 4).await;
+    line.caught_up(&worker).await;
+    assert_eq!(versions(&line.alerts(4).await), [2, 2, 5, 5]);
+    worker.stop().await;
+}
+
+#[tokio::test]
 async fn what_a_program_does_not_take_leaves_the_rule_as_the_program_has_it() {
     let folder = tempfile::tempdir().unwrap();
     let mut line = Line::open(folder.path()).await;
