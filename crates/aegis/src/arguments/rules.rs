@@ -96,7 +96,7 @@ pub(crate) struct RuleSwitchArgs {
     /// What it is to be; `program`: what the program has, whatever was changed of it
     #[arg(long, value_parser = ["disabled", "log_only", "active", "program"])]
     pub(crate) mode: String,
-    /// Why: a line for the changelog, which the receipts have too
+    /// Why: a line for the changelog, which every tenant's receipt has too
     #[arg(long)]
     pub(crate) note: String,
     /// The data folder, also while `aegis up` or `aegis control` runs on it
