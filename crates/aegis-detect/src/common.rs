@@ -66,6 +66,11 @@ impl CommonKnown {
         self.0.values().cloned().collect()
     }
 
+    /// True while it stands in no partition.
+    fn is_new(&self, rule_id: &str, revision: i64) -> bool {
+        !self.0.contains_key(&(rule_id.to_owned(), revision))
+    }
+
     /// What stands in a partition.
     fn revision(&self, rule_id: &str, partition: u32) -> Option<i64> {
         let of_rule = self.0.range((rule_id.to_owned(), i64::MIN)..=(rule_id.to_owned(), i64::MAX));
@@ -261,7 +266,9 @@ impl Running {
             }
         };
         self.tell(WorkerStats::default(), output, Vec::new(), started, shared).await?;
-        tracing::info!(rule = rule_id, partition, revision, "a rule that every tenant has changed");
+        if self.own.changed.is_new(&rule_id, revision) {
+            tracing::info!(rule = rule_id, revision, "a rule that every tenant has changes, partition by partition");
+        }
         self.own.changed.know(KnownCommon { rule_id, revision, hash, since });
         Ok(())
     }
