@@ -1,4 +1,5 @@
-"""Rules that a tenant has of its own: tried before they stand, one step at a time, with a receipt, for that tenant alone."""
+"""Rules that change while the program runs, tried before they stand, one step at a time, with a receipt: those that a tenant has of its own, for that tenant
+alone, and what an operator makes of those that every tenant has."""
 
 import json
 import pathlib
@@ -168,6 +169,109 @@ class OwnRules(unittest.TestCase):
         self.assertEqual(json.loads(through.stdout), listed)
         by_operator = {"type": "operator"}
         wait_until("the running program seals its receipt", lambda: [r for r in self.tenant.list("/v1/receipts") if (r.get("detail") or {}).get("by") == by_operator])
+
+
+class EveryTenant(unittest.TestCase):
+    """An operator, on the data folder of the running program."""
+
+    STORM = "AEG-3002"
+
+    def setUp(self):
+        self.aegis = Aegis().start()
+        self.addCleanup(self.aegis.close)
+        self.tenants = [self.aegis.tenant().register_tools() for _ in range(2)]
+
+    def command(self, *arguments, expect=0):
+        arguments = ["rules", *arguments, "--data", str(self.aegis.data)]
+        done = subprocess.run([BINARY, *arguments], capture_output=True, text=True, timeout=60, env=CLEAN_ENVIRONMENT)
+        self.assertEqual(done.returncode, expect, done.stdout + done.stderr)
+        return done.stdout if expect == 0 else done.stderr
+
+    def switch(self, mode, note="because", expect=0):
+        return self.command("switch", self.STORM, "--mode", mode, "--note", note, expect=expect)
+
+    def activate(self, text, expect=0, tests=(FIRES, SILENT)):
+        with tempfile.TemporaryDirectory() as folder:
+            own = pathlib.Path(folder) / "ops"
+            (own / "tests").mkdir(parents=True)
+            (own / "rule.sql").write_text(text)
+            for number, test in enumerate(tests):
+                (own / f"tests/{number}.yaml").write_text(test)
+            return self.command("activate", str(own), "--every-tenant", expect=expect)
+
+    def storm(self, tenant):
+        agent = tenant.register_agent()
+        for _ in range(6):
+            self.assertEqual(agent.authorize(trust="untrusted_external")["decision"], "deny")
+        return agent.id
+
+    def alerts(self, tenant, name):
+        return [alert for alert in tenant.list("/v1/alerts") if alert["rule_name"] == name]
+
+    def until_it_storms(self, mode):
+        for tenant in self.tenants:
+            agents = set()
+
+            def is_told():
+                agents.add(self.storm(tenant))
+                return any(alert["mode"] == mode and alert["key"]["agent_id"] in agents for alert in self.alerts(tenant, "deny-storm"))
+
+            wait_until(f"deny-storm in {tenant.name} is {mode}", is_told)
+
+    def test_a_rule_of_the_program_is_switched_while_it_runs_and_over_a_restart(self):
+        self.until_it_storms("active")
+        self.assertIn("step at a time", self.switch("active", expect=1) + self.activate(rule(mode="active", id="OPS-1", name="ops-denied"), expect=1))
+        for tenant in self.tenants:
+            wait_until("it is in the history", lambda: len(tenant.list("/v1/audit/events?kind=authorize_decision")) >= 6)
+        stands = json.loads(self.command("switch", self.STORM, "--mode", "log_only", "--note", 'too "loud"', "--json"))
+        self.assertEqual((stands["mode"], stands["note"], stands["of_program"]), ("log_only", 'too "loud"', False))
+        self.assertGreaterEqual(stands["backtest"]["alerts"], 2, "of both tenants")
+        self.until_it_storms("log_only")
+        self.assertIn("already", self.switch("log_only", expect=1))
+        for tenant in self.tenants:
+            receipt = wait_until("its receipt", lambda: [r for r in tenant.list("/v1/receipts") if (r.get("detail") or {}).get("every_tenant")])[0]
+            detail = receipt["detail"]
+            self.assertEqual((detail["rule_id"], detail["rule_hash"], detail["by"]), (self.STORM, stands["hash"], {"type": "operator"}))
+            self.assertNotIn("alerts", detail, "what it told of other tenants")
+            (version,) = tenant.list(f"/v1/rules/common?rule_id={self.STORM}")
+            self.assertEqual((version["hash"], version["changed_by"], "backtest" in version), (stands["hash"], "operator", False))
+            self.assertEqual(tenant.list("/v1/rules"), [])
+
+        self.aegis.restart()
+        self.assertRegex(self.aegis.log(), rf"an operator's version of this rule stands.*{self.STORM}")
+        for tenant in self.tenants:
+            agent = self.storm(tenant)
+            mine = wait_until("it is seen", lambda: [a for a in self.alerts(tenant, "deny-storm") if a["key"]["agent_id"] == agent])
+            self.assertEqual([alert["mode"] for alert in mine], ["log_only"])
+
+        self.switch("disabled")
+        # A rule that every tenant has from now on; its records come after those of the other.
+        self.activate(rule(id="OPS-1", name="ops-denied"))
+        for tenant in self.tenants:
+            wait_until("the operator's rule runs", lambda: self.storm(tenant) and self.alerts(tenant, "ops-denied"))
+            agent = self.storm(tenant)
+            wait_until("all of it is seen", lambda: len([a for a in self.alerts(tenant, "ops-denied") if a["key"]["agent_id"] == agent]) == 6)
+            self.assertEqual([a for a in self.alerts(tenant, "deny-storm") if a["key"]["agent_id"] == agent], [])
+        self.assertIn("step at a time", self.switch("program", expect=1))
+        self.switch("log_only")
+        self.switch("program", note="quiet enough")
+        self.until_it_storms("active")
+        listed = json.loads(self.command("history", self.STORM, "--every-tenant", "--json"))
+        self.assertEqual([(v["mode"], v["of_program"]) for v in listed], [("active", True), ("log_only", False), ("disabled", False), ("log_only", False)])
+        self.assertEqual(listed[0]["note"], "quiet enough")
+
+    def test_what_does_not_pass_does_not_stand(self):
+        for text, said in (
+            (rule(id="OPS-1", name="deny-storm"), "also that of another rule"),
+            (rule(id=self.STORM, name="ops-denied", version=1000), "keeps its name"),
+            (rule(id=self.STORM, name="deny-storm"), "is not higher than"),
+            (rule(id="OPS-1", name="ops-denied", query="SELECT agent_id, event_id FROM agents"), "agents"),
+        ):
+            self.assertIn(said, self.activate(text, expect=1))
+        self.assertIn("must stay silent", self.activate(rule(id="OPS-1", name="ops-denied"), expect=1, tests=[FIRES]))
+        self.assertIn("no rule", self.command("switch", "OPS-1", "--mode", "disabled", "--note", "n", expect=1))
+        self.assertIn("one line", self.switch("disabled", note="two\nlines", expect=1))
+        self.assertEqual(json.loads(self.command("history", "--every-tenant", "--json")), [])
 
 
 class NotAllowed(unittest.TestCase):

@@ -74,7 +74,7 @@ class Commands(unittest.TestCase):
 
     def test_the_commands_lead_from_an_idea_to_an_active_rule(self):
         blocks = [text for language, text in BLOCK.findall(TEXT) if language == "sh"]
-        write, tests, editor, start, act, wait, history, why, activate, own, speed = blocks
+        write, tests, editor, start, act, wait, history, why, activate, own, every, speed = blocks
         self.assertIn("ok    my-rules/many-cards/rule.sql MY-0001 v1", self.run_block(write))
         said = self.run_block(tests)
         self.assertRegex(said, r"many-cards\n  ok    fires .*\n  ok    silent ")
@@ -111,6 +111,11 @@ class Commands(unittest.TestCase):
         self.assertRegex(stands, r"backtest  [12] alerts, [12]\.0 a day; ")
         self.assertIn(" tenant acme, ", listed)
         self.assertIn(" by operator", listed)
+
+        quiet, listed, again = self.run_block(every).split("MY-0001 many-cards v")[1:]
+        self.assertRegex(quiet, r"^3 log_only  [0-9a-f]{64}\n  the nightly export looks like it\n  backtest  [12] alerts, ")
+        self.assertRegex(listed, r"^3 log_only  [0-9a-f]{64}  every tenant, \S+ by operator\n")
+        self.assertRegex(again, r"^2 active  [0-9a-f]{64}  as the program has it\n  the export has a tool of its own now\n")
 
         self.assertIn("many-cards incremental agent_id", self.run_block(speed).splitlines())
 

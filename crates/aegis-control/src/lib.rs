@@ -55,4 +55,4 @@ pub use control::{AppliedWatch, Control, ControlConfig, ControlError, NoLocalEdg
 pub use metrics::Metrics;
 pub use problem::Problem;
 pub use routes::{ROUTES, Route, router};
-pub use rules::{RuleTest, RuleTrialError, RuleTrials, rule_change_by_operator};
+pub use rules::{RuleTest, RuleTrialError, RuleTrials, common_rule_change_by_operator, rule_change_by_operator};

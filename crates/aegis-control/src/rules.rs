@@ -1,5 +1,6 @@
-//! A tenant's own detection rules: each change is a version that was tried before it stands, with its config receipt, and a record in the log.
-//! Promises that no rule stands that was not read, tested and run over the history here, whatever the caller says of it.
+//! Detection rules that change while the program runs. A tenant's own: each change is a version that was tried before it stands, with its config receipt.
+//! Promises that none stands that was not read, tested and run over the history here, whatever the caller says of it. And what operators make, on the
+//! data folder, of the rules that every tenant has. Both become records in the log.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,8 +10,8 @@ use std::time::Duration;
 use aegis_bus::{Message, Stream, subject};
 use aegis_keys::sign_notice;
 use aegis_ledger::Draft;
-use aegis_model::{EventKind, Phase, RuleRecord, SecurityEvent, TenantId, Timestamp, partition_of};
-use aegis_store::{NewRuleVersion, RuleChange, RuleRefusal};
+use aegis_model::{CommonRuleRecord, EventKind, PARTITIONS, Phase, RuleRecord, SecurityEvent, TenantId, Timestamp, partition_of};
+use aegis_store::{NewRuleVersion, RuleChange, RuleRefusal, StandingCommonRule};
 use async_trait::async_trait;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -34,11 +35,20 @@ const MAX_TESTS: usize = 100;
 /// How long detection goes untold of a change where the bus does not take it.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Where a record of a rule stands for itself.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Place {
+    /// A tenant's own rule.
+    Own(TenantId, String),
+    /// A rule that every tenant has, in a partition.
+    Common(u32, String),
+}
+
 /// What the log was told of, by this process.
 #[derive(Debug, Default)]
 pub(crate) struct ToldRules {
-    /// By tenant and rule id: the revision.
-    told: tokio::sync::Mutex<HashMap<(TenantId, String), i64>>,
+    /// Of each record's place: the revision.
+    told: tokio::sync::Mutex<HashMap<Place, i64>>,
     behind: AtomicBool,
     wake: Notify,
 }
@@ -52,13 +62,30 @@ impl ToldRules {
 }
 
 impl Control {
-    /// Puts into the log, signed, what stands of all tenants' own rules, unless this process has done so. What was told by an earlier one is told
-    /// again: detection may have lost it, and takes no revision twice.
+    /// Puts into the log, signed, what stands of all tenants' own rules, and of operators' changes, unless this process has done so. What was told by an
+    /// earlier one is told again: detection may have lost it, and takes no revision twice.
     async fn tell_rules(&self) -> Result<(), Problem> {
         let mut told = self.rules.told.lock().await;
+        for rule in self.store.standing_common_rules().await? {
+            // To each partition, whoever is there: a tenant that comes later finds the same.
+            let (mut places, mut records) = (Vec::new(), Vec::new());
+            for partition in 0..PARTITIONS {
+                let place = Place::Common(partition, rule.rule_id.clone());
+                if told.get(&place).is_some_and(|revision| *revision >= rule.revision) {
+                    continue;
+                }
+                let StandingCommonRule { rule_id, revision, hash, text, .. } = rule.clone();
+                let record = CommonRuleRecord { partition, rule_id, revision, hash, text };
+                let payload = sign_notice(&self.key, &record).map_err(Problem::internal)?;
+                records.push(Message::new(subject::ruleset(partition), payload));
+                places.push(place);
+            }
+            self.tell(records).await?;
+            told.extend(places.into_iter().map(|place| (place, rule.revision)));
+        }
         for tenant in self.store.list_tenants().await? {
             for rule in self.store.standing_rules(&tenant).await? {
-                let place = (tenant.clone(), rule.rule_id.clone());
+                let place = Place::Own(tenant.clone(), rule.rule_id.clone());
                 if told.get(&place).is_some_and(|revision| *revision >= rule.revision) {
                     continue;
                 }
@@ -66,15 +93,22 @@ impl Control {
                 let record = RuleRecord { tenant_id: tenant.clone(), rule_id, revision, hash, text };
                 let payload = sign_notice(&self.key, &record).map_err(Problem::internal)?;
                 // Without an id: one that could be told ahead is anybody's to use first, and detection takes no revision twice.
-                let message = Message::new(subject::ruleset(partition_of(&tenant)), payload);
-                for result in self.bus.publish(Stream::Ase, vec![message]).await {
-                    result.map_err(|error| {
-                        tracing::warn!(%error, %tenant, "the log does not take a change of rules");
-                        Problem::unavailable("bus_unavailable", "the log cannot be written")
-                    })?;
-                }
+                self.tell(vec![Message::new(subject::ruleset(partition_of(&tenant)), payload)]).await?;
                 told.insert(place, revision);
             }
+        }
+        Ok(())
+    }
+
+    async fn tell(&self, records: Vec<Message>) -> Result<(), Problem> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        for result in self.bus.publish(Stream::Ase, records).await {
+            result.map_err(|error| {
+                tracing::warn!(%error, "the log does not take a change of rules");
+                Problem::unavailable("bus_unavailable", "the log cannot be written")
+            })?;
         }
         Ok(())
     }
@@ -184,6 +218,15 @@ pub(crate) async fn history(control: &Control, call: &Call) -> Result<Response, 
     Ok(Json(control.store.list_rule_versions(call.tenant(), rule_id, page.limit, page.offset).await?).into_response())
 }
 
+/// What operators made of the rules that every tenant has. What those told over the history of all tenants is for no tenant to know.
+pub(crate) async fn common_history(control: &Control, call: &Call) -> Result<Response, Problem> {
+    let page = call.query.page()?;
+    let rule_id = call.query.filter("rule_id")?;
+    let mut versions = control.store.list_common_rule_versions(rule_id, page.limit, page.offset).await?;
+    versions.iter_mut().for_each(|version| version.backtest = None);
+    Ok(Json(versions).into_response())
+}
+
 /// What a receipt says of a version: what it is, and what it was tried with. Its text is represented by its hash.
 fn detail_of(version: &NewRuleVersion) -> Value {
     let told = |name: &str| version.backtest.as_ref().map(|backtest| backtest[name].clone());
@@ -191,6 +234,22 @@ fn detail_of(version: &NewRuleVersion) -> Value {
         "rule_id": version.rule_id, "name": version.name, "version": version.version, "mode": version.mode, "rule_hash": version.hash,
         "note": version.note, "events": told("events"), "alerts": told("alerts"), "alerts_per_day": told("alerts_per_day"),
     })
+}
+
+/// The draft of the receipt, in one tenant's lane, of a change that an operator makes on the data folder of a rule that every tenant has. What the rule
+/// told over the history is of all tenants, and so in none of their receipts.
+#[must_use]
+pub fn common_rule_change_by_operator(tenant: &TenantId, version: &NewRuleVersion, edge_id: &str, now: Timestamp) -> Draft {
+    let of_all = NewRuleVersion { backtest: None, ..version.clone() };
+    let mut draft = rule_change_by_operator(tenant, &of_all, edge_id, now);
+    if let Some(object) = draft.detail.as_mut().and_then(Value::as_object_mut) {
+        for of_history in ["events", "alerts", "alerts_per_day"] {
+            object.remove(of_history);
+        }
+        object.insert("every_tenant".to_owned(), json!(true));
+        object.insert("of_program".to_owned(), json!(version.text.is_empty()));
+    }
+    draft
 }
 
 /// The draft of the receipt of a change that an operator makes on the data folder. The control plane that runs on it, or the next, seals it.
@@ -224,8 +283,13 @@ impl From<RuleRefusal> for Problem {
             RuleRefusal::VersionNotHigher { .. } => "version_not_higher",
             RuleRefusal::StepTooLong { .. } => "step_too_long",
             RuleRefusal::NameTaken(_) => "taken",
-            RuleRefusal::TooManyRules | RuleRefusal::TooManyVersions => "limit_reached",
+            RuleRefusal::TooManyRules
+            | RuleRefusal::TooManyVersions
+            | RuleRefusal::TooManyCommonRules(_)
+            | RuleRefusal::TooManyCommonVersions(_) => "limit_reached",
             RuleRefusal::TooOften => "too_often",
+            // Of what an operator changes on the data folder, which no caller of the API can ask for.
+            RuleRefusal::NoTenant | RuleRefusal::NothingToTakeBack => "not_applicable",
         };
         Self::conflict(code, refusal.to_string())
     }

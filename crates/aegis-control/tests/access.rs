@@ -90,6 +90,7 @@ async fn state(house: &House, tenant: &Tenant) -> String {
         "/v1/resources",
         "/v1/policies",
         "/v1/rules",
+        "/v1/rules/common",
         "/v1/settings",
         "/v1/containment",
         "/v1/approvals",

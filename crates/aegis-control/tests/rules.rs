@@ -7,10 +7,10 @@ mod house;
 use std::time::Duration;
 
 use aegis_bus::{Bus, Message, Stream, subject};
-use aegis_control::rule_change_by_operator;
+use aegis_control::{common_rule_change_by_operator, rule_change_by_operator};
 use aegis_keys::{KeyRing, verify_notice};
-use aegis_model::{EventKind, RuleRecord};
-use aegis_store::{OutboxRow, RuleChange};
+use aegis_model::{CommonRuleRecord, EventKind, PARTITIONS, RuleMode, RuleRecord, TenantId};
+use aegis_store::{NewRuleVersion, OutboxRow, RuleChange};
 use house::{House, rule_version};
 use serde_json::{Value, json};
 
@@ -108,4 +108,72 @@ async fn what_an_operator_changes_beside_the_program_is_sealed_and_told_by_it() 
     until_told(&house, &["OWN-1 1 log_only"]).await;
     let event = house.event(&house.acme.id, EventKind::ConfigChanged, "rule_changed").await;
     assert_eq!(event["receipt"]["detail"]["by"], json!({"type": "operator"}));
+}
+
+/// Partition, rule and text of the records in the log of what every tenant has.
+async fn common_records(house: &House) -> Vec<(u32, String, String)> {
+    let mut subscription = house.bus.subscribe(Stream::Ase, "ruleset.*", 0).await.unwrap();
+    let delivered = subscription.next_batch(1000, Duration::from_millis(50)).await.unwrap();
+    let control = KeyRing::new([house.control_key.verifying_key()]);
+    let read = delivered.iter().filter_map(|d| {
+        let (record, _) = verify_notice::<CommonRuleRecord>(&control, &d.payload).ok()?;
+        assert_eq!(d.subject, subject::ruleset(record.partition));
+        assert_eq!(record.hash, aegis_canon::sha256_hex(record.text.as_bytes()));
+        Some((record.partition, record.rule_id, record.text))
+    });
+    read.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_operator_makes_of_every_tenant_s_rule_is_told_to_each_partition_and_receipted_in_each_tenant_s_lane() {
+    let house = House::build().await;
+    let quiet = "AEG-1 2 log_only";
+    let program_s = NewRuleVersion {
+        text: String::new(),
+        hash: aegis_canon::sha256_hex(b""),
+        common: Some((1, RuleMode::Active)),
+        ..rule_version("AEG-1 1 active").unwrap()
+    };
+    let tried = NewRuleVersion {
+        backtest: Some(json!({"events": 7, "alerts": 3, "alerts_per_day": 1.5})),
+        common: Some((1, RuleMode::Active)),
+        ..rule_version(quiet).unwrap()
+    };
+    let put = async |version: &NewRuleVersion| {
+        let now = house.now();
+        let fact = |tenant: &TenantId| {
+            let draft = common_rule_change_by_operator(tenant, version, "control", now);
+            let payload = serde_json::to_string(&draft).unwrap();
+            Ok(OutboxRow { event_id: draft.event.event_id, tenant_id: tenant.clone(), payload })
+        };
+        let made = house.store.put_common_rule_version(version, None, "operator", fact).await.unwrap();
+        assert!(matches!(made, RuleChange::Made { .. }), "{made:?}");
+    };
+    let all_of = |text: &str| (0..PARTITIONS).map(|pp| (pp, "AEG-1".to_owned(), text.to_owned())).collect::<Vec<_>>();
+    put(&tried).await;
+    house.until("each partition is told", async || common_records(&house).await == all_of(quiet)).await;
+    for tenant in [&house.acme.id, &house.other.id] {
+        let event = house.event(tenant, EventKind::ConfigChanged, "rule_changed").await;
+        let detail = &event["receipt"]["detail"];
+        assert_eq!(
+            (&detail["by"], &detail["every_tenant"], &detail["of_program"]),
+            (&json!({"type": "operator"}), &json!(true), &json!(false))
+        );
+        assert_eq!((&detail["rule_id"], &detail["mode"]), (&json!("AEG-1"), &json!("log_only")));
+        assert!(["events", "alerts", "alerts_per_day"].iter().all(|of_all| detail.get(of_all).is_none()), "{detail}");
+    }
+    // No tenant's admin has changed a thing, and none has a rule of its own by it.
+    assert_eq!(house.get("/v1/rules", &house.acme.admin).await.expect(200).body, json!([]));
+    for tenant in [&house.acme, &house.other] {
+        let listed = house.get("/v1/rules/common?rule_id=AEG-1", &tenant.auditor).await.expect(200).body;
+        assert_eq!(
+            (&listed[0]["version"], &listed[0]["mode"], &listed[0]["of_program"]),
+            (&json!(2), &json!("log_only"), &json!(false))
+        );
+        assert!(listed[0].get("backtest").is_none() && listed[0].get("tenant_id").is_none(), "{listed}");
+    }
+    assert_eq!(house.get("/v1/rules/common?rule_id=AEG-2", &house.acme.analyst).await.expect(200).body, json!([]));
+    put(&program_s).await;
+    let both = [all_of(quiet), all_of("")].concat();
+    house.until("each partition is told again", async || common_records(&house).await == both).await;
 }

@@ -20,7 +20,7 @@ use crate::error::{Place, RuleCode, RuleError};
 use crate::evaluate::RunningRule;
 use crate::plan::RulePlan;
 use crate::rule::{Header, Rule};
-use crate::ruleset::shipped_text;
+use crate::ruleset::{CommonRule, shipped_text};
 use crate::schema::{ALERTS_TABLE, EventBatch};
 use crate::shape::{self, Shape};
 use crate::sql::SqlText;
@@ -46,9 +46,8 @@ pub(crate) struct Sources {
 }
 
 impl Sources {
-    fn has(&self, header: &Header) -> bool {
-        self.ids.as_ref().is_none_or(|ids| ids.contains(&header.id))
-            && self.names.as_ref().is_none_or(|names| names.contains(&header.name))
+    fn has(&self, id: &str, name: &str) -> bool {
+        self.ids.as_ref().is_none_or(|ids| ids.contains(id)) && self.names.as_ref().is_none_or(|names| names.contains(name))
     }
 
     /// What names them: mostly names.
@@ -124,19 +123,15 @@ pub(crate) fn put_in_order(rules: &mut [(Rule, RulePlan)]) -> Vec<RuleError> {
             below.push(Vec::new());
             continue;
         };
-        let read: Vec<usize> = (0..rules.len()).filter(|other| sources.has(&rules[*other].0.header)).collect();
+        let read: Vec<usize> =
+            (0..rules.len()).filter(|other| sources.has(&rules[*other].0.header.id, &rules[*other].0.header.name)).collect();
         let is_named = |header: &Header, word: &str| header.id == word || header.name == word;
         let is_there = |word: &str| read.iter().any(|other| is_named(&rules[*other].0.header, word));
         if let Some(missing) = sources.words().find(|word| !is_there(word.as_str())) {
-            let message = format!("`{missing}` is no rule of this set, and so has no alerts that could be read");
-            let error = RuleError::new(RuleCode::RuleUnreachable, message).at(place_of_word(rule, missing));
-            errors.push(error.hint("name rules of the same folder").in_file(&rule.file));
+            errors.push(not_there(rule, missing));
         }
         for (late, _) in read.iter().map(|other| &rules[*other]).filter(|(_, plan)| plan.shape == Shape::Deferred) {
-            let name = &late.header.name;
-            let message = format!("`{name}` waits for what follows, and its alerts come too late to be read");
-            let error = RuleError::new(RuleCode::RuleUnsupported, message).at(place_of_source(rule, &late.header));
-            errors.push(error.in_file(&rule.file));
+            errors.push(too_late(rule, &late.header.id, &late.header.name));
         }
         below.push(read);
     }
@@ -150,7 +145,10 @@ pub(crate) fn put_in_order(rules: &mut [(Rule, RulePlan)]) -> Vec<RuleError> {
         let Some(path) = way_back(rule, &below) else { continue };
         let names: Vec<&str> = path.iter().map(|place| rules[*place].0.header.name.as_str()).collect();
         let message = format!("the rule stands on its own alerts: {}", names.join(" reads "));
-        let place = path.get(1).and_then(|next| place_of_source(&rules[rule].0, &rules[*next].0.header));
+        let place = path.get(1).and_then(|next| {
+            let Header { id, name, .. } = &rules[*next].0.header;
+            place_of_source(&rules[rule].0, id, name)
+        });
         errors.push(RuleError::new(RuleCode::RuleUnsupported, message).at(place).in_file(&rules[rule].0.file));
     }
     if errors.is_empty() {
@@ -184,8 +182,50 @@ fn way_back(rule: usize, below: &[Vec<usize>]) -> Option<Vec<usize>> {
     None
 }
 
-fn place_of_source(rule: &Rule, source: &Header) -> Option<Place> {
-    place_of_word(rule, &source.name).or_else(|| place_of_word(rule, &source.id))
+fn not_there(rule: &Rule, missing: &str) -> RuleError {
+    let message = format!("`{missing}` is no rule of this set, and so has no alerts that could be read");
+    let error = RuleError::new(RuleCode::RuleUnreachable, message).at(place_of_word(rule, missing));
+    error.hint("name rules of the same folder").in_file(&rule.file)
+}
+
+fn too_late(rule: &Rule, id: &str, name: &str) -> RuleError {
+    let message = format!("`{name}` waits for what follows, and its alerts come too late to be read");
+    RuleError::new(RuleCode::RuleUnsupported, message).at(place_of_source(rule, id, name)).in_file(&rule.file)
+}
+
+/// Puts an operator's version among the program's rules: in place of the one of its id, or as one more. Whoever reads whose alerts stays as it is with
+/// the program's, whatever of them is changed: a version reads rules of the program that stand below its place, and who is read goes on telling in time.
+pub(crate) fn put_among(rule: &Rule, plan: &mut RulePlan, program: &[CommonRule]) -> Result<(), RuleError> {
+    let unsupported = |message: &str| RuleError::new(RuleCode::RuleUnsupported, message).in_file(&rule.file);
+    let before = program.iter().find(|other| other.id == rule.header.id);
+    plan.is_read = before.is_some_and(|before| before.is_read);
+    if plan.is_read && plan.shape == Shape::Deferred {
+        return Err(unsupported("another rule reads its alerts, which would come too late if it waited for what follows"));
+    }
+    let mut level = 0;
+    if let Some(sources) = &plan.sources {
+        let read: Vec<&CommonRule> = program.iter().filter(|other| sources.has(&other.id, &other.name)).collect();
+        let is_there = |word: &str| read.iter().any(|other| other.id == word || other.name == word);
+        if let Some(missing) = sources.words().find(|word| !is_there(word.as_str())) {
+            return Err(not_there(rule, missing));
+        }
+        if let Some(late) = read.iter().find(|other| other.waits) {
+            return Err(too_late(rule, &late.id, &late.name));
+        }
+        level = read.iter().map(|other| other.level + 1).max().unwrap_or(0);
+    }
+    if let Some(before) = before {
+        if level > before.level {
+            return Err(unsupported("it reads alerts of rules that do not stand below the rule in whose place it is to come"));
+        }
+        level = before.level;
+    }
+    plan.level = level;
+    Ok(())
+}
+
+fn place_of_source(rule: &Rule, id: &str, name: &str) -> Option<Place> {
+    place_of_word(rule, name).or_else(|| place_of_word(rule, id))
 }
 
 fn place_of_word(rule: &Rule, word: &str) -> Option<Place> {

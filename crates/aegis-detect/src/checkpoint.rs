@@ -8,6 +8,7 @@ use aegis_ledger::verify::LaneHeads;
 use aegis_model::{EventId, SecurityEvent, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::common::KnownCommon;
 use crate::engine::{Engine, EngineCheckpoint};
 use crate::hold::HeldLane;
 use crate::own::KnownRule;
@@ -40,6 +41,9 @@ pub(crate) struct Checkpoint {
     /// What tenants have of their own; one of before has none.
     #[serde(default)]
     pub(crate) own: Vec<KnownRule>,
+    /// What operators changed of the rules that every tenant has; one of before has none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) changed: Vec<KnownCommon>,
     /// Where the stream of alerts ended: all that is told of what was taken up to here stands before. One of before does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) alerts: Option<Place>,
@@ -129,6 +133,9 @@ impl FromIterator<u64> for Ranges {
         Self(ranges)
     }
 }
+
+/// Messages by their sequence: whether rules were shown the event itself, and why it failed verification, if it did.
+pub(crate) type Wanted = BTreeMap<u64, (bool, Option<ChainBreak>)>;
 
 /// One message that was taken.
 #[derive(Debug)]
@@ -242,9 +249,9 @@ impl Tail {
         self.cut.extend(cut);
     }
 
-    /// A tenant's messages that its windows need: whether rules were shown the event itself, and why it failed verification, if it did.
-    pub(crate) fn of_tenant(&self, tenant: &TenantId) -> BTreeMap<u64, (bool, Option<ChainBreak>)> {
-        let is_needed = |taken: &&Taken| taken.needed.as_ref().is_some_and(|(of, _)| of == tenant);
+    /// Messages that the windows of some tenants need.
+    pub(crate) fn of_tenants(&self, is_asked_for: impl Fn(&TenantId) -> bool) -> Wanted {
+        let is_needed = |taken: &&Taken| taken.needed.as_ref().is_some_and(|(of, _)| is_asked_for(of));
         let needed = self.taken.iter().filter(is_needed);
         needed.map(|taken| (taken.seq, (taken.shown.is_some(), taken.broken.clone()))).collect()
     }

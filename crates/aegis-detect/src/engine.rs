@@ -115,6 +115,8 @@ pub struct Engine {
     pub(crate) sides: Sides,
     /// How far back rules look.
     pub(crate) windows: OwnWindows,
+    /// By rule id: the tenants that have one of their own under it, in place of what every tenant has.
+    pub(crate) own_of: BTreeMap<String, BTreeSet<TenantId>>,
     /// Events come in the order of events, and say themselves whether they are late.
     pub(crate) in_order: bool,
     pub(crate) config: EngineConfig,
@@ -134,6 +136,7 @@ impl Engine {
         // Who reads alerts comes after those that it reads.
         rules.sort_by_key(|running| running.plan.level);
         let (watermarks, impaired) = (Watermarks::default(), Impaired::default());
+        rules.iter_mut().for_each(|running| running.is_of_program = true);
         let windows = OwnWindows::of(&rules);
         Self {
             rules,
@@ -145,6 +148,7 @@ impl Engine {
             impaired,
             sides,
             windows,
+            own_of: BTreeMap::new(),
             in_order: false,
             config,
         }
@@ -193,11 +197,27 @@ impl Engine {
         }
         self.tell_impaired(batch.as_ref().map(|batch| batch.rows()).unwrap_or_default(), &mut output);
         for (tenant, final_before) in due {
-            self.settle(&tenant, final_before, &mut output);
-            self.sides.write().forget(&tenant, final_before);
-            self.settled.insert(tenant, final_before);
+            self.settle_to(&tenant, final_before, &mut output);
         }
         output
+    }
+
+    /// What was decided before this time of the tenant's is final.
+    fn settle_to(&mut self, tenant: &TenantId, final_before: Timestamp, output: &mut TickOutput) {
+        self.settle(tenant, final_before, output);
+        self.sides.write().forget(tenant, final_before);
+        self.settled.insert(tenant.clone(), final_before);
+    }
+
+    /// Decides what can be decided of a tenant now, wherever the log was cut, and makes it final: who reads a rule's alerts has those that are final before a
+    /// record of rules. Answers up to where that is.
+    pub(crate) fn settle_now(&mut self, tenant: &TenantId, output: &mut TickOutput) -> Option<Timestamp> {
+        let final_before = self.watermarks.final_before(tenant, self.lateness_micros())?;
+        self.decide(tenant, final_before, By::Watermark, output);
+        if self.settled.get(tenant).is_none_or(|settled| *settled < final_before) {
+            self.settle_to(tenant, final_before, output);
+        }
+        Some(final_before)
     }
 
     /// No rule looks at an event that came too late. Of one that proved itself somebody has to know.

@@ -15,7 +15,7 @@ use crate::output::{Found, write_bucket};
 use crate::plan::{BucketColumn, RulePlan};
 use crate::rule::Rule;
 use crate::schema::EventBatch;
-use crate::scope::Scope;
+use crate::scope::{Partitions, Scope, Since};
 use crate::shape::Shape;
 use crate::side::{Changes, Sides};
 use crate::window::{Kept, Quotas, RuleState, Touched};
@@ -66,7 +66,9 @@ pub(crate) struct RunningRule {
     pub(crate) plan: RulePlan,
     pub(crate) scope: Scope,
     /// A match of before is none: the rule was not there, or did not know all of its window.
-    pub(crate) since: Timestamp,
+    pub(crate) since: Since,
+    /// True of the program's own text of a rule that every tenant has.
+    pub(crate) is_of_program: bool,
     pub(crate) state: RuleState,
     pub(crate) stats: RuleStats,
     /// What all rules share.
@@ -113,13 +115,14 @@ impl RunningRule {
             ..RuleStats::default()
         };
         let always = Timestamp::from_micros(i64::MIN);
-        let (waiting, since, due) = (Vec::new(), always, always);
+        let (waiting, since, due) = (Vec::new(), Since::default(), always);
         let (state, losses) = (RuleState::default(), Losses::default());
         Self {
             rule,
             plan,
             scope,
             since,
+            is_of_program: false,
             state,
             stats,
             sides,
@@ -138,7 +141,7 @@ impl RunningRule {
 
     /// A rule that every tenant has is no longer for this one, which has its own. What was told stands.
     pub(crate) fn leave_out(&mut self, tenant: &TenantId) {
-        if let Scope::AllBut(others) = &mut self.scope {
+        if let Scope::AllBut { others, .. } = &mut self.scope {
             others.insert(tenant.clone());
             self.state.forget(tenant);
             self.stats.set_aside.remove(tenant);
@@ -147,10 +150,33 @@ impl RunningRule {
         }
     }
 
-    /// Its name in a checkpoint: a tenant's own rule may have the id of one that every tenant has.
+    /// True for what every tenant has under this id, the program's or an operator's.
+    pub(crate) fn is_common(&self, id: &str) -> bool {
+        self.scope.owner().is_none() && self.rule.header.id == id
+    }
+
+    /// A rule that every tenant has is no longer for those of some partitions, who have another in its place. What was told stands.
+    pub(crate) fn leave(&mut self, partitions: Partitions) {
+        if let Scope::AllBut { of, .. } = &mut self.scope {
+            *of = of.without(partitions);
+            let gone: Vec<TenantId> = self.state.tenants.keys().filter(|tenant| partitions.has_tenant(tenant)).cloned().collect();
+            gone.iter().for_each(|tenant| self.state.forget(tenant));
+            self.stats.set_aside.retain(|tenant, _| !partitions.has_tenant(tenant));
+            self.unwritten.retain(|tenant| !partitions.has_tenant(tenant));
+            self.waiting.retain(|event| !partitions.has_tenant(&event.tenant_id));
+            self.since.leave(partitions);
+        }
+    }
+
+    /// Its name in a checkpoint: a tenant's own rule may have the id of one that every tenant has, and of those several may stand at once, each in
+    /// partitions of its own.
     pub(crate) fn saved_as(&self) -> String {
         let id = &self.rule.header.id;
-        self.scope.owner().map_or_else(|| id.clone(), |tenant| format!("{tenant}/{id}"))
+        match self.scope.owner() {
+            Some(tenant) => format!("{tenant}/{id}"),
+            None if self.is_of_program => id.clone(),
+            None => format!("{id}@{}", self.rule.hash),
+        }
     }
 
     pub(crate) fn window_micros(&self) -> i64 {
@@ -342,8 +368,10 @@ impl RunningRule {
 
     pub(crate) fn insert(&mut self, found: Vec<Found>, quotas: Quotas) -> TouchedKeys {
         let mut keys = TouchedKeys::new();
-        let since = self.since;
-        for f in found.into_iter().filter(|f| f.found.instant >= since) {
+        for f in found {
+            if f.found.instant < self.since.of(&f.tenant) {
+                continue;
+            }
             match self.state.key_or_new(&f.tenant, &f.bucket, &f.key_text, f.agent.as_deref(), quotas) {
                 Some(key) => {
                     key.insert(f.found);

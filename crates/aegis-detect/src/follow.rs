@@ -81,6 +81,8 @@ pub(crate) struct Running {
     pub(crate) position: u64,
     /// Up to here the stream is read again behind a checkpoint of which only the lanes' heads were read.
     known_to: u64,
+    /// What the life before can have told of, it had read up to here.
+    read_before: u64,
     /// True while a tick's alerts are not all on the bus: then no checkpoint may count its events.
     pub(crate) unpublished: bool,
     pub(crate) clock: Arc<dyn Clock>,
@@ -114,6 +116,7 @@ pub(crate) async fn run(
         stored: None,
         position: 0,
         known_to: 0,
+        read_before: 0,
         unpublished: false,
         clock: Arc::clone(&clock),
     };
@@ -195,7 +198,7 @@ impl Running {
     async fn restore(&mut self, checkpoint: Checkpoint, ring: &KeyRing) -> Result<(), DetectError> {
         // A start that broke off here begins anew.
         self.tail = Tail::default();
-        self.own.know_again(&mut self.engine, checkpoint.own.clone()).await?;
+        self.own.know_again(&mut self.engine, checkpoint.own.clone(), checkpoint.changed.clone()).await?;
         let (mut events, mut all_cut) = (Vec::new(), true);
         let is_still = self.bus.is_still(Stream::Ase, &checkpoint.place).await?;
         if is_still {
@@ -213,6 +216,7 @@ impl Running {
             Some(place) if is_still => self.told_behind(place).await?,
             _ => Vec::new(),
         };
+        self.read_before = self.bus.last_seq(Stream::Ase).await?;
         let cut = checkpoint.cut;
         let is_cut = |tenant: &TenantId| all_cut || cut.contains_key(tenant);
         self.engine.restore_cut(checkpoint.engine, events, &is_cut);
@@ -411,6 +415,10 @@ impl Running {
     /// Writes down how far it is. Where there is no room for it, that is said: the one before stands, and the stream is not released.
     async fn write_checkpoint(&mut self, shared: &Shared) -> Result<(), DetectError> {
         self.catch_up(shared).await?;
+        if self.position >= self.read_before {
+            // No rule that comes later told any of it.
+            self.engine.told = Vec::new();
+        }
         self.stage.forget_idle(self.clock.now().plus_seconds(-IDLE_LANE_S));
         let rewind = self.tail.rewind(self.position + 1);
         let place = self.bus.place(Stream::Ase, self.position).await?;
@@ -434,6 +442,7 @@ impl Running {
             held: self.hold.held(),
             cut: self.tail.cut(),
             own: self.own.known(),
+            changed: self.own.changed.all(),
             alerts: Some(alerts),
             before: is_again.then(|| Before { heads: self.stage.known().clone(), to: self.known_to }),
         };

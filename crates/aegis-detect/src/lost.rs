@@ -30,6 +30,16 @@ impl Lost {
         self.of_tenant.get(tenant).copied().max(self.before)
     }
 
+    /// Up to when events of everybody may be gone.
+    pub(crate) const fn before(&self) -> Option<Timestamp> {
+        self.before
+    }
+
+    /// The tenants of whom it is known by themselves.
+    pub(crate) fn tenants(&self) -> impl Iterator<Item = &TenantId> {
+        self.of_tenant.keys()
+    }
+
     pub(crate) fn add(&mut self, tenant: &TenantId, to: Timestamp) {
         let known = self.of_tenant.entry(tenant.clone()).or_insert(to);
         *known = to.max(*known);

@@ -1,6 +1,6 @@
 //! What tenants have of their own: rules that come and change while detection runs, each by a record in the log that control signed, from its place
-//! on. Promises that other rules keep their state, that a rule finds its window filled before it acts, that nothing of before its record raises an
-//! alert, and that a record which is not control's changes nothing.
+//! on. What operators make of those that every tenant has is in `common`. Promises that other rules keep their state, that a rule finds its window filled
+//! before it acts, that nothing of before its record raises an alert, and that a record which is not control's changes nothing.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -8,11 +8,16 @@ use std::sync::Arc;
 
 use aegis_bus::{BusError, Delivered, Stream, subject};
 use aegis_keys::{KeyError, KeyRing, Scope as KeyScope, verify_notice};
-use aegis_model::{Retraction, RuleMode, RuleRecord, SecurityEvent, TenantId, Timestamp, partition_of};
+use aegis_model::{
+    CommonRuleRecord, Notice, PARTITIONS, Retraction, RuleMode, RuleRecord, SecurityEvent, TenantId, Timestamp, partition_of,
+};
 use async_trait::async_trait;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::deferred::By;
+use crate::checkpoint::Wanted;
+use crate::common::{CommonKnown, KnownCommon};
 use crate::engine::{Engine, TickOutput, guarded, key_rules};
 use crate::error::DetectError;
 use crate::evaluate::RunningRule;
@@ -22,7 +27,7 @@ use crate::plan::RulePlan;
 use crate::rule::Rule;
 use crate::ruleset::CommonRules;
 use crate::schema::EventBatch;
-use crate::scope::Scope;
+use crate::scope::{Partitions, Scope, Since};
 use crate::shape::Shape;
 use crate::verify::chain_broken_event;
 use crate::wire::{dead_letter, read};
@@ -32,6 +37,12 @@ use crate::worker::{Shared, WorkerStats};
 const UNSIGNED: &str = "it is not signed: a control plane of before records were signed wrote it, or somebody else did; what stands is told \
                         again, signed, at each start of the control plane";
 
+/// What a message under `ruleset.<pp>` is.
+enum Record {
+    Own(RuleRecord),
+    Common(CommonRuleRecord),
+}
+
 /// A tenant's own rule, checked and planned.
 #[derive(Debug)]
 pub struct OwnRule {
@@ -40,11 +51,14 @@ pub struct OwnRule {
     pub(crate) plan: RulePlan,
 }
 
-/// Where every version of tenants' own rules is kept.
+/// Where every version is kept of tenants' own rules, and of what operators make of those that every tenant has.
 #[async_trait]
 pub trait RuleTexts: Send + Sync + fmt::Debug {
-    /// The text of a version by its hash; None if there is no such version, an error if that cannot be told now.
+    /// The text of a tenant's own version by its hash; None if there is no such version, an error if that cannot be told now.
     async fn text(&self, tenant: &TenantId, rule_id: &str, hash: &str) -> Result<Option<String>, String>;
+
+    /// The same of an operator's version of a rule that every tenant has.
+    async fn common_text(&self, rule_id: &str, hash: &str) -> Result<Option<String>, String>;
 }
 
 /// A version of a tenant's own rule, as a checkpoint knows it.
@@ -61,19 +75,20 @@ pub(crate) struct KnownRule {
     is_signed: bool,
 }
 
-/// Which versions stand, by tenant and rule id.
+/// Which versions stand, by tenant and rule id; and what operators changed of the program's.
 #[derive(Debug)]
 pub(crate) struct Own {
-    common: CommonRules,
-    texts: Option<Arc<dyn RuleTexts>>,
+    pub(crate) common: CommonRules,
+    pub(crate) texts: Option<Arc<dyn RuleTexts>>,
     /// Whose records are taken.
     control: KeyRing,
     known: BTreeMap<(TenantId, String), KnownRule>,
+    pub(crate) changed: CommonKnown,
 }
 
 impl Own {
     pub(crate) fn new(common: CommonRules, texts: Option<Arc<dyn RuleTexts>>, control: KeyRing) -> Self {
-        Self { common, texts, control, known: BTreeMap::new() }
+        Self { common, texts, control, known: BTreeMap::new(), changed: CommonKnown::default() }
     }
 
     pub(crate) fn known(&self) -> Vec<KnownRule> {
@@ -82,7 +97,13 @@ impl Own {
 
     /// The rules of a checkpoint, for an engine that is to be restored from it. One whose text is gone is not known any more: the control plane
     /// tells of what stands at each of its starts.
-    pub(crate) async fn know_again(&mut self, engine: &mut Engine, known: Vec<KnownRule>) -> Result<(), DetectError> {
+    pub(crate) async fn know_again(
+        &mut self,
+        engine: &mut Engine,
+        known: Vec<KnownRule>,
+        changed: Vec<KnownCommon>,
+    ) -> Result<(), DetectError> {
+        self.know_changed_again(engine, changed).await?;
         for rule in known {
             let text = match &self.texts {
                 Some(texts) => texts.text(&rule.tenant_id, &rule.rule_id, &rule.hash).await,
@@ -107,21 +128,35 @@ impl Own {
     }
 
     /// The record in a message, if control signed it, it stands under its own subject, and is what its hash says.
-    fn record_of(&self, delivered: &Delivered) -> Result<RuleRecord, String> {
+    fn record_of(&self, delivered: &Delivered) -> Result<Record, String> {
         let value = aegis_canon::parse_strict(&delivered.payload).map_err(|error| error.to_string())?;
         if value.get("signature").is_none() {
             return Err(UNSIGNED.to_owned());
         }
-        let verified = verify_notice::<RuleRecord>(&self.control, &delivered.payload);
-        let (record, signer) = verified.map_err(|error| error.to_string())?;
+        let is_common = value.get("schema").and_then(Value::as_str) == Some(CommonRuleRecord::SCHEMA);
+        let record = if is_common {
+            Record::Common(self.signed::<CommonRuleRecord>(delivered)?)
+        } else {
+            Record::Own(self.signed::<RuleRecord>(delivered)?)
+        };
+        let (partition, hash, text) = match &record {
+            Record::Own(own) => (partition_of(&own.tenant_id), &own.hash, &own.text),
+            Record::Common(common) => (common.partition, &common.hash, &common.text),
+        };
+        if partition >= PARTITIONS || subject::ruleset(partition) != delivered.subject {
+            return Err(format!("what it is of does not belong under the subject {}", delivered.subject));
+        }
+        if aegis_canon::sha256_hex(text.as_bytes()) != *hash {
+            return Err("its text is not what its hash says".to_owned());
+        }
+        Ok(record)
+    }
+
+    /// A notice that control signed, and nobody else.
+    fn signed<T: Notice + DeserializeOwned>(&self, delivered: &Delivered) -> Result<T, String> {
+        let (record, signer) = verify_notice::<T>(&self.control, &delivered.payload).map_err(|error| error.to_string())?;
         if signer.scope != KeyScope::Any {
             return Err(KeyError::UnknownKey(signer.key.key_id().to_owned()).to_string());
-        }
-        if subject::ruleset(partition_of(&record.tenant_id)) != delivered.subject {
-            return Err(format!("its tenant does not belong under the subject {}", delivered.subject));
-        }
-        if aegis_canon::sha256_hex(record.text.as_bytes()) != record.hash {
-            return Err("its text is not what its hash says".to_owned());
         }
         Ok(record)
     }
@@ -149,7 +184,7 @@ pub(crate) struct OwnWindows {
 }
 
 /// How far back a rule needs events: its window, and what of it is decided together.
-fn reach_of(running: &RunningRule) -> i64 {
+pub(crate) fn reach_of(running: &RunningRule) -> i64 {
     running.window_micros() + running.step_micros()
 }
 
@@ -158,6 +193,12 @@ impl OwnWindows {
         // What reads alerts has its rows from the checkpoint, and needs no events.
         let of_events = common.iter().filter(|running| running.plan.sources.is_none());
         Self { common: of_events.map(reach_of).max().unwrap_or(0), own: HashMap::new() }
+    }
+
+    /// What every tenant has is something else.
+    pub(crate) fn set_common(&mut self, rules: &[RunningRule]) {
+        let common = rules.iter().filter(|running| running.scope.owner().is_none() && running.plan.sources.is_none());
+        self.common = common.map(reach_of).max().unwrap_or(0);
     }
 
     /// The longest of a tenant's rules.
@@ -179,12 +220,13 @@ impl Engine {
         let output = self.end_for(&tenant, &id);
         self.remove_own(&tenant, &id);
         self.rules.iter_mut().filter(|running| running.rule.header.id == id).for_each(|common| common.leave_out(&tenant));
+        self.own_of.entry(id).or_default().insert(tenant.clone());
         if rule.header.mode == RuleMode::Disabled {
             return output;
         }
         let plan = if self.config.incremental { plan } else { plan.without_pipeline() };
         let mut running = RunningRule::new(rule, plan, Scope::Only(tenant.clone()), Arc::clone(&self.sides));
-        running.since = since;
+        running.since = Since::of_owner(&tenant, since);
         let longest = self.windows.own.entry(tenant).or_default();
         *longest = reach_of(&running).max(*longest);
         let batch = Arc::new(EventBatch::new(events.into_iter().map(Arc::new).collect()));
@@ -193,7 +235,7 @@ impl Engine {
             running.quarantine(&error);
         }
         self.rules.push(running);
-        self.know_told_of_last();
+        self.know_told_of(self.rules.len() - 1, Partitions::ALL);
         output
     }
 
@@ -201,10 +243,7 @@ impl Engine {
     /// stands of it is decided by the log before this place, and not by how that was cut.
     fn end_for(&mut self, tenant: &TenantId, id: &str) -> TickOutput {
         let mut output = TickOutput::default();
-        let final_before = self.watermarks.final_before(tenant, self.lateness_micros());
-        if let Some(final_before) = final_before {
-            self.decide(tenant, final_before, By::Watermark, &mut output);
-        }
+        let final_before = self.settle_now(tenant, &mut output);
         let (now, seen_to) = (self.config.clock.now(), self.watermarks.log_time().unwrap_or(END_OF_TIME));
         for running in self.rules.iter_mut().filter(|running| running.rule.header.id == id && running.scope.covers(tenant)) {
             running.end_for(tenant, final_before, seen_to, now, &mut output);
@@ -225,8 +264,8 @@ impl Engine {
     /// since its beginning.
     fn kept_from(&self, tenant: &TenantId, now: Timestamp) -> Timestamp {
         let own = self.rules.iter().filter(|running| running.scope.owner() == Some(tenant));
-        let of_own = own.map(|running| running.since.max(now).plus_micros(-reach_of(running))).min();
-        let of_common = now.plus_micros(-self.windows.common);
+        let of_own = own.map(|running| running.since.of(tenant).max(now).plus_micros(-reach_of(running))).min();
+        let of_common = self.common_kept_from(partition_of(tenant), now);
         of_own.map_or(of_common, |of_own| of_own.min(of_common))
     }
 
@@ -235,9 +274,12 @@ impl Engine {
         let output = self.end_for(tenant, id);
         self.remove_own(tenant, id);
         for running in self.rules.iter_mut().filter(|running| running.rule.header.id == id) {
-            if let Scope::AllBut(others) = &mut running.scope {
+            if let Scope::AllBut { others, .. } = &mut running.scope {
                 others.remove(tenant);
             }
+        }
+        if let Some(others) = self.own_of.get_mut(id) {
+            others.remove(tenant);
         }
         output
     }
@@ -246,7 +288,7 @@ impl Engine {
 impl RunningRule {
     /// The rule sees nothing more of a tenant: takes back what it told and has no match for. What a deferred rule told by the log's time alone is not
     /// decided.
-    fn end_for(
+    pub(crate) fn end_for(
         &mut self,
         tenant: &TenantId,
         final_before: Option<Timestamp>,
@@ -275,10 +317,11 @@ impl RunningRule {
 }
 
 impl Running {
-    /// Takes a record of a tenant's own rule. Nothing has changed where it fails.
+    /// Takes a record of a rule. Nothing has changed where it fails.
     pub(crate) async fn take_rule(&mut self, delivered: &Delivered, shared: &Shared) -> Result<(), DetectError> {
         let RuleRecord { tenant_id, rule_id, revision, hash, text } = match self.own.record_of(delivered) {
-            Ok(record) => record,
+            Ok(Record::Own(record)) => record,
+            Ok(Record::Common(record)) => return self.take_common_rule(record, delivered.bus_ts, shared).await,
             Err(reason) => return self.refuse_rule(delivered, &reason, shared).await,
         };
         let place = (tenant_id.clone(), rule_id.clone());
@@ -334,12 +377,17 @@ impl Running {
 
     /// The tenant's events that its windows have, as rules were shown them.
     async fn events_of(&mut self, tenant: &TenantId) -> Result<Vec<SecurityEvent>, DetectError> {
-        let taken = self.tail.of_tenant(tenant);
+        let wanted = self.tail.of_tenants(|of| of == tenant);
+        self.events_again(&subject::ase_tenant(tenant), wanted).await
+    }
+
+    /// Reads messages of the stream again, those of a subject, as rules were shown them.
+    pub(crate) async fn events_again(&mut self, subject: &str, taken: Wanted) -> Result<Vec<SecurityEvent>, DetectError> {
         let (Some(first), Some(last)) = (taken.keys().next().copied(), taken.keys().next_back().copied()) else {
             return Ok(Vec::new());
         };
         let mut events = Vec::new();
-        let mut subscription = self.bus.subscribe(Stream::Ase, &subject::ase_tenant(tenant), first).await?;
+        let mut subscription = self.bus.subscribe(Stream::Ase, subject, first).await?;
         let mut next = first;
         while next <= last && self.bus.stream_state(Stream::Ase).await?.first_seq <= last {
             let batch = subscription.next_batch(MAX_BATCH, READ_WAIT).await?;

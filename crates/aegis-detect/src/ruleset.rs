@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use aegis_model::{RuleMode, TenantId};
 use serde::Serialize;
 
 use crate::alerts;
+use crate::common::CommonVersion;
 use crate::error::{RuleCode, RuleError, RuleErrors};
 use crate::impaired::{IMPAIRED_NAME, IMPAIRED_RULE};
 use crate::own::OwnRule;
@@ -147,9 +149,19 @@ impl RuleSet {
     /// What is to be known of the rules that every tenant has where a tenant adds its own.
     #[must_use]
     pub fn common(&self) -> CommonRules {
-        let known = |(rule, _): &(Rule, RulePlan)| {
+        let known = |(rule, plan): &(Rule, RulePlan)| {
             let Header { id, name, version, mode, .. } = &rule.header;
-            CommonRule { id: id.clone(), name: name.clone(), version: *version, mode: *mode }
+            CommonRule {
+                id: id.clone(),
+                name: name.clone(),
+                version: *version,
+                mode: *mode,
+                hash: rule.hash.clone(),
+                text: rule.text.clone(),
+                level: plan.level,
+                is_read: plan.is_read,
+                waits: plan.shape == Shape::Deferred,
+            }
         };
         CommonRules(self.rules.iter().map(known).collect())
     }
@@ -227,16 +239,23 @@ impl RuleSet {
     }
 }
 
-/// The rules that every tenant has, as far as a tenant's own rule has to do with them.
+/// The program's rules, which every tenant has, as far as a tenant's own rule and an operator's change have to do with them.
 #[derive(Clone, Debug, Default)]
-pub struct CommonRules(Vec<CommonRule>);
+pub struct CommonRules(Arc<[CommonRule]>);
 
-#[derive(Clone, Debug)]
-struct CommonRule {
-    id: String,
-    name: String,
+#[derive(Debug)]
+pub(crate) struct CommonRule {
+    pub(crate) id: String,
+    pub(crate) name: String,
     version: u32,
     mode: RuleMode,
+    hash: String,
+    text: String,
+    /// How many rules stand below it, and whether one reads its alerts.
+    pub(crate) level: usize,
+    pub(crate) is_read: bool,
+    /// True if it waits for what follows.
+    pub(crate) waits: bool,
 }
 
 impl CommonRules {
@@ -244,6 +263,52 @@ impl CommonRules {
     #[must_use]
     pub fn standing(&self, id: &str) -> Option<(u32, RuleMode)> {
         self.0.iter().find(|rule| rule.id == id).map(|rule| (rule.version, rule.mode))
+    }
+
+    /// The text of the program's rule of this id, and its hash.
+    #[must_use]
+    pub fn text(&self, id: &str) -> Option<(&str, &str)> {
+        self.0.iter().find(|rule| rule.id == id).map(|rule| (rule.text.as_str(), rule.hash.as_str()))
+    }
+
+    /// A rule as a version of one that every tenant has, or as one more of them. One that is disabled only has to say so: what stops a rule must not fail
+    /// for want of a query. `file` is only named in errors.
+    pub fn version(&self, text: &str, file: &Path) -> Result<CommonVersion, RuleError> {
+        let rule = Rule::parse(text, file)?;
+        let Header { id, name, mode, .. } = &rule.header;
+        let before = self.0.iter().find(|other| other.id == *id);
+        let has_name = self.0.iter().any(|other| other.name == *name && other.id != *id);
+        if has_name || id == IMPAIRED_RULE || name == IMPAIRED_NAME {
+            return Err(name_taken(&rule));
+        }
+        if let Some(before) = before.filter(|before| before.name != *name) {
+            let message =
+                format!("rule `{id}` is called `{}`, and keeps its name: others may read its alerts by it", before.name);
+            return Err(RuleError::new(RuleCode::RuleHeader, message).at(rule.header_place("name")).in_file(&rule.file));
+        }
+        let is_of_program = before.is_some_and(|before| before.hash == rule.hash);
+        if *mode == RuleMode::Disabled {
+            return Ok(CommonVersion { rule, plan: None, is_of_program });
+        }
+        let mut plan = RulePlan::load(&rule)?;
+        alerts::put_among(&rule, &mut plan, &self.0)?;
+        Ok(CommonVersion { rule, plan: Some(plan), is_of_program })
+    }
+
+    /// A version as a set that can be run by itself: one that reads alerts, with the program's rules, whose alerts these are.
+    pub fn set_of(&self, text: &str, file: &Path) -> Result<RuleSet, RuleErrors> {
+        let one = |error| RuleErrors(vec![error]);
+        let rule = Rule::parse(text, file).map_err(one)?;
+        let reads_alerts = RulePlan::load(&rule).map_err(one)?.sources.is_some();
+        let others = self.0.iter().filter(|other| reads_alerts && other.id != rule.header.id);
+        let others = others.map(|other| (PathBuf::from(&other.name).join("rule.sql"), other.text.clone()));
+        RuleSet::from_texts([(file.to_owned(), text.to_owned())].into_iter().chain(others))
+    }
+
+    /// What stands of a rule by an operator's change: the text as a version; without one, the program's. None: there is no such rule.
+    pub(crate) fn standing_by(&self, id: &str, text: &str) -> Result<Option<CommonVersion>, RuleError> {
+        let text = if text.is_empty() { self.text(id).map(|(text, _)| text) } else { Some(text) };
+        text.map(|text| self.version(text, Path::new("rule.sql"))).transpose()
     }
 
     /// Checks a rule that is to be a tenant's own. `file` is only named in errors.

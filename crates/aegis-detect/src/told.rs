@@ -14,6 +14,7 @@ use crate::evaluate::RunningRule;
 use crate::follow::{MAX_BATCH, READ_WAIT, Running};
 use crate::impaired::IMPAIRED_RULE;
 use crate::output::bucket_of_key;
+use crate::scope::Partitions;
 use crate::window::Quotas;
 
 /// Alerts that are read again at most: a checkpoint is seconds behind, and those past it stand as they are.
@@ -66,27 +67,23 @@ impl Running {
 
 impl Engine {
     /// Takes note of alerts that were told since the checkpoint that it was restored from. One that does not stand is taken back in its time, as any
-    /// other; of a tenant whose events are not all there (`is_cut`) it stands. Those of rules that it does not have wait for these, and those of a tenant's
-    /// own, which may be of a later one of the same text.
+    /// other; of a tenant whose events are not all there (`is_cut`) it stands. They wait, too, for rules that it does not have yet: records of rules may
+    /// follow, and bring the very text again that told it.
     pub(crate) fn know_told(&mut self, told: Vec<Alert>, is_cut: &dyn Fn(&TenantId) -> bool) {
         let quotas = self.config.quotas;
         for alert in told {
-            let running = self.rules.iter_mut().find(|running| running.has_told(&alert));
-            let waits = running.as_ref().is_none_or(|running| running.scope.owner().is_some());
-            if let Some(running) = running {
+            if let Some(running) = self.rules.iter_mut().find(|running| running.has_told(&alert)) {
                 running.know_told(&alert, is_cut(&alert.tenant_id), quotas);
             }
-            if waits {
-                self.told.push(alert);
-            }
+            self.told.push(alert);
         }
     }
 
-    /// The last of the rules has come just now: the same of what it told.
-    pub(crate) fn know_told_of_last(&mut self) {
+    /// One of the rules has come to some partitions just now: the same of what it told there.
+    pub(crate) fn know_told_of(&mut self, place: usize, partitions: Partitions) {
         let quotas = self.config.quotas;
-        let Some(running) = self.rules.last_mut() else { return };
-        for alert in &self.told {
+        let Some(running) = self.rules.get_mut(place) else { return };
+        for alert in self.told.iter().filter(|alert| partitions.has_tenant(&alert.tenant_id)) {
             if running.has_told(alert) {
                 running.know_told(alert, false, quotas);
             }
@@ -98,7 +95,7 @@ impl RunningRule {
     /// True if the alert may be the rule's: a match of before its time is none.
     fn has_told(&self, alert: &Alert) -> bool {
         let is_of_text = self.rule.hash == alert.rule_hash && self.rule.header.id == alert.rule_id;
-        is_of_text && self.scope.covers(&alert.tenant_id) && alert.last_ts >= self.since
+        is_of_text && self.scope.covers(&alert.tenant_id) && alert.last_ts >= self.since.of(&alert.tenant_id)
     }
 
     fn know_told(&mut self, alert: &Alert, is_cut: bool, quotas: Quotas) {

@@ -42,8 +42,28 @@ pub struct RuleRecord {
 
 impl Notice for RuleRecord {
     const SCHEMA: &'static str = "aegis-rule-record-1";
-    /// A text of 64 KiB, each of whose bytes may be six in JSON, and the rest.
-    const MAX_BYTES: usize = 512 * 1024;
+    const MAX_BYTES: usize = MAX_RECORD_BYTES;
+}
+
+/// A text of 64 KiB, each of whose bytes may be six in JSON, and the rest.
+const MAX_RECORD_BYTES: usize = 512 * 1024;
+
+/// A change of a rule that every tenant has, as it stands in the log under `ruleset.<pp>`, signed by control: from its place on the rule is this one for
+/// the tenants of that partition, but for those that have one of their own in its place. Of two records of one rule the one with the higher revision counts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommonRuleRecord {
+    pub partition: u32,
+    pub rule_id: String,
+    pub revision: i64,
+    /// SHA-256 of the text.
+    pub hash: String,
+    /// Empty: the rule is again as the program has it.
+    pub text: String,
+}
+
+impl Notice for CommonRuleRecord {
+    const SCHEMA: &'static str = "aegis-common-rule-record-1";
+    const MAX_BYTES: usize = MAX_RECORD_BYTES;
 }
 
 /// One match of a rule, with its evidence. Its id is a function of (tenant, rule id, key, first evidence event).

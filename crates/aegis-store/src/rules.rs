@@ -22,7 +22,7 @@ pub const MAX_RULE_TEXT: usize = 64 * 1024;
 /// Longest line of its changelog, bytes.
 pub const MAX_RULE_NOTE: usize = 4096;
 /// Longest record of a backtest, bytes.
-const MAX_BACKTEST: usize = 64 * 1024;
+pub(crate) const MAX_BACKTEST: usize = 64 * 1024;
 
 /// A version that is to stand.
 #[derive(Clone, Debug, PartialEq)]
@@ -92,6 +92,14 @@ pub enum RuleRefusal {
     TooManyVersions,
     #[error("this tenant has changed its rules {MAX_AN_HOUR} times within an hour; wait")]
     TooOften,
+    #[error("there is no tenant yet, in whose lane the change would have its receipt; `aegis keys create` makes one")]
+    NoTenant,
+    #[error("the rule is as the program has it: no change of an operator stands")]
+    NothingToTakeBack,
+    #[error("operators have changed {0} rules that every tenant has, or made them, the most that may be")]
+    TooManyCommonRules(i64),
+    #[error("{0} versions of rules that every tenant has were made, the most that are kept")]
+    TooManyCommonVersions(i64),
 }
 
 /// How far a mode is on the way to act.
@@ -104,15 +112,17 @@ const fn step_of(mode: RuleMode) -> u8 {
 }
 
 /// Whether a version may follow what stands; nothing that stands is a rule that is disabled.
-fn may_follow(new: &NewRuleVersion, standing: Option<(i64, RuleMode)>) -> Result<(), RuleRefusal> {
+pub(crate) fn may_follow(new: &NewRuleVersion, standing: Option<(i64, RuleMode)>) -> Result<(), RuleRefusal> {
     let (highest, from) = standing.unwrap_or((0, RuleMode::Disabled));
     if new.version <= highest {
         return Err(RuleRefusal::VersionNotHigher { version: new.version, standing: highest });
     }
-    if step_of(new.mode) > step_of(from) + 1 {
-        return Err(RuleRefusal::StepTooLong { from, to: new.mode });
-    }
-    Ok(())
+    may_step(from, new.mode)
+}
+
+/// Whether a rule may come from one mode to another.
+pub(crate) fn may_step(from: RuleMode, to: RuleMode) -> Result<(), RuleRefusal> {
+    if step_of(to) > step_of(from) + 1 { Err(RuleRefusal::StepTooLong { from, to }) } else { Ok(()) }
 }
 
 fn rule_version(r: &AnyRow) -> Result<RuleVersion, StoreError> {

@@ -22,6 +22,11 @@ pub(crate) const STORE: &[Migration] = &[
     Migration { version: 6, name: "rule_versions", sql: include_str!("../migrations/sqlite/0006_rule_versions.sql") },
     Migration { version: 7, name: "consume_requests", sql: include_str!("../migrations/sqlite/0007_consume_requests.sql") },
     Migration { version: 9, name: "edge_lives", sql: include_str!("../migrations/sqlite/0009_edge_lives.sql") },
+    Migration {
+        version: 10,
+        name: "common_rule_versions",
+        sql: include_str!("../migrations/sqlite/0010_common_rule_versions.sql"),
+    },
 ];
 
 /// Of the history, a file of its own.
@@ -40,6 +45,11 @@ pub(crate) const POSTGRES: &[Migration] = &[
     Migration { version: 5, name: "rule_versions", sql: include_str!("../migrations/postgres/0005_rule_versions.sql") },
     Migration { version: 6, name: "consume_requests", sql: include_str!("../migrations/postgres/0006_consume_requests.sql") },
     Migration { version: 8, name: "edge_lives", sql: include_str!("../migrations/postgres/0008_edge_lives.sql") },
+    Migration {
+        version: 9,
+        name: "common_rule_versions",
+        sql: include_str!("../migrations/postgres/0009_common_rule_versions.sql"),
+    },
 ];
 
 /// Brings the database to the newest of `migrations`, in a transaction that no other writer runs beside: either every missing one is applied

@@ -62,7 +62,7 @@ impl WebhookSecrets for StoredSecrets {
     }
 }
 
-/// Detection finds the texts of tenants' own rules in the store.
+/// Detection finds the texts of rules that changed in the store.
 #[derive(Debug)]
 pub(crate) struct StoredRules(pub(crate) Store);
 
@@ -70,6 +70,10 @@ pub(crate) struct StoredRules(pub(crate) Store);
 impl aegis_detect::RuleTexts for StoredRules {
     async fn text(&self, tenant: &TenantId, rule_id: &str, hash: &str) -> Result<Option<String>, String> {
         self.0.rule_text(tenant, rule_id, hash).await.map_err(|error| error.to_string())
+    }
+
+    async fn common_text(&self, rule_id: &str, hash: &str) -> Result<Option<String>, String> {
+        self.0.common_rule_text(rule_id, hash).await.map_err(|error| error.to_string())
     }
 }
 

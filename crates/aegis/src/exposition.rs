@@ -210,10 +210,18 @@ const RULE_COUNTERS: [OfRule; 4] = [
 #[cfg(feature = "soc")]
 const OF_TENANTS: &str = "of_tenants";
 
-/// Rules that every tenant has, each by itself, and behind them what tenants have of their own, as one.
+/// Rules that every tenant has, each by itself (while a change of one reaches the partitions, two versions of it run, and are counted as one), and behind
+/// them what tenants have of their own, as one.
 #[cfg(feature = "soc")]
 fn counted(rules: &[aegis_detect::RuleStats]) -> Vec<aegis_detect::RuleStats> {
-    let (own, mut counted): (Vec<_>, Vec<_>) = rules.iter().cloned().partition(|rule| rule.tenant.is_some());
+    let (own, common): (Vec<_>, Vec<_>) = rules.iter().cloned().partition(|rule| rule.tenant.is_some());
+    let mut counted: Vec<aegis_detect::RuleStats> = Vec::new();
+    for rule in common {
+        match counted.iter().position(|known| known.rule_id == rule.rule_id) {
+            Some(place) => counted[place] = with(std::mem::take(&mut counted[place]), rule),
+            None => counted.push(rule),
+        }
+    }
     let first = own.first().map(|_| aegis_detect::RuleStats { rule_id: OF_TENANTS.to_owned(), ..Default::default() });
     let sum = first.map(|first| own.into_iter().fold(first, with));
     counted.extend(sum);

@@ -6,6 +6,8 @@ mod adapters;
 #[cfg(feature = "edge")]
 mod again;
 mod arguments;
+#[cfg(feature = "soc")]
+mod changed_rules;
 #[cfg(feature = "edge")]
 mod client;
 mod commands;
@@ -90,6 +92,8 @@ fn main() -> ExitCode {
         Command::Sql(args) => commands::sql::sql(&args),
         #[cfg(feature = "soc")]
         Command::Rules(RulesCommand::Activate(args)) => commands::activate::activate(&args),
+        #[cfg(feature = "soc")]
+        Command::Rules(RulesCommand::Switch(args)) => commands::every_tenant::switch(&args),
         #[cfg(feature = "soc")]
         Command::Rules(RulesCommand::History(args)) => commands::activate::history(&args),
         #[cfg(feature = "edge")]

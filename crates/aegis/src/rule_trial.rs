@@ -1,4 +1,5 @@
-//! A rule's trial before it may stand: read, its tests, and a backtest over its tenant's history. The same for control's API and on the data folder.
+//! A rule's trial before it may stand: read, its tests, and a backtest over its tenant's history, or every tenant's. The same for control's API and on the
+//! data folder.
 //! Promises that the trial runs behind everything else and ends. A rule is a program that runs where all tenants' rules do: what a tenant's admin may
 //! activate is of the cheap shapes, and what its expressions make of little is not bounded here.
 
@@ -8,9 +9,9 @@ use std::time::Duration;
 
 use aegis_control::{RuleTest, RuleTrialError, RuleTrials};
 use aegis_detect::testing::run_tests_of;
-use aegis_detect::{Backtest, BacktestReport, CommonRules, RuleSet, Shape};
+use aegis_detect::{Backtest, BacktestReport, CommonRules, Header, RuleSet, Shape};
 use aegis_model::{Clock, RuleMode, SecurityEvent, TenantId, Timestamp};
-use aegis_store::{MAX_RULE_NOTE, MAX_RULE_TEXT, NewRuleVersion, Store};
+use aegis_store::{MAX_RULE_NOTE, MAX_RULE_TEXT, NewRuleVersion, StandingCommonRule, Store};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
@@ -90,6 +91,10 @@ impl RuleTrial {
             let why = format!("its window is longer than {TENANT_WINDOW_S} s; an operator may activate it on the data folder");
             return Err(refused("rule_too_costly", &why));
         }
+        self.version_of(header, hash, text)
+    }
+
+    fn version_of(&self, header: Header, hash: String, text: &str) -> Result<NewRuleVersion, RuleTrialError> {
         let line = header.changelog.iter().find(|change| change.version == header.version);
         let note = line.map(|change| change.note.clone()).unwrap_or_default();
         if note.trim().is_empty() {
@@ -111,30 +116,92 @@ impl RuleTrial {
         })
     }
 
-    /// Gives the tenant's events since `from` to the trial.
+    /// What a text would be as an operator's version of a rule that every tenant has; not tried yet. `file` is only named in errors.
+    pub(crate) fn read_common(&self, text: &str, file: &Path) -> Result<NewRuleVersion, RuleTrialError> {
+        if text.len() > MAX_RULE_TEXT {
+            return Err(refused(
+                "invalid_rule",
+                &format!("a rule that comes while the program runs has at most {MAX_RULE_TEXT} bytes"),
+            ));
+        }
+        let version = self.common.version(text, file).map_err(|error| refused("invalid_rule", &error))?;
+        let rule = version.rule();
+        self.version_of(rule.header.clone(), rule.hash.clone(), text)
+    }
+
+    /// The same with its backtest, once its tests are green and it has run over every tenant's history. Without tests where it is a query of which that is
+    /// known.
+    pub(crate) async fn try_common(
+        &self,
+        version: NewRuleVersion,
+        file: &Path,
+        tests: Option<&[RuleTest]>,
+    ) -> Result<NewRuleVersion, RuleTrialError> {
+        if version.mode == RuleMode::Disabled {
+            return Ok(version);
+        }
+        let tenants = self.store.list_tenants().await.map_err(|error| failed(&error))?;
+        let rules = self.common.set_of(&version.text, file).map_err(|errors| refused("invalid_rule", &errors))?;
+        self.try_over(&tenants, version, rules, file, tests).await
+    }
+
+    /// Runs a version's tests, and it over the history of some tenants.
+    async fn try_over(
+        &self,
+        tenants: &[TenantId],
+        mut version: NewRuleVersion,
+        rules: RuleSet,
+        file: &Path,
+        tests: Option<&[RuleTest]>,
+    ) -> Result<NewRuleVersion, RuleTrialError> {
+        let from = self.clock.now().plus_micros(-HISTORY_DAYS * DAY_MICROS);
+        let needed = Backtest::needs_from(&rules, Arc::clone(&self.clock), from);
+        let (pages, waiting) = mpsc::channel(PAGES);
+        let (told, hears) = oneshot::channel::<Tried>();
+        let tests = tests.map(|tests| tests.iter().map(|test| (PathBuf::from(&test.name), test.text.clone())).collect());
+        let (file, text, clock) = (file.to_owned(), version.text.clone(), Arc::clone(&self.clock));
+        let work = move || async move {
+            let _nobody_waits = told.send(run(&file, &text, tests, rules, waiting, clock, from).await);
+        };
+        let _ends_by_itself = aegis_threads::spawn("aegis-rule-trial", work).map_err(|error| failed(&error))?;
+        let trial = async { (self.read_history(tenants, needed, pages).await, hears.await) };
+        let Ok((read, tried)) = tokio::time::timeout(LONGEST_TRIAL, trial).await else {
+            return Err(refused("rule_too_costly", &format!("its trial takes longer than {} s", LONGEST_TRIAL.as_secs())));
+        };
+        let tried = tried.map_err(|_| failed(&"the trial of a rule panicked"))?;
+        let report = tried.map_err(|report| refused("rule_tests_failed", &report))?;
+        let seen = read.map_err(|error| failed(&format!("{error:#}")))?;
+        version.backtest = Some(summary(&report, &version.rule_id, &seen, from)?);
+        Ok(version)
+    }
+
+    /// Gives the tenants' events since `from` to the trial, one tenant's after the other's. Each has the same part of what is read at most.
     async fn read_history(
         &self,
-        tenant: &TenantId,
+        tenants: &[TenantId],
         from: Timestamp,
         pages: mpsc::Sender<Vec<SecurityEvent>>,
     ) -> anyhow::Result<Seen> {
         let mut history = History::new(&self.store, &self.data).with_rows(ROWS);
         let span = (from, Timestamp::from_micros(i64::MAX));
         let mut seen = Seen { is_whole: true, gone: 0, span: None };
-        let (mut after, mut events) = (0, 0);
-        while let Some(page) = history.page(tenant, &mut after, span).await? {
-            events += page.len() as u64;
-            if events > MOST_EVENTS {
-                seen.is_whole = false;
-                break;
-            }
-            for event in &page {
-                let (first, last) = seen.span.unwrap_or((event.ts, event.ts));
-                seen.span = Some((first.min(event.ts), last.max(event.ts)));
-            }
-            if pages.send(page).await.is_err() {
-                // It came to its end without them, and says why.
-                break;
+        let most = MOST_EVENTS / tenants.len().max(1) as u64;
+        'tenants: for tenant in tenants {
+            let (mut after, mut events) = (0, 0);
+            while let Some(page) = history.page(tenant, &mut after, span).await? {
+                events += page.len() as u64;
+                if events > most {
+                    seen.is_whole = false;
+                    break;
+                }
+                for event in &page {
+                    let (first, last) = seen.span.unwrap_or((event.ts, event.ts));
+                    seen.span = Some((first.min(event.ts), last.max(event.ts)));
+                }
+                if pages.send(page).await.is_err() {
+                    // It came to its end without them, and says why.
+                    break 'tenants;
+                }
             }
         }
         seen.gone = history.gone;
@@ -142,45 +209,42 @@ impl RuleTrial {
     }
 }
 
+/// What an operator made of the rules that every tenant has, as far as a tenant's own version has to do with it.
+fn among_common(mut version: NewRuleVersion, changed: &[StandingCommonRule]) -> Result<NewRuleVersion, RuleTrialError> {
+    let mut stand = changed.iter().filter(|rule| !rule.is_of_program());
+    if let Some(other) = stand.clone().find(|other| other.name == version.name && other.rule_id != version.rule_id) {
+        let why = format!("the name is that of rule {}, which every tenant has; take another", other.rule_id);
+        return Err(refused("invalid_rule", &why));
+    }
+    if let Some(standing) = stand.find(|other| other.rule_id == version.rule_id) {
+        version.common = Some((standing.version, standing.mode));
+    }
+    Ok(version)
+}
+
 #[async_trait]
 impl RuleTrials for RuleTrial {
     async fn read(&self, text: &str) -> Result<NewRuleVersion, RuleTrialError> {
         let (trial, text) = (self.clone(), text.to_owned());
-        tokio::task::spawn_blocking(move || trial.read_text(&text)).await.map_err(|error| failed(&error))?
+        let read = tokio::task::spawn_blocking(move || trial.read_text(&text)).await.map_err(|error| failed(&error))?;
+        let changed = self.store.standing_common_rules().await.map_err(|error| failed(&error))?;
+        among_common(read?, &changed)
     }
 
     async fn try_out(
         &self,
         tenant: &TenantId,
-        mut version: NewRuleVersion,
+        version: NewRuleVersion,
         tests: &[RuleTest],
     ) -> Result<NewRuleVersion, RuleTrialError> {
         // What stops a rule waits for nothing.
         if version.mode == RuleMode::Disabled {
             return Ok(version);
         }
-        let from = self.clock.now().plus_micros(-HISTORY_DAYS * DAY_MICROS);
         let file = PathBuf::from(&version.name).join("rule.sql");
         let rules =
             RuleSet::from_texts([(file.clone(), version.text.clone())]).map_err(|errors| refused("invalid_rule", &errors))?;
-        let needed = Backtest::needs_from(&rules, Arc::clone(&self.clock), from);
-        let (pages, waiting) = mpsc::channel(PAGES);
-        let (told, hears) = oneshot::channel::<Tried>();
-        let tests = tests.iter().map(|test| (PathBuf::from(&test.name), test.text.clone())).collect();
-        let (text, clock) = (version.text.clone(), Arc::clone(&self.clock));
-        let work = move || async move {
-            let _nobody_waits = told.send(run(&file, &text, tests, rules, waiting, clock, from).await);
-        };
-        let _ends_by_itself = aegis_threads::spawn("aegis-rule-trial", work).map_err(|error| failed(&error))?;
-        let trial = async { (self.read_history(tenant, needed, pages).await, hears.await) };
-        let Ok((read, tried)) = tokio::time::timeout(LONGEST_TRIAL, trial).await else {
-            return Err(refused("rule_too_costly", &format!("its trial takes longer than {} s", LONGEST_TRIAL.as_secs())));
-        };
-        let tried = tried.map_err(|_| failed(&"the trial of a rule panicked"))?;
-        let report = tried.map_err(|report| refused("rule_tests_failed", &report))?;
-        let seen = read.map_err(|error| failed(&format!("{error:#}")))?;
-        version.backtest = Some(summary(&report, &seen, from)?);
-        Ok(version)
+        self.try_over(std::slice::from_ref(tenant), version, rules, &file, Some(tests)).await
     }
 }
 
@@ -188,26 +252,35 @@ impl RuleTrials for RuleTrial {
 async fn run(
     file: &Path,
     text: &str,
-    tests: Vec<(PathBuf, String)>,
+    tests: Option<Vec<(PathBuf, String)>>,
     rules: RuleSet,
     mut waiting: mpsc::Receiver<Vec<SecurityEvent>>,
     clock: Arc<dyn Clock>,
     from: Timestamp,
 ) -> Tried {
-    let tested = run_tests_of(file, text, tests);
-    if !tested.ok() {
+    if let Some(tested) = tests.map(|tests| run_tests_of(file, text, tests)).filter(|tested| !tested.ok()) {
         return Err(tested.to_string());
     }
     let mut backtest = Backtest::new(rules, clock, Some(from), None);
+    let mut tenant: Option<TenantId> = None;
     while let Some(events) = waiting.recv().await {
+        let next = events.first().map(|event| &event.tenant_id).filter(|next| tenant.as_ref() != Some(*next));
+        if let Some(next) = next
+            && let Some(before) = tenant.replace(next.clone())
+        {
+            // Nothing of it follows.
+            backtest.end_of(&before);
+        }
         events.into_iter().for_each(|event| backtest.take(event));
     }
     Ok(backtest.finish())
 }
 
 /// What is kept of a backtest.
-fn summary(report: &BacktestReport, seen: &Seen, from: Timestamp) -> Result<Value, RuleTrialError> {
-    let Some(rule) = report.rules.first() else { return Err(failed(&"a backtest without its rule")) };
+fn summary(report: &BacktestReport, rule_id: &str, seen: &Seen, from: Timestamp) -> Result<Value, RuleTrialError> {
+    let Some(rule) = report.rules.iter().find(|rule| rule.rule_id == rule_id) else {
+        return Err(failed(&"a backtest without its rule"));
+    };
     if let Some(why) = &rule.quarantined {
         return Err(refused("rule_backtest_failed", &format!("it stopped on the history: {why}")));
     }
@@ -287,5 +360,48 @@ mod tests {
         assert_eq!((&backtest["events"], &backtest["alerts"], &backtest["whole"]), (&json!(0), &json!(0), &json!(true)));
         let off = NewRuleVersion { mode: RuleMode::Disabled, ..version };
         assert_eq!(trial.try_out(&tenant, off.clone(), &[]).await.unwrap(), off);
+    }
+
+    #[tokio::test]
+    async fn an_operator_s_version_keeps_the_rule_s_name_and_one_that_reads_alerts_is_tried_with_those_that_it_reads() {
+        let folder = tempfile::tempdir().unwrap();
+        let trial = trial(folder.path(), By::Operator).await;
+        let file = Path::new("campaign/rule.sql");
+        let shipped = RuleSet::shipped().unwrap();
+        let campaign = shipped.rules().find(|rule| rule.header.name == "campaign").unwrap();
+        let next = i64::from(campaign.header.version) + 1;
+        let version = u32::try_from(next).unwrap();
+        let quiet = aegis_detect::switched(&campaign.text, version, RuleMode::LogOnly, "2026-11-27", "too loud").unwrap();
+        let read = trial.read_common(&quiet, file).unwrap();
+        assert_eq!((read.version, read.mode, read.note.as_str()), (next, RuleMode::LogOnly, "too loud"));
+        assert_eq!(read.common.map(|(version, _)| version), Some(next - 1));
+        let tried = trial.try_common(read, file, None).await.unwrap();
+        assert_eq!(tried.backtest.unwrap()["alerts"], json!(0));
+        let renamed = quiet.replace("name: campaign", "name: crusade");
+        assert_eq!(code(trial.read_common(&renamed, file)), "invalid_rule");
+        let no_tests = trial.read_common(&format!("{HEADER}{QUERY}"), file).unwrap();
+        assert_eq!(code(trial.try_common(no_tests, file, Some(&[])).await), "rule_tests_failed");
+    }
+
+    #[tokio::test]
+    async fn a_tenant_s_own_version_follows_what_an_operator_made_of_the_rule() {
+        let folder = tempfile::tempdir().unwrap();
+        let trial = trial(folder.path(), By::Tenant).await;
+        let version = trial.read(&format!("{HEADER}{QUERY}")).await.unwrap();
+        let standing = |rule_id: &str, name: &str, text: &str| StandingCommonRule {
+            rule_id: rule_id.to_owned(),
+            name: name.to_owned(),
+            version: 7,
+            mode: RuleMode::Disabled,
+            text: text.to_owned(),
+            hash: String::new(),
+            program_hash: None,
+            changed_at: Timestamp::from_micros(0),
+            revision: 1,
+        };
+        let follows = |changed: &[StandingCommonRule]| among_common(version.clone(), changed).map(|version| version.common);
+        assert_eq!(follows(&[standing("T-1", "t", "x")]), Ok(Some((7, RuleMode::Disabled))));
+        assert_eq!(follows(&[standing("T-1", "t", "")]), Ok(None), "what is the program's again is told by the program");
+        assert!(follows(&[standing("T-2", "t", "x")]).is_err(), "a name that every tenant's rule has");
     }
 }

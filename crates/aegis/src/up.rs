@@ -27,6 +27,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::adapters::{Containments, LocalEdge, RepositoryRegistry, StoredRules, StoredSecrets};
+use crate::changed_rules;
 use crate::config::Config;
 use crate::exposition::Exposition;
 use crate::parts::{make_private_folder, open_ledger, prepare_folder, write_public_key};
@@ -95,6 +96,9 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     let carrier = Carrier::open(&config, &data, &clock).await?;
     let bus = carrier.bus();
     let store = crate::store::open(&data, &config.store, clock.clone()).await?;
+    for told in changed_rules::told(&common, &store.standing_common_rules().await?) {
+        told.log();
+    }
     let control_ledger = open_ledger(&config, &data, "control", "control", keys.control.clone(), &clock).await?;
     let mut ledgers = vec![("control", control_ledger.clone())];
     // A control plane whose folder was a whole instance's before: what its edge sealed is still shipped, and shown.

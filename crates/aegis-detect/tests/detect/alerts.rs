@@ -2,6 +2,7 @@
 //! stands on itself does not load.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 
 use aegis_detect::{CommonRules, Engine, EngineConfig, RuleCode, RuleErrors, RuleSet, TickOutput};
@@ -253,4 +254,41 @@ fn a_tenants_own_rule_reads_no_alerts() {
     let (name, extra, query) = RULES[3];
     let error = CommonRules::default().own(&TenantId::new("a").unwrap(), &text(name, extra, query)).unwrap_err();
     assert_eq!((error.code, error.place.map(|place| place.line)), (RuleCode::RuleUnsupported, Some(17)), "{error}");
+}
+
+#[test]
+fn an_operator_s_version_leaves_who_reads_whom_as_it_is() {
+    let common = set_of(&RULES).unwrap().common();
+    let load = |name: &str, query: &str| common.version(&text(name, "", query), Path::new("rule.sql"));
+    let over = |sources: &str| format!("SELECT agent_id, event_id FROM alerts WHERE rule_name IN ({sources})");
+    for (name, query) in RULES.map(|(name, _, query)| (name, query)) {
+        assert!(load(name, query).is_ok(), "{name} in its own place");
+    }
+    let deny = "SELECT agent_id, event_id FROM events WHERE decision = 'deny'";
+    let waits = "SELECT agent_id, event_id FROM events QUALIFY count(*) OVER (PARTITION BY agent_id ORDER BY ts \
+                 RANGE BETWEEN CURRENT ROW AND INTERVAL '5' SECOND FOLLOWING) = 1";
+    // One that is read by nobody, as one more: it may wait, and read any rule of the program.
+    for query in [deny.to_owned(), waits.to_owned(), over("'both', 'denied'")] {
+        assert!(load("one-more", &query).is_ok(), "{query}");
+    }
+    assert!(load("each", deny).is_ok() && load("several", &over("'denied'")).is_ok());
+    let unsupported = [
+        ("denied", waits.to_owned()),
+        ("denied", over("'denied-twice'")),
+        ("several", over("'each'")),
+        ("several", over("'both', 'denied'")),
+        ("each", over("'each'")),
+    ];
+    for (name, query) in unsupported {
+        assert_eq!(load(name, &query).unwrap_err().code, RuleCode::RuleUnsupported, "{name}: {query}");
+    }
+    assert_eq!(load("one-more", &over("'nobody'")).unwrap_err().code, RuleCode::RuleUnreachable);
+    // By its id it is the same rule, and keeps its name; a name that another rule of the program has is that one's.
+    let renamed = text("denied", "", deny).replace("name: denied", "name: denied-at-all");
+    assert_eq!(common.version(&renamed, Path::new("rule.sql")).unwrap_err().code, RuleCode::RuleHeader);
+    let taken = text("one-more", "", deny).replace("name: one-more", "name: denied");
+    assert_eq!(common.version(&taken, Path::new("rule.sql")).unwrap_err().code, RuleCode::RuleDuplicate);
+    // What stops a rule needs no query.
+    let off = text("denied", "", "SELECT nothing FROM nowhere").replace("mode: active", "mode: disabled");
+    assert!(common.version(&off, Path::new("rule.sql")).is_ok());
 }

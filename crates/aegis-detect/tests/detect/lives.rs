@@ -1,5 +1,5 @@
-//! L-REPLAY over whole lives of the worker: a log with records of a tenant's own rules, taken in parts, over restarts and crashes, leaves the same
-//! alerts standing as one that is read at once.
+//! L-REPLAY over whole lives of the worker: a log with records of a tenant's own rules, and of what operators make of those that every tenant has, taken in
+//! parts, over restarts and crashes, leaves the same alerts standing as one that is read at once.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use aegis_bus::{EmbeddedBus, EmbeddedLimits, Message, Stream, subject};
 use aegis_detect::{IMPAIRED_RULE, RuleSet, RuleTexts, Worker};
 use aegis_keys::sign_notice;
-use aegis_model::{Clock, Decision, ManualClock, RuleRecord, TenantId, Timestamp, partition_of};
+use aegis_model::{Clock, CommonRuleRecord, Decision, ManualClock, RuleRecord, TenantId, Timestamp, partition_of};
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -26,6 +26,10 @@ const NONE_AFTER: &str = "SELECT agent_id, event_id FROM events WHERE decision I
      QUALIFY decision = 'allow' AND count(*) FILTER (WHERE decision = 'deny') OVER (PARTITION BY agent_id ORDER BY ts \
        RANGE BETWEEN CURRENT ROW AND INTERVAL '3' SECOND FOLLOWING) = 0";
 
+/// Over alerts, each a row once it is final.
+const TOLD_TWICE: &str = "SELECT agent_id, event_id FROM alerts WHERE rule_name IN ('two', 'none-before') QUALIFY count(*) OVER \
+     (PARTITION BY agent_id ORDER BY ts RANGE BETWEEN INTERVAL '9' SECOND PRECEDING AND CURRENT ROW) >= 2";
+
 fn text(id: &str, name: &str, mode: &str, more: &str, query: &str) -> String {
     format!(
         "/* rule\nid: {id}\nname: {name}\nversion: 1\nseverity: low\nkey: [agent_id]\nmode: {mode}\nrequires: any\n{more}\n\
@@ -35,21 +39,56 @@ fn text(id: &str, name: &str, mode: &str, more: &str, query: &str) -> String {
 
 /// What every tenant has, one of each way of being run.
 fn common() -> RuleSet {
-    let rules = [
+    set_of(&common_texts())
+}
+
+fn common_texts() -> Vec<String> {
+    vec![
         text("T-1", "two", "active", "window: 5s", TWO),
         text("T-2", "two-suppressed", "active", "window: 5s\nsuppress: 7s", TWO),
         text("T-3", "none-before", "active", "window: 8s", NONE_BEFORE),
         text("T-4", "none-after", "active", "window: 5s", NONE_AFTER),
-    ];
-    RuleSet::from_texts(rules.into_iter().enumerate().map(|(n, text)| (format!("{n}/rule.sql").into(), text))).unwrap()
+    ]
+}
+
+/// The same, and one that reads what two of them told.
+fn common_and_readers() -> RuleSet {
+    let mut texts = common_texts();
+    texts.push(text("T-5", "told-twice", "active", "window: 9s", TOLD_TWICE));
+    set_of(&texts)
+}
+
+fn set_of(texts: &[String]) -> RuleSet {
+    RuleSet::from_texts(texts.iter().enumerate().map(|(n, text)| (format!("{n}/rule.sql").into(), text.clone()))).unwrap()
 }
 
 /// Ids of rules that acme changes: the first stands in place of one that every tenant has.
 const CHANGED: [(&str, &str); 2] = [("T-1", "two"), ("OWN-1", "own")];
 
+/// Ids of rules that operators change: two that are read by another, that one, and one that the program does not have.
+const COMMON_CHANGED: [(&str, &str); 4] = [("T-1", "two"), ("T-3", "none-before"), ("T-5", "told-twice"), ("OPS-1", "ops")];
+
+/// What operators make of a rule. The first may be the program's own text; one that would wait is not taken where its alerts are read, and leaves the rule
+/// as the program has it; without a text it is that again.
+fn common_versions(rule: usize) -> Vec<String> {
+    let (id, name) = COMMON_CHANGED[rule];
+    let mut all = match id {
+        "T-5" => [("active", "window: 9s"), ("log_only", "window: 9s\nsuppress: 7s"), ("active", "window: 20s")]
+            .map(|(mode, more)| text(id, name, mode, more, TOLD_TWICE))
+            .to_vec(),
+        _ => versions_of(id, name),
+    };
+    all.push(String::new());
+    all
+}
+
 /// What acme makes of a rule.
 fn versions(rule: usize) -> Vec<String> {
     let (id, name) = CHANGED[rule];
+    versions_of(id, name)
+}
+
+fn versions_of(id: &str, name: &str) -> Vec<String> {
     vec![
         text(id, name, "active", "window: 5s", TWO),
         text(id, name, "log_only", "window: 5s\nsuppress: 7s", TWO),
@@ -71,6 +110,11 @@ impl RuleTexts for Texts {
         let mut all = (0..CHANGED.len()).flat_map(versions);
         Ok(all.find(|text| aegis_canon::sha256_hex(text.as_bytes()) == hash))
     }
+
+    async fn common_text(&self, _rule_id: &str, hash: &str) -> Result<Option<String>, String> {
+        let mut all = (0..COMMON_CHANGED.len()).flat_map(common_versions);
+        Ok(all.find(|text| aegis_canon::sha256_hex(text.as_bytes()) == hash))
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -79,6 +123,17 @@ enum Step {
     Call { forward: i64, tenant: usize, agent: u8, deny: bool, delay: Option<usize> },
     /// Acme changes a rule.
     Change { rule: usize, version: usize },
+    /// An operator's change of what every tenant has reaches the partition of this one.
+    Common { tenant: usize, rule: usize, version: usize },
+}
+
+/// Any of the steps, and changes of what every tenant has.
+fn any_step_of_all() -> impl Strategy<Value = Step> {
+    let common = (0..2usize, 0..COMMON_CHANGED.len(), 0..7usize).prop_map(|(tenant, rule, version)| {
+        let version = version % common_versions(rule).len();
+        Step::Common { tenant, rule, version }
+    });
+    prop_oneof![5 => any_step(), 1 => common]
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -106,6 +161,14 @@ fn change(rule: usize, version: usize, revision: i64) -> Message {
     Message::new(place, sign_notice(&control_key(), &record).unwrap())
 }
 
+fn common_change(tenant: usize, rule: usize, version: usize, revision: i64) -> Message {
+    let partition = partition_of(&TenantId::new(TENANTS[tenant]).unwrap());
+    let text = common_versions(rule).swap_remove(version);
+    let hash = aegis_canon::sha256_hex(text.as_bytes());
+    let record = CommonRuleRecord { partition, rule_id: COMMON_CHANGED[rule].0.to_owned(), revision, hash, text };
+    Message::new(subject::ruleset(partition), sign_notice(&control_key(), &record).unwrap())
+}
+
 /// The log of some steps, at whose end all is final.
 async fn log_of(folder: &Path, steps: &[Step]) -> Log {
     let manual = Arc::new(ManualClock::new(START));
@@ -131,6 +194,11 @@ async fn log_of(folder: &Path, steps: &[Step]) -> Log {
                 // No event is of its very time.
                 manual.advance_seconds(1);
                 log.push((clock.now(), change(*rule, *version, i64::try_from(n).unwrap() + 1)));
+                manual.advance_seconds(1);
+            }
+            Step::Common { tenant, rule, version } => {
+                manual.advance_seconds(1);
+                log.push((clock.now(), common_change(*tenant, *rule, *version, i64::try_from(n).unwrap() + 1)));
                 manual.advance_seconds(1);
             }
         }
@@ -165,12 +233,12 @@ fn any_then() -> impl Strategy<Value = Then> {
 }
 
 /// The log in parts of these sizes, and what comes after each; the rest at once. Answers which alerts stand in the end.
-async fn live(folder: &Path, log: &[(Timestamp, Message)], parts: &[(usize, Then)]) -> BTreeSet<String> {
+async fn live(rules: fn() -> RuleSet, folder: &Path, log: &[(Timestamp, Message)], parts: &[(usize, Then)]) -> BTreeSet<String> {
     let manual = Arc::new(ManualClock::new(START));
     let bus = open_bus(folder, EmbeddedLimits::default(), manual.clone()).await;
     // By a clock that stands still: what the bus's does in the middle of a look is not the time that this takes.
     let still: Arc<dyn Clock> = Arc::new(ManualClock::new(START));
-    let begin = || start(&bus, common(), &still, Some(Arc::new(Texts)));
+    let begin = || start(&bus, rules(), &still, Some(Arc::new(Texts)));
     // A life begins behind the next part, and reads what it has to read again together with that.
     let mut running: Option<Worker> = None;
     let mut rest = log;
@@ -218,11 +286,15 @@ async fn standing(bus: &EmbeddedBus) -> BTreeSet<String> {
 
 /// What stands of a log that is taken in parts, and of the same read at once.
 fn both(steps: &[Step], parts: &[(usize, Then)]) -> (BTreeSet<String>, BTreeSet<String>) {
+    both_of(common, steps, parts)
+}
+
+fn both_of(rules: fn() -> RuleSet, steps: &[Step], parts: &[(usize, Then)]) -> (BTreeSet<String>, BTreeSet<String>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let folders = [(); 3].map(|()| tempfile::tempdir().unwrap());
         let log = log_of(folders[0].path(), steps).await;
-        (live(folders[1].path(), &log, parts).await, live(folders[2].path(), &log, &[]).await)
+        (live(rules, folders[1].path(), &log, parts).await, live(rules, folders[2].path(), &log, &[]).await)
     })
 }
 
@@ -235,6 +307,15 @@ proptest! {
         parts in prop::collection::vec((1..8usize, any_then()), 0..5),
     ) {
         let (live, replayed) = both(&steps, &parts);
+        prop_assert_eq!(live, replayed);
+    }
+
+    #[test]
+    fn l_replay_lives_over_a_log_with_changes_of_what_every_tenant_has_leave_the_same_alerts_standing(
+        steps in prop::collection::vec(any_step_of_all(), 4..32),
+        parts in prop::collection::vec((1..8usize, any_then()), 0..5),
+    ) {
+        let (live, replayed) = both_of(common_and_readers, &steps, &parts);
         prop_assert_eq!(live, replayed);
     }
 }
@@ -280,5 +361,53 @@ fn l_replay_over_records_of_rules_is_not_kept_by_silence() {
     assert_eq!(live, replayed);
     for rule in ["T-1 ", "T-2 ", "T-3 ", "T-4 ", "OWN-1 "] {
         assert!(live.iter().any(|alert| alert.starts_with(rule)), "{rule} tells nothing: {live:?}");
+    }
+}
+
+#[test]
+fn l_replay_over_changes_of_what_every_tenant_has_is_not_kept_by_silence() {
+    let mut steps = Vec::new();
+    for version in [1, 0, 2, 6, 4, 5, 1, 6] {
+        for (rule, (_, name)) in COMMON_CHANGED.iter().enumerate() {
+            let version = match *name {
+                "told-twice" if version == 6 => 3,
+                "told-twice" => version % 3,
+                _ => version,
+            };
+            steps.push(Step::Common { tenant: 0, rule, version });
+            // The other partition has it a little later.
+            steps.extend([call(1, 0, true, None), Step::Common { tenant: 1, rule, version }]);
+        }
+        for tenant in 0..2 {
+            let call = |forward, agent, deny, delay| Step::Call { forward, tenant, agent, deny, delay };
+            steps.extend([call(9, 0, true, None), call(1, 0, true, None), call(9, 1, false, None), call(1, 0, true, None)]);
+            steps.extend([
+                call(1, 0, true, Some(2)),
+                call(1, 1, true, Some(1)),
+                call(4, 1, false, None),
+                call(9, 1, false, None),
+            ]);
+        }
+    }
+    let parts = [(9, Then::Restarts), (14, Then::Crashes), (1, Then::GoesOn), (21, Then::Crashes), (30, Then::Crashes)];
+    let (live, replayed) = both_of(common_and_readers, &steps, &parts);
+    assert_eq!(live, replayed);
+    for rule in ["T-1 ", "T-2 ", "T-3 ", "T-4 ", "T-5 ", "OPS-1 "] {
+        assert!(live.iter().any(|alert| alert.starts_with(rule)), "{rule} tells nothing: {live:?}");
+    }
+}
+
+#[test]
+fn what_is_final_before_a_change_is_read_wherever_the_log_was_cut() {
+    // Two alerts of the first agent are final with the last deny, so short behind the one before that no tick by itself makes them so; and then the rule
+    // that told them is off.
+    let of_first = [call(0, 0, true, None), call(1, 0, true, None), call(1, 0, true, None)];
+    let of_second = [call(3, 1, true, None), call(4, 1, true, None)];
+    let off = [Step::Common { tenant: 0, rule: 0, version: 5 }];
+    let steps: Vec<Step> = of_first.into_iter().chain(of_second).chain(off).collect();
+    for parts in [vec![], vec![(1, Then::GoesOn); 8], vec![(3, Then::Restarts), (1, Then::Crashes), (2, Then::Crashes)]] {
+        let (live, replayed) = both_of(common_and_readers, &steps, &parts);
+        assert!(live.iter().any(|alert| alert.starts_with("T-5 ")), "{live:?}");
+        assert_eq!(live, replayed);
     }
 }

@@ -346,6 +346,7 @@ async fn every_key_of_tenant_data_starts_with_the_tenant() {
         "edge_invitations(token_hash)",
         "edge_keys(key_id)",
         "edge_lives(edge_id)",
+        "common_rule_versions(rule_id,revision)",
     ];
     let place = Place::new().await;
     let keys = place.unique_keys().await;

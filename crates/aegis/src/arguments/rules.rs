@@ -43,9 +43,12 @@ pub(crate) enum RulesCommand {
     },
     /// Say why a rule did or did not fire on an event of the history; exit 1 if it did not
     Explain(ExplainArgs),
-    /// Make a rule one of a tenant's own: checked, tested and run over the last days of its history first; exit 1 if it was refused
+    /// Make a rule one of a tenant's own, or one that every tenant has: checked, tested and run over the last days of history first; exit 1 if it was
+    /// refused
     Activate(RulesActivateArgs),
-    /// List the versions of a tenant's own rules, the newest first
+    /// Give a rule that every tenant has another mode, on a data folder, or take it again as the program has it; exit 1 if it was refused
+    Switch(RuleSwitchArgs),
+    /// List the versions of a tenant's own rules, or what operators made of those that every tenant has, the newest first
     History(RuleHistoryArgs),
 }
 
@@ -81,6 +84,30 @@ pub(crate) struct RulesActivateArgs {
     /// On a data folder: the folder that `detect.rules` of the configuration names [default: the shipped rules]
     #[arg(long, value_name = "DIR", conflicts_with = "url")]
     pub(crate) rules: Option<PathBuf>,
+    /// On a data folder: for every tenant, in place of the program's rule of its id, or as one more
+    #[arg(long, conflicts_with_all = ["url", "tenant"])]
+    pub(crate) every_tenant: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RuleSwitchArgs {
+    /// The rule's id
+    pub(crate) rule: String,
+    /// What it is to be; `program`: what the program has, whatever was changed of it
+    #[arg(long, value_parser = ["disabled", "log_only", "active", "program"])]
+    pub(crate) mode: String,
+    /// Why: a line for the changelog, which every tenant's receipt has too
+    #[arg(long)]
+    pub(crate) note: String,
+    /// The data folder, also while `aegis up` or `aegis control` runs on it
+    #[arg(long, value_name = "DIR", default_value = "aegis-data")]
+    pub(crate) data: PathBuf,
+    /// The folder that `detect.rules` of the configuration names [default: the shipped rules]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) rules: Option<PathBuf>,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -89,6 +116,9 @@ pub(crate) struct RuleHistoryArgs {
     pub(crate) rule: Option<String>,
     #[command(flatten)]
     pub(crate) place: RulePlace,
+    /// What operators made of the rules that every tenant has
+    #[arg(long, conflicts_with = "tenant")]
+    pub(crate) every_tenant: bool,
 }
 
 #[derive(Debug, Args)]

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use aegis_control::{RuleTest, RuleTrialError, RuleTrials, rule_change_by_operator};
-use aegis_detect::RuleSet;
+use aegis_detect::{CommonRules, RuleSet};
 use aegis_model::{Clock, SystemClock, TenantId};
 use aegis_store::{OutboxRow, RuleChange, Store};
 use anyhow::{Context, bail};
@@ -18,13 +18,13 @@ use crate::client::{Client, Reply};
 use crate::rule_trial::{By, RuleTrial};
 
 /// Versions that are shown.
-const MOST_SHOWN: u32 = 500;
+pub(super) const MOST_SHOWN: u32 = 500;
 /// The edge id of control's own events.
-const CONTROL: &str = "control";
-const OPERATOR: &str = "operator";
+pub(super) const CONTROL: &str = "control";
+pub(super) const OPERATOR: &str = "operator";
 
 /// What came of it.
-enum Outcome {
+pub(super) enum Outcome {
     Stands(Value),
     Refused(String),
 }
@@ -37,23 +37,27 @@ pub(crate) fn activate(args: &RulesActivateArgs) -> anyhow::Result<ExitCode> {
     let outcome = super::runtime()?.block_on(async {
         match &args.place.url {
             Some(url) => through_control(url, &text, &tests).await,
+            None if args.every_tenant => super::every_tenant::activate(args, file, &text, &tests).await,
             None => on_folder(args, &text, &tests).await,
         }
     })?;
-    let stands = match outcome {
-        Outcome::Stands(stands) => stands,
-        Outcome::Refused(why) => {
-            eprintln!("{} was not activated: {why}", file.display());
-            return Ok(ExitCode::from(SAID_NO));
+    Ok(say(&outcome, &format!("{} was not activated", file.display()), args.place.json))
+}
+
+/// Says what came of it.
+pub(super) fn say(outcome: &Outcome, refused: &str, json: bool) -> ExitCode {
+    match outcome {
+        Outcome::Stands(stands) if json => println!("{stands}"),
+        Outcome::Stands(stands) => {
+            println!("{}", line_of(stands));
+            eprintln!("it stands; detection takes it within seconds, or when the control plane starts");
         }
-    };
-    if args.place.json {
-        println!("{stands}");
-    } else {
-        println!("{}", line_of(&stands));
-        eprintln!("it stands; detection takes it within seconds, or when the control plane starts");
+        Outcome::Refused(why) => {
+            eprintln!("{refused}: {why}");
+            return ExitCode::from(SAID_NO);
+        }
     }
-    Ok(ExitCode::SUCCESS)
+    ExitCode::SUCCESS
 }
 
 /// The tests beside a rule, as `aegis rules test` finds them.
@@ -88,16 +92,22 @@ fn said(reply: &Reply) -> String {
     reply.json()["error"]["message"].as_str().unwrap_or("no reason given").to_owned()
 }
 
-async fn on_folder(args: &RulesActivateArgs, text: &str, tests: &[RuleTest]) -> anyhow::Result<Outcome> {
-    let common = match &args.rules {
+/// The rules that every tenant has where nobody changed them.
+pub(super) fn program_rules(folder: Option<&Path>) -> anyhow::Result<CommonRules> {
+    let rules = match folder {
         Some(folder) => RuleSet::load_dir(folder).with_context(|| format!("the rules in {}", folder.display()))?,
         None => RuleSet::shipped().context("the shipped rules")?,
     };
+    Ok(rules.common())
+}
+
+async fn on_folder(args: &RulesActivateArgs, text: &str, tests: &[RuleTest]) -> anyhow::Result<Outcome> {
+    let common = program_rules(args.rules.as_deref())?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let data = args.place.folder();
     let store = backtest::open(&data, clock.clone()).await?;
     let tenant = one_tenant(&store, &args.place).await?;
-    let trial = RuleTrial::new(store.clone(), &data, common.common(), By::Operator, clock.clone());
+    let trial = RuleTrial::new(store.clone(), &data, common, By::Operator, clock.clone());
     let outcome = change(&store, &tenant, &trial, text, tests, clock.as_ref()).await;
     store.close().await;
     outcome
@@ -134,7 +144,7 @@ async fn change(
     }
 }
 
-fn refused(error: RuleTrialError) -> anyhow::Result<Outcome> {
+pub(super) fn refused(error: RuleTrialError) -> anyhow::Result<Outcome> {
     match error {
         RuleTrialError::Refused { message, .. } => Ok(Outcome::Refused(message)),
         RuleTrialError::Failed(cause) => bail!(cause),
@@ -159,7 +169,8 @@ pub(crate) fn history(args: &RuleHistoryArgs) -> anyhow::Result<ExitCode> {
     }
     let versions = super::runtime()?.block_on(async {
         match &args.place.url {
-            Some(url) => history_of_control(url, args.rule.as_deref()).await,
+            Some(url) => history_of_control(url, args.rule.as_deref(), args.every_tenant).await,
+            None if args.every_tenant => super::every_tenant::history(&args.place.folder(), args.rule.as_deref()).await,
             None => history_of_folder(&args.place, args.rule.as_deref()).await,
         }
     })?;
@@ -171,9 +182,10 @@ pub(crate) fn history(args: &RuleHistoryArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn history_of_control(url: &str, rule: Option<&str>) -> anyhow::Result<Vec<Value>> {
+async fn history_of_control(url: &str, rule: Option<&str>, every_tenant: bool) -> anyhow::Result<Vec<Value>> {
     let filter = rule.map(|rule| format!("&rule_id={rule}")).unwrap_or_default();
-    let reply = Client::new(url).get(&format!("/v1/rules?limit={MOST_SHOWN}{filter}"), &admin_key()?).await?;
+    let path = if every_tenant { "/v1/rules/common" } else { "/v1/rules" };
+    let reply = Client::new(url).get(&format!("{path}?limit={MOST_SHOWN}{filter}"), &admin_key()?).await?;
     match reply.json() {
         Value::Array(versions) if reply.status == 200 => Ok(versions),
         _ => bail!("{url} answered {}: {}", reply.status, said(&reply)),
@@ -196,11 +208,18 @@ async fn history_of_folder(place: &RulePlace, rule: Option<&str>) -> anyhow::Res
 fn line_of(version: &Value) -> String {
     let word = |name: &str| version[name].as_str().unwrap_or_default().to_owned();
     let mut line = format!("{} {} v{} {}  {}", word("rule_id"), word("name"), version["version"], word("mode"), word("hash"));
-    if let Some(tenant) = version["tenant_id"].as_str() {
-        line.push_str(&format!("  tenant {tenant}, {} by {}", word("changed_at"), word("changed_by")));
+    if version["of_program"] == json!(true) {
+        line.push_str("  as the program has it");
+    }
+    let whose = version["tenant_id"].as_str().map_or_else(|| "every tenant".to_owned(), |tenant| format!("tenant {tenant}"));
+    if version["changed_at"].is_string() {
+        line.push_str(&format!("  {whose}, {} by {}", word("changed_at"), word("changed_by")));
     }
     line.push_str(&format!("\n  {}", word("note")));
     let told = &version["backtest"];
+    if let Some(own) = version["tenants_with_own"].as_i64().filter(|own| *own > 0) {
+        line.push_str(&format!("\n  {own} tenants have one of their own under this id, and keep it"));
+    }
     if told.is_object() {
         let (alerts, a_day, days, events) = (&told["alerts"], &told["alerts_per_day"], &told["days"], &told["events"]);
         line.push_str(&format!("\n  backtest  {alerts} alerts, {a_day} a day; {events} events of {days} days"));

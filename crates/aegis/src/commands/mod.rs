@@ -8,6 +8,8 @@ pub(crate) mod backtest;
 #[cfg(feature = "edge")]
 pub(crate) mod enrolment;
 #[cfg(feature = "soc")]
+pub(crate) mod every_tenant;
+#[cfg(feature = "soc")]
 pub(crate) mod explain;
 #[cfg(feature = "control")]
 pub(crate) mod keys;

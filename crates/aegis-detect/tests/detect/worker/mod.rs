@@ -1,6 +1,7 @@
 //! The worker on the real embedded bus, over events that a real ledger sealed.
 
 mod bounds;
+mod common_rules;
 mod evidence;
 mod lanes;
 mod own_rules;
