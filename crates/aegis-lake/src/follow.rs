@@ -284,7 +284,9 @@ impl<'a> Follow<'a> {
         let mut stats = self.shared.stats.lock();
         stats.position = self.read;
         (stats.rows, stats.files) = (self.before.0 + rows, self.before.1 + files);
-        stats.trouble = None;
+        if stats.trouble.take().is_some() {
+            tracing::info!(position = self.read, "the lake goes on");
+        }
         Ok(())
     }
 }

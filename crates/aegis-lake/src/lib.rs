@@ -30,6 +30,9 @@ mod watched;
 mod worker;
 mod writer;
 
+/// The store of a lake.
+pub type Lake = std::sync::Arc<dyn object_store::ObjectStore>;
+
 pub use bounds::Span;
 pub use error::{LakeError, QueryError};
 pub use folder::Folder;

@@ -14,7 +14,7 @@ use aegis_detect::{RuleSet, Worker, WorkerConfig};
 use aegis_edge::{Edge, EdgeConfig, EdgeMetrics, EdgeView, FeedConfig, FeedFollower};
 use aegis_ingest::IngestState;
 use aegis_keys::{KeyRing, SigningKey, TrustTokenKey};
-use aegis_lake::{Folder, LakeConfig, LakeWorker};
+use aegis_lake::{LakeConfig, LakeWorker};
 use aegis_ledger::Ledger;
 use aegis_model::{Clock, SystemClock};
 use aegis_respond::Responder;
@@ -44,8 +44,6 @@ const START_PAUSE: Duration = Duration::from_secs(1);
 const HOLD_MS: i64 = 15_000;
 
 const MICROS_PER_DAY: i64 = 86_400_000_000;
-/// The lake's folder in the data folder.
-pub(crate) const LAKE: &str = "lake";
 
 /// A running instance.
 #[derive(Debug)]
@@ -197,9 +195,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
             keepers: ledgers.iter().map(|(name, _)| (*name).to_owned()).collect(),
             ..LakeConfig::default()
         };
-        let folder = data.join(LAKE);
-        make_private_folder(&folder)?;
-        let store = Folder::open(&folder).context("the lake")?;
+        let store = crate::lake::open(&config.lake, &data)?;
         lake = Some(Arc::new(LakeWorker::spawn(bus.clone(), store, receipt_ring, clock.clone(), writing).context("the lake")?));
     } else {
         // What nobody writes is not kept for it.
