@@ -28,7 +28,7 @@ pub(crate) fn open(section: &LakeSection, data: &Path) -> anyhow::Result<Lake> {
         tracing::warn!(
             folder = %folder.display(),
             url = section.url,
-            "the lake is on S3; what an earlier one has in the folder is not in it, and is not kept up"
+            "the lake is on S3; the folder of an earlier one is neither read nor kept up"
         );
     }
     in_bucket(section)

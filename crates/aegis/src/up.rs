@@ -84,6 +84,8 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     let rules = read_rules(&config.detect.rules)?;
     let common = rules.common();
     let keys = Keys::load(&data)?;
+    // Before anything starts: settings that cannot be are told of at once. Whether the store answers is another matter.
+    let lake_store = if config.lake.enabled { Some(crate::lake::open(&config.lake, &data)?) } else { None };
 
     let mut config = config;
     let nkey_file = crate::users::control_nkey_file(&data);
@@ -186,7 +188,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     let lateness_micros = watching.engine.lateness_s.saturating_mul(1_000_000);
     let worker = Worker::spawn(bus.clone(), receipt_ring.clone(), rules, clock.clone(), watching).context("detection")?;
     let mut lake = None;
-    if config.lake.enabled {
+    if let Some(store) = lake_store {
         let keep_days = i64::try_from(config.lake.keep_days).unwrap_or(0);
         let writing = LakeConfig {
             flush_ms: config.lake.flush_s.saturating_mul(1000),
@@ -195,7 +197,6 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
             keepers: ledgers.iter().map(|(name, _)| (*name).to_owned()).collect(),
             ..LakeConfig::default()
         };
-        let store = crate::lake::open(&config.lake, &data)?;
         lake = Some(Arc::new(LakeWorker::spawn(bus.clone(), store, receipt_ring, clock.clone(), writing).context("the lake")?));
     } else {
         // What nobody writes is not kept for it.
