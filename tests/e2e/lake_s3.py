@@ -7,6 +7,7 @@ import pathlib
 import tempfile
 
 import lake
+from fickle import Fickle
 from harness import Aegis, StartFailed
 from nats import FAKETIME
 from s3 import S3Server
@@ -16,6 +17,8 @@ from waiting import unique, wait_until
 NO_KEY = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_SESSION_TOKEN": ""}
 # Files are looked through for what to merge and what is old every half a minute.
 TIDY_WITHIN_S = 150
+# A request goes wrong every other time, and there are some a second.
+WRONGS_WITHIN_S = 240
 
 
 class OnS3(Story):
@@ -223,6 +226,30 @@ class Gone(OnS3):
         server.kill9()
         server.start()
         self.assert_lake_is_the_export()
+
+
+    def test_a_server_that_refuses_cuts_forgets_and_is_late_loses_and_doubles_nothing(self):
+        fickle = Fickle(self.server, os.environ.get("AEGIS_SEED", "1"))
+        self.addCleanup(fickle.close)
+        agent = self.move_to(self.another(AEGIS_LAKE_ENDPOINT=fickle.endpoint).start())
+        self.arrived([agent.authorize()])
+        self.assert_lake_is_the_export()
+        fickle.is_fickle = True
+
+        def each_wrong_was_done():
+            agent.authorize()
+            return all(fickle.done[wrong] >= 3 for wrong in Fickle.WRONGS)
+
+        wait_until("each wrong is done some times", each_wrong_was_done, WRONGS_WITHIN_S, longest_pause_s=0.5)
+        self.aegis.kill9()
+        self.aegis.start()
+        answer = agent.authorize()
+        fickle.heal()
+        self.arrived([answer])
+        self.assert_lake_is_the_export()
+        self.assertEqual(self.number("SELECT count(*) FROM events"), self.number("SELECT count(DISTINCT event_id) FROM events"))
+        self.assertEqual(self.aegis.get("/readyz").status, 200)
+        self.note = ", ".join(f"{wrong} {times}" for wrong, times in sorted(fickle.done.items()))
 
 
 class Refused(OnS3):

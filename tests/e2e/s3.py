@@ -94,7 +94,8 @@ class S3Server:
         path = urllib.parse.quote(f"/{self.bucket}/{name}" if name else f"/{self.bucket}")
         query = urllib.parse.urlencode(sorted((query or {}).items()), quote_via=urllib.parse.quote)
         at = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
-        signed = {"host": f"127.0.0.1:{self.port}", "x-amz-content-sha256": hashlib.sha256(body).hexdigest(), "x-amz-date": at}
+        signed = {name.lower(): value for name, value in (headers or {}).items()}
+        signed |= {"host": f"127.0.0.1:{self.port}", "x-amz-content-sha256": hashlib.sha256(body).hexdigest(), "x-amz-date": at}
         names = ";".join(sorted(signed))
         lines = [f"{header}:{signed[header]}\n" for header in sorted(signed)]
         canonical = "\n".join([method, path, query, "".join(lines), names, signed["x-amz-content-sha256"]])
@@ -107,7 +108,7 @@ class S3Server:
         signed["authorization"] = f"AWS4-HMAC-SHA256 Credential={self.key}/{scope}, SignedHeaders={names}, Signature={signature}"
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_S)
         try:
-            connection.request(method, f"{path}?{query}" if query else path, body, signed | (headers or {}))
+            connection.request(method, f"{path}?{query}" if query else path, body, signed)
             return Answer(connection.getresponse())
         finally:
             connection.close()

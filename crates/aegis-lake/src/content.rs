@@ -67,8 +67,8 @@ impl Elsewhere {
                     return Err(LakeError::damaged(&self.place, format!("it describes itself in {needed} bytes")));
                 }
                 let all = self.size - needed..self.size;
-                let tail = self.parts(std::slice::from_ref(&all)).await?.concat();
-                reader.try_parse_sized(&Bytes::from(tail), self.size)?;
+                let tail = self.parts(std::slice::from_ref(&all)).await?.pop().unwrap_or_default();
+                reader.try_parse_sized(&tail, self.size)?;
             }
             Err(error) => return Err(error.into()),
         }

@@ -262,7 +262,7 @@ mod tests {
         let file = encode(&rows(GROUP_ROWS as i64)).unwrap();
         let (store, _) = Watched::new();
         let place = Path::from("file.parquet");
-        let dyn_store: Arc<dyn ObjectStore> = Arc::clone(&store) as _;
+        let dyn_store: Arc<dyn ObjectStore> = store.clone();
         let put = async |bytes: Bytes| store.put(&place, PutPayload::from(bytes)).await.unwrap();
         // The length of its description is larger than it.
         let mut lying = file.to_vec();

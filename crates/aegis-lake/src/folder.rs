@@ -161,7 +161,6 @@ impl ObjectStore for Folder {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use object_store::ObjectStoreExt;
     use std::os::unix::fs::PermissionsExt;
 
     #[tokio::test]
