@@ -49,7 +49,7 @@ class Fickle:
                 client, _ = self._socket.accept()
             except OSError:
                 return
-            what = self.dice.choice(self.WRONGS) if self.is_fickle and self.dice.random() < 0.5 else "pass"
+            what = self.dice.choice(self.WRONGS) if self.is_fickle and self.dice.random() < 0.3 else "pass"
             thread = threading.Thread(target=self._serve, args=(client, what), daemon=True)
             if what == "late":
                 self._late.append(thread)

@@ -17,7 +17,7 @@ from waiting import unique, wait_until
 NO_KEY = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_SESSION_TOKEN": ""}
 # Files are looked through for what to merge and what is old every half a minute.
 TIDY_WITHIN_S = 150
-# A request goes wrong every other time, and there are some a second.
+# Of three requests one goes wrong, and there are some a second.
 WRONGS_WITHIN_S = 240
 
 

@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::error::{LakeError, harmless};
-use crate::s3::{KeySource, Place};
+use crate::s3::{KeySource, Place, current};
 
 /// How long a connection may take to be there, and a request to be answered to its end: of files of some tens of megabytes.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -98,7 +98,7 @@ impl Keys {
         {
             return Ok(Arc::clone(key));
         }
-        let key = (self.source)().map_err(|error| Error::Generic { store: STORE, source: error.into() })?;
+        let key = current(&self.source).map_err(|error| Error::Generic { store: STORE, source: error.into() })?;
         let key = Arc::new(AwsCredential { key_id: key.id, secret_key: key.secret, token: key.token });
         *known = Some((now, Arc::clone(&key)));
         Ok(key)

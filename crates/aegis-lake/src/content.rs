@@ -30,14 +30,14 @@ pub(crate) enum Content {
 }
 
 impl Content {
-    /// Finds a file of a store, and reads its end where it is not of this machine.
+    /// Finds a file of a store, and reads it where it is small, else its end where it is not of this machine.
     pub(crate) async fn find(store: &Arc<dyn ObjectStore>, place: &Path) -> Result<Self, LakeError> {
         let options = GetOptions { range: Some(GetRange::Suffix(TAIL)), ..GetOptions::default() };
         let found = store.get_opts(place, options).await?;
         let size = found.meta.size;
         let tail = match found.payload {
-            GetResultPayload::File(file, _) => return Ok(Self::OnDisk(file)),
-            GetResultPayload::Stream(_) => found.bytes().await?,
+            GetResultPayload::File(file, _) if size > TAIL => return Ok(Self::OnDisk(file)),
+            _ => found.bytes().await?,
         };
         if tail.len() as u64 == size {
             return Ok(Self::InMemory(tail));

@@ -14,6 +14,8 @@ const REGION: &str = "us-east-1";
 /// How long a bucket's name may be: S3, "General purpose bucket naming rules".
 const BUCKET_CHARACTERS: std::ops::RangeInclusive<usize> = 3..=63;
 const MOST_PREFIX: usize = 512;
+/// Longest part of a key, bytes: tokens of sessions are one to two thousand.
+const MOST_KEY: usize = 4096;
 
 /// A lake's place in an S3 store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,6 +49,16 @@ impl fmt::Debug for AccessKey {
 
 /// Gives the key as it is now, or says why there is none: asked again every few seconds, so that one can be exchanged while the program runs.
 pub type KeySource = Arc<dyn Fn() -> Result<AccessKey, String> + Send + Sync>;
+
+/// The key as it is now, if it can be one: its parts stand in headers.
+pub(crate) fn current(key: &KeySource) -> Result<AccessKey, String> {
+    let key = key()?;
+    let is_word = |text: &str| !text.is_empty() && text.len() <= MOST_KEY && text.bytes().all(|b| b.is_ascii_graphic());
+    if is_word(&key.id) && is_word(&key.secret) && key.token.as_deref().is_none_or(is_word) {
+        return Ok(key);
+    }
+    Err("the key for the bucket has something that no key has: a space, the end of a line, no characters at all".to_owned())
+}
 
 /// Settings that were checked.
 #[cfg_attr(not(feature = "s3"), allow(dead_code))]
@@ -159,7 +171,7 @@ fn host_of(authority: &str) -> Option<&str> {
 pub fn open_s3(settings: &S3Settings, key: KeySource) -> Result<Arc<dyn ObjectStore>, LakeError> {
     let place = Place::of(settings)?;
     // Asked for at once, so that a key that is missing is told of at the start.
-    key().map_err(LakeError::Settings)?;
+    current(&key).map_err(LakeError::Settings)?;
     store_of(&place, key)
 }
 
@@ -275,6 +287,13 @@ mod tests {
         let key = AccessKey { id: "AKID".into(), secret: "the secret".into(), token: Some("the token".into()) };
         let shown = format!("{key:?}");
         assert!(!shown.contains("the secret") && !shown.contains("the token") && !shown.contains("AKID"), "{shown}");
+        for (id, secret, token) in
+            [("AKID\n", "s", None), ("AKID", "the secret\r\nx: y", None), ("AKID", "s", Some("t t")), ("", "s", None)]
+        {
+            let key = AccessKey { id: id.into(), secret: secret.into(), token: token.map(str::to_owned) };
+            let error = current(&(Arc::new(move || Ok(key.clone())) as KeySource)).unwrap_err();
+            assert!(error.contains("the end of a line") && !error.contains("the secret"), "{error}");
+        }
         let missing: KeySource = Arc::new(|| Err("there is no key".to_owned()));
         assert!(open_s3(&settings("s3://lakes", ""), missing).unwrap_err().to_string().contains("there is no key"));
     }
