@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use aegis_lake::{Folder, LakeError, Replay, Span, Writer, WriterLimits, find_event, query, tenants};
+use aegis_lake::{Bounds, Folder, LakeError, QueryError, Replay, Span, Writer, WriterLimits, find_event, query, tenants};
 use aegis_model::{SecurityEvent, Timestamp};
 use datafusion::arrow::array::AsArray;
 use datafusion::arrow::datatypes::Int64Type;
@@ -154,6 +154,17 @@ async fn what_a_crash_left_without_a_name_goes_and_what_is_named_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_query_of_a_store_that_does_not_answer_ends_in_time() {
+    let server = S3Server::start();
+    let store = server.store("lake");
+    fill(&store, &log_of([proved("acme", "acme.e.1", 1, 0)])).await;
+    server.signal("STOP");
+    let bounds = Bounds { seconds: 1, ..Bounds::default() };
+    let ended = query(store, &tenant("acme"), "SELECT count(*) FROM events", bounds).await;
+    assert!(matches!(ended, Err(QueryError::Time(1))), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_key_or_bucket_that_is_wrong_is_told_and_no_empty_lake() {
     let server = S3Server::start();
     let log = log_of([proved("acme", "acme.e.1", 1, 0)]);
@@ -169,10 +180,7 @@ async fn a_key_or_bucket_that_is_wrong_is_told_and_no_empty_lake() {
         take(&mut writer, &log);
         for error in [
             tenants(&store).await.unwrap_err().to_string(),
-            query(Arc::clone(&store), &tenant("acme"), "SELECT 1 FROM events", aegis_lake::Bounds::default())
-                .await
-                .unwrap_err()
-                .to_string(),
+            query(Arc::clone(&store), &tenant("acme"), "SELECT 1 FROM events", Bounds::default()).await.unwrap_err().to_string(),
             Replay::open(Arc::clone(&store), &tenant("acme"), None, Span::ALL).await.unwrap_err().to_string(),
             aegis_lake::stored_to(&store).await.unwrap_err().to_string(),
             writer.flush().await.unwrap_err().to_string(),
