@@ -1,6 +1,6 @@
 //! A folder of this machine as an object store, in which what was put is on the disk before the put is answered.
 //! Promises that a name is at each moment the old object or the new one, whole, also after a power failure; and that of two programs which put
-//! in the place of one version only the first does, which a lock on the folder itself decides.
+//! in the place of one version only the first does, which a lock decides.
 
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -21,6 +21,9 @@ use object_store::{
 
 /// What a file is called until it is whole: the store behind leaves such names out of its lists. One writer puts one object at a time.
 const UNFINISHED: &str = "#1";
+
+/// Whoever puts under a condition has a lock on this file meanwhile. It is left out of lists as well.
+const LOCK: &str = "lock#1";
 
 /// Files and folders are their owner's alone.
 const OWNER_ONLY: u32 = 0o600;
@@ -43,11 +46,11 @@ impl Folder {
 
     /// Keeps other programs from putting under a condition until it is let go of. It is gone with the process that has it.
     async fn lock(&self) -> Result<File> {
-        let root = self.root.clone();
+        let place = self.root.join(LOCK);
         let locked = tokio::task::spawn_blocking(move || {
-            let folder = File::open(&root)?;
-            folder.lock()?;
-            std::io::Result::Ok(folder)
+            let file = OpenOptions::new().write(true).create(true).truncate(false).mode(OWNER_ONLY).open(&place)?;
+            file.lock()?;
+            std::io::Result::Ok(file)
         });
         locked.await.map_err(failed)?.map_err(failed)
     }
