@@ -71,6 +71,7 @@ pub(crate) async fn check_conditions(store: &Arc<dyn ObjectStore>, place: &Path)
 mod tests {
     use super::*;
     use crate::folder::Folder;
+    use crate::watched::Watched;
     use object_store::memory::InMemory;
 
     fn place() -> Path {
@@ -99,5 +100,13 @@ mod tests {
             check_conditions(&store, &place()).await.unwrap();
             assert_eq!(read(&store, &place()).await.unwrap().unwrap().0, Bytes::from("second"), "{store}");
         }
+    }
+    #[tokio::test]
+    async fn a_store_that_knows_no_conditions_is_refused_and_keeps_what_it_has() {
+        let store: Arc<dyn ObjectStore> = Watched::careless();
+        swap(&store, &place(), b"there".to_vec(), &Version::default()).await.unwrap();
+        let refused = check_conditions(&store, &place()).await.unwrap_err();
+        assert!(matches!(refused, LakeError::NoConditions { .. }), "{refused}");
+        assert_eq!(read(&store, &place()).await.unwrap().unwrap().0, Bytes::from("there"));
     }
 }

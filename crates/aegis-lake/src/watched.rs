@@ -1,4 +1,4 @@
-//! A store for tests that counts what is read of it.
+//! A store for tests that counts what is read of it, and may know no conditions.
 
 use std::fmt;
 use std::ops::Range;
@@ -10,8 +10,8 @@ use futures_util::stream::BoxStream;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions,
-    PutPayload, PutResult, Result,
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode, PutMultipartOptions,
+    PutOptions, PutPayload, PutResult, Result,
 };
 use parking_lot::Mutex;
 
@@ -28,12 +28,19 @@ pub(crate) struct Seen {
 pub(crate) struct Watched {
     objects: InMemory,
     seen: Arc<Mutex<Seen>>,
+    /// Puts whatever the condition.
+    is_careless: bool,
 }
 
 impl Watched {
     pub(crate) fn new() -> (Arc<Self>, Arc<Mutex<Seen>>) {
         let seen = Arc::new(Mutex::new(Seen::default()));
-        (Arc::new(Self { objects: InMemory::new(), seen: Arc::clone(&seen) }), seen)
+        (Arc::new(Self { objects: InMemory::new(), seen: Arc::clone(&seen), is_careless: false }), seen)
+    }
+
+    /// One that puts whatever the condition.
+    pub(crate) fn careless() -> Arc<Self> {
+        Arc::new(Self { objects: InMemory::new(), seen: Arc::default(), is_careless: true })
     }
 }
 
@@ -45,7 +52,10 @@ impl fmt::Display for Watched {
 
 #[async_trait]
 impl ObjectStore for Watched {
-    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, mut opts: PutOptions) -> Result<PutResult> {
+        if self.is_careless {
+            opts.mode = PutMode::Overwrite;
+        }
         self.objects.put_opts(location, payload, opts).await
     }
 
