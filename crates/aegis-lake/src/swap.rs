@@ -101,6 +101,7 @@ mod tests {
             assert_eq!(read(&store, &place()).await.unwrap().unwrap().0, Bytes::from("second"), "{store}");
         }
     }
+
     #[tokio::test]
     async fn a_store_that_knows_no_conditions_is_refused_and_keeps_what_it_has() {
         let store: Arc<dyn ObjectStore> = Watched::careless();
