@@ -2,7 +2,7 @@
 # The edge-only build must not pull in the SQL engine, the control plane's store or Postgres.
 set -euo pipefail
 tree=$(cargo tree --locked -p aegis --no-default-features --features edge --edges normal --prefix none)
-if forbidden=$(grep -E '^(datafusion|arrow|parquet|object_store|sqlx-postgres|aegis-(store|control|detect|lake|respond|ingest)) ?' <<<"$tree" | sort -u) && [ -n "$forbidden" ]; then
+if forbidden=$(grep -E '^(datafusion|arrow|parquet|object_store|reqwest|sqlx-postgres|aegis-(store|control|detect|lake|respond|ingest)) ?' <<<"$tree" | sort -u) && [ -n "$forbidden" ]; then
     printf 'the edge-only build pulls in:\n%s\n' "$forbidden" >&2
     exit 1
 fi

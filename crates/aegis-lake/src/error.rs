@@ -15,6 +15,20 @@ pub enum LakeError {
     /// An object of the lake is not what the lake writes.
     #[error("{object} is damaged: {reason}; restore it, or remove its hour's folder")]
     Damaged { object: String, reason: String },
+    /// Somebody else put a newer version of an object; what is there is read again.
+    #[error("{object} was written by somebody else meanwhile: is a second program writing this lake?")]
+    Overtaken { object: String },
+    /// Without conditions a write that comes late would undo a newer one.
+    #[error(
+        "{store} knows no conditional writes (it took an `If-None-Match: *` for an object that is there): a lake cannot be kept in it"
+    )]
+    NoConditions { store: String },
+    /// A file went while it was read: it was merged, or its hour is too old.
+    #[error("{object} was merged or removed while it was read; run it again")]
+    Gone { object: String },
+    /// A setting cannot be used, and why.
+    #[error("{0}")]
+    Settings(String),
     #[error("bus: {0}")]
     Bus(#[from] aegis_bus::BusError),
     #[error("the lake's thread: {0}")]

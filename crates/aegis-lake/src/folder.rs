@@ -1,5 +1,6 @@
 //! A folder of this machine as an object store, in which what was put is on the disk before the put is answered.
-//! Promises that a name is at each moment the old object or the new one, whole, also after a power failure.
+//! Promises that a name is at each moment the old object or the new one, whole, also after a power failure; and that of two programs which put
+//! in the place of one version only the first does, which a lock decides.
 
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -14,12 +15,15 @@ use futures_util::stream::BoxStream;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result,
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result, UpdateVersion,
 };
 
 /// What a file is called until it is whole: the store behind leaves such names out of its lists. One writer puts one object at a time.
 const UNFINISHED: &str = "#1";
+
+/// Whoever puts under a condition has a lock on this file meanwhile. It is left out of lists as well.
+const LOCK: &str = "lock#1";
 
 /// Files and folders are their owner's alone.
 const OWNER_ONLY: u32 = 0o600;
@@ -38,6 +42,37 @@ impl Folder {
         // A folder that has nothing any more goes too: there is one writer, and it makes the folders that it writes to.
         let files = LocalFileSystem::new_with_prefix(root)?.with_automatic_cleanup(true);
         Ok(Arc::new(Self { files, root: fs::canonicalize(root).map_err(failed)? }))
+    }
+
+    /// Keeps other programs from putting under a condition until it is let go of. It is gone with the process that has it.
+    async fn lock(&self) -> Result<File> {
+        let place = self.root.join(LOCK);
+        let locked = tokio::task::spawn_blocking(move || {
+            let file = OpenOptions::new().write(true).create(true).truncate(false).mode(OWNER_ONLY).open(&place)?;
+            file.lock()?;
+            std::io::Result::Ok(file)
+        });
+        locked.await.map_err(failed)?.map_err(failed)
+    }
+
+    /// Which version of an object is there. None: there is no object.
+    async fn version(&self, location: &Path) -> Result<Option<String>> {
+        match self.files.head(location).await {
+            Ok(meta) => Ok(Some(meta.e_tag.unwrap_or_default())),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Refuses what may not be put in the place of what is there.
+    async fn check(&self, location: &Path, mode: &PutMode) -> Result<()> {
+        let path = || location.to_string();
+        match (mode, self.version(location).await?) {
+            (PutMode::Overwrite, _) | (PutMode::Create, None) => Ok(()),
+            (PutMode::Create, Some(_)) => Err(Error::AlreadyExists { path: path(), source: "it is there".into() }),
+            (PutMode::Update(UpdateVersion { e_tag: Some(known), .. }), Some(there)) if *known == there => Ok(()),
+            (PutMode::Update(_), _) => Err(Error::Precondition { path: path(), source: "another version is there".into() }),
+        }
     }
 }
 
@@ -76,14 +111,20 @@ fn failed(error: impl std::error::Error + Send + Sync + 'static) -> Error {
 #[async_trait]
 impl ObjectStore for Folder {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
-        if opts.mode != PutMode::Overwrite || !opts.attributes.is_empty() {
+        if !opts.attributes.is_empty() {
             return self.files.put_opts(location, payload, opts).await;
         }
         let place = self.files.path_to_filesystem(location)?;
         let root = self.root.clone();
-        let put = tokio::task::spawn_blocking(move || put_durably(&root, &place, &payload));
-        put.await.map_err(failed)?.map_err(failed)?;
-        Ok(PutResult { e_tag: None, version: None })
+        let put = move || put_durably(&root, &place, &payload);
+        if opts.mode == PutMode::Overwrite {
+            tokio::task::spawn_blocking(put).await.map_err(failed)?.map_err(failed)?;
+            return Ok(PutResult { e_tag: None, version: None });
+        }
+        let _until_it_is_there = self.lock().await?;
+        self.check(location, &opts.mode).await?;
+        tokio::task::spawn_blocking(put).await.map_err(failed)?.map_err(failed)?;
+        Ok(PutResult { e_tag: self.version(location).await?, version: None })
     }
 
     async fn put_multipart_opts(&self, location: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
@@ -123,7 +164,6 @@ impl ObjectStore for Folder {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use object_store::ObjectStoreExt;
     use std::os::unix::fs::PermissionsExt;
 
     #[tokio::test]

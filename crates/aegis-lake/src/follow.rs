@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use crate::error::LakeError;
 use crate::layout::Hour;
 use crate::position::Position;
+use crate::swap::{Version, check_conditions};
 use crate::worker::{CONSUMER, LakeConfig, Shared};
 use crate::writer::Writer;
 
@@ -50,13 +51,12 @@ pub(crate) async fn run(
 ) {
     let mut pause = FIRST_PAUSE;
     loop {
-        let begun = Follow::begin(&bus, &store, &ring, &clock, &config, shared).await;
-        let (worked, outcome) = match begun {
-            Ok(mut follow) => {
-                let outcome = follow.until_stopped().await;
-                (follow.has_written, outcome)
+        let (worked, outcome) = tokio::select! {
+            done = follow(&bus, &store, &ring, &clock, &config, shared) => done,
+            () = given_up(&config, shared) => {
+                tracing::warn!("the lake's store does not answer; what is not written is at the next start");
+                return;
             }
-            Err(error) => (false, Err(error)),
         };
         let Err(error) = outcome else { return };
         tracing::warn!(%error, "the lake stands still");
@@ -71,6 +71,32 @@ pub(crate) async fn run(
         pause = if worked { FIRST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
         shared.pause(pause).await;
     }
+}
+
+/// Goes on until it is stopped, or something fails. Also whether anything was written.
+async fn follow(
+    bus: &Arc<dyn Bus>,
+    store: &Arc<dyn ObjectStore>,
+    ring: &KeyRing,
+    clock: &Arc<dyn Clock>,
+    config: &LakeConfig,
+    shared: &Shared,
+) -> (bool, Result<(), LakeError>) {
+    match Follow::begin(bus, store, ring, clock, config, shared).await {
+        Ok(mut begun) => {
+            let outcome = begun.until_stopped().await;
+            (begun.has_written, outcome)
+        }
+        Err(error) => (false, Err(error)),
+    }
+}
+
+/// Ends some time after a stop was asked for. Letting go of what is under way is what a crash does.
+async fn given_up(config: &LakeConfig, shared: &Shared) {
+    while !shared.stopping() {
+        tokio::time::sleep(WAIT).await;
+    }
+    tokio::time::sleep(Duration::from_millis(config.give_up_ms)).await;
 }
 
 struct Follow<'a> {
@@ -88,6 +114,8 @@ struct Follow<'a> {
     stored_to: Option<Timestamp>,
     /// Everything up to here is written, and the position says so.
     noted: u64,
+    /// Of the position that is written.
+    version: Version,
     has_written: bool,
     /// What was written and tidied before the writer was made.
     before: (u64, u64),
@@ -103,13 +131,7 @@ impl<'a> Follow<'a> {
         config: &'a LakeConfig,
         shared: &'a Shared,
     ) -> Result<Self, LakeError> {
-        let position = match Position::read(store).await {
-            Err(error @ LakeError::Damaged { .. }) => {
-                tracing::warn!(%error, "the lake does not know how far it is; reading again what the bus has");
-                None
-            }
-            found => found?,
-        };
+        let (position, mut version) = Position::read(store).await?;
         let is_still = match &position {
             Some(position) => bus.is_still(Stream::Ase, &position.place).await?,
             None => false,
@@ -130,10 +152,11 @@ impl<'a> Follow<'a> {
                 let stream = format!("{}/{}", place.stream, clock.now().as_micros());
                 let unfinished = former.map(|former| former.unfinished).unwrap_or_default();
                 let fresh = Position { place, stream, watermarks: Watermarks::default(), stored_to: None, unfinished };
-                fresh.write(store).await?;
+                version = fresh.write(store, &version).await?;
                 fresh
             }
         };
+        check_conditions(store, &Position::at()).await?;
         let start = position.place.seq;
         let first = bus.stream_state(Stream::Ase).await?.first_seq;
         if start > 0 && first > start + 1 {
@@ -166,6 +189,7 @@ impl<'a> Follow<'a> {
             read: start,
             stored_to: position.stored_to,
             noted: start,
+            version,
             has_written: false,
             before,
         })
@@ -204,20 +228,29 @@ impl<'a> Follow<'a> {
             }
             if is_untidy || tidied.elapsed() >= TIDY_EVERY {
                 tidied = Instant::now();
-                // A failure is told there; what cannot be merged is read as it is.
-                let now = self.clock.now();
-                let files = self.writer.tidy(now, TIDY_HOURS).await.unwrap_or(0);
-                let old = match self.config.keep_micros {
-                    Some(keep_micros) => self.writer.expire(now, keep_micros, self.noted, TIDY_HOURS).await.unwrap_or(0),
-                    None => 0,
-                };
-                is_untidy = files + old > 0;
-                self.shared.stats.lock().tidied += files as u64;
+                is_untidy = self.tidy().await > 0;
             }
             if batch.len() < BATCH && !batch.is_empty() && !is_stopping {
                 tokio::time::sleep(SPACING).await;
             }
         }
+    }
+
+    /// Merges files and removes old ones, a few each time. Answers how many: there may be more as long as it is not none. A failure is told where it
+    /// happens, and counted; what cannot be merged is read as it is.
+    async fn tidy(&mut self) -> usize {
+        let now = self.clock.now();
+        let files = self.writer.tidy(now, TIDY_HOURS).await;
+        let old = match self.config.keep_micros {
+            Some(keep_micros) => self.writer.expire(now, keep_micros, self.noted, TIDY_HOURS).await,
+            None => Ok(0),
+        };
+        let failed = u64::from(files.is_err()) + u64::from(old.is_err());
+        let (files, old) = (files.unwrap_or(0), old.unwrap_or(0));
+        let mut stats = self.shared.stats.lock();
+        stats.tidied += files as u64;
+        stats.untidied += failed;
+        files + old
     }
 
     /// Hands an event to the writer.
@@ -242,7 +275,7 @@ impl<'a> Follow<'a> {
                 stored_to: self.stored_to,
                 unfinished: self.writer.unfinished.iter().map(Hour::folder).collect(),
             };
-            position.write(&self.writer.store).await?;
+            self.version = position.write(&self.writer.store, &self.version).await?;
             self.bus.set_consumer_position(Stream::Ase, CONSUMER, self.read).await?;
             self.noted = self.read;
         }
@@ -251,7 +284,9 @@ impl<'a> Follow<'a> {
         let mut stats = self.shared.stats.lock();
         stats.position = self.read;
         (stats.rows, stats.files) = (self.before.0 + rows, self.before.1 + files);
-        stats.trouble = None;
+        if stats.trouble.take().is_some() {
+            tracing::info!(position = self.read, "the lake goes on");
+        }
         Ok(())
     }
 }

@@ -1,19 +1,25 @@
 //! What an hour consists of: the one object that is swapped when its rows change.
 //! INVARIANT (L-LAKE-ONCE): a row is in the lake when a manifest names its file, and no two files that one manifest names hold the same row.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use object_store::ObjectStore;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::bounds::Span;
 use crate::error::LakeError;
 use crate::layout::Hour;
+use crate::swap::{self, Version};
 
 /// The object's name in its hour's folder.
 const NAME: &str = "manifest.json";
+/// How names of files end.
+const FILE: &str = ".parquet";
+/// Since when a file is retired that no manifest ever named: nobody reads it.
+const NEVER_NAMED: i64 = i64::MIN;
 /// The form of manifest and files.
 const FORMAT: u32 = 1;
 /// Runs of receipts of one lane that an hour remembers; a lane whose receipts come in more pieces is not looked through for repetitions any further.
@@ -24,7 +30,7 @@ const MOST_RUNS: usize = 4096;
 pub(crate) struct Manifest {
     format: u32,
     tenant: String,
-    /// How often the hour has changed. Names files, so that what a crash left unnamed is written over.
+    /// How often the hour has changed.
     pub(crate) generation: u64,
     /// The stream of the bus that it was filled from last, and the sequence up to which the hour has all of its rows.
     pub(crate) stream: String,
@@ -34,6 +40,12 @@ pub(crate) struct Manifest {
     pub(crate) retired: Vec<Retired>,
     /// The receipts that the hour has, by lane: a receipt is one row, however often the bus has it.
     lanes: BTreeMap<String, Runs>,
+    /// Which version of the object it was read from, or written as.
+    #[serde(skip)]
+    version: Version,
+    /// True if it retires files that the one in the store does not name.
+    #[serde(skip)]
+    has_found: bool,
 }
 
 /// One file.
@@ -98,6 +110,8 @@ impl Manifest {
             files: Vec::new(),
             retired: Vec::new(),
             lanes: BTreeMap::new(),
+            version: Version::default(),
+            has_found: false,
         }
     }
 
@@ -109,12 +123,8 @@ impl Manifest {
     /// The hour's manifest; an empty one for an hour that has no rows yet.
     pub(crate) async fn read(store: &Arc<dyn ObjectStore>, hour: &Hour) -> Result<Self, LakeError> {
         let place = Self::place(hour);
-        let bytes = match store.get(&place).await {
-            Ok(found) => found.bytes().await?,
-            Err(object_store::Error::NotFound { .. }) => return Ok(Self::new(hour)),
-            Err(error) => return Err(error.into()),
-        };
-        let manifest: Self = serde_json::from_slice(&bytes).map_err(|error| LakeError::damaged(&place, error))?;
+        let Some((bytes, version)) = swap::read(store, &place).await? else { return Ok(Self::new(hour)) };
+        let mut manifest: Self = serde_json::from_slice(&bytes).map_err(|error| LakeError::damaged(&place, error))?;
         if manifest.format != FORMAT {
             let reason = format!("its form is {}, this program knows {FORMAT}", manifest.format);
             return Err(LakeError::damaged(&place, reason));
@@ -122,21 +132,39 @@ impl Manifest {
         if manifest.tenant != hour.tenant().as_str() {
             return Err(LakeError::damaged(&place, "it is another tenant's"));
         }
+        manifest.version = version;
         Ok(manifest)
     }
 
-    /// Puts it in the place of the one before.
-    pub(crate) async fn write(&self, store: &Arc<dyn ObjectStore>, hour: &Hour) -> Result<(), LakeError> {
+    /// Puts it in the place of the one that it was read from; refused where there is another by now.
+    pub(crate) async fn write(&mut self, store: &Arc<dyn ObjectStore>, hour: &Hour) -> Result<(), LakeError> {
         let place = Self::place(hour);
         let bytes = serde_json::to_vec(self).map_err(|error| LakeError::damaged(&place, error))?;
-        store.put(&place, PutPayload::from(bytes)).await?;
+        self.version = swap::swap(store, &place, bytes, &self.version).await?;
+        self.has_found = false;
         Ok(())
     }
 
-    /// The name of the next file.
+    /// The name of the next file, which none had before: one that is put late changes no file that a manifest names.
     pub(crate) fn next_name(&mut self) -> String {
         self.generation += 1;
-        format!("{:010}.parquet", self.generation)
+        format!("{:010}-{}{FILE}", self.generation, Uuid::now_v7().simple())
+    }
+
+    /// Retires, of the files that lie in the hour's folder, those that it does not know: a crash left them before a manifest named them. They
+    /// may be removed once a manifest that retires them is written, since from then on whoever meant to name them cannot.
+    pub(crate) fn retire_unnamed<'a>(&mut self, there: impl Iterator<Item = &'a str>) {
+        let named = self.files.iter().map(|file| &file.name).chain(self.retired.iter().map(|file| &file.name));
+        let named: BTreeSet<String> = named.cloned().collect();
+        let unnamed = there.filter(|name| name.ends_with(FILE) && !named.contains(*name));
+        let before = self.retired.len();
+        self.retired.extend(unnamed.map(|name| Retired { name: name.to_owned(), since: NEVER_NAMED }));
+        self.has_found |= self.retired.len() > before;
+    }
+
+    /// True if it retires files that the one in the store does not name.
+    pub(crate) const fn has_found(&self) -> bool {
+        self.has_found
     }
 
     /// Takes a receipt into account: false if the hour has it already.
@@ -167,7 +195,6 @@ impl Manifest {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::BTreeSet;
 
     proptest! {
         #[test]

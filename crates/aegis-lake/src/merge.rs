@@ -8,6 +8,7 @@ use aegis_model::Timestamp;
 use object_store::ObjectStoreExt;
 
 use crate::bounds::Span;
+use crate::content::Content;
 use crate::error::LakeError;
 use crate::file::{Rows, in_order};
 use crate::layout::Hour;
@@ -86,6 +87,11 @@ impl Writer {
 
     async fn tidy_hour(&mut self, hour: &Hour, now: Timestamp) -> Result<usize, LakeError> {
         let mut manifest = self.manifest(hour).await?;
+        if manifest.has_found() {
+            // Written before anything of it is removed: whoever meant to name one of these files cannot any more.
+            self.commit(hour, manifest).await?;
+            manifest = self.manifest(hour).await?;
+        }
         let mut tidied = 0;
         let due = |file: &Retired| file.since <= now.plus_seconds(-GRACE_S).as_micros();
         if manifest.retired.iter().any(due) {
@@ -119,8 +125,8 @@ impl Writer {
             let object = hour.object(&file.name);
             let bytes = self.store.get(&object).await?.bytes().await?;
             let mut rows = 0;
-            for batch in Rows::open(bytes, &events_schema(), Span::ALL)? {
-                let batch = batch?;
+            let mut read = Rows::open(Content::InMemory(bytes), &events_schema(), Span::ALL).await?;
+            while let Some(batch) = read.next().await? {
                 rows += batch.num_rows() as u64;
                 batches.push(batch);
             }

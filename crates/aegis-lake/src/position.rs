@@ -6,17 +6,19 @@ use std::sync::Arc;
 use aegis_bus::Place;
 use aegis_detect::Watermarks;
 use aegis_model::Timestamp;
+use object_store::ObjectStore;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 use serde::{Deserialize, Serialize};
 
 use crate::error::LakeError;
+use crate::swap::{self, Version};
 
 const NAME: &str = "position.json";
 
 /// Up to which time of the bus a lake has all events. None: it does not say.
 pub async fn stored_to(store: &Arc<dyn ObjectStore>) -> Result<Option<Timestamp>, LakeError> {
-    Ok(Position::read(store).await?.and_then(|position| position.stored_to))
+    let Some((bytes, _)) = swap::read(store, &Path::from(NAME)).await? else { return Ok(None) };
+    Ok(parse(&bytes)?.stored_to)
 }
 
 /// A place on the bus, and what was known there.
@@ -34,20 +36,31 @@ pub(crate) struct Position {
     pub(crate) unfinished: Vec<String>,
 }
 
+fn parse(bytes: &[u8]) -> Result<Position, LakeError> {
+    serde_json::from_slice(bytes).map_err(|error| LakeError::damaged(NAME, error))
+}
+
 impl Position {
-    /// None for a lake that has none yet.
-    pub(crate) async fn read(store: &Arc<dyn ObjectStore>) -> Result<Option<Self>, LakeError> {
-        let bytes = match store.get(&Path::from(NAME)).await {
-            Ok(found) => found.bytes().await?,
-            Err(object_store::Error::NotFound { .. }) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        serde_json::from_slice(&bytes).map(Some).map_err(|error| LakeError::damaged(NAME, error))
+    /// Where it lies.
+    pub(crate) fn at() -> Path {
+        Path::from(NAME)
     }
 
-    pub(crate) async fn write(&self, store: &Arc<dyn ObjectStore>) -> Result<(), LakeError> {
+    /// The position of a lake, None for one that has none yet or a damaged one; and the version in whose place the next is put.
+    pub(crate) async fn read(store: &Arc<dyn ObjectStore>) -> Result<(Option<Self>, Version), LakeError> {
+        let Some((bytes, version)) = swap::read(store, &Self::at()).await? else { return Ok((None, Version::default())) };
+        match parse(&bytes) {
+            Ok(position) => Ok((Some(position), version)),
+            Err(error) => {
+                tracing::warn!(%error, "the lake does not know how far it is; reading again what the bus has");
+                Ok((None, version))
+            }
+        }
+    }
+
+    /// Puts it in the place of a version.
+    pub(crate) async fn write(&self, store: &Arc<dyn ObjectStore>, known: &Version) -> Result<Version, LakeError> {
         let bytes = serde_json::to_vec(self).map_err(|error| LakeError::damaged(NAME, error))?;
-        store.put(&Path::from(NAME), PutPayload::from(bytes)).await?;
-        Ok(())
+        swap::swap(store, &Self::at(), bytes, known).await
     }
 }

@@ -69,7 +69,9 @@ pub struct Answer {
 pub async fn query(store: Arc<dyn ObjectStore>, tenant: &TenantId, text: &str, bounds: Bounds) -> Result<Answer, QueryError> {
     let bounds = Bounds { seconds: bounds.seconds.min(QUERY_SECONDS), ..bounds };
     let deadline = Instant::now() + Duration::from_secs(bounds.seconds);
-    let table = Arc::new(LakeTable::open(store, tenant).await?);
+    // Also of a store that does not answer.
+    let opened = timeout_at(deadline, LakeTable::open(store, tenant)).await;
+    let table = Arc::new(opened.map_err(|_| QueryError::Time(bounds.seconds))??);
     let report = Report::default();
     let state = session(Arc::clone(&table), bounds, report.clone()).map_err(explain)?;
     let written = aegis_match::plan_query(&state, text).map_err(|refused| match refused {

@@ -1,21 +1,21 @@
 //! One tenant's rows as events in the order of events, file by file and group by group: what a backtest and an explanation are shown.
 //! Promises that each event comes once however often it was delivered, that memory has some groups of rows of the files of an hour and no more, and that
-//! files which are merged and removed meanwhile are read all the same. No row of another tenant is shown (L-TENANT).
+//! files on this machine which are merged and removed meanwhile are read all the same; one that is gone from a store elsewhere is told of. No row of
+//! another tenant is shown (L-TENANT).
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
-use std::fs::File;
 use std::sync::Arc;
 
 use aegis_detect::{Sieve, events_of, events_schema};
 use aegis_model::{EventId, SecurityEvent, TenantId};
-use bytes::Bytes;
 use datafusion::arrow::array::{AsArray, RecordBatch};
 use datafusion::arrow::datatypes::{SchemaRef, TimestampMicrosecondType};
+use object_store::ObjectStore;
 use object_store::path::Path;
-use object_store::{GetResultPayload, ObjectStore, ObjectStoreExt};
 
 use crate::bounds::Span;
+use crate::content::Content;
 use crate::error::LakeError;
 use crate::file::Rows;
 use crate::layout::{Hour, hours};
@@ -64,15 +64,10 @@ impl fmt::Debug for Replay {
     }
 }
 
-/// A file that is not read yet. One on this machine is held open: whoever removes its name takes nothing of it.
+/// A file that is not read yet.
 struct Object {
     name: Path,
     content: Content,
-}
-
-enum Content {
-    OnDisk(File),
-    InMemory(Bytes),
 }
 
 /// A file, and its events that are read and not given. It has none of those only when it is over.
@@ -143,7 +138,12 @@ impl Replay {
                     return Ok(Some(events));
                 }
                 is_first = false;
-                if let Some(event) = self.files[place].take(&self.wanted)? {
+                let file = &mut self.files[place];
+                let taken = file.events.pop_front();
+                if file.events.is_empty() {
+                    file.fill(&self.wanted).await?;
+                }
+                if let Some(event) = taken {
                     self.give(event, &mut events);
                 }
             }
@@ -171,7 +171,7 @@ impl Replay {
                 return Ok(());
             }
             if let Some((_, object)) = self.later.pop_front() {
-                let file = OpenFile::open(object, &self.wanted)?;
+                let file = OpenFile::open(object, &self.wanted).await?;
                 self.read.files += 1;
                 if !file.events.is_empty() {
                     self.files.push(file);
@@ -185,11 +185,7 @@ impl Replay {
         let manifest = Manifest::read(&self.store, hour).await?;
         self.read.hours += 1;
         for (first_ts, name) in manifest.objects_in_time(hour, self.wanted.span) {
-            let found = self.store.get(&name).await?;
-            let content = match found.payload {
-                GetResultPayload::File(file, _) => Content::OnDisk(file),
-                GetResultPayload::Stream(_) => Content::InMemory(found.bytes().await?),
-            };
+            let content = Content::find(&self.store, &name).await?;
             self.later.push_back((first_ts, Object { name, content }));
         }
         self.later.make_contiguous().sort_by_key(|(first_ts, _)| *first_ts);
@@ -232,28 +228,18 @@ fn in_its_place<'a>(events: &'a [Arc<SecurityEvent>], next: &'a SecurityEvent) -
 }
 
 impl OpenFile {
-    fn open(object: Object, wanted: &Wanted) -> Result<Self, LakeError> {
-        let rows = match object.content {
-            Content::OnDisk(file) => Rows::open(file, &wanted.schema, wanted.span)?,
-            Content::InMemory(bytes) => Rows::open(bytes, &wanted.schema, wanted.span)?,
-        };
+    async fn open(object: Object, wanted: &Wanted) -> Result<Self, LakeError> {
+        let rows = Rows::open(object.content, &wanted.schema, wanted.span).await?;
         let mut file = Self { name: object.name, rows, events: VecDeque::new() };
-        file.fill(wanted)?;
+        file.fill(wanted).await?;
         Ok(file)
     }
 
-    /// The first of its events.
-    fn take(&mut self, wanted: &Wanted) -> Result<Option<Arc<SecurityEvent>>, LakeError> {
-        let taken = self.events.pop_front();
-        self.fill(wanted)?;
-        Ok(taken)
-    }
-
     /// Reads on where nothing is left.
-    fn fill(&mut self, wanted: &Wanted) -> Result<(), LakeError> {
+    async fn fill(&mut self, wanted: &Wanted) -> Result<(), LakeError> {
         while self.events.is_empty() {
-            let Some(batch) = self.rows.next() else { return Ok(()) };
-            let in_time = within(&batch?, wanted.span);
+            let Some(batch) = self.rows.next().await? else { return Ok(()) };
+            let in_time = within(&batch, wanted.span);
             let rows = match &wanted.sieve {
                 Some(sieve) => sieve.sift(in_time),
                 None => in_time,
@@ -291,9 +277,9 @@ pub async fn find_event(
     for hour in hours(store, tenant).await? {
         let manifest = Manifest::read(store, &hour).await?;
         for name in manifest.objects(&hour, Span::ALL) {
-            let bytes = store.get(&name).await?.bytes().await?;
-            for batch in Rows::open(bytes, &schema, Span::ALL)? {
-                let batch = batch?;
+            let content = Content::find(store, &name).await?;
+            let mut rows = Rows::open(content, &schema, Span::ALL).await?;
+            while let Some(batch) = rows.next().await? {
                 let ids = batch.column(0).as_string::<i32>();
                 let times = batch.column(1).as_primitive::<TimestampMicrosecondType>();
                 let verified = batch.column(2).as_boolean();

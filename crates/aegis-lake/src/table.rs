@@ -18,10 +18,11 @@ use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
 use futures_util::stream::try_unfold;
+use object_store::ObjectStore;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
 
 use crate::bounds::{Span, span_of};
+use crate::content::Content;
 use crate::error::LakeError;
 use crate::file::Rows;
 use crate::layout::{Hour, hours};
@@ -65,9 +66,9 @@ impl Snapshot {
     }
 
     async fn open(&self, file: &Path, schema: &SchemaRef, span: Span) -> std::result::Result<Rows, LakeError> {
-        let bytes = self.store.get(file).await?.bytes().await?;
+        let content = Content::find(&self.store, file).await?;
         self.read_files.fetch_add(1, Ordering::Relaxed);
-        Rows::open(bytes, schema, span)
+        Rows::open(content, schema, span).await
     }
 }
 
@@ -178,9 +179,8 @@ impl Scan {
     async fn next(&mut self) -> Result<Option<RecordBatch>> {
         loop {
             if let Some(rows) = &mut self.rows {
-                match rows.next() {
+                match rows.next().await.map_err(external)? {
                     Some(batch) => {
-                        let batch = batch?;
                         self.snapshot.read_rows.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
                         return Ok(Some(batch));
                     }

@@ -26,18 +26,21 @@ pub struct LakeConfig {
     pub lateness_micros: i64,
     /// How long after its end an hour stays in the lake, microseconds. None: for good.
     pub keep_micros: Option<i64>,
+    /// How long a stop waits for a store that does not answer, milliseconds; what is not written then is at the next start.
+    pub give_up_ms: u64,
     /// Who keeps events in this process: what stands in one of these ledgers needs no proof.
     pub keepers: HashSet<String>,
     pub limits: WriterLimits,
 }
 
 impl Default for LakeConfig {
-    /// Ten seconds, two minutes, for good, nobody.
+    /// Ten seconds, two minutes, for good, a quarter of a minute, nobody.
     fn default() -> Self {
         Self {
             flush_ms: 10_000,
             lateness_micros: 120_000_000,
             keep_micros: None,
+            give_up_ms: 15_000,
             keepers: HashSet::new(),
             limits: WriterLimits::default(),
         }
@@ -59,6 +62,8 @@ pub struct LakeStats {
     pub malformed: u64,
     /// How often something failed and was tried again.
     pub failures: u64,
+    /// How often files could not be merged or removed. Nothing waits for it but room.
+    pub untidied: u64,
     /// What keeps it from going on, if something does.
     pub trouble: Option<String>,
 }
@@ -94,7 +99,7 @@ impl LakeWorker {
         self.0.stats()
     }
 
-    /// Writes what the bus has, as far as a few seconds reach, and ends.
+    /// Writes what the bus has, as far as a few seconds reach, and ends; also where the store does not answer.
     pub async fn stop(self) {
         self.0.stop().await;
     }

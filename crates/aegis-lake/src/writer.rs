@@ -54,7 +54,7 @@ struct Weight {
     bytes: usize,
 }
 
-/// Writes the lake. There is one for a lake: two would not see each other's manifests.
+/// Writes the lake. There should be one for a lake: of two, each is refused what the other was before it with, and has to begin again.
 pub struct Writer {
     pub(crate) store: Arc<dyn ObjectStore>,
     limits: WriterLimits,
@@ -227,12 +227,15 @@ impl Writer {
         Ok(())
     }
 
-    /// An hour's manifest as it is in the store.
+    /// An hour's manifest as it is in the store; one that is read for the first time also retires what a crash left in the hour's folder.
     pub(crate) async fn manifest(&mut self, hour: &Hour) -> Result<Manifest, LakeError> {
-        match self.manifests.get(hour) {
-            Some(manifest) => Ok(manifest.clone()),
-            None => Manifest::read(&self.store, hour).await,
+        if let Some(manifest) = self.manifests.get(hour) {
+            return Ok(manifest.clone());
         }
+        let mut manifest = Manifest::read(&self.store, hour).await?;
+        let there = self.store.list_with_delimiter(Some(&Path::from(hour.folder()))).await?.objects;
+        manifest.retire_unnamed(there.iter().filter_map(|object| object.location.filename()));
+        Ok(manifest)
     }
 
     /// Writes a file of rows in order. It is not part of the hour until a manifest names it.
@@ -251,7 +254,7 @@ impl Writer {
     }
 
     /// Makes a manifest the hour's. Behind an error the store is asked which one it is.
-    pub(crate) async fn commit(&mut self, hour: &Hour, manifest: Manifest) -> Result<(), LakeError> {
+    pub(crate) async fn commit(&mut self, hour: &Hour, mut manifest: Manifest) -> Result<(), LakeError> {
         self.manifests.remove(hour);
         manifest.write(&self.store, hour).await?;
         if manifest.is_tidy(hour) {

@@ -192,23 +192,63 @@ pub(crate) struct DetectSection {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct LakeSection {
-    /// Whether events are written to the lake, `lake` in the data folder.
+    /// Whether events are written to the lake.
     pub(crate) enabled: bool,
     /// How long an event waits at most until it is written, seconds: longer makes fewer files.
     pub(crate) flush_s: u64,
     /// How many days after its end an hour of the lake is removed; 0: never. What receipts prove stays in the ledgers.
     pub(crate) keep_days: u64,
+    /// Where it lies: `s3://bucket/prefix`; empty: `lake` in the data folder. The key to the bucket is no setting: it comes from the variables
+    /// AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or from a file.
+    pub(crate) url: String,
+    /// The S3 server, `https://host[:port]`; empty: AWS's of the region.
+    pub(crate) endpoint: String,
+    /// The bucket's region; empty: `us-east-1`.
+    pub(crate) region: String,
+    /// Whether the bucket stands in the path of an address, not in front of the host's name.
+    pub(crate) path_style: bool,
+    /// The one host beside this machine to which plain `http://` may go.
+    pub(crate) http_host: String,
+    /// A file that only its owner can read, with `aws_access_key_id = ...` and `aws_secret_access_key = ...`; read again while the program runs.
+    pub(crate) credentials_file: PathBuf,
 }
 
 impl Default for LakeSection {
     fn default() -> Self {
-        Self { enabled: true, flush_s: 10, keep_days: 0 }
+        Self {
+            enabled: true,
+            flush_s: 10,
+            keep_days: 0,
+            url: String::new(),
+            endpoint: String::new(),
+            region: String::new(),
+            path_style: true,
+            http_host: String::new(),
+            credentials_file: PathBuf::new(),
+        }
+    }
+}
+
+/// How variables of the lake's settings begin.
+#[cfg(feature = "soc")]
+const OF_LAKE: &str = "AEGIS_LAKE_";
+
+#[cfg(feature = "soc")]
+impl LakeSection {
+    /// The lake's settings alone, for commands that read it: of the file, then of the environment.
+    pub(crate) fn load(file: Option<&Path>) -> anyhow::Result<Self> {
+        let variables = std::env::vars().filter(|(name, _)| name.starts_with(OF_LAKE));
+        Ok(Config::load_with(file, variables)?.lake)
     }
 }
 
 impl Config {
     /// Defaults, then the file, then the environment.
     pub(crate) fn load(file: Option<&Path>) -> anyhow::Result<Self> {
+        Self::load_with(file, std::env::vars())
+    }
+
+    fn load_with(file: Option<&Path>, variables: impl Iterator<Item = (String, String)>) -> anyhow::Result<Self> {
         let mut table = toml::Table::try_from(Self::default()).context("the defaults have no TOML form")?;
         if let Some(path) = file {
             let text =
@@ -217,7 +257,7 @@ impl Config {
             toml::from_str::<Self>(&text).with_context(|| format!("in the configuration {}", path.display()))?;
             merge(&mut table, toml::from_str(&text).with_context(|| format!("in the configuration {}", path.display()))?);
         }
-        overlay_environment(&mut table, std::env::vars())?;
+        overlay_environment(&mut table, variables)?;
         let config: Self = table.try_into().context("in the configuration")?;
         config.check()?;
         Ok(config)
@@ -336,6 +376,10 @@ mod tests {
             ("AEGIS_CONTROL_CALLBACK_LOOPBACK", "true"),
             ("AEGIS_LAKE_ENABLED", "false"),
             ("AEGIS_LAKE_KEEP_DAYS", "90"),
+            ("AEGIS_LAKE_URL", "s3://lakes/prod"),
+            ("AEGIS_LAKE_PATH_STYLE", "false"),
+            ("AEGIS_LAKE_HTTP_HOST", "minio.storage"),
+            ("AEGIS_LAKE_CREDENTIALS_FILE", "/etc/aegis/s3"),
             ("AEGIS_DETECT_OWN_RULES", "true"),
             ("PATH", "x"),
             ("AEGIS_BIN", "y"),
@@ -347,6 +391,8 @@ mod tests {
         assert_eq!((config.listen.port(), config.edge.max_body_bytes, config.store.answer_timeout_s), (1, 7, 3));
         assert!(!config.lake.enabled);
         assert_eq!((config.lake.keep_days, Config::default().lake.keep_days), (90, 0), "nothing goes unasked");
+        assert_eq!((config.lake.url.as_str(), config.lake.http_host.as_str()), ("s3://lakes/prod", "minio.storage"));
+        assert_eq!((config.lake.path_style, config.lake.credentials_file.as_path()), (false, Path::new("/etc/aegis/s3")));
         config.check().unwrap();
         let too_long = LakeSection { keep_days: MOST_KEEP_DAYS + 1, ..config.lake.clone() };
         assert!(Config { lake: too_long, ..config }.check().unwrap_err().to_string().contains("lake.keep_days"));

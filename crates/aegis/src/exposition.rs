@@ -161,7 +161,9 @@ impl Collector for Written {
         gauge(&mut encoder, "aegis_lake_stands_still", "1 while the lake cannot go on", u64::from(lake.trouble.is_some()))?;
         counter(&mut encoder, "aegis_lake_rows", "events written to the lake", lake.rows)?;
         counter(&mut encoder, "aegis_lake_files", "files written to the lake, merged ones too", lake.files)?;
-        counter(&mut encoder, "aegis_lake_failures", "how often the lake failed and tried again", lake.failures)
+        counter(&mut encoder, "aegis_lake_failures", "how often the lake failed and tried again", lake.failures)?;
+        let help = "how often files of the lake could not be merged or removed";
+        counter(&mut encoder, "aegis_lake_tidy_failures", help, lake.untidied)
     }
 }
 

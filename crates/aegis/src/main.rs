@@ -25,6 +25,8 @@ mod enrolled;
 mod exposition;
 #[cfg(feature = "edge")]
 mod forward;
+#[cfg(feature = "soc")]
+mod lake;
 #[cfg(feature = "edge")]
 mod nats;
 #[cfg(feature = "edge")]

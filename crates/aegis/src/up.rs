@@ -14,7 +14,7 @@ use aegis_detect::{RuleSet, Worker, WorkerConfig};
 use aegis_edge::{Edge, EdgeConfig, EdgeMetrics, EdgeView, FeedConfig, FeedFollower};
 use aegis_ingest::IngestState;
 use aegis_keys::{KeyRing, SigningKey, TrustTokenKey};
-use aegis_lake::{Folder, LakeConfig, LakeWorker};
+use aegis_lake::{LakeConfig, LakeWorker};
 use aegis_ledger::Ledger;
 use aegis_model::{Clock, SystemClock};
 use aegis_respond::Responder;
@@ -45,8 +45,6 @@ const START_PAUSE: Duration = Duration::from_secs(1);
 const HOLD_MS: i64 = 15_000;
 
 const MICROS_PER_DAY: i64 = 86_400_000_000;
-/// The lake's folder in the data folder.
-pub(crate) const LAKE: &str = "lake";
 
 /// A running instance.
 #[derive(Debug)]
@@ -87,6 +85,8 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     let rules = read_rules(&config.detect.rules)?;
     let common = rules.common();
     let keys = Keys::load(&data)?;
+    // Before anything starts: settings that cannot be are told of at once. Whether the store answers is another matter.
+    let lake_store = if config.lake.enabled { Some(crate::lake::open(&config.lake, &data)?) } else { None };
 
     let mut config = config;
     let nkey_file = crate::users::control_nkey_file(&data);
@@ -195,7 +195,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     let lateness_micros = watching.engine.lateness_s.saturating_mul(1_000_000);
     let worker = Worker::spawn(bus.clone(), receipt_ring.clone(), rules, clock.clone(), watching).context("detection")?;
     let mut lake = None;
-    if config.lake.enabled {
+    if let Some(store) = lake_store {
         let keep_days = i64::try_from(config.lake.keep_days).unwrap_or(0);
         let writing = LakeConfig {
             flush_ms: config.lake.flush_s.saturating_mul(1000),
@@ -204,9 +204,6 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
             keepers: ledgers.iter().map(|(name, _)| (*name).to_owned()).collect(),
             ..LakeConfig::default()
         };
-        let folder = data.join(LAKE);
-        make_private_folder(&folder)?;
-        let store = Folder::open(&folder).context("the lake")?;
         lake = Some(Arc::new(LakeWorker::spawn(bus.clone(), store, receipt_ring, clock.clone(), writing).context("the lake")?));
     } else {
         // What nobody writes is not kept for it.

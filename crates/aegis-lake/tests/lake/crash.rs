@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use aegis_lake::{LakeError, LakeTable, Read};
+use aegis_lake::{Folder, LakeError, LakeTable, Read};
 use aegis_model::Timestamp;
 use futures_util::TryStreamExt;
 use object_store::ObjectStore;
 
 use crate::failing::{Failing, Fault};
 use crate::house::{Logged, MINUTE, as_rows, base, expected, fill, log_of, memory, observed, proved, rows, take, tenant, writer};
+use crate::server::S3Server;
 
 const TENANTS: [&str; 2] = ["acme", "b"];
 
@@ -46,6 +47,34 @@ async fn objects(store: &Arc<dyn ObjectStore>) -> (usize, usize) {
     (listed.len(), listed.iter().filter(|object| object.location.to_string().ends_with(".parquet")).count())
 }
 
+/// Works until a step fails, and then as the next process does. Answers whether it came to that step.
+async fn work_with_a_crash(place: &Arc<dyn ObjectStore>, log: &[Logged], fault: Fault) -> bool {
+    let failing = Failing::new(Arc::clone(place), fault);
+    let store: Arc<dyn ObjectStore> = failing.clone();
+    let mut noted = 0;
+    let outcome = work(&store, log, &mut noted).await;
+    if failing.is_down() {
+        assert!(outcome.is_err(), "{fault:?}, and nobody said so");
+        // What a reader sees who comes now: all that is noted, perhaps more, nothing twice.
+        for of in TENANTS.map(tenant) {
+            let there = rows(place, &of).await.num_rows();
+            let (least, most) = (expected(&log[..noted], &of).len(), expected(log, &of).len());
+            assert!((least..=most).contains(&there), "{fault:?}: {there} rows, of {least} to {most}");
+        }
+    }
+    work(place, log, &mut noted).await.unwrap();
+    for of in TENANTS.map(tenant) {
+        assert_eq!(rows(place, &of).await, as_rows(expected(log, &of)), "{fault:?}");
+    }
+    // Nor is anything left that nobody needs.
+    let mut last = writer(place, log);
+    for round in [20, 21] {
+        while last.tidy(at(round), usize::MAX).await.unwrap() > 0 {}
+    }
+    assert_eq!(objects(place).await, (6, 3), "{fault:?}");
+    failing.is_down()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_at_any_step_loses_and_doubles_nothing() {
     let log = log();
@@ -53,32 +82,31 @@ async fn a_crash_at_any_step_loses_and_doubles_nothing() {
     for step in 1.. {
         let mut was_reached = false;
         for is_done in [false, true] {
-            let memory = memory();
-            let failing = Failing::new(Arc::clone(&memory), Fault { step, is_done });
-            let store: Arc<dyn ObjectStore> = failing.clone();
-            let mut noted = 0;
-            let outcome = work(&store, &log, &mut noted).await;
-            was_reached |= failing.is_down();
-            if failing.is_down() {
-                crashes += 1;
-                assert!(outcome.is_err(), "step {step} failed, and nobody said so");
-                // What a reader sees who comes now: all that is noted, perhaps more, nothing twice.
-                for of in TENANTS.map(tenant) {
-                    let there = rows(&memory, &of).await.num_rows();
-                    let (least, most) = (expected(&log[..noted], &of).len(), expected(&log, &of).len());
-                    assert!((least..=most).contains(&there), "step {step}: {there} rows, of {least} to {most}");
-                }
-            }
-            work(&memory, &log, &mut noted).await.unwrap();
-            for of in TENANTS.map(tenant) {
-                assert_eq!(rows(&memory, &of).await, as_rows(expected(&log, &of)), "step {step}, {is_done}");
-            }
+            let has_crashed = work_with_a_crash(&memory(), &log, Fault { step, is_done }).await;
+            was_reached |= has_crashed;
+            crashes += usize::from(has_crashed);
         }
         if !was_reached {
             break;
         }
     }
     assert!(crashes > 50, "only {crashes} steps could fail");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_on_an_s3_server_or_in_a_folder_loses_and_doubles_nothing() {
+    let (log, server) = (log(), S3Server::start());
+    let mut crashes = 0;
+    // Some of the steps, of each kind: a file, its manifest, a merged file, one that is removed.
+    for step in (1..60).step_by(11) {
+        for is_done in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            for place in [server.store(&format!("lake-{step}-{is_done}")), Folder::open(folder.path()).unwrap()] {
+                crashes += usize::from(work_with_a_crash(&place, &log, Fault { step, is_done }).await);
+            }
+        }
+    }
+    assert!(crashes > 12, "only {crashes} steps could fail");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,6 +15,7 @@ use object_store::ObjectStore;
 use tokio::time::Instant;
 
 use crate::house::{all_of, ask, tenant};
+use crate::server::S3Server;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -30,19 +31,29 @@ struct Line {
 
 impl Line {
     async fn open(folder: &Path) -> Self {
+        let lake = folder.join("lake");
+        std::fs::create_dir_all(&lake).unwrap();
+        Self::open_on(folder, Folder::open(&lake).unwrap()).await
+    }
+
+    /// The same with its lake elsewhere.
+    async fn open_on(folder: &Path, lake: Arc<dyn ObjectStore>) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let key = SigningKey::from_seed(&[7; 32]);
         let config = LedgerConfig::new(folder.join("ledger.db"), "edge-1", "edge");
         let ledger = Ledger::open(config, key.clone(), Arc::clone(&clock)).await.unwrap();
         let bus = EmbeddedBus::open(&folder.join("bus.db"), EmbeddedLimits::default(), Arc::clone(&clock)).await.unwrap();
-        let lake = folder.join("lake");
-        std::fs::create_dir_all(&lake).unwrap();
-        Self { ledger, bus, key, clock, lake: Folder::open(&lake).unwrap(), read: 0 }
+        Self { ledger, bus, key, clock, lake, read: 0 }
     }
 
     fn worker(&self) -> LakeWorker {
+        self.worker_that_gives_up(LakeConfig::default().give_up_ms)
+    }
+
+    /// So many milliseconds behind a stop.
+    fn worker_that_gives_up(&self, give_up_ms: u64) -> LakeWorker {
         let ring = KeyRing::new([self.key.verifying_key()]);
-        let config = LakeConfig { flush_ms: 20, ..LakeConfig::default() };
+        let config = LakeConfig { flush_ms: 20, give_up_ms, ..LakeConfig::default() };
         let bus: Arc<dyn Bus> = Arc::clone(&self.bus) as Arc<dyn Bus>;
         LakeWorker::spawn(bus, Arc::clone(&self.lake), ring, Arc::clone(&self.clock), config).unwrap()
     }
@@ -79,6 +90,18 @@ impl Line {
                 return stats;
             }
             assert!(start.elapsed() < DEADLINE, "the lake stands at {} of {last}: {:?}", stats.position, stats.trouble);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Waits until the thread says what keeps it.
+    async fn in_trouble(&self, worker: &LakeWorker) -> String {
+        let start = Instant::now();
+        loop {
+            if let Some(trouble) = worker.stats().trouble {
+                return trouble;
+            }
+            assert!(start.elapsed() < DEADLINE, "nothing keeps the lake from going on: {:?}", worker.stats());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -207,4 +230,53 @@ async fn an_event_far_behind_its_tenants_watermark_is_late_also_after_a_restart(
     let late = all_of(ask(&line.lake, "acme", "SELECT ts FROM events WHERE late").await.unwrap()).await.unwrap();
     let ts = late.column(0).as_primitive::<TimestampMicrosecondType>();
     assert_eq!(ts.values().to_vec(), [now.plus_seconds(-501).as_micros()]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_gone_holds_back_the_bus_alone_and_has_each_row_once_when_it_is_back() {
+    let mut server = S3Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let mut line = Line::open_on(folder.path(), server.store("lake")).await;
+    let worker = line.worker();
+    let mut sealed = line.seal(5).await;
+    line.publish(&sealed).await;
+    let before = line.caught_up(&worker).await.position;
+    server.kill();
+    for _ in 0..3 {
+        let more = line.seal(5).await;
+        line.publish(&more).await;
+        sealed.extend(more);
+    }
+    let trouble = line.in_trouble(&worker).await;
+    assert!(trouble.contains("s3://lakes/lake"), "{trouble}");
+    // What is not written is kept.
+    assert_eq!(line.bus.consumer_position(Stream::Ase, CONSUMER).await.unwrap(), before);
+    server.start_again();
+    line.caught_up(&worker).await;
+    assert_eq!(worker.stats().trouble, None);
+    worker.stop().await;
+    assert_eq!(line.number("SELECT count(*) FROM events WHERE verified").await, sealed.len() as i64);
+    assert_eq!(line.number("SELECT count(*) FROM events").await, sealed.len() as i64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_does_not_answer_holds_up_no_stop_and_what_it_answers_late_doubles_nothing() {
+    let server = S3Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let mut line = Line::open_on(folder.path(), server.store("lake")).await;
+    let worker = line.worker_that_gives_up(100);
+    let mut sealed = line.seal(5).await;
+    line.publish(&sealed).await;
+    line.caught_up(&worker).await;
+    server.signal("STOP");
+    let more = line.seal(5).await;
+    line.publish(&more).await;
+    sealed.extend(more);
+    tokio::time::timeout(DEADLINE, worker.stop()).await.expect("it stops without the store");
+    server.signal("CONT");
+    // What was under way when it was let go of may be done now, or while the next one works.
+    let worker = line.worker();
+    line.caught_up(&worker).await;
+    worker.stop().await;
+    assert_eq!(line.number("SELECT count(*) FROM events").await, sealed.len() as i64);
 }

@@ -11,3 +11,5 @@ mod prune;
 mod queries;
 mod replay;
 mod round_trip;
+mod server;
+mod stores;

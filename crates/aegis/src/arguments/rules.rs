@@ -133,6 +133,9 @@ pub(crate) struct ExplainArgs {
     /// Read the lake instead of the history: it is behind the program by `lake.flush_s`
     #[arg(long)]
     pub(crate) lake: bool,
+    /// The program's configuration file, for where its lake is (`lake.url`); its variables, AEGIS_LAKE_URL and so on, go before it
+    #[arg(long, value_name = "FILE", requires = "lake")]
+    pub(crate) config: Option<PathBuf>,
     /// The event's tenant [default: the one that has it]
     #[arg(long)]
     pub(crate) tenant: Option<String>,
@@ -155,6 +158,9 @@ pub(crate) struct SqlArgs {
     /// The data folder, also while `aegis up` or `aegis control` runs on it
     #[arg(long, value_name = "DIR", default_value = "aegis-data")]
     pub(crate) data: PathBuf,
+    /// The program's configuration file, for where its lake is (`lake.url`); its variables, AEGIS_LAKE_URL and so on, go before it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
     /// The tenant whose rows it sees [default: the only one that has any]
     #[arg(long, value_name = "ID")]
     pub(crate) tenant: Option<String>,
@@ -188,6 +194,9 @@ pub(crate) struct HistoryArgs {
     /// Read the lake instead of the history: much faster over many events, and behind the program by `lake.flush_s`
     #[arg(long)]
     pub(crate) lake: bool,
+    /// The program's configuration file, for where its lake is (`lake.url`); its variables, AEGIS_LAKE_URL and so on, go before it
+    #[arg(long, value_name = "FILE", requires = "lake")]
+    pub(crate) config: Option<PathBuf>,
     /// This tenant alone [default: all]
     #[arg(long)]
     pub(crate) tenant: Option<String>,

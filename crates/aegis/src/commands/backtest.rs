@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use aegis_detect::{Backtest, BacktestReport, RuleSet, Sieve, is_ahead_of_time};
-use aegis_lake::{Folder, Replay, Span, stored_to};
+use aegis_lake::{Replay, Span, stored_to};
 use aegis_ledger::LedgerReader;
 use aegis_model::{Clock, SecurityEvent, SystemClock, TenantId, Timestamp, WireEvent};
 use aegis_store::{HistoryRow, Store, Wire};
@@ -112,7 +112,7 @@ async fn over_lake(
     args: &HistoryArgs,
     span: (Timestamp, Timestamp),
 ) -> anyhow::Result<Vec<BacktestReport>> {
-    let store = Folder::open(&super::sql::lake_of(&args.data)?).context("the lake")?;
+    let store = crate::lake::find(args.config.as_deref(), &args.data)?;
     let there = match &args.tenant {
         Some(tenant) => BTreeSet::from([TenantId::new(tenant).context("--tenant")?]),
         None => aegis_lake::tenants(&store).await?,

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use aegis_detect::{Explain, Explanation};
-use aegis_lake::{Folder, Replay, find_event, stored_to};
+use aegis_lake::{Replay, find_event, stored_to};
 use aegis_model::{Clock, EventId, SecurityEvent, SystemClock, TenantId, Timestamp};
 use anyhow::{Context, bail, ensure};
 use serde_json::json;
@@ -79,7 +79,7 @@ async fn run(event_id: EventId, file: &Path, text: &str, args: &ExplainArgs) -> 
 
 /// The same over the lake.
 async fn run_over_lake(event_id: EventId, file: &Path, text: &str, args: &ExplainArgs) -> anyhow::Result<Option<Explanation>> {
-    let store = Folder::open(&super::sql::lake_of(&args.data)?).context("the lake")?;
+    let store = crate::lake::find(args.config.as_deref(), &args.data)?;
     let there = match &args.tenant {
         Some(tenant) => BTreeSet::from([TenantId::new(tenant).context("--tenant")?]),
         None => aegis_lake::tenants(&store).await?,

@@ -44,11 +44,13 @@ pub(crate) fn report(error: anyhow::Error) -> ExitCode {
 pub(crate) fn version(json: bool) -> anyhow::Result<ExitCode> {
     let version = env!("CARGO_PKG_VERSION");
     if json {
-        let features: Vec<&str> =
-            [("edge", cfg!(feature = "edge")), ("control", cfg!(feature = "control")), ("soc", cfg!(feature = "soc"))]
-                .into_iter()
-                .filter_map(|(name, on)| on.then_some(name))
-                .collect();
+        let known = [
+            ("edge", cfg!(feature = "edge")),
+            ("control", cfg!(feature = "control")),
+            ("soc", cfg!(feature = "soc")),
+            ("s3", cfg!(feature = "s3")),
+        ];
+        let features: Vec<&str> = known.into_iter().filter_map(|(name, on)| on.then_some(name)).collect();
         println!(
             "{}",
             serde_json::json!({"version": version, "canon_version": aegis_canon::CANON_VERSION, "features": features})

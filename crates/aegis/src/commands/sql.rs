@@ -1,15 +1,13 @@
 //! `aegis sql`: one read-only query over a tenant's rows of the lake, also while the program writes it.
 
 use std::io::Read;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use aegis_lake::{Bounds, Folder, query, tenants};
+use aegis_lake::{Bounds, query, tenants};
 use aegis_model::TenantId;
 use anyhow::{Context, bail};
 
 use crate::arguments::rules::SqlArgs;
-use crate::up::LAKE;
 
 /// Longest query from standard input, bytes.
 const MAX_QUERY: u64 = 1 << 20;
@@ -24,7 +22,7 @@ pub(crate) fn sql(args: &SqlArgs) -> anyhow::Result<ExitCode> {
 
 async fn run(args: &SqlArgs) -> anyhow::Result<ExitCode> {
     let text = if args.query == "-" { from_stdin()? } else { args.query.clone() };
-    let store = Folder::open(&lake_of(&args.data)?).context("the lake")?;
+    let store = crate::lake::find(args.config.as_deref(), &args.data)?;
     let tenant = match &args.tenant {
         Some(tenant) => TenantId::new(tenant).context("--tenant")?,
         None => {
@@ -57,13 +55,4 @@ fn from_stdin() -> anyhow::Result<String> {
         bail!("the query is longer than {MAX_QUERY} bytes");
     }
     Ok(text)
-}
-
-/// The lake of a data folder, which must be there.
-pub(super) fn lake_of(data: &Path) -> anyhow::Result<PathBuf> {
-    let lake = data.join(LAKE);
-    if !lake.is_dir() {
-        bail!("there is no lake in {}; name the folder that `aegis up` or `aegis control` runs on with --data", data.display());
-    }
-    Ok(lake)
 }
