@@ -82,7 +82,7 @@ impl RuleTrial {
         let lint = self.common.lint_own(text, Path::new("rule.sql")).map_err(|error| refused("invalid_rule", &error))?;
         let (hash, header) = (lint.rule.hash, lint.rule.header);
         if self.by == By::Tenant && matches!(lint.shape, Shape::Stepped | Shape::Pattern | Shape::Sliding) {
-            let why = "it is run over its whole window again and again, which others would wait for (`lint --json` says `stepped`, `pattern` or `sliding`): write \
+            let why = "it is run over its whole window, or its matches, again and again, which others would wait for (`lint --json` says `stepped`, `pattern` or `sliding`): write \
                        it with count, min, max or array_agg over a RANGE frame, or have an operator activate it on the data folder";
             return Err(refused("rule_too_costly", &why));
         }
