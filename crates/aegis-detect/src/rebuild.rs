@@ -147,7 +147,7 @@ impl RunningRule {
         open: &impl Fn(&TenantId, Timestamp) -> bool,
     ) -> Result<Vec<Found>, DetectError> {
         let mut found = Vec::new();
-        for Steps { tenant, bucket, runs } in self.steps_there_are(buckets)? {
+        for Steps { tenant, bucket, runs, .. } in self.steps_there_are(buckets)? {
             let (mut left, mut given_up) = (ROWS_OF_A_TENANT, 0);
             for run in runs.into_iter().rev().filter(|run| open(tenant, run.instant)) {
                 let seen = self.seen_at(tenant, bucket, run);

@@ -27,6 +27,8 @@ pub(crate) struct Steps<'t> {
     pub(crate) bucket: &'t str,
     /// In the order of time.
     pub(crate) runs: Vec<RunAt>,
+    /// How many rows these see in all.
+    cost: usize,
 }
 
 impl<'t> Steps<'t> {
@@ -34,7 +36,7 @@ impl<'t> Steps<'t> {
     fn at_each(tenant: &'t TenantId, bucket: &'t str, events: &[Arc<SecurityEvent>]) -> Self {
         let mut runs: Vec<RunAt> = events.iter().map(|event| RunAt { instant: event.ts, from: None }).collect();
         runs.dedup();
-        Self { tenant, bucket, runs }
+        Self { tenant, bucket, runs, cost: 0 }
     }
 }
 
@@ -56,16 +58,16 @@ impl RunningRule {
             });
             affected.collect()
         };
-        let mut tenants: BTreeMap<&TenantId, Vec<(usize, Steps<'_>)>> = BTreeMap::new();
-        for steps in steps {
-            let costs = steps.runs.iter().map(|run| self.seen_at(steps.tenant, steps.bucket, *run).len());
-            let cost = costs.fold(0, usize::saturating_add);
-            tenants.entry(steps.tenant).or_default().push((cost, steps));
+        let mut tenants: BTreeMap<&TenantId, Vec<Steps<'_>>> = BTreeMap::new();
+        for mut one in steps {
+            let costs = one.runs.iter().map(|run| self.seen_at(one.tenant, one.bucket, *run).len());
+            one.cost = costs.fold(0, usize::saturating_add);
+            tenants.entry(one.tenant).or_default().push(one);
         }
-        let mut planned: Vec<(usize, &TenantId, Vec<(usize, Steps<'_>)>)> = Vec::with_capacity(tenants.len());
+        let mut planned: Vec<(usize, &TenantId, Vec<Steps<'_>>)> = Vec::with_capacity(tenants.len());
         for (tenant, mut buckets) in tenants {
-            buckets.sort_unstable_by_key(|(cost, _)| *cost);
-            planned.push((buckets.iter().map(|(cost, _)| *cost).fold(0, usize::saturating_add), tenant, buckets));
+            buckets.sort_unstable_by_key(|steps| steps.cost);
+            planned.push((buckets.iter().map(|steps| steps.cost).fold(0, usize::saturating_add), tenant, buckets));
         }
         planned.sort_unstable_by_key(|(cost, ..)| *cost);
         let (mut left, mut waiting) = (ROWS_OF_A_LOOK, planned.len());
@@ -73,8 +75,8 @@ impl RunningRule {
             // What cheap ones leave is there for those that follow.
             let mut share = (left / waiting).min(ROWS_OF_A_TENANT);
             waiting -= 1;
-            let names: Vec<&str> = buckets.iter().map(|(_, steps)| steps.bucket).collect();
-            for (_, Steps { bucket, runs, .. }) in buckets {
+            let names: Vec<&str> = buckets.iter().map(|steps| steps.bucket).collect();
+            for Steps { bucket, runs, .. } in buckets {
                 let mut given_up = 0;
                 for run in runs.into_iter().rev() {
                     let slice = self.seen_at(tenant, bucket, run);
@@ -184,7 +186,7 @@ impl RunningRule {
             walks.push(known.into_walks());
             let next = numbers.len();
             work.add_bucket(*numbers.entry(tenant).or_insert(next));
-            asked.push((Steps { tenant, bucket, runs: Vec::new() }, oldest, to));
+            asked.push((Steps { tenant, bucket, runs: Vec::new(), cost: 0 }, oldest, to));
         }
         let back_micros = rule.header.window_s * 1_000_000;
         let mut ran = Ok(());
