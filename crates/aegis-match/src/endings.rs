@@ -154,9 +154,9 @@ struct Row {
     marks: u64,
     /// Which of its time it is, for whoever has them.
     place: u32,
-    /// By how much further the next start row is, once that is decided whatever follows; 0 before.
+    /// By how much further the next start row is, or a later one that comes after it, once that is decided whatever follows; 0 before.
     next: u32,
-    /// How many rows there had been when it was decided, from the first that there ever was.
+    /// How many rows there had been when that was decided, from the first that there ever was.
     decided_by: u64,
 }
 
@@ -230,12 +230,7 @@ impl Walk {
         let known_before = self.dropped + instant as u64;
         let mut position = first;
         loop {
-            while let Some(row) = self.rows.get(position)
-                && row.next > 0
-                && row.decided_by <= known_before
-            {
-                position += row.next as usize;
-            }
+            position = self.first_open(position, known_before);
             if position >= end {
                 return ControlFlow::Continue(end);
             }
@@ -260,6 +255,28 @@ impl Walk {
             }
             position = next;
         }
+    }
+
+    /// The first start row from this one on that is not decided by the first `known_before` rows. Those on the way lead to it at once from then on.
+    fn first_open(&mut self, first: usize, known_before: u64) -> usize {
+        let (mut open, mut decided_by) = (first, 0);
+        while let Some(row) = self.rows.get(open)
+            && row.next > 0
+            && row.decided_by <= known_before
+        {
+            decided_by = row.decided_by.max(decided_by);
+            open += row.next as usize;
+        }
+        let mut start = first;
+        while start < open
+            && let Some(row) = self.rows.get_mut(start)
+        {
+            let next = start + row.next as usize;
+            row.next = u32::try_from(open - start).unwrap_or(row.next);
+            row.decided_by = decided_by;
+            start = next;
+        }
+        open
     }
 
     /// After this start row comes that one, whatever follows.

@@ -205,3 +205,20 @@ fn a_walk_that_may_not_search_says_that_it_does_not_know() {
     assert!((980_000..1_000_000).contains(&steps), "{steps} steps are left");
     assert_eq!(walk.ending(&endings, 10, &mut steps), Ending::From { ts: 990, place: 0 }, "of the window alone");
 }
+
+#[test]
+fn a_start_row_that_is_decided_whatever_follows_is_not_searched_again() {
+    let session = Session::new(&[]);
+    let sql = "SELECT * FROM t MATCH_RECOGNIZE (ORDER BY ts MEASURES count(*) AS n PATTERN ((a | c) b) \
+               DEFINE a AS k = 'a', b AS k = 'b', c AS k = 'c')";
+    let plan = session.logical(sql).unwrap();
+    let endings = node(&plan).endings(Limits::default()).unwrap();
+    let (mut walk, mut steps) = (Walk::default(), 100_000);
+    // Each row could be the last of a match, and no match begins.
+    for second in 0..2_000 {
+        walk.push(second, 0, 4);
+        assert_eq!(walk.ending(&endings, 500, &mut steps), Ending::None, "at {second}, with {steps} steps left");
+        walk.drop_before(second - 500, 0);
+    }
+    assert!((80_000..99_000).contains(&steps), "{steps} steps are left");
+}
