@@ -124,6 +124,12 @@ class RulesFire(WithRules):
         allowed = self.allow(parameters={"email": "b@example.org"}, run_id=unique("run"))
         self.alert("trust-escalation", [denied, allowed], agent_id=self.agent.id)
 
+    def test_denied_until_allowed_fires(self):
+        denied = [self.deny(parameters={"email": f"{name}@example.org"}, run_id=unique("run")) for name in "abcd"]
+        allowed = self.allow(parameters={"email": "e@example.org"}, run_id=unique("run"))
+        alert = self.alert("denied-until-allowed", [*denied, allowed], agent_id=self.agent.id)
+        self.assertEqual((alert["key"]["tool"], alert["fields"]["denied_calls"], len(alert["event_ids"])), ("crm", 4, 5))
+
     def test_run_rotation_fires(self):
         denied = self.deny(run_id="tainted")
         # In its run no label helps; in another it does.

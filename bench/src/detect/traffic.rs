@@ -14,7 +14,7 @@ pub(crate) const SPAN_S: i64 = 900;
 /// Ordinary calls a second of one agent, about: many below what rules count up to.
 const CALLS_OF_AN_AGENT: f64 = 0.4;
 /// Kinds of stories.
-const STORIES: usize = 9;
+const STORIES: usize = 10;
 /// Ordinary calls for each story.
 const CALLS_OF_A_STORY: usize = 250;
 /// The tenant that calls as often as all the others together.
@@ -202,12 +202,19 @@ impl Events {
                     self.add(at(nth * SECOND / 4), if nth == 119 { &["denial-of-wallet"] } else { &[] });
                 }
             }
-            _ => {
+            8 => {
                 for nth in 0..4 {
                     let mut event = at(nth * 5 * SECOND);
                     event.environment = Some(["production", "staging"][nth as usize % 2].to_owned());
                     self.add(event, if nth == 3 { &["agent-in-two-environments"] } else { &[] });
                 }
+            }
+            _ => {
+                // One less than a storm of denies.
+                for nth in 0..4 {
+                    self.add(denied(at(nth * pause / 4), &format!("grant-{n}-{nth}"), "policy_denied"), &[]);
+                }
+                self.add(changed(at(pause), &format!("grant-{n}")), &["denied-until-allowed"]);
             }
         }
     }
@@ -257,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn every_rule_of_the_smallest_set_has_something_to_tell() {
+    fn each_of_the_first_rules_has_something_to_tell() {
         let expected = Traffic::Even(3).events(STORIES * CALLS_OF_A_STORY).unwrap().expected;
         let rules: BTreeSet<&str> = expected.iter().map(|expected| expected.rule.as_str()).collect();
         assert_eq!(rules, BTreeSet::from(FIRST));

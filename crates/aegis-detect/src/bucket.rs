@@ -7,7 +7,7 @@ use std::sync::Arc;
 use aegis_model::{SecurityEvent, Timestamp};
 
 use crate::episode::KeyState;
-use crate::pipeline::Frames;
+use crate::known::Known;
 
 /// How much state one rule may keep.
 #[derive(Clone, Copy, Debug)]
@@ -110,7 +110,7 @@ pub(crate) struct Bucket {
 /// How far an incremental query has come in a bucket's events, and what it knows of them.
 #[derive(Debug, Default)]
 struct Following {
-    frames: Frames,
+    known: Known,
     /// The time of the last event that it was shown; none: it has seen none.
     shown: Option<Timestamp>,
     /// The newest event that a quota has taken since it was shown events of that time: it is to know nothing of it any more.
@@ -203,9 +203,9 @@ impl Bucket {
 
     /// What an incremental query knows, and the events that it is to be shown next: those from `oldest` on, the oldest that is new to it. What
     /// it knew of them is taken back.
-    pub(crate) fn follow(&mut self, oldest: Timestamp, fresh: impl FnOnce() -> Frames) -> (Frames, &[Arc<SecurityEvent>]) {
-        let Following { frames, shown, taken } = &mut **self.following.get_or_insert_default();
-        let mut known = std::mem::take(frames);
+    pub(crate) fn follow(&mut self, oldest: Timestamp, fresh: impl FnOnce() -> Known) -> (Known, &[Arc<SecurityEvent>]) {
+        let Following { known: kept, shown, taken } = &mut **self.following.get_or_insert_default();
+        let mut known = std::mem::take(kept);
         let from = match *shown {
             None => {
                 known = fresh();
@@ -214,7 +214,7 @@ impl Bucket {
             }
             Some(shown) => {
                 if oldest <= shown {
-                    known.iter_mut().for_each(|state| state.take_back(oldest.as_micros()));
+                    known.take_back(oldest.as_micros());
                 }
                 self.events[self.given_up..].partition_point(|e| e.ts < oldest)
             }
@@ -222,7 +222,7 @@ impl Bucket {
         if let Some(newest) = taken.as_mut().filter(|newest| !newest.is_told) {
             // Of the time of what it is shown again it knows nothing yet, and what it is shown is there.
             let count = if oldest <= newest.ts { 0 } else { newest.count };
-            known.iter_mut().for_each(|state| state.drop_before(newest.ts.as_micros(), count));
+            known.drop_before(newest.ts.as_micros(), count);
             newest.is_told = true;
         }
         // From now on those of that time are counted anew.
@@ -233,11 +233,21 @@ impl Bucket {
     }
 
     /// Puts back what an incremental query knows now; without it, it is shown everything again.
-    pub(crate) fn followed(&mut self, frames: Option<Frames>) {
-        match frames {
-            Some(frames) => self.following.get_or_insert_default().frames = frames,
+    pub(crate) fn followed(&mut self, known: Option<Known>) {
+        match known {
+            Some(known) => self.following.get_or_insert_default().known = known,
             None => self.following = None,
         }
+    }
+
+    /// Its events from the one on that an incremental query was shown as the `place`th of its time.
+    pub(crate) fn events_from(&self, ts: Timestamp, place: u32) -> &[Arc<SecurityEvent>] {
+        // Of those that a quota took since, the places are there still.
+        let taken = self.following.as_ref().and_then(|following| following.taken).filter(|taken| taken.ts == ts);
+        let place = place.saturating_sub(taken.map_or(0, |taken| taken.count));
+        let events = self.events();
+        let first = events.partition_point(|event| event.ts < ts).saturating_add(place as usize);
+        &events[first.min(events.len())..]
     }
 
     /// Forgets the events before `before`.
@@ -248,8 +258,9 @@ impl Bucket {
         let expired = self.events().partition_point(|e| e.ts < before);
         if expired > 0 {
             self.give_up(expired);
-            let frames = self.following.iter_mut().flat_map(|following| &mut following.frames);
-            frames.for_each(|state| state.drop_before(before.as_micros(), 0));
+            if let Some(following) = &mut self.following {
+                following.known.drop_before(before.as_micros(), 0);
+            }
         }
     }
 

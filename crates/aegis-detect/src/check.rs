@@ -18,7 +18,7 @@ const CONTAINING_KEYS: [&str; 8] = ["agent_id", "token_id", "tenant_id", "edge_i
 /// Window functions whose result does not depend on the order among equal rows.
 const TIE_PROOF: [&str; 4] = ["rank", "dense_rank", "percent_rank", "cume_dist"];
 /// The columns that the order of events is made of.
-const EVENT_ORDER: [&str; 4] = ["ts", "lane", "seq", "event_id"];
+pub(crate) const EVENT_ORDER: [&str; 4] = ["ts", "lane", "seq", "event_id"];
 /// Aggregates whose result depends on row order.
 const ORDER_DEPENDENT: [&str; 4] = ["first_value", "last_value", "nth_value", "string_agg"];
 

@@ -129,7 +129,7 @@ impl Engine {
     #[must_use]
     pub fn new(rules: RuleSet, config: EngineConfig) -> Self {
         let running = rules.into_planned().filter(|(rule, _)| rule.header.mode != RuleMode::Disabled);
-        let plan_of = |plan: RulePlan| if config.incremental { plan } else { plan.without_pipeline() };
+        let plan_of = |plan: RulePlan| if config.incremental { plan } else { plan.unfollowed() };
         let sides = Sides::default();
         let mut rules: Vec<_> =
             running.map(|(rule, plan)| RunningRule::new(rule, plan_of(plan), Scope::default(), Arc::clone(&sides))).collect();

@@ -282,7 +282,7 @@ impl RunningRule {
                 self.keep_waiting(&relevant, quotas);
                 Ok(TouchedKeys::new())
             }
-            Shape::Stepped => self.evaluate_stepped(&relevant, quotas),
+            Shape::Stepped | Shape::Pattern => self.evaluate_stepped(&relevant, quotas),
         };
         self.note_overruns();
         touched

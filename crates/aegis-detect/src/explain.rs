@@ -239,7 +239,7 @@ fn matches_from(
 ) -> QueryResult<Vec<Match>> {
     let window_micros = rule.header.window_s * 1_000_000;
     let mut found = Vec::new();
-    if plan.shape == Shape::Stepped {
+    if plan.is_run_by_instant() {
         let instants: BTreeSet<Timestamp> = seen.iter().map(|other| other.ts).filter(|ts| *ts >= event.ts).collect();
         for instant in instants.into_iter().take(MOST_INSTANTS) {
             let oldest = instant.plus_micros(-window_micros);

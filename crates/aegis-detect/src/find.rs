@@ -10,6 +10,7 @@ use crate::bucket::bytes_of;
 use crate::error::DetectError;
 use crate::evaluate::{RuleStats, RunningRule, TouchedKeys, by_tenant};
 use crate::impaired::Cause;
+use crate::known::Known;
 use crate::output::{Found, Reader};
 use crate::plan::RulePlan;
 use crate::rule::Rule;
@@ -22,9 +23,6 @@ use crate::windows::Origin;
 pub(crate) const ROWS_OF_A_RUN: usize = 65_536;
 /// About how many bytes their texts have: as many as those of one key may, so that a run has twice as many at most.
 const BYTES_OF_A_RUN: usize = 32 << 20;
-/// Rows that the runs of one look at a stepped rule see at most, and those of one tenant: some seconds.
-const ROWS_OF_A_LOOK: usize = 3_000_000;
-pub(crate) const ROWS_OF_A_TENANT: usize = 1_000_000;
 /// Tenants that a rule is set aside for before it is set aside for all.
 const MOST_SET_ASIDE: usize = 16;
 
@@ -100,91 +98,6 @@ impl RunningRule {
         Ok(found)
     }
 
-    /// One run for each tenant and instant that a new event can have changed, cheap buckets first. What would cost more than a look may is given up.
-    pub(crate) fn evaluate_stepped(
-        &mut self,
-        relevant: &[Arc<SecurityEvent>],
-        quotas: Quotas,
-    ) -> Result<TouchedKeys, DetectError> {
-        let touched = self.keep(relevant, quotas);
-        let window = self.window_micros();
-        let mut found = Vec::new();
-        let tenants = touched.by_tenant();
-        let mut planned: Vec<(usize, &TenantId, Vec<Steps<'_>>)> = Vec::new();
-        for (tenant, own) in &tenants {
-            let mut buckets = Vec::new();
-            for (_, bucket, oldest, newest) in own.iter() {
-                let affected = self.state.events(tenant, bucket, oldest, newest.plus_micros(window));
-                let instants: BTreeSet<Timestamp> = affected.iter().map(|e| e.ts).collect();
-                let seen = self.state.events(tenant, bucket, oldest.plus_micros(-window), newest.plus_micros(window)).len();
-                buckets.push(Steps { cost: instants.len().saturating_mul(seen), bucket, instants });
-            }
-            buckets.sort_unstable_by_key(|steps| steps.cost);
-            planned.push((buckets.iter().map(|steps| steps.cost).fold(0, usize::saturating_add), tenant, buckets));
-        }
-        planned.sort_unstable_by_key(|(cost, ..)| *cost);
-        let (mut left, mut waiting) = (ROWS_OF_A_LOOK, planned.len());
-        for (_, tenant, buckets) in planned {
-            // What cheap ones leave is there for those that follow.
-            let mut share = (left / waiting).min(ROWS_OF_A_TENANT);
-            waiting -= 1;
-            let names: Vec<&str> = buckets.iter().map(|steps| steps.bucket).collect();
-            for Steps { bucket, instants, .. } in buckets {
-                let mut given_up = 0;
-                for instant in instants.into_iter().rev() {
-                    let slice = self.state.events(tenant, bucket, instant.plus_micros(-window), instant).to_vec();
-                    if slice.len() > share {
-                        given_up += 1;
-                        continue;
-                    }
-                    share -= slice.len();
-                    left -= slice.len();
-                    match run_plan(&self.plan, &self.rule, &mut self.stats, &self.sides, slice, Some((tenant.clone(), instant))) {
-                        Ok(own) => found.extend(own),
-                        Err(error) => {
-                            self.set_aside(tenant, error, newest_of(relevant, tenant))?;
-                            break;
-                        }
-                    }
-                }
-                if given_up > 0 {
-                    self.give_up_instants(tenant, bucket, given_up);
-                }
-            }
-            // Each tenant's row patterns have the work of a look. What was told before may be what was not found now.
-            if self.note_overruns() {
-                names.iter().for_each(|bucket| self.stand(tenant, bucket));
-                if let Some(newest) = newest_of(relevant, tenant) {
-                    self.losses.note(Cause::InstantsGivenUp, newest);
-                }
-            }
-        }
-        found.retain(|f: &Found| !self.stats.set_aside.contains_key(&f.tenant));
-        self.stats.matches += found.len() as u64;
-        let mut keys = self.clear(&touched, window);
-        keys.extend(self.insert(found, quotas));
-        Ok(keys)
-    }
-
-    /// Says that instants of a bucket were not looked at, and lets stand what was told.
-    pub(crate) fn give_up_instants(&mut self, tenant: &TenantId, bucket: &str, count: u64) {
-        self.stats.overruns += count;
-        let key = bucket.trim_end_matches('\0').replace('\0', ", ");
-        let said = format!("tenant {tenant}, key {key}: {count} instants are more than one look may cost");
-        tracing::warn!(rule = %self.rule.header.id, "{said}");
-        self.stats.overrun = Some(said);
-        self.miss_instants(tenant, bucket);
-        self.stand(tenant, bucket);
-    }
-
-    /// Takes note that matches of a bucket may be missing.
-    pub(crate) fn miss_instants(&mut self, tenant: &TenantId, bucket: &str) {
-        let (always, never) = (Timestamp::from_micros(i64::MIN), Timestamp::from_micros(i64::MAX));
-        if let Some(newest) = self.state.events(tenant, bucket, always, never).last() {
-            self.losses.note(Cause::InstantsGivenUp, newest);
-        }
-    }
-
     /// The rule runs for a tenant's events no longer; for too many, it does not run at all. `newest` is what it looked at last.
     pub(crate) fn set_aside(
         &mut self,
@@ -232,17 +145,10 @@ impl RunningRule {
         let Some(pipeline) = &plan.pipeline else { return Ok(Vec::new()) };
         let (mut events, mut frames, mut whose) = (Vec::new(), Vec::new(), Vec::new());
         for (tenant, bucket, oldest) in buckets {
-            let Some((known, new)) = state.follow(tenant, bucket, oldest, || pipeline.frames()) else { continue };
-            let index = frames.len();
-            let mut last: Option<Origin> = None;
-            events.extend(new.iter().map(|event| {
-                let ts = event.ts.as_micros();
-                let place = last.filter(|before| before.ts == ts).map_or(0, |before| before.place.saturating_add(1));
-                let origin = Origin { bucket: index, ts, place };
-                last = Some(origin);
-                (origin, Arc::clone(event))
-            }));
-            frames.push(known);
+            let fresh = || Known::Windows(pipeline.frames());
+            let Some((known, new)) = state.follow(tenant, bucket, oldest, fresh) else { continue };
+            events.extend(with_origins(frames.len(), new));
+            frames.push(known.into_frames());
             whose.push((tenant, bucket));
         }
         let error = |source| DetectError::Query { rule: rule.header.id.clone(), source };
@@ -267,7 +173,7 @@ impl RunningRule {
         }
         for ((tenant, bucket), known) in whose.iter().zip(frames) {
             // After a failure nobody knows how far it came: from the start, the next time.
-            state.followed(tenant, bucket, ran.is_ok().then_some(known));
+            state.followed(tenant, bucket, ran.is_ok().then_some(Known::Windows(known)));
         }
         ran.map_err(error)?;
         stats.matches += found.len() as u64;
@@ -297,8 +203,23 @@ impl Slice {
     }
 }
 
+/// The events that a query is shown of a bucket, in their order, and of each whose it is and when it was.
+pub(crate) fn with_origins(bucket: usize, events: &[Arc<SecurityEvent>]) -> impl Iterator<Item = (Origin, Arc<SecurityEvent>)> {
+    let mut last: Option<Origin> = None;
+    events.iter().map(move |event| {
+        let ts = event.ts.as_micros();
+        let place = last.filter(|before| before.ts == ts).map_or(0, |before| before.place.saturating_add(1));
+        let origin = Origin { bucket, ts, place };
+        last = Some(origin);
+        (origin, Arc::clone(event))
+    })
+}
+
 /// Events in parts of about `size`; those of a bucket that have the same time stay together, for each of them sees the others.
-fn parts(mut events: &[(Origin, Arc<SecurityEvent>)], size: usize) -> impl Iterator<Item = &[(Origin, Arc<SecurityEvent>)]> {
+pub(crate) fn parts(
+    mut events: &[(Origin, Arc<SecurityEvent>)],
+    size: usize,
+) -> impl Iterator<Item = &[(Origin, Arc<SecurityEvent>)]> {
     std::iter::from_fn(move || {
         let last = events.get(size.min(events.len()).checked_sub(1)?)?;
         let together =
@@ -309,14 +230,7 @@ fn parts(mut events: &[(Origin, Arc<SecurityEvent>)], size: usize) -> impl Itera
     })
 }
 
-/// What a stepped rule has to look at in one bucket, and about how many rows that is.
-struct Steps<'a> {
-    cost: usize,
-    bucket: &'a str,
-    instants: BTreeSet<Timestamp>,
-}
-
-fn run_plan(
+pub(crate) fn run_plan(
     plan: &RulePlan,
     rule: &Rule,
     stats: &mut RuleStats,
@@ -340,7 +254,7 @@ fn run_plan(
 }
 
 /// The newest of a tenant's events, in the order of events.
-fn newest_of<'a>(events: &'a [Arc<SecurityEvent>], tenant: &TenantId) -> Option<&'a Arc<SecurityEvent>> {
+pub(crate) fn newest_of<'a>(events: &'a [Arc<SecurityEvent>], tenant: &TenantId) -> Option<&'a Arc<SecurityEvent>> {
     events.iter().filter(|event| event.tenant_id == *tenant).max_by(|a, b| a.order_key().cmp(&b.order_key()))
 }
 

@@ -224,7 +224,7 @@ impl Engine {
         if rule.header.mode == RuleMode::Disabled {
             return output;
         }
-        let plan = if self.config.incremental { plan } else { plan.without_pipeline() };
+        let plan = if self.config.incremental { plan } else { plan.unfollowed() };
         let mut running = RunningRule::new(rule, plan, Scope::Only(tenant.clone()), Arc::clone(&self.sides));
         running.since = Since::of_owner(&tenant, since);
         let longest = self.windows.own.entry(tenant).or_default();

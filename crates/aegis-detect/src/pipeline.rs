@@ -13,18 +13,15 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::utils::{conjunction, split_conjunction};
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::physical_expr::PhysicalExpr;
-use smallvec::SmallVec;
 
 use crate::check::base_column;
+use crate::known::{Frames, Split};
 use crate::schema::{EventBatch, column_index, schema_of};
-use crate::windows::{GroupState, Origin, Windows};
+use crate::windows::{Origin, Windows};
 
 /// Events of one run.
 const EVENTS_OF_A_RUN: usize = 8192;
 const EVENTS_WITH_LISTS: usize = 256;
-
-/// What a bucket knows of the rows before, for every window of a query.
-pub(crate) type Frames = SmallVec<[GroupState; 1]>;
 
 /// A query that can be followed.
 #[derive(Debug)]
@@ -225,7 +222,7 @@ impl Pipeline {
 
     /// What a bucket without rows knows.
     pub(crate) fn frames(&self) -> Frames {
-        (0..self.states).map(|_| GroupState::default()).collect()
+        (0..self.states).map(|_| Split::default()).collect()
     }
 
     /// Finds the query's rows for these events, and hands them on, with the bucket of each. `origins` says of each event whose it is; a bucket's

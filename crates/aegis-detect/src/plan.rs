@@ -27,6 +27,7 @@ use crate::condition::Condition;
 use crate::error::{RuleCode, RuleError};
 use crate::pipeline::Pipeline;
 use crate::reachable;
+use crate::row_pattern::RowPattern;
 use crate::rule::{Requires, Rule};
 use crate::schema::{ALERTS_TABLE, EventBatch, TABLE, View, column_index, column_name, is_text, schema_of};
 use crate::shape::{self, INSTANT_OUT, Reach, Shape, TENANT_OUT};
@@ -72,6 +73,8 @@ pub(crate) struct RulePlan {
     pub(crate) buckets: Vec<BucketColumn>,
     /// Of an incremental query.
     pub(crate) pipeline: Option<Pipeline>,
+    /// Of a row pattern that is followed.
+    pub(crate) row_pattern: Option<RowPattern>,
     /// True if it reads a column of a side table.
     pub(crate) reads_sides: bool,
     /// True of a rule that contains where a row can be a match for want of others before it.
@@ -123,9 +126,18 @@ impl RulePlan {
     }
 
     /// The same query, run over all of its window each time.
-    pub(crate) fn without_pipeline(self) -> Self {
-        let shape = if self.pipeline.is_some() { Shape::Sliding } else { self.shape };
-        Self { pipeline: None, shape, ..self }
+    pub(crate) fn unfollowed(self) -> Self {
+        let shape = match self.shape {
+            Shape::Incremental => Shape::Sliding,
+            Shape::Pattern => Shape::Stepped,
+            other => other,
+        };
+        Self { pipeline: None, row_pattern: None, shape, ..self }
+    }
+
+    /// True if a run is about one instant, over what is seen of it there.
+    pub(crate) const fn is_run_by_instant(&self) -> bool {
+        matches!(self.shape, Shape::Stepped | Shape::Pattern)
     }
 
     /// The rows of the query over these events.
@@ -142,7 +154,7 @@ impl RulePlan {
         match self.shape {
             Shape::Stateless => 0,
             Shape::Deferred => self.reach.back,
-            Shape::Sliding | Shape::Incremental | Shape::Stepped => window_micros,
+            Shape::Sliding | Shape::Incremental | Shape::Stepped | Shape::Pattern => window_micros,
         }
     }
 
@@ -172,9 +184,8 @@ impl RulePlan {
         if let Some(prefilter) = &self.prefilter {
             columns.extend(prefilter.columns.iter().chain(prefilter.values.iter().map(|(column, _)| column)));
         }
-        if let Some(pipeline) = &self.pipeline {
-            columns.extend(pipeline.columns());
-        }
+        columns.extend(self.pipeline.iter().flat_map(Pipeline::columns));
+        columns.extend(self.row_pattern.iter().flat_map(RowPattern::columns));
         columns
     }
 
@@ -232,7 +243,7 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
     }
     check_ahead(&analysis, rule.header.window_s, &sql)?;
     let carried = match analysis.shape {
-        Shape::Stepped => analyzed.clone(),
+        Shape::Stepped | Shape::Pattern => analyzed.clone(),
         Shape::Stateless | Shape::Sliding | Shape::Incremental | Shape::Deferred => {
             shape::carry_tenant_and_time(&analyzed).map_err(explain)?
         }
@@ -251,12 +262,12 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
     let prefilter = make_prefilter(&state, &optimized).map_err(explain)?;
     let buckets = bucket_columns(&analyzed, rule, &analysis);
     let output = output_of(&physical.schema(), rule);
-    let pipeline = match analysis.shape {
-        Shape::Sliding => {
-            let fixed = buckets.iter().map(|bucket| bucket.event_column).chain(column_index("tenant_id"));
-            Pipeline::build(&state, &optimized, &fixed.map(column_name).collect::<Vec<_>>()).map_err(explain)?
-        }
-        _ => None,
+    let fixed = buckets.iter().map(|bucket| bucket.event_column).chain(column_index("tenant_id"));
+    let fixed: Vec<&str> = fixed.map(column_name).collect();
+    let (pipeline, row_pattern) = match analysis.shape {
+        Shape::Sliding => (Pipeline::build(&state, &optimized, &fixed).map_err(explain)?, None),
+        Shape::Stepped => (None, RowPattern::build(&state, &analyzed, &fixed, pattern_limits()).map_err(explain)?),
+        _ => (None, None),
     };
     if pipeline.is_none() && shape::lists_in_windows(&analyzed).map_err(explain)? {
         let message = "array_agg(…) OVER makes a list for each row, and is run only where every window function can be followed";
@@ -264,7 +275,11 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
         let hint = "beside it count, min and max over RANGE frames of ts, which add up to at most the window; or GROUP BY, or MATCH_RECOGNIZE";
         return Err(error.hint(hint));
     }
-    let shape = if pipeline.is_some() { Shape::Incremental } else { analysis.shape };
+    let shape = match (&pipeline, &row_pattern) {
+        (Some(_), _) => Shape::Incremental,
+        (None, Some(_)) => Shape::Pattern,
+        (None, None) => analysis.shape,
+    };
     let reach = if shape == Shape::Deferred { analysis.reach.unwrap_or_default() } else { Reach::default() };
     let rests_on_absence = rule.header.contains() && rests_on_absence(&analyzed).map_err(explain)?;
     let task = state.task_ctx();
@@ -275,6 +290,7 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
         output,
         buckets,
         pipeline,
+        row_pattern,
         reads_sides,
         rests_on_absence,
         sources,

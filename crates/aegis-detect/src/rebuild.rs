@@ -1,7 +1,7 @@
 //! What is found again from the events of the window: a rule's matches after a restart, and all of a match of which only the ends are kept.
 //! Right because a match at an instant depends on the events of the window that ends there, and on no other.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use aegis_model::{SecurityEvent, TenantId, Timestamp};
@@ -10,10 +10,11 @@ use crate::engine::key_rules;
 use crate::episode::{Order, order_of};
 use crate::error::DetectError;
 use crate::evaluate::RunningRule;
-use crate::find::{ROWS_OF_A_RUN, ROWS_OF_A_TENANT, Slice};
+use crate::find::{ROWS_OF_A_RUN, Slice};
 use crate::output::{Found, Match};
 use crate::schema::EventBatch;
 use crate::shape::Shape;
+use crate::stepped::{ROWS_OF_A_TENANT, Steps};
 use crate::verify::is_ahead_of_time;
 use crate::window::{Quotas, SavedKeys};
 
@@ -61,7 +62,7 @@ impl RunningRule {
         let open = |tenant: &TenantId, at: Timestamp| settled.get(tenant).is_none_or(|settled| at >= *settled);
         let mut found = match self.plan.shape {
             Shape::Stateless => self.find_stateless(relevant)?,
-            Shape::Sliding | Shape::Incremental | Shape::Stepped => {
+            Shape::Sliding | Shape::Incremental | Shape::Stepped | Shape::Pattern => {
                 self.keep(&relevant, quotas);
                 self.find_all_there_are(&open)?
             }
@@ -119,48 +120,52 @@ impl RunningRule {
         buckets: &[(TenantId, String)],
         open: &impl Fn(&TenantId, Timestamp) -> bool,
     ) -> Result<Vec<Found>, DetectError> {
-        let (always, never) = (Timestamp::from_micros(i64::MIN), Timestamp::from_micros(i64::MAX));
         if self.plan.pipeline.is_some() {
             return self.follow_all(buckets);
         }
+        if self.plan.is_run_by_instant() {
+            return self.find_by_instant(buckets, open);
+        }
+        let (always, never) = (Timestamp::from_micros(i64::MIN), Timestamp::from_micros(i64::MAX));
         let mut found = Vec::new();
         let mut slice = Slice::default();
         for (tenant, bucket) in buckets {
-            if self.plan.shape == Shape::Stepped {
-                let instants: BTreeSet<Timestamp> = self
-                    .state
-                    .events(tenant, bucket, always, never)
-                    .iter()
-                    .map(|e| e.ts)
-                    .filter(|ts| open(tenant, *ts))
-                    .collect();
-                let (mut left, mut given_up) = (ROWS_OF_A_TENANT, 0);
-                for instant in instants.into_iter().rev() {
-                    let from = instant.plus_micros(-self.window_micros());
-                    match left.checked_sub(self.state.events(tenant, bucket, from, instant).len()) {
-                        Some(rest) => left = rest,
-                        None => {
-                            given_up += 1;
-                            continue;
-                        }
-                    }
-                    found.extend(self.find_at(tenant, bucket, instant)?);
-                    // Each has the work of a tick.
-                    if self.note_overruns() {
-                        self.miss_instants(tenant, bucket);
-                    }
-                }
-                if given_up > 0 {
-                    self.give_up_instants(tenant, bucket, given_up);
-                }
-                continue;
-            }
             if let Some(rows) = slice.add(self.state.events(tenant, bucket, always, never)) {
                 found.extend(self.run(rows, None)?);
             }
         }
         if let Some(rows) = slice.rest() {
             found.extend(self.run(rows, None)?);
+        }
+        Ok(found)
+    }
+
+    /// The same of a query that is run for one instant at a time, for those that are open.
+    fn find_by_instant(
+        &mut self,
+        buckets: &[(TenantId, String)],
+        open: &impl Fn(&TenantId, Timestamp) -> bool,
+    ) -> Result<Vec<Found>, DetectError> {
+        let mut found = Vec::new();
+        for Steps { tenant, bucket, runs, .. } in self.steps_there_are(buckets)? {
+            let (mut left, mut given_up) = (ROWS_OF_A_TENANT, 0);
+            for run in runs.into_iter().rev().filter(|run| open(tenant, run.instant)) {
+                let seen = self.seen_at(tenant, bucket, run);
+                let Some(rest) = left.checked_sub(seen.len()) else {
+                    given_up += 1;
+                    continue;
+                };
+                left = rest;
+                let rows = seen.to_vec();
+                found.extend(self.run(rows, Some((tenant.clone(), run.instant)))?);
+                // Each has the work of a tick.
+                if self.note_overruns() {
+                    self.miss_instants(tenant, bucket);
+                }
+            }
+            if given_up > 0 {
+                self.give_up_instants(tenant, bucket, given_up);
+            }
         }
         Ok(found)
     }
@@ -185,7 +190,7 @@ impl RunningRule {
     fn find_at(&mut self, tenant: &TenantId, bucket: &str, instant: Timestamp) -> Result<Vec<Found>, DetectError> {
         let (from, to) = (instant.plus_micros(-self.window_micros()), instant.plus_micros(self.plan.reach.ahead));
         let slice = self.state.events(tenant, bucket, from, to).to_vec();
-        let fixed = (self.plan.shape == Shape::Stepped).then(|| (tenant.clone(), instant));
+        let fixed = self.plan.is_run_by_instant().then(|| (tenant.clone(), instant));
         self.run(slice, fixed)
     }
 

@@ -38,6 +38,7 @@ shipped_rules![
     "confused-deputy",
     "cross-repository",
     "denial-of-wallet",
+    "denied-until-allowed",
     "deny-spray",
     "deny-storm",
     "executed-unauthorized",

@@ -1,9 +1,10 @@
-//! How a rule's query has to be run: over new events only, over a sliding slice, or instant by instant.
+//! How a rule's query has to be run: over new events only, over a sliding slice, over the events of a row pattern's matches, or instant by instant.
 //! Also adds `tenant_id` to every window partition, so that one run over all tenants is the union of the runs over each.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use aegis_match::MatchRecognize;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DataFusionError, ScalarValue};
 use datafusion::error::Result;
@@ -35,6 +36,8 @@ pub enum Shape {
     Incremental,
     /// As sliding, but a frame ends after its row: a row is decided when nothing is expected any more before its frames' end.
     Deferred,
+    /// A row pattern whose conditions read the row alone: new events are followed for where matches end, and the query is run over those of the matches.
+    Pattern,
     /// Anything else: run once for each instant, over exactly the events of the window that ends there.
     Stepped,
 }
@@ -132,6 +135,19 @@ fn row_patterns_partition(plan: &LogicalPlan) -> Option<Option<Vec<String>>> {
             }))
         }
         _ => None,
+    }
+}
+
+/// The row pattern of a query that is one, over filters and projections of a table and under some.
+pub(crate) fn only_row_pattern(plan: &LogicalPlan) -> Option<&MatchRecognize> {
+    row_patterns_partition(plan)?;
+    let mut below = plan;
+    loop {
+        if let Some(node) = row_pattern(below) {
+            let is_only = matches!(row_patterns_partition(node.input()), Some(None));
+            return is_only.then_some(node);
+        }
+        below = below.inputs().first().copied()?;
     }
 }
 

@@ -16,7 +16,7 @@ use crate::bucket::Bucket;
 pub(crate) use crate::bucket::Kept;
 pub use crate::bucket::Quotas;
 use crate::episode::KeyState;
-use crate::pipeline::Frames;
+use crate::known::Known;
 use crate::refused::Refused;
 pub(crate) use saved::SavedKeys;
 use share::{Made, bytes_of_key, give_back};
@@ -160,17 +160,30 @@ impl RuleState {
         tenant: &TenantId,
         bucket: &str,
         oldest: Timestamp,
-        fresh: impl FnOnce() -> Frames,
-    ) -> Option<(Frames, &[Arc<SecurityEvent>])> {
+        fresh: impl FnOnce() -> Known,
+    ) -> Option<(Known, &[Arc<SecurityEvent>])> {
         let bucket = self.tenants.get_mut(tenant)?.buckets.get_mut(bucket)?;
         Some(bucket.follow(oldest, fresh))
     }
 
     /// Puts back what an incremental query knows now; without it, it is shown everything again.
-    pub(crate) fn followed(&mut self, tenant: &TenantId, bucket: &str, frames: Option<Frames>) {
+    pub(crate) fn followed(&mut self, tenant: &TenantId, bucket: &str, known: Option<Known>) {
         if let Some(bucket) = self.tenants.get_mut(tenant).and_then(|t| t.buckets.get_mut(bucket)) {
-            bucket.followed(frames);
+            bucket.followed(known);
         }
+    }
+
+    /// The kept events of a bucket up to `to`, from the one on that an incremental query was shown as the `place`th of its time.
+    pub(crate) fn events_from(
+        &self,
+        tenant: &TenantId,
+        bucket: &str,
+        (from, place): (Timestamp, u32),
+        to: Timestamp,
+    ) -> &[Arc<SecurityEvent>] {
+        let Some(bucket) = self.tenants.get(tenant).and_then(|t| t.buckets.get(bucket)) else { return &[] };
+        let events = bucket.events_from(from, place);
+        &events[..events.partition_point(|event| event.ts <= to)]
     }
 
     /// The newest event of a bucket that a quota has taken, or did not let in.

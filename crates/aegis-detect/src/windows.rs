@@ -1,7 +1,6 @@
 //! Window functions over new rows only: one node of a query, with what each partition knows of the rows before.
 //! Promises the values that the query engine's own operator has over all rows. What it cannot follow it does not take: see `Windows::build`.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, Int64Array, ListArray, RecordBatch, UInt64Array, new_null_array};
@@ -13,9 +12,8 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::expr::WindowFunction;
 use datafusion::logical_expr::{Expr, Window, WindowFunctionDefinition};
 use datafusion::physical_expr::PhysicalExpr;
-use smallvec::SmallVec;
 
-use crate::pipeline::Frames;
+use crate::known::Frames;
 use crate::shape::{frame_of, window_function};
 use crate::sliding::{Bytes, Frame, Partition};
 
@@ -74,63 +72,6 @@ struct Function {
     data_type: DataType,
 }
 
-type Places = HashMap<Box<[u8]>, usize, ahash::RandomState>;
-
-/// What one bucket knows of the rows of one group.
-#[derive(Debug, Default)]
-pub(crate) struct GroupState {
-    /// Of a bucket that is split further, where each key's partition is.
-    places: Option<Box<Places>>,
-    partitions: SmallVec<[Partition; 1]>,
-}
-
-impl GroupState {
-    /// The only partition of a bucket that is split no further, or that of a key.
-    fn place(&mut self, key: Option<&[u8]>, frames: &Arc<[Frame]>) -> usize {
-        let Some(key) = key else {
-            if self.partitions.is_empty() {
-                self.partitions.push(Partition::new(Arc::clone(frames)));
-            }
-            return 0;
-        };
-        let places = self.places.get_or_insert_default();
-        if let Some(place) = places.get(key) {
-            return *place;
-        }
-        self.partitions.push(Partition::new(Arc::clone(frames)));
-        places.insert(key.into(), self.partitions.len() - 1);
-        self.partitions.len() - 1
-    }
-
-    /// Takes back the rows of `ts` and later.
-    pub(crate) fn take_back(&mut self, ts: i64) {
-        self.partitions.iter_mut().for_each(|partition| partition.take_back(ts));
-    }
-
-    /// Drops the rows before `ts`, those of the first `taken` events of that time, and partitions that have none any more.
-    pub(crate) fn drop_before(&mut self, ts: i64, taken: u32) {
-        self.partitions.iter_mut().for_each(|partition| partition.drop_before(ts, taken));
-        if self.partitions.iter().all(|partition| !partition.is_empty()) {
-            return;
-        }
-        let places = &mut self.places;
-        let partitions = std::mem::take(&mut self.partitions);
-        let mut kept = vec![None; partitions.len()];
-        for (place, partition) in partitions.into_iter().enumerate().filter(|(_, partition)| !partition.is_empty()) {
-            kept[place] = Some(self.partitions.len());
-            self.partitions.push(partition);
-        }
-        let Some(places) = places else { return };
-        places.retain(|_, place| match kept.get(*place).copied().flatten() {
-            Some(now) => {
-                *place = now;
-                true
-            }
-            None => false,
-        });
-    }
-}
-
 /// Of the rows of a run: whose they are and when they were.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Origin {
@@ -142,7 +83,7 @@ pub(crate) struct Origin {
 }
 
 /// Whether values of a type can be compared as bytes exactly as the query engine compares them.
-fn has_order(data_type: &DataType) -> bool {
+pub(crate) fn has_order(data_type: &DataType) -> bool {
     data_type.is_integer()
         || matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Boolean)
         || matches!(data_type, DataType::Timestamp(..) | DataType::Date32 | DataType::Date64)
@@ -352,7 +293,7 @@ impl Group {
         for (index, origin) in origins.iter().enumerate() {
             let state = &mut states[origin.bucket][self.state];
             let row = keys.as_ref().map(|keys| keys.row(index));
-            let place = state.place(row.as_ref().map(|row| row.data()), &self.frames);
+            let place = state.place(row.as_ref().map(|row| row.data()), || Partition::new(Arc::clone(&self.frames)));
             let values = arguments.iter_mut().map(|values| values[index].take()).collect();
             state.partitions[place].push(origin.ts, origin.place, values);
             places.push(place);

@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use aegis_pattern::{Matcher, Pattern, Program, Skip, Variable};
+use aegis_pattern::{Matcher, Pattern, Program, Variable};
 use datafusion::arrow::compute::SortOptions;
 use datafusion::arrow::datatypes::{DataType, Schema, TimeUnit};
 use datafusion::common::DFSchema;
-use datafusion::error::{DataFusionError, Result};
+use datafusion::error::Result;
 use datafusion::execution::context::ExecutionProps;
 use datafusion::logical_expr::Expr;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
@@ -16,7 +16,7 @@ use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
 use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr, create_physical_expr};
 
 use crate::definition::{
-    CLASSIFIER, Definition, Read, Rows, SkipTo, Slot, operand_name, operand_of, schema_of, slot_name, slots_in,
+    CLASSIFIER, Definition, Read, Rows, Slot, operand_name, operand_of, schema_of, slot_name, slots_in, variable_of,
 };
 use crate::limits::Limits;
 use crate::node::MatchRecognize;
@@ -106,7 +106,7 @@ impl<'a> Compiler<'a> {
         let lookback = back.max().unwrap_or(0);
         let dependent: Vec<bool> =
             conditions.iter().map(|parts| parts.as_ref().is_some_and(|parts: &ConditionParts| parts.mapped.is_some())).collect();
-        let skip = self.skip()?;
+        let skip = self.definition.skip.in_program(&self.program)?;
         let numbered = self.definition.slots.iter().any(|(slot, _)| *slot == Slot::MatchNumber);
         let begins_anew = lookback == 0 && !numbered && !anchored_at_start(&self.definition.pattern);
         let depends = |variable: Variable| dependent.get(variable.index()).copied().unwrap_or(true);
@@ -150,17 +150,8 @@ impl<'a> Compiler<'a> {
         Err(refusal.hint("ORDER BY ts").into())
     }
 
-    fn skip(&self) -> Result<Skip> {
-        Ok(match &self.definition.skip {
-            SkipTo::PastLastRow => Skip::PastLastRow,
-            SkipTo::NextRow => Skip::ToNextRow,
-            SkipTo::First(variable) => Skip::ToFirst(vec![self.variable(variable)?]),
-            SkipTo::Last(variable) => Skip::ToLast(vec![self.variable(variable)?]),
-        })
-    }
-
     fn variable(&self, name: &str) -> Result<Variable> {
-        self.program.variable(name).ok_or_else(|| DataFusionError::Internal(format!("`{name}` is no variable of the pattern")))
+        variable_of(&self.program, name)
     }
 
     fn scope(&self, rows: &Rows) -> Result<Scope> {
@@ -290,7 +281,8 @@ impl<'a> Compiler<'a> {
     }
 }
 
-fn anchored_at_start(pattern: &Pattern) -> bool {
+/// True if `^` stands in the pattern.
+pub(crate) fn anchored_at_start(pattern: &Pattern) -> bool {
     match pattern {
         Pattern::Start => true,
         Pattern::Variable(_) | Pattern::Empty | Pattern::End => false,

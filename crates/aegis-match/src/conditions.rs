@@ -214,7 +214,7 @@ impl Asked<'_> {
     }
 }
 
-fn is_true(array: &ArrayRef, index: usize) -> bool {
+pub(crate) fn is_true(array: &ArrayRef, index: usize) -> bool {
     array.as_boolean_opt().is_some_and(|array| array.is_valid(index) && array.value(index))
 }
 

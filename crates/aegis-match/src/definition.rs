@@ -7,10 +7,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use aegis_pattern::Pattern;
+use aegis_pattern::{Pattern, Program, Skip, Variable};
 use datafusion::arrow::datatypes::{DataType, Field};
 use datafusion::common::{DFSchema, DFSchemaRef};
-use datafusion::error::Result;
+use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::Expr;
 
 /// A resolved `MATCH_RECOGNIZE`, without its input, partition, order and operands.
@@ -32,6 +32,23 @@ pub(crate) enum SkipTo {
     NextRow,
     First(String),
     Last(String),
+}
+
+impl SkipTo {
+    /// The same of a program of the pattern.
+    pub(crate) fn in_program(&self, program: &Program) -> Result<Skip> {
+        Ok(match self {
+            Self::PastLastRow => Skip::PastLastRow,
+            Self::NextRow => Skip::ToNextRow,
+            Self::First(variable) => Skip::ToFirst(vec![variable_of(program, variable)?]),
+            Self::Last(variable) => Skip::ToLast(vec![variable_of(program, variable)?]),
+        })
+    }
+}
+
+/// The variable of this name, which the pattern has.
+pub(crate) fn variable_of(program: &Program, name: &str) -> Result<Variable> {
+    program.variable(name).ok_or_else(|| DataFusionError::Internal(format!("`{name}` is no variable of the pattern")))
 }
 
 /// Whose rows are meant.

@@ -82,8 +82,8 @@ impl RuleTrial {
         }
         let lint = self.common.lint_own(text, Path::new("rule.sql")).map_err(|error| refused("invalid_rule", &error))?;
         let (hash, header) = (lint.rule.hash, lint.rule.header);
-        if self.by == By::Tenant && matches!(lint.shape, Shape::Stepped | Shape::Sliding) {
-            let why = "it is run over its whole window again and again, which others would wait for (`lint --json` says `stepped` or `sliding`): write \
+        if self.by == By::Tenant && matches!(lint.shape, Shape::Stepped | Shape::Pattern | Shape::Sliding) {
+            let why = "it is run over its whole window, or its matches, again and again, which others would wait for (`lint --json` says `stepped`, `pattern` or `sliding`): write \
                        it with count, min, max or array_agg over a RANGE frame, or have an operator activate it on the data folder";
             return Err(refused("rule_too_costly", &why));
         }
@@ -311,6 +311,8 @@ mod tests {
     const QUERY: &str = "SELECT agent_id, event_id FROM events WHERE decision = 'deny'";
     const STEPPED: &str =
         "SELECT agent_id, array_agg(event_id) AS event_ids FROM events WHERE decision = 'deny' GROUP BY agent_id";
+    const PATTERN: &str = "SELECT * FROM events MATCH_RECOGNIZE (PARTITION BY agent_id ORDER BY ts MEASURES array_agg(event_id) AS event_ids \
+                           PATTERN (d+) DEFINE d AS d.decision = 'deny')";
 
     async fn trial(folder: &Path, by: By) -> RuleTrial {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -328,10 +330,10 @@ mod tests {
     #[tokio::test]
     async fn what_costs_others_is_an_operator_s_to_activate() {
         let folder = tempfile::tempdir().unwrap();
-        let (stepped, long) = (format!("{HEADER}{STEPPED}"), format!("{HEADER}{QUERY}").replace("10m", "2h"));
-        for text in [&stepped, &long] {
-            assert_eq!(code(trial(folder.path(), By::Tenant).await.read(text).await), "rule_too_costly");
-            assert_eq!(trial(folder.path(), By::Operator).await.read(text).await.unwrap().version, 2);
+        let long = format!("{HEADER}{QUERY}").replace("10m", "2h");
+        for text in [format!("{HEADER}{STEPPED}"), format!("{HEADER}{PATTERN}"), long] {
+            assert_eq!(code(trial(folder.path(), By::Tenant).await.read(&text).await), "rule_too_costly");
+            assert_eq!(trial(folder.path(), By::Operator).await.read(&text).await.unwrap().version, 2);
         }
         let read = trial(folder.path(), By::Tenant).await.read(&format!("{HEADER}{QUERY}")).await.unwrap();
         assert_eq!((read.note.as_str(), read.mode, read.common), ("fewer", RuleMode::LogOnly, None));

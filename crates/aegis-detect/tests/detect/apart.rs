@@ -16,6 +16,9 @@ const LISTS: &str = "SELECT agent_id, count(*) OVER w AS denies, array_agg(event
 const FAILS_IN_A_ROW: &str = "SELECT agent_id, event_id, CAST(resource AS BIGINT) AS n, count(*) OVER w AS denies FROM events \
      WINDOW w AS (PARTITION BY agent_id ORDER BY ts RANGE BETWEEN INTERVAL '60' SECOND PRECEDING AND CURRENT ROW) QUALIFY denies >= 1";
 const FAILS_IN_WHERE: &str = "SELECT agent_id, event_id FROM events WHERE CAST(resource AS BIGINT) > 5";
+/// The same where it is asked whether a row can be one of a match.
+const FAILS_IN_DEFINE: &str = "SELECT * FROM events MATCH_RECOGNIZE (PARTITION BY agent_id ORDER BY ts \
+     MEASURES array_agg(event_id) AS event_ids PATTERN (a) DEFINE a AS CAST(a.resource AS BIGINT) > 5)";
 /// An action that nobody approved within a minute.
 const UNAPPROVED: &str = "SELECT agent_id, event_id, CAST(resource AS BIGINT) AS n, \
      count(*) FILTER (WHERE tool = 'approval') OVER w AS approvals FROM events \
@@ -89,16 +92,18 @@ fn long_lists_of_one_agent_stop_nothing_neither_live_nor_at_a_restart() {
 
 #[test]
 fn what_fails_where_rows_are_chosen_fails_for_its_tenant() {
-    let mut engine = engine(FAILS_IN_WHERE);
-    let output = engine.tick(vec![with(event("a", "agent", 1), "github", "none"), event("b", "agent", 1)]);
-    assert_eq!(alerted(&output), BTreeSet::from(["b"]));
-    assert_eq!(output.quarantined.len(), 1);
-    assert_eq!(alerted(&engine.tick(vec![event("a", "agent", 2), event("b", "agent", 2)])), BTreeSet::from(["b"]));
+    for query in [FAILS_IN_WHERE, FAILS_IN_DEFINE] {
+        let mut engine = engine(query);
+        let output = engine.tick(vec![with(event("a", "agent", 1), "github", "none"), event("b", "agent", 1)]);
+        assert_eq!(alerted(&output), BTreeSet::from(["b"]), "{query}");
+        assert_eq!(output.quarantined.len(), 1);
+        assert_eq!(alerted(&engine.tick(vec![event("a", "agent", 2), event("b", "agent", 2)])), BTreeSet::from(["b"]), "{query}");
+    }
 }
 
 #[test]
 fn what_fails_at_a_restart_fails_for_its_tenant() {
-    for query in [FAILS_IN_A_ROW, FAILS_IN_WHERE] {
+    for query in [FAILS_IN_A_ROW, FAILS_IN_WHERE, FAILS_IN_DEFINE] {
         let mut first = engine(query);
         let log = vec![event("b", "agent", 1), with(event("a", "agent", 1), "github", "none")];
         first.tick(log.clone());

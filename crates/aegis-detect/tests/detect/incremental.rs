@@ -9,7 +9,7 @@ use aegis_model::{DataAccess, Decision, Destination, EventKind, ManualClock, Sec
 use proptest::prelude::*;
 use serde_json::Value;
 
-const START: i64 = 1_767_225_600_000_000;
+pub(crate) const START: i64 = 1_767_225_600_000_000;
 
 /// Queries with every function that can be followed, in frames of every kind, one upon another.
 const QUERIES: [&str; 9] = [
@@ -71,24 +71,24 @@ fn engine_within(incremental: bool, quotas: Quotas, queries: Range<usize>) -> En
 }
 
 #[derive(Clone, Debug)]
-struct Step {
-    forward: i64,
-    late: i64,
-    tenant: u8,
-    agent: Option<u8>,
-    tool: Option<u8>,
-    decision: u8,
-    run: u8,
+pub(crate) struct Step {
+    pub(crate) forward: i64,
+    pub(crate) late: i64,
+    pub(crate) tenant: u8,
+    pub(crate) agent: Option<u8>,
+    pub(crate) tool: Option<u8>,
+    pub(crate) decision: u8,
+    pub(crate) run: u8,
 }
 
-fn any_step() -> impl Strategy<Value = Step> {
+pub(crate) fn any_step() -> impl Strategy<Value = Step> {
     let late = prop_oneof![4 => Just(0i64), 1 => 0..7i64];
     (0..3i64, late, 0..2u8, prop::option::weighted(0.9, 0..2u8), prop::option::weighted(0.8, 0..3u8), 0..3u8, 0..2u8).prop_map(
         |(forward, late, tenant, agent, tool, decision, run)| Step { forward, late, tenant, agent, tool, decision, run },
     )
 }
 
-fn log_of(steps: &[Step]) -> Vec<SecurityEvent> {
+pub(crate) fn log_of(steps: &[Step]) -> Vec<SecurityEvent> {
     let mut second = 100;
     let event = |(index, step): (usize, &Step)| {
         second += step.forward;
@@ -115,9 +115,9 @@ fn log_of(steps: &[Step]) -> Vec<SecurityEvent> {
 
 /// Rule and first evidence → evidence and fields. A list of values that is no evidence has them in the order of rows, in which the query
 /// engine's own operator leaves ties.
-type Alerts = BTreeMap<String, (Vec<String>, BTreeMap<String, Value>)>;
+pub(crate) type Alerts = BTreeMap<String, (Vec<String>, BTreeMap<String, Value>)>;
 
-fn take(output: TickOutput, alerts: &mut Alerts) {
+pub(crate) fn take(output: TickOutput, alerts: &mut Alerts) {
     assert!(output.quarantined.is_empty(), "{:?}", output.quarantined);
     for alert in output.alerts {
         let sorted = |value: &Value| match value {
@@ -138,7 +138,11 @@ fn take(output: TickOutput, alerts: &mut Alerts) {
 }
 
 fn run(log: &[SecurityEvent], size: usize, incremental: bool) -> Alerts {
-    let mut engine = engine(incremental);
+    run_on(engine(incremental), log, size)
+}
+
+/// What stands after a log that comes so many events at a time.
+pub(crate) fn run_on(mut engine: Engine, log: &[SecurityEvent], size: usize) -> Alerts {
     let mut alerts = Alerts::new();
     for part in log.chunks(size) {
         take(engine.tick(part.to_vec()), &mut alerts);

@@ -15,6 +15,7 @@ mod laws;
 mod lives;
 mod marks;
 mod own;
+mod patterns;
 mod refusals;
 mod registry;
 mod shipped;

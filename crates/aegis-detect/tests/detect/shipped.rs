@@ -58,7 +58,7 @@ fn a_shipped_rule_rewritten_as_a_row_pattern_passes_the_same_tests() {
     let report = run_rule_tests(folder.path()).unwrap();
     assert!(report.ok(), "{report}");
     let lint = lint_file(&rule.join("rule.sql")).unwrap();
-    assert_eq!((lint.shape, lint.split_by), (Shape::Stepped, vec!["agent_id".to_owned()]), "{}", lint.plan);
+    assert_eq!((lint.shape, lint.split_by), (Shape::Pattern, vec!["agent_id".to_owned()]), "{}", lint.plan);
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn shipped_rules_touch_only_the_keys_that_changed() {
         let lint = lint_file(&rule.file).unwrap();
         let name = &rule.header.name;
         assert!(
-            matches!(lint.shape, Shape::Stateless | Shape::Incremental | Shape::Deferred),
+            matches!(lint.shape, Shape::Stateless | Shape::Incremental | Shape::Deferred | Shape::Pattern),
             "{name} is {:?}, and costs its whole window each time:\n{}",
             lint.shape,
             lint.plan

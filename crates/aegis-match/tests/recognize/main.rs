@@ -4,6 +4,7 @@
 
 mod bounds;
 mod clauses;
+mod endings;
 mod harness;
 mod laws;
 mod random;

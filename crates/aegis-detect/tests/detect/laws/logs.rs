@@ -11,7 +11,7 @@ use proptest::prelude::*;
 pub(super) const START: i64 = 1_767_225_600_000_000;
 
 /// Rules of every shape, with windows that small logs fill.
-pub(super) const RULES: [(&str, &str, &str); 18] = [
+pub(super) const RULES: [(&str, &str, &str); 20] = [
     ("stateless", "", "SELECT agent_id, event_id FROM events WHERE decision = 'deny'"),
     (
         "sliding",
@@ -43,6 +43,13 @@ pub(super) const RULES: [(&str, &str, &str); 18] = [
         "",
         "SELECT * FROM events MATCH_RECOGNIZE (PARTITION BY agent_id ORDER BY ts MEASURES array_agg(event_id) AS event_ids \
          PATTERN (d a*? d) DEFINE d AS d.decision = 'deny', a AS a.decision = 'allow')",
+    ),
+    (
+        // Finer partitions than the key; and a match goes on.
+        "pattern-split-suppressed",
+        "suppress: 4s\n",
+        "SELECT * FROM events MATCH_RECOGNIZE (PARTITION BY agent_id, action ORDER BY ts MEASURES array_agg(event_id) AS event_ids \
+         PATTERN (d+ a*) DEFINE d AS d.decision = 'deny', a AS a.decision = 'allow')",
     ),
     (
         // One partition for all agents of a tenant: nothing splits the state.
@@ -90,6 +97,13 @@ pub(super) const RULES: [(&str, &str, &str); 18] = [
         "",
         "SELECT agent_id, event_id FROM events w WHERE decision = 'deny' AND NOT EXISTS \
          (SELECT 1 FROM events d WHERE d.agent_id = w.agent_id AND d.first_seen_agent_tool_action = d.ts)",
+    ),
+    (
+        "first-use-pattern",
+        "",
+        "SELECT agent_id, event_ids FROM events MATCH_RECOGNIZE (PARTITION BY agent_id ORDER BY ts \
+         MEASURES array_agg(event_id) AS event_ids PATTERN (f d) \
+         DEFINE f AS f.first_seen_agent_tool_action = f.ts, d AS d.decision = 'deny')",
     ),
     (
         "first-use-deferred",

@@ -58,6 +58,12 @@ fn what_is_allowed_loads_in_the_shape_that_fits() {
         (
             "SELECT * FROM events MATCH_RECOGNIZE (PARTITION BY agent_id ORDER BY ts MEASURES array_agg(event_id) AS event_ids \
              PATTERN (r x*? w) DEFINE r AS r.data_access = 'sensitive', w AS w.destination = 'external' AND w.mutates_state)",
+            Shape::Pattern,
+        ),
+        (
+            // A condition that depends on the mapping.
+            "SELECT * FROM events MATCH_RECOGNIZE (PARTITION BY agent_id ORDER BY ts MEASURES array_agg(event_id) AS event_ids \
+             PATTERN (r x*? w) DEFINE r AS r.data_access = 'sensitive', w AS w.target = r.target)",
             Shape::Stepped,
         ),
         (

@@ -1,0 +1,232 @@
+//! Rules that are run for one instant at a time: for each that a new event can have changed, or, of a row pattern that is followed, for those alone at
+//! which one of its matches ends, over the events from there on where that match begins. What would cost more than a look may is given up, and said to be.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use aegis_model::{SecurityEvent, TenantId, Timestamp};
+
+use crate::error::DetectError;
+use crate::evaluate::{RunningRule, TouchedKeys};
+use crate::find::{ROWS_OF_A_RUN, newest_of, parts, run_plan, with_origins, within};
+use crate::impaired::Cause;
+use crate::known::{Known, Walks};
+use crate::output::Found;
+use crate::row_pattern::{RunAt, Work};
+use crate::schema::EventBatch;
+use crate::window::{Quotas, Touched};
+
+/// Rows that the runs of one look see at most, and those of one tenant: some seconds.
+const ROWS_OF_A_LOOK: usize = 3_000_000;
+pub(crate) const ROWS_OF_A_TENANT: usize = 1_000_000;
+
+/// Where a rule is to be run in one bucket.
+#[derive(Debug)]
+pub(crate) struct Steps<'t> {
+    pub(crate) tenant: &'t TenantId,
+    pub(crate) bucket: &'t str,
+    /// In the order of time.
+    pub(crate) runs: Vec<RunAt>,
+    /// How many rows these see in all.
+    cost: usize,
+}
+
+impl<'t> Steps<'t> {
+    /// At each instant of these events, over its window.
+    fn at_each(tenant: &'t TenantId, bucket: &'t str, events: &[Arc<SecurityEvent>]) -> Self {
+        let mut runs: Vec<RunAt> = events.iter().map(|event| RunAt { instant: event.ts, from: None }).collect();
+        runs.dedup();
+        Self { tenant, bucket, runs, cost: 0 }
+    }
+}
+
+impl RunningRule {
+    /// One run for each tenant and instant where there is something to look at, cheap buckets first. What would cost more than a look may is given up.
+    pub(crate) fn evaluate_stepped(
+        &mut self,
+        relevant: &[Arc<SecurityEvent>],
+        quotas: Quotas,
+    ) -> Result<TouchedKeys, DetectError> {
+        let touched = self.keep(relevant, quotas);
+        let window = self.window_micros();
+        let mut found = Vec::new();
+        let steps = if self.plan.row_pattern.is_some() {
+            self.steps_of_matches(&touched, relevant)?
+        } else {
+            let affected = touched.iter().map(|(tenant, bucket, oldest, newest)| {
+                Steps::at_each(tenant, bucket, self.state.events(tenant, bucket, oldest, newest.plus_micros(window)))
+            });
+            affected.collect()
+        };
+        let mut tenants: BTreeMap<&TenantId, Vec<Steps<'_>>> = BTreeMap::new();
+        for mut one in steps {
+            let costs = one.runs.iter().map(|run| self.seen_at(one.tenant, one.bucket, *run).len());
+            one.cost = costs.fold(0, usize::saturating_add);
+            tenants.entry(one.tenant).or_default().push(one);
+        }
+        let mut planned: Vec<(usize, &TenantId, Vec<Steps<'_>>)> = Vec::with_capacity(tenants.len());
+        for (tenant, mut buckets) in tenants {
+            buckets.sort_unstable_by_key(|steps| steps.cost);
+            planned.push((buckets.iter().map(|steps| steps.cost).fold(0, usize::saturating_add), tenant, buckets));
+        }
+        planned.sort_unstable_by_key(|(cost, ..)| *cost);
+        let (mut left, mut waiting) = (ROWS_OF_A_LOOK, planned.len());
+        for (_, tenant, buckets) in planned {
+            // What cheap ones leave is there for those that follow.
+            let mut share = (left / waiting).min(ROWS_OF_A_TENANT);
+            waiting -= 1;
+            let names: Vec<&str> = buckets.iter().map(|steps| steps.bucket).collect();
+            for Steps { bucket, runs, .. } in buckets {
+                let mut given_up = 0;
+                for run in runs.into_iter().rev() {
+                    let slice = self.seen_at(tenant, bucket, run);
+                    if slice.len() > share {
+                        given_up += 1;
+                        continue;
+                    }
+                    share -= slice.len();
+                    left -= slice.len();
+                    let (slice, fixed) = (slice.to_vec(), Some((tenant.clone(), run.instant)));
+                    match run_plan(&self.plan, &self.rule, &mut self.stats, &self.sides, slice, fixed) {
+                        Ok(own) => found.extend(own),
+                        Err(error) => {
+                            self.set_aside(tenant, error, newest_of(relevant, tenant))?;
+                            break;
+                        }
+                    }
+                }
+                if given_up > 0 {
+                    self.give_up_instants(tenant, bucket, given_up);
+                }
+            }
+            // Each tenant's row patterns have the work of a look. What was told before may be what was not found now.
+            if self.note_overruns() {
+                names.iter().for_each(|bucket| self.stand(tenant, bucket));
+                if let Some(newest) = newest_of(relevant, tenant) {
+                    self.losses.note(Cause::InstantsGivenUp, newest);
+                }
+            }
+        }
+        found.retain(|f: &Found| !self.stats.set_aside.contains_key(&f.tenant));
+        self.stats.matches += found.len() as u64;
+        let mut keys = self.clear(&touched, window);
+        keys.extend(self.insert(found, quotas));
+        Ok(keys)
+    }
+
+    /// What a run sees.
+    pub(crate) fn seen_at(&self, tenant: &TenantId, bucket: &str, run: RunAt) -> &[Arc<SecurityEvent>] {
+        match run.from {
+            Some(from) => self.state.events_from(tenant, bucket, from, run.instant),
+            None => self.state.events(tenant, bucket, run.instant.plus_micros(-self.window_micros()), run.instant),
+        }
+    }
+
+    /// Where in touched buckets the matches of a row pattern end. Where that cannot be told of all tenants, it is asked of each by itself: what one of them
+    /// sends must not stop the rule for others.
+    fn steps_of_matches<'t>(
+        &mut self,
+        touched: &'t Touched,
+        relevant: &[Arc<SecurityEvent>],
+    ) -> Result<Vec<Steps<'t>>, DetectError> {
+        let window = self.window_micros();
+        let all =
+            || touched.iter().map(move |(tenant, bucket, oldest, newest)| (tenant, bucket, oldest, newest.plus_micros(window)));
+        if let Ok(steps) = self.follow_pattern(all()) {
+            return Ok(steps);
+        }
+        let mut tenants: BTreeMap<&TenantId, Vec<_>> = BTreeMap::new();
+        all().for_each(|one| tenants.entry(one.0).or_default().push(one));
+        let mut steps = Vec::new();
+        for (tenant, own) in tenants {
+            match self.follow_pattern(own.into_iter()) {
+                Ok(of_tenant) => steps.extend(of_tenant),
+                Err(error) => self.set_aside(tenant, error, newest_of(relevant, tenant))?,
+            }
+        }
+        Ok(steps)
+    }
+
+    /// Where a rule is to be run in some buckets if nothing of them is known yet.
+    pub(crate) fn steps_there_are<'t>(&mut self, buckets: &'t [(TenantId, String)]) -> Result<Vec<Steps<'t>>, DetectError> {
+        let (always, never) = (Timestamp::from_micros(i64::MIN), Timestamp::from_micros(i64::MAX));
+        let mut steps = Vec::new();
+        let (mut rows, mut from) = (0, 0);
+        for (place, (tenant, bucket)) in buckets.iter().enumerate() {
+            let events = self.state.events(tenant, bucket, always, never);
+            if self.plan.row_pattern.is_none() {
+                steps.push(Steps::at_each(tenant, bucket, events));
+                continue;
+            }
+            rows += events.len();
+            if rows >= ROWS_OF_A_RUN || place + 1 == buckets.len() {
+                let some = buckets[from..=place].iter().map(|(tenant, bucket)| (tenant, bucket.as_str(), always, never));
+                steps.extend(self.follow_pattern(some)?);
+                (rows, from) = (0, place + 1);
+            }
+        }
+        Ok(steps)
+    }
+
+    /// Shows a row pattern the events of some buckets that it has not seen, from the oldest of them on, and answers at which instants from there on up to
+    /// another time its matches end.
+    fn follow_pattern<'t>(
+        &mut self,
+        buckets: impl Iterator<Item = (&'t TenantId, &'t str, Timestamp, Timestamp)>,
+    ) -> Result<Vec<Steps<'t>>, DetectError> {
+        let Self { rule, plan, state, sides, .. } = self;
+        let Some(pattern) = &plan.row_pattern else { return Ok(Vec::new()) };
+        let (mut events, mut walks, mut asked) = (Vec::new(), Vec::new(), Vec::new());
+        let mut work = Work::default();
+        let mut numbers: HashMap<&TenantId, usize, ahash::RandomState> = HashMap::default();
+        for (tenant, bucket, oldest, to) in buckets {
+            let fresh = || Known::Pattern(Walks::default());
+            let Some((known, new)) = state.follow(tenant, bucket, oldest, fresh) else { continue };
+            events.extend(with_origins(walks.len(), new));
+            walks.push(known.into_walks());
+            let next = numbers.len();
+            work.add_bucket(*numbers.entry(tenant).or_insert(next));
+            asked.push((Steps { tenant, bucket, runs: Vec::new(), cost: 0 }, oldest, to));
+        }
+        let back_micros = rule.header.window_s * 1_000_000;
+        let mut ran = Ok(());
+        for part in parts(&events, pattern.events_of_a_run()) {
+            let origins = part.iter().map(|(origin, _)| *origin).collect();
+            let batch = EventBatch::new(part.iter().map(|(_, event)| Arc::clone(event)).collect()).beside(sides);
+            ran = pattern.run(&batch, origins, &mut walks, back_micros, &mut work, |bucket, run| {
+                let (steps, oldest, to) = &mut asked[bucket];
+                if within(run.instant, *oldest, *to) {
+                    steps.runs.push(run);
+                }
+            });
+            if ran.is_err() {
+                break;
+            }
+        }
+        for ((steps, ..), known) in asked.iter().zip(walks) {
+            // After a failure nobody knows how far it came: from the start, the next time.
+            state.followed(steps.tenant, steps.bucket, ran.is_ok().then_some(Known::Pattern(known)));
+        }
+        ran.map_err(|source| DetectError::Query { rule: rule.header.id.clone(), source })?;
+        Ok(asked.into_iter().map(|(steps, ..)| steps).filter(|steps| !steps.runs.is_empty()).collect())
+    }
+
+    /// Says that instants of a bucket were not looked at, and lets stand what was told.
+    pub(crate) fn give_up_instants(&mut self, tenant: &TenantId, bucket: &str, count: u64) {
+        self.stats.overruns += count;
+        let key = bucket.trim_end_matches('\0').replace('\0', ", ");
+        let said = format!("tenant {tenant}, key {key}: {count} instants are more than one look may cost");
+        tracing::warn!(rule = %self.rule.header.id, "{said}");
+        self.stats.overrun = Some(said);
+        self.miss_instants(tenant, bucket);
+        self.stand(tenant, bucket);
+    }
+
+    /// Takes note that matches of a bucket may be missing.
+    pub(crate) fn miss_instants(&mut self, tenant: &TenantId, bucket: &str) {
+        let (always, never) = (Timestamp::from_micros(i64::MIN), Timestamp::from_micros(i64::MAX));
+        if let Some(newest) = self.state.events(tenant, bucket, always, never).last() {
+            self.losses.note(Cause::InstantsGivenUp, newest);
+        }
+    }
+}
