@@ -7,6 +7,7 @@ use std::sync::Arc;
 use aegis_model::{Clock, SecurityEvent, TenantId, Timestamp};
 use smallvec::SmallVec;
 
+use crate::alerts::Shown;
 use crate::bucket::Bucket;
 use crate::episode::KeyState;
 use crate::error::DetectError;
@@ -81,6 +82,8 @@ pub(crate) struct RunningRule {
     pub(crate) unwritten: BTreeSet<TenantId>,
     /// It looks at them no earlier, by the clock: a rule that costs much runs less often, over more events at once.
     due: Timestamp,
+    /// Of a rule that reads alerts and is to be explained: what it was shown of some time.
+    pub(crate) shown: Option<Shown>,
 }
 
 /// A rule rests so many times as long as it ran, so that it takes a fiftieth of a core; and no longer than this, microseconds. Of one that
@@ -128,6 +131,7 @@ impl RunningRule {
             losses,
             unwritten: BTreeSet::new(),
             due,
+            shown: None,
         }
     }
 

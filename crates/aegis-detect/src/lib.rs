@@ -63,7 +63,7 @@ pub use engine::{Engine, EngineCheckpoint, EngineConfig, EpisodeUpdate, TickOutp
 pub use error::{DetectError, Place, RuleCode, RuleError, RuleErrors};
 pub use evaluate::RuleStats;
 pub use explain::Explain;
-pub use explanation::{Explanation, JoinedAlert, MatchedRow};
+pub use explanation::{Explanation, JoinedAlert, MatchedRow, RaisedAlert};
 pub use impaired::{IMPAIRED_NAME, IMPAIRED_RULE, IMPAIRED_SEVERITY};
 pub use own::{OwnRule, RuleTexts};
 pub use rows::events_of;
