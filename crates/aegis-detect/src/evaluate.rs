@@ -169,7 +169,7 @@ impl RunningRule {
         Ok(())
     }
 
-    /// Of agents of whom a side table says something else than before, it is to look again at the events that it has.
+    /// Of whom a side table says something else than before, it is to look again at the events that it has.
     pub(crate) fn look_again(&mut self, changes: &Changes) {
         if !self.plan.reads_sides {
             return;
@@ -177,23 +177,28 @@ impl RunningRule {
         self.stats.refused += changes.refused().len() as u64;
         changes.refused().iter().for_each(|(tenant, at)| self.losses.note_at(tenant, Cause::QuotaFull, at));
         for (tenant, agents) in changes.agents() {
-            let Some(state) = self.state.tenants.get(tenant) else { continue };
-            let Some(oldest) = agents.values().min().copied() else { continue };
-            let is_changed = |event: &Arc<SecurityEvent>| {
-                let from = event.agent_id.as_ref().and_then(|agent| agents.get(agent));
-                from.is_some_and(|from| *from <= event.ts)
-            };
-            for events in state.buckets.values().map(Bucket::events) {
-                let from = events.partition_point(|event| event.ts < oldest);
-                self.waiting.extend(events[from..].iter().filter(|event| is_changed(event)).cloned());
-            }
+            self.look_again_at(tenant, agents.values().min(), |event| agents.get(event.agent_id.as_ref()?));
+        }
+        for (tenant, users) in changes.users() {
+            self.look_again_at(tenant, users.values().min(), |event| users.get(event.user_id.as_ref()?));
         }
         for (tenant, oldest) in changes.all() {
-            let Some(state) = self.state.tenants.get(tenant) else { continue };
-            for events in state.buckets.values().map(Bucket::events) {
-                let from = events.partition_point(|event| event.ts < oldest);
-                self.waiting.extend_from_slice(&events[from..]);
-            }
+            self.look_again_at(tenant, Some(&oldest), |_| Some(&oldest));
+        }
+    }
+
+    /// The same of those events of a tenant of whom something else is said from some time on, the earliest of which is `oldest`.
+    fn look_again_at<'a>(
+        &mut self,
+        tenant: &TenantId,
+        oldest: Option<&Timestamp>,
+        changed_from: impl Fn(&SecurityEvent) -> Option<&'a Timestamp>,
+    ) {
+        let (Some(state), Some(oldest)) = (self.state.tenants.get(tenant), oldest) else { return };
+        for events in state.buckets.values().map(Bucket::events) {
+            let from = events.partition_point(|event| event.ts < *oldest);
+            let is_changed = |event: &&Arc<SecurityEvent>| changed_from(event).is_some_and(|from| *from <= event.ts);
+            self.waiting.extend(events[from..].iter().filter(is_changed).cloned());
         }
     }
 

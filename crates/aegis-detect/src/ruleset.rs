@@ -67,8 +67,8 @@ pub(crate) const RULE_FILE: &str = "rule.sql";
 /// By these an event is known, in its place, in time or late, and somebody's.
 const COLUMNS_OF_PLACE: [&str; 10] =
     ["event_id", "tenant_id", "ts", "lane", "seq", "kind", "verified", "agent_id", "bus_ts", "late"];
-/// By these the side tables know what a use of an agent is, beside those above.
-const COLUMNS_OF_USE: [&str; 3] = ["decision", "tool", "action"];
+/// By these the side tables know what a use is, beside those above.
+const COLUMNS_OF_USE: [&str; 4] = ["decision", "tool", "action", "user_id"];
 /// And by these what control has registered of an agent, and whether it holds it.
 const COLUMNS_OF_REGISTRY: [&str; 3] = ["reason", "status", "attributes"];
 

@@ -109,7 +109,7 @@ impl Engine {
         }
         self.settled = checkpoint.settled.into_iter().collect();
         self.impaired = checkpoint.impaired;
-        *self.sides.write() = checkpoint.sides;
+        *self.sides.write() = checkpoint.sides.completed();
         let batch = Arc::new(EventBatch::new(events.into_iter().map(Arc::new).collect()));
         let alerts = Arc::new(EventBatch::new(checkpoint.alerts.into_iter().map(Arc::new).collect()));
         let mut saved = checkpoint.rules;
