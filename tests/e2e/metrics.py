@@ -18,6 +18,7 @@ OF_DETECTION = {
     "aegis_detect_refused": ("counter", set()),
     "aegis_rule_quarantined": ("gauge", {"rule"}),
     "aegis_rule_tenants_set_aside": ("gauge", {"rule"}),
+    "aegis_rule_warming": ("gauge", {"rule"}),
     "aegis_rule_refused": ("counter", {"rule"}),
     "aegis_rule_given_up": ("counter", {"rule"}),
     "aegis_rule_overruns": ("counter", {"rule"}),

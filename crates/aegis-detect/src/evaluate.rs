@@ -58,6 +58,8 @@ pub struct RuleStats {
     pub unfounded: u64,
     /// Events at the end of a log whose rows were not decided: what follows them is not known.
     pub undecided: u64,
+    /// 1 for a tenant's own rule that does not know all of its window yet, and tells nothing until it does.
+    pub warming: u64,
 }
 
 /// A rule with its plan and its state.
@@ -68,6 +70,8 @@ pub(crate) struct RunningRule {
     pub(crate) scope: Scope,
     /// A match of before is none: the rule was not there, or did not know all of its window.
     pub(crate) since: Timestamp,
+    /// From when on it knows its window by itself: a rule that was filled acts before.
+    pub(crate) whole: Timestamp,
     pub(crate) state: RuleState,
     pub(crate) stats: RuleStats,
     /// What all rules share.
@@ -116,13 +120,14 @@ impl RunningRule {
             ..RuleStats::default()
         };
         let always = Timestamp::from_micros(i64::MIN);
-        let (waiting, since, due) = (Vec::new(), always, always);
+        let (waiting, since, whole, due) = (Vec::new(), always, always, always);
         let (state, losses) = (RuleState::default(), Losses::default());
         Self {
             rule,
             plan,
             scope,
             since,
+            whole,
             state,
             stats,
             sides,

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::deferred::By;
 use crate::engine::{Engine, TickOutput, guarded, key_rules};
-use crate::error::DetectError;
+use crate::error::{DetectError, RuleError};
 use crate::evaluate::RunningRule;
 use crate::finished::END_OF_TIME;
 use crate::follow::{MAX_BATCH, READ_WAIT, Running};
@@ -23,6 +23,7 @@ use crate::schema::EventBatch;
 use crate::scope::Scope;
 use crate::shape::Shape;
 use crate::verify::chain_broken_event;
+use crate::warm::warm_record_of;
 use crate::wire::read;
 use crate::worker::{Shared, WorkerStats};
 
@@ -44,12 +45,21 @@ pub trait RuleTexts: Send + Sync + fmt::Debug {
 /// A version of a tenant's own rule, as a checkpoint knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct KnownRule {
-    tenant_id: TenantId,
-    rule_id: String,
-    revision: i64,
-    hash: String,
+    pub(crate) tenant_id: TenantId,
+    pub(crate) rule_id: String,
+    pub(crate) revision: i64,
+    pub(crate) hash: String,
     /// Matches of before are none.
-    since: Timestamp,
+    pub(crate) since: Timestamp,
+    /// From when on it would have known its window by itself, where it was filled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) whole: Option<Timestamp>,
+    /// When it came, all of the tenant's events from here on were kept, microseconds; a checkpoint of before does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) held: Option<i64>,
+    /// True once it was filled with what lies before.
+    #[serde(default)]
+    pub(crate) is_filled: bool,
 }
 
 /// Which versions stand, by tenant and rule id.
@@ -57,12 +67,17 @@ pub(crate) struct KnownRule {
 pub(crate) struct Own {
     common: CommonRules,
     texts: Option<Arc<dyn RuleTexts>>,
-    known: BTreeMap<(TenantId, String), KnownRule>,
+    pub(crate) known: BTreeMap<(TenantId, String), KnownRule>,
 }
 
 impl Own {
     pub(crate) fn new(common: CommonRules, texts: Option<Arc<dyn RuleTexts>>) -> Self {
         Self { common, texts, known: BTreeMap::new() }
+    }
+
+    /// A text as a tenant's own rule.
+    pub(crate) fn read(&self, tenant: &TenantId, text: &str) -> Result<OwnRule, RuleError> {
+        self.common.own(tenant, text)
     }
 
     pub(crate) fn known(&self) -> Vec<KnownRule> {
@@ -85,6 +100,7 @@ impl Own {
             match self.common.own(&rule.tenant_id, &text) {
                 Ok(own) => {
                     let _of_an_engine_without_state = engine.set_own(own, rule.since, Vec::new());
+                    engine.set_since(&rule.tenant_id, &rule.rule_id, rule.since, rule.whole.unwrap_or(rule.since));
                 }
                 Err(error) => {
                     tracing::error!(tenant = %rule.tenant_id, rule = rule.rule_id, %error, "a tenant's own rule does not load, and does not run");
@@ -104,7 +120,7 @@ pub(crate) struct OwnWindows {
 }
 
 /// How far back a rule needs events: its window, and what of it is decided together.
-fn reach_of(running: &RunningRule) -> i64 {
+pub(crate) fn reach_of(running: &RunningRule) -> i64 {
     running.window_micros() + running.step_micros()
 }
 
@@ -139,7 +155,7 @@ impl Engine {
         }
         let plan = if self.config.incremental { plan } else { plan.without_pipeline() };
         let mut running = RunningRule::new(rule, plan, Scope::Only(tenant.clone()), Arc::clone(&self.sides));
-        running.since = since;
+        (running.since, running.whole) = (since, since);
         let longest = self.windows.own.entry(tenant).or_default();
         *longest = reach_of(&running).max(*longest);
         let batch = Arc::new(EventBatch::new(events.into_iter().map(Arc::new).collect()));
@@ -150,6 +166,13 @@ impl Engine {
         self.rules.push(running);
         self.know_told_of_last();
         output
+    }
+
+    /// A rule that waited begins anew with all of its window, and acts from then on. It has told nothing that could be taken back.
+    pub(crate) fn fill_own(&mut self, own: OwnRule, since: Timestamp, events: Vec<SecurityEvent>) {
+        let (tenant, id) = (own.tenant.clone(), own.rule.header.id.clone());
+        self.remove_own(&tenant, &id);
+        let _nothing_was_told = self.set_own(own, since, events);
     }
 
     /// What stands under this id sees nothing more of the tenant: what it told and has no match for now never will have one, and is taken back. So what
@@ -180,7 +203,7 @@ impl Engine {
     /// since its beginning.
     fn kept_from(&self, tenant: &TenantId, now: Timestamp) -> Timestamp {
         let own = self.rules.iter().filter(|running| running.scope.owner() == Some(tenant));
-        let of_own = own.map(|running| running.since.max(now).plus_micros(-reach_of(running))).min();
+        let of_own = own.map(|running| running.whole.max(now).plus_micros(-reach_of(running))).min();
         let of_common = now.plus_micros(-self.windows.common);
         of_own.map_or(of_common, |of_own| of_own.min(of_common))
     }
@@ -233,6 +256,9 @@ impl Running {
     /// Takes a record of a tenant's own rule. Nothing has changed where it fails.
     pub(crate) async fn take_rule(&mut self, delivered: &Delivered, shared: &Shared) -> Result<(), DetectError> {
         let Some(RuleRecord { tenant_id, rule_id, revision, hash, text }) = record_of(delivered) else {
+            if let Some(record) = warm_record_of(delivered) {
+                return self.take_warm(&record, delivered.bus_ts, shared).await;
+            }
             tracing::error!(seq = delivered.seq, "a record of rules is none; it changes nothing");
             return Ok(());
         };
@@ -243,7 +269,9 @@ impl Running {
         // What rules have put off is of the time before.
         self.catch_up(shared).await?;
         let started = self.clock.now();
-        let mut known = KnownRule { tenant_id, rule_id, revision, hash, since: delivered.bus_ts };
+        let held = Some(self.held_from(&tenant_id));
+        let since = delivered.bus_ts;
+        let mut known = KnownRule { tenant_id, rule_id, revision, hash, since, whole: None, held, is_filled: false };
         let output = match self.own.common.own(&known.tenant_id, &text) {
             Ok(own) if own.rule.header.id == known.rule_id => {
                 known.since = self.knows_its_window_from(&own, delivered.bus_ts);
@@ -261,6 +289,7 @@ impl Running {
             }
         };
         self.tell(WorkerStats::default(), output, Vec::new(), started, shared).await?;
+        self.want_past(&known, delivered.bus_ts);
         self.own.known.insert(place, known);
         Ok(())
     }
@@ -275,7 +304,7 @@ impl Running {
     }
 
     /// The tenant's events that its windows have, as rules were shown them.
-    async fn events_of(&mut self, tenant: &TenantId) -> Result<Vec<SecurityEvent>, DetectError> {
+    pub(crate) async fn events_of(&mut self, tenant: &TenantId) -> Result<Vec<SecurityEvent>, DetectError> {
         let taken = self.tail.of_tenant(tenant);
         let (Some(first), Some(last)) = (taken.keys().next().copied(), taken.keys().next_back().copied()) else {
             return Ok(Vec::new());

@@ -17,6 +17,7 @@ use crate::follow::run;
 use crate::own::RuleTexts;
 use crate::ruleset::RuleSet;
 use crate::shelf::MAX_PACKED;
+use crate::warm::PastEvents;
 
 /// The name under which the detector's position is registered.
 pub const CONSUMER: &str = "detect";
@@ -34,6 +35,8 @@ pub struct WorkerConfig {
     pub checkpoint_bytes: usize,
     /// Where the texts of tenants' own rules are found after a restart; None: they have none.
     pub texts: Option<Arc<dyn RuleTexts>>,
+    /// Where a tenant's own rule that comes finds what lies before what detection keeps; None: it waits until it knows its window.
+    pub past: Option<Arc<dyn PastEvents>>,
 }
 
 impl WorkerConfig {
@@ -41,7 +44,7 @@ impl WorkerConfig {
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         let engine = EngineConfig::new(clock);
-        Self { engine, checkpoint_ms: 2000, hold_ms: 0, missing: None, checkpoint_bytes: MAX_PACKED, texts: None }
+        Self { engine, checkpoint_ms: 2000, hold_ms: 0, missing: None, checkpoint_bytes: MAX_PACKED, texts: None, past: None }
     }
 }
 

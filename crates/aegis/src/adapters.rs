@@ -1,14 +1,18 @@
 //! Where crates meet that do not know each other: each adapter gives one crate's trait the other's behaviour, and nothing else.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aegis_control::{ContainmentOutcome, Control};
+use aegis_detect::{Past, is_ahead_of_time};
 use aegis_edge::EdgeView;
 use aegis_ingest::{NotRegistered, ResourceSink, SecretsUnavailable, WebhookSecrets};
-use aegis_model::{EntryKind, ResourceRecord, TenantId};
+use aegis_lake::{Folder, LakeError, Replay, Span};
+use aegis_model::{EntryKind, ResourceRecord, SecurityEvent, TenantId, Timestamp};
 use aegis_respond::{ContainmentRequest, ContainmentRequests, RequestOutcome, RespondError};
 use aegis_store::Store;
 use async_trait::async_trait;
+use tokio::sync::oneshot;
 
 /// Tells control when the edge of this process enforces a revision.
 #[derive(Debug)]
@@ -71,6 +75,51 @@ impl aegis_detect::RuleTexts for StoredRules {
     async fn text(&self, tenant: &TenantId, rule_id: &str, hash: &str) -> Result<Option<String>, String> {
         self.0.rule_text(tenant, rule_id, hash).await.map_err(|error| error.to_string())
     }
+}
+
+/// Detection finds in the lake what lies before what it keeps. Read on a thread of its own, behind the others, one question at a time.
+#[derive(Debug)]
+pub(crate) struct PastInTheLake(pub(crate) PathBuf);
+
+impl aegis_detect::PastEvents for PastInTheLake {
+    fn consumer(&self) -> &'static str {
+        aegis_lake::CONSUMER
+    }
+
+    fn ask(&self, tenant: &TenantId, from: Timestamp, to: Timestamp, most: usize) -> oneshot::Receiver<Past> {
+        let (answers, answer) = oneshot::channel();
+        let (folder, tenant) = (self.0.clone(), tenant.clone());
+        let work = move || async move {
+            let read = events_in_the_lake(&folder, &tenant, (from, to), most).await;
+            let _nobody_waits = answers.send(read.map_err(|error| format!("the lake: {error}")));
+        };
+        // Where it does not start nobody answers, and it is asked again.
+        if let Err(error) = aegis_threads::spawn("aegis-warm-up", work) {
+            tracing::warn!(%error, "the lake cannot be read for a rule that warms up");
+        }
+        answer
+    }
+}
+
+/// None: there are more.
+async fn events_in_the_lake(
+    folder: &Path,
+    tenant: &TenantId,
+    (from, to): (Timestamp, Timestamp),
+    most: usize,
+) -> Result<Option<Vec<SecurityEvent>>, LakeError> {
+    let span = Span { from: from.as_micros(), to: to.as_micros().saturating_sub(1) };
+    let mut replay = Replay::open(Folder::open(folder)?, tenant, None, span).await?;
+    let mut events = Vec::new();
+    while let Some(page) = replay.next().await? {
+        // As rules are shown them.
+        let in_time = page.into_iter().filter(|event| !event.late && !is_ahead_of_time(event));
+        events.extend(in_time.map(Arc::unwrap_or_clone));
+        if events.len() > most {
+            return Ok(None);
+        }
+    }
+    Ok(Some(events))
 }
 
 /// What webhooks say of repositories keeps the registry current.

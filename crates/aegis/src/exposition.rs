@@ -178,9 +178,12 @@ fn histogram(
 type OfRule = (&'static str, &'static str, fn(&aegis_detect::RuleStats) -> u64);
 
 #[cfg(feature = "soc")]
-const RULE_GAUGES: [OfRule; 2] = [
+const RULE_GAUGES: [OfRule; 3] = [
     ("aegis_rule_quarantined", "1 while a rule does not run because it failed", |rule| u64::from(rule.quarantined.is_some())),
     ("aegis_rule_tenants_set_aside", "tenants for whose events a rule does not run", |rule| rule.set_aside.len() as u64),
+    ("aegis_rule_warming", "tenants' own rules that do not know their window yet, and tell nothing until they do", |rule| {
+        rule.warming
+    }),
 ];
 
 #[cfg(feature = "soc")]
@@ -214,6 +217,7 @@ fn with(mut sum: aegis_detect::RuleStats, rule: aegis_detect::RuleStats) -> aegi
     sum.given_up += rule.given_up;
     sum.overruns += rule.overruns;
     sum.unfounded += rule.unfounded;
+    sum.warming += rule.warming;
     sum.quarantined = sum.quarantined.or(rule.quarantined);
     sum.set_aside.extend(rule.set_aside);
     sum
@@ -287,6 +291,7 @@ mod tests {
             unfounded: first + 4,
             evals: first + 5,
             seconds: 0.5,
+            warming: u64::from(tenant.is_some()),
             ..RuleStats::default()
         }
     }
@@ -338,6 +343,8 @@ mod tests {
             "aegis_rule_quarantined{rule=\"R-1\"} 0",
             "aegis_rule_quarantined{rule=\"R-2\"} 1",
             "aegis_rule_tenants_set_aside{rule=\"R-2\"} 1",
+            "aegis_rule_warming{rule=\"R-1\"} 0",
+            "aegis_rule_warming{rule=\"of_tenants\"} 2",
             "# TYPE aegis_rule_refused counter",
             "aegis_rule_refused_total{rule=\"R-1\"} 11",
             "aegis_rule_given_up_total{rule=\"R-1\"} 12",

@@ -26,7 +26,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::adapters::{Containments, LocalEdge, RepositoryRegistry, StoredRules, StoredSecrets};
+use crate::adapters::{Containments, LocalEdge, PastInTheLake, RepositoryRegistry, StoredRules, StoredSecrets};
 use crate::config::Config;
 use crate::exposition::Exposition;
 use crate::parts::{make_private_folder, open_ledger, prepare_folder, write_public_key};
@@ -181,6 +181,9 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
 
     let mut watching = WorkerConfig::new(clock.clone());
     watching.texts = Some(Arc::new(StoredRules(store.clone())));
+    if config.lake.enabled {
+        watching.past = Some(Arc::new(PastInTheLake(data.join(LAKE))));
+    }
     if config.nats.is_used() {
         watching.hold_ms = HOLD_MS;
         watching.missing = Some(control.clone());

@@ -37,6 +37,13 @@ pub struct EngineCheckpoint {
     alerts: Vec<SecurityEvent>,
 }
 
+impl EngineCheckpoint {
+    /// Up to where a tenant's state was settled.
+    pub(crate) fn settled_to(&self, tenant: &TenantId) -> Option<Timestamp> {
+        self.settled.get(tenant).copied()
+    }
+}
+
 impl Engine {
     /// What has to be kept, beside the events of the window, to go on after a restart. Not while it `is_behind`.
     #[must_use]

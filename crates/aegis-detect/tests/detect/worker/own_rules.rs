@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{DEADLINE, Line, fell_silent};
 
 /// A rule of acme's own: as many denies of an agent within a minute.
-fn own_rule(denies: usize, mode: &str) -> String {
+pub(super) fn own_rule(denies: usize, mode: &str) -> String {
     format!(
         "/* rule\nid: OWN-1\nname: own-denies\nversion: 1\nseverity: low\nwindow: 60s\nkey: [agent_id]\nmode: {mode}\nrequires: verified\n\
          suppress: 1h\nowner: soc\ndescription: d\nfalse_positives: none\nchangelog:\n  - {{version: 1, date: 2026-11-26, note: first}}\n*/\n\
@@ -22,7 +22,7 @@ fn own_rule(denies: usize, mode: &str) -> String {
 
 /// The versions that were made, as the control plane keeps them.
 #[derive(Debug)]
-struct Texts(Vec<String>);
+pub(super) struct Texts(pub(super) Vec<String>);
 
 #[async_trait::async_trait]
 impl RuleTexts for Texts {
@@ -32,7 +32,7 @@ impl RuleTexts for Texts {
 }
 
 /// Puts a change of acme's own rule into the log.
-async fn record(line: &Line, text: &str, revision: i64) {
+pub(super) async fn record(line: &Line, text: &str, revision: i64) {
     let tenant_id = TenantId::new("acme").unwrap();
     let place = subject::ruleset(partition_of(&tenant_id));
     let hash = aegis_canon::sha256_hex(text.as_bytes());
