@@ -169,10 +169,10 @@ impl Engine {
     }
 
     /// A rule that waited begins anew with all of its window, and acts from then on. It has told nothing that could be taken back.
-    pub(crate) fn fill_own(&mut self, own: OwnRule, since: Timestamp, events: Vec<SecurityEvent>) {
+    pub(crate) fn fill_own(&mut self, own: OwnRule, since: Timestamp, events: Vec<SecurityEvent>) -> TickOutput {
         let (tenant, id) = (own.tenant.clone(), own.rule.header.id.clone());
         self.remove_own(&tenant, &id);
-        let _nothing_was_told = self.set_own(own, since, events);
+        self.set_own(own, since, events)
     }
 
     /// What stands under this id sees nothing more of the tenant: what it told and has no match for now never will have one, and is taken back. So what

@@ -2,7 +2,7 @@
 //! Promises that no tick waits for what is read; that the rule begins at a record of the log which says that all of it can be read, so that it begins
 //! in the same place whenever the log is read; and that where nothing can be read it waits until it knows its window by itself.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::error::DetectError;
 use crate::evaluate::{RuleStats, RunningRule};
 use crate::follow::{READ_WAIT, Running};
 use crate::own::{KnownRule, OwnRule, reach_of};
-use crate::worker::Shared;
+use crate::worker::{Shared, WorkerStats};
 
 /// Events that a rule is filled with at most: no rule keeps more of a tenant.
 const MOST: usize = 200_000;
@@ -285,14 +285,16 @@ impl Running {
         };
         // What rules have put off is of the time before.
         self.catch_up(shared).await?;
+        let started = self.clock.now();
         let mut events = self.events_of(&known.tenant_id).await?;
         events.extend(past);
         let whole = known.since;
         (known.since, known.is_filled) = (now, true);
         tracing::info!(tenant = %known.tenant_id, rule = known.rule_id, events = events.len(), "a tenant's own rule knows its window");
-        self.engine.fill_own(own, now, events);
+        let output = self.engine.fill_own(own, now, events);
         self.engine.set_since(&known.tenant_id, &known.rule_id, now, whole);
         known.whole = Some(whole);
+        self.tell(WorkerStats::default(), output, Vec::new(), started, shared).await?;
         self.own.known.insert(place, known);
         Ok(())
     }
@@ -321,25 +323,41 @@ impl Running {
         None
     }
 
-    /// What filled rules need, beside the events that are read again after a restart. A rule of which that cannot be read waits anew.
+    /// What filled rules need, beside the events that are read again after a restart: of each tenant what its rules look back to and the stream has not.
+    /// Where that cannot be read they wait anew.
     pub(crate) async fn past_of_filled(&mut self, checkpoint: &Checkpoint) -> Vec<SecurityEvent> {
-        let mut all = Vec::new();
-        let filled: Vec<KnownRule> = self.own.known.values().filter(|known| known.is_filled).cloned().collect();
-        for known in filled {
+        let mut spans: BTreeMap<TenantId, (Timestamp, Timestamp)> = BTreeMap::new();
+        for known in self.own.known.values().filter(|known| known.is_filled) {
             let Some(running) = self.engine.own_rule(&known.tenant_id, &known.rule_id) else { continue };
-            let (reach, held) = (reach_of(running), known.held.unwrap_or(i64::MIN));
             let Some(settled) = checkpoint.engine.settled_to(&known.tenant_id) else { continue };
-            let (from, to) = (settled.plus_micros(-reach), Timestamp::from_micros(held));
-            if let Some(events) = self.read_past(&known.tenant_id, from, to).await {
-                all.extend(events);
-                continue;
+            let (from, to) = (settled.plus_micros(-reach_of(running)), Timestamp::from_micros(known.held.unwrap_or(i64::MIN)));
+            if from < to {
+                let (first, last) = spans.entry(known.tenant_id.clone()).or_insert((from, to));
+                (*first, *last) = (from.min(*first), to.max(*last));
             }
-            let whole = known.whole.unwrap_or(known.since);
-            self.engine.set_since(&known.tenant_id, &known.rule_id, whole, whole);
-            let place = (known.tenant_id.clone(), known.rule_id.clone());
-            self.own.known.insert(place, KnownRule { since: whole, is_filled: false, ..known });
+        }
+        let (mut all, mut answers) = (Vec::new(), true);
+        for (tenant, (from, to)) in spans {
+            let past = if answers { self.read_past(&tenant, from, to).await } else { None };
+            match past {
+                Some(events) => all.extend(events),
+                None => {
+                    // Nobody is asked again and again while all wait.
+                    answers = false;
+                    self.wait_anew(&tenant);
+                }
+            }
         }
         all
+    }
+
+    /// The filled rules of a tenant wait until they know their windows by themselves.
+    fn wait_anew(&mut self, tenant: &TenantId) {
+        for known in self.own.known.values_mut().filter(|known| known.is_filled && known.tenant_id == *tenant) {
+            let whole = known.whole.unwrap_or(known.since);
+            (known.since, known.is_filled) = (whole, false);
+            self.engine.set_since(&known.tenant_id, &known.rule_id, whole, whole);
+        }
     }
 
     /// Rules that waited when the checkpoint was written.
