@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use aegis_bus::{AskForMissing, Stream, message_id};
 use aegis_ledger::{Durability, Ledger, OutboxItem};
-use aegis_model::TenantId;
+use aegis_model::{FrozenAction, TenantId};
 use aegis_shipper::{Shipper, ShipperConfig};
 use fake::{Fake, full, never, taken};
 use ground::{draft, draft_of, freeze, ledger, quick, seal, until};
@@ -343,6 +343,33 @@ async fn a_lane_that_has_little_goes_first_and_nothing_passes_it_that_is_not_ack
     assert_eq!(sealed.ledger.shipped_row().await, sealed.row(103));
     shipper.stop().await;
     assert!(bus.needless().is_empty(), "what went first does not go again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_held_of_lanes_that_have_little_is_bounded_with_their_frozen_actions() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = ledger(folder.path(), 4).await;
+    seal(&ledger, 100).await;
+    for n in 0..4 {
+        let tenant = TenantId::new(&format!("quiet-{n}")).unwrap();
+        let mut asks = draft_of(tenant.clone());
+        let mut frozen = FrozenAction { approval_id: format!("approval-{n}"), tenant_id: tenant, ..freeze(&mut asks) };
+        // As text some hundred KiB, as values ten MiB.
+        frozen.tool_call.parameters.insert("zeros".to_owned(), vec![0; 150_000].into());
+        asks.event.approval_id = Some(frozen.approval_id.clone());
+        asks.frozen = Some(frozen);
+        ledger.try_submit(asks, Durability::Required).unwrap().await.unwrap();
+    }
+    let (sealed, bus) = (Sealed::of(folder, ledger).await, Arc::new(Fake::default()));
+    let shipper = sealed.ship(&bus, small());
+    take_the_rest(&bus, &shipper).await;
+    shipper.stop().await;
+    let mut approvals = Vec::new();
+    for n in 0..bus.begun() {
+        let (stream, ids) = bus.nth(n).await;
+        approvals.extend((stream == Stream::Approvals).then_some(ids.len()));
+    }
+    assert_eq!(approvals, [1; 4], "of one lane at a time");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
