@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use aegis_bus::{Message, Stream, subject};
+use aegis_bus::{BusError, Message, PubAck, Stream, subject};
 use aegis_keys::sign_notice;
 use aegis_ledger::Draft;
 use aegis_model::{CommonRuleRecord, EventKind, PARTITIONS, Phase, RuleRecord, SecurityEvent, TenantId, Timestamp, partition_of};
@@ -68,7 +68,7 @@ impl Control {
         let mut told = self.rules.told.lock().await;
         for rule in self.store.standing_common_rules().await? {
             // To each partition, whoever is there: a tenant that comes later finds the same.
-            let (mut places, mut records) = (Vec::new(), Vec::new());
+            let mut records = Vec::new();
             for partition in 0..PARTITIONS {
                 let place = Place::Common(partition, rule.rule_id.clone());
                 if told.get(&place).is_some_and(|revision| *revision >= rule.revision) {
@@ -77,11 +77,9 @@ impl Control {
                 let StandingCommonRule { rule_id, revision, hash, text, .. } = rule.clone();
                 let record = CommonRuleRecord { partition, rule_id, revision, hash, text };
                 let payload = sign_notice(&self.key, &record).map_err(Problem::internal)?;
-                records.push(Message::new(subject::ruleset(partition), payload));
-                places.push(place);
+                records.push((place, revision, Message::new(subject::ruleset(partition), payload)));
             }
-            self.tell(records).await?;
-            told.extend(places.into_iter().map(|place| (place, rule.revision)));
+            self.tell(&mut told, records).await?;
         }
         for tenant in self.store.list_tenants().await? {
             for rule in self.store.standing_rules(&tenant).await? {
@@ -93,25 +91,47 @@ impl Control {
                 let record = RuleRecord { tenant_id: tenant.clone(), rule_id, revision, hash, text };
                 let payload = sign_notice(&self.key, &record).map_err(Problem::internal)?;
                 // Without an id: one that could be told ahead is anybody's to use first, and detection takes no revision twice.
-                self.tell(vec![Message::new(subject::ruleset(partition_of(&tenant)), payload)]).await?;
-                told.insert(place, revision);
+                self.tell(&mut told, vec![(place, revision, Message::new(subject::ruleset(partition_of(&tenant)), payload))])
+                    .await?;
             }
         }
         Ok(())
     }
 
-    async fn tell(&self, records: Vec<Message>) -> Result<(), Problem> {
+    /// Sends records to the log, each with its place and revision.
+    async fn tell(&self, told: &mut HashMap<Place, i64>, records: Vec<(Place, i64, Message)>) -> Result<(), Problem> {
         if records.is_empty() {
             return Ok(());
         }
-        for result in self.bus.publish(Stream::Ase, records).await {
-            result.map_err(|error| {
-                tracing::warn!(%error, "the log does not take a change of rules");
-                Problem::unavailable("bus_unavailable", "the log cannot be written")
-            })?;
-        }
-        Ok(())
+        let (places, messages): (Vec<_>, Vec<_>) =
+            records.into_iter().map(|(place, revision, message)| ((place, revision), message)).unzip();
+        let results = self.bus.publish(Stream::Ase, messages).await;
+        note_told(told, places, results).map_err(|error| {
+            tracing::warn!(%error, "the log does not take a change of rules");
+            Problem::unavailable("bus_unavailable", "the log cannot be written")
+        })
     }
+}
+
+/// Notes which records the log took, also where it did not take all: each that is sent again would be in the log once more, and only the rest is.
+fn note_told(
+    told: &mut HashMap<Place, i64>,
+    sent: Vec<(Place, i64)>,
+    results: Vec<Result<PubAck, BusError>>,
+) -> Result<(), BusError> {
+    let mut results = results.into_iter();
+    let mut first_refusal = None;
+    for (place, revision) in sent {
+        match results.next().unwrap_or(Err(BusError::Closed)) {
+            Ok(_) => {
+                told.insert(place, revision);
+            }
+            Err(refusal) => {
+                first_refusal.get_or_insert(refusal);
+            }
+        }
+    }
+    first_refusal.map_or(Ok(()), Err)
 }
 
 /// Tells detection of what stands: at the start, and whenever something may have changed.
@@ -292,5 +312,25 @@ impl From<RuleRefusal> for Problem {
             RuleRefusal::NoTenant | RuleRefusal::NothingToTakeBack => "not_applicable",
         };
         Self::conflict(code, refusal.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_records_that_the_log_took_in_part_only_the_rest_is_told_again() {
+        let place = |partition| Place::Common(partition, "AEG-1".to_owned());
+        let sent = || (0..4).map(|partition| (place(partition), 7)).collect::<Vec<_>>();
+        let taken = || Ok(PubAck { seq: 1, duplicate: false });
+        let full = || Err(BusError::Full { stream: Stream::Ase });
+        let mut told = HashMap::from([(place(0), 5)]);
+        let refused = note_told(&mut told, sent(), vec![taken(), taken(), full(), Err(BusError::Closed)]);
+        assert_eq!(refused, full().map(|_: PubAck| ()));
+        assert_eq!(told, HashMap::from([(place(0), 7), (place(1), 7)]));
+        assert_eq!(note_told(&mut told, sent(), vec![taken(); 3]), Err(BusError::Closed), "what has no answer was not taken");
+        assert_eq!(note_told(&mut told, sent(), vec![taken(); 4]), Ok(()));
+        assert_eq!(told.len(), 4);
     }
 }

@@ -20,6 +20,16 @@ pub struct OutboxItem {
     pub frozen: Option<FrozenAction>,
 }
 
+impl OutboxItem {
+    /// Bytes that it takes in memory at most, about.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let text_of = |frozen: &FrozenAction| serde_json::to_vec(frozen).unwrap_or_default();
+        let frozen = self.frozen.as_ref().map_or(0, |frozen| text_of(frozen).len());
+        self.sealed.wire.len() + FROZEN_WEIGHT * frozen
+    }
+}
+
 /// What a frozen action takes in memory for each byte of its text at most, about: a number of two characters is a value of its own.
 pub(crate) const FROZEN_WEIGHT: usize = 40;
 

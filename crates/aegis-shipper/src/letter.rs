@@ -10,6 +10,9 @@ use aegis_ledger::OutboxItem;
 use aegis_model::{EventId, FrozenAction, TenantId, partition_of};
 use serde_json::json;
 
+/// Hex digits of the refused message's hash in the id of its dead letter.
+const HASH_DIGITS: usize = 16;
+
 /// How long a frozen action stays on the bus behind its end, seconds: as long as a control plane may be away and still show what it missed.
 const BEHIND_ITS_END_S: u64 = 24 * 3600;
 
@@ -56,8 +59,11 @@ impl Outgoing {
         Some(Self { message, tenant_id: frozen.tenant_id.clone(), event_id: frozen.event_id, row: item.row })
     }
 
-    /// What is kept of a message that was refused for good.
+    /// What is kept of a message that was refused for good. Its id is the same each time, and nobody's to tell ahead: edges write dead letters too, and
+    /// one that came first under the same id would be all there is.
     pub(crate) fn dead_letter(&self, stream: Stream, refusal: &BusError) -> Self {
+        let hash = sha256_hex(&self.message.payload);
+        let id = format!("{stream}-{}-{}-{}", self.event_id, self.row, hash.get(..HASH_DIGITS).unwrap_or(&hash));
         let letter = json!({
             "reason": refusal.to_string(),
             "stream": stream.as_str(),
@@ -67,10 +73,30 @@ impl Outgoing {
             "event_id": self.event_id,
             "ledger_row": self.row,
             "bytes": self.message.payload.len(),
-            "sha256": sha256_hex(&self.message.payload),
+            "sha256": hash,
         });
-        let id = format!("{stream}-{}-{}", self.event_id, self.row);
         let message = Message::new(subject::dlq(partition_of(&self.tenant_id)), letter.to_string().into_bytes()).with_id(id);
         Self { message, ..self.clone() }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use aegis_bus::MAX_MSG_ID;
+
+    #[test]
+    fn a_dead_letter_s_id_is_its_message_s_and_cannot_be_told_by_the_event_s_id() {
+        let id_of = |payload: &str| {
+            let (tenant_id, event_id) = (TenantId::new("acme").unwrap(), EventId::from_u128(7));
+            let message = Message::new("ase.00.acme.authorize_decision", payload.to_owned()).with_id("a");
+            let outgoing = Outgoing { message, tenant_id, event_id, row: i64::MAX };
+            outgoing.dead_letter(Stream::Approvals, &BusError::TooLarge { bytes: 2, max: 1 }).message.msg_id.unwrap()
+        };
+        let id = id_of("sealed");
+        assert_eq!(id, id_of("sealed"), "whoever publishes it again");
+        assert_ne!(id, id_of("of somebody else"));
+        assert!(id.len() <= MAX_MSG_ID, "{id}");
     }
 }

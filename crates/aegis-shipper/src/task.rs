@@ -227,17 +227,22 @@ impl Task {
                 return Ok(());
             }
         };
-        let mut items = Vec::new();
+        let (mut items, mut bytes) = (Vec::new(), 0);
         for QuietLane { lane, first_seq, last_seq } in lanes {
             let first_seq = first_seq.max(self.ahead.get(&lane).map_or(i64::MIN, |seq| seq + 1));
             if first_seq > last_seq {
                 continue;
             }
             match self.ledger.read_lane(&lane, first_seq, last_seq, self.config.batch).await {
-                Ok(found) => items.extend(found),
+                Ok(found) => {
+                    bytes += found.iter().map(OutboxItem::weight).sum::<usize>();
+                    items.extend(found);
+                }
                 Err(error) => tracing::warn!(%error, lane, "a lane that has little to ship cannot be read; it takes its turn"),
             }
-            if items.len() >= self.config.batch {
+            // As much as is held at once otherwise, of however many lanes it is.
+            if items.len() >= self.config.batch || bytes >= self.config.batch_bytes {
+                bytes = 0;
                 self.ship_ahead(std::mem::take(&mut items)).await?;
             }
         }

@@ -10,7 +10,7 @@ use aegis_model::{SecurityEvent, TenantId};
 use tokio::time::Instant;
 
 use super::Follower;
-use super::trouble::{Report, Staleness};
+use super::trouble::{Report, Staleness, Whom};
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -45,11 +45,13 @@ impl Teller {
 
     /// Seals what is due.
     fn look(&mut self, now: Instant) {
-        let age_s = self.follower.view.feed_age_s(self.follower.clock.now());
-        // One that never was read is as old as this start.
-        let age_s = age_s.unwrap_or_else(|| i64::try_from(now.duration_since(self.started).as_secs()).unwrap_or(i64::MAX));
-        let mut found: Vec<_> = self.staleness.look(age_s, now).into_iter().map(|report| (None, report)).collect();
-        // What waits is bounded: nothing is taken up behind it.
+        let mut found: Vec<(Whom, Report)> = Vec::new();
+        // What waits is bounded: nothing is taken up behind it but the age of the feed, which somebody who forges entries is not to hold up, and that
+        // once only.
+        if !self.waiting.iter().any(|(_, report)| report.is_of_age()) {
+            let age_s = self.age_s(now);
+            found.extend(self.staleness.look(age_s, now).map(|report| (None, report)));
+        }
         if self.waiting.is_empty() {
             found.extend(self.follower.trouble.take_due(now, MOST_AT_ONCE));
         }
@@ -62,6 +64,12 @@ impl Teller {
             // What the ledger cannot keep it counts, and seals a gap for.
             let _not_awaited = self.ledger.try_submit(told, Durability::BestEffort);
         }
+    }
+
+    /// How old the feed is. One that never was read is as old as this start.
+    fn age_s(&self, now: Instant) -> i64 {
+        let since_start = || i64::try_from(now.duration_since(self.started).as_secs()).unwrap_or(i64::MAX);
+        self.follower.view.feed_age_s(self.follower.clock.now()).unwrap_or_else(since_start)
     }
 }
 
@@ -254,5 +262,33 @@ mod tests {
         let mut told: Vec<String> = house.told(100).await.into_iter().map(|(tenant, ..)| tenant).collect();
         told.sort();
         assert_eq!(told, names);
+    }
+
+    #[tokio::test]
+    async fn a_feed_that_stays_too_old_fills_nothing_however_many_are_to_be_told() {
+        let house = House::new().await;
+        let names: Vec<String> = (0..100).map(|n| format!("t-{n:03}")).collect();
+        let follower = Arc::new(house.follower(&names.iter().map(String::as_str).collect::<Vec<_>>()));
+        let start = Instant::now();
+        let mut teller = Teller::new(Arc::clone(&follower), house.ledger.clone(), "edge-1", start);
+        house.view.confirm(house.clock.now());
+        house.clock.advance_seconds(61);
+        (0..10).for_each(|second| teller.look(start + Duration::from_secs(second)));
+        assert_eq!(teller.waiting.len(), 68);
+        // As late as if there were so many that the same is due again before the last of them heard of it.
+        let later = start + Duration::from_secs(3600);
+        for left in [36, 4, 0] {
+            teller.look(later);
+            assert_eq!(teller.waiting.len(), left);
+        }
+        // What is forged in everybody's name meanwhile does not keep from them that the feed is young again.
+        follower.apply(Bucket::Control, subject::BEAT, b"{}", true);
+        teller.look(later);
+        assert_eq!(teller.waiting.len(), 168, "the age, told again as it is due, and what is forged");
+        house.view.confirm(house.clock.now());
+        for left in [136, 104, 72, 140, 108] {
+            teller.look(later);
+            assert_eq!(teller.waiting.len(), left);
+        }
     }
 }

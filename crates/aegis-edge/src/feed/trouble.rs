@@ -107,6 +107,11 @@ pub(super) enum Report {
 }
 
 impl Report {
+    /// True if it is of the feed's age.
+    pub(super) const fn is_of_age(&self) -> bool {
+        matches!(self, Self::Stale { .. } | Self::Fresh { .. })
+    }
+
     /// The event's kind, its phase, reason and attributes.
     pub(super) fn facts(&self) -> (EventKind, Phase, &'static str, Value) {
         match self {
