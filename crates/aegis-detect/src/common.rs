@@ -166,7 +166,7 @@ impl Engine {
         if let Some(place) = self.rules.iter().position(is_it) {
             return Some(place);
         }
-        let plan = if self.config.incremental { plan } else { plan.without_pipeline() };
+        let plan = if self.config.incremental { plan } else { plan.unfollowed() };
         // Who reads alerts comes after those that it reads; a tenant's own reads none and is not read.
         let is_above = |running: &RunningRule| running.scope.owner().is_none() && running.plan.level > plan.level;
         let place = self.rules.iter().position(is_above).unwrap_or(self.rules.len());
