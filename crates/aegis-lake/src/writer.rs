@@ -234,7 +234,15 @@ impl Writer {
         }
         let mut manifest = Manifest::read(&self.store, hour).await?;
         let there = self.store.list_with_delimiter(Some(&Path::from(hour.folder()))).await?.objects;
-        manifest.retire_unnamed(there.iter().filter_map(|object| object.location.filename()));
+        let names = || there.iter().filter_map(|object| object.location.filename());
+        if manifest.is_lost(names()) {
+            // Another writer's may have come in between.
+            manifest = Manifest::read(&self.store, hour).await?;
+            if manifest.is_lost(names()) {
+                return Err(LakeError::damaged(Manifest::place(hour), "it is gone, and files that it named are there"));
+            }
+        }
+        manifest.retire_unnamed(names());
         Ok(manifest)
     }
 
