@@ -16,6 +16,22 @@ from waiting import wait_until
 
 RULES = pathlib.Path(__file__).resolve().parents[2] / "rules"
 DENIES = 5
+ON_STORMS = """/* rule
+id: T-1
+name: on-storms
+version: 1
+severity: low
+window: 10m
+key: [agent_id]
+mode: active
+owner: test
+description: a rule on a shipped rule
+false_positives: none
+changelog:
+  - {version: 1, date: 2026-11-27, note: first version}
+*/
+SELECT agent_id, event_id, rule_name FROM alerts WHERE rule_name = 'deny-storm'
+"""
 
 
 def told_by_rule(tenant):
@@ -129,6 +145,22 @@ class Backtest(Story):
         self.assertEqual((first["fired"], first["passes"], first["in_window"], first["rows"]), (False, True, 1, []))
         self.assertEqual((first["later"]["instant"], first["later"]["alert"]["alert_id"]), (fifth["ts"], row["alert"]["alert_id"]))
         self.assertIn(f"not yet: the match that it is evidence of is complete at {fifth['ts']}", self.explain(denied[0]["event_id"], "deny-storm", expect=1))
+
+    def test_a_rule_on_rules_is_explained_by_the_alerts_that_it_reads(self):
+        told = self.probe()
+        denied = self.denied()
+        path = self.folder / "on-storms/rule.sql"
+        path.parent.mkdir()
+        path.write_text(ON_STORMS)
+        fifth = json.loads(self.explain(denied[-1]["event_id"], path, "--json", expect=0))
+        [raised] = fifth["raised"]
+        self.assertEqual((raised["rule_name"], raised["passes"], fifth["in_window"]), ("deny-storm", True, 1))
+        self.assertIn(raised["alert_id"], told, "the alert that the running engine raised")
+        self.assertEqual([row["fields"]["rule_name"] for row in fifth["rows"]], ["deny-storm"])
+        self.assertIn(f"raised    {raised['alert_id']} of AEG-3002 deny-storm: passed\n", self.explain(denied[-1]["event_id"], path, expect=0))
+        first = self.explain(denied[0]["event_id"], path, expect=1)
+        self.assertIn("raised    no alert that a rule reads", first)
+        self.assertTrue(first.endswith("\nnot fired\n"), first)
 
     def test_an_allow_is_no_deny(self):
         allowed = self.agent.authorize()

@@ -5,6 +5,7 @@ import pathlib
 import tempfile
 import uuid
 
+from backtest import ON_STORMS
 from deliveries import external_event_id, webhook_headers
 from harness import Aegis
 from story import Story
@@ -162,6 +163,11 @@ class Lake(Story):
         history, lake = self.over_both("explain", fifth, RULES / "deny-storm")
         self.assertEqual(history, lake)
         self.assertTrue(lake["fired"], lake)
+        on_storms = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / "rule.sql"
+        on_storms.write_text(ON_STORMS)
+        history, lake = self.over_both("explain", fifth, on_storms)
+        self.assertEqual(history, lake)
+        self.assertEqual([(one["rule_name"], one["passes"]) for one in lake["raised"]], [("deny-storm", True)])
         stranger = str(uuid.uuid4())
         said = self.aegis.cli("rules", "explain", stranger, str(RULES / "deny-storm"), "--data", str(self.aegis.data), "--lake", expect=2)
         self.assertIn("not in the lake of any tenant", said)

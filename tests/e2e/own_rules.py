@@ -48,7 +48,7 @@ changelog:
 
 class OwnRules(unittest.TestCase):
     def setUp(self):
-        self.aegis = Aegis(environment={"AEGIS_DETECT_OWN_RULES": "true"}).start()
+        self.aegis = Aegis(environment={"AEGIS_DETECT_OWN_RULES": "true", "AEGIS_LAKE_FLUSH_S": "1"}).start()
         self.addCleanup(self.aegis.close)
         self.tenant = self.aegis.tenant().register_tools()
         self.agent = self.tenant.register_agent()
@@ -140,6 +140,30 @@ class OwnRules(unittest.TestCase):
         third = self.deny()
         (alert,) = wait_until("its alert", lambda: self.alerts(self.tenant))
         self.assertEqual(alert["event_ids"], [*before, third])
+
+    def test_a_rule_of_a_day_is_filled_from_the_lake_and_does_not_wait_for_a_day(self):
+        other = self.tenant.register_agent()
+        before, of_other = [self.deny(), self.deny()], [self.deny(other), self.deny(other)]
+        wait_until("they are in the history", lambda: {*before, *of_other} <= {event["event_id"] for event in self.tenant.list("/v1/audit/events")})
+        three = "SELECT agent_id, count(*) OVER w AS n, array_agg(event_id) OVER w AS event_ids FROM events WHERE decision = 'deny' WINDOW w AS (PARTITION BY agent_id " \
+            "ORDER BY ts RANGE BETWEEN INTERVAL '24' HOUR PRECEDING AND CURRENT ROW) QUALIFY n >= 3"
+        events = "events: [{at: 0s, agent_id: a, decision: deny}, {at: 1s, agent_id: a, decision: deny}, {at: AT, agent_id: a, decision: deny}]\n"
+        own = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / "own-denied"
+        (own / "tests").mkdir(parents=True)
+        (own / "rule.sql").write_text(rule(query=three, window="1d"))
+        (own / "tests/fires.yaml").write_text("name: three fire\n" + events.replace("AT", "24h") + "expect: [{key: {agent_id: a}}]\n")
+        (own / "tests/silent.yaml").write_text("name: too late\n" + events.replace("AT", "86400001ms") + "expect: []\n")
+        done = self.command("activate", str(own), "--tenant", self.tenant.name, "--data", str(self.aegis.data))
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        # Detection keeps the two hours of the longest rule that every tenant has.
+        self.until_own_rules_run()
+        wait_until("it knows its window", lambda: 'aegis_rule_warming{rule="of_tenants"} 0' in self.aegis.get("/metrics").text)
+        third = self.deny()
+        (alert,) = wait_until("its alert", lambda: self.alerts(self.tenant))
+        self.assertEqual(alert["event_ids"], [*before, third])
+        self.aegis.restart()
+        third_of_other = self.deny(other)
+        wait_until("it knows it after a restart", lambda: [*of_other, third_of_other] in [alert["event_ids"] for alert in self.alerts(self.tenant)])
 
     def test_the_command_line_does_it_through_the_api_and_on_the_data_folder(self):
         with tempfile.TemporaryDirectory() as folder:

@@ -157,6 +157,25 @@ class WhatDidNotFollow(unittest.TestCase):
             self.assertEqual((report["shape"], report["split_by"]), ("deferred", ["agent_id"]))
 
 
+class WhichRules(unittest.TestCase):
+    def test_a_rule_is_tested_by_its_folder_and_its_file(self):
+        folder = REPOSITORY / "rules/campaign"
+        for path, cwd in [(folder, None), (folder / "rule.sql", None), (".", folder), ("rule.sql", folder)]:
+            with self.subTest(str(path)):
+                tested = aegis("rules", "test", str(path), "--json", cwd=cwd)
+                self.assertEqual(tested.returncode, 0, tested.stdout + tested.stderr)
+                report = json.loads(tested.stdout)
+                self.assertEqual(([rule["rule"] for rule in report["rules"]], report["failed"]), (["campaign"], 0))
+
+    def test_where_no_rule_is_that_is_bad_input_and_it_says_where_it_looked(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for path, said in [(folder, f"no rule is there: neither {folder}/rule.sql nor {folder}/*/rule.sql"), (f"{folder}/nowhere", "the folder cannot be read")]:
+                with self.subTest(path):
+                    tested = aegis("rules", "test", path)
+                    self.assertEqual((tested.returncode, tested.stdout), (2, ""))
+                    self.assertIn(said, tested.stderr)
+
+
 class Tables(unittest.TestCase):
     def test_the_columns_are_those_of_the_table(self):
         listed = [name for row in rows("columns") for name in names(row[0])]

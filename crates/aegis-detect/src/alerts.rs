@@ -20,7 +20,7 @@ use crate::error::{Place, RuleCode, RuleError};
 use crate::evaluate::RunningRule;
 use crate::plan::RulePlan;
 use crate::rule::{Header, Rule};
-use crate::ruleset::{CommonRule, shipped_text};
+use crate::ruleset::{CommonRule, RULE_FILE, shipped_text};
 use crate::schema::{ALERTS_TABLE, EventBatch};
 use crate::shape::{self, Shape};
 use crate::sql::SqlText;
@@ -36,6 +36,20 @@ pub(crate) struct Final {
     /// The last evidence of the match that raises it.
     pub(crate) last: (Timestamp, EventId),
     pub(crate) receipt_hash: Option<String>,
+}
+
+/// Rows of the table that a rule was shown, of some time, its ends included; whether it lets them in or not.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    pub(crate) from: Timestamp,
+    pub(crate) to: Timestamp,
+    pub(crate) rows: Vec<Arc<SecurityEvent>>,
+}
+
+impl Shown {
+    fn take(&mut self, rows: &[Arc<SecurityEvent>]) {
+        self.rows.extend(rows.iter().filter(|row| self.from <= row.ts && row.ts <= self.to).cloned());
+    }
 }
 
 /// Of which rules a rule reads the alerts: those that its WHERE names.
@@ -251,8 +265,15 @@ pub(crate) fn with_sources(file: &Path, text: &str) -> Vec<(PathBuf, String)> {
     texts
 }
 
+/// The rule of this name in the folder of rules that a rule's file stands in.
 fn beside(file: &Path, name: &str) -> Option<(PathBuf, String)> {
-    let other = file.parent()?.parent()?.join(name).join("rule.sql");
+    // A name leads nowhere else.
+    if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_') {
+        return None;
+    }
+    let folder = file.parent()?;
+    let rules = if folder.file_name().is_some() { folder.parent()?.to_owned() } else { folder.join("..") };
+    let other = rules.join(name).join(RULE_FILE);
     std::fs::read_to_string(&other).ok().map(|text| (other, text))
 }
 
@@ -296,6 +317,9 @@ impl RunningRule {
         let Some(tenant) = alerts.first().map(|alert| &alert.tenant_id).filter(|_| self.stats.quarantined.is_none()) else {
             return;
         };
+        if let Some(shown) = &mut self.shown {
+            shown.take(alerts);
+        }
         let clock = config.clock.as_ref();
         let batch = Arc::new(EventBatch::new(alerts.to_vec()));
         let (result, micros) = self.timed(clock, |running| {

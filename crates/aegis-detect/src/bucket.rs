@@ -255,6 +255,11 @@ impl Bucket {
         if self.events().first().is_none_or(|oldest| oldest.ts >= before) {
             return;
         }
+        // Of a key that fell silent nothing is left: that is told by its last event, and not looked for row by row.
+        if self.events().last().is_some_and(|newest| newest.ts < before) {
+            (self.events, self.given_up, self.bytes, self.following) = (Vec::new(), 0, 0, None);
+            return;
+        }
         let expired = self.events().partition_point(|e| e.ts < before);
         if expired > 0 {
             self.give_up(expired);

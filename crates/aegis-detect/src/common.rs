@@ -14,7 +14,7 @@ use crate::error::DetectError;
 use crate::evaluate::RunningRule;
 use crate::finished::END_OF_TIME;
 use crate::follow::Running;
-use crate::own::{Own, reach_of};
+use crate::own::Own;
 use crate::plan::RulePlan;
 use crate::rule::Rule;
 use crate::schema::EventBatch;
@@ -208,12 +208,11 @@ impl Engine {
         Some(Since { of_tenant, of_partition: BTreeMap::from([(partition, since)]) })
     }
 
-    /// Since when all events of a partition's tenants are kept for what every tenant has, at this time: a rule that has its whole window now keeps them for
-    /// that long, one that has not since its beginning.
+    /// Since when all events of a partition's tenants are kept for what every tenant has, at this time.
     pub(crate) fn common_kept_from(&self, partition: u32, now: Timestamp) -> Timestamp {
         let is_there = |running: &&RunningRule| running.scope.partitions().has(partition) && running.plan.sources.is_none();
         let kept = self.rules.iter().filter(is_there);
-        let kept = kept.map(|running| running.since.of_partition(partition).max(now).plus_micros(-reach_of(running)));
+        let kept = kept.map(|running| running.kept_from(running.since.of_partition(partition), now));
         kept.min().unwrap_or(now)
     }
 }

@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::output::json_value;
-use crate::schema::{EventBatch, column_index, column_name, is_side, schema_of};
+use crate::schema::{EventBatch, column_index, column_name, is_of_alerts, is_side, schema_of};
 
 /// One of the conditions that AND joins.
 pub(crate) struct Condition {
@@ -59,7 +59,7 @@ impl Condition {
         let event = events.rows().first().and_then(|event| serde_json::to_value(&**event).ok()).unwrap_or_default();
         let value = |(place, column): (usize, &usize)| -> Result<(String, Value)> {
             let name = column_name(*column);
-            let is_known = is_side(*column) && input.num_rows() > 0;
+            let is_known = (is_side(*column) || is_of_alerts(*column)) && input.num_rows() > 0;
             let value = if is_known { json_value(input.column(place), 0)? } else { event.get(name).cloned().unwrap_or_default() };
             Ok((name.to_owned(), value))
         };

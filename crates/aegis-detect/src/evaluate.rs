@@ -7,6 +7,7 @@ use std::sync::Arc;
 use aegis_model::{Clock, SecurityEvent, TenantId, Timestamp};
 use smallvec::SmallVec;
 
+use crate::alerts::Shown;
 use crate::bucket::Bucket;
 use crate::episode::KeyState;
 use crate::error::DetectError;
@@ -57,6 +58,8 @@ pub struct RuleStats {
     pub unfounded: u64,
     /// Events at the end of a log whose rows were not decided: what follows them is not known.
     pub undecided: u64,
+    /// 1 for a tenant's own rule that does not know all of its window yet, and tells nothing until it does.
+    pub warming: u64,
 }
 
 /// A rule with its plan and its state.
@@ -69,6 +72,8 @@ pub(crate) struct RunningRule {
     pub(crate) since: Since,
     /// True of the program's own text of a rule that every tenant has.
     pub(crate) is_of_program: bool,
+    /// Of a tenant's own rule that was filled and acts before: from when on it knows its window by itself.
+    pub(crate) whole: Option<Timestamp>,
     pub(crate) state: RuleState,
     pub(crate) stats: RuleStats,
     /// What all rules share.
@@ -83,6 +88,8 @@ pub(crate) struct RunningRule {
     pub(crate) unwritten: BTreeSet<TenantId>,
     /// It looks at them no earlier, by the clock: a rule that costs much runs less often, over more events at once.
     due: Timestamp,
+    /// Of a rule that reads alerts and is to be explained: what it was shown of some time.
+    pub(crate) shown: Option<Shown>,
 }
 
 /// A rule rests so many times as long as it ran, so that it takes a fiftieth of a core; and no longer than this, microseconds. Of one that
@@ -123,6 +130,7 @@ impl RunningRule {
             scope,
             since,
             is_of_program: false,
+            whole: None,
             state,
             stats,
             sides,
@@ -131,6 +139,7 @@ impl RunningRule {
             losses,
             unwritten: BTreeSet::new(),
             due,
+            shown: None,
         }
     }
 
@@ -191,7 +200,7 @@ impl RunningRule {
         Ok(())
     }
 
-    /// Of agents of whom a side table says something else than before, it is to look again at the events that it has.
+    /// Of whom a side table says something else than before, it is to look again at the events that it has.
     pub(crate) fn look_again(&mut self, changes: &Changes) {
         if !self.plan.reads_sides {
             return;
@@ -199,23 +208,28 @@ impl RunningRule {
         self.stats.refused += changes.refused().len() as u64;
         changes.refused().iter().for_each(|(tenant, at)| self.losses.note_at(tenant, Cause::QuotaFull, at));
         for (tenant, agents) in changes.agents() {
-            let Some(state) = self.state.tenants.get(tenant) else { continue };
-            let Some(oldest) = agents.values().min().copied() else { continue };
-            let is_changed = |event: &Arc<SecurityEvent>| {
-                let from = event.agent_id.as_ref().and_then(|agent| agents.get(agent));
-                from.is_some_and(|from| *from <= event.ts)
-            };
-            for events in state.buckets.values().map(Bucket::events) {
-                let from = events.partition_point(|event| event.ts < oldest);
-                self.waiting.extend(events[from..].iter().filter(|event| is_changed(event)).cloned());
-            }
+            self.look_again_at(tenant, agents.values().min(), |event| agents.get(event.agent_id.as_ref()?));
+        }
+        for (tenant, users) in changes.users() {
+            self.look_again_at(tenant, users.values().min(), |event| users.get(event.user_id.as_ref()?));
         }
         for (tenant, oldest) in changes.all() {
-            let Some(state) = self.state.tenants.get(tenant) else { continue };
-            for events in state.buckets.values().map(Bucket::events) {
-                let from = events.partition_point(|event| event.ts < oldest);
-                self.waiting.extend_from_slice(&events[from..]);
-            }
+            self.look_again_at(tenant, Some(&oldest), |_| Some(&oldest));
+        }
+    }
+
+    /// The same of those events of a tenant of whom something else is said from some time on, the earliest of which is `oldest`.
+    fn look_again_at<'a>(
+        &mut self,
+        tenant: &TenantId,
+        oldest: Option<&Timestamp>,
+        changed_from: impl Fn(&SecurityEvent) -> Option<&'a Timestamp>,
+    ) {
+        let (Some(state), Some(oldest)) = (self.state.tenants.get(tenant), oldest) else { return };
+        for events in state.buckets.values().map(Bucket::events) {
+            let from = events.partition_point(|event| event.ts < *oldest);
+            let is_changed = |event: &&Arc<SecurityEvent>| changed_from(event).is_some_and(|from| *from <= event.ts);
+            self.waiting.extend(events[from..].iter().filter(is_changed).cloned());
         }
     }
 

@@ -1,5 +1,6 @@
 //! Why a rule did or did not fire on an event: what its WHERE makes of it, what stands beside it in the window, which rows the query has at its
-//! instant, and whose alert they are. Asks the rule's own plan, and the engine for the alerts; decides nothing itself.
+//! instant, and whose alert they are. A rule that reads alerts sees the event as the alerts whose last evidence it is. Asks the rule's own plan,
+//! and the engine for the alerts; decides nothing itself.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -8,15 +9,17 @@ use std::sync::Arc;
 use aegis_model::{Clock, SecurityEvent, TenantId, Timestamp};
 use datafusion::error::{DataFusionError, Result as QueryResult};
 
+use crate::alerts::with_sources;
 use crate::backtest::{Backtest, Told};
+use crate::condition::Judged;
 use crate::engine::EngineConfig;
 use crate::error::{DetectError, RuleErrors};
-use crate::explanation::{Explanation, JoinedAlert, MatchedRow};
+use crate::explanation::{Explanation, JoinedAlert, MatchedRow, RaisedAlert};
 use crate::output::{Found, Match, Reader, write_bucket};
 use crate::plan::{BucketColumn, RulePlan};
 use crate::rule::Rule;
 use crate::ruleset::RuleSet;
-use crate::schema::{EventBatch, column_name, text_of};
+use crate::schema::{EventBatch, column_index, column_name, text_of};
 use crate::shape::Shape;
 use crate::side::{HISTORY_S, Sides};
 use crate::verify::is_ahead_of_time;
@@ -37,6 +40,8 @@ pub struct Explain {
     backtest: Backtest,
     watermarks: Watermarks,
     lateness_micros: i64,
+    /// How far before the event all is shown that windows, episodes and side tables may need.
+    needed_s: i64,
     /// All events up to here are shown.
     known_to: Timestamp,
     event: Arc<SecurityEvent>,
@@ -50,14 +55,23 @@ pub struct Explain {
 }
 
 impl Explain {
-    /// A rule by its text, and an event. `file` is only named in errors.
+    /// A rule by its text, and an event. `file` is named in errors, and the rules whose alerts the rule reads are looked for beside it.
     pub fn new(text: &str, file: &Path, event: SecurityEvent, clock: Arc<dyn Clock>) -> Result<Self, RuleErrors> {
-        let rules = RuleSet::from_texts([(file.to_owned(), text.to_owned())])?;
+        let mut rules = RuleSet::from_texts(with_sources(file, text))?;
         let rule = Rule::parse(text, file).map_err(|error| RuleErrors(vec![error]))?;
         let plan = RulePlan::load(&rule).map_err(|error| RuleErrors(vec![error]))?;
+        rules.enable_only(&rule.header.id);
         let lateness_micros = EngineConfig::new(Arc::clone(&clock)).lateness_s * 1_000_000;
+        let remembered = if rules.reads_sides() { HISTORY_S } else { 0 };
+        // Of each of the rules that stand on each other an episode may have begun so long before.
+        let of_episodes = LOOK_BACK_S.saturating_mul(i64::try_from(rules.levels()).unwrap_or(i64::MAX));
+        let needed_s = rules.looks_back_s().saturating_add(of_episodes).saturating_add(remembered);
         let known_to = clock.now();
-        let backtest = Backtest::new(rules, clock, None, None);
+        let mut backtest = Backtest::of(rules, clock, None, None);
+        if plan.sources.is_some() {
+            let window_s = rule.header.window_s;
+            backtest.remember_shown(&rule.header.id, event.ts.plus_seconds(-window_s), event.ts.plus_seconds(window_s));
+        }
         let (watermarks, event) = (Watermarks::default(), Arc::new(event));
         let (unsifted, beside) = (Vec::new(), Vec::new());
         let (is_late, in_order, stored_to) = (false, false, None);
@@ -67,6 +81,7 @@ impl Explain {
             backtest,
             watermarks,
             lateness_micros,
+            needed_s,
             known_to,
             event,
             is_late,
@@ -99,8 +114,7 @@ impl Explain {
         let reach = self.window_micros() + self.lateness_micros;
         let newest = self.event.bus_ts.max(Some(self.event.ts)).unwrap_or(self.event.ts);
         let last = newest.plus_micros(reach).plus_micros(self.plan.reach.ahead + 1);
-        let remembered = if self.plan.reads_sides { HISTORY_S } else { 0 };
-        (self.event.ts.plus_micros(-reach).plus_seconds(-LOOK_BACK_S - remembered), last)
+        (self.event.ts.plus_micros(-self.lateness_micros).plus_seconds(-self.needed_s), last)
     }
 
     /// Events from `to` on are left out, though they may be there: what did not come before it is not known not to follow.
@@ -123,7 +137,8 @@ impl Explain {
                 self.is_late = !is_in_time;
             }
             let distance = event.ts.as_micros().abs_diff(self.event.ts.as_micros());
-            if is_in_time && distance <= self.window_micros().unsigned_abs() {
+            let reads_events = self.plan.sources.is_none();
+            if reads_events && is_in_time && distance <= self.window_micros().unsigned_abs() {
                 self.unsifted.push(Arc::clone(&event));
             }
         }
@@ -167,15 +182,25 @@ impl Explain {
         let ahead = plan.reach.ahead;
         let is_decided = |instant: Timestamp| !is_deferred || Some(instant.plus_micros(ahead)) < decided_before;
         let sides = backtest.sides();
-        let report = backtest.finish();
-        let alone = Arc::new(EventBatch::new(vec![Arc::clone(&event)]).beside(&sides));
-        let conditions = plan.conditions().iter().map(|condition| condition.judge(&alone)).collect::<QueryResult<Vec<_>>>()?;
-        let passes = !plan.relevant(&alone)?.is_empty() && conditions.iter().all(|judged| judged.holds == Some(true));
-        let is_seen = passes && !is_late && bucket_of(&event, &plan.buckets).is_some();
-        let mut seen = if is_seen { beside } else { Vec::new() };
+        let (report, shown) = backtest.finish_with_shown();
+        let is_event = |row: &&Arc<SecurityEvent>| row.event_id == event.event_id && row.ts == event.ts;
+        let (own, mut seen) = match &plan.sources {
+            None => (vec![Arc::clone(&event)], beside),
+            Some(_) => (shown.iter().filter(is_event).cloned().collect(), plan.relevant(&Arc::new(EventBatch::new(shown)))?),
+        };
+        let seen_as = own.into_iter().map(|row| SeenAs::of(row, &plan, &sides)).collect::<QueryResult<Vec<_>>>()?;
+        let passing = || seen_as.iter().filter(|one| one.passes);
+        let subject = passing().find(|one| one.bucket.is_some()).or_else(|| passing().next()).or_else(|| seen_as.first());
+        let passes = subject.is_some_and(|one| one.passes);
+        let buckets: BTreeSet<&String> = passing().filter_map(|one| one.bucket.as_ref()).collect();
+        seen.retain(|row| !is_late && bucket_of(row, &plan.buckets).is_some_and(|bucket| buckets.contains(&bucket)));
         seen.sort_by(|a, b| a.order_key().cmp(&b.order_key()));
+        let is_seen = !is_late && !buckets.is_empty();
         let (oldest, newest) = (event.ts.plus_micros(ahead - window_micros), event.ts.plus_micros(ahead));
-        let in_window = seen.iter().filter(|other| oldest <= other.ts && other.ts <= newest).count();
+        let own_bucket = subject.and_then(|one| one.bucket.clone());
+        let is_beside =
+            |row: &&Arc<SecurityEvent>| oldest <= row.ts && row.ts <= newest && bucket_of(row, &plan.buckets) == own_bucket;
+        let in_window = seen.iter().filter(is_beside).count();
         let (mut rows, mut later) = (Vec::new(), None);
         // Beside a row further on not all is here that it looks at.
         let whole_to = event.ts.plus_micros(window_micros - ahead);
@@ -183,7 +208,8 @@ impl Explain {
         for found in found.into_iter().filter(|one| is_decided(one.instant) && one.instant <= whole_to) {
             let is_evidence = found.evidence.iter().any(|evidence| evidence.event_id == event.event_id);
             let (instant, evidence) = (found.instant, found.evidence.len());
-            let alert = alert_of(&found, report.standing.values(), rule.header.suppress_s);
+            let told_by_it = report.standing.values().filter(|told| told.rule_id == rule.header.id);
+            let alert = alert_of(&found, told_by_it, rule.header.suppress_s);
             let row = MatchedRow { instant, key: found.key, fields: found.fields, evidence, is_evidence, alert };
             if instant == event.ts {
                 rows.push(row);
@@ -191,10 +217,13 @@ impl Explain {
                 later = Some(row);
             }
         }
+        let seen_row = subject.map_or(&event, |one| &one.row);
         let split = |column: &BucketColumn| {
-            let value = text_of(&event, column.event_column).map(std::borrow::Cow::into_owned);
+            let value = text_of(seen_row, column.event_column).map(std::borrow::Cow::into_owned);
             (column_name(column.event_column).to_owned(), value)
         };
+        let split_by = plan.buckets.iter().map(split).collect();
+        let conditions = subject.map(|one| one.conditions.clone()).unwrap_or_default();
         Ok(Explanation {
             event_id: event.event_id,
             tenant_id: event.tenant_id.clone(),
@@ -208,7 +237,7 @@ impl Explain {
             passes,
             conditions,
             late: is_late,
-            split_by: plan.buckets.iter().map(split).collect(),
+            split_by,
             window_s: rule.header.window_s,
             ahead_s: ahead / 1_000_000,
             in_window,
@@ -218,7 +247,33 @@ impl Explain {
             later,
             stopped: report.rules.iter().find_map(|result| result.quarantined.clone()),
             over_quota: report.rules.iter().map(|result| result.over_quota).sum(),
+            raised: plan.sources.is_some().then(|| seen_as.into_iter().map(SeenAs::raised).collect()),
         })
+    }
+}
+
+/// The event as a row of the table that the rule reads, and what its WHERE makes of it.
+struct SeenAs {
+    row: Arc<SecurityEvent>,
+    conditions: Vec<Judged>,
+    passes: bool,
+    bucket: Option<String>,
+}
+
+impl SeenAs {
+    fn of(row: Arc<SecurityEvent>, plan: &RulePlan, sides: &Sides) -> QueryResult<Self> {
+        let alone = Arc::new(EventBatch::new(vec![Arc::clone(&row)]).beside(sides));
+        let conditions = plan.conditions().iter().map(|condition| condition.judge(&alone)).collect::<QueryResult<Vec<_>>>()?;
+        let passes = !plan.relevant(&alone)?.is_empty() && conditions.iter().all(|judged| judged.holds == Some(true));
+        let bucket = bucket_of(&row, &plan.buckets);
+        Ok(Self { row, conditions, passes, bucket })
+    }
+
+    /// Of a row of `alerts`: which it is.
+    fn raised(self) -> RaisedAlert {
+        let text = |name: &str| column_index(name).and_then(|column| text_of(&self.row, column)).unwrap_or_default().into_owned();
+        let (alert_id, rule_id, rule_name) = (text("alert_id"), text("rule_id"), text("rule_name"));
+        RaisedAlert { alert_id, rule_id, rule_name, passes: self.passes, conditions: self.conditions }
     }
 }
 

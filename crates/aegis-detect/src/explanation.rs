@@ -33,6 +33,17 @@ pub struct JoinedAlert {
     pub is_raised_by_it: bool,
 }
 
+/// An alert whose last evidence the event is, as a row that a rule on rules may read.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RaisedAlert {
+    pub alert_id: String,
+    pub rule_id: String,
+    pub rule_name: String,
+    /// True if it passes the innermost WHERE.
+    pub passes: bool,
+    pub conditions: Vec<Judged>,
+}
+
 /// What there is to say of a rule and an event.
 #[derive(Clone, Debug, Serialize)]
 pub struct Explanation {
@@ -46,10 +57,14 @@ pub struct Explanation {
     pub rule_version: u32,
     /// As the file has it; a disabled rule is explained as if it ran.
     pub mode: RuleMode,
-    /// True if the event passes the innermost WHERE.
+    /// True if the event passes the innermost WHERE; of a rule that reads alerts, one of those that it raised.
     pub passes: bool,
-    /// The conditions of the innermost WHERE; without one, none.
+    /// The conditions of the innermost WHERE; without one, none. Of a rule that reads alerts what they make of the first of `raised` that passes, or
+    /// of the first.
     pub conditions: Vec<Judged>,
+    /// Of a rule that reads alerts those whose last evidence the event is, of all the rules that tell any. None: the rule reads events.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub raised: Option<Vec<RaisedAlert>>,
     pub late: bool,
     /// The columns that split the rule's state, as they are in the event. An event with a null there is looked at for no key.
     pub split_by: BTreeMap<String, Option<String>>,
@@ -83,15 +98,17 @@ impl fmt::Display for Explanation {
             RuleMode::Disabled => "disabled: it is not run, and this is what it would say",
         };
         writeln!(f, "rule      {rule_id} {rule_name} version {rule_version}, {mode}")?;
-        if self.conditions.is_empty() {
-            writeln!(f, "WHERE     there is none right above events: every event may matter")?;
-        } else if self.passes {
-            writeln!(f, "WHERE     passed")?;
-        }
-        for judged in self.conditions.iter().filter(|judged| !self.passes && judged.holds != Some(true)) {
-            let verdict = if judged.holds.is_some() { "false" } else { "null" };
-            let values: Vec<String> = judged.values.iter().map(|(name, value)| format!("{name} is {value}")).collect();
-            writeln!(f, "WHERE     not passed: {} is {verdict}: {}", judged.condition, values.join(", "))?;
+        match &self.raised {
+            Some(raised) => write_raised(f, raised)?,
+            None if self.conditions.is_empty() => {
+                writeln!(f, "WHERE     there is none right above events: every event may matter")?;
+            }
+            None if self.passes => writeln!(f, "WHERE     passed")?,
+            None => {
+                for judged in failed(&self.conditions) {
+                    writeln!(f, "WHERE     {}", not_passed(judged))?;
+                }
+            }
         }
         writeln!(f, "time      {}", if self.late { "late: the rule does not look at it" } else { "in time" })?;
         if self.passes && !self.late {
@@ -123,7 +140,8 @@ impl Explanation {
             self.split_by.iter().map(|(name, value)| format!("{name} {:?}", value.as_deref().unwrap_or(""))).collect();
         let of = if same.is_empty() { "of the tenant".to_owned() } else { format!("of {}", same.join(", ")) };
         let (before, after) = (self.window_s - self.ahead_s, self.ahead_s);
-        write!(f, "window    {} events {of} that passed in the {before} s up to it", self.in_window)?;
+        let rows = if self.raised.is_some() { "alerts" } else { "events" };
+        write!(f, "window    {} {rows} {of} that passed in the {before} s up to it", self.in_window)?;
         if after > 0 {
             write!(f, " and the {after} s after it")?;
         }
@@ -143,4 +161,27 @@ impl Explanation {
         }
         Ok(())
     }
+}
+
+/// The conditions that do not hold.
+fn failed(conditions: &[Judged]) -> impl Iterator<Item = &Judged> {
+    conditions.iter().filter(|judged| judged.holds != Some(true))
+}
+
+fn not_passed(judged: &Judged) -> String {
+    let verdict = if judged.holds.is_some() { "false" } else { "null" };
+    let values: Vec<String> = judged.values.iter().map(|(name, value)| format!("{name} is {value}")).collect();
+    format!("not passed: {} is {verdict}: {}", judged.condition, values.join(", "))
+}
+
+fn write_raised(f: &mut fmt::Formatter<'_>, raised: &[RaisedAlert]) -> fmt::Result {
+    if raised.is_empty() {
+        writeln!(f, "raised    no alert that a rule reads: none stands whose last evidence it is")?;
+    }
+    for one in raised {
+        let said: Vec<String> = failed(&one.conditions).map(not_passed).collect();
+        let said = if one.passes { "passed".to_owned() } else { said.join("; ") };
+        writeln!(f, "raised    {} of {} {}: {said}", one.alert_id, one.rule_id, one.rule_name)?;
+    }
+    Ok(())
 }

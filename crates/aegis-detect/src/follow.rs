@@ -19,6 +19,7 @@ use crate::room::Room;
 use crate::ruleset::RuleSet;
 use crate::shelf::Shelf;
 use crate::verify::{VerifyStage, chain_broken_event};
+use crate::warm::WarmUp;
 use crate::watermark::MAX_PAUSE;
 use crate::wire::read;
 use crate::worker::{CONSUMER, Shared, WorkerConfig};
@@ -65,6 +66,8 @@ pub(crate) struct Running {
     /// What tenants have of their own.
     pub(crate) own: Own,
     pub(crate) tail: Tail,
+    /// What rules of tenants' own are filled with.
+    pub(crate) warm: WarmUp,
     shelf: Shelf,
     /// Up to where the last checkpoint counts.
     written: u64,
@@ -107,6 +110,7 @@ pub(crate) async fn run(
         engine: Engine::new(rules, config.engine.clone()),
         own,
         tail: Tail::default(),
+        warm: WarmUp::new(config.past.clone(), config.warm_records.clone()),
         shelf: Shelf::new(CHECKPOINT_PARTITION).with_most(config.checkpoint_bytes),
         written: 0,
         room: Room::new(config.checkpoint_bytes),
@@ -212,6 +216,7 @@ impl Running {
                 "the stream is not the one that the checkpoint is about; reading it from its start, with empty windows"
             );
         }
+        events.extend(self.past_of_filled(&checkpoint).await);
         let told = match &checkpoint.alerts {
             Some(place) if is_still => self.told_behind(place).await?,
             _ => Vec::new(),
@@ -224,6 +229,7 @@ impl Running {
         self.tail.stays_cut(cut);
         self.stage = VerifyStage::new(ring.clone(), checkpoint.heads);
         self.know_lanes(checkpoint.before, is_still);
+        self.want_again();
         Ok(())
     }
 
@@ -304,6 +310,7 @@ impl Running {
         self.stage.take_up_all();
         self.take_held(shared).await?;
         self.tail.begin_again();
+        self.warm.begin_again();
         shared.stats.lock().rewinds += 1;
         self.bus.set_consumer_position(Stream::Ase, CONSUMER, 0).await?;
         Ok(())
@@ -321,7 +328,7 @@ impl Running {
             let mut stats = shared.stats.lock();
             stats.ready = true;
             stats.position = self.position;
-            stats.rules = self.engine.stats();
+            stats.rules = self.rule_stats();
         }
         while !shared.stopping() {
             let batch = tokio::select! {
@@ -339,8 +346,9 @@ impl Running {
                 let lag = if full { self.bus.last_seq(Stream::Ase).await?.saturating_sub(self.position) } else { 0 };
                 let mut stats = shared.stats.lock();
                 stats.lag = lag;
-                stats.rules = self.engine.stats();
+                stats.rules = self.rule_stats();
             }
+            self.warm_up().await?;
             self.ask_for_missing();
             let now = self.clock.now();
             let since = now.as_micros().saturating_sub(last_checkpoint.as_micros());

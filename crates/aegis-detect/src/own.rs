@@ -9,7 +9,8 @@ use std::sync::Arc;
 use aegis_bus::{BusError, Delivered, Stream, subject};
 use aegis_keys::{KeyError, KeyRing, Scope as KeyScope, verify_notice};
 use aegis_model::{
-    CommonRuleRecord, Notice, PARTITIONS, Retraction, RuleMode, RuleRecord, SecurityEvent, TenantId, Timestamp, partition_of,
+    CommonRuleRecord, Notice, PARTITIONS, Retraction, RuleMode, RuleRecord, RuleWarmRecord, SecurityEvent, TenantId, Timestamp,
+    partition_of,
 };
 use async_trait::async_trait;
 use serde::de::DeserializeOwned;
@@ -19,7 +20,7 @@ use serde_json::Value;
 use crate::checkpoint::Wanted;
 use crate::common::{CommonKnown, KnownCommon};
 use crate::engine::{Engine, TickOutput, guarded, key_rules};
-use crate::error::DetectError;
+use crate::error::{DetectError, RuleError};
 use crate::evaluate::RunningRule;
 use crate::finished::END_OF_TIME;
 use crate::follow::{MAX_BATCH, READ_WAIT, Running};
@@ -41,6 +42,8 @@ const UNSIGNED: &str = "it is not signed: a control plane of before records were
 enum Record {
     Own(RuleRecord),
     Common(CommonRuleRecord),
+    /// A tenant's own rule knows its window.
+    Warm(RuleWarmRecord),
 }
 
 /// A tenant's own rule, checked and planned.
@@ -64,12 +67,21 @@ pub trait RuleTexts: Send + Sync + fmt::Debug {
 /// A version of a tenant's own rule, as a checkpoint knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct KnownRule {
-    tenant_id: TenantId,
-    rule_id: String,
-    revision: i64,
-    hash: String,
+    pub(crate) tenant_id: TenantId,
+    pub(crate) rule_id: String,
+    pub(crate) revision: i64,
+    pub(crate) hash: String,
     /// Matches of before are none.
-    since: Timestamp,
+    pub(crate) since: Timestamp,
+    /// From when on it would have known its window by itself, where it was filled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) whole: Option<Timestamp>,
+    /// When it came, all of the tenant's events from here on were kept, microseconds; a checkpoint of before does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) held: Option<i64>,
+    /// True once it was filled with what lies before.
+    #[serde(default)]
+    pub(crate) is_filled: bool,
     /// False of one that was taken before records were signed: its revision is nobody's word.
     #[serde(default)]
     is_signed: bool,
@@ -82,13 +94,18 @@ pub(crate) struct Own {
     pub(crate) texts: Option<Arc<dyn RuleTexts>>,
     /// Whose records are taken.
     control: KeyRing,
-    known: BTreeMap<(TenantId, String), KnownRule>,
+    pub(crate) known: BTreeMap<(TenantId, String), KnownRule>,
     pub(crate) changed: CommonKnown,
 }
 
 impl Own {
     pub(crate) fn new(common: CommonRules, texts: Option<Arc<dyn RuleTexts>>, control: KeyRing) -> Self {
         Self { common, texts, control, known: BTreeMap::new(), changed: CommonKnown::default() }
+    }
+
+    /// A text as a tenant's own rule.
+    pub(crate) fn read(&self, tenant: &TenantId, text: &str) -> Result<OwnRule, RuleError> {
+        self.common.own(tenant, text)
     }
 
     pub(crate) fn known(&self) -> Vec<KnownRule> {
@@ -117,6 +134,7 @@ impl Own {
             match self.common.own(&rule.tenant_id, &text) {
                 Ok(own) => {
                     let _of_an_engine_without_state = engine.set_own(own, rule.since, Vec::new());
+                    engine.set_since(&rule.tenant_id, &rule.rule_id, rule.since, rule.whole);
                 }
                 Err(error) => {
                     tracing::error!(tenant = %rule.tenant_id, rule = rule.rule_id, %error, "a tenant's own rule does not load, and does not run");
@@ -133,20 +151,23 @@ impl Own {
         if value.get("signature").is_none() {
             return Err(UNSIGNED.to_owned());
         }
-        let is_common = value.get("schema").and_then(Value::as_str) == Some(CommonRuleRecord::SCHEMA);
-        let record = if is_common {
+        let schema = value.get("schema").and_then(Value::as_str);
+        let record = if schema == Some(CommonRuleRecord::SCHEMA) {
             Record::Common(self.signed::<CommonRuleRecord>(delivered)?)
+        } else if schema == Some(RuleWarmRecord::SCHEMA) {
+            Record::Warm(self.signed::<RuleWarmRecord>(delivered)?)
         } else {
             Record::Own(self.signed::<RuleRecord>(delivered)?)
         };
-        let (partition, hash, text) = match &record {
-            Record::Own(own) => (partition_of(&own.tenant_id), &own.hash, &own.text),
-            Record::Common(common) => (common.partition, &common.hash, &common.text),
+        let (partition, version) = match &record {
+            Record::Own(own) => (partition_of(&own.tenant_id), Some((&own.hash, &own.text))),
+            Record::Common(common) => (common.partition, Some((&common.hash, &common.text))),
+            Record::Warm(warm) => (partition_of(&warm.tenant_id), None),
         };
         if partition >= PARTITIONS || subject::ruleset(partition) != delivered.subject {
             return Err(format!("what it is of does not belong under the subject {}", delivered.subject));
         }
-        if aegis_canon::sha256_hex(text.as_bytes()) != *hash {
+        if version.is_some_and(|(hash, text)| aegis_canon::sha256_hex(text.as_bytes()) != *hash) {
             return Err("its text is not what its hash says".to_owned());
         }
         Ok(record)
@@ -239,6 +260,16 @@ impl Engine {
         output
     }
 
+    /// A rule that waited begins anew with all of its window, and acts from then on. It has told nothing that could be taken back.
+    pub(crate) fn fill_own(&mut self, own: OwnRule, since: Timestamp, events: Vec<SecurityEvent>) -> TickOutput {
+        let (tenant, id) = (own.tenant.clone(), own.rule.header.id.clone());
+        // Before it is gone: how far the tenant's rules look back says what is still known of the tenant.
+        let mut output = self.end_for(&tenant, &id);
+        self.remove_own(&tenant, &id);
+        output.append(self.set_own(own, since, events));
+        output
+    }
+
     /// What stands under this id sees nothing more of the tenant: what it told and has no match for now never will have one, and is taken back. So what
     /// stands of it is decided by the log before this place, and not by how that was cut.
     fn end_for(&mut self, tenant: &TenantId, id: &str) -> TickOutput {
@@ -260,11 +291,10 @@ impl Engine {
         };
     }
 
-    /// Since when all of a tenant's events are kept, at this time: a rule that has its whole window now keeps them for that long, one that has not
-    /// since its beginning.
-    fn kept_from(&self, tenant: &TenantId, now: Timestamp) -> Timestamp {
+    /// Since when all of a tenant's events are kept, at this time.
+    pub(crate) fn kept_from(&self, tenant: &TenantId, now: Timestamp) -> Timestamp {
         let own = self.rules.iter().filter(|running| running.scope.owner() == Some(tenant));
-        let of_own = own.map(|running| running.since.of(tenant).max(now).plus_micros(-reach_of(running))).min();
+        let of_own = own.map(|running| running.kept_from(running.whole_for(tenant), now)).min();
         let of_common = self.common_kept_from(partition_of(tenant), now);
         of_own.map_or(of_common, |of_own| of_own.min(of_common))
     }
@@ -286,6 +316,17 @@ impl Engine {
 }
 
 impl RunningRule {
+    /// Since when all events are kept for it, at this time: one that has its whole window keeps them for that long, one that has not, and will at `whole`,
+    /// since its beginning.
+    pub(crate) fn kept_from(&self, whole: Timestamp, now: Timestamp) -> Timestamp {
+        whole.plus_micros(-self.window_micros()).max(now.plus_micros(-reach_of(self)))
+    }
+
+    /// From when on it knows its window of a tenant by itself.
+    pub(crate) fn whole_for(&self, tenant: &TenantId) -> Timestamp {
+        self.whole.unwrap_or_else(|| self.since.of(tenant))
+    }
+
     /// The rule sees nothing more of a tenant: takes back what it told and has no match for. What a deferred rule told by the log's time alone is not
     /// decided.
     pub(crate) fn end_for(
@@ -322,6 +363,7 @@ impl Running {
         let RuleRecord { tenant_id, rule_id, revision, hash, text } = match self.own.record_of(delivered) {
             Ok(Record::Own(record)) => record,
             Ok(Record::Common(record)) => return self.take_common_rule(record, delivered.bus_ts, shared).await,
+            Ok(Record::Warm(record)) => return self.take_warm(&record, delivered.bus_ts, shared).await,
             Err(reason) => return self.refuse_rule(delivered, &reason, shared).await,
         };
         let place = (tenant_id.clone(), rule_id.clone());
@@ -331,7 +373,9 @@ impl Running {
         // What rules have put off is of the time before.
         self.catch_up(shared).await?;
         let started = self.clock.now();
-        let mut known = KnownRule { tenant_id, rule_id, revision, hash, since: delivered.bus_ts, is_signed: true };
+        let (held, since) = (Some(self.held_from(&tenant_id)), delivered.bus_ts);
+        let mut known =
+            KnownRule { tenant_id, rule_id, revision, hash, since, whole: None, held, is_filled: false, is_signed: true };
         let output = match self.own.common.own(&known.tenant_id, &text) {
             Ok(own) if own.rule.header.id == known.rule_id => {
                 known.since = self.knows_its_window_from(&own, delivered.bus_ts);
@@ -349,6 +393,7 @@ impl Running {
             }
         };
         self.tell(WorkerStats::default(), output, Vec::new(), started, shared).await?;
+        self.want_past(&known, delivered.bus_ts);
         self.own.known.insert(place, known);
         Ok(())
     }
@@ -376,7 +421,7 @@ impl Running {
     }
 
     /// The tenant's events that its windows have, as rules were shown them.
-    async fn events_of(&mut self, tenant: &TenantId) -> Result<Vec<SecurityEvent>, DetectError> {
+    pub(crate) async fn events_of(&mut self, tenant: &TenantId) -> Result<Vec<SecurityEvent>, DetectError> {
         let wanted = self.tail.of_tenants(|of| of == tenant);
         self.events_again(&subject::ase_tenant(tenant), wanted).await
     }

@@ -65,11 +65,14 @@ shipped_rules![
     "trust-escalation"
 ];
 
+/// What a rule's file is called in its folder.
+pub(crate) const RULE_FILE: &str = "rule.sql";
+
 /// By these an event is known, in its place, in time or late, and somebody's.
 const COLUMNS_OF_PLACE: [&str; 10] =
     ["event_id", "tenant_id", "ts", "lane", "seq", "kind", "verified", "agent_id", "bus_ts", "late"];
-/// By these the side tables know what a use of an agent is, beside those above.
-const COLUMNS_OF_USE: [&str; 3] = ["decision", "tool", "action"];
+/// By these the side tables know what a use is, beside those above.
+const COLUMNS_OF_USE: [&str; 4] = ["decision", "tool", "action", "user_id"];
 /// And by these what control has registered of an agent, and whether it holds it.
 const COLUMNS_OF_REGISTRY: [&str; 3] = ["reason", "status", "attributes"];
 
@@ -91,7 +94,7 @@ impl RuleSet {
         let mut texts = Vec::new();
         let mut errors = Vec::new();
         for folder in folders {
-            let file = folder.join("rule.sql");
+            let file = folder.join(RULE_FILE);
             match read(&file) {
                 Ok(text) => texts.push((file, text)),
                 Err(error) => errors.push(error),
@@ -190,8 +193,12 @@ impl RuleSet {
             let of_level = self.rules.iter().filter(|(_, plan)| plan.level == level);
             of_level.map(|(rule, _)| rule.header.window_s).max().unwrap_or(0)
         };
-        let levels = self.rules.iter().map(|(_, plan)| plan.level + 1).max().unwrap_or(0);
-        (0..levels).map(longest_of).sum()
+        (0..self.levels()).map(longest_of).sum()
+    }
+
+    /// How many rules stand on each other at most.
+    pub(crate) fn levels(&self) -> usize {
+        self.rules.iter().map(|(_, plan)| plan.level + 1).max().unwrap_or(0)
     }
 
     /// The furthest that a frame of a rule ends after its row, in microseconds.
@@ -228,11 +235,12 @@ impl RuleSet {
 
     /// Makes disabled rules run: their tests count too.
     pub(crate) fn enable_all(&mut self) {
-        for (rule, _) in &mut self.rules {
-            if rule.header.mode == RuleMode::Disabled {
-                rule.header.mode = RuleMode::LogOnly;
-            }
-        }
+        self.rules.iter_mut().for_each(|(rule, _)| enable(rule));
+    }
+
+    /// The same of one rule alone: what it reads of others is what they tell.
+    pub(crate) fn enable_only(&mut self, id: &str) {
+        self.rules.iter_mut().filter(|(rule, _)| rule.header.id == id).for_each(|(rule, _)| enable(rule));
     }
 
     pub(crate) fn into_planned(self) -> impl Iterator<Item = (Rule, RulePlan)> {
@@ -339,6 +347,12 @@ impl CommonRules {
     }
 }
 
+fn enable(rule: &mut Rule) {
+    if rule.header.mode == RuleMode::Disabled {
+        rule.header.mode = RuleMode::LogOnly;
+    }
+}
+
 fn name_taken(rule: &Rule) -> RuleError {
     let Header { id, name, .. } = &rule.header;
     let message = format!("id `{id}` or name `{name}` is also that of another rule");
@@ -384,6 +398,32 @@ fn report_of(rule: Rule, plan: &RulePlan) -> LintReport {
     LintReport { shape: plan.shape, split_by, plan: plan.display(), rule }
 }
 
+/// The folders of the rules that a path names: that of a `rule.sql`, the one that has it, or each sub-folder that does. Where there is none, that is an
+/// error, which says where it was looked.
+pub(crate) fn folders_of(path: &Path) -> Result<Vec<PathBuf>, RuleError> {
+    let refused = |message: String| {
+        let error = RuleError::new(RuleCode::RuleFile, message).in_file(path);
+        error.hint("name a rule.sql, its folder, or a folder that has one folder per rule")
+    };
+    if path.is_file() {
+        let is_rule = path.file_name().is_some_and(|name| name == RULE_FILE);
+        let folder = path.parent().map(|folder| if folder.as_os_str().is_empty() { Path::new(".") } else { folder });
+        return match folder.filter(|_| is_rule) {
+            Some(folder) => Ok(vec![folder.to_owned()]),
+            None => Err(refused(format!("the file is no rule: a rule's file is called {RULE_FILE}"))),
+        };
+    }
+    if path.join(RULE_FILE).is_file() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let folders = rule_folders(path)?;
+    if folders.is_empty() {
+        let (own, below) = (path.join(RULE_FILE), path.join("*").join(RULE_FILE));
+        return Err(refused(format!("no rule is there: neither {} nor {}", own.display(), below.display())));
+    }
+    Ok(folders)
+}
+
 /// The sub-folders that hold a rule, sorted by name.
 pub(crate) fn rule_folders(path: &Path) -> Result<Vec<PathBuf>, RuleError> {
     let unreadable = |e: std::io::Error| {
@@ -393,7 +433,7 @@ pub(crate) fn rule_folders(path: &Path) -> Result<Vec<PathBuf>, RuleError> {
     let mut folders = Vec::new();
     for entry in std::fs::read_dir(path).map_err(unreadable)? {
         let folder = entry.map_err(unreadable)?.path();
-        if folder.join("rule.sql").is_file() {
+        if folder.join(RULE_FILE).is_file() {
             folders.push(folder);
         }
     }

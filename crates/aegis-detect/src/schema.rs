@@ -196,6 +196,11 @@ pub(crate) fn is_side(column: usize) -> bool {
     (COLUMNS.len()..first_of_alerts()).contains(&column)
 }
 
+/// True for what only a row of `alerts` has.
+pub(crate) fn is_of_alerts(column: usize) -> bool {
+    column >= first_of_alerts()
+}
+
 pub(crate) fn column_name(column: usize) -> &'static str {
     plain(column).map_or_else(|| SIDE_COLUMNS[column - COLUMNS.len()].name, |plain| plain.name)
 }

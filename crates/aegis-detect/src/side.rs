@@ -1,14 +1,16 @@
-//! Side tables: what is known of an agent from long before any window, as of each event. Of `first_seen` two columns of `events`: since when the agent
-//! is used, and since when it uses the event's tool and action. Of `baseline` two more: how often it is used in a usual hour, and in how many it is.
-//! Of `registry`, in a module of its own, what control has registered of it.
+//! Side tables: what is known from long before any window, as of each event. Of `first_seen` since when the event's agent is used, and its user, and
+//! since when the one, the other and anybody of the tenant uses the event's tool and action. Of `baseline` how often the agent is used in a usual hour,
+//! and in how many it is. Of `registry`, in a module of its own, what control has registered of it.
 //! Promises that what stands there is a function of the events that are in time and proved, whatever the order in which they came; that no tenant has
 //! more than its quota, and no agent more than a part of that; and to say of which agents something else is now known than before.
 
+mod actions;
 mod columns;
 mod registry;
 mod spans;
 #[cfg(test)]
 mod tests;
+mod users;
 mod uses;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -21,10 +23,12 @@ use serde::{Deserialize, Serialize};
 use crate::baseline::{BYTES_OF_HOUR, Baseline, Hours, hour_of};
 use crate::bucket::Quotas;
 use crate::output::Evidence;
+use actions::Actions;
 pub(crate) use columns::{SIDE_COLUMNS, is_like_a_side_column};
 use registry::Registry;
 use spans::Spans;
-use uses::{Use, bytes_of_action, is_use};
+use users::Users;
+use uses::{Use, is_use};
 
 /// The tables, as all share them who run queries.
 pub(crate) type Sides = Arc<RwLock<SideTables>>;
@@ -53,8 +57,14 @@ pub(crate) struct SideTables {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct OfTenant {
     agents: HashMap<String, OfAgent>,
+    /// What anybody uses. A checkpoint of before has it not (see `completed`).
+    #[serde(default)]
+    all: Actions,
     /// What they take.
     bytes: usize,
+    /// By themselves: theirs is another quota.
+    #[serde(default)]
+    users: Users,
     /// The newest time of an event of the tenant.
     newest: Option<i64>,
     /// Up to where it was looked for what is over.
@@ -64,8 +74,7 @@ struct OfTenant {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct OfAgent {
     used: Spans,
-    /// By tool and action.
-    actions: HashMap<String, HashMap<String, Spans>>,
+    actions: Actions,
     hours: Hours,
     bytes: usize,
 }
@@ -75,6 +84,8 @@ struct OfAgent {
 pub(crate) struct Changes {
     /// Of each tenant's agents: from when on its events are to be looked at again.
     agents: BTreeMap<TenantId, BTreeMap<String, Timestamp>>,
+    /// The same of users.
+    users: BTreeMap<TenantId, BTreeMap<String, Timestamp>>,
     /// The same of all of a tenant's, where they are too many to look for some.
     all: BTreeMap<TenantId, Timestamp>,
     /// Uses that a quota refused.
@@ -86,6 +97,10 @@ impl Changes {
         self.agents.iter()
     }
 
+    pub(crate) fn users(&self) -> impl Iterator<Item = (&TenantId, &BTreeMap<String, Timestamp>)> {
+        self.users.iter()
+    }
+
     pub(crate) fn all(&self) -> impl Iterator<Item = (&TenantId, Timestamp)> {
         self.all.iter().map(|(tenant, from)| (tenant, *from))
     }
@@ -95,9 +110,11 @@ impl Changes {
     }
 
     fn note(&mut self, tenant: &TenantId, agent: &str, from: i64) {
-        let from = Timestamp::from_micros(from);
-        let known = self.agents.entry(tenant.clone()).or_default().entry(agent.to_owned()).or_insert(from);
-        *known = from.min(*known);
+        note_earliest(self.agents.entry(tenant.clone()).or_default(), agent, from);
+    }
+
+    fn note_user(&mut self, tenant: &TenantId, user: &str, from: i64) {
+        note_earliest(self.users.entry(tenant.clone()).or_default(), user, from);
     }
 
     fn note_all(&mut self, tenant: &TenantId, from: i64) {
@@ -105,6 +122,12 @@ impl Changes {
         let known = self.all.entry(tenant.clone()).or_insert(from);
         *known = from.min(*known);
     }
+}
+
+fn note_earliest(of_each: &mut BTreeMap<String, Timestamp>, whose: &str, from: i64) {
+    let from = Timestamp::from_micros(from);
+    let known = of_each.entry(whose.to_owned()).or_insert(from);
+    *known = from.min(*known);
 }
 
 impl SideTables {
@@ -116,12 +139,22 @@ impl SideTables {
         tenant.newest = newest_before.max(Some(at));
         self.registry.take(event, newest_before, quotas, changes);
         let Some(used) = Use::of(event).filter(|_| is_use(event)) else { return };
-        let (changed, is_refused) = tenant.add(used, at, newest_before.unwrap_or(at), quotas);
+        let (of_agent, is_refused) = tenant.add(used, at, newest_before.unwrap_or(at), quotas);
+        let (of_all, all_is_refused) = tenant.add_to_all(used, at, is_refused, quotas);
+        let user = event.user_id.as_deref();
+        let (of_user, user_is_refused) = user.map(|name| tenant.users.add(name, used, at, quotas)).unwrap_or_default();
         // Mostly an event is the newest, and there is none of whom it could change anything.
-        if let Some(from) = changed.filter(|from| newest_before.is_some_and(|newest| *from <= newest)) {
+        let is_there = |from: &i64| newest_before.is_some_and(|newest| *from <= newest);
+        if let Some(from) = of_agent.filter(is_there) {
             changes.note(&event.tenant_id, used.agent, from);
         }
-        if is_refused {
+        if let (Some(user), Some(from)) = (user, of_user.filter(is_there)) {
+            changes.note_user(&event.tenant_id, user, from);
+        }
+        if let Some(from) = of_all.filter(is_there) {
+            changes.note_all(&event.tenant_id, from);
+        }
+        if is_refused || all_is_refused || user_is_refused {
             changes.refused.push((event.tenant_id.clone(), Evidence::of(event)));
         }
     }
@@ -142,20 +175,25 @@ impl SideTables {
             let (of_before, hours_before) = (*bytes, hours.len());
             hours.forget(hour_of(now.saturating_sub(LINGERS)));
             *bytes -= BYTES_OF_HOUR * (hours_before - hours.len());
-            for (tool, of_tool) in actions.iter_mut() {
-                of_tool.retain(|action, spans| {
-                    spans.forget(before);
-                    *bytes -= if spans.is_empty() { bytes_of_action(tool, action) } else { 0 };
-                    !spans.is_empty()
-                });
-            }
-            actions.retain(|_, of_tool| !of_tool.is_empty());
+            *bytes -= actions.forget(before);
             used.forget(before);
             let stays = !used.is_empty() || !actions.is_empty();
             freed += if stays { of_before - *bytes } else { of_before };
             stays
         });
+        freed += tenant.all.forget(before);
         tenant.bytes -= freed;
+        tenant.users.forget(before);
+    }
+
+    /// The tables of a checkpoint. One of before says nothing of anybody, which is told from the agents' parts, and nothing of users, who begin with
+    /// it as they do with a log.
+    pub(crate) fn completed(mut self) -> Self {
+        for tenant in self.tenants.values_mut().filter(|tenant| tenant.all.is_empty()) {
+            let OfTenant { agents, all, bytes, .. } = tenant;
+            *bytes += agents.values().map(|agent| all.join(&agent.actions)).sum::<usize>();
+        }
+        self
     }
 
     /// Forgets all of a tenant.
@@ -178,7 +216,21 @@ impl SideTables {
 
     fn first_seen_agent_tool_action(&self, event: &SecurityEvent) -> Option<Timestamp> {
         let used = Use::of(event)?;
-        self.agent(event)?.actions.get(used.tool)?.get(used.action)?.first(event.ts)
+        self.agent(event)?.actions.get(used.tool, used.action)?.first(event.ts)
+    }
+
+    fn first_seen_tool_action(&self, event: &SecurityEvent) -> Option<Timestamp> {
+        let (tool, action) = (event.tool.as_deref()?, event.action.as_deref()?);
+        self.tenants.get(&event.tenant_id)?.all.get(tool, action)?.first(event.ts)
+    }
+
+    fn first_seen_user(&self, event: &SecurityEvent) -> Option<Timestamp> {
+        self.tenants.get(&event.tenant_id)?.users.first(event.user_id.as_deref()?, event.ts)
+    }
+
+    fn first_seen_user_tool_action(&self, event: &SecurityEvent) -> Option<Timestamp> {
+        let (user, tool, action) = (event.user_id.as_deref()?, event.tool.as_deref()?, event.action.as_deref()?);
+        self.tenants.get(&event.tenant_id)?.users.first_of_action(user, tool, action, event.ts)
     }
 
     /// True if anything is known of the tenant's agents.
@@ -188,7 +240,7 @@ impl SideTables {
 
     /// About what each tenant's part takes, in bytes.
     pub(crate) fn bytes(&self) -> impl Iterator<Item = (&TenantId, usize)> {
-        self.tenants.iter().map(|(tenant, own)| (tenant, own.bytes)).chain(self.registry.bytes())
+        self.tenants.iter().map(|(tenant, own)| (tenant, own.bytes + own.users.bytes())).chain(self.registry.bytes())
     }
 
     /// The same without some of the tenants.

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use crate::alerts::with_sources;
 use crate::engine::{Engine, EngineConfig};
 use crate::error::{Place, RuleCode, RuleError, RuleErrors};
-use crate::ruleset::{RuleSet, rule_folders};
+use crate::ruleset::{RULE_FILE, RuleSet, folders_of};
 use crate::schema::{column_index, events_schema, is_side};
 
 /// Time zero of every test: 2026-01-01T00:00:00Z.
@@ -118,9 +118,9 @@ impl fmt::Display for Report {
     }
 }
 
-/// Runs the tests of every rule in a folder of rules.
+/// Runs the tests of the rules that a path names: a rule's file, its folder, or a folder of such folders. A path without a rule is an error.
 pub fn run_rule_tests(path: &Path) -> Result<Report, RuleErrors> {
-    let folders = rule_folders(path).map_err(|e| RuleErrors(vec![e]))?;
+    let folders = folders_of(path).map_err(|e| RuleErrors(vec![e]))?;
     Ok(Report::of(folders.iter().map(|folder| run_folder(folder)).collect()))
 }
 
@@ -135,9 +135,11 @@ pub fn run_tests_of(rule_file: &Path, text: &str, tests: Vec<(PathBuf, String)>)
 type TestTexts = Vec<(PathBuf, Result<String, RuleError>)>;
 
 fn run_folder(folder: &Path) -> RuleReport {
-    let name = folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    // `.` and `..` are no names.
+    let full = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    let name = folder.file_name().or_else(|| full.file_name()).map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let mut report = RuleReport { rule: name, folder: folder.to_owned(), ..RuleReport::default() };
-    let rule_file = folder.join("rule.sql");
+    let rule_file = folder.join(RULE_FILE);
     let text = match std::fs::read_to_string(&rule_file) {
         Ok(text) => text,
         Err(error) => {

@@ -45,6 +45,7 @@ impl Running {
                 continue;
             }
             tick.seen.events += 1;
+            self.warm.note_event(delivered.seq);
             let mut lane = self.take_one(delivered, self.hold.is_on(), &mut tick);
             while let Some(following) = lane.and_then(|(lane, head)| self.hold.next(&lane, head)) {
                 lane = self.take_one(following, false, &mut tick);

@@ -17,6 +17,7 @@ use crate::follow::run;
 use crate::own::RuleTexts;
 use crate::ruleset::RuleSet;
 use crate::shelf::MAX_PACKED;
+use crate::warm::{PastEvents, WarmRecords};
 
 /// The name under which the detector's position is registered.
 pub const CONSUMER: &str = "detect";
@@ -36,15 +37,27 @@ pub struct WorkerConfig {
     pub texts: Option<Arc<dyn RuleTexts>>,
     /// Whose records of tenants' own rules are taken: control's key, and no edge's, also where one process has both. Empty: nobody's.
     pub control: KeyRing,
+    /// Where a tenant's own rule that comes finds what lies before what detection keeps; None: it waits until it knows its window.
+    pub past: Option<Arc<dyn PastEvents>>,
+    /// Who puts into the log, signed by control, that all of that can be read: detection has no key. None: nobody, and such a rule waits too.
+    pub warm_records: Option<Arc<dyn WarmRecords>>,
 }
 
 impl WorkerConfig {
     /// Defaults: the engine's, and a checkpoint every two seconds.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        let engine = EngineConfig::new(clock);
-        let control = KeyRing::default();
-        Self { engine, checkpoint_ms: 2000, hold_ms: 0, missing: None, checkpoint_bytes: MAX_PACKED, texts: None, control }
+        Self {
+            engine: EngineConfig::new(clock),
+            checkpoint_ms: 2000,
+            hold_ms: 0,
+            missing: None,
+            checkpoint_bytes: MAX_PACKED,
+            texts: None,
+            control: KeyRing::default(),
+            past: None,
+            warm_records: None,
+        }
     }
 }
 

@@ -66,6 +66,21 @@ impl Notice for CommonRuleRecord {
     const MAX_BYTES: usize = MAX_RECORD_BYTES;
 }
 
+/// All that is long before a version of a tenant's own rule can be read, as it stands in the log under `ruleset.<pp>`, signed by control: from its place
+/// on a rule that waited for its window knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleWarmRecord {
+    pub tenant_id: TenantId,
+    pub rule_id: String,
+    /// Of the rule's own record.
+    pub revision: i64,
+}
+
+impl Notice for RuleWarmRecord {
+    const SCHEMA: &'static str = "aegis-rule-warm-1";
+    const MAX_BYTES: usize = 4096;
+}
+
 /// One match of a rule, with its evidence. Its id is a function of (tenant, rule id, key, first evidence event).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Alert {

@@ -18,7 +18,9 @@ pub mod signed;
 pub mod trust;
 pub mod wire;
 
-pub use alert::{Alert, AlertRecord, CommonRuleRecord, Incident, IncidentStatus, Retraction, RuleMode, RuleRecord, Severity};
+pub use alert::{
+    Alert, AlertRecord, CommonRuleRecord, Incident, IncidentStatus, Retraction, RuleMode, RuleRecord, RuleWarmRecord, Severity,
+};
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp, TimestampError};
 pub use containment::{ContainmentKind, ContainmentState, Hold, TargetType, Verdict};
 pub use decision::{DataAccess, Decision, Destination, RiskLevel, UnknownWord};

@@ -1,14 +1,22 @@
 //! Where crates meet that do not know each other: each adapter gives one crate's trait the other's behaviour, and nothing else.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use aegis_bus::{Bus, BusError, Message, Stream, subject};
 use aegis_control::{ContainmentOutcome, Control};
+use aegis_detect::{Past, is_ahead_of_time};
 use aegis_edge::EdgeView;
 use aegis_ingest::{NotRegistered, ResourceSink, SecretsUnavailable, WebhookSecrets};
-use aegis_model::{EntryKind, ResourceRecord, TenantId};
+use aegis_keys::{SigningKey, sign_notice};
+use aegis_lake::{Lake, LakeError, Replay, Span};
+use aegis_model::{EntryKind, ResourceRecord, RuleWarmRecord, SecurityEvent, TenantId, Timestamp, partition_of};
 use aegis_respond::{ContainmentRequest, ContainmentRequests, RequestOutcome, RespondError};
 use aegis_store::Store;
 use async_trait::async_trait;
+use tokio::sync::oneshot;
+
+use crate::config::LakeSection;
 
 /// Tells control when the edge of this process enforces a revision.
 #[derive(Debug)]
@@ -74,6 +82,76 @@ impl aegis_detect::RuleTexts for StoredRules {
 
     async fn common_text(&self, rule_id: &str, hash: &str) -> Result<Option<String>, String> {
         self.0.common_rule_text(rule_id, hash).await.map_err(|error| error.to_string())
+    }
+}
+
+/// Detection finds in the lake what lies before what it keeps. Read on a thread of its own, behind the others, one question at a time. Each opens the
+/// lake for itself: a connection to a bucket ends with the thread that made it.
+#[derive(Debug)]
+pub(crate) struct PastInTheLake {
+    pub(crate) section: LakeSection,
+    pub(crate) data: PathBuf,
+}
+
+impl aegis_detect::PastEvents for PastInTheLake {
+    fn consumer(&self) -> &'static str {
+        aegis_lake::CONSUMER
+    }
+
+    fn ask(&self, tenant: &TenantId, from: Timestamp, to: Timestamp, most: usize) -> oneshot::Receiver<Past> {
+        let (answers, answer) = oneshot::channel();
+        let (section, data, tenant) = (self.section.clone(), self.data.clone(), tenant.clone());
+        let work = move || async move {
+            let past = match crate::lake::open_again(&section, &data) {
+                Ok(lake) => events_in(lake, &tenant, (from, to), most).await.map_err(|error| format!("the lake: {error}")),
+                Err(error) => Err(format!("{error:#}")),
+            };
+            let _nobody_waits = answers.send(past);
+        };
+        // Where it does not start nobody answers, and it is asked again.
+        if let Err(error) = aegis_threads::spawn("aegis-warm-up", work) {
+            tracing::warn!(%error, "the lake cannot be read for a rule that warms up");
+        }
+        answer
+    }
+}
+
+/// None: there are more.
+async fn events_in(
+    lake: Lake,
+    tenant: &TenantId,
+    (from, to): (Timestamp, Timestamp),
+    most: usize,
+) -> Result<Option<Vec<SecurityEvent>>, LakeError> {
+    let span = Span { from: from.as_micros(), to: to.as_micros().saturating_sub(1) };
+    let mut replay = Replay::open(lake, tenant, None, span).await?;
+    let mut events = Vec::new();
+    while let Some(page) = replay.next().await? {
+        // As rules are shown them.
+        let in_time = page.into_iter().filter(|event| !event.late && !is_ahead_of_time(event));
+        events.extend(in_time.map(Arc::unwrap_or_clone));
+        if events.len() > most {
+            return Ok(None);
+        }
+    }
+    Ok(Some(events))
+}
+
+/// Detection says with control's word that a rule knows its window: it takes nobody else's on rules, and has no key.
+#[derive(Debug)]
+pub(crate) struct WarmAsControl {
+    pub(crate) key: SigningKey,
+    pub(crate) bus: Arc<dyn Bus>,
+}
+
+#[async_trait]
+impl aegis_detect::WarmRecords for WarmAsControl {
+    async fn put(&self, record: &RuleWarmRecord) -> Result<(), BusError> {
+        let refused = |error: aegis_keys::KeyError| BusError::Invalid { what: "record of a rule", reason: error.to_string() };
+        let payload = sign_notice(&self.key, record).map_err(refused)?;
+        // Without an id: one that could be told ahead is anybody's to use first.
+        let message = Message::new(subject::ruleset(partition_of(&record.tenant_id)), payload);
+        self.bus.publish(Stream::Ase, vec![message]).await.into_iter().try_for_each(|result| result.map(drop))
     }
 }
 

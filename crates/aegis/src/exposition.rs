@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use aegis_bus::Bus;
 #[cfg(feature = "soc")]
-use aegis_detect::Worker;
+use aegis_detect::{Worker, WorkerStats};
 #[cfg(feature = "soc")]
 use aegis_lake::LakeWorker;
 use aegis_ledger::{COMMIT_SECONDS_BUCKETS, Ledger};
+#[cfg(feature = "soc")]
+use aegis_model::PARTITIONS;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -127,25 +129,40 @@ struct Detected(Arc<Worker>);
 
 #[cfg(feature = "soc")]
 impl Collector for Detected {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let detection = self.0.stats();
-        gauge(&mut encoder, "aegis_consumer_lag", "events that detection has not taken yet", detection.lag)?;
-        let help = "events that came after their watermark, and observations that are too far ahead of the bus";
-        counter(&mut encoder, "aegis_detect_late", help, detection.late)?;
-        let help = "events that proved themselves and came after their watermark";
-        counter(&mut encoder, "aegis_detect_late_verified", help, detection.late_verified)?;
-        counter(&mut encoder, "aegis_detect_malformed", "messages detection put aside", detection.malformed)?;
-        let help = "records of tenants' own rules that are not control's, and changed nothing";
-        counter(&mut encoder, "aegis_detect_rule_records_refused", help, detection.rule_records_refused)?;
-        counter(&mut encoder, "aegis_detect_verify_failures", "events that failed verification at detection", detection.broken)?;
-        let help = "records of episodes given up because their stream was full";
-        counter(&mut encoder, "aegis_detect_episodes_dropped", help, detection.episodes_dropped)?;
-        counter(&mut encoder, "aegis_detect_refused", "messages of detection that the bus will never take", detection.refused)?;
-        per_rule(&mut encoder, &detection)?;
-        let detected = [(f64::MAX, detection.detect_seconds_count)];
-        let help = "from an alert's last event to its detection";
-        histogram(&mut encoder, "soc_mttd_seconds", help, detection.detect_seconds_sum, &detected)
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        of_detection(encoder, &self.0.stats())
     }
+}
+
+#[cfg(feature = "soc")]
+fn of_detection(mut encoder: DescriptorEncoder<'_>, detection: &WorkerStats) -> Result<(), std::fmt::Error> {
+    lag(&mut encoder, detection.lag)?;
+    let help = "events that came after their watermark, and observations that are too far ahead of the bus";
+    counter(&mut encoder, "aegis_detect_late", help, detection.late)?;
+    let help = "events that proved themselves and came after their watermark";
+    counter(&mut encoder, "aegis_detect_late_verified", help, detection.late_verified)?;
+    counter(&mut encoder, "aegis_detect_malformed", "messages detection put aside", detection.malformed)?;
+    let help = "records of tenants' own rules that are not control's, and changed nothing";
+    counter(&mut encoder, "aegis_detect_rule_records_refused", help, detection.rule_records_refused)?;
+    counter(&mut encoder, "aegis_detect_verify_failures", "events that failed verification at detection", detection.broken)?;
+    let help = "records of episodes given up because their stream was full";
+    counter(&mut encoder, "aegis_detect_episodes_dropped", help, detection.episodes_dropped)?;
+    counter(&mut encoder, "aegis_detect_refused", "messages of detection that the bus will never take", detection.refused)?;
+    per_rule(&mut encoder, detection)?;
+    let detected = [(f64::MAX, detection.detect_seconds_count)];
+    let help = "from an alert's last event to its detection";
+    histogram(&mut encoder, "soc_mttd_seconds", help, detection.detect_seconds_sum, &detected)
+}
+
+/// One consumer reads all partitions in one order, so there is one series, and its label says which partitions it is of. How many of the messages that
+/// it has not read are of one partition, no bus tells without a consumer for each.
+#[cfg(feature = "soc")]
+fn lag(encoder: &mut DescriptorEncoder<'_>, lag: u64) -> Result<(), std::fmt::Error> {
+    let help = "events that detection has not taken yet, of these partitions";
+    let mut family = encoder.encode_descriptor("aegis_consumer_lag", help, None, MetricType::Gauge)?;
+    let partitions = format!("{:02}-{:02}", 0, PARTITIONS - 1);
+    let value = i64::try_from(lag).unwrap_or(i64::MAX);
+    ConstGauge::new(value).encode(family.encode_family(&[("partition", partitions.as_str())])?)
 }
 
 /// What the lake counts.
@@ -194,9 +211,12 @@ fn histogram(
 type OfRule = (&'static str, &'static str, fn(&aegis_detect::RuleStats) -> u64);
 
 #[cfg(feature = "soc")]
-const RULE_GAUGES: [OfRule; 2] = [
+const RULE_GAUGES: [OfRule; 3] = [
     ("aegis_rule_quarantined", "1 while a rule does not run because it failed", |rule| u64::from(rule.quarantined.is_some())),
     ("aegis_rule_tenants_set_aside", "tenants for whose events a rule does not run", |rule| rule.set_aside.len() as u64),
+    ("aegis_rule_warming", "tenants' own rules that do not know their window yet, and tell nothing until they do", |rule| {
+        rule.warming
+    }),
 ];
 
 #[cfg(feature = "soc")]
@@ -238,6 +258,7 @@ fn with(mut sum: aegis_detect::RuleStats, rule: aegis_detect::RuleStats) -> aegi
     sum.given_up += rule.given_up;
     sum.overruns += rule.overruns;
     sum.unfounded += rule.unfounded;
+    sum.warming += rule.warming;
     sum.quarantined = sum.quarantined.or(rule.quarantined);
     sum.set_aside.extend(rule.set_aside);
     sum
@@ -246,7 +267,7 @@ fn with(mut sum: aegis_detect::RuleStats, rule: aegis_detect::RuleStats) -> aegi
 /// `soc_detections_total{rule,severity}`, the time each rule took, and what it did not look at. Rules that every tenant has are few and named by
 /// operators, so the labels are bounded.
 #[cfg(feature = "soc")]
-fn per_rule(encoder: &mut DescriptorEncoder<'_>, detection: &aegis_detect::WorkerStats) -> Result<(), std::fmt::Error> {
+fn per_rule(encoder: &mut DescriptorEncoder<'_>, detection: &WorkerStats) -> Result<(), std::fmt::Error> {
     let mut family = encoder.encode_descriptor("soc_detections", "alerts by rule and severity", None, MetricType::Counter)?;
     let mut alerts: BTreeMap<(&str, &str), u64> = BTreeMap::new();
     for rule in &detection.rules {
@@ -280,4 +301,111 @@ fn per_rule(encoder: &mut DescriptorEncoder<'_>, detection: &aegis_detect::Worke
         family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(rule.seconds, rule.evals, &evals, None)?;
     }
     Ok(())
+}
+
+#[cfg(all(test, feature = "soc"))]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use aegis_detect::RuleStats;
+    use aegis_model::TenantId;
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Fixed(WorkerStats);
+
+    impl Collector for Fixed {
+        fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+            of_detection(encoder, &self.0)
+        }
+    }
+
+    fn rule(id: &str, tenant: Option<&str>, first: u64) -> RuleStats {
+        RuleStats {
+            rule_id: id.to_owned(),
+            severity: "high".to_owned(),
+            tenant: tenant.map(|tenant| TenantId::new(tenant).unwrap()),
+            alerts: first,
+            refused: first + 1,
+            given_up: first + 2,
+            overruns: first + 3,
+            unfounded: first + 4,
+            evals: first + 5,
+            seconds: 0.5,
+            warming: u64::from(tenant.is_some()),
+            ..RuleStats::default()
+        }
+    }
+
+    /// What is shown of them.
+    fn shown(stats: WorkerStats) -> String {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Fixed(stats)));
+        let mut text = String::new();
+        text::encode(&mut text, &registry).unwrap();
+        text
+    }
+
+    #[test]
+    fn each_number_of_detection_stands_under_its_own_name() {
+        let mut stopped = rule("R-2", None, 20);
+        stopped.quarantined = Some("it failed".to_owned());
+        stopped.set_aside.insert(TenantId::new("acme").unwrap(), "too long".to_owned());
+        let text = shown(WorkerStats {
+            rules: vec![rule("R-1", None, 10), stopped, rule("O-1", Some("acme"), 100), rule("O-2", Some("other"), 1000)],
+            lag: 1,
+            late: 2,
+            late_verified: 3,
+            malformed: 4,
+            rule_records_refused: 10,
+            broken: 5,
+            episodes_dropped: 6,
+            refused: 7,
+            impaired: 8,
+            detect_seconds_sum: 1.5,
+            detect_seconds_count: 9,
+            ..WorkerStats::default()
+        });
+        for line in [
+            "# TYPE aegis_consumer_lag gauge",
+            "aegis_consumer_lag{partition=\"00-63\"} 1",
+            "# TYPE aegis_detect_late counter",
+            "aegis_detect_late_total 2",
+            "aegis_detect_late_verified_total 3",
+            "aegis_detect_malformed_total 4",
+            "aegis_detect_rule_records_refused_total 10",
+            "aegis_detect_verify_failures_total 5",
+            "aegis_detect_episodes_dropped_total 6",
+            "aegis_detect_refused_total 7",
+            "# TYPE soc_detections counter",
+            "soc_detections_total{rule=\"R-1\",severity=\"high\"} 10",
+            "soc_detections_total{rule=\"R-2\",severity=\"high\"} 20",
+            "soc_detections_total{rule=\"of_tenants\",severity=\"high\"} 1100",
+            "soc_detections_total{rule=\"AEG-0001\",severity=\"high\"} 8",
+            "# TYPE aegis_rule_quarantined gauge",
+            "aegis_rule_quarantined{rule=\"R-1\"} 0",
+            "aegis_rule_quarantined{rule=\"R-2\"} 1",
+            "aegis_rule_tenants_set_aside{rule=\"R-2\"} 1",
+            "aegis_rule_warming{rule=\"R-1\"} 0",
+            "aegis_rule_warming{rule=\"of_tenants\"} 2",
+            "# TYPE aegis_rule_refused counter",
+            "aegis_rule_refused_total{rule=\"R-1\"} 11",
+            "aegis_rule_given_up_total{rule=\"R-1\"} 12",
+            "aegis_rule_overruns_total{rule=\"R-1\"} 13",
+            "aegis_rule_unfounded_total{rule=\"R-1\"} 14",
+            "aegis_rule_refused_total{rule=\"of_tenants\"} 1102",
+            "# TYPE aegis_rule_eval_seconds histogram",
+            "aegis_rule_eval_seconds_count{rule=\"R-1\"} 15",
+            "aegis_rule_eval_seconds_sum{rule=\"R-1\"} 0.5",
+            "aegis_rule_eval_seconds_sum{rule=\"of_tenants\"} 1.0",
+            "# TYPE soc_mttd_seconds histogram",
+            "soc_mttd_seconds_sum 1.5",
+            "soc_mttd_seconds_count 9",
+        ] {
+            assert!(text.lines().any(|shown| shown == line), "{line} is not in\n{text}");
+        }
+        for name in ["acme", "other", "O-1", "O-2"] {
+            assert!(!text.contains(name), "{name} is a tenant's word");
+        }
+    }
 }

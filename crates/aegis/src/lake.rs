@@ -34,6 +34,11 @@ pub(crate) fn open(section: &LakeSection, data: &Path) -> anyhow::Result<Lake> {
     in_bucket(section)
 }
 
+/// The same lake once more, for who reads it on a thread of its own.
+pub(crate) fn open_again(section: &LakeSection, data: &Path) -> anyhow::Result<Lake> {
+    if section.url.is_empty() { Folder::open(&data.join(FOLDER)).context("the lake") } else { in_bucket(section) }
+}
+
 /// The lake that a command reads: that of the configuration or the environment where they name a bucket, else the data folder's, which must be there.
 pub(crate) fn find(config: Option<&Path>, data: &Path) -> anyhow::Result<Lake> {
     let section = LakeSection::load(config)?;

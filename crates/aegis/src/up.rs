@@ -26,7 +26,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::adapters::{Containments, LocalEdge, RepositoryRegistry, StoredRules, StoredSecrets};
+use crate::adapters::{Containments, LocalEdge, PastInTheLake, RepositoryRegistry, StoredRules, StoredSecrets, WarmAsControl};
 use crate::changed_rules;
 use crate::config::Config;
 use crate::exposition::Exposition;
@@ -188,6 +188,10 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     let mut watching = WorkerConfig::new(clock.clone());
     watching.texts = Some(Arc::new(StoredRules(store.clone())));
     watching.control = control_ring;
+    if config.lake.enabled {
+        watching.past = Some(Arc::new(PastInTheLake { section: config.lake.clone(), data: data.clone() }));
+        watching.warm_records = Some(Arc::new(WarmAsControl { key: keys.control.clone(), bus: bus.clone() }));
+    }
     if config.nats.is_used() {
         watching.hold_ms = HOLD_MS;
         watching.missing = Some(control.clone());

@@ -2,6 +2,8 @@
 
 import http from "node:http";
 
+import { ownHost } from "./loopback.mjs";
+
 /**
  * `change(path, body)` may change a request's body, and may do something before it is passed on. Answers come back as they are, but for those that
  * `isLost(path)` breaks off: what was asked is done then, and who asked never learns of it. `answered(path, reply)` may put another answer in the
@@ -31,9 +33,10 @@ export async function withBetween(url, change, work, isLost = () => false, answe
     }
     response.end(data);
   });
-  await new Promise((done) => server.listen(0, "127.0.0.1", done));
+  const host = await ownHost();
+  await new Promise((done) => server.listen(0, host, done));
   try {
-    return await work(`http://127.0.0.1:${server.address().port}`);
+    return await work(`http://${host}:${server.address().port}`);
   } finally {
     server.closeAllConnections();
     server.close();

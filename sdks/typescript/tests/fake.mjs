@@ -8,6 +8,8 @@ import { setTimeout as sleep } from "node:timers/promises";
 
 import { actionHash } from "aegisagent";
 
+import { ownHost } from "./loopback.mjs";
+
 export const HASH = "ab".repeat(32);
 export const TOKEN = "agent-token-that-nobody-may-see-0123456789";
 
@@ -33,14 +35,17 @@ export class FakeEdge {
     });
   });
 
-  async start(port = 0) {
+  /** `url`: where another one was, which is closed. */
+  async start(url = null) {
     this.#server.keepAliveTimeout = 15_000;
-    await new Promise((done) => this.#server.listen(port, "127.0.0.1", done));
+    const { hostname, port } = url ? new URL(url) : { hostname: await ownHost(), port: 0 };
+    await new Promise((done) => this.#server.listen(Number(port), hostname, done));
     return this;
   }
 
   get url() {
-    return `http://127.0.0.1:${this.#server.address().port}`;
+    const { address, port } = this.#server.address();
+    return `http://${address}:${port}`;
   }
 
   async close() {

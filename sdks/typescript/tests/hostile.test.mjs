@@ -1,7 +1,6 @@
 // Answers that no server of ours gives. Each is a typed denial, and the function does not run.
 
 import assert from "node:assert/strict";
-import net from "node:net";
 import { inspect } from "node:util";
 
 import { actionHash, Denied, DeniedByApprover, DeniedByPolicy, DeniedUnavailable, DeniedUnverified, protect, sourceTrust, ToolCall } from "aegisagent";
@@ -9,6 +8,7 @@ import { actionHash, Denied, DeniedByApprover, DeniedByPolicy, DeniedUnavailable
 import { call, DEFAULTS, recorder, withClient } from "./calling.mjs";
 import { drip, raw, withEdge } from "./fake.mjs";
 import { cases, test } from "./feature.mjs";
+import { nobody } from "./loopback.mjs";
 
 const OTHER = actionHash("crm", "update_note", "customer-1", true, { note: "swapped" });
 const WHERE = ["authorize", "approval", "consume"];
@@ -183,15 +183,6 @@ cases("hostile-slow", "a slow or broken answer is a denial wherever it comes", e
     assert.ok(texts.length >= 1 && texts.length <= 3 && new Set(texts).size === 1, "whether it was consumed is not known: the very same is asked again");
   });
 });
-
-/** An address at which nobody listens. */
-async function nobody() {
-  const server = net.createServer();
-  await new Promise((done) => server.listen(0, "127.0.0.1", done));
-  const { port } = server.address();
-  await new Promise((done) => server.close(done));
-  return `http://127.0.0.1:${port}`;
-}
 
 test("hostile-slow", "nobody listening is a denial", async () => {
   const fn = recorder();

@@ -37,6 +37,13 @@ pub struct EngineCheckpoint {
     alerts: Vec<SecurityEvent>,
 }
 
+impl EngineCheckpoint {
+    /// Up to where a tenant's state was settled.
+    pub(crate) fn settled_to(&self, tenant: &TenantId) -> Option<Timestamp> {
+        self.settled.get(tenant).copied()
+    }
+}
+
 impl Engine {
     /// What has to be kept, beside the events of the window, to go on after a restart. Not while it `is_behind`.
     #[must_use]
@@ -109,7 +116,7 @@ impl Engine {
         }
         self.settled = checkpoint.settled.into_iter().collect();
         self.impaired = checkpoint.impaired;
-        *self.sides.write() = checkpoint.sides;
+        *self.sides.write() = checkpoint.sides.completed();
         let batch = Arc::new(EventBatch::new(events.into_iter().map(Arc::new).collect()));
         let alerts = Arc::new(EventBatch::new(checkpoint.alerts.into_iter().map(Arc::new).collect()));
         let mut saved = checkpoint.rules;

@@ -25,9 +25,12 @@ enum Read {
 }
 
 /// The columns, in the order in which they stand behind those of the contract.
-pub(crate) static SIDE_COLUMNS: [SideColumn; 10] = [
+pub(crate) static SIDE_COLUMNS: [SideColumn; 13] = [
     SideColumn { name: "first_seen_agent", read: Read::Time(SideTables::first_seen_agent) },
     SideColumn { name: "first_seen_agent_tool_action", read: Read::Time(SideTables::first_seen_agent_tool_action) },
+    SideColumn { name: "first_seen_user", read: Read::Time(SideTables::first_seen_user) },
+    SideColumn { name: "first_seen_user_tool_action", read: Read::Time(SideTables::first_seen_user_tool_action) },
+    SideColumn { name: "first_seen_tool_action", read: Read::Time(SideTables::first_seen_tool_action) },
     SideColumn { name: "baseline_hourly_uses", read: Read::Number(|tables, event| Some(tables.baseline(event)?.uses)) },
     SideColumn { name: "baseline_active_hours", read: Read::Number(|tables, event| Some(tables.baseline(event)?.hours)) },
     SideColumn { name: "registry_agent_key", read: Read::Text(SideTables::registry_agent_key) },

@@ -30,6 +30,19 @@ impl Spans {
         Some(if at < first { at } else { last.saturating_add(PAUSE).saturating_add(1) })
     }
 
+    /// Takes in all of another's: what there was together, less what is a pause of neither.
+    pub(super) fn join(&mut self, other: &Self) {
+        let mut each: Vec<(i64, i64)> = self.0.iter().chain(&other.0).copied().collect();
+        each.sort_unstable();
+        self.0.clear();
+        for (first, last) in each {
+            match self.0.last_mut() {
+                Some((_, newest)) if first.saturating_sub(PAUSE) <= *newest => *newest = last.max(*newest),
+                _ => self.0.push((first, last)),
+            }
+        }
+    }
+
     /// Since when it is used at a time, without a pause up to then.
     pub(super) fn first(&self, at: Timestamp) -> Option<Timestamp> {
         let at = at.as_micros();
@@ -91,6 +104,26 @@ mod tests {
                 }
             }
             prop_assert!(spans.0.windows(2).all(|pair| pair[0].1 + PAUSE < pair[1].0), "{:?}", spans);
+        }
+    }
+    proptest! {
+        #[test]
+        fn two_that_are_joined_are_what_all_their_times_make(
+            one in prop::collection::vec(0..60i64, 0..8),
+            other in prop::collection::vec((0..60i64, -1..2i64), 0..8),
+        ) {
+            let of = |times: &[i64]| {
+                let mut spans = Spans::default();
+                for at in times {
+                    let _changed = spans.add(*at);
+                }
+                spans
+            };
+            let one: Vec<i64> = one.into_iter().map(|step| step * STEP).collect();
+            let other: Vec<i64> = other.into_iter().map(|(step, off)| step * STEP + off).collect();
+            let mut joined = of(&one);
+            joined.join(&of(&other));
+            prop_assert_eq!(joined, of(&[one, other].concat()));
         }
     }
 }

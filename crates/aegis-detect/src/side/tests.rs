@@ -135,3 +135,92 @@ fn forgetting_changes_nothing_that_can_be_asked_for() {
     assert_eq!([oldest, now, 3 * PAUSE, 4 * PAUSE].map(|at| asked(&tables, at)).to_vec(), before);
     assert_eq!(asked(&tables, PAUSE), None, "what is over is gone");
 }
+
+fn for_user(user: &str, agent: &str, action: &str, at: i64) -> SecurityEvent {
+    SecurityEvent { user_id: Some(user.into()), ..used("t", agent, action, at) }
+}
+
+#[test]
+fn a_user_and_the_tenant_are_told_from_the_uses_of_all_agents() {
+    let mut tables = SideTables::default();
+    for event in [for_user("u", "a", "read", 100), for_user("u", "b", "write", 200), used("t", "c", "read", 50)] {
+        take(&mut tables, &event, Quotas::default());
+    }
+    take(&mut tables, &SecurityEvent { decision: Some(Decision::Deny), ..for_user("u", "a", "pay", 10) }, Quotas::default());
+    let seen = |event: &SecurityEvent| {
+        let asked =
+            [tables.first_seen_user(event), tables.first_seen_user_tool_action(event), tables.first_seen_tool_action(event)];
+        asked.map(|seen| seen.map(Timestamp::as_micros))
+    };
+    assert_eq!(seen(&for_user("u", "d", "read", 300)), [Some(100), Some(100), Some(50)], "whatever the agent");
+    assert_eq!(seen(&for_user("u", "d", "write", 150)), [Some(100), None, None], "as of the event");
+    assert_eq!(seen(&for_user("u", "d", "pay", 300)), [Some(100), None, None], "what is denied is no use");
+    assert_eq!(seen(&for_user("v", "a", "read", 300)), [None, None, Some(50)]);
+    assert_eq!(seen(&used("t", "a", "read", 300)), [None, None, Some(50)], "nobody was named");
+    let elsewhere = SecurityEvent { tenant_id: TenantId::new("o").unwrap(), ..for_user("u", "a", "read", 300) };
+    assert_eq!(seen(&elsewhere), [None, None, None]);
+}
+
+#[test]
+fn a_use_that_comes_behind_others_says_something_else_of_its_user_and_of_the_tenant_alone_where_it_does() {
+    let mut tables = SideTables::default();
+    take(&mut tables, &for_user("u", "a", "read", 1000), Quotas::default());
+    let at = |micros: i64| Timestamp::from_micros(micros);
+    let users = |changes: &Changes| -> Vec<(String, Timestamp)> {
+        changes.users().flat_map(|(_, users)| users.iter().map(|(user, from)| (user.clone(), *from))).collect()
+    };
+    let newer = take(&mut tables, &for_user("u", "a", "read", 1100), Quotas::default());
+    assert!(users(&newer).is_empty() && newer.all().next().is_none() && newer.agents().next().is_none(), "{newer:?}");
+    let earlier = take(&mut tables, &for_user("u", "b", "read", 900), Quotas::default());
+    assert_eq!(users(&earlier), [("u".to_owned(), at(900))]);
+    assert_eq!(earlier.all().map(|(_, from)| from).collect::<Vec<_>>(), [at(900)]);
+    let between = take(&mut tables, &for_user("v", "a", "read", 950), Quotas::default());
+    assert_eq!(users(&between), [("v".to_owned(), at(950))]);
+    assert!(between.all().next().is_none(), "somebody read before: {between:?}");
+}
+
+#[test]
+fn an_agent_brings_in_users_up_to_its_part_and_what_is_over_is_given_back_to_it() {
+    let quotas = Quotas { seen_bytes_per_tenant: 8000, ..Quotas::default() };
+    let mut tables = SideTables::default();
+    let refused = |tables: &mut SideTables, user: &str, agent: &str, at: i64| {
+        !take(tables, &for_user(user, agent, "read", at), quotas).refused().is_empty()
+    };
+    let of_loud: Vec<bool> = (0..20).map(|n| refused(&mut tables, &format!("made-up-{n:02}"), "loud", n)).collect();
+    let taken = of_loud.iter().filter(|refused| !**refused).count();
+    assert!((5..10).contains(&taken) && of_loud[taken..].iter().all(|refused| *refused), "{of_loud:?}");
+    assert_eq!(tables.first_seen_user(&for_user("made-up-19", "loud", "read", 100)), None);
+    assert!(!refused(&mut tables, "made-up-00", "loud", 100), "who is known goes on");
+    assert!(!refused(&mut tables, "honest", "quiet", 100), "another agent has its own part");
+    let tenant = TenantId::new("t").unwrap();
+    tables.forget(&tenant, Timestamp::from_micros(101 + PAUSE + LINGERS));
+    assert_eq!((tables.tenants[&tenant].users.bytes(), tables.first_seen_user(&for_user("honest", "x", "read", 100))), (0, None));
+    assert!(!refused(&mut tables, "made-up-19", "loud", 2 * PAUSE), "there is room again");
+}
+
+#[test]
+fn a_checkpoint_of_before_says_of_the_tenant_what_its_agents_parts_say_and_nothing_of_users() {
+    let mut tables = SideTables::default();
+    for (agent, action, at) in [("a", "read", 100), ("b", "read", 50), ("a", "read", 100 + PAUSE), ("b", "write", 7)] {
+        take(&mut tables, &for_user("u", agent, action, at), Quotas::default());
+    }
+    let mut older = serde_json::to_value(&tables).unwrap();
+    let of_tenant = older["tenants"]["t"].as_object_mut().unwrap();
+    assert!(of_tenant.remove("all").is_some() && of_tenant.remove("users").is_some(), "{of_tenant:?}");
+    let bytes_of_all: usize = ["read", "write"].iter().map(|action| uses::bytes_of_action("tool", action)).sum();
+    let bytes = of_tenant["bytes"].as_u64().unwrap() - bytes_of_all as u64;
+    of_tenant.insert("bytes".to_owned(), bytes.into());
+    let read: SideTables = serde_json::from_value(older).unwrap();
+    let read = read.completed();
+    for (action, at) in [("read", 60), ("read", 100 + PAUSE), ("write", 10), ("other", 10)] {
+        let event = for_user("u", "c", action, at);
+        assert_eq!(read.first_seen_tool_action(&event), tables.first_seen_tool_action(&event), "{action} at {at}");
+        assert_eq!(read.first_seen_user(&event), None);
+    }
+    let tenant = TenantId::new("t").unwrap();
+    assert_eq!(read.tenants[&tenant].bytes, tables.tenants[&tenant].bytes);
+    // A whole one stays what it is.
+    let whole: SideTables = serde_json::from_value(serde_json::to_value(&tables).unwrap()).unwrap();
+    let event = for_user("u", "c", "read", 100 + PAUSE);
+    assert_eq!(whole.completed().first_seen_user_tool_action(&event), Some(Timestamp::from_micros(50)));
+}

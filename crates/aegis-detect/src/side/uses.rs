@@ -2,7 +2,6 @@
 
 use aegis_model::{Decision, EventKind, SecurityEvent};
 
-use super::spans::Spans;
 use super::{ENTRY, OfTenant};
 use crate::baseline::{BYTES_OF_HOUR, begin_of, hour_of};
 use crate::bucket::Quotas;
@@ -43,7 +42,7 @@ impl OfTenant {
         let Use { agent, tool, action } = used;
         let known = self.agents.get(agent);
         let is_new_agent = known.is_none();
-        let is_known = known.is_some_and(|known| known.actions.get(tool).is_some_and(|actions| actions.contains_key(action)));
+        let is_known = known.is_some_and(|known| known.actions.get(tool, action).is_some());
         let mut is_refused = false;
         if !is_known {
             let bytes = bytes_of_action(tool, action) + if is_new_agent { bytes_of_agent(agent) } else { 0 };
@@ -53,17 +52,30 @@ impl OfTenant {
                 self.bytes += bytes;
                 let known = self.agents.entry(agent.to_owned()).or_default();
                 known.bytes = own;
-                known.actions.entry(tool.to_owned()).or_default().insert(action.to_owned(), Spans::default());
+                let _from_now_on = known.actions.entry(tool, action);
             }
         }
         let Some(known) = self.agents.get_mut(agent) else { return (None, is_refused) };
         let of_agent = known.used.add(at);
-        let of_action = known.actions.get_mut(tool).and_then(|actions| actions.get_mut(action)).and_then(|spans| spans.add(at));
+        let of_action = known.actions.get_mut(tool, action).and_then(|spans| spans.add(at));
         let hours_before = known.hours.len();
         let of_hours = known.hours.add(hour_of(at), hour_of(newest)).map(begin_of);
         let bytes = BYTES_OF_HOUR * known.hours.len().saturating_sub(hours_before);
         known.bytes += bytes;
         self.bytes += bytes;
         (of_agent.into_iter().chain(of_action).chain(of_hours).min(), is_refused)
+    }
+    /// Takes the same use in for anybody. One that the agent has no room for begins nothing here: no agent fills more than its part.
+    pub(super) fn add_to_all(&mut self, used: Use<'_>, at: i64, is_refused: bool, quotas: Quotas) -> (Option<i64>, bool) {
+        let Use { tool, action, .. } = used;
+        if let Some(known) = self.all.get_mut(tool, action) {
+            return (known.add(at), false);
+        }
+        let bytes = bytes_of_action(tool, action);
+        if is_refused || self.bytes + bytes > quotas.seen_bytes_per_tenant {
+            return (None, true);
+        }
+        self.bytes += bytes;
+        (self.all.entry(tool, action).add(at), false)
     }
 }

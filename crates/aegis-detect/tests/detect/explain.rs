@@ -1,6 +1,6 @@
 //! Why a rule did or did not fire on an event of a small log.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aegis_detect::{Explain, Explanation};
@@ -45,8 +45,12 @@ fn explain(text: &str, log: &[SecurityEvent], asked: usize) -> Explanation {
 }
 
 fn explain_at(now: i64, text: &str, log: &[SecurityEvent], asked: usize) -> Explanation {
+    explain_file(now, text, Path::new("r/rule.sql"), log, asked)
+}
+
+fn explain_file(now: i64, text: &str, file: &Path, log: &[SecurityEvent], asked: usize) -> Explanation {
     let clock = Arc::new(ManualClock::new(at(now)));
-    let mut explain = Explain::new(text, Path::new("r/rule.sql"), log[asked].clone(), clock).unwrap();
+    let mut explain = Explain::new(text, file, log[asked].clone(), clock).unwrap();
     let (from, to) = explain.span();
     log.iter().filter(|event| from <= event.ts && event.ts < to).for_each(|event| explain.take(event.clone()).unwrap());
     explain.finish().unwrap()
@@ -183,4 +187,83 @@ fn a_row_that_waits_for_what_follows_is_not_decided_yet() {
     let followed = explain_at(1000, &rule("", query), &log, 1);
     assert!(!followed.fired && followed.undecided.is_none() && followed.later.is_none(), "{followed}");
     assert!(followed.to_string().ends_with("not fired"), "{followed}");
+}
+
+const ON_RULES: &str = "SELECT agent_id, count(DISTINCT rule_name) OVER w AS n, array_agg(event_id) OVER w AS event_ids FROM alerts \
+     WHERE rule_name IN ('storm', 'allowed') AND mode = 'active' \
+     WINDOW w AS (PARTITION BY agent_id ORDER BY ts RANGE BETWEEN INTERVAL '60' SECOND PRECEDING AND CURRENT ROW) QUALIFY n >= 2";
+
+fn named(id: &str, name: &str, mode: &str, query: &str) -> String {
+    let text = rule("", query).replace("id: T-1", &format!("id: {id}")).replace("name: storm", &format!("name: {name}"));
+    text.replace("mode: disabled", &format!("mode: {mode}"))
+}
+
+/// A rule on two rules, and these beside it, the storm's in some mode: the folder, the file, and its text.
+fn on_rules(mode_of_storm: &str) -> (tempfile::TempDir, PathBuf, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let on_rules = named("T-3", "both", "disabled", ON_RULES);
+    let allowed = named("T-2", "allowed", "active", "SELECT agent_id, event_id FROM events WHERE decision = 'allow'");
+    for (name, text) in
+        [("storm", named("T-1", "storm", mode_of_storm, SLIDING)), ("allowed", allowed), ("both", on_rules.clone())]
+    {
+        std::fs::create_dir(folder.path().join(name)).unwrap();
+        std::fs::write(folder.path().join(name).join("rule.sql"), text).unwrap();
+    }
+    let file = folder.path().join("both/rule.sql");
+    (folder, file, on_rules)
+}
+
+#[test]
+fn a_rule_on_rules_is_explained_by_the_alerts_whose_last_evidence_the_event_is() {
+    let (_folder, file, text) = on_rules("active");
+    let explain = |asked: usize| explain_file(0, &text, &file, &log(), asked);
+    let raised = |explained: &Explanation| -> Vec<(String, bool)> {
+        let raised = explained.raised.as_ref().expect("a rule that reads alerts");
+        raised.iter().map(|one| (one.rule_name.clone(), one.passes)).collect()
+    };
+    let last = explain(6);
+    assert!(last.fired && last.passes, "{last}");
+    assert_eq!((raised(&last), last.in_window), (vec![("allowed".to_owned(), true)], 2), "{last}");
+    assert_eq!((last.split_by["agent_id"].as_deref(), last.rows.len(), last.rows[0].evidence), (Some("one"), 1, 2));
+    assert!(last.rows[0].alert.as_ref().is_some_and(|alert| alert.is_raised_by_it), "{last}");
+    let said = last.to_string();
+    assert!(said.contains(" of T-2 allowed: passed\n"), "{said}");
+    assert!(said.contains("window    2 alerts of agent_id \"one\" that passed in the 60 s up to it"), "{said}");
+
+    let first = explain(2);
+    assert!(!first.fired && first.passes && first.rows.is_empty(), "{first}");
+    assert_eq!(raised(&first), [("storm".to_owned(), true)]);
+    assert!(
+        first.to_string().ends_with(&format!("not yet: the match that it is evidence of is complete at {}", at(105))),
+        "{first}"
+    );
+
+    // It joined the alert of the third.
+    let fourth = explain(3);
+    assert!(!fourth.fired && !fourth.passes && raised(&fourth).is_empty(), "{fourth}");
+    assert!(fourth.to_string().contains("raised    no alert that a rule reads"), "{fourth}");
+}
+
+#[test]
+fn what_a_rule_on_rules_does_not_let_in_is_named_and_a_rule_that_does_not_run_raises_nothing() {
+    let (_folder, file, text) = on_rules("log_only");
+    let logged = explain_file(0, &text, &file, &log(), 2);
+    let raised = logged.raised.clone().unwrap();
+    assert_eq!((raised.len(), raised[0].rule_id.as_str(), raised[0].passes, logged.passes), (1, "T-1", false, false), "{logged}");
+    let failed: Vec<_> = raised[0].conditions.iter().filter(|judged| judged.holds != Some(true)).collect();
+    assert_eq!(failed.len(), 1, "{logged}");
+    assert_eq!(Value::Object(failed[0].values.clone()), json!({"mode": "log_only"}));
+    assert!(logged.to_string().contains(r#"not passed: mode = 'active' is false: mode is "log_only""#), "{logged}");
+    assert!(!explain_file(0, &text, &file, &log(), 6).fired, "one rule alone");
+
+    let (_folder, file, text) = on_rules("disabled");
+    assert_eq!(explain_file(0, &text, &file, &log(), 2).raised, Some(Vec::new()));
+}
+
+#[test]
+fn a_rule_on_a_rule_that_is_nowhere_cannot_be_explained() {
+    let (_folder, file, text) = on_rules("active");
+    std::fs::remove_dir_all(file.with_file_name("").join("../storm")).unwrap();
+    let refused = Explain::new(&text, &file, deny(100), Arc::new(ManualClock::new(at(0)))).unwrap_err();
+    assert!(refused.to_string().contains("`storm` is no rule of this set"), "{refused}");
 }

@@ -1,4 +1,4 @@
-//! L-FIRST: since when an agent uses something is a function of the proved calls that are in time, as of each event, however they came; and it
+//! L-FIRST: since when an agent, a user or anybody uses something is a function of the proved calls that are in time, as of each event, however they came; and it
 //! is bounded, survives a restart, and is told from the history.
 
 use std::collections::BTreeSet;
@@ -68,6 +68,7 @@ struct Step {
     late: i64,
     tenant: u8,
     agent: u8,
+    user: Option<u8>,
     action: u8,
     allow: bool,
     verified: bool,
@@ -78,11 +79,14 @@ fn any_step() -> impl Strategy<Value = Step> {
     let forward = prop_oneof![12 => 0..3i64, 1 => Just(50 * DAY_S), 1 => Just(90 * DAY_S), 1 => Just(91 * DAY_S)];
     let late = prop_oneof![3 => Just(0i64), 2 => 0..9i64];
     let said = (prop::bool::weighted(0.7), prop::bool::weighted(0.9));
-    (forward, late, 0..2u8, 0..2u8, 0..2u8, said).prop_map(|(forward, late, tenant, agent, action, (allow, verified))| Step {
+    let whose = (0..2u8, 0..2u8, prop::option::weighted(0.8, 0..2u8));
+    let step = (forward, late, whose, 0..2u8, said);
+    step.prop_map(|(forward, late, (tenant, agent, user), action, (allow, verified))| Step {
         forward,
         late,
         tenant,
         agent,
+        user,
         action,
         allow,
         verified,
@@ -97,6 +101,7 @@ fn log_of(steps: &[Step]) -> Vec<SecurityEvent> {
         let mut event = call(&agent, &action, second - step.late, second, index as u128 + 1);
         event.tenant_id = TenantId::new(["a", "b"][usize::from(step.tenant)]).unwrap();
         event.lane = Some(format!("{}.edge.1", event.tenant_id));
+        event.user_id = step.user.map(|user| format!("user-{user}"));
         event.verified = step.verified;
         event.decision = Some(if step.allow { Decision::Allow } else { Decision::Deny });
         event
@@ -104,11 +109,40 @@ fn log_of(steps: &[Step]) -> Vec<SecurityEvent> {
     steps.iter().enumerate().map(event).collect()
 }
 
+/// By whom something is used first.
+#[derive(Clone, Copy, Debug)]
+enum By {
+    Agent,
+    User,
+    Anybody,
+}
+
+impl By {
+    const fn column(self) -> &'static str {
+        match self {
+            Self::Agent => "first_seen_agent_tool_action",
+            Self::User => "first_seen_user_tool_action",
+            Self::Anybody => "first_seen_tool_action",
+        }
+    }
+
+    /// None: by nobody of whom something could be known.
+    fn of(self, event: &SecurityEvent) -> Option<(TenantId, String, String)> {
+        let who = match self {
+            Self::Agent => event.agent_id.clone()?,
+            Self::User => event.user_id.clone()?,
+            Self::Anybody => String::new(),
+        };
+        Some((event.tenant_id.clone(), who, event.action.clone()?))
+    }
+}
+
 /// Since when what an event does is done without a pause, told from all events that are in time.
-fn first_use(log: &[SecurityEvent], asked: &SecurityEvent) -> Option<Timestamp> {
-    let whose = |event: &SecurityEvent| (event.tenant_id.clone(), event.agent_id.clone(), event.action.clone());
-    let is_use =
-        |event: &&SecurityEvent| event.verified && event.decision == Some(Decision::Allow) && whose(event) == whose(asked);
+fn first_use(log: &[SecurityEvent], asked: &SecurityEvent, by: By) -> Option<Timestamp> {
+    let whose = by.of(asked)?;
+    let is_use = |event: &&SecurityEvent| {
+        event.verified && event.decision == Some(Decision::Allow) && by.of(event).as_ref() == Some(&whose)
+    };
     let mut times: Vec<i64> = log.iter().filter(is_use).map(|event| event.ts.as_micros()).collect();
     times.retain(|time| *time <= asked.ts.as_micros());
     times.sort_unstable();
@@ -128,10 +162,12 @@ proptest! {
         size in 1..6usize,
         restart in 0..40usize,
         never_used in any::<bool>(),
+        by in prop_oneof![Just(By::Agent), Just(By::User), Just(By::Anybody)],
     ) {
         let log = log_of(&steps);
-        let query = if never_used { NEVER_USED } else { FIRST_USE };
-        let mut engine_now = engine(query, Quotas::default());
+        let of_agents = if never_used { NEVER_USED } else { FIRST_USE };
+        let query = of_agents.replace(By::Agent.column(), by.column());
+        let mut engine_now = engine(&query, Quotas::default());
         let mut standing = Standing::default();
         let mut taken: Vec<SecurityEvent> = Vec::new();
         for (place, part) in log.chunks(size).enumerate() {
@@ -142,14 +178,14 @@ proptest! {
                 let checkpoint = serde_json::to_string(&engine_now.checkpoint()).unwrap();
                 let of_windows = taken.iter().filter(|e| engine_now.horizon(&e.tenant_id).is_none_or(|horizon| e.ts >= horizon));
                 let of_windows: Vec<SecurityEvent> = of_windows.cloned().collect();
-                engine_now = engine(query, Quotas::default());
+                engine_now = engine(&query, Quotas::default());
                 engine_now.restore(serde_json::from_str(&checkpoint).unwrap(), of_windows, true);
             }
         }
         standing.take(engine_now.finish());
         let wanted = if never_used { Decision::Deny } else { Decision::Allow };
         let is_match = |event: &&SecurityEvent| {
-            let said = first_use(&taken, event);
+            let said = first_use(&taken, event, by);
             event.decision == Some(wanted) && said == if never_used { None } else { Some(event.ts) }
         };
         let expected: BTreeSet<String> = taken.iter().filter(is_match).map(id_of).collect();

@@ -15,6 +15,27 @@ fn every_shipped_rule_passes_its_tests() {
     assert!(report.ok(), "{report}");
 }
 
+#[test]
+fn a_rule_is_tested_by_its_file_or_its_folder_and_a_path_without_a_rule_is_an_error() {
+    let folder = rules_dir().join("campaign");
+    for path in [folder.clone(), folder.join("rule.sql")] {
+        let report = run_rule_tests(&path).unwrap();
+        let tested: Vec<(&str, usize)> = report.rules.iter().map(|rule| (rule.rule.as_str(), rule.tests.len())).collect();
+        assert!(report.ok(), "{report}");
+        assert_eq!(tested, [("campaign", 2)], "{}", path.display());
+    }
+    let empty = tempfile::tempdir().unwrap();
+    let refused = |path: &std::path::Path| run_rule_tests(path).unwrap_err().to_string();
+    let said = refused(empty.path());
+    assert!(said.contains("no rule is there: neither "), "{said}");
+    for looked in ["rule.sql", "*/rule.sql"] {
+        assert!(said.contains(&empty.path().join(looked).display().to_string()), "{said}");
+    }
+    let said = refused(&folder.join("tests/fires.yaml"));
+    assert!(said.contains("the file is no rule"), "{said}");
+    assert!(refused(&empty.path().join("nowhere")).contains("RULE_FILE: the folder cannot be read"));
+}
+
 /// `read-sensitive-then-exfil` as a row pattern: what it means is what its own tests say.
 const EXFIL_AS_A_ROW_PATTERN: &str = "
 WITH calls AS (
@@ -91,6 +112,38 @@ fn every_shipped_rule_has_a_runbook_and_is_active_or_logged_first() {
             _ => RuleMode::Active,
         };
         assert_eq!(rule.header.mode, expected, "{}", rule.header.name);
+    }
+}
+
+/// `AML.T0012`, and `AML.T0010.001` for a technique of a technique.
+fn is_of_atlas(tag: &str) -> bool {
+    let digits = |text: &str, count: usize| text.len() == count && text.bytes().all(|byte| byte.is_ascii_digit());
+    let Some(number) = tag.strip_prefix("AML.T") else { return false };
+    let (technique, below) = number.split_once('.').unwrap_or((number, "000"));
+    digits(technique, 4) && digits(below, 3)
+}
+
+/// `LLM01` to `LLM10`.
+fn is_of_owasp(tag: &str) -> bool {
+    (1..=10).any(|number| tag == format!("LLM{number:02}"))
+}
+
+#[test]
+fn every_shipped_rule_names_a_technique_of_atlas_and_an_entry_of_owasp() {
+    for rule in RuleSet::shipped().unwrap().rules() {
+        let header = &rule.header;
+        assert!(
+            !header.atlas.is_empty() && header.atlas.iter().all(|tag| is_of_atlas(tag)),
+            "{}: {:?}",
+            header.name,
+            header.atlas
+        );
+        assert!(
+            !header.owasp.is_empty() && header.owasp.iter().all(|tag| is_of_owasp(tag)),
+            "{}: {:?}",
+            header.name,
+            header.owasp
+        );
     }
 }
 

@@ -18,7 +18,7 @@ pub(crate) enum RulesCommand {
     Schema,
     /// Run the tests beside the rules on the real engine
     Test {
-        /// A folder of rules
+        /// A rule file, a rule's folder or a folder of rules
         #[arg(default_value = "rules")]
         path: PathBuf,
         /// As JSON

@@ -111,6 +111,16 @@ pub(super) const RULES: [(&str, &str, &str); 20] = [
         "SELECT agent_id, event_id FROM events QUALIFY first_seen_agent_tool_action = ts AND count(*) FILTER (WHERE decision = 'deny') \
          OVER (PARTITION BY agent_id ORDER BY ts RANGE BETWEEN CURRENT ROW AND INTERVAL '1' SECOND FOLLOWING) = 0",
     ),
+    (
+        "first-use-by-user",
+        "",
+        "SELECT agent_id, event_id FROM events WHERE decision = 'allow' AND first_seen_user_tool_action = ts",
+    ),
+    (
+        "first-use-by-anybody",
+        "suppress: 4s\n",
+        "SELECT agent_id, event_id, first_seen_user AS since FROM events WHERE decision = 'allow' AND first_seen_tool_action = ts",
+    ),
     ("baseline", "", "SELECT agent_id, event_id FROM events WHERE decision = 'deny' AND baseline_hourly_uses >= 2"),
     (
         "baseline-sliding",
@@ -195,6 +205,7 @@ pub(super) fn log_of(steps: &[Step]) -> Vec<SecurityEvent> {
         // The same ids in both tenants: nothing but the tenant may keep them apart.
         event.event_id = uuid::Uuid::from_u128(index as u128 + 1);
         event.agent_id = Some(format!("agent-{}", step.agent));
+        event.user_id = Some(format!("user-{}", (step.late + step.forward) % 2));
         event.tool = Some(format!("tool-{}", step.agent));
         event.action = Some(format!("action-{}", step.late % 3));
         event.run_id = Some(format!("run-{}", step.late % 2));

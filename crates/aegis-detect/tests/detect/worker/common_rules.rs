@@ -44,7 +44,7 @@ impl RuleTexts for Texts {
 }
 
 /// Puts a change into the log, in the partition of a tenant.
-async fn record(line: &Line, tenant: &str, rule_id: &str, text: &str, revision: i64) {
+pub(super) async fn record(line: &Line, tenant: &str, rule_id: &str, text: &str, revision: i64) {
     let partition = partition_of(&TenantId::new(tenant).unwrap());
     let hash = aegis_canon::sha256_hex(text.as_bytes());
     let record = CommonRuleRecord { partition, rule_id: rule_id.into(), revision, hash, text: text.into() };

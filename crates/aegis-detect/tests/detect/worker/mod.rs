@@ -6,6 +6,7 @@ mod evidence;
 mod lanes;
 mod own_rules;
 mod restart;
+mod warm;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -73,14 +74,19 @@ impl Line {
         missing: Option<Arc<dyn AskForMissing>>,
         texts: Option<Arc<dyn RuleTexts>>,
     ) -> Worker {
-        let ring = KeyRing::new([self.key.verifying_key()]);
         let mut config = WorkerConfig::new(Arc::clone(&self.clock));
         config.checkpoint_ms = 50;
         config.hold_ms = hold_ms;
         config.missing = missing;
         config.texts = texts;
+        self.worker_over(&self.bus, rules, config)
+    }
+
+    /// Over this bus or another one; control's records are taken.
+    fn worker_over(&self, bus: &Arc<EmbeddedBus>, rules: RuleSet, mut config: WorkerConfig) -> Worker {
         config.control = KeyRing::new([control_key().verifying_key()]);
-        let bus: Arc<dyn Bus> = Arc::clone(&self.bus) as Arc<dyn Bus>;
+        let ring = KeyRing::new([self.key.verifying_key()]);
+        let bus: Arc<dyn Bus> = Arc::clone(bus) as Arc<dyn Bus>;
         Worker::spawn(bus, ring, rules, Arc::clone(&self.clock), config).unwrap()
     }
 

@@ -14,7 +14,7 @@ use super::{DEADLINE, Line, fell_silent};
 use crate::ground::{checkpoint, control_key, put_checkpoint};
 
 /// A rule of acme's own: as many denies of an agent within a minute.
-fn own_rule(denies: usize, mode: &str) -> String {
+pub(super) fn own_rule(denies: usize, mode: &str) -> String {
     format!(
         "/* rule\nid: OWN-1\nname: own-denies\nversion: 1\nseverity: low\nwindow: 60s\nkey: [agent_id]\nmode: {mode}\nrequires: verified\n\
          suppress: 1h\nowner: soc\ndescription: d\nfalse_positives: none\nchangelog:\n  - {{version: 1, date: 2026-11-26, note: first}}\n*/\n\
@@ -25,7 +25,7 @@ fn own_rule(denies: usize, mode: &str) -> String {
 
 /// The versions that were made, as the control plane keeps them.
 #[derive(Debug)]
-struct Texts(Vec<String>);
+pub(super) struct Texts(pub(super) Vec<String>);
 
 #[async_trait::async_trait]
 impl RuleTexts for Texts {
@@ -44,16 +44,16 @@ fn record_of(text: &str, revision: i64) -> RuleRecord {
 }
 
 /// Where acme's records stand.
-fn place() -> String {
+pub(super) fn place() -> String {
     subject::ruleset(partition_of(&TenantId::new("acme").unwrap()))
 }
 
-async fn put(line: &Line, place: String, payload: Vec<u8>) {
+pub(super) async fn put(line: &Line, place: String, payload: Vec<u8>) {
     line.bus.publish(Stream::Ase, vec![Message::new(place, payload)]).await.remove(0).unwrap();
 }
 
 /// Puts a change of acme's own rule into the log, as control does.
-async fn record(line: &Line, text: &str, revision: i64) {
+pub(super) async fn record(line: &Line, text: &str, revision: i64) {
     put(line, place(), sign_notice(&control_key(), &record_of(text, revision)).unwrap()).await;
 }
 
