@@ -75,6 +75,8 @@ impl Writer {
                     changed += usize::from(files > 0);
                 }
                 Err(error) => {
+                    // Somebody else may have changed it.
+                    self.ask_again(&hour);
                     tracing::warn!(hour = hour.folder(), %error, "an hour of the lake cannot be tidied");
                     failure = failure.or(Some(error));
                 }

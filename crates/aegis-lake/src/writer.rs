@@ -246,6 +246,11 @@ impl Writer {
         Ok(manifest)
     }
 
+    /// What is known of an hour may not be so any more: the next time the store is asked.
+    pub(crate) fn ask_again(&mut self, hour: &Hour) {
+        self.manifests.remove(hour);
+    }
+
     /// Writes a file of rows in order. It is not part of the hour until a manifest names it.
     pub(crate) async fn put(
         &mut self,

@@ -187,6 +187,28 @@ async fn a_manifest_is_never_again_what_it_was_so_that_one_that_comes_late_names
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_hour_that_another_writer_merged_is_found_as_it_is_at_the_next_look() {
+    let log = log_of((1..=2).map(|seq| proved("acme", "acme.e.1", seq, seq * 1_000)));
+    let stores = Stores::new();
+    for store in &stores.each {
+        let mut one = writer(store, &log);
+        for logged in &log {
+            take(&mut one, std::slice::from_ref(logged));
+            one.flush().await.unwrap();
+        }
+        let mut other = writer(store, &log);
+        for hours in [0, 1] {
+            other.tidy(much_later(hours), usize::MAX).await.unwrap();
+        }
+        // The files that it knows are gone.
+        let refused = one.tidy(much_later(2), usize::MAX).await;
+        assert!(matches!(refused, Err(LakeError::Damaged { .. })), "{store}: {refused:?}");
+        assert_eq!(one.tidy(much_later(2), usize::MAX).await.unwrap(), 0, "{store}");
+        assert_eq!(rows(store, &tenant("acme")).await, as_rows(expected(&log, &tenant("acme"))), "{store}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn files_of_an_hour_whose_manifest_the_store_lost_are_not_removed() {
     let log = log_of((1..=3).map(|seq| proved("acme", "acme.e.1", seq, seq * 1_000)));
     let hour = Hour::of(&log[0].1);
