@@ -98,6 +98,13 @@ class Kept(OnS3):
         self.assert_no_secret(self.aegis.log())
         self.assert_no_secret(pathlib.Path(f"/proc/{self.aegis.pid}/cmdline").read_bytes().decode())
 
+    def test_plain_http_goes_past_the_proxy_of_the_environment(self):
+        # Nobody is there: what went to it would not arrive.
+        nowhere = "http://127.0.0.1:9"
+        agent = self.move_to(self.another(HTTP_PROXY=nowhere, http_proxy=nowhere, ALL_PROXY=nowhere, all_proxy=nowhere).start())
+        self.arrived([agent.authorize() for _ in range(3)])
+        self.assert_lake_is_the_export()
+
     def test_rules_tell_over_the_bucket_what_they_tell_over_the_history(self):
         for trust in ["trusted_internal_unsigned"] + ["untrusted_external"] * 6:
             answer = self.agent.authorize(trust=trust)

@@ -69,7 +69,8 @@ impl Quotas {
 }
 
 /// What an event's texts take.
-pub(crate) fn bytes_of(event: &SecurityEvent) -> usize {
+#[must_use]
+pub fn bytes_of(event: &SecurityEvent) -> usize {
     let texts = [
         &event.agent_id,
         &event.token_id,

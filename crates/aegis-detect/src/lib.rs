@@ -64,6 +64,7 @@ mod worker;
 
 pub use alert::alert_id;
 pub use backtest::{Backtest, BacktestReport, RuleResult, Told};
+pub use bucket::bytes_of;
 pub use common::CommonVersion;
 pub use condition::Judged;
 pub use engine::{Engine, EngineCheckpoint, EngineConfig, EpisodeUpdate, TickOutput};

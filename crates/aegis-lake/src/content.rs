@@ -21,6 +21,8 @@ use crate::error::LakeError;
 const TAIL: u64 = 64 << 10;
 /// The largest description of itself that a file may have at its end, bytes.
 const MOST_DESCRIPTION: u64 = 64 << 20;
+/// Most that is fetched of a group at once, bytes. What the lake writes stays below: a file is made of some 64 MiB of events.
+const MOST_OF_GROUP: u64 = 1 << 30;
 
 /// A file that is not read yet. One on this machine is held open: whoever removes its name takes nothing of it.
 pub(crate) enum Content {
@@ -42,7 +44,8 @@ impl Content {
         if tail.len() as u64 == size {
             return Ok(Self::InMemory(tail));
         }
-        Ok(Self::Elsewhere(Elsewhere { store: Arc::clone(store), place: place.clone(), size, tail }))
+        let store = Arc::clone(store);
+        Ok(Self::Elsewhere(Elsewhere { store, place: place.clone(), size, tail, most_of_group: MOST_OF_GROUP }))
     }
 }
 
@@ -53,6 +56,7 @@ pub(crate) struct Elsewhere {
     /// Bytes of all of it, and the last of them.
     size: u64,
     tail: Bytes,
+    most_of_group: u64,
 }
 
 impl Elsewhere {
@@ -88,6 +92,11 @@ impl Elsewhere {
                 let range = self.range_of(column);
                 ranges.push(range.ok_or_else(|| LakeError::damaged(&self.place, "a column lies outside of it"))?);
             }
+        }
+        // Each column lies in the file; but many may say that they are the same bytes.
+        let bytes = ranges.iter().map(|range| range.end - range.start).fold(0, u64::saturating_add);
+        if bytes > self.most_of_group {
+            return Err(LakeError::damaged(&self.place, format!("a group of it has {bytes} bytes")));
         }
         ranges.sort_by_key(|range| range.start);
         let parts = self.parts(&ranges).await?;
@@ -159,9 +168,36 @@ impl ChunkReader for Parts {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
     use super::*;
+    use crate::file::encode;
+    use crate::watched::Watched;
+    use aegis_detect::EventBatch;
+    use aegis_model::{EventKind, SecurityEvent, TenantId, Timestamp};
+    use object_store::PutPayload;
+
+    #[tokio::test]
+    async fn no_more_of_a_group_is_fetched_than_may_be() {
+        let event = |micros: i64| {
+            let (tenant, ts) = (TenantId::new("t").unwrap(), Timestamp::from_micros(micros));
+            Arc::new(SecurityEvent::new(tenant, "e", "edge", EventKind::AuthorizeDecision, ts))
+        };
+        let rows = EventBatch::new((0..20_000).map(event).collect()).to_record_batch().unwrap();
+        let (store, seen) = Watched::new();
+        let place = Path::from("file.parquet");
+        store.put(&place, PutPayload::from(encode(&rows).unwrap())).await.unwrap();
+        let store: Arc<dyn ObjectStore> = store;
+        let Content::Elsewhere(mut file) = Content::find(&store, &place).await.unwrap() else { panic!("it is read at once") };
+        let description = file.description().await.unwrap();
+        let before = seen.lock().bytes;
+        file.most_of_group = 1000;
+        let refused = file.group(&description, 0, &ProjectionMask::all()).await;
+        assert!(matches!(refused, Err(LakeError::Damaged { .. })));
+        assert_eq!(seen.lock().bytes, before, "nothing of it is fetched");
+        file.most_of_group = MOST_OF_GROUP;
+        assert!(file.group(&description, 0, &ProjectionMask::all()).await.is_ok());
+    }
 
     #[test]
     fn parts_give_what_they_have_and_nothing_else() {

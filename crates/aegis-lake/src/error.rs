@@ -19,10 +19,8 @@ pub enum LakeError {
     #[error("{object} was written by somebody else meanwhile: is a second program writing this lake?")]
     Overtaken { object: String },
     /// Without conditions a write that comes late would undo a newer one.
-    #[error(
-        "{store} knows no conditional writes (it took an `If-None-Match: *` for an object that is there): a lake cannot be kept in it"
-    )]
-    NoConditions { store: String },
+    #[error("{store} knows no conditional writes (it took an {took}): a lake cannot be kept in it")]
+    NoConditions { store: String, took: &'static str },
     /// A file went while it was read: it was merged, or its hour is too old.
     #[error("{object} was merged or removed while it was read; run it again")]
     Gone { object: String },

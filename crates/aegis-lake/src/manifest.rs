@@ -30,7 +30,8 @@ const MOST_RUNS: usize = 4096;
 pub(crate) struct Manifest {
     format: u32,
     tenant: String,
-    /// How often the hour has changed.
+    /// Goes up with each name that is given and each time that it is written: no two versions of a manifest have the same bytes. S3 knows a version by
+    /// what is in it (an ETag is a hash), and what comes late must not find what it was made from there again.
     pub(crate) generation: u64,
     /// The stream of the bus that it was filled from last, and the sequence up to which the hour has all of its rows.
     pub(crate) stream: String,
@@ -139,6 +140,7 @@ impl Manifest {
     /// Puts it in the place of the one that it was read from; refused where there is another by now.
     pub(crate) async fn write(&mut self, store: &Arc<dyn ObjectStore>, hour: &Hour) -> Result<(), LakeError> {
         let place = Self::place(hour);
+        self.generation += 1;
         let bytes = serde_json::to_vec(self).map_err(|error| LakeError::damaged(&place, error))?;
         self.version = swap::swap(store, &place, bytes, &self.version).await?;
         self.has_found = false;
@@ -149,6 +151,12 @@ impl Manifest {
     pub(crate) fn next_name(&mut self) -> String {
         self.generation += 1;
         format!("{:010}-{}{FILE}", self.generation, Uuid::now_v7().simple())
+    }
+
+    /// True if it is that of an hour whose manifest is gone: only a later one than the first gives such a name as lies there.
+    pub(crate) fn is_lost<'a>(&self, mut there: impl Iterator<Item = &'a str>) -> bool {
+        let generation = |name: &str| name.split(['-', '.']).next().and_then(|number| number.parse::<u64>().ok());
+        !self.version.is_there() && there.any(|name| name.ends_with(FILE) && generation(name) > Some(1))
     }
 
     /// Retires, of the files that lie in the hour's folder, those that it does not know: a crash left them before a manifest named them. They

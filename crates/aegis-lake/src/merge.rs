@@ -14,6 +14,7 @@ use crate::file::{Rows, in_order};
 use crate::layout::Hour;
 use crate::manifest::{FileEntry, Manifest, Retired};
 use crate::query::QUERY_SECONDS;
+use crate::swap;
 use crate::writer::Writer;
 
 /// So many files of one level become one of the next: a row is written again once a level, not once a file.
@@ -74,6 +75,8 @@ impl Writer {
                     changed += usize::from(files > 0);
                 }
                 Err(error) => {
+                    // Somebody else may have changed it.
+                    self.ask_again(&hour);
                     tracing::warn!(hour = hour.folder(), %error, "an hour of the lake cannot be tidied");
                     failure = failure.or(Some(error));
                 }
@@ -123,7 +126,9 @@ impl Writer {
                 continue;
             }
             let object = hour.object(&file.name);
-            let bytes = self.store.get(&object).await?.bytes().await?;
+            let Some((bytes, _)) = swap::read(&self.store, &object).await? else {
+                return Err(LakeError::damaged(object, "it is not there, and its manifest names it"));
+            };
             let mut rows = 0;
             let mut read = Rows::open(Content::InMemory(bytes), &events_schema(), Span::ALL).await?;
             while let Some(batch) = read.next().await? {

@@ -10,12 +10,21 @@ use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutP
 
 use crate::error::LakeError;
 
-/// The largest object that is read whole to be parsed, bytes.
+/// The largest object that is read whole, bytes: a manifest, a file that is merged, which has 64 MiB of rows at most.
 const MOST: u64 = 256 << 20;
+/// A version as S3 writes one, of no object.
+const NO_VERSION: &str = "\"00000000000000000000000000000000\"";
 
 /// Which version of an object was read or written last. None: there was no object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Version(Option<UpdateVersion>);
+
+impl Version {
+    /// False where there was no object.
+    pub(crate) const fn is_there(&self) -> bool {
+        self.0.is_some()
+    }
+}
 
 /// An object and its version. None: there is none.
 pub(crate) async fn read(store: &Arc<dyn ObjectStore>, place: &Path) -> Result<Option<(Bytes, Version)>, LakeError> {
@@ -54,16 +63,24 @@ pub(crate) async fn swap(
     }
 }
 
-/// Has the store create an object that is there, as it is, which it must refuse. A store that knows no conditions is told of at a start.
+/// Has the store put an object that is there, as it is, where it must refuse that: as a new one, and in the place of a version that there never was. Some
+/// know the one condition and not the other. A store that does not know both is told of at a start.
 pub(crate) async fn check_conditions(store: &Arc<dyn ObjectStore>, place: &Path) -> Result<(), LakeError> {
     let Some((object, _)) = read(store, place).await? else {
         return Err(LakeError::damaged(place, "it was written a moment ago, and is not there"));
     };
-    match store.put_opts(place, PutPayload::from(object), PutOptions::from(PutMode::Create)).await {
-        Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Ok(()),
-        Err(error) => Err(error.into()),
-        Ok(_) => Err(LakeError::NoConditions { store: store.to_string() }),
+    let of_nothing = UpdateVersion { e_tag: Some(NO_VERSION.to_owned()), version: None };
+    for (mode, took) in [
+        (PutMode::Create, "`If-None-Match: *` for an object that is there"),
+        (PutMode::Update(of_nothing), "`If-Match` of a version that is not there"),
+    ] {
+        match store.put_opts(place, PutPayload::from(object.clone()), PutOptions::from(mode)).await {
+            Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {}
+            Err(error) => return Err(error.into()),
+            Ok(_) => return Err(LakeError::NoConditions { store: store.to_string(), took }),
+        }
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -104,10 +121,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_store_that_knows_no_conditions_is_refused_and_keeps_what_it_has() {
-        let store: Arc<dyn ObjectStore> = Watched::careless();
-        swap(&store, &place(), b"there".to_vec(), &Version::default()).await.unwrap();
-        let refused = check_conditions(&store, &place()).await.unwrap_err();
-        assert!(matches!(refused, LakeError::NoConditions { .. }), "{refused}");
-        assert_eq!(read(&store, &place()).await.unwrap().unwrap().0, Bytes::from("there"));
+        let ignores: [fn(&PutMode) -> bool; 3] =
+            [|_| true, |mode| matches!(mode, PutMode::Create), |mode| matches!(mode, PutMode::Update(_))];
+        for ignored in ignores {
+            let store: Arc<dyn ObjectStore> = Watched::careless(ignored);
+            swap(&store, &place(), b"there".to_vec(), &Version::default()).await.unwrap();
+            let refused = check_conditions(&store, &place()).await.unwrap_err();
+            assert!(matches!(refused, LakeError::NoConditions { .. }), "{refused}");
+            assert_eq!(read(&store, &place()).await.unwrap().unwrap().0, Bytes::from("there"));
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! A store for tests that counts what is read of it, and may know no conditions.
+//! A store for tests that counts what is read of it, and may ignore conditions.
 
 use std::fmt;
 use std::ops::Range;
@@ -28,19 +28,19 @@ pub(crate) struct Seen {
 pub(crate) struct Watched {
     objects: InMemory,
     seen: Arc<Mutex<Seen>>,
-    /// Puts whatever the condition.
-    is_careless: bool,
+    /// Of which puts it ignores the condition.
+    ignores: fn(&PutMode) -> bool,
 }
 
 impl Watched {
     pub(crate) fn new() -> (Arc<Self>, Arc<Mutex<Seen>>) {
         let seen = Arc::new(Mutex::new(Seen::default()));
-        (Arc::new(Self { objects: InMemory::new(), seen: Arc::clone(&seen), is_careless: false }), seen)
+        (Arc::new(Self { objects: InMemory::new(), seen: Arc::clone(&seen), ignores: |_| false }), seen)
     }
 
-    /// One that puts whatever the condition.
-    pub(crate) fn careless() -> Arc<Self> {
-        Arc::new(Self { objects: InMemory::new(), seen: Arc::default(), is_careless: true })
+    /// One that ignores some conditions.
+    pub(crate) fn careless(ignores: fn(&PutMode) -> bool) -> Arc<Self> {
+        Arc::new(Self { objects: InMemory::new(), seen: Arc::default(), ignores })
     }
 }
 
@@ -53,7 +53,7 @@ impl fmt::Display for Watched {
 #[async_trait]
 impl ObjectStore for Watched {
     async fn put_opts(&self, location: &Path, payload: PutPayload, mut opts: PutOptions) -> Result<PutResult> {
-        if self.is_careless {
+        if (self.ignores)(&opts.mode) {
             opts.mode = PutMode::Overwrite;
         }
         self.objects.put_opts(location, payload, opts).await

@@ -234,8 +234,21 @@ impl Writer {
         }
         let mut manifest = Manifest::read(&self.store, hour).await?;
         let there = self.store.list_with_delimiter(Some(&Path::from(hour.folder()))).await?.objects;
-        manifest.retire_unnamed(there.iter().filter_map(|object| object.location.filename()));
+        let names = || there.iter().filter_map(|object| object.location.filename());
+        if manifest.is_lost(names()) {
+            // Another writer's may have come in between.
+            manifest = Manifest::read(&self.store, hour).await?;
+            if manifest.is_lost(names()) {
+                return Err(LakeError::damaged(Manifest::place(hour), "it is gone, and files that it named are there"));
+            }
+        }
+        manifest.retire_unnamed(names());
         Ok(manifest)
+    }
+
+    /// What is known of an hour may not be so any more: the next time the store is asked.
+    pub(crate) fn ask_again(&mut self, hour: &Hour) {
+        self.manifests.remove(hour);
     }
 
     /// Writes a file of rows in order. It is not part of the hour until a manifest names it.

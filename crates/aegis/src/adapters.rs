@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use aegis_bus::{Bus, BusError, Message, Stream, subject};
 use aegis_control::{ContainmentOutcome, Control};
-use aegis_detect::{Past, is_ahead_of_time};
+use aegis_detect::{Past, bytes_of, is_ahead_of_time};
 use aegis_edge::EdgeView;
 use aegis_ingest::{NotRegistered, ResourceSink, SecretsUnavailable, WebhookSecrets};
 use aegis_keys::{SigningKey, sign_notice};
@@ -103,7 +103,11 @@ impl aegis_detect::PastEvents for PastInTheLake {
         let (section, data, tenant) = (self.section.clone(), self.data.clone(), tenant.clone());
         let work = move || async move {
             let past = match crate::lake::open_again(&section, &data) {
-                Ok(lake) => events_in(lake, &tenant, (from, to), most).await.map_err(|error| format!("the lake: {error}")),
+                Ok(lake) => {
+                    let most = Most { events: most, bytes: MOST_BYTES };
+                    let read = events_in(lake, &tenant, (from, to), most, || !answers.is_closed()).await;
+                    read.map_err(|error| format!("the lake: {error}"))
+                }
                 Err(error) => Err(format!("{error:#}")),
             };
             let _nobody_waits = answers.send(past);
@@ -116,21 +120,37 @@ impl aegis_detect::PastEvents for PastInTheLake {
     }
 }
 
-/// None: there are more.
+/// What the texts of all that is read for a rule take at most: no rule keeps more of a tenant.
+const MOST_BYTES: usize = 512 << 20;
+
+/// How much is read at most.
+#[derive(Clone, Copy, Debug)]
+struct Most {
+    events: usize,
+    bytes: usize,
+}
+
+/// None: there are more, or nobody waits for them any more.
 async fn events_in(
     lake: Lake,
     tenant: &TenantId,
     (from, to): (Timestamp, Timestamp),
-    most: usize,
+    most: Most,
+    is_waited_for: impl Fn() -> bool,
 ) -> Result<Option<Vec<SecurityEvent>>, LakeError> {
     let span = Span { from: from.as_micros(), to: to.as_micros().saturating_sub(1) };
     let mut replay = Replay::open(lake, tenant, None, span).await?;
-    let mut events = Vec::new();
+    let (mut events, mut bytes): (Vec<SecurityEvent>, usize) = (Vec::new(), 0);
     while let Some(page) = replay.next().await? {
+        if !is_waited_for() {
+            return Ok(None);
+        }
         // As rules are shown them.
         let in_time = page.into_iter().filter(|event| !event.late && !is_ahead_of_time(event));
+        let before = events.len();
         events.extend(in_time.map(Arc::unwrap_or_clone));
-        if events.len() > most {
+        bytes += events[before..].iter().map(bytes_of).sum::<usize>();
+        if events.len() > most.events || bytes > most.bytes {
             return Ok(None);
         }
     }
@@ -163,5 +183,37 @@ pub(crate) struct RepositoryRegistry(pub(crate) Arc<Control>);
 impl ResourceSink for RepositoryRegistry {
     async fn observed(&self, tenant: &TenantId, record: ResourceRecord) -> Result<(), NotRegistered> {
         self.0.observe_resource(tenant, &record).await.map_err(|error| NotRegistered { reason: error.to_string() })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use aegis_lake::{Folder, Writer, WriterLimits};
+    use aegis_model::EventKind;
+
+    #[tokio::test]
+    async fn what_lies_before_a_rule_is_read_up_to_its_bounds_and_as_long_as_somebody_waits() {
+        let folder = tempfile::tempdir().unwrap();
+        let lake = Folder::open(folder.path()).unwrap();
+        let (tenant, start) = (TenantId::new("acme").unwrap(), Timestamp::from_micros(1_767_225_600_000_000));
+        let mut writer = Writer::new(Arc::clone(&lake), "stream", [], WriterLimits::default());
+        for seq in 1..=10 {
+            let ts = start.plus_seconds(seq);
+            let mut event = SecurityEvent::new(tenant.clone(), "edge-1", "edge", EventKind::AuthorizeDecision, ts);
+            (event.bus_ts, event.resource) = (Some(ts), Some("r".repeat(1000)));
+            writer.take(seq.unsigned_abs(), event, 1500);
+        }
+        writer.flush().await.unwrap();
+        let read = async |events: usize, bytes: usize, is_waited_for: bool| {
+            let (span, most) = ((start, start.plus_seconds(10)), Most { events, bytes });
+            let read = events_in(Arc::clone(&lake), &tenant, span, most, || is_waited_for).await.unwrap();
+            read.map(|events| events.len())
+        };
+        assert_eq!(read(9, 10_000, true).await, Some(9), "the last is not before the end");
+        assert_eq!(read(8, 10_000, true).await, None);
+        assert_eq!(read(9, 8_000, true).await, None);
+        assert_eq!(read(9, 10_000, false).await, None);
     }
 }

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use aegis_lake::{Bounds, Folder, LakeError, QueryError, Replay, Span, Writer, WriterLimits, find_event, query, tenants};
+use aegis_lake::{Bounds, Folder, Hour, LakeError, QueryError, Replay, Span, Writer, WriterLimits, find_event, query, tenants};
 use aegis_model::{SecurityEvent, Timestamp};
+use bytes::Bytes;
 use datafusion::arrow::array::AsArray;
 use datafusion::arrow::datatypes::Int64Type;
 use futures_util::TryStreamExt;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, UpdateVersion};
 use tempfile::TempDir;
 
 use crate::house::{
@@ -37,7 +38,9 @@ impl Stores {
 
 async fn names(store: &Arc<dyn ObjectStore>) -> Vec<String> {
     let listed: Vec<_> = store.list(None).try_collect().await.unwrap();
-    listed.into_iter().map(|object| object.location.to_string()).collect()
+    let mut names: Vec<String> = listed.into_iter().map(|object| object.location.to_string()).collect();
+    names.sort();
+    names
 }
 
 async fn replayed(store: &Arc<dyn ObjectStore>, of: &str, span: Span) -> Vec<SecurityEvent> {
@@ -141,7 +144,7 @@ async fn what_a_crash_left_without_a_name_goes_and_what_is_named_stays() {
     let stores = Stores::new();
     for store in &stores.each {
         fill(store, &log[..2]).await;
-        let left = Path::from(format!("{}/0000000002-of-a-process-that-died.parquet", aegis_lake::Hour::of(&log[0].1).folder()));
+        let left = Path::from(format!("{}/0000000002-of-a-process-that-died.parquet", Hour::of(&log[0].1).folder()));
         store.put(&left, PutPayload::from("half a file")).await.unwrap();
         let mut next = Writer::new(Arc::clone(store), STREAM, [], WriterLimits::default());
         take(&mut next, &log);
@@ -149,6 +152,84 @@ async fn what_a_crash_left_without_a_name_goes_and_what_is_named_stays() {
         assert!(names(store).await.contains(&left.to_string()), "{store}: not before a manifest says so");
         next.tidy(much_later(0), usize::MAX).await.unwrap();
         assert!(!names(store).await.contains(&left.to_string()), "{store}");
+        assert_eq!(rows(store, &tenant("acme")).await, as_rows(expected(&log, &tenant("acme"))), "{store}");
+    }
+}
+
+async fn object(store: &Arc<dyn ObjectStore>, place: &Path) -> (Bytes, UpdateVersion) {
+    let found = store.get(place).await.unwrap();
+    let version = UpdateVersion { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
+    (found.bytes().await.unwrap(), version)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_is_never_again_what_it_was_so_that_one_that_comes_late_names_no_file_that_is_gone() {
+    let log = log_of((1..=2).map(|seq| proved("acme", "acme.e.1", seq, seq * 1_000)));
+    let hour = Hour::of(&log[0].1);
+    let manifest = Path::from(format!("{}/manifest.json", hour.folder()));
+    let stores = Stores::new();
+    for store in &stores.each {
+        fill(store, &log).await;
+        let (before, version) = object(store, &manifest).await;
+        // Of a process that hangs before it has put the manifest that names it.
+        let left = Path::from(format!("{}/0000000003-left.parquet", hour.folder()));
+        store.put(&left, PutPayload::from("a file")).await.unwrap();
+        let mut next = Writer::new(Arc::clone(store), STREAM, [hour.clone()], WriterLimits::default());
+        next.tidy(much_later(0), usize::MAX).await.unwrap();
+        assert!(!names(store).await.contains(&left.to_string()), "{store}");
+        let (after, _) = object(store, &manifest).await;
+        assert_ne!(after, before, "{store}: the same rows, and another manifest");
+        let named = PutPayload::from("a manifest that names what is gone");
+        let late = store.put_opts(&manifest, named, PutOptions::from(PutMode::Update(version))).await;
+        assert!(matches!(late, Err(object_store::Error::Precondition { .. })), "{store}: {late:?}");
+        assert_eq!(rows(store, &tenant("acme")).await, as_rows(expected(&log, &tenant("acme"))), "{store}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_hour_that_another_writer_merged_is_found_as_it_is_at_the_next_look() {
+    let log = log_of((1..=2).map(|seq| proved("acme", "acme.e.1", seq, seq * 1_000)));
+    let stores = Stores::new();
+    for store in &stores.each {
+        let mut one = writer(store, &log);
+        for logged in &log {
+            take(&mut one, std::slice::from_ref(logged));
+            one.flush().await.unwrap();
+        }
+        let mut other = writer(store, &log);
+        for hours in [0, 1] {
+            other.tidy(much_later(hours), usize::MAX).await.unwrap();
+        }
+        // The files that it knows are gone.
+        let refused = one.tidy(much_later(2), usize::MAX).await;
+        assert!(matches!(refused, Err(LakeError::Damaged { .. })), "{store}: {refused:?}");
+        assert_eq!(one.tidy(much_later(2), usize::MAX).await.unwrap(), 0, "{store}");
+        assert_eq!(rows(store, &tenant("acme")).await, as_rows(expected(&log, &tenant("acme"))), "{store}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_an_hour_whose_manifest_the_store_lost_are_not_removed() {
+    let log = log_of((1..=3).map(|seq| proved("acme", "acme.e.1", seq, seq * 1_000)));
+    let hour = Hour::of(&log[0].1);
+    let manifest = Path::from(format!("{}/manifest.json", hour.folder()));
+    let stores = Stores::new();
+    for store in &stores.each {
+        fill(store, &log[..1]).await;
+        fill(store, &log[..2]).await;
+        let (kept, _) = object(store, &manifest).await;
+        store.delete(&manifest).await.unwrap();
+        let there = names(store).await;
+        assert_eq!(there.len(), 2, "{store}: {there:?}");
+        let mut next = writer(store, &log);
+        take(&mut next, &log);
+        for refused in [next.flush().await.unwrap_err(), next.tidy(much_later(0), usize::MAX).await.unwrap_err()] {
+            assert!(matches!(refused, LakeError::Damaged { .. }), "{store}: {refused}");
+        }
+        assert_eq!(names(store).await, there, "{store}");
+        // Restored, it goes on.
+        store.put(&manifest, PutPayload::from(kept)).await.unwrap();
+        next.flush().await.unwrap();
         assert_eq!(rows(store, &tenant("acme")).await, as_rows(expected(&log, &tenant("acme"))), "{store}");
     }
 }
