@@ -11,7 +11,7 @@ use proptest::prelude::*;
 pub(super) const START: i64 = 1_767_225_600_000_000;
 
 /// Rules of every shape, with windows that small logs fill.
-pub(super) const RULES: [(&str, &str, &str); 20] = [
+pub(super) const RULES: [(&str, &str, &str); 22] = [
     ("stateless", "", "SELECT agent_id, event_id FROM events WHERE decision = 'deny'"),
     (
         "sliding",
