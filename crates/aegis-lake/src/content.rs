@@ -175,6 +175,7 @@ mod tests {
     use crate::watched::Watched;
     use aegis_detect::EventBatch;
     use aegis_model::{EventKind, SecurityEvent, TenantId, Timestamp};
+    use object_store::ObjectStoreExt;
     use object_store::PutPayload;
 
     #[tokio::test]
