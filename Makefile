@@ -33,7 +33,7 @@ test-rust: ## unit, property and integration tests of every crate
 test-rules: build ## the tests beside the shipped detection rules, on the real engine
 	$(AEGIS_BIN) rules test rules
 
-test-judge: build ## DuckDB's answer over random histories against the engine's, for every shipped rule that DuckDB can run
+test-judge: build ## DuckDB's answer over random histories against the engine's, for every shipped rule and for random ones
 	AEGIS_SEED=$${AEGIS_SEED:-1} tests/judge/run.sh
 
 test-canonical: build ## the canonicalisation corpus against two independent RFC 8785 libraries
@@ -75,7 +75,7 @@ test-demo: build ## the demo, as README shows it
 	$(AEGIS_BIN) demo
 
 test-full: test ## the slow checks too: 50 kills under load, every fault of a fleet, languages fuzzed, licences and advisories
-	tests/judge/run.sh --histories 40
+	tests/judge/run.sh --histories 40 --random 300
 	$(MAKE) fuzz-corpus
 	AEGIS_KILLS=50 tests/e2e/run.sh kills
 	AEGIS_E2E_NATS=debian tests/e2e/run.sh
