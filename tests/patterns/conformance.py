@@ -15,10 +15,12 @@ from collections import Counter
 from pathlib import Path
 
 from java import Reader
-from sql import Left, Query, rows_of, split, upper, written
+from sql import Left, Query, closing, rows_of, upper, written
 
 ANY = object()
 """What is not told."""
+OF_THE_WHOLE = object()
+"""What is told of a whole match, and so of its last row."""
 
 REFUSED = {"cannot stand within another navigation or an aggregate": "MATCH_NUMBER() in an aggregate"}
 """By what the engine says of it: what it has not, and no look at the query's words tells."""
@@ -46,6 +48,8 @@ def ask(program, folder, query):
 def told_by(measure, match, place):
     """What a measure is at one row of a match of which the whole is known."""
     words = [upper(token) for token in measure]
+    if words[0] == "FINAL" and len(words) > 3 and closing(measure, 2) == len(measure) - 1:
+        return OF_THE_WHOLE
     is_last = place == match["told_rows"] - 1
     running = words[1:] if words[0] == "RUNNING" else words
     column = f"told_of_{running[-2 if running[-1] == ')' else -1].lower()}"
@@ -57,7 +61,7 @@ def told_by(measure, match, place):
         return match[column][place]
     if column in match and len(running) == 4 and running[0] == "FIRST":
         return match[column][0]
-    return None if is_last else ANY
+    return OF_THE_WHOLE if is_last else ANY
 
 
 def rows_of_match(query, match, items):
@@ -69,10 +73,8 @@ def rows_of_match(query, match, items):
         row = []
         for name in items:
             if name in query.measures:
-                measure = query.measures[name]
-                is_final = upper(measure[0]) == "FINAL" and len(split(measure, "+")) == 1 and measure[-1][1] == ")" and measure[2][1] == "("
-                told = match[name] if is_final else told_by(measure, match, place)
-                row.append(match[name] if told is None else told)
+                told = told_by(query.measures[name], match, place)
+                row.append(match[name] if told is OF_THE_WHOLE else told)
             else:
                 row.append(match[name] if name in query.partition else match[f"told_of_{name}"][place])
         rows.append(row)
@@ -139,7 +141,8 @@ def differs(program, folder, case, query):
     """What is wrong with the engine's answer to a case; None: nothing. Raises where the case cannot be compared."""
     matches, said = ask(program, folder, query.engine_sql())
     if matches is None and "Invalid function" in said:
-        raise Left(f"a function that the engine has not: {said.split('Invalid function')[1][:40]}")
+        name = said.split("'")[1]
+        raise Left(f"the function {name}, which the engine has not")
     if case.fails:
         return None if matches is None else f"it must fail, and answers {matches}"
     if matches is None:
