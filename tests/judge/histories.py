@@ -23,7 +23,7 @@ DAY_MS = 24 * 3_600_000
 PAUSES_MS = {
     "first_seen": [DAY_MS, 30 * DAY_MS, 90 * DAY_MS],
     "baseline": [3_600_000, 3_600_000, 7_200_000, DAY_MS, 7 * DAY_MS],
-    "registry": [3_600_000, 90 * DAY_MS],
+    "registry": [60_000, 3_600_000, 3_600_000, 3_600_000, 3_600_000, 3_600_000, DAY_MS, 90 * DAY_MS],
 }
 """What of the time before an event the side tables tell apart."""
 
@@ -85,7 +85,7 @@ def times(rng, frames, pauses, count):
     """Ascending times in milliseconds: bursts, ties, and distances of exactly a frame, or a pause, and one millisecond more."""
     frame = rng.choice(frames)
     dense = max(frame // rng.choice([200, 60, 15]), 1)
-    patience = rng.choice([0.05, 0.15, 0.4]) if pauses else 0
+    patience = rng.choice([0.02, 0.1, 0.3]) if pauses else 0
     now, result = 0, []
     for _ in range(count):
         step = rng.random()
@@ -125,26 +125,45 @@ def history(rng, rule, count):
                 event[name] = rng.choice(values[name] + words.get(name, []))
         if event["kind"].startswith("external_event:"):
             event["verified"] = False
-        if "registry" in rule.sides and rng.random() < 0.3:
-            event |= record_of_control(rng, ms)
+        if "registry" in rule.sides:
+            # Few agents, of which much is said: whoever is held at an event was held by several records.
+            event |= {"agent_id": rng.choice(["a1", "a2", "a3", "a4", event["agent_id"]])}
+            event |= record_of_control(rng, ms) if rng.random() < 0.5 else {}
         events.append(event)
+    if "registry" in rule.sides:
+        end_at_events(rng, events)
     events.sort(key=lambda event: event["ms"] + rng.randrange(MOST_APART_MS) * rng.choice([0, 0, 1]))
     return with_places(events)
+
+
+def end_at_events(rng, events):
+    """Holds that last until some time last until that of another event, or a millisecond more or less."""
+    for place, event in enumerate(events):
+        said = json.loads(event.get("attributes") or "{}")
+        if said.get("until") and rng.random() < 0.8:
+            ms = rng.choice(events[place : place + 12])["ms"] + rng.choice([0, 0, 1, -1])
+            event["attributes"] = json.dumps(said | {"until": written_time(ms)})
+
+
+def written_time(ms):
+    return (START + timedelta(milliseconds=ms)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def record_of_control(rng, ms):
     """What control says of an agent: that it is registered, held, free again, or never more to be used. Now and then somebody else says so."""
     edge = rng.choice(["control"] * 9 + ["edge-1"])
     agent = rng.choice(["a1", "a1", "a2", "a3", "a4"])
-    if rng.random() < 0.5:
+    # Mostly of one tenant, and proved: what is not makes nobody held.
+    sure = {"tenant_id": "t1", "verified": True} if rng.random() < 0.9 else {}
+    if rng.random() < 0.4:
         registered = {"id": agent, "agent_key": rng.choice(["k", agent]), "owner_team": rng.choice(["billing", "billing", "billing", "sales", None])}
         registered |= {"environment": "production", "risk_tier": rng.choice(["low", "high"]), "trust_ceiling": "unknown"}
         reason = rng.choice(["agent_registered", "agent_registered_again", "agent_registered", "tool_registered"])
-        return {"kind": "config_changed", "edge_id": edge, "reason": reason, "attributes": json.dumps({"agent": registered})}
-    status = rng.choice(["applied", "applied", "applied", "released", "released", "revoked"])
-    until = START + timedelta(milliseconds=ms + rng.choice([0, 1, 60_000, 3_600_000])) if status == "applied" and rng.random() < 0.4 else None
-    held = {"target_type": "agent", "kind": rng.choice(["freeze", "quarantine"]), "until": until and until.strftime("%Y-%m-%dT%H:%M:%S.%fZ")}
-    return {"kind": "containment_applied", "edge_id": edge, "agent_id": agent, "status": status, "attributes": json.dumps(held)}
+        return sure | {"kind": "config_changed", "edge_id": edge, "reason": reason, "attributes": json.dumps({"agent": registered})}
+    status = rng.choice(["applied"] * 10 + ["released"] * 6 + ["revoked"])
+    until = written_time(ms + rng.choice([0, 1, 60_000, 3_600_000])) if status == "applied" and rng.random() < 0.4 else None
+    held = {"target_type": "agent", "kind": rng.choice(["freeze", "freeze", "quarantine"]), "until": until}
+    return sure | {"kind": "containment_applied", "edge_id": edge, "agent_id": agent, "status": status, "attributes": json.dumps(held)}
 
 
 DEFAULTS = dict.fromkeys([*VOCABULARY, "attributes"]) | {"tenant_id": "t1", "edge_id": "edge-1", "kind": "authorize_decision", "clock_suspect": False}

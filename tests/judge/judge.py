@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime
 from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,7 +21,7 @@ import duckdb
 
 from database import START_US, fill, fill_alerts, open_database, rows_at
 from histories import exactly, history, near, tests_of, together
-from queries import random_rules
+from queries import COLUMNS, columns, random_rules
 from rule import Rule
 
 RULES = Path(__file__).resolve().parents[2] / "rules"
@@ -30,15 +31,16 @@ SIZES = [15, 40, 80]
 """Events of a history that is made of none of a rule's tests."""
 SIZES_OF_RANDOM = [15, 30, 50]
 HISTORIES_OF_A_RANDOM_RULE = 3
+HISTORIES_OF_A_TABLE = 40
 TRIES = 3
 """So many histories of a random rule of which it says nothing, and another rule is made."""
 MOST_REFUSED, MOST_SILENT = 0.1, 0.5
 """Shares of the random rules that may be refused, and that may raise nothing: with more, little is judged."""
 
 
-def matches(database, rule, events, sources):
+def matches(database, rule, events, sources, fields=None):
     """The rule's match set: for each instant the rows whose last evidence is at it, as (tenant, key, instant, evidence). `sources` are the rules
-    whose alerts it may read."""
+    whose alerts it may read. `fields` is told what of each evidence is compared too."""
     if rule.reads_alerts:
         read = [sources[name] for name in rule.sources()]
         told = [(source, *alert) for source in read for alert in alerts(source, matches(database, source, events, sources))]
@@ -48,8 +50,9 @@ def matches(database, rule, events, sources):
         seen = {(event["tenant_id"], START_US + event["ms"] * 1000) for event in events}
     order = fill(database, events, bool(rule.sides))
     found = set()
-    # Where the frames end after their row, each row is decided once all that they take in has come: over the whole log.
-    looks = [(tenant, 0, 1 << 60) for tenant in ("t1", "t2")] if rule.waits else [(t, at - rule.window, at) for t, at in sorted(seen)]
+    # Where the frames end after their row, each row is decided once all that they take in has come: over the whole log. So are rows that see no other.
+    at_once = rule.waits or rule.fields
+    looks = [(tenant, 0, 1 << 60) for tenant in ("t1", "t2")] if at_once else [(t, at - rule.window, at) for t, at in sorted(seen)]
     for tenant, first, instant in looks:
         columns, rows = rows_at(database, rule, tenant, first, instant)
         for values in rows:
@@ -58,13 +61,21 @@ def matches(database, rule, events, sources):
                 continue
             listed = (row["event_ids"] or []) if "event_ids" in row else [row["event_id"]]
             evidence = sorted({order[i] for i in listed if i is not None})
-            if evidence and (rule.waits or evidence[-1][0][0] == instant):
+            if evidence and (at_once or evidence[-1][0][0] == instant):
                 found.add((tenant, tuple(row[name] for name in rule.key), evidence[-1][0][0], tuple(evidence)))
+                if fields is not None:
+                    fields[tuple(evidence)] = {name: as_told(row[name]) for name in rule.fields if row[name] is not None}
     return found
 
 
+def as_told(value):
+    """A value as an alert tells it."""
+    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ") if isinstance(value, datetime) else value
+
+
 def alerts(rule, found):
-    """The alerts of a match set, as (tenant, key, evidence): the first match of each episode, one for each first evidence."""
+    """The alerts of a match set, as (tenant, key, evidence): the first match of each episode, one for each first evidence. Matches of a key with the
+    same ends are one."""
     by_key = {}
     for tenant, key, instant, evidence in found:
         ends = (instant, (evidence[0][0][0], evidence[0][0][3]), (evidence[-1][0][0], evidence[-1][0][3]))
@@ -83,15 +94,22 @@ def alerts(rule, found):
     return told
 
 
-def expected(told):
-    """Alerts as a rule test expects them."""
-    written = []
-    for tenant, key, evidence in told:
+def expected(rule, found, fields):
+    """The alerts of a match set as a rule test expects them. Where matches that are one list other evidence between its ends, it may be any of theirs:
+    those come last, when all whose evidence is told have been found."""
+    lists = {}
+    for tenant, key, _, evidence in found:
+        lists.setdefault((tenant, key, evidence[0], evidence[-1]), set()).add(evidence)
+    written, untold = [], []
+    for tenant, key, evidence in alerts(rule, found):
         labels = [label for _, label in evidence]
         if len(labels) > 2 * MOST_EVIDENCE:
             labels = labels[:MOST_EVIDENCE] + labels[-MOST_EVIDENCE:]
-        written.append({"tenant": tenant, "key": key, "evidence": labels})
-    return written
+        if len(lists[tenant, tuple(key.values()), evidence[0], evidence[-1]]) > 1:
+            untold.append({"tenant": tenant, "key": key})
+        else:
+            written.append({"tenant": tenant, "key": key, "evidence": labels, "fields": fields[evidence]})
+    return written + untold
 
 
 def test_file(name, events, expect):
@@ -133,7 +151,9 @@ class Task:
         for number in range(self.histories):
             rng = numbers(seed, rule.name, number)
             events = exactly(self.own_tests[0]) if self.own_tests and number == 0 else self.make(rng)
-            expect = expected(alerts(rule, matches(database, rule, events, self.sources)))
+            fields = {}
+            found = matches(database, rule, events, self.sources, fields)
+            expect = expected(rule, found, fields)
             counts.append(len(expect))
             (tests / f"h{number}.yaml").write_text(test_file(f"history {number}", events, expect), encoding="utf-8")
         return {rule.name: counts}
@@ -145,7 +165,7 @@ class Task:
             return together(rng, self.tests_of_sources)
         if self.own_tests and rng.random() < 0.5:
             return near(rng, self.rule, self.own_tests)
-        return history(rng, self.rule, rng.choice(SIZES_OF_RANDOM if is_random(self.rule.name) else SIZES))
+        return history(rng, self.rule, rng.choice(SIZES_OF_RANDOM if is_random(self.rule.name) and not self.rule.fields else SIZES))
 
 
 class RandomTask:
@@ -260,6 +280,8 @@ def main():
     said = f"{options.histories} histories of each rule, {options.random} random rules"
     print(f"judge: DuckDB {duckdb.__version__}, {said}, AEGIS_SEED={options.seed}", flush=True)
     tasks = shipped(options.rules, options.histories) + [RandomTask(number) for number in range(options.random)]
+    if options.random:
+        tasks += [Task(columns(table), HISTORIES_OF_A_TABLE, {}) for table in COLUMNS]
     with tempfile.TemporaryDirectory() as folder:
         verdict, quiet = judge(tasks, options, Path(folder))
     silent = sum(map(is_random, quiet))

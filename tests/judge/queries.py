@@ -172,6 +172,21 @@ def on_rules(draft, source):
 
 
 SHAPES = [stateless, windows, windows, windows, windows_on_windows, groups, groups, sequences, sequences, subqueries, subqueries, deferred]
+COLUMNS = {
+    "first_seen": ["first_seen_agent", "first_seen_agent_tool_action"],
+    "baseline": ["baseline_hourly_uses", "baseline_active_hours"],
+    "registry": ["registry_agent_key", "registry_owner_team", "registry_environment", "registry_risk_tier", "registry_trust_ceiling", "registry_frozen_siblings"],
+}
+
+
+def columns(table):
+    """A rule that tells of each event what a side table says of it, and of what it says nothing: an alert has no field that is null."""
+    fields = [*COLUMNS[table], *(f"no_{name}" for name in COLUMNS[table])]
+    query = f"SELECT agent_id, event_id, {', '.join(f'{name}, {name} IS NULL AS no_{name}' for name in COLUMNS[table])} FROM events"
+    name = f"random-{table.replace('_', '-')}"
+    return Rule(HEADER.format(number=table, name=name, window=1, key="agent_id", requires="any", suppress="", query=query), fields)
+
+
 DRAFTS = 8
 NAMES_OF_ALERTS = {"agent_id", "token_id", "run_id", "tool", "resource"}
 """Keys that alerts have a column of."""

@@ -7,8 +7,9 @@ SIDE_TABLES = ["first_seen", "baseline", "registry"]
 
 
 class Rule:
-    def __init__(self, text):
-        self.text = text
+    def __init__(self, text, fields=()):
+        """`fields` are columns that are compared too. Only a rule without a window has some: each of its rows is of its own instant."""
+        self.text, self.fields = text, list(fields)
         header, self.query = re.match(r"/\* rule\n(.*?)\*/\n(.*)", text, re.S).groups()
         line = dict(re.findall(r"^(\w+): *([^#\n]*)", header, re.M))
         self.id, self.name, self.severity = (line[name].strip() for name in ("id", "name", "severity"))
