@@ -223,20 +223,27 @@ def near(rng, rule, tests):
 
 
 def together(rng, of_sources):
-    """Tests of several rules as one history, in which their agents are the same ones: what a rule on rules is about. No two events are of one
-    time: what has the same last evidence has an order among alerts that no event tells."""
-    events, taken = [], set()
+    """Tests of several rules as one history, in which their agents are the same ones: what a rule on rules is about."""
+    events = []
     for tests in rng.sample(of_sources, min(rng.choice([2, 3, 4, 5]), len(of_sources))):
         test, shift = rng.choice(tests), rng.choice([0, 600_000, 3_000_000, 3_600_000, 5_000_000])
         agents = sorted({event["agent_id"] for event in test if event["agent_id"]})
         names = dict(zip(agents, rng.sample(["a1", "a1", "a1", "a2", "a3"], 5), strict=False))
         for event in test:
-            event = event | {"agent_id": names.get(event["agent_id"], event["agent_id"]), "ms": event["ms"] + shift}
-            while event["ms"] in taken:
-                event["ms"] += 1
-            taken.add(event["ms"])
-            events.append(event)
+            events.append(event | {"agent_id": names.get(event["agent_id"], event["agent_id"]), "ms": event["ms"] + shift})
     return arriving(rng, events)
+
+
+def apart(events):
+    """The same events, no two of one time: alerts of one time have an order of their own, which no event tells."""
+    taken, moved = set(), []
+    for event in events:
+        ms = event["ms"]
+        while ms in taken:
+            ms += 1
+        taken.add(ms)
+        moved.append(event | {"ms": ms})
+    return moved
 
 
 def arriving(rng, events):

@@ -20,7 +20,7 @@ from pathlib import Path
 import duckdb
 
 from database import START_US, fill, fill_alerts, open_database, rows_at
-from histories import exactly, history, near, tests_of, together
+from histories import apart, exactly, history, near, tests_of, together
 from queries import COLUMNS, columns, random_rules
 from rule import Rule
 
@@ -151,6 +151,7 @@ class Task:
         for number in range(self.histories):
             rng = numbers(seed, rule.name, number)
             events = exactly(self.own_tests[0]) if self.own_tests and number == 0 else self.make(rng)
+            events = apart(events) if rule.reads_alerts else events
             fields = {}
             found = matches(database, rule, events, self.sources, fields)
             expect = expected(rule, found, fields)
@@ -237,8 +238,8 @@ def options_of():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("rules", nargs="*", help="names of shipped rules, which alone are judged; all and random ones where none is named")
     parser.add_argument("--seed", type=int, default=int(os.environ.get("AEGIS_SEED", random.SystemRandom().randrange(1 << 32))))
-    parser.add_argument("--histories", type=int, default=8, help="histories of each shipped rule (default 8)")
-    parser.add_argument("--random", type=int, default=30, help="random rules (default 30), beside those that read the alerts of some")
+    parser.add_argument("--histories", type=int, default=6, help="histories of each shipped rule (default 6)")
+    parser.add_argument("--random", type=int, default=24, help="random rules (default 24), beside those that read the alerts of some")
     parser.add_argument("--keep", type=Path, help="a folder for the tests that differed")
     options = parser.parse_args()
     options.random = 0 if options.rules else options.random
