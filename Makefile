@@ -7,7 +7,7 @@ export AEGIS_BIN := $(TARGET_DIR)/release/aegis
 CARGO_FLAGS := --release --locked
 FUZZ_SECONDS ?= 300
 
-.PHONY: help setup build test test-full lint test-rust test-rules test-judge test-canonical corpus fuzz-corpus test-e2e test-openapi test-fleet test-fleet-full test-sdks test-demo fleet fleet-down bench bench-detect bench-flink bench-sdks fmt
+.PHONY: help setup build test test-full lint test-rust test-rules test-judge test-patterns test-canonical corpus fuzz-corpus test-e2e test-openapi test-fleet test-fleet-full test-sdks test-demo fleet fleet-down bench bench-detect bench-flink bench-sdks fmt
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -18,7 +18,7 @@ setup: ## installs what the tests need (Debian packages as root; nothing where i
 build: ## the program, as users build it
 	cargo build $(CARGO_FLAGS)
 
-test: setup build test-rust lint test-rules test-judge test-canonical test-e2e test-openapi test-fleet test-sdks corpus test-demo ## everything a change must pass
+test: setup build test-rust lint test-rules test-judge test-patterns test-canonical test-e2e test-openapi test-fleet test-sdks corpus test-demo ## everything a change must pass
 	@echo "make test: all passed"
 
 lint: ## format, clippy, no SQL engine under the edge-only build
@@ -33,8 +33,11 @@ test-rust: ## unit, property and integration tests of every crate
 test-rules: build ## the tests beside the shipped detection rules, on the real engine
 	$(AEGIS_BIN) rules test rules
 
-test-judge: build ## DuckDB's answer over random histories against the engine's, for every shipped rule that DuckDB can run
+test-judge: build ## DuckDB's answer over random histories against the engine's, for every shipped rule and for random ones
 	AEGIS_SEED=$${AEGIS_SEED:-1} tests/judge/run.sh
+
+test-patterns: build ## row patterns by Trino's own cases, which Maven fetches (skipped, and said to be, where there is no Maven)
+	tests/patterns/run.sh --if-there
 
 test-canonical: build ## the canonicalisation corpus against two independent RFC 8785 libraries
 	tests/canonical/run.sh
@@ -75,7 +78,8 @@ test-demo: build ## the demo, as README shows it
 	$(AEGIS_BIN) demo
 
 test-full: test ## the slow checks too: 50 kills under load, every fault of a fleet, languages fuzzed, licences and advisories
-	tests/judge/run.sh --histories 40
+	tests/judge/run.sh --histories 40 --random 300
+	tests/patterns/run.sh
 	$(MAKE) fuzz-corpus
 	AEGIS_KILLS=50 tests/e2e/run.sh kills
 	AEGIS_E2E_NATS=debian tests/e2e/run.sh

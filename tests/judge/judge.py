@@ -1,137 +1,81 @@
-"""Every shipped rule without a row pattern, over random histories, by two engines: DuckDB by the letter of the specification, one query for
-each tenant and instant, and the program, which must find the same alerts in one batch and event by event."""
+"""Every shipped rule without a row pattern, and random rules, over random histories, by two engines: DuckDB by the letter of the specification,
+one query for each tenant and instant, and the program, which must find the same alerts in one batch and event by event. What side tables and
+`alerts` say DuckDB tells from the same history; what each side table says of each event is compared by itself."""
 
 import argparse
 import json
 import os
 import random
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 
 import duckdb
 
-from histories import VOCABULARY, event_id, exactly, history, near, tests_of
+from database import START_US, fill, fill_alerts, open_database, rows_at
+from histories import apart, exactly, history, near, tests_of, together
+from queries import COLUMNS, columns, random_rules
+from rule import Rule
 
 RULES = Path(__file__).resolve().parents[2] / "rules"
-UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-START_US = 1_767_225_600_000_000
-"""Time zero of a rule test, 2026-01-01."""
 MOST_EVIDENCE = 64
 """Of a longer list than twice as many, so many of both ends are evidence."""
 SIZES = [15, 40, 80]
 """Events of a history that is made of none of a rule's tests."""
-SIDE_COLUMNS = re.compile(r"\b(first_seen|baseline|registry)_|\bFROM alerts\b")
-UNSET = ["ref_event_id", "root_trust", "trace_id", "receipt_hash", "source", "attributes"]
-"""Columns that are null in every history."""
-BOOLEANS = {"mutates_state", "contains_sensitive_data", "clock_suspect", "verified"}
+SIZES_OF_RANDOM = [15, 30, 50]
+HISTORIES_OF_A_RANDOM_RULE = 3
+HISTORIES_OF_A_TABLE = 24
+TRIES = 3
+"""So many histories of a random rule of which it says nothing, and another rule is made."""
+MOST_REFUSED, MOST_SILENT = 0.1, 0.5
+"""Shares of the random rules that may be refused, and that may raise nothing: with more, little is judged."""
 
 
-class Rule:
-    """A rule file: what of its header the judge needs, and its query in DuckDB's words."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.text = (folder / "rule.sql").read_text(encoding="utf-8")
-        header, self.query = re.match(r"/\* rule\n(.*?)\*/\n(.*)", self.text, re.S).groups()
-        line = dict(re.findall(r"^(\w+): *([^#\n]*)", header, re.M))
-        self.window = span(line["window"])
-        self.suppress = span(line["suppress"]) if line.get("suppress") else None
-        self.key = re.findall(r"\w+", line["key"])
-        contains = bool(re.findall(r"\w+", line.get("respond", "")))
-        self.verified = line.get("requires", "verified" if contains else "any").strip() == "verified"
-        self.waits = "FOLLOWING" in self.query
-        # DuckDB has no cast from a time to its microseconds, and other names for two functions (see `open_database`).
-        self.sql = re.sub(r"CAST\(ts AS BIGINT\)", "epoch_us(ts)", self.query)
-
-
-def span(text):
-    """Microseconds."""
-    number, unit = re.fullmatch(r"(\d+)([smhd])", text.strip()).groups()
-    return int(number) * UNITS_S[unit] * 1_000_000
-
-
-def open_database():
-    """A database whose view `events` is what the query of one tenant sees at one instant."""
-    database = duckdb.connect()
-    database.execute("SET threads = 1")
-    database.execute("SET TimeZone = 'UTC'")
-    columns = ["event_id VARCHAR", "tenant_id VARCHAR", "ts TIMESTAMPTZ", "us BIGINT", "lane VARCHAR", "seq BIGINT", "kind VARCHAR"]
-    columns += [f"{name} {'BOOLEAN' if name in BOOLEANS else 'VARCHAR'}" for name in VOCABULARY]
-    columns += [f"{name} VARCHAR" for name in UNSET]
-    database.execute(f"CREATE TABLE log ({', '.join(columns)})")
-    database.execute("CREATE MACRO make_array(a, b) AS [a, b]")
-    database.execute(
-        "CREATE VIEW events AS SELECT * EXCLUDE (us) FROM log WHERE tenant_id = getvariable('tenant') "
-        "AND us BETWEEN getvariable('first') AND getvariable('last') AND (verified OR NOT getvariable('verified'))"
-    )
-    return database
-
-
-def fill(database, events):
-    """Makes these events the log. Answers each id's place in the order of events with its label."""
-    database.execute("DELETE FROM log")
-    names = ["event_id", "tenant_id", "us", "lane", "seq", "kind", *VOCABULARY]
-    rows, order = [], {}
-    for event in events:
-        us = START_US + event["ms"] * 1000
-        row = dict(event, event_id=event_id(event["tenant_id"], event["id"]), us=us)
-        rows.append([row[name] for name in names])
-        # Nulls come first.
-        place = (us, event["lane"] or "", event["seq"] or 0, row["event_id"])
-        order[row["event_id"]] = (place, event["id"])
-    marks = ", ".join("?" for _ in names)
-    database.executemany(f"INSERT INTO log ({', '.join(names)}, ts) SELECT {', '.join('x.' + n for n in names)}, make_timestamptz(x.us) "
-                         f"FROM (VALUES ({marks})) AS x({', '.join(names)})", rows)
-    return order
-
-
-def rows_at(database, rule, tenant, first, last):
-    """What the query answers over a tenant's events of that time: names of columns, and rows."""
-    for name, value in (("tenant", tenant), ("first", first), ("last", last), ("verified", rule.verified)):
-        database.execute(f"SET VARIABLE {name} = {sql_text(value)}")
-    result = database.execute(rule.sql)
-    return [column[0] for column in result.description], result.fetchall()
-
-
-def matches(database, rule, events):
-    """The rule's match set: for each instant the rows whose last evidence is at it, as (tenant, key, instant, evidence)."""
-    order = fill(database, events)
+def matches(database, rule, events, sources, fields=None):
+    """The rule's match set: for each instant the rows whose last evidence is at it, as (tenant, key, instant, evidence). `sources` are the rules
+    whose alerts it may read. `fields` is told what of each evidence is compared too."""
+    if rule.reads_alerts:
+        read = [sources[name] for name in rule.sources()]
+        told = [(source, *alert) for source in read for alert in alerts(source, matches(database, source, events, sources))]
+        fill_alerts(database, told)
+        seen = {(tenant, evidence[-1][0][0]) for _, tenant, _, evidence in told}
+    else:
+        seen = {(event["tenant_id"], START_US + event["ms"] * 1000) for event in events}
+    order = fill(database, events, bool(rule.sides))
     found = set()
-    seen = {(event["tenant_id"], START_US + event["ms"] * 1000) for event in events}
-    # Where the frames end after their row, each row is decided once all that they take in has come: over the whole log.
-    looks = [(tenant, 0, 1 << 60) for tenant in ("t1", "t2")] if rule.waits else [(t, at - rule.window, at) for t, at in sorted(seen)]
+    # Where the frames end after their row, each row is decided once all that they take in has come: over the whole log. So are rows that see no other.
+    at_once = rule.waits or rule.fields
+    looks = [(tenant, 0, 1 << 60) for tenant in ("t1", "t2")] if at_once else [(t, at - rule.window, at) for t, at in sorted(seen)]
     for tenant, first, instant in looks:
         columns, rows = rows_at(database, rule, tenant, first, instant)
         for values in rows:
             row = dict(zip(columns, values, strict=True))
             if any(row[name] is None for name in rule.key):
                 continue
-            listed = row["event_ids"] if "event_ids" in row else [row["event_id"]]
+            listed = (row["event_ids"] or []) if "event_ids" in row else [row["event_id"]]
             evidence = sorted({order[i] for i in listed if i is not None})
-            if evidence and (rule.waits or evidence[-1][0][0] == instant):
+            if evidence and (at_once or evidence[-1][0][0] == instant):
                 found.add((tenant, tuple(row[name] for name in rule.key), evidence[-1][0][0], tuple(evidence)))
+                if fields is not None:
+                    fields[tuple(evidence)] = {name: as_told(row[name]) for name in rule.fields if row[name] is not None}
     return found
 
 
-def make(rule, tests, rng):
-    """Half of the histories are made of the rule's own tests: few others say anything of a rule that counts to a hundred."""
-    if tests and rng.random() < 0.5:
-        return near(rng, rule.query, tests)
-    return history(rng, rule.query, rng.choice(SIZES))
-
-
-def sql_text(value):
-    if isinstance(value, bool):
-        return "TRUE" if value else "FALSE"
-    return f"'{value}'" if isinstance(value, str) else f"{value}::BIGINT"
+def as_told(value):
+    """A value as an alert tells it."""
+    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ") if isinstance(value, datetime) else value
 
 
 def alerts(rule, found):
-    """The alerts of a match set: the first match of each episode, one for each first evidence."""
+    """The alerts of a match set, as (tenant, key, evidence): the first match of each episode, one for each first evidence. Matches of a key with the
+    same ends are one."""
     by_key = {}
     for tenant, key, instant, evidence in found:
         ends = (instant, (evidence[0][0][0], evidence[0][0][3]), (evidence[-1][0][0], evidence[-1][0][3]))
@@ -146,11 +90,26 @@ def alerts(rule, found):
             begin, first_of_all = instant, first
             if first not in ids:
                 ids.add(first)
-                labels = [label for _, label in evidence]
-                if len(labels) > 2 * MOST_EVIDENCE:
-                    labels = labels[:MOST_EVIDENCE] + labels[-MOST_EVIDENCE:]
-                told.append({"tenant": tenant, "key": dict(zip(rule.key, key, strict=True)), "evidence": labels})
+                told.append((tenant, dict(zip(rule.key, key, strict=True)), evidence))
     return told
+
+
+def expected(rule, found, fields):
+    """The alerts of a match set as a rule test expects them. Where matches that are one list other evidence between its ends, it may be any of theirs:
+    those come last, when all whose evidence is told have been found."""
+    lists = {}
+    for tenant, key, _, evidence in found:
+        lists.setdefault((tenant, key, evidence[0], evidence[-1]), set()).add(evidence)
+    written, untold = [], []
+    for tenant, key, evidence in alerts(rule, found):
+        labels = [label for _, label in evidence]
+        if len(labels) > 2 * MOST_EVIDENCE:
+            labels = labels[:MOST_EVIDENCE] + labels[-MOST_EVIDENCE:]
+        if len(lists[tenant, tuple(key.values()), evidence[0], evidence[-1]]) > 1:
+            untold.append({"tenant": tenant, "key": key})
+        else:
+            written.append({"tenant": tenant, "key": key, "evidence": labels, "fields": fields[evidence]})
+    return written + untold
 
 
 def test_file(name, events, expect):
@@ -163,67 +122,180 @@ def test_file(name, events, expect):
 
 
 def ask_program(program, folder):
-    """What the program says of the tests of a folder of rules: (rule, file) to failures."""
+    """What the program says of the tests of a folder of rules: (rule, file) to failures; and of rules that it does not take, why."""
     result = subprocess.run([program, "rules", "test", str(folder), "--json"], capture_output=True, text=True, check=False)
     if result.returncode not in (0, 1):
         sys.exit(f"judge: `aegis rules test` ended with {result.returncode}: {result.stderr.strip()}")
-    answers = {}
+    answers, refused = {}, {}
     for rule in json.loads(result.stdout)["rules"]:
+        if not rule["tests"]:
+            refused[rule["rule"]] = " ".join(rule["problems"])
         for test in rule["tests"]:
             answers[rule["rule"], Path(test["file"]).stem] = test["failures"]
-    return answers
+    return answers, refused
+
+
+class Task:
+    """A rule that is to be judged: over how many histories, and what they are made of."""
+
+    def __init__(self, rule, histories, sources, own_tests=(), tests_of_sources=()):
+        self.rule, self.histories, self.sources = rule, histories, sources
+        self.own_tests, self.tests_of_sources = own_tests, tests_of_sources
+
+    def run(self, database, seed, folder):
+        """Writes the rule below the folder, with its histories as tests, and the alerts that DuckDB says each must raise. Answers how many those are."""
+        rule, counts = self.rule, []
+        tests = folder / rule.name / "tests"
+        tests.mkdir(parents=True)
+        (tests.parent / "rule.sql").write_text(rule.text, encoding="utf-8")
+        for number in range(self.histories):
+            rng = numbers(seed, rule.name, number)
+            events = exactly(self.own_tests[0]) if self.own_tests and number == 0 else self.make(rng)
+            events = apart(events) if rule.reads_alerts else events
+            fields = {}
+            found = matches(database, rule, events, self.sources, fields)
+            expect = expected(rule, found, fields)
+            counts.append(len(expect))
+            (tests / f"h{number}.yaml").write_text(test_file(f"history {number}", events, expect), encoding="utf-8")
+        return {rule.name: counts}
+
+    def make(self, rng):
+        """Half of the histories are made of the rule's own tests: few others say anything of a rule that counts to a hundred. Of a rule on rules they
+        are made of the tests of those, most of them."""
+        if self.tests_of_sources and rng.random() < 0.8:
+            return together(rng, self.tests_of_sources)
+        if self.own_tests and rng.random() < 0.5:
+            return near(rng, self.rule, self.own_tests)
+        return history(rng, self.rule, rng.choice(SIZES_OF_RANDOM if is_random(self.rule.name) and not self.rule.fields else SIZES))
+
+
+class RandomTask:
+    """A random rule that is to be judged, and maybe one that reads its alerts."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def run(self, database, seed, folder):
+        rng = numbers(seed, "rule", self.number)
+        kept = []
+
+        def says_something(rule):
+            """True of a rule of whose histories some raise alerts: those are kept, to be judged first."""
+            kept[:] = []
+            for _ in range(TRIES):
+                events = history(rng, rule, rng.choice(SIZES_OF_RANDOM))
+                if matches(database, rule, events, {}):
+                    kept.append(events)
+                    break
+            return bool(kept)
+
+        rules = random_rules(rng, self.number, says_something)
+        found = {}
+        for rule in rules:
+            sources = {name: rules[0] for name in rule.sources()}
+            # Histories of which the source has something to say.
+            of_sources = [kept + [history(rng, rules[0], 30) for _ in range(2)]] if sources else []
+            found |= Task(rule, HISTORIES_OF_A_RANDOM_RULE, sources, kept, of_sources).run(database, seed, folder)
+        return found
+
+
+def numbers(*what):
+    """The random numbers of something: the same for the same seed, whatever else is judged."""
+    return random.Random(" ".join(map(str, what)))
+
+
+def shipped(names, histories):
+    """The shipped rules of these names, or all."""
+    rules = {rule.name: rule for rule in (Rule(file.read_text(encoding="utf-8")) for file in sorted(RULES.glob("*/rule.sql")))}
+    tests = {name: tests_of(RULES / name) for name in rules}
+    tasks = []
+    for name, rule in rules.items():
+        if names and name not in names:
+            continue
+        if "MATCH_RECOGNIZE" in rule.query:
+            print(f"left    {name}: a row pattern, which DuckDB has not")
+            continue
+        of_sources = [tests[source] for source in rule.sources() if tests[source]]
+        tasks.append(Task(rule, histories, {source: rules[source] for source in rule.sources()}, tests[name], of_sources))
+    return tasks
+
+
+DATABASE = []
+"""That of a process."""
+
+
+def work(task, seed, folder):
+    if not DATABASE:
+        DATABASE.append(open_database())
+    return task.run(DATABASE[0], seed, folder)
+
+
+def is_random(name):
+    return name.startswith("random-")
+
+
+def options_of():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("rules", nargs="*", help="names of shipped rules, which alone are judged; all and random ones where none is named")
+    parser.add_argument("--seed", type=int, default=int(os.environ.get("AEGIS_SEED", random.SystemRandom().randrange(1 << 32))))
+    parser.add_argument("--histories", type=int, default=6, help="histories of each shipped rule (default 6)")
+    parser.add_argument("--random", type=int, default=24, help="random rules (default 24), beside those that read the alerts of some")
+    parser.add_argument("--keep", type=Path, help="a folder for the tests that differed")
+    options = parser.parse_args()
+    options.random = 0 if options.rules else options.random
+    return options
+
+
+def judge(tasks, options, folder):
+    """How many histories were judged, how many differ, and which rules raised nothing. Says of each rule how it went."""
+    with ProcessPoolExecutor(max_workers=os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        counted = {name: counts for found in pool.map(work, tasks, repeat(options.seed), repeat(folder)) for name, counts in found.items()}
+    answers, refused = ask_program(os.environ["AEGIS_BIN"], folder)
+    verdict = Counter()
+    quiet = []
+    for name, counts in counted.items():
+        verdict["random"] += is_random(name)
+        if name in refused and is_random(name):
+            print(f"left    {name} is refused: {refused[name]}")
+            verdict["refused"] += 1
+            continue
+        wrong = {n: answers.get((name, f"h{n}"), [refused.get(name, "the program did not run it")]) for n in range(len(counts))}
+        wrong = {n: failures for n, failures in wrong.items() if failures}
+        verdict["judged"] += len(counts)
+        verdict["failed"] += len(wrong)
+        if not any(counts):
+            quiet.append(name)
+        print(f"{'FAIL' if wrong else 'ok  '}    {name}: {sum(counts)} alerts in {len(counts)} histories")
+        for number, failures in wrong.items():
+            for failure in failures[:4]:
+                print(f"        history {number}: {failure}")
+            if options.keep:
+                options.keep.mkdir(parents=True, exist_ok=True)
+                shutil.copy(folder / name / "tests" / f"h{number}.yaml", options.keep / f"{name}-h{number}.yaml")
+                shutil.copy(folder / name / "rule.sql", options.keep / f"{name}.sql")
+    return verdict, quiet
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("rules", nargs="*", help="names of rules; all where none is named")
-    parser.add_argument("--seed", type=int, default=int(os.environ.get("AEGIS_SEED", random.SystemRandom().randrange(1 << 32))))
-    parser.add_argument("--histories", type=int, default=8, help="histories of each rule (default 8)")
-    parser.add_argument("--keep", type=Path, help="a folder for the tests that differed")
-    options = parser.parse_args()
-    print(f"judge: DuckDB {duckdb.__version__}, {options.histories} histories of each rule, AEGIS_SEED={options.seed}")
-    folders = sorted(f.parent for f in RULES.glob("*/rule.sql") if not options.rules or f.parent.name in options.rules)
-    database = open_database()
-    failed, quiet, judged = 0, [], 0
-    with tempfile.TemporaryDirectory() as scratch:
-        counts = {}
-        for folder in folders:
-            rule = Rule(folder)
-            if "MATCH_RECOGNIZE" in rule.query:
-                print(f"left    {folder.name}: a row pattern, which DuckDB has not")
-                continue
-            if SIDE_COLUMNS.search(rule.query):
-                print(f"left    {folder.name}: a column of a side table, which looks back further than these histories go")
-                continue
-            own_tests = tests_of(folder)
-            tests = Path(scratch, folder.name, "tests")
-            tests.mkdir(parents=True)
-            shutil.copy(folder / "rule.sql", tests.parent)
-            for number in range(options.histories):
-                rng = random.Random(f"{options.seed} {folder.name} {number}")
-                events = exactly(own_tests[0]) if own_tests and number == 0 else make(rule, own_tests, rng)
-                expect = alerts(rule, matches(database, rule, events))
-                counts.setdefault(folder.name, []).append(len(expect))
-                (tests / f"h{number}.yaml").write_text(test_file(f"history {number}", events, expect), encoding="utf-8")
-        answers = ask_program(os.environ["AEGIS_BIN"], scratch)
-        for name, expected in counts.items():
-            wrong = {n: answers.get((name, f"h{n}"), ["the program did not run it"]) for n in range(options.histories)}
-            wrong = {n: failures for n, failures in wrong.items() if failures}
-            judged += len(expected)
-            failed += len(wrong)
-            if not any(expected):
-                quiet.append(name)
-            print(f"{'FAIL' if wrong else 'ok  '}    {name}: {sum(expected)} alerts in {len(expected)} histories")
-            for number, failures in wrong.items():
-                for failure in failures[:4]:
-                    print(f"        history {number}: {failure}")
-                if options.keep:
-                    options.keep.mkdir(parents=True, exist_ok=True)
-                    shutil.copy(Path(scratch, name, "tests", f"h{number}.yaml"), options.keep / f"{name}-h{number}.yaml")
+    options = options_of()
+    said = f"{options.histories} histories of each rule, {options.random} random rules"
+    print(f"judge: DuckDB {duckdb.__version__}, {said}, AEGIS_SEED={options.seed}", flush=True)
+    tasks = shipped(options.rules, options.histories) + [RandomTask(number) for number in range(options.random)]
+    if options.random:
+        tasks += [Task(columns(table), HISTORIES_OF_A_TABLE, {}) for table in COLUMNS]
+    with tempfile.TemporaryDirectory() as folder:
+        verdict, quiet = judge(tasks, options, Path(folder))
+    silent = sum(map(is_random, quiet))
+    quiet = [name for name in quiet if not is_random(name)]
     if quiet:
         print(f"judge: no history raised an alert of {', '.join(quiet)}: nothing was judged there")
-    print(f"judge: {judged} histories judged, {failed} differ")
-    sys.exit(1 if failed or quiet or not judged else 0)
+    idle = verdict["refused"] > verdict["random"] * MOST_REFUSED or silent > verdict["random"] * MOST_SILENT
+    if verdict["random"]:
+        print(f"judge: of {verdict['random']} random rules {verdict['refused']} are refused, and {silent} raised no alert")
+    if idle:
+        print("judge: too many random rules judge nothing: the generator makes what is refused, or what never matches")
+    print(f"judge: {verdict['judged']} histories judged, {verdict['failed']} differ")
+    sys.exit(1 if verdict["failed"] or quiet or idle or not verdict["judged"] else 0)
 
 
 if __name__ == "__main__":

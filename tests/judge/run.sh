@@ -1,7 +1,8 @@
 #!/bin/sh
-# A second engine judges the shipped rules: DuckDB runs each rule's query over random histories, instant by instant as
-# docs/specs/detection-rule.md defines a match, and `aegis rules test` must find the same alerts.
-# `run.sh [--seed N] [--histories N] [RULE...]`
+# A second engine judges the shipped rules, and random ones: DuckDB runs each rule's query over random histories, instant by instant as
+# docs/specs/detection-rule.md defines a match, over side tables and alerts that it tells from them itself, and `aegis rules test` must
+# find the same alerts.
+# `run.sh [--seed N] [--histories N] [--random N] [--keep FOLDER] [RULE...]`
 set -eu
 
 cd "$(dirname "$0")"

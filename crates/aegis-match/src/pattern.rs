@@ -154,7 +154,7 @@ impl Reader<'_> {
         Ok(Some(quantifier))
     }
 
-    /// `{n}`, `{n,}`, `{n,m}`, `{,m}`; none if it is the beginning of an exclusion.
+    /// `{n}`, `{n,}`, `{n,m}`, `{,m}`, and `{,}`, which is `*`; none if it is the beginning of an exclusion.
     fn counted(&mut self) -> Result<Option<Quantifier>, Refusal> {
         let begin = self.at;
         self.advance();
@@ -165,13 +165,7 @@ impl Reader<'_> {
         let min = self.number()?;
         let quantifier = match (min, self.take(',')) {
             (Some(count), false) => Quantifier::exactly(count),
-            (min, true) => {
-                let max = self.number()?;
-                if min.is_none() && max.is_none() {
-                    return Err(self.refuse("a quantifier needs a count: {n}, {n,}, {,m} or {n,m}"));
-                }
-                Quantifier { min: min.unwrap_or(0), max, greedy: true }
-            }
+            (min, true) => Quantifier { min: min.unwrap_or(0), max: self.number()?, greedy: true },
             (None, false) => return Err(self.refuse("a quantifier needs a count: {n}, {n,}, {,m} or {n,m}")),
         };
         if !self.take('}') {
@@ -262,6 +256,7 @@ mod tests {
             (" A b\n-- a comment ) \n c/* | */d ", "a b c d"),
             ("a*? b+? c??", "a*? b+? c??"),
             ("a{2}b{2,}c{,3}d{2,3}?", "a{2} b{2,} c{,3} d{2,3}?"),
+            ("a{,}b{ , }?", "a* b*?"),
             ("^(a|b|())$", "^ (a | b | ()) $"),
             ("((a b) c)*", "((a b) c)*"),
             ("\"Two words\"+ ( x )", "\"Two words\"+ x"),

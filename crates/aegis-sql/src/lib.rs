@@ -6,6 +6,7 @@
 
 mod blocking;
 mod leaf;
+mod misread;
 
 use std::sync::Arc;
 
@@ -57,6 +58,7 @@ fn parse(tokens: Vec<TokenWithSpan>) -> std::result::Result<Statement, Refused> 
         (None, _) => Err(Refused::NotOneQuery("nothing")),
         (Some(_), false) => Err(Refused::NotOneQuery("several statements")),
         (Some(Statement::Statement(statement)), true) if matches!(*statement, SqlStatement::Query(_)) => {
+            misread::check(&statement).map_err(Refused::Engine)?;
             Ok(Statement::Statement(statement))
         }
         (Some(_), true) => Err(Refused::NotOneQuery("something else")),

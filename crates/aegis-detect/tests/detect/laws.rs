@@ -1,7 +1,9 @@
-//! The laws as properties over small random logs: L-REPLAY (live equals replay) and L-TENANT (no tenant reaches another's matches).
+//! The laws as properties over small random logs: L-REPLAY (live equals replay, by any number of workers) and L-TENANT (no tenant reaches another's
+//! matches).
 
 mod contradicted;
 mod logs;
+mod workers;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

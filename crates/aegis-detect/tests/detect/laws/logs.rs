@@ -137,6 +137,9 @@ pub(super) const SILENT_THERE: [&str; 2] = ["stepped-absence", "never-used"];
 
 const LATENESS_S: i64 = 6;
 
+/// Tenants of logs, of which `any_step` has the first two. The fifth is of the first one's partition, the others have one each.
+pub(super) const TENANTS: [&str; 6] = ["a", "b", "c", "d", "cv", "e"];
+
 pub(super) fn rule_text(index: usize) -> String {
     let (name, extra, query) = RULES[index];
     format!(
@@ -181,7 +184,12 @@ pub(super) struct Step {
 }
 
 pub(super) fn any_step() -> impl Strategy<Value = Step> {
-    (0..4i64, prop_oneof![3 => Just(0i64), 2 => 0..9i64], 0..2u8, 0..2u8, any::<bool>(), prop::bool::weighted(0.1))
+    any_step_of(2)
+}
+
+/// One of so many tenants.
+pub(super) fn any_step_of(tenants: u8) -> impl Strategy<Value = Step> {
+    (0..4i64, prop_oneof![3 => Just(0i64), 2 => 0..9i64], 0..tenants, 0..2u8, any::<bool>(), prop::bool::weighted(0.1))
         .prop_map(|(forward, late, tenant, agent, deny, repeat)| Step { forward, late, tenant, agent, deny, repeat })
 }
 
@@ -197,7 +205,7 @@ pub(super) fn log_of(steps: &[Step]) -> Vec<SecurityEvent> {
             log.push(last);
             continue;
         }
-        let tenant = TenantId::new(["a", "b"][usize::from(step.tenant)]).unwrap();
+        let tenant = TenantId::new(TENANTS[usize::from(step.tenant)]).unwrap();
         let ts = Timestamp::from_micros(START + (second - step.late) * 1_000_000);
         let mut event = SecurityEvent::new(tenant, "edge", "edge", EventKind::AuthorizeDecision, ts);
         event.lane = Some(format!("{}.edge.1", event.tenant_id));

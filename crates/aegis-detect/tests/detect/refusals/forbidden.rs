@@ -41,6 +41,12 @@ fn every_forbidden_thing_has_its_code_and_its_place() {
         ("", "SELECT agent_id, event_id, nosuch FROM events", RuleCode::RuleSql, At::Word("nosuch")),
         (
             "",
+            "SELECT agent_id, event_id FROM events WHERE mutates_state IS DISTINCT FROM true AND decision = 'allow'",
+            RuleCode::RuleSql,
+            At::Word("mutates_state"),
+        ),
+        (
+            "",
             "SELECT * FROM events MATCH_RECOGNIZE (PARTITION BY agent_id ORDER BY ts MEASURES event_id AS event_id\n\
              ALL ROWS PER MATCH PATTERN (a) DEFINE a AS true)",
             RuleCode::RuleMatchRecognize,
