@@ -105,7 +105,8 @@ impl Writer {
                 }
             }
             manifest.retired.retain(|file| !due(file));
-            self.commit(hour, manifest.clone()).await?;
+            self.commit(hour, manifest).await?;
+            manifest = self.manifest(hour).await?;
         }
         let is_settled = hour.end().is_some_and(|end| now >= end.plus_seconds(SETTLED_S));
         if let Some(places) = manifest.to_merge(is_settled) {

@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::fixtures::*;
 
 /// Methods that serve the process rather than a tenant; none takes a tenant.
-const SYSTEM_WIDE: [&str; 22] = [
+const SYSTEM_WIDE: [&str; 27] = [
     "invite_edge",
     "enroll_edge",
     "edge_keys",
@@ -35,6 +35,12 @@ const SYSTEM_WIDE: [&str; 22] = [
     "open_incidents_total",
     "history_is_empty",
     "lanes_with_gaps",
+    // What operators make of every tenant's rules.
+    "may_change_common_rule",
+    "put_common_rule_version",
+    "list_common_rule_versions",
+    "common_rule_text",
+    "standing_common_rules",
 ];
 
 /// An event id that all tenants use.
