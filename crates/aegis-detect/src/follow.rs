@@ -429,7 +429,9 @@ impl Running {
         }
         self.stage.forget_idle(self.clock.now().plus_seconds(-IDLE_LANE_S));
         let rewind = self.tail.rewind(self.position + 1);
-        let place = self.bus.place(Stream::Ase, self.position).await?;
+        let mut place = self.bus.place(Stream::Ase, self.position).await?;
+        // What the bus in a file does not tell: a start asks what time it is in the log before another message comes.
+        place.stored = place.stored.or(self.stored);
         if place.stream != self.stream {
             let reason = "it was made anew".to_owned();
             return Err(BusError::Rewound { stream: Stream::Ase.to_string(), reason }.into());
