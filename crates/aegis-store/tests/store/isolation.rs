@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::fixtures::*;
 
 /// Methods that serve the process rather than a tenant; none takes a tenant.
-const SYSTEM_WIDE: [&str; 27] = [
+const SYSTEM_WIDE: [&str; 28] = [
     "invite_edge",
     "enroll_edge",
     "edge_keys",
@@ -41,6 +41,7 @@ const SYSTEM_WIDE: [&str; 27] = [
     "list_common_rule_versions",
     "common_rule_text",
     "standing_common_rules",
+    "tenants_with_own_rule",
 ];
 
 /// An event id that all tenants use.
