@@ -139,7 +139,8 @@ impl<'a> Endpoint<'a> {
             return Err(wrong("it has something beside a host and a port"));
         }
         let is_here = host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(|address: IpAddr| address.is_loopback());
-        if is_plain && !is_here && !(host.eq_ignore_ascii_case(http_host) && !http_host.is_empty()) {
+        let is_allowed = !http_host.is_empty() && host.eq_ignore_ascii_case(http_host);
+        if is_plain && !is_here && !is_allowed {
             return Err(LakeError::Settings(format!(
                 "lake.endpoint: plain http to {host} would show every event to whoever is on the way; use https, or name the host as lake.http_host"
             )));

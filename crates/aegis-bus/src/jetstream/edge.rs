@@ -19,7 +19,8 @@ use tokio::time::{sleep, timeout};
 use super::{JetStreamBus, JetStreamOptions, kv, unavailable};
 use crate::feed::{FeedPage, FeedRequest, LaneRequest};
 use crate::{
-    Acks, Bucket, Bus, BusError, Hearing, KvWatch, MAX_PAYLOAD, Message, PubAck, Servers, Stream, StreamState, Subscription, subject,
+    Acks, Bucket, Bus, BusError, Hearing, KvWatch, MAX_PAYLOAD, Message, PubAck, Servers, Stream, StreamState, Subscription,
+    subject,
 };
 
 /// How often a watch looks whether the connection is still the one that it subscribed on.
