@@ -101,7 +101,7 @@ async fn an_operator_s_change_holds_in_its_partition_from_its_place_on_and_over_
     line.caught_up(&worker).await;
     let alerts = line.alerts(1).await;
     let of_beta = row("first", "beta", "three", RuleMode::Active);
-    assert_eq!(told(&alerts), [of_beta.clone()], "it is off for acme, and for nobody else");
+    assert_eq!(told(&alerts), std::slice::from_ref(&of_beta), "it is off for acme, and for nobody else");
     worker.stop().await;
 
     // After a restart it is still off for acme; an older record and some that are none change nothing.
