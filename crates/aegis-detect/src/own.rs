@@ -404,9 +404,9 @@ impl Running {
             seq = delivered.seq,
             subject = %delivered.subject,
             reason,
-            "a record of a tenant's own rule is refused, and what stood stands; who may publish there?"
+            "a record of rules is refused, and what stood stands; who may publish there?"
         );
-        let dead = dead_letter(delivered, &format!("a record of a tenant's own rule is refused: {reason}"));
+        let dead = dead_letter(delivered, &format!("a record of rules is refused: {reason}"));
         let seen = WorkerStats { malformed: 1, rule_records_refused: 1, ..WorkerStats::default() };
         self.tell(seen, TickOutput::default(), vec![dead], self.clock.now(), shared).await
     }

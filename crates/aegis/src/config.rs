@@ -72,8 +72,8 @@ pub(crate) struct EdgeSection {
     pub(crate) max_feed_age_s: i64,
     /// How old the control feed may be before this edge's tenants are told, by an event, seconds.
     pub(crate) feed_stale_after_s: i64,
-    /// The same for the copy of the feed that an edge starts from while it cannot read the feed; also how old its copy of what other edges made of
-    /// runs may be before runs count as `unknown`.
+    /// How old the copy of the feed that an edge starts from while it cannot read the feed may be before mutating calls are denied, seconds; also how
+    /// old its copy of what other edges made of runs may be before runs count as `unknown`.
     pub(crate) max_snapshot_age_s: i64,
     /// Where an edge sends what control answers (approvals, outcomes); empty: where it enrolled.
     pub(crate) control_url: String,
