@@ -14,7 +14,8 @@ if sys.argv[1:] == ["short"]:
 from case import LONG_S, SEED, SERVER, Shared
 from printer import run
 
-GROUPS = ["processes", "nats_faults", "stores", "copies", "disks", "entries", "clocks"]
+# `playing` starts a fleet of its own, and so comes before there is another one.
+GROUPS = ["playing", "processes", "nats_faults", "stores", "copies", "disks", "entries", "clocks"]
 SHORT = ["processes.edge", "processes.leader", "nats_faults.is_down"]
 
 

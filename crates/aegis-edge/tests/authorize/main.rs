@@ -7,4 +7,5 @@ mod feed;
 mod house;
 mod others;
 mod requests;
+mod stalled;
 mod trust;

@@ -1,0 +1,113 @@
+//! A watch on the control feed that hears nothing and does not say so: what control says is enforced all the same, since the feed is read again.
+
+use std::time::Duration;
+
+use aegis_bus::{Bucket, Bus, BusError, Hearing, KvWatch, Message, PubAck, Stream, StreamState, Subscription, subject};
+use aegis_edge::{FeedConfig, FeedFollower};
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::house::*;
+
+/// How long the test waits for what comes with the next reading.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A bus whose watches are stalled from their beginning.
+#[derive(Debug)]
+struct Deaf {
+    inner: Arc<EmbeddedBus>,
+}
+
+/// It never ends either, so that nobody watches again.
+#[derive(Debug)]
+struct Stalled;
+
+#[async_trait]
+impl KvWatch for Stalled {
+    async fn next(&mut self) -> Result<(String, Bytes, u64), BusError> {
+        std::future::pending().await
+    }
+}
+
+#[async_trait]
+impl Bus for Deaf {
+    async fn publish(&self, stream: Stream, messages: Vec<Message>) -> Vec<Result<PubAck, BusError>> {
+        self.inner.publish(stream, messages).await
+    }
+    async fn subscribe(&self, stream: Stream, filter: &str, start_seq: u64) -> Result<Box<dyn Subscription>, BusError> {
+        self.inner.subscribe(stream, filter, start_seq).await
+    }
+    async fn last_seq(&self, stream: Stream) -> Result<u64, BusError> {
+        self.inner.last_seq(stream).await
+    }
+    async fn stream_state(&self, stream: Stream) -> Result<StreamState, BusError> {
+        self.inner.stream_state(stream).await
+    }
+    async fn stream_identity(&self, stream: Stream) -> Result<String, BusError> {
+        self.inner.stream_identity(stream).await
+    }
+    async fn consumer_position(&self, stream: Stream, name: &str) -> Result<u64, BusError> {
+        self.inner.consumer_position(stream, name).await
+    }
+    async fn set_consumer_position(&self, stream: Stream, name: &str, seq: u64) -> Result<(), BusError> {
+        self.inner.set_consumer_position(stream, name, seq).await
+    }
+    async fn forget_consumer(&self, stream: Stream, name: &str) -> Result<(), BusError> {
+        self.inner.forget_consumer(stream, name).await
+    }
+    async fn kv_put(&self, bucket: Bucket, key: &str, value: Bytes) -> Result<u64, BusError> {
+        self.inner.kv_put(bucket, key, value).await
+    }
+    async fn kv_update(&self, bucket: Bucket, key: &str, value: Bytes, expected: u64) -> Result<u64, BusError> {
+        self.inner.kv_update(bucket, key, value, expected).await
+    }
+    async fn kv_get(&self, bucket: Bucket, key: &str) -> Result<Option<(Bytes, u64)>, BusError> {
+        self.inner.kv_get(bucket, key).await
+    }
+    async fn kv_all(&self, bucket: Bucket, filter: &str) -> Result<Vec<(String, Bytes, u64)>, BusError> {
+        self.inner.kv_all(bucket, filter).await
+    }
+    async fn kv_watch(&self, _bucket: Bucket, _filter: &str) -> Result<Box<dyn KvWatch>, BusError> {
+        Ok(Box::new(Stalled))
+    }
+    async fn tell(&self, subject: &str, payload: Bytes) -> Result<(), BusError> {
+        self.inner.tell(subject, payload).await
+    }
+    async fn hear(&self, filter: &str) -> Result<Box<dyn Hearing>, BusError> {
+        self.inner.hear(filter).await
+    }
+}
+
+#[tokio::test]
+async fn a_freeze_that_no_watch_hears_is_enforced_once_the_feed_is_read_again() {
+    let house = House::new().await;
+    let inner = bus_of(&house).await;
+    let bus = Arc::new(Deaf { inner: inner.clone() });
+    let metrics = EdgeMetrics::register(&mut Registry::default());
+    let follower =
+        FeedFollower::start(bus, house.view.clone(), metrics, house.clock.clone(), FeedConfig::default()).await.unwrap();
+
+    let revision = 1000;
+    let state = ContainmentState {
+        tenant_id: house.tenant.clone(),
+        target_type: TargetType::Agent,
+        target_id: "a".into(),
+        holds: vec![hold(ContainmentKind::Freeze, None)],
+        revoked: false,
+        revision,
+        issued_at: house.clock.now(),
+    };
+    let body = Some(serde_json::to_value(&state).unwrap());
+    let entry =
+        sign_entry(&house.control, &house.tenant, EntryKind::Containment, "agent/a", revision, house.clock.now(), body).unwrap();
+    let key = subject::kv_containment(&house.tenant, TargetType::Agent, "a");
+    inner.kv_put(Bucket::Containment, &key, serde_json::to_vec(&entry).unwrap().into()).await.unwrap();
+
+    let frozen = async {
+        while decided(&house.ask(|b| b["dry_run"] = json!(true)).await).1 != "agent_frozen" {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, frozen).await.unwrap();
+    follower.stop();
+}
