@@ -12,6 +12,8 @@ use crate::control::Control;
 
 /// How much of a malformed payload is kept, bytes.
 const KEPT: usize = 16 * 1024;
+/// Digits of a payload's hash in the id of its dead letter.
+const HASH_DIGITS: usize = 16;
 /// Partition of dead letters whose tenant cannot be told.
 const NO_PARTITION: u32 = 0;
 
@@ -125,18 +127,25 @@ impl Control {
     fn letter(&self, stream: Stream, delivered: &Delivered, reason: &str) -> Message {
         self.metrics.dead_letters.inc();
         tracing::warn!(%stream, seq = delivered.seq, subject = delivered.subject, reason, "message set aside");
-        let kept = &delivered.payload[..delivered.payload.len().min(KEPT)];
+        // A frozen action has raw parameters, which are to stand nowhere longer than their approval needs them.
+        let has_raw_parameters = stream == Stream::Approvals;
+        let kept =
+            (!has_raw_parameters).then(|| String::from_utf8_lossy(&delivered.payload[..delivered.payload.len().min(KEPT)]));
+        let hash = aegis_canon::sha256_hex(&delivered.payload);
         let letter = json!({
             "stream": stream.as_str(),
             "subject": delivered.subject,
             "seq": delivered.seq,
             "bus_ts": delivered.bus_ts,
             "reason": reason,
-            "payload": String::from_utf8_lossy(kept),
+            "payload": kept,
             "payload_bytes": delivered.payload.len(),
+            "sha256": hash,
         });
         let partition = delivered.subject.split('.').nth(1).and_then(|token| token.parse().ok()).unwrap_or(NO_PARTITION);
-        let id = format!("{}:{}:{}", self.config.edge_id, stream.as_str(), delivered.seq);
+        // Nobody's to tell ahead: edges write dead letters too, and one that came first under the same id would be all there is.
+        let beginning = hash.get(..HASH_DIGITS).unwrap_or(&hash);
+        let id = format!("{}:{}:{}:{beginning}", self.config.edge_id, stream.as_str(), delivered.seq);
         Message::new(subject::dlq(partition), Bytes::from(letter.to_string())).with_id(id)
     }
 }
