@@ -25,6 +25,8 @@ const POLL: Duration = Duration::from_millis(2);
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Contained {
     pub(crate) edges: usize,
+    /// Fifth deny answered → alert made: through JetStream, by the clock of the machine that both are on.
+    pub(crate) deny_to_alert_ms: Vec<f64>,
     /// Alert made → the last edge denies.
     pub(crate) detection_to_all_ms: Vec<f64>,
     /// Fifth deny answered → the last edge denies.
@@ -51,7 +53,7 @@ pub(crate) async fn measure(edges: usize, storms: usize) -> anyhow::Result<Conta
         let at = &stage.edges[storm % edges];
         let mut connection = Connection::open(at.server.address).await?;
         storm_of_denies(&mut connection, &token).await?;
-        let fifth = Instant::now();
+        let (fifth, fifth_at) = (Instant::now(), SystemClock.now());
         let mut waiting = JoinSet::new();
         for edge in &stage.edges {
             waiting.spawn(until_frozen(edge.server.address, token.clone()));
@@ -63,8 +65,10 @@ pub(crate) async fn measure(edges: usize, storms: usize) -> anyhow::Result<Conta
         contained.deny_to_all_ms.push(taken.as_secs_f64() * 1e3);
         let detected_us = detected_at(&stage.control, &agent_id).await?.as_micros();
         contained.detection_to_all_ms.push((now.as_micros() - detected_us) as f64 / 1e3);
+        contained.deny_to_alert_ms.push((detected_us - fifth_at.as_micros()) as f64 / 1e3);
     }
     contained.deny_to_all_ms.sort_by(f64::total_cmp);
+    contained.deny_to_alert_ms.sort_by(f64::total_cmp);
     contained.detection_to_all_ms.sort_by(f64::total_cmp);
     Ok(contained)
 }

@@ -88,8 +88,13 @@ pub(crate) fn print_fleet(fleet: &Fleet) {
 pub(crate) fn print_contained(all: &[Contained]) {
     println!("\nfrom a deny storm at one edge to every edge denying, one storm after another");
     println!("{:<44}{:>10}{:>10}{:>10}", "", "p50 ms", "p95 ms", "p99 ms");
-    for Contained { edges, detection_to_all_ms, deny_to_all_ms } in all {
-        for (name, taken) in [("alert made → all deny", detection_to_all_ms), ("fifth deny → all deny", deny_to_all_ms)] {
+    for Contained { edges, deny_to_alert_ms, detection_to_all_ms, deny_to_all_ms } in all {
+        let rows = [
+            ("fifth deny → alert made", deny_to_alert_ms),
+            ("alert made → all deny", detection_to_all_ms),
+            ("fifth deny → all deny", deny_to_all_ms),
+        ];
+        for (name, taken) in rows {
             let name = format!("{edges} edges, {name} ({} storms)", taken.len());
             let at = |share| percentile(taken, share);
             println!("{name:<44}{:>10.1}{:>10.1}{:>10.1}", at(0.5), at(0.95), at(0.99));
