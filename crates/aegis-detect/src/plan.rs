@@ -14,7 +14,8 @@ use datafusion::error::Result;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SessionState, SessionStateBuilder, TaskContext};
-use datafusion::logical_expr::{LogicalPlan, lit};
+use datafusion::logical_expr::utils::split_conjunction;
+use datafusion::logical_expr::{Expr, LogicalPlan, lit};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::{ExecutionPlan, collect, displayable};
@@ -94,6 +95,8 @@ pub(crate) struct RulePlan {
 
 struct Prefilter {
     conditions: Vec<Condition>,
+    /// What an event meets that passes, always the same of it.
+    met: Vec<Expr>,
     /// Columns of few values, and those of them that can pass at all.
     values: Vec<(usize, BTreeSet<String>)>,
     expr: Arc<dyn PhysicalExpr>,
@@ -264,9 +267,10 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
     let output = output_of(&physical.schema(), rule);
     let fixed = buckets.iter().map(|bucket| bucket.event_column).chain(column_index("tenant_id"));
     let fixed: Vec<&str> = fixed.map(column_name).collect();
+    let met = prefilter.as_ref().map_or(&[][..], |prefilter| prefilter.met.as_slice());
     let (pipeline, row_pattern) = match analysis.shape {
-        Shape::Sliding => (Pipeline::build(&state, &optimized, &fixed).map_err(explain)?, None),
-        Shape::Stepped => (None, RowPattern::build(&state, &analyzed, &fixed, pattern_limits()).map_err(explain)?),
+        Shape::Sliding => (Pipeline::build(&state, &optimized, &fixed, met).map_err(explain)?, None),
+        Shape::Stepped => (None, RowPattern::build(&state, &analyzed, &fixed, met, pattern_limits()).map_err(explain)?),
         _ => (None, None),
     };
     if pipeline.is_none() && shape::lists_in_windows(&analyzed).map_err(explain)? {
@@ -368,11 +372,12 @@ fn make_prefilter(state: &SessionState, optimized: &LogicalPlan) -> Result<Optio
     let conditions = Condition::split(state, &expr)?;
     // An event that a side table keeps out today may be let in tomorrow.
     let expr = shape::lasting(&expr).unwrap_or_else(|| lit(true));
+    let met = split_conjunction(&expr).into_iter().cloned().collect();
     let mut columns: Vec<usize> = expr.column_refs().iter().filter_map(|c| column_index(&c.name)).collect();
     columns.sort_unstable();
     let schema = schema_of(&columns);
     let expr = aegis_sql::physical_expr(state, expr, &DFSchema::try_from(Arc::clone(&schema))?)?;
-    Ok(Some(Prefilter { conditions, values, expr, columns, schema }))
+    Ok(Some(Prefilter { conditions, met, values, expr, columns, schema }))
 }
 
 /// State is split by the key columns that are plain columns of events and by which every window or row pattern is partitioned: then a key's

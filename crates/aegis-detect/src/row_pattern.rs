@@ -62,7 +62,14 @@ impl Work {
 impl RowPattern {
     /// The row pattern that an analyzed plan is, if it can be followed: a single one over filters and projections, whose rows are in the order of events,
     /// whose conditions read the row alone, and whose evidence is rows of the match. In a bucket, each of the columns `fixed` of events has one value.
-    pub(crate) fn build(state: &SessionState, analyzed: &LogicalPlan, fixed: &[&str], limits: Limits) -> Result<Option<Self>> {
+    /// Each event that it is shown meets the conditions `met`.
+    pub(crate) fn build(
+        state: &SessionState,
+        analyzed: &LogicalPlan,
+        fixed: &[&str],
+        met: &[Expr],
+        limits: Limits,
+    ) -> Result<Option<Self>> {
         let Some(node) = only_row_pattern(analyzed) else { return Ok(None) };
         if !is_in_order_of_events(node) || !names_its_rows(analyzed) {
             return Ok(None);
@@ -82,7 +89,7 @@ impl RowPattern {
         if !types.iter().all(has_order) {
             return Ok(None);
         }
-        let Some(pipeline) = Pipeline::build(state, &of_rows, fixed)? else { return Ok(None) };
+        let Some(pipeline) = Pipeline::build(state, &of_rows, fixed, met)? else { return Ok(None) };
         let sorts: Vec<SortField> = types.into_iter().map(SortField::new).collect();
         let split_rows = if sorts.is_empty() { None } else { Some(RowConverter::new(sorts)?) };
         Ok(Some(Self { pipeline, conditions, split_rows, endings }))

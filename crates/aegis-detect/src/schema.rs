@@ -353,11 +353,16 @@ impl EventBatch {
         there.iter().any(|value| values.contains(value))
     }
 
-    fn column(&self, index: usize) -> &ArrayRef {
-        self.columns[index].get_or_init(|| match plain(index) {
-            Some(column) => column.build(&self.rows),
-            None => SIDE_COLUMNS[index - COLUMNS.len()].build(&self.rows, self.sides.as_ref()),
-        })
+    pub(crate) fn column(&self, index: usize) -> &ArrayRef {
+        self.columns[index].get_or_init(|| self.column_of(index, &self.rows))
+    }
+
+    /// The same of some of its events alone.
+    pub(crate) fn column_of(&self, index: usize, rows: &[Arc<SecurityEvent>]) -> ArrayRef {
+        match plain(index) {
+            Some(column) => column.build(rows),
+            None => SIDE_COLUMNS[index - COLUMNS.len()].build(rows, self.sides.as_ref()),
+        }
     }
 }
 
