@@ -45,6 +45,9 @@ fn pattern_limits() -> Limits {
     limits
 }
 
+/// Columns by whose values a batch's events are told apart for the rules that look at one of them alone; what says most first.
+const ONLY: [&str; 4] = ["tool", "action", "kind", "decision"];
+
 /// Where a match's parts stand in the query's output.
 #[derive(Clone, Debug)]
 pub(crate) struct Output {
@@ -99,6 +102,8 @@ struct Prefilter {
     met: Vec<Expr>,
     /// Columns of few values, and those of them that can pass at all.
     values: Vec<(usize, BTreeSet<String>)>,
+    /// A text column, and the only value with which an event can pass: rules with the same look at those events alone.
+    only: Option<(usize, String)>,
     expr: Arc<dyn PhysicalExpr>,
     columns: Vec<usize>,
     schema: SchemaRef,
@@ -172,6 +177,12 @@ impl RulePlan {
         if !prefilter.values.iter().all(|(column, passing)| batch.has_one_of(*column, passing)) {
             return Ok(Vec::new());
         }
+        let only = prefilter.only.as_ref().map(|(column, value)| batch.only(*column, value));
+        let batch = match &only {
+            None => batch,
+            Some(Some(only)) => only,
+            Some(None) => return Ok(Vec::new()),
+        };
         let input = batch.select(&prefilter.columns, Arc::clone(&prefilter.schema))?;
         let mask = prefilter.expr.evaluate(&input)?.into_array(input.num_rows())?;
         let mask = mask.as_boolean();
@@ -369,6 +380,9 @@ fn make_prefilter(state: &SessionState, optimized: &LogicalPlan) -> Result<Optio
     let Some(expr) = shape::prefilter(optimized)? else { return Ok(None) };
     let few = ["kind", "decision"].into_iter();
     let values = few.filter_map(|name| Some((column_index(name)?, shape::passing(&expr, name)?))).collect();
+    let only_of =
+        |name: &&str| Some((column_index(name)?, shape::passing(&expr, name)?)).filter(|(_, passing)| passing.len() == 1);
+    let only = ONLY.iter().find_map(only_of).and_then(|(column, passing)| Some((column, passing.into_iter().next()?)));
     let conditions = Condition::split(state, &expr)?;
     // An event that a side table keeps out today may be let in tomorrow.
     let expr = shape::lasting(&expr).unwrap_or_else(|| lit(true));
@@ -377,7 +391,7 @@ fn make_prefilter(state: &SessionState, optimized: &LogicalPlan) -> Result<Optio
     columns.sort_unstable();
     let schema = schema_of(&columns);
     let expr = aegis_sql::physical_expr(state, expr, &DFSchema::try_from(Arc::clone(&schema))?)?;
-    Ok(Some(Prefilter { conditions, met, values, expr, columns, schema }))
+    Ok(Some(Prefilter { conditions, met, values, only, expr, columns, schema }))
 }
 
 /// State is split by the key columns that are plain columns of events and by which every window or row pattern is partitioned: then a key's
