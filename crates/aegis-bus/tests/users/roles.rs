@@ -186,7 +186,9 @@ async fn ingest_reaches_nothing_by_the_server_s_answers_either() {
         watcher.flush().await.unwrap();
         let ingest = house.raw(Part::Ingest.user()).await;
         let observation = acme("external_event-otlp");
-        let places: BTreeSet<String> = everything().into_iter().filter(|subject| !may(Part::Ingest).contains(subject)).collect();
+        // Those between accounts the server refuses as a place for an answer by itself.
+        let is_another_s = |subject: &String| !may(Part::Ingest).contains(subject) && !subject.starts_with("_R_.");
+        let places: BTreeSet<String> = everything().into_iter().filter(is_another_s).collect();
         for place in &places {
             ingest.publish_with_reply(observation.clone(), place.clone(), Bytes::from_static(b"carrier")).await.unwrap();
         }
