@@ -89,7 +89,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     let lake_store = if config.lake.enabled { Some(crate::lake::open(&config.lake, &data)?) } else { None };
 
     let carrier = Carrier::open(&config, &data, &clock).await?;
-    let bus = carrier.control();
+    let (bus, room) = (carrier.control(), carrier.make_room());
     let store = crate::store::open(&data, &config.store, clock.clone()).await?;
     for told in changed_rules::told(&common, &store.standing_common_rules().await?) {
         told.log();
@@ -233,7 +233,6 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     let address = listener.local_addr().context("no local address")?;
     let (stop_serving, stopped) = watch::channel(false);
     let server = tokio::spawn(serve(listener, router, stopped));
-    let room = carrier.make_room();
     Ok(Running {
         address,
         data,
