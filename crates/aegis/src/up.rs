@@ -160,9 +160,9 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     .context("control")?;
     let mut users = None;
     if !config.nats.users_file.as_os_str().is_empty() {
-        let file = config.nats.users_file.clone();
-        crate::users::write(&file, &crate::users::of(&data, &store).await?)?;
-        users = Some(tokio::spawn(keep_users(control.clone(), store.clone(), data.clone(), file)));
+        let (file, named) = (config.nats.users_file.clone(), config.nats.role_nkeys.clone());
+        crate::users::write(&file, &crate::users::of(&data, &named, &store).await?)?;
+        users = Some(tokio::spawn(keep_users(control.clone(), store.clone(), data.clone(), named, file)));
     }
     let mut router = axum::Router::new();
     let mut feed = None;
@@ -314,10 +314,10 @@ impl Keys {
 }
 
 /// Writes the NATS server's users again whenever an edge has enrolled.
-async fn keep_users(control: Arc<Control>, store: Store, data: PathBuf, file: PathBuf) {
+async fn keep_users(control: Arc<Control>, store: Store, data: PathBuf, named: PathBuf, file: PathBuf) {
     loop {
         control.edge_enrolled().await;
-        let written = match crate::users::of(&data, &store).await {
+        let written = match crate::users::of(&data, &named, &store).await {
             Ok(text) => crate::users::write(&file, &text),
             Err(error) => Err(error),
         };

@@ -64,12 +64,12 @@ pub(crate) fn make_logins(data: &Path) -> anyhow::Result<bool> {
 
 /// The server's users as this data folder knows them: `admin`, `control` and what runs beside it, whose logins are made where there are none yet, and
 /// each edge with the login that it was enrolled with last. Where control has a login and the others have not, as folders of before, control's
-/// user may what all may: it runs as that, and would stand still with less.
-pub(crate) async fn of(data: &Path, store: &Store) -> anyhow::Result<String> {
+/// user may what all may: it runs as that, and would stand still with less. `named`: as `part_nkey_files` has it.
+pub(crate) async fn of(data: &Path, named: &Path, store: &Store) -> anyhow::Result<String> {
     if !control_nkey_file(data).exists() {
         make_logins(data)?;
     }
-    let parts = part_nkey_files(Path::new(""), data)?;
+    let parts = part_nkey_files(named, data)?;
     let role = if parts.is_empty() { Role::Whole } else { Role::Control };
     let mut users = vec![
         User { role: Role::Admin, nkey: load_or_create_nkey(&admin_nkey_file(data))?.public_key() },
@@ -119,7 +119,7 @@ mod tests {
 
     async fn rendered(data: &Path) -> String {
         let store = Store::open(&data.join("control.db"), Arc::new(SystemClock)).await.unwrap();
-        of(data, &store).await.unwrap()
+        of(data, Path::new(""), &store).await.unwrap()
     }
 
     fn named(text: &str) -> Vec<&str> {

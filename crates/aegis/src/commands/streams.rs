@@ -119,7 +119,7 @@ pub(crate) fn users(data: &std::path::Path, file: Option<&std::path::Path>) -> a
     let text = super::runtime()?.block_on(async {
         let clock = std::sync::Arc::new(aegis_model::SystemClock);
         let store = crate::store::open_beside(data, clock).await?;
-        crate::users::of(data, &store).await
+        crate::users::of(data, std::path::Path::new(""), &store).await
     })?;
     match file {
         Some(file) => crate::users::write(file, &text)?,
