@@ -140,8 +140,9 @@ class Forged(Entries):
         """The server refuses whoever has another login, however it is signed."""
         place = containment_place(self.frozen)
         entry = self.forger.read(place)
-        edge = self.fleet.edges["edge-1"]
-        for user, nkey_file in (("admin", self.fleet.control.data / "keys" / "nats-admin.nk"), ("edge-1", edge.data / "keys" / "nats.nk")):
+        edge, keys = self.fleet.edges["edge-1"], self.fleet.control.data / "keys"
+        roles = [(f"soc.{part}", keys / f"nats-{part}.nk") for part in ("detect", "respond", "history", "ingest", "lake")]
+        for user, nkey_file in (("admin", keys / "nats-admin.nk"), ("edge-1", edge.data / "keys" / "nats.nk"), *roles):
             with self.subTest(user):
                 other = Forger(self.fleet, user, nkey_file)
                 self.addCleanup(other.close)

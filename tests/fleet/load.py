@@ -92,7 +92,7 @@ class Load:
 
     # What a test waits for
 
-    def more(self, count, *names, word="allow"):
+    def more(self, count, *names, word="allow", within_s=WAIT_S):
         """Waits until each of these edges (all that are there, where none is named) has given `count` more such answers."""
         names = names or [name for name in self.contained if not self.is_absent(name)]
         before = self.told.snapshot()
@@ -102,7 +102,7 @@ class Load:
             now = self.told.snapshot()
             return all(now[name, word] - before[name, word] >= count for name in names)
 
-        wait_until(f"{count} more answers `{word}` at {', '.join(names)}", enough, WAIT_S)
+        wait_until(f"{count} more answers `{word}` at {', '.join(names)}", enough, within_s)
 
     def freeze(self, agent, **body):
         """Freezes an agent; from the reply on, edges that are said to enforce it must deny."""

@@ -18,7 +18,7 @@ class AllOfNats(FleetTest):
         self.load.more(SOME)
         end()
         self.wait_denied(agent)
-        self.load.more(SOME, "control", word="webhook")
+        self.webhooks_go_on()
         self.whole()
 
     def test_nats_hangs(self):
@@ -43,6 +43,6 @@ class OneNode(FleetTest):
         wait_until("its copies are whole", lambda: self.fleet.cluster.copies_are_whole, 120)
         other = self.dice.choice([node for node in nodes if node is not lost])
         other.kill9()
-        self.load.more(SOME, "control", word="webhook")
+        self.webhooks_go_on()
         self.fleet.cluster.start()
         self.whole()

@@ -43,6 +43,6 @@ class Kills(FleetTest):
         # Two of three are enough to contain.
         agent, reply = self.freeze_later()
         self.wait_denied(agent)
-        self.load.more(SOME, "control", word="webhook")
+        self.webhooks_go_on()
         self.fleet.cluster.start()
         self.whole()

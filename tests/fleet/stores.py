@@ -29,7 +29,7 @@ class Stores(FleetTest):
         self.assertGreaterEqual(reply.status, 500, reply)
         postgres.start()
         wait_until("control works again", lambda: agent.tenant.get("/v1/agents").status == 200)
-        self.load.more(SOME, "control", word="webhook")
+        self.webhooks_go_on()
         frozen, reply = self.freeze_later()
         self.wait_denied(frozen)
         self.whole()

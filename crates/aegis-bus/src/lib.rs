@@ -350,6 +350,11 @@ pub trait Bus: Send + Sync + std::fmt::Debug {
     fn servers(&self) -> Option<Servers> {
         None
     }
+
+    /// False while there is no connection to the server that carries it. One that is connected may hang all the same.
+    fn is_connected(&self) -> bool {
+        true
+    }
 }
 
 /// Whom to ask for receipts that are missing in a lane: whoever sealed them ships them again. Never waits, and may forget: whoever misses

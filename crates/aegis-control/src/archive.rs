@@ -32,7 +32,7 @@ const SAVE_EVERY: Duration = Duration::from_millis(250);
 
 /// Follows the stream until stopped.
 pub(crate) async fn run(control: Arc<Control>, mut stop: watch::Receiver<bool>) {
-    let mut follower = Follower::new(Arc::clone(&control.bus), Stream::Ase, CONSUMER, "ase.>");
+    let mut follower = Follower::new(Arc::clone(&control.history_bus), Stream::Ase, CONSUMER, "ase.>");
     let mut saved = Instant::now();
     let mut begun = false;
     let mut lanes = Lanes { gaps: Gaps::default(), prover: Prover::new(control.ring.clone()) };
@@ -74,7 +74,7 @@ struct Lanes {
 async fn begin(control: &Control, gaps: &mut Gaps) -> Result<(), ControlError> {
     // The history is a file of its own: without its rows, whatever the bus still has is read again.
     if control.store.history_is_empty().await? {
-        control.bus.set_consumer_position(Stream::Ase, CONSUMER, 0).await.map_err(failed)?;
+        control.history_bus.set_consumer_position(Stream::Ase, CONSUMER, 0).await.map_err(failed)?;
     }
     for lane in control.store.lanes_with_gaps().await? {
         gaps.begin(lane, control.clock.now());
@@ -133,7 +133,7 @@ async fn step(
     // Where batches are full, nothing else tells how far behind it is.
     if batch.len() == BATCH
         && progress.is_due(started)
-        && let Ok(newest) = control.bus.last_seq(Stream::Ase).await
+        && let Ok(newest) = control.history_bus.last_seq(Stream::Ase).await
     {
         progress.mark(newest, started);
     }

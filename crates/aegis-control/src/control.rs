@@ -69,6 +69,10 @@ pub struct ControlConfig {
     pub edge_trust_key: Option<TrustTokenKey>,
     /// Who tries the rules that tenants' admins activate; None: they may not.
     pub rule_trials: Option<Arc<dyn RuleTrials>>,
+    /// The bus as the history has it, where it is a user of its own there; None: control's.
+    pub history_bus: Option<Arc<dyn Bus>>,
+    /// The connections to the bus by whose they are, for readiness; none where it is a file.
+    pub connections: Vec<(&'static str, Arc<dyn Bus>)>,
 }
 
 impl Default for ControlConfig {
@@ -92,6 +96,8 @@ impl Default for ControlConfig {
             ships_again: HashMap::new(),
             edge_trust_key: None,
             rule_trials: None,
+            history_bus: None,
+            connections: Vec::new(),
         }
     }
 }
@@ -152,6 +158,8 @@ pub struct Control {
     pub(crate) store: Store,
     pub(crate) ledger: Ledger,
     pub(crate) bus: Arc<dyn Bus>,
+    /// Over which the history reads.
+    pub(crate) history_bus: Arc<dyn Bus>,
     pub(crate) key: SigningKey,
     /// Whose receipts are believed: control's own and every edge's.
     pub(crate) ring: KeyRing,
@@ -218,11 +226,13 @@ impl Control {
         let bundles = Bundles::new(config.packs.clone()).map_err(ControlError::Policy)?;
         let (stop, _) = watch::channel(false);
         let start = store.next_start().await?;
+        let history_bus = config.history_bus.clone().unwrap_or_else(|| Arc::clone(&bus));
         let control = Arc::new(Self {
             config,
             store,
             ledger,
             bus,
+            history_bus,
             token_ring: KeyRing::new([key.verifying_key()]),
             key,
             ring,

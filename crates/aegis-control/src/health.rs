@@ -1,5 +1,6 @@
 //! Whether the process lives, and whether it can do its work.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use crate::reply::Json;
@@ -15,8 +16,8 @@ pub(crate) fn alive() -> Response {
     Json(json!({"status": "ok"})).into_response()
 }
 
-/// `GET /readyz`: 200 only if receipts can be written, the bus answers, the store answers and the consumers run. With what the servers are that
-/// carry the bus, if any do.
+/// `GET /readyz`: 200 only if receipts can be written, the bus answers and every role is connected to it, the store answers and the consumers run.
+/// With what the servers are that carry the bus, if any do.
 pub(crate) async fn ready(control: &Control) -> Response {
     let ledger = control.ledger.is_writable();
     let bus = control.bus.last_seq(Stream::Ase).await.is_ok();
@@ -24,7 +25,9 @@ pub(crate) async fn ready(control: &Control) -> Response {
     let tasks = control.tasks_running();
     let archive = tasks && control.archive_ok.load(Ordering::SeqCst);
     let approvals = tasks && control.approvals_ok.load(Ordering::SeqCst);
-    let ready = ledger && bus && store && archive && approvals;
+    let connections: BTreeMap<&str, bool> =
+        control.config.connections.iter().map(|(role, bus)| (*role, bus.is_connected())).collect();
+    let ready = ledger && bus && store && archive && approvals && connections.values().all(|connected| *connected);
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let checks = json!({
         "ledger_writable": ledger,
@@ -35,5 +38,6 @@ pub(crate) async fn ready(control: &Control) -> Response {
         // Behind is not down: edges enforce what they hold.
         "control_feed_current": !control.feed.is_behind(),
     });
-    (status, Json(json!({"ready": ready, "checks": checks, "bus": control.bus.servers()}))).into_response()
+    let body = json!({"ready": ready, "checks": checks, "connections": connections, "bus": control.bus.servers()});
+    (status, Json(body)).into_response()
 }

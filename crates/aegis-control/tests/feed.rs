@@ -7,8 +7,8 @@ mod house;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use aegis_bus::{Bucket, Bus, Message, Stream, subject};
-use aegis_control::{ContainmentOutcome, ContainmentRequest, Control, ControlConfig, NoLocalEdge};
+use aegis_bus::{Bucket, Bus, JetStreamBus, JetStreamOptions, Message, Stream, subject};
+use aegis_control::{ContainmentOutcome, ContainmentRequest, Control, ControlConfig, NoLocalEdge, router};
 use aegis_keys::{KeyRing, verify_entry};
 use aegis_ledger::{Draft, verify};
 use aegis_model::{
@@ -243,6 +243,41 @@ async fn what_is_registered_and_held_stands_in_the_events_too_where_rules_read_i
     let until = &held["holds"][0]["until"];
     assert_eq!(attributes(&event), json!({"target_type": "agent", "kind": "freeze", "until": until}));
     assert!(until.is_string(), "{held}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_ready_while_every_role_is_connected_and_says_which_is_not() {
+    let mut house = House::build().await;
+    house.control.stop().await;
+    let own: Arc<dyn Bus> = house.bus.clone();
+    // Nobody listens there.
+    let cut: Arc<dyn Bus> = JetStreamBus::connect(&JetStreamOptions::new("nats://127.0.0.1:1")).await.unwrap();
+    for (lake, is_ready) in [(own.clone(), true), (cut, false)] {
+        let config = ControlConfig {
+            history_bus: Some(own.clone()),
+            connections: vec![("control", own.clone()), ("lake", lake)],
+            ..ControlConfig::default()
+        };
+        let control = Control::start(
+            config,
+            house.store.clone(),
+            house.control_ledger.clone(),
+            own.clone(),
+            house.control_key.clone(),
+            house.ring.clone(),
+            house.clock.clone(),
+            Arc::new(NoLocalEdge),
+        )
+        .await
+        .unwrap();
+        house.api = router(control.clone());
+        let runs = |checks: &Value| checks["archive_consumer"] == json!(true) && checks["approvals_consumer"] == json!(true);
+        house.until("its consumers run", async || runs(&house.send("GET", "/readyz", None, None).await.body["checks"])).await;
+        let reply = house.send("GET", "/readyz", None, None).await;
+        assert_eq!(reply.status.is_success(), is_ready, "{}", reply.text);
+        assert_eq!(reply.body["connections"], json!({"control": true, "lake": is_ready}));
+        control.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -34,12 +34,12 @@ impl Exposition {
     #[cfg(feature = "soc")]
     pub(crate) fn new(
         mut registry: Registry,
-        bus: Arc<dyn Bus>,
+        carried: Carried,
         ledgers: Vec<Ledger>,
         worker: Arc<Worker>,
         lake: Option<Arc<LakeWorker>>,
     ) -> Self {
-        registry.register_collector(Box::new(Carried(bus)));
+        registry.register_collector(Box::new(carried));
         registry.register_collector(Box::new(Counted { ledgers }));
         registry.register_collector(Box::new(Detected(worker)));
         if let Some(lake) = lake {
@@ -50,7 +50,7 @@ impl Exposition {
 
     /// Of an edge: nothing detects here.
     pub(crate) fn of_edge(mut registry: Registry, bus: Arc<dyn Bus>, ledger: Ledger) -> Self {
-        registry.register_collector(Box::new(Carried(bus)));
+        registry.register_collector(Box::new(Carried { connections: vec![("edge", Arc::clone(&bus))], bus }));
         registry.register_collector(Box::new(Counted { ledgers: vec![ledger] }));
         Self { registry: Arc::new(registry) }
     }
@@ -68,13 +68,24 @@ async fn metrics(State(exposition): State<Exposition>) -> Response {
     }
 }
 
-/// What the servers are that carry the bus.
+/// What the servers are that carry the bus, and who is connected to them.
 #[derive(Debug)]
-struct Carried(Arc<dyn Bus>);
+pub(crate) struct Carried {
+    pub(crate) bus: Arc<dyn Bus>,
+    /// By whose they are; none where the bus is a file.
+    pub(crate) connections: Vec<(&'static str, Arc<dyn Bus>)>,
+}
 
 impl Collector for Carried {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let Some(servers) = self.0.servers() else { return Ok(()) };
+        if !self.connections.is_empty() {
+            let help = "1 while a role's connection to NATS is up";
+            let mut family = encoder.encode_descriptor("aegis_nats_connected", help, None, MetricType::Gauge)?;
+            for (role, bus) in &self.connections {
+                ConstGauge::new(i64::from(bus.is_connected())).encode(family.encode_family(&[("role", *role)])?)?;
+            }
+        }
+        let Some(servers) = self.bus.servers() else { return Ok(()) };
         let help =
             "1; the oldest and newest version of the NATS servers, the least level of JetStream's API, and what all of them have";
         let (version, newest) = (servers.version.to_string(), servers.newest.to_string());

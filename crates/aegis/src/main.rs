@@ -7,6 +7,8 @@ mod adapters;
 mod again;
 mod arguments;
 #[cfg(feature = "soc")]
+mod carrier;
+#[cfg(feature = "soc")]
 mod changed_rules;
 #[cfg(feature = "edge")]
 mod client;

@@ -26,6 +26,9 @@ pub(crate) struct NatsSection {
     pub(crate) require_tls: bool,
     /// First token of the subjects where answers come in; empty: `_INBOX`, or with a login of its own `_INBOX_` and the user's name.
     pub(crate) inbox_prefix: String,
+    /// A folder with the seeds of the nkeys of what runs beside control in its process, each readable by its owner only: `nats-detect.nk`, and so
+    /// for `respond`, `history`, `ingest` and `lake`; empty: the data folder's, if it has them, else all are control's user.
+    pub(crate) role_nkeys: PathBuf,
     /// Where control writes the server's users whenever an edge has enrolled, for the server's configuration to include; empty: nowhere.
     pub(crate) users_file: PathBuf,
 }

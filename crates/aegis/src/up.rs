@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aegis_bus::{AskForMissing, Bus, BusError, EmbeddedBus, EmbeddedLimits, JetStreamBus, Keeper, Stream};
+use aegis_bus::users::Part;
+use aegis_bus::{AskForMissing, Stream};
 use aegis_control::{AppliedWatch, Control, ControlConfig, NoLocalEdge, RuleTrials};
 use aegis_detect::{RuleSet, Worker, WorkerConfig};
 use aegis_edge::{Edge, EdgeConfig, EdgeMetrics, EdgeView, FeedConfig, FeedFollower};
@@ -18,7 +19,7 @@ use aegis_lake::{LakeConfig, LakeWorker};
 use aegis_ledger::Ledger;
 use aegis_model::{Clock, SystemClock};
 use aegis_respond::Responder;
-use aegis_shipper::{LedgerKeeper, Shipper, ShipperConfig};
+use aegis_shipper::Shipper;
 use aegis_store::Store;
 use anyhow::{Context, bail};
 use prometheus_client::registry::Registry;
@@ -27,19 +28,16 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::adapters::{Containments, LocalEdge, PastInTheLake, RepositoryRegistry, StoredRules, StoredSecrets, WarmAsControl};
+use crate::carrier::{Carrier, keeper};
 use crate::changed_rules;
 use crate::config::Config;
-use crate::exposition::Exposition;
+use crate::exposition::{Carried, Exposition};
 use crate::parts::{make_private_folder, open_ledger, prepare_folder, write_public_key};
 use crate::rule_trial::{By, RuleTrial};
 use crate::serve::serve;
 
 /// How long a stop waits for what was sealed to reach the bus.
 const SHIP_DRAIN: Duration = Duration::from_secs(5);
-
-/// How long a start waits for a NATS server that does not answer, and how long between two tries.
-const START_PATIENCE: Duration = Duration::from_secs(30);
-const START_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long detection waits for a receipt that is missing in its lane: longer than a publisher takes to send it again.
 const HOLD_MS: i64 = 15_000;
@@ -56,6 +54,8 @@ pub(crate) struct Running {
     feed: Option<FeedFollower>,
     /// Writes the NATS server's users.
     users: Option<JoinHandle<()>>,
+    /// Makes room in its streams.
+    room: Option<JoinHandle<()>>,
     control: Arc<Control>,
     worker: Arc<Worker>,
     responder: Responder,
@@ -88,13 +88,8 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     // Before anything starts: settings that cannot be are told of at once. Whether the store answers is another matter.
     let lake_store = if config.lake.enabled { Some(crate::lake::open(&config.lake, &data)?) } else { None };
 
-    let mut config = config;
-    let nkey_file = crate::users::control_nkey_file(&data);
-    if config.nats.is_used() && nkey_file.exists() {
-        config.nats.log_in_as("control", nkey_file);
-    }
     let carrier = Carrier::open(&config, &data, &clock).await?;
-    let bus = carrier.bus();
+    let (bus, room) = (carrier.control(), carrier.make_room());
     let store = crate::store::open(&data, &config.store, clock.clone()).await?;
     for told in changed_rules::told(&common, &store.standing_common_rules().await?) {
         told.log();
@@ -147,6 +142,8 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
         // Edges of their own can reach what a server carries, and no file of this process.
         edge_trust_key: config.nats.is_used().then(|| keys.trust.clone()),
         rule_trials,
+        history_bus: Some(carrier.of(Part::History)),
+        connections: carrier.connections(),
         ..ControlConfig::default()
     };
     let control = Control::start(
@@ -163,9 +160,9 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     .context("control")?;
     let mut users = None;
     if !config.nats.users_file.as_os_str().is_empty() {
-        let file = config.nats.users_file.clone();
-        crate::users::write(&file, &crate::users::of(&data, &store).await?)?;
-        users = Some(tokio::spawn(keep_users(control.clone(), store.clone(), data.clone(), file)));
+        let (file, named) = (config.nats.users_file.clone(), config.nats.role_nkeys.clone());
+        crate::users::write(&file, &crate::users::of(&data, &named, &store).await?)?;
+        users = Some(tokio::spawn(keep_users(control.clone(), store.clone(), data.clone(), named, file)));
     }
     let mut router = axum::Router::new();
     let mut feed = None;
@@ -197,7 +194,8 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
         watching.missing = Some(control.clone());
     }
     let lateness_micros = watching.engine.lateness_s.saturating_mul(1_000_000);
-    let worker = Worker::spawn(bus.clone(), receipt_ring.clone(), rules, clock.clone(), watching).context("detection")?;
+    let worker = Worker::spawn(carrier.of(Part::Detect), receipt_ring.clone(), rules, clock.clone(), watching);
+    let worker = worker.context("detection")?;
     let mut lake = None;
     if let Some(store) = lake_store {
         let keep_days = i64::try_from(config.lake.keep_days).unwrap_or(0);
@@ -208,21 +206,23 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
             keepers: ledgers.iter().map(|(name, _)| (*name).to_owned()).collect(),
             ..LakeConfig::default()
         };
-        lake = Some(Arc::new(LakeWorker::spawn(bus.clone(), store, receipt_ring, clock.clone(), writing).context("the lake")?));
+        let writer = LakeWorker::spawn(carrier.of(Part::Lake), store, receipt_ring, clock.clone(), writing);
+        lake = Some(Arc::new(writer.context("the lake")?));
     } else {
         // What nobody writes is not kept for it.
         bus.forget_consumer(Stream::Ase, aegis_lake::CONSUMER).await.context("bus")?;
     }
     let containments = Arc::new(Containments(control.clone()));
-    let responder = Responder::spawn(bus.clone(), store.clone(), containments, clock.clone());
-    let ingest = IngestState::new(Arc::new(StoredSecrets(store.clone())), bus.clone(), clock.clone())
+    let responder = Responder::spawn(carrier.of(Part::Respond), store.clone(), containments, clock.clone());
+    let ingest = IngestState::new(Arc::new(StoredSecrets(store.clone())), carrier.of(Part::Ingest), clock.clone())
         .with_max_body_bytes(config.ingest.max_body_bytes)
         .with_resources(Arc::new(RepositoryRegistry(control.clone())));
 
     control.metrics().register(&mut registry);
     let worker = Arc::new(worker);
     let ledgers: Vec<Ledger> = ledgers.into_iter().map(|(_, ledger)| ledger).collect();
-    let exposition = Exposition::new(registry, bus.clone(), ledgers.clone(), worker.clone(), lake.clone());
+    let carried = Carried { bus, connections: carrier.connections() };
+    let exposition = Exposition::new(registry, carried, ledgers.clone(), worker.clone(), lake.clone());
     let router = router
         .merge(aegis_ingest::router(ingest))
         .merge(exposition.router())
@@ -233,7 +233,22 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     let address = listener.local_addr().context("no local address")?;
     let (stop_serving, stopped) = watch::channel(false);
     let server = tokio::spawn(serve(listener, router, stopped));
-    Ok(Running { address, data, stop_serving, server, feed, users, control, worker, responder, lake, ledgers, shippers, store })
+    Ok(Running {
+        address,
+        data,
+        stop_serving,
+        server,
+        feed,
+        users,
+        room,
+        control,
+        worker,
+        responder,
+        lake,
+        ledgers,
+        shippers,
+        store,
+    })
 }
 
 impl Running {
@@ -252,8 +267,8 @@ impl Running {
         if let Some(feed) = self.feed {
             feed.stop();
         }
-        if let Some(users) = self.users {
-            users.abort();
+        for task in [self.users, self.room].into_iter().flatten() {
+            task.abort();
         }
         self.responder.stop().await;
         self.control.stop().await;
@@ -298,64 +313,11 @@ impl Keys {
     }
 }
 
-/// What carries events and state: a file of this process, or a NATS server.
-enum Carrier {
-    File(Arc<EmbeddedBus>),
-    Nats(Arc<JetStreamBus>),
-}
-
-impl Carrier {
-    async fn open(config: &Config, data: &Path, clock: &Arc<dyn Clock>) -> anyhow::Result<Self> {
-        if config.nats.is_used() {
-            let options = config.nats.options("aegis-up")?;
-            let bus = JetStreamBus::connect(&options).await.context("NATS")?;
-            wait_for_streams(&bus).await.with_context(|| format!("NATS at {}", config.nats.servers))?;
-            return Ok(Self::Nats(bus));
-        }
-        let mut limits = EmbeddedLimits::default();
-        limits.streams[0].max_bytes = config.bus.max_stream_bytes;
-        Ok(Self::File(EmbeddedBus::open(&data.join("bus.db"), limits, clock.clone()).await.context("bus")?))
-    }
-
-    fn bus(&self) -> Arc<dyn Bus> {
-        match self {
-            Self::File(bus) => bus.clone(),
-            Self::Nats(bus) => bus.clone(),
-        }
-    }
-
-    /// Ships what a ledger seals. Where the bus is a file of this process, an event stands on the disk once: bus and history read it from
-    /// the ledger when somebody asks for it later.
-    async fn ship(&self, name: &str, ledger: &Ledger) -> anyhow::Result<Shipper> {
-        let mut config = ShipperConfig::default();
-        if let Self::File(bus) = self {
-            bus.keep_with(name, keeper(ledger)).await.with_context(|| format!("the {name} ledger"))?;
-            config.kept_as = Some(name.into());
-        }
-        Shipper::spawn(ledger.clone(), self.bus(), config).context("shipping")
-    }
-}
-
-/// A server that cannot be reached, or has no streams, is told of now and not by every part in its own way. One that is starting, or whose
-/// streams have no leader yet, is waited for.
-async fn wait_for_streams(bus: &JetStreamBus) -> Result<(), BusError> {
-    let give_up = tokio::time::Instant::now() + START_PATIENCE;
-    loop {
-        match bus.last_seq(Stream::Ase).await {
-            Err(error @ BusError::Unavailable { .. }) if tokio::time::Instant::now() < give_up => {
-                tracing::warn!(%error, "waiting for NATS");
-                tokio::time::sleep(START_PAUSE).await;
-            }
-            answered => return answered.map(drop),
-        }
-    }
-}
-
 /// Writes the NATS server's users again whenever an edge has enrolled.
-async fn keep_users(control: Arc<Control>, store: Store, data: PathBuf, file: PathBuf) {
+async fn keep_users(control: Arc<Control>, store: Store, data: PathBuf, named: PathBuf, file: PathBuf) {
     loop {
         control.edge_enrolled().await;
-        let written = match crate::users::of(&data, &store).await {
+        let written = match crate::users::of(&data, &named, &store).await {
             Ok(text) => crate::users::write(&file, &text),
             Err(error) => Err(error),
         };
@@ -369,10 +331,6 @@ async fn keep_users(control: Arc<Control>, store: Store, data: PathBuf, file: Pa
             ),
         }
     }
-}
-
-fn keeper(ledger: &Ledger) -> Arc<dyn Keeper> {
-    Arc::new(LedgerKeeper::new(ledger.clone()))
 }
 
 fn read_rules(folder: &Path) -> anyhow::Result<RuleSet> {

@@ -52,6 +52,8 @@ pub struct JetStreamOptions {
     pub require_tls: bool,
     /// First tokens of the subjects where answers come in: private to this user where the server's permissions say so.
     pub inbox_prefix: String,
+    /// Whether what every consumer has passed is purged, where a stream is nearly full, whenever a consumer's position moves: for a user that may.
+    pub makes_room: bool,
     /// How long an acknowledgement or an answer is waited for.
     pub timeout: Duration,
 }
@@ -67,12 +69,14 @@ impl JetStreamOptions {
             certificate: None,
             require_tls: false,
             inbox_prefix: "_INBOX".to_owned(),
+            makes_room: true,
             timeout: Duration::from_secs(5),
         }
     }
 }
 
 pub(super) async fn connect(options: &JetStreamOptions) -> Result<Client, BusError> {
+    let name = options.name.clone();
     let mut connect = ConnectOptions::new()
         .name(&options.name)
         .custom_inbox_prefix(&options.inbox_prefix)
@@ -82,10 +86,15 @@ pub(super) async fn connect(options: &JetStreamOptions) -> Result<Client, BusErr
             let wait = Duration::from_millis(50u64.saturating_mul(1 << tries.min(10)));
             wait.min(MOST_RECONNECT_WAIT)
         })
-        .event_callback(|event| async move {
-            match event {
-                event @ (async_nats::Event::Connected | async_nats::Event::Closed) => tracing::info!(%event, "NATS"),
-                event => tracing::warn!(%event, "NATS"),
+        .event_callback(move |event| {
+            let connection = name.clone();
+            async move {
+                match event {
+                    event @ (async_nats::Event::Connected | async_nats::Event::Closed) => {
+                        tracing::info!(connection, %event, "NATS")
+                    }
+                    event => tracing::warn!(connection, %event, "NATS"),
+                }
             }
         })
         .retry_on_initial_connect();

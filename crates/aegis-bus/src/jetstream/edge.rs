@@ -192,6 +192,10 @@ impl Bus for EdgeBus {
     fn servers(&self) -> Option<Servers> {
         self.bus.servers()
     }
+
+    fn is_connected(&self) -> bool {
+        self.bus.is_connected()
+    }
 }
 
 /// Hears what is written to a bucket, and asks for the whole of it at the start and whenever the connection was another one in between.

@@ -19,6 +19,8 @@ pub mod users;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::Client;
+use async_nats::connection::State;
 use async_nats::jetstream::{self, Context};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -49,7 +51,9 @@ pub struct JetStreamBus {
     /// How long an acknowledgement is waited for.
     timeout: Duration,
     retention: Retention,
-    finder: Finder,
+    /// Whether it makes room whenever a position moves.
+    makes_room: bool,
+    finder: Arc<Finder>,
     ttls: Arc<Ttls>,
 }
 
@@ -57,15 +61,30 @@ impl JetStreamBus {
     /// Connects, and answers at once: while no server can be reached, calls fail as `Unavailable` and the client goes on trying.
     pub async fn connect(options: &JetStreamOptions) -> Result<Arc<Self>, BusError> {
         let client = connect::connect(options).await?;
-        let finder = Finder::spawn(client.clone(), options.servers.clone());
+        let finder = Arc::new(Finder::spawn(client.clone(), options.servers.clone()));
+        Ok(Arc::new(Self::over(client, options, finder, Arc::default())))
+    }
+
+    /// Connects as another user of the same servers, and answers at once: what the servers are is found by one connection for all.
+    pub async fn connect_beside(&self, options: &JetStreamOptions) -> Result<Arc<Self>, BusError> {
+        let client = connect::connect(options).await?;
+        Ok(Arc::new(Self::over(client, options, Arc::clone(&self.finder), Arc::clone(&self.ttls))))
+    }
+
+    fn over(client: Client, options: &JetStreamOptions, finder: Arc<Finder>, ttls: Arc<Ttls>) -> Self {
         let context = jetstream::ContextBuilder::new()
             .timeout(options.timeout)
             // Our own window bounds what is in flight; waiting inside the client would hide who waits.
             .backpressure_on_inflight(false)
             .max_ack_inflight(publish::WINDOW * publish::MOST_PUBLISHERS)
             .build(client);
-        let (retention, ttls) = (Retention::default(), Arc::default());
-        Ok(Arc::new(Self { context, timeout: options.timeout, retention, finder, ttls }))
+        let retention = Retention::default();
+        Self { context, timeout: options.timeout, retention, makes_room: options.makes_room, finder, ttls }
+    }
+
+    /// Purges, where a stream is nearly full, what every registered consumer has passed. For who may; seldom, however often it is called.
+    pub async fn make_room(&self, stream: Stream) {
+        self.retention.make_room(&self.context, stream).await;
     }
 
     /// What the servers are: waits until one was reached and those that it names were asked.
@@ -75,7 +94,7 @@ impl JetStreamBus {
 
     /// The connection, for what is not on a stream.
     #[must_use]
-    pub fn client(&self) -> async_nats::Client {
+    pub fn client(&self) -> Client {
         self.context.client()
     }
 
@@ -168,7 +187,9 @@ impl Bus for JetStreamBus {
         }
         let place = serde_json::to_vec(&place).map_err(unavailable)?;
         kv::put(&self.context, Bucket::Leases, &key, Bytes::from(place), None).await?;
-        self.retention.make_room(&self.context, stream).await;
+        if self.makes_room {
+            self.make_room(stream).await;
+        }
         Ok(())
     }
 
@@ -220,6 +241,10 @@ impl Bus for JetStreamBus {
 
     fn servers(&self) -> Option<Servers> {
         self.finder.servers()
+    }
+
+    fn is_connected(&self) -> bool {
+        self.context.client().connection_state() == State::Connected
     }
 }
 

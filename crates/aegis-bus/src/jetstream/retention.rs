@@ -21,7 +21,7 @@ pub(super) struct Retention(Mutex<[Option<Instant>; 6]>);
 
 impl Retention {
     /// Purges the oldest messages that every registered consumer has passed, if the stream is nearly full. For whoever may: to another
-    /// user the server refuses it, and the next one that moves a position does it.
+    /// user the server does not answer, so it would be waited for.
     pub(super) async fn make_room(&self, context: &Context, stream: Stream) {
         let now = Instant::now();
         {

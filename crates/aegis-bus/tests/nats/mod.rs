@@ -10,6 +10,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// Every server that `scripts/setup.sh` installs. A test without one would test nothing.
@@ -187,5 +188,47 @@ async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, takes: Duration)
         if length == 0 || sender.send((Instant::now() + takes, buffer[..length].to_vec())).is_err() {
             break;
         }
+    }
+}
+
+/// Another address of the server, which can be cut: who came over it is thrown out, and nobody comes in until it is mended.
+pub struct Way {
+    pub url: String,
+    is_whole: watch::Sender<bool>,
+}
+
+impl Way {
+    pub async fn to(server: &Server) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("nats://{}", listener.local_addr().unwrap());
+        let to = server.url().trim_start_matches("nats://").to_owned();
+        let (is_whole, state) = watch::channel(true);
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                if !*state.borrow() {
+                    continue;
+                }
+                let mut state = state.clone();
+                let mut far = tokio::net::TcpStream::connect(&to).await.unwrap();
+                tokio::spawn(async move {
+                    let cut = async {
+                        let _the_same = state.wait_for(|is_whole| !*is_whole).await;
+                    };
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        () = cut => {}
+                    }
+                });
+            }
+        });
+        Self { url, is_whole }
+    }
+
+    pub fn cut(&self) {
+        self.is_whole.send_replace(false);
+    }
+
+    pub fn mend(&self) {
+        self.is_whole.send_replace(true);
     }
 }

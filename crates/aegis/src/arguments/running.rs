@@ -119,10 +119,10 @@ pub(crate) enum StreamsCommand {
         #[arg(long = "may-lose", value_name = "STREAM")]
         may_lose: Vec<String>,
     },
-    /// Where control runs: print the server's users, as a block for its configuration; one for each enrolled edge, `control` and `admin`
+    /// Where control runs: print the server's users, as a block for its configuration; one for each enrolled edge, `control`, each role in its process, and `admin`
     #[cfg(feature = "control")]
     Users {
-        /// Control's data folder; the logins of `control` and `admin` are made there
+        /// Control's data folder; the logins of `control`, of each role in its process and of `admin` are made there, where they are missing
         #[arg(long, value_name = "DIR", default_value = "aegis-data")]
         data: PathBuf,
         /// Write them to this file instead

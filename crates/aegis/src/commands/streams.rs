@@ -110,10 +110,16 @@ pub(crate) fn apply(args: &StreamsArgs, may_lose: &[String]) -> anyhow::Result<E
 #[cfg(feature = "control")]
 pub(crate) fn users(data: &std::path::Path, file: Option<&std::path::Path>) -> anyhow::Result<ExitCode> {
     crate::parts::make_private_folder(data)?;
+    if crate::users::make_logins(data)? {
+        eprintln!(
+            "aegis: each role has a login of its own now. Write these users where the NATS server reads them, restart it or reload it twice, and restart \
+             the control plane: as long as it runs with one user, the server refuses what that may no more"
+        );
+    }
     let text = super::runtime()?.block_on(async {
         let clock = std::sync::Arc::new(aegis_model::SystemClock);
         let store = crate::store::open_beside(data, clock).await?;
-        crate::users::of(data, &store).await
+        crate::users::of(data, std::path::Path::new(""), &store).await
     })?;
     match file {
         Some(file) => crate::users::write(file, &text)?,

@@ -1,21 +1,23 @@
 //! The server's users on real servers: each can do its work, and an edge reaches nothing that is not its own, whatever it names as the place for
-//! an answer.
+//! an answer. What roles may: `roles`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod house;
+#[path = "../nats/mod.rs"]
 mod nats;
+mod roles;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_bus::feed::{FeedPage, FeedRequest, page};
-use aegis_bus::users::{Role, User, inbox_prefix, render};
-use aegis_bus::{Bucket, Bus, EdgeBus, JetStreamBus, JetStreamOptions, Login, Message, Stream, definitions, subject};
-use aegis_model::{TenantId, partition_of};
+use aegis_bus::{Bucket, Bus, EdgeBus, JetStreamBus, Message, Stream, subject};
+use aegis_model::partition_of;
 use async_nats::ConnectOptions;
 use bytes::Bytes;
 use futures_util::StreamExt;
-use nats::{Server, servers};
+use house::{House, publish, tenant};
+use nats::servers;
 use nkeys::KeyPair;
 
 /// What nobody but its owner must reach, for `edge-1` of the tenant `acme`.
@@ -39,6 +41,7 @@ fn forbidden() -> Vec<String> {
         "backfill.edge-2".to_owned(),
         "_INBOX_edge-2.x".to_owned(),
         "_INBOX_control.x".to_owned(),
+        "_INBOX_soc.detect.x".to_owned(),
         "_INBOX_admin.x".to_owned(),
     ];
     let feed = [
@@ -54,75 +57,6 @@ fn forbidden() -> Vec<String> {
     let api = api.map(|request| format!("$JS.API.{request}"));
     let leases = "$KV.leases.position.ASE.detect".to_owned();
     of_others.into_iter().chain(feed.map(|key| format!("$KV.{key}"))).chain([leases]).chain(api).collect()
-}
-
-fn tenant(id: &str) -> TenantId {
-    TenantId::new(id).unwrap()
-}
-
-struct House {
-    server: Server,
-    keys: Vec<(String, KeyPair)>,
-}
-
-impl House {
-    async fn build(binary: &Path) -> Self {
-        let keys: Vec<(String, KeyPair)> =
-            ["admin", "control", "edge-1", "edge-2"].map(|id| (id.to_owned(), KeyPair::new_user())).into();
-        let role = |id: &str| match id {
-            "admin" => Role::Admin,
-            "control" => Role::Control,
-            id => Role::Edge { id: id.to_owned(), tenants: [tenant(if id == "edge-1" { "acme" } else { "beta" })].into() },
-        };
-        let users: Vec<User> = keys.iter().map(|(id, key)| User { role: role(id), nkey: key.public_key() }).collect();
-        let text = render(&users).unwrap();
-        // Whoever watches everything in the account of the streams, for the test alone.
-        let watched = text.replacen("users = [\n", "users = [\n      { user: watcher, password: watcher }\n", 1);
-        let house = Self { server: Server::start_with(binary, &watched), keys };
-        let admin = JetStreamBus::connect(&house.options("admin")).await.unwrap();
-        let small = definitions::Settings {
-            max_bytes: ["ASE", "APPROVALS", "ALERTS", "EPISODES", "CKPT", "DLQ"]
-                .into_iter()
-                .chain(["KV_containment", "KV_control", "KV_leases", "KV_trust"])
-                .map(|name| (name.to_owned(), 8 << 20))
-                .collect(),
-            ..definitions::Settings::default()
-        };
-        admin.apply_streams(&definitions::wanted(&small).unwrap(), &[]).await.unwrap();
-        assert!(admin.plan_streams(&definitions::wanted(&small).unwrap()).await.is_ok());
-        house
-    }
-
-    fn seed(&self, id: &str) -> String {
-        self.keys.iter().find(|(of, _)| of == id).unwrap().1.seed().unwrap()
-    }
-
-    fn options(&self, id: &str) -> JetStreamOptions {
-        JetStreamOptions {
-            login: Login::Nkey { seed: self.seed(id) },
-            inbox_prefix: inbox_prefix(id),
-            timeout: Duration::from_secs(3),
-            ..JetStreamOptions::new(self.server.url())
-        }
-    }
-
-    async fn control(&self) -> Arc<JetStreamBus> {
-        JetStreamBus::connect(&self.options("control")).await.unwrap()
-    }
-
-    async fn raw(&self, id: &str) -> async_nats::Client {
-        let options = ConnectOptions::new().custom_inbox_prefix(inbox_prefix(id)).nkey(self.seed(id));
-        options.connect(self.server.url()).await.unwrap()
-    }
-
-    async fn watcher(&self) -> async_nats::Client {
-        let options = ConnectOptions::new().user_and_password("watcher".to_owned(), "watcher".to_owned());
-        options.connect(self.server.url()).await.unwrap()
-    }
-}
-
-async fn publish(bus: &dyn Bus, stream: Stream, message: Message) -> u64 {
-    bus.publish(stream, vec![message]).await.pop().unwrap().unwrap().seq
 }
 
 /// Answers edges as control does.
@@ -157,17 +91,13 @@ async fn each_user_can_do_its_work() {
         edge.tell("hb.edge-1", Bytes::from_static(b"alive")).await.unwrap();
         assert_eq!(heartbeats.next().await.unwrap().payload, "alive");
 
-        // Control reads, remembers where it is, writes what it must, and makes room.
-        let mut events = control.subscribe(Stream::Ase, ">", 1).await.unwrap();
-        assert_eq!(events.next_batch(10, Duration::from_secs(5)).await.unwrap()[0].payload, "event");
-        control.set_consumer_position(Stream::Ase, "detect", 1).await.unwrap();
-        assert_eq!(control.consumer_position(Stream::Ase, "detect").await.unwrap(), 1);
-        publish(&*control, Stream::Alerts, Message::new("alert.acme.1", "alert").expecting(0)).await;
-        publish(&*control, Stream::Episodes, Message::new("episode.acme.1", "episode")).await;
-        publish(&*control, Stream::Ckpt, Message::new("ckpt.00", "checkpoint")).await;
-        publish(&*control, Stream::Ase, Message::new("tick.00", "{}")).await;
-        control.kv_update(Bucket::Leases, "detect.00", Bytes::from_static(b"me"), 0).await.unwrap();
-        assert!(control.kv_get(Bucket::Leases, "detect.00").await.unwrap().is_some());
+        // Control reads what is frozen, remembers where it is, and tells of rules.
+        let mut frozen = control.subscribe(Stream::Approvals, "approval.>", 1).await.unwrap();
+        assert_eq!(frozen.next_batch(10, Duration::from_secs(5)).await.unwrap()[0].payload, "frozen");
+        control.set_consumer_position(Stream::Approvals, "control-approvals", 1).await.unwrap();
+        assert_eq!(control.consumer_position(Stream::Approvals, "control-approvals").await.unwrap(), 1);
+        publish(&*control, Stream::Ase, Message::new("ruleset.00", "{}")).await;
+        publish(&*control, Stream::Ase, Message::new(event.replace("authorize_decision", "config_changed"), "change")).await;
 
         // The feed: what stood, and what comes.
         control.kv_put(Bucket::Control, "acme.tool.x", Bytes::from_static(b"tool")).await.unwrap();
