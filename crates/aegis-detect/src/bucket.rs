@@ -97,7 +97,7 @@ pub(crate) struct Bucket {
     /// What the texts of its events take.
     pub(crate) bytes: usize,
     /// None where no query follows it, or none did yet.
-    following: Option<Box<Following>>,
+    following: Option<Following>,
     /// The agent whose event made it, if that is known.
     pub(crate) made_by: Option<Arc<str>>,
     /// Of a deferred rule: the first instant that waits for its decision.
@@ -111,7 +111,8 @@ pub(crate) struct Bucket {
 /// How far an incremental query has come in a bucket's events, and what it knows of them.
 #[derive(Debug, Default)]
 struct Following {
-    known: Known,
+    /// None while it is shown events, or where it failed.
+    known: Option<Known>,
     /// The time of the last event that it was shown; none: it has seen none.
     shown: Option<Timestamp>,
     /// The newest event that a quota has taken since it was shown events of that time: it is to know nothing of it any more.
@@ -205,19 +206,17 @@ impl Bucket {
     /// What an incremental query knows, and the events that it is to be shown next: those from `oldest` on, the oldest that is new to it. What
     /// it knew of them is taken back.
     pub(crate) fn follow(&mut self, oldest: Timestamp, fresh: impl FnOnce() -> Known) -> (Known, &[Arc<SecurityEvent>]) {
-        let Following { known: kept, shown, taken } = &mut **self.following.get_or_insert_default();
-        let mut known = std::mem::take(kept);
-        let from = match *shown {
-            None => {
-                known = fresh();
-                *taken = None;
-                0
-            }
-            Some(shown) => {
+        let Following { known, shown, taken } = self.following.get_or_insert_default();
+        let (mut known, from) = match (*shown, known.take()) {
+            (Some(shown), Some(mut known)) => {
                 if oldest <= shown {
                     known.take_back(oldest.as_micros());
                 }
-                self.events[self.given_up..].partition_point(|e| e.ts < oldest)
+                (known, self.events[self.given_up..].partition_point(|e| e.ts < oldest))
+            }
+            _ => {
+                *taken = None;
+                (fresh(), 0)
             }
         };
         if let Some(newest) = taken.as_mut().filter(|newest| !newest.is_told) {
@@ -236,7 +235,7 @@ impl Bucket {
     /// Puts back what an incremental query knows now; without it, it is shown everything again.
     pub(crate) fn followed(&mut self, known: Option<Known>) {
         match known {
-            Some(known) => self.following.get_or_insert_default().known = known,
+            Some(known) => self.following.get_or_insert_default().known = Some(known),
             None => self.following = None,
         }
     }
@@ -264,8 +263,8 @@ impl Bucket {
         let expired = self.events().partition_point(|e| e.ts < before);
         if expired > 0 {
             self.give_up(expired);
-            if let Some(following) = &mut self.following {
-                following.known.drop_before(before.as_micros(), 0);
+            if let Some(known) = self.following.as_mut().and_then(|following| following.known.as_mut()) {
+                known.drop_before(before.as_micros(), 0);
             }
         }
     }

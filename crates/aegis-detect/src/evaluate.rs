@@ -314,10 +314,11 @@ impl RunningRule {
     }
 
     pub(crate) fn keep(&mut self, relevant: &[Arc<SecurityEvent>], quotas: Quotas) -> Touched {
-        let mut touched = Touched::default();
+        let by_bucket = by_bucket(relevant, &self.plan.buckets);
+        let mut touched = Touched::of(by_bucket.len());
         let mut lost = Vec::new();
         let looks_again = self.plan.reads_sides;
-        for (tenant, bucket, events) in by_bucket(relevant, &self.plan.buckets) {
+        for (tenant, bucket, events) in by_bucket {
             let (mut span, mut given_up, mut refused) = (None, 0, 0);
             let losses = &mut self.losses;
             let place = self.state.keep(tenant, &bucket, events, quotas, |event, kept| {
@@ -451,9 +452,10 @@ fn by_bucket<'a>(
     events: &'a [Arc<SecurityEvent>],
     columns: &[BucketColumn],
 ) -> Vec<(&'a TenantId, String, Few<&'a Arc<SecurityEvent>>)> {
-    let mut buckets: Vec<(&TenantId, String, Few<&Arc<SecurityEvent>>)> = Vec::new();
+    let mut buckets: Vec<(&TenantId, String, Few<&Arc<SecurityEvent>>)> = Vec::with_capacity(events.len());
     // Of each hash the buckets that have it: hardly ever more than one.
-    let mut places: HashMap<u64, Few<usize>, ahash::RandomState> = HashMap::default();
+    let mut places: HashMap<u64, Few<usize>, ahash::RandomState> =
+        HashMap::with_capacity_and_hasher(events.len(), ahash::RandomState::default());
     let hasher = ahash::RandomState::new();
     let mut bucket = String::new();
     for event in events {

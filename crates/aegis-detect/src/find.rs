@@ -143,11 +143,13 @@ impl RunningRule {
     ) -> Result<Vec<Found>, DetectError> {
         let Self { rule, plan, state, stats, sides, .. } = self;
         let Some(pipeline) = &plan.pipeline else { return Ok(Vec::new()) };
-        let (mut events, mut frames, mut whose) = (Vec::new(), Vec::new(), Vec::new());
+        // About one event of each, most of the time.
+        let count = buckets.size_hint().0;
+        let (mut frames, mut whose, mut shown) = (Vec::with_capacity(count), Vec::with_capacity(count), ShownEvents::new(count));
         for (bucket, oldest) in buckets {
             let fresh = || Known::Windows(pipeline.frames());
             let Some((known, new)) = state.follow(bucket, oldest, fresh) else { continue };
-            events.extend(with_origins(frames.len(), new));
+            shown.add(frames.len(), new);
             frames.push(known.into_frames());
             whose.push(bucket);
         }
@@ -155,10 +157,9 @@ impl RunningRule {
         let back_micros = plan.back_micros(rule.header.window_s * 1_000_000);
         let mut found = Vec::new();
         let mut ran = Ok(());
-        for part in parts(&events, pipeline.events_of_a_run()) {
+        while let Some((origins, events)) = shown.next_part(pipeline.events_of_a_run()) {
             stats.evals += 1;
-            let origins = part.iter().map(|(origin, _)| *origin).collect();
-            let batch = EventBatch::new(part.iter().map(|(_, event)| Arc::clone(event)).collect()).beside(sides);
+            let batch = EventBatch::new(events).beside(sides);
             ran = pipeline.run(&batch, origins, &mut frames, |rows, origins| {
                 let (always, never) = (Timestamp::from_micros(i64::MIN), Timestamp::from_micros(i64::MAX));
                 let of: BTreeSet<usize> = origins.iter().map(|origin| origin.bucket).collect();
@@ -204,31 +205,40 @@ impl Slice {
     }
 }
 
-/// The events that a query is shown of a bucket, in their order, and of each whose it is and when it was.
-pub(crate) fn with_origins(bucket: usize, events: &[Arc<SecurityEvent>]) -> impl Iterator<Item = (Origin, Arc<SecurityEvent>)> {
-    let mut last: Option<Origin> = None;
-    events.iter().map(move |event| {
-        let ts = event.ts.as_micros();
-        let place = last.filter(|before| before.ts == ts).map_or(0, |before| before.place.saturating_add(1));
-        let origin = Origin { bucket, ts, place, event: 0 };
-        last = Some(origin);
-        (origin, Arc::clone(event))
-    })
+/// The events that a query is shown, of each bucket in their order, and of each whose it is and when it was.
+#[derive(Debug)]
+pub(crate) struct ShownEvents {
+    origins: Vec<Origin>,
+    events: Vec<Arc<SecurityEvent>>,
 }
 
-/// Events in parts of about `size`; those of a bucket that have the same time stay together, for each of them sees the others.
-pub(crate) fn parts(
-    mut events: &[(Origin, Arc<SecurityEvent>)],
-    size: usize,
-) -> impl Iterator<Item = &[(Origin, Arc<SecurityEvent>)]> {
-    std::iter::from_fn(move || {
-        let last = events.get(size.min(events.len()).checked_sub(1)?)?;
-        let together =
-            events[size.min(events.len())..].iter().take_while(|e| (e.0.bucket, e.0.ts) == (last.0.bucket, last.0.ts)).count();
-        let (part, rest) = events.split_at(size.min(events.len()) + together);
-        events = rest;
-        Some(part)
-    })
+impl ShownEvents {
+    pub(crate) fn new(count: usize) -> Self {
+        Self { origins: Vec::with_capacity(count), events: Vec::with_capacity(count) }
+    }
+
+    /// Adds what is new of the next bucket.
+    pub(crate) fn add(&mut self, bucket: usize, events: &[Arc<SecurityEvent>]) {
+        let mut last: Option<Origin> = None;
+        for event in events {
+            let ts = event.ts.as_micros();
+            let place = last.filter(|before| before.ts == ts).map_or(0, |before| before.place.saturating_add(1));
+            let origin = Origin { bucket, ts, place, event: 0 };
+            last = Some(origin);
+            self.origins.push(origin);
+            self.events.push(Arc::clone(event));
+        }
+    }
+
+    /// Takes out the first of them, about `size`; those of a bucket that have the same time stay together, for each of them sees the others.
+    pub(crate) fn next_part(&mut self, size: usize) -> Option<(Vec<Origin>, Vec<Arc<SecurityEvent>>)> {
+        let first = size.min(self.origins.len());
+        let last = self.origins.get(first.checked_sub(1)?)?;
+        let is_beside = |origin: &&Origin| (origin.bucket, origin.ts) == (last.bucket, last.ts);
+        let end = first + self.origins[first..].iter().take_while(is_beside).count();
+        let (origins, events) = (self.origins.split_off(end), self.events.split_off(end));
+        Some((std::mem::replace(&mut self.origins, origins), std::mem::replace(&mut self.events, events)))
+    }
 }
 
 pub(crate) fn run_plan(

@@ -109,23 +109,17 @@ impl<P: InOrder> Split<P> {
     }
 }
 
-/// What is known for every window of a query.
-pub(crate) type Frames = SmallVec<[Split<Partition>; 1]>;
+/// What is known for every window of a query. It is handed about: in a box.
+pub(crate) type Frames = Box<SmallVec<[Split<Partition>; 1]>>;
 
 /// What is known for a row pattern.
-pub(crate) type Walks = Split<Walk>;
+pub(crate) type Walks = Box<Split<Walk>>;
 
 /// What a bucket knows, of whatever kind its query is.
 #[derive(Debug)]
 pub(crate) enum Known {
     Windows(Frames),
     Pattern(Walks),
-}
-
-impl Default for Known {
-    fn default() -> Self {
-        Self::Windows(Frames::new())
-    }
 }
 
 impl Known {
@@ -148,7 +142,7 @@ impl Known {
     pub(crate) fn into_frames(self) -> Frames {
         match self {
             Self::Windows(frames) => frames,
-            Self::Pattern(_) => Frames::new(),
+            Self::Pattern(_) => Frames::default(),
         }
     }
 

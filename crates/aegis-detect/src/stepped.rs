@@ -8,7 +8,7 @@ use aegis_model::{SecurityEvent, TenantId, Timestamp};
 
 use crate::error::DetectError;
 use crate::evaluate::{RunningRule, TouchedKeys};
-use crate::find::{ROWS_OF_A_RUN, newest_of, parts, run_plan, with_origins, within};
+use crate::find::{ROWS_OF_A_RUN, ShownEvents, newest_of, run_plan, within};
 use crate::impaired::Cause;
 use crate::known::{Known, Walks};
 use crate::output::Found;
@@ -175,14 +175,15 @@ impl RunningRule {
     ) -> Result<Vec<Steps<'t>>, DetectError> {
         let Self { rule, plan, state, sides, .. } = self;
         let Some(pattern) = &plan.row_pattern else { return Ok(Vec::new()) };
-        let (mut events, mut walks, mut asked) = (Vec::new(), Vec::new(), Vec::new());
+        let count = buckets.size_hint().0;
+        let (mut walks, mut asked, mut shown) = (Vec::with_capacity(count), Vec::with_capacity(count), ShownEvents::new(count));
         let mut work = Work::default();
         let mut numbers: HashMap<&TenantId, usize, ahash::RandomState> = HashMap::default();
         for (named, oldest, to) in buckets {
             let fresh = || Known::Pattern(Walks::default());
             let Some((known, new)) = state.follow(named, oldest, fresh) else { continue };
             let Named { tenant, bucket, .. } = named;
-            events.extend(with_origins(walks.len(), new));
+            shown.add(walks.len(), new);
             walks.push(known.into_walks());
             let next = numbers.len();
             work.add_bucket(*numbers.entry(tenant).or_insert(next));
@@ -190,9 +191,8 @@ impl RunningRule {
         }
         let back_micros = rule.header.window_s * 1_000_000;
         let mut ran = Ok(());
-        for part in parts(&events, pattern.events_of_a_run()) {
-            let origins = part.iter().map(|(origin, _)| *origin).collect();
-            let batch = EventBatch::new(part.iter().map(|(_, event)| Arc::clone(event)).collect()).beside(sides);
+        while let Some((origins, events)) = shown.next_part(pattern.events_of_a_run()) {
+            let batch = EventBatch::new(events).beside(sides);
             ran = pattern.run(&batch, origins, &mut walks, back_micros, &mut work, |bucket, run| {
                 let (steps, oldest, to) = &mut asked[bucket];
                 if within(run.instant, *oldest, *to) {

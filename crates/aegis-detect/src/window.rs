@@ -104,6 +104,11 @@ pub(crate) struct Touched(Vec<(TenantId, String, Option<Place>, Span)>);
 type Span = (Timestamp, Timestamp);
 
 impl Touched {
+    /// None, with room for so many.
+    pub(crate) fn of(count: usize) -> Self {
+        Self(Vec::with_capacity(count))
+    }
+
     /// Adds a bucket that is not there.
     pub(crate) fn add(&mut self, tenant: &TenantId, bucket: String, place: Option<Place>, span: Span) {
         self.0.push((tenant.clone(), bucket, place, span));
