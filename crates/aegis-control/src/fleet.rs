@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use aegis_bus::feed::{FeedPage, FeedRequest, LaneRequest, MOST_LANES, page};
+use aegis_bus::feed::{ConfirmRequest, FeedPage, FeedRequest, LaneRequest, page};
 use aegis_bus::{AskForMissing, BusError, Heard, subject, users};
 use aegis_keys::{Pinned, Scope, sign_notice, verify_notice};
 use aegis_model::{Beat, ContainmentAck, ContainmentState, Enforced, Heartbeat, Missing, TenantId, Timestamp};
@@ -136,7 +136,7 @@ impl Control {
         self.fleet.enrolled.read().get(edge_id).is_some_and(|tenants| tenants.len() == 1)
     }
 
-    fn serves(&self, edge_id: &str, tenant: &str) -> bool {
+    pub(crate) fn serves(&self, edge_id: &str, tenant: &str) -> bool {
         let enrolled = self.fleet.enrolled.read();
         enrolled.get(edge_id).is_some_and(|tenants| tenants.iter().any(|served| served.as_str() == tenant))
     }
@@ -273,6 +273,9 @@ impl Control {
         if let Ok(request) = serde_json::from_slice::<LaneRequest>(request) {
             return Ok(self.lane_heads(edge_id, &request).await);
         }
+        if let Ok(request) = serde_json::from_slice::<ConfirmRequest>(request) {
+            return Ok(self.confirm(edge_id, &request).await);
+        }
         let Ok(request) = serde_json::from_slice::<FeedRequest>(request) else {
             return Ok(FeedPage::refused("the request cannot be read"));
         };
@@ -291,29 +294,6 @@ impl Control {
     /// True while the history has all that was published some moments ago.
     pub(crate) fn history_is_whole(&self) -> bool {
         self.caught_up.lock().is_some_and(|at| at.elapsed() < CAUGHT_UP)
-    }
-
-    /// How far the history has lanes of an edge. Only while it has all that was published some moments ago: else nobody knows what is lost.
-    async fn lane_heads(&self, edge_id: &str, request: &LaneRequest) -> FeedPage {
-        if !self.history_is_whole() {
-            return FeedPage::refused("the history is behind");
-        }
-        let mut page = FeedPage::default();
-        for lane in request.lanes.iter().take(MOST_LANES) {
-            let Some(tenant) =
-                lane.split('.').next().filter(|tenant| self.serves(edge_id, tenant)).and_then(|t| TenantId::new(t).ok())
-            else {
-                continue;
-            };
-            if edge_of(lane) != edge_id {
-                continue;
-            }
-            match self.store.history_lane(&tenant, lane).await.map(|known| known.map_or(0, |known| known.head)) {
-                Ok(head) => page.entries.push((lane.clone(), Bytes::from(head.to_string()), 0)),
-                Err(error) => return FeedPage::refused(error.to_string()),
-            }
-        }
-        page
     }
 
     /// Writes control's sign of life.

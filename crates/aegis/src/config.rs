@@ -75,6 +75,8 @@ pub(crate) struct EdgeSection {
     /// How old the copy of the feed that an edge starts from while it cannot read the feed may be before mutating calls are denied, seconds; also how
     /// old its copy of what other edges made of runs may be before runs count as `unknown`.
     pub(crate) max_snapshot_age_s: i64,
+    /// How long after it was shipped a receipt should be in history and lake; then it is shipped again, seconds.
+    pub(crate) confirm_after_s: u64,
     /// Where an edge sends what control answers (approvals, outcomes); empty: where it enrolled.
     pub(crate) control_url: String,
 }
@@ -89,6 +91,7 @@ impl Default for EdgeSection {
             max_feed_age_s: 0,
             feed_stale_after_s: 60,
             max_snapshot_age_s: 3_600,
+            confirm_after_s: 30,
             control_url: String::new(),
         }
     }
@@ -287,6 +290,10 @@ impl Config {
         // The feed is read every five seconds: below, a reading or two that fail would be told of.
         if !(10..=86_400).contains(&self.edge.feed_stale_after_s) {
             bail!("edge.feed_stale_after_s must be 10 to 86400 seconds; it is {}", self.edge.feed_stale_after_s);
+        }
+        // Below, what is on its way would be shipped twice.
+        if !(5..=86_400).contains(&self.edge.confirm_after_s) {
+            bail!("edge.confirm_after_s must be 5 to 86400 seconds; it is {}", self.edge.confirm_after_s);
         }
         if self.ledger.max_batch == 0 || self.ledger.queue_capacity == 0 {
             bail!("ledger.max_batch and ledger.queue_capacity must be at least 1");

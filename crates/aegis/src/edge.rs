@@ -25,6 +25,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::config::Config;
+use crate::confirmed::{Confirmations, Meter};
 use crate::enrolled::{self, Enrolled};
 use crate::exposition::Exposition;
 use crate::forward::{Forward, forward};
@@ -59,8 +60,9 @@ pub(crate) struct RunningEdge {
     bus: Arc<EdgeBus>,
     /// Ships again what control says that it lacks.
     again: JoinHandle<()>,
-    /// And what it lacks without knowing.
+    /// And what the history lacks without knowing, and the lake.
     confirm: JoinHandle<()>,
+    confirmations: JoinHandle<()>,
     keep_offset: JoinHandle<()>,
     ledger: Ledger,
     shipper: Shipper,
@@ -115,7 +117,19 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<RunningEdge> {
     let beating = pulse.clone().spawn(bus.clone(), view.clone(), ledger.clone());
     let shipper = Shipper::spawn(ledger.clone(), bus.clone(), ShipperConfig::default()).context("shipping")?;
     let again = crate::again::spawn(bus, control_ring.clone(), enrolled.edge_id.clone(), shipper.again());
-    let confirm = crate::confirm::spawn(edge_bus.clone(), ledger.clone(), shipper.again());
+    let settled = Duration::from_secs(config.edge.confirm_after_s);
+    let confirm = crate::confirm::spawn(edge_bus.clone(), ledger.clone(), shipper.again(), settled);
+    let confirmed = Arc::new(Meter::default());
+    let confirmations = Confirmations {
+        bus: edge_bus.clone(),
+        ring: control_ring.clone(),
+        edge_id: enrolled.edge_id.clone(),
+        ledger: ledger.clone(),
+        again: shipper.again(),
+        settled,
+        meter: confirmed.clone(),
+    };
+    let confirmations = confirmations.spawn();
     let edge_config = EdgeConfig {
         max_body_bytes: config.edge.max_body_bytes,
         timestamp_skew_s: config.edge.timestamp_skew_s,
@@ -128,7 +142,7 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<RunningEdge> {
     let edge =
         Edge::open(edge_config, view.clone(), ledger.clone(), control_ring, trust, clock, metrics).await.context("edge")?;
 
-    let exposition = Exposition::of_edge(registry, edge_bus.clone(), ledger.clone());
+    let exposition = Exposition::of_edge(registry, edge_bus.clone(), ledger.clone(), confirmed);
     let control_url =
         if config.edge.control_url.is_empty() { enrolled.control_url.clone() } else { config.edge.control_url.clone() };
     let router = Router::new()
@@ -154,6 +168,7 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<RunningEdge> {
         bus: edge_bus,
         again,
         confirm,
+        confirmations,
         keep_offset,
         ledger,
         shipper,
@@ -205,6 +220,7 @@ impl RunningEdge {
         self.beating.abort();
         self.again.abort();
         self.confirm.abort();
+        self.confirmations.abort();
         self.keep_offset.abort();
         self.ledger.close().await.context("the ledger could not be closed; its lanes get a gap receipt at the next start")?;
         // Only now: an edge whose lanes are not closed is to be missed.

@@ -15,6 +15,8 @@ mod commands;
 mod config;
 #[cfg(feature = "edge")]
 mod confirm;
+#[cfg(feature = "edge")]
+mod confirmed;
 #[cfg(feature = "soc")]
 mod demo;
 #[cfg(feature = "edge")]

@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aegis_bus::{AskForMissing, Bus, BusError, EmbeddedBus, EmbeddedLimits, JetStreamBus, Keeper, Stream};
+use aegis_bus::{AskForMissing, Bus, BusError, EmbeddedBus, EmbeddedLimits, JetStreamBus, Keeper, LanesInLake, Stream};
 use aegis_control::{AppliedWatch, Control, ControlConfig, NoLocalEdge, RuleTrials};
 use aegis_detect::{RuleSet, Worker, WorkerConfig};
 use aegis_edge::{Edge, EdgeConfig, EdgeMetrics, EdgeView, FeedConfig, FeedFollower};
 use aegis_ingest::IngestState;
 use aegis_keys::{KeyRing, SigningKey, TrustTokenKey};
-use aegis_lake::{LakeConfig, LakeWorker};
+use aegis_lake::{LakeConfig, LakeLanes, LakeWorker};
 use aegis_ledger::Ledger;
 use aegis_model::{Clock, SystemClock};
 use aegis_respond::Responder;
@@ -133,6 +133,8 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     };
     let trial = RuleTrial::new(store.clone(), &data, common, By::Tenant, clock.clone());
     let rule_trials: Option<Arc<dyn RuleTrials>> = if config.detect.own_rules { Some(Arc::new(trial)) } else { None };
+    // The embedded bus loses nothing, and has no edges elsewhere that would prune.
+    let lake_lanes = (config.lake.enabled && config.nats.is_used()).then(|| Arc::new(LakeLanes::default()));
     let control_config = ControlConfig {
         agent_token_ttl_s: config.control.agent_token_ttl_s,
         callback_loopback: config.control.callback_loopback,
@@ -144,6 +146,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
             false => HashMap::new(),
         },
         ships_again,
+        lake: lake_lanes.clone().map(|lanes| lanes as Arc<dyn LanesInLake>),
         // Edges of their own can reach what a server carries, and no file of this process.
         edge_trust_key: config.nats.is_used().then(|| keys.trust.clone()),
         rule_trials,
@@ -206,6 +209,8 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
             lateness_micros,
             keep_micros: (keep_days > 0).then(|| keep_days.saturating_mul(MICROS_PER_DAY)),
             keepers: ledgers.iter().map(|(name, _)| (*name).to_owned()).collect(),
+            missing: lake_lanes.is_some().then(|| control.clone() as Arc<dyn AskForMissing>),
+            lanes: lake_lanes,
             ..LakeConfig::default()
         };
         lake = Some(Arc::new(LakeWorker::spawn(bus.clone(), store, receipt_ring, clock.clone(), writing).context("the lake")?));
