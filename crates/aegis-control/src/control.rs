@@ -174,6 +174,8 @@ pub struct Control {
     pub(crate) start: i64,
     /// What edges are to be asked for.
     pub(crate) missing: Asking,
+    /// Of which lanes their edges have pruned receipts that were asked for, and up to where.
+    pub(crate) pruned: Mutex<HashMap<String, i64>>,
     pub(crate) outbox: Outbox,
     pub(crate) rules: ToldRules,
     pub(crate) metrics: Metrics,
@@ -239,6 +241,7 @@ impl Control {
             caught_up: Mutex::default(),
             start,
             missing: Asking::default(),
+            pruned: Mutex::default(),
             outbox: Outbox::default(),
             rules: ToldRules::default(),
             metrics: Metrics::default(),

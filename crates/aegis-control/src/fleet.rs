@@ -240,7 +240,11 @@ impl Control {
     }
 
     pub(crate) fn take_ack(&self, heard: &Heard) -> Result<(), String> {
-        let (ack, pinned) = verify_notice::<ContainmentAck>(&self.ring, &heard.payload).map_err(|error| error.to_string())?;
+        let (ack, pinned) = match verify_notice::<ContainmentAck>(&self.ring, &heard.payload) {
+            Ok(verified) => verified,
+            // The other thing that an edge says there.
+            Err(error) => return self.take_pruned(heard).map_err(|other| format!("{error}; {other}")),
+        };
         check_speaker(&pinned, &ack.edge_id, &heard.subject)?;
         if is_too_long(&ack.enforced.target.target_id) || ack.boot.len() > MAX_ID {
             return Err("a name in it is too long".to_owned());
@@ -310,7 +314,7 @@ fn is_too_long(target_id: &str) -> bool {
 }
 
 /// Whether it was signed by the edge that it says, and told on the subject of that edge.
-fn check_speaker(pinned: &Pinned, edge_id: &str, subject: &str) -> Result<(), String> {
+pub(crate) fn check_speaker(pinned: &Pinned, edge_id: &str, subject: &str) -> Result<(), String> {
     let is_signer = matches!(&pinned.scope, Scope::Edge { edge_id: signer, .. } if signer == edge_id);
     if is_signer && edge_of(subject) == edge_id { Ok(()) } else { Err("it is signed by somebody else".to_owned()) }
 }
@@ -396,6 +400,10 @@ impl AskForMissing for Control {
         if let Some(here) = self.config.ships_again.get(edge_id) {
             here.ask(lane, from_seq, to_seq);
         } else if self.is_enrolled(edge_id) {
+            let from_seq = from_seq.max(self.pruned_through(lane).saturating_add(1));
+            if from_seq > to_seq {
+                return;
+            }
             self.missing.put(Missing { edge_id: edge_id.to_owned(), lane: lane.to_owned(), from_seq, to_seq });
         }
     }

@@ -57,6 +57,20 @@ impl Notice for Confirmed {
     const SCHEMA: &'static str = "aegis-confirmed-1";
 }
 
+/// An edge's answer, on `ack.<edge>`, to who asks for receipts of a lane that it has pruned: history and lake had them, and they are not lost by it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pruned {
+    pub edge_id: String,
+    pub lane: String,
+    /// Everything up to here was pruned.
+    pub through_seq: i64,
+}
+
+impl Notice for Pruned {
+    const SCHEMA: &'static str = "aegis-pruned-1";
+    const MAX_BYTES: usize = 4096;
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

@@ -34,6 +34,10 @@ pub(crate) struct Meter {
     pub(crate) again: AtomicU64,
     /// What was told as control's and is not, or is no answer.
     pub(crate) refused: AtomicU64,
+    /// Receipts that were pruned, since history and lake have them.
+    pub(crate) pruned: AtomicU64,
+    /// How often receipts were asked for again that were pruned.
+    pub(crate) pruned_asked: AtomicU64,
 }
 
 /// Asks, and ships again.
@@ -51,7 +55,7 @@ pub(crate) struct Confirmations {
 
 impl Confirmations {
     /// Goes on until aborted.
-    pub(crate) fn spawn(self) -> JoinHandle<()> {
+    pub(crate) fn spawn(self: Arc<Self>) -> JoinHandle<()> {
         tokio::spawn(async move {
             let mut book = Book::default();
             for n in 0u64.. {
@@ -85,7 +89,7 @@ impl Confirmations {
     }
 
     /// What control confirms of these lanes now; None where it does not, or has no lake.
-    async fn ask(&self, lanes: &[String]) -> Option<Confirmed> {
+    pub(crate) async fn ask(&self, lanes: &[String]) -> Option<Confirmed> {
         self.answer(lanes).await.inspect_err(|error| tracing::debug!(%error, "control confirms nothing")).ok()
     }
 

@@ -135,7 +135,11 @@ impl Collector for Confirmed {
         let help = "stretches of lanes that were shipped again because the lake did not have them";
         counter(&mut encoder, "aegis_lake_shipped_again", help, self.0.again.load(Ordering::Relaxed))?;
         let help = "confirmations that are not control's, or no answer to what was asked, and changed nothing";
-        counter(&mut encoder, "aegis_confirmations_refused", help, self.0.refused.load(Ordering::Relaxed))
+        counter(&mut encoder, "aegis_confirmations_refused", help, self.0.refused.load(Ordering::Relaxed))?;
+        let help = "receipts that were pruned from the ledger, since history and lake have them";
+        counter(&mut encoder, "aegis_ledger_pruned", help, self.0.pruned.load(Ordering::Relaxed))?;
+        let help = "requests for receipts that the ledger has pruned";
+        counter(&mut encoder, "aegis_ledger_pruned_asked", help, self.0.pruned_asked.load(Ordering::Relaxed))
     }
 }
 

@@ -33,6 +33,8 @@ mod lake;
 mod nats;
 #[cfg(feature = "edge")]
 mod parts;
+#[cfg(feature = "edge")]
+mod prune;
 #[cfg(feature = "soc")]
 mod rule_trial;
 #[cfg(feature = "edge")]

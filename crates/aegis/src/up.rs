@@ -29,6 +29,7 @@ use tokio::task::JoinHandle;
 use crate::adapters::{Containments, LocalEdge, PastInTheLake, RepositoryRegistry, StoredRules, StoredSecrets, WarmAsControl};
 use crate::changed_rules;
 use crate::config::Config;
+use crate::edge::MICROS_PER_DAY;
 use crate::exposition::Exposition;
 use crate::parts::{make_private_folder, open_ledger, prepare_folder, write_public_key};
 use crate::rule_trial::{By, RuleTrial};
@@ -43,8 +44,6 @@ const START_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long detection waits for a receipt that is missing in its lane: longer than a publisher takes to send it again.
 const HOLD_MS: i64 = 15_000;
-
-const MICROS_PER_DAY: i64 = 86_400_000_000;
 
 /// A running instance.
 #[derive(Debug)]
