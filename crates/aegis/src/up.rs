@@ -78,6 +78,9 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     if role == Role::Control && !config.nats.is_used() {
         bail!("a control plane without an edge needs NATS: name its server with --nats, or as nats.servers in the configuration");
     }
+    if config.ledger.keep_days > 0 {
+        tracing::warn!("ledger.keep_days is for an edge of its own; the ledgers of this process keep every receipt");
+    }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let data = prepare_folder(&config.data, &["edge", "control"])?;
     let packs = crate::commands::policy::read_packs(&config.policies)?;

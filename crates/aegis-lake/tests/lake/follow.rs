@@ -109,7 +109,7 @@ impl Line {
         }
     }
 
-    async fn number(&self, text: &str) -> i64 {
+    pub(crate) async fn number(&self, text: &str) -> i64 {
         let rows = all_of(ask(&self.lake, "acme", text).await.unwrap()).await.unwrap();
         rows.column(0).as_primitive::<Int64Type>().value(0)
     }

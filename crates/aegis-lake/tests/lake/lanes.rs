@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use aegis_bus::{AskForMissing, Bus, LanesInLake, Stream};
 use aegis_lake::{LakeConfig, LakeLanes, LakeWorker};
-use aegis_model::{LaneReach, WireEvent};
+use aegis_model::{LaneReach, Timestamp, WireEvent};
 use object_store::ObjectStore;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
@@ -120,4 +120,32 @@ async fn a_lake_that_was_lost_says_that_it_has_nothing() {
     lake.until("it was read", |lake| lake.reach(&lane).is_some()).await;
     assert_eq!(lake.reach(&lane), Some(LaneReach::none(tenant("acme"), lane.clone())));
     worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_lake_lacks_stays_in_the_ledger_and_the_rest_may_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut line = Line::open(folder.path()).await;
+    let mut sealed = line.seal(9).await;
+    line.ledger.close().await.unwrap();
+    sealed.extend(line.seal(0).await);
+    line.ledger.mark_shipped(line.ledger.last_row()).await;
+    let lane = lane_of(&sealed[0]);
+    assert_eq!(lane_of(&sealed[10]), lane, "its close");
+    line.publish(&sealed[..3]).await;
+    line.publish(&sealed[6..]).await;
+    let (lake, worker) = Followed::start(&line, 20);
+    lake.until("it has the lane", |lake| lake.reach(&lane).is_some_and(|reach| reach.head == 11)).await;
+    let prune =
+        async |through_seq: i64| line.ledger.prune_confirmed(&lane, through_seq, Timestamp::from_micros(i64::MAX)).await.unwrap();
+    assert_eq!(prune(lake.reach(&lane).unwrap().through()).await, 3);
+    assert_eq!(line.ledger.pruned_through(&lane).await.unwrap(), Some(3));
+    let left = line.ledger.read_lane(&lane, 1, 6, 100).await.unwrap();
+    let left: Vec<String> = left.iter().map(|item| item.sealed.wire.to_string()).collect();
+    assert_eq!(left, sealed[3..6], "what is asked for is there");
+    line.publish(&left).await;
+    lake.until("it came", |lake| lake.reach(&lane).is_some_and(|reach| reach.through() == 11)).await;
+    assert_eq!(prune(lake.reach(&lane).unwrap().through()).await, 7, "all but its end");
+    worker.stop().await;
+    assert_eq!(line.number("SELECT count(*) FROM events WHERE verified").await, 11);
 }
