@@ -246,7 +246,8 @@ impl<'a> Follow<'a> {
             self.writer.relieve().await?;
             let hours = u32::try_from(self.writer.hours_waiting()).unwrap_or(u32::MAX);
             let is_due = self.read > self.noted && flushed.elapsed() >= flush_every.max(PER_HOUR.saturating_mul(hours));
-            if is_last || is_due || self.writer.is_full() {
+            let is_full = self.writer.is_full() || self.lanes.as_ref().is_some_and(Lanes::is_full);
+            if is_last || is_due || is_full {
                 self.note().await?;
                 flushed = Instant::now();
             }

@@ -23,6 +23,8 @@ use crate::swap::{self, Version};
 const FOLDER: &str = "lanes";
 /// Lanes of one partition that are remembered.
 const MOST_LANES: usize = 20_000;
+/// Receipts that may be read before it is noted that they are written.
+const MOST_READ: usize = 500_000;
 /// So many go at once where there are more.
 const GO_AT_ONCE: usize = 64;
 /// Stretches of a lane that are remembered as missing, as many as `Gaps` has; a lane with more stands before the next one.
@@ -200,6 +202,8 @@ pub(crate) struct Lanes {
     gaps: Gaps,
     /// Receipts that were read and are not known to be written, by lane.
     read: HashMap<String, (TenantId, Vec<i64>)>,
+    /// How many those are.
+    count: usize,
 }
 
 impl Lanes {
@@ -237,20 +241,27 @@ impl Lanes {
             state.parts = parts;
             state.is_read = true;
         }
-        Ok(Self { shared: Arc::clone(shared), gaps, read: HashMap::new() })
+        Ok(Self { shared: Arc::clone(shared), gaps, read: HashMap::new(), count: 0 })
     }
 
     /// A proved receipt was read.
     pub(crate) fn read(&mut self, event: &SecurityEvent) {
         let (Some(lane), Some(seq)) = (&event.lane, event.seq) else { return };
+        self.count += 1;
         match self.read.get_mut(lane) {
             Some((_, seqs)) => seqs.push(seq),
             None => drop(self.read.insert(lane.clone(), (event.tenant_id.clone(), vec![seq]))),
         }
     }
 
+    /// True if it should be written now, and noted.
+    pub(crate) const fn is_full(&self) -> bool {
+        self.count >= MOST_READ
+    }
+
     /// All that was read is written.
     pub(crate) async fn written(&mut self, store: &Arc<dyn ObjectStore>, now: Timestamp) -> Result<(), LakeError> {
+        self.count = 0;
         for (lane, (tenant, mut seqs)) in std::mem::take(&mut self.read) {
             if !self.gaps.knows(&lane) {
                 // Where some were given up, one is followed that is seen from its beginning on: of another nobody knows what it had.

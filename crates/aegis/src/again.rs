@@ -1,4 +1,4 @@
-//! An edge's answer to control that receipts of it are missing behind the bus: it ships them again.
+//! An edge's answer to control that receipts of it are missing behind the bus: it ships them again, or says that it has pruned them.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
