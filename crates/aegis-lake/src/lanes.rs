@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::error::LakeError;
-use crate::layout::{hours, tenants};
+use crate::layout::{Hour, hours, tenants};
 use crate::manifest::Manifest;
 use crate::swap::{self, Version};
 
@@ -115,31 +115,43 @@ impl Part {
             let mut of_lane: BTreeMap<String, Vec<(i64, i64)>> = BTreeMap::new();
             let mut is_whole = true;
             for hour in hours(store, tenant).await? {
-                match Manifest::read(store, &hour).await {
+                match manifest_of(store, &hour).await {
                     Ok(manifest) => {
                         for (lane, runs) in manifest.receipts() {
                             of_lane.entry(lane.to_owned()).or_default().extend_from_slice(runs);
                         }
                     }
                     Err(error @ LakeError::Damaged { .. }) => {
-                        tracing::warn!(%error, "what this hour of the lake has is not known, and is not asked for again");
+                        tracing::warn!(%tenant, %error, "what this hour of the lake has is not known: nothing is said of the tenant's lanes of before");
                         is_whole = false;
                     }
                     Err(error) => return Err(error),
                 }
             }
+            if !is_whole {
+                // Shipped again, what it may have would only stand before the damaged hour.
+                part.is_cut = true;
+                continue;
+            }
             for (lane, runs) in of_lane {
-                let mut reach = of_runs(tenant, lane, runs);
-                if !is_whole {
-                    // Shipped again, they would only stand before the damaged hour.
-                    reach.missing.clear();
-                }
-                part.put(reach, now);
+                part.put(of_runs(tenant, lane, runs), now);
             }
         }
         part.keep_within(MOST_LANES);
         Ok(part)
     }
+}
+
+/// An hour's manifest; one that the store lost is damaged.
+async fn manifest_of(store: &Arc<dyn ObjectStore>, hour: &Hour) -> Result<Manifest, LakeError> {
+    let manifest = Manifest::read(store, hour).await?;
+    if manifest.generation == 0 {
+        let there = store.list_with_delimiter(Some(&Path::from(hour.folder()))).await?.objects;
+        if manifest.is_lost(there.iter().filter_map(|object| object.location.filename())) {
+            return Err(LakeError::damaged(Manifest::place(hour), "it is gone, and files that it named are there"));
+        }
+    }
+    Ok(manifest)
 }
 
 /// How far a lane is of which these runs, in any order, are there.
@@ -380,6 +392,27 @@ mod tests {
         swap::swap(&store, &place, b"{".to_vec(), &version).await.unwrap();
         let (_, shared) = open(&store).await;
         assert_eq!(known(&shared, "a", "a.e.1").1, 14);
+    }
+
+    #[tokio::test]
+    async fn where_an_hour_is_damaged_nothing_is_said_of_lanes_of_before() {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let mut writer = Writer::new(Arc::clone(&store), "s", [], WriterLimits::default());
+        writer.take(1, receipt("a", "a.e.1", 1), 100);
+        writer.take(2, receipt("a", "a.e.1", 9), 100);
+        writer.flush().await.unwrap();
+        let place = Manifest::place(&Hour::of(&receipt("a", "a.e.1", 9)));
+        let (_, version) = swap::read(&store, &place).await.unwrap().unwrap();
+        swap::swap(&store, &place, b"{".to_vec(), &version).await.unwrap();
+        let (mut lanes, shared) = open(&store).await;
+        assert_eq!((shared.reach(&tenant("a"), "a.e.1"), lanes.open_gaps()), (None, 0));
+        // Nor when it goes on; one that begins is followed.
+        for event in [receipt("a", "a.e.1", 12), receipt("a", "a.e.2", 1)] {
+            lanes.read(&event);
+        }
+        lanes.written(&store, Timestamp::default()).await.unwrap();
+        assert_eq!(shared.reach(&tenant("a"), "a.e.1"), None);
+        assert_eq!(known(&shared, "a", "a.e.2"), (1, 1, Vec::new()));
     }
 
     #[test]
