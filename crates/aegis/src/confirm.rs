@@ -40,14 +40,15 @@ pub(crate) struct Lane {
 
 impl Lane {
     /// Notes how far the lane is shipped; the seq that should have arrived by now, if any is to be asked for. What was shipped `settled` ago should have,
-    /// and twice as long each time that it did not.
+    /// and what is shipped again twice as long each time that nothing of it came.
     pub(crate) fn note(&mut self, shipped: i64, settled: Duration, now: Instant) -> Option<i64> {
         let (seq, since) = *self.noted.get_or_insert((shipped, now));
         if seq <= self.confirmed {
             self.noted = (shipped > self.confirmed).then_some((shipped, now));
             return None;
         }
-        let wait = settled.saturating_mul(1u32.checked_shl(self.tries).map_or(MOST_WAIT, |times| times.clamp(1, MOST_WAIT)));
+        let times = 1u32.checked_shl(self.tries.saturating_sub(1)).map_or(MOST_WAIT, |times| times.clamp(1, MOST_WAIT));
+        let wait = settled.saturating_mul(times);
         (now.saturating_duration_since(since) >= wait).then_some(seq)
     }
 
@@ -145,15 +146,15 @@ mod tests {
         assert_eq!(lane.note(9, SETTLED, at(29)), None);
         assert_eq!(lane.note(9, SETTLED, at(30)), Some(5), "what was there half a minute ago");
         assert_eq!(lane.confirm(3, 5, SETTLED, at(30)), Some((4, 5)));
-        assert_eq!(lane.note(9, SETTLED, at(40)), None, "it has longer to arrive again");
-        assert_eq!(lane.note(9, SETTLED, at(90)), Some(5));
-        assert_eq!(lane.confirm(9, 5, SETTLED, at(90)), None);
-        assert_eq!(lane.note(9, SETTLED, at(100)), None);
-        assert_eq!(lane.note(9, SETTLED, at(200)), None, "all of it is confirmed");
-        assert_eq!(lane.note(10, SETTLED, at(210)), None);
-        assert_eq!(lane.note(10, SETTLED, at(240)), Some(10));
-        assert_eq!(lane.confirm(9, 10, 2 * SETTLED, at(240)), None, "whoever is asked may be that far behind");
-        assert_eq!(lane.confirm(9, 10, 2 * SETTLED, at(270)), Some((10, 10)));
+        assert_eq!(lane.note(9, SETTLED, at(40)), None, "it has as long to arrive again");
+        assert_eq!(lane.note(9, SETTLED, at(60)), Some(5));
+        assert_eq!(lane.confirm(9, 5, SETTLED, at(60)), None);
+        assert_eq!(lane.note(9, SETTLED, at(70)), None);
+        assert_eq!(lane.note(9, SETTLED, at(170)), None, "all of it is confirmed");
+        assert_eq!(lane.note(10, SETTLED, at(180)), None);
+        assert_eq!(lane.note(10, SETTLED, at(210)), Some(10));
+        assert_eq!(lane.confirm(9, 10, 2 * SETTLED, at(210)), None, "whoever is asked may be that far behind");
+        assert_eq!(lane.confirm(9, 10, 2 * SETTLED, at(240)), Some((10, 10)));
     }
 
     #[test]
@@ -168,12 +169,12 @@ mod tests {
                 shipped.push(second);
             }
         }
-        assert_eq!(shipped[..5], [30, 90, 210, 450, 930]);
+        assert_eq!(shipped[..5], [30, 60, 120, 240, 480]);
         assert!(shipped.windows(2).all(|pair| pair[1] - pair[0] <= 30 * u64::from(MOST_WAIT)), "{shipped:?}");
         // It gets on: soon again.
         let last = begun + Duration::from_secs(50_000);
         assert_eq!(lane.note(7, SETTLED, last), Some(7));
         assert_eq!(lane.confirm(3, 7, SETTLED, last), Some((4, 7)));
-        assert_eq!(lane.note(7, SETTLED, last + 2 * SETTLED), Some(7));
+        assert_eq!(lane.note(7, SETTLED, last + SETTLED), Some(7));
     }
 }

@@ -49,7 +49,8 @@ impl Pruning {
     /// Prunes some of the lanes after one, by name.
     async fn turn(&self, after: &mut String) -> Result<(), LedgerError> {
         let ledger = &self.confirmations.ledger;
-        let Some(before) = self.before(ledger.latest(&[EventKind::AuthorizeDecision]).await?) else { return Ok(()) };
+        let Some(newest) = ledger.latest(&[EventKind::AuthorizeDecision]).await? else { return Ok(()) };
+        let before = old_before(newest, self.clock.now(), self.keep_micros);
         let lanes = ledger.old_lanes(before, after, MOST_LANES).await?;
         *after = if lanes.len() < MOST_LANES { String::new() } else { lanes.last().cloned().unwrap_or_default() };
         if lanes.is_empty() {
@@ -68,11 +69,11 @@ impl Pruning {
         }
         Ok(())
     }
+}
 
-    /// Receipts from before this may go. A start reads decisions back for a day before the newest, whatever the time is by then: those stay.
-    fn before(&self, newest: Option<Timestamp>) -> Option<Timestamp> {
-        newest.map(|newest| newest.min(self.clock.now()).plus_micros(-self.keep_micros))
-    }
+/// Receipts from before this may go. A start reads decisions back for a day before the newest, whatever the time is by then: those stay.
+fn old_before(newest: Timestamp, now: Timestamp, keep_micros: i64) -> Timestamp {
+    newest.min(now).plus_micros(-keep_micros)
 }
 
 /// Of the lanes that were asked for, up to where both have them.
@@ -86,6 +87,14 @@ mod tests {
     use aegis_model::LaneConfirmed;
 
     use super::*;
+
+    #[test]
+    fn what_a_start_reads_back_stays_however_late_it_starts() {
+        let at = Timestamp::from_micros;
+        assert_eq!(old_before(at(1000), at(1010), 100), at(900));
+        assert_eq!(old_before(at(1000), at(9000), 100), at(900), "nobody called for long");
+        assert_eq!(old_before(at(5000), at(1010), 100), at(910), "of a clock that was ahead then");
+    }
 
     #[test]
     fn only_what_history_and_lake_both_have_may_go() {
