@@ -34,6 +34,20 @@ pub struct LaneRequest {
     pub lanes: Vec<String>,
 }
 
+/// An edge asks on the same subject that control confirms, on `lake.<edge>`, how far history and lake have some lanes. The page that answers says whether
+/// it was told: it is empty, or refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConfirmRequest {
+    /// At most `MOST_LANES`.
+    pub confirm: Vec<String>,
+    /// Comes back with what is confirmed; `MOST_NONCE` bytes at most.
+    pub nonce: String,
+}
+
+/// Longest nonce of a request, bytes.
+pub const MOST_NONCE: usize = 64;
+
 /// Lanes of one request.
 pub const MOST_LANES: usize = 256;
 

@@ -8,6 +8,7 @@ pub mod conformance;
 mod embedded;
 mod error;
 pub mod feed;
+pub mod gaps;
 mod jetstream;
 pub mod message_id;
 pub mod subject;
@@ -15,7 +16,7 @@ pub mod subject;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aegis_model::Timestamp;
+use aegis_model::{LaneReach, TenantId, Timestamp};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -362,6 +363,15 @@ pub trait Bus: Send + Sync + std::fmt::Debug {
 pub trait AskForMissing: Send + Sync + std::fmt::Debug {
     /// The receipts of `from_seq` to `to_seq`, both included.
     fn ask(&self, lane: &str, from_seq: i64, to_seq: i64);
+}
+
+/// How far a lake has lanes, for good: what is published in its manifests, not what waits to be.
+pub trait LanesInLake: Send + Sync + std::fmt::Debug {
+    /// How far it has a lane of a tenant; a lane that it never saw it has not begun. None where that cannot be said.
+    fn reach(&self, tenant: &TenantId, lane: &str) -> Option<LaneReach>;
+
+    /// How long ago it had everything that was published then. None if it never had since the start.
+    fn behind(&self) -> Option<Duration>;
 }
 
 /// Something that was told.

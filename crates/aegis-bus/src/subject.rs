@@ -108,6 +108,12 @@ pub fn backfill(edge_id: &str) -> String {
     format!("backfill.{}", token(edge_id))
 }
 
+/// `lake.<edge>`: what control confirms to an edge that history and lake have.
+#[must_use]
+pub fn lake(edge_id: &str) -> String {
+    format!("lake.{}", token(edge_id))
+}
+
 /// `feed.<edge>`: what an edge asks of control's feed.
 #[must_use]
 pub fn feed(edge_id: &str) -> String {

@@ -4,16 +4,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use aegis_bus::gaps::Gaps;
 use aegis_bus::{Delivered, Stream, subject};
 use aegis_ledger::verify::Prover;
-use aegis_model::{EventKind, SecurityEvent, WireEvent};
-use aegis_store::{HistoryLane, HistoryRow, StoreError, Wire};
+use aegis_model::{EventKind, LaneReach, SecurityEvent, WireEvent};
+use aegis_store::{HistoryRow, StoreError, Wire};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::control::{Control, ControlError};
 use crate::follow::Follower;
-use crate::gaps::Gaps;
 use crate::progress::Progress;
 
 /// Name of this consumer on the bus.
@@ -164,8 +164,7 @@ async fn look_at_lane(
     let now = control.clock.now();
     if !gaps.knows(lane) {
         let known = control.store.history_lane(&row.tenant_id, lane).await?;
-        let fresh = || HistoryLane { tenant_id: row.tenant_id.clone(), lane: lane.clone(), head: 0, missing: Vec::new() };
-        gaps.begin(known.unwrap_or_else(fresh), now);
+        gaps.begin(known.unwrap_or_else(|| LaneReach::none(row.tenant_id.clone(), lane.clone())), now);
     }
     if let Some(event) = of_lane
         && !gaps.has(lane, seq)
@@ -177,12 +176,7 @@ async fn look_at_lane(
 }
 
 /// All in one transaction; if the store refuses one for what it is, that one is set aside.
-async fn insert(
-    control: &Control,
-    rows: &[HistoryRow],
-    origins: &[&Delivered],
-    lanes: &[HistoryLane],
-) -> Result<(), ControlError> {
+async fn insert(control: &Control, rows: &[HistoryRow], origins: &[&Delivered], lanes: &[LaneReach]) -> Result<(), ControlError> {
     match control.store.insert_history(rows, lanes).await {
         Ok(_) => return Ok(()),
         Err(error) if is_the_events_fault(&error) => {}

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use aegis_bus::{AskForMissing, Bus, Keeper};
+use aegis_bus::{AskForMissing, Bus, Keeper, LanesInLake};
 use aegis_keys::{KeyRing, SigningKey, TrustTokenKey};
 use aegis_ledger::Ledger;
 use aegis_model::{Clock, EntryKind};
@@ -65,6 +65,8 @@ pub struct ControlConfig {
     pub keepers: HashMap<Arc<str>, Arc<dyn Keeper>>,
     /// Who ships receipts of this process again, by the edge id in their lanes' names.
     pub ships_again: HashMap<String, Arc<dyn AskForMissing>>,
+    /// How far the lake has lanes, which is confirmed to edges; None: nothing is.
+    pub lake: Option<Arc<dyn LanesInLake>>,
     /// The key that an edge gets when it enrols, to MAC trust tokens with; None: no edge can enrol.
     pub edge_trust_key: Option<TrustTokenKey>,
     /// Who tries the rules that tenants' admins activate; None: they may not.
@@ -94,6 +96,7 @@ impl Default for ControlConfig {
             consumer_batch: 256,
             keepers: HashMap::new(),
             ships_again: HashMap::new(),
+            lake: None,
             edge_trust_key: None,
             rule_trials: None,
             history_bus: None,
@@ -179,6 +182,8 @@ pub struct Control {
     pub(crate) start: i64,
     /// What edges are to be asked for.
     pub(crate) missing: Asking,
+    /// Of which lanes their edges have pruned receipts that were asked for, and up to where.
+    pub(crate) pruned: Mutex<HashMap<String, i64>>,
     pub(crate) outbox: Outbox,
     pub(crate) rules: ToldRules,
     pub(crate) metrics: Metrics,
@@ -246,6 +251,7 @@ impl Control {
             caught_up: Mutex::default(),
             start,
             missing: Asking::default(),
+            pruned: Mutex::default(),
             outbox: Outbox::default(),
             rules: ToldRules::default(),
             metrics: Metrics::default(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use aegis_bus::feed::{FeedPage, FeedRequest, LaneRequest, MOST_LANES, page};
+use aegis_bus::feed::{ConfirmRequest, FeedPage, FeedRequest, LaneRequest, page};
 use aegis_bus::{AskForMissing, BusError, Heard, subject, users};
 use aegis_keys::{Pinned, Scope, sign_notice, verify_notice};
 use aegis_model::{Beat, ContainmentAck, ContainmentState, Enforced, Heartbeat, Missing, TenantId, Timestamp};
@@ -136,7 +136,7 @@ impl Control {
         self.fleet.enrolled.read().get(edge_id).is_some_and(|tenants| tenants.len() == 1)
     }
 
-    fn serves(&self, edge_id: &str, tenant: &str) -> bool {
+    pub(crate) fn serves(&self, edge_id: &str, tenant: &str) -> bool {
         let enrolled = self.fleet.enrolled.read();
         enrolled.get(edge_id).is_some_and(|tenants| tenants.iter().any(|served| served.as_str() == tenant))
     }
@@ -240,7 +240,11 @@ impl Control {
     }
 
     pub(crate) fn take_ack(&self, heard: &Heard) -> Result<(), String> {
-        let (ack, pinned) = verify_notice::<ContainmentAck>(&self.ring, &heard.payload).map_err(|error| error.to_string())?;
+        let (ack, pinned) = match verify_notice::<ContainmentAck>(&self.ring, &heard.payload) {
+            Ok(verified) => verified,
+            // The other thing that an edge says there.
+            Err(error) => return self.take_pruned(heard).map_err(|other| format!("{error}; {other}")),
+        };
         check_speaker(&pinned, &ack.edge_id, &heard.subject)?;
         if is_too_long(&ack.enforced.target.target_id) || ack.boot.len() > MAX_ID {
             return Err("a name in it is too long".to_owned());
@@ -273,6 +277,9 @@ impl Control {
         if let Ok(request) = serde_json::from_slice::<LaneRequest>(request) {
             return Ok(self.lane_heads(edge_id, &request).await);
         }
+        if let Ok(request) = serde_json::from_slice::<ConfirmRequest>(request) {
+            return Ok(self.confirm(edge_id, &request).await);
+        }
         let Ok(request) = serde_json::from_slice::<FeedRequest>(request) else {
             return Ok(FeedPage::refused("the request cannot be read"));
         };
@@ -293,29 +300,6 @@ impl Control {
         self.caught_up.lock().is_some_and(|at| at.elapsed() < CAUGHT_UP)
     }
 
-    /// How far the history has lanes of an edge. Only while it has all that was published some moments ago: else nobody knows what is lost.
-    async fn lane_heads(&self, edge_id: &str, request: &LaneRequest) -> FeedPage {
-        if !self.history_is_whole() {
-            return FeedPage::refused("the history is behind");
-        }
-        let mut page = FeedPage::default();
-        for lane in request.lanes.iter().take(MOST_LANES) {
-            let Some(tenant) =
-                lane.split('.').next().filter(|tenant| self.serves(edge_id, tenant)).and_then(|t| TenantId::new(t).ok())
-            else {
-                continue;
-            };
-            if edge_of(lane) != edge_id {
-                continue;
-            }
-            match self.store.history_lane(&tenant, lane).await.map(|known| known.map_or(0, |known| known.head)) {
-                Ok(head) => page.entries.push((lane.clone(), Bytes::from(head.to_string()), 0)),
-                Err(error) => return FeedPage::refused(error.to_string()),
-            }
-        }
-        page
-    }
-
     /// Writes control's sign of life.
     pub(crate) async fn beat(&self) -> Result<(), BusError> {
         let beat = Beat { at: self.clock.now(), start: self.start, n: self.fleet.beats.fetch_add(1, Ordering::Relaxed) };
@@ -330,7 +314,7 @@ fn is_too_long(target_id: &str) -> bool {
 }
 
 /// Whether it was signed by the edge that it says, and told on the subject of that edge.
-fn check_speaker(pinned: &Pinned, edge_id: &str, subject: &str) -> Result<(), String> {
+pub(crate) fn check_speaker(pinned: &Pinned, edge_id: &str, subject: &str) -> Result<(), String> {
     let is_signer = matches!(&pinned.scope, Scope::Edge { edge_id: signer, .. } if signer == edge_id);
     if is_signer && edge_of(subject) == edge_id { Ok(()) } else { Err("it is signed by somebody else".to_owned()) }
 }
@@ -416,6 +400,10 @@ impl AskForMissing for Control {
         if let Some(here) = self.config.ships_again.get(edge_id) {
             here.ask(lane, from_seq, to_seq);
         } else if self.is_enrolled(edge_id) {
+            let from_seq = from_seq.max(self.pruned_through(lane).saturating_add(1));
+            if from_seq > to_seq {
+                return;
+            }
             self.missing.put(Missing { edge_id: edge_id.to_owned(), lane: lane.to_owned(), from_seq, to_seq });
         }
     }

@@ -24,6 +24,7 @@ pub struct Metrics {
     pub(crate) approvals_given_up: Counter,
     pub(crate) feed_rewrites: Counter,
     pub(crate) notices_refused: Counter,
+    pub(crate) pruned_asked: Counter,
     pub(crate) run_labels_forgotten: Counter,
     pub(crate) edges_live: Gauge,
     pub(crate) edges_silent: Gauge,
@@ -44,6 +45,7 @@ impl Default for Metrics {
             approvals_given_up: Counter::default(),
             feed_rewrites: Counter::default(),
             notices_refused: Counter::default(),
+            pruned_asked: Counter::default(),
             run_labels_forgotten: Counter::default(),
             edges_live: Gauge::default(),
             edges_silent: Gauge::default(),
@@ -80,6 +82,11 @@ impl Metrics {
             "control_notices_refused",
             "Heartbeats, acknowledgements and requests of edges that were not believed, or were more than is taken of one edge",
             self.notices_refused.clone(),
+        );
+        registry.register(
+            "control_pruned_receipts_asked",
+            "Answers of edges that they have pruned what they were asked for",
+            self.pruned_asked.clone(),
         );
         registry.register(
             "control_run_labels_forgotten",

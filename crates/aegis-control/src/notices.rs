@@ -118,7 +118,7 @@ impl Notices {
         round
     }
 
-    fn may_warn(&self, edge_id: &str) -> bool {
+    pub(crate) fn may_warn(&self, edge_id: &str) -> bool {
         let mut warned = self.warned.lock();
         let is_due = warned.get(edge_id).is_none_or(|at| at.elapsed() >= WARN_EVERY);
         if is_due {

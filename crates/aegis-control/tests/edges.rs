@@ -5,14 +5,16 @@
 mod house;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use aegis_bus::{Bus, Message, Stream, subject};
-use aegis_keys::{AgentClaims, SigningKey, mint_agent_token};
+use aegis_bus::{AskForMissing, Bus, Hearing, Message, Stream, subject};
+use aegis_keys::{AgentClaims, KeyRing, SigningKey, mint_agent_token, sign_notice, verify_notice};
 use aegis_ledger::{Draft, Ledger, LedgerConfig};
-use aegis_model::{EventKind, Phase, RiskLevel, SecurityEvent, SourceTrust, TenantId};
+use aegis_model::{EventKind, Missing, Phase, Pruned, RiskLevel, SecurityEvent, SourceTrust, TenantId};
 use aegis_store::{EdgeKey, EdgePublicKeys, OutboxRow};
 use house::{House, key_text};
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 fn nkey() -> String {
     format!("U{}", "A".repeat(55))
@@ -263,4 +265,49 @@ async fn an_edge_s_key_signs_no_agent_in() {
     for key in [SigningKey::from_seed(&[1; 32]), house.edge_key.clone()] {
         house.get("/v1/approvals/x", &forged(&key)).await.refused(401, "invalid_credential");
     }
+}
+
+/// The next receipts that an edge is asked for, if it is asked soon.
+async fn asked_for(house: &House, hearing: &mut Box<dyn Hearing>) -> Option<(String, i64, i64)> {
+    let heard = timeout(Duration::from_secs(1), hearing.next()).await.ok()?.unwrap();
+    let ring = KeyRing::new([house.control_key.verifying_key()]);
+    let (missing, _) = verify_notice::<Missing>(&ring, &heard.payload).unwrap();
+    Some((missing.lane, missing.from_seq, missing.to_seq))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_is_not_asked_again_for_what_it_says_that_it_has_pruned() {
+    let house = House::build().await;
+    let key = SigningKey::from_seed(&[1; 32]);
+    let token = invite(&house, "edge-7", &[&house.acme.id]).await;
+    enroll(&house, &body(&token, 1)).await.expect(200);
+    let lane = format!("{}.edge-7.1", house.acme.id);
+    let mut hearing = house.bus.hear(&subject::backfill("edge-7")).await.unwrap();
+    house.control.ask(&lane, 1, 5);
+    assert_eq!(asked_for(&house, &mut hearing).await, Some((lane.clone(), 1, 5)));
+    let say = async |key: &SigningKey, lane: &str, through_seq: i64| {
+        let pruned = Pruned { edge_id: "edge-7".to_owned(), lane: lane.to_owned(), through_seq };
+        house.bus.tell(&subject::ack("edge-7"), sign_notice(key, &pruned).unwrap().into()).await.unwrap();
+    };
+    let of_another = format!("{}.edge-8.1", house.acme.id);
+    house
+        .until("it is asked for the rest alone", async || {
+            // By nobody that it pins for the edge, and of a lane that is not its own; each time, since control may not have listened yet.
+            say(&SigningKey::from_seed(&[3; 32]), &lane, 5).await;
+            say(&house.edge_key, &lane, 5).await;
+            say(&key, &of_another, 5).await;
+            say(&key, &lane, 3).await;
+            house.control.ask(&lane, 1, 5);
+            asked_for(&house, &mut hearing).await == Some((lane.clone(), 4, 5))
+        })
+        .await;
+    house.control.ask(&lane, 1, 3);
+    house.control.ask(&lane, 7, 8);
+    house
+        .until("the next that it is asked for is what it has", async || {
+            let asked = asked_for(&house, &mut hearing).await;
+            assert_ne!(asked, Some((lane.clone(), 1, 3)));
+            asked == Some((lane.clone(), 7, 8))
+        })
+        .await;
 }

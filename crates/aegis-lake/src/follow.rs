@@ -13,6 +13,7 @@ use object_store::ObjectStore;
 use tokio::time::Instant;
 
 use crate::error::LakeError;
+use crate::lanes::Lanes;
 use crate::layout::Hour;
 use crate::position::Position;
 use crate::swap::{Version, check_conditions};
@@ -109,6 +110,13 @@ struct Follow<'a> {
     prover: Prover,
     watermarks: Watermarks,
     stream: String,
+    /// How far lanes are, where that is followed.
+    lanes: Option<Lanes>,
+    begun: Instant,
+    /// How far the bus was at a moment.
+    mark: Option<(u64, Instant)>,
+    /// Everything that was published then has been read.
+    at_end: Option<Instant>,
     /// Everything up to here was handed to the writer, and when the bus stored the last of it.
     read: u64,
     stored_to: Option<Timestamp>,
@@ -157,6 +165,10 @@ impl<'a> Follow<'a> {
             }
         };
         check_conditions(store, &Position::at()).await?;
+        let lanes = match &config.lanes {
+            Some(shared) => Some(Lanes::open(store, shared, clock.now()).await?),
+            None => None,
+        };
         let start = position.place.seq;
         let first = bus.stream_state(Stream::Ase).await?.first_seq;
         if start > 0 && first > start + 1 {
@@ -186,6 +198,10 @@ impl<'a> Follow<'a> {
             prover: Prover::new(ring.clone()),
             watermarks: position.watermarks,
             stream: position.stream,
+            lanes,
+            begun: Instant::now(),
+            mark: None,
+            at_end: None,
             read: start,
             stored_to: position.stored_to,
             noted: start,
@@ -203,6 +219,7 @@ impl<'a> Follow<'a> {
         let mut give_up = None;
         loop {
             let is_stopping = self.shared.stopping();
+            let asked = Instant::now();
             let batch = self.subscription.next_batch(BATCH, WAIT.min(flush_every)).await?;
             for delivered in &batch {
                 self.take(delivered);
@@ -213,19 +230,31 @@ impl<'a> Follow<'a> {
                 looked = Instant::now();
                 // What comes last may be no event, and is never read.
                 let newest = if batch.is_empty() { self.read } else { self.bus.last_seq(Stream::Ase).await? };
-                self.shared.stats.lock().lag = newest.saturating_sub(self.read);
+                self.mark.get_or_insert((newest, asked));
+                let gaps = self.lanes.as_ref().map_or(0, Lanes::open_gaps);
+                let mut stats = self.shared.stats.lock();
+                stats.lag = newest.saturating_sub(self.read);
+                stats.gaps = gaps;
+            }
+            if batch.is_empty() {
+                self.at_end = Some(asked);
+                self.mark = None;
+            } else if let Some((_, at)) = self.mark.take_if(|(newest, _)| *newest <= self.read) {
+                self.at_end = self.at_end.max(Some(at));
             }
             let is_last = is_stopping && (batch.is_empty() || *give_up.get_or_insert(Instant::now() + DRAIN) <= Instant::now());
             self.writer.relieve().await?;
             let hours = u32::try_from(self.writer.hours_waiting()).unwrap_or(u32::MAX);
             let is_due = self.read > self.noted && flushed.elapsed() >= flush_every.max(PER_HOUR.saturating_mul(hours));
-            if is_last || is_due || self.writer.is_full() {
+            let is_full = self.writer.is_full() || self.lanes.as_ref().is_some_and(Lanes::is_full);
+            if is_last || is_due || is_full {
                 self.note().await?;
                 flushed = Instant::now();
             }
             if is_last {
                 return Ok(());
             }
+            self.tell_of_lanes().await?;
             if is_untidy || tidied.elapsed() >= TIDY_EVERY {
                 tidied = Instant::now();
                 is_untidy = self.tidy().await > 0;
@@ -256,7 +285,10 @@ impl<'a> Follow<'a> {
     /// Hands an event to the writer.
     fn take(&mut self, delivered: &Delivered) {
         match read(delivered, &mut self.prover, self.config) {
-            Some(mut event) => {
+            Some((mut event, is_proved)) => {
+                if is_proved && let Some(lanes) = &mut self.lanes {
+                    lanes.read(&event);
+                }
                 event.late = !self.watermarks.admit(&event, self.config.lateness_micros);
                 self.writer.take(delivered.seq, event, delivered.payload.len());
             }
@@ -264,18 +296,49 @@ impl<'a> Follow<'a> {
         }
     }
 
+    /// Says how far all lanes are, where nothing that was read waits to be written, and asks for what is missing of them.
+    async fn tell_of_lanes(&mut self) -> Result<(), LakeError> {
+        let Some(lanes) = &mut self.lanes else { return Ok(()) };
+        if self.read > self.noted {
+            return Ok(());
+        }
+        if let Some(at_end) = self.at_end {
+            lanes.is_whole(at_end);
+        }
+        let Some(missing) = &self.config.missing else { return Ok(()) };
+        if lanes.open_gaps() == 0 || self.begun.elapsed() < Duration::from_millis(self.config.ask_after_ms) {
+            return Ok(());
+        }
+        if self.has_written {
+            lanes.ask(&**missing, self.clock.now());
+            return Ok(());
+        }
+        // Nothing came since the start: whether it could be written is found out before anybody ships it again.
+        self.write_position().await?;
+        self.has_written = true;
+        Ok(())
+    }
+
+    async fn write_position(&mut self) -> Result<(), LakeError> {
+        let position = Position {
+            place: self.bus.place(Stream::Ase, self.read).await?,
+            stream: self.stream.clone(),
+            watermarks: self.watermarks.clone(),
+            stored_to: self.stored_to,
+            unfinished: self.writer.unfinished.iter().map(Hour::folder).collect(),
+        };
+        self.version = position.write(&self.writer.store, &self.version).await?;
+        Ok(())
+    }
+
     /// Writes what waits, and then how far that is.
     async fn note(&mut self) -> Result<(), LakeError> {
         self.writer.flush().await?;
+        if let Some(lanes) = &mut self.lanes {
+            lanes.written(&self.writer.store, self.clock.now()).await?;
+        }
         if self.read > self.noted {
-            let position = Position {
-                place: self.bus.place(Stream::Ase, self.read).await?,
-                stream: self.stream.clone(),
-                watermarks: self.watermarks.clone(),
-                stored_to: self.stored_to,
-                unfinished: self.writer.unfinished.iter().map(Hour::folder).collect(),
-            };
-            self.version = position.write(&self.writer.store, &self.version).await?;
+            self.write_position().await?;
             self.bus.set_consumer_position(Stream::Ase, CONSUMER, self.read).await?;
             self.noted = self.read;
         }
@@ -291,8 +354,9 @@ impl<'a> Follow<'a> {
     }
 }
 
-/// The event of a message, with what is added behind the seal. None: it is none.
-fn read(delivered: &Delivered, prover: &mut Prover, config: &LakeConfig) -> Option<SecurityEvent> {
+/// The event of a message, with what is added behind the seal, and whether its receipt proves itself and has its place in the lane, whatever it says.
+/// None: it is none.
+fn read(delivered: &Delivered, prover: &mut Prover, config: &LakeConfig) -> Option<(SecurityEvent, bool)> {
     let wire = WireEvent::read(&delivered.payload).ok()?;
     let mut event = wire.event().ok()?;
     let is_its_own = delivered.subject == subject::ase(&event.tenant_id, event.kind);
@@ -305,5 +369,5 @@ fn read(delivered: &Delivered, prover: &mut Prover, config: &LakeConfig) -> Opti
     event.bus_ts = Some(delivered.bus_ts);
     event.verified = is_proved && event.is_for_its_lane_to_say() && !is_ahead_of_time(&event);
     event.late = false;
-    Some(event)
+    Some((event, is_proved))
 }

@@ -183,6 +183,11 @@ impl Manifest {
         }
     }
 
+    /// The receipts that the hour has: of each lane, runs of first and last.
+    pub(crate) fn receipts(&self) -> impl Iterator<Item = (&str, &[(i64, i64)])> {
+        self.lanes.iter().map(|(lane, runs)| (lane.as_str(), runs.0.as_slice()))
+    }
+
     /// The files that may have rows of these times, each with the time of its first.
     pub(crate) fn objects_in_time(&self, hour: &Hour, span: Span) -> Vec<(i64, Path)> {
         let wanted = self.files.iter().filter(|file| span.meets(file.first_ts, file.last_ts));

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use aegis_bus::Bus;
+use aegis_bus::{AskForMissing, Bus};
 use aegis_keys::KeyRing;
 use aegis_model::Clock;
 use aegis_threads::{Stats, Worker};
@@ -12,6 +12,7 @@ use object_store::ObjectStore;
 
 use crate::error::LakeError;
 use crate::follow::run;
+use crate::lanes::LakeLanes;
 use crate::writer::WriterLimits;
 
 /// The name under which the lake's position is registered on the bus.
@@ -31,10 +32,16 @@ pub struct LakeConfig {
     /// Who keeps events in this process: what stands in one of these ledgers needs no proof.
     pub keepers: HashSet<String>,
     pub limits: WriterLimits,
+    /// Where it says how far it has lanes. None: it does not follow them.
+    pub lanes: Option<Arc<LakeLanes>>,
+    /// Whom it asks for receipts that are missing before a lane's head. None: nobody.
+    pub missing: Option<Arc<dyn AskForMissing>>,
+    /// How long it has gone on without a failure before it asks, milliseconds: a lake that cannot write has nothing shipped again.
+    pub ask_after_ms: u64,
 }
 
 impl Default for LakeConfig {
-    /// Ten seconds, two minutes, for good, a quarter of a minute, nobody.
+    /// Ten seconds, two minutes, for good, a quarter of a minute, nobody; a minute.
     fn default() -> Self {
         Self {
             flush_ms: 10_000,
@@ -43,6 +50,9 @@ impl Default for LakeConfig {
             give_up_ms: 15_000,
             keepers: HashSet::new(),
             limits: WriterLimits::default(),
+            lanes: None,
+            missing: None,
+            ask_after_ms: 60_000,
         }
     }
 }
@@ -54,6 +64,8 @@ pub struct LakeStats {
     pub position: u64,
     /// Messages in the stream behind what was read.
     pub lag: u64,
+    /// Stretches of lanes that are missing before something that it has.
+    pub gaps: usize,
     pub rows: u64,
     pub files: u64,
     /// Files that were merged and removed.

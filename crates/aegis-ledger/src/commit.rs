@@ -20,9 +20,6 @@ use crate::stats::Counters;
 /// Bytes that a probe writes: more than any row needs, so that a disk with room for a few bytes only does not look well.
 const PROBE_BYTES: i64 = 128 << 10;
 
-/// Rows that one prune deletes at most: the writer waits for it.
-const PRUNE_ROWS: i64 = 4096;
-
 /// How often a busy writer notes the shipped position.
 const SHIPPED_EVERY: Duration = Duration::from_millis(200);
 
@@ -248,34 +245,5 @@ impl Disk {
             }
             tokio::time::sleep(BUSY_PAUSE).await;
         }
-    }
-
-    /// Deletes up to `PRUNE_ROWS` shipped rows of ended lanes, none after `up_to_row` and never a lane's last receipt.
-    pub(crate) async fn prune(&mut self, up_to_row: i64) -> Result<u64, LedgerError> {
-        let unavailable = |e: sqlx::Error| LedgerError::Unavailable(e.to_string());
-        let bound = up_to_row.min(self.shipped);
-        let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await.map_err(unavailable)?;
-        let deleted = sqlx::query(
-            "DELETE FROM receipts WHERE row IN (SELECT r.row FROM receipts r JOIN lanes l ON l.lane_no = r.lane_no \
-             WHERE r.row <= ? AND l.state <> 'open' \
-             AND r.seq < (SELECT max(seq) FROM receipts WHERE lane_no = r.lane_no) ORDER BY r.row LIMIT ?)",
-        )
-        .bind(bound)
-        .bind(PRUNE_ROWS)
-        .execute(&mut *transaction)
-        .await
-        .map_err(unavailable)?
-        .rows_affected();
-        sqlx::query(
-            "DELETE FROM commits WHERE first_row + size - 1 <= ? \
-             AND NOT EXISTS (SELECT 1 FROM receipts WHERE row BETWEEN first_row AND first_row + size - 1) \
-             AND NOT EXISTS (SELECT 1 FROM quarantined_rows WHERE row BETWEEN first_row AND first_row + size - 1)",
-        )
-        .bind(bound)
-        .execute(&mut *transaction)
-        .await
-        .map_err(unavailable)?;
-        transaction.commit().await.map_err(unavailable)?;
-        Ok(deleted)
     }
 }

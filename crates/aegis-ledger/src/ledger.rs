@@ -19,6 +19,7 @@ use crate::entropy::Entropy;
 use crate::error::{LedgerError, SubmitError, read_error};
 use crate::gather::Gathering;
 use crate::lane::Identity;
+use crate::prune::Prunable;
 use crate::recovery;
 use crate::ring::{SealedReceiver, Slot};
 use crate::schema;
@@ -246,13 +247,15 @@ impl Ledger {
         self.inner.shared.rows_are_kept.store(true, Ordering::Release);
     }
 
-    /// Deletes some shipped rows of ended lanes, none after `up_to_row` and never a lane's last receipt. Returns how many; ask
-    /// again until none. The caller must know that the lake has them; refused where this process reads them again (`keep_rows`).
-    pub async fn prune_confirmed(&self, up_to_row: i64) -> Result<u64, LedgerError> {
+    /// Deletes some shipped receipts of a lane, up to `through_seq` and from before a time, and never its last: of an open lane the last 64. Returns
+    /// how many; ask again until none. The caller must know that history and lake have them; refused where this process reads them again
+    /// (`keep_rows`).
+    pub async fn prune_confirmed(&self, lane: &str, through_seq: i64, before: Timestamp) -> Result<u64, LedgerError> {
         if self.inner.shared.rows_are_kept.load(Ordering::Acquire) {
             return Err(LedgerError::Kept);
         }
-        self.ask(|reply| Command::Prune(up_to_row, reply)).await
+        let what = Prunable { lane: lane.to_owned(), through_seq, before };
+        self.ask(|reply| Command::Prune(what, reply)).await
     }
 
     /// Seals `close` in every open lane and takes no more drafts. What was queued before is written first. Reading and

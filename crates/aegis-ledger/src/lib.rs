@@ -18,6 +18,7 @@ mod ledger;
 mod lifecycle;
 mod loss;
 mod merkle;
+mod prune;
 mod quiet;
 mod read;
 mod reader;

@@ -9,6 +9,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use crate::LedgerError;
 use crate::gather::Hurry;
 use crate::loss::Losses;
+use crate::prune::Prunable;
 use crate::ring::{RingWeight, Slot};
 use crate::stats::Counters;
 
@@ -56,5 +57,5 @@ impl Shared {
 pub(crate) enum Command {
     Close(oneshot::Sender<Result<(), LedgerError>>),
     Shred(TenantId, oneshot::Sender<Result<(), LedgerError>>),
-    Prune(i64, oneshot::Sender<Result<u64, LedgerError>>),
+    Prune(Prunable, oneshot::Sender<Result<u64, LedgerError>>),
 }

@@ -19,6 +19,7 @@ use crate::draft::{Committed, Durability, Submission};
 use crate::gather::Gathering;
 use crate::lifecycle::LANES_PER_COMMIT;
 use crate::loss::Loss;
+use crate::prune::prune;
 use crate::ring::{Durable, Slot};
 use crate::rows::FROZEN_WEIGHT;
 use crate::schema;
@@ -138,13 +139,13 @@ impl Writer {
                 let shredded = self.shred(&tenant).await;
                 let _ = reply.send(shredded);
             }
-            Command::Prune(up_to_row, reply) => {
+            Command::Prune(what, reply) => {
                 // Nothing is pruned that the file does not have as shipped.
                 if self.writable() && self.disk.shipped_is_behind(&self.shared.counters) {
                     self.commit(Vec::new()).await;
                 }
-                let pruned = self.disk.prune(up_to_row).await;
-                let _ = reply.send(pruned);
+                let pruned = prune(&mut self.disk.connection, &what, self.disk.shipped).await;
+                let _ = reply.send(pruned.map_err(|error| LedgerError::Unavailable(error.to_string())));
             }
         }
     }

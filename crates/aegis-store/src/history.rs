@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use aegis_model::{Decision, EventId, EventKind, TenantId, Timestamp};
+use aegis_model::{Decision, EventId, EventKind, LaneReach, TenantId, Timestamp};
 use sqlx::AssertSqlSafe;
 use sqlx::any::AnyRow;
 
@@ -53,24 +53,13 @@ impl Wire {
     }
 }
 
-/// How far the history has a lane, counting proved receipts only: who forges one cannot say that another has arrived.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HistoryLane {
-    pub tenant_id: TenantId,
-    pub lane: String,
-    /// Its greatest `seq`.
-    pub head: i64,
-    /// Stretches before it that have not come, first and last `seq` of each, in order.
-    pub missing: Vec<(i64, i64)>,
-}
-
 /// Stretches of a lane that are kept; of more, those that came first.
 const MOST_MISSING: usize = 256;
 
-fn lane_of(r: &AnyRow) -> Result<HistoryLane, StoreError> {
+fn lane_of(r: &AnyRow) -> Result<LaneReach, StoreError> {
     let missing: String = row::get(r, "missing")?;
     let stretch = |text: &str| text.split_once('-').and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)));
-    Ok(HistoryLane {
+    Ok(LaneReach {
         tenant_id: row::tenant(r)?,
         lane: row::get(r, "lane")?,
         head: row::get(r, "head")?,
@@ -184,7 +173,7 @@ fn insert_of(rows: usize, dialect: Dialect) -> String {
 impl Store {
     /// Keeps events and how far their lanes are with them, all of them or (on an error) none, in one transaction. An event that is known already
     /// is left as it is, unless it is not proved and this one is. Returns how many were new.
-    pub async fn insert_history(&self, rows: &[HistoryRow], lanes: &[HistoryLane]) -> Result<u64, StoreError> {
+    pub async fn insert_history(&self, rows: &[HistoryRow], lanes: &[LaneReach]) -> Result<u64, StoreError> {
         if rows.is_empty() && lanes.is_empty() {
             return Ok(0);
         }
@@ -312,7 +301,7 @@ impl Store {
     }
 
     /// How far a lane is known.
-    pub async fn history_lane(&self, tenant: &TenantId, lane: &str) -> Result<Option<HistoryLane>, StoreError> {
+    pub async fn history_lane(&self, tenant: &TenantId, lane: &str) -> Result<Option<LaneReach>, StoreError> {
         let found = sqlx::query("SELECT * FROM history_lanes WHERE tenant_id = $1 AND lane = $2")
             .bind(tenant.as_str())
             .bind(lane)
@@ -322,7 +311,7 @@ impl Store {
     }
 
     /// Lanes of which something is missing: the first of every tenant, then the second of each, and so on.
-    pub async fn lanes_with_gaps(&self) -> Result<Vec<HistoryLane>, StoreError> {
+    pub async fn lanes_with_gaps(&self) -> Result<Vec<LaneReach>, StoreError> {
         let rows = sqlx::query(
             "SELECT tenant_id, lane, head, missing FROM (
                  SELECT l.*, ROW_NUMBER() OVER (PARTITION BY tenant_id ORDER BY lane) AS turn FROM history_lanes l WHERE missing <> ''

@@ -13,7 +13,7 @@ use crate::nats::NatsSection;
 const OTHER_VARIABLES: [&str; 7] =
     ["AEGIS_CONFIG", "AEGIS_CACHE", "AEGIS_BIN", "AEGIS_LOG", "AEGIS_ADMIN_KEY", "AEGIS_KILLS", "AEGIS_SEED"];
 
-/// Longest time that the lake's hours may be kept and still go: a hundred years, about.
+/// Longest time that the lake's hours, or an edge's receipts, may be kept and still go: a hundred years, about.
 const MOST_KEEP_DAYS: u64 = 36_500;
 
 /// Everything `aegis up`, `aegis control` and `aegis edge` can be told.
@@ -75,6 +75,8 @@ pub(crate) struct EdgeSection {
     /// How old the copy of the feed that an edge starts from while it cannot read the feed may be before mutating calls are denied, seconds; also how
     /// old its copy of what other edges made of runs may be before runs count as `unknown`.
     pub(crate) max_snapshot_age_s: i64,
+    /// How long after it was shipped a receipt should be in history and lake; then it is shipped again, seconds.
+    pub(crate) confirm_after_s: u64,
     /// Where an edge sends what control answers (approvals, outcomes); empty: where it enrolled.
     pub(crate) control_url: String,
 }
@@ -89,6 +91,7 @@ impl Default for EdgeSection {
             max_feed_age_s: 0,
             feed_stale_after_s: 60,
             max_snapshot_age_s: 3_600,
+            confirm_after_s: 30,
             control_url: String::new(),
         }
     }
@@ -104,11 +107,13 @@ pub(crate) struct LedgerSection {
     pub(crate) max_batch: usize,
     /// Most pages of a ledger file (4 KiB each); 0: no limit but the disk's.
     pub(crate) max_pages: u32,
+    /// How many days an edge of its own keeps receipts that history and lake have; 0: for good. The edge inside `aegis up` keeps all.
+    pub(crate) keep_days: u64,
 }
 
 impl Default for LedgerSection {
     fn default() -> Self {
-        Self { queue_capacity: 8192, max_batch: 512, max_pages: 0 }
+        Self { queue_capacity: 8192, max_batch: 512, max_pages: 0, keep_days: 0 }
     }
 }
 
@@ -288,8 +293,16 @@ impl Config {
         if !(10..=86_400).contains(&self.edge.feed_stale_after_s) {
             bail!("edge.feed_stale_after_s must be 10 to 86400 seconds; it is {}", self.edge.feed_stale_after_s);
         }
+        // Below, what is on its way would be shipped twice.
+        if !(5..=86_400).contains(&self.edge.confirm_after_s) {
+            bail!("edge.confirm_after_s must be 5 to 86400 seconds; it is {}", self.edge.confirm_after_s);
+        }
         if self.ledger.max_batch == 0 || self.ledger.queue_capacity == 0 {
             bail!("ledger.max_batch and ledger.queue_capacity must be at least 1");
+        }
+        // A start reads a day back, and counts from the newest.
+        if self.ledger.keep_days == 1 || self.ledger.keep_days > MOST_KEEP_DAYS {
+            bail!("ledger.keep_days must be 0 (for good), or 2 to {MOST_KEEP_DAYS} days; it is {}", self.ledger.keep_days);
         }
         if !(1..=3600).contains(&self.lake.flush_s) {
             bail!("lake.flush_s must be 1 to 3600 seconds; it is {}", self.lake.flush_s);
@@ -394,6 +407,11 @@ mod tests {
         assert_eq!((config.lake.url.as_str(), config.lake.http_host.as_str()), ("s3://lakes/prod", "minio.storage"));
         assert_eq!((config.lake.path_style, config.lake.credentials_file.as_path()), (false, Path::new("/etc/aegis/s3")));
         config.check().unwrap();
+        for keep_days in [1, MOST_KEEP_DAYS + 1] {
+            let of_ledger = LedgerSection { keep_days, ..LedgerSection::default() };
+            let refused = Config { ledger: of_ledger, ..config.clone() }.check().unwrap_err().to_string();
+            assert!(refused.contains("ledger.keep_days"), "{refused}");
+        }
         let too_long = LakeSection { keep_days: MOST_KEEP_DAYS + 1, ..config.lake.clone() };
         assert!(Config { lake: too_long, ..config }.check().unwrap_err().to_string().contains("lake.keep_days"));
     }

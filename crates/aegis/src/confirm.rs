@@ -1,5 +1,6 @@
-//! Whether what was shipped has arrived: an acknowledgement says that a server had it, and the server may lose it. So control is asked how far its
-//! history has each lane, and what it lacks at the end of one is shipped again. What it lacks in between, it asks for itself.
+//! Whether what was shipped has arrived in the history: an acknowledgement says that a server had it, and the server may lose it. So control is asked how
+//! far its history has each lane, and what it lacks at the end of one is shipped again. What it lacks in between, it asks for itself. Of the lake,
+//! see `confirmed`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,82 +8,114 @@ use std::time::Duration;
 
 use aegis_bus::feed::MOST_LANES;
 use aegis_bus::{AskForMissing, EdgeBus};
-use aegis_ledger::Ledger;
+use aegis_ledger::{Ledger, LedgerError};
 use aegis_shipper::ShipAgain;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 /// Time between two rounds.
-const EVERY: Duration = Duration::from_secs(10);
+pub(crate) const EVERY: Duration = Duration::from_secs(10);
 /// One round in so many looks at lanes that have ended too; the others at open ones.
 const ALL_LANES_EACH: u64 = 30;
-/// What was shipped so long ago should have arrived.
-const SETTLED: Duration = Duration::from_secs(30);
+/// Longest wait before a lane that does not get on is shipped again: so many times as long as at first.
+const MOST_WAIT: u32 = 128;
 /// Lanes that are read at a time.
 const PAGE: usize = 1000;
 
+/// Whether a round, counted from 0, looks at open lanes alone. Lanes of earlier starts are noted at once, and again when they should have arrived.
+pub(crate) const fn only_open(round: u64) -> bool {
+    round > 8 && round % ALL_LANES_EACH != 0
+}
+
 /// What is known of a lane.
 #[derive(Clone, Copy, Debug, Default)]
-struct Lane {
-    /// The history has it up to here.
+pub(crate) struct Lane {
+    /// Whoever is asked has it up to here.
     confirmed: i64,
     /// It was shipped up to here, as of then.
     noted: Option<(i64, Instant)>,
+    /// How often it was shipped again since it got on last.
+    tries: u32,
 }
 
 impl Lane {
-    /// Notes how far the lane is shipped; the seq that should have arrived by now, if any is to be asked for.
-    fn note(&mut self, shipped: i64, now: Instant) -> Option<i64> {
+    /// Notes how far the lane is shipped; the seq that should have arrived by now, if any is to be asked for. What was shipped `settled` ago should have,
+    /// and what is shipped again twice as long each time that nothing of it came.
+    pub(crate) fn note(&mut self, shipped: i64, settled: Duration, now: Instant) -> Option<i64> {
         let (seq, since) = *self.noted.get_or_insert((shipped, now));
         if seq <= self.confirmed {
             self.noted = (shipped > self.confirmed).then_some((shipped, now));
             return None;
         }
-        (now.saturating_duration_since(since) >= SETTLED).then_some(seq)
+        let times = 1u32.checked_shl(self.tries.saturating_sub(1)).map_or(MOST_WAIT, |times| times.clamp(1, MOST_WAIT));
+        let wait = settled.saturating_mul(times);
+        (now.saturating_duration_since(since) >= wait).then_some(seq)
     }
 
-    /// Takes what the history has; the stretch that it lacks.
-    fn confirm(&mut self, head: i64, due: i64, now: Instant) -> Option<(i64, i64)> {
-        self.confirmed = self.confirmed.max(head);
+    /// Takes how far whoever was asked has it; the stretch that is to be shipped again. Nothing of what was shipped less than `settled` ago.
+    pub(crate) fn confirm(&mut self, head: i64, due: i64, settled: Duration, now: Instant) -> Option<(i64, i64)> {
+        if head > self.confirmed {
+            (self.confirmed, self.tries) = (head, 0);
+        }
         if head >= due {
             self.noted = None;
             return None;
         }
+        if self.noted.is_none_or(|(_, since)| now.saturating_duration_since(since) < settled) {
+            return None;
+        }
         // It is shipped again, and has as long to arrive.
         self.noted = Some((due, now));
+        self.tries = self.tries.saturating_add(1);
         Some((head + 1, due))
     }
 }
 
-/// Asks, until aborted.
-pub(crate) fn spawn(bus: Arc<EdgeBus>, ledger: Ledger, again: ShipAgain) -> JoinHandle<()> {
+/// Asks, until aborted. What was shipped `settled` ago should have arrived.
+pub(crate) fn spawn(bus: Arc<EdgeBus>, ledger: Ledger, again: ShipAgain, settled: Duration) -> JoinHandle<()> {
     tokio::spawn(async move {
         let mut lanes = HashMap::new();
         for n in 0u64.. {
             sleep(EVERY).await;
-            // Lanes of earlier starts are noted at once, and again when they should have arrived.
-            let only_open = n > 8 && n % ALL_LANES_EACH != 0;
-            round(&bus, &ledger, &again, only_open, &mut lanes).await;
+            round(&bus, &ledger, &again, only_open(n), settled, &mut lanes).await;
         }
     })
 }
 
-async fn round(bus: &EdgeBus, ledger: &Ledger, again: &ShipAgain, only_open: bool, lanes: &mut HashMap<String, Lane>) {
+/// Notes how far the ledger's lanes are shipped, or the open ones; those of which something should have arrived by now, and up to where.
+pub(crate) async fn note_lanes(
+    ledger: &Ledger,
+    only_open: bool,
+    settled: Duration,
+    lanes: &mut HashMap<String, Lane>,
+) -> Result<Vec<(String, i64)>, LedgerError> {
     let (mut after, now, shipped) = (String::new(), Instant::now(), ledger.shipped_row().await);
     let mut due = Vec::new();
     loop {
-        let ends = match ledger.lane_ends(shipped, only_open, &after, PAGE).await {
-            Ok(ends) => ends,
-            Err(error) => return tracing::warn!(%error, "the lanes of the ledger cannot be read"),
-        };
-        let Some((last, _)) = ends.last() else { break };
+        let ends = ledger.lane_ends(shipped, only_open, &after, PAGE).await?;
+        let Some((last, _)) = ends.last() else { return Ok(due) };
         after.clone_from(last);
         for (lane, end) in ends {
-            if let Some(seq) = lanes.entry(lane.clone()).or_default().note(end, now) {
+            if let Some(seq) = lanes.entry(lane.clone()).or_default().note(end, settled, now) {
                 due.push((lane, seq));
             }
         }
     }
+}
+
+async fn round(
+    bus: &EdgeBus,
+    ledger: &Ledger,
+    again: &ShipAgain,
+    only_open: bool,
+    settled: Duration,
+    lanes: &mut HashMap<String, Lane>,
+) {
+    let due = match note_lanes(ledger, only_open, settled, lanes).await {
+        Ok(due) => due,
+        Err(error) => return tracing::warn!(%error, "the lanes of the ledger cannot be read"),
+    };
+    let now = Instant::now();
     for asked in due.chunks(MOST_LANES) {
         let names: Vec<String> = asked.iter().map(|(lane, _)| lane.clone()).collect();
         let heads: HashMap<String, i64> = match bus.lane_heads(&names).await {
@@ -91,7 +124,7 @@ async fn round(bus: &EdgeBus, ledger: &Ledger, again: &ShipAgain, only_open: boo
         };
         for (lane, seq) in asked {
             let (Some(head), Some(known)) = (heads.get(lane), lanes.get_mut(lane)) else { continue };
-            if let Some((from_seq, to_seq)) = known.confirm(*head, *seq, now) {
+            if let Some((from_seq, to_seq)) = known.confirm(*head, *seq, settled, now) {
                 tracing::warn!(lane, from_seq, to_seq, "what was acknowledged has not arrived; it is shipped again");
                 again.ask(lane, from_seq, to_seq);
             }
@@ -103,20 +136,45 @@ async fn round(bus: &EdgeBus, ledger: &Ledger, again: &ShipAgain, only_open: boo
 mod tests {
     use super::*;
 
+    const SETTLED: Duration = Duration::from_secs(30);
+
     #[test]
     fn a_lane_is_asked_for_when_it_should_have_arrived_and_shipped_again_from_what_is_there() {
         let (mut lane, begun) = (Lane::default(), Instant::now());
         let at = |seconds| begun + Duration::from_secs(seconds);
-        assert_eq!(lane.note(5, at(0)), None);
-        assert_eq!(lane.note(9, at(29)), None);
-        assert_eq!(lane.note(9, at(30)), Some(5), "what was there half a minute ago");
-        assert_eq!(lane.confirm(3, 5, at(30)), Some((4, 5)));
-        assert_eq!(lane.note(9, at(40)), None, "it has as long to arrive again");
-        assert_eq!(lane.note(9, at(60)), Some(5));
-        assert_eq!(lane.confirm(9, 5, at(60)), None);
-        assert_eq!(lane.note(9, at(70)), None);
-        assert_eq!(lane.note(9, at(170)), None, "all of it is confirmed");
-        assert_eq!(lane.note(10, at(180)), None);
-        assert_eq!(lane.note(10, at(210)), Some(10));
+        assert_eq!(lane.note(5, SETTLED, at(0)), None);
+        assert_eq!(lane.note(9, SETTLED, at(29)), None);
+        assert_eq!(lane.note(9, SETTLED, at(30)), Some(5), "what was there half a minute ago");
+        assert_eq!(lane.confirm(3, 5, SETTLED, at(30)), Some((4, 5)));
+        assert_eq!(lane.note(9, SETTLED, at(40)), None, "it has as long to arrive again");
+        assert_eq!(lane.note(9, SETTLED, at(60)), Some(5));
+        assert_eq!(lane.confirm(9, 5, SETTLED, at(60)), None);
+        assert_eq!(lane.note(9, SETTLED, at(70)), None);
+        assert_eq!(lane.note(9, SETTLED, at(170)), None, "all of it is confirmed");
+        assert_eq!(lane.note(10, SETTLED, at(180)), None);
+        assert_eq!(lane.note(10, SETTLED, at(210)), Some(10));
+        assert_eq!(lane.confirm(9, 10, 2 * SETTLED, at(210)), None, "whoever is asked may be that far behind");
+        assert_eq!(lane.confirm(9, 10, 2 * SETTLED, at(240)), Some((10, 10)));
+    }
+
+    #[test]
+    fn a_lane_that_does_not_get_on_is_shipped_again_ever_more_seldom() {
+        let (mut lane, begun) = (Lane::default(), Instant::now());
+        let mut shipped = Vec::new();
+        for second in 0..40_000u64 {
+            let now = begun + Duration::from_secs(second);
+            if let Some(due) = lane.note(7, SETTLED, now)
+                && lane.confirm(0, due, SETTLED, now).is_some()
+            {
+                shipped.push(second);
+            }
+        }
+        assert_eq!(shipped[..5], [30, 60, 120, 240, 480]);
+        assert!(shipped.windows(2).all(|pair| pair[1] - pair[0] <= 30 * u64::from(MOST_WAIT)), "{shipped:?}");
+        // It gets on: soon again.
+        let last = begun + Duration::from_secs(50_000);
+        assert_eq!(lane.note(7, SETTLED, last), Some(7));
+        assert_eq!(lane.confirm(3, 7, SETTLED, last), Some((4, 7)));
+        assert_eq!(lane.note(7, SETTLED, last + SETTLED), Some(7));
     }
 }

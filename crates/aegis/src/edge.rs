@@ -24,11 +24,14 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::again::Again;
 use crate::config::Config;
+use crate::confirmed::{Confirmations, Meter};
 use crate::enrolled::{self, Enrolled};
 use crate::exposition::Exposition;
 use crate::forward::{Forward, forward};
 use crate::parts::{open_ledger, prepare_folder};
+use crate::prune::Pruning;
 use crate::serve::serve;
 
 /// How long a stop waits for what was sealed to reach the bus.
@@ -43,6 +46,8 @@ const CLOCK_WAIT: Duration = Duration::from_secs(5);
 /// How often it is looked whether the next start should know of another correction, and which is worth it.
 const KEEP_OFFSET_EVERY: Duration = Duration::from_secs(2);
 const WORTH_KEEPING_US: u64 = 250_000;
+
+pub(crate) const MICROS_PER_DAY: i64 = 86_400_000_000;
 
 /// A running edge.
 #[derive(Debug)]
@@ -59,8 +64,11 @@ pub(crate) struct RunningEdge {
     bus: Arc<EdgeBus>,
     /// Ships again what control says that it lacks.
     again: JoinHandle<()>,
-    /// And what it lacks without knowing.
+    /// And what the history lacks without knowing, and the lake.
     confirm: JoinHandle<()>,
+    confirmations: JoinHandle<()>,
+    /// Where a setting says how long receipts are kept.
+    pruning: Option<JoinHandle<()>>,
     keep_offset: JoinHandle<()>,
     ledger: Ledger,
     shipper: Shipper,
@@ -106,6 +114,7 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<RunningEdge> {
 
     // A hold must not end, and nothing be dated, by a clock that is wrong. Without control, by what the start before knew.
     let _gone_without = timeout(CLOCK_WAIT, corrected.until_heard()).await;
+    let receipt_key = key.clone();
     let ledger = open_ledger(&config, &data, "edge", &enrolled.edge_id, key, &clock).await?;
     feed.tell_with(ledger.clone(), &enrolled.edge_id);
     let keep_offset = tokio::spawn(keep_offset(corrected, offset_file));
@@ -114,8 +123,32 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<RunningEdge> {
     }
     let beating = pulse.clone().spawn(bus.clone(), view.clone(), ledger.clone());
     let shipper = Shipper::spawn(ledger.clone(), bus.clone(), ShipperConfig::default()).context("shipping")?;
-    let again = crate::again::spawn(bus, control_ring.clone(), enrolled.edge_id.clone(), shipper.again());
-    let confirm = crate::confirm::spawn(edge_bus.clone(), ledger.clone(), shipper.again());
+    let settled = Duration::from_secs(config.edge.confirm_after_s);
+    let confirm = crate::confirm::spawn(edge_bus.clone(), ledger.clone(), shipper.again(), settled);
+    let confirmed = Arc::new(Meter::default());
+    let confirmations = Arc::new(Confirmations {
+        bus: edge_bus.clone(),
+        ring: control_ring.clone(),
+        edge_id: enrolled.edge_id.clone(),
+        ledger: ledger.clone(),
+        again: shipper.again(),
+        settled,
+        meter: confirmed.clone(),
+    });
+    let again = Again {
+        bus,
+        ring: control_ring.clone(),
+        edge_id: enrolled.edge_id.clone(),
+        key: receipt_key,
+        ledger: ledger.clone(),
+        shipper: shipper.again(),
+        meter: confirmed.clone(),
+    };
+    let again = again.spawn();
+    let keep_micros = i64::try_from(config.ledger.keep_days).unwrap_or(i64::MAX).saturating_mul(MICROS_PER_DAY);
+    let pruning = Pruning { confirmations: confirmations.clone(), clock: clock.clone(), keep_micros };
+    let pruning = (keep_micros > 0).then(|| pruning.spawn());
+    let confirmations = confirmations.spawn();
     let edge_config = EdgeConfig {
         max_body_bytes: config.edge.max_body_bytes,
         timestamp_skew_s: config.edge.timestamp_skew_s,
@@ -128,7 +161,7 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<RunningEdge> {
     let edge =
         Edge::open(edge_config, view.clone(), ledger.clone(), control_ring, trust, clock, metrics).await.context("edge")?;
 
-    let exposition = Exposition::of_edge(registry, edge_bus.clone(), ledger.clone());
+    let exposition = Exposition::of_edge(registry, edge_bus.clone(), ledger.clone(), confirmed);
     let control_url =
         if config.edge.control_url.is_empty() { enrolled.control_url.clone() } else { config.edge.control_url.clone() };
     let router = Router::new()
@@ -154,6 +187,8 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<RunningEdge> {
         bus: edge_bus,
         again,
         confirm,
+        confirmations,
+        pruning,
         keep_offset,
         ledger,
         shipper,
@@ -205,6 +240,10 @@ impl RunningEdge {
         self.beating.abort();
         self.again.abort();
         self.confirm.abort();
+        self.confirmations.abort();
+        if let Some(pruning) = &self.pruning {
+            pruning.abort();
+        }
         self.keep_offset.abort();
         self.ledger.close().await.context("the ledger could not be closed; its lanes get a gap receipt at the next start")?;
         // Only now: an edge whose lanes are not closed is to be missed.

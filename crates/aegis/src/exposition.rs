@@ -3,6 +3,7 @@
 #[cfg(feature = "soc")]
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use aegis_bus::Bus;
 #[cfg(feature = "soc")]
@@ -23,6 +24,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
+
+use crate::confirmed::Meter;
 
 /// What `/metrics` shows.
 #[derive(Clone, Debug)]
@@ -49,9 +52,10 @@ impl Exposition {
     }
 
     /// Of an edge: nothing detects here.
-    pub(crate) fn of_edge(mut registry: Registry, bus: Arc<dyn Bus>, ledger: Ledger) -> Self {
+    pub(crate) fn of_edge(mut registry: Registry, bus: Arc<dyn Bus>, ledger: Ledger, confirmed: Arc<Meter>) -> Self {
         registry.register_collector(Box::new(Carried { connections: vec![("edge", Arc::clone(&bus))], bus }));
         registry.register_collector(Box::new(Counted { ledgers: vec![ledger] }));
+        registry.register_collector(Box::new(Confirmed(confirmed)));
         Self { registry: Arc::new(registry) }
     }
 
@@ -133,6 +137,23 @@ impl Collector for Counted {
     }
 }
 
+/// What comes of control's confirmations to an edge.
+#[derive(Debug)]
+struct Confirmed(Arc<Meter>);
+
+impl Collector for Confirmed {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let help = "stretches of lanes that were shipped again because the lake did not have them";
+        counter(&mut encoder, "aegis_lake_shipped_again", help, self.0.again.load(Ordering::Relaxed))?;
+        let help = "confirmations that are not control's, or no answer to what was asked, and changed nothing";
+        counter(&mut encoder, "aegis_confirmations_refused", help, self.0.refused.load(Ordering::Relaxed))?;
+        let help = "receipts that were pruned from the ledger, since history and lake have them";
+        counter(&mut encoder, "aegis_ledger_pruned", help, self.0.pruned.load(Ordering::Relaxed))?;
+        let help = "requests for receipts that the ledger has pruned";
+        counter(&mut encoder, "aegis_ledger_pruned_asked", help, self.0.pruned_asked.load(Ordering::Relaxed))
+    }
+}
+
 /// What detection counts.
 #[cfg(feature = "soc")]
 #[derive(Debug)]
@@ -186,6 +207,8 @@ impl Collector for Written {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let lake = self.0.stats();
         gauge(&mut encoder, "aegis_lake_lag", "events that the lake has not read yet", lake.lag)?;
+        let help = "stretches of lanes that the lake lacks before something that it has, and asks for";
+        gauge(&mut encoder, "aegis_lake_gaps", help, lake.gaps as u64)?;
         gauge(&mut encoder, "aegis_lake_stands_still", "1 while the lake cannot go on", u64::from(lake.trouble.is_some()))?;
         counter(&mut encoder, "aegis_lake_rows", "events written to the lake", lake.rows)?;
         counter(&mut encoder, "aegis_lake_files", "files written to the lake, merged ones too", lake.files)?;

@@ -17,6 +17,8 @@ mod commands;
 mod config;
 #[cfg(feature = "edge")]
 mod confirm;
+#[cfg(feature = "edge")]
+mod confirmed;
 #[cfg(feature = "soc")]
 mod demo;
 #[cfg(feature = "edge")]
@@ -33,6 +35,8 @@ mod lake;
 mod nats;
 #[cfg(feature = "edge")]
 mod parts;
+#[cfg(feature = "edge")]
+mod prune;
 #[cfg(feature = "soc")]
 mod rule_trial;
 #[cfg(feature = "edge")]

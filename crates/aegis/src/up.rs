@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_bus::users::Part;
-use aegis_bus::{AskForMissing, Stream};
+use aegis_bus::{AskForMissing, LanesInLake, Stream};
 use aegis_control::{AppliedWatch, Control, ControlConfig, NoLocalEdge, RuleTrials};
 use aegis_detect::{RuleSet, Worker, WorkerConfig};
 use aegis_edge::{Edge, EdgeConfig, EdgeMetrics, EdgeView, FeedConfig, FeedFollower};
 use aegis_ingest::IngestState;
 use aegis_keys::{KeyRing, SigningKey, TrustTokenKey};
-use aegis_lake::{LakeConfig, LakeWorker};
+use aegis_lake::{LakeConfig, LakeLanes, LakeWorker};
 use aegis_ledger::Ledger;
 use aegis_model::{Clock, SystemClock};
 use aegis_respond::Responder;
@@ -31,6 +31,7 @@ use crate::adapters::{Containments, LocalEdge, PastInTheLake, RepositoryRegistry
 use crate::carrier::{Carrier, keeper};
 use crate::changed_rules;
 use crate::config::Config;
+use crate::edge::MICROS_PER_DAY;
 use crate::exposition::{Carried, Exposition};
 use crate::parts::{make_private_folder, open_ledger, prepare_folder, write_public_key};
 use crate::rule_trial::{By, RuleTrial};
@@ -41,8 +42,6 @@ const SHIP_DRAIN: Duration = Duration::from_secs(5);
 
 /// How long detection waits for a receipt that is missing in its lane: longer than a publisher takes to send it again.
 const HOLD_MS: i64 = 15_000;
-
-const MICROS_PER_DAY: i64 = 86_400_000_000;
 
 /// A running instance.
 #[derive(Debug)]
@@ -78,6 +77,9 @@ pub(crate) enum Role {
 pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running> {
     if role == Role::Control && !config.nats.is_used() {
         bail!("a control plane without an edge needs NATS: name its server with --nats, or as nats.servers in the configuration");
+    }
+    if config.ledger.keep_days > 0 {
+        tracing::warn!("ledger.keep_days is for an edge of its own; the ledgers of this process keep every receipt");
     }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let data = prepare_folder(&config.data, &["edge", "control"])?;
@@ -128,6 +130,8 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     };
     let trial = RuleTrial::new(store.clone(), &data, common, By::Tenant, clock.clone());
     let rule_trials: Option<Arc<dyn RuleTrials>> = if config.detect.own_rules { Some(Arc::new(trial)) } else { None };
+    // The embedded bus loses nothing, and has no edges elsewhere that would prune.
+    let lake_lanes = (config.lake.enabled && config.nats.is_used()).then(|| Arc::new(LakeLanes::default()));
     let control_config = ControlConfig {
         agent_token_ttl_s: config.control.agent_token_ttl_s,
         callback_loopback: config.control.callback_loopback,
@@ -139,6 +143,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
             false => HashMap::new(),
         },
         ships_again,
+        lake: lake_lanes.clone().map(|lanes| lanes as Arc<dyn LanesInLake>),
         // Edges of their own can reach what a server carries, and no file of this process.
         edge_trust_key: config.nats.is_used().then(|| keys.trust.clone()),
         rule_trials,
@@ -204,6 +209,8 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
             lateness_micros,
             keep_micros: (keep_days > 0).then(|| keep_days.saturating_mul(MICROS_PER_DAY)),
             keepers: ledgers.iter().map(|(name, _)| (*name).to_owned()).collect(),
+            missing: lake_lanes.is_some().then(|| control.clone() as Arc<dyn AskForMissing>),
+            lanes: lake_lanes,
             ..LakeConfig::default()
         };
         let writer = LakeWorker::spawn(carrier.of(Part::Lake), store, receipt_ring, clock.clone(), writing);

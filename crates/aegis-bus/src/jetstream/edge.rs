@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use super::{JetStreamBus, JetStreamOptions, kv, unavailable};
-use crate::feed::{FeedPage, FeedRequest, LaneRequest};
+use crate::feed::{ConfirmRequest, FeedPage, FeedRequest, LaneRequest};
 use crate::{
     Acks, Bucket, Bus, BusError, Hearing, KvWatch, MAX_PAYLOAD, Message, PubAck, Servers, Stream, StreamState, Subscription,
     subject,
@@ -59,6 +59,13 @@ impl EdgeBus {
         let page = self.asker().ask(&LaneRequest { lanes: lanes.to_vec() }, "its lanes").await?;
         let head = |value: &Bytes| std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
         Ok(page.entries.into_iter().filter_map(|(lane, value, _)| Some((lane, head(&value)?))).collect())
+    }
+
+    /// Has control confirm how far history and lake have these lanes, at most `MOST_LANES`; an error where it cannot say. What it confirms is told on
+    /// `lake.<edge>`, with this nonce: whoever waits for it listens before.
+    pub async fn confirm(&self, lanes: &[String], nonce: &str) -> Result<(), BusError> {
+        let request = ConfirmRequest { confirm: lanes.to_vec(), nonce: nonce.to_owned() };
+        self.asker().ask(&request, "what is confirmed").await.map(drop)
     }
 
     /// Waits until what was told has gone out: a process that ends takes with it what has not.

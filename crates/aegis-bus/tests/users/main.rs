@@ -102,8 +102,16 @@ async fn each_user_can_do_its_work() {
         // The feed: what stood, and what comes.
         control.kv_put(Bucket::Control, "acme.tool.x", Bytes::from_static(b"tool")).await.unwrap();
         control.kv_put(Bucket::Control, "beta.tool.x", Bytes::from_static(b"of others")).await.unwrap();
+        let mut confirmed = edge.hear(&subject::lake("edge-1")).await.unwrap();
+        let mut missing = edge.hear(&subject::backfill("edge-1")).await.unwrap();
         let all = edge.kv_all(Bucket::Control, "acme.>").await.unwrap();
         assert_eq!(all.iter().map(|(key, ..)| key.as_str()).collect::<Vec<_>>(), ["acme.tool.x"]);
+        // What control says to the edge alone: the answer came behind its listening.
+        control.tell(&subject::lake("edge-1"), Bytes::from_static(b"confirmed")).await.unwrap();
+        control.tell(&subject::backfill("edge-1"), Bytes::from_static(b"missing")).await.unwrap();
+        let told = async { (confirmed.next().await.unwrap().payload, missing.next().await.unwrap().payload) };
+        let told = tokio::time::timeout(Duration::from_secs(10), told).await.unwrap();
+        assert_eq!(told, (Bytes::from_static(b"confirmed"), Bytes::from_static(b"missing")));
         let mut watch = edge.kv_watch(Bucket::Containment, "acme.>").await.unwrap();
         let mut beat = edge.kv_watch(Bucket::Control, subject::BEAT).await.unwrap();
         let heard = tokio::spawn(async move { (watch.next().await.unwrap(), beat.next().await.unwrap()) });

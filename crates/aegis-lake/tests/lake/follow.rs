@@ -17,27 +17,27 @@ use tokio::time::Instant;
 use crate::house::{all_of, ask, tenant};
 use crate::server::S3Server;
 
-const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A ledger, a bus and a lake in one folder.
-struct Line {
-    ledger: Ledger,
-    bus: Arc<EmbeddedBus>,
+pub(crate) struct Line {
+    pub(crate) ledger: Ledger,
+    pub(crate) bus: Arc<EmbeddedBus>,
     key: SigningKey,
     clock: Arc<dyn Clock>,
-    lake: Arc<dyn ObjectStore>,
+    pub(crate) lake: Arc<dyn ObjectStore>,
     read: i64,
 }
 
 impl Line {
-    async fn open(folder: &Path) -> Self {
+    pub(crate) async fn open(folder: &Path) -> Self {
         let lake = folder.join("lake");
         std::fs::create_dir_all(&lake).unwrap();
         Self::open_on(folder, Folder::open(&lake).unwrap()).await
     }
 
     /// The same with its lake elsewhere.
-    async fn open_on(folder: &Path, lake: Arc<dyn ObjectStore>) -> Self {
+    pub(crate) async fn open_on(folder: &Path, lake: Arc<dyn ObjectStore>) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let key = SigningKey::from_seed(&[7; 32]);
         let config = LedgerConfig::new(folder.join("ledger.db"), "edge-1", "edge");
@@ -52,14 +52,17 @@ impl Line {
 
     /// So many milliseconds behind a stop.
     fn worker_that_gives_up(&self, give_up_ms: u64) -> LakeWorker {
+        self.worker_with(LakeConfig { flush_ms: 20, give_up_ms, ..LakeConfig::default() })
+    }
+
+    pub(crate) fn worker_with(&self, config: LakeConfig) -> LakeWorker {
         let ring = KeyRing::new([self.key.verifying_key()]);
-        let config = LakeConfig { flush_ms: 20, give_up_ms, ..LakeConfig::default() };
         let bus: Arc<dyn Bus> = Arc::clone(&self.bus) as Arc<dyn Bus>;
         LakeWorker::spawn(bus, Arc::clone(&self.lake), ring, Arc::clone(&self.clock), config).unwrap()
     }
 
     /// Seals decisions and answers them as the ledger wants them shipped, the lane's opening among them.
-    async fn seal(&mut self, count: usize) -> Vec<String> {
+    pub(crate) async fn seal(&mut self, count: usize) -> Vec<String> {
         for _ in 0..count {
             let mut event = SecurityEvent::new(tenant("acme"), "edge-1", "edge", EventKind::AuthorizeDecision, self.clock.now());
             (event.agent_id, event.decision) = (Some("a".into()), Some(Decision::Deny));
@@ -70,7 +73,7 @@ impl Line {
         items.iter().map(|item| item.sealed.wire.to_string()).collect()
     }
 
-    async fn publish(&self, wires: &[String]) {
+    pub(crate) async fn publish(&self, wires: &[String]) {
         let message = |wire: &String| {
             let event = WireEvent::read(wire.as_bytes()).unwrap().event().unwrap();
             Message::new(subject::ase(&event.tenant_id, event.kind), wire.clone())
@@ -81,7 +84,7 @@ impl Line {
     }
 
     /// Waits until all that is in the stream is in the lake.
-    async fn caught_up(&self, worker: &LakeWorker) -> LakeStats {
+    pub(crate) async fn caught_up(&self, worker: &LakeWorker) -> LakeStats {
         let last = self.bus.last_seq(Stream::Ase).await.unwrap();
         let start = Instant::now();
         loop {
@@ -95,7 +98,7 @@ impl Line {
     }
 
     /// Waits until the thread says what keeps it.
-    async fn in_trouble(&self, worker: &LakeWorker) -> String {
+    pub(crate) async fn in_trouble(&self, worker: &LakeWorker) -> String {
         let start = Instant::now();
         loop {
             if let Some(trouble) = worker.stats().trouble {
@@ -106,7 +109,7 @@ impl Line {
         }
     }
 
-    async fn number(&self, text: &str) -> i64 {
+    pub(crate) async fn number(&self, text: &str) -> i64 {
         let rows = all_of(ask(&self.lake, "acme", text).await.unwrap()).await.unwrap();
         rows.column(0).as_primitive::<Int64Type>().value(0)
     }

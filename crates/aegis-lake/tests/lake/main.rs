@@ -7,6 +7,7 @@ mod failing;
 mod follow;
 mod house;
 mod isolation;
+mod lanes;
 mod prune;
 mod queries;
 mod replay;

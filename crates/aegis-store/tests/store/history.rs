@@ -1,7 +1,7 @@
 //! The log of events: idempotent, filtered, exported in order.
 
-use aegis_model::{Decision, EventKind};
-use aegis_store::{HistoryFilter, HistoryLane, HistoryRow};
+use aegis_model::{Decision, EventKind, LaneReach};
+use aegis_store::{HistoryFilter, HistoryRow};
 
 use crate::fixtures::*;
 
@@ -72,7 +72,7 @@ async fn lanes_are_exported_one_after_the_other_in_order_of_seq() {
 #[tokio::test]
 async fn how_far_a_lane_is_stands_with_its_rows_and_outlives_the_process() {
     let mut place = Place::new().await;
-    let lane = |name: &str, head, missing: &[(i64, i64)]| HistoryLane {
+    let lane = |name: &str, head, missing: &[(i64, i64)]| LaneReach {
         tenant_id: acme(),
         lane: name.into(),
         head,
@@ -87,11 +87,11 @@ async fn how_far_a_lane_is_stands_with_its_rows_and_outlives_the_process() {
     // Of each tenant in turn: many lanes of one do not come before another's only one.
     let zoe = tenant("zoe");
     place.store.create_tenant(&zoe, "Zoe").await.unwrap();
-    let of_zoe = HistoryLane { tenant_id: zoe, ..lane("z", 3, &[(1, 2)]) };
+    let of_zoe = LaneReach { tenant_id: zoe, ..lane("z", 3, &[(1, 2)]) };
     place.store.insert_history(&[], &[lane("c", 3, &[(1, 1)]), of_zoe.clone()]).await.unwrap();
     let in_turn = [lane("a", 7, &[(1, 3), (5, 6)]), of_zoe.clone(), lane("c", 3, &[(1, 1)])];
     assert_eq!(place.store.lanes_with_gaps().await.unwrap(), in_turn);
-    let filled = HistoryLane { missing: Vec::new(), ..of_zoe };
+    let filled = LaneReach { missing: Vec::new(), ..of_zoe };
     place.store.insert_history(&[], &[lane("c", 3, &[]), filled]).await.unwrap();
     // Also without a row: one that was there already filled the last gap.
     place.store.insert_history(&[], &[lane("a", 7, &[])]).await.unwrap();

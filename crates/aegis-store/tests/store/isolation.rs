@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use aegis_model::{
-    ApprovalStatus, ContainmentKind, EventId, EventKind, IncidentStatus, Retraction, TargetType, TenantId, TenantSettings,
+    ApprovalStatus, ContainmentKind, EventId, EventKind, IncidentStatus, LaneReach, Retraction, TargetType, TenantId,
+    TenantSettings,
 };
-use aegis_store::{CallbackState, HistoryFilter, HistoryLane, NewKey, Role, Secret, Store, StoreError};
+use aegis_store::{CallbackState, HistoryFilter, NewKey, Role, Secret, Store, StoreError};
 use serde_json::json;
 
 use crate::fixtures::*;
@@ -48,8 +49,8 @@ const SYSTEM_WIDE: [&str; 28] = [
 const EVENT: EventId = EventId::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0001);
 
 /// How far a tenant's history has the lane that all tenants have.
-fn history_lane(t: &TenantId, head: i64) -> HistoryLane {
-    HistoryLane { tenant_id: t.clone(), lane: "lane-1".into(), head, missing: Vec::new() }
+fn history_lane(t: &TenantId, head: i64) -> LaneReach {
+    LaneReach { tenant_id: t.clone(), lane: "lane-1".into(), head, missing: Vec::new() }
 }
 
 /// Everything a tenant can have, under ids that are the same in every tenant.

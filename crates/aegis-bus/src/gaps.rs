@@ -1,16 +1,16 @@
-//! Receipts that the history lacks: a lane went on without them. They are asked for again, and a gap that nobody fills is told of. What is open
-//! is kept with the history's rows; of a lane that is new to the process, the history says how far it is. Promises that no tenant's gaps take
-//! the room, or the turn, of another's.
+//! Receipts that a consumer (the history, the lake) lacks: a lane went on without them. They are asked for again, and a gap that nobody fills is told
+//! of. What is open is kept by the consumer with its rows; of a lane that is new to the process, the consumer says how far it is. Promises that no
+//! tenant's gaps take the room, or the turn, of another's.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use aegis_bus::AskForMissing;
-use aegis_model::{TenantId, Timestamp};
-use aegis_store::HistoryLane;
+use aegis_model::{LaneReach, TenantId, Timestamp};
+
+use crate::AskForMissing;
 
 /// Lanes that are followed at most; past it all of them are looked up again.
 const MOST_LANES: usize = 100_000;
-/// Stretches of one lane, as many as the history keeps, and of all. A lane with more goes on when some have come: its edge ships again what
+/// Stretches of one lane, as many as a consumer keeps, and of all. A lane with more goes on when some have come: its edge ships again what
 /// lies behind its head. Where all places are taken, the tenant that has the most gives up its newest for one that has fewer.
 const MOST_OF_A_LANE: usize = 256;
 const MOST_GAPS: usize = 65_536;
@@ -24,7 +24,7 @@ const SELDOM_US: i64 = 60_000_000;
 const MOST_MISSING: i64 = 1_000_000;
 
 /// Requests at once: not more than whoever ships again takes. After so many nobody looks for more within this time, microseconds: it takes a look at all
-/// that are open, and the history waits for it.
+/// that are open, and the consumer waits for it.
 const AT_ONCE: usize = 64;
 const REST_US: i64 = 100_000;
 
@@ -41,7 +41,7 @@ struct Gap {
 
 /// The gaps of all lanes.
 #[derive(Debug, Default)]
-pub(crate) struct Gaps {
+pub struct Gaps {
     heads: HashMap<String, (TenantId, i64)>,
     open: BTreeMap<Place, Gap>,
     /// Whose they are.
@@ -50,23 +50,24 @@ pub(crate) struct Gaps {
     asked_last: Option<TenantId>,
     /// When as many were asked for as may be at once.
     full_at: Option<Timestamp>,
-    /// Lanes that the history does not have as they are here.
+    /// Lanes that the consumer does not have as they are here.
     changed: BTreeSet<String>,
 }
 
 impl Gaps {
     /// Whether the lane was seen; else `begin` says how far it is.
-    pub(crate) fn knows(&self, lane: &str) -> bool {
+    #[must_use]
+    pub fn knows(&self, lane: &str) -> bool {
         self.heads.contains_key(lane)
     }
 
-    /// A lane as the history has it. What there is no place for is behind its head from now on, and comes again with what goes on from there.
-    pub(crate) fn begin(&mut self, lane: HistoryLane, now: Timestamp) {
+    /// A lane as the consumer has it. What there is no place for is behind its head from now on, and comes again with what goes on from there.
+    pub fn begin(&mut self, lane: LaneReach, now: Timestamp) {
         // Not while some of them are still to be written.
         if self.heads.len() >= MOST_LANES && self.changed.is_empty() {
             self.heads.clear();
         }
-        let HistoryLane { tenant_id, lane, mut head, missing } = lane;
+        let LaneReach { tenant_id, lane, mut head, missing } = lane;
         for (from_seq, to_seq) in missing {
             let place = (lane.clone(), from_seq);
             if self.open.contains_key(&place) {
@@ -84,8 +85,9 @@ impl Gaps {
         self.heads.insert(lane, (tenant_id, head));
     }
 
-    /// Whether the history has this receipt of the lane, or is about to.
-    pub(crate) fn has(&self, lane: &str, seq: i64) -> bool {
+    /// Whether the consumer has this receipt of the lane, or is about to.
+    #[must_use]
+    pub fn has(&self, lane: &str, seq: i64) -> bool {
         if self.heads.get(lane).is_none_or(|(_, head)| seq > *head) {
             return false;
         }
@@ -94,7 +96,7 @@ impl Gaps {
     }
 
     /// A receipt of the lane, proved, is to be kept.
-    pub(crate) fn took(&mut self, lane: &str, seq: i64, now: Timestamp) {
+    pub fn took(&mut self, lane: &str, seq: i64, now: Timestamp) {
         let Some(head) = self.heads.get(lane).map(|(_, head)| *head) else { return };
         if seq <= head {
             self.fill(lane, seq);
@@ -116,18 +118,19 @@ impl Gaps {
     }
 
     /// The lanes that are to be written with the rows that changed them.
-    pub(crate) fn changed(&self) -> Vec<HistoryLane> {
+    #[must_use]
+    pub fn changed(&self) -> Vec<LaneReach> {
         let state = |lane: &String| {
             let (tenant_id, head) = self.heads.get(lane)?.clone();
             let open = self.open.range((lane.clone(), i64::MIN)..=(lane.clone(), i64::MAX));
             let missing = open.map(|((_, from_seq), gap)| (*from_seq, gap.to_seq)).collect();
-            Some(HistoryLane { tenant_id, lane: lane.clone(), head, missing })
+            Some(LaneReach { tenant_id, lane: lane.clone(), head, missing })
         };
         self.changed.iter().filter_map(state).collect()
     }
 
     /// They were written.
-    pub(crate) fn written(&mut self) {
+    pub fn written(&mut self) {
         self.changed.clear();
     }
 
@@ -207,7 +210,7 @@ impl Gaps {
     }
 
     /// Asks for what is due, tenant by tenant in turn, of each what has waited longest first.
-    pub(crate) fn ask(&mut self, from: &dyn AskForMissing, now: Timestamp) {
+    pub fn ask(&mut self, from: &dyn AskForMissing, now: Timestamp) {
         // Not where the clock was set back since.
         if self.full_at.is_some_and(|at| at <= now && now < at.plus_micros(REST_US)) {
             return;
@@ -222,7 +225,7 @@ impl Gaps {
                     lane,
                     from_seq,
                     to_seq = gap.to_seq,
-                    "receipts are missing in the history, and nobody has sent them yet"
+                    "receipts are missing behind the bus, and nobody has sent them yet"
                 );
             }
             from.ask(lane, *from_seq, gap.to_seq);
@@ -259,7 +262,8 @@ impl Gaps {
     }
 
     /// Stretches that are missing now.
-    pub(crate) fn open(&self) -> usize {
+    #[must_use]
+    pub fn open(&self) -> usize {
         self.open.len()
     }
 }
@@ -297,7 +301,7 @@ mod tests {
         let (mut gaps, asked) = (Gaps::default(), Asked::default());
         assert!(!gaps.knows("a"));
         let tenant = TenantId::new("a").unwrap();
-        let lane = |head, missing: &[(i64, i64)]| HistoryLane {
+        let lane = |head, missing: &[(i64, i64)]| LaneReach {
             tenant_id: tenant.clone(),
             lane: "a".into(),
             head,
@@ -346,7 +350,7 @@ mod tests {
         let mut gaps = Gaps::default();
         let tenant = TenantId::new("a").unwrap();
         for lane in ["hostile", "honest"] {
-            gaps.begin(HistoryLane { tenant_id: tenant.clone(), lane: lane.into(), head: 0, missing: Vec::new() }, at(0));
+            gaps.begin(LaneReach { tenant_id: tenant.clone(), lane: lane.into(), head: 0, missing: Vec::new() }, at(0));
         }
         (1..10_000).for_each(|n| gaps.took("hostile", 2 * n, at(0)));
         gaps.took("honest", 3, at(0));
@@ -357,7 +361,7 @@ mod tests {
     }
 
     fn fresh(gaps: &mut Gaps, tenant: &TenantId, lane: &str) {
-        gaps.begin(HistoryLane { tenant_id: tenant.clone(), lane: lane.to_owned(), head: 0, missing: Vec::new() }, at(0));
+        gaps.begin(LaneReach { tenant_id: tenant.clone(), lane: lane.to_owned(), head: 0, missing: Vec::new() }, at(0));
     }
 
     /// A tenant with so many lanes, each of which lacks every other receipt.
@@ -404,7 +408,7 @@ mod tests {
     fn what_has_no_place_at_a_start_is_behind_the_head_and_comes_again() {
         let mut gaps = Gaps::default();
         let hostile = riddle(&mut gaps, "hostile", 300);
-        let lane = |tenant: &TenantId, name: &str| HistoryLane {
+        let lane = |tenant: &TenantId, name: &str| LaneReach {
             tenant_id: tenant.clone(),
             lane: name.to_owned(),
             head: 9,
@@ -422,7 +426,7 @@ mod tests {
         assert_eq!(of("hostile.edge.more"), None, "it stands before the first that is missing");
         gaps.took("hostile.edge.more", 2, at(0));
         assert_eq!(gaps.heads["hostile.edge.more"].1, 2, "what is shipped again takes it on");
-        let long = HistoryLane { head: MOST_MISSING, ..lane(&hostile, "hostile.edge.long") };
+        let long = LaneReach { head: MOST_MISSING, ..lane(&hostile, "hostile.edge.long") };
         gaps.begin(long, at(0));
         assert_eq!(gaps.heads["hostile.edge.long"].1, MOST_MISSING, "it could not go on from so far back");
     }

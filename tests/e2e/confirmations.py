@@ -1,0 +1,133 @@
+"""What the lake confirms to edges over NATS: what it lacks is shipped again from their ledgers, at the end of a lane and in the middle, by a lake that
+was lost and by one that came later; and what history and lake have, and is old, goes from a ledger that goes on."""
+
+import json
+import shutil
+import sqlite3
+
+from harness import ControlPlane, Edge
+from receipts import check_chain
+from waiting import wait_until
+from with_nats import WithNats
+
+DAY_US = 86_400_000_000
+# Three rounds of an edge, and a minute in which a lake that has just started asks for nothing.
+SOON_S = 180
+
+
+class Confirmations(WithNats):
+    def start(self, lake=True, **of_edge):
+        self.nats = self.server(secured=True)
+        self.control = ControlPlane(nats=self.nats, environment={"AEGIS_LAKE_FLUSH_S": "1"})
+        self.addCleanup(self.control.close)
+        self.enable_lake(lake)
+        self.control.start()
+        self.tenant = self.control.tenant().register_tools()
+        self.agent = self.tenant.register_agent()
+        self.edge = Edge(nats=self.nats, environment={"AEGIS_EDGE_CONFIRM_AFTER_S": "5", **of_edge})
+        self.addCleanup(self.edge.close)
+        self.edge.enroll(self.control, "edge-1", self.tenant).start()
+        wait_until("the edge knows the tools", lambda: self.send(dry_run=True)["decision"] == "allow")
+
+    def enable_lake(self, lake):
+        self.control.environment["AEGIS_LAKE_ENABLED"] = "true" if lake else "false"
+
+    def send(self, **options):
+        return self.edge.post("/v1/authorize", self.agent.token, self.agent.request(**options)).expect(200)
+
+    def decide(self, count):
+        """Hashes of so many receipts, which the history has by then."""
+        hashes = [self.send()["receipt"]["receipt_hash"] for _ in range(count)]
+        listed = lambda: {line["receipt_hash"] for line in self.tenant.list("/v1/receipts")}
+        wait_until("the history has them", lambda: listed() >= set(hashes))
+        return hashes
+
+    def assert_history_is_whole(self, hashes):
+        exported = [json.loads(line) for line in self.tenant.get("/v1/receipts/export").text.splitlines()]
+        check_chain(exported)
+        self.assertLessEqual(set(hashes), {line["receipt_hash"] for line in exported})
+
+    def in_the_lake(self):
+        """The receipts that the edge sealed, by lane and seq, as the lake has them."""
+        query = "SELECT receipt_hash, lane, seq FROM events WHERE verified AND edge_id = 'edge-1' ORDER BY lane, seq"
+        options = ["--data", self.control.data, "--tenant", self.tenant.name, "--json", "--limit", "100000"]
+        return [json.loads(line) for line in self.control.cli("sql", query, *options).splitlines()]
+
+    def assert_lake_has(self, hashes, deadline_s=SOON_S):
+        """And every receipt before them in their lanes, once."""
+        def has_all():
+            # A lake without a row of the tenant has nobody to ask about.
+            if not (self.control.data / "lake" / f"tenant={self.tenant.name}").exists():
+                return None
+            rows = self.in_the_lake()
+            lanes = {}
+            for row in rows:
+                lanes.setdefault(row["lane"], []).append(row["seq"])
+            is_whole = all(seqs == list(range(1, len(seqs) + 1)) for seqs in lanes.values())
+            return rows if is_whole and {row["receipt_hash"] for row in rows} >= set(hashes) else None
+
+        rows = wait_until("the lake has every receipt, once", has_all, deadline_s, longest_pause_s=1)
+        self.assertEqual(len(rows), len({row["receipt_hash"] for row in rows}))
+
+    def lose_streams(self):
+        """What the server held is gone; nobody but the ledgers has what was in it."""
+        self.nats.kill9()
+        shutil.rmtree(self.nats.folder / "jetstream")
+        self.nats.start()
+        self.control.cli("streams", "apply", "--nats", self.nats.url, "--data", self.control.data, *self.nats.options)
+
+    def test_a_lake_that_was_lost_is_filled_again_from_the_ledgers(self):
+        self.start()
+        hashes = self.decide(10)
+        self.edge.restart()
+        hashes += self.decide(10)
+        self.assert_lake_has(hashes)
+        self.control.stop()
+        shutil.rmtree(self.control.data / "lake")
+        self.lose_streams()
+        self.control.start()
+        # An edge that runs asks about everything again once an hour; one that starts, at once.
+        self.edge.restart()
+        self.assert_lake_has(hashes)
+        self.assertGreater(self.edge.metric("aegis_lake_shipped_again_total"), 0)
+        self.assertEqual(self.edge.metric("aegis_confirmations_refused_total"), 0)
+        self.assert_history_is_whole(hashes)
+
+    def test_a_lake_that_comes_later_gets_what_was_before(self):
+        self.start(lake=False)
+        hashes = self.decide(20)
+        self.control.stop()
+        self.lose_streams()
+        self.enable_lake(True)
+        self.control.start()
+        # The lane goes on: the lake sees that it began before, and what it lacks is no end.
+        hashes += self.decide(5)
+        self.assert_lake_has(hashes)
+        wait_until("nothing is missing in it any more", lambda: self.control.metric("aegis_lake_gaps") == 0)
+
+    def test_what_both_have_and_is_old_goes_and_the_ledger_goes_on(self):
+        self.start(AEGIS_LEDGER_KEEP_DAYS="2")
+        hashes = self.decide(30)
+        self.assert_lake_has(hashes)
+        self.edge.stop()
+        ledger = self.edge.data / "edge" / "ledger.db"
+        with sqlite3.connect(ledger) as opened:
+            [(first,)] = opened.execute("SELECT min(lane_no) FROM lanes").fetchall()
+            # As if they had been sealed three days ago; a start reads what they say, and not this.
+            opened.execute("UPDATE receipts SET ts = ts - ? WHERE lane_no = ? AND seq <= 20", (3 * DAY_US, first))
+        opened.close()
+        self.edge.start()
+        wait_until("they are gone", lambda: self.edge.metric("aegis_ledger_pruned_total") == 20, SOON_S)
+        more = self.decide(5)
+        self.assert_lake_has(hashes + more)
+        self.edge.stop()
+        with sqlite3.connect(ledger) as opened:
+            self.assertEqual(opened.execute("SELECT min(seq) FROM receipts WHERE lane_no = ?", (first,)).fetchall(), [(21,)])
+        opened.close()
+        # What is kept verifies by itself, and what was there before is where it was confirmed to be.
+        kept = self.edge.export(self.tenant.name)
+        self.assertEqual(self.edge.verify(kept, roots=False)["verdict"], "self-consistent")
+        self.assertLessEqual(set(more), {line["receipt_hash"] for line in kept})
+        self.edge.start()
+        self.assert_history_is_whole(hashes + more + self.decide(1))
+        self.assertEqual(self.edge.metric("aegis_ledger_pruned_asked_total"), 0)
