@@ -1,0 +1,292 @@
+//! What came too late for the windows, and is caught up over the lake: of whom it is, which times of events it touches, and in which pieces these are
+//! looked at once more. Promises that each tenant has a bounded part of memory, that no tenant waits for another's backlog, and that what is not
+//! caught up is still to be after a restart.
+
+mod compare;
+mod steps;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use aegis_model::{SecurityEvent, TenantId, Timestamp};
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::warm::PastEvents;
+pub use compare::{LateFound, LatePart, LateRule};
+use steps::Step;
+
+/// Receipts that are remembered of a tenant, and of all: of those beyond it, the lake alone says whether they were late.
+const MOST_RECEIPTS: usize = 256;
+const MOST_RECEIPTS_OF_ALL: usize = 65_536;
+/// Late events come together: those of so long are caught up at once.
+const GATHER: Duration = Duration::from_secs(2);
+/// A piece is of so much time at most, and of so much at least where there is more to come, microseconds.
+const MOST_MICROS: i64 = 3_600_000_000;
+const LEAST_MICROS: i64 = 60_000_000;
+/// Windows below this are not given up for what is too much to be read, microseconds.
+const LEAST_WINDOW_MICROS: i64 = 1_000_000;
+
+/// A proved event that came too late for any rule to look at it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LateEvent {
+    pub tenant_id: TenantId,
+    pub lane: String,
+    pub seq: Option<i64>,
+    pub ts: Timestamp,
+    pub bus_ts: Timestamp,
+}
+
+impl LateEvent {
+    /// None: it did not prove itself, and anybody can have written it.
+    pub(crate) fn of(event: &SecurityEvent) -> Option<Self> {
+        let lane = event.lane.clone().filter(|_| event.verified)?;
+        let bus_ts = event.bus_ts.unwrap_or(event.ts);
+        Some(Self { tenant_id: event.tenant_id.clone(), lane, seq: event.seq, ts: event.ts, bus_ts })
+    }
+}
+
+/// Of whom late events are, and for which rules: those that wait for what follows look at another time than the others.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Whose {
+    tenant_id: TenantId,
+    waits: bool,
+}
+
+/// Late events that are caught up together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Late {
+    /// Event times.
+    oldest: Timestamp,
+    newest: Timestamp,
+    /// When the bus stored the first and the last of them.
+    first_bus: Timestamp,
+    last_bus: Timestamp,
+    /// Which they are, by lane.
+    receipts: BTreeMap<String, BTreeSet<i64>>,
+    /// Instants before this one are caught up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    done_to: Option<Timestamp>,
+}
+
+impl Late {
+    fn new(event: &LateEvent) -> Self {
+        let (ts, bus_ts) = (event.ts, event.bus_ts);
+        Self { oldest: ts, newest: ts, first_bus: bus_ts, last_bus: bus_ts, receipts: BTreeMap::new(), done_to: None }
+    }
+
+    fn take(&mut self, event: &LateEvent, most_receipts: usize) {
+        self.oldest = self.oldest.min(event.ts);
+        self.newest = self.newest.max(event.ts);
+        self.first_bus = self.first_bus.min(event.bus_ts);
+        self.last_bus = self.last_bus.max(event.bus_ts);
+        if let Some(seq) = event.seq.filter(|_| self.count() < most_receipts) {
+            self.receipts.entry(event.lane.clone()).or_default().insert(seq);
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.receipts.values().map(BTreeSet::len).sum()
+    }
+}
+
+/// Instants that are looked at together: `from <= t < to`, all of which are before the time before which nothing changes any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Piece {
+    from: Timestamp,
+    to: Timestamp,
+    final_before: Timestamp,
+}
+
+/// What is to be done of a tenant's late events next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    Piece(Piece),
+    /// What follows can still change.
+    Waits,
+    Done,
+}
+
+/// A tenant's late events on their way through the instants that they touch.
+#[derive(Debug)]
+struct Work {
+    whose: Whose,
+    late: Late,
+    /// The next piece, once the lake has passed this place of the stream.
+    ready: Option<(Piece, u64)>,
+    /// Longest piece; and rules whose windows are longer are left out. Less, where more is there than can be read at once.
+    most_micros: i64,
+    longest_window: i64,
+    /// True: what lies beside the piece is read too.
+    reads_beside: bool,
+    /// The longest window of the rules that were asked last.
+    asked_window: i64,
+    rests_until: Option<Instant>,
+}
+
+impl Work {
+    fn new(whose: Whose, late: Late) -> Self {
+        Self {
+            whose,
+            late,
+            ready: None,
+            most_micros: MOST_MICROS,
+            longest_window: i64::MAX,
+            reads_beside: true,
+            asked_window: 0,
+            rests_until: None,
+        }
+    }
+
+    /// The next piece, for rules with these windows, the frames of which reach so far behind their rows. A late event touches no instant that is
+    /// further behind it than a rule's window.
+    fn next(&self, windows: &[i64], ahead: i64, final_before: Timestamp) -> Next {
+        let first = self.late.oldest.plus_micros(-ahead);
+        let from = self.late.done_to.unwrap_or(first);
+        let ends = windows.iter().map(|window| self.late.newest.plus_micros(window.saturating_add(1)));
+        let Some(end) = ends.filter(|end| *end > from).max() else { return Next::Done };
+        let between = |from: Timestamp, to: Timestamp| to.as_micros().saturating_sub(from.as_micros());
+        // Twice as much each time: so that what is read for each piece is not read over and over while time goes on.
+        let least = between(from, end).min(between(first, from).max(LEAST_MICROS)).min(self.most_micros);
+        let to = end.min(from.plus_micros(self.most_micros)).min(final_before.plus_micros(-ahead));
+        if between(from, to) < least { Next::Waits } else { Next::Piece(Piece { from, to, final_before }) }
+    }
+
+    /// Less is read for the next piece. False: it cannot be less.
+    fn narrow(&mut self) -> bool {
+        let Some((piece, _)) = self.ready.take() else { return true };
+        let half = piece.to.as_micros().saturating_sub(piece.from.as_micros()) / 2;
+        if self.reads_beside {
+            self.reads_beside = false;
+        } else if half >= LEAST_MICROS {
+            self.most_micros = half;
+        } else if self.asked_window / 2 >= LEAST_WINDOW_MICROS {
+            self.longest_window = self.asked_window / 2;
+        } else {
+            self.ready = Some((piece, 0));
+            return false;
+        }
+        true
+    }
+
+    /// The piece is caught up, or given up.
+    fn pass(&mut self) {
+        if let Some((piece, _)) = self.ready.take() {
+            self.late.done_to = Some(piece.to);
+        }
+    }
+}
+
+/// Late events of all tenants: one piece of one tenant's is looked at at a time.
+#[derive(Debug, Default)]
+pub(crate) struct CatchUp {
+    past: Option<Arc<dyn PastEvents>>,
+    /// What comes now, and since when.
+    gathering: BTreeMap<Whose, (Late, Instant)>,
+    receipts: usize,
+    /// At most one of each tenant and kind of rule; they take turns.
+    works: VecDeque<Work>,
+    step: Option<Step>,
+    rests_until: Option<Instant>,
+    /// How often in a row nothing could be read.
+    failures: u32,
+    is_missed: bool,
+}
+
+impl CatchUp {
+    pub(crate) fn new(past: Option<Arc<dyn PastEvents>>) -> Self {
+        Self { past, ..Self::default() }
+    }
+
+    /// Takes note of events that came too late.
+    pub(crate) fn note(&mut self, late: &[LateEvent]) {
+        if late.is_empty() {
+            return;
+        }
+        if self.past.is_none() {
+            if !self.is_missed {
+                tracing::warn!(
+                    "events came too late for any rule, and without a lake nobody catches them up: they are told of, and no more"
+                );
+            }
+            self.is_missed = true;
+            return;
+        }
+        for event in late {
+            for waits in [false, true] {
+                let whose = Whose { tenant_id: event.tenant_id.clone(), waits };
+                let most = MOST_RECEIPTS.min(MOST_RECEIPTS_OF_ALL.saturating_sub(self.receipts));
+                let (of_tenant, _) = self.gathering.entry(whose).or_insert_with(|| (Late::new(event), Instant::now()));
+                let before = of_tenant.count();
+                of_tenant.take(event, most.max(before));
+                self.receipts += of_tenant.count() - before;
+            }
+        }
+    }
+
+    /// The stream is another one: what it has, the lake is to pass once more.
+    pub(crate) fn begin_again(&mut self) {
+        for (_, behind) in self.works.iter_mut().filter_map(|work| work.ready.as_mut()) {
+            *behind = 0;
+        }
+    }
+
+    fn under_way(&self) -> impl Iterator<Item = &Work> {
+        self.step.as_ref().map(Step::work).into_iter().chain(&self.works)
+    }
+
+    /// What is not caught up, for a checkpoint.
+    pub(crate) fn saved(&self) -> Vec<(Whose, Late)> {
+        let works = self.under_way().map(|work| (work.whose.clone(), work.late.clone()));
+        works.chain(self.gathering.iter().map(|(whose, (late, _))| (whose.clone(), late.clone()))).collect()
+    }
+
+    /// Goes on with what a checkpoint says.
+    pub(crate) fn take_up(&mut self, saved: Vec<(Whose, Late)>) {
+        *self = Self::new(self.past.take());
+        if self.past.is_none() {
+            return;
+        }
+        let mut busy = BTreeSet::new();
+        for (whose, late) in saved {
+            self.receipts += late.count();
+            if busy.insert(whose.clone()) {
+                self.works.push_back(Work::new(whose, late));
+            } else {
+                self.gathering.insert(whose, (late, Instant::now()));
+            }
+        }
+    }
+
+    /// What has gathered for long enough, of whom nothing else is under way.
+    fn begin_gathered(&mut self, now: Instant) {
+        if self.gathering.is_empty() {
+            return;
+        }
+        let busy: BTreeSet<Whose> = self.under_way().map(|work| work.whose.clone()).collect();
+        let is_ready = |whose: &Whose, since: Instant| !busy.contains(whose) && now.duration_since(since) >= GATHER;
+        for (whose, (late, since)) in std::mem::take(&mut self.gathering) {
+            if is_ready(&whose, since) {
+                self.works.push_back(Work::new(whose, late));
+            } else {
+                self.gathering.insert(whose, (late, since));
+            }
+        }
+    }
+
+    /// Nothing more is to be done of it.
+    fn end(&mut self, work: &Work) {
+        self.receipts = self.receipts.saturating_sub(work.late.count());
+    }
+
+    /// Tenants of whom something is not caught up.
+    fn waiting(&self) -> u64 {
+        let works = self.under_way().map(|work| &work.whose.tenant_id);
+        let tenants: BTreeSet<&TenantId> = works.chain(self.gathering.keys().map(|whose| &whose.tenant_id)).collect();
+        tenants.len() as u64
+    }
+}

@@ -1,0 +1,160 @@
+use super::*;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_micros(second * 1_000_000)
+}
+
+fn event(tenant: &str, seq: i64, ts: i64, bus: i64) -> LateEvent {
+    let lane = format!("{tenant}.e.1");
+    LateEvent { tenant_id: TenantId::new(tenant).unwrap(), lane, seq: Some(seq), ts: at(ts), bus_ts: at(bus) }
+}
+
+#[derive(Debug)]
+struct Nowhere;
+
+impl PastEvents for Nowhere {
+    fn consumer(&self) -> &'static str {
+        "nowhere"
+    }
+
+    fn ask(&self, _asked: crate::warm::PastAsked) -> tokio::sync::oneshot::Receiver<crate::warm::Past> {
+        tokio::sync::oneshot::channel().1
+    }
+}
+
+fn with_a_lake() -> CatchUp {
+    CatchUp::new(Some(Arc::new(Nowhere)))
+}
+
+/// A late event of the hundredth second and one of the 110th, for rules of a minute.
+fn work() -> Work {
+    let mut late = Late::new(&event("a", 1, 100, 1000));
+    late.take(&event("a", 2, 110, 1001), MOST_RECEIPTS);
+    Work::new(Whose { tenant_id: TenantId::new("a").unwrap(), waits: false }, late)
+}
+
+const MINUTE: i64 = 60_000_000;
+
+#[test]
+fn pieces_go_through_all_instants_that_late_events_touch_and_through_none_that_can_still_change() {
+    let mut work = work();
+    assert_eq!(work.next(&[], 0, at(10_000)), Next::Done, "nobody asks");
+    assert_eq!(work.next(&[MINUTE], 0, at(100)), Next::Waits);
+    assert_eq!(work.next(&[MINUTE], 0, at(159)), Next::Waits, "less than a minute of it is final");
+    let first = Piece { from: at(100), to: at(160), final_before: at(160) };
+    assert_eq!(work.next(&[MINUTE], 0, at(160)), Next::Piece(first));
+    work.ready = Some((first, 0));
+    work.pass();
+    assert_eq!(work.next(&[MINUTE], 0, at(160)), Next::Waits);
+    // The last instant that sees the second one is that of its window's end.
+    let to = at(170).plus_micros(1);
+    let rest = Piece { from: at(160), to, final_before: at(9999) };
+    assert_eq!(work.next(&[MINUTE, 1_000_000], 0, at(9999)), Next::Piece(rest));
+    work.ready = Some((rest, 0));
+    work.pass();
+    assert_eq!(work.next(&[MINUTE], 0, at(9999)), Next::Done);
+    assert!(matches!(work.next(&[2 * MINUTE], 0, at(9999)), Next::Piece(_)), "a rule that looks back further still sees it");
+}
+
+#[test]
+fn rows_that_wait_for_what_follows_are_looked_at_from_before_a_late_event_on_and_later() {
+    let work = work();
+    let (window, ahead) = (3 * MINUTE, 2 * MINUTE);
+    // From two minutes before the first on.
+    assert_eq!(work.next(&[window], ahead, at(100)), Next::Waits);
+    let piece = Piece { from: at(-20), to: at(80), final_before: at(200) };
+    assert_eq!(work.next(&[window], ahead, at(200)), Next::Piece(piece));
+}
+
+#[test]
+fn a_piece_is_an_hour_at_most_and_those_that_wait_are_as_long_as_all_before() {
+    let mut work = work();
+    let day = 24 * 60 * MINUTE;
+    let Next::Piece(first) = work.next(&[day], 0, at(1_000_000)) else { unreachable!() };
+    assert_eq!((first.from, first.to), (at(100), at(3700)));
+    work.late.done_to = Some(at(400));
+    assert_eq!(work.next(&[day], 0, at(699)), Next::Waits, "five minutes are done, and the next piece is as long");
+    assert!(matches!(work.next(&[day], 0, at(700)), Next::Piece(_)));
+}
+
+#[test]
+fn what_is_too_much_is_read_in_less_and_in_the_end_for_shorter_windows() {
+    let mut work = work();
+    work.asked_window = 8_000_000;
+    let mut tried = Vec::new();
+    for _ in 0..20 {
+        let piece = Piece { from: at(100), to: at(100).plus_micros(work.most_micros.min(4 * MINUTE)), final_before: at(9999) };
+        work.ready = Some((piece, 0));
+        if !work.narrow() {
+            break;
+        }
+        assert_eq!(work.ready, None, "it is asked anew");
+        tried.push((work.reads_beside, work.most_micros, work.longest_window));
+        work.asked_window = work.longest_window.min(work.asked_window);
+    }
+    let (all, hour) = (i64::MAX, MOST_MICROS);
+    let expected = [
+        (false, hour, all),
+        (false, 2 * MINUTE, all),
+        (false, MINUTE, all),
+        (false, MINUTE, 4_000_000),
+        (false, MINUTE, 2_000_000),
+        (false, MINUTE, 1_000_000),
+    ];
+    assert_eq!(tried, expected);
+    work.pass();
+    assert!(work.late.done_to.is_some(), "it is given up, and the next piece comes");
+}
+
+#[test]
+fn what_gathers_is_caught_up_together_and_what_comes_meanwhile_afterwards() {
+    let mut late = with_a_lake();
+    late.note(&[event("a", 1, 100, 1000), event("b", 1, 100, 1000)]);
+    late.begin_gathered(Instant::now());
+    assert!(late.works.is_empty(), "more may come");
+    late.note(&[event("a", 2, 50, 1001)]);
+    late.begin_gathered(Instant::now() + GATHER);
+    let of = |name: &str, waits: bool| Whose { tenant_id: TenantId::new(name).unwrap(), waits };
+    let whose: Vec<Whose> = late.works.iter().map(|work| work.whose.clone()).collect();
+    assert_eq!(whose, [of("a", false), of("a", true), of("b", false), of("b", true)]);
+    let first = late.works[0].late.clone();
+    assert_eq!((first.oldest, first.newest, first.first_bus, first.last_bus), (at(50), at(100), at(1000), at(1001)));
+    assert_eq!((first.count(), late.waiting()), (2, 2));
+    // The one under way stays as it is.
+    late.note(&[event("a", 3, 70, 1002)]);
+    late.begin_gathered(Instant::now() + GATHER);
+    assert_eq!((late.works.len(), late.gathering.len(), &late.works[0].late), (4, 2, &first));
+
+    // A restart goes on with both.
+    let saved = serde_json::to_string(&late.saved()).unwrap();
+    let mut again = with_a_lake();
+    again.take_up(serde_json::from_str(&saved).unwrap());
+    assert_eq!((again.works.len(), again.gathering.len(), again.receipts), (4, 2, late.receipts));
+    assert_eq!((&again.works[0].late, again.gathering[&of("a", false)].0.first_bus), (&first, at(1002)));
+    let mut without = CatchUp::new(None);
+    without.take_up(serde_json::from_str(&saved).unwrap());
+    assert_eq!(without.waiting(), 0);
+}
+
+#[test]
+fn what_is_remembered_of_a_tenant_is_bounded_and_its_span_is_whole_all_the_same() {
+    let mut late = with_a_lake();
+    for seq in 0..2 * MOST_RECEIPTS as i64 {
+        late.note(&[event("loud", seq, 100 + seq, 1000 + seq)]);
+    }
+    late.note(&[event("quiet", 1, 100, 1000)]);
+    let counts: Vec<usize> = late.gathering.values().map(|(late, _)| late.count()).collect();
+    assert_eq!(counts, [MOST_RECEIPTS, MOST_RECEIPTS, 1, 1]);
+    assert_eq!(late.receipts, 2 * MOST_RECEIPTS + 2);
+    let (loud, _) = late.gathering.values().next().unwrap();
+    assert_eq!(loud.newest, at(99 + 2 * MOST_RECEIPTS as i64));
+    late.begin_gathered(Instant::now() + GATHER);
+    while let Some(work) = late.works.pop_front() {
+        late.end(&work);
+    }
+    assert_eq!(late.receipts, 0);
+    // Without a lake nothing is remembered, since nothing comes of it.
+    let mut without = CatchUp::new(None);
+    without.note(&[event("a", 1, 100, 1000)]);
+    assert_eq!(without.waiting(), 0);
+}
