@@ -25,8 +25,11 @@ const MOST_RECEIPTS: usize = 256;
 const MOST_RECEIPTS_OF_ALL: usize = 65_536;
 /// Late events come together: those of so long are caught up at once.
 const GATHER: Duration = Duration::from_secs(2);
+/// A late event touches the hour in which it is, and so many hours of a tenant are caught up together: of more, the oldest are given up.
+const HOUR_MICROS: i64 = 3_600_000_000;
+const MOST_HOURS: usize = 72;
 /// A piece is of so much time at most, and of so much at least where there is more to come, microseconds.
-const MOST_MICROS: i64 = 3_600_000_000;
+const MOST_MICROS: i64 = HOUR_MICROS;
 const LEAST_MICROS: i64 = 60_000_000;
 /// Windows below this are not given up for what is too much to be read, microseconds.
 const LEAST_WINDOW_MICROS: i64 = 1_000_000;
@@ -60,14 +63,20 @@ pub(crate) struct Whose {
 /// Late events that are caught up together.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Late {
-    /// Event times.
-    oldest: Timestamp,
-    newest: Timestamp,
     /// When the bus stored the first and the last of them.
     first_bus: Timestamp,
     last_bus: Timestamp,
+    /// Hours of event time that have some: one of long ago must not have all the time since looked at.
+    touched: BTreeMap<i64, Touched>,
     /// Which they are, by lane.
     receipts: BTreeMap<String, BTreeSet<i64>>,
+}
+
+/// The late events of an hour.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Touched {
+    oldest: Timestamp,
+    newest: Timestamp,
     /// Instants before this one are caught up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     done_to: Option<Timestamp>,
@@ -75,18 +84,22 @@ pub(crate) struct Late {
 
 impl Late {
     fn new(event: &LateEvent) -> Self {
-        let (ts, bus_ts) = (event.ts, event.bus_ts);
-        Self { oldest: ts, newest: ts, first_bus: bus_ts, last_bus: bus_ts, receipts: BTreeMap::new(), done_to: None }
+        let bus_ts = event.bus_ts;
+        Self { first_bus: bus_ts, last_bus: bus_ts, touched: BTreeMap::new(), receipts: BTreeMap::new() }
     }
 
-    fn take(&mut self, event: &LateEvent, most_receipts: usize) {
-        self.oldest = self.oldest.min(event.ts);
-        self.newest = self.newest.max(event.ts);
+    /// False: an hour is given up for it, its own or an older one.
+    fn take(&mut self, event: &LateEvent, most_receipts: usize) -> bool {
+        let ts = event.ts;
+        let hour = self.touched.entry(ts.as_micros().div_euclid(HOUR_MICROS));
+        let touched = hour.or_insert(Touched { oldest: ts, newest: ts, done_to: None });
+        (touched.oldest, touched.newest) = (touched.oldest.min(ts), touched.newest.max(ts));
         self.first_bus = self.first_bus.min(event.bus_ts);
         self.last_bus = self.last_bus.max(event.bus_ts);
         if let Some(seq) = event.seq.filter(|_| self.count() < most_receipts) {
             self.receipts.entry(event.lane.clone()).or_default().insert(seq);
         }
+        self.touched.len() <= MOST_HOURS || self.touched.pop_first().is_none()
     }
 
     fn count(&self) -> usize {
@@ -100,6 +113,9 @@ struct Piece {
     from: Timestamp,
     to: Timestamp,
     final_before: Timestamp,
+    /// The hour of whose late events it is, and the last of those.
+    hour: i64,
+    newest: Timestamp,
 }
 
 /// What is to be done of a tenant's late events next.
@@ -142,18 +158,42 @@ impl Work {
         }
     }
 
-    /// The next piece, for rules with these windows, the frames of which reach so far behind their rows. A late event touches no instant that is
-    /// further behind it than a rule's window.
+    /// The next piece, for rules with these windows, the frames of which reach so far behind their rows: of the newest hour of which one is known.
     fn next(&self, windows: &[i64], ahead: i64, final_before: Timestamp) -> Next {
-        let first = self.late.oldest.plus_micros(-ahead);
-        let from = self.late.done_to.unwrap_or(first);
-        let ends = windows.iter().map(|window| self.late.newest.plus_micros(window.saturating_add(1)));
+        let mut next = Next::Done;
+        // From there on the hours behind have the rest.
+        let mut covered_from = None;
+        for (hour, touched) in self.late.touched.iter().rev() {
+            match self.next_of_hour((*hour, touched), windows, ahead, covered_from, final_before) {
+                Next::Done => {}
+                Next::Waits => next = Next::Waits,
+                piece @ Next::Piece(_) => return piece,
+            }
+            covered_from = Some(touched.oldest.plus_micros(-ahead));
+        }
+        next
+    }
+
+    /// The same of an hour. A late event touches no instant that is further behind it than a rule's window.
+    fn next_of_hour(
+        &self,
+        (hour, touched): (i64, &Touched),
+        windows: &[i64],
+        ahead: i64,
+        covered_from: Option<Timestamp>,
+        final_before: Timestamp,
+    ) -> Next {
+        let newest = touched.newest;
+        let first = touched.oldest.plus_micros(-ahead);
+        let from = touched.done_to.unwrap_or(first);
+        let ends = windows.iter().map(|window| newest.plus_micros(window.saturating_add(1)));
+        let ends = ends.map(|end| covered_from.map_or(end, |covered_from| end.min(covered_from)));
         let Some(end) = ends.filter(|end| *end > from).max() else { return Next::Done };
         let between = |from: Timestamp, to: Timestamp| to.as_micros().saturating_sub(from.as_micros());
         // Twice as much each time: so that what is read for each piece is not read over and over while time goes on.
         let least = between(from, end).min(between(first, from).max(LEAST_MICROS)).min(self.most_micros);
         let to = end.min(from.plus_micros(self.most_micros)).min(final_before.plus_micros(-ahead));
-        if between(from, to) < least { Next::Waits } else { Next::Piece(Piece { from, to, final_before }) }
+        if between(from, to) < least { Next::Waits } else { Next::Piece(Piece { from, to, final_before, hour, newest }) }
     }
 
     /// Less is read for the next piece. False: it cannot be less.
@@ -175,8 +215,10 @@ impl Work {
 
     /// The piece is caught up, or given up.
     fn pass(&mut self) {
-        if let Some((piece, _)) = self.ready.take() {
-            self.late.done_to = Some(piece.to);
+        if let Some((piece, _)) = self.ready.take()
+            && let Some(touched) = self.late.touched.get_mut(&piece.hour)
+        {
+            touched.done_to = Some(piece.to);
         }
     }
 }
@@ -190,6 +232,8 @@ pub(crate) struct CatchUp {
     receipts: usize,
     /// At most one of each tenant and kind of rule; they take turns.
     works: VecDeque<Work>,
+    /// Hours that are given up, and that nobody was told of.
+    given_up: u64,
     step: Option<Step>,
     rests_until: Option<Instant>,
     /// How often in a row nothing could be read.
@@ -222,7 +266,8 @@ impl CatchUp {
                 let most = MOST_RECEIPTS.min(MOST_RECEIPTS_OF_ALL.saturating_sub(self.receipts));
                 let (of_tenant, _) = self.gathering.entry(whose).or_insert_with(|| (Late::new(event), Instant::now()));
                 let before = of_tenant.count();
-                of_tenant.take(event, most.max(before));
+                let is_whole = of_tenant.take(event, most.max(before));
+                self.given_up += u64::from(!is_whole);
                 self.receipts += of_tenant.count() - before;
             }
         }

@@ -23,7 +23,7 @@ use crate::worker::{Shared, WorkerStats};
 const LOOK: Duration = Duration::from_secs(1);
 const MOST_DOUBLED: u32 = 6;
 /// A tenant's next piece is looked at no earlier than so long after the one before: others come first.
-const REST: Duration = Duration::from_secs(5);
+const REST: Duration = Duration::from_secs(2);
 /// How long the rules may take over one piece.
 const MOST_TIME: Duration = Duration::from_secs(120);
 /// An episode that began so long before a piece is known at least, microseconds.
@@ -189,14 +189,20 @@ impl Running {
                 }
             }
         }
-        shared.stats.lock().late_waiting = self.late.waiting();
+        let (waiting, given_up) = (self.late.waiting(), std::mem::take(&mut self.late.given_up));
+        if given_up > 0 {
+            tracing::warn!(given_up, "late events of too many hours came together: the oldest hours are not caught up");
+        }
+        let mut stats = shared.stats.lock();
+        stats.late_waiting = waiting;
+        stats.late_given_up += given_up;
         Ok(())
     }
 
     /// A piece with the rules that it can matter to, and what is to be read for them.
     fn part_of(&self, work: &mut Work, piece: Piece) -> (LatePart, PastAsked) {
         let (tenant, late) = (work.whose.tenant_id.clone(), work.late.clone());
-        let sees_late = |running: &&RunningRule| late.newest.plus_micros(running.window_micros()) >= piece.from;
+        let sees_late = |running: &&RunningRule| piece.newest.plus_micros(running.window_micros()) >= piece.from;
         let rules: Vec<&RunningRule> = self.engine.rules_over_late(work).filter(sees_late).collect();
         let ahead = self.engine.reach_ahead(work);
         let window = rules.iter().map(|running| running.window_micros()).max().unwrap_or(0);

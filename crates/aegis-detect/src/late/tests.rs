@@ -29,11 +29,16 @@ fn with_a_lake() -> CatchUp {
 /// A late event of the hundredth second and one of the 110th, for rules of a minute.
 fn work() -> Work {
     let mut late = Late::new(&event("a", 1, 100, 1000));
-    late.take(&event("a", 2, 110, 1001), MOST_RECEIPTS);
+    assert!(late.take(&event("a", 1, 100, 1000), MOST_RECEIPTS) && late.take(&event("a", 2, 110, 1001), MOST_RECEIPTS));
     Work::new(Whose { tenant_id: TenantId::new("a").unwrap(), waits: false }, late)
 }
 
 const MINUTE: i64 = 60_000_000;
+
+/// A piece for the late events of the first hour.
+fn piece(from: Timestamp, to: Timestamp, final_before: Timestamp) -> Piece {
+    Piece { from, to, final_before, hour: 0, newest: at(110) }
+}
 
 #[test]
 fn pieces_go_through_all_instants_that_late_events_touch_and_through_none_that_can_still_change() {
@@ -41,14 +46,14 @@ fn pieces_go_through_all_instants_that_late_events_touch_and_through_none_that_c
     assert_eq!(work.next(&[], 0, at(10_000)), Next::Done, "nobody asks");
     assert_eq!(work.next(&[MINUTE], 0, at(100)), Next::Waits);
     assert_eq!(work.next(&[MINUTE], 0, at(159)), Next::Waits, "less than a minute of it is final");
-    let first = Piece { from: at(100), to: at(160), final_before: at(160) };
+    let first = piece(at(100), at(160), at(160));
     assert_eq!(work.next(&[MINUTE], 0, at(160)), Next::Piece(first));
     work.ready = Some((first, 0));
     work.pass();
     assert_eq!(work.next(&[MINUTE], 0, at(160)), Next::Waits);
     // The last instant that sees the second one is that of its window's end.
     let to = at(170).plus_micros(1);
-    let rest = Piece { from: at(160), to, final_before: at(9999) };
+    let rest = piece(at(160), to, at(9999));
     assert_eq!(work.next(&[MINUTE, 1_000_000], 0, at(9999)), Next::Piece(rest));
     work.ready = Some((rest, 0));
     work.pass();
@@ -62,8 +67,7 @@ fn rows_that_wait_for_what_follows_are_looked_at_from_before_a_late_event_on_and
     let (window, ahead) = (3 * MINUTE, 2 * MINUTE);
     // From two minutes before the first on.
     assert_eq!(work.next(&[window], ahead, at(100)), Next::Waits);
-    let piece = Piece { from: at(-20), to: at(80), final_before: at(200) };
-    assert_eq!(work.next(&[window], ahead, at(200)), Next::Piece(piece));
+    assert_eq!(work.next(&[window], ahead, at(200)), Next::Piece(piece(at(-20), at(80), at(200))));
 }
 
 #[test]
@@ -72,7 +76,7 @@ fn a_piece_is_an_hour_at_most_and_those_that_wait_are_as_long_as_all_before() {
     let day = 24 * 60 * MINUTE;
     let Next::Piece(first) = work.next(&[day], 0, at(1_000_000)) else { unreachable!() };
     assert_eq!((first.from, first.to), (at(100), at(3700)));
-    work.late.done_to = Some(at(400));
+    work.late.touched.get_mut(&0).unwrap().done_to = Some(at(400));
     assert_eq!(work.next(&[day], 0, at(699)), Next::Waits, "five minutes are done, and the next piece is as long");
     assert!(matches!(work.next(&[day], 0, at(700)), Next::Piece(_)));
 }
@@ -83,8 +87,8 @@ fn what_is_too_much_is_read_in_less_and_in_the_end_for_shorter_windows() {
     work.asked_window = 8_000_000;
     let mut tried = Vec::new();
     for _ in 0..20 {
-        let piece = Piece { from: at(100), to: at(100).plus_micros(work.most_micros.min(4 * MINUTE)), final_before: at(9999) };
-        work.ready = Some((piece, 0));
+        let to = at(100).plus_micros(work.most_micros.min(4 * MINUTE));
+        work.ready = Some((piece(at(100), to, at(9999)), 0));
         if !work.narrow() {
             break;
         }
@@ -103,7 +107,7 @@ fn what_is_too_much_is_read_in_less_and_in_the_end_for_shorter_windows() {
     ];
     assert_eq!(tried, expected);
     work.pass();
-    assert!(work.late.done_to.is_some(), "it is given up, and the next piece comes");
+    assert!(work.late.touched[&0].done_to.is_some(), "it is given up, and the next piece comes");
 }
 
 #[test]
@@ -118,7 +122,8 @@ fn what_gathers_is_caught_up_together_and_what_comes_meanwhile_afterwards() {
     let whose: Vec<Whose> = late.works.iter().map(|work| work.whose.clone()).collect();
     assert_eq!(whose, [of("a", false), of("a", true), of("b", false), of("b", true)]);
     let first = late.works[0].late.clone();
-    assert_eq!((first.oldest, first.newest, first.first_bus, first.last_bus), (at(50), at(100), at(1000), at(1001)));
+    let Touched { oldest, newest, .. } = first.touched[&0].clone();
+    assert_eq!((oldest, newest, first.first_bus, first.last_bus), (at(50), at(100), at(1000), at(1001)));
     assert_eq!((first.count(), late.waiting()), (2, 2));
     // The one under way stays as it is.
     late.note(&[event("a", 3, 70, 1002)]);
@@ -147,7 +152,7 @@ fn what_is_remembered_of_a_tenant_is_bounded_and_its_span_is_whole_all_the_same(
     assert_eq!(counts, [MOST_RECEIPTS, MOST_RECEIPTS, 1, 1]);
     assert_eq!(late.receipts, 2 * MOST_RECEIPTS + 2);
     let (loud, _) = late.gathering.values().next().unwrap();
-    assert_eq!(loud.newest, at(99 + 2 * MOST_RECEIPTS as i64));
+    assert_eq!(loud.touched[&0].newest, at(99 + 2 * MOST_RECEIPTS as i64));
     late.begin_gathered(Instant::now() + GATHER);
     while let Some(work) = late.works.pop_front() {
         late.end(&work);
@@ -157,4 +162,51 @@ fn what_is_remembered_of_a_tenant_is_bounded_and_its_span_is_whole_all_the_same(
     let mut without = CatchUp::new(None);
     without.note(&[event("a", 1, 100, 1000)]);
     assert_eq!(without.waiting(), 0);
+}
+
+/// The attack: one event of long ago would have decades looked at before what it is to hide.
+#[test]
+fn a_late_event_of_long_ago_has_its_own_hour_looked_at_and_that_last() {
+    let mut work = work();
+    let hour = HOUR_MICROS / 1_000_000;
+    let now = 100_000 * hour;
+    for (seq, ts) in [(3, now), (4, now + 10), (5, now + hour)] {
+        assert!(work.late.take(&event("a", seq, ts, 2000), MOST_RECEIPTS));
+    }
+    let mut seen = Vec::new();
+    while let Next::Piece(piece) = work.next(&[MINUTE, 90 * MINUTE], 0, at(2 * now)) {
+        seen.push((piece.hour, piece.from, piece.to));
+        work.ready = Some((piece, 0));
+        work.pass();
+    }
+    let end = |second: i64| at(second + 90 * 60).plus_micros(1);
+    let expected = [
+        (100_001, at(now + hour), at(now + 2 * hour)),
+        (100_001, at(now + 2 * hour), end(now + hour)),
+        // What the hour behind has is not looked at twice.
+        (100_000, at(now), at(now + hour)),
+        (0, at(100), at(3700)),
+        (0, at(3700), end(110)),
+    ];
+    assert_eq!(seen, expected);
+    assert_eq!(work.next(&[MINUTE, 90 * MINUTE], 0, at(2 * now)), Next::Done);
+    // What can still change waits, and what lies before does not wait for it.
+    work.late.touched.values_mut().for_each(|touched| touched.done_to = None);
+    let Next::Piece(piece) = work.next(&[MINUTE], 0, at(now)) else { unreachable!() };
+    assert_eq!(piece.hour, 0);
+}
+
+#[test]
+fn of_too_many_hours_the_oldest_are_given_up_and_counted() {
+    let mut late = with_a_lake();
+    let hour = HOUR_MICROS / 1_000_000;
+    late.note(&[event("a", 0, 1000 * hour, 2000)]);
+    // Older and older ones do not drive out what is new.
+    for back in 1..=2 * MOST_HOURS as i64 {
+        late.note(&[event("a", back, (1000 - back) * hour, 2000)]);
+    }
+    let hours: Vec<i64> = late.gathering.values().next().unwrap().0.touched.keys().copied().collect();
+    assert_eq!(hours, (1001 - MOST_HOURS as i64..=1000).collect::<Vec<_>>());
+    // Of rules of either kind.
+    assert_eq!(late.given_up, 2 * (MOST_HOURS as u64 + 1));
 }
