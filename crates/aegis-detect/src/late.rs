@@ -25,6 +25,8 @@ const MOST_RECEIPTS: usize = 256;
 const MOST_RECEIPTS_OF_ALL: usize = 65_536;
 /// Late events come together: those of so long are caught up at once.
 const GATHER: Duration = Duration::from_secs(2);
+/// Beside some that are under way for a while it is twice as long for each, this often.
+const MOST_DOUBLED: usize = 15;
 /// A late event touches the hour in which it is, and so many hours of a tenant are caught up together: of more, the oldest are given up.
 const HOUR_MICROS: i64 = 3_600_000_000;
 const MOST_HOURS: usize = 72;
@@ -105,6 +107,52 @@ impl Late {
     fn count(&self) -> usize {
         self.receipts.values().map(BTreeSet::len).sum()
     }
+
+    /// The next piece: of the newest hour of which one is known.
+    fn next(&self, batch: usize, asked: &Reach<'_>, most_micros: i64) -> Next {
+        let mut next = Next::Done;
+        // From there on the hours behind have the rest.
+        let mut covered_from = None;
+        for (hour, touched) in self.touched.iter().rev() {
+            match touched.next(asked, covered_from, most_micros) {
+                Ok((from, to)) => {
+                    let (final_before, hour, newest, first_bus) = (asked.final_before, *hour, touched.newest, self.first_bus);
+                    return Next::Piece(Piece { from, to, final_before, batch, hour, newest, first_bus });
+                }
+                Err(Next::Waits) => next = Next::Waits,
+                Err(_) => {}
+            }
+            covered_from = Some(touched.oldest.plus_micros(-asked.ahead));
+        }
+        next
+    }
+}
+
+impl Touched {
+    /// From when to when the next piece is, of this many microseconds at most; or that it waits, or is done. A late event touches no instant that is
+    /// further behind it than a rule's window.
+    fn next(&self, asked: &Reach<'_>, covered_from: Option<Timestamp>, most_micros: i64) -> Result<(Timestamp, Timestamp), Next> {
+        let first = self.oldest.plus_micros(-asked.ahead);
+        let from = self.done_to.unwrap_or(first);
+        let ends = asked.windows.iter().map(|window| self.newest.plus_micros(window.saturating_add(1)));
+        let ends = ends.map(|end| covered_from.map_or(end, |covered_from| end.min(covered_from)));
+        let Some(end) = ends.filter(|end| *end > from).max() else { return Err(Next::Done) };
+        let between = |from: Timestamp, to: Timestamp| to.as_micros().saturating_sub(from.as_micros());
+        // Twice as much each time: so that what is read for each piece is not read over and over while time goes on.
+        let least = between(from, end).min(between(first, from).max(LEAST_MICROS)).min(most_micros);
+        let to = end.min(from.plus_micros(most_micros)).min(asked.final_before.plus_micros(-asked.ahead));
+        if between(from, to) < least { Err(Next::Waits) } else { Ok((from, to)) }
+    }
+}
+
+/// What is asked of late events.
+#[derive(Clone, Copy, Debug)]
+struct Reach<'a> {
+    /// The rules' windows, and how far their frames reach behind a row, microseconds.
+    windows: &'a [i64],
+    ahead: i64,
+    /// Before this time of the tenant's nothing changes any more.
+    final_before: Timestamp,
 }
 
 /// Instants that are looked at together: `from <= t < to`, all of which are before the time before which nothing changes any more.
@@ -113,9 +161,11 @@ struct Piece {
     from: Timestamp,
     to: Timestamp,
     final_before: Timestamp,
-    /// The hour of whose late events it is, and the last of those.
+    /// Of which batch's late events it is, and of which hour of theirs; the last of those; and when the bus stored the first of the batch.
+    batch: usize,
     hour: i64,
     newest: Timestamp,
+    first_bus: Timestamp,
 }
 
 /// What is to be done of a tenant's late events next.
@@ -131,7 +181,8 @@ enum Next {
 #[derive(Debug)]
 struct Work {
     whose: Whose,
-    late: Late,
+    /// In the order in which they came: each is caught up over those before. What waits for time to pass must not keep others waiting.
+    batches: Vec<Late>,
     /// The next piece, once the lake has passed this place of the stream.
     ready: Option<(Piece, u64)>,
     /// Longest piece; and rules whose windows are longer are left out. Less, where more is there than can be read at once.
@@ -145,10 +196,10 @@ struct Work {
 }
 
 impl Work {
-    fn new(whose: Whose, late: Late) -> Self {
+    fn new(whose: Whose, batches: Vec<Late>) -> Self {
         Self {
             whose,
-            late,
+            batches,
             ready: None,
             most_micros: MOST_MICROS,
             longest_window: i64::MAX,
@@ -158,42 +209,51 @@ impl Work {
         }
     }
 
-    /// The next piece, for rules with these windows, the frames of which reach so far behind their rows: of the newest hour of which one is known.
-    fn next(&self, windows: &[i64], ahead: i64, final_before: Timestamp) -> Next {
+    /// The next piece: of the newest hour of which one is known.
+    fn next(&self, asked: &Reach<'_>) -> Next {
         let mut next = Next::Done;
-        // From there on the hours behind have the rest.
-        let mut covered_from = None;
-        for (hour, touched) in self.late.touched.iter().rev() {
-            match self.next_of_hour((*hour, touched), windows, ahead, covered_from, final_before) {
-                Next::Done => {}
-                Next::Waits => next = Next::Waits,
-                piece @ Next::Piece(_) => return piece,
+        for (batch, late) in self.batches.iter().enumerate() {
+            match (late.next(batch, asked, self.most_micros), next) {
+                (Next::Piece(other), Next::Piece(known)) if known.hour >= other.hour => {}
+                (piece @ Next::Piece(_), _) => next = piece,
+                (Next::Waits, Next::Done) => next = Next::Waits,
+                (Next::Waits | Next::Done, _) => {}
             }
-            covered_from = Some(touched.oldest.plus_micros(-ahead));
         }
         next
     }
 
-    /// The same of an hour. A late event touches no instant that is further behind it than a rule's window.
-    fn next_of_hour(
-        &self,
-        (hour, touched): (i64, &Touched),
-        windows: &[i64],
-        ahead: i64,
-        covered_from: Option<Timestamp>,
-        final_before: Timestamp,
-    ) -> Next {
-        let newest = touched.newest;
-        let first = touched.oldest.plus_micros(-ahead);
-        let from = touched.done_to.unwrap_or(first);
-        let ends = windows.iter().map(|window| newest.plus_micros(window.saturating_add(1)));
-        let ends = ends.map(|end| covered_from.map_or(end, |covered_from| end.min(covered_from)));
-        let Some(end) = ends.filter(|end| *end > from).max() else { return Next::Done };
-        let between = |from: Timestamp, to: Timestamp| to.as_micros().saturating_sub(from.as_micros());
-        // Twice as much each time: so that what is read for each piece is not read over and over while time goes on.
-        let least = between(from, end).min(between(first, from).max(LEAST_MICROS)).min(self.most_micros);
-        let to = end.min(from.plus_micros(self.most_micros)).min(final_before.plus_micros(-ahead));
-        if between(from, to) < least { Next::Waits } else { Next::Piece(Piece { from, to, final_before, hour, newest }) }
+    /// Forgets what is done, while no piece is known. Answers how many receipts are forgotten with it.
+    fn forget_done(&mut self, asked: &Reach<'_>) -> usize {
+        let before = self.count();
+        let most_micros = self.most_micros;
+        self.batches.retain(|late| late.next(0, asked, most_micros) != Next::Done);
+        before - self.count()
+    }
+
+    fn count(&self) -> usize {
+        self.batches.iter().map(Late::count).sum()
+    }
+
+    /// More came late meanwhile, which counts from now on.
+    fn join(&mut self, late: Late) {
+        self.batches.push(late);
+        // Until the lake has that too.
+        self.ready = None;
+    }
+
+    /// When the bus stored the last of all.
+    fn last_bus(&self) -> Timestamp {
+        self.batches.iter().map(|late| late.last_bus).max().unwrap_or_default()
+    }
+
+    /// Which of all are remembered.
+    fn receipts(&self) -> BTreeMap<String, BTreeSet<i64>> {
+        let mut all: BTreeMap<String, BTreeSet<i64>> = BTreeMap::new();
+        for (lane, seqs) in self.batches.iter().flat_map(|late| &late.receipts) {
+            all.entry(lane.clone()).or_default().extend(seqs);
+        }
+        all
     }
 
     /// Less is read for the next piece. False: it cannot be less.
@@ -216,7 +276,7 @@ impl Work {
     /// The piece is caught up, or given up.
     fn pass(&mut self) {
         if let Some((piece, _)) = self.ready.take()
-            && let Some(touched) = self.late.touched.get_mut(&piece.hour)
+            && let Some(touched) = self.batches.get_mut(piece.batch).and_then(|late| late.touched.get_mut(&piece.hour))
         {
             touched.done_to = Some(piece.to);
         }
@@ -286,7 +346,8 @@ impl CatchUp {
 
     /// What is not caught up, for a checkpoint.
     pub(crate) fn saved(&self) -> Vec<(Whose, Late)> {
-        let works = self.under_way().map(|work| (work.whose.clone(), work.late.clone()));
+        let of_work = |work: &Work| work.batches.iter().map(|late| (work.whose.clone(), late.clone())).collect::<Vec<_>>();
+        let works = self.under_way().flat_map(of_work);
         works.chain(self.gathering.iter().map(|(whose, (late, _))| (whose.clone(), late.clone()))).collect()
     }
 
@@ -296,36 +357,32 @@ impl CatchUp {
         if self.past.is_none() {
             return;
         }
-        let mut busy = BTreeSet::new();
+        let mut batches: BTreeMap<Whose, Vec<Late>> = BTreeMap::new();
         for (whose, late) in saved {
             self.receipts += late.count();
-            if busy.insert(whose.clone()) {
-                self.works.push_back(Work::new(whose, late));
-            } else {
-                self.gathering.insert(whose, (late, Instant::now()));
-            }
+            batches.entry(whose).or_default().push(late);
         }
+        self.works.extend(batches.into_iter().map(|(whose, batches)| Work::new(whose, batches)));
     }
 
-    /// What has gathered for long enough, of whom nothing else is under way.
+    /// What has gathered for long enough begins. Where some is under way, what comes joins it: the later the more there is, so that it does not become
+    /// too many.
     fn begin_gathered(&mut self, now: Instant) {
-        if self.gathering.is_empty() {
-            return;
-        }
-        let busy: BTreeSet<Whose> = self.under_way().map(|work| work.whose.clone()).collect();
-        let is_ready = |whose: &Whose, since: Instant| !busy.contains(whose) && now.duration_since(since) >= GATHER;
+        let runs = self.step.as_ref().map(|step| step.work().whose.clone());
+        let places: BTreeMap<Whose, usize> =
+            self.works.iter().enumerate().map(|(place, work)| (work.whose.clone(), place)).collect();
         for (whose, (late, since)) in std::mem::take(&mut self.gathering) {
-            if is_ready(&whose, since) {
-                self.works.push_back(Work::new(whose, late));
-            } else {
-                self.gathering.insert(whose, (late, since));
+            let work = places.get(&whose).and_then(|place| self.works.get_mut(*place));
+            let batches = work.as_ref().map_or(0, |work| work.batches.len());
+            let has_gathered = now.duration_since(since) >= GATHER * 2_u32.pow(batches.min(MOST_DOUBLED) as u32);
+            match work {
+                _ if !has_gathered || runs.as_ref() == Some(&whose) => {
+                    self.gathering.insert(whose, (late, since));
+                }
+                Some(work) => work.join(late),
+                None => self.works.push_back(Work::new(whose, vec![late])),
             }
         }
-    }
-
-    /// Nothing more is to be done of it.
-    fn end(&mut self, work: &Work) {
-        self.receipts = self.receipts.saturating_sub(work.late.count());
     }
 
     /// Tenants of whom something is not caught up.

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::time::Instant;
 
-use super::{CatchUp, LateFound, LatePart, LateRule, Next, Piece, Work};
+use super::{CatchUp, LateFound, LatePart, LateRule, Next, Piece, Reach, Work};
 use crate::engine::{Engine, TickOutput};
 use crate::error::DetectError;
 use crate::evaluate::RunningRule;
@@ -61,11 +61,14 @@ impl Engine {
         self.rules_over_late(work).map(|running| running.plan.reach.ahead).max().unwrap_or(0)
     }
 
-    fn next_of(&self, work: &Work) -> Next {
+    /// What is to be done next of a tenant's, of whom no piece is known; and how many receipts need not be remembered any more.
+    fn next_of(&self, work: &mut Work) -> (Next, usize) {
         let final_before = self.watermarks.final_before(&work.whose.tenant_id, self.lateness_micros());
-        let Some(final_before) = final_before else { return Next::Waits };
+        let Some(final_before) = final_before else { return (Next::Waits, 0) };
         let windows: Vec<i64> = self.rules_over_late(work).map(RunningRule::window_micros).collect();
-        work.next(&windows, self.reach_ahead(work), final_before)
+        let asked = Reach { windows: &windows, ahead: self.reach_ahead(work), final_before };
+        let forgotten = work.forget_done(&asked);
+        (work.next(&asked), forgotten)
     }
 }
 
@@ -169,13 +172,10 @@ impl Running {
                     continue;
                 }
                 if work.ready.is_none() {
-                    match self.engine.next_of(&work) {
+                    match self.next_late(&mut work) {
                         Next::Piece(piece) => work.ready = Some((piece, self.warm.last_event)),
                         Next::Waits => {}
-                        Next::Done => {
-                            self.late.end(&work);
-                            continue;
-                        }
+                        Next::Done => continue,
                     }
                 }
                 match work.ready {
@@ -199,9 +199,15 @@ impl Running {
         Ok(())
     }
 
+    fn next_late(&mut self, work: &mut Work) -> Next {
+        let (next, forgotten) = self.engine.next_of(work);
+        self.late.receipts = self.late.receipts.saturating_sub(forgotten);
+        next
+    }
+
     /// A piece with the rules that it can matter to, and what is to be read for them.
     fn part_of(&self, work: &mut Work, piece: Piece) -> (LatePart, PastAsked) {
-        let (tenant, late) = (work.whose.tenant_id.clone(), work.late.clone());
+        let tenant = work.whose.tenant_id.clone();
         let sees_late = |running: &&RunningRule| piece.newest.plus_micros(running.window_micros()) >= piece.from;
         let rules: Vec<&RunningRule> = self.engine.rules_over_late(work).filter(sees_late).collect();
         let ahead = self.engine.reach_ahead(work);
@@ -223,10 +229,10 @@ impl Running {
             to: piece.to,
             beside,
             final_before: piece.final_before,
-            first_bus: late.first_bus,
-            last_bus: late.last_bus,
+            first_bus: piece.first_bus,
+            last_bus: work.last_bus(),
+            receipts: work.receipts(),
             rules: rules.iter().map(rule).collect(),
-            receipts: late.receipts,
             clock: Arc::clone(&self.clock),
             tenant,
         };
@@ -263,9 +269,7 @@ impl Running {
         }
         work.pass();
         work.rests_until = Some(Instant::now() + REST);
-        if self.engine.next_of(&work) == Next::Done {
-            self.late.end(&work);
-        } else {
+        if self.next_late(&mut work) != Next::Done {
             self.late.works.push_back(work);
         }
         self.late.rests_until = None;

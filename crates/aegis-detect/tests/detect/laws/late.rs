@@ -87,27 +87,36 @@ fn touched(late: &[&SecurityEvent], waits: bool) -> ((Timestamp, Timestamp), (Ti
     ((oldest.plus_micros(-ahead), newest.plus_micros(WINDOW + 1)), times(|event| event.bus_ts.unwrap()))
 }
 
-/// What stands of what is found, where late events are caught up in these groups, and of each group in two pieces.
+/// What stands of what is found, where late events are caught up in these groups, and of each group in two pieces. Where groups join, all of them come
+/// while the second piece of the first one waits, and are looked at before it.
 fn caught_up(
     texts: &[String],
     waits: bool,
     lake: &[SecurityEvent],
     groups: &[&[&SecurityEvent]],
-    split: i64,
+    (split, join): (i64, bool),
 ) -> BTreeSet<String> {
-    let mut found_late = BTreeSet::new();
+    let mut pieces = Vec::new();
+    let mut last_of_all = None;
     for group in groups.iter().filter(|group| !group.is_empty()) {
         let ((from, to), bus) = touched(group, waits);
         let middle = from.plus_micros((to.as_micros() - from.as_micros()) * split / 10);
-        for span in [(from, middle), (middle, to)] {
-            let LateFound { alerts, retractions, .. } = find(&part(texts, span, bus), lake);
-            for alert in alerts {
-                assert!(alert.found_late && alert.respond.is_empty() && !alert.event_ids.is_empty());
-                found_late.insert(alert.alert_id);
-            }
-            for retraction in retractions {
-                assert!(found_late.remove(&retraction.alert_id), "it was found late before");
-            }
+        pieces.extend([((from, middle), bus), ((middle, to), bus)]);
+        last_of_all = last_of_all.max(Some(bus.1));
+    }
+    if join && pieces.len() > 2 {
+        pieces[1..].reverse();
+        pieces[1..].iter_mut().for_each(|(_, bus)| bus.1 = last_of_all.unwrap());
+    }
+    let mut found_late = BTreeSet::new();
+    for (span, bus) in pieces {
+        let LateFound { alerts, retractions, .. } = find(&part(texts, span, bus), lake);
+        for alert in alerts {
+            assert!(alert.found_late && alert.respond.is_empty() && !alert.event_ids.is_empty());
+            found_late.insert(alert.alert_id);
+        }
+        for retraction in retractions {
+            assert!(found_late.remove(&retraction.alert_id) || join, "it was found late before");
         }
     }
     found_late
@@ -132,6 +141,7 @@ proptest! {
         steps in prop::collection::vec(any_late_step(), 4..24),
         cuts in (0..12usize, 0..12usize),
         split in 0..11i64,
+        join in any::<bool>(),
     ) {
         let log = receipts_of(&steps);
         let lake = in_the_lake(&log);
@@ -145,7 +155,7 @@ proptest! {
             let live = standing(&texts, &lake);
             let expected: BTreeSet<String> = standing(&texts, &in_time).union(&live).cloned().collect();
             for groups in [&groups[..], &[&late[..]][..]] {
-                let found = caught_up(&texts, waits, &lake, groups, split);
+                let found = caught_up(&texts, waits, &lake, groups, (split, join));
                 prop_assert!(found.is_disjoint(&live), "what live told is not told again");
                 let all: BTreeSet<String> = found.union(&live).cloned().collect();
                 prop_assert_eq!(&all, &expected);
