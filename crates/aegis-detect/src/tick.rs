@@ -116,6 +116,10 @@ impl Running {
                     stats.impaired += 1;
                     continue;
                 }
+                if alert.found_late {
+                    // How late its events came says nothing of how long detection took.
+                    continue;
+                }
                 // What did not follow an event cannot be seen before it could have.
                 let shown = alert.last_ts.plus_micros(self.engine.ahead_of(&alert.rule_id));
                 let micros = alert.detected_at.as_micros().saturating_sub(shown.as_micros()).max(0);

@@ -1,5 +1,5 @@
 //! What a part of a tenant's time comes to with its late events and without them. The rules are run over the same events as a backtest runs them: with
-//! what was in time, with the late ones that were caught up before, and with those that are caught up now; what differs is to be told, or taken back.
+//! what was in time, with the late ones of before, and with those that are caught up now; what differs is to be told, or taken back.
 //! Promises that what live told is neither told again nor taken back, and that nobody is contained on what came late.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,6 +54,8 @@ pub struct LatePart {
 #[derive(Debug, Default)]
 pub struct LateFound {
     pub alerts: Vec<Alert>,
+    /// Those that stood too with the late events of before: they were told, unless the part that has them then is still to come.
+    pub again: Vec<Alert>,
     /// Of alerts that were found late before.
     pub retractions: Vec<Retraction>,
     /// Ids of rules that failed over the events: nothing of theirs is told.
@@ -65,7 +67,7 @@ pub struct LateFound {
 enum View {
     /// None: as live.
     Live,
-    /// Those that were caught up before.
+    /// Those that came before.
     Before,
     /// And those that are caught up now.
     After,
@@ -101,10 +103,11 @@ impl LatePart {
         let is_asked = |alert: &Alert| self.from <= alert.last_ts && alert.last_ts < self.to && !failed.contains(&alert.rule_id);
         let mut found = LateFound::default();
         for (alert_id, alert) in &after.alerts {
-            let is_known = live.alerts.contains_key(alert_id) || before.alerts.contains_key(alert_id);
-            if !is_known && is_asked(alert) {
-                found.alerts.push(found_late(alert.clone())?);
+            if live.alerts.contains_key(alert_id) || !is_asked(alert) {
+                continue;
             }
+            let told = if before.alerts.contains_key(alert_id) { &mut found.again } else { &mut found.alerts };
+            told.push(found_late(alert.clone())?);
         }
         for (alert_id, alert) in before.alerts.iter().filter(|_| self.beside > 0) {
             let stands = live.alerts.contains_key(alert_id) || after.alerts.contains_key(alert_id);

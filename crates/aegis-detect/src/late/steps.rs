@@ -242,9 +242,11 @@ impl Running {
 
     /// Tells what a piece came to. Where that fails it is looked at again.
     async fn tell_late(&mut self, mut work: Work, found: LateFound, shared: &Shared) -> Result<(), DetectError> {
-        let LateFound { alerts, retractions, failed } = found;
+        let LateFound { mut alerts, mut again, retractions, failed } = found;
         let (tenant, started) = (work.whose.tenant_id.clone(), self.clock.now());
         let by: Vec<String> = alerts.iter().map(|alert| alert.rule_id.clone()).collect();
+        // What is there already the stream does not take.
+        alerts.append(&mut again);
         let output = TickOutput { alerts, retractions, ..TickOutput::default() };
         if let Err(error) = self.tell(WorkerStats::default(), output, Vec::new(), started, shared).await {
             self.late.works.push_front(work);

@@ -110,8 +110,8 @@ fn caught_up(
     }
     let mut found_late = BTreeSet::new();
     for (span, bus) in pieces {
-        let LateFound { alerts, retractions, .. } = find(&part(texts, span, bus), lake);
-        for alert in alerts {
+        let LateFound { alerts, again, retractions, .. } = find(&part(texts, span, bus), lake);
+        for alert in alerts.into_iter().chain(again) {
             assert!(alert.found_late && alert.respond.is_empty() && !alert.event_ids.is_empty());
             found_late.insert(alert.alert_id);
         }
