@@ -10,7 +10,7 @@ use aegis_edge::EdgeView;
 use aegis_ingest::{NotRegistered, ResourceSink, SecretsUnavailable, WebhookSecrets};
 use aegis_keys::{SigningKey, sign_notice};
 use aegis_lake::{Lake, LakeError, Replay, Span};
-use aegis_model::{EntryKind, ResourceRecord, RuleWarmRecord, SecurityEvent, TenantId, Timestamp, partition_of};
+use aegis_model::{EntryKind, ResourceRecord, RuleWarmRecord, SecurityEvent, TenantId, partition_of};
 use aegis_respond::{ContainmentRequest, ContainmentRequests, RequestOutcome, RespondError};
 use aegis_store::Store;
 use async_trait::async_trait;
@@ -85,8 +85,8 @@ impl aegis_detect::RuleTexts for StoredRules {
     }
 }
 
-/// Detection finds in the lake what lies before what it keeps. Read on a thread of its own, behind the others, one question at a time. Each opens the
-/// lake for itself: a connection to a bucket ends with the thread that made it.
+/// Detection finds in the lake what lies before what it keeps, and what came too late for it. Each question, of which it has two at a time at most, is read
+/// on a thread of its own, behind the others, and opens the lake for itself: a connection to a bucket ends with the thread that made it.
 #[derive(Debug)]
 pub(crate) struct PastInTheLake {
     pub(crate) section: LakeSection,
@@ -186,7 +186,7 @@ impl ResourceSink for RepositoryRegistry {
 mod tests {
     use super::*;
     use aegis_lake::{Folder, Writer, WriterLimits};
-    use aegis_model::EventKind;
+    use aegis_model::{EventKind, Timestamp};
 
     #[tokio::test]
     async fn what_lies_before_a_rule_is_read_up_to_its_bounds_and_as_long_as_somebody_waits() {

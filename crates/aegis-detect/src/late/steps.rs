@@ -1,6 +1,7 @@
 //! Piece by piece: a tenant's late events and what lies around them are asked of the lake, the rules are run over them on a thread of its own, and what
 //! they find is told. Promises that no tick waits for any of it, and that one piece is read and run at a time.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use super::{CatchUp, LateFound, LatePart, LateRule, Next, Piece, Reach, Work};
 use crate::engine::{Engine, TickOutput};
 use crate::error::DetectError;
 use crate::evaluate::RunningRule;
-use crate::follow::Running;
+use crate::follow::{MAX_BATCH, Running};
 use crate::sieve::Sieve;
 use crate::warm::{MOST, Past, PastAsked};
 use crate::worker::{Shared, WorkerStats};
@@ -33,12 +34,13 @@ const RUN_IN: i64 = 3_600_000_000;
 pub(super) enum Step {
     Asked(Work, Box<LatePart>, oneshot::Receiver<Past>),
     Runs(Work, oneshot::Receiver<Result<Option<LateFound>, String>>),
+    Tells(Work, Box<LateFound>),
 }
 
 impl Step {
     pub(super) const fn work(&self) -> &Work {
         match self {
-            Self::Asked(work, ..) | Self::Runs(work, _) => work,
+            Self::Asked(work, ..) | Self::Runs(work, _) | Self::Tells(work, _) => work,
         }
     }
 }
@@ -145,11 +147,12 @@ impl Running {
             },
             Some(Step::Runs(work, mut answer)) => match answer.try_recv() {
                 Err(TryRecvError::Empty) => self.late.step = Some(Step::Runs(work, answer)),
-                Ok(Ok(Some(found))) => self.tell_late(work, found, shared).await?,
+                Ok(Ok(Some(found))) => self.tell_late(work, Box::new(found), shared).await?,
                 Ok(Ok(None)) => self.late.read_less(work, "it takes too long", shared),
                 Ok(Err(reason)) => self.late.give_up(work, &reason, shared),
                 Err(TryRecvError::Closed) => self.late.give_up(work, "it failed, and the log says where", shared),
             },
+            Some(Step::Tells(work, found)) => self.tell_late(work, found, shared).await?,
             None if rests => {}
             None => {
                 self.late.rests_until = Some(Instant::now() + LOOK);
@@ -240,13 +243,18 @@ impl Running {
         (part, asked)
     }
 
-    /// Tells what a piece came to. Where that fails it is looked at again.
-    async fn tell_late(&mut self, mut work: Work, found: LateFound, shared: &Shared) -> Result<(), DetectError> {
-        let LateFound { mut alerts, mut again, retractions, failed } = found;
+    /// Tells what a piece came to, or some of it, where it is much. Where that fails it is looked at again.
+    async fn tell_late(&mut self, mut work: Work, mut found: Box<LateFound>, shared: &Shared) -> Result<(), DetectError> {
         let (tenant, started) = (work.whose.tenant_id.clone(), self.clock.now());
+        let mut alerts = some_of(&mut found.alerts, MAX_BATCH);
+        // A rule that was changed since says nothing of the time before.
+        let standing = self.engine.rules.iter().filter(|running| running.scope.covers(&tenant));
+        let texts: BTreeSet<&str> = standing.map(|running| running.rule.hash.as_str()).collect();
+        alerts.retain(|alert| texts.contains(alert.rule_hash.as_str()));
         let by: Vec<String> = alerts.iter().map(|alert| alert.rule_id.clone()).collect();
         // What is there already the stream does not take.
-        alerts.append(&mut again);
+        alerts.append(&mut some_of(&mut found.again, MAX_BATCH - alerts.len()));
+        let retractions = some_of(&mut found.retractions, MAX_BATCH - alerts.len());
         let output = TickOutput { alerts, retractions, ..TickOutput::default() };
         if let Err(error) = self.tell(WorkerStats::default(), output, Vec::new(), started, shared).await {
             self.late.works.push_front(work);
@@ -258,16 +266,17 @@ impl Running {
                 running.stats.alerts += 1;
             }
         }
+        shared.stats.lock().late_alerts += by.len() as u64;
         if !by.is_empty() {
             tracing::info!(%tenant, alerts = by.len(), "what came too late was caught up, and rules found something");
         }
-        if !failed.is_empty() {
-            tracing::warn!(%tenant, ?failed, "rules failed over what came too late, and tell nothing of it");
+        if !(found.alerts.is_empty() && found.again.is_empty() && found.retractions.is_empty()) {
+            self.late.step = Some(Step::Tells(work, found));
+            return Ok(());
         }
-        {
-            let mut stats = shared.stats.lock();
-            stats.late_alerts += by.len() as u64;
-            stats.late_given_up += failed.len() as u64;
+        if !found.failed.is_empty() {
+            tracing::warn!(%tenant, failed = ?found.failed, "rules failed over what came too late, and tell nothing of it");
+            shared.stats.lock().late_given_up += found.failed.len() as u64;
         }
         work.pass();
         work.rests_until = Some(Instant::now() + REST);
@@ -277,4 +286,9 @@ impl Running {
         self.late.rests_until = None;
         Ok(())
     }
+}
+
+/// So many of them at most, which are not there any more then.
+fn some_of<T>(all: &mut Vec<T>, most: usize) -> Vec<T> {
+    all.split_off(all.len().saturating_sub(most))
 }
