@@ -84,6 +84,8 @@ impl LatePart {
     /// Looks at all of the tenant's events that the rules may need for it, late ones too. None: nobody waits any more. An error says why it cannot be
     /// told.
     pub fn find(&self, mut events: Vec<SecurityEvent>, is_waited_for: &dyn Fn() -> bool) -> Result<Option<LateFound>, String> {
+        // Whoever was asked: nobody else's events reach the tenant's alerts (L-TENANT).
+        events.retain(|event| event.tenant_id == self.tenant);
         events.sort_by(|a, b| a.order_key().cmp(&b.order_key()));
         let events: Vec<Arc<SecurityEvent>> = events.into_iter().map(Arc::new).collect();
         let Some(live) = self.standing(&events, View::Live, is_waited_for)? else { return Ok(None) };
