@@ -13,6 +13,16 @@ pub fn alert_id(tenant: &TenantId, rule_id: &str, key: &Map<String, Value>, firs
     aegis_canon::hash_value(&json!([tenant.as_str(), rule_id, key, first.to_string()]))
 }
 
+/// The same, of a rule that contains, where it was found late: it asks for no response, and must not stand in the place of one that does.
+pub(crate) fn late_alert_id(
+    tenant: &TenantId,
+    rule_id: &str,
+    key: &Map<String, Value>,
+    first: EventId,
+) -> Result<String, CanonError> {
+    aegis_canon::hash_value(&json!([tenant.as_str(), rule_id, key, first.to_string(), "late"]))
+}
+
 /// The alert of a match.
 pub(crate) fn alert_of(rule: &Rule, tenant: &TenantId, alert_id: &str, found: &Match, detected_at: Timestamp) -> Alert {
     let header = &rule.header;
@@ -36,6 +46,7 @@ pub(crate) fn alert_of(rule: &Rule, tenant: &TenantId, alert_id: &str, found: &M
         owasp: header.owasp.clone(),
         runbook: header.runbook.clone(),
         detected_at,
+        found_late: false,
     }
 }
 
@@ -62,5 +73,8 @@ mod tests {
         ] {
             assert_ne!(other.unwrap(), id);
         }
+        let late = r#"["acme","AEG-1",{"agent_id":"a"},"00000000-0000-0000-0000-000000000007","late"]"#;
+        let id = late_alert_id(&tenant("acme"), "AEG-1", &key("a"), event).unwrap();
+        assert_eq!(id, aegis_canon::sha256_hex(late.as_bytes()));
     }
 }

@@ -133,6 +133,8 @@ pub struct Backtest {
     late: u64,
     gone: u64,
     standing: BTreeMap<String, Told>,
+    /// The same as whole alerts, where that is asked for.
+    whole: Option<BTreeMap<String, Alert>>,
     retracted: BTreeMap<String, u64>,
 }
 
@@ -154,7 +156,24 @@ impl Backtest {
         let (in_order, stored_to) = (false, None);
         let (waiting, ended, since) = (Vec::new(), BTreeSet::new(), 0);
         let (events, late, gone) = (0, 0, 0);
-        Self { engine, from, to, known_to, in_order, stored_to, waiting, ended, since, events, late, gone, standing, retracted }
+        let whole = None;
+        Self {
+            engine,
+            from,
+            to,
+            known_to,
+            in_order,
+            stored_to,
+            waiting,
+            ended,
+            since,
+            events,
+            late,
+            gone,
+            standing,
+            whole,
+            retracted,
+        }
     }
 
     /// The same over each tenant's events in the order of events, each of which says whether it was late: as a lake has them. It has all that the bus
@@ -162,6 +181,12 @@ impl Backtest {
     #[must_use]
     pub fn in_order(self, stored_to: Option<Timestamp>) -> Self {
         Self { engine: self.engine.in_order(), in_order: true, stored_to, ..self }
+    }
+
+    /// The same, where what stands is asked for as it would be told (`finish_whole`).
+    #[must_use]
+    pub(crate) fn keep_whole(self) -> Self {
+        Self { whole: Some(BTreeMap::new()), ..self }
     }
 
     /// Since when events are needed: those before `from` fill the windows, and side tables, which look back much further.
@@ -256,10 +281,16 @@ impl Backtest {
         for alert in output.alerts.into_iter().filter(|alert| alert.rule_id != IMPAIRED_RULE) {
             let is_within = self.from.is_none_or(|from| alert.last_ts >= from) && self.to.is_none_or(|to| alert.last_ts < to);
             if is_within {
+                if let Some(whole) = &mut self.whole {
+                    whole.insert(alert.alert_id.clone(), alert.clone());
+                }
                 self.standing.insert(alert.alert_id.clone(), Told::of(alert));
             }
         }
         for retraction in output.retractions {
+            if let Some(whole) = &mut self.whole {
+                whole.remove(&retraction.alert_id);
+            }
             if self.standing.remove(&retraction.alert_id).is_some() {
                 *self.retracted.entry(retraction.rule_id).or_default() += 1;
             }
@@ -272,12 +303,23 @@ impl Backtest {
         self.finish_with_shown().0
     }
 
-    /// The same, and what was remembered of alerts.
-    pub(crate) fn finish_with_shown(mut self) -> (BacktestReport, Vec<Arc<SecurityEvent>>) {
+    /// What stands, as it would be told, and which rules failed over it.
+    pub(crate) fn finish_whole(mut self) -> (BTreeMap<String, Alert>, BTreeSet<String>) {
+        self.end();
+        let failed = self.engine.stats().into_iter().filter(|stats| stats.quarantined.is_some() || !stats.set_aside.is_empty());
+        (self.whole.take().unwrap_or_default(), failed.map(|stats| stats.rule_id).collect())
+    }
+
+    fn end(&mut self) {
         self.tick();
         let known_to = self.known();
         let output = self.engine.finish_at(known_to);
         self.note(output);
+    }
+
+    /// The same, and what was remembered of alerts.
+    pub(crate) fn finish_with_shown(mut self) -> (BacktestReport, Vec<Arc<SecurityEvent>>) {
+        self.end();
         let shown =
             self.engine.rules.iter_mut().filter_map(|running| running.shown.take()).flat_map(|shown| shown.rows).collect();
         let rules = self.engine.stats().into_iter().map(|stats| self.result_of(stats)).collect();

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::common::KnownCommon;
 use crate::engine::{Engine, EngineCheckpoint};
 use crate::hold::HeldLane;
+use crate::late::{Late, Whose};
 use crate::own::KnownRule;
 use crate::verify::{ChainBreak, is_ahead_of_time};
 
@@ -47,6 +48,9 @@ pub(crate) struct Checkpoint {
     /// Where the stream of alerts ended: all that is told of what was taken up to here stands before. One of before does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) alerts: Option<Place>,
+    /// What late events touched and is not caught up; one of before has none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) late: Vec<(Whose, Late)>,
     /// While the stream is read again behind a checkpoint of another version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) before: Option<Before>,

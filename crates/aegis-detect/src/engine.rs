@@ -17,6 +17,7 @@ use crate::deferred::By;
 use crate::error::DetectError;
 use crate::evaluate::{Must, RuleStats, RunningRule};
 use crate::impaired::Impaired;
+use crate::late::LateEvent;
 use crate::lost::Lost;
 use crate::output::Evidence;
 use crate::own::OwnWindows;
@@ -75,8 +76,8 @@ pub struct TickOutput {
     pub episodes: Vec<EpisodeUpdate>,
     /// Events that came after the watermark minus the lateness: not looked at.
     pub late: Vec<EventId>,
-    /// How many of those had proved themselves.
-    pub late_verified: u64,
+    /// Those of them that had proved themselves.
+    pub late_proved: Vec<LateEvent>,
     /// Observations of a time more than five minutes after the bus had them: not looked at, like the late ones. What else is ahead so far is not
     /// either, and has a `receipt_chain_broken` that says so.
     pub ahead: u64,
@@ -91,7 +92,7 @@ impl TickOutput {
         self.retractions.append(&mut later.retractions);
         self.episodes.append(&mut later.episodes);
         self.late.append(&mut later.late);
-        self.late_verified += later.late_verified;
+        self.late_proved.append(&mut later.late_proved);
         self.ahead += later.ahead;
         self.quarantined.append(&mut later.quarantined);
     }
@@ -224,8 +225,8 @@ impl Engine {
 
     /// No rule looks at an event that came too late. Of one that proved itself somebody has to know.
     fn note_late(&mut self, event: &SecurityEvent, output: &mut TickOutput) {
-        if event.verified && event.lane.is_some() {
-            output.late_verified += 1;
+        if let Some(proved) = LateEvent::of(event) {
+            output.late_proved.push(proved);
             output.alerts.extend(self.impaired.of_late(event, self.config.clock.now()));
         }
         output.late.push(event.event_id);

@@ -14,6 +14,7 @@ use crate::checkpoint::{Before, Checkpoint, Saved, Tail};
 use crate::engine::Engine;
 use crate::error::DetectError;
 use crate::hold::{HeldLane, Hold};
+use crate::late::CatchUp;
 use crate::own::Own;
 use crate::room::Room;
 use crate::ruleset::RuleSet;
@@ -68,6 +69,8 @@ pub(crate) struct Running {
     pub(crate) tail: Tail,
     /// What rules of tenants' own are filled with.
     pub(crate) warm: WarmUp,
+    /// What came too late for the windows.
+    pub(crate) late: CatchUp,
     shelf: Shelf,
     /// Up to where the last checkpoint counts.
     written: u64,
@@ -111,6 +114,7 @@ pub(crate) async fn run(
         own,
         tail: Tail::default(),
         warm: WarmUp::new(config.past.clone(), config.warm_records.clone()),
+        late: CatchUp::new(config.past.clone()),
         shelf: Shelf::new(CHECKPOINT_PARTITION).with_most(config.checkpoint_bytes),
         written: 0,
         room: Room::new(config.checkpoint_bytes),
@@ -229,6 +233,7 @@ impl Running {
         self.tail.stays_cut(cut);
         self.stage = VerifyStage::new(ring.clone(), checkpoint.heads);
         self.know_lanes(checkpoint.before, is_still);
+        self.late.take_up(checkpoint.late);
         self.want_again();
         Ok(())
     }
@@ -311,6 +316,7 @@ impl Running {
         self.take_held(shared).await?;
         self.tail.begin_again();
         self.warm.begin_again();
+        self.late.begin_again();
         shared.stats.lock().rewinds += 1;
         self.bus.set_consumer_position(Stream::Ase, CONSUMER, 0).await?;
         Ok(())
@@ -349,6 +355,7 @@ impl Running {
                 stats.rules = self.rule_stats();
             }
             self.warm_up().await?;
+            self.catch_up_late(shared).await?;
             self.ask_for_missing();
             let now = self.clock.now();
             let since = now.as_micros().saturating_sub(last_checkpoint.as_micros());
@@ -454,6 +461,7 @@ impl Running {
             own: self.own.known(),
             changed: self.own.changed.all(),
             alerts: Some(alerts),
+            late: self.late.saved(),
             before: is_again.then(|| Before { heads: self.stage.known().clone(), to: self.known_to }),
         };
         let written = loop {

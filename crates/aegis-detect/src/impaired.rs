@@ -200,6 +200,7 @@ impl Impaired {
             owasp: Vec::new(),
             runbook: Some(RUNBOOK.to_owned()),
             detected_at: now,
+            found_late: false,
         })
     }
 }

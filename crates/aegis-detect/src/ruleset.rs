@@ -150,6 +150,11 @@ impl RuleSet {
         if errors.is_empty() { Ok(Self { rules }) } else { Err(RuleErrors(errors)) }
     }
 
+    /// Rules that were checked before, each by itself: none of them reads another's alerts.
+    pub(crate) fn of(rules: Vec<(Rule, RulePlan)>) -> Self {
+        Self { rules }
+    }
+
     /// What is to be known of the rules that every tenant has where a tenant adds its own.
     #[must_use]
     pub fn common(&self) -> CommonRules {

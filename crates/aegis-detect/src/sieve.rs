@@ -9,7 +9,7 @@ use datafusion::arrow::array::{Array, AsArray, BooleanArray, RecordBatch, Record
 use datafusion::arrow::compute::filter_record_batch;
 use datafusion::error::{DataFusionError, Result};
 
-use crate::plan::Filter;
+use crate::plan::{Filter, RulePlan};
 use crate::ruleset::RuleSet;
 
 /// After so many rows it is known how many stay.
@@ -31,6 +31,11 @@ impl Sieve {
         let all_filter = !sets.iter().any(RuleSet::reads_sides);
         let filters = all_filter.then(|| sets.iter().flat_map(RuleSet::filters).collect::<Option<Vec<Filter>>>());
         Self { filters: filters.flatten(), asked: AtomicU64::new(0), left_out: AtomicU64::new(0) }
+    }
+
+    /// For some rules that read events alone, and no side table.
+    pub(crate) fn of_plans<'a>(plans: impl Iterator<Item = &'a RulePlan>) -> Self {
+        Self { filters: plans.map(RulePlan::filter).collect(), asked: AtomicU64::new(0), left_out: AtomicU64::new(0) }
     }
 
     /// The rows without those that no rule looks at.

@@ -92,6 +92,7 @@ impl Running {
         shared: &Shared,
     ) -> Result<(), DetectError> {
         self.tail.mark_late(&output.late);
+        self.late.note(&output.late_proved);
         self.tail.trim(&self.engine);
         let took = self.clock.now().as_micros().saturating_sub(started.as_micros());
         {
@@ -106,13 +107,17 @@ impl Running {
             stats.malformed += seen.malformed;
             stats.rule_records_refused += seen.rule_records_refused;
             stats.late += output.late.len() as u64 + output.ahead;
-            stats.late_verified += output.late_verified;
+            stats.late_verified += output.late_proved.len() as u64;
             stats.alerts += output.alerts.len() as u64;
             stats.retractions += output.retractions.len() as u64;
             for alert in &output.alerts {
                 if alert.rule_id == IMPAIRED_RULE {
                     // Nobody found anything.
                     stats.impaired += 1;
+                    continue;
+                }
+                if alert.found_late {
+                    // How late its events came says nothing of how long detection took.
                     continue;
                 }
                 // What did not follow an event cannot be seen before it could have.

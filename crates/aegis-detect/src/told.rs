@@ -45,8 +45,8 @@ impl Running {
                 next = delivered.seq + 1;
                 bytes += delivered.payload.len();
                 if let Ok(alert) = serde_json::from_slice::<Alert>(&delivered.payload) {
-                    // Not what the engine says of itself: that is never taken back.
-                    if alert.rule_id != IMPAIRED_RULE {
+                    // Not what the engine says of itself, that is never taken back; nor what was found late, which no rule finds again.
+                    if alert.rule_id != IMPAIRED_RULE && !alert.found_late {
                         told.insert(alert.alert_id.clone(), alert);
                     }
                 } else if let Ok(retraction) = serde_json::from_slice::<Retraction>(&delivered.payload) {

@@ -21,10 +21,11 @@ use crate::evaluate::{RuleStats, RunningRule};
 use crate::follow::{READ_WAIT, Running};
 use crate::own::{KnownRule, OwnRule, reach_of};
 use crate::scope::Since;
+use crate::sieve::Sieve;
 use crate::worker::{Shared, WorkerStats};
 
 /// Events that a rule is filled with at most: no rule keeps more of a tenant.
-const MOST: usize = 200_000;
+pub(crate) const MOST: usize = 200_000;
 /// How often it is looked whether all that is wanted is there; what fails is asked again after twice as long each time, so many times.
 const LOOK: Duration = Duration::from_secs(1);
 const MOST_DOUBLED: u32 = 6;
@@ -36,8 +37,28 @@ pub type Past = Result<Option<Vec<SecurityEvent>>, String>;
 pub trait PastEvents: Send + Sync + fmt::Debug {
     /// The consumer of the stream ASE that writes them there: what it has passed is there to be read, and changes no more.
     fn consumer(&self) -> &'static str;
-    /// Asks for a tenant's events of `from <= ts < to` that were in time. Never waits: whoever answers does so when it has read them.
-    fn ask(&self, tenant: &TenantId, from: Timestamp, to: Timestamp, most: usize) -> oneshot::Receiver<Past>;
+    /// Asks for events, which come in the order of events. Never waits: whoever answers does so when it has read them.
+    fn ask(&self, asked: PastAsked) -> oneshot::Receiver<Past>;
+}
+
+/// Which events are asked for: a tenant's of `from <= ts < to`, unless they are more than `most`.
+#[derive(Clone, Debug)]
+pub struct PastAsked {
+    pub tenant: TenantId,
+    pub from: Timestamp,
+    pub to: Timestamp,
+    pub most: usize,
+    /// True: those too that were late, each of which says so. False: those alone that were in time.
+    pub with_late: bool,
+    /// What it leaves out may be left out.
+    pub sieve: Option<Arc<Sieve>>,
+}
+
+impl PastAsked {
+    /// All that was in time.
+    fn in_time(tenant: &TenantId, from: Timestamp, to: Timestamp) -> Self {
+        Self { tenant: tenant.clone(), from, to, most: MOST, with_late: false, sieve: None }
+    }
 }
 
 /// Who puts into the log that a rule knows its window. Records of rules count by control's signature alone, whose key detection has not.
@@ -76,7 +97,7 @@ pub(crate) struct WarmUp {
     /// How often in a row nothing could be read.
     failures: u32,
     /// The newest message with an event that was taken.
-    last_event: u64,
+    pub(crate) last_event: u64,
 }
 
 impl WarmUp {
@@ -233,7 +254,7 @@ impl Running {
             self.warm.wanted.push_back(wanted);
             return Ok(());
         }
-        let answer = past.ask(&wanted.record.tenant_id, wanted.from, wanted.to, MOST);
+        let answer = past.ask(PastAsked::in_time(&wanted.record.tenant_id, wanted.from, wanted.to));
         self.warm.step = Some(Step::Asked(wanted, answer));
         Ok(())
     }
@@ -312,7 +333,7 @@ impl Running {
         if from >= to {
             return Some(Vec::new());
         }
-        let answer = self.warm.past.as_ref()?.ask(tenant, from, to, MOST);
+        let answer = self.warm.past.as_ref()?.ask(PastAsked::in_time(tenant, from, to));
         let reason = match tokio::time::timeout(READ_WAIT, answer).await {
             Ok(Ok(Ok(Some(events)))) => return Some(events),
             Ok(Ok(Ok(None))) => "there is more than a rule may keep".to_owned(),

@@ -118,6 +118,7 @@ mod tests {
             owasp: vec![],
             runbook: None,
             detected_at: Timestamp::from_micros(3),
+            found_late: false,
         };
         let message = Message::new("alert.acme.1", serde_json::to_vec(&alert).unwrap()).expecting(0);
         let read = |message: &Message| serde_json::from_slice::<Alert>(&message.payload).unwrap();

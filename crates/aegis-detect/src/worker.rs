@@ -37,7 +37,8 @@ pub struct WorkerConfig {
     pub texts: Option<Arc<dyn RuleTexts>>,
     /// Whose records of tenants' own rules are taken: control's key, and no edge's, also where one process has both. Empty: nobody's.
     pub control: KeyRing,
-    /// Where a tenant's own rule that comes finds what lies before what detection keeps; None: it waits until it knows its window.
+    /// Where a tenant's own rule that comes finds what lies before what detection keeps (None: it waits until it knows its window), and where what came
+    /// too late for the windows is caught up (None: it is told of, and no more).
     pub past: Option<Arc<dyn PastEvents>>,
     /// Who puts into the log, signed by control, that all of that can be read: detection has no key. None: nobody, and such a rule waits too.
     pub warm_records: Option<Arc<dyn WarmRecords>>,
@@ -81,6 +82,12 @@ pub struct WorkerStats {
     /// Events that came too late to be looked at, observations of a time that is not yet included; and how many of them had proved themselves.
     pub late: u64,
     pub late_verified: u64,
+    /// Tenants of whom late events wait to be caught up.
+    pub late_waiting: u64,
+    /// Alerts that were found when late events were caught up.
+    pub late_alerts: u64,
+    /// How often something of what late events touched could not be caught up: a part of a tenant's time, or rules that look back further than is read.
+    pub late_given_up: u64,
     /// Messages set aside as dead letters.
     pub malformed: u64,
     /// Those of them that were to change a tenant's own rule, and were not control's to the letter.

@@ -112,6 +112,9 @@ pub struct Alert {
     pub runbook: Option<String>,
     /// Processing time at the detector; not part of the identity.
     pub detected_at: Timestamp,
+    /// True where events came too late for the windows, and it was found when these were caught up: such an alert asks for no response.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub found_late: bool,
 }
 
 /// Says that a late event contradicted an alert that had been emitted. Never undoes containment by itself.

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use aegis_bus::{Bus, BusError, Message, Stream, subject};
 use aegis_control::{ContainmentOutcome, Control};
-use aegis_detect::{Past, bytes_of, is_ahead_of_time};
+use aegis_detect::{Past, PastAsked, bytes_of, is_ahead_of_time};
 use aegis_edge::EdgeView;
 use aegis_ingest::{NotRegistered, ResourceSink, SecretsUnavailable, WebhookSecrets};
 use aegis_keys::{SigningKey, sign_notice};
 use aegis_lake::{Lake, LakeError, Replay, Span};
-use aegis_model::{EntryKind, ResourceRecord, RuleWarmRecord, SecurityEvent, TenantId, Timestamp, partition_of};
+use aegis_model::{EntryKind, ResourceRecord, RuleWarmRecord, SecurityEvent, TenantId, partition_of};
 use aegis_respond::{ContainmentRequest, ContainmentRequests, RequestOutcome, RespondError};
 use aegis_store::Store;
 use async_trait::async_trait;
@@ -85,8 +85,8 @@ impl aegis_detect::RuleTexts for StoredRules {
     }
 }
 
-/// Detection finds in the lake what lies before what it keeps. Read on a thread of its own, behind the others, one question at a time. Each opens the
-/// lake for itself: a connection to a bucket ends with the thread that made it.
+/// Detection finds in the lake what lies before what it keeps, and what came too late for it. Each question, of which it has two at a time at most, is read
+/// on a thread of its own, behind the others, and opens the lake for itself: a connection to a bucket ends with the thread that made it.
 #[derive(Debug)]
 pub(crate) struct PastInTheLake {
     pub(crate) section: LakeSection,
@@ -98,14 +98,13 @@ impl aegis_detect::PastEvents for PastInTheLake {
         aegis_lake::CONSUMER
     }
 
-    fn ask(&self, tenant: &TenantId, from: Timestamp, to: Timestamp, most: usize) -> oneshot::Receiver<Past> {
+    fn ask(&self, asked: PastAsked) -> oneshot::Receiver<Past> {
         let (answers, answer) = oneshot::channel();
-        let (section, data, tenant) = (self.section.clone(), self.data.clone(), tenant.clone());
+        let (section, data) = (self.section.clone(), self.data.clone());
         let work = move || async move {
             let past = match crate::lake::open_again(&section, &data) {
                 Ok(lake) => {
-                    let most = Most { events: most, bytes: MOST_BYTES };
-                    let read = events_in(lake, &tenant, (from, to), most, || !answers.is_closed()).await;
+                    let read = events_in(lake, asked, MOST_BYTES, || !answers.is_closed()).await;
                     read.map_err(|error| format!("the lake: {error}"))
                 }
                 Err(error) => Err(format!("{error:#}")),
@@ -114,43 +113,39 @@ impl aegis_detect::PastEvents for PastInTheLake {
         };
         // Where it does not start nobody answers, and it is asked again.
         if let Err(error) = aegis_threads::spawn("aegis-warm-up", work) {
-            tracing::warn!(%error, "the lake cannot be read for a rule that warms up");
+            tracing::warn!(%error, "the lake cannot be read for detection");
         }
         answer
     }
 }
 
-/// What the texts of all that is read for a rule take at most: no rule keeps more of a tenant.
+/// What the texts of all that is read take at most: no rule keeps more of a tenant.
 const MOST_BYTES: usize = 512 << 20;
-
-/// How much is read at most.
-#[derive(Clone, Copy, Debug)]
-struct Most {
-    events: usize,
-    bytes: usize,
-}
 
 /// None: there are more, or nobody waits for them any more.
 async fn events_in(
     lake: Lake,
-    tenant: &TenantId,
-    (from, to): (Timestamp, Timestamp),
-    most: Most,
+    asked: PastAsked,
+    most_bytes: usize,
     is_waited_for: impl Fn() -> bool,
 ) -> Result<Option<Vec<SecurityEvent>>, LakeError> {
+    let PastAsked { tenant, from, to, most, with_late, sieve } = asked;
     let span = Span { from: from.as_micros(), to: to.as_micros().saturating_sub(1) };
-    let mut replay = Replay::open(lake, tenant, None, span).await?;
+    let mut replay = Replay::open(lake, &tenant, None, span).await?;
+    if let Some(sieve) = &sieve {
+        replay = replay.sifted_by(sieve);
+    }
     let (mut events, mut bytes): (Vec<SecurityEvent>, usize) = (Vec::new(), 0);
     while let Some(page) = replay.next().await? {
         if !is_waited_for() {
             return Ok(None);
         }
         // As rules are shown them.
-        let in_time = page.into_iter().filter(|event| !event.late && !is_ahead_of_time(event));
+        let shown = page.into_iter().filter(|event| (with_late || !event.late) && !is_ahead_of_time(event));
         let before = events.len();
-        events.extend(in_time.map(Arc::unwrap_or_clone));
+        events.extend(shown.map(Arc::unwrap_or_clone));
         bytes += events[before..].iter().map(bytes_of).sum::<usize>();
-        if events.len() > most.events || bytes > most.bytes {
+        if events.len() > most || bytes > most_bytes {
             return Ok(None);
         }
     }
@@ -191,7 +186,7 @@ impl ResourceSink for RepositoryRegistry {
 mod tests {
     use super::*;
     use aegis_lake::{Folder, Writer, WriterLimits};
-    use aegis_model::EventKind;
+    use aegis_model::{EventKind, Timestamp};
 
     #[tokio::test]
     async fn what_lies_before_a_rule_is_read_up_to_its_bounds_and_as_long_as_somebody_waits() {
@@ -202,18 +197,20 @@ mod tests {
         for seq in 1..=10 {
             let ts = start.plus_seconds(seq);
             let mut event = SecurityEvent::new(tenant.clone(), "edge-1", "edge", EventKind::AuthorizeDecision, ts);
-            (event.bus_ts, event.resource) = (Some(ts), Some("r".repeat(1000)));
+            (event.bus_ts, event.resource, event.late) = (Some(ts), Some("r".repeat(1000)), seq == 5);
             writer.take(seq.unsigned_abs(), event, 1500);
         }
         writer.flush().await.unwrap();
-        let read = async |events: usize, bytes: usize, is_waited_for: bool| {
-            let (span, most) = ((start, start.plus_seconds(10)), Most { events, bytes });
-            let read = events_in(Arc::clone(&lake), &tenant, span, most, || is_waited_for).await.unwrap();
-            read.map(|events| events.len())
+        let to = start.plus_seconds(10);
+        let all = |most: usize| PastAsked { tenant: tenant.clone(), from: start, to, most, with_late: true, sieve: None };
+        let read = async |asked: PastAsked, bytes: usize, is_waited_for: bool| {
+            let read = events_in(Arc::clone(&lake), asked, bytes, || is_waited_for).await.unwrap();
+            read.map(|events| (events.len(), events.iter().filter(|event| event.late).count()))
         };
-        assert_eq!(read(9, 10_000, true).await, Some(9), "the last is not before the end");
-        assert_eq!(read(8, 10_000, true).await, None);
-        assert_eq!(read(9, 8_000, true).await, None);
-        assert_eq!(read(9, 10_000, false).await, None);
+        assert_eq!(read(all(9), 10_000, true).await, Some((9, 1)), "the last is not before the end");
+        assert_eq!(read(PastAsked { with_late: false, ..all(8) }, 10_000, true).await, Some((8, 0)));
+        assert_eq!(read(all(8), 10_000, true).await, None);
+        assert_eq!(read(all(9), 8_000, true).await, None);
+        assert_eq!(read(all(9), 10_000, false).await, None);
     }
 }

@@ -173,6 +173,12 @@ fn of_detection(mut encoder: DescriptorEncoder<'_>, detection: &WorkerStats) -> 
     counter(&mut encoder, "aegis_detect_late", help, detection.late)?;
     let help = "events that proved themselves and came after their watermark";
     counter(&mut encoder, "aegis_detect_late_verified", help, detection.late_verified)?;
+    let help = "tenants of whom late events wait to be caught up over the lake";
+    gauge(&mut encoder, "aegis_detect_late_waiting", help, detection.late_waiting)?;
+    let help = "alerts that were found when late events were caught up";
+    counter(&mut encoder, "aegis_detect_late_alerts", help, detection.late_alerts)?;
+    let help = "parts of a tenant's time, and rules, that late events were not caught up for";
+    counter(&mut encoder, "aegis_detect_late_given_up", help, detection.late_given_up)?;
     counter(&mut encoder, "aegis_detect_malformed", "messages detection put aside", detection.malformed)?;
     let help = "records of rules that are not control's, and changed nothing";
     counter(&mut encoder, "aegis_detect_rule_records_refused", help, detection.rule_records_refused)?;
@@ -390,6 +396,9 @@ mod tests {
             lag: 1,
             late: 2,
             late_verified: 3,
+            late_waiting: 11,
+            late_alerts: 12,
+            late_given_up: 13,
             malformed: 4,
             rule_records_refused: 10,
             broken: 5,
@@ -406,6 +415,10 @@ mod tests {
             "# TYPE aegis_detect_late counter",
             "aegis_detect_late_total 2",
             "aegis_detect_late_verified_total 3",
+            "# TYPE aegis_detect_late_waiting gauge",
+            "aegis_detect_late_waiting 11",
+            "aegis_detect_late_alerts_total 12",
+            "aegis_detect_late_given_up_total 13",
             "aegis_detect_malformed_total 4",
             "aegis_detect_rule_records_refused_total 10",
             "aegis_detect_verify_failures_total 5",

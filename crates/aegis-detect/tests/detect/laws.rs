@@ -1,7 +1,9 @@
-//! The laws as properties over small random logs: L-REPLAY (live equals replay, by any number of workers) and L-TENANT (no tenant reaches another's
+//! The laws as properties over small random logs: L-REPLAY (live equals replay, by any number of workers), L-LATE (what came too late is caught up to what
+//! it would have told in time, however it is cut into pieces) and L-TENANT (no tenant reaches another's
 //! matches).
 
 mod contradicted;
+mod late;
 mod logs;
 mod workers;
 

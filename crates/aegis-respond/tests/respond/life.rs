@@ -49,6 +49,7 @@ pub(crate) fn alert(n: usize, agent: &str) -> Alert {
         owasp: vec![],
         runbook: None,
         detected_at: START,
+        found_late: false,
     }
 }
 

@@ -161,6 +161,7 @@ pub(crate) fn alert(tenant: &TenantId, alert_id: &str, rule_id: &str, agent_id: 
         owasp: vec![],
         runbook: None,
         detected_at: START.plus_seconds(31),
+        found_late: false,
     }
 }
 

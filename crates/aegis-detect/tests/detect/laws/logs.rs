@@ -135,7 +135,7 @@ pub(super) const RULES: [(&str, &str, &str); 22] = [
 /// Nothing of these is in the log that shows that the others are not silent.
 pub(super) const SILENT_THERE: [&str; 2] = ["stepped-absence", "never-used"];
 
-const LATENESS_S: i64 = 6;
+pub(super) const LATENESS_S: i64 = 6;
 
 /// Tenants of logs, of which `any_step` has the first two. The fifth is of the first one's partition, the others have one each.
 pub(super) const TENANTS: [&str; 6] = ["a", "b", "c", "d", "cv", "e"];

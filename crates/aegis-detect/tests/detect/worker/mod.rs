@@ -4,6 +4,7 @@ mod bounds;
 mod common_rules;
 mod evidence;
 mod lanes;
+mod late;
 mod own_rules;
 mod restart;
 mod warm;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_bus::{Bus, BusError, EmbeddedBus, EmbeddedLimits, Message, Stream, subject};
-use aegis_detect::{Past, PastEvents, RuleSet, WarmRecords, Worker, WorkerConfig};
+use aegis_detect::{Past, PastAsked, PastEvents, RuleSet, WarmRecords, Worker, WorkerConfig};
 use aegis_keys::{SigningKey, sign_notice};
 use aegis_model::{Clock, ManualClock, Notice, RuleWarmRecord, SecurityEvent, TenantId, Timestamp, partition_of};
 use parking_lot::Mutex;
@@ -48,10 +48,11 @@ impl PastEvents for Kept {
         PAST
     }
 
-    fn ask(&self, tenant: &TenantId, from: Timestamp, to: Timestamp, most: usize) -> oneshot::Receiver<Past> {
+    fn ask(&self, asked: PastAsked) -> oneshot::Receiver<Past> {
+        let PastAsked { tenant, from, to, most, .. } = asked;
         *self.asked.lock() += 1;
         let (answers, answer) = oneshot::channel();
-        let is_asked = |event: &&SecurityEvent| event.tenant_id == *tenant && from <= event.ts && event.ts < to;
+        let is_asked = |event: &&SecurityEvent| event.tenant_id == tenant && from <= event.ts && event.ts < to;
         let events: Vec<SecurityEvent> = self.events.lock().iter().filter(is_asked).cloned().collect();
         let past = if *self.fails.lock() { Err("on purpose".to_owned()) } else { Ok((events.len() <= most).then_some(events)) };
         answers.send(past).unwrap();
