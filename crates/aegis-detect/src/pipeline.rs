@@ -14,7 +14,7 @@ use datafusion::logical_expr::utils::{conjunction, split_conjunction};
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::physical_expr::PhysicalExpr;
 
-use crate::check::base_column;
+use crate::check::{base_column, row_pattern};
 use crate::known::{Frames, Split};
 use crate::schema::{EventBatch, column_index, schema_of};
 use crate::windows::{Origin, Windows};
@@ -58,6 +58,8 @@ struct Draft<'a> {
     pipeline: Pipeline,
     /// Lists that were not read yet.
     unmade: Vec<ListColumn>,
+    /// Its rows are the matches of a row pattern, made already, and not events.
+    of_matches: bool,
 }
 
 impl Draft<'_> {
@@ -69,8 +71,9 @@ impl Draft<'_> {
                 let Some(columns) = names.collect::<Option<Vec<usize>>>() else { return Ok(false) };
                 self.pipeline.schema = schema_of(&columns);
                 self.pipeline.columns = columns;
-                Ok(true)
+                Ok(!self.of_matches)
             }
+            LogicalPlan::Extension(_) => Ok(self.of_matches && row_pattern(plan).is_some()),
             LogicalPlan::SubqueryAlias(alias) => self.push(&alias.input),
             // The order of rows says nothing about a match.
             LogicalPlan::Sort(sort) if sort.fetch.is_none() => self.push(&sort.input),
@@ -190,8 +193,17 @@ fn plain_column(expr: &Expr) -> Option<&Column> {
 impl Pipeline {
     /// The query of an optimized plan, if all of it can be followed. In a bucket, each of the columns `fixed` of events has one value.
     pub(crate) fn build(state: &SessionState, plan: &LogicalPlan, fixed: &[&str]) -> Result<Option<Self>> {
+        Self::draft(state, plan, fixed, false)
+    }
+
+    /// What an optimized plan makes of the matches of its row pattern, if that is filters and projections.
+    pub(crate) fn above_matches(state: &SessionState, plan: &LogicalPlan) -> Result<Option<Self>> {
+        Self::draft(state, plan, &[], true)
+    }
+
+    fn draft(state: &SessionState, plan: &LogicalPlan, fixed: &[&str], of_matches: bool) -> Result<Option<Self>> {
         let pipeline = Self { columns: Vec::new(), schema: schema_of(&[]), steps: Vec::new(), states: 0 };
-        let mut draft = Draft { state, fixed, pipeline, unmade: Vec::new() };
+        let mut draft = Draft { state, fixed, pipeline, unmade: Vec::new(), of_matches };
         if !draft.push(plan)? {
             return Ok(None);
         }
@@ -248,6 +260,13 @@ impl Pipeline {
             }
         }
         Ok(())
+    }
+
+    /// What it makes of rows that are there, of a query without windows.
+    pub(crate) fn of(&self, rows: RecordBatch) -> Result<RecordBatch> {
+        let origins = vec![Origin { bucket: 0, ts: 0, place: 0 }; rows.num_rows()];
+        let (made, _) = self.apply(&self.steps, rows, origins, &mut [])?;
+        Ok(made)
     }
 
     fn apply(
