@@ -94,10 +94,15 @@ impl MatchRecognize {
     /// The columns of the input that it reads.
     #[must_use]
     pub fn columns_of_input(&self) -> Vec<Column> {
-        let measures = self.definition.measures.iter().map(|measure| &measure.expr);
-        let operands = self.columns_behind(conditions_of(&self.definition).chain(measures));
-        let order = self.order_by.iter().flat_map(|sort| sort.expr.column_refs()).cloned();
-        self.partition_columns().cloned().chain(order).chain(operands).collect()
+        // One column stands in the order and in an operand, or in several of them.
+        let order = self.order_by.iter().map(|sort| &sort.expr);
+        let mut columns: Vec<Column> = self.partition_columns().cloned().collect();
+        for column in order.chain(&self.operands).flat_map(sorted_columns) {
+            if !columns.contains(&column) {
+                columns.push(column);
+            }
+        }
+        columns
     }
 
     /// The same over another input that has these columns.
@@ -144,10 +149,8 @@ impl MatchRecognize {
             }
         }
         let exprs = operands.iter().filter_map(|operand| self.operands.get(*operand));
-        let mut columns: Vec<Column> = exprs.flat_map(Expr::column_refs).cloned().collect();
-        columns.sort_by_key(Column::flat_name);
-        columns.dedup();
-        columns
+        let columns: BTreeSet<Column> = exprs.flat_map(sorted_columns).collect();
+        columns.into_iter().collect()
     }
 }
 
@@ -216,6 +219,11 @@ impl Endings {
         output.flush(&self.recognizer, &kept)?;
         output.take_ready(&self.recognizer)
     }
+}
+
+/// The columns of an expression, in the same order each time.
+fn sorted_columns(expr: &Expr) -> BTreeSet<Column> {
+    expr.column_refs().into_iter().cloned().collect()
 }
 
 fn conditions_of(definition: &Definition) -> impl Iterator<Item = &Expr> {
