@@ -211,7 +211,8 @@ fn any_query() -> impl Strategy<Value = String> {
     ];
     let of = move |variable: &'static str| {
         prop::collection::vec(prop::sample::select(conditions.to_vec()), 1..3).prop_map(move |conditions| {
-            let all: Vec<String> = conditions.iter().map(|one| format!("({})", one.replace("V.", &format!("{variable}.")))).collect();
+            let all: Vec<String> =
+                conditions.iter().map(|one| format!("({})", one.replace("V.", &format!("{variable}.")))).collect();
             format!("{variable} AS {}", all.join(" AND "))
         })
     };
