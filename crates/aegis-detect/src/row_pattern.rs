@@ -25,8 +25,8 @@ use crate::windows::{Origin, has_order};
 /// Steps of the matcher that one tenant's events may take in one look, 20 to 50 nanoseconds each. Where they are not enough, the query is run as if
 /// nothing were known.
 const STEPS_OF_A_TENANT: u64 = 1 << 24;
-/// Rows of matches that one look hands on to be put out: some ten megabytes. Of other matches there is only told where they end.
-const ROWS_TOLD: usize = 1 << 18;
+/// Rows of matches that one look hands on to be put out: some megabytes. Of other matches there is only told where they end.
+const ROWS_TOLD: usize = 1 << 16;
 
 /// A row pattern that can be followed.
 #[derive(Debug)]
