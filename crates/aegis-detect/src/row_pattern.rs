@@ -256,7 +256,7 @@ impl RowPattern {
         let is_whole = self.split_rows.is_none() && !self.endings.reads_before_the_match();
         let from = begins?;
         let told = told.filter(|_| self.is_measured()).and_then(|matches| Told::of(matches, &mut work.rows_told));
-        Some(RunAt { instant, from: Some(from).filter(|_| is_whole), told })
+        Some(RunAt { instant, from: is_whole.then_some(from), told })
     }
 
     /// The query's rows of some matches. `events` are those of the bucket from the first on that they are made of. None: they cannot be made.

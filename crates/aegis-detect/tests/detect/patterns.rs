@@ -186,7 +186,7 @@ fn any_query() -> impl Strategy<Value = String> {
         "a+ b",
         "a b+",
         "a x*? b",
-        "(a | b)+ b",
+        "(a | b){1,3} b",
         "a{2,3} b?",
         "a b* $",
         "(a b)+",
