@@ -118,6 +118,9 @@ fn the_patterns_here_can_all_be_followed() {
             assert_eq!((lint.shape, lint.pattern, lint.stepped_for), (Shape::Pattern, Some(run), None), "{query}");
         }
     }
+    let said = serde_json::to_value(lint(DEPENDENT[0])).unwrap();
+    assert_eq!(said["pattern"], serde_json::json!({"conditions": "mapping", "measures": "rows"}));
+    assert!(said.get("stepped_for").is_none());
 }
 
 #[test]
@@ -273,8 +276,8 @@ fn stats(engine: &Engine) -> RuleStats {
 
 #[test]
 fn a_late_event_between_a_match_s_rows_takes_its_alert_back_and_one_that_completes_another_tells_it() {
-    for followed in [true, false] {
-        let mut engine = engine(followed, Quotas::default(), &PATTERNS[..1]);
+    for (followed, query) in [(true, PATTERNS[0]), (false, PATTERNS[0]), (true, DEPENDENT[0]), (false, DEPENDENT[0])] {
+        let mut engine = engine(followed, Quotas::default(), &[query]);
         // A deny and an allow; then it comes that there was another allow right behind the deny. The one that it comes before is none any more.
         let log = calls(&[(1, 0), (3, 1), (2, 1), (4, 2), (30, 2)]);
         let told: Vec<TickOutput> = log.iter().map(|event| engine.tick(vec![event.clone()])).collect();
@@ -284,7 +287,7 @@ fn a_late_event_between_a_match_s_rows_takes_its_alert_back_and_one_that_complet
         assert!(evidence(&told[2]).is_empty(), "{told:?}");
         assert!(told.iter().all(|output| output.retractions.is_empty()), "{told:?}");
 
-        let mut engine = self::engine(followed, Quotas::default(), &PATTERNS[..1]);
+        let mut engine = self::engine(followed, Quotas::default(), &[query]);
         // What comes between this time is neither: no match is left.
         let log = calls(&[(1, 0), (3, 1), (2, 2), (30, 2)]);
         let told: Vec<TickOutput> = log.iter().map(|event| engine.tick(vec![event.clone()])).collect();
