@@ -14,7 +14,7 @@ use crate::lost::{EVENTS_GONE, GONE, GONE_BESIDE, NOT_CONTAINED};
 use crate::output::Found;
 use crate::shape::{Reach, Shape};
 use crate::watermark::{IDLE_ACTIVITY, MAX_PAUSE};
-use crate::window::{Quotas, Touched};
+use crate::window::{Named, Quotas, Touched};
 
 /// By the log's time it is looked this often for rows that nothing else decides.
 const LOOK_STEP_MICROS: i64 = 1_000_000;
@@ -170,7 +170,7 @@ impl RunningRule {
     /// Keeps new events. The rows that they make, or can change, wait.
     pub(crate) fn keep_waiting(&mut self, relevant: &[Arc<SecurityEvent>], quotas: Quotas) {
         let touched = self.keep(relevant, quotas);
-        for (tenant, bucket, oldest, _) in touched.iter() {
+        for (Named { tenant, bucket, .. }, oldest, _) in touched.iter() {
             self.state.wait_for(tenant, bucket, oldest.plus_micros(-self.plan.reach.ahead));
         }
     }
@@ -202,14 +202,14 @@ impl RunningRule {
             let whole_from = self.state.lost_to(tenant, &bucket).map(|lost| lost.plus_micros(back).plus_micros(1));
             let first = whole_from.map_or(first, |whole_from| first.max(whole_from));
             if first <= last {
-                due.add(tenant, bucket, (first, last));
+                due.add(tenant, bucket, None, (first, last));
             }
         }
         let found = match self.find_due(&due) {
             Ok(found) => found,
             Err(error) => {
                 let newest =
-                    due.iter().filter_map(|(_, bucket, first, last)| self.state.events(tenant, bucket, first, last).last());
+                    due.iter().filter_map(|(named, first, last)| self.state.events(tenant, named.bucket, first, last).last());
                 let newest = newest.max_by(|a, b| a.order_key().cmp(&b.order_key())).cloned();
                 self.set_aside(tenant, error, newest.as_ref())?;
                 return Ok(TouchedKeys::new());
@@ -224,7 +224,7 @@ impl RunningRule {
     fn find_due(&mut self, due: &Touched) -> Result<Vec<Found>, DetectError> {
         let Reach { back, ahead } = self.plan.reach;
         let (mut found, mut slice) = (Vec::new(), Slice::default());
-        for (tenant, bucket, first, last) in due.iter() {
+        for (Named { tenant, bucket, .. }, first, last) in due.iter() {
             let events = self.state.events(tenant, bucket, first.plus_micros(-back), last.plus_micros(ahead));
             if let Some(rows) = slice.add(events) {
                 found.extend(self.run(rows, None)?);

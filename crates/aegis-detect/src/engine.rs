@@ -27,7 +27,7 @@ use crate::scope::Scope;
 use crate::side::{Changes, Sides};
 use crate::verify::is_ahead_of_time;
 use crate::watermark::Watermarks;
-use crate::window::Quotas;
+use crate::window::{Numbers, Quotas};
 pub(crate) use emit::{emit, key_rules};
 pub(crate) use look::{guarded, over_budget, stop_if_failed};
 pub use restart::EngineCheckpoint;
@@ -104,6 +104,7 @@ pub struct Engine {
     pub(crate) watermarks: Watermarks,
     /// Per tenant: up to where its state was settled.
     pub(crate) settled: HashMap<TenantId, Timestamp>,
+    pub(crate) numbers: Numbers,
     /// Up to when events may be gone that rules would look back to.
     pub(crate) lost: Lost,
     /// What was told, behind the checkpoint that it was restored from, by rules that it does not have yet.
@@ -142,6 +143,7 @@ impl Engine {
             rules,
             watermarks,
             settled: HashMap::new(),
+            numbers: Numbers::default(),
             lost: Lost::default(),
             told: Vec::new(),
             looked: None,

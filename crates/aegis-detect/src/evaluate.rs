@@ -320,7 +320,7 @@ impl RunningRule {
         for (tenant, bucket, events) in by_bucket(relevant, &self.plan.buckets) {
             let (mut span, mut given_up, mut refused) = (None, 0, 0);
             let losses = &mut self.losses;
-            self.state.keep(tenant, &bucket, events, quotas, |event, kept| {
+            let place = self.state.keep(tenant, &bucket, events, quotas, |event, kept| {
                 match kept {
                     Kept::Added | Kept::Known => {}
                     Kept::AddedOverQuota(count) => {
@@ -348,7 +348,7 @@ impl RunningRule {
                 lost.push((tenant, bucket.clone()));
             }
             if let Some(span) = span {
-                touched.add(tenant, bucket, span);
+                touched.add(tenant, bucket, place, span);
             }
         }
         for (tenant, bucket) in lost {
@@ -367,13 +367,13 @@ impl RunningRule {
     /// Forgets the matches of the touched instants, and answers whose they were.
     pub(crate) fn clear(&mut self, touched: &Touched, window: i64) -> TouchedKeys {
         let mut keys = TouchedKeys::new();
-        for (tenant, name, oldest, newest) in touched.iter() {
-            let Some(bucket) = self.state.tenants.get_mut(tenant).and_then(|t| t.keyed_mut(name)) else { continue };
+        for (named, oldest, newest) in touched.iter() {
+            let Some(bucket) = self.state.keyed_mut(named) else { continue };
             for (text, key) in &mut bucket.keys {
                 let before = key.match_count();
                 key.clear(oldest, newest.plus_micros(window));
                 if key.match_count() != before {
-                    keys.insert((tenant.clone(), name.to_owned(), text.clone()));
+                    keys.insert((named.tenant.clone(), named.bucket.to_owned(), text.clone()));
                 }
             }
         }

@@ -16,7 +16,7 @@ use crate::plan::RulePlan;
 use crate::rule::Rule;
 use crate::schema::EventBatch;
 use crate::side::Sides;
-use crate::window::{Quotas, Touched};
+use crate::window::{Named, Quotas, Touched};
 use crate::windows::Origin;
 
 /// About how many events one run of a query has.
@@ -81,14 +81,14 @@ impl RunningRule {
     /// query, from the oldest new event on.
     fn find(&mut self, touched: &Touched) -> Result<Vec<Found>, DetectError> {
         if self.plan.pipeline.is_some() {
-            return self.follow(touched.iter().map(|(tenant, bucket, oldest, _)| (tenant, bucket, oldest)));
+            return self.follow(touched.iter().map(|(bucket, oldest, _)| (bucket, oldest)));
         }
         let window = self.window_micros();
         let mut found = Vec::new();
         let mut slice = Slice::default();
-        for (tenant, bucket, oldest, newest) in touched.iter() {
+        for (named, oldest, newest) in touched.iter() {
             let (from, to) = (oldest.plus_micros(-window), newest.plus_micros(window));
-            if let Some(rows) = slice.add(self.state.events(tenant, bucket, from, to)) {
+            if let Some(rows) = slice.add(self.state.events(named.tenant, named.bucket, from, to)) {
                 found.extend(self.run(rows, None)?);
             }
         }
@@ -139,17 +139,17 @@ impl RunningRule {
     /// The rows of an incremental query in some buckets, from the time on of the oldest event that it has not seen.
     pub(crate) fn follow<'a>(
         &mut self,
-        buckets: impl Iterator<Item = (&'a TenantId, &'a str, Timestamp)>,
+        buckets: impl Iterator<Item = (Named<'a>, Timestamp)>,
     ) -> Result<Vec<Found>, DetectError> {
         let Self { rule, plan, state, stats, sides, .. } = self;
         let Some(pipeline) = &plan.pipeline else { return Ok(Vec::new()) };
         let (mut events, mut frames, mut whose) = (Vec::new(), Vec::new(), Vec::new());
-        for (tenant, bucket, oldest) in buckets {
+        for (bucket, oldest) in buckets {
             let fresh = || Known::Windows(pipeline.frames());
-            let Some((known, new)) = state.follow(tenant, bucket, oldest, fresh) else { continue };
+            let Some((known, new)) = state.follow(bucket, oldest, fresh) else { continue };
             events.extend(with_origins(frames.len(), new));
             frames.push(known.into_frames());
-            whose.push((tenant, bucket));
+            whose.push(bucket);
         }
         let error = |source| DetectError::Query { rule: rule.header.id.clone(), source };
         let back_micros = plan.back_micros(rule.header.window_s * 1_000_000);
@@ -162,7 +162,8 @@ impl RunningRule {
             ran = pipeline.run(&batch, origins, &mut frames, |rows, origins| {
                 let (always, never) = (Timestamp::from_micros(i64::MIN), Timestamp::from_micros(i64::MAX));
                 let of: BTreeSet<usize> = origins.iter().map(|origin| origin.bucket).collect();
-                let evidence = of.into_iter().flat_map(|place| state.events(whose[place].0, whose[place].1, always, never));
+                let evidence =
+                    of.into_iter().flat_map(|place| state.events(whose[place].tenant, whose[place].bucket, always, never));
                 let reader = Reader::new(&rule.header.key, &plan.output, &plan.buckets, evidence, back_micros, None);
                 stats.unfounded += reader.read(rows, &mut found)?;
                 Ok(())
@@ -171,9 +172,9 @@ impl RunningRule {
                 break;
             }
         }
-        for ((tenant, bucket), known) in whose.iter().zip(frames) {
+        for (bucket, known) in whose.into_iter().zip(frames) {
             // After a failure nobody knows how far it came: from the start, the next time.
-            state.followed(tenant, bucket, ran.is_ok().then_some(Known::Windows(known)));
+            state.followed(bucket, ran.is_ok().then_some(Known::Windows(known)));
         }
         ran.map_err(error)?;
         stats.matches += found.len() as u64;
@@ -209,7 +210,7 @@ pub(crate) fn with_origins(bucket: usize, events: &[Arc<SecurityEvent>]) -> impl
     events.iter().map(move |event| {
         let ts = event.ts.as_micros();
         let place = last.filter(|before| before.ts == ts).map_or(0, |before| before.place.saturating_add(1));
-        let origin = Origin { bucket, ts, place };
+        let origin = Origin { bucket, ts, place, event: 0 };
         last = Some(origin);
         (origin, Arc::clone(event))
     })

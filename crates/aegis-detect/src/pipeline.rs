@@ -1,10 +1,11 @@
 //! A query of filters, projections and sliding windows, run over new events only.
 //! Promises the rows that the query engine finds for these events over all of their window. The engine itself is not asked: expressions are
-//! its own, compiled once, and the windows are `windows`.
+//! its own, compiled once, and the windows are `windows`. A column is made where somebody reads it, of the rows that are left there.
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, AsArray, RecordBatch, RecordBatchOptions};
+use aegis_model::SecurityEvent;
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, NullArray, RecordBatch, RecordBatchOptions};
 use datafusion::arrow::compute::filter_record_batch;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::{Column, DFSchema};
@@ -17,7 +18,8 @@ use datafusion::physical_expr::PhysicalExpr;
 use crate::check::{base_column, row_pattern};
 use crate::known::{Frames, Split};
 use crate::schema::{EventBatch, column_index, schema_of};
-use crate::windows::{Origin, Windows};
+use crate::shape::unqualified;
+use crate::windows::{Columns, Origin, Windows};
 
 /// Events of one run.
 const EVENTS_OF_A_RUN: usize = 8192;
@@ -26,6 +28,7 @@ const EVENTS_WITH_LISTS: usize = 256;
 /// A query that can be followed.
 #[derive(Debug)]
 pub(crate) struct Pipeline {
+    /// The columns of the table that it reads; none of them is made yet.
     columns: Vec<usize>,
     schema: SchemaRef,
     steps: Vec<Step>,
@@ -37,8 +40,17 @@ enum Step {
     Filter(Arc<dyn PhysicalExpr>),
     Project(Vec<Arc<dyn PhysicalExpr>>, SchemaRef),
     Windows(Windows, SchemaRef),
+    /// Makes columns of the table, of the events whose rows are left.
+    Columns(Vec<EventColumn>, SchemaRef),
     /// Makes lists of what so far only says where they are.
     Lists(Vec<ListColumn>, SchemaRef),
+}
+
+/// A column of events that is made when somebody reads it.
+#[derive(Clone, Copy, Debug)]
+struct EventColumn {
+    column: usize,
+    of_table: usize,
 }
 
 /// A column of lists that are made when somebody reads them.
@@ -55,9 +67,13 @@ struct Draft<'a> {
     state: &'a SessionState,
     /// Columns of events that have one value in a bucket.
     fixed: &'a [&'a str],
+    /// What every event meets that it is shown.
+    met: &'a [Expr],
     pipeline: Pipeline,
     /// Lists that were not read yet.
     unmade: Vec<ListColumn>,
+    /// Columns of events that were not read yet.
+    unread: Vec<EventColumn>,
     /// Its rows are the matches of a row pattern, made already, and not events.
     of_matches: bool,
 }
@@ -69,7 +85,9 @@ impl Draft<'_> {
             LogicalPlan::TableScan(scan) if scan.filters.is_empty() && scan.fetch.is_none() => {
                 let names = scan.projected_schema.fields().iter().map(|field| column_index(field.name()));
                 let Some(columns) = names.collect::<Option<Vec<usize>>>() else { return Ok(false) };
-                self.pipeline.schema = schema_of(&columns);
+                let unread = columns.iter().enumerate().map(|(column, of_table)| EventColumn { column, of_table: *of_table });
+                self.unread = unread.collect();
+                self.pipeline.schema = self.schema_now(&scan.projected_schema);
                 self.pipeline.columns = columns;
                 Ok(!self.of_matches)
             }
@@ -80,15 +98,16 @@ impl Draft<'_> {
             LogicalPlan::Filter(filter) => {
                 let below = self.push(&filter.input)?;
                 let schema = filter.input.schema();
+                let is_of_events = matches!(*filter.input, LogicalPlan::TableScan(_));
                 // What reads no list first: then there are lists of the rows alone that pass it.
                 let (mut first, mut then) = (Vec::new(), Vec::new());
                 for part in split_conjunction(&filter.predicate) {
+                    if is_of_events && self.met.contains(&unqualified(part.clone())?) {
+                        continue;
+                    }
                     if self.reads_unmade(part, schema)? { then.push(part) } else { first.push(part) }
                 }
                 self.push_filter(first, schema)?;
-                if !then.is_empty() {
-                    self.make(schema);
-                }
                 self.push_filter(then, schema)?;
                 Ok(below)
             }
@@ -97,26 +116,31 @@ impl Draft<'_> {
                 let input = projection.input.schema();
                 self.make_read(projection.expr.iter().filter(|expr| plain_column(expr).is_none()), input)?;
                 let exprs = projection.expr.iter().map(|expr| self.physical(expr, input)).collect::<Result<Vec<_>>>()?;
-                // A list that is only handed on is still not read.
-                let mut handed_on = Vec::new();
+                // What is only handed on is still not read.
+                let (mut unmade, mut unread) = (Vec::new(), Vec::new());
                 for (column, expr) in projection.expr.iter().enumerate() {
                     let Some(from) = plain_column(expr).map(|from| input.index_of_column(from)).transpose()? else { continue };
                     let lists = self.unmade.iter().filter(|list| list.column == from);
-                    handed_on.extend(lists.map(|list| ListColumn { column, ..list.clone() }));
+                    unmade.extend(lists.map(|list| ListColumn { column, ..list.clone() }));
+                    let of_events = self.unread.iter().filter(|unread| unread.column == from);
+                    unread.extend(of_events.map(|of_event| EventColumn { column, ..*of_event }));
                 }
-                self.unmade = handed_on;
+                (self.unmade, self.unread) = (unmade, unread);
                 self.pipeline.steps.push(Step::Project(exprs, self.schema_now(&projection.schema)));
                 Ok(below)
             }
             LogicalPlan::Window(window) => {
                 let below = self.push(&window.input)?;
-                self.make_read(&window.window_expr, window.input.schema())?;
                 let fixed = self.fixed;
-                let constant = |expr: &Expr| match expr {
-                    Expr::Column(column) => base_column(&window.input, column).is_some_and(|c| fixed.contains(&c.as_str())),
-                    _ => false,
+                let base = |expr: &Expr| match expr {
+                    Expr::Column(column) => base_column(&window.input, column),
+                    _ => None,
                 };
-                let windows = Windows::build(self.state, window, constant, &mut self.pipeline.states)?;
+                let is_constant = |expr: &Expr| base(expr).is_some_and(|column| fixed.contains(&column.as_str()));
+                let is_id = |expr: &Expr| base(expr).is_some_and(|column| column == "event_id");
+                let columns = Columns { is_constant: &is_constant, is_id: &is_id };
+                self.make_read(&Windows::reads(window, &columns), window.input.schema())?;
+                let windows = Windows::build(self.state, window, &columns, &mut self.pipeline.states)?;
                 let Some(windows) = windows else { return Ok(false) };
                 let (first, step) = (window.input.schema().fields().len(), self.pipeline.steps.len());
                 let lists = windows.lists().map(|function| ListColumn { column: first + function, windows: step, function });
@@ -134,6 +158,7 @@ impl Draft<'_> {
 
     fn push_filter(&mut self, parts: Vec<&Expr>, schema: &DFSchema) -> Result<()> {
         if let Some(predicate) = conjunction(parts.into_iter().cloned()) {
+            self.make_read([&predicate], schema)?;
             let predicate = self.physical(&predicate, schema)?;
             self.pipeline.steps.push(Step::Filter(predicate));
         }
@@ -151,30 +176,52 @@ impl Draft<'_> {
         Ok(false)
     }
 
-    /// Has the lists made of rows of this schema, if one of the expressions reads one of them.
+    /// Has made what these expressions read of rows of this schema: columns of events, and, if they read a list, the lists.
     fn make_read<'e>(&mut self, exprs: impl IntoIterator<Item = &'e Expr>, schema: &DFSchema) -> Result<()> {
+        let mut read = Vec::new();
+        let mut reads_lists = false;
         for expr in exprs {
-            if self.reads_unmade(expr, schema)? {
-                self.make(schema);
-                return Ok(());
+            for column in expr.column_refs() {
+                read.push(schema.index_of_column(column)?);
             }
+            reads_lists |= self.reads_unmade(expr, schema)?;
+        }
+        self.make_columns(|unread| read.contains(&unread.column), schema);
+        if reads_lists {
+            self.make_lists(schema);
         }
         Ok(())
     }
 
+    /// Has some of the columns of events made that are not yet.
+    fn make_columns(&mut self, is_read: impl Fn(&EventColumn) -> bool, schema: &DFSchema) {
+        let (read, unread): (Vec<EventColumn>, Vec<EventColumn>) =
+            std::mem::take(&mut self.unread).into_iter().partition(is_read);
+        self.unread = unread;
+        if !read.is_empty() {
+            self.pipeline.steps.push(Step::Columns(read, self.schema_now(schema)));
+        }
+    }
+
     /// Has all lists made that are not yet.
-    fn make(&mut self, schema: &DFSchema) {
+    fn make_lists(&mut self, schema: &DFSchema) {
         if !self.unmade.is_empty() {
             let lists = std::mem::take(&mut self.unmade);
             self.pipeline.steps.push(Step::Lists(lists, self.schema_now(schema)));
         }
     }
 
-    /// The columns of a node's output; which of them can be null nobody here asks. Of a list that is not made there is its place.
+    /// The columns of a node's output; which of them can be null nobody here asks. Of a list that is not made there is its place, and of a column of
+    /// events nothing.
     fn schema_now(&self, schema: &DFSchema) -> SchemaRef {
         let field = |(column, field): (usize, &Arc<Field>)| {
             let is_unmade = self.unmade.iter().any(|list| list.column == column);
-            let data_type = if is_unmade { DataType::UInt64 } else { field.data_type().clone() };
+            let is_unread = self.unread.iter().any(|unread| unread.column == column);
+            let data_type = match field.data_type() {
+                _ if is_unmade => DataType::UInt64,
+                _ if is_unread => DataType::Null,
+                made => made.clone(),
+            };
             Field::new(field.name(), data_type, true)
         };
         Arc::new(Schema::new(schema.fields().iter().enumerate().map(field).collect::<Vec<_>>()))
@@ -191,23 +238,25 @@ fn plain_column(expr: &Expr) -> Option<&Column> {
 }
 
 impl Pipeline {
-    /// The query of an optimized plan, if all of it can be followed. In a bucket, each of the columns `fixed` of events has one value.
-    pub(crate) fn build(state: &SessionState, plan: &LogicalPlan, fixed: &[&str]) -> Result<Option<Self>> {
-        Self::draft(state, plan, fixed, false)
+    /// The query of an optimized plan, if all of it can be followed. In a bucket, each of the columns `fixed` of events has one value; each event that
+    /// it is shown meets the conditions `met`.
+    pub(crate) fn build(state: &SessionState, plan: &LogicalPlan, fixed: &[&str], met: &[Expr]) -> Result<Option<Self>> {
+        Self::draft(state, plan, fixed, met, false)
     }
 
     /// What an optimized plan makes of the matches of its row pattern, if that is filters and projections.
     pub(crate) fn above_matches(state: &SessionState, plan: &LogicalPlan) -> Result<Option<Self>> {
-        Self::draft(state, plan, &[], true)
+        Self::draft(state, plan, &[], &[], true)
     }
 
-    fn draft(state: &SessionState, plan: &LogicalPlan, fixed: &[&str], of_matches: bool) -> Result<Option<Self>> {
+    fn draft(state: &SessionState, plan: &LogicalPlan, fixed: &[&str], met: &[Expr], of_matches: bool) -> Result<Option<Self>> {
         let pipeline = Self { columns: Vec::new(), schema: schema_of(&[]), steps: Vec::new(), states: 0 };
-        let mut draft = Draft { state, fixed, pipeline, unmade: Vec::new(), of_matches };
+        let mut draft = Draft { state, fixed, met, pipeline, unmade: Vec::new(), unread: Vec::new(), of_matches };
         if !draft.push(plan)? {
             return Ok(None);
         }
-        draft.make(plan.schema());
+        draft.make_columns(|_| true, plan.schema());
+        draft.make_lists(plan.schema());
         Ok(Some(draft.pipeline))
     }
 
@@ -242,19 +291,21 @@ impl Pipeline {
     pub(crate) fn run(
         &self,
         events: &EventBatch,
-        origins: Vec<Origin>,
+        mut origins: Vec<Origin>,
         frames: &mut [Frames],
         mut found: impl FnMut(&RecordBatch, &[Origin]) -> Result<()>,
     ) -> Result<()> {
         let (before, after) = self.parts();
-        let rows = events.select(&self.columns, Arc::clone(&self.schema))?;
-        let (rows, origins) = self.apply(before, rows, origins, frames)?;
+        origins.iter_mut().enumerate().for_each(|(place, origin)| origin.event = place);
+        let nothing: ArrayRef = Arc::new(NullArray::new(origins.len()));
+        let rows = batch(&self.schema, vec![nothing; self.columns.len()], origins.len())?;
+        let (rows, origins) = self.apply(before, events, rows, origins, frames)?;
         let most = if after.is_empty() || !self.lists_come_last() { rows.num_rows() } else { EVENTS_WITH_LISTS };
         let mut start = 0;
         for origins in origins.chunks(most.max(1)) {
             let part = rows.slice(start, origins.len());
             start += origins.len();
-            let (part, origins) = self.apply(after, part, origins.to_vec(), frames)?;
+            let (part, origins) = self.apply(after, events, part, origins.to_vec(), frames)?;
             if part.num_rows() > 0 {
                 found(&part, &origins)?;
             }
@@ -264,14 +315,15 @@ impl Pipeline {
 
     /// What it makes of rows that are there, of a query without windows.
     pub(crate) fn of(&self, rows: RecordBatch) -> Result<RecordBatch> {
-        let origins = vec![Origin { bucket: 0, ts: 0, place: 0 }; rows.num_rows()];
-        let (made, _) = self.apply(&self.steps, rows, origins, &mut [])?;
+        let origins = vec![Origin { bucket: 0, ts: 0, place: 0, event: 0 }; rows.num_rows()];
+        let (made, _) = self.apply(&self.steps, &EventBatch::new(Vec::new()), rows, origins, &mut [])?;
         Ok(made)
     }
 
     fn apply(
         &self,
         steps: &[Step],
+        events: &EventBatch,
         mut rows: RecordBatch,
         mut origins: Vec<Origin>,
         frames: &mut [Frames],
@@ -294,7 +346,13 @@ impl Pipeline {
                 }
                 Step::Windows(windows, schema) => {
                     let mut columns = rows.columns().to_vec();
-                    columns.extend(windows.run(&rows, &origins, frames)?);
+                    columns.extend(windows.run(events, &rows, &origins, frames)?);
+                    batch(schema, columns, rows.num_rows())?
+                }
+                Step::Columns(made, schema) => {
+                    let mut columns = rows.columns().to_vec();
+                    let left = Left::of(events, &origins);
+                    made.iter().for_each(|EventColumn { column, of_table }| columns[*column] = left.column(events, *of_table));
                     batch(schema, columns, rows.num_rows())?
                 }
                 Step::Lists(lists, schema) => {
@@ -311,7 +369,29 @@ impl Pipeline {
     }
 }
 
-fn batch(schema: &SchemaRef, columns: Vec<datafusion::arrow::array::ArrayRef>, rows: usize) -> Result<RecordBatch> {
+/// The events whose rows are left.
+enum Left {
+    All,
+    Some(Vec<Arc<SecurityEvent>>),
+}
+
+impl Left {
+    fn of(events: &EventBatch, origins: &[Origin]) -> Self {
+        if origins.len() == events.rows().len() {
+            return Self::All;
+        }
+        Self::Some(origins.iter().filter_map(|origin| events.rows().get(origin.event)).cloned().collect())
+    }
+
+    fn column(&self, events: &EventBatch, column: usize) -> ArrayRef {
+        match self {
+            Self::All => Arc::clone(events.column(column)),
+            Self::Some(rows) => events.column_of(column, rows),
+        }
+    }
+}
+
+fn batch(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
     Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
 }

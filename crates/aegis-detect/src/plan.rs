@@ -14,7 +14,8 @@ use datafusion::error::Result;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SessionState, SessionStateBuilder, TaskContext};
-use datafusion::logical_expr::{LogicalPlan, lit};
+use datafusion::logical_expr::utils::split_conjunction;
+use datafusion::logical_expr::{Expr, LogicalPlan, lit};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::{ExecutionPlan, collect, displayable};
@@ -43,6 +44,9 @@ fn pattern_limits() -> Limits {
     limits.attempt.steps = 1 << 18;
     limits
 }
+
+/// Columns by whose values a batch's events are told apart for the rules that look at one of them alone; what says most first.
+const ONLY: [&str; 4] = ["tool", "action", "kind", "decision"];
 
 /// Where a match's parts stand in the query's output.
 #[derive(Clone, Debug)]
@@ -96,8 +100,12 @@ pub(crate) struct RulePlan {
 
 struct Prefilter {
     conditions: Vec<Condition>,
+    /// What an event meets that passes, always the same of it.
+    met: Vec<Expr>,
     /// Columns of few values, and those of them that can pass at all.
     values: Vec<(usize, BTreeSet<String>)>,
+    /// A text column, and the only value with which an event can pass: rules with the same look at those events alone.
+    only: Option<(usize, String)>,
     expr: Arc<dyn PhysicalExpr>,
     columns: Vec<usize>,
     schema: SchemaRef,
@@ -171,6 +179,12 @@ impl RulePlan {
         if !prefilter.values.iter().all(|(column, passing)| batch.has_one_of(*column, passing)) {
             return Ok(Vec::new());
         }
+        let only = prefilter.only.as_ref().map(|(column, value)| batch.only(*column, value));
+        let batch = match &only {
+            None => batch,
+            Some(Some(only)) => only,
+            Some(None) => return Ok(Vec::new()),
+        };
         let input = batch.select(&prefilter.columns, Arc::clone(&prefilter.schema))?;
         let mask = prefilter.expr.evaluate(&input)?.into_array(input.num_rows())?;
         let mask = mask.as_boolean();
@@ -266,12 +280,16 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
     let output = output_of(&physical.schema(), rule);
     let fixed = buckets.iter().map(|bucket| bucket.event_column).chain(column_index("tenant_id"));
     let fixed: Vec<&str> = fixed.map(column_name).collect();
+    let met = prefilter.as_ref().map_or(&[][..], |prefilter| prefilter.met.as_slice());
     let (pipeline, row_pattern, stepped_for) = match analysis.shape {
-        Shape::Sliding => (Pipeline::build(&state, &optimized, &fixed).map_err(explain)?, None, None),
-        Shape::Stepped => match RowPattern::build(&state, &analyzed, &optimized, &fixed, pattern_limits()).map_err(explain)? {
-            Ok(pattern) => (None, Some(pattern), None),
-            Err(why) => (None, None, Some(why)),
-        },
+        Shape::Sliding => (Pipeline::build(&state, &optimized, &fixed, met).map_err(explain)?, None, None),
+        Shape::Stepped => {
+            let built = RowPattern::build(&state, &analyzed, &optimized, (&fixed[..], met), pattern_limits());
+            match built.map_err(explain)? {
+                Ok(pattern) => (None, Some(pattern), None),
+                Err(why) => (None, None, Some(why)),
+            }
+        }
         _ => (None, None, None),
     };
     if pipeline.is_none() && shape::lists_in_windows(&analyzed).map_err(explain)? {
@@ -371,14 +389,18 @@ fn make_prefilter(state: &SessionState, optimized: &LogicalPlan) -> Result<Optio
     let Some(expr) = shape::prefilter(optimized)? else { return Ok(None) };
     let few = ["kind", "decision"].into_iter();
     let values = few.filter_map(|name| Some((column_index(name)?, shape::passing(&expr, name)?))).collect();
+    let only_of =
+        |name: &&str| Some((column_index(name)?, shape::passing(&expr, name)?)).filter(|(_, passing)| passing.len() == 1);
+    let only = ONLY.iter().find_map(only_of).and_then(|(column, passing)| Some((column, passing.into_iter().next()?)));
     let conditions = Condition::split(state, &expr)?;
     // An event that a side table keeps out today may be let in tomorrow.
     let expr = shape::lasting(&expr).unwrap_or_else(|| lit(true));
+    let met = split_conjunction(&expr).into_iter().cloned().collect();
     let mut columns: Vec<usize> = expr.column_refs().iter().filter_map(|c| column_index(&c.name)).collect();
     columns.sort_unstable();
     let schema = schema_of(&columns);
     let expr = aegis_sql::physical_expr(state, expr, &DFSchema::try_from(Arc::clone(&schema))?)?;
-    Ok(Some(Prefilter { conditions, values, expr, columns, schema }))
+    Ok(Some(Prefilter { conditions, met, values, only, expr, columns, schema }))
 }
 
 /// State is split by the key columns that are plain columns of events and by which every window or row pattern is partitioned: then a key's

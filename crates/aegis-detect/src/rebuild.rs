@@ -16,7 +16,7 @@ use crate::schema::EventBatch;
 use crate::shape::Shape;
 use crate::stepped::{ROWS_OF_A_TENANT, Steps};
 use crate::verify::is_ahead_of_time;
-use crate::window::{Quotas, SavedKeys};
+use crate::window::{Named, Quotas, SavedKeys};
 
 impl RunningRule {
     /// Keeps events without looking for matches: what a rule knows that was changed since.
@@ -180,7 +180,7 @@ impl RunningRule {
             rows += self.state.events(tenant, bucket, always, never).len();
             if rows >= ROWS_OF_A_RUN || place + 1 == buckets.len() {
                 let some = &buckets[from..=place];
-                found.extend(self.follow(some.iter().map(|(tenant, bucket)| (tenant, bucket.as_str(), always)))?);
+                found.extend(self.follow(some.iter().map(|(tenant, bucket)| (Named::new(tenant, bucket), always)))?);
                 (rows, from) = (0, place + 1);
             }
         }

@@ -104,12 +104,12 @@ impl Work {
 impl RowPattern {
     /// The row pattern that a plan is, if it can be followed: a single one over filters and projections, whose rows are in the order of events, whose
     /// evidence is rows of the match, and of which a window's beginning and what comes later decide nothing. Else why it cannot. In a bucket, each of
-    /// the columns `fixed` of events has one value.
+    /// the columns `fixed` of events has one value, and each event that it is shown meets the conditions `met`.
     pub(crate) fn build(
         state: &SessionState,
         analyzed: &LogicalPlan,
         optimized: &LogicalPlan,
-        fixed: &[&str],
+        (fixed, met): (&[&str], &[Expr]),
         limits: Limits,
     ) -> Result<std::result::Result<Self, &'static str>> {
         // What is evaluated has been made fit for it by the optimizer, which may move a filter on what splits the rows below the pattern.
@@ -154,12 +154,12 @@ impl RowPattern {
         if !types.iter().all(has_order) {
             return Ok(Err("it is partitioned by what has no order of its own"));
         }
-        let Some(shown) = Pipeline::build(state, &shown, fixed)? else {
+        let Some(shown) = Pipeline::build(state, &shown, fixed, met)? else {
             return Ok(Err("what stands below MATCH_RECOGNIZE is more than filters and projections of events"));
         };
         let sorts: Vec<SortField> = types.into_iter().map(SortField::new).collect();
         let split_rows = if sorts.is_empty() { None } else { Some(RowConverter::new(sorts)?) };
-        let rows = Pipeline::build(state, &aegis_sql::optimize(state, &input)?, fixed)?;
+        let rows = Pipeline::build(state, &aegis_sql::optimize(state, &input)?, fixed, met)?;
         let above = Pipeline::above_matches(state, optimized)?;
         let measures = rows.zip(above).map(|(rows, above)| Measures { rows, above });
         Ok(Ok(Self { shown, endings, split, split_rows, measures }))

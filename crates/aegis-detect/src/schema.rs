@@ -2,7 +2,7 @@
 //! tables, for the rules that name one, and behind these what only the rows of the table `alerts` have.
 //! Promises the names and types of the contract, and that a column is built only when a query reads it, once per batch.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock, OnceLock};
 
 use aegis_model::{EventId, SecurityEvent, TenantId, Timestamp};
@@ -12,6 +12,7 @@ use datafusion::arrow::array::{
 };
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
 use datafusion::arrow::error::ArrowError;
+use parking_lot::Mutex;
 
 use crate::side::{SIDE_COLUMNS, Sides};
 
@@ -291,6 +292,15 @@ pub struct EventBatch {
     sides: Option<Sides>,
     /// The events of each tenant by themselves.
     tenants: OnceLock<HashMap<TenantId, Arc<EventBatch>>>,
+    /// Those that have one value in a text column, for the columns and values that were asked for.
+    only: Mutex<BTreeMap<usize, Only>>,
+}
+
+/// The events of each value of a column.
+#[derive(Default)]
+struct Only {
+    rows: HashMap<String, Vec<Arc<SecurityEvent>>, ahash::RandomState>,
+    batches: HashMap<String, Arc<EventBatch>, ahash::RandomState>,
 }
 
 impl EventBatch {
@@ -299,7 +309,7 @@ impl EventBatch {
     pub fn new(rows: Vec<Arc<SecurityEvent>>) -> Self {
         let columns = (0..first_of_alerts() + ALERT_COLUMNS.len()).map(|_| OnceLock::new()).collect();
         let values = (0..COLUMNS.len()).map(|_| OnceLock::new()).collect();
-        Self { rows, columns, values, sides: None, tenants: OnceLock::new() }
+        Self { rows, columns, values, sides: None, tenants: OnceLock::new(), only: Mutex::default() }
     }
 
     /// The same beside side tables, as they are when a column of theirs is first read.
@@ -319,6 +329,30 @@ impl EventBatch {
                 .collect()
         };
         self.tenants.get_or_init(split).get(tenant)
+    }
+
+    /// Those of the events that have this value in a text column, in their order, as a batch that all rules share which look at them alone. None: there
+    /// are none.
+    pub(crate) fn only(&self, column: usize, value: &str) -> Option<Arc<Self>> {
+        let mut all = self.only.lock();
+        let Only { rows, batches } = all.entry(column).or_insert_with(|| {
+            let mut only = Only::default();
+            for event in &self.rows {
+                let Some(value) = text_of(event, column) else { continue };
+                match only.rows.get_mut(value.as_ref()) {
+                    Some(rows) => rows.push(Arc::clone(event)),
+                    None => drop(only.rows.insert(value.into_owned(), vec![Arc::clone(event)])),
+                }
+            }
+            only
+        });
+        if let Some(batch) = batches.get(value) {
+            return Some(Arc::clone(batch));
+        }
+        let rows = rows.remove(value)?;
+        let batch = Arc::new(Self { sides: self.sides.clone(), ..Self::new(rows) });
+        batches.insert(value.to_owned(), Arc::clone(&batch));
+        Some(batch)
     }
 
     /// The events.
@@ -353,11 +387,16 @@ impl EventBatch {
         there.iter().any(|value| values.contains(value))
     }
 
-    fn column(&self, index: usize) -> &ArrayRef {
-        self.columns[index].get_or_init(|| match plain(index) {
-            Some(column) => column.build(&self.rows),
-            None => SIDE_COLUMNS[index - COLUMNS.len()].build(&self.rows, self.sides.as_ref()),
-        })
+    pub(crate) fn column(&self, index: usize) -> &ArrayRef {
+        self.columns[index].get_or_init(|| self.column_of(index, &self.rows))
+    }
+
+    /// The same of some of its events alone.
+    pub(crate) fn column_of(&self, index: usize, rows: &[Arc<SecurityEvent>]) -> ArrayRef {
+        match plain(index) {
+            Some(column) => column.build(rows),
+            None => SIDE_COLUMNS[index - COLUMNS.len()].build(rows, self.sides.as_ref()),
+        }
     }
 }
 

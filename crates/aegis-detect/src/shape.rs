@@ -444,13 +444,15 @@ pub(crate) fn prefilter(optimized: &LogicalPlan) -> Result<Option<Expr>> {
     if filters.len() != scans {
         return Ok(None);
     }
-    let unqualified = |expr: Expr| -> Result<Expr> {
-        let rewritten = expr.transform_up(|part| match part {
-            Expr::Column(column) => Ok(Transformed::yes(col(Column::new_unqualified(column.name)))),
-            other => Ok(Transformed::no(other)),
-        })?;
-        Ok(rewritten.data)
-    };
     let filters = filters.into_iter().map(unqualified).collect::<Result<Vec<Expr>>>()?;
     Ok(filters.into_iter().reduce(Expr::or))
+}
+
+/// An expression by the names of columns alone.
+pub(crate) fn unqualified(expr: Expr) -> Result<Expr> {
+    let rewritten = expr.transform_up(|part| match part {
+        Expr::Column(column) => Ok(Transformed::yes(col(Column::new_unqualified(column.name)))),
+        other => Ok(Transformed::no(other)),
+    })?;
+    Ok(rewritten.data)
 }

@@ -5,10 +5,29 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use aegis_model::EventId;
 use smallvec::SmallVec;
 
-/// A value as bytes that compare as the value does.
-pub(crate) type Bytes = Arc<[u8]>;
+/// A value that compares as what it stands for does.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Value {
+    /// As bytes.
+    Bytes(Arc<[u8]>),
+    /// An event's id, of which evidence is made: without a text, and a place of its own, for each row of each rule.
+    Id(EventId),
+}
+
+/// How long an id is as text.
+const ID_LENGTH: usize = 36;
+
+impl Value {
+    fn len(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Id(_) => ID_LENGTH,
+        }
+    }
+}
 
 /// Values of a frame that are listed at most; of more, so many of the first and of the last. Evidence has no more.
 const MOST_LISTED: usize = 4096;
@@ -26,7 +45,7 @@ pub(crate) struct Frame {
 }
 
 /// One for each argument of a row's functions, mostly one; none where the row does not count for it.
-pub(crate) type Values = SmallVec<[Option<Bytes>; 1]>;
+pub(crate) type Values = SmallVec<[Option<Value>; 1]>;
 
 #[derive(Debug)]
 struct Row {
@@ -42,7 +61,7 @@ struct Held {
     from: u64,
     to: u64,
     count: u64,
-    sorted: BTreeMap<Bytes, u32>,
+    sorted: BTreeMap<Value, u32>,
 }
 
 impl Held {
@@ -50,7 +69,7 @@ impl Held {
         let Some(value) = frame.argument.and_then(|argument| row.values[argument].as_ref()) else { return };
         self.count += 1;
         if frame.sorted {
-            *self.sorted.entry(Arc::clone(value)).or_insert(0) += 1;
+            *self.sorted.entry(value.clone()).or_insert(0) += 1;
         }
     }
 
@@ -170,16 +189,16 @@ impl Partition {
         (self.held[frame].sorted.len() as u64).cast_signed()
     }
 
-    pub(crate) fn least(&self, frame: usize) -> Option<&Bytes> {
+    pub(crate) fn least(&self, frame: usize) -> Option<&Value> {
         self.held[frame].sorted.first_key_value().map(|(value, _)| value)
     }
 
-    pub(crate) fn greatest(&self, frame: usize) -> Option<&Bytes> {
+    pub(crate) fn greatest(&self, frame: usize) -> Option<&Value> {
         self.held[frame].sorted.last_key_value().map(|(value, _)| value)
     }
 
     /// The values of a frame in the order of its rows; of more than `MOST_LISTED`, or more than so many bytes, some of the first and the last.
-    pub(crate) fn values(&self, frame: usize, most_bytes: usize) -> Vec<&Bytes> {
+    pub(crate) fn values(&self, frame: usize, most_bytes: usize) -> Vec<&Value> {
         let Held { from, to, count, .. } = self.held[frame];
         if count == 0 {
             return Vec::new();
@@ -188,18 +207,18 @@ impl Partition {
             let rows = self.rows.range((from - self.dropped) as usize..(to - self.dropped) as usize);
             rows.filter_map(|row| self.frames[frame].argument.and_then(|argument| row.values[argument].as_ref()))
         };
-        if count <= MOST_LISTED as u64 && there_are().map(|value| value.len()).sum::<usize>() <= most_bytes {
+        if count <= MOST_LISTED as u64 && there_are().map(Value::len).sum::<usize>() <= most_bytes {
             return there_are().collect();
         }
         // One of each end, however long.
-        let fits = |bytes: &mut usize, value: &Bytes| {
+        let fits = |bytes: &mut usize, value: &Value| {
             let is_first = *bytes == 0;
             *bytes += value.len();
             is_first || *bytes <= most_bytes / 2
         };
         let (mut first_bytes, mut last_bytes) = (0, 0);
-        let mut some: Vec<&Bytes> = there_are().take(ENDS_LISTED).take_while(|value| fits(&mut first_bytes, value)).collect();
-        let mut last: Vec<&Bytes> =
+        let mut some: Vec<&Value> = there_are().take(ENDS_LISTED).take_while(|value| fits(&mut first_bytes, value)).collect();
+        let mut last: Vec<&Value> =
             there_are().rev().take(ENDS_LISTED).take_while(|value| fits(&mut last_bytes, value)).collect();
         last.reverse();
         some.extend(last);
@@ -231,6 +250,13 @@ mod tests {
         ]
     }
 
+    fn first_of(value: &Value) -> u8 {
+        match value {
+            Value::Bytes(bytes) => bytes[0],
+            Value::Id(id) => panic!("no id was added: {id}"),
+        }
+    }
+
     const FRAMES: [Frame; 4] = [
         Frame { start: 5, end: 0, argument: None, sorted: false },
         Frame { start: 5, end: 1, argument: Some(0), sorted: true },
@@ -251,7 +277,7 @@ mod tests {
                         now = list.last().map_or(now, |last| last.0) + after;
                         let place = list.last().filter(|last| last.0 == now).map_or(0, |last| last.2 + 1);
                         list.push((now, value, place));
-                        partition.push(now, place, Values::from_iter([value.map(|value| Bytes::from([value]))]));
+                        partition.push(now, place, Values::from_iter([value.map(|value| Value::Bytes(Arc::from([value])))]));
                     }
                     Step::TakeBack { back } => {
                         list.retain(|row| row.0 < now - back);
@@ -273,11 +299,11 @@ mod tests {
                                 continue;
                             }
                             prop_assert_eq!(partition.count(index), values.len() as i64);
-                            prop_assert_eq!(partition.values(index, 1 << 20).iter().map(|v| v[0]).collect::<Vec<_>>(), values.clone());
+                            prop_assert_eq!(partition.values(index, 1 << 20).into_iter().map(first_of).collect::<Vec<_>>(), values.clone());
                             if frame.sorted {
                                 values.sort_unstable();
-                                prop_assert_eq!(partition.least(index).map(|v| v[0]), values.first().copied());
-                                prop_assert_eq!(partition.greatest(index).map(|v| v[0]), values.last().copied());
+                                prop_assert_eq!(partition.least(index).map(first_of), values.first().copied());
+                                prop_assert_eq!(partition.greatest(index).map(first_of), values.last().copied());
                                 values.dedup();
                                 prop_assert_eq!(partition.distinct(index), values.len() as i64);
                             }
@@ -291,9 +317,12 @@ mod tests {
     #[test]
     fn of_a_long_list_the_ends_are_listed() {
         let mut partition = Partition::new(Arc::from([Frame { start: 100_000, end: 0, argument: Some(0), sorted: false }]));
-        let value = |n: i64| Bytes::from(n.to_be_bytes());
+        let value = |n: i64| Value::Bytes(Arc::from(n.to_be_bytes()));
         let listed = |partition: &Partition, bytes| {
-            let number = |v: &Bytes| i64::from_be_bytes(v[..].try_into().unwrap());
+            let number = |value: &Value| match value {
+                Value::Bytes(bytes) => i64::from_be_bytes(bytes[..].try_into().unwrap()),
+                Value::Id(id) => panic!("no id was added: {id}"),
+            };
             partition.values(0, bytes).into_iter().map(number).collect::<Vec<_>>()
         };
         for n in 0..5_000 {

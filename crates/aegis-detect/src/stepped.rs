@@ -15,7 +15,7 @@ use crate::known::{Known, Walks};
 use crate::output::{Found, Reader};
 use crate::row_pattern::{RunAt, Work};
 use crate::schema::EventBatch;
-use crate::window::{Quotas, Touched};
+use crate::window::{Named, Quotas, Touched};
 
 /// Rows that the runs of one look see at most, and those of one tenant: some seconds.
 const ROWS_OF_A_LOOK: usize = 3_000_000;
@@ -54,7 +54,7 @@ impl RunningRule {
         let steps = if self.plan.row_pattern.is_some() {
             self.steps_of_matches(&touched, relevant)?
         } else {
-            let affected = touched.iter().map(|(tenant, bucket, oldest, newest)| {
+            let affected = touched.iter().map(|(Named { tenant, bucket, .. }, oldest, newest)| {
                 Steps::at_each(tenant, bucket, self.state.events(tenant, bucket, oldest, newest.plus_micros(window)))
             });
             affected.collect()
@@ -163,13 +163,12 @@ impl RunningRule {
         relevant: &[Arc<SecurityEvent>],
     ) -> Result<Vec<Steps<'t>>, DetectError> {
         let window = self.window_micros();
-        let all =
-            || touched.iter().map(move |(tenant, bucket, oldest, newest)| (tenant, bucket, oldest, newest.plus_micros(window)));
+        let all = || touched.iter().map(move |(bucket, oldest, newest)| (bucket, oldest, newest.plus_micros(window)));
         if let Ok(steps) = self.follow_pattern(all()) {
             return Ok(steps);
         }
         let mut tenants: BTreeMap<&TenantId, Vec<_>> = BTreeMap::new();
-        all().for_each(|one| tenants.entry(one.0).or_default().push(one));
+        all().for_each(|one| tenants.entry(one.0.tenant).or_default().push(one));
         let mut steps = Vec::new();
         for (tenant, own) in tenants {
             match self.follow_pattern(own.into_iter()) {
@@ -193,7 +192,7 @@ impl RunningRule {
             }
             rows += events.len();
             if rows >= ROWS_OF_A_RUN || place + 1 == buckets.len() {
-                let some = buckets[from..=place].iter().map(|(tenant, bucket)| (tenant, bucket.as_str(), always, never));
+                let some = buckets[from..=place].iter().map(|(tenant, bucket)| (Named::new(tenant, bucket), always, never));
                 steps.extend(self.follow_pattern(some)?);
                 (rows, from) = (0, place + 1);
             }
@@ -205,16 +204,17 @@ impl RunningRule {
     /// another time its matches end.
     fn follow_pattern<'t>(
         &mut self,
-        buckets: impl Iterator<Item = (&'t TenantId, &'t str, Timestamp, Timestamp)>,
+        buckets: impl Iterator<Item = (Named<'t>, Timestamp, Timestamp)>,
     ) -> Result<Vec<Steps<'t>>, DetectError> {
         let Self { rule, plan, state, sides, .. } = self;
         let Some(pattern) = &plan.row_pattern else { return Ok(Vec::new()) };
         let (mut events, mut walks, mut asked) = (Vec::new(), Vec::new(), Vec::new());
         let mut work = Work::default();
         let mut numbers: HashMap<&TenantId, usize, ahash::RandomState> = HashMap::default();
-        for (tenant, bucket, oldest, to) in buckets {
+        for (named, oldest, to) in buckets {
             let fresh = || Known::Pattern(Walks::default());
-            let Some((known, new)) = state.follow(tenant, bucket, oldest, fresh) else { continue };
+            let Some((known, new)) = state.follow(named, oldest, fresh) else { continue };
+            let Named { tenant, bucket, .. } = named;
             events.extend(with_origins(walks.len(), new));
             walks.push(known.into_walks());
             let next = numbers.len();
@@ -238,7 +238,8 @@ impl RunningRule {
         }
         for ((steps, ..), known) in asked.iter().zip(walks) {
             // After a failure nobody knows how far it came: from the start, the next time.
-            state.followed(steps.tenant, steps.bucket, ran.is_ok().then_some(Known::Pattern(known)));
+            let named = Named::new(steps.tenant, steps.bucket);
+            state.followed(named, ran.is_ok().then_some(Known::Pattern(known)));
         }
         ran.map_err(|source| DetectError::Query { rule: rule.header.id.clone(), source })?;
         Ok(asked.into_iter().map(|(steps, ..)| steps).filter(|steps| !steps.runs.is_empty()).collect())

@@ -1,6 +1,7 @@
 //! The bounded state of one rule: per tenant, per bucket, the events of the window and the matches that can still change.
 //! Promises that a full quota refuses new keys loudly (counted) and never touches another tenant's state, and that no agent fills it alone.
 
+mod due;
 mod saved;
 mod share;
 #[cfg(test)]
@@ -11,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use aegis_model::{SecurityEvent, TenantId, Timestamp};
+use indexmap::IndexMap;
 
 use crate::bucket::Bucket;
 pub(crate) use crate::bucket::Kept;
@@ -18,6 +20,8 @@ pub use crate::bucket::Quotas;
 use crate::episode::KeyState;
 use crate::known::Known;
 use crate::refused::Refused;
+pub(crate) use due::Numbers;
+use due::{Due, expire_step};
 pub(crate) use saved::SavedKeys;
 use share::{Made, bytes_of_key, give_back};
 
@@ -33,14 +37,16 @@ const EXPIRE_AT_MOST: i64 = 60_000_000;
 /// State of one rule.
 #[derive(Debug, Default)]
 pub(crate) struct RuleState {
-    pub(crate) tenants: HashMap<TenantId, TenantState, Hasher>,
+    pub(crate) tenants: IndexMap<TenantId, TenantState, Hasher>,
     /// Of all tenants: it is asked for with every tick.
     events: usize,
+    /// When there is something to settle of each.
+    due: Due,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct TenantState {
-    pub(crate) buckets: HashMap<String, Bucket, Hasher>,
+    pub(crate) buckets: IndexMap<String, Bucket, Hasher>,
     /// The buckets that have keys: few of them.
     keyed: HashSet<String, Hasher>,
     /// Up to where events were dropped.
@@ -66,50 +72,65 @@ impl TenantState {
             }
         }
     }
+}
 
-    /// The bucket of this name, if it has keys.
-    pub(crate) fn keyed_mut(&mut self, name: &str) -> Option<&mut Bucket> {
-        // Most tenants have none.
-        let has_keys = !self.keyed.is_empty() && self.keyed.contains(name);
-        if has_keys { self.buckets.get_mut(name) } else { None }
+/// Where a bucket stood when it was last looked at: it is looked for there first, and by its names where it stands there no longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    tenant: usize,
+    bucket: usize,
+}
+
+/// A bucket by its names, and where it may stand.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Named<'a> {
+    pub(crate) tenant: &'a TenantId,
+    pub(crate) bucket: &'a str,
+    place: Option<Place>,
+}
+
+impl<'a> Named<'a> {
+    /// One that is looked for by its names.
+    pub(crate) const fn new(tenant: &'a TenantId, bucket: &'a str) -> Self {
+        Self { tenant, bucket, place: None }
     }
 }
 
 /// The buckets that a tick touched, each once, with the time of its oldest and newest new event.
 #[derive(Debug, Default)]
-pub(crate) struct Touched(Vec<(TenantId, String, Span)>);
+pub(crate) struct Touched(Vec<(TenantId, String, Option<Place>, Span)>);
 
 /// From one time to another, both included.
 type Span = (Timestamp, Timestamp);
 
 impl Touched {
     /// Adds a bucket that is not there.
-    pub(crate) fn add(&mut self, tenant: &TenantId, bucket: String, span: Span) {
-        self.0.push((tenant.clone(), bucket, span));
+    pub(crate) fn add(&mut self, tenant: &TenantId, bucket: String, place: Option<Place>, span: Span) {
+        self.0.push((tenant.clone(), bucket, place, span));
     }
 
     /// Those of each tenant.
     pub(crate) fn by_tenant(&self) -> BTreeMap<TenantId, Self> {
         let mut all: BTreeMap<TenantId, Self> = BTreeMap::new();
-        for (tenant, bucket, span) in &self.0 {
-            all.entry(tenant.clone()).or_default().add(tenant, bucket.clone(), *span);
+        for (tenant, bucket, place, span) in &self.0 {
+            all.entry(tenant.clone()).or_default().add(tenant, bucket.clone(), *place, *span);
         }
         all
     }
 
-    /// Tenant, bucket, oldest and newest new event.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&TenantId, &str, Timestamp, Timestamp)> {
-        self.0.iter().map(|(tenant, bucket, (oldest, newest))| (tenant, bucket.as_str(), *oldest, *newest))
+    /// Bucket, oldest and newest new event.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Named<'_>, Timestamp, Timestamp)> {
+        self.0.iter().map(|(tenant, bucket, place, (oldest, newest))| (Named { tenant, bucket, place: *place }, *oldest, *newest))
     }
 
     /// To look many of them up.
     pub(crate) fn spans(&self) -> HashMap<(&TenantId, &str), Span, Hasher> {
-        self.0.iter().map(|(tenant, bucket, span)| ((tenant, bucket.as_str()), *span)).collect()
+        self.0.iter().map(|(tenant, bucket, _, span)| ((tenant, bucket.as_str()), *span)).collect()
     }
 }
 
 impl RuleState {
-    /// Keeps events of one bucket for later evaluations, and says of each what came of it.
+    /// Keeps events of one bucket for later evaluations, and says of each what came of it. Answers where the bucket stands, if there is one.
     pub(crate) fn keep<'a>(
         &mut self,
         tenant: &TenantId,
@@ -117,11 +138,14 @@ impl RuleState {
         events: impl IntoIterator<Item = &'a Arc<SecurityEvent>>,
         quotas: Quotas,
         mut each: impl FnMut(&'a Arc<SecurityEvent>, Kept),
-    ) {
-        let Self { tenants, events: of_all } = self;
-        let state = tenants.entry(tenant.clone()).or_default();
+    ) -> Option<Place> {
+        let number = self.tenant_or_new(tenant);
+        let Self { tenants, events: of_all, .. } = self;
+        let (_, state) = tenants.get_index_mut(number)?;
         let mut events = events.into_iter().peekable();
-        if !state.buckets.contains_key(bucket) {
+        let known = state.buckets.get_index_of(bucket);
+        let mut made = None;
+        if known.is_none() {
             let is_full = state.events >= quotas.events_per_tenant
                 || state.bytes >= quotas.bytes_per_tenant
                 || state.buckets.len() >= quotas.keys_per_tenant;
@@ -130,11 +154,12 @@ impl RuleState {
                 state.refused.note(bucket, event.ts);
                 each(event, Kept::Refused);
             }
-            let Some(first) = events.peek() else { return };
-            state.make(bucket, first.agent_id.as_deref());
+            let first = events.peek()?;
+            made = Some(state.make(bucket, first.agent_id.as_deref()));
         }
+        let place = Place { tenant: number, bucket: known.or(made)? };
         let TenantState { buckets, events: count, bytes, .. } = state;
-        let Some(entry) = buckets.get_mut(bucket) else { return };
+        let (_, entry) = buckets.get_index_mut(place.bucket)?;
         for event in events {
             let (events_before, bytes_before) = (entry.events().len(), entry.bytes);
             each(event, entry.keep(event, quotas));
@@ -142,6 +167,40 @@ impl RuleState {
             *of_all = *of_all + entry.events().len() - events_before;
             *bytes = *bytes + entry.bytes - bytes_before;
         }
+        Some(place)
+    }
+
+    /// Where a tenant stands, of whom there is something from now on.
+    fn tenant_or_new(&mut self, tenant: &TenantId) -> usize {
+        self.tenants.get_index_of(tenant).unwrap_or_else(|| {
+            self.due.note(tenant);
+            self.tenants.insert_full(tenant.clone(), TenantState::default()).0
+        })
+    }
+
+    /// A bucket, if it is there.
+    fn bucket_mut(&mut self, named: Named<'_>) -> Option<&mut Bucket> {
+        let at = |place: &Place| {
+            let (tenant, state) = self.tenants.get_index(place.tenant)?;
+            let (bucket, _) = state.buckets.get_index(place.bucket)?;
+            (tenant == named.tenant && bucket == named.bucket).then_some(*place)
+        };
+        match named.place.as_ref().and_then(at) {
+            Some(place) => Some(self.tenants.get_index_mut(place.tenant)?.1.buckets.get_index_mut(place.bucket)?.1),
+            None => self.tenants.get_mut(named.tenant)?.buckets.get_mut(named.bucket),
+        }
+    }
+
+    /// A bucket that has keys, if it is there.
+    pub(crate) fn keyed_mut(&mut self, named: Named<'_>) -> Option<&mut Bucket> {
+        let at = |place: Place| self.tenants.get_index(place.tenant).filter(|(tenant, _)| *tenant == named.tenant);
+        let state = match named.place.and_then(at) {
+            Some((_, state)) => state,
+            None => self.tenants.get(named.tenant)?,
+        };
+        // Most tenants have none.
+        let has_keys = !state.keyed.is_empty() && state.keyed.contains(named.bucket);
+        if has_keys { self.bucket_mut(named) } else { None }
     }
 
     /// The kept events of a bucket with `from <= ts <= to`, in event order.
@@ -157,18 +216,16 @@ impl RuleState {
     /// to it. What it knew of them is taken back. To be put back with `followed`.
     pub(crate) fn follow(
         &mut self,
-        tenant: &TenantId,
-        bucket: &str,
+        bucket: Named<'_>,
         oldest: Timestamp,
         fresh: impl FnOnce() -> Known,
     ) -> Option<(Known, &[Arc<SecurityEvent>])> {
-        let bucket = self.tenants.get_mut(tenant)?.buckets.get_mut(bucket)?;
-        Some(bucket.follow(oldest, fresh))
+        Some(self.bucket_mut(bucket)?.follow(oldest, fresh))
     }
 
     /// Puts back what an incremental query knows now; without it, it is shown everything again.
-    pub(crate) fn followed(&mut self, tenant: &TenantId, bucket: &str, known: Option<Known>) {
-        if let Some(bucket) = self.tenants.get_mut(tenant).and_then(|t| t.buckets.get_mut(bucket)) {
+    pub(crate) fn followed(&mut self, bucket: Named<'_>, known: Option<Known>) {
+        if let Some(bucket) = self.bucket_mut(bucket) {
             bucket.followed(known);
         }
     }
@@ -195,7 +252,7 @@ impl RuleState {
     /// is asked to.
     pub(crate) fn expire(&mut self, tenant: &TenantId, before: Timestamp, window_micros: i64) {
         let Some(state) = self.tenants.get_mut(tenant) else { return };
-        let step = (window_micros / EXPIRE_PART).clamp(EXPIRE_AT_LEAST, EXPIRE_AT_MOST);
+        let step = expire_step(window_micros);
         let passed = |last: Timestamp| before.as_micros().saturating_sub(last.as_micros());
         if state.expired_to.is_some_and(|last| (0..step).contains(&passed(last))) {
             return;
@@ -234,7 +291,7 @@ impl RuleState {
         state.keys = keys;
         state.key_bytes -= key_bytes;
         if state.buckets.is_empty() && state.refused.is_empty() {
-            self.tenants.remove(tenant);
+            self.tenants.swap_remove(tenant);
         }
     }
 
@@ -252,7 +309,7 @@ impl RuleState {
 
     /// Forgets all of a tenant.
     pub(crate) fn forget(&mut self, tenant: &TenantId) {
-        if let Some(state) = self.tenants.remove(tenant) {
+        if let Some(state) = self.tenants.swap_remove(tenant) {
             self.events -= state.events;
         }
     }

@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, Int64Array, ListArray, RecordBatch, UInt64Array, new_null_array};
+use datafusion::arrow::array::{
+    Array, ArrayRef, AsArray, Int64Array, ListArray, RecordBatch, StringArray, UInt64Array, new_null_array,
+};
 use datafusion::arrow::buffer::{NullBuffer, OffsetBuffer};
 use datafusion::arrow::datatypes::{DataType, UInt64Type};
 use datafusion::arrow::row::{RowConverter, Rows, SortField};
@@ -14,8 +16,9 @@ use datafusion::logical_expr::{Expr, Window, WindowFunctionDefinition};
 use datafusion::physical_expr::PhysicalExpr;
 
 use crate::known::Frames;
+use crate::schema::EventBatch;
 use crate::shape::{frame_of, window_function};
-use crate::sliding::{Bytes, Frame, Partition};
+use crate::sliding::{Frame, Partition, Value};
 
 /// All functions of a node.
 #[derive(Debug)]
@@ -44,15 +47,19 @@ struct Argument {
     encoding: Option<Encoding>,
     keeps_nulls: bool,
     /// What stands for a value where only its presence matters.
-    present: Bytes,
+    present: Value,
 }
 
-/// Values of one type as bytes that compare as they do.
+/// Values of one type as what compares as they do.
 #[derive(Debug)]
-struct Encoding {
-    data_type: DataType,
-    rows: RowConverter,
-    null: Bytes,
+enum Encoding {
+    /// Of the events' own ids: no column is made of them.
+    Ids,
+    Rows {
+        data_type: DataType,
+        rows: RowConverter,
+        null: Value,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +87,8 @@ pub(crate) struct Origin {
     pub(crate) ts: i64,
     /// How many of the bucket's events of that time are before theirs.
     pub(crate) place: u32,
+    /// Which of the events of the run it is.
+    pub(crate) event: usize,
 }
 
 /// Whether values of a type can be compared as bytes exactly as the query engine compares them.
@@ -104,13 +113,33 @@ struct DraftArgument {
     has_rows: bool,
 }
 
+/// What says of a window's input which of its columns are what.
+pub(crate) struct Columns<'a> {
+    /// An expression that has one value in a bucket.
+    pub(crate) is_constant: &'a dyn Fn(&Expr) -> bool,
+    /// The event's own id.
+    pub(crate) is_id: &'a dyn Fn(&Expr) -> bool,
+}
+
 impl Windows {
+    /// What of its input's columns it reads.
+    pub(crate) fn reads(window: &Window, columns: &Columns<'_>) -> Vec<Expr> {
+        let mut read = Vec::new();
+        for function in window.window_expr.iter().filter_map(window_function) {
+            let params = &function.params;
+            let args = params.args.iter().filter(|value| !(columns.is_id)(value));
+            let splits = params.partition_by.iter().filter(|expr| !(columns.is_constant)(expr));
+            read.extend(args.chain(splits).chain(params.filter.as_deref()).cloned());
+        }
+        read
+    }
+
     /// The node's functions, if all of them can be followed: count, count of different values, min, max and `array_agg`, with or without FILTER.
-    /// `constant` says of an expression that it has one value in a bucket; `states` counts the states that a bucket needs.
+    /// `states` counts the states that a bucket needs.
     pub(crate) fn build(
         state: &SessionState,
         window: &Window,
-        constant: impl Fn(&Expr) -> bool,
+        columns: &Columns<'_>,
         states: &mut usize,
     ) -> Result<Option<Self>> {
         let mut drafts: Vec<Draft> = Vec::new();
@@ -124,11 +153,11 @@ impl Windows {
         }
         let mut groups = Vec::with_capacity(drafts.len());
         for draft in drafts {
-            let Some(group) = Group::build(state, window, draft, &constant, *states)? else { return Ok(None) };
+            let Some(group) = Group::build(state, window, draft, columns, *states)? else { return Ok(None) };
             *states += 1;
             groups.push(group);
         }
-        let type_of = |function: &Function| groups[function.group].encoding(function.frame).map(|encoding| &encoding.data_type);
+        let type_of = |function: &Function| groups[function.group].encoding(function.frame).map(Encoding::data_type);
         let typed = |function: &Function| match function.kind {
             Kind::Count | Kind::Distinct => function.data_type == DataType::Int64,
             Kind::Least | Kind::Greatest => type_of(function) == Some(&function.data_type),
@@ -145,14 +174,20 @@ impl Windows {
         self.functions.iter().enumerate().filter(|(_, function)| function.kind == Kind::List).map(|(place, _)| place)
     }
 
-    /// The columns of the functions for these rows, which come after all that the states have seen, each bucket's in the order of time. In place
+    /// The columns of the functions for these rows of events, which come after all that the states have seen, each bucket's in the order of time. In place
     /// of a list stands which partition its row is in: most rows are filtered out before anybody reads their lists. See `list`.
-    pub(crate) fn run(&self, rows: &RecordBatch, origins: &[Origin], states: &mut [Frames]) -> Result<Vec<ArrayRef>> {
+    pub(crate) fn run(
+        &self,
+        events: &EventBatch,
+        rows: &RecordBatch,
+        origins: &[Origin],
+        states: &mut [Frames],
+    ) -> Result<Vec<ArrayRef>> {
         let mut columns: Vec<Option<ArrayRef>> = vec![None; self.functions.len()];
         for (index, group) in self.groups.iter().enumerate() {
             let mine = |(_, function): &(usize, &Function)| function.group == index;
             let functions: Vec<(usize, &Function)> = self.functions.iter().enumerate().filter(mine).collect();
-            let places = group.take(rows, origins, states)?;
+            let places = group.take(events, rows, origins, states)?;
             let (lists, functions): (Vec<_>, Vec<_>) =
                 functions.into_iter().partition(|(_, function)| function.kind == Kind::List);
             let mut outputs: Vec<Output> =
@@ -246,16 +281,15 @@ fn place_of<T: PartialEq>(list: &mut Vec<T>, item: T) -> usize {
 }
 
 impl Group {
-    fn build(
-        state: &SessionState,
-        window: &Window,
-        draft: Draft,
-        constant: &impl Fn(&Expr) -> bool,
-        place: usize,
-    ) -> Result<Option<Self>> {
+    fn build(state: &SessionState, window: &Window, draft: Draft, columns: &Columns<'_>, place: usize) -> Result<Option<Self>> {
         let schema = window.input.schema();
         let physical = |expr: Expr| aegis_sql::physical_expr(state, expr, schema);
-        let split = draft.partition_by.into_iter().filter(|expr| !constant(expr)).map(physical).collect::<Result<Vec<_>>>()?;
+        let split = draft
+            .partition_by
+            .into_iter()
+            .filter(|expr| !(columns.is_constant)(expr))
+            .map(physical)
+            .collect::<Result<Vec<_>>>()?;
         let types = split.iter().map(|expr| expr.data_type(schema.as_arrow())).collect::<Result<Vec<_>>>()?;
         if !types.iter().all(has_order) {
             return Ok(None);
@@ -264,14 +298,18 @@ impl Group {
             if split.is_empty() { None } else { Some(RowConverter::new(types.into_iter().map(SortField::new).collect())?) };
         let mut arguments = Vec::with_capacity(draft.arguments.len());
         for argument in draft.arguments {
-            let value = argument.value.map(physical).transpose()?;
+            let is_id = argument.value.as_ref().is_some_and(columns.is_id);
+            // An id is there in any case, and read from the event.
+            let value = argument.value.filter(|_| !is_id).map(physical).transpose()?;
             let filter = argument.filter.map(physical).transpose()?;
             let data_type = value.as_ref().map(|value| value.data_type(schema.as_arrow())).transpose()?;
             let encoding = match data_type.filter(|_| argument.has_rows) {
                 Some(data_type) if !has_order(&data_type) => return Ok(None),
-                data_type => data_type.map(Encoding::new).transpose()?,
+                None if is_id && argument.has_rows => Some(Encoding::Ids),
+                data_type => data_type.map(Encoding::of_rows).transpose()?,
             };
-            arguments.push(Argument { value, filter, encoding, keeps_nulls: argument.keeps_nulls, present: Bytes::from([]) });
+            let present = Value::Bytes(Arc::from([]));
+            arguments.push(Argument { value, filter, encoding, keeps_nulls: argument.keeps_nulls, present });
         }
         Ok(Some(Self { state: place, split, split_rows, arguments, frames: draft.frames.into() }))
     }
@@ -282,13 +320,14 @@ impl Group {
     }
 
     /// Adds the rows to their partitions, and answers which those are.
-    fn take(&self, rows: &RecordBatch, origins: &[Origin], states: &mut [Frames]) -> Result<Vec<usize>> {
+    fn take(&self, events: &EventBatch, rows: &RecordBatch, origins: &[Origin], states: &mut [Frames]) -> Result<Vec<usize>> {
         let keys = self.split_rows.as_ref().map(|converter| {
             let columns = self.split.iter().map(|expr| expr.evaluate(rows)?.into_array(rows.num_rows()));
             Ok::<_, DataFusionError>(converter.convert_columns(&columns.collect::<Result<Vec<_>>>()?)?)
         });
         let keys: Option<Rows> = keys.transpose()?;
-        let mut arguments = self.arguments.iter().map(|argument| argument.values(rows)).collect::<Result<Vec<_>>>()?;
+        let values = self.arguments.iter().map(|argument| argument.values(events, rows, origins));
+        let mut arguments = values.collect::<Result<Vec<_>>>()?;
         let mut places = Vec::with_capacity(origins.len());
         for (index, origin) in origins.iter().enumerate() {
             let state = &mut states[origin.bucket][self.state];
@@ -304,27 +343,33 @@ impl Group {
 
 impl Argument {
     /// What of each row counts.
-    fn values(&self, rows: &RecordBatch) -> Result<Vec<Option<Bytes>>> {
+    fn values(&self, events: &EventBatch, rows: &RecordBatch, origins: &[Origin]) -> Result<Vec<Option<Value>>> {
         let filter = self.filter.as_ref().map(|filter| filter.evaluate(rows)?.into_array(rows.num_rows())).transpose()?;
         let passes = |index: usize| filter.as_ref().is_none_or(|f| f.is_valid(index) && f.as_boolean().value(index));
         let value = self.value.as_ref().map(|value| value.evaluate(rows)?.into_array(rows.num_rows())).transpose()?;
         let counts = |index: usize| passes(index) && (self.keeps_nulls || value.as_ref().is_none_or(|v| v.is_valid(index)));
-        let (Some(encoding), Some(value)) = (&self.encoding, &value) else {
-            return Ok((0..rows.num_rows()).map(|index| counts(index).then(|| Arc::clone(&self.present))).collect());
+        let (encoding, value) = match (&self.encoding, &value) {
+            (Some(Encoding::Ids), _) => {
+                let id = |event: usize| events.rows().get(event).map(|event| Value::Id(event.event_id));
+                let ids = origins.iter().enumerate().map(|(index, origin)| id(origin.event).filter(|_| counts(index)));
+                return Ok(ids.collect());
+            }
+            (Some(Encoding::Rows { rows, .. }), Some(value)) => (rows, value),
+            _ => return Ok((0..rows.num_rows()).map(|index| counts(index).then(|| self.present.clone())).collect()),
         };
         if !(0..rows.num_rows()).any(&counts) {
             return Ok(vec![None; rows.num_rows()]);
         }
-        let encoded = encoding.rows.convert_columns(&[Arc::clone(value)])?;
-        let mut last: Option<Bytes> = None;
+        let encoded = encoding.convert_columns(&[Arc::clone(value)])?;
+        let mut last: Option<Arc<[u8]>> = None;
         let value_of = |index: usize| {
             counts(index).then(|| {
                 let row = encoded.row(index);
                 // Values repeat themselves.
-                match &last {
+                Value::Bytes(match &last {
                     Some(last) if **last == *row.data() => Arc::clone(last),
-                    _ => Arc::clone(last.insert(Bytes::from(row.data()))),
-                }
+                    _ => Arc::clone(last.insert(Arc::from(row.data()))),
+                })
             })
         };
         Ok((0..rows.num_rows()).map(value_of).collect())
@@ -332,10 +377,17 @@ impl Argument {
 }
 
 impl Encoding {
-    fn new(data_type: DataType) -> Result<Self> {
+    fn of_rows(data_type: DataType) -> Result<Self> {
         let rows = RowConverter::new(vec![SortField::new(data_type.clone())])?;
-        let null = rows.convert_columns(&[new_null_array(&data_type, 1)])?.row(0).data().into();
-        Ok(Self { data_type, rows, null })
+        let null = Value::Bytes(rows.convert_columns(&[new_null_array(&data_type, 1)])?.row(0).data().into());
+        Ok(Self::Rows { data_type, rows, null })
+    }
+
+    const fn data_type(&self) -> &DataType {
+        match self {
+            Self::Ids => &DataType::Utf8,
+            Self::Rows { data_type, .. } => data_type,
+        }
     }
 }
 
@@ -347,7 +399,7 @@ const MOST_BYTES_OF_A_LIST: usize = 256 << 10;
 /// A column under construction.
 enum Output {
     Numbers(Kind, Vec<i64>),
-    Values(Kind, Vec<Option<Bytes>>),
+    Values(Kind, Vec<Option<Value>>),
 }
 
 impl Output {
@@ -375,11 +427,26 @@ impl Output {
     }
 }
 
-fn decode<'a>(group: &'a Group, function: &Function, values: impl Iterator<Item = Option<&'a Bytes>>) -> Result<ArrayRef> {
-    let Some(encoding) = group.encoding(function.frame) else {
-        return Err(DataFusionError::Internal("a function of values has none".into()));
-    };
-    let parser = encoding.rows.parser();
-    let columns = encoding.rows.convert_rows(values.map(|value| parser.parse(value.unwrap_or(&encoding.null))))?;
-    columns.into_iter().next().ok_or_else(|| DataFusionError::Internal("no column".into()))
+fn decode<'a>(group: &'a Group, function: &Function, values: impl Iterator<Item = Option<&'a Value>>) -> Result<ArrayRef> {
+    let internal = |what: &str| DataFusionError::Internal(what.into());
+    match group.encoding(function.frame) {
+        None => Err(internal("a function of values has none")),
+        Some(Encoding::Ids) => {
+            let text = |value: Option<&Value>| match value {
+                Some(Value::Id(id)) => Ok(Some(id.to_string())),
+                Some(Value::Bytes(_)) => Err(internal("a value is no id")),
+                None => Ok(None),
+            };
+            Ok(Arc::new(values.map(text).collect::<Result<StringArray>>()?))
+        }
+        Some(Encoding::Rows { rows, null, .. }) => {
+            let parser = rows.parser();
+            let bytes = |value: Option<&'a Value>| match value.unwrap_or(null) {
+                Value::Bytes(bytes) => Ok(parser.parse(bytes)),
+                Value::Id(_) => Err(internal("a value is an id")),
+            };
+            let columns = rows.convert_rows(values.map(bytes).collect::<Result<Vec<_>>>()?)?;
+            columns.into_iter().next().ok_or_else(|| internal("no column"))
+        }
+    }
 }

@@ -23,13 +23,28 @@ impl Engine {
         let now = self.config.clock.now();
         self.lost.forget(tenant, final_before.plus_micros(-self.windows.longest(tenant)));
         let mut alerts: Vec<Arc<SecurityEvent>> = Vec::new();
+        let number = self.numbers.of(tenant);
         for running in &mut self.rules {
+            let owner = running.scope.owner();
+            // A tenant's own rule has nothing of another.
+            if owner.is_some_and(|owner| owner != tenant) {
+                continue;
+            }
+            let is_common = owner.is_none();
             if running.plan.sources.is_some() {
                 running.take_alerts(&alerts, &self.config, output);
             }
             let (window_micros, settled_to) = (running.window_micros(), running.settled_to(final_before));
             let RunningRule { rule, plan, state, stats, .. } = running;
-            let Some(tenant_state) = state.tenants.get_mut(tenant) else { continue };
+            if is_common && state.rests(&mut self.numbers, number, final_before) {
+                continue;
+            }
+            let Some(tenant_state) = state.tenants.get_mut(tenant) else {
+                if is_common {
+                    state.settled(tenant, number, window_micros);
+                }
+                continue;
+            };
             let rules = key_rules(rule, plan, tenant);
             // A deferred rule's matches come as much later.
             let decided_before = settled_to.plus_micros(-plan.reach.ahead);
@@ -45,6 +60,9 @@ impl Engine {
                 }));
             });
             state.expire(tenant, settled_to.plus_micros(-window_micros), window_micros);
+            if is_common {
+                state.settled(tenant, number, window_micros);
+            }
         }
     }
 }

@@ -42,6 +42,7 @@ impl RuleState {
 
     pub(crate) fn load_keys(&mut self, saved: SavedKeys) {
         for (tenant, buckets) in saved {
+            self.due.note(&tenant);
             let state = self.tenants.entry(tenant).or_default();
             for (name, keys) in buckets {
                 state.keys += keys.len();

@@ -29,8 +29,8 @@ impl TenantState {
         made.is_none_or(|made| made.buckets < quotas.keys_per_agent() && made.key_bytes < quotas.key_bytes_per_agent())
     }
 
-    /// Makes a bucket that is not there.
-    pub(super) fn make(&mut self, name: &str, agent: Option<&str>) {
+    /// Makes a bucket that is not there, and answers where it stands.
+    pub(super) fn make(&mut self, name: &str, agent: Option<&str>) -> usize {
         let made_by = agent.map(|agent| match self.made_by.get_key_value(agent) {
             Some((known, _)) => Arc::clone(known),
             None => Arc::from(agent),
@@ -40,7 +40,7 @@ impl TenantState {
         }
         let mut bucket = Bucket::made_by(made_by);
         bucket.lost_to = self.refused.newest(name);
-        self.buckets.insert(name.to_owned(), bucket);
+        self.buckets.insert_full(name.to_owned(), bucket).0
     }
 }
 
@@ -66,7 +66,9 @@ impl RuleState {
         agent: Option<&str>,
         quotas: Quotas,
     ) -> Option<&mut KeyState> {
-        let state = self.tenants.entry(tenant.clone()).or_default();
+        let number = self.tenant_or_new(tenant);
+        let Self { tenants, due, .. } = self;
+        let (_, state) = tenants.get_index_mut(number)?;
         let known = state.buckets.get(bucket);
         if !known.is_some_and(|bucket| bucket.keys.contains_key(text)) {
             let is_new = known.is_none();
@@ -78,6 +80,9 @@ impl RuleState {
                 state.make(bucket, agent);
             }
             let bytes = bytes_of_key(bucket, text);
+            if state.keyed.is_empty() {
+                due.note(tenant);
+            }
             if !state.keyed.contains(bucket) {
                 state.keyed.insert(bucket.to_owned());
             }
