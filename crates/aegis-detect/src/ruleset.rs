@@ -12,6 +12,7 @@ use crate::common::CommonVersion;
 use crate::error::{RuleCode, RuleError, RuleErrors};
 use crate::impaired::{IMPAIRED_NAME, IMPAIRED_RULE};
 use crate::own::OwnRule;
+use crate::pattern_run::PatternRun;
 use crate::plan::{Filter, RulePlan};
 use crate::rule::{Header, Rule};
 use crate::schema::{column_name, is_side};
