@@ -136,7 +136,7 @@ fn l_match_endings_a_walk_finds_the_operators_matches_that_end_there_and_what_is
         }
     }
     assert!(
-        ended > 700 && silent > 200 && left_out > 10 && dependent > 300,
+        ended > 500 && silent > 150 && left_out > 10 && dependent > 300,
         "too little was compared: {ended}, {silent}, {left_out}, {dependent}"
     );
 }
