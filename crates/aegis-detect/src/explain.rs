@@ -16,6 +16,7 @@ use crate::engine::EngineConfig;
 use crate::error::{DetectError, RuleErrors};
 use crate::explanation::{Explanation, JoinedAlert, MatchedRow, RaisedAlert};
 use crate::output::{Found, Match, Reader, write_bucket};
+use crate::pattern_run::PatternRun;
 use crate::plan::{BucketColumn, RulePlan};
 use crate::rule::Rule;
 use crate::ruleset::RuleSet;
@@ -234,6 +235,9 @@ impl Explain {
             rule_name: rule.header.name,
             rule_version: rule.header.version,
             mode: rule.header.mode,
+            shape: plan.shape,
+            pattern: PatternRun::of(&plan),
+            stepped_for: plan.stepped_for,
             passes,
             conditions,
             late: is_late,

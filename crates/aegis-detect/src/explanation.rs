@@ -8,6 +8,8 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::condition::Judged;
+use crate::pattern_run::PatternRun;
+use crate::shape::Shape;
 
 /// A row of the rule's query that is a match.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -57,6 +59,14 @@ pub struct Explanation {
     pub rule_version: u32,
     /// As the file has it; a disabled rule is explained as if it ran.
     pub mode: RuleMode,
+    /// Which way it is run.
+    pub shape: Shape,
+    /// Of a row pattern that is followed: how.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pattern: Option<PatternRun>,
+    /// Of a stepped rule: why it is no row pattern that is followed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stepped_for: Option<&'static str>,
     /// True if the event passes the innermost WHERE; of a rule that reads alerts, one of those that it raised.
     pub passes: bool,
     /// The conditions of the innermost WHERE; without one, none. Of a rule that reads alerts what they make of the first of `raised` that passes, or

@@ -15,7 +15,7 @@ use datafusion::logical_expr::utils::{conjunction, split_conjunction};
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::physical_expr::PhysicalExpr;
 
-use crate::check::base_column;
+use crate::check::{base_column, row_pattern};
 use crate::known::{Frames, Split};
 use crate::schema::{EventBatch, column_index, schema_of};
 use crate::shape::unqualified;
@@ -74,6 +74,8 @@ struct Draft<'a> {
     unmade: Vec<ListColumn>,
     /// Columns of events that were not read yet.
     unread: Vec<EventColumn>,
+    /// Its rows are the matches of a row pattern, made already, and not events.
+    of_matches: bool,
 }
 
 impl Draft<'_> {
@@ -87,8 +89,9 @@ impl Draft<'_> {
                 self.unread = unread.collect();
                 self.pipeline.schema = self.schema_now(&scan.projected_schema);
                 self.pipeline.columns = columns;
-                Ok(true)
+                Ok(!self.of_matches)
             }
+            LogicalPlan::Extension(_) => Ok(self.of_matches && row_pattern(plan).is_some()),
             LogicalPlan::SubqueryAlias(alias) => self.push(&alias.input),
             // The order of rows says nothing about a match.
             LogicalPlan::Sort(sort) if sort.fetch.is_none() => self.push(&sort.input),
@@ -238,8 +241,17 @@ impl Pipeline {
     /// The query of an optimized plan, if all of it can be followed. In a bucket, each of the columns `fixed` of events has one value; each event that
     /// it is shown meets the conditions `met`.
     pub(crate) fn build(state: &SessionState, plan: &LogicalPlan, fixed: &[&str], met: &[Expr]) -> Result<Option<Self>> {
+        Self::draft(state, plan, fixed, met, false)
+    }
+
+    /// What an optimized plan makes of the matches of its row pattern, if that is filters and projections.
+    pub(crate) fn above_matches(state: &SessionState, plan: &LogicalPlan) -> Result<Option<Self>> {
+        Self::draft(state, plan, &[], &[], true)
+    }
+
+    fn draft(state: &SessionState, plan: &LogicalPlan, fixed: &[&str], met: &[Expr], of_matches: bool) -> Result<Option<Self>> {
         let pipeline = Self { columns: Vec::new(), schema: schema_of(&[]), steps: Vec::new(), states: 0 };
-        let mut draft = Draft { state, fixed, met, pipeline, unmade: Vec::new(), unread: Vec::new() };
+        let mut draft = Draft { state, fixed, met, pipeline, unmade: Vec::new(), unread: Vec::new(), of_matches };
         if !draft.push(plan)? {
             return Ok(None);
         }
@@ -299,6 +311,13 @@ impl Pipeline {
             }
         }
         Ok(())
+    }
+
+    /// What it makes of rows that are there, of a query without windows.
+    pub(crate) fn of(&self, rows: RecordBatch) -> Result<RecordBatch> {
+        let origins = vec![Origin { bucket: 0, ts: 0, place: 0, event: 0 }; rows.num_rows()];
+        let (made, _) = self.apply(&self.steps, &EventBatch::new(Vec::new()), rows, origins, &mut [])?;
+        Ok(made)
     }
 
     fn apply(

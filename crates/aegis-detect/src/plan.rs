@@ -79,6 +79,8 @@ pub(crate) struct RulePlan {
     pub(crate) pipeline: Option<Pipeline>,
     /// Of a row pattern that is followed.
     pub(crate) row_pattern: Option<RowPattern>,
+    /// Of a stepped query: why it is no row pattern that can be followed.
+    pub(crate) stepped_for: Option<&'static str>,
     /// True if it reads a column of a side table.
     pub(crate) reads_sides: bool,
     /// True of a rule that contains where a row can be a match for want of others before it.
@@ -279,10 +281,16 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
     let fixed = buckets.iter().map(|bucket| bucket.event_column).chain(column_index("tenant_id"));
     let fixed: Vec<&str> = fixed.map(column_name).collect();
     let met = prefilter.as_ref().map_or(&[][..], |prefilter| prefilter.met.as_slice());
-    let (pipeline, row_pattern) = match analysis.shape {
-        Shape::Sliding => (Pipeline::build(&state, &optimized, &fixed, met).map_err(explain)?, None),
-        Shape::Stepped => (None, RowPattern::build(&state, &analyzed, &fixed, met, pattern_limits()).map_err(explain)?),
-        _ => (None, None),
+    let (pipeline, row_pattern, stepped_for) = match analysis.shape {
+        Shape::Sliding => (Pipeline::build(&state, &optimized, &fixed, met).map_err(explain)?, None, None),
+        Shape::Stepped => {
+            let built = RowPattern::build(&state, &analyzed, &optimized, (&fixed[..], met), pattern_limits());
+            match built.map_err(explain)? {
+                Ok(pattern) => (None, Some(pattern), None),
+                Err(why) => (None, None, Some(why)),
+            }
+        }
+        _ => (None, None, None),
     };
     if pipeline.is_none() && shape::lists_in_windows(&analyzed).map_err(explain)? {
         let message = "array_agg(…) OVER makes a list for each row, and is run only where every window function can be followed";
@@ -306,6 +314,7 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
         buckets,
         pipeline,
         row_pattern,
+        stepped_for,
         reads_sides,
         rests_on_absence,
         sources,

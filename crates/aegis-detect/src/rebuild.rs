@@ -150,14 +150,15 @@ impl RunningRule {
         for Steps { tenant, bucket, runs, .. } in self.steps_there_are(buckets)? {
             let (mut left, mut given_up) = (ROWS_OF_A_TENANT, 0);
             for run in runs.into_iter().rev().filter(|run| open(tenant, run.instant)) {
-                let seen = self.seen_at(tenant, bucket, run);
-                let Some(rest) = left.checked_sub(seen.len()) else {
+                let seen = self.seen_at(tenant, bucket, &run).len();
+                let Some(rest) = left.checked_sub(seen) else {
                     given_up += 1;
                     continue;
                 };
                 left = rest;
-                let rows = seen.to_vec();
-                found.extend(self.run(rows, Some((tenant.clone(), run.instant)))?);
+                let own = self.matches_at(tenant, bucket, &run)?;
+                self.stats.matches += own.len() as u64;
+                found.extend(own);
                 // Each has the work of a tick.
                 if self.note_overruns() {
                     self.miss_instants(tenant, bucket);

@@ -12,6 +12,7 @@ use crate::common::CommonVersion;
 use crate::error::{RuleCode, RuleError, RuleErrors};
 use crate::impaired::{IMPAIRED_NAME, IMPAIRED_RULE};
 use crate::own::OwnRule;
+use crate::pattern_run::PatternRun;
 use crate::plan::{Filter, RulePlan};
 use crate::rule::{Header, Rule};
 use crate::schema::{column_name, is_side};
@@ -371,6 +372,12 @@ pub struct LintReport {
     pub shape: Shape,
     /// Columns of events by which the rule's state is split: only touched parts are evaluated again.
     pub split_by: Vec<String>,
+    /// Of a row pattern that is followed: how.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pattern: Option<PatternRun>,
+    /// Of a stepped rule: why it is no row pattern that is followed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stepped_for: Option<&'static str>,
     /// The physical plan, one operator a line.
     pub plan: String,
 }
@@ -400,7 +407,8 @@ fn lint_text(text: &str, path: &Path) -> Result<LintReport, RuleError> {
 
 fn report_of(rule: Rule, plan: &RulePlan) -> LintReport {
     let split_by = plan.buckets.iter().map(|b| rule.header.key[b.key_position].clone()).collect();
-    LintReport { shape: plan.shape, split_by, plan: plan.display(), rule }
+    let (pattern, stepped_for) = (PatternRun::of(plan), plan.stepped_for);
+    LintReport { shape: plan.shape, split_by, pattern, stepped_for, plan: plan.display(), rule }
 }
 
 /// The folders of the rules that a path names: that of a `rule.sql`, the one that has it, or each sub-folder that does. Where there is none, that is an

@@ -1,4 +1,4 @@
-//! How a rule's query has to be run: over new events only, over a sliding slice, over the events of a row pattern's matches, or instant by instant.
+//! How a rule's query has to be run: over new events only, over a sliding slice, for the matches of a row pattern alone, or instant by instant.
 //! Also adds `tenant_id` to every window partition, so that one run over all tenants is the union of the runs over each.
 
 use std::collections::BTreeSet;
@@ -36,7 +36,7 @@ pub enum Shape {
     Incremental,
     /// As sliding, but a frame ends after its row: a row is decided when nothing is expected any more before its frames' end.
     Deferred,
-    /// A row pattern whose conditions read the row alone: new events are followed for where matches end, and the query is run over those of the matches.
+    /// A row pattern that is followed: of new events it is asked which matches end with them, and of those alone something is told.
     Pattern,
     /// Anything else: run once for each instant, over exactly the events of the window that ends there.
     Stepped,

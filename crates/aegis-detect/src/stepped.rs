@@ -1,5 +1,6 @@
-//! Rules that are run for one instant at a time: for each that a new event can have changed, or, of a row pattern that is followed, for those alone at
-//! which one of its matches ends, over the events from there on where that match begins. What would cost more than a look may is given up, and said to be.
+//! Rules that are asked for one instant at a time: for each that a new event can have changed, or, of a row pattern that is followed, for those alone at
+//! which one of its matches ends. Of such a match its own rows are enough; where they are not told, the query is run over the events from there on where
+//! the first begins, or over the window. What would cost more than a look may is given up, and said to be.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use crate::evaluate::{RunningRule, TouchedKeys};
 use crate::find::{ROWS_OF_A_RUN, ShownEvents, newest_of, run_plan, within};
 use crate::impaired::Cause;
 use crate::known::{Known, Walks};
-use crate::output::Found;
+use crate::output::{Found, Reader};
 use crate::row_pattern::{RunAt, Work};
 use crate::schema::EventBatch;
 use crate::window::{Named, Quotas, Touched};
@@ -34,8 +35,8 @@ pub(crate) struct Steps<'t> {
 impl<'t> Steps<'t> {
     /// At each instant of these events, over its window.
     fn at_each(tenant: &'t TenantId, bucket: &'t str, events: &[Arc<SecurityEvent>]) -> Self {
-        let mut runs: Vec<RunAt> = events.iter().map(|event| RunAt { instant: event.ts, from: None }).collect();
-        runs.dedup();
+        let mut runs: Vec<RunAt> = events.iter().map(|event| RunAt::over_its_window(event.ts)).collect();
+        runs.dedup_by_key(|run| run.instant);
         Self { tenant, bucket, runs, cost: 0 }
     }
 }
@@ -60,7 +61,7 @@ impl RunningRule {
         };
         let mut tenants: BTreeMap<&TenantId, Vec<Steps<'_>>> = BTreeMap::new();
         for mut one in steps {
-            let costs = one.runs.iter().map(|run| self.seen_at(one.tenant, one.bucket, *run).len());
+            let costs = one.runs.iter().map(|run| self.seen_at(one.tenant, one.bucket, run).len());
             one.cost = costs.fold(0, usize::saturating_add);
             tenants.entry(one.tenant).or_default().push(one);
         }
@@ -79,15 +80,14 @@ impl RunningRule {
             for Steps { bucket, runs, .. } in buckets {
                 let mut given_up = 0;
                 for run in runs.into_iter().rev() {
-                    let slice = self.seen_at(tenant, bucket, run);
-                    if slice.len() > share {
+                    let seen = self.seen_at(tenant, bucket, &run).len();
+                    if seen > share {
                         given_up += 1;
                         continue;
                     }
-                    share -= slice.len();
-                    left -= slice.len();
-                    let (slice, fixed) = (slice.to_vec(), Some((tenant.clone(), run.instant)));
-                    match run_plan(&self.plan, &self.rule, &mut self.stats, &self.sides, slice, fixed) {
+                    share -= seen;
+                    left -= seen;
+                    match self.matches_at(tenant, bucket, &run) {
                         Ok(own) => found.extend(own),
                         Err(error) => {
                             self.set_aside(tenant, error, newest_of(relevant, tenant))?;
@@ -114,12 +114,45 @@ impl RunningRule {
         Ok(keys)
     }
 
-    /// What a run sees.
-    pub(crate) fn seen_at(&self, tenant: &TenantId, bucket: &str, run: RunAt) -> &[Arc<SecurityEvent>] {
+    /// What is looked at for one instant.
+    pub(crate) fn seen_at(&self, tenant: &TenantId, bucket: &str, run: &RunAt) -> &[Arc<SecurityEvent>] {
+        match &run.told {
+            Some(told) => self.state.events_from(tenant, bucket, told.from, run.instant),
+            None => self.seen_by_query(tenant, bucket, run),
+        }
+    }
+
+    fn seen_by_query(&self, tenant: &TenantId, bucket: &str, run: &RunAt) -> &[Arc<SecurityEvent>] {
         match run.from {
             Some(from) => self.state.events_from(tenant, bucket, from, run.instant),
             None => self.state.events(tenant, bucket, run.instant.plus_micros(-self.window_micros()), run.instant),
         }
+    }
+
+    /// The matches of one instant.
+    pub(crate) fn matches_at(&mut self, tenant: &TenantId, bucket: &str, run: &RunAt) -> Result<Vec<Found>, DetectError> {
+        if let Some(found) = self.matches_told(tenant, bucket, run) {
+            return Ok(found);
+        }
+        let (seen, fixed) = (self.seen_by_query(tenant, bucket, run).to_vec(), Some((tenant.clone(), run.instant)));
+        run_plan(&self.plan, &self.rule, &mut self.stats, &self.sides, seen, fixed)
+    }
+
+    /// The same, made of the rows of the matches. None: they are not told, or cannot be made; what is wrong with them, the query says.
+    fn matches_told(&mut self, tenant: &TenantId, bucket: &str, run: &RunAt) -> Option<Vec<Found>> {
+        let back_micros = self.plan.back_micros(self.window_micros());
+        let Self { rule, plan, state, stats, sides, .. } = self;
+        let (pattern, told) = (plan.row_pattern.as_ref()?, run.told.as_ref()?);
+        let events = state.events_from(tenant, bucket, told.from, run.instant);
+        let batches = pattern.put_out(told, events, sides).ok()??;
+        let fixed = Some((tenant.clone(), run.instant));
+        let reader = Reader::new(&rule.header.key, &plan.output, &plan.buckets, events.iter(), back_micros, fixed);
+        let (mut found, mut unfounded) = (Vec::new(), 0);
+        for batch in &batches {
+            unfounded += reader.read(batch, &mut found).ok()?;
+        }
+        stats.unfounded += unfounded;
+        Some(found)
     }
 
     /// Where in touched buckets the matches of a row pattern end. Where that cannot be told of all tenants, it is asked of each by itself: what one of them

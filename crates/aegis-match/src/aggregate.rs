@@ -99,6 +99,17 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    /// What it knows, for another search that has come as far: all but the rows that were taken in.
+    pub(crate) fn remembered(&self) -> Self {
+        Self { start: self.start, rows: self.rows.clone(), values: self.values.clone(), accumulator: None, taken: 0 }
+    }
+
+    /// What it holds, in cells of a search's memory.
+    pub(crate) fn cells(&self) -> usize {
+        // A value has more than a row's number.
+        self.rows.len() + 3 * self.values.len()
+    }
+
     /// A condition is asked of `row`: rows from it on may have been mapped anew since the last time. INVARIANT: this is called for every
     /// condition that is asked, so that none is missed.
     pub(crate) fn asked(&mut self, aggregate: &AggregateOver, mapping: &Mapping, row: usize) {

@@ -16,10 +16,14 @@ pub(crate) enum Cell<'a> {
     NotYet,
 }
 
-/// What a slot reads of a mapping, all of it seen.
-pub(crate) fn read<'a>(slot: &ReadSlot, recognizer: &'a Recognizer, mapping: &Mapping, rows: Rows) -> Cell<'a> {
+/// What a slot reads of a mapping, all of it seen. Rows before `first` are none of the partition's.
+pub(crate) fn read<'a>(slot: &ReadSlot, recognizer: &'a Recognizer, mapping: &Mapping, rows: Rows, first: usize) -> Cell<'a> {
     let locate = |scope: Scope, from_first: bool, nth: usize, step: i64| {
-        Navigation { scope: scope.in_pattern(), from_first, nth, step }.locate(mapping.whole(), rows)
+        let navigation = Navigation { scope: scope.in_pattern(), from_first, nth, step };
+        match navigation.locate(mapping.whole(), rows) {
+            Target::Row(row) if row < first => Target::Absent,
+            target => target,
+        }
     };
     match *slot {
         ReadSlot::Column { column, scope, from_first, nth, step } => match locate(scope, from_first, nth, step) {

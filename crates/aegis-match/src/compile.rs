@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use aegis_pattern::{Matcher, Pattern, Program, Variable};
+use aegis_pattern::{Matcher, Program, Variable};
 use datafusion::arrow::compute::SortOptions;
 use datafusion::arrow::datatypes::{DataType, Schema, TimeUnit};
 use datafusion::common::DFSchema;
@@ -70,10 +70,9 @@ impl<'a> Compiler<'a> {
         });
         let order_by = order_by.collect::<Result<Vec<_>>>()?;
         let mut operands = self.node.operands.iter().map(|expr| self.over_input(expr)).collect::<Result<Vec<_>>>()?;
-        let input_schema = Arc::clone(self.input.inner());
         let mut time = None;
         if self.limits.span_micros.is_some() {
-            let (expr, data_type) = self.time(&order_by, &input_schema)?;
+            let (expr, data_type) = self.time(&order_by, self.input.as_arrow())?;
             operands.push(expr);
             self.columns.push(Column::Operand(operands.len() - 1));
             self.column_types.push(data_type);
@@ -99,16 +98,9 @@ impl<'a> Compiler<'a> {
         let physical = |expr: &Expr| create_physical_expr(expr, &schema, self.props, self.planning);
         let measure_exprs = self.definition.measures.iter().map(|measure| physical(&measure.expr)).collect::<Result<_>>()?;
 
-        let back = self.definition.slots.iter().filter_map(|(slot, _)| match slot {
-            Slot::Navigated { step, .. } if *step < 0 => usize::try_from(step.unsigned_abs()).ok(),
-            _ => None,
-        });
-        let lookback = back.max().unwrap_or(0);
         let dependent: Vec<bool> =
             conditions.iter().map(|parts| parts.as_ref().is_some_and(|parts: &ConditionParts| parts.mapped.is_some())).collect();
         let skip = self.definition.skip.in_program(&self.program)?;
-        let numbered = self.definition.slots.iter().any(|(slot, _)| *slot == Slot::MatchNumber);
-        let begins_anew = lookback == 0 && !numbered && !anchored_at_start(&self.definition.pattern);
         let depends = |variable: Variable| dependent.get(variable.index()).copied().unwrap_or(true);
         let matcher = Matcher::new(self.program, skip, self.limits.attempt, depends);
         Ok(Recognizer {
@@ -126,9 +118,6 @@ impl<'a> Compiler<'a> {
             conditions,
             measures,
             measure_exprs,
-            lookback,
-            begins_anew,
-            input_schema,
             schema: Arc::clone(self.node.schema.inner()),
             definition: Arc::clone(&self.node.definition),
         })
@@ -231,7 +220,9 @@ impl<'a> Compiler<'a> {
             }
         }
         let ahead = steps.iter().filter_map(|(_, step)| usize::try_from(*step).ok()).max().unwrap_or(0);
-        Ok(Around { reads, expr, steps, ahead })
+        let before = |step: &i64| if *step < 0 { usize::try_from(step.unsigned_abs()).ok() } else { None };
+        let back = steps.iter().filter_map(|(_, step)| before(step)).max().unwrap_or(0);
+        Ok(Around { reads, expr, steps, back, ahead })
     }
 
     /// Whether a slot is read row by row: by a measure, or by a condition that depends on the mapping.
@@ -278,15 +269,5 @@ impl<'a> Compiler<'a> {
         let (scope, schema) = (self.scope(rows)?, Arc::clone(schema.inner()));
         let (function, filter, order_by) = (lowered.aggregate, lowered.filter, lowered.order_bys);
         Ok(AggregateOver { scope, function, args, filter, order_by, columns, classified, schema })
-    }
-}
-
-/// True if `^` stands in the pattern.
-pub(crate) fn anchored_at_start(pattern: &Pattern) -> bool {
-    match pattern {
-        Pattern::Start => true,
-        Pattern::Variable(_) | Pattern::Empty | Pattern::End => false,
-        Pattern::Concat(parts) | Pattern::Alternate(parts) => parts.iter().any(anchored_at_start),
-        Pattern::Quantified(part, _) => anchored_at_start(part),
     }
 }

@@ -2,6 +2,7 @@
 //! is evaluated for all known rows at once; what depends on the mapping row by row, within a budget.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use aegis_pattern::{Answer, Conditions, Mapping, Rows, Variable};
@@ -28,6 +29,11 @@ impl Mask {
         while self.first < row && self.holds.pop_front().is_some() {
             self.first += 1;
         }
+    }
+
+    /// Forgets what it knows of the rows from this one on.
+    pub(crate) fn take_back(&mut self, end: usize) {
+        self.holds.truncate(end.saturating_sub(self.first));
     }
 }
 
@@ -63,7 +69,8 @@ pub(crate) struct Asked<'a> {
     masks: &'a mut [Mask],
     running: &'a mut [Running],
     rows: Rows,
-    watermark: Option<i64>,
+    /// Of rows that others were before: the first of them. To a condition that looks back there are none before it.
+    first: Option<usize>,
     /// Work that is left.
     left: u64,
     work: u64,
@@ -79,10 +86,10 @@ impl<'a> Asked<'a> {
         masks: &'a mut [Mask],
         running: &'a mut [Running],
         rows: Rows,
-        watermark: Option<i64>,
+        first: Option<usize>,
         left: u64,
     ) -> Self {
-        Self { recognizer, kept, masks, running, rows, watermark, left, work: 0, start: usize::MAX, start_work: 0 }
+        Self { recognizer, kept, masks, running, rows, first, left, work: 0, start: usize::MAX, start_work: 0 }
     }
 
     /// The work of the conditions, that of the search aside.
@@ -144,11 +151,10 @@ impl Conditions for Asked<'_> {
         };
         // A row without a time has no span: it matches alone.
         let Some(begin) = time_at(start) else { return row == start };
-        let time = if row < self.rows.end { time_at(row) } else { self.watermark };
-        match time {
+        match time_at(row) {
             Some(time) => time.saturating_sub(begin) <= span,
-            // Nulls come after all times; whether the next row is one is not known.
-            None => row >= self.rows.end,
+            // Nulls come after all times.
+            None => false,
         }
     }
 }
@@ -156,6 +162,10 @@ impl Conditions for Asked<'_> {
 impl Asked<'_> {
     /// A condition over physical neighbours: evaluated for all rows that are known well enough, at once.
     fn around(&mut self, variable: Variable, around: &Around, start: usize, row: usize) -> Result<Answer, Trouble> {
+        if let Some(first) = self.first.filter(|first| row < first + around.back) {
+            self.spend(CONDITION_WORK)?;
+            return Ok(Answer::from(self.hold_around(around, first, row..row + 1)?.first() == Some(&true)));
+        }
         let mask = &mut self.masks[variable.index()];
         let mut known = mask.first + mask.holds.len();
         if row < mask.first || row > known {
@@ -168,21 +178,28 @@ impl Asked<'_> {
             if row >= decidable {
                 return Ok(Answer::NeedsMore);
             }
-            let columns = around.steps.iter().map(|(column, step)| self.shifted(*column, *step, known..decidable));
-            let columns = columns.collect::<Result<Vec<_>>>()?;
-            let count = decidable - known;
-            let holds = around.expr.evaluate(&around.reads.batch(columns, count)?)?.into_array(count)?;
-            let mask = &mut self.masks[variable.index()];
-            mask.holds.extend((0..count).map(|index| is_true(&holds, index)));
+            // Of rows that look back to before what is kept, it is asked above, if at all.
+            let holds = self.hold_around(around, self.kept.first(), known..decidable)?;
+            self.masks[variable.index()].holds.extend(holds);
         }
         let mask = &self.masks[variable.index()];
         Ok(Answer::from(mask.holds.get(row - mask.first).copied().unwrap_or(false)))
     }
 
+    /// At which of these rows it holds, those before `first` being none.
+    fn hold_around(&self, around: &Around, first: usize, rows: Range<usize>) -> Result<Vec<bool>> {
+        let columns = around.steps.iter().map(|(column, step)| self.shifted(*column, *step, first, rows.clone()));
+        let columns = columns.collect::<Result<Vec<_>>>()?;
+        let holds = around.expr.evaluate(&around.reads.batch(columns, rows.len())?)?.into_array(rows.len())?;
+        Ok((0..rows.len()).map(|index| is_true(&holds, index)).collect())
+    }
+
     /// A kept column at the rows that stand `step` from these.
-    fn shifted(&self, column: usize, step: i64, rows: std::ops::Range<usize>) -> Result<ArrayRef> {
-        let end = self.rows.end;
-        let at = |row: usize| i64::try_from(row).ok().and_then(|row| usize::try_from(row + step).ok()).filter(|row| *row < end);
+    fn shifted(&self, column: usize, step: i64, first: usize, rows: Range<usize>) -> Result<ArrayRef> {
+        let there = first..self.rows.end;
+        let at = |row: usize| {
+            i64::try_from(row).ok().and_then(|row| usize::try_from(row + step).ok()).filter(|row| there.contains(row))
+        };
         let rows: Vec<Option<usize>> = rows.map(at).collect();
         self.kept.gather(column, &self.recognizer.column_types[column], &rows)
     }
@@ -200,7 +217,7 @@ impl Asked<'_> {
                     self.spend(new as u64 * ROW_WORK)?;
                     self.running[*index].value(aggregate, self.recognizer, self.kept, so_far)?.to_array()?
                 }
-                other => match read(other, self.recognizer, so_far, self.rows) {
+                other => match read(other, self.recognizer, so_far, self.rows, self.first.unwrap_or(0)) {
                     Cell::NotYet => return Ok(None),
                     Cell::Row(column, row) => self.kept.cell(column, row).ok_or_else(|| lost(row))?,
                     Cell::Absent => null_of(data_type)?,

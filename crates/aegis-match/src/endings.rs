@@ -1,25 +1,26 @@
-//! With which rows matches end, told row by row and without any measure: for whoever asks that of each row that comes, and runs the query over the rows
-//! of the matches that there are.
+//! With which rows the matches of a query end, and which matches those are, for whoever asks that of each row that comes: what is kept of a row for that,
+//! and the output of a match that is known by its rows.
 //!
-//! Only of patterns in which every condition reads the row alone: then a row is a few bits, and a search is linear. Promises what the operator finds in the
-//! rows from a time on, the last one being the partition's end: whether one of its matches has a row of the last time, and with which row the first
-//! of those begins (L-MATCH-ENDINGS). Of a start row that is decided whatever follows it is remembered where the next one is.
+//! The walk itself is `walk`'s. Of a pattern in which every condition reads the row alone a row is a few bits; of others the columns are kept that
+//! conditions read. Promises what the operator finds (L-MATCH-ENDINGS, L-MATCH-OUTPUT); what cannot be told so is refused by [`MatchRecognize::unfollowed`].
 
-use std::collections::VecDeque;
-use std::convert::Infallible;
-use std::ops::ControlFlow;
+use std::collections::BTreeSet;
 
-use aegis_pattern::{Answer, Conditions, Finder, Found, Mapping, Matcher, Pattern, Program, Rows, Saved, Variable};
-use datafusion::arrow::array::ArrayRef;
+use aegis_pattern::{Mapping, Pattern, Program, Variable};
+use datafusion::arrow::array::{ArrayRef, RecordBatch};
+use datafusion::catalog::Session;
 use datafusion::common::Column;
-use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::logical_expr::Expr;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNodeCore};
 
-use crate::compile::anchored_at_start;
 use crate::conditions::is_true;
-use crate::definition::{self, Read, Slot, operand_of, slot_of};
+use crate::definition::{Definition, Read, Slot, operand_of, slot_of, slots_in};
+use crate::kept::Kept;
 use crate::limits::Limits;
 use crate::node::MatchRecognize;
+use crate::output::Output;
+use crate::recognizer::{ConditionParts, ReadSlot, Recognizer};
 
 /// A row has so many bits.
 const MOST_VARIABLES: usize = 64;
@@ -27,40 +28,89 @@ const MOST_VARIABLES: usize = 64;
 /// A query of which it can be told with which rows its matches end.
 #[derive(Debug)]
 pub struct Endings {
-    matcher: Matcher,
+    pub(crate) recognizer: Recognizer,
     /// The variables that the last row of a match can be mapped to.
-    last: u64,
-    /// By variable, over the columns of the input. None: every row meets it.
-    conditions: Vec<Option<Expr>>,
+    pub(crate) last: u64,
+    /// How many rows before its own a condition reads.
+    pub(crate) lookback: usize,
+    /// How many rows before and after those of a match its measures read.
+    pub(crate) measured: (usize, usize),
+    /// By kept column: whether a condition reads it.
+    read: Vec<bool>,
+    depends: bool,
+}
+
+/// What is kept of some rows.
+#[derive(Debug)]
+pub struct Shown {
+    /// To which variables each may be mapped, as far as the row alone tells.
+    pub(crate) marks: Vec<u64>,
+    /// Where conditions read more than the row: what they read.
+    pub(crate) columns: Vec<ArrayRef>,
+}
+
+/// A match, and the rows that its output is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    pub(crate) mapping: Mapping,
+    /// The number of the first of the rows.
+    pub(crate) first: usize,
+    pub(crate) rows: Vec<(i64, u32)>,
+}
+
+impl Ended {
+    /// The time of each row, and which of its time it is: those of the match, and those around them that measures read.
+    #[must_use]
+    pub fn rows(&self) -> &[(i64, u32)] {
+        &self.rows
+    }
 }
 
 impl MatchRecognize {
-    /// What tells with which rows its matches end. None where a condition reads more than the row; and where what comes before a match decides it, for the
-    /// query has to find the same match in fewer rows: `^`, `PREV`, `NEXT` (which reads what comes after it), the match number.
+    /// Why it cannot be told with which rows its matches end, if it cannot.
     #[must_use]
-    pub fn endings(&self, limits: Limits) -> Option<Endings> {
-        let around = |slot: &Slot| match slot {
-            Slot::Navigated { step, .. } => *step != 0,
-            Slot::MatchNumber => true,
-            Slot::Count(_) | Slot::Aggregate(_) => false,
-        };
+    pub fn unfollowed(&self) -> Option<&'static str> {
         let definition = &*self.definition;
-        let program = Program::compile(&definition.pattern).ok()?;
-        let is_unfit = definition.slots.iter().any(|(slot, _)| around(slot)) || anchored_at_start(&definition.pattern);
-        if is_unfit || limits.span_micros.is_some() || program.variables().len() > MOST_VARIABLES {
-            return None;
+        let variables = Program::compile(&definition.pattern).map_or(usize::MAX, |program| program.variables().len());
+        if anchored_at_start(&definition.pattern) {
+            Some("`^` turns on where the window begins")
+        } else if definition.slots.iter().any(|(slot, _)| *slot == Slot::MatchNumber) {
+            Some("MATCH_NUMBER() turns on where the window begins")
+        } else if steps(definition, conditions_of(definition)).1 > 0 {
+            Some("NEXT in DEFINE reads what comes later")
+        } else if variables > MOST_VARIABLES {
+            Some("its pattern has over 64 variables")
+        } else {
+            None
         }
-        let mut conditions = Vec::with_capacity(program.variables().len());
-        for variable in program.variables() {
-            conditions.push(match definition.conditions.iter().find(|condition| condition.variable == *variable) {
-                Some(condition) => Some(self.over_the_row(&condition.expr)?),
-                None => None,
-            });
+    }
+
+    /// The columns of the input that conditions read.
+    #[must_use]
+    pub fn columns_of_conditions(&self) -> Vec<Column> {
+        self.columns_behind(conditions_of(&self.definition))
+    }
+
+    /// The columns of the input that it reads.
+    #[must_use]
+    pub fn columns_of_input(&self) -> Vec<Column> {
+        // One column stands in the order and in an operand, or in several of them.
+        let order = self.order_by.iter().map(|sort| &sort.expr);
+        let mut columns: Vec<Column> = self.partition_columns().cloned().collect();
+        for column in order.chain(&self.operands).flat_map(sorted_columns) {
+            if !columns.contains(&column) {
+                columns.push(column);
+            }
         }
-        let (last, _) = last_of(&definition.pattern, &program);
-        let skip = definition.skip.in_program(&program).ok()?;
-        let matcher = Matcher::new(program, skip, limits.attempt, |_variable| false);
-        Some(Endings { matcher, last, conditions })
+        columns
+    }
+
+    /// The same over another input that has these columns.
+    ///
+    /// # Errors
+    /// None that is expected.
+    pub fn over(&self, input: LogicalPlan) -> Result<Self> {
+        self.with_exprs_and_inputs(self.expressions(), vec![input])
     }
 
     /// The column of the input of which a column of the output has the value at a row of the match, or lists the values at rows of it. None: it is anything
@@ -81,240 +131,140 @@ impl MatchRecognize {
         plain_column(self.operands.get(operand)?)
     }
 
-    /// A condition over the columns of the input, if it reads nothing but the row itself.
-    fn over_the_row(&self, condition: &Expr) -> Option<Expr> {
-        let mut reads_more = false;
-        let over_input = condition.clone().transform_up(|part| {
-            let Expr::Column(column) = &part else { return Ok(Transformed::no(part)) };
-            match slot_of(&column.name).and_then(|slot| self.operand_of_the_row(slot)) {
-                Some(operand) => Ok(Transformed::yes(operand.clone())),
-                None => {
-                    reads_more = true;
-                    Ok(Transformed::no(part))
+    /// The columns of the input behind the slots that some expressions read, in an order of their own.
+    fn columns_behind<'a>(&self, exprs: impl Iterator<Item = &'a Expr>) -> Vec<Column> {
+        let definition = &*self.definition;
+        let mut operands = BTreeSet::new();
+        for slot in exprs.flat_map(slots_in) {
+            match definition.slots.get(slot).map(|(slot, _)| slot) {
+                Some(Slot::Navigated { read: Read::Operand(operand), .. }) => {
+                    operands.insert(*operand);
                 }
+                Some(Slot::Aggregate(place)) => {
+                    let function = definition.aggregates.get(*place).map(|aggregate| &aggregate.function);
+                    let read = function.into_iter().flat_map(Expr::column_refs);
+                    operands.extend(read.filter_map(|column| operand_of(&column.name)));
+                }
+                _ => {}
             }
-        });
-        let over_input = over_input.ok()?.data;
-        (!reads_more).then_some(over_input)
-    }
-
-    fn operand_of_the_row(&self, slot: usize) -> Option<&Expr> {
-        match &self.definition.slots.get(slot)?.0 {
-            Slot::Navigated { read: Read::Operand(operand), rows: definition::Rows::All, from_first: false, nth: 0, step: 0 } => {
-                self.operands.get(*operand)
-            }
-            _ => None,
         }
+        let exprs = operands.iter().filter_map(|operand| self.operands.get(*operand));
+        let columns: BTreeSet<Column> = exprs.flat_map(sorted_columns).collect();
+        columns.into_iter().collect()
     }
 }
 
 impl Endings {
-    /// The conditions, over the columns of the input: those that there are, in the order in which [`Endings::marks`] is told of them.
-    pub fn conditions(&self) -> impl Iterator<Item = &Expr> {
-        self.conditions.iter().flatten()
-    }
-
-    /// Of each of so many rows, to which variables it may be mapped, by whether each of the conditions holds there.
-    pub fn marks<'a>(&self, holds: impl IntoIterator<Item = &'a ArrayRef>, rows: usize) -> Vec<u64> {
-        let mut holds = holds.into_iter();
-        let mut marks = vec![0; rows];
-        for (variable, condition) in self.conditions.iter().enumerate() {
-            let column = condition.as_ref().map(|_| holds.next());
-            for (row, mark) in marks.iter_mut().enumerate() {
-                let is_met = column.is_none_or(|column| column.is_some_and(|column| is_true(column, row)));
-                *mark |= u64::from(is_met) << variable;
-            }
+    /// The same of a query, ready to run over rows of its input.
+    ///
+    /// # Errors
+    /// A query that cannot be followed ([`MatchRecognize::unfollowed`]), a bound on the span, and an expression that has no physical form.
+    pub fn compile(node: &MatchRecognize, session: &dyn Session, limits: Limits) -> Result<Self> {
+        if let Some(why) = node.unfollowed().or_else(|| limits.span_micros.map(|_| "the span of a match is bounded")) {
+            return Err(DataFusionError::Plan(format!("where matches end cannot be told: {why}")));
         }
-        marks
-    }
-}
-
-/// What a [`Walk`] says of the last row's time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
-    /// No match has a row of that time.
-    None,
-    /// One has: the first such match begins with the row of this time and place.
-    From { ts: i64, place: u32 },
-    /// To find out takes more steps than there are, or more than a search may take.
-    Unknown,
-}
-
-/// The rows of one partition, in their order, and what is known of them as start rows.
-#[derive(Debug, Default)]
-pub struct Walk {
-    rows: VecDeque<Row>,
-    /// Rows that are not there any more at the front.
-    dropped: u64,
-}
-
-#[derive(Debug)]
-struct Row {
-    ts: i64,
-    marks: u64,
-    /// Which of its time it is, for whoever has them.
-    place: u32,
-    /// By how much further the next start row is, or a later one that comes after it, once that is decided whatever follows; 0 before.
-    next: u32,
-    /// How many rows there had been when that was decided, from the first that there ever was.
-    decided_by: u64,
-}
-
-impl Walk {
-    /// Adds a row behind all others.
-    pub fn push(&mut self, ts: i64, place: u32, marks: u64) {
-        debug_assert!(self.rows.back().is_none_or(|last| (last.ts, last.place) < (ts, place)), "rows come in their order");
-        self.rows.push_back(Row { ts, marks, place, next: 0, decided_by: 0 });
+        let definition = &*node.definition;
+        let recognizer = Recognizer::compile(node, node.input().schema(), session, &PhysicalPlanningContext::default(), limits)?;
+        let (last, _) = last_of(&definition.pattern, recognizer.matcher.program());
+        let (lookback, _) = steps(definition, conditions_of(definition));
+        let measured = steps(definition, definition.measures.iter().map(|measure| &measure.expr));
+        let read = read_by_conditions(&recognizer);
+        let depends = recognizer.conditions.iter().flatten().any(|parts| parts.around.is_some() || parts.mapped.is_some());
+        Ok(Self { recognizer, last, lookback, measured, read, depends })
     }
 
-    /// Takes back the rows of `ts` and later, and what they decided.
-    pub fn take_back(&mut self, ts: i64) {
-        let before = self.rows.len();
-        while self.rows.back().is_some_and(|row| row.ts >= ts) {
-            self.rows.pop_back();
-        }
-        if self.rows.len() < before {
-            let known = self.dropped + self.rows.len() as u64;
-            self.rows.iter_mut().filter(|row| row.decided_by > known).for_each(|row| row.next = 0);
-        }
-    }
-
-    /// Drops the rows before `ts`, and those of that time before its place `taken`.
-    pub fn drop_before(&mut self, ts: i64, taken: u32) {
-        while self.rows.front().is_some_and(|row| (row.ts, row.place) < (ts, taken)) {
-            self.rows.pop_front();
-            self.dropped += 1;
-        }
-    }
-
-    /// True if there are no rows.
+    /// True if a condition reads more than the row.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+    pub fn reads_more_than_the_row(&self) -> bool {
+        self.depends
     }
 
-    /// Whether one of the matches that the operator finds in the rows of at most `back` microseconds before the last one has a row of that one's time. All
-    /// rows of that time have to be there. What it takes is taken from `steps`.
-    pub fn ending(&mut self, endings: &Endings, back: i64, steps: &mut u64) -> Ending {
-        let Some(at) = self.rows.back().map(|row| row.ts) else { return Ending::None };
-        let (end, instant) = (self.rows.len(), self.rows.partition_point(|row| row.ts < at));
-        // The last row of such a match is one of these: mostly none of them can be.
-        if !self.rows.range(instant..).any(|row| row.marks & endings.last != 0) {
-            return Ending::None;
+    /// True if a condition or a measure reads a row before those of the match: over these alone the query finds something else.
+    #[must_use]
+    pub fn reads_before_the_match(&self) -> bool {
+        self.lookback > 0 || self.measured.0 > 0
+    }
+
+    /// What is to be kept of rows of the input, of which those columns are needed that conditions read.
+    ///
+    /// # Errors
+    /// An expression that fails.
+    pub fn shown(&self, rows: &RecordBatch) -> Result<Shown> {
+        let columns = self.recognizer.columns_where(rows, |column| self.read[column])?;
+        let mut marks = vec![0; rows.num_rows()];
+        for (variable, parts) in self.recognizer.conditions.iter().enumerate() {
+            let holds = parts.as_ref().and_then(|parts| parts.row).map(|column| &columns[column]);
+            for (row, mark) in marks.iter_mut().enumerate() {
+                *mark |= u64::from(holds.is_none_or(|holds| is_true(holds, row))) << variable;
+            }
         }
-        let oldest = at.saturating_sub(back);
-        let first = self.rows.partition_point(|row| row.ts < oldest);
-        let open = match self.pass_decided(endings, first, instant, steps) {
-            ControlFlow::Continue(open) => open,
-            ControlFlow::Break(ending) => return ending,
-        };
-        // What is left is decided by that nothing follows, and only for now.
-        let mut finder = finder_at(open);
-        loop {
-            let before = finder.steps();
-            let found = finder.find_within(&endings.matcher, Rows::complete(end), &mut Marked(&self.rows), *steps);
-            *steps = steps.saturating_sub(finder.steps() - before);
-            match found {
-                Ok(Some(Found::Match(mapping))) if has_row_from(&mapping, instant) => return self.begins_at(mapping.start()),
-                Ok(Some(Found::Match(_))) => {}
-                Ok(Some(Found::Done)) => return Ending::None,
-                _ => return Ending::Unknown,
+        Ok(Shown { marks, columns: if self.depends { columns } else { Vec::new() } })
+    }
+
+    /// The row of the output that a match is (L-MATCH-OUTPUT). `rows` are those that it names, as rows of the input.
+    ///
+    /// # Errors
+    /// An expression that fails, or rows that are not those.
+    pub fn output(&self, ended: &Ended, rows: &RecordBatch) -> Result<RecordBatch> {
+        let count = rows.num_rows();
+        if count != ended.rows.len() {
+            return Err(DataFusionError::Internal(format!("a match has {} rows, and {count} were given", ended.rows.len())));
+        }
+        let key = self.recognizer.partition_by.iter().map(|expr| Ok(expr.evaluate(rows)?.into_array(count)?.slice(0, 1)));
+        let key = key.collect::<Result<Vec<ArrayRef>>>()?;
+        let mut kept = Kept::starting_at(ended.first);
+        kept.push(self.recognizer.columns(rows)?, count)?;
+        let mut output = Output::default();
+        let _work = output.take(&self.recognizer, &kept, &key, &ended.mapping)?;
+        output.flush(&self.recognizer, &kept)?;
+        output.take_ready(&self.recognizer)
+    }
+}
+
+/// The columns of an expression, in the same order each time.
+fn sorted_columns(expr: &Expr) -> BTreeSet<Column> {
+    expr.column_refs().into_iter().cloned().collect()
+}
+
+fn conditions_of(definition: &Definition) -> impl Iterator<Item = &Expr> {
+    definition.conditions.iter().map(|condition| &condition.expr)
+}
+
+/// How many rows before and after where they stand these expressions read.
+fn steps<'a>(definition: &Definition, exprs: impl Iterator<Item = &'a Expr>) -> (usize, usize) {
+    let (mut back, mut ahead) = (0, 0);
+    for slot in exprs.flat_map(slots_in) {
+        let Some((Slot::Navigated { step, .. }, _)) = definition.slots.get(slot) else { continue };
+        let rows = usize::try_from(step.unsigned_abs()).unwrap_or(usize::MAX);
+        let farthest = if *step < 0 { &mut back } else { &mut ahead };
+        *farthest = rows.max(*farthest);
+    }
+    (back, ahead)
+}
+
+/// By kept column: whether a condition reads it.
+fn read_by_conditions(recognizer: &Recognizer) -> Vec<bool> {
+    let mut read = vec![false; recognizer.columns.len()];
+    let mut note = |column: usize| {
+        if let Some(read) = read.get_mut(column) {
+            *read = true;
+        }
+    };
+    for ConditionParts { row, around, mapped } in recognizer.conditions.iter().flatten() {
+        row.iter().for_each(|column| note(*column));
+        around.iter().flat_map(|around| &around.steps).for_each(|(column, _)| note(*column));
+        for slot in mapped.iter().flat_map(|(over, _)| &over.slots) {
+            match &recognizer.slots[*slot] {
+                ReadSlot::Column { column, .. } => note(*column),
+                ReadSlot::Aggregate(place) => recognizer.aggregates[*place].columns.iter().for_each(|column| note(*column)),
+                ReadSlot::Classifier { .. } | ReadSlot::Count(_) | ReadSlot::MatchNumber => {}
             }
         }
     }
-
-    /// Goes from start row to start row for as long as what is there decides each, and answers the first that is open.
-    fn pass_decided(&mut self, endings: &Endings, first: usize, instant: usize, steps: &mut u64) -> ControlFlow<Ending, usize> {
-        let end = self.rows.len();
-        // A match that was found with rows of this instant may have one of them.
-        let known_before = self.dropped + instant as u64;
-        let mut position = first;
-        loop {
-            position = self.first_open(position, known_before);
-            if position >= end {
-                return ControlFlow::Continue(end);
-            }
-            let mut finder = finder_at(position);
-            let found = finder.find_within(&endings.matcher, Rows::growing(end), &mut Marked(&self.rows), *steps);
-            *steps = steps.saturating_sub(finder.steps());
-            let next = finder.needed_from();
-            match found {
-                Ok(Some(Found::Match(mapping))) => {
-                    let start = mapping.start();
-                    (position..start).for_each(|row| self.decide(row, row + 1));
-                    self.decide(start, next);
-                    if has_row_from(&mapping, instant) {
-                        return ControlFlow::Break(self.begins_at(start));
-                    }
-                }
-                Ok(Some(Found::NeedsMore)) => {
-                    (position..next).for_each(|row| self.decide(row, row + 1));
-                    return ControlFlow::Continue(next);
-                }
-                _ => return ControlFlow::Break(Ending::Unknown),
-            }
-            position = next;
-        }
-    }
-
-    /// The first start row from this one on that is not decided by the first `known_before` rows. Those on the way lead to it at once from then on.
-    fn first_open(&mut self, first: usize, known_before: u64) -> usize {
-        let (mut open, mut decided_by) = (first, 0);
-        while let Some(row) = self.rows.get(open)
-            && row.next > 0
-            && row.decided_by <= known_before
-        {
-            decided_by = row.decided_by.max(decided_by);
-            open += row.next as usize;
-        }
-        let mut start = first;
-        while start < open
-            && let Some(row) = self.rows.get_mut(start)
-        {
-            let next = start + row.next as usize;
-            row.next = u32::try_from(open - start).unwrap_or(row.next);
-            row.decided_by = decided_by;
-            start = next;
-        }
-        open
-    }
-
-    /// After this start row comes that one, whatever follows.
-    fn decide(&mut self, start: usize, next: usize) {
-        let known = self.dropped + self.rows.len() as u64;
-        if let Some(row) = self.rows.get_mut(start) {
-            row.next = u32::try_from(next.saturating_sub(start)).unwrap_or(0);
-            row.decided_by = known;
-        }
-    }
-
-    fn begins_at(&self, start: usize) -> Ending {
-        self.rows.get(start).map_or(Ending::Unknown, |row| Ending::From { ts: row.ts, place: row.place })
-    }
+    read
 }
 
-/// The search from a start row on, in which nothing depends on how many matches there were.
-fn finder_at(position: usize) -> Finder {
-    Finder::restore(Saved { position: position as u64, matches: 0 })
-}
-
-/// True if a match has this row or a later one.
-fn has_row_from(mapping: &Mapping, row: usize) -> bool {
-    !mapping.is_empty() && mapping.end() > row
-}
-
-/// Rows as the matcher asks of them.
-struct Marked<'a>(&'a VecDeque<Row>);
-
-impl Conditions for Marked<'_> {
-    type Error = Infallible;
-
-    fn holds(&mut self, variable: Variable, row: usize, _: &Mapping) -> Result<Answer, Infallible> {
-        Ok(Answer::from(self.0.get(row).is_some_and(|row| row.marks & bit(variable) != 0)))
-    }
-}
-
-fn bit(variable: Variable) -> u64 {
+pub(crate) fn bit(variable: Variable) -> u64 {
     1 << variable.index()
 }
 
@@ -323,6 +273,16 @@ fn plain_column(expr: &Expr) -> Option<&Column> {
         Expr::Column(column) => Some(column),
         Expr::Alias(alias) => plain_column(&alias.expr),
         _ => None,
+    }
+}
+
+/// True if `^` stands in the pattern.
+fn anchored_at_start(pattern: &Pattern) -> bool {
+    match pattern {
+        Pattern::Start => true,
+        Pattern::Variable(_) | Pattern::Empty | Pattern::End => false,
+        Pattern::Concat(parts) | Pattern::Alternate(parts) => parts.iter().any(anchored_at_start),
+        Pattern::Quantified(part, _) => anchored_at_start(part),
     }
 }
 

@@ -52,12 +52,6 @@ impl MatchExec {
         );
         Self { input, recognizer, report, properties: Arc::new(properties) }
     }
-
-    /// What it runs.
-    #[must_use]
-    pub fn recognizer(&self) -> &Arc<Recognizer> {
-        &self.recognizer
-    }
 }
 
 impl DisplayAs for MatchExec {
@@ -202,7 +196,6 @@ impl Run {
     /// The current partition has no further row: finds its matches.
     fn finish(&mut self) -> Result<()> {
         let Some(mut current) = self.current.take() else { return Ok(()) };
-        current.complete = true;
         self.reservation.try_resize(self.kept_bytes + self.recognizer.search_bytes(current.kept.end()))?;
         current.find(&self.recognizer, &self.report, &mut self.output)?;
         self.kept_bytes = 0;

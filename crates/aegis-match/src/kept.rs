@@ -57,6 +57,18 @@ impl Kept {
         Ok(())
     }
 
+    /// Forgets the rows from this one on.
+    pub(crate) fn take_back(&mut self, end: usize) {
+        self.chunks.retain(|chunk| chunk.start < end);
+        if let Some(last) = self.chunks.last_mut().filter(|last| last.start + last.len > end) {
+            last.len = end - last.start;
+            for column in &mut last.columns {
+                *column = column.slice(0, last.len);
+            }
+        }
+        self.end = self.end.min(end);
+    }
+
     /// Rows before this one are not needed any more. Some may stay.
     pub(crate) fn forget_before(&mut self, row: usize) {
         let gone = self.chunks.iter().take_while(|chunk| chunk.start + chunk.len <= row).count();
@@ -97,12 +109,6 @@ impl Kept {
     pub(crate) fn at(&self, column: usize, row: usize) -> Option<(&ArrayRef, usize)> {
         let (chunk, offset) = self.locate(row)?;
         Some((&self.chunks[chunk].columns[column], offset))
-    }
-
-    /// All kept rows from one on as one chunk of columns.
-    pub(crate) fn columns_from(&self, row: usize, types: &[DataType]) -> Result<Vec<ArrayRef>> {
-        let rows: Vec<Option<usize>> = (row.max(self.first())..self.end).map(Some).collect();
-        types.iter().enumerate().map(|(column, data_type)| self.gather(column, data_type, &rows)).collect()
     }
 
     fn locate(&self, row: usize) -> Option<(usize, usize)> {
@@ -155,5 +161,19 @@ mod tests {
         assert_eq!(values(&kept, &[None]), [None]);
         push(&mut kept, 7..8);
         assert_eq!(values(&kept, &[Some(5110)]), [Some(7)]);
+    }
+
+    #[test]
+    fn rows_that_were_taken_back_are_not_there_and_others_come_in_their_place() {
+        let mut kept = Kept::starting_at(3);
+        push(&mut kept, 0..5000);
+        push(&mut kept, 5000..5001);
+        kept.take_back(1003);
+        assert_eq!((kept.first(), kept.end()), (3, 1003));
+        assert!(kept.cell(0, 1003).is_none());
+        push(&mut kept, 7..9);
+        assert_eq!(values(&kept, &[Some(1002), Some(1003), Some(1004)]), [Some(999), Some(7), Some(8)]);
+        kept.take_back(2);
+        assert_eq!((kept.first(), kept.end()), (2, 2));
     }
 }

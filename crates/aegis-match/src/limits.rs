@@ -22,10 +22,6 @@ pub struct Limits {
     pub query_work: u64,
     /// Longest time from the first row of a match to its last, in microseconds. The first column of ORDER BY must then be a time.
     pub span_micros: Option<i64>,
-    /// While streaming: most rows kept, of all partitions together.
-    pub kept_rows: usize,
-    /// While streaming: most partitions that rows are kept of.
-    pub kept_partitions: usize,
 }
 
 /// What the evaluation of one condition by itself costs, in operations of the search.
@@ -35,8 +31,7 @@ pub const CONDITION_WORK: u64 = 64;
 pub const ROW_WORK: u64 = 4;
 
 impl Default for Limits {
-    /// Four million units of work from one start row, 16 million in a partition, any amount in a query; 200,000 rows and 50,000 partitions kept;
-    /// no span.
+    /// Four million units of work from one start row, 16 million in a partition, any amount in a query; no span.
     fn default() -> Self {
         Self {
             attempt: aegis_pattern::Limits::default(),
@@ -44,8 +39,6 @@ impl Default for Limits {
             partition_work: 1 << 24,
             query_work: u64::MAX,
             span_micros: None,
-            kept_rows: 200_000,
-            kept_partitions: 50_000,
         }
     }
 }
@@ -63,10 +56,6 @@ pub enum Budget {
     Partition,
     /// Work of the query: the same, and so it will be until the report is taken.
     Query,
-    /// Rows kept: this row and those that came with it were refused.
-    Rows,
-    /// Partitions kept: the rows of a new one were refused.
-    Partitions,
 }
 
 impl From<Bound> for Budget {
@@ -86,8 +75,6 @@ impl fmt::Display for Budget {
             Self::Work => "work of one start row",
             Self::Partition => "work of the partition",
             Self::Query => "work of the query",
-            Self::Rows => "rows kept",
-            Self::Partitions => "partitions kept",
         })
     }
 }

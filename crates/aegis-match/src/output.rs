@@ -51,20 +51,11 @@ impl Output {
         Self { reservation: Some(reservation), ..Self::default() }
     }
 
-    /// Takes in a match, and says what work that was. None, and nothing taken, if a measure reads a row that is still to come.
-    pub(crate) fn take(
-        &mut self,
-        recognizer: &Recognizer,
-        kept: &Kept,
-        key: &[ArrayRef],
-        rows: Rows,
-        mapping: &Mapping,
-    ) -> Result<Option<u64>> {
+    /// Takes in a match of a partition that is complete, and says what work that was. Rows before those that are kept are none of the partition's.
+    pub(crate) fn take(&mut self, recognizer: &Recognizer, kept: &Kept, key: &[ArrayRef], mapping: &Mapping) -> Result<u64> {
         let slots: Vec<&ReadSlot> = recognizer.measures.slots.iter().map(|slot| &recognizer.slots[*slot]).collect();
-        let cells: Vec<Cell<'_>> = slots.iter().map(|slot| read(slot, recognizer, mapping, rows)).collect();
-        if cells.iter().any(|cell| matches!(cell, Cell::NotYet)) {
-            return Ok(None);
-        }
+        let rows = Rows::complete(kept.end());
+        let cells: Vec<Cell<'_>> = slots.iter().map(|slot| read(slot, recognizer, mapping, rows, kept.first())).collect();
         let mut work = slots.len() as u64;
         if self.slots.is_empty() {
             self.slots = slots.iter().map(|slot| Reads::of(slot)).collect();
@@ -90,7 +81,7 @@ impl Output {
         if self.keys.len() >= TOGETHER || self.taken_bytes >= TOGETHER_BYTES {
             self.flush(recognizer, kept)?;
         }
-        Ok(Some(work))
+        Ok(work)
     }
 
     /// Evaluates what was taken in. To be called before the partition's rows go, and before another partition's match.

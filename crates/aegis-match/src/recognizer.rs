@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use aegis_pattern::{Matcher, Variable};
-use datafusion::arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use datafusion::arrow::array::{ArrayRef, NullArray, RecordBatch, RecordBatchOptions};
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::Session;
 use datafusion::common::{DFSchema, ScalarValue};
@@ -39,10 +39,6 @@ pub struct Recognizer {
     pub(crate) conditions: Vec<Option<ConditionParts>>,
     pub(crate) measures: OverSlots,
     pub(crate) measure_exprs: Vec<Arc<dyn PhysicalExpr>>,
-    /// How many rows before a match are read.
-    pub(crate) lookback: usize,
-    pub(crate) begins_anew: bool,
-    pub(crate) input_schema: SchemaRef,
     pub(crate) schema: SchemaRef,
     pub(crate) definition: Arc<Definition>,
 }
@@ -97,7 +93,8 @@ pub(crate) struct Around {
     pub(crate) expr: Arc<dyn PhysicalExpr>,
     /// Of each slot: the kept column, and how many rows further.
     pub(crate) steps: Vec<(usize, i64)>,
-    /// Most rows further.
+    /// Most rows before, and most rows further.
+    pub(crate) back: usize,
     pub(crate) ahead: usize,
 }
 
@@ -150,17 +147,6 @@ impl Recognizer {
         &self.schema
     }
 
-    /// What the input's rows are.
-    #[must_use]
-    pub fn input_schema(&self) -> &SchemaRef {
-        &self.input_schema
-    }
-
-    /// Whether a partition of which nothing is kept is like one that no row has come of: nothing counts its rows or matches.
-    pub(crate) fn can_begin_anew(&self) -> bool {
-        self.begins_anew
-    }
-
     /// Bytes that the search through so many rows holds at most.
     pub(crate) fn search_bytes(&self, rows: usize) -> usize {
         // A cell has at most 32 bytes, twice that with room to grow; what earlier attempts remembered takes half as much again.
@@ -174,15 +160,31 @@ impl Recognizer {
 
     /// What is kept of the rows of a batch of the input.
     pub(crate) fn columns(&self, batch: &RecordBatch) -> Result<Vec<ArrayRef>> {
+        self.columns_where(batch, |_| true)
+    }
+
+    /// The same of the columns that are wanted; the others are there, and have nothing.
+    pub(crate) fn columns_where(&self, batch: &RecordBatch, is_wanted: impl Fn(usize) -> bool) -> Result<Vec<ArrayRef>> {
         let rows = batch.num_rows();
-        let evaluate = |expr: &Arc<dyn PhysicalExpr>| expr.evaluate(batch)?.into_array(rows);
-        let operands = self.operands.iter().map(evaluate).collect::<Result<Vec<_>>>()?;
+        let mut evaluated: Vec<Option<ArrayRef>> = vec![None; self.operands.len()];
+        let mut operand = |place: usize| -> Result<ArrayRef> {
+            if let Some(known) = &evaluated[place] {
+                return Ok(Arc::clone(known));
+            }
+            let array = self.operands[place].evaluate(batch)?.into_array(rows)?;
+            evaluated[place] = Some(Arc::clone(&array));
+            Ok(array)
+        };
         let mut columns = Vec::with_capacity(self.columns.len());
-        for (column, data_type) in self.columns.iter().zip(&self.column_types) {
+        for (place, (column, data_type)) in self.columns.iter().zip(&self.column_types).enumerate() {
+            if !is_wanted(place) {
+                columns.push(Arc::new(NullArray::new(rows)) as ArrayRef);
+                continue;
+            }
             let array = match column {
-                Column::Operand(operand) => Arc::clone(&operands[*operand]),
+                Column::Operand(place) => operand(*place)?,
                 Column::Holds(over, expr) => {
-                    let read = over.slots.iter().map(|operand| Arc::clone(&operands[*operand])).collect();
+                    let read = over.slots.iter().map(|place| operand(*place)).collect::<Result<Vec<_>>>()?;
                     expr.evaluate(&over.batch(read, rows)?)?.into_array(rows)?
                 }
             };

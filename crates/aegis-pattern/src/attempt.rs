@@ -122,7 +122,9 @@ impl Attempt {
         self.steps
     }
 
-    pub(crate) fn cells(&self) -> usize {
+    /// Cells of memory held now (see [`Limits`](crate::Limits)), for quotas over many attempts.
+    #[must_use]
+    pub fn cells(&self) -> usize {
         self.stack.len() + self.failures.len() + 2 * self.mapping.len()
     }
 

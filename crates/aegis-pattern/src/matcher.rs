@@ -69,7 +69,10 @@ impl Matcher {
     }
 
     /// L-PATTERN-SKIP: the row at which the next match may start.
-    pub(crate) fn next_start<E>(&self, found: &Mapping) -> Result<usize, MatchError<E>> {
+    ///
+    /// # Errors
+    /// A match that cannot be skipped from.
+    pub fn next_start<E>(&self, found: &Mapping) -> Result<usize, MatchError<E>> {
         let start = found.start();
         if found.is_empty() {
             return Ok(start + 1);

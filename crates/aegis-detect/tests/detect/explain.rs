@@ -105,6 +105,19 @@ fn without_episodes_a_match_belongs_to_the_alert_with_its_first_evidence() {
 }
 
 #[test]
+fn which_way_a_rule_runs_is_said_and_why_it_is_stepped() {
+    let said = |query: &str| {
+        let said = serde_json::to_value(explain(&rule("", query), &log(), 3)).unwrap();
+        (said["shape"].clone(), said.get("pattern").cloned(), said.get("stepped_for").is_some())
+    };
+    assert_eq!(said(SLIDING), (json!("incremental"), None, false));
+    assert_eq!(said(STEPPED), (json!("stepped"), None, true));
+    assert_eq!(said(PATTERN), (json!("pattern"), Some(json!({"conditions": "row", "measures": "rows"})), false));
+    let mapped = PATTERN.replace("d.decision = 'deny'", "d.decision = 'deny' AND count(d.*) < 9");
+    assert_eq!(said(&mapped), (json!("pattern"), Some(json!({"conditions": "mapping", "measures": "rows"})), false));
+}
+
+#[test]
 fn a_condition_that_is_false_or_null_is_named_with_the_values_it_read() {
     let allowed = explain(&rule("", SLIDING), &log(), 6);
     assert!(!allowed.passes && !allowed.fired && allowed.rows.is_empty());

@@ -1,9 +1,8 @@
 //! No query hangs or swells: what is too costly is given up at its bound, and that is said.
 
-use aegis_match::{Budget, Limits, Overrun, Streaming};
+use aegis_match::{Budget, Limits, Overrun};
 
 use crate::harness::{Row, Session, batch, letters, rows};
-use crate::streaming::recognizer;
 
 fn many(count: usize) -> Vec<Row> {
     let row =
@@ -119,23 +118,4 @@ fn the_rows_of_a_partition_are_accounted_for() {
     assert!(run(1 << 28).is_ok());
     let refusals: Vec<String> = (16..28).filter_map(|power| run(1 << power).err()).map(|error| error.to_string()).collect();
     assert!(refusals.iter().any(|refusal| refusal.contains("MatchExec")), "{refusals:?}");
-}
-
-#[test]
-fn streaming_refuses_rows_over_its_quotas_and_says_so() {
-    let limits = Limits { kept_rows: 5, kept_partitions: 2, ..Limits::default() };
-    let session = Session::over(vec![batch(&[])], limits);
-    let (recognizer, select) = recognizer(&session, &letters("PARTITION BY g", "count(*) AS c", "", "a+ b"));
-    let mut streaming = Streaming::new(recognizer, session.report.clone()).unwrap();
-    let mut push = |text: &str| {
-        streaming.push(&select(&batch(&rows(text)))).unwrap();
-        let found = streaming.find().unwrap().num_rows();
-        let refused: Vec<String> = session.report.take().first.iter().map(|o| format!("{}/{}", o.partition, o.budget)).collect();
-        (found, streaming.kept_rows(), streaming.kept_partitions(), refused)
-    };
-    assert_eq!(push("p:a p:a q:a"), (0, 3, 2, vec![]));
-    assert_eq!(push("r:a"), (0, 3, 2, vec!["r/partitions kept".to_owned()]));
-    assert_eq!(push("p:a p:a p:a"), (0, 3, 2, vec!["p/rows kept".to_owned()]));
-    assert_eq!(push("p:b"), (1, 1, 1, vec![]), "what is done makes room");
-    assert_eq!(push("r:a r:b"), (1, 1, 1, vec![]));
 }

@@ -10,5 +10,4 @@ mod laws;
 mod random;
 mod reference;
 mod refusals;
-mod streaming;
 mod types;

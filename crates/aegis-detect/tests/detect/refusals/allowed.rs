@@ -64,6 +64,12 @@ fn what_is_allowed_loads_in_the_shape_that_fits() {
             // A condition that depends on the mapping.
             "SELECT * FROM events MATCH_RECOGNIZE (PARTITION BY agent_id ORDER BY ts MEASURES array_agg(event_id) AS event_ids \
              PATTERN (r x*? w) DEFINE r AS r.data_access = 'sensitive', w AS w.target = r.target)",
+            Shape::Pattern,
+        ),
+        (
+            // One that reads what comes later.
+            "SELECT * FROM events MATCH_RECOGNIZE (PARTITION BY agent_id ORDER BY ts MEASURES array_agg(event_id) AS event_ids \
+             PATTERN (r x*? w) DEFINE r AS r.data_access = 'sensitive' AND r.target = NEXT(r.target), w AS w.mutates_state)",
             Shape::Stepped,
         ),
         (
