@@ -2,6 +2,9 @@
 
 from waiting import unique
 
+# Entries of a page: as many as the program gives at once. How often a list of several is read at most.
+PAGE, MOST_LOOKS = 500, 10
+
 
 class Tenant:
     """A tenant of a running instance, with a key of every role."""
@@ -32,8 +35,16 @@ class Tenant:
     def put(self, path, body=None, key=None, **options):
         return self.aegis.put(path, key or self.admin, body, **options)
 
-    def list(self, path, page=500):
-        """Every entry of a list, page by page."""
+    def list(self, path):
+        """Every entry of a list. What comes between two pages moves the others by as much, so that several count once they are the same twice."""
+        entries = self._pages(path)
+        for _ in range(MOST_LOOKS):
+            if len(entries) < PAGE or (again := self._pages(path)) == entries:
+                break
+            entries = again
+        return entries
+
+    def _pages(self, path, page=PAGE):
         entries = []
         while True:
             joint = "&" if "?" in path else "?"
