@@ -7,6 +7,8 @@ mod failing;
 mod follow;
 mod house;
 mod isolation;
+#[path = "../../../aegis-bus/tests/nats/port.rs"]
+mod port;
 mod prune;
 mod queries;
 mod replay;
