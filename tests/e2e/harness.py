@@ -120,7 +120,7 @@ class Aegis:
     def _fail_start(self):
         process, self._process = self._process, None
         try:
-            returncode = process.wait(timeout=5)
+            returncode = process.wait(timeout=DEADLINE_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -57,7 +57,7 @@ class OwnRules(unittest.TestCase):
         return (tenant or self.tenant).post("/v1/rules", {"text": text, "tests": tests})
 
     def command(self, *arguments, **environment):
-        return subprocess.run([BINARY, "rules", *arguments], capture_output=True, text=True, timeout=60, env=CLEAN_ENVIRONMENT | environment)
+        return subprocess.run([BINARY, "rules", *arguments], capture_output=True, text=True, timeout=300, env=CLEAN_ENVIRONMENT | environment)
 
     def deny(self, agent=None):
         answer = (agent or self.agent).authorize(trust="untrusted_external")
@@ -210,7 +210,7 @@ class EveryTenant(unittest.TestCase):
 
     def command(self, *arguments, expect=0):
         arguments = ["rules", *arguments, "--data", str(self.aegis.data)]
-        done = subprocess.run([BINARY, *arguments], capture_output=True, text=True, timeout=60, env=CLEAN_ENVIRONMENT)
+        done = subprocess.run([BINARY, *arguments], capture_output=True, text=True, timeout=300, env=CLEAN_ENVIRONMENT)
         self.assertEqual(done.returncode, expect, done.stdout + done.stderr)
         return done.stdout if expect == 0 else done.stderr
 
