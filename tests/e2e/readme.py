@@ -11,7 +11,7 @@ import unittest
 
 from harness import BINARY, CLEAN_ENVIRONMENT, REPOSITORY
 from nats import CURRENT, free_port
-from waiting import wait_until
+from waiting import DEADLINE_S, wait_until
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What two runs of the demo do not share: ids and hashes, address and folder, times, and how many receipts are sealed by the time of the export.
@@ -67,7 +67,7 @@ class Folder:
     def stop(self, process):
         self._running.remove(process)
         process.terminate()
-        process.wait(30)
+        process.wait(DEADLINE_S)
         process.stdout.close()
 
     def close(self):
