@@ -173,7 +173,7 @@ class Corruption(Fault):
     def setUp(self):
         self.aegis = self.instance().start()
         self.tenant = self.aegis.tenant().register_tools()
-        self.agent = self.tenant.register_agent()
+        self.agent = self.tenant.register_agent().until_tools_are_known()
         self.acknowledged = [self.agent.authorize()["receipt"]["receipt_hash"] for _ in range(10)]
 
     def damage(self, position, change):

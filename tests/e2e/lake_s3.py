@@ -53,7 +53,7 @@ class OnS3(Story):
         self.aegis = aegis
         self.tenant = aegis.tenant().register_tools()
         self.tenant.settings(automatic_freezes_per_hour=0)
-        self.agent = self.tenant.register_agent()
+        self.agent = self.tenant.register_agent().until_tools_are_known()
         return self.agent
 
     def server_of_its_own(self):

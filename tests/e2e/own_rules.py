@@ -51,7 +51,7 @@ class OwnRules(unittest.TestCase):
         self.aegis = Aegis(environment={"AEGIS_DETECT_OWN_RULES": "true", "AEGIS_LAKE_FLUSH_S": "1"}).start()
         self.addCleanup(self.aegis.close)
         self.tenant = self.aegis.tenant().register_tools()
-        self.agent = self.tenant.register_agent()
+        self.agent = self.tenant.register_agent().until_tools_are_known()
 
     def activate(self, text, tests=TESTS, tenant=None):
         return (tenant or self.tenant).post("/v1/rules", {"text": text, "tests": tests})

@@ -76,7 +76,7 @@ class Faults(WithNats):
         self.nats = self.server()
         self.aegis = self.instance(self.nats).start()
         self.tenant = self.aegis.tenant().register_tools()
-        self.agent = self.tenant.register_agent()
+        self.agent = self.tenant.register_agent().until_tools_are_known()
 
     def acknowledged(self, count):
         answers = [self.agent.authorize() for _ in range(count)]
