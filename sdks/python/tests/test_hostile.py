@@ -116,7 +116,7 @@ def test_a_slow_or_broken_answer_is_a_denial_wherever_it_comes(edge, mode, recor
     began = time.monotonic()
     # What comes before it is honest, and must be there by then on a busy machine too.
     denied = assert_denied(edge, mode, recorder, aegisagent.DeniedUnavailable, timeout_s=0.5 if where == "authorize" else 2.0)
-    assert time.monotonic() - began < FOREVER / 3, "the deadline is for the whole answer"
+    assert time.monotonic() - began < FOREVER / 2, "the deadline is for the whole answer"
     if where == "consume":
         assert denied.code == "consume_ambiguous"
         asked = edge.sent("consume")
