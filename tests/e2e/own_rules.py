@@ -51,18 +51,22 @@ class OwnRules(unittest.TestCase):
         self.aegis = Aegis(environment={"AEGIS_DETECT_OWN_RULES": "true", "AEGIS_LAKE_FLUSH_S": "1"}).start()
         self.addCleanup(self.aegis.close)
         self.tenant = self.aegis.tenant().register_tools()
-        self.agent = self.tenant.register_agent()
+        self.agent = self.tenant.register_agent().until_tools_are_known()
 
     def activate(self, text, tests=TESTS, tenant=None):
         return (tenant or self.tenant).post("/v1/rules", {"text": text, "tests": tests})
 
     def command(self, *arguments, **environment):
-        return subprocess.run([BINARY, "rules", *arguments], capture_output=True, text=True, timeout=60, env=CLEAN_ENVIRONMENT | environment)
+        return subprocess.run([BINARY, "rules", *arguments], capture_output=True, text=True, timeout=300, env=CLEAN_ENVIRONMENT | environment)
 
     def deny(self, agent=None):
         answer = (agent or self.agent).authorize(trust="untrusted_external")
         self.assertEqual(answer["decision"], "deny")
         return answer["decision_id"]
+
+    def until_in_the_history(self, *decisions):
+        """Then the log has them, and what is published now comes after them."""
+        wait_until("they are in the history", lambda: set(decisions) <= {event["event_id"] for event in self.tenant.list("/v1/audit/events")})
 
     def alerts(self, tenant, name="own-denied"):
         return [alert for alert in tenant.list("/v1/alerts") if alert["rule_name"] == name]
@@ -90,8 +94,7 @@ class OwnRules(unittest.TestCase):
         self.assertEqual(self.tenant.list("/v1/rules?rule_id=OWN-2"), [])
 
     def test_a_version_says_what_it_would_have_told_and_has_its_receipt(self):
-        denied = {self.deny(), self.deny()}
-        wait_until("they are in the history", lambda: denied <= {event["event_id"] for event in self.tenant.list("/v1/audit/events")})
+        self.until_in_the_history(self.deny(), self.deny())
         stands = self.activate(rule()).expect(201)
         self.assertEqual((stands["backtest"]["alerts"], stands["backtest"]["alerts_per_day"]), (2, 2))
         receipt = wait_until("its receipt", lambda: [r for r in self.tenant.list("/v1/receipts") if (r.get("detail") or {}).get("change") == "rule_changed"])[0]
@@ -109,7 +112,7 @@ class OwnRules(unittest.TestCase):
         stranger = other.register_agent()
         # A rule that every tenant has is turned off for one; its record comes before the next one's.
         self.activate(rule(1000, mode="disabled", id="AEG-3002", name="deny-storm"), []).expect(201)
-        self.deny()
+        self.until_in_the_history(self.deny())
         self.activate(rule()).expect(201)
         self.until_own_rules_run()
         denied = {self.deny() for _ in range(6)}
@@ -129,7 +132,7 @@ class OwnRules(unittest.TestCase):
 
     def test_a_rule_that_comes_knows_its_window(self):
         before = [self.deny(), self.deny()]
-        wait_until("they are in the history", lambda: set(before) <= {event["event_id"] for event in self.tenant.list("/v1/audit/events")})
+        self.until_in_the_history(*before)
         three = "SELECT agent_id, count(*) OVER w AS n, array_agg(event_id) OVER w AS event_ids FROM events WHERE decision = 'deny' WINDOW w AS (PARTITION BY agent_id " \
             "ORDER BY ts RANGE BETWEEN INTERVAL '5' MINUTE PRECEDING AND CURRENT ROW) QUALIFY n >= 3"
         events = "events: [{at: 0s, agent_id: a, decision: deny}, {at: 1s, agent_id: a, decision: deny}, {at: AT, agent_id: a, decision: deny}]\n"
@@ -144,7 +147,7 @@ class OwnRules(unittest.TestCase):
     def test_a_rule_of_a_day_is_filled_from_the_lake_and_does_not_wait_for_a_day(self):
         other = self.tenant.register_agent()
         before, of_other = [self.deny(), self.deny()], [self.deny(other), self.deny(other)]
-        wait_until("they are in the history", lambda: {*before, *of_other} <= {event["event_id"] for event in self.tenant.list("/v1/audit/events")})
+        self.until_in_the_history(*before, *of_other)
         three = "SELECT agent_id, count(*) OVER w AS n, array_agg(event_id) OVER w AS event_ids FROM events WHERE decision = 'deny' WINDOW w AS (PARTITION BY agent_id " \
             "ORDER BY ts RANGE BETWEEN INTERVAL '24' HOUR PRECEDING AND CURRENT ROW) QUALIFY n >= 3"
         events = "events: [{at: 0s, agent_id: a, decision: deny}, {at: 1s, agent_id: a, decision: deny}, {at: AT, agent_id: a, decision: deny}]\n"
@@ -207,7 +210,7 @@ class EveryTenant(unittest.TestCase):
 
     def command(self, *arguments, expect=0):
         arguments = ["rules", *arguments, "--data", str(self.aegis.data)]
-        done = subprocess.run([BINARY, *arguments], capture_output=True, text=True, timeout=60, env=CLEAN_ENVIRONMENT)
+        done = subprocess.run([BINARY, *arguments], capture_output=True, text=True, timeout=300, env=CLEAN_ENVIRONMENT)
         self.assertEqual(done.returncode, expect, done.stdout + done.stderr)
         return done.stdout if expect == 0 else done.stderr
 

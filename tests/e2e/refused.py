@@ -44,7 +44,7 @@ class Refused(unittest.TestCase):
         cls.aegis.start()
         cls.tenant = cls.aegis.tenant().register_tools()
         cls.other = cls.aegis.tenant()
-        cls.agent = cls.tenant.register_agent()
+        cls.agent = cls.tenant.register_agent().until_tools_are_known()
         cls.witness = cls.tenant.register_agent()
         cls.approver = cls.tenant.key("approver", groups=("*",))
         waiting = cls.agent.authorize(action="refund", parameters={"amount": 5})

@@ -216,7 +216,7 @@ class Forged(unittest.TestCase):
 
     def publish(self, subject, message):
         body = json.dumps(message).encode()
-        with socket.create_connection(("127.0.0.1", self.server.port), timeout=10) as connection, connection.makefile("rb") as said:
+        with socket.create_connection(("127.0.0.1", self.server.port), timeout=60) as connection, connection.makefile("rb") as said:
             self.assertTrue(said.readline().startswith(b"INFO "))
             connection.sendall(b'CONNECT {"verbose":false}\r\n' + f"PUB {subject} {len(body)}\r\n".encode() + body + b"\r\nPING\r\n")
             self.assertEqual(said.readline(), b"PONG\r\n")

@@ -452,8 +452,22 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_tenant_whose_alerts_take_too_long_stops_the_rule_for_itself_alone() {
+    /// It is set forward by as much whenever it is asked, and nothing takes any time.
+    #[derive(Debug, Default)]
+    struct SetClock(SlowClock);
+
+    impl Clock for SetClock {
+        fn now(&self) -> Timestamp {
+            self.0.now()
+        }
+
+        fn steady_micros(&self) -> i64 {
+            0
+        }
+    }
+
+    /// A rule on rules behind an alert of the tenant `a`, and what was told, by this clock.
+    fn taken_by(clock: Arc<dyn Clock>) -> (Engine, TickOutput) {
         let text = |name: &str, query: &str| {
             let text = format!(
                 "/* rule\nid: T-{name}\nname: {name}\nversion: 1\nseverity: low\nwindow: 60s\nkey: [agent_id]\nmode: active\nrequires: any\n\
@@ -463,7 +477,7 @@ mod tests {
         };
         let below = text("below", "SELECT agent_id, event_id FROM events");
         let above = text("above", "SELECT agent_id, event_id FROM alerts WHERE rule_name = 'below'");
-        let config = EngineConfig::new(Arc::new(SlowClock::default()));
+        let config = EngineConfig::new(clock);
         let mut engine = Engine::new(RuleSet::from_texts([below, above]).unwrap(), config.clone());
         let tenant = TenantId::new("a").unwrap();
         let event_id = uuid::Uuid::from_u128(1);
@@ -472,8 +486,22 @@ mod tests {
         let row = Arc::new(row_of(&engine.rules[0].rule, &tenant, &key, &told));
         let mut output = TickOutput::default();
         engine.rules[1].take_alerts(&[row], &config, &mut output);
-        let stats = &engine.rules[1].stats;
+        (engine, output)
+    }
+
+    #[test]
+    fn a_tenant_whose_alerts_take_too_long_stops_the_rule_for_itself_alone() {
+        let (engine, output) = taken_by(Arc::new(SlowClock::default()));
+        let (stats, tenant) = (&engine.rules[1].stats, TenantId::new("a").unwrap());
         assert_eq!((&stats.quarantined, stats.set_aside.keys().collect::<Vec<_>>()), (&None, vec![&tenant]));
         assert_eq!(output.quarantined.len(), 1, "and it is said");
+    }
+
+    #[test]
+    fn a_clock_that_is_set_forward_meanwhile_stops_no_rule() {
+        let (engine, output) = taken_by(Arc::new(SetClock::default()));
+        let stats = &engine.rules[1].stats;
+        assert!(stats.quarantined.is_none() && stats.set_aside.is_empty(), "{:?}", stats.set_aside);
+        assert!(output.quarantined.is_empty());
     }
 }

@@ -21,6 +21,8 @@ mod isolation;
 mod keys;
 mod opening;
 mod place;
+#[path = "../../../aegis-bus/tests/nats/port.rs"]
+mod port;
 #[path = "../store/registry.rs"]
 mod registry;
 #[path = "../store/repeats.rs"]

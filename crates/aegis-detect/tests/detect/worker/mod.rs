@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use crate::ground::control_key;
 
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A ledger, a bus, and what stands between them.
 struct Line {
