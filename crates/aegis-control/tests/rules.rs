@@ -7,9 +7,9 @@ mod house;
 use std::time::Duration;
 
 use aegis_bus::{Bus, Message, Stream, subject};
-use aegis_control::{common_rule_change_by_operator, rule_change_by_operator};
+use aegis_control::{RefusedRuleRecord, common_rule_change_by_operator, rule_change_by_operator};
 use aegis_keys::{KeyRing, verify_notice};
-use aegis_model::{CommonRuleRecord, EventKind, PARTITIONS, RuleMode, RuleRecord, TenantId};
+use aegis_model::{CommonRuleRecord, EventKind, PARTITIONS, RuleMode, RuleRecord, TenantId, partition_of};
 use aegis_store::{NewRuleVersion, OutboxRow, RuleChange};
 use house::{House, rule_version};
 use serde_json::{Value, json};
@@ -176,4 +176,51 @@ async fn what_an_operator_makes_of_every_tenant_s_rule_is_told_to_each_partition
     put(&program_s).await;
     let both = [all_of(quiet), all_of("")].concat();
     house.until("each partition is told again", async || common_records(&house).await == both).await;
+}
+
+/// Asked again for what is sealed, also after a restart, control seals nothing more; and nothing at all for those whom it does not concern.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_record_of_rules_is_sealed_once_for_each_tenant_of_its_partition_or_for_the_one_that_it_is_of() {
+    let mut house = House::build().await;
+    let (acme, other) = (house.acme.id.clone(), house.other.id.clone());
+    let refused = |tenant_id: Option<&TenantId>, partition: u32, fault: &'static str, hour: i64| RefusedRuleRecord {
+        partition,
+        tenant_id: tenant_id.cloned(),
+        fault,
+        seq: 7,
+        bus_ts: house.now(),
+        hour,
+    };
+    let told = [
+        refused(None, partition_of(&acme), "bad_signature", 1),
+        refused(None, partition_of(&acme), "bad_signature", 2),
+        refused(None, partition_of(&other), "unsigned", 1),
+        refused(Some(&acme), partition_of(&acme), "older", 1),
+    ];
+    for _ in 0..2 {
+        for refused in &told {
+            house.control.tell_refused_rule_record(refused).await.unwrap();
+        }
+        house.restart_control().await;
+    }
+    assert_ne!(partition_of(&acme), partition_of(&other), "the house has them apart");
+    house.event(&acme, EventKind::RuleRecordRefused, "older").await;
+    house.event(&other, EventKind::RuleRecordRefused, "unsigned").await;
+    let reasons = async |tenant: &TenantId| {
+        let rows = house.events(tenant, EventKind::RuleRecordRefused).await;
+        let wires = rows.iter().map(|row| serde_json::from_str::<Value>(row.wire.text().unwrap()).unwrap());
+        let mut reasons: Vec<String> = wires.map(|wire| wire["reason"].as_str().unwrap().to_owned()).collect();
+        reasons.sort();
+        reasons
+    };
+    assert_eq!(reasons(&acme).await, ["bad_signature", "bad_signature", "older"]);
+    assert_eq!(reasons(&other).await, ["unsigned"]);
+    // The history has one event of an id; the lanes have one receipt of it too.
+    let sealed = house.control_ledger.read_outbox(0, 1000).await.unwrap();
+    assert_eq!(sealed.iter().filter(|item| item.sealed.kind == EventKind::RuleRecordRefused).count(), 4);
+    let wire = house.event(&acme, EventKind::RuleRecordRefused, "older").await;
+    aegis_ledger::verify::verify_wire(&wire, Some(&house.ring)).unwrap();
+    assert_eq!(wire["resource"], json!(subject::ruleset(partition_of(&acme))));
+    assert_eq!((&wire["source"], &wire["receipt"]["phase"]), (&json!("control"), &json!("attempt")));
+    assert_eq!(wire["receipt"]["detail"]["by"], json!({"type": "detection"}));
 }

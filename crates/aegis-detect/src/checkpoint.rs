@@ -9,6 +9,7 @@ use aegis_model::{EventId, SecurityEvent, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::common::KnownCommon;
+use crate::distrust::RefusedRecord;
 use crate::engine::{Engine, EngineCheckpoint};
 use crate::hold::HeldLane;
 use crate::own::KnownRule;
@@ -47,6 +48,9 @@ pub(crate) struct Checkpoint {
     /// Where the stream of alerts ended: all that is told of what was taken up to here stands before. One of before does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) alerts: Option<Place>,
+    /// Records of rules that were refused, and of which no tenant could be told.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) untold: Vec<RefusedRecord>,
     /// While the stream is read again behind a checkpoint of another version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) before: Option<Before>,

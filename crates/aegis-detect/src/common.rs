@@ -5,10 +5,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use aegis_bus::{BusError, subject};
+use aegis_bus::{BusError, Delivered, subject};
 use aegis_model::{CommonRuleRecord, SecurityEvent, TenantId, Timestamp, partition_of};
 use serde::{Deserialize, Serialize};
 
+use crate::distrust::Refusal;
 use crate::engine::{Engine, TickOutput, guarded};
 use crate::error::DetectError;
 use crate::evaluate::RunningRule;
@@ -232,13 +233,18 @@ impl Running {
     pub(crate) async fn take_common_rule(
         &mut self,
         record: CommonRuleRecord,
-        bus_ts: Timestamp,
+        delivered: &Delivered,
         shared: &Shared,
     ) -> Result<(), DetectError> {
         let CommonRuleRecord { partition, rule_id, revision, hash, text } = record;
-        if self.own.changed.revision(&rule_id, partition).is_some_and(|known| known >= revision) {
-            return Ok(());
+        match self.own.changed.revision(&rule_id, partition) {
+            Some(held) if held > revision && self.is_read_first(delivered.seq) => {
+                return self.refuse_rule(delivered, &Refusal::older(None, revision, held), shared).await;
+            }
+            Some(held) if held >= revision => return Ok(()),
+            _ => {}
         }
+        let bus_ts = delivered.bus_ts;
         // What rules have put off is of the time before.
         self.catch_up(shared).await?;
         let started = self.clock.now();

@@ -19,6 +19,7 @@ use serde_json::Value;
 
 use crate::checkpoint::Wanted;
 use crate::common::{CommonKnown, KnownCommon};
+use crate::distrust::{RecordFault, Refusal, RefusedRecord};
 use crate::engine::{Engine, TickOutput, guarded, key_rules};
 use crate::error::{DetectError, RuleError};
 use crate::evaluate::RunningRule;
@@ -146,10 +147,11 @@ impl Own {
     }
 
     /// The record in a message, if control signed it, it stands under its own subject, and is what its hash says.
-    fn record_of(&self, delivered: &Delivered) -> Result<Record, String> {
-        let value = aegis_canon::parse_strict(&delivered.payload).map_err(|error| error.to_string())?;
+    fn record_of(&self, delivered: &Delivered) -> Result<Record, Refusal> {
+        let value = aegis_canon::parse_strict(&delivered.payload)
+            .map_err(|error| Refusal::new(RecordFault::Malformed, error.to_string()))?;
         if value.get("signature").is_none() {
-            return Err(UNSIGNED.to_owned());
+            return Err(Refusal::new(RecordFault::Unsigned, UNSIGNED));
         }
         let schema = value.get("schema").and_then(Value::as_str);
         let record = if schema == Some(CommonRuleRecord::SCHEMA) {
@@ -165,21 +167,27 @@ impl Own {
             Record::Warm(warm) => (partition_of(&warm.tenant_id), None),
         };
         if partition >= PARTITIONS || subject::ruleset(partition) != delivered.subject {
-            return Err(format!("what it is of does not belong under the subject {}", delivered.subject));
+            let message = format!("what it is of does not belong under the subject {}", delivered.subject);
+            return Err(Refusal::new(RecordFault::Misplaced, message));
         }
         if version.is_some_and(|(hash, text)| aegis_canon::sha256_hex(text.as_bytes()) != *hash) {
-            return Err("its text is not what its hash says".to_owned());
+            return Err(Refusal::new(RecordFault::Altered, "its text is not what its hash says"));
         }
         Ok(record)
     }
 
     /// A notice that control signed, and nobody else.
-    fn signed<T: Notice + DeserializeOwned>(&self, delivered: &Delivered) -> Result<T, String> {
-        let (record, signer) = verify_notice::<T>(&self.control, &delivered.payload).map_err(|error| error.to_string())?;
+    fn signed<T: Notice + DeserializeOwned>(&self, delivered: &Delivered) -> Result<T, Refusal> {
+        let (record, signer) = verify_notice::<T>(&self.control, &delivered.payload)?;
         if signer.scope != KeyScope::Any {
-            return Err(KeyError::UnknownKey(signer.key.key_id().to_owned()).to_string());
+            return Err(KeyError::UnknownKey(signer.key.key_id().to_owned()).into());
         }
         Ok(record)
+    }
+
+    /// The revision that control signed of a rule, if it is a newer one.
+    fn newer_than(&self, place: &(TenantId, String), revision: i64) -> Option<i64> {
+        self.known.get(place).filter(|known| known.is_signed && known.revision > revision).map(|known| known.revision)
     }
 
     /// True if a record says nothing new. A version that was taken before records were signed is what control says of it, whatever revision the one who
@@ -362,11 +370,14 @@ impl Running {
     pub(crate) async fn take_rule(&mut self, delivered: &Delivered, shared: &Shared) -> Result<(), DetectError> {
         let RuleRecord { tenant_id, rule_id, revision, hash, text } = match self.own.record_of(delivered) {
             Ok(Record::Own(record)) => record,
-            Ok(Record::Common(record)) => return self.take_common_rule(record, delivered.bus_ts, shared).await,
+            Ok(Record::Common(record)) => return self.take_common_rule(record, delivered, shared).await,
             Ok(Record::Warm(record)) => return self.take_warm(&record, delivered.bus_ts, shared).await,
-            Err(reason) => return self.refuse_rule(delivered, &reason, shared).await,
+            Err(refusal) => return self.refuse_rule(delivered, &refusal, shared).await,
         };
         let place = (tenant_id.clone(), rule_id.clone());
+        if let Some(held) = self.own.newer_than(&place, revision).filter(|_| self.is_read_first(delivered.seq)) {
+            return self.refuse_rule(delivered, &Refusal::older(Some(tenant_id), revision, held), shared).await;
+        }
         if self.own.is_known(&place, revision, &hash) {
             return Ok(());
         }
@@ -398,14 +409,24 @@ impl Running {
         Ok(())
     }
 
-    /// What is no record of control's changes nothing: what stood stands. It is counted, told in the log of this process, and put aside with its reason.
-    async fn refuse_rule(&mut self, delivered: &Delivered, reason: &str, shared: &Shared) -> Result<(), DetectError> {
+    /// What is no record of control's, or one that it has said something newer than, changes nothing: what stood stands. It is counted, told in the log of this
+    /// process, put aside with its reason, and told to the tenants whom it could have changed something for.
+    pub(crate) async fn refuse_rule(
+        &mut self,
+        delivered: &Delivered,
+        refusal: &Refusal,
+        shared: &Shared,
+    ) -> Result<(), DetectError> {
+        let reason = refusal.message.as_str();
         tracing::error!(
             seq = delivered.seq,
             subject = %delivered.subject,
             reason,
             "a record of rules is refused, and what stood stands; who may publish there?"
         );
+        if let Some(refused) = RefusedRecord::of(&delivered.subject, delivered.seq, delivered.bus_ts, refusal) {
+            self.distrust.note(refused);
+        }
         let dead = dead_letter(delivered, &format!("a record of rules is refused: {reason}"));
         let seen = WorkerStats { malformed: 1, rule_records_refused: 1, ..WorkerStats::default() };
         self.tell(seen, TickOutput::default(), vec![dead], self.clock.now(), shared).await

@@ -56,6 +56,7 @@ shipped_rules![
     "repeated-gaps",
     "replay",
     "rubber-stamp",
+    "rules-not-believed",
     "run-rotation",
     "runaway",
     "self-approval",

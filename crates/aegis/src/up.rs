@@ -26,7 +26,9 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::adapters::{Containments, LocalEdge, PastInTheLake, RepositoryRegistry, StoredRules, StoredSecrets, WarmAsControl};
+use crate::adapters::{
+    Containments, LocalEdge, PastInTheLake, RefusedToControl, RepositoryRegistry, StoredRules, StoredSecrets, WarmAsControl,
+};
 use crate::changed_rules;
 use crate::config::Config;
 use crate::exposition::Exposition;
@@ -188,6 +190,8 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     let mut watching = WorkerConfig::new(clock.clone());
     watching.texts = Some(Arc::new(StoredRules(store.clone())));
     watching.control = control_ring;
+    let runtime = tokio::runtime::Handle::current();
+    watching.refused_records = Some(Arc::new(RefusedToControl { control: control.clone(), runtime }));
     if config.lake.enabled {
         watching.past = Some(Arc::new(PastInTheLake { section: config.lake.clone(), data: data.clone() }));
         watching.warm_records = Some(Arc::new(WarmAsControl { key: keys.control.clone(), bus: bus.clone() }));

@@ -5,6 +5,7 @@ mod common_rules;
 mod evidence;
 mod lanes;
 mod own_rules;
+mod refused_records;
 mod restart;
 mod warm;
 
