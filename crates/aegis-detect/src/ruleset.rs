@@ -55,6 +55,7 @@ shipped_rules![
     "repeated-approval",
     "repeated-gaps",
     "replay",
+    "risk-lowered-then-used",
     "rubber-stamp",
     "rules-not-believed",
     "run-rotation",
