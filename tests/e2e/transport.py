@@ -87,7 +87,9 @@ class Faults(WithNats):
         """Each acknowledged receipt is in the history, once, and the chain is whole."""
         listed = lambda: [line["receipt_hash"] for line in self.tenant.list("/v1/receipts")]
         wait_until("the history has every receipt", lambda: set(listed()) >= set(hashes))
-        self.assertEqual(len(listed()), len(set(listed())))
+        # Asked once: receipts of what the program does by itself come in meanwhile.
+        once = listed()
+        self.assertEqual(len(once), len(set(once)))
         check_chain(self.tenant.export())
         self.assertEqual(self.aegis.verify(self.tenant.export())["verdict"], "valid")
         broken = [alert for alert in self.tenant.list("/v1/alerts") if "AEG-3004" in json.dumps(alert)]

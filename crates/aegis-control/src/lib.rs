@@ -43,6 +43,7 @@ mod reply;
 mod room;
 mod routes;
 mod rule_records;
+mod rule_set;
 mod rules;
 mod settings;
 mod side;

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aegis_model::{RuleMode, TenantId};
+use aegis_model::{RuleInSet, RuleMode, TenantId};
 use serde::Serialize;
 
 use crate::alerts;
@@ -274,6 +274,21 @@ impl CommonRules {
     #[must_use]
     pub fn standing(&self, id: &str) -> Option<(u32, RuleMode)> {
         self.0.iter().find(|rule| rule.id == id).map(|rule| (rule.version, rule.mode))
+    }
+
+    /// All of them, by id.
+    #[must_use]
+    pub fn set(&self) -> Vec<RuleInSet> {
+        let of = |rule: &CommonRule| RuleInSet {
+            rule_id: rule.id.clone(),
+            name: rule.name.clone(),
+            version: rule.version,
+            mode: rule.mode,
+            hash: rule.hash.clone(),
+        };
+        let mut set: Vec<RuleInSet> = self.0.iter().map(of).collect();
+        set.sort_by(|one, other| one.rule_id.cmp(&other.rule_id));
+        set
     }
 
     /// The text of the program's rule of this id, and its hash.

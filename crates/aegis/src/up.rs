@@ -133,6 +133,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
         Some((_, view, _)) => Arc::new(LocalEdge(view.clone())),
         None => Arc::new(NoLocalEdge),
     };
+    let rule_set = Some(common.set());
     let trial = RuleTrial::new(store.clone(), &data, common, By::Tenant, clock.clone());
     let rule_trials: Option<Arc<dyn RuleTrials>> = if config.detect.own_rules { Some(Arc::new(trial)) } else { None };
     let control_config = ControlConfig {
@@ -149,6 +150,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
         // Edges of their own can reach what a server carries, and no file of this process.
         edge_trust_key: config.nats.is_used().then(|| keys.trust.clone()),
         rule_trials,
+        rule_set,
         ..ControlConfig::default()
     };
     let control = Control::start(

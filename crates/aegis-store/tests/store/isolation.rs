@@ -42,6 +42,10 @@ const SYSTEM_WIDE: [&str; 28] = [
     "common_rule_text",
     "standing_common_rules",
     "tenants_with_own_rule",
+    // What programs ran for every tenant.
+    "put_rule_set",
+    "list_rule_sets",
+    "tenants_untold_of_rule_set",
 ];
 
 /// An event id that all tenants use.
@@ -68,6 +72,7 @@ async fn fill(place: &Place, t: &TenantId) {
     store.put_resource(t, &resource(&mark), &[]).await.unwrap();
     store.put_policies(t, &mark, &[]).await.unwrap();
     store.put_rule_version(t, &rule_version(1, &mark), &mark, &[fact(t)]).await.unwrap();
+    store.tell_rule_set(t, 1, &[fact(t)]).await.unwrap();
     let ending = hold("h0", ContainmentKind::Quarantine, &mark, Some(START.plus_seconds(5)));
     store.add_hold(t, TargetType::Agent, "agent-1", &ending, &[]).await.unwrap();
     store.add_hold(t, TargetType::Agent, "agent-1", &hold("h1", ContainmentKind::Freeze, &mark, None), &[]).await.unwrap();
@@ -210,6 +215,7 @@ async fn change_all(store: &Store, t: &TenantId) -> Vec<(&'static str, String)> 
         put_resource(t, &resource("another owner"), &[]),
         put_policies(t, "// none", &[]),
         put_rule_version(t, &rule_version(2, "changed"), "someone", &[fact(t)]),
+        tell_rule_set(t, 2, &[]),
         raise_observed_at(t, "payments-service", START.plus_seconds(5)),
         add_hold(t, TargetType::Agent, "agent-1", &hold("h3", ContainmentKind::Freeze, "admin", None), &[]),
         apply_command(t, "command-1"),
