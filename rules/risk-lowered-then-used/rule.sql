@@ -4,7 +4,7 @@ name: risk-lowered-then-used
 version: 1
 severity: medium
 window: 1m
-key: [tool, action]
+key: [agent_id, tool, action]
 mode: active
 requires: verified
 suppress: 1h
@@ -21,7 +21,7 @@ runbook: docs/runbooks/risk-lowered-then-used.md
 changelog:
   - {version: 1, date: 2026-11-27, note: first version}
 */
-SELECT tool, action, agent_id, user_id, run_id, resource, target, decision, source_trust,
+SELECT agent_id, tool, action, user_id, run_id, resource, target, decision, source_trust,
        registry_action_risk AS risk_now, registry_action_lowered_from AS risk_before,
        registry_action_approval_required AS approval_required_now, registry_action_lowered AS lowered_at,
        registry_action_lowered_event AS lowered_by, event_id
