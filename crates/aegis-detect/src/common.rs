@@ -168,14 +168,18 @@ impl Engine {
             return Some(place);
         }
         let plan = if self.config.incremental { plan } else { plan.unfollowed() };
-        // Who reads alerts comes after those that it reads; a tenant's own reads none and is not read.
-        let is_above = |running: &RunningRule| running.scope.owner().is_none() && running.plan.level > plan.level;
+        // Who reads alerts comes after those that it reads; a tenant's own is not read.
+        let is_above = |running: &RunningRule| match running.scope.owner() {
+            None => running.plan.level > plan.level,
+            Some(_) => running.plan.sources.is_some(),
+        };
         let place = self.rules.iter().position(is_above).unwrap_or(self.rules.len());
         let others = self.own_of.get(&rule.header.id).cloned().unwrap_or_default();
         let scope = Scope::AllBut { of: Partitions::NONE, others };
         let mut running = RunningRule::new(rule, plan, scope, Arc::clone(&self.sides));
         running.is_of_program = is_of_program;
         self.rules.insert(place, running);
+        self.know_readers();
         Some(place)
     }
 

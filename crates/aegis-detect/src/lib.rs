@@ -34,6 +34,7 @@ mod own;
 mod pipeline;
 mod plan;
 mod reachable;
+mod readers;
 mod rebuild;
 mod refused;
 mod room;

@@ -256,14 +256,20 @@ impl Engine {
         let plan = if self.config.incremental { plan } else { plan.unfollowed() };
         let mut running = RunningRule::new(rule, plan, Scope::Only(tenant.clone()), Arc::clone(&self.sides));
         running.since = Since::of_owner(&tenant, since);
-        let longest = self.windows.own.entry(tenant).or_default();
-        *longest = reach_of(&running).max(*longest);
+        if running.plan.sources.is_none() {
+            let longest = self.windows.own.entry(tenant).or_default();
+            *longest = reach_of(&running).max(*longest);
+        }
+        // One that reads alerts has no rows of before.
+        let events = if running.plan.sources.is_none() { events } else { Vec::new() };
         let batch = Arc::new(EventBatch::new(events.into_iter().map(Arc::new).collect()));
         let (settled, quotas) = (&self.settled, self.config.quotas);
         if let Err(error) = guarded(&mut running, |running| running.keep_only(&batch, settled, quotas)) {
             running.quarantine(&error);
         }
+        // Behind all that it may read.
         self.rules.push(running);
+        self.know_readers();
         self.know_told_of(self.rules.len() - 1, Partitions::ALL);
         output
     }
@@ -292,7 +298,10 @@ impl Engine {
 
     fn remove_own(&mut self, tenant: &TenantId, id: &str) {
         self.rules.retain(|running| !running.is_own(tenant, id));
-        let rest = self.rules.iter().filter(|running| running.scope.owner() == Some(tenant));
+        self.know_readers();
+        // What reads alerts has its rows from the checkpoint, and needs no events.
+        let needs_events = |running: &&RunningRule| running.scope.owner() == Some(tenant) && running.plan.sources.is_none();
+        let rest = self.rules.iter().filter(needs_events);
         match rest.map(reach_of).max() {
             Some(longest) => self.windows.own.insert(tenant.clone(), longest),
             None => self.windows.own.remove(tenant),
@@ -301,7 +310,8 @@ impl Engine {
 
     /// Since when all of a tenant's events are kept, at this time.
     pub(crate) fn kept_from(&self, tenant: &TenantId, now: Timestamp) -> Timestamp {
-        let own = self.rules.iter().filter(|running| running.scope.owner() == Some(tenant));
+        let needs_events = |running: &&RunningRule| running.scope.owner() == Some(tenant) && running.plan.sources.is_none();
+        let own = self.rules.iter().filter(needs_events);
         let of_own = own.map(|running| running.kept_from(running.whole_for(tenant), now)).min();
         let of_common = self.common_kept_from(partition_of(tenant), now);
         of_own.map_or(of_common, |of_own| of_own.min(of_common))
@@ -347,13 +357,14 @@ impl RunningRule {
     ) {
         let decided = final_before.map(|final_before| self.settled_to(final_before).plus_micros(-self.plan.reach.ahead));
         let (always, never) = (Timestamp::from_micros(i64::MIN), Timestamp::from_micros(i64::MAX));
+        let is_read = self.is_read_for(tenant);
         let Self { rule, plan, state, stats, .. } = self;
         let Some(of_tenant) = state.tenants.get_mut(tenant) else { return };
         for key in of_tenant.buckets.values_mut().flat_map(|bucket| bucket.keys.values_mut()) {
             if plan.shape == Shape::Deferred {
                 key.clear(decided.unwrap_or(always), never);
             }
-            let Ok(retracted) = key.end(key_rules(rule, plan, tenant), seen_to) else { continue };
+            let Ok(retracted) = key.end(key_rules(rule, plan, tenant, is_read), seen_to) else { continue };
             stats.retractions += retracted.len() as u64;
             output.retractions.extend(retracted.into_iter().map(|alert_id| Retraction {
                 alert_id,
@@ -390,7 +401,8 @@ impl Running {
         let output = match self.own.common.own(&known.tenant_id, &text) {
             Ok(own) if own.rule.header.id == known.rule_id => {
                 known.since = self.knows_its_window_from(&own, delivered.bus_ts);
-                let events = self.events_of(&known.tenant_id).await?;
+                let reads_events = own.plan.sources.is_none();
+                let events = if reads_events { self.events_of(&known.tenant_id).await? } else { Vec::new() };
                 tracing::info!(tenant = %known.tenant_id, rule = known.rule_id, since = %known.since, "a tenant's own rule changed");
                 self.engine.set_own(own, known.since, events)
             }
@@ -433,10 +445,11 @@ impl Running {
     }
 
     /// From when on a rule that comes at this time knows all of its window: at once, unless it is longer than what detection keeps of the tenant, or
-    /// some of that was given up.
+    /// some of that was given up. One that reads alerts begins with none.
     fn knows_its_window_from(&self, own: &OwnRule, now: Timestamp) -> Timestamp {
         let window = own.rule.header.window_s * 1_000_000;
-        let is_full = self.engine.kept_from(&own.tenant, now).plus_micros(window).max(now);
+        let kept_from = if own.plan.sources.is_some() { now } else { self.engine.kept_from(&own.tenant, now) };
+        let is_full = kept_from.plus_micros(window).max(now);
         let gone = self.tail.cut().get(&own.tenant).copied().max(self.engine.lost.to(&own.tenant));
         gone.map_or(is_full, |gone| is_full.max(gone.plus_micros(window)))
     }

@@ -13,6 +13,7 @@ use crate::error::{RuleCode, RuleError, RuleErrors};
 use crate::impaired::{IMPAIRED_NAME, IMPAIRED_RULE};
 use crate::own::OwnRule;
 use crate::plan::{Filter, RulePlan};
+use crate::readers::put_on_top;
 use crate::rule::{Header, Rule};
 use crate::schema::{column_name, is_side};
 use crate::shape::Shape;
@@ -351,15 +352,13 @@ impl CommonRules {
 
     fn load_own(&self, text: &str, file: &Path) -> Result<(Rule, RulePlan), RuleError> {
         let rule = Rule::parse(text, file)?;
-        let plan = RulePlan::load(&rule)?;
+        let mut plan = RulePlan::load(&rule)?;
         let Header { id, name, .. } = &rule.header;
         let has_name = self.0.iter().any(|other| other.name == *name && other.id != *id);
         if has_name || id == IMPAIRED_RULE || name == IMPAIRED_NAME {
             return Err(name_taken(&rule));
         }
-        if plan.sources.is_some() {
-            return Err(alerts::not_own(&rule));
-        }
+        put_on_top(&rule, &mut plan, &self.0)?;
         Ok((rule, plan))
     }
 }
