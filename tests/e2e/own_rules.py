@@ -3,12 +3,15 @@ alone, and what an operator makes of those that every tenant has."""
 
 import json
 import pathlib
+import re
+import shutil
 import subprocess
 import tempfile
 import unittest
 
 from harness import BINARY, CLEAN_ENVIRONMENT, Aegis
 from waiting import wait_until
+from with_rules import RULES
 
 FIRES = """name: a deny fires
 events: [{at: 0s, id: denied, agent_id: a, decision: deny}]
@@ -286,6 +289,33 @@ class EveryTenant(unittest.TestCase):
         listed = json.loads(self.command("history", self.STORM, "--every-tenant", "--json"))
         self.assertEqual([(v["mode"], v["of_program"]) for v in listed], [("active", True), ("log_only", False), ("disabled", False), ("log_only", False)])
         self.assertEqual(listed[0]["note"], "quiet enough")
+
+    def test_what_rules_a_start_brings_is_recorded_and_each_tenant_has_a_receipt_of_it_once(self):
+        def sets():
+            return [{key: [rule["rule_id"] for rule in made[key]] for key in ("added", "removed", "changed")} for made in json.loads(self.command("history", "--sets", "--json"))]
+
+        def told(tenant):
+            """Oldest first."""
+            receipts = [receipt["detail"] for receipt in reversed(tenant.list("/v1/receipts")) if (receipt.get("detail") or {}).get("rule_set")]
+            return [(detail["change"], [rule["rule_id"] for rule in detail["removed"]], detail["by"]["type"]) for detail in receipts]
+
+        recorded, changed = ("rule_set_recorded", [], "program"), ("rule_set_changed", ["AEG-3006"], "program")
+        for tenant in self.tenants:
+            wait_until("it has a receipt of what it starts with", lambda: told(tenant) == [recorded])
+        (shipped,) = sets()
+        self.assertEqual(set(shipped["added"]), {re.search(r"^id: (\S+)", rule.read_text(), re.MULTILINE)[1] for rule in RULES.glob("*/rule.sql")})
+        with tempfile.TemporaryDirectory() as folder:
+            fewer = pathlib.Path(folder) / "rules"
+            shutil.copytree(RULES, fewer, ignore=lambda _, names: [name for name in names if name == "clock-suspect"])
+            self.aegis.environment["AEGIS_DETECT_RULES"] = str(fewer)
+            for _ in range(2):
+                self.aegis.restart()
+                for tenant in self.tenants:
+                    wait_until("it has a receipt of the change", lambda: told(tenant) == [recorded, changed])
+            later = self.aegis.tenant()
+            wait_until("one that is made later has one of what it starts with", lambda: told(later) == [recorded])
+        self.assertEqual(sets(), [{"added": [], "removed": ["AEG-3006"], "changed": []}, shipped])
+        self.assertEqual(len(json.loads(self.command("history", "AEG-3006", "--sets", "--json"))), 2)
 
     def test_what_does_not_pass_does_not_stand(self):
         for text, said in (

@@ -186,6 +186,23 @@ class RulesFire(WithRules):
         changed = self.event("config_changed", policy_digest=fields["allowed_under"])
         self.assertEqual((changed["reason"], changed["approver"]), ("tool_registered", "ada"))
 
+    def test_risk_lowered_then_used_fires(self):
+        pay = {"action": "pay", "risk": "medium", "mutates_state": True, "approval_required": True}
+        # A tool of so many actions is told in several events.
+        others = [pay | {"action": f"other-{n}-{'x' * 100}"} for n in range(300)]
+        tool = {"tool": "bank", "name": "Bank", "default_risk": "medium", "actions": [*others, pay]}
+        self.tenant.post("/v1/tools", tool).expect(201)
+        call = {"tool": "bank", "action": "pay", "trust": "trusted_internal_unsigned"}
+        wait_until("it is registered", lambda: self.agent.authorize(dry_run=True, **call)["decision"] == "require_approval")
+        self.tenant.post("/v1/tools", tool | {"actions": [*others, pay | {"approval_required": False}]}).expect(201)
+        wait_until("it is in force", lambda: self.agent.authorize(dry_run=True, **call)["decision"] == "allow")
+        alert = self.alert("risk-lowered-then-used", [self.allow(**call)], agent_id=self.agent.id, tool="bank", action="pay")
+        fields = alert["fields"]
+        self.assertEqual((fields["risk_before"], fields["risk_now"], fields["approval_required_now"]), ("medium", "medium", False))
+        # Who changed it stands in the event that the alert names.
+        (lowered,) = [event for event in self.events("config_changed") if event["event_id"] == fields["lowered_by"]]
+        self.assertEqual((lowered["reason"], lowered["approver"]), ("tool_registered_more", "ada"))
+
     def test_freeze_evasion_fires(self):
         self.freeze(self.agent)
         denied = self.agent.authorize(resource="customer-9")

@@ -87,7 +87,7 @@ class Faults(WithNats):
         """Each acknowledged receipt is in the history, once, and the chain is whole."""
         listed = lambda: [line["receipt_hash"] for line in self.tenant.list("/v1/receipts")]
         arrived = wait_until("the history has every receipt", lambda: (there := listed()) and set(there) >= set(hashes) and there)
-        # Asked once: others come in meanwhile.
+        # Asked once: receipts of what the program does by itself come in meanwhile.
         self.assertEqual(len(arrived), len(set(arrived)))
         check_chain(self.tenant.export())
         self.assertEqual(self.aegis.verify(self.tenant.export())["verdict"], "valid")

@@ -42,6 +42,8 @@ mod registry;
 mod reply;
 mod room;
 mod routes;
+mod rule_records;
+mod rule_set;
 mod rules;
 mod settings;
 mod side;
@@ -55,4 +57,5 @@ pub use control::{AppliedWatch, Control, ControlConfig, ControlError, NoLocalEdg
 pub use metrics::Metrics;
 pub use problem::Problem;
 pub use routes::{ROUTES, Route, router};
+pub use rule_records::RefusedRuleRecord;
 pub use rules::{RuleTest, RuleTrialError, RuleTrials, common_rule_change_by_operator, rule_change_by_operator};

@@ -60,7 +60,7 @@ pub(crate) struct Sources {
 }
 
 impl Sources {
-    fn has(&self, id: &str, name: &str) -> bool {
+    pub(crate) fn has(&self, id: &str, name: &str) -> bool {
         self.ids.as_ref().is_none_or(|ids| ids.contains(id)) && self.names.as_ref().is_none_or(|names| names.contains(name))
     }
 
@@ -118,13 +118,6 @@ pub(crate) fn sources_of(optimized: &LogicalPlan, shape: Shape, sql: &SqlText) -
         );
     }
     Ok(Sources { ids, names })
-}
-
-/// The refusal of a tenant's own rule that reads alerts.
-pub(crate) fn not_own(rule: &Rule) -> RuleError {
-    let error = RuleError::new(RuleCode::RuleUnsupported, "a tenant's own rule cannot read `alerts`");
-    let place = SqlText::read(&rule.text).ok().and_then(|sql| sql.place_of(ALERTS_TABLE));
-    error.at(place).hint("it sees the tenant's events: count there what the other rules count").in_file(&rule.file)
 }
 
 /// Says of each rule how many stand below it, and whether it is read. What is wrong where that is not decided: a rule that is not there, one that is
@@ -216,18 +209,7 @@ pub(crate) fn put_among(rule: &Rule, plan: &mut RulePlan, program: &[CommonRule]
     if plan.is_read && plan.shape == Shape::Deferred {
         return Err(unsupported("another rule reads its alerts, which would come too late if it waited for what follows"));
     }
-    let mut level = 0;
-    if let Some(sources) = &plan.sources {
-        let read: Vec<&CommonRule> = program.iter().filter(|other| sources.has(&other.id, &other.name)).collect();
-        let is_there = |word: &str| read.iter().any(|other| other.id == word || other.name == word);
-        if let Some(missing) = sources.words().find(|word| !is_there(word.as_str())) {
-            return Err(not_there(rule, missing));
-        }
-        if let Some(late) = read.iter().find(|other| other.waits) {
-            return Err(too_late(rule, &late.id, &late.name));
-        }
-        level = read.iter().map(|other| other.level + 1).max().unwrap_or(0);
-    }
+    let mut level = level_above(rule, plan, program)?;
     if let Some(before) = before {
         if level > before.level {
             return Err(unsupported("it reads alerts of rules that do not stand below the rule in whose place it is to come"));
@@ -238,7 +220,21 @@ pub(crate) fn put_among(rule: &Rule, plan: &mut RulePlan, program: &[CommonRule]
     Ok(())
 }
 
-fn place_of_source(rule: &Rule, id: &str, name: &str) -> Option<Place> {
+/// One higher than the highest of the program's rules that it reads.
+pub(crate) fn level_above(rule: &Rule, plan: &RulePlan, program: &[CommonRule]) -> Result<usize, RuleError> {
+    let Some(sources) = &plan.sources else { return Ok(0) };
+    let read: Vec<&CommonRule> = program.iter().filter(|other| sources.has(&other.id, &other.name)).collect();
+    let is_there = |word: &str| read.iter().any(|other| other.id == word || other.name == word);
+    if let Some(missing) = sources.words().find(|word| !is_there(word.as_str())) {
+        return Err(not_there(rule, missing));
+    }
+    if let Some(late) = read.iter().find(|other| other.waits) {
+        return Err(too_late(rule, &late.id, &late.name));
+    }
+    Ok(read.iter().map(|other| other.level + 1).max().unwrap_or(0))
+}
+
+pub(crate) fn place_of_source(rule: &Rule, id: &str, name: &str) -> Option<Place> {
     place_of_word(rule, name).or_else(|| place_of_word(rule, id))
 }
 

@@ -5,10 +5,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use aegis_bus::{BusError, subject};
+use aegis_bus::{BusError, Delivered, subject};
 use aegis_model::{CommonRuleRecord, SecurityEvent, TenantId, Timestamp, partition_of};
 use serde::{Deserialize, Serialize};
 
+use crate::distrust::Refusal;
 use crate::engine::{Engine, TickOutput, guarded};
 use crate::error::DetectError;
 use crate::evaluate::RunningRule;
@@ -167,14 +168,18 @@ impl Engine {
             return Some(place);
         }
         let plan = if self.config.incremental { plan } else { plan.unfollowed() };
-        // Who reads alerts comes after those that it reads; a tenant's own reads none and is not read.
-        let is_above = |running: &RunningRule| running.scope.owner().is_none() && running.plan.level > plan.level;
+        // Who reads alerts comes after those that it reads; a tenant's own is not read.
+        let is_above = |running: &RunningRule| match running.scope.owner() {
+            None => running.plan.level > plan.level,
+            Some(_) => running.plan.sources.is_some(),
+        };
         let place = self.rules.iter().position(is_above).unwrap_or(self.rules.len());
         let others = self.own_of.get(&rule.header.id).cloned().unwrap_or_default();
         let scope = Scope::AllBut { of: Partitions::NONE, others };
         let mut running = RunningRule::new(rule, plan, scope, Arc::clone(&self.sides));
         running.is_of_program = is_of_program;
         self.rules.insert(place, running);
+        self.know_readers();
         Some(place)
     }
 
@@ -232,13 +237,18 @@ impl Running {
     pub(crate) async fn take_common_rule(
         &mut self,
         record: CommonRuleRecord,
-        bus_ts: Timestamp,
+        delivered: &Delivered,
         shared: &Shared,
     ) -> Result<(), DetectError> {
         let CommonRuleRecord { partition, rule_id, revision, hash, text } = record;
-        if self.own.changed.revision(&rule_id, partition).is_some_and(|known| known >= revision) {
-            return Ok(());
+        match self.own.changed.revision(&rule_id, partition) {
+            Some(held) if held > revision && self.is_read_first(delivered.seq) => {
+                return self.refuse_rule(delivered, &Refusal::older(None, revision, held), shared).await;
+            }
+            Some(held) if held >= revision => return Ok(()),
+            _ => {}
         }
+        let bus_ts = delivered.bus_ts;
         // What rules have put off is of the time before.
         self.catch_up(shared).await?;
         let started = self.clock.now();

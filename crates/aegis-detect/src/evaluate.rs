@@ -68,6 +68,8 @@ pub(crate) struct RunningRule {
     pub(crate) rule: Rule,
     pub(crate) plan: RulePlan,
     pub(crate) scope: Scope,
+    /// Tenants of whose own rules one reads its alerts.
+    pub(crate) read_by: BTreeSet<TenantId>,
     /// A match of before is none: the rule was not there, or did not know all of its window.
     pub(crate) since: Since,
     /// True of the program's own text of a rule that every tenant has.
@@ -128,6 +130,7 @@ impl RunningRule {
             rule,
             plan,
             scope,
+            read_by: BTreeSet::new(),
             since,
             is_of_program: false,
             whole: None,

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aegis_bus::{AskForMissing, Bus, BusError, Delivered, Message, Place, Stream, Subscription, subject};
+use aegis_bus::{AskForMissing, Bus, BusError, Message, Place, Stream, Subscription, subject};
 use aegis_keys::KeyRing;
 use aegis_ledger::verify::LaneHeads;
 use aegis_model::{Clock, SecurityEvent, TenantId, Timestamp};
 
 use crate::checkpoint::{Before, Checkpoint, Saved, Tail};
+use crate::distrust::Distrust;
 use crate::engine::Engine;
 use crate::error::DetectError;
 use crate::hold::{HeldLane, Hold};
@@ -71,6 +72,8 @@ pub(crate) struct Running {
     pub(crate) warm: WarmUp,
     /// What came too late for the windows.
     pub(crate) late: CatchUp,
+    /// What is to be told of records of rules that are refused.
+    pub(crate) distrust: Distrust,
     shelf: Shelf,
     /// Up to where the last checkpoint counts.
     written: u64,
@@ -89,6 +92,8 @@ pub(crate) struct Running {
     known_to: u64,
     /// What the life before can have told of, it had read up to here.
     read_before: u64,
+    /// Up to here another stream is read than the one that what is known of rules is of: records in it may be older.
+    pub(crate) other_to: u64,
     /// True while a tick's alerts are not all on the bus: then no checkpoint may count its events.
     pub(crate) unpublished: bool,
     pub(crate) clock: Arc<dyn Clock>,
@@ -115,6 +120,7 @@ pub(crate) async fn run(
         tail: Tail::default(),
         warm: WarmUp::new(config.past.clone(), config.warm_records.clone()),
         late: CatchUp::new(config.past.clone()),
+        distrust: Distrust::new(config.refused_records.clone()),
         shelf: Shelf::new(CHECKPOINT_PARTITION).with_most(config.checkpoint_bytes),
         written: 0,
         room: Room::new(config.checkpoint_bytes),
@@ -125,6 +131,7 @@ pub(crate) async fn run(
         position: 0,
         known_to: 0,
         read_before: 0,
+        other_to: 0,
         unpublished: false,
         clock: Arc::clone(&clock),
     };
@@ -226,6 +233,8 @@ impl Running {
             _ => Vec::new(),
         };
         self.read_before = self.bus.last_seq(Stream::Ase).await?;
+        self.other_to = if is_still { 0 } else { self.read_before };
+        self.distrust.know_again(checkpoint.untold);
         let cut = checkpoint.cut;
         let is_cut = |tenant: &TenantId| all_cut || cut.contains_key(tenant);
         self.engine.restore_cut(checkpoint.engine, events, &is_cut);
@@ -283,16 +292,6 @@ impl Running {
         Ok(events)
     }
 
-    /// What waited when the checkpoint was written waits on.
-    fn hold_again(&mut self, until: Timestamp, delivered: Delivered) {
-        let event = read(&delivered).ok().map(|(_, event)| event);
-        let Some(SecurityEvent { tenant_id, lane: Some(lane), seq: Some(seq), .. }) = event else {
-            tracing::error!(seq = delivered.seq, "a message whose lane waited is not what it was");
-            return;
-        };
-        let _it_is_the_only_one_of_its_place = self.hold.keep_until(until, &tenant_id, &lane, seq, delivered);
-    }
-
     /// The first message that a start would have to read.
     fn needed_from(&self) -> u64 {
         let next = self.position + 1;
@@ -307,6 +306,7 @@ impl Running {
     /// The stream is another one than was read so far. What is known of each lane and in the windows stands, and drops what comes again; its
     /// sequences mean nothing any more.
     async fn begin_again(&mut self, shared: &Shared) -> Result<(), DetectError> {
+        self.other_to = self.bus.last_seq(Stream::Ase).await?;
         self.stream = self.bus.stream_identity(Stream::Ase).await?;
         self.position = 0;
         self.written = 0;
@@ -356,6 +356,7 @@ impl Running {
             }
             self.warm_up().await?;
             self.catch_up_late(shared).await?;
+            self.distrust.step();
             self.ask_for_missing();
             let now = self.clock.now();
             let since = now.as_micros().saturating_sub(last_checkpoint.as_micros());
@@ -462,6 +463,7 @@ impl Running {
             changed: self.own.changed.all(),
             alerts: Some(alerts),
             late: self.late.saved(),
+            untold: self.distrust.untold(),
             before: is_again.then(|| Before { heads: self.stage.known().clone(), to: self.known_to }),
         };
         let written = loop {

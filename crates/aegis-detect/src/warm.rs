@@ -180,7 +180,8 @@ impl Running {
         let from = now.plus_micros(-reach_of(running));
         let gone = self.tail.cut().get(tenant_id).copied().max(self.engine.lost.to(tenant_id));
         let is_gone = gone.is_some_and(|gone| gone >= from);
-        let waits = *since > now && !is_filled && !running.rule.header.contains();
+        let reads_events = running.plan.sources.is_none();
+        let waits = *since > now && !is_filled && !running.rule.header.contains() && reads_events;
         if !self.warm.is_possible() || is_gone || !waits {
             return;
         }

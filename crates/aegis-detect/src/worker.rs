@@ -10,6 +10,7 @@ use aegis_model::Clock;
 use aegis_threads::Stats;
 use serde::Serialize;
 
+use crate::distrust::RefusedRecords;
 use crate::engine::EngineConfig;
 use crate::error::DetectError;
 use crate::evaluate::RuleStats;
@@ -42,6 +43,8 @@ pub struct WorkerConfig {
     pub past: Option<Arc<dyn PastEvents>>,
     /// Who puts into the log, signed by control, that all of that can be read: detection has no key. None: nobody, and such a rule waits too.
     pub warm_records: Option<Arc<dyn WarmRecords>>,
+    /// Who tells tenants of records of rules that are refused; None: nobody, and they are counted and put aside.
+    pub refused_records: Option<Arc<dyn RefusedRecords>>,
 }
 
 impl WorkerConfig {
@@ -58,6 +61,7 @@ impl WorkerConfig {
             control: KeyRing::default(),
             past: None,
             warm_records: None,
+            refused_records: None,
         }
     }
 }
@@ -90,7 +94,7 @@ pub struct WorkerStats {
     pub late_given_up: u64,
     /// Messages set aside as dead letters.
     pub malformed: u64,
-    /// Those of them that were to change a tenant's own rule, and were not control's to the letter.
+    /// Those of them that were to change a rule, and were not control's to the letter or older than what it said since.
     pub rule_records_refused: u64,
     pub alerts: u64,
     /// Those of them that say that detection is impaired.

@@ -81,6 +81,17 @@ impl Notice for RuleWarmRecord {
     const MAX_BYTES: usize = 4096;
 }
 
+/// A rule of the set that a program runs for every tenant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleInSet {
+    pub rule_id: String,
+    pub name: String,
+    pub version: u32,
+    pub mode: RuleMode,
+    /// SHA-256 of the text.
+    pub hash: String,
+}
+
 /// One match of a rule, with its evidence. Its id is a function of (tenant, rule id, key, first evidence event).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Alert {

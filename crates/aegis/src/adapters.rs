@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use aegis_bus::{Bus, BusError, Message, Stream, subject};
-use aegis_control::{ContainmentOutcome, Control};
-use aegis_detect::{Past, PastAsked, bytes_of, is_ahead_of_time};
+use aegis_control::{ContainmentOutcome, Control, RefusedRuleRecord};
+use aegis_detect::{Past, PastAsked, RefusedRecord, bytes_of, is_ahead_of_time};
 use aegis_edge::EdgeView;
 use aegis_ingest::{NotRegistered, ResourceSink, SecretsUnavailable, WebhookSecrets};
 use aegis_keys::{SigningKey, sign_notice};
@@ -14,6 +14,7 @@ use aegis_model::{EntryKind, ResourceRecord, RuleWarmRecord, SecurityEvent, Tena
 use aegis_respond::{ContainmentRequest, ContainmentRequests, RequestOutcome, RespondError};
 use aegis_store::Store;
 use async_trait::async_trait;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::config::LakeSection;
@@ -167,6 +168,40 @@ impl aegis_detect::WarmRecords for WarmAsControl {
         // Without an id: one that could be told ahead is anybody's to use first.
         let message = Message::new(subject::ruleset(partition_of(&record.tenant_id)), payload);
         self.bus.publish(Stream::Ase, vec![message]).await.into_iter().try_for_each(|result| result.map(drop))
+    }
+}
+
+/// Detection has control tell tenants of records of rules that are refused: it seals nothing. Done on control's threads, not on detection's.
+#[derive(Debug)]
+pub(crate) struct RefusedToControl {
+    pub(crate) control: Arc<Control>,
+    pub(crate) runtime: Handle,
+}
+
+impl aegis_detect::RefusedRecords for RefusedToControl {
+    fn tell(&self, refused: &RefusedRecord) -> oneshot::Receiver<()> {
+        let (told, answer) = oneshot::channel();
+        let control = Arc::clone(&self.control);
+        let record = RefusedRuleRecord {
+            partition: refused.partition,
+            tenant_id: refused.tenant_id.clone(),
+            fault: refused.fault.as_str(),
+            seq: refused.seq,
+            bus_ts: refused.bus_ts,
+            hour: refused.hour(),
+        };
+        self.runtime.spawn(async move {
+            match control.tell_refused_rule_record(&record).await {
+                Ok(()) => {
+                    let _nobody_waits = told.send(());
+                }
+                // Without an answer it is asked again.
+                Err(error) => {
+                    tracing::warn!(%error, partition = record.partition, "a refused record of rules is not told of yet")
+                }
+            }
+        });
+        answer
     }
 }
 

@@ -180,7 +180,7 @@ fn of_detection(mut encoder: DescriptorEncoder<'_>, detection: &WorkerStats) -> 
     let help = "parts of a tenant's time, and rules, that late events were not caught up for";
     counter(&mut encoder, "aegis_detect_late_given_up", help, detection.late_given_up)?;
     counter(&mut encoder, "aegis_detect_malformed", "messages detection put aside", detection.malformed)?;
-    let help = "records of rules that are not control's, and changed nothing";
+    let help = "records of rules that are not control's or older than what it said since, and changed nothing";
     counter(&mut encoder, "aegis_detect_rule_records_refused", help, detection.rule_records_refused)?;
     counter(&mut encoder, "aegis_detect_verify_failures", "events that failed verification at detection", detection.broken)?;
     let help = "records of episodes given up because their stream was full";

@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::fixtures::*;
 
 /// Methods that serve the process rather than a tenant; none takes a tenant.
-const SYSTEM_WIDE: [&str; 28] = [
+const SYSTEM_WIDE: [&str; 31] = [
     "invite_edge",
     "enroll_edge",
     "edge_keys",
@@ -43,6 +43,10 @@ const SYSTEM_WIDE: [&str; 28] = [
     "common_rule_text",
     "standing_common_rules",
     "tenants_with_own_rule",
+    // What programs ran for every tenant.
+    "put_rule_set",
+    "list_rule_sets",
+    "tenants_untold_of_rule_set",
 ];
 
 /// An event id that all tenants use.
@@ -69,6 +73,7 @@ async fn fill(place: &Place, t: &TenantId) {
     store.put_resource(t, &resource(&mark), &[]).await.unwrap();
     store.put_policies(t, &mark, &[]).await.unwrap();
     store.put_rule_version(t, &rule_version(1, &mark), &mark, &[fact(t)]).await.unwrap();
+    store.tell_rule_set(t, 1, &[fact(t)]).await.unwrap();
     let ending = hold("h0", ContainmentKind::Quarantine, &mark, Some(START.plus_seconds(5)));
     store.add_hold(t, TargetType::Agent, "agent-1", &ending, &[]).await.unwrap();
     store.add_hold(t, TargetType::Agent, "agent-1", &hold("h1", ContainmentKind::Freeze, &mark, None), &[]).await.unwrap();
@@ -211,6 +216,7 @@ async fn change_all(store: &Store, t: &TenantId) -> Vec<(&'static str, String)> 
         put_resource(t, &resource("another owner"), &[]),
         put_policies(t, "// none", &[]),
         put_rule_version(t, &rule_version(2, "changed"), "someone", &[fact(t)]),
+        tell_rule_set(t, 2, &[]),
         raise_observed_at(t, "payments-service", START.plus_seconds(5)),
         add_hold(t, TargetType::Agent, "agent-1", &hold("h3", ContainmentKind::Freeze, "admin", None), &[]),
         apply_command(t, "command-1"),

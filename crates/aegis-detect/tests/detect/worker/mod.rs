@@ -6,6 +6,7 @@ mod evidence;
 mod lanes;
 mod late;
 mod own_rules;
+mod refused_records;
 mod restart;
 mod warm;
 
