@@ -66,7 +66,7 @@ pub(crate) struct Running {
     /// What tenants have of their own.
     pub(crate) own: Own,
     pub(crate) tail: Tail,
-    /// What rules of tenants' own are filled with.
+    /// What rules that come are filled with.
     pub(crate) warm: WarmUp,
     shelf: Shelf,
     /// Up to where the last checkpoint counts.
@@ -349,6 +349,9 @@ impl Running {
                 stats.rules = self.rule_stats();
             }
             self.warm_up().await?;
+            if self.count_waiting() {
+                shared.stats.lock().rules = self.rule_stats();
+            }
             self.ask_for_missing();
             let now = self.clock.now();
             let since = now.as_micros().saturating_sub(last_checkpoint.as_micros());

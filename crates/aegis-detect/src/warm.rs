@@ -1,20 +1,23 @@
-//! What lies long before what detection keeps: a tenant's own rule whose window is longer is filled from there before it acts.
+//! What lies long before what detection keeps: a rule that comes and whose window is longer is filled from there before it acts, a tenant's own, and, tenant
+//! by tenant (`every`), one that every tenant has.
 //! Promises that no tick waits for what is read; that the rule begins at a record of the log which says that all of it can be read, so that it begins
 //! in the same place whenever the log is read; and that where nothing can be read it waits until it knows its window by itself.
 
-use std::collections::{BTreeMap, VecDeque};
+pub(crate) mod every;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_bus::{BusError, Stream};
-use aegis_model::{RuleWarmRecord, SecurityEvent, TenantId, Timestamp};
+use aegis_model::{CommonRuleWarmRecord, RuleWarmRecord, SecurityEvent, TenantId, Timestamp};
 use async_trait::async_trait;
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::time::Instant;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, MAX_REWIND};
 use crate::engine::Engine;
 use crate::error::DetectError;
 use crate::evaluate::{RuleStats, RunningRule};
@@ -28,6 +31,12 @@ const MOST: usize = 200_000;
 /// How often it is looked whether all that is wanted is there; what fails is asked again after twice as long each time, so many times.
 const LOOK: Duration = Duration::from_secs(1);
 const MOST_DOUBLED: u32 = 6;
+/// Between one that is filled and the next: what a tick takes for one, others wait for.
+const NEXT: Duration = Duration::from_millis(50);
+/// Who was waited for in vain is not waited for again for so many times as long.
+const RESTS: u32 = 30;
+/// How long a restart waits for all that filled rules need.
+const RESTART_WAIT: Duration = Duration::from_secs(60);
 
 /// None: they are more than was asked for. An error: it cannot be told now.
 pub type Past = Result<Option<Vec<SecurityEvent>>, String>;
@@ -45,15 +54,33 @@ pub trait PastEvents: Send + Sync + fmt::Debug {
 pub trait WarmRecords: Send + Sync + fmt::Debug {
     /// Signs the record as control, and publishes it under `ruleset.<pp>` of its tenant, without an id. May be asked for the same one again.
     async fn put(&self, record: &RuleWarmRecord) -> Result<(), BusError>;
+
+    /// The same of a rule that every tenant has, for one of them.
+    async fn put_common(&self, record: &CommonRuleWarmRecord) -> Result<(), BusError>;
+}
+
+/// Whose rule it is that is filled for a tenant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Whose {
+    Own,
+    EveryTenant,
 }
 
 /// What a rule is to be filled with, once the consumer has passed all of it.
 #[derive(Clone, Debug)]
 struct Wanted {
+    whose: Whose,
     record: RuleWarmRecord,
     from: Timestamp,
     to: Timestamp,
     behind: u64,
+}
+
+impl Wanted {
+    /// Whose rule it is, and which.
+    fn of(&self) -> (Whose, &TenantId, &str) {
+        (self.whose, &self.record.tenant_id, &self.record.rule_id)
+    }
 }
 
 #[derive(Debug)]
@@ -65,8 +92,16 @@ enum Step {
     Told(Wanted, Vec<SecurityEvent>),
 }
 
+impl Step {
+    const fn wanted(&self) -> &Wanted {
+        match self {
+            Self::Asked(wanted, _) | Self::Read(wanted, _) | Self::Told(wanted, _) => wanted,
+        }
+    }
+}
+
 /// Rules that are to be filled, one at a time.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct WarmUp {
     past: Option<Arc<dyn PastEvents>>,
     records: Option<Arc<dyn WarmRecords>>,
@@ -77,11 +112,30 @@ pub(crate) struct WarmUp {
     failures: u32,
     /// The newest message with an event that was taken.
     last_event: u64,
+    /// How long a tick waits for what is read, and until when it waits for nobody.
+    patience: Duration,
+    waits_again_at: Option<Instant>,
+    /// Of whom something came since those were looked at whom rules of every tenant wait for; None while no such rule waits.
+    spoke: Option<BTreeSet<TenantId>>,
+    /// When those are counted again.
+    counts_again_at: Option<Instant>,
 }
 
 impl WarmUp {
     pub(crate) fn new(past: Option<Arc<dyn PastEvents>>, records: Option<Arc<dyn WarmRecords>>) -> Self {
-        Self { past, records, ..Self::default() }
+        Self {
+            past,
+            records,
+            wanted: VecDeque::new(),
+            step: None,
+            rests_until: None,
+            failures: 0,
+            last_event: 0,
+            patience: READ_WAIT,
+            waits_again_at: None,
+            spoke: None,
+            counts_again_at: None,
+        }
     }
 
     /// True if a rule can be filled at all.
@@ -104,16 +158,13 @@ impl WarmUp {
 
     /// A later version of a rule takes the place of the one before.
     fn want(&mut self, wanted: Wanted) {
-        let is_other = |before: &Wanted| {
-            (&before.record.tenant_id, &before.record.rule_id) != (&wanted.record.tenant_id, &wanted.record.rule_id)
-        };
-        self.wanted.retain(is_other);
+        self.wanted.retain(|before| before.of() != wanted.of());
         self.wanted.push_back(wanted);
     }
 
     /// What was read for a record that the log has now.
-    fn take_told(&mut self, record: &RuleWarmRecord) -> Option<Vec<SecurityEvent>> {
-        let is_it = |step: &mut Step| matches!(step, Step::Told(wanted, _) if wanted.record == *record);
+    fn take_told(&mut self, whose: Whose, record: &RuleWarmRecord) -> Option<Vec<SecurityEvent>> {
+        let is_it = |step: &mut Step| matches!(step, Step::Told(wanted, _) if wanted.whose == whose && wanted.record == *record);
         match self.step.take_if(is_it) {
             Some(Step::Told(_, events)) => Some(events),
             _ => None,
@@ -126,6 +177,29 @@ impl WarmUp {
         self.failures = (self.failures + 1).min(MOST_DOUBLED);
         self.rests_until = Some(Instant::now() + LOOK * 2_u32.pow(self.failures));
         self.wanted.push_back(wanted);
+    }
+
+    /// Waits for what lies before, at most as long as for a message that must be there: a log that is read again says that it can be read. Who was waited
+    /// for in vain is not for a while: such a log has many rules that were filled, and nobody's ticks wait for each of them.
+    async fn read(&mut self, tenant: &TenantId, from: Timestamp, to: Timestamp) -> Option<Vec<SecurityEvent>> {
+        let past = self.past.clone()?;
+        let begun = Instant::now();
+        let reason = if self.waits_again_at.is_some_and(|at| begun < at) {
+            "nobody answered just now, and is not asked again for a while".to_owned()
+        } else {
+            let answer = tokio::time::timeout(self.patience, past.ask(tenant, from, to, MOST)).await;
+            if !matches!(answer, Ok(Ok(Ok(_)))) {
+                self.waits_again_at = Some(Instant::now() + begun.elapsed() * RESTS);
+            }
+            match answer {
+                Ok(Ok(Ok(Some(events)))) => return Some(events),
+                Ok(Ok(Ok(None))) => "there is more than a rule may keep".to_owned(),
+                Ok(Ok(Err(reason))) => reason,
+                Ok(Err(_)) | Err(_) => "nobody answers".to_owned(),
+            }
+        };
+        tracing::warn!(%tenant, reason, "what lies before a rule cannot be read; it waits until it knows its window");
+        None
     }
 }
 
@@ -157,15 +231,24 @@ impl Running {
         let KnownRule { tenant_id, rule_id, revision, since, held, is_filled, .. } = known;
         let (Some(held), Some(running)) = (held, self.engine.own_rule(tenant_id, rule_id)) else { return };
         let from = now.plus_micros(-reach_of(running));
-        let gone = self.tail.cut().get(tenant_id).copied().max(self.engine.lost.to(tenant_id));
-        let is_gone = gone.is_some_and(|gone| gone >= from);
         let waits = *since > now && !is_filled && !running.rule.header.contains();
-        if !self.warm.is_possible() || is_gone || !waits {
+        if !self.warm.is_possible() || !waits || self.is_gone(tenant_id, from) {
             return;
         }
         let record = RuleWarmRecord { tenant_id: tenant_id.clone(), rule_id: rule_id.clone(), revision: *revision };
         let behind = self.warm.last_event;
-        self.warm.want(Wanted { record, from, to: Timestamp::from_micros(*held), behind });
+        self.warm.want(Wanted { whose: Whose::Own, record, from, to: Timestamp::from_micros(*held), behind });
+    }
+
+    /// True once nothing of the time that is wanted can still come.
+    fn is_final(&self, wanted: &Wanted) -> bool {
+        self.engine.settled.get(&wanted.record.tenant_id).is_none_or(|settled| wanted.to <= *settled)
+    }
+
+    /// True if some of a tenant's events from a time on were given up, or lie before the log that is read.
+    fn is_gone(&self, tenant: &TenantId, from: Timestamp) -> bool {
+        let gone = self.tail.cut_of(tenant).max(self.engine.lost.to(tenant));
+        gone.is_some_and(|gone| gone >= from)
     }
 
     /// One step on the way to a rule that is filled; waits for nobody but the bus.
@@ -181,26 +264,37 @@ impl Running {
                 Ok(Ok(None)) => {
                     let RuleWarmRecord { tenant_id, rule_id, .. } = &wanted.record;
                     tracing::warn!(tenant = %tenant_id, rule = rule_id, most = MOST, "more lies before a rule than it may keep; it waits");
+                    if wanted.whose == Whose::EveryTenant {
+                        self.own.changed.note_too_much(&wanted.record);
+                    }
                 }
                 Ok(Err(reason)) => self.warm.try_again(wanted, &reason),
                 Err(TryRecvError::Closed) => self.warm.try_again(wanted, "nobody answered"),
             },
-            Some(Step::Read(wanted, events)) if !rests && self.is_warming(&wanted.record) => {
+            Some(Step::Read(wanted, events)) if !rests && self.is_warming(wanted.whose, &wanted.record) => {
                 self.warm.rests_until = Some(Instant::now() + LOOK);
-                let told = self.tell_warm(&wanted.record).await;
+                let told = self.tell_warm(wanted.whose, &wanted.record).await;
                 let is_told = matches!(told, Ok(true));
                 self.warm.step = Some(if is_told { Step::Told(wanted, events) } else { Step::Read(wanted, events) });
                 told?;
+                if is_told {
+                    self.warm.rests_until = Some(Instant::now() + NEXT);
+                }
             }
             Some(Step::Read(wanted, events)) => {
                 // Of a version that does not wait any more nothing is told.
-                self.warm.step = self.is_warming(&wanted.record).then_some(Step::Read(wanted, events));
+                self.warm.step = self.is_warming(wanted.whose, &wanted.record).then_some(Step::Read(wanted, events));
             }
             Some(told @ Step::Told(..)) => self.warm.step = Some(told),
-            None if rests || self.warm.wanted.is_empty() => {}
+            None if rests => {}
+            None if self.warm.wanted.is_empty() && self.warm.spoke.is_none() => {}
             None => {
                 self.warm.rests_until = Some(Instant::now() + LOOK);
+                self.want_of_those_who_spoke();
                 self.ask_next().await?;
+                if self.warm.step.is_some() {
+                    self.warm.rests_until = Some(Instant::now() + NEXT);
+                }
             }
         }
         Ok(())
@@ -208,18 +302,22 @@ impl Running {
 
     /// Asks for what the next rule is to be filled with, if all of it is there.
     async fn ask_next(&mut self) -> Result<(), DetectError> {
-        let (Some(past), Some(wanted)) = (self.warm.past.clone(), self.warm.wanted.pop_front()) else { return Ok(()) };
-        if !self.is_warming(&wanted.record) {
-            return Ok(());
+        let Some(past) = self.warm.past.clone() else { return Ok(()) };
+        // Of a version that does not wait any more nothing is asked.
+        while self.warm.wanted.front().is_some_and(|wanted| !self.is_warming(wanted.whose, &wanted.record)) {
+            self.warm.wanted.pop_front();
         }
+        let Some(wanted) = self.warm.wanted.pop_front() else { return Ok(()) };
         if wanted.from >= wanted.to {
             self.warm.step = Some(Step::Read(wanted, Vec::new()));
             return Ok(());
         }
         // While something of that time may still come, what is read is not all that there will be.
-        let is_final = self.engine.settled.get(&wanted.record.tenant_id).is_none_or(|settled| wanted.to <= *settled);
-        if !is_final {
-            self.warm.wanted.push_back(wanted);
+        if !self.is_final(&wanted) {
+            // A tenant's time goes on once it speaks, and then a rule that every tenant has is wanted anew: the silent keep nobody from his turn.
+            if wanted.whose == Whose::Own {
+                self.warm.wanted.push_back(wanted);
+            }
             return Ok(());
         }
         let passed = match self.bus.consumer_position(Stream::Ase, past.consumer()).await {
@@ -230,7 +328,8 @@ impl Running {
             }
         };
         if passed < wanted.behind {
-            self.warm.wanted.push_back(wanted);
+            // What came later to be wanted has no less to wait for.
+            self.warm.wanted.push_front(wanted);
             return Ok(());
         }
         let answer = past.ask(&wanted.record.tenant_id, wanted.from, wanted.to, MOST);
@@ -239,7 +338,10 @@ impl Running {
     }
 
     /// True while this version of a rule waits until it knows its window.
-    fn is_warming(&self, record: &RuleWarmRecord) -> bool {
+    fn is_warming(&self, whose: Whose, record: &RuleWarmRecord) -> bool {
+        if whose == Whose::EveryTenant {
+            return self.waits_for_window_of(record);
+        }
         let known = self.own.known.get(&(record.tenant_id.clone(), record.rule_id.clone()));
         known.is_some_and(|known| {
             known.revision == record.revision && !known.is_filled && self.stored.is_none_or(|stored| known.since > stored)
@@ -247,9 +349,13 @@ impl Running {
     }
 
     /// False where the log has no room now.
-    async fn tell_warm(&self, record: &RuleWarmRecord) -> Result<bool, DetectError> {
+    async fn tell_warm(&self, whose: Whose, record: &RuleWarmRecord) -> Result<bool, DetectError> {
         let Some(records) = &self.warm.records else { return Ok(false) };
-        match records.put(record).await {
+        let put = match whose {
+            Whose::Own => records.put(record).await,
+            Whose::EveryTenant => records.put_common(&CommonRuleWarmRecord(record.clone())).await,
+        };
+        match put {
             Ok(()) => Ok(true),
             // It has room again once a checkpoint releases it, which must not wait for this.
             Err(error @ BusError::Full { .. }) => {
@@ -267,22 +373,15 @@ impl Running {
         now: Timestamp,
         shared: &Shared,
     ) -> Result<(), DetectError> {
-        let read = self.warm.take_told(record);
+        let read = self.warm.take_told(Whose::Own, record);
         let place = (record.tenant_id.clone(), record.rule_id.clone());
-        let Some(mut known) = self.own.known.get(&place).filter(|_| self.is_warming(record)).cloned() else { return Ok(()) };
+        let is_warming = self.is_warming(Whose::Own, record);
+        let Some(mut known) = self.own.known.get(&place).filter(|_| is_warming).cloned() else { return Ok(()) };
         let Some(own) = self.own_again(&known) else { return Ok(()) };
         let Some(held) = known.held.filter(|_| !own.rule.header.contains() && known.since > now) else { return Ok(()) };
-        let past = match read {
-            Some(events) => events,
-            None => {
-                let reach = self.engine.own_rule(&known.tenant_id, &known.rule_id).map_or(0, reach_of);
-                let from = now.plus_micros(-reach);
-                let Some(events) = self.read_past(&known.tenant_id, from, Timestamp::from_micros(held)).await else {
-                    return Ok(());
-                };
-                events
-            }
-        };
+        let reach = self.engine.own_rule(&known.tenant_id, &known.rule_id).map_or(0, reach_of);
+        let (from, to) = (now.plus_micros(-reach), Timestamp::from_micros(held));
+        let Some(past) = self.past_of_record(read, &known.tenant_id, from, to).await else { return Ok(()) };
         // What rules have put off is of the time before.
         self.catch_up(shared).await?;
         let started = self.clock.now();
@@ -307,45 +406,51 @@ impl Running {
         own.filter(|_| runs)
     }
 
-    /// Waits for what lies before, at most as long as for a message that must be there: a log that is read again says that it can be read.
-    async fn read_past(&self, tenant: &TenantId, from: Timestamp, to: Timestamp) -> Option<Vec<SecurityEvent>> {
-        if from >= to {
-            return Some(Vec::new());
+    /// What was read for a record, or is now, where another life had it put there. None: it cannot be, and the rule waits.
+    async fn past_of_record(
+        &mut self,
+        read: Option<Vec<SecurityEvent>>,
+        tenant: &TenantId,
+        from: Timestamp,
+        to: Timestamp,
+    ) -> Option<Vec<SecurityEvent>> {
+        match read {
+            Some(events) => Some(events),
+            // What of a log was lost is in neither part.
+            None if self.is_gone(tenant, from) => None,
+            None => self.read_past(tenant, from, to).await,
         }
-        let answer = self.warm.past.as_ref()?.ask(tenant, from, to, MOST);
-        let reason = match tokio::time::timeout(READ_WAIT, answer).await {
-            Ok(Ok(Ok(Some(events)))) => return Some(events),
-            Ok(Ok(Ok(None))) => "there is more than a rule may keep".to_owned(),
-            Ok(Ok(Err(reason))) => reason,
-            Ok(Err(_)) | Err(_) => "nobody answers".to_owned(),
-        };
-        tracing::warn!(%tenant, reason, "what lies before a rule cannot be read; it waits until it knows its window");
-        None
+    }
+
+    async fn read_past(&mut self, tenant: &TenantId, from: Timestamp, to: Timestamp) -> Option<Vec<SecurityEvent>> {
+        if from >= to { Some(Vec::new()) } else { self.warm.read(tenant, from, to).await }
     }
 
     /// What filled rules need, beside the events that are read again after a restart: of each tenant what its rules look back to and the stream has not.
     /// Where that cannot be read they wait anew.
     pub(crate) async fn past_of_filled(&mut self, checkpoint: &Checkpoint) -> Vec<SecurityEvent> {
+        let own = self.own.known.values().filter(|known| known.is_filled).filter_map(|known| {
+            let running = self.engine.own_rule(&known.tenant_id, &known.rule_id)?;
+            Some((&known.tenant_id, reach_of(running), known.held.unwrap_or(i64::MIN)))
+        });
         let mut spans: BTreeMap<TenantId, (Timestamp, Timestamp)> = BTreeMap::new();
-        for known in self.own.known.values().filter(|known| known.is_filled) {
-            let Some(running) = self.engine.own_rule(&known.tenant_id, &known.rule_id) else { continue };
-            let Some(settled) = checkpoint.engine.settled_to(&known.tenant_id) else { continue };
-            let (from, to) = (settled.plus_micros(-reach_of(running)), Timestamp::from_micros(known.held.unwrap_or(i64::MIN)));
+        for (tenant, reach, held) in own.chain(self.filled_of_every_tenant()) {
+            let Some(settled) = checkpoint.engine.settled_to(tenant) else { continue };
+            let (from, to) = (settled.plus_micros(-reach), Timestamp::from_micros(held));
             if from < to {
-                let (first, last) = spans.entry(known.tenant_id.clone()).or_insert((from, to));
+                let (first, last) = spans.entry(tenant.clone()).or_insert((from, to));
                 (*first, *last) = (from.min(*first), to.max(*last));
             }
         }
-        let (mut all, mut answers) = (Vec::new(), true);
+        let (mut all, mut answers, begun) = (Vec::new(), true, Instant::now());
         for (tenant, (from, to)) in spans {
+            answers &= begun.elapsed() < RESTART_WAIT;
             let past = if answers { self.read_past(&tenant, from, to).await } else { None };
-            match past {
+            // Nobody is asked again and again while all wait.
+            answers &= past.is_some();
+            match past.filter(|events| all.len() + events.len() <= MAX_REWIND) {
                 Some(events) => all.extend(events),
-                None => {
-                    // Nobody is asked again and again while all wait.
-                    answers = false;
-                    self.wait_anew(&tenant);
-                }
+                None => self.wait_anew(&tenant),
             }
         }
         all
@@ -358,6 +463,7 @@ impl Running {
             (known.since, known.is_filled) = (whole, false);
             self.engine.set_since(&known.tenant_id, &known.rule_id, whole, None);
         }
+        self.wait_anew_of_every_tenant(tenant);
     }
 
     /// Rules that waited when the checkpoint was written.
@@ -366,14 +472,71 @@ impl Running {
         let Some(stored) = self.stored else { return };
         let known: Vec<KnownRule> = self.own.known.values().cloned().collect();
         known.iter().for_each(|known| self.want_past(known, stored));
+        self.listen(|_| true, stored);
     }
 
     /// Counters of each rule; which of them do not know their window yet.
     pub(crate) fn rule_stats(&self) -> Vec<RuleStats> {
-        let is_warming = |running: &RunningRule| {
-            running.scope.owner().is_some_and(|tenant| self.stored.is_some_and(|stored| running.since.of(tenant) > stored))
+        let is_warming = |running: &RunningRule, tenant: &TenantId| {
+            u64::from(self.stored.is_some_and(|stored| running.since.of(tenant) > stored))
         };
         let stats = self.engine.stats().into_iter().zip(&self.engine.rules);
-        stats.map(|(stats, running)| RuleStats { warming: u64::from(is_warming(running)), ..stats }).collect()
+        // Those of rules that every tenant has are counted now and then.
+        let warming = |running: &RunningRule| running.scope.owner().map(|tenant| is_warming(running, tenant));
+        stats.map(|(stats, running)| RuleStats { warming: warming(running).unwrap_or(stats.warming), ..stats }).collect()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    /// Answers nobody, and keeps who waits.
+    #[derive(Debug, Default)]
+    struct Hangs {
+        waiting: Mutex<Vec<oneshot::Sender<Past>>>,
+        fails: Mutex<bool>,
+    }
+
+    impl PastEvents for Hangs {
+        fn consumer(&self) -> &'static str {
+            "hangs"
+        }
+
+        fn ask(&self, _tenant: &TenantId, _from: Timestamp, _to: Timestamp, _most: usize) -> oneshot::Receiver<Past> {
+            let (sender, answer) = oneshot::channel();
+            if *self.fails.lock() {
+                sender.send(Ok(None)).unwrap();
+            } else {
+                self.waiting.lock().push(sender);
+            }
+            answer
+        }
+    }
+
+    /// A log that is read again has a record of each rule that was filled.
+    #[tokio::test]
+    async fn beside_who_does_not_answer_records_of_filled_rules_are_not_waited_for_one_by_one() {
+        let hangs = Arc::new(Hangs::default());
+        let mut warm = WarmUp::new(Some(hangs.clone()), None);
+        warm.patience = Duration::from_millis(40);
+        let (tenant, from, to) = (TenantId::new("acme").unwrap(), Timestamp::from_micros(0), Timestamp::from_micros(9));
+        let begun = Instant::now();
+        for _ in 0..1000 {
+            assert!(warm.read(&tenant, from, to).await.is_none());
+        }
+        assert!(begun.elapsed() < warm.patience * RESTS, "it took {:?}", begun.elapsed());
+        assert_eq!(hangs.waiting.lock().len(), 1, "one was waited for");
+        tokio::time::sleep(warm.patience * (RESTS + 2)).await;
+        assert!(warm.read(&tenant, from, to).await.is_none());
+        assert_eq!(hangs.waiting.lock().len(), 2, "after a while it is tried again");
+        // Whoever says that there is too much has answered.
+        let mut warm = WarmUp::new(Some(hangs.clone()), None);
+        *hangs.fails.lock() = true;
+        assert!(warm.read(&tenant, from, to).await.is_none());
+        assert!(warm.waits_again_at.is_none());
     }
 }

@@ -7,6 +7,7 @@ mod lanes;
 mod own_rules;
 mod restart;
 mod warm;
+mod warm_every;
 
 use std::path::Path;
 use std::sync::Arc;
