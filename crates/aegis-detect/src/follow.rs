@@ -110,7 +110,8 @@ pub(crate) async fn run(
         engine: Engine::new(rules, config.engine.clone()),
         own,
         tail: Tail::default(),
-        warm: WarmUp::new(config.past.clone(), config.warm_records.clone()),
+        warm: WarmUp::new(config.past.clone(), config.warm_records.clone())
+            .following(config.past_receipts.clone(), config.hold_ms),
         shelf: Shelf::new(CHECKPOINT_PARTITION).with_most(config.checkpoint_bytes),
         written: 0,
         room: Room::new(config.checkpoint_bytes),

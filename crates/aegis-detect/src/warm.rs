@@ -4,6 +4,7 @@
 //! in the same place whenever the log is read; and that where nothing can be read it waits until it knows its window by itself.
 
 pub(crate) mod every;
+mod lanes;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_bus::{BusError, Stream};
+use aegis_ledger::verify::LaneHeads;
 use aegis_model::{CommonRuleWarmRecord, RuleWarmRecord, SecurityEvent, TenantId, Timestamp};
 use async_trait::async_trait;
 use tokio::sync::oneshot;
@@ -25,6 +27,7 @@ use crate::follow::{READ_WAIT, Running};
 use crate::own::{KnownRule, OwnRule, reach_of};
 use crate::scope::Since;
 use crate::worker::{Shared, WorkerStats};
+pub use lanes::{Followed, Following, PastLanes, PastReceipts};
 
 /// Events that a rule is filled with at most: no rule keeps more of a tenant.
 const MOST: usize = 200_000;
@@ -74,6 +77,8 @@ struct Wanted {
     from: Timestamp,
     to: Timestamp,
     behind: u64,
+    /// The rule contains, and nothing counts for it but what its lanes prove.
+    contains: bool,
 }
 
 impl Wanted {
@@ -86,6 +91,8 @@ impl Wanted {
 #[derive(Debug)]
 enum Step {
     Asked(Wanted, oneshot::Receiver<Past>),
+    /// The lanes of what was read are followed.
+    Follows(Wanted, oneshot::Receiver<Followed>),
     /// The log is to be told.
     Read(Wanted, Vec<SecurityEvent>),
     /// The log was told, and was not read up to there.
@@ -95,7 +102,7 @@ enum Step {
 impl Step {
     const fn wanted(&self) -> &Wanted {
         match self {
-            Self::Asked(wanted, _) | Self::Read(wanted, _) | Self::Told(wanted, _) => wanted,
+            Self::Asked(wanted, _) | Self::Follows(wanted, _) | Self::Read(wanted, _) | Self::Told(wanted, _) => wanted,
         }
     }
 }
@@ -104,7 +111,10 @@ impl Step {
 #[derive(Debug)]
 pub(crate) struct WarmUp {
     past: Option<Arc<dyn PastEvents>>,
+    receipts: Option<Arc<dyn PastReceipts>>,
     records: Option<Arc<dyn WarmRecords>>,
+    /// How long a lane waits for what is missing in it.
+    hold_ms: i64,
     wanted: VecDeque<Wanted>,
     step: Option<Step>,
     rests_until: Option<Instant>,
@@ -125,7 +135,9 @@ impl WarmUp {
     pub(crate) fn new(past: Option<Arc<dyn PastEvents>>, records: Option<Arc<dyn WarmRecords>>) -> Self {
         Self {
             past,
+            receipts: None,
             records,
+            hold_ms: 0,
             wanted: VecDeque::new(),
             step: None,
             rests_until: None,
@@ -136,6 +148,11 @@ impl WarmUp {
             spoke: None,
             counts_again_at: None,
         }
+    }
+
+    /// With who has lanes followed, which live wait so long for what is missing in them.
+    pub(crate) fn following(self, receipts: Option<Arc<dyn PastReceipts>>, hold_ms: i64) -> Self {
+        Self { receipts, hold_ms, ..self }
     }
 
     /// True if a rule can be filled at all.
@@ -179,28 +196,44 @@ impl WarmUp {
         self.wanted.push_back(wanted);
     }
 
-    /// Waits for what lies before, at most as long as for a message that must be there: a log that is read again says that it can be read. Who was waited
-    /// for in vain is not for a while: such a log has many rules that were filled, and nobody's ticks wait for each of them.
+    /// Waits for what lies before.
     async fn read(&mut self, tenant: &TenantId, from: Timestamp, to: Timestamp) -> Option<Vec<SecurityEvent>> {
         let past = self.past.clone()?;
-        let begun = Instant::now();
-        let reason = if self.waits_again_at.is_some_and(|at| begun < at) {
-            "nobody answered just now, and is not asked again for a while".to_owned()
-        } else {
-            let answer = tokio::time::timeout(self.patience, past.ask(tenant, from, to, MOST)).await;
-            if !matches!(answer, Ok(Ok(Ok(_)))) {
-                self.waits_again_at = Some(Instant::now() + begun.elapsed() * RESTS);
-            }
-            match answer {
-                Ok(Ok(Ok(Some(events)))) => return Some(events),
-                Ok(Ok(Ok(None))) => "there is more than a rule may keep".to_owned(),
-                Ok(Ok(Err(reason))) => reason,
-                Ok(Err(_)) | Err(_) => "nobody answers".to_owned(),
-            }
-        };
-        tracing::warn!(%tenant, reason, "what lies before a rule cannot be read; it waits until it knows its window");
-        None
+        let too_much = || "there is more than a rule may keep".to_owned();
+        let read = self.wait_for(|| past.ask(tenant, from, to, MOST)).await;
+        or_none(tenant, read.and_then(|events| events.ok_or_else(too_much)))
     }
+
+    /// Waits until the lanes of what was read are followed.
+    async fn follow(&mut self, lanes: PastLanes) -> Option<Vec<SecurityEvent>> {
+        let (receipts, tenant) = (self.receipts.clone()?, lanes.tenant().clone());
+        let followed = self.wait_for(|| receipts.follow(lanes)).await;
+        or_none(&tenant, followed.and_then(|shown| shown))
+    }
+
+    /// Waits for an answer, at most as long as for a message that must be there: a log that is read again says that it can be read. Who was waited for in
+    /// vain is not for a while: such a log has many rules that were filled, and nobody's ticks wait for each of them.
+    async fn wait_for<T>(&mut self, ask: impl FnOnce() -> oneshot::Receiver<Result<T, String>>) -> Result<T, String> {
+        let begun = Instant::now();
+        if self.waits_again_at.is_some_and(|at| begun < at) {
+            return Err("nobody answered just now, and is not asked again for a while".to_owned());
+        }
+        let reason = match tokio::time::timeout(self.patience, ask()).await {
+            Ok(Ok(Ok(answer))) => return Ok(answer),
+            Ok(Ok(Err(reason))) => reason,
+            Ok(Err(_)) | Err(_) => "nobody answers".to_owned(),
+        };
+        self.waits_again_at = Some(Instant::now() + begun.elapsed() * RESTS);
+        Err(reason)
+    }
+}
+
+/// What was read; where it could not be, why is said.
+fn or_none(tenant: &TenantId, read: Result<Vec<SecurityEvent>, String>) -> Option<Vec<SecurityEvent>> {
+    let told = |reason: &String| {
+        tracing::warn!(%tenant, reason, "what lies before a rule cannot be read; it waits until it knows its window");
+    };
+    read.inspect_err(told).ok()
 }
 
 impl Engine {
@@ -225,19 +258,24 @@ impl Running {
         settled.map_or(i64::MIN, |settled| self.engine.kept_from(tenant, *settled).as_micros())
     }
 
-    /// Has a rule filled that waits until it knows its window, where that helps: of a rule that contains it does not, since nobody followed the lanes
-    /// of what is read; nor while events of the tenant are gone.
+    /// True of a rule that may be filled at all. One that reads alerts begins without; one that contains is filled where lanes can be followed.
+    fn may_be_filled(&self, running: &RunningRule) -> bool {
+        running.plan.sources.is_none() && (self.warm.receipts.is_some() || !running.rule.header.contains())
+    }
+
+    /// Has a rule filled that waits until it knows its window, where that helps: not while events of the tenant are gone.
     pub(crate) fn want_past(&mut self, known: &KnownRule, now: Timestamp) {
         let KnownRule { tenant_id, rule_id, revision, since, held, is_filled, .. } = known;
         let (Some(held), Some(running)) = (held, self.engine.own_rule(tenant_id, rule_id)) else { return };
         let from = now.plus_micros(-reach_of(running));
-        let waits = *since > now && !is_filled && !running.rule.header.contains();
+        let waits = *since > now && !is_filled && self.may_be_filled(running);
+        let contains = running.rule.header.contains();
         if !self.warm.is_possible() || !waits || self.is_gone(tenant_id, from) {
             return;
         }
         let record = RuleWarmRecord { tenant_id: tenant_id.clone(), rule_id: rule_id.clone(), revision: *revision };
         let behind = self.warm.last_event;
-        self.warm.want(Wanted { whose: Whose::Own, record, from, to: Timestamp::from_micros(*held), behind });
+        self.warm.want(Wanted { whose: Whose::Own, record, from, to: Timestamp::from_micros(*held), behind, contains });
     }
 
     /// True once nothing of the time that is wanted can still come.
@@ -257,17 +295,18 @@ impl Running {
         match self.warm.step.take() {
             Some(Step::Asked(wanted, mut answer)) => match answer.try_recv() {
                 Err(TryRecvError::Empty) => self.warm.step = Some(Step::Asked(wanted, answer)),
-                Ok(Ok(Some(events))) => {
+                Ok(Ok(Some(events))) => self.note_read(wanted, events),
+                Ok(Ok(None)) => self.give_up(&wanted, &format!("there are more than {MOST} events")),
+                Ok(Err(reason)) => self.warm.try_again(wanted, &reason),
+                Err(TryRecvError::Closed) => self.warm.try_again(wanted, "nobody answered"),
+            },
+            Some(Step::Follows(wanted, mut answer)) => match answer.try_recv() {
+                Err(TryRecvError::Empty) => self.warm.step = Some(Step::Follows(wanted, answer)),
+                Ok(Ok(Ok(events))) => {
                     self.warm.failures = 0;
                     self.warm.step = Some(Step::Read(wanted, events));
                 }
-                Ok(Ok(None)) => {
-                    let RuleWarmRecord { tenant_id, rule_id, .. } = &wanted.record;
-                    tracing::warn!(tenant = %tenant_id, rule = rule_id, most = MOST, "more lies before a rule than it may keep; it waits");
-                    if wanted.whose == Whose::EveryTenant {
-                        self.own.changed.note_too_much(&wanted.record);
-                    }
-                }
+                Ok(Ok(Err(reason))) => self.give_up(&wanted, &reason),
                 Ok(Err(reason)) => self.warm.try_again(wanted, &reason),
                 Err(TryRecvError::Closed) => self.warm.try_again(wanted, "nobody answered"),
             },
@@ -298,6 +337,29 @@ impl Running {
             }
         }
         Ok(())
+    }
+
+    /// What a rule is to be filled with was read. For one that contains, the lanes are followed before it counts.
+    fn note_read(&mut self, wanted: Wanted, events: Vec<SecurityEvent>) {
+        let follows = self.warm.receipts.clone().filter(|_| wanted.contains);
+        let Some(receipts) = follows else {
+            self.warm.failures = 0;
+            self.warm.step = Some(Step::Read(wanted, events));
+            return;
+        };
+        let (tenant, span) = (wanted.record.tenant_id.clone(), (wanted.from, wanted.to));
+        let heads = self.stage.heads().of_tenant_since(tenant.as_str(), wanted.from);
+        let lanes = PastLanes::new(tenant, span, events, heads, self.warm.hold_ms);
+        self.warm.step = Some(Step::Follows(wanted, receipts.follow(lanes)));
+    }
+
+    /// A rule waits until it knows its window by itself, whoever is asked.
+    fn give_up(&mut self, wanted: &Wanted, reason: &str) {
+        let RuleWarmRecord { tenant_id, rule_id, .. } = &wanted.record;
+        tracing::warn!(tenant = %tenant_id, rule = rule_id, reason, "a rule cannot be filled with what lies before it; it waits until it knows its window");
+        if wanted.whose == Whose::EveryTenant {
+            self.own.changed.note_given_up(&wanted.record);
+        }
     }
 
     /// Asks for what the next rule is to be filled with, if all of it is there.
@@ -378,10 +440,11 @@ impl Running {
         let is_warming = self.is_warming(Whose::Own, record);
         let Some(mut known) = self.own.known.get(&place).filter(|_| is_warming).cloned() else { return Ok(()) };
         let Some(own) = self.own_again(&known) else { return Ok(()) };
-        let Some(held) = known.held.filter(|_| !own.rule.header.contains() && known.since > now) else { return Ok(()) };
-        let reach = self.engine.own_rule(&known.tenant_id, &known.rule_id).map_or(0, reach_of);
-        let (from, to) = (now.plus_micros(-reach), Timestamp::from_micros(held));
-        let Some(past) = self.past_of_record(read, &known.tenant_id, from, to).await else { return Ok(()) };
+        let running = self.engine.own_rule(&known.tenant_id, &known.rule_id).filter(|running| self.may_be_filled(running));
+        let (Some(reach), Some(held)) = (running.map(reach_of), known.held.filter(|_| known.since > now)) else { return Ok(()) };
+        let span = (now.plus_micros(-reach), Timestamp::from_micros(held));
+        let contains = own.rule.header.contains();
+        let Some(past) = self.past_of_record(read, &known.tenant_id, span, contains).await else { return Ok(()) };
         // What rules have put off is of the time before.
         self.catch_up(shared).await?;
         let started = self.clock.now();
@@ -411,19 +474,34 @@ impl Running {
         &mut self,
         read: Option<Vec<SecurityEvent>>,
         tenant: &TenantId,
-        from: Timestamp,
-        to: Timestamp,
+        (from, to): (Timestamp, Timestamp),
+        contains: bool,
     ) -> Option<Vec<SecurityEvent>> {
-        match read {
-            Some(events) => Some(events),
-            // What of a log was lost is in neither part.
-            None if self.is_gone(tenant, from) => None,
-            None => self.read_past(tenant, from, to).await,
+        if read.is_some() {
+            return read;
         }
+        // What of a log was lost is in neither part.
+        if self.is_gone(tenant, from) {
+            return None;
+        }
+        let heads = contains.then(|| self.stage.heads().of_tenant_since(tenant.as_str(), from));
+        self.read_past(tenant, (from, to), heads).await
     }
 
-    async fn read_past(&mut self, tenant: &TenantId, from: Timestamp, to: Timestamp) -> Option<Vec<SecurityEvent>> {
-        if from >= to { Some(Vec::new()) } else { self.warm.read(tenant, from, to).await }
+    /// Waits for what lies before; where a rule contains, until its lanes are followed up to these heads.
+    async fn read_past(
+        &mut self,
+        tenant: &TenantId,
+        (from, to): (Timestamp, Timestamp),
+        heads: Option<LaneHeads>,
+    ) -> Option<Vec<SecurityEvent>> {
+        if from >= to {
+            return Some(Vec::new());
+        }
+        let events = self.warm.read(tenant, from, to).await?;
+        let Some(heads) = heads else { return Some(events) };
+        let lanes = PastLanes::new(tenant.clone(), (from, to), events, heads, self.warm.hold_ms);
+        self.warm.follow(lanes).await
     }
 
     /// What filled rules need, beside the events that are read again after a restart: of each tenant what its rules look back to and the stream has not.
@@ -431,23 +509,24 @@ impl Running {
     pub(crate) async fn past_of_filled(&mut self, checkpoint: &Checkpoint) -> Vec<SecurityEvent> {
         let own = self.own.known.values().filter(|known| known.is_filled).filter_map(|known| {
             let running = self.engine.own_rule(&known.tenant_id, &known.rule_id)?;
-            Some((&known.tenant_id, reach_of(running), known.held.unwrap_or(i64::MIN)))
+            Some((&known.tenant_id, running, known.held.unwrap_or(i64::MIN)))
         });
-        let mut spans: BTreeMap<TenantId, (Timestamp, Timestamp)> = BTreeMap::new();
-        for (tenant, reach, held) in own.chain(self.filled_of_every_tenant()) {
+        let mut spans: BTreeMap<TenantId, (Timestamp, Timestamp, bool)> = BTreeMap::new();
+        for (tenant, running, held) in own.chain(self.filled_of_every_tenant()) {
             let Some(settled) = checkpoint.engine.settled_to(tenant) else { continue };
-            let (from, to) = (settled.plus_micros(-reach), Timestamp::from_micros(held));
+            let (from, to) = (settled.plus_micros(-reach_of(running)), Timestamp::from_micros(held));
             if from < to {
-                let (first, last) = spans.entry(tenant.clone()).or_insert((from, to));
+                let (first, last, contains) = spans.entry(tenant.clone()).or_insert((from, to, false));
                 (*first, *last) = (from.min(*first), to.max(*last));
+                *contains |= running.rule.header.contains();
             }
         }
         let (mut all, mut answers, begun) = (Vec::new(), true, Instant::now());
-        for (tenant, (from, to)) in spans {
+        for (tenant, (from, to, contains)) in spans {
             answers &= begun.elapsed() < RESTART_WAIT;
-            let past = if answers { self.read_past(&tenant, from, to).await } else { None };
-            // Nobody is asked again and again while all wait.
-            answers &= past.is_some();
+            // All rules of a tenant are shown the same: what is followed for one is for all.
+            let heads = contains.then(|| checkpoint.heads.of_tenant_since(tenant.as_str(), from));
+            let past = if answers { self.read_past(&tenant, (from, to), heads).await } else { None };
             match past.filter(|events| all.len() + events.len() <= MAX_REWIND) {
                 Some(events) => all.extend(events),
                 None => self.wait_anew(&tenant),

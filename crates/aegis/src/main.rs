@@ -32,6 +32,8 @@ mod nats;
 #[cfg(feature = "edge")]
 mod parts;
 #[cfg(feature = "soc")]
+mod past_lanes;
+#[cfg(feature = "soc")]
 mod rule_trial;
 #[cfg(feature = "edge")]
 mod serve;

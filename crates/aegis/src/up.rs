@@ -31,6 +31,7 @@ use crate::changed_rules;
 use crate::config::Config;
 use crate::exposition::Exposition;
 use crate::parts::{make_private_folder, open_ledger, prepare_folder, write_public_key};
+use crate::past_lanes::LanesInHistory;
 use crate::rule_trial::{By, RuleTrial};
 use crate::serve::serve;
 
@@ -190,6 +191,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     watching.control = control_ring;
     if config.lake.enabled {
         watching.past = Some(Arc::new(PastInTheLake { section: config.lake.clone(), data: data.clone() }));
+        watching.past_receipts = Some(Arc::new(LanesInHistory::new(control.clone(), receipt_ring.clone())));
         watching.warm_records = Some(Arc::new(WarmAsControl { key: keys.control.clone(), bus: bus.clone() }));
     }
     if config.nats.is_used() {

@@ -33,14 +33,14 @@ pub(crate) struct Waits {
     /// Once it was filled: from when on it would have known the tenant's window by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     whole: Option<Timestamp>,
-    /// More lies before than it may keep: nobody is asked again in this life.
+    /// It cannot be filled, whoever is asked: nobody is again in this life.
     #[serde(skip)]
-    is_too_much: bool,
+    is_given_up: bool,
 }
 
 impl Waits {
     const fn of(held: i64, whole: Option<Timestamp>) -> Self {
-        Self { held, whole, is_too_much: false }
+        Self { held, whole, is_given_up: false }
     }
 }
 
@@ -55,8 +55,8 @@ impl KnownCommon {
         self.waits.get(tenant).map_or(i64::MIN, |waits| waits.held)
     }
 
-    fn is_too_much_of(&self, tenant: &TenantId) -> bool {
-        self.waits.get(tenant).is_some_and(|waits| waits.is_too_much)
+    fn is_given_up_of(&self, tenant: &TenantId) -> bool {
+        self.waits.get(tenant).is_some_and(|waits| waits.is_given_up)
     }
 }
 
@@ -80,10 +80,10 @@ impl CommonKnown {
         is_the_same.then(|| there.map(|(tenant, waits)| (tenant.clone(), waits.clone())).collect())
     }
 
-    pub(super) fn note_too_much(&mut self, record: &RuleWarmRecord) {
+    pub(super) fn note_given_up(&mut self, record: &RuleWarmRecord) {
         if let Some(known) = self.of_record_mut(record) {
             let held = known.held(&record.tenant_id);
-            known.waits.entry(record.tenant_id.clone()).or_insert(Waits::of(held, None)).is_too_much = true;
+            known.waits.entry(record.tenant_id.clone()).or_insert(Waits::of(held, None)).is_given_up = true;
         }
     }
 
@@ -99,11 +99,6 @@ impl CommonKnown {
 }
 
 impl RunningRule {
-    /// False of a rule that contains, since nobody followed the lanes of what is read, and of one that reads alerts, which are not there.
-    fn may_be_filled(&self) -> bool {
-        !self.rule.header.contains() && self.plan.sources.is_none()
-    }
-
     fn runs_for(&self, tenant: &TenantId) -> bool {
         self.stats.quarantined.is_none() && !self.stats.set_aside.contains_key(tenant)
     }
@@ -204,12 +199,13 @@ impl Running {
     /// What rules that every tenant has are to be filled with of one of them, where that helps now.
     fn wanted_of(&self, tenant: &TenantId, now: Timestamp) -> Vec<Wanted> {
         let wanted = |known: &KnownCommon| {
-            let running = self.engine.common_rule(tenant, &known.rule_id).filter(|running| running.may_be_filled())?;
+            let running = self.engine.common_rule(tenant, &known.rule_id).filter(|running| self.may_be_filled(running))?;
             let (from, to) = (now.plus_micros(-reach_of(running)), Timestamp::from_micros(known.held(tenant)));
             let (rule_id, revision, behind) = (known.rule_id.clone(), known.revision, self.warm.last_event);
             let record = RuleWarmRecord { tenant_id: tenant.clone(), rule_id, revision };
-            let wanted = Wanted { whose: Whose::EveryTenant, record, from, to, behind };
-            let helps = running.runs_for(tenant) && !known.is_too_much_of(tenant) && !self.is_gone(tenant, from);
+            let contains = running.rule.header.contains();
+            let wanted = Wanted { whose: Whose::EveryTenant, record, from, to, behind, contains };
+            let helps = running.runs_for(tenant) && !known.is_given_up_of(tenant) && !self.is_gone(tenant, from);
             (helps && self.is_final(&wanted) && !self.warm.has(&wanted)).then_some(wanted)
         };
         let partition = partition_of(tenant);
@@ -236,10 +232,11 @@ impl Running {
         let Some(held) = self.own.changed.of_record(record).filter(waits).map(|known| known.held(tenant_id)) else {
             return Ok(());
         };
-        let may = |running: &&RunningRule| running.may_be_filled() && running.runs_for(tenant_id);
-        let Some(reach) = self.engine.common_rule(tenant_id, rule_id).filter(may).map(reach_of) else { return Ok(()) };
-        let (from, to) = (now.plus_micros(-reach), Timestamp::from_micros(held));
-        let Some(past) = self.past_of_record(read, tenant_id, from, to).await else { return Ok(()) };
+        let may = |running: &&RunningRule| self.may_be_filled(running) && running.runs_for(tenant_id);
+        let Some(running) = self.engine.common_rule(tenant_id, rule_id).filter(may) else { return Ok(()) };
+        let (span, contains) =
+            ((now.plus_micros(-reach_of(running)), Timestamp::from_micros(held)), running.rule.header.contains());
+        let Some(past) = self.past_of_record(read, tenant_id, span, contains).await else { return Ok(()) };
         // What rules have put off is of the time before.
         self.catch_up(shared).await?;
         let started = self.clock.now();
@@ -253,13 +250,13 @@ impl Running {
         Ok(())
     }
 
-    /// Of each tenant for whom one was filled: how far it looks back, and since when the stream has the tenant's events.
-    pub(super) fn filled_of_every_tenant(&self) -> impl Iterator<Item = (&TenantId, i64, i64)> {
+    /// Of each tenant for whom one was filled: which, and since when the stream has the tenant's events.
+    pub(super) fn filled_of_every_tenant(&self) -> impl Iterator<Item = (&TenantId, &RunningRule, i64)> {
         self.own.changed.standing_all().flat_map(move |known| {
             let filled = known.waits.iter().filter(|(_, waits)| waits.whole.is_some());
             filled.filter_map(move |(tenant, waits)| {
                 let running = self.engine.common_rule(tenant, &known.rule_id)?;
-                Some((tenant, reach_of(running), waits.held))
+                Some((tenant, running, waits.held))
             })
         })
     }

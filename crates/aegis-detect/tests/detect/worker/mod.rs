@@ -8,6 +8,7 @@ mod own_rules;
 mod restart;
 mod warm;
 mod warm_every;
+mod warm_lanes;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::own_rules::{Texts, own_rule, place, put, record};
+use super::warm_lanes::Receipts;
 use super::{DEADLINE, Line, common_rules};
 use crate::ground::{caught_up, control_key, read_all};
 
@@ -27,11 +28,13 @@ const PAST: &str = "past";
 /// What the stream had, as another consumer of it has written it down.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
-    events: Mutex<Vec<SecurityEvent>>,
+    pub(super) events: Mutex<Vec<SecurityEvent>>,
     asked: Mutex<Vec<String>>,
     fails: Mutex<bool>,
     /// Of whom there is more than anybody may ask for.
     pub(super) too_much_of: Mutex<Option<String>>,
+    /// True: tenants are mixed up.
+    pub(super) mixes: Mutex<bool>,
 }
 
 impl Kept {
@@ -61,7 +64,8 @@ impl PastEvents for Kept {
     fn ask(&self, tenant: &TenantId, from: Timestamp, to: Timestamp, most: usize) -> oneshot::Receiver<Past> {
         self.asked.lock().push(tenant.to_string());
         let (answers, answer) = oneshot::channel();
-        let is_asked = |event: &&SecurityEvent| event.tenant_id == *tenant && from <= event.ts && event.ts < to;
+        let mixes = *self.mixes.lock();
+        let is_asked = |event: &&SecurityEvent| (mixes || event.tenant_id == *tenant) && from <= event.ts && event.ts < to;
         let events: Vec<SecurityEvent> = self.events.lock().iter().filter(is_asked).cloned().collect();
         let is_too_much = events.len() > most || self.too_much_of.lock().as_deref() == Some(tenant.as_str());
         let past = if *self.fails.lock() { Err("on purpose".to_owned()) } else { Ok((!is_too_much).then_some(events)) };
@@ -113,6 +117,8 @@ pub(super) struct House {
     pub(super) line: Line,
     pub(super) clock: Arc<ManualClock>,
     pub(super) past: Arc<Kept>,
+    /// Who has lanes followed, if anybody has.
+    pub(super) receipts: Option<Arc<Receipts>>,
     texts: Arc<Texts>,
 }
 
@@ -125,7 +131,7 @@ impl House {
     pub(super) async fn open_with(folder: &Path, text: String) -> Self {
         let clock = Arc::new(ManualClock::new(START));
         let line = Line::open_with(folder, EmbeddedLimits::default(), clock.clone()).await;
-        Self { line, clock, past: Arc::default(), texts: Arc::new(Texts(vec![text])) }
+        Self { line, clock, past: Arc::default(), receipts: None, texts: Arc::new(Texts(vec![text])) }
     }
 
     fn worker_over(&self, bus: &Arc<EmbeddedBus>) -> Worker {
@@ -134,6 +140,9 @@ impl House {
         config.checkpoint_ms = 50;
         config.texts = Some(self.texts.clone());
         config.past = Some(self.past.clone());
+        if let Some(receipts) = &self.receipts {
+            config.past_receipts = Some(receipts.clone());
+        }
         config.warm_records = Some(Arc::new(AsControl(Arc::clone(bus))));
         self.line.worker_over(bus, common(), config)
     }
@@ -151,6 +160,9 @@ impl House {
         self.clock.advance_seconds(1);
         let denies = self.line.seal_denies(tenant, agent, count).await;
         self.past.keep(&denies);
+        if let Some(receipts) = &self.receipts {
+            receipts.keep(&denies, self.clock.now());
+        }
         self.line.publish(&denies).await;
         self.line.caught_up(worker).await;
     }
@@ -208,7 +220,7 @@ async fn ids(bus: &EmbeddedBus) -> BTreeSet<String> {
 }
 
 /// Waits until acme's own rule waits for its window, or does not.
-async fn until_warming(worker: &Worker, warming: u64) {
+pub(super) async fn until_warming(worker: &Worker, warming: u64) {
     until_rule_warms(worker, "OWN-1", warming).await;
 }
 
