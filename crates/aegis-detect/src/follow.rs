@@ -345,6 +345,8 @@ impl Running {
             } else {
                 self.take(batch, shared).await?;
                 let lag = if full { self.bus.last_seq(Stream::Ase).await?.saturating_sub(self.position) } else { 0 };
+                // Of a rule that came just now nobody is shown that it waits for nobody.
+                self.count_waiting();
                 let mut stats = shared.stats.lock();
                 stats.lag = lag;
                 stats.rules = self.rule_stats();

@@ -6,11 +6,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aegis_control::{Control, Problem, PublishedReceipt};
+use aegis_control::{Control, PublishedReceipt};
 use aegis_detect::{Followed, PastLanes};
 use aegis_keys::KeyRing;
-use aegis_model::{TenantId, Timestamp};
-use async_trait::async_trait;
+use aegis_model::TenantId;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
@@ -21,41 +20,20 @@ const MOST_BYTES: usize = 2 << 30;
 const LOOKS: u32 = 20;
 const LOOK: Duration = Duration::from_millis(200);
 
-/// A tenant's receipts, lane by lane.
-#[async_trait]
-pub(crate) trait Receipts: Send + Sync + std::fmt::Debug + 'static {
-    /// The lanes that have some of a time or later, each with the first `seq` of these.
-    async fn lanes_since(&self, tenant: &TenantId, from: Timestamp) -> Result<Vec<(String, i64)>, Problem>;
-
-    /// The next of a lane behind a `seq`. Empty: there are no more.
-    async fn after(&self, tenant: &TenantId, lane: &str, seq: i64) -> Result<Vec<PublishedReceipt>, Problem>;
-}
-
-#[async_trait]
-impl Receipts for Control {
-    async fn lanes_since(&self, tenant: &TenantId, from: Timestamp) -> Result<Vec<(String, i64)>, Problem> {
-        Self::lanes_since(self, tenant, from).await
-    }
-
-    async fn after(&self, tenant: &TenantId, lane: &str, seq: i64) -> Result<Vec<PublishedReceipt>, Problem> {
-        self.receipts_of_lane(tenant, lane, seq).await
-    }
-}
-
 /// The receipts of control's history.
-#[derive(Debug)]
-pub(crate) struct LanesInHistory<R> {
-    receipts: Arc<R>,
+#[derive(Clone, Debug)]
+pub(crate) struct LanesInHistory {
+    control: Arc<Control>,
     /// Whose receipts are believed.
     ring: KeyRing,
     /// The runtime that owns the store's connections.
     runtime: Handle,
 }
 
-impl<R: Receipts> LanesInHistory<R> {
+impl LanesInHistory {
     /// To be made on the runtime that owns the store's connections.
-    pub(crate) fn new(receipts: Arc<R>, ring: KeyRing) -> Self {
-        Self { receipts, ring, runtime: Handle::current() }
+    pub(crate) fn new(control: Arc<Control>, ring: KeyRing) -> Self {
+        Self { control, ring, runtime: Handle::current() }
     }
 
     /// The next receipts of a lane; those that detection waits for may be on their way.
@@ -64,8 +42,8 @@ impl<R: Receipts> LanesInHistory<R> {
             if look > 0 {
                 tokio::time::sleep(LOOK).await;
             }
-            let (receipts, tenant, name) = (Arc::clone(&self.receipts), tenant.clone(), lane.to_owned());
-            let page = self.runtime.spawn(async move { receipts.after(&tenant, &name, after).await });
+            let (control, tenant, name) = (Arc::clone(&self.control), tenant.clone(), lane.to_owned());
+            let page = self.runtime.spawn(async move { control.receipts_of_lane(&tenant, &name, after).await });
             let page = page.await.map_err(|error| error.to_string())?.map_err(|problem| problem.message)?;
             if !page.is_empty() {
                 return Ok(page);
@@ -76,8 +54,8 @@ impl<R: Receipts> LanesInHistory<R> {
 
     async fn walk(self, lanes: PastLanes, is_waited_for: impl Fn() -> bool) -> Followed {
         let (tenant, from, heads) = (lanes.tenant().clone(), lanes.from(), lanes.lanes());
-        let (receipts, of) = (Arc::clone(&self.receipts), tenant.clone());
-        let first = self.runtime.spawn(async move { receipts.lanes_since(&of, from).await });
+        let (control, of) = (Arc::clone(&self.control), tenant.clone());
+        let first = self.runtime.spawn(async move { control.lanes_since(&of, from).await });
         let first = first.await.map_err(|error| error.to_string())?.map_err(|problem| problem.message)?;
         let first: BTreeMap<String, i64> = first.into_iter().collect();
         let mut following = lanes.begin(self.ring.clone());
@@ -110,12 +88,12 @@ impl<R: Receipts> LanesInHistory<R> {
     }
 }
 
-impl<R: Receipts> aegis_detect::PastReceipts for LanesInHistory<R> {
+impl aegis_detect::PastReceipts for LanesInHistory {
     fn follow(&self, lanes: PastLanes) -> oneshot::Receiver<Followed> {
         let (answers, answer) = oneshot::channel();
-        let this = Self { receipts: Arc::clone(&self.receipts), ring: self.ring.clone(), runtime: self.runtime.clone() };
+        let this = self.clone();
         let work = move || async move {
-            let followed = Self::walk(this, lanes, || !answers.is_closed()).await;
+            let followed = this.walk(lanes, || !answers.is_closed()).await;
             let _nobody_waits = answers.send(followed);
         };
         // Where it does not start nobody answers, and it is asked again.
