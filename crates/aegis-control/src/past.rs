@@ -41,7 +41,7 @@ impl Control {
                 continue;
             }
             let wires = self.wires(&rows).await?;
-            let receipt = |(row, wire): (&HistoryRow, Option<Arc<str>>)| {
+            let receipt = |(row, wire): (&HistoryRow, Option<Arc<str>>)| -> Result<PublishedReceipt, Problem> {
                 let wire = wire.ok_or_else(|| gone(row))?;
                 Ok(PublishedReceipt { seq: row.seq.unwrap_or_default(), wire, bus_ts: row.bus_ts })
             };

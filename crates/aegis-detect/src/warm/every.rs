@@ -403,9 +403,13 @@ mod tests {
             let batches: Vec<&[SecurityEvent]> = events.chunks(batch).collect();
             let last = batches.len() as f64 - 1.0;
             let comes = (comes * last) as usize;
-            // In front of which batch it is filled for whom, and the time of the record.
+            // In front of which batch it is filled for whom.
             let places: Vec<usize> = filled.iter().map(|part| comes + ((batches.len() - comes) as f64 * part) as usize).collect();
-            let time_of = |place: usize| batches[place][0].bus_ts.unwrap();
+            // Behind all that came before it.
+            let time_of = |place: usize| {
+                let before = batches[..place].iter().flat_map(|events| events.iter()).filter_map(|event| event.bus_ts).max();
+                before.unwrap_or(at(-1_000_000)).plus_micros(1)
+            };
             let of_tenant = TENANTS.iter().zip(&places).map(|(name, place)| (tenant(name), time_of(*place)));
             let partitions = || TENANTS.iter().map(|name| (partition_of(&tenant(name)), at(1_000_000)));
             let since = Since { of_tenant: of_tenant.collect(), of_partition: partitions().collect() };

@@ -88,7 +88,7 @@ async fn lanes_are_known_by_the_first_proved_receipt_of_a_time_or_later() {
     assert_eq!(since(0).await, [other.clone(), (lane.clone(), 1)]);
     assert_eq!(since(1).await, [other.clone(), (lane, 3)]);
     assert_eq!(since(21).await, [other]);
-    assert_eq!(since(31).await, []);
+    assert!(since(31).await.is_empty());
 }
 
 #[tokio::test]
