@@ -208,6 +208,10 @@ impl Running {
             let helps = running.runs_for(tenant) && !known.is_given_up_of(tenant) && !self.is_gone(tenant, from);
             (helps && self.is_final(&wanted) && !self.warm.has(&wanted)).then_some(wanted)
         };
+        // Of whom nothing was ever proved, whoever reaches the bus may have made up.
+        if self.engine.watermarks.proved_before(tenant, 0).is_none() {
+            return Vec::new();
+        }
         let partition = partition_of(tenant);
         let there = self.own.changed.standing_all().filter(|known| known.since.of_partition.contains_key(&partition));
         there.filter(|known| known.waits_for(tenant, now)).filter_map(wanted).collect()
@@ -302,8 +306,8 @@ impl Running {
             waits.retain(|tenant, waits| {
                 let Some(settled) = engine.settled.get(tenant) else { return true };
                 let whole = waits.whole.unwrap_or_else(|| since.of(tenant));
-                let reach = engine.common_rule(tenant, rule_id).map_or(0, reach_of);
-                *settled < whole || settled.plus_micros(-reach).as_micros() < waits.held
+                let reach = || engine.common_rule(tenant, rule_id).map_or(0, reach_of);
+                *settled < whole || settled.plus_micros(-reach()).as_micros() < waits.held
             });
         }
     }

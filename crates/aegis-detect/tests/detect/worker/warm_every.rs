@@ -8,6 +8,7 @@ use aegis_bus::subject;
 use aegis_detect::Worker;
 use aegis_keys::{SigningKey, sign_notice};
 use aegis_model::{Alert, CommonRuleWarmRecord, Notice, RuleWarmRecord, TenantId, partition_of};
+use serde_json::json;
 
 use super::common_rules::record;
 use super::own_rules::{place, put};
@@ -182,6 +183,28 @@ async fn that_it_knows_a_tenant_s_window_is_control_s_word_of_that_tenant_and_th
     }
     until_rule_warms(&worker, ID, 1).await;
     assert_eq!(told(&house.line.alerts(1).await), rows([("acme", "over", 5)]));
+    worker.stop().await;
+}
+
+/// The attack: whoever can write to the bus makes up tenants, each of which would be asked for, and have a record in the log.
+#[tokio::test]
+async fn of_whom_nothing_was_ever_proved_nothing_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = of_ten_minutes();
+    let mut house = house(folder.path(), &text).await;
+    let worker = house.worker();
+    begin(&mut house, &worker, &text, 300).await;
+    record(&house.line, "ghost", ID, &text, 1).await;
+    let mut forged = house.line.seal_denies("acme", "other", 1).await.remove(0);
+    forged["tenant_id"] = json!("ghost");
+    house.line.publish(&[forged]).await;
+    house.line.caught_up(&worker).await;
+    house.clock.advance_seconds(1);
+    house.pass().await;
+    until_rule_warms(&worker, ID, 1).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(house.past.asked_of(), ["acme", "beta"]);
+    assert_eq!(house.records_of(CommonRuleWarmRecord::SCHEMA).await, 2);
     worker.stop().await;
 }
 
