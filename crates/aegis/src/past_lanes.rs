@@ -53,7 +53,7 @@ impl LanesInHistory {
     }
 
     async fn walk(self, lanes: PastLanes, is_waited_for: impl Fn() -> bool) -> Followed {
-        let (tenant, from, heads) = (lanes.tenant().clone(), lanes.from(), lanes.lanes());
+        let (tenant, from, heads) = (lanes.tenant().clone(), lanes.since(), lanes.lanes());
         let (control, of) = (Arc::clone(&self.control), tenant.clone());
         let first = self.runtime.spawn(async move { control.lanes_since(&of, from).await });
         let first = first.await.map_err(|error| error.to_string())?.map_err(|problem| problem.message)?;

@@ -53,7 +53,7 @@ impl PastLanes {
 
     /// When their time begins.
     #[must_use]
-    pub const fn from(&self) -> Timestamp {
+    pub const fn since(&self) -> Timestamp {
         self.span.0
     }
 

@@ -47,7 +47,7 @@ impl Receipts {
     }
 
     fn answer(&self, lanes: PastLanes) -> Result<Vec<SecurityEvent>, String> {
-        let (from, heads) = (lanes.from(), lanes.lanes());
+        let (from, heads) = (lanes.since(), lanes.lanes());
         let mut by_lane: BTreeMap<String, Vec<(SecurityEvent, Published)>> = BTreeMap::new();
         for published in self.all.lock().iter() {
             let event = published.event();
