@@ -94,6 +94,13 @@ impl CommonKnown {
         self.0.values_mut()
     }
 
+    /// A rule came with the program, and by no record: it is as the program has it.
+    pub(crate) fn know_of_program(&mut self, rule_id: &str, partition: u32, since: Since, waits: BTreeMap<TenantId, Waits>) {
+        let revision = self.revision(rule_id, partition).unwrap_or(0);
+        let (rule_id, hash) = (rule_id.to_owned(), aegis_canon::sha256_hex(b""));
+        self.know(KnownCommon { rule_id, revision, hash, since, waits });
+    }
+
     /// It stands where it says, and what stood there before does not any more.
     fn know(&mut self, known: KnownCommon) {
         let partitions = known.since.partitions();
@@ -304,8 +311,12 @@ impl Running {
         let Some((plan, rule)) = rule else {
             return Since { of_tenant: BTreeMap::new(), of_partition: BTreeMap::from([(partition, now)]) };
         };
-        let window = rule.header.window_s * 1_000_000;
         let kept_from = if plan.sources.is_some() { now } else { self.engine.common_kept_from(partition, now) };
+        self.whole_from(rule.header.window_s * 1_000_000, partition, kept_from, now)
+    }
+
+    /// From when on all of a window is known that is kept from some time on: of each tenant of a partition, but of those of whom some was given up.
+    pub(crate) fn whole_from(&self, window: i64, partition: u32, kept_from: Timestamp, now: Timestamp) -> Since {
         let whole_from = self.engine.lost.before().map_or(now, |gone| gone.plus_micros(window).max(now));
         let since = kept_from.plus_micros(window).max(whole_from);
         let cut = self.tail.cut();

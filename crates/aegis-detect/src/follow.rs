@@ -223,6 +223,7 @@ impl Running {
             _ => Vec::new(),
         };
         self.read_before = self.bus.last_seq(Stream::Ase).await?;
+        let (new, kept) = (self.engine.new_of_program(&checkpoint.engine), checkpoint.engine.kept_from().clone());
         let cut = checkpoint.cut;
         let is_cut = |tenant: &TenantId| all_cut || cut.contains_key(tenant);
         self.engine.restore_cut(checkpoint.engine, events, &is_cut);
@@ -230,6 +231,7 @@ impl Running {
         self.tail.stays_cut(cut);
         self.stage = VerifyStage::new(ring.clone(), checkpoint.heads);
         self.know_lanes(checkpoint.before, is_still);
+        self.wait_for_windows_of(&new, &kept);
         self.want_again();
         Ok(())
     }

@@ -5,19 +5,20 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use aegis_model::{RuleWarmRecord, SecurityEvent, TenantId, Timestamp, partition_of};
+use aegis_model::{PARTITIONS, RuleWarmRecord, SecurityEvent, TenantId, Timestamp, partition_of};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::{LOOK, Step, Wanted, WarmUp, Whose};
 use crate::common::{CommonKnown, KnownCommon};
-use crate::engine::{Engine, TickOutput, guarded};
+use crate::engine::{Engine, EngineCheckpoint, TickOutput, guarded};
 use crate::error::DetectError;
 use crate::evaluate::RunningRule;
 use crate::follow::Running;
 use crate::own::reach_of;
 use crate::schema::EventBatch;
 use crate::scope::Since;
+use crate::shape::Shape;
 use crate::worker::{Shared, WorkerStats};
 
 /// Tenants of whom something came within this time before a rule are filled without their speaking again, microseconds.
@@ -144,6 +145,20 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// Rules that look back, and that another program had not, whose checkpoint this is, or not in this text.
+    pub(crate) fn new_of_program(&self, checkpoint: &EngineCheckpoint) -> Vec<String> {
+        let looks_back = |running: &&RunningRule| running.plan.shape != Shape::Stateless && running.plan.sources.is_none();
+        let new = self.rules.iter().filter(|running| running.is_of_program && !checkpoint.has(running)).filter(looks_back);
+        new.map(|running| running.rule.header.id.clone()).collect()
+    }
+
+    /// The program's rule of an id.
+    fn of_program_mut(&mut self, id: &str) -> Option<&mut RunningRule> {
+        self.rules.iter_mut().find(|running| running.is_of_program && running.is_common(id))
+    }
+}
+
 impl WarmUp {
     /// Something of a tenant was taken.
     pub(crate) fn note_spoke(&mut self, tenant: &TenantId) {
@@ -165,6 +180,41 @@ impl Running {
     pub(crate) fn waits_where(&self, since: &Since, partition: u32, now: Timestamp) -> BTreeMap<TenantId, Waits> {
         let there = self.engine.settled.keys().filter(|tenant| partition_of(tenant) == partition && since.of(tenant) > now);
         there.map(|tenant| (tenant.clone(), Waits::of(self.held_from(tenant), None))).collect()
+    }
+
+    /// Rules that came with the program, and by no record, came where the life before ended, which kept each partition's events from some time on: they wait
+    /// for their windows as an operator's do, and are filled like them.
+    pub(crate) fn wait_for_windows_of(&mut self, new: &[String], kept: &BTreeMap<u32, Timestamp>) {
+        let Some(now) = self.stored else { return };
+        // Nothing was kept for any of them: none says of another that it was.
+        for id in new {
+            let Some(running) = self.engine.of_program_mut(id) else { continue };
+            let (stands, unknown) = (running.scope.partitions(), now.plus_micros(running.window_micros()));
+            let of_partition = (0..PARTITIONS).filter(|partition| stands.has(*partition)).map(|partition| (partition, unknown));
+            running.since.join(Since { of_tenant: BTreeMap::new(), of_partition: of_partition.collect() });
+            tracing::info!(
+                rule = id,
+                "the program has a rule that it had not, or not in this text; where its window is not kept, it waits"
+            );
+        }
+        for (id, partition) in new.iter().flat_map(|id| (0..PARTITIONS).map(move |partition| (id, partition))) {
+            let stands = |running: &&mut RunningRule| running.scope.partitions().has(partition);
+            let Some(window) = self.engine.of_program_mut(id).filter(stands).map(|running| running.window_micros()) else {
+                continue;
+            };
+            let of_others = self.engine.common_kept_from(partition, now);
+            let kept_from = kept.get(&partition).copied().map_or(of_others, |kept| kept.min(of_others));
+            let since = self.whole_from(window, partition, kept_from, now);
+            let has_to_wait = since.latest().is_some_and(|latest| latest > now);
+            let waits = if has_to_wait { self.waits_where(&since, partition, now) } else { BTreeMap::new() };
+            let Some(running) = self.engine.of_program_mut(id) else { continue };
+            if has_to_wait {
+                running.since.join(since.clone());
+                self.own.changed.know_of_program(id, partition, since, waits);
+            } else {
+                running.since.leave([partition].into_iter().collect());
+            }
+        }
     }
 
     /// Has rules filled that wait at this time, for those of some tenants who spoke lately; and for any other that speaks.

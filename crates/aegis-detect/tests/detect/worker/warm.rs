@@ -109,8 +109,11 @@ pub(super) fn rule_of_ten_minutes() -> String {
 
 /// What every tenant has looks back a minute.
 fn common() -> RuleSet {
-    let never = own_rule(1000, "active").replace("OWN-1", "T-9").replace("own-denies", "never");
-    RuleSet::from_texts([("never/rule.sql".into(), never)]).unwrap()
+    RuleSet::from_texts([("never/rule.sql".into(), never())]).unwrap()
+}
+
+pub(super) fn never() -> String {
+    own_rule(1000, "active").replace("OWN-1", "T-9").replace("own-denies", "never")
 }
 
 pub(super) struct House {
@@ -119,6 +122,8 @@ pub(super) struct House {
     pub(super) past: Arc<Kept>,
     /// Who has lanes followed, if anybody has.
     pub(super) receipts: Option<Arc<Receipts>>,
+    /// The rules that every tenant has.
+    pub(super) program: fn() -> RuleSet,
     texts: Arc<Texts>,
 }
 
@@ -131,7 +136,7 @@ impl House {
     pub(super) async fn open_with(folder: &Path, text: String) -> Self {
         let clock = Arc::new(ManualClock::new(START));
         let line = Line::open_with(folder, EmbeddedLimits::default(), clock.clone()).await;
-        Self { line, clock, past: Arc::default(), receipts: None, texts: Arc::new(Texts(vec![text])) }
+        Self { line, clock, past: Arc::default(), receipts: None, program: common, texts: Arc::new(Texts(vec![text])) }
     }
 
     fn worker_over(&self, bus: &Arc<EmbeddedBus>) -> Worker {
@@ -144,7 +149,7 @@ impl House {
             config.past_receipts = Some(receipts.clone());
         }
         config.warm_records = Some(Arc::new(AsControl(Arc::clone(bus))));
-        self.line.worker_over(bus, common(), config)
+        self.line.worker_over(bus, (self.program)(), config)
     }
 
     pub(super) fn worker(&self) -> Worker {

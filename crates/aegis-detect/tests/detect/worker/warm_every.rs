@@ -5,14 +5,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use aegis_bus::subject;
-use aegis_detect::Worker;
+use aegis_detect::{RuleSet, Worker};
 use aegis_keys::{SigningKey, sign_notice};
 use aegis_model::{Alert, CommonRuleWarmRecord, Notice, RuleWarmRecord, TenantId, partition_of};
 use serde_json::json;
 
 use super::common_rules::record;
 use super::own_rules::{place, put};
-use super::warm::{House, rule_of_ten_minutes, until_rule_warms};
+use super::warm::{House, never, rule_of_ten_minutes, until_rule_warms};
 use crate::ground::control_key;
 
 const ID: &str = "OPS-1";
@@ -223,6 +223,64 @@ async fn one_that_contains_waits() {
     }
     until_rule_warms(&worker, ID, 2).await;
     assert!(house.told().await.is_empty() && house.past.asked_of().is_empty());
+    worker.stop().await;
+}
+
+/// The same program with a rule more.
+fn newer_program() -> RuleSet {
+    RuleSet::from_texts([("never/rule.sql".into(), never()), ("ops/rule.sql".into(), of_ten_minutes())]).unwrap()
+}
+
+#[tokio::test]
+async fn one_that_another_program_brings_waits_and_is_filled_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut house = house(folder.path(), "").await;
+    let worker = house.worker();
+    house.deny_in("acme", &worker, "over", 3).await;
+    house.deny_in("acme", &worker, "again", 3).await;
+    house.clock.advance_seconds(300);
+    house.deny_in("acme", &worker, "other", 1).await;
+    worker.stop().await;
+
+    house.program = newer_program;
+    let worker = house.worker();
+    house.deny_in("acme", &worker, "over", 1).await;
+    until_rule_warms(&worker, ID, 1).await;
+    assert!(house.told().await.is_empty(), "the fourth, of which it knows no other");
+    house.clock.advance_seconds(1);
+    house.pass().await;
+    until_rule_warms(&worker, ID, 0).await;
+    house.deny_in("acme", &worker, "over", 1).await;
+    assert_eq!(told(&house.line.alerts(1).await), rows([("acme", "over", 5)]));
+    worker.stop().await;
+    // A life later of the same program.
+    let worker = house.worker();
+    house.deny_in("acme", &worker, "again", 1).await;
+    assert_eq!(told(&house.line.alerts(2).await), rows([("acme", "over", 5), ("acme", "again", 4)]));
+    assert_eq!(house.records_of(CommonRuleWarmRecord::SCHEMA).await, 1);
+    worker.stop().await;
+}
+
+/// What the life before kept for a rule is known of its next text, too.
+#[tokio::test]
+async fn one_that_another_program_has_in_another_text_goes_on_with_what_was_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut house = house(folder.path(), "").await;
+    house.program = newer_program;
+    let worker = house.worker();
+    house.deny_in("acme", &worker, "over", 3).await;
+    house.clock.advance_seconds(300);
+    house.deny_in("acme", &worker, "other", 1).await;
+    worker.stop().await;
+
+    house.program = || {
+        let text = of_ten_minutes().replace("description: d", "description: another");
+        RuleSet::from_texts([("never/rule.sql".into(), never()), ("ops/rule.sql".into(), text)]).unwrap()
+    };
+    let worker = house.worker();
+    house.deny_in("acme", &worker, "over", 1).await;
+    assert_eq!(told(&house.line.alerts(1).await), rows([("acme", "over", 4)]));
+    until_rule_warms(&worker, ID, 0).await;
     worker.stop().await;
 }
 
