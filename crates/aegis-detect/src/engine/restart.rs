@@ -35,9 +35,9 @@ pub struct EngineCheckpoint {
     /// What rules know that read alerts.
     #[serde(default)]
     alerts: Vec<SecurityEvent>,
-    /// Since when all events of a partition's tenants were kept for what every tenant has. One of before does not say.
+    /// Since when all events of a partition's tenants were kept for what every tenant has, microseconds. One of before does not say.
     #[serde(default)]
-    kept_from: BTreeMap<u32, Timestamp>,
+    kept_from: BTreeMap<u32, i64>,
 }
 
 impl EngineCheckpoint {
@@ -46,8 +46,8 @@ impl EngineCheckpoint {
         self.settled.get(tenant).copied()
     }
 
-    /// Since when all events of each partition's tenants were kept for what every tenant has.
-    pub(crate) const fn kept_from(&self) -> &BTreeMap<u32, Timestamp> {
+    /// Since when all events of each partition's tenants were kept for what every tenant has, microseconds.
+    pub(crate) const fn kept_from(&self) -> &BTreeMap<u32, i64> {
         &self.kept_from
     }
 
@@ -107,7 +107,9 @@ impl Engine {
         let (impaired, sides) = (self.impaired.clone(), self.sides.read().without(left_out));
         let (alerts, lost) = (alerts_of(&self.rules, left_out), self.lost.clone());
         let kept_from = match self.watermarks.log_time() {
-            Some(now) => (0..PARTITIONS).map(|partition| (partition, self.common_kept_from(partition, now))).collect(),
+            Some(now) => {
+                (0..PARTITIONS).map(|partition| (partition, self.common_kept_from(partition, now).as_micros())).collect()
+            }
             None => BTreeMap::new(),
         };
         EngineCheckpoint { watermarks: self.watermarks.clone(), settled, rules, impaired, sides, lost, alerts, kept_from }

@@ -184,7 +184,7 @@ impl Running {
 
     /// Rules that came with the program, and by no record, came where the life before ended, which kept each partition's events from some time on: they wait
     /// for their windows as an operator's do, and are filled like them.
-    pub(crate) fn wait_for_windows_of(&mut self, new: &[String], kept: &BTreeMap<u32, Timestamp>) {
+    pub(crate) fn wait_for_windows_of(&mut self, new: &[String], kept: &BTreeMap<u32, i64>) {
         let Some(now) = self.stored else { return };
         // Nothing was kept for any of them: none says of another that it was.
         for id in new {
@@ -203,7 +203,7 @@ impl Running {
                 continue;
             };
             let of_others = self.engine.common_kept_from(partition, now);
-            let kept_from = kept.get(&partition).copied().map_or(of_others, |kept| kept.min(of_others));
+            let kept_from = kept.get(&partition).map_or(of_others, |kept| of_others.min(Timestamp::from_micros(*kept)));
             let since = self.whole_from(window, partition, kept_from, now);
             let has_to_wait = since.latest().is_some_and(|latest| latest > now);
             let waits = if has_to_wait { self.waits_where(&since, partition, now) } else { BTreeMap::new() };
