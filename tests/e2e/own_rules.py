@@ -22,6 +22,12 @@ events: [{at: 0s, agent_id: a, decision: allow}]
 expect: []
 """
 TESTS = [{"name": "fires.yaml", "text": FIRES}, {"name": "silent.yaml", "text": SILENT}]
+# Three denies of an agent within a day: longer than detection keeps anything for the rules that every tenant has.
+OF_A_DAY = "SELECT agent_id, count(*) OVER w AS n, array_agg(event_id) OVER w AS event_ids FROM events WHERE decision = 'deny' WINDOW w AS (PARTITION BY agent_id " \
+    "ORDER BY ts RANGE BETWEEN INTERVAL '24' HOUR PRECEDING AND CURRENT ROW) QUALIFY n >= 3"
+THREE_DENIES = "events: [{at: 0s, agent_id: a, decision: deny}, {at: 1s, agent_id: a, decision: deny}, {at: AT, agent_id: a, decision: deny}]\n"
+TESTS_OF_A_DAY = ("name: three fire\n" + THREE_DENIES.replace("AT", "24h") + "expect: [{key: {agent_id: a}}]\n",
+                  "name: too late\n" + THREE_DENIES.replace("AT", "86400001ms") + "expect: []\n")
 DENIED = "SELECT agent_id, event_id FROM events WHERE kind = 'authorize_decision' AND decision = 'deny'"
 # Run for each instant: a rule that others would wait for.
 STEPPED = "SELECT agent_id, array_agg(event_id) AS event_ids FROM events WHERE decision = 'deny' GROUP BY agent_id"
@@ -147,20 +153,31 @@ class OwnRules(unittest.TestCase):
         (alert,) = wait_until("its alert", lambda: self.alerts(self.tenant))
         self.assertEqual(alert["event_ids"], [*before, third])
 
+    def activate_of_a_day(self, text):
+        own = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / "own-denied"
+        (own / "tests").mkdir(parents=True)
+        (own / "rule.sql").write_text(text)
+        for number, test in enumerate(TESTS_OF_A_DAY):
+            (own / f"tests/{number}.yaml").write_text(test)
+        done = self.command("activate", str(own), "--tenant", self.tenant.name, "--data", str(self.aegis.data))
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
+    def test_a_rule_of_a_day_that_contains_is_filled_once_its_lanes_are_followed(self):
+        before = [self.deny(), self.deny()]
+        self.until_in_the_history(*before)
+        self.activate_of_a_day(rule(query=OF_A_DAY, window="1d").replace("owner: test", "respond: [freeze_agent]\nowner: test"))
+        self.until_own_rules_run()
+        wait_until("it knows its window", lambda: 'aegis_rule_warming{rule="of_tenants"} 0' in self.aegis.get("/metrics").text)
+        third = self.deny()
+        (alert,) = wait_until("its alert", lambda: self.alerts(self.tenant))
+        self.assertEqual(alert["event_ids"], [*before, third])
+        self.assertNotIn("cannot be filled", self.aegis.log())
+
     def test_a_rule_of_a_day_is_filled_from_the_lake_and_does_not_wait_for_a_day(self):
         other = self.tenant.register_agent()
         before, of_other = [self.deny(), self.deny()], [self.deny(other), self.deny(other)]
         self.until_in_the_history(*before, *of_other)
-        three = "SELECT agent_id, count(*) OVER w AS n, array_agg(event_id) OVER w AS event_ids FROM events WHERE decision = 'deny' WINDOW w AS (PARTITION BY agent_id " \
-            "ORDER BY ts RANGE BETWEEN INTERVAL '24' HOUR PRECEDING AND CURRENT ROW) QUALIFY n >= 3"
-        events = "events: [{at: 0s, agent_id: a, decision: deny}, {at: 1s, agent_id: a, decision: deny}, {at: AT, agent_id: a, decision: deny}]\n"
-        own = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / "own-denied"
-        (own / "tests").mkdir(parents=True)
-        (own / "rule.sql").write_text(rule(query=three, window="1d"))
-        (own / "tests/fires.yaml").write_text("name: three fire\n" + events.replace("AT", "24h") + "expect: [{key: {agent_id: a}}]\n")
-        (own / "tests/silent.yaml").write_text("name: too late\n" + events.replace("AT", "86400001ms") + "expect: []\n")
-        done = self.command("activate", str(own), "--tenant", self.tenant.name, "--data", str(self.aegis.data))
-        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.activate_of_a_day(rule(query=OF_A_DAY, window="1d"))
         # Detection keeps the two hours of the longest rule that every tenant has.
         self.until_own_rules_run()
         wait_until("it knows its window", lambda: 'aegis_rule_warming{rule="of_tenants"} 0' in self.aegis.get("/metrics").text)
@@ -207,7 +224,7 @@ class EveryTenant(unittest.TestCase):
     STORM = "AEG-3002"
 
     def setUp(self):
-        self.aegis = Aegis().start()
+        self.aegis = Aegis(environment={"AEGIS_LAKE_FLUSH_S": "1"}).start()
         self.addCleanup(self.aegis.close)
         self.tenants = [self.aegis.tenant().register_tools() for _ in range(2)]
 
@@ -316,6 +333,23 @@ class EveryTenant(unittest.TestCase):
             wait_until("one that is made later has one of what it starts with", lambda: told(later) == [recorded])
         self.assertEqual(sets(), [{"added": [], "removed": ["AEG-3006"], "changed": []}, shipped])
         self.assertEqual(len(json.loads(self.command("history", "AEG-3006", "--sets", "--json"))), 2)
+
+    def test_a_rule_of_a_day_is_filled_for_each_tenant_and_does_not_wait_for_a_day(self):
+        def deny(agent):
+            answer = agent.authorize(trust="untrusted_external")
+            self.assertEqual(answer["decision"], "deny")
+            return answer["decision_id"]
+
+        agents = [tenant.register_agent() for tenant in self.tenants]
+        before = [[deny(agent), deny(agent)] for agent in agents]
+        for tenant, ids in zip(self.tenants, before):
+            wait_until("they are in the history", lambda: set(ids) <= {event["event_id"] for event in tenant.list("/v1/audit/events")})
+        self.activate(rule(query=OF_A_DAY, window="1d", id="OPS-1", name="ops-denied"), tests=TESTS_OF_A_DAY)
+        wait_until("it waits for no tenant", lambda: 'aegis_rule_warming{rule="OPS-1"} 0' in self.aegis.get("/metrics").text)
+        for tenant, agent, ids in zip(self.tenants, agents, before):
+            third = deny(agent)
+            (alert,) = wait_until("its alert", lambda: self.alerts(tenant, "ops-denied"))
+            self.assertEqual(alert["event_ids"], [*ids, third])
 
     def test_what_does_not_pass_does_not_stand(self):
         for text, said in (

@@ -252,6 +252,11 @@ impl Tail {
         self.cut.iter().map(|(tenant, needed_at)| (tenant.clone(), *needed_at)).collect()
     }
 
+    /// The same of one of them.
+    pub(crate) fn cut_of(&self, tenant: &TenantId) -> Option<Timestamp> {
+        self.cut.get(tenant).copied()
+    }
+
     /// What was cut before a restart is so after it.
     pub(crate) fn stays_cut(&mut self, cut: BTreeMap<TenantId, Timestamp>) {
         self.cut.extend(cut);

@@ -58,7 +58,8 @@ pub struct RuleStats {
     pub unfounded: u64,
     /// Events at the end of a log whose rows were not decided: what follows them is not known.
     pub undecided: u64,
-    /// 1 for a tenant's own rule that does not know all of its window yet, and tells nothing until it does.
+    /// Tenants of whom the rule does not know all of its window yet, and tells nothing until it does: of a tenant's own 1 or 0, of one that every tenant has
+    /// about a second late.
     pub warming: u64,
 }
 

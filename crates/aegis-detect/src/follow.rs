@@ -68,7 +68,7 @@ pub(crate) struct Running {
     /// What tenants have of their own.
     pub(crate) own: Own,
     pub(crate) tail: Tail,
-    /// What rules of tenants' own are filled with.
+    /// What rules that come are filled with.
     pub(crate) warm: WarmUp,
     /// What came too late for the windows.
     pub(crate) late: CatchUp,
@@ -118,7 +118,8 @@ pub(crate) async fn run(
         engine: Engine::new(rules, config.engine.clone()),
         own,
         tail: Tail::default(),
-        warm: WarmUp::new(config.past.clone(), config.warm_records.clone()),
+        warm: WarmUp::new(config.past.clone(), config.warm_records.clone())
+            .following(config.past_receipts.clone(), config.hold_ms),
         late: CatchUp::new(config.past.clone()),
         distrust: Distrust::new(config.refused_records.clone()),
         shelf: Shelf::new(CHECKPOINT_PARTITION).with_most(config.checkpoint_bytes),
@@ -235,6 +236,7 @@ impl Running {
         self.read_before = self.bus.last_seq(Stream::Ase).await?;
         self.other_to = if is_still { 0 } else { self.read_before };
         self.distrust.know_again(checkpoint.untold);
+        let (new, kept) = (self.engine.new_of_program(&checkpoint.engine), checkpoint.engine.kept_from().clone());
         let cut = checkpoint.cut;
         let is_cut = |tenant: &TenantId| all_cut || cut.contains_key(tenant);
         self.engine.restore_cut(checkpoint.engine, events, &is_cut);
@@ -243,6 +245,7 @@ impl Running {
         self.stage = VerifyStage::new(ring.clone(), checkpoint.heads);
         self.know_lanes(checkpoint.before, is_still);
         self.late.take_up(checkpoint.late);
+        self.wait_for_windows_of(&new, &kept);
         self.want_again();
         Ok(())
     }
@@ -350,6 +353,8 @@ impl Running {
             } else {
                 self.take(batch, shared).await?;
                 let lag = if full { self.bus.last_seq(Stream::Ase).await?.saturating_sub(self.position) } else { 0 };
+                // Of a rule that came just now nobody is shown that it waits for nobody.
+                self.count_waiting();
                 let mut stats = shared.stats.lock();
                 stats.lag = lag;
                 stats.rules = self.rule_stats();
@@ -357,6 +362,9 @@ impl Running {
             self.warm_up().await?;
             self.catch_up_late(shared).await?;
             self.distrust.step();
+            if self.count_waiting() {
+                shared.stats.lock().rules = self.rule_stats();
+            }
             self.ask_for_missing();
             let now = self.clock.now();
             let since = now.as_micros().saturating_sub(last_checkpoint.as_micros());

@@ -89,7 +89,7 @@ pub use shape::Shape;
 pub use sieve::Sieve;
 pub use switch::switched;
 pub use verify::{ChainBreak, Stage, VerifyStage, chain_broken_event, is_ahead_of_time};
-pub use warm::{Past, PastAsked, PastEvents, WarmRecords};
+pub use warm::{Followed, Following, Past, PastAsked, PastEvents, PastLanes, PastReceipts, WarmRecords};
 pub use watermark::Watermarks;
 pub use window::Quotas;
 pub use worker::{CONSUMER, Worker, WorkerConfig, WorkerStats};

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use aegis_bus::{BusError, Delivered, Stream, subject};
 use aegis_keys::{KeyError, KeyRing, Scope as KeyScope, verify_notice};
 use aegis_model::{
-    CommonRuleRecord, Notice, PARTITIONS, Retraction, RuleMode, RuleRecord, RuleWarmRecord, SecurityEvent, TenantId, Timestamp,
-    partition_of,
+    CommonRuleRecord, CommonRuleWarmRecord, Notice, PARTITIONS, Retraction, RuleMode, RuleRecord, RuleWarmRecord, SecurityEvent,
+    TenantId, Timestamp, partition_of,
 };
 use async_trait::async_trait;
 use serde::de::DeserializeOwned;
@@ -45,6 +45,8 @@ enum Record {
     Common(CommonRuleRecord),
     /// A tenant's own rule knows its window.
     Warm(RuleWarmRecord),
+    /// One that every tenant has knows it of one of them.
+    CommonWarm(RuleWarmRecord),
 }
 
 /// A tenant's own rule, checked and planned.
@@ -158,13 +160,15 @@ impl Own {
             Record::Common(self.signed::<CommonRuleRecord>(delivered)?)
         } else if schema == Some(RuleWarmRecord::SCHEMA) {
             Record::Warm(self.signed::<RuleWarmRecord>(delivered)?)
+        } else if schema == Some(CommonRuleWarmRecord::SCHEMA) {
+            Record::CommonWarm(self.signed::<CommonRuleWarmRecord>(delivered)?.0)
         } else {
             Record::Own(self.signed::<RuleRecord>(delivered)?)
         };
         let (partition, version) = match &record {
             Record::Own(own) => (partition_of(&own.tenant_id), Some((&own.hash, &own.text))),
             Record::Common(common) => (common.partition, Some((&common.hash, &common.text))),
-            Record::Warm(warm) => (partition_of(&warm.tenant_id), None),
+            Record::Warm(warm) | Record::CommonWarm(warm) => (partition_of(&warm.tenant_id), None),
         };
         if partition >= PARTITIONS || subject::ruleset(partition) != delivered.subject {
             let message = format!("what it is of does not belong under the subject {}", delivered.subject);
@@ -286,7 +290,7 @@ impl Engine {
 
     /// What stands under this id sees nothing more of the tenant: what it told and has no match for now never will have one, and is taken back. So what
     /// stands of it is decided by the log before this place, and not by how that was cut.
-    fn end_for(&mut self, tenant: &TenantId, id: &str) -> TickOutput {
+    pub(crate) fn end_for(&mut self, tenant: &TenantId, id: &str) -> TickOutput {
         let mut output = TickOutput::default();
         let final_before = self.settle_now(tenant, &mut output);
         let (now, seen_to) = (self.config.clock.now(), self.watermarks.log_time().unwrap_or(END_OF_TIME));
@@ -383,6 +387,7 @@ impl Running {
             Ok(Record::Own(record)) => record,
             Ok(Record::Common(record)) => return self.take_common_rule(record, delivered, shared).await,
             Ok(Record::Warm(record)) => return self.take_warm(&record, delivered.bus_ts, shared).await,
+            Ok(Record::CommonWarm(record)) => return self.take_common_warm(&record, delivered.bus_ts, shared).await,
             Err(refusal) => return self.refuse_rule(delivered, &refusal, shared).await,
         };
         let place = (tenant_id.clone(), rule_id.clone());

@@ -10,10 +10,13 @@ use aegis_edge::EdgeView;
 use aegis_ingest::{NotRegistered, ResourceSink, SecretsUnavailable, WebhookSecrets};
 use aegis_keys::{SigningKey, sign_notice};
 use aegis_lake::{Lake, LakeError, Replay, Span};
-use aegis_model::{EntryKind, ResourceRecord, RuleWarmRecord, SecurityEvent, TenantId, partition_of};
+use aegis_model::{
+    CommonRuleWarmRecord, EntryKind, Notice, ResourceRecord, RuleWarmRecord, SecurityEvent, TenantId, partition_of,
+};
 use aegis_respond::{ContainmentRequest, ContainmentRequests, RequestOutcome, RespondError};
 use aegis_store::Store;
 use async_trait::async_trait;
+use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
@@ -160,14 +163,24 @@ pub(crate) struct WarmAsControl {
     pub(crate) bus: Arc<dyn Bus>,
 }
 
-#[async_trait]
-impl aegis_detect::WarmRecords for WarmAsControl {
-    async fn put(&self, record: &RuleWarmRecord) -> Result<(), BusError> {
+impl WarmAsControl {
+    async fn put_signed<T: Notice + Serialize + Sync>(&self, tenant: &TenantId, record: &T) -> Result<(), BusError> {
         let refused = |error: aegis_keys::KeyError| BusError::Invalid { what: "record of a rule", reason: error.to_string() };
         let payload = sign_notice(&self.key, record).map_err(refused)?;
         // Without an id: one that could be told ahead is anybody's to use first.
-        let message = Message::new(subject::ruleset(partition_of(&record.tenant_id)), payload);
+        let message = Message::new(subject::ruleset(partition_of(tenant)), payload);
         self.bus.publish(Stream::Ase, vec![message]).await.into_iter().try_for_each(|result| result.map(drop))
+    }
+}
+
+#[async_trait]
+impl aegis_detect::WarmRecords for WarmAsControl {
+    async fn put(&self, record: &RuleWarmRecord) -> Result<(), BusError> {
+        self.put_signed(&record.tenant_id, record).await
+    }
+
+    async fn put_common(&self, record: &CommonRuleWarmRecord) -> Result<(), BusError> {
+        self.put_signed(&record.0.tenant_id, record).await
     }
 }
 

@@ -36,6 +36,7 @@ use crate::config::Config;
 use crate::edge::MICROS_PER_DAY;
 use crate::exposition::{Carried, Exposition};
 use crate::parts::{make_private_folder, open_ledger, prepare_folder, write_public_key};
+use crate::past_lanes::LanesInHistory;
 use crate::rule_trial::{By, RuleTrial};
 use crate::serve::serve;
 
@@ -198,6 +199,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     watching.refused_records = Some(Arc::new(RefusedToControl { control: control.clone(), runtime }));
     if config.lake.enabled {
         watching.past = Some(Arc::new(PastInTheLake { section: config.lake.clone(), data: data.clone() }));
+        watching.past_receipts = Some(Arc::new(LanesInHistory::new(control.clone(), receipt_ring.clone())));
         watching.warm_records = Some(Arc::new(WarmAsControl { key: keys.control.clone(), bus: bus.clone() }));
     }
     if config.nats.is_used() {

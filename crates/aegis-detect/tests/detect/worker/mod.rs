@@ -9,6 +9,8 @@ mod own_rules;
 mod refused_records;
 mod restart;
 mod warm;
+mod warm_every;
+mod warm_lanes;
 
 use std::path::Path;
 use std::sync::Arc;
