@@ -27,6 +27,8 @@ mod port;
 mod registry;
 #[path = "../store/repeats.rs"]
 mod repeats;
+#[path = "../store/rule_sets.rs"]
+mod rule_sets;
 #[path = "../store/rules.rs"]
 mod rules;
 mod server;
