@@ -138,7 +138,7 @@ func TestAnEdgeThatIsGoneWhileAnApprovalIsWaitedForIsADenial(t *testing.T) {
 		go edge.CloseClientConnections()
 		<-edge.ended
 	}
-	denied := deniedAs(t, attack(t, edge, 2*time.Second), aegisagent.DeniedUnavailable, "")
+	denied := deniedAs(t, attack(t, edge, 10*time.Second), aegisagent.DeniedUnavailable, "")
 	if denied.ApprovalID == "" || denied.DecisionID == "" {
 		t.Fatal(denied)
 	}

@@ -146,7 +146,8 @@ class Callbacks(Asking):
         receiver.status = 200
         self.until_callback(approval, "given_up", "not_allowed")
         self.assertEqual(receiver.taken(), [])
-        self.assertIn("a callback is given up", self.aegis.log())
+        # Said once it is noted.
+        wait_until("it is said", lambda: "a callback is given up" in self.aegis.log())
 
     def test_while_the_secret_is_changed_both_sign_and_neither_is_told(self):
         receiver = self.receiver()

@@ -171,19 +171,21 @@ class Edges(WithNats):
     def freeze(self, agent):
         return self.tenant.post(f"/v1/agents/{agent.id}/freeze", {"reason": "test"}).expect(200)
 
+    def freeze_enforced(self, agent):
+        """The reply that says that it is enforced. Control waits a second for the edges; on a busy machine they may take longer, and it is asked again."""
+        return wait_until("a freeze is said to be enforced", lambda: (frozen := self.freeze(agent))["enforced"] and frozen)
+
     def test_a_freeze_is_acknowledged_by_every_edge_that_lives(self):
         wait_until("both are heard", lambda: all(edge["live"] for edge in self.edges_listed().values()))
         self.assertEqual(set(self.edges_listed()), {"edge-1", "edge-2"})
-        frozen = self.freeze(self.agent)
-        self.assertTrue(frozen["enforced"], frozen)
+        frozen = self.freeze_enforced(self.agent)
         self.assertEqual((frozen["edges"]["live"], frozen["edges"]["enforcing"], frozen["edges"]["silent"]), (2, 2, []))
         # At once: control waited for them.
         for edge in self.edges:
             self.assertEqual(self.decide(edge)["reason"], "agent_frozen")
         self.edges[1].kill9()
         wait_until("one is silent", lambda: not self.edges_listed()["edge-2"]["live"])
-        frozen = self.freeze(self.tenant.register_agent())
-        self.assertTrue(frozen["enforced"], frozen)
+        frozen = self.freeze_enforced(self.tenant.register_agent())
         self.assertEqual((frozen["edges"]["live"], frozen["edges"]["silent"]), (1, ["edge-2"]))
         self.edges[0].kill9()
         wait_until("the other too", lambda: not self.edges_listed()["edge-1"]["live"])
@@ -242,8 +244,7 @@ class Edges(WithNats):
         self.edges[1].start()
         clone.start()
         wait_until("both are heard", lambda: self.edges_listed()["edge-2"]["starts"] == 2)
-        frozen = self.freeze(self.agent)
-        self.assertTrue(frozen["enforced"], frozen)
+        self.freeze_enforced(self.agent)
         for edge in [*self.edges, clone]:
             self.assertEqual(self.decide(edge)["reason"], "agent_frozen")
         other = self.tenant.register_agent()
@@ -303,7 +304,8 @@ class Edges(WithNats):
         edge = self.edges[0]
         edge.environment["AEGIS_EDGE_MAX_FEED_AGE_S"] = "4"
         edge.restart()
-        self.assertEqual(self.asked(edge)["decision"], "allow")
+        # Control says every other second that it lives; on a busy machine one may be late.
+        wait_until("its feed is young", lambda: self.asked(edge)["decision"] == "allow")
         self.control.kill9()
         wait_until("it changes nothing any more", lambda: self.asked(edge)["reason"] == "control_stale")
         self.assertEqual(self.asked(edge, action="read_customer", mutates_state=False)["decision"], "allow")
@@ -317,8 +319,8 @@ class Edges(WithNats):
                 edge.environment |= {"LD_PRELOAD": FAKETIME, "FAKETIME": offset, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
                 edge.start()
                 offset_s = lambda: (self.edges_listed()[name].get("clock_offset_us") or 0) / 1e6
-                wait_until("its clock is corrected", lambda: abs(offset_s()) > 299)
-                self.assertAlmostEqual(offset_s(), -float(offset), delta=1)
+                # The first signs of life may have been long on their way.
+                wait_until("its clock is corrected", lambda: abs(offset_s() + float(offset)) < 1)
                 decision = self.decide(edge)["decision_id"]
                 listed = wait_until("the decision is there", lambda: (reply := self.tenant.get(f"/v1/decisions/{decision}")).status == 200 and reply)
                 off = datetime.datetime.fromisoformat(listed.json["ts"]) - datetime.datetime.now(datetime.timezone.utc)

@@ -24,6 +24,8 @@ class Fickle:
         # How often it did what.
         self.done = collections.Counter()
         self._late = []
+        # Held while it is decided what becomes of a connection, so that none is missed that is late.
+        self._deciding = threading.Lock()
         self._closing = threading.Event()
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]
@@ -35,9 +37,11 @@ class Fickle:
 
     def heal(self):
         """Does no more wrong, and waits until what is late has come to the server."""
-        self.is_fickle = False
-        for late in list(self._late):
-            late.join(PATIENCE_S)
+        with self._deciding:
+            self.is_fickle = False
+            late = list(self._late)
+        for thread in late:
+            thread.join(PATIENCE_S)
 
     def close(self):
         self._closing.set()
@@ -49,11 +53,12 @@ class Fickle:
                 client, _ = self._socket.accept()
             except OSError:
                 return
-            what = self.dice.choice(self.WRONGS) if self.is_fickle and self.dice.random() < 0.3 else "pass"
-            thread = threading.Thread(target=self._serve, args=(client, what), daemon=True)
-            if what == "late":
-                self._late.append(thread)
-            thread.start()
+            with self._deciding:
+                what = self.dice.choice(self.WRONGS) if self.is_fickle and self.dice.random() < 0.3 else "pass"
+                thread = threading.Thread(target=self._serve, args=(client, what), daemon=True)
+                thread.start()
+                if what == "late":
+                    self._late.append(thread)
 
     def _serve(self, client, what):
         with contextlib.suppress(OSError):

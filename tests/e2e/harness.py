@@ -120,7 +120,7 @@ class Aegis:
     def _fail_start(self):
         process, self._process = self._process, None
         try:
-            returncode = process.wait(timeout=5)
+            returncode = process.wait(timeout=DEADLINE_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -129,8 +129,9 @@ class Aegis:
 
     def log(self):
         """What the last process wrote to stderr; with a log file, what all of them did."""
-        self._log.seek(0)
-        return self._log.read().decode("utf-8", "replace")
+        # Read beside its place: that is where the process, which has the same open file, writes next.
+        descriptor = self._log.fileno()
+        return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode("utf-8", "replace")
 
     def stop(self):
         """Stops the process as an operator does; it must end well."""

@@ -139,7 +139,7 @@ class Kills(unittest.TestCase):
         self.tenant = self.aegis.tenant().register_tools()
         self.tenant.set_webhook_secret(SECRET)
         self.tenant.approver = self.tenant.key("approver", "rita", groups=("security",))
-        agents = [self.tenant.register_agent() for _ in range(3)]
+        agents = [self.tenant.register_agent().until_tools_are_known() for _ in range(3)]
         self.acknowledged = Acknowledged()
         for number in range(1, ROUNDS + 1):
             started = time.monotonic()

@@ -54,6 +54,12 @@ def families(text):
 
 
 class OfDetection(Story):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        # Nothing waits for detection, so that nothing is shown of its rules before it reads.
+        wait_until("detection runs", lambda: "aegis_rule_quarantined{" in cls.aegis.get("/metrics").text)
+
     def shown(self):
         return families(self.aegis.get("/metrics").text)
 

@@ -3,12 +3,15 @@ alone, and what an operator makes of those that every tenant has."""
 
 import json
 import pathlib
+import re
+import shutil
 import subprocess
 import tempfile
 import unittest
 
 from harness import BINARY, CLEAN_ENVIRONMENT, Aegis
 from waiting import wait_until
+from with_rules import RULES
 
 FIRES = """name: a deny fires
 events: [{at: 0s, id: denied, agent_id: a, decision: deny}]
@@ -19,6 +22,12 @@ events: [{at: 0s, agent_id: a, decision: allow}]
 expect: []
 """
 TESTS = [{"name": "fires.yaml", "text": FIRES}, {"name": "silent.yaml", "text": SILENT}]
+# Three denies of an agent within a day: longer than detection keeps anything for the rules that every tenant has.
+OF_A_DAY = "SELECT agent_id, count(*) OVER w AS n, array_agg(event_id) OVER w AS event_ids FROM events WHERE decision = 'deny' WINDOW w AS (PARTITION BY agent_id " \
+    "ORDER BY ts RANGE BETWEEN INTERVAL '24' HOUR PRECEDING AND CURRENT ROW) QUALIFY n >= 3"
+THREE_DENIES = "events: [{at: 0s, agent_id: a, decision: deny}, {at: 1s, agent_id: a, decision: deny}, {at: AT, agent_id: a, decision: deny}]\n"
+TESTS_OF_A_DAY = ("name: three fire\n" + THREE_DENIES.replace("AT", "24h") + "expect: [{key: {agent_id: a}}]\n",
+                  "name: too late\n" + THREE_DENIES.replace("AT", "86400001ms") + "expect: []\n")
 DENIED = "SELECT agent_id, event_id FROM events WHERE kind = 'authorize_decision' AND decision = 'deny'"
 # Run for each instant: a rule that others would wait for.
 STEPPED = "SELECT agent_id, array_agg(event_id) AS event_ids FROM events WHERE decision = 'deny' GROUP BY agent_id"
@@ -51,18 +60,22 @@ class OwnRules(unittest.TestCase):
         self.aegis = Aegis(environment={"AEGIS_DETECT_OWN_RULES": "true", "AEGIS_LAKE_FLUSH_S": "1"}).start()
         self.addCleanup(self.aegis.close)
         self.tenant = self.aegis.tenant().register_tools()
-        self.agent = self.tenant.register_agent()
+        self.agent = self.tenant.register_agent().until_tools_are_known()
 
     def activate(self, text, tests=TESTS, tenant=None):
         return (tenant or self.tenant).post("/v1/rules", {"text": text, "tests": tests})
 
     def command(self, *arguments, **environment):
-        return subprocess.run([BINARY, "rules", *arguments], capture_output=True, text=True, timeout=60, env=CLEAN_ENVIRONMENT | environment)
+        return subprocess.run([BINARY, "rules", *arguments], capture_output=True, text=True, timeout=300, env=CLEAN_ENVIRONMENT | environment)
 
     def deny(self, agent=None):
         answer = (agent or self.agent).authorize(trust="untrusted_external")
         self.assertEqual(answer["decision"], "deny")
         return answer["decision_id"]
+
+    def until_in_the_history(self, *decisions):
+        """Then the log has them, and what is published now comes after them."""
+        wait_until("they are in the history", lambda: set(decisions) <= {event["event_id"] for event in self.tenant.list("/v1/audit/events")})
 
     def alerts(self, tenant, name="own-denied"):
         return [alert for alert in tenant.list("/v1/alerts") if alert["rule_name"] == name]
@@ -90,8 +103,7 @@ class OwnRules(unittest.TestCase):
         self.assertEqual(self.tenant.list("/v1/rules?rule_id=OWN-2"), [])
 
     def test_a_version_says_what_it_would_have_told_and_has_its_receipt(self):
-        denied = {self.deny(), self.deny()}
-        wait_until("they are in the history", lambda: denied <= {event["event_id"] for event in self.tenant.list("/v1/audit/events")})
+        self.until_in_the_history(self.deny(), self.deny())
         stands = self.activate(rule()).expect(201)
         self.assertEqual((stands["backtest"]["alerts"], stands["backtest"]["alerts_per_day"]), (2, 2))
         receipt = wait_until("its receipt", lambda: [r for r in self.tenant.list("/v1/receipts") if (r.get("detail") or {}).get("change") == "rule_changed"])[0]
@@ -109,7 +121,7 @@ class OwnRules(unittest.TestCase):
         stranger = other.register_agent()
         # A rule that every tenant has is turned off for one; its record comes before the next one's.
         self.activate(rule(1000, mode="disabled", id="AEG-3002", name="deny-storm"), []).expect(201)
-        self.deny()
+        self.until_in_the_history(self.deny())
         self.activate(rule()).expect(201)
         self.until_own_rules_run()
         denied = {self.deny() for _ in range(6)}
@@ -129,7 +141,7 @@ class OwnRules(unittest.TestCase):
 
     def test_a_rule_that_comes_knows_its_window(self):
         before = [self.deny(), self.deny()]
-        wait_until("they are in the history", lambda: set(before) <= {event["event_id"] for event in self.tenant.list("/v1/audit/events")})
+        self.until_in_the_history(*before)
         three = "SELECT agent_id, count(*) OVER w AS n, array_agg(event_id) OVER w AS event_ids FROM events WHERE decision = 'deny' WINDOW w AS (PARTITION BY agent_id " \
             "ORDER BY ts RANGE BETWEEN INTERVAL '5' MINUTE PRECEDING AND CURRENT ROW) QUALIFY n >= 3"
         events = "events: [{at: 0s, agent_id: a, decision: deny}, {at: 1s, agent_id: a, decision: deny}, {at: AT, agent_id: a, decision: deny}]\n"
@@ -141,20 +153,31 @@ class OwnRules(unittest.TestCase):
         (alert,) = wait_until("its alert", lambda: self.alerts(self.tenant))
         self.assertEqual(alert["event_ids"], [*before, third])
 
+    def activate_of_a_day(self, text):
+        own = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / "own-denied"
+        (own / "tests").mkdir(parents=True)
+        (own / "rule.sql").write_text(text)
+        for number, test in enumerate(TESTS_OF_A_DAY):
+            (own / f"tests/{number}.yaml").write_text(test)
+        done = self.command("activate", str(own), "--tenant", self.tenant.name, "--data", str(self.aegis.data))
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
+    def test_a_rule_of_a_day_that_contains_is_filled_once_its_lanes_are_followed(self):
+        before = [self.deny(), self.deny()]
+        self.until_in_the_history(*before)
+        self.activate_of_a_day(rule(query=OF_A_DAY, window="1d").replace("owner: test", "respond: [freeze_agent]\nowner: test"))
+        self.until_own_rules_run()
+        wait_until("it knows its window", lambda: 'aegis_rule_warming{rule="of_tenants"} 0' in self.aegis.get("/metrics").text)
+        third = self.deny()
+        (alert,) = wait_until("its alert", lambda: self.alerts(self.tenant))
+        self.assertEqual(alert["event_ids"], [*before, third])
+        self.assertNotIn("cannot be filled", self.aegis.log())
+
     def test_a_rule_of_a_day_is_filled_from_the_lake_and_does_not_wait_for_a_day(self):
         other = self.tenant.register_agent()
         before, of_other = [self.deny(), self.deny()], [self.deny(other), self.deny(other)]
-        wait_until("they are in the history", lambda: {*before, *of_other} <= {event["event_id"] for event in self.tenant.list("/v1/audit/events")})
-        three = "SELECT agent_id, count(*) OVER w AS n, array_agg(event_id) OVER w AS event_ids FROM events WHERE decision = 'deny' WINDOW w AS (PARTITION BY agent_id " \
-            "ORDER BY ts RANGE BETWEEN INTERVAL '24' HOUR PRECEDING AND CURRENT ROW) QUALIFY n >= 3"
-        events = "events: [{at: 0s, agent_id: a, decision: deny}, {at: 1s, agent_id: a, decision: deny}, {at: AT, agent_id: a, decision: deny}]\n"
-        own = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / "own-denied"
-        (own / "tests").mkdir(parents=True)
-        (own / "rule.sql").write_text(rule(query=three, window="1d"))
-        (own / "tests/fires.yaml").write_text("name: three fire\n" + events.replace("AT", "24h") + "expect: [{key: {agent_id: a}}]\n")
-        (own / "tests/silent.yaml").write_text("name: too late\n" + events.replace("AT", "86400001ms") + "expect: []\n")
-        done = self.command("activate", str(own), "--tenant", self.tenant.name, "--data", str(self.aegis.data))
-        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.until_in_the_history(*before, *of_other)
+        self.activate_of_a_day(rule(query=OF_A_DAY, window="1d"))
         # Detection keeps the two hours of the longest rule that every tenant has.
         self.until_own_rules_run()
         wait_until("it knows its window", lambda: 'aegis_rule_warming{rule="of_tenants"} 0' in self.aegis.get("/metrics").text)
@@ -201,13 +224,13 @@ class EveryTenant(unittest.TestCase):
     STORM = "AEG-3002"
 
     def setUp(self):
-        self.aegis = Aegis().start()
+        self.aegis = Aegis(environment={"AEGIS_LAKE_FLUSH_S": "1"}).start()
         self.addCleanup(self.aegis.close)
         self.tenants = [self.aegis.tenant().register_tools() for _ in range(2)]
 
     def command(self, *arguments, expect=0):
         arguments = ["rules", *arguments, "--data", str(self.aegis.data)]
-        done = subprocess.run([BINARY, *arguments], capture_output=True, text=True, timeout=60, env=CLEAN_ENVIRONMENT)
+        done = subprocess.run([BINARY, *arguments], capture_output=True, text=True, timeout=300, env=CLEAN_ENVIRONMENT)
         self.assertEqual(done.returncode, expect, done.stdout + done.stderr)
         return done.stdout if expect == 0 else done.stderr
 
@@ -283,6 +306,50 @@ class EveryTenant(unittest.TestCase):
         listed = json.loads(self.command("history", self.STORM, "--every-tenant", "--json"))
         self.assertEqual([(v["mode"], v["of_program"]) for v in listed], [("active", True), ("log_only", False), ("disabled", False), ("log_only", False)])
         self.assertEqual(listed[0]["note"], "quiet enough")
+
+    def test_what_rules_a_start_brings_is_recorded_and_each_tenant_has_a_receipt_of_it_once(self):
+        def sets():
+            return [{key: [rule["rule_id"] for rule in made[key]] for key in ("added", "removed", "changed")} for made in json.loads(self.command("history", "--sets", "--json"))]
+
+        def told(tenant):
+            """Oldest first."""
+            receipts = [receipt["detail"] for receipt in reversed(tenant.list("/v1/receipts")) if (receipt.get("detail") or {}).get("rule_set")]
+            return [(detail["change"], [rule["rule_id"] for rule in detail["removed"]], detail["by"]["type"]) for detail in receipts]
+
+        recorded, changed = ("rule_set_recorded", [], "program"), ("rule_set_changed", ["AEG-3006"], "program")
+        for tenant in self.tenants:
+            wait_until("it has a receipt of what it starts with", lambda: told(tenant) == [recorded])
+        (shipped,) = sets()
+        self.assertEqual(set(shipped["added"]), {re.search(r"^id: (\S+)", rule.read_text(), re.MULTILINE)[1] for rule in RULES.glob("*/rule.sql")})
+        with tempfile.TemporaryDirectory() as folder:
+            fewer = pathlib.Path(folder) / "rules"
+            shutil.copytree(RULES, fewer, ignore=lambda _, names: [name for name in names if name == "clock-suspect"])
+            self.aegis.environment["AEGIS_DETECT_RULES"] = str(fewer)
+            for _ in range(2):
+                self.aegis.restart()
+                for tenant in self.tenants:
+                    wait_until("it has a receipt of the change", lambda: told(tenant) == [recorded, changed])
+            later = self.aegis.tenant()
+            wait_until("one that is made later has one of what it starts with", lambda: told(later) == [recorded])
+        self.assertEqual(sets(), [{"added": [], "removed": ["AEG-3006"], "changed": []}, shipped])
+        self.assertEqual(len(json.loads(self.command("history", "AEG-3006", "--sets", "--json"))), 2)
+
+    def test_a_rule_of_a_day_is_filled_for_each_tenant_and_does_not_wait_for_a_day(self):
+        def deny(agent):
+            answer = agent.authorize(trust="untrusted_external")
+            self.assertEqual(answer["decision"], "deny")
+            return answer["decision_id"]
+
+        agents = [tenant.register_agent() for tenant in self.tenants]
+        before = [[deny(agent), deny(agent)] for agent in agents]
+        for tenant, ids in zip(self.tenants, before):
+            wait_until("they are in the history", lambda: set(ids) <= {event["event_id"] for event in tenant.list("/v1/audit/events")})
+        self.activate(rule(query=OF_A_DAY, window="1d", id="OPS-1", name="ops-denied"), tests=TESTS_OF_A_DAY)
+        wait_until("it waits for no tenant", lambda: 'aegis_rule_warming{rule="OPS-1"} 0' in self.aegis.get("/metrics").text)
+        for tenant, agent, ids in zip(self.tenants, agents, before):
+            third = deny(agent)
+            (alert,) = wait_until("its alert", lambda: self.alerts(tenant, "ops-denied"))
+            self.assertEqual(alert["event_ids"], [*ids, third])
 
     def test_what_does_not_pass_does_not_stand(self):
         for text, said in (

@@ -33,7 +33,7 @@ class Simulate(unittest.TestCase):
 
     def simulate(self, *arguments, stdin=""):
         command = [BINARY, "policy", "simulate", "--tools", "tools.json", *arguments]
-        return subprocess.run(command, cwd=self.folder, input=stdin, capture_output=True, text=True, timeout=30, env=CLEAN_ENVIRONMENT)
+        return subprocess.run(command, cwd=self.folder, input=stdin, capture_output=True, text=True, timeout=300, env=CLEAN_ENVIRONMENT)
 
     def test_what_would_change_is_told_call_by_call(self):
         done = self.simulate("strict.cedar", "--calls", "calls.jsonl")

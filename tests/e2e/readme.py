@@ -11,7 +11,7 @@ import unittest
 
 from harness import BINARY, CLEAN_ENVIRONMENT, REPOSITORY
 from nats import CURRENT, free_port
-from waiting import wait_until
+from waiting import DEADLINE_S, wait_until
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What two runs of the demo do not share: ids and hashes, address and folder, times, and how many receipts are sealed by the time of the export.
@@ -61,13 +61,13 @@ class Folder:
     def run(self, script):
         return subprocess.run(
             ["bash", "-c", "set -eu -o pipefail\n" + self.put_ports(script)],
-            cwd=self.path, env=self.environment, capture_output=True, text=True, timeout=60,
+            cwd=self.path, env=self.environment, capture_output=True, text=True, timeout=300,
         )
 
     def stop(self, process):
         self._running.remove(process)
         process.terminate()
-        process.wait(30)
+        process.wait(DEADLINE_S)
         process.stdout.close()
 
     def close(self):
@@ -81,7 +81,7 @@ class Readme(unittest.TestCase):
         """Each step, check and proof in its order, and how many checks there are."""
         [command], [shown] = blocks("Try it"), blocks("Try it", "text")
         self.assertEqual(command.strip(), "cargo run --release -- demo")
-        done = subprocess.run([BINARY, "demo"], env=CLEAN_ENVIRONMENT, capture_output=True, text=True, timeout=180)
+        done = subprocess.run([BINARY, "demo"], env=CLEAN_ENVIRONMENT, capture_output=True, text=True, timeout=300)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         self.maxDiff = None
         self.assertEqual(VARYING.sub("…", shown).splitlines(), VARYING.sub("…", done.stdout).splitlines(), "the text, and what the demo says")

@@ -77,8 +77,9 @@ class RulesFire(WithRules):
                 self.assertEqual(self.alert("replay", agent_id=agent.id)["fields"]["reason"], code)
 
     def test_runaway_fires(self):
-        for _ in range(20):
-            self.allow()
+        # Within ten seconds, however busy the machine and slow its disk: all at once.
+        with concurrent.futures.ThreadPoolExecutor(20) as pool:
+            list(pool.map(lambda _: self.allow(), range(20)))
         alert = self.alert("runaway", agent_id=self.agent.id)
         self.assertEqual((len(alert["event_ids"]), alert["mode"], alert["respond"]), (20, "log_only", ["freeze_agent"]))
         # It only tells: nobody is frozen, and nobody's incident it is.
@@ -169,8 +170,8 @@ class RulesFire(WithRules):
         alert = self.alert("allowed-after-policy-change", [denied, allowed], agent_id=self.agent.id)
         self.assertEqual(alert["fields"]["allowed_under"], widened["digest"])
         # Who changed it stands in the event that the runbook names.
-        changed = [e for e in self.events("config_changed") if e.get("policy_digest") == widened["digest"] and e["reason"] == "policies_changed"]
-        self.assertEqual({event["approver"] for event in changed}, {"ada"})
+        # Control's own, so it may arrive behind the alert.
+        self.assertEqual(self.event("config_changed", policy_digest=widened["digest"], reason="policies_changed")["approver"], "ada")
 
     def test_allowed_after_policy_change_sees_a_registration_that_was_widened(self):
         wipe = {"action": "wipe", "risk": "medium", "mutates_state": True, "default_decision": "deny"}
@@ -182,8 +183,25 @@ class RulesFire(WithRules):
         self.tenant.post("/v1/tools", tool | {"actions": [wipe | {"default_decision": "policy"}]}).expect(201)
         wait_until("it is in force", lambda: self.agent.authorize(dry_run=True, **call)["decision"] == "allow")
         fields = self.alert("allowed-after-policy-change", [denied, self.allow(**call)], agent_id=self.agent.id)["fields"]
-        (changed,) = [e for e in self.events("config_changed") if e.get("policy_digest") == fields["allowed_under"]]
+        changed = self.event("config_changed", policy_digest=fields["allowed_under"])
         self.assertEqual((changed["reason"], changed["approver"]), ("tool_registered", "ada"))
+
+    def test_risk_lowered_then_used_fires(self):
+        pay = {"action": "pay", "risk": "medium", "mutates_state": True, "approval_required": True}
+        # A tool of so many actions is told in several events.
+        others = [pay | {"action": f"other-{n}-{'x' * 100}"} for n in range(300)]
+        tool = {"tool": "bank", "name": "Bank", "default_risk": "medium", "actions": [*others, pay]}
+        self.tenant.post("/v1/tools", tool).expect(201)
+        call = {"tool": "bank", "action": "pay", "trust": "trusted_internal_unsigned"}
+        wait_until("it is registered", lambda: self.agent.authorize(dry_run=True, **call)["decision"] == "require_approval")
+        self.tenant.post("/v1/tools", tool | {"actions": [*others, pay | {"approval_required": False}]}).expect(201)
+        wait_until("it is in force", lambda: self.agent.authorize(dry_run=True, **call)["decision"] == "allow")
+        alert = self.alert("risk-lowered-then-used", [self.allow(**call)], agent_id=self.agent.id, tool="bank", action="pay")
+        fields = alert["fields"]
+        self.assertEqual((fields["risk_before"], fields["risk_now"], fields["approval_required_now"]), ("medium", "medium", False))
+        # Who changed it stands in the event that the alert names.
+        (lowered,) = [event for event in self.events("config_changed") if event["event_id"] == fields["lowered_by"]]
+        self.assertEqual((lowered["reason"], lowered["approver"]), ("tool_registered_more", "ada"))
 
     def test_freeze_evasion_fires(self):
         self.freeze(self.agent)

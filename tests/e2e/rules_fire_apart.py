@@ -1,5 +1,5 @@
 """Shipped rules that one instance by itself does not make fire: a stop without warning, time that passes, a nonce at two edges, a clock that is off, a
-forged event, a forged entry of the control feed. Edges and what is forged need a NATS server.
+forged event, a forged entry of the control feed, a forged record of rules. Edges and what is forged need a NATS server.
 """
 
 import datetime
@@ -216,7 +216,7 @@ class Forged(unittest.TestCase):
 
     def publish(self, subject, message):
         body = json.dumps(message).encode()
-        with socket.create_connection(("127.0.0.1", self.server.port), timeout=10) as connection, connection.makefile("rb") as said:
+        with socket.create_connection(("127.0.0.1", self.server.port), timeout=60) as connection, connection.makefile("rb") as said:
             self.assertTrue(said.readline().startswith(b"INFO "))
             connection.sendall(b'CONNECT {"verbose":false}\r\n' + f"PUB {subject} {len(body)}\r\n".encode() + body + b"\r\nPING\r\n")
             self.assertEqual(said.readline(), b"PONG\r\n")
@@ -249,12 +249,21 @@ class Forged(unittest.TestCase):
         told = [event for event in self.tenant.list("/v1/audit/events") if event["kind"] == "control_feed_refused"]
         self.assertEqual(sorted(event["reason"] for event in told), ["malformed", "unknown_key"])
 
-    def test_a_record_of_rules_that_control_did_not_sign_is_refused(self):
+    def test_rules_not_believed_fires(self):
         text = "/* rule\n*/\nSELECT 1\n"
         record = {"tenant_id": self.tenant.name, "rule_id": "OWN-1", "revision": 1, "hash": hashlib.sha256(text.encode()).hexdigest(), "text": text}
-        self.publish(f"ruleset.{self.partition:02}", record)
-        self.publish(f"ruleset.{self.partition:02}", record | {"schema": "aegis-rule-record-1", "key_id": "0" * 16, "signature": "AAAA"})
-        wait_until("both are refused", lambda: self.aegis.metric("aegis_detect_rule_records_refused_total") == 2)
+        # A flood of it is one alert for each thing that is wrong.
+        for _ in range(20):
+            self.publish(f"ruleset.{self.partition:02}", record)
+            self.publish(f"ruleset.{self.partition:02}", record | {"schema": "aegis-rule-record-1", "key_id": "0" * 16, "signature": "AAAA"})
+        wait_until("all are refused", lambda: self.aegis.metric("aegis_detect_rule_records_refused_total") == 40)
+        for reason in ("unsigned", "unknown_key"):
+            alert = alert_of(self.tenant, "rules-not-believed", reason=reason)
+            self.assertTrue(alert["receipt_hashes"], f"no receipt is named: {alert}")
+            self.assertEqual((alert["severity"], alert["fields"]["resource"]), ("high", f"ruleset.{self.partition:02}"))
+        # An hour may end while this runs.
+        told = {event["reason"] for event in self.tenant.list("/v1/audit/events") if event["kind"] == "rule_record_refused"}
+        self.assertEqual(told, {"unsigned", "unknown_key"})
 
     def test_altered_request_fires(self):
         approval, decision = str(uuid.uuid4()), str(uuid.uuid4())

@@ -48,6 +48,8 @@ class Siblings(WithRules):
         self.allow(other)
         second = self.deny(driven, resource="customer-9")
         self.freeze(driven)
+        # Who freezes and who decides are two producers: what is behind it in the log is seen after it.
+        wait_until("so is the second freeze", lambda: [event["status"] for event in self.events("containment_applied", driven)].count("applied") == 2)
         after = self.allow(sibling, resource="customer-9")
         self.alert("sibling-evasion", [second, after], agent_id=sibling.id, resource="customer-9")
         self.assertEqual(len(alerts(self.tenant, "sibling-evasion")), 2)

@@ -31,7 +31,7 @@ class Story(unittest.TestCase):
         self.tenant = self.aegis.tenant().register_tools()
         # Denies are what these tests are made of: detection must not freeze their agents for it.
         self.tenant.settings(automatic_freezes_per_hour=0)
-        self.agent = self.tenant.register_agent()
+        self.agent = self.tenant.register_agent().until_tools_are_known()
 
     def assert_decided(self, answer, decision, reason=None, policy=None):
         self.assertEqual(answer["decision"], decision, answer)

@@ -1,6 +1,9 @@
 """A tenant of a running instance: its keys, its agents and its tools."""
 
-from waiting import unique
+from waiting import unique, wait_until
+
+# Entries of a page: as many as the program gives at once. How often a list of several is read at most.
+PAGE, MOST_LOOKS = 500, 10
 
 
 class Tenant:
@@ -32,8 +35,16 @@ class Tenant:
     def put(self, path, body=None, key=None, **options):
         return self.aegis.put(path, key or self.admin, body, **options)
 
-    def list(self, path, page=500):
-        """Every entry of a list, page by page."""
+    def list(self, path):
+        """Every entry of a list. What comes between two pages moves the others by as much, so that several count once they are the same twice."""
+        entries = self._pages(path)
+        for _ in range(MOST_LOOKS):
+            if len(entries) < PAGE or (again := self._pages(path)) == entries:
+                break
+            entries = again
+        return entries
+
+    def _pages(self, path, page=PAGE):
         entries = []
         while True:
             joint = "&" if "?" in path else "?"
@@ -83,6 +94,12 @@ class Agent:
         # A run of its own for each call that names none: the agent's implicit run would carry labels from call to call.
         body["trace"] = trace if trace else {"run_id": unique("run")}
         return body | fields
+
+    def until_tools_are_known(self):
+        """Control waits a second for its edge to apply what was registered, and answers all the same; behind a clock that a test moved on, the edge's
+        feed is old for a moment."""
+        wait_until("the edge knows the tools", lambda: self.authorize(dry_run=True)["decision"] == "allow")
+        return self
 
     def send(self, body, headers=None):
         return self.tenant.aegis.post("/v1/authorize", self.token, body, headers)

@@ -46,7 +46,7 @@ def names(cell):
 
 
 def aegis(*arguments, cwd=None):
-    return subprocess.run([BINARY, *arguments], cwd=cwd, capture_output=True, text=True, timeout=60, env=CLEAN_ENVIRONMENT)
+    return subprocess.run([BINARY, *arguments], cwd=cwd, capture_output=True, text=True, timeout=300, env=CLEAN_ENVIRONMENT)
 
 
 def lint(sql):

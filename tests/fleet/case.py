@@ -55,8 +55,7 @@ class FleetTest(unittest.TestCase):
         self.fleet.wait_heard()
         # One agent is frozen before the fault: no edge may allow it anything, whatever happens.
         self.frozen = self.fleet.tenant.register_agent()
-        reply = self.load.freeze(self.frozen)
-        self.assertTrue(reply["enforced"], reply)
+        self.load.freeze_enforced(self.frozen)
         self.before = self.told.snapshot()
         self.load.more(SOME)
 

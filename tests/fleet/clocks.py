@@ -24,8 +24,8 @@ class OffClocks(FleetTest):
         name = unique("edge-off")
         edge = self.fleet.add_edge(name, **off_by(offset))
         self.addCleanup(self.fleet.remove_edge, edge)
-        wait_until(f"the clock of {name} is corrected", lambda: abs(self.offset_s(name)) > MINUTES_S - 2)
-        self.assertAlmostEqual(self.offset_s(name), -offset, delta=2)
+        # The first signs of life may have been long on their way.
+        wait_until(f"the clock of {name} is corrected", lambda: abs(self.offset_s(name) + offset) < 2)
         self.load.call(edge)
         self.load.must_deny(self.frozen, name)
         return edge

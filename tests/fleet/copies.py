@@ -28,8 +28,7 @@ class Copies(FleetTest):
             shutil.copytree(edge.data, backup)
             edge.start()
         self.load.more(SOME, name)
-        agent, reply = self.freeze_later()
-        self.assertTrue(reply["enforced"], reply)
+        self.load.freeze_enforced(self.fleet.tenant.register_agent())
         self.load.more(SOME, name, word="contained")
         with self.load.without(name):
             # What only the lost disk had is gone with it: everything acknowledged is behind NATS first.

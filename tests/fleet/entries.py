@@ -71,8 +71,7 @@ class Entries(FleetTest):
             agent.tenant.post(f"/v1/agents/{agent.id}/{verb}", {"reason": "a test"}).expect(200)
         free = self.forger.read(containment_place(agent))
         self.assertEqual(json.loads(free)["body"]["holds"], [])
-        reply = self.load.freeze(agent)
-        self.assertTrue(reply["enforced"], reply)
+        self.load.freeze_enforced(agent)
         return agent, free
 
     def loosened_and_tightened(self):

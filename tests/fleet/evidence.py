@@ -45,18 +45,29 @@ def assert_receipts(fleet, told):
     """Every acknowledged receipt is in the history once, in a chain that verifies."""
     def arrived():
         lines = exported(fleet)
-        return lines if told.receipts.keys() <= {line.get("receipt_hash") for line in lines} else None
+        is_all = told.receipts.keys() <= {line.get("receipt_hash") for line in lines} and not holes(lines)
+        return lines if is_all else None
 
     try:
         lines = wait_until("the history has every acknowledged receipt", arrived, ARRIVED_WITHIN_S, longest_pause_s=2)
     except AssertionError as late:
-        raise AssertionError(f"{late}\n{missing(told, exported(fleet))}") from None
+        lines = exported(fleet)
+        raise AssertionError(f"{late}\n{missing(told, lines)}; holes: {holes(lines)}") from None
     assert not (again := repeated(line["receipt_hash"] for line in lines)), f"receipts that stand twice in the history: {again[:5]}"
     assert not (again := repeated(line["event_id"] for line in lines)), f"events with two receipts: {again[:5]}"
     check_chain(lines)
     report = verify(fleet, lines)
     assert report["verdict"] == "valid", report
     return lines
+
+
+def holes(lines):
+    """The lanes in which a receipt is missing before a later one, and how many. One that nobody was told of may still be on its way."""
+    newest = collections.defaultdict(int)
+    for line in lines:
+        newest[line["lane"]] = max(newest[line["lane"]], line["seq"])
+    there = collections.Counter(lane for lane, _ in {(line["lane"], line["seq"]) for line in lines})
+    return {lane: seq - there[lane] for lane, seq in newest.items() if there[lane] < seq}
 
 
 def missing(told, lines):

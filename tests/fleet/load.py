@@ -14,8 +14,9 @@ from exchange import Session
 from fleet import WEBHOOK_SECRET
 from waiting import wait_until
 
-# A commit is waited for 5 s; a call is answered by then, whatever is gone behind the edge.
-ANSWER_S = 6
+# A commit is waited for 5 s; a call is answered by then, whatever is gone behind the edge. The rest is for a busy machine: that edges answer during a
+# fault, and not behind it, is what `more` sees.
+ANSWER_S = 20
 # Control answers a webhook once NATS has it, and may wait for that.
 WEBHOOK_ANSWER_S = 30
 # Between two calls of one caller: the load is steady, and leaves room for a build beside it.
@@ -111,10 +112,13 @@ class Load:
             self.must_deny(agent, *(name for name in self.contained if name not in reply["edges"]["silent"] and not self.is_absent(name)))
         return reply
 
+    def freeze_enforced(self, agent):
+        """Freezes an agent until that is said to be enforced. Control waits a second for the edges; on a busy machine they may take longer."""
+        return wait_until("a freeze is said to be enforced", lambda: (reply := self.freeze(agent))["enforced"] and reply)
+
     def must_deny(self, agent, *names):
         for name in names:
             self.contained[name].append(agent)
-
 
     def forget(self, agent):
         """It may be allowed again."""

@@ -70,7 +70,10 @@ def start():
         command = [sys.executable, str(pathlib.Path(__file__).with_name("supervise.py")), str(FOLDER)]
         environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "tests/e2e"), "PYTHONDONTWRITEBYTECODE": "1"}
         process = subprocess.Popen(command, env=environment, cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-    STATE.write_text(json.dumps({"pid": process.pid, "started_at": started_at(process.pid), "folders": []}))
+    # Whole at once: the supervisor waits for it to be there, and reads it.
+    partial = STATE.with_suffix(".begun")
+    partial.write_text(json.dumps({"pid": process.pid, "started_at": started_at(process.pid), "folders": []}))
+    partial.rename(STATE)
     deadline = time.monotonic() + STARTS_WITHIN_S
     while not READY.exists():
         if process.poll() is not None or time.monotonic() > deadline:

@@ -64,6 +64,54 @@ KNOWN = """CREATE OR REPLACE TABLE known AS
   SELECT registered.*, said ->> '$.agent.owner_team' AS owner_team, since
   FROM registered LEFT JOIN open USING (tenant_id, us, about)"""
 
+# What control says of actions: each as it is registered, and what it was, or that it is gone, and what it was.
+SAID = """CREATE OR REPLACE TABLE said AS
+  WITH registrations AS (
+    SELECT *, attributes ->> '$.tool' AS of_tool FROM log
+    WHERE verified AND split_part(lane, '.', 2) = 'control' AND kind = 'config_changed' AND reason IN ('tool_registered', 'tool_registered_more')),
+  each AS (
+    SELECT tenant_id, us, seq, event_id, of_tool, unnest(CAST(attributes -> '$.actions' AS JSON[])) AS entry, true AS stands FROM registrations
+    UNION ALL
+    SELECT tenant_id, us, seq, event_id, of_tool, unnest(CAST(attributes -> '$.removed' AS JSON[])), false FROM registrations),
+  named AS (
+    SELECT tenant_id, us, seq, event_id, stands, [of_tool, entry ->> '$.action'] AS what, entry ->> '$.risk' AS risk,
+           CAST(entry ->> '$.approval_required' AS BOOLEAN) AS approval_required, CAST(entry ->> '$.mutates_state' AS BOOLEAN) AS mutates_state,
+           entry ->> '$.data_access' AS data_access, entry ->> '$.destination' AS destination, entry ->> '$.default_decision' AS default_decision,
+           entry ->> '$.was.risk' AS was_risk, CAST(entry ->> '$.was.approval_required' AS BOOLEAN) AS was_approval
+    FROM each),
+  compared AS (
+    -- All that stands of an action, and nothing of one that does not.
+    SELECT *, CASE WHEN stands THEN [risk, approval_required::VARCHAR, mutates_state::VARCHAR, data_access, destination, default_decision] END AS facts,
+           lag(us) OVER w AS us_before, lag(stands) OVER w AS stood_before, lag(risk) OVER w AS risk_before, lag(approval_required) OVER w AS approval_before
+    FROM named WINDOW w AS (PARTITION BY tenant_id, what ORDER BY us, seq))
+  SELECT *,
+         -- What it was, or was before it was gone.
+         CASE WHEN was_risk IS NOT NULL THEN was_risk WHEN NOT stood_before AND us - us_before <= {pause} THEN risk_before END AS from_risk,
+         CASE WHEN was_risk IS NOT NULL THEN was_approval WHEN NOT stood_before AND us - us_before <= {pause} THEN approval_before END AS from_approval,
+         -- With this record something else stands, or what stood so long ago that it is not known, or control says that it is another.
+         was_risk IS NOT NULL OR us_before IS NULL OR us - us_before > {pause} OR facts IS DISTINCT FROM lag(facts) OVER w AS begins
+  FROM compared WINDOW w AS (PARTITION BY tenant_id, what ORDER BY us, seq)"""
+
+RANK = """CREATE OR REPLACE MACRO is_lower(risk, approval, from_risk, from_approval) AS
+  (list_position(['low', 'medium', 'high', 'critical'], risk) < list_position(['low', 'medium', 'high', 'critical'], from_risk) OR from_approval AND NOT approval)"""
+
+# What stands of each action at each time of its tenant: its newest record, unless that is too long ago, or says that it is gone.
+STANDING = """CREATE OR REPLACE TABLE standing AS
+  WITH asked AS (SELECT DISTINCT tenant_id, us, [tool, action] AS what FROM log WHERE tool IS NOT NULL AND action IS NOT NULL),
+  newest AS (
+    SELECT asked.tenant_id, asked.us AS at_us, asked.what, max([said.us, said.seq]) AS place
+    FROM asked JOIN said ON said.tenant_id = asked.tenant_id AND said.what = asked.what AND said.us <= asked.us GROUP BY ALL),
+  now AS (
+    SELECT newest.at_us, said.* FROM newest JOIN said ON said.tenant_id = newest.tenant_id AND said.what = newest.what AND [said.us, said.seq] = newest.place
+    WHERE said.stands AND newest.at_us - said.us <= {pause})
+  SELECT now.*,
+         (SELECT max(us) FROM said WHERE said.tenant_id = now.tenant_id AND said.what = now.what AND said.begins AND (said.us, said.seq) <= (now.us, now.seq)) AS since,
+         (SELECT max_by({{'us': us, 'risk': from_risk, 'id': event_id}}, [us, seq]) FROM said
+            WHERE said.tenant_id = now.tenant_id AND said.what = now.what AND said.stands AND (said.us, said.seq) <= (now.us, now.seq)
+              AND now.at_us - said.us <= {pause} AND is_lower(said.risk, said.approval_required, from_risk, from_approval)
+              AND is_lower(now.risk, now.approval_required, from_risk, from_approval)) AS lowering
+  FROM now"""
+
 SIDED = """CREATE OR REPLACE TABLE sided AS
   SELECT log.*,
          first_seen(log.tenant_id, [log.agent_id], log.us) AS first_seen_agent,
@@ -80,8 +128,19 @@ SIDED = """CREATE OR REPLACE TABLE sided AS
          CASE WHEN own.owner_team IS NOT NULL THEN coalesce((
            SELECT list(other.about ORDER BY other.since DESC, other.about DESC) FROM known AS other
            WHERE other.tenant_id = log.tenant_id AND other.us = log.us AND other.owner_team = own.owner_team
-             AND other.about <> log.agent_id AND other.since IS NOT NULL), []) END AS registry_frozen_siblings
-  FROM log LEFT JOIN known AS own ON own.tenant_id = log.tenant_id AND own.us = log.us AND own.about = log.agent_id"""
+             AND other.about <> log.agent_id AND other.since IS NOT NULL), []) END AS registry_frozen_siblings,
+         act.risk AS registry_action_risk,
+         act.mutates_state AS registry_action_mutates_state,
+         act.data_access AS registry_action_data_access,
+         act.destination AS registry_action_destination,
+         act.approval_required AS registry_action_approval_required,
+         act.default_decision AS registry_action_default_decision,
+         make_timestamptz(act.since) AS registry_action_since,
+         make_timestamptz(act.lowering.us) AS registry_action_lowered,
+         act.lowering.risk AS registry_action_lowered_from,
+         act.lowering.id AS registry_action_lowered_event
+  FROM log LEFT JOIN known AS own ON own.tenant_id = log.tenant_id AND own.us = log.us AND own.about = log.agent_id
+    LEFT JOIN standing AS act ON act.tenant_id = log.tenant_id AND act.at_us = log.us AND act.what = [log.tool, log.action]"""
 
 VIEW = """CREATE OR REPLACE VIEW {name} AS SELECT * EXCLUDE (us) FROM {table}
   WHERE tenant_id = getvariable('tenant') AND us BETWEEN getvariable('first') AND getvariable('last')"""
@@ -121,7 +180,7 @@ def fill(database, events, with_sides):
         order[row["event_id"]] = (place, event["id"])
     insert(database, "log", names, rows)
     if with_sides:
-        for statement in (USES, USED, FIRST_SEEN, HOURS, RECORDS, KNOWN, SIDED):
+        for statement in (USES, USED, FIRST_SEEN, HOURS, RECORDS, KNOWN, SAID, RANK, STANDING, SIDED):
             database.execute(statement.format(pause=PAUSE, hour=HOUR))
     view = VIEW.format(name="events", table="sided" if with_sides else "log")
     database.execute(f"{view} AND (verified OR NOT getvariable('verified'))")

@@ -24,6 +24,7 @@ PAUSES_MS = {
     "first_seen": [DAY_MS, 30 * DAY_MS, 90 * DAY_MS],
     "baseline": [3_600_000, 3_600_000, 7_200_000, DAY_MS, 7 * DAY_MS],
     "registry": [60_000, 3_600_000, 3_600_000, 3_600_000, 3_600_000, 3_600_000, DAY_MS, 90 * DAY_MS],
+    "registry_action": [60_000, 3_600_000, 3_600_000, DAY_MS, 90 * DAY_MS],
 }
 """What of the time before an event the side tables tell apart."""
 
@@ -128,7 +129,8 @@ def history(rng, rule, count):
         if "registry" in rule.sides:
             # Few agents, of which much is said: whoever is held at an event was held by several records.
             event |= {"agent_id": rng.choice(["a1", "a2", "a3", "a4", event["agent_id"]])}
-            event |= record_of_control(rng, ms) if rng.random() < 0.5 else {}
+            if rng.random() < 0.5:
+                event |= record_of_actions(rng) if "registry_action" in rule.sides and rng.random() < 0.8 else record_of_control(rng, ms)
         events.append(event)
     if "registry" in rule.sides:
         end_at_events(rng, events)
@@ -164,6 +166,30 @@ def record_of_control(rng, ms):
     until = written_time(ms + rng.choice([0, 1, 60_000, 3_600_000])) if status == "applied" and rng.random() < 0.4 else None
     held = {"target_type": "agent", "kind": rng.choice(["freeze", "freeze", "quarantine"]), "until": until}
     return sure | {"kind": "containment_applied", "edge_id": edge, "agent_id": agent, "status": status, "attributes": json.dumps(held)}
+
+
+def record_of_actions(rng):
+    """What control says of a tool's actions: how each is registered, and what it was, where that is something else; or that one is gone."""
+    edge = rng.choice(["control"] * 9 + ["edge-1"])
+    sure = {"tenant_id": "t1", "verified": True} if rng.random() < 0.9 else {}
+
+    def facts():
+        risk, approval = rng.choice(["low", "low", "medium", "high", "critical"]), rng.random() < 0.4
+        return {"risk": risk, "mutates_state": rng.random() < 0.8, "data_access": rng.choice(["none", "sensitive"]), "destination": "internal",
+                "approval_required": approval, "default_decision": rng.choice(["policy", "policy", "deny"])}
+
+    actions, removed = [], []
+    for action in rng.choice([["merge"], ["merge"], ["read"], ["merge", "read"]]):
+        if rng.random() < 0.2:
+            removed.append(facts() | {"action": action})
+        else:
+            # Now and then the very same again.
+            said = {"risk": "high", "mutates_state": True, "data_access": "none", "destination": "internal", "approval_required": True, "default_decision": "policy"}
+            said = said if rng.random() < 0.3 else facts()
+            actions.append(said | {"action": action} | ({"was": facts()} if rng.random() < 0.5 else {}))
+    reason = rng.choice(["tool_registered", "tool_registered", "tool_registered_more", "agent_registered"])
+    said = {"tool": rng.choice(["github", "github", "github", "mail"]), "actions": actions, "removed": removed}
+    return sure | {"kind": "config_changed", "edge_id": edge, "reason": reason, "attributes": json.dumps(said)}
 
 
 DEFAULTS = dict.fromkeys([*VOCABULARY, "attributes"]) | {"tenant_id": "t1", "edge_id": "edge-1", "kind": "authorize_decision", "clock_suspect": False}

@@ -23,6 +23,9 @@ OF_SIDES = [
     "baseline_hourly_uses >= 2", "baseline_active_hours IS NULL", "baseline_active_hours >= 2", "baseline_hourly_uses < 3",
     "registry_owner_team = 'billing'", "registry_agent_key = agent_id", "cardinality(registry_frozen_siblings) > 0", "registry_risk_tier = 'high'",
     "registry_owner_team IS NULL", "registry_trust_ceiling IS NOT NULL", "registry_environment = environment",
+    "registry_action_risk IN ('low', 'medium')", "registry_action_approval_required", "NOT registry_action_mutates_state",
+    "ts <= registry_action_lowered + INTERVAL '1' HOUR", "registry_action_lowered_from = 'high'", "registry_action_lowered IS NULL",
+    "ts >= registry_action_since + INTERVAL '1' MINUTE", "registry_action_default_decision = 'deny'", "registry_action_data_access = data_access",
 ]  # fmt: skip
 
 HEADER = """/* rule
@@ -176,6 +179,8 @@ COLUMNS = {
     "first_seen": ["first_seen_agent", "first_seen_agent_tool_action"],
     "baseline": ["baseline_hourly_uses", "baseline_active_hours"],
     "registry": ["registry_agent_key", "registry_owner_team", "registry_environment", "registry_risk_tier", "registry_trust_ceiling", "registry_frozen_siblings"],
+    "registry_action": [f"registry_action_{fact}" for fact in (
+        "risk", "mutates_state", "data_access", "destination", "approval_required", "default_decision", "since", "lowered", "lowered_from", "lowered_event")],
 }
 
 
@@ -196,7 +201,7 @@ def random_rules(rng, number, says_something):
     """A rule, and maybe one that reads its alerts. The first of some of which `says_something` is true, or else the last."""
     shape = SHAPES[number % len(SHAPES)]
     for _ in range(DRAFTS):
-        draft = Draft(rng, rng.choice(["", "", "first_seen", "baseline", "registry"]))
+        draft = Draft(rng, rng.choice(["", "", "first_seen", "baseline", "registry", "registry_action"]))
         query = shape(draft)
         rule = written(draft, number, f"random-{number}", rng.choice(["any", "verified"]), query)
         if says_something(rule):

@@ -3,7 +3,8 @@
 import re
 
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-SIDE_TABLES = ["first_seen", "baseline", "registry"]
+SIDE_TABLES = ["first_seen", "baseline", "registry", "registry_action"]
+"""By how their columns begin; what is registered of actions is a part of `registry`, and beside it here."""
 
 
 class Rule:

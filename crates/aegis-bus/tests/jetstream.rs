@@ -23,9 +23,11 @@ fn small() -> Settings {
     Settings { max_bytes, ..Settings::default() }
 }
 
+/// How long is waited for what comes: on a busy machine that may be long, and what is there ends the wait at once.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 async fn connect(server: &Server) -> Arc<JetStreamBus> {
-    let options = JetStreamOptions { timeout: Duration::from_secs(1), ..JetStreamOptions::new(server.url()) };
-    JetStreamBus::connect(&options).await.unwrap()
+    JetStreamBus::connect(&JetStreamOptions::new(server.url())).await.unwrap()
 }
 
 /// A bus with empty streams on a new server.
@@ -124,7 +126,7 @@ async fn what_nobody_needs_any_more_is_gone_where_the_servers_know_that() {
         let mut subscription = bus.subscribe(Stream::Approvals, "approval.>", 1).await.unwrap();
         let mut read = Vec::new();
         while read.len() < left.len() {
-            let batch = subscription.next_batch(10, Duration::from_secs(5)).await.unwrap();
+            let batch = subscription.next_batch(10, PATIENCE).await.unwrap();
             assert!(!batch.is_empty(), "{read:?} were read");
             read.extend(batch.iter().map(|message| message.seq));
         }
@@ -174,12 +176,12 @@ async fn a_batch_is_as_large_as_what_waits() {
         let messages = (0..2000).map(|n| Message::new("ase.00.t.x", n.to_string())).collect();
         assert!(bus.publish(Stream::Ase, messages).await.iter().all(Result::is_ok));
         let mut subscription = bus.subscribe(Stream::Ase, "ase.>", 1).await.unwrap();
-        let mut read = subscription.next_batch(1, Duration::from_secs(5)).await.unwrap().len();
+        let mut read = subscription.next_batch(1, PATIENCE).await.unwrap().len();
         let mut largest = 0;
         while read < 2000 {
             // What the server sends meanwhile waits in the client. How much that is decides nothing below: the scheduler's budget is 128.
             tokio::time::sleep(Duration::from_millis(300)).await;
-            let batch = subscription.next_batch(2048, Duration::from_secs(5)).await.unwrap();
+            let batch = subscription.next_batch(2048, PATIENCE).await.unwrap();
             assert!(!batch.is_empty(), "{read} were read");
             read += batch.len();
             largest = largest.max(batch.len());
@@ -261,7 +263,7 @@ async fn what_is_acknowledged_outlives_the_server_and_a_reader_goes_on() {
             publish_one(&bus, Stream::Ase, Message::new("ase.00.t.x", vec![n])).await.unwrap();
         }
         let identity = bus.stream_identity(Stream::Ase).await.unwrap();
-        let first = subscription.next_batch(5, Duration::from_secs(5)).await.unwrap();
+        let first = subscription.next_batch(5, PATIENCE).await.unwrap();
         assert_eq!(first[0].seq, 1);
 
         server.kill();
@@ -294,7 +296,7 @@ async fn what_is_acknowledged_outlives_the_server_and_a_reader_goes_on() {
                 }
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), newest).await.unwrap();
+        tokio::time::timeout(PATIENCE, newest).await.unwrap();
     }
 }
 
@@ -304,8 +306,8 @@ async fn a_server_that_hangs_costs_one_wait_and_not_one_for_each_message() {
     let bus = fresh(&server).await;
     let messages = || (0..2000).map(|n: i32| Message::new("ase.00.t.x", "x").with_id(n.to_string())).collect::<Vec<_>>();
     server.signal("STOP");
-    // Far more than one wait of a second, far less than one for each message.
-    let refused = tokio::time::timeout(Duration::from_secs(60), bus.publish(Stream::Ase, messages())).await.unwrap();
+    // Far more than one wait of five seconds, far less than one for each message.
+    let refused = tokio::time::timeout(Duration::from_secs(300), bus.publish(Stream::Ase, messages())).await.unwrap();
     assert!(refused.len() == 2000 && refused.iter().all(|result| result.as_ref().is_err_and(BusError::is_retryable)));
     server.signal("CONT");
     eventually(async || bus.publish(Stream::Ase, messages()).await.iter().all(Result::is_ok).then_some(())).await;
@@ -374,7 +376,7 @@ async fn having_read(bus: &JetStreamBus) -> (Box<dyn Subscription>, Place) {
     }
     let (mut read, last) = (0, bus.last_seq(Stream::Ase).await.unwrap());
     while read < last {
-        read = subscription.next_batch(100, Duration::from_secs(5)).await.unwrap().last().unwrap().seq;
+        read = subscription.next_batch(100, PATIENCE).await.unwrap().last().unwrap().seq;
     }
     bus.set_consumer_position(Stream::Ase, "reader", last).await.unwrap();
     assert_eq!(bus.consumer_position(Stream::Ase, "reader").await.unwrap(), last);
@@ -386,7 +388,7 @@ async fn having_read(bus: &JetStreamBus) -> (Box<dyn Subscription>, Place) {
 async fn assert_rewound(bus: &JetStreamBus, mut subscription: Box<dyn Subscription>, place: &Place) {
     let begun = tokio::time::Instant::now();
     let error = loop {
-        assert!(begun.elapsed() < Duration::from_secs(30), "the reader waits behind a head that is gone");
+        assert!(begun.elapsed() < PATIENCE, "the reader waits behind a head that is gone");
         match subscription.next_batch(100, Duration::from_secs(1)).await {
             Ok(batch) => assert!(batch.is_empty(), "it must not go on by number: {batch:?}"),
             Err(error) if error.is_retryable() => {}
@@ -453,7 +455,7 @@ async fn a_reader_that_never_waits_as_long_as_an_answer_takes_is_not_starved() {
         publish_one(&bus, Stream::Ase, Message::new("ase.00.t.x", "x")).await.unwrap();
         let begun = Instant::now();
         while read.last() != Some(&seq) {
-            assert!(begun.elapsed() < Duration::from_secs(20), "message {seq} does not come: {read:?}");
+            assert!(begun.elapsed() < PATIENCE, "message {seq} does not come: {read:?}");
             match subscription.next_batch(10, Duration::from_millis(200)).await {
                 Ok(batch) => read.extend(batch.iter().map(|message| message.seq)),
                 Err(error) => assert!(error.is_retryable(), "{error}"),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use aegis_bus::{AskForMissing, Bus, Keeper, LanesInLake};
 use aegis_keys::{KeyRing, SigningKey, TrustTokenKey};
 use aegis_ledger::Ledger;
-use aegis_model::{Clock, EntryKind};
+use aegis_model::{Clock, EntryKind, RuleInSet};
 use aegis_policy::{PolicySource, default_pack, github_pack};
 use aegis_store::Store;
 use aegis_threads::Work;
@@ -27,7 +27,7 @@ use crate::metrics::Metrics;
 use crate::outbox::Outbox;
 use crate::rules::{RuleTrials, ToldRules};
 use crate::silence::Lives;
-use crate::{archive, callbacks, expiry, feed, fleet, labels, materialise, outbox, prune, rules, silence};
+use crate::{archive, callbacks, expiry, feed, fleet, labels, materialise, outbox, prune, rule_set, rules, silence};
 
 /// Limits and times of control. The defaults suit one machine.
 #[derive(Clone, Debug)]
@@ -75,6 +75,8 @@ pub struct ControlConfig {
     pub history_bus: Option<Arc<dyn Bus>>,
     /// The connections to the bus by whose they are, for readiness; none where it is a file.
     pub connections: Vec<(&'static str, Arc<dyn Bus>)>,
+    /// The rules that every tenant has by the program, or the folder that it was given; None: whoever runs them tells of them.
+    pub rule_set: Option<Vec<RuleInSet>>,
 }
 
 impl Default for ControlConfig {
@@ -101,6 +103,7 @@ impl Default for ControlConfig {
             rule_trials: None,
             history_bus: None,
             connections: Vec::new(),
+            rule_set: None,
         }
     }
 }
@@ -311,6 +314,9 @@ impl Control {
             tasks.push(tokio::spawn(silence::run(Arc::clone(self), self.stop.subscribe())));
         }
         tasks.push(tokio::spawn(rules::run(Arc::clone(self), self.stop.subscribe())));
+        if let Some(set) = self.config.rule_set.clone() {
+            tasks.push(tokio::spawn(rule_set::run(Arc::clone(self), set, self.stop.subscribe())));
+        }
         tasks.push(tokio::spawn(outbox::run(Arc::clone(self), self.stop.subscribe())));
         Ok(())
     }

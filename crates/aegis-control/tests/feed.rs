@@ -204,6 +204,35 @@ async fn receipts_verify_one_by_one_and_as_an_export() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_s_lanes_can_be_followed_once_more_over_what_was_published() {
+    let house = House::build().await;
+    house.tool(&house.acme).await;
+    house.tool(&house.other).await;
+    let (_, token) = house.agent(&house.acme, "bot").await;
+    house.ask(&token, json!({"version": "1"})).await;
+    let (acme, others) = (&house.acme.id, &house.other.id);
+    let lanes = house.control.lanes_since(acme, house.now().plus_seconds(-3600)).await.unwrap();
+    let is_acme_s = |lane: &str| lane.starts_with(&format!("{acme}."));
+    assert!(lanes.len() >= 2 && lanes.iter().all(|(lane, first)| is_acme_s(lane) && *first == 1), "{lanes:?}");
+    let ring = KeyRing::new([house.control_key.verifying_key(), house.edge_key.verifying_key()]);
+    let mut verifier = verify::StreamVerifier::new(ring);
+    for (lane, _) in &lanes {
+        let receipts = house.control.receipts_of_lane(acme, lane, 0).await.unwrap();
+        for (seq, receipt) in (1..).zip(&receipts) {
+            let wire: Value = serde_json::from_str(&receipt.wire).unwrap();
+            assert!(verifier.check(&wire).verified, "{wire}");
+            assert_eq!((receipt.seq, receipt.bus_ts.is_some()), (seq, true));
+        }
+        let last = receipts.last().unwrap().seq;
+        assert_eq!(verifier.heads().get(lane).map(|(seq, _)| seq), Some(last));
+        let behind = house.control.receipts_of_lane(acme, lane, last - 1).await.unwrap();
+        assert_eq!(behind.first(), receipts.last(), "those behind a receipt begin with the next");
+        assert!(house.control.receipts_of_lane(others, lane, 0).await.unwrap().is_empty(), "they are nobody else's to ask for");
+    }
+    assert!(house.control.lanes_since(acme, house.now().plus_seconds(3600)).await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_malformed_event_is_set_aside_and_the_others_go_on() {
     let house = House::build().await;
     let subject = subject::ase(&house.acme.id, EventKind::AuthorizeDecision);

@@ -7,9 +7,9 @@ mod house;
 use std::time::Duration;
 
 use aegis_bus::{Bus, Message, Stream, subject};
-use aegis_control::{common_rule_change_by_operator, rule_change_by_operator};
+use aegis_control::{RefusedRuleRecord, common_rule_change_by_operator, rule_change_by_operator};
 use aegis_keys::{KeyRing, verify_notice};
-use aegis_model::{CommonRuleRecord, EventKind, PARTITIONS, RuleMode, RuleRecord, TenantId};
+use aegis_model::{CommonRuleRecord, EventKind, PARTITIONS, RuleInSet, RuleMode, RuleRecord, TenantId, partition_of};
 use aegis_store::{NewRuleVersion, OutboxRow, RuleChange};
 use house::{House, rule_version};
 use serde_json::{Value, json};
@@ -176,4 +176,140 @@ async fn what_an_operator_makes_of_every_tenant_s_rule_is_told_to_each_partition
     put(&program_s).await;
     let both = [all_of(quiet), all_of("")].concat();
     house.until("each partition is told again", async || common_records(&house).await == both).await;
+}
+
+/// Asked again for what is sealed, also after a restart, control seals nothing more; and nothing at all for those whom it does not concern.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_record_of_rules_is_sealed_once_for_each_tenant_of_its_partition_or_for_the_one_that_it_is_of() {
+    let mut house = House::build().await;
+    let (acme, other) = (house.acme.id.clone(), house.other.id.clone());
+    let refused = |tenant_id: Option<&TenantId>, partition: u32, fault: &'static str, hour: i64| RefusedRuleRecord {
+        partition,
+        tenant_id: tenant_id.cloned(),
+        fault,
+        seq: 7,
+        bus_ts: house.now(),
+        hour,
+    };
+    let told = [
+        refused(None, partition_of(&acme), "bad_signature", 1),
+        refused(None, partition_of(&acme), "bad_signature", 2),
+        refused(None, partition_of(&other), "unsigned", 1),
+        refused(Some(&acme), partition_of(&acme), "older", 1),
+    ];
+    for _ in 0..2 {
+        for refused in &told {
+            house.control.tell_refused_rule_record(refused).await.unwrap();
+        }
+        house.restart_control().await;
+    }
+    assert_ne!(partition_of(&acme), partition_of(&other), "the house has them apart");
+    house.event(&acme, EventKind::RuleRecordRefused, "older").await;
+    house.event(&other, EventKind::RuleRecordRefused, "unsigned").await;
+    let reasons = async |tenant: &TenantId| {
+        let rows = house.events(tenant, EventKind::RuleRecordRefused).await;
+        let wires = rows.iter().map(|row| serde_json::from_str::<Value>(row.wire.text().unwrap()).unwrap());
+        let mut reasons: Vec<String> = wires.map(|wire| wire["reason"].as_str().unwrap().to_owned()).collect();
+        reasons.sort();
+        reasons
+    };
+    assert_eq!(reasons(&acme).await, ["bad_signature", "bad_signature", "older"]);
+    assert_eq!(reasons(&other).await, ["unsigned"]);
+    // The history has one event of an id; the lanes have one receipt of it too.
+    let sealed = house.control_ledger.read_outbox(0, 1000).await.unwrap();
+    assert_eq!(sealed.iter().filter(|item| item.sealed.kind == EventKind::RuleRecordRefused).count(), 4);
+    let wire = house.event(&acme, EventKind::RuleRecordRefused, "older").await;
+    aegis_ledger::verify::verify_wire(&wire, Some(&house.ring)).unwrap();
+    assert_eq!(wire["resource"], json!(subject::ruleset(partition_of(&acme))));
+    assert_eq!((&wire["source"], &wire["receipt"]["phase"]), (&json!("control"), &json!("attempt")));
+    assert_eq!(wire["receipt"]["detail"]["by"], json!({"type": "detection"}));
+}
+
+/// The receipts of sets of rules that a tenant has, in the order of its lanes: what was changed, and the ids of what is added, removed and changed.
+async fn told_sets(house: &House, tenant: &TenantId) -> Vec<(String, Value)> {
+    let mut told = Vec::new();
+    for item in house.control_ledger.read_outbox(0, 1000).await.unwrap() {
+        let wire: Value = serde_json::from_str(&item.sealed.wire).unwrap();
+        let reason = wire["reason"].as_str().unwrap_or_default();
+        if wire["tenant_id"] == tenant.as_str() && reason.starts_with("rule_set_") {
+            aegis_ledger::verify::verify_wire(&wire, Some(&house.ring)).unwrap();
+            let detail = &wire["receipt"]["detail"];
+            let ids =
+                |list: &str| detail[list].as_array().unwrap().iter().map(|rule| rule["rule_id"].clone()).collect::<Vec<_>>();
+            told.push((reason.to_owned(), json!([ids("added"), ids("removed"), ids("changed"), ids("operators")])));
+        }
+    }
+    told
+}
+
+async fn until_told_of(house: &House, tenant: &TenantId, expected: &[(&str, Value)]) {
+    let expected: Vec<(String, Value)> = expected.iter().map(|(change, ids)| ((*change).to_owned(), ids.clone())).collect();
+    house.until("the tenant has its receipts", async || told_sets(house, tenant).await == expected).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_tenant_has_one_receipt_of_each_set_of_rules_that_a_start_brings_and_a_later_one_of_what_it_starts_with() {
+    let mut house = House::build().await;
+    let (acme, other) = (house.acme.id.clone(), house.other.id.clone());
+    let rule = |id: &str, version: u32| {
+        let (rule_id, name, hash) =
+            (id.to_owned(), id.to_lowercase(), aegis_canon::sha256_hex(format!("{id} {version}").as_bytes()));
+        RuleInSet { rule_id, name, version, mode: RuleMode::Active, hash }
+    };
+    let first = vec![rule("A", 1), rule("B", 1)];
+    let second = vec![rule("A", 2), rule("C", 1)];
+    let at_first = ("rule_set_recorded", json!([["A", "B"], [], [], []]));
+    for _ in 0..2 {
+        house.restart_with_rules(first.clone()).await;
+        for tenant in [&acme, &other] {
+            until_told_of(&house, tenant, std::slice::from_ref(&at_first)).await;
+        }
+    }
+    // An update, and a tenant that comes behind a change of an operator's.
+    house.restart_with_rules(second.clone()).await;
+    let changed = ("rule_set_changed", json!([["C"], ["B"], ["A"], []]));
+    for tenant in [&acme, &other] {
+        until_told_of(&house, tenant, &[at_first.clone(), changed.clone()]).await;
+    }
+    let version = NewRuleVersion { common: Some((2, RuleMode::Active)), ..rule_version("A 3 log_only").unwrap() };
+    let now = house.now();
+    let fact = |tenant: &TenantId| {
+        let draft = common_rule_change_by_operator(tenant, &version, "control", now);
+        let payload = serde_json::to_string(&draft).unwrap();
+        Ok(OutboxRow { event_id: draft.event.event_id, tenant_id: tenant.clone(), payload })
+    };
+    let made = house.store.put_common_rule_version(&version, None, "operator", fact).await.unwrap();
+    assert!(matches!(made, RuleChange::Made { .. }), "{made:?}");
+    let later = TenantId::new("later").unwrap();
+    house.store.create_tenant(&later, "Later").await.unwrap();
+    let of_later = ("rule_set_recorded", json!([["A", "C"], [], [], ["A"]]));
+    until_told_of(&house, &later, std::slice::from_ref(&of_later)).await;
+    // What was before comes back, and is a change too.
+    house.restart_with_rules(first).await;
+    let back = ("rule_set_changed", json!([["B"], ["C"], ["A"], ["A"]]));
+    until_told_of(&house, &later, &[of_later, back.clone()]).await;
+    until_told_of(&house, &acme, &[at_first, changed, back]).await;
+    let event = house.event(&acme, EventKind::ConfigChanged, "rule_set_changed").await;
+    let attributes: Value = serde_json::from_str(event["attributes"].as_str().unwrap()).unwrap();
+    assert_eq!((&event["approver"], &attributes["rule_set"]["rules"]), (&json!("program"), &json!(2)));
+    let sets = house.store.list_rule_sets(10, 0).await.unwrap();
+    assert_eq!(sets.iter().map(|set| (set.revision, set.rules.len())).collect::<Vec<_>>(), [(3, 2), (2, 2), (1, 2)]);
+    assert_eq!(sets[0].digest, sets[2].digest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_set_of_rules_is_receipted_once_the_ledger_can_be_written_again() {
+    let mut house = House::build().await;
+    let rule = RuleInSet { rule_id: "A".into(), name: "a".into(), version: 1, mode: RuleMode::Active, hash: "h".into() };
+    let recorded = ("rule_set_recorded", json!([["A"], [], [], []]));
+    house.restart_with_rules(vec![rule]).await;
+    until_told_of(&house, &house.acme.id, std::slice::from_ref(&recorded)).await;
+    house.fill_control_ledger().await;
+    let later = TenantId::new("later").unwrap();
+    house.store.create_tenant(&later, "Later").await.unwrap();
+    // Several looks long.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(told_sets(&house, &later).await.is_empty());
+    house.ledger_pages.store(0, std::sync::atomic::Ordering::SeqCst);
+    until_told_of(&house, &later, &[recorded]).await;
 }

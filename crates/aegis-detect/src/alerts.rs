@@ -60,7 +60,7 @@ pub(crate) struct Sources {
 }
 
 impl Sources {
-    fn has(&self, id: &str, name: &str) -> bool {
+    pub(crate) fn has(&self, id: &str, name: &str) -> bool {
         self.ids.as_ref().is_none_or(|ids| ids.contains(id)) && self.names.as_ref().is_none_or(|names| names.contains(name))
     }
 
@@ -118,13 +118,6 @@ pub(crate) fn sources_of(optimized: &LogicalPlan, shape: Shape, sql: &SqlText) -
         );
     }
     Ok(Sources { ids, names })
-}
-
-/// The refusal of a tenant's own rule that reads alerts.
-pub(crate) fn not_own(rule: &Rule) -> RuleError {
-    let error = RuleError::new(RuleCode::RuleUnsupported, "a tenant's own rule cannot read `alerts`");
-    let place = SqlText::read(&rule.text).ok().and_then(|sql| sql.place_of(ALERTS_TABLE));
-    error.at(place).hint("it sees the tenant's events: count there what the other rules count").in_file(&rule.file)
 }
 
 /// Says of each rule how many stand below it, and whether it is read. What is wrong where that is not decided: a rule that is not there, one that is
@@ -216,18 +209,7 @@ pub(crate) fn put_among(rule: &Rule, plan: &mut RulePlan, program: &[CommonRule]
     if plan.is_read && plan.shape == Shape::Deferred {
         return Err(unsupported("another rule reads its alerts, which would come too late if it waited for what follows"));
     }
-    let mut level = 0;
-    if let Some(sources) = &plan.sources {
-        let read: Vec<&CommonRule> = program.iter().filter(|other| sources.has(&other.id, &other.name)).collect();
-        let is_there = |word: &str| read.iter().any(|other| other.id == word || other.name == word);
-        if let Some(missing) = sources.words().find(|word| !is_there(word.as_str())) {
-            return Err(not_there(rule, missing));
-        }
-        if let Some(late) = read.iter().find(|other| other.waits) {
-            return Err(too_late(rule, &late.id, &late.name));
-        }
-        level = read.iter().map(|other| other.level + 1).max().unwrap_or(0);
-    }
+    let mut level = level_above(rule, plan, program)?;
     if let Some(before) = before {
         if level > before.level {
             return Err(unsupported("it reads alerts of rules that do not stand below the rule in whose place it is to come"));
@@ -238,7 +220,21 @@ pub(crate) fn put_among(rule: &Rule, plan: &mut RulePlan, program: &[CommonRule]
     Ok(())
 }
 
-fn place_of_source(rule: &Rule, id: &str, name: &str) -> Option<Place> {
+/// One higher than the highest of the program's rules that it reads.
+pub(crate) fn level_above(rule: &Rule, plan: &RulePlan, program: &[CommonRule]) -> Result<usize, RuleError> {
+    let Some(sources) = &plan.sources else { return Ok(0) };
+    let read: Vec<&CommonRule> = program.iter().filter(|other| sources.has(&other.id, &other.name)).collect();
+    let is_there = |word: &str| read.iter().any(|other| other.id == word || other.name == word);
+    if let Some(missing) = sources.words().find(|word| !is_there(word.as_str())) {
+        return Err(not_there(rule, missing));
+    }
+    if let Some(late) = read.iter().find(|other| other.waits) {
+        return Err(too_late(rule, &late.id, &late.name));
+    }
+    Ok(read.iter().map(|other| other.level + 1).max().unwrap_or(0))
+}
+
+pub(crate) fn place_of_source(rule: &Rule, id: &str, name: &str) -> Option<Place> {
     place_of_word(rule, name).or_else(|| place_of_word(rule, id))
 }
 
@@ -365,115 +361,4 @@ pub(crate) fn alerts_of(rules: &[RunningRule], left_out: &BTreeSet<TenantId>) ->
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-mod tests {
-    use std::sync::atomic::{AtomicI64, Ordering};
-
-    use aegis_model::Clock;
-
-    use super::*;
-    use crate::engine::Engine;
-    use crate::episode::{KeyRules, KeyState};
-    use crate::output::{Evidence, Match};
-    use crate::ruleset::RuleSet;
-
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_micros(second * 1_000_000)
-    }
-
-    fn found(first: i64, instant: i64) -> Match {
-        let evidence = |s: i64| Evidence {
-            event_id: uuid::Uuid::from_u128(s.unsigned_abs().into()),
-            ts: at(s),
-            receipt_hash: Some(format!("receipt-{s}")),
-        };
-        Match { instant: at(instant), key: Map::new(), evidence: vec![evidence(first), evidence(instant)], fields: Map::new() }
-    }
-
-    fn rules(tenant: &TenantId, suppress: Option<i64>) -> KeyRules<'_> {
-        let (window_micros, suppress_micros) = (60_000_000, suppress.map(|s| s * 1_000_000));
-        KeyRules { tenant, rule_id: "R", window_micros, suppress_micros, keeps_details: false, is_read: true }
-    }
-
-    #[test]
-    fn an_alert_is_final_once_and_the_same_whenever_time_passes() {
-        let tenant = TenantId::new("t").unwrap();
-        for suppress in [None, Some(60)] {
-            let rules = rules(&tenant, suppress);
-            let finals = |step: i64| {
-                let (mut key, mut finals) = (KeyState::default(), Vec::new());
-                for (first, instant) in [(10, 10), (10, 20), (15, 21), (10, 30), (75, 80), (140, 141)] {
-                    key.insert(found(first, instant));
-                    key.emit(rules).unwrap();
-                    if instant % step == 0 {
-                        key.settle(rules, at(instant)).unwrap();
-                        finals.extend(key.take_finals());
-                    }
-                }
-                key.settle(rules, at(10_000)).unwrap();
-                finals.extend(key.take_finals());
-                assert!(key.is_empty());
-                finals
-            };
-            let at_once = finals(1_000);
-            assert_eq!(at_once.iter().map(|told| told.last.0).collect::<Vec<_>>()[0], at(10));
-            let ids: std::collections::BTreeSet<_> = at_once.iter().map(|told| told.alert_id.clone()).collect();
-            assert_eq!(ids.len(), at_once.len(), "each once");
-            assert_eq!(finals(1), at_once);
-            assert_eq!(finals(10), at_once);
-        }
-        // What stands early because there is too much is not lost to a restart before its key is settled.
-        let mut key = KeyState::default();
-        for second in 1..=10 {
-            key.insert(found(second, second));
-            key.emit(rules(&tenant, None)).unwrap();
-        }
-        assert_eq!(key.settle_surplus(rules(&tenant, None), 4).unwrap(), 8);
-        let mut again: KeyState = serde_json::from_str(&serde_json::to_string(&key.told()).unwrap()).unwrap();
-        let early = again.take_finals();
-        assert_eq!(early.iter().map(|told| told.last.0).collect::<Vec<_>>(), (1..=8).map(at).collect::<Vec<_>>());
-        assert_eq!(early, key.take_finals());
-        // Nobody reads the others'.
-        let mut key = KeyState::default();
-        key.insert(found(1, 1));
-        let unread = KeyRules { is_read: false, ..rules(&tenant, None) };
-        key.emit(unread).unwrap();
-        key.settle(unread, at(10_000)).unwrap();
-        assert!(key.is_empty() && key.take_finals().is_empty());
-    }
-
-    /// By it, whatever is timed takes longer than a look may.
-    #[derive(Debug, Default)]
-    struct SlowClock(AtomicI64);
-
-    impl Clock for SlowClock {
-        fn now(&self) -> Timestamp {
-            Timestamp::from_micros(self.0.fetch_add(11_000_000, Ordering::Relaxed))
-        }
-    }
-
-    #[test]
-    fn a_tenant_whose_alerts_take_too_long_stops_the_rule_for_itself_alone() {
-        let text = |name: &str, query: &str| {
-            let text = format!(
-                "/* rule\nid: T-{name}\nname: {name}\nversion: 1\nseverity: low\nwindow: 60s\nkey: [agent_id]\nmode: active\nrequires: any\n\
-                 owner: soc\ndescription: d\nfalse_positives: none\nchangelog:\n  - {{version: 1, date: 2026-11-27, note: n}}\n*/\n{query}\n"
-            );
-            (PathBuf::from(format!("{name}/rule.sql")), text)
-        };
-        let below = text("below", "SELECT agent_id, event_id FROM events");
-        let above = text("above", "SELECT agent_id, event_id FROM alerts WHERE rule_name = 'below'");
-        let config = EngineConfig::new(Arc::new(SlowClock::default()));
-        let mut engine = Engine::new(RuleSet::from_texts([below, above]).unwrap(), config.clone());
-        let tenant = TenantId::new("a").unwrap();
-        let event_id = uuid::Uuid::from_u128(1);
-        let told = Final { alert_id: "alert".to_owned(), first: event_id, last: (at(1), event_id), receipt_hash: None };
-        let key = Map::from_iter([("agent_id".to_owned(), Value::from("x"))]);
-        let row = Arc::new(row_of(&engine.rules[0].rule, &tenant, &key, &told));
-        let mut output = TickOutput::default();
-        engine.rules[1].take_alerts(&[row], &config, &mut output);
-        let stats = &engine.rules[1].stats;
-        assert_eq!((&stats.quarantined, stats.set_aside.keys().collect::<Vec<_>>()), (&None, vec![&tenant]));
-        assert_eq!(output.quarantined.len(), 1, "and it is said");
-    }
-}
+mod tests;

@@ -9,6 +9,7 @@ use aegis_model::{EventId, SecurityEvent, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::common::KnownCommon;
+use crate::distrust::RefusedRecord;
 use crate::engine::{Engine, EngineCheckpoint};
 use crate::hold::HeldLane;
 use crate::late::{Late, Whose};
@@ -51,6 +52,9 @@ pub(crate) struct Checkpoint {
     /// What late events touched and is not caught up; one of before has none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) late: Vec<(Whose, Late)>,
+    /// Records of rules that were refused, and of which no tenant could be told.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) untold: Vec<RefusedRecord>,
     /// While the stream is read again behind a checkpoint of another version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) before: Option<Before>,
@@ -246,6 +250,11 @@ impl Tail {
     /// Tenants whose windows may need more than is remembered here.
     pub(crate) fn cut(&self) -> BTreeMap<TenantId, Timestamp> {
         self.cut.iter().map(|(tenant, needed_at)| (tenant.clone(), *needed_at)).collect()
+    }
+
+    /// The same of one of them.
+    pub(crate) fn cut_of(&self, tenant: &TenantId) -> Option<Timestamp> {
+        self.cut.get(tenant).copied()
     }
 
     /// What was cut before a restart is so after it.

@@ -5,10 +5,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use aegis_bus::{BusError, subject};
+use aegis_bus::{BusError, Delivered, subject};
 use aegis_model::{CommonRuleRecord, SecurityEvent, TenantId, Timestamp, partition_of};
 use serde::{Deserialize, Serialize};
 
+use crate::distrust::Refusal;
 use crate::engine::{Engine, TickOutput, guarded};
 use crate::error::DetectError;
 use crate::evaluate::RunningRule;
@@ -20,6 +21,7 @@ use crate::rule::Rule;
 use crate::schema::EventBatch;
 use crate::scope::{Partitions, Scope, Since};
 use crate::shape::Shape;
+use crate::warm::every::Waits;
 use crate::worker::{Shared, WorkerStats};
 
 /// A version of a rule that every tenant has, checked; and planned, unless it is disabled.
@@ -41,20 +43,23 @@ impl CommonVersion {
 
 /// What stands under an id from some time on, in each of some partitions.
 #[derive(Debug)]
-struct Change {
-    rule_id: String,
+pub(crate) struct Change {
+    pub(crate) rule_id: String,
     /// None: there is no such rule.
-    stands: Option<CommonVersion>,
-    since: Since,
+    pub(crate) stands: Option<CommonVersion>,
+    pub(crate) since: Since,
 }
 
 /// An operator's change of a rule, as a checkpoint knows it: where it stands, and since when.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct KnownCommon {
-    rule_id: String,
-    revision: i64,
+    pub(crate) rule_id: String,
+    pub(crate) revision: i64,
     hash: String,
-    since: Since,
+    pub(crate) since: Since,
+    /// Tenants for whom it waited for its window when it came; one of before has none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) waits: BTreeMap<TenantId, Waits>,
 }
 
 /// What stands of operators' changes, by rule id and revision: several of one rule while not all partitions have the newest.
@@ -71,11 +76,30 @@ impl CommonKnown {
         !self.0.contains_key(&(rule_id.to_owned(), revision))
     }
 
-    /// What stands in a partition.
-    fn revision(&self, rule_id: &str, partition: u32) -> Option<i64> {
+    /// What stands of a rule in a partition.
+    pub(crate) fn standing(&self, rule_id: &str, partition: u32) -> Option<&KnownCommon> {
         let of_rule = self.0.range((rule_id.to_owned(), i64::MIN)..=(rule_id.to_owned(), i64::MAX));
-        let mut there = of_rule.filter(|(_, known)| known.since.partitions().has(partition));
-        there.next().map(|((_, revision), _)| *revision)
+        of_rule.map(|(_, known)| known).find(|known| known.since.of_partition.contains_key(&partition))
+    }
+
+    fn revision(&self, rule_id: &str, partition: u32) -> Option<i64> {
+        self.standing(rule_id, partition).map(|known| known.revision)
+    }
+
+    /// What stands of all of them.
+    pub(crate) fn standing_all(&self) -> impl Iterator<Item = &KnownCommon> {
+        self.0.values()
+    }
+
+    pub(crate) fn standing_all_mut(&mut self) -> impl Iterator<Item = &mut KnownCommon> {
+        self.0.values_mut()
+    }
+
+    /// A rule came with the program, and by no record: it is as the program has it.
+    pub(crate) fn know_of_program(&mut self, rule_id: &str, partition: u32, since: Since, waits: BTreeMap<TenantId, Waits>) {
+        let revision = self.revision(rule_id, partition).unwrap_or(0);
+        let (rule_id, hash) = (rule_id.to_owned(), aegis_canon::sha256_hex(b""));
+        self.know(KnownCommon { rule_id, revision, hash, since, waits });
     }
 
     /// It stands where it says, and what stood there before does not any more.
@@ -83,10 +107,14 @@ impl CommonKnown {
         let partitions = known.since.partitions();
         for before in self.0.values_mut().filter(|before| before.rule_id == known.rule_id) {
             before.since.leave(partitions);
+            before.waits.retain(|tenant, _| !partitions.has_tenant(tenant));
         }
         self.0.retain(|_, before| before.since.partitions() != Partitions::NONE);
         match self.0.get_mut(&(known.rule_id.clone(), known.revision)) {
-            Some(same) => same.since.join(known.since),
+            Some(same) => {
+                same.since.join(known.since);
+                same.waits.extend(known.waits);
+            }
             None => {
                 self.0.insert((known.rule_id.clone(), known.revision), known);
             }
@@ -136,7 +164,7 @@ impl Engine {
     /// Makes a rule another one in some partitions; all other rules keep what they have, and so does this one elsewhere. `events` are those of the tenants
     /// of these partitions, as they were taken: it knows those of its window, and a match of before its time is none. Answers what there is to say of the
     /// rule of before, which sees nothing more of them.
-    fn set_common(&mut self, change: Change, events: Vec<SecurityEvent>) -> TickOutput {
+    pub(crate) fn set_common(&mut self, change: Change, events: Vec<SecurityEvent>) -> TickOutput {
         let Change { rule_id: id, stands, since } = change;
         let partitions = since.partitions();
         let hash = stands.as_ref().map(|version| version.rule.hash.clone());
@@ -167,14 +195,18 @@ impl Engine {
             return Some(place);
         }
         let plan = if self.config.incremental { plan } else { plan.unfollowed() };
-        // Who reads alerts comes after those that it reads; a tenant's own reads none and is not read.
-        let is_above = |running: &RunningRule| running.scope.owner().is_none() && running.plan.level > plan.level;
+        // Who reads alerts comes after those that it reads; a tenant's own is not read.
+        let is_above = |running: &RunningRule| match running.scope.owner() {
+            None => running.plan.level > plan.level,
+            Some(_) => running.plan.sources.is_some(),
+        };
         let place = self.rules.iter().position(is_above).unwrap_or(self.rules.len());
         let others = self.own_of.get(&rule.header.id).cloned().unwrap_or_default();
         let scope = Scope::AllBut { of: Partitions::NONE, others };
         let mut running = RunningRule::new(rule, plan, scope, Arc::clone(&self.sides));
         running.is_of_program = is_of_program;
         self.rules.insert(place, running);
+        self.know_readers();
         Some(place)
     }
 
@@ -232,13 +264,18 @@ impl Running {
     pub(crate) async fn take_common_rule(
         &mut self,
         record: CommonRuleRecord,
-        bus_ts: Timestamp,
+        delivered: &Delivered,
         shared: &Shared,
     ) -> Result<(), DetectError> {
         let CommonRuleRecord { partition, rule_id, revision, hash, text } = record;
-        if self.own.changed.revision(&rule_id, partition).is_some_and(|known| known >= revision) {
-            return Ok(());
+        match self.own.changed.revision(&rule_id, partition) {
+            Some(held) if held > revision && self.is_read_first(delivered.seq) => {
+                return self.refuse_rule(delivered, &Refusal::older(None, revision, held), shared).await;
+            }
+            Some(held) if held >= revision => return Ok(()),
+            _ => {}
         }
+        let bus_ts = delivered.bus_ts;
         // What rules have put off is of the time before.
         self.catch_up(shared).await?;
         let started = self.clock.now();
@@ -248,12 +285,17 @@ impl Running {
             return Ok(());
         }
         let stays = stands.as_ref().and_then(|version| self.engine.common_since(&rule_id, &version.rule.hash, partition));
-        let (since, output) = match stays {
+        let (since, waits, output) = match stays {
             // The very same text changes nothing.
-            Some(since) => (since, TickOutput::default()),
+            Some(since) => {
+                let of_before = self.own.changed.waits_in(&rule_id, partition, &since);
+                let waits = of_before.unwrap_or_else(|| self.waits_where(&since, partition, bus_ts));
+                (since, waits, TickOutput::default())
+            }
             None => {
                 let plan = stands.as_ref().and_then(|version| version.plan.as_ref().map(|plan| (plan, &version.rule)));
                 let since = self.knows_from(plan, partition, bus_ts);
+                let waits = plan.map(|_| self.waits_where(&since, partition, bus_ts)).unwrap_or_default();
                 let needs_events = plan.is_some_and(|(plan, _)| plan.shape != Shape::Stateless && plan.sources.is_none());
                 let mut events = Vec::new();
                 if needs_events {
@@ -261,14 +303,15 @@ impl Running {
                     events = self.events_again(&subject::ase_partition(partition), wanted).await?;
                 }
                 let change = Change { rule_id: rule_id.clone(), stands, since: since.clone() };
-                (since, self.engine.set_common(change, events))
+                (since, waits, self.engine.set_common(change, events))
             }
         };
         self.tell(WorkerStats::default(), output, Vec::new(), started, shared).await?;
         if self.own.changed.is_new(&rule_id, revision) {
             tracing::info!(rule = rule_id, revision, "a rule that every tenant has changes, partition by partition");
         }
-        self.own.changed.know(KnownCommon { rule_id, revision, hash, since });
+        self.own.changed.know(KnownCommon { rule_id, revision, hash, since, waits });
+        self.listen(|tenant| partition_of(tenant) == partition, bus_ts);
         Ok(())
     }
 
@@ -278,8 +321,12 @@ impl Running {
         let Some((plan, rule)) = rule else {
             return Since { of_tenant: BTreeMap::new(), of_partition: BTreeMap::from([(partition, now)]) };
         };
-        let window = rule.header.window_s * 1_000_000;
         let kept_from = if plan.sources.is_some() { now } else { self.engine.common_kept_from(partition, now) };
+        self.whole_from(rule.header.window_s * 1_000_000, partition, kept_from, now)
+    }
+
+    /// From when on all of a window is known that is kept from some time on: of each tenant of a partition, but of those of whom some was given up.
+    pub(crate) fn whole_from(&self, window: i64, partition: u32, kept_from: Timestamp, now: Timestamp) -> Since {
         let whole_from = self.engine.lost.before().map_or(now, |gone| gone.plus_micros(window).max(now));
         let since = kept_from.plus_micros(window).max(whole_from);
         let cut = self.tail.cut();
@@ -301,7 +348,7 @@ mod tests {
             of_tenant: BTreeMap::new(),
             of_partition: partitions.iter().map(|partition| (*partition, Timestamp::from_micros(revision))).collect(),
         };
-        KnownCommon { rule_id: "T-1".into(), revision, hash: String::new(), since }
+        KnownCommon { rule_id: "T-1".into(), revision, hash: String::new(), since, waits: BTreeMap::new() }
     }
 
     #[test]

@@ -58,7 +58,8 @@ pub struct RuleStats {
     pub unfounded: u64,
     /// Events at the end of a log whose rows were not decided: what follows them is not known.
     pub undecided: u64,
-    /// 1 for a tenant's own rule that does not know all of its window yet, and tells nothing until it does.
+    /// Tenants of whom the rule does not know all of its window yet, and tells nothing until it does: of a tenant's own 1 or 0, of one that every tenant has
+    /// about a second late.
     pub warming: u64,
 }
 
@@ -68,6 +69,8 @@ pub(crate) struct RunningRule {
     pub(crate) rule: Rule,
     pub(crate) plan: RulePlan,
     pub(crate) scope: Scope,
+    /// Tenants of whose own rules one reads its alerts.
+    pub(crate) read_by: BTreeSet<TenantId>,
     /// A match of before is none: the rule was not there, or did not know all of its window.
     pub(crate) since: Since,
     /// True of the program's own text of a rule that every tenant has.
@@ -128,6 +131,7 @@ impl RunningRule {
             rule,
             plan,
             scope,
+            read_by: BTreeSet::new(),
             since,
             is_of_program: false,
             whole: None,
@@ -427,11 +431,11 @@ impl RunningRule {
         DetectError::Query { rule: self.rule.header.id.clone(), source }
     }
 
-    /// Runs `work`, and counts its time.
+    /// Runs `work`, and counts its time. A clock that is set meanwhile makes it neither longer nor shorter.
     pub(crate) fn timed<T>(&mut self, clock: &dyn Clock, work: impl FnOnce(&mut Self) -> T) -> (T, i64) {
-        let start = clock.now();
+        let start = clock.steady_micros();
         let result = work(self);
-        let micros = clock.now().as_micros().saturating_sub(start.as_micros()).max(0);
+        let micros = clock.steady_micros().saturating_sub(start).max(0);
         self.stats.seconds += micros as f64 / 1e6;
         (result, micros)
     }

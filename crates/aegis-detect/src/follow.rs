@@ -1,16 +1,19 @@
 //! The detector's way along the stream: state from the checkpoint, ticks, the next checkpoint. Over a stream that was made anew, or has
 //! lost its end, it begins again at the start.
 
+mod save;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aegis_bus::{AskForMissing, Bus, BusError, Delivered, Message, Place, Stream, Subscription, subject};
+use aegis_bus::{AskForMissing, Bus, BusError, Message, Place, Stream, Subscription, subject};
 use aegis_keys::KeyRing;
 use aegis_ledger::verify::LaneHeads;
 use aegis_model::{Clock, SecurityEvent, TenantId, Timestamp};
 
 use crate::checkpoint::{Before, Checkpoint, Saved, Tail};
+use crate::distrust::Distrust;
 use crate::engine::Engine;
 use crate::error::DetectError;
 use crate::hold::{HeldLane, Hold};
@@ -51,8 +54,6 @@ pub(crate) const READ_WAIT: Duration = Duration::from_secs(10);
 const CHECKPOINT_RESTS: i64 = 10;
 /// The partition under which a worker that owns all of them writes its checkpoint.
 const CHECKPOINT_PARTITION: u32 = 0;
-/// Lanes whose last receipt is older are forgotten; a lane that speaks again later is a break, not a secret.
-const IDLE_LANE_S: i64 = 30 * 24 * 3600;
 
 pub(crate) struct Running {
     pub(crate) bus: Arc<dyn Bus>,
@@ -67,10 +68,12 @@ pub(crate) struct Running {
     /// What tenants have of their own.
     pub(crate) own: Own,
     pub(crate) tail: Tail,
-    /// What rules of tenants' own are filled with.
+    /// What rules that come are filled with.
     pub(crate) warm: WarmUp,
     /// What came too late for the windows.
     pub(crate) late: CatchUp,
+    /// What is to be told of records of rules that are refused.
+    pub(crate) distrust: Distrust,
     shelf: Shelf,
     /// Up to where the last checkpoint counts.
     written: u64,
@@ -89,6 +92,8 @@ pub(crate) struct Running {
     known_to: u64,
     /// What the life before can have told of, it had read up to here.
     read_before: u64,
+    /// Up to here another stream is read than the one that what is known of rules is of: records in it may be older.
+    pub(crate) other_to: u64,
     /// True while a tick's alerts are not all on the bus: then no checkpoint may count its events.
     pub(crate) unpublished: bool,
     pub(crate) clock: Arc<dyn Clock>,
@@ -113,8 +118,10 @@ pub(crate) async fn run(
         engine: Engine::new(rules, config.engine.clone()),
         own,
         tail: Tail::default(),
-        warm: WarmUp::new(config.past.clone(), config.warm_records.clone()),
+        warm: WarmUp::new(config.past.clone(), config.warm_records.clone())
+            .following(config.past_receipts.clone(), config.hold_ms),
         late: CatchUp::new(config.past.clone()),
+        distrust: Distrust::new(config.refused_records.clone()),
         shelf: Shelf::new(CHECKPOINT_PARTITION).with_most(config.checkpoint_bytes),
         written: 0,
         room: Room::new(config.checkpoint_bytes),
@@ -125,6 +132,7 @@ pub(crate) async fn run(
         position: 0,
         known_to: 0,
         read_before: 0,
+        other_to: 0,
         unpublished: false,
         clock: Arc::clone(&clock),
     };
@@ -226,6 +234,9 @@ impl Running {
             _ => Vec::new(),
         };
         self.read_before = self.bus.last_seq(Stream::Ase).await?;
+        self.other_to = if is_still { 0 } else { self.read_before };
+        self.distrust.know_again(checkpoint.untold);
+        let (new, kept) = (self.engine.new_of_program(&checkpoint.engine), checkpoint.engine.kept_from().clone());
         let cut = checkpoint.cut;
         let is_cut = |tenant: &TenantId| all_cut || cut.contains_key(tenant);
         self.engine.restore_cut(checkpoint.engine, events, &is_cut);
@@ -234,6 +245,7 @@ impl Running {
         self.stage = VerifyStage::new(ring.clone(), checkpoint.heads);
         self.know_lanes(checkpoint.before, is_still);
         self.late.take_up(checkpoint.late);
+        self.wait_for_windows_of(&new, &kept);
         self.want_again();
         Ok(())
     }
@@ -283,16 +295,6 @@ impl Running {
         Ok(events)
     }
 
-    /// What waited when the checkpoint was written waits on.
-    fn hold_again(&mut self, until: Timestamp, delivered: Delivered) {
-        let event = read(&delivered).ok().map(|(_, event)| event);
-        let Some(SecurityEvent { tenant_id, lane: Some(lane), seq: Some(seq), .. }) = event else {
-            tracing::error!(seq = delivered.seq, "a message whose lane waited is not what it was");
-            return;
-        };
-        let _it_is_the_only_one_of_its_place = self.hold.keep_until(until, &tenant_id, &lane, seq, delivered);
-    }
-
     /// The first message that a start would have to read.
     fn needed_from(&self) -> u64 {
         let next = self.position + 1;
@@ -307,6 +309,7 @@ impl Running {
     /// The stream is another one than was read so far. What is known of each lane and in the windows stands, and drops what comes again; its
     /// sequences mean nothing any more.
     async fn begin_again(&mut self, shared: &Shared) -> Result<(), DetectError> {
+        self.other_to = self.bus.last_seq(Stream::Ase).await?;
         self.stream = self.bus.stream_identity(Stream::Ase).await?;
         self.position = 0;
         self.written = 0;
@@ -350,12 +353,18 @@ impl Running {
             } else {
                 self.take(batch, shared).await?;
                 let lag = if full { self.bus.last_seq(Stream::Ase).await?.saturating_sub(self.position) } else { 0 };
+                // Of a rule that came just now nobody is shown that it waits for nobody.
+                self.count_waiting();
                 let mut stats = shared.stats.lock();
                 stats.lag = lag;
                 stats.rules = self.rule_stats();
             }
             self.warm_up().await?;
             self.catch_up_late(shared).await?;
+            self.distrust.step();
+            if self.count_waiting() {
+                shared.stats.lock().rules = self.rule_stats();
+            }
             self.ask_for_missing();
             let now = self.clock.now();
             let since = now.as_micros().saturating_sub(last_checkpoint.as_micros());
@@ -424,77 +433,6 @@ impl Running {
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(())
-    }
-
-    /// Writes down how far it is. Where there is no room for it, that is said: the one before stands, and the stream is not released.
-    async fn write_checkpoint(&mut self, shared: &Shared) -> Result<(), DetectError> {
-        self.catch_up(shared).await?;
-        if self.position >= self.read_before {
-            // No rule that comes later told any of it.
-            self.engine.told = Vec::new();
-        }
-        self.stage.forget_idle(self.clock.now().plus_seconds(-IDLE_LANE_S));
-        let rewind = self.tail.rewind(self.position + 1);
-        let mut place = self.bus.place(Stream::Ase, self.position).await?;
-        // What the bus in a file does not tell: a start asks what time it is in the log before another message comes.
-        place.stored = place.stored.or(self.stored);
-        if place.stream != self.stream {
-            let reason = "it was made anew".to_owned();
-            return Err(BusError::Rewound { stream: Stream::Ase.to_string(), reason }.into());
-        }
-        let alerts = self.bus.place(Stream::Alerts, self.bus.last_seq(Stream::Alerts).await?).await?;
-        let is_again = self.position < self.known_to;
-        if !is_again {
-            self.stage.take_up_all();
-        }
-        let mut checkpoint = Checkpoint {
-            version: Checkpoint::VERSION,
-            place,
-            rewind,
-            heads: self.stage.heads().clone(),
-            engine: self.engine.checkpoint_within(self.room.most_of_keys()),
-            skipped: self.tail.skipped(),
-            broken: self.tail.broken(),
-            held: self.hold.held(),
-            cut: self.tail.cut(),
-            own: self.own.known(),
-            changed: self.own.changed.all(),
-            alerts: Some(alerts),
-            late: self.late.saved(),
-            before: is_again.then(|| Before { heads: self.stage.known().clone(), to: self.known_to }),
-        };
-        let written = loop {
-            let written = match serde_json::to_vec(&checkpoint) {
-                Ok(text) => self.shelf.write(self.bus.as_ref(), text).await,
-                Err(error) => Err(BusError::Invalid { what: "checkpoint", reason: error.to_string() }),
-            };
-            if !matches!(written, Err(BusError::TooLarge { .. })) || !self.room.narrow() {
-                break written;
-            }
-            // Better without what the largest tenants were told than not at all.
-            let most_bytes = self.room.most_of_keys();
-            tracing::warn!(most_bytes, "the checkpoint is too large: what most was told of is left out");
-            checkpoint.engine = self.engine.checkpoint_within(most_bytes);
-        };
-        match written {
-            Ok(()) => {}
-            Err(error) if error.is_retryable() && !matches!(error, BusError::Full { .. }) => return Err(error.into()),
-            Err(error) => {
-                tracing::error!(%error, "no checkpoint; a restart replays from the last one, and the stream is not released");
-                let trouble = format!("no checkpoint can be written, and the stream {} is not released: {error}", Stream::Ase);
-                self.unwritten = Some(trouble);
-                shared.stats.lock().trouble.clone_from(&self.unwritten);
-                return Ok(());
-            }
-        }
-        if self.unwritten.take().is_some() {
-            shared.stats.lock().trouble = None;
-        }
-        self.bus.set_consumer_position(Stream::Ase, CONSUMER, self.needed_from().saturating_sub(1)).await?;
-        self.written = self.position;
-        self.room.note_written();
-        shared.stats.lock().checkpoints += 1;
         Ok(())
     }
 }

@@ -6,8 +6,11 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use aegis_bus::Delivered;
-use aegis_model::{TenantId, Timestamp};
+use aegis_model::{SecurityEvent, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
+
+use crate::follow::Running;
+use crate::wire::read;
 
 /// What is held at most of all tenants; past it the lane that waits longest, of the tenant of whom most is held, goes on without what is missing.
 const MOST: Weight = Weight { messages: 50_000, bytes: 64 << 20 };
@@ -268,6 +271,18 @@ impl Hold {
         if of_tenant.by_time.is_empty() && of_tenant.weight == Weight::default() {
             self.tenants.remove(tenant);
         }
+    }
+}
+
+impl Running {
+    /// What waited when the checkpoint was written waits on.
+    pub(crate) fn hold_again(&mut self, until: Timestamp, delivered: Delivered) {
+        let event = read(&delivered).ok().map(|(_, event)| event);
+        let Some(SecurityEvent { tenant_id, lane: Some(lane), seq: Some(seq), .. }) = event else {
+            tracing::error!(seq = delivered.seq, "a message whose lane waited is not what it was");
+            return;
+        };
+        let _it_is_the_only_one_of_its_place = self.hold.keep_until(until, &tenant_id, &lane, seq, delivered);
     }
 }
 

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use aegis_bus::{BusError, Delivered, Stream, subject};
 use aegis_keys::{KeyError, KeyRing, Scope as KeyScope, verify_notice};
 use aegis_model::{
-    CommonRuleRecord, Notice, PARTITIONS, Retraction, RuleMode, RuleRecord, RuleWarmRecord, SecurityEvent, TenantId, Timestamp,
-    partition_of,
+    CommonRuleRecord, CommonRuleWarmRecord, Notice, PARTITIONS, Retraction, RuleMode, RuleRecord, RuleWarmRecord, SecurityEvent,
+    TenantId, Timestamp, partition_of,
 };
 use async_trait::async_trait;
 use serde::de::DeserializeOwned;
@@ -19,6 +19,7 @@ use serde_json::Value;
 
 use crate::checkpoint::Wanted;
 use crate::common::{CommonKnown, KnownCommon};
+use crate::distrust::{RecordFault, Refusal, RefusedRecord};
 use crate::engine::{Engine, TickOutput, guarded, key_rules};
 use crate::error::{DetectError, RuleError};
 use crate::evaluate::RunningRule;
@@ -44,6 +45,8 @@ enum Record {
     Common(CommonRuleRecord),
     /// A tenant's own rule knows its window.
     Warm(RuleWarmRecord),
+    /// One that every tenant has knows it of one of them.
+    CommonWarm(RuleWarmRecord),
 }
 
 /// A tenant's own rule, checked and planned.
@@ -146,40 +149,49 @@ impl Own {
     }
 
     /// The record in a message, if control signed it, it stands under its own subject, and is what its hash says.
-    fn record_of(&self, delivered: &Delivered) -> Result<Record, String> {
-        let value = aegis_canon::parse_strict(&delivered.payload).map_err(|error| error.to_string())?;
+    fn record_of(&self, delivered: &Delivered) -> Result<Record, Refusal> {
+        let value = aegis_canon::parse_strict(&delivered.payload)
+            .map_err(|error| Refusal::new(RecordFault::Malformed, error.to_string()))?;
         if value.get("signature").is_none() {
-            return Err(UNSIGNED.to_owned());
+            return Err(Refusal::new(RecordFault::Unsigned, UNSIGNED));
         }
         let schema = value.get("schema").and_then(Value::as_str);
         let record = if schema == Some(CommonRuleRecord::SCHEMA) {
             Record::Common(self.signed::<CommonRuleRecord>(delivered)?)
         } else if schema == Some(RuleWarmRecord::SCHEMA) {
             Record::Warm(self.signed::<RuleWarmRecord>(delivered)?)
+        } else if schema == Some(CommonRuleWarmRecord::SCHEMA) {
+            Record::CommonWarm(self.signed::<CommonRuleWarmRecord>(delivered)?.0)
         } else {
             Record::Own(self.signed::<RuleRecord>(delivered)?)
         };
         let (partition, version) = match &record {
             Record::Own(own) => (partition_of(&own.tenant_id), Some((&own.hash, &own.text))),
             Record::Common(common) => (common.partition, Some((&common.hash, &common.text))),
-            Record::Warm(warm) => (partition_of(&warm.tenant_id), None),
+            Record::Warm(warm) | Record::CommonWarm(warm) => (partition_of(&warm.tenant_id), None),
         };
         if partition >= PARTITIONS || subject::ruleset(partition) != delivered.subject {
-            return Err(format!("what it is of does not belong under the subject {}", delivered.subject));
+            let message = format!("what it is of does not belong under the subject {}", delivered.subject);
+            return Err(Refusal::new(RecordFault::Misplaced, message));
         }
         if version.is_some_and(|(hash, text)| aegis_canon::sha256_hex(text.as_bytes()) != *hash) {
-            return Err("its text is not what its hash says".to_owned());
+            return Err(Refusal::new(RecordFault::Altered, "its text is not what its hash says"));
         }
         Ok(record)
     }
 
     /// A notice that control signed, and nobody else.
-    fn signed<T: Notice + DeserializeOwned>(&self, delivered: &Delivered) -> Result<T, String> {
-        let (record, signer) = verify_notice::<T>(&self.control, &delivered.payload).map_err(|error| error.to_string())?;
+    fn signed<T: Notice + DeserializeOwned>(&self, delivered: &Delivered) -> Result<T, Refusal> {
+        let (record, signer) = verify_notice::<T>(&self.control, &delivered.payload)?;
         if signer.scope != KeyScope::Any {
-            return Err(KeyError::UnknownKey(signer.key.key_id().to_owned()).to_string());
+            return Err(KeyError::UnknownKey(signer.key.key_id().to_owned()).into());
         }
         Ok(record)
+    }
+
+    /// The revision that control signed of a rule, if it is a newer one.
+    fn newer_than(&self, place: &(TenantId, String), revision: i64) -> Option<i64> {
+        self.known.get(place).filter(|known| known.is_signed && known.revision > revision).map(|known| known.revision)
     }
 
     /// True if a record says nothing new. A version that was taken before records were signed is what control says of it, whatever revision the one who
@@ -248,14 +260,20 @@ impl Engine {
         let plan = if self.config.incremental { plan } else { plan.unfollowed() };
         let mut running = RunningRule::new(rule, plan, Scope::Only(tenant.clone()), Arc::clone(&self.sides));
         running.since = Since::of_owner(&tenant, since);
-        let longest = self.windows.own.entry(tenant).or_default();
-        *longest = reach_of(&running).max(*longest);
+        if running.plan.sources.is_none() {
+            let longest = self.windows.own.entry(tenant).or_default();
+            *longest = reach_of(&running).max(*longest);
+        }
+        // One that reads alerts has no rows of before.
+        let events = if running.plan.sources.is_none() { events } else { Vec::new() };
         let batch = Arc::new(EventBatch::new(events.into_iter().map(Arc::new).collect()));
         let (settled, quotas) = (&self.settled, self.config.quotas);
         if let Err(error) = guarded(&mut running, |running| running.keep_only(&batch, settled, quotas)) {
             running.quarantine(&error);
         }
+        // Behind all that it may read.
         self.rules.push(running);
+        self.know_readers();
         self.know_told_of(self.rules.len() - 1, Partitions::ALL);
         output
     }
@@ -272,7 +290,7 @@ impl Engine {
 
     /// What stands under this id sees nothing more of the tenant: what it told and has no match for now never will have one, and is taken back. So what
     /// stands of it is decided by the log before this place, and not by how that was cut.
-    fn end_for(&mut self, tenant: &TenantId, id: &str) -> TickOutput {
+    pub(crate) fn end_for(&mut self, tenant: &TenantId, id: &str) -> TickOutput {
         let mut output = TickOutput::default();
         let final_before = self.settle_now(tenant, &mut output);
         let (now, seen_to) = (self.config.clock.now(), self.watermarks.log_time().unwrap_or(END_OF_TIME));
@@ -284,7 +302,10 @@ impl Engine {
 
     fn remove_own(&mut self, tenant: &TenantId, id: &str) {
         self.rules.retain(|running| !running.is_own(tenant, id));
-        let rest = self.rules.iter().filter(|running| running.scope.owner() == Some(tenant));
+        self.know_readers();
+        // What reads alerts has its rows from the checkpoint, and needs no events.
+        let needs_events = |running: &&RunningRule| running.scope.owner() == Some(tenant) && running.plan.sources.is_none();
+        let rest = self.rules.iter().filter(needs_events);
         match rest.map(reach_of).max() {
             Some(longest) => self.windows.own.insert(tenant.clone(), longest),
             None => self.windows.own.remove(tenant),
@@ -293,7 +314,8 @@ impl Engine {
 
     /// Since when all of a tenant's events are kept, at this time.
     pub(crate) fn kept_from(&self, tenant: &TenantId, now: Timestamp) -> Timestamp {
-        let own = self.rules.iter().filter(|running| running.scope.owner() == Some(tenant));
+        let needs_events = |running: &&RunningRule| running.scope.owner() == Some(tenant) && running.plan.sources.is_none();
+        let own = self.rules.iter().filter(needs_events);
         let of_own = own.map(|running| running.kept_from(running.whole_for(tenant), now)).min();
         let of_common = self.common_kept_from(partition_of(tenant), now);
         of_own.map_or(of_common, |of_own| of_own.min(of_common))
@@ -339,13 +361,14 @@ impl RunningRule {
     ) {
         let decided = final_before.map(|final_before| self.settled_to(final_before).plus_micros(-self.plan.reach.ahead));
         let (always, never) = (Timestamp::from_micros(i64::MIN), Timestamp::from_micros(i64::MAX));
+        let is_read = self.is_read_for(tenant);
         let Self { rule, plan, state, stats, .. } = self;
         let Some(of_tenant) = state.tenants.get_mut(tenant) else { return };
         for key in of_tenant.buckets.values_mut().flat_map(|bucket| bucket.keys.values_mut()) {
             if plan.shape == Shape::Deferred {
                 key.clear(decided.unwrap_or(always), never);
             }
-            let Ok(retracted) = key.end(key_rules(rule, plan, tenant), seen_to) else { continue };
+            let Ok(retracted) = key.end(key_rules(rule, plan, tenant, is_read), seen_to) else { continue };
             stats.retractions += retracted.len() as u64;
             output.retractions.extend(retracted.into_iter().map(|alert_id| Retraction {
                 alert_id,
@@ -362,11 +385,15 @@ impl Running {
     pub(crate) async fn take_rule(&mut self, delivered: &Delivered, shared: &Shared) -> Result<(), DetectError> {
         let RuleRecord { tenant_id, rule_id, revision, hash, text } = match self.own.record_of(delivered) {
             Ok(Record::Own(record)) => record,
-            Ok(Record::Common(record)) => return self.take_common_rule(record, delivered.bus_ts, shared).await,
+            Ok(Record::Common(record)) => return self.take_common_rule(record, delivered, shared).await,
             Ok(Record::Warm(record)) => return self.take_warm(&record, delivered.bus_ts, shared).await,
-            Err(reason) => return self.refuse_rule(delivered, &reason, shared).await,
+            Ok(Record::CommonWarm(record)) => return self.take_common_warm(&record, delivered.bus_ts, shared).await,
+            Err(refusal) => return self.refuse_rule(delivered, &refusal, shared).await,
         };
         let place = (tenant_id.clone(), rule_id.clone());
+        if let Some(held) = self.own.newer_than(&place, revision).filter(|_| self.is_read_first(delivered.seq)) {
+            return self.refuse_rule(delivered, &Refusal::older(Some(tenant_id), revision, held), shared).await;
+        }
         if self.own.is_known(&place, revision, &hash) {
             return Ok(());
         }
@@ -379,7 +406,8 @@ impl Running {
         let output = match self.own.common.own(&known.tenant_id, &text) {
             Ok(own) if own.rule.header.id == known.rule_id => {
                 known.since = self.knows_its_window_from(&own, delivered.bus_ts);
-                let events = self.events_of(&known.tenant_id).await?;
+                let reads_events = own.plan.sources.is_none();
+                let events = if reads_events { self.events_of(&known.tenant_id).await? } else { Vec::new() };
                 tracing::info!(tenant = %known.tenant_id, rule = known.rule_id, since = %known.since, "a tenant's own rule changed");
                 self.engine.set_own(own, known.since, events)
             }
@@ -398,24 +426,35 @@ impl Running {
         Ok(())
     }
 
-    /// What is no record of control's changes nothing: what stood stands. It is counted, told in the log of this process, and put aside with its reason.
-    async fn refuse_rule(&mut self, delivered: &Delivered, reason: &str, shared: &Shared) -> Result<(), DetectError> {
+    /// What is no record of control's, or one that it has said something newer than, changes nothing: what stood stands. It is counted, told in the log of this
+    /// process, put aside with its reason, and told to the tenants whom it could have changed something for.
+    pub(crate) async fn refuse_rule(
+        &mut self,
+        delivered: &Delivered,
+        refusal: &Refusal,
+        shared: &Shared,
+    ) -> Result<(), DetectError> {
+        let reason = refusal.message.as_str();
         tracing::error!(
             seq = delivered.seq,
             subject = %delivered.subject,
             reason,
             "a record of rules is refused, and what stood stands; who may publish there?"
         );
+        if let Some(refused) = RefusedRecord::of(&delivered.subject, delivered.seq, delivered.bus_ts, refusal) {
+            self.distrust.note(refused);
+        }
         let dead = dead_letter(delivered, &format!("a record of rules is refused: {reason}"));
         let seen = WorkerStats { malformed: 1, rule_records_refused: 1, ..WorkerStats::default() };
         self.tell(seen, TickOutput::default(), vec![dead], self.clock.now(), shared).await
     }
 
     /// From when on a rule that comes at this time knows all of its window: at once, unless it is longer than what detection keeps of the tenant, or
-    /// some of that was given up.
+    /// some of that was given up. One that reads alerts begins with none.
     fn knows_its_window_from(&self, own: &OwnRule, now: Timestamp) -> Timestamp {
         let window = own.rule.header.window_s * 1_000_000;
-        let is_full = self.engine.kept_from(&own.tenant, now).plus_micros(window).max(now);
+        let kept_from = if own.plan.sources.is_some() { now } else { self.engine.kept_from(&own.tenant, now) };
+        let is_full = kept_from.plus_micros(window).max(now);
         let gone = self.tail.cut().get(&own.tenant).copied().max(self.engine.lost.to(&own.tenant));
         gone.map_or(is_full, |gone| is_full.max(gone.plus_micros(window)))
     }

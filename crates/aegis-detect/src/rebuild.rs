@@ -82,7 +82,8 @@ impl RunningRule {
         let lost = self.losses.tenants();
         let stands = |tenant: &TenantId| is_lost || lost.contains(tenant) || is_cut(tenant);
         for (tenant, of_tenant) in self.state.tenants.iter_mut().filter(|(tenant, _)| stands(tenant)) {
-            let (rules, is_cut) = (key_rules(&self.rule, &self.plan, tenant), is_cut(tenant));
+            let is_read = self.plan.is_read || self.read_by.contains(tenant);
+            let (rules, is_cut) = (key_rules(&self.rule, &self.plan, tenant, is_read), is_cut(tenant));
             for key in of_tenant.buckets.values_mut().flat_map(|bucket| bucket.keys.values_mut()) {
                 key.let_stand();
                 if is_cut {

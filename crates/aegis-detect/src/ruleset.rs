@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aegis_model::{RuleMode, TenantId};
+use aegis_model::{RuleInSet, RuleMode, TenantId};
 use serde::Serialize;
 
 use crate::alerts;
@@ -14,6 +14,7 @@ use crate::impaired::{IMPAIRED_NAME, IMPAIRED_RULE};
 use crate::own::OwnRule;
 use crate::pattern_run::PatternRun;
 use crate::plan::{Filter, RulePlan};
+use crate::readers::put_on_top;
 use crate::rule::{Header, Rule};
 use crate::schema::{column_name, is_side};
 use crate::shape::Shape;
@@ -56,7 +57,9 @@ shipped_rules![
     "repeated-approval",
     "repeated-gaps",
     "replay",
+    "risk-lowered-then-used",
     "rubber-stamp",
+    "rules-not-believed",
     "run-rotation",
     "runaway",
     "self-approval",
@@ -280,6 +283,21 @@ impl CommonRules {
         self.0.iter().find(|rule| rule.id == id).map(|rule| (rule.version, rule.mode))
     }
 
+    /// All of them, by id.
+    #[must_use]
+    pub fn set(&self) -> Vec<RuleInSet> {
+        let of = |rule: &CommonRule| RuleInSet {
+            rule_id: rule.id.clone(),
+            name: rule.name.clone(),
+            version: rule.version,
+            mode: rule.mode,
+            hash: rule.hash.clone(),
+        };
+        let mut set: Vec<RuleInSet> = self.0.iter().map(of).collect();
+        set.sort_by(|one, other| one.rule_id.cmp(&other.rule_id));
+        set
+    }
+
     /// The text of the program's rule of this id, and its hash.
     #[must_use]
     pub fn text(&self, id: &str) -> Option<(&str, &str)> {
@@ -340,15 +358,13 @@ impl CommonRules {
 
     fn load_own(&self, text: &str, file: &Path) -> Result<(Rule, RulePlan), RuleError> {
         let rule = Rule::parse(text, file)?;
-        let plan = RulePlan::load(&rule)?;
+        let mut plan = RulePlan::load(&rule)?;
         let Header { id, name, .. } = &rule.header;
         let has_name = self.0.iter().any(|other| other.name == *name && other.id != *id);
         if has_name || id == IMPAIRED_RULE || name == IMPAIRED_NAME {
             return Err(name_taken(&rule));
         }
-        if plan.sources.is_some() {
-            return Err(alerts::not_own(&rule));
-        }
+        put_on_top(&rule, &mut plan, &self.0)?;
         Ok((rule, plan))
     }
 }

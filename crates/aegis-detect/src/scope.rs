@@ -134,6 +134,11 @@ impl Since {
         self.of_partition.keys().copied().collect()
     }
 
+    /// After this time there is nobody of whom matches do not count yet.
+    pub(crate) fn latest(&self) -> Option<Timestamp> {
+        self.of_tenant.values().chain(self.of_partition.values()).max().copied()
+    }
+
     /// Nothing is known of these partitions any more.
     pub(crate) fn leave(&mut self, partitions: Partitions) {
         self.of_tenant.retain(|tenant, _| !partitions.has_tenant(tenant));

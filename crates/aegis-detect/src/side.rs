@@ -1,10 +1,11 @@
 //! Side tables: what is known from long before any window, as of each event. Of `first_seen` since when the event's agent is used, and its user, and
 //! since when the one, the other and anybody of the tenant uses the event's tool and action. Of `baseline` how often the agent is used in a usual hour,
-//! and in how many it is. Of `registry`, in a module of its own, what control has registered of it.
+//! and in how many it is. Of `registry`, in modules of their own, what control has registered of it, and of the event's action.
 //! Promises that what stands there is a function of the events that are in time and proved, whatever the order in which they came; that no tenant has
 //! more than its quota, and no agent more than a part of that; and to say of which agents something else is now known than before.
 
 mod actions;
+mod catalog;
 mod columns;
 mod registry;
 mod spans;
@@ -24,6 +25,7 @@ use crate::baseline::{BYTES_OF_HOUR, Baseline, Hours, hour_of};
 use crate::bucket::Quotas;
 use crate::output::Evidence;
 use actions::Actions;
+use catalog::Catalog;
 pub(crate) use columns::{SIDE_COLUMNS, is_like_a_side_column};
 use registry::Registry;
 use spans::Spans;
@@ -52,6 +54,8 @@ const ENTRY: usize = 96;
 pub(crate) struct SideTables {
     tenants: HashMap<TenantId, OfTenant>,
     registry: Registry,
+    /// A checkpoint of before has none.
+    catalog: Catalog,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -138,6 +142,7 @@ impl SideTables {
         let newest_before = tenant.newest;
         tenant.newest = newest_before.max(Some(at));
         self.registry.take(event, newest_before, quotas, changes);
+        self.catalog.take(event, newest_before, quotas, changes);
         let Some(used) = Use::of(event).filter(|_| is_use(event)) else { return };
         let (of_agent, is_refused) = tenant.add(used, at, newest_before.unwrap_or(at), quotas);
         let (of_all, all_is_refused) = tenant.add_to_all(used, at, is_refused, quotas);
@@ -162,6 +167,7 @@ impl SideTables {
     /// Forgets what was used last before a pause that is over: nothing that comes in time, and no event that is in a window, is within reach of it.
     pub(crate) fn forget(&mut self, tenant: &TenantId, final_before: Timestamp) {
         self.registry.forget(tenant, final_before);
+        self.catalog.forget(tenant, final_before);
         let Some(tenant) = self.tenants.get_mut(tenant) else { return };
         let now = final_before.as_micros();
         if tenant.tidied.is_some_and(|tidied| now.saturating_sub(tidied) < TIDY_STEP) {
@@ -200,6 +206,7 @@ impl SideTables {
     pub(crate) fn forget_all(&mut self, tenant: &TenantId) {
         self.tenants.remove(tenant);
         self.registry.forget_all(tenant);
+        self.catalog.forget_all(tenant);
     }
 
     fn agent(&self, event: &SecurityEvent) -> Option<&OfAgent> {
@@ -233,20 +240,22 @@ impl SideTables {
         self.tenants.get(&event.tenant_id)?.users.first_of_action(user, tool, action, event.ts)
     }
 
-    /// True if anything is known of the tenant's agents.
+    /// True if anything is known of the tenant's agents and actions.
     pub(crate) fn knows(&self, tenant: &TenantId) -> bool {
-        self.tenants.get(tenant).is_some_and(|tenant| !tenant.agents.is_empty()) || self.registry.knows(tenant)
+        let is_used = self.tenants.get(tenant).is_some_and(|tenant| !tenant.agents.is_empty());
+        is_used || self.registry.knows(tenant) || self.catalog.knows(tenant)
     }
 
     /// About what each tenant's part takes, in bytes.
     pub(crate) fn bytes(&self) -> impl Iterator<Item = (&TenantId, usize)> {
-        self.tenants.iter().map(|(tenant, own)| (tenant, own.bytes + own.users.bytes())).chain(self.registry.bytes())
+        let used = self.tenants.iter().map(|(tenant, own)| (tenant, own.bytes + own.users.bytes()));
+        used.chain(self.registry.bytes()).chain(self.catalog.bytes())
     }
 
     /// The same without some of the tenants.
     pub(crate) fn without(&self, left_out: &BTreeSet<TenantId>) -> Self {
         let kept = self.tenants.iter().filter(|(tenant, _)| !left_out.contains(*tenant));
         let tenants = kept.map(|(tenant, own)| (tenant.clone(), own.clone())).collect();
-        Self { tenants, registry: self.registry.without(left_out) }
+        Self { tenants, registry: self.registry.without(left_out), catalog: self.catalog.without(left_out) }
     }
 }

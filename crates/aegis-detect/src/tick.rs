@@ -169,6 +169,7 @@ impl Running {
             Stage::Kept => (None, None),
             Stage::Broken(broken, said) => (Some(broken), Some(*said)),
         };
+        self.warm.note_spoke(&event.tenant_id);
         tick.seen.verified += u64::from(event.verified);
         tick.seen.broken += u64::from(broken.is_some());
         self.tail.take(delivered.seq, &event, said.as_ref(), broken);

@@ -81,9 +81,14 @@ impl Engine {
 
     /// One of the rules has come to some partitions just now: the same of what it told there.
     pub(crate) fn know_told_of(&mut self, place: usize, partitions: Partitions) {
+        self.know_told_where(place, |tenant| partitions.has_tenant(tenant));
+    }
+
+    /// The same of some tenants, for whom it has begun anew.
+    pub(crate) fn know_told_where(&mut self, place: usize, is_of: impl Fn(&TenantId) -> bool) {
         let quotas = self.config.quotas;
         let Some(running) = self.rules.get_mut(place) else { return };
-        for alert in self.told.iter().filter(|alert| partitions.has_tenant(&alert.tenant_id)) {
+        for alert in self.told.iter().filter(|alert| is_of(&alert.tenant_id)) {
             if running.has_told(alert) {
                 running.know_told(alert, false, quotas);
             }

@@ -14,9 +14,9 @@ const MAX_MESSAGE: usize = 300;
 /// How far the time of an event may be ahead of that at which the bus stored it, microseconds: clocks are minutes apart before they are corrected.
 const MOST_AHEAD: i64 = 5 * 60 * 1_000_000;
 /// The code of an event whose time is further ahead: its receipt holds, and what it says of the time cannot be.
-const AHEAD_OF_TIME: &str = "ahead_of_time";
+pub(crate) const AHEAD_OF_TIME: &str = "ahead_of_time";
 /// The code of an event of a kind that its lane's producer does not seal: its receipt holds, and it was not theirs to say.
-const FOREIGN_KIND: &str = "foreign_kind";
+pub(crate) const FOREIGN_KIND: &str = "foreign_kind";
 
 /// Why an event is not verified.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,20 +1,24 @@
-//! What lies long before what detection keeps: a tenant's own rule whose window is longer is filled from there before it acts.
+//! What lies long before what detection keeps: a rule that comes and whose window is longer is filled from there before it acts, a tenant's own, and, tenant
+//! by tenant (`every`), one that every tenant has.
 //! Promises that no tick waits for what is read; that the rule begins at a record of the log which says that all of it can be read, so that it begins
 //! in the same place whenever the log is read; and that where nothing can be read it waits until it knows its window by itself.
 
-use std::collections::{BTreeMap, VecDeque};
+pub(crate) mod every;
+mod lanes;
+mod waited;
+
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_bus::{BusError, Stream};
-use aegis_model::{RuleWarmRecord, SecurityEvent, TenantId, Timestamp};
+use aegis_model::{CommonRuleWarmRecord, RuleWarmRecord, SecurityEvent, TenantId, Timestamp};
 use async_trait::async_trait;
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::time::Instant;
 
-use crate::checkpoint::Checkpoint;
 use crate::engine::Engine;
 use crate::error::DetectError;
 use crate::evaluate::{RuleStats, RunningRule};
@@ -23,12 +27,15 @@ use crate::own::{KnownRule, OwnRule, reach_of};
 use crate::scope::Since;
 use crate::sieve::Sieve;
 use crate::worker::{Shared, WorkerStats};
+pub use lanes::{Followed, Following, PastLanes, PastReceipts};
 
 /// Events that a rule is filled with at most: no rule keeps more of a tenant.
 pub(crate) const MOST: usize = 200_000;
 /// How often it is looked whether all that is wanted is there; what fails is asked again after twice as long each time, so many times.
 const LOOK: Duration = Duration::from_secs(1);
 const MOST_DOUBLED: u32 = 6;
+/// Between one that is filled and the next: what a tick takes for one, others wait for.
+const NEXT: Duration = Duration::from_millis(50);
 
 /// None: they are more than was asked for. An error: it cannot be told now.
 pub type Past = Result<Option<Vec<SecurityEvent>>, String>;
@@ -66,31 +73,64 @@ impl PastAsked {
 pub trait WarmRecords: Send + Sync + fmt::Debug {
     /// Signs the record as control, and publishes it under `ruleset.<pp>` of its tenant, without an id. May be asked for the same one again.
     async fn put(&self, record: &RuleWarmRecord) -> Result<(), BusError>;
+
+    /// The same of a rule that every tenant has, for one of them.
+    async fn put_common(&self, record: &CommonRuleWarmRecord) -> Result<(), BusError>;
+}
+
+/// Whose rule it is that is filled for a tenant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Whose {
+    Own,
+    EveryTenant,
 }
 
 /// What a rule is to be filled with, once the consumer has passed all of it.
 #[derive(Clone, Debug)]
 struct Wanted {
+    whose: Whose,
     record: RuleWarmRecord,
     from: Timestamp,
     to: Timestamp,
     behind: u64,
+    /// The rule contains, and nothing counts for it but what its lanes prove.
+    contains: bool,
+}
+
+impl Wanted {
+    /// Whose rule it is, and which.
+    fn of(&self) -> (Whose, &TenantId, &str) {
+        (self.whose, &self.record.tenant_id, &self.record.rule_id)
+    }
 }
 
 #[derive(Debug)]
 enum Step {
     Asked(Wanted, oneshot::Receiver<Past>),
+    /// The lanes of what was read are followed.
+    Follows(Wanted, oneshot::Receiver<Followed>),
     /// The log is to be told.
     Read(Wanted, Vec<SecurityEvent>),
     /// The log was told, and was not read up to there.
     Told(Wanted, Vec<SecurityEvent>),
 }
 
+impl Step {
+    const fn wanted(&self) -> &Wanted {
+        match self {
+            Self::Asked(wanted, _) | Self::Follows(wanted, _) | Self::Read(wanted, _) | Self::Told(wanted, _) => wanted,
+        }
+    }
+}
+
 /// Rules that are to be filled, one at a time.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct WarmUp {
     past: Option<Arc<dyn PastEvents>>,
+    receipts: Option<Arc<dyn PastReceipts>>,
     records: Option<Arc<dyn WarmRecords>>,
+    /// How long a lane waits for what is missing in it.
+    hold_ms: i64,
     wanted: VecDeque<Wanted>,
     step: Option<Step>,
     rests_until: Option<Instant>,
@@ -98,11 +138,37 @@ pub(crate) struct WarmUp {
     failures: u32,
     /// The newest message with an event that was taken.
     pub(crate) last_event: u64,
+    /// How long a tick waits for what is read, and until when it waits for nobody.
+    patience: Duration,
+    waits_again_at: Option<Instant>,
+    /// Of whom something came since those were looked at whom rules of every tenant wait for; None while no such rule waits.
+    spoke: Option<BTreeSet<TenantId>>,
+    /// When those are counted again.
+    counts_again_at: Option<Instant>,
 }
 
 impl WarmUp {
     pub(crate) fn new(past: Option<Arc<dyn PastEvents>>, records: Option<Arc<dyn WarmRecords>>) -> Self {
-        Self { past, records, ..Self::default() }
+        Self {
+            past,
+            receipts: None,
+            records,
+            hold_ms: 0,
+            wanted: VecDeque::new(),
+            step: None,
+            rests_until: None,
+            failures: 0,
+            last_event: 0,
+            patience: READ_WAIT,
+            waits_again_at: None,
+            spoke: None,
+            counts_again_at: None,
+        }
+    }
+
+    /// With who has lanes followed, which live wait so long for what is missing in them.
+    pub(crate) fn following(self, receipts: Option<Arc<dyn PastReceipts>>, hold_ms: i64) -> Self {
+        Self { receipts, hold_ms, ..self }
     }
 
     /// True if a rule can be filled at all.
@@ -125,16 +191,13 @@ impl WarmUp {
 
     /// A later version of a rule takes the place of the one before.
     fn want(&mut self, wanted: Wanted) {
-        let is_other = |before: &Wanted| {
-            (&before.record.tenant_id, &before.record.rule_id) != (&wanted.record.tenant_id, &wanted.record.rule_id)
-        };
-        self.wanted.retain(is_other);
+        self.wanted.retain(|before| before.of() != wanted.of());
         self.wanted.push_back(wanted);
     }
 
     /// What was read for a record that the log has now.
-    fn take_told(&mut self, record: &RuleWarmRecord) -> Option<Vec<SecurityEvent>> {
-        let is_it = |step: &mut Step| matches!(step, Step::Told(wanted, _) if wanted.record == *record);
+    fn take_told(&mut self, whose: Whose, record: &RuleWarmRecord) -> Option<Vec<SecurityEvent>> {
+        let is_it = |step: &mut Step| matches!(step, Step::Told(wanted, _) if wanted.whose == whose && wanted.record == *record);
         match self.step.take_if(is_it) {
             Some(Step::Told(_, events)) => Some(events),
             _ => None,
@@ -172,21 +235,35 @@ impl Running {
         settled.map_or(i64::MIN, |settled| self.engine.kept_from(tenant, *settled).as_micros())
     }
 
-    /// Has a rule filled that waits until it knows its window, where that helps: of a rule that contains it does not, since nobody followed the lanes
-    /// of what is read; nor while events of the tenant are gone.
+    /// True of a rule that may be filled at all. One that reads alerts begins without; one that contains is filled where lanes can be followed.
+    fn may_be_filled(&self, running: &RunningRule) -> bool {
+        running.plan.sources.is_none() && (self.warm.receipts.is_some() || !running.rule.header.contains())
+    }
+
+    /// Has a rule filled that waits until it knows its window, where that helps: not while events of the tenant are gone.
     pub(crate) fn want_past(&mut self, known: &KnownRule, now: Timestamp) {
         let KnownRule { tenant_id, rule_id, revision, since, held, is_filled, .. } = known;
         let (Some(held), Some(running)) = (held, self.engine.own_rule(tenant_id, rule_id)) else { return };
         let from = now.plus_micros(-reach_of(running));
-        let gone = self.tail.cut().get(tenant_id).copied().max(self.engine.lost.to(tenant_id));
-        let is_gone = gone.is_some_and(|gone| gone >= from);
-        let waits = *since > now && !is_filled && !running.rule.header.contains();
-        if !self.warm.is_possible() || is_gone || !waits {
+        let waits = *since > now && !is_filled && self.may_be_filled(running);
+        let contains = running.rule.header.contains();
+        if !self.warm.is_possible() || !waits || self.is_gone(tenant_id, from) {
             return;
         }
         let record = RuleWarmRecord { tenant_id: tenant_id.clone(), rule_id: rule_id.clone(), revision: *revision };
         let behind = self.warm.last_event;
-        self.warm.want(Wanted { record, from, to: Timestamp::from_micros(*held), behind });
+        self.warm.want(Wanted { whose: Whose::Own, record, from, to: Timestamp::from_micros(*held), behind, contains });
+    }
+
+    /// True once nothing of the time that is wanted can still come.
+    fn is_final(&self, wanted: &Wanted) -> bool {
+        self.engine.settled.get(&wanted.record.tenant_id).is_none_or(|settled| wanted.to <= *settled)
+    }
+
+    /// True if some of a tenant's events from a time on were given up, or lie before the log that is read.
+    fn is_gone(&self, tenant: &TenantId, from: Timestamp) -> bool {
+        let gone = self.tail.cut_of(tenant).max(self.engine.lost.to(tenant));
+        gone.is_some_and(|gone| gone >= from)
     }
 
     /// One step on the way to a rule that is filled; waits for nobody but the bus.
@@ -195,52 +272,91 @@ impl Running {
         match self.warm.step.take() {
             Some(Step::Asked(wanted, mut answer)) => match answer.try_recv() {
                 Err(TryRecvError::Empty) => self.warm.step = Some(Step::Asked(wanted, answer)),
-                Ok(Ok(Some(events))) => {
-                    self.warm.failures = 0;
-                    self.warm.step = Some(Step::Read(wanted, events));
-                }
-                Ok(Ok(None)) => {
-                    let RuleWarmRecord { tenant_id, rule_id, .. } = &wanted.record;
-                    tracing::warn!(tenant = %tenant_id, rule = rule_id, most = MOST, "more lies before a rule than it may keep; it waits");
-                }
+                Ok(Ok(Some(events))) => self.note_read(wanted, events),
+                Ok(Ok(None)) => self.give_up(&wanted, &format!("there are more than {MOST} events")),
                 Ok(Err(reason)) => self.warm.try_again(wanted, &reason),
                 Err(TryRecvError::Closed) => self.warm.try_again(wanted, "nobody answered"),
             },
-            Some(Step::Read(wanted, events)) if !rests && self.is_warming(&wanted.record) => {
+            Some(Step::Follows(wanted, mut answer)) => match answer.try_recv() {
+                Err(TryRecvError::Empty) => self.warm.step = Some(Step::Follows(wanted, answer)),
+                Ok(Ok(Ok(events))) => {
+                    self.warm.failures = 0;
+                    self.warm.step = Some(Step::Read(wanted, events));
+                }
+                Ok(Ok(Err(reason))) => self.give_up(&wanted, &reason),
+                Ok(Err(reason)) => self.warm.try_again(wanted, &reason),
+                Err(TryRecvError::Closed) => self.warm.try_again(wanted, "nobody answered"),
+            },
+            Some(Step::Read(wanted, events)) if !rests && self.is_warming(wanted.whose, &wanted.record) => {
                 self.warm.rests_until = Some(Instant::now() + LOOK);
-                let told = self.tell_warm(&wanted.record).await;
+                let told = self.tell_warm(wanted.whose, &wanted.record).await;
                 let is_told = matches!(told, Ok(true));
                 self.warm.step = Some(if is_told { Step::Told(wanted, events) } else { Step::Read(wanted, events) });
                 told?;
+                if is_told {
+                    self.warm.rests_until = Some(Instant::now() + NEXT);
+                }
             }
             Some(Step::Read(wanted, events)) => {
                 // Of a version that does not wait any more nothing is told.
-                self.warm.step = self.is_warming(&wanted.record).then_some(Step::Read(wanted, events));
+                self.warm.step = self.is_warming(wanted.whose, &wanted.record).then_some(Step::Read(wanted, events));
             }
             Some(told @ Step::Told(..)) => self.warm.step = Some(told),
-            None if rests || self.warm.wanted.is_empty() => {}
+            None if rests => {}
+            None if self.warm.wanted.is_empty() && self.warm.spoke.is_none() => {}
             None => {
                 self.warm.rests_until = Some(Instant::now() + LOOK);
+                self.want_of_those_who_spoke();
                 self.ask_next().await?;
+                if self.warm.step.is_some() {
+                    self.warm.rests_until = Some(Instant::now() + NEXT);
+                }
             }
         }
         Ok(())
     }
 
+    /// What a rule is to be filled with was read. For one that contains, the lanes are followed before it counts.
+    fn note_read(&mut self, wanted: Wanted, events: Vec<SecurityEvent>) {
+        let follows = self.warm.receipts.clone().filter(|_| wanted.contains);
+        let Some(receipts) = follows else {
+            self.warm.failures = 0;
+            self.warm.step = Some(Step::Read(wanted, events));
+            return;
+        };
+        let (tenant, span) = (wanted.record.tenant_id.clone(), (wanted.from, wanted.to));
+        let heads = self.stage.heads().of_tenant_since(tenant.as_str(), wanted.from);
+        let lanes = PastLanes::new(tenant, span, events, heads, self.warm.hold_ms);
+        self.warm.step = Some(Step::Follows(wanted, receipts.follow(lanes)));
+    }
+
+    /// A rule waits until it knows its window by itself, whoever is asked.
+    fn give_up(&mut self, wanted: &Wanted, reason: &str) {
+        let RuleWarmRecord { tenant_id, rule_id, .. } = &wanted.record;
+        tracing::warn!(tenant = %tenant_id, rule = rule_id, reason, "a rule cannot be filled with what lies before it; it waits until it knows its window");
+        if wanted.whose == Whose::EveryTenant {
+            self.own.changed.note_given_up(&wanted.record);
+        }
+    }
+
     /// Asks for what the next rule is to be filled with, if all of it is there.
     async fn ask_next(&mut self) -> Result<(), DetectError> {
-        let (Some(past), Some(wanted)) = (self.warm.past.clone(), self.warm.wanted.pop_front()) else { return Ok(()) };
-        if !self.is_warming(&wanted.record) {
-            return Ok(());
+        let Some(past) = self.warm.past.clone() else { return Ok(()) };
+        // Of a version that does not wait any more nothing is asked.
+        while self.warm.wanted.front().is_some_and(|wanted| !self.is_warming(wanted.whose, &wanted.record)) {
+            self.warm.wanted.pop_front();
         }
+        let Some(wanted) = self.warm.wanted.pop_front() else { return Ok(()) };
         if wanted.from >= wanted.to {
             self.warm.step = Some(Step::Read(wanted, Vec::new()));
             return Ok(());
         }
         // While something of that time may still come, what is read is not all that there will be.
-        let is_final = self.engine.settled.get(&wanted.record.tenant_id).is_none_or(|settled| wanted.to <= *settled);
-        if !is_final {
-            self.warm.wanted.push_back(wanted);
+        if !self.is_final(&wanted) {
+            // A tenant's time goes on once it speaks, and then a rule that every tenant has is wanted anew: the silent keep nobody from his turn.
+            if wanted.whose == Whose::Own {
+                self.warm.wanted.push_back(wanted);
+            }
             return Ok(());
         }
         let passed = match self.bus.consumer_position(Stream::Ase, past.consumer()).await {
@@ -251,7 +367,8 @@ impl Running {
             }
         };
         if passed < wanted.behind {
-            self.warm.wanted.push_back(wanted);
+            // What came later to be wanted has no less to wait for.
+            self.warm.wanted.push_front(wanted);
             return Ok(());
         }
         let answer = past.ask(PastAsked::in_time(&wanted.record.tenant_id, wanted.from, wanted.to));
@@ -260,7 +377,10 @@ impl Running {
     }
 
     /// True while this version of a rule waits until it knows its window.
-    fn is_warming(&self, record: &RuleWarmRecord) -> bool {
+    fn is_warming(&self, whose: Whose, record: &RuleWarmRecord) -> bool {
+        if whose == Whose::EveryTenant {
+            return self.waits_for_window_of(record);
+        }
         let known = self.own.known.get(&(record.tenant_id.clone(), record.rule_id.clone()));
         known.is_some_and(|known| {
             known.revision == record.revision && !known.is_filled && self.stored.is_none_or(|stored| known.since > stored)
@@ -268,9 +388,13 @@ impl Running {
     }
 
     /// False where the log has no room now.
-    async fn tell_warm(&self, record: &RuleWarmRecord) -> Result<bool, DetectError> {
+    async fn tell_warm(&self, whose: Whose, record: &RuleWarmRecord) -> Result<bool, DetectError> {
         let Some(records) = &self.warm.records else { return Ok(false) };
-        match records.put(record).await {
+        let put = match whose {
+            Whose::Own => records.put(record).await,
+            Whose::EveryTenant => records.put_common(&CommonRuleWarmRecord(record.clone())).await,
+        };
+        match put {
             Ok(()) => Ok(true),
             // It has room again once a checkpoint releases it, which must not wait for this.
             Err(error @ BusError::Full { .. }) => {
@@ -288,22 +412,16 @@ impl Running {
         now: Timestamp,
         shared: &Shared,
     ) -> Result<(), DetectError> {
-        let read = self.warm.take_told(record);
+        let read = self.warm.take_told(Whose::Own, record);
         let place = (record.tenant_id.clone(), record.rule_id.clone());
-        let Some(mut known) = self.own.known.get(&place).filter(|_| self.is_warming(record)).cloned() else { return Ok(()) };
+        let is_warming = self.is_warming(Whose::Own, record);
+        let Some(mut known) = self.own.known.get(&place).filter(|_| is_warming).cloned() else { return Ok(()) };
         let Some(own) = self.own_again(&known) else { return Ok(()) };
-        let Some(held) = known.held.filter(|_| !own.rule.header.contains() && known.since > now) else { return Ok(()) };
-        let past = match read {
-            Some(events) => events,
-            None => {
-                let reach = self.engine.own_rule(&known.tenant_id, &known.rule_id).map_or(0, reach_of);
-                let from = now.plus_micros(-reach);
-                let Some(events) = self.read_past(&known.tenant_id, from, Timestamp::from_micros(held)).await else {
-                    return Ok(());
-                };
-                events
-            }
-        };
+        let running = self.engine.own_rule(&known.tenant_id, &known.rule_id).filter(|running| self.may_be_filled(running));
+        let (Some(reach), Some(held)) = (running.map(reach_of), known.held.filter(|_| known.since > now)) else { return Ok(()) };
+        let span = (now.plus_micros(-reach), Timestamp::from_micros(held));
+        let contains = own.rule.header.contains();
+        let Some(past) = self.past_of_record(read, &known.tenant_id, span, contains).await else { return Ok(()) };
         // What rules have put off is of the time before.
         self.catch_up(shared).await?;
         let started = self.clock.now();
@@ -328,73 +446,23 @@ impl Running {
         own.filter(|_| runs)
     }
 
-    /// Waits for what lies before, at most as long as for a message that must be there: a log that is read again says that it can be read.
-    async fn read_past(&self, tenant: &TenantId, from: Timestamp, to: Timestamp) -> Option<Vec<SecurityEvent>> {
-        if from >= to {
-            return Some(Vec::new());
-        }
-        let answer = self.warm.past.as_ref()?.ask(PastAsked::in_time(tenant, from, to));
-        let reason = match tokio::time::timeout(READ_WAIT, answer).await {
-            Ok(Ok(Ok(Some(events)))) => return Some(events),
-            Ok(Ok(Ok(None))) => "there is more than a rule may keep".to_owned(),
-            Ok(Ok(Err(reason))) => reason,
-            Ok(Err(_)) | Err(_) => "nobody answers".to_owned(),
-        };
-        tracing::warn!(%tenant, reason, "what lies before a rule cannot be read; it waits until it knows its window");
-        None
-    }
-
-    /// What filled rules need, beside the events that are read again after a restart: of each tenant what its rules look back to and the stream has not.
-    /// Where that cannot be read they wait anew.
-    pub(crate) async fn past_of_filled(&mut self, checkpoint: &Checkpoint) -> Vec<SecurityEvent> {
-        let mut spans: BTreeMap<TenantId, (Timestamp, Timestamp)> = BTreeMap::new();
-        for known in self.own.known.values().filter(|known| known.is_filled) {
-            let Some(running) = self.engine.own_rule(&known.tenant_id, &known.rule_id) else { continue };
-            let Some(settled) = checkpoint.engine.settled_to(&known.tenant_id) else { continue };
-            let (from, to) = (settled.plus_micros(-reach_of(running)), Timestamp::from_micros(known.held.unwrap_or(i64::MIN)));
-            if from < to {
-                let (first, last) = spans.entry(known.tenant_id.clone()).or_insert((from, to));
-                (*first, *last) = (from.min(*first), to.max(*last));
-            }
-        }
-        let (mut all, mut answers) = (Vec::new(), true);
-        for (tenant, (from, to)) in spans {
-            let past = if answers { self.read_past(&tenant, from, to).await } else { None };
-            match past {
-                Some(events) => all.extend(events),
-                None => {
-                    // Nobody is asked again and again while all wait.
-                    answers = false;
-                    self.wait_anew(&tenant);
-                }
-            }
-        }
-        all
-    }
-
-    /// The filled rules of a tenant wait until they know their windows by themselves.
-    fn wait_anew(&mut self, tenant: &TenantId) {
-        for known in self.own.known.values_mut().filter(|known| known.is_filled && known.tenant_id == *tenant) {
-            let whole = known.whole.unwrap_or(known.since);
-            (known.since, known.is_filled) = (whole, false);
-            self.engine.set_since(&known.tenant_id, &known.rule_id, whole, None);
-        }
-    }
-
     /// Rules that waited when the checkpoint was written.
     pub(crate) fn want_again(&mut self) {
         self.warm.note_event(self.position);
         let Some(stored) = self.stored else { return };
         let known: Vec<KnownRule> = self.own.known.values().cloned().collect();
         known.iter().for_each(|known| self.want_past(known, stored));
+        self.listen(|_| true, stored);
     }
 
     /// Counters of each rule; which of them do not know their window yet.
     pub(crate) fn rule_stats(&self) -> Vec<RuleStats> {
-        let is_warming = |running: &RunningRule| {
-            running.scope.owner().is_some_and(|tenant| self.stored.is_some_and(|stored| running.since.of(tenant) > stored))
+        let is_warming = |running: &RunningRule, tenant: &TenantId| {
+            u64::from(self.stored.is_some_and(|stored| running.since.of(tenant) > stored))
         };
         let stats = self.engine.stats().into_iter().zip(&self.engine.rules);
-        stats.map(|(stats, running)| RuleStats { warming: u64::from(is_warming(running)), ..stats }).collect()
+        // Those of rules that every tenant has are counted now and then.
+        let warming = |running: &RunningRule| running.scope.owner().map(|tenant| is_warming(running, tenant));
+        stats.map(|(stats, running)| RuleStats { warming: warming(running).unwrap_or(stats.warming), ..stats }).collect()
     }
 }

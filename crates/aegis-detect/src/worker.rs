@@ -10,6 +10,7 @@ use aegis_model::Clock;
 use aegis_threads::Stats;
 use serde::Serialize;
 
+use crate::distrust::RefusedRecords;
 use crate::engine::EngineConfig;
 use crate::error::DetectError;
 use crate::evaluate::RuleStats;
@@ -17,7 +18,7 @@ use crate::follow::run;
 use crate::own::RuleTexts;
 use crate::ruleset::RuleSet;
 use crate::shelf::MAX_PACKED;
-use crate::warm::{PastEvents, WarmRecords};
+use crate::warm::{PastEvents, PastReceipts, WarmRecords};
 
 /// The name under which the detector's position is registered.
 pub const CONSUMER: &str = "detect";
@@ -37,11 +38,15 @@ pub struct WorkerConfig {
     pub texts: Option<Arc<dyn RuleTexts>>,
     /// Whose records of tenants' own rules are taken: control's key, and no edge's, also where one process has both. Empty: nobody's.
     pub control: KeyRing,
-    /// Where a tenant's own rule that comes finds what lies before what detection keeps (None: it waits until it knows its window), and where what came
-    /// too late for the windows is caught up (None: it is told of, and no more).
+    /// Where a rule that comes finds what lies before what detection keeps (None: it waits until it knows its window), and where what came too late for the
+    /// windows is caught up (None: it is told of, and no more).
     pub past: Option<Arc<dyn PastEvents>>,
+    /// Who has the lanes of that followed again, for rules that contain; None: nobody, and such a rule waits.
+    pub past_receipts: Option<Arc<dyn PastReceipts>>,
     /// Who puts into the log, signed by control, that all of that can be read: detection has no key. None: nobody, and such a rule waits too.
     pub warm_records: Option<Arc<dyn WarmRecords>>,
+    /// Who tells tenants of records of rules that are refused; None: nobody, and they are counted and put aside.
+    pub refused_records: Option<Arc<dyn RefusedRecords>>,
 }
 
 impl WorkerConfig {
@@ -57,7 +62,9 @@ impl WorkerConfig {
             texts: None,
             control: KeyRing::default(),
             past: None,
+            past_receipts: None,
             warm_records: None,
+            refused_records: None,
         }
     }
 }
@@ -90,7 +97,7 @@ pub struct WorkerStats {
     pub late_given_up: u64,
     /// Messages set aside as dead letters.
     pub malformed: u64,
-    /// Those of them that were to change a tenant's own rule, and were not control's to the letter.
+    /// Those of them that were to change a rule, and were not control's to the letter or older than what it said since.
     pub rule_records_refused: u64,
     pub alerts: u64,
     /// Those of them that say that detection is impaired.

@@ -130,6 +130,10 @@ impl Clock for CorrectedClock {
         self.machine.now().plus_micros(self.offset_us.load(Ordering::Acquire))
     }
 
+    fn steady_micros(&self) -> i64 {
+        self.machine.steady_micros()
+    }
+
     fn is_suspect(&self) -> bool {
         self.is_suspect.load(Ordering::Acquire)
     }

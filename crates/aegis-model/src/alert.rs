@@ -78,7 +78,31 @@ pub struct RuleWarmRecord {
 
 impl Notice for RuleWarmRecord {
     const SCHEMA: &'static str = "aegis-rule-warm-1";
-    const MAX_BYTES: usize = 4096;
+    const MAX_BYTES: usize = MAX_WARM_BYTES;
+}
+
+const MAX_WARM_BYTES: usize = 4096;
+
+/// The same of a version of a rule that every tenant has, for one tenant: from its place on the rule knows its window there. The revision is that of the
+/// rule's own record in the tenant's partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct CommonRuleWarmRecord(pub RuleWarmRecord);
+
+impl Notice for CommonRuleWarmRecord {
+    const SCHEMA: &'static str = "aegis-common-rule-warm-1";
+    const MAX_BYTES: usize = MAX_WARM_BYTES;
+}
+
+/// A rule of the set that a program runs for every tenant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleInSet {
+    pub rule_id: String,
+    pub name: String,
+    pub version: u32,
+    pub mode: RuleMode,
+    /// SHA-256 of the text.
+    pub hash: String,
 }
 
 /// One match of a rule, with its evidence. Its id is a function of (tenant, rule id, key, first evidence event).

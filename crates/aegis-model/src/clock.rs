@@ -1,5 +1,6 @@
 //! Time: one timestamp type (µs, UTC) and one way to ask for it, so that tests can drive the clock.
 
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use chrono::{DateTime, Datelike, SecondsFormat, Utc};
@@ -89,6 +90,11 @@ pub trait Clock: Send + Sync + std::fmt::Debug {
     /// The current time.
     fn now(&self) -> Timestamp;
 
+    /// Microseconds from some beginning, by what nobody sets: for how long something took.
+    fn steady_micros(&self) -> i64 {
+        self.now().as_micros()
+    }
+
     /// True while it is known to be wrong by more than a second.
     fn is_suspect(&self) -> bool {
         false
@@ -103,6 +109,12 @@ impl Clock for SystemClock {
     #[allow(clippy::disallowed_methods)] // the one place that asks the machine
     fn now(&self) -> Timestamp {
         Timestamp(Utc::now().timestamp_micros())
+    }
+
+    #[allow(clippy::disallowed_types)] // as above
+    fn steady_micros(&self) -> i64 {
+        static BEGINNING: LazyLock<std::time::Instant> = LazyLock::new(std::time::Instant::now);
+        i64::try_from(BEGINNING.elapsed().as_micros()).unwrap_or(i64::MAX)
     }
 }
 

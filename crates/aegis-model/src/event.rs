@@ -53,6 +53,8 @@ pub enum EventKind {
     ControlFeedRefused,
     #[serde(rename = "control_feed_stale")]
     ControlFeedStale,
+    #[serde(rename = "rule_record_refused")]
+    RuleRecordRefused,
     #[serde(rename = "receipt_chain_broken")]
     ReceiptChainBroken,
     #[serde(rename = "external_event:github_webhook")]
@@ -83,6 +85,7 @@ wire_words!(EventKind {
     EdgeBack = "edge_back",
     ControlFeedRefused = "control_feed_refused",
     ControlFeedStale = "control_feed_stale",
+    RuleRecordRefused = "rule_record_refused",
     ReceiptChainBroken = "receipt_chain_broken",
     ExternalGithubWebhook = "external_event:github_webhook",
     ExternalOpenaiTrace = "external_event:openai_trace",

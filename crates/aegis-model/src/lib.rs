@@ -20,7 +20,8 @@ pub mod trust;
 pub mod wire;
 
 pub use alert::{
-    Alert, AlertRecord, CommonRuleRecord, Incident, IncidentStatus, Retraction, RuleMode, RuleRecord, RuleWarmRecord, Severity,
+    Alert, AlertRecord, CommonRuleRecord, CommonRuleWarmRecord, Incident, IncidentStatus, Retraction, RuleInSet, RuleMode,
+    RuleRecord, RuleWarmRecord, Severity,
 };
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp, TimestampError};
 pub use containment::{ContainmentKind, ContainmentState, Hold, TargetType, Verdict};

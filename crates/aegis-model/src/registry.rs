@@ -38,6 +38,7 @@ pub enum DefaultDecision {
     /// Denied whatever policy says.
     Deny,
 }
+wire_words!(DefaultDecision { Policy = "policy", Allow = "allow", Deny = "deny" });
 
 /// A registered action of a tool.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

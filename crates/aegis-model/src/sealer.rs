@@ -48,7 +48,8 @@ impl EventKind {
             | Self::ContainmentApplied
             | Self::ConfigChanged
             | Self::EdgeSilent
-            | Self::EdgeBack => Sealer::Control,
+            | Self::EdgeBack
+            | Self::RuleRecordRefused => Sealer::Control,
             Self::LaneOpen | Self::LaneClose | Self::LaneGap | Self::ReplayAttempt | Self::McpResponseFlagged => Sealer::Both,
             Self::ReceiptChainBroken | Self::ExternalGithubWebhook | Self::ExternalOpenaiTrace | Self::ExternalOtlp => {
                 Sealer::Nobody

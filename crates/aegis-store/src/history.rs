@@ -322,6 +322,19 @@ impl Store {
         rows.iter().map(lane_of).collect()
     }
 
+    /// The lanes in which a tenant has proved receipts of a time or later, each with the first `seq` of these.
+    pub async fn lanes_since(&self, tenant: &TenantId, from: Timestamp) -> Result<Vec<(String, i64)>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT lane, MIN(seq) AS first_seq FROM history
+             WHERE tenant_id = $1 AND ts >= $2 AND lane IS NOT NULL AND seq IS NOT NULL AND proved = 1 GROUP BY lane",
+        )
+        .bind(tenant.as_str())
+        .bind(from.as_micros())
+        .fetch_all(&self.inner.history_readers)
+        .await?;
+        rows.iter().map(|r| Ok((row::get(r, "lane")?, row::get(r, "first_seq")?))).collect()
+    }
+
     /// The tenant's receipts lane by lane in order of `seq`, after the given one (none: from the start): what a verifier reads.
     pub async fn export_lanes(
         &self,

@@ -26,14 +26,6 @@ pub(crate) async fn check_quota(
     if registered > MAX_REGISTERED { Err(StoreError::LimitReached { what, limit: MAX_REGISTERED }) } else { Ok(()) }
 }
 
-const fn default_decision_word(decision: DefaultDecision) -> &'static str {
-    match decision {
-        DefaultDecision::Policy => "policy",
-        DefaultDecision::Allow => "allow",
-        DefaultDecision::Deny => "deny",
-    }
-}
-
 fn action(r: &AnyRow) -> Result<ActionRecord, StoreError> {
     let default_decision = match row::get::<&str>(r, "default_decision")? {
         "policy" => DefaultDecision::Policy,
@@ -140,7 +132,7 @@ pub(crate) async fn write_tool(tx: &mut Transaction, tenant: &TenantId, record: 
         .bind(action.target_parameter.as_deref())
         .bind(parameters)
         .bind(row::flag_value(action.approval_required))
-        .bind(default_decision_word(action.default_decision))
+        .bind(action.default_decision.as_str())
         .execute(&mut **tx)
         .await
         .map_err(on_insert(tenant, "action of this tool"))?;

@@ -27,6 +27,7 @@ pub(crate) const STORE: &[Migration] = &[
         name: "common_rule_versions",
         sql: include_str!("../migrations/sqlite/0010_common_rule_versions.sql"),
     },
+    Migration { version: 11, name: "rule_sets", sql: include_str!("../migrations/sqlite/0011_rule_sets.sql") },
 ];
 
 /// Of the history, a file of its own.
@@ -50,6 +51,7 @@ pub(crate) const POSTGRES: &[Migration] = &[
         name: "common_rule_versions",
         sql: include_str!("../migrations/postgres/0009_common_rule_versions.sql"),
     },
+    Migration { version: 10, name: "rule_sets", sql: include_str!("../migrations/postgres/0010_rule_sets.sql") },
 ];
 
 /// Brings the database to the newest of `migrations`, in a transaction that no other writer runs beside: either every missing one is applied

@@ -4,16 +4,20 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use aegis_bus::{Bus, BusError, Message, Stream, subject};
-use aegis_control::{ContainmentOutcome, Control};
-use aegis_detect::{Past, PastAsked, bytes_of, is_ahead_of_time};
+use aegis_control::{ContainmentOutcome, Control, RefusedRuleRecord};
+use aegis_detect::{Past, PastAsked, RefusedRecord, bytes_of, is_ahead_of_time};
 use aegis_edge::EdgeView;
 use aegis_ingest::{NotRegistered, ResourceSink, SecretsUnavailable, WebhookSecrets};
 use aegis_keys::{SigningKey, sign_notice};
 use aegis_lake::{Lake, LakeError, Replay, Span};
-use aegis_model::{EntryKind, ResourceRecord, RuleWarmRecord, SecurityEvent, TenantId, partition_of};
+use aegis_model::{
+    CommonRuleWarmRecord, EntryKind, Notice, ResourceRecord, RuleWarmRecord, SecurityEvent, TenantId, partition_of,
+};
 use aegis_respond::{ContainmentRequest, ContainmentRequests, RequestOutcome, RespondError};
 use aegis_store::Store;
 use async_trait::async_trait;
+use serde::Serialize;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::config::LakeSection;
@@ -159,14 +163,58 @@ pub(crate) struct WarmAsControl {
     pub(crate) bus: Arc<dyn Bus>,
 }
 
-#[async_trait]
-impl aegis_detect::WarmRecords for WarmAsControl {
-    async fn put(&self, record: &RuleWarmRecord) -> Result<(), BusError> {
+impl WarmAsControl {
+    async fn put_signed<T: Notice + Serialize + Sync>(&self, tenant: &TenantId, record: &T) -> Result<(), BusError> {
         let refused = |error: aegis_keys::KeyError| BusError::Invalid { what: "record of a rule", reason: error.to_string() };
         let payload = sign_notice(&self.key, record).map_err(refused)?;
         // Without an id: one that could be told ahead is anybody's to use first.
-        let message = Message::new(subject::ruleset(partition_of(&record.tenant_id)), payload);
+        let message = Message::new(subject::ruleset(partition_of(tenant)), payload);
         self.bus.publish(Stream::Ase, vec![message]).await.into_iter().try_for_each(|result| result.map(drop))
+    }
+}
+
+#[async_trait]
+impl aegis_detect::WarmRecords for WarmAsControl {
+    async fn put(&self, record: &RuleWarmRecord) -> Result<(), BusError> {
+        self.put_signed(&record.tenant_id, record).await
+    }
+
+    async fn put_common(&self, record: &CommonRuleWarmRecord) -> Result<(), BusError> {
+        self.put_signed(&record.0.tenant_id, record).await
+    }
+}
+
+/// Detection has control tell tenants of records of rules that are refused: it seals nothing. Done on control's threads, not on detection's.
+#[derive(Debug)]
+pub(crate) struct RefusedToControl {
+    pub(crate) control: Arc<Control>,
+    pub(crate) runtime: Handle,
+}
+
+impl aegis_detect::RefusedRecords for RefusedToControl {
+    fn tell(&self, refused: &RefusedRecord) -> oneshot::Receiver<()> {
+        let (told, answer) = oneshot::channel();
+        let control = Arc::clone(&self.control);
+        let record = RefusedRuleRecord {
+            partition: refused.partition,
+            tenant_id: refused.tenant_id.clone(),
+            fault: refused.fault.as_str(),
+            seq: refused.seq,
+            bus_ts: refused.bus_ts,
+            hour: refused.hour(),
+        };
+        self.runtime.spawn(async move {
+            match control.tell_refused_rule_record(&record).await {
+                Ok(()) => {
+                    let _nobody_waits = told.send(());
+                }
+                // Without an answer it is asked again.
+                Err(error) => {
+                    tracing::warn!(%error, partition = record.partition, "a refused record of rules is not told of yet")
+                }
+            }
+        });
+        answer
     }
 }
 

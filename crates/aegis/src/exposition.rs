@@ -180,7 +180,7 @@ fn of_detection(mut encoder: DescriptorEncoder<'_>, detection: &WorkerStats) -> 
     let help = "parts of a tenant's time, and rules, that late events were not caught up for";
     counter(&mut encoder, "aegis_detect_late_given_up", help, detection.late_given_up)?;
     counter(&mut encoder, "aegis_detect_malformed", "messages detection put aside", detection.malformed)?;
-    let help = "records of rules that are not control's, and changed nothing";
+    let help = "records of rules that are not control's or older than what it said since, and changed nothing";
     counter(&mut encoder, "aegis_detect_rule_records_refused", help, detection.rule_records_refused)?;
     counter(&mut encoder, "aegis_detect_verify_failures", "events that failed verification at detection", detection.broken)?;
     let help = "records of episodes given up because their stream was full";
@@ -254,7 +254,7 @@ type OfRule = (&'static str, &'static str, fn(&aegis_detect::RuleStats) -> u64);
 const RULE_GAUGES: [OfRule; 3] = [
     ("aegis_rule_quarantined", "1 while a rule does not run because it failed", |rule| u64::from(rule.quarantined.is_some())),
     ("aegis_rule_tenants_set_aside", "tenants for whose events a rule does not run", |rule| rule.set_aside.len() as u64),
-    ("aegis_rule_warming", "tenants' own rules that do not know their window yet, and tell nothing until they do", |rule| {
+    ("aegis_rule_warming", "tenants of whom a rule does not know its window yet, and tells nothing until it does", |rule| {
         rule.warming
     }),
 ];
@@ -372,7 +372,7 @@ mod tests {
             unfounded: first + 4,
             evals: first + 5,
             seconds: 0.5,
-            warming: u64::from(tenant.is_some()),
+            warming: if tenant.is_some() { 1 } else { first + 6 },
             ..RuleStats::default()
         }
     }
@@ -433,7 +433,8 @@ mod tests {
             "aegis_rule_quarantined{rule=\"R-1\"} 0",
             "aegis_rule_quarantined{rule=\"R-2\"} 1",
             "aegis_rule_tenants_set_aside{rule=\"R-2\"} 1",
-            "aegis_rule_warming{rule=\"R-1\"} 0",
+            "aegis_rule_warming{rule=\"R-1\"} 16",
+            "aegis_rule_warming{rule=\"R-2\"} 26",
             "aegis_rule_warming{rule=\"of_tenants\"} 2",
             "# TYPE aegis_rule_refused counter",
             "aegis_rule_refused_total{rule=\"R-1\"} 11",

@@ -35,6 +35,8 @@ mod lake;
 mod nats;
 #[cfg(feature = "edge")]
 mod parts;
+#[cfg(feature = "soc")]
+mod past_lanes;
 #[cfg(feature = "edge")]
 mod prune;
 #[cfg(feature = "soc")]

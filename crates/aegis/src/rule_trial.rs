@@ -242,8 +242,8 @@ impl RuleTrials for RuleTrial {
             return Ok(version);
         }
         let file = PathBuf::from(&version.name).join("rule.sql");
-        let rules =
-            RuleSet::from_texts([(file.clone(), version.text.clone())]).map_err(|errors| refused("invalid_rule", &errors))?;
+        // One that reads alerts, with the rules that it reads.
+        let rules = self.common.set_of(&version.text, &file).map_err(|errors| refused("invalid_rule", &errors))?;
         self.try_over(std::slice::from_ref(tenant), version, rules, &file, Some(tests)).await
     }
 }
@@ -362,6 +362,24 @@ mod tests {
         assert_eq!((&backtest["events"], &backtest["alerts"], &backtest["whole"]), (&json!(0), &json!(0), &json!(true)));
         let off = NewRuleVersion { mode: RuleMode::Disabled, ..version };
         assert_eq!(trial.try_out(&tenant, off.clone(), &[]).await.unwrap(), off);
+    }
+
+    #[tokio::test]
+    async fn a_tenant_s_own_rule_that_reads_alerts_is_tried_with_the_rules_that_it_reads() {
+        let folder = tempfile::tempdir().unwrap();
+        let (trial, tenant) = (trial(folder.path(), By::Tenant).await, TenantId::new("acme").unwrap());
+        let over = |name: &str| format!("{HEADER}SELECT agent_id, event_id FROM alerts WHERE rule_name = '{name}'");
+        assert_eq!(code(trial.read(&over("nobody")).await), "invalid_rule");
+        let version = trial.read(&over("deny-storm")).await.unwrap();
+        let denies: Vec<String> = (0..5).map(|n| format!("  - {{at: {n}s, agent_id: a, decision: deny}}\n")).collect();
+        let test = |name: &str, events: &str, expect: &str| RuleTest {
+            name: format!("{name}.yaml"),
+            text: format!("name: {name}\nevents:\n{events}expect: {expect}\n"),
+        };
+        let fires = test("fires", &denies.concat(), "[{key: {agent_id: a}}]");
+        let silent = test("silent", &denies[1..].concat(), "[]");
+        let tried = trial.try_out(&tenant, version, &[fires, silent]).await.unwrap();
+        assert_eq!(tried.backtest.unwrap()["alerts"], json!(0));
     }
 
     #[tokio::test]

@@ -27,13 +27,16 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::adapters::{Containments, LocalEdge, PastInTheLake, RepositoryRegistry, StoredRules, StoredSecrets, WarmAsControl};
+use crate::adapters::{
+    Containments, LocalEdge, PastInTheLake, RefusedToControl, RepositoryRegistry, StoredRules, StoredSecrets, WarmAsControl,
+};
 use crate::carrier::{Carrier, keeper};
 use crate::changed_rules;
 use crate::config::Config;
 use crate::edge::MICROS_PER_DAY;
 use crate::exposition::{Carried, Exposition};
 use crate::parts::{make_private_folder, open_ledger, prepare_folder, write_public_key};
+use crate::past_lanes::LanesInHistory;
 use crate::rule_trial::{By, RuleTrial};
 use crate::serve::serve;
 
@@ -128,6 +131,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
         Some((_, view, _)) => Arc::new(LocalEdge(view.clone())),
         None => Arc::new(NoLocalEdge),
     };
+    let rule_set = Some(common.set());
     let trial = RuleTrial::new(store.clone(), &data, common, By::Tenant, clock.clone());
     let rule_trials: Option<Arc<dyn RuleTrials>> = if config.detect.own_rules { Some(Arc::new(trial)) } else { None };
     // The embedded bus loses nothing, and has no edges elsewhere that would prune.
@@ -149,6 +153,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
         rule_trials,
         history_bus: Some(carrier.of(Part::History)),
         connections: carrier.connections(),
+        rule_set,
         ..ControlConfig::default()
     };
     let control = Control::start(
@@ -190,8 +195,11 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     let mut watching = WorkerConfig::new(clock.clone());
     watching.texts = Some(Arc::new(StoredRules(store.clone())));
     watching.control = control_ring;
+    let runtime = tokio::runtime::Handle::current();
+    watching.refused_records = Some(Arc::new(RefusedToControl { control: control.clone(), runtime }));
     if config.lake.enabled {
         watching.past = Some(Arc::new(PastInTheLake { section: config.lake.clone(), data: data.clone() }));
+        watching.past_receipts = Some(Arc::new(LanesInHistory::new(control.clone(), receipt_ring.clone())));
         watching.warm_records = Some(Arc::new(WarmAsControl { key: keys.control.clone(), bus: bus.clone() }));
     }
     if config.nats.is_used() {

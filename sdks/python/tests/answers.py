@@ -140,7 +140,7 @@ CONSUME = {
 }  # fmt: skip
 
 
-def assert_denied(edge, mode, recorder, kind, code=None, timeout_s=2.0):
+def assert_denied(edge, mode, recorder, kind, code=None, timeout_s=10.0):
     with pytest.raises(aegisagent.Denied) as denied:
         mode.run(edge.url, lambda protect: protect(recorder, unreachable_s=0.2)("a"), timeout_s=timeout_s)
     assert recorder.calls == []

@@ -200,13 +200,17 @@ def test_a_call_that_is_cancelled_while_it_waits_does_not_run(world, backend):
 def test_a_call_that_is_cancelled_while_it_runs_is_reported_as_ambiguous(world, backend):
     async def main():
         async with aegisagent.AsyncClient(world.url, world.agent.agent_token) as client:
+            scope = anyio.CancelScope()
 
             @aegisagent.protect(client, tool="crm", action="update_customer")
             async def update(id):
+                # Once it runs: how long the program takes to allow it is not known.
+                scope.cancel()
                 await anyio.sleep(30)
 
-            with aegisagent.source_trust("trusted_internal_unsigned"), anyio.move_on_after(0.5):
+            with aegisagent.source_trust("trusted_internal_unsigned"), scope:
                 await update("1")
+            assert scope.cancelled_caught
 
     began = time.monotonic()
     anyio.run(main, backend=backend)

@@ -114,8 +114,9 @@ def test_a_consume_that_is_refused_is_a_denial_of_its_kind(edge, mode, recorder,
 def test_a_slow_or_broken_answer_is_a_denial_wherever_it_comes(edge, mode, recorder, where, answer):
     edge.decision, edge.replace[where] = "require_approval", lambda _honest: answer
     began = time.monotonic()
-    denied = assert_denied(edge, mode, recorder, aegisagent.DeniedUnavailable, timeout_s=0.5)
-    assert time.monotonic() - began < FOREVER / 3, "the deadline is for the whole answer"
+    # What comes before it is honest, and must be there by then on a busy machine too.
+    denied = assert_denied(edge, mode, recorder, aegisagent.DeniedUnavailable, timeout_s=0.5 if where == "authorize" else 2.0)
+    assert time.monotonic() - began < FOREVER / 2, "the deadline is for the whole answer"
     if where == "consume":
         assert denied.code == "consume_ambiguous"
         asked = edge.sent("consume")
@@ -273,7 +274,7 @@ def test_nothing_fails_open_once_it_was_authorized(edge, mode, recorder, where):
 def test_an_edge_that_is_gone_while_an_approval_is_waited_for_is_a_denial(edge, mode, recorder):
     edge.decision, edge.statuses = "require_approval", ["PENDING"]
     edge.before["approval"] = lambda: (setattr(edge, "is_gone", True), threading.Thread(target=edge.close).start())
-    denied = assert_denied(edge, mode, recorder, aegisagent.DeniedUnavailable, timeout_s=1.0)
+    denied = assert_denied(edge, mode, recorder, aegisagent.DeniedUnavailable, timeout_s=5.0)
     assert denied.approval_id
 
 

@@ -38,7 +38,7 @@ async function withFolder(work) {
 async function runIn(folder, program, environment) {
   const file = path.join(folder, `${Math.random()}.mjs`);
   writeFileSync(file, program);
-  const { stdout, stderr } = await run(process.execPath, [file], { cwd: folder, env: environment, timeout: 120_000 });
+  const { stdout, stderr } = await run(process.execPath, [file], { cwd: folder, env: environment, timeout: 300_000 });
   assert.equal(stderr, "");
   return stdout;
 }
@@ -60,7 +60,7 @@ async function shell(program, folder, environment) {
   const child = spawn("sh", ["-eu", "-c", program], { cwd: folder, env: environment, detached: true, stdio: ["ignore", "ignore", "pipe"] });
   let errors = "";
   child.stderr.on("data", (part) => { errors += part; });
-  const late = setTimeout(() => process.kill(-child.pid, "SIGKILL"), 150_000);
+  const late = setTimeout(() => process.kill(-child.pid, "SIGKILL"), 300_000);
   const [status] = await once(child, "close");
   clearTimeout(late);
   try {

@@ -189,6 +189,8 @@ test("transport", "of many calls at once 16 are on their way, the others wait, a
     edge.replace.other = raw(async (response) => {
       open += 1;
       most = Math.max(most, open);
+      // None is answered before so many are there; a further one would have come by then.
+      while (most < 16) await new Promise((done) => setTimeout(done, 5));
       await new Promise((done) => setTimeout(done, 20));
       open -= 1;
       response.end("{}");
@@ -205,6 +207,7 @@ test("transport", "a call that waits for its turn until its end was not sent", a
     const client = new Client({ url: edge.url, token: TOKEN, timeoutS: 0.3 });
     // An export has more time than other calls.
     const exports = Promise.allSettled(Array.from({ length: 16 }, () => client.exportReceipts(() => undefined)));
+    while (edge.seen.length < 16) await new Promise((done) => setTimeout(done, 5));
     await assert.rejects(client.consume("id", "ab".repeat(32)), (error) => error instanceof Unreachable && error.code === "unreachable" && !error.sent);
     client.close();
     assert.deepEqual((await exports).map(({ reason }) => reason.code), Array(16).fill("no_answer"));

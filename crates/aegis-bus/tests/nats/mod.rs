@@ -1,8 +1,9 @@
 //! Real NATS servers on loopback.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod port;
+
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -12,6 +13,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::watch;
 use tokio::time::Instant;
+
+use port::free_port;
+
+/// How long a server may take to start on a machine that is busy.
+const STARTED_WITHIN: Duration = Duration::from_secs(60);
+/// How often it is looked whether it has.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Every server that `scripts/setup.sh` installs. A test without one would test nothing.
 pub fn servers() -> Vec<PathBuf> {
@@ -35,9 +43,7 @@ pub struct Server {
 impl Server {
     pub fn start(binary: &Path) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        // Free now; another process could take it before the server does, which then does not start.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut server = Self { binary: binary.to_owned(), folder, port, process: None };
+        let mut server = Self { binary: binary.to_owned(), folder, port: free_port(), process: None };
         server.start_again();
         server
     }
@@ -45,18 +51,15 @@ impl Server {
     /// A server with lines of configuration of its own.
     pub fn start_with(binary: &Path, configuration: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         std::fs::write(folder.path().join("extra.conf"), configuration).unwrap();
-        let mut server = Self { binary: binary.to_owned(), folder, port, process: None };
+        let mut server = Self { binary: binary.to_owned(), folder, port: free_port(), process: None };
         server.start_again();
         server
     }
 
     /// Servers of one cluster that know of one another.
     pub fn start_cluster<const N: usize>(binaries: [&Path; N]) -> [Self; N] {
-        let free = || TcpListener::bind("127.0.0.1:0").unwrap();
-        // All at once, so that no two get the same.
-        let routes = [(); N].map(|()| free()).map(|listener| listener.local_addr().unwrap().port());
+        let routes = [(); N].map(|()| free_port());
         let named: Vec<String> = routes.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect();
         let mut places = routes.iter();
         let servers = binaries.map(|binary| {
@@ -73,14 +76,15 @@ impl Server {
     /// Until a client that comes to it is told of the other.
     fn wait_until_it_names(&self, other: &Self) {
         let place = format!("127.0.0.1:{}", other.port);
-        for _ in 0..300 {
+        let begun = Instant::now();
+        while begun.elapsed() < STARTED_WITHIN {
             let mut said = String::new();
             let connection = std::net::TcpStream::connect(("127.0.0.1", self.port)).unwrap();
             BufReader::new(connection).read_line(&mut said).unwrap();
             if said.contains(&place) {
                 return;
             }
-            std::thread::sleep(std::time::Duration::from_millis(50));
+            std::thread::sleep(LOOK_EVERY);
         }
         panic!("the servers of a cluster did not find each other");
     }
@@ -100,12 +104,13 @@ impl Server {
             .spawn()
             .unwrap();
         self.process = Some(process);
-        for _ in 0..300 {
+        let begun = Instant::now();
+        while begun.elapsed() < STARTED_WITHIN {
             let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
             if log.contains("Server is ready") {
                 return;
             }
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(LOOK_EVERY);
         }
         panic!("nats-server did not start: {}", std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default());
     }

@@ -62,7 +62,7 @@ impl House {
         JetStreamOptions {
             login: Login::Nkey { seed: self.seed(id) },
             inbox_prefix: inbox_prefix(id),
-            timeout: Duration::from_secs(3),
+            timeout: Duration::from_secs(10),
             makes_room: id == "control",
             ..JetStreamOptions::new(self.server.url())
         }

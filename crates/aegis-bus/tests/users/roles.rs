@@ -16,7 +16,7 @@ use crate::house::{House, publish, tenant};
 use crate::nats::{Way, servers};
 
 /// How long something is waited for that comes.
-const COMES: Duration = Duration::from_secs(10);
+const COMES: Duration = Duration::from_secs(60);
 
 const STREAMS: [&str; 10] =
     ["ASE", "APPROVALS", "ALERTS", "EPISODES", "CKPT", "DLQ", "KV_containment", "KV_control", "KV_leases", "KV_trust"];

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::drift::{Drift, declared, mark};
-use super::{MAX_ACTIONS, bundle_with, check_tool, record_hash, tool_draft};
+use super::{MAX_ACTIONS, actions, bundle_with, check_tool, record_hash};
 use crate::auth::Caller;
 use crate::control::Control;
 use crate::input::{MAX_ID, check_optional, check_text, parse};
@@ -212,11 +212,13 @@ async fn store_server(
         return sealed.map(|_| ());
     };
     let bundle = bundle_with(control, tenant, tool).await?;
-    let (of_tool, of_server) = (control.prepare(tool_draft(control, caller, tool, &bundle))?, control.prepare(draft)?);
-    let facts = [of_tool.rows(), of_server.rows()].concat();
+    let before = control.store.tool(tenant, &tool.tool).await?;
+    let of_tool = actions::prepare(control, actions::drafts(control, caller, before.as_ref(), tool, &bundle))?;
+    let of_server = control.prepare(draft)?;
+    let facts = [actions::rows_of(&of_tool).as_slice(), of_server.rows()].concat();
     let (server_revision, tool_revision) = control.store.put_mcp_tools(tenant, server, tool, &facts).await?;
     control.bundles.set(tenant, bundle);
-    let sealed = (control.seal(of_tool).await, control.seal(of_server).await);
+    let sealed = (actions::seal(control, of_tool).await, control.seal(of_server).await);
     // Edges know what an action is before they know of the tool: what they do not know of is denied.
     control.publish(tenant, EntryKind::Tool, &tool.tool, tool_revision, tool).await;
     control.publish(tenant, EntryKind::McpServer, &server.key, server_revision, server).await;

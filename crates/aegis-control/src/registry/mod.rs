@@ -1,6 +1,7 @@
 //! Tools, channels and resources: the facts a caller may only tighten.
 //! Promises that a tool with which the tenant's policies no longer load changes nothing.
 
+mod actions;
 pub(crate) mod drift;
 pub(crate) mod mcp;
 
@@ -8,7 +9,6 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::reply::Json;
-use aegis_ledger::Draft;
 use aegis_model::limits::MAX_RESOURCE;
 use aegis_model::{ActionRecord, ChannelRecord, EntryKind, ResourceRecord, TenantId, Timestamp, ToolRecord, Visibility};
 use aegis_policy::PolicyBundle;
@@ -40,21 +40,13 @@ pub(crate) async fn put_tool(control: &Control, call: &Call) -> Result<Response,
 async fn store_tool(control: &Control, caller: &Caller, tool: &ToolRecord) -> Result<(), Problem> {
     let tenant = caller.tenant();
     let bundle = bundle_with(control, tenant, tool).await?;
-    let pending = control.prepare(tool_draft(control, caller, tool, &bundle))?;
-    let revision = control.store.put_tool(tenant, tool, pending.rows()).await?;
+    let before = control.store.tool(tenant, &tool.tool).await?;
+    let pending = actions::prepare(control, actions::drafts(control, caller, before.as_ref(), tool, &bundle))?;
+    let revision = control.store.put_tool(tenant, tool, &actions::rows_of(&pending)).await?;
     control.bundles.set(tenant, bundle);
-    let sealed = control.seal(pending).await;
+    let sealed = actions::seal(control, pending).await;
     control.publish(tenant, EntryKind::Tool, &tool.tool, revision, tool).await;
-    sealed.map(|_| ())
-}
-
-/// The fact of a tool's registration, which makes this bundle.
-fn tool_draft(control: &Control, caller: &Caller, tool: &ToolRecord, bundle: &PolicyBundle) -> Draft {
-    let detail = json!({"tool": tool.tool, "record_hash": record_hash(tool), "actions": tool.actions.len()});
-    let mut draft = control.config_draft(caller, "tool_registered", detail);
-    // As a change of policies says it: decisions name the digest that they were made under.
-    draft.event.policy_digest = Some(bundle.digest().to_owned());
-    draft
+    sealed
 }
 
 async fn bundle_with(control: &Control, tenant: &TenantId, tool: &ToolRecord) -> Result<Arc<PolicyBundle>, Problem> {

@@ -211,7 +211,7 @@ async fn an_approval_that_is_long_over_is_forgotten_and_does_not_come_back() {
     house.bus.publish(Stream::Approvals, vec![again]).await.remove(0).unwrap();
     house.until("it is set aside", async || house.bus.last_seq(Stream::Dlq).await.unwrap() == 1).await;
     let mut letters = house.bus.subscribe(Stream::Dlq, ">", 0).await.unwrap();
-    let letter = letters.next_batch(1, Duration::from_secs(20)).await.unwrap().remove(0);
+    let letter = letters.next_batch(1, Duration::from_secs(60)).await.unwrap().remove(0);
     let letter: Value = serde_json::from_slice(&letter.payload).unwrap();
     let told = aegis_canon::sha256_hex(&serde_json::to_vec(&frozen).unwrap());
     assert_eq!((&letter["payload"], &letter["sha256"]), (&Value::Null, &json!(told)), "{letter}");

@@ -11,7 +11,7 @@ use aegis_control::{AppliedWatch, Control, ControlConfig, NoLocalEdge, RuleTest,
 use aegis_edge::{Edge, EdgeConfig, EdgeMetrics, EdgeView, FeedConfig, FeedFollower};
 use aegis_keys::{KeyRing, SigningKey, TrustTokenKey};
 use aegis_ledger::{Ledger, LedgerConfig};
-use aegis_model::{Clock, EntryKind, EventKind, ManualClock, RuleMode, SystemClock, TenantId, Timestamp};
+use aegis_model::{Clock, EntryKind, EventKind, ManualClock, RuleInSet, RuleMode, SystemClock, TenantId, Timestamp};
 use aegis_shipper::{Shipper, ShipperConfig};
 use aegis_store::{HistoryFilter, HistoryRow, NewRuleVersion, Role, Store};
 use axum::Router;
@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 /// How long a test waits for something that must happen.
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Asks the edge's view whether an entry is enforced.
 #[derive(Debug)]
@@ -239,9 +239,18 @@ impl House {
 
     /// Stops control, and starts another one on what it left. The API is the old one's.
     pub async fn restart_control(&mut self) {
+        self.restart_with(control_config(&self.trials)).await;
+    }
+
+    /// The same of a program that has these rules for every tenant.
+    pub async fn restart_with_rules(&mut self, set: Vec<RuleInSet>) {
+        self.restart_with(ControlConfig { rule_set: Some(set), ..control_config(&self.trials) }).await;
+    }
+
+    async fn restart_with(&mut self, config: ControlConfig) {
         self.control.stop().await;
         self.control = Control::start(
-            control_config(&self.trials),
+            config,
             self.store.clone(),
             self.control_ledger.clone(),
             self.bus.clone(),

@@ -31,10 +31,11 @@ impl Engine {
                 continue;
             }
             let is_common = owner.is_none();
-            if running.plan.sources.is_some() {
+            if running.plan.sources.is_some() && running.scope.covers(tenant) {
                 running.take_alerts(&alerts, &self.config, output);
             }
             let (window_micros, settled_to) = (running.window_micros(), running.settled_to(final_before));
+            let is_read = running.is_read_for(tenant);
             let RunningRule { rule, plan, state, stats, .. } = running;
             if is_common && state.rests(&mut self.numbers, number, final_before) {
                 continue;
@@ -45,7 +46,7 @@ impl Engine {
                 }
                 continue;
             };
-            let rules = key_rules(rule, plan, tenant);
+            let rules = key_rules(rule, plan, tenant, is_read);
             // A deferred rule's matches come as much later.
             let decided_before = settled_to.plus_micros(-plan.reach.ahead);
             tenant_state.each_key(|key| {
@@ -67,14 +68,15 @@ impl Engine {
     }
 }
 
-pub(crate) fn key_rules<'a>(rule: &'a Rule, plan: &RulePlan, tenant: &'a TenantId) -> KeyRules<'a> {
+/// What a key has to know of its rule; `is_read`: somebody reads the tenant's alerts of it.
+pub(crate) fn key_rules<'a>(rule: &'a Rule, plan: &RulePlan, tenant: &'a TenantId, is_read: bool) -> KeyRules<'a> {
     KeyRules {
         tenant,
         rule_id: &rule.header.id,
         window_micros: rule.header.window_s * 1_000_000,
         suppress_micros: rule.header.suppress_s.map(|s| s * 1_000_000),
         keeps_details: plan.shape == Shape::Stateless,
-        is_read: plan.is_read,
+        is_read,
     }
 }
 
@@ -102,13 +104,14 @@ pub(crate) fn emit(
             let more = emit_key(running, &tenant, &bucket, &text)?;
             emission.fresh.extend(more.fresh);
         }
+        let is_read = running.is_read_for(&tenant);
         let RunningRule { rule, plan, state, stats, .. } = running;
         stats.alerts += emission.fresh.len() as u64;
         output.alerts.extend(emission.fresh.iter().map(|(id, found)| alert_of(rule, &tenant, id, found, now)));
         let Some(key) = state.key_mut(&tenant, &bucket, &text) else { continue };
         let repeated = emission.episodes.into_iter().filter(|e| e.count > 1);
         output.episodes.extend(repeated.map(|episode| update_of(episode, &tenant, &rule.header.id, key.key().clone())));
-        let surplus = key.settle_surplus(key_rules(rule, plan, &tenant), quotas.matches_per_key);
+        let surplus = key.settle_surplus(key_rules(rule, plan, &tenant, is_read), quotas.matches_per_key);
         stats.given_up += surplus.map_err(|error| not_canonical(rule, &error))? as u64;
     }
     Ok(())
@@ -116,9 +119,10 @@ pub(crate) fn emit(
 
 /// What there is to say of one key.
 fn emit_key(running: &mut RunningRule, tenant: &TenantId, bucket: &str, text: &str) -> Result<Emission, DetectError> {
+    let is_read = running.is_read_for(tenant);
     let RunningRule { rule, plan, state, .. } = running;
     let Some(key) = state.key_mut(tenant, bucket, text) else { return Ok(Emission::default()) };
-    key.emit(key_rules(rule, plan, tenant)).map_err(|error| not_canonical(rule, &error))
+    key.emit(key_rules(rule, plan, tenant, is_read)).map_err(|error| not_canonical(rule, &error))
 }
 
 fn not_canonical(rule: &Rule, error: &CanonError) -> DetectError {

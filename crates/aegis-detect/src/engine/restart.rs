@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use aegis_model::{SecurityEvent, TenantId, Timestamp};
+use aegis_model::{PARTITIONS, SecurityEvent, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::{Engine, guarded};
@@ -35,12 +35,25 @@ pub struct EngineCheckpoint {
     /// What rules know that read alerts.
     #[serde(default)]
     alerts: Vec<SecurityEvent>,
+    /// Since when all events of a partition's tenants were kept for what every tenant has, microseconds. One of before does not say.
+    #[serde(default)]
+    kept_from: BTreeMap<u32, i64>,
 }
 
 impl EngineCheckpoint {
     /// Up to where a tenant's state was settled.
     pub(crate) fn settled_to(&self, tenant: &TenantId) -> Option<Timestamp> {
         self.settled.get(tenant).copied()
+    }
+
+    /// Since when all events of each partition's tenants were kept for what every tenant has, microseconds.
+    pub(crate) const fn kept_from(&self) -> &BTreeMap<u32, i64> {
+        &self.kept_from
+    }
+
+    /// True if the life before had a rule in this very text.
+    pub(crate) fn has(&self, running: &RunningRule) -> bool {
+        self.rules.get(&running.saved_as()).is_some_and(|(hash, _)| *hash == running.rule.hash)
     }
 }
 
@@ -93,7 +106,13 @@ impl Engine {
         let settled = self.settled.iter().map(|(t, ts)| (t.clone(), *ts)).collect();
         let (impaired, sides) = (self.impaired.clone(), self.sides.read().without(left_out));
         let (alerts, lost) = (alerts_of(&self.rules, left_out), self.lost.clone());
-        EngineCheckpoint { watermarks: self.watermarks.clone(), settled, rules, impaired, sides, lost, alerts }
+        let kept_from = match self.watermarks.log_time() {
+            Some(now) => {
+                (0..PARTITIONS).map(|partition| (partition, self.common_kept_from(partition, now).as_micros())).collect()
+            }
+            None => BTreeMap::new(),
+        };
+        EngineCheckpoint { watermarks: self.watermarks.clone(), settled, rules, impaired, sides, lost, alerts, kept_from }
     }
 
     /// Goes on from a checkpoint. `events` are those that had been taken in time, from each tenant's `horizon` on, or more; where some of them

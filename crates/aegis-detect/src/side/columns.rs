@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use aegis_model::{SecurityEvent, Timestamp};
-use datafusion::arrow::array::{ArrayRef, Int64Builder, ListBuilder, StringBuilder, TimestampMicrosecondBuilder};
+use aegis_model::{EventId, SecurityEvent, Timestamp};
+use datafusion::arrow::array::{ArrayRef, BooleanBuilder, Int64Builder, ListBuilder, StringBuilder, TimestampMicrosecondBuilder};
 use datafusion::arrow::datatypes::{DataType, Field, TimeUnit};
 
 use super::{SideTables, Sides};
@@ -22,10 +22,12 @@ enum Read {
     Number(fn(&SideTables, &SecurityEvent) -> Option<i64>),
     Text(for<'a> fn(&'a SideTables, &SecurityEvent) -> Option<&'a str>),
     Texts(fn(&SideTables, &SecurityEvent) -> Option<Vec<String>>),
+    Flag(fn(&SideTables, &SecurityEvent) -> Option<bool>),
+    Id(fn(&SideTables, &SecurityEvent) -> Option<EventId>),
 }
 
 /// The columns, in the order in which they stand behind those of the contract.
-pub(crate) static SIDE_COLUMNS: [SideColumn; 13] = [
+pub(crate) static SIDE_COLUMNS: [SideColumn; 23] = [
     SideColumn { name: "first_seen_agent", read: Read::Time(SideTables::first_seen_agent) },
     SideColumn { name: "first_seen_agent_tool_action", read: Read::Time(SideTables::first_seen_agent_tool_action) },
     SideColumn { name: "first_seen_user", read: Read::Time(SideTables::first_seen_user) },
@@ -39,6 +41,16 @@ pub(crate) static SIDE_COLUMNS: [SideColumn; 13] = [
     SideColumn { name: "registry_risk_tier", read: Read::Text(SideTables::registry_risk_tier) },
     SideColumn { name: "registry_trust_ceiling", read: Read::Text(SideTables::registry_trust_ceiling) },
     SideColumn { name: "registry_frozen_siblings", read: Read::Texts(SideTables::registry_frozen_siblings) },
+    SideColumn { name: "registry_action_risk", read: Read::Text(SideTables::registry_action_risk) },
+    SideColumn { name: "registry_action_mutates_state", read: Read::Flag(SideTables::registry_action_mutates_state) },
+    SideColumn { name: "registry_action_data_access", read: Read::Text(SideTables::registry_action_data_access) },
+    SideColumn { name: "registry_action_destination", read: Read::Text(SideTables::registry_action_destination) },
+    SideColumn { name: "registry_action_approval_required", read: Read::Flag(SideTables::registry_action_approval_required) },
+    SideColumn { name: "registry_action_default_decision", read: Read::Text(SideTables::registry_action_default_decision) },
+    SideColumn { name: "registry_action_since", read: Read::Time(SideTables::registry_action_since) },
+    SideColumn { name: "registry_action_lowered", read: Read::Time(SideTables::registry_action_lowered) },
+    SideColumn { name: "registry_action_lowered_from", read: Read::Text(SideTables::registry_action_lowered_from) },
+    SideColumn { name: "registry_action_lowered_event", read: Read::Id(SideTables::registry_action_lowered_event) },
 ];
 
 /// True for a word that is a column of a side table, or looks as if it were to be one.
@@ -52,7 +64,8 @@ impl SideColumn {
         let data_type = match self.read {
             Read::Time(_) => DataType::Timestamp(TimeUnit::Microsecond, Some(Arc::from("UTC"))),
             Read::Number(_) => DataType::Int64,
-            Read::Text(_) => DataType::Utf8,
+            Read::Text(_) | Read::Id(_) => DataType::Utf8,
+            Read::Flag(_) => DataType::Boolean,
             Read::Texts(_) => DataType::List(Arc::new(Field::new_list_field(DataType::Utf8, true))),
         };
         Field::new(self.name, data_type, true)
@@ -78,6 +91,19 @@ impl SideColumn {
             Read::Text(read) => {
                 let mut builder = StringBuilder::with_capacity(rows.len(), rows.len() * 16);
                 rows.iter().for_each(|event| builder.append_option(tables.as_ref().and_then(|tables| read(tables, event))));
+                Arc::new(builder.finish())
+            }
+            Read::Flag(read) => {
+                let mut builder = BooleanBuilder::with_capacity(rows.len());
+                rows.iter().for_each(|event| builder.append_option(tables.as_ref().and_then(|tables| read(tables, event))));
+                Arc::new(builder.finish())
+            }
+            Read::Id(read) => {
+                let mut builder = StringBuilder::new();
+                for event in rows {
+                    let value = tables.as_ref().and_then(|tables| read(tables, event));
+                    builder.append_option(value.map(|id| id.to_string()));
+                }
                 Arc::new(builder.finish())
             }
             Read::Texts(read) => {

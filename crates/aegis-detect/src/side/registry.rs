@@ -51,16 +51,22 @@ struct OfAgent {
 
 /// Where a record stands in the log of its tenant: by time, and in control's lane by sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-struct Place {
-    ts: i64,
+pub(super) struct Place {
+    pub(super) ts: i64,
     seq: Option<i64>,
-    event_id: EventId,
+    pub(super) event_id: EventId,
+}
+
+impl Place {
+    pub(super) fn of(event: &SecurityEvent) -> Self {
+        Self { ts: event.ts.as_micros(), seq: event.seq, event_id: event.event_id }
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Dated<T> {
-    at: Place,
-    what: T,
+pub(super) struct Dated<T> {
+    pub(super) at: Place,
+    pub(super) what: T,
 }
 
 /// An agent as control has it.
@@ -113,16 +119,15 @@ struct OfContainment {
 impl Said {
     /// Of whom a record says what; None for everything else, and for what control did not say.
     fn of(event: &SecurityEvent) -> Option<(String, Self)> {
-        let is_of_control = || event.lane.as_deref().and_then(|lane| lane.split('.').nth(1)) == Some(CONTROL);
         match event.kind {
-            EventKind::ConfigChanged if event.verified && is_of_control() => {
+            EventKind::ConfigChanged if event.verified && is_of_control(event) => {
                 if !matches!(event.reason.as_deref()?, "agent_registered" | "agent_registered_again") {
                     return None;
                 }
                 let said: OfRegistration = serde_json::from_str(event.attributes.as_deref()?).ok()?;
                 Some((said.agent.id, Self::Registered(said.agent.registered)))
             }
-            EventKind::ContainmentApplied if event.verified && is_of_control() => {
+            EventKind::ContainmentApplied if event.verified && is_of_control(event) => {
                 let said: Option<OfContainment> = event.attributes.as_deref().and_then(|text| serde_json::from_str(text).ok());
                 let OfContainment { kind, until } = said.unwrap_or_default();
                 let change = match event.status.as_deref()? {
@@ -184,7 +189,7 @@ impl Registry {
     /// Takes in an event that is in time, where events up to `newest` were there before it.
     pub(super) fn take(&mut self, event: &SecurityEvent, newest: Option<i64>, quotas: Quotas, changes: &mut Changes) {
         let Some((agent, said)) = Said::of(event) else { return };
-        let at = Place { ts: event.ts.as_micros(), seq: event.seq, event_id: event.event_id };
+        let at = Place::of(event);
         let tenant = self.tenants.entry(event.tenant_id.clone()).or_default();
         if tenant.add(&agent, at, said, quotas) {
             changes.refused.push((event.tenant_id.clone(), Evidence::of(event)));
@@ -435,8 +440,13 @@ impl OfAgent {
     }
 }
 
+/// True of an event in a lane of control's.
+pub(super) fn is_of_control(event: &SecurityEvent) -> bool {
+    event.lane.as_deref().and_then(|lane| lane.split('.').nth(1)) == Some(CONTROL)
+}
+
 /// Puts a record in its place; false if it is there.
-fn insert<T>(list: &mut Vec<Dated<T>>, at: Place, what: T) -> bool {
+pub(super) fn insert<T>(list: &mut Vec<Dated<T>>, at: Place, what: T) -> bool {
     match list.binary_search_by(|known| known.at.cmp(&at)) {
         Ok(_) => false,
         Err(place) => {

@@ -250,10 +250,23 @@ fn a_rule_that_stands_on_itself_does_not_load_and_the_way_is_named() {
 }
 
 #[test]
-fn a_tenants_own_rule_reads_no_alerts() {
-    let (name, extra, query) = RULES[3];
-    let error = CommonRules::default().own(&TenantId::new("a").unwrap(), &text(name, extra, query)).unwrap_err();
-    assert_eq!((error.code, error.place.map(|place| place.line)), (RuleCode::RuleUnsupported, Some(17)), "{error}");
+fn a_tenants_own_rule_reads_alerts_of_the_program_s_rules_alone_and_none_of_its_own_place() {
+    let common = set_of(&RULES).unwrap().common();
+    let tenant = TenantId::new("a").unwrap();
+    let own = |name: &str, sources: &str| {
+        let query = format!("SELECT agent_id, event_id FROM alerts WHERE rule_name IN ({sources})");
+        common.own(&tenant, &text(name, "", &query)).map(drop).map_err(|error| error.code)
+    };
+    assert_eq!(own("mine", "'denied', 'several'"), Ok(()));
+    assert_eq!(own("mine", "'denied', 'nobody'"), Err(RuleCode::RuleUnreachable));
+    // In the place of one that reads others, and is read: what it tells there is read by nobody.
+    assert_eq!(own("several", "'denied'"), Ok(()));
+    for (name, sources) in [("mine", "'mine'"), ("denied", "'denied', 'several'")] {
+        assert_eq!(own(name, sources), Err(RuleCode::RuleUnsupported), "{name}: {sources}");
+    }
+    let nobody_s = CommonRules::default()
+        .own(&tenant, &text("mine", "", "SELECT agent_id, event_id FROM alerts WHERE rule_name = 'denied'"));
+    assert_eq!(nobody_s.unwrap_err().code, RuleCode::RuleUnreachable);
 }
 
 #[test]

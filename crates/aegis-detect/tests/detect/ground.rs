@@ -12,7 +12,7 @@ use aegis_model::{Clock, Decision, EventKind, Phase, SecurityEvent, TenantId};
 use serde_json::Value;
 use tokio::time::Instant;
 
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 fn key() -> SigningKey {
     SigningKey::from_seed(&[7; 32])

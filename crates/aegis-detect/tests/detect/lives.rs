@@ -66,8 +66,8 @@ fn set_of(texts: &[String]) -> RuleSet {
     RuleSet::from_texts(texts.iter().enumerate().map(|(n, text)| (format!("{n}/rule.sql").into(), text.clone()))).unwrap()
 }
 
-/// Ids of rules that acme changes: the first stands in place of one that every tenant has.
-const CHANGED: [(&str, &str); 2] = [("T-1", "two"), ("OWN-1", "own")];
+/// Ids of rules that acme changes: the first stands in place of one that every tenant has, the last reads alerts of those.
+const CHANGED: [(&str, &str); 3] = [("T-1", "two"), ("OWN-1", "own"), ("OWN-2", "own-reader")];
 
 /// Ids of rules that operators change: two that are read by another, that one, and one that the program does not have.
 const COMMON_CHANGED: [(&str, &str); 4] = [("T-1", "two"), ("T-3", "none-before"), ("T-5", "told-twice"), ("OPS-1", "ops")];
@@ -89,7 +89,12 @@ fn common_versions(rule: usize) -> Vec<String> {
 /// What acme makes of a rule.
 fn versions(rule: usize) -> Vec<String> {
     let (id, name) = CHANGED[rule];
-    versions_of(id, name)
+    if id != "OWN-2" {
+        return versions_of(id, name);
+    }
+    [("active", "window: 9s"), ("log_only", "window: 9s\nsuppress: 7s"), ("active", "window: 20s"), ("disabled", "window: 9s")]
+        .map(|(mode, more)| text(id, name, mode, more, TOLD_TWICE))
+        .to_vec()
 }
 
 fn versions_of(id: &str, name: &str) -> Vec<String> {
@@ -150,7 +155,8 @@ fn any_step() -> impl Strategy<Value = Step> {
         deny,
         delay,
     });
-    let change = (0..CHANGED.len(), 0..7usize).prop_map(|(rule, version)| Step::Change { rule, version });
+    let change =
+        (0..CHANGED.len(), 0..7usize).prop_map(|(rule, version)| Step::Change { rule, version: version % versions(rule).len() });
     prop_oneof![5 => call, 1 => change]
 }
 

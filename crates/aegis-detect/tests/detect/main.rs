@@ -4,6 +4,7 @@
 mod alerts;
 mod apart;
 mod bounds;
+mod catalog;
 mod cut;
 mod deferred;
 mod explain;

@@ -94,6 +94,59 @@ fn under_the_id_of_another_it_stands_in_its_place_there_and_nowhere_else() {
     assert_eq!(told(&engine(&twice).tick(log(0..2))), BTreeSet::from([row("a", "t", "active", 1)]), "the later one stands");
 }
 
+/// Two alerts of the rule that every tenant has, within a minute.
+const TOLD_TWICE: &str = "SELECT agent_id, event_id FROM alerts WHERE rule_name = 't' QUALIFY count(*) OVER (PARTITION BY agent_id ORDER BY ts \
+    RANGE BETWEEN INTERVAL '60' SECOND PRECEDING AND CURRENT ROW) >= 2";
+
+#[test]
+fn a_tenant_s_own_rule_reads_what_every_tenant_s_rule_told_of_it() {
+    let own = [text("T-5", "on-t", "log_only", TOLD_TWICE)];
+    let of_own = |output: &TickOutput| told(output).into_iter().filter(|row| row.1 == "on-t").collect::<Vec<_>>();
+    let mut engine = engine(&own);
+    let first = engine.tick(log(0..5));
+    assert!(of_own(&first).is_empty(), "what may still be taken back is not read");
+    let mut rest = engine.tick(log(300..301));
+    rest.append(engine.finish());
+    assert_eq!(
+        of_own(&rest),
+        [row("a", "on-t", "log_only", 3), row("a", "on-t", "log_only", 4)],
+        "and nothing of the other tenant"
+    );
+
+    // One that comes later has no rows of before: it begins with what is final from then on.
+    let mut later = self::engine(&[]);
+    later.tick(log(0..5));
+    later.tick(log(300..303));
+    set(&mut later, &own[0], 310, Vec::new());
+    let mut output = later.tick(log(310..313));
+    output.append(later.finish());
+    assert_eq!(of_own(&output).first(), Some(&row("a", "on-t", "log_only", 310)), "of those of before its time it tells nothing");
+    // And one that is taken away reads nothing more.
+    let mut gone = self::engine(&own);
+    gone.tick(log(0..5));
+    set(&mut gone, &text("T-5", "on-t", "disabled", TOLD_TWICE), 5, Vec::new());
+    assert!(of_own(&gone.finish()).is_empty());
+}
+
+#[test]
+fn a_restart_gives_a_tenant_s_own_rule_its_alerts_again() {
+    let own = [text("T-5", "on-t", "log_only", TOLD_TWICE)];
+    let mut before = engine(&own);
+    before.tick(log(0..20));
+    before.tick(log(135..136));
+    let checkpoint = serde_json::to_string(&before.checkpoint()).unwrap();
+    let mut after = engine(&own);
+    after.restore(serde_json::from_str(&checkpoint).unwrap(), log(0..20).into_iter().chain(log(135..136)).collect(), true);
+    let rest = |engine: &mut Engine| {
+        let mut output = engine.tick(log(136..140));
+        output.append(engine.finish());
+        told(&output)
+    };
+    let (expected, found) = (rest(&mut before), rest(&mut after));
+    assert!(expected.iter().any(|row| row.1 == "on-t" && row.3 < 20), "{expected:?}");
+    assert_eq!(found, expected);
+}
+
 #[test]
 fn a_restart_gives_each_its_own_state_again() {
     let own = [text("T-1", "t", "active", TWO)];

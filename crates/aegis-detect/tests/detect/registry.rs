@@ -18,7 +18,7 @@ const OF_OWNER: &str =
 const BESIDE_HELD: &str = "SELECT agent_id, tool, action, event_id FROM events \
      WHERE kind = 'authorize_decision' AND array_has(registry_frozen_siblings, 'agent-0')";
 
-fn rules(query: &str) -> RuleSet {
+pub(crate) fn rules(query: &str) -> RuleSet {
     let text = format!(
         "/* rule\nid: R-1\nname: r-1\nversion: 1\nseverity: low\nwindow: 60s\nkey: [agent_id, tool, action]\nmode: active\nrequires: any\n\
          owner: soc\ndescription: d\nfalse_positives: none\nchangelog:\n  - {{version: 1, date: 2026-11-27, note: first}}\n*/\n{query}\n"
@@ -26,19 +26,19 @@ fn rules(query: &str) -> RuleSet {
     RuleSet::from_texts([("r-1/rule.sql".into(), text)]).unwrap()
 }
 
-fn engine(query: &str, quotas: Quotas) -> Engine {
+pub(crate) fn engine(query: &str, quotas: Quotas) -> Engine {
     let mut config = EngineConfig::new(Arc::new(ManualClock::new(at(0))));
     config.lateness_s = 6;
     config.quotas = quotas;
     Engine::new(rules(query), config)
 }
 
-fn at(second: i64) -> Timestamp {
+pub(crate) fn at(second: i64) -> Timestamp {
     Timestamp::from_micros(START + second * 1_000_000)
 }
 
 /// A proved event of a producer, of its own time and stored by the bus at another.
-fn event(tenant: &str, by: &str, kind: EventKind, second: i64, bus: i64, number: u128) -> SecurityEvent {
+pub(crate) fn event(tenant: &str, by: &str, kind: EventKind, second: i64, bus: i64, number: u128) -> SecurityEvent {
     let mut event = SecurityEvent::new(TenantId::new(tenant).unwrap(), by, by, kind, at(second));
     event.event_id = uuid::Uuid::from_u128(number);
     event.lane = Some(format!("{tenant}.{by}.1"));
@@ -48,7 +48,7 @@ fn event(tenant: &str, by: &str, kind: EventKind, second: i64, bus: i64, number:
     event
 }
 
-fn call(tenant: &str, agent: &str, second: i64, bus: i64, number: u128) -> SecurityEvent {
+pub(crate) fn call(tenant: &str, agent: &str, second: i64, bus: i64, number: u128) -> SecurityEvent {
     let mut event = event(tenant, "edge", EventKind::AuthorizeDecision, second, bus, number);
     (event.agent_id, event.tool, event.action) = (Some(agent.into()), Some("tool".into()), Some("act".into()));
     event.decision = Some(Decision::Allow);
@@ -71,7 +71,7 @@ fn containment(tenant: &str, agent: &str, status: &str, second: i64, bus: i64, n
     event
 }
 
-fn id_of(event: &SecurityEvent) -> String {
+pub(crate) fn id_of(event: &SecurityEvent) -> String {
     let named = [("agent_id", &event.agent_id), ("tool", &event.tool), ("action", &event.action)];
     let key: Map<String, Value> = named.into_iter().map(|(name, value)| (name.to_owned(), Value::from(value.clone()))).collect();
     alert_id(&event.tenant_id, "R-1", &key, event.event_id).unwrap()
@@ -152,7 +152,7 @@ fn is_match(log: &[SecurityEvent], asked: &SecurityEvent, beside_held: bool) -> 
 }
 
 /// All of a log at once.
-fn run(query: &str, log: &[SecurityEvent]) -> BTreeSet<String> {
+pub(crate) fn run(query: &str, log: &[SecurityEvent]) -> BTreeSet<String> {
     let mut engine = engine(query, Quotas::default());
     let mut standing = Standing::default();
     standing.take(engine.tick(log.to_vec()));

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::house::{all_of, ask, tenant};
 use crate::server::S3Server;
 
-pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A ledger, a bus and a lake in one folder.
 pub(crate) struct Line {

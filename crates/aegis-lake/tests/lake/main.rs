@@ -8,6 +8,8 @@ mod follow;
 mod house;
 mod isolation;
 mod lanes;
+#[path = "../../../aegis-bus/tests/nats/port.rs"]
+mod port;
 mod prune;
 mod queries;
 mod replay;

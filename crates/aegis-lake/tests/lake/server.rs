@@ -1,6 +1,6 @@
 //! A real S3 server on loopback: versitygw over a folder, which outlives it.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -11,10 +11,12 @@ use object_store::ObjectStore;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
+use crate::port::free_port;
+
 const KEY: &str = "AKIDOFTHETESTS";
 const SECRET: &str = "the-secret-of-the-tests";
 const BUCKET: &str = "lakes";
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 fn binary() -> PathBuf {
     let cache = std::env::var_os("AEGIS_CACHE")
@@ -35,9 +37,7 @@ impl S3Server {
     pub(crate) fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(folder.path().join("buckets").join(BUCKET)).unwrap();
-        // Free now; another process could take it before the server does, which then does not start.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut server = Self { folder, port, process: None };
+        let mut server = Self { folder, port: free_port(), process: None };
         server.start_again();
         server
     }

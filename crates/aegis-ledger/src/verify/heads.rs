@@ -81,6 +81,18 @@ impl LaneHeads {
         self.0.get(lane).map(|head| (head.seq, head.hash.as_str()))
     }
 
+    /// Those of a tenant's lanes whose last receipt is not before a time.
+    #[must_use]
+    pub fn of_tenant_since(&self, tenant: &str, from: Timestamp) -> Self {
+        let its = self.0.range(format!("{tenant}.")..format!("{tenant}/")).filter(|(_, head)| head.ts >= from);
+        Self(its.map(|(lane, head)| (lane.clone(), head.clone())).collect())
+    }
+
+    /// Each lane, with seq and hash of its head.
+    pub fn all(&self) -> impl Iterator<Item = (&str, i64, &str)> {
+        self.0.iter().map(|(lane, head)| (lane.as_str(), head.seq, head.hash.as_str()))
+    }
+
     /// Forgets lanes that have ended (closed, or succeeded by another lane) with a last receipt earlier than `before`; and of one tenant's edge with
     /// more than 1,024 those with the oldest last receipts. Bounds a long-running consumer: every start of a producer makes new lanes. A lane that is
     /// only quiet is kept.

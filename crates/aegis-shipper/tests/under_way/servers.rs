@@ -22,12 +22,13 @@ async fn start(binary: &Path) -> (Server, Arc<JetStreamBus>) {
     let max_bytes = max_bytes.into_iter().map(|name| (name, 8)).chain([("ASE", 64)]);
     let max_bytes = max_bytes.map(|(name, mib)| (name.to_owned(), mib << 20)).collect();
     let wanted = definitions::wanted(&Settings { max_bytes, ..Settings::default() }).unwrap();
-    let bus = connect(server.url()).await;
+    let bus = JetStreamBus::connect(&JetStreamOptions::new(server.url())).await.unwrap();
     bus.apply_streams(&wanted, &[]).await.unwrap();
     (server, bus)
 }
 
-async fn connect(url: String) -> Arc<JetStreamBus> {
+/// A connection that soon gives up what is not answered; whoever ships sends it again.
+async fn impatient(url: String) -> Arc<JetStreamBus> {
     let options = JetStreamOptions { timeout: Duration::from_secs(1), ..JetStreamOptions::new(url) };
     JetStreamBus::connect(&options).await.unwrap()
 }
@@ -43,7 +44,7 @@ async fn arrived(bus: &JetStreamBus) -> Vec<String> {
     let mut subscription = bus.subscribe(Stream::Ase, ">", 1).await.unwrap();
     let (mut read, mut ids) = (0, Vec::new());
     while read < last {
-        let batch = subscription.next_batch(1000, Duration::from_secs(10)).await.unwrap();
+        let batch = subscription.next_batch(1000, Duration::from_secs(60)).await.unwrap();
         read = batch.last().expect("what the stream has").seq;
         let events = batch.into_iter().map(|delivered| serde_json::from_slice::<Value>(&delivered.payload).unwrap());
         ids.extend(events.map(|event| event["event_id"].as_str().unwrap().to_owned()));
@@ -70,7 +71,7 @@ async fn to_a_server_far_away_several_are_under_way_and_arrive_once_in_their_ord
 /// Ships over a server that hangs while several publishes are under way, and then dies or goes on.
 async fn ship_over_one_that_hangs(binary: &Path, dies: bool) -> (Vec<String>, Vec<String>) {
     let (mut server, near) = start(binary).await;
-    let (mut sealed, bus) = (Sealed::new(500).await, Arc::new(Fake::before(connect(server.url()).await)));
+    let (mut sealed, bus) = (Sealed::new(500).await, Arc::new(Fake::before(impatient(server.url()).await)));
     let shipper = sealed.ship(&bus, ShipperConfig { batch: 20, window: 200, ..small() });
     until("some of it shipped", async || sealed.ledger.shipped_row().await >= sealed.row(100)).await;
     server.signal("STOP");

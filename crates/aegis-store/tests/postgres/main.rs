@@ -21,10 +21,14 @@ mod isolation;
 mod keys;
 mod opening;
 mod place;
+#[path = "../../../aegis-bus/tests/nats/port.rs"]
+mod port;
 #[path = "../store/registry.rs"]
 mod registry;
 #[path = "../store/repeats.rs"]
 mod repeats;
+#[path = "../store/rule_sets.rs"]
+mod rule_sets;
 #[path = "../store/rules.rs"]
 mod rules;
 mod server;

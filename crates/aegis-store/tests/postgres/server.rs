@@ -1,12 +1,13 @@
 //! A Postgres server on loopback, in a folder of its own, that ends with this process.
 
 use std::io::Write;
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
+
+use crate::port::free_port;
 
 pub(crate) const PASSWORD: &str = "p@ss/word of the tests";
 /// The same in a URL.
@@ -45,7 +46,7 @@ fn start() -> String {
     let folder = tempfile::Builder::new().prefix("aegis-postgres-").tempdir().unwrap().keep();
     std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755)).unwrap();
     std::fs::write(folder.join("password"), PASSWORD).unwrap();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let arguments = [binaries().display().to_string(), folder.display().to_string(), port.to_string()];
     let mut shell = Command::new("sh").args(["-c", RUN, "sh"]).args(arguments).stdin(Stdio::piped()).spawn().unwrap();
     shell.stdin.as_mut().unwrap().write_all(b"\n").unwrap();

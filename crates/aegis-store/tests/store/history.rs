@@ -70,6 +70,28 @@ async fn lanes_are_exported_one_after_the_other_in_order_of_seq() {
 }
 
 #[tokio::test]
+async fn lanes_are_known_by_the_first_proved_receipt_of_a_time_or_later() {
+    let place = Place::new().await;
+    let mut rows: Vec<_> = (1..=4).map(|seq| event(&acme(), EventKind::ToolAttempt, seq)).collect();
+    let start = rows[0].ts;
+    rows.iter_mut().zip([0, 10, 20, 30]).for_each(|(row, second)| row.ts = start.plus_seconds(second));
+    // What proves nothing says of no lane that it has something.
+    (rows[1].proved, rows[3].lane) = (false, Some("acme.edge-0.1".into()));
+    place.store.insert_history(&rows, &[]).await.unwrap();
+    let lane = rows[2].lane.clone().unwrap();
+    let since = async |second: i64| {
+        let mut lanes = place.store.lanes_since(&acme(), start.plus_seconds(second)).await.unwrap();
+        lanes.sort();
+        lanes
+    };
+    let other = ("acme.edge-0.1".to_owned(), 4);
+    assert_eq!(since(0).await, [other.clone(), (lane.clone(), 1)]);
+    assert_eq!(since(1).await, [other.clone(), (lane, 3)]);
+    assert_eq!(since(21).await, [other]);
+    assert!(since(31).await.is_empty());
+}
+
+#[tokio::test]
 async fn how_far_a_lane_is_stands_with_its_rows_and_outlives_the_process() {
     let mut place = Place::new().await;
     let lane = |name: &str, head, missing: &[(i64, i64)]| LaneReach {

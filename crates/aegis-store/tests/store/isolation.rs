@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::fixtures::*;
 
 /// Methods that serve the process rather than a tenant; none takes a tenant.
-const SYSTEM_WIDE: [&str; 28] = [
+const SYSTEM_WIDE: [&str; 31] = [
     "invite_edge",
     "enroll_edge",
     "edge_keys",
@@ -43,6 +43,10 @@ const SYSTEM_WIDE: [&str; 28] = [
     "common_rule_text",
     "standing_common_rules",
     "tenants_with_own_rule",
+    // What programs ran for every tenant.
+    "put_rule_set",
+    "list_rule_sets",
+    "tenants_untold_of_rule_set",
 ];
 
 /// An event id that all tenants use.
@@ -69,6 +73,7 @@ async fn fill(place: &Place, t: &TenantId) {
     store.put_resource(t, &resource(&mark), &[]).await.unwrap();
     store.put_policies(t, &mark, &[]).await.unwrap();
     store.put_rule_version(t, &rule_version(1, &mark), &mark, &[fact(t)]).await.unwrap();
+    store.tell_rule_set(t, 1, &[fact(t)]).await.unwrap();
     let ending = hold("h0", ContainmentKind::Quarantine, &mark, Some(START.plus_seconds(5)));
     store.add_hold(t, TargetType::Agent, "agent-1", &ending, &[]).await.unwrap();
     store.add_hold(t, TargetType::Agent, "agent-1", &hold("h1", ContainmentKind::Freeze, &mark, None), &[]).await.unwrap();
@@ -162,6 +167,7 @@ async fn read_all(store: &Store, t: &TenantId) -> Vec<(&'static str, String)> {
         history_in_order(t, 0, (START.plus_seconds(-10), START.plus_seconds(3600)), 100),
         history_lane(t, "lane-1"),
         export_lanes(t, None, 100),
+        lanes_since(t, START.plus_seconds(-10)),
     );
     let secret = store.webhook_secret(t, "github").await.unwrap();
     seen.push(("webhook_secret", secret.map_or_else(String::new, |s| s.expose().to_owned())));
@@ -211,6 +217,7 @@ async fn change_all(store: &Store, t: &TenantId) -> Vec<(&'static str, String)> 
         put_resource(t, &resource("another owner"), &[]),
         put_policies(t, "// none", &[]),
         put_rule_version(t, &rule_version(2, "changed"), "someone", &[fact(t)]),
+        tell_rule_set(t, 2, &[]),
         raise_observed_at(t, "payments-service", START.plus_seconds(5)),
         add_hold(t, TargetType::Agent, "agent-1", &hold("h3", ContainmentKind::Freeze, "admin", None), &[]),
         apply_command(t, "command-1"),
@@ -259,7 +266,8 @@ async fn no_method_shows_or_changes_anything_of_another_tenant() {
     store.create_tenant(&empty, "nothing in it").await.unwrap();
     for (name, shown) in read_all(store, &alpha).await {
         assert!(
-            shown.contains("alpha") || ["tenant_exists", "automatic_holds_since", "may_change_rule"].contains(&name),
+            shown.contains("alpha")
+                || ["tenant_exists", "automatic_holds_since", "may_change_rule", "lanes_since"].contains(&name),
             "{name} hides alpha's own: {shown}"
         );
     }

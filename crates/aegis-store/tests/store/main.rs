@@ -14,4 +14,5 @@ mod opening;
 mod place;
 mod registry;
 mod repeats;
+mod rule_sets;
 mod rules;

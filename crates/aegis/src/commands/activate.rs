@@ -167,6 +167,9 @@ pub(crate) fn history(args: &RuleHistoryArgs) -> anyhow::Result<ExitCode> {
     {
         bail!("`{rule}` is no id of a rule");
     }
+    if args.sets {
+        return super::rule_sets::history(&args.place.folder(), args.rule.as_deref(), args.place.json);
+    }
     let versions = super::runtime()?.block_on(async {
         match &args.place.url {
             Some(url) => history_of_control(url, args.rule.as_deref(), args.every_tenant).await,

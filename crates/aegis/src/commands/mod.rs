@@ -17,6 +17,8 @@ pub(crate) mod keys;
 pub(crate) mod policy;
 pub(crate) mod receipts;
 #[cfg(feature = "soc")]
+pub(crate) mod rule_sets;
+#[cfg(feature = "soc")]
 pub(crate) mod rules;
 #[cfg(feature = "edge")]
 pub(crate) mod run;

@@ -6,8 +6,11 @@ mod evidence;
 mod lanes;
 mod late;
 mod own_rules;
+mod refused_records;
 mod restart;
 mod warm;
+mod warm_every;
+mod warm_lanes;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,7 +26,7 @@ use tokio::time::Instant;
 
 use crate::ground::control_key;
 
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A ledger, a bus, and what stands between them.
 struct Line {

@@ -38,7 +38,7 @@ impl RuleTexts for Texts {
     }
 }
 
-fn record_of(text: &str, revision: i64) -> RuleRecord {
+pub(super) fn record_of(text: &str, revision: i64) -> RuleRecord {
     let hash = aegis_canon::sha256_hex(text.as_bytes());
     RuleRecord { tenant_id: TenantId::new("acme").unwrap(), rule_id: "OWN-1".into(), revision, hash, text: text.into() }
 }
@@ -58,7 +58,7 @@ pub(super) async fn record(line: &Line, text: &str, revision: i64) {
 }
 
 /// A set of one rule that never fires.
-fn never() -> RuleSet {
+pub(super) fn never() -> RuleSet {
     let text = own_rule(1000, "active").replace("OWN-1", "T-9").replace("own-denies", "never");
     RuleSet::from_texts([("never/rule.sql".into(), text)]).unwrap()
 }

@@ -1,0 +1,197 @@
+//! What a record of a rule that was filled, and a start behind one, waits for: what lies before, once more.
+//! Promises that nobody's ticks wait longer than for a message that must be there, nor for one answer after the other where none comes; and that where
+//! there is none, the rules wait until they know their windows.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use aegis_ledger::verify::LaneHeads;
+use aegis_model::{SecurityEvent, TenantId, Timestamp};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::{PastAsked, PastLanes, WarmUp};
+use crate::checkpoint::{Checkpoint, MAX_REWIND};
+use crate::follow::Running;
+use crate::own::reach_of;
+
+/// Who was waited for in vain is not waited for again for so many times as long.
+const RESTS: u32 = 30;
+/// How long a restart waits for all that filled rules need.
+const RESTART_WAIT: Duration = Duration::from_secs(60);
+
+impl WarmUp {
+    /// Waits for what lies before.
+    async fn read(&mut self, tenant: &TenantId, from: Timestamp, to: Timestamp) -> Option<Vec<SecurityEvent>> {
+        let past = self.past.clone()?;
+        let too_much = || "there is more than a rule may keep".to_owned();
+        let read = self.wait_for(|| past.ask(PastAsked::in_time(tenant, from, to))).await;
+        or_none(tenant, read.and_then(|events| events.ok_or_else(too_much)))
+    }
+
+    /// Waits until the lanes of what was read are followed.
+    async fn follow(&mut self, lanes: PastLanes) -> Option<Vec<SecurityEvent>> {
+        let (receipts, tenant) = (self.receipts.clone()?, lanes.tenant().clone());
+        let followed = self.wait_for(|| receipts.follow(lanes)).await;
+        or_none(&tenant, followed.and_then(|shown| shown))
+    }
+
+    /// Waits for an answer, at most as long as for a message that must be there: a log that is read again says that it can be read. Who was waited for in
+    /// vain is not for a while: such a log has many rules that were filled, and nobody's ticks wait for each of them.
+    async fn wait_for<T>(&mut self, ask: impl FnOnce() -> oneshot::Receiver<Result<T, String>>) -> Result<T, String> {
+        let begun = Instant::now();
+        if self.waits_again_at.is_some_and(|at| begun < at) {
+            return Err("nobody answered just now, and is not asked again for a while".to_owned());
+        }
+        let reason = match tokio::time::timeout(self.patience, ask()).await {
+            Ok(Ok(Ok(answer))) => return Ok(answer),
+            Ok(Ok(Err(reason))) => reason,
+            Ok(Err(_)) | Err(_) => "nobody answers".to_owned(),
+        };
+        self.waits_again_at = Some(Instant::now() + begun.elapsed() * RESTS);
+        Err(reason)
+    }
+}
+
+/// What was read; where it could not be, why is said.
+fn or_none(tenant: &TenantId, read: Result<Vec<SecurityEvent>, String>) -> Option<Vec<SecurityEvent>> {
+    let told = |reason: &String| {
+        tracing::warn!(%tenant, reason, "what lies before a rule cannot be read; it waits until it knows its window");
+    };
+    read.inspect_err(told).ok()
+}
+
+impl Running {
+    /// What was read for a record, or is now, where another life had it put there. None: it cannot be, and the rule waits.
+    pub(super) async fn past_of_record(
+        &mut self,
+        read: Option<Vec<SecurityEvent>>,
+        tenant: &TenantId,
+        (from, to): (Timestamp, Timestamp),
+        contains: bool,
+    ) -> Option<Vec<SecurityEvent>> {
+        if read.is_some() {
+            return read;
+        }
+        // What of a log was lost is in neither part.
+        if self.is_gone(tenant, from) {
+            return None;
+        }
+        let heads = contains.then(|| self.stage.heads().of_tenant_since(tenant.as_str(), from));
+        self.read_past(tenant, (from, to), heads).await
+    }
+
+    /// Waits for what lies before; where a rule contains, until its lanes are followed up to these heads.
+    async fn read_past(
+        &mut self,
+        tenant: &TenantId,
+        (from, to): (Timestamp, Timestamp),
+        heads: Option<LaneHeads>,
+    ) -> Option<Vec<SecurityEvent>> {
+        if from >= to {
+            return Some(Vec::new());
+        }
+        let events = self.warm.read(tenant, from, to).await?;
+        let Some(heads) = heads else { return Some(events) };
+        let lanes = PastLanes::new(tenant.clone(), (from, to), events, heads, self.warm.hold_ms);
+        self.warm.follow(lanes).await
+    }
+
+    /// What filled rules need, beside the events that are read again after a restart: of each tenant what its rules look back to and the stream has not.
+    /// Where that cannot be read they wait anew.
+    pub(crate) async fn past_of_filled(&mut self, checkpoint: &Checkpoint) -> Vec<SecurityEvent> {
+        let own = self.own.known.values().filter(|known| known.is_filled).filter_map(|known| {
+            let running = self.engine.own_rule(&known.tenant_id, &known.rule_id)?;
+            Some((&known.tenant_id, running, known.held.unwrap_or(i64::MIN)))
+        });
+        let mut spans: BTreeMap<TenantId, (Timestamp, Timestamp, bool)> = BTreeMap::new();
+        for (tenant, running, held) in own.chain(self.filled_of_every_tenant()) {
+            let Some(settled) = checkpoint.engine.settled_to(tenant) else { continue };
+            let (from, to) = (settled.plus_micros(-reach_of(running)), Timestamp::from_micros(held));
+            if from < to {
+                let (first, last, contains) = spans.entry(tenant.clone()).or_insert((from, to, false));
+                (*first, *last) = (from.min(*first), to.max(*last));
+                *contains |= running.rule.header.contains();
+            }
+        }
+        let (mut all, mut answers, begun) = (Vec::new(), true, Instant::now());
+        for (tenant, (from, to, contains)) in spans {
+            answers &= begun.elapsed() < RESTART_WAIT;
+            // All rules of a tenant are shown the same: what is followed for one is for all.
+            let heads = contains.then(|| checkpoint.heads.of_tenant_since(tenant.as_str(), from));
+            let past = if answers { self.read_past(&tenant, (from, to), heads).await } else { None };
+            match past.filter(|events| all.len() + events.len() <= MAX_REWIND) {
+                Some(events) => all.extend(events),
+                None => self.wait_anew(&tenant),
+            }
+        }
+        all
+    }
+
+    /// The filled rules of a tenant wait until they know their windows by themselves.
+    fn wait_anew(&mut self, tenant: &TenantId) {
+        for known in self.own.known.values_mut().filter(|known| known.is_filled && known.tenant_id == *tenant) {
+            let whole = known.whole.unwrap_or(known.since);
+            (known.since, known.is_filled) = (whole, false);
+            self.engine.set_since(&known.tenant_id, &known.rule_id, whole, None);
+        }
+        self.wait_anew_of_every_tenant(tenant);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+
+    use super::super::{Past, PastEvents};
+    use super::*;
+
+    /// Answers nobody, and keeps who waits.
+    #[derive(Debug, Default)]
+    struct Hangs {
+        waiting: Mutex<Vec<oneshot::Sender<Past>>>,
+        fails: Mutex<bool>,
+    }
+
+    impl PastEvents for Hangs {
+        fn consumer(&self) -> &'static str {
+            "hangs"
+        }
+
+        fn ask(&self, _asked: PastAsked) -> oneshot::Receiver<Past> {
+            let (sender, answer) = oneshot::channel();
+            if *self.fails.lock() {
+                sender.send(Ok(None)).unwrap();
+            } else {
+                self.waiting.lock().push(sender);
+            }
+            answer
+        }
+    }
+
+    /// A log that is read again has a record of each rule that was filled.
+    #[tokio::test]
+    async fn beside_who_does_not_answer_records_of_filled_rules_are_not_waited_for_one_by_one() {
+        let hangs = Arc::new(Hangs::default());
+        let mut warm = WarmUp::new(Some(hangs.clone()), None);
+        warm.patience = Duration::from_millis(40);
+        let (tenant, from, to) = (TenantId::new("acme").unwrap(), Timestamp::from_micros(0), Timestamp::from_micros(9));
+        let begun = Instant::now();
+        for _ in 0..1000 {
+            assert!(warm.read(&tenant, from, to).await.is_none());
+        }
+        assert!(begun.elapsed() < warm.patience * RESTS, "it took {:?}", begun.elapsed());
+        assert_eq!(hangs.waiting.lock().len(), 1, "one was waited for");
+        tokio::time::sleep(warm.patience * (RESTS + 2)).await;
+        assert!(warm.read(&tenant, from, to).await.is_none());
+        assert_eq!(hangs.waiting.lock().len(), 2, "after a while it is tried again");
+        // Whoever says that there is too much has answered.
+        let mut warm = WarmUp::new(Some(hangs.clone()), None);
+        *hangs.fails.lock() = true;
+        assert!(warm.read(&tenant, from, to).await.is_none());
+        assert!(warm.waits_again_at.is_none());
+    }
+}
