@@ -211,7 +211,13 @@ async fn a_tenant_s_lanes_can_be_followed_once_more_over_what_was_published() {
     let (_, token) = house.agent(&house.acme, "bot").await;
     house.ask(&token, json!({"version": "1"})).await;
     let (acme, others) = (&house.acme.id, &house.other.id);
-    let lanes = house.control.lanes_since(acme, house.now().plus_seconds(-3600)).await.unwrap();
+    let an_hour_ago = house.now().plus_seconds(-3600);
+    house
+        .until("the edge's lane is in the history", async || {
+            house.control.lanes_since(acme, an_hour_ago).await.unwrap().len() >= 2
+        })
+        .await;
+    let lanes = house.control.lanes_since(acme, an_hour_ago).await.unwrap();
     let is_acme_s = |lane: &str| lane.starts_with(&format!("{acme}."));
     assert!(lanes.len() >= 2 && lanes.iter().all(|(lane, first)| is_acme_s(lane) && *first == 1), "{lanes:?}");
     let ring = KeyRing::new([house.control_key.verifying_key(), house.edge_key.verifying_key()]);

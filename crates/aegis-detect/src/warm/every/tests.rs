@@ -14,8 +14,11 @@ use crate::impaired::IMPAIRED_RULE;
 use crate::ruleset::RuleSet;
 
 const TENANTS: [&str; 3] = ["acme", "beta", "gamma"];
-/// Followed event by event, and run over the window.
-const COUNTS: [&str; 2] = ["count(*)", "sum(CAST(mutates_state AS BIGINT) + 1)"];
+/// Followed event by event, with all its evidence, and run over the window.
+const COUNTS: [&str; 2] = [
+    "count(*) OVER w AS n, array_agg(event_id) OVER w AS event_ids",
+    "sum(CAST(mutates_state AS BIGINT) + 1) OVER w AS n, event_id",
+];
 
 fn tenant(name: &str) -> TenantId {
     TenantId::new(name).unwrap()
@@ -25,7 +28,7 @@ fn text(count: &str) -> String {
     format!(
         "/* rule\nid: T-1\nname: t\nversion: 1\nseverity: low\nwindow: 10m\nkey: [agent_id]\nmode: active\nrequires: any\nsuppress: 5m\n\
          owner: soc\ndescription: d\nfalse_positives: none\nchangelog:\n  - {{version: 1, date: 2026-11-27, note: first}}\n*/\n\
-         SELECT agent_id, {count} OVER w AS n, array_agg(event_id) OVER w AS event_ids FROM events WHERE decision = 'deny' WINDOW w AS \
+         SELECT agent_id, {count} FROM events WHERE decision = 'deny' WINDOW w AS \
          (PARTITION BY agent_id ORDER BY ts RANGE BETWEEN INTERVAL '600' SECOND PRECEDING AND CURRENT ROW) QUALIFY n >= 3\n"
     )
 }
@@ -52,7 +55,7 @@ fn log(steps: &[(usize, i64, i64, u8)]) -> Vec<SecurityEvent> {
 
 /// A rule that every tenant has, besides one that says nothing.
 fn engine() -> (Engine, RuleSet) {
-    let never = text("count(*)").replace("T-1", "T-9").replace("name: t", "name: never").replace("n >= 3", "n >= 1000");
+    let never = text(COUNTS[0]).replace("T-1", "T-9").replace("name: t", "name: never").replace("n >= 3", "n >= 1000");
     let set = || RuleSet::from_texts([("never/rule.sql".into(), never.clone())]).unwrap();
     (Engine::new(set(), EngineConfig::new(Arc::new(ManualClock::new(at(0))))), set())
 }

@@ -205,7 +205,10 @@ async fn what_live_told_is_not_told_again_beside_what_came_late() {
     let live = house.line.alerts(2).await;
     assert_eq!((live.len(), live.iter().filter(|alert| alert.respond.is_empty()).count()), (2, 1));
     let late = house.deny_unseen(1).await;
-    house.go_on(&worker, 600).await;
+    // Until nothing is expected of its edge any more.
+    for _ in 0..15 {
+        house.go_on(&worker, 40).await;
+    }
     house.line.publish(&late).await;
     assert_eq!(house.line.caught_up(&worker).await.late_verified, 1);
     until(&worker, "it waits for the lake", |stats| stats.late_waiting == 1).await;
