@@ -23,7 +23,7 @@ use crate::worker::{Shared, WorkerStats};
 
 /// Tenants of whom something came within this time before a rule are filled without their speaking again, microseconds.
 const RECENT: i64 = 3_600_000_000;
-/// Of so many it is known at once that they are wanted.
+/// Of so many it is known at once that they are wanted, beside those of whom nothing can be read.
 const MOST_WANTED: usize = 64;
 
 /// How a tenant stands to a rule that waited for its window when it came.
@@ -237,7 +237,7 @@ impl Running {
         let last = |tenant: TenantId| (self.engine.watermarks.bus_time(&tenant), tenant);
         let mut spoke: Vec<(Option<Timestamp>, TenantId)> = spoke.into_iter().map(last).collect();
         spoke.sort_unstable();
-        while self.warm.wanted.len() < MOST_WANTED
+        while self.warm.fresh() < MOST_WANTED
             && let Some((_, tenant)) = spoke.pop()
         {
             let wanted = self.wanted_of(&tenant, now);
@@ -254,7 +254,8 @@ impl Running {
             let (rule_id, revision, behind) = (known.rule_id.clone(), known.revision, self.warm.last_event);
             let record = RuleWarmRecord { tenant_id: tenant.clone(), rule_id, revision };
             let contains = running.rule.header.contains();
-            let wanted = Wanted { whose: Whose::EveryTenant, record, from, to, behind, contains };
+            let (whose, failures, rests_until) = (Whose::EveryTenant, 0, None);
+            let wanted = Wanted { whose, record, from, to, behind, contains, failures, rests_until };
             let helps = running.runs_for(tenant) && !known.is_given_up_of(tenant) && !self.is_gone(tenant, from);
             (helps && self.is_final(&wanted) && !self.warm.has(&wanted)).then_some(wanted)
         };

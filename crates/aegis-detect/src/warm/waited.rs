@@ -144,9 +144,10 @@ impl Running {
 mod tests {
     use std::sync::Arc;
 
+    use aegis_model::RuleWarmRecord;
     use parking_lot::Mutex;
 
-    use super::super::{Past, PastEvents};
+    use super::super::{Past, PastEvents, Wanted, Whose};
     use super::*;
 
     /// Answers nobody, and keeps who waits.
@@ -170,6 +171,32 @@ mod tests {
             }
             answer
         }
+    }
+
+    /// A lane of which the history has no more what is needed is asked for again and again: others come first.
+    #[test]
+    fn whose_past_cannot_be_read_keeps_nobody_from_his_turn() {
+        let wanted = |name: &str| {
+            let record = RuleWarmRecord { tenant_id: TenantId::new(name).unwrap(), rule_id: "T-1".into(), revision: 1 };
+            let (whose, from, to) = (Whose::EveryTenant, Timestamp::from_micros(0), Timestamp::from_micros(9));
+            Wanted { whose, record, from, to, behind: 0, contains: true, failures: 0, rests_until: None }
+        };
+        let next = |warm: &mut WarmUp, at: Instant| warm.take_next(at).map(|wanted| wanted.record.tenant_id.to_string());
+        let mut warm = WarmUp::new(None, None);
+        for name in ["acme", "beta"] {
+            warm.want(wanted(name));
+        }
+        let acme = warm.take_next(Instant::now()).unwrap();
+        warm.try_again(acme, "on purpose");
+        assert_eq!(warm.fresh(), 1, "it takes nobody's place");
+        assert_eq!(next(&mut warm, Instant::now()).as_deref(), Some("beta"));
+        assert_eq!(next(&mut warm, Instant::now()), None, "the one that failed is left alone for a while");
+        for name in ["beta", "gamma"] {
+            warm.want(wanted(name));
+        }
+        let later = Instant::now() + Duration::from_secs(3);
+        let order: Vec<String> = std::iter::from_fn(|| next(&mut warm, later)).collect();
+        assert_eq!(order, ["beta", "gamma", "acme"]);
     }
 
     /// A log that is read again has a record of each rule that was filled.
