@@ -82,6 +82,9 @@ struct Touched {
     /// Instants before this one are caught up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     done_to: Option<Timestamp>,
+    /// Longest window, microseconds: rules that look back further are left out, because more is there than can be read at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    longest_window: Option<i64>,
 }
 
 impl Late {
@@ -94,7 +97,7 @@ impl Late {
     fn take(&mut self, event: &LateEvent, most_receipts: usize) -> bool {
         let ts = event.ts;
         let hour = self.touched.entry(ts.as_micros().div_euclid(HOUR_MICROS));
-        let touched = hour.or_insert(Touched { oldest: ts, newest: ts, done_to: None });
+        let touched = hour.or_insert(Touched { oldest: ts, newest: ts, done_to: None, longest_window: None });
         (touched.oldest, touched.newest) = (touched.oldest.min(ts), touched.newest.max(ts));
         self.first_bus = self.first_bus.min(event.bus_ts);
         self.last_bus = self.last_bus.max(event.bus_ts);
@@ -117,7 +120,8 @@ impl Late {
             match touched.next(asked, covered_from, most_micros) {
                 Ok((from, to)) => {
                     let (final_before, hour, newest, first_bus) = (asked.final_before, *hour, touched.newest, self.first_bus);
-                    return Next::Piece(Piece { from, to, final_before, batch, hour, newest, first_bus });
+                    let longest_window = touched.longest_window;
+                    return Next::Piece(Piece { from, to, final_before, batch, hour, newest, longest_window, first_bus });
                 }
                 Err(Next::Waits) => next = Next::Waits,
                 Err(_) => {}
@@ -134,7 +138,8 @@ impl Touched {
     fn next(&self, asked: &Reach<'_>, covered_from: Option<Timestamp>, most_micros: i64) -> Result<(Timestamp, Timestamp), Next> {
         let first = self.oldest.plus_micros(-asked.ahead);
         let from = self.done_to.unwrap_or(first);
-        let ends = asked.windows.iter().map(|window| self.newest.plus_micros(window.saturating_add(1)));
+        let windows = asked.windows.iter().filter(|window| self.longest_window.is_none_or(|longest| **window <= longest));
+        let ends = windows.map(|window| self.newest.plus_micros(window.saturating_add(1)));
         let ends = ends.map(|end| covered_from.map_or(end, |covered_from| end.min(covered_from)));
         let Some(end) = ends.filter(|end| *end > from).max() else { return Err(Next::Done) };
         let between = |from: Timestamp, to: Timestamp| to.as_micros().saturating_sub(from.as_micros());
@@ -166,6 +171,8 @@ struct Piece {
     hour: i64,
     newest: Timestamp,
     first_bus: Timestamp,
+    /// Longest window of the rules that it is for, if there is one.
+    longest_window: Option<i64>,
 }
 
 /// What is to be done of a tenant's late events next.
@@ -177,6 +184,15 @@ enum Next {
     Done,
 }
 
+/// How less is read for a piece that was too much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Narrowed {
+    Less,
+    /// For rules with windows of so many microseconds at most.
+    Shorter(i64),
+    No,
+}
+
 /// A tenant's late events on their way through the instants that they touch.
 #[derive(Debug)]
 struct Work {
@@ -185,9 +201,8 @@ struct Work {
     batches: Vec<Late>,
     /// The next piece, once the lake has passed this place of the stream.
     ready: Option<(Piece, u64)>,
-    /// Longest piece; and rules whose windows are longer are left out. Less, where more is there than can be read at once.
+    /// Longest piece. Less, where more is there than can be read at once.
     most_micros: i64,
-    longest_window: i64,
     /// True: what lies beside the piece is read too.
     reads_beside: bool,
     /// The longest window of the rules that were asked last.
@@ -197,16 +212,7 @@ struct Work {
 
 impl Work {
     fn new(whose: Whose, batches: Vec<Late>) -> Self {
-        Self {
-            whose,
-            batches,
-            ready: None,
-            most_micros: MOST_MICROS,
-            longest_window: i64::MAX,
-            reads_beside: true,
-            asked_window: 0,
-            rests_until: None,
-        }
+        Self { whose, batches, ready: None, most_micros: MOST_MICROS, reads_beside: true, asked_window: 0, rests_until: None }
     }
 
     /// The next piece: of the newest hour of which one is known.
@@ -256,27 +262,35 @@ impl Work {
         all
     }
 
-    /// Less is read for the next piece. False: it cannot be less.
-    fn narrow(&mut self) -> bool {
-        let Some((piece, _)) = self.ready.take() else { return true };
+    /// Less is read for the next piece. Of the piece's hour alone, rules may be left out: who fills one hour must not have them left out of the others.
+    fn narrow(&mut self) -> Narrowed {
+        let Some((piece, _)) = self.ready.take() else { return Narrowed::Less };
         let half = piece.to.as_micros().saturating_sub(piece.from.as_micros()) / 2;
+        let longest = self.asked_window / 2;
         if self.reads_beside {
             self.reads_beside = false;
         } else if half >= LEAST_MICROS {
             self.most_micros = half;
-        } else if self.asked_window / 2 >= LEAST_WINDOW_MICROS {
-            self.longest_window = self.asked_window / 2;
+        } else if longest >= LEAST_WINDOW_MICROS
+            && let Some(touched) = self.touched_by(&piece)
+        {
+            touched.longest_window = Some(longest);
+            return Narrowed::Shorter(longest);
         } else {
             self.ready = Some((piece, 0));
-            return false;
+            return Narrowed::No;
         }
-        true
+        Narrowed::Less
+    }
+
+    fn touched_by(&mut self, piece: &Piece) -> Option<&mut Touched> {
+        self.batches.get_mut(piece.batch)?.touched.get_mut(&piece.hour)
     }
 
     /// The piece is caught up, or given up.
     fn pass(&mut self) {
         if let Some((piece, _)) = self.ready.take()
-            && let Some(touched) = self.batches.get_mut(piece.batch).and_then(|late| late.touched.get_mut(&piece.hour))
+            && let Some(touched) = self.touched_by(&piece)
         {
             touched.done_to = Some(piece.to);
         }

@@ -41,7 +41,7 @@ fn next(work: &Work, windows: &[i64], ahead: i64, final_before: Timestamp) -> Ne
 
 /// A piece for the late events of the first hour.
 fn piece(from: Timestamp, to: Timestamp, final_before: Timestamp) -> Piece {
-    Piece { from, to, final_before, batch: 0, hour: 0, newest: at(110), first_bus: at(1000) }
+    Piece { from, to, final_before, batch: 0, hour: 0, newest: at(110), first_bus: at(1000), longest_window: None }
 }
 
 #[test]
@@ -93,12 +93,13 @@ fn what_is_too_much_is_read_in_less_and_in_the_end_for_shorter_windows() {
     for _ in 0..20 {
         let to = at(100).plus_micros(work.most_micros.min(4 * MINUTE));
         work.ready = Some((piece(at(100), to, at(9999)), 0));
-        if !work.narrow() {
+        if work.narrow() == Narrowed::No {
             break;
         }
         assert_eq!(work.ready, None, "it is asked anew");
-        tried.push((work.reads_beside, work.most_micros, work.longest_window));
-        work.asked_window = work.longest_window.min(work.asked_window);
+        let longest = work.batches[0].touched[&0].longest_window.unwrap_or(i64::MAX);
+        tried.push((work.reads_beside, work.most_micros, longest));
+        work.asked_window = longest.min(work.asked_window);
     }
     let (all, hour) = (i64::MAX, MOST_MICROS);
     let expected = [
@@ -249,4 +250,29 @@ fn of_several_batches_the_newest_hour_comes_first_and_what_is_done_is_forgotten(
     assert_eq!((work.forget_done(&asked(2 * hour + 60)), work.batches.len()), (2, 1));
     let Next::Piece(rest) = work.next(&asked(4 * hour)) else { unreachable!() };
     assert_eq!((rest.batch, rest.from), (0, at(2 * hour + 60)));
+}
+
+/// The attack: an hour is filled until it cannot be read for rules that look back far, to have these left out of what was done in another one.
+#[test]
+fn who_fills_an_hour_has_rules_left_out_of_that_hour_alone() {
+    let mut work = work();
+    let hour = HOUR_MICROS / 1_000_000;
+    let later = event("a", 9, 10 * hour, 2000);
+    assert!(work.batches[0].take(&later, MOST_RECEIPTS));
+    let windows = [MINUTE, 30 * MINUTE];
+    let mut seen = Vec::new();
+    while let Next::Piece(piece) = next(&work, &windows, 0, at(100 * hour)) {
+        work.asked_window = if piece.longest_window.is_none() { windows[1] } else { windows[0] };
+        work.ready = Some((piece, 0));
+        let is_too_much = piece.hour == 10 && work.asked_window > MINUTE;
+        let is_narrowed = is_too_much && work.narrow() != Narrowed::No;
+        if !is_narrowed {
+            seen.push((piece.hour, piece.to));
+            work.pass();
+        }
+    }
+    let of_hour = |hour: i64| seen.iter().filter(|(of, _)| *of == hour).map(|(_, to)| *to).max().unwrap();
+    assert_eq!(work.batches[0].touched[&10].longest_window, Some(15 * MINUTE));
+    assert_eq!(of_hour(10), at(10 * hour).plus_micros(MINUTE + 1), "the rule that looks back half an hour is left out there");
+    assert_eq!(of_hour(0), at(110).plus_micros(30 * MINUTE + 1), "and not here");
 }
