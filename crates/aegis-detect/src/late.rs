@@ -20,7 +20,8 @@ use crate::warm::PastEvents;
 pub use compare::{LateFound, LatePart, LateRule};
 use steps::Step;
 
-/// Receipts that are remembered of a tenant, and of all: of those beyond it, the lake alone says whether they were late.
+/// Runs of receipts that are remembered of a tenant, and of all. Beyond them what lies between two runs of a lane counts as late too; of lanes beyond
+/// them, the lake alone says what was late.
 const MOST_RECEIPTS: usize = 256;
 const MOST_RECEIPTS_OF_ALL: usize = 65_536;
 /// Late events come together: those of so long are caught up at once.
@@ -71,7 +72,42 @@ pub(crate) struct Late {
     /// Hours of event time that have some: one of long ago must not have all the time since looked at.
     touched: BTreeMap<i64, Touched>,
     /// Which they are, by lane.
-    receipts: BTreeMap<String, BTreeSet<i64>>,
+    receipts: BTreeMap<String, Runs>,
+}
+
+/// Places in a lane, as runs of them: of each the first and the last. A backlog is one, and so nobody hides what is late behind many others.
+pub(crate) type Runs = BTreeMap<i64, i64>;
+
+/// Adds a place. Where there is no room for another run, the one before it reaches as far.
+fn add_to(runs: &mut Runs, seq: i64, has_room: bool) {
+    let before = runs.range(..=seq).next_back().map(|(first, last)| (*first, *last));
+    match before {
+        Some((_, last)) if seq <= last => {}
+        Some((first, last)) if seq.saturating_sub(last) == 1 || !has_room => {
+            runs.insert(first, seq);
+        }
+        _ if has_room => {
+            runs.insert(seq, seq);
+        }
+        _ => {}
+    }
+}
+
+/// The same places as some runs, that may have places in common.
+fn joined(mut runs: Vec<(i64, i64)>) -> Runs {
+    runs.sort_unstable();
+    let (mut all, mut open) = (Runs::new(), None);
+    for (first, last) in runs {
+        open = match open {
+            Some((from, to)) if first.saturating_sub(1) <= to => Some((from, last.max(to))),
+            before => {
+                all.extend(before);
+                Some((first, last))
+            }
+        };
+    }
+    all.extend(open);
+    all
 }
 
 /// The late events of an hour.
@@ -101,14 +137,15 @@ impl Late {
         (touched.oldest, touched.newest) = (touched.oldest.min(ts), touched.newest.max(ts));
         self.first_bus = self.first_bus.min(event.bus_ts);
         self.last_bus = self.last_bus.max(event.bus_ts);
-        if let Some(seq) = event.seq.filter(|_| self.count() < most_receipts) {
-            self.receipts.entry(event.lane.clone()).or_default().insert(seq);
+        let has_room = self.count() < most_receipts;
+        if let Some(seq) = event.seq.filter(|_| has_room || self.receipts.contains_key(&event.lane)) {
+            add_to(self.receipts.entry(event.lane.clone()).or_default(), seq, has_room);
         }
         self.touched.len() <= MOST_HOURS || self.touched.pop_first().is_none()
     }
 
     fn count(&self) -> usize {
-        self.receipts.values().map(BTreeSet::len).sum()
+        self.receipts.values().map(Runs::len).sum()
     }
 
     /// The next piece: of the newest hour of which one is known.
@@ -254,12 +291,12 @@ impl Work {
     }
 
     /// Which of all are remembered.
-    fn receipts(&self) -> BTreeMap<String, BTreeSet<i64>> {
-        let mut all: BTreeMap<String, BTreeSet<i64>> = BTreeMap::new();
-        for (lane, seqs) in self.batches.iter().flat_map(|late| &late.receipts) {
-            all.entry(lane.clone()).or_default().extend(seqs);
+    fn receipts(&self) -> BTreeMap<String, Runs> {
+        let mut of_lanes: BTreeMap<&String, Vec<(i64, i64)>> = BTreeMap::new();
+        for (lane, runs) in self.batches.iter().flat_map(|late| &late.receipts) {
+            of_lanes.entry(lane).or_default().extend(runs.iter().map(|(first, last)| (*first, *last)));
         }
-        all
+        of_lanes.into_iter().map(|(lane, runs)| (lane.clone(), joined(runs))).collect()
     }
 
     /// Less is read for the next piece. Of the piece's hour alone, rules may be left out: who fills one hour must not have them left out of the others.

@@ -43,8 +43,8 @@ pub struct LatePart {
     /// When the bus stored the first and the last of the late events.
     pub first_bus: Timestamp,
     pub last_bus: Timestamp,
-    /// Which they are, by lane; not all of them have to be named.
-    pub receipts: BTreeMap<String, BTreeSet<i64>>,
+    /// Which they are, by lane: of each run of receipts the first and the last. Not all of them have to be named.
+    pub receipts: BTreeMap<String, BTreeMap<i64, i64>>,
     /// None of them reads alerts or side tables.
     pub rules: Vec<LateRule>,
     pub clock: Arc<dyn Clock>,
@@ -180,7 +180,8 @@ impl LatePart {
 
     fn is_named(&self, event: &SecurityEvent) -> bool {
         let (Some(lane), Some(seq)) = (&event.lane, event.seq) else { return false };
-        self.receipts.get(lane).is_some_and(|seqs| seqs.contains(&seq))
+        let run = self.receipts.get(lane).and_then(|runs| runs.range(..=seq).next_back());
+        run.is_some_and(|(_, last)| seq <= *last)
     }
 }
 

@@ -129,7 +129,7 @@ fn what_gathers_is_caught_up_together_and_what_comes_meanwhile_afterwards() {
     let first = late.works[0].batches[0].clone();
     let Touched { oldest, newest, .. } = first.touched[&0].clone();
     assert_eq!((oldest, newest, first.first_bus, first.last_bus), (at(50), at(100), at(1000), at(1001)));
-    assert_eq!((first.count(), late.waiting()), (2, 2));
+    assert_eq!((first.count(), late.waiting()), (1, 2));
     // The one under way stays as it is.
     late.note(&[event("a", 3, 70, 1002)]);
     late.begin_gathered(Instant::now() + GATHER);
@@ -140,7 +140,7 @@ fn what_gathers_is_caught_up_together_and_what_comes_meanwhile_afterwards() {
     assert_eq!((late.works.len(), late.gathering.len(), late.works[0].ready), (4, 0, None));
     let firsts = |work: &Work| work.batches.iter().map(|late| late.first_bus).collect::<Vec<_>>();
     assert_eq!((firsts(&late.works[0]), late.works[0].last_bus()), (vec![at(1000), at(1002)], at(1002)));
-    assert_eq!(late.works[0].receipts()["a.e.1"], BTreeSet::from([1, 2, 3]));
+    assert_eq!(late.works[0].receipts()["a.e.1"], Runs::from([(1, 3)]));
     // And a third.
     late.note(&[event("a", 4, 70, 1003)]);
     late.begin_gathered(Instant::now() + 2 * GATHER);
@@ -161,7 +161,7 @@ fn what_gathers_is_caught_up_together_and_what_comes_meanwhile_afterwards() {
 fn what_is_remembered_of_a_tenant_is_bounded_and_its_span_is_whole_all_the_same() {
     let mut late = with_a_lake();
     for seq in 0..2 * MOST_RECEIPTS as i64 {
-        late.note(&[event("loud", seq, 100 + seq, 1000 + seq)]);
+        late.note(&[event("loud", 2 * seq, 100 + seq, 1000 + seq)]);
     }
     late.note(&[event("quiet", 1, 100, 1000)]);
     let counts: Vec<usize> = late.gathering.values().map(|(late, _)| late.count()).collect();
@@ -169,6 +169,8 @@ fn what_is_remembered_of_a_tenant_is_bounded_and_its_span_is_whole_all_the_same(
     assert_eq!(late.receipts, 2 * MOST_RECEIPTS + 2);
     let (loud, _) = late.gathering.values().next().unwrap();
     assert_eq!(loud.touched[&0].newest, at(99 + 2 * MOST_RECEIPTS as i64));
+    let last = loud.receipts["loud.e.1"].last_key_value().unwrap();
+    assert_eq!(*last.1, 4 * MOST_RECEIPTS as i64 - 2, "what comes behind so many is named too");
     late.begin_gathered(Instant::now() + GATHER);
     let nobody = Reach { windows: &[], ahead: 0, final_before: at(9999) };
     let forgotten: usize = late.works.iter_mut().map(|work| work.forget_done(&nobody)).sum();
@@ -275,4 +277,20 @@ fn who_fills_an_hour_has_rules_left_out_of_that_hour_alone() {
     assert_eq!(work.batches[0].touched[&10].longest_window, Some(15 * MINUTE));
     assert_eq!(of_hour(10), at(10 * hour).plus_micros(MINUTE + 1), "the rule that looks back half an hour is left out there");
     assert_eq!(of_hour(0), at(110).plus_micros(30 * MINUTE + 1), "and not here");
+}
+
+/// The attack: many late events, behind which one is hidden that the lake had in time, since it waits for no lane.
+#[test]
+fn late_events_are_remembered_as_the_runs_that_they_are() {
+    let mut late = Late::new(&event("a", 1, 100, 1000));
+    for seq in (1..=5000).chain([4, 9000, 9001]) {
+        assert!(late.take(&event("a", seq, 100, 1000), 2));
+    }
+    assert_eq!(late.receipts["a.e.1"], Runs::from([(1, 5000), (9000, 9001)]));
+    assert!(late.take(&event("a", 9500, 100, 1000), 2));
+    assert_eq!(late.receipts["a.e.1"], Runs::from([(1, 5000), (9000, 9500)]), "without room what lies between is taken for late");
+    assert!(late.take(&event("b", 1, 100, 1000), 2));
+    assert_eq!(late.count(), 2);
+    let all = joined(vec![(9000, 9500), (5, 7), (1, 10), (11, 12), (20, 30), (25, 26)]);
+    assert_eq!(all, Runs::from([(1, 12), (20, 30), (9000, 9500)]));
 }

@@ -237,7 +237,7 @@ fn what_was_late_for_detection_alone_is_caught_up_too() {
     let mut lake = in_the_lake(&a_log());
     let late: Vec<SecurityEvent> = lake.iter().filter(|event| event.late).cloned().collect();
     let (span, bus) = touched(&late.iter().collect::<Vec<_>>(), false);
-    let told = |lake: &[SecurityEvent], receipts: BTreeMap<String, BTreeSet<i64>>| -> BTreeSet<String> {
+    let told = |lake: &[SecurityEvent], receipts: BTreeMap<String, BTreeMap<i64, i64>>| -> BTreeSet<String> {
         let found = find(&LatePart { receipts, ..part(&texts, span, bus) }, lake);
         found.alerts.into_iter().map(|alert| alert.alert_id).collect()
     };
@@ -245,9 +245,9 @@ fn what_was_late_for_detection_alone_is_caught_up_too() {
     assert!(!expected.is_empty());
     lake.iter_mut().for_each(|event| event.late = false);
     assert!(told(&lake, BTreeMap::new()).is_empty(), "as if live had seen it");
-    let mut receipts: BTreeMap<String, BTreeSet<i64>> = BTreeMap::new();
+    let mut receipts: BTreeMap<String, BTreeMap<i64, i64>> = BTreeMap::new();
     for event in &late {
-        receipts.entry(event.lane.clone().unwrap()).or_default().insert(event.seq.unwrap());
+        receipts.entry(event.lane.clone().unwrap()).or_default().insert(event.seq.unwrap(), event.seq.unwrap());
     }
     assert_eq!(told(&lake, receipts), expected);
 }
