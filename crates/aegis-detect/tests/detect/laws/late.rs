@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use aegis_detect::{Engine, EngineConfig, IMPAIRED_NAME, LateFound, LatePart, LateRule, RuleSet, Watermarks, alert_id};
 use aegis_model::{Alert, Clock, ManualClock, SecurityEvent, TenantId, Timestamp};
@@ -216,6 +217,30 @@ fn nobody_is_contained_on_what_came_late_and_live_s_own_alert_keeps_its_id() {
     assert_eq!(alert.event_ids.len(), 3);
     let of_live = alert_id(&alert.tenant_id, &alert.rule_id, &alert.key, alert.event_ids[0]).unwrap();
     assert_ne!(alert.alert_id, of_live);
+}
+
+/// The machine is so busy that a moment's work takes this thread eleven seconds.
+#[derive(Debug, Default)]
+struct Starved(AtomicI64);
+
+impl Clock for Starved {
+    fn now(&self) -> Timestamp {
+        clock().now()
+    }
+
+    fn steady_micros(&self) -> i64 {
+        self.0.fetch_add(11_000_000, Ordering::Relaxed)
+    }
+}
+
+#[test]
+fn on_a_busy_machine_rules_are_not_stopped_for_what_others_take() {
+    let (texts, lake) = (texts(false), in_the_lake(&a_log()));
+    let late: Vec<&SecurityEvent> = lake.iter().filter(|event| event.late).collect();
+    let (span, bus) = touched(&late, false);
+    let starved = LatePart { clock: Arc::new(Starved::default()), ..part(&texts, span, bus) };
+    let told = |found: LateFound| -> BTreeSet<String> { found.alerts.into_iter().map(|alert| alert.alert_id).collect() };
+    assert_eq!(told(find(&starved, &lake)), told(find(&part(&texts, span, bus), &lake)));
 }
 
 /// Whoever reaches the bus writes what he wants, of any time.
