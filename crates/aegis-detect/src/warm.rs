@@ -62,9 +62,9 @@ pub struct PastAsked {
 }
 
 impl PastAsked {
-    /// All that was in time.
-    fn in_time(tenant: &TenantId, from: Timestamp, to: Timestamp) -> Self {
-        Self { tenant: tenant.clone(), from, to, most: MOST, with_late: false, sieve: None }
+    /// All that was in time, or what a sieve leaves of it.
+    fn in_time(tenant: &TenantId, from: Timestamp, to: Timestamp, sieve: Option<Arc<Sieve>>) -> Self {
+        Self { tenant: tenant.clone(), from, to, most: MOST, with_late: false, sieve }
     }
 }
 
@@ -387,7 +387,9 @@ impl Running {
             self.warm.wanted.push_front(wanted);
             return Ok(());
         }
-        let answer = past.ask(PastAsked::in_time(&wanted.record.tenant_id, wanted.from, wanted.to));
+        let RuleWarmRecord { tenant_id, rule_id, .. } = &wanted.record;
+        let sieve = self.engine.sieve_of(wanted.whose, tenant_id, rule_id);
+        let answer = past.ask(PastAsked::in_time(tenant_id, wanted.from, wanted.to, sieve));
         self.warm.step = Some(Step::Asked(wanted, answer));
         Ok(())
     }
@@ -437,7 +439,8 @@ impl Running {
         let (Some(reach), Some(held)) = (running.map(reach_of), known.held.filter(|_| known.since > now)) else { return Ok(()) };
         let span = (now.plus_micros(-reach), Timestamp::from_micros(held));
         let contains = own.rule.header.contains();
-        let Some(past) = self.past_of_record(read, &known.tenant_id, span, contains).await else { return Ok(()) };
+        let sieve = self.engine.sieve_of(Whose::Own, &known.tenant_id, &known.rule_id);
+        let Some(past) = self.past_of_record(read, &known.tenant_id, span, contains, sieve).await else { return Ok(()) };
         // What rules have put off is of the time before.
         self.catch_up(shared).await?;
         let started = self.clock.now();

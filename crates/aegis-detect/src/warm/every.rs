@@ -19,6 +19,7 @@ use crate::own::reach_of;
 use crate::schema::EventBatch;
 use crate::scope::Since;
 use crate::shape::Shape;
+use crate::sieve::Sieve;
 use crate::worker::{Shared, WorkerStats};
 
 /// Tenants of whom something came within this time before a rule are filled without their speaking again, microseconds.
@@ -109,6 +110,16 @@ impl Engine {
     /// What every tenant has under an id, if that is what this one has.
     fn common_rule(&self, tenant: &TenantId, id: &str) -> Option<&RunningRule> {
         self.rules.iter().find(|running| running.is_common(id) && running.scope.covers(tenant))
+    }
+
+    /// What need not be read to fill a rule for a tenant: who makes many events that it does not look at must not keep it from being filled. None of one that
+    /// contains: that no receipt is left out is told by all of them.
+    pub(super) fn sieve_of(&self, whose: Whose, tenant: &TenantId, id: &str) -> Option<Arc<Sieve>> {
+        let running = match whose {
+            Whose::Own => self.own_rule(tenant, id)?,
+            Whose::EveryTenant => self.common_rule(tenant, id)?,
+        };
+        (!running.rule.header.contains()).then(|| Arc::new(Sieve::of_plans(std::iter::once(&running.plan))))
     }
 
     fn set_common_since(&mut self, tenant: &TenantId, id: &str, since: Timestamp) {
@@ -291,7 +302,8 @@ impl Running {
         let Some(running) = self.engine.common_rule(tenant_id, rule_id).filter(may) else { return Ok(()) };
         let (span, contains) =
             ((now.plus_micros(-reach_of(running)), Timestamp::from_micros(held)), running.rule.header.contains());
-        let Some(past) = self.past_of_record(read, tenant_id, span, contains).await else { return Ok(()) };
+        let sieve = self.engine.sieve_of(Whose::EveryTenant, tenant_id, rule_id);
+        let Some(past) = self.past_of_record(read, tenant_id, span, contains, sieve).await else { return Ok(()) };
         // What rules have put off is of the time before.
         self.catch_up(shared).await?;
         let started = self.clock.now();

@@ -3,6 +3,7 @@
 //! there is none, the rules wait until they know their windows.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_ledger::verify::LaneHeads;
@@ -14,6 +15,8 @@ use super::{PastAsked, PastLanes, WarmUp};
 use crate::checkpoint::{Checkpoint, MAX_REWIND};
 use crate::follow::Running;
 use crate::own::reach_of;
+use crate::plan::RulePlan;
+use crate::sieve::Sieve;
 
 /// Who was waited for in vain is not waited for again for so many times as long.
 const RESTS: u32 = 30;
@@ -22,10 +25,15 @@ const RESTART_WAIT: Duration = Duration::from_secs(60);
 
 impl WarmUp {
     /// Waits for what lies before.
-    async fn read(&mut self, tenant: &TenantId, from: Timestamp, to: Timestamp) -> Option<Vec<SecurityEvent>> {
+    async fn read(
+        &mut self,
+        tenant: &TenantId,
+        (from, to): (Timestamp, Timestamp),
+        sieve: Option<Arc<Sieve>>,
+    ) -> Option<Vec<SecurityEvent>> {
         let past = self.past.clone()?;
         let too_much = || "there is more than a rule may keep".to_owned();
-        let read = self.wait_for(|| past.ask(PastAsked::in_time(tenant, from, to))).await;
+        let read = self.wait_for(|| past.ask(PastAsked::in_time(tenant, from, to, sieve))).await;
         or_none(tenant, read.and_then(|events| events.ok_or_else(too_much)))
     }
 
@@ -69,6 +77,7 @@ impl Running {
         tenant: &TenantId,
         (from, to): (Timestamp, Timestamp),
         contains: bool,
+        sieve: Option<Arc<Sieve>>,
     ) -> Option<Vec<SecurityEvent>> {
         if read.is_some() {
             return read;
@@ -78,7 +87,7 @@ impl Running {
             return None;
         }
         let heads = contains.then(|| self.stage.heads().of_tenant_since(tenant.as_str(), from));
-        self.read_past(tenant, (from, to), heads).await
+        self.read_past(tenant, (from, to), heads, sieve).await
     }
 
     /// Waits for what lies before; where a rule contains, until its lanes are followed up to these heads.
@@ -87,11 +96,12 @@ impl Running {
         tenant: &TenantId,
         (from, to): (Timestamp, Timestamp),
         heads: Option<LaneHeads>,
+        sieve: Option<Arc<Sieve>>,
     ) -> Option<Vec<SecurityEvent>> {
         if from >= to {
             return Some(Vec::new());
         }
-        let events = self.warm.read(tenant, from, to).await?;
+        let events = self.warm.read(tenant, (from, to), sieve).await?;
         let Some(heads) = heads else { return Some(events) };
         let lanes = PastLanes::new(tenant.clone(), (from, to), events, heads, self.warm.hold_ms);
         self.warm.follow(lanes).await
@@ -104,22 +114,28 @@ impl Running {
             let running = self.engine.own_rule(&known.tenant_id, &known.rule_id)?;
             Some((&known.tenant_id, running, known.held.unwrap_or(i64::MIN)))
         });
-        let mut spans: BTreeMap<TenantId, (Timestamp, Timestamp, bool)> = BTreeMap::new();
+        let mut spans: BTreeMap<TenantId, (Timestamp, Timestamp, bool, Vec<&RulePlan>)> = BTreeMap::new();
         for (tenant, running, held) in own.chain(self.filled_of_every_tenant()) {
             let Some(settled) = checkpoint.engine.settled_to(tenant) else { continue };
             let (from, to) = (settled.plus_micros(-reach_of(running)), Timestamp::from_micros(held));
             if from < to {
-                let (first, last, contains) = spans.entry(tenant.clone()).or_insert((from, to, false));
+                let (first, last, contains, plans) = spans.entry(tenant.clone()).or_insert((from, to, false, Vec::new()));
                 (*first, *last) = (from.min(*first), to.max(*last));
                 *contains |= running.rule.header.contains();
+                plans.push(&running.plan);
             }
         }
+        let sifted = |(tenant, (from, to, contains, plans)): (TenantId, (Timestamp, Timestamp, bool, Vec<&RulePlan>))| {
+            let sieve = (!contains).then(|| Arc::new(Sieve::of_plans(plans.into_iter())));
+            (tenant, (from, to), contains, sieve)
+        };
+        let spans: Vec<_> = spans.into_iter().map(sifted).collect();
         let (mut all, mut answers, begun) = (Vec::new(), true, Instant::now());
-        for (tenant, (from, to, contains)) in spans {
+        for (tenant, (from, to), contains, sieve) in spans {
             answers &= begun.elapsed() < RESTART_WAIT;
             // All rules of a tenant are shown the same: what is followed for one is for all.
             let heads = contains.then(|| checkpoint.heads.of_tenant_since(tenant.as_str(), from));
-            let past = if answers { self.read_past(&tenant, (from, to), heads).await } else { None };
+            let past = if answers { self.read_past(&tenant, (from, to), heads, sieve).await } else { None };
             match past.filter(|events| all.len() + events.len() <= MAX_REWIND) {
                 Some(events) => all.extend(events),
                 None => self.wait_anew(&tenant),
@@ -142,8 +158,6 @@ impl Running {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::sync::Arc;
-
     use aegis_model::RuleWarmRecord;
     use parking_lot::Mutex;
 
@@ -205,20 +219,20 @@ mod tests {
         let hangs = Arc::new(Hangs::default());
         let mut warm = WarmUp::new(Some(hangs.clone()), None);
         warm.patience = Duration::from_millis(40);
-        let (tenant, from, to) = (TenantId::new("acme").unwrap(), Timestamp::from_micros(0), Timestamp::from_micros(9));
+        let (tenant, span) = (TenantId::new("acme").unwrap(), (Timestamp::from_micros(0), Timestamp::from_micros(9)));
         let begun = Instant::now();
         for _ in 0..1000 {
-            assert!(warm.read(&tenant, from, to).await.is_none());
+            assert!(warm.read(&tenant, span, None).await.is_none());
         }
         assert!(begun.elapsed() < warm.patience * RESTS, "it took {:?}", begun.elapsed());
         assert_eq!(hangs.waiting.lock().len(), 1, "one was waited for");
         tokio::time::sleep(warm.patience * (RESTS + 2)).await;
-        assert!(warm.read(&tenant, from, to).await.is_none());
+        assert!(warm.read(&tenant, span, None).await.is_none());
         assert_eq!(hangs.waiting.lock().len(), 2, "after a while it is tried again");
         // Whoever says that there is too much has answered.
         let mut warm = WarmUp::new(Some(hangs.clone()), None);
         *hangs.fails.lock() = true;
-        assert!(warm.read(&tenant, from, to).await.is_none());
+        assert!(warm.read(&tenant, span, None).await.is_none());
         assert!(warm.waits_again_at.is_none());
     }
 }
