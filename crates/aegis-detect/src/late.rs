@@ -61,6 +61,9 @@ impl LateEvent {
 pub(crate) struct Whose {
     tenant_id: TenantId,
     waits: bool,
+    /// The tenant's own rules: what these take, and look back to, must not have the program's left out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    own: bool,
 }
 
 /// Late events that are caught up together.
@@ -357,8 +360,8 @@ impl CatchUp {
         Self { past, ..Self::default() }
     }
 
-    /// Takes note of events that came too late.
-    pub(crate) fn note(&mut self, late: &[LateEvent]) {
+    /// Takes note of events that came too late, also of tenants who have rules of their own.
+    pub(crate) fn note(&mut self, late: &[LateEvent], has_own: &dyn Fn(&TenantId) -> bool) {
         if late.is_empty() {
             return;
         }
@@ -372,8 +375,10 @@ impl CatchUp {
             return;
         }
         for event in late {
-            for waits in [false, true] {
-                let whose = Whose { tenant_id: event.tenant_id.clone(), waits };
+            let kinds = [(false, false), (true, false), (false, true), (true, true)];
+            let has_own = has_own(&event.tenant_id);
+            for (waits, own) in kinds.into_iter().filter(|(_, own)| has_own || !own) {
+                let whose = Whose { tenant_id: event.tenant_id.clone(), waits, own };
                 let most = MOST_RECEIPTS.min(MOST_RECEIPTS_OF_ALL.saturating_sub(self.receipts));
                 let (of_tenant, _) = self.gathering.entry(whose).or_insert_with(|| (Late::new(event), Instant::now()));
                 let before = of_tenant.count();

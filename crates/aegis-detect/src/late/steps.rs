@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::time::Instant;
 
-use super::{CatchUp, LateFound, LatePart, LateRule, Narrowed, Next, Piece, Reach, Work};
+use super::{CatchUp, LateFound, LatePart, LateRule, Narrowed, Next, Piece, Reach, Whose, Work};
 use crate::engine::{Engine, TickOutput};
 use crate::error::DetectError;
 use crate::evaluate::RunningRule;
@@ -47,13 +47,13 @@ impl Step {
 
 impl Engine {
     /// The rules of a tenant that are run over its late events once more: neither those that read alerts, nor those that ask what was long before.
-    fn rules_over_late(&self, work: &Work) -> impl Iterator<Item = &RunningRule> {
-        let tenant = &work.whose.tenant_id;
-        let waits = work.whose.waits;
+    pub(super) fn rules_over_late(&self, work: &Work) -> impl Iterator<Item = &RunningRule> {
+        let Whose { tenant_id: tenant, waits, own } = &work.whose;
         self.rules.iter().filter(move |running| {
             let reads_events = running.plan.sources.is_none() && !running.plan.reads_sides;
             let runs = running.stats.quarantined.is_none() && !running.stats.set_aside.contains_key(tenant);
-            running.scope.covers(tenant) && reads_events && runs && running.is_deferred() == waits
+            let is_of_kind = running.is_deferred() == *waits && running.scope.owner().is_some() == *own;
+            running.scope.covers(tenant) && reads_events && runs && is_of_kind
         })
     }
 

@@ -1,4 +1,10 @@
+use std::path::PathBuf;
+
+use aegis_model::ManualClock;
+
 use super::*;
+use crate::engine::{Engine, EngineConfig};
+use crate::ruleset::RuleSet;
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_micros(second * 1_000_000)
@@ -30,7 +36,7 @@ fn with_a_lake() -> CatchUp {
 fn work() -> Work {
     let mut late = Late::new(&event("a", 1, 100, 1000));
     assert!(late.take(&event("a", 1, 100, 1000), MOST_RECEIPTS) && late.take(&event("a", 2, 110, 1001), MOST_RECEIPTS));
-    Work::new(Whose { tenant_id: TenantId::new("a").unwrap(), waits: false }, vec![late])
+    Work::new(Whose { tenant_id: TenantId::new("a").unwrap(), waits: false, own: false }, vec![late])
 }
 
 const MINUTE: i64 = 60_000_000;
@@ -118,12 +124,12 @@ fn what_is_too_much_is_read_in_less_and_in_the_end_for_shorter_windows() {
 #[test]
 fn what_gathers_is_caught_up_together_and_what_comes_meanwhile_afterwards() {
     let mut late = with_a_lake();
-    late.note(&[event("a", 1, 100, 1000), event("b", 1, 100, 1000)]);
+    late.note(&[event("a", 1, 100, 1000), event("b", 1, 100, 1000)], &|_| false);
     late.begin_gathered(Instant::now());
     assert!(late.works.is_empty(), "more may come");
-    late.note(&[event("a", 2, 50, 1001)]);
+    late.note(&[event("a", 2, 50, 1001)], &|_| false);
     late.begin_gathered(Instant::now() + GATHER);
-    let of = |name: &str, waits: bool| Whose { tenant_id: TenantId::new(name).unwrap(), waits };
+    let of = |name: &str, waits: bool| Whose { tenant_id: TenantId::new(name).unwrap(), waits, own: false };
     let whose: Vec<Whose> = late.works.iter().map(|work| work.whose.clone()).collect();
     assert_eq!(whose, [of("a", false), of("a", true), of("b", false), of("b", true)]);
     let first = late.works[0].batches[0].clone();
@@ -131,7 +137,7 @@ fn what_gathers_is_caught_up_together_and_what_comes_meanwhile_afterwards() {
     assert_eq!((oldest, newest, first.first_bus, first.last_bus), (at(50), at(100), at(1000), at(1001)));
     assert_eq!((first.count(), late.waiting()), (1, 2));
     // The one under way stays as it is.
-    late.note(&[event("a", 3, 70, 1002)]);
+    late.note(&[event("a", 3, 70, 1002)], &|_| false);
     late.begin_gathered(Instant::now() + GATHER);
     assert_eq!((late.works.len(), late.gathering.len(), &late.works[0].batches), (4, 2, &vec![first.clone()]));
     // Beside one that is under way for a while it joins, after twice as long; a piece that was to be next has to wait for it.
@@ -142,7 +148,7 @@ fn what_gathers_is_caught_up_together_and_what_comes_meanwhile_afterwards() {
     assert_eq!((firsts(&late.works[0]), late.works[0].last_bus()), (vec![at(1000), at(1002)], at(1002)));
     assert_eq!(late.works[0].receipts()["a.e.1"], Runs::from([(1, 3)]));
     // And a third.
-    late.note(&[event("a", 4, 70, 1003)]);
+    late.note(&[event("a", 4, 70, 1003)], &|_| false);
     late.begin_gathered(Instant::now() + 2 * GATHER);
     assert_eq!(late.gathering.len(), 2);
 
@@ -161,9 +167,9 @@ fn what_gathers_is_caught_up_together_and_what_comes_meanwhile_afterwards() {
 fn what_is_remembered_of_a_tenant_is_bounded_and_its_span_is_whole_all_the_same() {
     let mut late = with_a_lake();
     for seq in 0..2 * MOST_RECEIPTS as i64 {
-        late.note(&[event("loud", 2 * seq, 100 + seq, 1000 + seq)]);
+        late.note(&[event("loud", 2 * seq, 100 + seq, 1000 + seq)], &|_| false);
     }
-    late.note(&[event("quiet", 1, 100, 1000)]);
+    late.note(&[event("quiet", 1, 100, 1000)], &|_| false);
     let counts: Vec<usize> = late.gathering.values().map(|(late, _)| late.count()).collect();
     assert_eq!(counts, [MOST_RECEIPTS, MOST_RECEIPTS, 1, 1]);
     assert_eq!(late.receipts, 2 * MOST_RECEIPTS + 2);
@@ -177,7 +183,7 @@ fn what_is_remembered_of_a_tenant_is_bounded_and_its_span_is_whole_all_the_same(
     assert_eq!((forgotten, late.works[0].next(&nobody)), (late.receipts, Next::Done));
     // Without a lake nothing is remembered, since nothing comes of it.
     let mut without = CatchUp::new(None);
-    without.note(&[event("a", 1, 100, 1000)]);
+    without.note(&[event("a", 1, 100, 1000)], &|_| false);
     assert_eq!(without.waiting(), 0);
 }
 
@@ -217,10 +223,10 @@ fn a_late_event_of_long_ago_has_its_own_hour_looked_at_and_that_last() {
 fn of_too_many_hours_the_oldest_are_given_up_and_counted() {
     let mut late = with_a_lake();
     let hour = HOUR_MICROS / 1_000_000;
-    late.note(&[event("a", 0, 1000 * hour, 2000)]);
+    late.note(&[event("a", 0, 1000 * hour, 2000)], &|_| false);
     // Older and older ones do not drive out what is new.
     for back in 1..=2 * MOST_HOURS as i64 {
-        late.note(&[event("a", back, (1000 - back) * hour, 2000)]);
+        late.note(&[event("a", back, (1000 - back) * hour, 2000)], &|_| false);
     }
     let hours: Vec<i64> = late.gathering.values().next().unwrap().0.touched.keys().copied().collect();
     assert_eq!(hours, (1001 - MOST_HOURS as i64..=1000).collect::<Vec<_>>());
@@ -293,4 +299,32 @@ fn late_events_are_remembered_as_the_runs_that_they_are() {
     assert_eq!(late.count(), 2);
     let all = joined(vec![(9000, 9500), (5, 7), (1, 10), (11, 12), (20, 30), (25, 26)]);
     assert_eq!(all, Runs::from([(1, 12), (20, 30), (9000, 9500)]));
+}
+
+/// The attack: a tenant's admin has a rule of its own take so long that nothing is left for the program's.
+#[test]
+fn a_tenants_own_rules_are_caught_up_by_themselves() {
+    let text = |id: &str, name: &str| {
+        format!(
+            "/* rule\nid: {id}\nname: {name}\nversion: 1\nseverity: low\nwindow: 60s\nkey: [agent_id]\nmode: active\nrequires: any\nowner: soc\n\
+             description: d\nfalse_positives: none\nchangelog:\n  - {{version: 1, date: 2026-11-27, note: n}}\n*/\n\
+             SELECT agent_id, event_id FROM events WHERE decision = 'deny'\n"
+        )
+    };
+    let rules = RuleSet::from_texts([(PathBuf::from("shipped/rule.sql"), text("T-1", "shipped"))]).unwrap();
+    let tenant = TenantId::new("a").unwrap();
+    let own = rules.common().own(&tenant, &text("OWN-1", "own-denies")).unwrap();
+    let mut engine = Engine::new(rules, EngineConfig::new(Arc::new(ManualClock::new(at(0)))));
+    assert!(!engine.windows.has_own(&tenant));
+    let _nothing_of_before = engine.set_own(own, at(0), Vec::new());
+    assert!(engine.windows.has_own(&tenant));
+    let asked = |own: bool| {
+        let work = Work::new(Whose { tenant_id: tenant.clone(), waits: false, own }, Vec::new());
+        engine.rules_over_late(&work).map(|running| running.rule.header.id.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!((asked(false), asked(true)), (vec!["T-1".to_owned()], vec!["OWN-1".to_owned()]));
+    let mut late = with_a_lake();
+    late.note(&[event("a", 1, 100, 1000), event("b", 1, 100, 1000)], &|of| *of == tenant);
+    let kinds: Vec<(&str, bool)> = late.gathering.keys().map(|whose| (whose.tenant_id.as_str(), whose.own)).collect();
+    assert_eq!(kinds, [("a", false), ("a", true), ("a", false), ("a", true), ("b", false), ("b", false)]);
 }
