@@ -146,6 +146,8 @@ pub(crate) struct WarmUp {
     /// How long a tick waits for what is read, and until when it waits for nobody.
     patience: Duration,
     waits_again_at: Option<Instant>,
+    /// Records for which ticks waited in vain, the newest: sent again, they make nobody wait.
+    in_vain: VecDeque<(Whose, RuleWarmRecord)>,
     /// Of whom something came since those were looked at whom rules of every tenant wait for; None while no such rule waits.
     spoke: Option<BTreeSet<TenantId>>,
     /// When those are counted again.
@@ -165,6 +167,7 @@ impl WarmUp {
             last_event: 0,
             patience: READ_WAIT,
             waits_again_at: None,
+            in_vain: VecDeque::new(),
             spoke: None,
             counts_again_at: None,
         }
@@ -440,7 +443,7 @@ impl Running {
         let span = (now.plus_micros(-reach), Timestamp::from_micros(held));
         let contains = own.rule.header.contains();
         let sieve = self.engine.sieve_of(Whose::Own, &known.tenant_id, &known.rule_id);
-        let Some(past) = self.past_of_record(read, &known.tenant_id, span, contains, sieve).await else { return Ok(()) };
+        let Some(past) = self.past_of_record(read, (Whose::Own, record), span, contains, sieve).await else { return Ok(()) };
         // What rules have put off is of the time before.
         self.catch_up(shared).await?;
         let started = self.clock.now();

@@ -303,7 +303,8 @@ impl Running {
         let (span, contains) =
             ((now.plus_micros(-reach_of(running)), Timestamp::from_micros(held)), running.rule.header.contains());
         let sieve = self.engine.sieve_of(Whose::EveryTenant, tenant_id, rule_id);
-        let Some(past) = self.past_of_record(read, tenant_id, span, contains, sieve).await else { return Ok(()) };
+        let asked = (Whose::EveryTenant, record);
+        let Some(past) = self.past_of_record(read, asked, span, contains, sieve).await else { return Ok(()) };
         // What rules have put off is of the time before.
         self.catch_up(shared).await?;
         let started = self.clock.now();

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_ledger::verify::LaneHeads;
-use aegis_model::{SecurityEvent, TenantId, Timestamp};
+use aegis_model::{RuleWarmRecord, SecurityEvent, TenantId, Timestamp};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{PastAsked, PastLanes, WarmUp};
+use super::{PastAsked, PastLanes, WarmUp, Whose};
 use crate::checkpoint::{Checkpoint, MAX_REWIND};
 use crate::follow::Running;
 use crate::own::reach_of;
@@ -20,6 +20,8 @@ use crate::sieve::Sieve;
 
 /// Who was waited for in vain is not waited for again for so many times as long.
 const RESTS: u32 = 30;
+/// So many records are remembered for which was waited in vain.
+const MOST_IN_VAIN: usize = 1024;
 /// How long a restart waits for all that filled rules need.
 const RESTART_WAIT: Duration = Duration::from_secs(60);
 
@@ -37,6 +39,23 @@ impl WarmUp {
         or_none(tenant, read.and_then(|events| events.ok_or_else(too_much)))
     }
 
+    /// True while somebody was waited for in vain just now.
+    fn waits_for_nobody(&self) -> bool {
+        self.waits_again_at.is_some_and(|at| Instant::now() < at)
+    }
+
+    /// True of a record for which ticks waited in this life, and nothing could be read.
+    fn waited_in_vain(&self, whose: Whose, record: &RuleWarmRecord) -> bool {
+        self.in_vain.iter().any(|(known, before)| *known == whose && before == record)
+    }
+
+    fn note_in_vain(&mut self, whose: Whose, record: &RuleWarmRecord) {
+        if self.in_vain.len() >= MOST_IN_VAIN {
+            self.in_vain.pop_front();
+        }
+        self.in_vain.push_back((whose, record.clone()));
+    }
+
     /// Waits until the lanes of what was read are followed.
     async fn follow(&mut self, lanes: PastLanes) -> Option<Vec<SecurityEvent>> {
         let (receipts, tenant) = (self.receipts.clone()?, lanes.tenant().clone());
@@ -48,7 +67,7 @@ impl WarmUp {
     /// vain is not for a while: such a log has many rules that were filled, and nobody's ticks wait for each of them.
     async fn wait_for<T>(&mut self, ask: impl FnOnce() -> oneshot::Receiver<Result<T, String>>) -> Result<T, String> {
         let begun = Instant::now();
-        if self.waits_again_at.is_some_and(|at| begun < at) {
+        if self.waits_for_nobody() {
             return Err("nobody answered just now, and is not asked again for a while".to_owned());
         }
         let reason = match tokio::time::timeout(self.patience, ask()).await {
@@ -74,7 +93,7 @@ impl Running {
     pub(super) async fn past_of_record(
         &mut self,
         read: Option<Vec<SecurityEvent>>,
-        tenant: &TenantId,
+        (whose, record): (Whose, &RuleWarmRecord),
         (from, to): (Timestamp, Timestamp),
         contains: bool,
         sieve: Option<Arc<Sieve>>,
@@ -82,12 +101,18 @@ impl Running {
         if read.is_some() {
             return read;
         }
+        let tenant = &record.tenant_id;
         // What of a log was lost is in neither part.
-        if self.is_gone(tenant, from) {
+        if self.is_gone(tenant, from) || self.warm.waited_in_vain(whose, record) {
             return None;
         }
+        let is_asked = !self.warm.waits_for_nobody();
         let heads = contains.then(|| self.stage.heads().of_tenant_since(tenant.as_str(), from));
-        self.read_past(tenant, (from, to), heads, sieve).await
+        let past = self.read_past(tenant, (from, to), heads, sieve).await;
+        if past.is_none() && is_asked {
+            self.warm.note_in_vain(whose, record);
+        }
+        past
     }
 
     /// Waits for what lies before; where a rule contains, until its lanes are followed up to these heads.
@@ -158,10 +183,9 @@ impl Running {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use aegis_model::RuleWarmRecord;
     use parking_lot::Mutex;
 
-    use super::super::{Past, PastEvents, Wanted, Whose};
+    use super::super::{Past, PastEvents, Wanted};
     use super::*;
 
     /// Answers nobody, and keeps who waits.

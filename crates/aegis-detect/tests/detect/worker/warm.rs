@@ -352,6 +352,30 @@ async fn where_nothing_can_be_read_the_rule_waits_and_the_others_go_on() {
     worker.stop().await;
 }
 
+/// The attack: whoever can publish where records of rules stand sends one that control signed again and again, and everybody's ticks wait for the lake.
+#[tokio::test]
+async fn a_record_that_is_sent_again_and_again_makes_ticks_wait_for_the_lake_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut house = House::open(folder.path()).await;
+    let worker = house.worker();
+    house.begin(&worker).await;
+    *house.past.too_much_of.lock() = Some("acme".to_owned());
+    house.clock.advance_seconds(1);
+    house.pass().await;
+    let start = Instant::now();
+    while house.past.asked() < 1 {
+        assert!(start.elapsed() < DEADLINE, "it is asked for");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for _ in 0..5 {
+        put(&house.line, place(), sign_notice(&control_key(), &warm_record(1)).unwrap()).await;
+    }
+    house.deny(&worker, "over", 1).await;
+    until_warming(&worker, 1).await;
+    assert_eq!((house.past.asked(), house.told().await), (2, BTreeSet::new()));
+    worker.stop().await;
+}
+
 /// The attack: whoever can publish where records of rules stand has a rule act before it knows its window, and tell what is not so.
 #[tokio::test]
 async fn that_a_rule_knows_its_window_is_control_s_word_and_nobody_else_s() {
