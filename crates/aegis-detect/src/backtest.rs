@@ -189,6 +189,13 @@ impl Backtest {
         Self { whole: Some(BTreeMap::new()), ..self }
     }
 
+    /// The same, where a rule may take so many milliseconds for one look.
+    #[must_use]
+    pub(crate) fn with_rule_budget(mut self, budget_ms: i64) -> Self {
+        self.engine.config.rule_budget_ms = budget_ms;
+        self
+    }
+
     /// Since when events are needed: those before `from` fill the windows, and side tables, which look back much further.
     #[must_use]
     pub fn needs_from(rules: &RuleSet, clock: Arc<dyn Clock>, from: Timestamp) -> Timestamp {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -134,6 +135,8 @@ pub(crate) struct Distrust {
     noted: BTreeMap<Place, i64>,
     waiting: BTreeMap<Place, RefusedRecord>,
     asked: Option<(RefusedRecord, oneshot::Receiver<()>)>,
+    /// Who was asked for last: those behind it come next, so that one that is never told keeps no other waiting.
+    last: Option<Place>,
     rests_until: Option<Instant>,
 }
 
@@ -181,10 +184,18 @@ impl Distrust {
         if self.rests_until.is_some_and(|until| Instant::now() < until) {
             return;
         }
-        if let Some((_, refused)) = self.waiting.pop_first() {
+        if let Some(refused) = self.take_next() {
             let answer = teller.tell(&refused);
             self.asked = Some((refused, answer));
         }
+    }
+
+    fn take_next(&mut self) -> Option<RefusedRecord> {
+        let behind = self.last.take().map_or(Bound::Unbounded, Bound::Excluded);
+        let next = self.waiting.range((behind, Bound::Unbounded)).next().or_else(|| self.waiting.first_key_value());
+        let place = next.map(|(place, _)| place.clone())?;
+        self.last = Some(place.clone());
+        self.waiting.remove(&place)
     }
 }
 
@@ -271,6 +282,36 @@ mod tests {
             assert!(distrust.untold().is_empty());
         }
         assert_eq!(*teller.asked.lock(), [one.clone(), one.clone(), one]);
+    }
+
+    #[tokio::test]
+    async fn one_that_control_never_takes_keeps_no_other_waiting() {
+        /// Takes those of one partition alone.
+        #[derive(Debug, Default)]
+        struct Picky(Mutex<Vec<u32>>);
+
+        impl RefusedRecords for Picky {
+            fn tell(&self, refused: &RefusedRecord) -> oneshot::Receiver<()> {
+                let (told, answer) = oneshot::channel();
+                if refused.partition == 9 {
+                    self.0.lock().push(refused.partition);
+                    told.send(()).unwrap();
+                }
+                answer
+            }
+        }
+
+        let teller = Arc::new(Picky::default());
+        let mut distrust = Distrust::new(Some(teller.clone()));
+        for subject in ["ruleset.00", "ruleset.01", "ruleset.09"] {
+            distrust.note(refused(subject, 5, RecordFault::Unsigned));
+        }
+        for _ in 0..10 {
+            distrust.step();
+            // So much later.
+            distrust.rests_until = None;
+        }
+        assert_eq!((teller.0.lock().len(), distrust.untold().len()), (1, 2));
     }
 
     #[test]

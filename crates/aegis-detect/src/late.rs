@@ -20,7 +20,8 @@ use crate::warm::PastEvents;
 pub use compare::{LateFound, LatePart, LateRule};
 use steps::Step;
 
-/// Receipts that are remembered of a tenant, and of all: of those beyond it, the lake alone says whether they were late.
+/// Runs of receipts that are remembered of a tenant, and of all. Beyond them what lies between two runs of a lane counts as late too; of lanes beyond
+/// them, the lake alone says what was late.
 const MOST_RECEIPTS: usize = 256;
 const MOST_RECEIPTS_OF_ALL: usize = 65_536;
 /// Late events come together: those of so long are caught up at once.
@@ -60,6 +61,9 @@ impl LateEvent {
 pub(crate) struct Whose {
     tenant_id: TenantId,
     waits: bool,
+    /// The tenant's own rules: what these take, and look back to, must not have the program's left out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    own: bool,
 }
 
 /// Late events that are caught up together.
@@ -71,7 +75,42 @@ pub(crate) struct Late {
     /// Hours of event time that have some: one of long ago must not have all the time since looked at.
     touched: BTreeMap<i64, Touched>,
     /// Which they are, by lane.
-    receipts: BTreeMap<String, BTreeSet<i64>>,
+    receipts: BTreeMap<String, Runs>,
+}
+
+/// Places in a lane, as runs of them: of each the first and the last. A backlog is one, and so nobody hides what is late behind many others.
+pub(crate) type Runs = BTreeMap<i64, i64>;
+
+/// Adds a place. Where there is no room for another run, the one before it reaches as far.
+fn add_to(runs: &mut Runs, seq: i64, has_room: bool) {
+    let before = runs.range(..=seq).next_back().map(|(first, last)| (*first, *last));
+    match before {
+        Some((_, last)) if seq <= last => {}
+        Some((first, last)) if seq.saturating_sub(last) == 1 || !has_room => {
+            runs.insert(first, seq);
+        }
+        _ if has_room => {
+            runs.insert(seq, seq);
+        }
+        _ => {}
+    }
+}
+
+/// The same places as some runs, that may have places in common.
+fn joined(mut runs: Vec<(i64, i64)>) -> Runs {
+    runs.sort_unstable();
+    let (mut all, mut open) = (Runs::new(), None);
+    for (first, last) in runs {
+        open = match open {
+            Some((from, to)) if first.saturating_sub(1) <= to => Some((from, last.max(to))),
+            before => {
+                all.extend(before);
+                Some((first, last))
+            }
+        };
+    }
+    all.extend(open);
+    all
 }
 
 /// The late events of an hour.
@@ -82,6 +121,9 @@ struct Touched {
     /// Instants before this one are caught up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     done_to: Option<Timestamp>,
+    /// Longest window, microseconds: rules that look back further are left out, because more is there than can be read at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    longest_window: Option<i64>,
 }
 
 impl Late {
@@ -94,18 +136,19 @@ impl Late {
     fn take(&mut self, event: &LateEvent, most_receipts: usize) -> bool {
         let ts = event.ts;
         let hour = self.touched.entry(ts.as_micros().div_euclid(HOUR_MICROS));
-        let touched = hour.or_insert(Touched { oldest: ts, newest: ts, done_to: None });
+        let touched = hour.or_insert(Touched { oldest: ts, newest: ts, done_to: None, longest_window: None });
         (touched.oldest, touched.newest) = (touched.oldest.min(ts), touched.newest.max(ts));
         self.first_bus = self.first_bus.min(event.bus_ts);
         self.last_bus = self.last_bus.max(event.bus_ts);
-        if let Some(seq) = event.seq.filter(|_| self.count() < most_receipts) {
-            self.receipts.entry(event.lane.clone()).or_default().insert(seq);
+        let has_room = self.count() < most_receipts;
+        if let Some(seq) = event.seq.filter(|_| has_room || self.receipts.contains_key(&event.lane)) {
+            add_to(self.receipts.entry(event.lane.clone()).or_default(), seq, has_room);
         }
         self.touched.len() <= MOST_HOURS || self.touched.pop_first().is_none()
     }
 
     fn count(&self) -> usize {
-        self.receipts.values().map(BTreeSet::len).sum()
+        self.receipts.values().map(Runs::len).sum()
     }
 
     /// The next piece: of the newest hour of which one is known.
@@ -117,7 +160,8 @@ impl Late {
             match touched.next(asked, covered_from, most_micros) {
                 Ok((from, to)) => {
                     let (final_before, hour, newest, first_bus) = (asked.final_before, *hour, touched.newest, self.first_bus);
-                    return Next::Piece(Piece { from, to, final_before, batch, hour, newest, first_bus });
+                    let longest_window = touched.longest_window;
+                    return Next::Piece(Piece { from, to, final_before, batch, hour, newest, longest_window, first_bus });
                 }
                 Err(Next::Waits) => next = Next::Waits,
                 Err(_) => {}
@@ -134,7 +178,8 @@ impl Touched {
     fn next(&self, asked: &Reach<'_>, covered_from: Option<Timestamp>, most_micros: i64) -> Result<(Timestamp, Timestamp), Next> {
         let first = self.oldest.plus_micros(-asked.ahead);
         let from = self.done_to.unwrap_or(first);
-        let ends = asked.windows.iter().map(|window| self.newest.plus_micros(window.saturating_add(1)));
+        let windows = asked.windows.iter().filter(|window| self.longest_window.is_none_or(|longest| **window <= longest));
+        let ends = windows.map(|window| self.newest.plus_micros(window.saturating_add(1)));
         let ends = ends.map(|end| covered_from.map_or(end, |covered_from| end.min(covered_from)));
         let Some(end) = ends.filter(|end| *end > from).max() else { return Err(Next::Done) };
         let between = |from: Timestamp, to: Timestamp| to.as_micros().saturating_sub(from.as_micros());
@@ -166,6 +211,8 @@ struct Piece {
     hour: i64,
     newest: Timestamp,
     first_bus: Timestamp,
+    /// Longest window of the rules that it is for, if there is one.
+    longest_window: Option<i64>,
 }
 
 /// What is to be done of a tenant's late events next.
@@ -177,6 +224,15 @@ enum Next {
     Done,
 }
 
+/// How less is read for a piece that was too much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Narrowed {
+    Less,
+    /// For rules with windows of so many microseconds at most.
+    Shorter(i64),
+    No,
+}
+
 /// A tenant's late events on their way through the instants that they touch.
 #[derive(Debug)]
 struct Work {
@@ -185,9 +241,8 @@ struct Work {
     batches: Vec<Late>,
     /// The next piece, once the lake has passed this place of the stream.
     ready: Option<(Piece, u64)>,
-    /// Longest piece; and rules whose windows are longer are left out. Less, where more is there than can be read at once.
+    /// Longest piece. Less, where more is there than can be read at once.
     most_micros: i64,
-    longest_window: i64,
     /// True: what lies beside the piece is read too.
     reads_beside: bool,
     /// The longest window of the rules that were asked last.
@@ -197,16 +252,7 @@ struct Work {
 
 impl Work {
     fn new(whose: Whose, batches: Vec<Late>) -> Self {
-        Self {
-            whose,
-            batches,
-            ready: None,
-            most_micros: MOST_MICROS,
-            longest_window: i64::MAX,
-            reads_beside: true,
-            asked_window: 0,
-            rests_until: None,
-        }
+        Self { whose, batches, ready: None, most_micros: MOST_MICROS, reads_beside: true, asked_window: 0, rests_until: None }
     }
 
     /// The next piece: of the newest hour of which one is known.
@@ -248,35 +294,43 @@ impl Work {
     }
 
     /// Which of all are remembered.
-    fn receipts(&self) -> BTreeMap<String, BTreeSet<i64>> {
-        let mut all: BTreeMap<String, BTreeSet<i64>> = BTreeMap::new();
-        for (lane, seqs) in self.batches.iter().flat_map(|late| &late.receipts) {
-            all.entry(lane.clone()).or_default().extend(seqs);
+    fn receipts(&self) -> BTreeMap<String, Runs> {
+        let mut of_lanes: BTreeMap<&String, Vec<(i64, i64)>> = BTreeMap::new();
+        for (lane, runs) in self.batches.iter().flat_map(|late| &late.receipts) {
+            of_lanes.entry(lane).or_default().extend(runs.iter().map(|(first, last)| (*first, *last)));
         }
-        all
+        of_lanes.into_iter().map(|(lane, runs)| (lane.clone(), joined(runs))).collect()
     }
 
-    /// Less is read for the next piece. False: it cannot be less.
-    fn narrow(&mut self) -> bool {
-        let Some((piece, _)) = self.ready.take() else { return true };
+    /// Less is read for the next piece. Of the piece's hour alone, rules may be left out: who fills one hour must not have them left out of the others.
+    fn narrow(&mut self) -> Narrowed {
+        let Some((piece, _)) = self.ready.take() else { return Narrowed::Less };
         let half = piece.to.as_micros().saturating_sub(piece.from.as_micros()) / 2;
+        let longest = self.asked_window / 2;
         if self.reads_beside {
             self.reads_beside = false;
         } else if half >= LEAST_MICROS {
             self.most_micros = half;
-        } else if self.asked_window / 2 >= LEAST_WINDOW_MICROS {
-            self.longest_window = self.asked_window / 2;
+        } else if longest >= LEAST_WINDOW_MICROS
+            && let Some(touched) = self.touched_by(&piece)
+        {
+            touched.longest_window = Some(longest);
+            return Narrowed::Shorter(longest);
         } else {
             self.ready = Some((piece, 0));
-            return false;
+            return Narrowed::No;
         }
-        true
+        Narrowed::Less
+    }
+
+    fn touched_by(&mut self, piece: &Piece) -> Option<&mut Touched> {
+        self.batches.get_mut(piece.batch)?.touched.get_mut(&piece.hour)
     }
 
     /// The piece is caught up, or given up.
     fn pass(&mut self) {
         if let Some((piece, _)) = self.ready.take()
-            && let Some(touched) = self.batches.get_mut(piece.batch).and_then(|late| late.touched.get_mut(&piece.hour))
+            && let Some(touched) = self.touched_by(&piece)
         {
             touched.done_to = Some(piece.to);
         }
@@ -306,8 +360,8 @@ impl CatchUp {
         Self { past, ..Self::default() }
     }
 
-    /// Takes note of events that came too late.
-    pub(crate) fn note(&mut self, late: &[LateEvent]) {
+    /// Takes note of events that came too late, also of tenants who have rules of their own.
+    pub(crate) fn note(&mut self, late: &[LateEvent], has_own: &dyn Fn(&TenantId) -> bool) {
         if late.is_empty() {
             return;
         }
@@ -321,8 +375,10 @@ impl CatchUp {
             return;
         }
         for event in late {
-            for waits in [false, true] {
-                let whose = Whose { tenant_id: event.tenant_id.clone(), waits };
+            let kinds = [(false, false), (true, false), (false, true), (true, true)];
+            let has_own = has_own(&event.tenant_id);
+            for (waits, own) in kinds.into_iter().filter(|(_, own)| has_own || !own) {
+                let whose = Whose { tenant_id: event.tenant_id.clone(), waits, own };
                 let most = MOST_RECEIPTS.min(MOST_RECEIPTS_OF_ALL.saturating_sub(self.receipts));
                 let (of_tenant, _) = self.gathering.entry(whose).or_insert_with(|| (Late::new(event), Instant::now()));
                 let before = of_tenant.count();

@@ -234,6 +234,11 @@ impl OwnWindows {
         self.common = common.map(reach_of).max().unwrap_or(0);
     }
 
+    /// True of a tenant who has rules of its own that look at events.
+    pub(crate) fn has_own(&self, tenant: &TenantId) -> bool {
+        self.own.contains_key(tenant)
+    }
+
     /// The longest of a tenant's rules.
     pub(crate) fn longest(&self, tenant: &TenantId) -> i64 {
         self.own.get(tenant).map_or(self.common, |own| self.common.max(*own))

@@ -92,7 +92,8 @@ impl Running {
         shared: &Shared,
     ) -> Result<(), DetectError> {
         self.tail.mark_late(&output.late);
-        self.late.note(&output.late_proved);
+        let windows = &self.engine.windows;
+        self.late.note(&output.late_proved, &|tenant| windows.has_own(tenant));
         self.tail.trim(&self.engine);
         let took = self.clock.now().as_micros().saturating_sub(started.as_micros());
         {

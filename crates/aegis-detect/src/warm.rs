@@ -31,9 +31,9 @@ pub use lanes::{Followed, Following, PastLanes, PastReceipts};
 
 /// Events that a rule is filled with at most: no rule keeps more of a tenant.
 pub(crate) const MOST: usize = 200_000;
-/// How often it is looked whether all that is wanted is there; what fails is asked again after twice as long each time, so many times.
+/// How often it is looked whether all that is wanted is there; what fails is asked again after twice as long each time, so many times, and others meanwhile.
 const LOOK: Duration = Duration::from_secs(1);
-const MOST_DOUBLED: u32 = 6;
+const MOST_DOUBLED: u32 = 8;
 /// Between one that is filled and the next: what a tick takes for one, others wait for.
 const NEXT: Duration = Duration::from_millis(50);
 
@@ -62,9 +62,9 @@ pub struct PastAsked {
 }
 
 impl PastAsked {
-    /// All that was in time.
-    fn in_time(tenant: &TenantId, from: Timestamp, to: Timestamp) -> Self {
-        Self { tenant: tenant.clone(), from, to, most: MOST, with_late: false, sieve: None }
+    /// All that was in time, or what a sieve leaves of it.
+    fn in_time(tenant: &TenantId, from: Timestamp, to: Timestamp, sieve: Option<Arc<Sieve>>) -> Self {
+        Self { tenant: tenant.clone(), from, to, most: MOST, with_late: false, sieve }
     }
 }
 
@@ -95,9 +95,16 @@ struct Wanted {
     behind: u64,
     /// The rule contains, and nothing counts for it but what its lanes prove.
     contains: bool,
+    /// How often in a row it could not be read, and until when it is left alone for that.
+    failures: u32,
+    rests_until: Option<Instant>,
 }
 
 impl Wanted {
+    fn rests(&self, now: Instant) -> bool {
+        self.rests_until.is_some_and(|until| now < until)
+    }
+
     /// Whose rule it is, and which.
     fn of(&self) -> (Whose, &TenantId, &str) {
         (self.whose, &self.record.tenant_id, &self.record.rule_id)
@@ -134,13 +141,13 @@ pub(crate) struct WarmUp {
     wanted: VecDeque<Wanted>,
     step: Option<Step>,
     rests_until: Option<Instant>,
-    /// How often in a row nothing could be read.
-    failures: u32,
     /// The newest message with an event that was taken.
     pub(crate) last_event: u64,
     /// How long a tick waits for what is read, and until when it waits for nobody.
     patience: Duration,
     waits_again_at: Option<Instant>,
+    /// Records for which ticks waited in vain, the newest: sent again, they make nobody wait.
+    in_vain: VecDeque<(Whose, RuleWarmRecord)>,
     /// Of whom something came since those were looked at whom rules of every tenant wait for; None while no such rule waits.
     spoke: Option<BTreeSet<TenantId>>,
     /// When those are counted again.
@@ -157,10 +164,10 @@ impl WarmUp {
             wanted: VecDeque::new(),
             step: None,
             rests_until: None,
-            failures: 0,
             last_event: 0,
             patience: READ_WAIT,
             waits_again_at: None,
+            in_vain: VecDeque::new(),
             spoke: None,
             counts_again_at: None,
         }
@@ -204,11 +211,24 @@ impl WarmUp {
         }
     }
 
-    fn try_again(&mut self, wanted: Wanted, reason: &str) {
+    /// What did not fail so far comes first: whose past cannot be read keeps nobody from his turn.
+    fn take_next(&mut self, now: Instant) -> Option<Wanted> {
+        let awake = self.wanted.iter().enumerate().filter(|(_, wanted)| !wanted.rests(now));
+        let (place, _) = awake.min_by_key(|(_, wanted)| wanted.failures)?;
+        self.wanted.remove(place)
+    }
+
+    /// How many are wanted and did not fail.
+    fn fresh(&self) -> usize {
+        self.wanted.iter().filter(|wanted| wanted.failures == 0).count()
+    }
+
+    fn try_again(&mut self, mut wanted: Wanted, reason: &str) {
         let RuleWarmRecord { tenant_id, rule_id, .. } = &wanted.record;
         tracing::warn!(tenant = %tenant_id, rule = rule_id, reason, "what lies before a rule cannot be read now; it waits");
-        self.failures = (self.failures + 1).min(MOST_DOUBLED);
-        self.rests_until = Some(Instant::now() + LOOK * 2_u32.pow(self.failures));
+        wanted.failures = (wanted.failures + 1).min(MOST_DOUBLED);
+        wanted.rests_until = Some(Instant::now() + LOOK * 2_u32.pow(wanted.failures));
+        self.rests_until = Some(Instant::now() + LOOK);
         self.wanted.push_back(wanted);
     }
 }
@@ -252,7 +272,8 @@ impl Running {
         }
         let record = RuleWarmRecord { tenant_id: tenant_id.clone(), rule_id: rule_id.clone(), revision: *revision };
         let behind = self.warm.last_event;
-        self.warm.want(Wanted { whose: Whose::Own, record, from, to: Timestamp::from_micros(*held), behind, contains });
+        let to = Timestamp::from_micros(*held);
+        self.warm.want(Wanted { whose: Whose::Own, record, from, to, behind, contains, failures: 0, rests_until: None });
     }
 
     /// True once nothing of the time that is wanted can still come.
@@ -279,10 +300,7 @@ impl Running {
             },
             Some(Step::Follows(wanted, mut answer)) => match answer.try_recv() {
                 Err(TryRecvError::Empty) => self.warm.step = Some(Step::Follows(wanted, answer)),
-                Ok(Ok(Ok(events))) => {
-                    self.warm.failures = 0;
-                    self.warm.step = Some(Step::Read(wanted, events));
-                }
+                Ok(Ok(Ok(events))) => self.warm.step = Some(Step::Read(wanted, events)),
                 Ok(Ok(Err(reason))) => self.give_up(&wanted, &reason),
                 Ok(Err(reason)) => self.warm.try_again(wanted, &reason),
                 Err(TryRecvError::Closed) => self.warm.try_again(wanted, "nobody answered"),
@@ -320,7 +338,6 @@ impl Running {
     fn note_read(&mut self, wanted: Wanted, events: Vec<SecurityEvent>) {
         let follows = self.warm.receipts.clone().filter(|_| wanted.contains);
         let Some(receipts) = follows else {
-            self.warm.failures = 0;
             self.warm.step = Some(Step::Read(wanted, events));
             return;
         };
@@ -342,11 +359,13 @@ impl Running {
     /// Asks for what the next rule is to be filled with, if all of it is there.
     async fn ask_next(&mut self) -> Result<(), DetectError> {
         let Some(past) = self.warm.past.clone() else { return Ok(()) };
-        // Of a version that does not wait any more nothing is asked.
-        while self.warm.wanted.front().is_some_and(|wanted| !self.is_warming(wanted.whose, &wanted.record)) {
-            self.warm.wanted.pop_front();
-        }
-        let Some(wanted) = self.warm.wanted.pop_front() else { return Ok(()) };
+        let wanted = loop {
+            let Some(wanted) = self.warm.take_next(Instant::now()) else { return Ok(()) };
+            // Of a version that does not wait any more nothing is asked.
+            if self.is_warming(wanted.whose, &wanted.record) {
+                break wanted;
+            }
+        };
         if wanted.from >= wanted.to {
             self.warm.step = Some(Step::Read(wanted, Vec::new()));
             return Ok(());
@@ -371,7 +390,9 @@ impl Running {
             self.warm.wanted.push_front(wanted);
             return Ok(());
         }
-        let answer = past.ask(PastAsked::in_time(&wanted.record.tenant_id, wanted.from, wanted.to));
+        let RuleWarmRecord { tenant_id, rule_id, .. } = &wanted.record;
+        let sieve = self.engine.sieve_of(wanted.whose, tenant_id, rule_id);
+        let answer = past.ask(PastAsked::in_time(tenant_id, wanted.from, wanted.to, sieve));
         self.warm.step = Some(Step::Asked(wanted, answer));
         Ok(())
     }
@@ -421,7 +442,8 @@ impl Running {
         let (Some(reach), Some(held)) = (running.map(reach_of), known.held.filter(|_| known.since > now)) else { return Ok(()) };
         let span = (now.plus_micros(-reach), Timestamp::from_micros(held));
         let contains = own.rule.header.contains();
-        let Some(past) = self.past_of_record(read, &known.tenant_id, span, contains).await else { return Ok(()) };
+        let sieve = self.engine.sieve_of(Whose::Own, &known.tenant_id, &known.rule_id);
+        let Some(past) = self.past_of_record(read, (Whose::Own, record), span, contains, sieve).await else { return Ok(()) };
         // What rules have put off is of the time before.
         self.catch_up(shared).await?;
         let started = self.clock.now();

@@ -19,6 +19,9 @@ use crate::ruleset::RuleSet;
 
 /// So many events are shown between two looks whether anybody waits.
 const LOOK_EVERY: usize = 512;
+/// A rule may take so long for one look, milliseconds: six times as long as live, since the thread gives way to all others, and who keeps the machine busy
+/// must not have rules stopped here.
+const RULE_BUDGET_MS: i64 = 60_000;
 const FOUND_LATE: &str = "events of it came too late, and it was found when they were caught up: nobody is contained on that";
 
 /// A rule as it runs.
@@ -43,8 +46,8 @@ pub struct LatePart {
     /// When the bus stored the first and the last of the late events.
     pub first_bus: Timestamp,
     pub last_bus: Timestamp,
-    /// Which they are, by lane; not all of them have to be named.
-    pub receipts: BTreeMap<String, BTreeSet<i64>>,
+    /// Which they are, by lane: of each run of receipts the first and the last. Not all of them have to be named.
+    pub receipts: BTreeMap<String, BTreeMap<i64, i64>>,
     /// None of them reads alerts or side tables.
     pub rules: Vec<LateRule>,
     pub clock: Arc<dyn Clock>,
@@ -138,7 +141,7 @@ impl LatePart {
         let (from, to) = (self.from.plus_micros(-self.beside), self.to.plus_micros(self.beside));
         let known_to = self.final_before.plus_seconds(EngineConfig::new(Arc::clone(&self.clock)).lateness_s);
         let run = Backtest::of(rules, Arc::clone(&self.clock), Some(from), Some(to));
-        let mut run = run.in_order(Some(known_to)).keep_whole();
+        let mut run = run.in_order(Some(known_to)).keep_whole().with_rule_budget(RULE_BUDGET_MS);
         for (place, event) in events.iter().enumerate() {
             if place.is_multiple_of(LOOK_EVERY) && !is_waited_for() {
                 return Ok(None);
@@ -180,7 +183,8 @@ impl LatePart {
 
     fn is_named(&self, event: &SecurityEvent) -> bool {
         let (Some(lane), Some(seq)) = (&event.lane, event.seq) else { return false };
-        self.receipts.get(lane).is_some_and(|seqs| seqs.contains(&seq))
+        let run = self.receipts.get(lane).and_then(|runs| runs.range(..=seq).next_back());
+        run.is_some_and(|(_, last)| seq <= *last)
     }
 }
 

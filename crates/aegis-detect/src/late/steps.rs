@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::time::Instant;
 
-use super::{CatchUp, LateFound, LatePart, LateRule, Next, Piece, Reach, Work};
+use super::{CatchUp, LateFound, LatePart, LateRule, Narrowed, Next, Piece, Reach, Whose, Work};
 use crate::engine::{Engine, TickOutput};
 use crate::error::DetectError;
 use crate::evaluate::RunningRule;
@@ -47,14 +47,13 @@ impl Step {
 
 impl Engine {
     /// The rules of a tenant that are run over its late events once more: neither those that read alerts, nor those that ask what was long before.
-    fn rules_over_late(&self, work: &Work) -> impl Iterator<Item = &RunningRule> {
-        let tenant = &work.whose.tenant_id;
-        let (waits, longest) = (work.whose.waits, work.longest_window);
+    pub(super) fn rules_over_late(&self, work: &Work) -> impl Iterator<Item = &RunningRule> {
+        let Whose { tenant_id: tenant, waits, own } = &work.whose;
         self.rules.iter().filter(move |running| {
             let reads_events = running.plan.sources.is_none() && !running.plan.reads_sides;
             let runs = running.stats.quarantined.is_none() && !running.stats.set_aside.contains_key(tenant);
-            let is_asked = running.is_deferred() == waits && running.window_micros() <= longest;
-            running.scope.covers(tenant) && reads_events && runs && is_asked
+            let is_of_kind = running.is_deferred() == *waits && running.scope.owner().is_some() == *own;
+            running.scope.covers(tenant) && reads_events && runs && is_of_kind
         })
     }
 
@@ -99,19 +98,18 @@ impl CatchUp {
 
     /// The piece was too much: the next one is less, as long as that helps.
     fn read_less(&mut self, mut work: Work, reason: &str, shared: &Shared) {
-        let before = work.longest_window;
-        if !work.narrow() {
-            return self.give_up(work, reason, shared);
-        }
-        if work.longest_window < before {
-            let longest_s = work.longest_window / 1_000_000;
-            tracing::warn!(
-                tenant = %work.whose.tenant_id,
-                reason,
-                longest_s,
-                "what came too late is caught up for rules with shorter windows alone"
-            );
-            shared.stats.lock().late_given_up += 1;
+        match work.narrow() {
+            Narrowed::Less => {}
+            Narrowed::Shorter(longest) => {
+                tracing::warn!(
+                    tenant = %work.whose.tenant_id,
+                    reason,
+                    longest_s = longest / 1_000_000,
+                    "what came too late in an hour is caught up for rules with shorter windows alone"
+                );
+                shared.stats.lock().late_given_up += 1;
+            }
+            Narrowed::No => return self.give_up(work, reason, shared),
         }
         self.works.push_back(work);
     }
@@ -211,7 +209,10 @@ impl Running {
     /// A piece with the rules that it can matter to, and what is to be read for them.
     fn part_of(&self, work: &mut Work, piece: Piece) -> (LatePart, PastAsked) {
         let tenant = work.whose.tenant_id.clone();
-        let sees_late = |running: &&RunningRule| piece.newest.plus_micros(running.window_micros()) >= piece.from;
+        let sees_late = |running: &&RunningRule| {
+            let window = running.window_micros();
+            piece.longest_window.is_none_or(|longest| window <= longest) && piece.newest.plus_micros(window) >= piece.from
+        };
         let rules: Vec<&RunningRule> = self.engine.rules_over_late(work).filter(sees_late).collect();
         let ahead = self.engine.reach_ahead(work);
         let window = rules.iter().map(|running| running.window_micros()).max().unwrap_or(0);

@@ -248,6 +248,7 @@ impl OfTenant {
         let mut is_given_up = false;
         // What is said last must not be wrong: a refused record would leave the one before it standing.
         while known.0.len() > MOST_RECORDS || (self.bytes > quotas.registry_bytes_per_tenant && known.0.len() > 1) {
+            known.keep_lowering();
             self.bytes -= known.drop_oldest(1);
             is_given_up = true;
         }
@@ -311,6 +312,26 @@ impl OfAction {
             }
         };
         was.or_else(removed).filter(|was| facts.is_lower_than(was))
+    }
+
+    /// The oldest record is given up for a quota. That it lowered the action goes over to the next one: else whoever lowers it registers it again, as it then
+    /// is, as often as drives that out.
+    fn keep_lowering(&mut self) {
+        let [oldest, next, ..] = self.0.as_mut_slice() else { return };
+        let Said::Registered { was: Some(before), .. } = oldest.what else { return };
+        if next.at.ts.saturating_sub(oldest.at.ts) > PAUSE {
+            return;
+        }
+        match &mut next.what {
+            Said::Registered { facts, was } => {
+                let is_more = was.is_none_or(|was| !facts.is_lower_than(&was) || was.is_lower_than(&before));
+                if is_more && facts.is_lower_than(&before) {
+                    *was = Some(before);
+                }
+            }
+            Said::Removed { was } if was.is_lower_than(&before) => *was = before,
+            Said::Removed { .. } => {}
+        }
     }
 
     /// Forgets the oldest so many, and says how many bytes that gives back. That an action was something else before it was removed stays with the next record.

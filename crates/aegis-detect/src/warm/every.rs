@@ -19,11 +19,12 @@ use crate::own::reach_of;
 use crate::schema::EventBatch;
 use crate::scope::Since;
 use crate::shape::Shape;
+use crate::sieve::Sieve;
 use crate::worker::{Shared, WorkerStats};
 
 /// Tenants of whom something came within this time before a rule are filled without their speaking again, microseconds.
 const RECENT: i64 = 3_600_000_000;
-/// Of so many it is known at once that they are wanted.
+/// Of so many it is known at once that they are wanted, beside those of whom nothing can be read.
 const MOST_WANTED: usize = 64;
 
 /// How a tenant stands to a rule that waited for its window when it came.
@@ -109,6 +110,16 @@ impl Engine {
     /// What every tenant has under an id, if that is what this one has.
     fn common_rule(&self, tenant: &TenantId, id: &str) -> Option<&RunningRule> {
         self.rules.iter().find(|running| running.is_common(id) && running.scope.covers(tenant))
+    }
+
+    /// What need not be read to fill a rule for a tenant: who makes many events that it does not look at must not keep it from being filled. None of one that
+    /// contains: that no receipt is left out is told by all of them.
+    pub(super) fn sieve_of(&self, whose: Whose, tenant: &TenantId, id: &str) -> Option<Arc<Sieve>> {
+        let running = match whose {
+            Whose::Own => self.own_rule(tenant, id)?,
+            Whose::EveryTenant => self.common_rule(tenant, id)?,
+        };
+        (!running.rule.header.contains()).then(|| Arc::new(Sieve::of_plans(std::iter::once(&running.plan))))
     }
 
     fn set_common_since(&mut self, tenant: &TenantId, id: &str, since: Timestamp) {
@@ -237,7 +248,7 @@ impl Running {
         let last = |tenant: TenantId| (self.engine.watermarks.bus_time(&tenant), tenant);
         let mut spoke: Vec<(Option<Timestamp>, TenantId)> = spoke.into_iter().map(last).collect();
         spoke.sort_unstable();
-        while self.warm.wanted.len() < MOST_WANTED
+        while self.warm.fresh() < MOST_WANTED
             && let Some((_, tenant)) = spoke.pop()
         {
             let wanted = self.wanted_of(&tenant, now);
@@ -254,7 +265,8 @@ impl Running {
             let (rule_id, revision, behind) = (known.rule_id.clone(), known.revision, self.warm.last_event);
             let record = RuleWarmRecord { tenant_id: tenant.clone(), rule_id, revision };
             let contains = running.rule.header.contains();
-            let wanted = Wanted { whose: Whose::EveryTenant, record, from, to, behind, contains };
+            let (whose, failures, rests_until) = (Whose::EveryTenant, 0, None);
+            let wanted = Wanted { whose, record, from, to, behind, contains, failures, rests_until };
             let helps = running.runs_for(tenant) && !known.is_given_up_of(tenant) && !self.is_gone(tenant, from);
             (helps && self.is_final(&wanted) && !self.warm.has(&wanted)).then_some(wanted)
         };
@@ -290,7 +302,9 @@ impl Running {
         let Some(running) = self.engine.common_rule(tenant_id, rule_id).filter(may) else { return Ok(()) };
         let (span, contains) =
             ((now.plus_micros(-reach_of(running)), Timestamp::from_micros(held)), running.rule.header.contains());
-        let Some(past) = self.past_of_record(read, tenant_id, span, contains).await else { return Ok(()) };
+        let sieve = self.engine.sieve_of(Whose::EveryTenant, tenant_id, rule_id);
+        let asked = (Whose::EveryTenant, record);
+        let Some(past) = self.past_of_record(read, asked, span, contains, sieve).await else { return Ok(()) };
         // What rules have put off is of the time before.
         self.catch_up(shared).await?;
         let started = self.clock.now();

@@ -2,7 +2,7 @@
 //! Promises that what such a rule is filled with proved itself, is linked by its hashes to the heads that detection followed, and came in its place in the
 //! lane; that no receipt of that time is left out; and that where any of it cannot be shown, nothing is.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
 use aegis_keys::KeyRing;
@@ -69,7 +69,8 @@ impl PastLanes {
         let mut stage = VerifyStage::new(ring, LaneHeads::default());
         // The first that comes of a lane is held against nothing, and all that follow against that.
         stage.begin_within(self.heads.clone());
-        Following { asked: self, stage, came: BTreeMap::new(), proved: HashMap::new() }
+        let rows = self.events.iter().map(|row| row.event_id).collect();
+        Following { asked: self, stage, rows, came: BTreeMap::new(), proved: HashMap::new() }
     }
 }
 
@@ -78,6 +79,8 @@ impl PastLanes {
 pub struct Following {
     asked: PastLanes,
     stage: VerifyStage,
+    /// Of which events there are rows: no others are held, however many receipts came late.
+    rows: HashSet<EventId>,
     /// Of each lane's receipts the time, and when the bus had them, in the order of `seq`.
     came: BTreeMap<String, Vec<(Timestamp, Timestamp)>>,
     /// The events of the time.
@@ -108,8 +111,12 @@ impl Following {
             Stage::Broken(broken, _) => return Err(format!("receipt {seq} of the lane {lane}: {}", broken.message)),
             Stage::Kept | Stage::Repeated => return Err(format!("receipt {seq} of the lane {lane} is none, or comes again")),
         }
+        let is_asked_for = from <= event.ts && event.ts < to && !is_ahead_of_time(&event);
+        if is_asked_for && !self.rows.contains(&event.event_id) {
+            return Err(not_there(&lane, seq));
+        }
         self.came.entry(lane).or_default().push((event.ts, bus_ts));
-        if from <= event.ts && event.ts < to && !is_ahead_of_time(&event) {
+        if is_asked_for {
             self.proved.insert(event.event_id, event);
         }
         Ok(())
@@ -136,9 +143,7 @@ impl Following {
             }
         }
         match proved.into_values().next() {
-            Some(SecurityEvent { lane: Some(lane), seq: Some(seq), .. }) => {
-                Err(format!("the event of receipt {seq} of the lane {lane} is not there, or came late"))
-            }
+            Some(SecurityEvent { lane: Some(lane), seq: Some(seq), .. }) => Err(not_there(&lane, seq)),
             _ => Ok(events),
         }
     }
@@ -162,4 +167,8 @@ impl Following {
         }
         Ok(())
     }
+}
+
+fn not_there(lane: &str, seq: i64) -> String {
+    format!("the event of receipt {seq} of the lane {lane} is not there, or came late")
 }

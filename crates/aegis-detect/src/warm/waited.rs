@@ -3,30 +3,57 @@
 //! there is none, the rules wait until they know their windows.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_ledger::verify::LaneHeads;
-use aegis_model::{SecurityEvent, TenantId, Timestamp};
+use aegis_model::{RuleWarmRecord, SecurityEvent, TenantId, Timestamp};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{PastAsked, PastLanes, WarmUp};
+use super::{PastAsked, PastLanes, WarmUp, Whose};
 use crate::checkpoint::{Checkpoint, MAX_REWIND};
 use crate::follow::Running;
 use crate::own::reach_of;
+use crate::plan::RulePlan;
+use crate::sieve::Sieve;
 
 /// Who was waited for in vain is not waited for again for so many times as long.
 const RESTS: u32 = 30;
+/// So many records are remembered for which was waited in vain.
+const MOST_IN_VAIN: usize = 1024;
 /// How long a restart waits for all that filled rules need.
 const RESTART_WAIT: Duration = Duration::from_secs(60);
 
 impl WarmUp {
     /// Waits for what lies before.
-    async fn read(&mut self, tenant: &TenantId, from: Timestamp, to: Timestamp) -> Option<Vec<SecurityEvent>> {
+    async fn read(
+        &mut self,
+        tenant: &TenantId,
+        (from, to): (Timestamp, Timestamp),
+        sieve: Option<Arc<Sieve>>,
+    ) -> Option<Vec<SecurityEvent>> {
         let past = self.past.clone()?;
         let too_much = || "there is more than a rule may keep".to_owned();
-        let read = self.wait_for(|| past.ask(PastAsked::in_time(tenant, from, to))).await;
+        let read = self.wait_for(|| past.ask(PastAsked::in_time(tenant, from, to, sieve))).await;
         or_none(tenant, read.and_then(|events| events.ok_or_else(too_much)))
+    }
+
+    /// True while somebody was waited for in vain just now.
+    fn waits_for_nobody(&self) -> bool {
+        self.waits_again_at.is_some_and(|at| Instant::now() < at)
+    }
+
+    /// True of a record for which ticks waited in this life, and nothing could be read.
+    fn waited_in_vain(&self, whose: Whose, record: &RuleWarmRecord) -> bool {
+        self.in_vain.iter().any(|(known, before)| *known == whose && before == record)
+    }
+
+    fn note_in_vain(&mut self, whose: Whose, record: &RuleWarmRecord) {
+        if self.in_vain.len() >= MOST_IN_VAIN {
+            self.in_vain.pop_front();
+        }
+        self.in_vain.push_back((whose, record.clone()));
     }
 
     /// Waits until the lanes of what was read are followed.
@@ -40,7 +67,7 @@ impl WarmUp {
     /// vain is not for a while: such a log has many rules that were filled, and nobody's ticks wait for each of them.
     async fn wait_for<T>(&mut self, ask: impl FnOnce() -> oneshot::Receiver<Result<T, String>>) -> Result<T, String> {
         let begun = Instant::now();
-        if self.waits_again_at.is_some_and(|at| begun < at) {
+        if self.waits_for_nobody() {
             return Err("nobody answered just now, and is not asked again for a while".to_owned());
         }
         let reason = match tokio::time::timeout(self.patience, ask()).await {
@@ -66,19 +93,26 @@ impl Running {
     pub(super) async fn past_of_record(
         &mut self,
         read: Option<Vec<SecurityEvent>>,
-        tenant: &TenantId,
+        (whose, record): (Whose, &RuleWarmRecord),
         (from, to): (Timestamp, Timestamp),
         contains: bool,
+        sieve: Option<Arc<Sieve>>,
     ) -> Option<Vec<SecurityEvent>> {
         if read.is_some() {
             return read;
         }
+        let tenant = &record.tenant_id;
         // What of a log was lost is in neither part.
-        if self.is_gone(tenant, from) {
+        if self.is_gone(tenant, from) || self.warm.waited_in_vain(whose, record) {
             return None;
         }
+        let is_asked = !self.warm.waits_for_nobody();
         let heads = contains.then(|| self.stage.heads().of_tenant_since(tenant.as_str(), from));
-        self.read_past(tenant, (from, to), heads).await
+        let past = self.read_past(tenant, (from, to), heads, sieve).await;
+        if past.is_none() && is_asked {
+            self.warm.note_in_vain(whose, record);
+        }
+        past
     }
 
     /// Waits for what lies before; where a rule contains, until its lanes are followed up to these heads.
@@ -87,11 +121,12 @@ impl Running {
         tenant: &TenantId,
         (from, to): (Timestamp, Timestamp),
         heads: Option<LaneHeads>,
+        sieve: Option<Arc<Sieve>>,
     ) -> Option<Vec<SecurityEvent>> {
         if from >= to {
             return Some(Vec::new());
         }
-        let events = self.warm.read(tenant, from, to).await?;
+        let events = self.warm.read(tenant, (from, to), sieve).await?;
         let Some(heads) = heads else { return Some(events) };
         let lanes = PastLanes::new(tenant.clone(), (from, to), events, heads, self.warm.hold_ms);
         self.warm.follow(lanes).await
@@ -104,22 +139,28 @@ impl Running {
             let running = self.engine.own_rule(&known.tenant_id, &known.rule_id)?;
             Some((&known.tenant_id, running, known.held.unwrap_or(i64::MIN)))
         });
-        let mut spans: BTreeMap<TenantId, (Timestamp, Timestamp, bool)> = BTreeMap::new();
+        let mut spans: BTreeMap<TenantId, (Timestamp, Timestamp, bool, Vec<&RulePlan>)> = BTreeMap::new();
         for (tenant, running, held) in own.chain(self.filled_of_every_tenant()) {
             let Some(settled) = checkpoint.engine.settled_to(tenant) else { continue };
             let (from, to) = (settled.plus_micros(-reach_of(running)), Timestamp::from_micros(held));
             if from < to {
-                let (first, last, contains) = spans.entry(tenant.clone()).or_insert((from, to, false));
+                let (first, last, contains, plans) = spans.entry(tenant.clone()).or_insert((from, to, false, Vec::new()));
                 (*first, *last) = (from.min(*first), to.max(*last));
                 *contains |= running.rule.header.contains();
+                plans.push(&running.plan);
             }
         }
+        let sifted = |(tenant, (from, to, contains, plans)): (TenantId, (Timestamp, Timestamp, bool, Vec<&RulePlan>))| {
+            let sieve = (!contains).then(|| Arc::new(Sieve::of_plans(plans.into_iter())));
+            (tenant, (from, to), contains, sieve)
+        };
+        let spans: Vec<_> = spans.into_iter().map(sifted).collect();
         let (mut all, mut answers, begun) = (Vec::new(), true, Instant::now());
-        for (tenant, (from, to, contains)) in spans {
+        for (tenant, (from, to), contains, sieve) in spans {
             answers &= begun.elapsed() < RESTART_WAIT;
             // All rules of a tenant are shown the same: what is followed for one is for all.
             let heads = contains.then(|| checkpoint.heads.of_tenant_since(tenant.as_str(), from));
-            let past = if answers { self.read_past(&tenant, (from, to), heads).await } else { None };
+            let past = if answers { self.read_past(&tenant, (from, to), heads, sieve).await } else { None };
             match past.filter(|events| all.len() + events.len() <= MAX_REWIND) {
                 Some(events) => all.extend(events),
                 None => self.wait_anew(&tenant),
@@ -142,11 +183,9 @@ impl Running {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::sync::Arc;
-
     use parking_lot::Mutex;
 
-    use super::super::{Past, PastEvents};
+    use super::super::{Past, PastEvents, Wanted};
     use super::*;
 
     /// Answers nobody, and keeps who waits.
@@ -172,26 +211,52 @@ mod tests {
         }
     }
 
+    /// A lane of which the history has no more what is needed is asked for again and again: others come first.
+    #[test]
+    fn whose_past_cannot_be_read_keeps_nobody_from_his_turn() {
+        let wanted = |name: &str| {
+            let record = RuleWarmRecord { tenant_id: TenantId::new(name).unwrap(), rule_id: "T-1".into(), revision: 1 };
+            let (whose, from, to) = (Whose::EveryTenant, Timestamp::from_micros(0), Timestamp::from_micros(9));
+            Wanted { whose, record, from, to, behind: 0, contains: true, failures: 0, rests_until: None }
+        };
+        let next = |warm: &mut WarmUp, at: Instant| warm.take_next(at).map(|wanted| wanted.record.tenant_id.to_string());
+        let mut warm = WarmUp::new(None, None);
+        for name in ["acme", "beta"] {
+            warm.want(wanted(name));
+        }
+        let acme = warm.take_next(Instant::now()).unwrap();
+        warm.try_again(acme, "on purpose");
+        assert_eq!(warm.fresh(), 1, "it takes nobody's place");
+        assert_eq!(next(&mut warm, Instant::now()).as_deref(), Some("beta"));
+        assert_eq!(next(&mut warm, Instant::now()), None, "the one that failed is left alone for a while");
+        for name in ["beta", "gamma"] {
+            warm.want(wanted(name));
+        }
+        let later = Instant::now() + Duration::from_secs(3);
+        let order: Vec<String> = std::iter::from_fn(|| next(&mut warm, later)).collect();
+        assert_eq!(order, ["beta", "gamma", "acme"]);
+    }
+
     /// A log that is read again has a record of each rule that was filled.
     #[tokio::test]
     async fn beside_who_does_not_answer_records_of_filled_rules_are_not_waited_for_one_by_one() {
         let hangs = Arc::new(Hangs::default());
         let mut warm = WarmUp::new(Some(hangs.clone()), None);
         warm.patience = Duration::from_millis(40);
-        let (tenant, from, to) = (TenantId::new("acme").unwrap(), Timestamp::from_micros(0), Timestamp::from_micros(9));
+        let (tenant, span) = (TenantId::new("acme").unwrap(), (Timestamp::from_micros(0), Timestamp::from_micros(9)));
         let begun = Instant::now();
         for _ in 0..1000 {
-            assert!(warm.read(&tenant, from, to).await.is_none());
+            assert!(warm.read(&tenant, span, None).await.is_none());
         }
         assert!(begun.elapsed() < warm.patience * RESTS, "it took {:?}", begun.elapsed());
         assert_eq!(hangs.waiting.lock().len(), 1, "one was waited for");
         tokio::time::sleep(warm.patience * (RESTS + 2)).await;
-        assert!(warm.read(&tenant, from, to).await.is_none());
+        assert!(warm.read(&tenant, span, None).await.is_none());
         assert_eq!(hangs.waiting.lock().len(), 2, "after a while it is tried again");
         // Whoever says that there is too much has answered.
         let mut warm = WarmUp::new(Some(hangs.clone()), None);
         *hangs.fails.lock() = true;
-        assert!(warm.read(&tenant, from, to).await.is_none());
+        assert!(warm.read(&tenant, span, None).await.is_none());
         assert!(warm.waits_again_at.is_none());
     }
 }

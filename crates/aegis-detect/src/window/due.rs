@@ -30,9 +30,17 @@ const NOW: Timestamp = Timestamp::from_micros(i64::MIN);
 const NEVER: Timestamp = Timestamp::from_micros(i64::MAX);
 
 impl Due {
-    /// There is something of this tenant that has to be looked at the next time.
+    /// There is something of this tenant that has to be looked at the next time. Of a tenant's own rule, which is looked at each time, nobody takes this
+    /// away: the same is noted once.
     pub(super) fn note(&mut self, tenant: &TenantId) {
-        self.new.push(tenant.clone());
+        if self.new.last() != Some(tenant) {
+            self.new.push(tenant.clone());
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) const fn noted(&self) -> usize {
+        self.new.len()
     }
 
     fn set(&mut self, number: usize, to: Timestamp) {

@@ -33,6 +33,42 @@ fn a_full_quota_refuses_new_keys_and_leaves_other_tenants_alone() {
     assert_eq!((state.event_count(), state.tenants.len()), (0, 0));
 }
 
+/// The attack: a tenant whose state comes and goes, under a rule of its own, which nobody asks whether it rests.
+#[test]
+fn of_a_tenants_own_rule_what_comes_and_goes_leaves_nothing_behind() {
+    let (mut state, tenant) = (RuleState::default(), TenantId::new("a").unwrap());
+    for second in 0..1000 {
+        assert!(state.key_or_new(&tenant, "b", "key", None, Quotas::default()).is_some());
+        state.expire(&tenant, Timestamp::from_micros(1_000_000_000 * (second + 1)), 0);
+        assert!(state.tenants.is_empty());
+    }
+    assert_eq!(state.due.noted(), 1);
+}
+
+/// What is new of one tenant is looked at, whoever else was there in between.
+#[test]
+fn who_has_something_new_does_not_rest() {
+    let (mut state, mut numbers) = (RuleState::default(), Numbers::default());
+    let [a, b] = ["a", "b"].map(|name| TenantId::new(name).unwrap());
+    let [of_a, of_b] = [&a, &b].map(|tenant| numbers.of(tenant));
+    let now = Timestamp::from_micros(1);
+    for (tenant, number) in [(&a, of_a), (&b, of_b)] {
+        state.settled(tenant, number, 0);
+        assert!(state.rests(&mut numbers, number, now), "there is nothing of it");
+    }
+    for tenant in [&a, &b, &a] {
+        assert!(state.key_or_new(tenant, "b", "key", None, Quotas::default()).is_some());
+    }
+    assert!(!state.rests(&mut numbers, of_a, now) && !state.rests(&mut numbers, of_b, now));
+    state.settled(&a, of_a, 0);
+    assert!(!state.rests(&mut numbers, of_a, now), "its key can still change");
+    state.forget(&a);
+    state.settled(&a, of_a, 0);
+    assert!(state.rests(&mut numbers, of_a, now));
+    keep(&mut state, &event("a", 1), "k", Quotas::default());
+    assert!(!state.rests(&mut numbers, of_a, now), "it is there again");
+}
+
 #[test]
 fn an_agent_makes_a_quarter_of_the_buckets_at_most_until_its_own_expire() {
     let quotas = Quotas { keys_per_tenant: 8, ..Quotas::default() };

@@ -194,6 +194,48 @@ fn a_new_action_is_refused_when_the_tenant_is_full_and_a_known_one_loses_what_is
     assert!(!tables.knows(&tenant));
 }
 
+/// The attack (T-A6): who lowered an action registers it again and again, as it is now or a little different, until what it was is driven out.
+#[test]
+fn that_an_action_was_lowered_is_not_driven_out_by_saying_it_over_and_over() {
+    let lowered =
+        || tables_of(&[registration("refund", CRITICAL, None, 100, 1), registration("refund", LOW, Some(CRITICAL), 200, 2)]);
+    let many = 3 * MOST_RECORDS as i64;
+    let is_lower = |tables: &SideTables| said(tables, "refund", 1000).3.map(|(_, from, _)| from);
+    let mut same = lowered();
+    for n in 0..many {
+        take(&mut same, &registration("refund", LOW, None, 201 + n, 1000 + u128::from(n.unsigned_abs())), Quotas::default());
+    }
+    assert_eq!(is_lower(&same).as_deref(), Some("critical"));
+    let mut toggled = lowered();
+    for n in 0..many {
+        let [was, is] = if n % 2 == 0 { [LOW, LOW_ASKED] } else { [LOW_ASKED, LOW] };
+        take(
+            &mut toggled,
+            &registration("refund", is, Some(was), 201 + n, 1000 + u128::from(n.unsigned_abs())),
+            Quotas::default(),
+        );
+    }
+    take(&mut toggled, &registration("refund", LOW_ASKED, Some(LOW), 900, 9000), Quotas::default());
+    assert_eq!(is_lower(&toggled).as_deref(), Some("critical"));
+    let mut away = lowered();
+    for n in 0..many {
+        let id = 1000 + u128::from(n.unsigned_abs());
+        let again = if n % 2 == 0 { removal("refund", LOW, 201 + n, id) } else { registration("refund", LOW, None, 201 + n, id) };
+        take(&mut away, &again, Quotas::default());
+    }
+    assert_eq!(is_lower(&away).as_deref(), Some("critical"));
+    // One that is put back is no finding.
+    let mut raised = lowered();
+    for n in 0..many {
+        take(
+            &mut raised,
+            &registration("refund", CRITICAL, Some(LOW), 201 + n, 1000 + u128::from(n.unsigned_abs())),
+            Quotas::default(),
+        );
+    }
+    assert_eq!(is_lower(&raised), None);
+}
+
 /// A record of a random history of two actions; its time in quarters of a day.
 fn any_record() -> impl Strategy<Value = (i64, u8, u8, u8)> {
     (prop_oneof![4 => 0..24i64, 1 => 0..800i64], 0..2u8, 0..6u8, 0..4u8)

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use aegis_detect::{Engine, EngineConfig, IMPAIRED_NAME, LateFound, LatePart, LateRule, RuleSet, Watermarks, alert_id};
 use aegis_model::{Alert, Clock, ManualClock, SecurityEvent, TenantId, Timestamp};
@@ -218,6 +219,30 @@ fn nobody_is_contained_on_what_came_late_and_live_s_own_alert_keeps_its_id() {
     assert_ne!(alert.alert_id, of_live);
 }
 
+/// The machine is so busy that a moment's work takes this thread eleven seconds.
+#[derive(Debug, Default)]
+struct Starved(AtomicI64);
+
+impl Clock for Starved {
+    fn now(&self) -> Timestamp {
+        clock().now()
+    }
+
+    fn steady_micros(&self) -> i64 {
+        self.0.fetch_add(11_000_000, Ordering::Relaxed)
+    }
+}
+
+#[test]
+fn on_a_busy_machine_rules_are_not_stopped_for_what_others_take() {
+    let (texts, lake) = (texts(false), in_the_lake(&a_log()));
+    let late: Vec<&SecurityEvent> = lake.iter().filter(|event| event.late).collect();
+    let (span, bus) = touched(&late, false);
+    let starved = LatePart { clock: Arc::new(Starved::default()), ..part(&texts, span, bus) };
+    let told = |found: LateFound| -> BTreeSet<String> { found.alerts.into_iter().map(|alert| alert.alert_id).collect() };
+    assert_eq!(told(find(&starved, &lake)), told(find(&part(&texts, span, bus), &lake)));
+}
+
 /// Whoever reaches the bus writes what he wants, of any time.
 #[test]
 fn what_did_not_prove_itself_is_not_caught_up() {
@@ -237,7 +262,7 @@ fn what_was_late_for_detection_alone_is_caught_up_too() {
     let mut lake = in_the_lake(&a_log());
     let late: Vec<SecurityEvent> = lake.iter().filter(|event| event.late).cloned().collect();
     let (span, bus) = touched(&late.iter().collect::<Vec<_>>(), false);
-    let told = |lake: &[SecurityEvent], receipts: BTreeMap<String, BTreeSet<i64>>| -> BTreeSet<String> {
+    let told = |lake: &[SecurityEvent], receipts: BTreeMap<String, BTreeMap<i64, i64>>| -> BTreeSet<String> {
         let found = find(&LatePart { receipts, ..part(&texts, span, bus) }, lake);
         found.alerts.into_iter().map(|alert| alert.alert_id).collect()
     };
@@ -245,9 +270,9 @@ fn what_was_late_for_detection_alone_is_caught_up_too() {
     assert!(!expected.is_empty());
     lake.iter_mut().for_each(|event| event.late = false);
     assert!(told(&lake, BTreeMap::new()).is_empty(), "as if live had seen it");
-    let mut receipts: BTreeMap<String, BTreeSet<i64>> = BTreeMap::new();
+    let mut receipts: BTreeMap<String, BTreeMap<i64, i64>> = BTreeMap::new();
     for event in &late {
-        receipts.entry(event.lane.clone().unwrap()).or_default().insert(event.seq.unwrap());
+        receipts.entry(event.lane.clone().unwrap()).or_default().insert(event.seq.unwrap(), event.seq.unwrap());
     }
     assert_eq!(told(&lake, receipts), expected);
 }

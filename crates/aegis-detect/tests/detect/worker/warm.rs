@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_bus::{Bus, BusError, EmbeddedBus, EmbeddedLimits, Message, Stream, subject};
-use aegis_detect::{Past, PastAsked, PastEvents, RuleSet, WarmRecords, Worker, WorkerConfig};
+use aegis_detect::{EventBatch, Past, PastAsked, PastEvents, RuleSet, WarmRecords, Worker, WorkerConfig, events_of};
 use aegis_keys::{SigningKey, sign_notice};
 use aegis_model::{
-    Clock, CommonRuleWarmRecord, ManualClock, Notice, RuleWarmRecord, SecurityEvent, TenantId, Timestamp, partition_of,
+    Clock, CommonRuleWarmRecord, Decision, EventId, ManualClock, Notice, RuleWarmRecord, SecurityEvent, TenantId, Timestamp,
+    partition_of,
 };
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -31,6 +32,8 @@ pub(super) struct Kept {
     pub(super) events: Mutex<Vec<SecurityEvent>>,
     asked: Mutex<Vec<String>>,
     fails: Mutex<bool>,
+    /// Fewer than are asked for are handed on.
+    most: Mutex<Option<usize>>,
     /// Of whom there is more than anybody may ask for.
     pub(super) too_much_of: Mutex<Option<String>>,
     /// True: tenants are mixed up.
@@ -62,12 +65,17 @@ impl PastEvents for Kept {
     }
 
     fn ask(&self, asked: PastAsked) -> oneshot::Receiver<Past> {
-        let PastAsked { tenant, from, to, most, .. } = asked;
+        let PastAsked { tenant, from, to, most, sieve, .. } = asked;
         self.asked.lock().push(tenant.to_string());
         let (answers, answer) = oneshot::channel();
         let mixes = *self.mixes.lock();
         let is_asked = |event: &&SecurityEvent| (mixes || event.tenant_id == tenant) && from <= event.ts && event.ts < to;
-        let events: Vec<SecurityEvent> = self.events.lock().iter().filter(is_asked).cloned().collect();
+        let mut events: Vec<SecurityEvent> = self.events.lock().iter().filter(is_asked).cloned().collect();
+        if let Some(sieve) = sieve {
+            let rows = EventBatch::new(events.into_iter().map(Arc::new).collect()).to_record_batch().unwrap();
+            events = events_of(&sieve.sift(rows)).unwrap().into_iter().map(Arc::unwrap_or_clone).collect();
+        }
+        let most = self.most.lock().unwrap_or(most);
         let is_too_much = events.len() > most || self.too_much_of.lock().as_deref() == Some(tenant.as_str());
         let past = if *self.fails.lock() { Err("on purpose".to_owned()) } else { Ok((!is_too_much).then_some(events)) };
         answers.send(past).unwrap();
@@ -277,6 +285,27 @@ async fn a_rule_is_filled_with_what_lies_before_and_acts_from_the_record_on_in_e
     assert_eq!(house.told_by_replay().await, house.told().await);
 }
 
+/// The attack: an agent makes so many events that no rule which comes is filled with what lies before it.
+#[tokio::test]
+async fn what_a_rule_does_not_look_at_keeps_it_not_from_being_filled_also_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut house = House::open(folder.path()).await;
+    let worker = house.worker();
+    house.begin(&worker).await;
+    let first = house.past.events.lock()[0].clone();
+    let allowed = |n: u128| SecurityEvent { event_id: EventId::from_u128(n), decision: Some(Decision::Allow), ..first.clone() };
+    house.past.events.lock().extend((0..50).map(allowed));
+    *house.past.most.lock() = Some(10);
+    house.clock.advance_seconds(1);
+    house.pass().await;
+    until_warming(&worker, 0).await;
+    worker.stop().await;
+    let worker = house.worker();
+    house.deny(&worker, "over", 1).await;
+    assert_eq!(house.line.alerts(1).await[0].event_ids.len(), 4);
+    worker.stop().await;
+}
+
 #[tokio::test]
 async fn a_restart_before_the_record_asks_anew() {
     let folder = tempfile::tempdir().unwrap();
@@ -320,6 +349,30 @@ async fn where_nothing_can_be_read_the_rule_waits_and_the_others_go_on() {
     house.deny(&worker, "over", 4).await;
     until_warming(&worker, 0).await;
     assert_eq!(house.line.alerts(1).await[0].event_ids.len(), 4);
+    worker.stop().await;
+}
+
+/// The attack: whoever can publish where records of rules stand sends one that control signed again and again, and everybody's ticks wait for the lake.
+#[tokio::test]
+async fn a_record_that_is_sent_again_and_again_makes_ticks_wait_for_the_lake_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut house = House::open(folder.path()).await;
+    let worker = house.worker();
+    house.begin(&worker).await;
+    *house.past.too_much_of.lock() = Some("acme".to_owned());
+    house.clock.advance_seconds(1);
+    house.pass().await;
+    let start = Instant::now();
+    while house.past.asked() < 1 {
+        assert!(start.elapsed() < DEADLINE, "it is asked for");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for _ in 0..5 {
+        put(&house.line, place(), sign_notice(&control_key(), &warm_record(1)).unwrap()).await;
+    }
+    house.deny(&worker, "over", 1).await;
+    until_warming(&worker, 1).await;
+    assert_eq!((house.past.asked(), house.told().await), (2, BTreeSet::new()));
     worker.stop().await;
 }
 
