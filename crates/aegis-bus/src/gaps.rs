@@ -117,6 +117,24 @@ impl Gaps {
         }
     }
 
+    /// A receipt that was taken is not kept, and will not be when it comes again: the lane lacks it. It is asked for, seldom.
+    pub fn lacks(&mut self, lane: &str, seq: i64, now: Timestamp) {
+        let Some(tenant) = self.heads.get(lane).map(|(tenant, _)| tenant.clone()).filter(|_| self.has(lane, seq)) else { return };
+        self.changed.insert(lane.to_owned());
+        if self.has_room(lane) && self.make_place(&tenant) {
+            let gap = Gap { tenant, to_seq: seq, ask_at: now.plus_micros(SELDOM_US), tries: MANY_TRIES + 1 };
+            self.put((lane.to_owned(), seq), gap);
+            return;
+        }
+        // It stands before that one, and nothing is said of what came behind it.
+        let behind = self.open.range((lane.to_owned(), seq)..=(lane.to_owned(), i64::MAX));
+        let behind: Vec<Place> = behind.map(|(place, _)| place.clone()).collect();
+        behind.iter().for_each(|place| self.remove(place));
+        if let Some((_, head)) = self.heads.get_mut(lane) {
+            *head = seq - 1;
+        }
+    }
+
     /// The lanes that are to be written with the rows that changed them.
     #[must_use]
     pub fn changed(&self) -> Vec<LaneReach> {
@@ -343,6 +361,37 @@ mod tests {
         assert_eq!(gaps.open(), 1);
         gaps.took("a", 16, at(2000));
         assert_eq!(gaps.open(), 2);
+    }
+
+    #[test]
+    fn what_was_taken_and_is_not_kept_is_lacking_and_asked_for_seldom() {
+        let (mut gaps, asked) = (Gaps::default(), Asked::default());
+        let tenant = TenantId::new("a").unwrap();
+        fresh(&mut gaps, &tenant, "a");
+        for round in 0..3 {
+            (1..=5).for_each(|seq| gaps.took("a", seq, at(round * 60)));
+            gaps.lacks("a", 3, at(round * 60));
+            assert_eq!(gaps.changed()[0].through(), 2);
+            gaps.written();
+            gaps.ask(&asked, at(round * 60 + 59));
+            assert!(asked.0.lock().is_empty(), "it would only come again");
+            gaps.ask(&asked, at(round * 60 + 60));
+            assert_eq!(asked.0.lock().drain(..).collect::<Vec<_>>(), [("a".to_owned(), 3, 3)]);
+        }
+        // Of what it does not have it lacks nothing more.
+        for (lane, seq) in [("a", 3), ("a", 6), ("b", 1)] {
+            gaps.lacks(lane, seq, at(200));
+        }
+        assert!(gaps.changed().is_empty());
+        // Where there is no room, it stands before that one.
+        (6..=900).filter(|seq| seq % 2 == 1).for_each(|seq| gaps.took("a", seq, at(200)));
+        let full = gaps.changed()[0].clone();
+        assert_eq!(full.missing.len(), MOST_OF_A_LANE);
+        gaps.lacks("a", 101, at(200));
+        let cut = gaps.changed()[0].clone();
+        assert_eq!((cut.head, cut.through()), (100, 2));
+        assert!(cut.missing.iter().all(|(_, to_seq)| *to_seq <= 100), "{cut:?}");
+        assert!(!gaps.has("a", 101) && gaps.has("a", 99));
     }
 
     #[test]

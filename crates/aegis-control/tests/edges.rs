@@ -201,6 +201,34 @@ async fn the_history_believes_proved_receipts_only_about_how_far_a_lane_is() {
     assert_eq!(known.missing, (seq > 1).then_some((1, seq - 1)).into_iter().collect::<Vec<_>>());
 }
 
+/// An observation claims no lane and gives way to nobody. Who learns a receipt's id before the receipt arrives, and puts one there, keeps it out of the
+/// history; it cannot have the edge told that the history has it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_history_has_no_receipt_whose_id_was_taken_by_an_observation() {
+    let house = House::build().await;
+    let tenant = &house.acme.id;
+    let publish = async |kind: EventKind, wire: String| {
+        house.bus.publish(Stream::Ase, vec![Message::new(subject::ase(tenant, kind), wire)]).await.pop().unwrap().unwrap();
+    };
+    let wire = receipt_of(&house, "edge-1", &house.edge_key, tenant).await;
+    let (lane, seq) = (wire["lane"].as_str().unwrap().to_owned(), wire["seq"].as_i64().unwrap());
+    let mut seen = SecurityEvent::new(tenant.clone(), "github", "github", EventKind::ExternalGithubWebhook, house.now());
+    seen.event_id = uuid::Uuid::parse_str(wire["event_id"].as_str().unwrap()).unwrap();
+    publish(seen.kind, serde_json::to_string(&seen).unwrap()).await;
+    let row = async || house.store.history_event(tenant, seen.event_id).await.unwrap();
+    house.until("it is in the history", async || row().await.is_some()).await;
+    for _ in 0..2 {
+        publish(EventKind::AuthorizeDecision, wire.to_string()).await;
+        let lacks = async || {
+            let known = house.store.history_lane(tenant, &lane).await.unwrap();
+            known.is_some_and(|known| known.missing.contains(&(seq, seq)))
+        };
+        house.until("the lane lacks the receipt", lacks).await;
+    }
+    assert_eq!(row().await.unwrap().lane, None);
+    assert!(house.store.history_lane(tenant, &lane).await.unwrap().unwrap().through() < seq);
+}
+
 /// An edge that is taken over seals what control alone says. Its lane has no gap for that, and nothing of it is called verified or stands in the way
 /// of what control says.
 #[tokio::test(flavor = "multi_thread")]

@@ -13,8 +13,9 @@ fn seqs(rows: &[HistoryRow]) -> Vec<i64> {
 async fn a_batch_that_overlaps_an_earlier_one_adds_only_what_is_new() {
     let mut place = Place::new().await;
     let rows: Vec<_> = (1..=1024).map(|seq| event(&acme(), EventKind::AuthorizeDecision, seq)).collect();
-    assert_eq!(place.store.insert_history(&rows[..600], &[]).await.unwrap(), 600);
-    assert_eq!(place.store.insert_history(&rows[400..], &[]).await.unwrap(), 424);
+    assert_eq!(place.store.insert_history(&rows[..600], &[]).await.unwrap().new, 600);
+    let again = place.store.insert_history(&rows[400..], &[]).await.unwrap();
+    assert_eq!((again.new, again.displaced), (424, Vec::new()));
     place.reopen().await;
     assert_eq!(place.store.history_event(&acme(), rows[7].event_id).await.unwrap().as_ref(), Some(&rows[7]));
     let (mut after, mut exported) = (None, Vec::new());
@@ -142,6 +143,31 @@ async fn a_proved_receipt_takes_the_place_of_what_was_put_under_its_id() {
         place.store.insert_history(&rows, &[]).await.unwrap();
         assert_eq!(place.store.history_event(&acme(), seen.event_id).await.unwrap().unwrap(), seen);
     }
+}
+
+/// Whoever may publish for the tenant can put an observation, or a receipt of its own, under an id that it learned before the receipt arrived.
+#[tokio::test]
+async fn of_a_receipt_whose_id_is_taken_no_lane_is_noted_to_have_it() {
+    let place = Place::new().await;
+    let real: Vec<_> = (1..=200).map(|seq| event(&acme(), EventKind::AuthorizeDecision, seq)).collect();
+    let seen = HistoryRow { event_id: real[6].event_id, ..event(&acme(), EventKind::ExternalGithubWebhook, 1) };
+    let of_another = HistoryRow { event_id: real[99].event_id, lane: Some("acme.edge-2.1".into()), ..real[99].clone() };
+    let lane = LaneReach { head: 200, ..LaneReach::none(acme(), "acme.edge-1.7".into()) };
+    place.store.insert_history(&[seen.clone(), of_another], &[]).await.unwrap();
+    let noted = async || place.store.history_lane(&acme(), "acme.edge-1.7").await.unwrap();
+    for new in [198, 0] {
+        let kept = place.store.insert_history(&real, std::slice::from_ref(&lane)).await.unwrap();
+        assert_eq!((kept.new, kept.displaced), (new, vec![6, 99]));
+        assert_eq!(noted().await, None);
+    }
+    // Both in one batch; and what is there already displaces nothing.
+    let late = event(&acme(), EventKind::AuthorizeDecision, 201);
+    let first = HistoryRow { event_id: late.event_id, ..seen };
+    let kept = place.store.insert_history(&[first, real[0].clone(), late], &[]).await.unwrap();
+    assert_eq!((kept.new, kept.displaced), (1, vec![2]));
+    let kept = place.store.insert_history(&real[..6], std::slice::from_ref(&lane)).await.unwrap();
+    assert_eq!((kept.new, kept.displaced), (0, Vec::new()));
+    assert_eq!(noted().await, Some(lane));
 }
 
 #[tokio::test]
