@@ -64,6 +64,9 @@ pub(crate) async fn run(control: Arc<Control>, mut stop: watch::Receiver<bool>) 
 /// Longest name of a lane, bytes: tenant, edge and start.
 const MAX_LANE: usize = 256;
 
+/// The version of the ids that edges give to what they decide. Those of observations are derived.
+const RECEIPT_ID: usize = 7;
+
 /// What follows the lanes: who says that a receipt has come must prove it.
 struct Lanes {
     gaps: Gaps,
@@ -237,6 +240,10 @@ fn read(control: &Control, delivered: &Delivered, prover: &mut Prover) -> Result
     }
     if event.lane.as_ref().is_some_and(|lane| lane.len() > MAX_LANE || lane.chars().any(char::is_control)) {
         return Err("its lane has no name that a lane can have".to_owned());
+    }
+    // An observation gives way to nothing: it is none under the id that somebody read in an answer before the receipt arrived.
+    if event.lane.is_none() && event.event_id.get_version_num() == RECEIPT_ID {
+        return Err("it claims no lane, and has an id as only receipts have".to_owned());
     }
     control.label_run(&event);
     let kept = delivered.kept.as_ref().filter(|kept| control.config.keepers.contains_key(&kept.by));
