@@ -262,7 +262,7 @@ impl Store {
         // Where each came into its place, nothing else has one's id.
         let is_each_there = new == events.len() as u64;
         let displaced = if is_each_there { Vec::new() } else { displaced_of(&mut tx, events, self.inner.dialect).await? };
-        let lanes = if displaced.is_empty() { lanes } else { &[] };
+        let lanes: &[LaneReach] = if displaced.is_empty() { lanes } else { &[] };
         for lane in lanes {
             let missing: Vec<String> = lane.missing.iter().take(MOST_MISSING).map(|(from, to)| format!("{from}-{to}")).collect();
             sqlx::query(
@@ -386,6 +386,27 @@ impl Store {
         .fetch_all(&self.inner.history_readers)
         .await?;
         rows.iter().map(|r| Ok((row::get(r, "lane")?, row::get(r, "first_seq")?))).collect()
+    }
+
+    /// A tenant's proved receipts of one lane behind a `seq`, in order. What proves nothing is whatever its sender says, as often as he says it, and stands
+    /// before none of them.
+    pub async fn proved_of_lane(
+        &self,
+        tenant: &TenantId,
+        lane: &str,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<HistoryRow>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT * FROM history WHERE tenant_id = $1 AND lane = $2 AND seq > $3 AND proved = 1 ORDER BY seq, place LIMIT $4",
+        )
+        .bind(tenant.as_str())
+        .bind(lane)
+        .bind(after)
+        .bind(page(limit, 0).0)
+        .fetch_all(&self.inner.history_readers)
+        .await?;
+        rows.iter().map(history).collect()
     }
 
     /// The tenant's receipts lane by lane in order of `seq`, after the given one (none: from the start): what a verifier reads.

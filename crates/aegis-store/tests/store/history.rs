@@ -93,6 +93,27 @@ async fn lanes_are_known_by_the_first_proved_receipt_of_a_time_or_later() {
 }
 
 #[tokio::test]
+async fn a_lane_s_proved_receipts_are_read_past_any_number_of_others_under_their_seq() {
+    let place = Place::new().await;
+    let real: Vec<_> = (1..=5).map(|seq| event(&acme(), EventKind::ToolAttempt, seq)).collect();
+    let lane = real[0].lane.clone().unwrap();
+    let forged: Vec<_> = (0..300).map(|_| HistoryRow { proved: false, ..event(&acme(), EventKind::ToolAttempt, 3) }).collect();
+    let other = HistoryRow { lane: Some("acme.edge-1.8".into()), ..event(&acme(), EventKind::ToolAttempt, 4) };
+    let batches: [&[HistoryRow]; 3] = [&forged, &real, &[other]];
+    for rows in batches {
+        place.store.insert_history(rows, &[]).await.unwrap();
+    }
+    let (mut after, mut read) = (0, Vec::new());
+    loop {
+        let page = place.store.proved_of_lane(&acme(), &lane, after, 2).await.unwrap();
+        let Some(last) = page.last() else { break };
+        after = last.seq.unwrap();
+        read.extend(page);
+    }
+    assert_eq!(read, real);
+}
+
+#[tokio::test]
 async fn how_far_a_lane_is_stands_with_its_rows_and_outlives_the_process() {
     let mut place = Place::new().await;
     let lane = |name: &str, head, missing: &[(i64, i64)]| LaneReach {
