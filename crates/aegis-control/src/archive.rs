@@ -205,7 +205,7 @@ async fn insert(control: &Control, rows: &[HistoryRow], origins: &[&Delivered], 
 
 /// A row that is not in the history, and whose lane was noted to be as far.
 fn not_kept(control: &Control, gaps: &mut Gaps, row: &HistoryRow) {
-    let (true, Some(lane), Some(seq)) = (row.proved, &row.lane, row.seq) else { return };
+    let (true, Some(lane), Some(seq @ 1..)) = (row.proved, &row.lane, row.seq) else { return };
     tracing::warn!(lane, seq, event_id = %row.event_id, "a receipt is not in the history: it was refused, or something else has its id");
     gaps.lacks(lane, seq, control.clock.now());
 }
