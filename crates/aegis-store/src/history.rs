@@ -409,24 +409,26 @@ impl Store {
         rows.iter().map(history).collect()
     }
 
-    /// The tenant's receipts lane by lane in order of `seq`, after the given one (none: from the start): what a verifier reads.
+    /// The tenant's receipts lane by lane in order of `seq`, after the one of a lane, `seq` and place of the history (none: from the start), each with its
+    /// place: what a verifier reads. What claims a lane and no `seq` is no receipt. Of one `seq` there may be any number, whoever sent them.
     pub async fn export_lanes(
         &self,
         tenant: &TenantId,
-        after: Option<(&str, i64)>,
+        after: Option<(&str, i64, i64)>,
         limit: u32,
-    ) -> Result<Vec<HistoryRow>, StoreError> {
-        let (lane, seq) = after.unwrap_or(("", 0));
+    ) -> Result<Vec<(i64, HistoryRow)>, StoreError> {
+        let (lane, seq, place) = after.unwrap_or(("", 0, 0));
         let rows = sqlx::query(
-            "SELECT * FROM history WHERE tenant_id = $1 AND lane IS NOT NULL AND (lane, seq) > ($2, $3)
-             ORDER BY lane, seq, place LIMIT $4",
+            "SELECT * FROM history WHERE tenant_id = $1 AND lane IS NOT NULL AND seq IS NOT NULL AND (lane, seq, place) > ($2, $3, $4)
+             ORDER BY lane, seq, place LIMIT $5",
         )
         .bind(tenant.as_str())
         .bind(lane)
         .bind(seq)
+        .bind(place)
         .bind(page(limit, 0).0)
         .fetch_all(&self.inner.history_readers)
         .await?;
-        rows.iter().map(history).collect()
+        rows.iter().map(|r| Ok((row::get(r, "place")?, history(r)?))).collect()
     }
 }

@@ -20,11 +20,11 @@ async fn a_batch_that_overlaps_an_earlier_one_adds_only_what_is_new() {
     assert_eq!(place.store.history_event(&acme(), rows[7].event_id).await.unwrap().as_ref(), Some(&rows[7]));
     let (mut after, mut exported) = (None, Vec::new());
     loop {
-        let cursor = after.as_ref().map(|(lane, seq): &(String, i64)| (lane.as_str(), *seq));
+        let cursor = after.as_ref().map(|(lane, seq, place): &(String, i64, i64)| (lane.as_str(), *seq, *place));
         let page = place.store.export_lanes(&acme(), cursor, 100).await.unwrap();
-        let Some(last) = page.last() else { break };
-        after = last.lane.clone().zip(last.seq);
-        exported.extend(page);
+        let Some((place, last)) = page.last() else { break };
+        after = Some((last.lane.clone().unwrap(), last.seq.unwrap(), *place));
+        exported.extend(page.into_iter().map(|(_, row)| row));
     }
     assert_eq!(exported, rows);
 }
@@ -59,15 +59,38 @@ async fn lanes_are_exported_one_after_the_other_in_order_of_seq() {
     let mut rows: Vec<_> = [3, 1, 2, 4].into_iter().map(|seq| event(&acme(), EventKind::ToolAttempt, seq)).collect();
     rows[3].lane = Some("acme.edge-0.1".into());
     place.store.insert_history(&rows, &[]).await.unwrap();
-    let (mut after, mut exported): (Option<(String, i64)>, Vec<i64>) = (None, Vec::new());
-    while let Some(row) = {
-        let cursor = after.as_ref().map(|(lane, seq)| (lane.as_str(), *seq));
+    let (mut after, mut exported): (Option<(String, i64, i64)>, Vec<i64>) = (None, Vec::new());
+    while let Some((at, row)) = {
+        let cursor = after.as_ref().map(|(lane, seq, at)| (lane.as_str(), *seq, *at));
         place.store.export_lanes(&acme(), cursor, 1).await.unwrap().pop()
     } {
         exported.push(row.seq.unwrap());
-        after = Some((row.lane.unwrap(), row.seq.unwrap()));
+        after = Some((row.lane.unwrap(), row.seq.unwrap(), at));
     }
     assert_eq!(exported, [4, 1, 2, 3]);
+}
+
+#[tokio::test]
+async fn what_others_put_under_a_receipt_s_place_takes_none_out_of_an_export_and_lets_it_end() {
+    let place = Place::new().await;
+    let real: Vec<_> = (1..=3).map(|seq| event(&acme(), EventKind::ToolAttempt, seq)).collect();
+    let forged: Vec<_> = (0..5).map(|_| HistoryRow { proved: false, ..event(&acme(), EventKind::ToolAttempt, 2) }).collect();
+    // It claims a lane behind all others, and no place in it.
+    let bare = HistoryRow { proved: false, lane: Some("z".into()), seq: None, ..event(&acme(), EventKind::ToolAttempt, 1) };
+    let batches: [&[HistoryRow]; 3] = [&forged, &real, &[bare]];
+    for rows in batches {
+        place.store.insert_history(rows, &[]).await.unwrap();
+    }
+    let (mut after, mut exported) = (None, Vec::new());
+    for _ in 0..20 {
+        let cursor = after.as_ref().map(|(lane, seq, at): &(String, i64, i64)| (lane.as_str(), *seq, *at));
+        let page = place.store.export_lanes(&acme(), cursor, 2).await.unwrap();
+        let Some((at, last)) = page.last() else { break };
+        after = Some((last.lane.clone().unwrap(), last.seq.unwrap(), *at));
+        exported.extend(page.into_iter().map(|(_, row)| row));
+    }
+    let expected: Vec<_> = [&real[..1], &forged[..], &real[1..]].concat();
+    assert_eq!(exported, expected);
 }
 
 #[tokio::test]
