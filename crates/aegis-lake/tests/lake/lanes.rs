@@ -146,6 +146,26 @@ async fn a_lake_that_is_emptied_while_nothing_comes_is_seen_and_filled_from_the_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_away_for_a_while_is_missed_and_found_again_while_nothing_comes() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut line = Line::open(folder.path()).await;
+    let sealed = line.seal(4).await;
+    let lane = lane_of(&sealed[0]);
+    line.publish(&sealed).await;
+    let (lake, worker) = Followed::start(&line, 20);
+    lake.until("it has the lane", |lake| lake.reach(&lane).is_some_and(|reach| reach.head == 5)).await;
+    lake.until("all is there", |lake| lake.lanes.behind().is_some()).await;
+    let (place, away) = (folder.path().join("lake"), folder.path().join("away"));
+    std::fs::rename(&place, &away).unwrap();
+    lake.until("it is missed", |_| worker.stats().trouble.is_some()).await;
+    std::fs::rename(&away, &place).unwrap();
+    lake.until("it goes on", |_| worker.stats().trouble.is_none()).await;
+    assert_eq!(lake.reach(&lane).unwrap().through(), 5);
+    worker.stop().await;
+    assert_eq!(line.number("SELECT count(*) FROM events WHERE verified").await, 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_the_lake_lacks_stays_in_the_ledger_and_the_rest_may_go() {
     let folder = tempfile::tempdir().unwrap();
     let mut line = Line::open(folder.path()).await;
