@@ -74,9 +74,6 @@ impl Gaps {
                 continue;
             }
             if !self.make_place(&tenant_id) {
-                if !may_go_back(head, from_seq) {
-                    continue;
-                }
                 head = from_seq - 1;
                 break;
             }
@@ -114,6 +111,24 @@ impl Gaps {
         }
         if !self.changed.contains(lane) {
             self.changed.insert(lane.to_owned());
+        }
+    }
+
+    /// A receipt that was taken is not kept, and will not be when it comes again: the lane lacks it. It is asked for, seldom.
+    pub fn lacks(&mut self, lane: &str, seq: i64, now: Timestamp) {
+        let Some(tenant) = self.heads.get(lane).map(|(tenant, _)| tenant.clone()).filter(|_| self.has(lane, seq)) else { return };
+        self.changed.insert(lane.to_owned());
+        if self.has_room(lane) && self.make_place(&tenant) {
+            let gap = Gap { tenant, to_seq: seq, ask_at: now.plus_micros(SELDOM_US), tries: MANY_TRIES + 1 };
+            self.put((lane.to_owned(), seq), gap);
+            return;
+        }
+        // It stands before that one, and nothing is said of what came behind it.
+        let behind = (lane.to_owned(), seq)..=(lane.to_owned(), i64::MAX);
+        let behind: Vec<Place> = self.open.range(behind).map(|(place, _)| place.clone()).collect();
+        behind.iter().for_each(|place| self.remove(place));
+        if let Some((_, head)) = self.heads.get_mut(lane) {
+            *head = seq - 1;
         }
     }
 
@@ -164,9 +179,7 @@ impl Gaps {
             tracing::warn!(lane = place.0, "its tenant has more gaps than any other, and gives up some for another's");
         }
         self.remove(&place);
-        if let Some((_, head)) = self.heads.get_mut(&place.0)
-            && may_go_back(*head, place.1)
-        {
+        if let Some((_, head)) = self.heads.get_mut(&place.0) {
             *head = place.1 - 1;
             self.changed.insert(place.0);
         }
@@ -268,15 +281,6 @@ impl Gaps {
     }
 }
 
-/// Whether a lane could go on from before `from_seq`: from further back it never would, and a gap that nobody asks for is the lesser evil.
-fn may_go_back(head: i64, from_seq: i64) -> bool {
-    let may = head - from_seq < MOST_MISSING / 2;
-    if !may {
-        tracing::error!(head, from_seq, "there is no place for a gap far behind the head of its lane; it is asked for no more");
-    }
-    may
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -343,6 +347,36 @@ mod tests {
         assert_eq!(gaps.open(), 1);
         gaps.took("a", 16, at(2000));
         assert_eq!(gaps.open(), 2);
+    }
+
+    #[test]
+    fn what_was_taken_and_is_not_kept_is_lacking_and_asked_for_seldom() {
+        let (mut gaps, asked) = (Gaps::default(), Asked::default());
+        let tenant = TenantId::new("a").unwrap();
+        fresh(&mut gaps, &tenant, "a");
+        for round in 0..3 {
+            (1..=5).for_each(|seq| gaps.took("a", seq, at(round * 60)));
+            gaps.lacks("a", 3, at(round * 60));
+            assert_eq!(gaps.changed()[0].through(), 2);
+            gaps.written();
+            gaps.ask(&asked, at(round * 60 + 59));
+            assert!(asked.0.lock().is_empty(), "it would only come again");
+            gaps.ask(&asked, at(round * 60 + 60));
+            assert_eq!(asked.0.lock().drain(..).collect::<Vec<_>>(), [("a".to_owned(), 3, 3)]);
+        }
+        // Of what it does not have it lacks nothing more.
+        for (lane, seq) in [("a", 3), ("a", 6), ("b", 1)] {
+            gaps.lacks(lane, seq, at(200));
+        }
+        assert!(gaps.changed().is_empty());
+        // Where there is no room, it stands before that one.
+        (6..=900).filter(|seq| seq % 2 == 1).for_each(|seq| gaps.took("a", seq, at(200)));
+        assert_eq!(gaps.changed()[0].missing.len(), MOST_OF_A_LANE);
+        gaps.lacks("a", 101, at(200));
+        let cut = gaps.changed()[0].clone();
+        assert_eq!((cut.head, cut.through()), (100, 2));
+        assert!(cut.missing.iter().all(|(_, to_seq)| *to_seq <= 100), "{cut:?}");
+        assert!(!gaps.has("a", 101) && gaps.has("a", 99));
     }
 
     #[test]
@@ -426,9 +460,29 @@ mod tests {
         assert_eq!(of("hostile.edge.more"), None, "it stands before the first that is missing");
         gaps.took("hostile.edge.more", 2, at(0));
         assert_eq!(gaps.heads["hostile.edge.more"].1, 2, "what is shipped again takes it on");
+        // However far back that is: an edge may delete what somebody is said to have.
         let long = LaneReach { head: MOST_MISSING, ..lane(&hostile, "hostile.edge.long") };
         gaps.begin(long, at(0));
-        assert_eq!(gaps.heads["hostile.edge.long"].1, MOST_MISSING, "it could not go on from so far back");
+        gaps.took("hostile.edge.long", MOST_MISSING + 1, at(0));
+        gaps.took("hostile.edge.long", 2, at(0));
+        assert_eq!(gaps.changed().iter().find(|lane| lane.lane == "hostile.edge.long").unwrap().through(), 2);
+    }
+
+    #[test]
+    fn whose_gap_is_given_up_far_behind_its_head_has_nothing_from_there_on() {
+        let mut gaps = Gaps::default();
+        let full = riddle(&mut gaps, "full", 255);
+        // The last of all by name, and two receipts are enough for it.
+        let lane = LaneReach { tenant_id: full, lane: "full.edge.z".into(), head: 0, missing: Vec::new() };
+        gaps.begin(lane, at(0));
+        gaps.took("full.edge.z", MOST_MISSING, at(0));
+        gaps.written();
+        assert_eq!(gaps.open(), 255 * 256 + 1);
+        let other = riddle(&mut gaps, "other", 1);
+        assert_eq!((gaps.open(), gaps.of_tenant[&other].len()), (MOST_GAPS, 256));
+        let given_up = gaps.changed().into_iter().find(|lane| lane.lane == "full.edge.z").unwrap();
+        assert_eq!((given_up.head, given_up.through()), (0, 0));
+        assert!(!gaps.has("full.edge.z", MOST_MISSING / 2));
     }
 
     #[test]

@@ -64,6 +64,9 @@ pub(crate) async fn run(control: Arc<Control>, mut stop: watch::Receiver<bool>) 
 /// Longest name of a lane, bytes: tenant, edge and start.
 const MAX_LANE: usize = 256;
 
+/// The version of the ids that edges give to what they decide. Those of observations are derived.
+const RECEIPT_ID: usize = 7;
+
 /// What follows the lanes: who says that a receipt has come must prove it.
 struct Lanes {
     gaps: Gaps,
@@ -121,7 +124,7 @@ async fn step(
         control.lives.leaver_not_kept();
         return Err(problem.into());
     }
-    insert(control, &rows, &origins, &lanes.gaps.changed()).await?;
+    insert(control, &rows, &origins, &mut lanes.gaps).await?;
     lanes.gaps.written();
     let as_of = progress.passed(follower.read_up_to());
     if batch.len() < BATCH {
@@ -175,24 +178,36 @@ async fn look_at_lane(
     Ok(())
 }
 
-/// All in one transaction; if the store refuses one for what it is, that one is set aside.
-async fn insert(control: &Control, rows: &[HistoryRow], origins: &[&Delivered], lanes: &[LaneReach]) -> Result<(), ControlError> {
-    match control.store.insert_history(rows, lanes).await {
-        Ok(_) => return Ok(()),
-        Err(error) if is_the_events_fault(&error) => {}
+/// All in one transaction; if the store refuses one for what it is, that one is set aside. Of a receipt that is not kept its lane does not have it: whoever
+/// hears that the history has a lane may delete it elsewhere.
+async fn insert(control: &Control, rows: &[HistoryRow], origins: &[&Delivered], gaps: &mut Gaps) -> Result<(), ControlError> {
+    match control.store.insert_history(rows, &gaps.changed()).await {
+        Ok(kept) if kept.displaced.is_empty() => return Ok(()),
+        Ok(kept) => kept.displaced.iter().filter_map(|place| rows.get(*place)).for_each(|row| not_kept(control, gaps, row)),
+        Err(error) if is_the_events_fault(&error) => {
+            for (row, delivered) in rows.iter().zip(origins) {
+                match control.store.insert_history(std::slice::from_ref(row), &[]).await {
+                    Ok(kept) if kept.displaced.is_empty() => {}
+                    Ok(_) => not_kept(control, gaps, row),
+                    Err(error) if is_the_events_fault(&error) => {
+                        control.dead_letter(Stream::Ase, delivered, &error.to_string()).await.map_err(failed)?;
+                        not_kept(control, gaps, row);
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
         Err(error) => return Err(error.into()),
     }
-    for (row, delivered) in rows.iter().zip(origins) {
-        match control.store.insert_history(std::slice::from_ref(row), &[]).await {
-            Ok(_) => {}
-            Err(error) if is_the_events_fault(&error) => {
-                control.dead_letter(Stream::Ase, delivered, &error.to_string()).await.map_err(failed)?;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    control.store.insert_history(&[], lanes).await?;
+    control.store.insert_history(&[], &gaps.changed()).await?;
     Ok(())
+}
+
+/// A row that is not in the history, and whose lane was noted to be as far.
+fn not_kept(control: &Control, gaps: &mut Gaps, row: &HistoryRow) {
+    let (true, Some(lane), Some(seq @ 1..)) = (row.proved, &row.lane, row.seq) else { return };
+    tracing::warn!(lane, seq, event_id = %row.event_id, "a receipt is not in the history: it was refused, or something else has its id");
+    gaps.lacks(lane, seq, control.clock.now());
 }
 
 /// Whether trying again could not help: a constraint, not a full disk.
@@ -225,6 +240,10 @@ fn read(control: &Control, delivered: &Delivered, prover: &mut Prover) -> Result
     }
     if event.lane.as_ref().is_some_and(|lane| lane.len() > MAX_LANE || lane.chars().any(char::is_control)) {
         return Err("its lane has no name that a lane can have".to_owned());
+    }
+    // An observation gives way to nothing: it is none under the id that somebody read in an answer before the receipt arrived.
+    if event.lane.is_none() && event.event_id.get_version_num() == RECEIPT_ID {
+        return Err("it claims no lane, and has an id as only receipts have".to_owned());
     }
     control.label_run(&event);
     let kept = delivered.kept.as_ref().filter(|kept| control.config.keepers.contains_key(&kept.by));

@@ -30,23 +30,13 @@ impl Control {
 
     /// Some of the receipts of a tenant's lane behind a `seq`. Empty: there are no more.
     pub async fn receipts_of_lane(&self, tenant: &TenantId, lane: &str, after: i64) -> Result<Vec<PublishedReceipt>, Problem> {
-        let mut after = after;
-        loop {
-            let page = self.store.export_lanes(tenant, Some((lane, after)), PAGE).await?;
-            let mut rows: Vec<HistoryRow> = page.into_iter().take_while(|row| row.lane.as_deref() == Some(lane)).collect();
-            let Some(last) = rows.last().and_then(|row| row.seq) else { return Ok(Vec::new()) };
-            after = last;
-            rows.retain(|row| row.proved);
-            if rows.is_empty() {
-                continue;
-            }
-            let wires = self.wires(&rows).await?;
-            let receipt = |(row, wire): (&HistoryRow, Option<Arc<str>>)| -> Result<PublishedReceipt, Problem> {
-                let wire = wire.ok_or_else(|| gone(row))?;
-                Ok(PublishedReceipt { seq: row.seq.unwrap_or_default(), wire, bus_ts: row.bus_ts })
-            };
-            return rows.iter().zip(wires).map(receipt).collect();
-        }
+        let rows = self.store.proved_of_lane(tenant, lane, after, PAGE).await?;
+        let wires = self.wires(&rows).await?;
+        let receipt = |(row, wire): (&HistoryRow, Option<Arc<str>>)| -> Result<PublishedReceipt, Problem> {
+            let wire = wire.ok_or_else(|| gone(row))?;
+            Ok(PublishedReceipt { seq: row.seq.unwrap_or_default(), wire, bus_ts: row.bus_ts })
+        };
+        rows.iter().zip(wires).map(receipt).collect()
     }
 }
 

@@ -139,10 +139,14 @@ async fn a_crash_between_enrolment_and_receipt_loses_neither() {
 
 /// An edge's ledger with one receipt of `tenant`, as its wire.
 async fn receipt_of(house: &House, edge_id: &str, key: &SigningKey, tenant: &TenantId) -> Value {
+    let event = SecurityEvent::new(tenant.clone(), edge_id, "edge", EventKind::AuthorizeDecision, house.now());
+    sealed_by(house, edge_id, key, event).await
+}
+
+async fn sealed_by(house: &House, edge_id: &str, key: &SigningKey, event: SecurityEvent) -> Value {
     let folder = tempfile::tempdir().unwrap();
     let config = LedgerConfig::new(folder.path().join("ledger.db"), edge_id, "edge");
     let ledger = Ledger::open(config, key.clone(), house.clock.clone()).await.unwrap();
-    let event = SecurityEvent::new(tenant.clone(), edge_id, "edge", EventKind::AuthorizeDecision, house.now());
     ledger.submit(Draft::new(event, Phase::Decision)).await.unwrap();
     let items = ledger.read_outbox(1, 1).await.unwrap();
     serde_json::from_str(&items[0].sealed.wire).unwrap()
@@ -199,6 +203,40 @@ async fn the_history_believes_proved_receipts_only_about_how_far_a_lane_is() {
     let known = house.store.history_lane(tenant, &lane).await.unwrap().unwrap();
     assert_eq!(known.head, seq);
     assert_eq!(known.missing, (seq > 1).then_some((1, seq - 1)).into_iter().collect::<Vec<_>>());
+}
+
+/// Who learns a receipt's id before the receipt arrives cannot put an observation there; a receipt of another edge of the tenant's keeps it out of the history,
+/// and then the history is not said to have it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_history_is_not_said_to_have_a_receipt_whose_id_was_taken() {
+    let house = House::build().await;
+    let tenant = &house.acme.id;
+    let publish = async |kind: EventKind, wire: String| {
+        house.bus.publish(Stream::Ase, vec![Message::new(subject::ase(tenant, kind), wire)]).await.pop().unwrap().unwrap();
+    };
+    let wire = receipt_of(&house, "edge-1", &house.edge_key, tenant).await;
+    let (lane, seq) = (wire["lane"].as_str().unwrap().to_owned(), wire["seq"].as_i64().unwrap());
+    let mut seen = SecurityEvent::new(tenant.clone(), "github", "github", EventKind::ExternalGithubWebhook, house.now());
+    seen.event_id = uuid::Uuid::parse_str(wire["event_id"].as_str().unwrap()).unwrap();
+    publish(seen.kind, serde_json::to_string(&seen).unwrap()).await;
+
+    let token = invite(&house, "edge-7", &[tenant]).await;
+    enroll(&house, &body(&token, 1)).await.expect(200);
+    let mut event = SecurityEvent::new(tenant.clone(), "edge-7", "edge", EventKind::AuthorizeDecision, house.now());
+    event.event_id = seen.event_id;
+    let other = sealed_by(&house, "edge-7", &SigningKey::from_seed(&[1; 32]), event).await;
+    publish(EventKind::AuthorizeDecision, other.to_string()).await;
+    let row = async || house.store.history_event(tenant, seen.event_id).await.unwrap();
+    let is_taken = async || row().await.is_some_and(|row| row.lane.as_deref() == other["lane"].as_str());
+    house.until("another's receipt has the id", is_taken).await;
+
+    publish(EventKind::AuthorizeDecision, wire.to_string()).await;
+    let lacks = async || {
+        let known = house.store.history_lane(tenant, &lane).await.unwrap();
+        known.is_some_and(|known| known.missing.contains(&(seq, seq)) && known.through() < seq)
+    };
+    house.until("the lane lacks the receipt", lacks).await;
+    assert_eq!(row().await.unwrap().lane.as_deref(), other["lane"].as_str());
 }
 
 /// An edge that is taken over seals what control alone says. Its lane has no gap for that, and nothing of it is called verified or stands in the way

@@ -122,8 +122,9 @@ struct Follow<'a> {
     stored_to: Option<Timestamp>,
     /// Everything up to here is written, and the position says so.
     noted: u64,
-    /// Of the position that is written.
+    /// Of the position that is written, and when this one put it last.
     version: Version,
+    put: Option<Instant>,
     has_written: bool,
     /// What was written and tidied before the writer was made.
     before: (u64, u64),
@@ -206,6 +207,7 @@ impl<'a> Follow<'a> {
             stored_to: position.stored_to,
             noted: start,
             version,
+            put: None,
             has_written: false,
             before,
         })
@@ -298,10 +300,16 @@ impl<'a> Follow<'a> {
 
     /// Says how far all lanes are, where nothing that was read waits to be written, and asks for what is missing of them.
     async fn tell_of_lanes(&mut self) -> Result<(), LakeError> {
-        let Some(lanes) = &mut self.lanes else { return Ok(()) };
-        if self.read > self.noted {
+        if self.lanes.is_none() || self.read > self.noted {
             return Ok(());
         }
+        // Nothing that comes would show that the store is another one by now, and edges prune for what is said of it.
+        let look_every = Duration::from_millis(self.config.look_ms);
+        if self.put.is_none_or(|put| put.elapsed() >= look_every) {
+            self.write_position().await?;
+            self.goes_on();
+        }
+        let Some(lanes) = &mut self.lanes else { return Ok(()) };
         if let Some(at_end) = self.at_end {
             lanes.is_whole(at_end);
         }
@@ -328,6 +336,7 @@ impl<'a> Follow<'a> {
             unfinished: self.writer.unfinished.iter().map(Hour::folder).collect(),
         };
         self.version = position.write(&self.writer.store, &self.version).await?;
+        self.put = Some(Instant::now());
         Ok(())
     }
 
@@ -344,13 +353,20 @@ impl<'a> Follow<'a> {
         }
         self.has_written = true;
         let (rows, files) = self.writer.written();
-        let mut stats = self.shared.stats.lock();
-        stats.position = self.read;
-        (stats.rows, stats.files) = (self.before.0 + rows, self.before.1 + files);
-        if stats.trouble.take().is_some() {
+        {
+            let mut stats = self.shared.stats.lock();
+            stats.position = self.read;
+            (stats.rows, stats.files) = (self.before.0 + rows, self.before.1 + files);
+        }
+        self.goes_on();
+        Ok(())
+    }
+
+    /// What it puts is taken: nothing keeps it from going on any more.
+    fn goes_on(&self) {
+        if self.shared.stats.lock().trouble.take().is_some() {
             tracing::info!(position = self.read, "the lake goes on");
         }
-        Ok(())
     }
 }
 

@@ -2,7 +2,7 @@
 //! edges are told what the lake has, and what is missing before a lane's head is asked for. INVARIANT: a receipt that it counts is in a file that a
 //! manifest names, or was, until the hour was as old as may be.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,8 +33,9 @@ const MOST_MISSING: usize = 256;
 /// The lanes of a partition's tenants.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Part {
-    /// Some lanes were given up: of one that is not here nothing is known.
-    is_cut: bool,
+    /// Tenants of whom some lanes were given up: of one of theirs that is not here nothing is known.
+    #[serde(default)]
+    cut: BTreeSet<TenantId>,
     lanes: BTreeMap<TenantId, BTreeMap<String, Known>>,
     /// Which version of the object it was read from, or written as.
     #[serde(skip)]
@@ -82,7 +83,7 @@ impl Part {
         let none = LaneReach::none(tenant.clone(), lane.to_owned());
         match self.lanes.get(tenant).and_then(|lanes| lanes.get(lane)) {
             Some(known) => Some(LaneReach { head: known.head, missing: known.missing.clone(), ..none }),
-            None => (!self.is_cut).then_some(none),
+            None => (!self.cut.contains(tenant)).then_some(none),
         }
     }
 
@@ -96,7 +97,7 @@ impl Part {
             let count: usize = self.lanes.values().map(BTreeMap::len).sum();
             let Some(excess) = count.checked_sub(most).filter(|excess| *excess > 0) else { return };
             let Some((tenant, lanes)) = self.lanes.iter_mut().max_by_key(|(_, lanes)| lanes.len()) else { return };
-            if !self.is_cut {
+            if self.cut.insert(tenant.clone()) {
                 tracing::warn!(%tenant, "it has more lanes than the lake remembers; nothing more is confirmed of the oldest");
             }
             let mut by_age: Vec<(i64, String)> = lanes.iter().map(|(lane, known)| (known.at, lane.clone())).collect();
@@ -104,7 +105,6 @@ impl Part {
             for (_, lane) in by_age.into_iter().take(excess.min(GO_AT_ONCE)) {
                 lanes.remove(&lane);
             }
-            self.is_cut = true;
         }
     }
 
@@ -130,7 +130,7 @@ impl Part {
             }
             if !is_whole {
                 // Shipped again, what it may have would only stand before the damaged hour.
-                part.is_cut = true;
+                part.cut.insert(tenant.clone());
                 continue;
             }
             for (lane, runs) in of_lane {
@@ -428,6 +428,15 @@ mod tests {
         assert_eq!(part.reach(&tenant("b"), "b.e.0000").map(|reach| reach.head), Some(7), "it has fewer");
         assert_eq!(part.reach(&tenant("a"), "a.e.0000").map(|reach| reach.head), Some(7), "the newest");
         assert_eq!(part.reach(&tenant("a"), "a.e.0099"), None, "nobody may take it for one that has not begun");
+        let text = serde_json::to_vec(&part).unwrap();
+        let part: Part = serde_json::from_slice(&text).unwrap();
+        assert_eq!(part.reach(&tenant("a"), "a.e.0099"), None, "nor at the next start");
+        let not_begun = LaneReach::none(tenant("b"), "b.e.0001".into());
+        assert_eq!(
+            part.reach(&tenant("b"), "b.e.0001"),
+            Some(not_begun),
+            "who has few lanes is told of each, however many another has"
+        );
         assert_eq!(part.lanes.values().map(BTreeMap::len).sum::<usize>(), 20);
     }
 

@@ -38,10 +38,13 @@ pub struct LakeConfig {
     pub missing: Option<Arc<dyn AskForMissing>>,
     /// How long it has gone on without a failure before it asks, milliseconds: a lake that cannot write has nothing shipped again.
     pub ask_after_ms: u64,
+    /// How often it puts its position again where nothing comes, milliseconds: a store that was emptied, or restored, is seen by that, and no lane is said
+    /// to be in it any longer.
+    pub look_ms: u64,
 }
 
 impl Default for LakeConfig {
-    /// Ten seconds, two minutes, for good, a quarter of a minute, nobody; a minute.
+    /// Ten seconds, two minutes, for good, a quarter of a minute, nobody; a minute, and a minute.
     fn default() -> Self {
         Self {
             flush_ms: 10_000,
@@ -53,6 +56,7 @@ impl Default for LakeConfig {
             lanes: None,
             missing: None,
             ask_after_ms: 60_000,
+            look_ms: 60_000,
         }
     }
 }

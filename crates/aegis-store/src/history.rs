@@ -10,6 +10,7 @@ use aegis_model::{Decision, EventId, EventKind, LaneReach, TenantId, Timestamp};
 use sqlx::AssertSqlSafe;
 use sqlx::any::AnyRow;
 
+use crate::pool::Transaction;
 use crate::text::keyed;
 use crate::{Dialect, Store, StoreError, page, row};
 
@@ -65,6 +66,15 @@ fn lane_of(r: &AnyRow) -> Result<LaneReach, StoreError> {
         head: row::get(r, "head")?,
         missing: missing.split(',').filter_map(stretch).collect(),
     })
+}
+
+/// What became of events that were to be kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// How many were new.
+    pub new: u64,
+    /// Proved receipts, by their places among the events, that are not kept, since the history has something else under their id.
+    pub displaced: Vec<usize>,
 }
 
 /// Which events to list. The default lists all.
@@ -170,16 +180,55 @@ fn insert_of(rows: usize, dialect: Dialect) -> String {
     )
 }
 
+/// A SELECT of what is kept under so many ids.
+fn select_of(ids: usize, dialect: Dialect) -> String {
+    let id = |id: usize| match dialect {
+        Dialect::Sqlite => "(tenant_id = ? AND event_id = ?)".to_owned(),
+        Dialect::Postgres => format!("(tenant_id = ${} AND event_id = ${})", 2 * id + 1, 2 * id + 2),
+    };
+    let ids: Vec<_> = (0..ids).map(id).collect();
+    format!("SELECT tenant_id, event_id, lane, seq FROM history WHERE {}", ids.join(" OR "))
+}
+
+/// Those of the events, by place, that are proved receipts and not what is kept under their id: who knew an id ahead has taken it.
+async fn displaced_of(tx: &mut Transaction, events: &[HistoryRow], dialect: Dialect) -> Result<Vec<usize>, StoreError> {
+    let sealed: Vec<(usize, &HistoryRow)> =
+        events.iter().enumerate().filter(|(_, event)| event.proved && event.lane.is_some()).collect();
+    let mut displaced = Vec::new();
+    let mut rest = sealed.as_slice();
+    while let Some(count) = ROWS_PER_STATEMENT.into_iter().find(|count| *count <= rest.len()) {
+        let (group, behind) = rest.split_at(count);
+        rest = behind;
+        let mut query = sqlx::query(AssertSqlSafe(select_of(count, dialect)));
+        for (_, event) in group {
+            query = query.bind(event.tenant_id.as_str()).bind(event.event_id.as_bytes().as_slice());
+        }
+        let mut kept: HashMap<(TenantId, EventId), (Option<String>, Option<i64>)> = HashMap::with_capacity(count);
+        for found in query.fetch_all(&mut **tx).await? {
+            let place = (row::get(&found, "lane")?, row::get(&found, "seq")?);
+            kept.insert((row::tenant(&found)?, row::event_id_bytes(&found, "event_id")?), place);
+        }
+        for (place, event) in group {
+            let there = kept.get(&(event.tenant_id.clone(), event.event_id));
+            if there.is_none_or(|(lane, seq)| *lane != event.lane || *seq != event.seq) {
+                displaced.push(*place);
+            }
+        }
+    }
+    Ok(displaced)
+}
+
 impl Store {
     /// Keeps events and how far their lanes are with them, all of them or (on an error) none, in one transaction. An event that is known already
-    /// is left as it is, unless it is not proved and this one is. Returns how many were new.
-    pub async fn insert_history(&self, rows: &[HistoryRow], lanes: &[LaneReach]) -> Result<u64, StoreError> {
-        if rows.is_empty() && lanes.is_empty() {
-            return Ok(0);
+    /// is left as it is, unless it is not proved and this one is. Where proved receipts are displaced, nothing is noted of the lanes: they have less than was
+    /// thought, and are handed in once more by who knows.
+    pub async fn insert_history(&self, events: &[HistoryRow], lanes: &[LaneReach]) -> Result<Kept, StoreError> {
+        if events.is_empty() && lanes.is_empty() {
+            return Ok(Kept::default());
         }
         let mut tx = self.inner.history_writer.begin(self.inner.dialect.begin_write()).await?;
         let mut new = 0;
-        let rows = one_of_each(rows);
+        let rows = one_of_each(events);
         let mut rest = rows.as_slice();
         while let Some(count) = ROWS_PER_STATEMENT.into_iter().find(|count| *count <= rest.len()) {
             let (group, behind) = rest.split_at(count);
@@ -210,6 +259,10 @@ impl Store {
             }
             new += query.execute(&mut *tx).await?.rows_affected();
         }
+        // Where each came into its place, nothing else has one's id.
+        let is_each_there = new == events.len() as u64;
+        let displaced = if is_each_there { Vec::new() } else { displaced_of(&mut tx, events, self.inner.dialect).await? };
+        let lanes: &[LaneReach] = if displaced.is_empty() { lanes } else { &[] };
         for lane in lanes {
             let missing: Vec<String> = lane.missing.iter().take(MOST_MISSING).map(|(from, to)| format!("{from}-{to}")).collect();
             sqlx::query(
@@ -224,7 +277,7 @@ impl Store {
             .await?;
         }
         tx.commit().await?;
-        Ok(new)
+        Ok(Kept { new, displaced })
     }
 
     /// True for a history that was made anew, or restored without its rows.
@@ -335,24 +388,47 @@ impl Store {
         rows.iter().map(|r| Ok((row::get(r, "lane")?, row::get(r, "first_seq")?))).collect()
     }
 
-    /// The tenant's receipts lane by lane in order of `seq`, after the given one (none: from the start): what a verifier reads.
-    pub async fn export_lanes(
+    /// A tenant's proved receipts of one lane behind a `seq`, in order. What proves nothing is whatever its sender says, as often as he says it, and stands
+    /// before none of them.
+    pub async fn proved_of_lane(
         &self,
         tenant: &TenantId,
-        after: Option<(&str, i64)>,
+        lane: &str,
+        after: i64,
         limit: u32,
     ) -> Result<Vec<HistoryRow>, StoreError> {
-        let (lane, seq) = after.unwrap_or(("", 0));
         let rows = sqlx::query(
-            "SELECT * FROM history WHERE tenant_id = $1 AND lane IS NOT NULL AND (lane, seq) > ($2, $3)
-             ORDER BY lane, seq, place LIMIT $4",
+            "SELECT * FROM history WHERE tenant_id = $1 AND lane = $2 AND seq > $3 AND proved = 1 ORDER BY seq, place LIMIT $4",
         )
         .bind(tenant.as_str())
         .bind(lane)
-        .bind(seq)
+        .bind(after)
         .bind(page(limit, 0).0)
         .fetch_all(&self.inner.history_readers)
         .await?;
         rows.iter().map(history).collect()
+    }
+
+    /// The tenant's receipts lane by lane in order of `seq`, after the one of a lane, `seq` and place of the history (none: from the start), each with its
+    /// place: what a verifier reads. What claims a lane and no `seq` is no receipt. Of one `seq` there may be any number, whoever sent them.
+    pub async fn export_lanes(
+        &self,
+        tenant: &TenantId,
+        after: Option<(&str, i64, i64)>,
+        limit: u32,
+    ) -> Result<Vec<(i64, HistoryRow)>, StoreError> {
+        let (lane, seq, place) = after.unwrap_or(("", 0, 0));
+        let rows = sqlx::query(
+            "SELECT * FROM history WHERE tenant_id = $1 AND lane IS NOT NULL AND seq IS NOT NULL AND (lane, seq, place) > ($2, $3, $4)
+             ORDER BY lane, seq, place LIMIT $5",
+        )
+        .bind(tenant.as_str())
+        .bind(lane)
+        .bind(seq)
+        .bind(place)
+        .bind(page(limit, 0).0)
+        .fetch_all(&self.inner.history_readers)
+        .await?;
+        rows.iter().map(|r| Ok((row::get(r, "place")?, history(r)?))).collect()
     }
 }

@@ -50,7 +50,7 @@ pub use edge_lives::EdgeLife;
 pub use edges::{EdgeKey, EdgePublicKeys, Enrolment};
 pub use error::StoreError;
 pub use feed::FeedEntry;
-pub use history::{HistoryFilter, HistoryRow, Wire};
+pub use history::{HistoryFilter, HistoryRow, Kept, Wire};
 pub use incidents::{PendingAction, entity_of};
 pub use keys::{NewKey, Principal, Role};
 pub use outbox::OutboxRow;

@@ -52,13 +52,18 @@ impl Lane {
         (now.saturating_duration_since(since) >= wait).then_some(seq)
     }
 
+    /// Whether it was shipped again, and has not got on since: it is asked for in any case, and ever more seldom.
+    pub(crate) const fn stands(&self) -> bool {
+        self.tries > 0
+    }
+
     /// Takes how far whoever was asked has it; the stretch that is to be shipped again. Nothing of what was shipped less than `settled` ago.
     pub(crate) fn confirm(&mut self, head: i64, due: i64, settled: Duration, now: Instant) -> Option<(i64, i64)> {
         if head > self.confirmed {
             (self.confirmed, self.tries) = (head, 0);
         }
         if head >= due {
-            self.noted = None;
+            (self.noted, self.tries) = (None, 0);
             return None;
         }
         if self.noted.is_none_or(|(_, since)| now.saturating_duration_since(since) < settled) {

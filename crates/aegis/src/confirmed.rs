@@ -61,7 +61,7 @@ impl Confirmations {
             for n in 0u64.. {
                 sleep(EVERY).await;
                 if n % FORGET_EACH == FORGET_EACH - 1 {
-                    book.lanes.clear();
+                    book.forget();
                 }
                 self.round(&mut book, only_open(n)).await;
             }
@@ -140,6 +140,11 @@ struct Book {
 }
 
 impl Book {
+    /// Forgets what was confirmed. Not of lanes that do not get on: they would be shipped again as often as at first, each hour anew.
+    fn forget(&mut self) {
+        self.lanes.retain(|_, lane| lane.stands());
+    }
+
     /// As many of them as one round asks about: a lane of each tenant, then another of each, from the tenant behind the last one on.
     fn in_turn(&mut self, due: Vec<(String, i64)>) -> Vec<(String, i64)> {
         let mut by_tenant: BTreeMap<String, VecDeque<(String, i64)>> = BTreeMap::new();
@@ -261,6 +266,40 @@ mod tests {
         assert_eq!(noted(&mut book, "a.e.1", 9, now), None);
         // A lane that it never saw is shipped whole.
         assert_eq!(book.take(&told(0, &[("a.e.3", 0)]), &asked, SETTLED, 32, now), [("a.e.3".to_owned(), 1, 9)]);
+    }
+
+    #[test]
+    fn what_is_forgotten_each_hour_is_asked_for_anew_and_ships_no_lane_sooner_that_does_not_get_on() {
+        let (mut book, begun) = (Book::default(), Instant::now());
+        let round = EVERY.as_secs();
+        let (mut shipped, mut asked_of_whole) = (Vec::new(), Vec::new());
+        for n in 1..8 * FORGET_EACH {
+            let now = begun + Duration::from_secs(n * round);
+            if n % FORGET_EACH == FORGET_EACH - 1 {
+                book.forget();
+            }
+            let due: Vec<(String, i64)> = ["a.e.stands", "a.e.whole"]
+                .into_iter()
+                .filter_map(|lane| noted(&mut book, lane, 9, now).map(|seq| (lane.to_owned(), seq)))
+                .collect();
+            if due.iter().any(|(lane, _)| lane == "a.e.whole") {
+                asked_of_whole.push(n);
+            }
+            for (lane, ..) in book.take(&told(0, &[("a.e.stands", 3), ("a.e.whole", 9)]), &due, SETTLED, 32, now) {
+                assert_eq!(lane, "a.e.stands");
+                shipped.push(n * round);
+            }
+        }
+        assert_eq!(asked_of_whole.len(), 8, "once an hour: {asked_of_whole:?}");
+        let longest = SETTLED.as_secs() * 128;
+        assert!(shipped.windows(2).skip(8).all(|pair| pair[1] - pair[0] >= longest), "{shipped:?}");
+        assert!(shipped.len() > 10, "{shipped:?}");
+        // It gets on: what it has is forgotten like any other's.
+        let now = begun + Duration::from_secs(100 * 3600);
+        let due = [("a.e.stands".to_owned(), 9)];
+        assert!(book.take(&told(0, &[("a.e.stands", 9)]), &due, SETTLED, 32, now).is_empty());
+        book.forget();
+        assert!(book.lanes.is_empty());
     }
 
     #[test]

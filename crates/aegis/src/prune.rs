@@ -22,6 +22,9 @@ const EVERY: Duration = Duration::from_secs(60);
 const MOST_PRUNES: usize = 1000;
 const PAUSE: Duration = Duration::from_millis(25);
 
+/// Nothing goes for a lake that has stood still for longer, milliseconds: what it said before that may not be so any more.
+const MOST_BEHIND_MS: u64 = 10 * 60 * 1000;
+
 /// Prunes the ledger that confirmations are asked for.
 #[derive(Debug)]
 pub(crate) struct Pruning {
@@ -78,6 +81,9 @@ fn old_before(newest: Timestamp, now: Timestamp, keep_micros: i64) -> Timestamp 
 
 /// Of the lanes that were asked for, up to where both have them.
 fn prunable(told: Confirmed, asked: &[String]) -> VecDeque<(String, i64)> {
+    if told.behind_ms > MOST_BEHIND_MS {
+        return VecDeque::new();
+    }
     let lanes = told.lanes.into_iter().filter(|confirmed| asked.contains(&confirmed.lane));
     lanes.map(|confirmed| (confirmed.lane, confirmed.history.min(confirmed.lake))).filter(|(_, through)| *through > 0).collect()
 }
@@ -100,8 +106,10 @@ mod tests {
     fn only_what_history_and_lake_both_have_may_go() {
         let lane = |lane: &str, history, lake, lake_head| LaneConfirmed { lane: lane.to_owned(), history, lake, lake_head };
         let lanes = vec![lane("a", 5, 9, 9), lane("b", 9, 3, 20), lane("c", 9, 0, 9), lane("d", 0, 9, 9), lane("e", 9, 9, 9)];
-        let told = Confirmed { edge_id: "e".into(), nonce: "n".into(), behind_ms: 0, lanes };
+        let told = Confirmed { edge_id: "e".into(), nonce: "n".into(), behind_ms: MOST_BEHIND_MS, lanes };
         let asked = ["a", "b", "c", "d"].map(str::to_owned);
+        let late = Confirmed { behind_ms: MOST_BEHIND_MS + 1, ..told.clone() };
         assert_eq!(prunable(told, &asked), [("a".to_owned(), 5), ("b".to_owned(), 3)], "up to the first hole of either");
+        assert!(prunable(late, &asked).is_empty(), "of a lake that stands still nobody knows what it has by now");
     }
 }

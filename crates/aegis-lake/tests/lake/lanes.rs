@@ -36,6 +36,7 @@ impl Followed {
             lanes: Some(Arc::clone(&lanes)),
             missing: Some(Arc::clone(&asked) as Arc<dyn AskForMissing>),
             ask_after_ms: 0,
+            look_ms: 200,
             ..LakeConfig::default()
         });
         (Self { lanes, asked }, worker)
@@ -120,6 +121,48 @@ async fn a_lake_that_was_lost_says_that_it_has_nothing() {
     lake.until("it was read", |lake| lake.reach(&lane).is_some()).await;
     assert_eq!(lake.reach(&lane), Some(LaneReach::none(tenant("acme"), lane.clone())));
     worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lake_that_is_emptied_while_nothing_comes_is_seen_and_filled_from_the_bus() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut line = Line::open(folder.path()).await;
+    let sealed = line.seal(4).await;
+    let lane = lane_of(&sealed[0]);
+    line.publish(&sealed).await;
+    let (lake, worker) = Followed::start(&line, 20);
+    lake.until("it has the lane", |lake| lake.reach(&lane).is_some_and(|reach| reach.head == 5)).await;
+    lake.until("all is there", |lake| lake.lanes.behind().is_some()).await;
+    let place = folder.path().join("lake");
+    std::fs::rename(&place, folder.path().join("gone")).unwrap();
+    std::fs::create_dir_all(&place).unwrap();
+    lake.until("it is seen", |_| worker.stats().failures > 0).await;
+    lake.until("it is filled again", |lake| {
+        place.join("lanes").is_dir() && lake.reach(&lane).is_some_and(|reach| reach.through() == 5)
+    })
+    .await;
+    worker.stop().await;
+    assert_eq!(line.number("SELECT count(*) FROM events WHERE verified").await, 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_away_for_a_while_is_missed_and_found_again_while_nothing_comes() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut line = Line::open(folder.path()).await;
+    let sealed = line.seal(4).await;
+    let lane = lane_of(&sealed[0]);
+    line.publish(&sealed).await;
+    let (lake, worker) = Followed::start(&line, 20);
+    lake.until("it has the lane", |lake| lake.reach(&lane).is_some_and(|reach| reach.head == 5)).await;
+    lake.until("all is there", |lake| lake.lanes.behind().is_some()).await;
+    let (place, away) = (folder.path().join("lake"), folder.path().join("away"));
+    std::fs::rename(&place, &away).unwrap();
+    lake.until("it is missed", |_| worker.stats().trouble.is_some()).await;
+    std::fs::rename(&away, &place).unwrap();
+    lake.until("it goes on", |_| worker.stats().trouble.is_none()).await;
+    assert_eq!(lake.reach(&lane).unwrap().through(), 5);
+    worker.stop().await;
+    assert_eq!(line.number("SELECT count(*) FROM events WHERE verified").await, 5);
 }
 
 #[tokio::test(flavor = "multi_thread")]

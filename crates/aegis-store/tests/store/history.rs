@@ -13,17 +13,18 @@ fn seqs(rows: &[HistoryRow]) -> Vec<i64> {
 async fn a_batch_that_overlaps_an_earlier_one_adds_only_what_is_new() {
     let mut place = Place::new().await;
     let rows: Vec<_> = (1..=1024).map(|seq| event(&acme(), EventKind::AuthorizeDecision, seq)).collect();
-    assert_eq!(place.store.insert_history(&rows[..600], &[]).await.unwrap(), 600);
-    assert_eq!(place.store.insert_history(&rows[400..], &[]).await.unwrap(), 424);
+    assert_eq!(place.store.insert_history(&rows[..600], &[]).await.unwrap().new, 600);
+    let again = place.store.insert_history(&rows[400..], &[]).await.unwrap();
+    assert_eq!((again.new, again.displaced), (424, Vec::new()));
     place.reopen().await;
     assert_eq!(place.store.history_event(&acme(), rows[7].event_id).await.unwrap().as_ref(), Some(&rows[7]));
     let (mut after, mut exported) = (None, Vec::new());
     loop {
-        let cursor = after.as_ref().map(|(lane, seq): &(String, i64)| (lane.as_str(), *seq));
+        let cursor = after.as_ref().map(|(lane, seq, place): &(String, i64, i64)| (lane.as_str(), *seq, *place));
         let page = place.store.export_lanes(&acme(), cursor, 100).await.unwrap();
-        let Some(last) = page.last() else { break };
-        after = last.lane.clone().zip(last.seq);
-        exported.extend(page);
+        let Some((place, last)) = page.last() else { break };
+        after = Some((last.lane.clone().unwrap(), last.seq.unwrap(), *place));
+        exported.extend(page.into_iter().map(|(_, row)| row));
     }
     assert_eq!(exported, rows);
 }
@@ -58,15 +59,38 @@ async fn lanes_are_exported_one_after_the_other_in_order_of_seq() {
     let mut rows: Vec<_> = [3, 1, 2, 4].into_iter().map(|seq| event(&acme(), EventKind::ToolAttempt, seq)).collect();
     rows[3].lane = Some("acme.edge-0.1".into());
     place.store.insert_history(&rows, &[]).await.unwrap();
-    let (mut after, mut exported): (Option<(String, i64)>, Vec<i64>) = (None, Vec::new());
-    while let Some(row) = {
-        let cursor = after.as_ref().map(|(lane, seq)| (lane.as_str(), *seq));
+    let (mut after, mut exported): (Option<(String, i64, i64)>, Vec<i64>) = (None, Vec::new());
+    while let Some((at, row)) = {
+        let cursor = after.as_ref().map(|(lane, seq, at)| (lane.as_str(), *seq, *at));
         place.store.export_lanes(&acme(), cursor, 1).await.unwrap().pop()
     } {
         exported.push(row.seq.unwrap());
-        after = Some((row.lane.unwrap(), row.seq.unwrap()));
+        after = Some((row.lane.unwrap(), row.seq.unwrap(), at));
     }
     assert_eq!(exported, [4, 1, 2, 3]);
+}
+
+#[tokio::test]
+async fn what_others_put_under_a_receipt_s_place_takes_none_out_of_an_export_and_lets_it_end() {
+    let place = Place::new().await;
+    let real: Vec<_> = (1..=3).map(|seq| event(&acme(), EventKind::ToolAttempt, seq)).collect();
+    let forged: Vec<_> = (0..5).map(|_| HistoryRow { proved: false, ..event(&acme(), EventKind::ToolAttempt, 2) }).collect();
+    // It claims a lane behind all others, and no place in it.
+    let bare = HistoryRow { proved: false, lane: Some("z".into()), seq: None, ..event(&acme(), EventKind::ToolAttempt, 1) };
+    let batches: [&[HistoryRow]; 3] = [&forged, &real, &[bare]];
+    for rows in batches {
+        place.store.insert_history(rows, &[]).await.unwrap();
+    }
+    let (mut after, mut exported) = (None, Vec::new());
+    for _ in 0..20 {
+        let cursor = after.as_ref().map(|(lane, seq, at): &(String, i64, i64)| (lane.as_str(), *seq, *at));
+        let page = place.store.export_lanes(&acme(), cursor, 2).await.unwrap();
+        let Some((at, last)) = page.last() else { break };
+        after = Some((last.lane.clone().unwrap(), last.seq.unwrap(), *at));
+        exported.extend(page.into_iter().map(|(_, row)| row));
+    }
+    let expected: Vec<_> = [&real[..1], &forged[..], &real[1..]].concat();
+    assert_eq!(exported, expected);
 }
 
 #[tokio::test]
@@ -89,6 +113,27 @@ async fn lanes_are_known_by_the_first_proved_receipt_of_a_time_or_later() {
     assert_eq!(since(1).await, [other.clone(), (lane, 3)]);
     assert_eq!(since(21).await, [other]);
     assert!(since(31).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_lane_s_proved_receipts_are_read_past_any_number_of_others_under_their_seq() {
+    let place = Place::new().await;
+    let real: Vec<_> = (1..=5).map(|seq| event(&acme(), EventKind::ToolAttempt, seq)).collect();
+    let lane = real[0].lane.clone().unwrap();
+    let forged: Vec<_> = (0..300).map(|_| HistoryRow { proved: false, ..event(&acme(), EventKind::ToolAttempt, 3) }).collect();
+    let other = HistoryRow { lane: Some("acme.edge-1.8".into()), ..event(&acme(), EventKind::ToolAttempt, 4) };
+    let batches: [&[HistoryRow]; 3] = [&forged, &real, &[other]];
+    for rows in batches {
+        place.store.insert_history(rows, &[]).await.unwrap();
+    }
+    let (mut after, mut read) = (0, Vec::new());
+    loop {
+        let page = place.store.proved_of_lane(&acme(), &lane, after, 2).await.unwrap();
+        let Some(last) = page.last() else { break };
+        after = last.seq.unwrap();
+        read.extend(page);
+    }
+    assert_eq!(read, real);
 }
 
 #[tokio::test]
@@ -142,6 +187,31 @@ async fn a_proved_receipt_takes_the_place_of_what_was_put_under_its_id() {
         place.store.insert_history(&rows, &[]).await.unwrap();
         assert_eq!(place.store.history_event(&acme(), seen.event_id).await.unwrap().unwrap(), seen);
     }
+}
+
+/// Whoever may publish for the tenant can put an observation, or a receipt of its own, under an id that it learned before the receipt arrived.
+#[tokio::test]
+async fn of_a_receipt_whose_id_is_taken_no_lane_is_noted_to_have_it() {
+    let place = Place::new().await;
+    let real: Vec<_> = (1..=200).map(|seq| event(&acme(), EventKind::AuthorizeDecision, seq)).collect();
+    let seen = HistoryRow { event_id: real[6].event_id, ..event(&acme(), EventKind::ExternalGithubWebhook, 1) };
+    let of_another = HistoryRow { event_id: real[99].event_id, lane: Some("acme.edge-2.1".into()), ..real[99].clone() };
+    let lane = LaneReach { head: 200, ..LaneReach::none(acme(), "acme.edge-1.7".into()) };
+    place.store.insert_history(&[seen.clone(), of_another], &[]).await.unwrap();
+    let noted = async || place.store.history_lane(&acme(), "acme.edge-1.7").await.unwrap();
+    for new in [198, 0] {
+        let kept = place.store.insert_history(&real, std::slice::from_ref(&lane)).await.unwrap();
+        assert_eq!((kept.new, kept.displaced), (new, vec![6, 99]));
+        assert_eq!(noted().await, None);
+    }
+    // Both in one batch; and what is there already displaces nothing.
+    let late = event(&acme(), EventKind::AuthorizeDecision, 201);
+    let first = HistoryRow { event_id: late.event_id, ..seen };
+    let kept = place.store.insert_history(&[first, real[0].clone(), late], &[]).await.unwrap();
+    assert_eq!((kept.new, kept.displaced), (1, vec![2]));
+    let kept = place.store.insert_history(&real[..6], std::slice::from_ref(&lane)).await.unwrap();
+    assert_eq!((kept.new, kept.displaced), (0, Vec::new()));
+    assert_eq!(noted().await, Some(lane));
 }
 
 #[tokio::test]

@@ -168,6 +168,7 @@ async fn read_all(store: &Store, t: &TenantId) -> Vec<(&'static str, String)> {
         history_lane(t, "lane-1"),
         export_lanes(t, None, 100),
         lanes_since(t, START.plus_seconds(-10)),
+        proved_of_lane(t, "lane-1", 0, 100),
     );
     let secret = store.webhook_secret(t, "github").await.unwrap();
     seen.push(("webhook_secret", secret.map_or_else(String::new, |s| s.expose().to_owned())));
