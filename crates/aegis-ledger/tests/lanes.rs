@@ -387,7 +387,7 @@ async fn pruning_keeps_heads_and_what_is_not_shipped() {
     ledger.submit(draft_now(&acme)).await.unwrap();
     let (all, late) = (everything(&ledger).await, Timestamp::from_micros(i64::MAX));
     let lane = &all[0].sealed.lane;
-    assert_eq!(ledger.old_lanes(late, "", 10).await.unwrap(), std::slice::from_ref(&lane), "of the other one nothing may go");
+    assert_eq!(ledger.old_lanes(late, "", 10).await.unwrap(), std::slice::from_ref(lane), "of the other one nothing may go");
     assert_eq!(ledger.prune_confirmed(lane, i64::MAX, late).await.unwrap(), 0, "nothing was shipped");
     ledger.mark_shipped(ledger.last_row()).await;
     ledger.submit(draft_now(&acme)).await.unwrap();
