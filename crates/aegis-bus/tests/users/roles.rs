@@ -112,22 +112,22 @@ fn may_control() -> BTreeSet<String> {
 /// The subjects that the server refuses to a user; `ask` tries one.
 async fn refused(house: &House, user: &str, ask: impl AsyncFn(&async_nats::Client, String)) -> BTreeSet<String> {
     let (client, mut refusals) = house.raw_with_refusals(user).await;
-    for subject in everything() {
-        ask(&client, subject).await;
-        // One after the other: the client keeps no more than some refusals that nobody has looked at.
-        client.flush().await.unwrap();
-    }
     // Nobody may: what was refused before it was told before it.
     let last = "$SYS.the.end";
-    client.publish(last, Bytes::new()).await.unwrap();
     let mut refused = BTreeSet::new();
-    loop {
-        let subject = told_subject(&mut refusals).await;
-        if subject == last {
-            return refused;
+    for subject in everything() {
+        ask(&client, subject).await;
+        client.publish(last, Bytes::new()).await.unwrap();
+        // Each before the next: the client drops refusals of which too many were not looked at.
+        loop {
+            let subject = told_subject(&mut refusals).await;
+            if subject == last {
+                break;
+            }
+            refused.insert(subject);
         }
-        refused.insert(subject);
     }
+    refused
 }
 
 /// The subject that a refusal names.
