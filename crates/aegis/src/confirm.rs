@@ -24,7 +24,7 @@ const PAGE: usize = 1000;
 
 /// Whether a round, counted from 0, looks at open lanes alone. Lanes of earlier starts are noted at once, and again when they should have arrived.
 pub(crate) const fn only_open(round: u64) -> bool {
-    round > 8 && round % ALL_LANES_EACH != 0
+    round > 8 && !round.is_multiple_of(ALL_LANES_EACH)
 }
 
 /// What is known of a lane.
