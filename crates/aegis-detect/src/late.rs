@@ -269,7 +269,7 @@ impl Work {
         next
     }
 
-    /// Forgets what is done, while no piece is known. Answers how many receipts are forgotten with it.
+    /// Forgets what is done, while no piece is known. Answers how many runs of receipts are forgotten with it.
     fn forget_done(&mut self, asked: &Reach<'_>) -> usize {
         let before = self.count();
         let most_micros = self.most_micros;
