@@ -242,7 +242,7 @@ mod tests {
     async fn beside_who_does_not_answer_records_of_filled_rules_are_not_waited_for_one_by_one() {
         let hangs = Arc::new(Hangs::default());
         let mut warm = WarmUp::new(Some(hangs.clone()), None);
-        warm.patience = Duration::from_millis(40);
+        warm.patience = Duration::from_millis(200);
         let (tenant, span) = (TenantId::new("acme").unwrap(), (Timestamp::from_micros(0), Timestamp::from_micros(9)));
         let begun = Instant::now();
         for _ in 0..1000 {
