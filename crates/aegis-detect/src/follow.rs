@@ -32,6 +32,10 @@ use crate::worker::{CONSUMER, Shared, WorkerConfig};
 pub(crate) const MAX_BATCH: usize = 2048;
 /// A quiet stream is looked at this often for a stop.
 const IDLE_WAIT: Duration = Duration::from_millis(200);
+/// So long a pause is quiet enough for rules that rest to look at what waits: they rest for the sake of what follows, and nothing does. Where
+/// looking took long, it is so many times as long.
+const BEHIND_WAIT: Duration = Duration::from_millis(20);
+const BEHIND_RESTS: u32 = 9;
 /// Ticks are at least this far apart, so that events gather; the first after a pause runs at once.
 const TICK_SPACING: Duration = Duration::from_millis(5);
 /// The same behind a batch of this many: under load.
@@ -97,6 +101,16 @@ pub(crate) struct Running {
     /// True while a tick's alerts are not all on the bus: then no checkpoint may count its events.
     pub(crate) unpublished: bool,
     pub(crate) clock: Arc<dyn Clock>,
+}
+
+/// None, where the clock was set back.
+fn micros_between(from: Timestamp, to: Timestamp) -> Duration {
+    Duration::from_micros(to.as_micros().saturating_sub(from.as_micros()).max(0).unsigned_abs())
+}
+
+/// The pause after which the stream is quiet, by how long it took to catch up the last time.
+fn quiet_after(is_behind: bool, caught_up_in: Duration) -> Duration {
+    if is_behind { caught_up_in.saturating_mul(BEHIND_RESTS).clamp(BEHIND_WAIT, IDLE_WAIT) } else { IDLE_WAIT }
 }
 
 pub(crate) async fn run(
@@ -333,6 +347,7 @@ impl Running {
     ) -> Result<(), DetectError> {
         let mut last_checkpoint = self.clock.now();
         let mut rests = config.checkpoint_ms.saturating_mul(1000);
+        let mut caught_up_in = Duration::ZERO;
         {
             let mut stats = shared.stats.lock();
             stats.ready = true;
@@ -341,7 +356,7 @@ impl Running {
         }
         while !shared.stopping() {
             let batch = tokio::select! {
-                batch = subscription.next_batch(MAX_BATCH, IDLE_WAIT) => batch?,
+                batch = subscription.next_batch(MAX_BATCH, quiet_after(self.engine.is_behind(), caught_up_in)) => batch?,
                 () = shared.woken() => continue,
             };
             let started = self.clock.now();
@@ -349,6 +364,7 @@ impl Running {
             let spacing = if batch.len() < BUSY { TICK_SPACING } else { BUSY_TICK_SPACING };
             if quiet {
                 self.catch_up(shared).await?;
+                caught_up_in = micros_between(started, self.clock.now());
                 self.tell_the_time().await?;
             } else {
                 self.take(batch, shared).await?;
@@ -375,7 +391,7 @@ impl Running {
                 let took = last_checkpoint.as_micros().saturating_sub(now.as_micros());
                 rests = config.checkpoint_ms.saturating_mul(1000).max(took.saturating_mul(CHECKPOINT_RESTS));
             }
-            let took = Duration::from_micros(now.as_micros().saturating_sub(started.as_micros()).max(0).unsigned_abs());
+            let took = micros_between(started, now);
             if !full
                 && !quiet
                 && let Some(rest) = spacing.checked_sub(took)
@@ -434,5 +450,23 @@ impl Running {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_that_rest_look_in_a_short_pause_unless_looking_takes_long() {
+        let (short, long) = (Duration::from_millis(1), Duration::from_millis(10));
+        assert_eq!(quiet_after(false, Duration::ZERO), IDLE_WAIT);
+        assert_eq!(quiet_after(true, Duration::ZERO), BEHIND_WAIT);
+        assert_eq!(quiet_after(true, short), BEHIND_WAIT);
+        assert_eq!(quiet_after(true, long), Duration::from_millis(90));
+        assert_eq!(quiet_after(true, Duration::from_secs(5)), IDLE_WAIT);
+        let later = Timestamp::from_micros(5);
+        assert_eq!(micros_between(Timestamp::from_micros(2), later), Duration::from_micros(3));
+        assert_eq!(micros_between(later, Timestamp::from_micros(2)), Duration::ZERO, "the clock was set back");
     }
 }
