@@ -104,17 +104,14 @@ pub(crate) struct Held<'a> {
 
 /// The body, and whether it is the one that was sealed with this hash. None where no body can be made of it.
 pub(crate) fn body_of<'a>(held: Held<'a>, receipt_hash: &str) -> Option<(Cow<'a, str>, bool)> {
-    let body = match held.receipt.starts_with(WHOLE) {
-        true => Cow::Borrowed(held.receipt),
-        false => Cow::Owned(made_again(held)?),
-    };
+    let body = if held.receipt.starts_with(WHOLE) { Cow::Borrowed(held.receipt) } else { Cow::Owned(made_again(held)?) };
     let is_sealed = sha256_hex(body.as_bytes()) == receipt_hash;
     Some((body, is_sealed))
 }
 
 fn made_again(held: Held<'_>) -> Option<String> {
-    let (event, kept) = (raw_members(held.event)?, raw_members(held.receipt)?);
-    let (event, kept) = (Members::new(&event), Members::new(&kept));
+    let (columns, members) = (raw_members(held.event)?, raw_members(held.receipt)?);
+    let (event, kept) = (Members::new(&columns), Members::new(&members));
     let event_digest = sha256_hex(held.event.as_bytes());
     let mut body = ObjectText::with_capacity(held.event.len() + held.receipt.len() + BODY_BYTES);
     for (key, source) in MEMBERS {
@@ -144,7 +141,7 @@ mod tests {
     use super::*;
     use crate::canonical::{Place, body_text, event_text};
 
-    const PLACE: Place<'_> = Place { lane: "acme.edge.0", seq: 7, ts: "2026-11-22T10:00:00.000000Z" };
+    const PLACE: Place<'static> = Place { lane: "acme.edge.0", seq: 7, ts: "2026-11-22T10:00:00.000000Z" };
 
     /// What a draft is made of: which columns it has (bit by bit), their text, and the rest.
     #[derive(Clone, Debug)]
@@ -269,7 +266,7 @@ mod tests {
             let stored = sealed.kept.as_deref().unwrap_or(&sealed.body);
             for receipt in [stored, sealed.body.as_str()] {
                 let (body, is_sealed) = body_of(held(&sealed, receipt), &sealed.hash).unwrap();
-                prop_assert_eq!(body.as_ref(), sealed.body.as_str());
+                prop_assert_eq!(&*body, sealed.body.as_str());
                 prop_assert!(is_sealed);
             }
         }
