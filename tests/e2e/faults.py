@@ -217,7 +217,8 @@ class Corruption(Fault):
         self.aegis.start()
         report = self.aegis.verify(self.tenant.export(), expect=1)
         self.assertEqual(report["verdict"], "invalid")
-        self.assertEqual((report["failure"]["seq"], report["failure"]["code"]), (damaged["seq"], "digest_mismatch"))
+        self.assertEqual((report["failure"]["seq"], report["failure"]["code"]), (damaged["seq"], "hash_mismatch"))
+        self.assertEqual([line["seq"] for line in self.tenant.export() if line.get("evidence") == "damaged"], [damaged["seq"]])
         self.assertEqual(self.agent.authorize()["decision"], "allow")
 
     def test_a_row_removed_from_the_middle_is_found_by_verification(self):

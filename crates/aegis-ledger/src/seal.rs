@@ -14,6 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
 use crate::LedgerError;
+use crate::body::kept_text;
 use crate::canonical::{Place, Seal, body_text, event_text};
 use crate::commitment::{CommitmentKey, CommitmentKeys, commit_to};
 use crate::config::MAX_RECEIPT_BYTES;
@@ -45,8 +46,17 @@ pub(crate) struct SealedRow {
     pub(crate) event: String,
     /// The canonical body, as hashed.
     pub(crate) receipt: String,
+    /// What the row keeps of it, if not all.
+    pub(crate) kept: Option<String>,
     pub(crate) path: Vec<Hash>,
     pub(crate) frozen: Option<FrozenRow>,
+}
+
+impl SealedRow {
+    /// What is written of the body.
+    pub(crate) fn stored(&self) -> &str {
+        self.kept.as_deref().unwrap_or(&self.receipt)
+    }
 }
 
 /// A frozen action, as it is written beside its receipt.
@@ -278,6 +288,7 @@ impl Batch<'_> {
         };
         let receipt = body_text(draft, place, seal);
         check_size(&receipt)?;
+        let kept = kept_text(draft, seal);
         let receipt_hash: Hash = Sha256::digest(receipt.as_bytes()).into();
         let receipt_hash_hex = aegis_canon::hex_text(&receipt_hash);
 
@@ -299,6 +310,7 @@ impl Batch<'_> {
             prev_receipt_hash,
             event: event_columns,
             receipt,
+            kept,
             path: Vec::new(),
             frozen,
         });

@@ -29,7 +29,7 @@ use crate::shared::{Command, Shared};
 /// How long an idle writer lets a new shipped position wait before it writes it alone: any commit takes it along.
 const SHIPPED_IDLE: Duration = Duration::from_millis(200);
 
-/// Bytes of receipts after which the checkpointer is woken: few, so that a checkpoint stays short.
+/// Bytes of rows' texts after which the checkpointer is woken: few, so that a checkpoint stays short.
 const LOG_STEP: usize = 2 << 20;
 
 /// Receipts that are sealed before others of the runtime have a turn, while nobody waits for one: an answer is not held up by them.
@@ -51,7 +51,7 @@ pub(crate) struct Writer {
     pub(crate) in_doubt: Option<SealedBatch>,
     pub(crate) closed: bool,
     pub(crate) checkpointer: JoinHandle<()>,
-    /// Bytes of receipts written since the checkpointer was woken.
+    /// Bytes of rows' texts written since the checkpointer was woken.
     pub(crate) log_bytes: usize,
     pub(crate) gathering: Gathering,
     /// Held for as long as this writer may write.
@@ -280,8 +280,7 @@ impl Writer {
     /// The batch is durable: the state moves on, the waiters wake, the ring gets what it has room for.
     pub(crate) fn acknowledge(&mut self, mut sealed: SealedBatch, group: Vec<Submission>, places: Vec<usize>) {
         self.sealer.adopt(&sealed);
-        let bytes = sealed.rows.iter().map(|row| row.event.len() + row.receipt.len()).sum::<usize>();
-        self.log_bytes += bytes;
+        self.log_bytes += sealed.rows.iter().map(|row| row.event.len() + row.stored().len()).sum::<usize>();
         if let Some(last) = sealed.rows.last() {
             self.shared.counters.last_row.store(last.row, Ordering::Release);
         }
@@ -301,10 +300,15 @@ impl Writer {
         }
         let ring = self.shared.ring.lock().clone();
         let Some(ring) = ring else { return };
+        let bytes = sealed.rows.iter().map(|row| row.event.len() + row.receipt.len()).sum::<usize>();
         let frozen_bytes = sealed.rows.iter().filter_map(|row| row.frozen.as_ref()).map(|row| row.json.len()).sum::<usize>();
         let Some(weight) = self.shared.ring_weight.add(bytes + FROZEN_WEIGHT * frozen_bytes) else { return };
-        // It stands in the slot, once; this text holds raw parameters.
-        sealed.rows.iter_mut().for_each(|row| row.frozen = None);
+        for row in &mut sealed.rows {
+            // It stands in the slot, once; this text holds raw parameters.
+            row.frozen = None;
+            // The disk has it, and the ring the body itself.
+            row.kept = None;
+        }
         let durable = Arc::new(Durable { commit: sealed.commit, rows: sealed.rows, _weight: weight });
         for (place, frozen) in frozen.into_iter().enumerate() {
             if ring.try_send(Slot { of: Arc::clone(&durable), place, frozen }).is_err() {

@@ -362,7 +362,7 @@ async fn reads_are_tenant_bound_and_recent_reads_by_time_and_kind() {
     assert_eq!(ledger.receipt(&acme, ids[0]).await.unwrap().unwrap().event_id, ids[0]);
     let export = ledger.export(&acme, 0, 100).await.unwrap();
     assert_eq!(export.len(), 11);
-    assert!(export.iter().all(|event| event.tenant_id == acme));
+    assert!(export.iter().all(|line| line.is_sealed && parse(&line.text)["tenant_id"] == "acme"));
 
     let since = Timestamp::from_micros(START).plus_seconds(10);
     let recent = ledger.recent(since, &[EventKind::ReplayAttempt, EventKind::TamperAttempt], 0, 100).await.unwrap();

@@ -397,7 +397,7 @@ async fn a_bus_that_reads_the_ledger_gives_back_what_was_shipped_byte_for_byte()
     let wires = |messages: Vec<Delivered>| -> Vec<String> {
         messages.into_iter().map(|message| String::from_utf8(message.payload.to_vec()).unwrap()).collect()
     };
-    let expected: Vec<String> = sealed.into_iter().map(|event| event.wire).collect();
+    let expected: Vec<String> = sealed.into_iter().map(|line| line.text).collect();
     assert_eq!(expected.len(), 151);
     assert_eq!(wires(read(&bus, Stream::Ase).await), expected);
     bus.inner.close().await;
