@@ -280,11 +280,20 @@ impl Engine {
     pub fn stats(&self) -> Vec<RuleStats> {
         let of_rule = |r: &RunningRule| RuleStats {
             kept: r.state.event_count() as u64,
-            window_lost: r.lacks.len() as u64,
+            window_lost: self.lost_windows_of(r) as u64,
             window_unsaved: r.unsaved.len() as u64,
             ..r.stats.clone()
         };
         self.rules.iter().map(of_rule).collect()
+    }
+
+    /// Of how many tenants some of a longer window is gone: all of them, while the log that was read begins within it.
+    fn lost_windows_of(&self, running: &RunningRule) -> usize {
+        let begins = self.lost.before().zip(self.watermarks.log_time()).filter(|_| running.is_far());
+        if begins.is_some_and(|(before, now)| before >= now.plus_micros(-running.window_micros())) {
+            return self.watermarks.tenants().filter(|tenant| running.scope.covers(tenant)).count();
+        }
+        running.lacks.len()
     }
 
     /// Events of the tenant older than this are needed for no match that can still change, but for those that a checkpoint has. None: all may be.

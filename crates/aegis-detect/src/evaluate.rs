@@ -61,7 +61,7 @@ pub struct RuleStats {
     /// Tenants of whom the rule does not know all of its window yet, and tells nothing until it does: of a tenant's own 1 or 0, of one that every tenant has
     /// about a second late.
     pub warming: u64,
-    /// Tenants of whom a restart lost some of the events that the rule looks back to, and no row has left them behind yet.
+    /// Of a rule with a longer window than the stream is held: tenants of whom a restart lost some of it, which no row has left behind yet.
     pub window_lost: u64,
     /// Tenants of whom the last checkpoint had no room for all the events that the rule looks back to.
     pub window_unsaved: u64,

@@ -20,15 +20,20 @@ pub(crate) const HORIZON: i64 = 2 * 3_600_000_000;
 pub(crate) const MOST_BYTES_OF_ALL: usize = 16 << 20;
 
 impl RunningRule {
-    /// True where the stream is not held for all that the rule looks back to.
-    pub(crate) fn is_far(&self) -> bool {
+    /// True where the rule looks back further than the stream is held for it.
+    fn looks_beyond(&self) -> bool {
         // What reads alerts has its rows from the checkpoint, and needs no events.
         self.plan.sources.is_none() && self.window_micros() > HORIZON
     }
 
+    /// The same of a rule that keeps events.
+    pub(crate) fn is_far(&self) -> bool {
+        self.looks_beyond() && self.plan.shape != Shape::Stateless
+    }
+
     /// How far back the stream is held for the rule.
     pub(crate) fn held_micros(&self) -> i64 {
-        if self.is_far() { HORIZON } else { reach_of(self) }
+        if self.looks_beyond() { HORIZON } else { reach_of(self) }
     }
 
     /// True if it does not look at a tenant's events any more, and so does not know them: a restart has it begin again.
