@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use aegis_detect::{Engine, EngineConfig, IMPAIRED_RULE, RuleSet, TickOutput};
+use aegis_detect::{Engine, EngineConfig, IMPAIRED_RULE, Quotas, RuleSet, TickOutput};
 use aegis_model::{Alert, Decision, EventKind, ManualClock, SecurityEvent, TenantId, Timestamp};
 use proptest::prelude::*;
 
@@ -77,9 +77,14 @@ fn text(id: usize, more: &str) -> String {
 }
 
 fn engine_of(texts: impl IntoIterator<Item = String>) -> Engine {
+    engine_within(texts, Quotas::default())
+}
+
+fn engine_within(texts: impl IntoIterator<Item = String>, quotas: Quotas) -> Engine {
     let texts = texts.into_iter().enumerate().map(|(n, text)| (format!("{n}/rule.sql").into(), text));
     let mut config = EngineConfig::new(Arc::new(ManualClock::new(at(0))));
     config.lateness_s = LATENESS_S;
+    config.quotas = quotas;
     Engine::new(RuleSet::from_texts(texts).unwrap(), config)
 }
 
@@ -354,4 +359,28 @@ fn what_a_rule_had_stopped_looking_at_is_known_to_be_gone() {
     }
     let again = life.again(engine());
     assert_eq!(lacking(&again.engine), (1, 0));
+}
+
+/// A row is not decided without what a quota did not let in, also where that was before what a start reads again.
+#[test]
+fn what_a_quota_did_not_let_in_is_known_after_a_restart_of_a_rule_that_waits() {
+    let new = || engine_within([text(4, "requires: any\n")], Quotas { events_per_tenant: 2, ..Quotas::default() });
+    let of = |agent: &str, decision: Decision, minute: i64| {
+        call("a", agent, decision, (60 * minute, 60 * minute), usize::try_from(minute).unwrap())
+    };
+    // Of an agent of whom there is nothing in any window: it moves the tenant's time.
+    let time = |minute: i64| SecurityEvent { agent_id: None, ..of("nobody", Decision::Deny, minute) };
+    let mut life = Life { engine: new(), taken: Vec::new() };
+    // Two of another agent have all the room when the agent is denied something, and none when it is allowed something.
+    let before = [of("other", Decision::Deny, 0), of("other", Decision::Deny, 1), of("agent", Decision::Deny, 240)];
+    let between = [time(330), of("agent", Decision::Allow, 340), time(380)];
+    before.iter().chain(&between).for_each(|event| drop(life.take(event)));
+    let mut checkpoint = serde_json::to_value(life.engine.checkpoint()).unwrap();
+    let mut again = life.again_from(&checkpoint.to_string(), new());
+    checkpoint["far"] = serde_json::json!({});
+    let mut without = life.again_from(&checkpoint.to_string(), new());
+    // Within three hours of the deny.
+    let rest = [of("agent", Decision::Allow, 400), time(450)];
+    let told = |life: &mut Life| rest.iter().map(|event| told(&life.take(event)).len()).sum::<usize>();
+    assert_eq!([&mut life, &mut again, &mut without].map(told), [0, 0, 1]);
 }
