@@ -26,6 +26,8 @@ OF_DETECTION = {
     "aegis_rule_quarantined": ("gauge", {"rule"}),
     "aegis_rule_tenants_set_aside": ("gauge", {"rule"}),
     "aegis_rule_warming": ("gauge", {"rule"}),
+    "aegis_rule_window_lost": ("gauge", {"rule"}),
+    "aegis_rule_window_unsaved": ("gauge", {"rule"}),
     "aegis_rule_refused": ("counter", {"rule"}),
     "aegis_rule_given_up": ("counter", {"rule"}),
     "aegis_rule_overruns": ("counter", {"rule"}),

@@ -13,6 +13,7 @@ use aegis_model::{Alert, Clock, EventId, Retraction, RuleMode, SecurityEvent, Te
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::back::OwnWindows;
 use crate::deferred::By;
 use crate::error::DetectError;
 use crate::evaluate::{Must, RuleStats, RunningRule};
@@ -20,7 +21,6 @@ use crate::impaired::Impaired;
 use crate::late::LateEvent;
 use crate::lost::Lost;
 use crate::output::Evidence;
-use crate::own::OwnWindows;
 use crate::plan::RulePlan;
 use crate::ruleset::RuleSet;
 use crate::schema::EventBatch;
@@ -278,13 +278,28 @@ impl Engine {
     /// Counters per rule.
     #[must_use]
     pub fn stats(&self) -> Vec<RuleStats> {
-        self.rules.iter().map(|r| RuleStats { kept: r.state.event_count() as u64, ..r.stats.clone() }).collect()
+        let of_rule = |r: &RunningRule| RuleStats {
+            kept: r.state.event_count() as u64,
+            window_lost: self.lost_windows_of(r) as u64,
+            window_unsaved: r.unsaved.len() as u64,
+            ..r.stats.clone()
+        };
+        self.rules.iter().map(of_rule).collect()
     }
 
-    /// Events of the tenant older than this are needed for no match that can still change. None: all may be.
+    /// Of how many tenants some of a longer window is gone: all of them, while the log that was read begins within it.
+    fn lost_windows_of(&self, running: &RunningRule) -> usize {
+        let begins = self.lost.before().zip(self.watermarks.log_time()).filter(|_| running.is_far());
+        if begins.is_some_and(|(before, now)| before >= now.plus_micros(-running.window_micros())) {
+            return self.watermarks.tenants().filter(|tenant| running.scope.covers(tenant)).count();
+        }
+        running.lacks.len()
+    }
+
+    /// Events of the tenant older than this are needed for no match that can still change, but for those that a checkpoint has. None: all may be.
     #[must_use]
     pub fn horizon(&self, tenant: &TenantId) -> Option<Timestamp> {
-        Some(self.settled.get(tenant)?.plus_micros(-self.windows.longest(tenant)))
+        Some(self.settled.get(tenant)?.plus_micros(-self.windows.held(tenant)))
     }
 
     pub(crate) fn lateness_micros(&self) -> i64 {

@@ -61,6 +61,10 @@ pub struct RuleStats {
     /// Tenants of whom the rule does not know all of its window yet, and tells nothing until it does: of a tenant's own 1 or 0, of one that every tenant has
     /// about a second late.
     pub warming: u64,
+    /// Of a rule with a longer window than the stream is held: tenants of whom a restart lost some of it, which no row has left behind yet.
+    pub window_lost: u64,
+    /// Tenants of whom the last checkpoint had no room for all the events that the rule looks back to.
+    pub window_unsaved: u64,
 }
 
 /// A rule with its plan and its state.
@@ -89,6 +93,10 @@ pub(crate) struct RunningRule {
     pub(crate) losses: Losses,
     /// Tenants of whom the last checkpoint had no room for what was told.
     pub(crate) unwritten: BTreeSet<TenantId>,
+    /// Of a rule for whose window the stream is not held: of whom events are lacking since a restart, and up to when.
+    pub(crate) lacks: BTreeMap<TenantId, Timestamp>,
+    /// Of whom the last checkpoint had no room for all of them.
+    pub(crate) unsaved: BTreeSet<TenantId>,
     /// It looks at them no earlier, by the clock: a rule that costs much runs less often, over more events at once.
     due: Timestamp,
     /// Of a rule that reads alerts and is to be explained: what it was shown of some time.
@@ -142,6 +150,8 @@ impl RunningRule {
             failures: Vec::new(),
             losses,
             unwritten: BTreeSet::new(),
+            lacks: BTreeMap::new(),
+            unsaved: BTreeSet::new(),
             due,
             shown: None,
         }
@@ -159,6 +169,8 @@ impl RunningRule {
             self.state.forget(tenant);
             self.stats.set_aside.remove(tenant);
             self.unwritten.remove(tenant);
+            self.lacks.remove(tenant);
+            self.unsaved.remove(tenant);
             self.waiting.retain(|event| event.tenant_id != *tenant);
         }
     }
@@ -176,6 +188,8 @@ impl RunningRule {
             gone.iter().for_each(|tenant| self.state.forget(tenant));
             self.stats.set_aside.retain(|tenant, _| !partitions.has_tenant(tenant));
             self.unwritten.retain(|tenant| !partitions.has_tenant(tenant));
+            self.lacks.retain(|tenant, _| !partitions.has_tenant(tenant));
+            self.unsaved.retain(|tenant| !partitions.has_tenant(tenant));
             self.waiting.retain(|event| !partitions.has_tenant(&event.tenant_id));
             self.since.leave(partitions);
         }
@@ -405,18 +419,21 @@ impl RunningRule {
         keys
     }
 
-    /// Why the rule does not look at a tenant's events any more, if it does not; and whether what it told of them is in no checkpoint.
+    /// Why the rule does not look at a tenant's events any more, if it does not; whether what it told of them is in no checkpoint; and whether some of what
+    /// it looks back to is gone.
     pub(crate) fn impaired_for(&self, tenant: &TenantId) -> impl Iterator<Item = Cause> + use<> {
         let set_aside = self.stats.set_aside.contains_key(tenant).then_some(Cause::SetAside);
         let is_quarantined = self.stats.quarantined.is_some() && self.scope.covers(tenant);
         let stopped = if is_quarantined { Some(Cause::Quarantined) } else { set_aside };
-        stopped.into_iter().chain(self.unwritten.contains(tenant).then_some(Cause::Unwritten))
+        let unwritten = self.unwritten.contains(tenant).then_some(Cause::Unwritten);
+        let lost = self.lacks.contains_key(tenant).then_some(Cause::WindowLost);
+        stopped.into_iter().chain(unwritten).chain(lost)
     }
 
     /// True if there is anything to say of it: it lost something, or looks at somebody's events no more.
     pub(crate) fn is_impaired(&self) -> bool {
         let stopped = self.stats.quarantined.is_some() || !self.stats.set_aside.is_empty();
-        stopped || !self.losses.is_empty() || !self.unwritten.is_empty()
+        stopped || !self.losses.is_empty() || !self.unwritten.is_empty() || !self.lacks.is_empty()
     }
 
     /// Stops the rule, and says why.

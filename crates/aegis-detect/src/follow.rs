@@ -225,7 +225,7 @@ impl Running {
 
     /// Takes up the state of a checkpoint. Of another stream it is still true how far each lane was seen and what was told; only the
     /// events of the windows are gone, and the stream is read from its start.
-    async fn restore(&mut self, checkpoint: Checkpoint, ring: &KeyRing) -> Result<(), DetectError> {
+    async fn restore(&mut self, mut checkpoint: Checkpoint, ring: &KeyRing) -> Result<(), DetectError> {
         // A start that broke off here begins anew.
         self.tail = Tail::default();
         self.own.know_again(&mut self.engine, checkpoint.own.clone(), checkpoint.changed.clone()).await?;
@@ -233,6 +233,7 @@ impl Running {
         let is_still = self.bus.is_still(Stream::Ase, &checkpoint.place).await?;
         if is_still {
             all_cut = self.bus.stream_state(Stream::Ase).await?.first_seq > checkpoint.rewind;
+            self.read_cut(&mut checkpoint).await?;
             events = self.read_windows(&checkpoint).await?;
             self.position = checkpoint.place.seq;
             self.written = self.position;

@@ -7,6 +7,7 @@
 mod absence;
 mod alert;
 mod alerts;
+mod back;
 mod backtest;
 mod baseline;
 mod bucket;
@@ -22,6 +23,7 @@ mod error;
 mod evaluate;
 mod explain;
 mod explanation;
+mod far;
 mod find;
 mod finished;
 mod follow;

@@ -39,6 +39,16 @@ impl Refused {
         self.by_bucket.get(&place_of(bucket)).copied().max(self.beyond)
     }
 
+    /// The newest event of any bucket that may have been refused.
+    pub(crate) fn newest_of_all(&self) -> Option<Timestamp> {
+        self.by_bucket.values().copied().max().max(self.beyond)
+    }
+
+    /// Events up to then may have been refused, of any bucket that is not there.
+    pub(crate) fn note_all(&mut self, to: Option<Timestamp>) {
+        self.beyond = self.beyond.max(to);
+    }
+
     /// Forgets what was refused of before `before`: no row looks so far back any more.
     pub(crate) fn forget(&mut self, before: Timestamp) {
         self.by_bucket.retain(|_, ts| *ts >= before);
@@ -72,9 +82,13 @@ mod tests {
         refused.note("a", at(10));
         assert_eq!((refused.newest("a"), refused.newest("b")), (Some(at(20)), None));
         refused.forget(at(20));
-        assert_eq!(refused.newest("a"), Some(at(20)));
+        assert_eq!((refused.newest("a"), refused.newest_of_all()), (Some(at(20)), Some(at(20))));
         refused.forget(at(21));
         assert!(refused.is_empty());
+        // What is known of all of them alone.
+        refused.note_all(Some(at(30)));
+        refused.note_all(None);
+        assert_eq!((refused.newest("b"), refused.newest_of_all()), (Some(at(30)), Some(at(30))));
     }
 
     #[test]

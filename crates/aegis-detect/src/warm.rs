@@ -3,6 +3,7 @@
 //! Promises that no tick waits for what is read; that the rule begins at a record of the log which says that all of it can be read, so that it begins
 //! in the same place whenever the log is read; and that where nothing can be read it waits until it knows its window by itself.
 
+mod cut;
 pub(crate) mod every;
 mod lanes;
 mod waited;
@@ -19,11 +20,12 @@ use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::time::Instant;
 
+use crate::back::reach_of;
 use crate::engine::Engine;
 use crate::error::DetectError;
 use crate::evaluate::{RuleStats, RunningRule};
 use crate::follow::{READ_WAIT, Running};
-use crate::own::{KnownRule, OwnRule, reach_of};
+use crate::own::{KnownRule, OwnRule};
 use crate::scope::Since;
 use crate::sieve::Sieve;
 use crate::worker::{Shared, WorkerStats};

@@ -2,6 +2,7 @@
 //! Promises that a full quota refuses new keys loudly (counted) and never touches another tenant's state, and that no agent fills it alone.
 
 mod due;
+mod far;
 mod saved;
 mod share;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use crate::known::Known;
 use crate::refused::Refused;
 pub(crate) use due::Numbers;
 use due::{Due, expire_step};
+pub(crate) use far::{Far, FarTo};
 pub(crate) use saved::SavedKeys;
 use share::{Made, bytes_of_key, give_back};
 

@@ -36,6 +36,7 @@ impl Engine {
             }
             let (window_micros, settled_to) = (running.window_micros(), running.settled_to(final_before));
             let is_read = running.is_read_for(tenant);
+            running.lacks_nothing_before(tenant, settled_to.plus_micros(-window_micros));
             let RunningRule { rule, plan, state, stats, .. } = running;
             if is_common && state.rests(&mut self.numbers, number, final_before) {
                 continue;

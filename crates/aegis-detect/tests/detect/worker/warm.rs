@@ -31,7 +31,7 @@ const PAST: &str = "past";
 pub(super) struct Kept {
     pub(super) events: Mutex<Vec<SecurityEvent>>,
     asked: Mutex<Vec<String>>,
-    fails: Mutex<bool>,
+    pub(super) fails: Mutex<bool>,
     /// Fewer than are asked for are handed on.
     most: Mutex<Option<usize>>,
     /// Of whom there is more than anybody may ask for.
@@ -41,7 +41,7 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    fn keep(&self, wires: &[Value]) {
+    pub(super) fn keep(&self, wires: &[Value]) {
         let shown = |wire: &Value| {
             let event: SecurityEvent = serde_json::from_value(wire.clone()).unwrap();
             SecurityEvent { verified: true, bus_ts: Some(event.ts), ..event }
