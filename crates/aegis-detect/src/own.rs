@@ -486,10 +486,10 @@ impl Running {
             for delivered in batch {
                 next = delivered.seq + 1;
                 let Some((is_shown, broken)) = taken.get(&delivered.seq) else { continue };
-                let Ok((_, mut event)) = read(&delivered) else { continue };
-                event.verified = broken.is_none() && event.lane.is_some();
+                let Ok(read) = read(&delivered) else { continue };
+                let event = read.marked(broken.is_none() && read.event().lane.is_some());
                 let said = broken.as_ref().map(|broken| chain_broken_event(&event, broken));
-                events.extend(is_shown.then_some(event));
+                events.extend(is_shown.then(|| SecurityEvent::clone(&event)));
                 events.extend(said);
             }
         }

@@ -146,7 +146,9 @@ mod tests {
 
     fn both_ways(event: &Value) -> (Option<SecurityEvent>, Option<SecurityEvent>) {
         let text = String::from_utf8(aegis_canon::canonicalize_value(event).unwrap()).unwrap();
-        (aegis_canon::raw_members(&text).and_then(|columns| event_of(&columns)), serde_json::from_str(&text).ok())
+        let places = aegis_canon::outline(&text, &[]).map(|outline| outline.places);
+        let columns = places.map(|places| aegis_canon::Members::new(&text, &places).iter().collect::<Vec<_>>());
+        (columns.and_then(|columns| event_of(&columns)), serde_json::from_str(&text).ok())
     }
 
     proptest! {

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use aegis_bus::{BusError, Held, Keeper, message_id, subject};
 use aegis_ledger::Ledger;
+use aegis_model::Reading;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
-/// Bytes of payload that are remembered, about.
-const REMEMBERED: usize = 16 << 20;
+/// Bytes that are remembered, about: of payload, and what that may take once somebody has read it.
+const REMEMBERED: usize = 32 << 20;
 
 /// Gives shipped events back, by their row.
 #[derive(Clone, Debug)]
@@ -40,6 +41,7 @@ impl LedgerKeeper {
                 msg_id: message_id::of_sealed(&item.sealed),
                 subject: subject::ase(&item.sealed.tenant_id, item.sealed.kind),
                 payload: item.sealed.wire.into(),
+                reading: Reading::kept(),
             }));
         }
     }
@@ -61,6 +63,11 @@ impl Keeper for LedgerKeeper {
     fn last(&self) -> i64 {
         self.ledger.last_row()
     }
+}
+
+fn weight_of(held: &Held) -> usize {
+    let bytes = held.payload.len();
+    bytes + held.reading.room(bytes)
 }
 
 /// The messages of the positions `from..next`: those that there are.
@@ -91,14 +98,14 @@ impl Recent {
         }
         let known = read.partition_point(|held| held.position < self.next);
         for held in &read[known..] {
-            self.bytes += held.payload.len();
+            self.bytes += weight_of(held);
             self.held.push_back(held.clone());
         }
         self.next = last.saturating_add(1);
         while self.bytes > most_bytes
             && let Some(oldest) = self.held.pop_front()
         {
-            self.bytes -= oldest.payload.len();
+            self.bytes -= weight_of(&oldest);
             self.from = oldest.position.saturating_add(1);
         }
     }
@@ -117,6 +124,7 @@ mod tests {
             msg_id: position.to_string(),
             subject: "ase.00.t.k".to_owned(),
             payload: vec![0; 10].into(),
+            reading: Reading::default(),
         };
         (first..=last).filter(|position| position % 3 != 0).map(held).collect()
     }

@@ -39,6 +39,9 @@ pub struct EmbeddedLimits {
     pub tail_messages: usize,
     /// The same, in bytes.
     pub tail_bytes: usize,
+    /// What the tail of the stream of events may take besides, for events that are read once for all who follow them: counted by the most that each
+    /// message may need. 0: each reads for itself.
+    pub tail_read_bytes: usize,
 }
 
 const MIB: u64 = 1024 * 1024;
@@ -70,6 +73,8 @@ impl Default for EmbeddedLimits {
             queue_bytes: 64 * 1024 * 1024,
             tail_messages: 16384,
             tail_bytes: 48 * 1024 * 1024,
+            // Of 16,384 events as edges seal them nearly all.
+            tail_read_bytes: 96 * 1024 * 1024,
         }
     }
 }

@@ -76,7 +76,7 @@ struct Shared {
 impl Shared {
     fn new(limits: &EmbeddedLimits, loaded: &Loaded) -> Self {
         Self {
-            tails: std::array::from_fn(|_| Arc::new(Mutex::new(Tail::new(limits.tail_messages, limits.tail_bytes)))),
+            tails: Stream::ALL.map(|stream| Arc::new(Mutex::new(Tail::new(stream, limits)))),
             heads: std::array::from_fn(|_| watch::Sender::new(Head::default())),
             buckets: std::array::from_fn(|_| Arc::new(Mutex::new(KvBucket::default()))),
             bucket_heads: std::array::from_fn(|_| watch::Sender::new(Head::default())),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aegis_model::Timestamp;
+use aegis_model::{Reading, Timestamp};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::TryStreamExt;
@@ -112,6 +112,7 @@ impl EmbeddedSubscription {
                     payload: Bytes::from(payload),
                     bus_ts: Timestamp::from_micros(bus_ts),
                     kept: None,
+                    reading: Reading::default(),
                 });
             }
             if row_count == max || bytes > MAX_BATCH_BYTES {

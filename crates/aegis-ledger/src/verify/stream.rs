@@ -44,7 +44,7 @@ impl Prover {
 
     /// The short way, from the parts as they stand in the text.
     fn prove_parts(&mut self, wire: &WireEvent<'_>) -> Option<VerifiedReceipt> {
-        wire.sealed_parts().and_then(|parts| verify_parts(parts, Some(&self.ring), &mut self.cache))
+        wire.sealed_parts().and_then(|parts| verify_parts(&parts, Some(&self.ring), &mut self.cache))
     }
 
     fn prove_value(&mut self, wire: &Value) -> Result<VerifiedReceipt, VerifyFailure> {
