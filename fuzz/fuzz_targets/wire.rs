@@ -2,7 +2,7 @@
 #![no_main]
 
 use aegis_canon::{canonicalize_bytes, is_canonical, parse_strict};
-use aegis_model::{Reading, Timestamp, WireEvent};
+use aegis_model::{Reading, ReadingRoom, Timestamp, WireEvent};
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 
@@ -22,7 +22,8 @@ fuzz_target!(|input: &[u8]| {
     }
 
     // Read once for all it is what each would read.
-    let (text, bus_ts, reading) = (Bytes::copy_from_slice(input), Timestamp::from_micros(1), Reading::kept());
+    let (text, bus_ts, reading) =
+        (Bytes::copy_from_slice(input), Timestamp::from_micros(1), Reading::kept_in(&ReadingRoom::new(usize::MAX)));
     for _ in 0..2 {
         let shared = reading.event(&text, bus_ts);
         let fresh = WireEvent::read(input).and_then(|wire| Ok((wire.event()?, format!("{:?}", wire.sealed_parts()))));

@@ -47,7 +47,7 @@ impl Shelf {
 
 /// A tail of one message, so that everything older is read from the file.
 fn limits() -> EmbeddedLimits {
-    EmbeddedLimits { tail_messages: 1, ..EmbeddedLimits::default() }
+    EmbeddedLimits { tail_messages: 1, unread_messages: 1, ..EmbeddedLimits::default() }
 }
 
 async fn open(folder: &Path, limits: EmbeddedLimits, shelf: &Arc<Shelf>) -> Arc<EmbeddedBus> {

@@ -1,15 +1,14 @@
 //! A message read as an event once, for all in a process who read the message. What is shared is a function of its bytes and of when the bus stored them:
-//! nothing that a reader decides. Promises that what is shared is what a fresh reading gives, and that it takes no more memory than was said before.
+//! nothing that a reader decides. Promises that what is shared is what a fresh reading gives, that all of it together stays within a bound, and that
+//! nobody waits for anybody.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
 use crate::wire::Parts;
 use crate::{SecurityEvent, Timestamp, WireError, WireEvent};
-
-/// What a message's event may take beside one and a half times its text, bytes: fields, places, and what an allocator adds.
-const FIXED_ROOM: usize = 2560;
 
 /// An event as its message has it.
 #[derive(Debug)]
@@ -69,39 +68,87 @@ impl ReadEvent {
     }
 }
 
+/// How much may be kept of what was read, all messages together. What is kept counts as long as somebody has its message.
+#[derive(Debug)]
+pub struct ReadingRoom {
+    most: usize,
+    used: AtomicUsize,
+}
+
+impl ReadingRoom {
+    /// Room for so many bytes.
+    #[must_use]
+    pub fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self { most, used: AtomicUsize::new(0) })
+    }
+
+    /// What is kept now, bytes.
+    #[must_use]
+    pub fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// False if there is no room for so much more.
+    fn take(&self, bytes: usize) -> bool {
+        let before = self.used.fetch_add(bytes, Ordering::Relaxed);
+        let has_room = before.saturating_add(bytes) <= self.most;
+        if !has_room {
+            self.give_back(bytes);
+        }
+        has_room
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// What copies of a message share.
+#[derive(Debug)]
+struct Shared {
+    room: Arc<ReadingRoom>,
+    read: OnceLock<Arc<ReadEvent>>,
+}
+
+impl Shared {
+    fn of(&self, text: &Bytes, bus_ts: Timestamp) -> Option<Arc<ReadEvent>> {
+        self.read.get().filter(|known| known.is_of(text, bus_ts)).cloned()
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Some(read) = self.read.get() {
+            self.room.give_back(read.weight());
+        }
+    }
+}
+
 /// A place beside a message's bytes for the event that they are, filled by whoever reads it first. Copies of the message share it.
 #[derive(Clone, Debug, Default)]
-pub struct Reading(Option<Arc<OnceLock<Arc<ReadEvent>>>>);
+pub struct Reading(Option<Arc<Shared>>);
 
 impl Reading {
-    /// A place that keeps what is read. One by default keeps nothing: for a message that one reader has.
+    /// A place for what is read, as long as there is room. One by default keeps nothing: for a message that one reader has.
     #[must_use]
-    pub fn kept() -> Self {
-        Self(Some(Arc::default()))
+    pub fn kept_in(room: &Arc<ReadingRoom>) -> Self {
+        Self(Some(Arc::new(Shared { room: Arc::clone(room), read: OnceLock::new() })))
     }
 
-    /// The most that is kept for a text of so many bytes, beside the text, bytes: to be counted before anybody has read it.
-    #[must_use]
-    pub const fn room(&self, text_bytes: usize) -> usize {
-        match self.0 {
-            Some(_) => text_bytes.saturating_add(text_bytes / 2).saturating_add(FIXED_ROOM),
-            None => 0,
-        }
-    }
-
-    /// The event of the message that has these bytes and that time. Two who read it at once both do: none waits for the other. What is no event, or takes
-    /// more than its room, is read by each.
+    /// The event of the message that has these bytes and that time. Two who read it at once both do. What is no event, or has no room, is read by each.
     pub fn event(&self, text: &Bytes, bus_ts: Timestamp) -> Result<Arc<ReadEvent>, WireError> {
-        let Some(place) = &self.0 else { return Ok(Arc::new(ReadEvent::read(text, bus_ts)?)) };
-        if let Some(known) = place.get().filter(|known| known.is_of(text, bus_ts)) {
-            return Ok(Arc::clone(known));
+        if let Some(known) = self.0.as_ref().and_then(|shared| shared.of(text, bus_ts)) {
+            return Ok(known);
         }
         let read = Arc::new(ReadEvent::read(text, bus_ts)?);
-        if read.weight() > self.room(text.len()) {
-            return Ok(read);
+        let Some(shared) = self.0.as_ref().filter(|shared| shared.read.get().is_none()) else { return Ok(read) };
+        let weight = read.weight();
+        if shared.room.take(weight) && shared.read.set(Arc::clone(&read)).is_err() {
+            // Somebody was quicker.
+            shared.room.give_back(weight);
+            return Ok(shared.of(text, bus_ts).unwrap_or(read));
         }
-        let known = place.get_or_init(|| Arc::clone(&read));
-        Ok(if known.is_of(text, bus_ts) { Arc::clone(known) } else { read })
+        Ok(read)
     }
 }
 
@@ -186,8 +233,9 @@ mod tests {
                 let event = SecurityEvent { bus_ts: Some(BUS_TS), verified: false, late: false, ..wire.event()? };
                 Ok((event, wire))
             });
-            let reading = Reading::kept();
-            for verified in found {
+            let rooms = [ReadingRoom::new(usize::MAX), ReadingRoom::new(2000)];
+            let readings = rooms.each_ref().map(Reading::kept_in);
+            for (verified, reading) in found.iter().flat_map(|verified| readings.each_ref().map(|reading| (*verified, reading))) {
                 // Each reader has a copy of the message.
                 let read = reading.clone().event(&text.clone(), BUS_TS);
                 match (&fresh, read) {
@@ -206,32 +254,32 @@ mod tests {
                     }
                 }
             }
-            let kept = reading.0.as_ref().and_then(|place| place.get());
-            let within = kept.is_none_or(|read| read.weight() <= reading.room(bytes.len()));
-            prop_assert!(within, "it takes more than the tail counts for it");
+            prop_assert!(rooms[1].used() <= 2000);
+            prop_assert_eq!(rooms[0].used() > 0, fresh.is_ok());
+            drop(readings);
+            prop_assert_eq!(rooms.map(|room| room.used()), [0, 0]);
         }
     }
 
     #[test]
     fn an_event_is_read_once_and_marked_once() {
-        let (text, reading) = (Bytes::from(sealed("x", 1)), Reading::kept());
+        let room = ReadingRoom::new(10_000);
+        let (text, reading) = (Bytes::from(sealed("x", 1)), Reading::kept_in(&room));
         let (one, other) = (reading.event(&text, BUS_TS).unwrap(), reading.clone().event(&text.clone(), BUS_TS).unwrap());
         assert!(Arc::ptr_eq(&one, &other));
         assert!(Arc::ptr_eq(&one.marked(true), &other.marked(true)));
         assert!(Arc::ptr_eq(&one.marked(false), other.event()));
         assert!(one.marked(true).verified && !one.marked(false).verified);
         assert!(one.wire().sealed_parts().is_some());
-        // Usual ones have room.
-        assert!(one.weight() <= reading.room(text.len()), "{} of {}", one.weight(), reading.room(text.len()));
+        assert_eq!(room.used(), one.weight());
 
         let alone = Reading::default();
-        assert_eq!(alone.room(text.len()), 0);
         assert!(!Arc::ptr_eq(&alone.event(&text, BUS_TS).unwrap(), &alone.event(&text, BUS_TS).unwrap()));
     }
 
     #[test]
     fn a_place_gives_nothing_for_other_bytes_or_another_time() {
-        let (text, reading) = (Bytes::from(sealed("x", 1)), Reading::kept());
+        let (text, reading) = (Bytes::from(sealed("x", 1)), Reading::kept_in(&ReadingRoom::new(10_000)));
         reading.event(&text, BUS_TS).unwrap();
         let other = Bytes::from(sealed("y", 1));
         assert_eq!(reading.event(&other, BUS_TS).unwrap().event().reason.as_deref(), Some("y"));
@@ -244,15 +292,40 @@ mod tests {
     }
 
     #[test]
-    fn what_takes_more_than_its_room_is_read_by_each() {
-        let large = "x".repeat(20_000);
-        let (text, reading) = (Bytes::from(sealed(&large, 1)), Reading::kept());
-        // Texts of a sealed event stand in the receipt too, but lists of short ones take far more than their text.
-        let many = json!({"event_id": "01a20373-e32e-7670-88c7-11fb33861258", "tenant_id": "acme", "edge_id": "e", "source": "edge",
-            "kind": "tool_outcome", "ts": "2026-11-22T13:30:56.174765Z", "matched_policies": vec![""; 10_000]});
-        let many = Bytes::from(serde_json::to_vec(&many).unwrap());
-        assert_eq!(reading.event(&many, BUS_TS).unwrap().event().matched_policies.len(), 10_000);
-        assert!(reading.0.as_ref().unwrap().get().is_none());
-        assert_eq!(reading.event(&text, BUS_TS).unwrap().event().reason.as_deref(), Some(large.as_str()));
+    fn what_has_no_room_is_read_by_each_until_there_is_some() {
+        let texts: Vec<Bytes> = (1..=3).map(|seq| Bytes::from(sealed("x", seq))).collect();
+        let weight = ReadEvent::read(&texts[0], BUS_TS).unwrap().weight();
+        let room = ReadingRoom::new(2 * weight);
+        let mut readings: Vec<Reading> = texts.iter().map(|_| Reading::kept_in(&room)).collect();
+        let is_shared = |place: usize, readings: &[Reading]| {
+            let read = || readings[place].event(&texts[place], BUS_TS).unwrap();
+            Arc::ptr_eq(&read(), &read())
+        };
+        assert_eq!([0, 1, 2].map(|place| is_shared(place, &readings)), [true, true, false]);
+        assert_eq!(room.used(), 2 * weight);
+        // Whoever still has a message has what was read of it.
+        let copy = readings[0].clone();
+        readings[0] = Reading::default();
+        assert_eq!((room.used(), is_shared(2, &readings)), (2 * weight, false));
+        drop(copy);
+        assert_eq!((room.used(), is_shared(2, &readings)), (weight, true));
+        drop(readings);
+        assert_eq!(room.used(), 0);
+    }
+
+    #[test]
+    fn those_who_read_at_once_keep_one_and_count_one() {
+        let (text, room) = (Bytes::from(sealed("x", 1)), ReadingRoom::new(1_000_000));
+        for _ in 0..200 {
+            let reading = Reading::kept_in(&room);
+            let read = || reading.event(&text, BUS_TS).unwrap();
+            let all: Vec<Arc<ReadEvent>> = std::thread::scope(|scope| {
+                let readers: Vec<_> = (0..3).map(|_| scope.spawn(read)).collect();
+                readers.into_iter().map(|reader| reader.join().unwrap()).collect()
+            });
+            assert!(all.iter().all(|one| one.event() == all[0].event()));
+            assert_eq!(room.used(), all[0].weight());
+        }
+        assert_eq!(room.used(), 0);
     }
 }

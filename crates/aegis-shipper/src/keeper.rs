@@ -6,18 +6,21 @@ use std::sync::Arc;
 
 use aegis_bus::{BusError, Held, Keeper, message_id, subject};
 use aegis_ledger::Ledger;
-use aegis_model::Reading;
+use aegis_model::{Reading, ReadingRoom};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
-/// Bytes that are remembered, about: of payload, and what that may take once somebody has read it.
-const REMEMBERED: usize = 32 << 20;
+/// Bytes of payload that are remembered, about.
+const REMEMBERED: usize = 16 << 20;
+/// What the remembered may take besides, bytes, once somebody has read them as events.
+const READ: usize = 24 << 20;
 
 /// Gives shipped events back, by their row.
 #[derive(Clone, Debug)]
 pub struct LedgerKeeper {
     ledger: Ledger,
     recent: Arc<Mutex<Recent>>,
+    room: Arc<ReadingRoom>,
 }
 
 impl LedgerKeeper {
@@ -25,7 +28,7 @@ impl LedgerKeeper {
     #[must_use]
     pub fn new(ledger: Ledger) -> Self {
         ledger.keep_rows();
-        Self { ledger, recent: Arc::default() }
+        Self { ledger, recent: Arc::default(), room: ReadingRoom::new(READ) }
     }
 
     async fn read_ledger(&self, first: i64, last: i64, count: usize) -> Result<Vec<Held>, BusError> {
@@ -41,7 +44,7 @@ impl LedgerKeeper {
                 msg_id: message_id::of_sealed(&item.sealed),
                 subject: subject::ase(&item.sealed.tenant_id, item.sealed.kind),
                 payload: item.sealed.wire.into(),
-                reading: Reading::kept(),
+                reading: Reading::kept_in(&self.room),
             }));
         }
     }
@@ -63,11 +66,6 @@ impl Keeper for LedgerKeeper {
     fn last(&self) -> i64 {
         self.ledger.last_row()
     }
-}
-
-fn weight_of(held: &Held) -> usize {
-    let bytes = held.payload.len();
-    bytes + held.reading.room(bytes)
 }
 
 /// The messages of the positions `from..next`: those that there are.
@@ -98,14 +96,14 @@ impl Recent {
         }
         let known = read.partition_point(|held| held.position < self.next);
         for held in &read[known..] {
-            self.bytes += weight_of(held);
+            self.bytes += held.payload.len();
             self.held.push_back(held.clone());
         }
         self.next = last.saturating_add(1);
         while self.bytes > most_bytes
             && let Some(oldest) = self.held.pop_front()
         {
-            self.bytes -= weight_of(&oldest);
+            self.bytes -= oldest.payload.len();
             self.from = oldest.position.saturating_add(1);
         }
     }

@@ -239,6 +239,7 @@ impl Bus for EmbeddedBus {
             filter: filter.to_owned(),
             subject_range: subscription::subject_range(filter),
             next_seq: start_seq.max(1),
+            cursor: self.shared.tails[i].lock().join(start_seq.max(1)),
             tail: Arc::clone(&self.shared.tails[i]),
             head: self.shared.heads[i].subscribe(),
             shared: Arc::clone(&self.shared),

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aegis_bus::{Bus, Delivered, EmbeddedBus, EmbeddedLimits, Message, Stream, subject};
+use aegis_bus::{Bus, EmbeddedBus, EmbeddedLimits, Message, Stream, Subscription, subject};
 use aegis_keys::{KeyRing, SigningKey};
 use aegis_lake::{CONSUMER, Folder, LakeConfig, LakeStats, LakeWorker, Replay, Span, stored_to};
 use aegis_ledger::{Draft, Ledger, LedgerConfig};
@@ -83,10 +83,9 @@ impl Line {
         }
     }
 
-    /// What is in the stream, as another reader gets it.
-    async fn read_all(&self) -> Vec<Delivered> {
-        let mut subscription = self.bus.subscribe(Stream::Ase, "ase.>", 1).await.unwrap();
-        subscription.next_batch(1000, Duration::ZERO).await.unwrap()
+    /// Another reader of the stream.
+    async fn reader(&self) -> Box<dyn Subscription> {
+        self.bus.subscribe(Stream::Ase, "ase.>", 1).await.unwrap()
     }
 
     /// Waits until all that is in the stream is in the lake.
@@ -172,6 +171,7 @@ async fn what_was_sealed_is_a_proved_row_with_the_bus_time_and_what_was_not_is_n
 async fn what_others_make_of_a_message_that_is_read_once_for_all_is_not_what_the_lake_makes_of_it() {
     let folder = tempfile::tempdir().unwrap();
     let mut line = Line::open(folder.path()).await;
+    let (mut first, mut last) = (line.reader().await, line.reader().await);
     let sealed = line.seal(3).await;
     let mut forged = SecurityEvent::new(tenant("acme"), "edge-1", "edge", EventKind::AuthorizeDecision, line.clock.now());
     (forged.lane, forged.seq) = (Some("acme.edge-1.x".into()), Some(1));
@@ -182,7 +182,7 @@ async fn what_others_make_of_a_message_that_is_read_once_for_all_is_not_what_the
     let all = sealed.len() + 1;
 
     // One who believes all of it.
-    let others = line.read_all().await;
+    let others = first.next_batch(1000, Duration::ZERO).await.unwrap();
     let read: Vec<Arc<ReadEvent>> = others.iter().filter_map(|message| message.event().ok()).collect();
     let believed: Vec<Arc<SecurityEvent>> = read.iter().map(|read| read.marked(true)).collect();
     assert!(believed.len() == all && believed.iter().all(|event| event.verified));
@@ -194,7 +194,7 @@ async fn what_others_make_of_a_message_that_is_read_once_for_all_is_not_what_the
     assert_eq!(line.number("SELECT count(*) FROM events WHERE NOT verified AND lane = 'acme.edge-1.x'").await, 1);
 
     // Nor is anybody told what the lake found, or has to read what it read.
-    for (message, read) in line.read_all().await.iter().zip(&read) {
+    for (message, read) in last.next_batch(1000, Duration::ZERO).await.unwrap().iter().zip(&read) {
         assert!(Arc::ptr_eq(&message.event().unwrap(), read) && !read.event().verified && !read.marked(false).verified);
     }
 }
