@@ -114,7 +114,7 @@ impl Tail {
 
     pub(super) fn clear(&mut self) {
         self.messages.clear();
-        self.bytes = 0;
+        (self.bytes, self.read_from) = (0, 0);
     }
 
     /// Matching messages from `from_seq` on; None when the tail begins later than that.
