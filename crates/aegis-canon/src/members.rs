@@ -1,4 +1,5 @@
 //! The members of an object by where they stand in its text: a few numbers each, that are kept or looked up later without another pass.
+//! `inline`, because other crates go through all members of each event with them, and nothing links across crates.
 
 /// A member of an object, as slices of its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,6 +13,7 @@ pub struct RawMember<'text> {
 impl<'text> RawMember<'text> {
     /// The value as a string, if it is one and has no escapes.
     #[must_use]
+    #[inline]
     pub fn as_plain_str(&self) -> Option<&'text str> {
         let content = self.value.strip_prefix('"')?.strip_suffix('"')?;
         (!content.contains('\\')).then_some(content)
@@ -19,6 +21,7 @@ impl<'text> RawMember<'text> {
 
     /// The value as an integer, if it is one.
     #[must_use]
+    #[inline]
     pub fn as_i64(&self) -> Option<i64> {
         self.value.parse().ok()
     }
@@ -37,6 +40,7 @@ pub struct Place {
 
 impl Place {
     /// A member whose key and value these are. None: in a text that is too long.
+    #[inline]
     pub(crate) fn new(key: usize, key_end: usize, end: usize) -> Option<Self> {
         let within = |place: usize| u32::try_from(place).ok();
         Some(Self { key: within(key)?, key_end: within(key_end)?, end: within(end)? })
@@ -44,26 +48,30 @@ impl Place {
 
     /// Where its value begins.
     #[must_use]
+    #[inline]
     pub const fn value(self) -> usize {
         self.key_end as usize + TO_VALUE
     }
 
     /// Where its value ends.
     #[must_use]
+    #[inline]
     pub const fn end(self) -> usize {
         self.end as usize
     }
 
     /// The member, in the text in which it was found.
     #[must_use]
+    #[inline]
     pub fn member(self, text: &str) -> Option<RawMember<'_>> {
         let key = text.get(self.key as usize..self.key_end as usize)?;
         let value = text.get(self.value()..self.end())?;
         Some(RawMember { key, value })
     }
 
-    fn has_key(self, text: &str, key: &str) -> bool {
-        text.as_bytes().get(self.key as usize..self.key_end as usize) == Some(key.as_bytes())
+    #[inline]
+    fn key_of(self, text: &str) -> Option<&[u8]> {
+        text.as_bytes().get(self.key as usize..self.key_end as usize)
     }
 }
 
@@ -77,12 +85,14 @@ pub struct Members<'a> {
 impl<'a> Members<'a> {
     /// Those at these places of a text.
     #[must_use]
+    #[inline]
     pub const fn new(text: &'a str, places: &'a [Place]) -> Self {
         Self { text, places }
     }
 
     /// How many there are.
     #[must_use]
+    #[inline]
     pub const fn len(&self) -> usize {
         self.places.len()
     }
@@ -94,17 +104,26 @@ impl<'a> Members<'a> {
     }
 
     /// All of them.
+    #[inline]
     pub fn iter(&self) -> impl Iterator<Item = RawMember<'a>> + use<'a> {
         let text = self.text;
         self.places.iter().filter_map(move |place| place.member(text))
     }
 
+    /// Keys and values of all as bytes, for who only compares: nobody looks where characters begin.
+    #[inline]
+    pub fn bytes(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
+        let text = self.text;
+        self.places.iter().filter_map(move |place| Some((place.key_of(text)?, text.as_bytes().get(place.value()..place.end())?)))
+    }
+
     /// The first of this key, and which one it is; looked for from one of them on, and then before that. Whoever asks in the order of the text compares
     /// one key or two a question.
     #[must_use]
+    #[inline]
     pub fn find(&self, from: usize, key: &str) -> Option<(usize, RawMember<'a>)> {
         let (before, behind) = self.places.split_at_checked(from).unwrap_or((self.places, &[]));
-        let is_it = |place: &Place| place.has_key(self.text, key);
+        let is_it = |place: &Place| place.key_of(self.text) == Some(key.as_bytes());
         let found = match behind.iter().position(is_it) {
             Some(place) => before.len() + place,
             None => before.iter().position(is_it)?,

@@ -312,6 +312,8 @@ mod tests {
             let members = Members::new(&text, &outline.places);
             let all: Vec<RawMember<'_>> = members.iter().collect();
             prop_assert_eq!(all.len(), members.len());
+            let bytes: Vec<(&[u8], &[u8])> = all.iter().map(|member| (member.key.as_bytes(), member.value.as_bytes())).collect();
+            prop_assert_eq!(members.bytes().collect::<Vec<_>>(), bytes);
             for key in ["", "a", "b", "ab", "no such key"] {
                 let is_it = |place: &usize| all[*place].key == key;
                 let expected = (from..all.len()).find(is_it).or_else(|| (0..from.min(all.len())).find(is_it));

@@ -162,8 +162,10 @@ impl Parts {
                 && proof.iter().map(|member| member.key).eq(PROOF_KEYS)
                 && ascending(columns)
                 && ascending(body)
-                && columns.iter().all(|column| column.value != "null" && !DIGEST_EXCLUDED.contains(&column.key))
-                && body.iter().all(|member| member.key != hash_key)
+                && columns
+                    .bytes()
+                    .all(|(key, value)| value != b"null" && DIGEST_EXCLUDED.iter().all(|name| name.as_bytes() != key))
+                && body.bytes().all(|(key, _)| key != hash_key.as_bytes())
         };
         as_written.then_some(parts)
     }
@@ -201,7 +203,7 @@ fn sealed_event(parts: &SealedParts<'_>) -> Option<SecurityEvent> {
 }
 
 fn ascending(members: Members<'_>) -> bool {
-    members.iter().is_sorted_by(|one, next| one.key < next.key)
+    members.bytes().is_sorted_by(|(one, _), (next, _)| one < next)
 }
 
 #[cfg(test)]
