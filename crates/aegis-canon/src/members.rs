@@ -117,18 +117,19 @@ impl<'a> Members<'a> {
         self.places.iter().filter_map(move |place| Some((place.key_of(text)?, text.as_bytes().get(place.value()..place.end())?)))
     }
 
-    /// The first of this key, and which one it is; looked for from one of them on, and then before that. Whoever asks in the order of the text compares
-    /// one key or two a question.
+    /// Of members whose keys ascend the one of this key, and the place where it is or would be. Looked for from a place on, or from the first one where it
+    /// was passed there: whoever asks in the order of keys goes through them once, also for what is not there.
     #[must_use]
     #[inline]
-    pub fn find(&self, from: usize, key: &str) -> Option<(usize, RawMember<'a>)> {
-        let (before, behind) = self.places.split_at_checked(from).unwrap_or((self.places, &[]));
-        let is_it = |place: &Place| place.key_of(self.text) == Some(key.as_bytes());
-        let found = match behind.iter().position(is_it) {
-            Some(place) => before.len() + place,
-            None => before.iter().position(is_it)?,
-        };
-        Some((found, self.places.get(found)?.member(self.text)?))
+    pub fn find(&self, from: usize, key: &str) -> (usize, Option<RawMember<'a>>) {
+        let (key, from) = (key.as_bytes(), from.min(self.places.len()));
+        let is_before = |place: &Place| place.key_of(self.text).is_some_and(|before| before < key);
+        let is_passed = from.checked_sub(1).and_then(|last| self.places.get(last)).is_some_and(|last| !is_before(last));
+        let start = if is_passed { 0 } else { from };
+        let behind = self.places.get(start..).unwrap_or_default();
+        let place = start + behind.iter().take_while(|place| is_before(place)).count();
+        let found = self.places.get(place).filter(|found| found.key_of(self.text) == Some(key));
+        (place, found.and_then(|found| found.member(self.text)))
     }
 }
 

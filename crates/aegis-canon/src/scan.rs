@@ -314,10 +314,17 @@ mod tests {
             prop_assert_eq!(all.len(), members.len());
             let bytes: Vec<(&[u8], &[u8])> = all.iter().map(|member| (member.key.as_bytes(), member.value.as_bytes())).collect();
             prop_assert_eq!(members.bytes().collect::<Vec<_>>(), bytes);
-            for key in ["", "a", "b", "ab", "no such key"] {
-                let is_it = |place: &usize| all[*place].key == key;
-                let expected = (from..all.len()).find(is_it).or_else(|| (0..from.min(all.len())).find(is_it));
-                prop_assert_eq!(members.find(from, key), expected.map(|place| (place, all[place])));
+            if !all.is_sorted_by(|one, next| one.key < next.key) {
+                return Ok(());
+            }
+            // Once from there, and then as who asks for one after the other.
+            let mut last = from;
+            for key in ["", "a", "aa", "ab", "b", "c", "no such key", "b", "a"] {
+                let expected = all.iter().find(|member| member.key == key).copied();
+                prop_assert_eq!(members.find(from, key).1, expected);
+                let (place, found) = members.find(last, key);
+                prop_assert_eq!(found, expected);
+                last = place;
             }
         }
     }
