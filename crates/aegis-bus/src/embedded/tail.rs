@@ -68,14 +68,19 @@ impl Tail {
 
     /// Counts a reader that reads `next_seq` next, as long as it has the cursor. It says itself how far it is.
     pub(super) fn join(&mut self, next_seq: u64) -> Cursor {
+        self.forget_gone();
         let cursor = Arc::new(AtomicU64::new(next_seq));
         self.cursors.push(Arc::clone(&cursor));
         cursor
     }
 
+    fn forget_gone(&mut self) {
+        self.cursors.retain(|cursor| Arc::strong_count(cursor) > 1);
+    }
+
     /// The first sequence that somebody has still to read. None: nobody reads.
     fn unread_from(&mut self) -> Option<u64> {
-        self.cursors.retain(|cursor| Arc::strong_count(cursor) > 1);
+        self.forget_gone();
         self.cursors.iter().map(|cursor| cursor.load(Ordering::Relaxed)).min()
     }
 
@@ -232,6 +237,8 @@ mod tests {
         tail.append(message(6, &event(6)));
         next(&mut tail, &quick);
         assert_eq!(room.used(), 0);
+        (0..10).for_each(|_| drop(tail.join(1)));
+        assert!(tail.cursors.len() <= 2, "who comes and goes leaves nothing");
 
         // Where nothing is to be kept, and of another stream, each reads for itself.
         let none = EmbeddedLimits { read_bytes: 0, ..EmbeddedLimits::default() };
