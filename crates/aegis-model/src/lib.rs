@@ -44,4 +44,4 @@ pub use request::{
 pub use sealer::{CONTROL, Sealer};
 pub use signed::{EntryKind, SignedEntry};
 pub use trust::SourceTrust;
-pub use wire::{PROOF_KEYS, SealedParts, WireError, WireEvent};
+pub use wire::{PROOF_KEYS, SealedParts, WireError, WireEvent, is_observation};

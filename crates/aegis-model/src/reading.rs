@@ -7,14 +7,14 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
-use crate::wire::Parts;
+use crate::wire::Passed;
 use crate::{SecurityEvent, Timestamp, WireError, WireEvent};
 
 /// An event as its message has it.
 #[derive(Debug)]
 pub struct ReadEvent {
     text: Bytes,
-    parts: Option<Parts>,
+    passed: Passed,
     event: Arc<SecurityEvent>,
     /// The same with `verified` set, made for the first who found that it is.
     as_verified: OnceLock<Arc<SecurityEvent>>,
@@ -25,7 +25,7 @@ impl ReadEvent {
     pub fn read(text: &Bytes, bus_ts: Timestamp) -> Result<Self, WireError> {
         let wire = WireEvent::read(text)?;
         let event = SecurityEvent { verified: false, late: false, bus_ts: Some(bus_ts), ..wire.event()? };
-        Ok(Self { text: text.clone(), parts: wire.into_parts(), event: Arc::new(event), as_verified: OnceLock::new() })
+        Ok(Self { text: text.clone(), passed: wire.into_passed(), event: Arc::new(event), as_verified: OnceLock::new() })
     }
 
     /// The event, not verified.
@@ -55,14 +55,14 @@ impl ReadEvent {
     #[must_use]
     pub fn wire(&self) -> WireEvent<'_> {
         // It was read as text before.
-        WireEvent::again(std::str::from_utf8(&self.text).unwrap_or_default(), self.parts.as_ref())
+        WireEvent::again(std::str::from_utf8(&self.text).unwrap_or_default(), &self.passed)
     }
 
     /// What it takes in memory beside the text, once somebody found it verified too; about.
     #[must_use]
     pub fn weight(&self) -> usize {
         let events = if self.event.lane.is_some() { 2 } else { 1 };
-        size_of::<Self>() + self.parts.as_ref().map_or(0, Parts::weight) + events * self.event.weight()
+        size_of::<Self>() + self.passed.weight() + events * self.event.weight()
     }
 
     /// True if these very bytes, not just equal ones, were read, stored at that time.
@@ -168,7 +168,7 @@ impl Eq for Reading {}
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::{EventKind, TenantId};
+    use crate::{EventKind, TenantId, is_observation};
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
@@ -221,8 +221,8 @@ mod tests {
     }
 
     /// All that can be asked of a text that was read.
-    fn said(wire: &WireEvent<'_>) -> (Result<SecurityEvent, WireError>, Result<Value, WireError>, String) {
-        (wire.event(), wire.to_value(), format!("{:?}", wire.sealed_parts()))
+    fn said(wire: &WireEvent<'_>) -> (Result<SecurityEvent, WireError>, Result<Value, WireError>, String, bool) {
+        (wire.event(), wire.to_value(), format!("{:?}", wire.sealed_parts()), wire.is_observation())
     }
 
     proptest! {
@@ -238,6 +238,9 @@ mod tests {
             });
             let rooms = [ReadingRoom::new(usize::MAX), ReadingRoom::new(2000)];
             let readings = rooms.each_ref().map(Reading::kept_in);
+            if let Ok((_, wire)) = &fresh {
+                prop_assert_eq!(wire.is_observation(), wire.to_value().is_ok_and(|value| is_observation(&value)));
+            }
             for (verified, reading) in found.iter().flat_map(|verified| readings.each_ref().map(|reading| (*verified, reading))) {
                 // Each reader has a copy of the message.
                 let read = reading.clone().event(&text.clone(), BUS_TS);

@@ -38,7 +38,26 @@ enum Form<'text> {
     Sealed(Cow<'text, Parts>),
     Other(Value),
     /// It passed before, and what it read as was not kept.
-    Passed,
+    Passed {
+        is_observation: bool,
+    },
+}
+
+/// What is kept of a text that passed, to go on from it later.
+#[derive(Debug)]
+pub(crate) enum Passed {
+    Sealed(Parts),
+    Other { is_observation: bool },
+}
+
+impl Passed {
+    /// What it takes in memory beside itself.
+    pub(crate) fn weight(&self) -> usize {
+        match self {
+            Self::Sealed(parts) => parts.places.capacity() * size_of::<Place>(),
+            Self::Other { .. } => 0,
+        }
+    }
 }
 
 /// The parts of an event as a ledger writes it, as slices of its text. No key stands twice, and every value is canonical.
@@ -75,20 +94,21 @@ impl<'text> WireEvent<'text> {
         Ok(Self { text, form })
     }
 
-    /// A text that was read before, with what `into_parts` answered then.
-    pub(crate) const fn again(text: &'text str, parts: Option<&'text Parts>) -> Self {
-        let form = match parts {
-            Some(parts) => Form::Sealed(Cow::Borrowed(parts)),
-            None => Form::Passed,
+    /// A text that was read before, with what `into_passed` answered then.
+    pub(crate) const fn again(text: &'text str, passed: &'text Passed) -> Self {
+        let form = match passed {
+            Passed::Sealed(parts) => Form::Sealed(Cow::Borrowed(parts)),
+            Passed::Other { is_observation } => Form::Passed { is_observation: *is_observation },
         };
         Self { text, form }
     }
 
-    /// Where its parts are, where it is as a ledger writes it: with the text all that there is to know of it.
-    pub(crate) fn into_parts(self) -> Option<Parts> {
+    /// With the text all that there is to know of it, in little room.
+    pub(crate) fn into_passed(self) -> Passed {
+        let is_observation = self.is_observation();
         match self.form {
-            Form::Sealed(parts) => Some(parts.into_owned()),
-            Form::Other(_) | Form::Passed => None,
+            Form::Sealed(parts) => Passed::Sealed(parts.into_owned()),
+            Form::Other(_) | Form::Passed { .. } => Passed::Other { is_observation },
         }
     }
 
@@ -106,7 +126,7 @@ impl<'text> WireEvent<'text> {
                 None => serde_json::from_str(self.text),
             },
             Form::Other(value) => SecurityEvent::deserialize(value),
-            Form::Passed => SecurityEvent::deserialize(&self.to_value()?),
+            Form::Passed { .. } => SecurityEvent::deserialize(&self.to_value()?),
         };
         event.map_err(|error| WireError::NotAnEvent(error.to_string()))
     }
@@ -116,17 +136,35 @@ impl<'text> WireEvent<'text> {
     pub fn sealed_parts(&self) -> Option<SealedParts<'_>> {
         match &self.form {
             Form::Sealed(parts) => parts.of(self.text),
-            Form::Other(_) | Form::Passed => None,
+            Form::Other(_) | Form::Passed { .. } => None,
+        }
+    }
+
+    /// True for an external event that claims no lane and no receipt; one that claims either must prove it.
+    #[must_use]
+    pub fn is_observation(&self) -> bool {
+        match &self.form {
+            Form::Sealed(_) => false,
+            Form::Other(value) => is_observation(value),
+            Form::Passed { is_observation } => *is_observation,
         }
     }
 
     /// The whole as a value.
     pub fn to_value(&self) -> Result<Value, WireError> {
         match &self.form {
-            Form::Sealed(_) | Form::Passed => Ok(parse_strict(self.text.as_bytes())?),
+            Form::Sealed(_) | Form::Passed { .. } => Ok(parse_strict(self.text.as_bytes())?),
             Form::Other(value) => Ok(value.clone()),
         }
     }
+}
+
+/// The same of an event as a value.
+#[must_use]
+pub fn is_observation(wire: &Value) -> bool {
+    let external = wire.get("kind").and_then(Value::as_str).is_some_and(|kind| kind.starts_with("external_event:"));
+    let absent = |key: &str| wire.get(key).is_none_or(Value::is_null);
+    external && ["lane", "seq"].into_iter().chain(SEALED_KEYS).all(absent)
 }
 
 /// Where the parts of a sealed event stand in its text: the columns, their `receipt_hash`, the members of the receipt, the receipt, those of the proof,
@@ -185,11 +223,6 @@ impl Parts {
             body_hash: body_hash.member(text)?.value,
             proof: Members::new(text, proof),
         })
-    }
-
-    /// What it takes in memory.
-    pub(crate) fn weight(&self) -> usize {
-        self.places.capacity() * size_of::<Place>()
     }
 }
 
