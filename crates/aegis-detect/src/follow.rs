@@ -282,10 +282,11 @@ impl Running {
                         events.push(said);
                     }
                     (Ok(read), broken) if !skipped => {
-                        let event = read.marked(broken.is_none() && read.event().lane.is_some());
+                        let is_verified = broken.is_none() && read.event().lane.is_some();
+                        let event = read.into_marked(is_verified);
                         let said = broken.as_ref().map(|b| chain_broken_event(&event, b));
                         self.tail.take(delivered.seq, &event, said.as_ref(), broken);
-                        events.push(SecurityEvent::clone(&event));
+                        events.push(Arc::unwrap_or_clone(event));
                         events.extend(said);
                     }
                     _ => self.tail.skip(delivered.seq),

@@ -165,6 +165,7 @@ impl Running {
             }
         }
         let (verified, stage) = self.stage.judge(&wire, event);
+        drop(wire);
         let (broken, said) = match stage {
             Stage::Repeated => {
                 tick.seen.repeated += 1;
@@ -174,7 +175,7 @@ impl Running {
             Stage::Kept => (None, None),
             Stage::Broken(broken, said) => (Some(broken), Some(*said)),
         };
-        let event = read.marked(verified);
+        let event = read.into_marked(verified);
         self.warm.note_spoke(&event.tenant_id);
         tick.seen.verified += u64::from(event.verified);
         tick.seen.broken += u64::from(broken.is_some());

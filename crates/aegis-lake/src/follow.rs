@@ -385,5 +385,5 @@ fn read(delivered: &Delivered, prover: &mut Prover, config: &LakeConfig) -> Opti
     let is_kept = delivered.kept.as_ref().is_some_and(|kept| config.keepers.contains(&*kept.by));
     let is_proved = event.lane.is_some() && (is_kept || prover.prove(&read.wire()).is_some());
     let is_verified = is_proved && event.is_for_its_lane_to_say() && !is_ahead_of_time(event);
-    Some((read.marked(is_verified), is_proved))
+    Some((read.into_marked(is_verified), is_proved))
 }

@@ -51,6 +51,20 @@ impl ReadEvent {
         marked
     }
 
+    /// The same, without a copy where nobody else has what was read.
+    #[must_use]
+    pub fn into_marked(self: Arc<Self>, verified: bool) -> Arc<SecurityEvent> {
+        match Arc::try_unwrap(self) {
+            Ok(Self { mut event, .. }) => {
+                if verified {
+                    Arc::make_mut(&mut event).verified = true;
+                }
+                event
+            }
+            Err(shared) => shared.marked(verified),
+        }
+    }
+
     /// Its text, to verify it.
     #[must_use]
     pub fn wire(&self) -> WireEvent<'_> {
@@ -250,7 +264,10 @@ mod tests {
                         prop_assert_eq!(said(&read.wire()), said(wire));
                         prop_assert_eq!(read.wire().text().as_bytes(), &bytes[..]);
                         let marked = SecurityEvent { verified, ..event.clone() };
-                        prop_assert_eq!(SecurityEvent::clone(&read.marked(verified)), marked);
+                        prop_assert_eq!(SecurityEvent::clone(&read.marked(verified)), marked.clone());
+                        prop_assert_eq!(SecurityEvent::clone(&Arc::clone(&read).into_marked(verified)), marked.clone());
+                        let alone = Reading::default().event(&text, BUS_TS).unwrap();
+                        prop_assert_eq!(SecurityEvent::clone(&alone.into_marked(verified)), marked);
                         prop_assert_eq!(&**read.event(), event);
                     }
                     (Err(error), Err(refused)) => prop_assert_eq!(error, &refused),
