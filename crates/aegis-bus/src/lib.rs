@@ -16,7 +16,7 @@ pub mod subject;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aegis_model::{LaneReach, TenantId, Timestamp};
+use aegis_model::{LaneReach, ReadEvent, Reading, TenantId, Timestamp, WireError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -241,6 +241,16 @@ pub struct Delivered {
     pub bus_ts: Timestamp,
     /// Who keeps it, where the driver does not.
     pub kept: Option<Kept>,
+    /// Where it is as an event once somebody has read it as one. By default for one reader alone: then it is not kept.
+    pub reading: Reading,
+}
+
+impl Delivered {
+    /// The event that the payload is, `bus_ts` in it: read once for all in this process whom the driver gives the same message. Whether the event stands
+    /// under its subject, proves itself, or is taken at all, is each reader's to judge.
+    pub fn event(&self) -> Result<Arc<ReadEvent>, WireError> {
+        self.reading.event(&self.payload, self.bus_ts)
+    }
 }
 
 /// What a stream holds.

@@ -17,6 +17,7 @@
 //! ```
 
 mod error;
+mod members;
 mod number;
 mod object;
 mod plain;
@@ -25,8 +26,9 @@ mod scan;
 mod write;
 
 pub use error::CanonError;
+pub use members::{Members, Outline, Place, RawMember};
 pub use object::ObjectText;
-pub use scan::{RawMember, is_canonical, raw_members};
+pub use scan::{is_canonical, outline};
 
 use std::ops::Range;
 

@@ -291,16 +291,17 @@ impl Running {
                 let broken = checkpoint.broken.get(&delivered.seq).cloned();
                 let skipped = checkpoint.skipped.contains(delivered.seq);
                 match (read(&delivered), broken) {
-                    (Ok((_, event)), Some(broken)) if skipped => {
-                        let said = chain_broken_event(&event, &broken);
-                        self.tail.say(delivered.seq, &event.tenant_id, said.ts, broken);
+                    (Ok(read), Some(broken)) if skipped => {
+                        let said = chain_broken_event(read.event(), &broken);
+                        self.tail.say(delivered.seq, &read.event().tenant_id, said.ts, broken);
                         events.push(said);
                     }
-                    (Ok((_, mut event)), broken) if !skipped => {
-                        event.verified = broken.is_none() && event.lane.is_some();
+                    (Ok(read), broken) if !skipped => {
+                        let is_verified = broken.is_none() && read.event().lane.is_some();
+                        let event = read.into_marked(is_verified);
                         let said = broken.as_ref().map(|b| chain_broken_event(&event, b));
                         self.tail.take(delivered.seq, &event, said.as_ref(), broken);
-                        events.push(event);
+                        events.push(Arc::unwrap_or_clone(event));
                         events.extend(said);
                     }
                     _ => self.tail.skip(delivered.seq),

@@ -91,23 +91,27 @@ impl VerifyStage {
 
     /// Judges the next event of the stream, and sets its `verified`. `wire` is the event as it was read.
     pub fn take(&mut self, wire: &WireEvent<'_>, event: &mut SecurityEvent) -> Stage {
+        let (verified, stage) = self.judge(wire, event);
+        event.verified = verified;
+        stage
+    }
+
+    /// The same of an event that others have too: whether it is verified, which its own field does not say.
+    pub(crate) fn judge(&mut self, wire: &WireEvent<'_>, event: &SecurityEvent) -> (bool, Stage) {
         let verdict = self.verifier.check_wire(wire);
-        event.verified = verdict.verified;
         if verdict.repeated {
-            return Stage::Repeated;
+            return (verdict.verified, Stage::Repeated);
         }
         let broken = match verdict.failure {
             Some(failure) => {
                 let message = failure.message.chars().take(MAX_MESSAGE).collect();
                 ChainBreak { code: failure.code.as_str().to_owned(), message }
             }
-            None if event.verified && is_ahead_of_time(event) => {
-                event.verified = false;
+            None if verdict.verified && is_ahead_of_time(event) => {
                 let message = format!("its ts is {}, more than five minutes after the bus had it", event.ts);
                 ChainBreak { code: AHEAD_OF_TIME.to_owned(), message }
             }
-            None if event.verified && !event.is_for_its_lane_to_say() => {
-                event.verified = false;
+            None if verdict.verified && !event.is_for_its_lane_to_say() => {
                 let message = format!(
                     "an event of kind {} is sealed by {}, and not in this lane",
                     event.kind,
@@ -115,10 +119,10 @@ impl VerifyStage {
                 );
                 ChainBreak { code: FOREIGN_KIND.to_owned(), message }
             }
-            None => return Stage::Kept,
+            None => return (verdict.verified, Stage::Kept),
         };
         let said = chain_broken_event(event, &broken);
-        Stage::Broken(broken, Box::new(said))
+        (false, Stage::Broken(broken, Box::new(said)))
     }
 }
 

@@ -3,12 +3,12 @@
 
 use std::borrow::Cow;
 
-use aegis_canon::{ObjectText, is_canonical, raw_members, sha256_hex};
+use aegis_canon::{Members, ObjectText, is_canonical, outline, sha256_hex};
 use aegis_model::RECEIPT_SCHEMA;
 
 use crate::canonical::Seal;
 use crate::draft::Draft;
-use crate::members::Members;
+use crate::members::InOrder;
 
 /// Bytes that hold what is kept of most bodies: a phase and two hashes.
 const KEPT_BYTES: usize = 256;
@@ -110,8 +110,9 @@ pub(crate) fn body_of<'a>(held: Held<'a>, receipt_hash: &str) -> Option<(Cow<'a,
 }
 
 fn made_again(held: Held<'_>) -> Option<String> {
-    let (columns, members) = (raw_members(held.event)?, raw_members(held.receipt)?);
-    let (event, kept) = (Members::new(&columns), Members::new(&members));
+    let (columns, members) = (outline(held.event, &[])?, outline(held.receipt, &[])?);
+    let event = InOrder::new(Members::new(held.event, &columns.places));
+    let kept = InOrder::new(Members::new(held.receipt, &members.places));
     let event_digest = sha256_hex(held.event.as_bytes());
     let mut body = ObjectText::with_capacity(held.event.len() + held.receipt.len() + BODY_BYTES);
     for (key, source) in MEMBERS {

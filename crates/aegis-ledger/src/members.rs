@@ -2,28 +2,24 @@
 
 use std::cell::Cell;
 
-use aegis_canon::RawMember;
+use aegis_canon::{Members, RawMember};
 
-/// Members of one object, each key once. Looked up from where the last one was found: whoever asks in the order of the text, which is
-/// that of the keys, compares one key or two a question.
-pub(crate) struct Members<'a> {
-    members: &'a [RawMember<'a>],
+/// Members of one object whose keys ascend. Looked up from where the last one was, or would have been: whoever asks in the order of keys
+/// compares one key or two a question.
+pub(crate) struct InOrder<'a> {
+    members: Members<'a>,
     next: Cell<usize>,
 }
 
-impl<'a> Members<'a> {
-    pub(crate) const fn new(members: &'a [RawMember<'a>]) -> Self {
+impl<'a> InOrder<'a> {
+    pub(crate) const fn new(members: Members<'a>) -> Self {
         Self { members, next: Cell::new(0) }
     }
 
-    pub(crate) fn get(&self, key: &str) -> Option<&'a RawMember<'a>> {
-        let (before, from_here) = self.members.split_at(self.next.get());
-        let place = match from_here.iter().position(|member| member.key == key) {
-            Some(place) => before.len() + place,
-            None => before.iter().position(|member| member.key == key)?,
-        };
-        self.next.set(place + 1);
-        Some(&self.members[place])
+    pub(crate) fn get(&self, key: &str) -> Option<RawMember<'a>> {
+        let (place, member) = self.members.find(self.next.get(), key);
+        self.next.set(place);
+        member
     }
 
     pub(crate) fn text(&self, key: &str) -> Option<&'a str> {

@@ -11,6 +11,7 @@ pub mod fleet;
 pub mod ids;
 pub mod lanes;
 pub mod limits;
+pub mod reading;
 pub mod receipt;
 pub mod registry;
 pub mod request;
@@ -30,6 +31,7 @@ pub use event::{DIGEST_EXCLUDED, EventKind, SecurityEvent};
 pub use fleet::{Beat, ContainmentAck, Enforced, Heartbeat, Missing, Notice, RunLabel, Target};
 pub use ids::{EventId, IdError, PARTITIONS, TenantId, external_event_id, new_event_id, partition_of};
 pub use lanes::{Confirmed, LaneConfirmed, LaneReach, Pruned};
+pub use reading::{ReadEvent, Reading, ReadingRoom};
 pub use receipt::{Phase, Proof, RECEIPT_SCHEMA, ReceiptBody, SealedEvent};
 pub use registry::{
     ActionRecord, AgentRecord, ChannelRecord, DefaultDecision, MAX_RUN_IDLE_S, McpServerRecord, McpToolRecord, ResourceRecord,
@@ -42,4 +44,4 @@ pub use request::{
 pub use sealer::{CONTROL, Sealer};
 pub use signed::{EntryKind, SignedEntry};
 pub use trust::SourceTrust;
-pub use wire::{PROOF_KEYS, SealedParts, WireError, WireEvent};
+pub use wire::{PROOF_KEYS, SealedParts, WireError, WireEvent, is_observation};

@@ -6,17 +6,21 @@ use std::sync::Arc;
 
 use aegis_bus::{BusError, Held, Keeper, message_id, subject};
 use aegis_ledger::Ledger;
+use aegis_model::{Reading, ReadingRoom};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
 /// Bytes of payload that are remembered, about.
 const REMEMBERED: usize = 16 << 20;
+/// What the remembered may take besides, bytes, once somebody has read them as events.
+const READ: usize = 24 << 20;
 
 /// Gives shipped events back, by their row.
 #[derive(Clone, Debug)]
 pub struct LedgerKeeper {
     ledger: Ledger,
     recent: Arc<Mutex<Recent>>,
+    room: Arc<ReadingRoom>,
 }
 
 impl LedgerKeeper {
@@ -24,7 +28,7 @@ impl LedgerKeeper {
     #[must_use]
     pub fn new(ledger: Ledger) -> Self {
         ledger.keep_rows();
-        Self { ledger, recent: Arc::default() }
+        Self { ledger, recent: Arc::default(), room: ReadingRoom::new(READ) }
     }
 
     async fn read_ledger(&self, first: i64, last: i64, count: usize) -> Result<Vec<Held>, BusError> {
@@ -40,6 +44,7 @@ impl LedgerKeeper {
                 msg_id: message_id::of_sealed(&item.sealed),
                 subject: subject::ase(&item.sealed.tenant_id, item.sealed.kind),
                 payload: item.sealed.wire.into(),
+                reading: Reading::kept_in(&self.room),
             }));
         }
     }
@@ -117,6 +122,7 @@ mod tests {
             msg_id: position.to_string(),
             subject: "ase.00.t.k".to_owned(),
             payload: vec![0; 10].into(),
+            reading: Reading::default(),
         };
         (first..=last).filter(|position| position % 3 != 0).map(held).collect()
     }

@@ -8,12 +8,12 @@ use sha2::{Digest, Sha256};
 
 use super::proof::{Claim, CommitCache, Maker, check_claim, hash_from_hex};
 use super::wire::{SHARED, VerifiedReceipt};
-use crate::members::Members;
+use crate::members::InOrder;
 use crate::merkle::Hash;
 
 /// The receipt of a sealed event, if everything holds.
 pub(super) fn verify_parts(parts: &SealedParts<'_>, ring: Option<&KeyRing>, cache: &mut CommitCache) -> Option<VerifiedReceipt> {
-    let (body, event) = (Members::new(&parts.body), Members::new(&parts.columns));
+    let (body, event) = (InOrder::new(parts.body), InOrder::new(parts.columns));
     // Both texts are canonical: equal values are equal texts.
     let shared_agree = SHARED.iter().all(|key| event.value(key) == body.value(key));
     let event_digest = hash_from_hex(body.text("event_digest")?)?;
@@ -53,7 +53,7 @@ pub(super) fn verify_parts(parts: &SealedParts<'_>, ring: Option<&KeyRing>, cach
         signed: ring.is_some(),
     };
     // Last, because it remembers what it found.
-    check_claim(&Claim::of_members(&parts.proof)?, &hash, Maker::of(&receipt), ring, cache).ok()?;
+    check_claim(&Claim::of_members(parts.proof)?, &hash, Maker::of(&receipt), ring, cache).ok()?;
     Some(receipt)
 }
 
@@ -82,7 +82,7 @@ mod tests {
 
     fn short_way(text: &str, ring: Option<&KeyRing>) -> Option<VerifiedReceipt> {
         let wire = WireEvent::read(text.as_bytes()).ok()?;
-        verify_parts(wire.sealed_parts()?, ring, &mut CommitCache::default())
+        verify_parts(&wire.sealed_parts()?, ring, &mut CommitCache::default())
     }
 
     /// Whatever the short way accepts, the long way accepts with the same result.
