@@ -21,6 +21,7 @@ mod feed;
 mod fleet;
 mod follow;
 mod given_way;
+mod gone;
 mod health;
 mod heard;
 mod input;

@@ -2,17 +2,13 @@
 //! own lanes only, and that what it may prune for is signed, and said of now: the request's nonce stands in it.
 
 use aegis_bus::feed::{ConfirmRequest, FeedPage, LaneRequest, MOST_LANES, MOST_NONCE};
-use aegis_bus::{Heard, subject};
-use aegis_keys::{sign_notice, verify_notice};
-use aegis_model::{Confirmed, LaneConfirmed, Pruned, TenantId};
+use aegis_bus::subject;
+use aegis_keys::sign_notice;
+use aegis_model::{Confirmed, LaneConfirmed, TenantId};
 use bytes::Bytes;
 
 use crate::control::Control;
-use crate::fleet::{check_speaker, edge_of};
-
-/// Longest name of a lane that is remembered, bytes, and how many are. Of one that was forgotten, the edge says it again.
-const MAX_LANE: usize = 256;
-const MOST_PRUNED: usize = 10_000;
+use crate::fleet::edge_of;
 
 impl Control {
     /// How far the history has lanes of an edge. Only while it has all that was published some moments ago: else nobody knows what is lost.
@@ -63,40 +59,8 @@ impl Control {
         self.bus.tell(&subject::lake(edge_id), Bytes::from(signed)).await.map_err(|error| error.to_string())
     }
 
-    /// An edge says that what it was asked for it has pruned: whoever lacks it is told, and it is asked for no more.
-    pub(crate) fn take_pruned(&self, heard: &Heard) -> Result<(), String> {
-        let (pruned, pinned) = verify_notice::<Pruned>(&self.ring, &heard.payload).map_err(|error| error.to_string())?;
-        check_speaker(&pinned, &pruned.edge_id, &heard.subject)?;
-        if pruned.lane.len() > MAX_LANE || self.tenant_of_lane(&pruned.edge_id, &pruned.lane).is_none() {
-            return Err("it is about no lane of its own".to_owned());
-        }
-        let Pruned { edge_id, lane, through_seq } = pruned;
-        {
-            let mut known = self.pruned.lock();
-            if known.len() >= MOST_PRUNED {
-                known.clear();
-            }
-            known.insert(lane.clone(), through_seq);
-        }
-        self.metrics.pruned_asked.inc();
-        if self.fleet.notices.may_warn(&edge_id) {
-            tracing::error!(
-                edge_id,
-                lane,
-                through_seq,
-                "receipts are missing here that their edge pruned, since history and lake had them: restore history or lake from a backup"
-            );
-        }
-        Ok(())
-    }
-
-    /// Up to where the edge of a lane is known to have pruned it.
-    pub(crate) fn pruned_through(&self, lane: &str) -> i64 {
-        self.pruned.lock().get(lane).copied().unwrap_or(0)
-    }
-
     /// The tenant of a lane, if it is one that the edge may seal.
-    fn tenant_of_lane(&self, edge_id: &str, lane: &str) -> Option<TenantId> {
+    pub(crate) fn tenant_of_lane(&self, edge_id: &str, lane: &str) -> Option<TenantId> {
         let tenant = lane.split('.').next().filter(|tenant| self.serves(edge_id, tenant))?;
         (edge_of(lane) == edge_id).then(|| TenantId::new(tenant).ok()).flatten()
     }

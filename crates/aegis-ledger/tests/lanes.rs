@@ -11,6 +11,8 @@ use aegis_model::{EventKind, Timestamp, new_event_id};
 use fixture::*;
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection};
 
 /// One step of a random history.
 #[derive(Clone, Debug)]
@@ -393,9 +395,9 @@ async fn pruning_keeps_heads_and_what_is_not_shipped() {
     ledger.submit(draft_now(&acme)).await.unwrap();
     assert_eq!(ledger.prune_confirmed(lane, 0, late).await.unwrap(), 0, "nobody has any of it");
     assert_eq!(ledger.prune_confirmed(lane, i64::MAX, all[0].sealed.ts).await.unwrap(), 0, "nothing is that old");
-    assert_eq!(ledger.pruned_through(lane).await.unwrap(), Some(0));
+    assert_eq!((ledger.pruned_through(lane).await.unwrap(), ledger.was_pruned()), (Some(0), false));
     assert_eq!(ledger.prune_confirmed(lane, 3, late).await.unwrap(), 3);
-    assert_eq!(ledger.pruned_through(lane).await.unwrap(), Some(3));
+    assert_eq!((ledger.pruned_through(lane).await.unwrap(), ledger.was_pruned()), (Some(3), true));
     assert_eq!(ledger.prune_confirmed(lane, i64::MAX, late).await.unwrap(), 3);
     assert_eq!(ledger.prune_confirmed(&all[7].sealed.lane, i64::MAX, late).await.unwrap(), 0, "it is open, and short");
     assert_eq!(ledger.prune_confirmed("another", i64::MAX, late).await.unwrap(), 0);
@@ -414,6 +416,49 @@ async fn pruning_keeps_heads_and_what_is_not_shipped() {
     drop(ledger);
     let ledger = open(folder.path()).await;
     assert_all_verify(&everything(&ledger).await[1..]);
+}
+
+#[tokio::test]
+async fn what_somebody_else_deleted_is_missing_and_not_pruned() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = open(folder.path()).await;
+    let acme = tenant("acme");
+    for _ in 0..9 {
+        ledger.submit(draft_now(&acme)).await.unwrap();
+    }
+    ledger.close().await.unwrap();
+    drop(ledger);
+    let ledger = open(folder.path()).await;
+    ledger.mark_shipped(ledger.last_row()).await;
+    let lane = everything(&ledger).await[0].sealed.lane.clone();
+    assert_eq!(ledger.first_missing(&lane, 1, 11).await.unwrap(), None, "with its open and its close");
+    assert_eq!(ledger.first_missing(&lane, 4, 12).await.unwrap(), Some(12), "it never was");
+    assert_eq!(ledger.first_missing("another", 3, 4).await.unwrap(), Some(3));
+    assert_eq!(ledger.prune_confirmed(&lane, 2, Timestamp::from_micros(i64::MAX)).await.unwrap(), 2);
+    drop(ledger);
+
+    let delete = async |rows: &'static str| {
+        let options = SqliteConnectOptions::new().filename(folder.path().join("ledger.db"));
+        let mut opened = options.connect().await.unwrap();
+        sqlx::query(rows).execute(&mut opened).await.unwrap();
+        opened.close().await.unwrap();
+    };
+    delete("DELETE FROM receipts WHERE seq IN (3, 4, 7)").await;
+    let ledger = open(folder.path()).await;
+    assert_eq!(
+        (ledger.pruned_through(&lane).await.unwrap(), ledger.was_pruned()),
+        (Some(2), true),
+        "what the program pruned, and no more"
+    );
+    assert_eq!(ledger.first_missing(&lane, 3, 11).await.unwrap(), Some(3));
+    assert_eq!(ledger.first_missing(&lane, 5, 11).await.unwrap(), Some(7));
+    assert_eq!(ledger.first_missing(&lane, 8, 11).await.unwrap(), None);
+    drop(ledger);
+
+    // A file of before there were marks: what is missing at the beginning is all that is known of it.
+    delete("DROP TABLE pruned_lanes").await;
+    let ledger = open(folder.path()).await;
+    assert_eq!((ledger.pruned_through(&lane).await.unwrap(), ledger.was_pruned()), (Some(4), true));
 }
 
 #[tokio::test]

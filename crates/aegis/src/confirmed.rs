@@ -38,6 +38,8 @@ pub(crate) struct Meter {
     pub(crate) pruned: AtomicU64,
     /// How often receipts were asked for again that were pruned.
     pub(crate) pruned_asked: AtomicU64,
+    /// How often receipts were asked for again that are not there and were not pruned.
+    pub(crate) lost_asked: AtomicU64,
 }
 
 /// Asks, and ships again.

@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::again::Again;
+use crate::again::{Again, Asked};
 use crate::config::Config;
 use crate::confirmed::{Confirmations, Meter};
 use crate::enrolled::{self, Enrolled};
@@ -140,9 +140,7 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<RunningEdge> {
         ring: control_ring.clone(),
         edge_id: enrolled.edge_id.clone(),
         key: receipt_key,
-        ledger: ledger.clone(),
-        shipper: shipper.again(),
-        meter: confirmed.clone(),
+        asked: Asked { ledger: ledger.clone(), shipper: shipper.again(), meter: confirmed.clone() },
     };
     let again = again.spawn();
     let keep_micros = i64::try_from(config.ledger.keep_days).unwrap_or(i64::MAX).saturating_mul(MICROS_PER_DAY);
