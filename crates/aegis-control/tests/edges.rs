@@ -305,6 +305,22 @@ async fn an_edge_s_key_signs_no_agent_in() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_has_no_name_that_control_s_own_process_has_and_its_invitation_holds() {
+    let house = House::build().await;
+    let token = invite(&house, "edge-1", &[&house.acme.id]).await;
+    for _ in 0..2 {
+        let reply = enroll(&house, &body(&token, 1)).await.refused(400, "invalid_field");
+        assert!(reply.text.contains("edge.id"), "{}", reply.text);
+    }
+    assert!(house.store.edge_keys().await.unwrap().is_empty());
+    let until = house.now().plus_seconds(60);
+    for reserved in ["soc", "control", "admin"] {
+        let refused = house.store.invite_edge(reserved, &BTreeSet::from([house.acme.id.clone()]), until).await.unwrap_err();
+        assert!(refused.to_string().contains(reserved), "{refused}");
+    }
+}
+
 /// The next receipts that an edge is asked for, if it is asked soon.
 async fn asked_for(house: &House, hearing: &mut Box<dyn Hearing>) -> Option<(String, i64, i64)> {
     let heard = timeout(Duration::from_secs(1), hearing.next()).await.ok()?.unwrap();

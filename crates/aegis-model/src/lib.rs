@@ -39,7 +39,7 @@ pub use request::{
     AgentClaim, ApprovalRef, ApprovalStatus, ApprovalView, AuthorizeRequest, AuthorizeResponse, Callback, ErrorBody, ErrorDetail,
     FrozenAction, ReceiptView, RequestContext, ToolCall, Trace, UserClaim,
 };
-pub use sealer::{CONTROL, Sealer};
+pub use sealer::{CONTROL, SOC, Sealer};
 pub use signed::{EntryKind, SignedEntry};
 pub use trust::SourceTrust;
 pub use wire::{PROOF_KEYS, SealedParts, WireError, WireEvent};
