@@ -70,27 +70,27 @@ impl Control {
         match verify_notice::<Pruned>(&self.ring, &heard.payload) {
             Ok((pruned, pinned)) => {
                 self.check_gone(&pinned, heard, &pruned.edge_id, &pruned.lane)?;
-                self.pruned_receipts_asked(&pruned.edge_id, &pruned.lane, pruned.through_seq);
+                self.receipts_pruned(&pruned.edge_id, &pruned.lane, pruned.through_seq);
             }
             Err(error) => {
                 let lost = verify_notice::<Lost>(&self.ring, &heard.payload);
                 let (lost, pinned) = lost.map_err(|other| format!("{error}; {other}"))?;
-                let tenant = self.check_gone(&pinned, heard, &lost.edge_id, &lost.lane)?;
-                self.lost_receipts_asked(tenant, lost);
+                self.check_gone(&pinned, heard, &lost.edge_id, &lost.lane)?;
+                self.receipt_lost(&lost.edge_id, &lost.lane, lost.seq);
             }
         }
         Ok(())
     }
 
-    /// The tenant of the lane, if whoever said it speaks for that.
-    fn check_gone(&self, pinned: &Pinned, heard: &Heard, edge_id: &str, lane: &str) -> Result<TenantId, String> {
+    /// Whether whoever said it speaks for the lane.
+    fn check_gone(&self, pinned: &Pinned, heard: &Heard, edge_id: &str, lane: &str) -> Result<(), String> {
         check_speaker(pinned, edge_id, &heard.subject)?;
-        let tenant = (lane.len() <= MAX_LANE).then(|| self.tenant_of_lane(edge_id, lane)).flatten();
-        tenant.ok_or_else(|| "it is about no lane of its own".to_owned())
+        let is_its_own = lane.len() <= MAX_LANE && self.tenant_of_lane(edge_id, lane).is_some();
+        if is_its_own { Ok(()) } else { Err("it is about no lane of its own".to_owned()) }
     }
 
     /// Whoever lacks what a ledger has pruned is told, and it is asked for no more where the ledger is an edge's.
-    pub(crate) fn pruned_receipts_asked(&self, edge_id: &str, lane: &str, through_seq: i64) {
+    pub fn receipts_pruned(&self, edge_id: &str, lane: &str, through_seq: i64) {
         self.gone.note_pruned(edge_id, lane.to_owned(), through_seq);
         self.metrics.pruned_asked.inc();
         if self.fleet.notices.may_warn(edge_id) {
@@ -103,11 +103,11 @@ impl Control {
         }
     }
 
-    /// What a ledger has lost, and nobody else has, its tenant is told.
-    pub(crate) fn lost_receipts_asked(&self, tenant: TenantId, lost: Lost) {
+    /// What a ledger has lost, and nobody else has, the lane's tenant is told. The lane is one that whoever says it sealed.
+    pub fn receipt_lost(&self, edge_id: &str, lane: &str, seq: i64) {
+        let Ok(tenant) = TenantId::new(lane.split('.').next().unwrap_or_default()) else { return };
         self.metrics.lost_asked.inc();
-        if self.fleet.notices.may_warn(&lost.edge_id) {
-            let Lost { edge_id, lane, seq } = &lost;
+        if self.fleet.notices.may_warn(edge_id) {
             tracing::error!(
                 edge_id,
                 lane,
@@ -115,7 +115,7 @@ impl Control {
                 "a receipt is missing here that its ledger does not have either, and did not prune: it is lost, or was taken away"
             );
         }
-        self.gone.note_lost(tenant, lost);
+        self.gone.note_lost(tenant, Lost { edge_id: edge_id.to_owned(), lane: lane.to_owned(), seq });
     }
 
     async fn tell_lost(&self, tenant: &TenantId, lost: &Lost) -> Result<(), Problem> {

@@ -37,6 +37,7 @@ pub use config::{LedgerConfig, MAX_RECEIPT_BYTES, TestHooks};
 pub use draft::{Committed, Draft, Durability, PendingReceipt};
 pub use error::{LedgerError, SubmitError};
 pub use ledger::{Ledger, MAX_READ};
+pub use prune::PRUNE_ROWS;
 pub use quiet::QuietLane;
 pub use reader::LedgerReader;
 pub use ring::SealedReceiver;

@@ -11,7 +11,7 @@ use crate::error::read_error;
 use crate::{Ledger, LedgerError, MAX_READ};
 
 /// Rows that one prune deletes at most.
-const PRUNE_ROWS: i64 = 256;
+pub const PRUNE_ROWS: u32 = 256;
 
 /// The last receipts of a lane that is open, which stay: a start checks as many of one that was not closed, and goes back to the last sound one.
 const KEPT_OF_OPEN: i64 = 64;
@@ -83,7 +83,7 @@ pub(crate) async fn prune(connection: &mut SqliteConnection, what: &Prunable, sh
         .bind(what.before.as_micros())
         .bind(shipped)
         .bind(KEPT_OF_OPEN)
-        .bind(PRUNE_ROWS)
+        .bind(i64::from(PRUNE_ROWS))
         .fetch_all(&mut *transaction)
         .await?;
     if let Some(through_seq) = gone.iter().map(|(_, seq)| *seq).max() {

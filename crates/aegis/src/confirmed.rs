@@ -13,10 +13,11 @@ use aegis_keys::{KeyRing, Scope, verify_notice};
 use aegis_ledger::Ledger;
 use aegis_model::{Confirmed, new_event_id};
 use aegis_shipper::ShipAgain;
+use async_trait::async_trait;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::confirm::{EVERY, Lane, note_lanes, only_open};
+use crate::confirm::{Confirms, EVERY, Lane, note_lanes, only_open};
 
 /// How long an answer is waited for that control says it gave.
 const ANSWER_WAIT: Duration = Duration::from_secs(2);
@@ -45,9 +46,7 @@ pub(crate) struct Meter {
 /// Asks, and ships again.
 #[derive(Debug)]
 pub(crate) struct Confirmations {
-    pub(crate) bus: Arc<EdgeBus>,
-    pub(crate) ring: KeyRing,
-    pub(crate) edge_id: String,
+    pub(crate) asked: Arc<dyn Confirms>,
     pub(crate) ledger: Ledger,
     pub(crate) again: ShipAgain,
     /// What was shipped so long ago should be there.
@@ -92,9 +91,36 @@ impl Confirmations {
 
     /// What control confirms of these lanes now; None where it does not, or has no lake.
     pub(crate) async fn ask(&self, lanes: &[String]) -> Option<Confirmed> {
-        self.answer(lanes).await.inspect_err(|error| tracing::debug!(%error, "control confirms nothing")).ok()
+        self.asked.confirmed(lanes).await.inspect_err(|error| tracing::debug!(error, "control confirms nothing")).ok()
+    }
+}
+
+/// Control, behind the bus.
+#[derive(Debug)]
+pub(crate) struct OverBus {
+    pub(crate) bus: Arc<EdgeBus>,
+    pub(crate) ring: KeyRing,
+    pub(crate) edge_id: String,
+    pub(crate) meter: Arc<Meter>,
+}
+
+#[async_trait]
+impl Confirms for OverBus {
+    async fn heads(&self, lanes: &[String]) -> Result<Vec<(String, i64)>, String> {
+        self.bus.lane_heads(lanes).await.map_err(|error| error.to_string())
     }
 
+    async fn confirmed(&self, lanes: &[String]) -> Result<Confirmed, String> {
+        self.answer(lanes).await.map_err(|error| error.to_string())
+    }
+
+    /// History and lake are elsewhere, and have their own.
+    async fn may_go(&self, _lane: &str, _after: i64, through: i64) -> Result<i64, String> {
+        Ok(through)
+    }
+}
+
+impl OverBus {
     async fn answer(&self, lanes: &[String]) -> Result<Confirmed, BusError> {
         // Nobody can tell it ahead, and have control sign today what it says tomorrow.
         let nonce = new_event_id().to_string();

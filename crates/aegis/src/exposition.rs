@@ -39,11 +39,13 @@ impl Exposition {
         mut registry: Registry,
         carried: Carried,
         ledgers: Vec<Ledger>,
+        confirmed: Arc<Meter>,
         worker: Arc<Worker>,
         lake: Option<Arc<LakeWorker>>,
     ) -> Self {
         registry.register_collector(Box::new(carried));
         registry.register_collector(Box::new(Counted { ledgers }));
+        registry.register_collector(Box::new(Confirmed(confirmed)));
         registry.register_collector(Box::new(Detected(worker)));
         if let Some(lake) = lake {
             registry.register_collector(Box::new(Written(lake)));

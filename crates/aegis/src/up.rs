@@ -30,11 +30,12 @@ use tokio::task::JoinHandle;
 use crate::adapters::{
     Containments, LocalEdge, PastInTheLake, RefusedToControl, RepositoryRegistry, StoredRules, StoredSecrets, WarmAsControl,
 };
-use crate::carrier::{Carrier, keeper};
+use crate::carrier::Carrier;
 use crate::changed_rules;
 use crate::config::Config;
-use crate::edge::MICROS_PER_DAY;
+use crate::confirming::MICROS_PER_DAY;
 use crate::exposition::{Carried, Exposition};
+use crate::own_ledgers::{Behind, OwnLedger};
 use crate::parts::{make_private_folder, open_ledger, prepare_folder, write_public_key};
 use crate::past_lanes::LanesInHistory;
 use crate::rule_trial::{By, RuleTrial};
@@ -63,6 +64,8 @@ pub(crate) struct Running {
     responder: Responder,
     lake: Option<Arc<LakeWorker>>,
     ledgers: Vec<Ledger>,
+    /// What ships again of these ledgers, and prunes them.
+    own_ledgers: Vec<JoinHandle<()>>,
     shippers: Vec<Shipper>,
     pub(crate) store: Store,
 }
@@ -81,8 +84,10 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     if role == Role::Control && !config.nats.is_used() {
         bail!("a control plane without an edge needs NATS: name its server with --nats, or as nats.servers in the configuration");
     }
-    if config.ledger.keep_days > 0 {
-        tracing::warn!("ledger.keep_days is for an edge of its own; the ledgers of this process keep every receipt");
+    if config.ledger.keep_days > 0 && !(config.nats.is_used() && config.lake.enabled) {
+        tracing::warn!(
+            "ledger.keep_days prunes over NATS what history and lake both have; without a lake, or a server, the ledgers keep every receipt"
+        );
     }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let data = prepare_folder(&config.data, &["edge", "control"])?;
@@ -107,10 +112,13 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     }
     let mut shippers = Vec::new();
     let mut ships_again: HashMap<String, Arc<dyn AskForMissing>> = HashMap::new();
+    let mut own_ledgers = Vec::new();
     for (name, ledger) in &ledgers {
         let shipper = carrier.ship(name, ledger).await?;
         let edge_id = if *name == "edge" { config.edge.id.clone() } else { (*name).to_owned() };
-        ships_again.insert(edge_id, Arc::new(shipper.again()));
+        let (own, asks) = OwnLedger::new(edge_id.clone(), ledger.clone(), shipper.again());
+        ships_again.insert(edge_id, asks);
+        own_ledgers.push(own);
         shippers.push(shipper);
     }
 
@@ -143,7 +151,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
         packs,
         // A history that other machines read too holds every event itself.
         keepers: match store.is_on_this_machine() {
-            true => ledgers.iter().map(|(name, ledger)| ((*name).into(), keeper(ledger))).collect(),
+            true => ledgers.iter().map(|(name, ledger)| ((*name).into(), carrier.keeper_of_history(ledger))).collect(),
             false => HashMap::new(),
         },
         ships_again,
@@ -168,6 +176,14 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     )
     .await
     .context("control")?;
+    let behind = Behind {
+        settled: Duration::from_secs(config.edge.confirm_after_s),
+        keep_days: config.ledger.keep_days,
+        clock: clock.clone(),
+        meter: Arc::default(),
+        is_over_servers: config.nats.is_used(),
+    };
+    let own_ledgers: Vec<JoinHandle<()>> = own_ledgers.into_iter().flat_map(|own| own.spawn(&control, &behind)).collect();
     let mut users = None;
     if !config.nats.users_file.as_os_str().is_empty() {
         let (file, named) = (config.nats.users_file.clone(), config.nats.role_nkeys.clone());
@@ -237,7 +253,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     let worker = Arc::new(worker);
     let ledgers: Vec<Ledger> = ledgers.into_iter().map(|(_, ledger)| ledger).collect();
     let carried = Carried { bus, connections: carrier.connections() };
-    let exposition = Exposition::new(registry, carried, ledgers.clone(), worker.clone(), lake.clone());
+    let exposition = Exposition::new(registry, carried, ledgers.clone(), behind.meter, worker.clone(), lake.clone());
     let router = router
         .merge(aegis_ingest::router(ingest))
         .merge(exposition.router())
@@ -261,6 +277,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
         responder,
         lake,
         ledgers,
+        own_ledgers,
         shippers,
         store,
     })
@@ -282,7 +299,7 @@ impl Running {
         if let Some(feed) = self.feed {
             feed.stop();
         }
-        for task in [self.users, self.room].into_iter().flatten() {
+        for task in [self.users, self.room].into_iter().flatten().chain(self.own_ledgers) {
             task.abort();
         }
         self.responder.stop().await;
