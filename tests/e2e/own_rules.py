@@ -333,6 +333,8 @@ class EveryTenant(unittest.TestCase):
             wait_until("one that is made later has one of what it starts with", lambda: told(later) == [recorded])
         self.assertEqual(sets(), [{"added": [], "removed": ["AEG-3006"], "changed": []}, shipped])
         self.assertEqual(len(json.loads(self.command("history", "AEG-3006", "--sets", "--json"))), 2)
+        for tenant in self.tenants:
+            self.assertEqual(tenant.list("/v1/rules/sets"), json.loads(self.command("history", "--sets", "--json")))
 
     def test_a_rule_of_a_day_is_filled_for_each_tenant_and_does_not_wait_for_a_day(self):
         def deny(agent):

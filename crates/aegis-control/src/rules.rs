@@ -247,6 +247,12 @@ pub(crate) async fn common_history(control: &Control, call: &Call) -> Result<Res
     Ok(Json(versions).into_response())
 }
 
+/// Which rules programs brought for every tenant: what each tenant has receipts of since it was made, and what was before.
+pub(crate) async fn sets(control: &Control, call: &Call) -> Result<Response, Problem> {
+    let page = call.query.page()?;
+    Ok(Json(control.store.list_rule_set_changes(page.limit, page.offset).await?).into_response())
+}
+
 /// What a receipt says of a version: what it is, and what it was tried with. Its text is represented by its hash.
 fn detail_of(version: &NewRuleVersion) -> Value {
     let told = |name: &str| version.backtest.as_ref().map(|backtest| backtest[name].clone());

@@ -319,6 +319,18 @@ async fn each_tenant_has_one_receipt_of_each_set_of_rules_that_a_start_brings_an
     let sets = house.store.list_rule_sets(10, 0).await.unwrap();
     assert_eq!(sets.iter().map(|set| (set.revision, set.rules.len())).collect::<Vec<_>>(), [(3, 2), (2, 2), (1, 2)]);
     assert_eq!(sets[0].digest, sets[2].digest);
+    for tenant in [&house.acme, &house.other] {
+        let listed = house.get("/v1/rules/sets?limit=2", &tenant.auditor).await.expect(200).body;
+        let ids = |of: &Value| of.as_array().unwrap().iter().map(|rule| rule["rule_id"].clone()).collect::<Vec<_>>();
+        let told: Vec<Value> = listed
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|set| json!([set["revision"], ids(&set["added"]), ids(&set["removed"])]))
+            .collect();
+        assert_eq!(told, [json!([3, ["B"], ["C"]]), json!([2, ["C"], ["B"]])]);
+        assert_eq!((&listed[0]["digest"], &listed[0]["rules"]), (&json!(sets[0].digest), &json!(2)));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

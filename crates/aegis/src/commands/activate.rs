@@ -84,11 +84,11 @@ async fn through_control(url: &str, text: &str, tests: &[RuleTest]) -> anyhow::R
     }
 }
 
-fn admin_key() -> anyhow::Result<String> {
+pub(super) fn admin_key() -> anyhow::Result<String> {
     std::env::var(ADMIN_KEY).ok().with_context(|| format!("--url needs the admin key in the variable {ADMIN_KEY}"))
 }
 
-fn said(reply: &Reply) -> String {
+pub(super) fn said(reply: &Reply) -> String {
     reply.json()["error"]["message"].as_str().unwrap_or("no reason given").to_owned()
 }
 
@@ -168,7 +168,7 @@ pub(crate) fn history(args: &RuleHistoryArgs) -> anyhow::Result<ExitCode> {
         bail!("`{rule}` is no id of a rule");
     }
     if args.sets {
-        return super::rule_sets::history(&args.place.folder(), args.rule.as_deref(), args.place.json);
+        return super::rule_sets::history(&args.place, args.rule.as_deref());
     }
     let versions = super::runtime()?.block_on(async {
         match &args.place.url {
