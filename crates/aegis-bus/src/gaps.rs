@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use aegis_model::{LaneReach, TenantId, Timestamp};
 
-use crate::AskForMissing;
+use crate::{AskForMissing, Turns};
 
 /// Lanes that are followed at most; past it all of them are looked up again.
 const MOST_LANES: usize = 100_000;
@@ -264,24 +264,16 @@ impl Gaps {
         for (place, gap) in self.open.iter().filter(|(_, gap)| now >= gap.ask_at) {
             by_tenant.entry(&gap.tenant).or_default().push((gap.ask_at, place));
         }
-        let mut turns: Vec<(&TenantId, Vec<(Timestamp, &Place)>)> = by_tenant.into_iter().collect();
-        for (_, of_tenant) in &mut turns {
+        let mut turns = Turns::behind(self.asked_last.as_ref());
+        for (tenant, mut of_tenant) in by_tenant {
             if of_tenant.len() > AT_ONCE {
                 of_tenant.select_nth_unstable(AT_ONCE);
                 of_tenant.truncate(AT_ONCE);
             }
-            of_tenant.sort_unstable_by(|one, other| other.cmp(one));
+            of_tenant.sort_unstable();
+            of_tenant.into_iter().for_each(|(_, place)| turns.put(tenant, place));
         }
-        let first = self.asked_last.as_ref().map_or(0, |last| turns.partition_point(|(tenant, _)| *tenant <= last));
-        turns.rotate_left(first);
-        let mut due = Vec::with_capacity(AT_ONCE);
-        while due.len() < AT_ONCE && !turns.is_empty() {
-            for (_, of_tenant) in turns.iter_mut().take(AT_ONCE - due.len()) {
-                due.extend(of_tenant.pop().map(|(_, place)| place.clone()));
-            }
-            turns.retain(|(_, of_tenant)| !of_tenant.is_empty());
-        }
-        due
+        turns.take(AT_ONCE).cloned().collect()
     }
 
     /// Stretches that are missing now.

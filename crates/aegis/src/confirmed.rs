@@ -2,13 +2,13 @@
 //! end of one is shipped again; what it lacks in between, it asks for itself. A lake that stands still says since when, and has nothing shipped again.
 //! Believes only what control signed about this edge, in answer to a request that waits: no word of yesterday's, and nobody else's.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use aegis_bus::feed::MOST_LANES;
-use aegis_bus::{AskForMissing, Bus, BusError, EdgeBus, subject};
+use aegis_bus::{AskForMissing, Bus, BusError, EdgeBus, Turns, subject};
 use aegis_keys::{KeyRing, Scope, verify_notice};
 use aegis_ledger::Ledger;
 use aegis_model::{Confirmed, new_event_id};
@@ -174,22 +174,12 @@ impl Book {
     }
 
     /// As many of them as one round asks about: a lane of each tenant, then another of each, from the tenant behind the last one on.
-    fn in_turn(&mut self, due: Vec<(String, i64)>) -> Vec<(String, i64)> {
-        let mut by_tenant: BTreeMap<String, VecDeque<(String, i64)>> = BTreeMap::new();
+    fn in_turn(&self, due: Vec<(String, i64)>) -> Vec<(String, i64)> {
+        let mut turns = Turns::behind(Some(self.last.clone()));
         for lane in due {
-            by_tenant.entry(tenant_of(&lane.0).to_owned()).or_default().push_back(lane);
+            turns.put(tenant_of(&lane.0).to_owned(), lane);
         }
-        let mut turns: Vec<(String, VecDeque<(String, i64)>)> = by_tenant.into_iter().collect();
-        let first = turns.partition_point(|(tenant, _)| *tenant <= self.last);
-        turns.rotate_left(first);
-        let mut chosen = Vec::new();
-        while chosen.len() < MOST_ASKED && !turns.is_empty() {
-            for (_, of_tenant) in turns.iter_mut().take(MOST_ASKED - chosen.len()) {
-                chosen.extend(of_tenant.pop_front());
-            }
-            turns.retain(|(_, of_tenant)| !of_tenant.is_empty());
-        }
-        chosen
+        turns.take(MOST_ASKED).collect()
     }
 
     /// Takes what is confirmed of what was asked; the stretches to ship again, at most so many. Of a lane that the answer leaves out, nothing is known.
