@@ -348,6 +348,8 @@ class EveryTenant(unittest.TestCase):
             wait_until("they are in the history", lambda: set(ids) <= {event["event_id"] for event in tenant.list("/v1/audit/events")})
         self.activate(rule(query=OF_A_DAY, window="1d", id="OPS-1", name="ops-denied"), tests=TESTS_OF_A_DAY)
         wait_until("it waits for no tenant", lambda: 'aegis_rule_warming{rule="OPS-1"} 0' in self.aegis.get("/metrics").text)
+        for tenant in self.tenants:
+            self.assertNotIn("OPS-1", {rule["rule_id"] for rule in tenant.get("/v1/rules/waiting").expect(200)})
         for tenant, agent, ids in zip(self.tenants, agents, before):
             third = deny(agent)
             (alert,) = wait_until("its alert", lambda: self.alerts(tenant, "ops-denied"))

@@ -26,7 +26,7 @@ use crate::gone::Gone;
 use crate::labels::Labels;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
-use crate::rules::{RuleTrials, ToldRules};
+use crate::rules::{RuleTrials, ToldRules, WaitingRules};
 use crate::silence::Lives;
 use crate::{archive, callbacks, expiry, feed, fleet, gone, labels, materialise, outbox, prune, rule_set, rules, silence};
 
@@ -72,6 +72,8 @@ pub struct ControlConfig {
     pub edge_trust_key: Option<TrustTokenKey>,
     /// Who tries the rules that tenants' admins activate; None: they may not.
     pub rule_trials: Option<Arc<dyn RuleTrials>>,
+    /// Who says which rules do not know a tenant's window yet; None: none waits.
+    pub waiting_rules: Option<Arc<dyn WaitingRules>>,
     /// The bus as the history has it, where it is a user of its own there; None: control's.
     pub history_bus: Option<Arc<dyn Bus>>,
     /// The connections to the bus by whose they are, for readiness; none where it is a file.
@@ -102,6 +104,7 @@ impl Default for ControlConfig {
             lake: None,
             edge_trust_key: None,
             rule_trials: None,
+            waiting_rules: None,
             history_bus: None,
             connections: Vec::new(),
             rule_set: None,

@@ -61,4 +61,4 @@ pub use past::PublishedReceipt;
 pub use problem::Problem;
 pub use routes::{ROUTES, Route, router};
 pub use rule_records::RefusedRuleRecord;
-pub use rules::{RuleTest, RuleTrialError, RuleTrials, common_rule_change_by_operator, rule_change_by_operator};
+pub use rules::{RuleTest, RuleTrialError, RuleTrials, WaitingRules, common_rule_change_by_operator, rule_change_by_operator};

@@ -135,6 +135,12 @@ async fn of_whom_more_lies_before_than_may_be_kept_it_waits_and_for_the_others_i
     house.clock.advance_seconds(1);
     house.pass().await;
     until_rule_warms(&worker, ID, 1).await;
+    let waits_of = async |house: &House, tenant: &str| -> Vec<(String, bool)> {
+        let waits = house.waits.of(&TenantId::new(tenant).unwrap()).await.unwrap();
+        waits.into_iter().map(|wait| (wait.rule_id, wait.own)).collect()
+    };
+    assert_eq!(waits_of(&house, "acme").await, [(ID.to_owned(), false)]);
+    assert!(waits_of(&house, "beta").await.is_empty());
     // Who speaks on is not asked for again and again.
     for _ in 0..3 {
         house.deny_in("acme", &worker, "over", 1).await;
@@ -148,6 +154,7 @@ async fn of_whom_more_lies_before_than_may_be_kept_it_waits_and_for_the_others_i
     house.clock.advance_seconds(700);
     house.deny_in("acme", &worker, "over", 4).await;
     until_rule_warms(&worker, ID, 0).await;
+    assert!(waits_of(&house, "acme").await.is_empty());
     assert_eq!(told(&house.line.alerts(2).await), rows([("beta", "over", 4), ("acme", "over", 4)]));
     worker.stop().await;
 }
