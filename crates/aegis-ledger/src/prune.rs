@@ -42,21 +42,16 @@ INSERT INTO pruned_lanes SELECT lane_no, first - 1 FROM
   (SELECT lane_no, (SELECT min(seq) FROM receipts r WHERE r.lane_no = l.lane_no) AS first FROM lanes l) WHERE first > 1;
 ";
 
-/// Makes the table of marks, if the file has none.
-pub(crate) async fn make_marks(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+/// Makes the table of marks, if the file has none. Whether anything was ever pruned.
+pub(crate) async fn take_up_marks(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
     let found: i64 = sqlx::query_scalar("SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'pruned_lanes'")
         .fetch_one(&mut *connection)
         .await?;
-    if found > 0 {
-        return Ok(());
+    if found == 0 {
+        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+        sqlx::raw_sql(MARKS).execute(&mut *transaction).await?;
+        transaction.commit().await?;
     }
-    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-    sqlx::raw_sql(MARKS).execute(&mut *transaction).await?;
-    transaction.commit().await
-}
-
-/// Whether anything was ever pruned.
-pub(crate) async fn was_pruned(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
     let marks: i64 =
         sqlx::query_scalar("SELECT count(*) FROM (SELECT 1 FROM pruned_lanes LIMIT 1)").fetch_one(connection).await?;
     Ok(marks > 0)

@@ -13,7 +13,6 @@ use sqlx::{ConnectOptions, Connection, Row, SqliteConnection};
 
 use crate::LedgerError;
 use crate::error::{is_corruption, open_error};
-use crate::prune::make_marks;
 use crate::rows::STATEMENTS;
 use crate::shared::Shared;
 
@@ -189,7 +188,6 @@ pub(crate) async fn open(path: &Path) -> Result<SqliteConnection, LedgerError> {
     } else if found > SCHEMA_VERSION {
         return Err(LedgerError::SchemaTooNew { path: path.to_owned(), found, supported: SCHEMA_VERSION });
     }
-    make_marks(&mut connection).await.map_err(failed)?;
     if std::fs::metadata(path).is_ok_and(|file| file.len() <= WHOLE_CHECK_BYTES) {
         let check = sqlx::query("PRAGMA quick_check(1)").fetch_one(&mut connection).await;
         let verdict: String = check.and_then(|row| row.try_get(0)).map_err(failed)?;
