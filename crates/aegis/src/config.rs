@@ -107,7 +107,7 @@ pub(crate) struct LedgerSection {
     pub(crate) max_batch: usize,
     /// Most pages of a ledger file (4 KiB each); 0: no limit but the disk's.
     pub(crate) max_pages: u32,
-    /// How many days an edge of its own keeps receipts that history and lake have; 0: for good. The edge inside `aegis up` keeps all.
+    /// How many days a ledger keeps receipts that history and lake have; 0: for good. Over the embedded bus it keeps all.
     pub(crate) keep_days: u64,
 }
 
