@@ -83,7 +83,7 @@ class FullDisk(Fault):
         read = self.assert_fails_closed(agent)
         # Containment does not wait for the edge's disk.
         frozen = tenant.register_agent()
-        tenant.post(f"/v1/agents/{frozen.id}/freeze", {"reason": "test"}).expect(200)
+        frozen.freeze()
         wait_until("the freeze holds", lambda: frozen.read()["decision"] == "deny")
 
         filler.unlink()

@@ -73,7 +73,7 @@ class WithRules(Story):
         return self.tenant.post(f"/v1/decisions/{decision_id}/outcome", {"status": status} | fields, key=(agent or self.agent).token).expect(201)
 
     def freeze(self, agent):
-        self.tenant.post(f"/v1/agents/{agent.id}/freeze", {"reason": "test"}).expect(200)
+        agent.freeze()
         wait_until("it is frozen", lambda: agent.authorize(dry_run=True)["reason"] == "agent_frozen")
 
     def deliver(self, event, payload):

@@ -12,6 +12,7 @@ pub mod gaps;
 mod jetstream;
 pub mod message_id;
 pub mod subject;
+mod turns;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 pub use embedded::{BucketLimits, EmbeddedBus, EmbeddedLimits, Held, Keeper, StreamLimits};
 pub use error::BusError;
 pub use jetstream::{EdgeBus, Feature, JetStreamBus, JetStreamOptions, Login, Servers, Version, definitions, users};
+pub use turns::Turns;
 
 /// Largest payload of a message or value, in bytes: JetStream's default `max_payload`.
 pub const MAX_PAYLOAD: usize = 1024 * 1024;

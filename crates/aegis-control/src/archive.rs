@@ -50,6 +50,9 @@ pub(crate) async fn run(control: Arc<Control>, mut stop: watch::Receiver<bool>) 
                 Err(error) => {
                     tracing::warn!(%error, "archive consumer stands still");
                     Control::set_healthy(&control.archive_ok, false);
+                    // Some of the batch may be there, and not all: of its lanes the history has what it noted with rows.
+                    lanes.gaps.not_written();
+                    begun = false;
                     tokio::select! {
                         () = follower.back_off() => {}
                         _ = stop.changed() => return,

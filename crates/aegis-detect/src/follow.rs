@@ -383,6 +383,9 @@ impl Running {
             if self.count_waiting() {
                 shared.stats.lock().rules = self.rule_stats();
             }
+            if let Some(waits) = &config.waits {
+                waits.answer(|tenant| self.waits_of(tenant));
+            }
             self.ask_for_missing();
             let now = self.clock.now();
             let since = now.as_micros().saturating_sub(last_checkpoint.as_micros());

@@ -5,6 +5,7 @@
 //! more than its quota, and no agent more than a part of that; and to say of which agents something else is now known than before.
 
 mod actions;
+mod by_tenant;
 mod catalog;
 mod columns;
 mod registry;

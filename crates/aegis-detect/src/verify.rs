@@ -3,7 +3,7 @@
 
 use aegis_keys::KeyRing;
 use aegis_ledger::verify::{LaneHeads, Link, StreamVerifier};
-use aegis_model::{EventKind, SecurityEvent, Timestamp, WireEvent, external_event_id};
+use aegis_model::{EventKind, SOC, SecurityEvent, Timestamp, WireEvent, external_event_id};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -138,7 +138,7 @@ pub fn is_ahead_of_time(event: &SecurityEvent) -> bool {
 pub fn chain_broken_event(event: &SecurityEvent, broken: &ChainBreak) -> SecurityEvent {
     // The event's own `ts` may be forged to look late; when the bus stored it is not the sender's to choose.
     let ts = event.bus_ts.unwrap_or(event.ts);
-    let mut said = SecurityEvent::new(event.tenant_id.clone(), &event.edge_id, "soc", EventKind::ReceiptChainBroken, ts);
+    let mut said = SecurityEvent::new(event.tenant_id.clone(), &event.edge_id, SOC, EventKind::ReceiptChainBroken, ts);
     said.event_id = external_event_id(&event.tenant_id, ADAPTER, &format!("{}/{}", event.event_id, broken.code));
     said.ref_event_id = Some(event.event_id);
     said.lane.clone_from(&event.lane);

@@ -41,6 +41,7 @@ pub use draft::{Committed, Draft, Durability, PendingReceipt};
 pub use error::{LedgerError, SubmitError};
 pub use export::ExportLine;
 pub use ledger::{Ledger, MAX_READ};
+pub use prune::PRUNE_ROWS;
 pub use quiet::QuietLane;
 pub use reader::LedgerReader;
 pub use ring::SealedReceiver;

@@ -145,6 +145,9 @@ impl Writer {
                     self.commit(Vec::new()).await;
                 }
                 let pruned = prune(&mut self.disk.connection, &what, self.disk.shipped).await;
+                if pruned.as_ref().is_ok_and(|rows| *rows > 0) {
+                    self.shared.was_pruned.store(true, Ordering::Release);
+                }
                 let _ = reply.send(pruned.map_err(|error| LedgerError::Unavailable(error.to_string())));
             }
         }

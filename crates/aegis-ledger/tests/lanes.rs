@@ -5,7 +5,6 @@ mod fixture;
 
 use std::collections::HashMap;
 
-use aegis_ledger::verify::{ExportVerdict, verify_export};
 use aegis_ledger::{Durability, Ledger, LedgerError, OutboxItem, SubmitError};
 use aegis_model::{EventKind, Timestamp, new_event_id};
 use fixture::*;
@@ -371,81 +370,6 @@ async fn reads_are_tenant_bound_and_recent_reads_by_time_and_kind() {
     assert_eq!(rest.len(), 1);
     assert_eq!(ledger.recent(since, &[], 0, 100).await.unwrap().len(), 10);
     assert_eq!(ledger.recent(since, &[], 0, 3).await.unwrap().len(), 3);
-}
-
-#[tokio::test]
-async fn pruning_keeps_heads_and_what_is_not_shipped() {
-    let folder = tempfile::tempdir().unwrap();
-    let ledger = open(folder.path()).await;
-    let acme = tenant("acme");
-    for _ in 0..5 {
-        ledger.submit(draft_now(&acme)).await.unwrap();
-    }
-    ledger.close().await.unwrap();
-    drop(ledger);
-    let ledger = open(folder.path()).await;
-    ledger.submit(draft_now(&acme)).await.unwrap();
-    let (all, late) = (everything(&ledger).await, Timestamp::from_micros(i64::MAX));
-    let lane = &all[0].sealed.lane;
-    assert_eq!(ledger.old_lanes(late, "", 10).await.unwrap(), std::slice::from_ref(lane), "of the other one nothing may go");
-    assert_eq!(ledger.prune_confirmed(lane, i64::MAX, late).await.unwrap(), 0, "nothing was shipped");
-    ledger.mark_shipped(ledger.last_row()).await;
-    ledger.submit(draft_now(&acme)).await.unwrap();
-    assert_eq!(ledger.prune_confirmed(lane, 0, late).await.unwrap(), 0, "nobody has any of it");
-    assert_eq!(ledger.prune_confirmed(lane, i64::MAX, all[0].sealed.ts).await.unwrap(), 0, "nothing is that old");
-    assert_eq!(ledger.pruned_through(lane).await.unwrap(), Some(0));
-    assert_eq!(ledger.prune_confirmed(lane, 3, late).await.unwrap(), 3);
-    assert_eq!(ledger.pruned_through(lane).await.unwrap(), Some(3));
-    assert_eq!(ledger.prune_confirmed(lane, i64::MAX, late).await.unwrap(), 3);
-    assert_eq!(ledger.prune_confirmed(&all[7].sealed.lane, i64::MAX, late).await.unwrap(), 0, "it is open, and short");
-    assert_eq!(ledger.prune_confirmed("another", i64::MAX, late).await.unwrap(), 0);
-    assert!(ledger.old_lanes(late, "", 10).await.unwrap().is_empty());
-    assert_eq!(ledger.pruned_through("another").await.unwrap(), None);
-    ledger.keep_rows();
-    assert_eq!(ledger.prune_confirmed(lane, i64::MAX, late).await, Err(LedgerError::Kept), "somebody names its rows");
-    let items = everything(&ledger).await;
-    assert_eq!(
-        kinds(&items),
-        [EventKind::LaneClose, EventKind::LaneOpen, EventKind::AuthorizeDecision, EventKind::AuthorizeDecision]
-    );
-    let export: String = items.iter().map(|item| format!("{}\n", item.sealed.wire)).collect();
-    let report = verify_export(export.as_bytes(), Some(&ring())).unwrap();
-    assert_eq!(report.verdict, ExportVerdict::Valid, "{:?}", report.failure);
-    drop(ledger);
-    let ledger = open(folder.path()).await;
-    assert_all_verify(&everything(&ledger).await[1..]);
-}
-
-#[tokio::test]
-async fn a_lane_that_is_open_is_pruned_too_and_what_follows_it_knows_its_end() {
-    let folder = tempfile::tempdir().unwrap();
-    let ledger = open(folder.path()).await;
-    let acme = tenant("acme");
-    for _ in 0..99 {
-        ledger.submit(draft_now(&acme)).await.unwrap();
-    }
-    ledger.mark_shipped(ledger.last_row()).await;
-    let lane = everything(&ledger).await[0].sealed.lane.clone();
-    let late = Timestamp::from_micros(i64::MAX);
-    assert_eq!(ledger.prune_confirmed(&lane, i64::MAX, late).await.unwrap(), 36, "as many stay as a start checks");
-    assert_eq!(ledger.prune_confirmed(&lane, i64::MAX, late).await.unwrap(), 0);
-    let next = ledger.submit(draft_now(&acme)).await.unwrap();
-    assert_eq!((next.lane.as_str(), next.seq), (lane.as_str(), 101), "it goes on");
-    // As a crash leaves it.
-    drop(ledger);
-    let ledger = open(folder.path()).await;
-    let items = everything(&ledger).await;
-    assert_eq!((items[0].sealed.seq, items[64].sealed.seq), (37, 101));
-    let gap = items.iter().find(|item| item.sealed.kind == EventKind::LaneGap).unwrap();
-    assert_eq!((&detail(gap)["reason"], &detail(gap)["predecessor"]["seq"]), (&json!("unclean_stop"), &json!(101)));
-    assert_eq!(detail(gap)["damaged_rows"], 0);
-    let export: String = items.iter().map(|item| format!("{}\n", item.sealed.wire)).collect();
-    let report = verify_export(export.as_bytes(), Some(&ring())).unwrap();
-    assert_eq!(report.verdict, ExportVerdict::Valid, "{:?}", report.failure);
-    // The lane has ended: all but its last may go.
-    ledger.mark_shipped(ledger.last_row()).await;
-    assert_eq!(ledger.prune_confirmed(&lane, 100, late).await.unwrap(), 64);
-    assert_eq!(everything(&ledger).await[0].sealed.seq, 101);
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
 //! A ledger as the keeper of what was shipped from it: an embedded bus then need not store an event that stands on the same disk already.
-//! The ledger prunes none of its rows from then on. What was read last is remembered: several follow the bus, one closely behind the other.
+//! The ledger prunes none of its rows from then on, unless nothing more is named. What was read last is remembered: several follow the bus, one closely behind the other.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -28,6 +28,12 @@ impl LedgerKeeper {
     #[must_use]
     pub fn new(ledger: Ledger) -> Self {
         ledger.keep_rows();
+        Self::of_earlier(ledger)
+    }
+
+    /// What `ledger` has, and may prune: where nobody names rows of it any more, and whoever prunes passes over those that somebody named.
+    #[must_use]
+    pub fn of_earlier(ledger: Ledger) -> Self {
         Self { ledger, recent: Arc::default(), room: ReadingRoom::new(READ) }
     }
 

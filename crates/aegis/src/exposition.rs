@@ -39,11 +39,13 @@ impl Exposition {
         mut registry: Registry,
         carried: Carried,
         ledgers: Vec<Ledger>,
+        confirmed: Arc<Meter>,
         worker: Arc<Worker>,
         lake: Option<Arc<LakeWorker>>,
     ) -> Self {
         registry.register_collector(Box::new(carried));
         registry.register_collector(Box::new(Counted { ledgers }));
+        registry.register_collector(Box::new(Confirmed(confirmed)));
         registry.register_collector(Box::new(Detected(worker)));
         if let Some(lake) = lake {
             registry.register_collector(Box::new(Written(lake)));
@@ -150,7 +152,9 @@ impl Collector for Confirmed {
         let help = "receipts that were pruned from the ledger, since history and lake have them";
         counter(&mut encoder, "aegis_ledger_pruned", help, self.0.pruned.load(Ordering::Relaxed))?;
         let help = "requests for receipts that the ledger has pruned";
-        counter(&mut encoder, "aegis_ledger_pruned_asked", help, self.0.pruned_asked.load(Ordering::Relaxed))
+        counter(&mut encoder, "aegis_ledger_pruned_asked", help, self.0.pruned_asked.load(Ordering::Relaxed))?;
+        let help = "requests for receipts that the ledger does not have and did not prune";
+        counter(&mut encoder, "aegis_ledger_lost_asked", help, self.0.lost_asked.load(Ordering::Relaxed))
     }
 }
 
