@@ -1,14 +1,14 @@
 //! Rules whose frames end after their row: a row waits until nothing is expected any more before its frames' end, and is decided then. Promises
 //! that deciding costs what is due and not what waits, and that a row is decided again where an event comes all the same that says otherwise.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use aegis_model::{SecurityEvent, TenantId, Timestamp};
 
 use crate::engine::{Engine, TickOutput, emit, guarded, over_budget, stop_if_failed};
 use crate::error::DetectError;
-use crate::evaluate::{Must, RunningRule, TouchedKeys};
+use crate::evaluate::{Must, RunningRule, Tenants, TouchedKeys};
 use crate::find::{Slice, within};
 use crate::lost::{EVENTS_GONE, GONE, GONE_BESIDE, NOT_CONTAINED};
 use crate::output::Found;
@@ -56,7 +56,7 @@ impl Engine {
         }
         self.looked = Some(now);
         let lateness = self.lateness_micros();
-        let mut due = BTreeSet::new();
+        let mut due = Tenants::default();
         for running in self.rules.iter().filter(|running| decides(running, By::Log)) {
             let may_be_due = running.settled_to(now.plus_micros(-lateness)).plus_micros(-running.plan.reach.ahead);
             due.extend(running.state.awaiting().filter(|(_, first)| *first < may_be_due).map(|(tenant, _)| tenant.clone()));
@@ -65,6 +65,8 @@ impl Engine {
             return output;
         }
         self.evaluate(None, Must::Of(&due), &mut output);
+        let mut due: Vec<TenantId> = due.into_iter().collect();
+        due.sort_unstable();
         for tenant in &due {
             if let Some(expected_from) = self.watermarks.expected_from(tenant, lateness) {
                 self.decide(tenant, expected_from, By::Log, &mut output);
@@ -101,6 +103,10 @@ impl Engine {
         let unproved = by == By::Watermark && proved_before.is_none_or(|proved_before| proved_before < ends_before);
         let lost_to = self.lost.to(tenant);
         for running in self.rules.iter_mut().filter(|running| decides(running, by)) {
+            // Most rules have no row of most tenants that waits for this.
+            if !running.has_due(tenant, running.decided_to(ends_before, by)) {
+                continue;
+            }
             let (decided, micros) = running.timed(clock.as_ref(), |running| {
                 guarded(running, |running| {
                     let first = output.alerts.len();
@@ -184,6 +190,11 @@ impl RunningRule {
             let decided = settled.get(&tenant).map(|settled| self.settled_to(*settled).plus_micros(-self.plan.reach.ahead));
             self.state.wait_for(&tenant, &bucket, decided.unwrap_or(Timestamp::from_micros(i64::MIN)));
         }
+    }
+
+    /// True if rows of the tenant whose frames end before `ends_before` wait for their decision.
+    fn has_due(&self, tenant: &TenantId, ends_before: Timestamp) -> bool {
+        self.state.has_due(tenant, ends_before.plus_micros(-self.plan.reach.ahead))
     }
 
     /// Decides a tenant's rows whose frames end before `ends_before`, and answers the keys whose matches changed. Where the query fails over them,

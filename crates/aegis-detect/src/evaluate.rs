@@ -1,7 +1,7 @@
 //! One rule, one tick: keep what matters, run the plan over what was touched, and replace the matches of the touched instants.
 //! The match set is a function of the log: a match at instant t depends on the events of the window that ends at t, no other.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use aegis_model::{Clock, SecurityEvent, TenantId, Timestamp};
@@ -107,9 +107,12 @@ const MOST_WAITING: usize = 50_000;
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Must<'a> {
     /// Events of these tenants: their time passes.
-    Of(&'a BTreeSet<TenantId>),
+    Of(&'a Tenants),
     All,
 }
+
+/// Some tenants, of whom it is asked for each event whether its own is one of them.
+pub(crate) type Tenants = HashSet<TenantId, ahash::RandomState>;
 
 /// Which keys have to be looked at again after an evaluation.
 pub(crate) type TouchedKeys = BTreeSet<(TenantId, String, String)>;

@@ -20,7 +20,7 @@ pub(crate) struct Refused {
 impl Refused {
     /// An event of this time had no room in a bucket that is not there.
     pub(crate) fn note(&mut self, bucket: &str, ts: Timestamp) {
-        let newest = self.by_bucket.entry(place_of(bucket)).or_insert(ts);
+        let newest = self.by_bucket.entry(hash_of(bucket)).or_insert(ts);
         *newest = ts.max(*newest);
         if self.by_bucket.len() > MOST_KEYS {
             let mut times: Vec<Timestamp> = self.by_bucket.values().copied().collect();
@@ -36,7 +36,7 @@ impl Refused {
         if self.is_empty() {
             return None;
         }
-        self.by_bucket.get(&place_of(bucket)).copied().max(self.beyond)
+        self.by_bucket.get(&hash_of(bucket)).copied().max(self.beyond)
     }
 
     /// Forgets what was refused of before `before`: no row looks so far back any more.
@@ -50,9 +50,10 @@ impl Refused {
     }
 }
 
-fn place_of(bucket: &str) -> u64 {
+/// The hash of a name: the same in every process, so that what follows from two names of one hash does too.
+pub(crate) fn hash_of(name: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
-    bucket.hash(&mut hasher);
+    name.hash(&mut hasher);
     hasher.finish()
 }
 

@@ -14,16 +14,16 @@ use std::sync::Arc;
 use aegis_model::{SecurityEvent, TenantId, Timestamp};
 use indexmap::IndexMap;
 
-use crate::bucket::Bucket;
 pub(crate) use crate::bucket::Kept;
 pub use crate::bucket::Quotas;
+use crate::bucket::{Bucket, bytes_of};
 use crate::episode::KeyState;
 use crate::known::Known;
 use crate::refused::Refused;
 pub(crate) use due::Numbers;
 use due::{Due, expire_step};
 pub(crate) use saved::SavedKeys;
-use share::{Made, bytes_of_key, give_back};
+use share::{Makers, bytes_of_key, give_back};
 
 /// Keyed anew in each process, as the standard library's is: what stands in a key is the caller's to choose.
 type Hasher = ahash::RandomState;
@@ -51,12 +51,17 @@ pub(crate) struct TenantState {
     keyed: HashSet<String, Hasher>,
     /// Up to where events were dropped.
     expired_to: Option<Timestamp>,
+    /// No event in its buckets is older.
+    oldest: Option<Timestamp>,
+    /// `Due` knows that there is something new of it.
+    is_noted: bool,
     events: usize,
     bytes: usize,
     /// In all buckets, and what their texts take.
     keys: usize,
     key_bytes: usize,
-    made_by: HashMap<Arc<str>, Made, Hasher>,
+    /// What each agent made. None: all buckets together are less than one agent may make, and nobody has to know whose they are.
+    made_by: Option<Box<Makers>>,
     /// The buckets of which instants wait for their decision, by the first of them.
     awaiting: BTreeSet<(Timestamp, String)>,
     /// What a full quota did not let in.
@@ -145,7 +150,7 @@ impl RuleState {
         mut each: impl FnMut(&'a Arc<SecurityEvent>, Kept),
     ) -> Option<Place> {
         let number = self.tenant_or_new(tenant);
-        let Self { tenants, events: of_all, .. } = self;
+        let Self { tenants, events: of_all, due } = self;
         let (_, state) = tenants.get_index_mut(number)?;
         let mut events = events.into_iter().peekable();
         let known = state.buckets.get_index_of(bucket);
@@ -165,12 +170,20 @@ impl RuleState {
         let place = Place { tenant: number, bucket: known.or(made)? };
         let TenantState { buckets, events: count, bytes, .. } = state;
         let (_, entry) = buckets.get_index_mut(place.bucket)?;
+        let mut earliest: Option<Timestamp> = None;
         for event in events {
             let (events_before, bytes_before) = (entry.events().len(), entry.bytes);
-            each(event, entry.keep(event, quotas));
+            each(event, entry.keep(event, bytes_of(event), quotas));
             *count = *count + entry.events().len() - events_before;
             *of_all = *of_all + entry.events().len() - events_before;
             *bytes = *bytes + entry.bytes - bytes_before;
+            earliest = Some(earliest.map_or(event.ts, |earliest| earliest.min(event.ts)));
+        }
+        if let Some(ts) = earliest
+            && state.oldest.is_none_or(|oldest| ts < oldest)
+        {
+            state.oldest = Some(ts);
+            due.note(tenant, state);
         }
         Some(place)
     }
@@ -178,8 +191,9 @@ impl RuleState {
     /// Where a tenant stands, of whom there is something from now on.
     fn tenant_or_new(&mut self, tenant: &TenantId) -> usize {
         self.tenants.get_index_of(tenant).unwrap_or_else(|| {
-            self.due.note(tenant);
-            self.tenants.insert_full(tenant.clone(), TenantState::default()).0
+            let mut state = TenantState::default();
+            self.due.note(tenant, &mut state);
+            self.tenants.insert_full(tenant.clone(), state).0
         })
     }
 
@@ -211,10 +225,7 @@ impl RuleState {
     /// The kept events of a bucket with `from <= ts <= to`, in event order.
     pub(crate) fn events(&self, tenant: &TenantId, bucket: &str, from: Timestamp, to: Timestamp) -> &[Arc<SecurityEvent>] {
         let Some(bucket) = self.tenants.get(tenant).and_then(|t| t.buckets.get(bucket)) else { return &[] };
-        let events = bucket.events();
-        let start = events.partition_point(|e| e.ts < from);
-        let end = events.partition_point(|e| e.ts <= to);
-        &events[start..end.max(start)]
+        bucket.within(from, to)
     }
 
     /// What an incremental query knows of a bucket, and the events that it is to be shown next: those from `oldest` on, the oldest that is new
@@ -264,6 +275,7 @@ impl RuleState {
         }
         state.expired_to = Some(before);
         let (mut dropped, mut bytes, mut keys, mut key_bytes) = (0, 0, 0, 0);
+        let mut oldest_of_all: Option<Timestamp> = None;
         let TenantState { buckets, keyed, made_by, awaiting, refused, .. } = state;
         refused.forget(before);
         buckets.retain(|name, bucket| {
@@ -282,7 +294,10 @@ impl RuleState {
                 keyed.remove(name);
             }
             let stays = !bucket.events().is_empty() || !bucket.keys.is_empty();
-            if let Some(agent) = &bucket.made_by {
+            if let Some(oldest) = bucket.oldest() {
+                oldest_of_all = Some(oldest_of_all.map_or(oldest, |other| other.min(oldest)));
+            }
+            if let (Some(agent), Some(made_by)) = (bucket.made_by, made_by.as_deref_mut()) {
                 give_back(made_by, agent, gone, !stays);
             }
             if let Some(first) = bucket.awaits.filter(|_| !stays) {
@@ -295,6 +310,7 @@ impl RuleState {
         state.bytes -= bytes;
         state.keys = keys;
         state.key_bytes -= key_bytes;
+        state.oldest = oldest_of_all;
         if state.buckets.is_empty() && state.refused.is_empty() {
             self.tenants.swap_remove(tenant);
         }

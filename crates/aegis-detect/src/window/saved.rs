@@ -42,8 +42,9 @@ impl RuleState {
 
     pub(crate) fn load_keys(&mut self, saved: SavedKeys) {
         for (tenant, buckets) in saved {
-            self.due.note(&tenant);
-            let state = self.tenants.entry(tenant).or_default();
+            let number = self.tenant_or_new(&tenant);
+            let Some((_, state)) = self.tenants.get_index_mut(number) else { continue };
+            self.due.note(&tenant, state);
             for (name, keys) in buckets {
                 state.keys += keys.len();
                 if !keys.is_empty() {

@@ -40,6 +40,11 @@ impl RuleState {
         due
     }
 
+    /// True if instants of a tenant's before `before` wait for their decision.
+    pub(crate) fn has_due(&self, tenant: &TenantId, before: Timestamp) -> bool {
+        self.tenants.get(tenant).and_then(|state| state.awaiting.first()).is_some_and(|(first, _)| *first < before)
+    }
+
     /// The tenants of whom instants wait for their decision, each with the first of them.
     pub(crate) fn awaiting(&self) -> impl Iterator<Item = (&TenantId, Timestamp)> {
         self.tenants.iter().filter_map(|(tenant, state)| Some((tenant, state.awaiting.first()?.0)))
