@@ -4,13 +4,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use aegis_model::{SecurityEvent, TenantId, Timestamp};
+use aegis_model::{TenantId, Timestamp};
 
 use crate::engine::{Engine, TickOutput, emit, guarded, over_budget, stop_if_failed};
 use crate::error::DetectError;
 use crate::evaluate::{Must, RunningRule, Tenants, TouchedKeys};
 use crate::find::{Slice, within};
 use crate::lost::{EVENTS_GONE, GONE, GONE_BESIDE, NOT_CONTAINED};
+use crate::name::{BucketName, Relevant};
 use crate::output::Found;
 use crate::shape::{Reach, Shape};
 use crate::watermark::{IDLE_ACTIVITY, MAX_PAUSE};
@@ -174,7 +175,7 @@ impl RunningRule {
     }
 
     /// Keeps new events. The rows that they make, or can change, wait.
-    pub(crate) fn keep_waiting(&mut self, relevant: &[Arc<SecurityEvent>], quotas: Quotas) {
+    pub(crate) fn keep_waiting(&mut self, relevant: &[Relevant], quotas: Quotas) {
         let touched = self.keep(relevant, quotas);
         for (Named { tenant, bucket, .. }, oldest, _) in touched.iter() {
             self.state.wait_for(tenant, bucket, oldest.plus_micros(-self.plan.reach.ahead));
@@ -213,7 +214,7 @@ impl RunningRule {
             let whole_from = self.state.lost_to(tenant, &bucket).map(|lost| lost.plus_micros(back).plus_micros(1));
             let first = whole_from.map_or(first, |whole_from| first.max(whole_from));
             if first <= last {
-                due.add(tenant, bucket, None, (first, last));
+                due.add(BucketName::new(tenant, &bucket), None, (first, last));
             }
         }
         let found = match self.find_due(&due) {

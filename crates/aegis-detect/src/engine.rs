@@ -19,6 +19,7 @@ use crate::evaluate::{Must, RuleStats, RunningRule, Tenants};
 use crate::impaired::Impaired;
 use crate::late::LateEvent;
 use crate::lost::Lost;
+use crate::name::SharedNames;
 use crate::output::Evidence;
 use crate::own::OwnWindows;
 use crate::plan::RulePlan;
@@ -115,6 +116,7 @@ pub struct Engine {
     /// What was told of detection itself.
     impaired: Impaired,
     pub(crate) sides: Sides,
+    pub(crate) names: SharedNames,
     /// How far back rules look.
     pub(crate) windows: OwnWindows,
     /// By rule id: the tenants that have one of their own under it, in place of what every tenant has.
@@ -132,9 +134,10 @@ impl Engine {
     pub fn new(rules: RuleSet, config: EngineConfig) -> Self {
         let running = rules.into_planned().filter(|(rule, _)| rule.header.mode != RuleMode::Disabled);
         let plan_of = |plan: RulePlan| if config.incremental { plan } else { plan.unfollowed() };
-        let sides = Sides::default();
-        let mut rules: Vec<_> =
-            running.map(|(rule, plan)| RunningRule::new(rule, plan_of(plan), Scope::default(), Arc::clone(&sides))).collect();
+        let (sides, names) = (Sides::default(), SharedNames::default());
+        let mut rules: Vec<_> = running
+            .map(|(rule, plan)| RunningRule::new(rule, plan_of(plan), Scope::default(), Arc::clone(&sides), Arc::clone(&names)))
+            .collect();
         // Who reads alerts comes after those that it reads.
         rules.sort_by_key(|running| running.plan.level);
         let (watermarks, impaired) = (Watermarks::default(), Impaired::default());
@@ -150,6 +153,7 @@ impl Engine {
             looked: None,
             impaired,
             sides,
+            names,
             windows,
             own_of: BTreeMap::new(),
             in_order: false,

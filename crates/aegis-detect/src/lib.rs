@@ -30,6 +30,7 @@ mod impaired;
 mod known;
 mod late;
 mod lost;
+mod name;
 mod output;
 mod own;
 mod pattern_run;

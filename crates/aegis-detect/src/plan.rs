@@ -175,21 +175,29 @@ impl RulePlan {
 
     /// Those of the events that can matter to the query, in their order.
     pub(crate) fn relevant(&self, batch: &Arc<EventBatch>) -> Result<Vec<Arc<SecurityEvent>>> {
-        let Some(prefilter) = &self.prefilter else { return Ok(batch.rows().to_vec()) };
+        let (batch, places) = self.passing(batch)?;
+        Ok(places.into_iter().map(|place| Arc::clone(&batch.rows()[place])).collect())
+    }
+
+    /// The same by their places, and in which batch those are: it may be one of fewer events, that rules share.
+    pub(crate) fn passing(&self, batch: &Arc<EventBatch>) -> Result<(Arc<EventBatch>, Vec<usize>)> {
+        let Some(prefilter) = &self.prefilter else { return Ok((Arc::clone(batch), (0..batch.rows().len()).collect())) };
         if !prefilter.values.iter().all(|(column, passing)| batch.has_one_of(*column, passing)) {
-            return Ok(Vec::new());
+            return Ok((Arc::clone(batch), Vec::new()));
         }
-        let only = prefilter.only.as_ref().map(|(column, value)| batch.only(*column, value));
-        let batch = match &only {
-            None => batch,
-            Some(Some(only)) => only,
-            Some(None) => return Ok(Vec::new()),
+        let batch = match &prefilter.only {
+            None => Arc::clone(batch),
+            Some((column, value)) => match batch.only(*column, value) {
+                Some(only) => only,
+                None => return Ok((Arc::clone(batch), Vec::new())),
+            },
         };
         let input = batch.select(&prefilter.columns, Arc::clone(&prefilter.schema))?;
         let mask = prefilter.expr.evaluate(&input)?.into_array(input.num_rows())?;
         let mask = mask.as_boolean();
         let passes = |index: &usize| mask.is_valid(*index) && mask.value(*index);
-        Ok((0..mask.len()).filter(passes).map(|i| Arc::clone(&batch.rows()[i])).collect())
+        let places = (0..mask.len()).filter(passes).collect();
+        Ok((batch, places))
     }
 
     /// The columns of the table that the query reads.

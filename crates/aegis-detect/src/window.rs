@@ -14,11 +14,12 @@ use std::sync::Arc;
 use aegis_model::{SecurityEvent, TenantId, Timestamp};
 use indexmap::IndexMap;
 
+use crate::bucket::Bucket;
 pub(crate) use crate::bucket::Kept;
 pub use crate::bucket::Quotas;
-use crate::bucket::{Bucket, bytes_of};
 use crate::episode::KeyState;
 use crate::known::Known;
+use crate::name::{BucketName, Relevant};
 use crate::refused::Refused;
 pub(crate) use due::Numbers;
 use due::{Due, expire_step};
@@ -46,7 +47,7 @@ pub(crate) struct RuleState {
 
 #[derive(Debug, Default)]
 pub(crate) struct TenantState {
-    pub(crate) buckets: IndexMap<String, Bucket, Hasher>,
+    pub(crate) buckets: IndexMap<BucketName, Bucket, Hasher>,
     /// The buckets that have keys: few of them.
     keyed: HashSet<String, Hasher>,
     /// Up to where events were dropped.
@@ -72,7 +73,7 @@ impl TenantState {
     /// The keys there are, each with what it may change in it.
     pub(crate) fn each_key(&mut self, mut work: impl FnMut(&mut KeyState)) {
         for name in &self.keyed {
-            if let Some(bucket) = self.buckets.get_mut(name) {
+            if let Some(bucket) = self.buckets.get_mut(name.as_str()) {
                 bucket.keys.values_mut().for_each(&mut work);
             }
         }
@@ -103,7 +104,7 @@ impl<'a> Named<'a> {
 
 /// The buckets that a tick touched, each once, with the time of its oldest and newest new event.
 #[derive(Debug, Default)]
-pub(crate) struct Touched(Vec<(TenantId, String, Option<Place>, Span)>);
+pub(crate) struct Touched(Vec<(BucketName, Option<Place>, Span)>);
 
 /// From one time to another, both included.
 type Span = (Timestamp, Timestamp);
@@ -115,27 +116,29 @@ impl Touched {
     }
 
     /// Adds a bucket that is not there.
-    pub(crate) fn add(&mut self, tenant: &TenantId, bucket: String, place: Option<Place>, span: Span) {
-        self.0.push((tenant.clone(), bucket, place, span));
+    pub(crate) fn add(&mut self, name: BucketName, place: Option<Place>, span: Span) {
+        self.0.push((name, place, span));
     }
 
     /// Those of each tenant.
     pub(crate) fn by_tenant(&self) -> BTreeMap<TenantId, Self> {
         let mut all: BTreeMap<TenantId, Self> = BTreeMap::new();
-        for (tenant, bucket, place, span) in &self.0 {
-            all.entry(tenant.clone()).or_default().add(tenant, bucket.clone(), *place, *span);
+        for (name, place, span) in &self.0 {
+            all.entry(name.tenant().clone()).or_default().add(name.clone(), *place, *span);
         }
         all
     }
 
     /// Bucket, oldest and newest new event.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Named<'_>, Timestamp, Timestamp)> {
-        self.0.iter().map(|(tenant, bucket, place, (oldest, newest))| (Named { tenant, bucket, place: *place }, *oldest, *newest))
+        self.0.iter().map(|(name, place, (oldest, newest))| {
+            (Named { tenant: name.tenant(), bucket: name.text(), place: *place }, *oldest, *newest)
+        })
     }
 
     /// To look many of them up.
     pub(crate) fn spans(&self) -> HashMap<(&TenantId, &str), Span, Hasher> {
-        self.0.iter().map(|(tenant, bucket, _, span)| ((tenant, bucket.as_str()), *span)).collect()
+        self.0.iter().map(|(name, _, span)| ((name.tenant(), name.text()), *span)).collect()
     }
 }
 
@@ -143,41 +146,41 @@ impl RuleState {
     /// Keeps events of one bucket for later evaluations, and says of each what came of it. Answers where the bucket stands, if there is one.
     pub(crate) fn keep<'a>(
         &mut self,
-        tenant: &TenantId,
-        bucket: &str,
-        events: impl IntoIterator<Item = &'a Arc<SecurityEvent>>,
+        name: &BucketName,
+        events: impl IntoIterator<Item = &'a Relevant>,
         quotas: Quotas,
-        mut each: impl FnMut(&'a Arc<SecurityEvent>, Kept),
+        mut each: impl FnMut(&'a Relevant, Kept),
     ) -> Option<Place> {
+        let tenant = name.tenant();
         let number = self.tenant_or_new(tenant);
         let Self { tenants, events: of_all, due } = self;
         let (_, state) = tenants.get_index_mut(number)?;
         let mut events = events.into_iter().peekable();
-        let known = state.buckets.get_index_of(bucket);
+        let known = state.buckets.get_index_of(name);
         let mut made = None;
         if known.is_none() {
             let is_full = state.events >= quotas.events_per_tenant
                 || state.bytes >= quotas.bytes_per_tenant
                 || state.buckets.len() >= quotas.keys_per_tenant;
             // The first whose agent may make one more makes it.
-            while let Some(event) = events.next_if(|event| is_full || !state.has_share(event.agent_id.as_deref(), quotas)) {
-                state.refused.note(bucket, event.ts);
-                each(event, Kept::Refused);
+            while let Some(one) = events.next_if(|one| is_full || !state.has_share(one.event.agent_id.as_deref(), quotas)) {
+                state.refused.note(name.text(), one.event.ts);
+                each(one, Kept::Refused);
             }
             let first = events.peek()?;
-            made = Some(state.make(bucket, first.agent_id.as_deref()));
+            made = Some(state.make(name, first.event.agent_id.as_deref()));
         }
         let place = Place { tenant: number, bucket: known.or(made)? };
         let TenantState { buckets, events: count, bytes, .. } = state;
         let (_, entry) = buckets.get_index_mut(place.bucket)?;
         let mut earliest: Option<Timestamp> = None;
-        for event in events {
+        for one in events {
             let (events_before, bytes_before) = (entry.events().len(), entry.bytes);
-            each(event, entry.keep(event, bytes_of(event), quotas));
+            each(one, entry.keep(&one.event, one.bytes, quotas));
             *count = *count + entry.events().len() - events_before;
             *of_all = *of_all + entry.events().len() - events_before;
             *bytes = *bytes + entry.bytes - bytes_before;
-            earliest = Some(earliest.map_or(event.ts, |earliest| earliest.min(event.ts)));
+            earliest = Some(earliest.map_or(one.event.ts, |earliest| earliest.min(one.event.ts)));
         }
         if let Some(ts) = earliest
             && state.oldest.is_none_or(|oldest| ts < oldest)
@@ -201,8 +204,8 @@ impl RuleState {
     fn bucket_mut(&mut self, named: Named<'_>) -> Option<&mut Bucket> {
         let at = |place: &Place| {
             let (tenant, state) = self.tenants.get_index(place.tenant)?;
-            let (bucket, _) = state.buckets.get_index(place.bucket)?;
-            (tenant == named.tenant && bucket == named.bucket).then_some(*place)
+            let (name, _) = state.buckets.get_index(place.bucket)?;
+            (name.has_text(named.bucket) && tenant == named.tenant).then_some(*place)
         };
         match named.place.as_ref().and_then(at) {
             Some(place) => Some(self.tenants.get_index_mut(place.tenant)?.1.buckets.get_index_mut(place.bucket)?.1),
@@ -285,13 +288,13 @@ impl RuleState {
             bytes += bytes_before - bucket.bytes;
             let mut gone = 0;
             bucket.keys.retain(|text, key| {
-                gone += if key.is_empty() { bytes_of_key(name, text) } else { 0 };
+                gone += if key.is_empty() { bytes_of_key(name.text(), text) } else { 0 };
                 !key.is_empty()
             });
             keys += bucket.keys.len();
             key_bytes += gone;
             if gone > 0 && bucket.keys.is_empty() {
-                keyed.remove(name);
+                keyed.remove(name.text());
             }
             let stays = !bucket.events().is_empty() || !bucket.keys.is_empty();
             if let Some(oldest) = bucket.oldest() {
@@ -301,7 +304,7 @@ impl RuleState {
                 give_back(made_by, agent, gone, !stays);
             }
             if let Some(first) = bucket.awaits.filter(|_| !stays) {
-                awaiting.remove(&(first, name.clone()));
+                awaiting.remove(&(first, name.text().to_owned()));
             }
             stays
         });
@@ -318,7 +321,8 @@ impl RuleState {
 
     /// The names of a tenant's buckets, in order.
     pub(crate) fn buckets(&self) -> Vec<(TenantId, String)> {
-        let all = self.tenants.iter().flat_map(|(tenant, t)| t.buckets.keys().map(|name| (tenant.clone(), name.clone())));
+        let all =
+            self.tenants.iter().flat_map(|(tenant, t)| t.buckets.keys().map(|name| (tenant.clone(), name.text().to_owned())));
         let mut all: Vec<_> = all.collect();
         all.sort_unstable();
         all

@@ -8,6 +8,7 @@ use aegis_model::TenantId;
 use super::{Hasher, RuleState, TenantState};
 use crate::bucket::{Bucket, Maker, Quotas};
 use crate::episode::KeyState;
+use crate::name::BucketName;
 
 /// How many buckets an agent's events have made, and what the texts of the keys in them take.
 #[derive(Debug, Default)]
@@ -35,19 +36,19 @@ impl TenantState {
         }
         let Self { made_by, buckets, .. } = self;
         let made_by =
-            made_by.get_or_insert_with(|| Box::new(made_of(buckets.iter().map(|(name, bucket)| (name.as_str(), bucket)))));
+            made_by.get_or_insert_with(|| Box::new(made_of(buckets.iter().map(|(name, bucket)| (name.text(), bucket)))));
         made_by.get(&Maker::of(agent)).is_none_or(|made| made.buckets < most && made.key_bytes < most_bytes)
     }
 
     /// Makes a bucket that is not there, and answers where it stands.
-    pub(super) fn make(&mut self, name: &str, agent: Option<&str>) -> usize {
+    pub(super) fn make(&mut self, name: &BucketName, agent: Option<&str>) -> usize {
         let made_by = agent.map(Maker::of);
         if let (Some(agent), Some(counted)) = (made_by, &mut self.made_by) {
             counted.entry(agent).or_default().buckets += 1;
         }
         let mut bucket = Bucket::made_by(made_by);
-        bucket.lost_to = self.refused.newest(name);
-        self.buckets.insert_full(name.to_owned(), bucket).0
+        bucket.lost_to = self.refused.newest(name.text());
+        self.buckets.insert_full(name.clone(), bucket).0
     }
 }
 
@@ -97,7 +98,7 @@ impl RuleState {
                 return None;
             }
             if is_new {
-                state.make(bucket, agent);
+                state.make(&BucketName::new(tenant, bucket), agent);
             }
             let bytes = bytes_of_key(bucket, text);
             if state.keyed.is_empty() {
@@ -115,6 +116,6 @@ impl RuleState {
                 made.key_bytes += bytes;
             }
         }
-        Some(state.buckets.entry(bucket.to_owned()).or_default().keys.entry(text.to_owned()).or_default())
+        Some(state.buckets.get_mut(bucket)?.keys.entry(text.to_owned()).or_default())
     }
 }

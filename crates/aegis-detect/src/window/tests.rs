@@ -11,8 +11,9 @@ fn event(tenant: &str, second: i64) -> Arc<SecurityEvent> {
 }
 
 fn keep(state: &mut RuleState, event: &Arc<SecurityEvent>, bucket: &str, quotas: Quotas) -> Kept {
+    let (name, one) = (BucketName::new(&event.tenant_id, bucket), Relevant::of(event, None));
     let mut kept = None;
-    state.keep(&event.tenant_id, bucket, [event], quotas, |_, came| kept = Some(came));
+    state.keep(&name, [&one], quotas, |_, came| kept = Some(came));
     kept.unwrap()
 }
 
@@ -147,9 +148,9 @@ fn an_agent_makes_a_quarter_of_the_buckets_at_most_until_its_own_expire() {
     assert!(state.key_or_new(&tenant, "9", "key", Some("quiet"), quotas).is_some());
     assert!(state.key_or_new(&tenant, "10", "key", Some("quiet"), quotas).is_none());
     // Of events that come together, the first one that may makes the bucket.
-    let together = [of(Some("loud"), 8), of(Some("third"), 8), of(Some("loud"), 8)];
+    let together = ["loud", "third", "loud"].map(|agent| Relevant::of(&of(Some(agent), 8), None));
     let mut kept = Vec::new();
-    state.keep(&tenant, "8", &together, quotas, |_, came| kept.push(came));
+    state.keep(&BucketName::new(&tenant, "8"), &together, quotas, |_, came| kept.push(came));
     assert_eq!(kept, [Kept::Refused, Kept::Added, Kept::Added]);
     // The first bucket goes, and with it what it was of the part.
     state.expire(&tenant, Timestamp::from_micros(2_000_000), 0);
@@ -217,7 +218,7 @@ fn long_keys_are_bounded_as_many_are() {
     let mut again = RuleState::default();
     let of = |state: &RuleState| state.tenants[&tenant].key_bytes;
     let told = |bucket: &Bucket| bucket.keys.clone();
-    let saved = state.tenants[&tenant].buckets.iter().map(|(name, bucket)| (name.clone(), told(bucket))).collect();
+    let saved = state.tenants[&tenant].buckets.iter().map(|(name, bucket)| (name.text().to_owned(), told(bucket))).collect();
     again.load_keys(SavedKeys::from([(tenant.clone(), saved)]));
     assert_eq!(of(&again), of(&state));
     // Keys of which nothing is remembered go, and with them what they took.

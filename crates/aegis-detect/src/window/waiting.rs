@@ -31,7 +31,7 @@ impl RuleState {
             due.push((name, first));
         }
         for (name, _) in &due {
-            let Some(bucket) = buckets.get_mut(name) else { continue };
+            let Some(bucket) = buckets.get_mut(name.as_str()) else { continue };
             bucket.awaits = bucket.first_from(before);
             if let Some(next) = bucket.awaits {
                 awaiting.insert((next, name.clone()));
