@@ -1,7 +1,7 @@
 //! Which keys a full quota refused events of, and of what time the newest was: a key that finds room later knows what it lacks. Bounded, and what is
 //! forgotten is said of every key: a row is then not decided that could have been, and never decided without what was refused.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use aegis_model::Timestamp;
@@ -12,7 +12,7 @@ const MOST_KEYS: usize = 4096;
 #[derive(Debug, Default)]
 pub(crate) struct Refused {
     /// By the hash of the bucket's name: names are the caller's to choose, and of any length. Two of one hash share the later time.
-    by_bucket: HashMap<u64, Timestamp>,
+    by_bucket: BTreeMap<u64, Timestamp>,
     /// The newest of those that are forgotten.
     beyond: Option<Timestamp>,
 }

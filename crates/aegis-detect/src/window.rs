@@ -8,7 +8,7 @@ mod share;
 mod tests;
 mod waiting;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use aegis_model::{SecurityEvent, TenantId, Timestamp};
@@ -27,7 +27,7 @@ pub(crate) use saved::SavedKeys;
 use share::{Makers, bytes_of_key, give_back};
 
 /// Keyed anew in each process, as the standard library's is: what stands in a key is the caller's to choose.
-type Hasher = ahash::RandomState;
+pub(crate) type Hasher = ahash::RandomState;
 
 /// Events whose time is over are dropped once a quarter of the window has passed since the last time, and no more often and no more seldom than this:
 /// what is left of them until then is not looked at.
@@ -45,11 +45,11 @@ pub(crate) struct RuleState {
     due: Due,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct TenantState {
     pub(crate) buckets: IndexMap<BucketName, Bucket, Hasher>,
     /// The buckets that have keys: few of them.
-    keyed: HashSet<String, Hasher>,
+    keyed: BTreeSet<String>,
     /// Up to where events were dropped.
     expired_to: Option<Timestamp>,
     /// No event in its buckets is older.
@@ -70,6 +70,24 @@ pub(crate) struct TenantState {
 }
 
 impl TenantState {
+    /// One without anything: that of a tenant comes and goes with its events, and takes no memory and no randomness of its own before there is a bucket.
+    fn new(hasher: Hasher) -> Self {
+        Self {
+            buckets: IndexMap::with_hasher(hasher),
+            keyed: BTreeSet::new(),
+            expired_to: None,
+            oldest: None,
+            is_noted: false,
+            events: 0,
+            bytes: 0,
+            keys: 0,
+            key_bytes: 0,
+            made_by: None,
+            awaiting: BTreeSet::new(),
+            refused: Refused::default(),
+        }
+    }
+
     /// The keys there are, each with what it may change in it.
     pub(crate) fn each_key(&mut self, mut work: impl FnMut(&mut KeyState)) {
         for name in &self.keyed {
@@ -194,7 +212,7 @@ impl RuleState {
     /// Where a tenant stands, of whom there is something from now on.
     fn tenant_or_new(&mut self, tenant: &TenantId) -> usize {
         self.tenants.get_index_of(tenant).unwrap_or_else(|| {
-            let mut state = TenantState::default();
+            let mut state = TenantState::new(self.tenants.hasher().clone());
             self.due.note(tenant, &mut state);
             self.tenants.insert_full(tenant.clone(), state).0
         })

@@ -12,6 +12,7 @@ use super::uses::bytes_of_action;
 use super::{Changes, ENTRY, LINGERS, PAUSE, SideTables, TIDY_STEP};
 use crate::bucket::Quotas;
 use crate::output::Evidence;
+use crate::window::Hasher;
 
 /// Records that are known of one action, the newest.
 const MOST_RECORDS: usize = 64;
@@ -20,12 +21,12 @@ const MOST_RECORDS: usize = 64;
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(super) struct Catalog {
-    tenants: HashMap<TenantId, OfTenant>,
+    tenants: HashMap<TenantId, OfTenant, Hasher>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct OfTenant {
-    tools: HashMap<String, HashMap<String, OfAction>>,
+    tools: HashMap<String, HashMap<String, OfAction, Hasher>, Hasher>,
     /// What they take.
     bytes: usize,
     /// Up to where it was looked for what is over.

@@ -11,6 +11,7 @@ use super::uses::bytes_of_agent;
 use super::{Changes, ENTRY, LINGERS, PAUSE, SideTables, TIDY_STEP};
 use crate::bucket::Quotas;
 use crate::output::Evidence;
+use crate::window::Hasher;
 
 /// The producer whose word counts. Nobody else has a lane of this name, whatever its key: it is reserved when an edge is enrolled.
 const CONTROL: &str = "control";
@@ -27,7 +28,7 @@ const MOST_LOOKED_THROUGH: usize = 256 << 10;
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(super) struct Registry {
-    tenants: HashMap<TenantId, OfTenant>,
+    tenants: HashMap<TenantId, OfTenant, Hasher>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
