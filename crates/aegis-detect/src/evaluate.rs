@@ -475,10 +475,9 @@ fn by_bucket(relevant: &[Relevant]) -> Vec<(&BucketName, Few<&Relevant>)> {
     // Of each hash the buckets that have it: hardly ever more than one.
     let mut places: HashMap<u64, Few<usize>, ahash::RandomState> =
         HashMap::with_capacity_and_hasher(relevant.len(), ahash::RandomState::default());
-    let hasher = ahash::RandomState::new();
     for one in relevant {
         let Some(name) = &one.bucket else { continue };
-        let there = places.entry(name.hash_by(&hasher)).or_default();
+        let there = places.entry(name.whole_hash()).or_default();
         match there.iter().find(|place| buckets[**place].0.is(name)) {
             Some(place) => buckets[*place].1.push(one),
             None => {

@@ -4,7 +4,7 @@
 
 use std::borrow::Borrow;
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use aegis_model::{SecurityEvent, TenantId};
 use indexmap::{Equivalent, IndexSet};
@@ -25,11 +25,23 @@ pub(crate) struct BucketName(Arc<Texts>);
 struct Texts {
     tenant: TenantId,
     text: Box<str>,
+    /// Of both.
+    hash: u64,
+}
+
+/// The hash of a name: keyed anew in each process, for what stands in a key is the caller's to choose.
+fn hash_of(tenant: &TenantId, text: &str) -> u64 {
+    static HASHER: LazyLock<ahash::RandomState> = LazyLock::new(ahash::RandomState::new);
+    HASHER.hash_one((tenant, text))
 }
 
 impl BucketName {
     pub(crate) fn new(tenant: &TenantId, text: &str) -> Self {
-        Self(Arc::new(Texts { tenant: tenant.clone(), text: text.into() }))
+        Self::hashed(tenant, text, hash_of(tenant, text))
+    }
+
+    fn hashed(tenant: &TenantId, text: &str, hash: u64) -> Self {
+        Self(Arc::new(Texts { tenant: tenant.clone(), text: text.into(), hash }))
     }
 
     pub(crate) fn tenant(&self) -> &TenantId {
@@ -51,8 +63,8 @@ impl BucketName {
     }
 
     /// By tenant and text.
-    pub(crate) fn hash_by(&self, hasher: &ahash::RandomState) -> u64 {
-        hasher.hash_one((self.tenant(), self.text()))
+    pub(crate) fn whole_hash(&self) -> u64 {
+        self.0.hash
     }
 }
 
@@ -101,17 +113,26 @@ impl Eq for Whole {}
 
 impl Hash for Whole {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        (self.0.tenant(), self.0.text()).hash(state);
+        state.write_u64(self.0.whole_hash());
     }
 }
 
 /// One that is looked for.
-#[derive(Hash)]
-struct Sought<'a>(&'a TenantId, &'a str);
+struct Sought<'a> {
+    tenant: &'a TenantId,
+    text: &'a str,
+    hash: u64,
+}
+
+impl Hash for Sought<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
 
 impl Equivalent<Whole> for Sought<'_> {
     fn equivalent(&self, known: &Whole) -> bool {
-        self.1 == known.0.text() && self.0 == known.0.tenant()
+        self.hash == known.0.whole_hash() && self.text == known.0.text() && self.tenant == known.0.tenant()
     }
 }
 
@@ -124,13 +145,14 @@ impl Default for Names {
 impl Names {
     /// The name, as others have it.
     pub(crate) fn of(&mut self, tenant: &TenantId, text: &str) -> BucketName {
-        if let Some(known) = self.known.get(&Sought(tenant, text)) {
+        let hash = hash_of(tenant, text);
+        if let Some(known) = self.known.get(&Sought { tenant, text, hash }) {
             return known.0.clone();
         }
         if self.known.len() >= self.sweep_at {
             self.sweep();
         }
-        let name = BucketName::new(tenant, text);
+        let name = BucketName::hashed(tenant, text, hash);
         self.known.insert(Whole(name.clone()));
         name
     }
