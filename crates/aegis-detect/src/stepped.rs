@@ -203,6 +203,7 @@ impl RunningRule {
         let Some(pattern) = &plan.row_pattern else { return Ok(Vec::new()) };
         let count = buckets.size_hint().0;
         let (mut walks, mut asked, mut shown) = (Vec::with_capacity(count), Vec::with_capacity(count), ShownEvents::new(count));
+        let mut whose = Vec::with_capacity(count);
         let mut work = Work::default();
         let mut numbers: HashMap<&TenantId, usize, ahash::RandomState> = HashMap::default();
         for (named, oldest, to) in buckets {
@@ -211,6 +212,7 @@ impl RunningRule {
             let Named { tenant, bucket, .. } = named;
             shown.add(walks.len(), new);
             walks.push(known.into_walks());
+            whose.push(named);
             let next = numbers.len();
             work.add_bucket(*numbers.entry(tenant).or_insert(next));
             asked.push((Steps { tenant, bucket, runs: Vec::new(), cost: 0 }, oldest, to));
@@ -229,9 +231,8 @@ impl RunningRule {
                 break;
             }
         }
-        for ((steps, ..), known) in asked.iter().zip(walks) {
+        for (named, known) in whose.into_iter().zip(walks) {
             // After a failure nobody knows how far it came: from the start, the next time.
-            let named = Named::new(steps.tenant, steps.bucket);
             state.followed(named, ran.is_ok().then_some(Known::Pattern(known)));
         }
         ran.map_err(|source| DetectError::Query { rule: rule.header.id.clone(), source })?;
