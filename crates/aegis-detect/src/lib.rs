@@ -33,6 +33,7 @@ mod lost;
 mod name;
 mod output;
 mod own;
+mod passed;
 mod pattern_run;
 mod pipeline;
 mod plan;

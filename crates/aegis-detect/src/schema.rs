@@ -15,6 +15,7 @@ use datafusion::arrow::error::ArrowError;
 use parking_lot::Mutex;
 
 use crate::name::{Asked, Relevant, SharedNames};
+use crate::passed::Passed;
 use crate::plan::BucketColumn;
 use crate::side::{SIDE_COLUMNS, Sides};
 
@@ -298,6 +299,8 @@ pub struct EventBatch {
     only: Mutex<BTreeMap<usize, Only>>,
     /// The buckets of those that were asked for.
     asked: Mutex<Asked>,
+    /// Which of them pass the filters that were asked for.
+    pub(crate) passed: Mutex<Passed>,
 }
 
 /// The events of each value of a column.
@@ -313,8 +316,8 @@ impl EventBatch {
     pub fn new(rows: Vec<Arc<SecurityEvent>>) -> Self {
         let columns = (0..first_of_alerts() + ALERT_COLUMNS.len()).map(|_| OnceLock::new()).collect();
         let values = (0..COLUMNS.len()).map(|_| OnceLock::new()).collect();
-        let (only, asked) = (Mutex::default(), Mutex::default());
-        Self { rows, columns, values, sides: None, tenants: OnceLock::new(), only, asked }
+        let (only, asked, passed) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { rows, columns, values, sides: None, tenants: OnceLock::new(), only, asked, passed }
     }
 
     /// The same beside side tables, as they are when a column of theirs is first read.
