@@ -70,10 +70,10 @@ pub(crate) struct TenantState {
 }
 
 impl TenantState {
-    /// One without anything: that of a tenant comes and goes with its events, and takes no memory and no randomness of its own before there is a bucket.
+    /// One without anything: that of a tenant comes and goes with its events, with no randomness of its own, and room for one bucket, which most have.
     fn new(hasher: Hasher) -> Self {
         Self {
-            buckets: IndexMap::with_hasher(hasher),
+            buckets: IndexMap::with_capacity_and_hasher(1, hasher),
             keyed: BTreeSet::new(),
             expired_to: None,
             oldest: None,
