@@ -1,17 +1,16 @@
 //! One rule, one tick: keep what matters, run the plan over what was touched, and replace the matches of the touched instants.
 //! The match set is a function of the log: a match at instant t depends on the events of the window that ends at t, no other.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use aegis_model::{Clock, SecurityEvent, TenantId, Timestamp};
-use smallvec::SmallVec;
 
 use crate::alerts::Shown;
 use crate::episode::KeyState;
 use crate::error::DetectError;
 use crate::impaired::{Cause, Losses};
-use crate::name::{BucketName, Relevant, SharedNames};
+use crate::name::{Relevant, SharedNames, by_bucket};
 use crate::output::Found;
 use crate::plan::RulePlan;
 use crate::rule::Rule;
@@ -336,11 +335,11 @@ impl RunningRule {
     }
 
     pub(crate) fn keep(&mut self, relevant: &[Relevant], quotas: Quotas) -> Touched {
-        let by_bucket = by_bucket(relevant);
-        let mut touched = Touched::of(by_bucket.len());
+        let buckets = by_bucket(relevant);
+        let mut touched = Touched::of(buckets.len());
         let mut lost = Vec::new();
         let looks_again = self.plan.reads_sides;
-        for (name, events) in by_bucket {
+        for (name, events) in buckets {
             let (mut span, mut given_up, mut refused) = (None, 0, 0);
             let losses = &mut self.losses;
             let place = self.state.keep(name, events, quotas, |Relevant { event, .. }, kept| {
@@ -464,27 +463,4 @@ pub(crate) fn by_tenant(events: &[Arc<SecurityEvent>]) -> BTreeMap<TenantId, Vec
     let mut tenants: BTreeMap<TenantId, Vec<Arc<SecurityEvent>>> = BTreeMap::new();
     events.iter().for_each(|event| tenants.entry(event.tenant_id.clone()).or_default().push(Arc::clone(event)));
     tenants
-}
-
-/// Mostly one.
-type Few<T> = SmallVec<[T; 1]>;
-
-/// The events of each bucket, in the order in which the first of each came. Those whose key has a null are left out.
-fn by_bucket(relevant: &[Relevant]) -> Vec<(&BucketName, Few<&Relevant>)> {
-    let mut buckets: Vec<(&BucketName, Few<&Relevant>)> = Vec::with_capacity(relevant.len());
-    // Of each hash the buckets that have it: hardly ever more than one.
-    let mut places: HashMap<u64, Few<usize>, ahash::RandomState> =
-        HashMap::with_capacity_and_hasher(relevant.len(), ahash::RandomState::default());
-    for one in relevant {
-        let Some(name) = &one.bucket else { continue };
-        let there = places.entry(name.whole_hash()).or_default();
-        match there.iter().find(|place| buckets[**place].0.is(name)) {
-            Some(place) => buckets[*place].1.push(one),
-            None => {
-                there.push(buckets.len());
-                buckets.push((name, Few::from_iter([one])));
-            }
-        }
-    }
-    buckets
 }

@@ -3,12 +3,14 @@
 //! any more is forgotten.
 
 use std::borrow::Borrow;
+use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, LazyLock};
 
 use aegis_model::{SecurityEvent, TenantId};
 use indexmap::{Equivalent, IndexSet};
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 
 use crate::bucket::bytes_of;
 use crate::output::write_bucket;
@@ -187,6 +189,30 @@ impl Relevant {
     }
 }
 
+/// Mostly one.
+pub(crate) type Few<T> = SmallVec<[T; 1]>;
+
+/// The events of each bucket, in the order in which the first of each came. Those whose key has a null are left out.
+pub(crate) fn by_bucket(relevant: &[Relevant]) -> Vec<(&BucketName, Few<&Relevant>)> {
+    let mut buckets: Vec<(&BucketName, Few<&Relevant>)> = Vec::with_capacity(relevant.len());
+    // Of each hash the first bucket that has it: hardly ever is there another.
+    let mut places: HashMap<u64, usize, ahash::RandomState> =
+        HashMap::with_capacity_and_hasher(relevant.len(), ahash::RandomState::default());
+    for one in relevant {
+        let Some(name) = &one.bucket else { continue };
+        let first = *places.entry(name.whole_hash()).or_insert(buckets.len());
+        let known = match buckets.get(first) {
+            Some((other, _)) if !other.is(name) => buckets.iter().position(|(other, _)| other.is(name)),
+            there => there.map(|_| first),
+        };
+        match known {
+            Some(place) => buckets[place].1.push(one),
+            None => buckets.push((name, Few::from_iter([one]))),
+        }
+    }
+    buckets
+}
+
 /// What rules asked of the events of a batch, for the next rule that asks the same.
 #[derive(Debug, Default)]
 pub(crate) struct Asked {
@@ -297,6 +323,19 @@ mod tests {
                 prop_assert_eq!(one.is(other), Arc::ptr_eq(&one.0, &other.0), "each is kept once");
             }
         }
+    }
+
+    #[test]
+    fn buckets_of_one_hash_are_several() {
+        let [a, b] = ["a", "b"].map(|name| TenantId::new(name).unwrap());
+        let names = [(&a, "x"), (&a, "y"), (&b, "x"), (&a, "y"), (&b, "x"), (&a, "x")]
+            .map(|(tenant, text)| BucketName::hashed(tenant, text, 7));
+        let one = event(0, None, None);
+        let mut relevant: Vec<Relevant> = names.into_iter().map(|name| Relevant::of(&one, Some(name))).collect();
+        relevant.push(Relevant::of(&one, None));
+        let found = by_bucket(&relevant);
+        let found: Vec<_> = found.iter().map(|(name, events)| (name.tenant().as_str(), name.text(), events.len())).collect();
+        assert_eq!(found, [("a", "x", 2), ("a", "y", 2), ("b", "x", 2)]);
     }
 
     #[test]
