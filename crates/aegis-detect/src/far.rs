@@ -10,6 +10,7 @@ use aegis_model::{SecurityEvent, TenantId, Timestamp};
 use crate::back::reach_of;
 use crate::error::DetectError;
 use crate::evaluate::RunningRule;
+use crate::name::Relevant;
 use crate::schema::{EventBatch, column_name};
 use crate::shape::Shape;
 use crate::window::{Far, FarTo};
@@ -77,11 +78,11 @@ impl RunningRule {
     }
 
     /// Those of a checkpoint's events that matter to the rule. Of whom some are lacking is known from now on.
-    pub(crate) fn take_far(&mut self, far: &Far) -> Result<Vec<Arc<SecurityEvent>>, DetectError> {
+    pub(crate) fn take_far(&mut self, far: &Far) -> Result<Vec<Relevant>, DetectError> {
         let covered = far.iter().filter(|(tenant, _)| self.scope.covers(tenant));
         self.lacks = covered.filter_map(|(tenant, part)| Some((tenant.clone(), part.cut?))).collect();
         let events: Vec<Arc<SecurityEvent>> = far.values().flat_map(|part| &part.events).cloned().map(Arc::new).collect();
-        if events.is_empty() { Ok(events) } else { self.relevant(&Arc::new(EventBatch::new(events))) }
+        if events.is_empty() { Ok(Vec::new()) } else { self.relevant(&Arc::new(EventBatch::new(events))) }
     }
 
     /// No row of a tenant looks back to before this any more.

@@ -227,7 +227,8 @@ impl Engine {
             return output;
         }
         let plan = if self.config.incremental { plan } else { plan.unfollowed() };
-        let mut running = RunningRule::new(rule, plan, Scope::Only(tenant.clone()), Arc::clone(&self.sides));
+        let mut running =
+            RunningRule::new(rule, plan, Scope::Only(tenant.clone()), Arc::clone(&self.sides), Arc::clone(&self.names));
         running.since = Since::of_owner(&tenant, since);
         if running.plan.sources.is_none() {
             self.windows.add_own(tenant, &running);

@@ -28,7 +28,7 @@ impl RunningRule {
     ) -> Result<(), DetectError> {
         if self.plan.shape != Shape::Stateless {
             let mut relevant = self.relevant(batch)?;
-            relevant.retain(|event| self.may_need(event, settled));
+            relevant.retain(|one| self.may_need(&one.event, settled));
             self.keep(&relevant, quotas);
             self.wait_again(settled);
         }
@@ -56,14 +56,14 @@ impl RunningRule {
         // First what was there first: where a quota is full, it is the same that has room.
         let mut relevant = self.take_far(&far)?;
         relevant.extend(self.relevant(batch)?);
-        relevant.retain(|event| self.may_need(event, settled));
+        relevant.retain(|one| self.may_need(&one.event, settled));
         self.state.load_keys(told);
         // Of a tenant that has a rule of its own in its place since, what was told stands.
         let scope = &self.scope;
         self.state.tenants.retain(|tenant, _| scope.covers(tenant));
         let open = |tenant: &TenantId, at: Timestamp| settled.get(tenant).is_none_or(|settled| at >= *settled);
         let mut found = match self.plan.shape {
-            Shape::Stateless => self.find_stateless(relevant)?,
+            Shape::Stateless => self.find_stateless(relevant.into_iter().map(|one| one.event).collect())?,
             Shape::Sliding | Shape::Incremental | Shape::Stepped | Shape::Pattern => {
                 self.keep(&relevant, quotas);
                 self.find_all_there_are(&open)?

@@ -6,6 +6,7 @@ use aegis_model::{TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::TIDY_STEP;
+use crate::window::Hasher;
 
 /// What is known of one tenant.
 pub(super) trait Known {
@@ -25,12 +26,12 @@ pub(super) trait Known {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(super) struct ByTenant<T> {
-    pub(super) tenants: HashMap<TenantId, T>,
+    pub(super) tenants: HashMap<TenantId, T, Hasher>,
 }
 
 impl<T> Default for ByTenant<T> {
     fn default() -> Self {
-        Self { tenants: HashMap::new() }
+        Self { tenants: HashMap::default() }
     }
 }
 

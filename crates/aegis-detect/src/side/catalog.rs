@@ -13,6 +13,7 @@ use super::uses::bytes_of_action;
 use super::{Changes, ENTRY, LINGERS, PAUSE, SideTables};
 use crate::bucket::Quotas;
 use crate::output::Evidence;
+use crate::window::Hasher;
 
 /// Records that are known of one action, the newest.
 const MOST_RECORDS: usize = 64;
@@ -22,7 +23,7 @@ pub(super) type Catalog = ByTenant<OfTenant>;
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct OfTenant {
-    tools: HashMap<String, HashMap<String, OfAction>>,
+    tools: HashMap<String, HashMap<String, OfAction, Hasher>, Hasher>,
     /// What they take.
     bytes: usize,
     /// Up to where it was looked for what is over.

@@ -55,11 +55,7 @@ fn weight_of(event: &SecurityEvent) -> usize {
 impl TenantState {
     /// The events of before a time, bucket by bucket.
     fn before(&self, to: Timestamp) -> impl Iterator<Item = &[Arc<SecurityEvent>]> {
-        self.buckets.values().filter_map(move |bucket| {
-            let events = bucket.events();
-            let far = &events[..events.partition_point(|event| event.ts < to)];
-            (!far.is_empty()).then_some(far)
-        })
+        self.buckets.values().map(move |bucket| bucket.before(to)).filter(|far| !far.is_empty())
     }
 
     /// How much they are, about and at most.
@@ -91,10 +87,10 @@ impl TenantState {
         if waits {
             let mut left = most / 4;
             for (name, lost_to) in self.buckets.iter().filter_map(|(name, bucket)| Some((name, bucket.lost_to?))) {
-                match left.checked_sub(BYTES_OF_AN_EVENT + name.len()) {
+                match left.checked_sub(BYTES_OF_AN_EVENT + name.text().len()) {
                     Some(rest) => {
                         left = rest;
-                        part.taken.insert(name.clone(), lost_to);
+                        part.taken.insert(name.text().to_owned(), lost_to);
                     }
                     None => part.cut_to(Some(lost_to)),
                 }
@@ -151,7 +147,7 @@ impl RuleState {
         let Some((_, state)) = self.tenants.get_index_mut(number) else { return };
         state.refused.note_all(part.refused);
         for (name, lost_to) in &part.taken {
-            match state.buckets.get_mut(name) {
+            match state.buckets.get_mut(name.as_str()) {
                 Some(bucket) => bucket.lost_to = bucket.lost_to.max(Some(*lost_to)),
                 None => state.refused.note(name, *lost_to),
             }
