@@ -16,6 +16,7 @@
 //! # Ok::<(), aegis_canon::CanonError>(())
 //! ```
 
+mod direct;
 mod error;
 mod number;
 mod object;
@@ -24,6 +25,7 @@ mod read;
 mod scan;
 mod write;
 
+pub use direct::read_as;
 pub use error::CanonError;
 pub use object::ObjectText;
 pub use scan::{RawMember, is_canonical, raw_members};

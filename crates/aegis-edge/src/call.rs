@@ -1,5 +1,6 @@
 //! One authorize call as it was sent: parsed through the strict door, bounded, and with the hashes that bind it.
 
+use aegis_canon::{CanonError, Limits};
 use aegis_keys::AgentClaims;
 use aegis_model::{AuthorizeRequest, EventId, EventKind, new_event_id};
 use serde_json::Value;
@@ -24,12 +25,8 @@ pub(crate) struct Call {
 impl Edge {
     /// Parses a body through the strict door and checks what needs no state.
     pub(crate) fn read_call(&self, claims: &AgentClaims, body: &[u8]) -> Result<Call, Refusal> {
-        let limits = aegis_canon::Limits { max_bytes: self.config.max_body_bytes, ..aegis_canon::Limits::default() };
-        let canon = |error: aegis_canon::CanonError| Refusal::Canon { code: error.code(), message: error.to_string() };
-        let mut value = aegis_canon::parse_strict_with(body, limits).map_err(canon)?;
-        let bound = ["request_id", "nonce"].iter().any(|key| value.get(key).is_some_and(|v| !v.is_null()));
-        let content_hash = if bound { Some(content_hash(&mut value).map_err(canon)?) } else { None };
-        let mut request: AuthorizeRequest = serde_json::from_value(value).map_err(|e| Refusal::Malformed(e.to_string()))?;
+        let limits = Limits { max_bytes: self.config.max_body_bytes, ..Limits::default() };
+        let (mut request, content_hash) = read_request(body, limits)?;
         crate::http::check_lengths(&request)?;
         let parameters = Value::Object(std::mem::take(&mut request.tool_call.parameters));
         let call = &request.tool_call;
@@ -40,7 +37,7 @@ impl Edge {
             call.mutates_state,
             &parameters,
         )
-        .map_err(canon)?;
+        .map_err(uncanonical)?;
         let call = Call { request, parameters, input, action_hash, content_hash, event_id: new_event_id() };
         if let Some(version) = call.request.canon_version.as_deref().filter(|v| *v != aegis_canon::CANON_VERSION) {
             self.metrics.canonicalization_skew.inc();
@@ -59,8 +56,28 @@ impl Edge {
     }
 }
 
+/// What binds a request to its content, so that this must be hashed.
+const BINDING: [&str; 2] = ["request_id", "nonce"];
+
+/// The request, and the hash of its content where something binds it.
+fn read_request(body: &[u8], limits: Limits) -> Result<(AuthorizeRequest, Option<String>), Refusal> {
+    // Nothing binds it, so nobody asks for its text again: no value is made of what is only checked.
+    if let Some(request) = aegis_canon::read_as(body, limits, &BINDING) {
+        return Ok((request, None));
+    }
+    let mut value = aegis_canon::parse_strict_with(body, limits).map_err(uncanonical)?;
+    let bound = BINDING.iter().any(|key| value.get(key).is_some_and(|v| !v.is_null()));
+    let content_hash = if bound { Some(content_hash(&mut value).map_err(uncanonical)?) } else { None };
+    let request = serde_json::from_value(value).map_err(|e| Refusal::Malformed(e.to_string()))?;
+    Ok((request, content_hash))
+}
+
+fn uncanonical(error: CanonError) -> Refusal {
+    Refusal::Canon { code: error.code(), message: error.to_string() }
+}
+
 /// Hash of the canonical request less nonce and timestamp.
-fn content_hash(value: &mut Value) -> Result<String, aegis_canon::CanonError> {
+fn content_hash(value: &mut Value) -> Result<String, CanonError> {
     let Some(object) = value.as_object_mut() else { return aegis_canon::hash_value(value) };
     let kept: Vec<(&str, Option<Value>)> = ["nonce", "timestamp"].into_iter().map(|key| (key, object.remove(key))).collect();
     let hash = aegis_canon::hash_value(value)?;
@@ -84,4 +101,77 @@ pub(crate) fn request_named<'a>(claims: &'a AgentClaims, call: &Call) -> Option<
 pub(crate) fn nonce_hash(claims: &AgentClaims, call: &Call) -> Option<String> {
     let nonce = call.request.nonce.as_ref()?;
     Some(aegis_canon::sha256_hex(format!("aegis-nonce-1\0{}\0{nonce}", claims.tenant_id).as_bytes()))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    /// The way every request took, and the one that says what is wrong.
+    fn long_way(body: &[u8]) -> Result<(AuthorizeRequest, Option<String>), Refusal> {
+        let mut value = aegis_canon::parse_strict_with(body, Limits::default()).map_err(uncanonical)?;
+        let bound = BINDING.iter().any(|key| value.get(key).is_some_and(|v| !v.is_null()));
+        let content = bound.then(|| content_hash(&mut value).map_err(uncanonical)).transpose()?;
+        Ok((serde_json::from_value(value).map_err(|e| Refusal::Malformed(e.to_string()))?, content))
+    }
+
+    fn shown(read: Result<(AuthorizeRequest, Option<String>), Refusal>) -> Result<(String, Option<String>), Refusal> {
+        read.map(|(request, content)| (serde_json::to_string(&request).unwrap(), content))
+    }
+
+    fn full() -> Value {
+        json!({
+            "agent": {"id": "a", "environment": "production"},
+            "user": {"id": "u", "role": null},
+            "tool_call": {"tool": "crm", "action": "update", "resource": "customer/1", "mutates_state": true,
+                "parameters": {"z": 1, "a": {"b": [1.5, null, "é\n"]}}},
+            "context": {"source_trust": "semi_trusted_customer", "contains_sensitive_data": false},
+            "trace": {"run_id": "r", "root_trust_level": "unknown", "trust_token": null},
+            "callback": {"url": "https://example.com"},
+            "timestamp": "2026-11-22T10:00:00Z", "canon_version": "aegis-jcs-1", "dry_run": false,
+            "something_else": {"x": [{}]},
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2048))]
+
+        #[test]
+        fn a_request_is_read_as_the_long_way_reads_it(
+            at in any::<prop::sample::Index>(),
+            removed in 0usize..3,
+            piece in prop::sample::select(vec![
+                "", "", " ", "\"", "{", "}", ",", "null", "1", "-", "\\u0061", "\\ud800", "\"request_id\":\"i\",", "\"nonce\":null,",
+                "\"request_id\":null,", "\"nonce\":\"n\",", "\"tool_key\":\"t\",", "\"parameters\":null,", "\"dry_run\":true,", "\"x\":1,",
+            ]),
+        ) {
+            let characters: Vec<char> = full().to_string().chars().collect();
+            let at = at.index(characters.len());
+            let rest = &characters[(at + removed).min(characters.len())..];
+            let body: String = characters[..at].iter().copied().chain(piece.chars()).chain(rest.iter().copied()).collect();
+            prop_assert_eq!(shown(read_request(body.as_bytes(), Limits::default())), shown(long_way(body.as_bytes())));
+        }
+    }
+
+    #[test]
+    fn what_binds_nothing_takes_the_short_way_and_what_binds_is_hashed() {
+        let short = |value: &Value| {
+            let read = aegis_canon::read_as::<AuthorizeRequest>(value.to_string().as_bytes(), Limits::default(), &BINDING);
+            read.map(|request| serde_json::to_string(&request).unwrap())
+        };
+        let plain = full();
+        let (request, content) = long_way(plain.to_string().as_bytes()).unwrap();
+        assert_eq!((short(&plain), content), (Some(serde_json::to_string(&request).unwrap()), None));
+        for key in BINDING {
+            let mut bound = full();
+            bound[key] = json!("x");
+            assert_eq!(short(&bound), None);
+            let (_, content) = read_request(bound.to_string().as_bytes(), Limits::default()).unwrap();
+            assert_eq!(content, long_way(bound.to_string().as_bytes()).unwrap().1);
+            assert!(content.is_some());
+        }
+    }
 }
