@@ -38,13 +38,15 @@ impl Edge {
             &parameters,
         )
         .map_err(uncanonical)?;
-        let call = Call { request, parameters, input, action_hash, content_hash, event_id: new_event_id() };
+        let mut call = Call { request, parameters, input, action_hash, content_hash, event_id: new_event_id() };
         if let Some(version) = call.request.canon_version.as_deref().filter(|v| *v != aegis_canon::CANON_VERSION) {
             self.metrics.canonicalization_skew.inc();
+            let refusal = Refusal::CanonicalizationSkew(version.chars().take(64).collect());
             let now = self.clock.now();
-            let trust = self.effective_trust(claims, &call.request, None, now);
-            self.report_attempt(claims, &call, &trust, EventKind::CanonicalizationSkew, "canonicalization_skew", now);
-            return Err(Refusal::CanonicalizationSkew(version.chars().take(64).collect()));
+            let settings = self.view.settings(&claims.tenant_id);
+            let trust = self.effective_trust(claims, &call.request, None, &settings, now);
+            self.report_attempt(claims, &mut call, &trust, EventKind::CanonicalizationSkew, "canonicalization_skew", now);
+            return Err(refusal);
         }
         if let Some(callback) = &call.request.callback {
             let settings = self.view.settings(&claims.tenant_id);
