@@ -19,6 +19,8 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use crate::Edge;
 use crate::error::Refusal;
 
+/// Where agents ask.
+pub const PATH: &str = "/v1/authorize";
 /// A body must have arrived by then, so that slow senders cannot hold every connection.
 const BODY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 /// Bytes that hold most answers.
@@ -30,7 +32,7 @@ static TENANT: HeaderName = HeaderName::from_static("x-aegis-tenant-id");
 
 /// Routes of one edge.
 pub fn router(edge: Arc<Edge>) -> Router {
-    Router::new().route("/v1/authorize", post(route)).with_state(edge)
+    Router::new().route(PATH, post(route)).with_state(edge)
 }
 
 async fn route(State(edge): State<Arc<Edge>>, request: Request<Body>) -> Response<Body> {

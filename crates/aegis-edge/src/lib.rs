@@ -32,7 +32,7 @@ use aegis_model::{Clock, TenantId};
 pub use clock::CorrectedClock;
 pub use error::EdgeError;
 pub use feed::{FeedConfig, FeedFollower};
-pub use http::{answer, router};
+pub use http::{PATH, answer, router};
 pub use metrics::EdgeMetrics;
 pub use pulse::Pulse;
 pub use view::{Applied, EdgeView, RefusedEntry};
