@@ -54,7 +54,7 @@ impl Edge {
         let mut draft = Draft::new(event, Phase::Decision);
         draft.input = Some(std::mem::take(&mut call.input));
         draft.detail = detail(call, frozen.as_ref());
-        draft.frozen = frozen.map(|f| f.action);
+        draft.frozen = frozen.map(|f| Box::new(f.action));
         draft
     }
 

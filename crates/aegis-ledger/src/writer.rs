@@ -289,6 +289,10 @@ impl Writer {
         for (submission, place) in group.into_iter().zip(places) {
             let row = &sealed.rows[place];
             frozen[place] = submission.draft.frozen;
+            // Nobody waits for a harmless read's.
+            if submission.reply.is_closed() {
+                continue;
+            }
             let committed = Committed {
                 event_id: row.event_id,
                 lane: row.lane.to_string(),

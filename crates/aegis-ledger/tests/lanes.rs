@@ -191,8 +191,11 @@ async fn one_bad_draft_fails_alone() {
     let twice = draft_now(&acme);
     good.push(submit(&ledger, twice.clone()));
     bad.push((submit(&ledger, twice.clone()), "duplicate"));
+    let mut namesake = draft_now(&tenant("beta"));
+    namesake.event.event_id = twice.event.event_id;
+    good.push(submit(&ledger, namesake));
     let mut foreign = draft_now(&acme);
-    foreign.frozen = Some(frozen(&draft_now(&tenant("beta")), Timestamp::from_micros(START)));
+    foreign.frozen = Some(Box::new(frozen(&draft_now(&tenant("beta")), Timestamp::from_micros(START))));
     bad.push((submit(&ledger, foreign), "rejected"));
     good.push(submit(&ledger, draft_now(&acme)));
 
@@ -215,8 +218,32 @@ async fn one_bad_draft_fails_alone() {
     fresh.await.unwrap();
     assert!(ledger.is_writable());
     let items = everything(&ledger).await;
-    assert_eq!(items.len(), 5);
+    assert_eq!(items.iter().filter(|item| item.sealed.tenant_id == acme).count(), 5);
+    assert_eq!(items.len(), 7, "another tenant's event of the same id is another event");
     assert_all_verify(&items);
+}
+
+#[tokio::test]
+async fn tenants_that_take_turns_in_one_commit_each_commit_under_their_own_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = open(folder.path()).await;
+    let tenants = [tenant("acme"), tenant("beta")];
+    let mut pending = Vec::new();
+    for turn in 0..6 {
+        let mut with_input = draft_now(&tenants[turn % 2]);
+        with_input.input = Some(format!("input {turn}").into_bytes());
+        let id = with_input.event.event_id;
+        pending.push((turn, id, ledger.try_submit(with_input, Durability::Required).unwrap()));
+    }
+    for (turn, id, receipt) in pending {
+        receipt.await.unwrap();
+        let (own, other) = (&tenants[turn % 2], &tenants[(turn + 1) % 2]);
+        let wire = parse(&ledger.receipt(own, id).await.unwrap().unwrap().wire);
+        let commitment = wire["receipt"]["input_hash"].as_str().unwrap();
+        let input = format!("input {turn}").into_bytes();
+        assert_eq!(ledger.opens_commitment(own, commitment, &input).await.unwrap(), Some(true), "{turn}");
+        assert_eq!(ledger.opens_commitment(other, commitment, &input).await.unwrap(), Some(false), "{turn}");
+    }
 }
 
 #[tokio::test]
@@ -265,7 +292,7 @@ async fn a_frozen_action_comes_with_its_receipt_and_goes_when_it_cannot_be_appro
     let acme = tenant("acme");
     let mut asks = draft(&acme, Timestamp::from_micros(START));
     let action = frozen(&asks, Timestamp::from_micros(START).plus_seconds(900));
-    asks.frozen = Some(action.clone());
+    asks.frozen = Some(Box::new(action.clone()));
     ledger.submit(asks).await.unwrap();
 
     let items = everything(&ledger).await;
@@ -298,7 +325,7 @@ async fn frozen_actions_that_are_large_bound_what_is_read_at_once_and_stay_out_o
         let mut action = frozen(&asks, asks.event.ts.plus_seconds(900));
         // As text a MiB, as values dozens of it.
         action.tool_call.parameters.insert("zeros".to_owned(), json!(vec![0; 500_000]));
-        asks.frozen = Some(action.clone());
+        asks.frozen = Some(Box::new(action.clone()));
         ledger.submit(asks).await.unwrap();
         actions.push(action);
     }
