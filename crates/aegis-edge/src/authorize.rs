@@ -101,14 +101,13 @@ impl Edge {
         let started = Instant::now();
         let now = self.clock.now();
         let tenant = &claims.tenant_id;
-        let settings = self.view.settings(tenant);
-        let tool_call = &call.request.tool_call;
         let channel = call.request.context.channel.as_deref();
-        let facts = self.view.facts(tenant, &tool_call.tool, &tool_call.action, tool_call.resource.as_deref(), channel);
-        let trust = self.effective_trust(claims, &call.request, facts.channel.as_deref(), &settings, now);
+        let facts = self.view.facts(tenant, &claims.agent_id, &call.request.tool_call, channel, now);
+        let settings = &*facts.settings;
+        let trust = self.effective_trust(claims, &call.request, facts.channel.as_deref(), settings, now);
 
         let request = request_named(claims, &call);
-        let contained = self.containment_code(claims, now);
+        let contained = containment_code(facts.verdict);
         if contained.is_none()
             && let Err((refusal, reason)) = self.check_replay(claims, &call, request.as_ref(), now)
         {
@@ -119,7 +118,7 @@ impl Edge {
         let profile = profile(&call, facts.action.as_deref().or(unclassified.as_ref()));
         let mut judgement = match contained {
             Some(code) => Judgement::deny(code),
-            None => self.judge(claims, &call, &facts, &trust, &profile, &settings, now),
+            None => self.judge(claims, &call, &facts, &trust, &profile, settings, now),
         };
         if let Some(request) = &request {
             let strictest = self.replay.tighten_answer(request, judgement.decision, now);
@@ -128,7 +127,7 @@ impl Edge {
         let policy_digest = facts.bundle.digest();
         let mut frozen = None;
         if judgement.decision == Decision::RequireApproval {
-            frozen = freeze(claims, &call, &trust, &profile, &settings, policy_digest, &judgement, now);
+            frozen = freeze(claims, &call, &trust, &profile, settings, policy_digest, &judgement, now);
             if frozen.is_none() {
                 judgement.tighten(Decision::Deny, "approval_too_large");
                 if let Some(request) = &request {
@@ -138,15 +137,6 @@ impl Edge {
         }
         let (answer, receipt) = self.submit(claims, call, &trust, &profile, policy_digest, judgement, frozen, now);
         Ok(Decided { answer, receipt, untrusted: trust.effective >= SourceTrust::UntrustedExternal, started })
-    }
-
-    fn containment_code(&self, claims: &AgentClaims, now: Timestamp) -> Option<&'static str> {
-        match self.view.verdict(&claims.tenant_id, TargetType::Agent, &claims.agent_id, now) {
-            Verdict::Free => None,
-            Verdict::Quarantined => Some("agent_quarantined"),
-            Verdict::Frozen => Some("agent_frozen"),
-            Verdict::Revoked => Some("agent_revoked"),
-        }
     }
 
     /// Timestamp, request id and nonce; what is wrong, and what it is reported as. A dry run binds nothing.
@@ -383,6 +373,15 @@ fn approval_of(action: &FrozenAction) -> ApprovalRef {
         expires_at: action.expires_at,
         expires_in: 0,
         action_hash: action.action_hash.clone(),
+    }
+}
+
+fn containment_code(agent: Verdict) -> Option<&'static str> {
+    match agent {
+        Verdict::Free => None,
+        Verdict::Quarantined => Some("agent_quarantined"),
+        Verdict::Frozen => Some("agent_frozen"),
+        Verdict::Revoked => Some("agent_revoked"),
     }
 }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 use aegis_keys::{KeyRing, Scope, verify_entry, verify_notice};
 use aegis_model::{
     ActionRecord, Beat, ChannelRecord, ContainmentState, DataAccess, DefaultDecision, Destination, EntryKind, McpServerRecord,
-    ResourceRecord, RiskLevel, RunLabel, SignedEntry, SourceTrust, TargetType, TenantId, TenantSettings, Timestamp, ToolRecord,
-    Verdict,
+    ResourceRecord, RiskLevel, RunLabel, SignedEntry, SourceTrust, TargetType, TenantId, TenantSettings, Timestamp, ToolCall,
+    ToolRecord, Verdict,
 };
 use aegis_policy::{PolicyBundle, PolicySource, default_pack, github_pack};
 use parking_lot::{Mutex, RwLock};
@@ -95,6 +95,9 @@ pub(crate) struct CallFacts {
     pub(crate) resource: Option<Arc<ResourceRecord>>,
     pub(crate) channel: Option<Arc<ChannelRecord>>,
     pub(crate) bundle: Arc<PolicyBundle>,
+    pub(crate) settings: Arc<TenantSettings>,
+    /// What containment says of the agent.
+    pub(crate) verdict: Verdict,
 }
 
 /// The whole view of one edge.
@@ -301,33 +304,31 @@ impl EdgeView {
 
     /// What containment says of a target at `now`.
     pub(crate) fn verdict(&self, tenant: &TenantId, target_type: TargetType, target_id: &str, now: Timestamp) -> Verdict {
-        let Some(tenant) = self.tenant(tenant) else { return Verdict::Free };
-        let view = tenant.read();
-        if view.containment.is_empty() {
-            return Verdict::Free;
-        }
-        view.containment.get(&(target_type, target_id.to_owned())).map_or(Verdict::Free, |state| state.verdict_at(now))
+        self.tenant(tenant).map_or(Verdict::Free, |tenant| verdict_of(&tenant.read(), target_type, target_id, now))
     }
 
+    /// What is held of a call of the agent at `now`.
     pub(crate) fn facts(
         &self,
         tenant: &TenantId,
-        tool: &str,
-        action: &str,
-        resource: Option<&str>,
+        agent_id: &str,
+        call: &ToolCall,
         channel: Option<&str>,
+        now: Timestamp,
     ) -> CallFacts {
-        let nothing =
-            CallFacts { action: None, mcp_server: None, resource: None, channel: None, bundle: self.base_bundle.clone() };
-        let Some(tenant) = self.tenant(tenant) else { return nothing };
+        let ToolCall { tool, action, resource, .. } = call;
+        // Of a tenant of whom nothing came, nothing is held.
+        let tenant = self.tenant(tenant).unwrap_or_default();
         let view = tenant.read();
         let mcp_server = tool.strip_prefix(MCP_PREFIX).and_then(|key| view.mcp_servers.get(key)).cloned();
         CallFacts {
             action: view.actions.get(tool).and_then(|actions| actions.get(action)).cloned(),
             mcp_server,
-            resource: resource.and_then(|name| find_resource(&view.resources, name)),
+            resource: resource.as_deref().and_then(|name| find_resource(&view.resources, name)),
             channel: channel.and_then(|name| view.channels.get(name)).cloned(),
             bundle: view.bundle.clone().unwrap_or_else(|| self.base_bundle.clone()),
+            settings: view.settings.clone(),
+            verdict: verdict_of(&view, TargetType::Agent, agent_id, now),
         }
     }
 
@@ -375,6 +376,14 @@ impl EdgeView {
         drop(applied);
         self.changed.notify_waiters();
     }
+}
+
+/// What containment says of a target at `now`.
+fn verdict_of(view: &TenantView, target_type: TargetType, target_id: &str, now: Timestamp) -> Verdict {
+    if view.containment.is_empty() {
+        return Verdict::Free;
+    }
+    view.containment.get(&(target_type, target_id.to_owned())).map_or(Verdict::Free, |state| state.verdict_at(now))
 }
 
 /// The resource itself, or what stands before its `#` (the repository of an issue).
