@@ -12,7 +12,6 @@ use aegis_model::{
 use aegis_policy::PolicyInput;
 use tokio::time::Instant;
 
-use crate::Edge;
 use crate::bounded::Named;
 use crate::call::{Call, nonce_hash, request_named};
 use crate::error::Refusal;
@@ -20,6 +19,7 @@ use crate::evidence::{Frozen, freeze};
 use crate::replay::Seen;
 use crate::trust::EffectiveTrust;
 use crate::view::{CallFacts, MCP_PREFIX, unclassified_action};
+use crate::{Alarm, Edge};
 
 /// The risk of what nobody registered.
 const UNKNOWN_RISK: RiskLevel = RiskLevel::High;
@@ -321,14 +321,14 @@ impl Edge {
     }
 
     /// Waits for the receipt to be durable; None where it cannot be, or not in time.
-    pub(crate) async fn kept(&self, pending: PendingReceipt) -> Option<Committed> {
-        match tokio::time::timeout(Duration::from_millis(self.config.commit_wait_ms), pending).await {
-            Ok(Ok(committed)) => Some(committed),
-            Ok(Err(error)) => {
+    pub(crate) async fn kept(&self, pending: PendingReceipt, alarm: &Alarm) -> Option<Committed> {
+        match alarm.within(Duration::from_millis(self.config.commit_wait_ms), pending).await {
+            Some(Ok(committed)) => Some(committed),
+            Some(Err(error)) => {
                 tracing::warn!(%error, "the receipt was not kept; denying");
                 None
             }
-            Err(_) => {
+            None => {
                 tracing::warn!(waited_ms = self.config.commit_wait_ms, "the ledger did not answer; denying");
                 None
             }

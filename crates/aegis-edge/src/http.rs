@@ -16,8 +16,8 @@ use axum::{BoxError, Router};
 use futures_util::FutureExt;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 
-use crate::Edge;
 use crate::error::Refusal;
+use crate::{Alarm, Edge};
 
 /// Where agents ask.
 pub const PATH: &str = "/v1/authorize";
@@ -36,21 +36,21 @@ pub fn router(edge: Arc<Edge>) -> Router {
 }
 
 async fn route(State(edge): State<Arc<Edge>>, request: Request<Body>) -> Response<Body> {
-    answer(edge, request).await.map(Body::new)
+    answer(edge, request, Alarm::default()).await.map(Body::new)
 }
 
 /// Answers one `POST /v1/authorize`. What needs no body is judged at once, and then only what the answer is made of is kept: a large future is
-/// moved about with every call.
-pub fn answer<B>(edge: Arc<Edge>, request: Request<B>) -> impl Future<Output = Response<Full<Bytes>>> + Send
+/// moved about with every call. By `alarm` it waits for the body and for its receipt.
+pub fn answer<B>(edge: Arc<Edge>, request: Request<B>, alarm: Alarm) -> impl Future<Output = Response<Full<Bytes>>> + Send
 where
-    B: HttpBody<Data = Bytes> + Send + 'static,
+    B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
     // A bug on the action path becomes an answer that every client takes as a deny, not a closed connection.
     let admitted = catch_unwind(AssertUnwindSafe(|| edge.admit(request)));
     async move {
         let answered = match admitted {
-            Ok(Ok(admitted)) => AssertUnwindSafe(decided(&edge, admitted)).catch_unwind().await,
+            Ok(Ok(admitted)) => AssertUnwindSafe(decided(&edge, admitted, &alarm)).catch_unwind().await,
             Ok(Err(refusal)) => Ok(Err(refusal)),
             Err(panic) => Err(panic),
         };
@@ -93,22 +93,22 @@ impl Edge {
 }
 
 /// The answer as JSON. Nothing of the request is held while its receipt is waited for.
-async fn decided<B>(edge: &Edge, admitted: Admitted<B>) -> Result<Vec<u8>, Refusal>
+async fn decided<B>(edge: &Edge, admitted: Admitted<B>, alarm: &Alarm) -> Result<Vec<u8>, Refusal>
 where
-    B: HttpBody<Data = Bytes>,
+    B: HttpBody<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
 {
     let Admitted { claims, body } = admitted;
     let max_bytes = edge.config.max_body_bytes;
     let reading = Limited::new(body, max_bytes).collect();
-    let mut decided = match tokio::time::timeout(BODY_TIMEOUT, reading).await {
-        Ok(Ok(body)) => edge.decide(&claims, edge.read_call(&claims, &body.to_bytes())?)?,
-        Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(Refusal::TooLarge(max_bytes)),
-        Ok(Err(_)) => return Err(Refusal::Malformed("the body ended early".to_owned())),
-        Err(_) => return Err(Refusal::BodyTooSlow),
+    let mut decided = match alarm.within(BODY_TIMEOUT, reading).await {
+        Some(Ok(body)) => edge.decide(&claims, edge.read_call(&claims, &body.to_bytes())?)?,
+        Some(Err(error)) if error.is::<LengthLimitError>() => return Err(Refusal::TooLarge(max_bytes)),
+        Some(Err(_)) => return Err(Refusal::Malformed("the body ended early".to_owned())),
+        None => return Err(Refusal::BodyTooSlow),
     };
     let kept = match decided.pending() {
-        Some(pending) => edge.kept(pending).await,
+        Some(pending) => edge.kept(pending, alarm).await,
         None => None,
     };
     let mut json = Vec::with_capacity(ANSWER_BYTES);

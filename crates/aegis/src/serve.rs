@@ -2,24 +2,28 @@
 //! itself: what a router does to find it costs more than to authorize.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use aegis_edge::Edge;
+use aegis_edge::{Alarm, Edge};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use futures_util::FutureExt;
 use futures_util::future::Either;
 use http_body_util::Full;
 use hyper::body::Incoming;
+use hyper::rt::{Sleep, Timer};
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper::{Method, Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 
 /// Most connections at once; further ones wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 4096;
@@ -53,12 +57,13 @@ pub(crate) async fn serve(listener: TcpListener, edge: Option<Arc<Edge>>, router
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY was refused");
         }
+        let alarm = Alarm::default();
         let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+        builder.timer(HeadTimer(alarm.clone())).header_read_timeout(HEAD_TIMEOUT);
         let (edge, routes) = (edge.clone(), TowerToHyperService::new(router.clone()));
         let service = service_fn(move |request: Request<Incoming>| match &edge {
             Some(edge) if is_call(request.method(), request.uri().path()) => {
-                Either::Left(aegis_edge::answer(edge.clone(), request).map(of_edge))
+                Either::Left(aegis_edge::answer(edge.clone(), request, alarm.clone()).map(of_edge))
             }
             _ => Either::Right(routes.call(request).map(of_route)),
         });
@@ -76,6 +81,42 @@ pub(crate) async fn serve(listener: TcpListener, edge: Option<Arc<Edge>>, router
     }
 }
 
+/// The timer by which hyper waits for a head: the connection's alarm.
+#[derive(Debug)]
+struct HeadTimer(Alarm);
+
+/// Such a wait.
+#[derive(Debug)]
+struct HeadWait {
+    alarm: Alarm,
+    deadline: Instant,
+}
+
+#[allow(clippy::disallowed_types)] // hyper names the standard library's; it is tokio's that is asked
+impl Timer for HeadTimer {
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
+        Box::pin(HeadWait { alarm: self.0.clone(), deadline: Instant::now() + duration })
+    }
+
+    fn sleep_until(&self, deadline: std::time::Instant) -> Pin<Box<dyn Sleep>> {
+        Box::pin(HeadWait { alarm: self.0.clone(), deadline: deadline.into() })
+    }
+
+    fn now(&self) -> std::time::Instant {
+        Instant::now().into()
+    }
+}
+
+impl Future for HeadWait {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        self.alarm.poll_until(self.deadline, context)
+    }
+}
+
+impl Sleep for HeadWait {}
+
 /// Whether the edge takes it; what is wrong with any other way to name its path, the routes say.
 fn is_call(method: &Method, path: &str) -> bool {
     method == Method::POST && path == aegis_edge::PATH
@@ -90,8 +131,24 @@ fn of_route(answer: Result<Response<Body>, Infallible>) -> Result<Answer, Infall
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_head_that_does_not_come_ends_its_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        client.writable().await.unwrap();
+        client.try_write(b"POST /v1/auth").unwrap();
+        let alarm = Alarm::default();
+        let mut builder = http1::Builder::new();
+        builder.timer(HeadTimer(alarm)).header_read_timeout(Duration::from_millis(20));
+        let service = service_fn(|_: Request<Incoming>| async { Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())) });
+        let ended = builder.serve_connection(TokioIo::new(stream), service).await;
+        assert!(ended.is_err_and(|error| error.is_timeout()));
+    }
 
     #[test]
     fn only_a_call_goes_past_the_routes() {

@@ -3,7 +3,7 @@
 pub(crate) use std::sync::Arc;
 
 pub(crate) use aegis_bus::{EmbeddedBus, EmbeddedLimits};
-pub(crate) use aegis_edge::{Edge, EdgeConfig, EdgeMetrics, EdgeView, RefusedEntry};
+pub(crate) use aegis_edge::{Alarm, Edge, EdgeConfig, EdgeMetrics, EdgeView, RefusedEntry};
 pub(crate) use aegis_keys::{AgentClaims, KeyRing, SigningKey, TrustTokenKey, mint_agent_token, sign_entry};
 pub(crate) use aegis_ledger::{Ledger, LedgerConfig};
 pub(crate) use aegis_model::{

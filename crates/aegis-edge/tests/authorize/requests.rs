@@ -51,7 +51,7 @@ async fn the_edge_answers_alike_with_routes_before_it_and_without() {
             let request = Request::post(aegis_edge::PATH).header("authorization", format!("Bearer {token}"));
             request.header("content-type", kind).body(Body::from(body.clone())).unwrap()
         };
-        let direct = aegis_edge::answer(house.edge.clone(), request()).await.map(Body::new);
+        let direct = aegis_edge::answer(house.edge.clone(), request(), Alarm::default()).await.map(Body::new);
         let routed = house.router.clone().oneshot(request()).await.unwrap();
         let mut shown = Vec::new();
         for response in [direct, routed] {
