@@ -2,7 +2,8 @@
 //! itself: what a router does to find it costs more than to authorize.
 
 use std::convert::Infallible;
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -19,7 +20,7 @@ use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::GracefulConnection;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -37,7 +38,6 @@ type Answer = Response<http_body_util::Either<Full<Bytes>, Body>>;
 
 /// Serves until `stop` turns true, then lets running requests end. With an `edge`, the routes need none for its calls.
 pub(crate) async fn serve(listener: TcpListener, edge: Option<Arc<Edge>>, router: Router, mut stop: watch::Receiver<bool>) {
-    let graceful = GracefulShutdown::new();
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(permit) = permits.clone().acquire_owned().await else { break };
@@ -68,17 +68,39 @@ pub(crate) async fn serve(listener: TcpListener, edge: Option<Arc<Edge>>, router
             _ => Either::Right(routes.call(request).map(of_route)),
         });
         let connection = builder.serve_connection(TokioIo::new(stream), service);
-        let connection = graceful.watch(connection);
+        let stopping = stop.clone();
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            if let Err(error) = carry(connection, stopping).await {
                 tracing::debug!(%error, "a connection ended early");
             }
             drop(permit);
         });
     }
-    if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
+    // All of them: nobody holds one any more.
+    let ended = permits.acquire_many(MAX_CONNECTIONS as u32);
+    if tokio::time::timeout(DRAIN, ended).await.is_err() {
         tracing::warn!("requests were still running after {DRAIN:?}; closing them");
     }
+}
+
+/// Runs a connection to its end: once it is told to stop, to that of its request. It is polled some times for each call, and to ask the channel
+/// takes a lock that all connections share; so that is done once, to be woken, and again when one word says that there is something to hear.
+async fn carry<C: GracefulConnection>(connection: C, mut stop: watch::Receiver<bool>) -> Result<(), C::Error> {
+    let told = stop.clone();
+    let mut connection = pin!(connection);
+    let mut stopping = pin!(stop.changed());
+    let (mut listens, mut stops) = (false, false);
+    poll_fn(move |context| {
+        if !stops && (!listens || told.has_changed().unwrap_or(true)) {
+            listens = true;
+            if stopping.as_mut().poll(context).is_ready() {
+                stops = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+        connection.as_mut().poll(context)
+    })
+    .await
 }
 
 /// The timer by which hyper waits for a head: the connection's alarm.
@@ -133,15 +155,72 @@ fn of_route(answer: Result<Response<Body>, Infallible>) -> Result<Answer, Infall
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::net::SocketAddr;
+
+    use axum::routing::get;
+    use tokio::net::TcpStream;
+    use tokio::sync::Notify;
+
     use super::*;
+
+    async fn connect(address: SocketAddr, request: &[u8]) -> TcpStream {
+        let client = TcpStream::connect(address).await.unwrap();
+        client.writable().await.unwrap();
+        assert_eq!(client.try_write(request).unwrap(), request.len());
+        client
+    }
+
+    /// What comes until the connection is closed.
+    async fn rest_of(client: TcpStream) -> String {
+        let mut text = Vec::new();
+        loop {
+            client.readable().await.unwrap();
+            let mut buffer = [0; 1024];
+            match client.try_read(&mut buffer) {
+                Ok(0) => return String::from_utf8(text).unwrap(),
+                Ok(count) => text.extend_from_slice(&buffer[..count]),
+                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn at_a_stop_idle_connections_end_and_a_running_request_is_answered() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (entered, leave) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (in_route, gate) = (entered.clone(), leave.clone());
+        let slow = move || {
+            let (in_route, gate) = (in_route.clone(), gate.clone());
+            async move {
+                in_route.notify_one();
+                gate.notified().await;
+                "answered"
+            }
+        };
+        let router = Router::new().route("/slow", get(slow)).route("/quick", get(|| async { "quick" }));
+        let (stop, stopped) = watch::channel(false);
+        let server = tokio::spawn(serve(listener, None, router, stopped));
+
+        let fresh = connect(address, b"").await;
+        let used = connect(address, b"GET /quick HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        used.readable().await.unwrap();
+        let busy = connect(address, b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        entered.notified().await;
+        stop.send(true).unwrap();
+        assert_eq!(rest_of(fresh).await, "");
+        assert!(rest_of(used).await.ends_with("quick"));
+        assert!(!server.is_finished());
+        leave.notify_one();
+        assert!(rest_of(busy).await.ends_with("answered"));
+        server.await.unwrap();
+    }
 
     #[tokio::test]
     async fn a_head_that_does_not_come_ends_its_connection() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let _client = connect(listener.local_addr().unwrap(), b"POST /v1/auth").await;
         let (stream, _) = listener.accept().await.unwrap();
-        client.writable().await.unwrap();
-        client.try_write(b"POST /v1/auth").unwrap();
         let alarm = Alarm::default();
         let mut builder = http1::Builder::new();
         builder.timer(HeadTimer(alarm)).header_read_timeout(Duration::from_millis(20));
