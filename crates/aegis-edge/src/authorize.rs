@@ -102,7 +102,7 @@ impl Edge {
         let now = self.clock.now();
         let tenant = &claims.tenant_id;
         let channel = call.request.context.channel.as_deref();
-        let facts = self.view.facts(tenant, &claims.agent_id, &call.request.tool_call, channel, now);
+        let facts = self.view.facts((tenant, &claims.agent_id), &call.request.tool_call, channel, now);
         let settings = &*facts.settings;
         let trust = self.effective_trust(claims, &call.request, facts.channel.as_deref(), settings, now);
 

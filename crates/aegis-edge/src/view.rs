@@ -13,7 +13,7 @@ use aegis_model::{
     ToolRecord, Verdict,
 };
 use aegis_policy::{PolicyBundle, PolicySource, default_pack, github_pack};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockUpgradableReadGuard};
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -206,7 +206,8 @@ impl EdgeView {
         verify_entry(&self.ring, entry)?;
         let tenant = self.tenant_or_new(&entry.tenant_id);
         let key = (entry.kind, entry.name.clone());
-        let mut view = tenant.write();
+        // Whoever answers reads on; whoever applies another of the tenant's entries waits.
+        let view = tenant.upgradable_read();
         let known = view.revisions.get(&key).copied();
         let held = known.map_or(0, |known| known.revision);
         if entry.revision < held {
@@ -218,18 +219,23 @@ impl EdgeView {
             self.note_applied(entry.revision);
             return Ok(Applied::Known);
         }
+        let now_held = Held { revision: entry.revision, since: Instant::now() };
         if matches!(entry.kind, EntryKind::Tool | EntryKind::McpServer | EntryKind::Policies) {
             // INVARIANT: registry and bundle change together or not at all: no call sees an action without its policy schema,
-            // and an entry whose bundle does not validate leaves everything as it was.
+            // and an entry whose bundle does not validate leaves everything as it was. No call waits while it is made, or taken apart.
             let mut changed = view.clone();
             apply_body(&mut changed, entry)?;
             changed.bundle = Some(self.bundle_of(&changed)?);
-            *view = changed;
+            changed.revisions.insert(key, now_held);
+            let mut view = RwLockUpgradableReadGuard::upgrade(view);
+            let before = std::mem::replace(&mut *view, changed);
+            drop(view);
+            drop(before);
         } else {
+            let mut view = RwLockUpgradableReadGuard::upgrade(view);
             apply_body(&mut view, entry)?;
+            view.revisions.insert(key, now_held);
         }
-        view.revisions.insert(key, Held { revision: entry.revision, since: Instant::now() });
-        drop(view);
         self.note_applied(entry.revision);
         Ok(Applied::New)
     }
@@ -307,16 +313,9 @@ impl EdgeView {
         self.tenant(tenant).map_or(Verdict::Free, |tenant| verdict_of(&tenant.read(), target_type, target_id, now))
     }
 
-    /// What is held of a call of the agent at `now`.
-    pub(crate) fn facts(
-        &self,
-        tenant: &TenantId,
-        agent_id: &str,
-        call: &ToolCall,
-        channel: Option<&str>,
-        now: Timestamp,
-    ) -> CallFacts {
-        let ToolCall { tool, action, resource, .. } = call;
+    /// What is held at `now` of a call by an agent.
+    pub(crate) fn facts(&self, whose: (&TenantId, &str), call: &ToolCall, channel: Option<&str>, now: Timestamp) -> CallFacts {
+        let (ToolCall { tool, action, resource, .. }, (tenant, agent_id)) = (call, whose);
         // Of a tenant of whom nothing came, nothing is held.
         let tenant = self.tenant(tenant).unwrap_or_default();
         let view = tenant.read();
@@ -362,7 +361,7 @@ impl EdgeView {
         self.tenants.write().entry(tenant.clone()).or_default().clone()
     }
 
-    fn note_applied(&self, revision: i64) {
+    pub(crate) fn note_applied(&self, revision: i64) {
         let mut applied = self.applied.lock();
         let (set, order) = &mut *applied;
         if set.insert(revision) {
@@ -380,10 +379,9 @@ impl EdgeView {
 
 /// What containment says of a target at `now`.
 fn verdict_of(view: &TenantView, target_type: TargetType, target_id: &str, now: Timestamp) -> Verdict {
-    if view.containment.is_empty() {
-        return Verdict::Free;
-    }
-    view.containment.get(&(target_type, target_id.to_owned())).map_or(Verdict::Free, |state| state.verdict_at(now))
+    let held = Some(&view.containment).filter(|held| !held.is_empty());
+    let state = held.and_then(|held| held.get(&(target_type, target_id.to_owned())));
+    state.map_or(Verdict::Free, |state| state.verdict_at(now))
 }
 
 /// The resource itself, or what stands before its `#` (the repository of an issue).
