@@ -19,12 +19,13 @@ use hyper::rt::{Sleep, Timer};
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper::{Method, Request, Response};
-use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulConnection;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
+
+use crate::socket::Socket;
 
 /// Most connections at once; further ones wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 4096;
@@ -67,7 +68,7 @@ pub(crate) async fn serve(listener: TcpListener, edge: Option<Arc<Edge>>, router
             }
             _ => Either::Right(routes.call(request).map(of_route)),
         });
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        let connection = builder.serve_connection(Socket::new(stream), service);
         let stopping = stop.clone();
         tokio::spawn(async move {
             if let Err(error) = carry(connection, stopping).await {
@@ -225,7 +226,7 @@ mod tests {
         let mut builder = http1::Builder::new();
         builder.timer(HeadTimer(alarm)).header_read_timeout(Duration::from_millis(20));
         let service = service_fn(|_: Request<Incoming>| async { Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())) });
-        let ended = builder.serve_connection(TokioIo::new(stream), service).await;
+        let ended = builder.serve_connection(Socket::new(stream), service).await;
         assert!(ended.is_err_and(|error| error.is_timeout()));
     }
 
