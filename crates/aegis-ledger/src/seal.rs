@@ -159,6 +159,12 @@ pub(crate) struct Batch<'a> {
 }
 
 impl Batch<'_> {
+    /// Makes room for so many receipts.
+    pub(crate) fn make_room(&mut self, receipts: usize) {
+        self.rows.reserve(receipts);
+        self.ids.reserve(receipts);
+    }
+
     /// Seals a caller's draft and returns its place in the batch. On an error the batch is as if the draft had not come,
     /// except that the tenant's lane may have been opened.
     pub(crate) fn seal(&mut self, draft: &Draft) -> Result<usize, LedgerError> {
@@ -271,9 +277,9 @@ impl Batch<'_> {
         check_size(&event_columns)?;
         let input_hash = draft.input.as_deref().map(|bytes| self.commitment(tenant, bytes)).transpose()?;
         let output_hash = draft.output.as_deref().map(|bytes| self.commitment(tenant, bytes)).transpose()?;
-        let event_digest = aegis_canon::sha256_hex(event_columns.as_bytes());
+        let mut digest: hex::Buffer<32> = hex::Buffer::new();
         let seal = Seal {
-            event_digest: &event_digest,
+            event_digest: digest.format(&Sha256::digest(event_columns.as_bytes()).into()),
             detail: detail.as_deref(),
             input_hash: input_hash.as_deref(),
             output_hash: output_hash.as_deref(),
