@@ -29,6 +29,7 @@ pub use direct::read_as;
 pub use error::CanonError;
 pub use object::ObjectText;
 pub use scan::{RawMember, is_canonical, raw_members};
+pub use write::write_string;
 
 use std::ops::Range;
 

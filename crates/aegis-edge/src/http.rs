@@ -17,14 +17,12 @@ use futures_util::FutureExt;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 
 use crate::error::Refusal;
-use crate::{Alarm, Edge};
+use crate::{Alarm, Edge, reply};
 
 /// Where agents ask.
 pub const PATH: &str = "/v1/authorize";
 /// A body must have arrived by then, so that slow senders cannot hold every connection.
 const BODY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
-/// Bytes that hold most answers.
-const ANSWER_BYTES: usize = 1024;
 /// Longest token or signature, characters.
 const MAX_TOKEN: usize = 4096;
 /// Where a caller says whose it is.
@@ -111,10 +109,7 @@ where
         Some(pending) => edge.kept(pending, alarm).await,
         None => None,
     };
-    let mut json = Vec::with_capacity(ANSWER_BYTES);
-    serde_json::to_writer(&mut json, &edge.conclude(decided, kept))
-        .map_err(|_| Refusal::Malformed("the answer has no JSON form".to_owned()))?;
-    Ok(json)
+    reply::text_of(&edge.conclude(decided, kept)).map_err(|_| Refusal::Malformed("the answer has no JSON form".to_owned()))
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {

@@ -17,6 +17,7 @@ mod metrics;
 mod pulse;
 mod rebuild;
 mod replay;
+mod reply;
 mod runs;
 mod snapshot;
 mod told;
