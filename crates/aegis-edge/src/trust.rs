@@ -71,8 +71,8 @@ impl Edge {
     ) -> EffectiveTrust {
         let trace = request.trace.as_ref();
         let (run, run_idle_s) = match trace.and_then(|t| t.run_id.as_deref()) {
-            Some(run_id) => (format!("run:{run_id}"), settings.run_idle_s),
-            None => (format!("agent:{}", claims.agent_id), settings.implicit_run_idle_s),
+            Some(run_id) => (["run:", run_id].concat(), settings.run_idle_s),
+            None => (["agent:", &claims.agent_id].concat(), settings.implicit_run_idle_s),
         };
         let said = claimed_label(request, channel);
         let channel_label = match (channel, request.context.channel.as_deref()) {
