@@ -19,21 +19,20 @@ const MOST_KEYS: usize = 64;
 /// So many of them without an allocation.
 const KEYS_AT_HAND: usize = 16;
 
-/// Reads a JSON text through the strict door into a `T`, within `limits`. None says nothing of the text: read it the long way. None too, and
-/// early, if the text is an object in which one of the keys `unless` has anything but null.
+/// Reads a JSON text through the strict door into a `T`, within `limits`. None says nothing of the text: read it the long way.
 ///
 /// ```
 /// use std::collections::BTreeMap;
 ///
 /// let limits = aegis_canon::Limits::default();
-/// let read = |text: &'static str| aegis_canon::read_as::<BTreeMap<String, bool>>(text.as_bytes(), limits, &["id"]);
+/// let read = |text: &'static str| aegis_canon::read_as::<BTreeMap<String, bool>>(text.as_bytes(), limits);
 /// assert_eq!(read(r#"{"a": true}"#).map(|map| map["a"]), Some(true));
-/// assert!(read(r#"{"a": true, "a": true}"#).is_none() && read(r#"{"id": true}"#).is_none());
+/// assert!(read(r#"{"a": true, "a": true}"#).is_none());
 /// ```
 #[must_use]
-pub fn read_as<'de, T: Deserialize<'de>>(input: &'de [u8], limits: Limits, unless: &[&str]) -> Option<T> {
+pub fn read_as<'de, T: Deserialize<'de>>(input: &'de [u8], limits: Limits) -> Option<T> {
     let mut reader = Reader::open(input, limits).ok()?;
-    let read = T::deserialize(Direct { reader: &mut reader, unless, depth: 0 }).ok()?;
+    let read = T::deserialize(Direct { reader: &mut reader, depth: 0 }).ok()?;
     reader.end().ok()?;
     Some(read)
 }
@@ -65,7 +64,6 @@ impl From<CanonError> for LongWay {
 /// One value of the text, not read yet.
 struct Direct<'reader, 'de> {
     reader: &'reader mut Reader<'de>,
-    unless: &'reader [&'reader str],
     /// Containers around it.
     depth: usize,
 }
@@ -79,7 +77,6 @@ impl<'de> Direct<'_, 'de> {
         let inside = self.reader.enter(self.depth)?;
         let mut members = Members {
             reader: self.reader,
-            unless: self.unless,
             inside,
             keys: Keys { few: [""; KEYS_AT_HAND], more: Vec::new(), count: 0 },
             ended: false,
@@ -234,7 +231,6 @@ impl<'de> Keys<'de> {
 /// The members of an object whose brace was read.
 struct Members<'reader, 'de> {
     reader: &'reader mut Reader<'de>,
-    unless: &'reader [&'reader str],
     inside: usize,
     keys: Keys<'de>,
     ended: bool,
@@ -265,15 +261,12 @@ impl<'de> MapAccess<'de> for Members<'_, 'de> {
             return Err(LongWay);
         }
         self.reader.step();
-        if self.unless.contains(&key) && self.reader.next_significant() != Some(b'n') {
-            return Err(LongWay);
-        }
         let key: BorrowedStrDeserializer<'de, LongWay> = BorrowedStrDeserializer::new(key);
         seed.deserialize(key).map(Some)
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, LongWay> {
-        seed.deserialize(Direct { reader: &mut *self.reader, unless: &[], depth: self.inside })
+        seed.deserialize(Direct { reader: &mut *self.reader, depth: self.inside })
     }
 }
 
@@ -303,6 +296,6 @@ impl<'de> SeqAccess<'de> for Items<'_, 'de> {
             _ => {}
         }
         self.begun = true;
-        seed.deserialize(Direct { reader: &mut *self.reader, unless: &[], depth: self.inside }).map(Some)
+        seed.deserialize(Direct { reader: &mut *self.reader, depth: self.inside }).map(Some)
     }
 }
