@@ -358,7 +358,7 @@ impl EdgeView {
     }
 
     fn tenant_or_new(&self, tenant: &TenantId) -> Arc<RwLock<TenantView>> {
-        self.tenants.write().entry(tenant.clone()).or_default().clone()
+        self.tenant(tenant).unwrap_or_else(|| self.tenants.write().entry(tenant.clone()).or_default().clone())
     }
 
     pub(crate) fn note_applied(&self, revision: i64) {
