@@ -16,6 +16,7 @@
 //! # Ok::<(), aegis_canon::CanonError>(())
 //! ```
 
+mod direct;
 mod error;
 mod members;
 mod number;
@@ -25,10 +26,12 @@ mod read;
 mod scan;
 mod write;
 
+pub use direct::read_as;
 pub use error::CanonError;
 pub use members::{Members, Outline, Place, RawMember};
 pub use object::ObjectText;
 pub use scan::{is_canonical, outline};
+pub use write::write_string;
 
 use std::ops::Range;
 

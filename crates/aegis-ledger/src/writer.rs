@@ -253,6 +253,7 @@ impl Writer {
     async fn seal(&mut self, group: &mut Vec<Submission>, losses: &[(TenantId, Loss)]) -> (Option<SealedBatch>, Vec<usize>) {
         self.sealer.note_time(self.shared.latest());
         let mut batch = self.sealer.batch(self.clock.now());
+        batch.make_room(losses.len() + group.len());
         for (tenant, loss) in losses {
             if let Err(error) = batch.gap_after_loss(tenant, loss) {
                 tracing::error!(%tenant, %error, "a gap receipt could not be sealed");
@@ -288,9 +289,17 @@ impl Writer {
             self.shared.counters.last_row.store(last.row, Ordering::Release);
         }
         let mut frozen: Vec<_> = sealed.rows.iter().map(|_| None).collect();
+        // Taken apart when all have their answer.
+        let mut drafts = Vec::with_capacity(group.len());
         for (submission, place) in group.into_iter().zip(places) {
+            let Submission { mut draft, reply, .. } = submission;
             let row = &sealed.rows[place];
-            frozen[place] = submission.draft.frozen;
+            frozen[place] = draft.frozen.take();
+            drafts.push(draft);
+            // Nobody waits for a harmless read's.
+            if reply.is_closed() {
+                continue;
+            }
             let committed = Committed {
                 event_id: row.event_id,
                 lane: row.lane.to_string(),
@@ -299,7 +308,7 @@ impl Writer {
                 prev_receipt_hash: row.prev_receipt_hash.clone(),
                 ts: row.ts,
             };
-            let _ = submission.reply.send(Ok(committed));
+            let _ = reply.send(Ok(committed));
         }
         let ring = self.shared.ring.lock().clone();
         let Some(ring) = ring else { return };

@@ -190,8 +190,11 @@ async fn one_bad_draft_fails_alone() {
     let twice = draft_now(&acme);
     good.push(submit(&ledger, twice.clone()));
     bad.push((submit(&ledger, twice.clone()), "duplicate"));
+    let mut namesake = draft_now(&tenant("beta"));
+    namesake.event.event_id = twice.event.event_id;
+    good.push(submit(&ledger, namesake));
     let mut foreign = draft_now(&acme);
-    foreign.frozen = Some(frozen(&draft_now(&tenant("beta")), Timestamp::from_micros(START)));
+    foreign.frozen = Some(Box::new(frozen(&draft_now(&tenant("beta")), Timestamp::from_micros(START))));
     bad.push((submit(&ledger, foreign), "rejected"));
     good.push(submit(&ledger, draft_now(&acme)));
 
@@ -214,7 +217,8 @@ async fn one_bad_draft_fails_alone() {
     fresh.await.unwrap();
     assert!(ledger.is_writable());
     let items = everything(&ledger).await;
-    assert_eq!(items.len(), 5);
+    assert_eq!(items.iter().filter(|item| item.sealed.tenant_id == acme).count(), 5);
+    assert_eq!(items.len(), 7, "another tenant's event of the same id is another event");
     assert_all_verify(&items);
 }
 
@@ -224,22 +228,28 @@ async fn inputs_are_committed_to_under_a_tenant_key_that_can_be_shredded() {
     let ledger = open(folder.path()).await;
     let (acme, beta) = (tenant("acme"), tenant("beta"));
     let secret = br#"{"card":"4111111111111111"}"#;
-    let mut hashes = Vec::new();
-    for owner in [&acme, &acme, &beta] {
+    // Without waiting, so that the tenants take turns in one commit.
+    let mut pending = Vec::new();
+    for owner in [&acme, &beta, &acme] {
         let mut with_input = draft_now(owner);
         with_input.input = Some(secret.to_vec());
         with_input.output = Some(b"out".to_vec());
         let id = with_input.event.event_id;
-        ledger.submit(with_input).await.unwrap();
+        pending.push((owner, id, ledger.try_submit(with_input, Durability::Required).unwrap()));
+    }
+    let mut hashes = Vec::new();
+    for (owner, id, receipt) in pending {
+        receipt.await.unwrap();
         let receipt = parse(&ledger.receipt(owner, id).await.unwrap().unwrap().wire)["receipt"].clone();
         hashes.push(receipt["input_hash"].as_str().unwrap().to_owned());
         assert_ne!(receipt["output_hash"], receipt["input_hash"]);
     }
-    assert_eq!(hashes[0], hashes[1]);
-    assert_ne!(hashes[0], hashes[2], "two tenants' commitments to one value do not meet");
+    assert_eq!(hashes[0], hashes[2]);
+    assert_ne!(hashes[0], hashes[1], "two tenants' commitments to one value do not meet");
     assert_eq!(ledger.opens_commitment(&acme, &hashes[0], secret).await.unwrap(), Some(true));
+    assert_eq!(ledger.opens_commitment(&beta, &hashes[1], secret).await.unwrap(), Some(true));
     assert_eq!(ledger.opens_commitment(&acme, &hashes[0], b"other").await.unwrap(), Some(false));
-    assert_eq!(ledger.opens_commitment(&acme, &hashes[2], secret).await.unwrap(), Some(false));
+    assert_eq!(ledger.opens_commitment(&acme, &hashes[1], secret).await.unwrap(), Some(false));
 
     ledger.shred_commitment_key(&acme).await.unwrap();
     assert_eq!(ledger.opens_commitment(&acme, &hashes[0], secret).await.unwrap(), None);
@@ -264,7 +274,7 @@ async fn a_frozen_action_comes_with_its_receipt_and_goes_when_it_cannot_be_appro
     let acme = tenant("acme");
     let mut asks = draft(&acme, Timestamp::from_micros(START));
     let action = frozen(&asks, Timestamp::from_micros(START).plus_seconds(900));
-    asks.frozen = Some(action.clone());
+    asks.frozen = Some(Box::new(action.clone()));
     ledger.submit(asks).await.unwrap();
 
     let items = everything(&ledger).await;
@@ -297,7 +307,7 @@ async fn frozen_actions_that_are_large_bound_what_is_read_at_once_and_stay_out_o
         let mut action = frozen(&asks, asks.event.ts.plus_seconds(900));
         // As text a MiB, as values dozens of it.
         action.tool_call.parameters.insert("zeros".to_owned(), json!(vec![0; 500_000]));
-        asks.frozen = Some(action.clone());
+        asks.frozen = Some(Box::new(action.clone()));
         ledger.submit(asks).await.unwrap();
         actions.push(action);
     }

@@ -162,13 +162,13 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<RunningEdge> {
     let router = Router::new()
         .route("/health", get(|| async { "ok" }))
         .route("/readyz", get(ready).with_state(ledger.clone()))
-        .merge(aegis_edge::router(edge))
+        .merge(aegis_edge::router(edge.clone()))
         .merge(exposition.router())
         .merge(forward(Forward::new(&control_url, config.edge.max_body_bytes)));
     let listener = TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
     let address = listener.local_addr().context("no local address")?;
     let (stop_serving, stopped) = watch::channel(false);
-    let server = tokio::spawn(serve(listener, router, stopped));
+    let server = tokio::spawn(serve(listener, Some(edge), router, stopped));
     Ok(RunningEdge {
         address,
         data,

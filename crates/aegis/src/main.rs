@@ -47,6 +47,8 @@ mod prune;
 mod rule_trial;
 #[cfg(feature = "edge")]
 mod serve;
+#[cfg(feature = "edge")]
+mod socket;
 #[cfg(feature = "control")]
 mod store;
 #[cfg(feature = "soc")]

@@ -194,7 +194,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
         users = Some(tokio::spawn(keep_users(control.clone(), store.clone(), data.clone(), named, file)));
     }
     let mut router = axum::Router::new();
-    let mut feed = None;
+    let (mut feed, mut calls) = (None, None);
     if let Some((mut follower, view, metrics)) = local
         && let Some((_, ledger)) = ledgers.iter().find(|(name, _)| *name == "edge")
     {
@@ -206,7 +206,9 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
             ..EdgeConfig::new(&config.edge.id)
         };
         let edge = Edge::open(edge_config, view, ledger.clone(), control_ring.clone(), keys.trust, clock.clone(), metrics);
-        router = router.merge(aegis_edge::router(edge.await.context("edge")?));
+        let edge = edge.await.context("edge")?;
+        router = router.merge(aegis_edge::router(edge.clone()));
+        calls = Some(edge);
         follower.tell_with(ledger.clone(), &config.edge.id);
         feed = Some(follower);
     }
@@ -267,7 +269,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     let listener = TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
     let address = listener.local_addr().context("no local address")?;
     let (stop_serving, stopped) = watch::channel(false);
-    let server = tokio::spawn(serve(listener, router, stopped));
+    let server = tokio::spawn(serve(listener, calls, router, stopped));
     Ok(Running {
         address,
         data,
