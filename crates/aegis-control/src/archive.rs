@@ -7,7 +7,7 @@ use std::time::Duration;
 use aegis_bus::gaps::Gaps;
 use aegis_bus::{Delivered, Stream, subject};
 use aegis_ledger::verify::Prover;
-use aegis_model::{EventKind, LaneReach, SecurityEvent, WireEvent};
+use aegis_model::{EventKind, LaneReach, SecurityEvent};
 use aegis_store::{HistoryRow, StoreError, Wire};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -50,6 +50,9 @@ pub(crate) async fn run(control: Arc<Control>, mut stop: watch::Receiver<bool>) 
                 Err(error) => {
                     tracing::warn!(%error, "archive consumer stands still");
                     Control::set_healthy(&control.archive_ok, false);
+                    // Some of the batch may be there, and not all: of its lanes the history has what it noted with rows.
+                    lanes.gaps.not_written();
+                    begun = false;
                     tokio::select! {
                         () = follower.back_off() => {}
                         _ = stop.changed() => return,
@@ -109,7 +112,7 @@ async fn step(
         match read(control, delivered, &mut lanes.prover) {
             Ok(Read { row, of_lane, is_sealed }) => {
                 if is_sealed {
-                    look_at_lane(control, &mut lanes.gaps, &row, of_lane.as_ref()).await?;
+                    look_at_lane(control, &mut lanes.gaps, &row, of_lane.as_deref()).await?;
                 }
                 rows.push(row);
                 origins.push(delivered);
@@ -226,16 +229,16 @@ fn is_the_events_fault(error: &StoreError) -> bool {
 struct Read {
     row: HistoryRow,
     /// The event, if it begins or ends a lane.
-    of_lane: Option<SecurityEvent>,
+    of_lane: Option<Arc<SecurityEvent>>,
     /// Its receipt proves itself and has its place in the lane, whatever it says.
     is_sealed: bool,
 }
 
 /// An event as the history keeps it. What stands in a ledger of this process needs no proof.
 fn read(control: &Control, delivered: &Delivered, prover: &mut Prover) -> Result<Read, String> {
-    let wire = WireEvent::read(&delivered.payload).map_err(|error| error.to_string())?;
-    let event = wire.event().map_err(|error| error.to_string())?;
-    if delivered.subject != subject::ase(&event.tenant_id, event.kind) {
+    let read = delivered.event().map_err(|error| error.to_string())?;
+    let event = read.event();
+    if !subject::is_ase(&delivered.subject, &event.tenant_id, event.kind) {
         return Err("subject and event disagree about tenant or kind".to_owned());
     }
     if event.lane.as_ref().is_some_and(|lane| lane.len() > MAX_LANE || lane.chars().any(char::is_control)) {
@@ -245,29 +248,29 @@ fn read(control: &Control, delivered: &Delivered, prover: &mut Prover) -> Result
     if event.lane.is_none() && event.event_id.get_version_num() == RECEIPT_ID {
         return Err("it claims no lane, and has an id as only receipts have".to_owned());
     }
-    control.label_run(&event);
+    control.label_run(event);
     let kept = delivered.kept.as_ref().filter(|kept| control.config.keepers.contains_key(&kept.by));
-    let is_sealed = event.lane.is_some() && (kept.is_some() || prover.prove(&wire).is_some());
+    let is_sealed = event.lane.is_some() && (kept.is_some() || prover.prove(&read.wire()).is_some());
     // What is not for its lane to say takes no place from the producer that says it.
     let is_proved = is_sealed && event.is_for_its_lane_to_say();
-    let of_lane = matches!(event.kind, EventKind::LaneOpen | EventKind::LaneClose).then(|| event.clone());
+    let of_lane = matches!(event.kind, EventKind::LaneOpen | EventKind::LaneClose).then(|| Arc::clone(event));
     let row = HistoryRow {
-        tenant_id: event.tenant_id,
+        tenant_id: event.tenant_id.clone(),
         event_id: event.event_id,
         kind: event.kind,
         ts: event.ts,
-        lane: event.lane,
+        lane: event.lane.clone(),
         seq: event.seq,
-        agent_id: event.agent_id,
-        run_id: event.run_id,
+        agent_id: event.agent_id.clone(),
+        run_id: event.run_id.clone(),
         decision: event.decision,
-        receipt_hash: event.receipt_hash,
+        receipt_hash: event.receipt_hash.clone(),
         bus_seq: delivered.seq,
         bus_ts: Some(delivered.bus_ts),
         proved: is_proved,
         wire: match kept {
             Some(kept) => Wire::Kept { by: Arc::clone(&kept.by), position: kept.position },
-            None => Wire::Text(wire.text().into()),
+            None => Wire::Text(read.wire().text().into()),
         },
     };
     Ok(Read { row, of_lane, is_sealed })

@@ -264,6 +264,7 @@ mod tests {
             payload: bytes::Bytes::new(),
             bus_ts: Timestamp::default(),
             kept: None,
+            reading: aegis_model::Reading::default(),
         };
         let (start, mut room) = (Instant::now(), Room::default());
         let fill = |into: &mut Room, from: u64, now: Instant| {

@@ -225,7 +225,7 @@ impl Running {
 
     /// Takes up the state of a checkpoint. Of another stream it is still true how far each lane was seen and what was told; only the
     /// events of the windows are gone, and the stream is read from its start.
-    async fn restore(&mut self, checkpoint: Checkpoint, ring: &KeyRing) -> Result<(), DetectError> {
+    async fn restore(&mut self, mut checkpoint: Checkpoint, ring: &KeyRing) -> Result<(), DetectError> {
         // A start that broke off here begins anew.
         self.tail = Tail::default();
         self.own.know_again(&mut self.engine, checkpoint.own.clone(), checkpoint.changed.clone()).await?;
@@ -233,6 +233,7 @@ impl Running {
         let is_still = self.bus.is_still(Stream::Ase, &checkpoint.place).await?;
         if is_still {
             all_cut = self.bus.stream_state(Stream::Ase).await?.first_seq > checkpoint.rewind;
+            self.read_cut(&mut checkpoint).await?;
             events = self.read_windows(&checkpoint).await?;
             self.position = checkpoint.place.seq;
             self.written = self.position;
@@ -290,16 +291,17 @@ impl Running {
                 let broken = checkpoint.broken.get(&delivered.seq).cloned();
                 let skipped = checkpoint.skipped.contains(delivered.seq);
                 match (read(&delivered), broken) {
-                    (Ok((_, event)), Some(broken)) if skipped => {
-                        let said = chain_broken_event(&event, &broken);
-                        self.tail.say(delivered.seq, &event.tenant_id, said.ts, broken);
+                    (Ok(read), Some(broken)) if skipped => {
+                        let said = chain_broken_event(read.event(), &broken);
+                        self.tail.say(delivered.seq, &read.event().tenant_id, said.ts, broken);
                         events.push(said);
                     }
-                    (Ok((_, mut event)), broken) if !skipped => {
-                        event.verified = broken.is_none() && event.lane.is_some();
+                    (Ok(read), broken) if !skipped => {
+                        let is_verified = broken.is_none() && read.event().lane.is_some();
+                        let event = read.into_marked(is_verified);
                         let said = broken.as_ref().map(|b| chain_broken_event(&event, b));
                         self.tail.take(delivered.seq, &event, said.as_ref(), broken);
-                        events.push(event);
+                        events.push(Arc::unwrap_or_clone(event));
                         events.extend(said);
                     }
                     _ => self.tail.skip(delivered.seq),
@@ -380,6 +382,9 @@ impl Running {
             self.distrust.step();
             if self.count_waiting() {
                 shared.stats.lock().rules = self.rule_stats();
+            }
+            if let Some(waits) = &config.waits {
+                waits.answer(|tenant| self.waits_of(tenant));
             }
             self.ask_for_missing();
             let now = self.clock.now();

@@ -55,7 +55,7 @@ pub use incidents::{PendingAction, entity_of};
 pub use keys::{NewKey, Principal, Role};
 pub use outbox::OutboxRow;
 pub use person::same_person;
-pub use rule_sets::{RuleSetRow, UntoldTenant};
+pub use rule_sets::{RuleSetChange, RuleSetRow, UntoldTenant};
 pub use rules::{MAX_RULE_NOTE, MAX_RULE_TEXT, NewRuleVersion, RuleChange, RuleRefusal, RuleVersion, StandingRule};
 pub use tenants::Secret;
 
