@@ -27,25 +27,47 @@ use tokio::time::Instant;
 
 use crate::socket::Socket;
 
-/// Most connections at once; further ones wait in the kernel's queue.
-const MAX_CONNECTIONS: usize = 4096;
+/// What a listener allows.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    /// Most connections at once; further ones wait in the kernel's queue.
+    connections: u32,
+    /// Running requests get this long at a stop.
+    drain: Duration,
+}
+
+const BOUNDS: Bounds = Bounds { connections: 4096, drain: Duration::from_secs(10) };
+
 /// A request head must have arrived by then.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
-/// Running requests get this long at a stop.
-const DRAIN: Duration = Duration::from_secs(10);
 
 /// An answer of the edge, or of a route.
 type Answer = Response<http_body_util::Either<Full<Bytes>, Body>>;
 
 /// Serves until `stop` turns true, then lets running requests end. With an `edge`, the routes need none for its calls.
-pub(crate) async fn serve(listener: TcpListener, edge: Option<Arc<Edge>>, router: Router, mut stop: watch::Receiver<bool>) {
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+pub(crate) async fn serve(listener: TcpListener, edge: Option<Arc<Edge>>, router: Router, stop: watch::Receiver<bool>) {
+    serve_within(BOUNDS, listener, edge, router, stop).await;
+}
+
+async fn serve_within(
+    bounds: Bounds,
+    listener: TcpListener,
+    edge: Option<Arc<Edge>>,
+    router: Router,
+    mut stop: watch::Receiver<bool>,
+) {
+    let permits = Arc::new(Semaphore::new(bounds.connections as usize));
     loop {
-        let Ok(permit) = permits.clone().acquire_owned().await else { break };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        // A stop is heard while all connections are taken too: those who have them may never let go.
+        let next = async {
+            let permit = permits.clone().acquire_owned().await;
+            (permit, listener.accept().await)
+        };
+        let (permit, accepted) = tokio::select! {
+            next = next => next,
             _ = stop.wait_for(|stopped| *stopped) => break,
         };
+        let Ok(permit) = permit else { break };
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -61,6 +83,7 @@ pub(crate) async fn serve(listener: TcpListener, edge: Option<Arc<Edge>>, router
         let alarm = Alarm::default();
         let mut builder = http1::Builder::new();
         builder.timer(HeadTimer(alarm.clone())).header_read_timeout(HEAD_TIMEOUT);
+        let socket = Socket::new(stream, alarm.clone());
         let (edge, routes) = (edge.clone(), TowerToHyperService::new(router.clone()));
         let service = service_fn(move |request: Request<Incoming>| match &edge {
             Some(edge) if is_call(request.method(), request.uri().path()) => {
@@ -68,7 +91,7 @@ pub(crate) async fn serve(listener: TcpListener, edge: Option<Arc<Edge>>, router
             }
             _ => Either::Right(routes.call(request).map(of_route)),
         });
-        let connection = builder.serve_connection(Socket::new(stream), service);
+        let connection = builder.serve_connection(socket, service);
         let stopping = stop.clone();
         tokio::spawn(async move {
             if let Err(error) = carry(connection, stopping).await {
@@ -78,9 +101,9 @@ pub(crate) async fn serve(listener: TcpListener, edge: Option<Arc<Edge>>, router
         });
     }
     // All of them: nobody holds one any more.
-    let ended = permits.acquire_many(MAX_CONNECTIONS as u32);
-    if tokio::time::timeout(DRAIN, ended).await.is_err() {
-        tracing::warn!("requests were still running after {DRAIN:?}; closing them");
+    let ended = permits.acquire_many(bounds.connections);
+    if tokio::time::timeout(bounds.drain, ended).await.is_err() {
+        tracing::warn!("requests were still running after {:?}; closing them", bounds.drain);
     }
 }
 
@@ -218,15 +241,38 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_stop_is_heard_while_every_connection_is_taken_for_good() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let entered = Arc::new(Notify::new());
+        let in_route = entered.clone();
+        let stuck = move || {
+            let in_route = in_route.clone();
+            async move {
+                in_route.notify_one();
+                std::future::pending::<()>().await;
+            }
+        };
+        let bounds = Bounds { connections: 1, drain: Duration::from_millis(20) };
+        let (stop, stopped) = watch::channel(false);
+        let router = Router::new().route("/stuck", get(stuck));
+        let server = tokio::spawn(serve_within(bounds, listener, None, router, stopped));
+        let _taken = connect(address, b"GET /stuck HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        entered.notified().await;
+        stop.send(true).unwrap();
+        tokio::time::timeout(Duration::from_secs(30), server).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
     async fn a_head_that_does_not_come_ends_its_connection() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let _client = connect(listener.local_addr().unwrap(), b"POST /v1/auth").await;
         let (stream, _) = listener.accept().await.unwrap();
         let alarm = Alarm::default();
         let mut builder = http1::Builder::new();
-        builder.timer(HeadTimer(alarm)).header_read_timeout(Duration::from_millis(20));
+        builder.timer(HeadTimer(alarm.clone())).header_read_timeout(Duration::from_millis(20));
         let service = service_fn(|_: Request<Incoming>| async { Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())) });
-        let ended = builder.serve_connection(Socket::new(stream), service).await;
+        let ended = builder.serve_connection(Socket::new(stream, alarm), service).await;
         assert!(ended.is_err_and(|error| error.is_timeout()));
     }
 

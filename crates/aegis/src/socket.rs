@@ -1,28 +1,53 @@
 //! The socket of a connection: the head of an answer and a small body go out in one plain `send`. Each part by itself in a `writev` takes the kernel
-//! through its files' layer, which costs more than to copy a kilobyte. Nothing is held here: what is too large to copy goes as it is.
+//! through its files' layer, which costs more than to copy a kilobyte. Nothing is held here: what is too large to copy goes as it is. Promises that a
+//! peer that takes nothing of what is sent to it keeps its connection for a while, and not for good: no timer of hyper's runs then.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use aegis_edge::Alarm;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 /// Most bytes that are copied: more than an answer to a call has.
 const SMALL: usize = 2048;
 
+/// How long a peer may take nothing of what is sent to it.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// A socket, as hyper reads and writes it.
 #[derive(Debug)]
-pub(crate) struct Socket(TokioIo<TcpStream>);
+pub(crate) struct Socket {
+    io: TokioIo<TcpStream>,
+    /// The connection's.
+    alarm: Alarm,
+    patience: Duration,
+    /// When the peer is given up, if it takes nothing until then; None while it takes what is sent.
+    until: Option<Instant>,
+}
 
 impl Socket {
-    pub(crate) fn new(stream: TcpStream) -> Self {
-        Self(TokioIo::new(stream))
+    pub(crate) fn new(stream: TcpStream, alarm: Alarm) -> Self {
+        Self { io: TokioIo::new(stream), alarm, patience: PATIENCE, until: None }
     }
 
     fn io(self: Pin<&mut Self>) -> Pin<&mut TokioIo<TcpStream>> {
-        Pin::new(&mut self.get_mut().0)
+        Pin::new(&mut self.get_mut().io)
+    }
+
+    /// What a write came to, or the end of patience.
+    fn in_time(&mut self, context: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.until = None;
+            return written;
+        }
+        let patience = self.patience;
+        let until = *self.until.get_or_insert_with(|| Instant::now() + patience);
+        self.alarm.poll_until(until, context).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -33,8 +58,9 @@ impl Read for Socket {
 }
 
 impl Write for Socket {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.io().poll_write(context, bytes)
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = self.as_mut().io().poll_write(context, bytes);
+        self.in_time(context, written)
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -46,23 +72,28 @@ impl Write for Socket {
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.io.is_write_vectored()
     }
 
-    fn poll_write_vectored(self: Pin<&mut Self>, context: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         if let [whole] = parts {
-            return self.io().poll_write(context, whole);
+            return self.poll_write(context, whole);
         }
         let mut small = [0_u8; SMALL];
         let mut length = 0;
         for part in parts {
             let Some(place) = small.get_mut(length..length + part.len()) else {
-                return self.io().poll_write_vectored(context, parts);
+                let written = self.as_mut().io().poll_write_vectored(context, parts);
+                return self.in_time(context, written);
             };
             place.copy_from_slice(part);
             length += part.len();
         }
-        self.io().poll_write(context, &small[..length])
+        self.poll_write(context, &small[..length])
     }
 }
 
@@ -79,7 +110,7 @@ mod tests {
     async fn what_is_written_in_parts_arrives_in_order_whatever_its_size() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let mut socket = Socket::new(listener.accept().await.unwrap().0);
+        let mut socket = Socket::new(listener.accept().await.unwrap().0, Alarm::default());
         assert!(socket.is_write_vectored());
         let bytes: Vec<u8> = (0..3 * SMALL).map(|place| (place % 251) as u8).collect();
         for parts in [
@@ -111,5 +142,44 @@ mod tests {
             }
             assert_eq!(read, bytes[..end]);
         }
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_takes_nothing_is_given_up_and_one_that_takes_a_little_is_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let alarm = Alarm::default();
+        let stream = listener.accept().await.unwrap().0;
+        let mut socket = Socket { patience: Duration::from_millis(50), ..Socket::new(stream, alarm) };
+        let bytes = vec![7; 64 * 1024];
+        // Whole and in parts, until the buffers of both sides are full.
+        let refused = loop {
+            let slices = [IoSlice::new(&bytes), IoSlice::new(&bytes)];
+            if let Err(error) = poll_fn(|context| Pin::new(&mut socket).poll_write_vectored(context, &slices)).await {
+                break error;
+            }
+        };
+        assert_eq!(refused.kind(), io::ErrorKind::TimedOut);
+        let again = poll_fn(|context| Pin::new(&mut socket).poll_write(context, &bytes)).await;
+        assert_eq!(again.unwrap_err().kind(), io::ErrorKind::TimedOut, "it does not begin to wait anew");
+
+        let taking = tokio::spawn(async move {
+            let mut buffer = vec![0; 1024 * 1024];
+            loop {
+                peer.readable().await.unwrap();
+                match peer.try_read(&mut buffer) {
+                    Ok(0) => return,
+                    Ok(_) => {}
+                    Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+                }
+            }
+        });
+        socket.patience = Duration::from_secs(3600);
+        socket.until = None;
+        let written = poll_fn(|context| Pin::new(&mut socket).poll_write(context, &bytes)).await;
+        assert!(written.unwrap() > 0);
+        assert_eq!(socket.until, None, "who takes something has all the time again");
+        drop(socket);
+        taking.await.unwrap();
     }
 }
