@@ -25,9 +25,13 @@ impl Known {
         (entry.digest == digest_of(bytes)).then_some(entry.revision)
     }
 
-    /// These bytes were proved, and hold.
+    /// These bytes were proved, and held then. Whoever proved newer ones meanwhile is right: what is read whole and what is watched is applied side by side.
     pub(super) fn note(&self, bucket: Bucket, key: &str, bytes: &[u8], revision: i64) {
-        self.0.lock().insert((bucket, key.to_owned()), Entry { digest: digest_of(bytes), revision });
+        let mut known = self.0.lock();
+        let place = (bucket, key.to_owned());
+        if known.get(&place).is_none_or(|entry| entry.revision <= revision) {
+            known.insert(place, Entry { digest: digest_of(bytes), revision });
+        }
     }
 }
 
@@ -58,6 +62,9 @@ mod tests {
         assert_eq!(known.revision_of(Bucket::Control, "k", b"first"), None);
         assert_eq!(known.revision_of(Bucket::Containment, "k", b"second"), None);
         assert_eq!(known.revision_of(Bucket::Control, "l", b"second"), None);
+        known.note(Bucket::Control, "k", b"first", 1);
+        assert_eq!(known.revision_of(Bucket::Control, "k", b"first"), None, "noted late by who proved it before the second");
+        assert_eq!(known.revision_of(Bucket::Control, "k", b"second"), Some(2));
     }
 
     #[tokio::test]
