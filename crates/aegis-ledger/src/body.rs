@@ -102,11 +102,27 @@ pub(crate) struct Held<'a> {
     pub(crate) key_id: &'a str,
 }
 
-/// The body, and whether it is the one that was sealed with this hash. None where no body can be made of it.
+/// The body, and whether it is the one that was sealed with this hash, for this event at this place. None where no body can be made of it.
 pub(crate) fn body_of<'a>(held: Held<'a>, receipt_hash: &str) -> Option<(Cow<'a, str>, bool)> {
-    let body = if held.receipt.starts_with(WHOLE) { Cow::Borrowed(held.receipt) } else { Cow::Owned(made_again(held)?) };
-    let is_sealed = sha256_hex(body.as_bytes()) == receipt_hash;
+    let (body, is_of_these) = if held.receipt.starts_with(WHOLE) {
+        (Cow::Borrowed(held.receipt), is_whole_of(held))
+    } else {
+        // Made of these, so that none of them can be another.
+        (Cow::Owned(made_again(held)?), true)
+    };
+    let is_sealed = is_of_these && sha256_hex(body.as_bytes()) == receipt_hash;
     Some((body, is_sealed))
+}
+
+/// Whether a whole body says of the rest of the file what is put into one that is made again.
+fn is_whole_of(held: Held<'_>) -> bool {
+    let event_digest = sha256_hex(held.event.as_bytes());
+    let said = [("event_digest", event_digest.as_str()), ("key_id", held.key_id), ("prev_receipt_hash", held.prev_receipt_hash)];
+    // A key may stand in the detail too, which is before these. What is behind it are texts, in which quotes are escaped.
+    said.iter().all(|(key, value)| {
+        let behind = held.receipt.rsplit_once(&format!("\"{key}\":\"")).map(|(_, behind)| behind);
+        behind.and_then(|behind| behind.split_once('"')).is_some_and(|(said, _)| said == *value)
+    })
 }
 
 fn made_again(held: Held<'_>) -> Option<String> {
@@ -292,10 +308,33 @@ mod tests {
             let [Some(event), Some(receipt), Some(previous), Some(key_id), Some(hash)] = changed else { return Ok(()) };
             let held = Held { event: &event, receipt: &receipt, prev_receipt_hash: &previous, key_id: &key_id };
             let read = body_of(held, &hash).filter(|(_, is_sealed)| *is_sealed);
-            // A whole body is its own proof, and says itself what another row keeps.
+            // A whole body has all that another row keeps, and may be read as such a row: it is the same body then.
             let is_whole = texts[1].starts_with(WHOLE);
-            prop_assert!(read.is_none_or(|(body, _)| is_whole && body == sealed.body));
+            let rest_stands = [&event, &previous, &key_id] == [&texts[0], &texts[2], &texts[3]];
+            prop_assert!(read.is_none_or(|(body, _)| is_whole && body == sealed.body && rest_stands));
         }
+    }
+
+    #[test]
+    fn a_whole_body_is_of_its_own_event_whatever_its_detail_says() {
+        let detail = |digest: &str| json!({"x": 0.5, "event_digest": digest, "key_id": "key-2", "prev_receipt_hash": "11cd"});
+        let seed = |digest: &str| Seed {
+            has: u64::MAX,
+            text: "\"event_digest\":\"".to_owned(),
+            policies: vec!["\",\"key_id\":\"key-2".to_owned()],
+            words: [0; 3],
+            score: 0,
+            detail: Some(detail(digest)),
+        };
+        let other = seal(&seed("")).event.replace("edge", "egde");
+        let sealed = seal(&seed(&sha256_hex(other.as_bytes())));
+        assert!(sealed.kept.is_none());
+        let held = held(&sealed, &sealed.body);
+        let is_sealed = |held: Held<'_>| body_of(held, &sealed.hash).unwrap().1;
+        assert!(is_sealed(held));
+        assert!(!is_sealed(Held { event: &other, ..held }));
+        assert!(!is_sealed(Held { key_id: "key-2", ..held }));
+        assert!(!is_sealed(Held { prev_receipt_hash: "11cd", ..held }));
     }
 
     #[test]

@@ -146,6 +146,37 @@ async fn a_row_that_was_changed_in_the_middle_is_told_wherever_it_is_read_and_hi
     }
 }
 
+#[tokio::test]
+async fn a_row_that_has_its_body_whole_is_held_against_the_rest_of_it_too() {
+    for change in ["event = replace(event, '\"deny\"', '\"denY\"')", "prev_hash = replace(hex(zeroblob(32)), '00', '0a')"] {
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = open(folder.path()).await;
+        let acme = tenant("acme");
+        for _ in 0..3 {
+            let mut draft = draft_now(&acme);
+            draft.detail = Some(json!({"fraction": 0.5}));
+            ledger.submit(draft).await.unwrap();
+        }
+        let before = everything(&ledger).await;
+        let victim = &before[2];
+        let mut beside = second_connection(folder.path()).await;
+        let sql = format!("UPDATE receipts SET {change} WHERE row = {} AND receipt LIKE '{{\"action\":%'", victim.row);
+        assert_eq!(sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut beside).await.unwrap().rows_affected(), 1);
+        beside.close().await.unwrap();
+
+        let read: Vec<i64> = everything(&ledger).await.iter().map(|item| item.row).collect();
+        let rest: Vec<i64> = before.iter().map(|item| item.row).filter(|row| *row != victim.row).collect();
+        assert_eq!(read, rest, "{change}: it is not shipped as what it is not");
+        let asked = ledger.receipt(&acme, victim.sealed.event_id).await;
+        assert!(matches!(asked, Err(LedgerError::Read(_))), "{change}: {asked:?}");
+        let lines = ledger.export(&acme, 0, 100).await.unwrap();
+        for (line, item) in lines.iter().zip(&before) {
+            assert_eq!(line.is_sealed, item.row != victim.row, "{change}");
+        }
+        assert_eq!((lines.len(), &parse(&lines[2].text)["evidence"]), (before.len(), &json!("damaged")));
+    }
+}
+
 /// One step of the life of a ledger, as far as it moves rows, lanes and what is left of them.
 #[derive(Clone, Debug)]
 enum Step {
