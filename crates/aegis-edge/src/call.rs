@@ -69,6 +69,10 @@ fn read_request(body: &[u8], limits: Limits) -> Result<(AuthorizeRequest, Option
         read => read,
     };
     let mut value = aegis_canon::parse_strict_with(body, limits).map_err(uncanonical)?;
+    // An array would be taken for the fields in their order, and what binds would stand in it without a name.
+    if !value.is_object() {
+        return Err(Refusal::Malformed("the body must be a JSON object".to_owned()));
+    }
     let bound = BINDING.iter().any(|key| value.get(key).is_some_and(|v| !v.is_null()));
     let content_hash = if bound { Some(content_hash(&mut value).map_err(uncanonical)?) } else { None };
     let request = match read {

@@ -71,6 +71,19 @@ async fn the_edge_answers_alike_with_routes_before_it_and_without() {
 }
 
 #[tokio::test]
+async fn a_body_that_is_no_object_is_refused_though_it_has_every_field_in_its_place() {
+    let house = House::new().await;
+    let token = house.token("a", SourceTrust::TrustedInternalSigned);
+    let body = call("crm", "update_note", true, "trusted_internal_unsigned");
+    let (agent, tool_call, context) = (&body["agent"], &body["tool_call"], &body["context"]);
+    let array = json!(["req-1", agent, null, tool_call, context, null, null, "n-1", null, null, false]);
+    for body in [array, json!("x"), json!(1), Value::Null] {
+        let (status, answer) = house.send(&token, body.to_string()).await;
+        assert_eq!((status, answer["error"]["code"].as_str()), (400, Some("malformed_request")), "{body}");
+    }
+}
+
+#[tokio::test]
 async fn an_empty_request_id_is_refused_and_null_is_none() {
     let house = House::new().await;
     let token = house.token("a", SourceTrust::TrustedInternalSigned);
