@@ -7,6 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use aegis_canon::Limits;
 use aegis_keys::SigningKey;
 use aegis_model::{EventId, EventKind, TenantId, Timestamp};
 use base64::Engine;
@@ -27,6 +28,9 @@ use crate::recovery::UncleanLane;
 
 /// Times outside 1970 … 9999 have no RFC 3339 text that every reader accepts, and would hold their lane's clock there for good.
 const LAST_TS_MICROS: i64 = 253_402_300_799_999_999;
+
+/// How deep a detail may be. It travels inside its receipt, inside its event, and some read only so deep.
+const MOST_DETAIL_DEPTH: usize = aegis_canon::MAX_DEPTH / 2;
 
 /// One receipt, ready to be written.
 #[derive(Debug)]
@@ -401,7 +405,13 @@ fn check_size(text: &str) -> Result<(), LedgerError> {
 fn canonical_detail(detail: &serde_json::Value) -> Result<String, LedgerError> {
     let rejected = |reason: String| LedgerError::Rejected(format!("its detail has no canonical form: {reason}"));
     let bytes = aegis_canon::canonicalize_value(detail).map_err(|e| rejected(e.to_string()))?;
-    String::from_utf8(bytes).map_err(|e| rejected(e.to_string()))
+    let text = String::from_utf8(bytes).map_err(|e| rejected(e.to_string()))?;
+    // Most have fewer brackets than that.
+    if text.bytes().filter(|byte| matches!(byte, b'{' | b'[')).count() > MOST_DETAIL_DEPTH {
+        let limits = Limits { max_depth: MOST_DETAIL_DEPTH, ..Limits::default() };
+        aegis_canon::parse_strict_with(text.as_bytes(), limits).map_err(|e| rejected(e.to_string()))?;
+    }
+    Ok(text)
 }
 
 fn frozen_row(frozen: &aegis_model::FrozenAction) -> Result<FrozenRow, LedgerError> {

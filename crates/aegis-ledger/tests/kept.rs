@@ -147,6 +147,30 @@ async fn a_row_that_was_changed_in_the_middle_is_told_wherever_it_is_read_and_hi
 }
 
 #[tokio::test]
+async fn a_detail_that_is_sealed_can_be_read_inside_its_event_however_deep_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = open(folder.path()).await;
+    let acme = tenant("acme");
+    let nested = |depth: usize| {
+        (0..depth).fold(json!("[{"), |inner, level| if level % 2 == 0 { json!([inner]) } else { json!({"é": inner}) })
+    };
+    for depth in [1, 63, 64] {
+        let mut draft = draft_now(&acme);
+        draft.detail = Some(nested(depth));
+        ledger.submit(draft).await.unwrap();
+    }
+    for depth in [65, 126, 128, 200] {
+        let mut draft = draft_now(&acme);
+        draft.detail = Some(nested(depth));
+        let refused = ledger.submit(draft).await.unwrap_err();
+        assert!(matches!(refused, LedgerError::Rejected(_)), "{depth}: {refused}");
+    }
+    let items = everything(&ledger).await;
+    assert_eq!(items.len(), 4);
+    assert_all_verify(&items);
+}
+
+#[tokio::test]
 async fn a_row_that_has_its_body_whole_is_held_against_the_rest_of_it_too() {
     for change in ["event = replace(event, '\"deny\"', '\"denY\"')", "prev_hash = replace(hex(zeroblob(32)), '00', '0a')"] {
         let folder = tempfile::tempdir().unwrap();
