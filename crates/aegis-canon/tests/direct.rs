@@ -1,6 +1,8 @@
 //! The short way through the strict door: what it gives is what the long way gives, and what is refused there is refused here.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
+
 use aegis_canon::{Limits, MAX_DEPTH, parse_strict_with, read_as};
 use proptest::prelude::*;
 use serde::de::DeserializeOwned;
@@ -26,6 +28,57 @@ struct Inner {
     n: Option<i64>,
     #[serde(default)]
     items: Vec<Option<bool>>,
+}
+
+/// With what no request has: types that read a value as it comes, keep it and look at it twice, or count on their place.
+#[derive(Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+struct Odd {
+    #[serde(default)]
+    pair: Option<(i64, bool)>,
+    #[serde(default)]
+    new: Option<New>,
+    #[serde(default)]
+    small: Option<u8>,
+    #[serde(default)]
+    wide: Option<f64>,
+    #[serde(default)]
+    one: Option<char>,
+    #[serde(default)]
+    unit: Option<()>,
+    #[serde(default)]
+    either: Option<Either>,
+    #[serde(default)]
+    tagged: Option<Tagged>,
+    #[serde(default)]
+    word: Option<Word>,
+    #[serde(default)]
+    by_number: BTreeMap<u32, bool>,
+    #[serde(flatten)]
+    rest: BTreeMap<String, Value>,
+}
+
+#[derive(Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+struct New(Vec<u16>);
+
+#[derive(Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+#[serde(untagged)]
+enum Either {
+    Number(i64),
+    Inner(Inner),
+    Any(Value),
+}
+
+#[derive(Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+#[serde(tag = "kind")]
+enum Tagged {
+    One { n: u8 },
+    Two(Inner),
+}
+
+#[derive(Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+enum Word {
+    One,
+    Two(u8),
 }
 
 fn long_way<T: DeserializeOwned>(text: &[u8]) -> Option<T> {
@@ -73,6 +126,33 @@ fn request() -> impl Strategy<Value = Value> {
         value(),
     ];
     prop::collection::vec((key, own), 0..7)
+        .prop_map(|members| Value::Object(members.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()))
+}
+
+/// Members of an `Odd`, each with a value that some other has.
+fn odd() -> impl Strategy<Value = Value> {
+    let keys = vec!["pair", "new", "small", "wide", "one", "unit", "either", "tagged", "word", "by_number", "other", "n", "kind"];
+    let own = prop_oneof![
+        prop::sample::select(vec![
+            json!(null),
+            json!(7),
+            json!(-7),
+            json!(300),
+            json!(1.5),
+            json!(true),
+            json!("x"),
+            json!("One"),
+            json!([1, true]),
+            json!([1, 2]),
+            json!({"n": 1}),
+            json!({"kind": "One", "n": 1}),
+            json!({"n": 1, "kind": "Two", "items": [true, null]}),
+            json!({"Two": 1}),
+            json!({"1": true, "01": false}),
+        ]),
+        value(),
+    ];
+    prop::collection::vec((prop::sample::select(keys), own), 0..6)
         .prop_map(|members| Value::Object(members.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()))
 }
 
@@ -125,6 +205,14 @@ proptest! {
     }
 
     #[test]
+    fn it_gives_types_that_read_what_comes_nothing_that_the_long_way_would_not(text in text_of(odd())) {
+        agree::<Odd>(&text)?;
+        agree::<Either>(&text)?;
+        agree::<Tagged>(&text)?;
+        agree::<Vec<Word>>(&format!("[{text}]"))?;
+    }
+
+    #[test]
     fn it_takes_what_has_no_escape_in_a_key(value in value()) {
         let text = value.to_string();
         prop_assert_eq!(short_way::<Value>(text.as_bytes()).map(|value| value.to_string()), Some(text));
@@ -138,6 +226,16 @@ fn a_request_takes_the_short_way_whatever_else_is_in_it() {
     let read = read_as::<Request>(text, Limits::default()).unwrap();
     assert_eq!(Some(&read), long_way::<Request>(text).as_ref());
     assert_eq!((read.a.as_str(), read.free["deep"][1].as_f64()), ("x\n", Some(2.5)));
+}
+
+#[test]
+fn what_reads_a_value_as_it_comes_takes_the_short_way_too() {
+    let text =
+        br#"{"either": 7, "tagged": {"kind": "One", "n": 1}, "small": 255, "wide": 2, "new": [1], "unit": null, "more": [{}]}"#;
+    let read = read_as::<Odd>(text, Limits::default()).unwrap();
+    assert_eq!(Some(&read), long_way::<Odd>(text).as_ref());
+    assert_eq!((read.either, read.tagged, read.small), (Some(Either::Number(7)), Some(Tagged::One { n: 1 }), Some(255)));
+    assert_eq!((read.wide, read.new, read.rest["more"].clone()), (Some(2.0), Some(New(vec![1])), json!([{}])));
 }
 
 #[test]
