@@ -249,13 +249,14 @@ impl Follower {
         }
         match self.view.apply(&entry) {
             Ok(applied) => {
-                self.known.note(bucket, key, bytes, entry.revision);
+                // In the copy first: others acknowledge what they find, and skip what is known.
+                if let Some(snapshot) = &self.snapshot {
+                    snapshot.hold(bucket, key, bytes, entry.revision);
+                }
                 if applied == Applied::New && entry.kind == EntryKind::Containment && self.pulse.is_some() {
                     self.unacknowledged.lock().extend(serde_json::from_value::<ContainmentState>(entry.body.clone()).ok());
                 }
-                if let Some(snapshot) = &self.snapshot {
-                    snapshot.hold(bucket, key, bytes);
-                }
+                self.known.note(bucket, key, bytes, entry.revision);
             }
             Err(refused) => {
                 self.refuse(bucket, key, Reason::of(&refused, self.overtaken), Some(&refused));

@@ -34,7 +34,8 @@ pub(crate) struct Restored {
 
 #[derive(Debug, Default)]
 struct Held {
-    entries: BTreeMap<(Bucket, String), Vec<u8>>,
+    /// With their revisions.
+    entries: BTreeMap<(Bucket, String), (i64, Vec<u8>)>,
     changed: bool,
 }
 
@@ -50,12 +51,13 @@ impl Snapshot {
         Self { folder, held: Mutex::default() }
     }
 
-    /// Notes an entry that the view took.
-    pub(crate) fn hold(&self, bucket: Bucket, key: &str, bytes: &[u8]) {
+    /// Notes an entry that the view took. One that it took before a newer one may be noted behind that, and does not take its place: nobody would put
+    /// it right, for what holds is not applied again.
+    pub(crate) fn hold(&self, bucket: Bucket, key: &str, bytes: &[u8], revision: i64) {
         let mut held = self.held.lock();
         let place = (bucket, key.to_owned());
-        if held.entries.get(&place).is_none_or(|known| known != bytes) {
-            held.entries.insert(place, bytes.to_owned());
+        if held.entries.get(&place).is_none_or(|(known, text)| *known <= revision && text != bytes) {
+            held.entries.insert(place, (revision, bytes.to_owned()));
             held.changed = true;
         }
     }
@@ -71,7 +73,7 @@ impl Snapshot {
         let mut held = self.held.lock();
         if held.changed || !self.folder.join(ENTRIES).exists() {
             let mut text = format!("{SCHEMA}\n");
-            for ((bucket, key), entry) in &held.entries {
+            for ((bucket, key), (_, entry)) in &held.entries {
                 let entry = String::from_utf8_lossy(entry).into_owned();
                 text.push_str(&serde_json::to_string(&Line { bucket: bucket.as_str(), key: key.clone(), entry })?);
                 text.push('\n');
@@ -125,10 +127,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let snapshot = Snapshot::new(folder.path().to_owned());
         assert!(snapshot.load().unwrap().is_none());
-        snapshot.hold(Bucket::Control, "acme.tool.x", b"{\"a\":1}");
-        snapshot.hold(Bucket::Containment, "acme.agent.y", b"{\"b\":2}");
+        snapshot.hold(Bucket::Control, "acme.tool.x", b"{\"a\":1}", 1);
+        snapshot.hold(Bucket::Containment, "acme.agent.y", b"{\"b\":2}", 2);
         snapshot.save(Timestamp::from_micros(7)).unwrap();
-        snapshot.hold(Bucket::Control, "acme.tool.x", b"{\"a\":2}");
+        snapshot.hold(Bucket::Control, "acme.tool.x", b"{\"a\":2}", 3);
+        // It was taken first, and is noted last.
+        snapshot.hold(Bucket::Control, "acme.tool.x", b"{\"a\":1}", 1);
         snapshot.save(Timestamp::from_micros(8)).unwrap();
         let restored = Snapshot::new(folder.path().to_owned()).load().unwrap().unwrap();
         assert_eq!(restored.confirmed_at, Timestamp::from_micros(8));
