@@ -204,7 +204,16 @@ pub(crate) async fn open(path: &Path) -> Result<SqliteConnection, LedgerError> {
         }
     }
     if tables > 0 && found < SCHEMA_VERSION {
-        upgrade(&mut connection, bytes <= NEW_INDEX_BYTES).await.map_err(failed)?;
+        let mut is_upgraded = bytes <= NEW_INDEX_BYTES;
+        if is_upgraded && let Err(error) = upgrade(&mut connection, true).await {
+            // No page that cannot be read, and no want of room, keeps a ledger from starting that has indexes.
+            tracing::warn!(%error, path = %path.display(), "the ledger's indexes cannot be made anew; it keeps those that it has");
+            connection = connect(path).await.map_err(failed)?;
+            is_upgraded = false;
+        }
+        if !is_upgraded {
+            upgrade(&mut connection, false).await.map_err(failed)?;
+        }
         tracing::info!(path = %path.display(), from = found, to = SCHEMA_VERSION, "the ledger's schema is newer now; earlier programs refuse it");
     }
     Ok(connection)
