@@ -14,6 +14,8 @@ const ROOM: usize = 64 << 20;
 const AROUND: usize = 64 << 10;
 /// The history is up to date so long after an action came: its decision, which was sent with it, should be there.
 const SETTLED: Duration = Duration::from_secs(5);
+/// The same so long: its decision is there, or what is there under its id is all that will be.
+const DECIDED: Duration = Duration::from_secs(1);
 /// The same so long: it is overdue, whether there is room or not.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What all that are overdue may weigh, and those of one tenant: equal shares of it, and no more than this.
@@ -27,7 +29,16 @@ const SUSPECT: Duration = Duration::from_secs(600);
 pub(crate) struct Waiting {
     pub(crate) delivered: Delivered,
     pub(crate) frozen: FrozenAction,
+    /// How many events with its decision's id were held against it, and are none.
+    pub(crate) looked_at: usize,
     since: Instant,
+}
+
+impl Waiting {
+    /// Whether its decision would be in the history, which was up to date at that time, had it been sent.
+    pub(crate) fn is_settled(&self, up_to_date: Option<Instant>) -> bool {
+        up_to_date.is_some_and(|at| at >= self.since + DECIDED)
+    }
 }
 
 /// All that wait, in the order in which they are looked at.
@@ -53,7 +64,7 @@ impl Room {
     }
 
     pub(crate) fn enter(&mut self, delivered: Delivered, frozen: FrozenAction, now: Instant) {
-        self.waiting.push_back(Waiting { delivered, frozen, since: now });
+        self.waiting.push_back(Waiting { delivered, frozen, looked_at: 0, since: now });
     }
 
     pub(crate) fn take_first(&mut self) -> Option<Waiting> {

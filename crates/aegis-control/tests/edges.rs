@@ -194,11 +194,11 @@ async fn the_history_believes_proved_receipts_only_about_how_far_a_lane_is() {
     squatter["decision"] = json!("allow");
     for forged in [&further, &squatter] {
         publish(forged).await;
-        house.until("it is in the history", async || row(&forged["event_id"]).await.is_some_and(|row| !row.proved)).await;
+        house.until("it is in the history", async || row(&forged["event_id"]).await.is_some_and(|row| !row.is_proved())).await;
     }
     assert_eq!(house.store.history_lane(tenant, &lane).await.unwrap(), None);
     publish(&wire).await;
-    house.until("the receipt has its place", async || row(&wire["event_id"]).await.is_some_and(|row| row.proved)).await;
+    house.until("the receipt has its place", async || row(&wire["event_id"]).await.is_some_and(|row| row.is_proved())).await;
     assert_eq!(row(&wire["event_id"]).await.unwrap().wire.text(), Some(wire.to_string().as_str()));
     let known = house.store.history_lane(tenant, &lane).await.unwrap().unwrap();
     assert_eq!(known.head, seq);
