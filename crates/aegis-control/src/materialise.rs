@@ -167,7 +167,7 @@ impl Control {
     async fn materialise(&self, waiting: &mut Waiting) -> Result<Step, ControlError> {
         let up_to_date = *self.caught_up.lock();
         let is_settled = waiting.is_settled(up_to_date);
-        let Waiting { delivered, frozen, looked_at, .. } = waiting;
+        let (delivered, frozen, looked_at) = (&waiting.delivered, &waiting.frozen, &mut waiting.looked_at);
         let ends = frozen.expires_at.plus_seconds(GRACE_S).min(delivered.bus_ts.plus_seconds(LONGEST_WAIT_S));
         let is_over = ends < self.clock.now();
         let events = self.store.history_events(&frozen.tenant_id, frozen.event_id, None).await?;

@@ -202,6 +202,33 @@ mod tests {
 
     const FULL: usize = ROOM / AROUND;
 
+    fn frozen(tenant: &str) -> FrozenAction {
+        serde_json::from_value(json!({
+            "approval_id": "a", "tenant_id": tenant, "event_id": "0190aaaa-0000-7000-8000-000000000000", "agent_id": "agent-1",
+            "token_id": null, "user_id": null, "run_id": null, "environment": "e",
+            "tool_call": {"tool": "t", "action": "a", "resource": null, "mutates_state": true, "parameters": {}},
+            "action_hash": "h", "source_trust": "unknown", "root_trust": "unknown", "contains_sensitive_data": false,
+            "risk_level": "low", "reason": "r", "matched_policies": [], "policy_digest": "d", "approver_group": "g",
+            "approvals_needed": 1, "requested_at": Timestamp::default(), "expires_at": Timestamp::default(),
+            "callback_url": null,
+        }))
+        .unwrap()
+    }
+
+    fn delivered(seq: u64) -> Delivered {
+        Delivered { seq, subject: String::new(), payload: bytes::Bytes::new(), bus_ts: Timestamp::default(), kept: None }
+    }
+
+    #[test]
+    fn a_decision_may_come_behind_what_has_its_id_until_the_history_is_past_it() {
+        let (start, mut room) = (Instant::now(), Room::default());
+        room.enter(delivered(1), frozen("honest"), start);
+        let waiting = room.take_first().unwrap();
+        assert!(!waiting.is_settled(None), "the history stands still");
+        assert!(!waiting.is_settled(Some(start)) && !waiting.is_settled(Some(start + DECIDED / 2)));
+        assert!(waiting.is_settled(Some(start + DECIDED)));
+    }
+
     #[test]
     fn eight_hostile_tenants_leave_room_for_the_others() {
         let (hostile, honest) = (tenants(8), TenantId::new("honest").unwrap());
@@ -257,25 +284,6 @@ mod tests {
 
     #[test]
     fn who_was_given_up_on_is_suspect_for_a_while() {
-        let frozen = |tenant: &str| -> FrozenAction {
-            serde_json::from_value(json!({
-                "approval_id": "a", "tenant_id": tenant, "event_id": "0190aaaa-0000-7000-8000-000000000000", "agent_id": "agent-1",
-                "token_id": null, "user_id": null, "run_id": null, "environment": "e",
-                "tool_call": {"tool": "t", "action": "a", "resource": null, "mutates_state": true, "parameters": {}},
-                "action_hash": "h", "source_trust": "unknown", "root_trust": "unknown", "contains_sensitive_data": false,
-                "risk_level": "low", "reason": "r", "matched_policies": [], "policy_digest": "d", "approver_group": "g",
-                "approvals_needed": 1, "requested_at": Timestamp::default(), "expires_at": Timestamp::default(),
-                "callback_url": null,
-            }))
-            .unwrap()
-        };
-        let delivered = |seq: u64| Delivered {
-            seq,
-            subject: String::new(),
-            payload: bytes::Bytes::new(),
-            bus_ts: Timestamp::default(),
-            kept: None,
-        };
         let (start, mut room) = (Instant::now(), Room::default());
         let fill = |into: &mut Room, from: u64, now: Instant| {
             let mut seq = from;
