@@ -57,7 +57,7 @@ pub(crate) fn of_id(id: EventId, is_of_lane: bool, limit: u32) -> String {
     )
 }
 
-/// A list, newest first, and its values behind the tenant, which is the first. Each part goes along one index, and parts are merged.
+/// A list, newest first, and its values behind the tenant, which is the first. Each part goes along one index.
 pub(crate) fn list_of(filter: HistoryFilter<'_>, (limit, offset): (i64, i64)) -> (String, Vec<String>) {
     let mut values = Vec::new();
     let mut bind = |value: String| {
@@ -84,7 +84,7 @@ pub(crate) fn list_of(filter: HistoryFilter<'_>, (limit, offset): (i64, i64)) ->
         conditions.push(if is_by_kind {
             format!("kind IN ({kinds}) AND kind <> '{}'", EventKind::AuthorizeDecision.as_str())
         } else {
-            format!("kind || '' IN ({kinds})")
+            format!("kind IN ({kinds})")
         });
     }
     let parts: &[&str] = match (filter.receipts_only, is_by_kind || !named.is_empty()) {
@@ -92,12 +92,23 @@ pub(crate) fn list_of(filter: HistoryFilter<'_>, (limit, offset): (i64, i64)) ->
         (false, true) => &["1 = 1"],
         (false, false) => &["receipt_hash IS NOT NULL", "receipt_hash IS NULL"],
     };
-    let part = |part: &&str| {
-        let all: Vec<&str> = std::iter::once(*part).chain(conditions.iter().map(String::as_str)).collect();
-        format!("SELECT * FROM history WHERE tenant_id = $1 AND {}", all.join(" AND "))
+    let rows = |part: &str, columns: &str| {
+        let all: Vec<&str> = std::iter::once(part).chain(conditions.iter().map(String::as_str)).collect();
+        format!("SELECT {columns} FROM history WHERE tenant_id = $1 AND {} ORDER BY ts DESC, place DESC", all.join(" AND "))
     };
-    let parts: Vec<String> = parts.iter().map(part).collect();
-    let text = format!("{} ORDER BY ts DESC, place DESC LIMIT {limit} OFFSET {offset}", parts.join(" UNION ALL "));
+    let text = if let [part] = parts {
+        format!("{} LIMIT {limit} OFFSET {offset}", rows(part, "*"))
+    } else {
+        // Each part says itself how far it goes: Postgres would sort all of them.
+        let most = limit.saturating_add(offset);
+        let part = |part: &&str| format!("SELECT * FROM ({} LIMIT {most}) p", rows(part, "place, ts"));
+        let parts: Vec<String> = parts.iter().map(part).collect();
+        format!(
+            "SELECT h.* FROM (SELECT place FROM ({}) u ORDER BY ts DESC, place DESC LIMIT {limit} OFFSET {offset}) t
+             JOIN history h ON h.place = t.place ORDER BY h.ts DESC, h.place DESC",
+            parts.join(" UNION ALL ")
+        )
+    };
     (text, values)
 }
 
