@@ -30,5 +30,6 @@ CREATE INDEX history_receipts_by_time ON history (tenant_id, ts, place) WHERE re
 CREATE INDEX history_others_by_time ON history (tenant_id, ts, place) WHERE receipt_hash IS NULL;
 -- Decisions are found among receipts by time, of which they are most.
 CREATE INDEX history_by_kind ON history (tenant_id, kind, ts, place) WHERE kind <> 'authorize_decision';
-CREATE INDEX history_by_run ON history (tenant_id, run_id, ts, place) WHERE run_id IS NOT NULL;
-CREATE INDEX history_by_agent ON history (tenant_id, agent_id, ts, place) WHERE agent_id IS NOT NULL;
+-- What differs most comes first: it is told apart by the first comparison.
+CREATE INDEX history_by_run ON history (run_id, tenant_id, ts, place) WHERE run_id IS NOT NULL;
+CREATE INDEX history_by_agent ON history (agent_id, tenant_id, ts, place) WHERE agent_id IS NOT NULL;
