@@ -1,11 +1,11 @@
 /* rule
 id: AEG-3021
 name: slow-probing
-version: 1
+version: 2
 severity: medium
 window: 24h
 key: [agent_id]
-mode: disabled
+mode: active
 requires: verified
 suppress: 8h
 atlas: [AML.T0084.001, AML.T0053] # discover tool definitions, AI agent tool invocation
@@ -19,6 +19,7 @@ false_positives: >-
 runbook: docs/runbooks/slow-probing.md
 changelog:
   - {version: 1, date: 2026-11-26, note: first version}
+  - {version: 2, date: 2026-11-27, note: active}
 */
 WITH denied AS (
   SELECT ts, event_id, agent_id,

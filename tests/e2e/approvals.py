@@ -106,7 +106,7 @@ class Approvals(Story):
         first = self.consume(approval, request_id=mine).expect(200)
         self.assert_refused(self.consume(approval, "0" * 64, request_id=mine), "idempotency_payload_mismatch")
         self.assert_refused(self.consume(approval, agent=self.tenant.register_agent(), request_id=mine), "wrong_agent")
-        self.tenant.post(f"/v1/agents/{self.agent.id}/freeze", {"reason": "test"}).expect(200)
+        self.agent.freeze()
         self.assert_refused(self.consume(approval, request_id=mine), "agent_frozen")
         self.tenant.post(f"/v1/agents/{self.agent.id}/unfreeze", {"reason": "test"}).expect(200)
         self.aegis.restart()
@@ -191,7 +191,7 @@ class Approvals(Story):
     def test_a_contained_agent_s_approval_does_not_run(self):
         approval = self.ask()
         self.decide(approval).expect(200)
-        self.tenant.post(f"/v1/agents/{self.agent.id}/freeze", {"reason": "test"}).expect(200)
+        self.agent.freeze()
         self.assert_refused(self.consume(approval), "agent_frozen")
         self.tenant.post(f"/v1/agents/{self.agent.id}/unfreeze", {"reason": "test"}).expect(200)
         self.consume(approval).expect(200)

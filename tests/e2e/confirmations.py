@@ -1,11 +1,11 @@
-"""What the lake confirms to edges over NATS: what it lacks is shipped again from their ledgers, at the end of a lane and in the middle, by a lake that
+"""What the lake confirms to edges over NATS, and to the ledgers of control's own process: what it lacks is shipped again from their ledgers, at the end of a lane and in the middle, by a lake that
 was lost and by one that came later; and what history and lake have, and is old, goes from a ledger that goes on."""
 
 import json
 import shutil
 import sqlite3
 
-from harness import ControlPlane, Edge
+from harness import Aegis, ControlPlane, Edge
 from receipts import check_chain
 from waiting import wait_until
 from with_nats import WithNats
@@ -131,3 +131,111 @@ class Confirmations(WithNats):
         self.edge.start()
         self.assert_history_is_whole(hashes + more + self.decide(1))
         self.assertEqual(self.edge.metric("aegis_ledger_pruned_asked_total"), 0)
+
+
+class OwnLedgers(WithNats):
+    """Those of `aegis up`: the edge's, and control's."""
+
+    PRODUCERS = {"edge-1", "control"}
+
+    def start(self, **environment):
+        self.nats = self.server()
+        self.aegis = Aegis(nats=self.nats, environment={"AEGIS_LAKE_FLUSH_S": "1", "AEGIS_EDGE_CONFIRM_AFTER_S": "5", **environment})
+        self.addCleanup(self.aegis.close)
+        self.aegis.start()
+        self.tenant = self.aegis.tenant().register_tools()
+        self.agent = self.tenant.register_agent().until_tools_are_known()
+
+    def decide(self, count):
+        return [self.agent.authorize()["receipt"]["receipt_hash"] for _ in range(count)]
+
+    def sealed(self):
+        """What the ledgers sealed for the tenant, by lane, as the history has it."""
+        exported = [json.loads(line) for line in self.tenant.get("/v1/receipts/export").text.splitlines()]
+        check_chain(exported)
+        lanes = {}
+        for line in exported:
+            lanes.setdefault(line["lane"], set()).add(line["seq"])
+        return lanes
+
+    def in_the_lake(self):
+        if not (self.aegis.data / "lake" / f"tenant={self.tenant.name}").exists():
+            return {}
+        query = "SELECT lane, seq FROM events WHERE verified AND lane IS NOT NULL ORDER BY lane, seq"
+        lanes = {}
+        for line in self.aegis.cli("sql", query, "--data", self.aegis.data, "--tenant", self.tenant.name, "--json", "--limit", "100000").splitlines():
+            row = json.loads(line)
+            lanes.setdefault(row["lane"], []).append(row["seq"])
+        return lanes
+
+    def assert_lake_has(self, lanes):
+        self.assertEqual({lane.split(".")[1] for lane in lanes}, self.PRODUCERS)
+        has_all = lambda: (there := self.in_the_lake()) and all(set(there.get(lane, [])) >= seqs for lane, seqs in lanes.items())
+        wait_until("the lake has every receipt", has_all, SOON_S, longest_pause_s=1)
+        for lane, seqs in self.in_the_lake().items():
+            self.assertEqual(seqs, list(range(1, len(seqs) + 1)), lane)
+
+    def arrived(self, hashes):
+        listed = lambda: {line["receipt_hash"] for line in self.tenant.list("/v1/receipts")}
+        wait_until("the history has them", lambda: listed() >= set(hashes))
+
+    def test_a_lake_that_was_lost_is_filled_again_to_the_ends_of_the_lanes(self):
+        self.start()
+        self.arrived(self.decide(20))
+        lanes = self.sealed()
+        self.assert_lake_has(lanes)
+        self.aegis.stop()
+        shutil.rmtree(self.aegis.data / "lake")
+        self.nats.kill9()
+        shutil.rmtree(self.nats.folder / "jetstream")
+        self.nats.start()
+        self.aegis.cli("streams", "apply", "--nats", self.nats.url)
+        self.aegis.start()
+        self.assert_lake_has(lanes)
+        self.assertGreater(self.aegis.metric("aegis_lake_shipped_again_total"), 0)
+
+    def test_what_both_have_and_is_old_goes_and_what_was_done_once_stays_done_once(self):
+        self.start(AEGIS_LEDGER_KEEP_DAYS="2")
+        hashes = self.decide(30)
+        self.arrived(hashes)
+        self.assert_lake_has(self.sealed())
+        self.aegis.stop()
+        for producer, count in (("edge", 20), ("control", 2)):
+            with sqlite3.connect(self.aegis.data / producer / "ledger.db") as opened:
+                [(first,)] = opened.execute("SELECT min(lane_no) FROM lanes").fetchall()
+                # As if they had been sealed three days ago; a start reads what they say, and not this.
+                opened.execute("UPDATE receipts SET ts = ts - ? WHERE lane_no = ? AND seq <= ?", (3 * DAY_US, first, count))
+            opened.close()
+        self.aegis.start()
+        wait_until("they are gone", lambda: self.aegis.metric("aegis_ledger_pruned_total") == 22, SOON_S)
+        more = self.decide(5)
+        self.arrived(hashes + more)
+        self.sealed()
+        self.aegis.restart()
+        self.arrived(hashes + more)
+        self.assertEqual(self.aegis.metric("aegis_ledger_pruned_asked_total"), 0)
+        self.assertEqual(self.aegis.metric("aegis_ledger_lost_asked_total"), 0)
+        self.assertEqual([alert for alert in self.tenant.list("/v1/alerts") if alert["rule_name"] == "receipt-chain-broken"], [])
+
+    def test_what_somebody_took_from_a_ledger_is_told_as_lost_where_the_lake_lacks_it(self):
+        self.start()
+        self.arrived(self.decide(20))
+        lanes = self.sealed()
+        self.assert_lake_has(lanes)
+        self.aegis.stop()
+        with sqlite3.connect(self.aegis.data / "edge" / "ledger.db") as opened:
+            opened.execute("DELETE FROM receipts WHERE seq <= 3")
+        opened.close()
+        shutil.rmtree(self.aegis.data / "lake")
+        self.nats.kill9()
+        shutil.rmtree(self.nats.folder / "jetstream")
+        self.nats.start()
+        self.aegis.cli("streams", "apply", "--nats", self.nats.url)
+        self.aegis.start()
+        changes = lambda: self.tenant.list("/v1/audit/events?kind=config_changed")
+        [event, *_] = wait_until("it is told", lambda: [event for event in changes() if event["reason"] == "receipts_lost"], SOON_S, longest_pause_s=1)
+        self.assertIn(event["resource"], lanes)
+        self.assertEqual(json.loads(event["attributes"]), {"edge_id": "edge-1", "seq": 1})
+        self.assertGreater(self.aegis.metric("aegis_ledger_lost_asked_total"), 0)
+        self.assertGreater(self.aegis.metric("control_lost_receipts_asked_total"), 0)
+        self.assertEqual(self.aegis.metric("aegis_ledger_pruned_asked_total"), 0)

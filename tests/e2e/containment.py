@@ -8,6 +8,7 @@ import time
 
 from harness import Aegis
 from story import Story
+from tenants import until_enforced
 from waiting import unique, wait_until
 
 HOLD_S = 6
@@ -17,16 +18,12 @@ class Containment(Story):
     def contain(self, verb, **body):
         return self.tenant.post(f"/v1/agents/{self.agent.id}/{verb}", {"reason": "test"} | body).expect(200)
 
-    def freeze(self):
-        """Freezes the agent until that is said to be enforced: control waits for the edge only so long."""
-        wait_until("a freeze is said to be enforced", lambda: self.contain("freeze")["enforced"])
-
     def read_becomes(self, decision, reason=None):
         """Waits for the answer to a harmless read to change; control waits for the edge only so long."""
         return wait_until(f"a read is {decision} {reason or ''}", lambda: (a := self.agent.read())["decision"] == decision and (reason is None or a["reason"] == reason))
 
     def test_a_frozen_agent_is_denied_everything_also_after_a_restart(self):
-        self.freeze()
+        until_enforced(self.agent.freeze)
         for _ in range(2):
             self.assert_decided(self.agent.read(), "deny", reason="agent_frozen")
             self.assert_decided(self.agent.authorize(), "deny", reason="agent_frozen")
@@ -41,7 +38,7 @@ class Containment(Story):
     def test_a_frozen_agent_never_gets_an_old_allow(self):
         body = self.agent.request(request_id=unique("request"))
         self.assert_decided(self.agent.send(body).expect(200), "allow")
-        self.freeze()
+        until_enforced(self.agent.freeze)
         self.assert_decided(self.agent.send(body).expect(200), "deny", reason="agent_frozen")
 
     def test_a_hold_ends_with_its_time_and_not_before(self):

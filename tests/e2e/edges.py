@@ -9,6 +9,7 @@ import unittest
 
 from harness import ControlPlane, Edge, StartFailed
 from nats import FAKETIME
+from tenants import until_enforced
 from waiting import unique, wait_until
 from with_nats import WithNats
 
@@ -133,7 +134,7 @@ class Edges(WithNats):
 
     def test_a_freeze_outlives_a_start_from_the_copy(self):
         edge = self.edges[0]
-        self.tenant.post(f"/v1/agents/{self.agent.id}/freeze", {"reason": "test"}).expect(200)
+        self.agent.freeze()
         wait_until("it is frozen", lambda: self.decide(edge)["reason"] == "agent_frozen")
         # The copy is written when the feed is read whole.
         wait_until("the copy has it", lambda: "freeze" in (edge.data / "feed.jsonl").read_text())
@@ -168,28 +169,21 @@ class Edges(WithNats):
     def edges_listed(self):
         return {edge["edge_id"]: edge for edge in self.tenant.get("/v1/edges").expect(200)}
 
-    def freeze(self, agent):
-        return self.tenant.post(f"/v1/agents/{agent.id}/freeze", {"reason": "test"}).expect(200)
-
-    def freeze_enforced(self, agent):
-        """The reply that says that it is enforced. Control waits a second for the edges; on a busy machine they may take longer, and it is asked again."""
-        return wait_until("a freeze is said to be enforced", lambda: (frozen := self.freeze(agent))["enforced"] and frozen)
-
     def test_a_freeze_is_acknowledged_by_every_edge_that_lives(self):
         wait_until("both are heard", lambda: all(edge["live"] for edge in self.edges_listed().values()))
         self.assertEqual(set(self.edges_listed()), {"edge-1", "edge-2"})
-        frozen = self.freeze_enforced(self.agent)
+        frozen = until_enforced(self.agent.freeze)
         self.assertEqual((frozen["edges"]["live"], frozen["edges"]["enforcing"], frozen["edges"]["silent"]), (2, 2, []))
         # At once: control waited for them.
         for edge in self.edges:
             self.assertEqual(self.decide(edge)["reason"], "agent_frozen")
         self.edges[1].kill9()
         wait_until("one is silent", lambda: not self.edges_listed()["edge-2"]["live"])
-        frozen = self.freeze_enforced(self.tenant.register_agent())
+        frozen = until_enforced(self.tenant.register_agent().freeze)
         self.assertEqual((frozen["edges"]["live"], frozen["edges"]["silent"]), (1, ["edge-2"]))
         self.edges[0].kill9()
         wait_until("the other too", lambda: not self.edges_listed()["edge-1"]["live"])
-        frozen = self.freeze(self.tenant.register_agent())
+        frozen = self.tenant.register_agent().freeze()
         self.assertEqual((frozen["enforced"], frozen["edges"]["live"]), (False, 0), "nobody enforces it")
 
     def test_a_run_that_is_tainted_at_one_edge_is_tainted_at_the_other(self):
@@ -244,13 +238,13 @@ class Edges(WithNats):
         self.edges[1].start()
         clone.start()
         wait_until("both are heard", lambda: self.edges_listed()["edge-2"]["starts"] == 2)
-        self.freeze_enforced(self.agent)
+        until_enforced(self.agent.freeze)
         for edge in [*self.edges, clone]:
             self.assertEqual(self.decide(edge)["reason"], "agent_frozen")
         other = self.tenant.register_agent()
         wait_until("all know it", lambda: all(self.send(edge, other, dry_run=True).json.get("decision") == "allow" for edge in [*self.edges, clone]))
         clone.signal("STOP")
-        frozen = self.freeze(other)
+        frozen = other.freeze()
         clone.signal("CONT")
         self.assertEqual((frozen["enforced"], frozen["edges"]["live"], frozen["edges"]["enforcing"]), (False, 2, 1), frozen)
         hashes = [self.decide(edge)["receipt"]["receipt_hash"] for edge in [self.edges[1], clone] * 5]
@@ -259,7 +253,7 @@ class Edges(WithNats):
     def test_an_edge_that_hangs_is_not_said_to_enforce(self):
         wait_until("both are heard", lambda: all(edge["live"] for edge in self.edges_listed().values()))
         self.edges[1].signal("STOP")
-        frozen = self.freeze(self.agent)
+        frozen = self.agent.freeze()
         self.edges[1].signal("CONT")
         self.assertEqual((frozen["enforced"], frozen["edges"]["live"], frozen["edges"]["enforcing"]), (False, 2, 1), frozen)
         wait_until("it is frozen there too", lambda: self.decide(self.edges[1])["reason"] == "agent_frozen")

@@ -83,7 +83,7 @@ class FullDisk(Fault):
         read = self.assert_fails_closed(agent)
         # Containment does not wait for the edge's disk.
         frozen = tenant.register_agent()
-        tenant.post(f"/v1/agents/{frozen.id}/freeze", {"reason": "test"}).expect(200)
+        frozen.freeze()
         wait_until("the freeze holds", lambda: frozen.read()["decision"] == "deny")
 
         filler.unlink()
@@ -217,7 +217,8 @@ class Corruption(Fault):
         self.aegis.start()
         report = self.aegis.verify(self.tenant.export(), expect=1)
         self.assertEqual(report["verdict"], "invalid")
-        self.assertEqual((report["failure"]["seq"], report["failure"]["code"]), (damaged["seq"], "digest_mismatch"))
+        self.assertEqual((report["failure"]["seq"], report["failure"]["code"]), (damaged["seq"], "hash_mismatch"))
+        self.assertEqual([line["seq"] for line in self.tenant.export() if line.get("evidence") == "damaged"], [damaged["seq"]])
         self.assertEqual(self.agent.authorize()["decision"], "allow")
 
     def test_a_row_removed_from_the_middle_is_found_by_verification(self):

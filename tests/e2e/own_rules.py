@@ -333,6 +333,8 @@ class EveryTenant(unittest.TestCase):
             wait_until("one that is made later has one of what it starts with", lambda: told(later) == [recorded])
         self.assertEqual(sets(), [{"added": [], "removed": ["AEG-3006"], "changed": []}, shipped])
         self.assertEqual(len(json.loads(self.command("history", "AEG-3006", "--sets", "--json"))), 2)
+        for tenant in self.tenants:
+            self.assertEqual(tenant.list("/v1/rules/sets"), json.loads(self.command("history", "--sets", "--json")))
 
     def test_a_rule_of_a_day_is_filled_for_each_tenant_and_does_not_wait_for_a_day(self):
         def deny(agent):
@@ -346,6 +348,8 @@ class EveryTenant(unittest.TestCase):
             wait_until("they are in the history", lambda: set(ids) <= {event["event_id"] for event in tenant.list("/v1/audit/events")})
         self.activate(rule(query=OF_A_DAY, window="1d", id="OPS-1", name="ops-denied"), tests=TESTS_OF_A_DAY)
         wait_until("it waits for no tenant", lambda: 'aegis_rule_warming{rule="OPS-1"} 0' in self.aegis.get("/metrics").text)
+        for tenant in self.tenants:
+            self.assertNotIn("OPS-1", {rule["rule_id"] for rule in tenant.get("/v1/rules/waiting").expect(200)})
         for tenant, agent, ids in zip(self.tenants, agents, before):
             third = deny(agent)
             (alert,) = wait_until("its alert", lambda: self.alerts(tenant, "ops-denied"))

@@ -186,6 +186,18 @@ class RulesFire(WithRules):
         changed = self.event("config_changed", policy_digest=fields["allowed_under"])
         self.assertEqual((changed["reason"], changed["approver"]), ("tool_registered", "ada"))
 
+    def test_allowed_after_policy_change_sees_what_needed_approval(self):
+        refund = {"action": "refund", "risk": "medium", "mutates_state": True, "approval_required": True}
+        tool = {"tool": "till", "name": "Till", "default_risk": "medium", "actions": [refund]}
+        self.tenant.post("/v1/tools", tool).expect(201)
+        call = {"tool": "till", "action": "refund", "trust": "trusted_internal_unsigned"}
+        wait_until("it is registered", lambda: self.agent.authorize(dry_run=True, **call)["decision"] == "require_approval")
+        held = self.ask(**call)["decision_id"]
+        self.tenant.post("/v1/tools", tool | {"actions": [refund | {"approval_required": False}]}).expect(201)
+        wait_until("it is in force", lambda: self.agent.authorize(dry_run=True, **call)["decision"] == "allow")
+        fields = self.alert("allowed-after-policy-change", [held, self.allow(**call)], agent_id=self.agent.id)["fields"]
+        self.assertEqual(fields["refused"], "require_approval")
+
     def test_risk_lowered_then_used_fires(self):
         pay = {"action": "pay", "risk": "medium", "mutates_state": True, "approval_required": True}
         # A tool of so many actions is told in several events.

@@ -75,6 +75,11 @@ class Tenant:
         return self.aegis.export(self.name)
 
 
+def until_enforced(freeze):
+    """The reply of a freeze that says that it is enforced. Control waits a second for the edges; on a busy machine they may take longer, and it is asked again."""
+    return wait_until("a freeze is said to be enforced", lambda: (reply := freeze())["enforced"] and reply)
+
+
 class Agent:
     """A registered agent and its token."""
 
@@ -100,6 +105,9 @@ class Agent:
         feed is old for a moment."""
         wait_until("the edge knows the tools", lambda: self.authorize(dry_run=True)["decision"] == "allow")
         return self
+
+    def freeze(self, **body):
+        return self.tenant.post(f"/v1/agents/{self.id}/freeze", {"reason": "a test"} | body).expect(200)
 
     def send(self, body, headers=None):
         return self.tenant.aegis.post("/v1/authorize", self.token, body, headers)

@@ -2,9 +2,6 @@
 compiled in; and its alerts."""
 
 import json
-import pathlib
-import shutil
-import tempfile
 
 from deliveries import webhook_headers
 from harness import REPOSITORY, Aegis
@@ -30,17 +27,11 @@ def alert_of(tenant, rule, evidence=(), **key):
 
 
 class WithRules(Story):
-    """An instance that runs the rules of the repository, the disabled ones too."""
+    """An instance that runs the rules of the repository."""
 
     @classmethod
     def setUpClass(cls):
-        folder = tempfile.TemporaryDirectory()
-        cls.addClassCleanup(folder.cleanup)
-        rules = pathlib.Path(folder.name) / "rules"
-        shutil.copytree(RULES, rules)
-        for rule in rules.glob("*/rule.sql"):
-            rule.write_text(rule.read_text().replace("\nmode: disabled\n", "\nmode: active\n"))
-        cls.aegis = Aegis(environment={"AEGIS_DETECT_RULES": str(rules)})
+        cls.aegis = Aegis(environment={"AEGIS_DETECT_RULES": str(RULES)})
         cls.addClassCleanup(cls.aegis.close)
         cls.aegis.start()
 
@@ -82,7 +73,7 @@ class WithRules(Story):
         return self.tenant.post(f"/v1/decisions/{decision_id}/outcome", {"status": status} | fields, key=(agent or self.agent).token).expect(201)
 
     def freeze(self, agent):
-        self.tenant.post(f"/v1/agents/{agent.id}/freeze", {"reason": "test"}).expect(200)
+        agent.freeze()
         wait_until("it is frozen", lambda: agent.authorize(dry_run=True)["reason"] == "agent_frozen")
 
     def deliver(self, event, payload):

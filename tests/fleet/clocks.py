@@ -57,7 +57,7 @@ class Clocks(OffClocks):
         self.load.more(SOME)
         agent = self.fleet.tenant.register_agent()
         asked = time.monotonic()
-        agent.tenant.post(f"/v1/agents/{agent.id}/freeze", {"reason": "a test", "ttl_s": HOLD_S}).expect(200)
+        agent.freeze(ttl_s=HOLD_S)
         for edge in edges:
             wait_until("it is frozen", lambda edge=edge: self.read(edge, agent)["reason"] == "agent_frozen", HOLD_S - 5)
         for edge in edges:

@@ -12,6 +12,7 @@ import uuid
 from deliveries import external_event_id, webhook_headers
 from exchange import Session
 from fleet import WEBHOOK_SECRET
+from tenants import until_enforced
 from waiting import wait_until
 
 # A commit is waited for 5 s; a call is answered by then, whatever is gone behind the edge. The rest is for a busy machine: that edges answer during a
@@ -107,14 +108,13 @@ class Load:
 
     def freeze(self, agent, **body):
         """Freezes an agent; from the reply on, edges that are said to enforce it must deny."""
-        reply = agent.tenant.post(f"/v1/agents/{agent.id}/freeze", {"reason": "a test"} | body).expect(200)
+        reply = agent.freeze(**body)
         if reply["enforced"]:
             self.must_deny(agent, *(name for name in self.contained if name not in reply["edges"]["silent"] and not self.is_absent(name)))
         return reply
 
     def freeze_enforced(self, agent):
-        """Freezes an agent until that is said to be enforced. Control waits a second for the edges; on a busy machine they may take longer."""
-        return wait_until("a freeze is said to be enforced", lambda: (reply := self.freeze(agent))["enforced"] and reply)
+        return until_enforced(lambda: self.freeze(agent))
 
     def must_deny(self, agent, *names):
         for name in names:

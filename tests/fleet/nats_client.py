@@ -106,9 +106,9 @@ class Client:
         return self.request(f"$KV.{bucket}.{key}", value, headers)["seq"]
 
     def get(self, bucket, key):
-        """The value that a bucket holds, as its leader has it."""
+        """The value that a bucket holds, as its leader has it; of an empty one the server says nothing."""
         wanted = json.dumps({"last_by_subj": f"$KV.{bucket}.{key}"}).encode()
-        return base64.b64decode(self.request(f"$JS.API.STREAM.MSG.GET.KV_{bucket}", wanted)["message"]["data"])
+        return base64.b64decode(self.request(f"$JS.API.STREAM.MSG.GET.KV_{bucket}", wanted)["message"].get("data", ""))
 
     def close(self):
         self._socket.close()

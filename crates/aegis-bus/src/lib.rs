@@ -12,11 +12,12 @@ pub mod gaps;
 mod jetstream;
 pub mod message_id;
 pub mod subject;
+mod turns;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use aegis_model::{LaneReach, TenantId, Timestamp};
+use aegis_model::{LaneReach, ReadEvent, Reading, TenantId, Timestamp, WireError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 pub use embedded::{BucketLimits, EmbeddedBus, EmbeddedLimits, Held, Keeper, StreamLimits};
 pub use error::BusError;
 pub use jetstream::{EdgeBus, Feature, JetStreamBus, JetStreamOptions, Login, Servers, Version, definitions, users};
+pub use turns::Turns;
 
 /// Largest payload of a message or value, in bytes: JetStream's default `max_payload`.
 pub const MAX_PAYLOAD: usize = 1024 * 1024;
@@ -241,6 +243,16 @@ pub struct Delivered {
     pub bus_ts: Timestamp,
     /// Who keeps it, where the driver does not.
     pub kept: Option<Kept>,
+    /// Where it is as an event once somebody has read it as one. By default for one reader alone: then it is not kept.
+    pub reading: Reading,
+}
+
+impl Delivered {
+    /// The event that the payload is, `bus_ts` in it: read once for all in this process whom the driver gives the same message. Whether the event stands
+    /// under its subject, proves itself, or is taken at all, is each reader's to judge.
+    pub fn event(&self) -> Result<Arc<ReadEvent>, WireError> {
+        self.reading.event(&self.payload, self.bus_ts)
+    }
 }
 
 /// What a stream holds.

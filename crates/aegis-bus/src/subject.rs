@@ -18,6 +18,26 @@ pub fn ase(tenant: &TenantId, kind: EventKind) -> String {
     format!("ase.{:02}.{tenant}.{}", partition_of(tenant), kind.subject_token())
 }
 
+/// True if the subject is `ase`'s of these.
+#[must_use]
+pub fn is_ase(subject: &str, tenant: &TenantId, kind: EventKind) -> bool {
+    let as_token = |token: &str| {
+        let kind = kind.as_str().bytes().map(|byte| if byte == b':' { b'-' } else { byte });
+        token.bytes().eq(kind)
+    };
+    let Some((pp, token)) = subject.strip_prefix("ase.").and_then(|rest| rest.split_once('.')) else { return false };
+    let Some((of, token)) = token.split_once('.') else { return false };
+    let number = partition_of(tenant);
+    let digits = [number / 10, number % 10].map(|digit| char::from_digit(digit, 10));
+    of == tenant.as_str() && as_token(token) && pp.chars().map(Some).eq(digits)
+}
+
+/// True for the subject of an event, whichever: others of its stream are records.
+#[must_use]
+pub fn is_event(subject: &str) -> bool {
+    subject.starts_with("ase.")
+}
+
 /// The filter for every event of a partition.
 #[must_use]
 pub fn ase_partition(pp: u32) -> String {
@@ -273,6 +293,24 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn an_event_s_subject_is_known_without_writing_it(
+            (tenant, other) in ("[a-z0-9_-]{1,9}", "[a-z0-9_-]{1,9}"),
+            kinds in prop::sample::subsequence(EventKind::WORDS.to_vec(), 2),
+            (at, put) in (any::<prop::sample::Index>(), "[a-z0-9.é:-]{0,2}"),
+        ) {
+            let (tenant, other) = (TenantId::new(&tenant).unwrap(), TenantId::new(&other).unwrap());
+            let [kind, another] = [kinds[0], kinds[1]].map(|word| word.parse::<EventKind>().unwrap());
+            let own = ase(&tenant, kind);
+            let at = at.index(own.len() + 1);
+            let changed = [format!("{}{put}{}", &own[..at], &own[at..]), format!("{}{put}{}", &own[..at], own[at..].get(1..).unwrap_or_default())];
+            let subjects = [own.clone(), ase(&tenant, another), ase(&other, kind), tick(0), String::new()];
+            for subject in subjects.into_iter().chain(changed) {
+                prop_assert_eq!(is_ase(&subject, &tenant, kind), subject == own, "{}", subject);
+                prop_assert!(is_event(&subject) || subject != own);
+            }
+        }
+
         #[test]
         fn whatever_the_text_the_subject_is_one_the_stream_takes(text in ".*") {
             let tenant = TenantId::new("t-1").unwrap();

@@ -61,7 +61,7 @@ async fn a_tail_too_small_to_help_changes_nothing() {
     let opened = std::sync::atomic::AtomicUsize::new(0);
     conformance::run_all(async || {
         let n = opened.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        let limits = EmbeddedLimits { tail_messages: 1, commit_messages: 3, ..EmbeddedLimits::default() };
+        let limits = EmbeddedLimits { tail_messages: 1, unread_messages: 1, commit_messages: 3, ..EmbeddedLimits::default() };
         open(&folder.path().join(n.to_string()), limits).await as Arc<dyn Bus>
     })
     .await

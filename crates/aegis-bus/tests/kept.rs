@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_bus::{Bus, BusError, Delivered, EmbeddedBus, EmbeddedLimits, Held, Keeper, Message, Stream, StreamLimits};
-use aegis_model::SystemClock;
+use aegis_model::{Reading, SystemClock};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use proptest::prelude::*;
@@ -32,8 +32,13 @@ impl Keeper for Shelf {
 impl Shelf {
     /// Keeps a message and gives it out for publishing.
     fn keep(&self, position: i64, subject: &str, text: &str) -> Message {
-        let held =
-            Held { position, msg_id: format!("id of {text}"), subject: subject.to_owned(), payload: text.to_owned().into() };
+        let held = Held {
+            position,
+            msg_id: format!("id of {text}"),
+            subject: subject.to_owned(),
+            payload: text.to_owned().into(),
+            reading: Reading::default(),
+        };
         let message = Message::new(subject, held.payload.clone()).with_id(held.msg_id.clone()).kept(&"shelf".into(), position);
         self.0.lock().insert(position, held);
         message
@@ -42,7 +47,7 @@ impl Shelf {
 
 /// A tail of one message, so that everything older is read from the file.
 fn limits() -> EmbeddedLimits {
-    EmbeddedLimits { tail_messages: 1, ..EmbeddedLimits::default() }
+    EmbeddedLimits { tail_messages: 1, unread_messages: 1, ..EmbeddedLimits::default() }
 }
 
 async fn open(folder: &Path, limits: EmbeddedLimits, shelf: &Arc<Shelf>) -> Arc<EmbeddedBus> {

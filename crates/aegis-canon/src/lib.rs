@@ -16,7 +16,9 @@
 //! # Ok::<(), aegis_canon::CanonError>(())
 //! ```
 
+mod direct;
 mod error;
+mod members;
 mod number;
 mod object;
 mod plain;
@@ -24,9 +26,12 @@ mod read;
 mod scan;
 mod write;
 
+pub use direct::read_as;
 pub use error::CanonError;
+pub use members::{Members, Outline, Place, RawMember};
 pub use object::ObjectText;
-pub use scan::{RawMember, is_canonical, raw_members};
+pub use scan::{is_canonical, outline};
+pub use write::write_string;
 
 use std::ops::Range;
 

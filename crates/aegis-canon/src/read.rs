@@ -3,6 +3,8 @@
 //!
 //! Recursion is safe: every level is a container, and depth is checked before a container is entered.
 
+use std::borrow::Cow;
+
 use serde_json::map::Entry;
 use serde_json::{Map, Value};
 
@@ -14,25 +16,13 @@ use crate::{CanonError, Limits};
 const ENDED_EARLY: &str = "the input ends in the middle of a value; send the whole of it";
 
 pub(crate) fn document(input: &[u8], limits: Limits) -> Result<Value, CanonError> {
-    if input.len() > limits.max_bytes {
-        return Err(CanonError::at(
-            limits.max_bytes,
-            Reason::SizeExceeded,
-            "the input is over the size limit; send less, or raise the limit",
-        ));
-    }
-    let text = std::str::from_utf8(input).map_err(|error| {
-        CanonError::at(error.valid_up_to(), Reason::InvalidUtf8, "the input is not UTF-8; encode it as UTF-8")
-    })?;
-    let mut reader = Reader { text, bytes: input, position: 0, max_depth: limits.depth() };
+    let mut reader = Reader::open(input, limits)?;
     let value = reader.value(0)?;
-    if reader.next_significant().is_some() {
-        return Err(reader.refuse(Reason::TrailingData, "something follows the value; send one JSON value"));
-    }
+    reader.end()?;
     Ok(value)
 }
 
-struct Reader<'input> {
+pub(crate) struct Reader<'input> {
     text: &'input str,
     /// The bytes of `text`.
     bytes: &'input [u8],
@@ -43,12 +33,35 @@ struct Reader<'input> {
 }
 
 impl<'input> Reader<'input> {
+    /// At the beginning of a text.
+    pub(crate) fn open(input: &'input [u8], limits: Limits) -> Result<Self, CanonError> {
+        if input.len() > limits.max_bytes {
+            return Err(CanonError::at(
+                limits.max_bytes,
+                Reason::SizeExceeded,
+                "the input is over the size limit; send less, or raise the limit",
+            ));
+        }
+        let text = std::str::from_utf8(input).map_err(|error| {
+            CanonError::at(error.valid_up_to(), Reason::InvalidUtf8, "the input is not UTF-8; encode it as UTF-8")
+        })?;
+        Ok(Reader { text, bytes: input, position: 0, max_depth: limits.depth() })
+    }
+
+    /// The text must end here.
+    pub(crate) fn end(&mut self) -> Result<(), CanonError> {
+        match self.next_significant() {
+            Some(_) => Err(self.refuse(Reason::TrailingData, "something follows the value; send one JSON value")),
+            None => Ok(()),
+        }
+    }
+
     /// Reads one value, with the whitespace before it, inside `depth` containers.
-    fn value(&mut self, depth: usize) -> Result<Value, CanonError> {
+    pub(crate) fn value(&mut self, depth: usize) -> Result<Value, CanonError> {
         match self.next_significant() {
             Some(b'{') => self.object(depth),
             Some(b'[') => self.array(depth),
-            Some(b'"') => self.string().map(Value::String),
+            Some(b'"') => self.text().map(|text| Value::String(text.into_owned())),
             Some(b'-' | b'0'..=b'9') => self.number(),
             Some(b't') => self.word("true", Value::Bool(true)),
             Some(b'f') => self.word("false", Value::Bool(false)),
@@ -71,7 +84,7 @@ impl<'input> Reader<'input> {
                 return Err(self.syntax_or_end("a key in double quotes was expected here"));
             }
             let key_position = self.position;
-            let key = self.string()?;
+            let key = self.text()?.into_owned();
             let Entry::Vacant(member) = members.entry(key) else {
                 return Err(CanonError::at(
                     key_position,
@@ -116,7 +129,7 @@ impl<'input> Reader<'input> {
     }
 
     /// Steps over the opening bracket of a container that stands inside `depth` others.
-    fn enter(&mut self, depth: usize) -> Result<usize, CanonError> {
+    pub(crate) fn enter(&mut self, depth: usize) -> Result<usize, CanonError> {
         if depth >= self.max_depth {
             return Err(self.refuse(Reason::DepthExceeded, "the value is nested too deeply; flatten it"));
         }
@@ -124,19 +137,24 @@ impl<'input> Reader<'input> {
         Ok(depth + 1)
     }
 
-    /// Reads a string from its opening quote. Plain runs are copied whole; most strings are one run.
-    fn string(&mut self) -> Result<String, CanonError> {
+    /// Reads a string from its opening quote. Most are one plain run, which is lent as it stands.
+    pub(crate) fn text(&mut self) -> Result<Cow<'input, str>, CanonError> {
         self.position += 1;
+        let whole = self.text;
         let mut content = String::new();
         loop {
             let run_start = self.position;
             self.position += plain_run(&self.bytes[run_start..]);
-            let run = &self.text[run_start..self.position];
+            let run = &whole[run_start..self.position];
             match self.peek() {
                 Some(b'"') => {
-                    content.push_str(run);
                     self.position += 1;
-                    return Ok(content);
+                    // An escape is a character, so nothing was escaped.
+                    if content.is_empty() {
+                        return Ok(Cow::Borrowed(run));
+                    }
+                    content.push_str(run);
+                    return Ok(Cow::Owned(content));
                 }
                 Some(b'\\') => {
                     content.push_str(run);
@@ -265,9 +283,14 @@ impl<'input> Reader<'input> {
     }
 
     /// Skips JSON whitespace, which is these four characters only, and looks at what follows.
-    fn next_significant(&mut self) -> Option<u8> {
+    pub(crate) fn next_significant(&mut self) -> Option<u8> {
         while self.skip_if(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r')) {}
         self.peek()
+    }
+
+    /// Steps over the byte that was just looked at.
+    pub(crate) fn step(&mut self) {
+        self.position += 1;
     }
 
     fn skip_if(&mut self, wanted: impl Fn(u8) -> bool) -> bool {

@@ -2,36 +2,12 @@
 //! was sealed. Promises never to accept a text that is not its own canonical form; it may refuse one that is (a key that is not
 //! plain ASCII, a number with a fraction), for which the reader takes the long way.
 
+use crate::members::{Outline, Place};
 use crate::plain::plain_run;
 use crate::{MAX_DEPTH, MAX_SAFE_INTEGER};
 
-/// A member of an object, as slices of its text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RawMember<'text> {
-    /// Without its quotes. Plain ASCII without escapes, so it is the key itself.
-    pub key: &'text str,
-    /// Text of the value.
-    pub value: &'text str,
-    /// True if that text is canonical; false where the keys of some object in it do not ascend, or stand twice.
-    pub canonical: bool,
-    /// Where the value ends, in bytes from the start of the object's text.
-    pub end: usize,
-}
-
-impl<'text> RawMember<'text> {
-    /// The value as a string, if it is one and has no escapes.
-    #[must_use]
-    pub fn as_plain_str(&self) -> Option<&'text str> {
-        let content = self.value.strip_prefix('"')?.strip_suffix('"')?;
-        (!content.contains('\\')).then_some(content)
-    }
-
-    /// The value as an integer, if it is one.
-    #[must_use]
-    pub fn as_i64(&self) -> Option<i64> {
-        self.value.parse().ok()
-    }
-}
+/// Members of a sealed event, its receipt and its proof together, about.
+const USUAL_MEMBERS: usize = 80;
 
 /// True only if `text` is the canonical form of the value it reads as.
 #[must_use]
@@ -40,30 +16,17 @@ pub fn is_canonical(text: &str) -> bool {
     scan.value(0).is_some() && scan.ordered && scan.position == text.len()
 }
 
-/// The members of an object whose text is plainly canonical but for the order of keys, in the order of the text. Which order is right,
-/// and what of keys that stand twice, is the caller's to judge: objects that were extended at their end are read too.
+/// The members of an object whose text is plainly canonical but for the order of keys, in the order of the text, in one pass; and the members of those
+/// that `within` names and that are objects. Which order is right, and what of keys that stand twice, is the caller's to judge: objects that were
+/// extended at their end are read too.
 #[must_use]
-pub fn raw_members(text: &str) -> Option<Vec<RawMember<'_>>> {
+pub fn outline(text: &str, within: &[&str]) -> Option<Outline> {
     let mut scan = Scan { bytes: text.as_bytes(), position: 0, ordered: true };
-    let mut members = Vec::with_capacity(48);
-    scan.expect(b'{')?;
-    if scan.peek()? != b'}' {
-        loop {
-            let (key_start, key_end) = scan.key()?;
-            let value_start = scan.position;
-            scan.ordered = true;
-            scan.value(1)?;
-            let end = scan.position;
-            let (key, value) = (&text[key_start..key_end], &text[value_start..end]);
-            members.push(RawMember { key, value, canonical: scan.ordered, end });
-            if scan.peek()? != b',' {
-                break;
-            }
-            scan.position += 1;
-        }
-    }
-    scan.expect(b'}')?;
-    (scan.position == text.len()).then_some(members)
+    let mut outline =
+        Outline { places: Vec::with_capacity(USUAL_MEMBERS), within: Vec::with_capacity(within.len()), canonical: false };
+    scan.members(0, within, &mut outline)?;
+    outline.canonical = scan.ordered;
+    (scan.position == text.len()).then_some(outline)
 }
 
 struct Scan<'text> {
@@ -110,6 +73,34 @@ impl Scan<'_> {
         }
     }
 
+    /// Notes where the members of the object here stand, whose order is not judged, and before one that `within` names, if it is an object, its own.
+    fn members(&mut self, depth: usize, within: &[&str], outline: &mut Outline) -> Option<()> {
+        if self.peek()? != b'{' {
+            return None;
+        }
+        self.enter(depth)?;
+        if self.peek()? == b'}' {
+            self.position += 1;
+            return Some(());
+        }
+        let bytes = self.bytes;
+        loop {
+            let (start, end) = self.key()?;
+            if self.peek()? == b'{' && within.iter().any(|name| name.as_bytes() == &bytes[start..end]) {
+                let first = outline.places.len();
+                self.members(depth + 1, &[], outline)?;
+                outline.within.push(first..outline.places.len());
+            } else {
+                self.value(depth + 1)?;
+            }
+            outline.places.push(Place::new(start, end, self.position)?);
+            match self.peek()? {
+                b',' => self.position += 1,
+                _ => return self.expect(b'}'),
+            }
+        }
+    }
+
     fn array(&mut self, depth: usize) -> Option<()> {
         self.enter(depth)?;
         if self.peek()? == b']' {
@@ -134,10 +125,9 @@ impl Scan<'_> {
     fn key(&mut self) -> Option<(usize, usize)> {
         self.expect(b'"')?;
         let start = self.position;
-        while matches!(self.peek()?, 0x20..=0x7e) && !matches!(self.peek()?, b'"' | b'\\') {
-            self.position += 1;
-        }
-        let end = self.position;
+        let is_plain = |&&byte: &&u8| matches!(byte, 0x20..=0x7e) && !matches!(byte, b'"' | b'\\');
+        let end = start + self.bytes.get(start..)?.iter().take_while(is_plain).count();
+        self.position = end;
         self.expect(b'"')?;
         self.expect(b':')?;
         Some((start, end))
@@ -214,7 +204,7 @@ impl Scan<'_> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::{canonicalize_bytes, canonicalize_value, parse_strict};
+    use crate::{Members, RawMember, canonicalize_bytes, canonicalize_value, parse_strict};
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
@@ -280,21 +270,61 @@ mod tests {
         }
 
         #[test]
-        fn members_are_the_object_in_pieces(text in near_canonical()) {
-            let Some(members) = raw_members(&text) else { return Ok(()) };
-            let rebuilt: Vec<String> = members.iter().map(|m| format!("\"{}\":{}", m.key, m.value)).collect();
-            prop_assert_eq!(format!("{{{}}}", rebuilt.join(",")), text.clone());
-            for member in &members {
-                prop_assert_eq!(is_canonical(member.value), member.canonical);
-                prop_assert!(text[..member.end].ends_with(member.value));
+        fn members_are_the_object_in_pieces(text in near_canonical(), within in prop::sample::subsequence(vec!["", "a", "b"], 0..=3)) {
+            let Some(outline) = outline(&text, &within) else { return Ok(()) };
+            let is_inner = |place: usize| outline.within.iter().any(|range| range.contains(&place));
+            let tops: Vec<Place> = (0..outline.places.len()).filter(|place| !is_inner(*place)).map(|place| outline.places[place]).collect();
+            let pieces = |text: &str, places: &[Place]| {
+                let members: Vec<String> = Members::new(text, places).iter().map(|m| format!("\"{}\":{}", m.key, m.value)).collect();
+                format!("{{{}}}", members.join(","))
+            };
+            prop_assert_eq!(pieces(&text, &tops), text.clone());
+            let mut expected = Vec::new();
+            for place in &tops {
+                let member = place.member(&text).unwrap();
+                prop_assert!(text[..place.end()].ends_with(member.value) && text[place.value()..].starts_with(member.value));
+                if within.contains(&member.key) && member.value.starts_with('{') {
+                    expected.push(member.value);
+                }
             }
-            let ascending = members.windows(2).all(|pair| pair[0].key < pair[1].key);
-            prop_assert_eq!(ascending && members.iter().all(|m| m.canonical), is_canonical(&text));
+            let inner: Vec<String> = outline.within.iter().map(|range| pieces(&text, &outline.places[range.clone()])).collect();
+            prop_assert_eq!(inner, expected);
+            for range in &outline.within {
+                prop_assert!(within.contains(&outline.places[range.end].member(&text).unwrap().key));
+            }
+
+            let ascending = |places: &[Place]| {
+                Members::new(&text, places).iter().zip(Members::new(&text, places).iter().skip(1)).all(|(one, next)| one.key < next.key)
+            };
+            let all_ascend = ascending(&tops) && outline.within.iter().all(|range| ascending(&outline.places[range.clone()]));
+            prop_assert_eq!(all_ascend && outline.canonical, is_canonical(&text));
             if let Ok(Value::Object(read)) = parse_strict(text.as_bytes()) {
-                for member in &members {
+                for member in Members::new(&text, &tops).iter() {
                     prop_assert_eq!(member.as_plain_str().is_some_and(|s| Some(s) != read[member.key].as_str()), false);
                     prop_assert_eq!(member.as_i64(), read[member.key].as_i64());
                 }
+            }
+        }
+
+        #[test]
+        fn a_member_is_found_from_wherever_it_is_looked_for(text in near_canonical(), from in 0usize..6) {
+            let Some(outline) = outline(&text, &[]) else { return Ok(()) };
+            let members = Members::new(&text, &outline.places);
+            let all: Vec<RawMember<'_>> = members.iter().collect();
+            prop_assert_eq!(all.len(), members.len());
+            let bytes: Vec<(&[u8], &[u8])> = all.iter().map(|member| (member.key.as_bytes(), member.value.as_bytes())).collect();
+            prop_assert_eq!(members.bytes().collect::<Vec<_>>(), bytes);
+            if !all.is_sorted_by(|one, next| one.key < next.key) {
+                return Ok(());
+            }
+            // Once from there, and then as who asks for one after the other.
+            let mut last = from;
+            for key in ["", "a", "aa", "ab", "b", "c", "no such key", "b", "a"] {
+                let expected = all.iter().find(|member| member.key == key).copied();
+                prop_assert_eq!(members.find(from, key).1, expected);
+                let (place, found) = members.find(last, key);
+                prop_assert_eq!(found, expected);
+                last = place;
             }
         }
     }
@@ -312,11 +342,22 @@ mod tests {
             assert!(is_canonical(text), "{text}");
             assert_eq!(canonicalize_bytes(text.as_bytes()).unwrap(), text.as_bytes());
         }
-        let members = raw_members(r#"{"b":1,"a":"x"}"#).unwrap();
-        assert_eq!((members[0].key, members[0].as_i64(), members[0].end), ("b", Some(1), 6));
-        assert_eq!((members[1].key, members[1].as_plain_str(), members[1].end), ("a", Some("x"), 14));
-        let members = raw_members(r#"{"a":{"c":1,"b":2},"d":{"c":1,"c":1},"e":{"b":{}}}"#).unwrap();
-        assert_eq!(members.iter().map(|m| m.canonical).collect::<Vec<_>>(), [false, false, true]);
+        let text = r#"{"b":1,"a":"x"}"#;
+        let places = outline(text, &[]).unwrap().places;
+        let members: Vec<RawMember<'_>> = Members::new(text, &places).iter().collect();
+        assert_eq!((members[0].key, members[0].as_i64(), places[0].end()), ("b", Some(1), 6));
+        assert_eq!((members[1].key, members[1].as_plain_str(), places[1].end()), ("a", Some("x"), 14));
+        let extended = |value: &str| outline(&format!(r#"{{"a":{value},"e":{{"b":{{}}}}}}"#), &["a"]).unwrap();
+        for (value, is_canonical) in [
+            (r#"{"c":1,"b":2}"#, true),
+            (r#"{"c":1,"c":1}"#, true),
+            (r#"{"x":{"c":1,"b":2}}"#, false),
+            (r#"[{"c":1,"c":1}]"#, false),
+        ] {
+            assert_eq!(extended(value).canonical, is_canonical, "{value}");
+        }
+        let both = extended(r#"{"c":1,"b":2}"#);
+        assert_eq!((both.places.len(), both.within.len(), both.within.first()), (4, 1, Some(&(0..2))));
     }
 
     #[test]
@@ -359,10 +400,14 @@ mod tests {
         for text in refused {
             assert!(!is_canonical(text), "{text}");
         }
-        assert!(raw_members("[]").is_none() && raw_members(r#"{"a":1}}"#).is_none() && raw_members("").is_none());
+        assert!(outline("[]", &[]).is_none() && outline(r#"{"a":1}}"#, &[]).is_none() && outline("", &[]).is_none());
         let nested = |depth: usize| ["[".repeat(depth), "]".repeat(depth)].concat();
         assert!(is_canonical(&nested(MAX_DEPTH)) && !is_canonical(&nested(MAX_DEPTH + 1)));
         let inside = |depth: usize| format!("{{\"a\":{}}}", nested(depth));
-        assert!(raw_members(&inside(MAX_DEPTH - 1)).is_some() && raw_members(&inside(MAX_DEPTH)).is_none());
+        assert!(outline(&inside(MAX_DEPTH - 1), &[]).is_some() && outline(&inside(MAX_DEPTH), &[]).is_none());
+        let objects = |depth: usize| ["{\"a\":".repeat(depth), "1".to_owned(), "}".repeat(depth)].concat();
+        for within in [vec![], vec!["a"]] {
+            assert!(outline(&objects(MAX_DEPTH), &within).is_some() && outline(&objects(MAX_DEPTH + 1), &within).is_none());
+        }
     }
 }

@@ -134,8 +134,8 @@ impl<'out> Writer<'out> {
     }
 }
 
-/// Appends a string with its quotes: runs of plain bytes are copied whole, only what RFC 8785 names is escaped.
-pub(crate) fn write_string(out: &mut Vec<u8>, text: &str) {
+/// Appends a string to a JSON text, with its quotes: runs of plain bytes are copied whole, only what RFC 8785 names is escaped.
+pub fn write_string(out: &mut Vec<u8>, text: &str) {
     out.reserve(text.len() + 2);
     out.push(b'"');
     let mut rest = text.as_bytes();

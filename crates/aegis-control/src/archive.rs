@@ -7,8 +7,8 @@ use std::time::Duration;
 use aegis_bus::gaps::Gaps;
 use aegis_bus::{Delivered, Stream, subject};
 use aegis_ledger::verify::Prover;
-use aegis_model::{EventKind, LaneReach, SecurityEvent, WireEvent, is_derived};
-use aegis_store::{HistoryRow, Proof, StoreError, Wire};
+use aegis_model::{EventKind, LaneReach, SecurityEvent, is_derived};
+use aegis_store::{HistoryRow, Standing, StoreError, Wire};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -50,6 +50,9 @@ pub(crate) async fn run(control: Arc<Control>, mut stop: watch::Receiver<bool>) 
                 Err(error) => {
                     tracing::warn!(%error, "archive consumer stands still");
                     Control::set_healthy(&control.archive_ok, false);
+                    // Some of the batch may be there, and not all: of its lanes the history has what it noted with rows.
+                    lanes.gaps.not_written();
+                    begun = false;
                     tokio::select! {
                         () = follower.back_off() => {}
                         _ = stop.changed() => return,
@@ -105,8 +108,8 @@ async fn step(
     for delivered in &batch {
         match read(control, delivered, &mut lanes.prover) {
             Ok(Read { row, of_lane }) => {
-                if row.proof != Proof::Missing {
-                    look_at_lane(control, &mut lanes.gaps, &row, of_lane.as_ref()).await?;
+                if row.standing != Standing::Unproved {
+                    look_at_lane(control, &mut lanes.gaps, &row, of_lane.as_deref()).await?;
                 }
                 rows.push(row);
                 origins.push(delivered);
@@ -200,7 +203,7 @@ async fn insert(control: &Control, rows: &[HistoryRow], origins: &[&Delivered], 
 /// A row that is not in the history, and whose lane was noted to be as far.
 fn not_kept(control: &Control, gaps: &mut Gaps, row: &HistoryRow) {
     let (Some(lane), Some(seq @ 1..)) = (&row.lane, row.seq) else { return };
-    if row.proof == Proof::Missing {
+    if row.standing == Standing::Unproved {
         return;
     }
     tracing::warn!(lane, seq, event_id = %row.event_id, "a receipt is not in the history: its store refused it");
@@ -223,14 +226,14 @@ fn is_the_events_fault(error: &StoreError) -> bool {
 struct Read {
     row: HistoryRow,
     /// The event, if it begins or ends a lane.
-    of_lane: Option<SecurityEvent>,
+    of_lane: Option<Arc<SecurityEvent>>,
 }
 
 /// An event as the history keeps it. What stands in a ledger of this process needs no proof.
 fn read(control: &Control, delivered: &Delivered, prover: &mut Prover) -> Result<Read, String> {
-    let wire = WireEvent::read(&delivered.payload).map_err(|error| error.to_string())?;
-    let event = wire.event().map_err(|error| error.to_string())?;
-    if delivered.subject != subject::ase(&event.tenant_id, event.kind) {
+    let read = delivered.event().map_err(|error| error.to_string())?;
+    let event = read.event();
+    if !subject::is_ase(&delivered.subject, &event.tenant_id, event.kind) {
         return Err("subject and event disagree about tenant or kind".to_owned());
     }
     if event.lane.as_ref().is_some_and(|lane| lane.len() > MAX_LANE || lane.chars().any(char::is_control)) {
@@ -243,32 +246,32 @@ fn read(control: &Control, delivered: &Delivered, prover: &mut Prover) -> Result
     if event.lane.is_none() && !is_derived(event.event_id) {
         return Err("it claims no lane, and has an id as only receipts have".to_owned());
     }
-    control.label_run(&event);
+    control.label_run(event);
     let kept = delivered.kept.as_ref().filter(|kept| control.config.keepers.contains_key(&kept.by));
-    let is_sealed = event.lane.is_some() && (kept.is_some() || prover.prove(&wire).is_some());
-    let proof = match (is_sealed, event.is_for_its_lane_to_say()) {
-        (false, _) => Proof::Missing,
-        (true, true) => Proof::Own,
-        (true, false) => Proof::Foreign,
+    let is_sealed = event.lane.is_some() && (kept.is_some() || prover.prove(&read.wire()).is_some());
+    let standing = match (is_sealed, event.is_for_its_lane_to_say()) {
+        (false, _) => Standing::Unproved,
+        (true, true) => Standing::Own,
+        (true, false) => Standing::Foreign,
     };
-    let of_lane = matches!(event.kind, EventKind::LaneOpen | EventKind::LaneClose).then(|| event.clone());
+    let of_lane = matches!(event.kind, EventKind::LaneOpen | EventKind::LaneClose).then(|| Arc::clone(event));
     let row = HistoryRow {
-        tenant_id: event.tenant_id,
+        tenant_id: event.tenant_id.clone(),
         event_id: event.event_id,
         kind: event.kind,
         ts: event.ts,
-        lane: event.lane,
+        lane: event.lane.clone(),
         seq: event.seq,
-        agent_id: event.agent_id,
-        run_id: event.run_id,
+        agent_id: event.agent_id.clone(),
+        run_id: event.run_id.clone(),
         decision: event.decision,
-        receipt_hash: event.receipt_hash,
+        receipt_hash: event.receipt_hash.clone(),
         bus_seq: delivered.seq,
         bus_ts: Some(delivered.bus_ts),
-        proof,
+        standing,
         wire: match kept {
             Some(kept) => Wire::Kept { by: Arc::clone(&kept.by), position: kept.position },
-            None => Wire::Text(wire.text().into()),
+            None => Wire::Text(read.wire().text().into()),
         },
     };
     Ok(Read { row, of_lane })

@@ -1,8 +1,7 @@
 //! What edges are to be asked for and were not told yet, tenant by tenant in turn.
 //! Promises that no tenant's requests take the place, or the turn, of another's; whoever misses something asks again.
 
-use std::collections::{BTreeMap, VecDeque};
-
+use aegis_bus::Turns;
 use aegis_model::Missing;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -12,23 +11,15 @@ const MOST: usize = 1024;
 
 #[derive(Debug, Default)]
 pub(crate) struct Asking {
-    turns: Mutex<Turns>,
+    /// By tenant.
+    turns: Mutex<Turns<String, Missing>>,
     rung: Notify,
-}
-
-#[derive(Debug, Default)]
-struct Turns {
-    /// By tenant; none is empty.
-    waiting: BTreeMap<String, VecDeque<Missing>>,
-    count: usize,
-    /// Whose turn it was last.
-    last: String,
 }
 
 impl Asking {
     /// Takes a request; forgotten if its tenant has its share already.
     pub(crate) fn put(&self, missing: Missing) {
-        if self.turns.lock().put(missing) {
+        if put(&mut self.turns.lock(), missing) {
             self.rung.notify_one();
         }
     }
@@ -45,40 +36,14 @@ impl Asking {
     }
 }
 
-impl Turns {
-    fn put(&mut self, missing: Missing) -> bool {
-        // The tenant stands first in a lane's name, and only what proved itself has made a lane known.
-        let tenant = missing.lane.split('.').next().unwrap_or_default().to_owned();
-        let own = self.waiting.get(&tenant);
-        if own.is_some_and(|own| own.contains(&missing)) {
-            return false;
-        }
-        let own = own.map_or(0, VecDeque::len);
-        if self.count >= MOST {
-            let Some(fullest) = self.waiting.values_mut().max_by_key(|waiting| waiting.len()) else { return false };
-            if fullest.len() <= own + 1 {
-                return false;
-            }
-            fullest.pop_back();
-            self.count -= 1;
-        }
-        self.waiting.entry(tenant).or_default().push_back(missing);
-        self.count += 1;
-        true
+fn put(turns: &mut Turns<String, Missing>, missing: Missing) -> bool {
+    // The tenant stands first in a lane's name, and only what proved itself has made a lane known.
+    let tenant = missing.lane.split('.').next().unwrap_or_default().to_owned();
+    if turns.of(&tenant).is_some_and(|own| own.contains(&missing)) || (turns.left() >= MOST && !turns.make_place(&tenant)) {
+        return false;
     }
-
-    fn next(&mut self) -> Option<Missing> {
-        let behind = self.waiting.keys().find(|tenant| **tenant > self.last);
-        let tenant = behind.or_else(|| self.waiting.keys().next())?.clone();
-        let waiting = self.waiting.get_mut(&tenant)?;
-        let missing = waiting.pop_front()?;
-        self.count -= 1;
-        if waiting.is_empty() {
-            self.waiting.remove(&tenant);
-        }
-        self.last = tenant;
-        Some(missing)
-    }
+    turns.put(tenant, missing);
+    true
 }
 
 #[cfg(test)]
@@ -92,17 +57,22 @@ mod tests {
     #[test]
     fn no_tenant_s_requests_take_the_place_or_the_turn_of_another() {
         let mut turns = Turns::default();
-        let fill = |turns: &mut Turns, tenant: &str| (0..2 * MOST as i64).filter(|n| turns.put(missing(tenant, *n))).count();
+        let of = |turns: &Turns<String, Missing>, tenant: &str| {
+            turns.of(&tenant.to_owned()).map_or(0, std::collections::VecDeque::len)
+        };
+        let fill = |turns: &mut Turns<String, Missing>, tenant: &str| {
+            (0..2 * MOST as i64).filter(|n| put(turns, missing(tenant, *n))).count()
+        };
         assert_eq!(fill(&mut turns, "a"), MOST);
         assert_eq!(fill(&mut turns, "b"), MOST / 2, "half of the places are given up for it");
-        assert_eq!((turns.count, turns.waiting["a"].len()), (MOST, MOST / 2));
-        assert!(turns.put(missing("z", 7)) && !turns.put(missing("z", 7)), "once is enough");
-        let first: Vec<String> = (0..6).filter_map(|_| turns.next()).map(|missing| missing.lane).collect();
+        assert_eq!((turns.left(), of(&turns, "a")), (MOST, MOST / 2));
+        assert!(put(&mut turns, missing("z", 7)) && !put(&mut turns, missing("z", 7)), "once is enough");
+        let first: Vec<String> = turns.by_ref().take(6).map(|missing| missing.lane).collect();
         assert_eq!(first, ["a.edge.1", "b.edge.1", "z.edge.1", "a.edge.1", "b.edge.1", "a.edge.1"]);
         assert_eq!(turns.next(), Some(missing("b", 2)), "in the order in which they came");
-        let rest = std::iter::from_fn(|| turns.next()).count();
-        assert_eq!(rest, MOST - 7);
-        assert_eq!((turns.count, turns.waiting.len()), (0, 0));
+        let left = turns.left();
+        assert_eq!((left, turns.by_ref().count()), (MOST - 7, MOST - 7));
+        assert_eq!(turns.left(), 0);
     }
 
     #[tokio::test]

@@ -107,7 +107,7 @@ fn request_digest(caller: &Caller, request_id: &str) -> String {
 /// Lets an answer be given again once the consume has its receipt: before, there was no such answer.
 async fn repeat(control: &Control, tenant: &TenantId, event: Option<EventId>) -> Result<(), Problem> {
     let is_sealed = match event {
-        Some(event) => control.ledger.contains(tenant, event).await.map_err(Problem::internal)?,
+        Some(event) => control.is_sealed(tenant, event).await?,
         None => false,
     };
     if is_sealed { Ok(()) } else { Err(Problem::receipt_pending()) }

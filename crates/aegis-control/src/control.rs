@@ -22,12 +22,13 @@ use crate::asking::Asking;
 use crate::bundles::Bundles;
 use crate::feed::Feed;
 use crate::fleet::Fleet;
+use crate::gone::Gone;
 use crate::labels::Labels;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
-use crate::rules::{RuleTrials, ToldRules};
+use crate::rules::{RuleTrials, ToldRules, WaitingRules};
 use crate::silence::Lives;
-use crate::{archive, callbacks, expiry, feed, fleet, labels, materialise, outbox, prune, rule_set, rules, silence};
+use crate::{archive, callbacks, expiry, feed, fleet, gone, labels, materialise, outbox, prune, rule_set, rules, silence};
 
 /// Limits and times of control. The defaults suit one machine.
 #[derive(Clone, Debug)]
@@ -71,6 +72,8 @@ pub struct ControlConfig {
     pub edge_trust_key: Option<TrustTokenKey>,
     /// Who tries the rules that tenants' admins activate; None: they may not.
     pub rule_trials: Option<Arc<dyn RuleTrials>>,
+    /// Who says which rules do not know a tenant's window yet; None: none waits.
+    pub waiting_rules: Option<Arc<dyn WaitingRules>>,
     /// The bus as the history has it, where it is a user of its own there; None: control's.
     pub history_bus: Option<Arc<dyn Bus>>,
     /// The connections to the bus by whose they are, for readiness; none where it is a file.
@@ -101,6 +104,7 @@ impl Default for ControlConfig {
             lake: None,
             edge_trust_key: None,
             rule_trials: None,
+            waiting_rules: None,
             history_bus: None,
             connections: Vec::new(),
             rule_set: None,
@@ -185,8 +189,8 @@ pub struct Control {
     pub(crate) start: i64,
     /// What edges are to be asked for.
     pub(crate) missing: Asking,
-    /// Of which lanes their edges have pruned receipts that were asked for, and up to where.
-    pub(crate) pruned: Mutex<HashMap<String, i64>>,
+    /// What ledgers say that they do not have of what they are asked for.
+    pub(crate) gone: Gone,
     pub(crate) outbox: Outbox,
     pub(crate) rules: ToldRules,
     pub(crate) metrics: Metrics,
@@ -254,7 +258,7 @@ impl Control {
             caught_up: Mutex::default(),
             start,
             missing: Asking::default(),
-            pruned: Mutex::default(),
+            gone: Gone::default(),
             outbox: Outbox::default(),
             rules: ToldRules::default(),
             metrics: Metrics::default(),
@@ -308,6 +312,7 @@ impl Control {
         tasks.push(tokio::spawn(feed::run(Arc::clone(self), self.stop.subscribe())));
         tasks.push(tokio::spawn(fleet::run(Arc::clone(self), self.stop.subscribe())));
         tasks.push(tokio::spawn(fleet::ask_for_missing(Arc::clone(self), self.stop.subscribe())));
+        tasks.push(tokio::spawn(gone::run(Arc::clone(self), self.stop.subscribe())));
         tasks.push(tokio::spawn(fleet::beat(Arc::clone(self), self.stop.subscribe())));
         if self.has_far_edges() {
             tasks.push(tokio::spawn(labels::run(Arc::clone(self), self.stop.subscribe())));

@@ -63,6 +63,12 @@ pub(crate) async fn enroll(control: &Control, parts: &Parts, body: Body) -> Resu
         if known {
             return Err(StoreError::Invalid { what: "receipt_key", why: "is known already; an edge makes a key of its own" });
         }
+        if control.is_of_this_process(&edge.edge_id) {
+            return Err(StoreError::Invalid {
+                what: "edge id",
+                why: "is the one of the edge in control's own process (`edge.id`); invite the edge under another",
+            });
+        }
         let prepared = edge.tenants.iter().map(|tenant| control.prepare(enrolled_draft(control, tenant, edge)));
         let prepared: Vec<Pending> =
             prepared.collect::<Result<_, _>>().map_err(|problem| StoreError::TakenBack(problem.message))?;
@@ -124,11 +130,22 @@ fn scope_of(edge: &EdgeKey) -> Scope {
 }
 
 impl Control {
+    /// Whether a ledger of this process has lanes under this name.
+    fn is_of_this_process(&self, edge_id: &str) -> bool {
+        self.config.edge_id == edge_id || self.config.ships_again.contains_key(edge_id)
+    }
+
     /// Believes the keys of all edges that were enrolled before.
     pub(crate) async fn pin_edges(&self) -> Result<(), ControlError> {
         for edge in self.store.edge_keys().await? {
             match VerifyingKey::from_base64(&edge.public_key) {
                 Ok(key) => {
+                    if self.is_of_this_process(&edge.edge_id) {
+                        tracing::warn!(
+                            edge_id = edge.edge_id,
+                            "an enrolled edge has the name of the edge in this process (`edge.id`): nobody asks it for receipts that are missing; enrol it under another name"
+                        );
+                    }
                     self.ring.pin(key, scope_of(&edge));
                     self.edge_serves(&edge.edge_id, &edge.tenants);
                 }

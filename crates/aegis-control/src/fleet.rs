@@ -243,7 +243,7 @@ impl Control {
         let (ack, pinned) = match verify_notice::<ContainmentAck>(&self.ring, &heard.payload) {
             Ok(verified) => verified,
             // The other thing that an edge says there.
-            Err(error) => return self.take_pruned(heard).map_err(|other| format!("{error}; {other}")),
+            Err(error) => return self.take_gone(heard).map_err(|other| format!("{error}; {other}")),
         };
         check_speaker(&pinned, &ack.edge_id, &heard.subject)?;
         if is_too_long(&ack.enforced.target.target_id) || ack.boot.len() > MAX_ID {
@@ -400,7 +400,7 @@ impl AskForMissing for Control {
         if let Some(here) = self.config.ships_again.get(edge_id) {
             here.ask(lane, from_seq, to_seq);
         } else if self.is_enrolled(edge_id) {
-            let from_seq = from_seq.max(self.pruned_through(lane).saturating_add(1));
+            let from_seq = from_seq.max(self.gone.pruned_through(edge_id, lane).saturating_add(1));
             if from_seq > to_seq {
                 return;
             }

@@ -25,6 +25,8 @@ pub struct Metrics {
     pub(crate) feed_rewrites: Counter,
     pub(crate) notices_refused: Counter,
     pub(crate) pruned_asked: Counter,
+    /// Answers of edges that they have lost what they were asked for.
+    pub(crate) lost_asked: Counter,
     pub(crate) run_labels_forgotten: Counter,
     pub(crate) edges_live: Gauge,
     pub(crate) edges_silent: Gauge,
@@ -46,6 +48,7 @@ impl Default for Metrics {
             feed_rewrites: Counter::default(),
             notices_refused: Counter::default(),
             pruned_asked: Counter::default(),
+            lost_asked: Counter::default(),
             run_labels_forgotten: Counter::default(),
             edges_live: Gauge::default(),
             edges_silent: Gauge::default(),
@@ -87,6 +90,11 @@ impl Metrics {
             "control_pruned_receipts_asked",
             "Answers of edges that they have pruned what they were asked for",
             self.pruned_asked.clone(),
+        );
+        registry.register(
+            "control_lost_receipts_asked",
+            "Answers of edges that they have lost what they were asked for, and did not prune it",
+            self.lost_asked.clone(),
         );
         registry.register(
             "control_run_labels_forgotten",

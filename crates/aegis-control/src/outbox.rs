@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_ledger::{Committed, Draft, Durability, LedgerError, SubmitError};
-use aegis_model::{EventId, EventKind, Phase};
-use aegis_store::OutboxRow;
+use aegis_model::{EventId, EventKind, Phase, TenantId};
+use aegis_store::{HistoryRow, OutboxRow};
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::{Notify, watch};
 
 use crate::control::Control;
+use crate::fleet::edge_of;
 use crate::problem::Problem;
 
 /// How long a request waits for a place in the ledger's queue, in steps of `QUEUE_STEP`.
@@ -102,8 +103,7 @@ impl Control {
     /// Seals a draft whose event id follows from what it is about; None if its receipt was there already.
     pub(crate) async fn record_once(&self, draft: Draft) -> Result<Option<Committed>, Problem> {
         for _ in 0..QUEUE_STEPS {
-            let known = self.ledger.contains(&draft.event.tenant_id, draft.event.event_id).await.map_err(Problem::internal)?;
-            if known {
+            if self.is_sealed(&draft.event.tenant_id, draft.event.event_id).await? {
                 return Ok(None);
             }
             match self.submit(draft.clone()).await {
@@ -114,6 +114,35 @@ impl Control {
             }
         }
         Err(receipt_unavailable())
+    }
+
+    /// Whether an event of ours has its receipt: in the ledger, or pruned from there, which the history has.
+    pub(crate) async fn is_sealed(&self, tenant: &TenantId, event_id: EventId) -> Result<bool, Problem> {
+        if self.ledger.contains(tenant, event_id).await.map_err(Problem::internal)? {
+            return Ok(true);
+        }
+        Ok(self.pruned_receipt(tenant, event_id).await?.is_some())
+    }
+
+    /// A receipt of ours as published, and its hash.
+    pub(crate) async fn receipt_of(&self, tenant: &TenantId, event_id: EventId) -> Result<Option<(Arc<str>, String)>, Problem> {
+        if let Some(sealed) = self.ledger.receipt(tenant, event_id).await.map_err(Problem::internal)? {
+            return Ok(Some((sealed.wire.into(), sealed.receipt_hash)));
+        }
+        let Some(row) = self.pruned_receipt(tenant, event_id).await? else { return Ok(None) };
+        let hash = row.receipt_hash.clone().unwrap_or_default();
+        Ok(Some((self.wire(&row).await?, hash)))
+    }
+
+    /// A receipt of ours that the history has. Nothing is pruned that it does not have; where nothing was, the ledger has all.
+    async fn pruned_receipt(&self, tenant: &TenantId, event_id: EventId) -> Result<Option<HistoryRow>, Problem> {
+        if !self.ledger.was_pruned() {
+            return Ok(None);
+        }
+        // Whatever else has its id.
+        let rows = self.store.history_events(tenant, event_id, None).await?;
+        let is_own = |row: &HistoryRow| row.lane.as_deref().is_some_and(|lane| edge_of(lane) == self.config.edge_id);
+        Ok(rows.into_iter().find(|row| row.is_proved() && is_own(row)))
     }
 
     async fn submit(&self, draft: Draft) -> Result<Committed, LedgerError> {
@@ -153,8 +182,7 @@ impl Control {
     /// True once the row's receipt is sealed and the row is gone.
     async fn settle_row(&self, row: &OutboxRow) -> Result<bool, Problem> {
         // Asked after the look at `in_flight`: a row whose request ended in between is found sealed here.
-        let sealed = self.ledger.contains(&row.tenant_id, row.event_id).await.map_err(Problem::internal)?;
-        if !sealed {
+        if !self.is_sealed(&row.tenant_id, row.event_id).await? {
             if !self.seal_leftover(row).await {
                 return Ok(false);
             }

@@ -157,9 +157,8 @@ async fn answered(
     body: &OutcomeBody,
     id: EventId,
 ) -> Result<Option<Answer>, Problem> {
-    let sealed = control.ledger.receipt(call.tenant(), id).await.map_err(Problem::internal)?;
-    let Some(sealed) = sealed else { return Ok(None) };
-    let mut event = read_wire(&sealed.wire)?;
+    let Some((wire, receipt_hash)) = control.receipt_of(call.tenant(), id).await? else { return Ok(None) };
+    let mut event = read_wire(&wire)?;
     let receipt: ReceiptBody = serde_json::from_value(event["receipt"].take()).map_err(Problem::internal)?;
     if !is_same(control, call, body, &event, &receipt).await? {
         let mut draft = outcome_draft(control, decided, body)?;
@@ -175,7 +174,7 @@ async fn answered(
         return Err(Problem::conflict("idempotency_payload_mismatch", message));
     }
     let violation = receipt.detail.as_ref().and_then(|detail| detail["violation"].as_str()).map(str::to_owned);
-    Ok(Some(Answer { outcome_id: id, violation, receipt_hash: sealed.receipt_hash }))
+    Ok(Some(Answer { outcome_id: id, violation, receipt_hash }))
 }
 
 /// True if the sealed outcome says what this report says. Of the output the commitment alone is left, and it is opened.

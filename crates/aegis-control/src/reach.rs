@@ -1,34 +1,42 @@
-//! What edges are told of how far their lanes have come: the history's heads, and what history and lake have for good. Promises that an edge hears of its
-//! own lanes only, and that what it may prune for is signed, and said of now: the request's nonce stands in it.
+//! What edges are told of how far their lanes have come, and the ledgers of this process: the history's heads, and what history and lake have for good. Promises
+//! that an edge hears of its own lanes only, and that what it may prune for is signed, and said of now: the request's nonce stands in it.
 
 use aegis_bus::feed::{ConfirmRequest, FeedPage, LaneRequest, MOST_LANES, MOST_NONCE};
-use aegis_bus::{Heard, subject};
-use aegis_keys::{sign_notice, verify_notice};
-use aegis_model::{Confirmed, LaneConfirmed, Pruned, TenantId};
+use aegis_bus::subject;
+use aegis_keys::sign_notice;
+use aegis_model::{Confirmed, LaneConfirmed, TenantId};
 use bytes::Bytes;
 
 use crate::control::Control;
-use crate::fleet::{check_speaker, edge_of};
-
-/// Longest name of a lane that is remembered, bytes, and how many are. Of one that was forgotten, the edge says it again.
-const MAX_LANE: usize = 256;
-const MOST_PRUNED: usize = 10_000;
+use crate::fleet::edge_of;
 
 impl Control {
     /// How far the history has lanes of an edge. Only while it has all that was published some moments ago: else nobody knows what is lost.
     pub(crate) async fn lane_heads(&self, edge_id: &str, request: &LaneRequest) -> FeedPage {
-        if !self.history_is_whole() {
-            return FeedPage::refused("the history is behind");
-        }
-        let mut page = FeedPage::default();
-        for lane in request.lanes.iter().take(MOST_LANES) {
-            let Some(tenant) = self.tenant_of_lane(edge_id, lane) else { continue };
-            match self.store.history_lane(&tenant, lane).await.map(|known| known.map_or(0, |known| known.head)) {
-                Ok(head) => page.entries.push((lane.clone(), Bytes::from(head.to_string()), 0)),
-                Err(error) => return FeedPage::refused(error.to_string()),
+        match self.heads(self.lanes_of(edge_id, &request.lanes)).await {
+            Ok(heads) => {
+                let entries = heads.into_iter().map(|(lane, head)| (lane, Bytes::from(head.to_string()), 0));
+                FeedPage { entries: entries.collect(), ..FeedPage::default() }
             }
+            Err(reason) => FeedPage::refused(reason),
         }
-        page
+    }
+
+    /// The same of lanes of a ledger in this process, at most `MOST_LANES`.
+    pub async fn heads_here(&self, lanes: &[String]) -> Result<Vec<(String, i64)>, String> {
+        self.heads(lanes_here(lanes)).await
+    }
+
+    async fn heads(&self, lanes: Vec<(TenantId, String)>) -> Result<Vec<(String, i64)>, String> {
+        if !self.history_is_whole() {
+            return Err("the history is behind".to_owned());
+        }
+        let mut heads = Vec::with_capacity(lanes.len());
+        for (tenant, lane) in lanes {
+            let known = self.store.history_lane(&tenant, &lane).await.map_err(|error| error.to_string())?;
+            heads.push((lane, known.map_or(0, |known| known.head)));
+        }
+        Ok(heads)
     }
 
     /// Tells an edge how far history and lake have its lanes. Also while the lake stands still: it says since when.
@@ -40,64 +48,62 @@ impl Control {
     }
 
     async fn confirmed(&self, edge_id: &str, request: &ConfirmRequest) -> Result<(), String> {
-        let Some(lake) = &self.config.lake else { return Err("there is no lake".to_owned()) };
-        let Some(behind) = lake.behind() else { return Err("the lake does not know yet how far it is".to_owned()) };
         if request.nonce.len() > MOST_NONCE {
             return Err("the nonce is too long".to_owned());
         }
-        let mut lanes = Vec::new();
-        for lane in request.confirm.iter().take(MOST_LANES) {
-            let Some(tenant) = self.tenant_of_lane(edge_id, lane) else { continue };
-            let Some(in_lake) = lake.reach(&tenant, lane) else { continue };
-            let in_history = self.store.history_lane(&tenant, lane).await.map_err(|error| error.to_string())?;
-            lanes.push(LaneConfirmed {
-                lane: lane.clone(),
-                history: in_history.map_or(0, |known| known.through()),
-                lake: in_lake.through(),
-                lake_head: in_lake.head,
-            });
-        }
-        let behind_ms = u64::try_from(behind.as_millis()).unwrap_or(u64::MAX);
-        let confirmed = Confirmed { edge_id: edge_id.to_owned(), nonce: request.nonce.clone(), behind_ms, lanes };
+        let lanes = self.lanes_of(edge_id, &request.confirm);
+        let confirmed = self.reached(edge_id, &request.nonce, lanes).await?;
         let signed = sign_notice(&self.key, &confirmed).map_err(|error| error.to_string())?;
         self.bus.tell(&subject::lake(edge_id), Bytes::from(signed)).await.map_err(|error| error.to_string())
     }
 
-    /// An edge says that what it was asked for it has pruned: whoever lacks it is told, and it is asked for no more.
-    pub(crate) fn take_pruned(&self, heard: &Heard) -> Result<(), String> {
-        let (pruned, pinned) = verify_notice::<Pruned>(&self.ring, &heard.payload).map_err(|error| error.to_string())?;
-        check_speaker(&pinned, &pruned.edge_id, &heard.subject)?;
-        if pruned.lane.len() > MAX_LANE || self.tenant_of_lane(&pruned.edge_id, &pruned.lane).is_none() {
-            return Err("it is about no lane of its own".to_owned());
-        }
-        let Pruned { edge_id, lane, through_seq } = pruned;
-        {
-            let mut known = self.pruned.lock();
-            if known.len() >= MOST_PRUNED {
-                known.clear();
-            }
-            known.insert(lane.clone(), through_seq);
-        }
-        self.metrics.pruned_asked.inc();
-        if self.fleet.notices.may_warn(&edge_id) {
-            tracing::error!(
-                edge_id,
-                lane,
-                through_seq,
-                "receipts are missing here that their edge pruned, since history and lake had them: restore history or lake from a backup"
-            );
-        }
-        Ok(())
+    /// How far history and lake have lanes of a ledger in this process, at most `MOST_LANES`.
+    pub async fn confirmed_here(&self, edge_id: &str, lanes: &[String]) -> Result<Confirmed, String> {
+        self.reached(edge_id, "", lanes_here(lanes)).await
     }
 
-    /// Up to where the edge of a lane is known to have pruned it.
-    pub(crate) fn pruned_through(&self, lane: &str) -> i64 {
-        self.pruned.lock().get(lane).copied().unwrap_or(0)
+    async fn reached(&self, edge_id: &str, nonce: &str, lanes: Vec<(TenantId, String)>) -> Result<Confirmed, String> {
+        let Some(lake) = &self.config.lake else { return Err("there is no lake".to_owned()) };
+        let Some(behind) = lake.behind() else { return Err("the lake does not know yet how far it is".to_owned()) };
+        let mut confirmed = Vec::with_capacity(lanes.len());
+        for (tenant, lane) in lanes {
+            let Some(in_lake) = lake.reach(&tenant, &lane) else { continue };
+            let in_history = self.store.history_lane(&tenant, &lane).await.map_err(|error| error.to_string())?;
+            let history = in_history.map_or(0, |known| known.through());
+            confirmed.push(LaneConfirmed { lane, history, lake: in_lake.through(), lake_head: in_lake.head });
+        }
+        let behind_ms = u64::try_from(behind.as_millis()).unwrap_or(u64::MAX);
+        Ok(Confirmed { edge_id: edge_id.to_owned(), nonce: nonce.to_owned(), behind_ms, lanes: confirmed })
+    }
+
+    /// Up to where, behind `after` and no farther than `through`, the history holds the receipts of a lane itself, of some that follow: what it has by a name
+    /// alone it reads from a ledger of this process, as over an embedded bus.
+    pub async fn history_holds(&self, lane: &str, after: i64, through: i64, limit: u32) -> Result<i64, String> {
+        let Some((tenant, _)) = of_lane(lane) else { return Ok(after) };
+        let rows = self.store.proved_of_lane(&tenant, lane, after, limit).await.map_err(|error| error.to_string())?;
+        let held = rows.iter().take_while(|row| row.wire.text().is_some());
+        Ok(held.filter_map(|row| row.seq).filter(|seq| *seq <= through).last().unwrap_or(after))
+    }
+
+    /// Lanes that an edge asks about, and whose they are; those of others are left out.
+    fn lanes_of(&self, edge_id: &str, lanes: &[String]) -> Vec<(TenantId, String)> {
+        let its_own = |lane: &String| Some((self.tenant_of_lane(edge_id, lane)?, lane.clone()));
+        lanes.iter().take(MOST_LANES).filter_map(its_own).collect()
     }
 
     /// The tenant of a lane, if it is one that the edge may seal.
-    fn tenant_of_lane(&self, edge_id: &str, lane: &str) -> Option<TenantId> {
+    pub(crate) fn tenant_of_lane(&self, edge_id: &str, lane: &str) -> Option<TenantId> {
         let tenant = lane.split('.').next().filter(|tenant| self.serves(edge_id, tenant))?;
         (edge_of(lane) == edge_id).then(|| TenantId::new(tenant).ok()).flatten()
     }
+}
+
+/// A lane and the tenant that its name says: of a ledger of this process, which seals none for others.
+fn of_lane(lane: &str) -> Option<(TenantId, String)> {
+    let tenant = lane.split('.').next().unwrap_or_default();
+    Some((TenantId::new(tenant).ok()?, lane.to_owned()))
+}
+
+fn lanes_here(lanes: &[String]) -> Vec<(TenantId, String)> {
+    lanes.iter().take(MOST_LANES).filter_map(|lane| of_lane(lane)).collect()
 }

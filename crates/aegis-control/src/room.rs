@@ -216,7 +216,14 @@ mod tests {
     }
 
     fn delivered(seq: u64) -> Delivered {
-        Delivered { seq, subject: String::new(), payload: bytes::Bytes::new(), bus_ts: Timestamp::default(), kept: None }
+        Delivered {
+            seq,
+            subject: String::new(),
+            payload: bytes::Bytes::new(),
+            bus_ts: Timestamp::default(),
+            kept: None,
+            reading: aegis_model::Reading::default(),
+        }
     }
 
     #[test]

@@ -25,15 +25,17 @@ pub struct RefusedRuleRecord {
 }
 
 impl Control {
-    /// Seals for each tenant concerned that a record of rules was refused. An error: not for all; to be asked again.
+    /// Seals for each tenant concerned that a record of rules was refused; of one for whom that fails, the others are told all the same. An error: not for all;
+    /// to be asked again.
     pub async fn tell_refused_rule_record(&self, refused: &RefusedRuleRecord) -> Result<(), ControlError> {
         let is_concerned = |tenant: &TenantId| match &refused.tenant_id {
             Some(named) => named == tenant,
             None => partition_of(tenant) == refused.partition,
         };
-        for tenant in self.store.list_tenants().await?.iter().filter(|tenant| is_concerned(tenant)) {
-            self.record_once(self.refused_record_draft(tenant, refused)).await?;
-        }
+        let tenants = self.store.list_tenants().await?;
+        let concerned = tenants.iter().filter(|tenant| is_concerned(tenant));
+        let drafts: Vec<Draft> = concerned.map(|tenant| self.refused_record_draft(tenant, refused)).collect();
+        all_of(drafts.into_iter().map(|draft| self.record_once(draft))).await?;
         Ok(())
     }
 
@@ -52,9 +54,37 @@ impl Control {
     }
 }
 
+/// Awaits all, one after the other, also behind one that fails. The last error.
+async fn all_of<T, E>(each: impl Iterator<Item = impl Future<Output = Result<T, E>>>) -> Result<(), E> {
+    let mut outcome = Ok(());
+    for one in each {
+        if let Err(error) = one.await {
+            outcome = Err(error);
+        }
+    }
+    outcome
+}
+
 fn detail_of(mut facts: Value, fault: &str) -> Value {
     facts["change"] = json!(EventKind::RuleRecordRefused.as_str());
     facts["fault"] = json!(fault);
     facts["by"] = json!({"type": "detection"});
     facts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_that_fails_keeps_no_other_waiting_and_is_told_of() {
+        let mut told = Vec::new();
+        let outcome = all_of([Ok("a"), Err("b"), Ok("c")].into_iter().map(|one| {
+            told.push(one);
+            std::future::ready(one)
+        }));
+        assert_eq!(outcome.await, Err("b"));
+        assert_eq!(told, [Ok("a"), Err("b"), Ok("c")]);
+        assert_eq!(all_of([Ok::<_, &str>(1)].into_iter().map(std::future::ready)).await, Ok(()));
+    }
 }

@@ -170,6 +170,13 @@ pub enum RuleTrialError {
     Failed(String),
 }
 
+/// Says which rules do not know all of their window of a tenant yet: what control asks of detection too.
+#[async_trait]
+pub trait WaitingRules: Send + Sync + std::fmt::Debug {
+    /// One object for each rule that waits; None where detection does not answer now.
+    async fn of(&self, tenant: &TenantId) -> Option<Value>;
+}
+
 /// Tries rules: what control asks of detection, which it does not know.
 #[async_trait]
 pub trait RuleTrials: Send + Sync + std::fmt::Debug {
@@ -245,6 +252,21 @@ pub(crate) async fn common_history(control: &Control, call: &Call) -> Result<Res
     let mut versions = control.store.list_common_rule_versions(rule_id, page.limit, page.offset).await?;
     versions.iter_mut().for_each(|version| version.backtest = None);
     Ok(Json(versions).into_response())
+}
+
+/// Which rules programs brought for every tenant: what each tenant has receipts of since it was made, and what was before.
+pub(crate) async fn sets(control: &Control, call: &Call) -> Result<Response, Problem> {
+    let page = call.query.page()?;
+    Ok(Json(control.store.list_rule_set_changes(page.limit, page.offset).await?).into_response())
+}
+
+/// The rules that tell nothing of the tenant yet, since they do not know all of their window.
+pub(crate) async fn waiting(control: &Control, call: &Call) -> Result<Response, Problem> {
+    let Some(waiting) = &control.config.waiting_rules else { return Ok(Json(json!([])).into_response()) };
+    let waiting = waiting.of(call.tenant()).await.ok_or_else(|| {
+        Problem::unavailable("detection_unavailable", "detection does not answer; it may be reading its log again: try again")
+    })?;
+    Ok(Json(waiting).into_response())
 }
 
 /// What a receipt says of a version: what it is, and what it was tried with. Its text is represented by its hash.

@@ -91,6 +91,7 @@ async fn state(house: &House, tenant: &Tenant) -> String {
         "/v1/policies",
         "/v1/rules",
         "/v1/rules/common",
+        "/v1/rules/sets",
         "/v1/settings",
         "/v1/containment",
         "/v1/approvals",

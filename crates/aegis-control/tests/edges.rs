@@ -10,8 +10,8 @@ use std::time::Duration;
 use aegis_bus::{AskForMissing, Bus, Hearing, Message, Stream, subject};
 use aegis_keys::{AgentClaims, KeyRing, SigningKey, mint_agent_token, sign_notice, verify_notice};
 use aegis_ledger::{Draft, Ledger, LedgerConfig};
-use aegis_model::{EventKind, Missing, Phase, Pruned, RiskLevel, SecurityEvent, SourceTrust, TenantId};
-use aegis_store::{EdgeKey, EdgePublicKeys, OutboxRow};
+use aegis_model::{EventKind, Lost, Missing, Phase, Pruned, RiskLevel, SecurityEvent, SourceTrust, TenantId};
+use aegis_store::{EdgeKey, EdgePublicKeys, HistoryRow, OutboxRow};
 use house::{House, key_text};
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -353,6 +353,22 @@ async fn an_edge_s_key_signs_no_agent_in() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_has_no_name_that_control_s_own_process_has_and_its_invitation_holds() {
+    let house = House::build().await;
+    let token = invite(&house, "edge-1", &[&house.acme.id]).await;
+    for _ in 0..2 {
+        let reply = enroll(&house, &body(&token, 1)).await.refused(400, "invalid_field");
+        assert!(reply.text.contains("edge.id"), "{}", reply.text);
+    }
+    assert!(house.store.edge_keys().await.unwrap().is_empty());
+    let until = house.now().plus_seconds(60);
+    for reserved in ["soc", "control", "admin"] {
+        let refused = house.store.invite_edge(reserved, &BTreeSet::from([house.acme.id.clone()]), until).await.unwrap_err();
+        assert!(refused.to_string().contains(reserved), "{refused}");
+    }
+}
+
 /// The next receipts that an edge is asked for, if it is asked soon.
 async fn asked_for(house: &House, hearing: &mut Box<dyn Hearing>) -> Option<(String, i64, i64)> {
     let heard = timeout(Duration::from_secs(1), hearing.next()).await.ok()?.unwrap();
@@ -396,4 +412,46 @@ async fn an_edge_is_not_asked_again_for_what_it_says_that_it_has_pruned() {
             asked == Some((lane.clone(), 7, 8))
         })
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_is_told_once_an_hour_of_what_its_edge_lost_and_of_nothing_that_others_say() {
+    let house = House::build().await;
+    let key = SigningKey::from_seed(&[1; 32]);
+    let token = invite(&house, "edge-7", &[&house.acme.id]).await;
+    enroll(&house, &body(&token, 1)).await.expect(200);
+    let say = async |key: &SigningKey, lane: String, seq: i64| {
+        let lost = Lost { edge_id: "edge-7".to_owned(), lane, seq };
+        house.bus.tell(&subject::ack("edge-7"), sign_notice(key, &lost).unwrap().into()).await.unwrap();
+    };
+    let lane = format!("{}.edge-7.1", house.acme.id);
+    let told = async |tenant: &TenantId| {
+        let events = house.events(tenant, EventKind::ConfigChanged).await;
+        let read = |row: &HistoryRow| serde_json::from_str::<Value>(row.wire.text().unwrap()).unwrap();
+        events.iter().map(read).filter(|event| event["reason"] == "receipts_lost").collect::<Vec<_>>()
+    };
+    house
+        .until("it is told", async || {
+            // By nobody that it pins for the edge, of another's lane, and of a tenant that it does not serve; each time, since control may not have listened yet.
+            say(&SigningKey::from_seed(&[3; 32]), lane.clone(), 2).await;
+            say(&house.edge_key, lane.clone(), 2).await;
+            say(&key, format!("{}.edge-8.1", house.acme.id), 2).await;
+            say(&key, format!("{}.edge-7.1", house.other.id), 2).await;
+            say(&key, lane.clone(), 4).await;
+            !told(&house.acme.id).await.is_empty()
+        })
+        .await;
+    house.clock.advance_seconds(3600);
+    house
+        .until("it is told again an hour later", async || {
+            say(&key, lane.clone(), 4).await;
+            told(&house.acme.id).await.len() == 2
+        })
+        .await;
+    for event in told(&house.acme.id).await {
+        assert_eq!(event["resource"], json!(lane));
+        assert_eq!(event["attributes"], json!({"edge_id": "edge-7", "seq": 4}).to_string());
+        assert_eq!(event["receipt"]["detail"]["lane"], json!(lane));
+    }
+    assert!(told(&house.other.id).await.is_empty());
 }

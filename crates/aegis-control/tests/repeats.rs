@@ -200,6 +200,54 @@ async fn an_outcome_that_is_reported_again_is_one_receipt_and_one_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_answered_is_answered_the_same_when_its_receipt_was_pruned() {
+    let (house, _, token) = house_with_agent().await;
+    let (consume, hash) = approved(&house, &token, "1").await;
+    let consumed = house.post(&consume, &token, body(&hash, "r-1")).await.expect(200).body;
+    let (path, executed) = allowed(&house, &token).await;
+    let report = json!({"status": "ok", "executed_hash": executed, "output": {"secret": "the-output"}, "request_id": "r-1"});
+    let reported = house.post(&path, &token, report.clone()).await.expect(201).body;
+    // As many behind them as a lane that is open keeps.
+    for n in 0..64 {
+        house.agent(&house.acme, &format!("another-{n}")).await;
+    }
+    let ledger = &house.control_ledger;
+    let lane = ledger.lane_of(&house.acme.id);
+    house
+        .until("the history has the lane, and the ledger knows that it is shipped", async || {
+            let known = house.store.history_lane(&house.acme.id, &lane).await.unwrap();
+            ledger.backlog() == 0 && known.is_some_and(|known| known.missing.is_empty() && known.head > 64)
+        })
+        .await;
+    let of_both = [EventKind::ApprovalConsumed, EventKind::ToolOutcome];
+    let last = async |kind: EventKind| house.events(&house.acme.id, kind).await[0].clone();
+    let through = last(EventKind::ToolOutcome).await.seq.unwrap();
+    assert!(ledger.prune_confirmed(&lane, through, aegis_model::Timestamp::from_micros(i64::MAX)).await.unwrap() > 0);
+    for kind in of_both {
+        assert!(!ledger.contains(&house.acme.id, last(kind).await.event_id).await.unwrap(), "{kind} is pruned");
+    }
+    assert_eq!(house.post(&consume, &token, body(&hash, "r-1")).await.expect(200).body, consumed);
+    assert_eq!(house.post(&path, &token, report).await.expect(201).body, reported);
+    let other = json!({"status": "error", "executed_hash": executed, "output": {"secret": "the-output"}, "request_id": "r-1"});
+    house.post(&path, &token, other).await.refused(409, "idempotency_payload_mismatch");
+    house.event(&house.acme.id, EventKind::ReplayAttempt, "idempotency_payload_mismatch").await;
+    for kind in of_both {
+        assert_eq!(house.events(&house.acme.id, kind).await.len(), 1, "{kind}");
+    }
+    // What control says of such a lane to the ledger itself: the history has it, and holds it.
+    let lanes = [lane.clone(), "nobody.s.lane".to_owned()];
+    house
+        .until("the history is whole", async || {
+            let heads = house.control.heads_here(&lanes).await;
+            heads.is_ok_and(|heads| heads[0].0 == lane && heads[0].1 > through && heads[1].1 == 0)
+        })
+        .await;
+    assert_eq!(house.control.history_holds(&lane, 0, through, 5).await, Ok(5));
+    assert_eq!(house.control.history_holds(&lane, through - 1, through, 256).await, Ok(through));
+    assert!(house.control.confirmed_here("control", &lanes).await.unwrap_err().contains("no lake"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn reports_that_come_at_once_are_one_receipt_and_a_violation_is_one_attempt() {
     let (house, _, token) = house_with_agent().await;
     let (path, _) = allowed(&house, &token).await;

@@ -225,6 +225,30 @@ async fn a_refused_record_of_rules_is_sealed_once_for_each_tenant_of_its_partiti
     assert_eq!(wire["receipt"]["detail"]["by"], json!({"type": "detection"}));
 }
 
+/// A ledger that cannot be written for a while: whoever asks again has all of them told, each once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_record_that_could_not_be_sealed_is_sealed_for_all_when_it_is_asked_again() {
+    let house = House::build().await;
+    let acme = house.acme.id.clone();
+    let names = (0..).map(|n| TenantId::new(&format!("neighbour-{n}")).unwrap());
+    let neighbours: Vec<TenantId> = names.filter(|tenant| partition_of(tenant) == partition_of(&acme)).take(2).collect();
+    for tenant in &neighbours {
+        house.store.create_tenant(tenant, tenant.as_str()).await.unwrap();
+    }
+    let (partition, bus_ts) = (partition_of(&acme), house.now());
+    let refused = RefusedRuleRecord { partition, tenant_id: None, fault: "unsigned", seq: 7, bus_ts, hour: 1 };
+    house.fill_control_ledger().await;
+    house.control.tell_refused_rule_record(&refused).await.unwrap_err();
+    house.ledger_pages.store(0, std::sync::atomic::Ordering::SeqCst);
+    house.until("all are told", async || house.control.tell_refused_rule_record(&refused).await.is_ok()).await;
+    house.control.tell_refused_rule_record(&refused).await.unwrap();
+    for tenant in neighbours.iter().chain([&acme]) {
+        house.event(tenant, EventKind::RuleRecordRefused, "unsigned").await;
+        assert_eq!(house.events(tenant, EventKind::RuleRecordRefused).await.len(), 1, "{tenant}");
+    }
+    assert!(house.events(&house.other.id, EventKind::RuleRecordRefused).await.is_empty());
+}
+
 /// The receipts of sets of rules that a tenant has, in the order of its lanes: what was changed, and the ids of what is added, removed and changed.
 async fn told_sets(house: &House, tenant: &TenantId) -> Vec<(String, Value)> {
     let mut told = Vec::new();
@@ -295,6 +319,18 @@ async fn each_tenant_has_one_receipt_of_each_set_of_rules_that_a_start_brings_an
     let sets = house.store.list_rule_sets(10, 0).await.unwrap();
     assert_eq!(sets.iter().map(|set| (set.revision, set.rules.len())).collect::<Vec<_>>(), [(3, 2), (2, 2), (1, 2)]);
     assert_eq!(sets[0].digest, sets[2].digest);
+    for tenant in [&house.acme, &house.other] {
+        let listed = house.get("/v1/rules/sets?limit=2", &tenant.auditor).await.expect(200).body;
+        let ids = |of: &Value| of.as_array().unwrap().iter().map(|rule| rule["rule_id"].clone()).collect::<Vec<_>>();
+        let told: Vec<Value> = listed
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|set| json!([set["revision"], ids(&set["added"]), ids(&set["removed"])]))
+            .collect();
+        assert_eq!(told, [json!([3, ["B"], ["C"]]), json!([2, ["C"], ["B"]])]);
+        assert_eq!((&listed[0]["digest"], &listed[0]["rules"]), (&json!(sets[0].digest), &json!(2)));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

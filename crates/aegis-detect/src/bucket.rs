@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aegis_model::{SecurityEvent, Timestamp};
+use smallvec::SmallVec;
 
 use crate::episode::KeyState;
 use crate::known::Known;
+use crate::refused::hash_of;
 
 /// How much state one rule may keep.
 #[derive(Clone, Copy, Debug)]
@@ -89,17 +91,40 @@ pub fn bytes_of(event: &SecurityEvent) -> usize {
     texts.into_iter().flatten().map(String::len).sum::<usize>() + event.matched_policies.iter().map(String::len).sum::<usize>()
 }
 
+/// What is asked of an event again and again: the event itself is somewhere else, and with very many keys seldom at hand.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    ts: Timestamp,
+    /// What its texts take.
+    bytes: usize,
+}
+
+/// Beside one another where there are few: most keys come, have an event or two, and go.
+type Few<T> = SmallVec<[T; 2]>;
+
+/// Which agent: by the hash of its name, which is the caller's to choose, and of any length. Two of one hash have one part together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Maker(u64);
+
+impl Maker {
+    pub(crate) fn of(agent: &str) -> Self {
+        Self(hash_of(agent))
+    }
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Bucket {
     /// In event order, each once; those before `given_up` are only still there because moving the others costs.
-    events: Vec<Arc<SecurityEvent>>,
+    events: Few<Arc<SecurityEvent>>,
+    /// Of each event, in the same order.
+    marks: Few<Mark>,
     given_up: usize,
     /// What the texts of its events take.
     pub(crate) bytes: usize,
     /// None where no query follows it, or none did yet.
     following: Option<Following>,
     /// The agent whose event made it, if that is known.
-    pub(crate) made_by: Option<Arc<str>>,
+    pub(crate) made_by: Option<Maker>,
     /// Of a deferred rule: the first instant that waits for its decision.
     pub(crate) awaits: Option<Timestamp>,
     /// The newest event that a quota has taken, or did not let in.
@@ -148,7 +173,7 @@ impl Following {
 
 impl Bucket {
     /// An empty one, made for the event of an agent.
-    pub(crate) fn made_by(made_by: Option<Arc<str>>) -> Self {
+    pub(crate) fn made_by(made_by: Option<Maker>) -> Self {
         Self { made_by, ..Self::default() }
     }
 
@@ -156,15 +181,23 @@ impl Bucket {
         &self.events[self.given_up..]
     }
 
-    pub(crate) fn keep(&mut self, event: &Arc<SecurityEvent>, quotas: Quotas) -> Kept {
+    fn marks(&self) -> &[Mark] {
+        &self.marks[self.given_up..]
+    }
+
+    /// The time of its oldest event.
+    pub(crate) fn oldest(&self) -> Option<Timestamp> {
+        self.marks().first().map(|mark| mark.ts)
+    }
+
+    /// Keeps an event whose texts take so much.
+    pub(crate) fn keep(&mut self, event: &Arc<SecurityEvent>, bytes: usize, quotas: Quotas) -> Kept {
         // Events mostly come in order, so look at the end first.
-        let at = match self.events().last() {
-            Some(last) if last.order_key() >= event.order_key() => {
-                match self.events().binary_search_by(|e| e.order_key().cmp(&event.order_key())) {
-                    Ok(_) => return Kept::Known,
-                    Err(at) => self.given_up + at,
-                }
-            }
+        let at = match self.marks().last() {
+            Some(last) if last.ts >= event.ts => match self.place_of(event) {
+                Ok(_) => return Kept::Known,
+                Err(at) => self.given_up + at,
+            },
             _ => self.events.len(),
         };
         if at == self.given_up && self.events().len() >= quotas.events_per_key.max(1) {
@@ -172,12 +205,13 @@ impl Bucket {
             return Kept::GivenUp;
         }
         self.events.insert(at, Arc::clone(event));
-        self.bytes += bytes_of(event);
+        self.marks.insert(at, Mark { ts: event.ts, bytes });
+        self.bytes += bytes;
         let surplus = self.surplus(quotas);
         if surplus == 0 {
             return Kept::Added;
         }
-        let taken = Some(self.events()[surplus - 1].ts);
+        let taken = Some(self.marks()[surplus - 1].ts);
         if let Some(following) = &mut self.following {
             following.take(&self.events[self.given_up..][..surplus]);
         }
@@ -186,19 +220,45 @@ impl Bucket {
         Kept::AddedOverQuota(surplus)
     }
 
+    /// Where an event stands among the events in their order, or would stand.
+    fn place_of(&self, event: &SecurityEvent) -> Result<usize, usize> {
+        let first = self.count_before(event.ts);
+        let of_its_time = self.marks()[first..].partition_point(|mark| mark.ts == event.ts);
+        let of_its_time = &self.events()[first..first + of_its_time];
+        let place = of_its_time.binary_search_by(|other| other.order_key().cmp(&event.order_key()));
+        place.map(|place| first + place).map_err(|place| first + place)
+    }
+
+    /// How many of its events are before `ts`.
+    fn count_before(&self, ts: Timestamp) -> usize {
+        self.marks().partition_point(|mark| mark.ts < ts)
+    }
+
+    /// Its events before `to`.
+    pub(crate) fn before(&self, to: Timestamp) -> &[Arc<SecurityEvent>] {
+        &self.events()[..self.count_before(to)]
+    }
+
+    /// Its events with `from <= ts <= to`.
+    pub(crate) fn within(&self, from: Timestamp, to: Timestamp) -> &[Arc<SecurityEvent>] {
+        let start = self.count_before(from);
+        let end = self.marks().partition_point(|mark| mark.ts <= to);
+        &self.events()[start..end.max(start)]
+    }
+
     /// The time of its first event at or after `from`.
     pub(crate) fn first_from(&self, from: Timestamp) -> Option<Timestamp> {
-        let events = self.events();
-        events.get(events.partition_point(|event| event.ts < from)).map(|event| event.ts)
+        self.marks().get(self.count_before(from)).map(|mark| mark.ts)
     }
 
     /// Forgets its oldest events; the others are moved once for many of them.
     fn give_up(&mut self, count: usize) {
-        let bytes: usize = self.events[self.given_up..][..count].iter().map(|event| bytes_of(event)).sum();
+        let bytes: usize = self.marks()[..count].iter().map(|mark| mark.bytes).sum();
         self.bytes -= bytes;
         self.given_up += count;
         if self.given_up * 2 > self.events.len() {
             self.events.drain(..self.given_up);
+            self.marks.drain(..self.given_up);
             self.given_up = 0;
         }
     }
@@ -212,7 +272,7 @@ impl Bucket {
                 if oldest <= shown {
                     known.take_back(oldest.as_micros());
                 }
-                (known, self.events[self.given_up..].partition_point(|e| e.ts < oldest))
+                (known, self.marks[self.given_up..].partition_point(|mark| mark.ts < oldest))
             }
             _ => {
                 *taken = None;
@@ -227,9 +287,8 @@ impl Bucket {
         }
         // From now on those of that time are counted anew.
         *taken = taken.filter(|newest| newest.ts < oldest);
-        let events = &self.events[self.given_up..];
-        *shown = (*shown).max(events.last().map(|last| last.ts));
-        (known, &events[from..])
+        *shown = (*shown).max(self.marks[self.given_up..].last().map(|last| last.ts));
+        (known, &self.events[self.given_up..][from..])
     }
 
     /// Puts back what an incremental query knows now; without it, it is shown everything again.
@@ -246,21 +305,22 @@ impl Bucket {
         let taken = self.following.as_ref().and_then(|following| following.taken).filter(|taken| taken.ts == ts);
         let place = place.saturating_sub(taken.map_or(0, |taken| taken.count));
         let events = self.events();
-        let first = events.partition_point(|event| event.ts < ts).saturating_add(place as usize);
+        let first = self.count_before(ts).saturating_add(place as usize);
         &events[first.min(events.len())..]
     }
 
     /// Forgets the events before `before`.
     pub(crate) fn expire(&mut self, before: Timestamp) {
-        if self.events().first().is_none_or(|oldest| oldest.ts >= before) {
+        if self.oldest().is_none_or(|oldest| oldest >= before) {
             return;
         }
         // Of a key that fell silent nothing is left: that is told by its last event, and not looked for row by row.
-        if self.events().last().is_some_and(|newest| newest.ts < before) {
-            (self.events, self.given_up, self.bytes, self.following) = (Vec::new(), 0, 0, None);
+        if self.marks().last().is_some_and(|newest| newest.ts < before) {
+            (self.events, self.marks, self.given_up) = (Few::new(), Few::new(), 0);
+            (self.bytes, self.following) = (0, None);
             return;
         }
-        let expired = self.events().partition_point(|e| e.ts < before);
+        let expired = self.count_before(before);
         if expired > 0 {
             self.give_up(expired);
             if let Some(known) = self.following.as_mut().and_then(|following| following.known.as_mut()) {
@@ -273,11 +333,11 @@ impl Bucket {
     fn surplus(&self, quotas: Quotas) -> usize {
         let mut surplus = self.events().len().saturating_sub(quotas.events_per_key);
         let mut bytes = self.bytes;
-        for (place, event) in self.events().iter().enumerate() {
+        for (place, mark) in self.marks().iter().enumerate() {
             if bytes <= quotas.bytes_per_key {
                 break;
             }
-            bytes -= bytes_of(event);
+            bytes -= mark.bytes;
             surplus = surplus.max(place + 1);
         }
         surplus

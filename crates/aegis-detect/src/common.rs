@@ -203,7 +203,7 @@ impl Engine {
         let place = self.rules.iter().position(is_above).unwrap_or(self.rules.len());
         let others = self.own_of.get(&rule.header.id).cloned().unwrap_or_default();
         let scope = Scope::AllBut { of: Partitions::NONE, others };
-        let mut running = RunningRule::new(rule, plan, scope, Arc::clone(&self.sides));
+        let mut running = RunningRule::new(rule, plan, scope, Arc::clone(&self.sides), Arc::clone(&self.names));
         running.is_of_program = is_of_program;
         self.rules.insert(place, running);
         self.know_readers();

@@ -1,16 +1,17 @@
 //! Rules whose frames end after their row: a row waits until nothing is expected any more before its frames' end, and is decided then. Promises
 //! that deciding costs what is due and not what waits, and that a row is decided again where an event comes all the same that says otherwise.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use aegis_model::{SecurityEvent, TenantId, Timestamp};
+use aegis_model::{TenantId, Timestamp};
 
 use crate::engine::{Engine, TickOutput, emit, guarded, over_budget, stop_if_failed};
 use crate::error::DetectError;
-use crate::evaluate::{Must, RunningRule, TouchedKeys};
+use crate::evaluate::{Must, RunningRule, Tenants, TouchedKeys};
 use crate::find::{Slice, within};
 use crate::lost::{EVENTS_GONE, GONE, GONE_BESIDE, NOT_CONTAINED};
+use crate::name::{BucketName, Relevant};
 use crate::output::Found;
 use crate::shape::{Reach, Shape};
 use crate::watermark::{IDLE_ACTIVITY, MAX_PAUSE};
@@ -56,7 +57,7 @@ impl Engine {
         }
         self.looked = Some(now);
         let lateness = self.lateness_micros();
-        let mut due = BTreeSet::new();
+        let mut due = Tenants::default();
         for running in self.rules.iter().filter(|running| decides(running, By::Log)) {
             let may_be_due = running.settled_to(now.plus_micros(-lateness)).plus_micros(-running.plan.reach.ahead);
             due.extend(running.state.awaiting().filter(|(_, first)| *first < may_be_due).map(|(tenant, _)| tenant.clone()));
@@ -65,6 +66,8 @@ impl Engine {
             return output;
         }
         self.evaluate(None, Must::Of(&due), &mut output);
+        let mut due: Vec<TenantId> = due.into_iter().collect();
+        due.sort_unstable();
         for tenant in &due {
             if let Some(expected_from) = self.watermarks.expected_from(tenant, lateness) {
                 self.decide(tenant, expected_from, By::Log, &mut output);
@@ -101,6 +104,10 @@ impl Engine {
         let unproved = by == By::Watermark && proved_before.is_none_or(|proved_before| proved_before < ends_before);
         let lost_to = self.lost.to(tenant);
         for running in self.rules.iter_mut().filter(|running| decides(running, by)) {
+            // Most rules have no row of most tenants that waits for this.
+            if !running.has_due(tenant, running.decided_to(ends_before, by)) {
+                continue;
+            }
             let (decided, micros) = running.timed(clock.as_ref(), |running| {
                 guarded(running, |running| {
                     let first = output.alerts.len();
@@ -168,7 +175,7 @@ impl RunningRule {
     }
 
     /// Keeps new events. The rows that they make, or can change, wait.
-    pub(crate) fn keep_waiting(&mut self, relevant: &[Arc<SecurityEvent>], quotas: Quotas) {
+    pub(crate) fn keep_waiting(&mut self, relevant: &[Relevant], quotas: Quotas) {
         let touched = self.keep(relevant, quotas);
         for (Named { tenant, bucket, .. }, oldest, _) in touched.iter() {
             self.state.wait_for(tenant, bucket, oldest.plus_micros(-self.plan.reach.ahead));
@@ -184,6 +191,11 @@ impl RunningRule {
             let decided = settled.get(&tenant).map(|settled| self.settled_to(*settled).plus_micros(-self.plan.reach.ahead));
             self.state.wait_for(&tenant, &bucket, decided.unwrap_or(Timestamp::from_micros(i64::MIN)));
         }
+    }
+
+    /// True if rows of the tenant whose frames end before `ends_before` wait for their decision.
+    fn has_due(&self, tenant: &TenantId, ends_before: Timestamp) -> bool {
+        self.state.has_due(tenant, ends_before.plus_micros(-self.plan.reach.ahead))
     }
 
     /// Decides a tenant's rows whose frames end before `ends_before`, and answers the keys whose matches changed. Where the query fails over them,
@@ -202,7 +214,7 @@ impl RunningRule {
             let whole_from = self.state.lost_to(tenant, &bucket).map(|lost| lost.plus_micros(back).plus_micros(1));
             let first = whole_from.map_or(first, |whole_from| first.max(whole_from));
             if first <= last {
-                due.add(tenant, bucket, None, (first, last));
+                due.add(BucketName::new(tenant, &bucket), None, (first, last));
             }
         }
         let found = match self.find_due(&due) {

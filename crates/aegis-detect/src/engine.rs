@@ -13,14 +13,15 @@ use aegis_model::{Alert, Clock, EventId, Retraction, RuleMode, SecurityEvent, Te
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::back::OwnWindows;
 use crate::deferred::By;
 use crate::error::DetectError;
-use crate::evaluate::{Must, RuleStats, RunningRule};
+use crate::evaluate::{Must, RuleStats, RunningRule, Tenants};
 use crate::impaired::Impaired;
 use crate::late::LateEvent;
 use crate::lost::Lost;
+use crate::name::SharedNames;
 use crate::output::Evidence;
-use crate::own::OwnWindows;
 use crate::plan::RulePlan;
 use crate::ruleset::RuleSet;
 use crate::schema::EventBatch;
@@ -115,6 +116,7 @@ pub struct Engine {
     /// What was told of detection itself.
     impaired: Impaired,
     pub(crate) sides: Sides,
+    pub(crate) names: SharedNames,
     /// How far back rules look.
     pub(crate) windows: OwnWindows,
     /// By rule id: the tenants that have one of their own under it, in place of what every tenant has.
@@ -132,9 +134,10 @@ impl Engine {
     pub fn new(rules: RuleSet, config: EngineConfig) -> Self {
         let running = rules.into_planned().filter(|(rule, _)| rule.header.mode != RuleMode::Disabled);
         let plan_of = |plan: RulePlan| if config.incremental { plan } else { plan.unfollowed() };
-        let sides = Sides::default();
-        let mut rules: Vec<_> =
-            running.map(|(rule, plan)| RunningRule::new(rule, plan_of(plan), Scope::default(), Arc::clone(&sides))).collect();
+        let (sides, names) = (Sides::default(), SharedNames::default());
+        let mut rules: Vec<_> = running
+            .map(|(rule, plan)| RunningRule::new(rule, plan_of(plan), Scope::default(), Arc::clone(&sides), Arc::clone(&names)))
+            .collect();
         // Who reads alerts comes after those that it reads.
         rules.sort_by_key(|running| running.plan.level);
         let (watermarks, impaired) = (Watermarks::default(), Impaired::default());
@@ -150,6 +153,7 @@ impl Engine {
             looked: None,
             impaired,
             sides,
+            names,
             windows,
             own_of: BTreeMap::new(),
             in_order: false,
@@ -166,7 +170,7 @@ impl Engine {
     pub(crate) fn tick_shared(&mut self, events: Vec<Arc<SecurityEvent>>) -> TickOutput {
         let mut output = TickOutput::default();
         let mut in_time = Vec::with_capacity(events.len());
-        let mut tenants = BTreeSet::new();
+        let mut tenants = Tenants::default();
         let (shared, mut changes) = (Arc::clone(&self.sides), Changes::default());
         // No rule is added where a finished log is gone through.
         let has_sides = !self.in_order || self.rules.iter().any(|running| running.plan.reads_sides);
@@ -177,7 +181,9 @@ impl Engine {
                 // Nothing of the present is in such a window, and nothing would end it.
                 output.ahead += u64::from(event.lane.is_none() && event.kind.is_external());
             } else if is_in_time {
-                tenants.insert(event.tenant_id.clone());
+                if !tenants.contains(&event.tenant_id) {
+                    tenants.insert(event.tenant_id.clone());
+                }
                 if has_sides {
                     sides.take(&event, self.config.quotas, &mut changes);
                 }
@@ -189,8 +195,9 @@ impl Engine {
         drop(sides);
         self.rules.iter_mut().for_each(|running| running.look_again(&changes));
         let due = tenants.into_iter().filter_map(|tenant| self.settles_at(&tenant).map(|final_before| (tenant, final_before)));
-        let due: Vec<(TenantId, Timestamp)> = due.collect();
-        let must = due.iter().map(|(tenant, _)| tenant.clone()).collect();
+        let mut due: Vec<(TenantId, Timestamp)> = due.collect();
+        due.sort_unstable();
+        let must: Tenants = due.iter().map(|(tenant, _)| tenant.clone()).collect();
         let batch = (!in_time.is_empty()).then(|| Arc::new(EventBatch::new(in_time)));
         if batch.is_some() || self.is_behind() {
             self.evaluate(batch.as_ref(), Must::Of(&must), &mut output);
@@ -199,17 +206,18 @@ impl Engine {
             self.decide(tenant, *final_before, By::Watermark, &mut output);
         }
         self.tell_impaired(batch.as_ref().map(|batch| batch.rows()).unwrap_or_default(), &mut output);
-        for (tenant, final_before) in due {
-            self.settle_to(&tenant, final_before, &mut output);
-        }
+        self.settle_to(due, &mut output);
         output
     }
 
-    /// What was decided before this time of the tenant's is final.
-    fn settle_to(&mut self, tenant: &TenantId, final_before: Timestamp, output: &mut TickOutput) {
-        self.settle(tenant, final_before, output);
-        self.sides.write().forget(tenant, final_before);
-        self.settled.insert(tenant.clone(), final_before);
+    /// What was decided of each of these tenants, which are in order, before its time is final.
+    fn settle_to(&mut self, due: Vec<(TenantId, Timestamp)>, output: &mut TickOutput) {
+        self.settle(&due, output);
+        let mut sides = self.sides.write();
+        for (tenant, final_before) in due {
+            sides.forget(&tenant, final_before);
+            self.settled.insert(tenant, final_before);
+        }
     }
 
     /// Decides what can be decided of a tenant now, wherever the log was cut, and makes it final: who reads a rule's alerts has those that are final before a
@@ -218,7 +226,7 @@ impl Engine {
         let final_before = self.watermarks.final_before(tenant, self.lateness_micros())?;
         self.decide(tenant, final_before, By::Watermark, output);
         if self.settled.get(tenant).is_none_or(|settled| *settled < final_before) {
-            self.settle_to(tenant, final_before, output);
+            self.settle_to(vec![(tenant.clone(), final_before)], output);
         }
         Some(final_before)
     }
@@ -278,13 +286,28 @@ impl Engine {
     /// Counters per rule.
     #[must_use]
     pub fn stats(&self) -> Vec<RuleStats> {
-        self.rules.iter().map(|r| RuleStats { kept: r.state.event_count() as u64, ..r.stats.clone() }).collect()
+        let of_rule = |r: &RunningRule| RuleStats {
+            kept: r.state.event_count() as u64,
+            window_lost: self.lost_windows_of(r) as u64,
+            window_unsaved: r.unsaved.len() as u64,
+            ..r.stats.clone()
+        };
+        self.rules.iter().map(of_rule).collect()
     }
 
-    /// Events of the tenant older than this are needed for no match that can still change. None: all may be.
+    /// Of how many tenants some of a longer window is gone: all of them, while the log that was read begins within it.
+    fn lost_windows_of(&self, running: &RunningRule) -> usize {
+        let begins = self.lost.before().zip(self.watermarks.log_time()).filter(|_| running.is_far());
+        if begins.is_some_and(|(before, now)| before >= now.plus_micros(-running.window_micros())) {
+            return self.watermarks.tenants().filter(|tenant| running.scope.covers(tenant)).count();
+        }
+        running.lacks.len()
+    }
+
+    /// Events of the tenant older than this are needed for no match that can still change, but for those that a checkpoint has. None: all may be.
     #[must_use]
     pub fn horizon(&self, tenant: &TenantId) -> Option<Timestamp> {
-        Some(self.settled.get(tenant)?.plus_micros(-self.windows.longest(tenant)))
+        Some(self.settled.get(tenant)?.plus_micros(-self.windows.held(tenant)))
     }
 
     pub(crate) fn lateness_micros(&self) -> i64 {

@@ -1,19 +1,18 @@
 //! One rule, one tick: keep what matters, run the plan over what was touched, and replace the matches of the touched instants.
 //! The match set is a function of the log: a match at instant t depends on the events of the window that ends at t, no other.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use aegis_model::{Clock, SecurityEvent, TenantId, Timestamp};
-use smallvec::SmallVec;
 
 use crate::alerts::Shown;
-use crate::bucket::Bucket;
 use crate::episode::KeyState;
 use crate::error::DetectError;
 use crate::impaired::{Cause, Losses};
-use crate::output::{Found, write_bucket};
-use crate::plan::{BucketColumn, RulePlan};
+use crate::name::{Relevant, SharedNames, by_bucket};
+use crate::output::Found;
+use crate::plan::RulePlan;
 use crate::rule::Rule;
 use crate::schema::EventBatch;
 use crate::scope::{Partitions, Scope, Since};
@@ -61,6 +60,10 @@ pub struct RuleStats {
     /// Tenants of whom the rule does not know all of its window yet, and tells nothing until it does: of a tenant's own 1 or 0, of one that every tenant has
     /// about a second late.
     pub warming: u64,
+    /// Of a rule with a longer window than the stream is held: tenants of whom a restart lost some of it, which no row has left behind yet.
+    pub window_lost: u64,
+    /// Tenants of whom the last checkpoint had no room for all the events that the rule looks back to.
+    pub window_unsaved: u64,
 }
 
 /// A rule with its plan and its state.
@@ -81,14 +84,19 @@ pub(crate) struct RunningRule {
     pub(crate) stats: RuleStats,
     /// What all rules share.
     pub(crate) sides: Sides,
+    names: SharedNames,
     /// Events that matter to the rule, and that it has not looked at yet.
-    waiting: Vec<Arc<SecurityEvent>>,
+    waiting: Vec<Relevant>,
     /// Why tenants were set aside, since the engine asked last.
     pub(crate) failures: Vec<DetectError>,
     /// What it did not look at, since the engine asked last.
     pub(crate) losses: Losses,
     /// Tenants of whom the last checkpoint had no room for what was told.
     pub(crate) unwritten: BTreeSet<TenantId>,
+    /// Of a rule for whose window the stream is not held: of whom events are lacking since a restart, and up to when.
+    pub(crate) lacks: BTreeMap<TenantId, Timestamp>,
+    /// Of whom the last checkpoint had no room for all of them.
+    pub(crate) unsaved: BTreeSet<TenantId>,
     /// It looks at them no earlier, by the clock: a rule that costs much runs less often, over more events at once.
     due: Timestamp,
     /// Of a rule that reads alerts and is to be explained: what it was shown of some time.
@@ -107,15 +115,18 @@ const MOST_WAITING: usize = 50_000;
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Must<'a> {
     /// Events of these tenants: their time passes.
-    Of(&'a BTreeSet<TenantId>),
+    Of(&'a Tenants),
     All,
 }
+
+/// Some tenants, of whom it is asked for each event whether its own is one of them.
+pub(crate) type Tenants = HashSet<TenantId, ahash::RandomState>;
 
 /// Which keys have to be looked at again after an evaluation.
 pub(crate) type TouchedKeys = BTreeSet<(TenantId, String, String)>;
 
 impl RunningRule {
-    pub(crate) fn new(rule: Rule, plan: RulePlan, scope: Scope, sides: Sides) -> Self {
+    pub(crate) fn new(rule: Rule, plan: RulePlan, scope: Scope, sides: Sides, names: SharedNames) -> Self {
         let stats = RuleStats {
             rule_id: rule.header.id.clone(),
             name: rule.header.name.clone(),
@@ -138,10 +149,13 @@ impl RunningRule {
             state,
             stats,
             sides,
+            names,
             waiting,
             failures: Vec::new(),
             losses,
             unwritten: BTreeSet::new(),
+            lacks: BTreeMap::new(),
+            unsaved: BTreeSet::new(),
             due,
             shown: None,
         }
@@ -159,7 +173,9 @@ impl RunningRule {
             self.state.forget(tenant);
             self.stats.set_aside.remove(tenant);
             self.unwritten.remove(tenant);
-            self.waiting.retain(|event| event.tenant_id != *tenant);
+            self.lacks.remove(tenant);
+            self.unsaved.remove(tenant);
+            self.waiting.retain(|one| one.event.tenant_id != *tenant);
         }
     }
 
@@ -176,7 +192,9 @@ impl RunningRule {
             gone.iter().for_each(|tenant| self.state.forget(tenant));
             self.stats.set_aside.retain(|tenant, _| !partitions.has_tenant(tenant));
             self.unwritten.retain(|tenant| !partitions.has_tenant(tenant));
-            self.waiting.retain(|event| !partitions.has_tenant(&event.tenant_id));
+            self.lacks.retain(|tenant, _| !partitions.has_tenant(tenant));
+            self.unsaved.retain(|tenant| !partitions.has_tenant(tenant));
+            self.waiting.retain(|one| !partitions.has_tenant(&one.event.tenant_id));
             self.since.leave(partitions);
         }
     }
@@ -230,24 +248,25 @@ impl RunningRule {
         changed_from: impl Fn(&SecurityEvent) -> Option<&'a Timestamp>,
     ) {
         let (Some(state), Some(oldest)) = (self.state.tenants.get(tenant), oldest) else { return };
-        for events in state.buckets.values().map(Bucket::events) {
+        for (name, events) in state.buckets.iter().map(|(name, bucket)| (name, bucket.events())) {
             let from = events.partition_point(|event| event.ts < *oldest);
             let is_changed = |event: &&Arc<SecurityEvent>| changed_from(event).is_some_and(|from| *from <= event.ts);
-            self.waiting.extend(events[from..].iter().filter(is_changed).cloned());
+            let changed = events[from..].iter().filter(is_changed);
+            self.waiting.extend(changed.map(|event| Relevant::of(event, Some(name.clone()))));
         }
     }
 
     /// Those of the events that matter to the rule. Where that cannot be told of all, it is asked of each tenant's by themselves.
-    pub(crate) fn relevant(&mut self, batch: &Arc<EventBatch>) -> Result<Vec<Arc<SecurityEvent>>, DetectError> {
+    pub(crate) fn relevant(&mut self, batch: &Arc<EventBatch>) -> Result<Vec<Relevant>, DetectError> {
         let Some(shown) = self.scope.of(batch) else { return Ok(Vec::new()) };
-        let mut relevant = match self.plan.relevant(&shown) {
-            Ok(relevant) => relevant,
+        let mut relevant = match self.plan.passing(&shown) {
+            Ok((of, places)) => self.named(&of, &places),
             Err(_) => {
                 let mut relevant = Vec::new();
                 for (tenant, events) in by_tenant(shown.rows()) {
                     let newest = events.last().cloned();
-                    match self.plan.relevant(&Arc::new(EventBatch::new(events))) {
-                        Ok(own) => relevant.extend(own),
+                    match self.plan.passing(&Arc::new(EventBatch::new(events))) {
+                        Ok((of, places)) => relevant.extend(self.named(&of, &places)),
                         Err(source) => self.set_aside(&tenant, self.query_error(source), newest.as_ref())?,
                     }
                 }
@@ -255,13 +274,21 @@ impl RunningRule {
             }
         };
         if !self.stats.set_aside.is_empty() {
-            relevant.retain(|event| !self.stats.set_aside.contains_key(&event.tenant_id));
+            relevant.retain(|one| !self.stats.set_aside.contains_key(&one.event.tenant_id));
         }
         Ok(relevant)
     }
 
+    /// Some events of a batch, with their buckets, if it keeps any.
+    fn named(&self, batch: &EventBatch, places: &[usize]) -> Vec<Relevant> {
+        if self.plan.shape == Shape::Stateless {
+            return places.iter().map(|place| Relevant::alone(&batch.rows()[*place])).collect();
+        }
+        batch.relevant(places, &self.plan.buckets, &self.names)
+    }
+
     /// What it is to look at now: all that waits if it is due, or what `must` be decided.
-    pub(crate) fn ready(&mut self, now: Timestamp, must: Must<'_>) -> Vec<Arc<SecurityEvent>> {
+    pub(crate) fn ready(&mut self, now: Timestamp, must: Must<'_>) -> Vec<Relevant> {
         // A clock that was set back must not make a rule rest.
         let rests = now < self.due && self.due <= now.plus_micros(LONGEST_REST);
         if !rests || self.waiting.len() >= MOST_WAITING || matches!(must, Must::All) {
@@ -271,7 +298,8 @@ impl RunningRule {
         if tenants.is_empty() {
             return Vec::new();
         }
-        let (ready, waiting) = std::mem::take(&mut self.waiting).into_iter().partition(|e| tenants.contains(&e.tenant_id));
+        let is_ready = |one: &Relevant| tenants.contains(&one.event.tenant_id);
+        let (ready, waiting) = std::mem::take(&mut self.waiting).into_iter().partition(is_ready);
         self.waiting = waiting;
         ready
     }
@@ -290,11 +318,14 @@ impl RunningRule {
     }
 
     /// Takes new events into account, and answers the keys whose matches changed.
-    pub(crate) fn evaluate(&mut self, mut relevant: Vec<Arc<SecurityEvent>>, quotas: Quotas) -> Result<TouchedKeys, DetectError> {
+    pub(crate) fn evaluate(&mut self, mut relevant: Vec<Relevant>, quotas: Quotas) -> Result<TouchedKeys, DetectError> {
         // Some may have been set aside since these began to wait.
-        relevant.retain(|event| !self.stats.set_aside.contains_key(&event.tenant_id));
+        relevant.retain(|one| !self.stats.set_aside.contains_key(&one.event.tenant_id));
         let touched = match self.plan.shape {
-            Shape::Stateless => self.find_stateless(relevant).map(|found| self.insert(found, quotas)),
+            Shape::Stateless => {
+                let events = relevant.into_iter().map(|one| one.event).collect();
+                self.find_stateless(events).map(|found| self.insert(found, quotas))
+            }
             Shape::Sliding | Shape::Incremental => self.evaluate_sliding(&relevant, quotas),
             Shape::Deferred => {
                 self.keep_waiting(&relevant, quotas);
@@ -317,15 +348,15 @@ impl RunningRule {
         overruns.count > 0
     }
 
-    pub(crate) fn keep(&mut self, relevant: &[Arc<SecurityEvent>], quotas: Quotas) -> Touched {
-        let by_bucket = by_bucket(relevant, &self.plan.buckets);
-        let mut touched = Touched::of(by_bucket.len());
+    pub(crate) fn keep(&mut self, relevant: &[Relevant], quotas: Quotas) -> Touched {
+        let buckets = by_bucket(relevant);
+        let mut touched = Touched::of(buckets.len());
         let mut lost = Vec::new();
         let looks_again = self.plan.reads_sides;
-        for (tenant, bucket, events) in by_bucket {
+        for (name, events) in buckets {
             let (mut span, mut given_up, mut refused) = (None, 0, 0);
             let losses = &mut self.losses;
-            let place = self.state.keep(tenant, &bucket, events, quotas, |event, kept| {
+            let place = self.state.keep(name, events, quotas, |Relevant { event, .. }, kept| {
                 match kept {
                     Kept::Added | Kept::Known => {}
                     Kept::AddedOverQuota(count) => {
@@ -350,14 +381,14 @@ impl RunningRule {
             self.stats.given_up += given_up;
             self.stats.refused += refused;
             if given_up > 0 {
-                lost.push((tenant, bucket.clone()));
+                lost.push(name);
             }
             if let Some(span) = span {
-                touched.add(tenant, bucket, place, span);
+                touched.add(name.clone(), place, span);
             }
         }
-        for (tenant, bucket) in lost {
-            self.stand(tenant, &bucket);
+        for name in lost {
+            self.stand(name.tenant(), name.text());
         }
         touched
     }
@@ -405,18 +436,21 @@ impl RunningRule {
         keys
     }
 
-    /// Why the rule does not look at a tenant's events any more, if it does not; and whether what it told of them is in no checkpoint.
+    /// Why the rule does not look at a tenant's events any more, if it does not; whether what it told of them is in no checkpoint; and whether some of what
+    /// it looks back to is gone.
     pub(crate) fn impaired_for(&self, tenant: &TenantId) -> impl Iterator<Item = Cause> + use<> {
         let set_aside = self.stats.set_aside.contains_key(tenant).then_some(Cause::SetAside);
         let is_quarantined = self.stats.quarantined.is_some() && self.scope.covers(tenant);
         let stopped = if is_quarantined { Some(Cause::Quarantined) } else { set_aside };
-        stopped.into_iter().chain(self.unwritten.contains(tenant).then_some(Cause::Unwritten))
+        let unwritten = self.unwritten.contains(tenant).then_some(Cause::Unwritten);
+        let lost = self.lacks.contains_key(tenant).then_some(Cause::WindowLost);
+        stopped.into_iter().chain(unwritten).chain(lost)
     }
 
     /// True if there is anything to say of it: it lost something, or looks at somebody's events no more.
     pub(crate) fn is_impaired(&self) -> bool {
         let stopped = self.stats.quarantined.is_some() || !self.stats.set_aside.is_empty();
-        stopped || !self.losses.is_empty() || !self.unwritten.is_empty()
+        stopped || !self.losses.is_empty() || !self.unwritten.is_empty() || !self.lacks.is_empty()
     }
 
     /// Stops the rule, and says why.
@@ -446,36 +480,4 @@ pub(crate) fn by_tenant(events: &[Arc<SecurityEvent>]) -> BTreeMap<TenantId, Vec
     let mut tenants: BTreeMap<TenantId, Vec<Arc<SecurityEvent>>> = BTreeMap::new();
     events.iter().for_each(|event| tenants.entry(event.tenant_id.clone()).or_default().push(Arc::clone(event)));
     tenants
-}
-
-/// Mostly one.
-type Few<T> = SmallVec<[T; 1]>;
-
-/// The events of each bucket, in the order in which the first of each came. Those whose key has a null are left out.
-fn by_bucket<'a>(
-    events: &'a [Arc<SecurityEvent>],
-    columns: &[BucketColumn],
-) -> Vec<(&'a TenantId, String, Few<&'a Arc<SecurityEvent>>)> {
-    let mut buckets: Vec<(&TenantId, String, Few<&Arc<SecurityEvent>>)> = Vec::with_capacity(events.len());
-    // Of each hash the buckets that have it: hardly ever more than one.
-    let mut places: HashMap<u64, Few<usize>, ahash::RandomState> =
-        HashMap::with_capacity_and_hasher(events.len(), ahash::RandomState::default());
-    let hasher = ahash::RandomState::new();
-    let mut bucket = String::new();
-    for event in events {
-        bucket.clear();
-        if !write_bucket(event, columns, &mut bucket) {
-            continue;
-        }
-        let there = places.entry(hasher.hash_one((&event.tenant_id, &bucket))).or_default();
-        let is_it = |place: &&usize| *buckets[**place].0 == event.tenant_id && buckets[**place].1 == bucket;
-        match there.iter().find(is_it) {
-            Some(place) => buckets[*place].2.push(event),
-            None => {
-                there.push(buckets.len());
-                buckets.push((&event.tenant_id, bucket.clone(), Few::from_iter([event])));
-            }
-        }
-    }
-    buckets
 }

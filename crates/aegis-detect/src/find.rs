@@ -11,6 +11,7 @@ use crate::error::DetectError;
 use crate::evaluate::{RuleStats, RunningRule, TouchedKeys, by_tenant};
 use crate::impaired::Cause;
 use crate::known::Known;
+use crate::name::Relevant;
 use crate::output::{Found, Reader};
 use crate::plan::RulePlan;
 use crate::rule::Rule;
@@ -44,11 +45,7 @@ impl RunningRule {
     }
 
     /// Over the touched buckets of all tenants. Where that fails, over each tenant's: what one of them sends must not stop the rule for others.
-    pub(crate) fn evaluate_sliding(
-        &mut self,
-        relevant: &[Arc<SecurityEvent>],
-        quotas: Quotas,
-    ) -> Result<TouchedKeys, DetectError> {
+    pub(crate) fn evaluate_sliding(&mut self, relevant: &[Relevant], quotas: Quotas) -> Result<TouchedKeys, DetectError> {
         let touched = self.keep(relevant, quotas);
         let window = self.window_micros();
         let mut found = match self.find(&touched) {
@@ -265,8 +262,9 @@ pub(crate) fn run_plan(
 }
 
 /// The newest of a tenant's events, in the order of events.
-pub(crate) fn newest_of<'a>(events: &'a [Arc<SecurityEvent>], tenant: &TenantId) -> Option<&'a Arc<SecurityEvent>> {
-    events.iter().filter(|event| event.tenant_id == *tenant).max_by(|a, b| a.order_key().cmp(&b.order_key()))
+pub(crate) fn newest_of<'a>(relevant: &'a [Relevant], tenant: &TenantId) -> Option<&'a Arc<SecurityEvent>> {
+    let events = relevant.iter().map(|one| &one.event).filter(|event| event.tenant_id == *tenant);
+    events.max_by(|a, b| a.order_key().cmp(&b.order_key()))
 }
 
 pub(crate) fn within(instant: Timestamp, from: Timestamp, to: Timestamp) -> bool {

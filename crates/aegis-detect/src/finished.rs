@@ -63,8 +63,7 @@ impl Engine {
         for running in &mut self.rules {
             running.stats.undecided += running.state.awaiting_count(tenants) as u64;
         }
-        for tenant in tenants {
-            self.settle(tenant, END_OF_TIME, output);
-        }
+        let due: Vec<(TenantId, Timestamp)> = tenants.iter().map(|tenant| (tenant.clone(), END_OF_TIME)).collect();
+        self.settle(&due, output);
     }
 }

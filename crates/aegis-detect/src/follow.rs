@@ -32,6 +32,10 @@ use crate::worker::{CONSUMER, Shared, WorkerConfig};
 pub(crate) const MAX_BATCH: usize = 2048;
 /// A quiet stream is looked at this often for a stop.
 const IDLE_WAIT: Duration = Duration::from_millis(200);
+/// So long a pause is quiet enough for rules that rest to look at what waits: they rest for the sake of what follows, and nothing does. Where
+/// looking took long, it is so many times as long.
+const BEHIND_WAIT: Duration = Duration::from_millis(20);
+const BEHIND_RESTS: u32 = 9;
 /// Ticks are at least this far apart, so that events gather; the first after a pause runs at once.
 const TICK_SPACING: Duration = Duration::from_millis(5);
 /// The same behind a batch of this many: under load.
@@ -97,6 +101,16 @@ pub(crate) struct Running {
     /// True while a tick's alerts are not all on the bus: then no checkpoint may count its events.
     pub(crate) unpublished: bool,
     pub(crate) clock: Arc<dyn Clock>,
+}
+
+/// None, where the clock was set back.
+fn micros_between(from: Timestamp, to: Timestamp) -> Duration {
+    Duration::from_micros(to.as_micros().saturating_sub(from.as_micros()).max(0).unsigned_abs())
+}
+
+/// The pause after which the stream is quiet, by how long it took to catch up the last time.
+fn quiet_after(is_behind: bool, caught_up_in: Duration) -> Duration {
+    if is_behind { caught_up_in.saturating_mul(BEHIND_RESTS).clamp(BEHIND_WAIT, IDLE_WAIT) } else { IDLE_WAIT }
 }
 
 pub(crate) async fn run(
@@ -211,7 +225,7 @@ impl Running {
 
     /// Takes up the state of a checkpoint. Of another stream it is still true how far each lane was seen and what was told; only the
     /// events of the windows are gone, and the stream is read from its start.
-    async fn restore(&mut self, checkpoint: Checkpoint, ring: &KeyRing) -> Result<(), DetectError> {
+    async fn restore(&mut self, mut checkpoint: Checkpoint, ring: &KeyRing) -> Result<(), DetectError> {
         // A start that broke off here begins anew.
         self.tail = Tail::default();
         self.own.know_again(&mut self.engine, checkpoint.own.clone(), checkpoint.changed.clone()).await?;
@@ -219,6 +233,7 @@ impl Running {
         let is_still = self.bus.is_still(Stream::Ase, &checkpoint.place).await?;
         if is_still {
             all_cut = self.bus.stream_state(Stream::Ase).await?.first_seq > checkpoint.rewind;
+            self.read_cut(&mut checkpoint).await?;
             events = self.read_windows(&checkpoint).await?;
             self.position = checkpoint.place.seq;
             self.written = self.position;
@@ -276,16 +291,17 @@ impl Running {
                 let broken = checkpoint.broken.get(&delivered.seq).cloned();
                 let skipped = checkpoint.skipped.contains(delivered.seq);
                 match (read(&delivered), broken) {
-                    (Ok((_, event)), Some(broken)) if skipped => {
-                        let said = chain_broken_event(&event, &broken);
-                        self.tail.say(delivered.seq, &event.tenant_id, said.ts, broken);
+                    (Ok(read), Some(broken)) if skipped => {
+                        let said = chain_broken_event(read.event(), &broken);
+                        self.tail.say(delivered.seq, &read.event().tenant_id, said.ts, broken);
                         events.push(said);
                     }
-                    (Ok((_, mut event)), broken) if !skipped => {
-                        event.verified = broken.is_none() && event.lane.is_some();
+                    (Ok(read), broken) if !skipped => {
+                        let is_verified = broken.is_none() && read.event().lane.is_some();
+                        let event = read.into_marked(is_verified);
                         let said = broken.as_ref().map(|b| chain_broken_event(&event, b));
                         self.tail.take(delivered.seq, &event, said.as_ref(), broken);
-                        events.push(event);
+                        events.push(Arc::unwrap_or_clone(event));
                         events.extend(said);
                     }
                     _ => self.tail.skip(delivered.seq),
@@ -333,6 +349,7 @@ impl Running {
     ) -> Result<(), DetectError> {
         let mut last_checkpoint = self.clock.now();
         let mut rests = config.checkpoint_ms.saturating_mul(1000);
+        let mut caught_up_in = Duration::ZERO;
         {
             let mut stats = shared.stats.lock();
             stats.ready = true;
@@ -341,7 +358,7 @@ impl Running {
         }
         while !shared.stopping() {
             let batch = tokio::select! {
-                batch = subscription.next_batch(MAX_BATCH, IDLE_WAIT) => batch?,
+                batch = subscription.next_batch(MAX_BATCH, quiet_after(self.engine.is_behind(), caught_up_in)) => batch?,
                 () = shared.woken() => continue,
             };
             let started = self.clock.now();
@@ -349,6 +366,7 @@ impl Running {
             let spacing = if batch.len() < BUSY { TICK_SPACING } else { BUSY_TICK_SPACING };
             if quiet {
                 self.catch_up(shared).await?;
+                caught_up_in = micros_between(started, self.clock.now());
                 self.tell_the_time().await?;
             } else {
                 self.take(batch, shared).await?;
@@ -365,6 +383,9 @@ impl Running {
             if self.count_waiting() {
                 shared.stats.lock().rules = self.rule_stats();
             }
+            if let Some(waits) = &config.waits {
+                waits.answer(|tenant| self.waits_of(tenant));
+            }
             self.ask_for_missing();
             let now = self.clock.now();
             let since = now.as_micros().saturating_sub(last_checkpoint.as_micros());
@@ -375,7 +396,7 @@ impl Running {
                 let took = last_checkpoint.as_micros().saturating_sub(now.as_micros());
                 rests = config.checkpoint_ms.saturating_mul(1000).max(took.saturating_mul(CHECKPOINT_RESTS));
             }
-            let took = Duration::from_micros(now.as_micros().saturating_sub(started.as_micros()).max(0).unsigned_abs());
+            let took = micros_between(started, now);
             if !full
                 && !quiet
                 && let Some(rest) = spacing.checked_sub(took)
@@ -434,5 +455,23 @@ impl Running {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_that_rest_look_in_a_short_pause_unless_looking_takes_long() {
+        let (short, long) = (Duration::from_millis(1), Duration::from_millis(10));
+        assert_eq!(quiet_after(false, Duration::ZERO), IDLE_WAIT);
+        assert_eq!(quiet_after(true, Duration::ZERO), BEHIND_WAIT);
+        assert_eq!(quiet_after(true, short), BEHIND_WAIT);
+        assert_eq!(quiet_after(true, long), Duration::from_millis(90));
+        assert_eq!(quiet_after(true, Duration::from_secs(5)), IDLE_WAIT);
+        let later = Timestamp::from_micros(5);
+        assert_eq!(micros_between(Timestamp::from_micros(2), later), Duration::from_micros(3));
+        assert_eq!(micros_between(later, Timestamp::from_micros(2)), Duration::ZERO, "the clock was set back");
     }
 }

@@ -6,7 +6,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use aegis_bus::Delivered;
-use aegis_model::{SecurityEvent, TenantId, Timestamp};
+use aegis_model::{Reading, SecurityEvent, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::follow::Running;
@@ -133,7 +133,8 @@ impl Hold {
             Entry::Vacant(place) => place,
         };
         let weight: Weight = std::iter::once(&delivered).collect();
-        place.insert(delivered);
+        // What it may wait for is longer than others have the message.
+        place.insert(Delivered { reading: Reading::default(), ..delivered });
         let of_tenant = self.tenants.entry(waiting.tenant.clone()).or_default();
         of_tenant.by_time.insert((waiting.until, lane.to_owned()));
         of_tenant.weight.add(weight);
@@ -277,12 +278,13 @@ impl Hold {
 impl Running {
     /// What waited when the checkpoint was written waits on.
     pub(crate) fn hold_again(&mut self, until: Timestamp, delivered: Delivered) {
-        let event = read(&delivered).ok().map(|(_, event)| event);
-        let Some(SecurityEvent { tenant_id, lane: Some(lane), seq: Some(seq), .. }) = event else {
+        let read = read(&delivered).ok();
+        let Some(SecurityEvent { tenant_id, lane: Some(lane), seq: Some(seq), .. }) = read.as_deref().map(|read| &**read.event())
+        else {
             tracing::error!(seq = delivered.seq, "a message whose lane waited is not what it was");
             return;
         };
-        let _it_is_the_only_one_of_its_place = self.hold.keep_until(until, &tenant_id, &lane, seq, delivered);
+        let _it_is_the_only_one_of_its_place = self.hold.keep_until(until, tenant_id, lane, *seq, delivered);
     }
 }
 
@@ -293,7 +295,8 @@ mod tests {
 
     fn message(seq: u64, text: &str, at_s: i64) -> Delivered {
         let bus_ts = Timestamp::from_micros(0).plus_seconds(at_s);
-        Delivered { seq, subject: "ase.00.t.x".to_owned(), payload: text.to_owned().into(), bus_ts, kept: None }
+        let (subject, payload) = ("ase.00.t.x".to_owned(), text.to_owned().into());
+        Delivered { seq, subject, payload, bus_ts, kept: None, reading: Reading::default() }
     }
 
     fn at(seconds: i64) -> Timestamp {

@@ -41,6 +41,7 @@ pub(crate) enum Cause {
     SetAside,
     Quarantined,
     Unwritten,
+    WindowLost,
 }
 
 impl Cause {
@@ -53,6 +54,7 @@ impl Cause {
             Self::SetAside => "set_aside",
             Self::Quarantined => "quarantined",
             Self::Unwritten => "unwritten",
+            Self::WindowLost => "window_lost",
         }
     }
 
@@ -64,6 +66,9 @@ impl Cause {
             Self::SetAside => "the rule failed on the tenant's events, and does not look at them any more",
             Self::Quarantined => "the rule failed, and does not run any more",
             Self::Unwritten => "what was told of the tenant's keys is more than a checkpoint has room for: a restart forgets it",
+            Self::WindowLost => {
+                "a restart lost some of the events that the rule looks back to: what they would make a match of is missed"
+            }
         }
     }
 }

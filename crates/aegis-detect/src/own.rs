@@ -2,7 +2,7 @@
 //! on. What operators make of those that every tenant has is in `common`. Promises that other rules keep their state, that a rule finds its window filled
 //! before it acts, that nothing of before its record raises an alert, and that a record which is not control's changes nothing.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -209,42 +209,6 @@ impl Own {
     }
 }
 
-/// How far back rules look, in microseconds: those that every tenant has, also where a tenant has another in their place, and each tenant's own.
-#[derive(Debug)]
-pub(crate) struct OwnWindows {
-    common: i64,
-    own: HashMap<TenantId, i64>,
-}
-
-/// How far back a rule needs events: its window, and what of it is decided together.
-pub(crate) fn reach_of(running: &RunningRule) -> i64 {
-    running.window_micros() + running.step_micros()
-}
-
-impl OwnWindows {
-    pub(crate) fn of(common: &[RunningRule]) -> Self {
-        // What reads alerts has its rows from the checkpoint, and needs no events.
-        let of_events = common.iter().filter(|running| running.plan.sources.is_none());
-        Self { common: of_events.map(reach_of).max().unwrap_or(0), own: HashMap::new() }
-    }
-
-    /// What every tenant has is something else.
-    pub(crate) fn set_common(&mut self, rules: &[RunningRule]) {
-        let common = rules.iter().filter(|running| running.scope.owner().is_none() && running.plan.sources.is_none());
-        self.common = common.map(reach_of).max().unwrap_or(0);
-    }
-
-    /// True of a tenant who has rules of its own that look at events.
-    pub(crate) fn has_own(&self, tenant: &TenantId) -> bool {
-        self.own.contains_key(tenant)
-    }
-
-    /// The longest of a tenant's rules.
-    pub(crate) fn longest(&self, tenant: &TenantId) -> i64 {
-        self.own.get(tenant).map_or(self.common, |own| self.common.max(*own))
-    }
-}
-
 impl Engine {
     /// Makes a rule one of its tenant's own, in place of what the tenant has under its id; all other rules keep what they have. `events` are those of
     /// its window, as they were taken: it knows them, and a match of before `since` is none. The very same text changes nothing. Answers what there is
@@ -263,11 +227,11 @@ impl Engine {
             return output;
         }
         let plan = if self.config.incremental { plan } else { plan.unfollowed() };
-        let mut running = RunningRule::new(rule, plan, Scope::Only(tenant.clone()), Arc::clone(&self.sides));
+        let mut running =
+            RunningRule::new(rule, plan, Scope::Only(tenant.clone()), Arc::clone(&self.sides), Arc::clone(&self.names));
         running.since = Since::of_owner(&tenant, since);
         if running.plan.sources.is_none() {
-            let longest = self.windows.own.entry(tenant).or_default();
-            *longest = reach_of(&running).max(*longest);
+            self.windows.add_own(tenant, &running);
         }
         // One that reads alerts has no rows of before.
         let events = if running.plan.sources.is_none() { events } else { Vec::new() };
@@ -308,13 +272,7 @@ impl Engine {
     fn remove_own(&mut self, tenant: &TenantId, id: &str) {
         self.rules.retain(|running| !running.is_own(tenant, id));
         self.know_readers();
-        // What reads alerts has its rows from the checkpoint, and needs no events.
-        let needs_events = |running: &&RunningRule| running.scope.owner() == Some(tenant) && running.plan.sources.is_none();
-        let rest = self.rules.iter().filter(needs_events);
-        match rest.map(reach_of).max() {
-            Some(longest) => self.windows.own.insert(tenant.clone(), longest),
-            None => self.windows.own.remove(tenant),
-        };
+        self.windows.set_own(tenant, &self.rules);
     }
 
     /// Since when all of a tenant's events are kept, at this time.
@@ -343,10 +301,10 @@ impl Engine {
 }
 
 impl RunningRule {
-    /// Since when all events are kept for it, at this time: one that has its whole window keeps them for that long, one that has not, and will at `whole`,
-    /// since its beginning.
+    /// Since when all events are kept for it, at this time: for one that has its whole window as long as the stream is held for it, for one that has not, and
+    /// will at `whole`, since its beginning.
     pub(crate) fn kept_from(&self, whole: Timestamp, now: Timestamp) -> Timestamp {
-        whole.plus_micros(-self.window_micros()).max(now.plus_micros(-reach_of(self)))
+        whole.plus_micros(-self.window_micros()).max(now.plus_micros(-self.held_micros()))
     }
 
     /// From when on it knows its window of a tenant by itself.
@@ -486,10 +444,11 @@ impl Running {
             for delivered in batch {
                 next = delivered.seq + 1;
                 let Some((is_shown, broken)) = taken.get(&delivered.seq) else { continue };
-                let Ok((_, mut event)) = read(&delivered) else { continue };
-                event.verified = broken.is_none() && event.lane.is_some();
+                let Ok(read) = read(&delivered) else { continue };
+                let is_verified = broken.is_none() && read.event().lane.is_some();
+                let event = read.into_marked(is_verified);
                 let said = broken.as_ref().map(|broken| chain_broken_event(&event, broken));
-                events.extend(is_shown.then_some(event));
+                events.extend(is_shown.then(|| Arc::unwrap_or_clone(event)));
                 events.extend(said);
             }
         }

@@ -15,7 +15,7 @@ use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SessionState, SessionStateBuilder, TaskContext};
 use datafusion::logical_expr::utils::split_conjunction;
-use datafusion::logical_expr::{Expr, LogicalPlan, lit};
+use datafusion::logical_expr::{LogicalPlan, lit};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::{ExecutionPlan, collect, displayable};
@@ -26,6 +26,7 @@ use crate::alerts::{self, Sources};
 use crate::check::{base_column, check_output, check_plan};
 use crate::condition::Condition;
 use crate::error::{RuleCode, RuleError};
+use crate::passed::FilterName;
 use crate::pipeline::Pipeline;
 use crate::reachable;
 use crate::row_pattern::RowPattern;
@@ -100,8 +101,8 @@ pub(crate) struct RulePlan {
 
 struct Prefilter {
     conditions: Vec<Condition>,
-    /// What an event meets that passes, always the same of it.
-    met: Vec<Expr>,
+    /// What an event meets that passes, always the same of it: rules that ask for the same look at the same events.
+    name: FilterName,
     /// Columns of few values, and those of them that can pass at all.
     values: Vec<(usize, BTreeSet<String>)>,
     /// A text column, and the only value with which an event can pass: rules with the same look at those events alone.
@@ -175,21 +176,35 @@ impl RulePlan {
 
     /// Those of the events that can matter to the query, in their order.
     pub(crate) fn relevant(&self, batch: &Arc<EventBatch>) -> Result<Vec<Arc<SecurityEvent>>> {
-        let Some(prefilter) = &self.prefilter else { return Ok(batch.rows().to_vec()) };
+        let (batch, places) = self.passing(batch)?;
+        Ok(places.iter().map(|place| Arc::clone(&batch.rows()[*place])).collect())
+    }
+
+    /// The same by their places, and in which batch those are: it may be one of fewer events, that rules share.
+    pub(crate) fn passing(&self, batch: &Arc<EventBatch>) -> Result<(Arc<EventBatch>, Arc<[usize]>)> {
+        let Some(prefilter) = &self.prefilter else { return Ok((Arc::clone(batch), (0..batch.rows().len()).collect())) };
+        let nothing = || (Arc::clone(batch), Arc::<[usize]>::from([]));
         if !prefilter.values.iter().all(|(column, passing)| batch.has_one_of(*column, passing)) {
-            return Ok(Vec::new());
+            return Ok(nothing());
         }
-        let only = prefilter.only.as_ref().map(|(column, value)| batch.only(*column, value));
-        let batch = match &only {
-            None => batch,
-            Some(Some(only)) => only,
-            Some(None) => return Ok(Vec::new()),
+        let batch = match &prefilter.only {
+            None => Arc::clone(batch),
+            Some((column, value)) => match batch.only(*column, value) {
+                Some(only) => only,
+                None => return Ok(nothing()),
+            },
         };
+        let known = batch.passed.lock().get(&prefilter.name);
+        if let Some(places) = known {
+            return Ok((batch, places));
+        }
         let input = batch.select(&prefilter.columns, Arc::clone(&prefilter.schema))?;
         let mask = prefilter.expr.evaluate(&input)?.into_array(input.num_rows())?;
         let mask = mask.as_boolean();
         let passes = |index: &usize| mask.is_valid(*index) && mask.value(*index);
-        Ok((0..mask.len()).filter(passes).map(|i| Arc::clone(&batch.rows()[i])).collect())
+        let places: Arc<[usize]> = (0..mask.len()).filter(passes).collect();
+        batch.passed.lock().put(&prefilter.name, &places);
+        Ok((batch, places))
     }
 
     /// The columns of the table that the query reads.
@@ -280,7 +295,7 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
     let output = output_of(&physical.schema(), rule);
     let fixed = buckets.iter().map(|bucket| bucket.event_column).chain(column_index("tenant_id"));
     let fixed: Vec<&str> = fixed.map(column_name).collect();
-    let met = prefilter.as_ref().map_or(&[][..], |prefilter| prefilter.met.as_slice());
+    let met = prefilter.as_ref().map_or(&[][..], |prefilter| prefilter.name.conditions());
     let (pipeline, row_pattern, stepped_for) = match analysis.shape {
         Shape::Sliding => (Pipeline::build(&state, &optimized, &fixed, met).map_err(explain)?, None, None),
         Shape::Stepped => {
@@ -395,12 +410,12 @@ fn make_prefilter(state: &SessionState, optimized: &LogicalPlan) -> Result<Optio
     let conditions = Condition::split(state, &expr)?;
     // An event that a side table keeps out today may be let in tomorrow.
     let expr = shape::lasting(&expr).unwrap_or_else(|| lit(true));
-    let met = split_conjunction(&expr).into_iter().cloned().collect();
+    let name = FilterName::of(split_conjunction(&expr).into_iter().cloned().collect());
     let mut columns: Vec<usize> = expr.column_refs().iter().filter_map(|c| column_index(&c.name)).collect();
     columns.sort_unstable();
     let schema = schema_of(&columns);
     let expr = aegis_sql::physical_expr(state, expr, &DFSchema::try_from(Arc::clone(&schema))?)?;
-    Ok(Some(Prefilter { conditions, met, values, only, expr, columns, schema }))
+    Ok(Some(Prefilter { conditions, name, values, only, expr, columns, schema }))
 }
 
 /// State is split by the key columns that are plain columns of events and by which every window or row pattern is partitioned: then a key's

@@ -16,7 +16,7 @@ use crate::schema::EventBatch;
 use crate::shape::Shape;
 use crate::stepped::{ROWS_OF_A_TENANT, Steps};
 use crate::verify::is_ahead_of_time;
-use crate::window::{Named, Quotas, SavedKeys};
+use crate::window::{Far, Named, Quotas, SavedKeys};
 
 impl RunningRule {
     /// Keeps events without looking for matches: what a rule knows that was changed since.
@@ -28,7 +28,7 @@ impl RunningRule {
     ) -> Result<(), DetectError> {
         if self.plan.shape != Shape::Stateless {
             let mut relevant = self.relevant(batch)?;
-            relevant.retain(|event| self.may_need(event, settled));
+            relevant.retain(|one| self.may_need(&one.event, settled));
             self.keep(&relevant, quotas);
             self.wait_again(settled);
         }
@@ -42,32 +42,37 @@ impl RunningRule {
         !is_ahead_of_time(event) && !settled.get(&event.tenant_id).is_some_and(is_stale)
     }
 
-    /// The state after a restart: events of the windows, what was told, and the matches at instants that were not `settled`. What was told of a
-    /// tenant of whom not all events are there (`is_cut`), or of whom a quota does not take all, stands.
+    /// The state after a restart: events of the windows, those of the stream and those of the checkpoint (`far`), what was told, and the matches at instants
+    /// that were not `settled`. What was told of a tenant of whom not all events are there (`is_cut`), or of whom a quota does not take all, stands.
     pub(crate) fn rebuild(
         &mut self,
         batch: &Arc<EventBatch>,
-        told: SavedKeys,
+        (told, far): (SavedKeys, Far),
         settled: &HashMap<TenantId, Timestamp>,
         is_cut: &dyn Fn(&TenantId) -> bool,
         quotas: Quotas,
     ) -> Result<(), DetectError> {
         let _of_before = self.losses.take();
-        let mut relevant = self.relevant(batch)?;
-        relevant.retain(|event| self.may_need(event, settled));
+        // First what was there first: where a quota is full, it is the same that has room.
+        let mut relevant = self.take_far(&far)?;
+        relevant.extend(self.relevant(batch)?);
+        relevant.retain(|one| self.may_need(&one.event, settled));
         self.state.load_keys(told);
         // Of a tenant that has a rule of its own in its place since, what was told stands.
         let scope = &self.scope;
         self.state.tenants.retain(|tenant, _| scope.covers(tenant));
         let open = |tenant: &TenantId, at: Timestamp| settled.get(tenant).is_none_or(|settled| at >= *settled);
         let mut found = match self.plan.shape {
-            Shape::Stateless => self.find_stateless(relevant)?,
+            Shape::Stateless => self.find_stateless(relevant.into_iter().map(|one| one.event).collect())?,
             Shape::Sliding | Shape::Incremental | Shape::Stepped | Shape::Pattern => {
                 self.keep(&relevant, quotas);
                 self.find_all_there_are(&open)?
             }
             Shape::Deferred => {
                 self.keep(&relevant, quotas);
+                for (tenant, part) in far.iter().filter(|(tenant, _)| self.scope.covers(tenant)) {
+                    self.state.know_taken(tenant, part);
+                }
                 self.wait_again(settled);
                 Vec::new()
             }
@@ -80,6 +85,7 @@ impl RunningRule {
         // All were asked for above, each for its tenant.
         let is_lost = self.note_overruns();
         let lost = self.losses.tenants();
+        let is_cut = |tenant: &TenantId| is_cut(tenant) || self.lacks.contains_key(tenant);
         let stands = |tenant: &TenantId| is_lost || lost.contains(tenant) || is_cut(tenant);
         for (tenant, of_tenant) in self.state.tenants.iter_mut().filter(|(tenant, _)| stands(tenant)) {
             let is_read = self.plan.is_read || self.read_by.contains(tenant);

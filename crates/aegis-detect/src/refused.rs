@@ -1,7 +1,7 @@
 //! Which keys a full quota refused events of, and of what time the newest was: a key that finds room later knows what it lacks. Bounded, and what is
 //! forgotten is said of every key: a row is then not decided that could have been, and never decided without what was refused.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use aegis_model::Timestamp;
@@ -12,7 +12,7 @@ const MOST_KEYS: usize = 4096;
 #[derive(Debug, Default)]
 pub(crate) struct Refused {
     /// By the hash of the bucket's name: names are the caller's to choose, and of any length. Two of one hash share the later time.
-    by_bucket: HashMap<u64, Timestamp>,
+    by_bucket: BTreeMap<u64, Timestamp>,
     /// The newest of those that are forgotten.
     beyond: Option<Timestamp>,
 }
@@ -20,7 +20,7 @@ pub(crate) struct Refused {
 impl Refused {
     /// An event of this time had no room in a bucket that is not there.
     pub(crate) fn note(&mut self, bucket: &str, ts: Timestamp) {
-        let newest = self.by_bucket.entry(place_of(bucket)).or_insert(ts);
+        let newest = self.by_bucket.entry(hash_of(bucket)).or_insert(ts);
         *newest = ts.max(*newest);
         if self.by_bucket.len() > MOST_KEYS {
             let mut times: Vec<Timestamp> = self.by_bucket.values().copied().collect();
@@ -36,7 +36,17 @@ impl Refused {
         if self.is_empty() {
             return None;
         }
-        self.by_bucket.get(&place_of(bucket)).copied().max(self.beyond)
+        self.by_bucket.get(&hash_of(bucket)).copied().max(self.beyond)
+    }
+
+    /// The newest event of any bucket that may have been refused.
+    pub(crate) fn newest_of_all(&self) -> Option<Timestamp> {
+        self.by_bucket.values().copied().max().max(self.beyond)
+    }
+
+    /// Events up to then may have been refused, of any bucket that is not there.
+    pub(crate) fn note_all(&mut self, to: Option<Timestamp>) {
+        self.beyond = self.beyond.max(to);
     }
 
     /// Forgets what was refused of before `before`: no row looks so far back any more.
@@ -50,9 +60,10 @@ impl Refused {
     }
 }
 
-fn place_of(bucket: &str) -> u64 {
+/// The hash of a name: the same in every process, so that what follows from two names of one hash does too.
+pub(crate) fn hash_of(name: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
-    bucket.hash(&mut hasher);
+    name.hash(&mut hasher);
     hasher.finish()
 }
 
@@ -72,9 +83,13 @@ mod tests {
         refused.note("a", at(10));
         assert_eq!((refused.newest("a"), refused.newest("b")), (Some(at(20)), None));
         refused.forget(at(20));
-        assert_eq!(refused.newest("a"), Some(at(20)));
+        assert_eq!((refused.newest("a"), refused.newest_of_all()), (Some(at(20)), Some(at(20))));
         refused.forget(at(21));
         assert!(refused.is_empty());
+        // What is known of all of them alone.
+        refused.note_all(Some(at(30)));
+        refused.note_all(None);
+        assert_eq!((refused.newest("b"), refused.newest_of_all()), (Some(at(30)), Some(at(30))));
     }
 
     #[test]

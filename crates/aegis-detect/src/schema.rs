@@ -14,6 +14,9 @@ use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef,
 use datafusion::arrow::error::ArrowError;
 use parking_lot::Mutex;
 
+use crate::name::{Asked, Relevant, SharedNames};
+use crate::passed::Passed;
+use crate::plan::BucketColumn;
 use crate::side::{SIDE_COLUMNS, Sides};
 
 /// The table that rules read.
@@ -294,6 +297,10 @@ pub struct EventBatch {
     tenants: OnceLock<HashMap<TenantId, Arc<EventBatch>>>,
     /// Those that have one value in a text column, for the columns and values that were asked for.
     only: Mutex<BTreeMap<usize, Only>>,
+    /// The buckets of those that were asked for.
+    asked: Mutex<Asked>,
+    /// Which of them pass the filters that were asked for.
+    pub(crate) passed: Mutex<Passed>,
 }
 
 /// The events of each value of a column.
@@ -309,7 +316,8 @@ impl EventBatch {
     pub fn new(rows: Vec<Arc<SecurityEvent>>) -> Self {
         let columns = (0..first_of_alerts() + ALERT_COLUMNS.len()).map(|_| OnceLock::new()).collect();
         let values = (0..COLUMNS.len()).map(|_| OnceLock::new()).collect();
-        Self { rows, columns, values, sides: None, tenants: OnceLock::new(), only: Mutex::default() }
+        let (only, asked, passed) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { rows, columns, values, sides: None, tenants: OnceLock::new(), only, asked, passed }
     }
 
     /// The same beside side tables, as they are when a column of theirs is first read.
@@ -359,6 +367,11 @@ impl EventBatch {
     #[must_use]
     pub fn rows(&self) -> &[Arc<SecurityEvent>] {
         &self.rows
+    }
+
+    /// Some of the events, with their buckets by these columns: the same for all rules whose state is split by them.
+    pub(crate) fn relevant(&self, places: &[usize], columns: &[BucketColumn], names: &SharedNames) -> Vec<Relevant> {
+        self.asked.lock().relevant(&self.rows, places, columns, names)
     }
 
     /// The whole table of the contract.

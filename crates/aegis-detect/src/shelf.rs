@@ -318,6 +318,7 @@ mod tests {
             payload: subject.to_owned().into(),
             bus_ts: Timestamp::from_micros(0),
             kept: None,
+            reading: aegis_model::Reading::default(),
         };
         let all = [message(3, "ckpt.00-0-000"), message(7, "ckpt.01"), message(9, "ckpt.00")];
         let state = StreamState { first_seq: 3, last_seq: 9, messages: 3, ..StreamState::default() };

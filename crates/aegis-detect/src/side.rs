@@ -5,6 +5,7 @@
 //! more than its quota, and no agent more than a part of that; and to say of which agents something else is now known than before.
 
 mod actions;
+mod by_tenant;
 mod catalog;
 mod columns;
 mod registry;
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::baseline::{BYTES_OF_HOUR, Baseline, Hours, hour_of};
 use crate::bucket::Quotas;
 use crate::output::Evidence;
+use crate::window::Hasher;
 use actions::Actions;
 use catalog::Catalog;
 pub(crate) use columns::{SIDE_COLUMNS, is_like_a_side_column};
@@ -52,7 +54,7 @@ const ENTRY: usize = 96;
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct SideTables {
-    tenants: HashMap<TenantId, OfTenant>,
+    tenants: HashMap<TenantId, OfTenant, Hasher>,
     registry: Registry,
     /// A checkpoint of before has none.
     catalog: Catalog,
@@ -60,7 +62,7 @@ pub(crate) struct SideTables {
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct OfTenant {
-    agents: HashMap<String, OfAgent>,
+    agents: HashMap<String, OfAgent, Hasher>,
     /// What anybody uses. A checkpoint of before has it not (see `completed`).
     #[serde(default)]
     all: Actions,

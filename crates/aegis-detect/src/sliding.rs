@@ -11,7 +11,11 @@ use smallvec::SmallVec;
 /// A value that compares as what it stands for does.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Value {
-    /// As bytes.
+    /// There is one, and nobody asks which; in a list, null.
+    Bare,
+    /// A text as it is: most are compared byte by byte in any case.
+    Text(Arc<str>),
+    /// Anything else as bytes.
     Bytes(Arc<[u8]>),
     /// An event's id, of which evidence is made: without a text, and a place of its own, for each row of each rule.
     Id(EventId),
@@ -23,6 +27,8 @@ const ID_LENGTH: usize = 36;
 impl Value {
     fn len(&self) -> usize {
         match self {
+            Self::Bare => 0,
+            Self::Text(text) => text.len(),
             Self::Bytes(bytes) => bytes.len(),
             Self::Id(_) => ID_LENGTH,
         }
@@ -55,13 +61,95 @@ struct Row {
     values: Values,
 }
 
+/// Different values that are looked through one beside the other at most.
+const FEW: usize = 16;
+
+/// The different values of a frame in their order, each with how many rows have it. There is mostly one, or a few.
+#[derive(Debug)]
+enum Sorted {
+    Few(Vec<(Value, u32)>),
+    Many(BTreeMap<Value, u32>),
+}
+
+impl Default for Sorted {
+    fn default() -> Self {
+        Self::Few(Vec::new())
+    }
+}
+
+impl Sorted {
+    fn add(&mut self, value: &Value) {
+        match self {
+            Self::Few(few) => match few.binary_search_by(|(there, _)| there.cmp(value)) {
+                Ok(place) => few[place].1 += 1,
+                Err(place) if few.len() < FEW => {
+                    if few.is_empty() {
+                        few.reserve_exact(1);
+                    }
+                    few.insert(place, (value.clone(), 1));
+                }
+                Err(_) => {
+                    let mut many: BTreeMap<Value, u32> = few.drain(..).collect();
+                    many.insert(value.clone(), 1);
+                    *self = Self::Many(many);
+                }
+            },
+            Self::Many(many) => *many.entry(value.clone()).or_insert(0) += 1,
+        }
+    }
+
+    fn remove(&mut self, value: &Value) {
+        match self {
+            Self::Few(few) => {
+                let Ok(place) = few.binary_search_by(|(there, _)| there.cmp(value)) else { return };
+                few[place].1 -= 1;
+                if few[place].1 == 0 {
+                    few.remove(place);
+                }
+            }
+            Self::Many(many) => {
+                if let Some(times) = many.get_mut(value) {
+                    *times -= 1;
+                    if *times == 0 {
+                        many.remove(value);
+                    }
+                }
+                if many.is_empty() {
+                    *self = Self::default();
+                }
+            }
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Few(few) => few.len(),
+            Self::Many(many) => many.len(),
+        }
+    }
+
+    fn first(&self) -> Option<&Value> {
+        match self {
+            Self::Few(few) => few.first().map(|(value, _)| value),
+            Self::Many(many) => many.first_key_value().map(|(value, _)| value),
+        }
+    }
+
+    fn last(&self) -> Option<&Value> {
+        match self {
+            Self::Few(few) => few.last().map(|(value, _)| value),
+            Self::Many(many) => many.last_key_value().map(|(value, _)| value),
+        }
+    }
+}
+
 /// What a frame holds: rows `from..to`, counted from the first that there ever was.
 #[derive(Debug, Default)]
 struct Held {
     from: u64,
     to: u64,
     count: u64,
-    sorted: BTreeMap<Value, u32>,
+    sorted: Sorted,
 }
 
 impl Held {
@@ -69,21 +157,15 @@ impl Held {
         let Some(value) = frame.argument.and_then(|argument| row.values[argument].as_ref()) else { return };
         self.count += 1;
         if frame.sorted {
-            *self.sorted.entry(value.clone()).or_insert(0) += 1;
+            self.sorted.add(value);
         }
     }
 
     fn remove(&mut self, frame: &Frame, row: &Row) {
         let Some(value) = frame.argument.and_then(|argument| row.values[argument].as_ref()) else { return };
         self.count -= 1;
-        if !frame.sorted {
-            return;
-        }
-        if let Some(times) = self.sorted.get_mut(value) {
-            *times -= 1;
-            if *times == 0 {
-                self.sorted.remove(value);
-            }
+        if frame.sorted {
+            self.sorted.remove(value);
         }
     }
 }
@@ -95,6 +177,8 @@ pub(crate) struct Partition {
     /// Beside one another where there are few: a rule has very many partitions, each of a few rows.
     held: SmallVec<[Held; 2]>,
     rows: VecDeque<Row>,
+    /// The time of the first row, while there is one: whether it goes is asked of very many that are somewhere else.
+    oldest: i64,
     /// Rows that are not there any more at the front.
     dropped: u64,
 }
@@ -102,7 +186,7 @@ pub(crate) struct Partition {
 impl Partition {
     pub(crate) fn new(frames: Arc<[Frame]>) -> Self {
         let held = frames.iter().map(|_| Held::default()).collect();
-        Self { frames, held, rows: VecDeque::new(), dropped: 0 }
+        Self { frames, held, rows: VecDeque::new(), oldest: i64::MIN, dropped: 0 }
     }
 
     /// Adds a row at the end: it is not older than the last one.
@@ -111,6 +195,11 @@ impl Partition {
             self.rows.back().is_none_or(|last| (last.ts, last.place) < (ts, place)),
             "rows come in the order of events"
         );
+        if self.rows.is_empty() {
+            self.oldest = ts;
+            // Of many partitions it stays the only one.
+            self.rows.reserve_exact(1);
+        }
         self.rows.push_back(Row { ts, place, values });
     }
 
@@ -159,6 +248,9 @@ impl Partition {
 
     /// Drops the rows before `ts`, and those of the first `taken` events of that time.
     pub(crate) fn drop_before(&mut self, ts: i64, taken: u32) {
+        if self.rows.is_empty() || self.oldest > ts {
+            return;
+        }
         while self.rows.front().is_some_and(|row| (row.ts, row.place) < (ts, taken)) {
             let Some(row) = self.rows.pop_front() else { return };
             for (frame, held) in self.frames.iter().zip(&mut self.held) {
@@ -171,6 +263,9 @@ impl Partition {
                 }
             }
             self.dropped += 1;
+        }
+        if let Some(first) = self.rows.front() {
+            self.oldest = first.ts;
         }
     }
 
@@ -190,11 +285,11 @@ impl Partition {
     }
 
     pub(crate) fn least(&self, frame: usize) -> Option<&Value> {
-        self.held[frame].sorted.first_key_value().map(|(value, _)| value)
+        self.held[frame].sorted.first()
     }
 
     pub(crate) fn greatest(&self, frame: usize) -> Option<&Value> {
-        self.held[frame].sorted.last_key_value().map(|(value, _)| value)
+        self.held[frame].sorted.last()
     }
 
     /// The values of a frame in the order of its rows; of more than `MOST_LISTED`, or more than so many bytes, some of the first and the last.
@@ -253,7 +348,7 @@ mod tests {
     fn first_of(value: &Value) -> u8 {
         match value {
             Value::Bytes(bytes) => bytes[0],
-            Value::Id(id) => panic!("no id was added: {id}"),
+            other => panic!("it was not added: {other:?}"),
         }
     }
 
@@ -314,6 +409,29 @@ mod tests {
         }
     }
 
+    proptest! {
+        /// However many different values there are, or were.
+        #[test]
+        fn values_are_in_their_order_each_as_often_as_it_was_added(steps in prop::collection::vec((any::<bool>(), 0..40u8), 1..400)) {
+            let (mut sorted, mut list) = (Sorted::default(), BTreeMap::<u8, u32>::new());
+            for (adds, value) in steps {
+                let stands_for = Value::Text(Arc::from(format!("{value:02}")));
+                if adds {
+                    sorted.add(&stands_for);
+                    *list.entry(value).or_insert(0) += 1;
+                } else if let Some(times) = list.get_mut(&value) {
+                    sorted.remove(&stands_for);
+                    *times -= 1;
+                    list.retain(|_, times| *times > 0);
+                }
+                let text = |value: &u8| Value::Text(Arc::from(format!("{value:02}")));
+                prop_assert_eq!(sorted.len(), list.len());
+                prop_assert_eq!(sorted.first().cloned(), list.keys().next().map(text));
+                prop_assert_eq!(sorted.last().cloned(), list.keys().next_back().map(text));
+            }
+        }
+    }
+
     #[test]
     fn of_a_long_list_the_ends_are_listed() {
         let mut partition = Partition::new(Arc::from([Frame { start: 100_000, end: 0, argument: Some(0), sorted: false }]));
@@ -321,7 +439,7 @@ mod tests {
         let listed = |partition: &Partition, bytes| {
             let number = |value: &Value| match value {
                 Value::Bytes(bytes) => i64::from_be_bytes(bytes[..].try_into().unwrap()),
-                Value::Id(id) => panic!("no id was added: {id}"),
+                other => panic!("it was not added: {other:?}"),
             };
             partition.values(0, bytes).into_iter().map(number).collect::<Vec<_>>()
         };

@@ -12,6 +12,7 @@ use crate::evaluate::{RunningRule, TouchedKeys};
 use crate::find::{ROWS_OF_A_RUN, ShownEvents, newest_of, run_plan, within};
 use crate::impaired::Cause;
 use crate::known::{Known, Walks};
+use crate::name::Relevant;
 use crate::output::{Found, Reader};
 use crate::row_pattern::{RunAt, Work};
 use crate::schema::EventBatch;
@@ -43,11 +44,7 @@ impl<'t> Steps<'t> {
 
 impl RunningRule {
     /// One run for each tenant and instant where there is something to look at, cheap buckets first. What would cost more than a look may is given up.
-    pub(crate) fn evaluate_stepped(
-        &mut self,
-        relevant: &[Arc<SecurityEvent>],
-        quotas: Quotas,
-    ) -> Result<TouchedKeys, DetectError> {
+    pub(crate) fn evaluate_stepped(&mut self, relevant: &[Relevant], quotas: Quotas) -> Result<TouchedKeys, DetectError> {
         let touched = self.keep(relevant, quotas);
         let window = self.window_micros();
         let mut found = Vec::new();
@@ -157,11 +154,7 @@ impl RunningRule {
 
     /// Where in touched buckets the matches of a row pattern end. Where that cannot be told of all tenants, it is asked of each by itself: what one of them
     /// sends must not stop the rule for others.
-    fn steps_of_matches<'t>(
-        &mut self,
-        touched: &'t Touched,
-        relevant: &[Arc<SecurityEvent>],
-    ) -> Result<Vec<Steps<'t>>, DetectError> {
+    fn steps_of_matches<'t>(&mut self, touched: &'t Touched, relevant: &[Relevant]) -> Result<Vec<Steps<'t>>, DetectError> {
         let window = self.window_micros();
         let all = || touched.iter().map(move |(bucket, oldest, newest)| (bucket, oldest, newest.plus_micros(window)));
         if let Ok(steps) = self.follow_pattern(all()) {
@@ -210,6 +203,7 @@ impl RunningRule {
         let Some(pattern) = &plan.row_pattern else { return Ok(Vec::new()) };
         let count = buckets.size_hint().0;
         let (mut walks, mut asked, mut shown) = (Vec::with_capacity(count), Vec::with_capacity(count), ShownEvents::new(count));
+        let mut whose = Vec::with_capacity(count);
         let mut work = Work::default();
         let mut numbers: HashMap<&TenantId, usize, ahash::RandomState> = HashMap::default();
         for (named, oldest, to) in buckets {
@@ -218,6 +212,7 @@ impl RunningRule {
             let Named { tenant, bucket, .. } = named;
             shown.add(walks.len(), new);
             walks.push(known.into_walks());
+            whose.push(named);
             let next = numbers.len();
             work.add_bucket(*numbers.entry(tenant).or_insert(next));
             asked.push((Steps { tenant, bucket, runs: Vec::new(), cost: 0 }, oldest, to));
@@ -236,9 +231,8 @@ impl RunningRule {
                 break;
             }
         }
-        for ((steps, ..), known) in asked.iter().zip(walks) {
+        for (named, known) in whose.into_iter().zip(walks) {
             // After a failure nobody knows how far it came: from the start, the next time.
-            let named = Named::new(steps.tenant, steps.bucket);
             state.followed(named, ran.is_ok().then_some(Known::Pattern(known)));
         }
         ran.map_err(|source| DetectError::Query { rule: rule.header.id.clone(), source })?;

@@ -1,6 +1,8 @@
 //! A tick: the next messages of the stream are verified, held where their lane waits, shown to the engine, and what follows is published.
 
-use aegis_bus::{BusError, Delivered, Message, Stream};
+use std::sync::Arc;
+
+use aegis_bus::{BusError, Delivered, Message, Stream, subject};
 use aegis_model::{SecurityEvent, Timestamp};
 
 use crate::engine::TickOutput;
@@ -16,7 +18,7 @@ use crate::worker::{Shared, WorkerStats};
 #[derive(Default)]
 struct Tick {
     seen: WorkerStats,
-    events: Vec<SecurityEvent>,
+    events: Vec<Arc<SecurityEvent>>,
     dead: Vec<Message>,
 }
 
@@ -39,7 +41,7 @@ impl Running {
             for waited in self.hold.release(delivered.bus_ts) {
                 self.take_one(waited, false, &mut tick);
             }
-            if !delivered.subject.starts_with("ase.") {
+            if !subject::is_event(&delivered.subject) {
                 // Of a record of time its place in the log is all that is asked.
                 self.tail.skip(delivered.seq);
                 continue;
@@ -66,7 +68,7 @@ impl Running {
     /// Runs the rules over the tick's events, and publishes what follows.
     async fn finish(&mut self, tick: Tick, started: Timestamp, shared: &Shared) -> Result<(), DetectError> {
         let Tick { seen, events, dead } = tick;
-        let mut output = self.engine.tick(events);
+        let mut output = self.engine.tick_shared(events);
         if let Some(stored) = self.stored {
             output.append(self.engine.pass_time(stored));
         }
@@ -140,7 +142,7 @@ impl Running {
     /// Verifies one event and takes it into the tick, or holds it, if it may be held and something is missing before it in its lane. The lane,
     /// and how far it was followed, if others may wait there.
     fn take_one(&mut self, delivered: Delivered, may_hold: bool, tick: &mut Tick) -> Option<(String, i64)> {
-        let (wire, mut event) = match read(&delivered) {
+        let read = match read(&delivered) {
             Ok(read) => read,
             Err(reason) => {
                 tick.seen.malformed += 1;
@@ -149,9 +151,10 @@ impl Running {
                 return None;
             }
         };
-        if may_hold && self.stage.misses_one_before(&wire, &event) {
-            let (lane, seq, place) = (event.lane.unwrap_or_default(), event.seq.unwrap_or_default(), delivered.seq);
-            match self.hold.keep(&event.tenant_id, &lane, seq, delivered) {
+        let (wire, event) = (read.wire(), read.event());
+        if may_hold && self.stage.misses_one_before(&wire, event) {
+            let (lane, seq, place) = (event.lane.as_deref().unwrap_or_default(), event.seq.unwrap_or_default(), delivered.seq);
+            match self.hold.keep(&event.tenant_id, lane, seq, delivered) {
                 Kept::Held => return None,
                 Kept::Again => {
                     tick.seen.repeated += 1;
@@ -161,22 +164,25 @@ impl Running {
                 Kept::Not(delivered) => return self.take_one(*delivered, false, tick),
             }
         }
-        let (broken, said) = match self.stage.take(&wire, &mut event) {
+        let (verified, stage) = self.stage.judge(&wire, event);
+        drop(wire);
+        let (broken, said) = match stage {
             Stage::Repeated => {
                 tick.seen.repeated += 1;
                 self.tail.skip(delivered.seq);
-                return self.waits_behind(&event);
+                return self.waits_behind(event);
             }
             Stage::Kept => (None, None),
             Stage::Broken(broken, said) => (Some(broken), Some(*said)),
         };
+        let event = read.into_marked(verified);
         self.warm.note_spoke(&event.tenant_id);
         tick.seen.verified += u64::from(event.verified);
         tick.seen.broken += u64::from(broken.is_some());
         self.tail.take(delivered.seq, &event, said.as_ref(), broken);
         let waits = self.waits_behind(&event);
         tick.events.push(event);
-        tick.events.extend(said);
+        tick.events.extend(said.map(Arc::new));
         waits
     }
 

@@ -3,7 +3,7 @@
 
 use aegis_keys::KeyRing;
 use aegis_ledger::verify::{LaneHeads, Link, StreamVerifier};
-use aegis_model::{EventKind, SecurityEvent, Timestamp, WireEvent, external_event_id};
+use aegis_model::{EventKind, SOC, SecurityEvent, Timestamp, WireEvent, external_event_id};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -91,23 +91,27 @@ impl VerifyStage {
 
     /// Judges the next event of the stream, and sets its `verified`. `wire` is the event as it was read.
     pub fn take(&mut self, wire: &WireEvent<'_>, event: &mut SecurityEvent) -> Stage {
+        let (verified, stage) = self.judge(wire, event);
+        event.verified = verified;
+        stage
+    }
+
+    /// The same of an event that others have too: whether it is verified, which its own field does not say.
+    pub(crate) fn judge(&mut self, wire: &WireEvent<'_>, event: &SecurityEvent) -> (bool, Stage) {
         let verdict = self.verifier.check_wire(wire);
-        event.verified = verdict.verified;
         if verdict.repeated {
-            return Stage::Repeated;
+            return (verdict.verified, Stage::Repeated);
         }
         let broken = match verdict.failure {
             Some(failure) => {
                 let message = failure.message.chars().take(MAX_MESSAGE).collect();
                 ChainBreak { code: failure.code.as_str().to_owned(), message }
             }
-            None if event.verified && is_ahead_of_time(event) => {
-                event.verified = false;
+            None if verdict.verified && is_ahead_of_time(event) => {
                 let message = format!("its ts is {}, more than five minutes after the bus had it", event.ts);
                 ChainBreak { code: AHEAD_OF_TIME.to_owned(), message }
             }
-            None if event.verified && !event.is_for_its_lane_to_say() => {
-                event.verified = false;
+            None if verdict.verified && !event.is_for_its_lane_to_say() => {
                 let message = format!(
                     "an event of kind {} is sealed by {}, and not in this lane",
                     event.kind,
@@ -115,10 +119,10 @@ impl VerifyStage {
                 );
                 ChainBreak { code: FOREIGN_KIND.to_owned(), message }
             }
-            None => return Stage::Kept,
+            None => return (verdict.verified, Stage::Kept),
         };
         let said = chain_broken_event(event, &broken);
-        Stage::Broken(broken, Box::new(said))
+        (false, Stage::Broken(broken, Box::new(said)))
     }
 }
 
@@ -134,7 +138,7 @@ pub fn is_ahead_of_time(event: &SecurityEvent) -> bool {
 pub fn chain_broken_event(event: &SecurityEvent, broken: &ChainBreak) -> SecurityEvent {
     // The event's own `ts` may be forged to look late; when the bus stored it is not the sender's to choose.
     let ts = event.bus_ts.unwrap_or(event.ts);
-    let mut said = SecurityEvent::new(event.tenant_id.clone(), &event.edge_id, "soc", EventKind::ReceiptChainBroken, ts);
+    let mut said = SecurityEvent::new(event.tenant_id.clone(), &event.edge_id, SOC, EventKind::ReceiptChainBroken, ts);
     said.event_id = external_event_id(&event.tenant_id, ADAPTER, &format!("{}/{}", event.event_id, broken.code));
     said.ref_event_id = Some(event.event_id);
     said.lane.clone_from(&event.lane);

@@ -3,6 +3,7 @@
 //! Promises that no tick waits for what is read; that the rule begins at a record of the log which says that all of it can be read, so that it begins
 //! in the same place whenever the log is read; and that where nothing can be read it waits until it knows its window by itself.
 
+mod cut;
 pub(crate) mod every;
 mod lanes;
 mod waited;
@@ -19,11 +20,12 @@ use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::time::Instant;
 
+use crate::back::reach_of;
 use crate::engine::Engine;
 use crate::error::DetectError;
 use crate::evaluate::{RuleStats, RunningRule};
 use crate::follow::{READ_WAIT, Running};
-use crate::own::{KnownRule, OwnRule, reach_of};
+use crate::own::{KnownRule, OwnRule};
 use crate::scope::Since;
 use crate::sieve::Sieve;
 use crate::worker::{Shared, WorkerStats};
@@ -32,7 +34,7 @@ pub use lanes::{Followed, Following, PastLanes, PastReceipts};
 /// Events that a rule is filled with at most: no rule keeps more of a tenant.
 pub(crate) const MOST: usize = 200_000;
 /// How often it is looked whether all that is wanted is there; what fails is asked again after twice as long each time, so many times, and others meanwhile.
-const LOOK: Duration = Duration::from_secs(1);
+pub(crate) const LOOK: Duration = Duration::from_secs(1);
 const MOST_DOUBLED: u32 = 8;
 /// Between one that is filled and the next: what a tick takes for one, others wait for.
 const NEXT: Duration = Duration::from_millis(50);
@@ -226,11 +228,16 @@ impl WarmUp {
     fn try_again(&mut self, mut wanted: Wanted, reason: &str) {
         let RuleWarmRecord { tenant_id, rule_id, .. } = &wanted.record;
         tracing::warn!(tenant = %tenant_id, rule = rule_id, reason, "what lies before a rule cannot be read now; it waits");
-        wanted.failures = (wanted.failures + 1).min(MOST_DOUBLED);
-        wanted.rests_until = Some(Instant::now() + LOOK * 2_u32.pow(wanted.failures));
+        wanted.rests_until = Some(rests_until(&mut wanted.failures, MOST_DOUBLED));
         self.rests_until = Some(Instant::now() + LOOK);
         self.wanted.push_back(wanted);
     }
+}
+
+/// What failed once more rests twice as long as before, so many times: until when.
+pub(crate) fn rests_until(failures: &mut u32, most_doubled: u32) -> Instant {
+    *failures = failures.saturating_add(1).min(most_doubled);
+    Instant::now() + LOOK * 2_u32.saturating_pow(*failures)
 }
 
 impl Engine {

@@ -9,6 +9,8 @@ use aegis_canon::sha256_hex;
 use aegis_model::{SecurityEvent, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::window::Hasher;
+
 /// A producer not heard of for this much bus activity of its tenant no longer holds the watermark back; and after this much of the whole log
 /// nothing is expected of it.
 pub(crate) const IDLE_ACTIVITY: i64 = 60_000_000;
@@ -29,7 +31,7 @@ const LONGEST_NAME: usize = 64;
 /// The event time of all tenants, and the bus time of the log that they share.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Watermarks {
-    tenants: HashMap<TenantId, TenantTime>,
+    tenants: HashMap<TenantId, TenantTime, Hasher>,
     log: LogTime,
 }
 
@@ -65,7 +67,7 @@ struct Producers {
     /// Bus time over their events so far, its pauses cut short.
     activity: i64,
     last_bus_ts: Option<Timestamp>,
-    by_edge: HashMap<String, Producer>,
+    by_edge: HashMap<String, Producer, Hasher>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]

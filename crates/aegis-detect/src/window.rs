@@ -2,13 +2,14 @@
 //! Promises that a full quota refuses new keys loudly (counted) and never touches another tenant's state, and that no agent fills it alone.
 
 mod due;
+mod far;
 mod saved;
 mod share;
 #[cfg(test)]
 mod tests;
 mod waiting;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use aegis_model::{SecurityEvent, TenantId, Timestamp};
@@ -19,14 +20,16 @@ pub(crate) use crate::bucket::Kept;
 pub use crate::bucket::Quotas;
 use crate::episode::KeyState;
 use crate::known::Known;
+use crate::name::{BucketName, Relevant};
 use crate::refused::Refused;
 pub(crate) use due::Numbers;
 use due::{Due, expire_step};
+pub(crate) use far::{Far, FarTo};
 pub(crate) use saved::SavedKeys;
-use share::{Made, bytes_of_key, give_back};
+use share::{Makers, bytes_of_key, give_back};
 
 /// Keyed anew in each process, as the standard library's is: what stands in a key is the caller's to choose.
-type Hasher = ahash::RandomState;
+pub(crate) type Hasher = ahash::RandomState;
 
 /// Events whose time is over are dropped once a quarter of the window has passed since the last time, and no more often and no more seldom than this:
 /// what is left of them until then is not looked at.
@@ -44,19 +47,24 @@ pub(crate) struct RuleState {
     due: Due,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct TenantState {
-    pub(crate) buckets: IndexMap<String, Bucket, Hasher>,
+    pub(crate) buckets: IndexMap<BucketName, Bucket, Hasher>,
     /// The buckets that have keys: few of them.
-    keyed: HashSet<String, Hasher>,
+    keyed: BTreeSet<String>,
     /// Up to where events were dropped.
     expired_to: Option<Timestamp>,
+    /// No event in its buckets is older.
+    oldest: Option<Timestamp>,
+    /// `Due` knows that there is something new of it.
+    is_noted: bool,
     events: usize,
     bytes: usize,
     /// In all buckets, and what their texts take.
     keys: usize,
     key_bytes: usize,
-    made_by: HashMap<Arc<str>, Made, Hasher>,
+    /// What each agent made. None: all buckets together are less than one agent may make, and nobody has to know whose they are.
+    made_by: Option<Box<Makers>>,
     /// The buckets of which instants wait for their decision, by the first of them.
     awaiting: BTreeSet<(Timestamp, String)>,
     /// What a full quota did not let in.
@@ -64,10 +72,28 @@ pub(crate) struct TenantState {
 }
 
 impl TenantState {
+    /// One without anything: that of a tenant comes and goes with its events, with no randomness of its own, and room for one bucket, which most have.
+    fn new(hasher: Hasher) -> Self {
+        Self {
+            buckets: IndexMap::with_capacity_and_hasher(1, hasher),
+            keyed: BTreeSet::new(),
+            expired_to: None,
+            oldest: None,
+            is_noted: false,
+            events: 0,
+            bytes: 0,
+            keys: 0,
+            key_bytes: 0,
+            made_by: None,
+            awaiting: BTreeSet::new(),
+            refused: Refused::default(),
+        }
+    }
+
     /// The keys there are, each with what it may change in it.
     pub(crate) fn each_key(&mut self, mut work: impl FnMut(&mut KeyState)) {
         for name in &self.keyed {
-            if let Some(bucket) = self.buckets.get_mut(name) {
+            if let Some(bucket) = self.buckets.get_mut(name.as_str()) {
                 bucket.keys.values_mut().for_each(&mut work);
             }
         }
@@ -98,7 +124,7 @@ impl<'a> Named<'a> {
 
 /// The buckets that a tick touched, each once, with the time of its oldest and newest new event.
 #[derive(Debug, Default)]
-pub(crate) struct Touched(Vec<(TenantId, String, Option<Place>, Span)>);
+pub(crate) struct Touched(Vec<(BucketName, Option<Place>, Span)>);
 
 /// From one time to another, both included.
 type Span = (Timestamp, Timestamp);
@@ -110,27 +136,29 @@ impl Touched {
     }
 
     /// Adds a bucket that is not there.
-    pub(crate) fn add(&mut self, tenant: &TenantId, bucket: String, place: Option<Place>, span: Span) {
-        self.0.push((tenant.clone(), bucket, place, span));
+    pub(crate) fn add(&mut self, name: BucketName, place: Option<Place>, span: Span) {
+        self.0.push((name, place, span));
     }
 
     /// Those of each tenant.
     pub(crate) fn by_tenant(&self) -> BTreeMap<TenantId, Self> {
         let mut all: BTreeMap<TenantId, Self> = BTreeMap::new();
-        for (tenant, bucket, place, span) in &self.0 {
-            all.entry(tenant.clone()).or_default().add(tenant, bucket.clone(), *place, *span);
+        for (name, place, span) in &self.0 {
+            all.entry(name.tenant().clone()).or_default().add(name.clone(), *place, *span);
         }
         all
     }
 
     /// Bucket, oldest and newest new event.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Named<'_>, Timestamp, Timestamp)> {
-        self.0.iter().map(|(tenant, bucket, place, (oldest, newest))| (Named { tenant, bucket, place: *place }, *oldest, *newest))
+        self.0.iter().map(|(name, place, (oldest, newest))| {
+            (Named { tenant: name.tenant(), bucket: name.text(), place: *place }, *oldest, *newest)
+        })
     }
 
     /// To look many of them up.
     pub(crate) fn spans(&self) -> HashMap<(&TenantId, &str), Span, Hasher> {
-        self.0.iter().map(|(tenant, bucket, _, span)| ((tenant, bucket.as_str()), *span)).collect()
+        self.0.iter().map(|(name, _, span)| ((name.tenant(), name.text()), *span)).collect()
     }
 }
 
@@ -138,39 +166,47 @@ impl RuleState {
     /// Keeps events of one bucket for later evaluations, and says of each what came of it. Answers where the bucket stands, if there is one.
     pub(crate) fn keep<'a>(
         &mut self,
-        tenant: &TenantId,
-        bucket: &str,
-        events: impl IntoIterator<Item = &'a Arc<SecurityEvent>>,
+        name: &BucketName,
+        events: impl IntoIterator<Item = &'a Relevant>,
         quotas: Quotas,
-        mut each: impl FnMut(&'a Arc<SecurityEvent>, Kept),
+        mut each: impl FnMut(&'a Relevant, Kept),
     ) -> Option<Place> {
+        let tenant = name.tenant();
         let number = self.tenant_or_new(tenant);
-        let Self { tenants, events: of_all, .. } = self;
+        let Self { tenants, events: of_all, due } = self;
         let (_, state) = tenants.get_index_mut(number)?;
         let mut events = events.into_iter().peekable();
-        let known = state.buckets.get_index_of(bucket);
+        let known = state.buckets.get_index_of(name);
         let mut made = None;
         if known.is_none() {
             let is_full = state.events >= quotas.events_per_tenant
                 || state.bytes >= quotas.bytes_per_tenant
                 || state.buckets.len() >= quotas.keys_per_tenant;
             // The first whose agent may make one more makes it.
-            while let Some(event) = events.next_if(|event| is_full || !state.has_share(event.agent_id.as_deref(), quotas)) {
-                state.refused.note(bucket, event.ts);
-                each(event, Kept::Refused);
+            while let Some(one) = events.next_if(|one| is_full || !state.has_share(one.event.agent_id.as_deref(), quotas)) {
+                state.refused.note(name.text(), one.event.ts);
+                each(one, Kept::Refused);
             }
             let first = events.peek()?;
-            made = Some(state.make(bucket, first.agent_id.as_deref()));
+            made = Some(state.make(name, first.event.agent_id.as_deref()));
         }
         let place = Place { tenant: number, bucket: known.or(made)? };
         let TenantState { buckets, events: count, bytes, .. } = state;
         let (_, entry) = buckets.get_index_mut(place.bucket)?;
-        for event in events {
+        let mut earliest: Option<Timestamp> = None;
+        for one in events {
             let (events_before, bytes_before) = (entry.events().len(), entry.bytes);
-            each(event, entry.keep(event, quotas));
+            each(one, entry.keep(&one.event, one.bytes, quotas));
             *count = *count + entry.events().len() - events_before;
             *of_all = *of_all + entry.events().len() - events_before;
             *bytes = *bytes + entry.bytes - bytes_before;
+            earliest = Some(earliest.map_or(one.event.ts, |earliest| earliest.min(one.event.ts)));
+        }
+        if let Some(ts) = earliest
+            && state.oldest.is_none_or(|oldest| ts < oldest)
+        {
+            state.oldest = Some(ts);
+            due.note(tenant, state);
         }
         Some(place)
     }
@@ -178,8 +214,9 @@ impl RuleState {
     /// Where a tenant stands, of whom there is something from now on.
     fn tenant_or_new(&mut self, tenant: &TenantId) -> usize {
         self.tenants.get_index_of(tenant).unwrap_or_else(|| {
-            self.due.note(tenant);
-            self.tenants.insert_full(tenant.clone(), TenantState::default()).0
+            let mut state = TenantState::new(self.tenants.hasher().clone());
+            self.due.note(tenant, &mut state);
+            self.tenants.insert_full(tenant.clone(), state).0
         })
     }
 
@@ -187,8 +224,8 @@ impl RuleState {
     fn bucket_mut(&mut self, named: Named<'_>) -> Option<&mut Bucket> {
         let at = |place: &Place| {
             let (tenant, state) = self.tenants.get_index(place.tenant)?;
-            let (bucket, _) = state.buckets.get_index(place.bucket)?;
-            (tenant == named.tenant && bucket == named.bucket).then_some(*place)
+            let (name, _) = state.buckets.get_index(place.bucket)?;
+            (name.has_text(named.bucket) && tenant == named.tenant).then_some(*place)
         };
         match named.place.as_ref().and_then(at) {
             Some(place) => Some(self.tenants.get_index_mut(place.tenant)?.1.buckets.get_index_mut(place.bucket)?.1),
@@ -211,10 +248,7 @@ impl RuleState {
     /// The kept events of a bucket with `from <= ts <= to`, in event order.
     pub(crate) fn events(&self, tenant: &TenantId, bucket: &str, from: Timestamp, to: Timestamp) -> &[Arc<SecurityEvent>] {
         let Some(bucket) = self.tenants.get(tenant).and_then(|t| t.buckets.get(bucket)) else { return &[] };
-        let events = bucket.events();
-        let start = events.partition_point(|e| e.ts < from);
-        let end = events.partition_point(|e| e.ts <= to);
-        &events[start..end.max(start)]
+        bucket.within(from, to)
     }
 
     /// What an incremental query knows of a bucket, and the events that it is to be shown next: those from `oldest` on, the oldest that is new
@@ -264,6 +298,7 @@ impl RuleState {
         }
         state.expired_to = Some(before);
         let (mut dropped, mut bytes, mut keys, mut key_bytes) = (0, 0, 0, 0);
+        let mut oldest_of_all: Option<Timestamp> = None;
         let TenantState { buckets, keyed, made_by, awaiting, refused, .. } = state;
         refused.forget(before);
         buckets.retain(|name, bucket| {
@@ -273,20 +308,23 @@ impl RuleState {
             bytes += bytes_before - bucket.bytes;
             let mut gone = 0;
             bucket.keys.retain(|text, key| {
-                gone += if key.is_empty() { bytes_of_key(name, text) } else { 0 };
+                gone += if key.is_empty() { bytes_of_key(name.text(), text) } else { 0 };
                 !key.is_empty()
             });
             keys += bucket.keys.len();
             key_bytes += gone;
             if gone > 0 && bucket.keys.is_empty() {
-                keyed.remove(name);
+                keyed.remove(name.text());
             }
             let stays = !bucket.events().is_empty() || !bucket.keys.is_empty();
-            if let Some(agent) = &bucket.made_by {
+            if let Some(oldest) = bucket.oldest() {
+                oldest_of_all = Some(oldest_of_all.map_or(oldest, |other| other.min(oldest)));
+            }
+            if let (Some(agent), Some(made_by)) = (bucket.made_by, made_by.as_deref_mut()) {
                 give_back(made_by, agent, gone, !stays);
             }
             if let Some(first) = bucket.awaits.filter(|_| !stays) {
-                awaiting.remove(&(first, name.clone()));
+                awaiting.remove(&(first, name.text().to_owned()));
             }
             stays
         });
@@ -295,6 +333,7 @@ impl RuleState {
         state.bytes -= bytes;
         state.keys = keys;
         state.key_bytes -= key_bytes;
+        state.oldest = oldest_of_all;
         if state.buckets.is_empty() && state.refused.is_empty() {
             self.tenants.swap_remove(tenant);
         }
@@ -302,7 +341,8 @@ impl RuleState {
 
     /// The names of a tenant's buckets, in order.
     pub(crate) fn buckets(&self) -> Vec<(TenantId, String)> {
-        let all = self.tenants.iter().flat_map(|(tenant, t)| t.buckets.keys().map(|name| (tenant.clone(), name.clone())));
+        let all =
+            self.tenants.iter().flat_map(|(tenant, t)| t.buckets.keys().map(|name| (tenant.clone(), name.text().to_owned())));
         let mut all: Vec<_> = all.collect();
         all.sort_unstable();
         all

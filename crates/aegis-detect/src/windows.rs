@@ -46,8 +46,6 @@ struct Argument {
     /// Where the values matter, and not only whether there is one.
     encoding: Option<Encoding>,
     keeps_nulls: bool,
-    /// What stands for a value where only its presence matters.
-    present: Value,
 }
 
 /// Values of one type as what compares as they do.
@@ -55,6 +53,8 @@ struct Argument {
 enum Encoding {
     /// Of the events' own ids: no column is made of them.
     Ids,
+    /// As they are.
+    Texts,
     Rows {
         data_type: DataType,
         rows: RowConverter,
@@ -306,10 +306,9 @@ impl Group {
             let encoding = match data_type.filter(|_| argument.has_rows) {
                 Some(data_type) if !has_order(&data_type) => return Ok(None),
                 None if is_id && argument.has_rows => Some(Encoding::Ids),
-                data_type => data_type.map(Encoding::of_rows).transpose()?,
+                data_type => data_type.map(Encoding::of).transpose()?,
             };
-            let present = Value::Bytes(Arc::from([]));
-            arguments.push(Argument { value, filter, encoding, keeps_nulls: argument.keeps_nulls, present });
+            arguments.push(Argument { value, filter, encoding, keeps_nulls: argument.keeps_nulls });
         }
         Ok(Some(Self { state: place, split, split_rows, arguments, frames: draft.frames.into() }))
     }
@@ -354,8 +353,9 @@ impl Argument {
                 let ids = origins.iter().enumerate().map(|(index, origin)| id(origin.event).filter(|_| counts(index)));
                 return Ok(ids.collect());
             }
+            (Some(Encoding::Texts), Some(value)) => return texts(value, counts),
             (Some(Encoding::Rows { rows, .. }), Some(value)) => (rows, value),
-            _ => return Ok((0..rows.num_rows()).map(|index| counts(index).then(|| self.present.clone())).collect()),
+            _ => return Ok((0..rows.num_rows()).map(|index| counts(index).then_some(Value::Bare)).collect()),
         };
         if !(0..rows.num_rows()).any(&counts) {
             return Ok(vec![None; rows.num_rows()]);
@@ -376,8 +376,31 @@ impl Argument {
     }
 }
 
+/// Those of a column of texts that count.
+fn texts(column: &ArrayRef, counts: impl Fn(usize) -> bool) -> Result<Vec<Option<Value>>> {
+    let Some(texts) = column.as_string_opt::<i32>() else {
+        return Err(DataFusionError::Internal(format!("a text is {}", column.data_type())));
+    };
+    let mut last: Option<Arc<str>> = None;
+    let mut value_of = |index: usize| {
+        if texts.is_null(index) {
+            return Value::Bare;
+        }
+        let text = texts.value(index);
+        // Values repeat themselves.
+        Value::Text(match &last {
+            Some(last) if **last == *text => Arc::clone(last),
+            _ => Arc::clone(last.insert(Arc::from(text))),
+        })
+    };
+    Ok((0..texts.len()).map(|index| counts(index).then(|| value_of(index))).collect())
+}
+
 impl Encoding {
-    fn of_rows(data_type: DataType) -> Result<Self> {
+    fn of(data_type: DataType) -> Result<Self> {
+        if data_type == DataType::Utf8 {
+            return Ok(Self::Texts);
+        }
         let rows = RowConverter::new(vec![SortField::new(data_type.clone())])?;
         let null = Value::Bytes(rows.convert_columns(&[new_null_array(&data_type, 1)])?.row(0).data().into());
         Ok(Self::Rows { data_type, rows, null })
@@ -385,7 +408,7 @@ impl Encoding {
 
     const fn data_type(&self) -> &DataType {
         match self {
-            Self::Ids => &DataType::Utf8,
+            Self::Ids | Self::Texts => &DataType::Utf8,
             Self::Rows { data_type, .. } => data_type,
         }
     }
@@ -434,8 +457,16 @@ fn decode<'a>(group: &'a Group, function: &Function, values: impl Iterator<Item 
         Some(Encoding::Ids) => {
             let text = |value: Option<&Value>| match value {
                 Some(Value::Id(id)) => Ok(Some(id.to_string())),
-                Some(Value::Bytes(_)) => Err(internal("a value is no id")),
+                Some(_) => Err(internal("a value is no id")),
                 None => Ok(None),
+            };
+            Ok(Arc::new(values.map(text).collect::<Result<StringArray>>()?))
+        }
+        Some(Encoding::Texts) => {
+            let text = |value: Option<&'a Value>| match value {
+                Some(Value::Text(text)) => Ok(Some(&**text)),
+                Some(Value::Bare) | None => Ok(None),
+                Some(_) => Err(internal("a value is no text")),
             };
             Ok(Arc::new(values.map(text).collect::<Result<StringArray>>()?))
         }
@@ -443,7 +474,7 @@ fn decode<'a>(group: &'a Group, function: &Function, values: impl Iterator<Item 
             let parser = rows.parser();
             let bytes = |value: Option<&'a Value>| match value.unwrap_or(null) {
                 Value::Bytes(bytes) => Ok(parser.parse(bytes)),
-                Value::Id(_) => Err(internal("a value is an id")),
+                _ => Err(internal("a value is not encoded")),
             };
             let columns = rows.convert_rows(values.map(bytes).collect::<Result<Vec<_>>>()?)?;
             columns.into_iter().next().ok_or_else(|| internal("no column"))

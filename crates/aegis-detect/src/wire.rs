@@ -1,8 +1,10 @@
 //! The shapes of the detector's messages: events as they come in, alerts, retractions, episodes and dead letters as they go out.
 //! Promises that an event is read through the strict door, and stands under its own tenant's subject.
 
+use std::sync::Arc;
+
 use aegis_bus::{Delivered, Message, Stream, subject};
-use aegis_model::{Alert, SecurityEvent, TenantId, WireEvent, partition_of};
+use aegis_model::{Alert, ReadEvent, TenantId, partition_of};
 use serde_json::{Map, Value, json};
 
 use crate::engine::TickOutput;
@@ -15,16 +17,13 @@ const MAX_LEFT_OUT: usize = 1024;
 const MAX_KEY_TEXT: usize = 300;
 
 /// A message as an event, or why it is none. An event stands under its own subject, so that no producer speaks for another tenant.
-pub(crate) fn read(delivered: &Delivered) -> Result<(WireEvent<'_>, SecurityEvent), String> {
-    let wire = WireEvent::read(&delivered.payload).map_err(|error| error.to_string())?;
-    let mut event = wire.event().map_err(|error| error.to_string())?;
-    if subject::ase(&event.tenant_id, event.kind) != delivered.subject {
+pub(crate) fn read(delivered: &Delivered) -> Result<Arc<ReadEvent>, String> {
+    let read = delivered.event().map_err(|error| error.to_string())?;
+    let event = read.event();
+    if !subject::is_ase(&delivered.subject, &event.tenant_id, event.kind) {
         return Err(format!("its tenant and kind do not belong under the subject {}", delivered.subject));
     }
-    event.verified = false;
-    event.late = false;
-    event.bus_ts = Some(delivered.bus_ts);
-    Ok((wire, event))
+    Ok(read)
 }
 
 pub(crate) fn dead_letter(delivered: &Delivered, reason: &str) -> Message {

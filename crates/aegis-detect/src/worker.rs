@@ -18,6 +18,7 @@ use crate::follow::run;
 use crate::own::RuleTexts;
 use crate::ruleset::RuleSet;
 use crate::shelf::MAX_PACKED;
+use crate::waits::RuleWaits;
 use crate::warm::{PastEvents, PastReceipts, WarmRecords};
 
 /// The name under which the detector's position is registered.
@@ -47,6 +48,8 @@ pub struct WorkerConfig {
     pub warm_records: Option<Arc<dyn WarmRecords>>,
     /// Who tells tenants of records of rules that are refused; None: nobody, and they are counted and put aside.
     pub refused_records: Option<Arc<dyn RefusedRecords>>,
+    /// Where it is asked which rules do not know a tenant's window yet; None: nowhere.
+    pub waits: Option<Arc<RuleWaits>>,
 }
 
 impl WorkerConfig {
@@ -65,6 +68,7 @@ impl WorkerConfig {
             past_receipts: None,
             warm_records: None,
             refused_records: None,
+            waits: None,
         }
     }
 }

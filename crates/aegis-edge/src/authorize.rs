@@ -1,18 +1,17 @@
 //! One authorize call, from body to answer, with the checks in the order of CONTRACTS §3: the earlier one wins.
-//! Reads memory only; the single thing it waits for is its own receipt.
+//! Reads memory only; the single thing it waits for is its own receipt, and while it does it holds its answer and nothing else.
 
 use std::time::Duration;
 
 use aegis_keys::AgentClaims;
-use aegis_ledger::{Draft, Durability};
+use aegis_ledger::{Committed, Durability, PendingReceipt};
 use aegis_model::{
-    ActionRecord, ApprovalRef, ApprovalStatus, AuthorizeResponse, DataAccess, Decision, DefaultDecision, EventKind, ReceiptView,
-    RiskLevel, SourceTrust, TargetType, TenantSettings, Timestamp, Verdict,
+    ActionRecord, ApprovalRef, ApprovalStatus, AuthorizeResponse, DataAccess, Decision, DefaultDecision, EventKind, FrozenAction,
+    ReceiptView, RiskLevel, SourceTrust, TargetType, TenantSettings, Timestamp, Verdict,
 };
 use aegis_policy::PolicyInput;
 use tokio::time::Instant;
 
-use crate::Edge;
 use crate::bounded::Named;
 use crate::call::{Call, nonce_hash, request_named};
 use crate::error::Refusal;
@@ -20,6 +19,7 @@ use crate::evidence::{Frozen, freeze};
 use crate::replay::Seen;
 use crate::trust::EffectiveTrust;
 use crate::view::{CallFacts, MCP_PREFIX, unclassified_action};
+use crate::{Alarm, Edge};
 
 /// The risk of what nobody registered.
 const UNKNOWN_RISK: RiskLevel = RiskLevel::High;
@@ -53,6 +53,40 @@ impl Judgement {
     }
 }
 
+/// A call that is decided. Held while its receipt is waited for, so nothing is in it that only the decision needed.
+#[derive(Debug)]
+pub(crate) struct Decided {
+    /// The answer, but for the hashes of its receipt.
+    answer: AuthorizeResponse,
+    receipt: Receipt,
+    /// True if its source is untrusted.
+    untrusted: bool,
+    started: Instant,
+}
+
+/// The receipt of a decided call.
+#[derive(Debug)]
+enum Receipt {
+    /// A harmless read's, and a dry run's that there is none.
+    NotAwaited,
+    Awaited(PendingReceipt),
+    /// Being waited for, or not to be had.
+    Unavailable,
+}
+
+impl Decided {
+    /// The receipt to wait for, once.
+    pub(crate) fn pending(&mut self) -> Option<PendingReceipt> {
+        match std::mem::replace(&mut self.receipt, Receipt::Unavailable) {
+            Receipt::Awaited(pending) => Some(pending),
+            other => {
+                self.receipt = other;
+                None
+            }
+        }
+    }
+}
+
 /// The registered facts of a call, tightened by what the caller said.
 pub(crate) struct Profile<'a> {
     pub(crate) action: Option<&'a ActionRecord>,
@@ -62,27 +96,29 @@ pub(crate) struct Profile<'a> {
 }
 
 impl Edge {
-    /// Answers one call of the agent named by `claims`.
-    pub(crate) async fn authorize(&self, claims: &AgentClaims, mut call: Call) -> Result<AuthorizeResponse, Refusal> {
+    /// Decides one call of the agent named by `claims`, and hands its receipt to the ledger: all that an answer takes but the waiting.
+    pub(crate) fn decide(&self, claims: &AgentClaims, mut call: Call) -> Result<Decided, Refusal> {
         let started = Instant::now();
         let now = self.clock.now();
         let tenant = &claims.tenant_id;
-        let settings = self.view.settings(tenant);
-        let tool_call = &call.request.tool_call;
         let channel = call.request.context.channel.as_deref();
-        let facts = self.view.facts(tenant, &tool_call.tool, &tool_call.action, tool_call.resource.as_deref(), channel);
-        let trust = self.effective_trust(claims, &call.request, facts.channel.as_deref(), now);
+        let facts = self.view.facts((tenant, &claims.agent_id), &call.request.tool_call, channel, now);
+        let settings = &*facts.settings;
+        let trust = self.effective_trust(claims, &call.request, facts.channel.as_deref(), settings, now);
 
         let request = request_named(claims, &call);
-        let contained = self.containment_code(claims, now);
-        if contained.is_none() {
-            self.check_replay(claims, &call, request.as_ref(), &trust, now)?;
+        let contained = containment_code(facts.verdict);
+        if contained.is_none()
+            && let Err((refusal, reason)) = self.check_replay(claims, &call, request.as_ref(), now)
+        {
+            self.report_attempt(claims, &mut call, &trust, EventKind::ReplayAttempt, reason, now);
+            return Err(refusal);
         }
-        let unclassified = facts.mcp_server.is_some().then(|| unclassified_action(&tool_call.action));
+        let unclassified = facts.mcp_server.is_some().then(|| unclassified_action(&call.request.tool_call.action));
         let profile = profile(&call, facts.action.as_deref().or(unclassified.as_ref()));
         let mut judgement = match contained {
             Some(code) => Judgement::deny(code),
-            None => self.judge(claims, &call, &facts, &trust, &profile, &settings, now),
+            None => self.judge(claims, &call, &facts, &trust, &profile, settings, now),
         };
         if let Some(request) = &request {
             let strictest = self.replay.tighten_answer(request, judgement.decision, now);
@@ -91,7 +127,7 @@ impl Edge {
         let policy_digest = facts.bundle.digest();
         let mut frozen = None;
         if judgement.decision == Decision::RequireApproval {
-            frozen = freeze(claims, &call, &trust, &profile, &settings, policy_digest, &judgement, now);
+            frozen = freeze(claims, &call, &trust, &profile, settings, policy_digest, &judgement, now);
             if frozen.is_none() {
                 judgement.tighten(Decision::Deny, "approval_too_large");
                 if let Some(request) = &request {
@@ -99,52 +135,34 @@ impl Edge {
                 }
             }
         }
-        let response = self.conclude(claims, &mut call, &trust, &profile, policy_digest, judgement, frozen, now).await;
-        self.metrics.count_decision(response.decision, response.dry_run);
-        if response.decision == Decision::Deny && trust.effective >= SourceTrust::UntrustedExternal {
-            self.metrics.provenance_denials.inc();
-        }
-        self.metrics.authorize_seconds.observe(started.elapsed().as_secs_f64());
-        Ok(response)
+        let (answer, receipt) = self.submit(claims, call, &trust, &profile, policy_digest, judgement, frozen, now);
+        Ok(Decided { answer, receipt, untrusted: trust.effective >= SourceTrust::UntrustedExternal, started })
     }
 
-    fn containment_code(&self, claims: &AgentClaims, now: Timestamp) -> Option<&'static str> {
-        match self.view.verdict(&claims.tenant_id, TargetType::Agent, &claims.agent_id, now) {
-            Verdict::Free => None,
-            Verdict::Quarantined => Some("agent_quarantined"),
-            Verdict::Frozen => Some("agent_frozen"),
-            Verdict::Revoked => Some("agent_revoked"),
-        }
-    }
-
-    /// Timestamp, request id and nonce. A dry run binds nothing.
+    /// Timestamp, request id and nonce; what is wrong, and what it is reported as. A dry run binds nothing.
     fn check_replay(
         &self,
         claims: &AgentClaims,
         call: &Call,
         request: Option<&Named<'_>>,
-        trust: &EffectiveTrust,
         now: Timestamp,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), (Refusal, &'static str)> {
         if let Some(timestamp) = call.request.timestamp {
             let skew_s = (timestamp.as_micros().saturating_sub(now.as_micros())).unsigned_abs() / 1_000_000;
             if skew_s > self.config.timestamp_skew_s.unsigned_abs() {
-                self.report_attempt(claims, call, trust, EventKind::ReplayAttempt, "replay_timestamp_expired", now);
-                return Err(Refusal::TimestampExpired);
+                return Err((Refusal::TimestampExpired, "replay_timestamp_expired"));
             }
         }
         let Some(content) = call.content_hash.as_deref().filter(|_| !call.request.dry_run) else { return Ok(()) };
         if let Some(request) = request
             && self.replay.bind_request(request, content, now) == Seen::Other
         {
-            self.report_attempt(claims, call, trust, EventKind::ReplayAttempt, "idempotency_payload_mismatch", now);
-            return Err(Refusal::IdempotencyMismatch);
+            return Err((Refusal::IdempotencyMismatch, "idempotency_payload_mismatch"));
         }
         if let Some(nonce_hash) = nonce_hash(claims, call)
             && self.replay.bind_nonce(&Named::new(&claims.tenant_id, &claims.agent_id, &nonce_hash), content, now) == Seen::Other
         {
-            self.report_attempt(claims, call, trust, EventKind::ReplayAttempt, "replay_nonce_reused", now);
-            return Err(Refusal::NonceReused);
+            return Err((Refusal::NonceReused, "replay_nonce_reused"));
         }
         Ok(())
     }
@@ -230,19 +248,19 @@ impl Edge {
         server.drifted.then_some("mcp_manifest_drift")
     }
 
-    /// Seals the receipt and makes the answer. A dry run seals nothing and changes nothing.
+    /// Hands the receipt to the ledger and makes the answer meanwhile. A dry run seals nothing and changes nothing.
     #[allow(clippy::too_many_arguments)]
-    async fn conclude(
+    fn submit(
         &self,
         claims: &AgentClaims,
-        call: &mut Call,
+        mut call: Call,
         trust: &EffectiveTrust,
         profile: &Profile<'_>,
         policy_digest: &str,
-        mut judgement: Judgement,
+        judgement: Judgement,
         frozen: Option<Frozen>,
         now: Timestamp,
-    ) -> AuthorizeResponse {
+    ) -> (AuthorizeResponse, Receipt) {
         let tenant = &claims.tenant_id;
         let dry_run = call.request.dry_run;
         // A read that taints its run is answered only when the taint would survive a crash.
@@ -257,12 +275,8 @@ impl Edge {
         if lost > 0 {
             self.metrics.run_labels_lost.inc_by(lost);
         }
-        let mut receipt = ReceiptView {
-            receipt_id: call.event_id,
-            receipt_hash: None,
-            prev_receipt_hash: None,
-            canon_version: aegis_canon::CANON_VERSION.to_owned(),
-        };
+        let approval = frozen.as_ref().map(|frozen| approval_of(&frozen.action));
+        let mut receipt = Receipt::NotAwaited;
         if !dry_run {
             let harmless_read = judgement.decision == Decision::Allow
                 && !taints
@@ -270,33 +284,21 @@ impl Edge {
                 && profile.risk == RiskLevel::Low
                 && profile.data_access != DataAccess::Sensitive
                 && !call.request.context.contains_sensitive_data;
-            let draft = self.decision_draft(claims, call, trust, profile, policy_digest, &judgement, frozen.as_ref(), now);
+            let draft = self.decision_draft(claims, &mut call, trust, profile, policy_digest, &judgement, frozen, now);
             if harmless_read {
                 // Answered at once; the ledger counts what it cannot keep and seals a gap for it.
                 let _not_awaited = self.ledger.try_submit(draft, Durability::BestEffort);
             } else {
-                match self.seal(draft).await {
-                    Some(committed) => {
-                        receipt.receipt_hash = Some(committed.receipt_hash);
-                        receipt.prev_receipt_hash = Some(committed.prev_receipt_hash);
+                receipt = match self.ledger.try_submit(draft, Durability::Required) {
+                    Ok(pending) => Receipt::Awaited(pending),
+                    Err(error) => {
+                        tracing::warn!(%error, "no receipt can be kept; denying");
+                        Receipt::Unavailable
                     }
-                    None => {
-                        self.metrics.receipt_unavailable.inc();
-                        judgement = Judgement::deny("receipt_unavailable");
-                    }
-                }
+                };
             }
         }
-        let approval =
-            frozen.filter(|_| judgement.decision == Decision::RequireApproval).map(|Frozen { action, .. }| ApprovalRef {
-                approval_id: action.approval_id,
-                status: ApprovalStatus::Pending,
-                approver_group: action.approver_group,
-                expires_at: action.expires_at,
-                expires_in: self.clock.now().seconds_until(action.expires_at),
-                action_hash: action.action_hash,
-            });
-        AuthorizeResponse {
+        let answer = AuthorizeResponse {
             decision_id: call.event_id,
             decision: judgement.decision,
             reason: judgement.reason,
@@ -305,33 +307,81 @@ impl Edge {
             risk_level: profile.risk,
             root_trust_level: run_label,
             trust_token: self.trust_tokens.mint(tenant, &trust.run, run_label, now.plus_seconds(trust.run_idle_s)),
-            action_hash: call.action_hash.clone(),
+            action_hash: call.action_hash,
             dry_run,
             approval,
-            receipt,
-        }
+            receipt: ReceiptView {
+                receipt_id: call.event_id,
+                receipt_hash: None,
+                prev_receipt_hash: None,
+                canon_version: aegis_canon::CANON_VERSION.to_owned(),
+            },
+        };
+        (answer, receipt)
     }
 
     /// Waits for the receipt to be durable; None where it cannot be, or not in time.
-    async fn seal(&self, draft: Draft) -> Option<aegis_ledger::Committed> {
-        let pending = match self.ledger.try_submit(draft, Durability::Required) {
-            Ok(pending) => pending,
-            Err(error) => {
-                tracing::warn!(%error, "no receipt can be kept; denying");
-                return None;
-            }
-        };
-        match tokio::time::timeout(Duration::from_millis(self.config.commit_wait_ms), pending).await {
-            Ok(Ok(committed)) => Some(committed),
-            Ok(Err(error)) => {
+    pub(crate) async fn kept(&self, pending: PendingReceipt, alarm: &Alarm) -> Option<Committed> {
+        match alarm.within(Duration::from_millis(self.config.commit_wait_ms), pending).await {
+            Some(Ok(committed)) => Some(committed),
+            Some(Err(error)) => {
                 tracing::warn!(%error, "the receipt was not kept; denying");
                 None
             }
-            Err(_) => {
+            None => {
                 tracing::warn!(waited_ms = self.config.commit_wait_ms, "the ledger did not answer; denying");
                 None
             }
         }
+    }
+
+    /// The answer, with the hashes of a receipt that is kept. One that has to be kept and is not makes it a deny.
+    pub(crate) fn conclude(&self, decided: Decided, kept: Option<Committed>) -> AuthorizeResponse {
+        let Decided { mut answer, receipt, untrusted, started } = decided;
+        match (receipt, kept) {
+            (Receipt::NotAwaited, _) => {}
+            (_, Some(committed)) => {
+                answer.receipt.receipt_hash = Some(committed.receipt_hash);
+                answer.receipt.prev_receipt_hash = Some(committed.prev_receipt_hash);
+            }
+            (_, None) => {
+                self.metrics.receipt_unavailable.inc();
+                let denied = Judgement::deny("receipt_unavailable");
+                (answer.decision, answer.reason, answer.matched_policies) =
+                    (denied.decision, denied.reason, denied.matched_policies);
+                answer.approval = None;
+            }
+        }
+        if let Some(approval) = &mut answer.approval {
+            approval.expires_in = self.clock.now().seconds_until(approval.expires_at);
+        }
+        self.metrics.count_decision(answer.decision, answer.dry_run);
+        if answer.decision == Decision::Deny && untrusted {
+            self.metrics.provenance_denials.inc();
+        }
+        self.metrics.authorize_seconds.observe(started.elapsed().as_secs_f64());
+        answer
+    }
+}
+
+/// The approval that an answer points to; how long it may be given is told last.
+fn approval_of(action: &FrozenAction) -> ApprovalRef {
+    ApprovalRef {
+        approval_id: action.approval_id.clone(),
+        status: ApprovalStatus::Pending,
+        approver_group: action.approver_group.clone(),
+        expires_at: action.expires_at,
+        expires_in: 0,
+        action_hash: action.action_hash.clone(),
+    }
+}
+
+fn containment_code(agent: Verdict) -> Option<&'static str> {
+    match agent {
+        Verdict::Free => None,
+        Verdict::Quarantined => Some("agent_quarantined"),
+        Verdict::Frozen => Some("agent_frozen"),
+        Verdict::Revoked => Some("agent_revoked"),
     }
 }
 

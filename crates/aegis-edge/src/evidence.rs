@@ -25,16 +25,17 @@ pub(crate) struct Frozen {
 }
 
 impl Edge {
+    /// What the call says goes into the draft: nothing is left of it to ask for again.
     #[allow(clippy::too_many_arguments)]
     pub(crate) fn decision_draft(
         &self,
         claims: &AgentClaims,
-        call: &Call,
+        call: &mut Call,
         trust: &EffectiveTrust,
         profile: &Profile<'_>,
         policy_digest: &str,
         judgement: &Judgement,
-        frozen: Option<&Frozen>,
+        frozen: Option<Frozen>,
         now: Timestamp,
     ) -> Draft {
         let mut event = self.event_of(call.event_id, claims, call, trust, EventKind::AuthorizeDecision, now);
@@ -48,12 +49,12 @@ impl Edge {
         event.risk_score = Some(profile.risk.display_score());
         event.matched_policies.clone_from(&judgement.matched_policies);
         event.policy_digest = Some(policy_digest.to_owned());
-        event.approval_id = frozen.map(|f| f.action.approval_id.clone());
+        event.approval_id = frozen.as_ref().map(|f| f.action.approval_id.clone());
         event.attributes = claimed_environment(claims, call);
         let mut draft = Draft::new(event, Phase::Decision);
-        draft.input = Some(call.input.clone());
-        draft.detail = detail(call, frozen);
-        draft.frozen = frozen.map(|f| f.action.clone());
+        draft.input = Some(std::mem::take(&mut call.input));
+        draft.detail = detail(call, frozen.as_ref());
+        draft.frozen = frozen.map(|f| Box::new(f.action));
         draft
     }
 
@@ -61,7 +62,7 @@ impl Edge {
     pub(crate) fn report_attempt(
         &self,
         claims: &AgentClaims,
-        call: &Call,
+        call: &mut Call,
         trust: &EffectiveTrust,
         kind: EventKind,
         reason: &str,
@@ -76,29 +77,30 @@ impl Edge {
         &self,
         event_id: EventId,
         claims: &AgentClaims,
-        call: &Call,
+        call: &mut Call,
         trust: &EffectiveTrust,
         kind: EventKind,
         now: Timestamp,
     ) -> SecurityEvent {
-        let request = &call.request;
-        let trace = request.trace.as_ref();
+        let nonce_hash = nonce_hash(claims, call);
+        let request = &mut call.request;
+        let trace = request.trace.take().unwrap_or_default();
         let mut event = SecurityEvent::with_id(event_id, claims.tenant_id.clone(), &self.config.edge_id, "edge", kind, now);
         event.agent_id = Some(claims.agent_id.clone());
         event.token_id = Some(claims.token_id.clone());
-        event.user_id = request.user.as_ref().map(|u| u.id.clone());
-        event.run_id = trace.and_then(|t| t.run_id.clone());
-        event.trace_id = trace.and_then(|t| t.trace_id.clone());
+        event.user_id = request.user.take().map(|user| user.id);
+        event.run_id = trace.run_id;
+        event.trace_id = trace.trace_id;
         event.environment = Some(claims.environment.clone());
-        event.tool = Some(request.tool_call.tool.clone());
-        event.action = Some(request.tool_call.action.clone());
-        event.resource.clone_from(&request.tool_call.resource);
+        event.tool = Some(std::mem::take(&mut request.tool_call.tool));
+        event.action = Some(std::mem::take(&mut request.tool_call.action));
+        event.resource = request.tool_call.resource.take();
         event.mutates_state = Some(request.tool_call.mutates_state);
         event.contains_sensitive_data = Some(request.context.contains_sensitive_data);
         event.source_trust = Some(trust.effective);
         event.root_trust = Some(trust.root);
         event.action_hash = Some(call.action_hash.clone());
-        event.nonce_hash = nonce_hash(claims, call);
+        event.nonce_hash = nonce_hash;
         event.clock_suspect = self.clock.is_suspect();
         event
     }

@@ -1,6 +1,7 @@
 //! Follows the control feed: watches the buckets `control` and `containment`, applies what verifies, counts and tells what does not, and keeps a copy
 //! on disk for a start without a reachable control plane. A watch can stall silently, so both buckets are also read whole on a timer.
 
+mod known;
 mod labels;
 mod tell;
 mod trouble;
@@ -17,6 +18,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use self::known::Known;
 use self::tell::Teller;
 use self::trouble::{OVERTAKEN, Reason, Refused, Trouble};
 use crate::EdgeError;
@@ -28,6 +30,8 @@ use crate::view::{Applied, EdgeView, RefusedEntry};
 
 /// How often the buckets are read whole.
 const REREAD_EVERY: Duration = Duration::from_secs(5);
+/// Entries that are applied before the thread is given to others: it answers calls too.
+const APPLIED_AT_ONCE: usize = 8;
 /// How long to wait after the bus failed.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// How long a start waits for the feed before it looks for its own copy, and then for what other edges made of runs.
@@ -85,6 +89,7 @@ struct Follower {
     view: Arc<EdgeView>,
     metrics: EdgeMetrics,
     clock: Arc<dyn Clock>,
+    known: Known,
     places: Vec<(Bucket, String)>,
     /// Whose feed it is; None: of whomever control has signed something.
     tenants: Option<BTreeSet<TenantId>>,
@@ -121,6 +126,7 @@ impl FeedFollower {
             view,
             metrics,
             clock,
+            known: Known::default(),
             places,
             tenants: config.tenants.map(|tenants| tenants.into_iter().collect()),
             trouble: Trouble::default(),
@@ -198,7 +204,14 @@ impl Follower {
         let mut failed = None;
         for (bucket, filter) in &self.places {
             match self.bus.kv_all(*bucket, filter).await {
-                Ok(entries) => entries.iter().for_each(|(key, value, _)| self.apply(*bucket, key, value, false)),
+                Ok(entries) => {
+                    for (index, (key, value, _)) in entries.iter().enumerate() {
+                        self.apply(*bucket, key, value, false);
+                        if index % APPLIED_AT_ONCE == APPLIED_AT_ONCE - 1 {
+                            tokio::task::yield_now().await;
+                        }
+                    }
+                }
                 Err(error) => failed = Some(error),
             }
         }
@@ -217,6 +230,10 @@ impl Follower {
             self.apply_label(key, bytes);
             return;
         }
+        if let Some(revision) = self.known.revision_of(bucket, key, bytes) {
+            self.view.note_applied(revision);
+            return;
+        }
         let entry: SignedEntry = match serde_json::from_slice(bytes) {
             Ok(entry) => entry,
             Err(error) => {
@@ -232,6 +249,7 @@ impl Follower {
         }
         match self.view.apply(&entry) {
             Ok(applied) => {
+                self.known.note(bucket, key, bytes, entry.revision);
                 if applied == Applied::New && entry.kind == EntryKind::Containment && self.pulse.is_some() {
                     self.unacknowledged.lock().extend(serde_json::from_value::<ContainmentState>(entry.body.clone()).ok());
                 }
@@ -398,6 +416,7 @@ fn bare(bus: Arc<dyn Bus>, view: Arc<EdgeView>, clock: Arc<dyn Clock>) -> Follow
         view,
         metrics: EdgeMetrics::register(&mut prometheus_client::registry::Registry::default()),
         clock,
+        known: Known::default(),
         places: Vec::new(),
         tenants: None,
         trouble: Trouble::default(),

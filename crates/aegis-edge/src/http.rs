@@ -1,70 +1,115 @@
 //! The edge's HTTP surface: one endpoint, bounded, and never an internal detail in an answer.
 
-use std::panic::AssertUnwindSafe;
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use aegis_keys::AgentClaims;
 use aegis_model::limits::{MAX_ID, MAX_TEXT, NameError, check_label, check_resource};
 use aegis_model::{AuthorizeRequest, ErrorBody, ErrorDetail};
-use axum::Router;
-use axum::body::{Body, to_bytes};
-use axum::extract::{Request, State};
-use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::State;
+use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use axum::routing::post;
+use axum::{BoxError, Router};
 use futures_util::FutureExt;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 
-use crate::Edge;
 use crate::error::Refusal;
+use crate::{Alarm, Edge, reply};
 
+/// Where agents ask.
+pub const PATH: &str = "/v1/authorize";
 /// A body must have arrived by then, so that slow senders cannot hold every connection.
 const BODY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
-/// Bytes that hold most answers.
-const ANSWER_BYTES: usize = 1024;
 /// Longest token or signature, characters.
 const MAX_TOKEN: usize = 4096;
+/// Where a caller says whose it is.
+static TENANT: HeaderName = HeaderName::from_static("x-aegis-tenant-id");
 
 /// Routes of one edge.
 pub fn router(edge: Arc<Edge>) -> Router {
-    Router::new().route("/v1/authorize", post(authorize)).with_state(edge)
+    Router::new().route(PATH, post(route)).with_state(edge)
 }
 
-async fn authorize(State(edge): State<Arc<Edge>>, request: Request) -> Response {
+async fn route(State(edge): State<Arc<Edge>>, request: Request<Body>) -> Response<Body> {
+    answer(edge, request, Alarm::default()).await.map(Body::new)
+}
+
+/// Answers one `POST /v1/authorize`. What needs no body is judged at once, and then only what the answer is made of is kept: a large future is
+/// moved about with every call. By `alarm` it waits for the body and for its receipt.
+pub fn answer<B>(edge: Arc<Edge>, request: Request<B>, alarm: Alarm) -> impl Future<Output = Response<Full<Bytes>>> + Send
+where
+    B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
     // A bug on the action path becomes an answer that every client takes as a deny, not a closed connection.
-    match AssertUnwindSafe(answer(&edge, request)).catch_unwind().await {
-        Ok(Ok(response)) => response,
-        Ok(Err(refusal)) => refusal.into_response(),
-        Err(_) => {
-            tracing::error!("authorize panicked; answered 500, which denies");
-            error_response(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the call was not authorized; see the server's log")
+    let admitted = catch_unwind(AssertUnwindSafe(|| edge.admit(request)));
+    async move {
+        let answered = match admitted {
+            Ok(Ok(admitted)) => AssertUnwindSafe(decided(&edge, admitted, &alarm)).catch_unwind().await,
+            Ok(Err(refusal)) => Ok(Err(refusal)),
+            Err(panic) => Err(panic),
+        };
+        match answered {
+            Ok(Ok(json)) => json_response(StatusCode::OK, json),
+            Ok(Err(refusal)) => refused(&refusal),
+            Err(panic) => after_panic(panic),
         }
     }
 }
 
-async fn answer(edge: &Edge, request: Request) -> Result<Response, Refusal> {
-    let (parts, body) = request.into_parts();
-    let token = bearer(&parts.headers).ok_or(Refusal::BadToken)?;
-    let claims = edge.tokens.claims(&edge.ring, token, edge.clock.now())?;
-    if edge.config.tenants.as_ref().is_some_and(|tenants| !tenants.contains(&claims.tenant_id)) {
-        return Err(Refusal::TenantNotServed);
+/// A caller who may call now, and the body that is still to come.
+struct Admitted<B> {
+    claims: Arc<AgentClaims>,
+    body: B,
+}
+
+impl Edge {
+    fn admit<B>(&self, request: Request<B>) -> Result<Admitted<B>, Refusal> {
+        let (parts, body) = request.into_parts();
+        let token = bearer(&parts.headers).ok_or(Refusal::BadToken)?;
+        let now = self.clock.now();
+        let claims = self.tokens.claims(&self.ring, token, now)?;
+        if self.config.tenants.as_ref().is_some_and(|tenants| !tenants.contains(&claims.tenant_id)) {
+            return Err(Refusal::TenantNotServed);
+        }
+        if let Some(tenant) = parts.headers.get(&TENANT)
+            && tenant.as_bytes() != claims.tenant_id.as_str().as_bytes()
+        {
+            return Err(Refusal::WrongTenant);
+        }
+        // Before the body is read, and for a contained agent too: parsing costs, and each deny is a receipt; audit must not starve.
+        let settings = self.view.settings(&claims.tenant_id);
+        if !self.limits.admit(&claims.tenant_id, &claims.agent_id, &settings, now) {
+            return Err(Refusal::RateLimited);
+        }
+        check_body(&parts.headers, self.config.max_body_bytes)?;
+        Ok(Admitted { claims, body })
     }
-    if let Some(tenant) = parts.headers.get("x-aegis-tenant-id")
-        && tenant.as_bytes() != claims.tenant_id.as_str().as_bytes()
-    {
-        return Err(Refusal::WrongTenant);
-    }
-    // Before the body is read, and for a contained agent too: parsing costs, and each deny is a receipt; audit must not starve.
-    let settings = edge.view.settings(&claims.tenant_id);
-    if !edge.limits.admit(&claims.tenant_id, &claims.agent_id, &settings, edge.clock.now()) {
-        return Err(Refusal::RateLimited);
-    }
-    let reading = read_body(&parts.headers, body, edge.config.max_body_bytes);
-    let body = tokio::time::timeout(BODY_TIMEOUT, reading).await.map_err(|_| Refusal::BodyTooSlow)??;
-    let call = edge.read_call(&claims, &body)?;
-    let decision = edge.authorize(&claims, call).await?;
-    let mut json = Vec::with_capacity(ANSWER_BYTES);
-    serde_json::to_writer(&mut json, &decision).map_err(|_| Refusal::Malformed("the answer has no JSON form".to_owned()))?;
-    Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())
+}
+
+/// The answer as JSON. Nothing of the request is held while its receipt is waited for.
+async fn decided<B>(edge: &Edge, admitted: Admitted<B>, alarm: &Alarm) -> Result<Vec<u8>, Refusal>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    let Admitted { claims, body } = admitted;
+    let max_bytes = edge.config.max_body_bytes;
+    let reading = Limited::new(body, max_bytes).collect();
+    let mut decided = match alarm.within(BODY_TIMEOUT, reading).await {
+        Some(Ok(body)) => edge.decide(&claims, edge.read_call(&claims, &body.to_bytes())?)?,
+        Some(Err(error)) if error.is::<LengthLimitError>() => return Err(Refusal::TooLarge(max_bytes)),
+        Some(Err(_)) => return Err(Refusal::Malformed("the body ended early".to_owned())),
+        None => return Err(Refusal::BodyTooSlow),
+    };
+    let kept = match decided.pending() {
+        Some(pending) => edge.kept(pending, alarm).await,
+        None => None,
+    };
+    reply::text_of(&edge.conclude(decided, kept)).map_err(|_| Refusal::Malformed("the answer has no JSON form".to_owned()))
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
@@ -72,10 +117,16 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-async fn read_body(headers: &HeaderMap, body: Body, max_bytes: usize) -> Result<axum::body::Bytes, Refusal> {
+/// What the head says of the body.
+fn check_body(headers: &HeaderMap, max_bytes: usize) -> Result<(), Refusal> {
     let is_json = headers.get(CONTENT_TYPE).is_none_or(|value| {
-        let essence = value.to_str().unwrap_or("").split(';').next().unwrap_or("").trim().to_ascii_lowercase();
-        essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+        let essence = value.to_str().unwrap_or("").split(';').next().unwrap_or("").trim();
+        let subtype = match essence.split_at_checked("application/".len()) {
+            Some((kind, subtype)) if kind.eq_ignore_ascii_case("application/") => subtype.as_bytes(),
+            _ => return false,
+        };
+        let suffix = subtype.len().saturating_sub("+json".len());
+        subtype.eq_ignore_ascii_case(b"json") || subtype[suffix..].eq_ignore_ascii_case(b"+json")
     });
     if !is_json {
         return Err(Refusal::NotJson);
@@ -84,14 +135,7 @@ async fn read_body(headers: &HeaderMap, body: Body, max_bytes: usize) -> Result<
     if declared.is_some_and(|length| length > max_bytes) {
         return Err(Refusal::TooLarge(max_bytes));
     }
-    to_bytes(body, max_bytes).await.map_err(|error| {
-        let text = error.to_string();
-        if text.contains("length limit") {
-            Refusal::TooLarge(max_bytes)
-        } else {
-            Refusal::Malformed("the body ended early".to_owned())
-        }
-    })
+    Ok(())
 }
 
 /// Identifiers are short and printable, so that they can stand in logs, subjects and consoles.
@@ -137,19 +181,30 @@ fn malformed(name: &str, why: NameError) -> Refusal {
     Refusal::Malformed(format!("`{name}` {why}"))
 }
 
-fn error_response(status: StatusCode, code: &str, message: &str) -> Response {
+fn json_response(status: StatusCode, json: Vec<u8>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(json)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn error_response(status: StatusCode, code: &str, message: &str) -> Response<Full<Bytes>> {
     let body = ErrorBody { error: ErrorDetail { code: code.to_owned(), message: message.to_owned() } };
-    let json = serde_json::to_vec(&body).unwrap_or_default();
-    let mut response = (status, [(header::CONTENT_TYPE, "application/json")], json).into_response();
+    let mut response = json_response(status, serde_json::to_vec(&body).unwrap_or_default());
     if status == StatusCode::TOO_MANY_REQUESTS {
-        response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }
     response
 }
 
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.status()).unwrap_or(StatusCode::BAD_REQUEST);
-        error_response(status, self.code(), &self.to_string())
-    }
+fn refused(refusal: &Refusal) -> Response<Full<Bytes>> {
+    let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::BAD_REQUEST);
+    error_response(status, refusal.code(), &refusal.to_string())
+}
+
+/// The hook has told what and where; the panic's own words are nobody's to see.
+fn after_panic(panic: Box<dyn Any + Send>) -> Response<Full<Bytes>> {
+    drop(panic);
+    tracing::error!("authorize panicked; answered 500, which denies");
+    error_response(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the call was not authorized; see the server's log")
 }

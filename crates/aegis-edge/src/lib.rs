@@ -2,6 +2,7 @@
 //! Owns the order of the checks, run trust, idempotency, nonces and the view of what control signed.
 //! Promises that nothing behind it (bus, control, detection) can delay an answer or open the path. No SQL, no detection here.
 
+mod alarm;
 mod authorize;
 mod bounded;
 mod call;
@@ -16,6 +17,7 @@ mod metrics;
 mod pulse;
 mod rebuild;
 mod replay;
+mod reply;
 mod runs;
 mod snapshot;
 mod told;
@@ -29,10 +31,11 @@ use aegis_keys::{KeyRing, TrustTokenKey};
 use aegis_ledger::Ledger;
 use aegis_model::{Clock, TenantId};
 
+pub use alarm::Alarm;
 pub use clock::CorrectedClock;
 pub use error::EdgeError;
 pub use feed::{FeedConfig, FeedFollower};
-pub use http::router;
+pub use http::{PATH, answer, router};
 pub use metrics::EdgeMetrics;
 pub use pulse::Pulse;
 pub use view::{Applied, EdgeView, RefusedEntry};

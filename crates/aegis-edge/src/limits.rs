@@ -34,8 +34,15 @@ impl Bucket {
 #[derive(Debug)]
 pub(crate) struct RateLimits {
     tenants: Mutex<HashMap<TenantId, Bucket>>,
-    agents: Mutex<HashMap<(TenantId, String), Bucket>>,
+    agents: Mutex<Agents>,
     capacity: usize,
+}
+
+/// Those of agents.
+#[derive(Debug, Default)]
+struct Agents {
+    of: HashMap<TenantId, HashMap<String, Bucket>>,
+    held: usize,
 }
 
 impl RateLimits {
@@ -48,26 +55,57 @@ impl RateLimits {
         let agent_rate = f64::from(settings.agent_rate_per_s);
         let tenant_rate = f64::from(settings.tenant_rate_per_s);
         // The agent's own bucket first, so that one agent over its limit takes nothing from its tenant.
-        take(&mut self.agents.lock(), (tenant.clone(), agent_id.to_owned()), agent_rate, self.capacity, now)
-            && take(&mut self.tenants.lock(), tenant.clone(), tenant_rate, self.capacity, now)
+        let agent_may = self.agents.lock().take(tenant, agent_id, agent_rate, self.capacity, now);
+        agent_may && take(&mut self.tenants.lock(), tenant, tenant_rate, self.capacity, now)
     }
 }
 
-fn take<K: Eq + std::hash::Hash>(
-    buckets: &mut HashMap<K, Bucket>,
-    key: K,
-    rate_per_s: f64,
-    capacity: usize,
-    now: Timestamp,
-) -> bool {
-    if buckets.len() >= capacity && !buckets.contains_key(&key) {
-        // A bucket that has had time to fill up again says nothing; dropping it changes no answer.
-        buckets.retain(|_, bucket| now.as_micros() - bucket.refilled.as_micros() < (BURST_SECONDS * 1e6) as i64);
-        if buckets.len() >= capacity {
+impl Bucket {
+    fn full(rate_per_s: f64, now: Timestamp) -> Self {
+        Self { tokens: rate_per_s * BURST_SECONDS, refilled: now }
+    }
+
+    /// A bucket that has had time to fill up again says nothing; dropping it changes no answer.
+    fn says_something(&self, now: Timestamp) -> bool {
+        now.as_micros() - self.refilled.as_micros() < (BURST_SECONDS * 1e6) as i64
+    }
+}
+
+impl Agents {
+    fn take(&mut self, tenant: &TenantId, agent_id: &str, rate_per_s: f64, capacity: usize, now: Timestamp) -> bool {
+        if let Some(bucket) = self.of.get_mut(tenant).and_then(|agents| agents.get_mut(agent_id)) {
+            return bucket.take(rate_per_s, now);
+        }
+        if self.held >= capacity {
+            self.of.values_mut().for_each(|agents| agents.retain(|_, bucket| bucket.says_something(now)));
+            self.of.retain(|_, agents| !agents.is_empty());
+            self.held = self.of.values().map(HashMap::len).sum();
+            if self.held >= capacity {
+                return false;
+            }
+        }
+        let mut bucket = Bucket::full(rate_per_s, now);
+        let admitted = bucket.take(rate_per_s, now);
+        self.of.entry(tenant.clone()).or_default().insert(agent_id.to_owned(), bucket);
+        self.held += 1;
+        admitted
+    }
+}
+
+fn take(tenants: &mut HashMap<TenantId, Bucket>, tenant: &TenantId, rate_per_s: f64, capacity: usize, now: Timestamp) -> bool {
+    if let Some(bucket) = tenants.get_mut(tenant) {
+        return bucket.take(rate_per_s, now);
+    }
+    if tenants.len() >= capacity {
+        tenants.retain(|_, bucket| bucket.says_something(now));
+        if tenants.len() >= capacity {
             return false;
         }
     }
-    buckets.entry(key).or_insert(Bucket { tokens: rate_per_s * BURST_SECONDS, refilled: now }).take(rate_per_s, now)
+    let mut bucket = Bucket::full(rate_per_s, now);
+    let admitted = bucket.take(rate_per_s, now);
+    tenants.insert(tenant.clone(), bucket);
+    admitted
 }
 
 #[cfg(test)]
@@ -85,6 +123,24 @@ mod tests {
         assert_eq!(admitted, 2);
         assert!(limits.admit(&tenant, "modest", &settings, now));
         assert!(limits.admit(&tenant, "greedy", &settings, now.plus_seconds(1)));
+    }
+
+    #[test]
+    fn a_full_memory_takes_in_nobody_until_a_bucket_says_nothing_any_more() {
+        let limits = RateLimits::new(3);
+        let (acme, other) = (TenantId::new("acme").unwrap(), TenantId::new("other").unwrap());
+        let settings = TenantSettings { agent_rate_per_s: 1, tenant_rate_per_s: 10, ..TenantSettings::default() };
+        let now = Timestamp::from_micros(0);
+        for (tenant, agent) in [(&acme, "a"), (&acme, "b"), (&other, "a")] {
+            assert!(limits.admit(tenant, agent, &settings, now), "{tenant} {agent}");
+        }
+        assert!(!limits.admit(&other, "b", &settings, now), "it would be the fourth");
+        assert!(limits.admit(&acme, "a", &settings, now), "who is held goes on");
+        assert!(!limits.admit(&acme, "a", &settings, now), "to its own limit");
+        let later = now.plus_seconds(2);
+        assert!(limits.admit(&other, "b", &settings, later));
+        let agents = limits.agents.lock();
+        assert_eq!((agents.held, agents.of.len()), (1, 1));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use aegis_keys::{AgentClaims, KeyRing, VerifyingKey, verify_agent_token};
-use aegis_model::{AuthorizeRequest, ChannelRecord, SourceTrust, TenantId, Timestamp};
+use aegis_model::{AuthorizeRequest, ChannelRecord, SourceTrust, TenantId, TenantSettings, Timestamp};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use parking_lot::RwLock;
@@ -66,13 +66,13 @@ impl Edge {
         claims: &AgentClaims,
         request: &AuthorizeRequest,
         channel: Option<&ChannelRecord>,
+        settings: &TenantSettings,
         now: Timestamp,
     ) -> EffectiveTrust {
         let trace = request.trace.as_ref();
-        let settings = self.view.settings(&claims.tenant_id);
         let (run, run_idle_s) = match trace.and_then(|t| t.run_id.as_deref()) {
-            Some(run_id) => (format!("run:{run_id}"), settings.run_idle_s),
-            None => (format!("agent:{}", claims.agent_id), settings.implicit_run_idle_s),
+            Some(run_id) => (["run:", run_id].concat(), settings.run_idle_s),
+            None => (["agent:", &claims.agent_id].concat(), settings.implicit_run_idle_s),
         };
         let said = claimed_label(request, channel);
         let channel_label = match (channel, request.context.channel.as_deref()) {

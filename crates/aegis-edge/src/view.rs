@@ -9,11 +9,11 @@ use std::time::Duration;
 use aegis_keys::{KeyRing, Scope, verify_entry, verify_notice};
 use aegis_model::{
     ActionRecord, Beat, ChannelRecord, ContainmentState, DataAccess, DefaultDecision, Destination, EntryKind, McpServerRecord,
-    ResourceRecord, RiskLevel, RunLabel, SignedEntry, SourceTrust, TargetType, TenantId, TenantSettings, Timestamp, ToolRecord,
-    Verdict,
+    ResourceRecord, RiskLevel, RunLabel, SignedEntry, SourceTrust, TargetType, TenantId, TenantSettings, Timestamp, ToolCall,
+    ToolRecord, Verdict,
 };
 use aegis_policy::{PolicyBundle, PolicySource, default_pack, github_pack};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockUpgradableReadGuard};
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -95,6 +95,9 @@ pub(crate) struct CallFacts {
     pub(crate) resource: Option<Arc<ResourceRecord>>,
     pub(crate) channel: Option<Arc<ChannelRecord>>,
     pub(crate) bundle: Arc<PolicyBundle>,
+    pub(crate) settings: Arc<TenantSettings>,
+    /// What containment says of the agent.
+    pub(crate) verdict: Verdict,
 }
 
 /// The whole view of one edge.
@@ -203,7 +206,8 @@ impl EdgeView {
         verify_entry(&self.ring, entry)?;
         let tenant = self.tenant_or_new(&entry.tenant_id);
         let key = (entry.kind, entry.name.clone());
-        let mut view = tenant.write();
+        // Whoever answers reads on; whoever applies another of the tenant's entries waits.
+        let view = tenant.upgradable_read();
         let known = view.revisions.get(&key).copied();
         let held = known.map_or(0, |known| known.revision);
         if entry.revision < held {
@@ -215,18 +219,23 @@ impl EdgeView {
             self.note_applied(entry.revision);
             return Ok(Applied::Known);
         }
+        let now_held = Held { revision: entry.revision, since: Instant::now() };
         if matches!(entry.kind, EntryKind::Tool | EntryKind::McpServer | EntryKind::Policies) {
             // INVARIANT: registry and bundle change together or not at all: no call sees an action without its policy schema,
-            // and an entry whose bundle does not validate leaves everything as it was.
+            // and an entry whose bundle does not validate leaves everything as it was. No call waits while it is made, or taken apart.
             let mut changed = view.clone();
             apply_body(&mut changed, entry)?;
             changed.bundle = Some(self.bundle_of(&changed)?);
-            *view = changed;
+            changed.revisions.insert(key, now_held);
+            let mut view = RwLockUpgradableReadGuard::upgrade(view);
+            let before = std::mem::replace(&mut *view, changed);
+            drop(view);
+            drop(before);
         } else {
+            let mut view = RwLockUpgradableReadGuard::upgrade(view);
             apply_body(&mut view, entry)?;
+            view.revisions.insert(key, now_held);
         }
-        view.revisions.insert(key, Held { revision: entry.revision, since: Instant::now() });
-        drop(view);
         self.note_applied(entry.revision);
         Ok(Applied::New)
     }
@@ -301,33 +310,24 @@ impl EdgeView {
 
     /// What containment says of a target at `now`.
     pub(crate) fn verdict(&self, tenant: &TenantId, target_type: TargetType, target_id: &str, now: Timestamp) -> Verdict {
-        let Some(tenant) = self.tenant(tenant) else { return Verdict::Free };
-        let view = tenant.read();
-        if view.containment.is_empty() {
-            return Verdict::Free;
-        }
-        view.containment.get(&(target_type, target_id.to_owned())).map_or(Verdict::Free, |state| state.verdict_at(now))
+        self.tenant(tenant).map_or(Verdict::Free, |tenant| verdict_of(&tenant.read(), target_type, target_id, now))
     }
 
-    pub(crate) fn facts(
-        &self,
-        tenant: &TenantId,
-        tool: &str,
-        action: &str,
-        resource: Option<&str>,
-        channel: Option<&str>,
-    ) -> CallFacts {
-        let nothing =
-            CallFacts { action: None, mcp_server: None, resource: None, channel: None, bundle: self.base_bundle.clone() };
-        let Some(tenant) = self.tenant(tenant) else { return nothing };
+    /// What is held at `now` of a call by an agent.
+    pub(crate) fn facts(&self, whose: (&TenantId, &str), call: &ToolCall, channel: Option<&str>, now: Timestamp) -> CallFacts {
+        let (ToolCall { tool, action, resource, .. }, (tenant, agent_id)) = (call, whose);
+        // Of a tenant of whom nothing came, nothing is held.
+        let tenant = self.tenant(tenant).unwrap_or_default();
         let view = tenant.read();
         let mcp_server = tool.strip_prefix(MCP_PREFIX).and_then(|key| view.mcp_servers.get(key)).cloned();
         CallFacts {
             action: view.actions.get(tool).and_then(|actions| actions.get(action)).cloned(),
             mcp_server,
-            resource: resource.and_then(|name| find_resource(&view.resources, name)),
+            resource: resource.as_deref().and_then(|name| find_resource(&view.resources, name)),
             channel: channel.and_then(|name| view.channels.get(name)).cloned(),
             bundle: view.bundle.clone().unwrap_or_else(|| self.base_bundle.clone()),
+            settings: view.settings.clone(),
+            verdict: verdict_of(&view, TargetType::Agent, agent_id, now),
         }
     }
 
@@ -358,10 +358,10 @@ impl EdgeView {
     }
 
     fn tenant_or_new(&self, tenant: &TenantId) -> Arc<RwLock<TenantView>> {
-        self.tenants.write().entry(tenant.clone()).or_default().clone()
+        self.tenant(tenant).unwrap_or_else(|| self.tenants.write().entry(tenant.clone()).or_default().clone())
     }
 
-    fn note_applied(&self, revision: i64) {
+    pub(crate) fn note_applied(&self, revision: i64) {
         let mut applied = self.applied.lock();
         let (set, order) = &mut *applied;
         if set.insert(revision) {
@@ -375,6 +375,13 @@ impl EdgeView {
         drop(applied);
         self.changed.notify_waiters();
     }
+}
+
+/// What containment says of a target at `now`.
+fn verdict_of(view: &TenantView, target_type: TargetType, target_id: &str, now: Timestamp) -> Verdict {
+    let held = Some(&view.containment).filter(|held| !held.is_empty());
+    let state = held.and_then(|held| held.get(&(target_type, target_id.to_owned())));
+    state.map_or(Verdict::Free, |state| state.verdict_at(now))
 }
 
 /// The resource itself, or what stands before its `#` (the repository of an issue).

@@ -12,9 +12,16 @@ use zeroize::Zeroizing;
 
 use crate::KeyError;
 
+/// Bytes that hold every token: the longest label, ten digits of seconds and 43 of the MAC.
+const TOKEN_BYTES: usize = 96;
+
 /// The key under which a deployment's edges MAC trust tokens.
 #[derive(Clone)]
-pub struct TrustTokenKey(Zeroizing<[u8; 32]>);
+pub struct TrustTokenKey {
+    seed: Zeroizing<[u8; 32]>,
+    /// Made ready once: with every answer goes a token.
+    keyed: Hmac<Sha256>,
+}
 
 impl std::fmt::Debug for TrustTokenKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -26,26 +33,37 @@ impl TrustTokenKey {
     /// A key from 32 bytes.
     #[must_use]
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(Zeroizing::new(bytes))
+        Self::with_seed(Zeroizing::new(bytes))
+    }
+
+    fn with_seed(seed: Zeroizing<[u8; 32]>) -> Self {
+        #[allow(clippy::expect_used)] // HMAC takes keys of any length
+        let keyed = Hmac::<Sha256>::new_from_slice(seed.as_ref()).expect("a key of any length");
+        Self { seed, keyed }
     }
 
     /// Reads the key file (mode 0600), or makes one.
     pub fn load_or_create(path: &Path) -> Result<Self, KeyError> {
-        Ok(Self(crate::signing::load_or_create_seed(path)?))
+        Ok(Self::with_seed(crate::signing::load_or_create_seed(path)?))
     }
 
     /// The key as its file has it, for an edge that is enrolled.
     #[must_use]
     pub fn to_hex(&self) -> Zeroizing<String> {
-        Zeroizing::new(hex::encode(self.0.as_ref()))
+        Zeroizing::new(hex::encode(self.seed.as_ref()))
     }
 
     /// `<label>.<expiry, seconds>.<MAC>` over (tenant, run, label, expiry).
     #[must_use]
     pub fn mint(&self, tenant: &TenantId, run: &str, trust: SourceTrust, expires: Timestamp) -> String {
-        let head = format!("{}.{}", trust.as_str(), expires.as_micros() / 1_000_000);
-        let tag = URL_SAFE_NO_PAD.encode(self.mac(tenant, run, &head).finalize().into_bytes());
-        format!("{head}.{tag}")
+        let mut token = String::with_capacity(TOKEN_BYTES);
+        token.push_str(trust.as_str());
+        token.push('.');
+        token.push_str(&(expires.as_micros() / 1_000_000).to_string());
+        let tag = self.mac(tenant, run, &token).finalize().into_bytes();
+        token.push('.');
+        URL_SAFE_NO_PAD.encode_string(tag, &mut token);
+        token
     }
 
     /// The label, if the token is this run's, unexpired and authentic. Compared in constant time.
@@ -60,10 +78,13 @@ impl TrustTokenKey {
     }
 
     fn mac(&self, tenant: &TenantId, run: &str, head: &str) -> Hmac<Sha256> {
-        #[allow(clippy::expect_used)] // HMAC takes keys of any length
-        let mut mac = Hmac::<Sha256>::new_from_slice(self.0.as_ref()).expect("a key of any length");
+        let mut mac = self.keyed.clone();
+        let length = head.len().to_string();
         // The tenant id has a fixed alphabet and the head's length is given, so no two inputs share one text.
-        mac.update(format!("aegis-trust-1\0{tenant}\0{}\0{head}\0", head.len()).as_bytes());
+        for part in ["aegis-trust-1", tenant.as_str(), &length, head] {
+            mac.update(part.as_bytes());
+            mac.update(b"\0");
+        }
         mac.update(run.as_bytes());
         mac
     }
@@ -86,5 +107,10 @@ mod tests {
         assert_eq!(key.verify(&acme, "run-1", &token, end), None);
         assert_eq!(key.verify(&acme, "run-1", &token.replace("untrusted_external", "trusted_internal_signed"), now), None);
         assert_eq!(TrustTokenKey::from_bytes([8; 32]).verify(&acme, "run-1", &token, now), None);
+        assert_eq!(key.mint(&acme, "run-1", SourceTrust::UntrustedExternal, end), token, "the one before leaves no trace");
+        // Edges of other versions read it: the form is fixed.
+        let text = "aegis-trust-1\0acme\021\0untrusted_external.10\0run-1";
+        let mac = Hmac::<Sha256>::new_from_slice(&[9; 32]).unwrap().chain_update(text).finalize().into_bytes();
+        assert_eq!(token, format!("untrusted_external.10.{}", URL_SAFE_NO_PAD.encode(mac)));
     }
 }

@@ -8,7 +8,7 @@ use aegis_bus::{Bus, Delivered, Stream, Subscription, subject};
 use aegis_detect::{Watermarks, is_ahead_of_time};
 use aegis_keys::KeyRing;
 use aegis_ledger::verify::Prover;
-use aegis_model::{Clock, SecurityEvent, Timestamp, WireEvent};
+use aegis_model::{Clock, SecurityEvent, Timestamp};
 use object_store::ObjectStore;
 use tokio::time::Instant;
 
@@ -291,7 +291,9 @@ impl<'a> Follow<'a> {
                 if is_proved && let Some(lanes) = &mut self.lanes {
                     lanes.read(&event);
                 }
-                event.late = !self.watermarks.admit(&event, self.config.lateness_micros);
+                if !self.watermarks.admit(&event, self.config.lateness_micros) {
+                    Arc::make_mut(&mut event).late = true;
+                }
                 self.writer.take(delivered.seq, event, delivered.payload.len());
             }
             None => self.shared.stats.lock().malformed += 1,
@@ -372,18 +374,16 @@ impl<'a> Follow<'a> {
 
 /// The event of a message, with what is added behind the seal, and whether its receipt proves itself and has its place in the lane, whatever it says.
 /// None: it is none.
-fn read(delivered: &Delivered, prover: &mut Prover, config: &LakeConfig) -> Option<(SecurityEvent, bool)> {
-    let wire = WireEvent::read(&delivered.payload).ok()?;
-    let mut event = wire.event().ok()?;
-    let is_its_own = delivered.subject == subject::ase(&event.tenant_id, event.kind);
+fn read(delivered: &Delivered, prover: &mut Prover, config: &LakeConfig) -> Option<(Arc<SecurityEvent>, bool)> {
+    let read = delivered.event().ok()?;
+    let event = read.event();
+    let is_its_own = subject::is_ase(&delivered.subject, &event.tenant_id, event.kind);
     let is_no_lane = |lane: &String| lane.len() > MAX_LANE || lane.chars().any(char::is_control);
     if !is_its_own || event.lane.as_ref().is_some_and(is_no_lane) {
         return None;
     }
     let is_kept = delivered.kept.as_ref().is_some_and(|kept| config.keepers.contains(&*kept.by));
-    let is_proved = event.lane.is_some() && (is_kept || prover.prove(&wire).is_some());
-    event.bus_ts = Some(delivered.bus_ts);
-    event.verified = is_proved && event.is_for_its_lane_to_say() && !is_ahead_of_time(&event);
-    event.late = false;
-    Some((event, is_proved))
+    let is_proved = event.lane.is_some() && (is_kept || prover.prove(&read.wire()).is_some());
+    let is_verified = is_proved && event.is_for_its_lane_to_say() && !is_ahead_of_time(event);
+    Some((read.into_marked(is_verified), is_proved))
 }

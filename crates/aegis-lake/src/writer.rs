@@ -103,14 +103,15 @@ impl Writer {
     }
 
     /// Takes the event at a sequence of the stream, sequences ascending. `bytes`: about its size.
-    pub fn take(&mut self, seq: u64, event: SecurityEvent, bytes: usize) {
+    pub fn take(&mut self, seq: u64, event: impl Into<Arc<SecurityEvent>>, bytes: usize) {
+        let event = event.into();
         if event.lane.is_none() && !self.recent.takes(&event.tenant_id, event.event_id) {
             return;
         }
         let hour = Hour::of(&event);
         let of_tenant = self.tenants.entry(event.tenant_id.clone()).or_default();
         let (rows, of_hour) = self.waiting.entry(hour).or_default();
-        rows.push(Waiting { seq, event: Arc::new(event) });
+        rows.push(Waiting { seq, event });
         for weight in [of_tenant, of_hour, &mut self.total] {
             weight.rows += 1;
             weight.bytes += bytes;

@@ -26,8 +26,8 @@ pub struct Draft {
     pub output: Option<Vec<u8>>,
     /// Phase-specific facts, never a raw parameter, secret or payload.
     pub detail: Option<Value>,
-    /// The action to be approved; it is committed in the same transaction as the receipt.
-    pub frozen: Option<FrozenAction>,
+    /// The action to be approved; it is committed in the same transaction as the receipt. Boxed: few drafts have one, and all are moved about.
+    pub frozen: Option<Box<FrozenAction>>,
 }
 
 impl Draft {

@@ -5,6 +5,7 @@
 //! (L-LINK); any change of a published event is found (L-PROOF). Never blocks its callers, never continues a lane of an earlier
 //! start. The format is described in `docs/specs/receipt.md`.
 
+mod body;
 mod canonical;
 mod commit;
 mod commitment;
@@ -12,11 +13,13 @@ mod config;
 mod draft;
 mod entropy;
 mod error;
+mod export;
 mod gather;
 mod lane;
 mod ledger;
 mod lifecycle;
 mod loss;
+mod members;
 mod merkle;
 mod prune;
 mod quiet;
@@ -36,7 +39,9 @@ mod writer;
 pub use config::{LedgerConfig, MAX_RECEIPT_BYTES, TestHooks};
 pub use draft::{Committed, Draft, Durability, PendingReceipt};
 pub use error::{LedgerError, SubmitError};
+pub use export::ExportLine;
 pub use ledger::{Ledger, MAX_READ};
+pub use prune::PRUNE_ROWS;
 pub use quiet::QuietLane;
 pub use reader::LedgerReader;
 pub use ring::SealedReceiver;

@@ -27,7 +27,8 @@ fn node_hash(left: &Hash, right: &Hash) -> Hash {
 /// The root over `receipt_hashes` (at least one) and each one's inclusion path, leaf to root.
 pub(crate) fn tree(receipt_hashes: &[Hash]) -> (Hash, Vec<Vec<Hash>>) {
     let mut level: Vec<Hash> = receipt_hashes.iter().map(leaf_hash).collect();
-    let mut paths: Vec<Vec<Hash>> = vec![Vec::new(); receipt_hashes.len()];
+    let levels = usize::BITS - receipt_hashes.len().saturating_sub(1).leading_zeros();
+    let mut paths: Vec<Vec<Hash>> = receipt_hashes.iter().map(|_| Vec::with_capacity(levels as usize)).collect();
     let mut height = 0;
     while level.len() > 1 {
         for (index, path) in paths.iter_mut().enumerate() {

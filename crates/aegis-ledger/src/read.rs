@@ -9,8 +9,8 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Sqlite, SqlitePool};
 
 use crate::error::{is_corruption, is_unreadable, read_error};
-use crate::rows::{FROZEN_WEIGHT, RowError, item_of, select_items};
-use crate::{Ledger, LedgerError, MAX_READ, OutboxItem};
+use crate::rows::{FROZEN_WEIGHT, RowError, item_as_it_stands, item_of, select_items};
+use crate::{ExportLine, Ledger, LedgerError, MAX_READ, OutboxItem, export};
 
 /// Bytes of events, receipts and frozen actions that one read for the shipper or of the past takes, about.
 const MOST_BYTES: usize = 8 << 20;
@@ -53,7 +53,7 @@ impl Ledger {
                 Ok(rows) => {
                     let Some(last) = rows.last() else { break };
                     after = sqlx::Row::try_get(last, "row").map_err(|e| read_error(&e))?;
-                    readable(&rows)?
+                    readable(&rows, item_of)?
                 }
                 Err(error) if is_unreadable(&error) => {
                     let end = last_row.min(after.saturating_add(MOST_SINGLE.min(limit.min(MAX_READ) as i64)));
@@ -80,7 +80,7 @@ impl Ledger {
             .bind(to_seq)
             .bind(limit.min(MAX_READ) as i64);
         let rows = fetch(query, &self.inner.kept_reader).await.map_err(|e| read_error(&e))?;
-        readable(&rows)
+        readable(&rows, item_of)
     }
 
     /// True if the tenant has a receipt for this event.
@@ -116,7 +116,8 @@ impl Ledger {
         .fetch_all(&self.inner.readers)
         .await
         .map_err(|e| read_error(&e))?;
-        readable(&rows)
+        // What a damaged row says of a label or a nonce is no reason to forget it.
+        readable(&rows, item_as_it_stands)
     }
 
     /// The time of the event of the last receipt of one of `kinds`; none without one.
@@ -146,21 +147,8 @@ impl Ledger {
     }
 
     /// The tenant's receipts after `after_row`, in row order, so that each lane's are in seq order.
-    pub async fn export(&self, tenant: &TenantId, after_row: i64, limit: usize) -> Result<Vec<SealedEvent>, LedgerError> {
-        let items = self.export_items(tenant, after_row, limit).await?;
-        Ok(items.into_iter().map(|item| item.sealed).collect())
-    }
-
-    /// As `export`, with the rows that a following call goes on from.
-    pub async fn export_items(&self, tenant: &TenantId, after_row: i64, limit: usize) -> Result<Vec<OutboxItem>, LedgerError> {
-        let rows = sqlx::query(select_items!("WHERE r.tenant_id = ? AND r.row > ? ORDER BY r.row LIMIT ?"))
-            .bind(tenant.as_str())
-            .bind(after_row)
-            .bind(limit.min(MAX_READ) as i64)
-            .fetch_all(&self.inner.readers)
-            .await
-            .map_err(|e| read_error(&e))?;
-        rows.iter().map(|row| item_of(row).map_err(|e| LedgerError::Read(e.to_string()))).collect()
+    pub async fn export(&self, tenant: &TenantId, after_row: i64, limit: usize) -> Result<Vec<ExportLine>, LedgerError> {
+        export::lines(&self.inner.readers, tenant, after_row, limit).await
     }
 }
 
@@ -179,9 +167,10 @@ async fn fetch(query: Select<'_>, reader: &SqlitePool) -> Result<Vec<SqliteRow>,
     Ok(rows)
 }
 
+/// Most of a body is made again from its event.
 fn weight(row: &SqliteRow) -> usize {
     let length = |column: &str| sqlx::Row::try_get::<&str, _>(row, column).map_or(0, str::len);
-    length("event") + length("receipt") + FROZEN_WEIGHT * length("frozen")
+    2 * length("event") + length("receipt") + FROZEN_WEIGHT * length("frozen")
 }
 
 /// The kinds as a JSON list.
@@ -224,20 +213,23 @@ async fn read_one(reader: &SqlitePool, row: i64) -> Result<Vec<OutboxItem>, sqlx
         match found {
             Err(error) if is_unreadable(&error) && tries < TRIES => tokio::time::sleep(TRY_AGAIN).await,
             Err(error) => return Err(error),
-            Ok(rows) => return Ok(readable(&rows).unwrap_or_default()),
+            Ok(rows) => return Ok(readable(&rows, item_of).unwrap_or_default()),
         }
         tries += 1;
     }
 }
 
 /// The readable rows. A damaged one is left out, loudly: consumers will see its gap, and the rest must still be shipped.
-fn readable(rows: &[SqliteRow]) -> Result<Vec<OutboxItem>, LedgerError> {
+fn readable(rows: &[SqliteRow], read: fn(&SqliteRow) -> Result<OutboxItem, RowError>) -> Result<Vec<OutboxItem>, LedgerError> {
     let mut items = Vec::with_capacity(rows.len());
     for row in rows {
-        match item_of(row) {
+        match read(row) {
             Ok(item) => items.push(item),
             Err(RowError::Sql(error)) if error.as_database_error().is_some() => return Err(read_error(&error)),
-            Err(error) => tracing::error!(%error, "a row of the ledger is damaged and cannot be shipped"),
+            Err(error) => {
+                let row = sqlx::Row::try_get::<i64, _>(row, "row").unwrap_or_default();
+                tracing::error!(%error, row, "a row of the ledger is damaged and cannot be shipped");
+            }
         }
     }
     Ok(items)

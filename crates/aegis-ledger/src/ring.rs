@@ -53,13 +53,13 @@ pub(crate) struct Durable {
 pub(crate) struct Slot {
     pub(crate) of: Arc<Durable>,
     pub(crate) place: usize,
-    pub(crate) frozen: Option<FrozenAction>,
+    pub(crate) frozen: Option<Box<FrozenAction>>,
 }
 
 impl Slot {
     fn open(self) -> Option<OutboxItem> {
         let row = self.of.rows.get(self.place)?;
-        Some(outbox_item(row, self.place as u64, &self.of.commit, self.frozen))
+        Some(outbox_item(row, self.place as u64, &self.of.commit, self.frozen.map(|frozen| *frozen)))
     }
 }
 

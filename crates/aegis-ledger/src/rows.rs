@@ -1,5 +1,5 @@
 //! Rows to and from the disk: the transaction that writes a sealed batch, and the reads that give sealed events back.
-//! Promises that a batch is written whole or not at all, and that a wire text is spliced from the very bytes that were hashed.
+//! Promises that a batch is written whole or not at all, and that a wire text is spliced from the very bytes that were hashed, or not at all.
 
 use std::sync::LazyLock;
 
@@ -7,6 +7,7 @@ use aegis_model::{EventId, EventKind, FrozenAction, SealedEvent, TenantId, Times
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, Sqlite, SqliteConnection};
 
+use crate::body::{Held, body_of};
 use crate::recovery::UncleanLane;
 use crate::seal::{Commit, SealedBatch, SealedRow};
 
@@ -34,7 +35,9 @@ impl OutboxItem {
 pub(crate) const FROZEN_WEIGHT: usize = 40;
 
 const INSERT_COLUMNS: usize = 14;
-const INSERT: &str = "INSERT INTO receipts (row, tenant_id, event_id, kind, ts, lane_no, seq, receipt_hash, prev_hash, event, \
+/// OR ROLLBACK: an event that has a receipt already ends the whole transaction. Ending the one statement would take a copy of each page before
+/// it is changed.
+const INSERT: &str = "INSERT OR ROLLBACK INTO receipts (row, tenant_id, event_id, kind, ts, lane_no, seq, receipt_hash, prev_hash, event, \
                       receipt, commit_id, leaf, path) VALUES ";
 
 const INSERT_COMMIT: &str =
@@ -158,7 +161,7 @@ fn bind_rows<'q>(mut query: Insert<'q>, rows: &'q [SealedRow], first_leaf: i64, 
             .bind(row.receipt_hash_hex.as_str())
             .bind(row.prev_receipt_hash.as_str())
             .bind(row.event.as_str())
-            .bind(row.receipt.as_str())
+            .bind(row.stored())
             .bind(commit_id)
             .bind(leaf)
             .bind(row.path.concat());
@@ -274,10 +277,27 @@ pub(crate) enum RowError {
     Sql(#[from] sqlx::Error),
     #[error("its {0} cannot be read")]
     Column(&'static str),
+    #[error("its event and receipt are not those that its hash was made of")]
+    NotAsSealed,
 }
 
-/// Reads one row of `select_items!`.
+/// Reads one row of `select_items!` as it was sealed.
 pub(crate) fn item_of(row: &SqliteRow) -> Result<OutboxItem, RowError> {
+    let (item, is_sealed) = read_item(row)?;
+    if is_sealed { Ok(item) } else { Err(RowError::NotAsSealed) }
+}
+
+/// Reads one row as it stands, for whoever only becomes stricter by what it says.
+pub(crate) fn item_as_it_stands(row: &SqliteRow) -> Result<OutboxItem, RowError> {
+    let (item, is_sealed) = read_item(row)?;
+    if !is_sealed {
+        tracing::error!(row = item.row, "a row of the ledger is not what was sealed; what it says is remembered nevertheless");
+    }
+    Ok(item)
+}
+
+/// The row, and whether it is what was sealed.
+fn read_item(row: &SqliteRow) -> Result<(OutboxItem, bool), RowError> {
     let tenant: &str = row.try_get("tenant_id")?;
     let event_id: &[u8] = row.try_get("event_id")?;
     let kind: &str = row.try_get("kind")?;
@@ -291,7 +311,11 @@ pub(crate) fn item_of(row: &SqliteRow) -> Result<OutboxItem, RowError> {
         key_id: row.try_get("key_id")?,
         signature: row.try_get("signature")?,
     };
-    let wire = wire_text(row.try_get("event")?, row.try_get("receipt")?, &receipt_hash, &proof);
+    let prev_receipt_hash: String = row.try_get("prev_hash")?;
+    let event: &str = row.try_get("event")?;
+    let held = Held { event, receipt: row.try_get("receipt")?, prev_receipt_hash: &prev_receipt_hash, key_id: proof.key_id };
+    let (body, is_sealed) = body_of(held, &receipt_hash).ok_or(RowError::NotAsSealed)?;
+    let wire = wire_text(event, &body, &receipt_hash, &proof);
     let frozen: Option<&str> = row.try_get("frozen")?;
     let frozen = frozen.map(serde_json::from_str).transpose().map_err(|_| RowError::Column("frozen action"))?;
     let sealed = SealedEvent {
@@ -302,8 +326,8 @@ pub(crate) fn item_of(row: &SqliteRow) -> Result<OutboxItem, RowError> {
         seq: row.try_get("seq")?,
         ts: Timestamp::from_micros(ts),
         receipt_hash,
-        prev_receipt_hash: row.try_get("prev_hash")?,
+        prev_receipt_hash,
         wire,
     };
-    Ok(OutboxItem { row: row.try_get("row")?, sealed, frozen })
+    Ok((OutboxItem { row: row.try_get("row")?, sealed, frozen }, is_sealed))
 }

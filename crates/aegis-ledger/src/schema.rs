@@ -16,8 +16,9 @@ use crate::error::{is_corruption, open_error};
 use crate::rows::STATEMENTS;
 use crate::shared::Shared;
 
-/// The schema this program writes. A file with a higher one is refused, so that an old program never guesses at it.
-pub(crate) const SCHEMA_VERSION: i64 = 1;
+/// The schema this program writes. A file with a higher one is refused, so that an old program never guesses at it. Rows of schema 1 hold
+/// their bodies whole, and are read as they are.
+pub(crate) const SCHEMA_VERSION: i64 = 2;
 
 /// `AEGL`: tells a ledger from any other SQLite file.
 const APPLICATION_ID: i64 = 0x4145_474C;
@@ -25,8 +26,8 @@ const APPLICATION_ID: i64 = 0x4145_474C;
 /// How long a statement waits for another writer of the file (an operator's sqlite3, a backup) before it fails.
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Bytes of a page of a new file. A receipt with its event takes about 2.5 KB: a page holds three. Every commit writes the last page
-/// of each index anew, so larger pages cost small commits more.
+/// Bytes of a page of a new file. A row takes about 1.6 KB: a page holds four or five. Every commit writes the last page of each
+/// index anew, so larger pages cost small commits more.
 const PAGE_BYTES: u32 = 8192;
 
 /// Pages of WAL (64 MiB of a new file) after which a commit checkpoints itself. High, because the checkpointer usually comes first (see
@@ -48,7 +49,15 @@ const CACHE: &str = "-32768";
 /// Files up to this size are checked whole at start; larger ones by their tails only, so that a start stays short.
 const WHOLE_CHECK_BYTES: u64 = 64 << 20;
 
-/// The tables. `receipts` holds one row per receipt, in commit order; `row` is the outbox position and is never reused.
+/// Files of schema 1 up to this size get the indexes of this one at their first start, which takes a second or so; larger ones keep those they
+/// have: as right, and slower to write.
+const NEW_INDEX_BYTES: u64 = 256 << 20;
+
+/// Ids of events rise with time, whoever's they are: with the id first, a commit's entries stand side by side.
+const EVENT_INDEX: &str = "CREATE UNIQUE INDEX receipts_event_tenant ON receipts (event_id, tenant_id);";
+
+/// The tables. `receipts` holds one row per receipt, in commit order; `row` is the outbox position and is never reused. `receipt` is what is
+/// kept of the body (see `body`).
 const TABLES: &str = "
 CREATE TABLE lanes (
   lane_no   INTEGER PRIMARY KEY,
@@ -84,8 +93,6 @@ CREATE TABLE receipts (
   path         BLOB NOT NULL
 ) STRICT;
 CREATE UNIQUE INDEX receipts_lane_seq ON receipts (lane_no, seq);
-CREATE UNIQUE INDEX receipts_tenant_event ON receipts (tenant_id, event_id);
-CREATE INDEX receipts_tenant_row ON receipts (tenant_id);
 CREATE TABLE approval_outbox (
   row         INTEGER PRIMARY KEY,
   tenant_id   TEXT NOT NULL,
@@ -188,12 +195,17 @@ pub(crate) async fn open(path: &Path) -> Result<SqliteConnection, LedgerError> {
     } else if found > SCHEMA_VERSION {
         return Err(LedgerError::SchemaTooNew { path: path.to_owned(), found, supported: SCHEMA_VERSION });
     }
-    if std::fs::metadata(path).is_ok_and(|file| file.len() <= WHOLE_CHECK_BYTES) {
+    let bytes = std::fs::metadata(path).map_or(u64::MAX, |file| file.len());
+    if bytes <= WHOLE_CHECK_BYTES {
         let check = sqlx::query("PRAGMA quick_check(1)").fetch_one(&mut connection).await;
         let verdict: String = check.and_then(|row| row.try_get(0)).map_err(failed)?;
         if verdict != "ok" {
             return Err(LedgerError::Corrupt { path: path.to_owned(), reason: verdict });
         }
+    }
+    if tables > 0 && found < SCHEMA_VERSION {
+        upgrade(&mut connection, bytes <= NEW_INDEX_BYTES).await.map_err(failed)?;
+        tracing::info!(path = %path.display(), from = found, to = SCHEMA_VERSION, "the ledger's schema is newer now; earlier programs refuse it");
     }
     Ok(connection)
 }
@@ -205,8 +217,23 @@ async fn number(connection: &mut SqliteConnection, sql: &'static str) -> Result<
 async fn create(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
     sqlx::raw_sql(TABLES).execute(&mut *transaction).await?;
+    sqlx::raw_sql(EVENT_INDEX).execute(&mut *transaction).await?;
     let versions = format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};");
     sqlx::raw_sql(sqlx::AssertSqlSafe(versions)).execute(&mut *transaction).await?;
+    transaction.commit().await
+}
+
+/// Makes a file of schema 1 one of this schema, in one transaction: wherever it is stopped, the file is of the one or the other. Rows stay as
+/// they are.
+async fn upgrade(connection: &mut SqliteConnection, new_indexes: bool) -> Result<(), sqlx::Error> {
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    if new_indexes {
+        sqlx::raw_sql(EVENT_INDEX).execute(&mut *transaction).await?;
+        let old = "DROP INDEX IF EXISTS receipts_tenant_event; DROP INDEX IF EXISTS receipts_tenant_row;";
+        sqlx::raw_sql(old).execute(&mut *transaction).await?;
+    }
+    let version = format!("PRAGMA user_version = {SCHEMA_VERSION}");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(version)).execute(&mut *transaction).await?;
     transaction.commit().await
 }
 

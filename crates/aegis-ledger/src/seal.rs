@@ -14,8 +14,9 @@ use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
 use crate::LedgerError;
+use crate::body::kept_text;
 use crate::canonical::{Place, Seal, body_text, event_text};
-use crate::commitment::{CommitmentKey, CommitmentKeys, commit_to};
+use crate::commitment::{CommitmentKey, CommitmentKeys, Keyed};
 use crate::config::MAX_RECEIPT_BYTES;
 use crate::draft::Draft;
 use crate::entropy::Entropy;
@@ -45,8 +46,17 @@ pub(crate) struct SealedRow {
     pub(crate) event: String,
     /// The canonical body, as hashed.
     pub(crate) receipt: String,
+    /// What the row keeps of it, if not all.
+    pub(crate) kept: Option<String>,
     pub(crate) path: Vec<Hash>,
     pub(crate) frozen: Option<FrozenRow>,
+}
+
+impl SealedRow {
+    /// What is written of the body.
+    pub(crate) fn stored(&self) -> &str {
+        self.kept.as_deref().unwrap_or(&self.receipt)
+    }
 }
 
 /// A frozen action, as it is written beside its receipt.
@@ -115,6 +125,7 @@ impl Sealer {
             abandoned: Vec::new(),
             new_keys: HashMap::new(),
             ids: HashSet::new(),
+            keyed: None,
             next_lane_no,
         }
     }
@@ -150,11 +161,20 @@ pub(crate) struct Batch<'a> {
     pub(crate) closed: Vec<(TenantId, LaneHead)>,
     abandoned: Vec<UncleanLane>,
     new_keys: HashMap<TenantId, CommitmentKey>,
-    ids: HashSet<(TenantId, EventId)>,
+    /// Of whichever tenant.
+    ids: HashSet<EventId>,
+    /// The commitment key that was used last, made ready.
+    keyed: Option<(TenantId, Keyed)>,
     next_lane_no: i64,
 }
 
 impl Batch<'_> {
+    /// Makes room for so many receipts.
+    pub(crate) fn make_room(&mut self, receipts: usize) {
+        self.rows.reserve(receipts);
+        self.ids.reserve(receipts);
+    }
+
     /// Seals a caller's draft and returns its place in the batch. On an error the batch is as if the draft had not come,
     /// except that the tenant's lane may have been opened.
     pub(crate) fn seal(&mut self, draft: &Draft) -> Result<usize, LedgerError> {
@@ -165,7 +185,7 @@ impl Batch<'_> {
         if draft.frozen.as_ref().is_some_and(|frozen| frozen.tenant_id != *tenant) {
             return Err(LedgerError::Rejected("its frozen action belongs to another tenant".to_owned()));
         }
-        if self.ids.contains(&(tenant.clone(), draft.event.event_id)) {
+        if self.is_there(tenant, draft.event.event_id) {
             return Err(LedgerError::Duplicate { event_id: draft.event.event_id });
         }
         // The lane opens no later than its first event happened, so that opening does not move that event's time.
@@ -262,14 +282,14 @@ impl Batch<'_> {
         let place = Place { lane: &lane, seq, ts: &ts_text };
 
         let detail = draft.detail.as_ref().map(canonical_detail).transpose()?;
-        let frozen = draft.frozen.as_ref().map(frozen_row).transpose()?;
+        let frozen = draft.frozen.as_deref().map(frozen_row).transpose()?;
         let event_columns = event_text(event, place);
         check_size(&event_columns)?;
         let input_hash = draft.input.as_deref().map(|bytes| self.commitment(tenant, bytes)).transpose()?;
         let output_hash = draft.output.as_deref().map(|bytes| self.commitment(tenant, bytes)).transpose()?;
-        let event_digest = aegis_canon::sha256_hex(event_columns.as_bytes());
+        let mut digest: hex::Buffer<32> = hex::Buffer::new();
         let seal = Seal {
-            event_digest: &event_digest,
+            event_digest: digest.format(&Sha256::digest(event_columns.as_bytes()).into()),
             detail: detail.as_deref(),
             input_hash: input_hash.as_deref(),
             output_hash: output_hash.as_deref(),
@@ -278,12 +298,18 @@ impl Batch<'_> {
         };
         let receipt = body_text(draft, place, seal);
         check_size(&receipt)?;
+        let kept = kept_text(draft, seal);
         let receipt_hash: Hash = Sha256::digest(receipt.as_bytes()).into();
         let receipt_hash_hex = aegis_canon::hex_text(&receipt_hash);
 
-        let new_head = LaneHead { lane_no, lane: Arc::clone(&lane), seq, hash: receipt_hash_hex.clone(), ts };
-        self.heads.insert(tenant.clone(), new_head);
-        self.ids.insert((tenant.clone(), event.event_id));
+        let hash = receipt_hash_hex.clone();
+        match self.heads.get_mut(tenant) {
+            Some(head) => (head.seq, head.hash, head.ts) = (seq, hash, ts),
+            None => {
+                self.heads.insert(tenant.clone(), LaneHead { lane_no, lane: Arc::clone(&lane), seq, hash, ts });
+            }
+        }
+        self.ids.insert(event.event_id);
         let index = self.rows.len();
         self.rows.push(SealedRow {
             row: self.sealer.next_row + index as i64,
@@ -299,19 +325,36 @@ impl Batch<'_> {
             prev_receipt_hash,
             event: event_columns,
             receipt,
+            kept,
             path: Vec::new(),
             frozen,
         });
         Ok(index)
     }
 
+    /// Whether an event of the tenant with this id is in the batch.
+    fn is_there(&self, tenant: &TenantId, event_id: EventId) -> bool {
+        let is_it = |row: &SealedRow| row.event_id == event_id && row.tenant_id == *tenant;
+        self.ids.contains(&event_id) && self.rows.iter().any(is_it)
+    }
+
     fn commitment(&mut self, tenant: &TenantId, bytes: &[u8]) -> Result<String, LedgerError> {
-        if let Some(key) = self.sealer.commitment_keys.0.get(tenant).or_else(|| self.new_keys.get(tenant)) {
-            return Ok(commit_to(key, bytes));
+        if let Some((of, keyed)) = &self.keyed
+            && of == tenant
+        {
+            return Ok(keyed.commit_to(bytes));
         }
-        let key = CommitmentKey::new(self.sealer.entropy.bytes::<32>()?);
-        let commitment = commit_to(&key, bytes);
-        self.new_keys.insert(tenant.clone(), key);
+        let keyed = match self.sealer.commitment_keys.0.get(tenant).or_else(|| self.new_keys.get(tenant)) {
+            Some(key) => Keyed::with(key),
+            None => {
+                let key = CommitmentKey::new(self.sealer.entropy.bytes::<32>()?);
+                let keyed = Keyed::with(&key);
+                self.new_keys.insert(tenant.clone(), key);
+                keyed
+            }
+        };
+        let commitment = keyed.commit_to(bytes);
+        self.keyed = Some((tenant.clone(), keyed));
         Ok(commitment)
     }
 

@@ -30,6 +30,8 @@ pub(crate) struct Shared {
     pub(crate) tail_left: AtomicBool,
     /// Set once somebody of this process names rows instead of copying them.
     pub(crate) rows_are_kept: AtomicBool,
+    /// Set once a row was pruned, in this process or before.
+    pub(crate) was_pruned: AtomicBool,
     /// Where sealed events go once somebody has taken the receiving end.
     pub(crate) ring: Mutex<Option<mpsc::Sender<Slot>>>,
     /// Bytes of the commits that the ring holds on to.

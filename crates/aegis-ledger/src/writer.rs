@@ -29,7 +29,7 @@ use crate::shared::{Command, Shared};
 /// How long an idle writer lets a new shipped position wait before it writes it alone: any commit takes it along.
 const SHIPPED_IDLE: Duration = Duration::from_millis(200);
 
-/// Bytes of receipts after which the checkpointer is woken: few, so that a checkpoint stays short.
+/// Bytes of rows' texts after which the checkpointer is woken: few, so that a checkpoint stays short.
 const LOG_STEP: usize = 2 << 20;
 
 /// Receipts that are sealed before others of the runtime have a turn, while nobody waits for one: an answer is not held up by them.
@@ -51,7 +51,7 @@ pub(crate) struct Writer {
     pub(crate) in_doubt: Option<SealedBatch>,
     pub(crate) closed: bool,
     pub(crate) checkpointer: JoinHandle<()>,
-    /// Bytes of receipts written since the checkpointer was woken.
+    /// Bytes of rows' texts written since the checkpointer was woken.
     pub(crate) log_bytes: usize,
     pub(crate) gathering: Gathering,
     /// Held for as long as this writer may write.
@@ -145,6 +145,9 @@ impl Writer {
                     self.commit(Vec::new()).await;
                 }
                 let pruned = prune(&mut self.disk.connection, &what, self.disk.shipped).await;
+                if pruned.as_ref().is_ok_and(|rows| *rows > 0) {
+                    self.shared.was_pruned.store(true, Ordering::Release);
+                }
                 let _ = reply.send(pruned.map_err(|error| LedgerError::Unavailable(error.to_string())));
             }
         }
@@ -250,6 +253,7 @@ impl Writer {
     async fn seal(&mut self, group: &mut Vec<Submission>, losses: &[(TenantId, Loss)]) -> (Option<SealedBatch>, Vec<usize>) {
         self.sealer.note_time(self.shared.latest());
         let mut batch = self.sealer.batch(self.clock.now());
+        batch.make_room(losses.len() + group.len());
         for (tenant, loss) in losses {
             if let Err(error) = batch.gap_after_loss(tenant, loss) {
                 tracing::error!(%tenant, %error, "a gap receipt could not be sealed");
@@ -280,15 +284,22 @@ impl Writer {
     /// The batch is durable: the state moves on, the waiters wake, the ring gets what it has room for.
     pub(crate) fn acknowledge(&mut self, mut sealed: SealedBatch, group: Vec<Submission>, places: Vec<usize>) {
         self.sealer.adopt(&sealed);
-        let bytes = sealed.rows.iter().map(|row| row.event.len() + row.receipt.len()).sum::<usize>();
-        self.log_bytes += bytes;
+        self.log_bytes += sealed.rows.iter().map(|row| row.event.len() + row.stored().len()).sum::<usize>();
         if let Some(last) = sealed.rows.last() {
             self.shared.counters.last_row.store(last.row, Ordering::Release);
         }
         let mut frozen: Vec<_> = sealed.rows.iter().map(|_| None).collect();
+        // Taken apart when all have their answer.
+        let mut drafts = Vec::with_capacity(group.len());
         for (submission, place) in group.into_iter().zip(places) {
+            let Submission { mut draft, reply, .. } = submission;
             let row = &sealed.rows[place];
-            frozen[place] = submission.draft.frozen;
+            frozen[place] = draft.frozen.take();
+            drafts.push(draft);
+            // Nobody waits for a harmless read's.
+            if reply.is_closed() {
+                continue;
+            }
             let committed = Committed {
                 event_id: row.event_id,
                 lane: row.lane.to_string(),
@@ -297,14 +308,19 @@ impl Writer {
                 prev_receipt_hash: row.prev_receipt_hash.clone(),
                 ts: row.ts,
             };
-            let _ = submission.reply.send(Ok(committed));
+            let _ = reply.send(Ok(committed));
         }
         let ring = self.shared.ring.lock().clone();
         let Some(ring) = ring else { return };
+        let bytes = sealed.rows.iter().map(|row| row.event.len() + row.receipt.len()).sum::<usize>();
         let frozen_bytes = sealed.rows.iter().filter_map(|row| row.frozen.as_ref()).map(|row| row.json.len()).sum::<usize>();
         let Some(weight) = self.shared.ring_weight.add(bytes + FROZEN_WEIGHT * frozen_bytes) else { return };
-        // It stands in the slot, once; this text holds raw parameters.
-        sealed.rows.iter_mut().for_each(|row| row.frozen = None);
+        for row in &mut sealed.rows {
+            // It stands in the slot, once; this text holds raw parameters.
+            row.frozen = None;
+            // The disk has it, and the ring the body itself.
+            row.kept = None;
+        }
         let durable = Arc::new(Durable { commit: sealed.commit, rows: sealed.rows, _weight: weight });
         for (place, frozen) in frozen.into_iter().enumerate() {
             if ring.try_send(Slot { of: Arc::clone(&durable), place, frozen }).is_err() {

@@ -2,8 +2,9 @@
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
 
-use chrono::{DateTime, Datelike, SecondsFormat, Utc};
+use chrono::{DateTime, Datelike, NaiveDate, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Microseconds since the Unix epoch, UTC. On the wire: RFC 3339 with six fraction digits and `Z`.
@@ -57,6 +58,29 @@ impl Timestamp {
 
     /// Reads RFC 3339 with any offset; digits past the microsecond are cut off. Years begin with 1, as in most languages.
     pub fn parse_rfc3339(text: &str) -> Result<Self, TimestampError> {
+        match Self::as_written(text) {
+            Some(written) => Ok(written),
+            None => Self::parse_any(text),
+        }
+    }
+
+    /// The form that `to_rfc3339` writes, which is what all that is sealed has: read where its digits stand.
+    fn as_written(text: &str) -> Option<Self> {
+        let text: &[u8; 27] = text.as_bytes().try_into().ok()?;
+        let [_, _, _, _, b'-', _, _, b'-', _, _, b'T', _, _, b':', _, _, b':', _, _, b'.', _, _, _, _, _, _, b'Z'] = text else {
+            return None;
+        };
+        let number = |from: usize, to: usize| {
+            let digit = |sum: u32, byte: &u8| byte.is_ascii_digit().then(|| sum * 10 + u32::from(byte - b'0'));
+            text.get(from..to)?.iter().try_fold(0, digit)
+        };
+        let year = i32::try_from(number(0, 4)?).ok().filter(|year| *year > 0)?;
+        let date = NaiveDate::from_ymd_opt(year, number(5, 7)?, number(8, 10)?)?;
+        let time = date.and_hms_micro_opt(number(11, 13)?, number(14, 16)?, number(17, 19)?, number(20, 26)?)?;
+        Some(Self(time.and_utc().timestamp_micros()))
+    }
+
+    fn parse_any(text: &str) -> Result<Self, TimestampError> {
         // The parser takes a minus sign beyond ASCII too.
         let parsed = DateTime::parse_from_rfc3339(text).ok().filter(|t| text.is_ascii() && t.year() > 0 && t.to_utc().year() > 0);
         match parsed {
@@ -106,9 +130,10 @@ pub trait Clock: Send + Sync + std::fmt::Debug {
 pub struct SystemClock;
 
 impl Clock for SystemClock {
-    #[allow(clippy::disallowed_methods)] // the one place that asks the machine
     fn now(&self) -> Timestamp {
-        Timestamp(Utc::now().timestamp_micros())
+        // Seconds and micros as they are asked for: a calendar, which takes as long as asking, is nobody's here.
+        let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
+        Timestamp(UNIX_EPOCH.elapsed().map_or_else(|before| -micros(before.duration()), micros))
     }
 
     #[allow(clippy::disallowed_types)] // as above
@@ -150,6 +175,52 @@ impl Clock for ManualClock {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_is_read_where_it_stands_is_what_the_library_reads(
+            micros in prop_oneof![any::<i64>(), 0i64..4_000_000_000_000_000],
+            at in 0usize..28,
+            put in "[0-9TtZz.:+ -]{0,2}",
+            removed in 0usize..2,
+        ) {
+            let written = Timestamp::from_micros(micros).to_rfc3339();
+            let end = (at + removed).min(written.len());
+            let changed = written.get(..at.min(written.len())).zip(written.get(end..)).map(|(before, behind)| [before, put.as_str(), behind].concat());
+            for text in [written.clone(), changed.unwrap_or_default()] {
+                prop_assert!(Timestamp::as_written(&text).is_none_or(|read| Timestamp::parse_any(&text) == Ok(read)), "{}", text);
+            }
+            if micros >= 0 && written.len() == 27 {
+                prop_assert_eq!(Timestamp::as_written(&written), Some(Timestamp::from_micros(micros)));
+            }
+        }
+    }
+
+    #[test]
+    fn no_day_and_no_second_is_read_that_there_is_not() {
+        let is_read = |day_and_time: &str| {
+            let text = format!("{day_and_time}.000000Z");
+            let short = Timestamp::as_written(&text);
+            assert!(short.is_none() || short == Timestamp::parse_any(&text).ok(), "{text}");
+            short.is_some()
+        };
+        assert!(is_read("2024-02-29T23:59:59") && is_read("2000-02-29T00:00:00") && is_read("0001-01-01T00:00:00"));
+        for none in ["2026-02-29", "1900-02-29", "2026-04-31", "2026-00-01", "2026-13-01", "2026-01-00", "0000-01-01"] {
+            assert!(!is_read(&format!("{none}T00:00:00")), "{none}");
+        }
+        for none in ["24:00:00", "23:60:00", "23:59:60", "23:59:61", "2a:00:00"] {
+            assert!(!is_read(&format!("2026-01-01T{none}")), "{none}");
+        }
+    }
+
+    #[test]
+    #[allow(clippy::disallowed_methods)] // another who asks the machine, to hold the one against it
+    fn the_machine_s_clock_says_what_its_calendar_says() {
+        let before = Utc::now().timestamp_micros();
+        let now = SystemClock.now().as_micros();
+        assert!((before..=Utc::now().timestamp_micros()).contains(&now));
+    }
 
     #[test]
     fn seconds_until_are_whole_and_never_negative() {

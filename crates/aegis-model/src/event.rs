@@ -10,6 +10,9 @@ use crate::{EventId, SourceTrust, TenantId, Timestamp};
 /// Keys that are not part of the digest: what is added after sealing.
 pub const DIGEST_EXCLUDED: [&str; 6] = ["receipt", "proof", "receipt_hash", "verified", "bus_ts", "late"];
 
+/// What an allocator takes for a text beside its bytes, about.
+const OF_A_TEXT: usize = 16;
+
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum EventKind {
@@ -255,6 +258,47 @@ impl SecurityEvent {
     #[must_use]
     pub fn order_key(&self) -> (Timestamp, Option<&str>, Option<i64>, EventId) {
         (self.ts, self.lane.as_deref(), self.seq, self.event_id)
+    }
+
+    /// What it takes in memory, about: itself, its texts and its list.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let Self { lane, agent_id, token_id, user_id, run_id, trace_id, environment, tool, action, resource, target, .. } = self;
+        let Self {
+            reason, status, policy_digest, action_hash, receipt_hash, approval_id, approver, nonce_hash, attributes, ..
+        } = self;
+        let texts = [
+            lane,
+            agent_id,
+            token_id,
+            user_id,
+            run_id,
+            trace_id,
+            environment,
+            tool,
+            action,
+            resource,
+            target,
+            reason,
+            status,
+            policy_digest,
+            action_hash,
+            receipt_hash,
+            approval_id,
+            approver,
+            nonce_hash,
+            attributes,
+        ];
+        let of_text = |text: &String| text.capacity() + OF_A_TEXT;
+        let policies = self.matched_policies.capacity() * size_of::<String>();
+        size_of::<Self>()
+            + OF_A_TEXT
+            + self.tenant_id.as_str().len()
+            + of_text(&self.edge_id)
+            + of_text(&self.source)
+            + texts.into_iter().flatten().map(of_text).sum::<usize>()
+            + policies
+            + self.matched_policies.iter().map(of_text).sum::<usize>()
     }
 
     /// Turns an event as JSON into the form whose canonical bytes are hashed into `event_digest`: without the keys of

@@ -71,6 +71,20 @@ impl Notice for Pruned {
     const MAX_BYTES: usize = 4096;
 }
 
+/// An edge's answer, on `ack.<edge>`, to who asks for a receipt of a lane that it sealed, did not prune, and does not have: nobody has it any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    pub edge_id: String,
+    pub lane: String,
+    /// The first that is not there of those that were asked for.
+    pub seq: i64,
+}
+
+impl Notice for Lost {
+    const SCHEMA: &'static str = "aegis-lost-1";
+    const MAX_BYTES: usize = 4096;
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

@@ -11,6 +11,7 @@ pub mod fleet;
 pub mod ids;
 pub mod lanes;
 pub mod limits;
+pub mod reading;
 pub mod receipt;
 pub mod registry;
 pub mod request;
@@ -29,7 +30,8 @@ pub use decision::{DataAccess, Decision, Destination, RiskLevel, UnknownWord};
 pub use event::{DIGEST_EXCLUDED, EventKind, SecurityEvent};
 pub use fleet::{Beat, ContainmentAck, Enforced, Heartbeat, Missing, Notice, RunLabel, Target};
 pub use ids::{EventId, IdError, PARTITIONS, TenantId, external_event_id, is_derived, new_event_id, partition_of};
-pub use lanes::{Confirmed, LaneConfirmed, LaneReach, Pruned};
+pub use lanes::{Confirmed, LaneConfirmed, LaneReach, Lost, Pruned};
+pub use reading::{ReadEvent, Reading, ReadingRoom};
 pub use receipt::{Phase, Proof, RECEIPT_SCHEMA, ReceiptBody, SealedEvent};
 pub use registry::{
     ActionRecord, AgentRecord, ChannelRecord, DefaultDecision, MAX_RUN_IDLE_S, McpServerRecord, McpToolRecord, ResourceRecord,
@@ -39,7 +41,7 @@ pub use request::{
     AgentClaim, ApprovalRef, ApprovalStatus, ApprovalView, AuthorizeRequest, AuthorizeResponse, Callback, ErrorBody, ErrorDetail,
     FrozenAction, ReceiptView, RequestContext, ToolCall, Trace, UserClaim,
 };
-pub use sealer::{CONTROL, Sealer};
+pub use sealer::{CONTROL, SOC, Sealer};
 pub use signed::{EntryKind, SignedEntry};
 pub use trust::SourceTrust;
-pub use wire::{PROOF_KEYS, SealedParts, WireError, WireEvent};
+pub use wire::{PROOF_KEYS, SealedParts, WireError, WireEvent, is_observation};

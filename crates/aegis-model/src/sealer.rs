@@ -6,6 +6,9 @@ use crate::{EventKind, SecurityEvent};
 /// Control's name in its lanes, `<tenant>.control.<epoch>`. No edge is enrolled under it.
 pub const CONTROL: &str = "control";
 
+/// What detection calls itself in the events that it makes: no producer's name either.
+pub const SOC: &str = "soc";
+
 /// Who seals events of a kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sealer {

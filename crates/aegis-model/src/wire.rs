@@ -1,7 +1,10 @@
 //! An event as it stands on the bus or in an export, read through the strict door. What a ledger wrote is canonical in its parts and
 //! is read as it stands; everything else takes the long way. Both ways read the same event, or neither does.
 
-use aegis_canon::{DEFAULT_MAX_BYTES, RawMember, parse_strict, raw_members};
+use std::borrow::Cow;
+use std::ops::Range;
+
+use aegis_canon::{DEFAULT_MAX_BYTES, Members, Outline, Place, RawMember, outline, parse_strict};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -32,27 +35,48 @@ pub struct WireEvent<'text> {
 
 #[derive(Debug)]
 enum Form<'text> {
-    Sealed(SealedParts<'text>),
+    Sealed(Cow<'text, Parts>),
     Other(Value),
+    /// It passed before, and what it read as was not kept.
+    Passed {
+        is_observation: bool,
+    },
+}
+
+/// What is kept of a text that passed, to go on from it later.
+#[derive(Debug)]
+pub(crate) enum Passed {
+    Sealed(Parts),
+    Other { is_observation: bool },
+}
+
+impl Passed {
+    /// What it takes in memory beside itself.
+    pub(crate) fn weight(&self) -> usize {
+        match self {
+            Self::Sealed(parts) => parts.places.capacity() * size_of::<Place>(),
+            Self::Other { .. } => 0,
+        }
+    }
 }
 
 /// The parts of an event as a ledger writes it, as slices of its text. No key stands twice, and every value is canonical.
-#[derive(Debug)]
-pub struct SealedParts<'text> {
+#[derive(Clone, Copy, Debug)]
+pub struct SealedParts<'a> {
     /// Ascending by key, none null: what the digest covers.
-    pub columns: Vec<RawMember<'text>>,
+    pub columns: Members<'a>,
     /// The text up to the end of the last column: with a closing brace, the canonical form of the columns.
-    pub columns_text: &'text str,
+    pub columns_text: &'a str,
     /// As it stands beside the columns, in quotes.
-    pub receipt_hash: &'text str,
+    pub receipt_hash: &'a str,
     /// The receipt's body, ascending by key.
-    pub body: Vec<RawMember<'text>>,
+    pub body: Members<'a>,
     /// The receipt's text up to the end of its body: with a closing brace, the canonical form of the body.
-    pub body_text: &'text str,
+    pub body_text: &'a str,
     /// The receipt's own `receipt_hash`, in quotes.
-    pub body_hash: &'text str,
+    pub body_hash: &'a str,
     /// In the order of `PROOF_KEYS`.
-    pub proof: Vec<RawMember<'text>>,
+    pub proof: Members<'a>,
 }
 
 impl<'text> WireEvent<'text> {
@@ -63,11 +87,29 @@ impl<'text> WireEvent<'text> {
             parse_strict(bytes)?;
             return Err(WireError::NotAnEvent("not UTF-8".to_owned()));
         };
-        let form = match sealed_parts(text) {
-            Some(parts) => Form::Sealed(parts),
+        let form = match Parts::find(text) {
+            Some(parts) => Form::Sealed(Cow::Owned(parts)),
             None => Form::Other(parse_strict(bytes)?),
         };
         Ok(Self { text, form })
+    }
+
+    /// A text that was read before, with what `into_passed` answered then.
+    pub(crate) const fn again(text: &'text str, passed: &'text Passed) -> Self {
+        let form = match passed {
+            Passed::Sealed(parts) => Form::Sealed(Cow::Borrowed(parts)),
+            Passed::Other { is_observation } => Form::Passed { is_observation: *is_observation },
+        };
+        Self { text, form }
+    }
+
+    /// With the text all that there is to know of it, in little room.
+    pub(crate) fn into_passed(self) -> Passed {
+        let is_observation = self.is_observation();
+        match self.form {
+            Form::Sealed(parts) => Passed::Sealed(parts.into_owned()),
+            Form::Other(_) | Form::Passed { .. } => Passed::Other { is_observation },
+        }
     }
 
     /// The text.
@@ -79,73 +121,122 @@ impl<'text> WireEvent<'text> {
     /// The event's columns.
     pub fn event(&self) -> Result<SecurityEvent, WireError> {
         let event = match &self.form {
-            Form::Sealed(parts) => match sealed_event(parts) {
+            Form::Sealed(parts) => match parts.of(self.text).and_then(|parts| sealed_event(&parts)) {
                 Some(event) => Ok(event),
                 None => serde_json::from_str(self.text),
             },
             Form::Other(value) => SecurityEvent::deserialize(value),
+            Form::Passed { .. } => SecurityEvent::deserialize(&self.to_value()?),
         };
         event.map_err(|error| WireError::NotAnEvent(error.to_string()))
     }
 
     /// The parts, where the text is as a ledger writes it.
     #[must_use]
-    pub const fn sealed_parts(&self) -> Option<&SealedParts<'text>> {
+    pub fn sealed_parts(&self) -> Option<SealedParts<'_>> {
         match &self.form {
-            Form::Sealed(parts) => Some(parts),
-            Form::Other(_) => None,
+            Form::Sealed(parts) => parts.of(self.text),
+            Form::Other(_) | Form::Passed { .. } => None,
+        }
+    }
+
+    /// True for an external event that claims no lane and no receipt; one that claims either must prove it.
+    #[must_use]
+    pub fn is_observation(&self) -> bool {
+        match &self.form {
+            Form::Sealed(_) => false,
+            Form::Other(value) => is_observation(value),
+            Form::Passed { is_observation } => *is_observation,
         }
     }
 
     /// The whole as a value.
     pub fn to_value(&self) -> Result<Value, WireError> {
         match &self.form {
-            Form::Sealed(_) => Ok(parse_strict(self.text.as_bytes())?),
+            Form::Sealed(_) | Form::Passed { .. } => Ok(parse_strict(self.text.as_bytes())?),
             Form::Other(value) => Ok(value.clone()),
         }
     }
 }
 
-fn sealed_parts(text: &str) -> Option<SealedParts<'_>> {
-    if text.len() > DEFAULT_MAX_BYTES {
-        return None;
+/// The same of an event as a value.
+#[must_use]
+pub fn is_observation(wire: &Value) -> bool {
+    let external = wire.get("kind").and_then(Value::as_str).is_some_and(|kind| kind.starts_with("external_event:"));
+    let absent = |key: &str| wire.get(key).is_none_or(Value::is_null);
+    external && ["lane", "seq"].into_iter().chain(SEALED_KEYS).all(absent)
+}
+
+/// Where the parts of a sealed event stand in its text: the columns, their `receipt_hash`, the members of the receipt, the receipt, those of the proof,
+/// the proof.
+#[derive(Clone, Debug)]
+pub(crate) struct Parts {
+    places: Vec<Place>,
+    /// Which of them are the receipt's, its own hash last.
+    receipt: Range<usize>,
+}
+
+impl Parts {
+    /// None where the text is not as a ledger writes it.
+    fn find(text: &str) -> Option<Self> {
+        if text.len() > DEFAULT_MAX_BYTES {
+            return None;
+        }
+        let [_, receipt_key, proof_key] = SEALED_KEYS;
+        let Outline { places, within, canonical } = outline(text, &[receipt_key, proof_key])?;
+        let [receipt, proof] = within.as_slice() else { return None };
+        let in_place = proof.start == receipt.end + 1 && places.len() == proof.end + 1;
+        let key = |place: usize| places.get(place)?.member(text).map(|member| member.key);
+        let mut named = [receipt.start.checked_sub(1)?, receipt.end, proof.end].into_iter().zip(SEALED_KEYS);
+        let is_named = named.all(|(place, name)| key(place) == Some(name));
+        let hash_key = key(receipt.end.checked_sub(1)?)?;
+        if !canonical || !in_place || !is_named {
+            return None;
+        }
+        let parts = Self { receipt: receipt.clone(), places };
+        let as_written = {
+            let SealedParts { columns, body, proof, .. } = parts.of(text)?;
+            hash_key == SEALED_KEYS[0]
+                && proof.iter().map(|member| member.key).eq(PROOF_KEYS)
+                && ascending(columns)
+                && ascending(body)
+                && columns
+                    .bytes()
+                    .all(|(key, value)| value != b"null" && DIGEST_EXCLUDED.iter().all(|name| name.as_bytes() != key))
+                && body.bytes().all(|(key, _)| key != hash_key.as_bytes())
+        };
+        as_written.then_some(parts)
     }
-    let mut columns = raw_members(text)?;
-    let sealed = columns.split_off(columns.len().checked_sub(SEALED_KEYS.len())?);
-    let [receipt_hash, receipt, proof] = sealed.as_slice() else { return None };
-    let mut body = raw_members(receipt.value)?;
-    let body_hash = body.pop().filter(|member| member.key == receipt_hash.key)?;
-    let proof = raw_members(proof.value)?;
-    let as_written = sealed.iter().map(|member| member.key).eq(SEALED_KEYS)
-        && proof.iter().map(|member| member.key).eq(PROOF_KEYS)
-        && ascending(&columns)
-        && ascending(&body)
-        && columns.iter().all(|column| column.value != "null" && !DIGEST_EXCLUDED.contains(&column.key))
-        && body.iter().all(|member| member.key != body_hash.key)
-        && [receipt_hash, &body_hash].into_iter().chain(&columns).chain(&body).chain(&proof).all(|member| member.canonical);
-    let columns_text = text.get(..columns.last()?.end)?;
-    let body_text = receipt.value.get(..body.last()?.end)?;
-    as_written.then_some(SealedParts {
-        columns,
-        columns_text,
-        receipt_hash: receipt_hash.value,
-        body,
-        body_text,
-        body_hash: body_hash.value,
-        proof,
-    })
+
+    /// The parts, in the text in which they were found.
+    fn of<'a>(&'a self, text: &'a str) -> Option<SealedParts<'a>> {
+        let (receipt_hash, columns) = self.places.get(..self.receipt.start)?.split_last()?;
+        let (body_hash, body) = self.places.get(self.receipt.clone())?.split_last()?;
+        let (receipt, proof) = self.places.get(self.receipt.end..)?.split_first()?;
+        let (_, proof) = proof.split_last()?;
+        Some(SealedParts {
+            columns: Members::new(text, columns),
+            columns_text: text.get(..columns.last()?.end())?,
+            receipt_hash: receipt_hash.member(text)?.value,
+            body: Members::new(text, body),
+            body_text: text.get(receipt.value()..body.last()?.end())?,
+            body_hash: body_hash.member(text)?.value,
+            proof: Members::new(text, proof),
+        })
+    }
 }
 
 /// The event of sealed parts, where it is read as it stands.
 fn sealed_event(parts: &SealedParts<'_>) -> Option<SecurityEvent> {
     let receipt_hash = parts.receipt_hash.strip_prefix('"')?.strip_suffix('"')?;
     let plain = !receipt_hash.contains('\\');
-    let event = event_of(&parts.columns)?;
+    let columns: Vec<RawMember<'_>> = parts.columns.iter().collect();
+    let event = event_of(&columns)?;
     plain.then(|| SecurityEvent { receipt_hash: Some(receipt_hash.to_owned()), ..event })
 }
 
-fn ascending(members: &[RawMember<'_>]) -> bool {
-    members.windows(2).all(|pair| pair[0].key < pair[1].key)
+fn ascending(members: Members<'_>) -> bool {
+    members.bytes().is_sorted_by(|(one, _), (next, _)| one < next)
 }
 
 #[cfg(test)]

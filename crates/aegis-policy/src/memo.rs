@@ -45,7 +45,10 @@ pub(crate) struct Memo {
 }
 
 /// A call's values of what is read, one after the other, each with its length.
-pub(crate) type Key = Box<[u8]>;
+pub(crate) type Key = Vec<u8>;
+
+/// Bytes that hold most keys.
+const KEY_BYTES: usize = 192;
 
 impl Memo {
     /// For an action that these policies cover.
@@ -73,7 +76,7 @@ impl Memo {
         owner: Option<&str>,
         unrepresentable: &[String],
     ) -> Option<Key> {
-        let mut key = Vec::with_capacity(64);
+        let mut key = Vec::with_capacity(KEY_BYTES);
         let mut put = |value: Option<&[u8]>| {
             // Length first, so that no two lists of values write the same key; absent and empty differ.
             key.extend_from_slice(&value.map_or(u32::MAX, |v| u32::try_from(v.len()).unwrap_or(u32::MAX - 1)).to_le_bytes());
@@ -90,8 +93,8 @@ impl Memo {
                     put(Some(input.resource.unwrap_or_default().as_bytes()));
                 }
                 Fact::Visibility => {
-                    let names: Vec<&str> = visibilities.iter().map(|visibility| visibility.as_str()).collect();
-                    put(Some(names.join(",").as_bytes()));
+                    put(Some(&u32::try_from(visibilities.len()).unwrap_or(u32::MAX).to_le_bytes()));
+                    visibilities.iter().for_each(|visibility| put(Some(visibility.as_str().as_bytes())));
                 }
                 Fact::Owner => put(owner.map(str::as_bytes)),
                 Fact::TrustLevel => put(Some(input.trust_level.as_str().as_bytes())),
@@ -117,7 +120,7 @@ impl Memo {
                 }
             }
         }
-        (key.len() <= LONGEST_KEY).then(|| key.into_boxed_slice())
+        (key.len() <= LONGEST_KEY).then_some(key)
     }
 
     pub(crate) fn recall(&self, key: &[u8]) -> Option<PolicyOutcome> {
@@ -129,7 +132,7 @@ impl Memo {
         if outcomes.len() >= MOST_OUTCOMES {
             outcomes.clear();
         }
-        outcomes.insert(key, outcome);
+        outcomes.insert(key.into_boxed_slice(), outcome);
     }
 }
 

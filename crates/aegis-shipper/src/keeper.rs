@@ -1,22 +1,26 @@
 //! A ledger as the keeper of what was shipped from it: an embedded bus then need not store an event that stands on the same disk already.
-//! The ledger prunes none of its rows from then on. What was read last is remembered: several follow the bus, one closely behind the other.
+//! The ledger prunes none of its rows from then on, unless nothing more is named. What was read last is remembered: several follow the bus, one closely behind the other.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use aegis_bus::{BusError, Held, Keeper, message_id, subject};
 use aegis_ledger::Ledger;
+use aegis_model::{Reading, ReadingRoom};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
 /// Bytes of payload that are remembered, about.
 const REMEMBERED: usize = 16 << 20;
+/// What the remembered may take besides, bytes, once somebody has read them as events.
+const READ: usize = 24 << 20;
 
 /// Gives shipped events back, by their row.
 #[derive(Clone, Debug)]
 pub struct LedgerKeeper {
     ledger: Ledger,
     recent: Arc<Mutex<Recent>>,
+    room: Arc<ReadingRoom>,
 }
 
 impl LedgerKeeper {
@@ -24,7 +28,13 @@ impl LedgerKeeper {
     #[must_use]
     pub fn new(ledger: Ledger) -> Self {
         ledger.keep_rows();
-        Self { ledger, recent: Arc::default() }
+        Self::of_earlier(ledger)
+    }
+
+    /// What `ledger` has, and may prune: where nobody names rows of it any more, and whoever prunes passes over those that somebody named.
+    #[must_use]
+    pub fn of_earlier(ledger: Ledger) -> Self {
+        Self { ledger, recent: Arc::default(), room: ReadingRoom::new(READ) }
     }
 
     async fn read_ledger(&self, first: i64, last: i64, count: usize) -> Result<Vec<Held>, BusError> {
@@ -40,6 +50,7 @@ impl LedgerKeeper {
                 msg_id: message_id::of_sealed(&item.sealed),
                 subject: subject::ase(&item.sealed.tenant_id, item.sealed.kind),
                 payload: item.sealed.wire.into(),
+                reading: Reading::kept_in(&self.room),
             }));
         }
     }
@@ -117,6 +128,7 @@ mod tests {
             msg_id: position.to_string(),
             subject: "ase.00.t.k".to_owned(),
             payload: vec![0; 10].into(),
+            reading: Reading::default(),
         };
         (first..=last).filter(|position| position % 3 != 0).map(held).collect()
     }

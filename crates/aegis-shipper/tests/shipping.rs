@@ -382,7 +382,7 @@ async fn a_frozen_action_arrives_before_its_event() {
 async fn a_bus_that_reads_the_ledger_gives_back_what_was_shipped_byte_for_byte() {
     let folder = tempfile::tempdir().unwrap();
     let ledger = ledger(folder.path(), 4).await;
-    let small_tail = || EmbeddedLimits { tail_messages: 1, ..EmbeddedLimits::default() };
+    let small_tail = || EmbeddedLimits { tail_messages: 1, unread_messages: 1, ..EmbeddedLimits::default() };
     let bus = bus(folder.path(), small_tail()).await;
     let keeper = || Arc::new(LedgerKeeper::new(ledger.clone()));
     bus.inner.keep_with("edge", keeper()).await.unwrap();
@@ -397,7 +397,7 @@ async fn a_bus_that_reads_the_ledger_gives_back_what_was_shipped_byte_for_byte()
     let wires = |messages: Vec<Delivered>| -> Vec<String> {
         messages.into_iter().map(|message| String::from_utf8(message.payload.to_vec()).unwrap()).collect()
     };
-    let expected: Vec<String> = sealed.into_iter().map(|event| event.wire).collect();
+    let expected: Vec<String> = sealed.into_iter().map(|line| line.text).collect();
     assert_eq!(expected.len(), 151);
     assert_eq!(wires(read(&bus, Stream::Ase).await), expected);
     bus.inner.close().await;

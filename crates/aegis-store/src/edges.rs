@@ -14,8 +14,12 @@ use crate::{OutboxRow, Secret, Store, StoreError, outbox, row};
 /// Most tenants of one edge.
 const MAX_TENANTS: usize = 1024;
 
-/// What other users of the NATS server are called.
-const RESERVED: [&str; 2] = ["control", "admin"];
+/// What other users of the NATS server are called, and what detection calls itself in what it says.
+const RESERVED: [&str; 3] = ["control", "admin", "soc"];
+
+const fn no_edge_id() -> StoreError {
+    StoreError::Invalid { what: "edge id", why: "must match [a-z0-9_-]{1,64} and not be `control`, `admin` or `soc`" }
+}
 
 /// An enrolled edge's key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,10 +81,7 @@ impl Store {
         expires_at: Timestamp,
     ) -> Result<Secret, StoreError> {
         if !is_edge_id(edge_id) {
-            return Err(StoreError::Invalid {
-                what: "edge id",
-                why: "must match [a-z0-9_-]{1,64} and not be `control` or `admin`",
-            });
+            return Err(no_edge_id());
         }
         if tenants.is_empty() || tenants.len() > MAX_TENANTS {
             return Err(StoreError::Invalid { what: "tenants", why: "an edge has 1 to 1024 of them" });
@@ -148,6 +149,10 @@ impl Store {
             tenants: row::json(&invited, "tenants")?,
             enrolled_at: now,
         };
+        // An earlier program may have invited it.
+        if !is_edge_id(&key.edge_id) {
+            return Err(no_edge_id());
+        }
         let inserted = sqlx::query(
             "INSERT INTO edge_keys (key_id, edge_id, public_key, nkey, tenants, enrolled_at, token_hash, again_until)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (key_id) DO NOTHING",

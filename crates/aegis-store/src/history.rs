@@ -27,7 +27,7 @@ pub struct HistoryRow {
     pub bus_seq: u64,
     /// When the bus stored it; None for what was kept before that was noted.
     pub bus_ts: Option<Timestamp>,
-    pub proof: Proof,
+    pub standing: Standing,
     pub wire: Wire,
 }
 
@@ -35,26 +35,26 @@ impl HistoryRow {
     /// True for a receipt of a lane that proves itself, and is for its producer to say.
     #[must_use]
     pub fn is_proved(&self) -> bool {
-        self.proof == Proof::Own && self.lane.is_some()
+        self.standing == Standing::Own && self.lane.is_some()
     }
 }
 
 /// What a receipt proved when it came. Of an event without a lane it says nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Proof {
+pub enum Standing {
     /// It does not prove itself, or is none.
-    Missing,
+    Unproved,
     /// It proves itself, and has its place in the lane.
     Own,
     /// The same, and its kind is not for the lane's producer to say.
     Foreign,
 }
 
-impl Proof {
+impl Standing {
     /// As a column.
     pub(crate) const fn as_number(self) -> i64 {
         match self {
-            Self::Missing => 0,
+            Self::Unproved => 0,
             Self::Own => 1,
             Self::Foreign => 2,
         }
@@ -62,7 +62,7 @@ impl Proof {
 
     const fn from_number(number: i64) -> Option<Self> {
         match number {
-            0 => Some(Self::Missing),
+            0 => Some(Self::Unproved),
             1 => Some(Self::Own),
             2 => Some(Self::Foreign),
             _ => None,
@@ -113,14 +113,14 @@ pub(crate) fn history(r: &AnyRow) -> Result<HistoryRow, StoreError> {
         receipt_hash: row::get(r, "receipt_hash")?,
         bus_seq: row::get::<i64>(r, "bus_seq")?.cast_unsigned(),
         bus_ts: row::get::<Option<i64>>(r, "bus_ts")?.map(Timestamp::from_micros),
-        proof: proof(r)?,
+        standing: standing(r)?,
         wire: wire(r)?,
     })
 }
 
-fn proof(r: &AnyRow) -> Result<Proof, StoreError> {
+fn standing(r: &AnyRow) -> Result<Standing, StoreError> {
     let number: i64 = row::get(r, "proved")?;
-    Proof::from_number(number).ok_or_else(|| StoreError::Unreadable { column: "proved", detail: number.to_string() })
+    Standing::from_number(number).ok_or_else(|| StoreError::Unreadable { column: "proved", detail: number.to_string() })
 }
 
 fn wire(r: &AnyRow) -> Result<Wire, StoreError> {

@@ -44,16 +44,16 @@ pub(crate) fn of_id(id: EventId, is_of_lane: bool, limit: u32) -> String {
         (" AND lane = $3", String::new())
     } else {
         let text = "FROM history WHERE tenant_id = $1 AND event_id = $2 AND lane IS NULL";
-        ("", format!(" UNION ALL SELECT place, {observed} AS standing {text}"))
+        ("", format!(" UNION ALL SELECT place, {observed} AS turn {text}"))
     };
     format!(
         "SELECT h.* FROM (
-             SELECT place, standing FROM (
+             SELECT place, turn FROM (
                  SELECT place, CASE WHEN proved = 1 AND substr(lane, 1, length(tenant_id) + {length}) = tenant_id || '{own}' THEN 0
-                     WHEN proved = 1 THEN 2 WHEN proved = 2 THEN 3 ELSE 5 END AS standing
+                     WHEN proved = 1 THEN 2 WHEN proved = 2 THEN 3 ELSE 5 END AS turn
                  FROM history WHERE tenant_id = $1 AND event_id = $2 AND lane IS NOT NULL{of_lane}{observations}
-             ) u ORDER BY standing, place LIMIT {limit}
-         ) t JOIN history h ON h.place = t.place ORDER BY t.standing, t.place"
+             ) u ORDER BY turn, place LIMIT {limit}
+         ) t JOIN history h ON h.place = t.place ORDER BY t.turn, t.place"
     )
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use aegis_model::{Decision, LaneReach, Timestamp};
 use sqlx::AssertSqlSafe;
 
-use crate::history::{HistoryRow, Proof, Wire, mark_of};
+use crate::history::{HistoryRow, Standing, Wire, mark_of};
 use crate::pool::Transaction;
 use crate::text::keyed;
 use crate::{Dialect, Store, StoreError};
@@ -153,7 +153,7 @@ async fn insert(tx: &mut Transaction, rows: &[&HistoryRow], dialect: Dialect) ->
                 .bind(event.receipt_hash.as_deref())
                 .bind(event.bus_seq.cast_signed())
                 .bind(event.bus_ts.map(Timestamp::as_micros))
-                .bind(event.proof.as_number())
+                .bind(event.standing.as_number())
                 .bind(kept_by)
                 .bind(kept_at)
                 .bind(wire);
@@ -210,7 +210,7 @@ impl Store {
         let rows: Vec<&HistoryRow> = events.iter().collect();
         let mut new = insert(&mut tx, &rows, dialect).await?;
         if new < rows.len() as u64 {
-            let is_sealed = |row: &&HistoryRow| row.proof != Proof::Missing && row.lane.is_some();
+            let is_sealed = |row: &&HistoryRow| row.standing != Standing::Unproved && row.lane.is_some();
             let sealed: Vec<&HistoryRow> = rows.into_iter().filter(is_sealed).collect();
             if give_way(&mut tx, &sealed, dialect).await? > 0 {
                 new += insert(&mut tx, &sealed, dialect).await?;

@@ -54,13 +54,13 @@ pub use edge_lives::EdgeLife;
 pub use edges::{EdgeKey, EdgePublicKeys, Enrolment};
 pub use error::StoreError;
 pub use feed::FeedEntry;
-pub use history::{HistoryFilter, HistoryRow, Proof, Wire};
+pub use history::{HistoryFilter, HistoryRow, Standing, Wire};
 pub use history_read::LanePlace;
 pub use incidents::{PendingAction, entity_of};
 pub use keys::{NewKey, Principal, Role};
 pub use outbox::OutboxRow;
 pub use person::same_person;
-pub use rule_sets::{RuleSetRow, UntoldTenant};
+pub use rule_sets::{RuleSetChange, RuleSetRow, UntoldTenant};
 pub use rules::{MAX_RULE_NOTE, MAX_RULE_TEXT, NewRuleVersion, RuleChange, RuleRefusal, RuleVersion, StandingRule};
 pub use tenants::Secret;
 

@@ -1,8 +1,10 @@
 //! The sets of rules that programs ran for every tenant, and of which of them each tenant has its last receipt.
 //! Promises that a set that follows itself is one, and that a tenant is told once of what it is told of.
 
+use std::collections::BTreeMap;
+
 use aegis_model::{RuleInSet, TenantId, Timestamp};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sqlx::any::AnyRow;
 
 use crate::error::on_insert;
@@ -21,6 +23,47 @@ pub struct RuleSetRow {
     pub digest: String,
     pub rules: Vec<RuleInSet>,
     pub recorded_at: Timestamp,
+}
+
+/// A set, and in what it is another one than that before it; the oldest that is known is compared with none.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RuleSetChange {
+    pub revision: i64,
+    pub digest: String,
+    /// How many there are.
+    pub rules: usize,
+    pub recorded_at: Timestamp,
+    pub added: Vec<RuleInSet>,
+    pub removed: Vec<RuleInSet>,
+    /// As they are in this set.
+    pub changed: Vec<RuleInSet>,
+}
+
+impl RuleSetChange {
+    fn of(set: &RuleSetRow, before: &[RuleInSet]) -> Self {
+        let by_id = |rules: &[RuleInSet]| -> BTreeMap<String, RuleInSet> {
+            rules.iter().map(|rule| (rule.rule_id.clone(), rule.clone())).collect()
+        };
+        let (known, now) = (by_id(before), by_id(&set.rules));
+        let pick = |from: &BTreeMap<String, RuleInSet>, is_it: &dyn Fn(&RuleInSet) -> bool| -> Vec<RuleInSet> {
+            from.values().filter(|rule| is_it(rule)).cloned().collect()
+        };
+        Self {
+            revision: set.revision,
+            digest: set.digest.clone(),
+            rules: set.rules.len(),
+            recorded_at: set.recorded_at,
+            added: pick(&now, &|rule| !known.contains_key(&rule.rule_id)),
+            removed: pick(&known, &|rule| !now.contains_key(&rule.rule_id)),
+            changed: pick(&now, &|rule| known.get(&rule.rule_id).is_some_and(|before| before != rule)),
+        }
+    }
+
+    /// Whether the set brought a rule, changed it or took it.
+    #[must_use]
+    pub fn is_about(&self, rule: &str) -> bool {
+        [&self.added, &self.removed, &self.changed].into_iter().flatten().any(|one| one.rule_id == rule)
+    }
 }
 
 /// A tenant without a receipt of a set.
@@ -71,6 +114,21 @@ impl Store {
     /// The sets that ran, the newest first.
     pub async fn list_rule_sets(&self, limit: u32, offset: u32) -> Result<Vec<RuleSetRow>, StoreError> {
         let (limit, offset) = page(limit, offset);
+        self.rule_sets(limit, offset).await
+    }
+
+    /// What each of them changed, the newest first.
+    pub async fn list_rule_set_changes(&self, limit: u32, offset: u32) -> Result<Vec<RuleSetChange>, StoreError> {
+        let (limit, offset) = page(limit, offset);
+        // One more: that before the last.
+        let sets = self.rule_sets(limit + 1, offset).await?;
+        let none: &[RuleInSet] = &[];
+        let before = sets.iter().skip(1).map(|set| set.rules.as_slice()).chain([none]);
+        let changes = sets.iter().zip(before).map(|(set, before)| RuleSetChange::of(set, before));
+        Ok(changes.take(usize::try_from(limit).unwrap_or(0)).collect())
+    }
+
+    async fn rule_sets(&self, limit: i64, offset: i64) -> Result<Vec<RuleSetRow>, StoreError> {
         let rows = sqlx::query("SELECT * FROM rule_sets ORDER BY revision DESC LIMIT $1 OFFSET $2")
             .bind(limit)
             .bind(offset)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use aegis_bus::{Bus, BusError, Message, Stream, subject};
 use aegis_control::{ContainmentOutcome, Control, RefusedRuleRecord};
-use aegis_detect::{Past, PastAsked, RefusedRecord, bytes_of, is_ahead_of_time};
+use aegis_detect::{Past, PastAsked, RefusedRecord, RuleWaits, bytes_of, is_ahead_of_time};
 use aegis_edge::EdgeView;
 use aegis_ingest::{NotRegistered, ResourceSink, SecretsUnavailable, WebhookSecrets};
 use aegis_keys::{SigningKey, sign_notice};
@@ -215,6 +215,17 @@ impl aegis_detect::RefusedRecords for RefusedToControl {
             }
         });
         answer
+    }
+}
+
+/// Control asks detection which rules wait.
+#[derive(Debug)]
+pub(crate) struct WaitsOfDetection(pub(crate) Arc<RuleWaits>);
+
+#[async_trait]
+impl aegis_control::WaitingRules for WaitsOfDetection {
+    async fn of(&self, tenant: &TenantId) -> Option<serde_json::Value> {
+        serde_json::to_value(self.0.of(tenant).await?).ok()
     }
 }
 

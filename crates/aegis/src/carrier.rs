@@ -82,6 +82,14 @@ impl Carrier {
         }
     }
 
+    /// A ledger as the history of this machine reads it: over servers what it named when the bus was a file, and no more.
+    pub(crate) fn keeper_of_history(&self, ledger: &Ledger) -> Arc<dyn Keeper> {
+        match self {
+            Self::File(_) => keeper(ledger),
+            Self::Nats { .. } => Arc::new(LedgerKeeper::of_earlier(ledger.clone())),
+        }
+    }
+
     /// Ships what a ledger seals. Where the bus is a file of this process, an event stands on the disk once: bus and history read it from
     /// the ledger when somebody asks for it later.
     pub(crate) async fn ship(&self, name: &str, ledger: &Ledger) -> anyhow::Result<Shipper> {
@@ -94,7 +102,7 @@ impl Carrier {
     }
 }
 
-pub(crate) fn keeper(ledger: &Ledger) -> Arc<dyn Keeper> {
+fn keeper(ledger: &Ledger) -> Arc<dyn Keeper> {
     Arc::new(LedgerKeeper::new(ledger.clone()))
 }
 

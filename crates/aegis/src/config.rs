@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use aegis_model::CONTROL;
+use aegis_model::{CONTROL, SOC};
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
@@ -107,7 +107,7 @@ pub(crate) struct LedgerSection {
     pub(crate) max_batch: usize,
     /// Most pages of a ledger file (4 KiB each); 0: no limit but the disk's.
     pub(crate) max_pages: u32,
-    /// How many days an edge of its own keeps receipts that history and lake have; 0: for good. The edge inside `aegis up` keeps all.
+    /// How many days a ledger keeps receipts that history and lake have; 0: for good. Over the embedded bus it keeps all.
     pub(crate) keep_days: u64,
 }
 
@@ -283,8 +283,11 @@ impl Config {
         if !id_fits {
             bail!("edge.id must match [a-z0-9_-]{{1,64}}; it is `{}`", self.edge.id);
         }
-        if self.edge.id == CONTROL {
-            bail!("edge.id must not be `{CONTROL}`: that is the control plane's name in its receipts; give the edge another");
+        if self.edge.id == CONTROL || self.edge.id == SOC {
+            bail!(
+                "edge.id must not be `{}`: that is what another part calls itself in receipts and events; give the edge another",
+                self.edge.id
+            );
         }
         if self.edge.max_feed_age_s < 0 || self.edge.max_snapshot_age_s < 0 {
             bail!("edge.max_feed_age_s and edge.max_snapshot_age_s must be 0 or more seconds");
@@ -420,7 +423,9 @@ mod tests {
     fn an_edge_in_control_s_process_has_a_name_of_its_own() {
         let named = |id: &str| Config { edge: EdgeSection { id: id.to_owned(), ..EdgeSection::default() }, ..Config::default() };
         named("control-1").check().unwrap();
-        assert!(named("control").check().unwrap_err().to_string().contains("edge.id"));
+        for taken in ["control", "soc"] {
+            assert!(named(taken).check().unwrap_err().to_string().contains("edge.id"));
+        }
     }
 
     #[test]

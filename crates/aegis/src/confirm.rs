@@ -6,10 +6,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aegis_bus::AskForMissing;
 use aegis_bus::feed::MOST_LANES;
-use aegis_bus::{AskForMissing, EdgeBus};
 use aegis_ledger::{Ledger, LedgerError};
+use aegis_model::Confirmed;
 use aegis_shipper::ShipAgain;
+use async_trait::async_trait;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
@@ -21,6 +23,19 @@ const ALL_LANES_EACH: u64 = 30;
 const MOST_WAIT: u32 = 128;
 /// Lanes that are read at a time.
 const PAGE: usize = 1000;
+
+/// Who says how far history and lake have the lanes of a ledger: control, over the bus or in this process.
+#[async_trait]
+pub(crate) trait Confirms: Send + Sync + std::fmt::Debug {
+    /// How far the history has these lanes, at most `MOST_LANES`; why that cannot be said.
+    async fn heads(&self, lanes: &[String]) -> Result<Vec<(String, i64)>, String>;
+
+    /// What history and lake have of them for good.
+    async fn confirmed(&self, lanes: &[String]) -> Result<Confirmed, String>;
+
+    /// Up to where, behind `after` and no farther than `through`, nobody reads what both have of a lane from the ledger again; of some that follow.
+    async fn may_go(&self, lane: &str, after: i64, through: i64) -> Result<i64, String>;
+}
 
 /// Whether a round, counted from 0, looks at open lanes alone. Lanes of earlier starts are noted at once, and again when they should have arrived.
 pub(crate) const fn only_open(round: u64) -> bool {
@@ -77,12 +92,12 @@ impl Lane {
 }
 
 /// Asks, until aborted. What was shipped `settled` ago should have arrived.
-pub(crate) fn spawn(bus: Arc<EdgeBus>, ledger: Ledger, again: ShipAgain, settled: Duration) -> JoinHandle<()> {
+pub(crate) fn spawn(asked: Arc<dyn Confirms>, ledger: Ledger, again: ShipAgain, settled: Duration) -> JoinHandle<()> {
     tokio::spawn(async move {
         let mut lanes = HashMap::new();
         for n in 0u64.. {
             sleep(EVERY).await;
-            round(&bus, &ledger, &again, only_open(n), settled, &mut lanes).await;
+            round(&*asked, &ledger, &again, only_open(n), settled, &mut lanes).await;
         }
     })
 }
@@ -109,7 +124,7 @@ pub(crate) async fn note_lanes(
 }
 
 async fn round(
-    bus: &EdgeBus,
+    confirms: &dyn Confirms,
     ledger: &Ledger,
     again: &ShipAgain,
     only_open: bool,
@@ -123,7 +138,7 @@ async fn round(
     let now = Instant::now();
     for asked in due.chunks(MOST_LANES) {
         let names: Vec<String> = asked.iter().map(|(lane, _)| lane.clone()).collect();
-        let heads: HashMap<String, i64> = match bus.lane_heads(&names).await {
+        let heads: HashMap<String, i64> = match confirms.heads(&names).await {
             Ok(heads) => heads.into_iter().collect(),
             Err(error) => return tracing::debug!(%error, "control does not say how far its history is"),
         };

@@ -2,21 +2,22 @@
 //! end of one is shipped again; what it lacks in between, it asks for itself. A lake that stands still says since when, and has nothing shipped again.
 //! Believes only what control signed about this edge, in answer to a request that waits: no word of yesterday's, and nobody else's.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use aegis_bus::feed::MOST_LANES;
-use aegis_bus::{AskForMissing, Bus, BusError, EdgeBus, subject};
+use aegis_bus::{AskForMissing, Bus, BusError, EdgeBus, Turns, subject};
 use aegis_keys::{KeyRing, Scope, verify_notice};
 use aegis_ledger::Ledger;
 use aegis_model::{Confirmed, new_event_id};
 use aegis_shipper::ShipAgain;
+use async_trait::async_trait;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::confirm::{EVERY, Lane, note_lanes, only_open};
+use crate::confirm::{Confirms, EVERY, Lane, note_lanes, only_open};
 
 /// How long an answer is waited for that control says it gave.
 const ANSWER_WAIT: Duration = Duration::from_secs(2);
@@ -38,14 +39,14 @@ pub(crate) struct Meter {
     pub(crate) pruned: AtomicU64,
     /// How often receipts were asked for again that were pruned.
     pub(crate) pruned_asked: AtomicU64,
+    /// How often receipts were asked for again that are not there and were not pruned.
+    pub(crate) lost_asked: AtomicU64,
 }
 
 /// Asks, and ships again.
 #[derive(Debug)]
 pub(crate) struct Confirmations {
-    pub(crate) bus: Arc<EdgeBus>,
-    pub(crate) ring: KeyRing,
-    pub(crate) edge_id: String,
+    pub(crate) asked: Arc<dyn Confirms>,
     pub(crate) ledger: Ledger,
     pub(crate) again: ShipAgain,
     /// What was shipped so long ago should be there.
@@ -90,9 +91,36 @@ impl Confirmations {
 
     /// What control confirms of these lanes now; None where it does not, or has no lake.
     pub(crate) async fn ask(&self, lanes: &[String]) -> Option<Confirmed> {
-        self.answer(lanes).await.inspect_err(|error| tracing::debug!(%error, "control confirms nothing")).ok()
+        self.asked.confirmed(lanes).await.inspect_err(|error| tracing::debug!(error, "control confirms nothing")).ok()
+    }
+}
+
+/// Control, behind the bus.
+#[derive(Debug)]
+pub(crate) struct OverBus {
+    pub(crate) bus: Arc<EdgeBus>,
+    pub(crate) ring: KeyRing,
+    pub(crate) edge_id: String,
+    pub(crate) meter: Arc<Meter>,
+}
+
+#[async_trait]
+impl Confirms for OverBus {
+    async fn heads(&self, lanes: &[String]) -> Result<Vec<(String, i64)>, String> {
+        self.bus.lane_heads(lanes).await.map_err(|error| error.to_string())
     }
 
+    async fn confirmed(&self, lanes: &[String]) -> Result<Confirmed, String> {
+        self.answer(lanes).await.map_err(|error| error.to_string())
+    }
+
+    /// History and lake are elsewhere, and have their own.
+    async fn may_go(&self, _lane: &str, _after: i64, through: i64) -> Result<i64, String> {
+        Ok(through)
+    }
+}
+
+impl OverBus {
     async fn answer(&self, lanes: &[String]) -> Result<Confirmed, BusError> {
         // Nobody can tell it ahead, and have control sign today what it says tomorrow.
         let nonce = new_event_id().to_string();
@@ -146,22 +174,12 @@ impl Book {
     }
 
     /// As many of them as one round asks about: a lane of each tenant, then another of each, from the tenant behind the last one on.
-    fn in_turn(&mut self, due: Vec<(String, i64)>) -> Vec<(String, i64)> {
-        let mut by_tenant: BTreeMap<String, VecDeque<(String, i64)>> = BTreeMap::new();
+    fn in_turn(&self, due: Vec<(String, i64)>) -> Vec<(String, i64)> {
+        let mut turns = Turns::behind(Some(self.last.clone()));
         for lane in due {
-            by_tenant.entry(tenant_of(&lane.0).to_owned()).or_default().push_back(lane);
+            turns.put(tenant_of(&lane.0).to_owned(), lane);
         }
-        let mut turns: Vec<(String, VecDeque<(String, i64)>)> = by_tenant.into_iter().collect();
-        let first = turns.partition_point(|(tenant, _)| *tenant <= self.last);
-        turns.rotate_left(first);
-        let mut chosen = Vec::new();
-        while chosen.len() < MOST_ASKED && !turns.is_empty() {
-            for (_, of_tenant) in turns.iter_mut().take(MOST_ASKED - chosen.len()) {
-                chosen.extend(of_tenant.pop_front());
-            }
-            turns.retain(|(_, of_tenant)| !of_tenant.is_empty());
-        }
-        chosen
+        turns.take(MOST_ASKED).collect()
     }
 
     /// Takes what is confirmed of what was asked; the stretches to ship again, at most so many. Of a lane that the answer leaves out, nothing is known.

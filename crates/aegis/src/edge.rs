@@ -24,14 +24,14 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::again::Again;
+use crate::again::{Again, Asked};
 use crate::config::Config;
-use crate::confirmed::{Confirmations, Meter};
+use crate::confirmed::{Meter, OverBus};
+use crate::confirming::Confirming;
 use crate::enrolled::{self, Enrolled};
 use crate::exposition::Exposition;
 use crate::forward::{Forward, forward};
 use crate::parts::{open_ledger, prepare_folder};
-use crate::prune::Pruning;
 use crate::serve::serve;
 
 /// How long a stop waits for what was sealed to reach the bus.
@@ -46,8 +46,6 @@ const CLOCK_WAIT: Duration = Duration::from_secs(5);
 /// How often it is looked whether the next start should know of another correction, and which is worth it.
 const KEEP_OFFSET_EVERY: Duration = Duration::from_secs(2);
 const WORTH_KEEPING_US: u64 = 250_000;
-
-pub(crate) const MICROS_PER_DAY: i64 = 86_400_000_000;
 
 /// A running edge.
 #[derive(Debug)]
@@ -64,11 +62,8 @@ pub(crate) struct RunningEdge {
     bus: Arc<EdgeBus>,
     /// Ships again what control says that it lacks.
     again: JoinHandle<()>,
-    /// And what the history lacks without knowing, and the lake.
-    confirm: JoinHandle<()>,
-    confirmations: JoinHandle<()>,
-    /// Where a setting says how long receipts are kept.
-    pruning: Option<JoinHandle<()>>,
+    /// And what the history lacks without knowing, and the lake; prunes where a setting says how long receipts are kept.
+    confirming: Vec<JoinHandle<()>>,
     keep_offset: JoinHandle<()>,
     ledger: Ledger,
     shipper: Shipper,
@@ -123,32 +118,32 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<RunningEdge> {
     }
     let beating = pulse.clone().spawn(bus.clone(), view.clone(), ledger.clone());
     let shipper = Shipper::spawn(ledger.clone(), bus.clone(), ShipperConfig::default()).context("shipping")?;
-    let settled = Duration::from_secs(config.edge.confirm_after_s);
-    let confirm = crate::confirm::spawn(edge_bus.clone(), ledger.clone(), shipper.again(), settled);
     let confirmed = Arc::new(Meter::default());
-    let confirmations = Arc::new(Confirmations {
+    let asked = Arc::new(OverBus {
         bus: edge_bus.clone(),
         ring: control_ring.clone(),
         edge_id: enrolled.edge_id.clone(),
-        ledger: ledger.clone(),
-        again: shipper.again(),
-        settled,
         meter: confirmed.clone(),
     });
+    let confirming = Confirming {
+        asked,
+        ledger: ledger.clone(),
+        again: shipper.again(),
+        settled: Duration::from_secs(config.edge.confirm_after_s),
+        keep_days: config.ledger.keep_days,
+        decides: true,
+        clock: clock.clone(),
+        meter: confirmed.clone(),
+    };
+    let confirming = confirming.spawn();
     let again = Again {
         bus,
         ring: control_ring.clone(),
         edge_id: enrolled.edge_id.clone(),
         key: receipt_key,
-        ledger: ledger.clone(),
-        shipper: shipper.again(),
-        meter: confirmed.clone(),
+        asked: Asked { ledger: ledger.clone(), shipper: shipper.again(), meter: confirmed.clone() },
     };
     let again = again.spawn();
-    let keep_micros = i64::try_from(config.ledger.keep_days).unwrap_or(i64::MAX).saturating_mul(MICROS_PER_DAY);
-    let pruning = Pruning { confirmations: confirmations.clone(), clock: clock.clone(), keep_micros };
-    let pruning = (keep_micros > 0).then(|| pruning.spawn());
-    let confirmations = confirmations.spawn();
     let edge_config = EdgeConfig {
         max_body_bytes: config.edge.max_body_bytes,
         timestamp_skew_s: config.edge.timestamp_skew_s,
@@ -167,13 +162,13 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<RunningEdge> {
     let router = Router::new()
         .route("/health", get(|| async { "ok" }))
         .route("/readyz", get(ready).with_state(ledger.clone()))
-        .merge(aegis_edge::router(edge))
+        .merge(aegis_edge::router(edge.clone()))
         .merge(exposition.router())
         .merge(forward(Forward::new(&control_url, config.edge.max_body_bytes)));
     let listener = TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
     let address = listener.local_addr().context("no local address")?;
     let (stop_serving, stopped) = watch::channel(false);
-    let server = tokio::spawn(serve(listener, router, stopped));
+    let server = tokio::spawn(serve(listener, Some(edge), router, stopped));
     Ok(RunningEdge {
         address,
         data,
@@ -186,9 +181,7 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<RunningEdge> {
         view,
         bus: edge_bus,
         again,
-        confirm,
-        confirmations,
-        pruning,
+        confirming,
         keep_offset,
         ledger,
         shipper,
@@ -239,11 +232,7 @@ impl RunningEdge {
         self.feed.stop();
         self.beating.abort();
         self.again.abort();
-        self.confirm.abort();
-        self.confirmations.abort();
-        if let Some(pruning) = &self.pruning {
-            pruning.abort();
-        }
+        self.confirming.iter().for_each(JoinHandle::abort);
         self.keep_offset.abort();
         self.ledger.close().await.context("the ledger could not be closed; its lanes get a gap receipt at the next start")?;
         // Only now: an edge whose lanes are not closed is to be missed.

@@ -39,11 +39,13 @@ impl Exposition {
         mut registry: Registry,
         carried: Carried,
         ledgers: Vec<Ledger>,
+        confirmed: Arc<Meter>,
         worker: Arc<Worker>,
         lake: Option<Arc<LakeWorker>>,
     ) -> Self {
         registry.register_collector(Box::new(carried));
         registry.register_collector(Box::new(Counted { ledgers }));
+        registry.register_collector(Box::new(Confirmed(confirmed)));
         registry.register_collector(Box::new(Detected(worker)));
         if let Some(lake) = lake {
             registry.register_collector(Box::new(Written(lake)));
@@ -150,7 +152,9 @@ impl Collector for Confirmed {
         let help = "receipts that were pruned from the ledger, since history and lake have them";
         counter(&mut encoder, "aegis_ledger_pruned", help, self.0.pruned.load(Ordering::Relaxed))?;
         let help = "requests for receipts that the ledger has pruned";
-        counter(&mut encoder, "aegis_ledger_pruned_asked", help, self.0.pruned_asked.load(Ordering::Relaxed))
+        counter(&mut encoder, "aegis_ledger_pruned_asked", help, self.0.pruned_asked.load(Ordering::Relaxed))?;
+        let help = "requests for receipts that the ledger does not have and did not prune";
+        counter(&mut encoder, "aegis_ledger_lost_asked", help, self.0.lost_asked.load(Ordering::Relaxed))
     }
 }
 
@@ -251,12 +255,20 @@ fn histogram(
 type OfRule = (&'static str, &'static str, fn(&aegis_detect::RuleStats) -> u64);
 
 #[cfg(feature = "soc")]
-const RULE_GAUGES: [OfRule; 3] = [
+const RULE_GAUGES: [OfRule; 5] = [
     ("aegis_rule_quarantined", "1 while a rule does not run because it failed", |rule| u64::from(rule.quarantined.is_some())),
     ("aegis_rule_tenants_set_aside", "tenants for whose events a rule does not run", |rule| rule.set_aside.len() as u64),
     ("aegis_rule_warming", "tenants of whom a rule does not know its window yet, and tells nothing until it does", |rule| {
         rule.warming
     }),
+    ("aegis_rule_window_lost", "tenants of whom a restart lost some of the events that a rule looks back to", |rule| {
+        rule.window_lost
+    }),
+    (
+        "aegis_rule_window_unsaved",
+        "tenants of whom a checkpoint has no room for all the events that a rule looks back to",
+        |rule| rule.window_unsaved,
+    ),
 ];
 
 #[cfg(feature = "soc")]
@@ -299,6 +311,8 @@ fn with(mut sum: aegis_detect::RuleStats, rule: aegis_detect::RuleStats) -> aegi
     sum.overruns += rule.overruns;
     sum.unfounded += rule.unfounded;
     sum.warming += rule.warming;
+    sum.window_lost += rule.window_lost;
+    sum.window_unsaved += rule.window_unsaved;
     sum.quarantined = sum.quarantined.or(rule.quarantined);
     sum.set_aside.extend(rule.set_aside);
     sum
@@ -373,6 +387,8 @@ mod tests {
             evals: first + 5,
             seconds: 0.5,
             warming: if tenant.is_some() { 1 } else { first + 6 },
+            window_lost: first + 7,
+            window_unsaved: first + 8,
             ..RuleStats::default()
         }
     }
@@ -436,6 +452,11 @@ mod tests {
             "aegis_rule_warming{rule=\"R-1\"} 16",
             "aegis_rule_warming{rule=\"R-2\"} 26",
             "aegis_rule_warming{rule=\"of_tenants\"} 2",
+            "# TYPE aegis_rule_window_lost gauge",
+            "aegis_rule_window_lost{rule=\"R-1\"} 17",
+            "aegis_rule_window_lost{rule=\"of_tenants\"} 1114",
+            "aegis_rule_window_unsaved{rule=\"R-1\"} 18",
+            "aegis_rule_window_unsaved{rule=\"of_tenants\"} 1116",
             "# TYPE aegis_rule_refused counter",
             "aegis_rule_refused_total{rule=\"R-1\"} 11",
             "aegis_rule_given_up_total{rule=\"R-1\"} 12",

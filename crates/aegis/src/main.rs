@@ -19,6 +19,8 @@ mod config;
 mod confirm;
 #[cfg(feature = "edge")]
 mod confirmed;
+#[cfg(feature = "edge")]
+mod confirming;
 #[cfg(feature = "soc")]
 mod demo;
 #[cfg(feature = "edge")]
@@ -33,6 +35,8 @@ mod forward;
 mod lake;
 #[cfg(feature = "edge")]
 mod nats;
+#[cfg(feature = "soc")]
+mod own_ledgers;
 #[cfg(feature = "edge")]
 mod parts;
 #[cfg(feature = "soc")]
@@ -43,6 +47,8 @@ mod prune;
 mod rule_trial;
 #[cfg(feature = "edge")]
 mod serve;
+#[cfg(feature = "edge")]
+mod socket;
 #[cfg(feature = "control")]
 mod store;
 #[cfg(feature = "soc")]

@@ -1,5 +1,5 @@
-//! What history and lake have of an edge's receipts, and is older than a setting says, goes from its ledger: a few rows at a time, behind the action path,
-//! each time for what control confirms of now. Nothing goes where control confirms nothing.
+//! What history and lake have of a ledger's receipts, and is older than a setting says, goes from it: a few rows at a time, behind the action path,
+//! each time for what control confirms of now. Nothing goes where control confirms nothing, nor what somebody reads from the ledger again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -30,6 +30,8 @@ const MOST_BEHIND_MS: u64 = 10 * 60 * 1000;
 pub(crate) struct Pruning {
     pub(crate) confirmations: Arc<Confirmations>,
     pub(crate) clock: Arc<dyn Clock>,
+    /// A start reads back what it decided for a day before the newest.
+    pub(crate) decides: bool,
     /// How old receipts are that may go, microseconds.
     pub(crate) keep_micros: i64,
 }
@@ -52,8 +54,10 @@ impl Pruning {
     /// Prunes some of the lanes after one, by name.
     async fn turn(&self, after: &mut String) -> Result<(), LedgerError> {
         let ledger = &self.confirmations.ledger;
-        let Some(newest) = ledger.latest(&[EventKind::AuthorizeDecision]).await? else { return Ok(()) };
-        let before = old_before(newest, self.clock.now(), self.keep_micros);
+        let now = self.clock.now();
+        let newest = if self.decides { ledger.latest(&[EventKind::AuthorizeDecision]).await? } else { Some(now) };
+        let Some(newest) = newest else { return Ok(()) };
+        let before = old_before(newest, now, self.keep_micros);
         let lanes = ledger.old_lanes(before, after, MOST_LANES).await?;
         *after = if lanes.len() < MOST_LANES { String::new() } else { lanes.last().cloned().unwrap_or_default() };
         if lanes.is_empty() {
@@ -63,7 +67,15 @@ impl Pruning {
         let mut left = prunable(told, &lanes);
         for _ in 0..MOST_PRUNES {
             let Some((lane, through_seq)) = left.pop_front() else { break };
-            let pruned = ledger.prune_confirmed(&lane, through_seq, before).await?;
+            let gone = ledger.pruned_through(&lane).await?.unwrap_or(0);
+            let through = match self.confirmations.asked.may_go(&lane, gone, through_seq).await {
+                Ok(through) => through,
+                Err(error) => {
+                    tracing::debug!(error, lane, "whether receipts may go cannot be said");
+                    return Ok(());
+                }
+            };
+            let pruned = ledger.prune_confirmed(&lane, through, before).await?;
             if pruned > 0 {
                 self.confirmations.meter.pruned.fetch_add(pruned, Ordering::Relaxed);
                 left.push_back((lane, through_seq));
@@ -89,10 +101,91 @@ fn prunable(told: Confirmed, asked: &[String]) -> VecDeque<(String, i64)> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
-    use aegis_model::LaneConfirmed;
+    use std::path::Path;
+
+    use aegis_bus::{EmbeddedBus, EmbeddedLimits};
+    use aegis_keys::SigningKey;
+    use aegis_ledger::{Draft, Ledger, LedgerConfig};
+    use aegis_model::{LaneConfirmed, Phase, SecurityEvent, SystemClock, TenantId};
+    use aegis_shipper::{Shipper, ShipperConfig};
+    use async_trait::async_trait;
+    use tokio::time::Instant;
 
     use super::*;
+    use crate::confirm::Confirms;
+    use crate::confirmed::Meter;
+
+    /// Both have everything; somebody reads what is behind `free` from the ledger. None: nobody knows.
+    #[derive(Debug)]
+    struct Reads {
+        free: Option<i64>,
+    }
+
+    #[async_trait]
+    impl Confirms for Reads {
+        async fn heads(&self, _lanes: &[String]) -> Result<Vec<(String, i64)>, String> {
+            Err("nobody asks".to_owned())
+        }
+
+        async fn confirmed(&self, lanes: &[String]) -> Result<Confirmed, String> {
+            let all = |lane: &String| LaneConfirmed { lane: lane.clone(), history: 90, lake: 95, lake_head: 95 };
+            Ok(Confirmed { edge_id: "e".into(), nonce: String::new(), behind_ms: 0, lanes: lanes.iter().map(all).collect() })
+        }
+
+        async fn may_go(&self, _lane: &str, _after: i64, through: i64) -> Result<i64, String> {
+            self.free.map(|free| through.min(free)).ok_or_else(|| "the store does not answer".to_owned())
+        }
+    }
+
+    /// A ledger with a lane of so many receipts of a kind, all shipped; the lane, and the shipper.
+    async fn shipped(folder: &Path, kind: EventKind, count: usize) -> (Ledger, String, Shipper) {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let config = LedgerConfig::new(folder.join("ledger.db"), "e", "edge");
+        let ledger = Ledger::open(config, SigningKey::from_seed(&[1; 32]), Arc::clone(&clock)).await.unwrap();
+        let bus = EmbeddedBus::open(&folder.join("bus.db"), EmbeddedLimits::default(), Arc::clone(&clock)).await.unwrap();
+        let shipper = Shipper::spawn(ledger.clone(), bus, ShipperConfig::default()).unwrap();
+        let mut lane = String::new();
+        for _ in 1..count {
+            let event = SecurityEvent::new(TenantId::new("a").unwrap(), "e", "edge", kind, clock.now());
+            lane = ledger.submit(Draft::new(event, Phase::Decision)).await.unwrap().lane;
+        }
+        let begun = Instant::now();
+        while shipper.backlog() > 0 {
+            assert!(begun.elapsed() < Duration::from_secs(60), "it ships");
+            sleep(Duration::from_millis(5)).await;
+        }
+        (ledger, lane, shipper)
+    }
+
+    async fn prune_once(ledger: &Ledger, shipper: &Shipper, free: Option<i64>, decides: bool) -> u64 {
+        let meter = Arc::new(Meter::default());
+        let confirmations = Arc::new(Confirmations {
+            asked: Arc::new(Reads { free }),
+            ledger: ledger.clone(),
+            again: shipper.again(),
+            settled: Duration::from_secs(30),
+            meter: Arc::clone(&meter),
+        });
+        let pruning = Pruning { confirmations, clock: Arc::new(SystemClock), decides, keep_micros: 0 };
+        pruning.turn(&mut String::new()).await.unwrap();
+        meter.pruned.load(Ordering::Relaxed)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_read_from_the_ledger_again_stays_in_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ledger, lane, shipper) = shipped(folder.path(), EventKind::ToolOutcome, 100).await;
+        assert_eq!(prune_once(&ledger, &shipper, Some(90), true).await, 0, "it decided nothing: nobody knows what a start reads");
+        assert_eq!(prune_once(&ledger, &shipper, None, false).await, 0);
+        assert_eq!(prune_once(&ledger, &shipper, Some(0), false).await, 0);
+        assert_eq!(prune_once(&ledger, &shipper, Some(20), false).await, 20);
+        assert_eq!(ledger.pruned_through(&lane).await.unwrap(), Some(20));
+        assert_eq!(ledger.first_missing(&lane, 21, 100).await.unwrap(), None);
+        assert_eq!(prune_once(&ledger, &shipper, Some(90), false).await, 16, "of an open lane as many stay as a start checks");
+        shipper.stop().await;
+    }
 
     #[test]
     fn what_a_start_reads_back_stays_however_late_it_starts() {

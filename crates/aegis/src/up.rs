@@ -11,7 +11,7 @@ use std::time::Duration;
 use aegis_bus::users::Part;
 use aegis_bus::{AskForMissing, LanesInLake, Stream};
 use aegis_control::{AppliedWatch, Control, ControlConfig, NoLocalEdge, RuleTrials};
-use aegis_detect::{RuleSet, Worker, WorkerConfig};
+use aegis_detect::{RuleSet, RuleWaits, Worker, WorkerConfig};
 use aegis_edge::{Edge, EdgeConfig, EdgeMetrics, EdgeView, FeedConfig, FeedFollower};
 use aegis_ingest::IngestState;
 use aegis_keys::{KeyRing, SigningKey, TrustTokenKey};
@@ -28,13 +28,15 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::adapters::{
-    Containments, LocalEdge, PastInTheLake, RefusedToControl, RepositoryRegistry, StoredRules, StoredSecrets, WarmAsControl,
+    Containments, LocalEdge, PastInTheLake, RefusedToControl, RepositoryRegistry, StoredRules, StoredSecrets, WaitsOfDetection,
+    WarmAsControl,
 };
-use crate::carrier::{Carrier, keeper};
+use crate::carrier::Carrier;
 use crate::changed_rules;
 use crate::config::Config;
-use crate::edge::MICROS_PER_DAY;
+use crate::confirming::MICROS_PER_DAY;
 use crate::exposition::{Carried, Exposition};
+use crate::own_ledgers::{Behind, OwnLedger};
 use crate::parts::{make_private_folder, open_ledger, prepare_folder, write_public_key};
 use crate::past_lanes::LanesInHistory;
 use crate::rule_trial::{By, RuleTrial};
@@ -63,6 +65,8 @@ pub(crate) struct Running {
     responder: Responder,
     lake: Option<Arc<LakeWorker>>,
     ledgers: Vec<Ledger>,
+    /// What ships again of these ledgers, and prunes them.
+    own_ledgers: Vec<JoinHandle<()>>,
     shippers: Vec<Shipper>,
     pub(crate) store: Store,
 }
@@ -81,8 +85,10 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     if role == Role::Control && !config.nats.is_used() {
         bail!("a control plane without an edge needs NATS: name its server with --nats, or as nats.servers in the configuration");
     }
-    if config.ledger.keep_days > 0 {
-        tracing::warn!("ledger.keep_days is for an edge of its own; the ledgers of this process keep every receipt");
+    if config.ledger.keep_days > 0 && !(config.nats.is_used() && config.lake.enabled) {
+        tracing::warn!(
+            "ledger.keep_days prunes over NATS what history and lake both have; without a lake, or a server, the ledgers keep every receipt"
+        );
     }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let data = prepare_folder(&config.data, &["edge", "control"])?;
@@ -107,10 +113,13 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     }
     let mut shippers = Vec::new();
     let mut ships_again: HashMap<String, Arc<dyn AskForMissing>> = HashMap::new();
+    let mut own_ledgers = Vec::new();
     for (name, ledger) in &ledgers {
         let shipper = carrier.ship(name, ledger).await?;
         let edge_id = if *name == "edge" { config.edge.id.clone() } else { (*name).to_owned() };
-        ships_again.insert(edge_id, Arc::new(shipper.again()));
+        let (own, asks) = OwnLedger::new(edge_id.clone(), ledger.clone(), shipper.again());
+        ships_again.insert(edge_id, asks);
+        own_ledgers.push(own);
         shippers.push(shipper);
     }
 
@@ -134,6 +143,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     let rule_set = Some(common.set());
     let trial = RuleTrial::new(store.clone(), &data, common, By::Tenant, clock.clone());
     let rule_trials: Option<Arc<dyn RuleTrials>> = if config.detect.own_rules { Some(Arc::new(trial)) } else { None };
+    let waits = Arc::new(RuleWaits::default());
     // The embedded bus loses nothing, and has no edges elsewhere that would prune.
     let lake_lanes = (config.lake.enabled && config.nats.is_used()).then(|| Arc::new(LakeLanes::default()));
     let control_config = ControlConfig {
@@ -143,7 +153,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
         packs,
         // A history that other machines read too holds every event itself.
         keepers: match store.is_on_this_machine() {
-            true => ledgers.iter().map(|(name, ledger)| ((*name).into(), keeper(ledger))).collect(),
+            true => ledgers.iter().map(|(name, ledger)| ((*name).into(), carrier.keeper_of_history(ledger))).collect(),
             false => HashMap::new(),
         },
         ships_again,
@@ -151,6 +161,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
         // Edges of their own can reach what a server carries, and no file of this process.
         edge_trust_key: config.nats.is_used().then(|| keys.trust.clone()),
         rule_trials,
+        waiting_rules: Some(Arc::new(WaitsOfDetection(waits.clone()))),
         history_bus: Some(carrier.of(Part::History)),
         connections: carrier.connections(),
         rule_set,
@@ -168,6 +179,14 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     )
     .await
     .context("control")?;
+    let behind = Behind {
+        settled: Duration::from_secs(config.edge.confirm_after_s),
+        keep_days: config.ledger.keep_days,
+        clock: clock.clone(),
+        meter: Arc::default(),
+        is_over_servers: config.nats.is_used(),
+    };
+    let own_ledgers: Vec<JoinHandle<()>> = own_ledgers.into_iter().flat_map(|own| own.spawn(&control, &behind)).collect();
     let mut users = None;
     if !config.nats.users_file.as_os_str().is_empty() {
         let (file, named) = (config.nats.users_file.clone(), config.nats.role_nkeys.clone());
@@ -175,7 +194,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
         users = Some(tokio::spawn(keep_users(control.clone(), store.clone(), data.clone(), named, file)));
     }
     let mut router = axum::Router::new();
-    let mut feed = None;
+    let (mut feed, mut calls) = (None, None);
     if let Some((mut follower, view, metrics)) = local
         && let Some((_, ledger)) = ledgers.iter().find(|(name, _)| *name == "edge")
     {
@@ -187,7 +206,9 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
             ..EdgeConfig::new(&config.edge.id)
         };
         let edge = Edge::open(edge_config, view, ledger.clone(), control_ring.clone(), keys.trust, clock.clone(), metrics);
-        router = router.merge(aegis_edge::router(edge.await.context("edge")?));
+        let edge = edge.await.context("edge")?;
+        router = router.merge(aegis_edge::router(edge.clone()));
+        calls = Some(edge);
         follower.tell_with(ledger.clone(), &config.edge.id);
         feed = Some(follower);
     }
@@ -195,6 +216,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     let mut watching = WorkerConfig::new(clock.clone());
     watching.texts = Some(Arc::new(StoredRules(store.clone())));
     watching.control = control_ring;
+    watching.waits = Some(waits);
     let runtime = tokio::runtime::Handle::current();
     watching.refused_records = Some(Arc::new(RefusedToControl { control: control.clone(), runtime }));
     if config.lake.enabled {
@@ -237,7 +259,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     let worker = Arc::new(worker);
     let ledgers: Vec<Ledger> = ledgers.into_iter().map(|(_, ledger)| ledger).collect();
     let carried = Carried { bus, connections: carrier.connections() };
-    let exposition = Exposition::new(registry, carried, ledgers.clone(), worker.clone(), lake.clone());
+    let exposition = Exposition::new(registry, carried, ledgers.clone(), behind.meter, worker.clone(), lake.clone());
     let router = router
         .merge(aegis_ingest::router(ingest))
         .merge(exposition.router())
@@ -247,7 +269,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     let listener = TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
     let address = listener.local_addr().context("no local address")?;
     let (stop_serving, stopped) = watch::channel(false);
-    let server = tokio::spawn(serve(listener, router, stopped));
+    let server = tokio::spawn(serve(listener, calls, router, stopped));
     Ok(Running {
         address,
         data,
@@ -261,6 +283,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
         responder,
         lake,
         ledgers,
+        own_ledgers,
         shippers,
         store,
     })
@@ -282,7 +305,7 @@ impl Running {
         if let Some(feed) = self.feed {
             feed.stop();
         }
-        for task in [self.users, self.room].into_iter().flatten() {
+        for task in [self.users, self.room].into_iter().flatten().chain(self.own_ledgers) {
             task.abort();
         }
         self.responder.stop().await;

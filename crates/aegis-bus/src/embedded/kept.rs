@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use aegis_model::Timestamp;
+use aegis_model::{Reading, Timestamp};
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde_json::json;
@@ -27,6 +27,8 @@ pub struct Held {
     pub msg_id: String,
     pub subject: String,
     pub payload: Bytes,
+    /// Shared by all whom the keeper gives the message, where it remembers it.
+    pub reading: Reading,
 }
 
 /// Whoever keeps messages for the bus.
@@ -129,7 +131,8 @@ pub(super) async fn read(run: Run, keeper: Option<(Arc<str>, Arc<dyn Keeper>)>) 
         messages.extend(seq.checked_sub(1).and_then(|before| run.between(next_seq, before)).map(lost));
         next_seq = seq + 1;
         let kept = Some(Kept { by: Arc::clone(&by), position: held.position });
-        messages.push(Delivered { seq, subject: held.subject, payload: held.payload, bus_ts: run.bus_ts, kept });
+        let Held { subject, payload, reading, .. } = held;
+        messages.push(Delivered { seq, subject, payload, bus_ts: run.bus_ts, kept, reading });
     }
     messages.extend(run.between(next_seq, u64::MAX).map(lost));
     Ok(messages)
@@ -144,5 +147,6 @@ fn lost(run: Run) -> Delivered {
         payload: Bytes::from(said.to_string()),
         bus_ts: run.bus_ts,
         kept: None,
+        reading: Reading::default(),
     }
 }

@@ -39,6 +39,12 @@ pub struct EmbeddedLimits {
     pub tail_messages: usize,
     /// The same, in bytes.
     pub tail_bytes: usize,
+    /// How many it may be while somebody who reads the stream has not read them, so that who lags a little does not go to the file.
+    pub unread_messages: usize,
+    /// The same, in bytes.
+    pub unread_bytes: usize,
+    /// What events may take besides, bytes, that are read once for all who follow the stream of events. 0: each reads for itself.
+    pub read_bytes: usize,
 }
 
 const MIB: u64 = 1024 * 1024;
@@ -70,6 +76,10 @@ impl Default for EmbeddedLimits {
             queue_bytes: 64 * 1024 * 1024,
             tail_messages: 16384,
             tail_bytes: 48 * 1024 * 1024,
+            unread_messages: 65_536,
+            unread_bytes: 160 * 1024 * 1024,
+            // Some 16,000 events as edges seal them: as far as one who follows is behind another.
+            read_bytes: 64 * 1024 * 1024,
         }
     }
 }

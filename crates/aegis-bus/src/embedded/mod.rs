@@ -76,7 +76,7 @@ struct Shared {
 impl Shared {
     fn new(limits: &EmbeddedLimits, loaded: &Loaded) -> Self {
         Self {
-            tails: std::array::from_fn(|_| Arc::new(Mutex::new(Tail::new(limits.tail_messages, limits.tail_bytes)))),
+            tails: Stream::ALL.map(|stream| Arc::new(Mutex::new(Tail::new(stream, limits)))),
             heads: std::array::from_fn(|_| watch::Sender::new(Head::default())),
             buckets: std::array::from_fn(|_| Arc::new(Mutex::new(KvBucket::default()))),
             bucket_heads: std::array::from_fn(|_| watch::Sender::new(Head::default())),
@@ -239,6 +239,7 @@ impl Bus for EmbeddedBus {
             filter: filter.to_owned(),
             subject_range: subscription::subject_range(filter),
             next_seq: start_seq.max(1),
+            cursor: self.shared.tails[i].lock().join(start_seq.max(1)),
             tail: Arc::clone(&self.shared.tails[i]),
             head: self.shared.heads[i].subscribe(),
             shared: Arc::clone(&self.shared),

@@ -1,9 +1,10 @@
 //! A reader of a stream: a cursor, the tail while it keeps up, one SQL query per batch while it does not.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use aegis_model::Timestamp;
+use aegis_model::{Reading, Timestamp};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::TryStreamExt;
@@ -13,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use super::schema::{pos, seq_of};
-use super::tail::Tail;
+use super::tail::{Cursor, Tail};
 use super::{Head, Shared, kept};
 use crate::{BusError, Delivered, Stream, Subscription, subject};
 
@@ -34,6 +35,8 @@ pub(super) struct EmbeddedSubscription {
     pub(super) subject_range: (String, String),
     pub(super) next_seq: u64,
     pub(super) tail: Arc<Mutex<Tail>>,
+    /// Says the tail how far this has read.
+    pub(super) cursor: Cursor,
     pub(super) head: watch::Receiver<Head>,
     pub(super) shared: Arc<Shared>,
     pub(super) readers: SqlitePool,
@@ -75,14 +78,24 @@ impl Subscription for EmbeddedSubscription {
 impl EmbeddedSubscription {
     /// Moves the cursor by at least one and returns what matched on the way.
     async fn read_once(&mut self, last_seq: u64, max: usize) -> Result<Vec<Delivered>, BusError> {
-        let from_tail = self.tail.lock().read(self.next_seq, max, &self.filter);
-        if let Some(read) = from_tail
-            && read.next_seq > self.next_seq
-        {
-            self.next_seq = read.next_seq;
-            return Ok(read.messages.into_iter().map(Arc::unwrap_or_clone).collect());
+        if let Some(read) = self.read_tail(max) {
+            return Ok(read);
         }
-        self.read_file(last_seq, max).await
+        let messages = self.read_file(last_seq, max).await?;
+        self.cursor.store(self.next_seq, Ordering::Relaxed);
+        Ok(messages)
+    }
+
+    /// What the tail has; None if it begins later, or has nothing more.
+    fn read_tail(&mut self, max: usize) -> Option<Vec<Delivered>> {
+        let read = self.tail.lock().read(self.next_seq, max, &self.filter).filter(|read| read.next_seq > self.next_seq)?;
+        self.next_seq = read.next_seq;
+        self.cursor.store(self.next_seq, Ordering::Relaxed);
+        // Before anything is let go of: who is the last to read these has what others made of them.
+        let messages = read.messages.into_iter().map(Arc::unwrap_or_clone).collect();
+        let gone = self.tail.lock().let_go();
+        drop(gone);
+        Some(messages)
     }
 
     async fn read_file(&mut self, last_seq: u64, max: usize) -> Result<Vec<Delivered>, BusError> {
@@ -112,6 +125,7 @@ impl EmbeddedSubscription {
                     payload: Bytes::from(payload),
                     bus_ts: Timestamp::from_micros(bus_ts),
                     kept: None,
+                    reading: Reading::default(),
                 });
             }
             if row_count == max || bytes > MAX_BATCH_BYTES {

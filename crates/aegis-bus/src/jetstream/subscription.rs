@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aegis_model::Timestamp;
+use aegis_model::{Reading, Timestamp};
 use async_nats::jetstream::Context;
 use async_trait::async_trait;
 use futures_util::FutureExt;
@@ -46,6 +46,7 @@ impl JetStreamSubscription {
                 payload: read.message.payload,
                 bus_ts: Timestamp::from_micros(read.stored_us),
                 kept: None,
+                reading: Reading::default(),
             });
         }
     }

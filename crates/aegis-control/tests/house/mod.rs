@@ -2,11 +2,12 @@
 
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use aegis_bus::{Bus, EmbeddedBus, EmbeddedLimits};
+use aegis_bus::{AskForMissing, Bus, EmbeddedBus, EmbeddedLimits};
 use aegis_control::{AppliedWatch, Control, ControlConfig, NoLocalEdge, RuleTest, RuleTrialError, RuleTrials, router};
 use aegis_edge::{Edge, EdgeConfig, EdgeMetrics, EdgeView, FeedConfig, FeedFollower};
 use aegis_keys::{KeyRing, SigningKey, TrustTokenKey};
@@ -63,6 +64,14 @@ impl RuleTrials for Trials {
     }
 }
 
+/// For the edge in control's process, whose bus loses nothing.
+#[derive(Debug)]
+struct ShipsNothing;
+
+impl AskForMissing for ShipsNothing {
+    fn ask(&self, _lane: &str, _from_seq: i64, _to_seq: i64) {}
+}
+
 fn control_config(trials: &Arc<Trials>) -> ControlConfig {
     ControlConfig {
         expiry_interval: Duration::from_millis(50),
@@ -74,6 +83,7 @@ fn control_config(trials: &Arc<Trials>) -> ControlConfig {
         edge_silent_after: Duration::from_secs(2),
         edge_trust_key: Some(TrustTokenKey::from_bytes([9; 32])),
         rule_trials: Some(trials.clone()),
+        ships_again: HashMap::from([("edge-1".to_owned(), Arc::new(ShipsNothing) as Arc<dyn AskForMissing>)]),
         ..ControlConfig::default()
     }
 }

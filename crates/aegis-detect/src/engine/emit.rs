@@ -7,7 +7,7 @@ use aegis_canon::CanonError;
 use aegis_model::{Retraction, SecurityEvent, TenantId, Timestamp};
 use serde_json::{Map, Value};
 
-use super::{Engine, EpisodeUpdate, TickOutput};
+use super::{Engine, EngineConfig, EpisodeUpdate, TickOutput};
 use crate::alert::alert_of;
 use crate::alerts::row_of;
 use crate::episode::{Emission, Episode, KeyRules};
@@ -16,42 +16,76 @@ use crate::evaluate::{RunningRule, TouchedKeys};
 use crate::plan::RulePlan;
 use crate::rule::Rule;
 use crate::shape::Shape;
-use crate::window::Quotas;
+use crate::window::{Numbers, Quotas};
+
+/// One of the tenants that are settled.
+struct Settling<'a> {
+    tenant: &'a TenantId,
+    final_before: Timestamp,
+    number: usize,
+    /// What of its alerts became final, for the rules that read them.
+    finals: Vec<Arc<SecurityEvent>>,
+}
 
 impl Engine {
-    pub(crate) fn settle(&mut self, tenant: &TenantId, final_before: Timestamp, output: &mut TickOutput) {
+    /// What was decided of each of these tenants, which are in order, before its time is final. Rule by rule: most have nothing of most tenants, and say so
+    /// in a list of their own.
+    pub(crate) fn settle(&mut self, due: &[(TenantId, Timestamp)], output: &mut TickOutput) {
+        debug_assert!(due.is_sorted_by(|(one, _), (next, _)| one < next));
         let now = self.config.clock.now();
-        self.lost.forget(tenant, final_before.plus_micros(-self.windows.longest(tenant)));
-        let mut alerts: Vec<Arc<SecurityEvent>> = Vec::new();
-        let number = self.numbers.of(tenant);
-        for running in &mut self.rules {
-            let owner = running.scope.owner();
-            // A tenant's own rule has nothing of another.
-            if owner.is_some_and(|owner| owner != tenant) {
-                continue;
-            }
-            let is_common = owner.is_none();
-            if running.plan.sources.is_some() && running.scope.covers(tenant) {
-                running.take_alerts(&alerts, &self.config, output);
-            }
-            let (window_micros, settled_to) = (running.window_micros(), running.settled_to(final_before));
-            let is_read = running.is_read_for(tenant);
-            let RunningRule { rule, plan, state, stats, .. } = running;
-            if is_common && state.rests(&mut self.numbers, number, final_before) {
-                continue;
-            }
-            let Some(tenant_state) = state.tenants.get_mut(tenant) else {
-                if is_common {
-                    state.settled(tenant, number, window_micros);
-                }
-                continue;
+        let Self { rules, numbers, config, lost, windows, .. } = self;
+        let mut settling: Vec<Settling<'_>> = Vec::with_capacity(due.len());
+        for (tenant, final_before) in due {
+            lost.forget(tenant, final_before.plus_micros(-windows.longest(tenant)));
+            settling.push(Settling { tenant, final_before: *final_before, number: numbers.of(tenant), finals: Vec::new() });
+        }
+        for running in rules {
+            let places = match running.scope.owner() {
+                None => 0..settling.len(),
+                // A tenant's own rule has nothing of another.
+                Some(owner) => match settling.binary_search_by(|one| one.tenant.cmp(owner)) {
+                    Ok(place) => place..place + 1,
+                    Err(_) => continue,
+                },
             };
+            for one in &mut settling[places] {
+                running.settle(one, numbers, config, now, output);
+            }
+        }
+    }
+}
+
+impl RunningRule {
+    fn settle(
+        &mut self,
+        one: &mut Settling<'_>,
+        numbers: &mut Numbers,
+        config: &EngineConfig,
+        now: Timestamp,
+        output: &mut TickOutput,
+    ) {
+        let Settling { tenant, final_before, number, .. } = *one;
+        if self.plan.sources.is_some() && self.scope.covers(tenant) {
+            self.take_alerts(&one.finals, config, output);
+        }
+        // Also where it rests; of nearly all rules nothing is lacking.
+        if !self.lacks.is_empty() {
+            self.lacks_nothing_before(tenant, self.settled_to(final_before).plus_micros(-self.window_micros()));
+        }
+        let is_common = self.scope.owner().is_none();
+        if is_common && self.state.rests(numbers, number, final_before) {
+            return;
+        }
+        let (window_micros, settled_to) = (self.window_micros(), self.settled_to(final_before));
+        let is_read = self.is_read_for(tenant);
+        let Self { rule, plan, state, stats, .. } = self;
+        if let Some(tenant_state) = state.tenants.get_mut(tenant) {
             let rules = key_rules(rule, plan, tenant, is_read);
             // A deferred rule's matches come as much later.
             let decided_before = settled_to.plus_micros(-plan.reach.ahead);
             tenant_state.each_key(|key| {
                 let Ok(retracted) = key.settle(rules, decided_before) else { return };
-                alerts.extend(key.take_finals().iter().map(|told| Arc::new(row_of(rule, tenant, key.key(), told))));
+                one.finals.extend(key.take_finals().iter().map(|told| Arc::new(row_of(rule, tenant, key.key(), told))));
                 stats.retractions += retracted.len() as u64;
                 output.retractions.extend(retracted.into_iter().map(|alert_id| Retraction {
                     alert_id,
@@ -61,9 +95,9 @@ impl Engine {
                 }));
             });
             state.expire(tenant, settled_to.plus_micros(-window_micros), window_micros);
-            if is_common {
-                state.settled(tenant, number, window_micros);
-            }
+        }
+        if is_common {
+            state.settled(tenant, number, window_micros);
         }
     }
 }

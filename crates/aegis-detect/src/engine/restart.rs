@@ -10,12 +10,13 @@ use serde::{Deserialize, Serialize};
 use super::{Engine, guarded};
 use crate::alerts::alerts_of;
 use crate::evaluate::RunningRule;
+use crate::far::MOST_BYTES_OF_ALL;
 use crate::impaired::Impaired;
 use crate::lost::Lost;
 use crate::schema::EventBatch;
 use crate::side::SideTables;
 use crate::watermark::Watermarks;
-use crate::window::SavedKeys;
+use crate::window::{Far, SavedKeys};
 
 /// The part of an engine that the stream cannot give back; with the events of the window it is the whole state.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -24,6 +25,9 @@ pub struct EngineCheckpoint {
     settled: BTreeMap<TenantId, Timestamp>,
     /// By rule id, of a tenant's own rule behind the tenant's: the rule's hash and its keys.
     rules: BTreeMap<String, (String, SavedKeys)>,
+    /// By the same names, of rules for whose window the stream is not held: their events of before. One of before has none: the stream was.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    far: BTreeMap<String, Far>,
     /// One of before has none.
     #[serde(default)]
     impaired: Impaired,
@@ -55,19 +59,45 @@ impl EngineCheckpoint {
     pub(crate) fn has(&self, running: &RunningRule) -> bool {
         self.rules.get(&running.saved_as()).is_some_and(|(hash, _)| *hash == running.rule.hash)
     }
+
+    /// True if it has all that a rule knew of a tenant from before the part of the stream that is read again.
+    pub(crate) fn has_far(&self, running: &RunningRule, tenant: &TenantId) -> bool {
+        let far = self.far.get(&running.saved_as()).filter(|_| self.has(running));
+        far.is_some_and(|far| far.get(tenant).is_none_or(|part| part.cut.is_none()))
+    }
+
+    /// Of whom it has not, of a rule that is the same: up to when.
+    pub(crate) fn cut_of(&self, running: &RunningRule) -> impl Iterator<Item = (&TenantId, Timestamp)> {
+        let far = self.far.get(&running.saved_as()).filter(|_| self.has(running));
+        far.into_iter().flatten().filter_map(|(tenant, part)| Some((tenant, part.cut?)))
+    }
+
+    /// What a rule has of a tenant is all that there was, with these events.
+    pub(crate) fn refill(&mut self, saved_as: &str, tenant: &TenantId, events: &[SecurityEvent]) {
+        if let Some(part) = self.far.get_mut(saved_as).and_then(|far| far.get_mut(tenant)) {
+            part.events.extend_from_slice(events);
+            part.cut = None;
+        }
+    }
 }
 
 impl Engine {
     /// What has to be kept, beside the events of the window, to go on after a restart. Not while it `is_behind`.
     #[must_use]
     pub fn checkpoint(&self) -> EngineCheckpoint {
-        self.checkpoint_without(&BTreeSet::new())
+        self.checkpoint_without(&BTreeSet::new(), &BTreeSet::new(), &BTreeMap::new())
     }
 
     /// The same, where what was told of all tenants' keys, and what the side tables have, is not more than so many bytes: that of those who have most
     /// is left out, and they are told. After a restart their agents are new to the side tables, an alert of theirs may be raised again, and nothing is
     /// taken back that was told before; no event is missed.
     pub fn checkpoint_within(&mut self, most_bytes: usize) -> EngineCheckpoint {
+        self.checkpoint_beside(most_bytes, &BTreeMap::new())
+    }
+
+    /// The same, where of these tenants the stream is not read again up to these times: what rules look back to beyond the horizon it has from there. Of
+    /// that it has no more than so many bytes either, and no more than a rule's part: of whom some is left out is known.
+    pub(crate) fn checkpoint_beside(&mut self, most_bytes: usize, cut: &BTreeMap<TenantId, Timestamp>) -> EngineCheckpoint {
         let left_out = self.heaviest_beyond(most_bytes);
         let sides = self.sides.read();
         for running in &mut self.rules {
@@ -76,7 +106,12 @@ impl Engine {
             running.unwritten = left_out.iter().filter(has).cloned().collect();
         }
         drop(sides);
-        self.checkpoint_without(&left_out)
+        let far_left_out = self.far_beyond(most_bytes.min(MOST_BYTES_OF_ALL), cut);
+        let checkpoint = self.checkpoint_without(&left_out, &far_left_out, cut);
+        for running in self.rules.iter_mut().filter(|running| running.is_far()) {
+            running.note_unsaved(checkpoint.far.get(&running.saved_as()));
+        }
+        checkpoint
     }
 
     /// The tenants of whom most was told, so that of the others it is not more than so many bytes.
@@ -87,22 +122,39 @@ impl Engine {
         for (tenant, bytes) in of_rules.chain(sides.bytes()) {
             *of_each.entry(tenant).or_default() += bytes;
         }
-        let mut total: usize = of_each.values().sum();
-        let mut by_weight: Vec<(usize, &TenantId)> = of_each.into_iter().map(|(tenant, bytes)| (bytes, tenant)).collect();
-        by_weight.sort_unstable();
-        let mut heaviest = BTreeSet::new();
-        while total > most_bytes {
-            let Some((bytes, tenant)) = by_weight.pop() else { break };
-            total -= bytes;
-            heaviest.insert(tenant.clone());
-        }
-        heaviest
+        heaviest(of_each, most_bytes)
     }
 
-    fn checkpoint_without(&self, left_out: &BTreeSet<TenantId>) -> EngineCheckpoint {
+    /// The tenants of whom rules have most from before what is read again, so that of the others it is not more than so many bytes.
+    fn far_beyond(&self, most_bytes: usize, cut: &BTreeMap<TenantId, Timestamp>) -> BTreeSet<TenantId> {
+        let to = |tenant: &TenantId| self.far_to(tenant, cut);
+        let mut of_each: BTreeMap<&TenantId, usize> = BTreeMap::new();
+        for (tenant, bytes) in
+            self.rules.iter().filter(|running| running.is_far()).flat_map(|running| running.state.far_bytes(&to))
+        {
+            *of_each.entry(tenant).or_default() += bytes;
+        }
+        heaviest(of_each, most_bytes)
+    }
+
+    /// A tenant's events of before this are not read again, or not all of them.
+    fn far_to(&self, tenant: &TenantId, cut: &BTreeMap<TenantId, Timestamp>) -> Option<Timestamp> {
+        let behind_cut = cut.get(tenant).map(|cut| cut.plus_micros(1));
+        self.horizon(tenant).max(behind_cut)
+    }
+
+    fn checkpoint_without(
+        &self,
+        left_out: &BTreeSet<TenantId>,
+        far_left_out: &BTreeSet<TenantId>,
+        cut: &BTreeMap<TenantId, Timestamp>,
+    ) -> EngineCheckpoint {
         debug_assert!(!self.is_behind());
         let saved = |r: &RunningRule| (r.saved_as(), (r.rule.hash.clone(), r.state.save_keys(left_out)));
         let rules = self.rules.iter().map(saved).collect();
+        let to = |tenant: &TenantId| self.far_to(tenant, cut);
+        let far = self.rules.iter().filter(|running| running.is_far());
+        let far = far.map(|r| (r.saved_as(), r.save_far(&to, far_left_out, self.settled.keys()))).collect();
         let settled = self.settled.iter().map(|(t, ts)| (t.clone(), *ts)).collect();
         let (impaired, sides) = (self.impaired.clone(), self.sides.read().without(left_out));
         let (alerts, lost) = (alerts_of(&self.rules, left_out), self.lost.clone());
@@ -112,7 +164,7 @@ impl Engine {
             }
             None => BTreeMap::new(),
         };
-        EngineCheckpoint { watermarks: self.watermarks.clone(), settled, rules, impaired, sides, lost, alerts, kept_from }
+        EngineCheckpoint { watermarks: self.watermarks.clone(), settled, rules, far, impaired, sides, lost, alerts, kept_from }
     }
 
     /// Goes on from a checkpoint. `events` are those that had been taken in time, from each tenant's `horizon` on, or more; where some of them
@@ -138,18 +190,20 @@ impl Engine {
         *self.sides.write() = checkpoint.sides.completed();
         let batch = Arc::new(EventBatch::new(events.into_iter().map(Arc::new).collect()));
         let alerts = Arc::new(EventBatch::new(checkpoint.alerts.into_iter().map(Arc::new).collect()));
-        let mut saved = checkpoint.rules;
+        let (mut saved, mut far) = (checkpoint.rules, checkpoint.far);
         let quotas = self.config.quotas;
         for running in &mut self.rules {
             let batch = if running.plan.sources.is_some() { &alerts } else { &batch };
             let told = saved.remove(&running.saved_as()).filter(|(hash, _)| *hash == running.rule.hash);
+            let far = far.remove(&running.saved_as()).unwrap_or_default();
             let rebuilt = guarded(running, |running| match told {
-                Some((_, told)) => running.rebuild(batch, told, &self.settled, is_cut, quotas),
+                Some((_, told)) => running.rebuild(batch, (told, far), &self.settled, is_cut, quotas),
                 None => running.keep_only(batch, &self.settled, quotas),
             });
             if let Err(error) = rebuilt {
                 running.quarantine(&error);
             }
+            running.lacks.iter().for_each(|(tenant, to)| self.lost.add(tenant, *to));
             // What is lost only now is told with the next tick; what was told before is known from the checkpoint.
         }
     }
@@ -158,4 +212,18 @@ impl Engine {
     pub(crate) fn lose_before(&mut self, bus_ts: Timestamp) {
         self.lost.add_all_before(bus_ts);
     }
+}
+
+/// The tenants that have most, so that the others have no more than so many bytes.
+fn heaviest(of_each: BTreeMap<&TenantId, usize>, most_bytes: usize) -> BTreeSet<TenantId> {
+    let mut total: usize = of_each.values().sum();
+    let mut by_weight: Vec<(usize, &TenantId)> = of_each.into_iter().map(|(tenant, bytes)| (bytes, tenant)).collect();
+    by_weight.sort_unstable();
+    let mut heaviest = BTreeSet::new();
+    while total > most_bytes {
+        let Some((bytes, tenant)) = by_weight.pop() else { break };
+        total -= bytes;
+        heaviest.insert(tenant.clone());
+    }
+    heaviest
 }

@@ -33,16 +33,17 @@ impl Running {
         if !is_again {
             self.stage.take_up_all();
         }
+        let cut = self.tail.cut();
         let mut checkpoint = Checkpoint {
             version: Checkpoint::VERSION,
             place,
             rewind,
             heads: self.stage.heads().clone(),
-            engine: self.engine.checkpoint_within(self.room.most_of_keys()),
+            engine: self.engine.checkpoint_beside(self.room.most_of_keys(), &cut),
             skipped: self.tail.skipped(),
             broken: self.tail.broken(),
             held: self.hold.held(),
-            cut: self.tail.cut(),
+            cut,
             own: self.own.known(),
             changed: self.own.changed.all(),
             alerts: Some(alerts),
@@ -61,7 +62,7 @@ impl Running {
             // Better without what the largest tenants were told than not at all.
             let most_bytes = self.room.most_of_keys();
             tracing::warn!(most_bytes, "the checkpoint is too large: what most was told of is left out");
-            checkpoint.engine = self.engine.checkpoint_within(most_bytes);
+            checkpoint.engine = self.engine.checkpoint_beside(most_bytes, &checkpoint.cut);
         };
         match written {
             Ok(()) => {}
@@ -80,7 +81,12 @@ impl Running {
         self.bus.set_consumer_position(Stream::Ase, CONSUMER, self.needed_from().saturating_sub(1)).await?;
         self.written = self.position;
         self.room.note_written();
-        shared.stats.lock().checkpoints += 1;
+        // Of whom it had no room is known now.
+        let rules = self.rule_stats();
+        let mut stats = shared.stats.lock();
+        stats.checkpoints += 1;
+        stats.rules = rules;
+        drop(stats);
         Ok(())
     }
 }

@@ -17,11 +17,10 @@ use crate::error::DetectError;
 use crate::evaluate::RunningRule;
 use crate::follow::{MAX_BATCH, Running};
 use crate::sieve::Sieve;
-use crate::warm::{MOST, Past, PastAsked};
+use crate::warm::{LOOK, MOST, Past, PastAsked, rests_until};
 use crate::worker::{Shared, WorkerStats};
 
-/// How often it is looked whether a piece can be asked for; what fails is asked again after twice as long each time, so many times.
-const LOOK: Duration = Duration::from_secs(1);
+/// What fails is asked again after twice as long each time, so many times.
 const MOST_DOUBLED: u32 = 6;
 /// A tenant's next piece is looked at no earlier than so long after the one before: others come first.
 const REST: Duration = Duration::from_secs(2);
@@ -91,8 +90,7 @@ impl CatchUp {
 
     fn try_again(&mut self, work: Work, reason: &str) {
         tracing::warn!(tenant = %work.whose.tenant_id, reason, "what came too late cannot be caught up now; it waits");
-        self.failures = (self.failures + 1).min(MOST_DOUBLED);
-        self.rests_until = Some(Instant::now() + LOOK * 2_u32.pow(self.failures));
+        self.rests_until = Some(rests_until(&mut self.failures, MOST_DOUBLED));
         self.works.push_back(work);
     }
 

@@ -6,11 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use super::spans::Spans;
 use super::uses::bytes_of_action;
+use crate::window::Hasher;
 
 /// By tool and action.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(transparent)]
-pub(super) struct Actions(HashMap<String, HashMap<String, Spans>>);
+pub(super) struct Actions(HashMap<String, HashMap<String, Spans, Hasher>, Hasher>);
 
 impl Actions {
     pub(super) fn get(&self, tool: &str, action: &str) -> Option<&Spans> {

@@ -2,30 +2,28 @@
 //! in the log alone, each from its time on.
 //! Promises what `side` promises of the others: no order of arrival in what is said, a bound for each tenant, and to tell of whom else is said.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
-use aegis_model::{DataAccess, DefaultDecision, Destination, EventId, EventKind, RiskLevel, SecurityEvent, TenantId, Timestamp};
+use aegis_model::{DataAccess, DefaultDecision, Destination, EventId, EventKind, RiskLevel, SecurityEvent, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use super::by_tenant::{ByTenant, Known};
 use super::registry::{Dated, Place, insert, is_of_control};
 use super::uses::bytes_of_action;
-use super::{Changes, ENTRY, LINGERS, PAUSE, SideTables, TIDY_STEP};
+use super::{Changes, ENTRY, LINGERS, PAUSE, SideTables};
 use crate::bucket::Quotas;
 use crate::output::Evidence;
+use crate::window::Hasher;
 
 /// Records that are known of one action, the newest.
 const MOST_RECORDS: usize = 64;
 
 /// What is known of all tenants.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(transparent)]
-pub(super) struct Catalog {
-    tenants: HashMap<TenantId, OfTenant>,
-}
+pub(super) type Catalog = ByTenant<OfTenant>;
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct OfTenant {
-    tools: HashMap<String, HashMap<String, OfAction>>,
+pub(super) struct OfTenant {
+    tools: HashMap<String, HashMap<String, OfAction, Hasher>, Hasher>,
     /// What they take.
     bytes: usize,
     /// Up to where it was looked for what is over.
@@ -148,34 +146,6 @@ impl Catalog {
         }
     }
 
-    /// Forgets what no event asks for that comes in time, or is in a window.
-    pub(super) fn forget(&mut self, tenant: &TenantId, final_before: Timestamp) {
-        let Some(tenant) = self.tenants.get_mut(tenant) else { return };
-        let now = final_before.as_micros();
-        if tenant.tidied.is_none_or(|tidied| now.saturating_sub(tidied) >= TIDY_STEP) {
-            tenant.tidied = Some(now);
-            tenant.forget(now);
-        }
-    }
-
-    /// Forgets all of a tenant.
-    pub(super) fn forget_all(&mut self, tenant: &TenantId) {
-        self.tenants.remove(tenant);
-    }
-
-    pub(super) fn knows(&self, tenant: &TenantId) -> bool {
-        self.tenants.get(tenant).is_some_and(|tenant| !tenant.tools.is_empty())
-    }
-
-    pub(super) fn bytes(&self) -> impl Iterator<Item = (&TenantId, usize)> {
-        self.tenants.iter().map(|(tenant, own)| (tenant, own.bytes))
-    }
-
-    pub(super) fn without(&self, left_out: &BTreeSet<TenantId>) -> Self {
-        let kept = self.tenants.iter().filter(|(tenant, _)| !left_out.contains(*tenant));
-        Self { tenants: kept.map(|(tenant, own)| (tenant.clone(), own.clone())).collect() }
-    }
-
     fn of(&self, event: &SecurityEvent) -> Option<Standing> {
         let (tool, action) = (event.tool.as_deref()?, event.action.as_deref()?);
         self.tenants.get(&event.tenant_id)?.tools.get(tool)?.get(action)?.at(event.ts.as_micros())
@@ -253,6 +223,20 @@ impl OfTenant {
             is_given_up = true;
         }
         is_given_up
+    }
+}
+
+impl Known for OfTenant {
+    fn is_empty(&self) -> bool {
+        self.tools.is_empty()
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn tidied(&mut self) -> &mut Option<i64> {
+        &mut self.tidied
     }
 
     fn forget(&mut self, now: i64) {

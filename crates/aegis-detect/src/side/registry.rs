@@ -2,18 +2,17 @@
 //! proved records in the log alone, each from its time on.
 //! Promises what `side` promises of the others: no order of arrival in what is said, a bound for each tenant and agent, and to tell of whom else is said.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
-use aegis_model::{ContainmentKind, EventId, EventKind, RiskLevel, SecurityEvent, SourceTrust, TenantId, Timestamp};
+use aegis_model::{CONTROL, ContainmentKind, EventId, EventKind, RiskLevel, SecurityEvent, SourceTrust, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use super::by_tenant::{ByTenant, Known};
 use super::uses::bytes_of_agent;
-use super::{Changes, ENTRY, LINGERS, PAUSE, SideTables, TIDY_STEP};
+use super::{Changes, ENTRY, LINGERS, PAUSE, SideTables};
 use crate::bucket::Quotas;
 use crate::output::Evidence;
 
-/// The producer whose word counts. Nobody else has a lane of this name, whatever its key: it is reserved when an edge is enrolled.
-const CONTROL: &str = "control";
 /// So many frozen siblings are named at most, those of the newest holds.
 const MOST_SIBLINGS: usize = 64;
 /// Agents of a tenant of which holds are known, those with the newest, and what is known of the holds of one: each event of a sibling asks all of them,
@@ -24,14 +23,10 @@ const MOST_CHANGES: usize = 64;
 const MOST_LOOKED_THROUGH: usize = 256 << 10;
 
 /// What is known of all tenants.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(transparent)]
-pub(super) struct Registry {
-    tenants: HashMap<TenantId, OfTenant>,
-}
+pub(super) type Registry = ByTenant<OfTenant>;
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct OfTenant {
+pub(super) struct OfTenant {
     agents: BTreeMap<String, OfAgent>,
     /// Those of them of which a hold is known, in force or not.
     held: BTreeSet<String>,
@@ -205,34 +200,6 @@ impl Registry {
         }
     }
 
-    /// Forgets what no event asks for that comes in time, or is in a window.
-    pub(super) fn forget(&mut self, tenant: &TenantId, final_before: Timestamp) {
-        let Some(tenant) = self.tenants.get_mut(tenant) else { return };
-        let now = final_before.as_micros();
-        if tenant.tidied.is_none_or(|tidied| now.saturating_sub(tidied) >= TIDY_STEP) {
-            tenant.tidied = Some(now);
-            tenant.forget(now);
-        }
-    }
-
-    /// Forgets all of a tenant.
-    pub(super) fn forget_all(&mut self, tenant: &TenantId) {
-        self.tenants.remove(tenant);
-    }
-
-    pub(super) fn knows(&self, tenant: &TenantId) -> bool {
-        self.tenants.get(tenant).is_some_and(|tenant| !tenant.agents.is_empty())
-    }
-
-    pub(super) fn bytes(&self) -> impl Iterator<Item = (&TenantId, usize)> {
-        self.tenants.iter().map(|(tenant, own)| (tenant, own.bytes))
-    }
-
-    pub(super) fn without(&self, left_out: &BTreeSet<TenantId>) -> Self {
-        let kept = self.tenants.iter().filter(|(tenant, _)| !left_out.contains(*tenant));
-        Self { tenants: kept.map(|(tenant, own)| (tenant.clone(), own.clone())).collect() }
-    }
-
     fn of(&self, event: &SecurityEvent) -> Option<&Registered> {
         self.tenants.get(&event.tenant_id)?.agents.get(event.agent_id.as_deref()?)?.registered_at(event.ts.as_micros())
     }
@@ -346,6 +313,20 @@ impl OfTenant {
         let siblings = others.filter(|(_, other)| other.owners().any(|owner| owners.contains(owner)));
         affected.extend(siblings.map(|(name, _)| name.as_str()));
         affected
+    }
+}
+
+impl Known for OfTenant {
+    fn is_empty(&self) -> bool {
+        self.agents.is_empty()
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn tidied(&mut self) -> &mut Option<i64> {
+        &mut self.tidied
     }
 
     fn forget(&mut self, now: i64) {

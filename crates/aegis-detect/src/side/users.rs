@@ -10,14 +10,15 @@ use super::ENTRY;
 use super::spans::Spans;
 use super::uses::Use;
 use crate::bucket::Quotas;
+use crate::window::Hasher;
 
 /// The users of a tenant.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Users {
-    of: HashMap<String, OfUser>,
+    of: HashMap<String, OfUser, Hasher>,
     /// What each agent brought in, in bytes.
-    brought: HashMap<String, usize>,
+    brought: HashMap<String, usize, Hasher>,
     bytes: usize,
 }
 
@@ -25,7 +26,7 @@ pub(super) struct Users {
 struct OfUser {
     used: Spans,
     /// By tool and action.
-    actions: HashMap<String, HashMap<String, Claimed>>,
+    actions: HashMap<String, HashMap<String, Claimed, Hasher>, Hasher>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::{LOOK, Step, Wanted, WarmUp, Whose};
+use crate::back::reach_of;
 use crate::common::{CommonKnown, KnownCommon};
 use crate::engine::{Engine, EngineCheckpoint, TickOutput, guarded};
 use crate::error::DetectError;
 use crate::evaluate::RunningRule;
 use crate::follow::Running;
-use crate::own::reach_of;
 use crate::schema::EventBatch;
 use crate::scope::Since;
 use crate::shape::Shape;
@@ -101,7 +101,7 @@ impl CommonKnown {
 }
 
 impl RunningRule {
-    fn runs_for(&self, tenant: &TenantId) -> bool {
+    pub(crate) fn runs_for(&self, tenant: &TenantId) -> bool {
         self.stats.quarantined.is_none() && !self.stats.set_aside.contains_key(tenant)
     }
 }
@@ -145,6 +145,7 @@ impl Engine {
         let (settled, quotas) = (&self.settled, self.config.quotas);
         let running = &mut self.rules[place];
         running.state.forget(tenant);
+        running.lacks.remove(tenant);
         running.since.of_tenant.insert(tenant.clone(), since);
         if let Err(error) = guarded(running, |running| running.keep_only(&batch, settled, quotas))
             && let Err(error) = running.set_aside(tenant, error, None)

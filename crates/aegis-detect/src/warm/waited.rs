@@ -12,9 +12,9 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::{PastAsked, PastLanes, WarmUp, Whose};
+use crate::back::reach_of;
 use crate::checkpoint::{Checkpoint, MAX_REWIND};
 use crate::follow::Running;
-use crate::own::reach_of;
 use crate::plan::RulePlan;
 use crate::sieve::Sieve;
 
@@ -23,7 +23,7 @@ const RESTS: u32 = 30;
 /// So many records are remembered for which was waited in vain.
 const MOST_IN_VAIN: usize = 1024;
 /// How long a restart waits for all that filled rules need.
-const RESTART_WAIT: Duration = Duration::from_secs(60);
+pub(super) const RESTART_WAIT: Duration = Duration::from_secs(60);
 
 impl WarmUp {
     /// Waits for what lies before.
@@ -65,7 +65,7 @@ impl WarmUp {
 
     /// Waits for an answer, at most as long as for a message that must be there: a log that is read again says that it can be read. Who was waited for in
     /// vain is not for a while: such a log has many rules that were filled, and nobody's ticks wait for each of them.
-    async fn wait_for<T>(&mut self, ask: impl FnOnce() -> oneshot::Receiver<Result<T, String>>) -> Result<T, String> {
+    pub(super) async fn wait_for<T>(&mut self, ask: impl FnOnce() -> oneshot::Receiver<Result<T, String>>) -> Result<T, String> {
         let begun = Instant::now();
         if self.waits_for_nobody() {
             return Err("nobody answered just now, and is not asked again for a while".to_owned());
@@ -132,7 +132,8 @@ impl Running {
         self.warm.follow(lanes).await
     }
 
-    /// What filled rules need, beside the events that are read again after a restart: of each tenant what its rules look back to and the stream has not.
+    /// What filled rules need, beside the events that are read again after a restart: of each tenant what its rules look back to, and neither the stream nor
+    /// the checkpoint has.
     /// Where that cannot be read they wait anew.
     pub(crate) async fn past_of_filled(&mut self, checkpoint: &Checkpoint) -> Vec<SecurityEvent> {
         let own = self.own.known.values().filter(|known| known.is_filled).filter_map(|known| {
@@ -141,6 +142,9 @@ impl Running {
         });
         let mut spans: BTreeMap<TenantId, (Timestamp, Timestamp, bool, Vec<&RulePlan>)> = BTreeMap::new();
         for (tenant, running, held) in own.chain(self.filled_of_every_tenant()) {
+            if checkpoint.engine.has_far(running, tenant) {
+                continue;
+            }
             let Some(settled) = checkpoint.engine.settled_to(tenant) else { continue };
             let (from, to) = (settled.plus_micros(-reach_of(running)), Timestamp::from_micros(held));
             if from < to {

@@ -4,7 +4,7 @@
 use aegis_model::{TenantId, Timestamp};
 use indexmap::IndexSet;
 
-use super::{EXPIRE_AT_LEAST, EXPIRE_AT_MOST, EXPIRE_PART, Hasher, RuleState};
+use super::{EXPIRE_AT_LEAST, EXPIRE_AT_MOST, EXPIRE_PART, Hasher, RuleState, TenantState};
 
 /// A number for each tenant, which it has as long as the engine lives.
 #[derive(Debug, Default)]
@@ -30,10 +30,10 @@ const NOW: Timestamp = Timestamp::from_micros(i64::MIN);
 const NEVER: Timestamp = Timestamp::from_micros(i64::MAX);
 
 impl Due {
-    /// There is something of this tenant that has to be looked at the next time. Of a tenant's own rule, which is looked at each time, nobody takes this
-    /// away: the same is noted once.
-    pub(super) fn note(&mut self, tenant: &TenantId) {
-        if self.new.last() != Some(tenant) {
+    /// There is something of this tenant that has to be looked at the next time. Noted once, until that was done: nobody makes this long. Of a tenant's
+    /// own rule, which is looked at each time, nobody takes it away, though its state may come and go.
+    pub(super) fn note(&mut self, tenant: &TenantId, state: &mut TenantState) {
+        if !std::mem::replace(&mut state.is_noted, true) && self.new.last() != Some(tenant) {
             self.new.push(tenant.clone());
         }
     }
@@ -70,13 +70,26 @@ impl RuleState {
 
     /// What was to be settled of the tenant was, by a rule with a window of so many microseconds.
     pub(crate) fn settled(&mut self, tenant: &TenantId, number: usize, window_micros: i64) {
-        let next = match self.tenants.get(tenant) {
+        let next = match self.tenants.get_mut(tenant) {
             None => NEVER,
-            Some(state) if !state.keyed.is_empty() => NOW,
             Some(state) => {
-                state.expired_to.map_or(NOW, |last| last.plus_micros(window_micros).plus_micros(expire_step(window_micros)))
+                state.is_noted = false;
+                state.rests_to(window_micros)
             }
         };
         self.due.set(number, next);
+    }
+}
+
+impl TenantState {
+    /// Up to which time of the tenant's there is nothing to settle, unless something new comes that is older than all there is.
+    fn rests_to(&self, window_micros: i64) -> Timestamp {
+        let Some(last) = self.expired_to.filter(|_| self.keyed.is_empty()) else { return NOW };
+        let by_step = last.plus_micros(window_micros).plus_micros(expire_step(window_micros));
+        match self.oldest {
+            // Until then no event of it leaves the window.
+            Some(oldest) if self.refused.is_empty() => by_step.max(oldest.plus_micros(window_micros).plus_micros(1)),
+            _ => by_step,
+        }
     }
 }

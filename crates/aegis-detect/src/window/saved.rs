@@ -8,6 +8,7 @@ use super::RuleState;
 use super::share::bytes_of_key;
 use crate::bucket::Bucket;
 use crate::episode::{KeyState, json_bytes};
+use crate::name::BucketName;
 
 /// What a rule told of its keys, as it stands in a checkpoint: tenant → bucket → key.
 pub(crate) type SavedKeys = BTreeMap<TenantId, BTreeMap<String, BTreeMap<String, KeyState>>>;
@@ -16,10 +17,10 @@ impl RuleState {
     /// How many bytes a checkpoint has of what was told of each tenant's keys, about and at most.
     pub(crate) fn told_bytes(&self) -> impl Iterator<Item = (&TenantId, usize)> {
         self.tenants.iter().map(|(tenant, state)| {
-            let of_bucket = |(name, bucket): (&String, &Bucket)| {
+            let of_bucket = |(name, bucket): (&BucketName, &Bucket)| {
                 let told = bucket.keys.iter().filter(|(_, key)| key.has_told());
                 let bytes: usize = told.map(|(text, key)| key.told_bytes(text)).sum();
-                if bytes == 0 { 0 } else { bytes + json_bytes(name) }
+                if bytes == 0 { 0 } else { bytes + json_bytes(name.text()) }
             };
             (tenant, state.buckets.iter().map(of_bucket).sum::<usize>())
         })
@@ -33,7 +34,7 @@ impl RuleState {
                 let keys = bucket.keys.iter().filter(|(_, k)| k.has_told()).map(|(text, key)| (text.clone(), key.told()));
                 let keys: BTreeMap<String, KeyState> = keys.collect();
                 if !keys.is_empty() {
-                    saved.entry(tenant.clone()).or_default().insert(name.clone(), keys);
+                    saved.entry(tenant.clone()).or_default().insert(name.text().to_owned(), keys);
                 }
             }
         }
@@ -42,15 +43,16 @@ impl RuleState {
 
     pub(crate) fn load_keys(&mut self, saved: SavedKeys) {
         for (tenant, buckets) in saved {
-            self.due.note(&tenant);
-            let state = self.tenants.entry(tenant).or_default();
+            let number = self.tenant_or_new(&tenant);
+            let Some((_, state)) = self.tenants.get_index_mut(number) else { continue };
+            self.due.note(&tenant, state);
             for (name, keys) in buckets {
                 state.keys += keys.len();
                 if !keys.is_empty() {
                     state.keyed.insert(name.clone());
                 }
                 state.key_bytes += keys.keys().map(|text| bytes_of_key(&name, text)).sum::<usize>();
-                state.buckets.entry(name).or_default().keys = keys;
+                state.buckets.entry(BucketName::new(&tenant, &name)).or_default().keys = keys;
             }
         }
     }

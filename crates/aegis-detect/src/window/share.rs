@@ -2,13 +2,13 @@
 //! Promises that no agent makes more than its part of a tenant's, and that a key that is known goes on.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use aegis_model::TenantId;
 
 use super::{Hasher, RuleState, TenantState};
-use crate::bucket::{Bucket, Quotas};
+use crate::bucket::{Bucket, Maker, Quotas};
 use crate::episode::KeyState;
+use crate::name::BucketName;
 
 /// How many buckets an agent's events have made, and what the texts of the keys in them take.
 #[derive(Debug, Default)]
@@ -17,6 +17,9 @@ pub(super) struct Made {
     key_bytes: usize,
 }
 
+/// Of each agent.
+pub(super) type Makers = HashMap<Maker, Made, Hasher>;
+
 /// What the texts of a key take: its own, which is there as its columns too, and its part of the bucket's.
 pub(super) fn bytes_of_key(bucket: &str, text: &str) -> usize {
     bucket.len() + 2 * text.len()
@@ -24,33 +27,51 @@ pub(super) fn bytes_of_key(bucket: &str, text: &str) -> usize {
 
 impl TenantState {
     /// True if an event of this agent may make one more bucket. Those of no agent have no share of their own.
-    pub(super) fn has_share(&self, agent: Option<&str>, quotas: Quotas) -> bool {
-        let made = agent.and_then(|agent| self.made_by.get(agent));
-        made.is_none_or(|made| made.buckets < quotas.keys_per_agent() && made.key_bytes < quotas.key_bytes_per_agent())
+    pub(super) fn has_share(&mut self, agent: Option<&str>, quotas: Quotas) -> bool {
+        let Some(agent) = agent else { return true };
+        let (most, most_bytes) = (quotas.keys_per_agent(), quotas.key_bytes_per_agent());
+        // Who made how many is counted where it can come to that.
+        if self.buckets.len() < most && self.key_bytes < most_bytes {
+            return true;
+        }
+        let Self { made_by, buckets, .. } = self;
+        let made_by =
+            made_by.get_or_insert_with(|| Box::new(made_of(buckets.iter().map(|(name, bucket)| (name.text(), bucket)))));
+        made_by.get(&Maker::of(agent)).is_none_or(|made| made.buckets < most && made.key_bytes < most_bytes)
     }
 
     /// Makes a bucket that is not there, and answers where it stands.
-    pub(super) fn make(&mut self, name: &str, agent: Option<&str>) -> usize {
-        let made_by = agent.map(|agent| match self.made_by.get_key_value(agent) {
-            Some((known, _)) => Arc::clone(known),
-            None => Arc::from(agent),
-        });
-        if let Some(agent) = &made_by {
-            self.made_by.entry(Arc::clone(agent)).or_default().buckets += 1;
+    pub(super) fn make(&mut self, name: &BucketName, agent: Option<&str>) -> usize {
+        let made_by = agent.map(Maker::of);
+        if let (Some(agent), Some(counted)) = (made_by, &mut self.made_by) {
+            counted.entry(agent).or_default().buckets += 1;
         }
         let mut bucket = Bucket::made_by(made_by);
-        bucket.lost_to = self.refused.newest(name);
-        self.buckets.insert_full(name.to_owned(), bucket).0
+        bucket.lost_to = self.refused.newest(name.text());
+        self.buckets.insert_full(name.clone(), bucket).0
     }
 }
 
+/// What each agent made of some buckets.
+fn made_of<'a>(buckets: impl Iterator<Item = (&'a str, &'a Bucket)>) -> Makers {
+    let mut made_by = Makers::default();
+    for (name, bucket) in buckets {
+        if let Some(agent) = bucket.made_by {
+            let made = made_by.entry(agent).or_default();
+            made.buckets += 1;
+            made.key_bytes += bucket.keys.keys().map(|text| bytes_of_key(name, text)).sum::<usize>();
+        }
+    }
+    made_by
+}
+
 /// Keys of so many bytes are gone from one of an agent's buckets, and the bucket too, or not.
-pub(super) fn give_back(made_by: &mut HashMap<Arc<str>, Made, Hasher>, agent: &Arc<str>, key_bytes: usize, bucket_too: bool) {
-    if let Some(made) = made_by.get_mut(agent) {
+pub(super) fn give_back(made_by: &mut Makers, agent: Maker, key_bytes: usize, bucket_too: bool) {
+    if let Some(made) = made_by.get_mut(&agent) {
         made.key_bytes -= key_bytes;
         made.buckets -= usize::from(bucket_too);
         if made.buckets == 0 {
-            made_by.remove(agent);
+            made_by.remove(&agent);
         }
     }
 }
@@ -77,23 +98,24 @@ impl RuleState {
                 return None;
             }
             if is_new {
-                state.make(bucket, agent);
+                state.make(&BucketName::new(tenant, bucket), agent);
             }
             let bytes = bytes_of_key(bucket, text);
             if state.keyed.is_empty() {
-                due.note(tenant);
+                due.note(tenant, state);
             }
             if !state.keyed.contains(bucket) {
                 state.keyed.insert(bucket.to_owned());
             }
             state.keys += 1;
             state.key_bytes += bytes;
-            if let Some(made_by) = state.buckets.get(bucket).and_then(|bucket| bucket.made_by.as_ref())
-                && let Some(made) = state.made_by.get_mut(made_by)
+            let made_by = state.buckets.get(bucket).and_then(|bucket| bucket.made_by);
+            if let (Some(agent), Some(counted)) = (made_by, &mut state.made_by)
+                && let Some(made) = counted.get_mut(&agent)
             {
                 made.key_bytes += bytes;
             }
         }
-        Some(state.buckets.entry(bucket.to_owned()).or_default().keys.entry(text.to_owned()).or_default())
+        Some(state.buckets.get_mut(bucket)?.keys.entry(text.to_owned()).or_default())
     }
 }

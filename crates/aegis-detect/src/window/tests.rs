@@ -3,6 +3,7 @@
 
 use super::*;
 use aegis_model::EventKind;
+use proptest::prelude::*;
 
 fn event(tenant: &str, second: i64) -> Arc<SecurityEvent> {
     let ts = Timestamp::from_micros(second * 1_000_000);
@@ -10,8 +11,9 @@ fn event(tenant: &str, second: i64) -> Arc<SecurityEvent> {
 }
 
 fn keep(state: &mut RuleState, event: &Arc<SecurityEvent>, bucket: &str, quotas: Quotas) -> Kept {
+    let (name, one) = (BucketName::new(&event.tenant_id, bucket), Relevant::of(event, None));
     let mut kept = None;
-    state.keep(&event.tenant_id, bucket, [event], quotas, |_, came| kept = Some(came));
+    state.keep(&name, [&one], quotas, |_, came| kept = Some(came));
     kept.unwrap()
 }
 
@@ -70,6 +72,60 @@ fn who_has_something_new_does_not_rest() {
 }
 
 #[test]
+fn nothing_is_settled_before_the_oldest_event_leaves_the_window() {
+    let (mut state, mut numbers) = (RuleState::default(), Numbers::default());
+    let (a, window) = (TenantId::new("a").unwrap(), 60_000_000);
+    let number = numbers.of(&a);
+    let at = |second: i64| Timestamp::from_micros(second * 1_000_000);
+    let settle = |state: &mut RuleState, to: i64| {
+        state.expire(&a, at(to - 60), window);
+        state.settled(&a, number, window);
+    };
+    keep(&mut state, &event("a", 100), "k", Quotas::default());
+    assert!(!state.rests(&mut numbers, number, at(100)), "it is new");
+    settle(&mut state, 100);
+    keep(&mut state, &event("a", 150), "other", Quotas::default());
+    assert!(state.rests(&mut numbers, number, at(160)), "what is newer leaves later");
+    assert!(!state.rests(&mut numbers, number, at(161)));
+    keep(&mut state, &event("a", 90), "k", Quotas::default());
+    assert!(!state.rests(&mut numbers, number, at(101)), "what comes late leaves before the rest");
+    settle(&mut state, 120);
+    assert!(state.rests(&mut numbers, number, at(150)) && !state.rests(&mut numbers, number, at(151)));
+    settle(&mut state, 161);
+    assert_eq!(state.event_count(), 1, "of 150");
+    assert!(state.rests(&mut numbers, number, at(210)) && !state.rests(&mut numbers, number, at(211)));
+}
+
+proptest! {
+    /// Whose buckets are whose is counted where it can come to an agent's part, and not before: it is as if it had always been.
+    #[test]
+    fn an_agents_part_is_the_same_whenever_it_is_counted(steps in prop::collection::vec((0..4u8, 0..12u8, 0..8i64), 1..120)) {
+        let quotas = Quotas { keys_per_tenant: 8, ..Quotas::default() };
+        let (mut state, tenant) = (RuleState::default(), TenantId::new("a").unwrap());
+        // Of each bucket who made it, and of when its newest event is.
+        let mut there: std::collections::BTreeMap<u8, (u8, i64)> = std::collections::BTreeMap::new();
+        let mut now = 100;
+        for (agent, bucket, forward) in steps {
+            if forward >= 5 {
+                now += forward;
+                state.expire(&tenant, Timestamp::from_micros((now - 20) * 1_000_000), 0);
+                there.retain(|_, (_, newest)| *newest >= now - 20);
+                continue;
+            }
+            let mut own = (*event("a", now)).clone();
+            own.agent_id = Some(format!("agent-{agent}"));
+            let made = there.values().filter(|(maker, _)| *maker == agent).count();
+            let has_room = there.contains_key(&bucket) || (there.len() < 8 && made < 2);
+            let kept = keep(&mut state, &Arc::new(own), &bucket.to_string(), quotas);
+            prop_assert_eq!(kept != Kept::Refused, has_room);
+            if has_room {
+                there.entry(bucket).or_insert((agent, now)).1 = now;
+            }
+        }
+    }
+}
+
+#[test]
 fn an_agent_makes_a_quarter_of_the_buckets_at_most_until_its_own_expire() {
     let quotas = Quotas { keys_per_tenant: 8, ..Quotas::default() };
     let (mut state, tenant) = (RuleState::default(), TenantId::new("a").unwrap());
@@ -92,9 +148,9 @@ fn an_agent_makes_a_quarter_of_the_buckets_at_most_until_its_own_expire() {
     assert!(state.key_or_new(&tenant, "9", "key", Some("quiet"), quotas).is_some());
     assert!(state.key_or_new(&tenant, "10", "key", Some("quiet"), quotas).is_none());
     // Of events that come together, the first one that may makes the bucket.
-    let together = [of(Some("loud"), 8), of(Some("third"), 8), of(Some("loud"), 8)];
+    let together = ["loud", "third", "loud"].map(|agent| Relevant::of(&of(Some(agent), 8), None));
     let mut kept = Vec::new();
-    state.keep(&tenant, "8", &together, quotas, |_, came| kept.push(came));
+    state.keep(&BucketName::new(&tenant, "8"), &together, quotas, |_, came| kept.push(came));
     assert_eq!(kept, [Kept::Refused, Kept::Added, Kept::Added]);
     // The first bucket goes, and with it what it was of the part.
     state.expire(&tenant, Timestamp::from_micros(2_000_000), 0);
@@ -162,7 +218,7 @@ fn long_keys_are_bounded_as_many_are() {
     let mut again = RuleState::default();
     let of = |state: &RuleState| state.tenants[&tenant].key_bytes;
     let told = |bucket: &Bucket| bucket.keys.clone();
-    let saved = state.tenants[&tenant].buckets.iter().map(|(name, bucket)| (name.clone(), told(bucket))).collect();
+    let saved = state.tenants[&tenant].buckets.iter().map(|(name, bucket)| (name.text().to_owned(), told(bucket))).collect();
     again.load_keys(SavedKeys::from([(tenant.clone(), saved)]));
     assert_eq!(of(&again), of(&state));
     // Keys of which nothing is remembered go, and with them what they took.

@@ -31,13 +31,18 @@ impl RuleState {
             due.push((name, first));
         }
         for (name, _) in &due {
-            let Some(bucket) = buckets.get_mut(name) else { continue };
+            let Some(bucket) = buckets.get_mut(name.as_str()) else { continue };
             bucket.awaits = bucket.first_from(before);
             if let Some(next) = bucket.awaits {
                 awaiting.insert((next, name.clone()));
             }
         }
         due
+    }
+
+    /// True if instants of a tenant's before `before` wait for their decision.
+    pub(crate) fn has_due(&self, tenant: &TenantId, before: Timestamp) -> bool {
+        self.tenants.get(tenant).and_then(|state| state.awaiting.first()).is_some_and(|(first, _)| *first < before)
     }
 
     /// The tenants of whom instants wait for their decision, each with the first of them.

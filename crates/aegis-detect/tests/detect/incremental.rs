@@ -12,7 +12,7 @@ use serde_json::Value;
 pub(crate) const START: i64 = 1_767_225_600_000_000;
 
 /// Queries with every function that can be followed, in frames of every kind, one upon another.
-const QUERIES: [&str; 9] = [
+pub(crate) const QUERIES: [&str; 9] = [
     "SELECT agent_id, count(*) OVER w AS n, array_agg(event_id) OVER w AS event_ids FROM events WHERE decision = 'deny' \
      WINDOW w AS (PARTITION BY agent_id ORDER BY ts RANGE BETWEEN INTERVAL '5' SECOND PRECEDING AND CURRENT ROW) QUALIFY n >= 2",
     // What is left for the outer window depends on the inner one: a late event can take rows away from it.
@@ -48,7 +48,7 @@ const QUERIES: [&str; 9] = [
      WHERE array_has(runs, 'run-0') AND n >= 2 AND decision <> 'deny'",
 ];
 
-fn rule_text(index: usize) -> String {
+pub(crate) fn rule_text(index: usize) -> String {
     format!(
         "/* rule\nid: I-{index}\nname: i-{index}\nversion: 1\nseverity: low\nwindow: 10s\nkey: [agent_id]\nmode: active\nrequires: any\n\
          owner: soc\ndescription: d\nfalse_positives: none\nchangelog:\n  - {{version: 1, date: 2026-11-22, note: first}}\n*/\n{}\n",
@@ -61,7 +61,7 @@ fn engine(incremental: bool) -> Engine {
 }
 
 /// One that has these of the queries, and not more than so much state.
-fn engine_within(incremental: bool, quotas: Quotas, queries: Range<usize>) -> Engine {
+pub(crate) fn engine_within(incremental: bool, quotas: Quotas, queries: Range<usize>) -> Engine {
     let mut config = EngineConfig::new(Arc::new(ManualClock::new(Timestamp::from_micros(START))));
     config.lateness_s = 6;
     config.incremental = incremental;

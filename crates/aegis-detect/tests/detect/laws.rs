@@ -3,6 +3,7 @@
 //! matches).
 
 mod contradicted;
+mod far;
 mod late;
 mod logs;
 mod workers;

@@ -19,6 +19,7 @@ mod own;
 mod patterns;
 mod refusals;
 mod registry;
+mod shared;
 mod shipped;
 mod standing;
 mod twins;

@@ -107,8 +107,6 @@ fn every_shipped_rule_has_a_runbook_and_is_active_or_logged_first() {
         assert!(rules_dir().join("..").join(runbook).is_file(), "{runbook}");
         let expected = match rule.header.name.as_str() {
             name if LOGGED_FIRST.contains(&name) => RuleMode::LogOnly,
-            // Its window is a day, and a restart reads back as far as the longest one.
-            "slow-probing" => RuleMode::Disabled,
             _ => RuleMode::Active,
         };
         assert_eq!(rule.header.mode, expected, "{}", rule.header.name);

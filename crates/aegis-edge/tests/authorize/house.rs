@@ -3,7 +3,7 @@
 pub(crate) use std::sync::Arc;
 
 pub(crate) use aegis_bus::{EmbeddedBus, EmbeddedLimits};
-pub(crate) use aegis_edge::{Edge, EdgeConfig, EdgeMetrics, EdgeView, RefusedEntry};
+pub(crate) use aegis_edge::{Alarm, Edge, EdgeConfig, EdgeMetrics, EdgeView, RefusedEntry};
 pub(crate) use aegis_keys::{AgentClaims, KeyRing, SigningKey, TrustTokenKey, mint_agent_token, sign_entry};
 pub(crate) use aegis_ledger::{Ledger, LedgerConfig};
 pub(crate) use aegis_model::{
@@ -20,6 +20,7 @@ pub(crate) use tower::ServiceExt;
 pub(crate) const START: i64 = 1_800_000_000_000_000;
 
 pub(crate) struct House {
+    pub(crate) edge: Arc<Edge>,
     pub(crate) router: axum::Router,
     pub(crate) view: Arc<EdgeView>,
     pub(crate) ledger: Ledger,
@@ -48,7 +49,8 @@ impl House {
         let edge = Edge::open(EdgeConfig::new("edge-1"), view.clone(), ledger.clone(), ring, trust, clock.clone(), metrics)
             .await
             .unwrap();
-        let house = Self { router: aegis_edge::router(edge), view, ledger, control, clock, tenant, folder, revision: 0.into() };
+        let router = aegis_edge::router(edge.clone());
+        let house = Self { edge, router, view, ledger, control, clock, tenant, folder, revision: 0.into() };
         house.put(EntryKind::Tool, "github", &serde_json::to_value(aegis_policy::github_tool()).unwrap());
         let action = |name: &str, risk: &str, mutates: bool, approval: bool, default: &str| json!({"action": name, "risk": risk, "mutates_state": mutates, "approval_required": approval, "default_decision": default});
         let actions = [
@@ -66,8 +68,8 @@ impl House {
     pub(crate) async fn restarted(self) -> Self {
         self.ledger.close().await.unwrap();
         let now = self.clock.now().as_micros();
-        let Self { router, view, ledger, folder, .. } = self;
-        drop((router, view, ledger));
+        let Self { edge, router, view, ledger, folder, .. } = self;
+        drop((edge, router, view, ledger));
         Self::in_folder(folder, now).await
     }
 

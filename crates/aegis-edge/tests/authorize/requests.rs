@@ -31,6 +31,46 @@ async fn the_same_request_is_one_request_and_another_under_its_id_is_refused() {
 }
 
 #[tokio::test]
+async fn the_edge_answers_alike_with_routes_before_it_and_without() {
+    let house = House::new().await;
+    let token = house.token("a", SourceTrust::TrustedInternalSigned);
+    let mut dry = call("crm", "update_note", true, "trusted_internal_unsigned");
+    dry["dry_run"] = json!(true);
+    let (json, dry) = ("application/json", dry.to_string());
+    let cases = [
+        (token.as_str(), json, dry.clone(), 200),
+        (token.as_str(), "Application/Problem+JSON; charset=utf-8", dry.clone(), 200),
+        (token.as_str(), "text/plain", dry.clone(), 415),
+        (token.as_str(), "application/x-json", dry.clone(), 415),
+        ("nobody's", json, dry, 401),
+        (token.as_str(), json, "{".to_owned(), 400),
+        (token.as_str(), json, "x".repeat((1 << 20) + 1), 413),
+    ];
+    for (token, kind, body, status) in cases {
+        let request = || {
+            let request = Request::post(aegis_edge::PATH).header("authorization", format!("Bearer {token}"));
+            request.header("content-type", kind).body(Body::from(body.clone())).unwrap()
+        };
+        let direct = aegis_edge::answer(house.edge.clone(), request(), Alarm::default()).await.map(Body::new);
+        let routed = house.router.clone().oneshot(request()).await.unwrap();
+        let mut shown = Vec::new();
+        for response in [direct, routed] {
+            assert_eq!(response.status().as_u16(), status, "{kind}");
+            let kind = response.headers()["content-type"].clone();
+            let bytes = response.into_body().collect().await.unwrap().to_bytes();
+            let mut answer: Value = serde_json::from_slice(&bytes).unwrap();
+            // Each decision has its own id.
+            if status == 200 {
+                answer["decision_id"] = Value::Null;
+                answer["receipt"]["receipt_id"] = Value::Null;
+            }
+            shown.push((kind, answer));
+        }
+        assert_eq!(shown[0], shown[1]);
+    }
+}
+
+#[tokio::test]
 async fn an_empty_request_id_is_refused_and_null_is_none() {
     let house = House::new().await;
     let token = house.token("a", SourceTrust::TrustedInternalSigned);

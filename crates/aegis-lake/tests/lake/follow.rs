@@ -4,11 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aegis_bus::{Bus, EmbeddedBus, EmbeddedLimits, Message, Stream, subject};
+use aegis_bus::{Bus, EmbeddedBus, EmbeddedLimits, Message, Stream, Subscription, subject};
 use aegis_keys::{KeyRing, SigningKey};
 use aegis_lake::{CONSUMER, Folder, LakeConfig, LakeStats, LakeWorker, Replay, Span, stored_to};
 use aegis_ledger::{Draft, Ledger, LedgerConfig};
-use aegis_model::{Clock, Decision, EventKind, Phase, SecurityEvent, SystemClock, WireEvent};
+use aegis_model::{Clock, Decision, EventKind, Phase, ReadEvent, SecurityEvent, SystemClock, WireEvent};
 use datafusion::arrow::array::{Array, AsArray};
 use datafusion::arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use object_store::ObjectStore;
@@ -81,6 +81,11 @@ impl Line {
         for result in self.bus.publish(Stream::Ase, wires.iter().map(message).collect()).await {
             result.unwrap();
         }
+    }
+
+    /// Another reader of the stream.
+    async fn reader(&self) -> Box<dyn Subscription> {
+        self.bus.subscribe(Stream::Ase, "ase.>", 1).await.unwrap()
     }
 
     /// Waits until all that is in the stream is in the lake.
@@ -160,6 +165,38 @@ async fn what_was_sealed_is_a_proved_row_with_the_bus_time_and_what_was_not_is_n
     assert!(stored_to(&line.lake).await.unwrap().is_some_and(|known_to| known_to.as_micros() >= newest));
     assert_eq!(line.bus.consumer_position(Stream::Ase, CONSUMER).await.unwrap(), stats.position);
     worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_make_of_a_message_that_is_read_once_for_all_is_not_what_the_lake_makes_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut line = Line::open(folder.path()).await;
+    let (mut first, mut last) = (line.reader().await, line.reader().await);
+    let sealed = line.seal(3).await;
+    let mut forged = SecurityEvent::new(tenant("acme"), "edge-1", "edge", EventKind::AuthorizeDecision, line.clock.now());
+    (forged.lane, forged.seq) = (Some("acme.edge-1.x".into()), Some(1));
+    line.publish(&sealed).await;
+    line.publish(&[serde_json::to_string(&forged).unwrap()]).await;
+    let garbage = Message::new(subject::ase(&tenant("acme"), EventKind::AuthorizeDecision), "no event");
+    line.bus.publish(Stream::Ase, vec![garbage]).await.remove(0).unwrap();
+    let all = sealed.len() + 1;
+
+    // One who believes all of it.
+    let others = first.next_batch(1000, Duration::ZERO).await.unwrap();
+    let read: Vec<Arc<ReadEvent>> = others.iter().filter_map(|message| message.event().ok()).collect();
+    let believed: Vec<Arc<SecurityEvent>> = read.iter().map(|read| read.marked(true)).collect();
+    assert!(believed.len() == all && believed.iter().all(|event| event.verified));
+    let worker = line.worker();
+    let stats = line.caught_up(&worker).await;
+    worker.stop().await;
+    assert_eq!((stats.malformed, stats.rows), (1, all as u64));
+    assert_eq!(line.number("SELECT count(*) FROM events WHERE verified").await, sealed.len() as i64);
+    assert_eq!(line.number("SELECT count(*) FROM events WHERE NOT verified AND lane = 'acme.edge-1.x'").await, 1);
+
+    // Nor is anybody told what the lake found, or has to read what it read.
+    for (message, read) in last.next_batch(1000, Duration::ZERO).await.unwrap().iter().zip(&read) {
+        assert!(Arc::ptr_eq(&message.event().unwrap(), read) && !read.event().verified && !read.marked(false).verified);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

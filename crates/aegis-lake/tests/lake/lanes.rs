@@ -1,5 +1,6 @@
 //! How far the lake says it has lanes: what is in its files, and nothing that only waits to be; what it lacks it asks for, unless it cannot write.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,6 +56,27 @@ impl Followed {
     }
 }
 
+/// A lake that has a lane of five receipts.
+struct OfFive {
+    line: Line,
+    lane: String,
+    lake: Followed,
+    worker: LakeWorker,
+}
+
+impl OfFive {
+    async fn start(folder: &Path) -> Self {
+        let mut line = Line::open(folder).await;
+        let sealed = line.seal(4).await;
+        let lane = lane_of(&sealed[0]);
+        line.publish(&sealed).await;
+        let (lake, worker) = Followed::start(&line, 20);
+        lake.until("it has the lane", |lake| lake.reach(&lane).is_some_and(|reach| reach.head == 5)).await;
+        lake.until("all is there", |lake| lake.lanes.behind().is_some()).await;
+        Self { line, lane, lake, worker }
+    }
+}
+
 fn lane_of(wire: &str) -> String {
     WireEvent::read(wire.as_bytes()).unwrap().event().unwrap().lane.unwrap()
 }
@@ -106,12 +128,7 @@ async fn a_hole_is_asked_for_and_confirmed_when_it_came_also_by_the_next_process
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lake_that_was_lost_says_that_it_has_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let mut line = Line::open(folder.path()).await;
-    let sealed = line.seal(4).await;
-    let lane = lane_of(&sealed[0]);
-    line.publish(&sealed).await;
-    let (lake, worker) = Followed::start(&line, 20);
-    lake.until("it has the lane", |lake| lake.reach(&lane).is_some_and(|reach| reach.head == 5)).await;
+    let OfFive { lane, worker, .. } = OfFive::start(folder.path()).await;
     worker.stop().await;
     // The bus has none of it any more either, as far as the new one is told.
     let store: Arc<dyn ObjectStore> = Arc::new(object_store::memory::InMemory::new());
@@ -126,13 +143,7 @@ async fn a_lake_that_was_lost_says_that_it_has_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lake_that_is_emptied_while_nothing_comes_is_seen_and_filled_from_the_bus() {
     let folder = tempfile::tempdir().unwrap();
-    let mut line = Line::open(folder.path()).await;
-    let sealed = line.seal(4).await;
-    let lane = lane_of(&sealed[0]);
-    line.publish(&sealed).await;
-    let (lake, worker) = Followed::start(&line, 20);
-    lake.until("it has the lane", |lake| lake.reach(&lane).is_some_and(|reach| reach.head == 5)).await;
-    lake.until("all is there", |lake| lake.lanes.behind().is_some()).await;
+    let OfFive { line, lane, lake, worker } = OfFive::start(folder.path()).await;
     let place = folder.path().join("lake");
     std::fs::rename(&place, folder.path().join("gone")).unwrap();
     std::fs::create_dir_all(&place).unwrap();
@@ -148,13 +159,7 @@ async fn a_lake_that_is_emptied_while_nothing_comes_is_seen_and_filled_from_the_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_is_away_for_a_while_is_missed_and_found_again_while_nothing_comes() {
     let folder = tempfile::tempdir().unwrap();
-    let mut line = Line::open(folder.path()).await;
-    let sealed = line.seal(4).await;
-    let lane = lane_of(&sealed[0]);
-    line.publish(&sealed).await;
-    let (lake, worker) = Followed::start(&line, 20);
-    lake.until("it has the lane", |lake| lake.reach(&lane).is_some_and(|reach| reach.head == 5)).await;
-    lake.until("all is there", |lake| lake.lanes.behind().is_some()).await;
+    let OfFive { line, lane, lake, worker } = OfFive::start(folder.path()).await;
     let (place, away) = (folder.path().join("lake"), folder.path().join("away"));
     std::fs::rename(&place, &away).unwrap();
     lake.until("it is missed", |_| worker.stats().trouble.is_some()).await;

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use aegis_canon::RawMember;
+use aegis_canon::Members;
 use aegis_keys::KeyRing;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -92,8 +92,10 @@ impl<'a> Claim<'a> {
     }
 
     /// The same from the members of `aegis_model::PROOF_KEYS`; None where they hold something else.
-    pub(super) fn of_members(proof: &[RawMember<'a>]) -> Option<Self> {
-        let [signer, size, index, path, signature] = proof else { return None };
+    pub(super) fn of_members(proof: Members<'a>) -> Option<Self> {
+        let mut members = proof.iter();
+        let [signer, size, index, path, signature] = std::array::from_fn(|_| members.next());
+        let (signer, size, index, path, signature) = (signer?, size?, index?, path?, signature?);
         let path = path.value.strip_prefix('[')?.strip_suffix(']')?;
         let mut hashes = Vec::with_capacity(usual_path(path));
         for hash in path.split(',').filter(|_| !path.is_empty()) {

@@ -2,52 +2,18 @@
 //! and a hash that fits proves it. Promises to accept only what `verify_wire` accepts, with the same result; whatever it does not
 //! accept is left to `verify_wire`, which says why.
 
-use std::cell::Cell;
-
-use aegis_canon::RawMember;
 use aegis_keys::KeyRing;
 use aegis_model::{RECEIPT_SCHEMA, SealedParts, Timestamp};
 use sha2::{Digest, Sha256};
 
 use super::proof::{Claim, CommitCache, Maker, check_claim, hash_from_hex};
 use super::wire::{SHARED, VerifiedReceipt};
+use crate::members::InOrder;
 use crate::merkle::Hash;
-
-/// Members of one object, each key once. Looked up from where the last one was found: whoever asks in the order of the text, which is
-/// that of the keys, compares one key or two a question.
-struct Members<'a> {
-    members: &'a [RawMember<'a>],
-    next: Cell<usize>,
-}
-
-impl<'a> Members<'a> {
-    const fn new(members: &'a [RawMember<'a>]) -> Self {
-        Self { members, next: Cell::new(0) }
-    }
-
-    fn get(&self, key: &str) -> Option<&'a RawMember<'a>> {
-        let (before, from_here) = self.members.split_at(self.next.get());
-        let place = match from_here.iter().position(|member| member.key == key) {
-            Some(place) => before.len() + place,
-            None => before.iter().position(|member| member.key == key)?,
-        };
-        self.next.set(place + 1);
-        Some(&self.members[place])
-    }
-
-    fn text(&self, key: &str) -> Option<&'a str> {
-        self.get(key)?.as_plain_str()
-    }
-
-    /// The value's text; what is absent counts as null.
-    fn value(&self, key: &str) -> &'a str {
-        self.get(key).map_or("null", |member| member.value)
-    }
-}
 
 /// The receipt of a sealed event, if everything holds.
 pub(super) fn verify_parts(parts: &SealedParts<'_>, ring: Option<&KeyRing>, cache: &mut CommitCache) -> Option<VerifiedReceipt> {
-    let (body, event) = (Members::new(&parts.body), Members::new(&parts.columns));
+    let (body, event) = (InOrder::new(parts.body), InOrder::new(parts.columns));
     // Both texts are canonical: equal values are equal texts.
     let shared_agree = SHARED.iter().all(|key| event.value(key) == body.value(key));
     let event_digest = hash_from_hex(body.text("event_digest")?)?;
@@ -87,7 +53,7 @@ pub(super) fn verify_parts(parts: &SealedParts<'_>, ring: Option<&KeyRing>, cach
         signed: ring.is_some(),
     };
     // Last, because it remembers what it found.
-    check_claim(&Claim::of_members(&parts.proof)?, &hash, Maker::of(&receipt), ring, cache).ok()?;
+    check_claim(&Claim::of_members(parts.proof)?, &hash, Maker::of(&receipt), ring, cache).ok()?;
     Some(receipt)
 }
 
@@ -116,7 +82,7 @@ mod tests {
 
     fn short_way(text: &str, ring: Option<&KeyRing>) -> Option<VerifiedReceipt> {
         let wire = WireEvent::read(text.as_bytes()).ok()?;
-        verify_parts(wire.sealed_parts()?, ring, &mut CommitCache::default())
+        verify_parts(&wire.sealed_parts()?, ring, &mut CommitCache::default())
     }
 
     /// Whatever the short way accepts, the long way accepts with the same result.

@@ -2,7 +2,7 @@
 //! A pure function of the log and the heads it starts from. What fails is never dropped here; the verdict says so.
 
 use aegis_keys::KeyRing;
-use aegis_model::WireEvent;
+use aegis_model::{WireEvent, is_observation};
 use serde_json::Value;
 
 use super::heads::{LaneHeads, Link};
@@ -24,6 +24,9 @@ pub struct Verdict {
     pub receipt: Option<VerifiedReceipt>,
 }
 
+/// Of an observation nothing is to be said.
+const NOTHING: Verdict = Verdict { verified: false, failure: None, repeated: false, receipt: None };
+
 /// Proves events one by one: what a consumer needs that does not follow lanes. Remembers the commits whose signature it has checked.
 #[derive(Debug)]
 pub struct Prover {
@@ -44,7 +47,7 @@ impl Prover {
 
     /// The short way, from the parts as they stand in the text.
     fn prove_parts(&mut self, wire: &WireEvent<'_>) -> Option<VerifiedReceipt> {
-        wire.sealed_parts().and_then(|parts| verify_parts(parts, Some(&self.ring), &mut self.cache))
+        wire.sealed_parts().and_then(|parts| verify_parts(&parts, Some(&self.ring), &mut self.cache))
     }
 
     fn prove_value(&mut self, wire: &Value) -> Result<VerifiedReceipt, VerifyFailure> {
@@ -121,6 +124,9 @@ impl StreamVerifier {
         if let Some(receipt) = self.prover.prove_parts(wire) {
             return self.link(receipt);
         }
+        if wire.is_observation() {
+            return NOTHING;
+        }
         match wire.to_value() {
             Ok(value) => self.check(&value),
             Err(error) => {
@@ -170,7 +176,7 @@ impl StreamVerifier {
 
     fn prove(&mut self, wire: &Value) -> Result<VerifiedReceipt, Box<Verdict>> {
         if is_observation(wire) {
-            return Err(Box::new(Verdict { verified: false, failure: None, repeated: false, receipt: None }));
+            return Err(Box::new(NOTHING));
         }
         self.prover
             .prove_value(wire)
@@ -182,11 +188,4 @@ fn missing(from: i64, to: i64) -> VerifyFailure {
     let message =
         if from == to { format!("seq {from} is missing before it") } else { format!("seq {from} to {to} are missing before it") };
     VerifyFailure::new(FailureCode::MissingSeq, message)
-}
-
-/// An external event claims no lane and no receipt; one that claims either must prove it.
-fn is_observation(wire: &Value) -> bool {
-    let external = wire.get("kind").and_then(Value::as_str).is_some_and(|kind| kind.starts_with("external_event:"));
-    let absent = |key: &str| wire.get(key).is_none_or(Value::is_null);
-    external && absent("lane") && absent("seq") && absent("receipt") && absent("receipt_hash") && absent("proof")
 }

@@ -5,7 +5,7 @@ use aegis_model::{
     FrozenAction, Hold, McpServerRecord, McpToolRecord, ResourceRecord, RiskLevel, RuleMode, Severity, SourceTrust, TenantId,
     Timestamp, ToolCall, ToolRecord, Visibility, new_event_id,
 };
-use aegis_store::{HistoryRow, NewRuleVersion, OutboxRow, Proof, RegisteredBy, Wire};
+use aegis_store::{HistoryRow, NewRuleVersion, OutboxRow, RegisteredBy, Standing, Wire};
 use serde_json::json;
 
 pub(crate) use crate::place::Place;
@@ -185,7 +185,7 @@ pub(crate) fn event(tenant: &TenantId, kind: EventKind, seq: i64) -> HistoryRow 
         receipt_hash: has_receipt.then(|| hash(seq)),
         bus_seq: seq.cast_unsigned(),
         bus_ts: Some(START.plus_seconds(seq + 1)),
-        proof: if has_receipt { Proof::Own } else { Proof::Missing },
+        standing: if has_receipt { Standing::Own } else { Standing::Unproved },
         wire: Wire::Text(format!("{{\"tenant_id\":\"{tenant}\",\"seq\":{seq}}}").into()),
     }
 }

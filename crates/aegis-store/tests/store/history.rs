@@ -1,7 +1,7 @@
 //! The log of events: idempotent, filtered, exported in order.
 
 use aegis_model::{Decision, EventKind, LaneReach, external_event_id};
-use aegis_store::{HistoryFilter, HistoryRow, LanePlace, Proof, StoreError};
+use aegis_store::{HistoryFilter, HistoryRow, LanePlace, Standing, StoreError};
 
 use crate::fixtures::*;
 
@@ -84,7 +84,7 @@ async fn what_others_put_under_a_receipt_s_place_takes_none_out_of_an_export_and
 /// What proves nothing, and says that it is a receipt of the lane of all `event`s.
 fn claim(seq: i64, hash: &str) -> HistoryRow {
     let receipt_hash = Some(hash.to_owned());
-    HistoryRow { proof: Proof::Missing, receipt_hash, ..event(&acme(), EventKind::ToolAttempt, seq) }
+    HistoryRow { standing: Standing::Unproved, receipt_hash, ..event(&acme(), EventKind::ToolAttempt, seq) }
 }
 
 #[tokio::test]
@@ -105,7 +105,7 @@ async fn lanes_are_known_by_the_first_proved_receipt_of_a_time_or_later() {
     let start = rows[0].ts;
     rows.iter_mut().zip([0, 10, 20, 30]).for_each(|(row, second)| row.ts = start.plus_seconds(second));
     // What proves nothing says of no lane that it has something.
-    (rows[1].proof, rows[3].lane) = (Proof::Missing, Some("acme.edge-0.1".into()));
+    (rows[1].standing, rows[3].lane) = (Standing::Unproved, Some("acme.edge-0.1".into()));
     place.store.insert_history(&rows, &[]).await.unwrap();
     let lane = rows[2].lane.clone().unwrap();
     let since = async |second: i64| {
@@ -245,15 +245,15 @@ async fn what_control_sealed_stands_before_all_that_has_its_id() {
         ..event(&acme(), EventKind::ApprovalRequested, 1)
     };
     // Of an edge that is called almost like it, of a kind that is not an edge's to seal, and by the hundred.
-    let under_it = |lane: &str, seq: i64, proof: Proof| HistoryRow {
+    let under_it = |lane: &str, seq: i64, standing: Standing| HistoryRow {
         lane: Some(lane.into()),
         seq: Some(seq),
         receipt_hash: Some(hash(seq + 500)),
-        proof,
+        standing,
         ..own.clone()
     };
-    let mut forged = vec![under_it("acme.controls.3", 1, Proof::Own), under_it("acme.edge-1.7", 2, Proof::Foreign)];
-    forged.extend((3..203).map(|seq| under_it("acme.edge-1.7", seq, Proof::Own)));
+    let mut forged = vec![under_it("acme.controls.3", 1, Standing::Own), under_it("acme.edge-1.7", 2, Standing::Foreign)];
+    forged.extend((3..203).map(|seq| under_it("acme.edge-1.7", seq, Standing::Own)));
     place.store.insert_history(&forged, &[]).await.unwrap();
     place.store.insert_history(std::slice::from_ref(&own), &[]).await.unwrap();
     assert_eq!(place.store.history_event(&acme(), own.event_id).await.unwrap(), Some(own.clone()));
@@ -294,7 +294,7 @@ async fn lists_are_whole_and_newest_first_whatever_index_they_go_along() {
             row
         })
         .collect();
-    (rows[9].proof, rows[9].receipt_hash) = (Proof::Missing, None);
+    (rows[9].standing, rows[9].receipt_hash) = (Standing::Unproved, None);
     place.store.insert_history(&rows, &[]).await.unwrap();
     let (decisions, outcomes) = ([kinds[0]], [kinds[1]]);
     let some_kinds: [&[EventKind]; 5] = [&[], &decisions, &outcomes, &kinds[..2], &kinds[1..]];

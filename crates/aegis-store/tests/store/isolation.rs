@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::fixtures::*;
 
 /// Methods that serve the process rather than a tenant; none takes a tenant.
-const SYSTEM_WIDE: [&str; 31] = [
+const SYSTEM_WIDE: [&str; 32] = [
     "invite_edge",
     "enroll_edge",
     "edge_keys",
@@ -46,6 +46,7 @@ const SYSTEM_WIDE: [&str; 31] = [
     // What programs ran for every tenant.
     "put_rule_set",
     "list_rule_sets",
+    "list_rule_set_changes",
     "tenants_untold_of_rule_set",
 ];
 

@@ -1,7 +1,7 @@
 //! A history as programs before wrote it: with a key on the id of an event, and proved or not, whatever its lane.
 
 use aegis_model::{EventId, EventKind, external_event_id};
-use aegis_store::{HistoryFilter, HistoryRow, Proof, Store, Wire};
+use aegis_store::{HistoryFilter, HistoryRow, Standing, Store, Wire};
 use sha2::{Digest, Sha256};
 
 use crate::fixtures::*;
@@ -35,7 +35,7 @@ pub(crate) fn kept(row: &HistoryRow, bytes: fn(EventId) -> String) -> String {
         text(Some(wire)),
         text(kept_by),
         number(kept_at),
-        i64::from(row.proof == Proof::Own).to_string(),
+        i64::from(row.standing == Standing::Own).to_string(),
         number(row.bus_ts.map(aegis_model::Timestamp::as_micros)),
     ];
     format!(
@@ -57,11 +57,11 @@ pub(crate) fn rows() -> Vec<HistoryRow> {
     // Of before it was noted whether something proved itself.
     let seen = HistoryRow {
         event_id: external_event_id(&acme(), "github", "1"),
-        proof: Proof::Own,
+        standing: Standing::Own,
         ..event(&acme(), EventKind::ExternalGithubWebhook, 7)
     };
     // Under the place and the hash of a receipt: one before it came, and two behind it.
-    let claim = || HistoryRow { event_id: aegis_model::new_event_id(), proof: Proof::Missing, ..rows[150].clone() };
+    let claim = || HistoryRow { event_id: aegis_model::new_event_id(), standing: Standing::Unproved, ..rows[150].clone() };
     let (first, others) = (claim(), [claim(), claim()]);
     let nowhere = HistoryRow { seq: None, ..claim() };
     rows.insert(0, first);

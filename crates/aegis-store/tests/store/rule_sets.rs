@@ -26,6 +26,28 @@ async fn a_set_that_follows_itself_is_one_and_one_that_comes_back_is_another_als
 }
 
 #[tokio::test]
+async fn each_set_is_told_with_what_it_changed_also_at_the_end_of_a_page() {
+    let place = Place::new().await;
+    let rule = |rule_id: &str, version: u32| RuleInSet { rule_id: rule_id.to_owned(), ..rules(version).remove(0) };
+    let sets = [vec![rule("A", 1), rule("B", 1)], vec![rule("A", 2), rule("C", 1)], vec![rule("A", 1)]];
+    for (n, set) in sets.iter().enumerate() {
+        place.store.put_rule_set(&format!("digest {n}"), set).await.unwrap();
+    }
+    let expected = [(3, "", "C", "A"), (2, "C", "B", "A"), (1, "A,B", "", "")];
+    for limit in 1..=4 {
+        let mut told = Vec::new();
+        for offset in (0..3).step_by(limit) {
+            told.extend(place.store.list_rule_set_changes(limit as u32, offset).await.unwrap());
+        }
+        let ids = |rules: &[RuleInSet]| rules.iter().map(|rule| rule.rule_id.clone()).collect::<Vec<_>>().join(",");
+        let of_each: Vec<_> = told.iter().map(|of| (of.revision, ids(&of.added), ids(&of.removed), ids(&of.changed))).collect();
+        let expected = expected.map(|(n, added, removed, changed)| (n, added.to_owned(), removed.to_owned(), changed.to_owned()));
+        assert_eq!(of_each, expected, "{limit} at a time");
+        assert_eq!(told.iter().map(|of| (of.is_about("B"), of.rules)).collect::<Vec<_>>(), [(false, 1), (true, 2), (true, 2)]);
+    }
+}
+
+#[tokio::test]
 async fn each_tenant_is_told_once_of_a_set_whenever_it_comes() {
     let mut place = Place::new().await;
     let other = tenant("other");

@@ -119,8 +119,8 @@ pub(crate) struct RuleHistoryArgs {
     /// What operators made of the rules that every tenant has
     #[arg(long, conflicts_with = "tenant")]
     pub(crate) every_tenant: bool,
-    /// Which sets of rules ran for every tenant, by the program or its folder `detect.rules`, on a data folder; of a rule: those that brought, changed or took it
-    #[arg(long, conflicts_with_all = ["every_tenant", "tenant", "url"])]
+    /// Which sets of rules ran for every tenant, by the program or its folder `detect.rules`; of a rule: those that brought, changed or took it
+    #[arg(long, conflicts_with_all = ["every_tenant", "tenant"])]
     pub(crate) sets: bool,
 }
 

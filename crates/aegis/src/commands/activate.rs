@@ -84,11 +84,11 @@ async fn through_control(url: &str, text: &str, tests: &[RuleTest]) -> anyhow::R
     }
 }
 
-fn admin_key() -> anyhow::Result<String> {
+pub(super) fn admin_key() -> anyhow::Result<String> {
     std::env::var(ADMIN_KEY).ok().with_context(|| format!("--url needs the admin key in the variable {ADMIN_KEY}"))
 }
 
-fn said(reply: &Reply) -> String {
+pub(super) fn said(reply: &Reply) -> String {
     reply.json()["error"]["message"].as_str().unwrap_or("no reason given").to_owned()
 }
 
@@ -168,7 +168,7 @@ pub(crate) fn history(args: &RuleHistoryArgs) -> anyhow::Result<ExitCode> {
         bail!("`{rule}` is no id of a rule");
     }
     if args.sets {
-        return super::rule_sets::history(&args.place.folder(), args.rule.as_deref(), args.place.json);
+        return super::rule_sets::history(&args.place, args.rule.as_deref());
     }
     let versions = super::runtime()?.block_on(async {
         match &args.place.url {
@@ -185,7 +185,29 @@ pub(crate) fn history(args: &RuleHistoryArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The versions, and of those that the key's tenant has to wait for, from when on they act at the latest.
 async fn history_of_control(url: &str, rule: Option<&str>, every_tenant: bool) -> anyhow::Result<Vec<Value>> {
+    let mut versions = versions_of_control(url, rule, every_tenant).await?;
+    let waiting = Client::new(url).get("/v1/rules/waiting", &admin_key()?).await?;
+    if waiting.status != 200 {
+        eprintln!("{url} does not say which of them wait until they know their window: {}", said(&waiting));
+        return Ok(versions);
+    }
+    note_waiting(&mut versions, &waiting.json(), every_tenant);
+    Ok(versions)
+}
+
+/// Notes of the newest version of each rule that waits from when on it acts at the latest. A rule may be a tenant's own, and every tenant's.
+fn note_waiting(versions: &mut [Value], waiting: &Value, every_tenant: bool) {
+    for wait in waiting.as_array().into_iter().flatten().filter(|wait| wait["own"] == json!(!every_tenant)) {
+        let is_it = |version: &&mut Value| version["rule_id"] == wait["rule_id"] && version["version"] == wait["version"];
+        if let Some(version) = versions.iter_mut().find(is_it).and_then(Value::as_object_mut) {
+            version.insert("knows_at".to_owned(), wait["knows_at"].clone());
+        }
+    }
+}
+
+async fn versions_of_control(url: &str, rule: Option<&str>, every_tenant: bool) -> anyhow::Result<Vec<Value>> {
     let filter = rule.map(|rule| format!("&rule_id={rule}")).unwrap_or_default();
     let path = if every_tenant { "/v1/rules/common" } else { "/v1/rules" };
     let reply = Client::new(url).get(&format!("{path}?limit={MOST_SHOWN}{filter}"), &admin_key()?).await?;
@@ -219,6 +241,11 @@ fn line_of(version: &Value) -> String {
         line.push_str(&format!("  {whose}, {} by {}", word("changed_at"), word("changed_by")));
     }
     line.push_str(&format!("\n  {}", word("note")));
+    if let Some(knows_at) = version["knows_at"].as_str() {
+        line.push_str(&format!(
+            "\n  tells nothing of the tenant yet: it knows all of its window from {knows_at} on, or once it is filled"
+        ));
+    }
     let told = &version["backtest"];
     if let Some(own) = version["tenants_with_own"].as_i64().filter(|own| *own > 0) {
         line.push_str(&format!("\n  {own} tenants have one of their own under this id, and keep it"));
@@ -231,4 +258,25 @@ fn line_of(version: &Value) -> String {
         }
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_rule_that_waits_its_newest_version_says_so_and_of_others_of_its_id_none() {
+        let version = |rule_id: &str, version: u32| json!({"rule_id": rule_id, "version": version, "note": "n"});
+        let wait = |rule_id: &str, version: u32, own: bool| json!({"rule_id": rule_id, "name": "n", "version": version, "own": own, "knows_at": "2026-11-27T10:00:00.000000Z"});
+        let waiting = json!([wait("A", 2, true), wait("B", 1, false), wait("C", 1, true)]);
+        let told = |every_tenant| {
+            let mut versions = vec![version("A", 2), version("A", 1), version("B", 1)];
+            note_waiting(&mut versions, &waiting, every_tenant);
+            versions.iter().map(|version| line_of(version).contains("tells nothing of the tenant yet")).collect::<Vec<_>>()
+        };
+        assert_eq!((told(false), told(true)), (vec![true, false, false], vec![false, false, true]));
+        let mut versions = vec![version("A", 2)];
+        note_waiting(&mut versions, &Value::Null, false);
+        assert_eq!(versions, [version("A", 2)]);
+    }
 }

@@ -258,10 +258,11 @@ impl<'a> History<'a> {
             let (Some(ledger), Some(row)) = (self.ledgers.get(&by), rows.first()) else { continue };
             let mut after = first - 1;
             while after < last {
-                let items = ledger.export_items(&row.tenant_id, after, PAGE as usize).await?;
-                let Some(end) = items.last() else { break };
+                let lines = ledger.export(&row.tenant_id, after, PAGE as usize).await?;
+                let Some(end) = lines.last() else { break };
                 after = end.row;
-                texts.extend(items.into_iter().map(|item| ((by.clone(), item.row), item.sealed.wire.as_str().into())));
+                let sealed = lines.into_iter().filter(|line| line.is_sealed);
+                texts.extend(sealed.map(|line| ((by.clone(), line.row), line.text.as_str().into())));
             }
         }
         Ok(texts)

@@ -16,7 +16,7 @@ pub(crate) fn export(tenant: &str, data: &Path) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     runtime.block_on(async {
         let mut out = BufWriter::new(std::io::stdout().lock());
-        let mut found = false;
+        let (mut found, mut damaged) = (false, 0u64);
         for part in ["control", "edge"] {
             let path = data.join(part).join("ledger.db");
             if !path.exists() {
@@ -26,11 +26,12 @@ pub(crate) fn export(tenant: &str, data: &Path) -> anyhow::Result<ExitCode> {
             let reader = LedgerReader::open(&path).await.with_context(|| path.display().to_string())?;
             let mut after_row = 0;
             loop {
-                let page = reader.export_items(&tenant, after_row, PAGE).await?;
+                let page = reader.export(&tenant, after_row, PAGE).await?;
                 let Some(last) = page.last() else { break };
                 after_row = last.row;
-                for item in &page {
-                    writeln!(out, "{}", item.sealed.wire)?;
+                for line in &page {
+                    damaged += u64::from(!line.is_sealed);
+                    writeln!(out, "{}", line.text)?;
                 }
             }
         }
@@ -38,6 +39,11 @@ pub(crate) fn export(tenant: &str, data: &Path) -> anyhow::Result<ExitCode> {
             bail!("{} has no ledger; name the folder that `aegis up` runs on with --data", data.display());
         }
         out.flush()?;
+        if damaged > 0 {
+            eprintln!(
+                "aegis: {damaged} receipts are damaged on the disk; lines with \"evidence\": \"damaged\" stand in their places"
+            );
+        }
         Ok(ExitCode::SUCCESS)
     })
 }

@@ -1,5 +1,7 @@
 //! Messages: what a publisher is told, in JetStream's order of checks.
 
+use aegis_model::Reading;
+
 use super::write::Staged;
 use super::{Last, Work};
 use crate::check::check_message;
@@ -86,7 +88,14 @@ impl Work<'_> {
             self.subjects[i].insert(message.subject.clone(), Last { seq, cost });
         }
         let whose = message.kept.filter(|_| kept.is_some());
-        let delivered = Delivered { seq, subject: message.subject, payload: message.payload, bus_ts: self.now, kept: whose };
+        let delivered = Delivered {
+            seq,
+            subject: message.subject,
+            payload: message.payload,
+            bus_ts: self.now,
+            kept: whose,
+            reading: Reading::default(),
+        };
         self.staged[i].push(Staged { message: delivered, msg_id: message.msg_id, cost, kept });
         Ok(Ok(PubAck { seq, duplicate: false }))
     }

@@ -1,6 +1,7 @@
 //! L-REGISTRY for actions alone: what is said is a function of the set of records.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use aegis_model::TenantId;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

@@ -3,6 +3,7 @@
 mod bounds;
 mod common_rules;
 mod evidence;
+mod far;
 mod lanes;
 mod late;
 mod own_rules;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_bus::{Bus, BusError, EmbeddedBus, EmbeddedLimits, Message, Stream, subject};
-use aegis_detect::{EventBatch, Past, PastAsked, PastEvents, RuleSet, WarmRecords, Worker, WorkerConfig, events_of};
+use aegis_detect::{EventBatch, Past, PastAsked, PastEvents, RuleSet, RuleWaits, WarmRecords, Worker, WorkerConfig, events_of};
 use aegis_keys::{SigningKey, sign_notice};
 use aegis_model::{
     Clock, CommonRuleWarmRecord, Decision, EventId, ManualClock, Notice, RuleWarmRecord, SecurityEvent, TenantId, Timestamp,
@@ -31,7 +31,7 @@ const PAST: &str = "past";
 pub(super) struct Kept {
     pub(super) events: Mutex<Vec<SecurityEvent>>,
     asked: Mutex<Vec<String>>,
-    fails: Mutex<bool>,
+    pub(super) fails: Mutex<bool>,
     /// Fewer than are asked for are handed on.
     most: Mutex<Option<usize>>,
     /// Of whom there is more than anybody may ask for.
@@ -41,7 +41,7 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    fn keep(&self, wires: &[Value]) {
+    pub(super) fn keep(&self, wires: &[Value]) {
         let shown = |wire: &Value| {
             let event: SecurityEvent = serde_json::from_value(wire.clone()).unwrap();
             SecurityEvent { verified: true, bus_ts: Some(event.ts), ..event }
@@ -133,6 +133,7 @@ pub(super) struct House {
     pub(super) receipts: Option<Arc<Receipts>>,
     /// The rules that every tenant has.
     pub(super) program: fn() -> RuleSet,
+    pub(super) waits: Arc<RuleWaits>,
     texts: Arc<Texts>,
 }
 
@@ -145,7 +146,8 @@ impl House {
     pub(super) async fn open_with(folder: &Path, text: String) -> Self {
         let clock = Arc::new(ManualClock::new(START));
         let line = Line::open_with(folder, EmbeddedLimits::default(), clock.clone()).await;
-        Self { line, clock, past: Arc::default(), receipts: None, program: common, texts: Arc::new(Texts(vec![text])) }
+        let (past, waits, texts) = (Arc::default(), Arc::default(), Arc::new(Texts(vec![text])));
+        Self { line, clock, past, receipts: None, program: common, waits, texts }
     }
 
     fn worker_over(&self, bus: &Arc<EmbeddedBus>) -> Worker {
@@ -154,6 +156,7 @@ impl House {
         config.checkpoint_ms = 50;
         config.texts = Some(self.texts.clone());
         config.past = Some(self.past.clone());
+        config.waits = Some(self.waits.clone());
         if let Some(receipts) = &self.receipts {
             config.past_receipts = Some(receipts.clone());
         }

@@ -49,6 +49,13 @@ async fn begin(house: &mut House, worker: &Worker, text: &str, seconds: i64) {
     house.line.caught_up(worker).await;
 }
 
+async fn begun(folder: &Path, text: &str, seconds: i64) -> (House, Worker) {
+    let mut house = house(folder, text).await;
+    let worker = house.worker();
+    begin(&mut house, &worker, text, seconds).await;
+    (house, worker)
+}
+
 /// Of which tenant's which agent how many denies were told.
 fn told(alerts: &[Alert]) -> BTreeSet<(String, String, usize)> {
     let row = |alert: &Alert| {
@@ -66,9 +73,7 @@ fn rows<const N: usize>(rows: [(&str, &str, usize); N]) -> BTreeSet<(String, Str
 async fn it_is_filled_for_each_tenant_and_acts_there_from_the_record_on_in_every_life_and_replay() {
     let folder = tempfile::tempdir().unwrap();
     let text = of_ten_minutes();
-    let mut house = house(folder.path(), &text).await;
-    let worker = house.worker();
-    begin(&mut house, &worker, &text, 300).await;
+    let (mut house, worker) = begun(folder.path(), &text, 300).await;
     until_rule_warms(&worker, ID, 2).await;
     // The fourth within the window; what lies before is not there to be read yet.
     house.deny_in("acme", &worker, "over", 1).await;
@@ -101,9 +106,7 @@ async fn it_is_filled_for_each_tenant_and_acts_there_from_the_record_on_in_every
 async fn of_who_was_silent_for_long_nothing_is_read_until_he_speaks_again() {
     let folder = tempfile::tempdir().unwrap();
     let text = of_three_hours();
-    let mut house = house(folder.path(), &text).await;
-    let worker = house.worker();
-    begin(&mut house, &worker, &text, 3700).await;
+    let (mut house, worker) = begun(folder.path(), &text, 3700).await;
     house.clock.advance_seconds(1);
     house.pass().await;
     until_rule_warms(&worker, ID, 1).await;
@@ -135,6 +138,12 @@ async fn of_whom_more_lies_before_than_may_be_kept_it_waits_and_for_the_others_i
     house.clock.advance_seconds(1);
     house.pass().await;
     until_rule_warms(&worker, ID, 1).await;
+    let waits_of = async |house: &House, tenant: &str| -> Vec<(String, bool)> {
+        let waits = house.waits.of(&TenantId::new(tenant).unwrap()).await.unwrap();
+        waits.into_iter().map(|wait| (wait.rule_id, wait.own)).collect()
+    };
+    assert_eq!(waits_of(&house, "acme").await, [(ID.to_owned(), false)]);
+    assert!(waits_of(&house, "beta").await.is_empty());
     // Who speaks on is not asked for again and again.
     for _ in 0..3 {
         house.deny_in("acme", &worker, "over", 1).await;
@@ -148,6 +157,7 @@ async fn of_whom_more_lies_before_than_may_be_kept_it_waits_and_for_the_others_i
     house.clock.advance_seconds(700);
     house.deny_in("acme", &worker, "over", 4).await;
     until_rule_warms(&worker, ID, 0).await;
+    assert!(waits_of(&house, "acme").await.is_empty());
     assert_eq!(told(&house.line.alerts(2).await), rows([("beta", "over", 4), ("acme", "over", 4)]));
     worker.stop().await;
 }
@@ -157,9 +167,7 @@ async fn of_whom_more_lies_before_than_may_be_kept_it_waits_and_for_the_others_i
 async fn that_it_knows_a_tenant_s_window_is_control_s_word_of_that_tenant_and_that_version_alone() {
     let folder = tempfile::tempdir().unwrap();
     let text = of_ten_minutes();
-    let mut house = house(folder.path(), &text).await;
-    let worker = house.worker();
-    begin(&mut house, &worker, &text, 300).await;
+    let (mut house, worker) = begun(folder.path(), &text, 300).await;
     let record = warm_record("acme", 1);
     let signed = sign_notice(&control_key(), &record).unwrap();
     put(&house.line, place(), serde_json::to_vec(&record).unwrap()).await;
@@ -191,9 +199,7 @@ async fn that_it_knows_a_tenant_s_window_is_control_s_word_of_that_tenant_and_th
 async fn of_whom_nothing_was_ever_proved_nothing_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let text = of_ten_minutes();
-    let mut house = house(folder.path(), &text).await;
-    let worker = house.worker();
-    begin(&mut house, &worker, &text, 300).await;
+    let (mut house, worker) = begun(folder.path(), &text, 300).await;
     record(&house.line, "ghost", ID, &text, 1).await;
     let mut forged = house.line.seal_denies("acme", "other", 1).await.remove(0);
     forged["tenant_id"] = json!("ghost");
@@ -212,9 +218,7 @@ async fn of_whom_nothing_was_ever_proved_nothing_is_read() {
 async fn one_that_contains_waits() {
     let folder = tempfile::tempdir().unwrap();
     let text = of_ten_minutes().replace("suppress: 1h\n", "suppress: 1h\nrespond: [freeze_agent]\n");
-    let mut house = house(folder.path(), &text).await;
-    let worker = house.worker();
-    begin(&mut house, &worker, &text, 300).await;
+    let (mut house, worker) = begun(folder.path(), &text, 300).await;
     house.pass().await;
     put(&house.line, place(), sign_notice(&control_key(), &warm_record("acme", 1)).unwrap()).await;
     for _ in 0..2 {
@@ -289,9 +293,7 @@ async fn one_that_another_program_has_in_another_text_goes_on_with_what_was_kept
 async fn the_same_text_as_a_later_version_keeps_who_was_filled() {
     let folder = tempfile::tempdir().unwrap();
     let text = of_ten_minutes();
-    let mut house = house(folder.path(), &text).await;
-    let worker = house.worker();
-    begin(&mut house, &worker, &text, 300).await;
+    let (mut house, worker) = begun(folder.path(), &text, 300).await;
     house.clock.advance_seconds(1);
     house.pass().await;
     until_rule_warms(&worker, ID, 0).await;

@@ -1,0 +1,68 @@
+//! Which events of a batch pass a filter, found out once for all rules that have the very same one: rules that differ in what they make of it.
+//! Promises that two filters are one only where they are the same conditions in the same order.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use datafusion::logical_expr::Expr;
+
+/// What tells a filter from others: the conditions that AND joins.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct FilterName {
+    hash: u64,
+    conditions: Arc<[Expr]>,
+}
+
+impl FilterName {
+    pub(crate) fn of(conditions: Arc<[Expr]>) -> Self {
+        let mut hasher = DefaultHasher::new();
+        conditions.hash(&mut hasher);
+        Self { hash: hasher.finish(), conditions }
+    }
+
+    pub(crate) fn conditions(&self) -> &[Expr] {
+        &self.conditions
+    }
+}
+
+/// The places of the events that passed, of each filter that was asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Passed(BTreeMap<u64, Vec<(FilterName, Arc<[usize]>)>>);
+
+impl Passed {
+    pub(crate) fn get(&self, filter: &FilterName) -> Option<Arc<[usize]>> {
+        let of_hash = self.0.get(&filter.hash)?;
+        of_hash.iter().find(|(known, _)| known == filter).map(|(_, places)| Arc::clone(places))
+    }
+
+    pub(crate) fn put(&mut self, filter: &FilterName, places: &Arc<[usize]>) {
+        self.0.entry(filter.hash).or_default().push((filter.clone(), Arc::clone(places)));
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use datafusion::prelude::{col, lit};
+
+    #[test]
+    fn a_filter_is_told_from_others_also_where_their_hashes_are_one() {
+        let name = |conditions: Vec<Expr>| FilterName::of(conditions.into());
+        let (kind, tool) = (col("kind").eq(lit("a")), col("tool").eq(lit("b")));
+        let both = name(vec![kind.clone(), tool.clone()]);
+        assert_eq!(both, name(vec![kind.clone(), tool.clone()]));
+        let mut passed = Passed::default();
+        passed.put(&both, &Arc::from([1, 2]));
+        // What would be one by its hash alone.
+        let like_both = FilterName { hash: both.hash, ..name(vec![kind.clone()]) };
+        assert_eq!(passed.get(&like_both), None);
+        passed.put(&like_both, &Arc::from([3]));
+        assert_eq!(passed.get(&both).unwrap()[..], [1, 2]);
+        assert_eq!(passed.get(&like_both).unwrap()[..], [3]);
+        for other in [vec![], vec![tool, kind.clone()], vec![kind, col("tool").eq(lit("c"))]] {
+            assert_eq!(passed.get(&name(other)), None);
+        }
+    }
+}

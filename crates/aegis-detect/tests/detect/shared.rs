@@ -1,0 +1,101 @@
+//! L-SHARED: rules share the names of keys, and what is asked of an event for each; and each tells what it tells alone, whatever quotas take from the others,
+//! and whoever of them comes and goes.
+
+use std::ops::Range;
+
+use aegis_detect::{Engine, Quotas, RuleSet};
+use aegis_model::{SecurityEvent, TenantId, Timestamp};
+use proptest::prelude::*;
+
+use crate::incremental::{Alerts, QUERIES, START, Step, any_step, engine_within, log_of, rule_text, run_on, take};
+
+/// Few of everything, so that each of them is full at some time.
+fn any_quotas() -> impl Strategy<Value = Quotas> {
+    (1..6usize, 1..8usize, 1..30usize).prop_map(|(keys_per_tenant, events_per_key, events_per_tenant)| Quotas {
+        keys_per_tenant,
+        events_per_key,
+        events_per_tenant,
+        ..Quotas::default()
+    })
+}
+
+/// A rule of a tenant's own, over the same keys as the others.
+fn set_own(engine: &mut Engine, mode: &str, since: Timestamp, events: Vec<SecurityEvent>, alerts: &mut Alerts) {
+    let text = rule_text(0).replace("id: I-0", "id: OWN-1").replace("name: i-0", "name: own");
+    let text = text.replace("mode: active", &format!("mode: {mode}"));
+    let common = RuleSet::from_texts([("0/rule.sql".into(), rule_text(0))]).unwrap().common();
+    let own = common.own(&TenantId::new("a").unwrap(), &text).unwrap();
+    take(engine.set_own(own, since, events), alerts);
+}
+
+/// What stands of a log during a part of which one of the tenants has a rule of its own.
+fn run_with_own(mut engine: Engine, log: &[SecurityEvent], there: Range<usize>, size: usize) -> Alerts {
+    let mut alerts = Alerts::new();
+    let since = Timestamp::from_micros(START);
+    for (n, part) in log.chunks(size).enumerate() {
+        if n == there.start {
+            let before = log[..n * size].iter().filter(|event| event.tenant_id.as_str() == "a").cloned().collect();
+            set_own(&mut engine, "active", since, before, &mut alerts);
+        }
+        if n == there.end {
+            set_own(&mut engine, "disabled", since, Vec::new(), &mut alerts);
+        }
+        take(engine.tick(part.to_vec()), &mut alerts);
+    }
+    take(engine.finish(), &mut alerts);
+    alerts
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn l_shared_a_rule_tells_beside_others_what_it_tells_alone_whatever_quotas_take(
+        steps in prop::collection::vec(any_step(), 1..60),
+        quotas in any_quotas(),
+        size in 1..20usize,
+    ) {
+        let log = log_of(&steps);
+        let beside = run_on(engine_within(true, quotas, 0..QUERIES.len()), &log, size);
+        let mut alone = Alerts::new();
+        for query in 0..QUERIES.len() {
+            alone.extend(run_on(engine_within(true, quotas, query..query + 1), &log, size));
+        }
+        prop_assert_eq!(beside, alone);
+    }
+
+    #[test]
+    fn l_shared_a_rule_that_comes_and_goes_changes_nothing_of_the_others(
+        steps in prop::collection::vec(any_step(), 2..60),
+        size in 1..6usize,
+        (from, long) in (0..10usize, 1..10usize),
+    ) {
+        let log = log_of(&steps);
+        let engine = || engine_within(true, Quotas::default(), 0..QUERIES.len());
+        let mut with_own = run_with_own(engine(), &log, from..from + long, size);
+        with_own.retain(|name, _| !name.starts_with("own "));
+        // What is told of itself does not depend on it either.
+        prop_assert_eq!(with_own, run_on(engine(), &log, size));
+    }
+}
+
+#[test]
+fn l_shared_is_not_kept_by_silence() {
+    let step = |n: u8| Step {
+        forward: 1,
+        late: if n % 7 == 3 { 4 } else { 0 },
+        tenant: 0,
+        agent: Some(n % 2),
+        tool: Some(n % 3),
+        decision: n % 2,
+        run: n % 2,
+    };
+    let log = log_of(&(0..40).map(step).collect::<Vec<_>>());
+    let quotas = Quotas { keys_per_tenant: 1, events_per_key: 3, ..Quotas::default() };
+    let engine = || engine_within(true, quotas, 0..QUERIES.len());
+    let found = run_with_own(engine(), &log, 2..6, 4);
+    assert!(found.keys().any(|name| name.starts_with("own ")), "{found:?}");
+    let mut full = engine();
+    full.tick(log);
+    assert!(full.stats().iter().any(|stats| stats.refused > 0) && full.stats().iter().any(|stats| stats.given_up > 0));
+}

@@ -1,0 +1,354 @@
+//! A message read as an event once, for all in a process who read the message. What is shared is a function of its bytes and of when the bus stored them:
+//! nothing that a reader decides. Promises that what is shared is what a fresh reading gives, that all of it together stays within a bound, and that
+//! nobody waits for anybody.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+
+use crate::wire::Passed;
+use crate::{SecurityEvent, Timestamp, WireError, WireEvent};
+
+/// An event as its message has it.
+#[derive(Debug)]
+pub struct ReadEvent {
+    text: Bytes,
+    passed: Passed,
+    event: Arc<SecurityEvent>,
+    /// The same with `verified` set, made for the first who found that it is.
+    as_verified: OnceLock<Arc<SecurityEvent>>,
+}
+
+impl ReadEvent {
+    /// Reads a message's bytes through the strict door. What is added behind the seal (`verified`, `late`) is not the sender's to say, and is not set.
+    pub fn read(text: &Bytes, bus_ts: Timestamp) -> Result<Self, WireError> {
+        let wire = WireEvent::read(text)?;
+        let event = SecurityEvent { verified: false, late: false, bus_ts: Some(bus_ts), ..wire.event()? };
+        Ok(Self { text: text.clone(), passed: wire.into_passed(), event: Arc::new(event), as_verified: OnceLock::new() })
+    }
+
+    /// The event, not verified.
+    #[must_use]
+    pub const fn event(&self) -> &Arc<SecurityEvent> {
+        &self.event
+    }
+
+    /// The event with `verified` as the caller found it to be: nobody learns by it what others found.
+    #[must_use]
+    pub fn marked(&self, verified: bool) -> Arc<SecurityEvent> {
+        if !verified {
+            return Arc::clone(&self.event);
+        }
+        if let Some(known) = self.as_verified.get() {
+            return Arc::clone(known);
+        }
+        let marked = Arc::new(SecurityEvent { verified: true, ..SecurityEvent::clone(&self.event) });
+        // Nobody proves what is of no lane: no room is kept for it. And who was quicker has made the same.
+        if self.event.lane.is_some() && self.as_verified.set(Arc::clone(&marked)).is_err() {
+            return self.as_verified.get().map_or(marked, Arc::clone);
+        }
+        marked
+    }
+
+    /// The same, without a copy where nobody else has what was read.
+    #[must_use]
+    pub fn into_marked(self: Arc<Self>, verified: bool) -> Arc<SecurityEvent> {
+        match Arc::try_unwrap(self) {
+            Ok(Self { mut event, .. }) => {
+                if verified {
+                    Arc::make_mut(&mut event).verified = true;
+                }
+                event
+            }
+            Err(shared) => shared.marked(verified),
+        }
+    }
+
+    /// Its text, to verify it.
+    #[must_use]
+    pub fn wire(&self) -> WireEvent<'_> {
+        // It was read as text before.
+        WireEvent::again(std::str::from_utf8(&self.text).unwrap_or_default(), &self.passed)
+    }
+
+    /// What it takes in memory beside the text, once somebody found it verified too; about.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let events = if self.event.lane.is_some() { 2 } else { 1 };
+        size_of::<Self>() + self.passed.weight() + events * self.event.weight()
+    }
+
+    /// True if these very bytes, not just equal ones, were read, stored at that time.
+    fn is_of(&self, text: &Bytes, bus_ts: Timestamp) -> bool {
+        self.text.as_ptr() == text.as_ptr() && self.text.len() == text.len() && self.event.bus_ts == Some(bus_ts)
+    }
+}
+
+/// How much may be kept of what was read, all messages together. What is kept counts as long as somebody has its message.
+#[derive(Debug)]
+pub struct ReadingRoom {
+    most: usize,
+    used: AtomicUsize,
+}
+
+impl ReadingRoom {
+    /// Room for so many bytes.
+    #[must_use]
+    pub fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self { most, used: AtomicUsize::new(0) })
+    }
+
+    /// What is kept now, bytes.
+    #[must_use]
+    pub fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// False if there is no room for so much more.
+    fn take(&self, bytes: usize) -> bool {
+        let before = self.used.fetch_add(bytes, Ordering::Relaxed);
+        let has_room = before.saturating_add(bytes) <= self.most;
+        if !has_room {
+            self.give_back(bytes);
+        }
+        has_room
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// What copies of a message share.
+#[derive(Debug)]
+struct Shared {
+    room: Arc<ReadingRoom>,
+    read: OnceLock<Arc<ReadEvent>>,
+}
+
+impl Shared {
+    fn of(&self, text: &Bytes, bus_ts: Timestamp) -> Option<Arc<ReadEvent>> {
+        self.read.get().filter(|known| known.is_of(text, bus_ts)).cloned()
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Some(read) = self.read.get() {
+            self.room.give_back(read.weight());
+        }
+    }
+}
+
+/// A place beside a message's bytes for the event that they are, filled by whoever reads it first. Copies of the message share it.
+#[derive(Clone, Debug, Default)]
+pub struct Reading(Option<Arc<Shared>>);
+
+impl Reading {
+    /// A place for what is read, as long as there is room. One by default keeps nothing: for a message that one reader has.
+    #[must_use]
+    pub fn kept_in(room: &Arc<ReadingRoom>) -> Self {
+        Self(Some(Arc::new(Shared { room: Arc::clone(room), read: OnceLock::new() })))
+    }
+
+    /// The event of the message that has these bytes and that time. Two who read it at once both do. What is no event, or has no room, is read by each.
+    pub fn event(&self, text: &Bytes, bus_ts: Timestamp) -> Result<Arc<ReadEvent>, WireError> {
+        if let Some(known) = self.0.as_ref().and_then(|shared| shared.of(text, bus_ts)) {
+            return Ok(known);
+        }
+        let read = Arc::new(ReadEvent::read(text, bus_ts)?);
+        let Some(shared) = self.0.as_ref().filter(|shared| shared.read.get().is_none()) else { return Ok(read) };
+        let weight = read.weight();
+        if shared.room.take(weight) && shared.read.set(Arc::clone(&read)).is_err() {
+            // Somebody was quicker.
+            shared.room.give_back(weight);
+            return Ok(shared.of(text, bus_ts).unwrap_or(read));
+        }
+        Ok(read)
+    }
+}
+
+/// Says nothing of a message that its bytes do not.
+impl PartialEq for Reading {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Reading {}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::{EventKind, TenantId, is_observation};
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    const BUS_TS: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
+
+    /// An event as a ledger writes it, but for its hashes, which nobody checks here.
+    fn sealed(text: &str, seq: i64) -> Vec<u8> {
+        let ts = Timestamp::from_micros(5);
+        let mut event = SecurityEvent::new(TenantId::new("acme").unwrap(), "e", "edge", EventKind::ToolOutcome, ts);
+        (event.lane, event.seq) = (Some("acme.e.1".to_owned()), Some(seq));
+        event.reason = Some(text.to_owned());
+        event.matched_policies = vec![text.to_owned()];
+        let mut columns = serde_json::to_value(&event).unwrap();
+        columns.as_object_mut().unwrap().retain(|key, _| key != "verified");
+        let columns = String::from_utf8(aegis_canon::canonicalize_value(&columns).unwrap()).unwrap();
+        let body = json!({"a": text, "b": {"c": seq}});
+        let body = String::from_utf8(aegis_canon::canonicalize_value(&body).unwrap()).unwrap();
+        let proof = r#"{"key_id":"k","size":1,"index":0,"path":[],"signature":"s"}"#;
+        let open = |object: &str| object.strip_suffix('}').unwrap().to_owned();
+        let whole = format!(
+            r#"{},"receipt_hash":"00","receipt":{},"receipt_hash":"00"}},"proof":{proof}}}"#,
+            open(&columns),
+            open(&body)
+        );
+        whole.into_bytes()
+    }
+
+    /// Sealed events, other ones, and both with bytes changed, left out and put in; and any bytes.
+    fn messages() -> impl Strategy<Value = Vec<u8>> {
+        let text = prop_oneof![any::<String>(), "[a-z\"\\\\é]{0,40}", "x{0,3000}"];
+        let sealed = (text.clone(), any::<i32>()).prop_map(|(text, seq)| sealed(&text, i64::from(seq)));
+        let observed = (text, any::<bool>()).prop_map(|(text, late)| {
+            let ts = Timestamp::from_micros(7);
+            let mut event = SecurityEvent::new(TenantId::new("acme").unwrap(), "i", "i", EventKind::ExternalOtlp, ts);
+            event.attributes = Some(text);
+            (event.verified, event.late) = (late, late);
+            serde_json::to_vec(&event).unwrap()
+        });
+        let whole = prop_oneof![3 => sealed, 2 => observed];
+        let piece = prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..3),
+            prop::sample::select(vec![",", "\"", "}", "{", " ", "null", "\"seq\":1,", "\\u0041", "\u{e9}"])
+                .prop_map(|piece| piece.as_bytes().to_vec()),
+        ];
+        let changed = (whole.clone(), any::<prop::sample::Index>(), 0usize..3, piece).prop_map(|(bytes, at, removed, piece)| {
+            let at = at.index(bytes.len());
+            [&bytes[..at], piece.as_slice(), &bytes[(at + removed).min(bytes.len())..]].concat()
+        });
+        prop_oneof![2 => whole, 4 => changed, 1 => prop::collection::vec(any::<u8>(), 0..200)]
+    }
+
+    /// All that can be asked of a text that was read.
+    fn said(wire: &WireEvent<'_>) -> (Result<SecurityEvent, WireError>, Result<Value, WireError>, String, bool) {
+        (wire.event(), wire.to_value(), format!("{:?}", wire.sealed_parts()), wire.is_observation())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1024))]
+
+        /// L-READ-ONCE: whoever reads after others has what a fresh reading gives, or its refusal, and nothing of what they found.
+        #[test]
+        fn what_is_shared_is_what_a_fresh_reading_gives(bytes in messages(), found in prop::collection::vec(any::<bool>(), 1..5)) {
+            let text = Bytes::from(bytes.clone());
+            let fresh = WireEvent::read(&bytes).and_then(|wire| {
+                let event = SecurityEvent { bus_ts: Some(BUS_TS), verified: false, late: false, ..wire.event()? };
+                Ok((event, wire))
+            });
+            let rooms = [ReadingRoom::new(usize::MAX), ReadingRoom::new(2000)];
+            let readings = rooms.each_ref().map(Reading::kept_in);
+            if let Ok((_, wire)) = &fresh {
+                prop_assert_eq!(wire.is_observation(), wire.to_value().is_ok_and(|value| is_observation(&value)));
+            }
+            for (verified, reading) in found.iter().flat_map(|verified| readings.each_ref().map(|reading| (*verified, reading))) {
+                // Each reader has a copy of the message.
+                let read = reading.clone().event(&text.clone(), BUS_TS);
+                match (&fresh, read) {
+                    (Ok((event, wire)), Ok(read)) => {
+                        prop_assert_eq!(&**read.event(), event);
+                        prop_assert_eq!(said(&read.wire()), said(wire));
+                        prop_assert_eq!(read.wire().text().as_bytes(), &bytes[..]);
+                        let marked = SecurityEvent { verified, ..event.clone() };
+                        prop_assert_eq!(SecurityEvent::clone(&read.marked(verified)), marked.clone());
+                        prop_assert_eq!(SecurityEvent::clone(&Arc::clone(&read).into_marked(verified)), marked.clone());
+                        let alone = Reading::default().event(&text, BUS_TS).unwrap();
+                        prop_assert_eq!(SecurityEvent::clone(&alone.into_marked(verified)), marked);
+                        prop_assert_eq!(&**read.event(), event);
+                    }
+                    (Err(error), Err(refused)) => prop_assert_eq!(error, &refused),
+                    (fresh, read) => {
+                        let said = format!("a fresh reading {:?}, a shared one {:?}", fresh.is_ok(), read.map(|_| ()));
+                        return Err(TestCaseError::fail(said));
+                    }
+                }
+            }
+            prop_assert!(rooms[1].used() <= 2000);
+            prop_assert_eq!(rooms[0].used() > 0, fresh.is_ok());
+            drop(readings);
+            prop_assert_eq!(rooms.map(|room| room.used()), [0, 0]);
+        }
+    }
+
+    #[test]
+    fn an_event_is_read_once_and_marked_once() {
+        let room = ReadingRoom::new(10_000);
+        let (text, reading) = (Bytes::from(sealed("x", 1)), Reading::kept_in(&room));
+        let (one, other) = (reading.event(&text, BUS_TS).unwrap(), reading.clone().event(&text.clone(), BUS_TS).unwrap());
+        assert!(Arc::ptr_eq(&one, &other));
+        assert!(Arc::ptr_eq(&one.marked(true), &other.marked(true)));
+        assert!(Arc::ptr_eq(&one.marked(false), other.event()));
+        assert!(one.marked(true).verified && !one.marked(false).verified);
+        assert!(one.wire().sealed_parts().is_some());
+        assert_eq!(room.used(), one.weight());
+
+        let alone = Reading::default();
+        assert!(!Arc::ptr_eq(&alone.event(&text, BUS_TS).unwrap(), &alone.event(&text, BUS_TS).unwrap()));
+    }
+
+    #[test]
+    fn a_place_gives_nothing_for_other_bytes_or_another_time() {
+        let (text, reading) = (Bytes::from(sealed("x", 1)), Reading::kept_in(&ReadingRoom::new(10_000)));
+        reading.event(&text, BUS_TS).unwrap();
+        let other = Bytes::from(sealed("y", 1));
+        assert_eq!(reading.event(&other, BUS_TS).unwrap().event().reason.as_deref(), Some("y"));
+        let equal = Bytes::from(text.to_vec());
+        assert!(!Arc::ptr_eq(&reading.event(&equal, BUS_TS).unwrap(), &reading.event(&text, BUS_TS).unwrap()));
+        let later = BUS_TS.plus_seconds(1);
+        assert_eq!(reading.event(&text, later).unwrap().event().bus_ts, Some(later));
+        assert!(reading.event(&text.slice(..text.len() - 1), BUS_TS).is_err(), "the beginning of a text is another text");
+        assert_eq!(reading.event(&text, BUS_TS).unwrap().event().reason.as_deref(), Some("x"));
+    }
+
+    #[test]
+    fn what_has_no_room_is_read_by_each_until_there_is_some() {
+        let texts: Vec<Bytes> = (1..=3).map(|seq| Bytes::from(sealed("x", seq))).collect();
+        let weight = ReadEvent::read(&texts[0], BUS_TS).unwrap().weight();
+        let room = ReadingRoom::new(2 * weight);
+        let mut readings: Vec<Reading> = texts.iter().map(|_| Reading::kept_in(&room)).collect();
+        let is_shared = |place: usize, readings: &[Reading]| {
+            let read = || readings[place].event(&texts[place], BUS_TS).unwrap();
+            Arc::ptr_eq(&read(), &read())
+        };
+        assert_eq!([0, 1, 2].map(|place| is_shared(place, &readings)), [true, true, false]);
+        assert_eq!(room.used(), 2 * weight);
+        // Whoever still has a message has what was read of it.
+        let copy = readings[0].clone();
+        readings[0] = Reading::default();
+        assert_eq!((room.used(), is_shared(2, &readings)), (2 * weight, false));
+        drop(copy);
+        assert_eq!((room.used(), is_shared(2, &readings)), (weight, true));
+        drop(readings);
+        assert_eq!(room.used(), 0);
+    }
+
+    #[test]
+    fn those_who_read_at_once_keep_one_and_count_one() {
+        let (text, room) = (Bytes::from(sealed("x", 1)), ReadingRoom::new(1_000_000));
+        for _ in 0..200 {
+            let reading = Reading::kept_in(&room);
+            let read = || reading.event(&text, BUS_TS).unwrap();
+            let all: Vec<Arc<ReadEvent>> = std::thread::scope(|scope| {
+                let readers: Vec<_> = (0..3).map(|_| scope.spawn(read)).collect();
+                readers.into_iter().map(|reader| reader.join().unwrap()).collect()
+            });
+            assert!(all.iter().all(|one| one.event() == all[0].event()));
+            assert_eq!(room.used(), all[0].weight());
+        }
+        assert_eq!(room.used(), 0);
+    }
+}
