@@ -162,6 +162,8 @@ impl Running {
         let (mut all, mut answers, begun) = (Vec::new(), true, Instant::now());
         for (tenant, (from, to), contains, sieve) in spans {
             answers &= begun.elapsed() < RESTART_WAIT;
+            // That one's does not come says nothing of the others'.
+            self.warm.waits_again_at = None;
             // All rules of a tenant are shown the same: what is followed for one is for all.
             let heads = contains.then(|| checkpoint.heads.of_tenant_since(tenant.as_str(), from));
             let past = if answers { self.read_past(&tenant, (from, to), heads, sieve).await } else { None };
