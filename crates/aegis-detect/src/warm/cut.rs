@@ -9,8 +9,8 @@ use aegis_bus::Stream;
 use aegis_model::{TenantId, Timestamp};
 use tokio::time::Instant;
 
-use super::waited::RESTART_WAIT;
-use super::{MOST, PastAsked};
+use super::PastAsked;
+use super::waited::{RESTART_WAIT, Turn};
 use crate::back::reach_of;
 use crate::checkpoint::{Checkpoint, MAX_REWIND};
 use crate::error::DetectError;
@@ -65,13 +65,11 @@ impl Running {
         let is_there = passed.saturating_add(1) >= checkpoint.rewind;
         let (mut room, begun) = (MAX_REWIND, Instant::now());
         self.warm.waits_again_at = None;
-        // Each has its part of the room first; who needs more has what these leave: nobody's flood takes the room of another.
-        for is_last in [false, true] {
+        for turn in [Turn::First, Turn::Last] {
             let (mut others, mut beyond) = (wants.len(), Vec::new());
             for want in wants {
                 let Wants { tenant, from, to, rules, sieve } = &want;
-                let part = if is_last { room } else { room / others };
-                let most = part.min(MOST);
+                let most = turn.most(room, others);
                 others -= 1;
                 let asked = PastAsked { most, ..PastAsked::in_time(tenant, *from, *to, Some(Arc::clone(sieve))) };
                 let read = if !is_there {
@@ -90,7 +88,7 @@ impl Running {
                         rules.iter().for_each(|rule| checkpoint.engine.refill(rule, tenant, &events));
                         continue;
                     }
-                    Ok(_) if !is_last && most < MOST => {
+                    Ok(_) if turn.has_next(most) => {
                         beyond.push(want);
                         continue;
                     }
