@@ -76,7 +76,11 @@ impl RunningRule {
     pub(crate) fn take_far(&mut self, far: &Far) -> Result<Vec<Relevant>, DetectError> {
         let covered = far.iter().filter(|(tenant, _)| self.scope.covers(tenant));
         self.lacks = covered.filter_map(|(tenant, part)| Some((tenant.clone(), part.cut?))).collect();
-        let events: Vec<Arc<SecurityEvent>> = far.values().flat_map(|part| &part.events).cloned().map(Arc::new).collect();
+        let mut events: Vec<Arc<SecurityEvent>> = Vec::new();
+        for part in far.values() {
+            events.extend(part.events.iter().cloned().map(Arc::new));
+            events.extend(part.read.iter().cloned());
+        }
         if events.is_empty() { Ok(Vec::new()) } else { self.relevant(&Arc::new(EventBatch::new(events))) }
     }
 

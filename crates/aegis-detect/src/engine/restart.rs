@@ -73,9 +73,9 @@ impl EngineCheckpoint {
     }
 
     /// What a rule has of a tenant is all that there was, with these events.
-    pub(crate) fn refill(&mut self, saved_as: &str, tenant: &TenantId, events: &[SecurityEvent]) {
+    pub(crate) fn refill(&mut self, saved_as: &str, tenant: &TenantId, events: &[Arc<SecurityEvent>]) {
         if let Some(part) = self.far.get_mut(saved_as).and_then(|far| far.get_mut(tenant)) {
-            part.events.extend_from_slice(events);
+            part.read.extend_from_slice(events);
             part.cut = None;
         }
     }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aegis_bus::Stream;
-use aegis_model::{TenantId, Timestamp};
+use aegis_model::{SecurityEvent, TenantId, Timestamp};
 use tokio::time::Instant;
 
 use super::PastAsked;
@@ -84,6 +84,7 @@ impl Running {
                 let reason = match read {
                     Ok(Some(events)) if events.len() <= most => {
                         room -= events.len();
+                        let events: Vec<Arc<SecurityEvent>> = events.into_iter().map(Arc::new).collect();
                         tracing::info!(%tenant, events = events.len(), "what a checkpoint had no room for was read");
                         rules.iter().for_each(|rule| checkpoint.engine.refill(rule, tenant, &events));
                         continue;

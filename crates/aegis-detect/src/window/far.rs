@@ -24,6 +24,9 @@ pub(crate) struct FarPart {
     /// In their order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) events: Vec<SecurityEvent>,
+    /// What a start read of what found no room: one copy for all rules, of which a tenant may have many.
+    #[serde(skip)]
+    pub(crate) read: Vec<Arc<SecurityEvent>>,
     /// Up to then there are some that are not here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cut: Option<Timestamp>,
