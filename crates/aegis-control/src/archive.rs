@@ -7,8 +7,8 @@ use std::time::Duration;
 use aegis_bus::gaps::Gaps;
 use aegis_bus::{Delivered, Stream, subject};
 use aegis_ledger::verify::Prover;
-use aegis_model::{EventKind, LaneReach, SecurityEvent};
-use aegis_store::{HistoryRow, StoreError, Wire};
+use aegis_model::{EventKind, LaneReach, SecurityEvent, is_derived};
+use aegis_store::{HistoryRow, Standing, StoreError, Wire};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -67,9 +67,6 @@ pub(crate) async fn run(control: Arc<Control>, mut stop: watch::Receiver<bool>) 
 /// Longest name of a lane, bytes: tenant, edge and start.
 const MAX_LANE: usize = 256;
 
-/// The version of the ids that edges give to what they decide. Those of observations are derived.
-const RECEIPT_ID: usize = 7;
-
 /// What follows the lanes: who says that a receipt has come must prove it.
 struct Lanes {
     gaps: Gaps,
@@ -110,8 +107,8 @@ async fn step(
     let mut origins = Vec::with_capacity(batch.len());
     for delivered in &batch {
         match read(control, delivered, &mut lanes.prover) {
-            Ok(Read { row, of_lane, is_sealed }) => {
-                if is_sealed {
+            Ok(Read { row, of_lane }) => {
+                if row.standing != Standing::Unproved {
                     look_at_lane(control, &mut lanes.gaps, &row, of_lane.as_deref()).await?;
                 }
                 rows.push(row);
@@ -175,32 +172,29 @@ async fn look_at_lane(
     if let Some(event) = of_lane
         && !gaps.has(lane, seq)
     {
-        control.lives.read(event, row.proved);
+        control.lives.read(event, row.is_proved());
     }
     gaps.took(lane, seq, now);
     Ok(())
 }
 
-/// All in one transaction; if the store refuses one for what it is, that one is set aside. Of a receipt that is not kept its lane does not have it: whoever
-/// hears that the history has a lane may delete it elsewhere.
+/// All in one transaction; if the store refuses one for what it is, that one is set aside, and its lane does not have it: whoever hears that the history
+/// has a lane may delete it elsewhere. What is not refused has its place in its lane, whatever else has its id.
 async fn insert(control: &Control, rows: &[HistoryRow], origins: &[&Delivered], gaps: &mut Gaps) -> Result<(), ControlError> {
     match control.store.insert_history(rows, &gaps.changed()).await {
-        Ok(kept) if kept.displaced.is_empty() => return Ok(()),
-        Ok(kept) => kept.displaced.iter().filter_map(|place| rows.get(*place)).for_each(|row| not_kept(control, gaps, row)),
-        Err(error) if is_the_events_fault(&error) => {
-            for (row, delivered) in rows.iter().zip(origins) {
-                match control.store.insert_history(std::slice::from_ref(row), &[]).await {
-                    Ok(kept) if kept.displaced.is_empty() => {}
-                    Ok(_) => not_kept(control, gaps, row),
-                    Err(error) if is_the_events_fault(&error) => {
-                        control.dead_letter(Stream::Ase, delivered, &error.to_string()).await.map_err(failed)?;
-                        not_kept(control, gaps, row);
-                    }
-                    Err(error) => return Err(error.into()),
-                }
-            }
-        }
+        Ok(_) => return Ok(()),
+        Err(error) if is_the_events_fault(&error) => {}
         Err(error) => return Err(error.into()),
+    }
+    for (row, delivered) in rows.iter().zip(origins) {
+        match control.store.insert_history(std::slice::from_ref(row), &[]).await {
+            Ok(_) => {}
+            Err(error) if is_the_events_fault(&error) => {
+                control.dead_letter(Stream::Ase, delivered, &error.to_string()).await.map_err(failed)?;
+                not_kept(control, gaps, row);
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
     control.store.insert_history(&[], &gaps.changed()).await?;
     Ok(())
@@ -208,8 +202,11 @@ async fn insert(control: &Control, rows: &[HistoryRow], origins: &[&Delivered], 
 
 /// A row that is not in the history, and whose lane was noted to be as far.
 fn not_kept(control: &Control, gaps: &mut Gaps, row: &HistoryRow) {
-    let (true, Some(lane), Some(seq @ 1..)) = (row.proved, &row.lane, row.seq) else { return };
-    tracing::warn!(lane, seq, event_id = %row.event_id, "a receipt is not in the history: it was refused, or something else has its id");
+    let (Some(lane), Some(seq @ 1..)) = (&row.lane, row.seq) else { return };
+    if row.standing == Standing::Unproved {
+        return;
+    }
+    tracing::warn!(lane, seq, event_id = %row.event_id, "a receipt is not in the history: its store refused it");
     gaps.lacks(lane, seq, control.clock.now());
 }
 
@@ -230,8 +227,6 @@ struct Read {
     row: HistoryRow,
     /// The event, if it begins or ends a lane.
     of_lane: Option<Arc<SecurityEvent>>,
-    /// Its receipt proves itself and has its place in the lane, whatever it says.
-    is_sealed: bool,
 }
 
 /// An event as the history keeps it. What stands in a ledger of this process needs no proof.
@@ -244,15 +239,21 @@ fn read(control: &Control, delivered: &Delivered, prover: &mut Prover) -> Result
     if event.lane.as_ref().is_some_and(|lane| lane.len() > MAX_LANE || lane.chars().any(char::is_control)) {
         return Err("its lane has no name that a lane can have".to_owned());
     }
-    // An observation gives way to nothing: it is none under the id that somebody read in an answer before the receipt arrived.
-    if event.lane.is_none() && event.event_id.get_version_num() == RECEIPT_ID {
+    if event.lane.is_some() != event.seq.is_some() {
+        return Err("it has a lane and no place in it, or a place and no lane".to_owned());
+    }
+    // Who asks for a receipt by its id gets no observation that somebody put under it, having read it in an answer.
+    if event.lane.is_none() && !is_derived(event.event_id) {
         return Err("it claims no lane, and has an id as only receipts have".to_owned());
     }
     control.label_run(event);
     let kept = delivered.kept.as_ref().filter(|kept| control.config.keepers.contains_key(&kept.by));
     let is_sealed = event.lane.is_some() && (kept.is_some() || prover.prove(&read.wire()).is_some());
-    // What is not for its lane to say takes no place from the producer that says it.
-    let is_proved = is_sealed && event.is_for_its_lane_to_say();
+    let standing = match (is_sealed, event.is_for_its_lane_to_say()) {
+        (false, _) => Standing::Unproved,
+        (true, true) => Standing::Own,
+        (true, false) => Standing::Foreign,
+    };
     let of_lane = matches!(event.kind, EventKind::LaneOpen | EventKind::LaneClose).then(|| Arc::clone(event));
     let row = HistoryRow {
         tenant_id: event.tenant_id.clone(),
@@ -267,11 +268,11 @@ fn read(control: &Control, delivered: &Delivered, prover: &mut Prover) -> Result
         receipt_hash: event.receipt_hash.clone(),
         bus_seq: delivered.seq,
         bus_ts: Some(delivered.bus_ts),
-        proved: is_proved,
+        standing,
         wire: match kept {
             Some(kept) => Wire::Kept { by: Arc::clone(&kept.by), position: kept.position },
             None => Wire::Text(read.wire().text().into()),
         },
     };
-    Ok(Read { row, of_lane, is_sealed })
+    Ok(Read { row, of_lane })
 }

@@ -5,6 +5,7 @@ use crate::reply::Json;
 use aegis_ledger::verify::verify_wire;
 use aegis_model::{EventId, EventKind, TenantId};
 use aegis_store::{HistoryFilter, HistoryRow};
+use axum::http::HeaderValue;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
@@ -16,22 +17,31 @@ use crate::routes::Call;
 /// How old a UUIDv7 may be for its event to be waited for, milliseconds.
 const FRESH_MS: i64 = 30_000;
 
+/// The header that says how many other events have a receipt's id.
+const SAME_ID: &str = "aegis-same-id";
+
 /// An event's wire form through the strict door: a lenient reader could be shown another event than the one that was sealed.
 pub(crate) fn read_wire(text: &str) -> Result<Value, Problem> {
     aegis_canon::parse_strict(text.as_bytes()).map_err(Problem::internal)
 }
 
 impl Control {
-    /// An event of the history. One whose id was made a moment ago may still be on the bus, and is waited for.
-    pub(crate) async fn history_soon(&self, tenant: &TenantId, id: EventId) -> Result<Option<HistoryRow>, Problem> {
+    /// All that the history has under an id, of one lane where one is named. One whose id was made a moment ago may still be on the bus: until one
+    /// that is wanted is there, it is waited for.
+    pub(crate) async fn history_soon(
+        &self,
+        tenant: &TenantId,
+        id: EventId,
+        lane: Option<&str>,
+        is_wanted: impl Fn(&HistoryRow) -> bool + Send + Sync,
+    ) -> Result<Vec<HistoryRow>, Problem> {
         let deadline = tokio::time::Instant::now() + self.config.arrival_wait;
         loop {
             let arrived = self.arrived.notified();
-            if let Some(row) = self.store.history_event(tenant, id).await? {
-                return Ok(Some(row));
-            }
-            if !self.is_fresh(id) || tokio::time::timeout_at(deadline, arrived).await.is_err() {
-                return Ok(None);
+            let rows = self.store.history_events(tenant, id, lane).await?;
+            let is_there = rows.iter().any(&is_wanted);
+            if is_there || !self.is_fresh(id) || tokio::time::timeout_at(deadline, arrived).await.is_err() {
+                return Ok(rows);
             }
         }
     }
@@ -97,16 +107,19 @@ pub(crate) async fn list_decisions(control: &Control, call: &Call) -> Result<Res
 
 pub(crate) async fn get_decision(control: &Control, call: &Call) -> Result<Response, Problem> {
     control.refuse_revoked(&call.caller).await?;
-    let row = find(control, call, "decision").await?;
-    let own = match &call.caller {
+    let is_own = |row: &HistoryRow| match &call.caller {
         Caller::Agent(claims) => row.agent_id.as_deref() == Some(claims.agent_id.as_str()),
         Caller::Key(_) => true,
     };
-    if row.kind != EventKind::AuthorizeDecision || !own {
-        return Err(Problem::not_found("decision"));
-    }
+    let is_wanted = |row: &HistoryRow| row.kind == EventKind::AuthorizeDecision && is_own(row);
+    let Found { row, others } = find(control, call, "decision", is_wanted).await?;
     let wire = control.wire(&row).await?;
-    Ok(Json(control.event_view(&row, &wire)?).into_response())
+    let mut view = control.event_view(&row, &wire)?;
+    // Not an agent's to know: they may be another's.
+    if matches!(call.caller, Caller::Key(_)) && !others.is_empty() {
+        view.insert("same_id".to_owned(), same_id_view(&others));
+    }
+    Ok(Json(view).into_response())
 }
 
 pub(crate) async fn list_receipts(control: &Control, call: &Call) -> Result<Response, Problem> {
@@ -138,14 +151,19 @@ fn receipt_of(row: &HistoryRow, wire: &str) -> Result<Value, Problem> {
 }
 
 pub(crate) async fn get_receipt(control: &Control, call: &Call) -> Result<Response, Problem> {
-    let row = find_receipt(control, call).await?;
+    let Found { row, others } = find(control, call, "receipt", is_of_lane).await?;
     let wire = read_wire(&control.wire(&row).await?)?;
-    Ok(Json(wire).into_response())
+    let mut reply = Json(wire).into_response();
+    // Not in the body: no digest would cover it.
+    if !others.is_empty() {
+        reply.headers_mut().insert(SAME_ID, HeaderValue::from(others.len()));
+    }
+    Ok(reply)
 }
 
 /// Hash, event digest, signature and place in the lane, each by its name.
 pub(crate) async fn verify_receipt(control: &Control, call: &Call) -> Result<Response, Problem> {
-    let row = find_receipt(control, call).await?;
+    let Found { row, others } = find(control, call, "receipt", is_of_lane).await?;
     let wire = read_wire(&control.wire(&row).await?)?;
     let sound = verify_wire(&wire, Some(&control.ring));
     let link = link_of(control, &row, &wire).await?;
@@ -163,7 +181,7 @@ pub(crate) async fn verify_receipt(control: &Control, call: &Call) -> Result<Res
         control.metrics.verify_failures.inc();
     }
     let proven = if sound.is_ok() { "ok" } else { "failed" };
-    let reply = json!({
+    let mut reply = json!({
         "receipt_id": row.event_id,
         "receipt_hash": row.receipt_hash,
         "lane": row.lane,
@@ -172,6 +190,9 @@ pub(crate) async fn verify_receipt(control: &Control, call: &Call) -> Result<Res
         "checks": {"receipt_hash_event_digest_proof": proven, "link": link},
         "failure": failure,
     });
+    if !others.is_empty() {
+        reply["same_id"] = same_id_view(&others);
+    }
     Ok(Json(reply).into_response())
 }
 
@@ -192,14 +213,40 @@ async fn link_of(control: &Control, row: &HistoryRow, wire: &Value) -> Result<&'
     }
 }
 
-async fn find_receipt(control: &Control, call: &Call) -> Result<HistoryRow, Problem> {
-    let row = find(control, call, "receipt").await?;
-    if row.lane.is_some() { Ok(row) } else { Err(Problem::not_found("receipt")) }
+/// What is answered for an id, and what else has it: whoever seals events of the tenant can give one an id of another's.
+struct Found {
+    row: HistoryRow,
+    others: Vec<HistoryRow>,
 }
 
-async fn find(control: &Control, call: &Call, what: &str) -> Result<HistoryRow, Problem> {
+fn is_of_lane(row: &HistoryRow) -> bool {
+    row.lane.is_some()
+}
+
+/// The first that is wanted of an id, in the order of `Store::history_events`: of the lane that the query names, if it names one.
+async fn find(
+    control: &Control,
+    call: &Call,
+    what: &str,
+    is_wanted: impl Fn(&HistoryRow) -> bool + Send + Sync,
+) -> Result<Found, Problem> {
     let id: EventId = call.param("id").parse().map_err(|_| Problem::not_found(what))?;
-    control.history_soon(call.tenant(), id).await?.ok_or_else(|| Problem::not_found(what))
+    let lane = call.query.filter("lane")?;
+    let found = control.history_soon(call.tenant(), id, lane, &is_wanted).await?;
+    let row = found.iter().find(|row| is_wanted(row)).cloned().ok_or_else(|| Problem::not_found(what))?;
+    let all = if lane.is_some() { control.store.history_events(call.tenant(), id, None).await? } else { found };
+    let others = all.into_iter().filter(|other| *other != row).collect();
+    Ok(Found { row, others })
+}
+
+fn same_id_view(others: &[HistoryRow]) -> Value {
+    let view = |row: &HistoryRow| {
+        json!({
+            "kind": row.kind, "ts": row.ts, "lane": row.lane, "seq": row.seq, "receipt_hash": row.receipt_hash,
+            "proved": row.is_proved(),
+        })
+    };
+    others.iter().map(view).collect()
 }
 
 /// The newest part of a run, oldest first: how it came to what it did.

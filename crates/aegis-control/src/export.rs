@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use aegis_model::TenantId;
-use aegis_store::HistoryRow;
+use aegis_store::{HistoryRow, LanePlace};
 use axum::body::Body;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -24,7 +24,7 @@ const PAGE: u32 = 500;
 struct Cursor {
     control: Arc<Control>,
     tenant: TenantId,
-    after: Option<(String, i64, i64)>,
+    after: Option<LanePlace>,
 }
 
 pub(crate) async fn stream(control: Arc<Control>, call: &Call) -> Result<Response, Problem> {
@@ -45,15 +45,10 @@ pub(crate) async fn stream(control: Arc<Control>, call: &Call) -> Result<Respons
 
 impl Cursor {
     async fn next_page(&mut self) -> Result<Option<Bytes>, Problem> {
-        let after = self.after.as_ref().map(|(lane, seq, place)| (lane.as_str(), *seq, *place));
-        let found = self.control.store.export_lanes(&self.tenant, after, PAGE).await?;
-        let (places, rows): (Vec<i64>, Vec<HistoryRow>) = found.into_iter().unzip();
-        // Without a place to go on from it ends: it would begin again.
-        let last = places.last().zip(rows.last());
-        let Some((lane, seq, place)) = last.and_then(|(place, row)| Some((row.lane.clone()?, row.seq?, *place))) else {
-            return Ok(None);
-        };
-        self.after = Some((lane, seq, place));
+        let found = self.control.store.export_lanes(&self.tenant, self.after.as_ref(), PAGE).await?;
+        let (places, rows): (Vec<LanePlace>, Vec<HistoryRow>) = found.into_iter().unzip();
+        let Some(last) = places.into_iter().next_back() else { return Ok(None) };
+        self.after = Some(last);
         let mut page = Vec::new();
         for (row, wire) in rows.iter().zip(self.control.wires(&rows).await?) {
             // What is gone stands there as a line without a receipt, which no verifier accepts: nobody rolls it back unseen.

@@ -20,7 +20,7 @@ use crate::evidence::read_wire;
 use crate::follow::Follower;
 use crate::prune::KEPT_S;
 use crate::record::derived_event_id;
-use crate::room::Room;
+use crate::room::{Room, Waiting};
 use crate::wires::EVIDENCE_MISSING;
 
 /// Name of this consumer on the bus.
@@ -39,6 +39,14 @@ enum Step {
     Done,
     /// Its decision has not arrived in the history.
     Waits,
+}
+
+/// What the history has under the id of a frozen action's decision.
+enum Found {
+    Decision,
+    /// Something, and none of it the decision: why the first is not.
+    Others(&'static str),
+    Nothing,
 }
 
 /// Follows the stream until stopped.
@@ -89,8 +97,8 @@ async fn step(control: &Control, follower: &mut Follower, room: &mut Room) -> Re
     }
     let before = room.len();
     for _ in 0..before {
-        let Some(waiting) = room.take_first() else { break };
-        if let Step::Waits = control.materialise(&waiting.delivered, &waiting.frozen).await? {
+        let Some(mut waiting) = room.take_first() else { break };
+        if let Step::Waits = control.materialise(&mut waiting).await? {
             room.put_back(waiting);
         }
     }
@@ -156,24 +164,29 @@ impl Control {
         Ok(true)
     }
 
-    async fn materialise(&self, delivered: &Delivered, frozen: &FrozenAction) -> Result<Step, ControlError> {
-        let Some(decision) = self.store.history_event(&frozen.tenant_id, frozen.event_id).await? else {
-            let ends = frozen.expires_at.plus_seconds(GRACE_S).min(delivered.bus_ts.plus_seconds(LONGEST_WAIT_S));
-            if ends < self.clock.now() {
+    async fn materialise(&self, waiting: &mut Waiting) -> Result<Step, ControlError> {
+        let up_to_date = *self.caught_up.lock();
+        let is_settled = waiting.is_settled(up_to_date);
+        let (delivered, frozen, looked_at) = (&waiting.delivered, &waiting.frozen, &mut waiting.looked_at);
+        let ends = frozen.expires_at.plus_seconds(GRACE_S).min(delivered.bus_ts.plus_seconds(LONGEST_WAIT_S));
+        let is_over = ends < self.clock.now();
+        let events = self.store.history_events(&frozen.tenant_id, frozen.event_id, None).await?;
+        // What is none of its decision stays none: only what came since is news.
+        if *looked_at > 0 && events.len() == *looked_at && !is_over && !is_settled {
+            return Ok(Step::Waits);
+        }
+        *looked_at = events.len();
+        match self.decision_among(&events, frozen).await? {
+            Found::Decision => {}
+            Found::Others(reason) if is_over || is_settled => {
+                self.refuse_frozen(delivered, frozen, reason).await?;
+                return Ok(Step::Done);
+            }
+            Found::Nothing if is_over => {
                 self.dead_letter(Stream::Approvals, delivered, "its decision never arrived").await.map_err(failed)?;
                 return Ok(Step::Done);
             }
-            return Ok(Step::Waits);
-        };
-        let checked = match self.wire(&decision).await {
-            Ok(wire) => self.check_against_receipt(frozen, &decision, &wire),
-            // What is not there any more proves nothing, and will not come back by waiting.
-            Err(problem) if problem.code == EVIDENCE_MISSING => Err("frozen_receipt_unproven"),
-            Err(problem) => return Err(problem.into()),
-        };
-        if let Err(reason) = checked {
-            self.refuse_frozen(delivered, frozen, reason).await?;
-            return Ok(Step::Done);
+            Found::Others(_) | Found::Nothing => return Ok(Step::Waits),
         }
         // The receipt first: it has the same id however often this is done, so a crash in between leaves nothing undone.
         let mut draft = self.approval_draft(frozen, EventKind::ApprovalRequested, Phase::Approval);
@@ -188,6 +201,25 @@ impl Control {
         self.record_once(draft).await?;
         self.store.insert_approval(frozen).await?;
         Ok(Step::Done)
+    }
+
+    /// Looks for the decision among all that has its id: another producer of the tenant can have sealed something under it.
+    async fn decision_among(&self, events: &[HistoryRow], frozen: &FrozenAction) -> Result<Found, ControlError> {
+        let mut found = Found::Nothing;
+        for row in events {
+            let checked = match self.wire(row).await {
+                Ok(wire) => self.check_against_receipt(frozen, row, &wire),
+                // What is not there any more proves nothing, and will not come back by waiting.
+                Err(problem) if problem.code == EVIDENCE_MISSING => Err("frozen_receipt_unproven"),
+                Err(problem) => return Err(problem.into()),
+            };
+            match checked {
+                Ok(()) => return Ok(Found::Decision),
+                Err(reason) if matches!(found, Found::Nothing) => found = Found::Others(reason),
+                Err(_) => {}
+            }
+        }
+        Ok(found)
     }
 
     /// The frozen action must be the one whose decision was sealed, to the last value: its digest is in that receipt.

@@ -139,8 +139,10 @@ impl Control {
         if !self.ledger.was_pruned() {
             return Ok(None);
         }
-        let row = self.store.history_event(tenant, event_id).await?;
-        Ok(row.filter(|row| row.proved && row.lane.as_deref().is_some_and(|lane| edge_of(lane) == self.config.edge_id)))
+        // Whatever else has its id.
+        let rows = self.store.history_events(tenant, event_id, None).await?;
+        let is_own = |row: &HistoryRow| row.lane.as_deref().is_some_and(|lane| edge_of(lane) == self.config.edge_id);
+        Ok(rows.into_iter().find(|row| row.is_proved() && is_own(row)))
     }
 
     async fn submit(&self, draft: Draft) -> Result<Committed, LedgerError> {

@@ -6,6 +6,7 @@ use crate::reply::Json;
 use aegis_keys::AgentClaims;
 use aegis_ledger::Draft;
 use aegis_model::{ApprovalStatus, Decision, EventId, EventKind, Phase, ReceiptBody, SecurityEvent};
+use aegis_store::HistoryRow;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -81,10 +82,7 @@ pub(crate) async fn report(control: &Control, call: &Call) -> Result<Response, P
     control.refuse_revoked(&call.caller).await?;
     let decision_id: EventId =
         call.param("id").parse().map_err(|_| Problem::bad_request("invalid_path", "a decision id is a UUID"))?;
-    let decided = decision(control, call, decision_id).await?;
-    if decided.agent_id.as_deref() != Some(claims.agent_id.as_str()) {
-        return Err(Problem::forbidden("not_deciding_agent", "only the agent that was answered reports this outcome"));
-    }
+    let decided = decision(control, call, claims, decision_id).await?;
     let answer = match body.request_id.as_deref() {
         Some(request_id) => {
             let id = outcome_id(claims, decision_id, request_id);
@@ -223,13 +221,28 @@ async fn record_violation(
     Ok(())
 }
 
-/// The decision this is about; waits a moment for one that was answered just now.
-async fn decision(control: &Control, call: &Call, id: EventId) -> Result<SecurityEvent, Problem> {
-    let row = control.history_soon(call.tenant(), id).await?.ok_or_else(|| Problem::not_found("decision"))?;
-    if row.kind != EventKind::AuthorizeDecision {
+/// The decision this is about, which its agent was answered; waits a moment for one that was answered just now.
+async fn decision(control: &Control, call: &Call, claims: &AgentClaims, id: EventId) -> Result<SecurityEvent, Problem> {
+    let is_decision = |row: &HistoryRow| row.kind == EventKind::AuthorizeDecision;
+    let mut rows = control.history_soon(call.tenant(), id, None, is_decision).await?;
+    rows.retain(is_decision);
+    if rows.is_empty() {
         return Err(Problem::not_found("decision"));
     }
-    serde_json::from_value(read_wire(&control.wire(&row).await?)?).map_err(Problem::internal)
+    // What proves nothing stands for nothing beside what does.
+    if rows.iter().any(HistoryRow::is_proved) {
+        rows.retain(HistoryRow::is_proved);
+    }
+    rows.retain(|row| row.agent_id.as_deref() == Some(claims.agent_id.as_str()));
+    match rows.as_slice() {
+        [row] => serde_json::from_value(read_wire(&control.wire(row).await?)?).map_err(Problem::internal),
+        [] => Err(Problem::forbidden("not_deciding_agent", "only the agent that was answered reports this outcome")),
+        // Two producers sealed a decision under this id, and one of them is not honest. Nobody is held against the wrong one.
+        _ => {
+            tracing::error!(tenant = %claims.tenant_id, decision_id = %id, "several decisions have this id; an edge of the tenant seals under others' ids");
+            Err(Problem::conflict("ambiguous_decision", "several decisions have this id; look at them and tell an operator"))
+        }
+    }
 }
 
 /// What is wrong with this execution, if anything: another action than the decided one, or one that was never authorized.

@@ -14,6 +14,8 @@ const ROOM: usize = 64 << 20;
 const AROUND: usize = 64 << 10;
 /// The history is up to date so long after an action came: its decision, which was sent with it, should be there.
 const SETTLED: Duration = Duration::from_secs(5);
+/// The same so long: its decision is there, or what is there under its id is all that will be.
+const DECIDED: Duration = Duration::from_secs(1);
 /// The same so long: it is overdue, whether there is room or not.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What all that are overdue may weigh, and those of one tenant: equal shares of it, and no more than this.
@@ -27,7 +29,16 @@ const SUSPECT: Duration = Duration::from_secs(600);
 pub(crate) struct Waiting {
     pub(crate) delivered: Delivered,
     pub(crate) frozen: FrozenAction,
+    /// How many events with its decision's id were held against it, and are none.
+    pub(crate) looked_at: usize,
     since: Instant,
+}
+
+impl Waiting {
+    /// Whether its decision would be in the history, which was up to date at that time, had it been sent.
+    pub(crate) fn is_settled(&self, up_to_date: Option<Instant>) -> bool {
+        up_to_date.is_some_and(|at| at >= self.since + DECIDED)
+    }
 }
 
 /// All that wait, in the order in which they are looked at.
@@ -53,7 +64,7 @@ impl Room {
     }
 
     pub(crate) fn enter(&mut self, delivered: Delivered, frozen: FrozenAction, now: Instant) {
-        self.waiting.push_back(Waiting { delivered, frozen, since: now });
+        self.waiting.push_back(Waiting { delivered, frozen, looked_at: 0, since: now });
     }
 
     pub(crate) fn take_first(&mut self) -> Option<Waiting> {
@@ -191,6 +202,40 @@ mod tests {
 
     const FULL: usize = ROOM / AROUND;
 
+    fn frozen(tenant: &str) -> FrozenAction {
+        serde_json::from_value(json!({
+            "approval_id": "a", "tenant_id": tenant, "event_id": "0190aaaa-0000-7000-8000-000000000000", "agent_id": "agent-1",
+            "token_id": null, "user_id": null, "run_id": null, "environment": "e",
+            "tool_call": {"tool": "t", "action": "a", "resource": null, "mutates_state": true, "parameters": {}},
+            "action_hash": "h", "source_trust": "unknown", "root_trust": "unknown", "contains_sensitive_data": false,
+            "risk_level": "low", "reason": "r", "matched_policies": [], "policy_digest": "d", "approver_group": "g",
+            "approvals_needed": 1, "requested_at": Timestamp::default(), "expires_at": Timestamp::default(),
+            "callback_url": null,
+        }))
+        .unwrap()
+    }
+
+    fn delivered(seq: u64) -> Delivered {
+        Delivered {
+            seq,
+            subject: String::new(),
+            payload: bytes::Bytes::new(),
+            bus_ts: Timestamp::default(),
+            kept: None,
+            reading: aegis_model::Reading::default(),
+        }
+    }
+
+    #[test]
+    fn a_decision_may_come_behind_what_has_its_id_until_the_history_is_past_it() {
+        let (start, mut room) = (Instant::now(), Room::default());
+        room.enter(delivered(1), frozen("honest"), start);
+        let waiting = room.take_first().unwrap();
+        assert!(!waiting.is_settled(None), "the history stands still");
+        assert!(!waiting.is_settled(Some(start)) && !waiting.is_settled(Some(start + DECIDED / 2)));
+        assert!(waiting.is_settled(Some(start + DECIDED)));
+    }
+
     #[test]
     fn eight_hostile_tenants_leave_room_for_the_others() {
         let (hostile, honest) = (tenants(8), TenantId::new("honest").unwrap());
@@ -246,26 +291,6 @@ mod tests {
 
     #[test]
     fn who_was_given_up_on_is_suspect_for_a_while() {
-        let frozen = |tenant: &str| -> FrozenAction {
-            serde_json::from_value(json!({
-                "approval_id": "a", "tenant_id": tenant, "event_id": "0190aaaa-0000-7000-8000-000000000000", "agent_id": "agent-1",
-                "token_id": null, "user_id": null, "run_id": null, "environment": "e",
-                "tool_call": {"tool": "t", "action": "a", "resource": null, "mutates_state": true, "parameters": {}},
-                "action_hash": "h", "source_trust": "unknown", "root_trust": "unknown", "contains_sensitive_data": false,
-                "risk_level": "low", "reason": "r", "matched_policies": [], "policy_digest": "d", "approver_group": "g",
-                "approvals_needed": 1, "requested_at": Timestamp::default(), "expires_at": Timestamp::default(),
-                "callback_url": null,
-            }))
-            .unwrap()
-        };
-        let delivered = |seq: u64| Delivered {
-            seq,
-            subject: String::new(),
-            payload: bytes::Bytes::new(),
-            bus_ts: Timestamp::default(),
-            kept: None,
-            reading: aegis_model::Reading::default(),
-        };
         let (start, mut room) = (Instant::now(), Room::default());
         let fill = |into: &mut Room, from: u64, now: Instant| {
             let mut seq = from;

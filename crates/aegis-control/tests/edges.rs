@@ -194,21 +194,21 @@ async fn the_history_believes_proved_receipts_only_about_how_far_a_lane_is() {
     squatter["decision"] = json!("allow");
     for forged in [&further, &squatter] {
         publish(forged).await;
-        house.until("it is in the history", async || row(&forged["event_id"]).await.is_some_and(|row| !row.proved)).await;
+        house.until("it is in the history", async || row(&forged["event_id"]).await.is_some_and(|row| !row.is_proved())).await;
     }
     assert_eq!(house.store.history_lane(tenant, &lane).await.unwrap(), None);
     publish(&wire).await;
-    house.until("the receipt has its place", async || row(&wire["event_id"]).await.is_some_and(|row| row.proved)).await;
+    house.until("the receipt has its place", async || row(&wire["event_id"]).await.is_some_and(|row| row.is_proved())).await;
     assert_eq!(row(&wire["event_id"]).await.unwrap().wire.text(), Some(wire.to_string().as_str()));
     let known = house.store.history_lane(tenant, &lane).await.unwrap().unwrap();
     assert_eq!(known.head, seq);
     assert_eq!(known.missing, (seq > 1).then_some((1, seq - 1)).into_iter().collect::<Vec<_>>());
 }
 
-/// Who learns a receipt's id before the receipt arrives cannot put an observation there; a receipt of another edge of the tenant's keeps it out of the history,
-/// and then the history is not said to have it.
+/// Who learns a receipt's id before the receipt arrives, and has the key of another edge of the tenant, seals something under it first. The receipt has its
+/// place in its lane all the same, and who asks for the id is told that there are two.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_history_is_not_said_to_have_a_receipt_whose_id_was_taken() {
+async fn a_receipt_has_its_place_in_its_lane_whoever_took_its_id() {
     let house = House::build().await;
     let tenant = &house.acme.id;
     let publish = async |kind: EventKind, wire: String| {
@@ -216,6 +216,7 @@ async fn the_history_is_not_said_to_have_a_receipt_whose_id_was_taken() {
     };
     let wire = receipt_of(&house, "edge-1", &house.edge_key, tenant).await;
     let (lane, seq) = (wire["lane"].as_str().unwrap().to_owned(), wire["seq"].as_i64().unwrap());
+    // An observation under it is none.
     let mut seen = SecurityEvent::new(tenant.clone(), "github", "github", EventKind::ExternalGithubWebhook, house.now());
     seen.event_id = uuid::Uuid::parse_str(wire["event_id"].as_str().unwrap()).unwrap();
     publish(seen.kind, serde_json::to_string(&seen).unwrap()).await;
@@ -226,17 +227,60 @@ async fn the_history_is_not_said_to_have_a_receipt_whose_id_was_taken() {
     event.event_id = seen.event_id;
     let other = sealed_by(&house, "edge-7", &SigningKey::from_seed(&[1; 32]), event).await;
     publish(EventKind::AuthorizeDecision, other.to_string()).await;
-    let row = async || house.store.history_event(tenant, seen.event_id).await.unwrap();
-    let is_taken = async || row().await.is_some_and(|row| row.lane.as_deref() == other["lane"].as_str());
-    house.until("another's receipt has the id", is_taken).await;
+    let rows = async || house.store.history_events(tenant, seen.event_id, None).await.unwrap();
+    house.until("another's receipt has the id", async || rows().await.len() == 1).await;
 
     publish(EventKind::AuthorizeDecision, wire.to_string()).await;
-    let lacks = async || {
-        let known = house.store.history_lane(tenant, &lane).await.unwrap();
-        known.is_some_and(|known| known.missing.contains(&(seq, seq)) && known.through() < seq)
-    };
-    house.until("the lane lacks the receipt", lacks).await;
-    assert_eq!(row().await.unwrap().lane.as_deref(), other["lane"].as_str());
+    house.until("both are there", async || rows().await.len() == 2).await;
+    let known = house.store.history_lane(tenant, &lane).await.unwrap().unwrap();
+    assert_eq!((known.head, known.missing), (seq, (seq > 1).then_some((1, seq - 1)).into_iter().collect::<Vec<_>>()));
+
+    let id = seen.event_id;
+    let reader = &house.acme.auditor;
+    let first = house.get(&format!("/v1/receipts/{id}"), reader).await.expect(200);
+    assert_eq!((&first.body, first.headers["aegis-same-id"].to_str().unwrap()), (&other, "1"));
+    let own = house.get(&format!("/v1/receipts/{id}?lane={lane}"), reader).await.expect(200);
+    assert_eq!((&own.body, own.headers["aegis-same-id"].to_str().unwrap()), (&wire, "1"));
+    let verdict = house.get(&format!("/v1/receipts/{id}/verify?lane={lane}"), reader).await.expect(200).body;
+    assert_eq!((&verdict["receipt_hash"], &verdict["same_id"][0]["lane"]), (&wire["receipt_hash"], &other["lane"]));
+    assert_eq!(verdict["same_id"][0]["proved"], true);
+    let decision = house.get(&format!("/v1/decisions/{id}?lane={lane}"), reader).await.expect(200).body;
+    assert_eq!((&decision["lane"], &decision["same_id"][0]["receipt_hash"]), (&wire["lane"], &other["receipt_hash"]));
+    house.get(&format!("/v1/receipts/{id}?lane=acme.edge-9.1"), reader).await.refused(404, "not_found");
+    let listed = house.get("/v1/decisions", reader).await.expect(200).body;
+    assert_eq!(listed.as_array().unwrap().iter().filter(|row| row["event_id"] == json!(id)).count(), 2);
+    // What is alone of its id says nothing of others.
+    let alone = receipt_of(&house, "edge-1", &house.edge_key, tenant).await;
+    publish(EventKind::AuthorizeDecision, alone.to_string()).await;
+    let reply = house.get(&format!("/v1/receipts/{}", alone["event_id"].as_str().unwrap()), reader).await.expect(200);
+    assert!(reply.headers.get("aegis-same-id").is_none());
+}
+
+/// Control derives ids of what it seals, so that doing the work twice is the same event: whoever knows the approval can tell them ahead.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_control_seals_is_what_its_id_stands_for_whatever_an_edge_sealed_under_it_before() {
+    let house = House::build().await;
+    let tenant = &house.acme.id;
+    let mut event = SecurityEvent::new(tenant.clone(), "control", "control", EventKind::ConfigChanged, house.now());
+    event.event_id = aegis_model::external_event_id(tenant, "test", "derived");
+    event.reason = Some("by control".to_owned());
+    let id = event.event_id;
+    // Of a kind that is an edge's to seal, so that nothing but the lane is wrong about it.
+    let mut forged = SecurityEvent::new(tenant.clone(), "edge-1", "edge", EventKind::AuthorizeDecision, house.now());
+    forged.event_id = id;
+    let forged = sealed_by(&house, "edge-1", &house.edge_key, forged).await;
+    let message = Message::new(subject::ase(tenant, EventKind::AuthorizeDecision), forged.to_string());
+    house.bus.publish(Stream::Ase, vec![message]).await.pop().unwrap().unwrap();
+    let first = async || house.store.history_event(tenant, id).await.unwrap();
+    house.until("the edge was first", async || first().await.is_some_and(|row| row.is_proved())).await;
+
+    house.control_ledger.submit(Draft::new(event, Phase::Config)).await.unwrap();
+    let is_control_s = async || first().await.is_some_and(|row| row.kind == EventKind::ConfigChanged);
+    house.until("control's event is what the id stands for", is_control_s).await;
+    let shown = house.get(&format!("/v1/receipts/{id}"), &house.acme.auditor).await.expect(200);
+    assert_eq!((&shown.body["reason"], shown.headers["aegis-same-id"].to_str().unwrap()), (&json!("by control"), "1"));
+    let verdict = house.get(&format!("/v1/receipts/{id}/verify"), &house.acme.auditor).await.expect(200).body;
+    assert_eq!((&verdict["verdict"], &verdict["same_id"][0]["lane"]), (&json!("valid"), &forged["lane"]));
 }
 
 /// An edge that is taken over seals what control alone says. Its lane has no gap for that, and nothing of it is called verified or stands in the way
@@ -275,8 +319,12 @@ async fn the_history_takes_from_an_edge_nothing_that_control_alone_seals() {
     house.control_ledger.submit(Draft::new(event, Phase::Config)).await.unwrap();
     let wire = house.event(tenant, EventKind::ConfigChanged, "by control").await;
     let shown = house.get("/v1/audit/events?kind=config_changed", &house.acme.auditor).await.expect(200);
-    let shown = shown.body.as_array().unwrap().iter().find(|event| event["event_id"] == wire["event_id"]).cloned().unwrap();
-    assert_eq!((&shown["reason"], &shown["verified"]), (&json!("by control"), &json!(true)));
+    let of_id = shown.body.as_array().unwrap().iter().filter(|event| event["event_id"] == wire["event_id"]);
+    let said: BTreeSet<(&str, bool)> =
+        of_id.map(|event| (event["reason"].as_str().unwrap(), event["verified"].as_bool().unwrap())).collect();
+    assert_eq!(said, BTreeSet::from([("by control", true), ("by an edge", false)]));
+    let shown = house.get(&format!("/v1/receipts/{id}"), &house.acme.auditor).await.expect(200);
+    assert_eq!(shown.body["reason"], "by control");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,7 +13,7 @@ use crate::evaluate::RunningRule;
 use crate::name::Relevant;
 use crate::schema::{EventBatch, column_name};
 use crate::shape::Shape;
-use crate::window::{Far, FarTo};
+use crate::window::{Far, FarMost, FarTo};
 
 /// The stream is held so far back for rules that look back further, microseconds. No further than other rules that are shipped have it held.
 pub(crate) const HORIZON: i64 = 2 * 3_600_000_000;
@@ -42,17 +42,12 @@ impl RunningRule {
         self.scope.covers(tenant) && !self.runs_for(tenant)
     }
 
-    /// Its events of before a time, and of whom some are lacking there.
-    pub(crate) fn save_far<'a>(
-        &self,
-        to: &FarTo<'_>,
-        left_out: &BTreeSet<TenantId>,
-        tenants: impl Iterator<Item = &'a TenantId>,
-    ) -> Far {
+    /// Its events of before a time, of some tenants no more than so many bytes, and of whom some are lacking there.
+    pub(crate) fn save_far<'a>(&self, to: &FarTo<'_>, most: &FarMost, tenants: impl Iterator<Item = &'a TenantId>) -> Far {
         let reads: BTreeSet<&'static str> = self.plan.columns().into_iter().map(column_name).collect();
         // What a side table says of an event may rest on any of it.
         let slim = |event: &SecurityEvent| if self.plan.reads_sides { event.clone() } else { slim(event, &reads) };
-        let mut far = self.state.save_far(to, left_out, self.plan.shape == Shape::Deferred, &slim);
+        let mut far = self.state.save_far(to, most, self.plan.shape == Shape::Deferred, &slim);
         for tenant in tenants.filter(|tenant| self.is_stopped_for(tenant)) {
             far.entry(tenant.clone()).or_default().cut_to(to(tenant));
         }
@@ -81,7 +76,11 @@ impl RunningRule {
     pub(crate) fn take_far(&mut self, far: &Far) -> Result<Vec<Relevant>, DetectError> {
         let covered = far.iter().filter(|(tenant, _)| self.scope.covers(tenant));
         self.lacks = covered.filter_map(|(tenant, part)| Some((tenant.clone(), part.cut?))).collect();
-        let events: Vec<Arc<SecurityEvent>> = far.values().flat_map(|part| &part.events).cloned().map(Arc::new).collect();
+        let mut events: Vec<Arc<SecurityEvent>> = Vec::new();
+        for part in far.values() {
+            events.extend(part.events.iter().cloned().map(Arc::new));
+            events.extend(part.read.iter().cloned());
+        }
         if events.is_empty() { Ok(Vec::new()) } else { self.relevant(&Arc::new(EventBatch::new(events))) }
     }
 

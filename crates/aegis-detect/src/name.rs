@@ -16,8 +16,11 @@ use crate::bucket::bytes_of;
 use crate::output::write_bucket;
 use crate::plan::BucketColumn;
 
-/// Names that are remembered at least before it is looked for those that nobody has.
+/// Names that are remembered at least before it is looked for those that nobody has, and what their texts take.
 const LEAST_NAMES: usize = 4096;
+const LEAST_BYTES: usize = 4 << 20;
+/// It is looked for them once in so many checkpoints, also where no others come.
+const CHECKPOINTS: u32 = 32;
 
 /// A bucket's name. As one of its tenant's names it is its text alone.
 #[derive(Clone, Debug)]
@@ -97,8 +100,13 @@ pub(crate) type SharedNames = Arc<Mutex<Names>>;
 #[derive(Debug)]
 pub(crate) struct Names {
     known: IndexSet<Whole, ahash::RandomState>,
-    /// With so many it is looked for those that nobody has.
+    /// What their texts take: how long one is, is the caller's to choose.
+    bytes: usize,
+    /// With so many, or so much, it is looked for those that nobody has.
     sweep_at: usize,
+    sweep_at_bytes: usize,
+    /// Checkpoints since it was looked for them behind one.
+    checkpoints: u32,
 }
 
 /// A name beside those of all tenants.
@@ -140,7 +148,7 @@ impl Equivalent<Whole> for Sought<'_> {
 
 impl Default for Names {
     fn default() -> Self {
-        Self { known: IndexSet::default(), sweep_at: LEAST_NAMES }
+        Self { known: IndexSet::default(), bytes: 0, sweep_at: LEAST_NAMES, sweep_at_bytes: LEAST_BYTES, checkpoints: 0 }
     }
 }
 
@@ -151,18 +159,30 @@ impl Names {
         if let Some(known) = self.known.get(&Sought { tenant, text, hash }) {
             return known.0.clone();
         }
-        if self.known.len() >= self.sweep_at {
+        if self.known.len() >= self.sweep_at || self.bytes >= self.sweep_at_bytes {
             self.sweep();
         }
         let name = BucketName::hashed(tenant, text, hash);
+        self.bytes += text.len();
         self.known.insert(Whole(name.clone()));
         name
     }
 
-    /// Forgets the names that nobody has. As many must come again before it is done the next time as are left.
+    /// A checkpoint was made: the names of what has left the windows go now and then, also where no others come.
+    pub(crate) fn note_checkpoint(&mut self) {
+        self.checkpoints += 1;
+        if self.checkpoints >= CHECKPOINTS {
+            self.checkpoints = 0;
+            self.sweep();
+        }
+    }
+
+    /// Forgets the names that nobody has. As many, or as much, must come again before it is done the next time as are left.
     fn sweep(&mut self) {
         self.known.retain(|name| Arc::strong_count(&name.0.0) > 1);
+        self.bytes = self.known.iter().map(|name| name.0.text().len()).sum();
         self.sweep_at = (2 * self.known.len()).max(LEAST_NAMES);
+        self.sweep_at_bytes = (2 * self.bytes).max(LEAST_BYTES);
         self.known.shrink_to(self.sweep_at);
     }
 }
@@ -351,5 +371,25 @@ mod tests {
         }
         let other = TenantId::new("b").unwrap();
         assert!(!names.of(&other, "held-0").is(&held[0]), "another tenant's is another");
+    }
+
+    #[test]
+    fn long_names_that_nobody_has_are_forgotten_before_they_are_many() {
+        let (mut names, tenant) = (Names::default(), TenantId::new("a").unwrap());
+        let long = "x".repeat(64 << 10);
+        let held: Vec<BucketName> =
+            (0..LEAST_BYTES / long.len() * 2).map(|n| names.of(&tenant, &format!("held-{n}-{long}"))).collect();
+        let most = 2 * held.iter().map(|name| name.text().len()).sum::<usize>() + long.len() + 32;
+        for n in 0..1000 {
+            names.of(&tenant, &format!("junk-{n}-{long}"));
+            let bytes: usize = names.known.iter().map(|name| name.0.text().len()).sum();
+            assert!(names.bytes == bytes && bytes <= most, "{bytes} of {most}");
+        }
+        assert!(held.iter().all(|held| Arc::ptr_eq(&names.of(&tenant, held.text()).0, &held.0)));
+        drop(held);
+        (1..CHECKPOINTS).for_each(|_| names.note_checkpoint());
+        assert!(!names.known.is_empty());
+        names.note_checkpoint();
+        assert!(names.known.is_empty() && names.bytes == 0 && names.sweep_at_bytes == LEAST_BYTES);
     }
 }

@@ -11,8 +11,9 @@ use tokio::time::timeout;
 
 use crate::follow::Running;
 
-/// Who asks at once; others are told that nobody answers.
+/// Who asks at once, and how many of them ask for one tenant; others are told that nobody answers.
 const MOST_ASKED: usize = 64;
+const MOST_ASKED_OF_ONE: usize = 8;
 /// How long an answer is waited for: as long as detection looks at a batch, or reads its log again, it gives none.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -53,7 +54,8 @@ impl RuleWaits {
     fn ask(&self, question: Question) -> bool {
         let mut asked = self.asked.lock();
         asked.retain(|question| !question.answer.is_closed());
-        let has_room = asked.len() < MOST_ASKED;
+        let of_tenant = asked.iter().filter(|other| other.tenant == question.tenant).count();
+        let has_room = asked.len() < MOST_ASKED && of_tenant < MOST_ASKED_OF_ONE;
         if has_room {
             asked.push(question);
         }
@@ -110,10 +112,16 @@ mod tests {
         assert_eq!(answered, Some(vec![wait(&tenant)]));
         assert!(waits.asked.lock().is_empty());
         // Who does not wait any more keeps no place.
+        let asks = |tenant: &TenantId| {
+            let (answer, answered) = oneshot::channel();
+            waits.ask(Question { tenant: tenant.clone(), answer }).then_some(answered)
+        };
         let asked: Vec<_> = (0..MOST_ASKED)
-            .map(|_| {
-                let (answer, answered) = oneshot::channel();
-                assert!(waits.ask(Question { tenant: tenant.clone(), answer }));
+            .map(|n| {
+                let another = TenantId::new(&format!("t-{}", n / MOST_ASKED_OF_ONE)).unwrap();
+                let answered = asks(&another).unwrap();
+                let is_its_last = n % MOST_ASKED_OF_ONE == MOST_ASKED_OF_ONE - 1;
+                assert!(!is_its_last || asks(&another).is_none(), "one tenant takes no other's place");
                 answered
             })
             .collect();

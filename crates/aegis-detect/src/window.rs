@@ -24,7 +24,7 @@ use crate::name::{BucketName, Relevant};
 use crate::refused::Refused;
 pub(crate) use due::Numbers;
 use due::{Due, expire_step};
-pub(crate) use far::{Far, FarTo};
+pub(crate) use far::{Far, FarMost, FarTo, share_of};
 pub(crate) use saved::SavedKeys;
 use share::{Makers, bytes_of_key, give_back};
 

@@ -42,7 +42,7 @@ pub struct Ledger {
 
 #[derive(Debug)]
 pub(crate) struct Inner {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     clock: Arc<dyn Clock>,
     queue: mpsc::Sender<Submission>,
     commands: mpsc::Sender<Command>,

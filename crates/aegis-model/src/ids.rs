@@ -108,6 +108,16 @@ pub fn new_event_id() -> EventId {
 /// The namespace of derived event ids.
 const EXTERNAL_NAMESPACE: Uuid = Uuid::from_u128(0x6165_6769_732d_6578_7465_726e_616c_3031);
 
+/// The version of the ids that are made where an event is made.
+const MADE: usize = 7;
+
+/// True for an id that follows from something, as those of observations do, and of what control seals some: not made at random and for one event alone, as
+/// an edge makes those of all its receipts.
+#[must_use]
+pub fn is_derived(id: EventId) -> bool {
+    id.get_version_num() != MADE
+}
+
 /// The id of an external event, derived (UUIDv5) from tenant, adapter and delivery id, so that a redelivery is the same event.
 #[must_use]
 pub fn external_event_id(tenant: &TenantId, adapter: &str, delivery_id: &str) -> EventId {
@@ -162,6 +172,7 @@ mod tests {
         assert_eq!(external_event_id(&a, "github", "1"), external_event_id(&a, "github", "1"));
         assert_ne!(external_event_id(&a, "github", "1"), external_event_id(&b, "github", "1"));
         assert_ne!(external_event_id(&a, "github", "1"), external_event_id(&a, "otlp", "1"));
+        assert!(is_derived(external_event_id(&a, "github", "1")) && !is_derived(new_event_id()));
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub use containment::{ContainmentKind, ContainmentState, Hold, TargetType, Verdi
 pub use decision::{DataAccess, Decision, Destination, RiskLevel, UnknownWord};
 pub use event::{DIGEST_EXCLUDED, EventKind, SecurityEvent};
 pub use fleet::{Beat, ContainmentAck, Enforced, Heartbeat, Missing, Notice, RunLabel, Target};
-pub use ids::{EventId, IdError, PARTITIONS, TenantId, external_event_id, new_event_id, partition_of};
+pub use ids::{EventId, IdError, PARTITIONS, TenantId, external_event_id, is_derived, new_event_id, partition_of};
 pub use lanes::{Confirmed, LaneConfirmed, LaneReach, Lost, Pruned};
 pub use reading::{ReadEvent, Reading, ReadingRoom};
 pub use receipt::{Phase, Proof, RECEIPT_SCHEMA, ReceiptBody, SealedEvent};

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use aegis_model::{Clock, EventKind, SystemClock, TenantId, new_event_id};
-use aegis_store::{HistoryRow, Store, Wire};
+use aegis_store::{HistoryRow, Standing, Store, Wire};
 use tokio::time::Instant;
 
 const BATCH: usize = 512;
@@ -33,7 +33,7 @@ async fn main() {
         receipt_hash: Some(format!("{n:064x}")),
         bus_seq: n as u64,
         bus_ts: Some(SystemClock.now()),
-        proved: true,
+        standing: Standing::Own,
         wire: Wire::Text("x".repeat(2500).into()),
     };
     let batches: Vec<Vec<_>> = (0..BATCHES).map(|b| (0..BATCH).map(|n| row(b * BATCH + n)).collect()).collect();

@@ -42,9 +42,9 @@ const SCHEMA_VERSIONS: &str = "CREATE TABLE IF NOT EXISTS schema_versions (
 /// Opens the store at `path` and the history beside it, both at the schema this program knows.
 pub(crate) async fn open(path: &Path, now: Timestamp) -> Result<Connections, StoreError> {
     sqlx::any::install_default_drivers();
-    let (writer, readers) = open_file(path, schema::STORE, now).await?;
+    let (writer, readers) = open_file(path, schema::STORE, for_writing(), now).await?;
     let history = history_path(path);
-    let (history_maker, history_readers) = open_file(&history, schema::HISTORY, now).await?;
+    let (history_maker, history_readers) = open_file(&history, schema::HISTORY, for_making(), now).await?;
     history_maker.close().await;
     let history_writer = pool(1, for_writing()).connect_lazy_with(options(&history)?);
     Ok(Connections {
@@ -87,12 +87,22 @@ fn for_writing() -> String {
     )
 }
 
-/// A writing connection and reading ones to one file.
-async fn open_file(path: &Path, migrations: &[schema::Migration], now: Timestamp) -> Result<(AnyPool, AnyPool), StoreError> {
+/// What a migration may go through is more than fits into memory: an index of it is sorted in files.
+fn for_making() -> String {
+    format!("{}; PRAGMA temp_store = FILE", for_writing())
+}
+
+/// A connection that was told `first` and brought the file to its newest schema, and reading ones to it.
+async fn open_file(
+    path: &Path,
+    migrations: &[schema::Migration],
+    first: String,
+    now: Timestamp,
+) -> Result<(AnyPool, AnyPool), StoreError> {
     let size = create_private(path).map_err(|source| StoreError::File { path: path.to_owned(), source })?;
     let opened = async {
         prepare(path, size).await?;
-        let writer = pool(1, for_writing()).connect_with(options(path)?).await?;
+        let writer = pool(1, first).connect_with(options(path)?).await?;
         let tx = writer.begin_with(Dialect::Sqlite.begin_write()).await?;
         schema::migrate(tx, SCHEMA_VERSIONS, migrations, &path.display().to_string(), now).await?;
         Ok((writer, pool(READERS, for_reading()).connect_with(options(path)?).await?))

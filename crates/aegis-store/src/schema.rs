@@ -35,6 +35,7 @@ pub(crate) const HISTORY: &[Migration] = &[
     Migration { version: 1, name: "history", sql: include_str!("../migrations/sqlite/history_0001_tables.sql") },
     Migration { version: 2, name: "kept_elsewhere", sql: include_str!("../migrations/sqlite/history_0002_kept_elsewhere.sql") },
     Migration { version: 3, name: "lanes", sql: include_str!("../migrations/sqlite/history_0003_lanes.sql") },
+    Migration { version: 4, name: "by_lane_and_seq", sql: include_str!("../migrations/sqlite/history_0004_by_lane_and_seq.sql") },
 ];
 
 /// The same tables and history on Postgres, in one database.
@@ -52,6 +53,11 @@ pub(crate) const POSTGRES: &[Migration] = &[
         sql: include_str!("../migrations/postgres/0009_common_rule_versions.sql"),
     },
     Migration { version: 10, name: "rule_sets", sql: include_str!("../migrations/postgres/0010_rule_sets.sql") },
+    Migration {
+        version: 11,
+        name: "history_by_lane_and_seq",
+        sql: include_str!("../migrations/postgres/0011_history_by_lane_and_seq.sql"),
+    },
 ];
 
 /// Brings the database to the newest of `migrations`, in a transaction that no other writer runs beside: either every missing one is applied

@@ -132,18 +132,22 @@ impl Asked {
     }
 
     async fn gone(&self, lane: &str, from_seq: i64, to_seq: i64) -> Result<Vec<Gone>, LedgerError> {
-        let through_seq = self.ledger.pruned_through(lane).await?.unwrap_or(0);
-        let mut gone = Vec::new();
-        if from_seq <= through_seq {
-            gone.push(Gone::Pruned { through_seq });
+        let mut through_seq = self.ledger.pruned_through(lane).await?.unwrap_or(0);
+        let mut lost = None;
+        loop {
+            let from_seq = from_seq.max(through_seq.saturating_add(1));
+            if from_seq <= to_seq {
+                lost = self.ledger.first_missing(lane, from_seq, to_seq).await?;
+            }
+            let Some(seq) = lost else { break };
+            // What is pruned between two looks is not lost.
+            match self.ledger.pruned_through(lane).await? {
+                Some(further) if seq <= further => (through_seq, lost) = (further, None),
+                _ => break,
+            }
         }
-        let from_seq = from_seq.max(through_seq.saturating_add(1));
-        if from_seq <= to_seq
-            && let Some(seq) = self.ledger.first_missing(lane, from_seq, to_seq).await?
-        {
-            gone.push(Gone::Lost { seq });
-        }
-        Ok(gone)
+        let pruned = (from_seq <= through_seq).then_some(Gone::Pruned { through_seq });
+        Ok(pruned.into_iter().chain(lost.map(|seq| Gone::Lost { seq })).collect())
     }
 }
 

@@ -16,7 +16,7 @@ use crate::lost::Lost;
 use crate::schema::EventBatch;
 use crate::side::SideTables;
 use crate::watermark::Watermarks;
-use crate::window::{Far, SavedKeys};
+use crate::window::{Far, FarMost, SavedKeys, share_of};
 
 /// The part of an engine that the stream cannot give back; with the events of the window it is the whole state.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -73,9 +73,9 @@ impl EngineCheckpoint {
     }
 
     /// What a rule has of a tenant is all that there was, with these events.
-    pub(crate) fn refill(&mut self, saved_as: &str, tenant: &TenantId, events: &[SecurityEvent]) {
+    pub(crate) fn refill(&mut self, saved_as: &str, tenant: &TenantId, events: &[Arc<SecurityEvent>]) {
         if let Some(part) = self.far.get_mut(saved_as).and_then(|far| far.get_mut(tenant)) {
-            part.events.extend_from_slice(events);
+            part.read.extend_from_slice(events);
             part.cut = None;
         }
     }
@@ -85,7 +85,7 @@ impl Engine {
     /// What has to be kept, beside the events of the window, to go on after a restart. Not while it `is_behind`.
     #[must_use]
     pub fn checkpoint(&self) -> EngineCheckpoint {
-        self.checkpoint_without(&BTreeSet::new(), &BTreeSet::new(), &BTreeMap::new())
+        self.checkpoint_without(&BTreeSet::new(), &FarMost::new(), &BTreeMap::new())
     }
 
     /// The same, where what was told of all tenants' keys, and what the side tables have, is not more than so many bytes: that of those who have most
@@ -106,11 +106,12 @@ impl Engine {
             running.unwritten = left_out.iter().filter(has).cloned().collect();
         }
         drop(sides);
-        let far_left_out = self.far_beyond(most_bytes.min(MOST_BYTES_OF_ALL), cut);
-        let checkpoint = self.checkpoint_without(&left_out, &far_left_out, cut);
+        let far_most = self.far_most(most_bytes.min(MOST_BYTES_OF_ALL), cut);
+        let checkpoint = self.checkpoint_without(&left_out, &far_most, cut);
         for running in self.rules.iter_mut().filter(|running| running.is_far()) {
             running.note_unsaved(checkpoint.far.get(&running.saved_as()));
         }
+        self.names.lock().note_checkpoint();
         checkpoint
     }
 
@@ -125,16 +126,19 @@ impl Engine {
         heaviest(of_each, most_bytes)
     }
 
-    /// The tenants of whom rules have most from before what is read again, so that of the others it is not more than so many bytes.
-    fn far_beyond(&self, most_bytes: usize, cut: &BTreeMap<TenantId, Timestamp>) -> BTreeSet<TenantId> {
+    /// Of whom rules have so much from before what is read again that there is no room for all of it, and how much a rule may have of each of them: what a
+    /// tenant does not need is the others', and what a rule does not need is the tenant's other rules'. So nobody takes another's share.
+    fn far_most(&self, most_bytes: usize, cut: &BTreeMap<TenantId, Timestamp>) -> FarMost {
         let to = |tenant: &TenantId| self.far_to(tenant, cut);
-        let mut of_each: BTreeMap<&TenantId, usize> = BTreeMap::new();
+        let mut of_each: BTreeMap<&TenantId, Vec<usize>> = BTreeMap::new();
         for (tenant, bytes) in
             self.rules.iter().filter(|running| running.is_far()).flat_map(|running| running.state.far_bytes(&to))
         {
-            *of_each.entry(tenant).or_default() += bytes;
+            of_each.entry(tenant).or_default().push(bytes);
         }
-        heaviest(of_each, most_bytes)
+        let share = share_of(of_each.values().map(|of_rules| of_rules.iter().sum::<usize>()).collect(), most_bytes);
+        let beyond = of_each.into_iter().filter(|(_, of_rules)| of_rules.iter().sum::<usize>() > share);
+        beyond.map(|(tenant, of_rules)| (tenant.clone(), share_of(of_rules, share))).collect()
     }
 
     /// A tenant's events of before this are not read again, or not all of them.
@@ -146,7 +150,7 @@ impl Engine {
     fn checkpoint_without(
         &self,
         left_out: &BTreeSet<TenantId>,
-        far_left_out: &BTreeSet<TenantId>,
+        far_most: &FarMost,
         cut: &BTreeMap<TenantId, Timestamp>,
     ) -> EngineCheckpoint {
         debug_assert!(!self.is_behind());
@@ -154,7 +158,7 @@ impl Engine {
         let rules = self.rules.iter().map(saved).collect();
         let to = |tenant: &TenantId| self.far_to(tenant, cut);
         let far = self.rules.iter().filter(|running| running.is_far());
-        let far = far.map(|r| (r.saved_as(), r.save_far(&to, far_left_out, self.settled.keys()))).collect();
+        let far = far.map(|r| (r.saved_as(), r.save_far(&to, far_most, self.settled.keys()))).collect();
         let settled = self.settled.iter().map(|(t, ts)| (t.clone(), *ts)).collect();
         let (impaired, sides) = (self.impaired.clone(), self.sides.read().without(left_out));
         let (alerts, lost) = (alerts_of(&self.rules, left_out), self.lost.clone());

@@ -1,15 +1,16 @@
 //! What a checkpoint had no room for of a rule's window: a start reads it from where all events are written down. Promises that nothing counts so for a rule that
-//! contains, whose lanes nobody followed; and that a start waits no longer than it may, and goes on without what cannot be read, which is known to be gone.
+//! contains, whose lanes nobody followed; that a start waits no longer than it may, and goes on without what cannot be read, which is known to be gone; and that no
+//! tenant's part keeps another's from being read.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aegis_bus::Stream;
-use aegis_model::{TenantId, Timestamp};
+use aegis_model::{SecurityEvent, TenantId, Timestamp};
 use tokio::time::Instant;
 
 use super::PastAsked;
-use super::waited::RESTART_WAIT;
+use super::waited::{RESTART_WAIT, Turn};
 use crate::back::reach_of;
 use crate::checkpoint::{Checkpoint, MAX_REWIND};
 use crate::error::DetectError;
@@ -24,6 +25,15 @@ struct Lacking<'a> {
     /// Of which rules, by their names in the checkpoint.
     rules: Vec<String>,
     plans: Vec<&'a RulePlan>,
+}
+
+/// What is asked of one tenant, for which rules.
+struct Wants {
+    tenant: TenantId,
+    from: Timestamp,
+    to: Timestamp,
+    rules: Vec<String>,
+    sieve: Arc<Sieve>,
 }
 
 impl Running {
@@ -47,32 +57,53 @@ impl Running {
         }
         let sifted = |(tenant, of_tenant): (TenantId, Lacking<'_>)| {
             let Lacking { from, to, rules, plans } = of_tenant;
-            (tenant, (from, to), rules, Arc::new(Sieve::of_plans(plans.into_iter())))
+            Wants { tenant, from, to, rules, sieve: Arc::new(Sieve::of_plans(plans.into_iter())) }
         };
-        let lacking: Vec<_> = lacking.into_iter().map(sifted).collect();
+        let mut wants: Vec<Wants> = lacking.into_iter().map(sifted).collect();
         // All of it stands before what is read again.
         let passed = self.bus.consumer_position(Stream::Ase, past.consumer()).await?;
         let is_there = passed.saturating_add(1) >= checkpoint.rewind;
-        let (mut count, begun) = (0, Instant::now());
-        for (tenant, (from, to), rules, sieve) in lacking {
-            let read = if !is_there {
-                Err("not all of it has been written down yet".to_owned())
-            } else if begun.elapsed() >= RESTART_WAIT {
-                Err("a start waits no longer".to_owned())
-            } else {
-                self.warm.wait_for(|| past.ask(PastAsked::in_time(&tenant, from, to, Some(sieve)))).await
-            };
-            let reason = match read {
-                Ok(Some(events)) if count + events.len() <= MAX_REWIND => {
-                    count += events.len();
-                    tracing::info!(%tenant, events = events.len(), "what a checkpoint had no room for was read");
-                    rules.iter().for_each(|rule| checkpoint.engine.refill(rule, &tenant, &events));
-                    continue;
-                }
-                Ok(_) => "there is more than a rule may keep".to_owned(),
-                Err(reason) => reason,
-            };
-            tracing::warn!(%tenant, reason, ?rules, "what a checkpoint had no room for cannot be read: the rules go on without it");
+        let (mut room, begun) = (MAX_REWIND, Instant::now());
+        self.warm.waits_again_at = None;
+        for turn in [Turn::First, Turn::Last] {
+            let (mut others, mut beyond) = (wants.len(), Vec::new());
+            for want in wants {
+                let Wants { tenant, from, to, rules, sieve } = &want;
+                let most = turn.most(room, others);
+                others -= 1;
+                let asked = PastAsked { most, ..PastAsked::in_time(tenant, *from, *to, Some(Arc::clone(sieve))) };
+                let read = if !is_there {
+                    Err("not all of it has been written down yet".to_owned())
+                } else if begun.elapsed() >= RESTART_WAIT {
+                    Err("a start waits no longer".to_owned())
+                } else {
+                    self.warm.wait_for(|| past.ask(asked)).await
+                };
+                // That one's does not come says nothing of the others'.
+                self.warm.waits_again_at = None;
+                let reason = match read {
+                    Ok(Some(events)) if events.len() <= most => {
+                        room -= events.len();
+                        let events: Vec<Arc<SecurityEvent>> = events.into_iter().map(Arc::new).collect();
+                        tracing::info!(%tenant, events = events.len(), "what a checkpoint had no room for was read");
+                        rules.iter().for_each(|rule| checkpoint.engine.refill(rule, tenant, &events));
+                        continue;
+                    }
+                    Ok(_) if turn.has_next(most) => {
+                        beyond.push(want);
+                        continue;
+                    }
+                    Ok(_) => "there is more than a rule may keep".to_owned(),
+                    Err(reason) => reason,
+                };
+                tracing::warn!(
+                    %tenant,
+                    reason,
+                    ?rules,
+                    "what a checkpoint had no room for cannot be read: the rules go on without it"
+                );
+            }
+            wants = beyond;
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use aegis_model::{RuleWarmRecord, SecurityEvent, TenantId, Timestamp};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{PastAsked, PastLanes, WarmUp, Whose};
+use super::{MOST, PastAsked, PastLanes, WarmUp, Whose};
 use crate::back::reach_of;
 use crate::checkpoint::{Checkpoint, MAX_REWIND};
 use crate::follow::Running;
@@ -25,17 +25,40 @@ const MOST_IN_VAIN: usize = 1024;
 /// How long a restart waits for all that filled rules need.
 pub(super) const RESTART_WAIT: Duration = Duration::from_secs(60);
 
+/// Tenants that need something share what a start reads at most: each has its part of it first, and who needs more has, behind all others, what they left. So
+/// nobody's flood takes the room of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    First,
+    Last,
+}
+
+impl Turn {
+    /// How many events the next one of so many may have, where there is room for so many.
+    pub(super) fn most(self, room: usize, tenants: usize) -> usize {
+        let part = if self == Self::First { room / tenants.max(1) } else { room };
+        part.min(MOST)
+    }
+
+    /// True if who needs more than that has another turn.
+    pub(super) fn has_next(self, most: usize) -> bool {
+        self == Self::First && most < MOST
+    }
+}
+
 impl WarmUp {
-    /// Waits for what lies before.
+    /// Waits for what lies before, of no more than so many events.
     async fn read(
         &mut self,
         tenant: &TenantId,
         (from, to): (Timestamp, Timestamp),
+        most: usize,
         sieve: Option<Arc<Sieve>>,
     ) -> Option<Vec<SecurityEvent>> {
         let past = self.past.clone()?;
         let too_much = || "there is more than a rule may keep".to_owned();
-        let read = self.wait_for(|| past.ask(PastAsked::in_time(tenant, from, to, sieve))).await;
+        let asked = PastAsked { most, ..PastAsked::in_time(tenant, from, to, sieve) };
+        let read = self.wait_for(|| past.ask(asked)).await;
         or_none(tenant, read.and_then(|events| events.ok_or_else(too_much)))
     }
 
@@ -108,7 +131,7 @@ impl Running {
         }
         let is_asked = !self.warm.waits_for_nobody();
         let heads = contains.then(|| self.stage.heads().of_tenant_since(tenant.as_str(), from));
-        let past = self.read_past(tenant, (from, to), heads, sieve).await;
+        let past = self.read_past(tenant, (from, to), MOST, heads, sieve).await;
         if past.is_none() && is_asked {
             self.warm.note_in_vain(whose, record);
         }
@@ -120,13 +143,14 @@ impl Running {
         &mut self,
         tenant: &TenantId,
         (from, to): (Timestamp, Timestamp),
+        most: usize,
         heads: Option<LaneHeads>,
         sieve: Option<Arc<Sieve>>,
     ) -> Option<Vec<SecurityEvent>> {
         if from >= to {
             return Some(Vec::new());
         }
-        let events = self.warm.read(tenant, (from, to), sieve).await?;
+        let events = self.warm.read(tenant, (from, to), most, sieve).await?;
         let Some(heads) = heads else { return Some(events) };
         let lanes = PastLanes::new(tenant.clone(), (from, to), events, heads, self.warm.hold_ms);
         self.warm.follow(lanes).await
@@ -158,17 +182,30 @@ impl Running {
             let sieve = (!contains).then(|| Arc::new(Sieve::of_plans(plans.into_iter())));
             (tenant, (from, to), contains, sieve)
         };
-        let spans: Vec<_> = spans.into_iter().map(sifted).collect();
-        let (mut all, mut answers, begun) = (Vec::new(), true, Instant::now());
-        for (tenant, (from, to), contains, sieve) in spans {
-            answers &= begun.elapsed() < RESTART_WAIT;
-            // All rules of a tenant are shown the same: what is followed for one is for all.
-            let heads = contains.then(|| checkpoint.heads.of_tenant_since(tenant.as_str(), from));
-            let past = if answers { self.read_past(&tenant, (from, to), heads, sieve).await } else { None };
-            match past.filter(|events| all.len() + events.len() <= MAX_REWIND) {
-                Some(events) => all.extend(events),
-                None => self.wait_anew(&tenant),
+        let mut spans: Vec<_> = spans.into_iter().map(sifted).collect();
+        let (mut all, begun) = (Vec::new(), Instant::now());
+        for turn in [Turn::First, Turn::Last] {
+            let (mut others, mut beyond) = (spans.len(), Vec::new());
+            for span in spans {
+                let (tenant, (from, to), contains, sieve) = &span;
+                let most = turn.most(MAX_REWIND - all.len(), others);
+                others -= 1;
+                // That one's does not come says nothing of the others'.
+                self.warm.waits_again_at = None;
+                // All rules of a tenant are shown the same: what is followed for one is for all.
+                let heads = contains.then(|| checkpoint.heads.of_tenant_since(tenant.as_str(), *from));
+                let past = if begun.elapsed() < RESTART_WAIT {
+                    self.read_past(tenant, (*from, *to), most, heads, sieve.clone()).await
+                } else {
+                    None
+                };
+                match past.filter(|events| events.len() <= most) {
+                    Some(events) => all.extend(events),
+                    None if turn.has_next(most) => beyond.push(span),
+                    None => self.wait_anew(tenant),
+                }
             }
+            spans = beyond;
         }
         all
     }
@@ -215,6 +252,32 @@ mod tests {
         }
     }
 
+    /// The attack: a tenant, or some, have as much as a rule may keep, so that a start reads nothing of those behind them.
+    #[test]
+    fn what_a_start_reads_is_shared_by_tenants_and_what_one_leaves_is_the_others() {
+        let needed = [MOST, MOST, MOST, 1000, 10, MOST];
+        let (mut room, mut read) = (MAX_REWIND, [0; 6]);
+        let mut wanted: Vec<usize> = (0..needed.len()).collect();
+        for turn in [Turn::First, Turn::Last] {
+            let (mut others, mut beyond) = (wanted.len(), Vec::new());
+            for tenant in wanted {
+                let most = turn.most(room, others);
+                others -= 1;
+                if needed[tenant] <= most {
+                    read[tenant] = needed[tenant];
+                    room -= needed[tenant];
+                } else if turn.has_next(most) {
+                    beyond.push(tenant);
+                }
+            }
+            wanted = beyond;
+        }
+        assert!(wanted.is_empty());
+        // Whoever has little has all of it; of the others as many as there is room for.
+        assert_eq!(read, [MOST, 0, 0, 1000, 10, MOST]);
+        assert_eq!((Turn::First.most(MAX_REWIND, 1), Turn::Last.most(5, 9), Turn::First.has_next(MOST)), (MOST, 5, false));
+    }
+
     /// A lane of which the history has no more what is needed is asked for again and again: others come first.
     #[test]
     fn whose_past_cannot_be_read_keeps_nobody_from_his_turn() {
@@ -250,17 +313,17 @@ mod tests {
         let (tenant, span) = (TenantId::new("acme").unwrap(), (Timestamp::from_micros(0), Timestamp::from_micros(9)));
         let begun = Instant::now();
         for _ in 0..1000 {
-            assert!(warm.read(&tenant, span, None).await.is_none());
+            assert!(warm.read(&tenant, span, MOST, None).await.is_none());
         }
         assert!(begun.elapsed() < warm.patience * RESTS, "it took {:?}", begun.elapsed());
         assert_eq!(hangs.waiting.lock().len(), 1, "one was waited for");
         tokio::time::sleep(warm.patience * (RESTS + 2)).await;
-        assert!(warm.read(&tenant, span, None).await.is_none());
+        assert!(warm.read(&tenant, span, MOST, None).await.is_none());
         assert_eq!(hangs.waiting.lock().len(), 2, "after a while it is tried again");
         // Whoever says that there is too much has answered.
         let mut warm = WarmUp::new(Some(hangs.clone()), None);
         *hangs.fails.lock() = true;
-        assert!(warm.read(&tenant, span, None).await.is_none());
+        assert!(warm.read(&tenant, span, MOST, None).await.is_none());
         assert!(warm.waits_again_at.is_none());
     }
 }

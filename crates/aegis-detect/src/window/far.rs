@@ -1,14 +1,15 @@
 //! What a checkpoint has of a window from before the part of the stream that a restart reads again: the events themselves. Promises that what finds no
-//! room is the oldest of the keys that have most, so that no key takes the room of another, and that it is known up to when some are left out.
+//! room is the oldest of the agents that have most, and of the keys of those, so that nobody takes the room of another, however many keys an agent makes; and
+//! that it is known up to when some are left out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use aegis_model::{SecurityEvent, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::{RuleState, TenantState};
-use crate::bucket::bytes_of;
+use super::{Hasher, RuleState, TenantState};
+use crate::bucket::{Maker, bytes_of};
 
 /// Bytes that a checkpoint has of a rule's events of one tenant at most, about.
 const MOST_BYTES: usize = 1 << 20;
@@ -23,6 +24,9 @@ pub(crate) struct FarPart {
     /// In their order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) events: Vec<SecurityEvent>,
+    /// What a start read of what found no room: one copy for all rules, of which a tenant may have many.
+    #[serde(skip)]
+    pub(crate) read: Vec<Arc<SecurityEvent>>,
     /// Up to then there are some that are not here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cut: Option<Timestamp>,
@@ -48,6 +52,9 @@ impl FarPart {
 /// Up to when events of a tenant are to be in the checkpoint; None: of no time.
 pub(crate) type FarTo<'a> = dyn Fn(&TenantId) -> Option<Timestamp> + 'a;
 
+/// How many bytes a rule may have of a tenant's events, of those tenants for whom there is no room for all.
+pub(crate) type FarMost = BTreeMap<TenantId, usize>;
+
 fn weight_of(event: &SecurityEvent) -> usize {
     BYTES_OF_AN_EVENT + bytes_of(event)
 }
@@ -64,16 +71,23 @@ impl TenantState {
         if count == 0 { 0 } else { count * BYTES_OF_AN_EVENT + self.bytes }
     }
 
+    /// The most that each agent's keys may have: what a rule keys on can be the caller's to choose.
+    fn shares(&self, to: Timestamp, most: usize) -> Shares {
+        let mut weights: HashMap<Option<Maker>, Vec<usize>, Hasher> = HashMap::default();
+        for events in self.before(to) {
+            let weight: usize = events.iter().map(|event| weight_of(event)).sum();
+            weights.entry(whose(events)).or_default().push(weight);
+        }
+        let of_agent = share_of(weights.values().map(|of_keys| of_keys.iter().sum::<usize>()).collect(), most);
+        weights.into_iter().map(|(agent, of_keys)| (agent, share_of(of_keys, of_agent))).collect()
+    }
+
     /// Those for which there is room.
     fn save_far(&self, to: Timestamp, most: usize, waits: bool, slim: &dyn Fn(&SecurityEvent) -> SecurityEvent) -> FarPart {
-        let share = if self.far_bytes(to) <= most {
-            usize::MAX
-        } else {
-            share_of(self.before(to).map(|events| events.iter().map(|event| weight_of(event)).sum()).collect(), most)
-        };
+        let shares = if self.far_bytes(to) <= most { Shares::default() } else { self.shares(to, most) };
         let mut part = FarPart::default();
         for events in self.before(to) {
-            let mut left = share;
+            let mut left = shares.get(&whose(events)).copied().unwrap_or(usize::MAX);
             for event in events.iter().rev() {
                 let Some(rest) = left.checked_sub(weight_of(event)) else {
                     part.cut_to(Some(event.ts));
@@ -101,8 +115,16 @@ impl TenantState {
     }
 }
 
+/// The most that one of an agent's keys may have; those of no agent have a share together.
+type Shares = HashMap<Option<Maker>, usize, Hasher>;
+
+/// Whose key it is: of the first of its events.
+fn whose(events: &[Arc<SecurityEvent>]) -> Option<Maker> {
+    events.first()?.agent_id.as_deref().map(Maker::of)
+}
+
 /// The most that each of some may have so that all together have no more than `most`: what one does not need is the others'.
-fn share_of(mut weights: Vec<usize>, most: usize) -> usize {
+pub(crate) fn share_of(mut weights: Vec<usize>, most: usize) -> usize {
     weights.sort_unstable();
     let (mut left, mut others) = (most, weights.len());
     for weight in weights {
@@ -122,16 +144,16 @@ impl RuleState {
         self.tenants.iter().filter_map(move |(tenant, state)| Some((tenant, state.far_bytes(to(tenant)?).min(MOST_BYTES))))
     }
 
-    /// The events of before a time, but for those of the tenants that are left out. `waits`: for what does not follow.
+    /// The events of before a time, of some tenants no more than so many bytes. `waits`: for what does not follow.
     pub(crate) fn save_far(
         &self,
         to: &FarTo<'_>,
-        left_out: &BTreeSet<TenantId>,
+        most: &FarMost,
         waits: bool,
         slim: &dyn Fn(&SecurityEvent) -> SecurityEvent,
     ) -> Far {
         let of_tenant = |(tenant, state): (&TenantId, &TenantState)| {
-            let most = if left_out.contains(tenant) { 0 } else { MOST_BYTES };
+            let most = most.get(tenant).map_or(MOST_BYTES, |most| MOST_BYTES.min(*most));
             let part = state.save_far(to(tenant)?, most, waits, slim);
             (!part.is_empty()).then(|| (tenant.clone(), part))
         };

@@ -19,6 +19,8 @@ mod incidents;
 mod isolation;
 #[path = "../store/keys.rs"]
 mod keys;
+#[path = "../store/old_history.rs"]
+mod old_history;
 mod opening;
 mod place;
 #[path = "../../../aegis-bus/tests/nats/port.rs"]
@@ -33,3 +35,4 @@ mod rule_sets;
 mod rules;
 mod server;
 mod silence;
+mod taking_over;

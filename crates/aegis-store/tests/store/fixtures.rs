@@ -5,7 +5,7 @@ use aegis_model::{
     FrozenAction, Hold, McpServerRecord, McpToolRecord, ResourceRecord, RiskLevel, RuleMode, Severity, SourceTrust, TenantId,
     Timestamp, ToolCall, ToolRecord, Visibility, new_event_id,
 };
-use aegis_store::{HistoryRow, NewRuleVersion, OutboxRow, RegisteredBy, Wire};
+use aegis_store::{HistoryRow, NewRuleVersion, OutboxRow, RegisteredBy, Standing, Wire};
 use serde_json::json;
 
 pub(crate) use crate::place::Place;
@@ -165,6 +165,11 @@ pub(crate) fn alert(tenant: &TenantId, alert_id: &str, rule_id: &str, agent_id: 
     }
 }
 
+/// A hash whose beginning shows the number.
+pub(crate) fn hash(number: i64) -> String {
+    format!("{number:032x}").repeat(2)
+}
+
 pub(crate) fn event(tenant: &TenantId, kind: EventKind, seq: i64) -> HistoryRow {
     let has_receipt = !kind.is_external();
     HistoryRow {
@@ -177,10 +182,10 @@ pub(crate) fn event(tenant: &TenantId, kind: EventKind, seq: i64) -> HistoryRow 
         agent_id: Some("agent-1".into()),
         run_id: Some("run-1".into()),
         decision: (kind == EventKind::AuthorizeDecision).then_some(aegis_model::Decision::Deny),
-        receipt_hash: has_receipt.then(|| format!("{seq:064x}")),
+        receipt_hash: has_receipt.then(|| hash(seq)),
         bus_seq: seq.cast_unsigned(),
         bus_ts: Some(START.plus_seconds(seq + 1)),
-        proved: has_receipt,
+        standing: if has_receipt { Standing::Own } else { Standing::Unproved },
         wire: Wire::Text(format!("{{\"tenant_id\":\"{tenant}\",\"seq\":{seq}}}").into()),
     }
 }

@@ -164,6 +164,8 @@ async fn read_all(store: &Store, t: &TenantId) -> Vec<(&'static str, String)> {
         incident_action(t, INCIDENT, "command-1"),
         list_incidents(t, 100, 0),
         history_event(t, EVENT),
+        history_events(t, EVENT, None),
+        history_events(t, EVENT, Some("lane-1")),
         list_history(t, HistoryFilter::default(), 100, 0),
         history_in_order(t, 0, (START.plus_seconds(-10), START.plus_seconds(3600)), 100),
         history_lane(t, "lane-1"),

@@ -233,8 +233,7 @@ impl<'a> History<'a> {
                 continue;
             }
             event.bus_ts = row.bus_ts.or(Some(row.ts));
-            let is_proved = row.proved && row.lane.is_some();
-            event.verified = is_proved && event.is_for_its_lane_to_say() && !is_ahead_of_time(&event);
+            event.verified = row.is_proved() && event.is_for_its_lane_to_say() && !is_ahead_of_time(&event);
             events.push(event);
         }
         Ok(events)

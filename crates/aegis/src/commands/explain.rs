@@ -56,7 +56,15 @@ async fn run(event_id: EventId, file: &Path, text: &str, args: &ExplainArgs) -> 
     let store = open(&args.data, Arc::clone(&clock)).await?;
     let mut found = Vec::new();
     for tenant in tenants(&store, args.tenant.as_deref()).await? {
-        found.extend(store.history_event(&tenant, event_id).await?);
+        let mut all = store.history_events(&tenant, event_id, None).await?;
+        if all.len() > 1 {
+            eprintln!(
+                "{} events of {tenant} have the id {event_id}; this is about the first, as `GET /v1/receipts/{event_id}` has it",
+                all.len()
+            );
+        }
+        all.truncate(1);
+        found.extend(all);
     }
     let Some(row) = the_only(found, event_id)? else { return Ok(None) };
     let mut history = History::new(&store, &args.data);

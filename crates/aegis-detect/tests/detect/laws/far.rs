@@ -319,14 +319,22 @@ fn what_finds_no_room_is_the_oldest_of_who_has_most_and_nobody_is_contained_for_
 }
 
 #[test]
-fn of_all_tenants_those_that_have_most_are_left_out_where_a_checkpoint_has_no_room_and_that_is_known() {
+fn of_all_tenants_those_that_have_most_lose_their_oldest_where_a_checkpoint_has_no_room_and_that_is_known() {
     let mut life = Life { engine: counts_and_contains(), taken: Vec::new() };
     for (number, (tenant, second)) in [("a", 0), ("a", 1), ("b", 2), ("a", 4 * 3600), ("b", 4 * 3600)].into_iter().enumerate() {
         life.take(&call(tenant, "slow", Decision::Deny, (second, second), number));
     }
-    // About five hundred bytes are an event's, of each of two rules.
-    let checkpoint = serde_json::to_string(&life.engine.checkpoint_within(1500)).unwrap();
+    // About five hundred and fifty bytes are an event's, of each of two rules: there is room for all of one tenant's, and for half of the other's.
+    let checkpoint = serde_json::to_string(&life.engine.checkpoint_within(2400)).unwrap();
     assert_eq!(lacking(&life.engine), (0, 2));
+    let far: serde_json::Value = serde_json::from_str::<serde_json::Value>(&checkpoint).unwrap()["far"].take();
+    for rule in ["F-0", "F-2"] {
+        let kept = |tenant: &str| {
+            far[rule][tenant]["events"].as_array().unwrap().iter().map(|e| e["event_id"].clone()).collect::<Vec<_>>()
+        };
+        let id = |number: usize| serde_json::to_value(call("a", "slow", Decision::Deny, (0, 0), number).event_id).unwrap();
+        assert_eq!((kept("a"), kept("b")), (vec![id(1)], vec![id(2)]), "{rule}");
+    }
     let mut again = life.again_from(&checkpoint, counts_and_contains());
     assert_eq!(lacking(&again.engine), (2, 0));
     let output = again.take(&call("b", "new", Decision::Allow, (4 * 3600 + 1, 4 * 3600 + 1), 10));
@@ -336,6 +344,31 @@ fn of_all_tenants_those_that_have_most_are_left_out_where_a_checkpoint_has_no_ro
     // Nothing at all: each is left out.
     let _of_nobody = life.engine.checkpoint_within(0);
     assert_eq!(lacking(&life.engine), (0, 4));
+}
+
+/// The attack: what a rule keys on is an agent's to choose, and it makes so many keys that a checkpoint has room for none of all of them.
+#[test]
+fn no_agent_s_keys_however_many_take_the_room_of_another_agent_s() {
+    let query = "SELECT resource, event_id, count(*) OVER (PARTITION BY resource ORDER BY ts RANGE BETWEEN INTERVAL '5' HOUR PRECEDING \
+                 AND CURRENT ROW) AS n FROM events WHERE decision = 'deny' QUALIFY n = 3";
+    let new = || engine_of([text(0, "requires: any\n").replace(RULES[0].3, query).replace("key: [agent_id]", "key: [resource]")]);
+    let deny = |agent: &str, resource: &str, second: i64, number: usize| SecurityEvent {
+        resource: Some(resource.to_owned()),
+        ..call("a", agent, Decision::Deny, (second, second), number)
+    };
+    let mut life = Life { engine: new(), taken: Vec::new() };
+    for number in 0..2 {
+        life.take(&deny("slow", "the one", 60, number));
+    }
+    let flood: Vec<SecurityEvent> = (0..3000).map(|n| deny("loud", &format!("record {n}"), 120, 10 + n)).collect();
+    life.taken.extend(flood.clone());
+    life.engine.tick(flood);
+    life.take(&deny("slow", "another", 4 * 3600, 5000));
+    let checkpoint = serde_json::to_string(&life.engine.checkpoint_within(1 << 30)).unwrap();
+    assert_eq!(lacking(&life.engine), (0, 1));
+    let mut again = life.again_from(&checkpoint, new());
+    let output = again.take(&deny("slow", "the one", 4 * 3600 + 1, 5001));
+    assert_eq!(told(&output), [("count", "a", String::new(), Some("events_gone"))]);
 }
 
 /// A rule that failed over a tenant's events does not know them any more. A process that begins again has it look at that tenant again.

@@ -50,8 +50,12 @@ impl House {
 
     /// A deny of the agent so much later, which the worker has taken. Answers how many messages that made.
     async fn deny(&mut self, worker: &Worker, seconds: i64) -> u64 {
+        self.deny_of(worker, "acme", seconds).await
+    }
+
+    async fn deny_of(&mut self, worker: &Worker, tenant: &str, seconds: i64) -> u64 {
         self.clock.advance_seconds(seconds);
-        let wires = self.line.seal_denies("acme", "prober", 1).await;
+        let wires = self.line.seal_denies(tenant, "prober", 1).await;
         self.past.keep(&wires);
         self.line.publish(&wires).await;
         self.line.caught_up(worker).await;
@@ -132,6 +136,24 @@ async fn what_a_checkpoint_has_no_room_for_is_read_from_where_it_is_written_down
     let (alert, of_itself) = house.told(1).await;
     assert_eq!(alert.event_ids.len(), 3);
     assert!(of_itself.is_none());
+    worker.stop().await;
+}
+
+/// The attack: a tenant has so much before that it cannot be read in time, and comes first.
+#[tokio::test]
+async fn a_tenant_whose_past_does_not_come_keeps_no_other_from_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut house = House::open(folder.path(), NO_ROOM).await;
+    let worker = house.worker().await;
+    for (tenant, later) in [("acme", 0), ("beta", 0), ("acme", 5 * HOUR), ("beta", 0)] {
+        house.deny_of(&worker, tenant, later).await;
+    }
+    worker.stop().await;
+    house.pass().await;
+    *house.past.hangs_of.lock() = Some("acme".to_owned());
+    let worker = house.worker().await;
+    assert_eq!(house.past.asked_of(), ["acme", "beta"]);
+    assert_eq!((rule(&worker).window_lost, rule(&worker).kept), (1, 3), "both of beta's, and the last of acme's");
     worker.stop().await;
 }
 
