@@ -95,7 +95,7 @@ impl Ledger {
     }
 
     /// Receipts of all tenants whose event is of one of `kinds` (all, if empty) and not earlier than `since`, in row order after
-    /// `after_row`: what a start rebuilds its memory from. Fewer than `limit` come back only at the end.
+    /// `after_row`: what a start rebuilds its memory from. None come back only at the end.
     pub async fn recent(
         &self,
         since: Timestamp,
@@ -104,20 +104,29 @@ impl Ledger {
         limit: usize,
     ) -> Result<Vec<OutboxItem>, LedgerError> {
         let words = kind_words(kinds)?;
-        // Commits are few and know the latest time in them, so they give the place to start from without an index over `ts`.
-        let rows = sqlx::query(select_items!(
-            "WHERE r.row > ?1 AND r.row >= (SELECT coalesce(min(first_row), 9223372036854775807) FROM commits WHERE max_ts >= ?2) \
-             AND r.ts >= ?2 AND (?3 = '[]' OR r.kind IN (SELECT value FROM json_each(?3))) ORDER BY r.row LIMIT ?4"
-        ))
-        .bind(after_row)
-        .bind(since.as_micros())
-        .bind(words)
-        .bind(limit.min(MAX_READ) as i64)
-        .fetch_all(&self.inner.readers)
-        .await
-        .map_err(|e| read_error(&e))?;
-        // What a damaged row says of a label or a nonce is no reason to forget it.
-        readable(&rows, item_as_it_stands)
+        let mut after = after_row;
+        loop {
+            // Commits are few and know the latest time in them, so they give the place to start from without an index over `ts`.
+            let rows = sqlx::query(select_items!(
+                "WHERE r.row > ?1 AND r.row >= (SELECT coalesce(min(first_row), 9223372036854775807) FROM commits WHERE max_ts >= ?2) \
+                 AND r.ts >= ?2 AND (?3 = '[]' OR r.kind IN (SELECT value FROM json_each(?3))) ORDER BY r.row LIMIT ?4"
+            ))
+            .bind(after)
+            .bind(since.as_micros())
+            .bind(words.as_str())
+            .bind(limit.min(MAX_READ) as i64)
+            .fetch_all(&self.inner.readers)
+            .await
+            .map_err(|e| read_error(&e))?;
+            let Some(last) = rows.last() else { return Ok(Vec::new()) };
+            after = sqlx::Row::try_get(last, "row").map_err(|e| read_error(&e))?;
+            // What a damaged row says of a label or a nonce is no reason to forget it.
+            let items = readable(&rows, item_as_it_stands)?;
+            // Nothing but rows of which nothing can be made is not the end.
+            if !items.is_empty() {
+                return Ok(items);
+            }
+        }
     }
 
     /// The time of the event of the last receipt of one of `kinds`; none without one.

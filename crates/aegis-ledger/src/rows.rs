@@ -1,6 +1,7 @@
 //! Rows to and from the disk: the transaction that writes a sealed batch, and the reads that give sealed events back.
 //! Promises that a batch is written whole or not at all, and that a wire text is spliced from the very bytes that were hashed, or not at all.
 
+use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use aegis_model::{EventId, EventKind, FrozenAction, SealedEvent, TenantId, Timestamp};
@@ -281,6 +282,9 @@ pub(crate) enum RowError {
     NotAsSealed,
 }
 
+/// In the place of a receipt of which nothing can be made: its event may still say something.
+const NO_BODY: &str = r#"{"schema":null}"#;
+
 /// Reads one row of `select_items!` as it was sealed.
 pub(crate) fn item_of(row: &SqliteRow) -> Result<OutboxItem, RowError> {
     let (item, is_sealed) = read_item(row)?;
@@ -314,7 +318,7 @@ fn read_item(row: &SqliteRow) -> Result<(OutboxItem, bool), RowError> {
     let prev_receipt_hash: String = row.try_get("prev_hash")?;
     let event: &str = row.try_get("event")?;
     let held = Held { event, receipt: row.try_get("receipt")?, prev_receipt_hash: &prev_receipt_hash, key_id: proof.key_id };
-    let (body, is_sealed) = body_of(held, &receipt_hash).ok_or(RowError::NotAsSealed)?;
+    let (body, is_sealed) = body_of(held, &receipt_hash).unwrap_or((Cow::Borrowed(NO_BODY), false));
     let wire = wire_text(event, &body, &receipt_hash, &proof);
     let frozen: Option<&str> = row.try_get("frozen")?;
     let frozen = frozen.map(serde_json::from_str).transpose().map_err(|_| RowError::Column("frozen action"))?;
