@@ -20,7 +20,7 @@ import outside  # noqa: E402
 import rows  # noqa: E402
 from flink import Flink, library  # noqa: E402
 from histories import event_id, with_places  # noqa: E402
-from patterns import MUTATIONS, mutated, random_pattern  # noqa: E402
+from patterns import MUTATIONS, WHERE, mutated, random_pattern  # noqa: E402
 from queries import HEADER  # noqa: E402
 from rule import Rule  # noqa: E402
 from told import ask_program, expected, numbers, test_file  # noqa: E402
@@ -67,7 +67,7 @@ class TableCase:
         columns = ["p", "q", "n", "at_ms", "event_id", *rows.COLUMNS]
         ordered = sorted(self.items, key=lambda row: (str(row["p"]), str(row["q"]), row["at_ms"], row["n"]))
         table = [columns] + [[row[name] for name in columns] for row in ordered]
-        return "\n".join([self.pattern.engine_sql(), *(" ".join(map(str, line)) for line in table)])
+        return "\n".join([self.pattern.engine_sql(), self.pattern.flink_sql("rows"), *(" ".join(map(str, line)) for line in table)])
 
 
 class RuleCase:
@@ -76,26 +76,28 @@ class RuleCase:
     def __init__(self, name, seed):
         self.name, rng = name, numbers(seed, name)
         self.pattern, self.window_s = random_pattern(rng, True), rng.choice(WINDOWS_S)
+        self.by = rng.choice([["agent_id"]] * 3 + [["agent_id", "decision"]])
         self.items = rows.history(rng, self.window_s)
 
     def rule(self, pattern=None):
-        query = (pattern or self.pattern).rule_sql()
+        query = (pattern or self.pattern).rule_sql(self.by)
         text = HEADER.format(number=self.name, name=self.name, window=self.window_s, key="agent_id", requires="any", suppress="", query=query)
         return Rule(text)
 
     def asked_of_flink(self):
-        return self.pattern.flink_sql, rows.instants(self.items, self.window_s)
+        return self.pattern.flink_sql, rows.instants(self.items, self.window_s, self.by)
 
     def told_by_flink(self, answer):
         """The alerts that the rule must raise, as a test expects them."""
         labels = {event_id(event["tenant_id"], event["id"]): event for event in self.items}
         found, fields = set(), {}
         for partition, instant, *values in answer:
-            tenant, agent = partition.split("/")
+            tenant, agent = partition.split("/")[:2]
             columns = dict(zip(self.pattern.columns(), values, strict=True))
             first, last = (place_of(labels[one]) for one in ends_of(columns))
-            of_key = [event for event in self.items if (event["tenant_id"], event["agent_id"]) == (tenant, agent)]
-            match = sorted((place_of(event), event["id"]) for event in of_key if first <= place_of(event) <= last)
+            passes = WHERE[self.pattern.where] if self.pattern.where else bool
+            near = [event for event in self.items if rows.partition_of(event, self.by) == partition and passes(event)]
+            match = sorted((place_of(event), event["id"]) for event in near if first <= place_of(event) <= last)
             if len(match) != sum(value for name, value in columns.items() if name.startswith("count_")):
                 sys.exit(f"judge: the rows of Flink's match {columns} of {self.name} are not one after the other")
             if last[0] == int(instant) * 1000:
@@ -118,7 +120,7 @@ class RuleCase:
 
     def show(self):
         events = [{name: event[name] for name in ("ms", "id", "tenant_id", "agent_id", "edge_id", *rows.COLUMNS)} for event in self.items]
-        return "\n".join([f"window {self.window_s} s", self.pattern.rule_sql(), *map(json.dumps, events)])
+        return "\n".join([f"window {self.window_s} s", self.pattern.rule_sql(self.by), self.pattern.flink_sql("rows"), *map(json.dumps, events)])
 
 
 def place_of(event):

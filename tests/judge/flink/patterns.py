@@ -40,6 +40,15 @@ OF_ALL = ["SUM(risk_score)", "COUNT(event_id)", "LAST(tool)", "FIRST(decision)",
 AS_NUMBERS = ["AVG(CAST({u}.risk_score AS DOUBLE))", "LAST({u}.at_ms) - FIRST({w}.at_ms)", "MIN({u}.at_ms)"]
 """Measures: of variables, of all rows, and of what alerts do not tell as a text that is the same in both."""
 
+WHERE = {
+    "tool IS NOT NULL": lambda row: row["tool"] is not None,
+    "tool <> 'x'": lambda row: row["tool"] not in ("x", None),
+    "decision = 'deny'": lambda row: row["decision"] == "deny",
+    "risk_score < 5": lambda row: row["risk_score"] is not None and row["risk_score"] < 5,
+    "mutates_state IS NOT TRUE": lambda row: row["mutates_state"] is not True,
+}
+"""Filters below a pattern, and which rows pass them."""
+
 FIXED = ["", "", "{2}"]
 GREEDY = ["*", "+", "+", "{1,2}", "{2,3}", "{2,}", "{0,2}", "{1,3}", "{,2}"]
 RELUCTANT = ["+?", "*?", "{1,2}?", "{1,3}?", "{2,}?", "{2,4}?", "{0,2}?"]
@@ -76,10 +85,12 @@ class Variable:
 
 
 class Pattern:
-    """One MATCH_RECOGNIZE. `measures` are beside the ends and the number of each variable's rows (or, `is_loose`, of all rows)."""
+    """One MATCH_RECOGNIZE, over the rows that pass `where`, of which those matches are told that pass `having`. `measures` are beside the ends and the
+    number of each variable's rows (or, `is_loose`, of all rows)."""
 
     def __init__(self, variables, skip, within_s, measures, is_loose):
         self.variables, self.skip, self.within_s, self.measures, self.is_loose = variables, skip, within_s, measures, is_loose
+        self.where, self.having, self.descends = None, None, False
 
     @property
     def is_open(self):
@@ -122,25 +133,42 @@ class Pattern:
   DEFINE {', '.join(define)}
 )"""
 
+    def order(self, time):
+        return f"{time}, n{' DESC' * self.descends}"
+
+    @property
+    def filter(self):
+        """Of matches."""
+        return f" WHERE {self.having}" if self.having else ""
+
     def flink_sql(self, table):
         measures = [f"{said} AS {name}" for name, said in self.columns().items()]
-        return f"SELECT * FROM {table} {self.written(True, measures, 'p, q', 'ts, n')}"
+        source = f"(SELECT * FROM {table} WHERE is_end OR ({self.where}))" if self.where else table
+        return f"SELECT * FROM {source} {self.written(True, measures, 'p, q', self.order('ts'))}{self.filter}"
 
     def engine_sql(self):
-        """Over the rows of `input`."""
+        """Over the rows of `input`, which a WITH before it has."""
         measures = [f"{said} AS {name}" for name, said in self.columns().items()]
-        return f"SELECT * FROM input {self.written(False, measures, 'p, q', 'at_ms, n')} AS m"
+        seen, source = (f", seen AS (SELECT * FROM input WHERE {self.where})\n", "seen") if self.where else ("", "input")
+        return f"{seen}SELECT * FROM {source} {self.written(False, measures, 'p, q', self.order('at_ms'))} AS m{self.filter}"
 
-    def rule_sql(self):
-        """As a rule over events. Measures are told as texts: an alert has no field that is null."""
+    def rule_sql(self, by):
+        """As a rule over events, with a partition for each value of these columns. Measures are told as texts: an alert has no field that is null."""
         columns = self.columns()
         measures = ["array_agg(event_id) AS event_ids"] + [f"{said} AS {name}" for name, said in columns.items()]
         told = ", ".join(f"coalesce(CAST({name} AS VARCHAR), 'null') AS told_{name}" for name in columns)
-        return f"SELECT agent_id, event_ids, {told}\nFROM events {self.written(False, measures, 'agent_id', 'ts')}"
+        seen, source = (f"WITH seen AS (SELECT * FROM events WHERE {self.where})\n", "seen") if self.where else ("", "events")
+        return f"{seen}SELECT agent_id, event_ids, {told}\nFROM {source} {self.written(False, measures, ', '.join(by), 'ts')}{self.filter}"
 
 
 def random_pattern(rng, for_rule):
-    return loose(rng, for_rule) if rng.random() < 0.25 else strict(rng, for_rule)
+    pattern = loose(rng, for_rule) if rng.random() < 0.25 else strict(rng, for_rule)
+    if rng.random() < 0.25:
+        pattern.where = rng.choice(sorted(WHERE))
+    if rng.random() < 0.2:
+        pattern.having = rng.choice(["count_0 >= 2", "count_0 <> 1", "count_0 <= 2"])
+    pattern.descends = not for_rule and rng.random() < 0.15
+    return pattern
 
 
 def condition(rng, column=""):

@@ -40,13 +40,18 @@ def history(rng, window_s):
     return arriving(rng, events)
 
 
-def instants(events, window_s):
-    """For each event's tenant, agent and time the rows that a rule sees there, as a partition of that name: a table."""
+def partition_of(event, by):
+    """The name of the partition that a rule by these columns has it in."""
+    return "/".join(str(event[name]) for name in ["tenant_id", *by])
+
+
+def instants(events, window_s, by):
+    """For each partition and each time of an event of it the rows that a rule sees there, as a partition of that name: a table."""
     places = sorted(events, key=lambda event: (event["ms"], event["lane"], event["seq"]))
     rows = []
-    for tenant, agent, at_ms in sorted({(event["tenant_id"], event["agent_id"], event["ms"]) for event in events}):
+    for partition, at_ms in sorted({(partition_of(event, by), event["ms"]) for event in events}):
         for n, event in enumerate(places):
-            if (event["tenant_id"], event["agent_id"]) == (tenant, agent) and at_ms - window_s * 1000 <= event["ms"] <= at_ms:
-                seen = {"p": f"{tenant}/{agent}", "q": str(at_ms), "n": n, "at_ms": event["ms"], "event_id": event_id(tenant, event["id"])}
+            if partition_of(event, by) == partition and at_ms - window_s * 1000 <= event["ms"] <= at_ms:
+                seen = {"p": partition, "q": str(at_ms), "n": n, "at_ms": event["ms"], "event_id": event_id(event["tenant_id"], event["id"])}
                 rows.append(seen | {name: event[name] for name in COLUMNS})
     return rows
