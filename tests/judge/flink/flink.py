@@ -45,7 +45,7 @@ class Flink:
         """The rows of one query, each a list."""
         answer = self.job([(query, rows)])
         if "answers" not in answer:
-            raise Refused(answer["says"])
+            raise Refused(f"{answer['says']}\n{query('rows')}")
         return answer["answers"][0]
 
     def ask_all(self, cases):

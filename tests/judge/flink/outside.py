@@ -2,7 +2,7 @@
 a later Flink can do is noticed, and comes to be judged."""
 
 QUERY = """SELECT * FROM {table} MATCH_RECOGNIZE (
-  PARTITION BY p, q ORDER BY {order} MEASURES {measures} {rows} PER MATCH AFTER MATCH SKIP PAST LAST ROW PATTERN ({pattern}) {subset} DEFINE {define}
+  PARTITION BY p, q ORDER BY {order} MEASURES {measures} {rows} PER MATCH AFTER MATCH SKIP PAST LAST ROW PATTERN ({pattern}) DEFINE {define}
 ){alias}"""
 X, Y = "a AS a.tool = 'x'", "b AS b.tool = 'y'"
 BOTH = f"{X}, {Y}"
@@ -16,10 +16,10 @@ REFUSED = {
     "a greedy last variable": ({"pattern": "a b+"}, "Greedy quantifiers are not allowed as the last element"),
     "an empty match": ({"pattern": "a*? b*?"}, "empty matches"),
     "ALL ROWS PER MATCH": ({"pattern": "a b", "rows": "ALL ROWS"}, "All rows per match"),
-    "SUBSET": ({"pattern": "a b", "subset": "SUBSET s = (a, b)", "measures": "LAST(s.tool) AS m"}, "SUBSET"),
+    "no least number of rows": ({"pattern": "a{,2} b"}, "from should be a positive number"),
     "DISTINCT": ({"pattern": "a b", "measures": "COUNT(DISTINCT a.tool) AS m"}, "DISTINCT"),
-    "PREV": ({"pattern": "a b", "define": "a AS a.tool = 'x', b AS PREV(b.tool, 1) = 'x'"}, "PREV"),
-    "NEXT": ({"pattern": "a b", "define": "a AS a.tool = 'x', b AS NEXT(b.tool, 1) = 'x'"}, "NEXT"),
+    "PREV": ({"pattern": "a b", "define": "a AS a.tool = 'x', b AS PREV(b.tool, 1) = 'x'"}, "physical offsets"),
+    "NEXT": ({"pattern": "a b", "define": "a AS a.tool = 'x', b AS NEXT(b.tool, 1) = 'x'"}, "physical offsets"),
     "CLASSIFIER": ({"pattern": "a b", "measures": "CLASSIFIER() AS m"}, "CLASSIFIER"),
     "MATCH_NUMBER": ({"pattern": "a b", "measures": "MATCH_NUMBER() AS m"}, "MATCH_NUMBER"),
 }
@@ -34,7 +34,7 @@ DIFFERENT = {
 
 
 def query_of(parts, table, order, alias=""):
-    defaults = {"measures": COUNT, "rows": "ONE ROW", "subset": "", "define": BOTH}
+    defaults = {"measures": COUNT, "rows": "ONE ROW", "define": BOTH}
     return QUERY.format(table=table, order=order, alias=alias, **(defaults | parts))
 
 

@@ -110,6 +110,9 @@ class Pattern:
     def written(self, is_flink, measures, partition, order):
         """The MATCH_RECOGNIZE; its measures are written `expression AS name`."""
         skip, names, define = self.skip, [variable.name + variable.quantifier for variable in self.variables], []
+        if is_flink:
+            # "No least number of rows".
+            names = [name.replace("{,", "{0,") for name in names]
         for variable in self.variables:
             parts = variable.parts()
             if is_flink:
