@@ -14,6 +14,7 @@ REFUSED = {
     "a variable twice": ({"pattern": "a b a"}, "must be unique"),
     "a reluctant optional variable": ({"pattern": "a?? b"}, "Reluctant optional variables"),
     "a greedy last variable": ({"pattern": "a b+"}, "Greedy quantifiers are not allowed as the last element"),
+    "an optional variable behind a greedy one": ({"pattern": "a+ b? c"}, "Optional pattern cannot be preceded by greedy"),
     "an empty match": ({"pattern": "a*? b*?"}, "empty matches"),
     "ALL ROWS PER MATCH": ({"pattern": "a b", "rows": "ALL ROWS"}, "All rows per match"),
     "no least number of rows": ({"pattern": "a{,2} b"}, "from should be a positive number"),
@@ -28,6 +29,7 @@ REFUSED = {
 COUNT = "COUNT(event_id) AS m"
 DIFFERENT = {
     "a greedy variable never gives back": ({"pattern": "a+ b", "measures": COUNT, "define": f"a AS a.tool IN ('x', 'y'), {Y}"}, "xyz", [2], []),
+    "a greedy variable that is full": ({"pattern": "a b{1,2} c", "measures": COUNT, "define": f"{BOTH}, c AS TRUE"}, "xyyy", [4], []),
     "an optional last variable": ({"pattern": "a b?", "measures": COUNT, "define": BOTH}, "xyz", [2], [1]),
 }
 """Where either answers something else: of which rows (by their tools), what the engine's measure is of each match, and what Flink's."""

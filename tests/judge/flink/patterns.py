@@ -2,6 +2,7 @@
 in README.md; the names of its rows stand here where they are kept."""
 
 import copy
+from itertools import pairwise
 
 TOOLS = ["x", "y", "z"]
 DECISIONS = ["allow", "deny"]
@@ -11,7 +12,7 @@ END = "z"
 """The variable that takes the row behind an end, in Flink alone."""
 
 OF_A_ROW = [
-    "{v}.tool = 'x'", "{v}.tool <> 'x'", "{v}.tool IN ('x', 'y')", "{v}.tool IN ('y', 'z')", "{v}.tool IS NOT NULL", "{v}.decision = 'deny'",
+    "{v}.tool <> 'z'", "{v}.tool <> 'x'", "{v}.tool IN ('x', 'y')", "{v}.tool IN ('y', 'z')", "{v}.tool IS NOT NULL", "{v}.decision = 'deny'",
     "{v}.decision = 'allow'", "{v}.decision IS NULL", "{v}.decision <> 'deny'", "{v}.risk_score > {k}", "{v}.risk_score <= {k}", "{v}.risk_score <> {k}",
     "{v}.risk_score BETWEEN 1 AND {k}", "{v}.mutates_state", "NOT {v}.mutates_state", "{v}.mutates_state IS NOT TRUE", "{v}.mutates_state IS NOT FALSE",
     "({v}.tool = 'y' OR {v}.risk_score < {k})", "({v}.decision = 'deny' AND {v}.risk_score >= 2)",
@@ -49,9 +50,9 @@ WHERE = {
 }
 """Filters below a pattern, and which rows pass them."""
 
-FIXED = ["", "", "{2}"]
-GREEDY = ["*", "+", "+", "{1,2}", "{2,3}", "{2,}", "{0,2}", "{1,3}", "{,2}"]
-RELUCTANT = ["+?", "*?", "{1,2}?", "{1,3}?", "{2,}?", "{2,4}?", "{0,2}?"]
+FIXED = ["", "", "", "{2}"]
+GREEDY = ["*", "+", "+", "{1,2}", "{1,}", "{2,3}", "{2,}", "{0,2}", "{1,3}", "{,2}"]
+RELUCTANT = ["+?", "*?", "{1,2}?", "{1,3}?", "{1,}?", "{2,4}?", "{0,2}?"]
 
 
 class Variable:
@@ -197,7 +198,7 @@ def within(rng, for_rule):
 
 def strict(rng, for_rule):
     """Of which each row of a match has one variable only that it can have, or one way at least that is found first in both."""
-    count = rng.choice([1, 2, 2, 3, 3, 3, 4])
+    count = rng.choice([1, 2, 2, 2, 3, 3, 3, 4])
     names = "abcd"[:count]
     quantifiers = [rng.choice(FIXED + GREEDY + RELUCTANT + ["?"]) for _ in names]
     # Mostly of a column each: what is not to have another's rows would have none, often.
@@ -220,7 +221,7 @@ def strict(rng, for_rule):
         if not is_needed and rng.random() < 0.15:
             variable.of_a_row = None
     for place, variable in enumerate(variables):
-        if rng.random() < 0.4:
+        if rng.random() < 0.25:
             variable.of_the_mapping.append(of_the_mapping(rng, variable, variables[:place], for_rule))
     if not any(variable.parts() for variable in variables):
         variables[-1].of_a_row = condition(rng)
@@ -233,7 +234,10 @@ def end_well(rng, variables):
     last = variables[-1]
     if last.quantifier == "?":
         # "An optional last variable".
-        last.quantifier = rng.choice(["", "{0,2}"])
+        last.quantifier = rng.choice(["", "*"])
+    if last.is_flexible and not last.is_reluctant and last.bounds[1]:
+        # "A greedy last variable of at most so many rows".
+        last.quantifier = rng.choice(["*", "+", "{2,}"])
     if last.is_reluctant and not last.bounds[0]:
         # "A reluctant last variable that may be empty".
         if len(variables) == 1 or variables[-2].is_flexible:
@@ -244,6 +248,11 @@ def end_well(rng, variables):
             variable.quantifier = "{0,2}"
     if not any(variable.bounds[0] for variable in variables):
         variables[0].quantifier = rng.choice(["", "+", "{2}"])
+    for before, variable in pairwise(variables):
+        is_greedy = before.is_flexible and not before.is_reluctant and before.quantifier != "?"
+        if is_greedy and not variable.bounds[0]:
+            # "An optional variable behind a greedy one".
+            variable.quantifier = rng.choice(["+?", "{1,2}?"] if variable.is_reluctant else ["+", "{1,2}", ""])
 
 
 def of_the_mapping(rng, variable, before, for_rule):

@@ -20,7 +20,7 @@ def table(rng):
     rows = []
     for p, q in PARTITIONS:
         at_ms, row = rng.choice([0, 1000]), None
-        for _ in range(rng.choice([4, 12, 24])):
+        for _ in range(rng.choice([6, 24, 48])):
             at_ms += rng.choice(STEPS_MS)
             row = values(rng, row)
             rows.append({"p": p, "q": q, "n": len(rows), "at_ms": at_ms, "event_id": f"r{len(rows)}"} | row)
@@ -31,7 +31,7 @@ def table(rng):
 def history(rng, window_s):
     """Events in the order of arrival, as a rule test has them, with `ms`, `lane` and `seq` beside."""
     events, ms, before = [], 0, {}
-    for _ in range(rng.choice([12, 20, 30])):
+    for _ in range(rng.choice([24, 40, 60])):
         ms += rng.choice([0, 0, 1, 250, 500, 1000, window_s * 1000 // 4])
         who = (rng.choice(["t1", "t1", "t1", "t2"]), rng.choice(["a1", "a1", "a2"]))
         before[who] = values(rng, before.get(who))
