@@ -252,7 +252,7 @@ def end_well(rng, variables):
         is_greedy = before.is_flexible and not before.is_reluctant and before.quantifier != "?"
         if is_greedy and not variable.bounds[0]:
             # "An optional variable behind a greedy one".
-            variable.quantifier = rng.choice(["+?", "{1,2}?"] if variable.is_reluctant else ["+", "{1,2}", ""])
+            variable.quantifier = rng.choice(["+?", "{1,2}?"] if variable.is_reluctant else ["+", ""])
 
 
 def of_the_mapping(rng, variable, before, for_rule):
