@@ -82,7 +82,7 @@ test-demo: build ## the demo, as README shows it
 
 test-full: test ## the slow checks too: 50 kills under load, every fault of a fleet, languages fuzzed, licences and advisories
 	tests/judge/run.sh --histories 40 --random 300
-	tests/judge/run.sh flink --patterns 600 --rules 400
+	tests/judge/run.sh flink --patterns 300 --rules 200
 	tests/patterns/run.sh
 	$(MAKE) fuzz-corpus
 	AEGIS_KILLS=50 tests/e2e/run.sh kills
