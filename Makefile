@@ -7,7 +7,7 @@ export AEGIS_BIN := $(TARGET_DIR)/release/aegis
 CARGO_FLAGS := --release --locked
 FUZZ_SECONDS ?= 300
 
-.PHONY: help setup build test test-full lint test-rust test-rules test-judge test-patterns test-canonical corpus fuzz-corpus test-e2e test-openapi test-fleet test-fleet-full test-sdks test-demo fleet fleet-down bench bench-detect bench-flink bench-sdks fmt
+.PHONY: help setup build test test-full lint test-rust test-rules test-judge test-judge-flink test-patterns test-canonical corpus fuzz-corpus test-e2e test-openapi test-fleet test-fleet-full test-sdks test-demo fleet fleet-down bench bench-detect bench-flink bench-sdks fmt
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -35,6 +35,9 @@ test-rules: build ## the tests beside the shipped detection rules, on the real e
 
 test-judge: build ## DuckDB's answer over random histories against the engine's, for every shipped rule that is no row pattern and for random ones
 	AEGIS_SEED=$${AEGIS_SEED:-1} tests/judge/run.sh
+
+test-judge-flink: build ## Apache Flink's matches of random row patterns against the engine's (fetched, 330 MB; wants a JDK 17)
+	AEGIS_SEED=$${AEGIS_SEED:-1} tests/judge/run.sh flink
 
 test-patterns: build ## row patterns by Trino's own cases, which Maven fetches (skipped, and said to be, where there is no Maven)
 	tests/patterns/run.sh --if-there
@@ -79,6 +82,7 @@ test-demo: build ## the demo, as README shows it
 
 test-full: test ## the slow checks too: 50 kills under load, every fault of a fleet, languages fuzzed, licences and advisories
 	tests/judge/run.sh --histories 40 --random 300
+	tests/judge/run.sh flink --patterns 300 --rules 200
 	tests/patterns/run.sh
 	$(MAKE) fuzz-corpus
 	AEGIS_KILLS=50 tests/e2e/run.sh kills

@@ -15,25 +15,20 @@ import shutil
 import statistics
 import subprocess
 import sys
-import tarfile
 import tempfile
-import venv
 
 import edges
+import library
 
 HERE = pathlib.Path(__file__).resolve().parent
 OUT = HERE.parent / "out/flink.json"
-REQUIREMENTS = HERE / "requirements.txt"
-CACHE = pathlib.Path(os.environ.get("AEGIS_CACHE", pathlib.Path.home() / ".cache/aegis"))
-VERSION = REQUIREMENTS.read_text().split("==")[1].split()[0]
 # The columns of events that the rules read, in Peer.java's order, behind the time.
 COLUMNS = [
     "event_id", "tenant_id", "agent_id", "kind", "decision", "reason", "data_access", "destination", "tool", "action", "target",
     "mutates_state",
 ]  # fmt: skip
 NULL = "\\N"
-# Flink's own start script opens these of Java's packages to its serializers; what is here is what the jobs come to.
-JAVA = ["java", "-Xms1g", "-Xmx4g", "--add-opens=java.base/java.util=ALL-UNNAMED", "--add-opens=java.base/java.lang=ALL-UNNAMED"]
+MEMORY = ["-Xms1g", "-Xmx4g"]
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 OVER, STORM, EXFIL = "deny-storm.over", "deny-storm.pattern", "read-sensitive-then-exfil.pattern"
@@ -73,29 +68,6 @@ def program():
     if not path or not path.exists():
         sys.exit("bench: set AEGIS_BIN to the built program; aegis-bench must stand beside it")
     return path
-
-
-def libraries():
-    """Flink's jars: pip checks the hash of what it fetches, once."""
-    folder = CACHE / f"flink-{VERSION}"
-    if not folder.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="flink-", dir=CACHE) as fresh:
-            fresh = pathlib.Path(fresh)
-            venv.create(fresh / "venv", with_pip=True)
-            pip = [fresh / "venv/bin/pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-binary", ":all:"]
-            subprocess.run([*pip, "--require-hashes", "--requirement", REQUIREMENTS, "--dest", fresh / "sdist"], check=True)
-            (archive,) = (fresh / "sdist").iterdir()
-            jars = fresh / "jars"
-            jars.mkdir()
-            with tarfile.open(archive) as packed:
-                for member in packed:
-                    path = pathlib.PurePosixPath(member.name)
-                    if member.isfile() and path.parts[1:-1] == ("deps", "lib") and path.suffix == ".jar":
-                        with packed.extractfile(member) as jar, (jars / path.name).open("wb") as copy:
-                            shutil.copyfileobj(jar, copy)
-            jars.rename(folder)
-    return folder
 
 
 def engine(asked, log, rules):
@@ -155,21 +127,13 @@ class Flink:
     """A Java process with the log in memory, which runs one job for each line that it reads."""
 
     def __init__(self, asked, table, warm, passes):
-        command = ["taskset", "--cpu-list", str(asked.core), *JAVA, "-cp", f"{table.parent}:{libraries()}/*", "Peer", str(table)]
-        command += [str(asked.lateness), str(warm), str(passes)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        pinned = ["taskset", "--cpu-list", str(asked.core)]
+        self.program = library.Program(table.parent, "Peer", [table, asked.lateness, warm, passes], MEMORY, pinned)
+        self.process = self.program.process
 
     def run(self, queries):
-        self.process.stdin.write(" UNION ALL ".join(sql_of(name) for name in queries) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            sys.exit("no figure: Flink's run failed")
-        return json.loads(line)
-
-
-def compile_peer(folder):
-    subprocess.run(["javac", "-proc:none", "-cp", f"{libraries()}/*", "-d", folder, HERE / "Peer.java"], check=True)
+        ran = self.program.ask(" UNION ALL ".join(sql_of(name) for name in queries))
+        return ran if ran else sys.exit("no figure: Flink's run failed")
 
 
 def sql_of(name):
@@ -213,7 +177,7 @@ def measure(asked, folder):
         if len({alert[0] for alert in told[title]}) != rules:
             sys.exit(f"no figure: not every rule of {title} told something, so nothing was compared")
     measured = {title: {ENGINE: []} | {job: [] for job in jobs} for title, (_, jobs) in SETS.items()}
-    compile_peer(folder)
+    library.compiled(HERE / "Peer.java", folder)
     prove_edges(asked, folder)
     flink = Flink(asked, table, asked.warm, asked.passes)
     # At the end of its input the process ends.
@@ -241,15 +205,15 @@ def spread(rounds, what, digits):
 
 def main():
     asked = options()
-    for tool in ("java", "javac", "taskset"):
-        if not shutil.which(tool):
-            sys.exit(f"bench: {tool} is not there; install a JDK of version 17 (Debian: openjdk-17-jdk-headless) and util-linux")
+    lacking = library.missing() + ([] if shutil.which("taskset") else ["taskset"])
+    if lacking:
+        sys.exit(f"bench: {', '.join(lacking)} is not there; install {library.JDK} and util-linux")
     program()
     with tempfile.TemporaryDirectory(prefix="aegis-bench-", dir=".") as folder:
         first, told, measured = measure(asked, pathlib.Path(folder).resolve())
     events = next(iter(first.values()))["events"]
     print(f"\n{events:,} events of {asked.tenants} tenants, one core; all found the same alerts")
-    flink = f"Flink {VERSION}, parallelism 1, lateness {asked.lateness} s, warmed up, {asked.passes} passes a round"
+    flink = f"Flink {library.VERSION}, parallelism 1, lateness {asked.lateness} s, warmed up, {asked.passes} passes a round"
     print(f"median [least..most] of {asked.rounds} rounds; events in memory before the clock starts; {flink}")
     for title, rates in measured.items():
         print(f"\n{title}: {sum(told[title].values())} alerts")
@@ -258,7 +222,7 @@ def main():
             print(f"{name:<34}{spread(rounds, 'per_second', 0):>32}{spread(rounds, 'processor_us', 2):>32}")
     OUT.parent.mkdir(exist_ok=True)
     sets = {title: {"alerts": sum(told[title].values()), "rounds": rates} for title, rates in measured.items()}
-    report = {"flink": VERSION, "lateness_s": asked.lateness, "passes": [asked.warm, asked.passes], "events": events, "sets": sets}
+    report = {"flink": library.VERSION, "lateness_s": asked.lateness, "passes": [asked.warm, asked.passes], "events": events, "sets": sets}
     OUT.write_text(json.dumps(report, indent=2))
     print(f"\nwritten to {OUT}")
 

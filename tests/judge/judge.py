@@ -3,11 +3,9 @@ one query for each tenant and instant, and the program, which must find the same
 `alerts` say DuckDB tells from the same history; what each side table says of each event is compared by itself."""
 
 import argparse
-import json
 import os
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -23,10 +21,9 @@ from database import START_US, fill, fill_alerts, open_database, rows_at
 from histories import apart, exactly, history, near, tests_of, together
 from queries import COLUMNS, columns, random_rules
 from rule import Rule
+from told import alerts, ask_program, expected, numbers, test_file
 
 RULES = Path(__file__).resolve().parents[2] / "rules"
-MOST_EVIDENCE = 64
-"""Of a longer list than twice as many, so many of both ends are evidence."""
 SIZES = [15, 40, 80]
 """Events of a history that is made of none of a rule's tests."""
 SIZES_OF_RANDOM = [15, 30, 50]
@@ -71,68 +68,6 @@ def matches(database, rule, events, sources, fields=None):
 def as_told(value):
     """A value as an alert tells it."""
     return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ") if isinstance(value, datetime) else value
-
-
-def alerts(rule, found):
-    """The alerts of a match set, as (tenant, key, evidence): the first match of each episode, one for each first evidence. Matches of a key with the
-    same ends are one."""
-    by_key = {}
-    for tenant, key, instant, evidence in found:
-        ends = (instant, (evidence[0][0][0], evidence[0][0][3]), (evidence[-1][0][0], evidence[-1][0][3]))
-        by_key.setdefault((tenant, key), []).append((ends, evidence))
-    told = []
-    for (tenant, key), of_key in sorted(by_key.items()):
-        begin, first_of_all, ids = None, None, set()
-        for (instant, first, _), evidence in sorted(of_key):
-            joins = begin is not None and (instant < begin + rule.suppress if rule.suppress else first == first_of_all)
-            if joins:
-                continue
-            begin, first_of_all = instant, first
-            if first not in ids:
-                ids.add(first)
-                told.append((tenant, dict(zip(rule.key, key, strict=True)), evidence))
-    return told
-
-
-def expected(rule, found, fields):
-    """The alerts of a match set as a rule test expects them. Where matches that are one list other evidence between its ends, it may be any of theirs:
-    those come last, when all whose evidence is told have been found."""
-    lists = {}
-    for tenant, key, _, evidence in found:
-        lists.setdefault((tenant, key, evidence[0], evidence[-1]), set()).add(evidence)
-    written, untold = [], []
-    for tenant, key, evidence in alerts(rule, found):
-        labels = [label for _, label in evidence]
-        if len(labels) > 2 * MOST_EVIDENCE:
-            labels = labels[:MOST_EVIDENCE] + labels[-MOST_EVIDENCE:]
-        if len(lists[tenant, tuple(key.values()), evidence[0], evidence[-1]]) > 1:
-            untold.append({"tenant": tenant, "key": key})
-        else:
-            written.append({"tenant": tenant, "key": key, "evidence": labels, "fields": fields[evidence]})
-    return written + untold
-
-
-def test_file(name, events, expect):
-    """A rule test; JSON is YAML."""
-    written = []
-    for event in events:
-        columns = {k: v for k, v in event.items() if k not in ("ms", "lane", "seq")}
-        written.append({"at": f"{event['ms']}ms", **columns})
-    return json.dumps({"name": name, "events": written, "expect": expect})
-
-
-def ask_program(program, folder):
-    """What the program says of the tests of a folder of rules: (rule, file) to failures; and of rules that it does not take, why."""
-    result = subprocess.run([program, "rules", "test", str(folder), "--json"], capture_output=True, text=True, check=False)
-    if result.returncode not in (0, 1):
-        sys.exit(f"judge: `aegis rules test` ended with {result.returncode}: {result.stderr.strip()}")
-    answers, refused = {}, {}
-    for rule in json.loads(result.stdout)["rules"]:
-        if not rule["tests"]:
-            refused[rule["rule"]] = " ".join(rule["problems"])
-        for test in rule["tests"]:
-            answers[rule["rule"], Path(test["file"]).stem] = test["failures"]
-    return answers, refused
 
 
 class Task:
@@ -197,11 +132,6 @@ class RandomTask:
             of_sources = [kept + [history(rng, rules[0], 30) for _ in range(2)]] if sources else []
             found |= Task(rule, HISTORIES_OF_A_RANDOM_RULE, sources, kept, of_sources).run(database, seed, folder)
         return found
-
-
-def numbers(*what):
-    """The random numbers of something: the same for the same seed, whatever else is judged."""
-    return random.Random(" ".join(map(str, what)))
 
 
 def shipped(names, histories):

@@ -3,6 +3,7 @@
 # docs/specs/detection-rule.md defines a match, over side tables and alerts that it tells from them itself, and `aegis rules test` must
 # find the same alerts.
 # `run.sh [--seed N] [--histories N] [--random N] [--keep FOLDER] [RULE...]`
+# `run.sh flink [--seed N] [--patterns N] [--rules N] [--only NAME]`: Apache Flink judges random row patterns (flink/README.md).
 set -eu
 
 cd "$(dirname "$0")"
@@ -17,4 +18,8 @@ if ! cmp -s requirements.txt "$venv/requirements.installed"; then
 fi
 
 export PYTHONDONTWRITEBYTECODE=1
+if [ "${1:-}" = flink ]; then
+    shift
+    exec "$venv/bin/python" flink/judge.py "$@"
+fi
 exec "$venv/bin/python" judge.py "$@"
