@@ -205,7 +205,7 @@ impl Partition {
 
     /// Moves all frames to where they are for a row of the time `ts`.
     pub(crate) fn seek(&mut self, ts: i64) {
-        let Self { frames, held, rows, dropped } = self;
+        let Self { frames, held, rows, dropped, .. } = self;
         let end = *dropped + rows.len() as u64;
         let row = |place: u64| &rows[(place - *dropped) as usize];
         for (frame, held) in frames.iter().zip(held) {
