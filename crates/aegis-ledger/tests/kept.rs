@@ -40,7 +40,7 @@ fn drafts(owner: &TenantId) -> Vec<(Draft, bool)> {
             draft.output = turn.is_multiple_of(3).then(|| b"out".to_vec());
             draft.executed_hash = (turn == 3).then(|| "what a caller \"says\"\\".to_owned());
             if turn == 4 {
-                draft.frozen = Some(frozen(&draft, draft.event.ts.plus_seconds(900)));
+                draft.frozen = Some(Box::new(frozen(&draft, draft.event.ts.plus_seconds(900))));
             }
             drafts.push((draft, is_whole));
         }

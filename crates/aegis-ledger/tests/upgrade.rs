@@ -153,7 +153,7 @@ async fn submit_some(ledger: &aegis_ledger::Ledger) {
         match number % 4 {
             0 => draft.detail = Some(json!({"request_id": "r", "n": number})),
             1 => draft.detail = Some(json!({"fraction": 0.5})),
-            2 => draft.frozen = Some(frozen(&draft, draft.event.ts.plus_seconds(900))),
+            2 => draft.frozen = Some(Box::new(frozen(&draft, draft.event.ts.plus_seconds(900)))),
             _ => {}
         }
         pending.push(ledger.try_submit(draft, Durability::Required).unwrap());

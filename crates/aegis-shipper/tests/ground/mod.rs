@@ -91,7 +91,7 @@ pub fn freeze(draft: &mut Draft) -> FrozenAction {
         callback_url: None,
     };
     draft.event.approval_id = Some(frozen.approval_id.clone());
-    draft.frozen = Some(frozen.clone());
+    draft.frozen = Some(Box::new(frozen.clone()));
     frozen
 }
 

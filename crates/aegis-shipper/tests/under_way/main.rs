@@ -357,7 +357,7 @@ async fn what_is_held_of_lanes_that_have_little_is_bounded_with_their_frozen_act
         // As text some hundred KiB, as values ten MiB.
         frozen.tool_call.parameters.insert("zeros".to_owned(), vec![0; 150_000].into());
         asks.event.approval_id = Some(frozen.approval_id.clone());
-        asks.frozen = Some(frozen);
+        asks.frozen = Some(Box::new(frozen));
         ledger.try_submit(asks, Durability::Required).unwrap().await.unwrap();
     }
     let (sealed, bus) = (Sealed::of(folder, ledger).await, Arc::new(Fake::default()));
