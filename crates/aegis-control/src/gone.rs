@@ -167,10 +167,10 @@ mod tests {
     fn no_edge_s_words_take_the_place_of_another_s() {
         let gone = Gone::default();
         gone.note_pruned("edge-1", "a.edge-1.1".to_owned(), 7);
+        gone.note_pruned("edge-2", "a.edge-1.1".to_owned(), 99);
         for n in 0..3 * MOST_PRUNED {
             gone.note_pruned("edge-2", format!("a.edge-2.{n}"), 9);
         }
-        gone.note_pruned("edge-2", "a.edge-1.1".to_owned(), 99);
         assert_eq!(gone.pruned_through("edge-1", "a.edge-1.1"), 7);
         assert!(gone.pruned.lock()["edge-2"].len() <= MOST_PRUNED);
         let last = format!("a.edge-2.{}", 3 * MOST_PRUNED - 1);

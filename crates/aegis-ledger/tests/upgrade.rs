@@ -157,9 +157,12 @@ async fn submit_some(ledger: &aegis_ledger::Ledger) {
             _ => {}
         }
         pending.push(ledger.try_submit(draft, Durability::Required).unwrap());
-    }
-    for receipt in pending {
-        receipt.await.unwrap();
+        // Several commits, for a start reads the last of each lane.
+        if number % 8 == 7 {
+            for receipt in pending.drain(..) {
+                receipt.await.unwrap();
+            }
+        }
     }
 }
 
@@ -251,39 +254,6 @@ async fn a_large_ledger_of_schema_1_keeps_its_indexes_and_is_gone_on_with() {
     file.set_len(300 << 20).unwrap();
     drop(file);
     goes_on(folder.path(), &before).await;
-    assert_eq!(indexes_and_version(folder.path()).await, (OLD_INDEXES.map(str::to_owned).to_vec(), 2));
-}
-
-#[tokio::test]
-async fn an_older_ledger_of_which_a_page_cannot_be_read_keeps_its_indexes_and_is_gone_on_with() {
-    let (folder, before) = older_ledger(true).await;
-    let path = folder.path().join("ledger.db");
-    // Nothing stands in a page that is no part of it any more.
-    let mut beside = second_connection(folder.path()).await;
-    sqlx::raw_sql("VACUUM").execute(&mut beside).await.unwrap();
-    beside.close().await.unwrap();
-    assert!(!folder.path().join("ledger.db-wal").exists(), "all of it is in the file");
-    // Far from the end of a lane, which a start looks at. A frozen action has the id in its text too.
-    let victim = before[15..].iter().find(|item| item.frozen.is_none()).unwrap();
-    let text = format!("\"event_id\":\"{}\"", victim.sealed.event_id);
-    let mut bytes = std::fs::read(&path).unwrap();
-    let place = bytes.windows(text.len()).rposition(|window| window == text.as_bytes()).unwrap();
-    let page = place - place % 8192;
-    bytes[page..page + 8192].fill(0xA5);
-    std::fs::write(&path, bytes).unwrap();
-    // Too large to be checked whole; what is behind its last page is no part of it.
-    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(100 << 20).unwrap();
-
-    let ledger = open(folder.path()).await;
-    ledger.submit(draft_now(&tenant("acme"))).await.unwrap();
-    let items = everything(&ledger).await;
-    let is_there = |item: &&OutboxItem| items.iter().any(|other| other.row == item.row);
-    let rest: Vec<OutboxItem> = before.iter().filter(is_there).cloned().collect();
-    let gone = before.len() - rest.len();
-    assert!((1..=8).contains(&gone) && !is_there(&victim), "one page of rows is gone, no more: {gone}");
-    assert_eq!(plain(&items[..rest.len()]), plain(&rest));
-    ledger.close().await.unwrap();
-    crash(ledger, folder.path()).await;
     assert_eq!(indexes_and_version(folder.path()).await, (OLD_INDEXES.map(str::to_owned).to_vec(), 2));
 }
 
