@@ -17,8 +17,10 @@ def of_source():
     for method, path, access in re.findall(r'(get|post|put|delete)\("([^"]+)",\s*(.*?),\s*Op::', table):
         found[method.upper(), path] = roles_of(constants.get(access, access))
     for source, roles in (("aegis-edge/src/http.rs", {"agent"}), ("aegis-ingest/src/webhook.rs", {"anyone"}), ("aegis/src/exposition.rs", {"anyone"})):
-        for path, method in re.findall(r'\.route\("([^"]+)", (get|post)\(', (CRATES / source).read_text()):
-            found[method.upper(), path] = roles
+        text = (CRATES / source).read_text()
+        named = dict(re.findall(r'const (\w+): &str = "([^"]+)";', text))
+        for path, name, method in re.findall(r'\.route\((?:"([^"]+)"|(\w+)), (get|post)\(', text):
+            found[method.upper(), path or named[name]] = roles
     return found
 
 

@@ -26,9 +26,12 @@ impl FilterName {
     }
 }
 
-/// The places of the events that passed, of each filter that was asked for.
+/// A filter, and the places of the events that passed it.
+type Asked = (FilterName, Arc<[usize]>);
+
+/// The places of the events that passed, of each filter that was asked for: by its hash.
 #[derive(Debug, Default)]
-pub(crate) struct Passed(BTreeMap<u64, Vec<(FilterName, Arc<[usize]>)>>);
+pub(crate) struct Passed(BTreeMap<u64, Vec<Asked>>);
 
 impl Passed {
     pub(crate) fn get(&self, filter: &FilterName) -> Option<Arc<[usize]>> {

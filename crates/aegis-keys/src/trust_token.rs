@@ -109,7 +109,7 @@ mod tests {
         assert_eq!(TrustTokenKey::from_bytes([8; 32]).verify(&acme, "run-1", &token, now), None);
         assert_eq!(key.mint(&acme, "run-1", SourceTrust::UntrustedExternal, end), token, "the one before leaves no trace");
         // Edges of other versions read it: the form is fixed.
-        let text = "aegis-trust-1\0acme\021\0untrusted_external.10\0run-1";
+        let text = "aegis-trust-1\0acme\x0021\x00untrusted_external.10\0run-1";
         let mac = Hmac::<Sha256>::new_from_slice(&[9; 32]).unwrap().chain_update(text).finalize().into_bytes();
         assert_eq!(token, format!("untrusted_external.10.{}", URL_SAFE_NO_PAD.encode(mac)));
     }
