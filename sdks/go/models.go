@@ -324,6 +324,8 @@ type ReceiptVerdict struct {
 	Verdict     string         `json:"verdict"`
 	Checks      map[string]any `json:"checks"`
 	Failure     *string        `json:"failure"`
+	// Other events that have its id, as they are; nil where there is none.
+	SameID *[]JSON `json:"same_id"`
 }
 
 func readReceiptVerdict(value any) (ReceiptVerdict, error) {
@@ -335,6 +337,13 @@ func readReceiptVerdict(value any) (ReceiptVerdict, error) {
 	if !f.isNull("seq") {
 		seq := f.integer("seq")
 		verdict.Seq = &seq
+	}
+	if !f.isAbsent("same_id") {
+		others := []JSON{}
+		for _, item := range f.items("same_id") {
+			others = append(others, f.within(item, "an event of the same id").members)
+		}
+		verdict.SameID = &others
 	}
 	return verdict, f.err()
 }

@@ -103,12 +103,14 @@ func goodAnswers(t *testing.T) map[string]map[string]any {
 		},
 		"ReceiptVerdict": {
 			"receipt_id": "r", "receipt_hash": aHash, "lane": "l", "seq": 1, "verdict": "valid", "checks": map[string]any{"link": "ok"}, "failure": "f",
+			"same_id": []any{map[string]any{"kind": "k"}},
 		},
 	}
 }
 
 var mayMiss = []string{
 	"ToolCall.resource", "ApprovalRef.expires_in", "Approval.expires_in", "Containment.enforced", "Containment.edges", "ContainedEdges.since",
+	"ReceiptVerdict.same_id",
 }
 
 func TestEveryFieldOfEveryModelIsOfItsTypeOrTheReplyIsBad(t *testing.T) {

@@ -22,6 +22,7 @@ LOOSER = {
     ("Containment", "edges"),
     ("Containment.edges", "since"),
     ("Approval", "expires_in"),
+    ("ReceiptVerdict", "same_id"),
     ("ApprovalRef", "expires_in"),
 }
 

@@ -353,6 +353,8 @@ export interface ReceiptVerdict {
   readonly verdict: string;
   readonly checks: Json;
   readonly failure: string | null;
+  /** Other events that have its id, as they are; null where there is none. */
+  readonly same_id: readonly Json[] | null;
 }
 
 export function readReceiptVerdict(value: Tree): ReceiptVerdict {
@@ -365,6 +367,7 @@ export function readReceiptVerdict(value: Tree): ReceiptVerdict {
     verdict: f.text("verdict"),
     checks: f.object("checks"),
     failure: f.maybeText("failure"),
+    same_id: f.isAbsent("same_id") ? null : f.items("same_id").map((item) => readObject(item)),
   });
 }
 

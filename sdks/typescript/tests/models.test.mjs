@@ -50,10 +50,10 @@ const MODELS = {
     tenant_id: "t", target_type: "agent", target_id: "i", holds: [HOLD], revoked: false, revision: 1, issued_at: TIME, verdict: "frozen", enforced: true, edges: EDGES,
   }],
   "Containment.edges": [ofFields(models.readContainedEdges), EDGES],
-  ReceiptVerdict: [ofTree(models.readReceiptVerdict), { receipt_id: UUID, receipt_hash: HASH, lane: "l", seq: 1, verdict: "valid", checks: { link: "ok" }, failure: null }],
+  ReceiptVerdict: [ofTree(models.readReceiptVerdict), { receipt_id: UUID, receipt_hash: HASH, lane: "l", seq: 1, verdict: "valid", checks: { link: "ok" }, failure: null, same_id: [{ kind: "k" }] }],
 };
 // Null in lists, which have no word on enforcement; and from servers that do not count the seconds. What may be missing may be null.
-const LOOSER = { Containment: { enforced: true, edges: true }, "Containment.edges": { since: true }, ApprovalRef: { expires_in: true }, Approval: { expires_in: true } };
+const LOOSER = { Containment: { enforced: true, edges: true }, "Containment.edges": { since: true }, ApprovalRef: { expires_in: true }, Approval: { expires_in: true }, ReceiptVerdict: { same_id: true } };
 
 const deref = (schema) => (schema.$ref ? SCHEMAS[schema.$ref.split("/").at(-1)] : schema);
 

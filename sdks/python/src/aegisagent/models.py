@@ -320,6 +320,8 @@ class ReceiptVerdict:
     verdict: str
     checks: dict[str, Any]
     failure: str | None
+    same_id: tuple[dict[str, Any], ...] | None
+    """Other events that have its id, as they are; None where there is none."""
 
     @classmethod
     def read(cls, value: Any) -> ReceiptVerdict:
@@ -327,7 +329,8 @@ class ReceiptVerdict:
         f = Fields(value, "the verdict")
         seq = None if f.is_null("seq") else f.integer("seq")
         place = f.maybe_hash("receipt_hash"), f.maybe_text("lane"), seq
-        return cls(f.id("receipt_id"), *place, f.text("verdict"), f.object("checks"), f.maybe_text("failure"))
+        same_id = None if f.is_absent("same_id") else tuple(read_objects(f.items("same_id")))
+        return cls(f.id("receipt_id"), *place, f.text("verdict"), f.object("checks"), f.maybe_text("failure"), same_id)
 
 
 def read_objects(value: Any) -> list[dict[str, Any]]:
