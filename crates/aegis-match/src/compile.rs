@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use aegis_pattern::{Matcher, Program, Variable};
+use aegis_sql::tree;
 use datafusion::arrow::compute::SortOptions;
 use datafusion::arrow::datatypes::{DataType, Schema, TimeUnit};
 use datafusion::common::DFSchema;
@@ -170,7 +171,7 @@ impl<'a> Compiler<'a> {
     /// A condition's conjuncts by what they read.
     fn condition(&mut self, expr: &Expr) -> Result<ConditionParts> {
         let (mut row, mut around, mut mapped) = (Vec::new(), Vec::new(), Vec::new());
-        for conjunct in split_conjunction_owned(expr.clone()) {
+        for conjunct in split_conjunction_owned(tree::copied(expr)) {
             let steps: Option<Vec<i64>> =
                 slots_in(&conjunct).into_iter().map(|slot| self.physical(slot).map(|(_, step)| step)).collect();
             match steps {
@@ -228,7 +229,8 @@ impl<'a> Compiler<'a> {
     /// Whether a slot is read row by row: by a measure, or by a condition that depends on the mapping.
     fn is_read(&self, slot: usize) -> bool {
         let measured = self.definition.measures.iter().any(|measure| slots_in(&measure.expr).contains(&slot));
-        let conjuncts = self.definition.conditions.iter().flat_map(|condition| split_conjunction_owned(condition.expr.clone()));
+        let conjuncts =
+            self.definition.conditions.iter().flat_map(|condition| split_conjunction_owned(tree::copied(&condition.expr)));
         measured
             || conjuncts
                 .map(|conjunct| slots_in(&conjunct))

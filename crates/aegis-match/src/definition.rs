@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use aegis_pattern::{Pattern, Program, Skip, Variable};
+use aegis_sql::tree::Term;
 use datafusion::arrow::datatypes::{DataType, Field};
 use datafusion::common::{DFSchema, DFSchemaRef};
 use datafusion::error::{DataFusionError, Result};
@@ -88,14 +89,14 @@ pub(crate) enum Slot {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Aggregate {
     pub(crate) rows: Rows,
-    pub(crate) function: Expr,
+    pub(crate) function: Term,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Condition {
     pub(crate) variable: String,
     /// Over slots.
-    pub(crate) expr: Expr,
+    pub(crate) expr: Term,
     pub(crate) text: String,
 }
 
@@ -103,7 +104,7 @@ pub(crate) struct Condition {
 pub(crate) struct Measure {
     pub(crate) name: String,
     /// Over slots.
-    pub(crate) expr: Expr,
+    pub(crate) expr: Term,
     pub(crate) text: String,
 }
 

@@ -122,7 +122,7 @@ impl MatchRecognize {
         let operand = match slot {
             Slot::Navigated { read: Read::Operand(operand), step: 0, .. } => *operand,
             Slot::Aggregate(place) => {
-                let Expr::AggregateFunction(aggregate) = &self.definition.aggregates.get(*place)?.function else { return None };
+                let Expr::AggregateFunction(aggregate) = &*self.definition.aggregates.get(*place)?.function else { return None };
                 let ("array_agg", [value]) = (aggregate.func.name(), aggregate.params.args.as_slice()) else { return None };
                 operand_of(&plain_column(value)?.name)?
             }
@@ -141,7 +141,7 @@ impl MatchRecognize {
                     operands.insert(*operand);
                 }
                 Some(Slot::Aggregate(place)) => {
-                    let function = definition.aggregates.get(*place).map(|aggregate| &aggregate.function);
+                    let function = definition.aggregates.get(*place).map(|aggregate| &*aggregate.function);
                     let read = function.into_iter().flat_map(Expr::column_refs);
                     operands.extend(read.filter_map(|column| operand_of(&column.name)));
                 }
@@ -167,7 +167,7 @@ impl Endings {
         let recognizer = Recognizer::compile(node, node.input().schema(), session, &PhysicalPlanningContext::default(), limits)?;
         let (last, _) = last_of(&definition.pattern, recognizer.matcher.program());
         let (lookback, _) = steps(definition, conditions_of(definition));
-        let measured = steps(definition, definition.measures.iter().map(|measure| &measure.expr));
+        let measured = steps(definition, definition.measures.iter().map(|measure| &*measure.expr));
         let read = read_by_conditions(&recognizer);
         let depends = recognizer.conditions.iter().flatten().any(|parts| parts.around.is_some() || parts.mapped.is_some());
         Ok(Self { recognizer, last, lookback, measured, read, depends })
@@ -227,7 +227,7 @@ fn sorted_columns(expr: &Expr) -> BTreeSet<Column> {
 }
 
 fn conditions_of(definition: &Definition) -> impl Iterator<Item = &Expr> {
-    definition.conditions.iter().map(|condition| &condition.expr)
+    definition.conditions.iter().map(|condition| &*condition.expr)
 }
 
 /// How many rows before and after where they stand these expressions read.

@@ -1,5 +1,6 @@
 //! The functions of row patterns by their names, and their arguments as written.
 
+use aegis_sql::tree;
 use datafusion::error::Result;
 use datafusion::logical_expr::planner::ContextProvider;
 use datafusion::sql::sqlparser::ast::{
@@ -64,7 +65,7 @@ pub(crate) fn check_semantics(called: &Called, clause: Clause<'_>, at: Location)
 
 /// Whether it is an aggregate, `FINAL` or `RUNNING` aside.
 pub(crate) fn is_aggregate(function: &Function, provider: &dyn ContextProvider) -> bool {
-    let mut plain = function.clone();
+    let mut plain = tree::copied_call(function);
     leave_out_semantics(&mut plain);
     let [ObjectNamePart::Identifier(ident)] = plain.name.0.as_slice() else { return false };
     let name = if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() };
@@ -110,7 +111,7 @@ pub(crate) fn navigation_arguments(function: &Function, called: &Called) -> Resu
 /// The arguments as written.
 pub(crate) fn arguments(function: &Function) -> Vec<FunctionArg> {
     match &function.args {
-        FunctionArguments::List(list) => list.args.clone(),
+        FunctionArguments::List(list) => tree::copied_arguments(&list.args),
         FunctionArguments::None | FunctionArguments::Subquery(_) => Vec::new(),
     }
 }

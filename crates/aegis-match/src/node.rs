@@ -6,8 +6,10 @@
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use aegis_sql::tree;
 use datafusion::arrow::datatypes::Field;
 use datafusion::common::{Column, DFSchema, DFSchemaRef};
 use datafusion::error::{DataFusionError, Result};
@@ -16,8 +18,7 @@ use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, SortExpr, UserD
 use crate::definition::{Definition, Read, SkipTo, Slot, slot_of, slot_schema};
 use crate::refusal::Refusal;
 
-/// A planned `MATCH_RECOGNIZE`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// A planned `MATCH_RECOGNIZE`. Nothing is derived: see [`aegis_sql::tree`].
 pub struct MatchRecognize {
     pub(crate) input: Arc<LogicalPlan>,
     /// Columns.
@@ -79,7 +80,7 @@ impl MatchRecognize {
     #[must_use]
     pub fn then_ordered_by(mut self, more: impl IntoIterator<Item = SortExpr>) -> Self {
         for sort in more {
-            if !self.order_by.iter().any(|known| known.expr == sort.expr) {
+            if !self.order_by.iter().any(|known| tree::same(&known.expr, &sort.expr)) {
                 self.order_by.push(sort);
             }
         }
@@ -93,19 +94,19 @@ impl MatchRecognize {
     /// A column that the input does not have.
     pub fn also_partitioned_by(mut self, more: impl IntoIterator<Item = Column>) -> Result<Self> {
         for column in more {
-            if !self.partition_by.contains(&Expr::Column(column.clone())) {
+            if !self.partition_columns().any(|known| *known == column) {
                 self.partition_by.push(Expr::Column(column));
             }
         }
-        Self::try_new((*self.input).clone(), self.partition_by, self.order_by, self.operands, (*self.definition).clone())
+        Self::try_new(tree::copied_plan(&self.input), self.partition_by, self.order_by, self.operands, (*self.definition).clone())
     }
 
     /// The expressions of DEFINE and MEASURES, over columns of their own, and the aggregates in them. With [`UserDefinedLogicalNodeCore::expressions`]
     /// they are all that is evaluated: for whoever allows some functions only.
     pub fn resolved_expressions(&self) -> impl Iterator<Item = &Expr> {
-        let conditions = self.definition.conditions.iter().map(|condition| &condition.expr);
-        let measures = self.definition.measures.iter().map(|measure| &measure.expr);
-        let aggregates = self.definition.aggregates.iter().map(|aggregate| &aggregate.function);
+        let conditions = self.definition.conditions.iter().map(|condition| &*condition.expr);
+        let measures = self.definition.measures.iter().map(|measure| &*measure.expr);
+        let aggregates = self.definition.aggregates.iter().map(|aggregate| &*aggregate.function);
         conditions.chain(measures).chain(aggregates)
     }
 
@@ -131,6 +132,49 @@ impl MatchRecognize {
     }
 }
 
+impl Clone for MatchRecognize {
+    fn clone(&self) -> Self {
+        Self {
+            input: Arc::clone(&self.input),
+            partition_by: tree::copied_all(&self.partition_by),
+            order_by: tree::copied_order(&self.order_by),
+            operands: tree::copied_all(&self.operands),
+            definition: Arc::clone(&self.definition),
+            schema: Arc::clone(&self.schema),
+        }
+    }
+}
+
+impl fmt::Debug for MatchRecognize {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.fmt_for_explain(formatter)
+    }
+}
+
+impl PartialEq for MatchRecognize {
+    fn eq(&self, other: &Self) -> bool {
+        tree::same_all(&self.partition_by, &other.partition_by)
+            && tree::same_order(&self.order_by, &other.order_by)
+            && tree::same_all(&self.operands, &other.operands)
+            && self.definition == other.definition
+            && self.schema == other.schema
+            && tree::same_plan(&self.input, &other.input)
+    }
+}
+
+impl Eq for MatchRecognize {}
+
+impl Hash for MatchRecognize {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        tree::hash_plan(&self.input, state);
+        tree::hash_exprs(&self.partition_by, state);
+        tree::hash_order(&self.order_by, state);
+        tree::hash_exprs(&self.operands, state);
+        self.definition.hash(state);
+        self.schema.hash(state);
+    }
+}
+
 impl PartialOrd for MatchRecognize {
     /// Equal ones are equal; others have no order.
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
@@ -152,8 +196,10 @@ impl UserDefinedLogicalNodeCore for MatchRecognize {
     }
 
     fn expressions(&self) -> Vec<Expr> {
-        let order = self.order_by.iter().map(|sort| sort.expr.clone());
-        self.partition_by.iter().cloned().chain(order).chain(self.operands.iter().cloned()).collect()
+        let mut exprs = tree::copied_all(&self.partition_by);
+        exprs.extend(self.order_by.iter().map(|sort| tree::copied(&sort.expr)));
+        exprs.extend(tree::copied_all(&self.operands));
+        exprs
     }
 
     fn prevent_predicate_push_down_columns(&self) -> HashSet<String> {

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use aegis_pattern::{Pattern, Program};
+use aegis_sql::tree::Term;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::error::Result;
 use datafusion::logical_expr::planner::{PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning};
@@ -143,7 +144,7 @@ fn conditions(symbols: Vec<SymbolDefinition>, variables: &[String], resolver: &m
         if !matches!(data_type, DataType::Boolean | DataType::Null) {
             return Err(Refusal::invalid(format!("the condition of `{symbol}` is no truth value but {data_type}")).at(at).into());
         }
-        conditions.push(Condition { variable, expr, text });
+        conditions.push(Condition { variable, expr: Term::new(expr), text });
     }
     Ok(conditions)
 }
@@ -158,7 +159,7 @@ fn resolve_measures(parsed: Vec<SqlMeasure>, resolver: &mut Resolver<'_>) -> Res
         }
         let text = expr.to_string();
         let expr = resolver.resolve(expr, Clause::Measures)?;
-        measures.push(Measure { name, expr, text });
+        measures.push(Measure { name, expr: Term::new(expr), text });
     }
     Ok(measures)
 }

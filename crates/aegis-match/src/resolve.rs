@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use aegis_sql::tree::{self, Term};
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, DFSchema, DFSchemaRef, TableReference};
@@ -128,7 +129,7 @@ impl<'a> Resolver<'a> {
     /// The place of an expression over an input row.
     fn operand(&mut self, expr: Expr) -> Result<usize> {
         let expr = self.typed(expr, &self.input)?;
-        if let Some(known) = self.operands.iter().position(|operand| *operand == expr) {
+        if let Some(known) = self.operands.iter().position(|operand| tree::same(operand, &expr)) {
             return Ok(known);
         }
         self.operand_types.push(expr.get_type(&self.input)?);
@@ -266,7 +267,7 @@ impl<'a> Resolver<'a> {
         params.args = params.args.into_iter().map(|arg| self.over_operands(arg)).collect::<Result<_>>()?;
         params.filter = params.filter.map(|filter| self.over_operands(*filter).map(Box::new)).transpose()?;
         for sort in &mut params.order_by {
-            sort.expr = self.over_operands(sort.expr.clone())?;
+            sort.expr = self.over_operands(tree::copied(&sort.expr))?;
         }
         let function = Expr::AggregateFunction(AggregateFunction { func, params });
         let schema = operand_schema(&self.operand_types)?;
@@ -275,7 +276,7 @@ impl<'a> Resolver<'a> {
             return Err(Refusal::unsupported(format!("`{text}`")).at(at).into());
         }
         let data_type = function.get_type(&schema)?;
-        let aggregate = Aggregate { rows, function };
+        let aggregate = Aggregate { rows, function: Term::new(function) };
         let index = self.aggregates.iter().position(|known| *known == aggregate).unwrap_or_else(|| {
             self.aggregates.push(aggregate);
             self.aggregates.len() - 1

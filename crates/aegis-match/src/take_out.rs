@@ -1,10 +1,9 @@
 //! Takes what belongs to row patterns out of an expression's tree, and leaves slots and qualified columns to be planned by DataFusion.
 
-use std::ops::ControlFlow;
-
+use aegis_sql::tree::{self, Rewrite};
 use datafusion::arrow::datatypes::DataType;
-use datafusion::error::{DataFusionError, Result};
-use datafusion::sql::sqlparser::ast::{Expr as SqlExpr, Function, Ident, Query, Spanned, Value, VisitMut, VisitorMut};
+use datafusion::error::Result;
+use datafusion::sql::sqlparser::ast::{Expr as SqlExpr, Function, Ident, Query, Spanned, Value};
 
 use crate::definition::{CLASSIFIER, Read, Slot, slot_name};
 use crate::functions;
@@ -22,10 +21,7 @@ pub(crate) enum Within {
 /// Puts slots in the place of what belongs to row patterns, and qualifies every column.
 pub(crate) fn take_out(resolver: &mut Resolver<'_>, tree: &mut SqlExpr, clause: Clause<'_>, within: Within) -> Result<()> {
     let mut taker = Taker { resolver, clause, within, in_aggregate: false };
-    match VisitMut::visit(tree, &mut taker) {
-        ControlFlow::Continue(()) => Ok(()),
-        ControlFlow::Break(error) => Err(error),
-    }
+    tree::rewrite(tree, &mut taker)
 }
 
 /// Walks a tree from the top.
@@ -37,23 +33,12 @@ struct Taker<'r, 'a> {
     in_aggregate: bool,
 }
 
-impl VisitorMut for Taker<'_, '_> {
-    type Break = DataFusionError;
-
-    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<DataFusionError> {
-        ControlFlow::Break(Refusal::unsupported("a subquery in DEFINE or MEASURES").at(query.span().start).into())
+impl Rewrite for Taker<'_, '_> {
+    fn query(&mut self, query: &mut Query) -> Result<()> {
+        Err(Refusal::unsupported("a subquery in DEFINE or MEASURES").at(query.span().start).into())
     }
 
-    fn pre_visit_expr(&mut self, expr: &mut SqlExpr) -> ControlFlow<DataFusionError> {
-        match self.replace(expr) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => ControlFlow::Break(error),
-        }
-    }
-}
-
-impl Taker<'_, '_> {
-    fn replace(&mut self, expr: &mut SqlExpr) -> Result<()> {
+    fn expr(&mut self, expr: &mut SqlExpr) -> Result<()> {
         match expr {
             SqlExpr::Identifier(ident) => *expr = qualified(ALL_ROWS, &self.resolver.column(ident)?),
             SqlExpr::CompoundIdentifier(parts) => {
@@ -73,7 +58,9 @@ impl Taker<'_, '_> {
         }
         Ok(())
     }
+}
 
+impl Taker<'_, '_> {
     /// What stands in the place of a function of row patterns; none for other functions.
     fn function(&mut self, function: &mut Function) -> Result<Option<SqlExpr>> {
         let at = function.span().start;
@@ -119,7 +106,7 @@ impl Taker<'_, '_> {
                 self.resolver.navigation(function, called, self.clause)?
             }
             _ if aggregates && self.within == Within::Nothing => {
-                let mut plain = function.clone();
+                let mut plain = tree::copied_call(function);
                 functions::leave_out_semantics(&mut plain);
                 self.resolver.aggregate(plain, self.clause)?
             }

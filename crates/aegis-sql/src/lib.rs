@@ -7,6 +7,7 @@
 mod blocking;
 mod leaf;
 mod misread;
+pub mod tree;
 
 use std::sync::Arc;
 
