@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use aegis_keys::SigningKey;
 use aegis_model::{Clock, TenantId, Timestamp};
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use sqlx::SqlitePool;
 use sqlx::sqlite::SqlitePoolOptions;
@@ -61,6 +62,16 @@ impl Ledger {
     /// Opens the ledger, makes it if there is none, and recovers what the last start left: lanes without a `close` get a
     /// successor whose second receipt is a `gap`.
     pub async fn open(config: LedgerConfig, key: SigningKey, clock: Arc<dyn Clock>) -> Result<Self, LedgerError> {
+        Self::opening(config, key, clock).await
+    }
+
+    /// A function that is no future itself, so that everything behind it is compiled in this crate, and not in every program that opens a ledger.
+    #[inline(never)]
+    fn opening(config: LedgerConfig, key: SigningKey, clock: Arc<dyn Clock>) -> BoxFuture<'static, Result<Self, LedgerError>> {
+        Box::pin(Self::open_here(config, key, clock))
+    }
+
+    async fn open_here(config: LedgerConfig, key: SigningKey, clock: Arc<dyn Clock>) -> Result<Self, LedgerError> {
         config.check()?;
         let lock = schema::lock(&config.path, config.lock_wait).await?;
         let mut connection = schema::open(&config.path).await?;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aegis_model::Timestamp;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
@@ -40,7 +41,13 @@ const SCHEMA_VERSIONS: &str = "CREATE TABLE IF NOT EXISTS schema_versions (
     version INTEGER NOT NULL PRIMARY KEY, name TEXT NOT NULL, sha256 TEXT NOT NULL, applied_at INTEGER NOT NULL) STRICT";
 
 /// Opens the store at `path` and the history beside it, both at the schema this program knows.
-pub(crate) async fn open(path: &Path, now: Timestamp) -> Result<Connections, StoreError> {
+/// No future itself, so that everything behind it is compiled in this crate, and not in every program that opens a store.
+#[inline(never)]
+pub(crate) fn open(path: &Path, now: Timestamp) -> BoxFuture<'_, Result<Connections, StoreError>> {
+    Box::pin(opened(path, now))
+}
+
+async fn opened(path: &Path, now: Timestamp) -> Result<Connections, StoreError> {
     sqlx::any::install_default_drivers();
     let (writer, readers) = open_file(path, schema::STORE, for_writing(), now).await?;
     let history = history_path(path);

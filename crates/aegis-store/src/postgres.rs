@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use aegis_model::Timestamp;
+use futures_util::future::BoxFuture;
 use sqlx::any::AnyConnectOptions;
 use sqlx::{AnyConnection, ConnectOptions, Connection};
 use tokio::time::error::Elapsed;
@@ -59,7 +60,18 @@ fn options(url: &str, place: &str) -> Result<AnyConnectOptions, StoreError> {
 }
 
 /// Connects, makes what is missing and checks what is there.
-pub(crate) async fn connect(url: &str, place: &str, patience: Duration, now: Timestamp) -> Result<Connections, StoreError> {
+/// No future itself: see `files::open`.
+#[inline(never)]
+pub(crate) fn connect<'a>(
+    url: &'a str,
+    place: &'a str,
+    patience: Duration,
+    now: Timestamp,
+) -> BoxFuture<'a, Result<Connections, StoreError>> {
+    Box::pin(connected(url, place, patience, now))
+}
+
+async fn connected(url: &str, place: &str, patience: Duration, now: Timestamp) -> Result<Connections, StoreError> {
     sqlx::any::install_default_drivers();
     let options = options(url, place)?;
     let silent = |_: Elapsed| StoreError::Server { place: place.to_owned(), why: "it does not answer".to_owned() };

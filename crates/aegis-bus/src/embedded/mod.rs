@@ -18,6 +18,7 @@ use std::sync::Arc;
 use aegis_model::Clock;
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
 use sqlx::Connection;
 use sqlx::SqlitePool;
@@ -121,6 +122,16 @@ pub struct EmbeddedBus {
 impl EmbeddedBus {
     /// Opens or creates the bus file. One process at a time: a lock file beside it says so.
     pub async fn open(path: &Path, limits: EmbeddedLimits, clock: Arc<dyn Clock>) -> Result<Arc<Self>, BusError> {
+        Self::opening(path, limits, clock).await
+    }
+
+    /// A function that is no future itself, so that everything behind it is compiled in this crate, and not in every program that opens a bus.
+    #[inline(never)]
+    fn opening(path: &Path, limits: EmbeddedLimits, clock: Arc<dyn Clock>) -> BoxFuture<'_, Result<Arc<Self>, BusError>> {
+        Box::pin(Self::open_here(path, limits, clock))
+    }
+
+    async fn open_here(path: &Path, limits: EmbeddedLimits, clock: Arc<dyn Clock>) -> Result<Arc<Self>, BusError> {
         let lock = file::take(path).await?;
         let options = schema::connect_options(path);
         let (conn, loaded, readers) = connect(path, &options).await.map_err(file::at(path))?;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions};
+use futures_util::future::BoxFuture;
 
 use super::unavailable;
 use crate::BusError;
@@ -75,7 +76,13 @@ impl JetStreamOptions {
     }
 }
 
-pub(super) async fn connect(options: &JetStreamOptions) -> Result<Client, BusError> {
+/// No future itself, so that everything behind it, the client of NATS too, is compiled in this crate, and not in every program that calls it.
+#[inline(never)]
+pub(super) fn connect(options: &JetStreamOptions) -> BoxFuture<'_, Result<Client, BusError>> {
+    Box::pin(connected(options))
+}
+
+async fn connected(options: &JetStreamOptions) -> Result<Client, BusError> {
     let name = options.name.clone();
     let mut connect = ConnectOptions::new()
         .name(&options.name)
