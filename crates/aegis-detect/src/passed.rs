@@ -2,13 +2,15 @@
 //! Promises that two filters are one only where they are the same conditions in the same order.
 
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::fmt;
+use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 
+use aegis_sql::tree;
 use datafusion::logical_expr::Expr;
 
 /// What tells a filter from others: the conditions that AND joins.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub(crate) struct FilterName {
     hash: u64,
     conditions: Arc<[Expr]>,
@@ -17,12 +19,18 @@ pub(crate) struct FilterName {
 impl FilterName {
     pub(crate) fn of(conditions: Arc<[Expr]>) -> Self {
         let mut hasher = DefaultHasher::new();
-        conditions.hash(&mut hasher);
+        tree::hash_exprs(&conditions, &mut hasher);
         Self { hash: hasher.finish(), conditions }
     }
 
     pub(crate) fn conditions(&self) -> &[Expr] {
         &self.conditions
+    }
+}
+
+impl fmt::Debug for FilterName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("FilterName").field("hash", &self.hash).finish_non_exhaustive()
     }
 }
 
