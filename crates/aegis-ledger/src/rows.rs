@@ -2,7 +2,7 @@
 //! Promises that a batch is written whole or not at all, and that a wire text is spliced from the very bytes that were hashed, or not at all.
 
 use std::borrow::Cow;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use aegis_model::{EventId, EventKind, FrozenAction, SealedEvent, TenantId, Timestamp};
 use sqlx::sqlite::SqliteRow;
@@ -149,20 +149,35 @@ fn bind_commit<'q>(query: Insert<'q>, batch: &'q SealedBatch) -> Insert<'q> {
         .bind(max_ts)
 }
 
+/// A text that most rows have alike: made once for as long as it stays the same.
+#[derive(Default)]
+struct Repeated(Arc<str>);
+
+impl Repeated {
+    fn of(&mut self, text: &str) -> Arc<str> {
+        if *self.0 != *text {
+            self.0 = Arc::from(text);
+        }
+        Arc::clone(&self.0)
+    }
+}
+
+/// Shared texts, because of others the statement makes a copy that the connection's thread takes apart.
 fn bind_rows<'q>(mut query: Insert<'q>, rows: &'q [SealedRow], first_leaf: i64, commit_id: i64) -> Insert<'q> {
+    let (mut tenant, mut kind) = (Repeated::default(), Repeated::default());
     for (row, leaf) in rows.iter().zip(first_leaf..) {
         query = query
             .bind(row.row)
-            .bind(row.tenant_id.as_str())
+            .bind(tenant.of(row.tenant_id.as_str()))
             .bind(row.event_id.as_bytes().as_slice())
-            .bind(row.kind.as_str())
+            .bind(kind.of(row.kind.as_str()))
             .bind(row.ts.as_micros())
             .bind(row.lane_no)
             .bind(row.seq)
-            .bind(row.receipt_hash_hex.as_str())
-            .bind(row.prev_receipt_hash.as_str())
-            .bind(row.event.as_str())
-            .bind(row.stored())
+            .bind(Arc::clone(&row.receipt_hash_hex))
+            .bind(Arc::clone(&row.prev_receipt_hash))
+            .bind(Arc::clone(&row.event))
+            .bind(Arc::clone(row.stored()))
             .bind(commit_id)
             .bind(leaf)
             .bind(row.path.concat());
@@ -247,11 +262,11 @@ pub(crate) fn outbox_item(row: &SealedRow, leaf: u64, commit: &Commit, frozen: O
         tenant_id: row.tenant_id.clone(),
         event_id: row.event_id,
         kind: row.kind,
-        lane: row.lane.to_string(),
+        lane: str::to_owned(&row.lane),
         seq: row.seq,
         ts: row.ts,
-        receipt_hash: row.receipt_hash_hex.clone(),
-        prev_receipt_hash: row.prev_receipt_hash.clone(),
+        receipt_hash: str::to_owned(&row.receipt_hash_hex),
+        prev_receipt_hash: str::to_owned(&row.prev_receipt_hash),
         wire,
     };
     OutboxItem { row: row.row, sealed, frozen }
