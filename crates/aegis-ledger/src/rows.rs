@@ -180,7 +180,7 @@ fn bind_rows<'q>(mut query: Insert<'q>, rows: &'q [SealedRow], first_leaf: i64, 
             .bind(Arc::clone(row.stored()))
             .bind(commit_id)
             .bind(leaf)
-            .bind(row.path.concat());
+            .bind(row.path.as_flattened());
     }
     query
 }
@@ -242,9 +242,14 @@ fn wire_text(event: &str, receipt: &str, receipt_hash: &str, proof: &ProofParts<
     wire.push_str(",\"index\":");
     wire.push_str(&proof.leaf.to_string());
     wire.push_str(",\"path\":[");
+    let mut digits: hex::Buffer<32> = hex::Buffer::new();
     for (position, hash) in proof.path.chunks(32).enumerate() {
         wire.push_str(if position == 0 { "\"" } else { ",\"" });
-        wire.push_str(&aegis_canon::hex_text(hash));
+        match <&[u8; 32]>::try_from(hash) {
+            Ok(hash) => wire.push_str(digits.format(hash)),
+            // A path that was cut short on the disk: shown as it is, and no verifier takes it.
+            Err(_) => wire.push_str(&aegis_canon::hex_text(hash)),
+        }
         wire.push('"');
     }
     wire.push_str("],\"signature\":\"");
@@ -255,8 +260,13 @@ fn wire_text(event: &str, receipt: &str, receipt_hash: &str, proof: &ProofParts<
 
 /// A row of a batch that is now durable, as the shipper gets it.
 pub(crate) fn outbox_item(row: &SealedRow, leaf: u64, commit: &Commit, frozen: Option<FrozenAction>) -> OutboxItem {
-    let path = row.path.concat();
-    let proof = ProofParts { path: &path, leaf, size: commit.size, key_id: &commit.key_id, signature: &commit.signature };
+    let proof = ProofParts {
+        path: row.path.as_flattened(),
+        leaf,
+        size: commit.size,
+        key_id: &commit.key_id,
+        signature: &commit.signature,
+    };
     let wire = wire_text(&row.event, &row.receipt, &row.receipt_hash_hex, &proof);
     let sealed = SealedEvent {
         tenant_id: row.tenant_id.clone(),
