@@ -44,8 +44,9 @@ const INSERT: &str = "INSERT OR ROLLBACK INTO receipts (row, tenant_id, event_id
 const INSERT_COMMIT: &str =
     "INSERT INTO commits (commit_id, first_row, size, root, key_id, signature, max_ts) VALUES (?, ?, ?, ?, ?, ?, ?)";
 
-/// Receipts of one INSERT.
-const MOST_ROWS: usize = 64;
+/// Receipts of one INSERT: the groups of some hundred callers who each wait for the last. A larger group goes to the connection's thread several
+/// times, and waits there for its turn each time. Each number of rows is a statement of its own, of a kilobyte a row.
+const MOST_ROWS: usize = 128;
 
 /// The INSERT of 1 to `MOST_ROWS` receipts, by their number: each text is prepared once per connection.
 static INSERTS: LazyLock<Vec<String>> = LazyLock::new(|| {
