@@ -106,7 +106,7 @@ impl ObjectText {
     #[must_use]
     pub fn finish_in(mut self, room: &mut Vec<u8>) -> Arc<str> {
         self.text.push(b'}');
-        let text = match std::str::from_utf8(&self.text) {
+        let text: Arc<str> = match std::str::from_utf8(&self.text) {
             Ok(text) => Arc::from(text),
             // Only whole strings were put in, so this way is never taken.
             Err(_) => Arc::from(String::from_utf8_lossy(&self.text)),
