@@ -124,7 +124,8 @@ pub fn canonicalize_value_into(value: &Value, out: &mut Vec<u8>) -> Result<(), C
 
 /// Lower-case hex SHA-256 of `bytes`.
 pub fn sha256_hex(bytes: &[u8]) -> String {
-    hex_text(&Sha256::digest(bytes))
+    let mut text: hex::Buffer<32> = hex::Buffer::new();
+    str::to_owned(text.format(&Sha256::digest(bytes).into()))
 }
 
 /// Lower-case hex. `hex::encode` writes the same, one character at a time.
@@ -162,8 +163,11 @@ pub fn action_hash_and_parameters(
     mutates_state: bool,
     parameters: &Value,
 ) -> Result<(String, Vec<u8>), CanonError> {
-    let (canonical, place) = canonical_action(tool, action, resource, mutates_state, parameters)?;
-    Ok((sha256_hex(&canonical), canonical[place].to_vec()))
+    let (mut canonical, place) = canonical_action(tool, action, resource, mutates_state, parameters)?;
+    let hash = sha256_hex(&canonical);
+    canonical.truncate(place.end);
+    canonical.drain(..place.start);
+    Ok((hash, canonical))
 }
 
 /// The canonical form of an action, and where in it that of its parameters stands.

@@ -1,6 +1,8 @@
 //! One object written straight to its canonical text, member by member, where a program knows the keys and their order. Owns the
 //! form of what it writes; the order is the caller's promise, checked in debug builds.
 
+use std::sync::Arc;
+
 use crate::MAX_SAFE_INTEGER;
 use crate::write::write_string;
 
@@ -24,7 +26,27 @@ impl ObjectText {
     /// An object whose text will have about `bytes` bytes.
     #[must_use]
     pub fn with_capacity(bytes: usize) -> Self {
-        let mut text = Vec::with_capacity(bytes);
+        Self::begun_in(Vec::with_capacity(bytes))
+    }
+
+    /// An object that is written where another was: what `room` holds is gone, its capacity is used. Given back by `finish_in`.
+    ///
+    /// ```
+    /// let mut room = Vec::new();
+    /// for number in 0..3 {
+    ///     let mut object = aegis_canon::ObjectText::in_room(&mut room);
+    ///     object.integer("n", number);
+    ///     assert_eq!(*object.finish_in(&mut room), *format!(r#"{{"n":{number}}}"#));
+    /// }
+    /// ```
+    #[must_use]
+    pub fn in_room(room: &mut Vec<u8>) -> Self {
+        let mut text = std::mem::take(room);
+        text.clear();
+        Self::begun_in(text)
+    }
+
+    fn begun_in(mut text: Vec<u8>) -> Self {
         text.push(b'{');
         Self {
             text,
@@ -78,6 +100,19 @@ impl ObjectText {
         self.text.push(b'}');
         // Only whole strings were put in, so it is UTF-8, and the second way is never taken.
         String::from_utf8(self.text).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+    }
+
+    /// The whole object as a text of just its size, which can be shared. The capacity that it was written in goes back to `room`.
+    #[must_use]
+    pub fn finish_in(mut self, room: &mut Vec<u8>) -> Arc<str> {
+        self.text.push(b'}');
+        let text: Arc<str> = match std::str::from_utf8(&self.text) {
+            Ok(text) => Arc::from(text),
+            // Only whole strings were put in, so this way is never taken.
+            Err(_) => Arc::from(String::from_utf8_lossy(&self.text)),
+        };
+        *room = self.text;
+        text
     }
 
     fn key(&mut self, key: &'static str) {
@@ -145,6 +180,22 @@ mod tests {
             object.texts("e", texts.iter().map(String::as_str));
             let value = json!({"a": flag, "b": number, "c": null, "d": text, "e": texts});
             prop_assert_eq!(object.finish().into_bytes(), canonicalize_value(&value).unwrap());
+        }
+
+        #[test]
+        fn what_was_written_in_a_room_before_leaves_no_trace_in_the_next_object(
+            texts in prop::collection::vec("[a-c\"\\\\\n\u{1}é😀]{0,40}", 1..6),
+        ) {
+            let mut room = b"before".to_vec();
+            for text in &texts {
+                let mut object = ObjectText::in_room(&mut room);
+                object.text("a", text);
+                let mut alone = ObjectText::with_capacity(0);
+                alone.text("a", text);
+                let (shared, alone) = (object.finish_in(&mut room), alone.finish());
+                prop_assert_eq!(&*shared, alone.as_str());
+                prop_assert!(room.capacity() > 0, "it is given back");
+            }
         }
     }
 

@@ -25,6 +25,8 @@ pub const PATH: &str = "/v1/authorize";
 const BODY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 /// Longest token or signature, characters.
 const MAX_TOKEN: usize = 4096;
+/// Most headers of a request whose room its answer uses: more than any client of ours sends, and little to hold for each connection.
+const MOST_REUSED_HEADERS: usize = 32;
 /// Where a caller says whose it is.
 static TENANT: HeaderName = HeaderName::from_static("x-aegis-tenant-id");
 
@@ -47,13 +49,15 @@ where
     // A bug on the action path becomes an answer that every client takes as a deny, not a closed connection.
     let admitted = catch_unwind(AssertUnwindSafe(|| edge.admit(request)));
     async move {
-        let answered = match admitted {
-            Ok(Ok(admitted)) => AssertUnwindSafe(decided(&edge, admitted, &alarm)).catch_unwind().await,
-            Ok(Err(refusal)) => Ok(Err(refusal)),
-            Err(panic) => Err(panic),
+        let (answered, headers) = match admitted {
+            Ok(Ok(Admitted { claims, body, headers })) => {
+                (AssertUnwindSafe(decided(&edge, &claims, body, &alarm)).catch_unwind().await, headers)
+            }
+            Ok(Err(refusal)) => (Ok(Err(refusal)), HeaderMap::new()),
+            Err(panic) => (Err(panic), HeaderMap::new()),
         };
         match answered {
-            Ok(Ok(json)) => json_response(StatusCode::OK, json),
+            Ok(Ok(json)) => json_response(StatusCode::OK, json, headers),
             Ok(Err(refusal)) => refused(&refusal),
             Err(panic) => after_panic(panic),
         }
@@ -64,6 +68,8 @@ where
 struct Admitted<B> {
     claims: Arc<AgentClaims>,
     body: B,
+    /// None, and room for some: the answer's.
+    headers: HeaderMap,
 }
 
 impl Edge {
@@ -86,21 +92,20 @@ impl Edge {
             return Err(Refusal::RateLimited);
         }
         check_body(&parts.headers, self.config.max_body_bytes)?;
-        Ok(Admitted { claims, body })
+        Ok(Admitted { claims, body, headers: emptied(parts.headers) })
     }
 }
 
 /// The answer as JSON. Nothing of the request is held while its receipt is waited for.
-async fn decided<B>(edge: &Edge, admitted: Admitted<B>, alarm: &Alarm) -> Result<Vec<u8>, Refusal>
+async fn decided<B>(edge: &Edge, claims: &AgentClaims, body: B, alarm: &Alarm) -> Result<Vec<u8>, Refusal>
 where
     B: HttpBody<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
 {
-    let Admitted { claims, body } = admitted;
     let max_bytes = edge.config.max_body_bytes;
     let reading = Limited::new(body, max_bytes).collect();
     let mut decided = match alarm.within(BODY_TIMEOUT, reading).await {
-        Some(Ok(body)) => edge.decide(&claims, edge.read_call(&claims, &body.to_bytes())?)?,
+        Some(Ok(body)) => edge.decide(claims, edge.read_call(claims, &body.to_bytes())?)?,
         Some(Err(error)) if error.is::<LengthLimitError>() => return Err(Refusal::TooLarge(max_bytes)),
         Some(Err(_)) => return Err(Refusal::Malformed("the body ended early".to_owned())),
         None => return Err(Refusal::BodyTooSlow),
@@ -110,6 +115,15 @@ where
         None => None,
     };
     reply::text_of(&edge.conclude(decided, kept)).map_err(|_| Refusal::Malformed("the answer has no JSON form".to_owned()))
+}
+
+/// The headers without what they said: hyper gives the room of an answer's to the next request, so that a connection makes it once.
+fn emptied(mut headers: HeaderMap) -> HeaderMap {
+    if headers.capacity() > MOST_REUSED_HEADERS {
+        return HeaderMap::new();
+    }
+    headers.clear();
+    headers
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
@@ -181,16 +195,18 @@ fn malformed(name: &str, why: NameError) -> Refusal {
     Refusal::Malformed(format!("`{name}` {why}"))
 }
 
-fn json_response(status: StatusCode, json: Vec<u8>) -> Response<Full<Bytes>> {
+/// An answer with `headers` and that of its type.
+fn json_response(status: StatusCode, json: Vec<u8>, mut headers: HeaderMap) -> Response<Full<Bytes>> {
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let mut response = Response::new(Full::new(Bytes::from(json)));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    *response.headers_mut() = headers;
     response
 }
 
 fn error_response(status: StatusCode, code: &str, message: &str) -> Response<Full<Bytes>> {
     let body = ErrorBody { error: ErrorDetail { code: code.to_owned(), message: message.to_owned() } };
-    let mut response = json_response(status, serde_json::to_vec(&body).unwrap_or_default());
+    let mut response = json_response(status, serde_json::to_vec(&body).unwrap_or_default(), HeaderMap::new());
     if status == StatusCode::TOO_MANY_REQUESTS {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }

@@ -2,6 +2,7 @@
 //! again from both when the row is read. Promises the very bytes that were sealed, known by their hash, or to say that it has others.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use aegis_canon::{Members, ObjectText, is_canonical, outline, sha256_hex};
 use aegis_model::RECEIPT_SCHEMA;
@@ -9,9 +10,6 @@ use aegis_model::RECEIPT_SCHEMA;
 use crate::canonical::Seal;
 use crate::draft::Draft;
 use crate::members::InOrder;
-
-/// Bytes that hold what is kept of most bodies: a phase and two hashes.
-const KEPT_BYTES: usize = 256;
 
 /// Bytes of a body beside the event's values and what is kept: keys, nulls, hashes.
 const BODY_BYTES: usize = 1024;
@@ -70,9 +68,9 @@ const MEMBERS: [(&str, Source); 30] = [
 const WHOLE: &str = "{\"action\":";
 
 /// What a row keeps of the body. None where that could not be read again as it stands (a detail with a fraction, or with keys that are not
-/// plain ASCII): such a row keeps its body whole.
-pub(crate) fn kept_text(draft: &Draft, seal: Seal<'_>) -> Option<String> {
-    let mut kept = ObjectText::with_capacity(KEPT_BYTES);
+/// plain ASCII): such a row keeps its body whole. Written in `room`.
+pub(crate) fn kept_text(draft: &Draft, seal: Seal<'_>, room: &mut Vec<u8>) -> Option<Arc<str>> {
+    let mut kept = ObjectText::in_room(room);
     if let Some(detail) = seal.detail {
         kept.raw("detail", detail);
     }
@@ -87,7 +85,7 @@ pub(crate) fn kept_text(draft: &Draft, seal: Seal<'_>) -> Option<String> {
             kept.text(key, value);
         }
     }
-    let kept = kept.finish();
+    let kept = kept.finish_in(room);
     is_canonical(&kept).then_some(kept)
 }
 
@@ -254,7 +252,8 @@ mod tests {
         let draft = draft_of(seed);
         let detail =
             draft.detail.as_ref().map(|detail| String::from_utf8(aegis_canon::canonicalize_value(detail).unwrap()).unwrap());
-        let event = event_text(&draft.event, PLACE);
+        let mut room = Vec::new();
+        let event = event_text(&draft.event, PLACE, &mut room).to_string();
         let event_digest = sha256_hex(event.as_bytes());
         let has = |bit: u32| (seed.has >> bit) & 1 == 1;
         let seal = Seal {
@@ -265,9 +264,10 @@ mod tests {
             key_id: KEY,
             prev_receipt_hash: PREVIOUS,
         };
-        let body = body_text(&draft, PLACE, seal);
+        let body = body_text(&draft, PLACE, seal, &mut room).to_string();
         let plain_detail = detail.as_deref().is_none_or(is_canonical);
-        Sealed { hash: sha256_hex(body.as_bytes()), kept: kept_text(&draft, seal), event, body, plain_detail }
+        let kept = kept_text(&draft, seal, &mut room).as_deref().map(str::to_owned);
+        Sealed { hash: sha256_hex(body.as_bytes()), kept, event, body, plain_detail }
     }
 
     fn held<'a>(sealed: &'a Sealed, receipt: &'a str) -> Held<'a> {

@@ -1,14 +1,12 @@
 //! The canonical text of an event and of a receipt body, written directly: keys in canonical order, no intermediate value.
 //! Promises the bytes that `aegis_canon` gives for the same object; the tests below hold the two against each other.
 
+use std::sync::Arc;
+
 use aegis_canon::ObjectText;
 use aegis_model::{DataAccess, Decision, Destination, EventId, RECEIPT_SCHEMA, RiskLevel, SecurityEvent, SourceTrust};
 
 use crate::draft::Draft;
-
-/// Bytes that hold most events, and most bodies: a text that grows is copied each time.
-const EVENT_BYTES: usize = 1536;
-const BODY_BYTES: usize = 1536;
 
 /// The place that the writer gives to an event.
 #[derive(Clone, Copy, Debug)]
@@ -19,8 +17,8 @@ pub(crate) struct Place<'a> {
     pub(crate) ts: &'a str,
 }
 
-/// The canonical columns of `event` at its place, as they are digested and as they go on the wire.
-pub(crate) fn event_text(event: &SecurityEvent, place: Place<'_>) -> String {
+/// The canonical columns of `event` at its place, as they are digested and as they go on the wire. Written in `room`.
+pub(crate) fn event_text(event: &SecurityEvent, place: Place<'_>, room: &mut Vec<u8>) -> Arc<str> {
     // Taken apart without `..`, so that a new column cannot be forgotten here.
     let SecurityEvent {
         event_id,
@@ -66,7 +64,7 @@ pub(crate) fn event_text(event: &SecurityEvent, place: Place<'_>) -> String {
         bus_ts: _,
         late: _,
     } = event;
-    let mut columns = Columns(ObjectText::with_capacity(EVENT_BYTES));
+    let mut columns = Columns(ObjectText::in_room(room));
     columns.text("action", action.as_deref());
     columns.text("action_hash", action_hash.as_deref());
     columns.text("agent_id", agent_id.as_deref());
@@ -107,7 +105,7 @@ pub(crate) fn event_text(event: &SecurityEvent, place: Place<'_>) -> String {
     columns.text("trace_id", trace_id.as_deref());
     columns.text("ts", Some(place.ts));
     columns.text("user_id", user_id.as_deref());
-    columns.0.finish()
+    columns.0.finish_in(room)
 }
 
 /// What the writer adds to a draft to make it a receipt.
@@ -123,10 +121,10 @@ pub(crate) struct Seal<'a> {
 }
 
 /// The canonical body of the receipt for `draft` (`aegis_model::ReceiptBody`, every key of it present): the bytes that `receipt_hash`
-/// is the hash of.
-pub(crate) fn body_text(draft: &Draft, place: Place<'_>, seal: Seal<'_>) -> String {
+/// is the hash of. Written in `room`.
+pub(crate) fn body_text(draft: &Draft, place: Place<'_>, seal: Seal<'_>, room: &mut Vec<u8>) -> Arc<str> {
     let event = &draft.event;
-    let mut body = Body(ObjectText::with_capacity(BODY_BYTES));
+    let mut body = Body(ObjectText::in_room(room));
     body.text("action", event.action.as_deref());
     body.text("action_hash", event.action_hash.as_deref());
     body.text("agent_id", event.agent_id.as_deref());
@@ -160,7 +158,7 @@ pub(crate) fn body_text(draft: &Draft, place: Place<'_>, seal: Seal<'_>) -> Stri
     body.text("trace_id", event.trace_id.as_deref());
     body.text("ts", Some(place.ts));
     body.text("user_id", event.user_id.as_deref());
-    body.0.finish()
+    body.0.finish_in(room)
 }
 
 /// Members of an event: what is absent has no key.
@@ -261,7 +259,8 @@ mod tests {
         placed.ts = Timestamp::parse_rfc3339(place.ts).unwrap();
         let digest_form = SecurityEvent::digest_form(&serde_json::to_value(&placed).unwrap());
         let canonical = String::from_utf8(aegis_canon::canonicalize_value(&digest_form).unwrap()).unwrap();
-        assert_eq!(event_text(event, place), canonical);
+        let mut room = Vec::new();
+        assert_eq!(&*event_text(event, place, &mut room), canonical.as_str());
 
         let draft = Draft { executed_hash: Some("x".into()), ..Draft::new(event.clone(), Phase::Decision) };
         let seal = Seal {
@@ -272,7 +271,7 @@ mod tests {
             key_id: "k",
             prev_receipt_hash: "p",
         };
-        let body = body_text(&draft, place, seal);
+        let body = body_text(&draft, place, seal, &mut room);
         let read: ReceiptBody = serde_json::from_str(&body).unwrap();
         assert!(read.extra.is_empty());
         assert_eq!((read.detail.clone(), read.ts), (Some(json!({"a": 1})), placed.ts));

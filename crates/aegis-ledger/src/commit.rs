@@ -23,6 +23,10 @@ const PROBE_BYTES: i64 = 128 << 10;
 /// How often a busy writer notes the shipped position.
 const SHIPPED_EVERY: Duration = Duration::from_millis(200);
 
+/// Frozen actions hold raw parameters: those that were shipped and can no longer be approved have no use here.
+const COMMIT_SHIPPED: &str =
+    "UPDATE outbox_position SET shipped = ?; DELETE FROM approval_outbox WHERE row <= ? AND expires_at < ?; COMMIT";
+
 /// How long to wait before a busy log is tried again.
 const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
@@ -69,10 +73,10 @@ impl Disk {
         let mut answer = match plain {
             Some(batch) => self.write_plain(batch).await?,
             None => {
-                if let Err(error) = self.fill_transaction(batch, shipped, takes_shipped, now).await {
+                if let Err(error) = self.fill_transaction(batch).await {
                     return Err(self.roll_back(&error).await);
                 }
-                sqlx::query("COMMIT").execute(&mut self.connection).await.map(drop)
+                self.end_transaction(takes_shipped.then_some(shipped), now).await
             }
         };
         let fault = self.hooks.commit_fault.as_ref().map_or(0, |fault| fault.swap(0, Ordering::AcqRel));
@@ -122,28 +126,19 @@ impl Disk {
         if is_duplicate(error) { WriteError::Duplicate } else { WriteError::Failed(error.to_string()) }
     }
 
-    async fn fill_transaction(
-        &mut self,
-        batch: Option<&SealedBatch>,
-        shipped: i64,
-        takes_shipped: bool,
-        now: Timestamp,
-    ) -> Result<(), sqlx::Error> {
+    async fn fill_transaction(&mut self, batch: Option<&SealedBatch>) -> Result<(), sqlx::Error> {
         self.apply_page_limit().await?;
         match batch {
-            Some(batch) => write_batch(&mut self.connection, batch).await?,
-            None => _ = sqlx::query("BEGIN IMMEDIATE").execute(&mut self.connection).await?,
+            Some(batch) => write_batch(&mut self.connection, batch).await,
+            None => sqlx::query("BEGIN IMMEDIATE").execute(&mut self.connection).await.map(drop),
         }
-        if takes_shipped {
-            sqlx::query("UPDATE outbox_position SET shipped = ?").bind(shipped).execute(&mut self.connection).await?;
-            // Frozen actions hold raw parameters: those that were shipped and can no longer be approved have no use here.
-            sqlx::query("DELETE FROM approval_outbox WHERE row <= ? AND expires_at < ?")
-                .bind(shipped)
-                .bind(now.as_micros())
-                .execute(&mut self.connection)
-                .await?;
-        }
-        Ok(())
+    }
+
+    /// Commits, with the shipped position if it is taken along: one way to the connection's thread. An error says nothing of how far it came.
+    async fn end_transaction(&mut self, shipped: Option<i64>, now: Timestamp) -> Result<(), sqlx::Error> {
+        let Some(shipped) = shipped else { return sqlx::query("COMMIT").execute(&mut self.connection).await.map(drop) };
+        let query = sqlx::query(COMMIT_SHIPPED).bind(shipped).bind(shipped).bind(now.as_micros());
+        query.execute(&mut self.connection).await.map(drop)
     }
 
     /// After a COMMIT that gave an error: true if the commit is there. A write of our own then makes sure that the log up to it

@@ -25,7 +25,7 @@ pub(crate) struct LaneHead {
     pub(crate) lane: Arc<str>,
     pub(crate) seq: i64,
     /// Hex; empty while seq is 0.
-    pub(crate) hash: String,
+    pub(crate) hash: Arc<str>,
     pub(crate) ts: Timestamp,
 }
 

@@ -2,7 +2,7 @@
 //! Promises that a batch is written whole or not at all, and that a wire text is spliced from the very bytes that were hashed, or not at all.
 
 use std::borrow::Cow;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use aegis_model::{EventId, EventKind, FrozenAction, SealedEvent, TenantId, Timestamp};
 use sqlx::sqlite::SqliteRow;
@@ -44,8 +44,9 @@ const INSERT: &str = "INSERT OR ROLLBACK INTO receipts (row, tenant_id, event_id
 const INSERT_COMMIT: &str =
     "INSERT INTO commits (commit_id, first_row, size, root, key_id, signature, max_ts) VALUES (?, ?, ?, ?, ?, ?, ?)";
 
-/// Receipts of one INSERT.
-const MOST_ROWS: usize = 64;
+/// Receipts of one INSERT: the groups of some hundred callers who each wait for the last. A larger group goes to the connection's thread several
+/// times, and waits there for its turn each time. Each number of rows is a statement of its own, of a kilobyte a row.
+const MOST_ROWS: usize = 128;
 
 /// The INSERT of 1 to `MOST_ROWS` receipts, by their number: each text is prepared once per connection.
 static INSERTS: LazyLock<Vec<String>> = LazyLock::new(|| {
@@ -149,23 +150,38 @@ fn bind_commit<'q>(query: Insert<'q>, batch: &'q SealedBatch) -> Insert<'q> {
         .bind(max_ts)
 }
 
+/// A text that most rows have alike: made once for as long as it stays the same.
+#[derive(Default)]
+struct Repeated(Arc<str>);
+
+impl Repeated {
+    fn of(&mut self, text: &str) -> Arc<str> {
+        if *self.0 != *text {
+            self.0 = Arc::from(text);
+        }
+        Arc::clone(&self.0)
+    }
+}
+
+/// Shared texts, because of others the statement makes a copy that the connection's thread takes apart.
 fn bind_rows<'q>(mut query: Insert<'q>, rows: &'q [SealedRow], first_leaf: i64, commit_id: i64) -> Insert<'q> {
+    let (mut tenant, mut kind) = (Repeated::default(), Repeated::default());
     for (row, leaf) in rows.iter().zip(first_leaf..) {
         query = query
             .bind(row.row)
-            .bind(row.tenant_id.as_str())
+            .bind(tenant.of(row.tenant_id.as_str()))
             .bind(row.event_id.as_bytes().as_slice())
-            .bind(row.kind.as_str())
+            .bind(kind.of(row.kind.as_str()))
             .bind(row.ts.as_micros())
             .bind(row.lane_no)
             .bind(row.seq)
-            .bind(row.receipt_hash_hex.as_str())
-            .bind(row.prev_receipt_hash.as_str())
-            .bind(row.event.as_str())
-            .bind(row.stored())
+            .bind(Arc::clone(&row.receipt_hash_hex))
+            .bind(Arc::clone(&row.prev_receipt_hash))
+            .bind(Arc::clone(&row.event))
+            .bind(Arc::clone(row.stored()))
             .bind(commit_id)
             .bind(leaf)
-            .bind(row.path.concat());
+            .bind(row.path.as_flattened());
     }
     query
 }
@@ -227,9 +243,14 @@ fn wire_text(event: &str, receipt: &str, receipt_hash: &str, proof: &ProofParts<
     wire.push_str(",\"index\":");
     wire.push_str(&proof.leaf.to_string());
     wire.push_str(",\"path\":[");
+    let mut digits: hex::Buffer<32> = hex::Buffer::new();
     for (position, hash) in proof.path.chunks(32).enumerate() {
         wire.push_str(if position == 0 { "\"" } else { ",\"" });
-        wire.push_str(&aegis_canon::hex_text(hash));
+        match <&[u8; 32]>::try_from(hash) {
+            Ok(hash) => wire.push_str(digits.format(hash)),
+            // A path that was cut short on the disk: shown as it is, and no verifier takes it.
+            Err(_) => wire.push_str(&aegis_canon::hex_text(hash)),
+        }
         wire.push('"');
     }
     wire.push_str("],\"signature\":\"");
@@ -240,18 +261,23 @@ fn wire_text(event: &str, receipt: &str, receipt_hash: &str, proof: &ProofParts<
 
 /// A row of a batch that is now durable, as the shipper gets it.
 pub(crate) fn outbox_item(row: &SealedRow, leaf: u64, commit: &Commit, frozen: Option<FrozenAction>) -> OutboxItem {
-    let path = row.path.concat();
-    let proof = ProofParts { path: &path, leaf, size: commit.size, key_id: &commit.key_id, signature: &commit.signature };
+    let proof = ProofParts {
+        path: row.path.as_flattened(),
+        leaf,
+        size: commit.size,
+        key_id: &commit.key_id,
+        signature: &commit.signature,
+    };
     let wire = wire_text(&row.event, &row.receipt, &row.receipt_hash_hex, &proof);
     let sealed = SealedEvent {
         tenant_id: row.tenant_id.clone(),
         event_id: row.event_id,
         kind: row.kind,
-        lane: row.lane.to_string(),
+        lane: str::to_owned(&row.lane),
         seq: row.seq,
         ts: row.ts,
-        receipt_hash: row.receipt_hash_hex.clone(),
-        prev_receipt_hash: row.prev_receipt_hash.clone(),
+        receipt_hash: str::to_owned(&row.receipt_hash_hex),
+        prev_receipt_hash: str::to_owned(&row.prev_receipt_hash),
         wire,
     };
     OutboxItem { row: row.row, sealed, frozen }

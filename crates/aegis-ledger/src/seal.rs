@@ -32,6 +32,9 @@ const LAST_TS_MICROS: i64 = 253_402_300_799_999_999;
 /// How deep a detail may be. It travels inside its receipt, inside its event, and some read only so deep.
 const MOST_DETAIL_DEPTH: usize = aegis_canon::MAX_DEPTH / 2;
 
+/// Bytes that hold most texts: one that grows is copied each time.
+const TEXT_BYTES: usize = 4096;
+
 /// One receipt, ready to be written.
 #[derive(Debug)]
 pub(crate) struct SealedRow {
@@ -44,22 +47,23 @@ pub(crate) struct SealedRow {
     pub(crate) lane: Arc<str>,
     pub(crate) seq: i64,
     pub(crate) receipt_hash: Hash,
-    pub(crate) receipt_hash_hex: String,
-    pub(crate) prev_receipt_hash: String,
+    // Texts are shared with the lane's head and with the statement that writes them, which would copy them.
+    pub(crate) receipt_hash_hex: Arc<str>,
+    pub(crate) prev_receipt_hash: Arc<str>,
     /// The event's canonical columns.
-    pub(crate) event: String,
+    pub(crate) event: Arc<str>,
     /// The canonical body, as hashed.
-    pub(crate) receipt: String,
+    pub(crate) receipt: Arc<str>,
     /// What the row keeps of it, if not all.
-    pub(crate) kept: Option<String>,
+    pub(crate) kept: Option<Arc<str>>,
     pub(crate) path: Vec<Hash>,
     pub(crate) frozen: Option<FrozenRow>,
 }
 
 impl SealedRow {
     /// What is written of the body.
-    pub(crate) fn stored(&self) -> &str {
-        self.kept.as_deref().unwrap_or(&self.receipt)
+    pub(crate) fn stored(&self) -> &Arc<str> {
+        self.kept.as_ref().unwrap_or(&self.receipt)
     }
 }
 
@@ -130,6 +134,7 @@ impl Sealer {
             new_keys: HashMap::new(),
             ids: HashSet::new(),
             keyed: None,
+            room: Vec::with_capacity(TEXT_BYTES),
             next_lane_no,
         }
     }
@@ -169,6 +174,8 @@ pub(crate) struct Batch<'a> {
     ids: HashSet<EventId>,
     /// The commitment key that was used last, made ready.
     keyed: Option<(TenantId, Keyed)>,
+    /// Where texts are written, one after the other.
+    room: Vec<u8>,
     next_lane_no: i64,
 }
 
@@ -241,7 +248,7 @@ impl Batch<'_> {
         ts: Timestamp,
         open: &Draft,
     ) -> Result<(), LedgerError> {
-        let head = LaneHead { lane_no: self.next_lane_no, lane, seq: 0, hash: String::new(), ts };
+        let head = LaneHead { lane_no: self.next_lane_no, lane, seq: 0, hash: Arc::default(), ts };
         let before = self.heads.insert(tenant.clone(), head.clone());
         if let Err(error) = self.push(open) {
             self.put_back(tenant, before);
@@ -282,12 +289,12 @@ impl Batch<'_> {
         let ts_text = ts.to_rfc3339();
         let lane = Arc::clone(&head.lane);
         let (lane_no, seq) = (head.lane_no, head.seq + 1);
-        let prev_receipt_hash = head.hash.clone();
+        let prev_receipt_hash = Arc::clone(&head.hash);
         let place = Place { lane: &lane, seq, ts: &ts_text };
 
         let detail = draft.detail.as_ref().map(canonical_detail).transpose()?;
         let frozen = draft.frozen.as_deref().map(frozen_row).transpose()?;
-        let event_columns = event_text(event, place);
+        let event_columns = event_text(event, place, &mut self.room);
         check_size(&event_columns)?;
         let input_hash = draft.input.as_deref().map(|bytes| self.commitment(tenant, bytes)).transpose()?;
         let output_hash = draft.output.as_deref().map(|bytes| self.commitment(tenant, bytes)).transpose()?;
@@ -300,13 +307,14 @@ impl Batch<'_> {
             key_id: self.sealer.key.key_id(),
             prev_receipt_hash: &prev_receipt_hash,
         };
-        let receipt = body_text(draft, place, seal);
+        let receipt = body_text(draft, place, seal, &mut self.room);
         check_size(&receipt)?;
-        let kept = kept_text(draft, seal);
+        let kept = kept_text(draft, seal, &mut self.room);
         let receipt_hash: Hash = Sha256::digest(receipt.as_bytes()).into();
-        let receipt_hash_hex = aegis_canon::hex_text(&receipt_hash);
+        let mut hex_hash: hex::Buffer<32> = hex::Buffer::new();
+        let receipt_hash_hex: Arc<str> = Arc::from(&*hex_hash.format(&receipt_hash));
 
-        let hash = receipt_hash_hex.clone();
+        let hash = Arc::clone(&receipt_hash_hex);
         match self.heads.get_mut(tenant) {
             Some(head) => (head.seq, head.hash, head.ts) = (seq, hash, ts),
             None => {

@@ -56,7 +56,7 @@ impl Batch<'_> {
     }
 
     fn open_after(&mut self, tenant: &TenantId, epoch: &str, ended: &LaneHead, ts: Timestamp) -> Result<(), LedgerError> {
-        let predecessor = Predecessor { lane: ended.lane.to_string(), seq: ended.seq, receipt_hash: ended.hash.clone() };
+        let predecessor = Predecessor { lane: ended.lane.to_string(), seq: ended.seq, receipt_hash: str::to_owned(&ended.hash) };
         let sealer = &mut *self.sealer;
         let lane = sealer.identity.lane_id(tenant, epoch);
         let open = sealer.identity.open_after_set_back(tenant, sealer.key.key_id(), &predecessor, ts, &mut sealer.entropy)?;

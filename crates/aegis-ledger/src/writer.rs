@@ -302,10 +302,10 @@ impl Writer {
             }
             let committed = Committed {
                 event_id: row.event_id,
-                lane: row.lane.to_string(),
+                lane: str::to_owned(&row.lane),
                 seq: row.seq,
-                receipt_hash: row.receipt_hash_hex.clone(),
-                prev_receipt_hash: row.prev_receipt_hash.clone(),
+                receipt_hash: str::to_owned(&row.receipt_hash_hex),
+                prev_receipt_hash: str::to_owned(&row.prev_receipt_hash),
                 ts: row.ts,
             };
             let _ = reply.send(Ok(committed));

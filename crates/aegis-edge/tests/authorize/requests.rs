@@ -49,13 +49,16 @@ async fn the_edge_answers_alike_with_routes_before_it_and_without() {
     for (token, kind, body, status) in cases {
         let request = || {
             let request = Request::post(aegis_edge::PATH).header("authorization", format!("Bearer {token}"));
-            request.header("content-type", kind).body(Body::from(body.clone())).unwrap()
+            request.header("content-type", kind).header("x-own", "said").body(Body::from(body.clone())).unwrap()
         };
         let direct = aegis_edge::answer(house.edge.clone(), request(), Alarm::default()).await.map(Body::new);
         let routed = house.router.clone().oneshot(request()).await.unwrap();
         let mut shown = Vec::new();
         for response in [direct, routed] {
             assert_eq!(response.status().as_u16(), status, "{kind}");
+            // Of what the request's said, nothing.
+            let mut names = response.headers().keys();
+            assert!(names.all(|name| ["content-type", "content-length"].contains(&name.as_str())), "{:?}", response.headers());
             let kind = response.headers()["content-type"].clone();
             let bytes = response.into_body().collect().await.unwrap().to_bytes();
             let mut answer: Value = serde_json::from_slice(&bytes).unwrap();

@@ -240,3 +240,34 @@ fn an_edge_that_opens_lane_after_lane_makes_its_own_be_forgotten_and_nobody_else
     let remembered = ["acme.edge-1.00", "beta.loud.00", "acme.loud.2999", "acme.loud.1976", "acme.loud.1975"];
     assert_eq!(remembered.map(|lane| heads.get(lane).is_some()), [true, true, true, true, false]);
 }
+
+#[tokio::test]
+async fn a_group_of_any_size_is_one_commit_that_proves_each_and_takes_the_shipped_position_along() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = open(folder.path()).await;
+    let acme = tenant("acme");
+    ledger.submit(draft_now(&acme)).await.unwrap();
+    let mut other = second_connection(folder.path()).await;
+    let sizes: [i64; 6] = [1, 127, 128, 129, 256, 300];
+    for size in sizes {
+        // A busy ledger puts the position off for less than that.
+        tokio::time::sleep(std::time::Duration::from_millis(220)).await;
+        let shipped = ledger.last_row();
+        ledger.mark_shipped(shipped).await;
+        // One thread: the writer finds them all.
+        let submit = |_| ledger.try_submit(draft_now(&acme), Durability::Required).unwrap();
+        for receipt in (0..size).map(submit).collect::<Vec<_>>() {
+            receipt.await.unwrap();
+        }
+        let written: i64 = sqlx::query_scalar("SELECT shipped FROM outbox_position").fetch_one(&mut other).await.unwrap();
+        assert_eq!(written, shipped, "of {size}");
+    }
+    let committed: Vec<i64> =
+        sqlx::query_scalar("SELECT size FROM commits ORDER BY commit_id").fetch_all(&mut other).await.unwrap();
+    // The lane's own first receipt stands in the first.
+    assert_eq!(committed[0], 2);
+    assert_eq!(committed[1..], sizes);
+    let items = everything(&ledger).await;
+    assert_eq!(items.len() as i64, 2 + sizes.iter().sum::<i64>());
+    assert_all_verify(&items);
+}
