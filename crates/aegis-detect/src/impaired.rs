@@ -84,7 +84,9 @@ pub(crate) struct Loss {
 /// What a rule lost since it was asked last: of each tenant, cause and hour the first.
 #[derive(Debug, Default)]
 pub(crate) struct Losses {
-    hours: HashMap<(TenantId, Cause), i64>,
+    /// Of each tenant the causes that there were, few, and their newest hours. A busy key loses an event with each that comes: its tenant's name is not
+    /// copied to look.
+    hours: HashMap<TenantId, Vec<(Cause, i64)>>,
     lost: Vec<Loss>,
 }
 
@@ -105,7 +107,14 @@ impl Losses {
 
     fn is_news(&mut self, tenant: &TenantId, cause: Cause, ts: Timestamp) -> bool {
         let hour = hour_of(ts);
-        let newest = self.hours.entry((tenant.clone(), cause)).or_insert(i64::MIN);
+        let Some(causes) = self.hours.get_mut(tenant) else {
+            self.hours.insert(tenant.clone(), vec![(cause, hour)]);
+            return true;
+        };
+        let Some((_, newest)) = causes.iter_mut().find(|(known, _)| *known == cause) else {
+            causes.push((cause, hour));
+            return true;
+        };
         let is_news = hour > *newest;
         *newest = hour.max(*newest);
         is_news

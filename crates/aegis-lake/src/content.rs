@@ -187,7 +187,7 @@ mod tests {
         let rows = EventBatch::new((0..20_000).map(event).collect()).to_record_batch().unwrap();
         let (store, seen) = Watched::new();
         let place = Path::from("file.parquet");
-        store.put(&place, PutPayload::from(encode(&rows).unwrap())).await.unwrap();
+        store.put(&place, PutPayload::from(encode([Ok(rows)]).unwrap().bytes)).await.unwrap();
         let store: Arc<dyn ObjectStore> = store;
         let Content::Elsewhere(mut file) = Content::find(&store, &place).await.unwrap() else { panic!("it is read at once") };
         let description = file.description().await.unwrap();

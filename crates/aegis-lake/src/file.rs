@@ -17,7 +17,7 @@ use parquet::file::metadata::{ParquetMetaData, SortingColumn};
 use parquet::file::properties::WriterProperties;
 use parquet::file::reader::ChunkReader;
 use parquet::file::statistics::Statistics;
-use parquet::schema::types::SchemaDescriptor;
+use parquet::schema::types::{ColumnPath, SchemaDescriptor};
 
 use crate::bounds::Span;
 use crate::content::{Content, Elsewhere};
@@ -32,24 +32,43 @@ const BATCH_ROWS: usize = 2048;
 /// A small column, read where none is asked for: rows are counted by it.
 const COUNTED_BY: &str = "late";
 
-/// The file of some rows, which must be in order.
-pub(crate) fn encode(rows: &RecordBatch) -> Result<Bytes, LakeError> {
-    let schema = rows.schema();
+/// Columns that have hardly a value twice: a dictionary of them is looked up for each row, and makes the file larger.
+const DIFFERENT: [&str; 4] = ["event_id", "ref_event_id", "receipt_hash", "nonce_hash"];
+
+/// A file that is not stored yet.
+pub(crate) struct Encoded {
+    pub(crate) bytes: Bytes,
+    pub(crate) rows: u64,
+    /// What the rows take in memory, bytes.
+    pub(crate) weight: u64,
+}
+
+/// The file of some rows, which must be in order. They are asked for some at a time, and let go of once they are in it.
+pub(crate) fn encode(batches: impl IntoIterator<Item = Result<RecordBatch, ArrowError>>) -> Result<Encoded, LakeError> {
+    let schema = events_schema();
     let mut sorting = Vec::new();
     for name in ORDER {
         // The place among all leaves is that among the columns: none of several leaves stands before these.
         let column_idx = i32::try_from(schema.index_of(name)?).unwrap_or(i32::MAX);
         sorting.push(SortingColumn { column_idx, descending: false, nulls_first: true });
     }
-    let properties = WriterProperties::builder()
+    let mut properties = WriterProperties::builder()
         .set_compression(Compression::LZ4_RAW)
         .set_max_row_group_row_count(Some(GROUP_ROWS))
         .set_sorting_columns(Some(sorting))
-        .set_created_by("aegis".to_owned())
-        .build();
-    let mut writer = ArrowWriter::try_new(Vec::<u8>::new(), schema, Some(properties))?;
-    writer.write(rows)?;
-    Ok(Bytes::from(writer.into_inner()?))
+        .set_created_by("aegis".to_owned());
+    for name in DIFFERENT {
+        properties = properties.set_column_dictionary_enabled(ColumnPath::from(name), false);
+    }
+    let mut writer = ArrowWriter::try_new(Vec::<u8>::new(), schema, Some(properties.build()))?;
+    let (mut rows, mut weight) = (0, 0);
+    for batch in batches {
+        let batch = batch?;
+        writer.write(&batch)?;
+        rows += batch.num_rows() as u64;
+        weight += batch.get_array_memory_size() as u64;
+    }
+    Ok(Encoded { bytes: Bytes::from(writer.into_inner()?), rows, weight })
 }
 
 /// All of these rows in order.
@@ -208,7 +227,7 @@ mod tests {
     async fn a_file_gives_back_its_rows_and_leaves_out_groups_of_other_times() {
         let count = 2 * GROUP_ROWS as i64;
         let all = rows(count);
-        let file = encode(&all).unwrap();
+        let file = encode([Ok(all.clone())]).unwrap().bytes;
         let (store, seen) = Watched::new();
         let place = Path::from("file.parquet");
         store.put(&place, PutPayload::from(file.clone())).await.unwrap();
@@ -247,19 +266,47 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn rows_that_come_some_at_a_time_are_one_file_and_an_error_among_them_is_none() {
+        let count = GROUP_ROWS + 3;
+        let all = rows(count as i64);
+        let parts = |size: usize| (0..count).step_by(size).map(move |from| (from, size.min(count - from)));
+        for size in [700, count] {
+            let encoded = encode(parts(size).map(|(from, size)| Ok(all.slice(from, size)))).unwrap();
+            assert_eq!(encoded.rows, count as u64);
+            let read = all_of(Content::InMemory(encoded.bytes), &events_schema(), Span::ALL).await.unwrap();
+            assert_eq!(concat_batches(&events_schema(), &read).unwrap(), all);
+        }
+        let broken = [Ok(rows(3)), Err(ArrowError::ComputeError("no such row".to_owned()))];
+        assert!(encode(broken).is_err());
+    }
+
+    #[test]
+    fn what_differs_in_each_row_has_no_dictionary_and_what_does_not_has_one() {
+        let file = encode([Ok(rows(50))]).unwrap().bytes;
+        let read = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+        let columns = read.metadata().row_group(0).columns();
+        let has_dictionary = |name: &str| {
+            let column = columns.iter().find(|column| column.column_path().string() == name).unwrap();
+            column.dictionary_page_offset().is_some()
+        };
+        assert!(!DIFFERENT.into_iter().any(has_dictionary));
+        assert!(["tenant_id", "kind", "edge_id"].into_iter().all(has_dictionary));
+    }
+
+    #[tokio::test]
     async fn a_column_that_the_file_has_not_is_null_and_one_of_another_type_is_refused() {
-        let file = Content::InMemory(encode(&rows(3)).unwrap());
+        let file = Content::InMemory(encode([Ok(rows(3))]).unwrap().bytes);
         let newer: SchemaRef = Arc::new(Schema::new(vec![Field::new("of_tomorrow", DataType::Utf8, true)]));
         let read = all_of(file, &newer, Span::ALL).await.unwrap().remove(0);
         assert_eq!((read.num_rows(), read.column(0).null_count()), (3, 3));
-        let file = Content::InMemory(encode(&rows(3)).unwrap());
+        let file = Content::InMemory(encode([Ok(rows(3))]).unwrap().bytes);
         let other: SchemaRef = Arc::new(Schema::new(vec![Field::new("kind", DataType::Int64, true)]));
         assert!(all_of(file, &other, Span::ALL).await.is_err());
     }
 
     #[tokio::test]
     async fn a_file_elsewhere_that_is_cut_gone_or_lies_about_itself_is_an_error() {
-        let file = encode(&rows(GROUP_ROWS as i64)).unwrap();
+        let file = encode([Ok(rows(GROUP_ROWS as i64))]).unwrap().bytes;
         let (store, _) = Watched::new();
         let place = Path::from("file.parquet");
         let dyn_store: Arc<dyn ObjectStore> = store.clone();

@@ -10,7 +10,7 @@ use object_store::ObjectStoreExt;
 use crate::bounds::Span;
 use crate::content::Content;
 use crate::error::LakeError;
-use crate::file::{Rows, in_order};
+use crate::file::{Rows, encode, in_order};
 use crate::layout::Hour;
 use crate::manifest::{FileEntry, Manifest, Retired};
 use crate::query::QUERY_SECONDS;
@@ -146,7 +146,7 @@ impl Writer {
         let first_ts = merged.iter().map(|file| file.first_ts).min().unwrap_or(i64::MIN);
         let last_ts = merged.iter().map(|file| file.last_ts).max().unwrap_or(i64::MAX);
         let name = manifest.next_name();
-        let entry = self.put(hour, name, &rows, level, (first_ts, last_ts)).await?;
+        let entry = self.put(hour, name, encode([Ok(rows)])?, level, (first_ts, last_ts)).await?;
         kept.push(entry);
         manifest.files = kept;
         manifest.retired.extend(merged.into_iter().map(|file| Retired { name: file.name, since: now.as_micros() }));

@@ -8,19 +8,20 @@ use std::sync::Arc;
 
 use aegis_detect::EventBatch;
 use aegis_model::{SecurityEvent, TenantId};
-use datafusion::arrow::array::RecordBatch;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 
 use crate::error::LakeError;
 use crate::expire::Old;
-use crate::file::encode;
+use crate::file::{Encoded, encode};
 use crate::layout::Hour;
 use crate::manifest::{FileEntry, Manifest};
 use crate::recent::Recent;
 
 /// Observations that are remembered to know them again: they have no place in a lane by which a repeated one would be known.
 const MOST_RECENT: usize = 65_536;
+/// Events that are made columns at a time: so few that they are still near the processor when the last of the columns is made of them.
+const AT_ONCE: usize = 512;
 /// Manifests that are kept in memory.
 const MOST_MANIFESTS: usize = 1024;
 
@@ -172,14 +173,15 @@ impl Writer {
                 (Some(first), Some(last)) => (first.ts.as_micros(), last.ts.as_micros()),
                 _ => (i64::MIN, i64::MAX),
             };
-            let rows = EventBatch::new(fresh).to_record_batch()?;
+            let rows = fresh.len() as u64;
+            let file = encode(fresh.chunks(AT_ONCE).map(|some| EventBatch::new(some.to_vec()).to_record_batch()))?;
             let name = manifest.next_name();
-            let entry = self.put(hour, name, &rows, 0, (first_ts, last_ts)).await?;
+            let entry = self.put(hour, name, file, 0, (first_ts, last_ts)).await?;
             manifest.files.push(entry);
             manifest.stream.clone_from(&self.stream);
             manifest.through = through;
             self.commit(hour, manifest).await?;
-            self.rows_written += rows.num_rows() as u64;
+            self.rows_written += rows;
         } else if !manifest.is_tidy(hour) {
             // Written before a crash, which forgot what was left to tidy.
             self.unfinished.insert(hour.clone());
@@ -257,14 +259,13 @@ impl Writer {
         &mut self,
         hour: &Hour,
         name: String,
-        rows: &RecordBatch,
+        Encoded { bytes, rows, weight }: Encoded,
         level: u32,
         (first_ts, last_ts): (i64, i64),
     ) -> Result<FileEntry, LakeError> {
-        self.store.put(&hour.object(&name), PutPayload::from(encode(rows)?)).await?;
+        self.store.put(&hour.object(&name), PutPayload::from(bytes)).await?;
         self.files_written += 1;
-        let weight = rows.get_array_memory_size() as u64;
-        Ok(FileEntry { name, level, rows: rows.num_rows() as u64, weight, first_ts, last_ts })
+        Ok(FileEntry { name, level, rows, weight, first_ts, last_ts })
     }
 
     /// Makes a manifest the hour's. Behind an error the store is asked which one it is.

@@ -75,6 +75,12 @@ impl SealedReceiver {
         self.slots.recv().await?.open()
     }
 
+    /// How many can be taken out at once.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.slots.len()
+    }
+
     /// The next sealed event, if there is one now.
     pub fn try_recv(&mut self) -> Result<OutboxItem, TryRecvError> {
         self.slots.try_recv()?.open().ok_or(TryRecvError::Empty)

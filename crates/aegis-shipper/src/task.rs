@@ -148,7 +148,8 @@ impl Task {
 
     /// What the ring holds, as far as it goes on from the last row that is under way without a jump.
     fn take_from_ring(&mut self) -> Vec<OutboxItem> {
-        let mut items = Vec::new();
+        let waiting = self.ring.as_ref().map_or(0, SealedReceiver::waiting) + usize::from(self.held.is_some());
+        let mut items = Vec::with_capacity(waiting.min(self.config.batch));
         let mut last_row = self.begun;
         while items.len() < self.config.batch {
             let Some(item) = self.held.take().or_else(|| self.ring.as_mut()?.try_recv().ok()) else { break };

@@ -8,9 +8,11 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
-use sqlx::{AnyPool, AssertSqlSafe, ConnectOptions, Connection};
+use sqlx::pool::PoolOptions;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{Any, AnyPool, AssertSqlSafe, ConnectOptions, Connection, Database, Sqlite};
 
+use crate::bulk::BulkPool;
 use crate::error::sqlite_code;
 use crate::pool::Pool;
 use crate::{Connections, Dialect, StoreError, schema};
@@ -53,12 +55,12 @@ async fn opened(path: &Path, now: Timestamp) -> Result<Connections, StoreError> 
     let history = history_path(path);
     let (history_maker, history_readers) = open_file(&history, schema::HISTORY, for_making(), now).await?;
     history_maker.close().await;
-    let history_writer = pool(1, for_writing()).connect_lazy_with(options(&history)?);
+    let history_writer = bounded::<Sqlite>(1).connect_lazy_with(for_bulk(&history));
     Ok(Connections {
         dialect: Dialect::Sqlite,
         writer: Pool::File(writer),
         readers: Pool::File(readers),
-        history_writer: Pool::File(history_writer),
+        history_writer: BulkPool::File(history_writer),
         history_readers: Pool::File(history_readers),
     })
 }
@@ -94,6 +96,19 @@ fn for_writing() -> String {
     )
 }
 
+/// The same as `for_writing`, of a file that is there.
+fn for_bulk(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(false)
+        .busy_timeout(BUSY_TIMEOUT)
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .pragma("temp_store", "MEMORY")
+        .pragma("cache_size", WRITER_CACHE.to_string())
+        .pragma("wal_autocheckpoint", CHECKPOINT_PAGES.to_string())
+}
+
 /// What a migration may go through is more than fits into memory: an index of it is sorted in files.
 fn for_making() -> String {
     format!("{}; PRAGMA temp_store = FILE", for_writing())
@@ -118,15 +133,24 @@ async fn open_file(
 }
 
 fn pool(connections: u32, first: String) -> AnyPoolOptions {
-    AnyPoolOptions::new()
+    bounded::<Any>(connections).after_connect(move |connection, _| {
+        let first = first.clone();
+        Box::pin(async move { sqlx::raw_sql(AssertSqlSafe(first)).execute(connection).await.map(drop) })
+    })
+}
+
+/// So many connections, which stay. One whose transaction SQLite took back by itself, as it does where the disk is full, is not used again: sqlx takes that
+/// transaction for open, cannot roll it back any more, and would begin none on that connection until the program's end.
+fn bounded<DB: Database>(connections: u32) -> PoolOptions<DB> {
+    PoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(TURN_TIMEOUT)
         .idle_timeout(None)
         .max_lifetime(None)
         .test_before_acquire(false)
-        .after_connect(move |connection, _| {
-            let first = first.clone();
-            Box::pin(async move { sqlx::raw_sql(AssertSqlSafe(first)).execute(connection).await.map(drop) })
+        .before_acquire(|connection, _| {
+            let is_free = !connection.is_in_transaction();
+            Box::pin(async move { Ok(is_free) })
         })
 }
 
@@ -196,5 +220,49 @@ fn named(error: StoreError, path: &Path) -> StoreError {
     match error {
         StoreError::Corrupt { detail, .. } => StoreError::Corrupt { place: path.display().to_string(), detail },
         other => other,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Of SQLite: the database is full.
+    const FULL: i32 = 13;
+
+    #[tokio::test]
+    async fn behind_a_full_disk_the_next_transaction_begins_on_another_connection() {
+        sqlx::any::install_default_drivers();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file.db");
+        prepare(&path, create_private(&path).unwrap()).await.unwrap();
+        let any = pool(1, for_writing()).connect_with(options(&path).unwrap()).await.unwrap();
+        sqlx::query("CREATE TABLE t (x BLOB)").execute(&any).await.unwrap();
+        let bulk = bounded::<Sqlite>(1).connect_lazy_with(for_bulk(&path));
+        let (begin, no_larger) = (Dialect::Sqlite.begin_write(), "PRAGMA max_page_count = 1");
+        let write = "INSERT INTO t VALUES (zeroblob(1000000))";
+
+        let mut tx = any.begin_with(begin).await.unwrap();
+        sqlx::query(no_larger).execute(&mut *tx).await.unwrap();
+        let full = sqlx::query(write).execute(&mut *tx).await.unwrap_err();
+        assert_eq!(sqlite_code(&full), Some(FULL), "{full}");
+        drop(tx);
+        let mut tx = any.begin_with(begin).await.unwrap();
+        sqlx::query(write).execute(&mut *tx).await.unwrap();
+        tx.commit().await.unwrap();
+
+        let mut tx = bulk.begin_with(begin).await.unwrap();
+        sqlx::query(no_larger).execute(&mut *tx).await.unwrap();
+        let full = sqlx::query(write).execute(&mut *tx).await.unwrap_err();
+        assert_eq!(sqlite_code(&full), Some(FULL), "{full}");
+        drop(tx);
+        let mut tx = bulk.begin_with(begin).await.unwrap();
+        sqlx::query(write).execute(&mut *tx).await.unwrap();
+        tx.commit().await.unwrap();
+        let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM t").fetch_one(&bulk).await.unwrap();
+        assert_eq!(rows, 2);
+        any.close().await;
+        bulk.close().await;
     }
 }

@@ -5,10 +5,9 @@
 use std::sync::{Arc, LazyLock};
 
 use aegis_model::{Decision, LaneReach, Timestamp};
-use sqlx::AssertSqlSafe;
 
+use crate::bulk::BulkTransaction;
 use crate::history::{HistoryRow, Standing, Wire, mark_of};
-use crate::pool::Transaction;
 use crate::text::keyed;
 use crate::{Dialect, Store, StoreError};
 
@@ -81,19 +80,24 @@ fn value(number: usize, dialect: Dialect) -> String {
     }
 }
 
-/// The head of an INSERT of so many rows.
-fn insert_into(table: &str, columns: &[&str], rows: usize, dialect: Dialect) -> String {
+/// The head of an INSERT of so many rows. `into`: its first words, up to the table's name.
+fn insert_into(into: &str, columns: &[&str], rows: usize, dialect: Dialect) -> String {
     let row = |row: usize| {
         let values: Vec<String> = (0..columns.len()).map(|column| value(row * columns.len() + column, dialect)).collect();
         format!("({})", values.join(", "))
     };
     let rows: Vec<String> = (0..rows).map(row).collect();
-    format!("INSERT INTO {table} ({}) VALUES {}", columns.join(", "), rows.join(", "))
+    format!("{into} ({}) VALUES {}", columns.join(", "), rows.join(", "))
 }
 
 /// What is there under the key of a row stays: it is that row, or it proved itself where this one does not, or the row comes again behind `give_way_of`.
 pub(crate) fn insert_of(rows: usize, dialect: Dialect) -> String {
-    format!("{} ON CONFLICT DO NOTHING", insert_into("history", &COLUMNS, rows, dialect))
+    // SQLite keeps a copy of each page that a statement changes, to take back the statement alone where it fails. Behind an error here all is taken back.
+    let into = match dialect {
+        Dialect::Sqlite => "INSERT OR FAIL INTO history",
+        Dialect::Postgres => "INSERT INTO history",
+    };
+    format!("{} ON CONFLICT DO NOTHING", insert_into(into, &COLUMNS, rows, dialect))
 }
 
 /// What proves nothing and claims the places and the hashes of so many receipts goes.
@@ -110,7 +114,7 @@ pub(crate) fn give_way_of(rows: usize, dialect: Dialect) -> String {
 fn lanes_of(rows: usize, dialect: Dialect) -> String {
     format!(
         "{} ON CONFLICT (tenant_id, lane) DO UPDATE SET head = excluded.head, missing = excluded.missing",
-        insert_into("history_lanes", &LANE_COLUMNS, rows, dialect)
+        insert_into("INSERT INTO history_lanes", &LANE_COLUMNS, rows, dialect)
     )
 }
 
@@ -131,63 +135,67 @@ fn mark(hash: Option<&str>) -> &str {
 }
 
 /// How many were new.
-async fn insert(tx: &mut Transaction, rows: &[&HistoryRow], dialect: Dialect) -> Result<u64, StoreError> {
+async fn insert(tx: &mut BulkTransaction, rows: &[&HistoryRow], dialect: Dialect) -> Result<u64, StoreError> {
     let mut new = 0;
     for (text, group) in groups(&Statements::for_dialect(dialect).insert, rows) {
-        let mut query = sqlx::query(AssertSqlSafe(text));
+        let mut statement = tx.statement(group.len() * COLUMNS.len());
         for event in group {
             let (wire, kept_by, kept_at) = match &event.wire {
-                Wire::Text(text) => (Some(&**text), None, None),
-                Wire::Kept { by, position } => (None, Some(&**by), Some(*position)),
+                Wire::Text(text) => (Some(text), None, None),
+                Wire::Kept { by, position } => (None, Some(by), Some(*position)),
             };
-            query = query
-                .bind(event.tenant_id.as_str())
-                .bind(event.event_id.as_bytes().as_slice())
-                .bind(event.kind.as_str())
-                .bind(event.ts.as_micros())
-                .bind(event.lane.as_deref())
-                .bind(event.seq)
-                .bind(event.agent_id.as_deref().map(keyed).as_deref())
-                .bind(event.run_id.as_deref().map(keyed).as_deref())
-                .bind(event.decision.map(Decision::as_str))
-                .bind(event.receipt_hash.as_deref())
-                .bind(event.bus_seq.cast_signed())
-                .bind(event.bus_ts.map(Timestamp::as_micros))
-                .bind(event.standing.as_number())
-                .bind(kept_by)
-                .bind(kept_at)
-                .bind(wire);
+            statement = statement
+                .text(Some(event.tenant_id.as_str()))
+                .bytes(event.event_id.as_bytes())
+                .text(Some(event.kind.as_str()))
+                .number(Some(event.ts.as_micros()))
+                .text(event.lane.as_deref())
+                .number(event.seq)
+                .text(event.agent_id.as_deref().map(keyed).as_deref())
+                .text(event.run_id.as_deref().map(keyed).as_deref())
+                .text(event.decision.map(Decision::as_str))
+                .text(event.receipt_hash.as_deref())
+                .number(Some(event.bus_seq.cast_signed()))
+                .number(event.bus_ts.map(Timestamp::as_micros))
+                .number(Some(event.standing.as_number()))
+                .shared(kept_by)
+                .number(kept_at)
+                .shared(wire);
         }
-        new += query.execute(&mut **tx).await?.rows_affected();
+        new += statement.execute(text).await?;
     }
     Ok(new)
 }
 
 /// How many rows gave way to these receipts.
-async fn give_way(tx: &mut Transaction, sealed: &[&HistoryRow], dialect: Dialect) -> Result<u64, StoreError> {
+async fn give_way(tx: &mut BulkTransaction, sealed: &[&HistoryRow], dialect: Dialect) -> Result<u64, StoreError> {
     let mut gone = 0;
     for (text, group) in groups(&Statements::for_dialect(dialect).give_way, sealed) {
-        let mut query = sqlx::query(AssertSqlSafe(text));
+        let mut statement = tx.statement(group.len() * 4);
         for event in group {
-            query = query
-                .bind(event.tenant_id.as_str())
-                .bind(event.lane.as_deref())
-                .bind(event.seq)
-                .bind(mark(event.receipt_hash.as_deref()));
+            statement = statement
+                .text(Some(event.tenant_id.as_str()))
+                .text(event.lane.as_deref())
+                .number(event.seq)
+                .text(Some(mark(event.receipt_hash.as_deref())));
         }
-        gone += query.execute(&mut **tx).await?.rows_affected();
+        gone += statement.execute(text).await?;
     }
     Ok(gone)
 }
 
-async fn note(tx: &mut Transaction, lanes: &[LaneReach], dialect: Dialect) -> Result<(), StoreError> {
+async fn note(tx: &mut BulkTransaction, lanes: &[LaneReach], dialect: Dialect) -> Result<(), StoreError> {
     for (text, group) in groups(&Statements::for_dialect(dialect).lanes, lanes) {
-        let mut query = sqlx::query(AssertSqlSafe(text));
+        let mut statement = tx.statement(group.len() * LANE_COLUMNS.len());
         for lane in group {
             let missing: Vec<String> = lane.missing.iter().take(MOST_MISSING).map(|(from, to)| format!("{from}-{to}")).collect();
-            query = query.bind(lane.tenant_id.as_str()).bind(lane.lane.as_str()).bind(lane.head).bind(missing.join(","));
+            statement = statement
+                .text(Some(lane.tenant_id.as_str()))
+                .text(Some(lane.lane.as_str()))
+                .number(Some(lane.head))
+                .text(Some(missing.join(",").as_str()));
         }
-        query.execute(&mut **tx).await?;
+        statement.execute(text).await?;
     }
     Ok(())
 }
@@ -219,5 +227,54 @@ impl Store {
         note(&mut tx, lanes, dialect).await?;
         tx.commit().await?;
         Ok(new)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use aegis_model::{EventKind, ManualClock, TenantId, new_event_id};
+    use sqlx::SqlitePool;
+
+    use super::*;
+
+    fn receipt(seq: i64) -> HistoryRow {
+        HistoryRow {
+            tenant_id: TenantId::new("acme").unwrap(),
+            event_id: new_event_id(),
+            kind: EventKind::ToolAttempt,
+            ts: Timestamp::from_micros(seq),
+            lane: Some("acme.edge.1".to_owned()),
+            seq: Some(seq),
+            agent_id: None,
+            run_id: None,
+            decision: None,
+            receipt_hash: Some(format!("{seq:064x}")),
+            bus_seq: 1,
+            bus_ts: None,
+            standing: Standing::Own,
+            wire: Wire::Text("{}".into()),
+        }
+    }
+
+    /// A statement that fails leaves in the transaction what it did before that.
+    #[tokio::test]
+    async fn where_one_row_is_refused_none_of_its_batch_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Arc::new(ManualClock::new(Timestamp::from_micros(0)));
+        let store = Store::open(&folder.path().join("store.db"), clock).await.unwrap();
+        let file = folder.path().join("store-history.db");
+        let file = SqlitePool::connect(&format!("sqlite://{}", file.display())).await.unwrap();
+        let refuse =
+            "CREATE TRIGGER refused BEFORE INSERT ON history WHEN NEW.seq = 300 BEGIN SELECT RAISE(FAIL, 'refused'); END";
+        sqlx::query(refuse).execute(&file).await.unwrap();
+        let rows: Vec<HistoryRow> = (1..=400).map(receipt).collect();
+        assert!(store.insert_history(&rows, &[]).await.is_err());
+        let kept: i64 = sqlx::query_scalar("SELECT count(*) FROM history").fetch_one(&file).await.unwrap();
+        assert_eq!(kept, 0);
+        sqlx::query("DROP TRIGGER refused").execute(&file).await.unwrap();
+        assert_eq!(store.insert_history(&rows, &[]).await.unwrap(), 400);
+        file.close().await;
+        store.close().await;
     }
 }

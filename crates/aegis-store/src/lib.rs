@@ -7,6 +7,7 @@ mod alerts;
 mod approval_consume;
 mod approval_votes;
 mod approvals;
+mod bulk;
 mod callbacks;
 mod common_rules;
 mod containment;
@@ -42,6 +43,7 @@ use std::time::Duration;
 
 use aegis_model::{Clock, Timestamp};
 
+use crate::bulk::BulkPool;
 use crate::pool::{Pool, Transaction};
 
 pub use agents::{AgentKey, RegisteredBy};
@@ -84,7 +86,7 @@ struct Inner {
     writer: Pool,
     readers: Pool,
     /// Connects when it is first used: SQLite's thread then has the priority of whoever fills the history.
-    history_writer: Pool,
+    history_writer: BulkPool,
     history_readers: Pool,
     clock: Arc<dyn Clock>,
     key_cache: keys::KeyCache,
@@ -118,7 +120,7 @@ struct Connections {
     dialect: Dialect,
     writer: Pool,
     readers: Pool,
-    history_writer: Pool,
+    history_writer: BulkPool,
     history_readers: Pool,
 }
 
@@ -177,9 +179,10 @@ impl Store {
     /// Waits for running statements and closes every connection. Calls on other clones fail from then on.
     pub async fn close(&self) {
         let Inner { readers, writer, history_readers, history_writer, .. } = &*self.inner;
-        for pool in [readers, writer, history_readers, history_writer] {
+        for pool in [readers, writer, history_readers] {
             pool.close().await;
         }
+        history_writer.close().await;
     }
 
     /// Answers when the database does.

@@ -9,6 +9,7 @@ use sqlx::{AnyConnection, ConnectOptions, Connection};
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
+use crate::bulk::BulkPool;
 use crate::line::Lines;
 use crate::pool::Pool;
 use crate::{Connections, Dialect, StoreError, schema};
@@ -83,7 +84,7 @@ async fn connected(url: &str, place: &str, patience: Duration, now: Timestamp) -
     let pool = |count, patience| Pool::Server(Lines::new(options.clone(), first_words(patience), count, patience));
     let (writer, readers) = (pool(1, patience), pool(READERS, patience));
     let history = patience * HISTORY_PATIENCE;
-    let (history_writer, history_readers) = (pool(1, history), pool(READERS, history));
+    let (history_writer, history_readers) = (BulkPool::Server(pool(1, history)), pool(READERS, history));
     Ok(Connections { dialect: Dialect::Postgres, writer, readers, history_writer, history_readers })
 }
 
