@@ -29,7 +29,7 @@ use crate::scope::Scope;
 use crate::side::{Changes, Sides};
 use crate::verify::is_ahead_of_time;
 use crate::watermark::Watermarks;
-use crate::window::{Numbers, Quotas};
+use crate::window::Quotas;
 pub(crate) use emit::{emit, key_rules};
 pub(crate) use look::{guarded, over_budget, stop_if_failed};
 pub use restart::EngineCheckpoint;
@@ -106,7 +106,6 @@ pub struct Engine {
     pub(crate) watermarks: Watermarks,
     /// Per tenant: up to where its state was settled.
     pub(crate) settled: HashMap<TenantId, Timestamp>,
-    pub(crate) numbers: Numbers,
     /// Up to when events may be gone that rules would look back to.
     pub(crate) lost: Lost,
     /// What was told, behind the checkpoint that it was restored from, by rules that it does not have yet.
@@ -147,7 +146,6 @@ impl Engine {
             rules,
             watermarks,
             settled: HashMap::new(),
-            numbers: Numbers::default(),
             lost: Lost::default(),
             told: Vec::new(),
             looked: None,
