@@ -353,6 +353,7 @@ impl RunningRule {
         let mut touched = Touched::of(buckets.len());
         let mut lost = Vec::new();
         let looks_again = self.plan.reads_sides;
+        self.state.fetch(buckets.iter().map(|(name, _)| *name));
         for (name, events) in buckets {
             let (mut span, mut given_up, mut refused) = (None, 0, 0);
             let losses = &mut self.losses;
