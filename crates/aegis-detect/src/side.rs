@@ -5,6 +5,7 @@
 //! more than its quota, and no agent more than a part of that; and to say of which agents something else is now known than before.
 
 mod actions;
+mod by_name;
 mod by_tenant;
 mod catalog;
 mod columns;
@@ -27,6 +28,7 @@ use crate::bucket::Quotas;
 use crate::output::Evidence;
 use crate::window::Hasher;
 use actions::Actions;
+use by_name::ByName;
 use catalog::Catalog;
 pub(crate) use columns::{SIDE_COLUMNS, is_like_a_side_column};
 use registry::Registry;
@@ -54,7 +56,7 @@ const ENTRY: usize = 96;
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct SideTables {
-    tenants: HashMap<TenantId, OfTenant, Hasher>,
+    tenants: HashMap<TenantId, Box<OfTenant>, Hasher>,
     registry: Registry,
     /// A checkpoint of before has none.
     catalog: Catalog,
@@ -62,7 +64,7 @@ pub(crate) struct SideTables {
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct OfTenant {
-    agents: HashMap<String, OfAgent, Hasher>,
+    agents: ByName<OfAgent>,
     /// What anybody uses. A checkpoint of before has it not (see `completed`).
     #[serde(default)]
     all: Actions,
@@ -198,8 +200,8 @@ impl SideTables {
     /// it as they do with a log.
     pub(crate) fn completed(mut self) -> Self {
         for tenant in self.tenants.values_mut().filter(|tenant| tenant.all.is_empty()) {
-            let OfTenant { agents, all, bytes, .. } = tenant;
-            *bytes += agents.values().map(|agent| all.join(&agent.actions)).sum::<usize>();
+            let OfTenant { agents, all, bytes, .. } = &mut **tenant;
+            *bytes += agents.iter().map(|(_, agent)| all.join(&agent.actions)).sum::<usize>();
         }
         self
     }
