@@ -353,7 +353,7 @@ impl RunningRule {
         let mut touched = Touched::of(buckets.len());
         let mut lost = Vec::new();
         let looks_again = self.plan.reads_sides;
-        self.state.fetch(buckets.iter().map(|(name, _)| *name));
+        self.state.fetch(buckets.iter().filter_map(|(name, _)| name.number()), |bucket| bucket.bytes);
         for (name, events) in buckets {
             let (mut span, mut given_up, mut refused) = (None, 0, 0);
             let losses = &mut self.losses;

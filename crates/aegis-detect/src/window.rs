@@ -177,15 +177,15 @@ impl Touched {
 }
 
 impl RuleState {
-    /// Reads a little of what is there of some tenants, before it is worked on: of very many it is far away, and this way that of several comes at once.
-    pub(crate) fn fetch<'a>(&self, names: impl Iterator<Item = &'a BucketName>) {
+    /// Reads a little of what is there of the tenants of these numbers, before it is worked on: of very many it is far away, and this way that of several
+    /// comes at once. Nothing follows from what is read.
+    pub(crate) fn fetch(&self, numbers: impl Iterator<Item = usize>, read: impl Fn(&Bucket) -> usize) {
         if self.tenants.len() <= NEAR {
             return;
         }
-        let places = names.filter_map(|name| self.place_of_number(name.number()?));
-        let states = places.filter_map(|place| Some(self.tenants.get_index(place)?.1));
-        let read = |state: &TenantState| state.events ^ state.buckets.values().next().map_or(0, |bucket| bucket.bytes);
-        let _read = std::hint::black_box(states.fold(0, |all, state| all ^ read(state)));
+        let states = numbers.filter_map(|number| Some(self.tenants.get_index(self.place_of_number(number)?)?.1));
+        let buckets = states.filter_map(|state| state.buckets.values().next());
+        let _read = std::hint::black_box(buckets.fold(0, |all, bucket| all ^ read(bucket)));
     }
 
     /// Keeps events of one bucket for later evaluations, and says of each what came of it. Answers where the bucket stands, if there is one.

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::{Engine, EngineConfig, EpisodeUpdate, TickOutput};
 use crate::alert::alert_of;
 use crate::alerts::row_of;
+use crate::bucket::Bucket;
 use crate::episode::{Emission, Episode, KeyRules};
 use crate::error::DetectError;
 use crate::evaluate::{RunningRule, TouchedKeys};
@@ -46,6 +47,7 @@ impl Engine {
             running.state.ask_noted(numbers);
         }
         drop(names);
+        let mut asked: Vec<usize> = Vec::new();
         for running in rules {
             let places = match running.scope.owner() {
                 None => 0..settling.len(),
@@ -55,14 +57,25 @@ impl Engine {
                     Err(_) => continue,
                 },
             };
-            for one in &mut settling[places] {
-                running.settle(one, config, now, output);
+            asked.clear();
+            asked.extend(places.filter(|place| !running.rests(&settling[*place])));
+            // An event is let go of where its count is.
+            let count = |bucket: &Bucket| bucket.events().first().map_or(0, Arc::strong_count);
+            running.state.fetch(asked.iter().map(|place| settling[*place].number), count);
+            for place in &asked {
+                running.settle(&mut settling[*place], config, now, output);
             }
         }
     }
 }
 
 impl RunningRule {
+    /// True if there is nothing to settle of the tenant: it is asked of all of them first, for it is so of nearly all.
+    fn rests(&self, one: &Settling<'_>) -> bool {
+        let is_common = self.scope.owner().is_none();
+        is_common && self.plan.sources.is_none() && self.lacks.is_empty() && self.state.rests(one.number, one.final_before)
+    }
+
     fn settle(&mut self, one: &mut Settling<'_>, config: &EngineConfig, now: Timestamp, output: &mut TickOutput) {
         let Settling { tenant, final_before, number, .. } = *one;
         if self.plan.sources.is_some() && self.scope.covers(tenant) {
