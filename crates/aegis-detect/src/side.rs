@@ -5,7 +5,6 @@
 //! more than its quota, and no agent more than a part of that; and to say of which agents something else is now known than before.
 
 mod actions;
-mod by_name;
 mod by_tenant;
 mod catalog;
 mod columns;
@@ -25,10 +24,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::baseline::{BYTES_OF_HOUR, Baseline, Hours, hour_of};
 use crate::bucket::Quotas;
+use crate::by_name::ByName;
 use crate::output::Evidence;
 use crate::window::Hasher;
 use actions::Actions;
-use by_name::ByName;
 use catalog::Catalog;
 pub(crate) use columns::{SIDE_COLUMNS, is_like_a_side_column};
 use registry::Registry;

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::by_name::ByName;
 use super::spans::Spans;
 use super::uses::bytes_of_action;
+use crate::by_name::ByName;
 
 /// By tool and action.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

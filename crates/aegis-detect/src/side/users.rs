@@ -5,10 +5,10 @@ use aegis_model::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::ENTRY;
-use super::by_name::ByName;
 use super::spans::Spans;
 use super::uses::Use;
 use crate::bucket::Quotas;
+use crate::by_name::ByName;
 
 /// The users of a tenant.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

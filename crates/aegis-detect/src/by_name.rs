@@ -12,7 +12,7 @@ use crate::window::Hasher;
 const FEW: usize = 4;
 
 #[derive(Clone, Debug)]
-pub(super) enum ByName<V> {
+pub(crate) enum ByName<V> {
     Few(SmallVec<[(Box<str>, V); 1]>),
     Many(HashMap<Box<str>, V, Hasher>),
 }
@@ -24,21 +24,25 @@ impl<V> Default for ByName<V> {
 }
 
 impl<V> ByName<V> {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn len(&self) -> usize {
         match self {
-            Self::Few(few) => few.is_empty(),
-            Self::Many(many) => many.is_empty(),
+            Self::Few(few) => few.len(),
+            Self::Many(many) => many.len(),
         }
     }
 
-    pub(super) fn get(&self, name: &str) -> Option<&V> {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&V> {
         match self {
             Self::Few(few) => few.iter().find(|one| *one.0 == *name).map(|one| &one.1),
             Self::Many(many) => many.get(name),
         }
     }
 
-    pub(super) fn get_mut(&mut self, name: &str) -> Option<&mut V> {
+    pub(crate) fn get_mut(&mut self, name: &str) -> Option<&mut V> {
         match self {
             Self::Few(few) => few.iter_mut().find(|one| *one.0 == *name).map(|one| &mut one.1),
             Self::Many(many) => many.get_mut(name),
@@ -46,7 +50,7 @@ impl<V> ByName<V> {
     }
 
     /// What is known of a name, from now on.
-    pub(super) fn get_or_insert_with(&mut self, name: &str, fresh: impl FnOnce() -> V) -> &mut V {
+    pub(crate) fn get_or_insert_with(&mut self, name: &str, fresh: impl FnOnce() -> V) -> &mut V {
         if let Self::Few(few) = self
             && few.len() >= FEW
             && few.iter().all(|one| *one.0 != *name)
@@ -68,14 +72,14 @@ impl<V> ByName<V> {
     }
 
     /// Keeps what `stays` says so of; it may change it.
-    pub(super) fn retain(&mut self, mut stays: impl FnMut(&str, &mut V) -> bool) {
+    pub(crate) fn retain(&mut self, mut stays: impl FnMut(&str, &mut V) -> bool) {
         match self {
             Self::Few(few) => few.retain(|one| stays(&one.0, &mut one.1)),
             Self::Many(many) => many.retain(|name, value| stays(name, value)),
         }
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &V)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &V)> {
         let (few, many) = match self {
             Self::Few(few) => (Some(few), None),
             Self::Many(many) => (None, Some(many)),
@@ -86,7 +90,7 @@ impl<V> ByName<V> {
 }
 
 impl<V: Default> ByName<V> {
-    pub(super) fn get_or_default(&mut self, name: &str) -> &mut V {
+    pub(crate) fn get_or_default(&mut self, name: &str) -> &mut V {
         self.get_or_insert_with(name, V::default)
     }
 }
@@ -127,7 +131,7 @@ mod tests {
                     *known.get_or_default(&name) = value;
                     expected.insert(name.clone(), value);
                 }
-                prop_assert_eq!(known.is_empty(), expected.is_empty());
+                prop_assert_eq!((known.len(), known.is_empty()), (expected.len(), expected.is_empty()));
                 for name in (0..12u8).map(|number| number.to_string()) {
                     prop_assert_eq!(known.get(&name), expected.get(&name));
                     prop_assert_eq!(known.get_mut(&name), expected.get_mut(&name));
