@@ -139,6 +139,16 @@ impl Known {
         }
     }
 
+    /// Something of what is looked at first. Nothing follows from it.
+    pub(crate) fn glance(&self) -> usize {
+        match self {
+            Self::Windows(frames) => {
+                frames.iter().filter(|split| split.partitions.first().is_some_and(InOrder::is_empty)).count()
+            }
+            Self::Pattern(walks) => walks.partitions.len(),
+        }
+    }
+
     pub(crate) fn into_frames(self) -> Frames {
         match self {
             Self::Windows(frames) => frames,

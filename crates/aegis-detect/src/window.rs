@@ -39,8 +39,8 @@ pub(crate) type Hasher = ahash::RandomState;
 const EXPIRE_PART: i64 = 4;
 const EXPIRE_AT_LEAST: i64 = 5_000_000;
 const EXPIRE_AT_MOST: i64 = 60_000_000;
-/// Tenants whose state is at hand whoever of them comes next, about.
-const NEAR: usize = 64;
+/// Tenants whose state is at hand whoever of them comes next, about. Tests have few, and are of many.
+const NEAR: usize = if cfg!(test) { 2 } else { 64 };
 
 /// State of one rule.
 #[derive(Debug, Default)]
@@ -177,21 +177,40 @@ impl Touched {
 }
 
 impl RuleState {
-    /// Reads a little of what is there of the tenants of these numbers, before it is worked on: of very many it is far away, and this way that of several
-    /// comes at once. Nothing follows from what is read.
-    pub(crate) fn fetch(&self, numbers: impl Iterator<Item = usize>, read: impl Fn(&Bucket) -> usize) {
+    /// Where the buckets of these names stand, as far as it is told by their tenants' numbers. Each is glanced at before it is worked on: of very many tenants
+    /// all is far away, and this way that of several comes at once.
+    pub(crate) fn places<'a>(&self, names: impl Iterator<Item = &'a BucketName>) -> Vec<Option<Place>> {
+        if self.tenants.len() <= NEAR {
+            return names.map(|_| None).collect();
+        }
+        let mut seen = 0;
+        let place_of = |name: &'a BucketName| {
+            let tenant = self.place_of_number(name.number()?)?;
+            let (_, state) = self.tenants.get_index(tenant)?;
+            let bucket = state.buckets.place_of(name)?;
+            seen ^= state.buckets.at(bucket)?.1.glance();
+            Some(Place { tenant, bucket })
+        };
+        let places = names.map(place_of).collect();
+        let _seen = std::hint::black_box(seen);
+        places
+    }
+
+    /// Glances at what is to be settled of the tenants of these numbers, for the same reason: an event is let go of where its count is.
+    pub(crate) fn glance(&self, numbers: impl Iterator<Item = usize>) {
         if self.tenants.len() <= NEAR {
             return;
         }
         let states = numbers.filter_map(|number| Some(self.tenants.get_index(self.place_of_number(number)?)?.1));
-        let buckets = states.filter_map(|state| state.buckets.values().next());
-        let _read = std::hint::black_box(buckets.fold(0, |all, bucket| all ^ read(bucket)));
+        let oldest = states.filter_map(|state| state.buckets.values().next()?.events().first());
+        let _seen = std::hint::black_box(oldest.fold(0, |seen, event| seen ^ Arc::strong_count(event)));
     }
 
-    /// Keeps events of one bucket for later evaluations, and says of each what came of it. Answers where the bucket stands, if there is one.
+    /// Keeps events of one bucket, which may stand at a place, for later evaluations, and says of each what came of it. Answers where the bucket stands, if
+    /// there is one.
     pub(crate) fn keep<'a>(
         &mut self,
-        name: &BucketName,
+        (name, place): (&BucketName, Option<Place>),
         events: impl IntoIterator<Item = &'a Relevant>,
         quotas: Quotas,
         mut each: impl FnMut(&'a Relevant, Kept),
@@ -201,7 +220,8 @@ impl RuleState {
         let Self { tenants, events: of_all, due } = self;
         let (_, state) = tenants.get_index_mut(number)?;
         let mut events = events.into_iter().peekable();
-        let known = state.buckets.place_of(name);
+        let is_there = |place: &usize| state.buckets.at(*place).is_some_and(|(known, _)| known == name);
+        let known = place.map(|place| place.bucket).filter(is_there).or_else(|| state.buckets.place_of(name));
         let mut made = None;
         if known.is_none() {
             let is_full = state.events >= quotas.events_per_tenant

@@ -10,7 +10,6 @@ use serde_json::{Map, Value};
 use super::{Engine, EngineConfig, EpisodeUpdate, TickOutput};
 use crate::alert::alert_of;
 use crate::alerts::row_of;
-use crate::bucket::Bucket;
 use crate::episode::{Emission, Episode, KeyRules};
 use crate::error::DetectError;
 use crate::evaluate::{RunningRule, TouchedKeys};
@@ -59,9 +58,7 @@ impl Engine {
             };
             asked.clear();
             asked.extend(places.filter(|place| !running.rests(&settling[*place])));
-            // An event is let go of where its count is.
-            let count = |bucket: &Bucket| bucket.events().first().map_or(0, Arc::strong_count);
-            running.state.fetch(asked.iter().map(|place| settling[*place].number), count);
+            running.state.glance(asked.iter().map(|place| settling[*place].number));
             for place in &asked {
                 running.settle(&mut settling[*place], config, now, output);
             }

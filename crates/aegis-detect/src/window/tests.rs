@@ -14,7 +14,7 @@ fn event(tenant: &str, second: i64) -> Arc<SecurityEvent> {
 fn keep(state: &mut RuleState, event: &Arc<SecurityEvent>, bucket: &str, quotas: Quotas) -> Kept {
     let (name, one) = (BucketName::new(&event.tenant_id, bucket), Relevant::of(event, None));
     let mut kept = None;
-    state.keep(&name, [&one], quotas, |_, came| kept = Some(came));
+    state.keep((&name, None), [&one], quotas, |_, came| kept = Some(came));
     kept.unwrap()
 }
 
@@ -122,15 +122,17 @@ proptest! {
         let at = |second: i64| Timestamp::from_micros(second * 1_000_000);
         let tenants: Vec<TenantId> = (0..6).map(|n| TenantId::new(&format!("t-{n}")).unwrap()).collect();
         let (mut names, mut by_place, mut by_name) = (Names::default(), RuleState::default(), RuleState::default());
-        let mut newest = [0; 6];
-        let mut now = 1_000;
+        let (mut newest, mut last, mut now) = ([0; 6], None, 1_000);
         for (whose, bucket, forward, back, has_key) in steps {
             now += forward;
             let (tenant, bucket) = (&tenants[whose], bucket.to_string());
             let one = Relevant::of(&event(tenant.as_str(), now - back), None);
             let mut kept = Vec::new();
-            by_place.keep(&names.of(tenant, &bucket), [&one], quotas, |_, came| kept.push(came));
-            by_name.keep(&BucketName::new(tenant, &bucket), [&one], quotas, |_, came| kept.push(came));
+            let name = names.of(tenant, &bucket);
+            // Where it stands, and where another does.
+            let place = by_place.places([&name].into_iter()).pop().flatten().or(last);
+            last = by_place.keep((&name, place), [&one], quotas, |_, came| kept.push(came));
+            by_name.keep((&BucketName::new(tenant, &bucket), None), [&one], quotas, |_, came| kept.push(came));
             prop_assert_eq!(kept, [Kept::Added, Kept::Added]);
             if has_key {
                 for state in [&mut by_place, &mut by_name] {
@@ -215,7 +217,7 @@ fn an_agent_makes_a_quarter_of_the_buckets_at_most_until_its_own_expire() {
     // Of events that come together, the first one that may makes the bucket.
     let together = ["loud", "third", "loud"].map(|agent| Relevant::of(&of(Some(agent), 8), None));
     let mut kept = Vec::new();
-    state.keep(&BucketName::new(&tenant, "8"), &together, quotas, |_, came| kept.push(came));
+    state.keep((&BucketName::new(&tenant, "8"), None), &together, quotas, |_, came| kept.push(came));
     assert_eq!(kept, [Kept::Refused, Kept::Added, Kept::Added]);
     // The first bucket goes, and with it what it was of the part.
     expire(&mut state, &tenant, Timestamp::from_micros(2_000_000), 0);
