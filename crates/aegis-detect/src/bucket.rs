@@ -185,6 +185,12 @@ impl Bucket {
         &self.marks[self.given_up..]
     }
 
+    /// Something of all that a look goes through first, wherever that is. Nothing follows from it.
+    pub(crate) fn glance(&self) -> usize {
+        let known = self.following.as_ref().and_then(|following| following.known.as_ref());
+        self.bytes ^ self.marks.len() ^ known.map_or(0, Known::glance)
+    }
+
     /// The time of its oldest event.
     pub(crate) fn oldest(&self) -> Option<Timestamp> {
         self.marks().first().map(|mark| mark.ts)

@@ -1,12 +1,11 @@
 //! Rules whose frames end after their row: a row waits until nothing is expected any more before its frames' end, and is decided then. Promises
 //! that deciding costs what is due and not what waits, and that a row is decided again where an event comes all the same that says otherwise.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use aegis_model::{TenantId, Timestamp};
 
-use crate::engine::{Engine, TickOutput, emit, guarded, over_budget, stop_if_failed};
+use crate::engine::{Engine, Settled, TickOutput, emit, guarded, over_budget, stop_if_failed};
 use crate::error::DetectError;
 use crate::evaluate::{Must, RunningRule, Tenants, TouchedKeys};
 use crate::find::{Slice, within};
@@ -183,7 +182,7 @@ impl RunningRule {
     }
 
     /// After a restart: what was not decided for good waits.
-    pub(crate) fn wait_again(&mut self, settled: &HashMap<TenantId, Timestamp>) {
+    pub(crate) fn wait_again(&mut self, settled: &Settled) {
         if !self.is_deferred() {
             return;
         }

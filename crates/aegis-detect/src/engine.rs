@@ -29,7 +29,7 @@ use crate::scope::Scope;
 use crate::side::{Changes, Sides};
 use crate::verify::is_ahead_of_time;
 use crate::watermark::Watermarks;
-use crate::window::{Numbers, Quotas};
+use crate::window::{Hasher, Quotas};
 pub(crate) use emit::{emit, key_rules};
 pub(crate) use look::{guarded, over_budget, stop_if_failed};
 pub use restart::EngineCheckpoint;
@@ -105,8 +105,7 @@ pub struct Engine {
     pub(crate) rules: Vec<RunningRule>,
     pub(crate) watermarks: Watermarks,
     /// Per tenant: up to where its state was settled.
-    pub(crate) settled: HashMap<TenantId, Timestamp>,
-    pub(crate) numbers: Numbers,
+    pub(crate) settled: Settled,
     /// Up to when events may be gone that rules would look back to.
     pub(crate) lost: Lost,
     /// What was told, behind the checkpoint that it was restored from, by rules that it does not have yet.
@@ -125,6 +124,9 @@ pub struct Engine {
     pub(crate) in_order: bool,
     pub(crate) config: EngineConfig,
 }
+
+/// Of each tenant, up to where its state was settled.
+pub(crate) type Settled = HashMap<TenantId, Timestamp, Hasher>;
 
 /// A tenant's state is settled again when its watermark has moved this far.
 const SETTLE_STEP_MICROS: i64 = 5_000_000;
@@ -146,8 +148,7 @@ impl Engine {
         Self {
             rules,
             watermarks,
-            settled: HashMap::new(),
-            numbers: Numbers::default(),
+            settled: Settled::default(),
             lost: Lost::default(),
             told: Vec::new(),
             looked: None,

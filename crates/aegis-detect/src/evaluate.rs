@@ -353,10 +353,11 @@ impl RunningRule {
         let mut touched = Touched::of(buckets.len());
         let mut lost = Vec::new();
         let looks_again = self.plan.reads_sides;
-        for (name, events) in buckets {
+        let places = self.state.places(buckets.iter().map(|(name, _)| *name));
+        for ((name, events), place) in buckets.into_iter().zip(places) {
             let (mut span, mut given_up, mut refused) = (None, 0, 0);
             let losses = &mut self.losses;
-            let place = self.state.keep(name, events, quotas, |Relevant { event, .. }, kept| {
+            let place = self.state.keep((name, place), events, quotas, |Relevant { event, .. }, kept| {
                 match kept {
                     Kept::Added | Kept::Known => {}
                     Kept::AddedOverQuota(count) => {

@@ -109,8 +109,8 @@ impl<P: InOrder> Split<P> {
     }
 }
 
-/// What is known for every window of a query. It is handed about: in a box.
-pub(crate) type Frames = Box<SmallVec<[Split<Partition>; 1]>>;
+/// What is known for every window of a query: all in one piece, for there are very many.
+pub(crate) type Frames = Box<[Split<Partition>]>;
 
 /// What is known for a row pattern.
 pub(crate) type Walks = Box<Split<Walk>>;
@@ -136,6 +136,16 @@ impl Known {
         match self {
             Self::Windows(frames) => frames.iter_mut().for_each(|split| split.drop_before(ts, taken)),
             Self::Pattern(walks) => walks.drop_before(ts, taken),
+        }
+    }
+
+    /// Something of what is looked at first. Nothing follows from it.
+    pub(crate) fn glance(&self) -> usize {
+        match self {
+            Self::Windows(frames) => {
+                frames.iter().filter(|split| split.partitions.first().is_some_and(InOrder::is_empty)).count()
+            }
+            Self::Pattern(walks) => walks.partitions.len(),
         }
     }
 

@@ -11,6 +11,7 @@ mod back;
 mod backtest;
 mod baseline;
 mod bucket;
+mod by_name;
 mod check;
 mod checkpoint;
 mod common;

@@ -15,6 +15,7 @@ use smallvec::SmallVec;
 use crate::bucket::bytes_of;
 use crate::output::write_bucket;
 use crate::plan::BucketColumn;
+use crate::window::Numbers;
 
 /// Names that are remembered at least before it is looked for those that nobody has, and what their texts take.
 const LEAST_NAMES: usize = 4096;
@@ -30,6 +31,8 @@ pub(crate) struct BucketName(Arc<Texts>);
 struct Texts {
     tenant: TenantId,
     text: Box<str>,
+    /// The tenant's, where all names are known.
+    number: Option<usize>,
     /// Of both.
     hash: u64,
 }
@@ -42,11 +45,16 @@ fn hash_of(tenant: &TenantId, text: &str) -> u64 {
 
 impl BucketName {
     pub(crate) fn new(tenant: &TenantId, text: &str) -> Self {
-        Self::hashed(tenant, text, hash_of(tenant, text))
+        Self::hashed(tenant, text, None, hash_of(tenant, text))
     }
 
-    fn hashed(tenant: &TenantId, text: &str, hash: u64) -> Self {
-        Self(Arc::new(Texts { tenant: tenant.clone(), text: text.into(), hash }))
+    fn hashed(tenant: &TenantId, text: &str, number: Option<usize>, hash: u64) -> Self {
+        Self(Arc::new(Texts { tenant: tenant.clone(), text: text.into(), number, hash }))
+    }
+
+    /// The tenant's number, if it is known.
+    pub(crate) fn number(&self) -> Option<usize> {
+        self.0.number
     }
 
     pub(crate) fn tenant(&self) -> &TenantId {
@@ -60,6 +68,11 @@ impl BucketName {
     /// True if the text is this one, mostly the very same piece of memory.
     pub(crate) fn has_text(&self, text: &str) -> bool {
         std::ptr::eq(self.text(), text) || self.text() == text
+    }
+
+    /// True if the text is this one's, and no other's.
+    pub(crate) fn is_at(&self, text: &str) -> bool {
+        !text.is_empty() && std::ptr::eq(self.text(), text)
     }
 
     /// True if it is the same tenant's bucket.
@@ -100,6 +113,8 @@ pub(crate) type SharedNames = Arc<Mutex<Names>>;
 #[derive(Debug)]
 pub(crate) struct Names {
     known: IndexSet<Whole, ahash::RandomState>,
+    /// Of all tenants.
+    numbers: Numbers,
     /// What their texts take: how long one is, is the caller's to choose.
     bytes: usize,
     /// With so many, or so much, it is looked for those that nobody has.
@@ -148,7 +163,8 @@ impl Equivalent<Whole> for Sought<'_> {
 
 impl Default for Names {
     fn default() -> Self {
-        Self { known: IndexSet::default(), bytes: 0, sweep_at: LEAST_NAMES, sweep_at_bytes: LEAST_BYTES, checkpoints: 0 }
+        let (known, numbers) = (IndexSet::default(), Numbers::default());
+        Self { known, numbers, bytes: 0, sweep_at: LEAST_NAMES, sweep_at_bytes: LEAST_BYTES, checkpoints: 0 }
     }
 }
 
@@ -162,10 +178,14 @@ impl Names {
         if self.known.len() >= self.sweep_at || self.bytes >= self.sweep_at_bytes {
             self.sweep();
         }
-        let name = BucketName::hashed(tenant, text, hash);
+        let name = BucketName::hashed(tenant, text, Some(self.numbers.of(tenant)), hash);
         self.bytes += text.len();
         self.known.insert(Whole(name.clone()));
         name
+    }
+
+    pub(crate) const fn numbers(&mut self) -> &mut Numbers {
+        &mut self.numbers
     }
 
     /// A checkpoint was made: the names of what has left the windows go now and then, also where no others come.
@@ -349,7 +369,7 @@ mod tests {
     fn buckets_of_one_hash_are_several() {
         let [a, b] = ["a", "b"].map(|name| TenantId::new(name).unwrap());
         let names = [(&a, "x"), (&a, "y"), (&b, "x"), (&a, "y"), (&b, "x"), (&a, "x")]
-            .map(|(tenant, text)| BucketName::hashed(tenant, text, 7));
+            .map(|(tenant, text)| BucketName::hashed(tenant, text, None, 7));
         let one = event(0, None, None);
         let mut relevant: Vec<Relevant> = names.into_iter().map(|name| Relevant::of(&one, Some(name))).collect();
         relevant.push(Relevant::of(&one, None));

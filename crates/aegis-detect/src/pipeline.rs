@@ -283,7 +283,7 @@ impl Pipeline {
 
     /// What a bucket without rows knows.
     pub(crate) fn frames(&self) -> Frames {
-        Frames::new((0..self.states).map(|_| Split::default()).collect())
+        (0..self.states).map(|_| Split::default()).collect()
     }
 
     /// Finds the query's rows for these events, and hands them on, with the bucket of each. `origins` says of each event whose it is; a bucket's

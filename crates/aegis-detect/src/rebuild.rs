@@ -1,12 +1,11 @@
 //! What is found again from the events of the window: a rule's matches after a restart, and all of a match of which only the ends are kept.
 //! Right because a match at an instant depends on the events of the window that ends there, and on no other.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use aegis_model::{SecurityEvent, TenantId, Timestamp};
 
-use crate::engine::key_rules;
+use crate::engine::{Settled, key_rules};
 use crate::episode::{Order, order_of};
 use crate::error::DetectError;
 use crate::evaluate::RunningRule;
@@ -20,12 +19,7 @@ use crate::window::{Far, Named, Quotas, SavedKeys};
 
 impl RunningRule {
     /// Keeps events without looking for matches: what a rule knows that was changed since.
-    pub(crate) fn keep_only(
-        &mut self,
-        batch: &Arc<EventBatch>,
-        settled: &HashMap<TenantId, Timestamp>,
-        quotas: Quotas,
-    ) -> Result<(), DetectError> {
+    pub(crate) fn keep_only(&mut self, batch: &Arc<EventBatch>, settled: &Settled, quotas: Quotas) -> Result<(), DetectError> {
         if self.plan.shape != Shape::Stateless {
             let mut relevant = self.relevant(batch)?;
             relevant.retain(|one| self.may_need(&one.event, settled));
@@ -37,7 +31,7 @@ impl RunningRule {
 
     /// False for an event that had left the rule's window, or that no rule is shown: a restart reads more than each rule needs, and what is stale
     /// must not take a quota from what is not.
-    fn may_need(&self, event: &SecurityEvent, settled: &HashMap<TenantId, Timestamp>) -> bool {
+    fn may_need(&self, event: &SecurityEvent, settled: &Settled) -> bool {
         let is_stale = |settled: &Timestamp| event.ts < self.settled_to(*settled).plus_micros(-self.window_micros());
         !is_ahead_of_time(event) && !settled.get(&event.tenant_id).is_some_and(is_stale)
     }
@@ -48,7 +42,7 @@ impl RunningRule {
         &mut self,
         batch: &Arc<EventBatch>,
         (told, far): (SavedKeys, Far),
-        settled: &HashMap<TenantId, Timestamp>,
+        settled: &Settled,
         is_cut: &dyn Fn(&TenantId) -> bool,
         quotas: Quotas,
     ) -> Result<(), DetectError> {

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::baseline::{BYTES_OF_HOUR, Baseline, Hours, hour_of};
 use crate::bucket::Quotas;
+use crate::by_name::ByName;
 use crate::output::Evidence;
 use crate::window::Hasher;
 use actions::Actions;
@@ -54,7 +55,7 @@ const ENTRY: usize = 96;
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct SideTables {
-    tenants: HashMap<TenantId, OfTenant, Hasher>,
+    tenants: HashMap<TenantId, Box<OfTenant>, Hasher>,
     registry: Registry,
     /// A checkpoint of before has none.
     catalog: Catalog,
@@ -62,7 +63,7 @@ pub(crate) struct SideTables {
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct OfTenant {
-    agents: HashMap<String, OfAgent, Hasher>,
+    agents: ByName<OfAgent>,
     /// What anybody uses. A checkpoint of before has it not (see `completed`).
     #[serde(default)]
     all: Actions,
@@ -198,8 +199,8 @@ impl SideTables {
     /// it as they do with a log.
     pub(crate) fn completed(mut self) -> Self {
         for tenant in self.tenants.values_mut().filter(|tenant| tenant.all.is_empty()) {
-            let OfTenant { agents, all, bytes, .. } = tenant;
-            *bytes += agents.values().map(|agent| all.join(&agent.actions)).sum::<usize>();
+            let OfTenant { agents, all, bytes, .. } = &mut **tenant;
+            *bytes += agents.iter().map(|(_, agent)| all.join(&agent.actions)).sum::<usize>();
         }
         self
     }

@@ -9,6 +9,7 @@ use aegis_canon::sha256_hex;
 use aegis_model::{SecurityEvent, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::by_name::ByName;
 use crate::window::Hasher;
 
 /// A producer not heard of for this much bus activity of its tenant no longer holds the watermark back; and after this much of the whole log
@@ -67,7 +68,7 @@ struct Producers {
     /// Bus time over their events so far, its pauses cut short.
     activity: i64,
     last_bus_ts: Option<Timestamp>,
-    by_edge: HashMap<String, Producer, Hasher>,
+    by_edge: ByName<Producer>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -133,7 +134,7 @@ impl Watermarks {
     pub(crate) fn expected_from(&self, tenant: &TenantId, lateness_micros: i64) -> Option<Timestamp> {
         let time = self.tenants.get(tenant)?;
         let speaks = |producer: &&Producer| self.log.activity - producer.heard_in_log <= IDLE_ACTIVITY;
-        let slowest = time.proved.by_edge.values().filter(speaks).map(|producer| producer.ts).min();
+        let slowest = time.proved.by_edge.iter().map(|(_, producer)| producer).filter(speaks).map(|producer| producer.ts).min();
         // Where all are silent, it is the log itself that tells the time.
         let told = slowest.or(self.log.newest);
         Some(time.watermark.max(told)?.plus_micros(-lateness_micros))
@@ -234,20 +235,15 @@ impl Producers {
             ..=LONGEST_NAME => Cow::Borrowed(event.edge_id.as_str()),
             _ => Cow::Owned(sha256_hex(event.edge_id.as_bytes())),
         };
-        match self.by_edge.get_mut(&*name) {
-            Some(known) => *known = Producer { ts: known.ts.max(ts), heard: activity, heard_in_log },
-            None => {
-                self.by_edge.insert(name.into_owned(), Producer { ts, heard: activity, heard_in_log });
-            }
-        }
+        let known = self.by_edge.get_or_insert_with(&name, || Producer { ts, heard: activity, heard_in_log });
+        *known = Producer { ts: known.ts.max(ts), heard: activity, heard_in_log };
         self.by_edge.retain(|_, p| activity - p.heard <= IDLE_ACTIVITY);
         if self.by_edge.len() > MAX_PRODUCERS
-            && let Some(furthest_behind) =
-                self.by_edge.iter().min_by_key(|(id, p)| (p.ts, (*id).clone())).map(|(id, _)| id.clone())
+            && let Some(furthest_behind) = self.by_edge.iter().min_by_key(|(id, p)| (p.ts, *id)).map(|(id, _)| id.to_owned())
         {
-            self.by_edge.remove(&furthest_behind);
+            self.by_edge.retain(|id, _| *id != *furthest_behind);
         }
-        self.by_edge.values().map(|p| p.ts).min()
+        self.by_edge.iter().map(|(_, p)| p.ts).min()
     }
 }
 

@@ -1,8 +1,10 @@
 //! The bounded state of one rule: per tenant, per bucket, the events of the window and the matches that can still change.
 //! Promises that a full quota refuses new keys loudly (counted) and never touches another tenant's state, and that no agent fills it alone.
 
+mod buckets;
 mod due;
 mod far;
+mod places;
 mod saved;
 mod share;
 #[cfg(test)]
@@ -22,6 +24,7 @@ use crate::episode::KeyState;
 use crate::known::Known;
 use crate::name::{BucketName, Relevant};
 use crate::refused::Refused;
+use buckets::Buckets;
 pub(crate) use due::Numbers;
 use due::{Due, expire_step};
 pub(crate) use far::{Far, FarMost, FarTo, share_of};
@@ -40,7 +43,8 @@ const EXPIRE_AT_MOST: i64 = 60_000_000;
 /// State of one rule.
 #[derive(Debug, Default)]
 pub(crate) struct RuleState {
-    pub(crate) tenants: IndexMap<TenantId, TenantState, Hasher>,
+    /// Each by itself: where many come and go, none of them is moved.
+    pub(crate) tenants: IndexMap<TenantId, Box<TenantState>, Hasher>,
     /// Of all tenants: it is asked for with every tick.
     events: usize,
     /// When there is something to settle of each.
@@ -49,7 +53,9 @@ pub(crate) struct RuleState {
 
 #[derive(Debug)]
 pub(crate) struct TenantState {
-    pub(crate) buckets: IndexMap<BucketName, Bucket, Hasher>,
+    pub(crate) buckets: Buckets,
+    /// The tenant's number, once it is known.
+    number: Option<usize>,
     /// The buckets that have keys: few of them.
     keyed: BTreeSet<String>,
     /// Up to where events were dropped.
@@ -72,10 +78,11 @@ pub(crate) struct TenantState {
 }
 
 impl TenantState {
-    /// One without anything: that of a tenant comes and goes with its events, with no randomness of its own, and room for one bucket, which most have.
-    fn new(hasher: Hasher) -> Self {
+    /// One without anything: that of a tenant comes and goes with its events.
+    fn new(number: Option<usize>) -> Self {
         Self {
-            buckets: IndexMap::with_capacity_and_hasher(1, hasher),
+            buckets: Buckets::default(),
+            number,
             keyed: BTreeSet::new(),
             expired_to: None,
             oldest: None,
@@ -90,10 +97,15 @@ impl TenantState {
         }
     }
 
+    /// True if nothing of it is from before `before`, as is known without looking into its buckets.
+    fn keeps_all(&self, before: Timestamp) -> bool {
+        self.keyed.is_empty() && self.refused.is_empty() && self.oldest.is_some_and(|oldest| oldest >= before)
+    }
+
     /// The keys there are, each with what it may change in it.
     pub(crate) fn each_key(&mut self, mut work: impl FnMut(&mut KeyState)) {
         for name in &self.keyed {
-            if let Some(bucket) = self.buckets.get_mut(name.as_str()) {
+            if let Some(bucket) = self.buckets.get_mut(name) {
                 bucket.keys.values_mut().for_each(&mut work);
             }
         }
@@ -163,20 +175,22 @@ impl Touched {
 }
 
 impl RuleState {
-    /// Keeps events of one bucket for later evaluations, and says of each what came of it. Answers where the bucket stands, if there is one.
+    /// Keeps events of one bucket, which may stand at a place, for later evaluations, and says of each what came of it. Answers where the bucket stands, if
+    /// there is one.
     pub(crate) fn keep<'a>(
         &mut self,
-        name: &BucketName,
+        (name, place): (&BucketName, Option<Place>),
         events: impl IntoIterator<Item = &'a Relevant>,
         quotas: Quotas,
         mut each: impl FnMut(&'a Relevant, Kept),
     ) -> Option<Place> {
         let tenant = name.tenant();
-        let number = self.tenant_or_new(tenant);
+        let (number, is_new) = self.place_or_new(tenant, name.number());
         let Self { tenants, events: of_all, due } = self;
         let (_, state) = tenants.get_index_mut(number)?;
         let mut events = events.into_iter().peekable();
-        let known = state.buckets.get_index_of(name);
+        let is_there = |place: &usize| state.buckets.at(*place).is_some_and(|(known, _)| known == name);
+        let known = place.map(|place| place.bucket).filter(is_there).or_else(|| state.buckets.place_of(name));
         let mut made = None;
         if known.is_none() {
             let is_full = state.events >= quotas.events_per_tenant
@@ -187,12 +201,20 @@ impl RuleState {
                 state.refused.note(name.text(), one.event.ts);
                 each(one, Kept::Refused);
             }
-            let first = events.peek()?;
+            let Some(first) = events.peek() else {
+                if is_new {
+                    due.note(tenant, state);
+                }
+                return None;
+            };
             made = Some(state.make(name, first.event.agent_id.as_deref()));
+            if is_new && !state.refused.is_empty() {
+                due.note(tenant, state);
+            }
         }
         let place = Place { tenant: number, bucket: known.or(made)? };
-        let TenantState { buckets, events: count, bytes, .. } = state;
-        let (_, entry) = buckets.get_index_mut(place.bucket)?;
+        let TenantState { buckets, events: count, bytes, .. } = &mut **state;
+        let entry = buckets.at_mut(place.bucket)?;
         let mut earliest: Option<Timestamp> = None;
         for one in events {
             let (events_before, bytes_before) = (entry.events().len(), entry.bytes);
@@ -206,43 +228,52 @@ impl RuleState {
             && state.oldest.is_none_or(|oldest| ts < oldest)
         {
             state.oldest = Some(ts);
-            due.note(tenant, state);
+            due.note_oldest(tenant, state, ts);
         }
         Some(place)
     }
 
-    /// Where a tenant stands, of whom there is something from now on.
+    /// Where a tenant stands, of whom there is something from now on that is to be looked at.
     fn tenant_or_new(&mut self, tenant: &TenantId) -> usize {
-        self.tenants.get_index_of(tenant).unwrap_or_else(|| {
-            let mut state = TenantState::new(self.tenants.hasher().clone());
-            self.due.note(tenant, &mut state);
-            self.tenants.insert_full(tenant.clone(), state).0
-        })
+        let (place, is_new) = self.place_or_new(tenant, None);
+        if is_new && let Some((_, state)) = self.tenants.get_index_mut(place) {
+            self.due.note(tenant, state);
+        }
+        place
+    }
+
+    /// The place of a bucket, if it stands where it did.
+    fn still_at(&self, named: Named<'_>) -> Option<Place> {
+        let place = named.place?;
+        let (tenant, state) = self.tenants.get_index(place.tenant)?;
+        let (name, _) = state.buckets.at(place.bucket)?;
+        // A name that is the very same is the same tenant's.
+        (name.is_at(named.bucket) || (name.has_text(named.bucket) && tenant == named.tenant)).then_some(place)
     }
 
     /// A bucket, if it is there.
     fn bucket_mut(&mut self, named: Named<'_>) -> Option<&mut Bucket> {
-        let at = |place: &Place| {
-            let (tenant, state) = self.tenants.get_index(place.tenant)?;
-            let (name, _) = state.buckets.get_index(place.bucket)?;
-            (name.has_text(named.bucket) && tenant == named.tenant).then_some(*place)
-        };
-        match named.place.as_ref().and_then(at) {
-            Some(place) => Some(self.tenants.get_index_mut(place.tenant)?.1.buckets.get_index_mut(place.bucket)?.1),
+        match self.still_at(named) {
+            Some(place) => self.tenants.get_index_mut(place.tenant)?.1.buckets.at_mut(place.bucket),
             None => self.tenants.get_mut(named.tenant)?.buckets.get_mut(named.bucket),
         }
     }
 
     /// A bucket that has keys, if it is there.
     pub(crate) fn keyed_mut(&mut self, named: Named<'_>) -> Option<&mut Bucket> {
-        let at = |place: Place| self.tenants.get_index(place.tenant).filter(|(tenant, _)| *tenant == named.tenant);
-        let state = match named.place.and_then(at) {
-            Some((_, state)) => state,
-            None => self.tenants.get(named.tenant)?,
+        let place = self.still_at(named);
+        let state = match place {
+            Some(place) => self.tenants.get_index_mut(place.tenant)?.1,
+            None => self.tenants.get_mut(named.tenant)?,
         };
         // Most tenants have none.
-        let has_keys = !state.keyed.is_empty() && state.keyed.contains(named.bucket);
-        if has_keys { self.bucket_mut(named) } else { None }
+        if state.keyed.is_empty() || !state.keyed.contains(named.bucket) {
+            return None;
+        }
+        match place {
+            Some(place) => state.buckets.at_mut(place.bucket),
+            None => state.buckets.get_mut(named.bucket),
+        }
     }
 
     /// The kept events of a bucket with `from <= ts <= to`, in event order.
@@ -287,19 +318,22 @@ impl RuleState {
         self.tenants.get(tenant)?.buckets.get(bucket)?.lost_to
     }
 
-    /// Forgets a tenant's events before `before`, and buckets that hold nothing any more; of a window of so many microseconds not each time that it
-    /// is asked to.
-    pub(crate) fn expire(&mut self, tenant: &TenantId, before: Timestamp, window_micros: i64) {
-        let Some(state) = self.tenants.get_mut(tenant) else { return };
+    /// Forgets the events before `before` of the tenant that stands at a place, and buckets that hold nothing any more; of a window of so many microseconds
+    /// not each time that it is asked to. Answers whether the tenant stands there still.
+    pub(crate) fn expire(&mut self, place: usize, before: Timestamp, window_micros: i64) -> bool {
+        let Some((_, state)) = self.tenants.get_index_mut(place) else { return false };
         let step = expire_step(window_micros);
         let passed = |last: Timestamp| before.as_micros().saturating_sub(last.as_micros());
         if state.expired_to.is_some_and(|last| (0..step).contains(&passed(last))) {
-            return;
+            return true;
         }
         state.expired_to = Some(before);
+        if state.keeps_all(before) {
+            return true;
+        }
         let (mut dropped, mut bytes, mut keys, mut key_bytes) = (0, 0, 0, 0);
         let mut oldest_of_all: Option<Timestamp> = None;
-        let TenantState { buckets, keyed, made_by, awaiting, refused, .. } = state;
+        let TenantState { buckets, keyed, made_by, awaiting, refused, .. } = &mut **state;
         refused.forget(before);
         buckets.retain(|name, bucket| {
             let (events_before, bytes_before) = (bucket.events().len(), bucket.bytes);
@@ -334,16 +368,19 @@ impl RuleState {
         state.keys = keys;
         state.key_bytes -= key_bytes;
         state.oldest = oldest_of_all;
-        if state.buckets.is_empty() && state.refused.is_empty() {
-            self.tenants.swap_remove(tenant);
+        let stays = !state.buckets.is_empty() || !state.refused.is_empty();
+        if !stays {
+            self.remove_at(place);
         }
+        stays
     }
 
     /// The names of a tenant's buckets, in order.
     pub(crate) fn buckets(&self) -> Vec<(TenantId, String)> {
-        let all =
-            self.tenants.iter().flat_map(|(tenant, t)| t.buckets.keys().map(|name| (tenant.clone(), name.text().to_owned())));
-        let mut all: Vec<_> = all.collect();
+        let mut all = Vec::new();
+        for (tenant, state) in &self.tenants {
+            all.extend(state.buckets.iter().map(|(name, _)| (tenant.clone(), name.text().to_owned())));
+        }
         all.sort_unstable();
         all
     }
@@ -354,7 +391,7 @@ impl RuleState {
 
     /// Forgets all of a tenant.
     pub(crate) fn forget(&mut self, tenant: &TenantId) {
-        if let Some(state) = self.tenants.swap_remove(tenant) {
+        if let Some(state) = self.tenants.get_index_of(tenant).and_then(|place| self.remove_at(place)) {
             self.events -= state.events;
         }
     }

@@ -16,7 +16,7 @@ use crate::evaluate::{RunningRule, TouchedKeys};
 use crate::plan::RulePlan;
 use crate::rule::Rule;
 use crate::shape::Shape;
-use crate::window::{Numbers, Quotas};
+use crate::window::Quotas;
 
 /// One of the tenants that are settled.
 struct Settling<'a> {
@@ -33,12 +33,20 @@ impl Engine {
     pub(crate) fn settle(&mut self, due: &[(TenantId, Timestamp)], output: &mut TickOutput) {
         debug_assert!(due.is_sorted_by(|(one, _), (next, _)| one < next));
         let now = self.config.clock.now();
-        let Self { rules, numbers, config, lost, windows, .. } = self;
+        let Self { rules, names, config, lost, windows, .. } = self;
         let mut settling: Vec<Settling<'_>> = Vec::with_capacity(due.len());
+        // Rules ask for names themselves: nothing is held of them meanwhile.
+        let mut names = names.lock();
+        let numbers = names.numbers();
         for (tenant, final_before) in due {
             lost.forget(tenant, final_before.plus_micros(-windows.longest(tenant)));
             settling.push(Settling { tenant, final_before: *final_before, number: numbers.of(tenant), finals: Vec::new() });
         }
+        for running in rules.iter_mut().filter(|running| running.scope.owner().is_none()) {
+            running.state.ask_noted(numbers);
+        }
+        drop(names);
+        let mut asked: Vec<usize> = Vec::new();
         for running in rules {
             let places = match running.scope.owner() {
                 None => 0..settling.len(),
@@ -48,22 +56,24 @@ impl Engine {
                     Err(_) => continue,
                 },
             };
-            for one in &mut settling[places] {
-                running.settle(one, numbers, config, now, output);
+            asked.clear();
+            asked.extend(places.filter(|place| !running.rests(&settling[*place])));
+            running.state.glance(asked.iter().map(|place| settling[*place].number));
+            for place in &asked {
+                running.settle(&mut settling[*place], config, now, output);
             }
         }
     }
 }
 
 impl RunningRule {
-    fn settle(
-        &mut self,
-        one: &mut Settling<'_>,
-        numbers: &mut Numbers,
-        config: &EngineConfig,
-        now: Timestamp,
-        output: &mut TickOutput,
-    ) {
+    /// True if there is nothing to settle of the tenant: it is asked of all of them first, for it is so of nearly all.
+    fn rests(&self, one: &Settling<'_>) -> bool {
+        let is_common = self.scope.owner().is_none();
+        is_common && self.plan.sources.is_none() && self.lacks.is_empty() && self.state.rests(one.number, one.final_before)
+    }
+
+    fn settle(&mut self, one: &mut Settling<'_>, config: &EngineConfig, now: Timestamp, output: &mut TickOutput) {
         let Settling { tenant, final_before, number, .. } = *one;
         if self.plan.sources.is_some() && self.scope.covers(tenant) {
             self.take_alerts(&one.finals, config, output);
@@ -73,13 +83,14 @@ impl RunningRule {
             self.lacks_nothing_before(tenant, self.settled_to(final_before).plus_micros(-self.window_micros()));
         }
         let is_common = self.scope.owner().is_none();
-        if is_common && self.state.rests(numbers, number, final_before) {
+        if is_common && self.state.rests(number, final_before) {
             return;
         }
         let (window_micros, settled_to) = (self.window_micros(), self.settled_to(final_before));
         let is_read = self.is_read_for(tenant);
         let Self { rule, plan, state, stats, .. } = self;
-        if let Some(tenant_state) = state.tenants.get_mut(tenant) {
+        let mut place = state.place_of(tenant, number);
+        if let Some((at, tenant_state)) = place.and_then(|at| Some((at, state.tenants.get_index_mut(at)?.1))) {
             let rules = key_rules(rule, plan, tenant, is_read);
             // A deferred rule's matches come as much later.
             let decided_before = settled_to.plus_micros(-plan.reach.ahead);
@@ -94,10 +105,12 @@ impl RunningRule {
                     detected_at: now,
                 }));
             });
-            state.expire(tenant, settled_to.plus_micros(-window_micros), window_micros);
+            if !state.expire(at, settled_to.plus_micros(-window_micros), window_micros) {
+                place = None;
+            }
         }
         if is_common {
-            state.settled(tenant, number, window_micros);
+            state.settled(number, place, window_micros);
         }
     }
 }

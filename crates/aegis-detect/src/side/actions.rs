@@ -1,17 +1,15 @@
 //! When tools and actions were used, by whomever these are of.
 
-use std::collections::HashMap;
-
 use serde::{Deserialize, Serialize};
 
 use super::spans::Spans;
 use super::uses::bytes_of_action;
-use crate::window::Hasher;
+use crate::by_name::ByName;
 
 /// By tool and action.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(transparent)]
-pub(super) struct Actions(HashMap<String, HashMap<String, Spans, Hasher>, Hasher>);
+pub(super) struct Actions(ByName<ByName<Spans>>);
 
 impl Actions {
     pub(super) fn get(&self, tool: &str, action: &str) -> Option<&Spans> {
@@ -25,20 +23,20 @@ impl Actions {
 
     /// What is known of one, from now on.
     pub(super) fn entry(&mut self, tool: &str, action: &str) -> &mut Spans {
-        self.0.entry(tool.to_owned()).or_default().entry(action.to_owned()).or_default()
+        self.0.get_or_default(tool).get_or_default(action)
     }
 
     /// Forgets what was used last before this time. Answers what it took, in bytes.
     pub(super) fn forget(&mut self, before: i64) -> usize {
         let mut freed = 0;
-        for (tool, of_tool) in &mut self.0 {
+        self.0.retain(|tool, of_tool| {
             of_tool.retain(|action, spans| {
                 spans.forget(before);
                 freed += if spans.is_empty() { bytes_of_action(tool, action) } else { 0 };
                 !spans.is_empty()
             });
-        }
-        self.0.retain(|_, of_tool| !of_tool.is_empty());
+            !of_tool.is_empty()
+        });
         freed
     }
 
@@ -49,8 +47,8 @@ impl Actions {
     /// Takes in all that is known of others. Answers what it takes more, in bytes.
     pub(super) fn join(&mut self, others: &Self) -> usize {
         let mut bytes = 0;
-        for (tool, of_tool) in &others.0 {
-            for (action, spans) in of_tool {
+        for (tool, of_tool) in others.0.iter() {
+            for (action, spans) in of_tool.iter() {
                 bytes += if self.get(tool, action).is_none() { bytes_of_action(tool, action) } else { 0 };
                 self.entry(tool, action).join(spans);
             }

@@ -2,14 +2,26 @@
 //! difference.
 
 use aegis_model::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use smallvec::SmallVec;
 
 use super::PAUSE;
 
 /// Times of use without a pause between them, as first and last of each; ascending, in microseconds. Mostly one.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub(super) struct Spans(Vec<(i64, i64)>);
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Spans(SmallVec<[(i64, i64); 1]>);
+
+impl Serialize for Spans {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Spans {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self(SmallVec::from_slice(&Vec::<(i64, i64)>::deserialize(deserializer)?)))
+    }
+}
 
 impl Spans {
     /// Takes in a time of use. Answers from when on something else is said than before, if it is.

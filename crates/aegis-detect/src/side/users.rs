@@ -1,8 +1,6 @@
 //! On whose behalf tools and actions are used. A caller says itself for whom it acts, so what is known of a user is what was claimed of it.
 //! Promises that no agent fills more than a part of it, by whatever names.
 
-use std::collections::HashMap;
-
 use aegis_model::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -10,15 +8,15 @@ use super::ENTRY;
 use super::spans::Spans;
 use super::uses::Use;
 use crate::bucket::Quotas;
-use crate::window::Hasher;
+use crate::by_name::ByName;
 
 /// The users of a tenant.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Users {
-    of: HashMap<String, OfUser, Hasher>,
+    of: ByName<OfUser>,
     /// What each agent brought in, in bytes.
-    brought: HashMap<String, usize, Hasher>,
+    brought: ByName<usize>,
     bytes: usize,
 }
 
@@ -26,7 +24,7 @@ pub(super) struct Users {
 struct OfUser {
     used: Spans,
     /// By tool and action.
-    actions: HashMap<String, HashMap<String, Claimed, Hasher>, Hasher>,
+    actions: ByName<ByName<Claimed>>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -46,7 +44,7 @@ impl Users {
     pub(super) fn add(&mut self, user: &str, used: Use<'_>, at: i64, quotas: Quotas) -> (Option<i64>, bool) {
         let Use { agent, tool, action } = used;
         let is_known =
-            self.of.get(user).and_then(|known| known.actions.get(tool)).is_some_and(|known| known.contains_key(action));
+            self.of.get(user).and_then(|known| known.actions.get(tool)).is_some_and(|known| known.get(action).is_some());
         let mut is_refused = false;
         if !is_known {
             let bytes = bytes_of_claim(user, used);
@@ -54,10 +52,10 @@ impl Users {
             is_refused = self.bytes + bytes > quotas.seen_bytes_per_tenant || brought > quotas.seen_bytes_per_agent();
             if !is_refused {
                 self.bytes += bytes;
-                self.brought.insert(agent.to_owned(), brought);
-                let claimed = Claimed { spans: Spans::default(), by: agent.to_owned() };
-                let known = self.of.entry(user.to_owned()).or_default();
-                known.actions.entry(tool.to_owned()).or_default().insert(action.to_owned(), claimed);
+                *self.brought.get_or_default(agent) = brought;
+                let claimed = || Claimed { spans: Spans::default(), by: agent.to_owned() };
+                let known = self.of.get_or_default(user);
+                let _from_now_on = known.actions.get_or_default(tool).get_or_insert_with(action, claimed);
             }
         }
         let Some(known) = self.of.get_mut(user) else { return (None, is_refused) };
@@ -72,7 +70,7 @@ impl Users {
         let Self { of, brought, bytes } = self;
         of.retain(|user, known| {
             known.used.forget(before);
-            for (tool, of_tool) in &mut known.actions {
+            known.actions.retain(|tool, of_tool| {
                 of_tool.retain(|action, claimed| {
                     claimed.spans.forget(before);
                     if !claimed.spans.is_empty() {
@@ -85,8 +83,8 @@ impl Users {
                     }
                     false
                 });
-            }
-            known.actions.retain(|_, of_tool| !of_tool.is_empty());
+                !of_tool.is_empty()
+            });
             !known.actions.is_empty()
         });
         brought.retain(|_, of_agent| *of_agent > 0);

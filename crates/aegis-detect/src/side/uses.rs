@@ -50,7 +50,7 @@ impl OfTenant {
             is_refused = self.bytes + bytes > quotas.seen_bytes_per_tenant || own > quotas.seen_bytes_per_agent();
             if !is_refused {
                 self.bytes += bytes;
-                let known = self.agents.entry(agent.to_owned()).or_default();
+                let known = self.agents.get_or_default(agent);
                 known.bytes = own;
                 let _from_now_on = known.actions.entry(tool, action);
             }

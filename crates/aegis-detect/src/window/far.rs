@@ -157,7 +157,7 @@ impl RuleState {
             let part = state.save_far(to(tenant)?, most, waits, slim);
             (!part.is_empty()).then(|| (tenant.clone(), part))
         };
-        self.tenants.iter().filter_map(of_tenant).collect()
+        self.tenants.iter().map(|(tenant, state)| (tenant, &**state)).filter_map(of_tenant).collect()
     }
 
     /// What quotas had taken of a tenant's events, which are not among those that came back.
@@ -169,7 +169,7 @@ impl RuleState {
         let Some((_, state)) = self.tenants.get_index_mut(number) else { return };
         state.refused.note_all(part.refused);
         for (name, lost_to) in &part.taken {
-            match state.buckets.get_mut(name.as_str()) {
+            match state.buckets.get_mut(name) {
                 Some(bucket) => bucket.lost_to = bucket.lost_to.max(Some(*lost_to)),
                 None => state.refused.note(name, *lost_to),
             }

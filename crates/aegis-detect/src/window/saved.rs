@@ -30,7 +30,7 @@ impl RuleState {
     pub(crate) fn save_keys(&self, left_out: &BTreeSet<TenantId>) -> SavedKeys {
         let mut saved = SavedKeys::new();
         for (tenant, state) in self.tenants.iter().filter(|(tenant, _)| !left_out.contains(tenant)) {
-            for (name, bucket) in &state.buckets {
+            for (name, bucket) in state.buckets.iter() {
                 let keys = bucket.keys.iter().filter(|(_, k)| k.has_told()).map(|(text, key)| (text.clone(), key.told()));
                 let keys: BTreeMap<String, KeyState> = keys.collect();
                 if !keys.is_empty() {
@@ -52,7 +52,11 @@ impl RuleState {
                     state.keyed.insert(name.clone());
                 }
                 state.key_bytes += keys.keys().map(|text| bytes_of_key(&name, text)).sum::<usize>();
-                state.buckets.entry(BucketName::new(&tenant, &name)).or_default().keys = keys;
+                let known = state.buckets.place_of_text(&name);
+                let place = known.unwrap_or_else(|| state.buckets.add(BucketName::new(&tenant, &name), Bucket::default()));
+                if let Some(bucket) = state.buckets.at_mut(place) {
+                    bucket.keys = keys;
+                }
             }
         }
     }

@@ -48,7 +48,7 @@ impl TenantState {
         }
         let mut bucket = Bucket::made_by(made_by);
         bucket.lost_to = self.refused.newest(name.text());
-        self.buckets.insert_full(name.clone(), bucket).0
+        self.buckets.add(name.clone(), bucket)
     }
 }
 

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use super::*;
+use crate::name::Names;
 use aegis_model::EventKind;
 use proptest::prelude::*;
 
@@ -13,8 +14,19 @@ fn event(tenant: &str, second: i64) -> Arc<SecurityEvent> {
 fn keep(state: &mut RuleState, event: &Arc<SecurityEvent>, bucket: &str, quotas: Quotas) -> Kept {
     let (name, one) = (BucketName::new(&event.tenant_id, bucket), Relevant::of(event, None));
     let mut kept = None;
-    state.keep(&name, [&one], quotas, |_, came| kept = Some(came));
+    state.keep((&name, None), [&one], quotas, |_, came| kept = Some(came));
     kept.unwrap()
+}
+
+/// As it is when the rule is asked about a tenant.
+fn expire(state: &mut RuleState, tenant: &TenantId, before: Timestamp, window_micros: i64) {
+    if let Some(place) = state.tenants.get_index_of(tenant) {
+        assert_eq!(state.expire(place, before, window_micros), state.tenants.contains_key(tenant));
+    }
+}
+
+fn settled(state: &mut RuleState, tenant: &TenantId, number: usize, window_micros: i64) {
+    state.settled(number, state.place_of(tenant, number), window_micros);
 }
 
 #[test]
@@ -29,7 +41,7 @@ fn a_full_quota_refuses_new_keys_and_leaves_other_tenants_alone() {
     assert_eq!(keep(&mut state, &event("a", 4), "k1", quotas), Kept::AddedOverQuota(1));
     assert_eq!(keep(&mut state, &event("a", 2), "k1", quotas), Kept::GivenUp, "it would be the oldest");
     assert_eq!(state.event_count(), 4);
-    state.expire(&TenantId::new("a").unwrap(), Timestamp::from_micros(10_000_000), 0);
+    expire(&mut state, &TenantId::new("a").unwrap(), Timestamp::from_micros(10_000_000), 0);
     assert_eq!(state.event_count(), 1, "only the other tenant's event is left");
     state.forget(&TenantId::new("b").unwrap());
     assert_eq!((state.event_count(), state.tenants.len()), (0, 0));
@@ -41,7 +53,7 @@ fn of_a_tenants_own_rule_what_comes_and_goes_leaves_nothing_behind() {
     let (mut state, tenant) = (RuleState::default(), TenantId::new("a").unwrap());
     for second in 0..1000 {
         assert!(state.key_or_new(&tenant, "b", "key", None, Quotas::default()).is_some());
-        state.expire(&tenant, Timestamp::from_micros(1_000_000_000 * (second + 1)), 0);
+        expire(&mut state, &tenant, Timestamp::from_micros(1_000_000_000 * (second + 1)), 0);
         assert!(state.tenants.is_empty());
     }
     assert_eq!(state.due.noted(), 1);
@@ -55,20 +67,22 @@ fn who_has_something_new_does_not_rest() {
     let [of_a, of_b] = [&a, &b].map(|tenant| numbers.of(tenant));
     let now = Timestamp::from_micros(1);
     for (tenant, number) in [(&a, of_a), (&b, of_b)] {
-        state.settled(tenant, number, 0);
-        assert!(state.rests(&mut numbers, number, now), "there is nothing of it");
+        settled(&mut state, tenant, number, 0);
+        assert!(state.rests(number, now), "there is nothing of it");
     }
     for tenant in [&a, &b, &a] {
         assert!(state.key_or_new(tenant, "b", "key", None, Quotas::default()).is_some());
     }
-    assert!(!state.rests(&mut numbers, of_a, now) && !state.rests(&mut numbers, of_b, now));
-    state.settled(&a, of_a, 0);
-    assert!(!state.rests(&mut numbers, of_a, now), "its key can still change");
+    state.ask_noted(&mut numbers);
+    assert!(!state.rests(of_a, now) && !state.rests(of_b, now));
+    settled(&mut state, &a, of_a, 0);
+    assert!(!state.rests(of_a, now), "its key can still change");
     state.forget(&a);
-    state.settled(&a, of_a, 0);
-    assert!(state.rests(&mut numbers, of_a, now));
+    settled(&mut state, &a, of_a, 0);
+    assert!(state.rests(of_a, now));
     keep(&mut state, &event("a", 1), "k", Quotas::default());
-    assert!(!state.rests(&mut numbers, of_a, now), "it is there again");
+    state.ask_noted(&mut numbers);
+    assert!(!state.rests(of_a, now), "it is there again");
 }
 
 #[test]
@@ -78,25 +92,78 @@ fn nothing_is_settled_before_the_oldest_event_leaves_the_window() {
     let number = numbers.of(&a);
     let at = |second: i64| Timestamp::from_micros(second * 1_000_000);
     let settle = |state: &mut RuleState, to: i64| {
-        state.expire(&a, at(to - 60), window);
-        state.settled(&a, number, window);
+        expire(state, &a, at(to - 60), window);
+        settled(state, &a, number, window);
     };
     keep(&mut state, &event("a", 100), "k", Quotas::default());
-    assert!(!state.rests(&mut numbers, number, at(100)), "it is new");
+    assert!(!state.rests(number, at(100)), "it is new");
     settle(&mut state, 100);
     keep(&mut state, &event("a", 150), "other", Quotas::default());
-    assert!(state.rests(&mut numbers, number, at(160)), "what is newer leaves later");
-    assert!(!state.rests(&mut numbers, number, at(161)));
+    assert!(state.rests(number, at(160)), "what is newer leaves later");
+    assert!(!state.rests(number, at(161)));
     keep(&mut state, &event("a", 90), "k", Quotas::default());
-    assert!(!state.rests(&mut numbers, number, at(101)), "what comes late leaves before the rest");
+    assert!(state.rests(number, at(150)) && !state.rests(number, at(151)), "what comes late leaves before the rest");
     settle(&mut state, 120);
-    assert!(state.rests(&mut numbers, number, at(150)) && !state.rests(&mut numbers, number, at(151)));
+    assert!(state.rests(number, at(150)) && !state.rests(number, at(151)));
     settle(&mut state, 161);
     assert_eq!(state.event_count(), 1, "of 150");
-    assert!(state.rests(&mut numbers, number, at(210)) && !state.rests(&mut numbers, number, at(211)));
+    assert!(state.rests(number, at(210)) && !state.rests(number, at(211)));
 }
 
 proptest! {
+    /// L-PLACES: what is known of a tenant is the same whether it is found by its place, and asked for where it does not rest, or by its name and each time;
+    /// and of who fell silent nothing is left.
+    #[test]
+    fn l_places_who_is_found_by_a_number_is_who_has_the_name(
+        steps in prop::collection::vec((0..6usize, 0..6u8, 0..40i64, 0..50i64, any::<bool>()), 1..120),
+    ) {
+        const WINDOW: i64 = 60;
+        let (quotas, window) = (Quotas::default(), WINDOW * 1_000_000);
+        let at = |second: i64| Timestamp::from_micros(second * 1_000_000);
+        let tenants: Vec<TenantId> = (0..6).map(|n| TenantId::new(&format!("t-{n}")).unwrap()).collect();
+        let (mut names, mut by_place, mut by_name) = (Names::default(), RuleState::default(), RuleState::default());
+        let (mut newest, mut last, mut now) = ([0; 6], None, 1_000);
+        for (whose, bucket, forward, back, has_key) in steps {
+            now += forward;
+            let (tenant, bucket) = (&tenants[whose], bucket.to_string());
+            let one = Relevant::of(&event(tenant.as_str(), now - back), None);
+            let mut kept = Vec::new();
+            let name = names.of(tenant, &bucket);
+            // Where it stands, and where another does.
+            let place = by_place.places([&name].into_iter()).pop().flatten().or(last);
+            last = by_place.keep((&name, place), [&one], quotas, |_, came| kept.push(came));
+            by_name.keep((&BucketName::new(tenant, &bucket), None), [&one], quotas, |_, came| kept.push(came));
+            prop_assert_eq!(kept, [Kept::Added, Kept::Added]);
+            if has_key {
+                for state in [&mut by_place, &mut by_name] {
+                    prop_assert!(state.key_or_new(tenant, &bucket, "key", None, quotas).is_some());
+                }
+            }
+            newest[whose] = newest[whose].max(if has_key { now } else { now - back });
+            by_place.ask_noted(names.numbers());
+            for (tenant, newest) in tenants.iter().zip(newest) {
+                let number = names.numbers().of(tenant);
+                expire(&mut by_name, tenant, at(now - WINDOW), window);
+                if !by_place.rests(number, at(now)) {
+                    expire(&mut by_place, tenant, at(now - WINDOW), window);
+                    settled(&mut by_place, tenant, number, window);
+                }
+                let place = by_place.tenants.get_index_of(tenant);
+                prop_assert_eq!(by_place.place_of(tenant, number), place);
+                if newest < now - WINDOW - expire_step(window) / 1_000_000 {
+                    prop_assert!(place.is_none() && by_name.tenants.get(tenant).is_none(), "{tenant} is silent");
+                }
+                for bucket in 0..6u8 {
+                    let ids = |state: &RuleState| {
+                        let events = state.events(tenant, &bucket.to_string(), at(now - WINDOW), at(now));
+                        events.iter().map(|event| event.event_id).collect::<Vec<_>>()
+                    };
+                    prop_assert_eq!(ids(&by_place), ids(&by_name));
+                }
+            }
+        }
+    }
+
     /// Whose buckets are whose is counted where it can come to an agent's part, and not before: it is as if it had always been.
     #[test]
     fn an_agents_part_is_the_same_whenever_it_is_counted(steps in prop::collection::vec((0..4u8, 0..12u8, 0..8i64), 1..120)) {
@@ -108,7 +175,7 @@ proptest! {
         for (agent, bucket, forward) in steps {
             if forward >= 5 {
                 now += forward;
-                state.expire(&tenant, Timestamp::from_micros((now - 20) * 1_000_000), 0);
+                expire(&mut state, &tenant, Timestamp::from_micros((now - 20) * 1_000_000), 0);
                 there.retain(|_, (_, newest)| *newest >= now - 20);
                 continue;
             }
@@ -150,13 +217,13 @@ fn an_agent_makes_a_quarter_of_the_buckets_at_most_until_its_own_expire() {
     // Of events that come together, the first one that may makes the bucket.
     let together = ["loud", "third", "loud"].map(|agent| Relevant::of(&of(Some(agent), 8), None));
     let mut kept = Vec::new();
-    state.keep(&BucketName::new(&tenant, "8"), &together, quotas, |_, came| kept.push(came));
+    state.keep((&BucketName::new(&tenant, "8"), None), &together, quotas, |_, came| kept.push(came));
     assert_eq!(kept, [Kept::Refused, Kept::Added, Kept::Added]);
     // The first bucket goes, and with it what it was of the part.
-    state.expire(&tenant, Timestamp::from_micros(2_000_000), 0);
+    expire(&mut state, &tenant, Timestamp::from_micros(2_000_000), 0);
     let kept = [11, 12].map(|second| own(&mut state, Some("loud"), second));
     assert_eq!(kept, [Kept::Added, Kept::Refused]);
-    state.expire(&tenant, Timestamp::from_micros(100_000_000), 0);
+    expire(&mut state, &tenant, Timestamp::from_micros(100_000_000), 0);
     let kept = [111, 112, 113].map(|second| own(&mut state, Some("loud"), second));
     assert_eq!(kept, [Kept::Added, Kept::Added, Kept::Refused], "all of it is given back");
 }
@@ -179,7 +246,7 @@ fn a_key_over_its_quota_keeps_its_newest_events_wherever_they_come() {
         expected = expected.split_off(expected.len().saturating_sub(10));
         assert_eq!(kept(&state), expected);
     }
-    state.expire(&tenant, Timestamp::from_micros(98_000_000), 0);
+    expire(&mut state, &tenant, Timestamp::from_micros(98_000_000), 0);
     assert!(kept(&state).iter().all(|second| *second >= 98));
 }
 
@@ -196,7 +263,7 @@ fn long_texts_are_bounded_as_many_events_are() {
     assert_eq!(kept, [Kept::Added, Kept::Added, Kept::Added, Kept::AddedOverQuota(1), Kept::AddedOverQuota(1)]);
     assert_eq!((1..=3).map(|second| keep(&mut state, &long(second), "k2", quotas)).collect::<Vec<_>>(), [Kept::Added; 3]);
     assert_eq!(keep(&mut state, &long(9), "k3", quotas), Kept::Refused, "the tenant has as much as it may have");
-    state.expire(&TenantId::new("a").unwrap(), Timestamp::from_micros(100_000_000), 0);
+    expire(&mut state, &TenantId::new("a").unwrap(), Timestamp::from_micros(100_000_000), 0);
     assert_eq!(keep(&mut state, &long(9), "k3", quotas), Kept::Added, "what is gone takes nothing");
 }
 
@@ -222,7 +289,7 @@ fn long_keys_are_bounded_as_many_are() {
     again.load_keys(SavedKeys::from([(tenant.clone(), saved)]));
     assert_eq!(of(&again), of(&state));
     // Keys of which nothing is remembered go, and with them what they took.
-    state.expire(&tenant, Timestamp::from_micros(1), 0);
+    expire(&mut state, &tenant, Timestamp::from_micros(1), 0);
     assert_eq!([0, 1, 2, 3].map(|n| key(&mut state, "loud", n)), [true, true, true, false]);
 }
 

@@ -10,7 +10,8 @@ use crate::bucket::Bucket;
 impl RuleState {
     /// A bucket's instants from `from` on wait for their decision, beside those that do so already.
     pub(crate) fn wait_for(&mut self, tenant: &TenantId, bucket: &str, from: Timestamp) {
-        let Some(TenantState { buckets, awaiting, .. }) = self.tenants.get_mut(tenant) else { return };
+        let Some(state) = self.tenants.get_mut(tenant) else { return };
+        let TenantState { buckets, awaiting, .. } = &mut **state;
         let Some(entry) = buckets.get_mut(bucket) else { return };
         let Some(first) = entry.first_from(from) else { return };
         if entry.awaits.is_some_and(|known| known <= first) {
@@ -24,14 +25,15 @@ impl RuleState {
 
     /// A tenant's buckets of which instants before `before` wait, each with the first of them. Those instants wait no longer.
     pub(crate) fn take_due(&mut self, tenant: &TenantId, before: Timestamp) -> Vec<(String, Timestamp)> {
-        let Some(TenantState { buckets, awaiting, .. }) = self.tenants.get_mut(tenant) else { return Vec::new() };
+        let Some(state) = self.tenants.get_mut(tenant) else { return Vec::new() };
+        let TenantState { buckets, awaiting, .. } = &mut **state;
         let mut due = Vec::new();
         while awaiting.first().is_some_and(|(first, _)| *first < before) {
             let Some((first, name)) = awaiting.pop_first() else { break };
             due.push((name, first));
         }
         for (name, _) in &due {
-            let Some(bucket) = buckets.get_mut(name.as_str()) else { continue };
+            let Some(bucket) = buckets.get_mut(name) else { continue };
             bucket.awaits = bucket.first_from(before);
             if let Some(next) = bucket.awaits {
                 awaiting.insert((next, name.clone()));
