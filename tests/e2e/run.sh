@@ -1,6 +1,6 @@
 #!/bin/sh
-# The real program over HTTP and by its command line: `run.sh [--jobs N] [GROUP[.WORD]]...`, all groups when none is named, N beside each other
-# (as many as there are cores, and at least two).
+# The real program over HTTP and by its command line: `run.sh [--jobs N] [--record FOLDER] [GROUP[.WORD]]...`, all groups when none is
+# named, N beside each other (as many as there are cores, and at least two); what is said over HTTP is kept in the folder.
 # AEGIS_BIN names the program; AEGIS_KILLS (default 5) how often the kill test kills it, AEGIS_SEED with which random numbers.
 set -eu
 
@@ -16,8 +16,8 @@ named=""
 skip=""
 for argument; do
     case "$skip$argument" in
-    --jobs) skip="the number: " ;;
-    --jobs=* | "the number: "*) skip="" ;;
+    --jobs | --record) skip="its value: " ;;
+    --jobs=* | --record=* | "its value: "*) skip="" ;;
     *) named="$named $argument" ;;
     esac
 done
