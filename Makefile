@@ -9,7 +9,8 @@ FUZZ_SECONDS ?= 300
 # What only compiles lets those go first who wait for an answer beside it.
 YIELDING := nice -n 10
 # Many tests of the crates wait: for a server, a deadline, a kill. Twice as many at a time as there are cores.
-export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
+TEST_THREADS := $(shell echo $$((2 * $$(nproc))))
+export RUST_TEST_THREADS ?= $(TEST_THREADS)
 
 .PHONY: help setup setup-system setup-tools build test test-full lint test-rust test-rust-full test-rules test-judge test-judge-flink test-patterns test-canonical corpus fuzz-corpus test-e2e test-openapi test-fleet test-fleet-full test-sdks test-sdk-python test-sdk-typescript test-sdk-go test-demo fleet fleet-down bench bench-detect bench-flink bench-sdks fmt
 
