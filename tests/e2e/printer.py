@@ -92,7 +92,7 @@ class Printer(unittest.TestResult):
 
 
 def chosen(names, groups):
-    """The tests that `names` name, all when there is none: GROUP, or GROUP.WORD with the word in the test's name."""
+    """The tests that `names` name, all when there is none: GROUP, or GROUP.WORD with the word in the test's name, or with that name of its class."""
     suite = unittest.TestSuite()
     loader = unittest.TestLoader()
     for name in names or groups:
@@ -100,7 +100,7 @@ def chosen(names, groups):
         if group not in groups:
             sys.exit(f"there is no group `{group}`; the groups are {', '.join(groups)}")
         for case in loader.loadTestsFromModule(importlib.import_module(group)):
-            matching = [test for test in case if word in test._testMethodName]
+            matching = [test for test in case if word in test._testMethodName or word == type(test).__name__]
             if matching:
                 suite.addTests(matching)
     if suite.countTestCases() == 0:
