@@ -9,7 +9,6 @@ one. What a phase of a chain says is shown whole when it is over. A phase that f
 import os
 import pathlib
 import shlex
-import signal
 import sys
 import tempfile
 import time
@@ -17,7 +16,7 @@ import time
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "tests/e2e"))
 
-from behind import Behind, end_all, wait_for_some  # noqa: E402
+from behind import Behind, end_all, end_as_by_ctrl_c, wait_for_some  # noqa: E402
 
 # What the Makefile calls for the build and for what the tests need beside it, and what comes then.
 FIRST = ["setup-tools", "build"]
@@ -63,7 +62,7 @@ def run(chains, exchanges, took, failed):
 
 
 def main():
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    end_as_by_ctrl_c()
     started = time.monotonic()
     took, failed = [], []
     try:

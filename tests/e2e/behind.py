@@ -36,14 +36,20 @@ class Behind:
         self._log.close()
         return returncode
 
-    def interrupt(self):
-        self._signal(signal.SIGINT)
+    def ask_to_end(self):
+        # Not SIGINT, which whoever was started behind a shell does not hear.
+        self._signal(signal.SIGTERM)
 
     def _signal(self, number):
         try:
             os.killpg(self._process.pid, number)
         except ProcessLookupError:
             pass
+
+
+def end_as_by_ctrl_c():
+    """SIGTERM is Ctrl-C: what is tidied up then is tidied up."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def wait_for_some(running):
@@ -56,7 +62,7 @@ def wait_for_some(running):
 def end_all(running, within_s):
     """Asks them to end, shows what they said (nobody else will), and ends those that do not."""
     for behind in running:
-        behind.interrupt()
+        behind.ask_to_end()
     end = time.monotonic() + within_s
     while time.monotonic() < end and not all(behind.is_over for behind in running):
         time.sleep(0.05)

@@ -3,12 +3,11 @@
 import json
 import os
 import pathlib
-import signal
 import sys
 import tempfile
 import time
 
-from behind import Behind, end_all, wait_for_some
+from behind import Behind, end_all, end_as_by_ctrl_c, wait_for_some
 from printer import Counts
 
 # So long may a group take to end when it is asked to.
@@ -41,8 +40,7 @@ def run_beside(title, groups, alone, jobs):
     waiting = [group for group in groups if group[0] not in alone]
     last = [group for group in groups if group[0] in alone]
     running, counts, took, failed = [], Counts(), {}, []
-    # Whoever runs us ends us so; the groups would go on.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    end_as_by_ctrl_c()
     try:
         while waiting or running or last:
             if not waiting and not running:

@@ -9,6 +9,8 @@ import time
 import traceback
 import unittest
 
+from behind import end_as_by_ctrl_c
+
 
 @dataclasses.dataclass
 class Counts:
@@ -111,6 +113,7 @@ def chosen(names, groups):
 def run_here(title, names, groups):
     """Runs them in this process, one after another, prints what became of them and returns the counts."""
     faulthandler.register(signal.SIGUSR1)
+    end_as_by_ctrl_c()
     started = time.monotonic()
     printer = Printer()
     chosen(names, groups).run(printer)
