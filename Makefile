@@ -6,8 +6,13 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 export AEGIS_BIN := $(TARGET_DIR)/release/aegis
 CARGO_FLAGS := --release --locked
 FUZZ_SECONDS ?= 300
+# What only compiles lets those go first who wait for an answer beside it.
+YIELDING := nice -n 10
+# Many tests of the crates wait: for a server, a deadline, a kill. Twice as many at a time as there are cores.
+TEST_THREADS := $(shell echo $$((2 * $$(nproc))))
+export RUST_TEST_THREADS ?= $(TEST_THREADS)
 
-.PHONY: help setup build test test-full lint test-rust test-rules test-judge test-judge-flink test-patterns test-canonical corpus fuzz-corpus test-e2e test-openapi test-fleet test-fleet-full test-sdks test-demo fleet fleet-down bench bench-detect bench-flink bench-sdks fmt
+.PHONY: help setup setup-system setup-tools build test test-full lint test-rust test-rust-full test-rules test-judge test-judge-flink test-patterns test-canonical corpus fuzz-corpus test-e2e test-openapi test-fleet test-fleet-full test-sdks test-sdk-python test-sdk-typescript test-sdk-go test-demo fleet fleet-down bench bench-detect bench-flink bench-sdks fmt
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -15,20 +20,31 @@ help: ## this list
 setup: ## installs what the tests need (Debian packages as root; nothing where it is there)
 	@scripts/setup.sh
 
-build: ## the program, as users build it
-	cargo build $(CARGO_FLAGS)
+setup-system: # what the build itself needs
+	@scripts/setup.sh system
 
-test: setup build test-rust lint test-rules test-judge test-patterns test-canonical test-e2e test-openapi test-fleet test-sdks corpus test-demo ## everything a change must pass
-	@echo "make test: all passed"
+setup-tools: # servers that the tests start; beside the build
+	@scripts/setup-tools.sh
+
+# In `make test` it is built, and cargo is at work beside (BUILT); what the end-to-end tests said is kept for test-openapi (EXCHANGES).
+build: ## the program, as users build it
+	$(if $(BUILT),@:,cargo build $(CARGO_FLAGS))
+
+test: setup-system ## everything a change must pass, and at the end how long each phase took
+	@scripts/phases.py
 
 lint: ## format, clippy, no SQL engine under the edge-only build
 	cargo fmt --all --check
-	cargo clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
+	$(YIELDING) cargo clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
 	scripts/check-edge-only.sh
 	scripts/check-no-raw-value.sh
 
 test-rust: ## unit, property and integration tests of every crate
+	$(YIELDING) cargo test $(CARGO_FLAGS) --workspace --no-run
 	cargo test $(CARGO_FLAGS) --workspace
+
+test-rust-full: ## the laws of detection by more random logs than `make test` takes
+	PROPTEST_CASES=128 cargo test $(CARGO_FLAGS) --workspace --test detect
 
 test-rules: build ## the tests beside the shipped detection rules, on the real engine
 	$(AEGIS_BIN) rules test rules
@@ -53,7 +69,7 @@ fuzz-corpus: build ## differential fuzzing of the canonical form and of receipts
 	tests/corpus/run.sh fuzz --receipts --seconds $(FUZZ_SECONDS)
 
 test-e2e: build ## the real program over HTTP: every GitHub webhook payload, bad input, faults; some of it over NATS
-	tests/e2e/run.sh
+	tests/e2e/run.sh $(if $(EXCHANGES),--record "$(EXCHANGES)")
 	AEGIS_E2E_NATS=debian tests/e2e/run.sh containment kills
 
 test-fleet: build ## a fleet (three NATS servers, control, two edges) under load, and some of its processes killed
@@ -70,17 +86,24 @@ fleet-down: ## stops it and removes its folder
 	@python3 tests/fleet/play.py down
 
 test-openapi: build ## docs/openapi.yaml against the routes of the source and real answers of the real program; the schema of a rule's header
-	tests/openapi/run.sh
+	tests/openapi/run.sh $(EXCHANGES)
 
-test-sdks: build ## the SDKs: lint, types, packages, and tests against the real program
+test-sdks: test-sdk-python test-sdk-typescript test-sdk-go ## the SDKs: lint, types, packages, and tests against the real program
+
+test-sdk-python: build
 	sdks/python/test.sh
+
+test-sdk-typescript: build
 	sdks/typescript/test.sh
+
+test-sdk-go: build
 	sdks/go/test.sh
 
 test-demo: build ## the demo, as README shows it
 	$(AEGIS_BIN) demo
 
-test-full: test ## the slow checks too: 50 kills under load, every fault of a fleet, languages fuzzed, licences and advisories
+test-full: test ## the slow checks too: more random logs for detection, 50 kills under load, every fault of a fleet, languages fuzzed, licences and advisories
+	$(MAKE) test-rust-full
 	tests/judge/run.sh --histories 40 --random 300
 	tests/judge/run.sh flink --patterns 300 --rules 200
 	tests/patterns/run.sh

@@ -20,15 +20,25 @@ SERVERS = {"debian": DEBIAN, "current": CURRENT}
 
 
 # Ports that clients are given are left alone: a server that is down for a moment must find its own again.
+LOWEST = 10_000
 _given = set()
+
+
+def own_ports():
+    """Those that this process may give: the share of AEGIS_E2E_PORTS (`0/3`: the first of three), so that groups that run beside each
+    other never take a port of a server that is down for a moment. None of a range that is too small."""
+    lowest_of_clients = int(pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    share, shares = map(int, os.environ.get("AEGIS_E2E_PORTS", "0/1").split("/"))
+    each = (lowest_of_clients - LOWEST) // shares
+    return range(LOWEST + share * each, LOWEST + (share + 1) * each) if each > 1000 else None
 
 
 def free_port():
     """A port of loopback that nobody has now, and no client will be given."""
-    lowest_of_clients = int(pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    own = own_ports()
     dice = random.SystemRandom()
     while True:
-        port = dice.randrange(10_000, lowest_of_clients) if lowest_of_clients > 12_000 else 0
+        port = dice.choice(own) if own else 0
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             port = probe.getsockname()[1]

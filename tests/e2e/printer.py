@@ -1,5 +1,6 @@
 """Runs groups of tests and prints one line a test, the failures' details at the end."""
 
+import dataclasses
 import faulthandler
 import importlib
 import signal
@@ -7,6 +8,26 @@ import sys
 import time
 import traceback
 import unittest
+
+from behind import end_as_by_ctrl_c
+
+
+@dataclasses.dataclass
+class Counts:
+    """What became of the tests."""
+
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    known: int = 0
+
+    def __add__(self, other):
+        return Counts(*(ours + theirs for ours, theirs in zip(dataclasses.astuple(self), dataclasses.astuple(other))))
+
+    def __str__(self):
+        skipped = f", {self.skipped} skipped" if self.skipped else ""
+        known = f", {self.known} known to fail" if self.known else ""
+        return f"{self.passed} passed, {self.failed} failed{skipped}{known}"
 
 
 class Printer(unittest.TestResult):
@@ -73,7 +94,7 @@ class Printer(unittest.TestResult):
 
 
 def chosen(names, groups):
-    """The tests that `names` name, all when there is none: GROUP, or GROUP.WORD with the word in the test's name."""
+    """The tests that `names` name, all when there is none: GROUP, or GROUP.WORD with the word in the test's name, or with that name of its class."""
     suite = unittest.TestSuite()
     loader = unittest.TestLoader()
     for name in names or groups:
@@ -81,7 +102,7 @@ def chosen(names, groups):
         if group not in groups:
             sys.exit(f"there is no group `{group}`; the groups are {', '.join(groups)}")
         for case in loader.loadTestsFromModule(importlib.import_module(group)):
-            matching = [test for test in case if word in test._testMethodName]
+            matching = [test for test in case if word in test._testMethodName or word == type(test).__name__]
             if matching:
                 suite.addTests(matching)
     if suite.countTestCases() == 0:
@@ -89,15 +110,20 @@ def chosen(names, groups):
     return suite
 
 
-def run(title, names, groups):
-    """Runs them and prints what became of them. 1 when any failed."""
+def run_here(title, names, groups):
+    """Runs them in this process, one after another, prints what became of them and returns the counts."""
     faulthandler.register(signal.SIGUSR1)
+    end_as_by_ctrl_c()
     started = time.monotonic()
     printer = Printer()
     chosen(names, groups).run(printer)
     for details in printer.details:
         print(f"\n{details}", file=sys.stderr)
-    skipped = f", {len(printer.skipped)} skipped" if printer.skipped else ""
-    skipped += f", {len(printer.expectedFailures)} known to fail" if printer.expectedFailures else ""
-    print(f"{title}: {printer.passed} passed, {printer.failed} failed{skipped} in {time.monotonic() - started:.0f} s")
-    return 1 if printer.failed else 0
+    counts = Counts(printer.passed, printer.failed, len(printer.skipped), len(printer.expectedFailures))
+    print(f"{title}: {counts} in {time.monotonic() - started:.0f} s", flush=True)
+    return counts
+
+
+def run(title, names, groups):
+    """The same. 1 when any failed."""
+    return 1 if run_here(title, names, groups).failed else 0

@@ -1,5 +1,6 @@
 #!/bin/sh
-# The real program over HTTP and by its command line: `run.sh [GROUP[.WORD]]...`, all groups when none is named.
+# The real program over HTTP and by its command line: `run.sh [--jobs N] [--record FOLDER] [GROUP[.WORD]]...`, all groups when none is
+# named, N beside each other (as many as there are cores, and at least two); what is said over HTTP is kept in the folder.
 # AEGIS_BIN names the program; AEGIS_KILLS (default 5) how often the kill test kills it, AEGIS_SEED with which random numbers.
 set -eu
 
@@ -11,7 +12,16 @@ if [ ! -x "$AEGIS_BIN" ]; then
 fi
 
 # GitHub's payloads. A copy of the pins lies beside what was installed from them, and is written last.
-case " ${*:-webhooks} " in
+named=""
+skip=""
+for argument; do
+    case "$skip$argument" in
+    --jobs | --record) skip="its value: " ;;
+    --jobs=* | --record=* | "its value: "*) skip="" ;;
+    *) named="$named $argument" ;;
+    esac
+done
+case "${named:- webhooks} " in
 *" webhooks"*)
     cd ../webhooks
     if ! cmp -s package-lock.json node_modules/package-lock.installed; then

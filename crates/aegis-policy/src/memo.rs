@@ -134,6 +134,11 @@ impl Memo {
         }
         outcomes.insert(key.into_boxed_slice(), outcome);
     }
+
+    #[cfg(test)]
+    pub(crate) fn forget(&self) {
+        self.outcomes.write().clear();
+    }
 }
 
 /// The facts behind a path that a policy reads; none if it could be anything.

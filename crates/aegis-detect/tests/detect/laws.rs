@@ -22,7 +22,8 @@ use logs::{
 };
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    // A fault that shows in one log of ten is missed by so many once in thirty runs; `make test-full` asks for more (PROPTEST_CASES). A case runs every rule.
+    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
 
     #[test]
     fn l_replay_any_batching_finds_the_same_alerts(
