@@ -148,7 +148,7 @@ fn bounded<DB: Database>(connections: u32) -> PoolOptions<DB> {
         .idle_timeout(None)
         .max_lifetime(None)
         .test_before_acquire(false)
-        .before_acquire(|connection, _| {
+        .before_acquire(|connection: &mut DB::Connection, _| {
             let is_free = !connection.is_in_transaction();
             Box::pin(async move { Ok(is_free) })
         })
