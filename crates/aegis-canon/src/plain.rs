@@ -7,8 +7,9 @@ const STEP: usize = 16;
 /// And where less than that is left, which is the end of most strings.
 const WORD: usize = 8;
 
-/// A one in each byte of a word.
+/// A one in each byte of a word, and the high bit of each.
 const ONES: u64 = u64::MAX / 0xff;
+const HIGH: u64 = ONES << 7;
 
 /// True for a byte that ends a plain run: a quote, a backslash or a control character.
 const fn ends_run(byte: u8) -> bool {
@@ -21,26 +22,56 @@ pub(crate) fn plain_run(bytes: &[u8]) -> usize {
     // Without a way out of the inner loop the compiler makes it a handful of vector instructions.
     let mut run = steps.iter().take_while(|step| !step.iter().fold(false, |ends, &byte| ends | ends_run(byte))).count() * STEP;
     while let Some(word) = bytes[run..].first_chunk::<WORD>() {
-        match first_end(*word) {
+        match first(ends_of(u64::from_le_bytes(*word))) {
             Some(place) => return run + place,
             None => run += WORD,
         }
     }
     match bytes.last_chunk::<WORD>() {
         // What of it was looked at before is plain.
-        Some(word) => first_end(*word).map_or(bytes.len(), |place| bytes.len() - WORD + place),
+        Some(word) => first(ends_of(u64::from_le_bytes(*word))).map_or(bytes.len(), |place| bytes.len() - WORD + place),
         None => bytes.iter().take_while(|&&byte| !ends_run(byte)).count(),
     }
 }
 
-/// The first byte that ends a run. All eight are looked at together: to take `n` of a byte below `n` borrows from its high bit, which is noted
-/// where it was not set before. A borrow goes on to the bytes behind and may have them noted too, never one before: the first is right.
-fn first_end(word: [u8; WORD]) -> Option<usize> {
-    let word = u64::from_le_bytes(word);
-    let below = |bytes: u64, n: u64| bytes.wrapping_sub(ONES * n) & !bytes & (ONES << 7);
-    let is = |byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
-    let ends = below(word, 0x20) | is(b'"') | is(b'\\');
-    (ends != 0).then(|| (ends.trailing_zeros() / u8::BITS) as usize)
+/// True for a byte that may stand in a plain key: ASCII that can be seen and needs no escape.
+const fn is_of_key(byte: u8) -> bool {
+    matches!(byte, 0x20..=0x7e) && !ends_run(byte)
+}
+
+/// How many bytes at the beginning of `bytes` may stand in a plain key. Few: keys are shorter than most strings, and behind one the text goes on.
+pub(crate) fn key_run(bytes: &[u8]) -> usize {
+    let mut run = 0;
+    while let Some(word) = bytes[run..].first_chunk::<WORD>() {
+        let word = u64::from_le_bytes(*word);
+        match first(ends_of(word) | equal_to(word, 0x7f) | (word & HIGH)) {
+            Some(place) => return run + place,
+            None => run += WORD,
+        }
+    }
+    run + bytes[run..].iter().take_while(|&&byte| is_of_key(byte)).count()
+}
+
+/// Bytes of a word that are below `n`, by their high bits. All eight are looked at together: to take `n` of a byte below it borrows from its high
+/// bit, which is noted where it was not set before. A borrow goes on to the bytes behind and may have them noted too, never one before: the
+/// first is right.
+fn below(word: u64, n: u64) -> u64 {
+    word.wrapping_sub(ONES * n) & !word & HIGH
+}
+
+/// Those that are `byte`; of these too the first is right.
+fn equal_to(word: u64, byte: u8) -> u64 {
+    below(word ^ (ONES * u64::from(byte)), 1)
+}
+
+/// Those that end a run.
+fn ends_of(word: u64) -> u64 {
+    below(word, 0x20) | equal_to(word, b'"') | equal_to(word, b'\\')
+}
+
+/// The place of the first that is noted.
+fn first(noted: u64) -> Option<usize> {
+    (noted != 0).then(|| (noted.trailing_zeros() / u8::BITS) as usize)
 }
 
 #[cfg(test)]
@@ -50,7 +81,8 @@ mod tests {
     use super::*;
 
     /// What ends a run, what is next to that, and the same with the high bit.
-    const NEAR: [u8; 17] = [0, 1, 0x1f, 0x20, 0x21, b'"', 0x23, 0x5b, b'\\', 0x5d, 0x7f, 0x80, 0x9f, 0xa0, 0xa2, 0xdc, 0xff];
+    const NEAR: [u8; 18] =
+        [0, 1, 0x1f, 0x20, 0x21, b'"', 0x23, 0x5b, b'\\', 0x5d, 0x7e, 0x7f, 0x80, 0x9f, 0xa0, 0xa2, 0xdc, 0xff];
 
     proptest! {
         #[test]
@@ -62,6 +94,7 @@ mod tests {
             for rest in [near, far] {
                 let bytes = [vec![b'a'; plain], rest].concat();
                 prop_assert_eq!(plain_run(&bytes), bytes.iter().take_while(|&&byte| !ends_run(byte)).count());
+                prop_assert_eq!(key_run(&bytes), bytes.iter().take_while(|&&byte| is_of_key(byte)).count());
             }
         }
     }
