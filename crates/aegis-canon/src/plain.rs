@@ -52,6 +52,16 @@ pub(crate) fn key_run(bytes: &[u8]) -> usize {
     run + bytes[run..].iter().take_while(|&&byte| is_of_key(byte)).count()
 }
 
+/// Whether a backslash is among `bytes`.
+pub(crate) fn has_backslash(bytes: &[u8]) -> bool {
+    let (words, _) = bytes.as_chunks::<WORD>();
+    let noted = |word: &[u8; WORD]| equal_to(u64::from_le_bytes(*word), b'\\');
+    match bytes.last_chunk::<WORD>() {
+        Some(last) => words.iter().fold(noted(last), |found, word| found | noted(word)) != 0,
+        None => bytes.contains(&b'\\'),
+    }
+}
+
 /// Bytes of a word that are below `n`, by their high bits. All eight are looked at together: to take `n` of a byte below it borrows from its high
 /// bit, which is noted where it was not set before. A borrow goes on to the bytes behind and may have them noted too, never one before: the
 /// first is right.
@@ -95,6 +105,7 @@ mod tests {
                 let bytes = [vec![b'a'; plain], rest].concat();
                 prop_assert_eq!(plain_run(&bytes), bytes.iter().take_while(|&&byte| !ends_run(byte)).count());
                 prop_assert_eq!(key_run(&bytes), bytes.iter().take_while(|&&byte| is_of_key(byte)).count());
+                prop_assert_eq!(has_backslash(&bytes), bytes.contains(&b'\\'));
             }
         }
     }
