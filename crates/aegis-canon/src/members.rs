@@ -1,6 +1,10 @@
 //! The members of an object by where they stand in its text: a few numbers each, that are kept or looked up later without another pass.
 //! `inline`, because other crates go through all members of each event with them, and nothing links across crates.
 
+use std::cmp::Ordering::{self, Equal, Greater, Less};
+
+use crate::plain::has_backslash;
+
 /// A member of an object, as slices of its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RawMember<'text> {
@@ -16,7 +20,7 @@ impl<'text> RawMember<'text> {
     #[inline]
     pub fn as_plain_str(&self) -> Option<&'text str> {
         let content = self.value.strip_prefix('"')?.strip_suffix('"')?;
-        (!content.contains('\\')).then_some(content)
+        (!has_backslash(content.as_bytes())).then_some(content)
     }
 
     /// The value as an integer, if it is one.
@@ -123,13 +127,27 @@ impl<'a> Members<'a> {
     #[inline]
     pub fn find(&self, from: usize, key: &str) -> (usize, Option<RawMember<'a>>) {
         let (key, from) = (key.as_bytes(), from.min(self.places.len()));
-        let is_before = |place: &Place| place.key_of(self.text).is_some_and(|before| before < key);
-        let is_passed = from.checked_sub(1).and_then(|last| self.places.get(last)).is_some_and(|last| !is_before(last));
-        let start = if is_passed { 0 } else { from };
-        let behind = self.places.get(start..).unwrap_or_default();
-        let place = start + behind.iter().take_while(|place| is_before(place)).count();
-        let found = self.places.get(place).filter(|found| found.key_of(self.text) == Some(key));
-        (place, found.and_then(|found| found.member(self.text)))
+        let order_of = |place: &Place| place.key_of(self.text).map(|it| order(it, key));
+        let is_passed =
+            from.checked_sub(1).and_then(|last| self.places.get(last)).is_some_and(|last| order_of(last) != Some(Less));
+        let mut place = if is_passed { 0 } else { from };
+        for here in self.places.get(place..).unwrap_or_default() {
+            match order_of(here) {
+                Some(Less) => place += 1,
+                Some(Equal) => return (place, here.member(self.text)),
+                Some(Greater) | None => break,
+            }
+        }
+        (place, None)
+    }
+}
+
+/// How two keys compare. Most that are neighbours differ in their first byte already, which needs no call.
+#[inline]
+fn order(left: &[u8], right: &[u8]) -> Ordering {
+    match (left.first(), right.first()) {
+        (Some(left), Some(right)) if left != right => left.cmp(right),
+        _ => left.cmp(right),
     }
 }
 

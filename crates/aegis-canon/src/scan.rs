@@ -3,7 +3,7 @@
 //! plain ASCII, a number with a fraction), for which the reader takes the long way.
 
 use crate::members::{Outline, Place};
-use crate::plain::plain_run;
+use crate::plain::{key_run, plain_run};
 use crate::{MAX_DEPTH, MAX_SAFE_INTEGER};
 
 /// Members of a sealed event, its receipt and its proof together, about.
@@ -125,8 +125,7 @@ impl Scan<'_> {
     fn key(&mut self) -> Option<(usize, usize)> {
         self.expect(b'"')?;
         let start = self.position;
-        let is_plain = |&&byte: &&u8| matches!(byte, 0x20..=0x7e) && !matches!(byte, b'"' | b'\\');
-        let end = start + self.bytes.get(start..)?.iter().take_while(is_plain).count();
+        let end = start + key_run(self.bytes.get(start..)?);
         self.position = end;
         self.expect(b'"')?;
         self.expect(b':')?;
