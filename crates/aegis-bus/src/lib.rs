@@ -328,6 +328,12 @@ pub trait Bus: Send + Sync + std::fmt::Debug {
         Ok(place.is_at(&self.place(stream, place.seq).await?, self.last_seq(stream).await?))
     }
 
+    /// Makes the sequences of all that was read so far stay what they are, whatever happens to the machine: to be asked by whoever is about to write one down
+    /// elsewhere than on the bus. Nothing to do for a driver whose messages are durable in their places before they are read.
+    async fn settle(&self) -> Result<(), BusError> {
+        Ok(())
+    }
+
     /// The sequence up to which the consumer has passed everything; 0 for one that is not registered, or whose place the stream no longer has.
     async fn consumer_position(&self, stream: Stream, name: &str) -> Result<u64, BusError>;
 

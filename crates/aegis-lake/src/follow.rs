@@ -245,7 +245,11 @@ impl<'a> Follow<'a> {
                 self.at_end = self.at_end.max(Some(at));
             }
             let is_last = is_stopping && (batch.is_empty() || *give_up.get_or_insert(Instant::now() + DRAIN) <= Instant::now());
-            self.writer.relieve().await?;
+            if self.writer.is_heavy() {
+                // An hour says up to which sequence it has everything.
+                self.bus.settle().await?;
+                self.writer.relieve().await?;
+            }
             let hours = u32::try_from(self.writer.hours_waiting()).unwrap_or(u32::MAX);
             let is_due = self.read > self.noted && flushed.elapsed() >= flush_every.max(PER_HOUR.saturating_mul(hours));
             let is_full = self.writer.is_full() || self.lanes.as_ref().is_some_and(Lanes::is_full);
@@ -344,6 +348,7 @@ impl<'a> Follow<'a> {
 
     /// Writes what waits, and then how far that is.
     async fn note(&mut self) -> Result<(), LakeError> {
+        self.bus.settle().await?;
         self.writer.flush().await?;
         if let Some(lanes) = &mut self.lanes {
             lanes.written(&self.writer.store, self.clock.now()).await?;

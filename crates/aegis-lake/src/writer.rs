@@ -131,11 +131,22 @@ impl Writer {
         self.total.rows >= self.limits.rows || self.total.bytes >= self.limits.bytes
     }
 
+    /// Tenants of whom too much waits.
+    fn heavy(&self) -> impl Iterator<Item = &TenantId> {
+        let WriterLimits { tenant_rows, tenant_bytes, .. } = self.limits;
+        let is_heavy = move |weight: &Weight| weight.rows >= tenant_rows || weight.bytes >= tenant_bytes;
+        self.tenants.iter().filter(move |(_, weight)| is_heavy(weight)).map(|(tenant, _)| tenant)
+    }
+
+    /// True if too much waits of some tenant, and should be written now.
+    #[must_use]
+    pub fn is_heavy(&self) -> bool {
+        self.heavy().next().is_some()
+    }
+
     /// Writes what waits of tenants of whom too much does.
     pub async fn relieve(&mut self) -> Result<(), LakeError> {
-        let is_heavy = |weight: &Weight| weight.rows >= self.limits.tenant_rows || weight.bytes >= self.limits.tenant_bytes;
-        let heavy: HashSet<TenantId> =
-            self.tenants.iter().filter(|(_, weight)| is_heavy(weight)).map(|(tenant, _)| tenant.clone()).collect();
+        let heavy: HashSet<TenantId> = self.heavy().cloned().collect();
         if heavy.is_empty() {
             return Ok(());
         }

@@ -53,6 +53,8 @@ pub struct ShipperConfig {
     pub drain: Duration,
     /// The name under which the bus knows a `LedgerKeeper` of this ledger, if it does.
     pub kept_as: Option<Arc<str>>,
+    /// The last row that the bus had of it at this start, where that is known: shipping begins behind it, whatever was acknowledged before the power went.
+    pub kept_to: Option<i64>,
 }
 
 impl Default for ShipperConfig {
@@ -71,6 +73,7 @@ impl Default for ShipperConfig {
             quiet_every: Duration::from_secs(1),
             drain: Duration::from_secs(5),
             kept_as: None,
+            kept_to: None,
         }
     }
 }

@@ -406,3 +406,36 @@ async fn a_bus_that_reads_the_ledger_gives_back_what_was_shipped_byte_for_byte()
     reopened.inner.keep_with("edge", keeper()).await.unwrap();
     assert_eq!(wires(read(&reopened, Stream::Ase).await), expected);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_bus_lost_with_the_power_is_shipped_again_though_it_was_acknowledged() {
+    let (folder, disk) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let ledger = ledger(folder.path(), 64).await;
+    let keeper = || Arc::new(LedgerKeeper::new(ledger.clone()));
+    let first = bus(folder.path(), EmbeddedLimits::default()).await;
+    let kept_to = first.inner.keep_with("edge", keeper()).await.unwrap();
+    let kept = ShipperConfig { kept_as: Some("edge".into()), kept_to, ..quick() };
+    let shipper = Shipper::spawn(ledger.clone(), first.inner.clone(), kept.clone()).unwrap();
+    let mut sealed = seal(&ledger, 20).await;
+    until("everything shipped", async || shipper.backlog() == 0).await;
+    first.inner.settle().await.unwrap();
+    for file in ["bus.db", "bus.db-wal"] {
+        std::fs::copy(folder.path().join(file), disk.path().join(file)).unwrap();
+    }
+    sealed.extend(seal(&ledger, 30).await);
+    until("the rest too", async || shipper.backlog() == 0).await;
+    shipper.stop().await;
+    assert_eq!(decisions(&first).await, sealed);
+    first.inner.close().await;
+
+    let after = bus(disk.path(), EmbeddedLimits::default()).await;
+    let kept_to = after.inner.keep_with("edge", keeper()).await.unwrap();
+    assert_eq!(kept_to, Some(21), "behind the receipt that opens the lane");
+    assert_eq!(ledger.backlog(), 0, "all of it was acknowledged");
+    let shipper = Shipper::spawn(ledger.clone(), after.inner.clone(), ShipperConfig { kept_to, ..kept }).unwrap();
+    until("what is missing is there", async || decisions(&after).await.len() >= sealed.len()).await;
+    sealed.extend(seal(&ledger, 5).await);
+    until("and what is new", async || decisions(&after).await.len() >= sealed.len()).await;
+    assert_eq!(decisions(&after).await, sealed);
+    shipper.stop().await;
+}

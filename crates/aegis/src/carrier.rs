@@ -95,7 +95,7 @@ impl Carrier {
     pub(crate) async fn ship(&self, name: &str, ledger: &Ledger) -> anyhow::Result<Shipper> {
         let mut config = ShipperConfig::default();
         if let Self::File(bus) = self {
-            bus.keep_with(name, keeper(ledger)).await.with_context(|| format!("the {name} ledger"))?;
+            config.kept_to = bus.keep_with(name, keeper(ledger)).await.with_context(|| format!("the {name} ledger"))?;
             config.kept_as = Some(name.into());
         }
         Shipper::spawn(ledger.clone(), self.control(), config).context("shipping")

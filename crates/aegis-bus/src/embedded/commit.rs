@@ -15,7 +15,7 @@ use sqlx::sqlite::SqliteConnection;
 use self::write::Staged;
 use self::write::WRITE_AND_COMMIT;
 use super::kv::KvEntry;
-use super::schema::{WriterState, seq_of, signed, unsigned};
+use super::schema::{SETTLED, WriterState, seq_of, signed, unsigned};
 use super::writer::{Answer, Request};
 use super::{EmbeddedLimits, Shared};
 use crate::{Bucket, BusError, Delivered, Message, Stream};
@@ -44,7 +44,7 @@ pub(super) fn refuse(requests: Vec<Request>, error: &BusError) {
     for request in requests {
         match request {
             Request::Publish { messages, reply, .. } => drop(reply.send(vec![Err(error.clone()); messages.len()])),
-            Request::SetPosition { reply, .. } => drop(reply.send(Err(error.clone()))),
+            Request::SetPosition { reply, .. } | Request::Settle { reply } => drop(reply.send(Err(error.clone()))),
             Request::KvPut { reply, .. } | Request::Admit { reply, .. } => drop(reply.send(Err(error.clone()))),
             Request::Close { reply } => {
                 let _ = reply.send(());
@@ -237,12 +237,30 @@ impl Work<'_> {
                 answers.push(Answer::Revision(reply, result));
                 failed
             }
+            Request::Settle { reply } => {
+                let outcome = self.settle().await.map(Ok);
+                let (result, failed) = split(outcome, Err);
+                answers.push(Answer::Unit(reply, result));
+                failed
+            }
             // The writer takes these out of the queue itself.
             Request::Close { reply } => {
                 let _ = reply.send(());
                 Ok(())
             }
         }
+    }
+
+    /// Changes something, so that there is a commit that the disk has to take, and all before it in the log: one that changes nothing is none.
+    async fn settle(&mut self) -> Result<(), BusError> {
+        sqlx::query(
+            "INSERT INTO sources (source, name, last_position, last_id) VALUES (?1, '', 1, '')
+             ON CONFLICT (source) DO UPDATE SET last_position = last_position + 1",
+        )
+        .bind(SETTLED)
+        .execute(&mut *self.conn)
+        .await?;
+        Ok(())
     }
 
     /// Who keeps a message's payload: its number, if it is known.

@@ -1,6 +1,7 @@
 //! The embedded driver: a durable SQLite log with sequence, dedup and KV, for deployments without a NATS server.
 //! One writer task commits what all publishers queued in one transaction and answers after it; readers never wait for it.
-//! Nothing is visible to a reader, and nothing acknowledged, before it is durable.
+//! Nothing is visible to a reader, and nothing acknowledged, before it is durable, here or with whoever keeps it; where that is, its place here is settled
+//! with the next commit of anything else, or when it is asked for (docs/adr/0049).
 
 mod commit;
 mod file;
@@ -62,7 +63,7 @@ struct Head {
     closed: bool,
 }
 
-/// What readers see: only what is durable.
+/// What readers see: only what is durable, here or with whoever keeps it.
 #[derive(Debug)]
 struct Shared {
     tails: [Arc<Mutex<Tail>>; 6],
@@ -149,6 +150,7 @@ impl EmbeddedBus {
             shared: Arc::clone(&shared),
             requests,
             healthy: true,
+            leaves_sync: false,
             _lock: lock,
         };
         tokio::spawn(writer.run());
@@ -167,12 +169,14 @@ impl EmbeddedBus {
 
     /// Lets `keeper` keep the payloads of messages that name it: the file then holds their places only. To be called before anything is
     /// read or published; a message that names an unknown keeper is stored whole. What was published of it and is not there any more as it was
-    /// is lost from then on.
-    pub async fn keep_with(&self, name: &str, keeper: Arc<dyn Keeper>) -> Result<(), BusError> {
+    /// is lost from then on. Answers the last position that the file knows of this keeper, from which on whoever publishes has to begin again: what came behind
+    /// it was lost with the power. None of a keeper that it knows nothing of: a new one, or a file that was made anew.
+    pub async fn keep_with(&self, name: &str, keeper: Arc<dyn Keeper>) -> Result<Option<i64>, BusError> {
         let (named, admitted) = (name.to_owned(), Arc::clone(&keeper));
         let number = schema::signed(self.ask(|reply| Request::Admit { name: named, keeper: admitted, reply }).await??);
         self.shared.keepers.write().add(name, number, keeper);
-        Ok(())
+        let last = self.shared.state.lock().sources.get(&number).map(|source| source.last_position);
+        Ok(last.filter(|last| *last > 0))
     }
 
     /// The bus file.
@@ -268,6 +272,10 @@ impl Bus for EmbeddedBus {
 
     async fn stream_identity(&self, stream: Stream) -> Result<String, BusError> {
         Ok(self.identities[stream.index()].clone())
+    }
+
+    async fn settle(&self) -> Result<(), BusError> {
+        self.ask(|reply| Request::Settle { reply }).await?
     }
 
     async fn consumer_position(&self, stream: Stream, name: &str) -> Result<u64, BusError> {

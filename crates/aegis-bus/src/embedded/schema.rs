@@ -101,6 +101,9 @@ PRAGMA user_version = 3;
 /// open the file; the tables are the same.
 const IDS_WITH_LANES: &str = "PRAGMA user_version = 4";
 
+/// The number in `sources` under which is counted how often the disk was made to take everything: of no keeper.
+pub(super) const SETTLED: i64 = -1;
+
 /// Where a stream's messages begin in the key space.
 pub(super) const fn base(stream: Stream) -> i64 {
     (stream.index() as i64) << SEQ_BITS
@@ -233,7 +236,10 @@ pub(super) async fn load(conn: &mut SqliteConnection) -> Result<Loaded, BusError
     }
 
     let rows: Vec<(i64, String, i64, String)> =
-        sqlx::query_as("SELECT source, name, last_position, last_id FROM sources").fetch_all(&mut *conn).await?;
+        sqlx::query_as("SELECT source, name, last_position, last_id FROM sources WHERE source > ?1")
+            .bind(SETTLED)
+            .fetch_all(&mut *conn)
+            .await?;
     let sources = rows
         .into_iter()
         .map(|(number, name, last_position, last_id)| (number, Source { name, last_position, last_id }))

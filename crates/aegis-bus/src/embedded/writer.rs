@@ -11,7 +11,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::{EmbeddedLimits, Keeper, MAX_REQUEST_BYTES, Shared, commit, file, schema};
-use crate::{Bucket, BusError, Message, PubAck, Stream};
+use crate::{Bucket, BusError, Kept, Message, PubAck, Stream};
 
 /// What the writer is asked to make durable.
 #[derive(Debug)]
@@ -43,6 +43,10 @@ pub(super) enum Request {
         keeper: Arc<dyn Keeper>,
         reply: oneshot::Sender<Result<u64, BusError>>,
     },
+    /// Has the disk take all that was committed before.
+    Settle {
+        reply: oneshot::Sender<Result<(), BusError>>,
+    },
     Close {
         reply: oneshot::Sender<()>,
     },
@@ -53,8 +57,20 @@ impl Request {
         match self {
             Self::Publish { messages, .. } => (messages.len(), messages.iter().map(|m| m.payload.len()).sum()),
             Self::KvPut { value, .. } => (1, value.len()),
-            Self::SetPosition { .. } | Self::Admit { .. } | Self::Close { .. } => (1, 0),
+            Self::SetPosition { .. } | Self::Admit { .. } | Self::Settle { .. } | Self::Close { .. } => (1, 0),
         }
+    }
+
+    /// True for messages that their keepers have on the disk, and that are published again behind the last one that this file knows: they, and nothing else,
+    /// may be lost of it with the power (docs/adr/0049). Of a keeper of whom the file knows no message nobody would know where to begin.
+    fn can_come_again(&self, shared: &Shared) -> bool {
+        let Self::Publish { stream, messages, .. } = self else { return false };
+        let (keepers, state) = (shared.keepers.read(), shared.state.lock());
+        let is_behind_the_last = |kept: &Kept| {
+            let source = keepers.number(&kept.by).and_then(|number| state.sources.get(&number));
+            source.is_some_and(|source| (1..kept.position).contains(&source.last_position))
+        };
+        !stream.keeps_latest_per_subject() && messages.iter().all(|message| message.kept.as_ref().is_some_and(is_behind_the_last))
     }
 }
 
@@ -101,6 +117,8 @@ pub(super) struct Writer {
     pub(super) requests: mpsc::Receiver<Request>,
     /// False after a failed commit, until the file was read back.
     pub(super) healthy: bool,
+    /// True while the connection leaves it to a later commit, or a checkpoint of the log, to have the disk take what it commits.
+    pub(super) leaves_sync: bool,
     /// Held as long as the writer lives.
     pub(super) _lock: File,
 }
@@ -150,7 +168,8 @@ impl Writer {
 
     async fn commit(&mut self, batch: Vec<Request>, pruning: &mut commit::Pruning) {
         let mut answers = Vec::with_capacity(batch.len());
-        let outcome = match self.recover().await {
+        let may_wait = batch.iter().all(|request| request.can_come_again(&self.shared));
+        let outcome = match self.make_ready(may_wait).await {
             Ok(()) => {
                 commit::commit(&mut self.conn, &self.shared, &self.limits, self.clock.now(), batch, &mut answers, pruning).await
             }
@@ -173,6 +192,22 @@ impl Writer {
         }
     }
 
+    /// Whether the disk has to take the next commit before it is answered, or may later.
+    async fn make_ready(&mut self, may_wait: bool) -> Result<(), BusError> {
+        self.recover().await?;
+        if self.leaves_sync == may_wait {
+            return Ok(());
+        }
+        let level = if may_wait { "PRAGMA synchronous = NORMAL" } else { "PRAGMA synchronous = FULL" };
+        // Never as a statement that stays prepared: SQLite may do it while it prepares one, and not when that is run again.
+        if let Err(error) = sqlx::raw_sql(level).execute(&mut self.conn).await {
+            self.healthy = false;
+            return Err(error.into());
+        }
+        self.leaves_sync = may_wait;
+        Ok(())
+    }
+
     /// Reads the picture back after a failed commit, on a fresh connection.
     async fn recover(&mut self) -> Result<(), BusError> {
         if self.healthy {
@@ -183,6 +218,98 @@ impl Writer {
         self.shared.reset(loaded);
         self.conn = conn;
         self.healthy = true;
+        self.leaves_sync = false;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::{Held, connect};
+    use super::*;
+    use aegis_model::SystemClock;
+    use async_trait::async_trait;
+    use tokio::sync::Semaphore;
+
+    /// Of SQLite: how far a commit waits for the disk.
+    const NORMAL: i64 = 1;
+    const FULL: i64 = 2;
+
+    #[derive(Debug)]
+    struct Nothing;
+
+    #[async_trait]
+    impl Keeper for Nothing {
+        async fn read(&self, _: i64, _: usize) -> Result<Vec<Held>, BusError> {
+            Ok(Vec::new())
+        }
+
+        fn last(&self) -> i64 {
+            0
+        }
+    }
+
+    async fn writer(folder: &std::path::Path) -> Writer {
+        let path = folder.join("bus.db");
+        let (lock, options, limits) =
+            (file::take(&path).await.unwrap(), schema::connect_options(&path), EmbeddedLimits::default());
+        let (conn, loaded, _) = connect(&path, &options).await.unwrap();
+        let (shared, (_, requests)) = (Arc::new(Shared::new(&limits, &loaded)), mpsc::channel(1));
+        shared.reset(loaded);
+        let clock = Arc::new(SystemClock);
+        Writer { conn, options, limits, clock, shared, requests, healthy: true, leaves_sync: false, _lock: lock }
+    }
+
+    /// Commits these together, and how far that waited for the disk.
+    async fn commit(writer: &mut Writer, batch: Vec<Request>) -> i64 {
+        writer.commit(batch, &mut commit::Pruning::default()).await;
+        // One that is prepared once says for ever what it said first.
+        sqlx::query_scalar("PRAGMA synchronous").persistent(false).fetch_one(&mut writer.conn).await.unwrap()
+    }
+
+    fn publish(stream: Stream, messages: Vec<Message>) -> Request {
+        let room = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        Request::Publish { stream, messages, room, reply: oneshot::channel().0 }
+    }
+
+    fn kept(by: &str, position: i64) -> Message {
+        Message::new("ase.00.t.x", format!("{by} {position}")).with_id(format!("{by}-{position}")).kept(&by.into(), position)
+    }
+
+    #[tokio::test]
+    async fn only_what_comes_again_by_itself_is_left_to_a_later_commit() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = writer(folder.path()).await;
+        let writer = &mut writer;
+        let reply = || oneshot::channel().0;
+        let admit = Request::Admit { name: "shelf".to_owned(), keeper: Arc::new(Nothing), reply: oneshot::channel().0 };
+        assert_eq!(commit(writer, vec![admit]).await, FULL);
+        let number = *writer.shared.state.lock().sources.keys().next().unwrap();
+        writer.shared.keepers.write().add("shelf", number, Arc::new(Nothing));
+        let ase = |messages: Vec<Message>| publish(Stream::Ase, messages);
+        assert_eq!(commit(writer, vec![ase(vec![kept("shelf", 1)])]).await, FULL, "the first says where to begin");
+        assert_eq!(commit(writer, vec![ase(vec![kept("shelf", 2), kept("shelf", 3)])]).await, NORMAL);
+        let whole = Message::new("ase.00.t.x", "whole");
+        assert_eq!(commit(writer, vec![ase(vec![kept("shelf", 4), whole])]).await, FULL, "nobody else has it");
+        assert_eq!(commit(writer, vec![ase(vec![kept("shelf", 5)]), ase(vec![kept("shelf", 6)])]).await, NORMAL);
+        assert_eq!(
+            commit(writer, vec![ase(vec![kept("shelf", 7)]), publish(Stream::Dlq, vec![Message::new("dlq.00", "whole")])]).await,
+            FULL
+        );
+        assert_eq!(
+            commit(writer, vec![ase(vec![kept("shelf", 3)])]).await,
+            FULL,
+            "nobody publishes again what is before the last"
+        );
+        assert_eq!(commit(writer, vec![ase(vec![kept("nobody", 9)])]).await, FULL);
+        let (stream, name) = (Stream::Ase, "c".to_owned());
+        assert_eq!(commit(writer, vec![ase(vec![kept("shelf", 8)])]).await, NORMAL);
+        assert_eq!(commit(writer, vec![Request::SetPosition { stream, name, position: Some(1), reply: reply() }]).await, FULL);
+        assert_eq!(commit(writer, vec![ase(vec![kept("shelf", 9)])]).await, NORMAL);
+        assert_eq!(commit(writer, vec![Request::Settle { reply: reply() }]).await, FULL);
+        let settled = "SELECT last_position FROM sources WHERE source < 0";
+        let settled: i64 = sqlx::query_scalar(settled).fetch_one(&mut writer.conn).await.unwrap();
+        assert_eq!(settled, 1, "a commit that changes nothing has the disk take nothing");
     }
 }

@@ -294,6 +294,44 @@ async fn what_a_keeper_cannot_read_any_more_is_lost_by_stretches() {
     assert_eq!(texts(&read(&bus, "ase.00.t.>", 0, 2).await).len(), 4);
 }
 
+/// What of a bus file is on the disk once it is settled, whatever becomes of the machine.
+fn copy_of(folder: &Path) -> tempfile::TempDir {
+    let disk = tempfile::tempdir().unwrap();
+    for file in ["bus.db", "bus.db-wal"] {
+        std::fs::copy(folder.join(file), disk.path().join(file)).unwrap();
+    }
+    disk
+}
+
+#[tokio::test]
+async fn a_file_that_lost_its_end_with_the_power_says_where_to_begin_again_and_takes_the_rest_in_its_place() {
+    let (folder, shelf) = (tempfile::tempdir().unwrap(), Arc::new(Shelf::default()));
+    let at = async |folder: &Path| EmbeddedBus::open(&folder.join("bus.db"), limits(), Arc::new(SystemClock)).await.unwrap();
+    let keeper = || Arc::clone(&shelf) as Arc<dyn Keeper>;
+    let bus = at(folder.path()).await;
+    assert_eq!(bus.keep_with("shelf", keeper()).await.unwrap(), None, "a keeper that is new begins where it says itself");
+    let messages: Vec<Message> = (1..=6).map(|n| shelf.keep(n, "ase.00.t.x", &format!("kept {n}"))).collect();
+    for message in &messages[..3] {
+        bus.publish(Stream::Ase, vec![message.clone()]).await.pop().unwrap().unwrap();
+    }
+    bus.settle().await.unwrap();
+    let disk = copy_of(folder.path());
+    bus.publish(Stream::Ase, messages[3..].to_vec()).await;
+    assert_eq!(bus.last_seq(Stream::Ase).await.unwrap(), 6);
+    bus.close().await;
+
+    let after = at(disk.path()).await;
+    assert_eq!(after.keep_with("shelf", keeper()).await.unwrap(), Some(3));
+    // Something else is first this time.
+    after.publish(Stream::Ase, vec![Message::new("ase.00.t.y", "whole")]).await.pop().unwrap().unwrap();
+    let acks = after.publish(Stream::Ase, messages[1..].to_vec()).await;
+    let acks: Vec<(u64, bool)> = acks.into_iter().map(|ack| ack.map(|ack| (ack.seq, ack.duplicate)).unwrap()).collect();
+    assert_eq!(acks, [(2, true), (3, true), (5, false), (6, false), (7, false)]);
+    let expected: Vec<(u64, String)> =
+        (1..).zip(["kept 1", "kept 2", "kept 3", "whole", "kept 4", "kept 5", "kept 6"].map(str::to_owned)).collect();
+    assert_eq!(texts(&read(&after, ">", 0, 100).await), expected);
+}
+
 #[tokio::test]
 async fn a_kept_message_whose_run_cannot_be_written_was_not_published() {
     for (table, change) in [("runs", "INSERT"), ("sources", "UPDATE")] {
