@@ -67,11 +67,9 @@ impl Engine {
         self.evaluate(None, Must::Of(&due), &mut output);
         let mut due: Vec<TenantId> = due.into_iter().collect();
         due.sort_unstable();
-        for tenant in &due {
-            if let Some(expected_from) = self.watermarks.expected_from(tenant, lateness) {
-                self.decide(tenant, expected_from, By::Log, &mut output);
-            }
-        }
+        let expected_from = |tenant| Some((tenant, self.watermarks.expected_from(tenant, lateness)?));
+        let due: Vec<(&TenantId, Timestamp)> = due.iter().filter_map(expected_from).collect();
+        self.decide_each(due, By::Log, &mut output);
         self.tell_impaired(&[], &mut output);
         output
     }
@@ -98,11 +96,34 @@ impl Engine {
     /// its edges are silent, and whoever reaches the bus can have moved it: what is told then has no response. Nor has what is told of a row that
     /// looks back to before a restart over which events of the tenant were lost.
     pub(crate) fn decide(&mut self, tenant: &TenantId, ends_before: Timestamp, by: By, output: &mut TickOutput) {
+        self.decide_each([(tenant, ends_before)], by, output);
+    }
+
+    /// The same of some tenants, one after the other. Which rules have such rows at all is asked once: few of them, and there may be very many.
+    pub(crate) fn decide_each<'a>(
+        &mut self,
+        due: impl IntoIterator<Item = (&'a TenantId, Timestamp)>,
+        by: By,
+        output: &mut TickOutput,
+    ) {
+        let rules = self.rules.iter().enumerate().filter(|(_, running)| decides(running, by));
+        let deciding: Vec<usize> = rules.map(|(place, _)| place).collect();
+        if deciding.is_empty() {
+            return;
+        }
+        for (tenant, ends_before) in due {
+            self.decide_by(&deciding, (tenant, ends_before), by, output);
+        }
+    }
+
+    fn decide_by(&mut self, deciding: &[usize], (tenant, ends_before): (&TenantId, Timestamp), by: By, output: &mut TickOutput) {
         let (quotas, clock) = (self.config.quotas, Arc::clone(&self.config.clock));
         let proved_before = self.watermarks.proved_before(tenant, self.lateness_micros());
         let unproved = by == By::Watermark && proved_before.is_none_or(|proved_before| proved_before < ends_before);
         let lost_to = self.lost.to(tenant);
-        for running in self.rules.iter_mut().filter(|running| decides(running, by)) {
+        for place in deciding {
+            // One may have failed since.
+            let Some(running) = self.rules.get_mut(*place).filter(|running| decides(running, by)) else { continue };
             // Most rules have no row of most tenants that waits for this.
             if !running.has_due(tenant, running.decided_to(ends_before, by)) {
                 continue;

@@ -203,9 +203,7 @@ impl Engine {
         if batch.is_some() || self.is_behind() {
             self.evaluate(batch.as_ref(), Must::Of(&must), &mut output);
         }
-        for (tenant, final_before) in &due {
-            self.decide(tenant, *final_before, By::Watermark, &mut output);
-        }
+        self.decide_each(due.iter().map(|(tenant, final_before)| (tenant, *final_before)), By::Watermark, &mut output);
         self.tell_impaired(batch.as_ref().map(|batch| batch.rows()).unwrap_or_default(), &mut output);
         self.settle_to(due, &mut output);
         output

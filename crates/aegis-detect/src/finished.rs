@@ -55,11 +55,12 @@ impl Engine {
 
     fn end(&mut self, tenants: &BTreeSet<TenantId>, known_to: Timestamp, output: &mut TickOutput) {
         let known_to = known_to.plus_micros(-self.lateness_micros());
-        for tenant in tenants {
+        let ends_before = |tenant| {
             let final_before = self.watermarks.final_before(tenant, self.lateness_micros());
-            let ends_before = final_before.map_or(known_to, |final_before| final_before.max(known_to));
-            self.decide(tenant, ends_before, By::End, output);
-        }
+            (tenant, final_before.map_or(known_to, |final_before| final_before.max(known_to)))
+        };
+        let ends: Vec<(&TenantId, Timestamp)> = tenants.iter().map(ends_before).collect();
+        self.decide_each(ends, By::End, output);
         for running in &mut self.rules {
             running.stats.undecided += running.state.awaiting_count(tenants) as u64;
         }

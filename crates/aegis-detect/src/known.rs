@@ -47,7 +47,64 @@ impl InOrder for Walk {
     }
 }
 
-type Places = HashMap<Box<[u8]>, usize, ahash::RandomState>;
+/// Keys that are looked through one beside the other at most.
+const FEW: usize = 4;
+
+/// Where the partition of each key is.
+#[derive(Debug)]
+enum Places {
+    /// The keys, in the order of their partitions: mostly there is one.
+    Few(SmallVec<[Box<[u8]>; 2]>),
+    Many(HashMap<Box<[u8]>, usize, ahash::RandomState>),
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self::Few(SmallVec::new())
+    }
+}
+
+impl Places {
+    fn get(&self, key: &[u8]) -> Option<usize> {
+        match self {
+            Self::Few(keys) => keys.iter().position(|known| **known == *key),
+            Self::Many(places) => places.get(key).copied(),
+        }
+    }
+
+    /// Adds a key that is not there; its partition comes behind all others.
+    fn add(&mut self, key: &[u8], place: usize) {
+        if let Self::Few(keys) = self
+            && keys.len() >= FEW
+        {
+            let places = keys.drain(..).enumerate().map(|(place, key)| (key, place)).collect();
+            *self = Self::Many(places);
+        }
+        match self {
+            Self::Few(keys) => keys.push(key.into()),
+            Self::Many(places) => {
+                places.insert(key.into(), place);
+            }
+        }
+    }
+
+    /// Where each partition is now, in the same order as before, or that it is gone.
+    fn follow(&mut self, now: &[Option<usize>]) {
+        match self {
+            Self::Few(keys) => {
+                let mut now = now.iter();
+                keys.retain(|_| now.next().is_some_and(Option::is_some));
+            }
+            Self::Many(places) => places.retain(|_, place| match now.get(*place).copied().flatten() {
+                Some(now) => {
+                    *place = now;
+                    true
+                }
+                None => false,
+            }),
+        }
+    }
+}
 
 /// A bucket's rows, split further or not.
 #[derive(Debug)]
@@ -74,11 +131,12 @@ impl<P: InOrder> Split<P> {
         };
         let places = self.places.get_or_insert_default();
         if let Some(place) = places.get(key) {
-            return *place;
+            return place;
         }
+        let place = self.partitions.len();
+        places.add(key, place);
         self.partitions.push(fresh());
-        places.insert(key.into(), self.partitions.len() - 1);
-        self.partitions.len() - 1
+        place
     }
 
     fn take_back(&mut self, ts: i64) {
@@ -91,21 +149,15 @@ impl<P: InOrder> Split<P> {
         if self.partitions.iter().all(|partition| !partition.is_empty()) {
             return;
         }
-        let places = &mut self.places;
         let partitions = std::mem::take(&mut self.partitions);
         let mut kept = vec![None; partitions.len()];
         for (place, partition) in partitions.into_iter().enumerate().filter(|(_, partition)| !partition.is_empty()) {
             kept[place] = Some(self.partitions.len());
             self.partitions.push(partition);
         }
-        let Some(places) = places else { return };
-        places.retain(|_, place| match kept.get(*place).copied().flatten() {
-            Some(now) => {
-                *place = now;
-                true
-            }
-            None => false,
-        });
+        if let Some(places) = &mut self.places {
+            places.follow(&kept);
+        }
     }
 }
 
@@ -160,6 +212,64 @@ impl Known {
         match self {
             Self::Windows(_) => Walks::default(),
             Self::Pattern(walks) => walks,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The times of some rows.
+    #[derive(Debug, Default)]
+    struct Rows(Vec<i64>);
+
+    impl InOrder for Rows {
+        fn take_back(&mut self, ts: i64) {
+            self.0.retain(|row| *row < ts);
+        }
+
+        fn drop_before(&mut self, ts: i64, _: u32) {
+            self.0.retain(|row| *row >= ts);
+        }
+
+        fn is_empty(&self) -> bool {
+            self.0.is_empty()
+        }
+    }
+
+    proptest! {
+        /// L-SPLIT: few keys or many, each has the rows that are its own, whatever is taken back and dropped; and who has none any more is gone.
+        #[test]
+        fn l_split_each_key_has_its_own_rows(steps in prop::collection::vec((0..8u8, 0..8u8), 1..80)) {
+            let (mut split, mut expected) = (Split::<Rows>::default(), BTreeMap::<u8, Vec<i64>>::new());
+            for (now, (key, what)) in (0_i64..).zip(steps) {
+                match what {
+                    0 => {
+                        split.drop_before(now - 9, 0);
+                        expected.values_mut().for_each(|rows| rows.retain(|row| *row >= now - 9));
+                        expected.retain(|_, rows| !rows.is_empty());
+                    }
+                    1 => {
+                        split.take_back(now - 3);
+                        expected.values_mut().for_each(|rows| rows.retain(|row| *row < now - 3));
+                    }
+                    _ => {
+                        let place = split.place(Some(&[key, 1]), Rows::default);
+                        split.partitions[place].0.push(now);
+                        expected.entry(key).or_default().push(now);
+                    }
+                }
+                prop_assert_eq!(split.partitions.len(), expected.len());
+                for (key, rows) in &expected {
+                    let place = split.place(Some(&[*key, 1]), Rows::default);
+                    prop_assert_eq!(&split.partitions[place].0, rows);
+                }
+                prop_assert_eq!(split.partitions.len(), expected.len(), "all were there");
+            }
         }
     }
 }

@@ -73,6 +73,10 @@ impl Buckets {
             }
             None => {}
         }
+        if place == self.all.capacity() {
+            // They are large: by half of what there is, and not by all of it.
+            self.all.reserve_exact((place / 2).max(1));
+        }
         self.all.push((name, bucket));
         place
     }

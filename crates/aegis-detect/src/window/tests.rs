@@ -122,7 +122,7 @@ proptest! {
         let at = |second: i64| Timestamp::from_micros(second * 1_000_000);
         let tenants: Vec<TenantId> = (0..6).map(|n| TenantId::new(&format!("t-{n}")).unwrap()).collect();
         let (mut names, mut by_place, mut by_name) = (Names::default(), RuleState::default(), RuleState::default());
-        let (mut newest, mut last, mut now) = ([0; 6], None, 1_000);
+        let (mut newest, mut last, mut now) = ([0_i64; 6], None, 1_000_i64);
         for (whose, bucket, forward, back, has_key) in steps {
             now += forward;
             let (tenant, bucket) = (&tenants[whose], bucket.to_string());
