@@ -47,7 +47,8 @@ fn run_with_own(mut engine: Engine, log: &[SecurityEvent], there: Range<usize>, 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    // As many as in laws.rs, and more in `make test-full`: each case runs every rule.
+    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
 
     #[test]
     fn l_shared_a_rule_tells_beside_others_what_it_tells_alone_whatever_quotas_take(
