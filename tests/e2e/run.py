@@ -7,7 +7,7 @@ import sys
 
 from printer import run
 
-GROUPS = ["webhooks", "bad_input", "bad_admin", "decisions", "approvals", "callbacks", "containment", "exports", "policies", "own_rules", "rules_fire", "rules_fire_apart", "siblings", "honest_work", "writing_rules", "backtest", "metrics", "lake", "lake_s3", "readme", "faults", "transport", "edges", "cut_off", "confirmations", "roles", "kills"]
+GROUPS = ["webhooks", "bad_input", "connections", "bad_admin", "decisions", "approvals", "callbacks", "containment", "exports", "policies", "own_rules", "rules_fire", "rules_fire_apart", "siblings", "honest_work", "writing_rules", "backtest", "metrics", "lake", "lake_s3", "readme", "faults", "transport", "edges", "cut_off", "confirmations", "roles", "kills"]
 
 if __name__ == "__main__":
     sys.exit(run("e2e", sys.argv[1:], GROUPS))
