@@ -265,6 +265,22 @@ class Forged(unittest.TestCase):
         told = {event["reason"] for event in self.tenant.list("/v1/audit/events") if event["kind"] == "rule_record_refused"}
         self.assertEqual(told, {"unsigned", "unknown_key"})
 
+    def test_ambiguous_decision_fires(self):
+        decision = str(uuid.uuid4())
+        subject = f"ase.{self.partition:02}.{self.tenant.name}.authorize_decision"
+        # Neither proves itself, and nothing else stands under the id. What an edge's own key seals is tried with control's tests.
+        for edge in ("edge-8", "edge-9"):
+            self.publish(subject, {"event_id": decision, "tenant_id": self.tenant.name, "edge_id": edge, "ts": now(), "lane": f"{self.tenant.name}.{edge}.1", "seq": 1,
+                          "source": "edge", "kind": "authorize_decision", "agent_id": self.agent.id, "tool": "crm", "action": "refund", "decision": "allow"})
+        wait_until("both are there", lambda: "same_id" in self.tenant.get(f"/v1/decisions/{decision}").json)
+        for _ in range(2):
+            reply = self.tenant.post(f"/v1/decisions/{decision}/outcome", {"status": "error"}, key=self.agent.token)
+            self.assertEqual((reply.status, reply.code), (409, "ambiguous_decision"))
+        alert = alert_of(self.tenant, "ambiguous-decision", edges="edge-8, edge-9")
+        self.assertTrue(alert["receipt_hashes"], f"no receipt is named: {alert}")
+        self.assertEqual((alert["severity"], alert["fields"]["ref_event_id"]), ("high", decision))
+        self.assertEqual(json.loads(alert["fields"]["attributes"])["decisions"], 2)
+
     def test_altered_request_fires(self):
         approval, decision = str(uuid.uuid4()), str(uuid.uuid4())
         call = {"tool": "crm", "action": "refund", "resource": None, "mutates_state": True, "parameters": {"amount": 5}}
