@@ -11,11 +11,11 @@ import time
 import unittest
 import uuid
 
-from harness import NATS, Aegis, ControlPlane, Edge
+from harness import Aegis, ControlPlane, Edge
 from nats import CURRENT, FAKETIME, NatsServer
 from story import action_hash, now
 from waiting import wait_until
-from with_rules import RULES, WithRules, alert_of, alerts
+from with_rules import RULES, WithMovedClock, WithRules, alert_of, alerts
 
 
 class Gaps(WithRules):
@@ -31,27 +31,8 @@ class Gaps(WithRules):
         self.assertEqual((alert["fields"]["gaps"], alert["fields"]["reason"]), (3, "unclean_stop"))
 
 
-@unittest.skipIf(NATS, "the server's clock is its own")
-class Silence(WithRules):
-    """What did not follow: an instance whose clock is moved on."""
-
-    @classmethod
-    def setUpClass(cls):
-        cls.clock = tempfile.NamedTemporaryFile("w")
-        cls.addClassCleanup(cls.clock.close)
-        cls.moved = 0
-        cls.move_clock(0)
-        environment = {"LD_PRELOAD": FAKETIME, "FAKETIME_TIMESTAMP_FILE": cls.clock.name, "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
-        cls.aegis = Aegis(environment=environment | {"AEGIS_DETECT_RULES": str(RULES)})
-        cls.addClassCleanup(cls.aegis.close)
-        cls.aegis.start()
-
-    @classmethod
-    def move_clock(cls, seconds):
-        cls.moved += seconds
-        cls.clock.seek(0)
-        cls.clock.write(f"+{cls.moved}")
-        cls.clock.flush()
+class Silence(WithMovedClock):
+    """What did not follow."""
 
     def test_allowed_without_outcome_fires(self):
         def export():
