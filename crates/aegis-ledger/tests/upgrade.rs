@@ -255,10 +255,14 @@ async fn older_ledger_with_a_bad_page(pick: impl Fn(&[OutboxItem]) -> &OutboxIte
     beside.close().await.unwrap();
     let page = spoil_page_of(folder.path(), &format!("\"event_id\":\"{}\"", pick(&before).sealed.event_id)).await;
     assert!(!folder.path().join("ledger.db-wal").exists(), "all of it is in the file");
-    // As large as it looks: what is behind its last page is no part of it.
-    let file = std::fs::OpenOptions::new().write(true).open(folder.path().join("ledger.db")).unwrap();
-    file.set_len(100 << 20).unwrap();
+    make_large(folder.path(), 100);
     (folder, before, page)
+}
+
+/// As large as it looks: what is behind its last page is no part of it.
+fn make_large(folder: &Path, mebibytes: u64) {
+    let file = std::fs::OpenOptions::new().write(true).open(folder.join("ledger.db")).unwrap();
+    file.set_len(mebibytes << 20).unwrap();
 }
 
 #[tokio::test]
@@ -279,6 +283,7 @@ async fn an_older_ledger_of_which_a_page_cannot_be_read_keeps_its_indexes_and_is
     crash(ledger, folder.path()).await;
     assert_eq!(indexes_and_version(folder.path()).await, (OLD_INDEXES.map(str::to_owned).to_vec(), 2));
     // So does every later start: none reads more than the ends of lanes.
+    make_large(folder.path(), 100);
     let ledger = open(folder.path()).await;
     assert_eq!(plain(&everything(&ledger).await), plain(&items));
     crash(ledger, folder.path()).await;
@@ -299,10 +304,7 @@ async fn an_older_ledger_whose_last_receipt_cannot_be_read_says_which_page_it_is
 #[tokio::test]
 async fn a_large_ledger_of_schema_1_keeps_its_indexes_and_is_gone_on_with() {
     let (folder, before) = older_ledger(true).await;
-    // As large as it looks: what is behind its last page is no part of it.
-    let file = std::fs::OpenOptions::new().write(true).open(folder.path().join("ledger.db")).unwrap();
-    file.set_len(300 << 20).unwrap();
-    drop(file);
+    make_large(folder.path(), 300);
     goes_on(folder.path(), &before).await;
     assert_eq!(indexes_and_version(folder.path()).await, (OLD_INDEXES.map(str::to_owned).to_vec(), 2));
 }
