@@ -15,7 +15,26 @@ DAY_US = 86_400_000_000
 SOON_S = 180
 
 
-class Confirmations(WithNats):
+class WithLake(WithNats):
+    def in_the_lake_of(self, aegis, query):
+        """Rows of the tenant; none of a lake that has nothing of it, which has nobody to ask about."""
+        if not (aegis.data / "lake" / f"tenant={self.tenant.name}").exists():
+            return []
+        printed = aegis.cli("sql", query, "--data", aegis.data, "--tenant", self.tenant.name, "--json", "--limit", "100000")
+        return [json.loads(line) for line in printed.splitlines()]
+
+    def exported(self):
+        """What the history has of the tenant, whole."""
+        exported = [json.loads(line) for line in self.tenant.get("/v1/receipts/export").text.splitlines()]
+        check_chain(exported)
+        return exported
+
+    def arrived(self, hashes):
+        listed = lambda: {line["receipt_hash"] for line in self.tenant.list("/v1/receipts")}
+        wait_until("the history has them", lambda: listed() >= set(hashes))
+
+
+class Confirmations(WithLake):
     def start(self, lake=True, **of_edge):
         self.nats = self.server(secured=True)
         self.control = ControlPlane(nats=self.nats, environment={"AEGIS_LAKE_FLUSH_S": "1"})
@@ -38,28 +57,18 @@ class Confirmations(WithNats):
     def decide(self, count):
         """Hashes of so many receipts, which the history has by then."""
         hashes = [self.send()["receipt"]["receipt_hash"] for _ in range(count)]
-        listed = lambda: {line["receipt_hash"] for line in self.tenant.list("/v1/receipts")}
-        wait_until("the history has them", lambda: listed() >= set(hashes))
+        self.arrived(hashes)
         return hashes
 
     def assert_history_is_whole(self, hashes):
-        exported = [json.loads(line) for line in self.tenant.get("/v1/receipts/export").text.splitlines()]
-        check_chain(exported)
-        self.assertLessEqual(set(hashes), {line["receipt_hash"] for line in exported})
-
-    def in_the_lake(self):
-        """The receipts that the edge sealed, by lane and seq, as the lake has them."""
-        query = "SELECT receipt_hash, lane, seq FROM events WHERE verified AND edge_id = 'edge-1' ORDER BY lane, seq"
-        options = ["--data", self.control.data, "--tenant", self.tenant.name, "--json", "--limit", "100000"]
-        return [json.loads(line) for line in self.control.cli("sql", query, *options).splitlines()]
+        self.assertLessEqual(set(hashes), {line["receipt_hash"] for line in self.exported()})
 
     def assert_lake_has(self, hashes, deadline_s=SOON_S):
         """And every receipt before them in their lanes, once."""
+        query = "SELECT receipt_hash, lane, seq FROM events WHERE verified AND edge_id = 'edge-1' ORDER BY lane, seq"
+
         def has_all():
-            # A lake without a row of the tenant has nobody to ask about.
-            if not (self.control.data / "lake" / f"tenant={self.tenant.name}").exists():
-                return None
-            rows = self.in_the_lake()
+            rows = self.in_the_lake_of(self.control, query)
             lanes = {}
             for row in rows:
                 lanes.setdefault(row["lane"], []).append(row["seq"])
@@ -69,13 +78,6 @@ class Confirmations(WithNats):
         rows = wait_until("the lake has every receipt, once", has_all, deadline_s, longest_pause_s=1)
         self.assertEqual(len(rows), len({row["receipt_hash"] for row in rows}))
 
-    def lose_streams(self):
-        """What the server held is gone; nobody but the ledgers has what was in it."""
-        self.nats.kill9()
-        shutil.rmtree(self.nats.folder / "jetstream")
-        self.nats.start()
-        self.control.cli("streams", "apply", "--nats", self.nats.url, "--data", self.control.data, *self.nats.options)
-
     def test_a_lake_that_was_lost_is_filled_again_from_the_ledgers(self):
         self.start()
         hashes = self.decide(10)
@@ -84,7 +86,7 @@ class Confirmations(WithNats):
         self.assert_lake_has(hashes)
         self.control.stop()
         shutil.rmtree(self.control.data / "lake")
-        self.lose_streams()
+        self.lose_streams(self.control)
         self.control.start()
         # An edge that runs asks about everything again once an hour; one that starts, at once.
         self.edge.restart()
@@ -97,7 +99,7 @@ class Confirmations(WithNats):
         self.start(lake=False)
         hashes = self.decide(20)
         self.control.stop()
-        self.lose_streams()
+        self.lose_streams(self.control)
         self.enable_lake(True)
         self.control.start()
         # The lane goes on: the lake sees that it began before, and what it lacks is no end.
@@ -133,7 +135,7 @@ class Confirmations(WithNats):
         self.assertEqual(self.edge.metric("aegis_ledger_pruned_asked_total"), 0)
 
 
-class OwnLedgers(WithNats):
+class OwnLedgers(WithLake):
     """Those of `aegis up`: the edge's, and control's."""
 
     PRODUCERS = {"edge-1", "control"}
@@ -151,20 +153,15 @@ class OwnLedgers(WithNats):
 
     def sealed(self):
         """What the ledgers sealed for the tenant, by lane, as the history has it."""
-        exported = [json.loads(line) for line in self.tenant.get("/v1/receipts/export").text.splitlines()]
-        check_chain(exported)
         lanes = {}
-        for line in exported:
+        for line in self.exported():
             lanes.setdefault(line["lane"], set()).add(line["seq"])
         return lanes
 
     def in_the_lake(self):
-        if not (self.aegis.data / "lake" / f"tenant={self.tenant.name}").exists():
-            return {}
         query = "SELECT lane, seq FROM events WHERE verified AND lane IS NOT NULL ORDER BY lane, seq"
         lanes = {}
-        for line in self.aegis.cli("sql", query, "--data", self.aegis.data, "--tenant", self.tenant.name, "--json", "--limit", "100000").splitlines():
-            row = json.loads(line)
+        for row in self.in_the_lake_of(self.aegis, query):
             lanes.setdefault(row["lane"], []).append(row["seq"])
         return lanes
 
@@ -175,10 +172,6 @@ class OwnLedgers(WithNats):
         for lane, seqs in self.in_the_lake().items():
             self.assertEqual(seqs, list(range(1, len(seqs) + 1)), lane)
 
-    def arrived(self, hashes):
-        listed = lambda: {line["receipt_hash"] for line in self.tenant.list("/v1/receipts")}
-        wait_until("the history has them", lambda: listed() >= set(hashes))
-
     def test_a_lake_that_was_lost_is_filled_again_to_the_ends_of_the_lanes(self):
         self.start()
         self.arrived(self.decide(20))
@@ -186,10 +179,7 @@ class OwnLedgers(WithNats):
         self.assert_lake_has(lanes)
         self.aegis.stop()
         shutil.rmtree(self.aegis.data / "lake")
-        self.nats.kill9()
-        shutil.rmtree(self.nats.folder / "jetstream")
-        self.nats.start()
-        self.aegis.cli("streams", "apply", "--nats", self.nats.url)
+        self.lose_streams(self.aegis)
         self.aegis.start()
         self.assert_lake_has(lanes)
         self.assertGreater(self.aegis.metric("aegis_lake_shipped_again_total"), 0)
@@ -227,10 +217,7 @@ class OwnLedgers(WithNats):
             opened.execute("DELETE FROM receipts WHERE seq <= 3")
         opened.close()
         shutil.rmtree(self.aegis.data / "lake")
-        self.nats.kill9()
-        shutil.rmtree(self.nats.folder / "jetstream")
-        self.nats.start()
-        self.aegis.cli("streams", "apply", "--nats", self.nats.url)
+        self.lose_streams(self.aegis)
         self.aegis.start()
         changes = lambda: self.tenant.list("/v1/audit/events?kind=config_changed")
         [event, *_] = wait_until("it is told", lambda: [event for event in changes() if event["reason"] == "receipts_lost"], SOON_S, longest_pause_s=1)

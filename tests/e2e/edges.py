@@ -324,10 +324,7 @@ class Edges(WithNats):
     def test_streams_that_were_made_anew_are_read_and_the_feed_is_written_again(self):
         hashes = [self.decide(edge)["receipt"]["receipt_hash"] for edge in self.edges * 5]
         self.assert_all_arrive(hashes)
-        self.nats.kill9()
-        shutil.rmtree(self.nats.folder / "jetstream")
-        self.nats.start()
-        self.control.cli("streams", "apply", "--nats", self.nats.url, "--data", self.control.data, *self.nats.options)
+        self.lose_streams(self.control)
         new = self.edge("edge-3").start()
         wait_until("the feed was written again", lambda: self.asked(new)["decision"] == "allow")
         for edge in self.edges * 3:

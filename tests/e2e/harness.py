@@ -66,6 +66,9 @@ class Aegis:
             self.cli("streams", "users", "--data", self.data, "--write", nats.users)
             self.environment["AEGIS_NATS_USERS_FILE"] = str(nats.users)
             nats.start()
+        self.apply_streams(nats)
+
+    def apply_streams(self, nats):
         options = ["--data", self.data] if nats.is_secured else []
         self.cli("streams", "apply", "--nats", nats.url, *options, *nats.options, *nats.apply_options)
 

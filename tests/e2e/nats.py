@@ -4,12 +4,12 @@ import contextlib
 import os
 import pathlib
 import random
-import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 
+from own_process import OwnProcess
 from waiting import wait_until
 
 DEBIAN = pathlib.Path("/usr/sbin/nats-server")
@@ -70,7 +70,7 @@ class Reached:
         return [part for option, name in of_tls.items() for part in (option, self.folder / name)]
 
 
-class NatsServer(Reached):
+class NatsServer(OwnProcess, Reached):
     """One server with its own folder."""
 
     def __init__(self, binary=CURRENT, secured=False):
@@ -78,7 +78,6 @@ class NatsServer(Reached):
         self.binary, self.is_secured = binary, secured
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="aegis-nats-"))
         self.port = free_port()
-        self._process = None
         self.users = self.folder / "users.conf"
         if secured:
             make_certificates(self.folder)
@@ -115,30 +114,6 @@ class NatsServer(Reached):
         before = log.read_bytes().count(b"Reloaded")
         self._process.send_signal(signal.SIGHUP)
         wait_until("nats-server has read its configuration again", lambda: log.read_bytes().count(b"Reloaded") > before)
-
-    @property
-    def running(self):
-        return self._process is not None
-
-    @property
-    def pid(self):
-        return self._process.pid
-
-    def kill9(self):
-        self._process.kill()
-        self._process.wait()
-        self._process = None
-
-    def freeze(self):
-        self._process.send_signal(signal.SIGSTOP)
-
-    def thaw(self):
-        self._process.send_signal(signal.SIGCONT)
-
-    def close(self):
-        if self._process is not None:
-            self.kill9()
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def tls_block(folder, name):

@@ -11,11 +11,11 @@ import time
 import unittest
 import uuid
 
-from harness import NATS, Aegis, ControlPlane, Edge
+from harness import Aegis, ControlPlane, Edge
 from nats import CURRENT, FAKETIME, NatsServer
 from story import action_hash, now
 from waiting import wait_until
-from with_rules import RULES, WithRules, alert_of, alerts
+from with_rules import RULES, WithMovedClock, WithRules, alert_of, alerts
 
 
 class Gaps(WithRules):
@@ -31,27 +31,8 @@ class Gaps(WithRules):
         self.assertEqual((alert["fields"]["gaps"], alert["fields"]["reason"]), (3, "unclean_stop"))
 
 
-@unittest.skipIf(NATS, "the server's clock is its own")
-class Silence(WithRules):
-    """What did not follow: an instance whose clock is moved on."""
-
-    @classmethod
-    def setUpClass(cls):
-        cls.clock = tempfile.NamedTemporaryFile("w")
-        cls.addClassCleanup(cls.clock.close)
-        cls.moved = 0
-        cls.move_clock(0)
-        environment = {"LD_PRELOAD": FAKETIME, "FAKETIME_TIMESTAMP_FILE": cls.clock.name, "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
-        cls.aegis = Aegis(environment=environment | {"AEGIS_DETECT_RULES": str(RULES)})
-        cls.addClassCleanup(cls.aegis.close)
-        cls.aegis.start()
-
-    @classmethod
-    def move_clock(cls, seconds):
-        cls.moved += seconds
-        cls.clock.seek(0)
-        cls.clock.write(f"+{cls.moved}")
-        cls.clock.flush()
+class Silence(WithMovedClock):
+    """What did not follow."""
 
     def test_allowed_without_outcome_fires(self):
         def export():
@@ -264,6 +245,22 @@ class Forged(unittest.TestCase):
         # An hour may end while this runs.
         told = {event["reason"] for event in self.tenant.list("/v1/audit/events") if event["kind"] == "rule_record_refused"}
         self.assertEqual(told, {"unsigned", "unknown_key"})
+
+    def test_ambiguous_decision_fires(self):
+        decision = str(uuid.uuid4())
+        subject = f"ase.{self.partition:02}.{self.tenant.name}.authorize_decision"
+        # Neither proves itself, and nothing else stands under the id. What an edge's own key seals is tried with control's tests.
+        for edge in ("edge-8", "edge-9"):
+            self.publish(subject, {"event_id": decision, "tenant_id": self.tenant.name, "edge_id": edge, "ts": now(), "lane": f"{self.tenant.name}.{edge}.1", "seq": 1,
+                          "source": "edge", "kind": "authorize_decision", "agent_id": self.agent.id, "tool": "crm", "action": "refund", "decision": "allow"})
+        wait_until("both are there", lambda: "same_id" in self.tenant.get(f"/v1/decisions/{decision}").json)
+        for _ in range(2):
+            reply = self.tenant.post(f"/v1/decisions/{decision}/outcome", {"status": "error"}, key=self.agent.token)
+            self.assertEqual((reply.status, reply.code), (409, "ambiguous_decision"))
+        alert = alert_of(self.tenant, "ambiguous-decision", edges="edge-8, edge-9")
+        self.assertTrue(alert["receipt_hashes"], f"no receipt is named: {alert}")
+        self.assertEqual((alert["severity"], alert["fields"]["ref_event_id"]), ("high", decision))
+        self.assertEqual(json.loads(alert["fields"]["attributes"])["decisions"], 2)
 
     def test_altered_request_fires(self):
         approval, decision = str(uuid.uuid4()), str(uuid.uuid4())

@@ -6,14 +6,13 @@ import hmac
 import http.client
 import os
 import pathlib
-import shutil
-import signal
 import subprocess
 import tempfile
 import urllib.parse
 import xml.etree.ElementTree
 
 from nats import free_port
+from own_process import OwnProcess
 from waiting import DEADLINE_S, unique, wait_until
 
 SERVER = pathlib.Path(os.environ.get("AEGIS_CACHE", pathlib.Path.home() / ".cache/aegis")) / "bin/versitygw"
@@ -26,7 +25,7 @@ class Answer:
         self.status, self.headers, self.body = response.status, dict(response.getheaders()), response.read()
 
 
-class S3Server:
+class S3Server(OwnProcess):
     """One server with its own folder, key and bucket."""
 
     def __init__(self):
@@ -36,7 +35,6 @@ class S3Server:
         self.bucket = "lakes"
         # A bucket is a folder.
         (self.folder / "buckets" / self.bucket).mkdir(parents=True)
-        self._process = None
 
     @property
     def endpoint(self):
@@ -69,23 +67,6 @@ class S3Server:
             return self.call("GET", "", {"list-type": "2"}).status == 200
         except OSError:
             return False
-
-    def kill9(self):
-        self._process.kill()
-        self._process.wait()
-        self._process = None
-
-    def freeze(self):
-        """It takes connections and answers nothing."""
-        self._process.send_signal(signal.SIGSTOP)
-
-    def thaw(self):
-        self._process.send_signal(signal.SIGCONT)
-
-    def close(self):
-        if self._process is not None:
-            self.kill9()
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     # The protocol
 

@@ -1,13 +1,8 @@
 """Rules that know an agent's owner: what control registers and holds goes into the log, and detection reads it there, also after a restart. And
 rules that read what others told, once that is final."""
 
-import tempfile
-import unittest
-
-from harness import NATS, Aegis
-from nats import FAKETIME
 from waiting import wait_until
-from with_rules import RULES, WithRules, alerts
+from with_rules import WithMovedClock, WithRules, alerts
 
 
 class Siblings(WithRules):
@@ -55,25 +50,8 @@ class Siblings(WithRules):
         self.assertEqual(len(alerts(self.tenant, "sibling-evasion")), 2)
 
 
-@unittest.skipIf(NATS, "the server's clock is its own")
-class Campaign(WithRules):
-    """An instance whose clock is moved on: what is told of alerts waits until nothing can come any more that would take them back."""
-
-    @classmethod
-    def setUpClass(cls):
-        cls.clock = tempfile.NamedTemporaryFile("w")
-        cls.addClassCleanup(cls.clock.close)
-        cls.move_clock(0)
-        environment = {"LD_PRELOAD": FAKETIME, "FAKETIME_TIMESTAMP_FILE": cls.clock.name, "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
-        cls.aegis = Aegis(environment=environment | {"AEGIS_DETECT_RULES": str(RULES)})
-        cls.addClassCleanup(cls.aegis.close)
-        cls.aegis.start()
-
-    @classmethod
-    def move_clock(cls, seconds):
-        cls.clock.seek(0)
-        cls.clock.write(f"+{seconds}")
-        cls.clock.flush()
+class Campaign(WithMovedClock):
+    """What is told of alerts waits until nothing can come any more that would take them back."""
 
     def test_campaign_fires(self):
         other = self.tenant.register_agent()

@@ -2,9 +2,12 @@
 compiled in; and its alerts."""
 
 import json
+import tempfile
+import unittest
 
 from deliveries import webhook_headers
-from harness import REPOSITORY, Aegis
+from harness import NATS, REPOSITORY, Aegis
+from nats import FAKETIME
 from story import Story
 from waiting import unique, wait_until
 
@@ -81,3 +84,26 @@ class WithRules(Story):
         body = json.dumps(payload).encode()
         headers = webhook_headers(event, unique("delivery"), body, SECRET)
         return self.aegis.call("POST", f"/v1/webhooks/github/{self.tenant.name}", None, body, headers).expect(202)["event_id"]
+
+
+@unittest.skipIf(NATS, "the server's clock is its own")
+class WithMovedClock(WithRules):
+    """The same, and its clock is moved on."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.clock = tempfile.NamedTemporaryFile("w")
+        cls.addClassCleanup(cls.clock.close)
+        cls.moved = 0
+        cls.move_clock(0)
+        environment = {"LD_PRELOAD": FAKETIME, "FAKETIME_TIMESTAMP_FILE": cls.clock.name, "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+        cls.aegis = Aegis(environment=environment | {"AEGIS_DETECT_RULES": str(RULES)})
+        cls.addClassCleanup(cls.aegis.close)
+        cls.aegis.start()
+
+    @classmethod
+    def move_clock(cls, seconds):
+        cls.moved += seconds
+        cls.clock.seek(0)
+        cls.clock.write(f"+{cls.moved}")
+        cls.clock.flush()

@@ -2,6 +2,8 @@
 //! Promises that an output is represented by its commitment alone, that an execution which was not authorized shows, and that a report which is sent
 //! again under its `request_id` is one receipt: what the first one was answered is read back from it.
 
+use std::collections::BTreeSet;
+
 use crate::reply::Json;
 use aegis_keys::AgentClaims;
 use aegis_ledger::Draft;
@@ -16,10 +18,14 @@ use crate::auth::Caller;
 use crate::consume::is_hash;
 use crate::control::Control;
 use crate::evidence::read_wire;
+use crate::fleet::edge_of;
 use crate::input::{MAX_ID, check_optional, parse};
 use crate::problem::Problem;
 use crate::record::derived_event_id;
 use crate::routes::Call;
+
+/// Most edges and lanes that an event names of those that have sealed a decision under one id.
+const MOST_NAMED: usize = 8;
 
 /// How an execution ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -240,9 +246,28 @@ async fn decision(control: &Control, call: &Call, claims: &AgentClaims, id: Even
         // Two producers sealed a decision under this id, and one of them is not honest. Nobody is held against the wrong one.
         _ => {
             tracing::error!(tenant = %claims.tenant_id, decision_id = %id, "several decisions have this id; an edge of the tenant seals under others' ids");
+            record_ambiguous(control, call, id, &rows).await?;
             Err(Problem::conflict("ambiguous_decision", "several decisions have this id; look at them and tell an operator"))
         }
     }
+}
+
+/// Tells that a decision's id has several; once for an id, however often its outcome is reported. It is told of no agent: the one that reports is not
+/// what is wrong.
+async fn record_ambiguous(control: &Control, call: &Call, id: EventId, rows: &[HistoryRow]) -> Result<(), Problem> {
+    let code = "ambiguous_decision";
+    let all = || rows.iter().filter_map(|row| row.lane.as_deref());
+    let lanes: Vec<&str> = BTreeSet::from_iter(all()).into_iter().take(MOST_NAMED).collect();
+    let edges: Vec<&str> = BTreeSet::from_iter(all().map(edge_of)).into_iter().take(MOST_NAMED).collect();
+    let mut event = control.event(call.tenant(), EventKind::TamperAttempt);
+    event.event_id = derived_event_id(EventKind::TamperAttempt, call.tenant(), &format!("{code}\0{id}"));
+    event.ref_event_id = Some(id);
+    event.reason = Some(code.to_owned());
+    event.resource = Some(edges.join(", "));
+    event.attributes = Some(json!({"decisions": rows.len(), "lanes": lanes}).to_string());
+    let mut draft = Draft::new(event, Phase::Attempt);
+    draft.detail = Some(json!({"attempt": "outcome", "code": code, "by": call.caller.as_detail(), "lanes": lanes}));
+    control.record_once(draft).await.map(drop)
 }
 
 /// What is wrong with this execution, if anything: another action than the decided one, or one that was never authorized.

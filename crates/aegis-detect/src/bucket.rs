@@ -1,5 +1,5 @@
 //! The events of one bucket within a rule's window, what an incremental query knows of them, and the keys whose matches they make.
-//! Promises the order of events, each once, within the bounds of `Quotas`; what a bound takes is the oldest.
+//! Promises the order of events, each once, the proved one of those in one place, within the bounds of `Quotas`; what a bound takes is the oldest.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -114,7 +114,7 @@ impl Maker {
 
 #[derive(Debug, Default)]
 pub(crate) struct Bucket {
-    /// In event order, each once; those before `given_up` are only still there because moving the others costs.
+    /// In event order, one in each place; those before `given_up` are only still there because moving the others costs.
     events: Few<Arc<SecurityEvent>>,
     /// Of each event, in the same order.
     marks: Few<Mark>,
@@ -201,6 +201,13 @@ impl Bucket {
         // Events mostly come in order, so look at the end first.
         let at = match self.marks().last() {
             Some(last) if last.ts >= event.ts => match self.place_of(event) {
+                // Whoever reaches the bus can name the place of another's event. There stands what proved itself, whichever came first.
+                Ok(at) if event.verified && !self.events()[at].verified => {
+                    let at = self.given_up + at;
+                    drop(self.events.remove(at));
+                    self.bytes -= self.marks.remove(at).bytes;
+                    at
+                }
                 Ok(_) => return Kept::Known,
                 Err(at) => self.given_up + at,
             },

@@ -32,6 +32,7 @@ shipped_rules![
     "allowed-after-policy-change",
     "allowed-without-outcome",
     "altered-request",
+    "ambiguous-decision",
     "approve-then-swap",
     "automatic-cap-reached",
     "campaign",

@@ -17,7 +17,7 @@ use crate::commit::Disk;
 use crate::config::LedgerConfig;
 use crate::draft::{Committed, Draft, Durability, PendingReceipt, Submission};
 use crate::entropy::Entropy;
-use crate::error::{LedgerError, SubmitError, open_error, read_error};
+use crate::error::{LedgerError, SubmitError, read_error};
 use crate::gather::Gathering;
 use crate::lane::Identity;
 use crate::prune::{Prunable, take_up_marks};
@@ -97,7 +97,10 @@ impl Ledger {
         shared.counters.last_row.store(recovered.next_row - 1, Ordering::Release);
         shared.counters.shipped_row.store(recovered.shipped, Ordering::Release);
         shared.counters.writable.store(true, Ordering::Release);
-        let was_pruned = take_up_marks(&mut connection).await.map_err(|error| open_error(&config.path, &error))?;
+        let was_pruned = match take_up_marks(&mut connection).await {
+            Ok(was_pruned) => was_pruned,
+            Err(error) => return Err(schema::start_error(&mut connection, &config.path, &error).await),
+        };
         shared.was_pruned.store(was_pruned, Ordering::Release);
 
         let (queue, queued) = mpsc::channel(config.queue_capacity);

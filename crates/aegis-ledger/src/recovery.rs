@@ -14,6 +14,7 @@ use crate::commitment::{CommitmentKey, CommitmentKeys};
 use crate::error::{is_corruption, open_error};
 use crate::lane::{Damage, Predecessor};
 use crate::rows::{RowError, item_of, select_items};
+use crate::schema::start_error;
 use crate::verify::verify_wire;
 
 /// Rows checked at the end of each lane that has no `close`, and the most that one start checks in all.
@@ -46,9 +47,12 @@ pub(crate) struct Recovered {
 pub(crate) async fn recover(connection: &mut SqliteConnection, path: &Path, key: &SigningKey) -> Result<Recovered, LedgerError> {
     let failed = |e: sqlx::Error| open_error(path, &e);
     sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await.map_err(failed)?;
-    let recovered = read(connection, key).await.map_err(failed);
+    let recovered = read(connection, key).await;
     sqlx::query("ROLLBACK").execute(&mut *connection).await.map_err(failed)?;
-    recovered
+    match recovered {
+        Ok(recovered) => Ok(recovered),
+        Err(error) => Err(start_error(connection, path, &error).await),
+    }
 }
 
 async fn read(connection: &mut SqliteConnection, key: &SigningKey) -> Result<Recovered, sqlx::Error> {
@@ -100,9 +104,10 @@ fn tenant_of(row: &SqliteRow) -> Result<Option<TenantId>, sqlx::Error> {
 }
 
 async fn predecessors(connection: &mut SqliteConnection) -> Result<HashMap<TenantId, Predecessor>, sqlx::Error> {
+    // A cross join, which SQLite takes in the order in which it stands: the other way round it reads every receipt there is, at every start.
     let rows = sqlx::query(
         "SELECT l.tenant_id, l.lane, r.seq, r.receipt_hash FROM lanes l \
-         JOIN receipts r ON r.lane_no = l.lane_no AND r.seq = (SELECT max(seq) FROM receipts WHERE lane_no = l.lane_no) \
+         CROSS JOIN receipts r ON r.lane_no = l.lane_no AND r.seq = (SELECT max(seq) FROM receipts WHERE lane_no = l.lane_no) \
          WHERE l.lane_no = (SELECT max(lane_no) FROM lanes WHERE tenant_id = l.tenant_id)",
     )
     .fetch_all(connection)

@@ -9,10 +9,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
-use sqlx::{ConnectOptions, Connection, Row, SqliteConnection};
+use sqlx::{ConnectOptions, Connection, SqliteConnection};
 
 use crate::LedgerError;
-use crate::error::{is_corruption, open_error};
+use crate::error::{is_corruption, is_unreadable, open_error};
 use crate::rows::STATEMENTS;
 use crate::shared::Shared;
 
@@ -48,6 +48,9 @@ const CACHE: &str = "-32768";
 
 /// Files up to this size are checked whole at start; larger ones by their tails only, so that a start stays short.
 const WHOLE_CHECK_BYTES: u64 = 64 << 20;
+
+/// How long a start that fails looks for the page that it could not read.
+const LONGEST_LOOK: Duration = Duration::from_secs(30);
 
 /// Files of schema 1 up to this size get the indexes of this one at their first start, which takes a second or so; larger ones keep those they
 /// have: as right, and slower to write.
@@ -197,10 +200,8 @@ pub(crate) async fn open(path: &Path) -> Result<SqliteConnection, LedgerError> {
     }
     let bytes = std::fs::metadata(path).map_or(u64::MAX, |file| file.len());
     if bytes <= WHOLE_CHECK_BYTES {
-        let check = sqlx::query("PRAGMA quick_check(1)").fetch_one(&mut connection).await;
-        let verdict: String = check.and_then(|row| row.try_get(0)).map_err(failed)?;
-        if verdict != "ok" {
-            return Err(LedgerError::Corrupt { path: path.to_owned(), reason: verdict });
+        if let Some(reason) = first_damage(&mut connection).await.map_err(failed)? {
+            return Err(LedgerError::Corrupt { path: path.to_owned(), reason });
         }
     }
     if tables > 0 && found < SCHEMA_VERSION {
@@ -217,6 +218,23 @@ pub(crate) async fn open(path: &Path) -> Result<SqliteConnection, LedgerError> {
         tracing::info!(path = %path.display(), from = found, to = SCHEMA_VERSION, "the ledger's schema is newer now; earlier programs refuse it");
     }
     Ok(connection)
+}
+
+/// What a check of the whole file finds first, by tree and page. None where it is sound.
+async fn first_damage(connection: &mut SqliteConnection) -> Result<Option<String>, sqlx::Error> {
+    let verdict: String = sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(connection).await?;
+    let found = verdict.trim_start_matches("*** in database main ***").trim().replace('\n', "; ");
+    Ok((found != "ok").then_some(found))
+}
+
+/// An error of a start, with the page where it is the file that cannot be read: SQLite's own error names none.
+pub(crate) async fn start_error(connection: &mut SqliteConnection, path: &Path, error: &sqlx::Error) -> LedgerError {
+    if is_unreadable(error)
+        && let Ok(Ok(Some(found))) = tokio::time::timeout(LONGEST_LOOK, first_damage(connection)).await
+    {
+        return LedgerError::Corrupt { path: path.to_owned(), reason: format!("{error} ({found})") };
+    }
+    open_error(path, error)
 }
 
 async fn number(connection: &mut SqliteConnection, sql: &'static str) -> Result<i64, sqlx::Error> {

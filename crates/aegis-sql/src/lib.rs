@@ -8,6 +8,7 @@ mod blocking;
 mod leaf;
 mod misread;
 pub mod tree;
+mod truth;
 
 use std::sync::Arc;
 
@@ -78,7 +79,7 @@ pub fn optimize(state: &SessionState, plan: &LogicalPlan) -> Result<LogicalPlan>
 
 /// The operators that run an optimized plan.
 pub fn physical(state: &SessionState, plan: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
-    block_on(state.query_planner().create_physical_plan(plan, state))
+    block_on(state.query_planner().create_physical_plan(&truth::compared(plan)?, state))
 }
 
 /// An expression over rows of a schema, ready to run.

@@ -22,6 +22,8 @@ const MOST_KEEP_DAYS: u64 = 36_500;
 pub(crate) struct Config {
     /// Where to listen.
     pub(crate) listen: SocketAddr,
+    /// Most connections of one peer's address; 0: as many as there are. Those from this machine are not counted.
+    pub(crate) connections_per_peer: u32,
     /// The data folder; all state is below it.
     pub(crate) data: PathBuf,
     /// A folder of Cedar packs that every tenant has; empty: the packs the program was built with.
@@ -41,6 +43,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8484)),
+            connections_per_peer: 1024,
             data: PathBuf::from("aegis-data"),
             policies: PathBuf::new(),
             edge: EdgeSection::default(),
@@ -387,6 +390,7 @@ mod tests {
         let mut table = table();
         let variables = [
             ("AEGIS_LISTEN", "127.0.0.1:1"),
+            ("AEGIS_CONNECTIONS_PER_PEER", "9"),
             ("AEGIS_EDGE_MAX_BODY_BYTES", "7"),
             ("AEGIS_STORE_ANSWER_TIMEOUT_S", "3"),
             ("AEGIS_CONTROL_CALLBACK_LOOPBACK", "true"),
@@ -405,6 +409,7 @@ mod tests {
         assert!(config.control.callback_loopback && !Config::default().control.callback_loopback);
         assert!(config.detect.own_rules && !Config::default().detect.own_rules, "no tenant runs its programs here unasked");
         assert_eq!((config.listen.port(), config.edge.max_body_bytes, config.store.answer_timeout_s), (1, 7, 3));
+        assert_eq!((config.connections_per_peer, Config::default().connections_per_peer), (9, 1024));
         assert!(!config.lake.enabled);
         assert_eq!((config.lake.keep_days, Config::default().lake.keep_days), (90, 0), "nothing goes unasked");
         assert_eq!((config.lake.url.as_str(), config.lake.http_host.as_str()), ("s3://lakes/prod", "minio.storage"));

@@ -32,6 +32,7 @@ use crate::enrolled::{self, Enrolled};
 use crate::exposition::Exposition;
 use crate::forward::{Forward, forward};
 use crate::parts::{open_ledger, prepare_folder};
+use crate::peers::Peers;
 use crate::serve::serve;
 
 /// How long a stop waits for what was sealed to reach the bus.
@@ -92,6 +93,7 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<RunningEdge> {
     let bus: Arc<dyn Bus> = edge_bus.clone();
     let mut registry = Registry::default();
     let metrics = EdgeMetrics::register(&mut registry);
+    let peers = Peers::new(config.connections_per_peer, &mut registry);
     let view = Arc::new(EdgeView::with_packs(control_ring.clone(), packs).context("policies")?.far_from_control());
     let boot_file = data.join("edge").join("boot");
     let before = std::fs::read_to_string(&boot_file).ok().filter(|boot| boot.len() <= MAX_BOOT);
@@ -168,7 +170,7 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<RunningEdge> {
     let listener = TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
     let address = listener.local_addr().context("no local address")?;
     let (stop_serving, stopped) = watch::channel(false);
-    let server = tokio::spawn(serve(listener, Some(edge), router, stopped));
+    let server = tokio::spawn(serve(listener, peers, Some(edge), router, stopped));
     Ok(RunningEdge {
         address,
         data,

@@ -42,6 +42,8 @@ mod parts;
 #[cfg(feature = "soc")]
 mod past_lanes;
 #[cfg(feature = "edge")]
+mod peers;
+#[cfg(feature = "edge")]
 mod prune;
 #[cfg(feature = "soc")]
 mod rule_trial;

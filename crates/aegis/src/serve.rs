@@ -1,4 +1,4 @@
-//! The listener: HTTP/1.1 with bounds on connections and on how slowly a head may arrive, and a graceful end. Agents' calls go to the edge
+//! The listener: HTTP/1.1 with bounds on connections, of all and of one peer, and on how slowly a head may arrive, and a graceful end. Agents' calls go to the edge
 //! itself: what a router does to find it costs more than to authorize.
 
 use std::convert::Infallible;
@@ -25,6 +25,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
+use crate::peers::Peers;
 use crate::socket::Socket;
 
 /// What a listener allows.
@@ -45,13 +46,20 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 type Answer = Response<http_body_util::Either<Full<Bytes>, Body>>;
 
 /// Serves until `stop` turns true, then lets running requests end. With an `edge`, the routes need none for its calls.
-pub(crate) async fn serve(listener: TcpListener, edge: Option<Arc<Edge>>, router: Router, stop: watch::Receiver<bool>) {
-    serve_within(BOUNDS, listener, edge, router, stop).await;
+pub(crate) async fn serve(
+    listener: TcpListener,
+    peers: Peers,
+    edge: Option<Arc<Edge>>,
+    router: Router,
+    stop: watch::Receiver<bool>,
+) {
+    serve_within(BOUNDS, listener, peers, edge, router, stop).await;
 }
 
 async fn serve_within(
     bounds: Bounds,
     listener: TcpListener,
+    mut peers: Peers,
     edge: Option<Arc<Edge>>,
     router: Router,
     mut stop: watch::Receiver<bool>,
@@ -68,8 +76,8 @@ async fn serve_within(
             _ = stop.wait_for(|stopped| *stopped) => break,
         };
         let Ok(permit) = permit else { break };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Out of file descriptors, mostly: wait for connections to end.
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -77,6 +85,8 @@ async fn serve_within(
                 continue;
             }
         };
+        // Closed unread: what it would cost to say why, its peer could have of us without end.
+        let Some(place) = peers.take(address.ip()) else { continue };
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY was refused");
         }
@@ -97,6 +107,8 @@ async fn serve_within(
             if let Err(error) = carry(connection, stopping).await {
                 tracing::debug!(%error, "a connection ended early");
             }
+            // The place first: whoever takes over the permit may be the same peer.
+            drop(place);
             drop(permit);
         });
     }
@@ -182,6 +194,7 @@ mod tests {
     use std::net::SocketAddr;
 
     use axum::routing::get;
+    use prometheus_client::registry::Registry;
     use tokio::net::TcpStream;
     use tokio::sync::Notify;
 
@@ -224,7 +237,7 @@ mod tests {
         };
         let router = Router::new().route("/slow", get(slow)).route("/quick", get(|| async { "quick" }));
         let (stop, stopped) = watch::channel(false);
-        let server = tokio::spawn(serve(listener, None, router, stopped));
+        let server = tokio::spawn(serve(listener, Peers::new(0, &mut Registry::default()), None, router, stopped));
 
         let fresh = connect(address, b"").await;
         let used = connect(address, b"GET /quick HTTP/1.1\r\nhost: x\r\n\r\n").await;
@@ -256,7 +269,8 @@ mod tests {
         let bounds = Bounds { connections: 1, drain: Duration::from_millis(20) };
         let (stop, stopped) = watch::channel(false);
         let router = Router::new().route("/stuck", get(stuck));
-        let server = tokio::spawn(serve_within(bounds, listener, None, router, stopped));
+        let peers = Peers::new(0, &mut Registry::default());
+        let server = tokio::spawn(serve_within(bounds, listener, peers, None, router, stopped));
         let _taken = connect(address, b"GET /stuck HTTP/1.1\r\nhost: x\r\n\r\n").await;
         entered.notified().await;
         stop.send(true).unwrap();

@@ -39,6 +39,7 @@ use crate::exposition::{Carried, Exposition};
 use crate::own_ledgers::{Behind, OwnLedger};
 use crate::parts::{make_private_folder, open_ledger, prepare_folder, write_public_key};
 use crate::past_lanes::LanesInHistory;
+use crate::peers::Peers;
 use crate::rule_trial::{By, RuleTrial};
 use crate::serve::serve;
 
@@ -256,6 +257,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
         .with_resources(Arc::new(RepositoryRegistry(control.clone())));
 
     control.metrics().register(&mut registry);
+    let peers = Peers::new(config.connections_per_peer, &mut registry);
     let worker = Arc::new(worker);
     let ledgers: Vec<Ledger> = ledgers.into_iter().map(|(_, ledger)| ledger).collect();
     let carried = Carried { bus, connections: carrier.connections() };
@@ -269,7 +271,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     let listener = TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
     let address = listener.local_addr().context("no local address")?;
     let (stop_serving, stopped) = watch::channel(false);
-    let server = tokio::spawn(serve(listener, calls, router, stopped));
+    let server = tokio::spawn(serve(listener, peers, calls, router, stopped));
     Ok(Running {
         address,
         data,

@@ -140,12 +140,8 @@ async fn receipt_of(house: &House, edge_id: &str, key: &SigningKey, tenant: &Ten
 }
 
 async fn sealed_by(house: &House, edge_id: &str, key: &SigningKey, event: SecurityEvent) -> Value {
-    let folder = tempfile::tempdir().unwrap();
-    let config = LedgerConfig::new(folder.path().join("ledger.db"), edge_id, "edge");
-    let ledger = Ledger::open(config, key.clone(), house.clock.clone()).await.unwrap();
-    ledger.submit(Draft::new(event, Phase::Decision)).await.unwrap();
-    let items = ledger.read_outbox(1, 1).await.unwrap();
-    serde_json::from_str(&items[0].sealed.wire).unwrap()
+    let sealed = house.sealed_by(edge_id, key, Draft::new(event, Phase::Decision)).await;
+    serde_json::from_str(&sealed.wire).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

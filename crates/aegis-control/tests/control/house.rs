@@ -11,8 +11,8 @@ use aegis_bus::{AskForMissing, Bus, EmbeddedBus, EmbeddedLimits};
 use aegis_control::{AppliedWatch, Control, ControlConfig, NoLocalEdge, RuleTest, RuleTrialError, RuleTrials, router};
 use aegis_edge::{Edge, EdgeConfig, EdgeMetrics, EdgeView, FeedConfig, FeedFollower};
 use aegis_keys::{KeyRing, SigningKey, TrustTokenKey};
-use aegis_ledger::{Ledger, LedgerConfig};
-use aegis_model::{Clock, EntryKind, EventKind, ManualClock, RuleInSet, RuleMode, SystemClock, TenantId, Timestamp};
+use aegis_ledger::{Draft, Ledger, LedgerConfig};
+use aegis_model::{Clock, EntryKind, EventKind, ManualClock, RuleInSet, RuleMode, SealedEvent, SystemClock, TenantId, Timestamp};
 use aegis_shipper::{Shipper, ShipperConfig};
 use aegis_store::{HistoryFilter, HistoryRow, NewRuleVersion, Role, Store};
 use axum::Router;
@@ -341,6 +341,17 @@ impl House {
         })
         .await;
         (id, hash)
+    }
+
+    /// A draft as an edge of this name and key seals it, in a ledger of its own.
+    pub async fn sealed_by(&self, edge_id: &str, key: &SigningKey, draft: Draft) -> SealedEvent {
+        let folder = tempfile::tempdir().unwrap();
+        let config = LedgerConfig::new(folder.path().join("ledger.db"), edge_id, "edge");
+        let ledger = Ledger::open(config, key.clone(), self.clock.clone()).await.unwrap();
+        let id = draft.event.event_id;
+        ledger.submit(draft).await.unwrap();
+        let items = ledger.read_outbox(0, 10).await.unwrap();
+        items.into_iter().find(|item| item.sealed.event_id == id).unwrap().sealed
     }
 
     /// Waits until `done`, or fails naming what did not happen.

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use crate::house::House;
-use aegis_model::EventKind;
+use aegis_bus::{Bus, Message, Stream, subject};
+use aegis_ledger::Draft;
+use aegis_model::{EventKind, Phase, SecurityEvent};
 use serde_json::{Value, json};
 
 async fn house_with_agent() -> (House, String, String) {
@@ -263,6 +265,49 @@ async fn reports_that_come_at_once_are_one_receipt_and_a_violation_is_one_attemp
     house.event(&house.acme.id, EventKind::TamperAttempt, "executed_hash_mismatch").await;
     assert_eq!(house.events(&house.acme.id, EventKind::ToolOutcome).await.len(), 1);
     assert_eq!(house.events(&house.acme.id, EventKind::TamperAttempt).await.len(), 1);
+}
+
+/// Whoever has the key of another edge of the tenant seals a decision under the id of one that an agent was answered. Which of them that was nobody can
+/// tell: its outcome is not recorded, and that is told once, of no agent.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outcome_of_an_id_that_has_two_decisions_is_refused_and_told_once() {
+    let (house, agent, token) = house_with_agent().await;
+    let (_, stranger) = house.agent(&house.acme, "stranger").await;
+    let tenant = &house.acme.id;
+    let decided = house.ask(&token, json!({"version": "1"})).await;
+    let id = uuid::Uuid::parse_str(decided["decision_id"].as_str().unwrap()).unwrap();
+    let path = format!("/v1/decisions/{id}/outcome");
+    let report = json!({"status": "error"});
+    house.post(&path, &token, report.clone()).await.expect(201);
+
+    let forge = async |agent: &str| {
+        let mut event = SecurityEvent::new(tenant.clone(), "edge-2", "edge", EventKind::AuthorizeDecision, house.now());
+        event.event_id = id;
+        event.agent_id = Some(agent.to_owned());
+        let forged = house.sealed_by("edge-2", &house.edge_key, Draft::new(event, Phase::Decision)).await;
+        let message = Message::new(subject::ase(tenant, forged.kind), forged.wire);
+        house.bus.publish(Stream::Ase, vec![message]).await.remove(0).unwrap();
+        forged.lane
+    };
+    let count = async || house.store.history_events(tenant, id, None).await.unwrap().len();
+    forge("another agent").await;
+    house.until("both are there", async || count().await == 2).await;
+    house.post(&path, &token, report.clone()).await.expect(201);
+
+    let lane = forge(&agent).await;
+    house.until("the third is there", async || count().await == 3).await;
+    house.post(&path, &stranger, report.clone()).await.refused(403, "not_deciding_agent");
+    for _ in 0..3 {
+        house.post(&path, &token, report.clone()).await.refused(409, "ambiguous_decision");
+    }
+    let told = house.event(tenant, EventKind::TamperAttempt, "ambiguous_decision").await;
+    assert_eq!((&told["ref_event_id"], &told["resource"]), (&json!(id), &json!("edge-1, edge-2")));
+    assert!(told["agent_id"].is_null(), "who reports is not what is wrong");
+    let attributes: Value = serde_json::from_str(told["attributes"].as_str().unwrap()).unwrap();
+    assert_eq!((&attributes["decisions"], &attributes["lanes"][1]), (&json!(2), &json!(lane)));
+    assert_eq!(house.events(tenant, EventKind::TamperAttempt).await.len(), 1);
+    let outcomes = async || house.events(tenant, EventKind::ToolOutcome).await.len();
+    house.until("what was reported before is there", async || outcomes().await == 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,7 @@ use aegis_model::{SecurityEvent, TenantId, Timestamp};
 use tokio::time::Instant;
 
 use super::PastAsked;
-use super::waited::{RESTART_WAIT, Turn};
+use super::waited::{RESTART_WAIT, Turns};
 use crate::back::reach_of;
 use crate::checkpoint::{Checkpoint, MAX_REWIND};
 use crate::error::DetectError;
@@ -59,51 +59,45 @@ impl Running {
             let Lacking { from, to, rules, plans } = of_tenant;
             Wants { tenant, from, to, rules, sieve: Arc::new(Sieve::of_plans(plans.into_iter())) }
         };
-        let mut wants: Vec<Wants> = lacking.into_iter().map(sifted).collect();
+        let mut turns = Turns::new(lacking.into_iter().map(sifted).collect(), MAX_REWIND);
         // All of it stands before what is read again.
         let passed = self.bus.consumer_position(Stream::Ase, past.consumer()).await?;
         let is_there = passed.saturating_add(1) >= checkpoint.rewind;
-        let (mut room, begun) = (MAX_REWIND, Instant::now());
+        let begun = Instant::now();
         self.warm.waits_again_at = None;
-        for turn in [Turn::First, Turn::Last] {
-            let (mut others, mut beyond) = (wants.len(), Vec::new());
-            for want in wants {
-                let Wants { tenant, from, to, rules, sieve } = &want;
-                let most = turn.most(room, others);
-                others -= 1;
-                let asked = PastAsked { most, ..PastAsked::in_time(tenant, *from, *to, Some(Arc::clone(sieve))) };
-                let read = if !is_there {
-                    Err("not all of it has been written down yet".to_owned())
-                } else if begun.elapsed() >= RESTART_WAIT {
-                    Err("a start waits no longer".to_owned())
-                } else {
-                    self.warm.wait_for(|| past.ask(asked)).await
-                };
-                // That one's does not come says nothing of the others'.
-                self.warm.waits_again_at = None;
-                let reason = match read {
-                    Ok(Some(events)) if events.len() <= most => {
-                        room -= events.len();
-                        let events: Vec<Arc<SecurityEvent>> = events.into_iter().map(Arc::new).collect();
-                        tracing::info!(%tenant, events = events.len(), "what a checkpoint had no room for was read");
-                        rules.iter().for_each(|rule| checkpoint.engine.refill(rule, tenant, &events));
-                        continue;
-                    }
-                    Ok(_) if turn.has_next(most) => {
-                        beyond.push(want);
-                        continue;
-                    }
-                    Ok(_) => "there is more than a rule may keep".to_owned(),
-                    Err(reason) => reason,
-                };
-                tracing::warn!(
-                    %tenant,
-                    reason,
-                    ?rules,
-                    "what a checkpoint had no room for cannot be read: the rules go on without it"
-                );
-            }
-            wants = beyond;
+        while let Some((want, most)) = turns.take() {
+            let Wants { tenant, from, to, rules, sieve } = &want;
+            let asked = PastAsked { most, ..PastAsked::in_time(tenant, *from, *to, Some(Arc::clone(sieve))) };
+            let read = if !is_there {
+                Err("not all of it has been written down yet".to_owned())
+            } else if begun.elapsed() >= RESTART_WAIT {
+                Err("a start waits no longer".to_owned())
+            } else {
+                self.warm.wait_for(|| past.ask(asked)).await
+            };
+            // That one's does not come says nothing of the others'.
+            self.warm.waits_again_at = None;
+            let reason = match read {
+                Ok(Some(events)) if events.len() <= most => {
+                    turns.fill(events.len());
+                    let events: Vec<Arc<SecurityEvent>> = events.into_iter().map(Arc::new).collect();
+                    tracing::info!(%tenant, events = events.len(), "what a checkpoint had no room for was read");
+                    rules.iter().for_each(|rule| checkpoint.engine.refill(rule, tenant, &events));
+                    continue;
+                }
+                Ok(_) if turns.has_another(most) => {
+                    turns.put_behind(want);
+                    continue;
+                }
+                Ok(_) => "there is more than a rule may keep".to_owned(),
+                Err(reason) => reason,
+            };
+            tracing::warn!(
+                %tenant,
+                reason,
+                ?rules,
+                "what a checkpoint had no room for cannot be read: the rules go on without it"
+            );
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 //! Promises that nobody's ticks wait longer than for a message that must be there, nor for one answer after the other where none comes; and that where
 //! there is none, the rules wait until they know their windows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,22 +27,42 @@ pub(super) const RESTART_WAIT: Duration = Duration::from_secs(60);
 
 /// Tenants that need something share what a start reads at most: each has its part of it first, and who needs more has, behind all others, what they left. So
 /// nobody's flood takes the room of another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turn {
-    First,
-    Last,
+#[derive(Debug)]
+pub(super) struct Turns<T> {
+    waiting: VecDeque<T>,
+    /// Who needs more than a part.
+    behind: VecDeque<T>,
+    is_first: bool,
+    room: usize,
 }
 
-impl Turn {
-    /// How many events the next one of so many may have, where there is room for so many.
-    pub(super) fn most(self, room: usize, tenants: usize) -> usize {
-        let part = if self == Self::First { room / tenants.max(1) } else { room };
-        part.min(MOST)
+impl<T> Turns<T> {
+    pub(super) fn new(tenants: Vec<T>, room: usize) -> Self {
+        Self { waiting: tenants.into(), behind: VecDeque::new(), is_first: true, room }
+    }
+
+    /// The next one, and how many events it may have.
+    pub(super) fn take(&mut self) -> Option<(T, usize)> {
+        if self.waiting.is_empty() && self.is_first {
+            (self.waiting, self.is_first) = (std::mem::take(&mut self.behind), false);
+        }
+        let part = if self.is_first { self.room / self.waiting.len().max(1) } else { self.room };
+        Some((self.waiting.pop_front()?, part.min(MOST)))
+    }
+
+    /// So many were read.
+    pub(super) fn fill(&mut self, events: usize) {
+        self.room = self.room.saturating_sub(events);
     }
 
     /// True if who needs more than that has another turn.
-    pub(super) fn has_next(self, most: usize) -> bool {
-        self == Self::First && most < MOST
+    pub(super) fn has_another(&self, most: usize) -> bool {
+        self.is_first && most < MOST
+    }
+
+    /// That one comes once more, behind all others.
+    pub(super) fn put_behind(&mut self, one: T) {
+        self.behind.push_back(one);
     }
 }
 
@@ -182,30 +202,27 @@ impl Running {
             let sieve = (!contains).then(|| Arc::new(Sieve::of_plans(plans.into_iter())));
             (tenant, (from, to), contains, sieve)
         };
-        let mut spans: Vec<_> = spans.into_iter().map(sifted).collect();
+        let mut turns = Turns::new(spans.into_iter().map(sifted).collect(), MAX_REWIND);
         let (mut all, begun) = (Vec::new(), Instant::now());
-        for turn in [Turn::First, Turn::Last] {
-            let (mut others, mut beyond) = (spans.len(), Vec::new());
-            for span in spans {
-                let (tenant, (from, to), contains, sieve) = &span;
-                let most = turn.most(MAX_REWIND - all.len(), others);
-                others -= 1;
-                // That one's does not come says nothing of the others'.
-                self.warm.waits_again_at = None;
-                // All rules of a tenant are shown the same: what is followed for one is for all.
-                let heads = contains.then(|| checkpoint.heads.of_tenant_since(tenant.as_str(), *from));
-                let past = if begun.elapsed() < RESTART_WAIT {
-                    self.read_past(tenant, (*from, *to), most, heads, sieve.clone()).await
-                } else {
-                    None
-                };
-                match past.filter(|events| events.len() <= most) {
-                    Some(events) => all.extend(events),
-                    None if turn.has_next(most) => beyond.push(span),
-                    None => self.wait_anew(tenant),
+        while let Some((span, most)) = turns.take() {
+            let (tenant, (from, to), contains, sieve) = &span;
+            // That one's does not come says nothing of the others'.
+            self.warm.waits_again_at = None;
+            // All rules of a tenant are shown the same: what is followed for one is for all.
+            let heads = contains.then(|| checkpoint.heads.of_tenant_since(tenant.as_str(), *from));
+            let past = if begun.elapsed() < RESTART_WAIT {
+                self.read_past(tenant, (*from, *to), most, heads, sieve.clone()).await
+            } else {
+                None
+            };
+            match past.filter(|events| events.len() <= most) {
+                Some(events) => {
+                    turns.fill(events.len());
+                    all.extend(events);
                 }
+                None if turns.has_another(most) => turns.put_behind(span),
+                None => self.wait_anew(tenant),
             }
-            spans = beyond;
         }
         all
     }
@@ -256,26 +273,25 @@ mod tests {
     #[test]
     fn what_a_start_reads_is_shared_by_tenants_and_what_one_leaves_is_the_others() {
         let needed = [MOST, MOST, MOST, 1000, 10, MOST];
-        let (mut room, mut read) = (MAX_REWIND, [0; 6]);
-        let mut wanted: Vec<usize> = (0..needed.len()).collect();
-        for turn in [Turn::First, Turn::Last] {
-            let (mut others, mut beyond) = (wanted.len(), Vec::new());
-            for tenant in wanted {
-                let most = turn.most(room, others);
-                others -= 1;
-                if needed[tenant] <= most {
-                    read[tenant] = needed[tenant];
-                    room -= needed[tenant];
-                } else if turn.has_next(most) {
-                    beyond.push(tenant);
-                }
+        let (mut turns, mut read) = (Turns::new((0..needed.len()).collect(), MAX_REWIND), [0; 6]);
+        let mut had = 0;
+        while let Some((tenant, most)) = turns.take() {
+            had += 1;
+            if needed[tenant] <= most {
+                read[tenant] = needed[tenant];
+                turns.fill(needed[tenant]);
+            } else if turns.has_another(most) {
+                turns.put_behind(tenant);
             }
-            wanted = beyond;
         }
-        assert!(wanted.is_empty());
+        assert!((needed.len()..=2 * needed.len()).contains(&had), "each has two turns at most: {had}");
         // Whoever has little has all of it; of the others as many as there is room for.
         assert_eq!(read, [MOST, 0, 0, 1000, 10, MOST]);
-        assert_eq!((Turn::First.most(MAX_REWIND, 1), Turn::Last.most(5, 9), Turn::First.has_next(MOST)), (MOST, 5, false));
+        let mut alone = Turns::new(vec!["one"], MAX_REWIND);
+        assert_eq!((alone.take(), alone.has_another(MOST)), (Some(("one", MOST)), false), "it has all that a rule may keep");
+        alone.fill(MAX_REWIND - 5);
+        alone.put_behind("one");
+        assert_eq!((alone.take(), alone.take()), (Some(("one", 5)), None));
     }
 
     /// A lane of which the history has no more what is needed is asked for again and again: others come first.

@@ -304,3 +304,28 @@ fn a_redelivered_event_is_known() {
     let all = state.events(&tenant, "k", Timestamp::from_micros(0), Timestamp::from_micros(i64::MAX));
     assert_eq!(all.iter().map(|e| e.event_id).collect::<Vec<_>>(), [first.event_id, second.event_id]);
 }
+
+#[test]
+fn what_proved_itself_takes_the_place_of_what_did_not() {
+    fn claims(text: &str, verified: bool, of: &SecurityEvent) -> Arc<SecurityEvent> {
+        Arc::new(SecurityEvent { resource: Some(text.to_owned()), verified, ..of.clone() })
+    }
+    let mut state = RuleState::default();
+    let (first, second) = (event("a", 1), event("a", 2));
+    let (forged, proved) = (claims("a long name that nothing proves", false, &first), claims("real", true, &first));
+    let tenant = TenantId::new("a").unwrap();
+    let named = |state: &RuleState| {
+        let all = state.events(&tenant, "k", Timestamp::from_micros(0), Timestamp::from_micros(i64::MAX));
+        all.iter().map(|event| event.resource.clone()).collect::<Vec<_>>()
+    };
+    for event in [&forged, &second] {
+        assert_eq!(keep(&mut state, event, "k", Quotas::default()), Kept::Added);
+    }
+    assert_eq!(keep(&mut state, &proved, "k", Quotas::default()), Kept::Added, "it is new, and what it changes is looked at");
+    assert_eq!((named(&state), state.event_count()), (vec![Some("real".to_owned()), None], 2));
+    assert_eq!(state.tenants[&tenant].bytes, "real".len(), "what is gone takes nothing");
+    for late in [&forged, &proved, &claims("other", true, &first)] {
+        assert_eq!(keep(&mut state, late, "k", Quotas::default()), Kept::Known);
+    }
+    assert_eq!(named(&state), [Some("real".to_owned()), None]);
+}

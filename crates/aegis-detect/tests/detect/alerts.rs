@@ -9,6 +9,8 @@ use aegis_detect::{CommonRules, Engine, EngineConfig, RuleCode, RuleErrors, Rule
 use aegis_model::{Alert, Decision, EventKind, ManualClock, SecurityEvent, TenantId, Timestamp};
 use proptest::prelude::*;
 
+use crate::standing::parts;
+
 const START: i64 = 1_767_225_600_000_000;
 
 /// Rules over events in three shapes, one on top of them, and one on top of that.
@@ -128,14 +130,9 @@ impl Standing {
 }
 
 fn run(log: &[SecurityEvent], cuts: &[usize], backwards: bool) -> BTreeSet<String> {
-    let mut engine = engine(backwards);
-    let mut standing = Standing::default();
-    let mut from = 0;
-    for cut in cuts.iter().copied().chain([log.len()]) {
-        if cut > from {
-            standing.take(engine.tick(log[from..cut].to_vec()));
-            from = cut;
-        }
+    let (mut engine, mut standing) = (engine(backwards), Standing::default());
+    for part in parts(log, cuts) {
+        standing.take(engine.tick(part.to_vec()));
     }
     standing.take(engine.finish());
     standing.told()

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::registry::{at, call, engine, event, id_of, rules, run};
-use crate::standing::Standing;
+use crate::standing::{Standing, over_a_restart};
 
 const OF_LOW_RISK: &str =
     "SELECT agent_id, tool, action, event_id FROM events WHERE kind = 'authorize_decision' AND registry_action_risk = 'low'";
@@ -148,22 +148,7 @@ proptest! {
         query in prop::sample::select(vec![OF_LOW_RISK, LOWERED, STANDS]),
     ) {
         let log = log_of(&steps);
-        let mut engine_now = engine(query, Quotas::default());
-        let mut standing = Standing::default();
-        let mut taken: Vec<SecurityEvent> = Vec::new();
-        for (place, part) in log.chunks(size).enumerate() {
-            let output = engine_now.tick(part.to_vec());
-            taken.extend(part.iter().filter(|event| !output.late.contains(&event.event_id)).cloned());
-            standing.take(output);
-            if place == restart {
-                let checkpoint = serde_json::to_string(&engine_now.checkpoint()).unwrap();
-                let of_windows = taken.iter().filter(|e| engine_now.horizon(&e.tenant_id).is_none_or(|horizon| e.ts >= horizon));
-                let of_windows: Vec<SecurityEvent> = of_windows.cloned().collect();
-                engine_now = engine(query, Quotas::default());
-                engine_now.restore(serde_json::from_str(&checkpoint).unwrap(), of_windows, true);
-            }
-        }
-        standing.take(engine_now.finish());
+        let (standing, taken) = over_a_restart(|| engine(query, Quotas::default()), &log, size, restart);
         let calls = taken.iter().filter(|event| event.kind == EventKind::AuthorizeDecision);
         let expected: BTreeSet<String> =
             calls.filter(|event| is_match(query, &told(&steps, &taken, event), event)).map(id_of).collect();

@@ -11,7 +11,7 @@ use aegis_model::{Clock, Decision, EventKind, ManualClock, SecurityEvent, Tenant
 use proptest::prelude::*;
 use serde_json::{Map, Value};
 
-use crate::standing::Standing;
+use crate::standing::{Standing, over_a_restart};
 
 const START: i64 = 1_767_225_600_000_000;
 const DAY_S: i64 = 86_400;
@@ -167,22 +167,7 @@ proptest! {
         let log = log_of(&steps);
         let of_agents = if never_used { NEVER_USED } else { FIRST_USE };
         let query = of_agents.replace(By::Agent.column(), by.column());
-        let mut engine_now = engine(&query, Quotas::default());
-        let mut standing = Standing::default();
-        let mut taken: Vec<SecurityEvent> = Vec::new();
-        for (place, part) in log.chunks(size).enumerate() {
-            let output = engine_now.tick(part.to_vec());
-            taken.extend(part.iter().filter(|event| !output.late.contains(&event.event_id)).cloned());
-            standing.take(output);
-            if place == restart {
-                let checkpoint = serde_json::to_string(&engine_now.checkpoint()).unwrap();
-                let of_windows = taken.iter().filter(|e| engine_now.horizon(&e.tenant_id).is_none_or(|horizon| e.ts >= horizon));
-                let of_windows: Vec<SecurityEvent> = of_windows.cloned().collect();
-                engine_now = engine(&query, Quotas::default());
-                engine_now.restore(serde_json::from_str(&checkpoint).unwrap(), of_windows, true);
-            }
-        }
-        standing.take(engine_now.finish());
+        let (standing, taken) = over_a_restart(|| engine(&query, Quotas::default()), &log, size, restart);
         let wanted = if never_used { Decision::Deny } else { Decision::Allow };
         let is_match = |event: &&SecurityEvent| {
             let said = first_use(&taken, event, by);

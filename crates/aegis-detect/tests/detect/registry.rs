@@ -9,7 +9,7 @@ use aegis_model::{Decision, EventKind, ManualClock, SecurityEvent, TenantId, Tim
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-use crate::standing::Standing;
+use crate::standing::{Standing, over_a_restart};
 
 const START: i64 = 1_767_225_600_000_000;
 
@@ -172,22 +172,7 @@ proptest! {
     ) {
         let log = log_of(&steps);
         let query = if beside_held { BESIDE_HELD } else { OF_OWNER };
-        let mut engine_now = engine(query, Quotas::default());
-        let mut standing = Standing::default();
-        let mut taken: Vec<SecurityEvent> = Vec::new();
-        for (place, part) in log.chunks(size).enumerate() {
-            let output = engine_now.tick(part.to_vec());
-            taken.extend(part.iter().filter(|event| !output.late.contains(&event.event_id)).cloned());
-            standing.take(output);
-            if place == restart {
-                let checkpoint = serde_json::to_string(&engine_now.checkpoint()).unwrap();
-                let of_windows = taken.iter().filter(|e| engine_now.horizon(&e.tenant_id).is_none_or(|horizon| e.ts >= horizon));
-                let of_windows: Vec<SecurityEvent> = of_windows.cloned().collect();
-                engine_now = engine(query, Quotas::default());
-                engine_now.restore(serde_json::from_str(&checkpoint).unwrap(), of_windows, true);
-            }
-        }
-        standing.take(engine_now.finish());
+        let (standing, taken) = over_a_restart(|| engine(query, Quotas::default()), &log, size, restart);
         let expected: BTreeSet<String> =
             taken.iter().filter(|event| is_match(&taken, event, beside_held)).map(id_of).collect();
         prop_assert_eq!(&standing.alerts, &expected);

@@ -1,4 +1,4 @@
-//! Two events of a tenant with one id: neither hides what the other is evidence of.
+//! Two events of a tenant with one id: neither hides what the other is evidence of. Of two in one place of a lane the proved one counts.
 
 use std::sync::Arc;
 
@@ -97,5 +97,42 @@ fn what_a_row_names_but_does_not_see_is_no_evidence_however_the_log_is_cut() {
     for size in 1..=log.len() {
         assert_eq!(listed(alone, &log, size), [vec![1]], "{size} at a time");
         assert_eq!(listed(sliding, &log, size), [vec![1], vec![2, 3]], "{size} at a time");
+    }
+}
+
+/// Whose alerts stand, and on what evidence, where the log comes so many events at a time.
+fn standing(query: &str, log: &[SecurityEvent], size: usize) -> Vec<(String, Vec<u128>)> {
+    let clock = Arc::new(ManualClock::new(Timestamp::from_micros(START)));
+    let mut engine = Engine::new(rules(query), EngineConfig::new(clock));
+    let mut outputs: Vec<_> = log.chunks(size).map(|part| engine.tick(part.to_vec())).collect();
+    outputs.push(engine.finish());
+    let mut alerts: Vec<Alert> = Vec::new();
+    for output in outputs {
+        alerts.extend(output.alerts);
+        for retraction in output.retractions {
+            alerts.retain(|alert| alert.alert_id != retraction.alert_id);
+        }
+    }
+    let ids = |alert: &Alert| alert.event_ids.iter().map(|id| id.as_u128()).collect();
+    alerts.iter().map(|alert| (alert.key["agent_id"].as_str().unwrap().to_owned(), ids(alert))).collect()
+}
+
+/// The attack: whoever writes to the bus puts an event with the place and the id of another's before it, so that it counts as somebody else's.
+#[test]
+fn what_is_not_proved_takes_no_place_of_what_is_in_whatever_order_and_parts_they_come() {
+    let proved = [deny("edge-1", "one", 10, 1), deny("edge-1", "one", 20, 2)];
+    let forged = SecurityEvent { agent_id: Some("other".into()), verified: false, ..proved[1].clone() };
+    // Where nothing proves itself there, what claims the place counts: the forged one is looked at.
+    assert_eq!(standing(TWO_DENIES, &[proved[0].clone(), forged.clone()], 1), [("other".to_owned(), vec![1, 2])]);
+    let [first, second] = proved;
+    for log in [
+        [first.clone(), forged.clone(), second.clone()],
+        [first.clone(), second.clone(), forged.clone()],
+        [forged.clone(), first.clone(), second.clone()],
+        [forged, second, first],
+    ] {
+        for size in 1..=log.len() {
+            assert_eq!(standing(TWO_DENIES, &log, size), [("one".to_owned(), vec![1, 2])], "{size} at a time of {log:#?}");
+        }
     }
 }

@@ -230,20 +230,6 @@ async fn damaged_pages_are_found_at_start() {
     assert!(matches!(refused, LedgerError::Corrupt { .. }), "{refused}");
 }
 
-/// Spoils the page of the file that holds a row, as a bad sector would. The log must have been copied back.
-async fn spoil_page_of(folder: &Path, text: &str) {
-    let mut other = second_connection(folder).await;
-    sqlx::raw_sql("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut other).await.unwrap();
-    let page_size: i64 = sqlx::query_scalar("PRAGMA page_size").fetch_one(&mut other).await.unwrap();
-    other.close().await.unwrap();
-    let path = folder.join("ledger.db");
-    let bytes = std::fs::read(&path).unwrap();
-    let place = bytes.windows(text.len()).rposition(|window| window == text.as_bytes()).unwrap();
-    let start = place - place % usize::try_from(page_size).unwrap();
-    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
-    std::os::unix::fs::FileExt::write_all_at(&file, &vec![0xA5; usize::try_from(page_size).unwrap()], start as u64).unwrap();
-}
-
 #[tokio::test]
 async fn a_page_that_cannot_be_read_hides_no_other_row() {
     let folder = tempfile::tempdir().unwrap();

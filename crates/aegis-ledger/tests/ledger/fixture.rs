@@ -132,6 +132,22 @@ pub async fn second_connection(folder: &Path) -> SqliteConnection {
     SqliteConnection::connect(&format!("sqlite://{}", path.display())).await.unwrap()
 }
 
+/// Spoils the page of the file that holds a text, as a bad sector would; which one. The log must have been copied back.
+pub async fn spoil_page_of(folder: &Path, text: &str) -> u64 {
+    let mut other = second_connection(folder).await;
+    sqlx::raw_sql("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut other).await.unwrap();
+    let page_size: i64 = sqlx::query_scalar("PRAGMA page_size").fetch_one(&mut other).await.unwrap();
+    other.close().await.unwrap();
+    let path = folder.join("ledger.db");
+    let bytes = std::fs::read(&path).unwrap();
+    let place = bytes.windows(text.len()).rposition(|window| window == text.as_bytes()).unwrap();
+    let page_size = usize::try_from(page_size).unwrap();
+    let start = place - place % page_size;
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &vec![0xA5; page_size], start as u64).unwrap();
+    (start / page_size) as u64 + 1
+}
+
 /// Drops a ledger and waits until its writer has gone.
 pub async fn crash(ledger: Ledger, folder: &Path) {
     drop(ledger);

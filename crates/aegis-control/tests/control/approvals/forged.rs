@@ -1,7 +1,7 @@
 //! Frozen actions that no edge sent: they are shown to nobody, and hold up nobody else's approvals.
 
 use aegis_bus::{Bus, Message, Stream, subject};
-use aegis_ledger::{Draft, Ledger, LedgerConfig};
+use aegis_ledger::Draft;
 use aegis_model::{Decision, EventKind, FrozenAction, Phase, SecurityEvent, TenantId};
 use serde_json::{Value, json};
 
@@ -96,14 +96,8 @@ async fn a_frozen_action_that_is_not_the_sealed_one_is_shown_to_nobody() {
 
 /// An event that an edge of this name sealed, as it is published.
 async fn sealed_by(house: &House, edge_id: &str, draft: Draft) -> Message {
-    let folder = tempfile::tempdir().unwrap();
-    let config = LedgerConfig::new(folder.path().join("ledger.db"), edge_id, "edge");
-    let ledger = Ledger::open(config, house.edge_key.clone(), house.clock.clone()).await.unwrap();
-    let (tenant, kind, id) = (draft.event.tenant_id.clone(), draft.event.kind, draft.event.event_id);
-    ledger.submit(draft).await.unwrap();
-    let items = ledger.read_outbox(0, 10).await.unwrap();
-    let item = items.into_iter().find(|item| item.sealed.event_id == id).unwrap();
-    Message::new(subject::ase(&tenant, kind), item.sealed.wire)
+    let sealed = house.sealed_by(edge_id, &house.edge_key, draft).await;
+    Message::new(subject::ase(&sealed.tenant_id, sealed.kind), sealed.wire)
 }
 
 /// Who has the key of another edge of the tenant, and learns a decision's id before it arrives, does not have its approval refused.

@@ -8,6 +8,8 @@ use aegis_detect::{Engine, EngineConfig, EventBatch, RuleSet, TickOutput, Waterm
 use aegis_model::{Alert, Clock, DataAccess, Decision, Destination, EventKind, ManualClock, SecurityEvent, TenantId, Timestamp};
 use proptest::prelude::*;
 
+use crate::standing::parts;
+
 pub(super) const START: i64 = 1_767_225_600_000_000;
 
 /// Rules of every shape, with windows that small logs fill.
@@ -264,12 +266,8 @@ pub(super) fn run(log: &[SecurityEvent], cuts: &[usize]) -> BTreeSet<(String, St
 
 pub(super) fn run_on(mut engine: Engine, log: &[SecurityEvent], cuts: &[usize]) -> BTreeSet<(String, String)> {
     let mut standing = Standing::default();
-    let mut from = 0;
-    for cut in cuts.iter().copied().chain([log.len()]) {
-        if cut > from {
-            standing.take(engine.tick(log[from..cut].to_vec()));
-            from = cut;
-        }
+    for part in parts(log, cuts) {
+        standing.take(engine.tick(part.to_vec()));
     }
     standing.take(engine.finish());
     standing.ids()

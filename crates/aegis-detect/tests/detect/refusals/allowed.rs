@@ -1,6 +1,9 @@
 //! What is allowed, and the shape in which it runs.
 
-use aegis_detect::Shape;
+use std::sync::Arc;
+
+use aegis_detect::{Engine, EngineConfig, Shape};
+use aegis_model::{EventKind, ManualClock, SecurityEvent, TenantId, Timestamp};
 
 use super::{CONTAINS, load, rule};
 
@@ -90,4 +93,40 @@ fn what_is_allowed_loads_in_the_shape_that_fits() {
 #[test]
 fn a_containing_rule_may_select_everything_and_still_has_no_score() {
     assert!(load(rule(CONTAINS, "SELECT * FROM events WHERE decision = 'deny'")).is_ok());
+}
+
+#[test]
+fn what_two_aggregates_ask_alike_both_are_answered() {
+    let start = Timestamp::from_micros(1_767_225_600_000_000);
+    let call = |(second, mutates_state): (i64, Option<bool>)| {
+        let ts = start.plus_seconds(second);
+        let mut event = SecurityEvent::new(TenantId::new("acme").unwrap(), "edge-1", "edge", EventKind::AuthorizeDecision, ts);
+        (event.lane, event.seq, event.verified) = (Some("acme.edge-1.1".into()), Some(second), true);
+        (event.agent_id, event.mutates_state) = (Some("bot".into()), mutates_state);
+        event
+    };
+    let log: Vec<SecurityEvent> = [(1, Some(true)), (2, Some(false)), (3, None)].into_iter().map(call).collect();
+    let cases = [("TRUE", 1), ("NOT TRUE", 2), ("FALSE", 1), ("NOT FALSE", 2), ("UNKNOWN", 1), ("NOT UNKNOWN", 2)];
+    for (asked, count) in cases {
+        let asked = format!("mutates_state IS {asked}");
+        for query in [
+            // Shared by the engine, and by whoever wrote it.
+            format!(
+                "SELECT agent_id, array_agg(event_id) AS event_ids, count(*) FILTER (WHERE {asked}) AS n, \
+                count(tool) FILTER (WHERE {asked}) AS tools FROM events GROUP BY agent_id HAVING count(*) = 3"
+            ),
+            format!(
+                "SELECT agent_id, array_agg(event_id) AS event_ids, sum(CASE WHEN asked THEN 1 ELSE 0 END) AS n, \
+                count(CASE WHEN asked THEN tool END) AS tools FROM (SELECT agent_id, event_id, tool, {asked} AS asked FROM events) \
+                GROUP BY agent_id HAVING count(*) = 3"
+            ),
+        ] {
+            let set = load(rule("", &query)).unwrap_or_else(|error| panic!("{query}: {error}"));
+            let mut engine = Engine::new(set, EngineConfig::new(Arc::new(ManualClock::new(start))));
+            let mut alerts = engine.tick(log.clone()).alerts;
+            alerts.extend(engine.finish().alerts);
+            let told: Vec<_> = alerts.iter().map(|alert| (alert.fields["n"].as_i64(), alert.fields["tools"].as_i64())).collect();
+            assert_eq!(told, [(Some(count), Some(0))], "{query}");
+        }
+    }
 }

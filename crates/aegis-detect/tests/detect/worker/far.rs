@@ -38,6 +38,16 @@ impl House {
         Self { line, clock, past: Arc::default(), room }
     }
 
+    /// One whose worker took two denies, five hours apart, and was stopped.
+    async fn after_two_denies(folder: &Path, room: usize) -> Self {
+        let mut house = Self::open(folder, room).await;
+        let worker = house.worker().await;
+        house.deny(&worker, 0).await;
+        house.deny(&worker, 5 * HOUR).await;
+        worker.stop().await;
+        house
+    }
+
     async fn worker(&self) -> Worker {
         let mut config = WorkerConfig::new(Arc::clone(&self.line.clock));
         config.checkpoint_ms = 50;
@@ -118,11 +128,7 @@ async fn the_stream_is_held_two_hours_for_a_longer_window_and_a_restart_knows_al
 #[tokio::test]
 async fn what_a_checkpoint_has_no_room_for_is_read_from_where_it_is_written_down() {
     let folder = tempfile::tempdir().unwrap();
-    let mut house = House::open(folder.path(), NO_ROOM).await;
-    let worker = house.worker().await;
-    house.deny(&worker, 0).await;
-    house.deny(&worker, 5 * HOUR).await;
-    worker.stop().await;
+    let mut house = House::after_two_denies(folder.path(), NO_ROOM).await;
     // Not all of it is there yet: the rule goes on without, and the next start asks again.
     let worker = house.worker().await;
     assert_eq!((rule(&worker).window_lost, rule(&worker).kept), (1, 1));
@@ -160,12 +166,8 @@ async fn a_tenant_whose_past_does_not_come_keeps_no_other_from_its_own() {
 #[tokio::test]
 async fn where_nothing_can_be_read_the_rule_goes_on_with_what_there_is_and_that_is_told() {
     let folder = tempfile::tempdir().unwrap();
-    let mut house = House::open(folder.path(), NO_ROOM).await;
+    let mut house = House::after_two_denies(folder.path(), NO_ROOM).await;
     *house.past.fails.lock() = true;
-    let worker = house.worker().await;
-    house.deny(&worker, 0).await;
-    house.deny(&worker, 5 * HOUR).await;
-    worker.stop().await;
     house.pass().await;
     let worker = house.worker().await;
     assert_eq!(house.past.asked_of(), ["acme"]);

@@ -1,0 +1,150 @@
+//! How many connections each peer has: one that opens thousands takes its own part of the listener's, and no other's. Promises that a peer on this
+//! machine is never refused: behind a proxy there stands everybody, and agents beside the program have one address all together.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+/// How often it is told at most that a peer was refused.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+
+/// The connections of a listener, by peer.
+#[derive(Debug)]
+pub(crate) struct Peers {
+    /// Most connections of one peer; 0: as many as the listener has.
+    most: u32,
+    /// Of each peer that has any, how many; what has ended since the last was taken is still in it.
+    taken: HashMap<IpAddr, u32>,
+    ended: mpsc::UnboundedReceiver<IpAddr>,
+    /// No longer than the listener has connections: it is emptied before each further one.
+    ends: mpsc::UnboundedSender<IpAddr>,
+    refused: Counter,
+    told: Option<Instant>,
+}
+
+/// A place that a connection has until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// None where nobody counts.
+    peer: Option<IpAddr>,
+    ends: mpsc::UnboundedSender<IpAddr>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(peer) = self.peer {
+            // Nobody asks any more once the listener has ended.
+            let _listener_is_gone = self.ends.send(peer);
+        }
+    }
+}
+
+impl Peers {
+    pub(crate) fn new(most: u32, registry: &mut Registry) -> Self {
+        let refused: Counter = Counter::default();
+        let help = "connections that were closed because their peer had as many as it may";
+        registry.register("aegis_connections_refused", help, refused.clone());
+        let (ends, ended) = mpsc::unbounded_channel();
+        Self { most, taken: HashMap::new(), ended, ends, refused, told: None }
+    }
+
+    /// A place for a connection from an address; None where its peer has as many as it may.
+    pub(crate) fn take(&mut self, from: IpAddr) -> Option<Place> {
+        while let Ok(peer) = self.ended.try_recv() {
+            self.give_back(peer);
+        }
+        let peer = peer_of(from).filter(|_| self.most > 0);
+        if let Some(peer) = peer {
+            let count = self.taken.get(&peer).copied().unwrap_or_default();
+            if count >= self.most {
+                self.refuse(peer);
+                return None;
+            }
+            self.taken.insert(peer, count + 1);
+        }
+        Some(Place { peer, ends: self.ends.clone() })
+    }
+
+    fn give_back(&mut self, peer: IpAddr) {
+        let Some(count) = self.taken.get_mut(&peer) else { return };
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            self.taken.remove(&peer);
+        }
+    }
+
+    fn refuse(&mut self, peer: IpAddr) {
+        self.refused.inc();
+        if self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+            self.told = Some(Instant::now());
+            tracing::warn!(
+                %peer,
+                connections = self.most,
+                "a peer has as many connections as it may, and further ones are closed; for a proxy raise connections_per_peer"
+            );
+        }
+    }
+}
+
+/// Whose a connection counts as: an address of the fourth version, and of the sixth the /64 that one machine has to itself. None for this machine's.
+fn peer_of(from: IpAddr) -> Option<IpAddr> {
+    match from.to_canonical() {
+        own if own.is_loopback() => None,
+        IpAddr::V6(address) => Some(IpAddr::V6(Ipv6Addr::from(u128::from(address) >> 64 << 64))),
+        address => Some(address),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_peer_has_its_own_part_and_no_other_s() {
+        let mut peers = Peers::new(2, &mut Registry::default());
+        let (one, other) = (address("192.0.2.1"), address("192.0.2.2"));
+        let first = peers.take(one).unwrap();
+        // A listener of both versions says the same address so.
+        let _second = peers.take(address("::ffff:192.0.2.1")).unwrap();
+        assert!(peers.take(one).is_none());
+        let of_other = peers.take(other).unwrap();
+        assert_eq!(peers.refused.get(), 1);
+        drop(first);
+        let _third = peers.take(one).unwrap();
+        assert!(peers.take(one).is_none());
+        drop(of_other);
+        assert!(peers.take(one).is_none(), "another's end gives no place");
+        assert_eq!((peers.refused.get(), peers.taken.len()), (3, 1), "who has none is not kept");
+    }
+
+    #[test]
+    fn of_the_sixth_version_a_network_of_one_machine_is_one_peer() {
+        let mut peers = Peers::new(1, &mut Registry::default());
+        let _first = peers.take(address("2001:db8:0:1::1")).unwrap();
+        assert!(peers.take(address("2001:db8:0:1:ffff::2")).is_none());
+        let _second = peers.take(address("2001:db8:0:2::1")).unwrap();
+    }
+
+    #[test]
+    fn this_machine_is_never_refused_and_without_a_bound_nobody_is() {
+        let (mut bounded, mut unbounded) = (Peers::new(1, &mut Registry::default()), Peers::new(0, &mut Registry::default()));
+        let mut places = Vec::new();
+        for _ in 0..3 {
+            for own in ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"] {
+                places.push(bounded.take(address(own)).unwrap());
+            }
+            places.push(unbounded.take(address("192.0.2.1")).unwrap());
+        }
+        assert!(bounded.taken.is_empty() && unbounded.taken.is_empty());
+    }
+}
