@@ -7,6 +7,7 @@ use std::sync::Arc;
 use aegis_model::{Clock, SecurityEvent, TenantId, Timestamp};
 
 use crate::alerts::Shown;
+use crate::begun;
 use crate::episode::KeyState;
 use crate::error::DetectError;
 use crate::impaired::{Cause, Losses};
@@ -84,7 +85,7 @@ pub(crate) struct RunningRule {
     pub(crate) stats: RuleStats,
     /// What all rules share.
     pub(crate) sides: Sides,
-    names: SharedNames,
+    pub(crate) names: SharedNames,
     /// Events that matter to the rule, and that it has not looked at yet.
     waiting: Vec<Relevant>,
     /// Why tenants were set aside, since the engine asked last.
@@ -98,7 +99,7 @@ pub(crate) struct RunningRule {
     /// Of whom the last checkpoint had no room for all of them.
     pub(crate) unsaved: BTreeSet<TenantId>,
     /// It looks at them no earlier, by the clock: a rule that costs much runs less often, over more events at once.
-    due: Timestamp,
+    pub(crate) due: Timestamp,
     /// Of a rule that reads alerts and is to be explained: what it was shown of some time.
     pub(crate) shown: Option<Shown>,
 }
@@ -126,7 +127,8 @@ pub(crate) type Tenants = HashSet<TenantId, ahash::RandomState>;
 pub(crate) type TouchedKeys = BTreeSet<(TenantId, String, String)>;
 
 impl RunningRule {
-    pub(crate) fn new(rule: Rule, plan: RulePlan, scope: Scope, sides: Sides, names: SharedNames) -> Self {
+    pub(crate) fn new(rule: Rule, mut plan: RulePlan, scope: Scope, sides: Sides, names: SharedNames) -> Self {
+        plan.share(&mut names.lock().beginnings);
         let stats = RuleStats {
             rule_id: rule.header.id.clone(),
             name: rule.header.name.clone(),
@@ -307,6 +309,12 @@ impl RunningRule {
     /// True if it has not looked at everything.
     pub(crate) const fn is_behind(&self) -> bool {
         !self.waiting.is_empty()
+    }
+
+    /// With which rules it rests: those for every tenant that begin as it does, and contain if it does. None: no other begins so.
+    pub(crate) fn rests_with(&self) -> Option<(usize, bool)> {
+        let beginning = begun::shared(self.plan.follows()?).filter(|_| self.scope.owner().is_none())?;
+        Some((Arc::as_ptr(beginning).addr(), self.rule.header.contains()))
     }
 
     /// It ran so long, up to now. While others' events wait, it rests no longer for it.

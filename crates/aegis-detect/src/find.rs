@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use aegis_model::{SecurityEvent, TenantId, Timestamp};
 
+use crate::begun;
 use crate::bucket::bytes_of;
 use crate::error::DetectError;
 use crate::evaluate::{RuleStats, RunningRule, TouchedKeys, by_tenant};
@@ -138,7 +139,7 @@ impl RunningRule {
         &mut self,
         buckets: impl Iterator<Item = (Named<'a>, Timestamp)>,
     ) -> Result<Vec<Found>, DetectError> {
-        let Self { rule, plan, state, stats, sides, .. } = self;
+        let Self { rule, plan, state, stats, sides, names, .. } = self;
         let Some(pipeline) = &plan.pipeline else { return Ok(Vec::new()) };
         // About one event of each, most of the time.
         let count = buckets.size_hint().0;
@@ -156,8 +157,14 @@ impl RunningRule {
         let mut ran = Ok(());
         while let Some((origins, events)) = shown.next_part(pipeline.events_of_a_run()) {
             stats.evals += 1;
-            let batch = EventBatch::new(events).beside(sides);
-            ran = pipeline.run(&batch, origins, &mut frames, |rows, origins| {
+            let events = match begun::begin(pipeline, events, plan.reads_sides, sides, names) {
+                Ok(events) => events,
+                Err(error) => {
+                    ran = Err(error);
+                    break;
+                }
+            };
+            ran = pipeline.run(&events, origins, &mut frames, |rows, origins| {
                 let (always, never) = (Timestamp::from_micros(i64::MIN), Timestamp::from_micros(i64::MAX));
                 let of: BTreeSet<usize> = origins.iter().map(|origin| origin.bucket).collect();
                 let evidence =

@@ -10,6 +10,7 @@ mod alerts;
 mod back;
 mod backtest;
 mod baseline;
+mod begun;
 mod bucket;
 mod check;
 mod checkpoint;

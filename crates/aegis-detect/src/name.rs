@@ -12,6 +12,7 @@ use indexmap::{Equivalent, IndexSet};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
+use crate::begun::Beginnings;
 use crate::bucket::bytes_of;
 use crate::output::write_bucket;
 use crate::plan::BucketColumn;
@@ -96,7 +97,7 @@ impl Borrow<str> for BucketName {
 /// What all rules share.
 pub(crate) type SharedNames = Arc<Mutex<Names>>;
 
-/// The names that rules have, each once.
+/// The names that rules have, each once, and how their queries begin.
 #[derive(Debug)]
 pub(crate) struct Names {
     known: IndexSet<Whole, ahash::RandomState>,
@@ -107,6 +108,8 @@ pub(crate) struct Names {
     sweep_at_bytes: usize,
     /// Checkpoints since it was looked for them behind one.
     checkpoints: u32,
+    /// How rules' queries begin.
+    pub(crate) beginnings: Beginnings,
 }
 
 /// A name beside those of all tenants.
@@ -148,7 +151,8 @@ impl Equivalent<Whole> for Sought<'_> {
 
 impl Default for Names {
     fn default() -> Self {
-        Self { known: IndexSet::default(), bytes: 0, sweep_at: LEAST_NAMES, sweep_at_bytes: LEAST_BYTES, checkpoints: 0 }
+        let (known, beginnings) = (IndexSet::default(), Beginnings::default());
+        Self { known, bytes: 0, sweep_at: LEAST_NAMES, sweep_at_bytes: LEAST_BYTES, checkpoints: 0, beginnings }
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use aegis_model::{SecurityEvent, TenantId, Timestamp};
 
+use crate::begun;
 use crate::error::DetectError;
 use crate::evaluate::{RunningRule, TouchedKeys};
 use crate::find::{ROWS_OF_A_RUN, ShownEvents, newest_of, run_plan, within};
@@ -15,7 +16,6 @@ use crate::known::{Known, Walks};
 use crate::name::Relevant;
 use crate::output::{Found, Reader};
 use crate::row_pattern::{RunAt, Work};
-use crate::schema::EventBatch;
 use crate::window::{Named, Quotas, Touched};
 
 /// Rows that the runs of one look see at most, and those of one tenant: some seconds.
@@ -199,7 +199,7 @@ impl RunningRule {
         &mut self,
         buckets: impl Iterator<Item = (Named<'t>, Timestamp, Timestamp)>,
     ) -> Result<Vec<Steps<'t>>, DetectError> {
-        let Self { rule, plan, state, sides, .. } = self;
+        let Self { rule, plan, state, sides, names, .. } = self;
         let Some(pattern) = &plan.row_pattern else { return Ok(Vec::new()) };
         let count = buckets.size_hint().0;
         let (mut walks, mut asked, mut shown) = (Vec::with_capacity(count), Vec::with_capacity(count), ShownEvents::new(count));
@@ -220,8 +220,14 @@ impl RunningRule {
         let back_micros = rule.header.window_s * 1_000_000;
         let mut ran = Ok(());
         while let Some((origins, events)) = shown.next_part(pattern.events_of_a_run()) {
-            let batch = EventBatch::new(events).beside(sides);
-            ran = pattern.run(&batch, origins, &mut walks, back_micros, &mut work, |bucket, run| {
+            let events = match begun::begin(pattern.shown(), events, plan.reads_sides, sides, names) {
+                Ok(events) => events,
+                Err(error) => {
+                    ran = Err(error);
+                    break;
+                }
+            };
+            ran = pattern.run(&events, origins, &mut walks, back_micros, &mut work, |bucket, run| {
                 let (steps, oldest, to) = &mut asked[bucket];
                 if within(run.instant, *oldest, *to) {
                     steps.runs.push(run);

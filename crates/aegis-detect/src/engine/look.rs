@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::{Engine, TickOutput, emit};
+use crate::begun::rest_together;
 use crate::error::DetectError;
 use crate::evaluate::{Must, RunningRule};
 use crate::schema::EventBatch;
@@ -15,12 +16,14 @@ const EVENTS_OF_A_LOOK: usize = 2048;
 impl Engine {
     pub(crate) fn evaluate(&mut self, batch: Option<&Arc<EventBatch>>, must: Must<'_>, output: &mut TickOutput) {
         let (quotas, clock, lost) = (self.config.quotas, Arc::clone(&self.config.clock), &self.lost);
+        // One time for all: those that rest together look together.
+        let now = clock.now();
         for running in self.rules.iter_mut().filter(|r| r.stats.quarantined.is_none() && r.plan.sources.is_none()) {
             let mut ready = Vec::new();
             let (mut result, mut spent) = running.timed(clock.as_ref(), |running| {
                 guarded(running, |running| {
                     batch.map_or(Ok(()), |batch| running.wait(batch))?;
-                    ready = running.ready(clock.now(), must);
+                    ready = running.ready(now, must);
                     Ok(())
                 })
             });
@@ -49,6 +52,8 @@ impl Engine {
             }
             stop_if_failed(running, result, longest, self.config.rule_budget_ms, output);
         }
+        self.names.lock().beginnings.clear();
+        rest_together(&mut self.rules);
     }
 }
 

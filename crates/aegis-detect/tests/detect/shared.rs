@@ -1,5 +1,5 @@
-//! L-SHARED: rules share the names of keys, and what is asked of an event for each; and each tells what it tells alone, whatever quotas take from the others,
-//! and whoever of them comes and goes.
+//! L-SHARED: rules share the names of keys, what is asked of an event for each, and what they make of events where their queries begin alike; and each tells what it
+//! tells alone, whatever quotas take from the others, and whoever of them comes and goes.
 
 use std::ops::Range;
 
@@ -7,7 +7,7 @@ use aegis_detect::{Engine, Quotas, RuleSet};
 use aegis_model::{SecurityEvent, TenantId, Timestamp};
 use proptest::prelude::*;
 
-use crate::incremental::{Alerts, QUERIES, START, Step, any_step, engine_within, log_of, rule_text, run_on, take};
+use crate::incremental::{Alerts, QUERIES, START, Step, any_step, engine_of, engine_within, log_of, rule_text, run_on, take};
 
 /// Few of everything, so that each of them is full at some time.
 fn any_quotas() -> impl Strategy<Value = Quotas> {
@@ -17,6 +17,17 @@ fn any_quotas() -> impl Strategy<Value = Quotas> {
         events_per_tenant,
         ..Quotas::default()
     })
+}
+
+/// The same rule with every interval so many seconds longer: it begins as the others do, and looks back further.
+fn longer(index: usize, seconds: usize) -> String {
+    let text = rule_text(index).replace(&format!("-{index}\n"), &format!("-{index}-{seconds}\n"));
+    let text = text.replace("window: 10s", &format!("window: {}s", 10 + 4 * seconds));
+    let to_longer = |text: String, number: usize| {
+        text.replace(&format!("INTERVAL '{number}' SECOND"), &format!("INTERVAL '{}' SECOND", number + seconds))
+    };
+    // From the longest on: none is made longer twice.
+    (1..10).rev().fold(text, to_longer)
 }
 
 /// A rule of a tenant's own, over the same keys as the others.
@@ -62,6 +73,22 @@ proptest! {
             alone.extend(run_on(engine_within(true, quotas, query..query + 1), &log, size));
         }
         prop_assert_eq!(beside, alone);
+    }
+
+    #[test]
+    fn l_shared_rules_that_begin_alike_tell_together_what_each_tells_alone(
+        steps in prop::collection::vec(any_step(), 1..60),
+        quotas in any_quotas(),
+        size in 1..20usize,
+        of in prop::collection::btree_set((0..QUERIES.len(), 0..4usize), 2..8),
+    ) {
+        let (log, texts) = (log_of(&steps), || of.iter().map(|(index, seconds)| longer(*index, *seconds)));
+        let together = run_on(engine_of(true, quotas, texts()), &log, size);
+        let mut alone = Alerts::new();
+        for text in texts() {
+            alone.extend(run_on(engine_of(true, quotas, std::iter::once(text)), &log, size));
+        }
+        prop_assert_eq!(together, alone);
     }
 
     #[test]
