@@ -12,7 +12,7 @@ use crate::error::DetectError;
 use crate::evaluate::{RuleStats, RunningRule, TouchedKeys, by_tenant};
 use crate::impaired::Cause;
 use crate::known::Known;
-use crate::name::Relevant;
+use crate::matter::Matter;
 use crate::output::{Found, Reader};
 use crate::plan::RulePlan;
 use crate::rule::Rule;
@@ -46,7 +46,7 @@ impl RunningRule {
     }
 
     /// Over the touched buckets of all tenants. Where that fails, over each tenant's: what one of them sends must not stop the rule for others.
-    pub(crate) fn evaluate_sliding(&mut self, relevant: &[Relevant], quotas: Quotas) -> Result<TouchedKeys, DetectError> {
+    pub(crate) fn evaluate_sliding(&mut self, relevant: &Matter, quotas: Quotas) -> Result<TouchedKeys, DetectError> {
         let touched = self.keep(relevant, quotas);
         let window = self.window_micros();
         let mut found = match self.find(&touched) {
@@ -269,8 +269,8 @@ pub(crate) fn run_plan(
 }
 
 /// The newest of a tenant's events, in the order of events.
-pub(crate) fn newest_of<'a>(relevant: &'a [Relevant], tenant: &TenantId) -> Option<&'a Arc<SecurityEvent>> {
-    let events = relevant.iter().map(|one| &one.event).filter(|event| event.tenant_id == *tenant);
+pub(crate) fn newest_of<'a>(relevant: &'a Matter, tenant: &TenantId) -> Option<&'a Arc<SecurityEvent>> {
+    let events = relevant.events().iter().map(|one| &one.event).filter(|event| event.tenant_id == *tenant);
     events.max_by(|a, b| a.order_key().cmp(&b.order_key()))
 }
 

@@ -33,6 +33,7 @@ mod impaired;
 mod known;
 mod late;
 mod lost;
+mod matter;
 mod name;
 mod output;
 mod own;

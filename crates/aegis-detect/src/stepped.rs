@@ -13,7 +13,7 @@ use crate::evaluate::{RunningRule, TouchedKeys};
 use crate::find::{ROWS_OF_A_RUN, ShownEvents, newest_of, run_plan, within};
 use crate::impaired::Cause;
 use crate::known::{Known, Walks};
-use crate::name::Relevant;
+use crate::matter::Matter;
 use crate::output::{Found, Reader};
 use crate::row_pattern::{RunAt, Work};
 use crate::window::{Named, Quotas, Touched};
@@ -44,7 +44,7 @@ impl<'t> Steps<'t> {
 
 impl RunningRule {
     /// One run for each tenant and instant where there is something to look at, cheap buckets first. What would cost more than a look may is given up.
-    pub(crate) fn evaluate_stepped(&mut self, relevant: &[Relevant], quotas: Quotas) -> Result<TouchedKeys, DetectError> {
+    pub(crate) fn evaluate_stepped(&mut self, relevant: &Matter, quotas: Quotas) -> Result<TouchedKeys, DetectError> {
         let touched = self.keep(relevant, quotas);
         let window = self.window_micros();
         let mut found = Vec::new();
@@ -154,7 +154,7 @@ impl RunningRule {
 
     /// Where in touched buckets the matches of a row pattern end. Where that cannot be told of all tenants, it is asked of each by itself: what one of them
     /// sends must not stop the rule for others.
-    fn steps_of_matches<'t>(&mut self, touched: &'t Touched, relevant: &[Relevant]) -> Result<Vec<Steps<'t>>, DetectError> {
+    fn steps_of_matches<'t>(&mut self, touched: &'t Touched, relevant: &Matter) -> Result<Vec<Steps<'t>>, DetectError> {
         let window = self.window_micros();
         let all = || touched.iter().map(move |(bucket, oldest, newest)| (bucket, oldest, newest.plus_micros(window)));
         if let Ok(steps) = self.follow_pattern(all()) {

@@ -8,6 +8,7 @@ use super::{Engine, TickOutput, emit};
 use crate::begun::rest_together;
 use crate::error::DetectError;
 use crate::evaluate::{Must, RunningRule};
+use crate::matter::Matter;
 use crate::schema::EventBatch;
 
 /// Events that a rule looks at at once.
@@ -29,16 +30,13 @@ impl Engine {
             });
             let ran = !ready.is_empty();
             // As many at a time as a tick has: a key's quota is for what was looked at, and the budget for one look.
-            let mut ready = ready.into_iter();
+            let mut ready = Matter::at_a_time(ready, EVENTS_OF_A_LOOK).into_iter();
             let mut longest = 0;
             while result.is_ok() && longest <= self.config.rule_budget_ms.saturating_mul(1000) {
-                let events: Vec<_> = ready.by_ref().take(EVENTS_OF_A_LOOK).collect();
-                if events.is_empty() {
-                    break;
-                }
+                let Some(events) = ready.next() else { break };
                 let (looked, micros) = running.timed(clock.as_ref(), |running| {
                     guarded(running, |running| {
-                        let keys = running.evaluate(events, quotas)?;
+                        let keys = running.evaluate(&events, quotas)?;
                         let told = output.alerts.len();
                         let emitted = emit(running, keys, quotas, clock.now(), output);
                         running.withhold(&mut output.alerts[told..], lost);
