@@ -185,11 +185,17 @@ pub(crate) fn rest_together(rules: &mut [RunningRule]) {
 mod tests {
     use super::*;
     use crate::plan::RulePlan;
+    use crate::rule::Rule;
     use crate::ruleset::RuleSet;
-    use aegis_model::{EventKind, TenantId};
+    use crate::scope::Scope;
+    use aegis_model::{Decision, EventKind, TenantId};
+
+    fn plan(seconds: u32, counted: &str, condition: &str) -> RulePlan {
+        planned(seconds, counted, condition).1
+    }
 
     /// A rule that counts in a frame of so many seconds, of the events that meet a condition.
-    fn plan(seconds: u32, counted: &str, condition: &str) -> RulePlan {
+    fn planned(seconds: u32, counted: &str, condition: &str) -> (Rule, RulePlan) {
         let text = format!(
             "/* rule\nid: T-1\nname: t-1\nversion: 1\nseverity: low\nwindow: 60s\nkey: [agent_id]\nmode: active\nrequires: any\nowner: soc\n\
              description: d\nfalse_positives: none\nchangelog:\n  - {{version: 1, date: 2026-11-22, note: n}}\n*/\n\
@@ -197,7 +203,7 @@ mod tests {
              ORDER BY ts RANGE BETWEEN INTERVAL '{seconds}' SECOND PRECEDING AND CURRENT ROW) QUALIFY n >= {seconds}\n"
         );
         let set = RuleSet::from_texts([("T-1/rule.sql".into(), text)]).unwrap();
-        set.into_planned().next().unwrap().1
+        set.into_planned().next().unwrap()
     }
 
     fn event(n: i64) -> Arc<SecurityEvent> {
@@ -258,5 +264,22 @@ mod tests {
         assert_eq!(kept(), (0, 0));
         let own = begin(plans[0].follows().unwrap(), there.to_vec(), true, &sides, &names).unwrap();
         assert!(matches!(own, Events::Own(_)), "what side tables say may be another thing for the next");
+    }
+
+    #[test]
+    fn rules_that_begin_alike_rest_until_the_last_is_due_and_one_for_which_something_waits_no_longer() {
+        let names = SharedNames::default();
+        let counts = [(10, "deny"), (20, "deny"), (30, "deny"), (10, "allow")];
+        let mut rules = counts.map(|(seconds, decision)| {
+            let (rule, plan) = planned(seconds, "count(*)", &format!("decision = '{decision}'"));
+            RunningRule::new(rule, plan, Scope::default(), Sides::default(), Arc::clone(&names))
+        });
+        rules.iter_mut().zip([5, 9, 2, 1]).for_each(|(running, due)| running.due = Timestamp::from_micros(due));
+        let mut denied = SecurityEvent::clone(&event(1));
+        (denied.decision, denied.agent_id) = (Some(Decision::Deny), Some("agent".into()));
+        rules[2].wait(&Arc::new(EventBatch::new(vec![Arc::new(denied)]))).unwrap();
+        assert!(rules[2].is_behind());
+        rest_together(&mut rules);
+        assert_eq!(rules.each_ref().map(|running| running.due.as_micros()), [9, 9, 2, 1]);
     }
 }

@@ -109,8 +109,8 @@ impl<P: InOrder> Split<P> {
     }
 }
 
-/// What is known for every window of a query. It is handed about: in a box.
-pub(crate) type Frames = Box<SmallVec<[Split<Partition>; 1]>>;
+/// What is known for every window of a query. It is handed about: one piece of memory, however many there are.
+pub(crate) type Frames = Box<[Split<Partition>]>;
 
 /// What is known for a row pattern.
 pub(crate) type Walks = Box<Split<Walk>>;

@@ -312,7 +312,7 @@ impl Pipeline {
 
     /// What a bucket without rows knows.
     pub(crate) fn frames(&self) -> Frames {
-        Frames::new((0..self.states).map(|_| Split::default()).collect())
+        (0..self.states).map(|_| Split::default()).collect()
     }
 
     /// How it begins.
