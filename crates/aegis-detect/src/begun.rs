@@ -21,7 +21,7 @@ use crate::side::Sides;
 use crate::windows::{Prepared, Read};
 
 /// Events of which something is kept for others at most, of all beginnings together: it is for a moment.
-const MOST_EVENTS: usize = 262_144;
+const MOST_EVENTS: usize = 131_072;
 
 /// How a query begins: all that goes before its first windows, and what these read.
 #[derive(Debug, PartialEq)]

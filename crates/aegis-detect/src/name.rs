@@ -19,6 +19,8 @@ use crate::plan::BucketColumn;
 /// Names that are remembered at least before it is looked for those that nobody has, and what their texts take.
 const LEAST_NAMES: usize = 4096;
 const LEAST_BYTES: usize = 4 << 20;
+/// Events of a batch of which lists are kept for others: of what a restart reads at once each rule makes its own, and lets go of it.
+const MOST_LISTED: usize = 16_384;
 /// It is looked for them once in so many checkpoints, also where no others come.
 const CHECKPOINTS: u32 = 32;
 
@@ -258,6 +260,9 @@ impl Asked {
             return Arc::clone(&list.events);
         }
         let events = Arc::new(Matter::of(self.relevant(rows, places, columns, names)));
+        if rows.len() > MOST_LISTED {
+            return events;
+        }
         let (places, columns) = (Arc::clone(places), wanted().collect());
         self.lists.push(List { places, columns, events: Arc::clone(&events) });
         events
