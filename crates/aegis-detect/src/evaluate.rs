@@ -369,7 +369,6 @@ impl RunningRule {
         let mut lost = Vec::new();
         let looks_again = self.plan.reads_sides;
         for (name, events) in buckets {
-            let Some(name) = name else { continue };
             let (mut span, mut given_up, mut refused) = (None, 0, 0);
             let losses = &mut self.losses;
             let place = self.state.keep(name, events, quotas, |Relevant { event, .. }, kept| {

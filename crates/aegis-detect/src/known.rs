@@ -109,7 +109,7 @@ impl<P: InOrder> Split<P> {
     }
 }
 
-/// What is known for every window of a query. It is handed about: one piece of memory, however many there are.
+/// What is known for every window of a query: all in one piece, for there are very many.
 pub(crate) type Frames = Box<[Split<Partition>]>;
 
 /// What is known for a row pattern.

@@ -33,14 +33,16 @@ impl Matter {
     }
 
     /// The events of each bucket, in the order in which the first of each came. Those whose key has a null are left out.
-    pub(crate) fn by_bucket(&self) -> impl ExactSizeIterator<Item = (Option<&BucketName>, impl Iterator<Item = &Relevant>)> {
+    pub(crate) fn by_bucket(&self) -> Vec<(&BucketName, impl Iterator<Item = &Relevant>)> {
         let all = &self.events;
         let buckets = self.buckets.get_or_init(|| by_bucket(all));
-        buckets.iter().map(move |places| {
-            let first = places.first().and_then(|place| all.get(*place));
-            let events = places.iter().filter_map(move |place| all.get(*place));
-            (first.and_then(|first| first.bucket.as_ref()), events)
-        })
+        let mut found = Vec::with_capacity(buckets.len());
+        for places in buckets {
+            if let Some(name) = places.first().and_then(|place| all.get(*place)?.bucket.as_ref()) {
+                found.push((name, places.iter().filter_map(move |place| all.get(*place))));
+            }
+        }
+        found
     }
 
     /// The events without those of which this is true; itself, if it is of none.
@@ -146,8 +148,8 @@ mod tests {
         let mut events: Vec<Relevant> = names.into_iter().map(|name| relevant(0, Some(name))).collect();
         events.push(relevant(0, None));
         let matter = Matter::of(events);
-        let found = matter.by_bucket().map(|(name, events)| (name.unwrap(), events.count()));
-        let found: Vec<_> = found.map(|(name, count)| (name.tenant().as_str(), name.text(), count)).collect();
+        let found = matter.by_bucket().into_iter();
+        let found: Vec<_> = found.map(|(name, events)| (name.tenant().as_str(), name.text(), events.count())).collect();
         assert_eq!(found, [("a", "x", 2), ("a", "y", 2), ("b", "x", 2)]);
     }
 

@@ -289,32 +289,6 @@ impl Pipeline {
         Ok(Some(draft.pipeline))
     }
 
-    /// What goes before the first lists, and the rest.
-    fn parts(&self) -> (&[Step], &[Step]) {
-        let first = self.steps.iter().position(|step| matches!(step, Step::Lists(..)));
-        self.steps.split_at(first.unwrap_or(self.steps.len()))
-    }
-
-    /// True if rows with lists can be looked at some at a time: none of them sees another.
-    fn lists_come_last(&self) -> bool {
-        !self.parts().1.iter().any(|step| matches!(step, Step::Windows(..)))
-    }
-
-    /// The columns of the table that it reads.
-    pub(crate) fn columns(&self) -> &[usize] {
-        &self.columns
-    }
-
-    /// Events that one run is shown, about: few where each may have a long list.
-    pub(crate) fn events_of_a_run(&self) -> usize {
-        if self.lists_come_last() { EVENTS_OF_A_RUN } else { EVENTS_WITH_LISTS }
-    }
-
-    /// What a bucket without rows knows.
-    pub(crate) fn frames(&self) -> Frames {
-        (0..self.states).map(|_| Split::default()).collect()
-    }
-
     /// How it begins.
     pub(crate) const fn beginning(&self) -> Option<&Arc<Beginning>> {
         self.beginning.as_ref()
@@ -362,6 +336,32 @@ impl Pipeline {
         }
         let made = windows.run(&origins, frames, begun.windows.iter().map(Given::Shared))?;
         self.apply(rest, &begun.events, beside(schema, &rows, made)?, origins, frames)
+    }
+
+    /// What goes before the first lists, and the rest.
+    fn parts(&self) -> (&[Step], &[Step]) {
+        let first = self.steps.iter().position(|step| matches!(step, Step::Lists(..)));
+        self.steps.split_at(first.unwrap_or(self.steps.len()))
+    }
+
+    /// True if rows with lists can be looked at some at a time: none of them sees another.
+    fn lists_come_last(&self) -> bool {
+        !self.parts().1.iter().any(|step| matches!(step, Step::Windows(..)))
+    }
+
+    /// The columns of the table that it reads.
+    pub(crate) fn columns(&self) -> &[usize] {
+        &self.columns
+    }
+
+    /// Events that one run is shown, about: few where each may have a long list.
+    pub(crate) fn events_of_a_run(&self) -> usize {
+        if self.lists_come_last() { EVENTS_OF_A_RUN } else { EVENTS_WITH_LISTS }
+    }
+
+    /// What a bucket without rows knows.
+    pub(crate) fn frames(&self) -> Frames {
+        (0..self.states).map(|_| Split::default()).collect()
     }
 
     /// Finds the query's rows for these events, and hands them on, with the bucket of each. `origins` says of each event whose it is; a bucket's
