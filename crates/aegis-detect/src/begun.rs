@@ -20,8 +20,10 @@ use crate::schema::EventBatch;
 use crate::side::Sides;
 use crate::windows::{Prepared, Read};
 
-/// Events of which something is kept for others at most, of all beginnings together: it is for a moment.
+/// Events of which something is kept for others at most, and what their columns take, of all beginnings together: it is for a moment, and how long a text is, is
+/// the caller's to choose.
 const MOST_EVENTS: usize = 131_072;
+const MOST_BYTES: usize = 64 << 20;
 
 /// How a query begins: all that goes before its first windows, and what these read.
 #[derive(Debug, PartialEq)]
@@ -53,6 +55,11 @@ pub(crate) struct Begun {
 }
 
 impl Begun {
+    /// What its columns take.
+    fn bytes(&self) -> usize {
+        self.events.made_bytes() + self.rows.get_array_memory_size()
+    }
+
     /// True if it is of these very events.
     fn is_of(&self, events: &[Arc<SecurityEvent>]) -> bool {
         let own = self.events.rows();
@@ -67,12 +74,14 @@ pub(crate) struct Beginnings {
     made: Vec<Made>,
     /// Of all that was made.
     events: usize,
+    bytes: usize,
 }
 
 #[derive(Debug)]
 struct Made {
     of: Weak<Beginning>,
     begun: Arc<Begun>,
+    bytes: usize,
     /// How many may still ask for it.
     left: usize,
 }
@@ -96,23 +105,25 @@ impl Beginnings {
         let begun = Arc::clone(&made.begun);
         made.left = made.left.saturating_sub(1);
         if made.left == 0 {
-            self.made.swap_remove(place);
+            let gone = self.made.swap_remove(place);
             self.events -= events.len();
+            self.bytes -= gone.bytes;
         }
         Some(begun)
     }
 
     fn put(&mut self, of: &Arc<Beginning>, begun: &Arc<Begun>) {
-        let (left, count) = (others(of), begun.events.rows().len());
-        if left > 0 && self.events + count <= MOST_EVENTS {
+        let (left, count, bytes) = (others(of), begun.events.rows().len(), begun.bytes());
+        if left > 0 && self.events + count <= MOST_EVENTS && self.bytes.saturating_add(bytes) <= MOST_BYTES {
             self.events += count;
-            self.made.push(Made { of: Arc::downgrade(of), begun: Arc::clone(begun), left });
+            self.bytes += bytes;
+            self.made.push(Made { of: Arc::downgrade(of), begun: Arc::clone(begun), bytes, left });
         }
     }
 
     /// The next events are others.
     pub(crate) fn clear(&mut self) {
-        (self.made, self.events) = (Vec::new(), 0);
+        (self.made, self.events, self.bytes) = (Vec::new(), 0, 0);
     }
 }
 
@@ -255,13 +266,20 @@ mod tests {
         assert!(Arc::ptr_eq(&first, &begun(1, &there)) && Arc::ptr_eq(&first, &begun(2, &there)));
         // All have had it.
         let kept = || {
-            let beginnings = &names.lock().beginnings;
+            let names = names.lock();
+            let beginnings = &names.beginnings;
+            let bytes: usize = beginnings.made.iter().map(|made| made.begun.bytes()).sum();
+            assert_eq!(beginnings.bytes, bytes);
             (beginnings.made.len(), beginnings.events)
         };
         assert_eq!(kept(), (2, 3));
         assert!(!Arc::ptr_eq(&first, &begun(0, &there)));
         names.lock().beginnings.clear();
         assert_eq!(kept(), (0, 0));
+        // Where there is no room each makes its own.
+        names.lock().beginnings.bytes = MOST_BYTES;
+        let unkept = begun(0, &there);
+        assert!(!Arc::ptr_eq(&unkept, &begun(1, &there)) && names.lock().beginnings.made.is_empty());
         let own = begin(plans[0].follows().unwrap(), there.to_vec(), true, &sides, &names).unwrap();
         assert!(matches!(own, Events::Own(_)), "what side tables say may be another thing for the next");
     }

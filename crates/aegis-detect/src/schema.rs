@@ -405,7 +405,12 @@ impl EventBatch {
         self.columns[index].get_or_init(|| self.column_of(index, &self.rows))
     }
 
-    /// The same of some of its events alone.
+    /// What the columns take that are made so far.
+    pub(crate) fn made_bytes(&self) -> usize {
+        self.columns.iter().filter_map(OnceLock::get).map(|column| column.get_array_memory_size()).sum()
+    }
+
+    /// The same as a column, of some of its events alone.
     pub(crate) fn column_of(&self, index: usize, rows: &[Arc<SecurityEvent>]) -> ArrayRef {
         match plain(index) {
             Some(column) => column.build(rows),
