@@ -121,7 +121,7 @@ impl Beginnings {
         }
     }
 
-    /// The next events are others.
+    /// The next events are others, and side tables may say something else of them.
     pub(crate) fn clear(&mut self) {
         (self.made, self.events, self.bytes) = (Vec::new(), 0, 0);
     }
@@ -155,22 +155,16 @@ impl Events {
     }
 }
 
-/// Events for a query, begun if others begin as it does. Where the query reads `sides`, which may say something else to the next, it begins itself.
-pub(crate) fn begin(
-    pipeline: &Pipeline,
-    events: Vec<Arc<SecurityEvent>>,
-    reads_sides: bool,
-    sides: &Sides,
-    names: &SharedNames,
-) -> Result<Events> {
-    let Some(beginning) = shared(pipeline).filter(|_| !reads_sides) else {
+/// Events for a query, begun if others begin as it does. What `sides` say is the same for all rules that look at one time, and nothing is kept for longer.
+pub(crate) fn begin(pipeline: &Pipeline, events: Vec<Arc<SecurityEvent>>, sides: &Sides, names: &SharedNames) -> Result<Events> {
+    let Some(beginning) = shared(pipeline) else {
         return Ok(Events::Own(Box::new(EventBatch::new(events).beside(sides))));
     };
     let known = names.lock().beginnings.get(beginning, &events);
     if let Some(begun) = known {
         return Ok(Events::Begun(begun));
     }
-    let begun = Arc::new(pipeline.begin(EventBatch::new(events))?);
+    let begun = Arc::new(pipeline.begin(EventBatch::new(events).beside(sides))?);
     names.lock().beginnings.put(beginning, &begun);
     Ok(Events::Begun(begun))
 }
@@ -248,18 +242,13 @@ mod tests {
         plans.iter_mut().for_each(|plan| plan.share(&mut names.lock().beginnings));
         let there = [event(1), event(1)];
         let turned = [Arc::clone(&there[1]), Arc::clone(&there[0])];
-        let begun = |of: usize, events: &[Arc<SecurityEvent>]| match begin(
-            plans[of].follows().unwrap(),
-            events.to_vec(),
-            false,
-            &sides,
-            &names,
-        )
-        .unwrap()
-        {
-            Events::Begun(begun) => begun,
-            Events::Own(_) => panic!("it begins alone"),
-        };
+        let begun =
+            |of: usize, events: &[Arc<SecurityEvent>]| match begin(plans[of].follows().unwrap(), events.to_vec(), &sides, &names)
+                .unwrap()
+            {
+                Events::Begun(begun) => begun,
+                Events::Own(_) => panic!("it begins alone"),
+            };
         let first = begun(0, &there);
         assert!(!Arc::ptr_eq(&first, &begun(1, &turned)), "the order is another");
         assert!(!Arc::ptr_eq(&first, &begun(1, &there[..1])), "one is missing");
@@ -280,8 +269,9 @@ mod tests {
         names.lock().beginnings.bytes = MOST_BYTES;
         let unkept = begun(0, &there);
         assert!(!Arc::ptr_eq(&unkept, &begun(1, &there)) && names.lock().beginnings.made.is_empty());
-        let own = begin(plans[0].follows().unwrap(), there.to_vec(), true, &sides, &names).unwrap();
-        assert!(matches!(own, Events::Own(_)), "what side tables say may be another thing for the next");
+        let alone = plan(10, "count(*)", "decision = 'allow'");
+        let own = begin(alone.follows().unwrap(), there.to_vec(), &sides, &names).unwrap();
+        assert!(matches!(own, Events::Own(_)));
     }
 
     #[test]

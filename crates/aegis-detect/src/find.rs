@@ -157,7 +157,7 @@ impl RunningRule {
         let mut ran = Ok(());
         while let Some((origins, events)) = shown.next_part(pipeline.events_of_a_run()) {
             stats.evals += 1;
-            let events = match begun::begin(pipeline, events, plan.reads_sides, sides, names) {
+            let events = match begun::begin(pipeline, events, sides, names) {
                 Ok(events) => events,
                 Err(error) => {
                     ran = Err(error);

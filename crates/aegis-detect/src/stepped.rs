@@ -220,7 +220,7 @@ impl RunningRule {
         let back_micros = rule.header.window_s * 1_000_000;
         let mut ran = Ok(());
         while let Some((origins, events)) = shown.next_part(pattern.events_of_a_run()) {
-            let events = match begun::begin(pattern.shown(), events, plan.reads_sides, sides, names) {
+            let events = match begun::begin(pattern.shown(), events, sides, names) {
                 Ok(events) => events,
                 Err(error) => {
                     ran = Err(error);

@@ -17,6 +17,7 @@ const EVENTS_OF_A_LOOK: usize = 2048;
 impl Engine {
     pub(crate) fn evaluate(&mut self, batch: Option<&Arc<EventBatch>>, must: Must<'_>, output: &mut TickOutput) {
         let (quotas, clock, lost) = (self.config.quotas, Arc::clone(&self.config.clock), &self.lost);
+        self.names.lock().beginnings.clear();
         // One time for all: those that rest together look together.
         let now = clock.now();
         for running in self.rules.iter_mut().filter(|r| r.stats.quarantined.is_none() && r.plan.sources.is_none()) {
