@@ -106,6 +106,7 @@ pub(crate) fn log_of(steps: &[Step]) -> Vec<SecurityEvent> {
         event.verified = true;
         event.agent_id = step.agent.map(|agent| format!("Agent-{agent}"));
         event.tool = step.tool.map(|tool| format!("tool-{tool}"));
+        event.action = Some("use".into());
         event.run_id = Some(format!("run-{}", step.run));
         event.decision = Some([Decision::Deny, Decision::Allow, Decision::RequireApproval][usize::from(step.decision)]);
         event.source_trust = Some([SourceTrust::Unknown, SourceTrust::UntrustedExternal][usize::from(step.run)]);
