@@ -80,17 +80,28 @@ impl Matter {
         taken
     }
 
-    /// The events of some lists, so many at a time. One list that is no longer stays as it is.
+    /// The events of some lists, so many at a time at most: lists that fit together as one, and one that fits with no other as it is.
     pub(crate) fn at_a_time(lists: Vec<Arc<Self>>, most: usize) -> Vec<Arc<Self>> {
-        if lists.len() == 1 && lists.iter().all(|list| list.events.len() <= most) {
-            return lists;
+        let (mut parts, mut some) = (Vec::new(), Vec::new());
+        for list in lists {
+            if Self::count(&some) + list.events.len() > most {
+                Self::cut(std::mem::take(&mut some), most, &mut parts);
+            }
+            some.push(list);
+        }
+        Self::cut(some, most, &mut parts);
+        parts
+    }
+
+    fn cut(lists: Vec<Arc<Self>>, most: usize, parts: &mut Vec<Arc<Self>>) {
+        if lists.len() == 1 && Self::count(&lists) <= most {
+            parts.extend(lists);
+            return;
         }
         let mut all = lists.into_iter().flat_map(Self::into_events).peekable();
-        let mut parts = Vec::new();
         while all.peek().is_some() {
             parts.push(Arc::new(Self::of(all.by_ref().take(most.max(1)).collect())));
         }
-        parts
     }
 
     /// How many events some lists have.
@@ -166,12 +177,16 @@ mod tests {
     }
 
     #[test]
-    fn lists_are_looked_at_so_many_events_at_a_time_and_one_as_it_is() {
+    fn lists_are_looked_at_so_many_events_at_a_time_and_one_that_fits_alone_as_it_is() {
         let shared = [list(0..3), list(3..8)];
         assert_eq!(seconds(&Matter::at_a_time(shared.to_vec(), 3)), [vec![0, 1, 2], vec![3, 4, 5], vec![6, 7]]);
         assert_eq!(seconds(&Matter::at_a_time(vec![Arc::clone(&shared[1])], 4)), [vec![3, 4, 5, 6], vec![7]]);
         let one = Matter::at_a_time(vec![Arc::clone(&shared[0])], 3);
         assert!(one.len() == 1 && Arc::ptr_eq(&one[0], &shared[0]));
+        let small = [list(0..1), list(1..2), list(2..5)];
+        let parts = Matter::at_a_time(small.to_vec(), 4);
+        assert_eq!(seconds(&parts), [vec![0, 1], vec![2, 3, 4]]);
+        assert!(Arc::ptr_eq(&parts[1], &small[2]));
         assert_eq!(Matter::at_a_time(Vec::new(), 3).len(), 0);
         assert_eq!((Matter::count(&shared), seconds(&shared)), (8, vec![vec![0, 1, 2], vec![3, 4, 5, 6, 7]]));
     }
