@@ -27,6 +27,8 @@ pub(crate) const FIRST: [&str; 11] = [
 ];
 /// A copy's window grows by so many times what its intervals do: frames stand on frames, no more of them than this.
 const FRAMES: i64 = 4;
+/// The longest window that a rule may have, in seconds.
+const LONGEST_WINDOW: i64 = 86_400;
 const INTERVAL: &str = "INTERVAL '";
 const FROM_EVENTS: &str = "FROM events";
 const FROM_ALERTS: &str = "FROM alerts";
@@ -55,7 +57,7 @@ impl Fill {
     pub(crate) const fn how(self) -> &'static str {
         match self {
             Self::Copies => {
-                "shipped rules that run; of those that are repeated, the nth copy has every interval of its query n seconds longer, and its window 4n"
+                "shipped rules that run; of those that are repeated, the nth copy has every interval of its query n seconds longer, and its window 4n; where that would be over a day, both are n seconds shorter"
             }
             Self::Apart => {
                 "the same copies, but each looks at one tool alone: the WHERE of the nth begins with tool = 'crm-n', and a rule on rules reads the nth copies of those that it names; calls and stories are spread evenly over these tools and crm"
@@ -126,20 +128,25 @@ impl Texts {
     }
 }
 
-/// The rule with another id and name, and longer by so many seconds.
+/// The rule with another id and name, and longer by so many seconds; shorter by as many where its window cannot be longer.
 fn copy_of(text: &str, window_s: i64, copy: i64) -> Option<String> {
     let (header, query) = text.split_once("*/")?;
+    // A shorter window by as much as one frame alone: it holds them, however many stand on one another.
+    let (window_s, change) = match window_s + FRAMES * copy {
+        longer if longer <= LONGEST_WINDOW => (longer, copy),
+        _ => (window_s - copy, -copy),
+    };
     let mut copied = String::new();
     for line in header.lines() {
         match line.split_once(": ") {
             Some((key @ ("id" | "name"), value)) => copied.push_str(&format!("{key}: {}-{copy}", value.trim())),
-            Some(("window", _)) => copied.push_str(&format!("window: {}s", window_s + FRAMES * copy)),
+            Some(("window", _)) => copied.push_str(&format!("window: {window_s}s")),
             _ => copied.push_str(line),
         }
         copied.push('\n');
     }
     copied.push_str("*/");
-    copied.push_str(&with_longer_intervals(query, copy)?);
+    copied.push_str(&with_other_intervals(query, change)?);
     Some(copied)
 }
 
@@ -168,19 +175,23 @@ fn at_one_tool(query: &str, tool: &str) -> Option<String> {
     Some(narrowed).filter(|narrowed| narrowed.len() > query.len())
 }
 
-fn with_longer_intervals(query: &str, seconds: i64) -> Option<String> {
+/// The query with intervals that are so many seconds longer, or shorter. None: nothing would be left of one.
+fn with_other_intervals(query: &str, seconds: i64) -> Option<String> {
     let mut parts = query.split(INTERVAL);
-    let mut longer = parts.next()?.to_owned();
+    let mut changed = parts.next()?.to_owned();
     for part in parts {
-        longer.push_str(INTERVAL);
+        changed.push_str(INTERVAL);
         let (number, rest) = part.split_once('\'')?;
         let unit = UNITS.iter().find_map(|(unit, length)| Some((rest.strip_prefix(unit)?, *length)));
         match (number.parse::<i64>(), unit) {
-            (Ok(number), Some((rest, length))) => longer.push_str(&format!("{}' SECOND{rest}", number * length + seconds)),
-            _ => longer.push_str(part),
+            (Ok(number), Some((rest, length))) => {
+                let number = Some(number * length + seconds).filter(|number| *number > 0)?;
+                changed.push_str(&format!("{number}' SECOND{rest}"));
+            }
+            _ => changed.push_str(part),
         }
     }
-    Some(longer)
+    Some(changed)
 }
 
 #[cfg(test)]
@@ -245,9 +256,27 @@ mod tests {
     #[test]
     fn a_copy_looks_back_a_little_longer() {
         let query = "x INTERVAL '60' SECOND y INTERVAL '1 microsecond' z INTERVAL '5' MINUTE";
-        let longer = with_longer_intervals(query, 3).unwrap();
+        let longer = with_other_intervals(query, 3).unwrap();
         assert_eq!(longer, "x INTERVAL '63' SECOND y INTERVAL '1 microsecond' z INTERVAL '303' SECOND");
         let copy = copy_of("/* rule\nid: A\nname: a\nwindow: 2m\n*/\nSELECT 1", 120, 2).unwrap();
         assert_eq!(copy, "/* rule\nid: A-2\nname: a-2\nwindow: 128s\n*/\nSELECT 1");
+    }
+
+    #[test]
+    fn a_copy_of_a_rule_of_a_day_looks_back_a_little_less_and_its_window_still_holds_its_frames() {
+        let rule =
+            "/* rule\nid: A\nname: a\nwindow: 24h\n*/\nx INTERVAL '12' HOUR y INTERVAL '12' HOUR z INTERVAL '1 microsecond'";
+        let copy = copy_of(rule, LONGEST_WINDOW, 2).unwrap();
+        let expected = "x INTERVAL '43198' SECOND y INTERVAL '43198' SECOND z INTERVAL '1 microsecond'";
+        assert_eq!(copy, format!("/* rule\nid: A-2\nname: a-2\nwindow: 86398s\n*/\n{expected}"));
+        // The last that can be longer.
+        assert!(copy_of("/* rule\nwindow: 23h\n*/", LONGEST_WINDOW - 2 * FRAMES, 2).unwrap().contains("window: 86400s"));
+        assert_eq!(copy_of("/* rule\nwindow: 24h\n*/ INTERVAL '2' SECOND", LONGEST_WINDOW, 2), None);
+    }
+
+    #[test]
+    fn every_shipped_rule_can_be_copied_as_often_as_a_large_set_has_it() {
+        let texts = Texts::of(200, Fill::Copies).unwrap();
+        assert_eq!(texts.load().unwrap().len(), 200);
     }
 }

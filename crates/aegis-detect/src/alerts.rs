@@ -321,11 +321,11 @@ impl RunningRule {
         let (result, micros) = self.timed(clock, |running| {
             guarded(running, |running| {
                 let relevant = running.relevant(&batch)?;
-                running.stats.relevant += relevant.len() as u64;
+                running.stats.relevant += relevant.events().len() as u64;
                 if relevant.is_empty() {
                     return Ok(());
                 }
-                let keys = running.evaluate(relevant, config.quotas)?;
+                let keys = running.evaluate(&relevant, config.quotas)?;
                 emit(running, keys, config.quotas, clock.now(), output)
             })
         });

@@ -10,7 +10,8 @@ use crate::error::DetectError;
 use crate::evaluate::{Must, RunningRule, Tenants, TouchedKeys};
 use crate::find::{Slice, within};
 use crate::lost::{EVENTS_GONE, GONE, GONE_BESIDE, NOT_CONTAINED};
-use crate::name::{BucketName, Relevant};
+use crate::matter::Matter;
+use crate::name::BucketName;
 use crate::output::Found;
 use crate::shape::{Reach, Shape};
 use crate::watermark::{IDLE_ACTIVITY, MAX_PAUSE};
@@ -195,7 +196,7 @@ impl RunningRule {
     }
 
     /// Keeps new events. The rows that they make, or can change, wait.
-    pub(crate) fn keep_waiting(&mut self, relevant: &[Relevant], quotas: Quotas) {
+    pub(crate) fn keep_waiting(&mut self, relevant: &Matter, quotas: Quotas) {
         let touched = self.keep(relevant, quotas);
         for (Named { tenant, bucket, .. }, oldest, _) in touched.iter() {
             self.state.wait_for(tenant, bucket, oldest.plus_micros(-self.plan.reach.ahead));

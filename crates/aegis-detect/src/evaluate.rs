@@ -7,10 +7,12 @@ use std::sync::Arc;
 use aegis_model::{Clock, SecurityEvent, TenantId, Timestamp};
 
 use crate::alerts::Shown;
+use crate::begun;
 use crate::episode::KeyState;
 use crate::error::DetectError;
 use crate::impaired::{Cause, Losses};
-use crate::name::{Relevant, SharedNames, by_bucket};
+use crate::matter::Matter;
+use crate::name::{Relevant, SharedNames};
 use crate::output::Found;
 use crate::plan::RulePlan;
 use crate::rule::Rule;
@@ -84,9 +86,9 @@ pub(crate) struct RunningRule {
     pub(crate) stats: RuleStats,
     /// What all rules share.
     pub(crate) sides: Sides,
-    names: SharedNames,
-    /// Events that matter to the rule, and that it has not looked at yet.
-    waiting: Vec<Relevant>,
+    pub(crate) names: SharedNames,
+    /// Events that matter to the rule, and that it has not looked at yet; no list is empty.
+    waiting: Vec<Arc<Matter>>,
     /// Why tenants were set aside, since the engine asked last.
     pub(crate) failures: Vec<DetectError>,
     /// What it did not look at, since the engine asked last.
@@ -98,7 +100,7 @@ pub(crate) struct RunningRule {
     /// Of whom the last checkpoint had no room for all of them.
     pub(crate) unsaved: BTreeSet<TenantId>,
     /// It looks at them no earlier, by the clock: a rule that costs much runs less often, over more events at once.
-    due: Timestamp,
+    pub(crate) due: Timestamp,
     /// Of a rule that reads alerts and is to be explained: what it was shown of some time.
     pub(crate) shown: Option<Shown>,
 }
@@ -126,7 +128,8 @@ pub(crate) type Tenants = HashSet<TenantId, ahash::RandomState>;
 pub(crate) type TouchedKeys = BTreeSet<(TenantId, String, String)>;
 
 impl RunningRule {
-    pub(crate) fn new(rule: Rule, plan: RulePlan, scope: Scope, sides: Sides, names: SharedNames) -> Self {
+    pub(crate) fn new(rule: Rule, mut plan: RulePlan, scope: Scope, sides: Sides, names: SharedNames) -> Self {
+        plan.share(&mut names.lock().beginnings);
         let stats = RuleStats {
             rule_id: rule.header.id.clone(),
             name: rule.header.name.clone(),
@@ -175,7 +178,7 @@ impl RunningRule {
             self.unwritten.remove(tenant);
             self.lacks.remove(tenant);
             self.unsaved.remove(tenant);
-            self.waiting.retain(|one| one.event.tenant_id != *tenant);
+            drop(Matter::take(&mut self.waiting, |one| one.event.tenant_id == *tenant));
         }
     }
 
@@ -194,7 +197,7 @@ impl RunningRule {
             self.unwritten.retain(|tenant| !partitions.has_tenant(tenant));
             self.lacks.retain(|tenant, _| !partitions.has_tenant(tenant));
             self.unsaved.retain(|tenant| !partitions.has_tenant(tenant));
-            self.waiting.retain(|one| !partitions.has_tenant(&one.event.tenant_id));
+            drop(Matter::take(&mut self.waiting, |one| partitions.has_tenant(&one.event.tenant_id)));
             self.since.leave(partitions);
         }
     }
@@ -217,8 +220,8 @@ impl RunningRule {
     /// Takes the new events of a tick that matter to the rule.
     pub(crate) fn wait(&mut self, batch: &Arc<EventBatch>) -> Result<(), DetectError> {
         let relevant = self.relevant(batch)?;
-        self.stats.relevant += relevant.len() as u64;
-        self.waiting.extend(relevant);
+        self.stats.relevant += relevant.events().len() as u64;
+        self.waiting.extend(Some(relevant).filter(|relevant| !relevant.is_empty()));
         Ok(())
     }
 
@@ -248,65 +251,77 @@ impl RunningRule {
         changed_from: impl Fn(&SecurityEvent) -> Option<&'a Timestamp>,
     ) {
         let (Some(state), Some(oldest)) = (self.state.tenants.get(tenant), oldest) else { return };
+        let mut again = Vec::new();
         for (name, events) in state.buckets.iter().map(|(name, bucket)| (name, bucket.events())) {
             let from = events.partition_point(|event| event.ts < *oldest);
             let is_changed = |event: &&Arc<SecurityEvent>| changed_from(event).is_some_and(|from| *from <= event.ts);
             let changed = events[from..].iter().filter(is_changed);
-            self.waiting.extend(changed.map(|event| Relevant::of(event, Some(name.clone()))));
+            again.extend(changed.map(|event| Relevant::of(event, Some(name.clone()))));
         }
+        let again = Some(Arc::new(Matter::of(again)));
+        self.waiting.extend(again.filter(|again| !again.is_empty()));
     }
 
     /// Those of the events that matter to the rule. Where that cannot be told of all, it is asked of each tenant's by themselves.
-    pub(crate) fn relevant(&mut self, batch: &Arc<EventBatch>) -> Result<Vec<Relevant>, DetectError> {
-        let Some(shown) = self.scope.of(batch) else { return Ok(Vec::new()) };
-        let mut relevant = match self.plan.passing(&shown) {
+    pub(crate) fn relevant(&mut self, batch: &Arc<EventBatch>) -> Result<Arc<Matter>, DetectError> {
+        let Some(shown) = self.scope.of(batch) else { return Ok(Arc::default()) };
+        let relevant = match self.plan.passing(&shown) {
             Ok((of, places)) => self.named(&of, &places),
             Err(_) => {
                 let mut relevant = Vec::new();
                 for (tenant, events) in by_tenant(shown.rows()) {
                     let newest = events.last().cloned();
                     match self.plan.passing(&Arc::new(EventBatch::new(events))) {
-                        Ok((of, places)) => relevant.extend(self.named(&of, &places)),
+                        Ok((of, places)) => relevant.extend_from_slice(self.named(&of, &places).events()),
                         Err(source) => self.set_aside(&tenant, self.query_error(source), newest.as_ref())?,
                     }
                 }
-                relevant
+                Arc::new(Matter::of(relevant))
             }
         };
-        if !self.stats.set_aside.is_empty() {
-            relevant.retain(|one| !self.stats.set_aside.contains_key(&one.event.tenant_id));
-        }
-        Ok(relevant)
+        Ok(self.without_set_aside(&relevant))
+    }
+
+    /// Without those of tenants for whom it does not run.
+    fn without_set_aside(&self, events: &Arc<Matter>) -> Arc<Matter> {
+        let set_aside = &self.stats.set_aside;
+        if set_aside.is_empty() { Arc::clone(events) } else { events.without(|one| set_aside.contains_key(&one.event.tenant_id)) }
     }
 
     /// Some events of a batch, with their buckets, if it keeps any.
-    fn named(&self, batch: &EventBatch, places: &[usize]) -> Vec<Relevant> {
-        if self.plan.shape == Shape::Stateless {
-            return places.iter().map(|place| Relevant::alone(&batch.rows()[*place])).collect();
+    fn named(&self, batch: &EventBatch, places: &Arc<[usize]>) -> Arc<Matter> {
+        if places.is_empty() {
+            return Arc::default();
         }
-        batch.relevant(places, &self.plan.buckets, &self.names)
+        if self.plan.shape == Shape::Stateless {
+            return Arc::new(Matter::of(places.iter().map(|place| Relevant::alone(&batch.rows()[*place])).collect()));
+        }
+        batch.matter(places, &self.plan.buckets, &self.names)
     }
 
     /// What it is to look at now: all that waits if it is due, or what `must` be decided.
-    pub(crate) fn ready(&mut self, now: Timestamp, must: Must<'_>) -> Vec<Relevant> {
+    pub(crate) fn ready(&mut self, now: Timestamp, must: Must<'_>) -> Vec<Arc<Matter>> {
         // A clock that was set back must not make a rule rest.
         let rests = now < self.due && self.due <= now.plus_micros(LONGEST_REST);
-        if !rests || self.waiting.len() >= MOST_WAITING || matches!(must, Must::All) {
+        if !rests || Matter::count(&self.waiting) >= MOST_WAITING || matches!(must, Must::All) {
             return std::mem::take(&mut self.waiting);
         }
         let Must::Of(tenants) = must else { return Vec::new() };
         if tenants.is_empty() {
             return Vec::new();
         }
-        let is_ready = |one: &Relevant| tenants.contains(&one.event.tenant_id);
-        let (ready, waiting) = std::mem::take(&mut self.waiting).into_iter().partition(is_ready);
-        self.waiting = waiting;
-        ready
+        Matter::take(&mut self.waiting, |one| tenants.contains(&one.event.tenant_id))
     }
 
     /// True if it has not looked at everything.
     pub(crate) const fn is_behind(&self) -> bool {
         !self.waiting.is_empty()
+    }
+
+    /// With which rules it rests: those for every tenant that begin as it does, and contain if it does. None: no other begins so.
+    pub(crate) fn rests_with(&self) -> Option<(usize, bool)> {
+        let beginning = begun::shared(self.plan.follows()?).filter(|_| self.scope.owner().is_none())?;
+        Some((Arc::as_ptr(beginning).addr(), self.rule.header.contains()))
     }
 
     /// It ran so long, up to now. While others' events wait, it rests no longer for it.
@@ -318,12 +333,12 @@ impl RunningRule {
     }
 
     /// Takes new events into account, and answers the keys whose matches changed.
-    pub(crate) fn evaluate(&mut self, mut relevant: Vec<Relevant>, quotas: Quotas) -> Result<TouchedKeys, DetectError> {
+    pub(crate) fn evaluate(&mut self, relevant: &Arc<Matter>, quotas: Quotas) -> Result<TouchedKeys, DetectError> {
         // Some may have been set aside since these began to wait.
-        relevant.retain(|one| !self.stats.set_aside.contains_key(&one.event.tenant_id));
+        let relevant = self.without_set_aside(relevant);
         let touched = match self.plan.shape {
             Shape::Stateless => {
-                let events = relevant.into_iter().map(|one| one.event).collect();
+                let events = relevant.events().iter().map(|one| Arc::clone(&one.event)).collect();
                 self.find_stateless(events).map(|found| self.insert(found, quotas))
             }
             Shape::Sliding | Shape::Incremental => self.evaluate_sliding(&relevant, quotas),
@@ -348,8 +363,8 @@ impl RunningRule {
         overruns.count > 0
     }
 
-    pub(crate) fn keep(&mut self, relevant: &[Relevant], quotas: Quotas) -> Touched {
-        let buckets = by_bucket(relevant);
+    pub(crate) fn keep(&mut self, relevant: &Matter, quotas: Quotas) -> Touched {
+        let buckets = relevant.by_bucket();
         let mut touched = Touched::of(buckets.len());
         let mut lost = Vec::new();
         let looks_again = self.plan.reads_sides;

@@ -81,7 +81,7 @@ impl RunningRule {
             events.extend(part.events.iter().cloned().map(Arc::new));
             events.extend(part.read.iter().cloned());
         }
-        if events.is_empty() { Ok(Vec::new()) } else { self.relevant(&Arc::new(EventBatch::new(events))) }
+        if events.is_empty() { Ok(Vec::new()) } else { Ok(self.relevant(&Arc::new(EventBatch::new(events)))?.events().to_vec()) }
     }
 
     /// No row of a tenant looks back to before this any more.

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use aegis_model::{SecurityEvent, TenantId, Timestamp};
 
+use crate::begun;
 use crate::bucket::bytes_of;
 use crate::error::DetectError;
 use crate::evaluate::{RuleStats, RunningRule, TouchedKeys, by_tenant};
 use crate::impaired::Cause;
 use crate::known::Known;
-use crate::name::Relevant;
+use crate::matter::Matter;
 use crate::output::{Found, Reader};
 use crate::plan::RulePlan;
 use crate::rule::Rule;
@@ -45,7 +46,7 @@ impl RunningRule {
     }
 
     /// Over the touched buckets of all tenants. Where that fails, over each tenant's: what one of them sends must not stop the rule for others.
-    pub(crate) fn evaluate_sliding(&mut self, relevant: &[Relevant], quotas: Quotas) -> Result<TouchedKeys, DetectError> {
+    pub(crate) fn evaluate_sliding(&mut self, relevant: &Matter, quotas: Quotas) -> Result<TouchedKeys, DetectError> {
         let touched = self.keep(relevant, quotas);
         let window = self.window_micros();
         let mut found = match self.find(&touched) {
@@ -138,7 +139,7 @@ impl RunningRule {
         &mut self,
         buckets: impl Iterator<Item = (Named<'a>, Timestamp)>,
     ) -> Result<Vec<Found>, DetectError> {
-        let Self { rule, plan, state, stats, sides, .. } = self;
+        let Self { rule, plan, state, stats, sides, names, .. } = self;
         let Some(pipeline) = &plan.pipeline else { return Ok(Vec::new()) };
         // About one event of each, most of the time.
         let count = buckets.size_hint().0;
@@ -156,8 +157,14 @@ impl RunningRule {
         let mut ran = Ok(());
         while let Some((origins, events)) = shown.next_part(pipeline.events_of_a_run()) {
             stats.evals += 1;
-            let batch = EventBatch::new(events).beside(sides);
-            ran = pipeline.run(&batch, origins, &mut frames, |rows, origins| {
+            let events = match begun::begin(pipeline, events, sides, names) {
+                Ok(events) => events,
+                Err(error) => {
+                    ran = Err(error);
+                    break;
+                }
+            };
+            ran = pipeline.run(&events, origins, &mut frames, |rows, origins| {
                 let (always, never) = (Timestamp::from_micros(i64::MIN), Timestamp::from_micros(i64::MAX));
                 let of: BTreeSet<usize> = origins.iter().map(|origin| origin.bucket).collect();
                 let evidence =
@@ -262,8 +269,8 @@ pub(crate) fn run_plan(
 }
 
 /// The newest of a tenant's events, in the order of events.
-pub(crate) fn newest_of<'a>(relevant: &'a [Relevant], tenant: &TenantId) -> Option<&'a Arc<SecurityEvent>> {
-    let events = relevant.iter().map(|one| &one.event).filter(|event| event.tenant_id == *tenant);
+pub(crate) fn newest_of<'a>(relevant: &'a Matter, tenant: &TenantId) -> Option<&'a Arc<SecurityEvent>> {
+    let events = relevant.events().iter().map(|one| &one.event).filter(|event| event.tenant_id == *tenant);
     events.max_by(|a, b| a.order_key().cmp(&b.order_key()))
 }
 

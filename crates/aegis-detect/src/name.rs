@@ -3,16 +3,16 @@
 //! any more is forgotten.
 
 use std::borrow::Borrow;
-use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, LazyLock};
 
 use aegis_model::{SecurityEvent, TenantId};
 use indexmap::{Equivalent, IndexSet};
 use parking_lot::Mutex;
-use smallvec::SmallVec;
 
+use crate::begun::Beginnings;
 use crate::bucket::bytes_of;
+use crate::matter::Matter;
 use crate::output::write_bucket;
 use crate::plan::BucketColumn;
 use crate::window::Numbers;
@@ -20,6 +20,8 @@ use crate::window::Numbers;
 /// Names that are remembered at least before it is looked for those that nobody has, and what their texts take.
 const LEAST_NAMES: usize = 4096;
 const LEAST_BYTES: usize = 4 << 20;
+/// Events of a batch of which lists are kept for others: of what a restart reads at once each rule makes its own, and lets go of it.
+const MOST_LISTED: usize = 16_384;
 /// It is looked for them once in so many checkpoints, also where no others come.
 const CHECKPOINTS: u32 = 32;
 
@@ -48,7 +50,7 @@ impl BucketName {
         Self::hashed(tenant, text, None, hash_of(tenant, text))
     }
 
-    fn hashed(tenant: &TenantId, text: &str, number: Option<usize>, hash: u64) -> Self {
+    pub(crate) fn hashed(tenant: &TenantId, text: &str, number: Option<usize>, hash: u64) -> Self {
         Self(Arc::new(Texts { tenant: tenant.clone(), text: text.into(), number, hash }))
     }
 
@@ -109,7 +111,7 @@ impl Borrow<str> for BucketName {
 /// What all rules share.
 pub(crate) type SharedNames = Arc<Mutex<Names>>;
 
-/// The names that rules have, each once.
+/// The names that rules have, each once, and how their queries begin.
 #[derive(Debug)]
 pub(crate) struct Names {
     known: IndexSet<Whole, ahash::RandomState>,
@@ -122,6 +124,8 @@ pub(crate) struct Names {
     sweep_at_bytes: usize,
     /// Checkpoints since it was looked for them behind one.
     checkpoints: u32,
+    /// How rules' queries begin.
+    pub(crate) beginnings: Beginnings,
 }
 
 /// A name beside those of all tenants.
@@ -163,8 +167,8 @@ impl Equivalent<Whole> for Sought<'_> {
 
 impl Default for Names {
     fn default() -> Self {
-        let (known, numbers) = (IndexSet::default(), Numbers::default());
-        Self { known, numbers, bytes: 0, sweep_at: LEAST_NAMES, sweep_at_bytes: LEAST_BYTES, checkpoints: 0 }
+        let (known, numbers, beginnings) = (IndexSet::default(), Numbers::default(), Beginnings::default());
+        Self { known, numbers, bytes: 0, sweep_at: LEAST_NAMES, sweep_at_bytes: LEAST_BYTES, checkpoints: 0, beginnings }
     }
 }
 
@@ -229,36 +233,22 @@ impl Relevant {
     }
 }
 
-/// Mostly one.
-pub(crate) type Few<T> = SmallVec<[T; 1]>;
-
-/// The events of each bucket, in the order in which the first of each came. Those whose key has a null are left out.
-pub(crate) fn by_bucket(relevant: &[Relevant]) -> Vec<(&BucketName, Few<&Relevant>)> {
-    let mut buckets: Vec<(&BucketName, Few<&Relevant>)> = Vec::with_capacity(relevant.len());
-    // Of each hash the first bucket that has it: hardly ever is there another.
-    let mut places: HashMap<u64, usize, ahash::RandomState> =
-        HashMap::with_capacity_and_hasher(relevant.len(), ahash::RandomState::default());
-    for one in relevant {
-        let Some(name) = &one.bucket else { continue };
-        let first = *places.entry(name.whole_hash()).or_insert(buckets.len());
-        let known = match buckets.get(first) {
-            Some((other, _)) if !other.is(name) => buckets.iter().position(|(other, _)| other.is(name)),
-            there => there.map(|_| first),
-        };
-        match known {
-            Some(place) => buckets[place].1.push(one),
-            None => buckets.push((name, Few::from_iter([one]))),
-        }
-    }
-    buckets
-}
-
 /// What rules asked of the events of a batch, for the next rule that asks the same.
 #[derive(Debug, Default)]
 pub(crate) struct Asked {
     of_columns: Vec<OfColumns>,
     /// What the texts of each event take.
     bytes: Vec<Option<usize>>,
+    /// Of rules with one filter and one key.
+    lists: Vec<List>,
+}
+
+/// Some of the events, with their buckets by some columns.
+#[derive(Debug)]
+struct List {
+    places: Arc<[usize]>,
+    columns: Vec<usize>,
+    events: Arc<Matter>,
 }
 
 /// The buckets by some columns of events.
@@ -275,15 +265,37 @@ enum Answer {
 }
 
 impl Asked {
+    /// Some of the rows, with their buckets: the same list for all that have these very places from the same filter.
+    pub(crate) fn matter(
+        &mut self,
+        rows: &[Arc<SecurityEvent>],
+        places: &Arc<[usize]>,
+        columns: &[BucketColumn],
+        names: &SharedNames,
+    ) -> Arc<Matter> {
+        let wanted = || columns.iter().map(|column| column.event_column);
+        let is_it = |list: &&List| Arc::ptr_eq(&list.places, places) && list.columns.iter().copied().eq(wanted());
+        if let Some(list) = self.lists.iter().find(is_it) {
+            return Arc::clone(&list.events);
+        }
+        let events = Arc::new(Matter::of(self.relevant(rows, places, columns, names)));
+        if rows.len() > MOST_LISTED {
+            return events;
+        }
+        let (places, columns) = (Arc::clone(places), wanted().collect());
+        self.lists.push(List { places, columns, events: Arc::clone(&events) });
+        events
+    }
+
     /// Some of the rows, with their buckets.
-    pub(crate) fn relevant(
+    fn relevant(
         &mut self,
         rows: &[Arc<SecurityEvent>],
         places: &[usize],
         columns: &[BucketColumn],
         names: &SharedNames,
     ) -> Vec<Relevant> {
-        let Self { of_columns, bytes } = self;
+        let Self { of_columns, bytes, .. } = self;
         let wanted = || columns.iter().map(|column| column.event_column);
         let known = of_columns.iter().position(|of| of.columns.iter().copied().eq(wanted()));
         let known = known.unwrap_or_else(|| {
@@ -347,7 +359,10 @@ mod tests {
             let mut given: Vec<BucketName> = Vec::new();
             for (by, some) in asks {
                 let places: Vec<usize> = (0..rows.len()).filter(|place| (some >> *place) & 1 == 1).collect();
-                let relevant = asked.relevant(&rows, &places, &split[by], &names);
+                let places: Arc<[usize]> = places.into();
+                let listed = asked.matter(&rows, &places, &split[by], &names);
+                prop_assert!(Arc::ptr_eq(&listed, &asked.matter(&rows, &places, &split[by], &names)));
+                let relevant = listed.events();
                 prop_assert_eq!(relevant.len(), places.len());
                 for (place, one) in places.iter().zip(relevant) {
                     let mut text = String::new();
@@ -355,7 +370,7 @@ mod tests {
                     prop_assert!(Arc::ptr_eq(&one.event, &rows[*place]) && one.bytes == bytes_of(&rows[*place]));
                     prop_assert_eq!(one.bucket.as_ref().map(BucketName::text), is_there.then_some(text.as_str()));
                     prop_assert!(one.bucket.as_ref().is_none_or(|name| *name.tenant() == rows[*place].tenant_id));
-                    given.extend(one.bucket);
+                    given.extend(one.bucket.clone());
                 }
             }
             for (one, other) in given.iter().zip(given.iter().skip(1)) {
@@ -363,19 +378,6 @@ mod tests {
                 prop_assert_eq!(one.is(other), Arc::ptr_eq(&one.0, &other.0), "each is kept once");
             }
         }
-    }
-
-    #[test]
-    fn buckets_of_one_hash_are_several() {
-        let [a, b] = ["a", "b"].map(|name| TenantId::new(name).unwrap());
-        let names = [(&a, "x"), (&a, "y"), (&b, "x"), (&a, "y"), (&b, "x"), (&a, "x")]
-            .map(|(tenant, text)| BucketName::hashed(tenant, text, None, 7));
-        let one = event(0, None, None);
-        let mut relevant: Vec<Relevant> = names.into_iter().map(|name| Relevant::of(&one, Some(name))).collect();
-        relevant.push(Relevant::of(&one, None));
-        let found = by_bucket(&relevant);
-        let found: Vec<_> = found.iter().map(|(name, events)| (name.tenant().as_str(), name.text(), events.len())).collect();
-        assert_eq!(found, [("a", "x", 2), ("a", "y", 2), ("b", "x", 2)]);
     }
 
     #[test]

@@ -15,11 +15,12 @@ use datafusion::logical_expr::utils::{conjunction, split_conjunction};
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::physical_expr::PhysicalExpr;
 
+use crate::begun::{Beginning, Beginnings, Begun, Events};
 use crate::check::{base_column, row_pattern};
 use crate::known::{Frames, Split};
 use crate::schema::{EventBatch, column_index, schema_of};
 use crate::shape::unqualified;
-use crate::windows::{Columns, Origin, Windows};
+use crate::windows::{Columns, Given, Origin, Read, Windows};
 
 /// Events of one run.
 const EVENTS_OF_A_RUN: usize = 8192;
@@ -33,6 +34,9 @@ pub(crate) struct Pipeline {
     schema: SchemaRef,
     steps: Vec<Step>,
     states: usize,
+    /// How it begins, and how many of the steps that is: those before the first windows. None of the rows of matches.
+    beginning: Option<Arc<Beginning>>,
+    begins: usize,
 }
 
 #[derive(Debug)]
@@ -44,6 +48,17 @@ enum Step {
     Columns(Vec<EventColumn>, SchemaRef),
     /// Makes lists of what so far only says where they are.
     Lists(Vec<ListColumn>, SchemaRef),
+}
+
+impl Step {
+    const fn schema(&self) -> Option<&SchemaRef> {
+        match self {
+            Self::Filter(_) => None,
+            Self::Project(_, schema) | Self::Windows(_, schema) | Self::Columns(_, schema) | Self::Lists(_, schema) => {
+                Some(schema)
+            }
+        }
+    }
 }
 
 /// A column of events that is made when somebody reads it.
@@ -142,6 +157,7 @@ impl Draft<'_> {
                 self.make_read(&Windows::reads(window, &columns), window.input.schema())?;
                 let windows = Windows::build(self.state, window, &columns, &mut self.pipeline.states)?;
                 let Some(windows) = windows else { return Ok(false) };
+                self.begin_with(&window.input, windows.read());
                 let (first, step) = (window.input.schema().fields().len(), self.pipeline.steps.len());
                 let lists = windows.lists().map(|function| ListColumn { column: first + function, windows: step, function });
                 self.unmade.extend(lists);
@@ -149,6 +165,16 @@ impl Draft<'_> {
                 Ok(below)
             }
             _ => Ok(false),
+        }
+    }
+
+    /// Windows come now that read this of the plan's rows; what goes before the first of them is how the query begins.
+    fn begin_with(&mut self, plan: &LogicalPlan, read: &Read) {
+        let Pipeline { steps, beginning, begins, .. } = &mut self.pipeline;
+        if beginning.is_none() && !self.of_matches {
+            let schemas = steps.iter().map(|step| step.schema().cloned()).collect();
+            *beginning = Some(Arc::new(Beginning::new(plan.clone(), schemas, read.clone())));
+            *begins = steps.len();
         }
     }
 
@@ -250,14 +276,66 @@ impl Pipeline {
     }
 
     fn draft(state: &SessionState, plan: &LogicalPlan, fixed: &[&str], met: &[Expr], of_matches: bool) -> Result<Option<Self>> {
-        let pipeline = Self { columns: Vec::new(), schema: schema_of(&[]), steps: Vec::new(), states: 0 };
+        let (columns, schema, steps) = (Vec::new(), schema_of(&[]), Vec::new());
+        let pipeline = Self { columns, schema, steps, states: 0, beginning: None, begins: 0 };
         let mut draft = Draft { state, fixed, met, pipeline, unmade: Vec::new(), unread: Vec::new(), of_matches };
         if !draft.push(plan)? {
             return Ok(None);
         }
         draft.make_columns(|_| true, plan.schema());
         draft.make_lists(plan.schema());
+        // Where there are no windows it is all of it.
+        draft.begin_with(plan, &Read::default());
         Ok(Some(draft.pipeline))
+    }
+
+    /// How it begins.
+    pub(crate) const fn beginning(&self) -> Option<&Arc<Beginning>> {
+        self.beginning.as_ref()
+    }
+
+    /// It begins as others do, if they do.
+    pub(crate) fn share(&mut self, beginnings: &mut Beginnings) {
+        self.beginning = self.beginning.take().map(|beginning| beginnings.of(beginning));
+    }
+
+    /// What it makes of events before it is asked whose they are.
+    pub(crate) fn begin(&self, events: EventBatch) -> Result<Begun> {
+        let count = events.rows().len();
+        let origins = (0..count).map(|event| Origin { bucket: 0, ts: 0, place: 0, event }).collect();
+        let (steps, rest) = self.steps.split_at(self.begins);
+        let (rows, origins) = self.apply(steps, &events, self.unmade(count)?, origins, &mut [])?;
+        let windows = match rest.first() {
+            Some(Step::Windows(windows, _)) if rows.num_rows() > 0 => windows.prepare(&events, &rows, &origins)?,
+            _ => Vec::new(),
+        };
+        Ok(Begun { events, rows, places: origins.into_iter().map(|origin| origin.event).collect(), windows })
+    }
+
+    /// Rows of events, none of whose columns is made.
+    fn unmade(&self, count: usize) -> Result<RecordBatch> {
+        let nothing: ArrayRef = Arc::new(NullArray::new(count));
+        batch(&self.schema, vec![nothing; self.columns.len()], count)
+    }
+
+    /// Goes on from where others begin too, up to the end of these steps.
+    fn go_on(
+        &self,
+        begun: &Begun,
+        steps: &[Step],
+        origins: &[Origin],
+        frames: &mut [Frames],
+    ) -> Result<(RecordBatch, Vec<Origin>)> {
+        let origins: Vec<Origin> = begun.places.iter().filter_map(|place| origins.get(*place)).copied().collect();
+        let rows = begun.rows.clone();
+        let Some((Step::Windows(windows, schema), rest)) = steps.get(self.begins..).and_then(<[Step]>::split_first) else {
+            return Ok((rows, origins));
+        };
+        if rows.num_rows() == 0 {
+            return Ok((rows, origins));
+        }
+        let made = windows.run(&origins, frames, begun.windows.iter().map(Given::Shared))?;
+        self.apply(rest, &begun.events, beside(schema, &rows, made)?, origins, frames)
     }
 
     /// What goes before the first lists, and the rest.
@@ -290,22 +368,23 @@ impl Pipeline {
     /// come in their order, after all that its frames have seen.
     pub(crate) fn run(
         &self,
-        events: &EventBatch,
+        events: &Events,
         mut origins: Vec<Origin>,
         frames: &mut [Frames],
         mut found: impl FnMut(&RecordBatch, &[Origin]) -> Result<()>,
     ) -> Result<()> {
         let (before, after) = self.parts();
         origins.iter_mut().enumerate().for_each(|(place, origin)| origin.event = place);
-        let nothing: ArrayRef = Arc::new(NullArray::new(origins.len()));
-        let rows = batch(&self.schema, vec![nothing; self.columns.len()], origins.len())?;
-        let (rows, origins) = self.apply(before, events, rows, origins, frames)?;
+        let (rows, origins) = match events {
+            Events::Begun(begun) => self.go_on(begun, before, &origins, frames)?,
+            Events::Own(batch) => self.apply(before, batch, self.unmade(origins.len())?, origins, frames)?,
+        };
         let most = if after.is_empty() || !self.lists_come_last() { rows.num_rows() } else { EVENTS_WITH_LISTS };
         let mut start = 0;
         for origins in origins.chunks(most.max(1)) {
             let part = rows.slice(start, origins.len());
             start += origins.len();
-            let (part, origins) = self.apply(after, events, part, origins.to_vec(), frames)?;
+            let (part, origins) = self.apply(after, events.batch(), part, origins.to_vec(), frames)?;
             if part.num_rows() > 0 {
                 found(&part, &origins)?;
             }
@@ -345,9 +424,9 @@ impl Pipeline {
                     batch(schema, columns.collect::<Result<_>>()?, rows.num_rows())?
                 }
                 Step::Windows(windows, schema) => {
-                    let mut columns = rows.columns().to_vec();
-                    columns.extend(windows.run(events, &rows, &origins, frames)?);
-                    batch(schema, columns, rows.num_rows())?
+                    let prepared = windows.prepare(events, &rows, &origins)?;
+                    let made = windows.run(&origins, frames, prepared.into_iter().map(Given::Own))?;
+                    beside(schema, &rows, made)?
                 }
                 Step::Columns(made, schema) => {
                     let mut columns = rows.columns().to_vec();
@@ -389,6 +468,13 @@ impl Left {
             Self::Some(rows) => events.column_of(column, rows),
         }
     }
+}
+
+/// Rows with further columns behind their own.
+fn beside(schema: &SchemaRef, rows: &RecordBatch, further: Vec<ArrayRef>) -> Result<RecordBatch> {
+    let mut columns = rows.columns().to_vec();
+    columns.extend(further);
+    batch(schema, columns, rows.num_rows())
 }
 
 fn batch(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {

@@ -23,6 +23,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::absence::rests_on_absence;
 use crate::alerts::{self, Sources};
+use crate::begun::Beginnings;
 use crate::check::{base_column, check_output, check_plan};
 use crate::condition::Condition;
 use crate::error::{RuleCode, RuleError};
@@ -144,6 +145,17 @@ impl RulePlan {
             other => other,
         };
         Self { pipeline: None, row_pattern: None, shape, ..self }
+    }
+
+    /// What it shows new events to, if it is followed.
+    pub(crate) fn follows(&self) -> Option<&Pipeline> {
+        self.pipeline.as_ref().or_else(|| self.row_pattern.as_ref().map(RowPattern::shown))
+    }
+
+    /// It begins as other rules do, if they do.
+    pub(crate) fn share(&mut self, beginnings: &mut Beginnings) {
+        let of_pattern = self.row_pattern.iter_mut().map(RowPattern::shown_mut);
+        self.pipeline.iter_mut().chain(of_pattern).for_each(|pipeline| pipeline.share(beginnings));
     }
 
     /// True if a run is about one instant, over what is seen of it there.

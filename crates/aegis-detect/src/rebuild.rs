@@ -10,6 +10,7 @@ use crate::episode::{Order, order_of};
 use crate::error::DetectError;
 use crate::evaluate::RunningRule;
 use crate::find::{ROWS_OF_A_RUN, Slice};
+use crate::matter::Matter;
 use crate::output::{Found, Match};
 use crate::schema::EventBatch;
 use crate::shape::Shape;
@@ -21,8 +22,7 @@ impl RunningRule {
     /// Keeps events without looking for matches: what a rule knows that was changed since.
     pub(crate) fn keep_only(&mut self, batch: &Arc<EventBatch>, settled: &Settled, quotas: Quotas) -> Result<(), DetectError> {
         if self.plan.shape != Shape::Stateless {
-            let mut relevant = self.relevant(batch)?;
-            relevant.retain(|one| self.may_need(&one.event, settled));
+            let relevant = self.relevant(batch)?.without(|one| !self.may_need(&one.event, settled));
             self.keep(&relevant, quotas);
             self.wait_again(settled);
         }
@@ -49,7 +49,7 @@ impl RunningRule {
         let _of_before = self.losses.take();
         // First what was there first: where a quota is full, it is the same that has room.
         let mut relevant = self.take_far(&far)?;
-        relevant.extend(self.relevant(batch)?);
+        relevant.extend_from_slice(self.relevant(batch)?.events());
         relevant.retain(|one| self.may_need(&one.event, settled));
         self.state.load_keys(told);
         // Of a tenant that has a rule of its own in its place since, what was told stands.
@@ -59,11 +59,11 @@ impl RunningRule {
         let mut found = match self.plan.shape {
             Shape::Stateless => self.find_stateless(relevant.into_iter().map(|one| one.event).collect())?,
             Shape::Sliding | Shape::Incremental | Shape::Stepped | Shape::Pattern => {
-                self.keep(&relevant, quotas);
+                self.keep(&Matter::of(relevant), quotas);
                 self.find_all_there_are(&open)?
             }
             Shape::Deferred => {
-                self.keep(&relevant, quotas);
+                self.keep(&Matter::of(relevant), quotas);
                 for (tenant, part) in far.iter().filter(|(tenant, _)| self.scope.covers(tenant)) {
                     self.state.know_taken(tenant, part);
                 }

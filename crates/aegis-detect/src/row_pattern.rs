@@ -13,6 +13,7 @@ use datafusion::error::Result;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{Expr, LogicalPlan, Projection};
 
+use crate::begun::Events;
 use crate::check::{EVENT_ORDER, base_column, row_pattern};
 use crate::find::ShownEvents;
 use crate::known::Walks;
@@ -170,6 +171,15 @@ impl RowPattern {
         self.shown.columns().iter().chain(self.measures.iter().flat_map(|measures| measures.rows.columns()))
     }
 
+    /// What it is shown of events.
+    pub(crate) const fn shown(&self) -> &Pipeline {
+        &self.shown
+    }
+
+    pub(crate) const fn shown_mut(&mut self) -> &mut Pipeline {
+        &mut self.shown
+    }
+
     /// Events that it is shown at once, about.
     pub(crate) fn events_of_a_run(&self) -> usize {
         self.shown.events_of_a_run()
@@ -189,7 +199,7 @@ impl RowPattern {
     /// bucket's come in their order, after all that its walks have seen, and those of one instant together.
     pub(crate) fn run(
         &self,
-        events: &EventBatch,
+        events: &Events,
         origins: Vec<Origin>,
         walks: &mut [Walks],
         back_micros: i64,
@@ -269,7 +279,8 @@ impl RowPattern {
             shown.add(0, &own);
             let Some((origins, own)) = shown.next_part(own.len()) else { return Ok(None) };
             let mut rows = None;
-            measures.rows.run(&EventBatch::new(own).beside(sides), origins, &mut [], |made, _| {
+            let own = Events::Own(Box::new(EventBatch::new(own).beside(sides)));
+            measures.rows.run(&own, origins, &mut [], |made, _| {
                 rows = Some(made.clone());
                 Ok(())
             })?;

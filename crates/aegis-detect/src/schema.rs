@@ -14,7 +14,8 @@ use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef,
 use datafusion::arrow::error::ArrowError;
 use parking_lot::Mutex;
 
-use crate::name::{Asked, Relevant, SharedNames};
+use crate::matter::Matter;
+use crate::name::{Asked, SharedNames};
 use crate::passed::Passed;
 use crate::plan::BucketColumn;
 use crate::side::{SIDE_COLUMNS, Sides};
@@ -370,8 +371,8 @@ impl EventBatch {
     }
 
     /// Some of the events, with their buckets by these columns: the same for all rules whose state is split by them.
-    pub(crate) fn relevant(&self, places: &[usize], columns: &[BucketColumn], names: &SharedNames) -> Vec<Relevant> {
-        self.asked.lock().relevant(&self.rows, places, columns, names)
+    pub(crate) fn matter(&self, places: &Arc<[usize]>, columns: &[BucketColumn], names: &SharedNames) -> Arc<Matter> {
+        self.asked.lock().matter(&self.rows, places, columns, names)
     }
 
     /// The whole table of the contract.
@@ -404,7 +405,12 @@ impl EventBatch {
         self.columns[index].get_or_init(|| self.column_of(index, &self.rows))
     }
 
-    /// The same of some of its events alone.
+    /// What the columns take that are made so far.
+    pub(crate) fn made_bytes(&self) -> usize {
+        self.columns.iter().filter_map(OnceLock::get).map(|column| column.get_array_memory_size()).sum()
+    }
+
+    /// The same as a column, of some of its events alone.
     pub(crate) fn column_of(&self, index: usize, rows: &[Arc<SecurityEvent>]) -> ArrayRef {
         match plain(index) {
             Some(column) => column.build(rows),

@@ -7,15 +7,15 @@ use std::sync::Arc;
 
 use aegis_model::{SecurityEvent, TenantId, Timestamp};
 
+use crate::begun;
 use crate::error::DetectError;
 use crate::evaluate::{RunningRule, TouchedKeys};
 use crate::find::{ROWS_OF_A_RUN, ShownEvents, newest_of, run_plan, within};
 use crate::impaired::Cause;
 use crate::known::{Known, Walks};
-use crate::name::Relevant;
+use crate::matter::Matter;
 use crate::output::{Found, Reader};
 use crate::row_pattern::{RunAt, Work};
-use crate::schema::EventBatch;
 use crate::window::{Named, Quotas, Touched};
 
 /// Rows that the runs of one look see at most, and those of one tenant: some seconds.
@@ -44,7 +44,7 @@ impl<'t> Steps<'t> {
 
 impl RunningRule {
     /// One run for each tenant and instant where there is something to look at, cheap buckets first. What would cost more than a look may is given up.
-    pub(crate) fn evaluate_stepped(&mut self, relevant: &[Relevant], quotas: Quotas) -> Result<TouchedKeys, DetectError> {
+    pub(crate) fn evaluate_stepped(&mut self, relevant: &Matter, quotas: Quotas) -> Result<TouchedKeys, DetectError> {
         let touched = self.keep(relevant, quotas);
         let window = self.window_micros();
         let mut found = Vec::new();
@@ -154,7 +154,7 @@ impl RunningRule {
 
     /// Where in touched buckets the matches of a row pattern end. Where that cannot be told of all tenants, it is asked of each by itself: what one of them
     /// sends must not stop the rule for others.
-    fn steps_of_matches<'t>(&mut self, touched: &'t Touched, relevant: &[Relevant]) -> Result<Vec<Steps<'t>>, DetectError> {
+    fn steps_of_matches<'t>(&mut self, touched: &'t Touched, relevant: &Matter) -> Result<Vec<Steps<'t>>, DetectError> {
         let window = self.window_micros();
         let all = || touched.iter().map(move |(bucket, oldest, newest)| (bucket, oldest, newest.plus_micros(window)));
         if let Ok(steps) = self.follow_pattern(all()) {
@@ -199,7 +199,7 @@ impl RunningRule {
         &mut self,
         buckets: impl Iterator<Item = (Named<'t>, Timestamp, Timestamp)>,
     ) -> Result<Vec<Steps<'t>>, DetectError> {
-        let Self { rule, plan, state, sides, .. } = self;
+        let Self { rule, plan, state, sides, names, .. } = self;
         let Some(pattern) = &plan.row_pattern else { return Ok(Vec::new()) };
         let count = buckets.size_hint().0;
         let (mut walks, mut asked, mut shown) = (Vec::with_capacity(count), Vec::with_capacity(count), ShownEvents::new(count));
@@ -220,8 +220,14 @@ impl RunningRule {
         let back_micros = rule.header.window_s * 1_000_000;
         let mut ran = Ok(());
         while let Some((origins, events)) = shown.next_part(pattern.events_of_a_run()) {
-            let batch = EventBatch::new(events).beside(sides);
-            ran = pattern.run(&batch, origins, &mut walks, back_micros, &mut work, |bucket, run| {
+            let events = match begun::begin(pattern.shown(), events, sides, names) {
+                Ok(events) => events,
+                Err(error) => {
+                    ran = Err(error);
+                    break;
+                }
+            };
+            ran = pattern.run(&events, origins, &mut walks, back_micros, &mut work, |bucket, run| {
                 let (steps, oldest, to) = &mut asked[bucket];
                 if within(run.instant, *oldest, *to) {
                     steps.runs.push(run);

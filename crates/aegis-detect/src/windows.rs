@@ -1,11 +1,11 @@
 //! Window functions over new rows only: one node of a query, with what each partition knows of the rows before.
 //! Promises the values that the query engine's own operator has over all rows. What it cannot follow it does not take: see `Windows::build`.
 
+mod prepared;
+
 use std::sync::Arc;
 
-use datafusion::arrow::array::{
-    Array, ArrayRef, AsArray, Int64Array, ListArray, RecordBatch, StringArray, UInt64Array, new_null_array,
-};
+use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, ListArray, RecordBatch, StringArray, UInt64Array, new_null_array};
 use datafusion::arrow::buffer::{NullBuffer, OffsetBuffer};
 use datafusion::arrow::datatypes::{DataType, UInt64Type};
 use datafusion::arrow::row::{RowConverter, Rows, SortField};
@@ -18,13 +18,15 @@ use datafusion::physical_expr::PhysicalExpr;
 use crate::known::Frames;
 use crate::schema::EventBatch;
 use crate::shape::{frame_of, window_function};
-use crate::sliding::{Frame, Partition, Value};
+use crate::sliding::{Frame, Partition, Value, Values};
+pub(crate) use prepared::{Given, Prepared, Read};
 
 /// All functions of a node.
 #[derive(Debug)]
 pub(crate) struct Windows {
     groups: Vec<Group>,
     functions: Vec<Function>,
+    read: Read,
 }
 
 /// Functions with the same PARTITION BY.
@@ -105,7 +107,7 @@ struct Draft {
     frames: Vec<Frame>,
 }
 
-#[derive(PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 struct DraftArgument {
     value: Option<Expr>,
     filter: Option<Expr>,
@@ -151,6 +153,10 @@ impl Windows {
             let Some(function) = draft(&mut drafts, function, data_type) else { return Ok(None) };
             functions.push(function);
         }
+        let split = |draft: &Draft| -> Vec<Expr> {
+            draft.partition_by.iter().filter(|expr| !(columns.is_constant)(expr)).cloned().collect()
+        };
+        let read = Read::of(drafts.iter().map(|draft| (split(draft), draft.arguments.clone())));
         let mut groups = Vec::with_capacity(drafts.len());
         for draft in drafts {
             let Some(group) = Group::build(state, window, draft, columns, *states)? else { return Ok(None) };
@@ -166,7 +172,7 @@ impl Windows {
                 _ => false,
             },
         };
-        Ok(functions.iter().all(typed).then_some(Self { groups, functions }))
+        Ok(functions.iter().all(typed).then_some(Self { groups, functions, read }))
     }
 
     /// Which of them make lists.
@@ -174,24 +180,34 @@ impl Windows {
         self.functions.iter().enumerate().filter(|(_, function)| function.kind == Kind::List).map(|(place, _)| place)
     }
 
-    /// The columns of the functions for these rows of events, which come after all that the states have seen, each bucket's in the order of time. In place
-    /// of a list stands which partition its row is in: most rows are filtered out before anybody reads their lists. See `list`.
-    pub(crate) fn run(
+    /// What its groups read of rows.
+    pub(crate) const fn read(&self) -> &Read {
+        &self.read
+    }
+
+    /// What each group reads of these rows. Of the origins it is asked which event is whose row alone.
+    pub(crate) fn prepare(&self, events: &EventBatch, rows: &RecordBatch, origins: &[Origin]) -> Result<Vec<Prepared>> {
+        self.groups.iter().map(|group| group.prepare(events, rows, origins)).collect()
+    }
+
+    /// The columns of the functions for these rows of events, which come after all that the states have seen, each bucket's in the order of time; `given` is
+    /// what was prepared of them. In place of a list stands which partition its row is in: most rows are filtered out before anybody reads their lists. See
+    /// `list`.
+    pub(crate) fn run<'a>(
         &self,
-        events: &EventBatch,
-        rows: &RecordBatch,
         origins: &[Origin],
         states: &mut [Frames],
+        given: impl Iterator<Item = Given<'a>>,
     ) -> Result<Vec<ArrayRef>> {
         let mut columns: Vec<Option<ArrayRef>> = vec![None; self.functions.len()];
-        for (index, group) in self.groups.iter().enumerate() {
+        for ((index, group), given) in self.groups.iter().enumerate().zip(given) {
             let mine = |(_, function): &(usize, &Function)| function.group == index;
             let functions: Vec<(usize, &Function)> = self.functions.iter().enumerate().filter(mine).collect();
-            let places = group.take(events, rows, origins, states)?;
+            let places = group.take(given, origins, states);
             let (lists, functions): (Vec<_>, Vec<_>) =
                 functions.into_iter().partition(|(_, function)| function.kind == Kind::List);
             let mut outputs: Vec<Output> =
-                functions.iter().map(|(_, function)| Output::new(function.kind, rows.num_rows())).collect();
+                functions.iter().map(|(_, function)| Output::new(function.kind, origins.len())).collect();
             for (origin, place) in origins.iter().zip(&places).filter(|_| !functions.is_empty()) {
                 let partition = &mut states[origin.bucket][group.state].partitions[*place];
                 partition.seek(origin.ts);
@@ -319,81 +335,33 @@ impl Group {
     }
 
     /// Adds the rows to their partitions, and answers which those are.
-    fn take(&self, events: &EventBatch, rows: &RecordBatch, origins: &[Origin], states: &mut [Frames]) -> Result<Vec<usize>> {
-        let keys = self.split_rows.as_ref().map(|converter| {
-            let columns = self.split.iter().map(|expr| expr.evaluate(rows)?.into_array(rows.num_rows()));
-            Ok::<_, DataFusionError>(converter.convert_columns(&columns.collect::<Result<Vec<_>>>()?)?)
-        });
-        let keys: Option<Rows> = keys.transpose()?;
-        let values = self.arguments.iter().map(|argument| argument.values(events, rows, origins));
-        let mut arguments = values.collect::<Result<Vec<_>>>()?;
+    fn take(&self, given: Given<'_>, origins: &[Origin], states: &mut [Frames]) -> Vec<usize> {
+        match given {
+            Given::Own(Prepared { keys, mut arguments }) => self
+                .add(keys.as_ref(), origins, states, |index| arguments.iter_mut().map(|values| values[index].take()).collect()),
+            Given::Shared(Prepared { keys, arguments }) => {
+                self.add(keys.as_ref(), origins, states, |index| arguments.iter().map(|values| values[index].clone()).collect())
+            }
+        }
+    }
+
+    fn add(
+        &self,
+        keys: Option<&Rows>,
+        origins: &[Origin],
+        states: &mut [Frames],
+        mut values_of: impl FnMut(usize) -> Values,
+    ) -> Vec<usize> {
         let mut places = Vec::with_capacity(origins.len());
         for (index, origin) in origins.iter().enumerate() {
             let state = &mut states[origin.bucket][self.state];
-            let row = keys.as_ref().map(|keys| keys.row(index));
+            let row = keys.map(|keys| keys.row(index));
             let place = state.place(row.as_ref().map(|row| row.data()), || Partition::new(Arc::clone(&self.frames)));
-            let values = arguments.iter_mut().map(|values| values[index].take()).collect();
-            state.partitions[place].push(origin.ts, origin.place, values);
+            state.partitions[place].push(origin.ts, origin.place, values_of(index));
             places.push(place);
         }
-        Ok(places)
+        places
     }
-}
-
-impl Argument {
-    /// What of each row counts.
-    fn values(&self, events: &EventBatch, rows: &RecordBatch, origins: &[Origin]) -> Result<Vec<Option<Value>>> {
-        let filter = self.filter.as_ref().map(|filter| filter.evaluate(rows)?.into_array(rows.num_rows())).transpose()?;
-        let passes = |index: usize| filter.as_ref().is_none_or(|f| f.is_valid(index) && f.as_boolean().value(index));
-        let value = self.value.as_ref().map(|value| value.evaluate(rows)?.into_array(rows.num_rows())).transpose()?;
-        let counts = |index: usize| passes(index) && (self.keeps_nulls || value.as_ref().is_none_or(|v| v.is_valid(index)));
-        let (encoding, value) = match (&self.encoding, &value) {
-            (Some(Encoding::Ids), _) => {
-                let id = |event: usize| events.rows().get(event).map(|event| Value::Id(event.event_id));
-                let ids = origins.iter().enumerate().map(|(index, origin)| id(origin.event).filter(|_| counts(index)));
-                return Ok(ids.collect());
-            }
-            (Some(Encoding::Texts), Some(value)) => return texts(value, counts),
-            (Some(Encoding::Rows { rows, .. }), Some(value)) => (rows, value),
-            _ => return Ok((0..rows.num_rows()).map(|index| counts(index).then_some(Value::Bare)).collect()),
-        };
-        if !(0..rows.num_rows()).any(&counts) {
-            return Ok(vec![None; rows.num_rows()]);
-        }
-        let encoded = encoding.convert_columns(&[Arc::clone(value)])?;
-        let mut last: Option<Arc<[u8]>> = None;
-        let value_of = |index: usize| {
-            counts(index).then(|| {
-                let row = encoded.row(index);
-                // Values repeat themselves.
-                Value::Bytes(match &last {
-                    Some(last) if **last == *row.data() => Arc::clone(last),
-                    _ => Arc::clone(last.insert(Arc::from(row.data()))),
-                })
-            })
-        };
-        Ok((0..rows.num_rows()).map(value_of).collect())
-    }
-}
-
-/// Those of a column of texts that count.
-fn texts(column: &ArrayRef, counts: impl Fn(usize) -> bool) -> Result<Vec<Option<Value>>> {
-    let Some(texts) = column.as_string_opt::<i32>() else {
-        return Err(DataFusionError::Internal(format!("a text is {}", column.data_type())));
-    };
-    let mut last: Option<Arc<str>> = None;
-    let mut value_of = |index: usize| {
-        if texts.is_null(index) {
-            return Value::Bare;
-        }
-        let text = texts.value(index);
-        // Values repeat themselves.
-        Value::Text(match &last {
-            Some(last) if **last == *text => Arc::clone(last),
-            _ => Arc::clone(last.insert(Arc::from(text))),
-        })
-    };
-    Ok((0..texts.len()).map(|index| counts(index).then(|| value_of(index))).collect())
 }
 
 impl Encoding {

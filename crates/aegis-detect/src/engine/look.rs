@@ -5,8 +5,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::{Engine, TickOutput, emit};
+use crate::begun::rest_together;
 use crate::error::DetectError;
 use crate::evaluate::{Must, RunningRule};
+use crate::matter::Matter;
 use crate::schema::EventBatch;
 
 /// Events that a rule looks at at once.
@@ -15,27 +17,27 @@ const EVENTS_OF_A_LOOK: usize = 2048;
 impl Engine {
     pub(crate) fn evaluate(&mut self, batch: Option<&Arc<EventBatch>>, must: Must<'_>, output: &mut TickOutput) {
         let (quotas, clock, lost) = (self.config.quotas, Arc::clone(&self.config.clock), &self.lost);
+        self.names.lock().beginnings.clear();
+        // One time for all: those that rest together look together.
+        let now = clock.now();
         for running in self.rules.iter_mut().filter(|r| r.stats.quarantined.is_none() && r.plan.sources.is_none()) {
             let mut ready = Vec::new();
             let (mut result, mut spent) = running.timed(clock.as_ref(), |running| {
                 guarded(running, |running| {
                     batch.map_or(Ok(()), |batch| running.wait(batch))?;
-                    ready = running.ready(clock.now(), must);
+                    ready = running.ready(now, must);
                     Ok(())
                 })
             });
             let ran = !ready.is_empty();
             // As many at a time as a tick has: a key's quota is for what was looked at, and the budget for one look.
-            let mut ready = ready.into_iter();
+            let mut ready = Matter::at_a_time(ready, EVENTS_OF_A_LOOK).into_iter();
             let mut longest = 0;
             while result.is_ok() && longest <= self.config.rule_budget_ms.saturating_mul(1000) {
-                let events: Vec<_> = ready.by_ref().take(EVENTS_OF_A_LOOK).collect();
-                if events.is_empty() {
-                    break;
-                }
+                let Some(events) = ready.next() else { break };
                 let (looked, micros) = running.timed(clock.as_ref(), |running| {
                     guarded(running, |running| {
-                        let keys = running.evaluate(events, quotas)?;
+                        let keys = running.evaluate(&events, quotas)?;
                         let told = output.alerts.len();
                         let emitted = emit(running, keys, quotas, clock.now(), output);
                         running.withhold(&mut output.alerts[told..], lost);
@@ -49,6 +51,8 @@ impl Engine {
             }
             stop_if_failed(running, result, longest, self.config.rule_budget_ms, output);
         }
+        self.names.lock().beginnings.clear();
+        rest_together(&mut self.rules);
     }
 }
 

@@ -210,6 +210,7 @@ impl Engine {
             running.lacks.iter().for_each(|(tenant, to)| self.lost.add(tenant, *to));
             // What is lost only now is told with the next tick; what was told before is known from the checkpoint.
         }
+        self.names.lock().beginnings.clear();
     }
 
     /// The log that is read begins at this time of the bus, and did not always: events of before are gone.

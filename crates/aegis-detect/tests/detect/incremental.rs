@@ -62,11 +62,16 @@ fn engine(incremental: bool) -> Engine {
 
 /// One that has these of the queries, and not more than so much state.
 pub(crate) fn engine_within(incremental: bool, quotas: Quotas, queries: Range<usize>) -> Engine {
+    engine_of(incremental, quotas, queries.map(rule_text))
+}
+
+/// One that has these rules.
+pub(crate) fn engine_of(incremental: bool, quotas: Quotas, texts: impl Iterator<Item = String>) -> Engine {
     let mut config = EngineConfig::new(Arc::new(ManualClock::new(Timestamp::from_micros(START))));
     config.lateness_s = 6;
     config.incremental = incremental;
     config.quotas = quotas;
-    let texts = queries.map(|i| (format!("{i}/rule.sql").into(), rule_text(i)));
+    let texts = texts.enumerate().map(|(i, text)| (format!("{i}/rule.sql").into(), text));
     Engine::new(RuleSet::from_texts(texts).unwrap(), config)
 }
 
@@ -101,6 +106,7 @@ pub(crate) fn log_of(steps: &[Step]) -> Vec<SecurityEvent> {
         event.verified = true;
         event.agent_id = step.agent.map(|agent| format!("Agent-{agent}"));
         event.tool = step.tool.map(|tool| format!("tool-{tool}"));
+        event.action = Some("use".into());
         event.run_id = Some(format!("run-{}", step.run));
         event.decision = Some([Decision::Deny, Decision::Allow, Decision::RequireApproval][usize::from(step.decision)]);
         event.source_trust = Some([SourceTrust::Unknown, SourceTrust::UntrustedExternal][usize::from(step.run)]);

@@ -1,5 +1,5 @@
-//! L-SHARED: rules share the names of keys, and what is asked of an event for each; and each tells what it tells alone, whatever quotas take from the others,
-//! and whoever of them comes and goes.
+//! L-SHARED: rules share the names of keys, what is asked of an event for each, and what they make of events where their queries begin alike; and each tells what it
+//! tells alone, whatever quotas take from the others, and whoever of them comes and goes.
 
 use std::ops::Range;
 
@@ -7,7 +7,7 @@ use aegis_detect::{Engine, Quotas, RuleSet};
 use aegis_model::{SecurityEvent, TenantId, Timestamp};
 use proptest::prelude::*;
 
-use crate::incremental::{Alerts, QUERIES, START, Step, any_step, engine_within, log_of, rule_text, run_on, take};
+use crate::incremental::{Alerts, QUERIES, START, Step, any_step, engine_of, engine_within, log_of, rule_text, run_on, take};
 
 /// Few of everything, so that each of them is full at some time.
 fn any_quotas() -> impl Strategy<Value = Quotas> {
@@ -17,6 +17,27 @@ fn any_quotas() -> impl Strategy<Value = Quotas> {
         events_per_tenant,
         ..Quotas::default()
     })
+}
+
+/// The same rule with every interval so many seconds longer: it begins as the others do, and looks back further.
+fn longer(index: usize, seconds: usize) -> String {
+    let text = rule_text(index).replace(&format!("-{index}\n"), &format!("-{index}-{seconds}\n"));
+    let text = text.replace("window: 10s", &format!("window: {}s", 10 + 4 * seconds));
+    let to_longer = |text: String, number: usize| {
+        text.replace(&format!("INTERVAL '{number}' SECOND"), &format!("INTERVAL '{}' SECOND", number + seconds))
+    };
+    // From the longest on: none is made longer twice.
+    (1..10).rev().fold(text, to_longer)
+}
+
+/// What a side table says is read before the first window; another event can change it.
+const OF_SIDES: &str = "SELECT agent_id, event_id, first_seen_agent AS since, count(*) FILTER (WHERE first_seen_agent < ts) OVER w AS n \
+     FROM events WINDOW w AS (PARTITION BY agent_id ORDER BY ts RANGE BETWEEN INTERVAL '1' SECOND PRECEDING AND CURRENT ROW) QUALIFY n >= 2";
+
+/// A rule that asks a side table, and looks back so far.
+fn of_sides(seconds: usize) -> String {
+    let query = OF_SIDES.replace("INTERVAL '1'", &format!("INTERVAL '{seconds}'"));
+    rule_text(0).replace(QUERIES[0], &query).replace("-0\n", &format!("-0-{seconds}\n"))
 }
 
 /// A rule of a tenant's own, over the same keys as the others.
@@ -66,6 +87,35 @@ proptest! {
     }
 
     #[test]
+    fn l_shared_rules_that_begin_alike_tell_together_what_each_tells_alone(
+        steps in prop::collection::vec(any_step(), 1..60),
+        quotas in any_quotas(),
+        size in 1..20usize,
+        of in prop::collection::btree_set((0..QUERIES.len(), 0..4usize), 2..8),
+    ) {
+        let (log, texts) = (log_of(&steps), || of.iter().map(|(index, seconds)| longer(*index, *seconds)));
+        let together = run_on(engine_of(true, quotas, texts()), &log, size);
+        let mut alone = Alerts::new();
+        for text in texts() {
+            alone.extend(run_on(engine_of(true, quotas, std::iter::once(text)), &log, size));
+        }
+        prop_assert_eq!(together, alone);
+    }
+
+    #[test]
+    fn l_shared_rules_that_begin_alike_with_what_side_tables_say_tell_together_what_each_tells_alone(
+        steps in prop::collection::vec(any_step(), 1..60),
+        size in 1..20usize,
+    ) {
+        let (log, engine) = (log_of(&steps), |seconds: &[usize]| {
+            engine_of(true, Quotas::default(), seconds.iter().map(|seconds| of_sides(*seconds)))
+        });
+        let mut alone = run_on(engine(&[2]), &log, size);
+        alone.extend(run_on(engine(&[5]), &log, size));
+        prop_assert_eq!(run_on(engine(&[2, 5]), &log, size), alone);
+    }
+
+    #[test]
     fn l_shared_a_rule_that_comes_and_goes_changes_nothing_of_the_others(
         steps in prop::collection::vec(any_step(), 2..60),
         size in 1..6usize,
@@ -92,6 +142,9 @@ fn l_shared_is_not_kept_by_silence() {
         run: n % 2,
     };
     let log = log_of(&(0..40).map(step).collect::<Vec<_>>());
+    let of_sides = [2, 5].into_iter().map(of_sides);
+    let found = run_on(engine_of(true, Quotas::default(), of_sides), &log, 4);
+    assert!([2, 5].iter().all(|seconds| found.keys().any(|name| name.starts_with(&format!("i-0-{seconds} ")))), "{found:?}");
     let quotas = Quotas { keys_per_tenant: 1, events_per_key: 3, ..Quotas::default() };
     let engine = || engine_within(true, quotas, 0..QUERIES.len());
     let found = run_with_own(engine(), &log, 2..6, 4);
