@@ -5,7 +5,6 @@ import datetime
 import json
 import shutil
 import time
-import unittest
 
 from harness import ControlPlane, Edge, StartFailed
 from nats import FAKETIME
@@ -377,7 +376,3 @@ class EdgesOnDebian(Edges):
     """The same on the oldest server that is supported."""
 
     SERVER = "debian"
-
-    @unittest.skip("once in some ten runs the feed is not written again on 2.9, and why is not known (docs/STATUS.md)")
-    def test_streams_that_were_made_anew_are_read_and_the_feed_is_written_again(self):
-        pass

@@ -2,6 +2,7 @@
 //! an answer. What roles may: `roles`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod elsewhere;
 mod house;
 #[path = "../nats/mod.rs"]
 mod nats;
