@@ -73,20 +73,30 @@ async fn send_all(
     all
 }
 
-/// Waits for the answers. One that is there counts, however late somebody looks at it.
-async fn acknowledged(stream: Stream, deadline: Instant, sent: Vec<Result<OnItsWay, BusError>>) -> Vec<Result<PubAck, BusError>> {
-    let mut results = Vec::with_capacity(sent.len());
+/// Waits for the answers, for the last first: they come in order, and whoever waits is woken once and not by each of them.
+async fn acknowledged(
+    stream: Stream,
+    deadline: Instant,
+    mut sent: Vec<Result<OnItsWay, BusError>>,
+) -> Vec<Result<PubAck, BusError>> {
+    let Some(last) = sent.pop() else { return Vec::new() };
+    let last = answered(stream, deadline, last).await;
+    let mut results = Vec::with_capacity(sent.len() + 1);
     for on_its_way in sent {
-        results.push(match on_its_way {
-            Ok((subject, ack)) => match timeout_at(deadline, ack.into_future()).await {
-                Ok(Ok(ack)) => taken(stream, &ack),
-                Ok(Err(error)) => Err(refusal(stream, &subject, &error)),
-                Err(_elapsed) => Err(unavailable(NO_ACK)),
-            },
-            Err(error) => Err(error),
-        });
+        results.push(answered(stream, deadline, on_its_way).await);
     }
+    results.push(last);
     results
+}
+
+/// One that is there counts, however late somebody looks at it.
+async fn answered(stream: Stream, deadline: Instant, sent: Result<OnItsWay, BusError>) -> Result<PubAck, BusError> {
+    let (subject, ack) = sent?;
+    match timeout_at(deadline, ack.into_future()).await {
+        Ok(Ok(ack)) => taken(stream, &ack),
+        Ok(Err(error)) => Err(refusal(stream, &subject, &error)),
+        Err(_elapsed) => Err(unavailable(NO_ACK)),
+    }
 }
 
 /// What the server says that it has stored. Another stream that answers has stored nothing in this one.
