@@ -239,6 +239,11 @@ impl Bus for EdgeBus {
     fn is_connected(&self) -> bool {
         self.bus.is_connected() && self.ships.is_connected()
     }
+
+    /// What is shipped stays where it is.
+    async fn leave_server(&self) {
+        self.bus.answers.leave().await;
+    }
 }
 
 /// Hears what is written to a bucket, and asks for the whole of it at the start and whenever the connection was another one in between.

@@ -74,17 +74,19 @@ impl Answers {
             return;
         }
         let is_enough = self.row.lock().missed(asked, Instant::now());
-        if !is_enough {
-            return;
+        if is_enough {
+            tracing::warn!(connection = self.connection, "the NATS server takes what is asked, and no answer comes");
+            self.leave().await;
         }
+    }
+
+    /// Goes to another server.
+    pub(super) async fn leave(&self) {
         // A connection that takes nothing cannot be closed in order, which the client would wait for. It gives that one up by itself.
         if !matches!(timeout(WRITTEN_WITHIN, self.client.flush()).await, Ok(Ok(()))) {
             return;
         }
-        tracing::warn!(
-            connection = self.connection,
-            "the NATS server takes what is asked, and no answer comes; trying another server of the cluster"
-        );
+        tracing::warn!(connection = self.connection, "trying another NATS server of the cluster");
         self.next.want();
         match self.client.force_reconnect().await {
             Ok(()) => self.left.notify_waiters(),
