@@ -308,18 +308,14 @@ impl Follower {
     /// Control's sign of life: the feed is as young as that, and the clock follows it.
     fn hear_beat(&self, bytes: &[u8], is_news: bool) {
         match self.view.take_beat(bytes) {
-            Ok(taken) => {
-                if is_news {
-                    self.hearing.heard();
-                } else if taken.is_some() {
-                    self.hearing.read();
-                }
-                if let Some(at) = taken
-                    && let Some(pulse) = self.pulse.as_ref().filter(|_| is_news)
-                {
+            Ok(Some(at)) if is_news => {
+                self.hearing.heard();
+                if let Some(pulse) = &self.pulse {
                     pulse.clock().heard(at, tokio::time::Instant::now());
                 }
             }
+            Ok(Some(_)) => self.hearing.read(),
+            Ok(None) => {}
             Err(refused) => {
                 self.refuse(Bucket::Control, subject::BEAT, Reason::of(&refused, self.overtaken), Some(&refused));
                 tracing::warn!(%refused, "a sign of life that is not control's; ignored");
