@@ -374,6 +374,9 @@ pub trait Bus: Send + Sync + std::fmt::Debug {
     fn is_connected(&self) -> bool {
         true
     }
+
+    /// Goes to another of the servers that carry it, where there are several: what others write is not heard over this one.
+    async fn leave_server(&self) {}
 }
 
 /// Whom to ask for receipts that are missing in a lane: whoever sealed them ships them again. Never waits, and may forget: whoever misses

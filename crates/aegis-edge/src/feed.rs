@@ -1,6 +1,7 @@
 //! Follows the control feed: watches the buckets `control` and `containment`, applies what verifies, counts and tells what does not, and keeps a copy
 //! on disk for a start without a reachable control plane. A watch can stall silently, so both buckets are also read whole on a timer.
 
+mod deaf;
 mod known;
 mod labels;
 mod tell;
@@ -18,6 +19,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use self::deaf::Hearing;
 use self::known::Known;
 use self::tell::Teller;
 use self::trouble::{OVERTAKEN, Reason, Refused, Trouble};
@@ -90,6 +92,7 @@ struct Follower {
     metrics: EdgeMetrics,
     clock: Arc<dyn Clock>,
     known: Known,
+    hearing: Hearing,
     places: Vec<(Bucket, String)>,
     /// Whose feed it is; None: of whomever control has signed something.
     tenants: Option<BTreeSet<TenantId>>,
@@ -127,6 +130,7 @@ impl FeedFollower {
             metrics,
             clock,
             known: Known::default(),
+            hearing: Hearing::default(),
             places,
             tenants: config.tenants.map(|tenants| tenants.into_iter().collect()),
             trouble: Trouble::default(),
@@ -304,16 +308,26 @@ impl Follower {
     /// Control's sign of life: the feed is as young as that, and the clock follows it.
     fn hear_beat(&self, bytes: &[u8], is_news: bool) {
         match self.view.take_beat(bytes) {
-            Ok(Some(at)) => {
-                if let Some(pulse) = self.pulse.as_ref().filter(|_| is_news) {
+            Ok(Some(at)) if is_news => {
+                self.hearing.heard();
+                if let Some(pulse) = &self.pulse {
                     pulse.clock().heard(at, tokio::time::Instant::now());
                 }
             }
+            Ok(Some(_)) => self.hearing.read(),
             Ok(None) => {}
             Err(refused) => {
                 self.refuse(Bucket::Control, subject::BEAT, Reason::of(&refused, self.overtaken), Some(&refused));
                 tracing::warn!(%refused, "a sign of life that is not control's; ignored");
             }
+        }
+    }
+
+    /// What is read and not heard comes seconds late.
+    async fn leave_where_deaf(&self) {
+        if self.hearing.is_deaf() {
+            tracing::warn!("what control writes is read, and not heard as it is written; trying another server");
+            self.bus.leave_server().await;
         }
     }
 
@@ -374,7 +388,10 @@ async fn reread(follower: Arc<Follower>) {
     loop {
         tokio::time::sleep(REREAD_EVERY).await;
         match follower.read_whole().await {
-            Ok(()) => follower.confirm(),
+            Ok(()) => {
+                follower.confirm();
+                follower.leave_where_deaf().await;
+            }
             Err(error) => {
                 tracing::warn!(%error, "the control feed could not be read again; what is known stays enforced");
             }
@@ -418,6 +435,7 @@ fn bare(bus: Arc<dyn Bus>, view: Arc<EdgeView>, clock: Arc<dyn Clock>) -> Follow
         metrics: EdgeMetrics::register(&mut prometheus_client::registry::Registry::default()),
         clock,
         known: Known::default(),
+        hearing: Hearing::default(),
         places: Vec::new(),
         tenants: None,
         trouble: Trouble::default(),

@@ -1,16 +1,21 @@
 //! How a process finds its NATS server, and who it says it is.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions};
 use futures_util::future::BoxFuture;
 
+use super::elsewhere::{Answers, NextServer};
 use super::unavailable;
 use crate::BusError;
 
 /// The longest wait between two tries to connect again.
 const MOST_RECONNECT_WAIT: Duration = Duration::from_secs(2);
+
+/// How often a server that says nothing is asked whether it is there. At the third time without a word it is left.
+const PING_EVERY: Duration = Duration::from_secs(10);
 
 /// How a process proves to the server who it is.
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -76,19 +81,23 @@ impl JetStreamOptions {
     }
 }
 
-/// No future itself, so that everything behind it, the client of NATS too, is compiled in this crate, and not in every program that calls it.
+/// Connects, with whatever watches that what is asked is answered. No future itself, so that everything behind it, the client of NATS too, is compiled in this crate, and not in every program that calls it.
 #[inline(never)]
-pub(super) fn connect(options: &JetStreamOptions) -> BoxFuture<'_, Result<Client, BusError>> {
+pub(super) fn connect(options: &JetStreamOptions) -> BoxFuture<'_, Result<(Client, Arc<Answers>), BusError>> {
     Box::pin(connected(options))
 }
 
-async fn connected(options: &JetStreamOptions) -> Result<Client, BusError> {
+async fn connected(options: &JetStreamOptions) -> Result<(Client, Arc<Answers>), BusError> {
     let name = options.name.clone();
+    let next = Arc::new(NextServer::default());
+    let chooser = Arc::clone(&next);
     let mut connect = ConnectOptions::new()
         .name(&options.name)
         .custom_inbox_prefix(&options.inbox_prefix)
         .require_tls(options.require_tls)
         .request_timeout(Some(options.timeout))
+        .ping_interval(PING_EVERY)
+        .reconnect_to_server_callback(move |pool, connected| std::future::ready(chooser.choose(&pool, &connected)))
         .reconnect_delay_callback(|tries| {
             let wait = Duration::from_millis(50u64.saturating_mul(1 << tries.min(10)));
             wait.min(MOST_RECONNECT_WAIT)
@@ -116,5 +125,7 @@ async fn connected(options: &JetStreamOptions) -> Result<Client, BusError> {
         Login::Nkey { seed } => connect.nkey(seed.clone()),
         Login::User { name, password } => connect.user_and_password(name.clone(), password.clone()),
     };
-    connect.connect(options.servers.as_slice()).await.map_err(unavailable)
+    let client = connect.connect(options.servers.as_slice()).await.map_err(unavailable)?;
+    let answers = Arc::new(Answers::new(client.clone(), options.name.clone(), next));
+    Ok((client, answers))
 }

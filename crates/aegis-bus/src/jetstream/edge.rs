@@ -7,15 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use async_nats::{Client, Subscriber};
+use async_nats::{Client, RequestErrorKind, Subscriber};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use serde::Serialize;
 use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
+use super::elsewhere::Answers;
 use super::{JetStreamBus, JetStreamOptions, kv, unavailable};
 use crate::feed::{ConfirmRequest, FeedPage, FeedRequest, LaneRequest};
 use crate::{
@@ -32,6 +33,8 @@ const TRY_AGAIN: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct EdgeBus {
     bus: Arc<JetStreamBus>,
+    /// What is shipped has a connection of its own, on a thread behind those that answer agents and enforce.
+    ships: Arc<JetStreamBus>,
     /// Where control answers this edge.
     feed: String,
     timeout: Duration,
@@ -46,8 +49,11 @@ impl EdgeBus {
     /// Connects as the edge `edge_id`, and answers at once, like `JetStreamBus::connect`.
     pub async fn connect(options: &JetStreamOptions, edge_id: &str) -> Result<Arc<Self>, BusError> {
         let bus = JetStreamBus::connect(options).await?;
+        let of_ships = JetStreamOptions { name: format!("{}-ship", options.name), ..options.clone() };
+        let ships = bus.connect_behind(&of_ships).await?;
         Ok(Arc::new(Self {
             bus,
+            ships,
             feed: subject::feed(edge_id),
             timeout: options.timeout,
             turns: Arc::new(Semaphore::new(ASKING)),
@@ -75,7 +81,13 @@ impl EdgeBus {
     }
 
     fn asker(&self) -> Asker {
-        Asker { client: self.bus.client(), feed: self.feed.clone(), timeout: self.timeout, turns: Arc::clone(&self.turns) }
+        Asker {
+            client: self.bus.client(),
+            answers: Arc::clone(&self.bus.answers),
+            feed: self.feed.clone(),
+            timeout: self.timeout,
+            turns: Arc::clone(&self.turns),
+        }
     }
 }
 
@@ -83,6 +95,7 @@ impl EdgeBus {
 #[derive(Clone, Debug)]
 struct Asker {
     client: Client,
+    answers: Arc<Answers>,
     feed: String,
     timeout: Duration,
     turns: Arc<Semaphore>,
@@ -93,13 +106,36 @@ impl Asker {
     async fn ask(&self, request: &impl Serialize, what: &str) -> Result<FeedPage, BusError> {
         let request = serde_json::to_vec(request).map_err(unavailable)?;
         let _turn = self.turns.acquire().await.map_err(unavailable)?;
-        let asked = self.client.request(self.feed.clone(), Bytes::from(request));
-        let reply = timeout(self.timeout, asked).await.map_err(|_elapsed| unavailable("control does not answer"))?;
-        let reply = reply.map_err(|error| unavailable(format!("control does not answer: {error}")))?;
+        let reply = self.answer(Bytes::from(request)).await?;
         let page = FeedPage::read(&reply.payload).map_err(unavailable)?;
         match page.refused {
             Some(refused) => Err(unavailable(format!("control does not tell this edge of {what}: {refused}"))),
             None => Ok(page),
+        }
+    }
+
+    /// What comes of one request. Where none is answered, another server is asked.
+    async fn answer(&self, request: Bytes) -> Result<async_nats::Message, BusError> {
+        let asked = Instant::now();
+        let answer = timeout(self.timeout, self.client.request(self.feed.clone(), request));
+        let answer = tokio::select! {
+            answer = answer => answer,
+            () = self.answers.until_left() => return Err(unavailable("no answer came over this server; trying another")),
+        };
+        match answer {
+            Ok(Ok(reply)) => {
+                self.answers.came();
+                Ok(reply)
+            }
+            Ok(Err(error)) if error.kind() != RequestErrorKind::TimedOut => {
+                // Nobody listens, which the server says.
+                self.answers.came();
+                Err(unavailable(format!("control does not answer: {error}")))
+            }
+            Ok(Err(_)) | Err(_) => {
+                self.answers.missed(asked).await;
+                Err(unavailable("control does not answer"))
+            }
         }
     }
 
@@ -127,11 +163,11 @@ fn not_an_edge_s<T>() -> Result<T, BusError> {
 #[async_trait]
 impl Bus for EdgeBus {
     async fn publish(&self, stream: Stream, messages: Vec<Message>) -> Vec<Result<PubAck, BusError>> {
-        self.bus.publish(stream, messages).await
+        self.ships.publish(stream, messages).await
     }
 
     async fn begin_publish(&self, stream: Stream, messages: Vec<Message>) -> Acks {
-        self.bus.begin_publish(stream, messages).await
+        self.ships.begin_publish(stream, messages).await
     }
 
     async fn subscribe(&self, _stream: Stream, _filter: &str, _start_seq: u64) -> Result<Box<dyn Subscription>, BusError> {
@@ -201,7 +237,12 @@ impl Bus for EdgeBus {
     }
 
     fn is_connected(&self) -> bool {
-        self.bus.is_connected()
+        self.bus.is_connected() && self.ships.is_connected()
+    }
+
+    /// What is shipped stays where it is.
+    async fn leave_server(&self) {
+        self.bus.answers.leave().await;
     }
 }
 

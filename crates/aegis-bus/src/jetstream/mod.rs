@@ -2,9 +2,11 @@
 //! a publisher: a process has no right to it. What the server acknowledged is on its disk as often as it syncs (two minutes by default);
 //! publishers keep theirs until the lake has confirmed it.
 
+mod behind;
 mod connect;
 pub mod definitions;
 mod edge;
+mod elsewhere;
 mod finder;
 mod kv;
 mod ordered;
@@ -31,6 +33,8 @@ pub use connect::{JetStreamOptions, Login};
 pub use edge::EdgeBus;
 pub use servers::{Feature, Servers, Version};
 
+use self::behind::Kept;
+use self::elsewhere::Answers;
 use self::finder::Finder;
 use self::retention::Retention;
 use self::ttl::Ttls;
@@ -55,23 +59,33 @@ pub struct JetStreamBus {
     makes_room: bool,
     finder: Arc<Finder>,
     ttls: Arc<Ttls>,
+    answers: Arc<Answers>,
+    /// Of a connection that works on a thread of its own.
+    _thread: Option<Kept>,
 }
 
 impl JetStreamBus {
     /// Connects, and answers at once: while no server can be reached, calls fail as `Unavailable` and the client goes on trying.
     pub async fn connect(options: &JetStreamOptions) -> Result<Arc<Self>, BusError> {
-        let client = connect::connect(options).await?;
+        let (client, answers) = connect::connect(options).await?;
         let finder = Arc::new(Finder::spawn(client.clone(), options.servers.clone()));
-        Ok(Arc::new(Self::over(client, options, finder, Arc::default())))
+        Ok(Arc::new(Self::over(client, answers, options, finder, Arc::default())))
     }
 
     /// Connects as another user of the same servers, and answers at once: what the servers are is found by one connection for all.
     pub async fn connect_beside(&self, options: &JetStreamOptions) -> Result<Arc<Self>, BusError> {
-        let client = connect::connect(options).await?;
-        Ok(Arc::new(Self::over(client, options, Arc::clone(&self.finder), Arc::clone(&self.ttls))))
+        let (client, answers) = connect::connect(options).await?;
+        Ok(Arc::new(Self::over(client, answers, options, Arc::clone(&self.finder), Arc::clone(&self.ttls))))
     }
 
-    fn over(client: Client, options: &JetStreamOptions, finder: Arc<Finder>, ttls: Arc<Ttls>) -> Self {
+    /// The same, with a connection that works on a thread of its own, behind those that answer agents.
+    pub async fn connect_behind(&self, options: &JetStreamOptions) -> Result<Arc<Self>, BusError> {
+        let (client, answers, thread) = behind::connect_behind(options).await?;
+        let bus = Self::over(client, answers, options, Arc::clone(&self.finder), Arc::clone(&self.ttls));
+        Ok(Arc::new(Self { _thread: Some(thread), ..bus }))
+    }
+
+    fn over(client: Client, answers: Arc<Answers>, options: &JetStreamOptions, finder: Arc<Finder>, ttls: Arc<Ttls>) -> Self {
         let context = jetstream::ContextBuilder::new()
             .timeout(options.timeout)
             // Our own window bounds what is in flight; waiting inside the client would hide who waits.
@@ -79,7 +93,8 @@ impl JetStreamBus {
             .max_ack_inflight(publish::WINDOW * publish::MOST_PUBLISHERS)
             .build(client);
         let retention = Retention::default();
-        Self { context, timeout: options.timeout, retention, makes_room: options.makes_room, finder, ttls }
+        let (timeout, makes_room) = (options.timeout, options.makes_room);
+        Self { context, timeout, retention, makes_room, finder, ttls, answers, _thread: None }
     }
 
     /// Purges, where a stream is nearly full, what every registered consumer has passed. For who may; seldom, however often it is called.
@@ -123,11 +138,17 @@ impl Bus for JetStreamBus {
 
     async fn begin_publish(&self, stream: Stream, mut messages: Vec<Message>) -> Acks {
         self.ttls.fit(stream, &mut messages, self.finder.have(Feature::MessageTtl), Instant::now());
+        let asked = Instant::now();
         let acks = publish::begin(&self.context, self.timeout, stream, messages).await;
-        let ttls = Arc::clone(&self.ttls);
+        let (ttls, answers) = (Arc::clone(&self.ttls), Arc::clone(&self.answers));
         Box::pin(async move {
             let results = acks.await;
             ttls.learn(stream, &results, Instant::now());
+            match results.first() {
+                Some(Err(error)) if publish::is_silence(error) => answers.missed(asked).await,
+                Some(_) => answers.came(),
+                None => {}
+            }
             results
         })
     }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use async_nats::Subject;
 use async_nats::jetstream::context::{PublishAckFuture, PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::publish::PublishAck;
@@ -19,6 +20,9 @@ pub(super) const WINDOW: usize = 512;
 
 /// Calls that are under way at once at most, for the client's own bound. A shipper counts as eight.
 pub(super) const MOST_PUBLISHERS: usize = 64;
+
+/// Why a message is refused of which the server said nothing.
+const NO_ACK: &str = "no acknowledgement in time";
 
 /// What a server takes as a time to live.
 const LEAST_TTL: Duration = Duration::from_secs(1);
@@ -47,7 +51,7 @@ pub(super) async fn begin(context: &Context, timeout: Duration, stream: Stream, 
     }
 }
 
-type OnItsWay = (String, PublishAckFuture);
+type OnItsWay = (Subject, PublishAckFuture);
 
 /// Sends up to the first that is refused.
 async fn send_all(
@@ -69,20 +73,30 @@ async fn send_all(
     all
 }
 
-/// Waits for the answers. One that is there counts, however late somebody looks at it.
-async fn acknowledged(stream: Stream, deadline: Instant, sent: Vec<Result<OnItsWay, BusError>>) -> Vec<Result<PubAck, BusError>> {
-    let mut results = Vec::with_capacity(sent.len());
+/// Waits for the answers, for the last first: they come in order, and whoever waits is woken once and not by each of them.
+async fn acknowledged(
+    stream: Stream,
+    deadline: Instant,
+    mut sent: Vec<Result<OnItsWay, BusError>>,
+) -> Vec<Result<PubAck, BusError>> {
+    let Some(last) = sent.pop() else { return Vec::new() };
+    let last = answered(stream, deadline, last).await;
+    let mut results = Vec::with_capacity(sent.len() + 1);
     for on_its_way in sent {
-        results.push(match on_its_way {
-            Ok((subject, ack)) => match timeout_at(deadline, ack.into_future()).await {
-                Ok(Ok(ack)) => taken(stream, &ack),
-                Ok(Err(error)) => Err(refusal(stream, &subject, &error)),
-                Err(_elapsed) => Err(unavailable("no acknowledgement in time")),
-            },
-            Err(error) => Err(error),
-        });
+        results.push(answered(stream, deadline, on_its_way).await);
     }
+    results.push(last);
     results
+}
+
+/// One that is there counts, however late somebody looks at it.
+async fn answered(stream: Stream, deadline: Instant, sent: Result<OnItsWay, BusError>) -> Result<PubAck, BusError> {
+    let (subject, ack) = sent?;
+    match timeout_at(deadline, ack.into_future()).await {
+        Ok(Ok(ack)) => taken(stream, &ack),
+        Ok(Err(error)) => Err(refusal(stream, &subject, &error)),
+        Err(_elapsed) => Err(unavailable(NO_ACK)),
+    }
 }
 
 /// What the server says that it has stored. Another stream that answers has stored nothing in this one.
@@ -91,6 +105,11 @@ fn taken(stream: Stream, ack: &PublishAck) -> Result<PubAck, BusError> {
         return Err(unavailable(format!("another stream than {stream} takes its subjects; see `aegis streams plan`")));
     }
     Ok(PubAck { seq: ack.sequence, duplicate: ack.duplicate })
+}
+
+/// True of a message of which the server said nothing, neither yes nor no.
+pub(super) fn is_silence(error: &BusError) -> bool {
+    matches!(error, BusError::Unavailable { reason } if reason == NO_ACK)
 }
 
 fn is_refused<T>(result: &Result<T, BusError>) -> bool {
@@ -119,7 +138,7 @@ async fn send(context: &Context, stream: Stream, message: Message) -> Result<OnI
     if let Some(ttl) = message.ttl {
         publish = publish.ttl(ttl.max(LEAST_TTL));
     }
-    let subject = message.subject;
+    let subject = Subject::from(message.subject);
     match context.send_publish(subject.clone(), publish).await {
         Ok(ack) => Ok((subject, ack)),
         Err(error) => Err(refusal(stream, &subject, &error)),
@@ -148,7 +167,7 @@ pub(super) fn refusal(stream: Stream, subject: &str, error: &PublishError) -> Bu
         PublishErrorKind::StreamNotFound => unavailable(format!(
             "no stream answers for {subject}: {stream} is not there (`aegis streams apply`) or has no leader now"
         )),
-        PublishErrorKind::TimedOut => unavailable("no acknowledgement in time"),
+        PublishErrorKind::TimedOut => unavailable(NO_ACK),
         _ => match server_error(error).map(|error| error.error_code()) {
             Some(ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT) => {
                 BusError::WrongLastSequence { subject: subject.to_owned(), actual: actual_sequence(error) }

@@ -1,6 +1,7 @@
 //! The server's users on real servers: each can do its work, and an edge reaches nothing that is not its own, whatever it names as the place for
 //! an answer. What roles may: `roles`.
 
+mod elsewhere;
 mod house;
 mod roles;
 

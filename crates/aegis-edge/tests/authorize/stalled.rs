@@ -1,9 +1,13 @@
-//! A watch on the control feed that hears nothing and does not say so: what control says is enforced all the same, since the feed is read again.
+//! A watch on the control feed that hears nothing and does not say so: what control says is enforced all the same, since the feed is read again, and
+//! another server is tried.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use aegis_bus::{Bucket, Bus, BusError, Hearing, KvWatch, Message, PubAck, Stream, StreamState, Subscription, subject};
-use aegis_edge::{FeedConfig, FeedFollower};
+use aegis_edge::{CorrectedClock, FeedConfig, FeedFollower, Pulse};
+use aegis_keys::sign_notice;
+use aegis_model::Beat;
 use async_trait::async_trait;
 use bytes::Bytes;
 
@@ -16,6 +20,14 @@ const DEADLINE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 struct Deaf {
     inner: Arc<EmbeddedBus>,
+    /// How often its server was left.
+    left: AtomicUsize,
+}
+
+impl Deaf {
+    fn over(inner: Arc<EmbeddedBus>) -> Arc<Self> {
+        Arc::new(Self { inner, left: AtomicUsize::new(0) })
+    }
 }
 
 /// It never ends either, so that nobody watches again.
@@ -76,13 +88,16 @@ impl Bus for Deaf {
     async fn hear(&self, filter: &str) -> Result<Box<dyn Hearing>, BusError> {
         self.inner.hear(filter).await
     }
+    async fn leave_server(&self) {
+        self.left.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 #[tokio::test]
 async fn a_freeze_that_no_watch_hears_is_enforced_once_the_feed_is_read_again() {
     let house = House::new().await;
     let inner = bus_of(&house).await;
-    let bus = Arc::new(Deaf { inner: inner.clone() });
+    let bus = Deaf::over(inner.clone());
     let metrics = EdgeMetrics::register(&mut Registry::default());
     let follower =
         FeedFollower::start(bus, house.view.clone(), metrics, house.clock.clone(), FeedConfig::default()).await.unwrap();
@@ -109,5 +124,39 @@ async fn a_freeze_that_no_watch_hears_is_enforced_once_the_feed_is_read_again() 
         }
     };
     tokio::time::timeout(DEADLINE, frozen).await.unwrap();
+    follower.stop();
+}
+
+/// Writes control's sign of life, every moment a new one.
+fn live(house: &House, bus: Arc<EmbeddedBus>) -> tokio::task::JoinHandle<()> {
+    let (key, at) = (house.control.clone(), house.clock.now());
+    tokio::spawn(async move {
+        for n in 0.. {
+            let signed = sign_notice(&key, &Beat { at, start: 1, n }).unwrap();
+            bus.kv_put(Bucket::Control, subject::BEAT, signed.into()).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+}
+
+#[tokio::test]
+async fn a_server_over_which_nothing_is_heard_of_what_is_read_is_left() {
+    let house = House::new().await;
+    let inner = bus_of(&house).await;
+    let bus = Deaf::over(inner.clone());
+    let metrics = EdgeMetrics::register(&mut Registry::default());
+    let clock = Arc::new(CorrectedClock::new(house.clock.clone(), 0));
+    let pulse = Pulse::new("edge-1", SigningKey::from_seed(&[2; 32]), clock, None);
+    let config = FeedConfig { pulse: Some(pulse), ..FeedConfig::default() };
+    let alive = live(&house, inner);
+    let follower = FeedFollower::start(bus.clone(), house.view.clone(), metrics, house.clock.clone(), config).await.unwrap();
+    assert_eq!(bus.left.load(Ordering::Relaxed), 0, "not for one reading");
+    let left = async {
+        while bus.left.load(Ordering::Relaxed) == 0 {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, left).await.unwrap();
+    alive.abort();
     follower.stop();
 }
