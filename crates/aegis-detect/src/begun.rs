@@ -191,7 +191,7 @@ mod tests {
     use super::*;
     use crate::plan::RulePlan;
     use crate::rule::Rule;
-    use crate::ruleset::RuleSet;
+    use crate::ruleset::{RuleSet, shipped_text};
     use crate::scope::Scope;
     use aegis_model::{Decision, EventKind, TenantId};
 
@@ -233,6 +233,30 @@ mod tests {
         drop(plans);
         plan(10, "count(*)", "decision = 'deny'").share(&mut beginnings);
         assert_eq!(beginnings.known.len(), 1);
+    }
+
+    #[test]
+    fn shipped_rules_begin_as_those_do_that_look_back_less() {
+        let less = [
+            ("'60' SECOND", "'59' SECOND"),
+            ("'5' MINUTE", "'4' MINUTE"),
+            ("'2' MINUTE", "'1' MINUTE"),
+            ("'15' MINUTE", "'14' MINUTE"),
+        ];
+        for name in ["deny-storm", "read-sensitive-then-exfil", "run-rotation", "sibling-evasion"] {
+            let (path, text) = shipped_text(name).unwrap();
+            let other = less.iter().fold(text.clone(), |text, (whole, less)| text.replace(whole, less));
+            assert_ne!(text, other, "{name}");
+            let mut beginnings = Beginnings::default();
+            let plans = [text, other].map(|text| {
+                let mut plan = RuleSet::from_texts([(path.clone(), text)]).unwrap().into_planned().next().unwrap().1;
+                plan.share(&mut beginnings);
+                plan
+            });
+            for plan in &plans {
+                assert_eq!(others(plan.follows().unwrap().beginning().unwrap()), 1, "{name}");
+            }
+        }
     }
 
     #[test]
