@@ -1,6 +1,8 @@
 //! What stands in a JSON string as it is. Everything that reads or writes strings here looks for the end of such a run, many
 //! bytes at a time, because most strings are nothing else.
 
+use std::num::NonZeroU64;
+
 /// Bytes looked at together: a vector register of any processor, and shorter than most identifiers.
 const STEP: usize = 16;
 
@@ -81,7 +83,7 @@ fn ends_of(word: u64) -> u64 {
 
 /// The place of the first that is noted.
 fn first(noted: u64) -> Option<usize> {
-    (noted != 0).then(|| (noted.trailing_zeros() / u8::BITS) as usize)
+    NonZeroU64::new(noted).map(|noted| (noted.trailing_zeros() / u8::BITS) as usize)
 }
 
 #[cfg(test)]

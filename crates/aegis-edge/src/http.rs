@@ -119,7 +119,8 @@ where
 
 /// The headers without what they said: hyper gives the room of an answer's to the next request, so that a connection makes it once.
 fn emptied(mut headers: HeaderMap) -> HeaderMap {
-    if headers.capacity() > MOST_REUSED_HEADERS {
+    // Values of one name have a room of their own.
+    if headers.capacity().max(headers.len()) > MOST_REUSED_HEADERS {
         return HeaderMap::new();
     }
     headers.clear();
@@ -223,4 +224,35 @@ fn after_panic(panic: Box<dyn Any + Send>) -> Response<Full<Bytes>> {
     drop(panic);
     tracing::error!("authorize panicked; answered 500, which denies");
     error_response(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the call was not authorized; see the server's log")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(names: usize, values_of_one: usize) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for name in 0..names {
+            let name = HeaderName::try_from(format!("x-{name}")).unwrap_or(AUTHORIZATION);
+            headers.append(name, HeaderValue::from_static("said"));
+        }
+        for _ in 0..values_of_one {
+            headers.append(AUTHORIZATION, HeaderValue::from_static("Bearer t"));
+        }
+        headers
+    }
+
+    #[test]
+    fn of_a_request_s_headers_the_room_is_left_and_of_very_many_not_even_that() {
+        for (names, values_of_one) in [(0, 0), (1, 1), (5, 3), (20, 1)] {
+            let before = headers(names, values_of_one);
+            let room = before.capacity();
+            let after = emptied(before);
+            assert_eq!((after.len(), after.capacity()), (0, room), "{names} names");
+        }
+        for (names, values_of_one) in [(90, 0), (1, 90)] {
+            let after = emptied(headers(names, values_of_one));
+            assert_eq!((after.len(), after.capacity()), (0, 0), "{names} names");
+        }
+    }
 }
