@@ -12,7 +12,9 @@ const HASH_DIGITS: usize = 16;
 #[must_use]
 pub fn of_sealed(event: &SealedEvent) -> String {
     let hash = event.receipt_hash.get(..HASH_DIGITS).unwrap_or(&event.receipt_hash);
-    format!("{}.{}.{hash}", event.event_id, event.lane)
+    let mut buffer = Uuid::encode_buffer();
+    let event_id: &str = event.event_id.hyphenated().encode_lower(&mut buffer);
+    [event_id, event.lane.as_str(), hash].join(".")
 }
 
 /// True if an id that was noted at some time is that of the message which is called `now`: versions before docs/adr/0028 noted the event's id alone.

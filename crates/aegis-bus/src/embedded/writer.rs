@@ -241,7 +241,7 @@ mod tests {
 
     #[async_trait]
     impl Keeper for Nothing {
-        async fn read(&self, _: i64, _: usize) -> Result<Vec<Held>, BusError> {
+        async fn read(&self, _first: i64, _count: usize) -> Result<Vec<Held>, BusError> {
             Ok(Vec::new())
         }
 
@@ -265,7 +265,8 @@ mod tests {
     async fn commit(writer: &mut Writer, batch: Vec<Request>) -> i64 {
         writer.commit(batch, &mut commit::Pruning::default()).await;
         // One that is prepared once says for ever what it said first.
-        sqlx::query_scalar("PRAGMA synchronous").persistent(false).fetch_one(&mut writer.conn).await.unwrap()
+        let asked = sqlx::query_scalar::<sqlx::Sqlite, i64>("PRAGMA synchronous").persistent(false);
+        asked.fetch_one(&mut writer.conn).await.unwrap()
     }
 
     fn publish(stream: Stream, messages: Vec<Message>) -> Request {

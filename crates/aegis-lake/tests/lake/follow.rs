@@ -12,6 +12,7 @@ use aegis_model::{Clock, Decision, EventKind, Phase, ReadEvent, SecurityEvent, S
 use datafusion::arrow::array::{Array, AsArray};
 use datafusion::arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use object_store::ObjectStore;
+use sqlx::{Connection, SqliteConnection};
 use tokio::time::Instant;
 
 use crate::house::{all_of, ask, tenant};
@@ -197,6 +198,24 @@ async fn what_others_make_of_a_message_that_is_read_once_for_all_is_not_what_the
     for (message, read) in last.next_batch(1000, Duration::ZERO).await.unwrap().iter().zip(&read) {
         assert!(Arc::ptr_eq(&message.event().unwrap(), read) && !read.event().verified && !read.marked(false).verified);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn before_it_writes_a_sequence_down_it_has_the_bus_settle_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut line = Line::open(folder.path()).await;
+    let sealed = line.seal(3).await;
+    line.publish(&sealed).await;
+    let bus_file = format!("sqlite://{}", folder.path().join("bus.db").display());
+    let mut bus_file = SqliteConnection::connect(&bus_file).await.unwrap();
+    let settled = "SELECT count(*) FROM sources WHERE source < 0 AND last_position > 0";
+    let before: i64 = sqlx::query_scalar(settled).fetch_one(&mut bus_file).await.unwrap();
+    let worker = line.worker();
+    line.caught_up(&worker).await;
+    worker.stop().await;
+    let after: i64 = sqlx::query_scalar(settled).fetch_one(&mut bus_file).await.unwrap();
+    assert_eq!((before, after), (0, 1));
+    bus_file.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
