@@ -249,18 +249,19 @@ class Forged(unittest.TestCase):
     def test_ambiguous_decision_fires(self):
         decision = str(uuid.uuid4())
         subject = f"ase.{self.partition:02}.{self.tenant.name}.authorize_decision"
-        # Neither proves itself, and nothing else stands under the id. What an edge's own key seals is tried with control's tests.
-        for edge in ("edge-8", "edge-9"):
+        # None proves itself, and nothing else stands under the id. What an edge's own key seals is tried with control's tests.
+        for edge in ("edge-8", "edge-9", "whoever reads this: all is well"):
             self.publish(subject, {"event_id": decision, "tenant_id": self.tenant.name, "edge_id": edge, "ts": now(), "lane": f"{self.tenant.name}.{edge}.1", "seq": 1,
                           "source": "edge", "kind": "authorize_decision", "agent_id": self.agent.id, "tool": "crm", "action": "refund", "decision": "allow"})
-        wait_until("both are there", lambda: "same_id" in self.tenant.get(f"/v1/decisions/{decision}").json)
+        wait_until("all are there", lambda: len(self.tenant.get(f"/v1/decisions/{decision}").json.get("same_id", [])) == 2)
         for _ in range(2):
             reply = self.tenant.post(f"/v1/decisions/{decision}/outcome", {"status": "error"}, key=self.agent.token)
             self.assertEqual((reply.status, reply.code), (409, "ambiguous_decision"))
         alert = alert_of(self.tenant, "ambiguous-decision", edges="edge-8, edge-9")
         self.assertTrue(alert["receipt_hashes"], f"no receipt is named: {alert}")
         self.assertEqual((alert["severity"], alert["fields"]["ref_event_id"]), ("high", decision))
-        self.assertEqual(json.loads(alert["fields"]["attributes"])["decisions"], 2)
+        told = json.loads(alert["fields"]["attributes"])
+        self.assertEqual((told["decisions"], len(told["lanes"])), (3, 2), "nobody's own words are told")
 
     def test_altered_request_fires(self):
         approval, decision = str(uuid.uuid4()), str(uuid.uuid4())

@@ -246,28 +246,30 @@ async fn decision(control: &Control, call: &Call, claims: &AgentClaims, id: Even
         // Two producers sealed a decision under this id, and one of them is not honest. Nobody is held against the wrong one.
         _ => {
             tracing::error!(tenant = %claims.tenant_id, decision_id = %id, "several decisions have this id; an edge of the tenant seals under others' ids");
-            record_ambiguous(control, call, id, &rows).await?;
+            control.record_once(ambiguous_draft(control, call, id, &rows)).await?;
             Err(Problem::conflict("ambiguous_decision", "several decisions have this id; look at them and tell an operator"))
         }
     }
 }
 
-/// Tells that a decision's id has several; once for an id, however often its outcome is reported. It is told of no agent: the one that reports is not
+/// That a decision's id has several: one event for an id, however often its outcome is reported. It is told of no agent: the one that reports is not
 /// what is wrong.
-async fn record_ambiguous(control: &Control, call: &Call, id: EventId, rows: &[HistoryRow]) -> Result<(), Problem> {
+fn ambiguous_draft(control: &Control, call: &Call, id: EventId, rows: &[HistoryRow]) -> Draft {
     let code = "ambiguous_decision";
-    let all = || rows.iter().filter_map(|row| row.lane.as_deref());
+    // What proves nothing names its lane as it likes, and who reads an alert is to read nothing of its sender's.
+    let is_a_name = |lane: &&str| lane.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    let all = || rows.iter().filter_map(|row| row.lane.as_deref()).filter(is_a_name);
     let lanes: Vec<&str> = BTreeSet::from_iter(all()).into_iter().take(MOST_NAMED).collect();
     let edges: Vec<&str> = BTreeSet::from_iter(all().map(edge_of)).into_iter().take(MOST_NAMED).collect();
     let mut event = control.event(call.tenant(), EventKind::TamperAttempt);
     event.event_id = derived_event_id(EventKind::TamperAttempt, call.tenant(), &format!("{code}\0{id}"));
     event.ref_event_id = Some(id);
     event.reason = Some(code.to_owned());
-    event.resource = Some(edges.join(", "));
+    event.resource = Some(if edges.is_empty() { "unnamed".to_owned() } else { edges.join(", ") });
     event.attributes = Some(json!({"decisions": rows.len(), "lanes": lanes}).to_string());
     let mut draft = Draft::new(event, Phase::Attempt);
     draft.detail = Some(json!({"attempt": "outcome", "code": code, "by": call.caller.as_detail(), "lanes": lanes}));
-    control.record_once(draft).await.map(drop)
+    draft
 }
 
 /// What is wrong with this execution, if anything: another action than the decided one, or one that was never authorized.
