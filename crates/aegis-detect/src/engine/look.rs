@@ -16,6 +16,9 @@ impl Engine {
     pub(crate) fn evaluate(&mut self, batch: Option<&Arc<EventBatch>>, must: Must<'_>, output: &mut TickOutput) {
         let (quotas, clock, lost) = (self.config.quotas, Arc::clone(&self.config.clock), &self.lost);
         for running in self.rules.iter_mut().filter(|r| r.stats.quarantined.is_none() && r.plan.sources.is_none()) {
+            if is_idle(running, batch) {
+                continue;
+            }
             let mut ready = Vec::new();
             let (mut result, mut spent) = running.timed(clock.as_ref(), |running| {
                 guarded(running, |running| {
@@ -50,6 +53,12 @@ impl Engine {
             stop_if_failed(running, result, longest, self.config.rule_budget_ms, output);
         }
     }
+}
+
+/// True of a tenant's own rule that has nothing new to look at, and nothing from before: there may be as many as tenants, and a tick is of some.
+fn is_idle(running: &RunningRule, batch: Option<&Arc<EventBatch>>) -> bool {
+    let has_events = |owner| batch.is_some_and(|batch| batch.of_tenant(owner).is_some());
+    running.scope.owner().is_some_and(|owner| !has_events(owner)) && !running.is_behind() && running.failures.is_empty()
 }
 
 /// Does something with a rule. An operator that panics must not take the other rules with it.
