@@ -21,6 +21,9 @@ impl Engine {
         // One time for all: those that rest together look together.
         let now = clock.now();
         for running in self.rules.iter_mut().filter(|r| r.stats.quarantined.is_none() && r.plan.sources.is_none()) {
+            if is_idle(running, batch) {
+                continue;
+            }
             let mut ready = Vec::new();
             let (mut result, mut spent) = running.timed(clock.as_ref(), |running| {
                 guarded(running, |running| {
@@ -54,6 +57,12 @@ impl Engine {
         self.names.lock().beginnings.clear();
         rest_together(&mut self.rules);
     }
+}
+
+/// True of a tenant's own rule that has nothing new to look at, and nothing from before: there may be as many as tenants, and a tick is of some.
+fn is_idle(running: &RunningRule, batch: Option<&Arc<EventBatch>>) -> bool {
+    let has_events = |owner| batch.is_some_and(|batch| batch.of_tenant(owner).is_some());
+    running.scope.owner().is_some_and(|owner| !has_events(owner)) && !running.is_behind() && running.failures.is_empty()
 }
 
 /// Does something with a rule. An operator that panics must not take the other rules with it.
