@@ -20,7 +20,7 @@ import routes  # noqa: E402
 import rule_header  # noqa: E402
 from record import recorded  # noqa: E402
 
-GROUPS = ["decisions", "approvals", "callbacks", "containment", "policies", "own_rules", "bad_input", "bad_admin"]
+GROUPS = ["decisions", "approvals", "callbacks", "containment", "own_rules", "bad_input", "bad_admin"]
 # Needs a NATS server: `tests/e2e/run.sh edges` enrols edges.
 NOT_CALLED = {"enrollEdge"}
 
