@@ -199,10 +199,10 @@ pub(crate) async fn open(path: &Path) -> Result<SqliteConnection, LedgerError> {
         return Err(LedgerError::SchemaTooNew { path: path.to_owned(), found, supported: SCHEMA_VERSION });
     }
     let bytes = std::fs::metadata(path).map_or(u64::MAX, |file| file.len());
-    if bytes <= WHOLE_CHECK_BYTES {
-        if let Some(reason) = first_damage(&mut connection).await.map_err(failed)? {
-            return Err(LedgerError::Corrupt { path: path.to_owned(), reason });
-        }
+    if bytes <= WHOLE_CHECK_BYTES
+        && let Some(reason) = first_damage(&mut connection).await.map_err(failed)?
+    {
+        return Err(LedgerError::Corrupt { path: path.to_owned(), reason });
     }
     if tables > 0 && found < SCHEMA_VERSION {
         let mut is_upgraded = bytes <= NEW_INDEX_BYTES;

@@ -59,12 +59,12 @@ impl BulkTransaction {
             Self::File(transaction) => {
                 let mut arguments = <Sqlite as Database>::Arguments::default();
                 Arguments::reserve(&mut arguments, count, 0);
-                Values::File(&mut **transaction, arguments)
+                Values::File(transaction, arguments)
             }
             Self::Server(transaction) => {
                 let mut arguments = <Any as Database>::Arguments::default();
                 Arguments::reserve(&mut arguments, count, 0);
-                Values::Server(&mut **transaction, arguments)
+                Values::Server(transaction, arguments)
             }
         };
         Bulk { values, refused: None }
