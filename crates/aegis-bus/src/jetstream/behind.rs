@@ -26,7 +26,7 @@ impl Drop for Kept {
 /// Connects as `connect` does.
 pub(super) async fn connect_behind(options: &JetStreamOptions) -> Result<(Client, Arc<Answers>, Kept), BusError> {
     let (keep, let_go) = oneshot::channel();
-    let (sender, connected) = oneshot::channel();
+    let (sender, connected) = oneshot::channel::<Result<(Client, Arc<Answers>), BusError>>();
     let options = options.clone();
     let work = move || async move {
         // The client's tasks belong to the runtime of whoever connects.
