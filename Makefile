@@ -50,7 +50,7 @@ test-rules: build ## the tests beside the shipped detection rules, on the real e
 	$(AEGIS_BIN) rules test rules
 
 test-judge: build ## DuckDB's answer over random histories against the engine's, for every shipped rule that is no row pattern and for random ones
-	AEGIS_SEED=$${AEGIS_SEED:-1} tests/judge/run.sh
+	AEGIS_SEED=$${AEGIS_SEED:-1} tests/judge/run.sh --histories 3 --random 16
 
 test-judge-flink: build ## Apache Flink's matches of random row patterns against the engine's (fetched, 330 MB; wants a JDK 17)
 	AEGIS_SEED=$${AEGIS_SEED:-1} tests/judge/run.sh flink
