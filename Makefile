@@ -10,6 +10,8 @@ FUZZ_SECONDS ?= 300
 YIELDING := nice -n 10
 # Many tests of the crates wait: for a server, a deadline, a kill. Twice as many at a time as there are cores.
 TEST_THREADS := $(shell echo $$((2 * $$(nproc))))
+# Of end-to-end groups, which wait three quarters of their time, one more than that of cores.
+GROUPS_BESIDE := $(shell echo $$((1 + $$(nproc))))
 export RUST_TEST_THREADS ?= $(TEST_THREADS)
 
 .PHONY: help setup setup-system setup-tools build test test-full lint test-rust test-rust-full test-rules test-judge test-judge-flink test-patterns test-canonical corpus fuzz-corpus test-e2e test-openapi test-fleet test-fleet-full test-sdks test-sdk-python test-sdk-typescript test-sdk-go test-demo fleet fleet-down bench bench-detect bench-flink bench-sdks fmt
@@ -50,7 +52,7 @@ test-rules: build ## the tests beside the shipped detection rules, on the real e
 	$(AEGIS_BIN) rules test rules
 
 test-judge: build ## DuckDB's answer over random histories against the engine's, for every shipped rule that is no row pattern and for random ones
-	AEGIS_SEED=$${AEGIS_SEED:-1} tests/judge/run.sh
+	AEGIS_SEED=$${AEGIS_SEED:-1} tests/judge/run.sh --histories 3 --random 16
 
 test-judge-flink: build ## Apache Flink's matches of random row patterns against the engine's (fetched, 330 MB; wants a JDK 17)
 	AEGIS_SEED=$${AEGIS_SEED:-1} tests/judge/run.sh flink
@@ -69,7 +71,7 @@ fuzz-corpus: build ## differential fuzzing of the canonical form and of receipts
 	tests/corpus/run.sh fuzz --receipts --seconds $(FUZZ_SECONDS)
 
 test-e2e: build ## the real program over HTTP: every GitHub webhook payload, bad input, faults; some of it over NATS
-	tests/e2e/run.sh $(if $(EXCHANGES),--record "$(EXCHANGES)")
+	tests/e2e/run.sh --jobs $(GROUPS_BESIDE) $(if $(EXCHANGES),--record "$(EXCHANGES)")
 	AEGIS_E2E_NATS=debian tests/e2e/run.sh containment kills
 
 test-fleet: build ## a fleet (three NATS servers, control, two edges) under load, and some of its processes killed

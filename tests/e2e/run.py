@@ -1,6 +1,6 @@
 """Runs the groups named on the command line (all when none is) and prints one line a test. Exit 1 when any failed.
 
-    run.py [--jobs N] [--record FOLDER] [GROUP[.WORD]]...     e.g. `approvals`, `faults.disk`: the tests of `faults` with `disk` in their name
+    run.py [--jobs N] [--record FOLDER] [GROUP[.WORD]]...     e.g. `approvals`, `faults.disk`: the tests of `faults` with `disk` in their name, `edges.Edges`: a class
 
 Several groups run beside each other, N at a time (as many as there are cores, and at least two), and those of ALONE afterwards. What is said over
 HTTP is kept in the folder, a file for each group.
