@@ -61,7 +61,11 @@ pub(crate) async fn run(
     let acknowledged = ledger.shipped_row().await;
     let shipped = config.kept_to.map_or(acknowledged, |kept_to| kept_to.min(acknowledged));
     if shipped < acknowledged {
-        tracing::warn!(from = shipped + 1, to = acknowledged, "the bus does not know these rows in their places; they are shipped again");
+        tracing::warn!(
+            from = shipped + 1,
+            to = acknowledged,
+            "the bus does not know these rows in their places; they are shipped again"
+        );
     }
     let stop = Stop::new(stopping, config.drain);
     let pipe = Pipe::new(ledger.clone(), bus, config.clone(), Arc::clone(&counts), shipped, stop);
