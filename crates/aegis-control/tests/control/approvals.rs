@@ -22,7 +22,7 @@ fn consume_body(hash: &str) -> Value {
     json!({"claimed_action_hash": hash})
 }
 
-async fn approve(house: &House, id: &str, key: &str) -> house::Reply {
+async fn approve(house: &House, id: &str, key: &str) -> crate::house::Reply {
     house.send("POST", &format!("/v1/approvals/{id}/approve"), Some(key), None).await
 }
 

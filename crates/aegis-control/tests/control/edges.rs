@@ -26,7 +26,7 @@ async fn invite(house: &House, id: &str, tenants: &[&TenantId]) -> String {
     house.store.invite_edge(id, &tenants, until).await.unwrap().expose().to_owned()
 }
 
-async fn enroll(house: &House, body: &Value) -> house::Reply {
+async fn enroll(house: &House, body: &Value) -> crate::house::Reply {
     house.send("POST", "/v1/edges/enroll", None, Some(body.to_string().as_bytes())).await
 }
 

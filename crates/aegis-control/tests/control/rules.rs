@@ -24,7 +24,7 @@ async fn until_told(house: &House, texts: &[&str]) {
     house.until("the log is told", async || records(house).await == expected).await;
 }
 
-async fn activate(house: &House, text: &str) -> house::Reply {
+async fn activate(house: &House, text: &str) -> crate::house::Reply {
     house.post("/v1/rules", &house.acme.admin, json!({"text": text})).await
 }
 
