@@ -148,8 +148,8 @@ pub struct House {
     pub acme: Tenant,
     pub other: Tenant,
     pub trials: Arc<Trials>,
-    shippers: Vec<Shipper>,
-    follower: Option<FeedFollower>,
+    _shippers: Vec<Shipper>,
+    _follower: Option<FeedFollower>,
 }
 
 /// A reply: status and JSON body.
@@ -242,8 +242,8 @@ impl House {
             acme,
             other,
             trials,
-            shippers,
-            follower: Some(follower),
+            _shippers: shippers,
+            _follower: Some(follower),
         }
     }
 
