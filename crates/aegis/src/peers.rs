@@ -1,8 +1,8 @@
-//! How many connections each peer has: one that opens thousands takes its own part of the listener's, and no other's. Promises that a peer on this
-//! machine is never refused: behind a proxy there stands everybody, and agents beside the program have one address all together.
+//! How many connections each peer has: one that opens thousands takes its own part of the listener's, and no other's. Promises that who comes
+//! by the loopback is never refused: behind a proxy there stands everybody, and agents beside the program have one address all together.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
@@ -95,9 +95,16 @@ impl Peers {
 fn peer_of(from: IpAddr) -> Option<IpAddr> {
     match from.to_canonical() {
         own if own.is_loopback() => None,
-        IpAddr::V6(address) => Some(IpAddr::V6(Ipv6Addr::from(u128::from(address) >> 64 << 64))),
+        IpAddr::V6(address) => Some(translated(address).unwrap_or(IpAddr::V6(Ipv6Addr::from(u128::from(address) >> 64 << 64)))),
         address => Some(address),
     }
+}
+
+/// The address of the fourth version for which a translator puts one of the sixth (64:ff9b::/96, RFC 6052): in one /64 there stand all of them.
+fn translated(address: Ipv6Addr) -> Option<IpAddr> {
+    let [0x64, 0xff9b, 0, 0, 0, 0, ..] = address.segments() else { return None };
+    let [.., a, b, c, d] = address.octets();
+    Some(IpAddr::V4(Ipv4Addr::new(a, b, c, d)))
 }
 
 #[cfg(test)]
@@ -133,6 +140,17 @@ mod tests {
         let _first = peers.take(address("2001:db8:0:1::1")).unwrap();
         assert!(peers.take(address("2001:db8:0:1:ffff::2")).is_none());
         let _second = peers.take(address("2001:db8:0:2::1")).unwrap();
+    }
+
+    #[test]
+    fn behind_a_translator_each_address_of_the_fourth_version_is_a_peer() {
+        let mut peers = Peers::new(1, &mut Registry::default());
+        let _first = peers.take(address("64:ff9b::192.0.2.1")).unwrap();
+        let _second = peers.take(address("64:ff9b::192.0.2.2")).unwrap();
+        assert!(peers.take(address("192.0.2.1")).is_none() && peers.take(address("64:ff9b::192.0.2.2")).is_none());
+        // Its other prefix is somebody's own (RFC 8215), and one peer.
+        let _own = peers.take(address("64:ff9b:1::192.0.2.3")).unwrap();
+        assert!(peers.take(address("64:ff9b:1::192.0.2.4")).is_none());
     }
 
     #[test]
