@@ -8,8 +8,8 @@ use aegis_keys::SigningKey;
 use aegis_model::{Clock, TenantId, Timestamp};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use sqlx::SqlitePool;
 use sqlx::sqlite::SqlitePoolOptions;
+use sqlx::{Connection, SqliteConnection, SqlitePool};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -134,7 +134,13 @@ impl Ledger {
 
         let reading = |connections| {
             let options = schema::options(&config.path).pragma("query_only", "ON");
-            SqlitePoolOptions::new().max_connections(connections).connect_lazy_with(options)
+            // One whose transaction SQLite ended by itself, as it does where the disk gives an error, is not used again: sqlx takes it for open, and the next
+            // export would leave a snapshot open on it for good.
+            let pool = SqlitePoolOptions::new().before_acquire(|connection: &mut SqliteConnection, _| {
+                let is_free = !connection.is_in_transaction();
+                Box::pin(async move { Ok(is_free) })
+            });
+            pool.max_connections(connections).connect_lazy_with(options)
         };
         // A connection's thread has the priority of whoever connects: the shipper's is not lent to those that answer.
         let (readers, outbox_reader, kept_reader) = (reading(READERS), reading(1), reading(1));

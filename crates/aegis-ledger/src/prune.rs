@@ -69,9 +69,18 @@ const OLD: &str = "SELECT lane FROM lanes l WHERE lane > ?1 AND (
     ORDER BY r.seq LIMIT 1) < ?3
   ORDER BY lane LIMIT ?4";
 
-/// Deletes some of what may go, none behind the shipped position.
+/// Deletes some of what may go, none behind the shipped position. By statements of its own, as the writer begins and ends everything: where SQLite takes a
+/// transaction of sqlx's back by itself, as on a full disk, sqlx goes on taking it for open, and would begin none on this connection any more.
 pub(crate) async fn prune(connection: &mut SqliteConnection, what: &Prunable, shipped: i64) -> Result<u64, sqlx::Error> {
-    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    let pruned = prune_and_commit(connection, what, shipped).await;
+    if pruned.is_err() {
+        let _ = sqlx::query("ROLLBACK").execute(connection).await;
+    }
+    pruned
+}
+
+async fn prune_and_commit(connection: &mut SqliteConnection, what: &Prunable, shipped: i64) -> Result<u64, sqlx::Error> {
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await?;
     let gone: Vec<(i64, i64)> = sqlx::query_as(DELETE)
         .bind(&what.lane)
         .bind(what.through_seq)
@@ -79,14 +88,14 @@ pub(crate) async fn prune(connection: &mut SqliteConnection, what: &Prunable, sh
         .bind(shipped)
         .bind(KEPT_OF_OPEN)
         .bind(i64::from(PRUNE_ROWS))
-        .fetch_all(&mut *transaction)
+        .fetch_all(&mut *connection)
         .await?;
     if let Some(through_seq) = gone.iter().map(|(_, seq)| *seq).max() {
-        sqlx::query(MARK).bind(&what.lane).bind(through_seq).execute(&mut *transaction).await?;
+        sqlx::query(MARK).bind(&what.lane).bind(through_seq).execute(&mut *connection).await?;
     }
     let list: Vec<String> = gone.iter().map(|(commit, _)| commit.to_string()).collect();
-    sqlx::query(DELETE_COMMITS).bind(format!("[{}]", list.join(","))).execute(&mut *transaction).await?;
-    transaction.commit().await?;
+    sqlx::query(DELETE_COMMITS).bind(format!("[{}]", list.join(","))).execute(&mut *connection).await?;
+    sqlx::query("COMMIT").execute(connection).await?;
     Ok(gone.len() as u64)
 }
 

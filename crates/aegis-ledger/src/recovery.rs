@@ -48,9 +48,10 @@ pub(crate) async fn recover(connection: &mut SqliteConnection, path: &Path, key:
     let failed = |e: sqlx::Error| open_error(path, &e);
     sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await.map_err(failed)?;
     let recovered = read(connection, key).await;
-    sqlx::query("ROLLBACK").execute(&mut *connection).await.map_err(failed)?;
+    let ended = sqlx::query("ROLLBACK").execute(&mut *connection).await;
     match recovered {
-        Ok(recovered) => Ok(recovered),
+        Ok(recovered) => ended.map(|_| recovered).map_err(failed),
+        // Where the disk gave the error, SQLite has ended the transaction by itself: that it cannot be ended again says nothing.
         Err(error) => Err(start_error(connection, path, &error).await),
     }
 }

@@ -22,7 +22,7 @@ const MOST_KEEP_DAYS: u64 = 36_500;
 pub(crate) struct Config {
     /// Where to listen.
     pub(crate) listen: SocketAddr,
-    /// Most connections of one peer's address; 0: as many as there are. Those from this machine are not counted.
+    /// Most connections of one peer's address; 0: as many as there are. Those by the loopback are not counted.
     pub(crate) connections_per_peer: u32,
     /// The data folder; all state is below it.
     pub(crate) data: PathBuf,

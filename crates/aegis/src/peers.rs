@@ -1,8 +1,8 @@
-//! How many connections each peer has: one that opens thousands takes its own part of the listener's, and no other's. Promises that a peer on this
-//! machine is never refused: behind a proxy there stands everybody, and agents beside the program have one address all together.
+//! How many connections each peer has: one that opens thousands takes its own part of the listener's, and no other's. Promises that who comes
+//! by the loopback is never refused: behind a proxy there stands everybody, and agents beside the program have one address all together.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
@@ -13,16 +13,39 @@ use tokio::time::Instant;
 /// How often it is told at most that a peer was refused.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
+/// How many peers' parts a site of the sixth version has, a /48, in which there are 65,536 networks: who has one is not all of them.
+const PARTS_OF_A_SITE: u32 = 2;
+
+/// Whose a connection counts as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Peer {
+    Address(Ipv4Addr),
+    /// A /64, which one machine has to itself mostly.
+    Network(u64),
+    Site(u64),
+}
+
+impl Peer {
+    /// It, and the site in which it is.
+    fn and_site(self) -> impl Iterator<Item = Self> {
+        let site = match self {
+            Self::Network(network) => Some(Self::Site(network >> 16)),
+            Self::Address(_) | Self::Site(_) => None,
+        };
+        [self].into_iter().chain(site)
+    }
+}
+
 /// The connections of a listener, by peer.
 #[derive(Debug)]
 pub(crate) struct Peers {
     /// Most connections of one peer; 0: as many as the listener has.
     most: u32,
     /// Of each peer that has any, how many; what has ended since the last was taken is still in it.
-    taken: HashMap<IpAddr, u32>,
-    ended: mpsc::UnboundedReceiver<IpAddr>,
+    taken: HashMap<Peer, u32>,
+    ended: mpsc::UnboundedReceiver<Peer>,
     /// No longer than the listener has connections: it is emptied before each further one.
-    ends: mpsc::UnboundedSender<IpAddr>,
+    ends: mpsc::UnboundedSender<Peer>,
     refused: Counter,
     told: Option<Instant>,
 }
@@ -31,8 +54,8 @@ pub(crate) struct Peers {
 #[derive(Debug)]
 pub(crate) struct Place {
     /// None where nobody counts.
-    peer: Option<IpAddr>,
-    ends: mpsc::UnboundedSender<IpAddr>,
+    peer: Option<Peer>,
+    ends: mpsc::UnboundedSender<Peer>,
 }
 
 impl Drop for Place {
@@ -60,30 +83,38 @@ impl Peers {
         }
         let peer = peer_of(from).filter(|_| self.most > 0);
         if let Some(peer) = peer {
-            let count = self.taken.get(&peer).copied().unwrap_or_default();
-            if count >= self.most {
-                self.refuse(peer);
+            if peer.and_site().any(|whose| self.has_all(whose)) {
+                self.refuse(from);
                 return None;
             }
-            self.taken.insert(peer, count + 1);
+            for whose in peer.and_site() {
+                *self.taken.entry(whose).or_default() += 1;
+            }
         }
         Some(Place { peer, ends: self.ends.clone() })
     }
 
-    fn give_back(&mut self, peer: IpAddr) {
-        let Some(count) = self.taken.get_mut(&peer) else { return };
-        *count = count.saturating_sub(1);
-        if *count == 0 {
-            self.taken.remove(&peer);
+    fn has_all(&self, whose: Peer) -> bool {
+        let most = if matches!(whose, Peer::Site(_)) { self.most.saturating_mul(PARTS_OF_A_SITE) } else { self.most };
+        self.taken.get(&whose).is_some_and(|count| *count >= most)
+    }
+
+    fn give_back(&mut self, peer: Peer) {
+        for whose in peer.and_site() {
+            let Some(count) = self.taken.get_mut(&whose) else { continue };
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.taken.remove(&whose);
+            }
         }
     }
 
-    fn refuse(&mut self, peer: IpAddr) {
+    fn refuse(&mut self, from: IpAddr) {
         self.refused.inc();
         if self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
             self.told = Some(Instant::now());
             tracing::warn!(
-                %peer,
+                peer = %from.to_canonical(),
                 connections = self.most,
                 "a peer has as many connections as it may, and further ones are closed; for a proxy raise connections_per_peer"
             );
@@ -91,13 +122,28 @@ impl Peers {
     }
 }
 
-/// Whose a connection counts as: an address of the fourth version, and of the sixth the /64 that one machine has to itself. None for this machine's.
-fn peer_of(from: IpAddr) -> Option<IpAddr> {
+/// Whose a connection counts as: an address of the fourth version, and of the sixth the network. None for this machine's.
+fn peer_of(from: IpAddr) -> Option<Peer> {
     match from.to_canonical() {
         own if own.is_loopback() => None,
-        IpAddr::V6(address) => Some(IpAddr::V6(Ipv6Addr::from(u128::from(address) >> 64 << 64))),
-        address => Some(address),
+        IpAddr::V4(address) => Some(Peer::Address(address)),
+        IpAddr::V6(address) => Some(match translated(address) {
+            Some(address) => Peer::Address(address),
+            None => Peer::Network(network_of(address)),
+        }),
     }
+}
+
+fn network_of(address: Ipv6Addr) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = address.octets();
+    u64::from_be_bytes([a, b, c, d, e, f, g, h])
+}
+
+/// The address of the fourth version for which a translator puts one of the sixth (64:ff9b::/96, RFC 6052): in one /64 there stand all of them.
+fn translated(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let [0x64, 0xff9b, 0, 0, 0, 0, ..] = address.segments() else { return None };
+    let [.., a, b, c, d] = address.octets();
+    Some(Ipv4Addr::new(a, b, c, d))
 }
 
 #[cfg(test)]
@@ -133,6 +179,32 @@ mod tests {
         let _first = peers.take(address("2001:db8:0:1::1")).unwrap();
         assert!(peers.take(address("2001:db8:0:1:ffff::2")).is_none());
         let _second = peers.take(address("2001:db8:0:2::1")).unwrap();
+    }
+
+    #[test]
+    fn who_has_a_site_has_no_more_than_some_parts_through_all_its_networks() {
+        let mut peers = Peers::new(2, &mut Registry::default());
+        // The first network of a site begins as the site does.
+        let of_site: Vec<Option<Place>> = (0..9).map(|n| peers.take(address(&format!("2001:db8:7:{n:x}::1")))).collect();
+        assert_eq!(of_site.iter().flatten().count(), 4);
+        let _another_site = peers.take(address("2001:db8:8::1")).unwrap();
+        drop(of_site);
+        let of_one: Vec<Option<Place>> = (0..9).map(|_| peers.take(address("2001:db8:7::1"))).collect();
+        assert_eq!(of_one.iter().flatten().count(), 2, "one network has what it had");
+        drop(of_one);
+        let _back = peers.take(address("2001:db8:7:1::1")).unwrap();
+        assert_eq!(peers.taken.len(), 4, "two networks and their sites");
+    }
+
+    #[test]
+    fn behind_a_translator_each_address_of_the_fourth_version_is_a_peer() {
+        let mut peers = Peers::new(1, &mut Registry::default());
+        let _first = peers.take(address("64:ff9b::192.0.2.1")).unwrap();
+        let _second = peers.take(address("64:ff9b::192.0.2.2")).unwrap();
+        assert!(peers.take(address("192.0.2.1")).is_none() && peers.take(address("64:ff9b::192.0.2.2")).is_none());
+        // Its other prefix is somebody's own (RFC 8215), and one peer.
+        let _own = peers.take(address("64:ff9b:1::192.0.2.3")).unwrap();
+        assert!(peers.take(address("64:ff9b:1::192.0.2.4")).is_none());
     }
 
     #[test]

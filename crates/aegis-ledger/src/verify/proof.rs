@@ -46,9 +46,12 @@ fn malformed(what: &str) -> VerifyFailure {
     VerifyFailure::new(FailureCode::Malformed, format!("proof.{what}"))
 }
 
-/// Reads 64 lower-case hex digits. Upper case is refused: one hash has one text.
+/// Reads 64 lower-case hex digits. Upper case is refused, and `0x`, which the decoder passes over: one hash has one text.
 pub(super) fn hash_from_hex(text: &str) -> Option<Hash> {
     let mut hash = Hash::default();
+    if text.len() != 2 * hash.len() {
+        return None;
+    }
     // Without a way out of the loop the compiler looks at many together.
     let upper = text.bytes().fold(false, |upper, byte| upper | byte.is_ascii_uppercase());
     (!upper && hex::decode_to_slice(text, &mut hash).is_ok()).then_some(hash)

@@ -4,7 +4,7 @@ use crate::fixture::*;
 use aegis_keys::{KeyRing, SigningKey};
 use aegis_ledger::verify::{FailureCode, LaneHeads, Link, StreamVerifier, verify_wire};
 use aegis_ledger::{Durability, OutboxItem};
-use aegis_model::EventKind;
+use aegis_model::{EventKind, WireEvent};
 use serde_json::{Value, json};
 
 /// One commit of several tenants' receipts, then one more of a single receipt.
@@ -76,6 +76,24 @@ async fn each_part_has_its_own_reason() {
     assert_eq!(code_of(&changed("/proof/path", json!([1])), Some(&ring)), FailureCode::Malformed);
     let upper = wire["proof"]["path"][0].as_str().unwrap().to_uppercase();
     assert_eq!(code_of(&changed("/proof/path/0", json!(upper)), Some(&ring)), FailureCode::Malformed);
+    // The same hash in another text, which decoders of hex take: no other implementation does, and its receipt would have two names.
+    for pointer in ["/proof/path/0", "/receipt_hash", "/receipt/receipt_hash", "/receipt/event_digest"] {
+        let prefixed = json!(format!("0x{}", wire.pointer(pointer).unwrap().as_str().unwrap()));
+        assert!(verify_wire(&changed(pointer, prefixed), Some(&ring)).is_err(), "{pointer}");
+    }
+    let mut renamed = wire.clone();
+    let prefixed = json!(format!("0x{}", wire["receipt_hash"].as_str().unwrap()));
+    (renamed["receipt_hash"], renamed["receipt"]["receipt_hash"]) = (prefixed.clone(), prefixed);
+    assert_eq!(code_of(&renamed, Some(&ring)), FailureCode::HashMismatch);
+    // And as a stream reads it, without taking it apart.
+    let (sealed, hash) = (items[1].sealed.wire.as_str(), wire["receipt_hash"].as_str().unwrap());
+    let in_a_path = sealed.replace("\"path\":[\"", "\"path\":[\"0x");
+    for (text, code) in
+        [(sealed.replace(hash, &format!("0x{hash}")), FailureCode::HashMismatch), (in_a_path, FailureCode::Malformed)]
+    {
+        let verdict = StreamVerifier::new(crate::fixture::ring()).check_wire(&WireEvent::read(text.as_bytes()).unwrap());
+        assert_eq!(verdict.failure.unwrap().code, code);
+    }
     let stranger = KeyRing::new([SigningKey::from_seed(&[9; 32]).verifying_key()]);
     assert_eq!(code_of(&wire, Some(&stranger)), FailureCode::UnknownKey);
     assert_eq!(code_of(&json!([]), Some(&ring)), FailureCode::Malformed);

@@ -125,3 +125,30 @@ async fn a_lane_that_is_open_is_pruned_too_and_what_follows_it_knows_its_end() {
     assert_eq!(ledger.prune_confirmed(&lane, 100, late).await.unwrap(), 64);
     assert_eq!(everything(&ledger).await[0].sealed.seq, 101);
 }
+
+#[tokio::test]
+async fn a_prune_that_sqlite_takes_back_by_itself_is_told_and_done_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = open(folder.path()).await;
+    let acme = tenant("acme");
+    for _ in 0..99 {
+        ledger.submit(draft_now(&acme)).await.unwrap();
+    }
+    ledger.mark_shipped(ledger.last_row()).await;
+    let lane = everything(&ledger).await[0].sealed.lane.clone();
+    let late = Timestamp::from_micros(i64::MAX);
+    // As a full disk does: of the statement and of its transaction nothing is left.
+    let mut beside = second_connection(folder.path()).await;
+    let full = "CREATE TRIGGER full BEFORE DELETE ON receipts BEGIN SELECT RAISE(ROLLBACK, 'database or disk is full'); END";
+    sqlx::raw_sql(full).execute(&mut beside).await.unwrap();
+    for _ in 0..2 {
+        let refused = ledger.prune_confirmed(&lane, i64::MAX, late).await.unwrap_err();
+        assert!(matches!(&refused, LedgerError::Unavailable(reason) if reason.contains("disk is full")), "{refused}");
+    }
+    ledger.submit(draft_now(&acme)).await.unwrap();
+    assert_eq!((ledger.pruned_through(&lane).await.unwrap(), ledger.was_pruned()), (Some(0), false));
+    sqlx::raw_sql("DROP TRIGGER full").execute(&mut beside).await.unwrap();
+    assert_eq!(ledger.prune_confirmed(&lane, i64::MAX, late).await.unwrap(), 37);
+    let items = everything(&ledger).await;
+    assert_eq!((items[0].sealed.seq, items.len()), (38, 64));
+}
