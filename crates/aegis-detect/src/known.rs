@@ -197,7 +197,7 @@ impl Known {
     pub(crate) fn glance(&self) -> usize {
         match self {
             Self::Windows(frames) => {
-                frames.iter().filter(|split| split.partitions.first().is_some_and(InOrder::is_empty)).count()
+                frames.iter().filter(|split| split.partitions.first().is_some_and(Partition::glance)).count()
             }
             Self::Pattern(walks) => walks.partitions.len(),
         }

@@ -211,6 +211,11 @@ impl Partition {
         self.rows.is_empty()
     }
 
+    /// Something of its rows, which lie elsewhere. Nothing follows from it.
+    pub(crate) fn glance(&self) -> bool {
+        self.rows.back().is_some_and(|last| last.ts == self.oldest)
+    }
+
     /// How many rows of a frame count.
     pub(crate) fn count(&self, frame: usize) -> i64 {
         let held = self.held[frame];

@@ -22,14 +22,16 @@ impl RuleState {
                 let bytes: usize = told.map(|(text, key)| key.told_bytes(text)).sum();
                 if bytes == 0 { 0 } else { bytes + json_bytes(name.text()) }
             };
-            (tenant, state.buckets.iter().map(of_bucket).sum::<usize>())
+            // Most tenants have none, and are far away.
+            let bytes = if state.has_keys() { state.buckets.iter().map(of_bucket).sum::<usize>() } else { 0 };
+            (tenant, bytes)
         })
     }
 
     /// What was told of keys, but for those of the tenants that are left out.
     pub(crate) fn save_keys(&self, left_out: &BTreeSet<TenantId>) -> SavedKeys {
         let mut saved = SavedKeys::new();
-        for (tenant, state) in self.tenants.iter().filter(|(tenant, _)| !left_out.contains(tenant)) {
+        for (tenant, state) in self.tenants.iter().filter(|(tenant, state)| state.has_keys() && !left_out.contains(tenant)) {
             for (name, bucket) in state.buckets.iter() {
                 let keys = bucket.keys().filter(|(_, k)| k.has_told()).map(|(text, key)| (text.clone(), key.told()));
                 let keys: BTreeMap<String, KeyState> = keys.collect();
