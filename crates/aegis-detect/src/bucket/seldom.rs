@@ -14,19 +14,19 @@ pub(super) struct Seldom {
     awaits: Option<Timestamp>,
     /// The newest event that a quota has taken, or did not let in.
     lost_to: Option<Timestamp>,
-    /// By the text of the key.
-    keys: BTreeMap<String, KeyState>,
+    /// By the text of the key. Each by itself: a map has room for eleven at once, and mostly there is one.
+    keys: BTreeMap<String, Box<KeyState>>,
 }
 
 impl Bucket {
     /// The keys whose matches its events make, by their texts.
     pub(crate) fn keys(&self) -> impl Iterator<Item = (&String, &KeyState)> {
-        self.seldom.iter().flat_map(|seldom| seldom.keys.iter())
+        self.seldom.iter().flat_map(|seldom| seldom.keys.iter().map(|(text, key)| (text, &**key)))
     }
 
     /// The same, to be changed.
     pub(crate) fn keys_mut(&mut self) -> impl Iterator<Item = (&String, &mut KeyState)> {
-        self.seldom.iter_mut().flat_map(|seldom| seldom.keys.iter_mut())
+        self.seldom.iter_mut().flat_map(|seldom| seldom.keys.iter_mut().map(|(text, key)| (text, &mut **key)))
     }
 
     pub(crate) fn key_count(&self) -> usize {
@@ -38,7 +38,7 @@ impl Bucket {
     }
 
     pub(crate) fn key_mut(&mut self, text: &str) -> Option<&mut KeyState> {
-        self.seldom.as_mut()?.keys.get_mut(text)
+        self.seldom.as_mut()?.keys.get_mut(text).map(|key| &mut **key)
     }
 
     pub(crate) fn key_or_new(&mut self, text: &str) -> &mut KeyState {
@@ -47,7 +47,7 @@ impl Bucket {
 
     /// These, and no others.
     pub(crate) fn set_keys(&mut self, keys: BTreeMap<String, KeyState>) {
-        self.seldom().keys = keys;
+        self.seldom().keys = keys.into_iter().map(|(text, key)| (text, Box::new(key))).collect();
         self.tidy();
     }
 
