@@ -46,15 +46,13 @@ impl Sorted {
 
     pub(super) fn remove(&mut self, value: &Value) {
         match self {
-            Self::None => {}
-            Self::One(there, times) => {
-                if *there == *value {
-                    *times -= 1;
-                    if *times == 0 {
-                        *self = Self::None;
-                    }
+            Self::One(there, times) if *there == *value => {
+                *times -= 1;
+                if *times == 0 {
+                    *self = Self::None;
                 }
             }
+            Self::None | Self::One(..) => {}
             Self::Few(few) => {
                 let Ok(place) = few.binary_search_by(|(there, _)| there.cmp(value)) else { return };
                 few[place].1 -= 1;

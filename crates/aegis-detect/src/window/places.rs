@@ -32,7 +32,8 @@ impl RuleState {
         places
     }
 
-    /// Glances at what is to be settled of the tenants of these numbers, for the same reason: an event is let go of where its count is, and a row where it lies.
+    /// Glances at what is to be settled of the tenants of these numbers, for the same reason: an event is let go of where its count is, and a row where it
+    /// lies.
     pub(crate) fn glance(&self, numbers: impl Iterator<Item = usize>) {
         if self.tenants.len() <= NEAR {
             return;
