@@ -1,15 +1,17 @@
 //! The events of one bucket within a rule's window, what an incremental query knows of them, and the keys whose matches they make.
 //! Promises the order of events, each once, the proved one of those in one place, within the bounds of `Quotas`; what a bound takes is the oldest.
 
-use std::collections::BTreeMap;
+mod seldom;
+
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use aegis_model::{SecurityEvent, Timestamp};
 use smallvec::SmallVec;
 
-use crate::episode::KeyState;
 use crate::known::Known;
 use crate::refused::hash_of;
+use seldom::Seldom;
 
 /// How much state one rule may keep.
 #[derive(Clone, Copy, Debug)]
@@ -104,11 +106,12 @@ type Few<T> = SmallVec<[T; 2]>;
 
 /// Which agent: by the hash of its name, which is the caller's to choose, and of any length. Two of one hash have one part together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Maker(u64);
+pub(crate) struct Maker(NonZeroU64);
 
 impl Maker {
     pub(crate) fn of(agent: &str) -> Self {
-        Self(hash_of(agent))
+        // With a number that none has, it takes no more where there is none.
+        Self(NonZeroU64::new(hash_of(agent)).unwrap_or(NonZeroU64::MIN))
     }
 }
 
@@ -125,12 +128,7 @@ pub(crate) struct Bucket {
     following: Option<Following>,
     /// The agent whose event made it, if that is known.
     pub(crate) made_by: Option<Maker>,
-    /// Of a deferred rule: the first instant that waits for its decision.
-    pub(crate) awaits: Option<Timestamp>,
-    /// The newest event that a quota has taken, or did not let in.
-    pub(crate) lost_to: Option<Timestamp>,
-    /// By the text of the key.
-    pub(crate) keys: BTreeMap<String, KeyState>,
+    seldom: Option<Box<Seldom>>,
 }
 
 /// How far an incremental query has come in a bucket's events, and what it knows of them.
@@ -214,7 +212,7 @@ impl Bucket {
             _ => self.events.len(),
         };
         if at == self.given_up && self.events().len() >= quotas.events_per_key.max(1) {
-            self.lost_to = self.lost_to.max(Some(event.ts));
+            self.lose_to(Some(event.ts));
             return Kept::GivenUp;
         }
         self.events.insert(at, Arc::clone(event));
@@ -228,7 +226,7 @@ impl Bucket {
         if let Some(following) = &mut self.following {
             following.take(&self.events[self.given_up..][..surplus]);
         }
-        self.lost_to = self.lost_to.max(taken);
+        self.lose_to(taken);
         self.give_up(surplus);
         Kept::AddedOverQuota(surplus)
     }

@@ -8,7 +8,6 @@ use aegis_model::{Clock, SecurityEvent, TenantId, Timestamp};
 
 use crate::alerts::Shown;
 use crate::begun;
-use crate::episode::KeyState;
 use crate::error::DetectError;
 use crate::impaired::{Cause, Losses};
 use crate::matter::Matter;
@@ -412,7 +411,7 @@ impl RunningRule {
     /// What was told of a bucket stands: events are gone that it rests on.
     pub(crate) fn stand(&mut self, tenant: &TenantId, bucket: &str) {
         if let Some(bucket) = self.state.tenants.get_mut(tenant).and_then(|t| t.buckets.get_mut(bucket)) {
-            bucket.keys.values_mut().for_each(KeyState::stand);
+            bucket.keys_mut().for_each(|(_, key)| key.stand());
         }
     }
 
@@ -421,7 +420,7 @@ impl RunningRule {
         let mut keys = TouchedKeys::new();
         for (named, oldest, newest) in touched.iter() {
             let Some(bucket) = self.state.keyed_mut(named) else { continue };
-            for (text, key) in &mut bucket.keys {
+            for (text, key) in bucket.keys_mut() {
                 let before = key.match_count();
                 key.clear(oldest, newest.plus_micros(window));
                 if key.match_count() != before {

@@ -55,8 +55,10 @@ const FEW: usize = 4;
 enum Places {
     /// The keys, in the order of their partitions: mostly there is one.
     Few(SmallVec<[Box<[u8]>; 2]>),
-    Many(HashMap<Box<[u8]>, usize, ahash::RandomState>),
+    Many(Box<PlaceOf>),
 }
+
+type PlaceOf = HashMap<Box<[u8]>, usize, ahash::RandomState>;
 
 impl Default for Places {
     fn default() -> Self {
@@ -77,8 +79,8 @@ impl Places {
         if let Self::Few(keys) = self
             && keys.len() >= FEW
         {
-            let places = keys.drain(..).enumerate().map(|(place, key)| (key, place)).collect();
-            *self = Self::Many(places);
+            let places: PlaceOf = keys.drain(..).enumerate().map(|(place, key)| (key, place)).collect();
+            *self = Self::Many(Box::new(places));
         }
         match self {
             Self::Few(keys) => keys.push(key.into()),
@@ -195,7 +197,7 @@ impl Known {
     pub(crate) fn glance(&self) -> usize {
         match self {
             Self::Windows(frames) => {
-                frames.iter().filter(|split| split.partitions.first().is_some_and(InOrder::is_empty)).count()
+                frames.iter().filter(|split| split.partitions.first().is_some_and(Partition::glance)).count()
             }
             Self::Pattern(walks) => walks.partitions.len(),
         }

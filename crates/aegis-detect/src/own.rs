@@ -327,7 +327,7 @@ impl RunningRule {
         let is_read = self.is_read_for(tenant);
         let Self { rule, plan, state, stats, .. } = self;
         let Some(of_tenant) = state.tenants.get_mut(tenant) else { return };
-        for key in of_tenant.buckets.values_mut().flat_map(|bucket| bucket.keys.values_mut()) {
+        for (_, key) in of_tenant.buckets.values_mut().flat_map(|bucket| bucket.keys_mut()) {
             if plan.shape == Shape::Deferred {
                 key.clear(decided.unwrap_or(always), never);
             }

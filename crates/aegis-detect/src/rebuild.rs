@@ -84,7 +84,7 @@ impl RunningRule {
         for (tenant, of_tenant) in self.state.tenants.iter_mut().filter(|(tenant, _)| stands(tenant)) {
             let is_read = self.plan.is_read || self.read_by.contains(tenant);
             let (rules, is_cut) = (key_rules(&self.rule, &self.plan, tenant, is_read), is_cut(tenant));
-            for key in of_tenant.buckets.values_mut().flat_map(|bucket| bucket.keys.values_mut()) {
+            for (_, key) in of_tenant.buckets.values_mut().flat_map(|bucket| bucket.keys_mut()) {
                 key.let_stand();
                 if is_cut {
                     key.forget_untold(rules);

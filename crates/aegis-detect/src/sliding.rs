@@ -2,11 +2,15 @@
 //! Promises that a frame holds exactly the rows between its two distances before the time that is asked for, whatever was asked before.
 //! Rows can be taken back from the end, for an event that comes late, and are dropped at the front when their time is over.
 
-use std::collections::{BTreeMap, VecDeque};
+mod sorted;
+
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use aegis_model::EventId;
 use smallvec::SmallVec;
+
+use sorted::Sorted;
 
 /// A value that compares as what it stands for does.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,132 +65,64 @@ struct Row {
     values: Values,
 }
 
-/// Different values that are looked through one beside the other at most.
-const FEW: usize = 16;
-
-/// The different values of a frame in their order, each with how many rows have it. There is mostly one, or a few.
-#[derive(Debug)]
-enum Sorted {
-    Few(Vec<(Value, u32)>),
-    Many(BTreeMap<Value, u32>),
-}
-
-impl Default for Sorted {
-    fn default() -> Self {
-        Self::Few(Vec::new())
-    }
-}
-
-impl Sorted {
-    fn add(&mut self, value: &Value) {
-        match self {
-            Self::Few(few) => match few.binary_search_by(|(there, _)| there.cmp(value)) {
-                Ok(place) => few[place].1 += 1,
-                Err(place) if few.len() < FEW => {
-                    if few.is_empty() {
-                        few.reserve_exact(1);
-                    }
-                    few.insert(place, (value.clone(), 1));
-                }
-                Err(_) => {
-                    let mut many: BTreeMap<Value, u32> = few.drain(..).collect();
-                    many.insert(value.clone(), 1);
-                    *self = Self::Many(many);
-                }
-            },
-            Self::Many(many) => *many.entry(value.clone()).or_insert(0) += 1,
-        }
-    }
-
-    fn remove(&mut self, value: &Value) {
-        match self {
-            Self::Few(few) => {
-                let Ok(place) = few.binary_search_by(|(there, _)| there.cmp(value)) else { return };
-                few[place].1 -= 1;
-                if few[place].1 == 0 {
-                    few.remove(place);
-                }
-            }
-            Self::Many(many) => {
-                if let Some(times) = many.get_mut(value) {
-                    *times -= 1;
-                    if *times == 0 {
-                        many.remove(value);
-                    }
-                }
-                if many.is_empty() {
-                    *self = Self::default();
-                }
-            }
-        }
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Self::Few(few) => few.len(),
-            Self::Many(many) => many.len(),
-        }
-    }
-
-    fn first(&self) -> Option<&Value> {
-        match self {
-            Self::Few(few) => few.first().map(|(value, _)| value),
-            Self::Many(many) => many.first_key_value().map(|(value, _)| value),
-        }
-    }
-
-    fn last(&self) -> Option<&Value> {
-        match self {
-            Self::Few(few) => few.last().map(|(value, _)| value),
-            Self::Many(many) => many.last_key_value().map(|(value, _)| value),
-        }
-    }
-}
-
-/// What a frame holds: rows `from..to`, counted from the first that there ever was.
-#[derive(Debug, Default)]
+/// What a frame holds: rows `from..to` of those that are there, and how many of them have a value.
+#[derive(Clone, Copy, Debug, Default)]
 struct Held {
-    from: u64,
-    to: u64,
-    count: u64,
-    sorted: Sorted,
+    from: u32,
+    to: u32,
+    count: u32,
 }
 
 impl Held {
-    fn add(&mut self, frame: &Frame, row: &Row) {
+    fn add(&mut self, frame: &Frame, row: &Row, sorted: Option<&mut Sorted>) {
         let Some(value) = frame.argument.and_then(|argument| row.values[argument].as_ref()) else { return };
         self.count += 1;
-        if frame.sorted {
-            self.sorted.add(value);
+        if let Some(sorted) = sorted {
+            sorted.add(value);
         }
     }
 
-    fn remove(&mut self, frame: &Frame, row: &Row) {
+    fn remove(&mut self, frame: &Frame, row: &Row, sorted: Option<&mut Sorted>) {
         let Some(value) = frame.argument.and_then(|argument| row.values[argument].as_ref()) else { return };
         self.count -= 1;
-        if frame.sorted {
-            self.sorted.remove(value);
+        if let Some(sorted) = sorted {
+            sorted.remove(value);
         }
     }
 }
 
-/// The rows of one partition and its frames.
+/// Each frame with what it holds, and with its values in their order where those are asked for.
+fn each<'a>(
+    frames: &'a [Frame],
+    held: &'a mut [Held],
+    sorted: &'a mut [Sorted],
+) -> impl Iterator<Item = (&'a Frame, &'a mut Held, Option<&'a mut Sorted>)> {
+    let mut sorted = sorted.iter_mut();
+    frames.iter().zip(held).map(move |(frame, held)| (frame, held, if frame.sorted { sorted.next() } else { None }))
+}
+
+/// How many rows there are. For more than are counted so there is no room in any memory.
+fn length(rows: &VecDeque<Row>) -> u32 {
+    u32::try_from(rows.len()).unwrap_or(u32::MAX)
+}
+
+/// The rows of one partition and its frames. There are very many, each of a few rows: so it is two lines of memory, and the rows.
 #[derive(Debug)]
 pub(crate) struct Partition {
     frames: Arc<[Frame]>,
-    /// Beside one another where there are few: a rule has very many partitions, each of a few rows.
     held: SmallVec<[Held; 2]>,
+    /// Of each frame whose values are sorted, in the order of frames.
+    sorted: SmallVec<[Sorted; 1]>,
     rows: VecDeque<Row>,
     /// The time of the first row, while there is one: whether it goes is asked of very many that are somewhere else.
     oldest: i64,
-    /// Rows that are not there any more at the front.
-    dropped: u64,
 }
 
 impl Partition {
     pub(crate) fn new(frames: Arc<[Frame]>) -> Self {
         let held = frames.iter().map(|_| Held::default()).collect();
-        Self { frames, held, rows: VecDeque::new(), oldest: i64::MIN, dropped: 0 }
+        let sorted = frames.iter().filter(|frame| frame.sorted).map(|_| Sorted::default()).collect();
+        Self { frames, held, sorted, rows: VecDeque::new(), oldest: i64::MIN }
     }
 
     /// Adds a row at the end: it is not older than the last one.
@@ -197,33 +133,35 @@ impl Partition {
         );
         if self.rows.is_empty() {
             self.oldest = ts;
-            // Of many partitions it stays the only one.
-            self.rows.reserve_exact(1);
+        }
+        if self.rows.len() == self.rows.capacity() {
+            // Of many partitions it stays the only one, or one of a few: by half of what there is, and not by all of it.
+            self.rows.reserve_exact((self.rows.len() / 2).max(1));
         }
         self.rows.push_back(Row { ts, place, values });
     }
 
     /// Moves all frames to where they are for a row of the time `ts`.
     pub(crate) fn seek(&mut self, ts: i64) {
-        let Self { frames, held, rows, dropped, .. } = self;
-        let end = *dropped + rows.len() as u64;
-        let row = |place: u64| &rows[(place - *dropped) as usize];
-        for (frame, held) in frames.iter().zip(held) {
+        let Self { frames, held, sorted, rows, .. } = self;
+        let end = length(rows);
+        let row = |place: u32| &rows[place as usize];
+        for (frame, held, mut sorted) in each(frames, held, sorted) {
             let (oldest, newest) = (ts.saturating_sub(frame.start), ts.saturating_sub(frame.end));
             while held.to < end && row(held.to).ts <= newest {
-                held.add(frame, row(held.to));
+                held.add(frame, row(held.to), sorted.as_deref_mut());
                 held.to += 1;
             }
-            while held.from > *dropped && row(held.from - 1).ts >= oldest {
+            while held.from > 0 && row(held.from - 1).ts >= oldest {
                 held.from -= 1;
-                held.add(frame, row(held.from));
+                held.add(frame, row(held.from), sorted.as_deref_mut());
             }
             while held.to > held.from && row(held.to - 1).ts > newest {
                 held.to -= 1;
-                held.remove(frame, row(held.to));
+                held.remove(frame, row(held.to), sorted.as_deref_mut());
             }
             while held.from < held.to && row(held.from).ts < oldest {
-                held.remove(frame, row(held.from));
+                held.remove(frame, row(held.from), sorted.as_deref_mut());
                 held.from += 1;
             }
         }
@@ -232,12 +170,12 @@ impl Partition {
     /// Takes back the rows of `ts` and later.
     pub(crate) fn take_back(&mut self, ts: i64) {
         while self.rows.back().is_some_and(|row| row.ts >= ts) {
-            let last = self.dropped + self.rows.len() as u64 - 1;
             let Some(row) = self.rows.pop_back() else { return };
-            for (frame, held) in self.frames.iter().zip(&mut self.held) {
+            let last = length(&self.rows);
+            for (frame, held, sorted) in each(&self.frames, &mut self.held, &mut self.sorted) {
                 if held.to > last {
                     if held.from <= last {
-                        held.remove(frame, &row);
+                        held.remove(frame, &row, sorted);
                     }
                     held.to = last;
                     held.from = held.from.min(last);
@@ -253,16 +191,16 @@ impl Partition {
         }
         while self.rows.front().is_some_and(|row| (row.ts, row.place) < (ts, taken)) {
             let Some(row) = self.rows.pop_front() else { return };
-            for (frame, held) in self.frames.iter().zip(&mut self.held) {
-                if held.from == self.dropped {
-                    if held.to > self.dropped {
-                        held.remove(frame, &row);
-                    }
-                    held.from += 1;
-                    held.to = held.to.max(held.from);
+            for (frame, held, sorted) in each(&self.frames, &mut self.held, &mut self.sorted) {
+                if held.from > 0 {
+                    // What it holds has moved up.
+                    held.from -= 1;
+                    held.to -= 1;
+                } else if held.to > 0 {
+                    held.remove(frame, &row, sorted);
+                    held.to -= 1;
                 }
             }
-            self.dropped += 1;
         }
         if let Some(first) = self.rows.front() {
             self.oldest = first.ts;
@@ -273,36 +211,47 @@ impl Partition {
         self.rows.is_empty()
     }
 
+    /// Something of its rows, which lie elsewhere. Nothing follows from it.
+    pub(crate) fn glance(&self) -> bool {
+        self.rows.back().is_some_and(|last| last.ts == self.oldest)
+    }
+
     /// How many rows of a frame count.
     pub(crate) fn count(&self, frame: usize) -> i64 {
-        let held = &self.held[frame];
+        let held = self.held[frame];
         let count = if self.frames[frame].argument.is_some() { held.count } else { held.to - held.from };
-        count.cast_signed()
+        count.into()
+    }
+
+    /// The values of a frame in their order, if it has them.
+    fn sorted(&self, frame: usize) -> Option<&Sorted> {
+        let place = self.frames[..frame].iter().filter(|before| before.sorted).count();
+        self.sorted.get(place).filter(|_| self.frames[frame].sorted)
     }
 
     pub(crate) fn distinct(&self, frame: usize) -> i64 {
-        (self.held[frame].sorted.len() as u64).cast_signed()
+        (self.sorted(frame).map_or(0, Sorted::len) as u64).cast_signed()
     }
 
     pub(crate) fn least(&self, frame: usize) -> Option<&Value> {
-        self.held[frame].sorted.first()
+        self.sorted(frame)?.first()
     }
 
     pub(crate) fn greatest(&self, frame: usize) -> Option<&Value> {
-        self.held[frame].sorted.last()
+        self.sorted(frame)?.last()
     }
 
     /// The values of a frame in the order of its rows; of more than `MOST_LISTED`, or more than so many bytes, some of the first and the last.
     pub(crate) fn values(&self, frame: usize, most_bytes: usize) -> Vec<&Value> {
-        let Held { from, to, count, .. } = self.held[frame];
+        let Held { from, to, count } = self.held[frame];
         if count == 0 {
             return Vec::new();
         }
         let there_are = || {
-            let rows = self.rows.range((from - self.dropped) as usize..(to - self.dropped) as usize);
+            let rows = self.rows.range(from as usize..to as usize);
             rows.filter_map(|row| self.frames[frame].argument.and_then(|argument| row.values[argument].as_ref()))
         };
-        if count <= MOST_LISTED as u64 && there_are().map(Value::len).sum::<usize>() <= most_bytes {
+        if count as usize <= MOST_LISTED && there_are().map(Value::len).sum::<usize>() <= most_bytes {
             return there_are().collect();
         }
         // One of each end, however long.
@@ -409,27 +358,11 @@ mod tests {
         }
     }
 
-    proptest! {
-        /// However many different values there are, or were.
-        #[test]
-        fn values_are_in_their_order_each_as_often_as_it_was_added(steps in prop::collection::vec((any::<bool>(), 0..40u8), 1..400)) {
-            let (mut sorted, mut list) = (Sorted::default(), BTreeMap::<u8, u32>::new());
-            for (adds, value) in steps {
-                let stands_for = Value::Text(Arc::from(format!("{value:02}")));
-                if adds {
-                    sorted.add(&stands_for);
-                    *list.entry(value).or_insert(0) += 1;
-                } else if let Some(times) = list.get_mut(&value) {
-                    sorted.remove(&stands_for);
-                    *times -= 1;
-                    list.retain(|_, times| *times > 0);
-                }
-                let text = |value: &u8| Value::Text(Arc::from(format!("{value:02}")));
-                prop_assert_eq!(sorted.len(), list.len());
-                prop_assert_eq!(sorted.first().cloned(), list.keys().next().map(text));
-                prop_assert_eq!(sorted.last().cloned(), list.keys().next_back().map(text));
-            }
-        }
+    /// There are as many as rules have keys, of all tenants together.
+    #[test]
+    fn a_partition_is_two_lines_of_memory() {
+        let (partition, row) = (size_of::<Partition>(), size_of::<Row>());
+        assert!(partition <= 128 && row <= 48, "a partition has {partition} bytes, a row {row}");
     }
 
     #[test]

@@ -6,12 +6,13 @@ mod due;
 mod far;
 mod places;
 mod saved;
+mod seldom;
 mod share;
 #[cfg(test)]
 mod tests;
 mod waiting;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use aegis_model::{SecurityEvent, TenantId, Timestamp};
@@ -23,13 +24,13 @@ pub use crate::bucket::Quotas;
 use crate::episode::KeyState;
 use crate::known::Known;
 use crate::name::{BucketName, Relevant};
-use crate::refused::Refused;
 use buckets::Buckets;
 pub(crate) use due::Numbers;
 use due::{Due, expire_step};
 pub(crate) use far::{Far, FarMost, FarTo, share_of};
 pub(crate) use saved::SavedKeys;
-use share::{Makers, bytes_of_key, give_back};
+use seldom::Seldom;
+use share::{bytes_of_key, give_back};
 
 /// Keyed anew in each process, as the standard library's is: what stands in a key is the caller's to choose.
 pub(crate) type Hasher = ahash::RandomState;
@@ -56,8 +57,6 @@ pub(crate) struct TenantState {
     pub(crate) buckets: Buckets,
     /// The tenant's number, once it is known.
     number: Option<usize>,
-    /// The buckets that have keys: few of them.
-    keyed: BTreeSet<String>,
     /// Up to where events were dropped.
     expired_to: Option<Timestamp>,
     /// No event in its buckets is older.
@@ -66,15 +65,7 @@ pub(crate) struct TenantState {
     is_noted: bool,
     events: usize,
     bytes: usize,
-    /// In all buckets, and what their texts take.
-    keys: usize,
-    key_bytes: usize,
-    /// What each agent made. None: all buckets together are less than one agent may make, and nobody has to know whose they are.
-    made_by: Option<Box<Makers>>,
-    /// The buckets of which instants wait for their decision, by the first of them.
-    awaiting: BTreeSet<(Timestamp, String)>,
-    /// What a full quota did not let in.
-    refused: Refused,
+    seldom: Option<Box<Seldom>>,
 }
 
 impl TenantState {
@@ -83,30 +74,26 @@ impl TenantState {
         Self {
             buckets: Buckets::default(),
             number,
-            keyed: BTreeSet::new(),
             expired_to: None,
             oldest: None,
             is_noted: false,
             events: 0,
             bytes: 0,
-            keys: 0,
-            key_bytes: 0,
-            made_by: None,
-            awaiting: BTreeSet::new(),
-            refused: Refused::default(),
+            seldom: None,
         }
     }
 
     /// True if nothing of it is from before `before`, as is known without looking into its buckets.
     fn keeps_all(&self, before: Timestamp) -> bool {
-        self.keyed.is_empty() && self.refused.is_empty() && self.oldest.is_some_and(|oldest| oldest >= before)
+        !self.has_keys() && !self.has_refused() && self.oldest.is_some_and(|oldest| oldest >= before)
     }
 
     /// The keys there are, each with what it may change in it.
     pub(crate) fn each_key(&mut self, mut work: impl FnMut(&mut KeyState)) {
-        for name in &self.keyed {
-            if let Some(bucket) = self.buckets.get_mut(name) {
-                bucket.keys.values_mut().for_each(&mut work);
+        let Self { buckets, seldom, .. } = self;
+        for name in seldom.iter().flat_map(|seldom| &seldom.keyed) {
+            if let Some(bucket) = buckets.get_mut(name) {
+                bucket.keys_mut().for_each(|(_, key)| work(key));
             }
         }
     }
@@ -198,7 +185,7 @@ impl RuleState {
                 || state.buckets.len() >= quotas.keys_per_tenant;
             // The first whose agent may make one more makes it.
             while let Some(one) = events.next_if(|one| is_full || !state.has_share(one.event.agent_id.as_deref(), quotas)) {
-                state.refused.note(name.text(), one.event.ts);
+                state.seldom().refused.note(name.text(), one.event.ts);
                 each(one, Kept::Refused);
             }
             let Some(first) = events.peek() else {
@@ -208,7 +195,7 @@ impl RuleState {
                 return None;
             };
             made = Some(state.make(name, first.event.agent_id.as_deref()));
-            if is_new && !state.refused.is_empty() {
+            if is_new && state.has_refused() {
                 due.note(tenant, state);
             }
         }
@@ -267,7 +254,7 @@ impl RuleState {
             None => self.tenants.get_mut(named.tenant)?,
         };
         // Most tenants have none.
-        if state.keyed.is_empty() || !state.keyed.contains(named.bucket) {
+        if !state.is_keyed(named.bucket) {
             return None;
         }
         match place {
@@ -315,7 +302,7 @@ impl RuleState {
 
     /// The newest event of a bucket that a quota has taken, or did not let in.
     pub(crate) fn lost_to(&self, tenant: &TenantId, bucket: &str) -> Option<Timestamp> {
-        self.tenants.get(tenant)?.buckets.get(bucket)?.lost_to
+        self.tenants.get(tenant)?.buckets.get(bucket)?.lost_to()
     }
 
     /// Forgets the events before `before` of the tenant that stands at a place, and buckets that hold nothing any more; of a window of so many microseconds
@@ -333,42 +320,51 @@ impl RuleState {
         }
         let (mut dropped, mut bytes, mut keys, mut key_bytes) = (0, 0, 0, 0);
         let mut oldest_of_all: Option<Timestamp> = None;
-        let TenantState { buckets, keyed, made_by, awaiting, refused, .. } = &mut **state;
-        refused.forget(before);
+        let TenantState { buckets, seldom, .. } = &mut **state;
+        let mut seldom = seldom.as_deref_mut();
+        if let Some(seldom) = &mut seldom {
+            seldom.refused.forget(before);
+        }
         buckets.retain(|name, bucket| {
             let (events_before, bytes_before) = (bucket.events().len(), bucket.bytes);
             bucket.expire(before);
             dropped += events_before - bucket.events().len();
             bytes += bytes_before - bucket.bytes;
             let mut gone = 0;
-            bucket.keys.retain(|text, key| {
+            bucket.retain_keys(|text, key| {
                 gone += if key.is_empty() { bytes_of_key(name.text(), text) } else { 0 };
                 !key.is_empty()
             });
-            keys += bucket.keys.len();
+            let left = bucket.key_count();
+            keys += left;
             key_bytes += gone;
-            if gone > 0 && bucket.keys.is_empty() {
-                keyed.remove(name.text());
-            }
-            let stays = !bucket.events().is_empty() || !bucket.keys.is_empty();
+            let stays = !bucket.events().is_empty() || left > 0;
             if let Some(oldest) = bucket.oldest() {
                 oldest_of_all = Some(oldest_of_all.map_or(oldest, |other| other.min(oldest)));
             }
-            if let (Some(agent), Some(made_by)) = (bucket.made_by, made_by.as_deref_mut()) {
+            // Where there is none, there were no keys, and nothing waits.
+            let Some(seldom) = &mut seldom else { return stays };
+            if gone > 0 && left == 0 {
+                seldom.keyed.remove(name.text());
+            }
+            if let (Some(agent), Some(made_by)) = (bucket.made_by, seldom.made_by.as_deref_mut()) {
                 give_back(made_by, agent, gone, !stays);
             }
-            if let Some(first) = bucket.awaits.filter(|_| !stays) {
-                awaiting.remove(&(first, name.text().to_owned()));
+            if let Some(first) = bucket.awaits().filter(|_| !stays) {
+                seldom.awaiting.remove(&(first, name.text().to_owned()));
             }
             stays
         });
         state.events -= dropped;
         self.events -= dropped;
         state.bytes -= bytes;
-        state.keys = keys;
-        state.key_bytes -= key_bytes;
+        if let Some(seldom) = &mut state.seldom {
+            seldom.keys = keys;
+            seldom.key_bytes -= key_bytes;
+        }
+        state.tidy();
         state.oldest = oldest_of_all;
-        let stays = !state.buckets.is_empty() || !state.refused.is_empty();
+        let stays = !state.buckets.is_empty() || state.has_refused();
         if !stays {
             self.remove_at(place);
         }
@@ -397,11 +393,11 @@ impl RuleState {
     }
 
     pub(crate) fn key_mut(&mut self, tenant: &TenantId, bucket: &str, text: &str) -> Option<&mut KeyState> {
-        self.tenants.get_mut(tenant)?.buckets.get_mut(bucket)?.keys.get_mut(text)
+        self.tenants.get_mut(tenant)?.buckets.get_mut(bucket)?.key_mut(text)
     }
 
     /// Every key.
     pub(crate) fn keys_mut(&mut self) -> impl Iterator<Item = &mut KeyState> {
-        self.tenants.values_mut().flat_map(|t| t.buckets.values_mut()).flat_map(|b| b.keys.values_mut())
+        self.tenants.values_mut().flat_map(|t| t.buckets.values_mut()).flat_map(|b| b.keys_mut()).map(|(_, key)| key)
     }
 }

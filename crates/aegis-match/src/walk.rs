@@ -103,6 +103,10 @@ impl Walk {
             let fresh = || Box::new(Threads::beginning_at(number, &endings.recognizer));
             self.threads.get_or_insert_with(fresh).push(&shown.columns, row)?;
         }
+        if self.rows.len() == self.rows.capacity() {
+            // Of many walks it stays the only one, or one of a few: by half of what there is, and not by all of it.
+            self.rows.reserve_exact((self.rows.len() / 2).max(1));
+        }
         self.rows.push_back(Row { ts, marks: shown.marks[row], place, next: 0, decided_by: 0 });
         Ok(())
     }

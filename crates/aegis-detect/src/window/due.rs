@@ -131,11 +131,11 @@ impl RuleState {
 impl TenantState {
     /// Up to which time of the tenant's there is nothing to settle, unless something new comes that is older than all there is.
     fn rests_to(&self, window_micros: i64) -> Timestamp {
-        let Some(last) = self.expired_to.filter(|_| self.keyed.is_empty()) else { return NOW };
+        let Some(last) = self.expired_to.filter(|_| !self.has_keys()) else { return NOW };
         let by_step = last.plus_micros(window_micros).plus_micros(expire_step(window_micros));
         match self.oldest {
             // Until then no event of it leaves the window.
-            Some(oldest) if self.refused.is_empty() => by_step.max(left_at(oldest, window_micros)),
+            Some(oldest) if !self.has_refused() => by_step.max(left_at(oldest, window_micros)),
             _ => by_step,
         }
     }

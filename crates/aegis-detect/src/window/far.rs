@@ -100,7 +100,7 @@ impl TenantState {
         part.events.sort_by(|a, b| a.order_key().cmp(&b.order_key()));
         if waits {
             let mut left = most / 4;
-            for (name, lost_to) in self.buckets.iter().filter_map(|(name, bucket)| Some((name, bucket.lost_to?))) {
+            for (name, lost_to) in self.buckets.iter().filter_map(|(name, bucket)| Some((name, bucket.lost_to()?))) {
                 match left.checked_sub(BYTES_OF_AN_EVENT + name.text().len()) {
                     Some(rest) => {
                         left = rest;
@@ -109,7 +109,7 @@ impl TenantState {
                     None => part.cut_to(Some(lost_to)),
                 }
             }
-            part.refused = self.refused.newest_of_all();
+            part.refused = self.seldom.as_ref().and_then(|seldom| seldom.refused.newest_of_all());
         }
         part
     }
@@ -167,11 +167,11 @@ impl RuleState {
         }
         let number = self.tenant_or_new(tenant);
         let Some((_, state)) = self.tenants.get_index_mut(number) else { return };
-        state.refused.note_all(part.refused);
+        state.seldom().refused.note_all(part.refused);
         for (name, lost_to) in &part.taken {
             match state.buckets.get_mut(name) {
-                Some(bucket) => bucket.lost_to = bucket.lost_to.max(Some(*lost_to)),
-                None => state.refused.note(name, *lost_to),
+                Some(bucket) => bucket.lose_to(Some(*lost_to)),
+                None => state.seldom().refused.note(name, *lost_to),
             }
         }
     }

@@ -32,14 +32,16 @@ impl RuleState {
         places
     }
 
-    /// Glances at what is to be settled of the tenants of these numbers, for the same reason: an event is let go of where its count is.
+    /// Glances at what is to be settled of the tenants of these numbers, for the same reason: an event is let go of where its count is, and a row where it
+    /// lies.
     pub(crate) fn glance(&self, numbers: impl Iterator<Item = usize>) {
         if self.tenants.len() <= NEAR {
             return;
         }
         let states = numbers.filter_map(|number| Some(self.tenants.get_index(self.place_of_number(number)?)?.1));
-        let oldest = states.filter_map(|state| state.buckets.values().next()?.events().first());
-        let _seen = std::hint::black_box(oldest.fold(0, |seen, event| seen ^ Arc::strong_count(event)));
+        let first = states.filter_map(|state| state.buckets.values().next());
+        let seen = first.map(|bucket| bucket.glance() ^ bucket.events().first().map_or(0, Arc::strong_count));
+        let _seen = std::hint::black_box(seen.fold(0, |all, one| all ^ one));
     }
 
     /// Where a tenant stands that may have this number, and whether it is new there.

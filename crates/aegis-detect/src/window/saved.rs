@@ -18,20 +18,22 @@ impl RuleState {
     pub(crate) fn told_bytes(&self) -> impl Iterator<Item = (&TenantId, usize)> {
         self.tenants.iter().map(|(tenant, state)| {
             let of_bucket = |(name, bucket): (&BucketName, &Bucket)| {
-                let told = bucket.keys.iter().filter(|(_, key)| key.has_told());
+                let told = bucket.keys().filter(|(_, key)| key.has_told());
                 let bytes: usize = told.map(|(text, key)| key.told_bytes(text)).sum();
                 if bytes == 0 { 0 } else { bytes + json_bytes(name.text()) }
             };
-            (tenant, state.buckets.iter().map(of_bucket).sum::<usize>())
+            // Most tenants have none, and are far away.
+            let bytes = if state.has_keys() { state.buckets.iter().map(of_bucket).sum::<usize>() } else { 0 };
+            (tenant, bytes)
         })
     }
 
     /// What was told of keys, but for those of the tenants that are left out.
     pub(crate) fn save_keys(&self, left_out: &BTreeSet<TenantId>) -> SavedKeys {
         let mut saved = SavedKeys::new();
-        for (tenant, state) in self.tenants.iter().filter(|(tenant, _)| !left_out.contains(tenant)) {
+        for (tenant, state) in self.tenants.iter().filter(|(tenant, state)| state.has_keys() && !left_out.contains(tenant)) {
             for (name, bucket) in state.buckets.iter() {
-                let keys = bucket.keys.iter().filter(|(_, k)| k.has_told()).map(|(text, key)| (text.clone(), key.told()));
+                let keys = bucket.keys().filter(|(_, k)| k.has_told()).map(|(text, key)| (text.clone(), key.told()));
                 let keys: BTreeMap<String, KeyState> = keys.collect();
                 if !keys.is_empty() {
                     saved.entry(tenant.clone()).or_default().insert(name.text().to_owned(), keys);
@@ -47,15 +49,16 @@ impl RuleState {
             let Some((_, state)) = self.tenants.get_index_mut(number) else { continue };
             self.due.note(&tenant, state);
             for (name, keys) in buckets {
-                state.keys += keys.len();
+                let seldom = state.seldom();
+                seldom.keys += keys.len();
                 if !keys.is_empty() {
-                    state.keyed.insert(name.clone());
+                    seldom.keyed.insert(name.clone());
                 }
-                state.key_bytes += keys.keys().map(|text| bytes_of_key(&name, text)).sum::<usize>();
+                seldom.key_bytes += keys.keys().map(|text| bytes_of_key(&name, text)).sum::<usize>();
                 let known = state.buckets.place_of_text(&name);
                 let place = known.unwrap_or_else(|| state.buckets.add(BucketName::new(&tenant, &name), Bucket::default()));
                 if let Some(bucket) = state.buckets.at_mut(place) {
-                    bucket.keys = keys;
+                    bucket.set_keys(keys);
                 }
             }
         }

@@ -31,10 +31,11 @@ impl TenantState {
         let Some(agent) = agent else { return true };
         let (most, most_bytes) = (quotas.keys_per_agent(), quotas.key_bytes_per_agent());
         // Who made how many is counted where it can come to that.
-        if self.buckets.len() < most && self.key_bytes < most_bytes {
+        if self.buckets.len() < most && self.weight_of_keys().1 < most_bytes {
             return true;
         }
-        let Self { made_by, buckets, .. } = self;
+        let Self { seldom, buckets, .. } = self;
+        let made_by = &mut seldom.get_or_insert_default().made_by;
         let made_by =
             made_by.get_or_insert_with(|| Box::new(made_of(buckets.iter().map(|(name, bucket)| (name.text(), bucket)))));
         made_by.get(&Maker::of(agent)).is_none_or(|made| made.buckets < most && made.key_bytes < most_bytes)
@@ -43,11 +44,13 @@ impl TenantState {
     /// Makes a bucket that is not there, and answers where it stands.
     pub(super) fn make(&mut self, name: &BucketName, agent: Option<&str>) -> usize {
         let made_by = agent.map(Maker::of);
-        if let (Some(agent), Some(counted)) = (made_by, &mut self.made_by) {
-            counted.entry(agent).or_default().buckets += 1;
-        }
         let mut bucket = Bucket::made_by(made_by);
-        bucket.lost_to = self.refused.newest(name.text());
+        if let Some(seldom) = &mut self.seldom {
+            if let (Some(agent), Some(counted)) = (made_by, &mut seldom.made_by) {
+                counted.entry(agent).or_default().buckets += 1;
+            }
+            bucket.lose_to(seldom.refused.newest(name.text()));
+        }
         self.buckets.add(name.clone(), bucket)
     }
 }
@@ -59,7 +62,7 @@ fn made_of<'a>(buckets: impl Iterator<Item = (&'a str, &'a Bucket)>) -> Makers {
         if let Some(agent) = bucket.made_by {
             let made = made_by.entry(agent).or_default();
             made.buckets += 1;
-            made.key_bytes += bucket.keys.keys().map(|text| bytes_of_key(name, text)).sum::<usize>();
+            made.key_bytes += bucket.keys().map(|(text, _)| bytes_of_key(name, text)).sum::<usize>();
         }
     }
     made_by
@@ -91,31 +94,33 @@ impl RuleState {
         let Self { tenants, due, .. } = self;
         let (_, state) = tenants.get_index_mut(number)?;
         let known = state.buckets.get(bucket);
-        if !known.is_some_and(|bucket| bucket.keys.contains_key(text)) {
+        if !known.is_some_and(|bucket| bucket.has_key(text)) {
             let is_new = known.is_none();
             let has_room = !is_new || (state.buckets.len() < quotas.keys_per_tenant && state.has_share(agent, quotas));
-            if state.keys >= quotas.keys_per_tenant || state.key_bytes >= quotas.key_bytes_per_tenant || !has_room {
+            let (keys, key_bytes) = state.weight_of_keys();
+            if keys >= quotas.keys_per_tenant || key_bytes >= quotas.key_bytes_per_tenant || !has_room {
                 return None;
             }
             if is_new {
                 state.make(&BucketName::new(tenant, bucket), agent);
             }
             let bytes = bytes_of_key(bucket, text);
-            if state.keyed.is_empty() {
+            if !state.has_keys() {
                 due.note(tenant, state);
             }
-            if !state.keyed.contains(bucket) {
-                state.keyed.insert(bucket.to_owned());
-            }
-            state.keys += 1;
-            state.key_bytes += bytes;
             let made_by = state.buckets.get(bucket).and_then(|bucket| bucket.made_by);
-            if let (Some(agent), Some(counted)) = (made_by, &mut state.made_by)
+            let seldom = state.seldom();
+            if !seldom.keyed.contains(bucket) {
+                seldom.keyed.insert(bucket.to_owned());
+            }
+            seldom.keys += 1;
+            seldom.key_bytes += bytes;
+            if let (Some(agent), Some(counted)) = (made_by, &mut seldom.made_by)
                 && let Some(made) = counted.get_mut(&agent)
             {
                 made.key_bytes += bytes;
             }
         }
-        Some(state.buckets.get_mut(bucket)?.keys.entry(text.to_owned()).or_default())
+        Some(state.buckets.get_mut(bucket)?.key_or_new(text))
     }
 }

@@ -110,6 +110,13 @@ fn nothing_is_settled_before_the_oldest_event_leaves_the_window() {
     assert!(state.rests(number, at(210)) && !state.rests(number, at(211)));
 }
 
+/// There are as many as rules have tenants.
+#[test]
+fn a_tenants_state_with_its_first_bucket_is_four_lines_of_memory() {
+    let bytes = size_of::<TenantState>();
+    assert!(bytes <= 256, "a tenant's state has {bytes} bytes");
+}
+
 proptest! {
     /// L-PLACES: what is known of a tenant is the same whether it is found by its place, and asked for where it does not rest, or by its name and each time;
     /// and of who fell silent nothing is left.
@@ -283,8 +290,8 @@ fn long_keys_are_bounded_as_many_are() {
     assert_eq!([10, 11].map(|n| key(&mut state, "fourth", n)), [true, false], "the tenant has as much as it may have");
     // A restart counts the same.
     let mut again = RuleState::default();
-    let of = |state: &RuleState| state.tenants[&tenant].key_bytes;
-    let told = |bucket: &Bucket| bucket.keys.clone();
+    let of = |state: &RuleState| state.tenants[&tenant].weight_of_keys();
+    let told = |bucket: &Bucket| bucket.keys().map(|(text, key)| (text.clone(), key.clone())).collect::<BTreeMap<_, _>>();
     let saved = state.tenants[&tenant].buckets.iter().map(|(name, bucket)| (name.text().to_owned(), told(bucket))).collect();
     again.load_keys(SavedKeys::from([(tenant.clone(), saved)]));
     assert_eq!(of(&again), of(&state));
