@@ -193,6 +193,7 @@ mod tests {
     use crate::rule::Rule;
     use crate::ruleset::{RuleSet, shipped_text};
     use crate::scope::Scope;
+    use crate::windows::Origin;
     use aegis_model::{Decision, EventKind, TenantId};
 
     fn plan(seconds: u32, counted: &str, condition: &str) -> RulePlan {
@@ -296,6 +297,40 @@ mod tests {
         let alone = plan(10, "count(*)", "decision = 'allow'");
         let own = begin(alone.follows().unwrap(), there.to_vec(), &sides, &names).unwrap();
         assert!(matches!(own, Events::Own(_)));
+    }
+
+    #[test]
+    fn what_rules_make_later_of_what_is_kept_is_their_own() {
+        let (names, sides) = (SharedNames::default(), Sides::default());
+        let mut plans = [1, 2].map(|seconds| plan(seconds, "count(*)", "decision = 'deny'"));
+        plans.iter_mut().for_each(|plan| plan.share(&mut names.lock().beginnings));
+        let pipeline = plans[0].follows().unwrap();
+        let denied = |n| Arc::new(SecurityEvent { decision: Some(Decision::Deny), ..SecurityEvent::clone(&event(n)) });
+        let events = begin(pipeline, vec![denied(1), denied(2)], &sides, &names).unwrap();
+        let made = events.batch().made_bytes();
+        let origins = [1, 2].map(|ts| Origin { bucket: 0, ts, place: 0, event: 0 }).to_vec();
+        let (mut frames, mut rows) = ([pipeline.frames()], 0);
+        let ran = pipeline.run(&events, origins, &mut frames, |found, _| {
+            rows += found.num_rows();
+            Ok(())
+        });
+        ran.unwrap();
+        assert!(matches!(events, Events::Begun(_)));
+        // All of them are matches, of which it said whose they are.
+        assert_eq!((rows, events.batch().made_bytes()), (2, made));
+    }
+
+    /// The attack: a tenant has copies of what everybody has, so that what is made is kept for rules that never ask for it.
+    #[test]
+    fn for_a_tenants_own_rules_nothing_is_kept() {
+        let names = SharedNames::default();
+        let own = Scope::Only(TenantId::new("t").unwrap());
+        let rules = [Scope::default(), own.clone(), own].map(|scope| {
+            let (rule, plan) = planned(10, "count(*)", "decision = 'deny'");
+            RunningRule::new(rule, plan, scope, Sides::default(), Arc::clone(&names))
+        });
+        assert!(rules.iter().all(|running| shared(running.plan.follows().unwrap()).is_none()));
+        assert_eq!(names.lock().beginnings.known.len(), 1, "everybody's");
     }
 
     #[test]

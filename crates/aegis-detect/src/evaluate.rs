@@ -129,7 +129,10 @@ pub(crate) type TouchedKeys = BTreeSet<(TenantId, String, String)>;
 
 impl RunningRule {
     pub(crate) fn new(rule: Rule, mut plan: RulePlan, scope: Scope, sides: Sides, names: SharedNames) -> Self {
-        plan.share(&mut names.lock().beginnings);
+        // A tenant's own rules make what they need for themselves: else who copies what everybody has leaves no room for it.
+        if scope.owner().is_none() {
+            plan.share(&mut names.lock().beginnings);
+        }
         let stats = RuleStats {
             rule_id: rule.header.id.clone(),
             name: rule.header.name.clone(),
