@@ -4,10 +4,12 @@
 //! order. What is known of keys, and kept, is each rule's own.
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::fmt;
+use std::hash::{DefaultHasher, Hasher};
 use std::sync::{Arc, Weak};
 
 use aegis_model::{SecurityEvent, Timestamp};
+use aegis_sql::tree;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::error::Result;
@@ -25,8 +27,7 @@ use crate::windows::{Prepared, Read};
 const MOST_EVENTS: usize = 131_072;
 const MOST_BYTES: usize = 64 << 20;
 
-/// How a query begins: all that goes before its first windows, and what these read.
-#[derive(Debug, PartialEq)]
+/// How a query begins: all that goes before its first windows, and what these read. Of its plan nothing is derived: see [`aegis_sql::tree`].
 pub(crate) struct Beginning {
     hash: u64,
     plan: LogicalPlan,
@@ -36,10 +37,25 @@ pub(crate) struct Beginning {
 }
 
 impl Beginning {
-    pub(crate) fn new(plan: LogicalPlan, steps: Vec<Option<SchemaRef>>, read: Read) -> Self {
+    pub(crate) fn new(plan: &LogicalPlan, steps: Vec<Option<SchemaRef>>, read: Read) -> Self {
         let mut hasher = DefaultHasher::new();
-        plan.hash(&mut hasher);
-        Self { hash: hasher.finish(), plan, steps, read }
+        tree::hash_plan(plan, &mut hasher);
+        Self { hash: hasher.finish(), plan: tree::copied_plan(plan), steps, read }
+    }
+}
+
+impl PartialEq for Beginning {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash == other.hash
+            && self.steps == other.steps
+            && self.read == other.read
+            && tree::same_plan(&self.plan, &other.plan)
+    }
+}
+
+impl fmt::Debug for Beginning {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Beginning").field("hash", &self.hash).finish_non_exhaustive()
     }
 }
 

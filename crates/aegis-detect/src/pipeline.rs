@@ -173,7 +173,7 @@ impl Draft<'_> {
         let Pipeline { steps, beginning, begins, .. } = &mut self.pipeline;
         if beginning.is_none() && !self.of_matches {
             let schemas = steps.iter().map(|step| step.schema().cloned()).collect();
-            *beginning = Some(Arc::new(Beginning::new(plan.clone(), schemas, read.clone())));
+            *beginning = Some(Arc::new(Beginning::new(plan, schemas, read.clone())));
             *begins = steps.len();
         }
     }
