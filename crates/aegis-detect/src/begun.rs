@@ -26,6 +26,8 @@ use crate::windows::{Prepared, Read};
 /// the caller's to choose.
 const MOST_EVENTS: usize = 131_072;
 const MOST_BYTES: usize = 64 << 20;
+/// In so many pieces at most: who looks for one goes through them. A rule that is shown each tenant's events by themselves, for one tenant's fail, makes very many.
+const MOST_PIECES: usize = 1024;
 
 /// How a query begins: all that goes before its first windows, and what these read. Of its plan nothing is derived: see [`aegis_sql::tree`].
 pub(crate) struct Beginning {
@@ -130,7 +132,8 @@ impl Beginnings {
 
     fn put(&mut self, of: &Arc<Beginning>, begun: &Arc<Begun>) {
         let (left, count, bytes) = (others(of), begun.events.rows().len(), begun.bytes());
-        if left > 0 && self.events + count <= MOST_EVENTS && self.bytes.saturating_add(bytes) <= MOST_BYTES {
+        let has_room = self.made.len() < MOST_PIECES && self.events + count <= MOST_EVENTS;
+        if left > 0 && has_room && self.bytes.saturating_add(bytes) <= MOST_BYTES {
             self.events += count;
             self.bytes += bytes;
             self.made.push(Made { of: Arc::downgrade(of), begun: Arc::clone(begun), bytes, left });
@@ -310,6 +313,11 @@ mod tests {
         names.lock().beginnings.bytes = MOST_BYTES;
         let unkept = begun(0, &there);
         assert!(!Arc::ptr_eq(&unkept, &begun(1, &there)) && names.lock().beginnings.made.is_empty());
+        names.lock().beginnings.clear();
+        for n in 0..=MOST_PIECES {
+            begun(0, &[event(n.try_into().unwrap())]);
+        }
+        assert_eq!(kept(), (MOST_PIECES, MOST_PIECES));
         let alone = plan(10, "count(*)", "decision = 'allow'");
         let own = begin(alone.follows().unwrap(), there.to_vec(), &sides, &names).unwrap();
         assert!(matches!(own, Events::Own(_)));
