@@ -4,10 +4,12 @@
 //! order. What is known of keys, and kept, is each rule's own.
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::fmt;
+use std::hash::{DefaultHasher, Hasher};
 use std::sync::{Arc, Weak};
 
 use aegis_model::{SecurityEvent, Timestamp};
+use aegis_sql::tree;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::error::Result;
@@ -24,9 +26,10 @@ use crate::windows::{Prepared, Read};
 /// the caller's to choose.
 const MOST_EVENTS: usize = 131_072;
 const MOST_BYTES: usize = 64 << 20;
+/// In so many pieces at most: who looks for one goes through them. A rule that is shown each tenant's events by themselves, for one tenant's fail, makes very many.
+const MOST_PIECES: usize = 1024;
 
-/// How a query begins: all that goes before its first windows, and what these read.
-#[derive(Debug, PartialEq)]
+/// How a query begins: all that goes before its first windows, and what these read. Of its plan nothing is derived: see [`aegis_sql::tree`].
 pub(crate) struct Beginning {
     hash: u64,
     plan: LogicalPlan,
@@ -36,10 +39,25 @@ pub(crate) struct Beginning {
 }
 
 impl Beginning {
-    pub(crate) fn new(plan: LogicalPlan, steps: Vec<Option<SchemaRef>>, read: Read) -> Self {
+    pub(crate) fn new(plan: &LogicalPlan, steps: Vec<Option<SchemaRef>>, read: Read) -> Self {
         let mut hasher = DefaultHasher::new();
-        plan.hash(&mut hasher);
-        Self { hash: hasher.finish(), plan, steps, read }
+        tree::hash_plan(plan, &mut hasher);
+        Self { hash: hasher.finish(), plan: tree::copied_plan(plan), steps, read }
+    }
+}
+
+impl PartialEq for Beginning {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash == other.hash
+            && self.steps == other.steps
+            && self.read == other.read
+            && tree::same_plan(&self.plan, &other.plan)
+    }
+}
+
+impl fmt::Debug for Beginning {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Beginning").field("hash", &self.hash).finish_non_exhaustive()
     }
 }
 
@@ -114,7 +132,8 @@ impl Beginnings {
 
     fn put(&mut self, of: &Arc<Beginning>, begun: &Arc<Begun>) {
         let (left, count, bytes) = (others(of), begun.events.rows().len(), begun.bytes());
-        if left > 0 && self.events + count <= MOST_EVENTS && self.bytes.saturating_add(bytes) <= MOST_BYTES {
+        let has_room = self.made.len() < MOST_PIECES && self.events + count <= MOST_EVENTS;
+        if left > 0 && has_room && self.bytes.saturating_add(bytes) <= MOST_BYTES {
             self.events += count;
             self.bytes += bytes;
             self.made.push(Made { of: Arc::downgrade(of), begun: Arc::clone(begun), bytes, left });
@@ -193,6 +212,7 @@ mod tests {
     use crate::rule::Rule;
     use crate::ruleset::{RuleSet, shipped_text};
     use crate::scope::Scope;
+    use crate::windows::Origin;
     use aegis_model::{Decision, EventKind, TenantId};
 
     fn plan(seconds: u32, counted: &str, condition: &str) -> RulePlan {
@@ -293,9 +313,48 @@ mod tests {
         names.lock().beginnings.bytes = MOST_BYTES;
         let unkept = begun(0, &there);
         assert!(!Arc::ptr_eq(&unkept, &begun(1, &there)) && names.lock().beginnings.made.is_empty());
+        names.lock().beginnings.clear();
+        for n in 0..=MOST_PIECES {
+            begun(0, &[event(n.try_into().unwrap())]);
+        }
+        assert_eq!(kept(), (MOST_PIECES, MOST_PIECES));
         let alone = plan(10, "count(*)", "decision = 'allow'");
         let own = begin(alone.follows().unwrap(), there.to_vec(), &sides, &names).unwrap();
         assert!(matches!(own, Events::Own(_)));
+    }
+
+    #[test]
+    fn what_rules_make_later_of_what_is_kept_is_their_own() {
+        let (names, sides) = (SharedNames::default(), Sides::default());
+        let mut plans = [1, 2].map(|seconds| plan(seconds, "count(*)", "decision = 'deny'"));
+        plans.iter_mut().for_each(|plan| plan.share(&mut names.lock().beginnings));
+        let pipeline = plans[0].follows().unwrap();
+        let denied = |n| Arc::new(SecurityEvent { decision: Some(Decision::Deny), ..SecurityEvent::clone(&event(n)) });
+        let events = begin(pipeline, vec![denied(1), denied(2)], &sides, &names).unwrap();
+        let made = events.batch().made_bytes();
+        let origins = [1, 2].map(|ts| Origin { bucket: 0, ts, place: 0, event: 0 }).to_vec();
+        let (mut frames, mut rows) = ([pipeline.frames()], 0);
+        let ran = pipeline.run(&events, origins, &mut frames, |found, _| {
+            rows += found.num_rows();
+            Ok(())
+        });
+        ran.unwrap();
+        assert!(matches!(events, Events::Begun(_)));
+        // All of them are matches, of which it said whose they are.
+        assert_eq!((rows, events.batch().made_bytes()), (2, made));
+    }
+
+    /// The attack: a tenant has copies of what everybody has, so that what is made is kept for rules that never ask for it.
+    #[test]
+    fn for_a_tenants_own_rules_nothing_is_kept() {
+        let names = SharedNames::default();
+        let own = Scope::Only(TenantId::new("t").unwrap());
+        let rules = [Scope::default(), own.clone(), own].map(|scope| {
+            let (rule, plan) = planned(10, "count(*)", "decision = 'deny'");
+            RunningRule::new(rule, plan, scope, Sides::default(), Arc::clone(&names))
+        });
+        assert!(rules.iter().all(|running| shared(running.plan.follows().unwrap()).is_none()));
+        assert_eq!(names.lock().beginnings.known.len(), 1, "everybody's");
     }
 
     #[test]

@@ -128,7 +128,7 @@ pub(crate) type TouchedKeys = BTreeSet<(TenantId, String, String)>;
 
 impl RunningRule {
     pub(crate) fn new(rule: Rule, mut plan: RulePlan, scope: Scope, sides: Sides, names: SharedNames) -> Self {
-        plan.share(&mut names.lock().beginnings);
+        plan.share_where(&scope, &mut names.lock().beginnings);
         let stats = RuleStats {
             rule_id: rule.header.id.clone(),
             name: rule.header.name.clone(),
@@ -319,7 +319,8 @@ impl RunningRule {
 
     /// With which rules it rests: those for every tenant that begin as it does, and contain if it does. None: no other begins so.
     pub(crate) fn rests_with(&self) -> Option<(usize, bool)> {
-        let beginning = begun::shared(self.plan.follows()?).filter(|_| self.scope.owner().is_none())?;
+        let pipeline = self.plan.follows().filter(|_| self.scope.owner().is_none())?;
+        let beginning = begun::shared(pipeline)?;
         Some((Arc::as_ptr(beginning).addr(), self.rule.header.contains()))
     }
 

@@ -83,10 +83,14 @@ impl Matter {
     /// The events of some lists, so many at a time at most: lists that fit together as one, and one that fits with no other as it is.
     pub(crate) fn at_a_time(lists: Vec<Arc<Self>>, most: usize) -> Vec<Arc<Self>> {
         let (mut parts, mut some): (Vec<Arc<Self>>, Vec<Arc<Self>>) = (Vec::new(), Vec::new());
+        // Added up as they come: there may be as many lists as events.
+        let mut count = 0;
         for list in lists {
-            if Self::count(&some) + list.events.len() > most {
+            if count + list.events.len() > most {
                 Self::cut(std::mem::take(&mut some), most, &mut parts);
+                count = 0;
             }
+            count += list.events.len();
             some.push(list);
         }
         Self::cut(some, most, &mut parts);

@@ -173,7 +173,7 @@ impl Draft<'_> {
         let Pipeline { steps, beginning, begins, .. } = &mut self.pipeline;
         if beginning.is_none() && !self.of_matches {
             let schemas = steps.iter().map(|step| step.schema().cloned()).collect();
-            *beginning = Some(Arc::new(Beginning::new(plan.clone(), schemas, read.clone())));
+            *beginning = Some(Arc::new(Beginning::new(plan, schemas, read.clone())));
             *begins = steps.len();
         }
     }
@@ -309,7 +309,9 @@ impl Pipeline {
             Some(Step::Windows(windows, _)) if rows.num_rows() > 0 => windows.prepare(&events, &rows, &origins)?,
             _ => Vec::new(),
         };
-        Ok(Begun { events, rows, places: origins.into_iter().map(|origin| origin.event).collect(), windows })
+        let places = origins.into_iter().map(|origin| origin.event).collect();
+        // What each makes of them later is its own.
+        Ok(Begun { events: events.closed(), rows, places, windows })
     }
 
     /// Rows of events, none of whose columns is made.
@@ -464,7 +466,7 @@ impl Left {
 
     fn column(&self, events: &EventBatch, column: usize) -> ArrayRef {
         match self {
-            Self::All => Arc::clone(events.column(column)),
+            Self::All => events.column_now(column),
             Self::Some(rows) => events.column_of(column, rows),
         }
     }

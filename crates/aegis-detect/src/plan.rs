@@ -33,6 +33,7 @@ use crate::reachable;
 use crate::row_pattern::RowPattern;
 use crate::rule::{Requires, Rule};
 use crate::schema::{ALERTS_TABLE, EventBatch, TABLE, View, column_index, column_name, is_text, schema_of};
+use crate::scope::Scope;
 use crate::shape::{self, INSTANT_OUT, Reach, Shape, TENANT_OUT};
 use crate::slot::{EventsTable, Slot};
 use crate::sql::SqlText;
@@ -156,6 +157,13 @@ impl RulePlan {
     pub(crate) fn share(&mut self, beginnings: &mut Beginnings) {
         let of_pattern = self.row_pattern.iter_mut().map(RowPattern::shown_mut);
         self.pipeline.iter_mut().chain(of_pattern).for_each(|pipeline| pipeline.share(beginnings));
+    }
+
+    /// The same of a rule that every tenant has. A tenant's own makes what it needs for itself: else who copies what everybody has leaves no room for it.
+    pub(crate) fn share_where(&mut self, scope: &Scope, beginnings: &mut Beginnings) {
+        if scope.owner().is_none() {
+            self.share(beginnings);
+        }
     }
 
     /// True if a run is about one instant, over what is seen of it there.

@@ -302,6 +302,8 @@ pub struct EventBatch {
     asked: Mutex<Asked>,
     /// Which of them pass the filters that were asked for.
     pub(crate) passed: Mutex<Passed>,
+    /// It keeps no more columns: others have it too, and what it takes was counted.
+    is_closed: bool,
 }
 
 /// The events of each value of a column.
@@ -318,12 +320,17 @@ impl EventBatch {
         let columns = (0..first_of_alerts() + ALERT_COLUMNS.len()).map(|_| OnceLock::new()).collect();
         let values = (0..COLUMNS.len()).map(|_| OnceLock::new()).collect();
         let (only, asked, passed) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Self { rows, columns, values, sides: None, tenants: OnceLock::new(), only, asked, passed }
+        Self { rows, columns, values, sides: None, tenants: OnceLock::new(), only, asked, passed, is_closed: false }
     }
 
     /// The same beside side tables, as they are when a column of theirs is first read.
     pub(crate) fn beside(self, sides: &Sides) -> Self {
         Self { sides: Some(Arc::clone(sides)), ..self }
+    }
+
+    /// The same, which keeps no more columns than it has.
+    pub(crate) fn closed(self) -> Self {
+        Self { is_closed: true, ..self }
     }
 
     /// The events of one tenant, as a batch that all its rules share.
@@ -403,6 +410,14 @@ impl EventBatch {
 
     pub(crate) fn column(&self, index: usize) -> &ArrayRef {
         self.columns[index].get_or_init(|| self.column_of(index, &self.rows))
+    }
+
+    /// A column, which is kept for the next who asks unless it keeps no more.
+    pub(crate) fn column_now(&self, index: usize) -> ArrayRef {
+        match self.columns[index].get() {
+            None if self.is_closed => self.column_of(index, &self.rows),
+            _ => Arc::clone(self.column(index)),
+        }
     }
 
     /// What the columns take that are made so far.

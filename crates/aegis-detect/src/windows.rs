@@ -107,7 +107,7 @@ struct Draft {
     frames: Vec<Frame>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 struct DraftArgument {
     value: Option<Expr>,
     filter: Option<Expr>,

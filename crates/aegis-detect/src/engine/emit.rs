@@ -75,7 +75,8 @@ impl RunningRule {
 
     fn settle(&mut self, one: &mut Settling<'_>, config: &EngineConfig, now: Timestamp, output: &mut TickOutput) {
         let Settling { tenant, final_before, number, .. } = *one;
-        if self.plan.sources.is_some() && self.scope.covers(tenant) {
+        let is_shown = self.plan.sources.is_some() && !one.finals.is_empty() && self.scope.covers(tenant);
+        if is_shown {
             self.take_alerts(&one.finals, config, output);
         }
         // Also where it rests; of nearly all rules nothing is lacking.
@@ -83,7 +84,8 @@ impl RunningRule {
             self.lacks_nothing_before(tenant, self.settled_to(final_before).plus_micros(-self.window_micros()));
         }
         let is_common = self.scope.owner().is_none();
-        if is_common && self.state.rests(number, final_before) {
+        // What it was shown just now is final too, and may be read by others before this look is over: nobody was asked for that yet.
+        if is_common && !is_shown && self.state.rests(number, final_before) {
             return;
         }
         let (window_micros, settled_to) = (self.window_micros(), self.settled_to(final_before));

@@ -1,6 +1,7 @@
 //! What window functions read of rows, made before it is asked whose these are: it is the same for all rules that read the same of them.
 //! Promises what the query engine's own operator would read of each row by itself.
 
+use std::fmt;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
@@ -13,7 +14,7 @@ use crate::schema::EventBatch;
 use crate::sliding::Value;
 
 /// What the groups of a node read of rows, whatever they make of it: of each what splits a bucket, and the arguments.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 pub(crate) struct Read(Vec<(Vec<Expr>, Vec<DraftArgument>)>);
 
 /// The same of some rows, made before it is asked whose they are.
@@ -34,6 +35,12 @@ pub(crate) enum Given<'a> {
 impl Read {
     pub(super) fn of(groups: impl Iterator<Item = (Vec<Expr>, Vec<DraftArgument>)>) -> Self {
         Self(groups.collect())
+    }
+}
+
+impl fmt::Debug for Read {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Read").field("groups", &self.0.len()).finish_non_exhaustive()
     }
 }
 

@@ -219,6 +219,18 @@ fn an_alert_is_read_when_it_is_final_at_the_time_of_its_last_evidence() {
     assert_eq!(several.event_ids, [1, 2].map(uuid::Uuid::from_u128));
 }
 
+/// Of who rested, for nothing was there, it is known within the same look that there is something: a log's last look is the last.
+#[test]
+fn what_stands_on_an_alert_that_becomes_final_with_the_last_look_is_told() {
+    let mut engine = engine(false);
+    // Everybody is asked once, and rests.
+    let first = engine.tick(vec![deny_at(100, 1), deny_at(103, 2)]);
+    let mut told: Vec<String> = first.alerts.into_iter().chain(engine.finish().alerts).map(|alert| alert.rule_name).collect();
+    told.retain(|name| ON_RULES.contains(&name.as_str()));
+    told.sort();
+    assert_eq!(told, ["both", "each", "several"]);
+}
+
 #[test]
 fn a_rule_that_stands_on_itself_does_not_load_and_the_way_is_named() {
     let on = |name: &'static str, sources: &str| {
