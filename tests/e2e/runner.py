@@ -5,6 +5,7 @@ import importlib.util
 import io
 import os
 import pathlib
+import re
 import subprocess
 import tempfile
 import unittest
@@ -12,6 +13,7 @@ from unittest import mock
 
 import beside
 import edges
+import nats
 import run
 from behind import Behind
 from harness import REPOSITORY
@@ -73,3 +75,14 @@ class Runner(unittest.TestCase):
         self.assertEqual(files, set(run.GROUPS))
         self.assertLessEqual(set(run.LONGEST) | run.SPLIT | run.ALONE, files)
         self.assertLessEqual(edges.EdgesOnDebian.ITS_PART, set(dir(edges.Edges)))
+
+    def test_groups_on_a_machine_of_many_cores_share_no_port_with_each_other_nor_with_the_crates(self):
+        of_crates = (REPOSITORY / "crates/aegis-bus/tests/nats/port.rs").read_text()
+        end_of_crates = int(re.search(r"OF_OTHERS: u16 = ([\d_]+);", of_crates)[1])
+        for shares in (1, 2, 64):
+            ports = []
+            for share in range(shares):
+                with mock.patch.dict(os.environ, {"AEGIS_E2E_PORTS": f"{share}/{shares}"}), mock.patch.object(pathlib.Path, "read_text", lambda _: "32768\t60999"):
+                    ports += nats.own_ports()
+            self.assertEqual(len(ports), len(set(ports)))
+            self.assertTrue(end_of_crates <= min(ports) and max(ports) < 32768)
