@@ -6,6 +6,9 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 export AEGIS_BIN := $(TARGET_DIR)/release/aegis
 CARGO_FLAGS := --release --locked
 FUZZ_SECONDS ?= 300
+# What scripts/phases.py says on the command line: not what a shell happens to have under these names.
+BUILT :=
+EXCHANGES :=
 # What only compiles lets those go first who wait for an answer beside it.
 YIELDING := nice -n 10
 # Many tests of the crates wait: for a server, a deadline, a kill. Twice as many at a time as there are cores.

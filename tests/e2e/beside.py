@@ -10,6 +10,8 @@ import time
 from behind import Behind, end_all, end_as_by_ctrl_c, wait_for_some
 from printer import Counts
 
+# What runs a group.
+PROGRAM = "run.py"
 # So long may a group take to end when it is asked to.
 LAST_WORDS_S = 10
 
@@ -19,14 +21,15 @@ class Group(Behind):
         self.share = share
         self._folder = tempfile.TemporaryDirectory(prefix="aegis-group-")
         self._counts = pathlib.Path(self._folder.name) / "counts"
-        command = [sys.executable, "run.py", "--counts", self._counts, *arguments]
+        command = [sys.executable, PROGRAM, "--counts", self._counts, *arguments]
         super().__init__(name, command, env=os.environ | {"AEGIS_E2E_PORTS": f"{share}/{shares}"})
 
     def counts(self):
         """Ends it. One that ended without counting has failed, whatever it said before."""
         returncode = self.close()
-        counts = Counts(**json.loads(self._counts.read_text())) if self._counts.exists() else Counts()
-        if not counts.failed and returncode != 0:
+        has_counted = self._counts.exists()
+        counts = Counts(**json.loads(self._counts.read_text())) if has_counted else Counts()
+        if not counts.failed and (returncode != 0 or not has_counted):
             print(f"FAIL  {self.name:<11} ended with exit code {returncode}", flush=True)
             counts += Counts(failed=1)
         self._folder.cleanup()

@@ -323,12 +323,30 @@ impl Follower {
         }
     }
 
-    /// What is read and not heard comes seconds late.
-    async fn leave_where_deaf(&self) {
+    /// What is read and not heard comes seconds late, and over a server that control does not reach nothing does. True where it is left.
+    async fn leave_where_deaf(&self) -> bool {
+        // An edge beside control hears of it otherwise.
+        let is_cut_off = self.pulse.is_some() && self.hearing.is_cut_off();
         if self.hearing.is_deaf() {
             tracing::warn!("what control writes is read, and not heard as it is written; trying another server");
-            self.bus.leave_server().await;
+        } else if is_cut_off {
+            tracing::warn!("control has given no sign of life for a while over this server; trying another");
+        } else {
+            return false;
         }
+        self.bus.leave_server().await;
+        true
+    }
+
+    /// Reads the whole feed again; true where the server is left, behind a reading that failed too.
+    async fn look_again(&self) -> bool {
+        match self.read_whole().await {
+            Ok(()) => self.confirm(),
+            Err(error) => {
+                tracing::warn!(%error, "the control feed could not be read again; what is known stays enforced");
+            }
+        }
+        self.leave_where_deaf().await
     }
 
     /// The whole feed was read just now.
@@ -387,15 +405,7 @@ fn is_in_its_place(bucket: Bucket, key: &str, entry: &SignedEntry) -> bool {
 async fn reread(follower: Arc<Follower>) {
     loop {
         tokio::time::sleep(REREAD_EVERY).await;
-        match follower.read_whole().await {
-            Ok(()) => {
-                follower.confirm();
-                follower.leave_where_deaf().await;
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the control feed could not be read again; what is known stays enforced");
-            }
-        }
+        let _is_left = follower.look_again().await;
         // What was heard of runs; that it is all there was, only a reading of all of it says.
         labels::save(&follower, None).await;
         follower.metrics.run_labels_lost.inc_by(follower.view.told.runs.take_lost());

@@ -144,9 +144,9 @@ impl Bus for JetStreamBus {
         Box::pin(async move {
             let results = acks.await;
             ttls.learn(stream, &results, Instant::now());
-            match results.first() {
-                Some(Err(error)) if publish::is_silence(error) => answers.missed(asked).await,
-                Some(_) => answers.came(),
+            match publish::is_answered(&results) {
+                Some(false) => answers.missed(asked).await,
+                Some(true) => answers.came(),
                 None => {}
             }
             results

@@ -107,8 +107,15 @@ fn taken(stream: Stream, ack: &PublishAck) -> Result<PubAck, BusError> {
     Ok(PubAck { seq: ack.sequence, duplicate: ack.duplicate })
 }
 
+/// Whether the server said anything of what was published; None where that was nothing. What is refused before it is sent speaks for no server, beside
+/// others of which none was answered.
+pub(super) fn is_answered(results: &[Result<PubAck, BusError>]) -> Option<bool> {
+    let is_silent = results.iter().any(|result| result.as_ref().is_err_and(is_silence));
+    (!results.is_empty()).then(|| !is_silent || results.iter().any(Result::is_ok))
+}
+
 /// True of a message of which the server said nothing, neither yes nor no.
-pub(super) fn is_silence(error: &BusError) -> bool {
+fn is_silence(error: &BusError) -> bool {
     matches!(error, BusError::Unavailable { reason } if reason == NO_ACK)
 }
 
@@ -179,5 +186,27 @@ pub(super) fn refusal(stream: Stream, subject: &str, error: &PublishError) -> Bu
             ) => BusError::Full { stream },
             _ => unavailable(error),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_refused_before_it_is_sent_is_no_answer_of_the_server() {
+        let taken = || Ok(PubAck { seq: 1, duplicate: false });
+        let (silence, too_large) = (|| Err(unavailable(NO_ACK)), || Err(BusError::TooLarge { bytes: 2, max: 1 }));
+        for (results, expected) in [
+            (vec![], None),
+            (vec![silence(), silence()], Some(false)),
+            (vec![too_large(), silence()], Some(false)),
+            (vec![too_large(), silence(), taken()], Some(true)),
+            (vec![taken(), silence()], Some(true)),
+            (vec![too_large()], Some(true)),
+            (vec![Err(unavailable("no stream answers"))], Some(true)),
+        ] {
+            assert_eq!(is_answered(&results), expected, "{results:?}");
+        }
     }
 }
