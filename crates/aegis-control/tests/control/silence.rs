@@ -150,13 +150,19 @@ async fn who_takes_leave_or_closes_its_lanes_is_not_missed() {
     let mut killed = Edge::enroll(&house, "edge-9", 3, &[&acme]).await;
     let ledger = whole_life(&house, &closing, &acme).await;
     polite.live(&house).await;
-    polite.beat(&house, true).await;
     closing.live(&house).await;
     // Its farewell is lost; what it sealed arrives.
     publish(&house, &ledger).await;
-    for edge_id in ["edge-7", "edge-8"] {
-        house.until("it is known to have left", async || life(&house, edge_id).await == Some(EdgeLife::Left)).await;
-    }
+    house
+        .until("what closed its lanes is known to have left", async || life(&house, "edge-8").await == Some(EdgeLife::Left))
+        .await;
+    // A notice is for whoever hears it: on a busy machine one of them may find no room.
+    house
+        .until("who took leave is known to have left", async || {
+            polite.beat(&house, true).await;
+            life(&house, "edge-7").await == Some(EdgeLife::Left)
+        })
+        .await;
     house.restart_control().await;
     killed.live(&house).await;
     until_told(&house, &acme, EventKind::EdgeSilent, "edge-9", 1).await;
