@@ -80,7 +80,7 @@ fn control_config(trials: &Arc<Trials>) -> ControlConfig {
         callback_interval: Duration::from_millis(50),
         callback_loopback: true,
         beat_every: Duration::from_millis(100),
-        edge_silent_after: Duration::from_secs(2),
+        edge_silent_after: Duration::from_secs(6),
         edge_trust_key: Some(TrustTokenKey::from_bytes([9; 32])),
         rule_trials: Some(trials.clone()),
         ships_again: HashMap::from([("edge-1".to_owned(), Arc::new(ShipsNothing) as Arc<dyn AskForMissing>)]),
