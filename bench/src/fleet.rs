@@ -7,7 +7,8 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::instance::{Server, authorize_body};
-use crate::load::{Plan, Target, latencies, percentile, throughput};
+use crate::load::{Plan, Target, percentile, throughput};
+use crate::paced::latencies;
 use crate::stage::{Stage, pin, signal};
 use crate::story::Round;
 

@@ -1,5 +1,4 @@
-//! The load: plain HTTP/1.1 connections, closed loop for throughput, open loop (fixed schedule) for latency.
-//! Open-loop latency counts from the time a request was due, so a stall shows in every request it delayed.
+//! The load: plain HTTP/1.1 connections, and the closed loop that tells throughput. The open loop for latency is in `paced.rs`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -48,7 +47,7 @@ impl Connection {
     }
 
     /// Open before the clock starts: opening some hundred of them takes longer than a slow answer.
-    async fn open_many(address: SocketAddr, count: usize) -> anyhow::Result<Vec<Self>> {
+    pub(crate) async fn open_many(address: SocketAddr, count: usize) -> anyhow::Result<Vec<Self>> {
         let mut connections = Vec::with_capacity(count);
         for _ in 0..count {
             connections.push(Self::open(address).await?);
@@ -70,7 +69,7 @@ impl Connection {
         Ok((status, response.into_body().collect().await?.to_bytes()))
     }
 
-    async fn hit(&mut self, target: &Target) -> anyhow::Result<()> {
+    pub(crate) async fn hit(&mut self, target: &Target) -> anyhow::Result<()> {
         let (status, reply) = self.call("POST", "/v1/authorize", &target.token, target.body.clone()).await?;
         let expected = target.expect.as_bytes();
         if status != 200 || !reply.windows(expected.len()).any(|window| window == expected) {
@@ -101,43 +100,6 @@ pub(crate) async fn throughput(plan: &Plan, target: &Target) -> anyhow::Result<f
         task.await??;
     }
     Ok(done.load(Ordering::Relaxed) as f64 / started.elapsed().as_secs_f64())
-}
-
-/// Latencies in microseconds, sorted, at `rate` requests a second on a fixed schedule.
-pub(crate) async fn latencies(plan: &Plan, target: &Target, rate: f64) -> anyhow::Result<Vec<f64>> {
-    let total = (rate * plan.duration.as_secs_f64()) as u64;
-    let next = Arc::new(AtomicU64::new(0));
-    // Enough connections that a due request finds a free one unless the server itself falls behind.
-    let connections = Connection::open_many(target.address, plan.connections * 2).await?;
-    let started = Instant::now() + Duration::from_millis(50);
-    let mut tasks = Vec::new();
-    for mut connection in connections {
-        let (target, next) = (target.clone(), next.clone());
-        tasks.push(tokio::spawn(async move {
-            let mut taken = Vec::new();
-            loop {
-                let index = next.fetch_add(1, Ordering::Relaxed);
-                if index >= total {
-                    return anyhow::Ok(taken);
-                }
-                let due = started + Duration::from_secs_f64(index as f64 / rate);
-                // The timer has a resolution of a millisecond; a request that is due sooner is sent at once.
-                if due > Instant::now() + Duration::from_millis(1) {
-                    tokio::time::sleep_until(due).await;
-                }
-                let due = due.max(started);
-                let sent = Instant::now();
-                connection.hit(&target).await?;
-                taken.push((Instant::now() - due.min(sent)).as_secs_f64() * 1e6);
-            }
-        }));
-    }
-    let mut all = Vec::new();
-    for task in tasks {
-        all.extend(task.await??);
-    }
-    all.sort_by(f64::total_cmp);
-    Ok(all)
 }
 
 /// The value below which `share` (0 to 1) of the sorted values lie.

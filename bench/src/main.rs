@@ -11,6 +11,7 @@ mod fleet;
 mod floor;
 mod instance;
 mod load;
+mod paced;
 mod parts;
 mod report;
 mod response;

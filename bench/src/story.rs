@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::instance::{Aegis, Server, authorize_body};
-use crate::load::{Plan, Target, latencies, percentile, throughput};
+use crate::load::{Plan, Target, percentile, throughput};
+use crate::paced::latencies;
 
 /// One round of one subject.
 #[derive(Clone, Copy, Debug, Serialize)]
