@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 
-from own_process import OwnProcess
+from own_process import OwnServer
 from waiting import wait_until
 
 DEBIAN = pathlib.Path("/usr/sbin/nats-server")
@@ -73,7 +73,7 @@ class Reached:
         return [part for option, name in of_tls.items() for part in (option, self.folder / name)]
 
 
-class NatsServer(OwnProcess, Reached):
+class NatsServer(OwnServer, Reached):
     """One server with its own folder."""
 
     def __init__(self, binary=CURRENT, secured=False):
@@ -115,7 +115,7 @@ class NatsServer(OwnProcess, Reached):
         """It reads its users again."""
         log = self.folder / "log"
         before = log.read_bytes().count(b"Reloaded")
-        self._process.send_signal(signal.SIGHUP)
+        self.signal(signal.SIGHUP)
         wait_until("nats-server has read its configuration again", lambda: log.read_bytes().count(b"Reloaded") > before)
 
 
