@@ -9,7 +9,7 @@ FUZZ_SECONDS ?= 300
 # What scripts/phases.py says on the command line: not what a shell happens to have under these names.
 BUILT :=
 EXCHANGES :=
-# What only compiles or computes lets those go first who wait for an answer beside it.
+# What only compiles or computes, without a deadline, lets those go first who wait for an answer beside it.
 YIELDING := nice -n 10
 # Many tests of the crates wait: for a server, a deadline, a kill. Twice as many at a time as there are cores.
 TEST_THREADS := $(shell echo $$((2 * $$(nproc))))
@@ -52,7 +52,8 @@ test-rust: ## unit, property and integration tests of every crate
 	cargo test $(CARGO_FLAGS) --workspace
 
 test-rust-full: ## the laws of detection by more random logs than `make test` takes
-	PROPTEST_CASES=128 $(YIELDING) cargo test $(CARGO_FLAGS) --workspace --test detect
+	$(YIELDING) cargo test $(CARGO_FLAGS) --workspace --test detect --no-run
+	PROPTEST_CASES=128 cargo test $(CARGO_FLAGS) --workspace --test detect
 
 test-rules: build ## the tests beside the shipped detection rules, on the real engine
 	$(AEGIS_BIN) rules test rules
