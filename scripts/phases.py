@@ -24,7 +24,7 @@ from behind import Behind, end_all, end_as_by_ctrl_c, wait_for_some  # noqa: E40
 
 # What the Makefile calls for the build and for what the tests need beside it, and what comes then.
 FIRST = [["setup-tools"], ["build"]]
-# The first chain of each list computes and starts no server that keeps its port. Cargo is in it alone, whose lock nobody then waits for.
+# The first chain of each list computes, and its servers, the crates' tests', have ports that no other chain has. Cargo is in it alone, whose lock nobody then waits for.
 TEST = [
     ["test-rust", "lint"],
     # They share what is installed.
@@ -44,7 +44,7 @@ LAST_WORDS_S = 20
 
 
 def phase(name, variables, ports):
-    """Begins it. `ports`: the share of those that it may give its servers (tests/e2e/nats.py), None where it starts none."""
+    """Begins it. `ports`: the share of those that it may give its servers (tests/e2e/nats.py), None where it takes none of them."""
     environment = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
     environment |= {"AEGIS_E2E_PORTS": ports} if ports else {}
     return Behind(name, ["make", "--no-print-directory", name, *variables], name == "build", cwd=REPOSITORY, env=environment)
@@ -99,7 +99,7 @@ class Run:
 
 
 def share_of_chain(place, chains):
-    """A server of one chain that is down for a moment must find its port again: the chains that have servers share the ports, the first has none."""
+    """A server of one chain that is down for a moment must find its port again: the chains behind the first share them."""
     return f"{place - 1}/{chains - 1}" if place else None
 
 
