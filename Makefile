@@ -9,7 +9,7 @@ FUZZ_SECONDS ?= 300
 # What scripts/phases.py says on the command line: not what a shell happens to have under these names.
 BUILT :=
 EXCHANGES :=
-# What only compiles lets those go first who wait for an answer beside it.
+# What only compiles or computes, without a deadline, lets those go first who wait for an answer beside it.
 YIELDING := nice -n 10
 # Many tests of the crates wait: for a server, a deadline, a kill. Twice as many at a time as there are cores.
 TEST_THREADS := $(shell echo $$((2 * $$(nproc))))
@@ -17,10 +17,10 @@ TEST_THREADS := $(shell echo $$((2 * $$(nproc))))
 GROUPS_BESIDE := $(shell echo $$((1 + $$(nproc))))
 export RUST_TEST_THREADS ?= $(TEST_THREADS)
 
-.PHONY: help setup setup-system setup-tools build test test-full lint test-rust test-rust-full test-rules test-judge test-judge-flink test-patterns test-canonical corpus fuzz-corpus test-e2e test-openapi test-fleet test-fleet-full test-sdks test-sdk-python test-sdk-typescript test-sdk-go test-demo fleet fleet-down bench bench-detect bench-flink bench-sdks fmt
+.PHONY: help setup setup-system setup-tools build test test-full lint test-rust test-rust-full test-rules test-judge test-judge-full test-judge-flink test-judge-flink-full test-patterns test-patterns-full test-canonical corpus fuzz-corpus test-e2e test-e2e-debian test-e2e-current test-kills test-openapi test-fleet test-fleet-debian test-fleet-current test-sdks test-sdk-python test-sdk-typescript test-sdk-go test-demo deny fleet fleet-down bench bench-detect bench-flink bench-sdks fmt
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 24
 
 setup: ## installs what the tests need (Debian packages as root; nothing where it is there)
 	@scripts/setup.sh
@@ -38,6 +38,9 @@ build: ## the program, as users build it
 test: setup-system ## everything a change must pass, and at the end how long each phase took
 	@scripts/phases.py
 
+test-full: setup-system ## the slow checks too, whatever fails: more random logs for detection, 50 kills under load, every fault of a fleet, languages fuzzed, licences and advisories
+	@scripts/phases.py full
+
 lint: ## format, clippy, no SQL engine under the edge-only build
 	cargo fmt --all --check
 	$(YIELDING) cargo clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
@@ -49,6 +52,7 @@ test-rust: ## unit, property and integration tests of every crate
 	cargo test $(CARGO_FLAGS) --workspace
 
 test-rust-full: ## the laws of detection by more random logs than `make test` takes
+	$(YIELDING) cargo test $(CARGO_FLAGS) --workspace --test detect --no-run
 	PROPTEST_CASES=128 cargo test $(CARGO_FLAGS) --workspace --test detect
 
 test-rules: build ## the tests beside the shipped detection rules, on the real engine
@@ -57,11 +61,20 @@ test-rules: build ## the tests beside the shipped detection rules, on the real e
 test-judge: build ## DuckDB's answer over random histories against the engine's, for every shipped rule that is no row pattern and for random ones
 	AEGIS_SEED=$${AEGIS_SEED:-1} tests/judge/run.sh --histories 3 --random 16
 
+test-judge-full: build ## the same over more histories, and more random rules
+	$(YIELDING) tests/judge/run.sh --histories 40 --random 300
+
 test-judge-flink: build ## Apache Flink's matches of random row patterns against the engine's (fetched, 330 MB; wants a JDK 17)
 	AEGIS_SEED=$${AEGIS_SEED:-1} tests/judge/run.sh flink
 
+test-judge-flink-full: build ## the same, more of them
+	$(YIELDING) tests/judge/run.sh flink --patterns 300 --rules 200
+
 test-patterns: build ## row patterns by Trino's own cases, which Maven fetches (skipped, and said to be, where there is no Maven)
 	tests/patterns/run.sh --if-there
+
+test-patterns-full: build ## the same, and no Maven is a failure
+	$(YIELDING) tests/patterns/run.sh
 
 test-canonical: build ## the canonicalisation corpus against two independent RFC 8785 libraries
 	tests/canonical/run.sh
@@ -70,18 +83,29 @@ corpus: build ## the corpus against every language: the same bytes, reasons and 
 	tests/corpus/run.sh
 
 fuzz-corpus: build ## differential fuzzing of the canonical form and of receipts between the languages (FUZZ_SECONDS each)
-	tests/corpus/run.sh fuzz --seconds $(FUZZ_SECONDS)
-	tests/corpus/run.sh fuzz --receipts --seconds $(FUZZ_SECONDS)
+	$(YIELDING) tests/corpus/run.sh fuzz --seconds $(FUZZ_SECONDS)
+	$(YIELDING) tests/corpus/run.sh fuzz --receipts --seconds $(FUZZ_SECONDS)
 
 test-e2e: build ## the real program over HTTP: every GitHub webhook payload, bad input, faults; some of it over NATS
 	tests/e2e/run.sh --jobs $(GROUPS_BESIDE) $(if $(EXCHANGES),--record "$(EXCHANGES)")
 	AEGIS_E2E_NATS=debian tests/e2e/run.sh containment kills
 
+test-e2e-debian: build ## every group over Debian's NATS server
+	AEGIS_E2E_NATS=debian tests/e2e/run.sh --jobs $(GROUPS_BESIDE)
+
+test-e2e-current: build ## every group over the current one, with 50 kills under load
+	AEGIS_E2E_NATS=current AEGIS_KILLS=50 tests/e2e/run.sh --jobs $(GROUPS_BESIDE)
+
+test-kills: build ## 50 kills under load of the one program
+	AEGIS_KILLS=50 tests/e2e/run.sh kills
+
 test-fleet: build ## a fleet (three NATS servers, control, two edges) under load, and some of its processes killed
 	tests/fleet/run.sh short
 
-test-fleet-full: build ## the same with every fault there is, on both NATS servers
+test-fleet-debian: build ## the same with every fault there is, on Debian's NATS servers
 	AEGIS_FLEET_NATS=debian tests/fleet/run.sh
+
+test-fleet-current: build ## the same on the current ones
 	AEGIS_FLEET_NATS=current tests/fleet/run.sh
 
 fleet: setup build ## a fleet to play with, in the background below fleet-data/
@@ -107,16 +131,7 @@ test-sdk-go: build
 test-demo: build ## the demo, as README shows it
 	$(AEGIS_BIN) demo
 
-test-full: test ## the slow checks too: more random logs for detection, 50 kills under load, every fault of a fleet, languages fuzzed, licences and advisories
-	$(MAKE) test-rust-full
-	tests/judge/run.sh --histories 40 --random 300
-	tests/judge/run.sh flink --patterns 300 --rules 200
-	tests/patterns/run.sh
-	$(MAKE) fuzz-corpus
-	AEGIS_KILLS=50 tests/e2e/run.sh kills
-	AEGIS_E2E_NATS=debian tests/e2e/run.sh
-	AEGIS_E2E_NATS=current AEGIS_KILLS=50 tests/e2e/run.sh
-	$(MAKE) test-fleet-full
+deny: ## licences, sources and advisories of what is built in
 	scripts/deny.sh
 
 bench: build ## authorize against a bare echo, and event to alert; prints a table and writes bench/out/*.json

@@ -8,6 +8,7 @@ import tempfile
 import time
 
 from behind import Behind, end_all, end_as_by_ctrl_c, wait_for_some
+from nats import part_of_ports
 from printer import Counts
 
 # What runs a group.
@@ -22,7 +23,7 @@ class Group(Behind):
         self._folder = tempfile.TemporaryDirectory(prefix="aegis-group-")
         self._counts = pathlib.Path(self._folder.name) / "counts"
         command = [sys.executable, PROGRAM, "--counts", self._counts, *arguments]
-        super().__init__(name, command, env=os.environ | {"AEGIS_E2E_PORTS": f"{share}/{shares}"})
+        super().__init__(name, command, env=os.environ | {"AEGIS_E2E_PORTS": part_of_ports(share, shares)})
 
     def counts(self):
         """Ends it. One that ended without counting has failed, whatever it said before."""

@@ -242,18 +242,18 @@ class Edges(WithNats):
             self.assertEqual(self.decide(edge)["reason"], "agent_frozen")
         other = self.tenant.register_agent()
         wait_until("all know it", lambda: all(self.send(edge, other, dry_run=True).json.get("decision") == "allow" for edge in [*self.edges, clone]))
-        clone.signal("STOP")
+        clone.hang()
         frozen = other.freeze()
-        clone.signal("CONT")
+        clone.go_on()
         self.assertEqual((frozen["enforced"], frozen["edges"]["live"], frozen["edges"]["enforcing"]), (False, 2, 1), frozen)
         hashes = [self.decide(edge)["receipt"]["receipt_hash"] for edge in [self.edges[1], clone] * 5]
         self.assert_all_arrive(hashes)
 
     def test_an_edge_that_hangs_is_not_said_to_enforce(self):
         wait_until("both are heard", lambda: all(edge["live"] for edge in self.edges_listed().values()))
-        self.edges[1].signal("STOP")
+        self.edges[1].hang()
         frozen = self.agent.freeze()
-        self.edges[1].signal("CONT")
+        self.edges[1].go_on()
         self.assertEqual((frozen["enforced"], frozen["edges"]["live"], frozen["edges"]["enforcing"]), (False, 2, 1), frozen)
         wait_until("it is frozen there too", lambda: self.decide(self.edges[1])["reason"] == "agent_frozen")
 

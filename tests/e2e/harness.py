@@ -15,6 +15,7 @@ import urllib.parse
 
 from exchange import send
 from nats import SERVERS, NatsServer
+from own_process import OwnProcess
 from tenants import Tenant
 from waiting import DEADLINE_S, unique, wait_until
 
@@ -36,7 +37,7 @@ class StartFailed(AssertionError):
         self.returncode, self.output = returncode, output
 
 
-class Aegis:
+class Aegis(OwnProcess):
     """One data folder and the process that runs on it."""
 
     def __init__(self, data=None, config=None, environment=None, nats=None):
@@ -55,7 +56,6 @@ class Aegis:
         # Where the log of every start goes; None: that of the last start is kept while it runs.
         self.log_file = None
         self.port = None
-        self._process = None
         self._log = None
         self._output = []
 
@@ -82,7 +82,7 @@ class Aegis:
 
     def spawn(self, **process_options):
         """Starts the process without waiting for anything."""
-        assert self._process is None, "already started"
+        assert not self.running, "already started"
         self._log = self.log_file.open("a+b") if self.log_file else tempfile.TemporaryFile()
         self._process = subprocess.Popen(
             self.command(),
@@ -138,35 +138,16 @@ class Aegis:
 
     def stop(self):
         """Stops the process as an operator does; it must end well."""
-        process, self._process = self._process, None
-        process.send_signal(signal.SIGTERM)
-        returncode = process.wait(timeout=DEADLINE_S)
+        returncode = self.end(signal.SIGTERM)
         assert returncode == 0, f"exit code {returncode} after SIGTERM:\n{self.log()[-4000:]}"
-
-    def kill9(self):
-        """Ends the process as a power cut does (less the disk's cache)."""
-        process, self._process = self._process, None
-        process.kill()
-        process.wait(timeout=DEADLINE_S)
-
-    def signal(self, name):
-        self._process.send_signal(getattr(signal, f"SIG{name}"))
 
     def restart(self):
         self.stop()
         return self.start()
 
-    @property
-    def running(self):
-        return self._process is not None
-
-    @property
-    def pid(self):
-        return self._process.pid
-
     def close(self):
         """Ends whatever still runs and removes the folder."""
-        if self._process is not None:
+        if self.running:
             self._process.terminate()
             try:
                 self._process.wait(timeout=20)

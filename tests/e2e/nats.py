@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 
-from own_process import OwnProcess
+from own_process import OwnServer
 from waiting import wait_until
 
 DEBIAN = pathlib.Path("/usr/sbin/nats-server")
@@ -27,11 +27,23 @@ ENOUGH = 200
 _given = set()
 
 
-def own_ports():
-    """Those that this process may give: the share of AEGIS_E2E_PORTS (`0/3`: the first of three), so that groups that run beside each
-    other never take a port of a server that is down for a moment. None of a range that is too small."""
-    lowest_of_clients = int(pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+def share_of_ports():
+    """Which of how many equal parts of the ports this process has, by AEGIS_E2E_PORTS (`0/3`: the first of three): who runs beside others never
+    takes a port of a server of theirs that is down for a moment."""
     share, shares = map(int, os.environ.get("AEGIS_E2E_PORTS", "0/1").split("/"))
+    return share, shares
+
+
+def part_of_ports(part, parts):
+    """AEGIS_E2E_PORTS for one of so many processes that have what this one has."""
+    share, shares = share_of_ports()
+    return f"{share * parts + part}/{shares * parts}"
+
+
+def own_ports():
+    """Those that this process may give. None of a range that is too small."""
+    lowest_of_clients = int(pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    share, shares = share_of_ports()
     each = (lowest_of_clients - LOWEST) // shares
     return range(LOWEST + share * each, LOWEST + (share + 1) * each) if each >= ENOUGH else None
 
@@ -73,7 +85,7 @@ class Reached:
         return [part for option, name in of_tls.items() for part in (option, self.folder / name)]
 
 
-class NatsServer(OwnProcess, Reached):
+class NatsServer(OwnServer, Reached):
     """One server with its own folder."""
 
     def __init__(self, binary=CURRENT, secured=False):
@@ -115,7 +127,7 @@ class NatsServer(OwnProcess, Reached):
         """It reads its users again."""
         log = self.folder / "log"
         before = log.read_bytes().count(b"Reloaded")
-        self._process.send_signal(signal.SIGHUP)
+        self.signal(signal.SIGHUP)
         wait_until("nats-server has read its configuration again", lambda: log.read_bytes().count(b"Reloaded") > before)
 
 

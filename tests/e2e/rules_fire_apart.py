@@ -127,13 +127,13 @@ class Edges(unittest.TestCase):
         hangs, stops, killed = (self.edge(edge_id) for edge_id in ("edge-hangs", "edge-stops", "edge-killed"))
         wait_until("all are heard", lambda: all(edge["live"] for edge in self.tenant.get("/v1/edges").expect(200)))
         stops.stop()
-        hangs.signal("STOP")
-        self.addCleanup(hangs.signal, "CONT")
+        hangs.hang()
+        self.addCleanup(hangs.go_on)
         killed.kill9()
         for edge_id in ("edge-hangs", "edge-killed"):
             alert = alert_of(self.tenant, "silent-edge", resource=edge_id)
             self.assertTrue(alert["receipt_hashes"], f"no receipt is named: {alert}")
-        hangs.signal("CONT")
+        hangs.go_on()
         told = lambda kind: sorted(event["resource"] for event in self.tenant.list("/v1/audit/events") if event["kind"] == kind)
         wait_until("it is said to be back", lambda: told("edge_back") == ["edge-hangs"])
         # The one that stopped was not heard for longer than the others, and nobody missed it.

@@ -1,12 +1,12 @@
 """What runs the tests swallows no failure: of a group, of a phase of `make test`, of a check that asks cargo; and leaves no test out unsaid."""
 
 import contextlib
-import importlib.util
 import io
 import os
 import pathlib
 import re
 import subprocess
+import sys
 import tempfile
 import unittest
 from unittest import mock
@@ -17,6 +17,10 @@ import nats
 import run
 from behind import Behind
 from harness import REPOSITORY
+
+sys.path.append(str(REPOSITORY / "scripts"))
+
+import phases  # noqa: E402
 
 COUNTED = 'import pathlib, sys; pathlib.Path(sys.argv[2]).write_text(\'{"passed": 1, "failed": 0}\')'
 
@@ -40,18 +44,76 @@ class Runner(unittest.TestCase):
             self.assertEqual(outcome, 1, program)
             self.assertIn("0 passed, 1 failed" if "pathlib" not in program else "1 passed, 1 failed", said)
 
+    def outcome_of_phases(self, arguments, codes, makeflags=""):
+        """Exit code, the phases that ran with what they were told, and what was said, of phases of these exit codes (0 where none is given)."""
+        began = []
+
+        def phase(name, variables, ports):
+            began.append((name, variables, ports))
+            return Behind(name, ["sh", "-c", f"echo {name} says this; exit {codes.get(name, 0)}"])
+
+        of_make = mock.patch.dict(os.environ, {"MAKEFLAGS": makeflags})
+        with of_make, mock.patch.object(phases, "phase", phase), contextlib.redirect_stdout(io.StringIO()) as said:
+            return phases.main(arguments), began, said.getvalue()
+
     def test_a_phase_that_fails_fails_all_and_ends_both_chains(self):
-        spec = importlib.util.spec_from_file_location("phases", REPOSITORY / "scripts/phases.py")
-        phases = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(phases)
         codes = {"good": 0, "bad": 7, "slow": 0}
         waits = {"slow": "sleep 1; "}
-        phases.phase = lambda name, _: Behind(name, ["sh", "-c", f"{waits.get(name, '')}exit {codes[name]}"])
-        took, failed = [], []
-        with contextlib.redirect_stdout(io.StringIO()):
-            phases.run([["good", "bad", "never"], ["slow", "never"]], self.folder, took, failed)
-        self.assertEqual(failed, ["bad"])
-        self.assertEqual({name for name, _ in took}, {"good", "bad", "slow"}, "what ran goes to its end, and nothing begins behind it")
+        phase = lambda name, *_: Behind(name, ["sh", "-c", f"{waits.get(name, '')}exit {codes[name]}"])
+        run_of_phases = phases.Run("make test", goes_on=False)
+        with mock.patch.object(phases, "phase", phase), contextlib.redirect_stdout(io.StringIO()):
+            run_of_phases.chains([["good", "bad", "never"], ["slow", "never"]], [])
+        self.assertEqual(run_of_phases.failed, ["bad"])
+        self.assertEqual({name for name, _ in run_of_phases.took}, {"good", "bad", "slow"}, "what ran goes to its end, and nothing begins behind it")
+
+    def test_a_full_run_goes_on_behind_a_failure_and_fails_at_its_end(self):
+        outcome, began, said = self.outcome_of_phases(["full"], {"lint": 7, "test-fleet-debian": 1})
+        self.assertEqual(outcome, 1)
+        self.assertEqual(sorted(name for name, *_ in began), sorted(phases.names([phases.FIRST, phases.TEST, phases.SLOW])))
+        self.assertEqual(re.findall(r"^(\S+) +\d+   FAILED$", said, re.M), ["lint", "test-fleet-debian"], "the table has them")
+        self.assertIn("test-fleet-debian says this\n", said)
+        self.assertTrue(said.endswith("FAILED, their output is above: lint test-fleet-debian\n"), said[-200:])
+        self.assertEqual(self.outcome_of_phases(["full"], {})[0], 0)
+
+    def test_nothing_runs_behind_a_build_that_fails(self):
+        for arguments in ([], ["full"]):
+            outcome, began, _ = self.outcome_of_phases(arguments, {"build": 101})
+            self.assertEqual((outcome, {name for name, *_ in began}), (1, {"setup-tools", "build"}), arguments)
+
+    def test_phases_that_are_named_alone_run_with_what_make_is_told(self):
+        outcome, began, _ = self.outcome_of_phases(["full", "--only", "test-kills,lint,test-openapi", "BUILT=yes"], {}, "k -- FUZZ_SECONDS=7")
+        self.assertEqual((outcome, sorted(name for name, *_ in began)), (0, ["build", "lint", "setup-tools", "test-kills", "test-openapi"]))
+        told = {name: variables for name, variables, _ in began}
+        self.assertEqual(told["build"], ["FUZZ_SECONDS=7", "BUILT=yes"])
+        self.assertEqual(told["test-openapi"], ["FUZZ_SECONDS=7", "BUILT=yes", "BUILT=yes"], "it has its own exchanges where no phase keeps any")
+        outcome, began, _ = self.outcome_of_phases(["--only", "test-e2e,test-openapi"], {})
+        kept, read = ([word for word in variables if word.startswith("EXCHANGES=")] for name, variables, _ in began if name.startswith("test-"))
+        self.assertEqual((len(kept), kept), (1, read))
+        for wrong in (["full", "--only", "test-nothing"], ["--only", "test-kills"], ["whole"]):
+            with self.assertRaises(SystemExit) as refused, contextlib.redirect_stderr(io.StringIO()):
+                phases.main(wrong)
+            self.assertEqual(refused.exception.code, 2, wrong)
+
+    def test_every_phase_is_a_target_and_what_shares_something_is_in_one_chain(self):
+        every = phases.names([phases.FIRST, phases.TEST, phases.SLOW])
+        self.assertEqual(len(every), len(set(every)))
+        does = {name: self.would_do(name) for name in phases.names([phases.TEST, phases.SLOW])}
+        self.assertFalse([name for name, commands in does.items() if "cargo build" in commands], "it is built")
+        self.assertIn("--seconds 7", does["fuzz-corpus"], "what make is told it is told")
+        for chains in (phases.TEST, phases.SLOW):
+            # The lock of cargo, what is installed at first use, the ports, a fleet's load.
+            for shared in ("cargo ", "tests/e2e/run.sh", "tests/fleet/run.sh", "tests/judge/run.sh", "tests/patterns/run.sh", "tests/corpus/run.sh", "sdks/"):
+                users = [place for place, chain in enumerate(chains) if any(shared in does[name] for name in chain)]
+                self.assertLessEqual(len(users), 1, shared)
+                self.assertFalse(shared in ("tests/e2e/run.sh", "tests/fleet/run.sh") and 0 in users, "the first chain has no ports to give")
+
+    def would_do(self, name):
+        """What make would do for a phase, whatever it is told."""
+        with mock.patch.object(phases, "Behind") as begun:
+            phases.phase(name, ["BUILT=yes", "FUZZ_SECONDS=7"], "1/2")
+        (_, command, _), options = begun.call_args
+        self.assertEqual(options["env"]["AEGIS_E2E_PORTS"], "1/2")
+        return subprocess.run([*command, "--dry-run"], cwd=options["cwd"], env=options["env"], capture_output=True, text=True, check=True).stdout
 
     def test_a_variable_of_the_shell_does_not_leave_out_the_build(self):
         environment = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")}
@@ -82,7 +144,21 @@ class Runner(unittest.TestCase):
         for shares in (1, 2, 64):
             ports = []
             for share in range(shares):
-                with mock.patch.dict(os.environ, {"AEGIS_E2E_PORTS": f"{share}/{shares}"}), mock.patch.object(pathlib.Path, "read_text", lambda _: "32768\t60999"):
-                    ports += nats.own_ports()
+                ports += self.ports_of(f"{share}/{shares}")
             self.assertEqual(len(ports), len(set(ports)))
             self.assertTrue(end_of_crates <= min(ports) and max(ports) < 32768)
+
+    def test_groups_of_one_chain_share_no_port_with_another_chain_nor_with_each_other(self):
+        jobs = 3
+        ports = []
+        for place in range(1, len(phases.SLOW)):
+            with mock.patch.dict(os.environ, {"AEGIS_E2E_PORTS": phases.share_of_chain(place, len(phases.SLOW))}):
+                of_groups = [nats.part_of_ports(group, jobs) for group in range(jobs)]
+            ports += [port for share in of_groups for port in self.ports_of(share)]
+        self.assertEqual(len(ports), len(set(ports)))
+        self.assertGreater(len(ports), 0.99 * len(self.ports_of("0/1")))
+
+    def ports_of(self, share):
+        """On a machine whose clients have the usual ports."""
+        with mock.patch.dict(os.environ, {"AEGIS_E2E_PORTS": share}), mock.patch.object(pathlib.Path, "read_text", lambda _: "32768\t60999"):
+            return nats.own_ports()

@@ -12,7 +12,7 @@ import urllib.parse
 import xml.etree.ElementTree
 
 from nats import free_port
-from own_process import OwnProcess
+from own_process import OwnServer
 from waiting import DEADLINE_S, unique, wait_until
 
 SERVER = pathlib.Path(os.environ.get("AEGIS_CACHE", pathlib.Path.home() / ".cache/aegis")) / "bin/versitygw"
@@ -25,7 +25,7 @@ class Answer:
         self.status, self.headers, self.body = response.status, dict(response.getheaders()), response.read()
 
 
-class S3Server(OwnProcess):
+class S3Server(OwnServer):
     """One server with its own folder, key and bucket."""
 
     def __init__(self):
@@ -51,7 +51,7 @@ class S3Server(OwnProcess):
     # Life
 
     def start(self, read_only=False):
-        assert self._process is None, "already started"
+        assert not self.running, "already started"
         options = ["--readonly"] if read_only else []
         command = [SERVER, "--port", f"127.0.0.1:{self.port}", "--region", REGION, "--quiet", *options, "posix", self.folder / "buckets"]
         environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "ROOT_ACCESS_KEY_ID": self.key, "ROOT_SECRET_ACCESS_KEY": self.secret}

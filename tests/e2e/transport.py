@@ -119,10 +119,10 @@ class Faults(WithNats):
     def test_a_server_that_hangs_delays_no_answer(self):
         self.start()
         hashes = self.acknowledged(20)
-        self.nats.freeze()
+        self.nats.hang()
         # It answers nothing before it is let go on, so whoever waited for it would not answer either.
         hashes += self.acknowledged(100)
-        self.nats.thaw()
+        self.nats.go_on()
         self.assert_all_arrive(hashes)
         self.storm()
 

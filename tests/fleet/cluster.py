@@ -27,7 +27,6 @@ class Node(NatsServer):
         self.folder = cluster.folder / self.name
         self.folder.mkdir(mode=0o700)
         self.port, self.monitor, self.route = free_port(), free_port(), free_port()
-        self._process = None
 
     @property
     def store(self):
@@ -135,13 +134,13 @@ class Cluster(Reached):
             if node.running:
                 node.kill9()
 
-    def freeze(self):
+    def hang(self):
         for node in self.nodes:
-            node.freeze()
+            node.hang()
 
-    def thaw(self):
+    def go_on(self):
         for node in self.nodes:
-            node.thaw()
+            node.go_on()
 
     def close(self):
         self.kill9()

@@ -81,9 +81,9 @@ class Copies(FleetTest):
         """The one that goes on would answer with what it knew."""
         edge, clone = self.new_clones("edge-hung")
         with self.load.without("twin"):
-            clone.signal("STOP")
+            clone.hang()
             agent, reply = self.freeze_later()
-            clone.signal("CONT")
+            clone.go_on()
         self.assertFalse(reply["enforced"], reply)
         self.wait_denied(agent)
         self.wait_denied(agent, clone, name="twin")

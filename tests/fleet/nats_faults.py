@@ -23,8 +23,8 @@ class AllOfNats(FleetTest):
 
     def test_nats_hangs(self):
         """SIGSTOP: connections stay open and nothing comes back."""
-        self.addCleanup(lambda: [node.thaw() for node in self.fleet.cluster.nodes if node.running])
-        self.through(self.fleet.cluster.freeze, self.fleet.cluster.thaw)
+        self.addCleanup(lambda: [node.go_on() for node in self.fleet.cluster.nodes if node.running])
+        self.through(self.fleet.cluster.hang, self.fleet.cluster.go_on)
 
     def test_nats_is_down(self):
         """kill -9 of all three."""

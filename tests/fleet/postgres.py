@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 
 from nats import free_port
+from own_process import OwnServer
 from waiting import wait_until
 
 USER, DATABASE = "aegis", "aegis"
@@ -23,7 +24,7 @@ def programs():
     return max(folders, key=lambda folder: int(folder.parent.name), default=None)
 
 
-class Postgres:
+class Postgres(OwnServer):
     """One server with its own folder. It goes on as its user, and what it holds survives its death."""
 
     def __init__(self):
@@ -33,7 +34,6 @@ class Postgres:
         # Not below the repository: its user may not be able to go there.
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="aegis-postgres-"))
         self.data, self._log = self.folder / "data", self.folder / "log"
-        self._process = None
         self._as_user = []
         if os.geteuid() == 0:
             user = pwd.getpwnam(UNPRIVILEGED)
@@ -70,14 +70,6 @@ class Postgres:
         """How the control plane is told of it."""
         return {"AEGIS_STORE_URL_FILE": str(self.url_file)}
 
-    @property
-    def running(self):
-        return self._process is not None
-
-    @property
-    def pid(self):
-        return self._process.pid
-
     def start(self):
         options = ["-D", self.data, "-p", self.port, "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]
         with self._log.open("ab") as log:
@@ -93,12 +85,10 @@ class Postgres:
 
     def stop(self, how=signal.SIGQUIT):
         """SIGQUIT is Postgres's immediate mode: no transaction is finished, and the next start recovers from the log."""
-        process, self._process = self._process, None
-        process.send_signal(how)
-        process.wait(timeout=60)
+        self.end(how)
 
     def close(self):
         if self.running:
             self.stop()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        super().close()
         shutil.rmtree(self.url_file.parent, ignore_errors=True)
