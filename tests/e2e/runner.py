@@ -9,12 +9,14 @@ import re
 import subprocess
 import tempfile
 import unittest
+import uuid
 from unittest import mock
 
 import beside
 import edges
 import nats
 import run
+import seen
 from behind import Behind
 from harness import REPOSITORY
 
@@ -39,6 +41,25 @@ class Runner(unittest.TestCase):
             outcome, said = self.outcome_of_group(program)
             self.assertEqual(outcome, 1, program)
             self.assertIn("0 passed, 1 failed" if "pathlib" not in program else "1 passed, 1 failed", said)
+
+    def test_what_detection_missed_or_saw_twice_is_found(self):
+        lines = [{"lane": "a.e.1", "seq": seq, "event_id": str(uuid.uuid4()), "receipt_hash": f"hash {seq}"} for seq in range(1, 9)]
+
+        def complaints(*seqs, **otherwise):
+            """Of a lane that was followed up to 6, and of which rules were shown these."""
+            event_ids = sum(uuid.UUID(lines[seq - 1]["event_id"]).int for seq in seqs) % (1 << 128)
+            lane = {"seq": 6, "receipt_hash": "hash 6", "in_time": len(seqs) - 1, "late": 1, "missing": [], "before": 0, "unproved": 0}
+            lane |= {"event_id_sum": str(uuid.UUID(int=event_ids))}
+            return seen.complaints({"a.e.1": lane | otherwise}, seen.by_lane_of(lines))
+
+        whole = (1, 2, 3, 4, 5, 6)
+        self.assertEqual(complaints(*whole), [])
+        for wrong in ((1, 2, 3, 4, 5), (1, 1, 2, 3, 4, 5, 6), (1, 1, 3, 4, 5, 6), (1, 2, 3, 4, 5, 7)):
+            self.assertEqual(len(complaints(*wrong)), 1, wrong)
+        for otherwise in ({"missing": [[3, 3]]}, {"before": 1}, {"unproved": 1}, {"seq": 5}, {"receipt_hash": "hash 5"}):
+            self.assertEqual(len(complaints(*whole, **otherwise)), 1, otherwise)
+        self.assertEqual(len(seen.complaints({}, seen.by_lane_of(lines))), 0)
+        self.assertFalse(seen.are_as_far({}, seen.heads(seen.by_lane_of(lines))), "a lane that it does not know is not followed")
 
     def test_a_phase_that_fails_fails_all_and_ends_both_chains(self):
         spec = importlib.util.spec_from_file_location("phases", REPOSITORY / "scripts/phases.py")
