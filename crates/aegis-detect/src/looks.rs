@@ -95,43 +95,46 @@ impl Looked {
     }
 }
 
-/// The same by lane, as a checkpoint has it.
-pub(crate) type SavedLooks = BTreeMap<String, Looked>;
+/// The same by tenant and lane, as a checkpoint has it: a partition's part can be taken out.
+pub(crate) type SavedLooks = BTreeMap<TenantId, BTreeMap<String, Looked>>;
 
-/// What rules were shown, by lane. There is an entry for no lane but those that were followed.
+/// What rules were shown, by tenant and lane. There is an entry for no lane but those that were followed.
 #[derive(Debug, Default)]
-pub(crate) struct Looks(HashMap<String, Looked, Hasher>);
+pub(crate) struct Looks(HashMap<TenantId, BTreeMap<String, Looked>, Hasher>);
 
 impl Looks {
     /// Rules are shown this event now, or it came too late for that. One that did not prove itself may name any lane, and is not counted.
     pub(crate) fn note(&mut self, event: &SecurityEvent, is_late: bool) {
         let (true, Some(lane), Some(seq)) = (event.verified, &event.lane, event.seq) else { return };
-        if let Some(known) = self.0.get_mut(lane) {
+        if let Some(known) = self.0.get_mut(&event.tenant_id).and_then(|lanes| lanes.get_mut(lane)) {
             known.add(event.event_id, is_late);
             return;
         }
         let mut first = Looked { before: seq.saturating_sub(1), ..Looked::default() };
         first.add(event.event_id, is_late);
-        self.0.insert(lane.clone(), first);
+        self.0.entry(event.tenant_id.clone()).or_default().insert(lane.clone(), first);
     }
 
     /// Forgets lanes that are not followed any more.
     pub(crate) fn keep(&mut self, is_followed: impl Fn(&str) -> bool) {
-        self.0.retain(|lane, _| is_followed(lane));
+        self.0.retain(|_, lanes| {
+            lanes.retain(|lane, _| is_followed(lane));
+            !lanes.is_empty()
+        });
     }
 
     pub(crate) fn saved(&self) -> SavedLooks {
-        self.0.iter().map(|(lane, looked)| (lane.clone(), looked.clone())).collect()
+        self.0.iter().map(|(tenant, lanes)| (tenant.clone(), lanes.clone())).collect()
     }
 
     pub(crate) fn restored(saved: SavedLooks) -> Self {
         Self(saved.into_iter().collect())
     }
 
-    /// The lane with this head. Of one of which nothing was counted, counting begins behind it.
-    fn of_lane(&self, head: LaneHead<'_>) -> FollowedLane {
-        let looked = self.0.get(head.lane).cloned().unwrap_or_else(|| Looked { before: head.seq, ..Looked::default() });
-        looked.of_lane(head)
+    /// A tenant's lane with this head. Of one of which nothing was counted, counting begins behind it.
+    fn of_lane(&self, tenant: &TenantId, head: LaneHead<'_>) -> FollowedLane {
+        let looked = self.0.get(tenant).and_then(|lanes| lanes.get(head.lane)).cloned();
+        looked.unwrap_or_else(|| Looked { before: head.seq, ..Looked::default() }).of_lane(head)
     }
 }
 
@@ -140,6 +143,6 @@ impl Running {
     pub(crate) fn lanes_of(&self, tenant: &TenantId, asked: &LanesAsked) -> Vec<FollowedLane> {
         let prefix = asked.edge_id.as_ref().map_or_else(|| format!("{tenant}."), |edge_id| format!("{tenant}.{edge_id}."));
         let its = self.stage.heads().of_tenant(tenant.as_str()).filter(|head| head.lane.starts_with(&prefix));
-        its.skip(asked.offset).take(asked.limit).map(|head| self.engine.looks.of_lane(head)).collect()
+        its.skip(asked.offset).take(asked.limit).map(|head| self.engine.looks.of_lane(tenant, head)).collect()
     }
 }
