@@ -71,7 +71,7 @@ class FullDisk(Fault):
 
     def test_a_full_disk_denies_what_needs_a_receipt_and_says_afterwards_what_was_lost(self):
         data = self.folder() / "data"
-        if not mount(data / "edge", "-o", f"size={SMALL_DISK},mode=0700"):
+        if not mount(data / "edge", f"size={SMALL_DISK},mode=0700"):
             self.skipTest("no tmpfs can be mounted here; the page limit below tests the same answers")
         self.addCleanup(unmount, data / "edge")
         aegis = self.instance(data=data).start()
@@ -115,7 +115,7 @@ class FullDisk(Fault):
 
     def test_a_full_disk_at_the_start_is_no_start(self):
         data = self.folder() / "data"
-        if not mount(data, "-o", "size=64k,mode=0700"):
+        if not mount(data, "size=64k,mode=0700"):
             self.skipTest("no tmpfs can be mounted here")
         self.addCleanup(unmount, data)
         self.assert_no_start(self.instance(data=data), "cannot start", str(data))
@@ -132,7 +132,7 @@ class ReadOnly(Fault):
             self.assert_no_start(aegis, str(aegis.data))
             return
         data = self.folder() / "data"
-        if not mount(data, "-o", "mode=0755"):
+        if not mount(data, "mode=0755"):
             self.skipTest("no tmpfs can be mounted here, and root may write everywhere")
         self.addCleanup(unmount, data)
         shutil.copytree(aegis.data, data, dirs_exist_ok=True)
@@ -142,7 +142,7 @@ class ReadOnly(Fault):
     def test_an_empty_read_only_folder_is_no_start(self):
         folder = self.folder()
         if os.geteuid() == 0:
-            if not mount(folder / "ro", "-o", "ro"):
+            if not mount(folder / "ro", "ro"):
                 self.skipTest("no tmpfs can be mounted here, and root may write everywhere")
             self.addCleanup(unmount, folder / "ro")
         else:

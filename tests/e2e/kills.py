@@ -18,7 +18,8 @@ from deliveries import GITHUB_EVENTS, external_event_id, webhook_headers
 from exchange import Session
 from harness import Aegis
 from receipts import check_chain
-from waiting import wait_until
+from seen import assert_seen_once
+from waiting import DEADLINE_S, wait_until
 
 ROUNDS = int(os.environ.get("AEGIS_KILLS", "5"))
 SEED = int(os.environ.get("AEGIS_SEED", str(random.SystemRandom().randrange(1 << 32))))
@@ -182,6 +183,7 @@ class Kills(unittest.TestCase):
         self.assertEqual(repeated(consumed), [], "an approval was consumed twice")
         self.check_changes(lines)
         self.check_events()
+        assert_seen_once(self.tenant, lines, self.tenant.export, DEADLINE_S)
         reasons = collections.Counter(line["receipt"]["detail"]["reason"] for line in lines if line["receipt"]["phase"] == "gap")
         self.assertEqual(set(reasons), {"unclean_stop"}, "a kill damaged or lost more than an unclean stop may")
         self.assertEqual([record for record in self.tenant.list("/v1/alerts") if "AEG-3004" in json.dumps(record)], [], "a kill is no broken chain")

@@ -67,6 +67,8 @@ class Reached:
 
     # What else `aegis streams apply` is told.
     apply_options = ()
+    # It waits for TLS before it says anything.
+    is_tls_first = False
 
     @property
     def scheme(self):
@@ -76,13 +78,15 @@ class Reached:
     def environment(self):
         """In its environment."""
         of_tls = {"CA_FILE": "ca.pem", "CERTIFICATE_FILE": "client.pem", "KEY_FILE": "client.key"} if self.is_secured else {}
-        return {"AEGIS_NATS_SERVERS": self.url} | {f"AEGIS_NATS_{key}": str(self.folder / name) for key, name in of_tls.items()}
+        first = {"AEGIS_NATS_TLS_FIRST": "true"} if self.is_tls_first else {}
+        return {"AEGIS_NATS_SERVERS": self.url} | first | {f"AEGIS_NATS_{key}": str(self.folder / name) for key, name in of_tls.items()}
 
     @property
     def options(self):
         """On its command line, beside the server itself."""
         of_tls = {"--ca": "ca.pem", "--tls-certificate": "client.pem", "--tls-key": "client.key"} if self.is_secured else {}
-        return [part for option, name in of_tls.items() for part in (option, self.folder / name)]
+        first = ["--tls-first"] if self.is_tls_first else []
+        return [part for option, name in of_tls.items() for part in (option, self.folder / name)] + first
 
 
 class NatsServer(OwnServer, Reached):
@@ -104,7 +108,7 @@ class NatsServer(OwnServer, Reached):
     def configure(self):
         lines = [f'listen: "127.0.0.1:{self.port}"', f'jetstream {{ store_dir: "{self.folder / "jetstream"}" }}']
         if self.is_secured:
-            lines += [tls_block(self.folder, "server"), 'include "users.conf"']
+            lines += [tls_block(self.folder, "server", self.is_tls_first), 'include "users.conf"']
         path = self.folder / "server.conf"
         path.write_text("\n".join(lines) + "\n")
         return path
@@ -131,10 +135,10 @@ class NatsServer(OwnServer, Reached):
         wait_until("nats-server has read its configuration again", lambda: log.read_bytes().count(b"Reloaded") > before)
 
 
-def tls_block(folder, name):
-    """The server's own certificate, and that it asks for one of the same authority."""
+def tls_block(folder, name, is_first=False):
+    """The server's own certificate, that it asks for one of the same authority, and whether it waits for that before it says anything."""
     files = {key: folder / file for key, file in (("cert_file", f"{name}.pem"), ("key_file", f"{name}.key"), ("ca_file", "ca.pem"))}
-    return "tls { " + ", ".join(f'{key}: "{path}"' for key, path in files.items()) + ", verify: true }"
+    return "tls { " + ", ".join(f'{key}: "{path}"' for key, path in files.items()) + f", verify: true{', handshake_first: true' if is_first else ''} }}"
 
 
 def make_certificates(folder):

@@ -9,12 +9,14 @@ import subprocess
 import sys
 import tempfile
 import unittest
+import uuid
 from unittest import mock
 
 import beside
 import edges
 import nats
 import run
+import seen
 from behind import Behind
 from harness import REPOSITORY
 
@@ -55,6 +57,25 @@ class Runner(unittest.TestCase):
         of_make = mock.patch.dict(os.environ, {"MAKEFLAGS": makeflags})
         with of_make, mock.patch.object(phases, "phase", phase), contextlib.redirect_stdout(io.StringIO()) as said:
             return phases.main(arguments), began, said.getvalue()
+
+    def test_what_detection_missed_or_saw_twice_is_found(self):
+        lines = [{"lane": "a.e.1", "seq": seq, "event_id": str(uuid.uuid4()), "receipt_hash": f"hash {seq}"} for seq in range(1, 9)]
+
+        def complaints(*seqs, **otherwise):
+            """Of a lane that was followed up to 6, and of which rules were shown these."""
+            event_ids = sum(uuid.UUID(lines[seq - 1]["event_id"]).int for seq in seqs) % (1 << 128)
+            lane = {"seq": 6, "receipt_hash": "hash 6", "in_time": len(seqs) - 1, "late": 1, "missing": [], "before": 0, "unproved": 0}
+            lane |= {"event_id_sum": str(uuid.UUID(int=event_ids))}
+            return seen.complaints({"a.e.1": lane | otherwise}, seen.by_lane_of(lines))
+
+        whole = (1, 2, 3, 4, 5, 6)
+        self.assertEqual(complaints(*whole), [])
+        for wrong in ((1, 2, 3, 4, 5), (1, 1, 2, 3, 4, 5, 6), (1, 1, 3, 4, 5, 6), (1, 2, 3, 4, 5, 7)):
+            self.assertEqual(len(complaints(*wrong)), 1, wrong)
+        for otherwise in ({"missing": [[3, 3]]}, {"before": 1}, {"unproved": 1}, {"seq": 5}, {"receipt_hash": "hash 5"}):
+            self.assertEqual(len(complaints(*whole, **otherwise)), 1, otherwise)
+        self.assertEqual(len(seen.complaints({}, seen.by_lane_of(lines))), 0)
+        self.assertFalse(seen.are_as_far({}, seen.heads(seen.by_lane_of(lines))), "a lane that it does not know is not followed")
 
     def test_a_phase_that_fails_fails_all_and_ends_both_chains(self):
         codes = {"good": 0, "bad": 7, "slow": 0}

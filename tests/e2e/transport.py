@@ -162,6 +162,28 @@ class Tls(WithNats):
         with ThreadPoolExecutor(len(refused)) as together:
             list(together.map(lambda refuse: refuse(), refused))
 
+    def test_a_server_that_waits_for_tls_before_it_says_anything_is_reached_by_who_begins_with_it(self):
+        server = self.server(secured=True)
+        server.is_tls_first = True
+        control = ControlPlane(nats=server)
+        self.addCleanup(control.close)
+        plan = lambda *options, expect=0: control.cli(
+            "streams", "plan", "--nats", server.url, "--data", control.data, "--json", *options, expect=expect
+        )
+        told = json.loads(plan(*server.options))["servers"]
+        self.assertEqual((told["count"], told["api_level"]), (1, None), "its version is known, from the one connection")
+        self.assertNotEqual(told["version"], "0.0.0")
+        plan(*(option for option in server.options if option != "--tls-first"), expect=2)
+        control.start()
+        control.tenant().register_agent()
+        control.stop()
+        # And who begins with it does not talk to a server that speaks first.
+        server.kill9()
+        server.is_tls_first = False
+        server.start()
+        plan(*server.options, "--tls-first", expect=2)
+        plan(*server.options)
+
     def test_tls_that_is_required_is_not_done_without(self):
         server = self.server()
         aegis = Aegis(environment={"AEGIS_NATS_SERVERS": server.url, "AEGIS_NATS_REQUIRE_TLS": "true"})

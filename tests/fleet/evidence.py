@@ -1,5 +1,5 @@
-"""What must hold after every fault (CONTRACTS section 9): nothing acknowledged is lost or doubled, in the history or in the lake, chains verify,
-nothing was allowed that should have been denied, every call at a living edge was answered, and the whole way from a call to a freeze works again."""
+"""What must hold after every fault (CONTRACTS section 9): nothing acknowledged is lost or doubled, in the history, in the lake or in what
+rules were shown, chains verify, nothing was allowed that should have been denied, every call at a living edge was answered, and the whole way from a call to a freeze works again."""
 
 import collections
 import json
@@ -8,6 +8,7 @@ import tempfile
 from deliveries import GITHUB_EVENTS
 from harness import VERIFIER
 from receipts import check_chain
+from seen import assert_seen_once
 from waiting import wait_until
 
 # A backlog drains, gaps are asked for, and a lane with one is held for a while first.
@@ -150,6 +151,7 @@ def assert_whole(fleet, told):
     assert_events(fleet, told)
     assert_no_broken_chain(fleet)
     assert_a_storm_is_contained(fleet)
+    assert_seen_once(fleet.tenant, lines, lambda: exported(fleet), ARRIVED_WITHIN_S)
     # Last: by now it has been written, and one query tells.
     assert_lake(fleet, told)
     return lines

@@ -12,6 +12,7 @@ if sys.argv[1:] == ["short"]:
     os.environ.setdefault("AEGIS_FLEET_LONG_S", "5")
 
 from case import LONG_S, SEED, SERVER, Shared
+from disk import enter_own_namespace
 from printer import run
 
 # `playing` starts a fleet of its own, and so comes before there is another one.
@@ -28,4 +29,6 @@ def main(names):
 
 
 if __name__ == "__main__":
+    # For a full disk.
+    enter_own_namespace()
     sys.exit(main(sys.argv[1:]))

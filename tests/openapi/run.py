@@ -88,7 +88,7 @@ class Rest(unittest.TestCase):
         for verb in ("quarantine", "restore"):
             tenant.post(f"/v1/mcp/servers/files/{verb}", {"reason": "test"}).expect(200)
         for path in ("mcp/servers/files", "tools/crm", f"agents/{agent.id}", "edges", "containment", "channels", "resources",
-                     "rules/sets", "rules/waiting"):
+                     "rules/sets", "rules/waiting", "detection/lanes"):
             tenant.get(f"/v1/{path}").expect(200)
         key = tenant.post("/v1/keys", {"role": "auditor", "name": "k"}).expect(201)["key_id"]
         self.aegis.call("DELETE", f"/v1/keys/{key}", tenant.admin).expect(200)

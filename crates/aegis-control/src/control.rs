@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 
 use crate::asking::Asking;
 use crate::bundles::Bundles;
+use crate::detection::FollowedLanes;
 use crate::feed::Feed;
 use crate::fleet::Fleet;
 use crate::gone::Gone;
@@ -74,6 +75,8 @@ pub struct ControlConfig {
     pub rule_trials: Option<Arc<dyn RuleTrials>>,
     /// Who says which rules do not know a tenant's window yet; None: none waits.
     pub waiting_rules: Option<Arc<dyn WaitingRules>>,
+    /// Who says how far detection has followed a tenant's lanes; None: nobody.
+    pub followed_lanes: Option<Arc<dyn FollowedLanes>>,
     /// The bus as the history has it, where it is a user of its own there; None: control's.
     pub history_bus: Option<Arc<dyn Bus>>,
     /// The connections to the bus by whose they are, for readiness; none where it is a file.
@@ -105,6 +108,7 @@ impl Default for ControlConfig {
             edge_trust_key: None,
             rule_trials: None,
             waiting_rules: None,
+            followed_lanes: None,
             history_bus: None,
             connections: Vec::new(),
             rule_set: None,

@@ -19,8 +19,8 @@ use crate::control::Control;
 use crate::input::{self, MAX_ID, Query};
 use crate::problem::Problem;
 use crate::{
-    agents, approvals, consume, containment, decide, edges, evidence, export, fleet, health, keys, outcome, policies, registry,
-    rules, settings, soc,
+    agents, approvals, consume, containment, decide, detection, edges, evidence, export, fleet, health, keys, outcome, policies,
+    registry, rules, settings, soc,
 };
 
 /// One endpoint.
@@ -67,6 +67,7 @@ enum Op {
     CommonRuleHistory,
     RuleSets,
     WaitingRules,
+    FollowedLanes,
     PutSettings,
     GetSettings,
     PutWebhookSecret,
@@ -156,6 +157,7 @@ pub static ROUTES: &[Route] = &[
     get("/v1/rules/common", READERS, Op::CommonRuleHistory),
     get("/v1/rules/sets", READERS, Op::RuleSets),
     get("/v1/rules/waiting", READERS, Op::WaitingRules),
+    get("/v1/detection/lanes", READERS, Op::FollowedLanes),
     put("/v1/settings", ADMINS, Op::PutSettings),
     get("/v1/settings", REGISTRY_READERS, Op::GetSettings),
     put("/v1/webhooks/github/secret", ADMINS, Op::PutWebhookSecret),
@@ -333,6 +335,7 @@ async fn dispatch(control: Arc<Control>, op: Op, call: Call) -> Result<Response,
         Op::CommonRuleHistory => rules::common_history(c, &call).await,
         Op::RuleSets => rules::sets(c, &call).await,
         Op::WaitingRules => rules::waiting(c, &call).await,
+        Op::FollowedLanes => detection::lanes(c, &call).await,
         Op::PutSettings => settings::put(c, &call).await,
         Op::GetSettings => settings::get(c, &call).await,
         Op::PutWebhookSecret => settings::put_webhook_secret(c, &call).await,

@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 
 use crate::control::Control;
+use crate::detection;
 use crate::input::{MAX_ID, check_text, parse};
 use crate::problem::Problem;
 use crate::record::SOURCE;
@@ -263,9 +264,7 @@ pub(crate) async fn sets(control: &Control, call: &Call) -> Result<Response, Pro
 /// The rules that tell nothing of the tenant yet, since they do not know all of their window.
 pub(crate) async fn waiting(control: &Control, call: &Call) -> Result<Response, Problem> {
     let Some(waiting) = &control.config.waiting_rules else { return Ok(Json(json!([])).into_response()) };
-    let waiting = waiting.of(call.tenant()).await.ok_or_else(|| {
-        Problem::unavailable("detection_unavailable", "detection does not answer; it may be reading its log again: try again")
-    })?;
+    let waiting = waiting.of(call.tenant()).await.ok_or_else(detection::unanswered)?;
     Ok(Json(waiting).into_response())
 }
 

@@ -19,6 +19,7 @@ use crate::error::DetectError;
 use crate::evaluate::{Must, RuleStats, RunningRule, Tenants};
 use crate::impaired::Impaired;
 use crate::late::LateEvent;
+use crate::looks::Looks;
 use crate::lost::Lost;
 use crate::name::SharedNames;
 use crate::output::Evidence;
@@ -115,6 +116,8 @@ pub struct Engine {
     /// What was told of detection itself.
     impaired: Impaired,
     pub(crate) sides: Sides,
+    /// What rules were shown of each lane.
+    pub(crate) looks: Looks,
     pub(crate) names: SharedNames,
     /// How far back rules look.
     pub(crate) windows: OwnWindows,
@@ -154,6 +157,7 @@ impl Engine {
             looked: None,
             impaired,
             sides,
+            looks: Looks::default(),
             names,
             windows,
             own_of: BTreeMap::new(),
@@ -178,7 +182,11 @@ impl Engine {
         let mut sides = shared.write();
         for event in events {
             let is_in_time = self.admit(&event);
-            if is_ahead_of_time(&event) {
+            let is_ahead = is_ahead_of_time(&event);
+            if !is_ahead && !self.in_order {
+                self.looks.note(&event, !is_in_time);
+            }
+            if is_ahead {
                 // Nothing of the present is in such a window, and nothing would end it.
                 output.ahead += u64::from(event.lane.is_none() && event.kind.is_external());
             } else if is_in_time {

@@ -384,7 +384,10 @@ impl Running {
                 shared.stats.lock().rules = self.rule_stats();
             }
             if let Some(waits) = &config.waits {
-                waits.answer(|tenant| self.waits_of(tenant));
+                waits.answer(|tenant, ()| self.waits_of(tenant));
+            }
+            if let Some(looks) = &config.looks {
+                looks.answer(|tenant, asked| self.lanes_of(tenant, &asked));
             }
             self.ask_for_missing();
             let now = self.clock.now();

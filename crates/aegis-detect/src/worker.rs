@@ -15,6 +15,7 @@ use crate::engine::EngineConfig;
 use crate::error::DetectError;
 use crate::evaluate::RuleStats;
 use crate::follow::run;
+use crate::looks::LaneLooks;
 use crate::own::RuleTexts;
 use crate::ruleset::RuleSet;
 use crate::shelf::MAX_PACKED;
@@ -50,6 +51,8 @@ pub struct WorkerConfig {
     pub refused_records: Option<Arc<dyn RefusedRecords>>,
     /// Where it is asked which rules do not know a tenant's window yet; None: nowhere.
     pub waits: Option<Arc<RuleWaits>>,
+    /// Where it is asked how far lanes were followed; None: nowhere.
+    pub looks: Option<Arc<LaneLooks>>,
 }
 
 impl WorkerConfig {
@@ -69,6 +72,7 @@ impl WorkerConfig {
             warm_records: None,
             refused_records: None,
             waits: None,
+            looks: None,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use aegis_bus::{Bus, BusError, Message, Stream, subject};
 use aegis_control::{ContainmentOutcome, Control, RefusedRuleRecord};
-use aegis_detect::{Past, PastAsked, RefusedRecord, RuleWaits, bytes_of, is_ahead_of_time};
+use aegis_detect::{LaneLooks, LanesAsked, Past, PastAsked, RefusedRecord, RuleWaits, bytes_of, is_ahead_of_time};
 use aegis_edge::EdgeView;
 use aegis_ingest::{NotRegistered, ResourceSink, SecretsUnavailable, WebhookSecrets};
 use aegis_keys::{SigningKey, sign_notice};
@@ -226,6 +226,18 @@ pub(crate) struct WaitsOfDetection(pub(crate) Arc<RuleWaits>);
 impl aegis_control::WaitingRules for WaitsOfDetection {
     async fn of(&self, tenant: &TenantId) -> Option<serde_json::Value> {
         serde_json::to_value(self.0.of(tenant).await?).ok()
+    }
+}
+
+/// Control asks detection how far it has followed lanes.
+#[derive(Debug)]
+pub(crate) struct LanesOfDetection(pub(crate) Arc<LaneLooks>);
+
+#[async_trait]
+impl aegis_control::FollowedLanes for LanesOfDetection {
+    async fn of(&self, tenant: &TenantId, edge_id: Option<&str>, offset: u32, limit: u32) -> Option<serde_json::Value> {
+        let asked = LanesAsked { edge_id: edge_id.map(str::to_owned), offset: offset as usize, limit: limit as usize };
+        serde_json::to_value(self.0.of(tenant, asked).await?).ok()
     }
 }
 

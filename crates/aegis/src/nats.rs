@@ -24,6 +24,8 @@ pub(crate) struct NatsSection {
     pub(crate) key_file: PathBuf,
     /// Refuse to talk without TLS.
     pub(crate) require_tls: bool,
+    /// Begin with TLS, for servers that wait for it before they say anything.
+    pub(crate) tls_first: bool,
     /// First token of the subjects where answers come in; empty: `_INBOX`, or with a login of its own `_INBOX_` and the user's name.
     pub(crate) inbox_prefix: String,
     /// A folder with the seeds of the nkeys of what runs beside control in its process, each readable by its owner only: `nats-detect.nk`, and so
@@ -51,6 +53,9 @@ pub(crate) struct NatsArgs {
     /// The certificate's key (PEM)
     #[arg(long, value_name = "FILE", requires = "tls_certificate")]
     tls_key: Option<PathBuf>,
+    /// Begin with TLS, for servers that wait for it before they say anything (`handshake_first`)
+    #[arg(long)]
+    tls_first: bool,
     /// First token of the subjects where answers come in, where the server keeps them private
     #[arg(long, value_name = "TOKEN")]
     inbox_prefix: Option<String>,
@@ -59,7 +64,8 @@ pub(crate) struct NatsArgs {
 impl NatsArgs {
     /// Puts what was given on the command line over the configuration.
     pub(crate) fn over(self, section: &mut NatsSection) {
-        let Self { servers, nkey, ca, tls_certificate, tls_key, inbox_prefix } = self;
+        let Self { servers, nkey, ca, tls_certificate, tls_key, tls_first, inbox_prefix } = self;
+        section.tls_first |= tls_first;
         section.certificate_file = tls_certificate.unwrap_or(std::mem::take(&mut section.certificate_file));
         section.key_file = tls_key.unwrap_or(std::mem::take(&mut section.key_file));
         section.servers = servers.unwrap_or(std::mem::take(&mut section.servers));
@@ -75,6 +81,7 @@ impl NatsArgs {
             ca_file: self.ca.clone().unwrap_or_default(),
             certificate_file: self.tls_certificate.clone().unwrap_or_default(),
             key_file: self.tls_key.clone().unwrap_or_default(),
+            tls_first: self.tls_first,
             inbox_prefix: self.inbox_prefix.clone().unwrap_or_default(),
             ..NatsSection::default()
         };
@@ -119,6 +126,7 @@ impl NatsSection {
         options.ca_file = given(&self.ca_file);
         options.certificate = certificate;
         options.require_tls = self.require_tls;
+        options.tls_first = self.tls_first;
         if !self.inbox_prefix.is_empty() {
             options.inbox_prefix.clone_from(&self.inbox_prefix);
         }

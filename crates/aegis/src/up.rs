@@ -11,7 +11,7 @@ use std::time::Duration;
 use aegis_bus::users::Part;
 use aegis_bus::{AskForMissing, LanesInLake, Stream};
 use aegis_control::{AppliedWatch, Control, ControlConfig, NoLocalEdge, RuleTrials};
-use aegis_detect::{RuleSet, RuleWaits, Worker, WorkerConfig};
+use aegis_detect::{LaneLooks, RuleSet, RuleWaits, Worker, WorkerConfig};
 use aegis_edge::{Edge, EdgeConfig, EdgeMetrics, EdgeView, FeedConfig, FeedFollower};
 use aegis_ingest::IngestState;
 use aegis_keys::{KeyRing, SigningKey, TrustTokenKey};
@@ -28,8 +28,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::adapters::{
-    Containments, LocalEdge, PastInTheLake, RefusedToControl, RepositoryRegistry, StoredRules, StoredSecrets, WaitsOfDetection,
-    WarmAsControl,
+    Containments, LanesOfDetection, LocalEdge, PastInTheLake, RefusedToControl, RepositoryRegistry, StoredRules, StoredSecrets,
+    WaitsOfDetection, WarmAsControl,
 };
 use crate::carrier::Carrier;
 use crate::changed_rules;
@@ -144,7 +144,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     let rule_set = Some(common.set());
     let trial = RuleTrial::new(store.clone(), &data, common, By::Tenant, clock.clone());
     let rule_trials: Option<Arc<dyn RuleTrials>> = if config.detect.own_rules { Some(Arc::new(trial)) } else { None };
-    let waits = Arc::new(RuleWaits::default());
+    let (waits, looks) = (Arc::new(RuleWaits::default()), Arc::new(LaneLooks::default()));
     // The embedded bus loses nothing, and has no edges elsewhere that would prune.
     let lake_lanes = (config.lake.enabled && config.nats.is_used()).then(|| Arc::new(LakeLanes::default()));
     let control_config = ControlConfig {
@@ -163,6 +163,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
         edge_trust_key: config.nats.is_used().then(|| keys.trust.clone()),
         rule_trials,
         waiting_rules: Some(Arc::new(WaitsOfDetection(waits.clone()))),
+        followed_lanes: Some(Arc::new(LanesOfDetection(looks.clone()))),
         history_bus: Some(carrier.of(Part::History)),
         connections: carrier.connections(),
         rule_set,
@@ -218,6 +219,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
     watching.texts = Some(Arc::new(StoredRules(store.clone())));
     watching.control = control_ring;
     watching.waits = Some(waits);
+    watching.looks = Some(looks);
     let runtime = tokio::runtime::Handle::current();
     watching.refused_records = Some(Arc::new(RefusedToControl { control: control.clone(), runtime }));
     if config.lake.enabled {

@@ -56,6 +56,8 @@ pub struct JetStreamOptions {
     /// This process's own certificate and its key (PEM), for a server that asks for one.
     pub certificate: Option<(PathBuf, PathBuf)>,
     pub require_tls: bool,
+    /// TLS before the server says anything, for one that waits for that (`handshake_first`); one that does not is not reached.
+    pub tls_first: bool,
     /// First tokens of the subjects where answers come in: private to this user where the server's permissions say so.
     pub inbox_prefix: String,
     /// Whether what every consumer has passed is purged, where a stream is nearly full, whenever a consumer's position moves: for a user that may.
@@ -74,6 +76,7 @@ impl JetStreamOptions {
             ca_file: None,
             certificate: None,
             require_tls: false,
+            tls_first: false,
             inbox_prefix: "_INBOX".to_owned(),
             makes_room: true,
             timeout: Duration::from_secs(5),
@@ -119,6 +122,10 @@ async fn connected(options: &JetStreamOptions) -> Result<(Client, Arc<Answers>),
     }
     if let Some((certificate, key)) = &options.certificate {
         connect = connect.add_client_certificate(certificate.clone(), key.clone());
+    }
+    if options.tls_first {
+        // This requires TLS too.
+        connect = connect.tls_first();
     }
     connect = match &options.login {
         Login::Nobody => connect,

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use aegis_bus::{AskForMissing, Bus, EmbeddedBus, EmbeddedLimits};
-use aegis_control::{AppliedWatch, Control, ControlConfig, NoLocalEdge, RuleTest, RuleTrialError, RuleTrials, router};
+use aegis_control::{
+    AppliedWatch, Control, ControlConfig, FollowedLanes, NoLocalEdge, RuleTest, RuleTrialError, RuleTrials, router,
+};
 use aegis_edge::{Edge, EdgeConfig, EdgeMetrics, EdgeView, FeedConfig, FeedFollower};
 use aegis_keys::{KeyRing, SigningKey, TrustTokenKey};
 use aegis_ledger::{Draft, Ledger, LedgerConfig};
@@ -64,6 +66,18 @@ impl RuleTrials for Trials {
     }
 }
 
+/// Answers for detection with what it was asked, and of the edge `gone` not at all.
+#[derive(Debug)]
+struct Lanes;
+
+#[async_trait::async_trait]
+impl FollowedLanes for Lanes {
+    async fn of(&self, tenant: &TenantId, edge_id: Option<&str>, offset: u32, limit: u32) -> Option<Value> {
+        let asked = json!([{"tenant": tenant.as_str(), "edge_id": edge_id, "offset": offset, "limit": limit}]);
+        (edge_id != Some("gone")).then_some(asked)
+    }
+}
+
 /// For the edge in control's process, whose bus loses nothing.
 #[derive(Debug)]
 struct ShipsNothing;
@@ -83,6 +97,7 @@ fn control_config(trials: &Arc<Trials>) -> ControlConfig {
         edge_silent_after: Duration::from_secs(6),
         edge_trust_key: Some(TrustTokenKey::from_bytes([9; 32])),
         rule_trials: Some(trials.clone()),
+        followed_lanes: Some(Arc::new(Lanes)),
         ships_again: HashMap::from([("edge-1".to_owned(), Arc::new(ShipsNothing) as Arc<dyn AskForMissing>)]),
         ..ControlConfig::default()
     }

@@ -4,6 +4,7 @@
 mod access;
 mod approvals;
 mod callbacks;
+mod detection;
 mod edges;
 mod far_edges;
 mod feed;

@@ -12,6 +12,7 @@ use crate::alerts::alerts_of;
 use crate::evaluate::RunningRule;
 use crate::far::MOST_BYTES_OF_ALL;
 use crate::impaired::Impaired;
+use crate::looks::{Looks, SavedLooks};
 use crate::lost::Lost;
 use crate::schema::EventBatch;
 use crate::side::SideTables;
@@ -42,6 +43,9 @@ pub struct EngineCheckpoint {
     /// Since when all events of a partition's tenants were kept for what every tenant has, microseconds. One of before does not say.
     #[serde(default)]
     kept_from: BTreeMap<u32, i64>,
+    /// What rules were shown of each lane. One of before has none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    looks: SavedLooks,
 }
 
 impl EngineCheckpoint {
@@ -168,7 +172,8 @@ impl Engine {
             }
             None => BTreeMap::new(),
         };
-        EngineCheckpoint { watermarks: self.watermarks.clone(), settled, rules, far, impaired, sides, lost, alerts, kept_from }
+        let (watermarks, looks) = (self.watermarks.clone(), self.looks.saved());
+        EngineCheckpoint { watermarks, settled, rules, far, impaired, sides, lost, alerts, kept_from, looks }
     }
 
     /// Goes on from a checkpoint. `events` are those that had been taken in time, from each tenant's `horizon` on, or more; where some of them
@@ -191,6 +196,7 @@ impl Engine {
         }
         self.settled = checkpoint.settled.into_iter().collect();
         self.impaired = checkpoint.impaired;
+        self.looks = Looks::restored(checkpoint.looks);
         *self.sides.write() = checkpoint.sides.completed();
         let batch = Arc::new(EventBatch::new(events.into_iter().map(Arc::new).collect()));
         let alerts = Arc::new(EventBatch::new(checkpoint.alerts.into_iter().map(Arc::new).collect()));

@@ -20,6 +20,7 @@ impl Running {
             self.engine.told = Vec::new();
         }
         self.stage.forget_idle(self.clock.now().plus_seconds(-IDLE_LANE_S));
+        self.engine.looks.keep(|lane| self.stage.heads().get(lane).is_some());
         let rewind = self.tail.rewind(self.position + 1);
         let mut place = self.bus.place(Stream::Ase, self.position).await?;
         // What the bus in a file does not tell: a start asks what time it is in the log before another message comes.

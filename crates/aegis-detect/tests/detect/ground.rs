@@ -70,9 +70,19 @@ pub(crate) async fn publish(bus: &EmbeddedBus, stream: Stream, messages: Vec<Mes
 
 /// A worker that writes a checkpoint where it ends, and by its clock.
 pub(crate) fn start(bus: &Arc<EmbeddedBus>, rules: RuleSet, clock: &Arc<dyn Clock>, texts: Option<Arc<dyn RuleTexts>>) -> Worker {
+    start_with(bus, rules, clock, |config| config.texts = texts)
+}
+
+/// The same with other settings.
+pub(crate) fn start_with(
+    bus: &Arc<EmbeddedBus>,
+    rules: RuleSet,
+    clock: &Arc<dyn Clock>,
+    change: impl FnOnce(&mut WorkerConfig),
+) -> Worker {
     let mut config = WorkerConfig::new(Arc::clone(clock));
     config.engine.lateness_s = 6;
-    config.texts = texts;
+    change(&mut config);
     config.control = KeyRing::new([control_key().verifying_key()]);
     let ring = KeyRing::new([key().verifying_key()]);
     let bus: Arc<dyn Bus> = Arc::clone(bus) as Arc<dyn Bus>;

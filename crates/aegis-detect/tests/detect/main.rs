@@ -14,6 +14,7 @@ mod impaired;
 mod incremental;
 mod laws;
 mod lives;
+mod looks;
 mod marks;
 mod own;
 mod patterns;

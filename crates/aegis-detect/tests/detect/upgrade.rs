@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::ground::{Edge, caught_up, checkpoint, message, open_bus, publish, put_checkpoint, start};
 
-fn rules() -> RuleSet {
+pub(crate) fn rules() -> RuleSet {
     rules_over("10s")
 }
 

@@ -1,6 +1,7 @@
 //! Lane heads: how far each lane has been followed, and how a receipt stands to that. The consumer's checkpoint holds them.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Range;
 
 use aegis_model::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -45,6 +46,19 @@ const MAX_LANES: usize = 1024;
 #[serde(transparent)]
 pub struct LaneHeads(BTreeMap<String, Head>);
 
+/// How far a lane was followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaneHead<'a> {
+    pub lane: &'a str,
+    pub seq: i64,
+    pub receipt_hash: &'a str,
+    pub ts: Timestamp,
+    /// True if that receipt closed it.
+    pub closed: bool,
+    /// Ranges of seqs that it went on without, first and last of each, oldest first; the newest 64 of them.
+    pub missing: &'a [(i64, i64)],
+}
+
 /// How a receipt stands to its lane's head.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Link {
@@ -84,8 +98,20 @@ impl LaneHeads {
     /// Those of a tenant's lanes whose last receipt is not before a time.
     #[must_use]
     pub fn of_tenant_since(&self, tenant: &str, from: Timestamp) -> Self {
-        let its = self.0.range(format!("{tenant}.")..format!("{tenant}/")).filter(|(_, head)| head.ts >= from);
+        let its = self.range_of(tenant).filter(|(_, head)| head.ts >= from);
         Self(its.map(|(lane, head)| (lane.clone(), head.clone())).collect())
+    }
+
+    /// A tenant's lanes, by name.
+    pub fn of_tenant(&self, tenant: &str) -> impl Iterator<Item = LaneHead<'_>> {
+        self.range_of(tenant).map(|(lane, head)| {
+            let Head { seq, hash, ts, closed, missing, .. } = head;
+            LaneHead { lane, seq: *seq, receipt_hash: hash, ts: *ts, closed: *closed, missing }
+        })
+    }
+
+    fn range_of(&self, tenant: &str) -> Range<'_, String, Head> {
+        self.0.range(format!("{tenant}.")..format!("{tenant}/"))
     }
 
     /// Each lane, with seq and hash of its head.

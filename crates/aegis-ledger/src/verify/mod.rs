@@ -12,7 +12,7 @@ mod stream;
 mod wire;
 
 pub use export::{ExportError, ExportFailure, ExportReport, ExportVerdict, LaneSpan, MAX_LINE_BYTES, verify_export};
-pub use heads::{LaneHeads, Link};
+pub use heads::{LaneHead, LaneHeads, Link};
 pub use stream::{Prover, StreamVerifier, Verdict};
 pub use wire::{VerifiedReceipt, verify_wire};
 
