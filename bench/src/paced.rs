@@ -3,13 +3,17 @@
 //! priority, as a caller on another machine has its own cores: what it waited for a core itself would count as the server's.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, Once, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Once};
+use std::time::Duration;
 
 use anyhow::Context;
-use thread_priority::{RealtimeThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id};
+use parking_lot::Mutex;
+use thread_priority::{
+    RealtimeThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
+};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::load::{Connection, Plan, Target};
 
@@ -57,7 +61,9 @@ fn go_first() {
     static SAID: Once = Once::new();
     let fifo = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo);
     if let Err(error) = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, fifo) {
-        SAID.call_once(|| eprintln!("the load has no priority ({error}): what it waits for a core is counted as latency; run as root"));
+        SAID.call_once(|| {
+            eprintln!("the load has no priority ({error}): what it waits for a core is counted as latency; run as root")
+        });
     }
 }
 
@@ -92,7 +98,7 @@ impl Schedule {
     }
 
     fn begin(&self, due: Instant) -> Option<Connection> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         let connection = state.free.pop();
         if connection.is_none() {
             state.due.push_back(due);
@@ -104,7 +110,7 @@ impl Schedule {
     async fn serve(self: Arc<Self>, mut connection: Connection, mut due: Instant) {
         loop {
             let answer = connection.hit(&self.target).await.map(|()| due.elapsed().as_secs_f64() * 1e6);
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut state = self.state.lock();
             state.note(answer);
             match state.due.pop_front() {
                 Some(next) => due = next,
