@@ -101,6 +101,9 @@ PRAGMA user_version = 3;
 /// open the file; the tables are the same.
 const IDS_WITH_LANES: &str = "PRAGMA user_version = 4";
 
+/// SQLite's words for whatever a disk does not do, but for having no room.
+const DISK_ERROR: &str = "disk I/O error";
+
 /// The number in `sources` under which is counted how often the disk was made to take everything: of no keeper.
 pub(super) const SETTLED: i64 = -1;
 
@@ -129,6 +132,14 @@ pub(super) fn unsigned(n: i64) -> u64 {
     u64::try_from(n).unwrap_or(0)
 }
 
+/// The next commit has the disk take it, and all before it in the log, before it is answered. Behind 8 MiB of a new file it works the log into the file: a
+/// checkpoint is part of a commit, and a large one would hold up everyone behind it.
+pub(super) const SYNC_NOW: &str = "PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 512";
+
+/// That is left to a later commit. It works nothing into the file: SQLite tells nobody of an error of the disk that it meets there, and the system tells
+/// it once.
+pub(super) const SYNC_LATER: &str = "PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0";
+
 /// How every connection to the file is opened.
 pub(super) fn connect_options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
@@ -138,7 +149,6 @@ pub(super) fn connect_options(path: &Path) -> SqliteConnectOptions {
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(Duration::from_secs(5))
-        // 8 MiB of a new file: a checkpoint is part of a commit, and a large one would hold up everyone behind it.
         .pragma("wal_autocheckpoint", "512")
         .pragma("journal_size_limit", "67108864")
         .pragma("cache_size", "-65536")
@@ -205,6 +215,19 @@ pub(super) async fn prepare(conn: &mut SqliteConnection, path: &Path) -> Result<
         }
         _ => Err(BusError::SchemaTooNew { path: path.display().to_string(), found, known: SCHEMA_VERSION }),
     }
+}
+
+/// Works the whole log into the file, and begins another: what the disk has refused of it behind a commit's back is written elsewhere now. For the
+/// writer alone, between two commits.
+pub(super) async fn begin_log_anew(conn: &mut SqliteConnection) -> Result<(), BusError> {
+    // One row: (busy, pages in the log, pages copied).
+    let (busy, _, _): (i64, i64, i64) = sqlx::query_as("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(conn).await?;
+    if busy == 0 { Ok(()) } else { Err(BusError::Unavailable { reason: "somebody reads its log".to_owned() }) }
+}
+
+/// True of an error of the disk that is no want of room: it may have refused pages of earlier commits too.
+pub(super) fn is_disk_error(error: &BusError) -> bool {
+    matches!(error, BusError::Unavailable { reason } if reason.contains(DISK_ERROR))
 }
 
 /// Reads the writer's picture.
