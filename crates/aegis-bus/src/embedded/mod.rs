@@ -135,15 +135,14 @@ impl EmbeddedBus {
     async fn open_here(path: &Path, limits: EmbeddedLimits, clock: Arc<dyn Clock>) -> Result<Arc<Self>, BusError> {
         let lock = file::take(path).await?;
         let options = schema::connect_options(path);
+        let has_log = file::has_log(path);
         let (mut conn, loaded, readers) = connect(path, &options).await.map_err(file::at(path))?;
+        let mut log_in_doubt = false;
         // What an earlier start left in the log may have been refused by the disk without anybody having been told.
-        let log_in_doubt = match schema::begin_log_anew(&mut conn).await.map_err(file::at(path)) {
-            Ok(()) => false,
-            Err(error) => {
-                tracing::warn!(%error, "the log of the bus file is not worked into it yet");
-                schema::is_disk_error(&error)
-            }
-        };
+        if has_log && let Err(error) = schema::begin_log_anew(&mut conn, path).await.map_err(file::at(path)) {
+            tracing::warn!(%error, "the log of the bus file is not worked into it yet");
+            log_in_doubt = file::is_disk_error(&error);
+        }
 
         let identities = loaded.identities.clone();
         let shared = Arc::new(Shared::new(&limits, &loaded));

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{Connection, Executor};
 
+use super::file;
 use super::kept::Source;
 use super::kv::KvEntry;
 use crate::{Bucket, BusError, Stream, StreamState};
@@ -100,9 +101,6 @@ PRAGMA user_version = 3;
 /// New in version 4: the ids of sealed events have their lane (docs/adr/0028). Earlier versions, to which they would be other messages, must not
 /// open the file; the tables are the same.
 const IDS_WITH_LANES: &str = "PRAGMA user_version = 4";
-
-/// SQLite's words for whatever a disk does not do, but for having no room.
-const DISK_ERROR: &str = "disk I/O error";
 
 /// The number in `sources` under which is counted how often the disk was made to take everything: of no keeper.
 pub(super) const SETTLED: i64 = -1;
@@ -217,17 +215,13 @@ pub(super) async fn prepare(conn: &mut SqliteConnection, path: &Path) -> Result<
     }
 }
 
-/// Works the whole log into the file, and begins another: what the disk has refused of it behind a commit's back is written elsewhere now. For the
-/// writer alone, between two commits.
-pub(super) async fn begin_log_anew(conn: &mut SqliteConnection) -> Result<(), BusError> {
+/// Works the whole log into the file at `path`, and begins another: what the disk has refused of it behind a commit's back is written elsewhere now. Nothing is
+/// touched while the disk still refuses. For the writer alone, between two commits.
+pub(super) async fn begin_log_anew(conn: &mut SqliteConnection, path: &Path) -> Result<(), BusError> {
+    file::try_disk(path).await?;
     // One row: (busy, pages in the log, pages copied).
     let (busy, _, _): (i64, i64, i64) = sqlx::query_as("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(conn).await?;
     if busy == 0 { Ok(()) } else { Err(BusError::Unavailable { reason: "somebody reads its log".to_owned() }) }
-}
-
-/// True of an error of the disk that is no want of room: it may have refused pages of earlier commits too.
-pub(super) fn is_disk_error(error: &BusError) -> bool {
-    matches!(error, BusError::Unavailable { reason } if reason.contains(DISK_ERROR))
 }
 
 /// Reads the writer's picture.

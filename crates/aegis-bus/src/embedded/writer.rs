@@ -192,7 +192,7 @@ impl Writer {
                 answers.into_iter().for_each(Answer::send);
             }
             Err(mut failure) => {
-                self.log_in_doubt |= schema::is_disk_error(&failure.error);
+                self.log_in_doubt |= file::is_disk_error(&failure.error);
                 failure.error = file::at(self.options.get_filename())(failure.error);
                 tracing::error!(error = %failure.error, "bus commit failed; publishers keep their messages and try again");
                 self.healthy = false;
@@ -228,7 +228,7 @@ impl Writer {
         // The one before it lets go of the file.
         self.conn = SqliteConnection::connect_with(&self.options).await?;
         if self.log_in_doubt {
-            schema::begin_log_anew(&mut self.conn).await?;
+            schema::begin_log_anew(&mut self.conn, self.options.get_filename()).await?;
             self.log_in_doubt = false;
             tracing::warn!(path = %self.options.get_filename().display(), "the disk has taken the log of the bus file again");
         }

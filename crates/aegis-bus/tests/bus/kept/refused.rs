@@ -104,6 +104,10 @@ async fn what_is_committed_behind_pages_that_a_disk_refused_outlives_the_power()
     let whole = || Message::new("ase.00.t.y", "whole").with_id("whole");
     let refused = publish(whole()).await.unwrap_err();
     assert!(refused.is_retryable() && refused.to_string().contains("disk I/O error"), "{refused}");
+    // Nothing is worked into the file that the disk would refuse there.
+    for _ in 0..3 {
+        publish(whole()).await.unwrap_err();
+    }
     disk.make_room();
     let begun = Instant::now();
     while publish(whole()).await.is_err() {
