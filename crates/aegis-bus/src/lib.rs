@@ -375,6 +375,11 @@ pub trait Bus: Send + Sync + std::fmt::Debug {
         true
     }
 
+    /// How often one of its connections left a server over which nothing came of what was asked or published, or was told to leave it.
+    fn servers_left(&self) -> u64 {
+        0
+    }
+
     /// Goes to another of the servers that carry it, where there are several: what others write is not heard over this one.
     async fn leave_server(&self) {}
 }

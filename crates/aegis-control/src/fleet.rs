@@ -215,7 +215,7 @@ impl Control {
         let (heartbeat, pinned) = verify_notice::<Heartbeat>(&self.ring, &heard.payload).map_err(|error| error.to_string())?;
         check_speaker(&pinned, &heartbeat.edge_id, &heard.subject)?;
         if heartbeat.boot.len() > MAX_ID
-            || heartbeat.after.as_ref().is_some_and(|after| after.len() > MAX_ID)
+            || [&heartbeat.after, &heartbeat.epoch].into_iter().flatten().any(|name| name.len() > MAX_ID)
             || heartbeat.enforced.iter().any(|enforced| is_too_long(&enforced.target.target_id))
         {
             return Err("a name in it is too long".to_owned());

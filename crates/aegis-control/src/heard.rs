@@ -129,6 +129,7 @@ mod tests {
             edge_id: "edge-1".into(),
             boot: boot.into(),
             after: after.map(str::to_owned),
+            epoch: None,
             seq,
             at: Timestamp::default(),
             clock_offset_us: None,

@@ -1,7 +1,7 @@
 //! Edges that fall silent, and that are back: each of their tenants is told once, by an event with a receipt. Promises that what was told outlives
 //! this process, that no clock has a say in it (what is counted are this process's own signs of life that the bus took), and that nobody waits for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,6 +15,7 @@ use tokio::time::sleep;
 
 use crate::control::{Control, ControlError};
 use crate::fleet::edge_of;
+use crate::input::MAX_ID;
 use crate::outbox::Pending;
 use crate::problem::Problem;
 
@@ -37,6 +38,9 @@ pub(crate) struct Lives {
     leaver_read: AtomicBool,
 }
 
+/// Starts of an edge whose lanes have ended, of which late heartbeats are known as such.
+const MOST_ENDED: usize = 16;
+
 /// One edge.
 #[derive(Debug, Default)]
 struct Life {
@@ -48,6 +52,8 @@ struct Life {
     missed: u32,
     /// Its last sign of life, as far as this process heard one.
     last: Option<LastHeard>,
+    /// Epochs of its lanes that ended with their start, the newest last.
+    ended: VecDeque<String>,
 }
 
 /// What an edge said last.
@@ -56,6 +62,7 @@ pub(crate) struct LastHeard {
     boot: String,
     at: Timestamp,
     backlog: u64,
+    epoch: Option<String>,
 }
 
 /// What is to be told of an edge.
@@ -69,11 +76,25 @@ struct Change {
 
 impl LastHeard {
     pub(crate) fn of(heartbeat: &Heartbeat) -> Self {
-        Self { boot: heartbeat.boot.clone(), at: heartbeat.at, backlog: heartbeat.backlog }
+        Self { boot: heartbeat.boot.clone(), at: heartbeat.at, backlog: heartbeat.backlog, epoch: heartbeat.epoch.clone() }
     }
 }
 
 impl Life {
+    fn has_ended(&self, epoch: &str) -> bool {
+        self.ended.iter().any(|ended| ended == epoch)
+    }
+
+    fn ends(&mut self, epoch: &str) {
+        if epoch.len() > MAX_ID || self.has_ended(epoch) {
+            return;
+        }
+        if self.ended.len() >= MOST_ENDED {
+            self.ended.pop_front();
+        }
+        self.ended.push_back(epoch.to_owned());
+    }
+
     /// What its tenants should know now, if they do not.
     fn change(&self, most_missed: u32) -> Option<EdgeLife> {
         match self.told {
@@ -91,6 +112,10 @@ impl Lives {
     pub(crate) fn heard(&self, edge_id: &str, is_leaving: bool, last: LastHeard) {
         let mut lives = self.of.lock();
         let life = lives.entry(edge_id.to_owned()).or_default();
+        // It was sent before the lanes of that start ended, and is read behind their end.
+        if !is_leaving && last.epoch.as_deref().is_some_and(|epoch| life.has_ended(epoch)) {
+            return;
+        }
         (life.has_left, life.missed, life.last) = (is_leaving, 0, Some(last));
     }
 
@@ -102,11 +127,12 @@ impl Lives {
             return;
         }
         // Whose lane it is was proved; `edge_id` says who claims to have made the event.
-        let edge_id = event.lane.as_deref().map(edge_of).unwrap_or_default();
+        let lane = event.lane.as_deref().unwrap_or_default();
         let mut lives = self.of.lock();
-        let Some(life) = lives.get_mut(edge_id) else { return };
+        let Some(life) = lives.get_mut(edge_of(lane)) else { return };
         life.has_left = event.kind == EventKind::LaneClose;
         if life.has_left {
+            life.ends(lane.rsplit_once('.').map_or("", |(_, epoch)| epoch));
             self.leaver_read.store(true, Ordering::SeqCst);
         } else if life.told == Some(EdgeLife::Left) {
             // It began again. Of one that is silent only a heartbeat says that it is back.
@@ -158,7 +184,7 @@ impl Lives {
     /// What an earlier process told. Who lived then is given the whole time again; who did not is heard first.
     fn recall(&self, edge_id: &str, told: EdgeLife) {
         let missed = if told == EdgeLife::Silent { u32::MAX } else { 0 };
-        let life = Life { told: Some(told), has_left: told == EdgeLife::Left, missed, last: None };
+        let life = Life { told: Some(told), has_left: told == EdgeLife::Left, missed, ..Life::default() };
         self.of.lock().insert(edge_id.to_owned(), life);
     }
 
@@ -285,7 +311,12 @@ mod tests {
     const MOST: u32 = 3;
 
     fn last() -> LastHeard {
-        LastHeard { boot: "b".into(), at: Timestamp::default(), backlog: 0 }
+        LastHeard { boot: "b".into(), at: Timestamp::default(), backlog: 0, epoch: None }
+    }
+
+    /// A heartbeat of the start that opens lanes of this epoch.
+    fn of_epoch(epoch: usize) -> LastHeard {
+        LastHeard { epoch: Some(epoch.to_string()), ..last() }
     }
 
     fn lane_event(kind: EventKind, lane: &str) -> SecurityEvent {
@@ -372,6 +403,37 @@ mod tests {
             lives.heard("edge-1", false, last());
             assert_eq!(tell(&lives), Some((Some(EdgeLife::Left), EdgeLife::Live)));
         }
+    }
+
+    #[test]
+    fn what_a_start_said_before_its_lanes_ended_is_no_life_behind_that_end() {
+        let lives = heard();
+        lives.heard("edge-1", false, of_epoch(1));
+        lives.read(&lane_event(EventKind::LaneClose, "acme.edge-1.1"), true);
+        lives.heard("edge-1", false, of_epoch(1));
+        assert_eq!(tell(&lives), Some((Some(EdgeLife::Live), EdgeLife::Left)));
+        for _ in 0..3 * MOST {
+            beat(&lives);
+            lives.heard("edge-1", false, of_epoch(1));
+            assert_eq!(tell(&lives), None);
+        }
+        // Another start, whose heartbeat is read before the end of the one before it.
+        lives.heard("edge-1", false, of_epoch(2));
+        assert_eq!(tell(&lives), Some((Some(EdgeLife::Left), EdgeLife::Live)));
+        lives.read(&lane_event(EventKind::LaneClose, "other.edge-1.1"), true);
+        lives.heard("edge-1", false, of_epoch(2));
+        assert_eq!(tell(&lives), None);
+        for _ in 0..MOST {
+            beat(&lives);
+            lives.heard("edge-1", false, of_epoch(1));
+        }
+        assert_eq!(tell(&lives), Some((Some(EdgeLife::Live), EdgeLife::Silent)), "an ended start's words hide no silence");
+        lives.heard("edge-1", false, of_epoch(1));
+        assert_eq!(tell(&lives), None, "nor end one");
+        for ended in 0..3 * MOST_ENDED {
+            lives.read(&lane_event(EventKind::LaneClose, &format!("acme.edge-1.{ended}")), true);
+        }
+        assert!(lives.of.lock()["edge-1"].ended.len() <= MOST_ENDED);
     }
 
     #[test]

@@ -115,6 +115,7 @@ impl Pulse {
             edge_id: self.edge_id.clone(),
             boot: self.boot.clone(),
             after: self.after.clone(),
+            epoch: Some(ledger.epoch().to_owned()),
             seq: self.seq.fetch_add(1, Ordering::Relaxed),
             at,
             clock_offset_us: self.clock.offset_us(),

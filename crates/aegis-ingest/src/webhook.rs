@@ -17,9 +17,15 @@ use crate::IngestState;
 use crate::github::{self, Delivery, signature};
 use crate::refusal::{Refusal, json_response};
 
+/// Control takes another method at the path of a tenant of this name, so that it is no parameter there.
+const NAMED: &str = "secret";
+
 /// The endpoints of all adapters. They need no API key.
 pub fn router(state: IngestState) -> axum::Router {
-    axum::Router::new().route("/v1/webhooks/github/{tenant}", post(receive)).with_state(state)
+    axum::Router::new()
+        .route("/v1/webhooks/github/{tenant}", post(receive))
+        .route(&format!("/v1/webhooks/github/{NAMED}"), post(receive_named))
+        .with_state(state)
 }
 
 async fn receive(
@@ -29,8 +35,17 @@ async fn receive(
     body: Body,
 ) -> Response {
     // A path that is not even text names no tenant.
-    let tenant = tenant.ok().and_then(|Path(tenant)| TenantId::new(&tenant).ok());
-    match take(&state, tenant, headers, body).await {
+    let tenant = tenant.map_or_else(|_| String::new(), |Path(tenant)| tenant);
+    answer(&state, &tenant, headers, body).await
+}
+
+async fn receive_named(State(state): State<IngestState>, headers: HeaderMap, body: Body) -> Response {
+    answer(&state, NAMED, headers, body).await
+}
+
+async fn answer(state: &IngestState, tenant: &str, headers: HeaderMap, body: Body) -> Response {
+    let tenant = TenantId::new(tenant).ok();
+    match take(state, tenant, headers, body).await {
         Ok(Taken { event_id, duplicate }) => {
             let status = if duplicate { StatusCode::OK } else { StatusCode::ACCEPTED };
             json_response(status, &json!({ "event_id": event_id, "duplicate": duplicate }))

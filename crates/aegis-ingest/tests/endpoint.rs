@@ -10,6 +10,7 @@ use aegis_model::{ManualClock, ResourceRecord, SecurityEvent, SystemClock, Tenan
 use async_trait::async_trait;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
+use axum::routing::put;
 use hmac::{Hmac, KeyInit, Mac};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -27,7 +28,7 @@ struct Secrets;
 impl WebhookSecrets for Secrets {
     async fn secret(&self, tenant: &TenantId, adapter: &str) -> Result<Option<Vec<u8>>, SecretsUnavailable> {
         match (tenant.as_str(), adapter) {
-            ("acme", "github") => Ok(Some(SECRET.to_vec())),
+            ("acme" | "secret", "github") => Ok(Some(SECRET.to_vec())),
             ("other", "github") => Ok(Some(b"a secret of other".to_vec())),
             ("empty", "github") => Ok(Some(Vec::new())),
             ("broken", _) => Err(SecretsUnavailable { reason: "the store is down".to_owned() }),
@@ -150,6 +151,23 @@ fn issue() -> Vec<u8> {
     })
     .to_string()
     .into_bytes()
+}
+
+/// Control sets a tenant's secret at this very path, by another method.
+#[tokio::test]
+async fn a_tenant_whose_name_is_an_endpoint_s_receives_too() {
+    let mut f = plain().await;
+    f.app = axum::Router::new().route("/v1/webhooks/github/secret", put(|| async { "set" })).merge(f.app);
+    let delivery = || Post::new("72d3162e-cc78-11e3-81ab-4c9367dc0958", issue()).to("secret");
+    let (status, body, _) = f.send(delivery()).await;
+    assert_eq!(status, StatusCode::ACCEPTED, "{body}");
+    let forged = delivery().with("x-hub-signature-256", &sign(b"guess", &issue()));
+    assert_eq!(f.refused(forged).await.0, 401);
+    let stored = f.stored().await;
+    assert_eq!(stored.len(), 1);
+    assert_eq!((stored[0].1.tenant_id.as_str(), stored[0].0.split('.').nth(2)), ("secret", Some("secret")));
+    let set = Request::put("/v1/webhooks/github/secret").body(Body::empty()).unwrap();
+    assert_eq!(f.app.oneshot(set).await.unwrap().status(), StatusCode::OK);
 }
 
 #[tokio::test]

@@ -194,6 +194,12 @@ impl Ledger {
         format!("{tenant}{}", self.inner.lane_suffix)
     }
 
+    /// The last part of the names of the lanes that this start opens.
+    #[must_use]
+    pub fn epoch(&self) -> &str {
+        self.inner.lane_suffix.rsplit_once('.').map_or("", |(_, epoch)| epoch)
+    }
+
     /// False from a failed commit until the next that succeeds.
     #[must_use]
     pub fn is_writable(&self) -> bool {

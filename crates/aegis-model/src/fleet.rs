@@ -115,6 +115,9 @@ pub struct Heartbeat {
     /// The start before it in the same data folder, which it took the place of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<String>,
+    /// The last part of the names of the lanes that this start opens: once such a lane has ended as it should, so has the start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<String>,
     /// Grows within a start.
     pub seq: u64,
     /// By its corrected clock.

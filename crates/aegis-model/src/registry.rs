@@ -93,9 +93,12 @@ pub struct McpServerRecord {
     pub url: Option<String>,
     #[serde(default)]
     pub tools: Vec<McpToolRecord>,
-    /// True when the last seen manifest differed from the registered one.
+    /// True while a manifest was seen that said what nobody has registered.
     #[serde(default)]
     pub drifted: bool,
+    /// Of which tools it did; none where an earlier version saw it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drifted_tools: Vec<String>,
 }
 
 /// A channel through which work reaches agents, with the label its content gets at best.

@@ -28,6 +28,7 @@ pub(crate) fn join_servers(servers: &[AnyRow], tools: &[AnyRow]) -> Result<Vec<(
             url: row::get(r, "url")?,
             tools,
             drifted: row::flag(r, "drifted")?,
+            drifted_tools: row::json(r, "drifted_tools")?,
         };
         joined.push((row::tenant(r)?, record, row::get(r, "revision")?));
     }
@@ -37,20 +38,21 @@ pub(crate) fn join_servers(servers: &[AnyRow], tools: &[AnyRow]) -> Result<Vec<(
 /// Puts a server and its tools in the place of what is registered; the new revision.
 async fn write_server(tx: &mut Transaction, tenant: &TenantId, record: &McpServerRecord) -> Result<i64, StoreError> {
     check_name("MCP server key", &record.key)?;
-    if record.tools.len() > MAX_MEMBERS {
+    if record.tools.len().max(record.drifted_tools.len()) > MAX_MEMBERS {
         return Err(StoreError::Invalid { what: "MCP server", why: "has too many tools" });
     }
     let revision = next_revision(tx).await?;
     sqlx::query(
-        "INSERT INTO mcp_servers (tenant_id, server_key, name, url, drifted, revision) VALUES ($1, $2, $3, $4, $5, $6)
+        "INSERT INTO mcp_servers (tenant_id, server_key, name, url, drifted, drifted_tools, revision) VALUES ($1, $2, $3, $4, $5, $6, $7)
          ON CONFLICT (tenant_id, server_key) DO UPDATE SET name = excluded.name, url = excluded.url,
-             drifted = excluded.drifted, revision = excluded.revision",
+             drifted = excluded.drifted, drifted_tools = excluded.drifted_tools, revision = excluded.revision",
     )
     .bind(tenant.as_str())
     .bind(record.key.as_str())
     .bind(record.name.as_str())
     .bind(record.url.as_deref())
     .bind(row::flag_value(record.drifted))
+    .bind(row::to_json(&record.drifted_tools, "drifted_tools")?)
     .bind(revision)
     .execute(&mut **tx)
     .await

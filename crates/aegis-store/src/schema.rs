@@ -28,6 +28,7 @@ pub(crate) const STORE: &[Migration] = &[
         sql: include_str!("../migrations/sqlite/0010_common_rule_versions.sql"),
     },
     Migration { version: 11, name: "rule_sets", sql: include_str!("../migrations/sqlite/0011_rule_sets.sql") },
+    Migration { version: 12, name: "drifted_tools", sql: include_str!("../migrations/sqlite/0012_drifted_tools.sql") },
 ];
 
 /// Of the history, a file of its own.
@@ -58,6 +59,7 @@ pub(crate) const POSTGRES: &[Migration] = &[
         name: "history_by_lane_and_seq",
         sql: include_str!("../migrations/postgres/0011_history_by_lane_and_seq.sql"),
     },
+    Migration { version: 12, name: "drifted_tools", sql: include_str!("../migrations/postgres/0012_drifted_tools.sql") },
 ];
 
 /// Brings the database to the newest of `migrations`, in a transaction that no other writer runs beside: either every missing one is applied

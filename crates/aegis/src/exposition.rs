@@ -90,6 +90,12 @@ impl Collector for Carried {
             for (role, bus) in &self.connections {
                 ConstGauge::new(i64::from(bus.is_connected())).encode(family.encode_family(&[("role", *role)])?)?;
             }
+            let help =
+                "servers of NATS that a role's connection left, since nothing came of what was asked or published over them";
+            let mut family = encoder.encode_descriptor("aegis_nats_servers_left", help, None, MetricType::Counter)?;
+            for (role, bus) in &self.connections {
+                ConstCounter::new(bus.servers_left()).encode(family.encode_family(&[("role", *role)])?)?;
+            }
         }
         let Some(servers) = self.bus.servers() else { return Ok(()) };
         let help =

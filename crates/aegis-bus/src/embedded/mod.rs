@@ -135,7 +135,14 @@ impl EmbeddedBus {
     async fn open_here(path: &Path, limits: EmbeddedLimits, clock: Arc<dyn Clock>) -> Result<Arc<Self>, BusError> {
         let lock = file::take(path).await?;
         let options = schema::connect_options(path);
-        let (conn, loaded, readers) = connect(path, &options).await.map_err(file::at(path))?;
+        let has_log = file::has_log(path);
+        let (mut conn, loaded, readers) = connect(path, &options).await.map_err(file::at(path))?;
+        let mut log_in_doubt = false;
+        // What an earlier start left in the log may have been refused by the disk without anybody having been told.
+        if has_log && let Err(error) = schema::begin_log_anew(&mut conn, path).await.map_err(file::at(path)) {
+            tracing::warn!(%error, "the log of the bus file is not worked into it yet");
+            log_in_doubt = file::is_disk_error(&error);
+        }
 
         let identities = loaded.identities.clone();
         let shared = Arc::new(Shared::new(&limits, &loaded));
@@ -149,8 +156,10 @@ impl EmbeddedBus {
             clock,
             shared: Arc::clone(&shared),
             requests,
-            healthy: true,
+            healthy: !log_in_doubt,
+            log_in_doubt,
             leaves_sync: false,
+            unsynced: 0,
             _lock: lock,
         };
         tokio::spawn(writer.run());

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{Connection, Executor};
 
+use super::file;
 use super::kept::Source;
 use super::kv::KvEntry;
 use crate::{Bucket, BusError, Stream, StreamState};
@@ -129,6 +130,14 @@ pub(super) fn unsigned(n: i64) -> u64 {
     u64::try_from(n).unwrap_or(0)
 }
 
+/// The next commit has the disk take it, and all before it in the log, before it is answered. Behind 8 MiB of a new file it works the log into the file: a
+/// checkpoint is part of a commit, and a large one would hold up everyone behind it.
+pub(super) const SYNC_NOW: &str = "PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 512";
+
+/// That is left to a later commit. It works nothing into the file: SQLite tells nobody of an error of the disk that it meets there, and the system tells
+/// it once.
+pub(super) const SYNC_LATER: &str = "PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0";
+
 /// How every connection to the file is opened.
 pub(super) fn connect_options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
@@ -138,7 +147,6 @@ pub(super) fn connect_options(path: &Path) -> SqliteConnectOptions {
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(Duration::from_secs(5))
-        // 8 MiB of a new file: a checkpoint is part of a commit, and a large one would hold up everyone behind it.
         .pragma("wal_autocheckpoint", "512")
         .pragma("journal_size_limit", "67108864")
         .pragma("cache_size", "-65536")
@@ -205,6 +213,15 @@ pub(super) async fn prepare(conn: &mut SqliteConnection, path: &Path) -> Result<
         }
         _ => Err(BusError::SchemaTooNew { path: path.display().to_string(), found, known: SCHEMA_VERSION }),
     }
+}
+
+/// Works the whole log into the file at `path`, and begins another: what the disk has refused of it behind a commit's back is written elsewhere now. Nothing is
+/// touched while the disk still refuses. For the writer alone, between two commits.
+pub(super) async fn begin_log_anew(conn: &mut SqliteConnection, path: &Path) -> Result<(), BusError> {
+    file::try_disk(path).await?;
+    // One row: (busy, pages in the log, pages copied).
+    let (busy, _, _): (i64, i64, i64) = sqlx::query_as("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(conn).await?;
+    if busy == 0 { Ok(()) } else { Err(BusError::Unavailable { reason: "somebody reads its log".to_owned() }) }
 }
 
 /// Reads the writer's picture.

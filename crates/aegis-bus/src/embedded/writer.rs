@@ -13,6 +13,9 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use super::{EmbeddedLimits, Keeper, MAX_REQUEST_BYTES, Shared, commit, file, schema};
 use crate::{Bucket, BusError, Kept, Message, PubAck, Stream};
 
+/// Commits in a row that are left to a later one, at most: the log grows with them.
+const MOST_UNSYNCED: u32 = 256;
+
 /// What the writer is asked to make durable.
 #[derive(Debug)]
 pub(super) enum Request {
@@ -117,8 +120,13 @@ pub(super) struct Writer {
     pub(super) requests: mpsc::Receiver<Request>,
     /// False after a failed commit, until the file was read back.
     pub(super) healthy: bool,
+    /// True after an error of the disk, until the log was begun anew: pages of it may not be there, and what is committed behind them would not outlive the
+    /// power either (docs/adr/0049).
+    pub(super) log_in_doubt: bool,
     /// True while the connection leaves it to a later commit, or a checkpoint of the log, to have the disk take what it commits.
     pub(super) leaves_sync: bool,
+    /// Commits since the last that the disk had to take.
+    pub(super) unsynced: u32,
     /// Held as long as the writer lives.
     pub(super) _lock: File,
 }
@@ -168,7 +176,7 @@ impl Writer {
 
     async fn commit(&mut self, batch: Vec<Request>, pruning: &mut commit::Pruning) {
         let mut answers = Vec::with_capacity(batch.len());
-        let may_wait = batch.iter().all(|request| request.can_come_again(&self.shared));
+        let may_wait = self.unsynced < MOST_UNSYNCED && batch.iter().all(|request| request.can_come_again(&self.shared));
         let outcome = match self.make_ready(may_wait).await {
             Ok(()) => {
                 commit::commit(&mut self.conn, &self.shared, &self.limits, self.clock.now(), batch, &mut answers, pruning).await
@@ -179,8 +187,12 @@ impl Writer {
             }
         };
         match outcome {
-            Ok(()) => answers.into_iter().for_each(Answer::send),
+            Ok(()) => {
+                self.unsynced = if self.leaves_sync { self.unsynced.saturating_add(1) } else { 0 };
+                answers.into_iter().for_each(Answer::send);
+            }
             Err(mut failure) => {
+                self.log_in_doubt |= file::is_disk_error(&failure.error);
                 failure.error = file::at(self.options.get_filename())(failure.error);
                 tracing::error!(error = %failure.error, "bus commit failed; publishers keep their messages and try again");
                 self.healthy = false;
@@ -198,7 +210,7 @@ impl Writer {
         if self.leaves_sync == may_wait {
             return Ok(());
         }
-        let level = if may_wait { "PRAGMA synchronous = NORMAL" } else { "PRAGMA synchronous = FULL" };
+        let level = if may_wait { schema::SYNC_LATER } else { schema::SYNC_NOW };
         // Never as a statement that stays prepared: SQLite may do it while it prepares one, and not when that is run again.
         if let Err(error) = sqlx::raw_sql(level).execute(&mut self.conn).await {
             self.healthy = false;
@@ -213,12 +225,17 @@ impl Writer {
         if self.healthy {
             return Ok(());
         }
-        let mut conn = SqliteConnection::connect_with(&self.options).await?;
-        let loaded = schema::load(&mut conn).await?;
+        // The one before it lets go of the file.
+        self.conn = SqliteConnection::connect_with(&self.options).await?;
+        if self.log_in_doubt {
+            schema::begin_log_anew(&mut self.conn, self.options.get_filename()).await?;
+            self.log_in_doubt = false;
+            tracing::warn!(path = %self.options.get_filename().display(), "the disk has taken the log of the bus file again");
+        }
+        let loaded = schema::load(&mut self.conn).await?;
         self.shared.reset(loaded);
-        self.conn = conn;
         self.healthy = true;
-        self.leaves_sync = false;
+        (self.leaves_sync, self.unsynced) = (false, 0);
         Ok(())
     }
 }
@@ -258,15 +275,19 @@ mod tests {
         let (shared, (_, requests)) = (Arc::new(Shared::new(&limits, &loaded)), mpsc::channel(1));
         shared.reset(loaded);
         let clock = Arc::new(SystemClock);
-        Writer { conn, options, limits, clock, shared, requests, healthy: true, leaves_sync: false, _lock: lock }
+        let (healthy, log_in_doubt, leaves_sync, unsynced) = (true, false, false, 0);
+        Writer { conn, options, limits, clock, shared, requests, healthy, log_in_doubt, leaves_sync, unsynced, _lock: lock }
     }
 
-    /// Commits these together, and how far that waited for the disk.
+    /// Commits these together, and how far that waited for the disk. Whoever waits works the log into the file, and nobody else.
     async fn commit(writer: &mut Writer, batch: Vec<Request>) -> i64 {
         writer.commit(batch, &mut commit::Pruning::default()).await;
         // One that is prepared once says for ever what it said first.
-        let asked = sqlx::query_scalar::<sqlx::Sqlite, i64>("PRAGMA synchronous").persistent(false);
-        asked.fetch_one(&mut writer.conn).await.unwrap()
+        let asked = |pragma: &'static str| sqlx::query_scalar::<sqlx::Sqlite, i64>(pragma).persistent(false);
+        let level = asked("PRAGMA synchronous").fetch_one(&mut writer.conn).await.unwrap();
+        let checkpoints = asked("PRAGMA wal_autocheckpoint").fetch_one(&mut writer.conn).await.unwrap();
+        assert_eq!(checkpoints, if level == FULL { 512 } else { 0 });
+        level
     }
 
     fn publish(stream: Stream, messages: Vec<Message>) -> Request {
@@ -312,5 +333,12 @@ mod tests {
         let settled = "SELECT last_position FROM sources WHERE source < 0";
         let settled: i64 = sqlx::query_scalar(settled).fetch_one(&mut writer.conn).await.unwrap();
         assert_eq!(settled, 1, "a commit that changes nothing has the disk take nothing");
+        // The log is bounded, also where nothing else comes.
+        let mut levels = Vec::new();
+        for position in 10..12 + i64::from(MOST_UNSYNCED) {
+            levels.push(commit(writer, vec![ase(vec![kept("shelf", position)])]).await);
+        }
+        let waited: Vec<usize> = (0..levels.len()).filter(|n| levels[*n] == FULL).collect();
+        assert_eq!(waited, [usize::try_from(MOST_UNSYNCED).unwrap()]);
     }
 }

@@ -240,7 +240,11 @@ impl Bus for EdgeBus {
         self.bus.is_connected() && self.ships.is_connected()
     }
 
-    /// What is shipped stays where it is.
+    fn servers_left(&self) -> u64 {
+        self.bus.servers_left().saturating_add(self.ships.servers_left())
+    }
+
+    /// What is shipped stays where it is: whether it is taken there is seen by itself.
     async fn leave_server(&self) {
         self.bus.answers.leave().await;
     }

@@ -1,8 +1,9 @@
 //! Another server of the cluster, where one brings no answers though the connection to it stands: a server can lose the way between two accounts
-//! (docs/adr/0051), and takes requests then whose answers never come through it. One that hangs is left by the client itself, which hears no PONG.
+//! (docs/adr/0051), and takes requests then whose answers never come through it; one that lost the others says of what they have that nobody takes it.
+//! One that hangs is left by the client itself, which hears no PONG.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_nats::connection::State;
@@ -11,15 +12,34 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
-/// How long nothing is answered before a server is left.
-const PATIENCE: Duration = Duration::from_secs(4);
-/// Requests without an answer until then, at least: one by itself may be lost.
+/// Requests in a row, at least, that bring nothing before a server is left: one by itself may be lost.
 const IN_A_ROW: u32 = 2;
-/// So many servers are left after that time; then it is twice as long with each further one: nobody may be there who answers.
-const AT_ONCE: u32 = 3;
-const MOST_PATIENCE: Duration = Duration::from_secs(60);
+/// Where nothing is said.
+const SILENCE: Patience = Patience { first: Duration::from_secs(4), at_once: 3, most: Duration::from_secs(60) };
+/// Where it is said that nobody takes what is published: a stream whose server is gone has another leader sooner, and is moved nowhere by those who ask.
+const REFUSAL: Patience = Patience { first: Duration::from_secs(15), at_once: 1, most: Duration::from_secs(240) };
 /// How long a connection may take to write what waits.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long a server is borne over which nothing comes of what is asked.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    first: Duration,
+    /// So many servers are left after that time; then it is twice as long with each further one: nobody may be there who answers.
+    at_once: u32,
+    most: Duration,
+}
+
+/// What came of something that was published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Its stream answered, be it that it does not take this message.
+    Answered,
+    /// It was said that nobody takes it: the stream is not there, or nobody leads it, as far as this server knows.
+    NotTaken,
+    /// Nothing was said.
+    Silence,
+}
 
 /// Which server a client connects to next, where that is not left to itself.
 #[derive(Debug, Default)]
@@ -54,18 +74,45 @@ pub(super) struct Answers {
     client: Client,
     connection: String,
     next: Arc<NextServer>,
-    row: Mutex<Row>,
+    rows: Mutex<Rows>,
     left: Notify,
+    /// Servers that were left.
+    count: AtomicU64,
 }
 
 impl Answers {
     pub(super) fn new(client: Client, connection: String, next: Arc<NextServer>) -> Self {
-        Self { client, connection, next, row: Mutex::default(), left: Notify::new() }
+        Self { client, connection, next, rows: Mutex::default(), left: Notify::new(), count: AtomicU64::new(0) }
+    }
+
+    /// How many servers were left.
+    pub(super) fn servers_left(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
     }
 
     /// Something was answered, be it by a refusal.
     pub(super) fn came(&self) {
-        self.row.lock().came();
+        self.rows.lock().came();
+    }
+
+    /// What came of something that was published then. Leaves the server where nothing comes for long.
+    pub(super) async fn came_of(&self, outcome: Outcome, asked: Instant) {
+        match outcome {
+            Outcome::Answered => self.came(),
+            Outcome::Silence => self.missed(asked).await,
+            Outcome::NotTaken => self.not_taken(asked).await,
+        }
+    }
+
+    async fn not_taken(&self, asked: Instant) {
+        if self.client.connection_state() != State::Connected {
+            return;
+        }
+        let is_enough = self.rows.lock().not_taken(asked, Instant::now());
+        if is_enough {
+            tracing::warn!(connection = self.connection, "the NATS server says that nobody takes what is published");
+            self.leave().await;
+        }
     }
 
     /// What was asked then was not answered in its time. Leaves the server where that goes on.
@@ -73,7 +120,7 @@ impl Answers {
         if self.client.connection_state() != State::Connected {
             return;
         }
-        let is_enough = self.row.lock().missed(asked, Instant::now());
+        let is_enough = self.rows.lock().missed(asked, Instant::now());
         if is_enough {
             tracing::warn!(connection = self.connection, "the NATS server takes what is asked, and no answer comes");
             self.leave().await;
@@ -89,7 +136,10 @@ impl Answers {
         tracing::warn!(connection = self.connection, "trying another NATS server of the cluster");
         self.next.want();
         match self.client.force_reconnect().await {
-            Ok(()) => self.left.notify_waiters(),
+            Ok(()) => {
+                self.count.fetch_add(1, Ordering::Relaxed);
+                self.left.notify_waiters();
+            }
             Err(error) => tracing::debug!(%error, connection = self.connection, "the connection is closed"),
         }
     }
@@ -100,9 +150,49 @@ impl Answers {
     }
 }
 
-/// Requests in a row that were not answered.
-#[derive(Debug, Default)]
+/// What one connection asks in vain.
+#[derive(Debug)]
+struct Rows {
+    silent: Row,
+    refused: Row,
+}
+
+impl Default for Rows {
+    fn default() -> Self {
+        Self { silent: Row::of(SILENCE), refused: Row::of(REFUSAL) }
+    }
+}
+
+impl Rows {
+    fn came(&mut self) {
+        self.silent.came();
+        self.refused.came();
+    }
+
+    /// True where the server is to be left now, for its silence.
+    fn missed(&mut self, asked: Instant, now: Instant) -> bool {
+        let is_left = self.silent.missed(asked, now);
+        if is_left {
+            self.refused.moved(now);
+        }
+        is_left
+    }
+
+    /// The same, for what it says. It is not silent.
+    fn not_taken(&mut self, asked: Instant, now: Instant) -> bool {
+        self.silent.came();
+        let is_left = self.refused.missed(asked, now);
+        if is_left {
+            self.silent.moved(now);
+        }
+        is_left
+    }
+}
+
+/// Requests in a row of which nothing came.
+#[derive(Debug)]
 struct Row {
+    patience: Patience,
     /// When the first of them was asked.
     since: Option<Instant>,
     missed: u32,
@@ -113,8 +203,17 @@ struct Row {
 }
 
 impl Row {
+    const fn of(patience: Patience) -> Self {
+        Self { patience, since: None, missed: 0, left: 0, left_at: None }
+    }
+
     fn came(&mut self) {
-        *self = Self { left_at: self.left_at, ..Self::default() };
+        *self = Self { left_at: self.left_at, ..Self::of(self.patience) };
+    }
+
+    /// The server was left for another reason.
+    fn moved(&mut self, now: Instant) {
+        (self.since, self.missed, self.left_at) = (None, 0, Some(now));
     }
 
     /// True where the server is to be left now.
@@ -128,13 +227,15 @@ impl Row {
         if self.missed < IN_A_ROW || now.saturating_duration_since(since) < self.patience() {
             return false;
         }
-        *self = Self { since: None, missed: 0, left: self.left.saturating_add(1), left_at: Some(now) };
+        self.moved(now);
+        self.left = self.left.saturating_add(1);
         true
     }
 
     fn patience(&self) -> Duration {
-        let doubled = self.left.saturating_sub(AT_ONCE - 1);
-        PATIENCE.saturating_mul(2u32.saturating_pow(doubled)).min(MOST_PATIENCE)
+        let Patience { first, at_once, most } = self.patience;
+        let doubled = self.left.saturating_add(1).saturating_sub(at_once);
+        first.saturating_mul(2u32.saturating_pow(doubled)).min(most)
     }
 }
 
@@ -186,7 +287,7 @@ mod tests {
 
     #[test]
     fn a_server_is_left_after_two_waits_without_an_answer_and_ever_more_slowly() {
-        let (mut row, mut now) = (Row::default(), Instant::now());
+        let (mut row, mut now) = (Rows::default(), Instant::now());
         let mut waits = Vec::new();
         for _ in 0..8 {
             let mut asked = 0;
@@ -205,15 +306,42 @@ mod tests {
         assert!(!row.missed(now, now + WAIT) && row.missed(now, now + WAIT), "as at first");
     }
 
+    /// How long it is tried, once a second, until a server is left that says that nobody takes it.
+    fn refused_for(rows: &mut Rows, now: &mut Instant) -> u64 {
+        let begun = *now;
+        while !rows.not_taken(*now, *now) {
+            *now += Duration::from_secs(1);
+        }
+        (*now - begun).as_secs()
+    }
+
+    #[test]
+    fn a_server_that_says_that_nobody_takes_it_is_left_later_and_ever_more_slowly() {
+        let (mut rows, mut now) = (Rows::default(), Instant::now());
+        let took: Vec<u64> = (0..6).map(|_| refused_for(&mut rows, &mut now)).collect();
+        assert_eq!(took, [15, 30, 60, 120, 240, 240]);
+        rows.came();
+        assert_eq!(refused_for(&mut rows, &mut now), 15, "as at first");
+        // Who says something is not silent, and what was asked of the server before says nothing of this one.
+        assert!(!rows.missed(now, now + WAIT));
+        assert!(!rows.not_taken(now + WAIT, now + WAIT));
+        assert!(!rows.missed(now + WAIT, now + 2 * WAIT));
+        assert!(rows.missed(now + 2 * WAIT, now + 3 * WAIT));
+        now += 3 * WAIT;
+        assert!(!rows.not_taken(now - WAIT, now + Duration::from_secs(60)));
+        now += Duration::from_secs(60);
+        assert_eq!(refused_for(&mut rows, &mut now), 30, "another server");
+    }
+
     proptest! {
         /// Where an answer comes between two that are missed no server is left, nor for what an earlier one was asked.
         #[test]
         fn no_server_is_left_that_answers(waits in prop::collection::vec(0..30u64, 1..40)) {
-            let (mut row, mut now) = (Row::default(), Instant::now());
+            let (mut row, mut now) = (Rows::default(), Instant::now());
             for wait in &waits {
                 let then = now;
                 now += Duration::from_secs(*wait);
-                prop_assert!(!row.missed(then, now));
+                prop_assert!(!row.missed(then, now) && !row.not_taken(then, now));
                 row.came();
             }
             let before = now;

@@ -144,10 +144,8 @@ impl Bus for JetStreamBus {
         Box::pin(async move {
             let results = acks.await;
             ttls.learn(stream, &results, Instant::now());
-            match publish::is_answered(&results) {
-                Some(false) => answers.missed(asked).await,
-                Some(true) => answers.came(),
-                None => {}
+            if let Some(outcome) = publish::outcome(&results) {
+                answers.came_of(outcome, asked).await;
             }
             results
         })
@@ -266,6 +264,10 @@ impl Bus for JetStreamBus {
 
     fn is_connected(&self) -> bool {
         self.context.client().connection_state() == State::Connected
+    }
+
+    fn servers_left(&self) -> u64 {
+        self.answers.servers_left()
     }
 }
 

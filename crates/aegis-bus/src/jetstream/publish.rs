@@ -10,6 +10,7 @@ use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::{Context, ErrorCode};
 use tokio::time::{Instant, timeout_at};
 
+use super::elsewhere::Outcome;
 use super::unavailable;
 use crate::check::check_message;
 use crate::{Acks, BusError, MAX_PAYLOAD, Message, PubAck, Stream};
@@ -107,11 +108,22 @@ fn taken(stream: Stream, ack: &PublishAck) -> Result<PubAck, BusError> {
     Ok(PubAck { seq: ack.sequence, duplicate: ack.duplicate })
 }
 
-/// Whether the server said anything of what was published; None where that was nothing. What is refused before it is sent speaks for no server, beside
-/// others of which none was answered.
-pub(super) fn is_answered(results: &[Result<PubAck, BusError>]) -> Option<bool> {
-    let is_silent = results.iter().any(|result| result.as_ref().is_err_and(is_silence));
-    (!results.is_empty()).then(|| !is_silent || results.iter().any(Result::is_ok))
+/// What came of what was published; None where that was nothing. What is refused before it is sent speaks for no server, beside others of which
+/// none was answered.
+pub(super) fn outcome(results: &[Result<PubAck, BusError>]) -> Option<Outcome> {
+    let is_any = |is: fn(&BusError) -> bool| results.iter().any(|result| result.as_ref().is_err_and(is));
+    if results.is_empty() {
+        return None;
+    }
+    Some(if results.iter().any(Result::is_ok) {
+        Outcome::Answered
+    } else if is_any(is_silence) {
+        Outcome::Silence
+    } else if is_any(|error| matches!(error, BusError::Unavailable { .. })) {
+        Outcome::NotTaken
+    } else {
+        Outcome::Answered
+    })
 }
 
 /// True of a message of which the server said nothing, neither yes nor no.
@@ -196,17 +208,21 @@ mod tests {
     #[test]
     fn what_is_refused_before_it_is_sent_is_no_answer_of_the_server() {
         let taken = || Ok(PubAck { seq: 1, duplicate: false });
+        let nobody = || Err(unavailable("no stream answers"));
         let (silence, too_large) = (|| Err(unavailable(NO_ACK)), || Err(BusError::TooLarge { bytes: 2, max: 1 }));
         for (results, expected) in [
             (vec![], None),
-            (vec![silence(), silence()], Some(false)),
-            (vec![too_large(), silence()], Some(false)),
-            (vec![too_large(), silence(), taken()], Some(true)),
-            (vec![taken(), silence()], Some(true)),
-            (vec![too_large()], Some(true)),
-            (vec![Err(unavailable("no stream answers"))], Some(true)),
+            (vec![silence(), silence()], Some(Outcome::Silence)),
+            (vec![too_large(), silence()], Some(Outcome::Silence)),
+            (vec![too_large(), silence(), taken()], Some(Outcome::Answered)),
+            (vec![taken(), silence()], Some(Outcome::Answered)),
+            (vec![too_large()], Some(Outcome::Answered)),
+            (vec![Err(BusError::Full { stream: Stream::Ase })], Some(Outcome::Answered)),
+            (vec![nobody(), nobody()], Some(Outcome::NotTaken)),
+            (vec![too_large(), nobody()], Some(Outcome::NotTaken)),
+            (vec![taken(), nobody()], Some(Outcome::Answered)),
         ] {
-            assert_eq!(is_answered(&results), expected, "{results:?}");
+            assert_eq!(outcome(&results), expected, "{results:?}");
         }
     }
 }

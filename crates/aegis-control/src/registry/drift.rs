@@ -45,6 +45,11 @@ impl Drift {
         Self { changed: Self::of_manifest(registered, seen).changed, ..Self::default() }
     }
 
+    /// Tools of which it says what nobody has looked at.
+    fn unseen(&self) -> impl Iterator<Item = &String> {
+        self.changed.iter().chain(&self.added)
+    }
+
     /// What makes it drift, the worst of it: the server says something that nobody has looked at. What it no longer lists, it says nothing with.
     pub(super) fn reason(&self) -> Option<&'static str> {
         if !self.changed.is_empty() {
@@ -91,13 +96,16 @@ fn view(server: &McpServerRecord, drift: &Drift) -> Value {
     })
 }
 
-/// Marks the server if its manifest differs, with an event and a receipt the first time. The caller holds the registry's turn.
+/// Marks the server if its manifest differs, with an event and a receipt the first time for each tool. The caller holds the registry's turn.
 pub(super) async fn mark(control: &Control, caller: &Caller, server: &mut McpServerRecord, drift: &Drift) -> Result<(), Problem> {
     let Some(reason) = drift.reason() else { return Ok(()) };
-    if server.drifted {
+    let room = MAX_ACTIONS.saturating_sub(server.drifted_tools.len());
+    let unknown: Vec<String> = drift.unseen().filter(|tool| !server.drifted_tools.contains(tool)).take(room).cloned().collect();
+    if server.drifted && unknown.is_empty() {
         return Ok(());
     }
     server.drifted = true;
+    server.drifted_tools.extend(unknown);
     let detail = json!({"changed": drift.changed, "added": drift.added, "removed": drift.removed});
     // It only takes something away: it does not wait for the ledger.
     let pending = control.prepare_anyway(control.drift_draft(caller, &server.key, reason, detail))?;

@@ -142,6 +142,7 @@ pub(crate) async fn put_server(control: &Control, call: &Call) -> Result<Respons
         url: body.url,
         tools: existing.as_ref().map(|server| server.tools.clone()).unwrap_or_default(),
         drifted: existing.as_ref().is_some_and(|server| server.drifted),
+        drifted_tools: existing.as_ref().map(|server| server.drifted_tools.clone()).unwrap_or_default(),
     };
     let tool = add_tools(control, &call.caller, &mut server, &body.tools).await?;
     store_server(control, &call.caller, &server, tool.as_ref(), "mcp_server_registered").await?;
@@ -154,8 +155,9 @@ pub(crate) async fn put_tools(control: &Control, call: &Call) -> Result<Response
     let _turn = control.registry_turn.lock().await;
     let mut server = known(control, call).await?;
     let tool = add_tools(control, &call.caller, &mut server, &body.tools).await?;
-    // A person has looked at the manifest again: what was registered now is what it is compared with.
-    server.drifted &= body.tools.is_empty();
+    // A person has looked at these declarations again, and at no others: they are what a manifest is compared with from now on.
+    server.drifted_tools.retain(|drifted| body.tools.iter().all(|tool| tool.name != *drifted));
+    server.drifted &= body.tools.is_empty() || !server.drifted_tools.is_empty();
     store_server(control, &call.caller, &server, tool.as_ref(), "mcp_tools_registered").await?;
     Ok((StatusCode::CREATED, Json(server)).into_response())
 }

@@ -47,6 +47,7 @@ impl Edge {
             edge_id: self.id.to_owned(),
             boot: "one".to_owned(),
             after: None,
+            epoch: None,
             seq: self.said,
             at: SystemClock.now(),
             clock_offset_us: None,

@@ -414,22 +414,35 @@ async fn a_manifest_that_drifts_denies_the_server_s_tools_until_somebody_registe
     let consume = json!({"claimed_action_hash": answer["action_hash"]});
     house.post(&format!("{approval}/consume"), &token, consume.clone()).await.refused(409, "mcp_manifest_drift");
 
-    // A manifest that fits again says nothing of what was seen; one that does not is told once.
+    // A manifest that fits again says nothing of what was seen; a tool of one that does not is told once.
     let fits = house.post(manifest, registrar, json!({"tools": [read, write]})).await.expect(200).body;
     assert_eq!((&fits["matches"], &fits["drifted"]), (&json!(true), &json!(true)));
     let worse = house.post(manifest, registrar, json!({"tools": [poisoned, {"name": "wipe"}]})).await.expect(200).body;
     assert_eq!((&worse["changed"], &worse["added"], &worse["removed"]), (&json!(["read"]), &json!(["wipe"]), &json!(["write"])));
     house.post(manifest, &token, json!({"tools": []})).await.refused(403, "wrong_role");
 
-    house.post(tools, registrar, json!({"tools": [poisoned, write]})).await.expect(201);
+    house.post(manifest, registrar, json!({"tools": [{"name": "wipe"}, poisoned]})).await.expect(200);
+    let shown = house.get("/v1/mcp/servers/files", registrar).await.expect(200).body;
+    assert_eq!(shown["drifted_tools"], json!(["read", "wipe"]));
+
+    // Who looks at one of them has not looked at the other.
+    let looked = house.post(tools, registrar, json!({"tools": [poisoned, write]})).await.expect(201).body;
+    assert_eq!((&looked["drifted"], &looked["drifted_tools"]), (&json!(true), &json!(["wipe"])));
+    assert_eq!(ask().await["reason"], "mcp_manifest_drift");
+    house.post(&format!("{approval}/consume"), &token, consume.clone()).await.refused(409, "mcp_manifest_drift");
+    // Nor has a script that registers what the server lists.
+    let wipe = json!({"key": "files", "name": "Files", "tools": [{"name": "wipe"}]});
+    assert_eq!(house.post(servers, registrar, wipe).await.expect(200).body["drifted"], true);
+    let looked = house.post(tools, registrar, json!({"tools": [{"name": "wipe"}]})).await.expect(201).body;
+    assert_eq!((&looked["drifted"], looked.get("drifted_tools")), (&json!(false), None));
     assert_eq!(ask().await["decision"], "require_approval");
     house.post(&format!("{approval}/consume"), &token, consume).await.expect(200);
     let gone = house.post(manifest, registrar, json!({"tools": [write]})).await.expect(200).body;
-    assert_eq!((&gone["matches"], &gone["drifted"], &gone["removed"]), (&json!(false), &json!(false), &json!(["read"])));
-    house.post(manifest, registrar, json!({"tools": [poisoned, write, {"name": "wipe"}]})).await.expect(200);
+    assert_eq!((&gone["matches"], &gone["drifted"], &gone["removed"]), (&json!(false), &json!(false), &json!(["read", "wipe"])));
+    house.post(manifest, registrar, json!({"tools": [poisoned, write, {"name": "erase"}]})).await.expect(200);
     house.event(&house.acme.id, EventKind::McpManifestDrift, "tool_added").await;
     assert_eq!(house.post(tools, registrar, json!({"tools": []})).await.expect(201).body["drifted"], true, "nobody looked");
-    assert_eq!(house.events(&house.acme.id, EventKind::McpManifestDrift).await.len(), 2);
+    assert_eq!(house.events(&house.acme.id, EventKind::McpManifestDrift).await.len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -26,6 +26,8 @@ struct Edge {
     id: &'static str,
     key: SigningKey,
     boot: &'static str,
+    /// Of its lanes; an edge of before this version does not say it.
+    epoch: Option<String>,
     said: u64,
 }
 
@@ -36,7 +38,7 @@ impl Edge {
         let nkey = format!("U{}", "A".repeat(55));
         let body = json!({"token": token.expose(), "receipt_key": key_text(seed), "nkey": nkey});
         house.send("POST", "/v1/edges/enroll", None, Some(body.to_string().as_bytes())).await.expect(200);
-        Self { id, key: SigningKey::from_seed(&[seed; 32]), boot: "one", said: 0 }
+        Self { id, key: SigningKey::from_seed(&[seed; 32]), boot: "one", epoch: None, said: 0 }
     }
 
     async fn beat(&mut self, house: &House, leaving: bool) {
@@ -50,6 +52,7 @@ impl Edge {
             edge_id: self.id.to_owned(),
             boot: self.boot.to_owned(),
             after: None,
+            epoch: self.epoch.clone(),
             seq: self.said,
             at: house.now(),
             clock_offset_us: None,
@@ -66,7 +69,7 @@ impl Edge {
     /// Beats until control knows that it lives.
     async fn live(&mut self, house: &House) {
         let id = self.id;
-        // One at a time: what of them is not read when its lanes' end is would be taken for another life.
+        // One at a time: of an edge that does not name its lanes, what is not read when their end is would be taken for another life.
         let mut last: Option<Instant> = None;
         house
             .until("the edge is heard", async || {
@@ -180,6 +183,31 @@ async fn who_takes_leave_or_closes_its_lanes_is_not_missed() {
     }
     polite.live(&house).await;
     assert!(told(&house, &acme, EventKind::EdgeBack, "edge-7").await.is_empty(), "it was never said to be silent");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_heartbeat_that_is_read_behind_the_end_of_its_lanes_is_no_other_life() {
+    let house = House::build().await;
+    let acme = house.acme.id.clone();
+    let mut closing = Edge::enroll(&house, "edge-7", 1, &[&acme]).await;
+    let mut killed = Edge::enroll(&house, "edge-8", 2, &[&acme]).await;
+    let ledger = whole_life(&house, &closing, &acme).await;
+    closing.epoch = Some(ledger.epoch().to_owned());
+    closing.live(&house).await;
+    // Its farewell is lost, and what it said before comes late.
+    publish(&house, &ledger).await;
+    house.until("it is known to have left", async || life(&house, "edge-7").await == Some(EdgeLife::Left)).await;
+    for _ in 0..3 {
+        closing.beat(&house, false).await;
+    }
+    killed.live(&house).await;
+    until_told(&house, &acme, EventKind::EdgeSilent, "edge-8", 1).await;
+    assert_eq!(life(&house, "edge-7").await, Some(EdgeLife::Left));
+    assert!(told(&house, &acme, EventKind::EdgeSilent, "edge-7").await.is_empty());
+    // Its next start opens other lanes, and is missed again.
+    (closing.boot, closing.epoch) = ("two", Some("another".to_owned()));
+    closing.live(&house).await;
+    until_told(&house, &acme, EventKind::EdgeSilent, "edge-7", 1).await;
 }
 
 /// Every edge of a tenant may publish for it, and has its receipts from an export.

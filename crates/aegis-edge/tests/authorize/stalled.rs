@@ -160,3 +160,18 @@ async fn a_server_over_which_nothing_is_heard_of_what_is_read_is_left() {
     alive.abort();
     follower.stop();
 }
+
+/// Control knows by it that a start has ended, once the end of its lanes is read.
+#[tokio::test]
+async fn a_heartbeat_names_the_lanes_of_its_start() {
+    let house = House::new().await;
+    let bus = bus_of(&house).await;
+    let clock = Arc::new(CorrectedClock::new(house.clock.clone(), 0));
+    let pulse = Pulse::new("edge-1", SigningKey::from_seed(&[2; 32]), clock, None);
+    let mut said = bus.hear(&subject::heartbeat("edge-1")).await.unwrap();
+    pulse.leave(&*bus, &house.view, &house.ledger).await;
+    let heard = tokio::time::timeout(DEADLINE, said.next()).await.unwrap().unwrap();
+    let heartbeat: Value = serde_json::from_slice(&heard.payload).unwrap();
+    let lane = house.ledger.lane_of(&house.tenant);
+    assert_eq!(lane.rsplit_once('.').unwrap().1, heartbeat["epoch"], "{heartbeat}");
+}

@@ -25,7 +25,7 @@ async fn a_schema_newer_than_the_program_is_refused_with_both_numbers() {
     let place = Place::new().await;
     run(&place, "INSERT INTO schema_versions (version, name, sha256, applied_at) VALUES (999, 'later', '', 0)").await;
     let error = open(&place.url).await.unwrap_err();
-    assert!(matches!(error, StoreError::SchemaTooNew { found: 999, supported: 11, .. }), "{error:?}");
+    assert!(matches!(error, StoreError::SchemaTooNew { found: 999, supported: 12, .. }), "{error:?}");
     assert!(error.to_string().contains("127.0.0.1") && !error.to_string().contains("word%20of"), "{error}");
 }
 

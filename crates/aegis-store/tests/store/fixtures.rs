@@ -75,6 +75,7 @@ pub(crate) fn mcp_server(name: &str) -> McpServerRecord {
         url: Some("https://mcp.example".into()),
         tools: vec![tool("write"), tool("read")],
         drifted: true,
+        drifted_tools: vec!["read".into(), "\"erase\"".into()],
     }
 }
 
