@@ -12,7 +12,7 @@ use super::{Follower, RETRY_AFTER};
 use crate::view::is_registered;
 
 /// Entries of registries that wait to be applied at most, and are applied together at most. The watch waits then, and the feed is read whole meanwhile.
-pub(super) const MOST_WAITING: usize = 1024;
+pub(super) const MOST_WAITING: usize = 256;
 
 /// An entry as a bucket has it.
 pub(super) type Heard = (String, Bytes, u64);
