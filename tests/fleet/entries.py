@@ -92,7 +92,7 @@ class Entries(FleetTest):
         """The body that stands at this place in the edge's copy of the feed; empty where there is none."""
         # What changes is added at the end, while this is read.
         whole = (edge.data / "feed.jsonl").read_bytes().rpartition(b"\n")[0].decode()
-        entries = {(line["bucket"], line["key"]): line["entry"] for line in map(json.loads, whole.splitlines()[1:])}
+        entries = {(line["bucket"], line["key"]): line["entry"] for line in map(json.loads, whole.split("\n")[1:])}
         return json.loads(entries.get(place, '{"body": {}}'))["body"]
 
     def opened(self, edge):
