@@ -20,7 +20,6 @@ use aegis_bus::{Bucket, Bus, BusError, subject};
 use aegis_ledger::Ledger;
 use aegis_model::{Clock, TenantId, Timestamp};
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -185,11 +184,9 @@ impl FeedFollower {
         if has_others {
             tasks.push(tokio::spawn(labels::reread(follower.clone(), labels::REREAD_EVERY)));
         }
-        let (registries, waiting) = mpsc::channel(watch::MOST_WAITING);
-        tasks.push(tokio::spawn(watch::register(follower.clone(), waiting)));
         let runs = runs.into_iter().map(|filter| (Bucket::Trust, filter));
         for (bucket, filter) in follower.places.iter().cloned().chain(runs) {
-            tasks.push(tokio::spawn(watch::follow(follower.clone(), bucket, filter, registries.clone())));
+            tasks.push(tokio::spawn(watch::follow(follower.clone(), bucket, filter)));
         }
         Ok(Self { follower, tasks })
     }

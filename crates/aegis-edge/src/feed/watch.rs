@@ -6,21 +6,27 @@ use std::sync::Arc;
 use aegis_bus::Bucket;
 use aegis_model::EntryKind;
 use bytes::Bytes;
-use tokio::sync::mpsc::{Receiver, Sender};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::{Follower, RETRY_AFTER};
 use crate::view::is_registered;
 
 /// Entries of registries that wait to be applied at most, and are applied together at most. The watch waits then, and the feed is read whole meanwhile.
-pub(super) const MOST_WAITING: usize = 256;
+const MOST_WAITING: usize = 256;
 
 /// An entry as a bucket has it.
-pub(super) type Heard = (String, Bytes, u64);
+type Heard = (String, Bytes, u64);
 
-/// Follows one place, until nobody applies registries any more.
-pub(super) async fn follow(follower: Arc<Follower>, bucket: Bucket, filter: String, registries: Sender<Heard>) {
+/// Follows one place. Each has a line of its own: no tenant's changes wait for what is compiled for another.
+pub(super) async fn follow(follower: Arc<Follower>, bucket: Bucket, filter: String) {
+    let (registries, waiting) = channel(MOST_WAITING);
+    tokio::join!(hear(&follower, bucket, &filter, registries), register(&follower, waiting));
+}
+
+/// Applies what is heard, and has registries applied, for as long as somebody does that.
+async fn hear(follower: &Follower, bucket: Bucket, filter: &str, registries: Sender<Heard>) {
     loop {
-        if let Ok(mut watch) = follower.bus.kv_watch(bucket, &filter).await {
+        if let Ok(mut watch) = follower.bus.kv_watch(bucket, filter).await {
             loop {
                 match watch.next().await {
                     Ok(heard) if is_of_a_registry(bucket, &heard.0) => {
@@ -48,7 +54,7 @@ fn is_of_a_registry(bucket: Bucket, key: &str) -> bool {
 }
 
 /// Applies what is heard of registries, all that waits in one go.
-pub(super) async fn register(follower: Arc<Follower>, mut registries: Receiver<Heard>) {
+async fn register(follower: &Arc<Follower>, mut registries: Receiver<Heard>) {
     let mut heard = Vec::new();
     while registries.recv_many(&mut heard, MOST_WAITING).await > 0 {
         if let Err(error) = follower.take(Bucket::Control, std::mem::take(&mut heard)).await {
