@@ -142,6 +142,67 @@ class Edges(WithNats):
         edge.start()
         self.assertEqual(self.decide(edge)["reason"], "agent_frozen")
 
+    def test_every_kind_of_what_control_signs_reaches_every_edge_and_outlives_a_start_from_the_copy(self):
+        revoked, watched, other = (self.tenant.register_agent() for _ in range(3))
+        note = {"tool": "desk", "action": "note"}
+        listing = {"tool": "mcp:files", "action": "list", "mutates_state": False}
+        page = {"tool": "github", "action": "get_file_contents", "resource": "acme/site", "mutates_state": False, "trust": "untrusted_external"}
+        large = {"parameters": {"amount": 11}}
+        mail = {"context": {"channel": "inbox"}}
+
+        def until(edges, decision, reason=None, agent=None, **call):
+            expected = f"{agent and agent.id} {call} is {decision} {reason or ''}"
+            for edge in edges:
+                wait_until(expected, lambda: (a := self.asked(edge, agent=agent, **call))["decision"] == decision and reason in (None, a["reason"]))
+
+        until(self.edges, "deny", "unknown_action", **note)
+        until(self.edges, "deny", **listing)
+        until(self.edges, "deny", **page)
+        until(self.edges, "allow", **large)
+        until(self.edges, "require_approval", **mail)
+        self.tenant.post("/v1/tools", {"tool": "desk", "name": "Desk", "actions": [{"action": "note", "risk": "medium", "mutates_state": True}]}).expect(201)
+        until(self.edges, "allow", **note)
+        self.tenant.post("/v1/mcp/servers", {"key": "files", "name": "Files", "tools": []}).expect(201)
+        tools = [{"name": "list", "risk": "low", "mutates_state": False, "destination": "internal", "data_access": "none"}]
+        self.tenant.post("/v1/mcp/servers/files/tools", {"tools": tools}).expect(201)
+        until(self.edges, "allow", **listing)
+        for _ in range(2):
+            self.tenant.post("/v1/mcp/servers/files/quarantine", {"reason": "a test"}).expect(200)
+            until(self.edges, "deny", "mcp_server_quarantined", **listing)
+            self.tenant.post("/v1/mcp/servers/files/restore", {"reason": "a test"}).expect(200)
+            until(self.edges, "allow", **listing)
+        policy = '@id("large") forbid (principal, action == Action::"crm/update_customer", resource) when { context.parameters has amount && context.parameters.amount > 10 };'
+        self.tenant.put("/v1/policies", {"policies": policy}).expect(200)
+        until(self.edges, "deny", **large)
+        self.tenant.settings(force_approval_agents=[watched.id])
+        until(self.edges, "require_approval", agent=watched)
+        self.tenant.post("/v1/channels", {"channel": "inbox", "source_trust": "untrusted_external"}).expect(201)
+        until(self.edges, "deny", **mail)
+        self.tenant.post("/v1/resources", {"resource": "acme/site", "tool": "github", "visibility": "public"}).expect(201)
+        until(self.edges, "allow", **page)
+        other.freeze()
+        until(self.edges, "deny", "agent_frozen", agent=other)
+        self.tenant.post(f"/v1/agents/{other.id}/unfreeze", {"reason": "a test"}).expect(200)
+        until(self.edges, "allow", agent=other)
+        self.tenant.post(f"/v1/agents/{revoked.id}/revoke", {"reason": "a test"}).expect(200)
+        until(self.edges, "deny", "agent_revoked", agent=revoked)
+
+        one = self.edges[:1]
+        copy = one[0].data / "feed.jsonl"
+        wait_until("its copy has the last of it", lambda: revoked.id in copy.read_text() and "acme/site" in copy.read_text())
+        one[0].kill9()
+        self.nats.kill9()
+        one[0].start()
+        self.assertIn("copy on disk", one[0].log())
+        until(one, "allow", **note)
+        until(one, "allow", **listing)
+        until(one, "deny", **large)
+        until(one, "require_approval", agent=watched)
+        until(one, "deny", **mail)
+        until(one, "allow", **page)
+        until(one, "allow", agent=other)
+        until(one, "deny", "agent_revoked", agent=revoked)
+
     def test_an_edge_serves_its_own_tenants_only(self):
         other = self.control.tenant().register_tools()
         agent = other.register_agent()

@@ -90,8 +90,10 @@ class Entries(FleetTest):
 
     def copied(self, edge, place):
         """The body that stands at this place in the edge's copy of the feed; empty where there is none."""
-        lines = [json.loads(line) for line in (edge.data / "feed.jsonl").read_text().splitlines()[1:]]
-        return next((json.loads(line["entry"])["body"] for line in lines if (line["bucket"], line["key"]) == place), {})
+        # What changes is added at the end, while this is read.
+        whole = (edge.data / "feed.jsonl").read_bytes().rpartition(b"\n")[0].decode()
+        entries = {(line["bucket"], line["key"]): line["entry"] for line in map(json.loads, whole.split("\n")[1:])}
+        return json.loads(entries.get(place, '{"body": {}}'))["body"]
 
     def opened(self, edge):
         return edge.would(self.fleet.agents[0], tool="vault")

@@ -1,11 +1,15 @@
 //! Follows the control feed: watches the buckets `control` and `containment`, applies what verifies, counts and tells what does not, and keeps a copy
-//! on disk for a start without a reachable control plane. A watch can stall silently, so both buckets are also read whole on a timer.
+//! on disk for a start without a reachable control plane. A watch can stall silently, so both buckets are also read whole on a timer. Nothing of it that
+//! takes long, and nothing that waits for a disk, is done on a thread that answers agents (docs/adr/0057).
 
 mod deaf;
+mod entries;
+mod keep;
 mod known;
 mod labels;
 mod tell;
 mod trouble;
+mod watch;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -14,33 +18,34 @@ use std::time::Duration;
 
 use aegis_bus::{Bucket, Bus, BusError, subject};
 use aegis_ledger::Ledger;
-use aegis_model::{Clock, ContainmentState, EntryKind, SignedEntry, TargetType, TenantId};
+use aegis_model::{Clock, TenantId, Timestamp};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use self::deaf::Hearing;
+use self::keep::Keeper;
 use self::known::Known;
 use self::tell::Teller;
-use self::trouble::{OVERTAKEN, Reason, Refused, Trouble};
+use self::trouble::{OVERTAKEN, Trouble};
 use crate::EdgeError;
 use crate::metrics::EdgeMetrics;
 use crate::pulse::Pulse;
 use crate::snapshot::{Restored, Snapshot};
 use crate::told::LabelCopy;
-use crate::view::{Applied, EdgeView, RefusedEntry};
+use crate::view::EdgeView;
 
 /// How often the buckets are read whole.
 const REREAD_EVERY: Duration = Duration::from_secs(5);
-/// Entries that are applied before the thread is given to others: it answers calls too.
-const APPLIED_AT_ONCE: usize = 8;
 /// How long to wait after the bus failed.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
-/// How long a start waits for the feed before it looks for its own copy, and then for what other edges made of runs.
+/// How long a start waits for the feed while nothing comes of it.
 const START_WAIT: Duration = Duration::from_secs(8);
+/// And so many tries in a row that bring nothing it takes at least: a large feed over a slow connection may break off once, late.
+const LEAST_TRIES: u32 = 2;
 
 /// What of the feed an edge follows, and where it keeps a copy.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct FeedConfig {
     /// Its tenants; None: all there are.
     pub tenants: Option<Vec<TenantId>>,
@@ -52,6 +57,15 @@ pub struct FeedConfig {
     pub pulse: Option<Arc<Pulse>>,
     /// How old the feed may be before its tenants are told, seconds; 0: they are told nothing of its age.
     pub stale_after_s: i64,
+    /// How long a start waits for the feed before it looks for its own copy, for as long as nothing comes: a feed that is large, or slow to come, is
+    /// read to its end. And then for what other edges made of runs.
+    pub start_wait: Duration,
+}
+
+impl Default for FeedConfig {
+    fn default() -> Self {
+        Self { tenants: None, snapshot: None, has_others: false, pulse: None, stale_after_s: 0, start_wait: START_WAIT }
+    }
 }
 
 impl FeedConfig {
@@ -70,10 +84,10 @@ impl FeedConfig {
             Some(tenants) => tenants.iter().map(|tenant| format!("{tenant}.>")).collect(),
             None => vec!["*.*.>".to_owned()],
         };
-        let both = |filter: String| [(Bucket::Control, filter.clone()), (Bucket::Containment, filter)];
         let beat = self.pulse.is_some().then(|| (Bucket::Control, subject::BEAT.to_owned()));
-        // Control's sign of life last: the feed is as young as that once all of it was read.
-        filters.into_iter().flat_map(both).chain(beat).collect()
+        // Containment first: it waits for nobody's policies to be compiled. Control's sign of life last: the feed is as young as that once all of it was read.
+        let places = |bucket: Bucket| filters.iter().map(move |filter| (bucket, filter.clone()));
+        places(Bucket::Containment).chain(places(Bucket::Control)).chain(beat).collect()
     }
 }
 
@@ -101,15 +115,13 @@ struct Follower {
     /// An older entry that comes within this time of the newer says nothing.
     overtaken: Duration,
     stale_after_s: i64,
-    snapshot: Option<Snapshot>,
+    keeper: Keeper,
     labels: Option<LabelCopy>,
     /// The places of labels.
     runs: Vec<String>,
     /// Those of them that were not read since the start.
     unread: Mutex<Vec<String>>,
     pulse: Option<Arc<Pulse>>,
-    /// What is enforced, and is not on the disk yet.
-    unacknowledged: Mutex<Vec<ContainmentState>>,
 }
 
 impl FeedFollower {
@@ -121,7 +133,7 @@ impl FeedFollower {
         clock: Arc<dyn Clock>,
         config: FeedConfig,
     ) -> Result<Self, EdgeError> {
-        let (places, runs) = (config.places(), config.runs());
+        let (places, runs, start_wait) = (config.places(), config.runs(), config.start_wait);
         let has_others = !runs.is_empty();
         let labels = config.snapshot.as_deref().filter(|_| has_others).map(LabelCopy::new);
         let follower = Arc::new(Follower {
@@ -136,29 +148,33 @@ impl FeedFollower {
             trouble: Trouble::default(),
             overtaken: OVERTAKEN,
             stale_after_s: config.stale_after_s,
-            snapshot: config.snapshot.map(Snapshot::new),
+            keeper: Keeper::new(config.snapshot.map(Snapshot::new)),
             labels,
             runs: runs.clone(),
             unread: Mutex::new(runs.clone()),
             pulse: config.pulse,
-            unacknowledged: Mutex::default(),
         });
         // First what an earlier start knew: a bucket that has lost an entry must not make an edge forget it. Older revisions are refused.
-        let restored = follower.restore();
+        let restoring = Arc::clone(&follower);
+        let restored = tokio::task::spawn_blocking(move || restoring.restore()).await;
+        let restored = restored.unwrap_or_else(|error| Err(std::io::Error::other(error)));
         if has_others {
             follower.view.told.await_reading();
             follower.restore_labels();
         }
-        match follower.read_in_time().await {
-            Ok(()) => {
-                follower.view.begin(follower.clock.now());
-                follower.confirm();
+        match follower.read_first(start_wait).await {
+            Ok(took) => {
+                let took_us = i64::try_from(took.as_micros()).unwrap_or(i64::MAX);
+                let read_at = follower.clock.now().plus_micros(-took_us);
+                follower.view.begin(read_at);
+                follower.confirm(read_at);
+                keep::write(&follower).await;
                 // No call is to be judged without what other edges know, if that can be had.
-                let _gone_without = tokio::time::timeout(START_WAIT, labels::read(follower.clone())).await;
+                let _gone_without = tokio::time::timeout(start_wait, labels::read(follower.clone())).await;
             }
             Err(error) => follower.go_on_from(restored, error)?,
         }
-        let mut tasks = vec![tokio::spawn(reread(follower.clone()))];
+        let mut tasks = vec![tokio::spawn(reread(follower.clone())), tokio::spawn(keep::keep(follower.clone()))];
         if !follower.view.told.was_read() {
             tracing::warn!(
                 "what other edges made of runs is not read yet: without a copy on disk that is young enough, runs count as unknown"
@@ -170,7 +186,7 @@ impl FeedFollower {
         }
         let runs = runs.into_iter().map(|filter| (Bucket::Trust, filter));
         for (bucket, filter) in follower.places.iter().cloned().chain(runs) {
-            tasks.push(tokio::spawn(follow(follower.clone(), bucket, filter)));
+            tasks.push(tokio::spawn(watch::follow(follower.clone(), bucket, filter)));
         }
         Ok(Self { follower, tasks })
     }
@@ -190,137 +206,52 @@ impl FeedFollower {
 }
 
 impl Follower {
-    /// Reads everything, and tries again until `START_WAIT` has passed.
-    async fn read_in_time(&self) -> Result<(), BusError> {
-        let mut last = BusError::Unavailable { reason: "no answer in time".to_owned() };
-        let trying = async {
-            while let Err(error) = self.read_whole().await {
-                last = error;
-                tokio::time::sleep(RETRY_AFTER).await;
+    /// Reads everything for the first time, and tries again what could not be read until nothing has come for `wait`. How long ago the first of it was
+    /// read. A reading that is under way is not broken off: it ends by itself where nothing comes.
+    async fn read_first(self: &Arc<Self>, wait: Duration) -> Result<Duration, BusError> {
+        let began = Instant::now();
+        let mut unread: Vec<&(Bucket, String)> = self.places.iter().collect();
+        let (mut last_came, mut tries) = (began, 0);
+        loop {
+            let mut left = Vec::new();
+            for place in unread {
+                if let Err(error) = self.read_one(place.0, &place.1).await {
+                    tries += 1;
+                    if last_came.elapsed() >= wait && tries >= LEAST_TRIES {
+                        return Err(error);
+                    }
+                    left.push(place);
+                } else {
+                    (last_came, tries) = (Instant::now(), 0);
+                }
             }
-        };
-        let read = tokio::time::timeout(START_WAIT, trying).await;
-        read.map_err(|_elapsed| last)
+            if left.is_empty() {
+                return Ok(began.elapsed());
+            }
+            unread = left;
+            tokio::time::sleep(RETRY_AFTER).await;
+        }
     }
 
     /// Also past a place that cannot be read: what is to be known of one tenant does not wait for another's.
-    async fn read_whole(&self) -> Result<(), BusError> {
+    async fn read_whole(self: &Arc<Self>) -> Result<(), BusError> {
         let mut failed = None;
         for (bucket, filter) in &self.places {
-            match self.bus.kv_all(*bucket, filter).await {
-                Ok(entries) => {
-                    for (index, (key, value, _)) in entries.iter().enumerate() {
-                        self.apply(*bucket, key, value, false);
-                        if index % APPLIED_AT_ONCE == APPLIED_AT_ONCE - 1 {
-                            tokio::task::yield_now().await;
-                        }
-                    }
-                }
-                Err(error) => failed = Some(error),
+            if let Err(error) = self.read_one(*bucket, filter).await {
+                failed = Some(error);
             }
         }
-        self.acknowledge();
         failed.map_or(Ok(()), Err)
     }
 
-    /// Applies one entry as it stands in a bucket; what is refused is counted and logged, and changes nothing.
-    /// `is_news`: it was written just now, and not read from what stood there.
-    fn apply(&self, bucket: Bucket, key: &str, bytes: &[u8], is_news: bool) {
-        if bucket == Bucket::Control && key == subject::BEAT {
-            self.hear_beat(bytes, is_news);
-            return;
-        }
-        if bucket == Bucket::Trust {
-            self.apply_label(key, bytes);
-            return;
-        }
-        if let Some(revision) = self.known.revision_of(bucket, key, bytes) {
-            self.view.note_applied(revision);
-            return;
-        }
-        let entry: SignedEntry = match serde_json::from_slice(bytes) {
-            Ok(entry) => entry,
-            Err(error) => {
-                self.refuse(bucket, key, Some(Reason::Malformed), None);
-                tracing::warn!(%error, key, "an entry of the control feed is not readable; ignored");
-                return;
-            }
-        };
-        if !is_in_its_place(bucket, key, &entry) {
-            self.refuse(bucket, key, Some(Reason::Misplaced), None);
-            tracing::warn!(key, tenant = %entry.tenant_id, kind = %entry.kind, "an entry of the control feed stands where another belongs; ignored");
-            return;
-        }
-        match self.view.apply(&entry) {
-            Ok(applied) => {
-                // In the copy first: others acknowledge what they find, and skip what is known.
-                if let Some(snapshot) = &self.snapshot {
-                    snapshot.hold(bucket, key, bytes, entry.revision);
-                }
-                if applied == Applied::New && entry.kind == EntryKind::Containment && self.pulse.is_some() {
-                    self.unacknowledged.lock().extend(serde_json::from_value::<ContainmentState>(entry.body.clone()).ok());
-                }
-                self.known.note(bucket, key, bytes, entry.revision);
-            }
-            Err(refused) => {
-                self.refuse(bucket, key, Reason::of(&refused, self.overtaken), Some(&refused));
-                tracing::warn!(%refused, tenant = %entry.tenant_id, kind = %entry.kind, revision = entry.revision, "entry of the control feed ignored");
-            }
-        }
-    }
-
-    /// Counts what is refused, and notes it for the tenant under whose key it stands: what is in it is nobody's word. Under another key than a tenant's
-    /// that is followed here it stands for nobody, and would have lanes made for tenants that there are not.
-    fn refuse(&self, bucket: Bucket, key: &str, reason: Option<Reason>, refused: Option<&RefusedEntry>) {
-        self.metrics.feed_refused.inc();
-        let Some(reason) = reason else { return };
-        let whom = match key.split('.').next().map(TenantId::new) {
-            _ if key == subject::BEAT => None,
-            Some(Ok(tenant)) if self.follows(&tenant) => Some(tenant),
-            _ => return,
-        };
-        self.trouble.note(whom, reason, Refused::new(bucket, key, refused));
-    }
-
-    fn follows(&self, tenant: &TenantId) -> bool {
-        self.tenants.as_ref().map_or_else(|| self.view.knows(tenant), |tenants| tenants.contains(tenant))
+    async fn read_one(self: &Arc<Self>, bucket: Bucket, filter: &str) -> Result<(), BusError> {
+        let entries = self.bus.kv_all(bucket, filter).await?;
+        self.take(bucket, entries).await
     }
 
     /// Whom all that concerns the feed as a whole is told.
     fn followed(&self) -> Vec<TenantId> {
         self.tenants.as_ref().map_or_else(|| self.view.known_tenants(), |tenants| tenants.iter().cloned().collect())
-    }
-
-    /// Acknowledges what is enforced, once it would outlive this process: an edge that died and forgot it must not have said so.
-    fn acknowledge(&self) {
-        let Some(pulse) = &self.pulse else { return };
-        let mut unacknowledged = self.unacknowledged.lock();
-        if unacknowledged.is_empty() {
-            return;
-        }
-        if let Some(Err(error)) = self.snapshot.as_ref().map(Snapshot::save_entries) {
-            tracing::error!(%error, "a containment is enforced and not acknowledged: the copy of the control feed cannot be written");
-            return;
-        }
-        unacknowledged.drain(..).for_each(|state| pulse.enforces(&state));
-    }
-
-    /// Control's sign of life: the feed is as young as that, and the clock follows it.
-    fn hear_beat(&self, bytes: &[u8], is_news: bool) {
-        match self.view.take_beat(bytes) {
-            Ok(Some(at)) if is_news => {
-                self.hearing.heard();
-                if let Some(pulse) = &self.pulse {
-                    pulse.clock().heard(at, tokio::time::Instant::now());
-                }
-            }
-            Ok(Some(_)) => self.hearing.read(),
-            Ok(None) => {}
-            Err(refused) => {
-                self.refuse(Bucket::Control, subject::BEAT, Reason::of(&refused, self.overtaken), Some(&refused));
-                tracing::warn!(%refused, "a sign of life that is not control's; ignored");
-            }
-        }
     }
 
     /// What is read and not heard comes seconds late, and over a server that control does not reach nothing does. True where it is left.
@@ -339,41 +270,37 @@ impl Follower {
     }
 
     /// Reads the whole feed again; true where the server is left, behind a reading that failed too.
-    async fn look_again(&self) -> bool {
+    async fn look_again(self: &Arc<Self>) -> bool {
         match self.read_whole().await {
-            Ok(()) => self.confirm(),
+            Ok(()) => self.confirm(self.clock.now()),
             Err(error) => {
                 tracing::warn!(%error, "the control feed could not be read again; what is known stays enforced");
+                self.keeper.try_again();
             }
         }
         self.leave_where_deaf().await
     }
 
-    /// The whole feed was read just now.
-    fn confirm(&self) {
-        self.acknowledge();
-        self.view.confirm(self.clock.now());
-        if let Some(snapshot) = &self.snapshot
-            && let Some(confirmed_at) = self.view.confirmed_at()
-            && let Err(error) = snapshot.save(confirmed_at)
-        {
-            tracing::warn!(%error, "the copy of the control feed cannot be written; a start without the control plane would not have it");
-        }
+    /// The whole feed was read at `read_at`.
+    fn confirm(&self, read_at: Timestamp) {
+        self.view.confirm(read_at);
+        self.keeper.confirm(self.view.confirmed_at());
     }
 
     /// Takes the feed from the copy on disk, if there is one. Each entry is verified as if it came from the bus.
     fn restore(&self) -> std::io::Result<Option<Restored>> {
-        let Some(snapshot) = &self.snapshot else { return Ok(None) };
+        let Some(snapshot) = self.keeper.snapshot() else { return Ok(None) };
         let restored = snapshot.load()?;
-        for (bucket, key, bytes) in restored.iter().flat_map(|restored| &restored.entries) {
-            self.apply(*bucket, key, bytes, false);
+        for bucket in Bucket::ALL {
+            let of_it = restored.iter().flat_map(|restored| &restored.entries).filter(|(its, ..)| *its == bucket);
+            self.apply_all(bucket, of_it.map(|(_, key, bytes)| (key.as_str(), bytes.as_slice())), false);
         }
         Ok(restored)
     }
 
     /// Without the bus: with the copy, if it was any good.
     fn go_on_from(&self, restored: std::io::Result<Option<Restored>>, cause: BusError) -> Result<(), EdgeError> {
-        if self.snapshot.is_none() {
+        if self.keeper.snapshot().is_none() {
             return Err(cause.into());
         }
         let restored = restored.map_err(|error| EdgeError::Snapshot { reason: error.to_string(), cause: cause.clone() })?;
@@ -391,17 +318,6 @@ impl Follower {
     }
 }
 
-/// Whether control puts this entry there. Under another's key it would take that one's place in the copy, which a start then lacks.
-fn is_in_its_place(bucket: Bucket, key: &str, entry: &SignedEntry) -> bool {
-    if entry.kind != EntryKind::Containment {
-        return bucket == Bucket::Control && key == subject::kv_control(&entry.tenant_id, entry.kind, &entry.name);
-    }
-    let target_type = entry.body["target_type"].as_str().and_then(|word| word.parse::<TargetType>().ok());
-    let target = target_type.zip(entry.body["target_id"].as_str());
-    let is_at = |(kind, id): (TargetType, &str)| key == subject::kv_containment(&entry.tenant_id, kind, id);
-    bucket == Bucket::Containment && target.is_some_and(is_at)
-}
-
 async fn reread(follower: Arc<Follower>) {
     loop {
         tokio::time::sleep(REREAD_EVERY).await;
@@ -411,28 +327,6 @@ async fn reread(follower: Arc<Follower>) {
         follower.metrics.run_labels_lost.inc_by(follower.view.told.runs.take_lost());
         let age_s = follower.view.feed_age_s(follower.clock.now()).unwrap_or(i64::MAX);
         follower.metrics.feed_age_seconds.set(age_s);
-    }
-}
-
-async fn follow(follower: Arc<Follower>, bucket: Bucket, filter: String) {
-    loop {
-        let watch = follower.bus.kv_watch(bucket, &filter).await;
-        if let Ok(mut watch) = watch {
-            loop {
-                match watch.next().await {
-                    // A change that was heard has no revision.
-                    Ok((key, value, revision)) => {
-                        follower.apply(bucket, &key, &value, revision == 0);
-                        follower.acknowledge();
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, ?bucket, "the watch on the control feed ended; watching again");
-                        break;
-                    }
-                }
-            }
-        }
-        tokio::time::sleep(RETRY_AFTER).await;
     }
 }
 
@@ -451,11 +345,10 @@ fn bare(bus: Arc<dyn Bus>, view: Arc<EdgeView>, clock: Arc<dyn Clock>) -> Follow
         trouble: Trouble::default(),
         overtaken: OVERTAKEN,
         stale_after_s: 0,
-        snapshot: None,
+        keeper: Keeper::default(),
         labels: None,
         runs: Vec::new(),
         unread: Mutex::default(),
         pulse: None,
-        unacknowledged: Mutex::default(),
     }
 }

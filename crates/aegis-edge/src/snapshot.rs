@@ -1,11 +1,13 @@
 //! The copy of the control feed on disk: the signed entries as they came, and when the feed was last read whole. Trusted as little as the
-//! bus: each entry is verified again when it is loaded, so that whoever changes the file can take away, and not add.
+//! bus: each entry is verified again when it is loaded, so that whoever changes the file can take away, and not add. What changes is added at the end,
+//! and now and then the file is written anew: one freeze does not cost what everything costs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use aegis_bus::Bucket;
 use aegis_model::Timestamp;
@@ -16,6 +18,11 @@ use serde::{Deserialize, Serialize};
 const SCHEMA: &str = "aegis-feed-copy-1";
 const ENTRIES: &str = "feed.jsonl";
 const CONFIRMED: &str = "feed.confirmed";
+/// Lines that are added before the file is written anew, where it has no more entries than that.
+const MOST_ADDED: usize = 1_000;
+
+/// Where an entry stands.
+type Place = (Bucket, Arc<str>);
 
 /// One line: where an entry stood, and its text.
 #[derive(Debug, Serialize, Deserialize)]
@@ -35,53 +42,85 @@ pub(crate) struct Restored {
 #[derive(Debug, Default)]
 struct Held {
     /// With their revisions.
-    entries: BTreeMap<(Bucket, String), (i64, Vec<u8>)>,
-    changed: bool,
+    entries: BTreeMap<Place, (i64, Arc<[u8]>)>,
+    /// Those that are not in the file as they are.
+    fresh: BTreeSet<Place>,
+}
+
+/// What the file is like.
+#[derive(Debug)]
+struct Written {
+    /// It is to be written anew.
+    anew: bool,
+    /// Lines that were added since it was.
+    added: usize,
 }
 
 /// The copy in a folder.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
     folder: PathBuf,
+    /// Never locked while anything is written: who applies a containment waits for it.
     held: Mutex<Held>,
+    written: Mutex<Written>,
 }
 
 impl Snapshot {
     pub(crate) fn new(folder: PathBuf) -> Self {
-        Self { folder, held: Mutex::default() }
+        Self { folder, held: Mutex::default(), written: Mutex::new(Written { anew: true, added: 0 }) }
     }
 
     /// Notes an entry that the view took. One that it took before a newer one may be noted behind that, and does not take its place: nobody would put
     /// it right, for what holds is not applied again.
     pub(crate) fn hold(&self, bucket: Bucket, key: &str, bytes: &[u8], revision: i64) {
+        let place: Place = (bucket, Arc::from(key));
         let mut held = self.held.lock();
-        let place = (bucket, key.to_owned());
-        if held.entries.get(&place).is_none_or(|(known, text)| *known <= revision && text != bytes) {
-            held.entries.insert(place, (revision, bytes.to_owned()));
-            held.changed = true;
+        if held.entries.get(&place).is_none_or(|(known, text)| *known <= revision && **text != *bytes) {
+            held.entries.insert(place.clone(), (revision, Arc::from(bytes)));
+            held.fresh.insert(place);
         }
     }
 
-    /// Writes what changed, and that all of it was true at `confirmed_at`.
-    pub(crate) fn save(&self, confirmed_at: Timestamp) -> std::io::Result<()> {
-        self.save_entries()?;
-        replace(&self.folder.join(CONFIRMED), format!("{}\n", confirmed_at.as_micros()).as_bytes())
-    }
-
-    /// Writes the entries, if any has changed, and says nothing of when they were true.
+    /// Writes the entries that have changed, and says nothing of when they were true. Takes as long as a disk does, and two at once one after the other.
     pub(crate) fn save_entries(&self) -> std::io::Result<()> {
+        let mut written = self.written.lock();
+        let file = self.folder.join(ENTRIES);
+        let is_good = !written.anew && file.exists();
         let mut held = self.held.lock();
-        if held.changed || !self.folder.join(ENTRIES).exists() {
-            let mut text = format!("{SCHEMA}\n");
-            for ((bucket, key), (_, entry)) in &held.entries {
-                let entry = String::from_utf8_lossy(entry).into_owned();
-                text.push_str(&serde_json::to_string(&Line { bucket: bucket.as_str(), key: key.clone(), entry })?);
-                text.push('\n');
-            }
-            replace(&self.folder.join(ENTRIES), text.as_bytes())?;
-            held.changed = false;
+        let fresh = std::mem::take(&mut held.fresh);
+        if is_good && fresh.is_empty() {
+            return Ok(());
         }
+        let anew = !is_good || written.added + fresh.len() > MOST_ADDED.max(held.entries.len());
+        let lines: Vec<(Place, Arc<[u8]>)> = if anew {
+            held.entries.iter().map(|(place, (_, text))| (place.clone(), text.clone())).collect()
+        } else {
+            let with_text = |place: Place| Some((place.clone(), held.entries.get(&place)?.1.clone()));
+            fresh.into_iter().filter_map(with_text).collect()
+        };
+        drop(held);
+        // Until it is done, nobody knows what stands there.
+        written.anew = true;
+        let mut text = if anew { format!("{SCHEMA}\n") } else { String::new() };
+        for ((bucket, key), entry) in &lines {
+            let entry = String::from_utf8_lossy(entry).into_owned();
+            text.push_str(&serde_json::to_string(&Line { bucket: bucket.as_str(), key: key.to_string(), entry })?);
+            text.push('\n');
+        }
+        if anew {
+            replace(&file, text.as_bytes())?;
+        } else {
+            let mut file = OpenOptions::new().append(true).open(&file)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_data()?;
+        }
+        *written = Written { anew: false, added: if anew { 0 } else { written.added + lines.len() } };
         Ok(())
+    }
+
+    /// Writes that all of the entries were true at `confirmed_at`. Behind them: a file of before that has not all of them is not said to.
+    pub(crate) fn save_confirmed(&self, confirmed_at: Timestamp) -> std::io::Result<()> {
+        replace(&self.folder.join(CONFIRMED), format!("{}\n", confirmed_at.as_micros()).as_bytes())
     }
 
     /// The copy, if there is one.
@@ -92,17 +131,22 @@ impl Snapshot {
         }
         let confirmed = std::fs::read_to_string(self.folder.join(CONFIRMED))?;
         let confirmed: i64 = confirmed.trim().parse().map_err(|_| bad("the time of the last reading is no number"))?;
-        let text = std::fs::read_to_string(self.folder.join(ENTRIES))?;
+        let mut text = std::fs::read(self.folder.join(ENTRIES))?;
+        // A line that a crash cut off ends without its break: nobody was told that it is kept.
+        text.truncate(text.iter().rposition(|byte| *byte == b'\n').unwrap_or(0));
+        let text = String::from_utf8(text).map_err(|error| bad(&error.to_string()))?;
         let mut lines = text.lines();
         if lines.next() != Some(SCHEMA) {
             return Err(bad("it is no copy of the control feed that this version knows"));
         }
-        let mut entries = Vec::new();
+        // What was added later stands for what stood there before.
+        let mut entries = BTreeMap::new();
         for line in lines {
             let line: Line<'_> = serde_json::from_str(line).map_err(|error| bad(&error.to_string()))?;
             let bucket = Bucket::ALL.into_iter().find(|bucket| bucket.as_str() == line.bucket);
-            entries.push((bucket.ok_or_else(|| bad("an unknown bucket"))?, line.key, line.entry.into_bytes()));
+            entries.insert((bucket.ok_or_else(|| bad("an unknown bucket"))?, line.key), line.entry.into_bytes());
         }
+        let entries = entries.into_iter().map(|((bucket, key), entry)| (bucket, key, entry)).collect();
         Ok(Some(Restored { confirmed_at: Timestamp::from_micros(confirmed), entries }))
     }
 }
@@ -122,6 +166,21 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 mod tests {
     use super::*;
 
+    fn save(snapshot: &Snapshot, confirmed_at: i64) {
+        snapshot.save_entries().unwrap();
+        snapshot.save_confirmed(Timestamp::from_micros(confirmed_at)).unwrap();
+    }
+
+    /// What a next start would have.
+    fn loaded(folder: &Path) -> Vec<(Bucket, String, String)> {
+        let restored = Snapshot::new(folder.to_owned()).load().unwrap().unwrap();
+        restored.entries.into_iter().map(|(bucket, key, bytes)| (bucket, key, String::from_utf8(bytes).unwrap())).collect()
+    }
+
+    fn lines(folder: &Path) -> usize {
+        std::fs::read_to_string(folder.join(ENTRIES)).unwrap().lines().count()
+    }
+
     #[test]
     fn what_was_held_is_loaded_and_nothing_else_is_taken_for_it() {
         let folder = tempfile::tempdir().unwrap();
@@ -129,21 +188,17 @@ mod tests {
         assert!(snapshot.load().unwrap().is_none());
         snapshot.hold(Bucket::Control, "acme.tool.x", b"{\"a\":1}", 1);
         snapshot.hold(Bucket::Containment, "acme.agent.y", b"{\"b\":2}", 2);
-        snapshot.save(Timestamp::from_micros(7)).unwrap();
+        save(&snapshot, 7);
         snapshot.hold(Bucket::Control, "acme.tool.x", b"{\"a\":2}", 3);
         // It was taken first, and is noted last.
         snapshot.hold(Bucket::Control, "acme.tool.x", b"{\"a\":1}", 1);
-        snapshot.save(Timestamp::from_micros(8)).unwrap();
-        let restored = Snapshot::new(folder.path().to_owned()).load().unwrap().unwrap();
-        assert_eq!(restored.confirmed_at, Timestamp::from_micros(8));
-        let texts: Vec<(Bucket, &str, &[u8])> =
-            restored.entries.iter().map(|(bucket, key, bytes)| (*bucket, key.as_str(), bytes.as_slice())).collect();
-        assert_eq!(
-            texts,
-            [(Bucket::Containment, "acme.agent.y", &b"{\"b\":2}"[..]), (Bucket::Control, "acme.tool.x", &b"{\"a\":2}"[..])]
-        );
+        save(&snapshot, 8);
+        assert_eq!(snapshot.load().unwrap().unwrap().confirmed_at, Timestamp::from_micros(8));
+        let texts = [(Bucket::Containment, "acme.agent.y", "{\"b\":2}"), (Bucket::Control, "acme.tool.x", "{\"a\":2}")];
+        assert_eq!(loaded(folder.path()), texts.map(|(bucket, key, text)| (bucket, key.to_owned(), text.to_owned())));
         for spoiled in [
             "",
+            "aegis-feed-copy-1",
             "other\n",
             "aegis-feed-copy-1\nno json\n",
             "aegis-feed-copy-1\n{\"bucket\":\"x\",\"key\":\"k\",\"entry\":\"\"}\n",
@@ -151,5 +206,62 @@ mod tests {
             std::fs::write(folder.path().join(ENTRIES), spoiled).unwrap();
             snapshot.load().unwrap_err();
         }
+    }
+
+    #[test]
+    fn a_change_is_added_and_one_that_a_crash_cut_off_takes_nothing_else_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let snapshot = Snapshot::new(folder.path().to_owned());
+        for n in 0..100 {
+            snapshot.hold(Bucket::Control, &format!("acme.tool.{n}"), b"{}", 1);
+        }
+        save(&snapshot, 1);
+        let before = loaded(folder.path());
+        snapshot.hold(Bucket::Containment, "acme.agent.y", b"{\"b\":\"\xc3\xa4\"}", 2);
+        snapshot.save_entries().unwrap();
+        assert_eq!(lines(folder.path()), 102, "one line more");
+        snapshot.save_entries().unwrap();
+        assert_eq!(lines(folder.path()), 102, "there was nothing to write");
+        let whole = std::fs::read(folder.path().join(ENTRIES)).unwrap();
+        let with_it = loaded(folder.path());
+        assert_eq!(with_it.len(), before.len() + 1);
+        let line = whole[..whole.len() - 1].iter().rposition(|b| *b == b'\n').unwrap() + 1;
+        for cut in line..whole.len() {
+            std::fs::write(folder.path().join(ENTRIES), &whole[..cut]).unwrap();
+            assert_eq!(loaded(folder.path()), before, "{cut}");
+        }
+        // A start writes it anew, whatever stands there.
+        let next = Snapshot::new(folder.path().to_owned());
+        with_it.iter().for_each(|(bucket, key, text)| next.hold(*bucket, key, text.as_bytes(), 2));
+        next.save_entries().unwrap();
+        assert_eq!(loaded(folder.path()), with_it);
+    }
+
+    #[test]
+    fn a_copy_that_grows_or_is_gone_or_could_not_be_written_is_written_anew() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("missing");
+        let snapshot = Snapshot::new(folder.clone());
+        snapshot.hold(Bucket::Control, "acme.tool.x", b"{\"a\":0}", 0);
+        snapshot.save_entries().unwrap_err();
+        std::fs::create_dir(&folder).unwrap();
+        save(&snapshot, 1);
+        assert_eq!(loaded(&folder).len(), 1, "nothing is forgotten for that");
+        for revision in 1..=3 {
+            snapshot.hold(Bucket::Control, "acme.tool.x", format!("{{\"a\":{revision}}}").as_bytes(), revision);
+            snapshot.save_entries().unwrap();
+        }
+        assert_eq!((lines(&folder), loaded(&folder)[0].2.as_str()), (5, "{\"a\":3}"), "what was added last counts");
+        snapshot.written.lock().added = MOST_ADDED;
+        snapshot.hold(Bucket::Control, "acme.tool.x", b"{\"a\":4}", 4);
+        snapshot.save_entries().unwrap();
+        assert_eq!((lines(&folder), loaded(&folder)[0].2.as_str()), (2, "{\"a\":4}"), "it has what holds, once");
+        std::fs::remove_file(folder.join(ENTRIES)).unwrap();
+        snapshot.save_entries().unwrap();
+        assert_eq!(loaded(&folder).len(), 1);
+        std::fs::remove_file(folder.join(ENTRIES)).unwrap();
+        snapshot.hold(Bucket::Control, "acme.tool.x", b"{}", 5);
+        snapshot.save_entries().unwrap();
+        assert_eq!(loaded(&folder), [(Bucket::Control, "acme.tool.x".to_owned(), "{}".to_owned())]);
     }
 }

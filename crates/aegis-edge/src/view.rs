@@ -1,25 +1,32 @@
 //! What an edge believes: registry, policies, settings and containment, each entry signed by control and monotonic.
 //! An entry that is badly signed, older than what is held, or unreadable changes nothing.
 
+mod entries;
+mod halves;
+mod refused;
+mod registry;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::Duration;
 
-use aegis_keys::{KeyRing, Scope, verify_entry, verify_notice};
+use aegis_keys::{KeyRing, Scope, verify_notice};
 use aegis_model::{
-    ActionRecord, Beat, ChannelRecord, ContainmentState, DataAccess, DefaultDecision, Destination, EntryKind, McpServerRecord,
-    ResourceRecord, RiskLevel, RunLabel, SignedEntry, SourceTrust, TargetType, TenantId, TenantSettings, Timestamp, ToolCall,
-    ToolRecord, Verdict,
+    ActionRecord, Beat, ChannelRecord, ContainmentState, EntryKind, McpServerRecord, ResourceRecord, RunLabel, SourceTrust,
+    TargetType, TenantId, TenantSettings, Timestamp, ToolCall, Verdict,
 };
 use aegis_policy::{PolicyBundle, PolicySource, default_pack, github_pack};
-use parking_lot::{Mutex, RwLock, RwLockUpgradableReadGuard};
-use serde::de::DeserializeOwned;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use self::registry::Registry;
 use crate::digest::{Key, run_key};
 use crate::told::Told;
+
+pub(crate) use self::entries::is_registered;
+pub use self::refused::{Applied, RefusedEntry};
+pub(crate) use self::registry::unclassified_action;
 
 /// How many applied revisions are remembered for those who wait for one.
 const REMEMBERED_REVISIONS: usize = 8192;
@@ -29,32 +36,6 @@ const FRESH_S: i64 = 30;
 
 /// The prefix of a tool name that is an MCP server.
 pub(crate) const MCP_PREFIX: &str = "mcp:";
-
-/// What became of an entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Applied {
-    /// It holds now.
-    New,
-    /// This very revision held already.
-    Known,
-}
-
-/// Why an entry was refused.
-#[derive(Debug, thiserror::Error)]
-pub enum RefusedEntry {
-    /// Not signed by a pinned control key.
-    #[error("signature: {0}")]
-    Signature(#[from] aegis_keys::KeyError),
-    /// Older than what is held, and has been for so long.
-    #[error("revision {offered} of {kind} `{name}` is older than {held}, which is held")]
-    Older { kind: EntryKind, name: String, offered: i64, held: i64, held_for: Duration },
-    /// Not what its kind says.
-    #[error("body of {kind} `{name}`: {reason}")]
-    Body { kind: EntryKind, name: String, reason: String },
-    /// The tenant's policies do not validate; the running ones stay.
-    #[error("policies: {0}")]
-    Policies(String),
-}
 
 /// A label of a run that was taken.
 #[derive(Debug)]
@@ -73,18 +54,23 @@ struct Held {
 }
 
 /// One tenant's part of the view.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 struct TenantView {
-    tools: HashMap<String, ToolRecord>,
-    actions: HashMap<String, HashMap<String, Arc<ActionRecord>>>,
-    mcp_servers: HashMap<String, Arc<McpServerRecord>>,
+    registry: Arc<Registry>,
     channels: HashMap<String, Arc<ChannelRecord>>,
     resources: HashMap<String, Arc<ResourceRecord>>,
     settings: Arc<TenantSettings>,
-    policy_text: Option<String>,
-    bundle: Option<Arc<PolicyBundle>>,
     containment: HashMap<(TargetType, String), ContainmentState>,
     revisions: HashMap<(EntryKind, String), Held>,
+}
+
+/// The same, as it is shared.
+#[derive(Debug, Default)]
+struct Tenant {
+    /// Locked for as long as it takes to look something up or to put something in its place, and no longer: who answers waits for it.
+    view: RwLock<TenantView>,
+    /// Held by whoever compiles policies: one registry follows from the other. Nobody who answers, and nobody who applies anything else, waits for it.
+    registering: Mutex<()>,
 }
 
 /// The facts of one call, looked up at once so that they belong together.
@@ -106,7 +92,7 @@ pub struct EdgeView {
     ring: KeyRing,
     base_bundle: Arc<PolicyBundle>,
     packs: Vec<PolicySource>,
-    tenants: RwLock<HashMap<TenantId, Arc<RwLock<TenantView>>>>,
+    tenants: RwLock<HashMap<TenantId, Arc<Tenant>>>,
     applied: Mutex<(HashSet<i64>, VecDeque<i64>)>,
     changed: Notify,
     /// When the feed was last read whole, microseconds; `i64::MIN` before.
@@ -201,45 +187,6 @@ impl EdgeView {
         label.at.plus_seconds(if label.run.starts_with("run:") { settings.run_idle_s } else { settings.implicit_run_idle_s })
     }
 
-    /// Checks an entry and makes it hold.
-    pub fn apply(&self, entry: &SignedEntry) -> Result<Applied, RefusedEntry> {
-        verify_entry(&self.ring, entry)?;
-        let tenant = self.tenant_or_new(&entry.tenant_id);
-        let key = (entry.kind, entry.name.clone());
-        // Whoever answers reads on; whoever applies another of the tenant's entries waits.
-        let view = tenant.upgradable_read();
-        let known = view.revisions.get(&key).copied();
-        let held = known.map_or(0, |known| known.revision);
-        if entry.revision < held {
-            let held_for = known.map_or(Duration::MAX, |known| known.since.elapsed());
-            return Err(older(entry, held, held_for));
-        }
-        if entry.revision == held {
-            drop(view);
-            self.note_applied(entry.revision);
-            return Ok(Applied::Known);
-        }
-        let now_held = Held { revision: entry.revision, since: Instant::now() };
-        if matches!(entry.kind, EntryKind::Tool | EntryKind::McpServer | EntryKind::Policies) {
-            // INVARIANT: registry and bundle change together or not at all: no call sees an action without its policy schema,
-            // and an entry whose bundle does not validate leaves everything as it was. No call waits while it is made, or taken apart.
-            let mut changed = view.clone();
-            apply_body(&mut changed, entry)?;
-            changed.bundle = Some(self.bundle_of(&changed)?);
-            changed.revisions.insert(key, now_held);
-            let mut view = RwLockUpgradableReadGuard::upgrade(view);
-            let before = std::mem::replace(&mut *view, changed);
-            drop(view);
-            drop(before);
-        } else {
-            let mut view = RwLockUpgradableReadGuard::upgrade(view);
-            apply_body(&mut view, entry)?;
-            view.revisions.insert(key, now_held);
-        }
-        self.note_applied(entry.revision);
-        Ok(Applied::New)
-    }
-
     /// The whole feed was read at `now`.
     pub fn confirm(&self, now: Timestamp) {
         self.confirmed_us.store(now.as_micros(), Ordering::Release);
@@ -305,12 +252,12 @@ impl EdgeView {
     }
 
     pub(crate) fn settings(&self, tenant: &TenantId) -> Arc<TenantSettings> {
-        self.tenant(tenant).map(|t| t.read().settings.clone()).unwrap_or_default()
+        self.tenant(tenant).map(|t| t.view.read().settings.clone()).unwrap_or_default()
     }
 
     /// What containment says of a target at `now`.
     pub(crate) fn verdict(&self, tenant: &TenantId, target_type: TargetType, target_id: &str, now: Timestamp) -> Verdict {
-        self.tenant(tenant).map_or(Verdict::Free, |tenant| verdict_of(&tenant.read(), target_type, target_id, now))
+        self.tenant(tenant).map_or(Verdict::Free, |tenant| verdict_of(&tenant.view.read(), target_type, target_id, now))
     }
 
     /// What is held at `now` of a call by an agent.
@@ -318,28 +265,15 @@ impl EdgeView {
         let (ToolCall { tool, action, resource, .. }, (tenant, agent_id)) = (call, whose);
         // Of a tenant of whom nothing came, nothing is held.
         let tenant = self.tenant(tenant).unwrap_or_default();
-        let view = tenant.read();
-        let mcp_server = tool.strip_prefix(MCP_PREFIX).and_then(|key| view.mcp_servers.get(key)).cloned();
+        let view = tenant.view.read();
         CallFacts {
-            action: view.actions.get(tool).and_then(|actions| actions.get(action)).cloned(),
-            mcp_server,
+            action: view.registry.action(tool, action),
+            mcp_server: view.registry.mcp_server(tool),
             resource: resource.as_deref().and_then(|name| find_resource(&view.resources, name)),
             channel: channel.and_then(|name| view.channels.get(name)).cloned(),
-            bundle: view.bundle.clone().unwrap_or_else(|| self.base_bundle.clone()),
+            bundle: view.registry.bundle().unwrap_or_else(|| self.base_bundle.clone()),
             settings: view.settings.clone(),
             verdict: verdict_of(&view, TargetType::Agent, agent_id, now),
-        }
-    }
-
-    fn bundle_of(&self, view: &TenantView) -> Result<Arc<PolicyBundle>, RefusedEntry> {
-        let mut sources = self.packs.clone();
-        if let Some(text) = view.policy_text.as_ref().filter(|text| !text.trim().is_empty()) {
-            sources.push(PolicySource { name: "tenant".to_owned(), text: text.clone() });
-        }
-        let tools: Vec<ToolRecord> = tools_with_mcp(&view.tools, &view.mcp_servers);
-        match PolicyBundle::load(&sources, &tools) {
-            Ok(bundle) => Ok(Arc::new(bundle)),
-            Err(error) => Err(RefusedEntry::Policies(error.to_string())),
         }
     }
 
@@ -353,11 +287,11 @@ impl EdgeView {
         self.tenants.read().keys().cloned().collect()
     }
 
-    fn tenant(&self, tenant: &TenantId) -> Option<Arc<RwLock<TenantView>>> {
+    fn tenant(&self, tenant: &TenantId) -> Option<Arc<Tenant>> {
         self.tenants.read().get(tenant).cloned()
     }
 
-    fn tenant_or_new(&self, tenant: &TenantId) -> Arc<RwLock<TenantView>> {
+    fn tenant_or_new(&self, tenant: &TenantId) -> Arc<Tenant> {
         self.tenant(tenant).unwrap_or_else(|| self.tenants.write().entry(tenant.clone()).or_default().clone())
     }
 
@@ -387,111 +321,4 @@ fn verdict_of(view: &TenantView, target_type: TargetType, target_id: &str, now: 
 /// The resource itself, or what stands before its `#` (the repository of an issue).
 fn find_resource(resources: &HashMap<String, Arc<ResourceRecord>>, name: &str) -> Option<Arc<ResourceRecord>> {
     resources.get(name).or_else(|| name.split_once('#').and_then(|(whole, _)| resources.get(whole))).cloned()
-}
-
-/// The registered tools, and for each MCP server a tool whose unregistered actions are taken at their most harmful.
-fn tools_with_mcp(tools: &HashMap<String, ToolRecord>, servers: &HashMap<String, Arc<McpServerRecord>>) -> Vec<ToolRecord> {
-    let mut all: HashMap<String, ToolRecord> = tools.clone();
-    for server in servers.values() {
-        let name = format!("{MCP_PREFIX}{}", server.key);
-        let tool = all.entry(name.clone()).or_insert_with(|| ToolRecord {
-            tool: name,
-            name: server.name.clone(),
-            default_risk: RiskLevel::Medium,
-            actions: Vec::new(),
-        });
-        for declared in &server.tools {
-            if !tool.actions.iter().any(|a| a.action == declared.name) {
-                tool.actions.push(unclassified_action(&declared.name));
-            }
-        }
-    }
-    let mut sorted: Vec<ToolRecord> = all.into_values().collect();
-    sorted.sort_by(|a, b| a.tool.cmp(&b.tool));
-    sorted
-}
-
-/// An MCP tool nobody has classified: it may change state and may send data outside.
-pub(crate) fn unclassified_action(name: &str) -> ActionRecord {
-    ActionRecord {
-        action: name.to_owned(),
-        description: None,
-        risk: RiskLevel::Medium,
-        mutates_state: true,
-        data_access: DataAccess::Internal,
-        destination: Destination::External,
-        target_parameter: None,
-        parameters: None,
-        approval_required: false,
-        default_decision: DefaultDecision::Policy,
-    }
-}
-
-fn apply_body(view: &mut TenantView, entry: &SignedEntry) -> Result<(), RefusedEntry> {
-    match entry.kind {
-        // The token says who an agent is; an edge has no use for the record.
-        EntryKind::Agent => {}
-        EntryKind::Tool => match read_body::<ToolRecord>(entry)? {
-            Some(tool) => {
-                let actions = tool.actions.iter().map(|a| (a.action.clone(), Arc::new(a.clone()))).collect();
-                view.actions.insert(entry.name.clone(), actions);
-                view.tools.insert(entry.name.clone(), tool);
-            }
-            None => {
-                view.actions.remove(&entry.name);
-                view.tools.remove(&entry.name);
-            }
-        },
-        EntryKind::McpServer => put(&mut view.mcp_servers, entry)?,
-        EntryKind::Channel => put(&mut view.channels, entry)?,
-        EntryKind::Resource => put(&mut view.resources, entry)?,
-        EntryKind::Settings => view.settings = Arc::new(read_body(entry)?.unwrap_or_default()),
-        EntryKind::Policies => {
-            let text = entry.body.get("policies").and_then(|p| p.as_str()).map(str::to_owned);
-            if !entry.deleted && text.is_none() {
-                return Err(refused_body(entry, "`policies` is missing"));
-            }
-            view.policy_text = text;
-        }
-        EntryKind::Containment => {
-            let Some(state) = read_body::<ContainmentState>(entry)? else {
-                return Err(refused_body(entry, "a containment state is released, never deleted"));
-            };
-            if state.tenant_id != entry.tenant_id || state.revision != entry.revision {
-                return Err(refused_body(entry, "state and envelope disagree"));
-            }
-            let key = (state.target_type, state.target_id.clone());
-            // The key is what the state says, so a name that lies about its target cannot release another.
-            let held = view.containment.get(&key).map_or(0, |s| s.revision);
-            if held > state.revision {
-                // Control names a target's states alike: none of its own comes so.
-                return Err(older(entry, held, Duration::MAX));
-            }
-            view.containment.insert(key, state);
-        }
-    }
-    Ok(())
-}
-
-fn put<T: DeserializeOwned>(map: &mut HashMap<String, Arc<T>>, entry: &SignedEntry) -> Result<(), RefusedEntry> {
-    match read_body(entry)? {
-        Some(record) => map.insert(entry.name.clone(), Arc::new(record)),
-        None => map.remove(&entry.name),
-    };
-    Ok(())
-}
-
-fn read_body<T: DeserializeOwned>(entry: &SignedEntry) -> Result<Option<T>, RefusedEntry> {
-    if entry.deleted {
-        return Ok(None);
-    }
-    serde_json::from_value(entry.body.clone()).map(Some).map_err(|error| refused_body(entry, &error.to_string()))
-}
-
-fn older(entry: &SignedEntry, held: i64, held_for: Duration) -> RefusedEntry {
-    RefusedEntry::Older { kind: entry.kind, name: entry.name.clone(), offered: entry.revision, held, held_for }
-}
-
-fn refused_body(entry: &SignedEntry, reason: &str) -> RefusedEntry {
-    RefusedEntry::Body { kind: entry.kind, name: entry.name.clone(), reason: reason.to_owned() }
 }

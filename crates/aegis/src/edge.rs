@@ -104,6 +104,7 @@ pub(crate) async fn start(config: Config) -> anyhow::Result<RunningEdge> {
         has_others: true,
         pulse: Some(pulse.clone()),
         stale_after_s: config.edge.feed_stale_after_s,
+        ..FeedConfig::default()
     };
     // What was contained before is enforced before the first answer.
     let mut feed =

@@ -138,9 +138,9 @@ mod tests {
         let view = Arc::new(EdgeView::new(KeyRing::new([control.verifying_key()])).unwrap());
         let corrected = Arc::new(CorrectedClock::new(clock.clone(), 0));
         let pulse = Pulse::new("edge-1", SigningKey::from_seed(&[2; 32]), corrected, None);
-        let beside = bare(bus.clone(), view.clone(), clock.clone());
+        let beside = Arc::new(bare(bus.clone(), view.clone(), clock.clone()));
         let places = FeedConfig { pulse: Some(pulse.clone()), ..FeedConfig::default() }.places();
-        let far = Follower { pulse: Some(pulse), places, ..bare(bus.clone(), view, clock.clone()) };
+        let far = Arc::new(Follower { pulse: Some(pulse), places, ..bare(bus.clone(), view, clock.clone()) });
         let beat = async |n: u64| {
             let signed = sign_notice(&control, &Beat { at: clock.now(), start: 1, n }).unwrap();
             bus.kv_put(Bucket::Control, subject::BEAT, signed.into()).await.unwrap();

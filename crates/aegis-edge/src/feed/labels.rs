@@ -10,8 +10,6 @@ use aegis_model::Timestamp;
 use super::trouble::Reason;
 use super::{Follower, RETRY_AFTER};
 
-/// Labels that are taken before others have a turn.
-const LABELS_AT_ONCE: usize = 128;
 /// How often all of them are read again at most.
 pub(super) const REREAD_EVERY: Duration = Duration::from_secs(60);
 /// A pause lasts so many times what the reading before it took, at least.
@@ -46,10 +44,10 @@ impl Follower {
     }
 
     /// Reads what other edges made of runs, where that was not done since the start.
-    async fn read_labels(&self) -> Result<(), BusError> {
+    async fn read_labels(self: &Arc<Self>) -> Result<(), BusError> {
         let unread = self.unread.lock().clone();
         for filter in unread {
-            self.read_place(&filter).await?;
+            self.read_one(Bucket::Trust, &filter).await?;
             self.unread.lock().retain(|other| *other != filter);
         }
         self.view.told.finish_reading();
@@ -57,18 +55,9 @@ impl Follower {
     }
 
     /// Reads everything again. What is known already costs no signature.
-    async fn read_labels_again(&self) -> Result<(), BusError> {
+    async fn read_labels_again(self: &Arc<Self>) -> Result<(), BusError> {
         for filter in &self.runs {
-            self.read_place(filter).await?;
-        }
-        Ok(())
-    }
-
-    async fn read_place(&self, filter: &str) -> Result<(), BusError> {
-        let entries = self.bus.kv_all(Bucket::Trust, filter).await?;
-        for some in entries.chunks(LABELS_AT_ONCE) {
-            some.iter().for_each(|(key, value, _)| self.apply_label(key, value));
-            tokio::task::yield_now().await;
+            self.read_one(Bucket::Trust, filter).await?;
         }
         Ok(())
     }

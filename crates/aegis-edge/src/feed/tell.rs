@@ -93,7 +93,8 @@ mod tests {
 
     use super::*;
     use crate::EdgeView;
-    use crate::feed::{bare, is_in_its_place};
+    use crate::feed::bare;
+    use crate::feed::entries::is_in_its_place;
 
     /// How long a test waits for what must come.
     const DEADLINE: Duration = Duration::from_secs(30);

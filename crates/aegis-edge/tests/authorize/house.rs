@@ -12,6 +12,7 @@ pub(crate) use aegis_model::{
 };
 pub(crate) use axum::body::Body;
 pub(crate) use axum::http::Request;
+pub(crate) use bytes::Bytes;
 pub(crate) use http_body_util::BodyExt;
 pub(crate) use prometheus_client::registry::Registry;
 pub(crate) use serde_json::{Value, json};
@@ -134,6 +135,23 @@ impl House {
         let items = self.ledger.recent(Timestamp::from_micros(0), &[], 0, 1000).await.unwrap();
         items.iter().map(|item| item.sealed.kind).collect()
     }
+}
+
+/// What control puts into the bucket `containment` where it freezes the agent `a`.
+pub(crate) fn frozen(house: &House, revision: i64) -> Bytes {
+    let (now, tenant_id) = (house.clock.now(), house.tenant.clone());
+    let state = ContainmentState {
+        tenant_id,
+        target_type: TargetType::Agent,
+        target_id: "a".into(),
+        holds: vec![hold(ContainmentKind::Freeze, None)],
+        revoked: false,
+        revision,
+        issued_at: now,
+    };
+    let body = Some(serde_json::to_value(&state).unwrap());
+    let entry = sign_entry(&house.control, &house.tenant, EntryKind::Containment, "agent/a", revision, now, body).unwrap();
+    serde_json::to_vec(&entry).unwrap().into()
 }
 
 /// A bus in the house's folder.

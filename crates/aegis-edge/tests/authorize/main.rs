@@ -5,6 +5,7 @@ mod decisions;
 mod entries;
 mod feed;
 mod house;
+mod large;
 mod others;
 mod requests;
 mod stalled;

@@ -1,15 +1,14 @@
 //! A watch on the control feed that hears nothing and does not say so: what control says is enforced all the same, since the feed is read again, and
-//! another server is tried.
+//! another server is tried. And readings that fail: a start goes on for as long as something comes.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use aegis_bus::{Bucket, Bus, BusError, Hearing, KvWatch, Message, PubAck, Stream, StreamState, Subscription, subject};
-use aegis_edge::{CorrectedClock, FeedConfig, FeedFollower, Pulse};
+use aegis_edge::{CorrectedClock, EdgeError, FeedConfig, FeedFollower, Pulse};
 use aegis_keys::sign_notice;
 use aegis_model::Beat;
 use async_trait::async_trait;
-use bytes::Bytes;
 
 use crate::house::*;
 
@@ -22,11 +21,18 @@ struct Deaf {
     inner: Arc<EmbeddedBus>,
     /// How often its server was left.
     left: AtomicUsize,
+    /// How often a bucket was read, and which of these readings brings something.
+    readings: AtomicUsize,
+    brings: fn(usize) -> bool,
 }
 
 impl Deaf {
     fn over(inner: Arc<EmbeddedBus>) -> Arc<Self> {
-        Arc::new(Self { inner, left: AtomicUsize::new(0) })
+        Self::that_brings(inner, |_| true)
+    }
+
+    fn that_brings(inner: Arc<EmbeddedBus>, brings: fn(usize) -> bool) -> Arc<Self> {
+        Arc::new(Self { inner, left: AtomicUsize::new(0), readings: AtomicUsize::new(0), brings })
     }
 }
 
@@ -77,6 +83,9 @@ impl Bus for Deaf {
         self.inner.kv_get(bucket, key).await
     }
     async fn kv_all(&self, bucket: Bucket, filter: &str) -> Result<Vec<(String, Bytes, u64)>, BusError> {
+        if !(self.brings)(self.readings.fetch_add(1, Ordering::Relaxed)) {
+            return Err(BusError::Unavailable { reason: "a reading that fails".to_owned() });
+        }
         self.inner.kv_all(bucket, filter).await
     }
     async fn kv_watch(&self, _bucket: Bucket, _filter: &str) -> Result<Box<dyn KvWatch>, BusError> {
@@ -102,21 +111,8 @@ async fn a_freeze_that_no_watch_hears_is_enforced_once_the_feed_is_read_again() 
     let follower =
         FeedFollower::start(bus, house.view.clone(), metrics, house.clock.clone(), FeedConfig::default()).await.unwrap();
 
-    let revision = 1000;
-    let state = ContainmentState {
-        tenant_id: house.tenant.clone(),
-        target_type: TargetType::Agent,
-        target_id: "a".into(),
-        holds: vec![hold(ContainmentKind::Freeze, None)],
-        revoked: false,
-        revision,
-        issued_at: house.clock.now(),
-    };
-    let body = Some(serde_json::to_value(&state).unwrap());
-    let entry =
-        sign_entry(&house.control, &house.tenant, EntryKind::Containment, "agent/a", revision, house.clock.now(), body).unwrap();
     let key = subject::kv_containment(&house.tenant, TargetType::Agent, "a");
-    inner.kv_put(Bucket::Containment, &key, serde_json::to_vec(&entry).unwrap().into()).await.unwrap();
+    inner.kv_put(Bucket::Containment, &key, frozen(&house, 1000)).await.unwrap();
 
     let frozen = async {
         while decided(&house.ask(|b| b["dry_run"] = json!(true)).await).1 != "agent_frozen" {
@@ -174,4 +170,33 @@ async fn a_heartbeat_names_the_lanes_of_its_start() {
     let heartbeat: Value = serde_json::from_slice(&heard.payload).unwrap();
     let lane = house.ledger.lane_of(&house.tenant);
     assert_eq!(lane.rsplit_once('.').unwrap().1, heartbeat["epoch"], "{heartbeat}");
+}
+
+/// A start that waits for nothing at all, beyond the tries that it makes anyhow.
+async fn started(house: &House, bus: Arc<Deaf>) -> Result<FeedFollower, EdgeError> {
+    let metrics = EdgeMetrics::register(&mut Registry::default());
+    let tenants = ["acme", "initech", "umbrella"].map(|name| TenantId::new(name).unwrap());
+    let config = FeedConfig { tenants: Some(tenants.to_vec()), start_wait: Duration::ZERO, ..FeedConfig::default() };
+    FeedFollower::start(bus, house.view.clone(), metrics, house.clock.clone(), config).await
+}
+
+#[tokio::test]
+async fn a_start_reads_the_feed_to_its_end_for_as_long_as_something_comes_of_it() {
+    let house = House::new().await;
+    let inner = bus_of(&house).await;
+    let key = subject::kv_containment(&house.tenant, TargetType::Agent, "a");
+    inner.kv_put(Bucket::Containment, &key, frozen(&house, 1000)).await.unwrap();
+    let bus = Deaf::that_brings(inner, |reading| reading % 2 == 1);
+    let follower = started(&house, bus.clone()).await.unwrap();
+    assert_eq!(bus.readings.load(Ordering::Relaxed), 12, "six places, and each other reading brings nothing");
+    assert_eq!(decided(&house.ask(|_| ()).await), ("deny", "agent_frozen"));
+    follower.stop();
+}
+
+#[tokio::test]
+async fn a_start_of_which_nothing_comes_ends() {
+    let house = House::new().await;
+    let bus = Deaf::that_brings(bus_of(&house).await, |_| false);
+    assert!(matches!(started(&house, bus.clone()).await, Err(EdgeError::Bus(_))));
+    assert_eq!(bus.readings.load(Ordering::Relaxed), 2);
 }
