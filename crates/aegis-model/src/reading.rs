@@ -1,20 +1,28 @@
-//! A message read as an event once, for all in a process who read the message. What is shared is a function of its bytes and of when the bus stored them:
-//! nothing that a reader decides. Promises that what is shared is what a fresh reading gives, that all of it together stays within a bound, and that
-//! nobody waits for anybody.
+//! A message read as an event once, for all in a process who read the message, or not at all, where who sealed the event hands it on beside its text. What is
+//! shared is a function of the message's bytes and of when the bus stored them: nothing that a reader decides. Promises that what is shared is what a fresh
+//! reading gives, that all of it together stays within a bound, and that nobody waits for anybody.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use aegis_canon::DEFAULT_MAX_BYTES;
 use bytes::Bytes;
 
 use crate::wire::Passed;
 use crate::{SecurityEvent, Timestamp, WireError, WireEvent};
 
+/// What is known of a text that the strict door refuses.
+static NOTHING: Passed = Passed::Other { is_observation: false };
+
+/// Bytes for the places of the parts of a sealed event, where they were not looked for yet; about, and no fewer than they turn out to be.
+const OF_PLACES: usize = 2048;
+
 /// An event as its message has it.
 #[derive(Debug)]
 pub struct ReadEvent {
     text: Bytes,
-    passed: Passed,
+    /// Where the event was handed on, found by the first who wants to verify it: not all do.
+    passed: OnceLock<Passed>,
     event: Arc<SecurityEvent>,
     /// The same with `verified` set, made for the first who found that it is.
     as_verified: OnceLock<Arc<SecurityEvent>>,
@@ -25,7 +33,16 @@ impl ReadEvent {
     pub fn read(text: &Bytes, bus_ts: Timestamp) -> Result<Self, WireError> {
         let wire = WireEvent::read(text)?;
         let event = SecurityEvent { verified: false, late: false, bus_ts: Some(bus_ts), ..wire.event()? };
-        Ok(Self { text: text.clone(), passed: wire.into_passed(), event: Arc::new(event), as_verified: OnceLock::new() })
+        let passed = OnceLock::from(wire.into_passed());
+        Ok(Self { text: text.clone(), passed, event: Arc::new(event), as_verified: OnceLock::new() })
+    }
+
+    /// The same of a text whose event is at hand, unread. `event` must be what the text says.
+    fn unread(text: &Bytes, bus_ts: Timestamp, mut event: Arc<SecurityEvent>) -> Self {
+        // Nobody else has it: no copy.
+        let stored = Arc::make_mut(&mut event);
+        (stored.verified, stored.late, stored.bus_ts) = (false, false, Some(bus_ts));
+        Self { text: text.clone(), passed: OnceLock::new(), event, as_verified: OnceLock::new() }
     }
 
     /// The event, not verified.
@@ -68,15 +85,19 @@ impl ReadEvent {
     /// Its text, to verify it.
     #[must_use]
     pub fn wire(&self) -> WireEvent<'_> {
-        // It was read as text before.
-        WireEvent::again(std::str::from_utf8(&self.text).unwrap_or_default(), &self.passed)
+        if self.passed.get().is_none() {
+            // A text that is refused proves nothing. And who was quicker has found the same.
+            let _known = WireEvent::read(&self.text).map(|wire| self.passed.set(wire.into_passed()));
+        }
+        // It is text: it was read, or written as such.
+        WireEvent::again(std::str::from_utf8(&self.text).unwrap_or_default(), self.passed.get().unwrap_or(&NOTHING))
     }
 
     /// What it takes in memory beside the text, once somebody found it verified too; about.
     #[must_use]
     pub fn weight(&self) -> usize {
         let events = if self.event.lane.is_some() { 2 } else { 1 };
-        size_of::<Self>() + self.passed.weight() + events * self.event.weight()
+        size_of::<Self>() + self.passed.get().map_or(OF_PLACES, Passed::weight) + events * self.event.weight()
     }
 
     /// True if these very bytes, not just equal ones, were read, stored at that time.
@@ -105,10 +126,10 @@ impl ReadingRoom {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// False if there is no room for so much more.
-    fn take(&self, bytes: usize) -> bool {
+    /// False if there is no room for so much more within `most`.
+    fn take(&self, bytes: usize, most: usize) -> bool {
         let before = self.used.fetch_add(bytes, Ordering::Relaxed);
-        let has_room = before.saturating_add(bytes) <= self.most;
+        let has_room = before.saturating_add(bytes) <= most;
         if !has_room {
             self.give_back(bytes);
         }
@@ -120,52 +141,101 @@ impl ReadingRoom {
     }
 }
 
+/// What is kept of a message, and what it counts as.
+#[derive(Debug)]
+struct Kept {
+    read: Arc<ReadEvent>,
+    weight: usize,
+}
+
 /// What copies of a message share.
 #[derive(Debug)]
 struct Shared {
     room: Arc<ReadingRoom>,
-    read: OnceLock<Arc<ReadEvent>>,
+    kept: OnceLock<Kept>,
 }
 
 impl Shared {
     fn of(&self, text: &Bytes, bus_ts: Timestamp) -> Option<Arc<ReadEvent>> {
-        self.read.get().filter(|known| known.is_of(text, bus_ts)).cloned()
+        self.kept.get().map(|kept| &kept.read).filter(|known| known.is_of(text, bus_ts)).cloned()
+    }
+
+    /// Keeps it, if there is room within `most`. False: somebody was quicker.
+    fn keep(&self, read: &Arc<ReadEvent>, most: usize) -> bool {
+        let weight = read.weight();
+        if !self.room.take(weight, most) {
+            return true;
+        }
+        let is_first = self.kept.set(Kept { read: Arc::clone(read), weight }).is_ok();
+        if !is_first {
+            self.room.give_back(weight);
+        }
+        is_first
     }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if let Some(read) = self.read.get() {
-            self.room.give_back(read.weight());
+        if let Some(kept) = self.kept.get() {
+            self.room.give_back(kept.weight);
         }
     }
 }
 
-/// A place beside a message's bytes for the event that they are, filled by whoever reads it first. Copies of the message share it.
 #[derive(Clone, Debug, Default)]
-pub struct Reading(Option<Arc<Shared>>);
+enum Place {
+    #[default]
+    None,
+    /// Handed on, and not counted yet.
+    Unread(Arc<ReadEvent>),
+    Shared(Arc<Shared>),
+}
+
+/// A place beside a message's bytes for the event that they are, filled by whoever reads it first, or has it unread. Copies of the message share it.
+#[derive(Clone, Debug, Default)]
+pub struct Reading(Place);
 
 impl Reading {
     /// A place for what is read, as long as there is room. One by default keeps nothing: for a message that one reader has.
     #[must_use]
     pub fn kept_in(room: &Arc<ReadingRoom>) -> Self {
-        Self(Some(Arc::new(Shared { room: Arc::clone(room), read: OnceLock::new() })))
+        Self(Place::Shared(Arc::new(Shared { room: Arc::clone(room), kept: OnceLock::new() })))
+    }
+
+    /// The place of a message whose event is at hand: what a reading of these bytes would give, but for when the bus stored them, which is now.
+    #[must_use]
+    pub fn unread(text: &Bytes, bus_ts: Timestamp, event: Arc<SecurityEvent>) -> Self {
+        // Of a larger text the strict door says so.
+        let is_read = text.len() <= DEFAULT_MAX_BYTES;
+        Self(if is_read { Place::Unread(Arc::new(ReadEvent::unread(text, bus_ts, event))) } else { Place::None })
+    }
+
+    /// The same place in a room, with what it has, where that leaves half of the room to those who have to read.
+    #[must_use]
+    pub fn moved_to(self, room: &Arc<ReadingRoom>) -> Self {
+        let moved = Self::kept_in(room);
+        if let (Place::Unread(read), Place::Shared(shared)) = (&self.0, &moved.0) {
+            shared.keep(read, room.most / 2);
+        }
+        moved
     }
 
     /// The event of the message that has these bytes and that time. Two who read it at once both do. What is no event, or has no room, is read by each.
     pub fn event(&self, text: &Bytes, bus_ts: Timestamp) -> Result<Arc<ReadEvent>, WireError> {
-        if let Some(known) = self.0.as_ref().and_then(|shared| shared.of(text, bus_ts)) {
+        let known = match &self.0 {
+            Place::None => None,
+            Place::Unread(read) => Some(read).filter(|known| known.is_of(text, bus_ts)).cloned(),
+            Place::Shared(shared) => shared.of(text, bus_ts),
+        };
+        if let Some(known) = known {
             return Ok(known);
         }
         let read = Arc::new(ReadEvent::read(text, bus_ts)?);
-        let Some(shared) = self.0.as_ref().filter(|shared| shared.read.get().is_none()) else { return Ok(read) };
-        let weight = read.weight();
-        if shared.room.take(weight) && shared.read.set(Arc::clone(&read)).is_err() {
-            // Somebody was quicker.
-            shared.room.give_back(weight);
-            return Ok(shared.of(text, bus_ts).unwrap_or(read));
+        let Place::Shared(shared) = &self.0 else { return Ok(read) };
+        if shared.kept.get().is_some() || shared.keep(&read, shared.room.most) {
+            return Ok(read);
         }
-        Ok(read)
+        Ok(shared.of(text, bus_ts).unwrap_or(read))
     }
 }
 
@@ -250,8 +320,18 @@ mod tests {
                 let event = SecurityEvent { bus_ts: Some(BUS_TS), verified: false, late: false, ..wire.event()? };
                 Ok((event, wire))
             });
-            let rooms = [ReadingRoom::new(usize::MAX), ReadingRoom::new(2000)];
-            let readings = rooms.each_ref().map(Reading::kept_in);
+            let rooms = [usize::MAX, 2000, usize::MAX, 2000].map(ReadingRoom::new);
+            let handed_on = |room: &Arc<ReadingRoom>| match &fresh {
+                Ok((event, _)) => {
+                    // What is added behind the seal is not the sealer's to say.
+                    let sealed = SecurityEvent { verified: true, late: true, bus_ts: None, ..event.clone() };
+                    Reading::unread(&text, BUS_TS, Arc::new(sealed)).moved_to(room)
+                }
+                Err(_) => Reading::kept_in(room),
+            };
+            let [one, other] = [&rooms[0], &rooms[1]].map(Reading::kept_in);
+            let readings = [one, other, handed_on(&rooms[2]), handed_on(&rooms[3])];
+            prop_assert_eq!(rooms[2].used() > 0, fresh.is_ok());
             if let Ok((_, wire)) = &fresh {
                 prop_assert_eq!(wire.is_observation(), wire.to_value().is_ok_and(|value| is_observation(&value)));
             }
@@ -277,10 +357,10 @@ mod tests {
                     }
                 }
             }
-            prop_assert!(rooms[1].used() <= 2000);
+            prop_assert!(rooms[1].used() <= 2000 && rooms[3].used() <= 2000);
             prop_assert_eq!(rooms[0].used() > 0, fresh.is_ok());
             drop(readings);
-            prop_assert_eq!(rooms.map(|room| room.used()), [0, 0]);
+            prop_assert_eq!(rooms.map(|room| room.used()), [0, 0, 0, 0]);
         }
     }
 
@@ -298,6 +378,44 @@ mod tests {
 
         let alone = Reading::default();
         assert!(!Arc::ptr_eq(&alone.event(&text, BUS_TS).unwrap(), &alone.event(&text, BUS_TS).unwrap()));
+    }
+
+    #[test]
+    fn an_event_that_is_handed_on_is_not_read_and_leaves_half_of_the_room() {
+        let text = Bytes::from(sealed("x", 1));
+        let read = ReadEvent::read(&text, BUS_TS).unwrap();
+        // Not what the text says, to see that nobody reads it.
+        let told = || Arc::new(SecurityEvent { reason: Some("unread".to_owned()), ..SecurityEvent::clone(read.event()) });
+        let handed = |most: usize| {
+            let room = ReadingRoom::new(most);
+            let reading = Reading::unread(&text, BUS_TS, told()).moved_to(&room);
+            (room, reading)
+        };
+        let reason = |reading: &Reading, text: &Bytes, bus_ts: Timestamp| {
+            reading.event(text, bus_ts).unwrap().event().reason.clone().unwrap()
+        };
+        let (room, reading) = handed(1_000_000);
+        let one = reading.event(&text, BUS_TS).unwrap();
+        assert_eq!(one.event().reason.as_deref(), Some("unread"));
+        assert!(one.wire().sealed_parts().is_some());
+        assert!(Arc::ptr_eq(&one.marked(true), &reading.clone().event(&text, BUS_TS).unwrap().marked(true)));
+        // Of other memory, and of another time, it is not.
+        assert_eq!(reason(&reading, &Bytes::from(text.to_vec()), BUS_TS), "x");
+        assert_eq!(reason(&reading, &text, BUS_TS.plus_seconds(1)), "x");
+
+        let weight = room.used();
+        let (tight, crowded) = handed(2 * weight - 1);
+        assert_eq!((tight.used(), reason(&crowded, &text, BUS_TS).as_str()), (0, "x"));
+        let (_, wide) = handed(2 * weight);
+        assert_eq!(reason(&wide, &text, BUS_TS), "unread");
+
+        // What no reader would take is not taken either, or proves nothing.
+        let large = Bytes::from(vec![b' '; DEFAULT_MAX_BYTES + 1]);
+        assert!(Reading::unread(&large, BUS_TS, told()).event(&large, BUS_TS).is_err());
+        let torn = text.slice(..text.len() - 1);
+        let torn = Reading::unread(&torn, BUS_TS, told()).event(&torn, BUS_TS).unwrap();
+        let wire = torn.wire();
+        assert!(wire.sealed_parts().is_none() && wire.to_value().is_err() && !wire.is_observation());
     }
 
     #[test]

@@ -88,14 +88,11 @@ impl Work<'_> {
             self.subjects[i].insert(message.subject.clone(), Last { seq, cost });
         }
         let whose = message.kept.filter(|_| kept.is_some());
-        let delivered = Delivered {
-            seq,
-            subject: message.subject,
-            payload: message.payload,
-            bus_ts: self.now,
-            kept: whose,
-            reading: Reading::default(),
-        };
+        // Nobody but a keeper of this process knows what it has sealed.
+        let unread = message.event.filter(|_| whose.is_some());
+        let reading = unread.map_or_else(Reading::default, |event| Reading::unread(&message.payload, self.now, event));
+        let delivered =
+            Delivered { seq, subject: message.subject, payload: message.payload, bus_ts: self.now, kept: whose, reading };
         self.staged[i].push(Staged { message: delivered, msg_id: message.msg_id, cost, kept });
         Ok(Ok(PubAck { seq, duplicate: false }))
     }
