@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 
-use aegis_model::{EventId, EventKind, FrozenAction, SealedEvent, SecurityEvent, TenantId, Timestamp};
+use aegis_model::{EventId, EventKind, FrozenAction, Repeated, SealedEvent, SecurityEvent, TenantId, Timestamp};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, Sqlite, SqliteConnection};
 
@@ -151,19 +151,6 @@ fn bind_commit<'q>(query: Insert<'q>, batch: &'q SealedBatch) -> Insert<'q> {
         .bind(key_id)
         .bind(signature)
         .bind(max_ts)
-}
-
-/// A text that most rows have alike: made once for as long as it stays the same.
-#[derive(Default)]
-struct Repeated(Arc<str>);
-
-impl Repeated {
-    fn of(&mut self, text: &str) -> Arc<str> {
-        if *self.0 != *text {
-            self.0 = Arc::from(text);
-        }
-        Arc::clone(&self.0)
-    }
 }
 
 /// Shared texts, because of others the statement makes a copy that the connection's thread takes apart.

@@ -14,6 +14,7 @@ pub mod limits;
 pub mod reading;
 pub mod receipt;
 pub mod registry;
+pub mod repeated;
 pub mod request;
 pub mod sealer;
 pub mod signed;
@@ -37,6 +38,7 @@ pub use registry::{
     ActionRecord, AgentRecord, ChannelRecord, DefaultDecision, MAX_RUN_IDLE_S, McpServerRecord, McpToolRecord, ResourceRecord,
     TenantSettings, ToolRecord, Visibility,
 };
+pub use repeated::Repeated;
 pub use request::{
     AgentClaim, ApprovalRef, ApprovalStatus, ApprovalView, AuthorizeRequest, AuthorizeResponse, Callback, ErrorBody, ErrorDetail,
     FrozenAction, ReceiptView, RequestContext, ToolCall, Trace, UserClaim,
