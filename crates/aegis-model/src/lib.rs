@@ -19,6 +19,7 @@ pub mod request;
 pub mod sealer;
 pub mod signed;
 pub mod trust;
+pub mod unmarked;
 pub mod wire;
 
 pub use alert::{
@@ -46,4 +47,5 @@ pub use request::{
 pub use sealer::{CONTROL, SOC, Sealer};
 pub use signed::{EntryKind, SignedEntry};
 pub use trust::SourceTrust;
+pub use unmarked::Unmarked;
 pub use wire::{PROOF_KEYS, SealedParts, WireError, WireEvent, is_observation};

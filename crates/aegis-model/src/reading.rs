@@ -9,7 +9,7 @@ use aegis_canon::DEFAULT_MAX_BYTES;
 use bytes::Bytes;
 
 use crate::wire::Passed;
-use crate::{SecurityEvent, Timestamp, WireError, WireEvent};
+use crate::{SecurityEvent, Timestamp, Unmarked, WireError, WireEvent};
 
 /// What is known of a text that the strict door refuses.
 static NOTHING: Passed = Passed::Other { is_observation: false };
@@ -23,49 +23,65 @@ pub struct ReadEvent {
     text: Bytes,
     /// Where the event was handed on, found by the first who wants to verify it: not all do.
     passed: OnceLock<Passed>,
+    /// With the mark that most readers find: an event that claims a lane nearly always proves itself. Nobody is given it who did not find that.
     event: Arc<SecurityEvent>,
-    /// The same with `verified` set, made for the first who found that it is.
-    as_verified: OnceLock<Arc<SecurityEvent>>,
+    /// The same with the other mark, made for the first who needs it.
+    otherwise: OnceLock<Arc<SecurityEvent>>,
 }
 
 impl ReadEvent {
     /// Reads a message's bytes through the strict door. What is added behind the seal (`verified`, `late`) is not the sender's to say, and is not set.
     pub fn read(text: &Bytes, bus_ts: Timestamp) -> Result<Self, WireError> {
         let wire = WireEvent::read(text)?;
-        let event = SecurityEvent { verified: false, late: false, bus_ts: Some(bus_ts), ..wire.event()? };
-        let passed = OnceLock::from(wire.into_passed());
-        Ok(Self { text: text.clone(), passed, event: Arc::new(event), as_verified: OnceLock::new() })
+        let event = Arc::new(wire.event()?);
+        Ok(Self::of(text, bus_ts, event, OnceLock::from(wire.into_passed())))
     }
 
     /// The same of a text whose event is at hand, unread. `event` must be what the text says.
-    fn unread(text: &Bytes, bus_ts: Timestamp, mut event: Arc<SecurityEvent>) -> Self {
-        // Nobody else has it: no copy.
-        let stored = Arc::make_mut(&mut event);
-        (stored.verified, stored.late, stored.bus_ts) = (false, false, Some(bus_ts));
-        Self { text: text.clone(), passed: OnceLock::new(), event, as_verified: OnceLock::new() }
+    fn unread(text: &Bytes, bus_ts: Timestamp, event: Arc<SecurityEvent>) -> Self {
+        Self::of(text, bus_ts, event, OnceLock::new())
     }
 
-    /// The event, not verified.
+    fn of(text: &Bytes, bus_ts: Timestamp, mut event: Arc<SecurityEvent>, passed: OnceLock<Passed>) -> Self {
+        // Nobody else has it: no copy.
+        let stored = Arc::make_mut(&mut event);
+        (stored.verified, stored.late, stored.bus_ts) = (stored.lane.is_some(), false, Some(bus_ts));
+        Self { text: text.clone(), passed, event, otherwise: OnceLock::new() }
+    }
+
+    /// What it says, for who has still to judge it: without a copy.
     #[must_use]
-    pub const fn event(&self) -> &Arc<SecurityEvent> {
-        &self.event
+    pub fn unmarked(&self) -> Unmarked<'_> {
+        self.event.unmarked()
+    }
+
+    /// The event, not verified. Of one that claims a lane this is a copy, made for the first who asks.
+    #[must_use]
+    pub fn event(&self) -> &Arc<SecurityEvent> {
+        if !self.event.verified {
+            return &self.event;
+        }
+        loop {
+            if let Some(known) = self.otherwise.get() {
+                return known;
+            }
+            // Who was quicker has made the same.
+            let _made = self.otherwise.set(Arc::new(self.marked_anew(false)));
+        }
     }
 
     /// The event with `verified` as the caller found it to be: nobody learns by it what others found.
     #[must_use]
     pub fn marked(&self, verified: bool) -> Arc<SecurityEvent> {
-        if !verified {
+        if verified == self.event.verified {
             return Arc::clone(&self.event);
         }
-        if let Some(known) = self.as_verified.get() {
-            return Arc::clone(known);
-        }
-        let marked = Arc::new(SecurityEvent { verified: true, ..SecurityEvent::clone(&self.event) });
-        // Nobody proves what is of no lane: no room is kept for it. And who was quicker has made the same.
-        if self.event.lane.is_some() && self.as_verified.set(Arc::clone(&marked)).is_err() {
-            return self.as_verified.get().map_or(marked, Arc::clone);
-        }
-        marked
+        // Nobody proves what is of no lane: no room is kept for it.
+        if verified { Arc::new(self.marked_anew(true)) } else { Arc::clone(self.event()) }
+    }
+
+    fn marked_anew(&self, verified: bool) -> SecurityEvent {
+        SecurityEvent { verified, ..SecurityEvent::clone(&self.event) }
     }
 
     /// The same, without a copy where nobody else has what was read.
@@ -73,8 +89,8 @@ impl ReadEvent {
     pub fn into_marked(self: Arc<Self>, verified: bool) -> Arc<SecurityEvent> {
         match Arc::try_unwrap(self) {
             Ok(Self { mut event, .. }) => {
-                if verified {
-                    Arc::make_mut(&mut event).verified = true;
+                if event.verified != verified {
+                    Arc::make_mut(&mut event).verified = verified;
                 }
                 event
             }
@@ -93,7 +109,7 @@ impl ReadEvent {
         WireEvent::again(std::str::from_utf8(&self.text).unwrap_or_default(), self.passed.get().unwrap_or(&NOTHING))
     }
 
-    /// What it takes in memory beside the text, once somebody found it verified too; about.
+    /// What it takes in memory beside the text, once somebody needed it with the other mark too; about.
     #[must_use]
     pub fn weight(&self) -> usize {
         let events = if self.event.lane.is_some() { 2 } else { 1 };
@@ -341,6 +357,8 @@ mod tests {
                 match (&fresh, read) {
                     (Ok((event, wire)), Ok(read)) => {
                         prop_assert_eq!(&**read.event(), event);
+                        let (seen, known) = (read.unmarked(), event.unmarked());
+                        prop_assert_eq!((seen.event_id(), seen.lane(), seen.bus_ts()), (known.event_id(), known.lane(), Some(BUS_TS)));
                         prop_assert_eq!(said(&read.wire()), said(wire));
                         prop_assert_eq!(read.wire().text().as_bytes(), &bytes[..]);
                         let marked = SecurityEvent { verified, ..event.clone() };
