@@ -91,3 +91,28 @@ impl fmt::Debug for Unmarked<'_> {
         f.debug_struct("Unmarked").field("event_id", &self.0.event_id).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_its_mark_it_says_the_same() {
+        let (tenant, ts) = (TenantId::new("acme").unwrap(), Timestamp::from_micros(5));
+        let mut event = SecurityEvent::new(tenant.clone(), "e", "edge", EventKind::AuthorizeDecision, ts);
+        (event.lane, event.seq, event.bus_ts) = (Some("acme.e.1".to_owned()), Some(7), Some(ts.plus_seconds(1)));
+        (event.agent_id, event.run_id, event.receipt_hash) = (Some("a".to_owned()), Some("r".to_owned()), Some("00".to_owned()));
+        (event.decision, event.source_trust) = (Some(Decision::Deny), Some(SourceTrust::Unknown));
+        let marked = SecurityEvent { verified: true, late: true, ..event.clone() };
+        for seen in [event.unmarked(), marked.unmarked()] {
+            assert_eq!((seen.tenant_id(), seen.event_id(), seen.kind()), (&tenant, event.event_id, event.kind));
+            assert_eq!((seen.ts(), seen.bus_ts()), (ts, Some(ts.plus_seconds(1))));
+            assert_eq!((seen.lane(), seen.seq(), seen.receipt_hash()), (Some("acme.e.1"), Some(7), Some("00")));
+            assert_eq!((seen.agent_id(), seen.run_id()), (Some("a"), Some("r")));
+            assert_eq!((seen.decision(), seen.source_trust()), (Some(Decision::Deny), Some(SourceTrust::Unknown)));
+            assert!(seen.is_for_its_lane_to_say());
+        }
+        assert_eq!(format!("{:?}", event.unmarked()), format!("{:?}", marked.unmarked()));
+    }
+}
