@@ -17,7 +17,7 @@ mod turns;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aegis_model::{LaneReach, ReadEvent, Reading, TenantId, Timestamp, WireError};
+use aegis_model::{LaneReach, ReadEvent, Reading, SecurityEvent, TenantId, Timestamp, WireError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -168,6 +168,9 @@ pub struct Message {
     pub kept: Option<Kept>,
     /// After which nobody needs the message any more. A bus that can drops it then; to another it is as any other.
     pub ttl: Option<Duration>,
+    /// The event that a reader of the payload would read, where who sealed it has it at hand, and nobody else does. A driver in the same process may
+    /// give it to readers beside a payload that is kept; to another it says nothing.
+    pub event: Option<Arc<SecurityEvent>>,
 }
 
 /// A payload's place with whoever keeps it.
@@ -189,6 +192,7 @@ impl Message {
             expected_last_subject_seq: None,
             kept: None,
             ttl: None,
+            event: None,
         }
     }
 

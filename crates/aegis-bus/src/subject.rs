@@ -37,11 +37,14 @@ pub fn is_ase(subject: &str, tenant: &TenantId, kind: EventKind) -> bool {
         let kind = kind.as_str().bytes().map(|byte| if byte == b':' { b'-' } else { byte });
         token.bytes().eq(kind)
     };
-    let Some((pp, token)) = subject.strip_prefix("ase.").and_then(|rest| rest.split_once('.')) else { return false };
-    let Some((of, token)) = token.split_once('.') else { return false };
     let number = partition_of(tenant);
-    let digits = [number / 10, number % 10].map(|digit| char::from_digit(digit, 10));
-    of == tenant.as_str() && as_token(token) && pp.chars().map(Some).eq(digits)
+    let [tens, ones] = [number / 10, number % 10].map(|digit| char::from_digit(digit, 10));
+    // Of each event and reader: held against what it is to be, and not taken apart. No tenant's name has a dot.
+    let behind_tenant = |rest: &str| {
+        let rest = rest.strip_prefix(tens?)?.strip_prefix(ones?)?.strip_prefix('.')?;
+        rest.strip_prefix(tenant.as_str())?.strip_prefix('.').map(as_token)
+    };
+    subject.strip_prefix("ase.").and_then(behind_tenant).unwrap_or(false)
 }
 
 /// True for the subject of an event, whichever: others of its stream are records.

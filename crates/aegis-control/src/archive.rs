@@ -232,40 +232,40 @@ struct Read {
 /// An event as the history keeps it. What stands in a ledger of this process needs no proof.
 fn read(control: &Control, delivered: &Delivered, prover: &mut Prover) -> Result<Read, String> {
     let read = delivered.event().map_err(|error| error.to_string())?;
-    let event = read.event();
-    if !subject::is_ase(&delivered.subject, &event.tenant_id, event.kind) {
+    let event = read.unmarked();
+    if !subject::is_ase(&delivered.subject, event.tenant_id(), event.kind()) {
         return Err("subject and event disagree about tenant or kind".to_owned());
     }
-    if event.lane.as_ref().is_some_and(|lane| lane.len() > MAX_LANE || lane.chars().any(char::is_control)) {
+    if event.lane().is_some_and(|lane| lane.len() > MAX_LANE || lane.chars().any(char::is_control)) {
         return Err("its lane has no name that a lane can have".to_owned());
     }
-    if event.lane.is_some() != event.seq.is_some() {
+    if event.lane().is_some() != event.seq().is_some() {
         return Err("it has a lane and no place in it, or a place and no lane".to_owned());
     }
     // Who asks for a receipt by its id gets no observation that somebody put under it, having read it in an answer.
-    if event.lane.is_none() && !is_derived(event.event_id) {
+    if event.lane().is_none() && !is_derived(event.event_id()) {
         return Err("it claims no lane, and has an id as only receipts have".to_owned());
     }
     control.label_run(event);
     let kept = delivered.kept.as_ref().filter(|kept| control.config.keepers.contains_key(&kept.by));
-    let is_sealed = event.lane.is_some() && (kept.is_some() || prover.prove(&read.wire()).is_some());
+    let is_sealed = event.lane().is_some() && (kept.is_some() || prover.prove(&read.wire()).is_some());
     let standing = match (is_sealed, event.is_for_its_lane_to_say()) {
         (false, _) => Standing::Unproved,
         (true, true) => Standing::Own,
         (true, false) => Standing::Foreign,
     };
-    let of_lane = matches!(event.kind, EventKind::LaneOpen | EventKind::LaneClose).then(|| Arc::clone(event));
+    let of_lane = matches!(event.kind(), EventKind::LaneOpen | EventKind::LaneClose).then(|| Arc::clone(read.event()));
     let row = HistoryRow {
-        tenant_id: event.tenant_id.clone(),
-        event_id: event.event_id,
-        kind: event.kind,
-        ts: event.ts,
-        lane: event.lane.clone(),
-        seq: event.seq,
-        agent_id: event.agent_id.clone(),
-        run_id: event.run_id.clone(),
-        decision: event.decision,
-        receipt_hash: event.receipt_hash.clone(),
+        tenant_id: event.tenant_id().clone(),
+        event_id: event.event_id(),
+        kind: event.kind(),
+        ts: event.ts(),
+        lane: event.lane().map(str::to_owned),
+        seq: event.seq(),
+        agent_id: event.agent_id().map(str::to_owned),
+        run_id: event.run_id().map(str::to_owned),
+        decision: event.decision(),
+        receipt_hash: event.receipt_hash().map(str::to_owned),
         bus_seq: delivered.seq,
         bus_ts: Some(delivered.bus_ts),
         standing,

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use aegis_bus::feed::{FeedPage, fill};
 use aegis_bus::{Bucket, BusError, subject};
 use aegis_keys::{Scope, sign_notice, verify_notice};
-use aegis_model::{EventKind, MAX_RUN_IDLE_S, RunLabel, SecurityEvent, SourceTrust, TenantId, Timestamp};
+use aegis_model::{EventKind, MAX_RUN_IDLE_S, RunLabel, SourceTrust, TenantId, Timestamp, Unmarked};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -183,15 +183,15 @@ impl Labels {
 
 impl Control {
     /// Notes what an edge made of a run. `signed` and `unsigned` are what a run begins with at best, and are not told of.
-    pub(crate) fn label_run(&self, event: &SecurityEvent) {
-        let Some(source_trust) = event.source_trust else { return };
-        if event.kind != EventKind::AuthorizeDecision
+    pub(crate) fn label_run(&self, event: Unmarked<'_>) {
+        let Some(source_trust) = event.source_trust() else { return };
+        if event.kind() != EventKind::AuthorizeDecision
             || source_trust <= SourceTrust::TrustedInternalUnsigned
             || !self.has_far_edges()
         {
             return;
         }
-        let run = match (&event.run_id, &event.agent_id) {
+        let run = match (event.run_id(), event.agent_id()) {
             (Some(run_id), _) => format!("run:{run_id}"),
             (None, Some(agent_id)) => format!("agent:{agent_id}"),
             (None, None) => return,
@@ -201,23 +201,23 @@ impl Control {
         }
         // Nobody makes a run last by a time to come.
         let now = self.clock.now();
-        let at = event.ts.min(now);
+        let at = event.ts().min(now);
         if at < now.plus_seconds(-MAX_RUN_IDLE_S) {
             // It has ended everywhere.
             return;
         }
-        let key = subject::kv_trust(&event.tenant_id, &run);
-        let label = RunLabel { tenant_id: event.tenant_id.clone(), run, source_trust, at };
+        let key = subject::kv_trust(event.tenant_id(), &run);
+        let label = RunLabel { tenant_id: event.tenant_id().clone(), run, source_trust, at };
         let (tells, forgotten) = {
             let mut runs = self.labels.runs.lock();
-            let agent = event.agent_id.as_deref().filter(|agent| !agent.is_empty()).unwrap_or("unnamed");
+            let agent = event.agent_id().filter(|agent| !agent.is_empty()).unwrap_or("unnamed");
             (runs.take(key, label, agent, now), std::mem::take(&mut runs.forgotten))
         };
         if tells {
             self.labels.changed.notify_one();
         }
         if forgotten > 0 {
-            self.note_forgotten(&event.tenant_id, forgotten);
+            self.note_forgotten(event.tenant_id(), forgotten);
         }
     }
 

@@ -297,7 +297,7 @@ impl Running {
                         events.push(said);
                     }
                     (Ok(read), broken) if !skipped => {
-                        let is_verified = broken.is_none() && read.event().lane.is_some();
+                        let is_verified = broken.is_none() && read.unmarked().lane().is_some();
                         let event = read.into_marked(is_verified);
                         let said = broken.as_ref().map(|b| chain_broken_event(&event, b));
                         self.tail.take(delivered.seq, &event, said.as_ref(), broken);

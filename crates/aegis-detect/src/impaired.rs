@@ -87,6 +87,8 @@ pub(crate) struct Losses {
     /// Of each tenant the causes that there were, few, and their newest hours. A busy key loses an event with each that comes: its tenant's name is not
     /// copied to look.
     hours: HashMap<TenantId, Vec<(Cause, i64)>>,
+    /// What was noted last of those: the next event of a busy key is mostly the same again.
+    last: Option<(TenantId, Cause, i64)>,
     lost: Vec<Loss>,
 }
 
@@ -107,6 +109,11 @@ impl Losses {
 
     fn is_news(&mut self, tenant: &TenantId, cause: Cause, ts: Timestamp) -> bool {
         let hour = hour_of(ts);
+        let is_noted = |(of, what, noted): &(TenantId, Cause, i64)| *what == cause && hour <= *noted && of == tenant;
+        if self.last.as_ref().is_some_and(is_noted) {
+            return false;
+        }
+        self.last = Some((tenant.clone(), cause, hour));
         let Some(causes) = self.hours.get_mut(tenant) else {
             self.hours.insert(tenant.clone(), vec![(cause, hour)]);
             return true;
@@ -132,6 +139,7 @@ impl Losses {
     /// What was lost, which is then forgotten.
     pub(crate) fn take(&mut self) -> Vec<Loss> {
         self.hours.clear();
+        self.last = None;
         std::mem::take(&mut self.lost)
     }
 }
@@ -342,5 +350,8 @@ mod tests {
         let seconds: Vec<i64> = losses.take().iter().map(|loss| loss.at.ts.as_micros() / 1_000_000).collect();
         assert_eq!(seconds, [7200, 7302, 7303, 10_800]);
         assert!(losses.is_empty() && losses.take().is_empty());
+        // What was taken is news again, whatever was noted last.
+        losses.note(Cause::QuotaFull, &event("a", 10_800));
+        assert!(!losses.is_empty());
     }
 }

@@ -100,7 +100,7 @@ pub use schema::{EventBatch, SCORE_COLUMN, TABLE, events_schema};
 pub use shape::Shape;
 pub use sieve::Sieve;
 pub use switch::switched;
-pub use verify::{ChainBreak, Stage, VerifyStage, chain_broken_event, is_ahead_of_time};
+pub use verify::{ChainBreak, Stage, VerifyStage, chain_broken_event, is_ahead, is_ahead_of_time};
 pub use waits::{RuleWait, RuleWaits};
 pub use warm::{Followed, Following, Past, PastAsked, PastEvents, PastLanes, PastReceipts, WarmRecords};
 pub use watermark::Watermarks;

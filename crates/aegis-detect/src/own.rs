@@ -454,7 +454,7 @@ impl Running {
                 next = delivered.seq + 1;
                 let Some((is_shown, broken)) = taken.get(&delivered.seq) else { continue };
                 let Ok(read) = read(&delivered) else { continue };
-                let is_verified = broken.is_none() && read.event().lane.is_some();
+                let is_verified = broken.is_none() && read.unmarked().lane().is_some();
                 let event = read.into_marked(is_verified);
                 let said = broken.as_ref().map(|broken| chain_broken_event(&event, broken));
                 events.extend(is_shown.then(|| Arc::unwrap_or_clone(event)));

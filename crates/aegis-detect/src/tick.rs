@@ -151,10 +151,10 @@ impl Running {
                 return None;
             }
         };
-        let (wire, event) = (read.wire(), read.event());
+        let (wire, event) = (read.wire(), read.unmarked());
         if may_hold && self.stage.misses_one_before(&wire, event) {
-            let (lane, seq, place) = (event.lane.as_deref().unwrap_or_default(), event.seq.unwrap_or_default(), delivered.seq);
-            match self.hold.keep(&event.tenant_id, lane, seq, delivered) {
+            let (lane, seq, place) = (event.lane().unwrap_or_default(), event.seq().unwrap_or_default(), delivered.seq);
+            match self.hold.keep(event.tenant_id(), lane, seq, delivered) {
                 Kept::Held => return None,
                 Kept::Again => {
                     tick.seen.repeated += 1;
@@ -164,13 +164,13 @@ impl Running {
                 Kept::Not(delivered) => return self.take_one(*delivered, false, tick),
             }
         }
-        let (verified, stage) = self.stage.judge(&wire, event);
+        let (verified, stage) = self.stage.judge(&wire, event, || read.event().as_ref());
         drop(wire);
         let (broken, said) = match stage {
             Stage::Repeated => {
                 tick.seen.repeated += 1;
                 self.tail.skip(delivered.seq);
-                return self.waits_behind(event);
+                return self.waits_behind(event.lane());
             }
             Stage::Kept => (None, None),
             Stage::Broken(broken, said) => (Some(broken), Some(*said)),
@@ -180,16 +180,16 @@ impl Running {
         tick.seen.verified += u64::from(event.verified);
         tick.seen.broken += u64::from(broken.is_some());
         self.tail.take(delivered.seq, &event, said.as_ref(), broken);
-        let waits = self.waits_behind(&event);
+        let waits = self.waits_behind(event.lane.as_deref());
         tick.events.push(event);
         tick.events.extend(said.map(Arc::new));
         waits
     }
 
     /// The lane of an event that was taken, and its head now, if something is held.
-    fn waits_behind(&self, event: &SecurityEvent) -> Option<(String, i64)> {
-        let lane = event.lane.as_ref().filter(|_| !self.hold.is_empty())?;
-        self.stage.heads().get(lane).map(|(head, _)| (lane.clone(), head))
+    fn waits_behind(&self, lane: Option<&str>) -> Option<(String, i64)> {
+        let lane = lane.filter(|_| !self.hold.is_empty())?;
+        self.stage.heads().get(lane).map(|(head, _)| (lane.to_owned(), head))
     }
 
     /// Publishes until every message is taken or will never be. "Already there" is the same as taken. The record of an episode that finds its

@@ -3,7 +3,7 @@
 
 use aegis_keys::KeyRing;
 use aegis_ledger::verify::{LaneHeads, Link, StreamVerifier};
-use aegis_model::{EventKind, SOC, SecurityEvent, Timestamp, WireEvent, external_event_id};
+use aegis_model::{EventKind, SOC, SecurityEvent, Timestamp, Unmarked, WireEvent, external_event_id};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -82,8 +82,8 @@ impl VerifyStage {
     }
 
     /// True if the event is proved, and receipts are missing between its lane's head and it. Changes nothing.
-    pub(crate) fn misses_one_before(&mut self, wire: &WireEvent<'_>, event: &SecurityEvent) -> bool {
-        let (Some(lane), Some(seq)) = (&event.lane, event.seq) else { return false };
+    pub(crate) fn misses_one_before(&mut self, wire: &WireEvent<'_>, event: Unmarked<'_>) -> bool {
+        let (Some(lane), Some(seq)) = (event.lane(), event.seq()) else { return false };
         // Cheap for every event that is in order, which is nearly all.
         let head = self.verifier.heads().get(lane).map_or(0, |(seq, _)| seq);
         seq > head + 1 && wire.to_value().is_ok_and(|value| matches!(self.verifier.peek(&value), Some(Link::Missing { .. })))
@@ -91,13 +91,19 @@ impl VerifyStage {
 
     /// Judges the next event of the stream, and sets its `verified`. `wire` is the event as it was read.
     pub fn take(&mut self, wire: &WireEvent<'_>, event: &mut SecurityEvent) -> Stage {
-        let (verified, stage) = self.judge(wire, event);
+        let whole: &SecurityEvent = event;
+        let (verified, stage) = self.judge(wire, whole.unmarked(), || whole);
         event.verified = verified;
         stage
     }
 
-    /// The same of an event that others have too: whether it is verified, which its own field does not say.
-    pub(crate) fn judge(&mut self, wire: &WireEvent<'_>, event: &SecurityEvent) -> (bool, Stage) {
+    /// The same of an event that others have too: whether it is verified, which its own field does not say. `whole`: all of it, asked for where it fails.
+    pub(crate) fn judge<'e>(
+        &mut self,
+        wire: &WireEvent<'_>,
+        event: Unmarked<'_>,
+        whole: impl FnOnce() -> &'e SecurityEvent,
+    ) -> (bool, Stage) {
         let verdict = self.verifier.check_wire(wire);
         if verdict.repeated {
             return (verdict.verified, Stage::Repeated);
@@ -107,21 +113,21 @@ impl VerifyStage {
                 let message = failure.message.chars().take(MAX_MESSAGE).collect();
                 ChainBreak { code: failure.code.as_str().to_owned(), message }
             }
-            None if verdict.verified && is_ahead_of_time(event) => {
-                let message = format!("its ts is {}, more than five minutes after the bus had it", event.ts);
+            None if verdict.verified && is_ahead(event.ts(), event.bus_ts()) => {
+                let message = format!("its ts is {}, more than five minutes after the bus had it", event.ts());
                 ChainBreak { code: AHEAD_OF_TIME.to_owned(), message }
             }
             None if verdict.verified && !event.is_for_its_lane_to_say() => {
                 let message = format!(
                     "an event of kind {} is sealed by {}, and not in this lane",
-                    event.kind,
-                    event.kind.sealer().as_str()
+                    event.kind(),
+                    event.kind().sealer().as_str()
                 );
                 ChainBreak { code: FOREIGN_KIND.to_owned(), message }
             }
             None => return (verdict.verified, Stage::Kept),
         };
-        let said = chain_broken_event(event, &broken);
+        let said = chain_broken_event(whole(), &broken);
         (false, Stage::Broken(broken, Box::new(said)))
     }
 }
@@ -130,7 +136,13 @@ impl VerifyStage {
 /// nothing of the present is in, and a rule that contains does not look at it.
 #[must_use]
 pub fn is_ahead_of_time(event: &SecurityEvent) -> bool {
-    event.bus_ts.is_some_and(|stored| event.ts > stored.plus_micros(MOST_AHEAD))
+    is_ahead(event.ts, event.bus_ts)
+}
+
+/// The same, of when the event says that it happened, and when the bus stored it.
+#[must_use]
+pub fn is_ahead(ts: Timestamp, stored: Option<Timestamp>) -> bool {
+    stored.is_some_and(|stored| ts > stored.plus_micros(MOST_AHEAD))
 }
 
 /// The event that says that `event` failed. A function of the log: its id is derived, its time is the bus's.

@@ -19,8 +19,8 @@ const MAX_KEY_TEXT: usize = 300;
 /// A message as an event, or why it is none. An event stands under its own subject, so that no producer speaks for another tenant.
 pub(crate) fn read(delivered: &Delivered) -> Result<Arc<ReadEvent>, String> {
     let read = delivered.event().map_err(|error| error.to_string())?;
-    let event = read.event();
-    if !subject::is_ase(&delivered.subject, &event.tenant_id, event.kind) {
+    let event = read.unmarked();
+    if !subject::is_ase(&delivered.subject, event.tenant_id(), event.kind()) {
         return Err(format!("its tenant and kind do not belong under the subject {}", delivered.subject));
     }
     Ok(read)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_bus::{Bus, Delivered, Stream, Subscription, subject};
-use aegis_detect::{Watermarks, is_ahead_of_time};
+use aegis_detect::{Watermarks, is_ahead};
 use aegis_keys::KeyRing;
 use aegis_ledger::verify::Prover;
 use aegis_model::{Clock, SecurityEvent, Timestamp};
@@ -381,14 +381,14 @@ impl<'a> Follow<'a> {
 /// None: it is none.
 fn read(delivered: &Delivered, prover: &mut Prover, config: &LakeConfig) -> Option<(Arc<SecurityEvent>, bool)> {
     let read = delivered.event().ok()?;
-    let event = read.event();
-    let is_its_own = subject::is_ase(&delivered.subject, &event.tenant_id, event.kind);
-    let is_no_lane = |lane: &String| lane.len() > MAX_LANE || lane.chars().any(char::is_control);
-    if !is_its_own || event.lane.as_ref().is_some_and(is_no_lane) {
+    let event = read.unmarked();
+    let is_its_own = subject::is_ase(&delivered.subject, event.tenant_id(), event.kind());
+    let is_no_lane = |lane: &str| lane.len() > MAX_LANE || lane.chars().any(char::is_control);
+    if !is_its_own || event.lane().is_some_and(is_no_lane) {
         return None;
     }
     let is_kept = delivered.kept.as_ref().is_some_and(|kept| config.keepers.contains(&*kept.by));
-    let is_proved = event.lane.is_some() && (is_kept || prover.prove(&read.wire()).is_some());
-    let is_verified = is_proved && event.is_for_its_lane_to_say() && !is_ahead_of_time(event);
+    let is_proved = event.lane().is_some() && (is_kept || prover.prove(&read.wire()).is_some());
+    let is_verified = is_proved && event.is_for_its_lane_to_say() && !is_ahead(event.ts(), event.bus_ts());
     Some((read.into_marked(is_verified), is_proved))
 }

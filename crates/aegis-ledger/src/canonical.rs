@@ -261,6 +261,9 @@ mod tests {
         let canonical = String::from_utf8(aegis_canon::canonicalize_value(&digest_form).unwrap()).unwrap();
         let mut room = Vec::new();
         assert_eq!(&*event_text(event, place, &mut room), canonical.as_str());
+        // L-READ-ONCE: what reads the text has the event that was written, so that it can be handed on instead.
+        let written = SecurityEvent { verified: false, bus_ts: None, late: false, receipt_hash: None, ..placed.clone() };
+        assert_eq!(serde_json::from_str::<SecurityEvent>(&canonical).unwrap(), written);
 
         let draft = Draft { executed_hash: Some("x".into()), ..Draft::new(event.clone(), Phase::Decision) };
         let seal = Seal {

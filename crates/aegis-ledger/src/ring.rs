@@ -4,14 +4,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use aegis_model::FrozenAction;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
 
+use crate::draft::Draft;
 use crate::rows::{OutboxItem, outbox_item};
 use crate::seal::{Commit, SealedRow};
 
-/// Most bytes of receipts, events and frozen actions that the ring holds on to; what comes on top is read from the outbox.
+/// Most bytes of receipts, events (as texts, and as they were handed in) and frozen actions that the ring holds on to; what comes on top is read from the outbox.
 const MOST_BYTES: usize = 32 << 20;
 
 /// How much the ring holds on to.
@@ -53,13 +53,14 @@ pub(crate) struct Durable {
 pub(crate) struct Slot {
     pub(crate) of: Arc<Durable>,
     pub(crate) place: usize,
-    pub(crate) frozen: Option<Box<FrozenAction>>,
+    /// What was sealed, where a caller handed it in.
+    pub(crate) draft: Option<Box<Draft>>,
 }
 
 impl Slot {
     fn open(self) -> Option<OutboxItem> {
         let row = self.of.rows.get(self.place)?;
-        Some(outbox_item(row, self.place as u64, &self.of.commit, self.frozen.map(|frozen| *frozen)))
+        Some(outbox_item(row, self.place as u64, &self.of.commit, self.draft))
     }
 }
 

@@ -4,11 +4,12 @@
 use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 
-use aegis_model::{EventId, EventKind, FrozenAction, SealedEvent, TenantId, Timestamp};
+use aegis_model::{EventId, EventKind, FrozenAction, Repeated, SealedEvent, SecurityEvent, TenantId, Timestamp};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, Sqlite, SqliteConnection};
 
 use crate::body::{Held, body_of};
+use crate::draft::Draft;
 use crate::recovery::UncleanLane;
 use crate::seal::{Commit, SealedBatch, SealedRow};
 
@@ -20,6 +21,8 @@ pub struct OutboxItem {
     pub sealed: SealedEvent,
     /// The frozen action committed with it, while it can still be approved.
     pub frozen: Option<FrozenAction>,
+    /// What a reader of the wire text would read, where it is at hand: of what was just sealed. Nobody else has it yet.
+    pub event: Option<Arc<SecurityEvent>>,
 }
 
 impl OutboxItem {
@@ -28,7 +31,7 @@ impl OutboxItem {
     pub fn weight(&self) -> usize {
         let text_of = |frozen: &FrozenAction| serde_json::to_vec(frozen).unwrap_or_default();
         let frozen = self.frozen.as_ref().map_or(0, |frozen| text_of(frozen).len());
-        self.sealed.wire.len() + FROZEN_WEIGHT * frozen
+        self.sealed.wire.len() + FROZEN_WEIGHT * frozen + self.event.as_ref().map_or(0, |event| event.weight())
     }
 }
 
@@ -150,19 +153,6 @@ fn bind_commit<'q>(query: Insert<'q>, batch: &'q SealedBatch) -> Insert<'q> {
         .bind(max_ts)
 }
 
-/// A text that most rows have alike: made once for as long as it stays the same.
-#[derive(Default)]
-struct Repeated(Arc<str>);
-
-impl Repeated {
-    fn of(&mut self, text: &str) -> Arc<str> {
-        if *self.0 != *text {
-            self.0 = Arc::from(text);
-        }
-        Arc::clone(&self.0)
-    }
-}
-
 /// Shared texts, because of others the statement makes a copy that the connection's thread takes apart.
 fn bind_rows<'q>(mut query: Insert<'q>, rows: &'q [SealedRow], first_leaf: i64, commit_id: i64) -> Insert<'q> {
     let (mut tenant, mut kind) = (Repeated::default(), Repeated::default());
@@ -259,8 +249,22 @@ fn wire_text(event: &str, receipt: &str, receipt_hash: &str, proof: &ProofParts<
     wire
 }
 
-/// A row of a batch that is now durable, as the shipper gets it.
-pub(crate) fn outbox_item(row: &SealedRow, leaf: u64, commit: &Commit, frozen: Option<FrozenAction>) -> OutboxItem {
+/// The event that was sealed as a row, as it is read from the row's text.
+fn event_of(event: SecurityEvent, row: &SealedRow) -> SecurityEvent {
+    SecurityEvent {
+        ts: row.ts,
+        lane: Some(str::to_owned(&row.lane)),
+        seq: Some(row.seq),
+        receipt_hash: Some(str::to_owned(&row.receipt_hash_hex)),
+        verified: false,
+        bus_ts: None,
+        late: false,
+        ..event
+    }
+}
+
+/// A row of a batch that is now durable, as the shipper gets it. `draft`: what was sealed, where it is at hand.
+pub(crate) fn outbox_item(row: &SealedRow, leaf: u64, commit: &Commit, draft: Option<Box<Draft>>) -> OutboxItem {
     let proof = ProofParts {
         path: row.path.as_flattened(),
         leaf,
@@ -280,7 +284,14 @@ pub(crate) fn outbox_item(row: &SealedRow, leaf: u64, commit: &Commit, frozen: O
         prev_receipt_hash: str::to_owned(&row.prev_receipt_hash),
         wire,
     };
-    OutboxItem { row: row.row, sealed, frozen }
+    let (event, frozen) = match draft {
+        Some(draft) => {
+            let Draft { event, frozen, .. } = *draft;
+            (Some(Arc::new(event_of(event, row))), frozen.map(|frozen| *frozen))
+        }
+        None => (None, None),
+    };
+    OutboxItem { row: row.row, sealed, frozen, event }
 }
 
 /// What every read selects; a condition follows it.
@@ -359,5 +370,5 @@ fn read_item(row: &SqliteRow) -> Result<(OutboxItem, bool), RowError> {
         prev_receipt_hash,
         wire,
     };
-    Ok((OutboxItem { row: row.try_get("row")?, sealed, frozen }, is_sealed))
+    Ok((OutboxItem { row: row.try_get("row")?, sealed, frozen, event: None }, is_sealed))
 }

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::LedgerError;
 use crate::commit::{Disk, WriteError};
 use crate::config::LedgerConfig;
-use crate::draft::{Committed, Durability, Submission};
+use crate::draft::{Committed, Draft, Durability, Submission};
 use crate::gather::Gathering;
 use crate::lifecycle::LANES_PER_COMMIT;
 use crate::loss::Loss;
@@ -288,14 +288,12 @@ impl Writer {
         if let Some(last) = sealed.rows.last() {
             self.shared.counters.last_row.store(last.row, Ordering::Release);
         }
-        let mut frozen: Vec<_> = sealed.rows.iter().map(|_| None).collect();
-        // Taken apart when all have their answer.
-        let mut drafts = Vec::with_capacity(group.len());
+        // Of gaps, and of lanes' beginnings, there is none.
+        let mut drafts: Vec<Option<Box<Draft>>> = sealed.rows.iter().map(|_| None).collect();
         for (submission, place) in group.into_iter().zip(places) {
-            let Submission { mut draft, reply, .. } = submission;
+            let Submission { draft, reply, .. } = submission;
             let row = &sealed.rows[place];
-            frozen[place] = draft.frozen.take();
-            drafts.push(draft);
+            drafts[place] = Some(draft);
             // Nobody waits for a harmless read's.
             if reply.is_closed() {
                 continue;
@@ -314,16 +312,21 @@ impl Writer {
         let Some(ring) = ring else { return };
         let bytes = sealed.rows.iter().map(|row| row.event.len() + row.receipt.len()).sum::<usize>();
         let frozen_bytes = sealed.rows.iter().filter_map(|row| row.frozen.as_ref()).map(|row| row.json.len()).sum::<usize>();
-        let Some(weight) = self.shared.ring_weight.add(bytes + FROZEN_WEIGHT * frozen_bytes) else { return };
+        let events = drafts.iter().flatten().map(|draft| draft.event.weight()).sum::<usize>();
+        let Some(weight) = self.shared.ring_weight.add(bytes + events + FROZEN_WEIGHT * frozen_bytes) else { return };
         for row in &mut sealed.rows {
             // It stands in the slot, once; this text holds raw parameters.
             row.frozen = None;
             // The disk has it, and the ring the body itself.
             row.kept = None;
         }
+        for draft in drafts.iter_mut().flatten() {
+            // Raw parameters, and what the receipt has as text: nobody has a use for them any more.
+            (draft.input, draft.output, draft.detail) = (None, None, None);
+        }
         let durable = Arc::new(Durable { commit: sealed.commit, rows: sealed.rows, _weight: weight });
-        for (place, frozen) in frozen.into_iter().enumerate() {
-            if ring.try_send(Slot { of: Arc::clone(&durable), place, frozen }).is_err() {
+        for (place, draft) in drafts.into_iter().enumerate() {
+            if ring.try_send(Slot { of: Arc::clone(&durable), place, draft }).is_err() {
                 // Full: whoever reads it sees the gap in `row` and reads the outbox.
                 return;
             }

@@ -110,7 +110,7 @@ impl EventKind {
 }
 
 /// One event, with the names and types of the table `events`. Absent and null are the same thing.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SecurityEvent {
     pub event_id: EventId,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -14,10 +14,12 @@ pub mod limits;
 pub mod reading;
 pub mod receipt;
 pub mod registry;
+pub mod repeated;
 pub mod request;
 pub mod sealer;
 pub mod signed;
 pub mod trust;
+pub mod unmarked;
 pub mod wire;
 
 pub use alert::{
@@ -37,6 +39,7 @@ pub use registry::{
     ActionRecord, AgentRecord, ChannelRecord, DefaultDecision, MAX_RUN_IDLE_S, McpServerRecord, McpToolRecord, ResourceRecord,
     TenantSettings, ToolRecord, Visibility,
 };
+pub use repeated::Repeated;
 pub use request::{
     AgentClaim, ApprovalRef, ApprovalStatus, ApprovalView, AuthorizeRequest, AuthorizeResponse, Callback, ErrorBody, ErrorDetail,
     FrozenAction, ReceiptView, RequestContext, ToolCall, Trace, UserClaim,
@@ -44,4 +47,5 @@ pub use request::{
 pub use sealer::{CONTROL, SOC, Sealer};
 pub use signed::{EntryKind, SignedEntry};
 pub use trust::SourceTrust;
+pub use unmarked::Unmarked;
 pub use wire::{PROOF_KEYS, SealedParts, WireError, WireEvent, is_observation};

@@ -1,54 +1,87 @@
-//! A message read as an event once, for all in a process who read the message. What is shared is a function of its bytes and of when the bus stored them:
-//! nothing that a reader decides. Promises that what is shared is what a fresh reading gives, that all of it together stays within a bound, and that
-//! nobody waits for anybody.
+//! A message read as an event once, for all in a process who read the message, or not at all, where who sealed the event hands it on beside its text. What is
+//! shared is a function of the message's bytes and of when the bus stored them: nothing that a reader decides. Promises that what is shared is what a fresh
+//! reading gives, that all of it together stays within a bound, and that nobody waits for anybody.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use aegis_canon::DEFAULT_MAX_BYTES;
 use bytes::Bytes;
 
 use crate::wire::Passed;
-use crate::{SecurityEvent, Timestamp, WireError, WireEvent};
+use crate::{SecurityEvent, Timestamp, Unmarked, WireError, WireEvent};
+
+/// What is known of a text that the strict door refuses.
+static NOTHING: Passed = Passed::Other { is_observation: false };
+
+/// Bytes for the places of the parts of a sealed event, where they were not looked for yet; about, and no fewer than they turn out to be.
+const OF_PLACES: usize = 2048;
 
 /// An event as its message has it.
 #[derive(Debug)]
 pub struct ReadEvent {
     text: Bytes,
-    passed: Passed,
+    /// Where the event was handed on, found by the first who wants to verify it: not all do.
+    passed: OnceLock<Passed>,
+    /// With the mark that most readers find: an event that claims a lane nearly always proves itself. Nobody is given it who did not find that.
     event: Arc<SecurityEvent>,
-    /// The same with `verified` set, made for the first who found that it is.
-    as_verified: OnceLock<Arc<SecurityEvent>>,
+    /// The same with the other mark, made for the first who needs it.
+    otherwise: OnceLock<Arc<SecurityEvent>>,
 }
 
 impl ReadEvent {
     /// Reads a message's bytes through the strict door. What is added behind the seal (`verified`, `late`) is not the sender's to say, and is not set.
     pub fn read(text: &Bytes, bus_ts: Timestamp) -> Result<Self, WireError> {
         let wire = WireEvent::read(text)?;
-        let event = SecurityEvent { verified: false, late: false, bus_ts: Some(bus_ts), ..wire.event()? };
-        Ok(Self { text: text.clone(), passed: wire.into_passed(), event: Arc::new(event), as_verified: OnceLock::new() })
+        let event = Arc::new(wire.event()?);
+        Ok(Self::of(text, bus_ts, event, OnceLock::from(wire.into_passed())))
     }
 
-    /// The event, not verified.
+    /// The same of a text whose event is at hand, unread. `event` must be what the text says.
+    fn unread(text: &Bytes, bus_ts: Timestamp, event: Arc<SecurityEvent>) -> Self {
+        Self::of(text, bus_ts, event, OnceLock::new())
+    }
+
+    fn of(text: &Bytes, bus_ts: Timestamp, mut event: Arc<SecurityEvent>, passed: OnceLock<Passed>) -> Self {
+        // Nobody else has it: no copy.
+        let stored = Arc::make_mut(&mut event);
+        (stored.verified, stored.late, stored.bus_ts) = (stored.lane.is_some(), false, Some(bus_ts));
+        Self { text: text.clone(), passed, event, otherwise: OnceLock::new() }
+    }
+
+    /// What it says, for who has still to judge it: without a copy.
     #[must_use]
-    pub const fn event(&self) -> &Arc<SecurityEvent> {
-        &self.event
+    pub fn unmarked(&self) -> Unmarked<'_> {
+        self.event.unmarked()
+    }
+
+    /// The event, not verified. Of one that claims a lane this is a copy, made for the first who asks.
+    #[must_use]
+    pub fn event(&self) -> &Arc<SecurityEvent> {
+        if !self.event.verified {
+            return &self.event;
+        }
+        loop {
+            if let Some(known) = self.otherwise.get() {
+                return known;
+            }
+            // Who was quicker has made the same.
+            let _made = self.otherwise.set(Arc::new(self.marked_anew(false)));
+        }
     }
 
     /// The event with `verified` as the caller found it to be: nobody learns by it what others found.
     #[must_use]
     pub fn marked(&self, verified: bool) -> Arc<SecurityEvent> {
-        if !verified {
+        if verified == self.event.verified {
             return Arc::clone(&self.event);
         }
-        if let Some(known) = self.as_verified.get() {
-            return Arc::clone(known);
-        }
-        let marked = Arc::new(SecurityEvent { verified: true, ..SecurityEvent::clone(&self.event) });
-        // Nobody proves what is of no lane: no room is kept for it. And who was quicker has made the same.
-        if self.event.lane.is_some() && self.as_verified.set(Arc::clone(&marked)).is_err() {
-            return self.as_verified.get().map_or(marked, Arc::clone);
-        }
-        marked
+        // Nobody proves what is of no lane: no room is kept for it.
+        if verified { Arc::new(self.marked_anew(true)) } else { Arc::clone(self.event()) }
+    }
+
+    fn marked_anew(&self, verified: bool) -> SecurityEvent {
+        SecurityEvent { verified, ..SecurityEvent::clone(&self.event) }
     }
 
     /// The same, without a copy where nobody else has what was read.
@@ -56,8 +89,8 @@ impl ReadEvent {
     pub fn into_marked(self: Arc<Self>, verified: bool) -> Arc<SecurityEvent> {
         match Arc::try_unwrap(self) {
             Ok(Self { mut event, .. }) => {
-                if verified {
-                    Arc::make_mut(&mut event).verified = true;
+                if event.verified != verified {
+                    Arc::make_mut(&mut event).verified = verified;
                 }
                 event
             }
@@ -68,15 +101,19 @@ impl ReadEvent {
     /// Its text, to verify it.
     #[must_use]
     pub fn wire(&self) -> WireEvent<'_> {
-        // It was read as text before.
-        WireEvent::again(std::str::from_utf8(&self.text).unwrap_or_default(), &self.passed)
+        if self.passed.get().is_none() {
+            // A text that is refused proves nothing. And who was quicker has found the same.
+            let _known = WireEvent::read(&self.text).map(|wire| self.passed.set(wire.into_passed()));
+        }
+        // It is text: it was read, or written as such.
+        WireEvent::again(std::str::from_utf8(&self.text).unwrap_or_default(), self.passed.get().unwrap_or(&NOTHING))
     }
 
-    /// What it takes in memory beside the text, once somebody found it verified too; about.
+    /// What it takes in memory beside the text, once somebody needed it with the other mark too; about.
     #[must_use]
     pub fn weight(&self) -> usize {
         let events = if self.event.lane.is_some() { 2 } else { 1 };
-        size_of::<Self>() + self.passed.weight() + events * self.event.weight()
+        size_of::<Self>() + self.passed.get().map_or(OF_PLACES, Passed::weight) + events * self.event.weight()
     }
 
     /// True if these very bytes, not just equal ones, were read, stored at that time.
@@ -105,10 +142,10 @@ impl ReadingRoom {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// False if there is no room for so much more.
-    fn take(&self, bytes: usize) -> bool {
+    /// False if there is no room for so much more within `most`.
+    fn take(&self, bytes: usize, most: usize) -> bool {
         let before = self.used.fetch_add(bytes, Ordering::Relaxed);
-        let has_room = before.saturating_add(bytes) <= self.most;
+        let has_room = before.saturating_add(bytes) <= most;
         if !has_room {
             self.give_back(bytes);
         }
@@ -120,52 +157,101 @@ impl ReadingRoom {
     }
 }
 
+/// What is kept of a message, and what it counts as.
+#[derive(Debug)]
+struct Kept {
+    read: Arc<ReadEvent>,
+    weight: usize,
+}
+
 /// What copies of a message share.
 #[derive(Debug)]
 struct Shared {
     room: Arc<ReadingRoom>,
-    read: OnceLock<Arc<ReadEvent>>,
+    kept: OnceLock<Kept>,
 }
 
 impl Shared {
     fn of(&self, text: &Bytes, bus_ts: Timestamp) -> Option<Arc<ReadEvent>> {
-        self.read.get().filter(|known| known.is_of(text, bus_ts)).cloned()
+        self.kept.get().map(|kept| &kept.read).filter(|known| known.is_of(text, bus_ts)).cloned()
+    }
+
+    /// Keeps it, if there is room within `most`. False: somebody was quicker.
+    fn keep(&self, read: &Arc<ReadEvent>, most: usize) -> bool {
+        let weight = read.weight();
+        if !self.room.take(weight, most) {
+            return true;
+        }
+        let is_first = self.kept.set(Kept { read: Arc::clone(read), weight }).is_ok();
+        if !is_first {
+            self.room.give_back(weight);
+        }
+        is_first
     }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if let Some(read) = self.read.get() {
-            self.room.give_back(read.weight());
+        if let Some(kept) = self.kept.get() {
+            self.room.give_back(kept.weight);
         }
     }
 }
 
-/// A place beside a message's bytes for the event that they are, filled by whoever reads it first. Copies of the message share it.
 #[derive(Clone, Debug, Default)]
-pub struct Reading(Option<Arc<Shared>>);
+enum Place {
+    #[default]
+    None,
+    /// Handed on, and not counted yet.
+    Unread(Arc<ReadEvent>),
+    Shared(Arc<Shared>),
+}
+
+/// A place beside a message's bytes for the event that they are, filled by whoever reads it first, or has it unread. Copies of the message share it.
+#[derive(Clone, Debug, Default)]
+pub struct Reading(Place);
 
 impl Reading {
     /// A place for what is read, as long as there is room. One by default keeps nothing: for a message that one reader has.
     #[must_use]
     pub fn kept_in(room: &Arc<ReadingRoom>) -> Self {
-        Self(Some(Arc::new(Shared { room: Arc::clone(room), read: OnceLock::new() })))
+        Self(Place::Shared(Arc::new(Shared { room: Arc::clone(room), kept: OnceLock::new() })))
+    }
+
+    /// The place of a message whose event is at hand: what a reading of these bytes would give, but for when the bus stored them, which is now.
+    #[must_use]
+    pub fn unread(text: &Bytes, bus_ts: Timestamp, event: Arc<SecurityEvent>) -> Self {
+        // Of a larger text the strict door says so.
+        let is_read = text.len() <= DEFAULT_MAX_BYTES;
+        Self(if is_read { Place::Unread(Arc::new(ReadEvent::unread(text, bus_ts, event))) } else { Place::None })
+    }
+
+    /// The same place in a room, with what it has, where that leaves half of the room to those who have to read.
+    #[must_use]
+    pub fn moved_to(self, room: &Arc<ReadingRoom>) -> Self {
+        let moved = Self::kept_in(room);
+        if let (Place::Unread(read), Place::Shared(shared)) = (&self.0, &moved.0) {
+            shared.keep(read, room.most / 2);
+        }
+        moved
     }
 
     /// The event of the message that has these bytes and that time. Two who read it at once both do. What is no event, or has no room, is read by each.
     pub fn event(&self, text: &Bytes, bus_ts: Timestamp) -> Result<Arc<ReadEvent>, WireError> {
-        if let Some(known) = self.0.as_ref().and_then(|shared| shared.of(text, bus_ts)) {
+        let known = match &self.0 {
+            Place::None => None,
+            Place::Unread(read) => Some(read).filter(|known| known.is_of(text, bus_ts)).cloned(),
+            Place::Shared(shared) => shared.of(text, bus_ts),
+        };
+        if let Some(known) = known {
             return Ok(known);
         }
         let read = Arc::new(ReadEvent::read(text, bus_ts)?);
-        let Some(shared) = self.0.as_ref().filter(|shared| shared.read.get().is_none()) else { return Ok(read) };
-        let weight = read.weight();
-        if shared.room.take(weight) && shared.read.set(Arc::clone(&read)).is_err() {
-            // Somebody was quicker.
-            shared.room.give_back(weight);
-            return Ok(shared.of(text, bus_ts).unwrap_or(read));
+        let Place::Shared(shared) = &self.0 else { return Ok(read) };
+        if shared.kept.get().is_some() || shared.keep(&read, shared.room.most) {
+            return Ok(read);
         }
-        Ok(read)
+        Ok(shared.of(text, bus_ts).unwrap_or(read))
     }
 }
 
@@ -250,8 +336,18 @@ mod tests {
                 let event = SecurityEvent { bus_ts: Some(BUS_TS), verified: false, late: false, ..wire.event()? };
                 Ok((event, wire))
             });
-            let rooms = [ReadingRoom::new(usize::MAX), ReadingRoom::new(2000)];
-            let readings = rooms.each_ref().map(Reading::kept_in);
+            let rooms = [usize::MAX, 2000, usize::MAX, 2000].map(ReadingRoom::new);
+            let handed_on = |room: &Arc<ReadingRoom>| match &fresh {
+                Ok((event, _)) => {
+                    // What is added behind the seal is not the sealer's to say.
+                    let sealed = SecurityEvent { verified: true, late: true, bus_ts: None, ..event.clone() };
+                    Reading::unread(&text, BUS_TS, Arc::new(sealed)).moved_to(room)
+                }
+                Err(_) => Reading::kept_in(room),
+            };
+            let [one, other] = [&rooms[0], &rooms[1]].map(Reading::kept_in);
+            let readings = [one, other, handed_on(&rooms[2]), handed_on(&rooms[3])];
+            prop_assert_eq!(rooms[2].used() > 0, fresh.is_ok());
             if let Ok((_, wire)) = &fresh {
                 prop_assert_eq!(wire.is_observation(), wire.to_value().is_ok_and(|value| is_observation(&value)));
             }
@@ -261,6 +357,8 @@ mod tests {
                 match (&fresh, read) {
                     (Ok((event, wire)), Ok(read)) => {
                         prop_assert_eq!(&**read.event(), event);
+                        let (seen, known) = (read.unmarked(), event.unmarked());
+                        prop_assert_eq!((seen.event_id(), seen.lane(), seen.bus_ts()), (known.event_id(), known.lane(), Some(BUS_TS)));
                         prop_assert_eq!(said(&read.wire()), said(wire));
                         prop_assert_eq!(read.wire().text().as_bytes(), &bytes[..]);
                         let marked = SecurityEvent { verified, ..event.clone() };
@@ -277,10 +375,10 @@ mod tests {
                     }
                 }
             }
-            prop_assert!(rooms[1].used() <= 2000);
+            prop_assert!(rooms[1].used() <= 2000 && rooms[3].used() <= 2000);
             prop_assert_eq!(rooms[0].used() > 0, fresh.is_ok());
             drop(readings);
-            prop_assert_eq!(rooms.map(|room| room.used()), [0, 0]);
+            prop_assert_eq!(rooms.map(|room| room.used()), [0, 0, 0, 0]);
         }
     }
 
@@ -298,6 +396,44 @@ mod tests {
 
         let alone = Reading::default();
         assert!(!Arc::ptr_eq(&alone.event(&text, BUS_TS).unwrap(), &alone.event(&text, BUS_TS).unwrap()));
+    }
+
+    #[test]
+    fn an_event_that_is_handed_on_is_not_read_and_leaves_half_of_the_room() {
+        let text = Bytes::from(sealed("x", 1));
+        let read = ReadEvent::read(&text, BUS_TS).unwrap();
+        // Not what the text says, to see that nobody reads it.
+        let told = || Arc::new(SecurityEvent { reason: Some("unread".to_owned()), ..SecurityEvent::clone(read.event()) });
+        let handed = |most: usize| {
+            let room = ReadingRoom::new(most);
+            let reading = Reading::unread(&text, BUS_TS, told()).moved_to(&room);
+            (room, reading)
+        };
+        let reason = |reading: &Reading, text: &Bytes, bus_ts: Timestamp| {
+            reading.event(text, bus_ts).unwrap().event().reason.clone().unwrap()
+        };
+        let (room, reading) = handed(1_000_000);
+        let one = reading.event(&text, BUS_TS).unwrap();
+        assert_eq!(one.event().reason.as_deref(), Some("unread"));
+        assert!(one.wire().sealed_parts().is_some());
+        assert!(Arc::ptr_eq(&one.marked(true), &reading.clone().event(&text, BUS_TS).unwrap().marked(true)));
+        // Of other memory, and of another time, it is not.
+        assert_eq!(reason(&reading, &Bytes::from(text.to_vec()), BUS_TS), "x");
+        assert_eq!(reason(&reading, &text, BUS_TS.plus_seconds(1)), "x");
+
+        let weight = room.used();
+        let (tight, crowded) = handed(2 * weight - 1);
+        assert_eq!((tight.used(), reason(&crowded, &text, BUS_TS).as_str()), (0, "x"));
+        let (_, wide) = handed(2 * weight);
+        assert_eq!(reason(&wide, &text, BUS_TS), "unread");
+
+        // What no reader would take is not taken either, or proves nothing.
+        let large = Bytes::from(vec![b' '; DEFAULT_MAX_BYTES + 1]);
+        assert!(Reading::unread(&large, BUS_TS, told()).event(&large, BUS_TS).is_err());
+        let torn = text.slice(..text.len() - 1);
+        let torn = Reading::unread(&torn, BUS_TS, told()).event(&torn, BUS_TS).unwrap();
+        let wire = torn.wire();
+        assert!(wire.sealed_parts().is_none() && wire.to_value().is_err() && !wire.is_observation());
     }
 
     #[test]

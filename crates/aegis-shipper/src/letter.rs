@@ -40,8 +40,15 @@ impl Outgoing {
         let mut message = Message::new(subject, sealed.wire.into_bytes()).with_id(id);
         if let Some(name) = kept_as {
             message = message.kept(name, item.row);
+            message.event = item.event;
         }
         Self { message, tenant_id: sealed.tenant_id, event_id: sealed.event_id, row: item.row }
+    }
+
+    /// The message for the bus, which is given its event the first time: published again, it is read.
+    pub(crate) fn to_publish(&mut self) -> Message {
+        let event = self.message.event.take();
+        Message { event, ..self.message.clone() }
     }
 
     /// The frozen action of an item, if it has one.

@@ -115,7 +115,7 @@ impl Pipe {
         }
     }
 
-    async fn send_piece(&mut self, stream: Stream, outgoing: Vec<Outgoing>, weight: Weight) -> Result<(), Expired> {
+    async fn send_piece(&mut self, stream: Stream, mut outgoing: Vec<Outgoing>, weight: Weight) -> Result<(), Expired> {
         loop {
             // First what is known of those before it: what was refused goes before what is new.
             if let Some(answers) = self.answer_that_is_there().await {
@@ -127,7 +127,7 @@ impl Pipe {
             }
         }
         let begun = Instant::now();
-        let (published, acks) = (outgoing.len(), self.begin(stream, &outgoing).await?);
+        let (published, acks) = (outgoing.len(), self.begin(stream, &mut outgoing).await?);
         self.under_way.push_back(UnderWay {
             stream,
             outgoing,
@@ -145,8 +145,8 @@ impl Pipe {
         self.under_way.iter().fold(Weight::default(), |sum, under_way| sum.plus(under_way.weight))
     }
 
-    async fn begin(&mut self, stream: Stream, outgoing: &[Outgoing]) -> Result<Acks, Expired> {
-        let messages = outgoing.iter().map(|out| out.message.clone()).collect();
+    async fn begin(&mut self, stream: Stream, outgoing: &mut [Outgoing]) -> Result<Acks, Expired> {
+        let messages = outgoing.iter_mut().map(Outgoing::to_publish).collect();
         self.stop.before(self.bus.begin_publish(stream, messages)).await
     }
 
@@ -237,7 +237,7 @@ impl Pipe {
                 }
             }
             oldest.begun = Instant::now();
-            oldest.acks = self.begin(stream, &oldest.outgoing[..oldest.published]).await?;
+            oldest.acks = self.begin(stream, &mut oldest.outgoing[..oldest.published]).await?;
             self.under_way.push_front(oldest);
             return Ok(());
         }

@@ -13,7 +13,7 @@ use aegis_bus::{
     StreamLimits, StreamState, Subscription,
 };
 use aegis_ledger::Durability;
-use aegis_model::{EventId, EventKind, FrozenAction, SystemClock, TenantId};
+use aegis_model::{EventId, EventKind, FrozenAction, Reading, SystemClock, TenantId};
 use aegis_shipper::{LedgerKeeper, Shipper, ShipperConfig};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -405,6 +405,35 @@ async fn a_bus_that_reads_the_ledger_gives_back_what_was_shipped_byte_for_byte()
     let reopened = self::bus(folder.path(), small_tail()).await;
     reopened.inner.keep_with("edge", keeper()).await.unwrap();
     assert_eq!(wires(read(&reopened, Stream::Ase).await), expected);
+}
+
+/// L-READ-ONCE, where an event is handed on beside its text, and where it was refused with it once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_that_is_shipped_within_a_process_is_what_its_text_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bus, ledger) = (bus(folder.path(), EmbeddedLimits::default()).await, ledger(folder.path(), 64).await);
+    bus.inner.keep_with("edge", Arc::new(LedgerKeeper::new(ledger.clone()))).await.unwrap();
+    bus.down.store(true, Ordering::SeqCst);
+    let kept = ShipperConfig { kept_as: Some("edge".into()), ..quick() };
+    let shipper = Shipper::spawn(ledger.clone(), bus.clone(), kept).unwrap();
+    let mut sealed = seal(&ledger, 20).await;
+    until("refused", async || bus.tried.load(Ordering::SeqCst) > 0).await;
+    bus.down.store(false, Ordering::SeqCst);
+    until("taken", async || shipper.backlog() == 0).await;
+    sealed.extend(seal(&ledger, 30).await);
+    until("everything shipped", async || shipper.backlog() == 0).await;
+    shipper.stop().await;
+    let messages = read(&bus, Stream::Ase).await;
+    let mut with_parts = 0;
+    for message in &messages {
+        let apart = Bytes::copy_from_slice(&message.payload);
+        let (shared, fresh) = (message.event().unwrap(), Reading::default().event(&apart, message.bus_ts).unwrap());
+        assert_eq!(shared.event(), fresh.event());
+        with_parts += usize::from(shared.wire().sealed_parts().is_some());
+        assert_eq!(format!("{:?}", shared.wire().sealed_parts()), format!("{:?}", fresh.wire().sealed_parts()));
+    }
+    assert!(with_parts >= sealed.len());
+    assert_eq!(decisions_of(messages), sealed);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

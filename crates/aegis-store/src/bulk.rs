@@ -83,16 +83,17 @@ impl Bulk<'_> {
     /// The next value: a text.
     pub(crate) fn text(self, value: Option<&str>) -> Self {
         self.with(|values| match values {
-            Values::File(_, arguments) => Arguments::add(arguments, value),
+            // A borrowed one would be copied, and its copy put into another piece of memory.
+            Values::File(_, arguments) => Arguments::add(arguments, value.map(Arc::<str>::from)),
             Values::Server(_, arguments) => Arguments::add(arguments, value),
         })
     }
 
     /// The next value: a text that others have too.
-    pub(crate) fn shared(self, value: Option<&Arc<str>>) -> Self {
+    pub(crate) fn shared(self, value: Option<Arc<str>>) -> Self {
         self.with(|values| match values {
-            Values::File(_, arguments) => Arguments::add(arguments, value.cloned()),
-            Values::Server(_, arguments) => Arguments::add(arguments, value.map(|text| &**text)),
+            Values::File(_, arguments) => Arguments::add(arguments, value),
+            Values::Server(_, arguments) => Arguments::add(arguments, value.as_deref()),
         })
     }
 

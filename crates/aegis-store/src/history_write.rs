@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use aegis_model::{Decision, LaneReach, Timestamp};
+use aegis_model::{LaneReach, Repeated, Timestamp};
 
 use crate::bulk::BulkTransaction;
 use crate::history::{HistoryRow, Standing, Wire, mark_of};
@@ -137,23 +137,25 @@ fn mark(hash: Option<&str>) -> &str {
 /// How many were new.
 async fn insert(tx: &mut BulkTransaction, rows: &[&HistoryRow], dialect: Dialect) -> Result<u64, StoreError> {
     let mut new = 0;
+    let (mut tenant, mut kind, mut lane, mut decision) =
+        (Repeated::default(), Repeated::default(), Repeated::default(), Repeated::default());
     for (text, group) in groups(&Statements::for_dialect(dialect).insert, rows) {
         let mut statement = tx.statement(group.len() * COLUMNS.len());
         for event in group {
             let (wire, kept_by, kept_at) = match &event.wire {
-                Wire::Text(text) => (Some(text), None, None),
-                Wire::Kept { by, position } => (None, Some(by), Some(*position)),
+                Wire::Text(text) => (Some(Arc::clone(text)), None, None),
+                Wire::Kept { by, position } => (None, Some(Arc::clone(by)), Some(*position)),
             };
             statement = statement
-                .text(Some(event.tenant_id.as_str()))
+                .shared(Some(tenant.of(event.tenant_id.as_str())))
                 .bytes(event.event_id.as_bytes())
-                .text(Some(event.kind.as_str()))
+                .shared(Some(kind.of(event.kind.as_str())))
                 .number(Some(event.ts.as_micros()))
-                .text(event.lane.as_deref())
+                .shared(event.lane.as_deref().map(|name| lane.of(name)))
                 .number(event.seq)
                 .text(event.agent_id.as_deref().map(keyed).as_deref())
                 .text(event.run_id.as_deref().map(keyed).as_deref())
-                .text(event.decision.map(Decision::as_str))
+                .shared(event.decision.map(|word| decision.of(word.as_str())))
                 .text(event.receipt_hash.as_deref())
                 .number(Some(event.bus_seq.cast_signed()))
                 .number(event.bus_ts.map(Timestamp::as_micros))

@@ -8,6 +8,7 @@ mod retention;
 mod write;
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
 use aegis_model::Timestamp;
 use sqlx::sqlite::SqliteConnection;
@@ -25,6 +26,9 @@ const PRUNE_PER_COMMIT: u64 = 4096;
 
 /// How often, in seconds, forgotten message ids are looked for.
 const PRUNE_EVERY_S: i64 = 1;
+
+/// How long the writer leaves a tail to whoever holds it. A look at it takes microseconds, unless the system stops the thread that looks.
+const HELD_PAUSE: Duration = Duration::from_millis(1);
 
 /// When to look for forgotten message ids again.
 #[derive(Debug, Default)]
@@ -100,14 +104,24 @@ async fn transact(
     }
     work.finish(&before, pruning).await?;
     let Work { state, appended, kv_changes, .. } = work;
-    show(shared, state, appended, kv_changes);
+    show(shared, state, appended, kv_changes).await;
     Ok(())
 }
 
 /// Lets readers see what is durable now.
-fn show(shared: &Shared, state: WriterState, appended: [Vec<Delivered>; 6], kv_changes: Vec<(Bucket, String, Option<KvEntry>)>) {
+async fn show(
+    shared: &Shared,
+    state: WriterState,
+    appended: [Vec<Delivered>; 6],
+    kv_changes: Vec<(Bucket, String, Option<KvEntry>)>,
+) {
     for (stream, messages) in Stream::ALL.into_iter().zip(appended) {
-        let mut tail = shared.tails[stream.index()].lock();
+        let tail = &shared.tails[stream.index()];
+        // Who reads is of a lower priority than this thread, which answers agents: it does not wait for one that was stopped while it held the tail.
+        while tail.is_locked() {
+            tokio::time::sleep(HELD_PAUSE).await;
+        }
+        let mut tail = tail.lock();
         // Where only the latest message of a subject counts, the file alone knows which one that is.
         if !stream.keeps_latest_per_subject() {
             messages.into_iter().for_each(|message| tail.append(message));

@@ -88,9 +88,8 @@ impl Tail {
         if self.messages.back().is_some_and(|last| last.seq + 1 != message.seq) {
             self.clear();
         }
-        if let Some(room) = self.room.as_ref().filter(|_| subject::is_event(&message.subject)) {
-            message.reading = Reading::kept_in(room);
-        }
+        let room = self.room.as_ref().filter(|_| subject::is_event(&message.subject));
+        message.reading = room.map_or_else(Reading::default, |room| std::mem::take(&mut message.reading).moved_to(room));
         self.bytes += message.subject.len() + message.payload.len();
         self.messages.push_back(Arc::new(message));
         if self.is_over(self.newest) {

@@ -300,6 +300,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_reader_that_is_stopped_while_it_holds_the_tail_does_not_stop_the_writer_s_thread() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = writer(folder.path()).await;
+        let shared = Arc::clone(&writer.shared);
+        let (held, is_held) = std::sync::mpsc::channel();
+        let (go_on, may_go_on) = std::sync::mpsc::channel();
+        let reader = std::thread::spawn(move || {
+            let _tail = shared.tails[Stream::Ase.index()].lock();
+            held.send(()).unwrap();
+            // In vain, where what it waits for is on the thread that waits for the tail.
+            may_go_on.recv_timeout(std::time::Duration::from_secs(20)).unwrap();
+        });
+        is_held.recv().unwrap();
+        let publishing = commit(&mut writer, vec![publish(Stream::Ase, vec![Message::new("ase.00.t.x", "whole")])]);
+        let answering = async {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            go_on.send(()).unwrap();
+        };
+        tokio::join!(publishing, answering);
+        reader.join().unwrap();
+        assert_eq!(writer.shared.state.lock().streams[Stream::Ase.index()].last_seq, 1);
+    }
+
+    #[tokio::test]
     async fn only_what_comes_again_by_itself_is_left_to_a_later_commit() {
         let folder = tempfile::tempdir().unwrap();
         let mut writer = writer(folder.path()).await;

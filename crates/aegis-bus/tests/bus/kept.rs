@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_bus::{Bus, BusError, Delivered, EmbeddedBus, EmbeddedLimits, Held, Keeper, Message, Stream, StreamLimits};
-use aegis_model::{Reading, SystemClock};
+use aegis_model::{Reading, SecurityEvent, SystemClock};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use proptest::prelude::*;
@@ -116,6 +116,44 @@ async fn what_is_kept_elsewhere_is_read_there_and_stored_as_runs() {
     assert_eq!(read(&bus, "ase.>", 1, 100).await, read_now);
     assert_eq!(texts(&read(&bus, "ase.*.t.y", 2, 1).await), expected[4..]);
     assert_eq!(texts(&read(&bus, ">", 3, 2).await), expected[2..]);
+}
+
+#[tokio::test]
+async fn an_event_that_is_handed_on_beside_a_kept_payload_comes_to_readers_unread() {
+    let (folder, shelf) = (tempfile::tempdir().unwrap(), Arc::new(Shelf::default()));
+    let bus = open(folder.path(), EmbeddedLimits::default(), &shelf).await;
+    let text = |n: i64| {
+        let id = event_id(n);
+        format!(
+            r#"{{"event_id":"{id}","tenant_id":"acme","edge_id":"e","source":"edge","kind":"tool_outcome","ts":"2026-11-22T13:30:56Z"}}"#
+        )
+    };
+    let subject = "ase.00.acme.tool_outcome";
+    // Not what the texts say, to see who reads them.
+    let handing_on = |message: Message| {
+        let mut event: SecurityEvent = serde_json::from_slice(&message.payload).unwrap();
+        event.reason = Some("unread".to_owned());
+        Message { event: Some(Arc::new(event)), ..message }
+    };
+    let messages = vec![
+        handing_on(shelf.keep(1, subject, &text(1))),
+        shelf.keep(2, subject, &text(2)),
+        // Nobody of this process keeps these.
+        handing_on(Message::new(subject, text(3))),
+        handing_on(Message::new(subject, text(4)).kept(&"nobody".into(), 4)),
+    ];
+    assert!(bus.publish(Stream::Ase, messages).await.iter().all(Result::is_ok));
+    let read_now = read(&bus, "ase.>", 1, 100).await;
+    let reasons: Vec<Option<String>> = read_now
+        .iter()
+        .map(|message| {
+            let read = message.event().unwrap();
+            assert_eq!(read.event().bus_ts, Some(message.bus_ts));
+            read.event().reason.clone()
+        })
+        .collect();
+    assert_eq!(reasons, [Some("unread".to_owned()), None, None, None]);
+    bus.close().await;
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 use crate::fixture::*;
 use aegis_ledger::verify::{ExportVerdict, FailureCode, verify_export};
 use aegis_ledger::{Draft, Durability, ExportLine, Ledger, LedgerError, LedgerReader, OutboxItem};
-use aegis_model::{Clock, EventKind, Phase, TenantId, Timestamp};
+use aegis_model::{Clock, EventKind, Phase, TenantId, Timestamp, WireEvent};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use sqlx::Connection;
@@ -69,6 +69,13 @@ async fn what_comes_back_from_the_disk_is_what_was_handed_out_when_it_was_sealed
         items.iter().map(|item| (item.row, item.sealed.clone(), item.frozen.clone())).collect()
     };
     assert_eq!(plain(&read), plain(&handed_out));
+    // L-READ-ONCE: what is handed on beside a text is what the text says.
+    let handed_on: Vec<_> = handed_out.iter().filter_map(|item| Some((item, item.event.as_deref()?))).collect();
+    assert_eq!(handed_on.len(), drafts.len());
+    for (item, event) in handed_on {
+        assert_eq!(&WireEvent::read(item.sealed.wire.as_bytes()).unwrap().event().unwrap(), event);
+    }
+    assert!(read.iter().all(|item| item.event.is_none()));
     let wires: Vec<&str> = read.iter().map(|item| item.sealed.wire.as_str()).collect();
     assert_eq!(texts(&ledger.export(&acme, 0, 1000).await.unwrap()), wires);
     for item in &read {

@@ -2,7 +2,7 @@
 
 use crate::fixture::*;
 use aegis_keys::{KeyRing, SigningKey};
-use aegis_ledger::verify::{FailureCode, LaneHeads, Link, StreamVerifier, verify_wire};
+use aegis_ledger::verify::{FailureCode, LaneHeads, Link, Prover, StreamVerifier, verify_wire};
 use aegis_ledger::{Durability, OutboxItem};
 use aegis_model::{EventKind, WireEvent};
 use serde_json::{Value, json};
@@ -47,6 +47,27 @@ async fn any_single_bit_change_is_found() {
             assert!(verify_wire(&value, Some(&ring())).is_err(), "bit {bit} was changed unseen: {shown}");
         }
         assert!(still_json > wire.len(), "the test changed something: {still_json}");
+    }
+}
+
+/// A signature that was checked serves the receipts of its commit alone, in whichever order commits come.
+#[tokio::test]
+async fn what_was_checked_of_a_commit_proves_nothing_of_another() {
+    let items = sealed().await;
+    let wires: Vec<&str> = items.iter().map(|item| item.sealed.wire.as_str()).collect();
+    let last = wires.len() - 1;
+    let apart = |place: usize| wires[place].rsplit_once(",\"proof\":").unwrap();
+    let mut prover = Prover::new(ring());
+    let mut proves = |text: &str| prover.prove(&WireEvent::read(text.as_bytes()).unwrap()).is_some();
+    for _ in 0..2 {
+        assert!([1, last, 2, 3, last, last, 1].into_iter().all(|place| proves(wires[place])));
+        for (receipt, proof) in [(1, 2), (2, last), (last, 1)] {
+            let forged = format!("{},\"proof\":{}", apart(receipt).0, apart(proof).1);
+            assert!(!proves(&forged), "the receipt {receipt} with the proof of {proof}");
+        }
+        let signature = parse(wires[1])["proof"]["signature"].as_str().unwrap().to_owned();
+        let other = if signature.starts_with('A') { "B" } else { "A" };
+        assert!(!proves(&wires[1].replace(&signature, &format!("{other}{}", &signature[1..]))), "another signature");
     }
 }
 

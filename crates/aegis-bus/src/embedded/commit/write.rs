@@ -3,24 +3,28 @@
 
 use std::collections::{HashMap, HashSet};
 
+use sqlx::Sqlite;
+
 use super::{Work, json};
 use crate::embedded::schema::{pos, signed};
 use crate::{BusError, Delivered, Stream};
 
-/// Messages of one stream, runs of those that somebody else keeps, their ids, the last of each subject, and the stream's counters.
-macro_rules! write_messages {
+/// Runs of messages that somebody else keeps, and how far their keepers are.
+macro_rules! write_runs {
+    () => {
+        "INSERT INTO runs (pos, source, first_position, count, bytes, last_id, bus_ts)
+           SELECT ? + (value ->> 0), value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, ? FROM json_each(?);
+         INSERT INTO sources (source, name, last_position, last_id)
+           SELECT value ->> 0, '', value ->> 1, value ->> 2 FROM json_each(?) WHERE true
+           ON CONFLICT (source) DO UPDATE SET last_position = excluded.last_position, last_id = excluded.last_id;"
+    };
+}
+
+/// The last of each subject, and the stream's counters.
+macro_rules! write_counters {
     ($end:literal) => {
         concat!(
-            "INSERT INTO messages (pos, subject, payload, bus_ts)
-               SELECT ? + (value ->> 0), value ->> 1, substr(?, value ->> 2, value ->> 3), ? FROM json_each(?);
-             INSERT INTO runs (pos, source, first_position, count, bytes, last_id, bus_ts)
-               SELECT ? + (value ->> 0), value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, ? FROM json_each(?);
-             INSERT INTO sources (source, name, last_position, last_id)
-               SELECT value ->> 0, '', value ->> 1, value ->> 2 FROM json_each(?) WHERE true
-               ON CONFLICT (source) DO UPDATE SET last_position = excluded.last_position, last_id = excluded.last_id;
-             INSERT INTO msg_ids (pos, stream, msg_id, bus_ts)
-               SELECT ? + (value ->> 0), ?, value ->> 1, ? FROM json_each(?);
-             INSERT INTO subjects (stream, subject, last_seq, cost)
+            "INSERT INTO subjects (stream, subject, last_seq, cost)
                SELECT ?, value ->> 0, value ->> 1, value ->> 2 FROM json_each(?) WHERE true
                ON CONFLICT (stream, subject) DO UPDATE SET last_seq = excluded.last_seq, cost = excluded.cost;
              UPDATE streams SET first_seq = ?, last_seq = ?, messages = ?, bytes = ?, dropped = ? WHERE stream = ?",
@@ -28,8 +32,36 @@ macro_rules! write_messages {
         )
     };
 }
-const WRITE: &str = write_messages!("");
-pub(super) const WRITE_AND_COMMIT: &str = write_messages!("; COMMIT");
+
+/// Messages of one stream, runs of those that somebody else keeps, their ids, and how far the stream is.
+macro_rules! write_messages {
+    ($end:literal) => {
+        concat!(
+            "INSERT INTO messages (pos, subject, payload, bus_ts)
+               SELECT ? + (value ->> 0), value ->> 1, substr(?, value ->> 2, value ->> 3), ? FROM json_each(?);",
+            write_runs!(),
+            "INSERT INTO msg_ids (pos, stream, msg_id, bus_ts)
+               SELECT ? + (value ->> 0), ?, value ->> 1, ? FROM json_each(?);",
+            write_counters!($end)
+        )
+    };
+}
+
+/// The same where somebody else keeps all of them: each statement wakes who waits for the last.
+macro_rules! write_kept {
+    ($end:literal) => {
+        concat!(write_runs!(), write_counters!($end))
+    };
+}
+
+/// The texts that write what was taken: the whole, and where all of it is kept elsewhere.
+pub(super) struct Texts {
+    whole: &'static str,
+    kept: &'static str,
+}
+
+const WRITE: Texts = Texts { whole: write_messages!(""), kept: write_kept!("") };
+pub(super) const WRITE_AND_COMMIT: Texts = Texts { whole: write_messages!("; COMMIT"), kept: write_kept!("; COMMIT") };
 
 /// A message that was taken and is not in the file yet.
 #[derive(Debug)]
@@ -104,8 +136,8 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Writes what is staged with `sql`, which is `WRITE` or `WRITE_AND_COMMIT`.
-    pub(super) async fn write_staged(&mut self, stream: Stream, sql: &'static str) -> Result<(), BusError> {
+    /// Writes what is staged with `texts`, which are `WRITE` or `WRITE_AND_COMMIT`.
+    pub(super) async fn write_staged(&mut self, stream: Stream, texts: Texts) -> Result<(), BusError> {
         let i = stream.index();
         let staged = std::mem::take(&mut self.staged[i]);
         let Some(first) = staged.first() else { return Ok(()) };
@@ -137,9 +169,15 @@ impl Work<'_> {
         let subjects: Vec<(&str, u64, u64)> = subjects.into_iter().map(|(subject, (seq, cost))| (subject, seq, cost)).collect();
         let counters = self.state.streams[i];
         let (first_pos, stream_index, now) = (pos(stream, first.message.seq), signed(i as u64), self.now.as_micros());
-        let messages = sqlx::query(sql).bind(first_pos).bind(payloads).bind(now).bind(json(&rows)?);
+        let all_kept = rows.is_empty();
+        let messages = if all_kept {
+            sqlx::query::<Sqlite>(texts.kept)
+        } else {
+            sqlx::query::<Sqlite>(texts.whole).bind(first_pos).bind(payloads).bind(now).bind(json(&rows)?)
+        };
         let with_runs = messages.bind(first_pos).bind(now).bind(json(&runs)?).bind(json(&sources)?);
-        let with_ids = with_runs.bind(first_pos).bind(stream_index).bind(now).bind(json(&ids)?);
+        let with_ids =
+            if all_kept { with_runs } else { with_runs.bind(first_pos).bind(stream_index).bind(now).bind(json(&ids)?) };
         with_ids
             .bind(stream_index)
             .bind(json(&subjects)?)
