@@ -146,7 +146,7 @@ impl RunningRule {
         let (mut frames, mut whose, mut shown) = (Vec::with_capacity(count), Vec::with_capacity(count), ShownEvents::new(count));
         for (bucket, oldest) in buckets {
             let fresh = || Known::Windows(pipeline.frames());
-            let Some((known, new)) = state.follow(bucket, oldest, fresh) else { continue };
+            let Some((known, new)) = state.follow(bucket, oldest, pipeline.least(), fresh) else { continue };
             shown.add(frames.len(), new);
             frames.push(known.into_frames());
             whose.push(bucket);

@@ -33,6 +33,7 @@ mod hold;
 mod impaired;
 mod known;
 mod late;
+mod least;
 mod lost;
 mod matter;
 mod name;

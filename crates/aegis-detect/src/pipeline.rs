@@ -18,6 +18,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use crate::begun::{Beginning, Beginnings, Begun, Events};
 use crate::check::{base_column, row_pattern};
 use crate::known::{Frames, Split};
+use crate::least::Least;
 use crate::schema::{EventBatch, column_index, schema_of};
 use crate::shape::unqualified;
 use crate::windows::{Columns, Given, Origin, Read, Windows};
@@ -37,6 +38,8 @@ pub(crate) struct Pipeline {
     /// How it begins, and how many of the steps that is: those before the first windows. None of the rows of matches.
     beginning: Option<Arc<Beginning>>,
     begins: usize,
+    /// What a match takes at least.
+    least: Option<Least>,
 }
 
 #[derive(Debug)]
@@ -255,7 +258,7 @@ impl Draft<'_> {
 }
 
 /// The column that an expression is, by another name or not.
-fn plain_column(expr: &Expr) -> Option<&Column> {
+pub(crate) fn plain_column(expr: &Expr) -> Option<&Column> {
     match expr {
         Expr::Column(column) => Some(column),
         Expr::Alias(alias) => plain_column(&alias.expr),
@@ -267,7 +270,8 @@ impl Pipeline {
     /// The query of an optimized plan, if all of it can be followed. In a bucket, each of the columns `fixed` of events has one value; each event that
     /// it is shown meets the conditions `met`.
     pub(crate) fn build(state: &SessionState, plan: &LogicalPlan, fixed: &[&str], met: &[Expr]) -> Result<Option<Self>> {
-        Self::draft(state, plan, fixed, met, false)
+        let Some(pipeline) = Self::draft(state, plan, fixed, met, false)? else { return Ok(None) };
+        Ok(Some(Self { least: Least::of(plan)?, ..pipeline }))
     }
 
     /// What an optimized plan makes of the matches of its row pattern, if that is filters and projections.
@@ -277,7 +281,7 @@ impl Pipeline {
 
     fn draft(state: &SessionState, plan: &LogicalPlan, fixed: &[&str], met: &[Expr], of_matches: bool) -> Result<Option<Self>> {
         let (columns, schema, steps) = (Vec::new(), schema_of(&[]), Vec::new());
-        let pipeline = Self { columns, schema, steps, states: 0, beginning: None, begins: 0 };
+        let pipeline = Self { columns, schema, steps, states: 0, beginning: None, begins: 0, least: None };
         let mut draft = Draft { state, fixed, met, pipeline, unmade: Vec::new(), unread: Vec::new(), of_matches };
         if !draft.push(plan)? {
             return Ok(None);
@@ -292,6 +296,11 @@ impl Pipeline {
     /// How it begins.
     pub(crate) const fn beginning(&self) -> Option<&Arc<Beginning>> {
         self.beginning.as_ref()
+    }
+
+    /// What a match takes at least, if that is more than one event.
+    pub(crate) const fn least(&self) -> Option<Least> {
+        self.least
     }
 
     /// It begins as others do, if they do.

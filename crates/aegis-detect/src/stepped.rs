@@ -208,7 +208,7 @@ impl RunningRule {
         let mut numbers: HashMap<&TenantId, usize, ahash::RandomState> = HashMap::default();
         for (named, oldest, to) in buckets {
             let fresh = || Known::Pattern(Walks::default());
-            let Some((known, new)) = state.follow(named, oldest, fresh) else { continue };
+            let Some((known, new)) = state.follow(named, oldest, None, fresh) else { continue };
             let Named { tenant, bucket, .. } = named;
             shown.add(walks.len(), new);
             walks.push(known.into_walks());

@@ -23,6 +23,7 @@ pub(crate) use crate::bucket::Kept;
 pub use crate::bucket::Quotas;
 use crate::episode::KeyState;
 use crate::known::Known;
+use crate::least::Least;
 use crate::name::{BucketName, Relevant};
 use buckets::Buckets;
 pub(crate) use due::Numbers;
@@ -270,14 +271,19 @@ impl RuleState {
     }
 
     /// What an incremental query knows of a bucket, and the events that it is to be shown next: those from `oldest` on, the oldest that is new
-    /// to it. What it knew of them is taken back. To be put back with `followed`.
+    /// to it. What it knew of them is taken back. To be put back with `followed`. None where there is not as much as a match takes at `least`.
     pub(crate) fn follow(
         &mut self,
         bucket: Named<'_>,
         oldest: Timestamp,
+        least: Option<Least>,
         fresh: impl FnOnce() -> Known,
     ) -> Option<(Known, &[Arc<SecurityEvent>])> {
-        Some(self.bucket_mut(bucket)?.follow(oldest, fresh))
+        let bucket = self.bucket_mut(bucket)?;
+        if least.is_some_and(|least| bucket.puts_off(least, oldest)) {
+            return None;
+        }
+        Some(bucket.follow(oldest, fresh))
     }
 
     /// Puts back what an incremental query knows now; without it, it is shown everything again.
