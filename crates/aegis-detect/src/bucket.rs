@@ -12,7 +12,7 @@ use aegis_model::{SecurityEvent, Timestamp};
 use smallvec::SmallVec;
 
 use crate::known::Known;
-use crate::least::Least;
+use crate::least::{Least, Takes};
 use crate::refused::hash_of;
 use seldom::Seldom;
 
@@ -277,8 +277,14 @@ impl Bucket {
         }
     }
 
-    /// True if at no time from `from` on there are as many events as a match there takes, with those before.
-    fn lacks(&self, least: Least, from: Timestamp) -> bool {
+    /// True if at no time from `from` on there is what a match there takes, with what is before.
+    fn lacks(&self, takes: Takes, from: Timestamp) -> bool {
+        let has_no_seed = |span: i64| self.seed().is_none_or(|seed| seed < from.plus_micros(-span));
+        takes.seed_span.is_some_and(has_no_seed) || takes.least.is_some_and(|least| self.lacks_events(least, from))
+    }
+
+    /// The same of so many events.
+    fn lacks_events(&self, least: Least, from: Timestamp) -> bool {
         let (marks, before) = (self.marks(), least.count.saturating_sub(1));
         let first = self.count_before(from).max(before);
         let Some(last) = marks.get(first..) else { return true };
@@ -289,8 +295,8 @@ impl Bucket {
 
     /// Whether an incremental query need not be shown what is new from `oldest` on, for nothing there can be a match. It is shown it with what comes later, if
     /// that can; of what it was shown of that time before it knows nothing any more.
-    pub(crate) fn puts_off(&mut self, least: Least, oldest: Timestamp) -> bool {
-        if !self.lacks(least, oldest) {
+    pub(crate) fn puts_off(&mut self, takes: Takes, oldest: Timestamp) -> bool {
+        if !self.lacks(takes, oldest) {
             return false;
         }
         let is_told = |following: &Following| following.shown.is_some_and(|shown| oldest <= shown);
@@ -362,6 +368,7 @@ impl Bucket {
         if self.oldest().is_none_or(|oldest| oldest >= before) {
             return;
         }
+        self.forget_seed(before);
         // Of a key that fell silent nothing is left: that is told by its last event, and not looked for row by row.
         if self.marks().last().is_some_and(|newest| newest.ts < before) {
             (self.events, self.marks, self.given_up) = (Few::new(), Few::new(), 0);

@@ -1,21 +1,26 @@
-//! What a match takes at least: so many events of its bucket within so much time. Where they are not there a query need not be shown what is new, and of most keys
-//! they never are. Promises that a query has no row at an instant of which this is not so. Of one that could fail on an event nothing is promised: to put it
-//! off would hide that it does.
+//! What a match takes at least: so many events of its bucket within so much time, one of some of them. Where they are not there a query need not be shown what is
+//! new, and of most keys they never are. Promises that a query has no row at an instant of which this is not so. Of one that could fail on an event nothing
+//! is promised: to put it off would hide that it does.
 
 use std::cmp::Reverse;
 
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, ScalarValue};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::WindowFunction;
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{BinaryExpr, Expr, LogicalPlan, Operator};
 
+use crate::infallible::never_fails;
 use crate::pipeline::plain_column;
 use crate::shape::{frame_of, window_function};
 
-/// Functions of rows that fail on no value.
-const NEVER_FAIL: [&str; 3] = ["coalesce", "lower", "upper"];
+/// What has to be there of a bucket, and is not of most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Takes {
+    pub(crate) least: Option<Least>,
+    /// An event without one of which there is no match, so many microseconds before it at most: see [`crate::seed`].
+    pub(crate) seed_span: Option<i64>,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Least {
@@ -26,51 +31,62 @@ pub(crate) struct Least {
 }
 
 impl Least {
-    /// What a query takes that can be followed: each of its rows is one event's, and passes every filter. None: one event may be enough.
+    /// That of a query that can be followed. None: one event may be enough.
     pub(crate) fn of(plan: &LogicalPlan) -> Result<Option<Self>> {
-        let (mut least, mut node) = (None, plan);
-        while never_fails(node)? {
-            node = match node {
-                LogicalPlan::TableScan(_) => return Ok(least),
-                LogicalPlan::Filter(filter) => {
-                    let parts = split_conjunction(&filter.predicate).into_iter();
-                    let found = parts.filter_map(|part| needed(part, &filter.input));
-                    least = found.chain(least).max_by_key(|one| (one.count, Reverse(one.span)));
-                    filter.input.as_ref()
-                }
-                LogicalPlan::Projection(projection) => projection.input.as_ref(),
-                LogicalPlan::SubqueryAlias(alias) => alias.input.as_ref(),
-                LogicalPlan::Sort(sort) => sort.input.as_ref(),
-                LogicalPlan::Window(window) => window.input.as_ref(),
-                _ => break,
-            };
-        }
-        Ok(None)
+        let found = conditions(plan)?.into_iter().filter_map(|(condition, input)| counted(condition, input));
+        Ok(found.max_by_key(|least| (least.count, Reverse(least.span))))
     }
 }
 
-/// What a row that meets the condition takes, where that holds a count against a number.
-fn needed(condition: &Expr, input: &LogicalPlan) -> Option<Least> {
+/// The conditions that each row of a query meets, which is one event's, each with the node whose columns it reads. None of a query that can fail.
+pub(crate) fn conditions(plan: &LogicalPlan) -> Result<Vec<(&Expr, &LogicalPlan)>> {
+    let (mut met, mut node) = (Vec::new(), plan);
+    while never_fails(node)? {
+        node = match node {
+            LogicalPlan::TableScan(_) => return Ok(met),
+            LogicalPlan::Filter(filter) => {
+                let input = filter.input.as_ref();
+                met.extend(split_conjunction(&filter.predicate).into_iter().map(|part| (part, input)));
+                input
+            }
+            LogicalPlan::Projection(projection) => projection.input.as_ref(),
+            LogicalPlan::SubqueryAlias(alias) => alias.input.as_ref(),
+            LogicalPlan::Sort(sort) => sort.input.as_ref(),
+            LogicalPlan::Window(window) => window.input.as_ref(),
+            _ => break,
+        };
+    }
+    Ok(Vec::new())
+}
+
+/// The column that a condition holds against a number, and how large it is at least where that is met.
+pub(crate) fn at_least(condition: &Expr) -> Option<(&Column, i64)> {
     let Expr::BinaryExpr(BinaryExpr { left, op, right }) = condition else { return None };
     let (column, op, number) = match (left.as_ref(), right.as_ref()) {
         (Expr::Column(column), Expr::Literal(ScalarValue::Int64(Some(number)), _)) => (column, *op, *number),
         (Expr::Literal(ScalarValue::Int64(Some(number)), _), Expr::Column(column)) => (column, op.swap()?, *number),
         _ => return None,
     };
-    let counted = match op {
-        Operator::Eq | Operator::GtEq => number,
-        Operator::Gt => number.checked_add(1)?,
-        _ => return None,
-    };
-    let (span, end) = frame_of(counting(input, column)?)?;
+    match op {
+        Operator::Eq | Operator::GtEq => Some((column, number)),
+        Operator::Gt => Some((column, number.checked_add(1)?)),
+        _ => None,
+    }
+}
+
+/// What a row that meets the condition takes, where that holds a count against a number.
+fn counted(condition: &Expr, input: &LogicalPlan) -> Option<Least> {
+    let (column, number) = at_least(condition)?;
+    let (_, function) = counting(input, column)?;
+    let (span, end) = frame_of(function)?;
     // In a frame that ends before its row is none of the row's own time.
-    let count = counted.checked_add(i64::from(end > 0))?;
+    let count = number.checked_add(i64::from(end > 0))?;
     let count = usize::try_from(count).ok().filter(|count| *count > 1)?;
     Some(Least { count, span })
 }
 
-/// The function that a column is, if it counts rows of a frame, all of them or some.
-fn counting<'a>(plan: &'a LogicalPlan, column: &Column) -> Option<&'a WindowFunction> {
+/// The function that a column is, if it counts rows of a frame, all of them or some; and the node whose columns it reads.
+pub(crate) fn counting<'a>(plan: &'a LogicalPlan, column: &Column) -> Option<(&'a LogicalPlan, &'a WindowFunction)> {
     match plan {
         LogicalPlan::Projection(projection) => {
             let index = projection.schema.maybe_index_of_column(column)?;
@@ -84,53 +100,14 @@ fn counting<'a>(plan: &'a LogicalPlan, column: &Column) -> Option<&'a WindowFunc
         LogicalPlan::Sort(sort) => counting(&sort.input, column),
         LogicalPlan::Window(window) => {
             let index = window.schema.maybe_index_of_column(column)?;
-            match index.checked_sub(window.input.schema().fields().len()) {
-                None => counting(&window.input, column),
-                Some(place) => window_function(window.window_expr.get(place)?).filter(|function| function.fun.name() == "count"),
-            }
+            let Some(place) = index.checked_sub(window.input.schema().fields().len()) else {
+                return counting(&window.input, column);
+            };
+            let function = window_function(window.window_expr.get(place)?).filter(|function| function.fun.name() == "count")?;
+            Some((window.input.as_ref(), function))
         }
         _ => None,
     }
-}
-
-/// True if none of a node's own expressions can fail, whatever stands in an event.
-fn never_fails(node: &LogicalPlan) -> Result<bool> {
-    let mut never = true;
-    node.apply_expressions(|expr| {
-        expr.apply(|part| {
-            never &= part_never_fails(part);
-            Ok(if never { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
-        })
-    })?;
-    Ok(never)
-}
-
-/// The same of an expression without those in it.
-fn part_never_fails(expr: &Expr) -> bool {
-    match expr {
-        Expr::Alias(_) | Expr::Column(_) | Expr::Literal(..) | Expr::Case(_) | Expr::InList(_) | Expr::Between(_) => true,
-        Expr::Not(_) | Expr::IsNull(_) | Expr::IsNotNull(_) | Expr::IsUnknown(_) | Expr::IsNotUnknown(_) => true,
-        Expr::IsTrue(_) | Expr::IsNotTrue(_) | Expr::IsFalse(_) | Expr::IsNotFalse(_) => true,
-        // What cannot be followed is not asked for this.
-        Expr::WindowFunction(_) => true,
-        Expr::BinaryExpr(BinaryExpr { op, .. }) => op.is_logic_operator() || compares(*op),
-        Expr::ScalarFunction(function) => NEVER_FAIL.contains(&function.name()),
-        _ => false,
-    }
-}
-
-const fn compares(op: Operator) -> bool {
-    matches!(
-        op,
-        Operator::Eq
-            | Operator::NotEq
-            | Operator::Lt
-            | Operator::LtEq
-            | Operator::Gt
-            | Operator::GtEq
-            | Operator::IsDistinctFrom
-            | Operator::IsNotDistinctFrom
-    )
 }
 
 #[cfg(test)]
@@ -139,22 +116,24 @@ mod tests {
     use super::*;
     use crate::ruleset::{RuleSet, shipped_text};
 
-    fn least_of(text: String) -> Option<Least> {
+    fn takes(text: String) -> Takes {
         let set = RuleSet::from_texts([("T-1/rule.sql".into(), text)]).unwrap();
         let (_, plan) = set.into_planned().next().unwrap();
-        plan.follows().unwrap().least()
+        assert!(plan.pipeline.is_some());
+        plan.takes()
     }
 
     /// What a rule takes that counts in a frame of ten seconds, `n`, and in what of it is before its row, `earlier`.
     fn least(condition: &str) -> Option<Least> {
-        least_of(format!(
+        let text = format!(
             "/* rule\nid: T-1\nname: t-1\nversion: 1\nseverity: low\nwindow: 60s\nkey: [agent_id]\nmode: active\nrequires: any\nowner: soc\n\
              description: d\nfalse_positives: none\nchangelog:\n  - {{version: 1, date: 2026-11-22, note: n}}\n*/\n\
              SELECT agent_id, event_id, n, m FROM (SELECT *, count(*) OVER w AS n, count(DISTINCT tool) OVER earlier AS m, max(tool) OVER w AS t \
              FROM events WINDOW w AS (PARTITION BY agent_id ORDER BY ts RANGE BETWEEN INTERVAL '10' SECOND PRECEDING AND CURRENT ROW), \
              earlier AS (PARTITION BY agent_id ORDER BY ts RANGE BETWEEN INTERVAL '20' SECOND PRECEDING AND INTERVAL '1' SECOND PRECEDING)) \
              WHERE {condition}\n"
-        ))
+        );
+        takes(text).least
     }
 
     const fn some(count: usize, seconds: i64) -> Option<Least> {
@@ -191,18 +170,23 @@ mod tests {
     }
 
     #[test]
-    fn of_shipped_rules_that_count_it_is_what_they_count_up_to() {
+    fn of_shipped_rules_it_is_what_they_count_up_to_or_what_they_look_for() {
+        let after = |seconds: i64| Takes { least: None, seed_span: Some(seconds * 1_000_000) };
+        let of = |least| Takes { least, seed_span: None };
         for (name, expected) in [
-            ("deny-storm", some(5, 60)),
-            ("runaway", some(20, 10)),
-            ("denial-of-wallet", some(120, 60)),
-            ("rate-above-baseline", some(60, 120)),
-            ("mass-external-send", some(5, 600)),
-            ("deny-spray", some(5, 600)),
-            ("repeated-approval", some(5, 900)),
-            ("run-rotation", None),
+            ("deny-storm", of(some(5, 60))),
+            ("runaway", of(some(20, 10))),
+            ("denial-of-wallet", of(some(120, 60))),
+            ("rate-above-baseline", of(some(60, 120))),
+            ("run-rotation", after(120)),
+            ("trust-escalation", after(300)),
+            ("allowed-after-policy-change", after(600)),
+            ("agent-in-two-environments", Takes::default()),
         ] {
-            assert_eq!(least_of(shipped_text(name).unwrap().1), expected, "{name}");
+            assert_eq!(takes(shipped_text(name).unwrap().1), expected, "{name}");
+        }
+        for name in ["mass-external-send", "deny-spray", "repeated-approval"] {
+            assert_eq!(takes(shipped_text(name).unwrap().1).least.map(|least| least.count), Some(5), "{name}");
         }
     }
 }

@@ -18,7 +18,6 @@ use datafusion::physical_expr::PhysicalExpr;
 use crate::begun::{Beginning, Beginnings, Begun, Events};
 use crate::check::{base_column, row_pattern};
 use crate::known::{Frames, Split};
-use crate::least::Least;
 use crate::schema::{EventBatch, column_index, schema_of};
 use crate::shape::unqualified;
 use crate::windows::{Columns, Given, Origin, Read, Windows};
@@ -38,8 +37,6 @@ pub(crate) struct Pipeline {
     /// How it begins, and how many of the steps that is: those before the first windows. None of the rows of matches.
     beginning: Option<Arc<Beginning>>,
     begins: usize,
-    /// What a match takes at least.
-    least: Option<Least>,
 }
 
 #[derive(Debug)]
@@ -270,8 +267,7 @@ impl Pipeline {
     /// The query of an optimized plan, if all of it can be followed. In a bucket, each of the columns `fixed` of events has one value; each event that
     /// it is shown meets the conditions `met`.
     pub(crate) fn build(state: &SessionState, plan: &LogicalPlan, fixed: &[&str], met: &[Expr]) -> Result<Option<Self>> {
-        let Some(pipeline) = Self::draft(state, plan, fixed, met, false)? else { return Ok(None) };
-        Ok(Some(Self { least: Least::of(plan)?, ..pipeline }))
+        Self::draft(state, plan, fixed, met, false)
     }
 
     /// What an optimized plan makes of the matches of its row pattern, if that is filters and projections.
@@ -281,7 +277,7 @@ impl Pipeline {
 
     fn draft(state: &SessionState, plan: &LogicalPlan, fixed: &[&str], met: &[Expr], of_matches: bool) -> Result<Option<Self>> {
         let (columns, schema, steps) = (Vec::new(), schema_of(&[]), Vec::new());
-        let pipeline = Self { columns, schema, steps, states: 0, beginning: None, begins: 0, least: None };
+        let pipeline = Self { columns, schema, steps, states: 0, beginning: None, begins: 0 };
         let mut draft = Draft { state, fixed, met, pipeline, unmade: Vec::new(), unread: Vec::new(), of_matches };
         if !draft.push(plan)? {
             return Ok(None);
@@ -296,11 +292,6 @@ impl Pipeline {
     /// How it begins.
     pub(crate) const fn beginning(&self) -> Option<&Arc<Beginning>> {
         self.beginning.as_ref()
-    }
-
-    /// What a match takes at least, if that is more than one event.
-    pub(crate) const fn least(&self) -> Option<Least> {
-        self.least
     }
 
     /// It begins as others do, if they do.

@@ -23,7 +23,7 @@ pub(crate) use crate::bucket::Kept;
 pub use crate::bucket::Quotas;
 use crate::episode::KeyState;
 use crate::known::Known;
-use crate::least::Least;
+use crate::least::Takes;
 use crate::name::{BucketName, Relevant};
 use buckets::Buckets;
 pub(crate) use due::Numbers;
@@ -221,6 +221,14 @@ impl RuleState {
         Some(place)
     }
 
+    /// The bucket that stands there has an event of this time without one of which there is no match.
+    pub(crate) fn sow(&mut self, place: Place, seed: Timestamp) {
+        let Some((_, state)) = self.tenants.get_index_mut(place.tenant) else { return };
+        if let Some(bucket) = state.buckets.at_mut(place.bucket) {
+            bucket.sow(seed);
+        }
+    }
+
     /// Where a tenant stands, of whom there is something from now on that is to be looked at.
     fn tenant_or_new(&mut self, tenant: &TenantId) -> usize {
         let (place, is_new) = self.place_or_new(tenant, None);
@@ -271,16 +279,16 @@ impl RuleState {
     }
 
     /// What an incremental query knows of a bucket, and the events that it is to be shown next: those from `oldest` on, the oldest that is new
-    /// to it. What it knew of them is taken back. To be put back with `followed`. None where there is not as much as a match takes at `least`.
+    /// to it. What it knew of them is taken back. To be put back with `followed`. None where what a match takes is not there.
     pub(crate) fn follow(
         &mut self,
         bucket: Named<'_>,
         oldest: Timestamp,
-        least: Option<Least>,
+        takes: Takes,
         fresh: impl FnOnce() -> Known,
     ) -> Option<(Known, &[Arc<SecurityEvent>])> {
         let bucket = self.bucket_mut(bucket)?;
-        if least.is_some_and(|least| bucket.puts_off(least, oldest)) {
+        if bucket.puts_off(takes, oldest) {
             return None;
         }
         Some(bucket.follow(oldest, fresh))

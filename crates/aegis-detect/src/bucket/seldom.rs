@@ -14,6 +14,8 @@ pub(super) struct Seldom {
     awaits: Option<Timestamp>,
     /// The newest event that a quota has taken, or did not let in.
     lost_to: Option<Timestamp>,
+    /// The newest event without one of which there is no match.
+    seed: Option<Timestamp>,
     /// By the text of the key. Each by itself: a map has room for eleven at once, and mostly there is one.
     keys: BTreeMap<String, Box<KeyState>>,
 }
@@ -83,12 +85,35 @@ impl Bucket {
         }
     }
 
+    /// The newest event without one of which there is no match.
+    pub(super) fn seed(&self) -> Option<Timestamp> {
+        self.seldom.as_ref()?.seed
+    }
+
+    /// It has one of this time.
+    pub(crate) fn sow(&mut self, ts: Timestamp) {
+        if self.seed().is_none_or(|seed| seed < ts) {
+            self.seldom().seed = Some(ts);
+        }
+    }
+
+    /// What is before has left the window.
+    pub(super) fn forget_seed(&mut self, before: Timestamp) {
+        if self.seed().is_some_and(|seed| seed < before) {
+            self.seldom().seed = None;
+            self.tidy();
+        }
+    }
+
     fn seldom(&mut self) -> &mut Seldom {
         self.seldom.get_or_insert_default()
     }
 
     fn tidy(&mut self) {
-        let is_empty = |seldom: &Seldom| seldom.awaits.is_none() && seldom.lost_to.is_none() && seldom.keys.is_empty();
+        let is_empty = |seldom: &Seldom| {
+            let has_times = seldom.awaits.is_some() || seldom.lost_to.is_some() || seldom.seed.is_some();
+            !has_times && seldom.keys.is_empty()
+        };
         if self.seldom.as_deref().is_some_and(is_empty) {
             self.seldom = None;
         }
@@ -114,6 +139,12 @@ mod tests {
         assert_eq!((bucket.awaits(), bucket.keys().count(), bucket.keys_mut().count()), (None, 1, 1));
         bucket.retain_keys(|text, _| text != "a");
         assert!(bucket.seldom.is_none(), "all of it is gone");
+        bucket.sow(Timestamp::from_micros(-5));
+        bucket.sow(Timestamp::from_micros(-6));
+        bucket.forget_seed(Timestamp::from_micros(-5));
+        assert_eq!(bucket.seed(), now, "the newest stays");
+        bucket.forget_seed(Timestamp::from_micros(-4));
+        assert!(bucket.seldom.is_none(), "it is gone");
         bucket.lose_to(now);
         bucket.lose_to(Some(Timestamp::from_micros(-6)));
         bucket.retain_keys(|_, _| true);

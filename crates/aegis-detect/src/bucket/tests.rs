@@ -10,51 +10,65 @@ use crate::sliding::{Frame, Partition, Values};
 use aegis_model::{EventKind, TenantId};
 
 const FRAME: Frame = Frame { start: 4, end: 0, argument: None, sorted: false };
-const LEAST: Least = Least { count: 3, span: FRAME.start };
+const LEAST: Takes = Takes { least: Some(Least { count: 3, span: FRAME.start }), seed_span: None };
 
 /// What may come of a bucket, in any order.
 #[derive(Clone, Debug)]
 enum Step {
-    Keep { after: i64, late: i64 },
+    Keep { after: i64, late: i64, is_seed: bool },
     Look,
     Expire { back: i64 },
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
     let late = prop_oneof![4 => Just(0i64), 1 => 0..9i64];
+    let keep = (0..4i64, late, prop::bool::weighted(0.1));
     prop_oneof![
-        6 => (0..4i64, late).prop_map(|(after, late)| Step::Keep { after, late }),
+        6 => keep.prop_map(|(after, late, is_seed)| Step::Keep { after, late, is_seed }),
         4 => Just(Step::Look),
         1 => (4..20i64).prop_map(|back| Step::Expire { back }),
     ]
 }
 
-fn event(at: i64) -> Arc<SecurityEvent> {
+fn any_takes() -> impl Strategy<Value = Takes> {
+    prop_oneof![Just(LEAST), Just(Takes { least: None, seed_span: Some(3) }), Just(Takes { seed_span: Some(6), ..LEAST }),]
+}
+
+/// A seed is one that changes something.
+fn event(at: i64, is_seed: bool) -> Arc<SecurityEvent> {
     let (tenant, ts) = (TenantId::new("t").unwrap(), Timestamp::from_micros(at));
-    Arc::new(SecurityEvent::new(tenant, "e", "edge", EventKind::AuthorizeDecision, ts))
+    let mut event = SecurityEvent::new(tenant, "e", "edge", EventKind::AuthorizeDecision, ts);
+    event.mutates_state = Some(is_seed);
+    Arc::new(event)
 }
 
 /// Looks at what is new of a bucket from a time on, as a rule does that counts in a frame; true if it was put off.
-fn look(bucket: &mut Bucket, from: Timestamp) -> Result<bool, TestCaseError> {
-    let times: Vec<i64> = bucket.events().iter().map(|event| event.ts.as_micros()).collect();
-    let within = |ts: i64| times.iter().filter(|time| (ts - FRAME.start..=ts).contains(*time)).count();
-    let asked: Vec<i64> = times.iter().copied().filter(|time| *time >= from.as_micros()).collect();
-    let may_match = asked.iter().any(|ts| within(*ts) >= LEAST.count);
-    if bucket.puts_off(LEAST, from) {
-        prop_assert!(!may_match, "{asked:?} of {times:?}");
+fn look(bucket: &mut Bucket, takes: Takes, from: Timestamp) -> Result<bool, TestCaseError> {
+    let there: Vec<(i64, bool)> =
+        bucket.events().iter().map(|event| (event.ts.as_micros(), event.mutates_state == Some(true))).collect();
+    let within = |ts: i64, span: i64| there.iter().filter(move |(time, _)| (ts - span..=ts).contains(time));
+    let has_seed = |ts: i64, span: i64| within(ts, span).any(|(_, is_seed)| *is_seed);
+    let may_match = |ts: &i64| {
+        let has_enough = takes.least.is_none_or(|least| within(*ts, least.span).count() >= least.count);
+        has_enough && takes.seed_span.is_none_or(|span| has_seed(*ts, span))
+    };
+    let asked: Vec<i64> = there.iter().map(|(time, _)| *time).filter(|time| *time >= from.as_micros()).collect();
+    if bucket.puts_off(takes, from) {
+        prop_assert!(!asked.iter().any(may_match), "{:?} of {:?}", asked, there);
         return Ok(true);
     }
-    prop_assert!(may_match, "{asked:?} of {times:?}");
+    // Of seeds it is known when there was one last.
+    prop_assert!(takes.seed_span.is_some() || asked.iter().any(may_match), "{:?} of {:?}", asked, there);
     let (known, new) = bucket.follow(from, || Known::Windows(Box::new([Split::default()])));
     let (mut frames, mut shown) = (known.into_frames(), ShownEvents::new(1));
     shown.add(0, new);
-    let (origins, _) = shown.next_part(usize::MAX).unwrap();
+    let (origins, _) = shown.next_part(usize::MAX).unwrap_or_default();
     let place = frames[0].place(None, || Partition::new(Arc::from([FRAME])));
     let partition = &mut frames[0].partitions[place];
     origins.iter().for_each(|origin| partition.push(origin.ts, origin.place, Values::new()));
     for ts in asked {
         partition.seek(ts);
-        prop_assert_eq!(partition.count(0), within(ts) as i64, "at {} of {:?}", ts, times);
+        prop_assert_eq!(partition.count(0), within(ts, FRAME.start).count() as i64, "at {} of {:?}", ts, there);
     }
     bucket.followed(Some(Known::Windows(frames)));
     Ok(false)
@@ -67,22 +81,26 @@ proptest! {
     fn l_least_what_is_put_off_can_be_no_match_and_is_there_when_it_is_needed(
         steps in prop::collection::vec(any_step(), 1..120),
         events_per_key in 2..12usize,
+        takes in any_takes(),
     ) {
         let quotas = Quotas { events_per_key, ..Quotas::default() };
         let (mut bucket, mut now, mut oldest) = (Bucket::default(), 100, None::<Timestamp>);
         for step in steps {
             match step {
-                Step::Keep { after, late } => {
+                Step::Keep { after, late, is_seed } => {
                     now += after;
-                    let new = event(now - late);
+                    let new = event(now - late, is_seed);
                     if matches!(bucket.keep(&new, 1, quotas), Kept::Added | Kept::AddedOverQuota(_)) {
                         oldest = Some(oldest.map_or(new.ts, |oldest| oldest.min(new.ts)));
+                    }
+                    if is_seed {
+                        bucket.sow(new.ts);
                     }
                 }
                 Step::Expire { back } => bucket.expire(Timestamp::from_micros(now - back)),
                 Step::Look => {
                     if let Some(from) = oldest.take() {
-                        look(&mut bucket, from)?;
+                        look(&mut bucket, takes, from)?;
                     }
                 }
             }
@@ -94,9 +112,9 @@ proptest! {
 fn of_a_key_that_never_has_enough_nothing_is_known_and_of_one_that_had_nothing_is_shown_in_vain() {
     let mut bucket = Bucket::default();
     let mut looks = |times: &[i64]| {
-        times.iter().for_each(|at| assert_eq!(bucket.keep(&event(*at), 1, Quotas::default()), Kept::Added));
+        times.iter().for_each(|at| assert_eq!(bucket.keep(&event(*at, false), 1, Quotas::default()), Kept::Added));
         let from = Timestamp::from_micros(*times.iter().min().unwrap());
-        let is_put_off = look(&mut bucket, from).unwrap();
+        let is_put_off = look(&mut bucket, LEAST, from).unwrap();
         (is_put_off, bucket.following.as_ref().and_then(|following| following.shown).map(Timestamp::as_micros))
     };
     assert_eq!(looks(&[0, 10]), (true, None));
