@@ -15,8 +15,8 @@ impl RunningRule {
         let mut touched = Touched::of(buckets.len());
         let mut lost = Vec::new();
         let (looks_again, has_seeds) = (self.plan.reads_sides, self.plan.seed.is_some());
-        let places = self.state.places(buckets.iter().map(|(name, _)| *name));
-        for ((name, events), place) in buckets.into_iter().zip(places) {
+        let places = self.state.places(buckets.iter().map(|(name, stands, _)| (*name, stands.get())));
+        for ((name, stands, events), place) in buckets.into_iter().zip(places) {
             let (mut span, mut given_up, mut refused) = (None, 0, 0);
             let mut seed: Option<Timestamp> = None;
             let losses = &mut self.losses;
@@ -45,8 +45,11 @@ impl RunningRule {
                     span = Some((event.ts.min(oldest), event.ts.max(newest)));
                 }
             });
-            if let (Some(place), Some(seed)) = (place, seed) {
-                self.state.sow(place, seed);
+            if let Some(place) = place {
+                stands.set(place.bucket());
+                if let Some(seed) = seed {
+                    self.state.sow(place, seed);
+                }
             }
             self.stats.given_up += given_up;
             self.stats.refused += refused;

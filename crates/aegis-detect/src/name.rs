@@ -77,9 +77,10 @@ impl BucketName {
         !text.is_empty() && std::ptr::eq(self.text(), text)
     }
 
-    /// True if it is the same tenant's bucket.
+    /// True if it is the same tenant's bucket. Two of one hash are mostly one, and others are told apart by it.
     pub(crate) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0) || (self.text() == other.text() && self.tenant() == other.tenant())
+        let is_alike = || self.whole_hash() == other.whole_hash() && self.text() == other.text();
+        Arc::ptr_eq(&self.0, &other.0) || (is_alike() && self.tenant() == other.tenant())
     }
 
     /// By tenant and text.

@@ -107,6 +107,18 @@ pub(crate) struct Place {
     bucket: usize,
 }
 
+impl Place {
+    /// Where it stands for another rule, among the buckets of its tenant.
+    const fn of_another(bucket: usize) -> Self {
+        Self { tenant: usize::MAX, bucket }
+    }
+
+    /// Where it stands among the buckets of its tenant.
+    pub(crate) const fn bucket(self) -> usize {
+        self.bucket
+    }
+}
+
 /// A bucket by its names, and where it may stand.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Named<'a> {
@@ -177,8 +189,10 @@ impl RuleState {
         let Self { tenants, events: of_all, due } = self;
         let (_, state) = tenants.get_index_mut(number)?;
         let mut events = events.into_iter().peekable();
-        let is_there = |place: &usize| state.buckets.at(*place).is_some_and(|(known, _)| known == name);
-        let known = place.map(|place| place.bucket).filter(is_there).or_else(|| state.buckets.place_of(name));
+        let known = match place {
+            Some(place) => state.buckets.place_by(name, place.bucket),
+            None => state.buckets.place_of(name),
+        };
         let mut made = None;
         if known.is_none() {
             let is_full = state.events >= quotas.events_per_tenant
