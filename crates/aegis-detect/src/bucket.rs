@@ -197,6 +197,11 @@ impl Bucket {
         self.marks().first().map(|mark| mark.ts)
     }
 
+    /// The time of its newest event.
+    fn newest(&self) -> Option<Timestamp> {
+        self.marks().last().map(|mark| mark.ts)
+    }
+
     /// Keeps an event whose texts take so much.
     pub(crate) fn keep(&mut self, event: &Arc<SecurityEvent>, bytes: usize, quotas: Quotas) -> Kept {
         // Events mostly come in order, so look at the end first.
@@ -280,7 +285,10 @@ impl Bucket {
     /// True if at no time from `from` on there is what a match there takes, with what is before.
     fn lacks(&self, takes: Takes, from: Timestamp) -> bool {
         let has_no_seed = |span: i64| self.seed().is_none_or(|seed| seed < from.plus_micros(-span));
-        takes.seed_span.is_some_and(has_no_seed) || takes.least.is_some_and(|least| self.lacks_events(least, from))
+        let has_one_value = |span: i64| self.differed().is_none_or(|differed| differed < from.plus_micros(-span));
+        takes.seed_span.is_some_and(has_no_seed)
+            || takes.differing_span.is_some_and(has_one_value)
+            || takes.least.is_some_and(|least| self.lacks_events(least, from))
     }
 
     /// The same of so many events.
@@ -373,6 +381,7 @@ impl Bucket {
         if self.marks().last().is_some_and(|newest| newest.ts < before) {
             (self.events, self.marks, self.given_up) = (Few::new(), Few::new(), 0);
             (self.bytes, self.following) = (0, None);
+            self.forget_values();
             return;
         }
         let expired = self.count_before(before);

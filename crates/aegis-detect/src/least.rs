@@ -1,4 +1,4 @@
-//! What a match takes at least: so many events of its bucket within so much time, one of some of them. Where they are not there a query need not be shown what is
+//! What a match takes at least: so many events of its bucket within so much time, one of some of them, two different values. Where they are not there a query need not be shown what is
 //! new, and of most keys they never are. Promises that a query has no row at an instant of which this is not so. Of one that could fail on an event nothing
 //! is promised: to put it off would hide that it does.
 
@@ -20,6 +20,8 @@ pub(crate) struct Takes {
     pub(crate) least: Option<Least>,
     /// An event without one of which there is no match, so many microseconds before it at most: see [`crate::seed`].
     pub(crate) seed_span: Option<i64>,
+    /// Two different values of a column, so many microseconds before it at most: see [`crate::differing`].
+    pub(crate) differing_span: Option<i64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,24 +89,28 @@ fn counted(condition: &Expr, input: &LogicalPlan) -> Option<Least> {
 
 /// The function that a column is, if it counts rows of a frame, all of them or some; and the node whose columns it reads.
 pub(crate) fn counting<'a>(plan: &'a LogicalPlan, column: &Column) -> Option<(&'a LogicalPlan, &'a WindowFunction)> {
+    function_of(plan, column).filter(|(_, function)| function.fun.name() == "count")
+}
+
+/// The window function that a column is, if it is one, and the node whose columns that reads.
+pub(crate) fn function_of<'a>(plan: &'a LogicalPlan, column: &Column) -> Option<(&'a LogicalPlan, &'a WindowFunction)> {
     match plan {
         LogicalPlan::Projection(projection) => {
             let index = projection.schema.maybe_index_of_column(column)?;
-            counting(&projection.input, plain_column(projection.expr.get(index)?)?)
+            function_of(&projection.input, plain_column(projection.expr.get(index)?)?)
         }
         LogicalPlan::SubqueryAlias(alias) => {
             let index = alias.schema.maybe_index_of_column(column)?;
-            counting(&alias.input, &Column::from(alias.input.schema().qualified_field(index)))
+            function_of(&alias.input, &Column::from(alias.input.schema().qualified_field(index)))
         }
-        LogicalPlan::Filter(filter) => counting(&filter.input, column),
-        LogicalPlan::Sort(sort) => counting(&sort.input, column),
+        LogicalPlan::Filter(filter) => function_of(&filter.input, column),
+        LogicalPlan::Sort(sort) => function_of(&sort.input, column),
         LogicalPlan::Window(window) => {
             let index = window.schema.maybe_index_of_column(column)?;
             let Some(place) = index.checked_sub(window.input.schema().fields().len()) else {
-                return counting(&window.input, column);
+                return function_of(&window.input, column);
             };
-            let function = window_function(window.window_expr.get(place)?).filter(|function| function.fun.name() == "count")?;
-            Some((window.input.as_ref(), function))
+            Some((window.input.as_ref(), window_function(window.window_expr.get(place)?)?))
         }
         _ => None,
     }
@@ -171,8 +177,8 @@ mod tests {
 
     #[test]
     fn of_shipped_rules_it_is_what_they_count_up_to_or_what_they_look_for() {
-        let after = |seconds: i64| Takes { least: None, seed_span: Some(seconds * 1_000_000) };
-        let of = |least| Takes { least, seed_span: None };
+        let after = |seconds: i64| Takes { seed_span: Some(seconds * 1_000_000), ..Takes::default() };
+        let of = |least| Takes { least, ..Takes::default() };
         for (name, expected) in [
             ("deny-storm", of(some(5, 60))),
             ("runaway", of(some(20, 10))),
@@ -181,7 +187,8 @@ mod tests {
             ("run-rotation", after(120)),
             ("trust-escalation", after(300)),
             ("allowed-after-policy-change", after(600)),
-            ("agent-in-two-environments", Takes::default()),
+            ("agent-in-two-environments", Takes { differing_span: Some(60_000_000), ..Takes::default() }),
+            ("cross-repository", Takes::default()),
         ] {
             assert_eq!(takes(shipped_text(name).unwrap().1), expected, "{name}");
         }

@@ -18,6 +18,7 @@ mod checkpoint;
 mod common;
 mod condition;
 mod deferred;
+mod differing;
 mod distrust;
 mod engine;
 mod episode;

@@ -25,6 +25,7 @@ use crate::alerts::{self, Sources};
 use crate::begun::Beginnings;
 use crate::check::{base_column, check_output, check_plan};
 use crate::condition::Condition;
+use crate::differing::Differing;
 use crate::error::{RuleCode, RuleError};
 use crate::least::{Least, Takes};
 use crate::passed::EventFilter;
@@ -83,6 +84,7 @@ pub(crate) struct RulePlan {
     pub(crate) pipeline: Option<Pipeline>,
     least: Option<Least>,
     pub(crate) seed: Option<Seed>,
+    pub(crate) differing: Option<Differing>,
     /// Of a row pattern that is followed.
     pub(crate) row_pattern: Option<RowPattern>,
     /// Of a stepped query: why it is no row pattern that can be followed.
@@ -145,7 +147,7 @@ impl RulePlan {
             Shape::Pattern => Shape::Stepped,
             other => other,
         };
-        Self { pipeline: None, least: None, seed: None, row_pattern: None, shape, ..self }
+        Self { pipeline: None, least: None, seed: None, differing: None, row_pattern: None, shape, ..self }
     }
 
     /// What it shows new events to, if it is followed.
@@ -155,7 +157,8 @@ impl RulePlan {
 
     /// What a match takes, of a query that is followed.
     pub(crate) fn takes(&self) -> Takes {
-        Takes { least: self.least, seed_span: self.seed.as_ref().map(Seed::span) }
+        let (seed_span, differing_span) = (self.seed.as_ref().map(Seed::span), self.differing.as_ref().map(Differing::span));
+        Takes { least: self.least, seed_span, differing_span }
     }
 
     /// It begins as other rules do, if they do.
@@ -331,7 +334,11 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
     }
     let least = if pipeline.is_some() { Least::of(&optimized).map_err(explain)? } else { None };
     // Of a query that takes several events there are mostly too few of any.
-    let seed = if pipeline.is_some() && least.is_none() { Seed::of(&state, &optimized).map_err(explain)? } else { None };
+    let (seed, differing) = if pipeline.is_some() && least.is_none() {
+        (Seed::of(&state, &optimized).map_err(explain)?, Differing::of(&optimized).map_err(explain)?)
+    } else {
+        (None, None)
+    };
     let shape = match (&pipeline, &row_pattern) {
         (Some(_), _) => Shape::Incremental,
         (None, Some(_)) => Shape::Pattern,
@@ -349,6 +356,7 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
         pipeline,
         least,
         seed,
+        differing,
         row_pattern,
         stepped_for,
         reads_sides,

@@ -243,6 +243,14 @@ impl RuleState {
         }
     }
 
+    /// New events of the bucket that stands there have this value of what a match takes two of; or some of them, and others another.
+    pub(crate) fn see(&mut self, place: Place, value: &str, differs: bool) {
+        let Some((_, state)) = self.tenants.get_index_mut(place.tenant) else { return };
+        if let Some(bucket) = state.buckets.at_mut(place.bucket) {
+            bucket.see(value, differs);
+        }
+    }
+
     /// Where a tenant stands, of whom there is something from now on that is to be looked at.
     fn tenant_or_new(&mut self, tenant: &TenantId) -> usize {
         let (place, is_new) = self.place_or_new(tenant, None);

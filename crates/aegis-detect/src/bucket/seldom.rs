@@ -16,6 +16,9 @@ pub(super) struct Seldom {
     lost_to: Option<Timestamp>,
     /// The newest event without one of which there is no match.
     seed: Option<Timestamp>,
+    /// Of a query that wants two different values: the one that all events have that are later than `differed`.
+    value: Option<Box<str>>,
+    differed: Option<Timestamp>,
     /// By the text of the key. Each by itself: a map has room for eleven at once, and mostly there is one.
     keys: BTreeMap<String, Box<KeyState>>,
 }
@@ -97,6 +100,33 @@ impl Bucket {
         }
     }
 
+    /// When there may have been two different values last.
+    pub(super) fn differed(&self) -> Option<Timestamp> {
+        self.seldom.as_ref()?.differed
+    }
+
+    /// New events of it, which are kept by now, have this value; or some of them, and others have another.
+    pub(crate) fn see(&mut self, value: &str, differs: bool) {
+        let newest = self.newest();
+        let seldom = self.seldom();
+        let is_other = differs || seldom.value.as_deref().is_some_and(|known| known != value);
+        if is_other {
+            // None is later.
+            seldom.differed = seldom.differed.max(newest);
+        }
+        if is_other || seldom.value.is_none() {
+            seldom.value = Some(value.into());
+        }
+    }
+
+    /// None of its events is there any more.
+    pub(super) fn forget_values(&mut self) {
+        if let Some(seldom) = &mut self.seldom {
+            (seldom.value, seldom.differed) = (None, None);
+            self.tidy();
+        }
+    }
+
     /// What is before has left the window.
     pub(super) fn forget_seed(&mut self, before: Timestamp) {
         if self.seed().is_some_and(|seed| seed < before) {
@@ -112,7 +142,7 @@ impl Bucket {
     fn tidy(&mut self) {
         let is_empty = |seldom: &Seldom| {
             let has_times = seldom.awaits.is_some() || seldom.lost_to.is_some() || seldom.seed.is_some();
-            !has_times && seldom.keys.is_empty()
+            !has_times && seldom.value.is_none() && seldom.keys.is_empty()
         };
         if self.seldom.as_deref().is_some_and(is_empty) {
             self.seldom = None;
@@ -145,6 +175,9 @@ mod tests {
         assert_eq!(bucket.seed(), now, "the newest stays");
         bucket.forget_seed(Timestamp::from_micros(-4));
         assert!(bucket.seldom.is_none(), "it is gone");
+        bucket.see("a", false);
+        bucket.forget_values();
+        assert!(bucket.seldom.is_none(), "and so are they");
         bucket.lose_to(now);
         bucket.lose_to(Some(Timestamp::from_micros(-6)));
         bucket.retain_keys(|_, _| true);

@@ -10,7 +10,7 @@ use crate::sliding::{Frame, Partition, Values};
 use aegis_model::{EventKind, TenantId};
 
 const FRAME: Frame = Frame { start: 4, end: 0, argument: None, sorted: false };
-const LEAST: Takes = Takes { least: Some(Least { count: 3, span: FRAME.start }), seed_span: None };
+const LEAST: Takes = Takes { least: Some(Least { count: 3, span: FRAME.start }), seed_span: None, differing_span: None };
 
 /// What may come of a bucket, in any order.
 #[derive(Clone, Debug)]
@@ -31,10 +31,15 @@ fn any_step() -> impl Strategy<Value = Step> {
 }
 
 fn any_takes() -> impl Strategy<Value = Takes> {
-    prop_oneof![Just(LEAST), Just(Takes { least: None, seed_span: Some(3) }), Just(Takes { seed_span: Some(6), ..LEAST }),]
+    prop_oneof![
+        Just(LEAST),
+        Just(Takes { seed_span: Some(3), ..Takes::default() }),
+        Just(Takes { differing_span: Some(5), ..Takes::default() }),
+        Just(Takes { seed_span: Some(6), differing_span: Some(3), ..LEAST }),
+    ]
 }
 
-/// A seed is one that changes something.
+/// A seed is one that changes something; and whether one does so is the value that may differ.
 fn event(at: i64, is_seed: bool) -> Arc<SecurityEvent> {
     let (tenant, ts) = (TenantId::new("t").unwrap(), Timestamp::from_micros(at));
     let mut event = SecurityEvent::new(tenant, "e", "edge", EventKind::AuthorizeDecision, ts);
@@ -50,15 +55,16 @@ fn look(bucket: &mut Bucket, takes: Takes, from: Timestamp) -> Result<bool, Test
     let has_seed = |ts: i64, span: i64| within(ts, span).any(|(_, is_seed)| *is_seed);
     let may_match = |ts: &i64| {
         let has_enough = takes.least.is_none_or(|least| within(*ts, least.span).count() >= least.count);
-        has_enough && takes.seed_span.is_none_or(|span| has_seed(*ts, span))
+        let differs = |span: i64| has_seed(*ts, span) && within(*ts, span).any(|(_, is_seed)| !*is_seed);
+        has_enough && takes.seed_span.is_none_or(|span| has_seed(*ts, span)) && takes.differing_span.is_none_or(differs)
     };
     let asked: Vec<i64> = there.iter().map(|(time, _)| *time).filter(|time| *time >= from.as_micros()).collect();
     if bucket.puts_off(takes, from) {
         prop_assert!(!asked.iter().any(may_match), "{:?} of {:?}", asked, there);
         return Ok(true);
     }
-    // Of seeds it is known when there was one last.
-    prop_assert!(takes.seed_span.is_some() || asked.iter().any(may_match), "{:?} of {:?}", asked, there);
+    // Of seeds, and of values, it is known when they were there last.
+    prop_assert!(takes != LEAST || asked.iter().any(may_match), "{:?} of {:?}", asked, there);
     let (known, new) = bucket.follow(from, || Known::Windows(Box::new([Split::default()])));
     let (mut frames, mut shown) = (known.into_frames(), ShownEvents::new(1));
     shown.add(0, new);
@@ -96,6 +102,7 @@ proptest! {
                     if is_seed {
                         bucket.sow(new.ts);
                     }
+                    bucket.see(if is_seed { "changes" } else { "reads" }, false);
                 }
                 Step::Expire { back } => bucket.expire(Timestamp::from_micros(now - back)),
                 Step::Look => {

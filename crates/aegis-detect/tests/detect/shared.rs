@@ -51,6 +51,20 @@ fn counting((least, seconds, decision): (usize, usize, usize)) -> String {
     rule_text(0).replace(QUERIES[0], &query).replace("-0\n", &name)
 }
 
+/// Rules that look for two different tools, and for what follows a deny.
+const LOOKING_FOR: [&str; 2] = [
+    "SELECT agent_id, event_id, low, high FROM (SELECT agent_id, event_id, min(tool) OVER w AS low, max(tool) OVER w AS high FROM events \
+     WINDOW w AS (PARTITION BY agent_id ORDER BY ts RANGE BETWEEN INTERVAL '3' SECOND PRECEDING AND CURRENT ROW)) WHERE low <> high",
+    "SELECT agent_id, event_id, denies FROM (SELECT agent_id, event_id, decision, \
+       count(CASE WHEN decision = 'deny' THEN 1 END) OVER w AS denies FROM events \
+     WINDOW w AS (PARTITION BY agent_id ORDER BY ts RANGE BETWEEN INTERVAL '3' SECOND PRECEDING AND CURRENT ROW)) \
+     WHERE denies > 0 AND decision = 'allow'",
+];
+
+fn looking_for(index: usize) -> String {
+    rule_text(0).replace(QUERIES[0], LOOKING_FOR[index]).replace("-0\n", &format!("-0-looking-for-{index}\n"))
+}
+
 /// Such a rule, but one that fails on events of one tool.
 fn failing() -> String {
     let query = "SELECT agent_id, event_id, count(*) OVER w AS n, max(10 / (CASE WHEN tool = 'tool-2' THEN 0 ELSE 1 END)) OVER w AS top \
@@ -141,7 +155,7 @@ proptest! {
         size in 1..20usize,
         of in prop::collection::btree_set((1..6usize, 1..9usize, 0..2usize), 2..6),
     ) {
-        let (log, texts) = (log_of(&steps), || of.iter().copied().map(counting));
+        let (log, texts) = (log_of(&steps), || of.iter().copied().map(counting).chain((0..LOOKING_FOR.len()).map(looking_for)));
         let together = run_on(engine_of(true, Quotas::default(), texts()), &log, size);
         let mut alone = Alerts::new();
         for text in texts() {
@@ -206,6 +220,26 @@ fn l_shared_is_not_kept_by_silence() {
     let mut full = engine();
     full.tick(log);
     assert!(full.stats().iter().any(|stats| stats.refused > 0) && full.stats().iter().any(|stats| stats.given_up > 0));
+}
+
+#[test]
+fn l_least_is_not_kept_by_silence() {
+    let step = |n: u8| Step {
+        forward: 1,
+        late: 0,
+        tenant: 0,
+        agent: Some(0),
+        tool: Some(n / 10 % 2),
+        decision: u8::from(n % 9 > 0),
+        run: 0,
+    };
+    let log = log_of(&(0..40).map(step).collect::<Vec<_>>());
+    let texts = || (0..LOOKING_FOR.len()).map(looking_for);
+    let found = run_on(engine_of(true, Quotas::default(), texts()), &log, 4);
+    assert!(
+        (0..LOOKING_FOR.len()).all(|n| found.keys().any(|name| name.starts_with(&format!("i-0-looking-for-{n} ")))),
+        "{found:?}"
+    );
 }
 
 /// Though a match takes three events: what fails is not put off.
