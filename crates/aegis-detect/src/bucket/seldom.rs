@@ -8,6 +8,9 @@ use aegis_model::Timestamp;
 use super::Bucket;
 use crate::episode::KeyState;
 
+/// Of a longer value it is not known whether others are the same: it stays behind its event, and how long it is, is the caller's to choose.
+const LONGEST_VALUE: usize = 256;
+
 #[derive(Debug, Default)]
 pub(super) struct Seldom {
     /// Of a deferred rule: the first instant that waits for its decision.
@@ -109,13 +112,14 @@ impl Bucket {
     pub(crate) fn see(&mut self, value: &str, differs: bool) {
         let newest = self.newest();
         let seldom = self.seldom();
-        let is_other = differs || seldom.value.as_deref().is_some_and(|known| known != value);
+        let is_long = value.len() > LONGEST_VALUE;
+        let is_other = differs || is_long || seldom.value.as_deref().is_some_and(|known| known != value);
         if is_other {
             // None is later.
             seldom.differed = seldom.differed.max(newest);
         }
         if is_other || seldom.value.is_none() {
-            seldom.value = Some(value.into());
+            seldom.value = (!is_long).then(|| value.into());
         }
     }
 
@@ -141,8 +145,8 @@ impl Bucket {
 
     fn tidy(&mut self) {
         let is_empty = |seldom: &Seldom| {
-            let has_times = seldom.awaits.is_some() || seldom.lost_to.is_some() || seldom.seed.is_some();
-            !has_times && seldom.value.is_none() && seldom.keys.is_empty()
+            let times = [seldom.awaits, seldom.lost_to, seldom.seed, seldom.differed];
+            times.iter().all(Option::is_none) && seldom.value.is_none() && seldom.keys.is_empty()
         };
         if self.seldom.as_deref().is_some_and(is_empty) {
             self.seldom = None;
@@ -175,6 +179,8 @@ mod tests {
         assert_eq!(bucket.seed(), now, "the newest stays");
         bucket.forget_seed(Timestamp::from_micros(-4));
         assert!(bucket.seldom.is_none(), "it is gone");
+        bucket.see(&"a".repeat(LONGEST_VALUE + 1), false);
+        assert!(bucket.seldom.as_ref().is_some_and(|seldom| seldom.value.is_none()), "it is too long to be kept");
         bucket.see("a", false);
         bucket.forget_values();
         assert!(bucket.seldom.is_none(), "and so are they");

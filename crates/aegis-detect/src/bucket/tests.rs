@@ -132,3 +132,19 @@ fn of_a_key_that_never_has_enough_nothing_is_known_and_of_one_that_had_nothing_i
     assert_eq!(looks(&[30]), (true, Some(22)), "it comes late: of what is later nothing is known any more");
     assert_eq!(looks(&[41, 42]), (false, Some(42)));
 }
+
+#[test]
+fn a_value_that_is_too_long_to_be_kept_is_another_than_what_comes_then() {
+    let (mut bucket, takes) = (Bucket::default(), Takes { differing_span: Some(5), ..Takes::default() });
+    let mut is_put_off = |at: i64, value: &str| {
+        assert_eq!(bucket.keep(&event(at, false), 1, Quotas::default()), Kept::Added);
+        bucket.see(value, false);
+        // What there is nothing of goes.
+        bucket.retain_keys(|_, _| true);
+        bucket.puts_off(takes, Timestamp::from_micros(at))
+    };
+    assert!(!is_put_off(1, &"x".repeat(1000)), "nothing is known of it");
+    assert!(!is_put_off(6, "a"));
+    assert!(is_put_off(7, "a"), "by then there is one value");
+    assert!(!is_put_off(8, "b"));
+}
