@@ -2,6 +2,8 @@
 //! Promises the order of events, each once, the proved one of those in one place, within the bounds of `Quotas`; what a bound takes is the oldest.
 
 mod seldom;
+#[cfg(test)]
+mod tests;
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -10,6 +12,7 @@ use aegis_model::{SecurityEvent, Timestamp};
 use smallvec::SmallVec;
 
 use crate::known::Known;
+use crate::least::{Least, Takes};
 use crate::refused::hash_of;
 use seldom::Seldom;
 
@@ -194,6 +197,11 @@ impl Bucket {
         self.marks().first().map(|mark| mark.ts)
     }
 
+    /// The time of its newest event.
+    fn newest(&self) -> Option<Timestamp> {
+        self.marks().last().map(|mark| mark.ts)
+    }
+
     /// Keeps an event whose texts take so much.
     pub(crate) fn keep(&mut self, event: &Arc<SecurityEvent>, bytes: usize, quotas: Quotas) -> Kept {
         // Events mostly come in order, so look at the end first.
@@ -274,16 +282,59 @@ impl Bucket {
         }
     }
 
-    /// What an incremental query knows, and the events that it is to be shown next: those from `oldest` on, the oldest that is new to it. What
-    /// it knew of them is taken back.
+    /// True if at no time from `from` on there is what a match there takes, with what is before.
+    fn lacks(&self, takes: Takes, from: Timestamp) -> bool {
+        let has_no_seed = |span: i64| self.seed().is_none_or(|seed| seed < from.plus_micros(-span));
+        let has_one_value = |span: i64| self.differed().is_none_or(|differed| differed < from.plus_micros(-span));
+        takes.seed_span.is_some_and(has_no_seed)
+            || takes.differing_span.is_some_and(has_one_value)
+            || takes.least.is_some_and(|least| self.lacks_events(least, from))
+    }
+
+    /// The same of so many events.
+    fn lacks_events(&self, least: Least, from: Timestamp) -> bool {
+        let (marks, before) = (self.marks(), least.count.saturating_sub(1));
+        let first = self.count_before(from).max(before);
+        let Some(last) = marks.get(first..) else { return true };
+        // Each beside the one that is so many before it. Of those of one time the last has all of them behind it.
+        let mut spans = last.iter().zip(&marks[first - before..]);
+        !spans.any(|(at, back)| at.ts.as_micros().saturating_sub(back.ts.as_micros()) <= least.span)
+    }
+
+    /// Whether an incremental query need not be shown what is new from `oldest` on, for nothing there can be a match. It is shown it with what comes later, if
+    /// that can; of what it was shown of that time before it knows nothing any more.
+    pub(crate) fn puts_off(&mut self, takes: Takes, oldest: Timestamp) -> bool {
+        if !self.lacks(takes, oldest) {
+            return false;
+        }
+        let is_told = |following: &Following| following.shown.is_some_and(|shown| oldest <= shown);
+        if self.following.as_ref().is_some_and(is_told) {
+            let place = self.count_before(oldest).checked_sub(1);
+            let last = place.and_then(|place| self.marks().get(place)).map(|mark| mark.ts);
+            match (&mut self.following, last) {
+                (Some(Following { known: Some(known), shown, .. }), Some(last)) => {
+                    known.take_back(oldest.as_micros());
+                    *shown = Some(last);
+                }
+                (following, _) => *following = None,
+            }
+        }
+        true
+    }
+
+    /// What an incremental query knows, and the events that it is to be shown next: those from `oldest` on, the oldest that is new to it, and what was put off.
+    /// What it knew of them is taken back.
     pub(crate) fn follow(&mut self, oldest: Timestamp, fresh: impl FnOnce() -> Known) -> (Known, &[Arc<SecurityEvent>]) {
         let Following { known, shown, taken } = self.following.get_or_insert_default();
+        let marks = &self.marks[self.given_up..];
+        let put_off = shown.and_then(|shown| marks.get(marks.partition_point(|mark| mark.ts <= shown)));
+        let oldest = put_off.map_or(oldest, |first| first.ts.min(oldest));
         let (mut known, from) = match (*shown, known.take()) {
             (Some(shown), Some(mut known)) => {
                 if oldest <= shown {
                     known.take_back(oldest.as_micros());
                 }
-                (known, self.marks[self.given_up..].partition_point(|mark| mark.ts < oldest))
+                (known, marks.partition_point(|mark| mark.ts < oldest))
             }
             _ => {
                 *taken = None;
@@ -298,7 +349,7 @@ impl Bucket {
         }
         // From now on those of that time are counted anew.
         *taken = taken.filter(|newest| newest.ts < oldest);
-        *shown = (*shown).max(self.marks[self.given_up..].last().map(|last| last.ts));
+        *shown = (*shown).max(marks.last().map(|last| last.ts));
         (known, &self.events[self.given_up..][from..])
     }
 
@@ -325,10 +376,12 @@ impl Bucket {
         if self.oldest().is_none_or(|oldest| oldest >= before) {
             return;
         }
+        self.forget_seed(before);
         // Of a key that fell silent nothing is left: that is told by its last event, and not looked for row by row.
         if self.marks().last().is_some_and(|newest| newest.ts < before) {
             (self.events, self.marks, self.given_up) = (Few::new(), Few::new(), 0);
             (self.bytes, self.following) = (0, None);
+            self.forget_values();
             return;
         }
         let expired = self.count_before(before);

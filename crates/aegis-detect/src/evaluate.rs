@@ -19,7 +19,7 @@ use crate::schema::EventBatch;
 use crate::scope::{Partitions, Scope, Since};
 use crate::shape::Shape;
 use crate::side::{Changes, Sides};
-use crate::window::{Kept, Quotas, RuleState, Touched};
+use crate::window::{Quotas, RuleState, Touched};
 
 /// Counters of one rule, since it was loaded.
 #[derive(Clone, Debug, Default, serde::Serialize)]
@@ -295,7 +295,9 @@ impl RunningRule {
         if self.plan.shape == Shape::Stateless {
             return Arc::new(Matter::of(places.iter().map(|place| Relevant::alone(&batch.rows()[*place])).collect()));
         }
-        batch.matter(places, &self.plan.buckets, &self.names)
+        // Where that cannot be told, each may be one.
+        let seeds = self.plan.seed.as_ref().and_then(|seed| seed.places(batch).ok());
+        batch.matter((places, seeds.as_ref()), &self.plan.buckets, &self.names)
     }
 
     /// What it is to look at now: all that waits if it is due, or what `must` be decided.
@@ -361,52 +363,6 @@ impl RunningRule {
             self.stats.overrun = overruns.first.last().map(ToString::to_string);
         }
         overruns.count > 0
-    }
-
-    pub(crate) fn keep(&mut self, relevant: &Matter, quotas: Quotas) -> Touched {
-        let buckets = relevant.by_bucket();
-        let mut touched = Touched::of(buckets.len());
-        let mut lost = Vec::new();
-        let looks_again = self.plan.reads_sides;
-        let places = self.state.places(buckets.iter().map(|(name, _)| *name));
-        for ((name, events), place) in buckets.into_iter().zip(places) {
-            let (mut span, mut given_up, mut refused) = (None, 0, 0);
-            let losses = &mut self.losses;
-            let place = self.state.keep((name, place), events, quotas, |Relevant { event, .. }, kept| {
-                match kept {
-                    Kept::Added | Kept::Known => {}
-                    Kept::AddedOverQuota(count) => {
-                        given_up += count as u64;
-                        losses.note(Cause::EventsGivenUp, event);
-                    }
-                    Kept::GivenUp => {
-                        given_up += 1;
-                        losses.note(Cause::EventsGivenUp, event);
-                    }
-                    Kept::Refused => {
-                        refused += 1;
-                        losses.note(Cause::QuotaFull, event);
-                    }
-                }
-                let is_seen_again = looks_again && kept == Kept::Known;
-                if is_seen_again || matches!(kept, Kept::Added | Kept::AddedOverQuota(_)) {
-                    let (oldest, newest) = span.unwrap_or((event.ts, event.ts));
-                    span = Some((event.ts.min(oldest), event.ts.max(newest)));
-                }
-            });
-            self.stats.given_up += given_up;
-            self.stats.refused += refused;
-            if given_up > 0 {
-                lost.push(name);
-            }
-            if let Some(span) = span {
-                touched.add(name.clone(), place, span);
-            }
-        }
-        for name in lost {
-            self.stand(name.tenant(), name.text());
-        }
-        touched
     }
 
     /// What was told of a bucket stands: events are gone that it rests on.

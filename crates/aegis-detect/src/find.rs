@@ -141,12 +141,13 @@ impl RunningRule {
     ) -> Result<Vec<Found>, DetectError> {
         let Self { rule, plan, state, stats, sides, names, .. } = self;
         let Some(pipeline) = &plan.pipeline else { return Ok(Vec::new()) };
+        let takes = plan.takes();
         // About one event of each, most of the time.
         let count = buckets.size_hint().0;
         let (mut frames, mut whose, mut shown) = (Vec::with_capacity(count), Vec::with_capacity(count), ShownEvents::new(count));
         for (bucket, oldest) in buckets {
             let fresh = || Known::Windows(pipeline.frames());
-            let Some((known, new)) = state.follow(bucket, oldest, fresh) else { continue };
+            let Some((known, new)) = state.follow(bucket, oldest, takes, fresh) else { continue };
             shown.add(frames.len(), new);
             frames.push(known.into_frames());
             whose.push(bucket);

@@ -2,6 +2,7 @@
 //! Promises that a list says the same to whoever has it: who wants fewer events makes a list of their own.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use smallvec::SmallVec;
@@ -16,7 +17,22 @@ type Few<T> = SmallVec<[T; 1]>;
 pub(crate) struct Matter {
     events: Vec<Relevant>,
     /// The places of those of each bucket, once somebody asked.
-    buckets: OnceLock<Vec<Few<usize>>>,
+    buckets: OnceLock<Vec<(Few<usize>, Stands)>>,
+}
+
+/// Where a bucket stands among its tenant's, for the last rule that kept its events of this list: mostly it stands there for the next one too. It is where that
+/// looks first, and nothing else follows from it.
+#[derive(Debug, Default)]
+pub(crate) struct Stands(AtomicUsize);
+
+impl Stands {
+    pub(crate) fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set(&self, place: usize) {
+        self.0.store(place, Ordering::Relaxed);
+    }
 }
 
 impl Matter {
@@ -33,13 +49,13 @@ impl Matter {
     }
 
     /// The events of each bucket, in the order in which the first of each came. Those whose key has a null are left out.
-    pub(crate) fn by_bucket(&self) -> Vec<(&BucketName, impl Iterator<Item = &Relevant>)> {
+    pub(crate) fn by_bucket(&self) -> Vec<(&BucketName, &Stands, impl Iterator<Item = &Relevant>)> {
         let all = &self.events;
         let buckets = self.buckets.get_or_init(|| by_bucket(all));
         let mut found = Vec::with_capacity(buckets.len());
-        for places in buckets {
+        for (places, stands) in buckets {
             if let Some(name) = places.first().and_then(|place| all.get(*place)?.bucket.as_ref()) {
-                found.push((name, places.iter().filter_map(move |place| all.get(*place))));
+                found.push((name, stands, places.iter().filter_map(move |place| all.get(*place))));
             }
         }
         found
@@ -114,7 +130,7 @@ impl Matter {
     }
 }
 
-fn by_bucket(events: &[Relevant]) -> Vec<Few<usize>> {
+fn by_bucket(events: &[Relevant]) -> Vec<(Few<usize>, Stands)> {
     let mut buckets: Vec<(&BucketName, Few<usize>)> = Vec::with_capacity(events.len());
     // Of each hash the first bucket that has it: hardly ever is there another.
     let mut places: HashMap<u64, usize, ahash::RandomState> =
@@ -131,7 +147,7 @@ fn by_bucket(events: &[Relevant]) -> Vec<Few<usize>> {
             None => buckets.push((name, Few::from_iter([place]))),
         }
     }
-    buckets.into_iter().map(|(_, places)| places).collect()
+    buckets.into_iter().map(|(_, places)| (places, Stands::default())).collect()
 }
 
 #[cfg(test)]
@@ -164,7 +180,7 @@ mod tests {
         events.push(relevant(0, None));
         let matter = Matter::of(events);
         let found = matter.by_bucket().into_iter();
-        let found: Vec<_> = found.map(|(name, events)| (name.tenant().as_str(), name.text(), events.count())).collect();
+        let found: Vec<_> = found.map(|(name, _, events)| (name.tenant().as_str(), name.text(), events.count())).collect();
         assert_eq!(found, [("a", "x", 2), ("a", "y", 2), ("b", "x", 2)]);
     }
 

@@ -77,9 +77,10 @@ impl BucketName {
         !text.is_empty() && std::ptr::eq(self.text(), text)
     }
 
-    /// True if it is the same tenant's bucket.
+    /// True if it is the same tenant's bucket. Two of one hash are mostly one, and others are told apart by it.
     pub(crate) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0) || (self.text() == other.text() && self.tenant() == other.tenant())
+        let is_alike = || self.whole_hash() == other.whole_hash() && self.text() == other.text();
+        Arc::ptr_eq(&self.0, &other.0) || (is_alike() && self.tenant() == other.tenant())
     }
 
     /// By tenant and text.
@@ -219,17 +220,19 @@ pub(crate) struct Relevant {
     pub(crate) bucket: Option<BucketName>,
     /// What its texts take, where they are kept.
     pub(crate) bytes: usize,
+    /// False of one that a match does not need: see [`crate::seed`].
+    pub(crate) is_seed: bool,
 }
 
 impl Relevant {
     /// One to be kept.
     pub(crate) fn of(event: &Arc<SecurityEvent>, bucket: Option<BucketName>) -> Self {
-        Self { event: Arc::clone(event), bucket, bytes: bytes_of(event) }
+        Self { event: Arc::clone(event), bucket, bytes: bytes_of(event), is_seed: true }
     }
 
     /// One that is looked at by itself, and not kept.
     pub(crate) fn alone(event: &Arc<SecurityEvent>) -> Self {
-        Self { event: Arc::clone(event), bucket: None, bytes: 0 }
+        Self { event: Arc::clone(event), bucket: None, bytes: 0, is_seed: true }
     }
 }
 
@@ -247,6 +250,7 @@ pub(crate) struct Asked {
 #[derive(Debug)]
 struct List {
     places: Arc<[usize]>,
+    seeds: Option<Arc<[usize]>>,
     columns: Vec<usize>,
     events: Arc<Matter>,
 }
@@ -265,25 +269,36 @@ enum Answer {
 }
 
 impl Asked {
-    /// Some of the rows, with their buckets: the same list for all that have these very places from the same filter.
+    /// Some of the rows, with their buckets, and which of them are seeds, if not all may be: the same list for all that have these very places from the same
+    /// filters.
     pub(crate) fn matter(
         &mut self,
         rows: &[Arc<SecurityEvent>],
-        places: &Arc<[usize]>,
+        (places, seeds): (&Arc<[usize]>, Option<&Arc<[usize]>>),
         columns: &[BucketColumn],
         names: &SharedNames,
     ) -> Arc<Matter> {
         let wanted = || columns.iter().map(|column| column.event_column);
-        let is_it = |list: &&List| Arc::ptr_eq(&list.places, places) && list.columns.iter().copied().eq(wanted());
+        let has_seeds = |list: &List| match (&list.seeds, seeds) {
+            (Some(known), Some(seeds)) => Arc::ptr_eq(known, seeds),
+            (None, None) => true,
+            _ => false,
+        };
+        let is_it =
+            |list: &&List| Arc::ptr_eq(&list.places, places) && has_seeds(list) && list.columns.iter().copied().eq(wanted());
         if let Some(list) = self.lists.iter().find(is_it) {
             return Arc::clone(&list.events);
         }
-        let events = Arc::new(Matter::of(self.relevant(rows, places, columns, names)));
+        let mut relevant = self.relevant(rows, places, columns, names);
+        if let Some(seeds) = seeds {
+            relevant.iter_mut().zip(places.iter()).for_each(|(one, place)| one.is_seed = seeds.binary_search(place).is_ok());
+        }
+        let events = Arc::new(Matter::of(relevant));
         if rows.len() > MOST_LISTED {
             return events;
         }
-        let (places, columns) = (Arc::clone(places), wanted().collect());
-        self.lists.push(List { places, columns, events: Arc::clone(&events) });
+        let (places, seeds, columns) = (Arc::clone(places), seeds.cloned(), wanted().collect());
+        self.lists.push(List { places, seeds, columns, events: Arc::clone(&events) });
         events
     }
 
@@ -318,7 +333,7 @@ impl Asked {
                 Answer::NotAsked => None,
             };
             let bytes = *bytes[*place].get_or_insert_with(|| bytes_of(event));
-            relevant.push(Relevant { event: Arc::clone(event), bucket, bytes });
+            relevant.push(Relevant { event: Arc::clone(event), bucket, bytes, is_seed: true });
         }
         relevant
     }
@@ -360,8 +375,12 @@ mod tests {
             for (by, some) in asks {
                 let places: Vec<usize> = (0..rows.len()).filter(|place| (some >> *place) & 1 == 1).collect();
                 let places: Arc<[usize]> = places.into();
-                let listed = asked.matter(&rows, &places, &split[by], &names);
-                prop_assert!(Arc::ptr_eq(&listed, &asked.matter(&rows, &places, &split[by], &names)));
+                let seeds = (some % 3 > 0).then(|| places.iter().copied().filter(|place| place % 2 == 0).collect::<Arc<[usize]>>());
+                let of = (&places, seeds.as_ref());
+                let listed = asked.matter(&rows, of, &split[by], &names);
+                prop_assert!(Arc::ptr_eq(&listed, &asked.matter(&rows, of, &split[by], &names)));
+                let others = asked.matter(&rows, (&places, None), &split[by], &names);
+                prop_assert!(others.events().iter().all(|one| one.is_seed));
                 let relevant = listed.events();
                 prop_assert_eq!(relevant.len(), places.len());
                 for (place, one) in places.iter().zip(relevant) {
@@ -370,6 +389,7 @@ mod tests {
                     prop_assert!(Arc::ptr_eq(&one.event, &rows[*place]) && one.bytes == bytes_of(&rows[*place]));
                     prop_assert_eq!(one.bucket.as_ref().map(BucketName::text), is_there.then_some(text.as_str()));
                     prop_assert!(one.bucket.as_ref().is_none_or(|name| *name.tenant() == rows[*place].tenant_id));
+                    prop_assert_eq!(one.is_seed, seeds.is_none() || place % 2 == 0);
                     given.extend(one.bucket.clone());
                 }
             }

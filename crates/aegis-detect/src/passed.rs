@@ -7,7 +7,16 @@ use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 
 use aegis_sql::tree;
+use datafusion::arrow::array::{Array, AsArray};
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::DFSchema;
+use datafusion::error::Result;
+use datafusion::execution::SessionState;
 use datafusion::logical_expr::Expr;
+use datafusion::logical_expr::utils::split_conjunction;
+use datafusion::physical_expr::PhysicalExpr;
+
+use crate::schema::{EventBatch, column_index, schema_of};
 
 /// What tells a filter from others: the conditions that AND joins.
 #[derive(Clone, PartialEq)]
@@ -49,6 +58,41 @@ impl Passed {
 
     pub(crate) fn put(&mut self, filter: &FilterName, places: &Arc<[usize]>) {
         self.0.entry(filter.hash).or_default().push((filter.clone(), Arc::clone(places)));
+    }
+}
+
+/// A filter of events, ready to be asked.
+#[derive(Debug)]
+pub(crate) struct EventFilter {
+    pub(crate) name: FilterName,
+    pub(crate) expr: Arc<dyn PhysicalExpr>,
+    pub(crate) columns: Vec<usize>,
+    pub(crate) schema: SchemaRef,
+}
+
+impl EventFilter {
+    /// A condition over the columns of events, by their names alone.
+    pub(crate) fn new(state: &SessionState, expr: Expr) -> Result<Self> {
+        let name = FilterName::of(split_conjunction(&expr).into_iter().cloned().collect());
+        let mut columns: Vec<usize> = expr.column_refs().iter().filter_map(|c| column_index(&c.name)).collect();
+        columns.sort_unstable();
+        let schema = schema_of(&columns);
+        let expr = aegis_sql::physical_expr(state, expr, &DFSchema::try_from(Arc::clone(&schema))?)?;
+        Ok(Self { name, expr, columns, schema })
+    }
+
+    /// The places of the events of a batch that pass.
+    pub(crate) fn places(&self, batch: &EventBatch) -> Result<Arc<[usize]>> {
+        let known = batch.passed.lock().get(&self.name);
+        if let Some(places) = known {
+            return Ok(places);
+        }
+        let input = batch.select(&self.columns, Arc::clone(&self.schema))?;
+        let mask = self.expr.evaluate(&input)?.into_array(input.num_rows())?;
+        let mask = mask.as_boolean();
+        let places: Arc<[usize]> = (0..mask.len()).filter(|index| mask.is_valid(*index) && mask.value(*index)).collect();
+        batch.passed.lock().put(&self.name, &places);
+        Ok(places)
     }
 }
 

@@ -255,7 +255,7 @@ impl Draft<'_> {
 }
 
 /// The column that an expression is, by another name or not.
-fn plain_column(expr: &Expr) -> Option<&Column> {
+pub(crate) fn plain_column(expr: &Expr) -> Option<&Column> {
     match expr {
         Expr::Column(column) => Some(column),
         Expr::Alias(alias) => plain_column(&alias.expr),

@@ -7,14 +7,13 @@ use std::sync::Arc;
 use aegis_match::{Limits, Overruns, Report};
 use aegis_model::SecurityEvent;
 use aegis_sql::block_on;
-use datafusion::arrow::array::{Array, AsArray, RecordBatch};
+use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::common::{Column, DFSchema};
+use datafusion::common::Column;
 use datafusion::error::Result;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SessionState, SessionStateBuilder, TaskContext};
-use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{LogicalPlan, lit};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
@@ -26,14 +25,17 @@ use crate::alerts::{self, Sources};
 use crate::begun::Beginnings;
 use crate::check::{base_column, check_output, check_plan};
 use crate::condition::Condition;
+use crate::differing::Differing;
 use crate::error::{RuleCode, RuleError};
-use crate::passed::FilterName;
+use crate::least::{Least, Takes};
+use crate::passed::EventFilter;
 use crate::pipeline::Pipeline;
 use crate::reachable;
 use crate::row_pattern::RowPattern;
 use crate::rule::{Requires, Rule};
-use crate::schema::{ALERTS_TABLE, EventBatch, TABLE, View, column_index, column_name, is_text, schema_of};
+use crate::schema::{ALERTS_TABLE, EventBatch, TABLE, View, column_index, column_name, is_text};
 use crate::scope::Scope;
+use crate::seed::Seed;
 use crate::shape::{self, INSTANT_OUT, Reach, Shape, TENANT_OUT};
 use crate::slot::{EventsTable, Slot};
 use crate::sql::SqlText;
@@ -80,6 +82,9 @@ pub(crate) struct RulePlan {
     pub(crate) buckets: Vec<BucketColumn>,
     /// Of an incremental query.
     pub(crate) pipeline: Option<Pipeline>,
+    least: Option<Least>,
+    pub(crate) seed: Option<Seed>,
+    pub(crate) differing: Option<Differing>,
     /// Of a row pattern that is followed.
     pub(crate) row_pattern: Option<RowPattern>,
     /// Of a stepped query: why it is no row pattern that can be followed.
@@ -103,15 +108,12 @@ pub(crate) struct RulePlan {
 
 struct Prefilter {
     conditions: Vec<Condition>,
-    /// What an event meets that passes, always the same of it: rules that ask for the same look at the same events.
-    name: FilterName,
     /// Columns of few values, and those of them that can pass at all.
     values: Vec<(usize, BTreeSet<String>)>,
     /// A text column, and the only value with which an event can pass: rules with the same look at those events alone.
     only: Option<(usize, String)>,
-    expr: Arc<dyn PhysicalExpr>,
-    columns: Vec<usize>,
-    schema: SchemaRef,
+    /// What an event meets that passes, always the same of it: rules that ask for the same look at the same events.
+    filter: EventFilter,
 }
 
 /// What decides whether an event can matter to a rule, by some columns of it.
@@ -145,12 +147,18 @@ impl RulePlan {
             Shape::Pattern => Shape::Stepped,
             other => other,
         };
-        Self { pipeline: None, row_pattern: None, shape, ..self }
+        Self { pipeline: None, least: None, seed: None, differing: None, row_pattern: None, shape, ..self }
     }
 
     /// What it shows new events to, if it is followed.
     pub(crate) fn follows(&self) -> Option<&Pipeline> {
         self.pipeline.as_ref().or_else(|| self.row_pattern.as_ref().map(RowPattern::shown))
+    }
+
+    /// What a match takes, of a query that is followed.
+    pub(crate) fn takes(&self) -> Takes {
+        let (seed_span, differing_span) = (self.seed.as_ref().map(Seed::span), self.differing.as_ref().map(Differing::span));
+        Takes { least: self.least, seed_span, differing_span }
     }
 
     /// It begins as other rules do, if they do.
@@ -214,16 +222,7 @@ impl RulePlan {
                 None => return Ok(nothing()),
             },
         };
-        let known = batch.passed.lock().get(&prefilter.name);
-        if let Some(places) = known {
-            return Ok((batch, places));
-        }
-        let input = batch.select(&prefilter.columns, Arc::clone(&prefilter.schema))?;
-        let mask = prefilter.expr.evaluate(&input)?.into_array(input.num_rows())?;
-        let mask = mask.as_boolean();
-        let passes = |index: &usize| mask.is_valid(*index) && mask.value(*index);
-        let places: Arc<[usize]> = (0..mask.len()).filter(passes).collect();
-        batch.passed.lock().put(&prefilter.name, &places);
+        let places = prefilter.filter.places(&batch)?;
         Ok((batch, places))
     }
 
@@ -233,7 +232,7 @@ impl RulePlan {
         add_leaves(&self.physical, &mut columns);
         columns.extend(self.buckets.iter().map(|bucket| bucket.event_column));
         if let Some(prefilter) = &self.prefilter {
-            columns.extend(prefilter.columns.iter().chain(prefilter.values.iter().map(|(column, _)| column)));
+            columns.extend(prefilter.filter.columns.iter().chain(prefilter.values.iter().map(|(column, _)| column)));
         }
         columns.extend(self.pipeline.iter().flat_map(Pipeline::columns));
         columns.extend(self.row_pattern.iter().flat_map(RowPattern::columns));
@@ -242,8 +241,8 @@ impl RulePlan {
 
     /// What decides whether an event can matter. None: any may.
     pub(crate) fn filter(&self) -> Option<Filter> {
-        let prefilter = self.prefilter.as_ref()?;
-        Some(Filter { expr: Arc::clone(&prefilter.expr), schema: Arc::clone(&prefilter.schema) })
+        let filter = &self.prefilter.as_ref()?.filter;
+        Some(Filter { expr: Arc::clone(&filter.expr), schema: Arc::clone(&filter.schema) })
     }
 
     /// The conditions that an event must meet to be relevant: all of them.
@@ -315,7 +314,7 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
     let output = output_of(&physical.schema(), rule);
     let fixed = buckets.iter().map(|bucket| bucket.event_column).chain(column_index("tenant_id"));
     let fixed: Vec<&str> = fixed.map(column_name).collect();
-    let met = prefilter.as_ref().map_or(&[][..], |prefilter| prefilter.name.conditions());
+    let met = prefilter.as_ref().map_or(&[][..], |prefilter| prefilter.filter.name.conditions());
     let (pipeline, row_pattern, stepped_for) = match analysis.shape {
         Shape::Sliding => (Pipeline::build(&state, &optimized, &fixed, met).map_err(explain)?, None, None),
         Shape::Stepped => {
@@ -333,6 +332,13 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
         let hint = "beside it count, min and max over RANGE frames of ts, which add up to at most the window; or GROUP BY, or MATCH_RECOGNIZE";
         return Err(error.hint(hint));
     }
+    let least = if pipeline.is_some() { Least::of(&optimized).map_err(explain)? } else { None };
+    // Of a query that takes several events there are mostly too few of any.
+    let (seed, differing) = if pipeline.is_some() && least.is_none() {
+        (Seed::of(&state, &optimized).map_err(explain)?, Differing::of(&optimized).map_err(explain)?)
+    } else {
+        (None, None)
+    };
     let shape = match (&pipeline, &row_pattern) {
         (Some(_), _) => Shape::Incremental,
         (None, Some(_)) => Shape::Pattern,
@@ -348,6 +354,9 @@ fn load(rule: &Rule) -> Result<RulePlan, RuleError> {
         output,
         buckets,
         pipeline,
+        least,
+        seed,
+        differing,
         row_pattern,
         stepped_for,
         reads_sides,
@@ -430,12 +439,8 @@ fn make_prefilter(state: &SessionState, optimized: &LogicalPlan) -> Result<Optio
     let conditions = Condition::split(state, &expr)?;
     // An event that a side table keeps out today may be let in tomorrow.
     let expr = shape::lasting(&expr).unwrap_or_else(|| lit(true));
-    let name = FilterName::of(split_conjunction(&expr).into_iter().cloned().collect());
-    let mut columns: Vec<usize> = expr.column_refs().iter().filter_map(|c| column_index(&c.name)).collect();
-    columns.sort_unstable();
-    let schema = schema_of(&columns);
-    let expr = aegis_sql::physical_expr(state, expr, &DFSchema::try_from(Arc::clone(&schema))?)?;
-    Ok(Some(Prefilter { conditions, name, values, only, expr, columns, schema }))
+    let filter = EventFilter::new(state, expr)?;
+    Ok(Some(Prefilter { conditions, values, only, filter }))
 }
 
 /// State is split by the key columns that are plain columns of events and by which every window or row pattern is partitioned: then a key's

@@ -378,8 +378,13 @@ impl EventBatch {
     }
 
     /// Some of the events, with their buckets by these columns: the same for all rules whose state is split by them.
-    pub(crate) fn matter(&self, places: &Arc<[usize]>, columns: &[BucketColumn], names: &SharedNames) -> Arc<Matter> {
-        self.asked.lock().matter(&self.rows, places, columns, names)
+    pub(crate) fn matter(
+        &self,
+        places_and_seeds: (&Arc<[usize]>, Option<&Arc<[usize]>>),
+        columns: &[BucketColumn],
+        names: &SharedNames,
+    ) -> Arc<Matter> {
+        self.asked.lock().matter(&self.rows, places_and_seeds, columns, names)
     }
 
     /// The whole table of the contract.

@@ -13,6 +13,7 @@ use crate::evaluate::{RunningRule, TouchedKeys};
 use crate::find::{ROWS_OF_A_RUN, ShownEvents, newest_of, run_plan, within};
 use crate::impaired::Cause;
 use crate::known::{Known, Walks};
+use crate::least::Takes;
 use crate::matter::Matter;
 use crate::output::{Found, Reader};
 use crate::row_pattern::{RunAt, Work};
@@ -208,7 +209,7 @@ impl RunningRule {
         let mut numbers: HashMap<&TenantId, usize, ahash::RandomState> = HashMap::default();
         for (named, oldest, to) in buckets {
             let fresh = || Known::Pattern(Walks::default());
-            let Some((known, new)) = state.follow(named, oldest, fresh) else { continue };
+            let Some((known, new)) = state.follow(named, oldest, Takes::default(), fresh) else { continue };
             let Named { tenant, bucket, .. } = named;
             shown.add(walks.len(), new);
             walks.push(known.into_walks());

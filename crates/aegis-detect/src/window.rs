@@ -23,6 +23,7 @@ pub(crate) use crate::bucket::Kept;
 pub use crate::bucket::Quotas;
 use crate::episode::KeyState;
 use crate::known::Known;
+use crate::least::Takes;
 use crate::name::{BucketName, Relevant};
 use buckets::Buckets;
 pub(crate) use due::Numbers;
@@ -106,6 +107,18 @@ pub(crate) struct Place {
     bucket: usize,
 }
 
+impl Place {
+    /// Where it stands for another rule, among the buckets of its tenant.
+    const fn of_another(bucket: usize) -> Self {
+        Self { tenant: usize::MAX, bucket }
+    }
+
+    /// Where it stands among the buckets of its tenant.
+    pub(crate) const fn bucket(self) -> usize {
+        self.bucket
+    }
+}
+
 /// A bucket by its names, and where it may stand.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Named<'a> {
@@ -176,8 +189,10 @@ impl RuleState {
         let Self { tenants, events: of_all, due } = self;
         let (_, state) = tenants.get_index_mut(number)?;
         let mut events = events.into_iter().peekable();
-        let is_there = |place: &usize| state.buckets.at(*place).is_some_and(|(known, _)| known == name);
-        let known = place.map(|place| place.bucket).filter(is_there).or_else(|| state.buckets.place_of(name));
+        let known = match place {
+            Some(place) => state.buckets.place_by(name, place.bucket),
+            None => state.buckets.place_of(name),
+        };
         let mut made = None;
         if known.is_none() {
             let is_full = state.events >= quotas.events_per_tenant
@@ -218,6 +233,22 @@ impl RuleState {
             due.note_oldest(tenant, state, ts);
         }
         Some(place)
+    }
+
+    /// The bucket that stands there has an event of this time without one of which there is no match.
+    pub(crate) fn sow(&mut self, place: Place, seed: Timestamp) {
+        let Some((_, state)) = self.tenants.get_index_mut(place.tenant) else { return };
+        if let Some(bucket) = state.buckets.at_mut(place.bucket) {
+            bucket.sow(seed);
+        }
+    }
+
+    /// New events of the bucket that stands there have this value of what a match takes two of; or some of them, and others another.
+    pub(crate) fn see(&mut self, place: Place, value: &str, differs: bool) {
+        let Some((_, state)) = self.tenants.get_index_mut(place.tenant) else { return };
+        if let Some(bucket) = state.buckets.at_mut(place.bucket) {
+            bucket.see(value, differs);
+        }
     }
 
     /// Where a tenant stands, of whom there is something from now on that is to be looked at.
@@ -270,14 +301,19 @@ impl RuleState {
     }
 
     /// What an incremental query knows of a bucket, and the events that it is to be shown next: those from `oldest` on, the oldest that is new
-    /// to it. What it knew of them is taken back. To be put back with `followed`.
+    /// to it. What it knew of them is taken back. To be put back with `followed`. None where what a match takes is not there.
     pub(crate) fn follow(
         &mut self,
         bucket: Named<'_>,
         oldest: Timestamp,
+        takes: Takes,
         fresh: impl FnOnce() -> Known,
     ) -> Option<(Known, &[Arc<SecurityEvent>])> {
-        Some(self.bucket_mut(bucket)?.follow(oldest, fresh))
+        let bucket = self.bucket_mut(bucket)?;
+        if bucket.puts_off(takes, oldest) {
+            return None;
+        }
+        Some(bucket.follow(oldest, fresh))
     }
 
     /// Puts back what an incremental query knows now; without it, it is shown everything again.

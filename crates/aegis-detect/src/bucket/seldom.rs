@@ -8,12 +8,20 @@ use aegis_model::Timestamp;
 use super::Bucket;
 use crate::episode::KeyState;
 
+/// Of a longer value it is not known whether others are the same: it stays behind its event, and how long it is, is the caller's to choose.
+const LONGEST_VALUE: usize = 256;
+
 #[derive(Debug, Default)]
 pub(super) struct Seldom {
     /// Of a deferred rule: the first instant that waits for its decision.
     awaits: Option<Timestamp>,
     /// The newest event that a quota has taken, or did not let in.
     lost_to: Option<Timestamp>,
+    /// The newest event without one of which there is no match.
+    seed: Option<Timestamp>,
+    /// Of a query that wants two different values: the one that all events have that are later than `differed`.
+    value: Option<Box<str>>,
+    differed: Option<Timestamp>,
     /// By the text of the key. Each by itself: a map has room for eleven at once, and mostly there is one.
     keys: BTreeMap<String, Box<KeyState>>,
 }
@@ -83,12 +91,63 @@ impl Bucket {
         }
     }
 
+    /// The newest event without one of which there is no match.
+    pub(super) fn seed(&self) -> Option<Timestamp> {
+        self.seldom.as_ref()?.seed
+    }
+
+    /// It has one of this time.
+    pub(crate) fn sow(&mut self, ts: Timestamp) {
+        if self.seed().is_none_or(|seed| seed < ts) {
+            self.seldom().seed = Some(ts);
+        }
+    }
+
+    /// When there may have been two different values last.
+    pub(super) fn differed(&self) -> Option<Timestamp> {
+        self.seldom.as_ref()?.differed
+    }
+
+    /// New events of it, which are kept by now, have this value; or some of them, and others have another.
+    pub(crate) fn see(&mut self, value: &str, differs: bool) {
+        let newest = self.newest();
+        let seldom = self.seldom();
+        let is_long = value.len() > LONGEST_VALUE;
+        let is_other = differs || is_long || seldom.value.as_deref().is_some_and(|known| known != value);
+        if is_other {
+            // None is later.
+            seldom.differed = seldom.differed.max(newest);
+        }
+        if is_other || seldom.value.is_none() {
+            seldom.value = (!is_long).then(|| value.into());
+        }
+    }
+
+    /// None of its events is there any more.
+    pub(super) fn forget_values(&mut self) {
+        if let Some(seldom) = &mut self.seldom {
+            (seldom.value, seldom.differed) = (None, None);
+            self.tidy();
+        }
+    }
+
+    /// What is before has left the window.
+    pub(super) fn forget_seed(&mut self, before: Timestamp) {
+        if self.seed().is_some_and(|seed| seed < before) {
+            self.seldom().seed = None;
+            self.tidy();
+        }
+    }
+
     fn seldom(&mut self) -> &mut Seldom {
         self.seldom.get_or_insert_default()
     }
 
     fn tidy(&mut self) {
-        let is_empty = |seldom: &Seldom| seldom.awaits.is_none() && seldom.lost_to.is_none() && seldom.keys.is_empty();
+        let is_empty = |seldom: &Seldom| {
+            let times = [seldom.awaits, seldom.lost_to, seldom.seed, seldom.differed];
+            times.iter().all(Option::is_none) && seldom.value.is_none() && seldom.keys.is_empty()
+        };
         if self.seldom.as_deref().is_some_and(is_empty) {
             self.seldom = None;
         }
@@ -114,6 +173,17 @@ mod tests {
         assert_eq!((bucket.awaits(), bucket.keys().count(), bucket.keys_mut().count()), (None, 1, 1));
         bucket.retain_keys(|text, _| text != "a");
         assert!(bucket.seldom.is_none(), "all of it is gone");
+        bucket.sow(Timestamp::from_micros(-5));
+        bucket.sow(Timestamp::from_micros(-6));
+        bucket.forget_seed(Timestamp::from_micros(-5));
+        assert_eq!(bucket.seed(), now, "the newest stays");
+        bucket.forget_seed(Timestamp::from_micros(-4));
+        assert!(bucket.seldom.is_none(), "it is gone");
+        bucket.see(&"a".repeat(LONGEST_VALUE + 1), false);
+        assert!(bucket.seldom.as_ref().is_some_and(|seldom| seldom.value.is_none()), "it is too long to be kept");
+        bucket.see("a", false);
+        bucket.forget_values();
+        assert!(bucket.seldom.is_none(), "and so are they");
         bucket.lose_to(now);
         bucket.lose_to(Some(Timestamp::from_micros(-6)));
         bucket.retain_keys(|_, _| true);

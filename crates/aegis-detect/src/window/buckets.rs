@@ -31,8 +31,14 @@ impl Buckets {
     pub(crate) fn place_of(&self, name: &BucketName) -> Option<usize> {
         match &self.names {
             Some(names) => names.get_index_of(name),
-            None => self.all.iter().position(|(known, _)| known == name),
+            None => self.all.iter().position(|(known, _)| known.is(name)),
         }
+    }
+
+    /// The same, looked for first where it may stand.
+    pub(crate) fn place_by(&self, name: &BucketName, may_stand: usize) -> Option<usize> {
+        let is_there = self.all.get(may_stand).is_some_and(|one| one.0.is(name));
+        if is_there { Some(may_stand) } else { self.place_of(name) }
     }
 
     /// The same of a name's text.
@@ -161,6 +167,9 @@ mod tests {
                     let (place, text) = (expected.iter().position(|known| *known == number), number.to_string());
                     prop_assert_eq!(buckets.place_of(&BucketName::new(&tenant, &text)), place);
                     prop_assert_eq!(buckets.place_of_text(&text), place);
+                    for may_stand in 0..=expected.len() {
+                        prop_assert_eq!(buckets.place_by(&BucketName::new(&tenant, &text), may_stand), place);
+                    }
                     let found = place.and_then(|place| buckets.at(place));
                     prop_assert_eq!(found.map(|(name, _)| name.text().to_owned()), place.map(|_| text.clone()));
                     prop_assert_eq!(buckets.get(&text).map(|bucket| bucket.bytes), place.map(|_| usize::from(number)));

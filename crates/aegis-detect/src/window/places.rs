@@ -13,17 +13,17 @@ use crate::name::BucketName;
 const NEAR: usize = if cfg!(test) { 2 } else { 64 };
 
 impl RuleState {
-    /// Where the buckets of these names stand, as far as it is told by their tenants' numbers. Each is glanced at before it is worked on: of very many tenants
-    /// all is far away, and this way that of several comes at once.
-    pub(crate) fn places<'a>(&self, names: impl Iterator<Item = &'a BucketName>) -> Vec<Option<Place>> {
+    /// Where the buckets of these names stand, as far as it is told by their tenants' numbers, and by where each stands for another rule. Each is glanced at
+    /// before it is worked on: of very many tenants all is far away, and this way that of several comes at once.
+    pub(crate) fn places<'a>(&self, names: impl Iterator<Item = (&'a BucketName, usize)>) -> Vec<Option<Place>> {
         if self.tenants.len() <= NEAR {
-            return names.map(|_| None).collect();
+            return names.map(|(_, may_stand)| Some(Place::of_another(may_stand))).collect();
         }
         let mut seen = 0;
-        let place_of = |name: &'a BucketName| {
+        let place_of = |(name, may_stand): (&'a BucketName, usize)| {
             let tenant = self.place_of_number(name.number()?)?;
             let (_, state) = self.tenants.get_index(tenant)?;
-            let bucket = state.buckets.place_of(name)?;
+            let bucket = state.buckets.place_by(name, may_stand)?;
             seen ^= state.buckets.at(bucket)?.1.glance();
             Some(Place { tenant, bucket })
         };

@@ -137,7 +137,7 @@ proptest! {
             let mut kept = Vec::new();
             let name = names.of(tenant, &bucket);
             // Where it stands, and where another does.
-            let place = by_place.places([&name].into_iter()).pop().flatten().or(last);
+            let place = by_place.places([(&name, whose)].into_iter()).pop().flatten().or(last);
             last = by_place.keep((&name, place), [&one], quotas, |_, came| kept.push(came));
             by_name.keep((&BucketName::new(tenant, &bucket), None), [&one], quotas, |_, came| kept.push(came));
             prop_assert_eq!(kept, [Kept::Added, Kept::Added]);
