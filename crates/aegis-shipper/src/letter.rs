@@ -46,7 +46,7 @@ impl Outgoing {
     }
 
     /// The message for the bus, which is given its event the first time: published again, it is read.
-    pub(crate) fn to_publish(&mut self) -> Message {
+    pub(crate) fn take_publish(&mut self) -> Message {
         let event = self.message.event.take();
         Message { event, ..self.message.clone() }
     }

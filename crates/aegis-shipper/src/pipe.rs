@@ -146,7 +146,7 @@ impl Pipe {
     }
 
     async fn begin(&mut self, stream: Stream, outgoing: &mut [Outgoing]) -> Result<Acks, Expired> {
-        let messages = outgoing.iter_mut().map(Outgoing::to_publish).collect();
+        let messages = outgoing.iter_mut().map(Outgoing::take_publish).collect();
         self.stop.before(self.bus.begin_publish(stream, messages)).await
     }
 

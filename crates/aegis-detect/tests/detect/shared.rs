@@ -230,7 +230,7 @@ fn l_least_is_not_kept_by_silence() {
         tenant: 0,
         agent: Some(0),
         tool: Some(n / 10 % 2),
-        decision: u8::from(n % 9 > 0),
+        decision: u8::from(!n.is_multiple_of(9)),
         run: 0,
     };
     let log = log_of(&(0..40).map(step).collect::<Vec<_>>());

@@ -1,12 +1,10 @@
 //! Takes many things in one go, and where one among them is not fit, all others: by halves, so that it costs few tries and not one for each.
 
-/// Tries all of `items` at once, and where that fails each half, down to the one that fails alone. `done` is told of each go what became of it: of
-/// several that were taken together, or of one that was not.
-pub(super) fn by_halves<T, E>(
-    items: &[T],
-    attempt: &mut dyn FnMut(&[T]) -> Result<(), E>,
-    done: &mut dyn FnMut(&[T], Result<(), E>),
-) {
+/// Is told of each go what became of it: of several that were taken together, or of one that was not.
+type Done<'a, T, E> = dyn FnMut(&[T], Result<(), E>) + 'a;
+
+/// Tries all of `items` at once, and where that fails each half, down to the one that fails alone.
+pub(super) fn by_halves<T, E>(items: &[T], attempt: &mut dyn FnMut(&[T]) -> Result<(), E>, done: &mut Done<'_, T, E>) {
     if items.is_empty() {
         return;
     }
