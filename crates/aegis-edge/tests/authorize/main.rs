@@ -5,6 +5,7 @@ mod decisions;
 mod entries;
 mod feed;
 mod house;
+mod order;
 mod others;
 mod requests;
 mod stalled;
