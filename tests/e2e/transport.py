@@ -7,7 +7,7 @@ import subprocess
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
-from harness import BINARY, CLEAN_ENVIRONMENT, Aegis, ControlPlane, StartFailed
+from harness import BINARY, CLEAN_ENVIRONMENT, Aegis, ControlPlane, Edge, StartFailed
 from nats import SERVERS, NatsServer, free_port, make_certificates
 from receipts import check_chain
 from waiting import wait_until
@@ -99,6 +99,42 @@ class Streams(WithNats):
                 # What it forgot is the ledger's still.
                 aegis.start()
                 self.assertLessEqual(sealed, {line["event_id"] for line in tenant.export()})
+
+    def test_a_users_file_that_is_stale_or_wider_than_it_should_be_is_told(self):
+        server = self.server(secured=True)
+        aegis = Aegis(nats=server)
+        self.addCleanup(aegis.close)
+        where = ("--nats", server.url, "--data", aegis.data, *server.options)
+
+        def plan(expect):
+            said = aegis.cli("streams", "plan", *where, "--users", server.users, expect=expect)
+            told = json.loads(aegis.cli("streams", "plan", *where, "--users", server.users, "--json", expect=expect))
+            self.assertEqual({stream["change"] for stream in told["streams"]}, {"none"})
+            return said.splitlines()[-1], told["users"]["differ"]
+
+        self.assertIn("not compared", aegis.cli("streams", "plan", *where))
+        said, differ = plan(0)
+        self.assertIn("as they should be", said)
+        self.assertEqual(differ, [])
+        written = server.users.read_text()
+        for before, after, users in (('"hb.*"', '">"', ["control"]), ("# soc.lake: ", "# lake: ", ["lake", "soc.lake"]), ("accounts {", "accounts  {", ["(accounts)"])):
+            self.assertIn(before, written)
+            server.users.write_text(written.replace(before, after, 1))
+            said, differ = plan(1)
+            self.assertEqual(differ, users)
+            self.assertIn(", ".join(users), said)
+        server.users.write_text(written)
+        plan(0)
+
+        # An edge that is enrolled is a user, which the file of before does not have.
+        aegis.environment.pop("AEGIS_NATS_USERS_FILE")
+        aegis.start()
+        tenant = aegis.tenant()
+        edge = Edge(nats=server)
+        self.addCleanup(edge.close)
+        token = aegis.cli("edge", "invite", "--id", "late", "--tenant", tenant.name, "--data", aegis.data).strip()
+        edge.cli("edge", "enroll", "--control", f"http://127.0.0.1:{aegis.port}", "--data", edge.data, stdin=token)
+        self.assertEqual(plan(1)[1], ["(accounts)", "late"])
 
     def test_streams_of_one_copy_become_three_and_outlive_a_server(self):
         cluster = [Member(self, number) for number in range(3)]
