@@ -78,6 +78,20 @@ impl Server {
         }
     }
 
+    /// What `/metrics` says of a metric, over all its labels.
+    pub(crate) async fn metric(&self, name: &str) -> anyhow::Result<f64> {
+        let mut connection = Connection::open(self.address).await?;
+        let (_, body) = connection.call("GET", "/metrics", "", bytes::Bytes::new()).await?;
+        let text = String::from_utf8_lossy(&body);
+        let of_it =
+            text.lines().filter_map(|line| line.rsplit_once(' ')).filter(|(series, _)| series.split('{').next() == Some(name));
+        let values = of_it.map(|(_, value)| value.parse()).collect::<Result<Vec<f64>, _>>()?;
+        if values.is_empty() {
+            bail!("{} names no {name}", self.address);
+        }
+        Ok(values.into_iter().sum())
+    }
+
     /// CPU time used so far, to ten milliseconds.
     pub(crate) fn cpu_time(&self) -> anyhow::Result<Duration> {
         Ok(Duration::from_millis(10 * self.cpu_ticks()?))

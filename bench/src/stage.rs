@@ -117,11 +117,7 @@ impl Edge {
 
     /// Receipts that the edge has not shipped.
     pub(crate) async fn backlog(&self) -> anyhow::Result<f64> {
-        let mut connection = crate::load::Connection::open(self.server.address).await?;
-        let (_, body) = connection.call("GET", "/metrics", "", bytes::Bytes::new()).await?;
-        let text = String::from_utf8_lossy(&body).into_owned();
-        let line = text.lines().find_map(|line| line.strip_prefix("ase_spool_backlog "));
-        line.and_then(|number| number.trim().parse().ok()).context("the edge names no backlog")
+        self.server.metric("ase_spool_backlog").await
     }
 }
 
