@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
@@ -78,6 +78,20 @@ impl Server {
         }
     }
 
+    /// What `/metrics` says of a metric, over all its labels.
+    pub(crate) async fn metric(&self, name: &str) -> anyhow::Result<f64> {
+        let mut connection = Connection::open(self.address).await?;
+        let (_, body) = connection.call("GET", "/metrics", "", bytes::Bytes::new()).await?;
+        let text = String::from_utf8_lossy(&body);
+        let of_it =
+            text.lines().filter_map(|line| line.rsplit_once(' ')).filter(|(series, _)| series.split('{').next() == Some(name));
+        let values = of_it.map(|(_, value)| value.parse()).collect::<Result<Vec<f64>, _>>()?;
+        if values.is_empty() {
+            bail!("{} names no {name}", self.address);
+        }
+        Ok(values.into_iter().sum())
+    }
+
     /// CPU time used so far, to ten milliseconds.
     pub(crate) fn cpu_time(&self) -> anyhow::Result<Duration> {
         Ok(Duration::from_millis(10 * self.cpu_ticks()?))
@@ -124,14 +138,19 @@ pub(crate) fn program() -> anyhow::Result<PathBuf> {
 
 impl Aegis {
     pub(crate) async fn start() -> anyhow::Result<Self> {
-        Self::start_as("up", &[]).await
+        Self::start_in(data_folder()?, "up", &[], &[]).await
     }
 
-    /// As one of the program's roles that have a control plane.
-    pub(crate) async fn start_as(role: &str, more: &[&str]) -> anyhow::Result<Self> {
-        let folder = data_folder()?;
+    /// As one of the program's roles that have a control plane, in this folder.
+    pub(crate) async fn start_in(
+        folder: tempfile::TempDir,
+        role: &str,
+        more: &[&str],
+        variables: &[(&str, &Path)],
+    ) -> anyhow::Result<Self> {
         let mut command = Command::new(program()?);
         command.args([role, "--listen", "127.0.0.1:0"]).args(more).arg("--data").arg(folder.path()).env("AEGIS_LOG", "error");
+        command.envs(variables.iter().copied());
         let server = Server::start(&mut command)?;
         let registrar = create_key(folder.path(), "registrar")?;
         let auditor = create_key(folder.path(), "auditor")?;
@@ -185,7 +204,7 @@ impl Aegis {
     }
 }
 
-fn create_key(data: &std::path::Path, role: &str) -> anyhow::Result<String> {
+fn create_key(data: &Path, role: &str) -> anyhow::Result<String> {
     let output = Command::new(program()?)
         .args(["keys", "create", "--tenant", "bench", "--role", role, "--name", "bench", "--json", "--data"])
         .arg(data)

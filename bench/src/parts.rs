@@ -6,7 +6,8 @@ use std::sync::Arc;
 use aegis_keys::SigningKey;
 use aegis_ledger::{Draft, Durability, Ledger, LedgerConfig};
 use aegis_model::{
-    DataAccess, Destination, EventKind, Phase, RiskLevel, SecurityEvent, SourceTrust, SystemClock, TenantId, Timestamp,
+    DataAccess, Decision, Destination, EventId, EventKind, Phase, RiskLevel, SecurityEvent, SourceTrust, SystemClock, TenantId,
+    Timestamp, new_event_id,
 };
 use aegis_policy::{PolicyBundle, PolicyInput, default_pack, github_pack, github_tool};
 use anyhow::Context;
@@ -101,23 +102,97 @@ fn policy(different: usize) -> anyhow::Result<Vec<f64>> {
     })
 }
 
-/// `try_submit` while the writer works: what the action path pays to emit an event and its receipt.
+/// What the event of a call takes from it.
+struct Brought {
+    event_id: EventId,
+    user_id: String,
+    run_id: String,
+    trace_id: String,
+    tool: String,
+    action: String,
+    resource: String,
+    input: Vec<u8>,
+}
+
+impl Brought {
+    fn new() -> Self {
+        Self {
+            event_id: new_event_id(),
+            user_id: "u-4711".to_owned(),
+            run_id: "run-2026-11-22-0001".to_owned(),
+            trace_id: "4bf92f3577b34da6a3ce929d0e0e4736".to_owned(),
+            tool: "crm".to_owned(),
+            action: "update_note".to_owned(),
+            resource: "customer/4711".to_owned(),
+            input: vec![b'x'; 160],
+        }
+    }
+}
+
+/// What the edge keeps, and copies into each event.
+struct Kept {
+    tenant: TenantId,
+    agent_id: String,
+    token_id: String,
+    environment: String,
+    action_hash: String,
+    reason: String,
+    matched_policies: Vec<String>,
+    policy_digest: String,
+}
+
+/// Event and draft as the edge makes them of an allowed change (`decision_draft`): what is the call's is moved, all else is copied.
+fn draft_of(kept: &Kept, brought: Brought) -> Draft {
+    let now = Timestamp::from_micros(0);
+    let mut event =
+        SecurityEvent::with_id(brought.event_id, kept.tenant.clone(), "bench", "edge", EventKind::AuthorizeDecision, now);
+    event.agent_id = Some(kept.agent_id.clone());
+    event.token_id = Some(kept.token_id.clone());
+    event.user_id = Some(brought.user_id);
+    event.run_id = Some(brought.run_id);
+    event.trace_id = Some(brought.trace_id);
+    event.environment = Some(kept.environment.clone());
+    event.tool = Some(brought.tool);
+    event.action = Some(brought.action);
+    event.resource = Some(brought.resource);
+    event.destination = Some(Destination::Internal);
+    event.data_access = Some(DataAccess::Internal);
+    event.mutates_state = Some(true);
+    event.contains_sensitive_data = Some(false);
+    event.source_trust = Some(SourceTrust::TrustedInternalUnsigned);
+    event.root_trust = Some(SourceTrust::TrustedInternalUnsigned);
+    event.decision = Some(Decision::Allow);
+    event.reason = Some(kept.reason.clone());
+    event.risk_level = Some(RiskLevel::Medium);
+    event.risk_score = Some(RiskLevel::Medium.display_score());
+    event.matched_policies.clone_from(&kept.matched_policies);
+    event.policy_digest = Some(kept.policy_digest.clone());
+    event.action_hash = Some(kept.action_hash.clone());
+    let mut draft = Draft::new(event, Phase::Decision);
+    draft.input = Some(brought.input);
+    draft
+}
+
+/// Event, draft and `try_submit` while the writer works: what the action path pays to emit an event and its receipt.
 fn emit() -> anyhow::Result<Vec<f64>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let folder = tempfile::Builder::new().prefix("aegis-bench-").tempdir_in(".")?;
     let mut config = LedgerConfig::new(folder.path().join("ledger.db"), "bench", "edge");
     config.queue_capacity = SAMPLES * 2;
     let ledger = runtime.block_on(Ledger::open(config, SigningKey::generate()?, Arc::new(SystemClock)))?;
-    let tenant = TenantId::new("bench")?;
-    let mut drafts: Vec<Draft> = (0..SAMPLES + SAMPLES / 10)
-        .map(|_| {
-            let event =
-                SecurityEvent::new(tenant.clone(), "bench", "edge", EventKind::AuthorizeDecision, Timestamp::from_micros(0));
-            Draft::new(event, Phase::Decision)
-        })
-        .collect();
+    let kept = Kept {
+        tenant: TenantId::new("bench")?,
+        agent_id: new_event_id().to_string(),
+        token_id: new_event_id().to_string(),
+        environment: "production".to_owned(),
+        action_hash: "a".repeat(64),
+        reason: "a trusted internal source may change state".to_owned(),
+        matched_policies: vec!["default-allow-trusted-write".to_owned()],
+        policy_digest: "d".repeat(64),
+    };
+    let mut calls: Vec<Brought> = (0..SAMPLES + SAMPLES / 10).map(|_| Brought::new()).collect();
     let taken = sample(|_| {
-        let draft = drafts.pop().context("no draft left")?;
+        let draft = draft_of(&kept, calls.pop().context("no call left")?);
         let _not_awaited = black_box(ledger.try_submit(draft, Durability::Required)).context("the queue is full")?;
         Ok(())
     })?;

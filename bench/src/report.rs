@@ -21,7 +21,7 @@ pub(crate) fn print_parts(parts: &Parts) {
         ("action_hash of 1 KiB", &parts.action_hash_1kib_us),
         ("policy evaluation, by Cedar", &parts.policy_eval_us),
         ("policy evaluation, remembered", &parts.policy_recall_us),
-        ("event emit (ledger try_submit)", &parts.emit_us),
+        ("event emit (made, and handed over)", &parts.emit_us),
     ] {
         println!("{name:<34}{:>10.2}{:>10.2}{:>10.2}", percentile(taken, 0.5), percentile(taken, 0.95), percentile(taken, 0.99));
     }

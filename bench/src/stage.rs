@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 
 use crate::instance::{Aegis, Server, data_folder, program};
 
-/// A NATS server on loopback.
+/// A NATS server on loopback, with the users and accounts that `aegis streams users` writes; without TLS.
 pub(crate) struct Nats {
     process: Option<Child>,
     folder: tempfile::TempDir,
@@ -16,20 +16,34 @@ pub(crate) struct Nats {
 }
 
 impl Nats {
-    fn start() -> anyhow::Result<Self> {
+    /// Does not run before somebody has written its users.
+    fn new() -> anyhow::Result<Self> {
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let mut nats = Self { process: None, folder: data_folder()?, port };
-        nats.run()?;
-        Ok(nats)
+        Ok(Self { process: None, folder: data_folder()?, port })
+    }
+
+    fn users(&self) -> PathBuf {
+        self.folder.path().join("users.conf")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.path().join("log")
     }
 
     pub(crate) fn run(&mut self) -> anyhow::Result<()> {
         let cache = std::env::var_os("AEGIS_CACHE").map(PathBuf::from);
         let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/aegis"))).context("no HOME")?;
         let program = cache.join("bin/nats-server");
-        let mut command = Command::new(&program);
-        command.args(["-a", "127.0.0.1", "-p", &self.port.to_string(), "-js", "-sd"]).arg(self.folder.path());
-        let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let configuration = self.folder.path().join("server.conf");
+        let store = self.folder.path().join("jetstream");
+        let text = format!(
+            "listen: \"127.0.0.1:{}\"\njetstream {{ store_dir: \"{}\" }}\ninclude \"users.conf\"\n",
+            self.port,
+            store.display()
+        );
+        std::fs::write(&configuration, text)?;
+        let log = std::fs::File::options().create(true).append(true).open(self.log())?;
+        let process = Command::new(&program).arg("-c").arg(&configuration).stdout(Stdio::null()).stderr(log).spawn();
         self.process = Some(process.with_context(|| format!("cannot start {}; run scripts/setup.sh", program.display()))?);
         for _ in 0..200 {
             if std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
@@ -38,6 +52,32 @@ impl Nats {
             std::thread::sleep(Duration::from_millis(25));
         }
         bail!("nats-server does not listen")
+    }
+
+    /// Has it read its users again.
+    fn reload(&self) -> anyhow::Result<()> {
+        let reloads = || Ok::<_, std::io::Error>(std::fs::read_to_string(self.log())?.matches("Reloaded").count());
+        let before = reloads()?;
+        signal(self.id(), "HUP")?;
+        for _ in 0..200 {
+            if reloads()? > before {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(25));
+        }
+        bail!("nats-server does not read its users again; {}", self.log().display())
+    }
+
+    /// Waits until control has written these edges among the users.
+    fn wait_for_users(&self, edges: &[String]) -> anyhow::Result<()> {
+        for _ in 0..400 {
+            let written = std::fs::read_to_string(self.users())?;
+            if edges.iter().all(|edge| written.contains(&format!("# {edge}:"))) {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(25));
+        }
+        bail!("control does not write the edges into {}", self.users().display())
     }
 
     /// Its process id; 0 while it does not run.
@@ -92,24 +132,37 @@ pub(crate) struct Edge {
 
 impl Stage {
     pub(crate) async fn start(edges: usize) -> anyhow::Result<Self> {
-        let nats = Nats::start()?;
-        let applied = Command::new(program()?)
-            .args(["streams", "apply", "--nats", &nats.url(), "--max-bytes", "ASE=32GiB"])
-            .output()
-            .context("aegis streams apply")?;
-        if !applied.status.success() {
-            bail!("aegis streams apply: {}", String::from_utf8_lossy(&applied.stderr));
-        }
-        let control = Aegis::start_as("control", &["--nats", &nats.url()]).await?;
-        let edges = (0..edges).map(|n| Edge::start(&nats, &control, &format!("bench-{n}"))).collect::<anyhow::Result<_>>()?;
+        let mut nats = Nats::new()?;
+        let folder = data_folder()?;
+        streams(&["users", "--write"], &nats.users(), folder.path())?;
+        nats.run()?;
+        streams(&["apply", "--max-bytes", "ASE=32GiB", "--nats"], Path::new(&nats.url()), folder.path())?;
+        let users = nats.users();
+        let control =
+            Aegis::start_in(folder, "control", &["--nats", &nats.url()], &[("AEGIS_NATS_USERS_FILE", users.as_path())]).await?;
+        let ids: Vec<String> = (0..edges).map(|n| format!("bench-{n}")).collect();
+        let folders = ids.iter().map(|id| enroll(&control, id)).collect::<anyhow::Result<Vec<_>>>()?;
+        nats.wait_for_users(&ids)?;
+        // What new accounts import, beyond those that were spare, is wired by the second reload alone.
+        nats.reload()?;
+        nats.reload()?;
+        let edges = folders.into_iter().map(|folder| Edge::start(&nats, folder)).collect::<anyhow::Result<_>>()?;
         Ok(Self { nats, control, edges })
     }
 }
 
+/// `aegis streams`, of which the last word is `last`, for the control plane of this folder.
+fn streams(words: &[&str], last: &Path, data: &Path) -> anyhow::Result<()> {
+    let done = Command::new(program()?).arg("streams").args(words).arg(last).arg("--data").arg(data).output();
+    let done = done.context("aegis streams")?;
+    if !done.status.success() {
+        bail!("aegis streams {}: {}", words[0], String::from_utf8_lossy(&done.stderr));
+    }
+    Ok(())
+}
+
 impl Edge {
-    fn start(nats: &Nats, control: &Aegis, edge_id: &str) -> anyhow::Result<Self> {
-        let folder = data_folder()?;
-        enroll(control, edge_id, folder.path())?;
+    fn start(nats: &Nats, folder: tempfile::TempDir) -> anyhow::Result<Self> {
         let mut command = Command::new(program()?);
         command.args(["edge", "--listen", "127.0.0.1:0", "--nats", &nats.url(), "--data"]).arg(folder.path());
         Ok(Self { server: Server::start(command.env("AEGIS_LOG", "error"))?, _folder: folder })
@@ -117,15 +170,13 @@ impl Edge {
 
     /// Receipts that the edge has not shipped.
     pub(crate) async fn backlog(&self) -> anyhow::Result<f64> {
-        let mut connection = crate::load::Connection::open(self.server.address).await?;
-        let (_, body) = connection.call("GET", "/metrics", "", bytes::Bytes::new()).await?;
-        let text = String::from_utf8_lossy(&body).into_owned();
-        let line = text.lines().find_map(|line| line.strip_prefix("ase_spool_backlog "));
-        line.and_then(|number| number.trim().parse().ok()).context("the edge names no backlog")
+        self.server.metric("ase_spool_backlog").await
     }
 }
 
-fn enroll(control: &Aegis, edge_id: &str, folder: &Path) -> anyhow::Result<()> {
+/// The data folder of an edge that control knows from now on.
+fn enroll(control: &Aegis, edge_id: &str) -> anyhow::Result<tempfile::TempDir> {
+    let folder = data_folder()?;
     let invited = Command::new(program()?)
         .args(["edge", "invite", "--id", edge_id, "--tenant", "bench", "--data"])
         .arg(control.folder.path())
@@ -133,7 +184,7 @@ fn enroll(control: &Aegis, edge_id: &str, folder: &Path) -> anyhow::Result<()> {
         .context("aegis edge invite")?;
     let url = format!("http://{}", control.server.address);
     let mut command = Command::new(program()?);
-    command.args(["edge", "enroll", "--control", &url, "--data"]).arg(folder);
+    command.args(["edge", "enroll", "--control", &url, "--data"]).arg(folder.path());
     let mut process = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().context("aegis edge enroll")?;
     if let Some(mut stdin) = process.stdin.take() {
         std::io::Write::write_all(&mut stdin, &invited.stdout)?;
@@ -141,5 +192,5 @@ fn enroll(control: &Aegis, edge_id: &str, folder: &Path) -> anyhow::Result<()> {
     if !process.wait()?.success() {
         bail!("the edge could not be enrolled: {}", String::from_utf8_lossy(&invited.stderr));
     }
-    Ok(())
+    Ok(folder)
 }

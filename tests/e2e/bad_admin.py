@@ -2,8 +2,9 @@
 
 import json
 
+from deliveries import webhook_headers
 from refused import MISSING, WRONG_TYPES, Refused, bad_tokens, set_at, unreadable_bodies
-from waiting import unique
+from waiting import unique, wait_until
 
 
 class Control(Refused):
@@ -117,19 +118,61 @@ class Control(Refused):
         keys |= {"admin": self.other.admin, "agent": stranger.token}
         targets = [f"/v1/approvals/{self.approval}/{verb}" for verb in ("approve", "reject", "edit", "consume")]
         targets += [f"/v1/agents/{self.agent.id}/{verb}" for verb in ("freeze", "unfreeze", "revoke")]
-        targets += [f"/v1/decisions/{self.decision}/outcome"]
+        alert, incident = self.of_a_third()
+        targets += [f"/v1/decisions/{self.decision}/outcome", f"/v1/incidents/{incident}/close"]
         call = {"tool": "crm", "action": "refund", "resource": None, "mutates_state": True, "parameters": {}}
         body = {"reason": "r", "tool_call": call, "claimed_action_hash": self.action_hash, "status": "ok"}
         for path in targets:
             for role, key in keys.items():
                 self.assert_refused(self.aegis.post(path, key, body), (403, 404), None, f"{path} by {role}")
-        for path in (f"/v1/agents/{self.agent.id}", f"/v1/approvals/{self.approval}", "/v1/tools/crm"):
+        for path in (f"/v1/agents/{self.agent.id}", f"/v1/approvals/{self.approval}", "/v1/tools/crm", f"/v1/alerts/{alert}", f"/v1/incidents/{incident}"):
             for role, key in keys.items():
                 self.assert_refused(self.aegis.get(path, key), (403, 404), None, f"{path} by {role}")
         # One role each: a decision of a moment ago is waited for, which takes its time for one that never comes.
         for path, role in ((f"/v1/decisions/{self.decision}", "agent"), (f"/v1/receipts/{self.decision}", "admin"),
                            (f"/v1/receipts/{self.decision}/verify", "auditor")):
             self.assert_refused(self.aegis.get(path, keys[role]), 404, None, f"{path} by {role}")
+
+    def of_a_third(self):
+        """The ids of an alert and of its incident, in a tenant beside the two, to which they are shown: an agent that was denied too often."""
+        third = self.aegis.tenant().register_tools()
+        agent = third.register_agent().until_tools_are_known()
+        for _ in range(5):
+            agent.authorize(trust="untrusted_external")
+        incident = wait_until("an incident", lambda: third.list("/v1/incidents"))[0]["incident_id"]
+        alert = wait_until("its alert", lambda: [one["alert_id"] for one in third.list("/v1/alerts") if one["incident_id"] == incident])[0]
+        for path in (f"/v1/alerts/{alert}", f"/v1/incidents/{incident}"):
+            third.get(path).expect(200)
+        return alert, incident
+
+    def test_no_list_shows_what_is_another_tenant_s(self):
+        keys = {role: self.other.key(role, groups=("*",)) for role in ("registrar", "approver", "analyst", "auditor")} | {"admin": self.other.admin}
+        made = [f'"{self.tenant.name}"', self.agent.id, self.witness.id, self.approval, self.decision, self.action_hash]
+        lists = ["agents", "tools", "decisions", "receipts", "receipts/export", "alerts", "incidents", "audit/events", "keys", "containment", "approvals",
+                 "channels", "resources", "mcp/servers", "rules"]
+        full = {path for path in lists if any(name in self.tenant.get(f"/v1/{path}").text for name in made)}
+        self.assertLessEqual({"agents", "decisions", "receipts", "approvals", "audit/events"}, full)
+        answered = set()
+        for path in lists:
+            for role, key in keys.items():
+                reply = self.aegis.get(f"/v1/{path}", key)
+                self.assertIn(reply.status, (200, 403), f"{path} by {role}: {reply}")
+                answered |= {path} if reply.status == 200 else set()
+                self.assertEqual([name for name in made if name in reply.text], [], f"{path} by {role}")
+        self.assertEqual(answered, set(lists))
+
+    def test_no_key_of_people_s_opens_what_agents_and_adapters_call(self):
+        self.tenant.set_webhook_secret("s" * 32)
+        keys = {role: self.tenant.key(role, groups=("*",)) for role in ("registrar", "approver", "analyst", "auditor")} | {"admin": self.tenant.admin}
+        # Secret and keys are made now; what is refused changes nothing beyond.
+        self.before = self.holdings()
+        call = self.agent.request(run_id=unique("run"))
+        body = json.dumps({"action": "opened"}).encode()
+        for role, key in keys.items():
+            self.assert_refused(self.aegis.post("/v1/authorize", key, call), 401, "invalid_token", f"authorize by {role}")
+            for name, headers in (("unsigned", {}), ("signed with its own", webhook_headers("issues", unique("delivery"), body, key))):
+                path = f"/v1/webhooks/github/{self.tenant.name}"
+                self.assert_refused(self.aegis.call("POST", path, key, body, headers), 401, None, f"webhook by {role}, {name}")
 
     def test_another_tenant_s_header_is_refused(self):
         for method, path, key, good, _ in self.endpoints():

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -47,3 +48,43 @@ def fill(folder):
                 while True:
                     file.write(b"\0" * size)
     return filler
+
+
+class ReadOnlyLater:
+    """An ext4 on a file, in `folder`, that turns read-only while it is written to, as the kernel has it do when the disk errs."""
+
+    def __init__(self, folder, size="64M"):
+        self.folder, self._image = folder, folder.with_name(f"{folder.name}.img")
+        self._size = size
+
+    def mount(self):
+        """False where this machine does not let us."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        made = os.geteuid() == 0 and self._run("truncate", "-s", self._size, self._image) and self._run("mkfs.ext4", "-q", self._image)
+        if not made or not self._run("mount", "-o", "loop,errors=remount-ro", self._image, self.folder):
+            return False
+        self.folder.chmod(0o700)
+        return self._trigger().exists()
+
+    def fail(self):
+        """From now on nothing can be written, by whoever has a file open either."""
+        self._trigger().write_text("1")
+
+    def repair(self):
+        """As an operator does; nobody may have a file open."""
+        assert self._run("umount", self.folder), f"{self.folder} is in use"
+        # 1: errors were corrected.
+        subprocess.run(["fsck.ext4", "-p", str(self._image)], capture_output=True)
+        assert self._run("mount", "-o", "loop,errors=remount-ro", self._image, self.folder)
+
+    def remove(self):
+        unmount(self.folder)
+        self._image.unlink(missing_ok=True)
+
+    def _trigger(self):
+        device = subprocess.run(["findmnt", "-n", "-o", "SOURCE", str(self.folder)], capture_output=True, text=True).stdout.strip()
+        return pathlib.Path("/sys/fs/ext4", pathlib.Path(device).name, "trigger_fs_error")
+
+    @staticmethod
+    def _run(*command):
+        return subprocess.run([*map(str, command)], capture_output=True).returncode == 0

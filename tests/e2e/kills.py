@@ -39,9 +39,17 @@ class Acknowledged:
         # Of this round: approval id → (agent, action hash, the last answered step: asked, approved or consumed)
         self.approvals = {}
         self.approvals_checked = 0
+        self.consumed = 0
 
     def __len__(self):
         return len(self.receipts) + len(self.webhooks) + len(self.channels) + len(self.approvals)
+
+    def counts(self):
+        """Of each kind: a kind of which none was told proves nothing."""
+        return {"receipts": len(self.receipts), "webhooks": len(self.webhooks), "changes": len(self.channels), "consumed approvals": self.consumed}
+
+    def has_every_kind(self):
+        return all(self.counts().values())
 
 
 class Load:
@@ -51,13 +59,17 @@ class Load:
         self._aegis, self._tenant, self._agents, self._round = aegis, tenant, agents, round_number
         self._acknowledged = acknowledged
         self._lock = threading.Lock()
-        self._stopped = threading.Event()
+        self._stopped, self._killed = threading.Event(), threading.Event()
         self.wrong = []
         steps = [self._authorize] * AUTHORIZERS + [self._post_webhook] * HOOKS
         steps += [self._change] * CHANGERS + [self._take_approval_through] * APPROVERS
         self._threads = [threading.Thread(target=self._until_killed, args=(step, n)) for n, step in enumerate(steps)]
         for thread in self._threads:
             thread.start()
+
+    def expect_the_kill(self):
+        """From now on a connection may break; before, that is as wrong as a bad answer."""
+        self._killed.set()
 
     def join(self):
         self._stopped.set()
@@ -71,8 +83,9 @@ class Load:
             while not self._stopped.is_set():
                 step(session, self._agents[thread % len(self._agents)], f"r{self._round}-t{thread}-{number}")
                 number += 1
-        except (OSError, http.client.HTTPException):
-            return
+        except Exception as error:  # noqa: BLE001 a thread that ends unseen leaves a run that proves nothing
+            if not (self._killed.is_set() and isinstance(error, (OSError, http.client.HTTPException))):
+                self._complain(step.__name__, repr(error))
 
     def _post(self, session, path, body, key, expected):
         """The reply's body, or None where the status is not `expected`, which is wrong: the process answers well or not at all."""
@@ -115,6 +128,9 @@ class Load:
         answer = self._post(session, "/v1/authorize", agent.request(action="refund", run_id=name, request_id=name), agent.token, 200)
         if answer is None:
             return
+        if answer["decision"] != "require_approval" or answer["approval"]["action_hash"] != answer["action_hash"]:
+            self._complain("refund", answer)
+            return
         approval_id, action_hash = answer["approval"]["approval_id"], answer["action_hash"]
         path = f"/v1/approvals/{approval_id}"
         self._note(approval_id, agent, action_hash, "asked")
@@ -122,12 +138,16 @@ class Load:
         wait_until("the approval arrives", lambda: session.send("GET", path, None, authorization).status == 200)
         if self._post(session, f"{path}/approve", {}, self._tenant.approver, 200):
             self._note(approval_id, agent, action_hash, "approved")
-            if self._post(session, f"{path}/consume", {"claimed_action_hash": action_hash}, agent.token, 200):
+            consumed = self._post(session, f"{path}/consume", {"claimed_action_hash": action_hash}, agent.token, 200)
+            if consumed == {"status": "consumed", "approval_id": approval_id, "action_hash": action_hash}:
                 self._note(approval_id, agent, action_hash, "consumed")
+            elif consumed:
+                self._complain("consume", consumed)
 
     def _note(self, approval_id, agent, action_hash, step):
         with self._lock:
             self._acknowledged.approvals[approval_id] = (agent, action_hash, step)
+            self._acknowledged.consumed += step == "consumed"
 
 
 class Kills(unittest.TestCase):
@@ -149,15 +169,20 @@ class Kills(unittest.TestCase):
             told = self.acknowledged
             print(f"     kills: round {number}: killed{' twice' if twice else ''}; {len(told.receipts)} receipts, {len(told.webhooks)} webhooks, "
                   f"{len(told.channels)} changes, {told.approvals_checked} approvals all there, {lanes} lanes  {time.monotonic() - started:.1f} s", flush=True)
+        self.assertTrue(self.acknowledged.has_every_kind(), self.acknowledged.counts())
+        self.assertGreater(self.acknowledged.approvals_checked, 0)
         self.note = f"{ROUNDS} kills, {len(self.acknowledged.receipts)} receipts, {len(self.acknowledged.webhooks)} webhooks, seed {SEED}"
 
     def round(self, dice, agents, number):
         """Load, a kill at a random moment, sometimes another one during the start; then a start that stays."""
-        enough = len(self.acknowledged) + dice.randint(1, MOST_ACKNOWLEDGED)
+        told = self.acknowledged
+        enough = len(told) + dice.randint(1, MOST_ACKNOWLEDGED)
         load = Load(self.aegis, self.tenant, agents, self.acknowledged, number)
         try:
-            wait_until("enough acknowledgements", lambda: len(self.acknowledged) >= enough or load.wrong, longest_pause_s=0.02)
+            # Every kind once before the first kill; later ones come at any moment.
+            wait_until("enough acknowledgements of every kind", lambda: load.wrong or (len(told) >= enough and told.has_every_kind()), longest_pause_s=0.02)
             pass_time(dice.uniform(0, 0.03))
+            load.expect_the_kill()
             self.aegis.kill9()
         finally:
             load.join()

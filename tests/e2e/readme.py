@@ -7,8 +7,10 @@ import pathlib
 import re
 import subprocess
 import tempfile
+import threading
 import unittest
 
+from ed25519 import SigningKey
 from harness import BINARY, CLEAN_ENVIRONMENT, REPOSITORY
 from nats import CURRENT, free_port
 from waiting import DEADLINE_S, wait_until
@@ -87,6 +89,29 @@ class Readme(unittest.TestCase):
         self.assertEqual(VARYING.sub("…", shown).splitlines(), VARYING.sub("…", done.stdout).splitlines(), "the text, and what the demo says")
         checks = len(re.findall(r"^   ok   ", shown, re.MULTILINE))
         self.assertEqual(shown.splitlines()[-1], f"demo: {checks} checks passed, 0 failed")
+
+    def test_a_demo_of_which_a_check_fails_says_so_and_exits_with_1(self):
+        """Once it has written the edge's public key another one lies there, so that its own export is not what the pinned keys vouch for."""
+        folder = tempfile.TemporaryDirectory(prefix="aegis-demo-")
+        self.addCleanup(folder.cleanup)
+        key = pathlib.Path(folder.name) / "keys/edge.pub"
+        key.parent.mkdir(mode=0o700)
+        os.mkfifo(key)
+        another = key.with_name("another.pub")
+        another.write_text(f"{SigningKey(bytes(32)).public_base64()}\n")
+
+        def swap():
+            # Opens when the program opens it to write.
+            with key.open() as written:
+                another.replace(key)
+                written.read()
+
+        threading.Thread(target=swap, daemon=True).start()
+        done = subprocess.run([BINARY, "demo", "--keep", folder.name], env=CLEAN_ENVIRONMENT, capture_output=True, text=True, timeout=300)
+        self.assertEqual(done.returncode, 1, done.stdout + done.stderr)
+        failed = re.findall(r"^   FAIL (.*)$", done.stdout, re.MULTILINE)
+        self.assertIn("the export is valid under the pinned keys", failed)
+        self.assertRegex(done.stdout.splitlines()[-1], rf"^demo: \d+ checks passed, {len(failed)} failed$")
 
     def test_the_commands_of_run_it_do_what_the_text_says(self):
         start, *rest = blocks("Run it")

@@ -4,13 +4,48 @@ hangs or dies. Edges as processes of their own are in `edges`."""
 import json
 import re
 import subprocess
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
-from harness import Aegis, ControlPlane, StartFailed
-from nats import SERVERS, make_certificates
+from harness import BINARY, CLEAN_ENVIRONMENT, Aegis, ControlPlane, Edge, StartFailed
+from nats import SERVERS, NatsServer, free_port, make_certificates
 from receipts import check_chain
 from waiting import wait_until
 from with_nats import WithNats
+
+
+class Member(NatsServer):
+    """One of three servers that are a cluster."""
+
+    def __init__(self, test, number):
+        super().__init__()
+        test.addCleanup(self.close)
+        self.name, self.route, self.monitoring, self.others = f"nats-{number}", free_port(), free_port(), []
+
+    def configure(self):
+        path = super().configure()
+        routes = ", ".join(f'"nats-route://127.0.0.1:{other.route}"' for other in self.others)
+        cluster = f'cluster {{ name: "three", listen: "127.0.0.1:{self.route}", routes: [{routes}] }}'
+        path.write_text(f'{path.read_text()}server_name: "{self.name}"\nhttp: "127.0.0.1:{self.monitoring}"\n{cluster}\n')
+        return path
+
+    def led(self):
+        """The streams that it leads, of which there are two more copies that have all."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.monitoring}/jsz?accounts=1&streams=1", timeout=10) as answer:
+                said = json.load(answer)
+        except OSError:
+            return set()
+        streams = [stream for account in said.get("account_details") or [] for stream in account.get("stream_detail") or []]
+        return {stream["name"] for stream in streams if self._leads(stream.get("cluster", {}))}
+
+    def _leads(self, cluster):
+        replicas = cluster.get("replicas") or []
+        return cluster.get("leader") == self.name and len(replicas) == 2 and all(replica.get("current") for replica in replicas)
+
+
+def have_three_copies(cluster):
+    return len(set().union(*(member.led() for member in cluster))) == 10
 
 
 class Streams(WithNats):
@@ -32,6 +67,112 @@ class Streams(WithNats):
                 for bad in (["--max-bytes", "ACE=1GiB"], ["--replicas", "0"], ["--max-bytes", "ASE=many"], []):
                     arguments = ["streams", "plan", *(["--nats", server.url] if bad else []), *bad]
                     aegis.cli(*arguments, expect=2)
+
+    def test_what_a_change_would_lose_is_lost_only_of_a_stream_that_is_named(self):
+        for name in SERVERS:
+            with self.subTest(name):
+                server = self.server(name)
+                aegis = Aegis(nats=server)
+                self.addCleanup(aegis.close)
+                aegis.start()
+                tenant = aegis.tenant().register_tools()
+                agent = tenant.register_agent().until_tools_are_known()
+                sealed = {agent.authorize()["decision_id"] for _ in range(5)}
+                wait_until("they are shipped", lambda: sealed <= {event["event_id"] for event in tenant.list("/v1/decisions")})
+                aegis.stop()
+
+                def streams(command, *options, **expected):
+                    said = aegis.cli("streams", command, "--nats", server.url, "--json", *options, **expected)
+                    return {stream["name"]: stream for stream in json.loads(said)["streams"]} if expected.get("expect", 0) < 2 else said
+
+                shorter = ("--max-age", "ASE=1s", "--max-age", "DLQ=1s")
+                planned = streams("plan", *shorter, expect=1)
+                self.assertEqual({stream for stream, plan in planned.items() if plan["change"] != "none"}, {"ASE", "DLQ"})
+                [ase] = [one for one in planned["ASE"]["differences"] if one["field"] == "max_age"]
+                self.assertEqual((ase["wanted"], ase["loses"]), (10**9, "messages over the new bound"))
+                self.assertEqual({one["loses"] for one in planned["DLQ"]["differences"]}, {None}, "nothing is in it")
+                for named in ((), ("--may-lose", "DLQ")):
+                    self.assertIn("ASE would lose messages over the new bound; name it with --may-lose ASE", streams("apply", *shorter, *named, expect=2))
+                    self.assertEqual(streams("plan", *shorter, expect=1), planned, "nothing was done")
+                self.assertEqual(streams("apply", *shorter, "--may-lose", "ASE")["ASE"]["change"], "update")
+                self.assertEqual({plan["change"] for plan in streams("plan", *shorter).values()}, {"none"})
+                # What it forgot is the ledger's still.
+                aegis.start()
+                self.assertLessEqual(sealed, {line["event_id"] for line in tenant.export()})
+
+    def test_a_users_file_that_is_stale_or_wider_than_it_should_be_is_told(self):
+        server = self.server(secured=True)
+        aegis = Aegis(nats=server)
+        self.addCleanup(aegis.close)
+        where = ("--nats", server.url, "--data", aegis.data, *server.options)
+
+        def plan(expect):
+            said = aegis.cli("streams", "plan", *where, "--users", server.users, expect=expect)
+            told = json.loads(aegis.cli("streams", "plan", *where, "--users", server.users, "--json", expect=expect))
+            self.assertEqual({stream["change"] for stream in told["streams"]}, {"none"})
+            return said.splitlines()[-1], told["users"]["differ"]
+
+        self.assertIn("not compared", aegis.cli("streams", "plan", *where))
+        said, differ = plan(0)
+        self.assertIn("as they should be", said)
+        self.assertEqual(differ, [])
+        written = server.users.read_text()
+        for before, after, users in (('"hb.*"', '">"', ["control"]), ("# soc.lake: ", "# lake: ", ["lake", "soc.lake"]), ("accounts {", "accounts  {", ["(accounts)"])):
+            self.assertIn(before, written)
+            server.users.write_text(written.replace(before, after, 1))
+            said, differ = plan(1)
+            self.assertEqual(differ, users)
+            self.assertIn(", ".join(users), said)
+        server.users.write_text(written)
+        plan(0)
+
+        # An edge that is enrolled is a user, which the file of before does not have.
+        aegis.environment.pop("AEGIS_NATS_USERS_FILE")
+        aegis.start()
+        tenant = aegis.tenant()
+        edge = Edge(nats=server)
+        self.addCleanup(edge.close)
+        token = aegis.cli("edge", "invite", "--id", "late", "--tenant", tenant.name, "--data", aegis.data).strip()
+        edge.cli("edge", "enroll", "--control", f"http://127.0.0.1:{aegis.port}", "--data", edge.data, stdin=token)
+        self.assertEqual(plan(1)[1], ["(accounts)", "late"])
+
+    def test_streams_of_one_copy_become_three_and_outlive_a_server(self):
+        cluster = [Member(self, number) for number in range(3)]
+        for member in cluster:
+            member.others = [other for other in cluster if other is not member]
+            member.start()
+        urls = ",".join(member.url for member in cluster)
+        aegis = Aegis.__new__(Aegis)
+
+        def apply(*options):
+            done = subprocess.run([BINARY, "streams", "apply", "--nats", urls, *options], env=CLEAN_ENVIRONMENT, capture_output=True, text=True, timeout=300)
+            return done.stdout if done.returncode == 0 else None
+
+        # The servers have to find each other first.
+        wait_until("the streams are made", apply)
+        program = Aegis(nats=cluster[0])
+        self.addCleanup(program.close)
+        program.environment["AEGIS_NATS_SERVERS"] = urls
+        program.start()
+        tenant = program.tenant().register_tools()
+        agent = tenant.register_agent().until_tools_are_known()
+        sealed = [agent.authorize()["decision_id"] for _ in range(20)]
+
+        copies = ("--replicas", "3")
+        planned = json.loads(aegis.cli("streams", "plan", "--nats", urls, *copies, "--json", expect=1))["streams"]
+        told = {(one["field"], one["server"], one["wanted"], one["loses"]) for stream in planned for one in stream["differences"]}
+        self.assertEqual((len(planned), told), (10, {("num_replicas", 1, 3, None)}))
+        self.assertEqual(len(re.findall("changed", apply(*copies))), 10)
+        self.assertEqual(len(re.findall("as it should be", aegis.cli("streams", "plan", "--nats", urls, *copies))), 10)
+        wait_until("each server has each stream", lambda: have_three_copies(cluster))
+
+        # Whichever had the only copies: each server is gone once, and nothing with it.
+        for member in cluster:
+            member.kill9()
+            sealed += [agent.authorize()["decision_id"] for _ in range(5)]
+            wait_until("the rest has it", lambda: set(sealed) <= {event["event_id"] for event in tenant.list("/v1/decisions")})
+            member.start()
+            wait_until("it has caught up", lambda: have_three_copies(cluster))
 
     def test_what_the_server_is_is_told_where_people_look(self):
         for name, binary in SERVERS.items():

@@ -126,6 +126,21 @@ mod tests {
     }
 
     #[test]
+    fn the_agents_of_a_tenant_share_its_limit_and_take_nothing_from_another() {
+        let limits = RateLimits::new(100);
+        let (acme, other) = (TenantId::new("acme").unwrap(), TenantId::new("other").unwrap());
+        let settings = TenantSettings { agent_rate_per_s: 10, tenant_rate_per_s: 2, ..TenantSettings::default() };
+        let now = Timestamp::from_micros(0);
+        let admitted = |tenant: &TenantId, agent: &str, now: Timestamp| {
+            (0..10).filter(|_| limits.admit(tenant, agent, &settings, now)).count()
+        };
+        assert_eq!(admitted(&acme, "a", now), 4, "two seconds' worth of the tenant's, where the agent's own would be twenty");
+        assert_eq!(admitted(&acme, "b", now), 0, "it is used up for each agent of the tenant");
+        assert_eq!(admitted(&other, "a", now), 4, "another tenant has its own");
+        assert_eq!(admitted(&acme, "b", now.plus_seconds(1)), 2, "what a second brings");
+    }
+
+    #[test]
     fn a_full_memory_takes_in_nobody_until_a_bucket_says_nothing_any_more() {
         let limits = RateLimits::new(3);
         let (acme, other) = (TenantId::new("acme").unwrap(), TenantId::new("other").unwrap());

@@ -120,8 +120,10 @@ fn main() -> ExitCode {
         }
         #[cfg(feature = "edge")]
         Command::Policy(PolicyCommand::Simulate(args)) => commands::simulate::simulate(&args),
-        #[cfg(feature = "edge")]
-        Command::Streams(StreamsCommand::Plan(args)) => commands::streams::plan(&args),
+        #[cfg(feature = "control")]
+        Command::Streams(StreamsCommand::Plan { args, users }) => commands::streams::plan(&args, users.as_deref()),
+        #[cfg(all(feature = "edge", not(feature = "control")))]
+        Command::Streams(StreamsCommand::Plan { args }) => commands::streams::plan(&args, None),
         #[cfg(feature = "edge")]
         Command::Streams(StreamsCommand::Apply { args, may_lose }) => commands::streams::apply(&args, &may_lose),
         #[cfg(feature = "control")]

@@ -265,8 +265,57 @@ async fn on_server(context: &Context, name: &str) -> Result<Option<(Map<String, 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::Version;
+
+    #[test]
+    fn what_a_change_loses_is_named_and_an_empty_stream_loses_nothing() {
+        const BYTES: u64 = 700;
+        const MESSAGES: u64 = 7;
+        let over_the_bound = Some("messages over the new bound");
+        let made_anew = Some("all 7 messages: the stream must be made anew");
+        let table = [
+            ("max_bytes", json!(1000), json!(699), Some("the oldest of 700 bytes")),
+            ("max_bytes", json!(1000), json!(700), None),
+            ("max_bytes", json!(-1), json!(699), Some("the oldest of 700 bytes")),
+            ("max_bytes", json!(1000), json!(-1), None),
+            ("max_msgs", json!(-1), json!(6), Some("the oldest of 7 messages")),
+            ("max_msgs", json!(100), json!(7), None),
+            ("max_msgs", json!(100), json!(-1), None),
+            ("max_age", json!(0), json!(1), over_the_bound),
+            ("max_age", json!(10), json!(9), over_the_bound),
+            ("max_age", json!(10), json!(11), None),
+            ("max_age", json!(10), json!(0), None),
+            ("max_msgs_per_subject", json!(-1), json!(1), over_the_bound),
+            ("max_msgs_per_subject", json!(5), json!(4), over_the_bound),
+            ("max_msgs_per_subject", json!(5), json!(6), None),
+            ("max_msgs_per_subject", json!(5), json!(-1), None),
+            ("subjects", json!(["a.>", "b.>"]), json!(["a.>"]), Some("what is published to \"b.>\"")),
+            ("subjects", json!(["a.>", "b.>"]), json!(["c.>"]), Some("what is published to \"a.>\", \"b.>\"")),
+            ("subjects", json!(["a.>", "b.>"]), json!(["b.>", "c.>", "a.>"]), None),
+            ("storage", json!("memory"), json!("file"), made_anew),
+            ("retention", json!("interest"), json!("limits"), made_anew),
+            ("discard", json!("new"), json!("old"), Some("the oldest messages whenever it is full")),
+            ("discard", json!("old"), json!("new"), None),
+            ("num_replicas", json!(3), json!(1), None),
+            ("duplicate_window", json!(10), json!(9), None),
+        ];
+        let one = |field: &str, value: &Value| Map::from_iter([(field.to_owned(), value.clone())]);
+        for (field, on_server, wanted, loses) in table {
+            let definition = Definition { name: "ASE".to_owned(), fields: one(field, &wanted) };
+            let server = one(field, &on_server);
+            let told = |messages| {
+                let differences = definition.differences(&server, BYTES, messages);
+                assert_eq!(differences.len(), 1, "{field}: {on_server} -> {wanted}");
+                Planned { name: "ASE".to_owned(), change: Change::Update { differences } }
+            };
+            assert_eq!(told(MESSAGES).losses(), Vec::from_iter(loses), "{field}: {on_server} -> {wanted}");
+            assert_eq!(told(0).losses(), Vec::<&str>::new(), "{field}: {on_server} -> {wanted} of an empty stream");
+            assert!(definition.differences(&one(field, &wanted), BYTES, MESSAGES).is_empty(), "{field} as it should be");
+        }
+    }
 
     #[test]
     fn what_one_of_the_servers_does_not_know_is_not_asked_of_them() {

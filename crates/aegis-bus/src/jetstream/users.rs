@@ -334,6 +334,15 @@ mod tests {
     }
 
     #[test]
+    fn a_stream_is_made_anew_by_whoever_makes_streams_alone() {
+        let may = |role: Role| publishes(role).iter().any(|allowed| subject::matches(allowed, "$JS.API.STREAM.DELETE.ASE"));
+        assert!(may(Role::Admin));
+        for role in Part::ALL.into_iter().map(Role::Part).chain([Role::Control, Role::Whole]) {
+            assert!(!may(role.clone()), "{role:?}");
+        }
+    }
+
+    #[test]
     fn one_user_for_all_may_what_each_may_and_nothing_else() {
         let all: BTreeSet<String> = Part::ALL.into_iter().map(Role::Part).chain([Role::Control]).flat_map(publishes).collect();
         assert_eq!(publishes(Role::Whole), all);

@@ -2,7 +2,7 @@
 
 use crate::house::{self, House, Tenant};
 use aegis_control::{Access, ROUTES, Route};
-use aegis_model::EventKind;
+use aegis_model::{Alert, EventKind, RuleMode, Severity, new_event_id};
 use aegis_store::Role;
 use serde_json::{Value, json};
 
@@ -13,9 +13,11 @@ struct Ids {
     approval: String,
     decision: String,
     key: String,
+    alert: String,
+    incident: String,
 }
 
-/// The path with the ids of `ids` in it; `unknown` stands for a thing nobody has made here.
+/// The path with the ids of `ids` in it.
 fn path_of(route: &Route, ids: &Ids) -> String {
     let path = route.path;
     let id = if path.contains("/agents/") {
@@ -28,8 +30,13 @@ fn path_of(route: &Route, ids: &Ids) -> String {
         "run-1"
     } else if path.contains("/keys/") {
         &ids.key
+    } else if path.contains("/alerts/") {
+        &ids.alert
+    } else if path.contains("/incidents/") {
+        &ids.incident
     } else {
-        "unknown"
+        assert!(!path.contains("{id}"), "{path}: nothing is made whose id would stand there");
+        ""
     };
     path.replace("{id}", id).replace("{tool}", "deploy").replace("{key}", "files")
 }
@@ -72,7 +79,35 @@ async fn make(house: &House, tenant: &Tenant) -> Ids {
         })
         .await;
     let key = house.get("/v1/keys", &tenant.admin).await.body[0]["key_id"].as_str().unwrap().to_owned();
-    Ids { agent, approval, decision, key }
+    let alert = alert(house, tenant, &agent);
+    let (incident, _) = house.store.open_or_join_incident(&alert, house.now()).await.unwrap();
+    Ids { agent, approval, decision, key, alert: alert.alert_id, incident: incident.incident_id }
+}
+
+/// An alert about an agent, as detection tells it.
+fn alert(house: &House, tenant: &Tenant, agent: &str) -> Alert {
+    Alert {
+        alert_id: aegis_canon::sha256_hex(tenant.id.as_str().as_bytes()),
+        tenant_id: tenant.id.clone(),
+        rule_id: "AEG-1".to_owned(),
+        rule_name: "walked".to_owned(),
+        rule_version: 1,
+        rule_hash: "0".repeat(64),
+        severity: Severity::High,
+        mode: RuleMode::Active,
+        key: serde_json::Map::from_iter([("agent_id".to_owned(), json!(agent))]),
+        first_ts: house.now(),
+        last_ts: house.now(),
+        event_ids: vec![new_event_id()],
+        receipt_hashes: vec!["1".repeat(64)],
+        fields: serde_json::Map::new(),
+        respond: vec!["freeze_agent".to_owned()],
+        atlas: vec![],
+        owasp: vec![],
+        runbook: None,
+        detected_at: house.now(),
+        found_late: false,
+    }
 }
 
 /// Everything a stranger could have changed, as text.
@@ -92,6 +127,7 @@ async fn state(house: &House, tenant: &Tenant) -> String {
         "/v1/containment",
         "/v1/approvals",
         "/v1/keys",
+        "/v1/alerts",
         "/v1/incidents",
     ] {
         state.push_str(&house.get(path, &tenant.admin).await.expect(200).text);
@@ -135,7 +171,17 @@ async fn no_endpoint_answers_without_a_credential_or_to_another_role() {
             house.send(method, &path, Some(&agent_token), bytes).await.refused(403, "wrong_role");
         }
     }
+    // The edge's own endpoint takes agents alone.
+    let call = json!({
+        "agent": {"id": "bot"}, "tool_call": house::tool_call(json!({"version": "1"})), "context": {"source_trust": "trusted_internal_unsigned"},
+    })
+    .to_string();
+    let authorize = async |token: Option<&str>| house.send("POST", aegis_edge::PATH, token, Some(call.as_bytes())).await;
+    for token in [None, Some("a.b.c")].into_iter().chain(ROLES.map(|role| Some(house.acme.key(role)))) {
+        authorize(token).await.refused(401, "invalid_token");
+    }
     assert_eq!(state(&house, &house.acme).await, before, "a refused call changed something");
+    assert_eq!(authorize(Some(&agent_token)).await.expect(200).body["decision"], "allow");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -165,6 +211,13 @@ async fn another_tenant_s_things_do_not_exist() {
     let house = House::build().await;
     let ids = make(&house, &house.acme).await;
     let (_, other_agent) = house.agent(&house.other, "bot").await;
+    // To their own tenant they do, so that what a stranger is told says something.
+    for route in ROUTES.iter().filter(|route| route.path.contains('{') && route.method.as_str() == "GET") {
+        let path = path_of(route, &ids);
+        let (Access::Roles(roles) | Access::AgentOr(roles)) = route.access else { panic!("{path} is for everybody") };
+        let own = house.acme.key(roles[0]);
+        house.until(&format!("{path} is there"), async || house.get(&path, own).await.status.is_success()).await;
+    }
     // Old enough that nobody waits for the ids to arrive.
     house.clock.advance_seconds(60);
     let before = state(&house, &house.acme).await;
@@ -187,6 +240,48 @@ async fn another_tenant_s_things_do_not_exist() {
         }
     }
     assert_eq!(state(&house, &house.acme).await, before, "another tenant changed something");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_list_shows_a_row_of_another_tenant() {
+    let house = House::build().await;
+    let ids = make(&house, &house.acme).await;
+    let registrar = house.acme.registrar.as_str();
+    house.post("/v1/channels", registrar, json!({"channel": "inbox", "source_trust": "unknown"})).await.expect(201);
+    house.post("/v1/resources", registrar, json!({"resource": "ledger-book", "visibility": "private"})).await.expect(201);
+    house.post("/v1/rules", &house.acme.admin, json!({"text": "OWN-7 1 log_only"})).await.expect(201);
+    house.put("/v1/policies", &house.acme.admin, json!({"policies": "// house rules"})).await.expect(200);
+    house.put("/v1/settings", &house.acme.admin, json!({"approver_group": "treasury"})).await.expect(200);
+    let freeze = format!("/v1/agents/{}/freeze", ids.agent);
+    house.post(&freeze, &house.acme.analyst, json!({"reason": "walked"})).await.expect(200);
+    let names = ["acme", "deploy", "\"files\"", "inbox", "ledger-book", "OWN-7", "house rules", "treasury"];
+    let made: Vec<&str> = names
+        .into_iter()
+        .chain([&ids.agent, &ids.approval, &ids.decision, &ids.key, &ids.alert, &ids.incident].map(String::as_str))
+        .collect();
+    let shown = |text: &str| made.iter().copied().filter(|made| text.contains(made)).map(str::to_owned).collect::<Vec<String>>();
+    // Of the program that runs here, of which each tenant sees the same; and counts.
+    let of_no_tenant = ["/v1/edges", "/v1/rules/common", "/v1/rules/sets", "/v1/rules/waiting", "/v1/soc/summary"];
+    for route in ROUTES.iter().filter(|route| !route.path.contains('{') && route.method.as_str() == "GET") {
+        let Access::Roles(roles) = route.access else { continue };
+        let path = route.path;
+        if !of_no_tenant.contains(&path) {
+            let own = house.acme.key(roles[0]);
+            house
+                .until(&format!("{path} shows its own"), async || !shown(&house.get(path, own).await.expect(200).text).is_empty())
+                .await;
+        }
+        for role in roles {
+            let text = house.get(path, house.other.key(*role)).await.expect(200).text;
+            assert_eq!(shown(&text), Vec::<String>::new(), "{path} as {role} of another tenant");
+        }
+    }
+    let summary = async |tenant: &Tenant| house.get("/v1/soc/summary", &tenant.auditor).await.expect(200).body;
+    let count = |summary: &Value| {
+        ["/incidents/open", "/alerts_24h", "/approvals_pending", "/contained/agents"].map(|count| summary.pointer(count).cloned())
+    };
+    assert_eq!(count(&summary(&house.acme).await), [1, 1, 1, 1].map(|count| Some(json!(count))));
+    assert_eq!(count(&summary(&house.other).await), [0, 0, 0, 0].map(|count| Some(json!(count))));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,6 +6,7 @@ mod entries;
 mod feed;
 mod house;
 mod large;
+mod order;
 mod others;
 mod requests;
 mod stalled;

@@ -110,7 +110,14 @@ pub(crate) struct KeysCreateArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum StreamsCommand {
     /// Show the difference; exit 1 if there is one
-    Plan(StreamsArgs),
+    Plan {
+        #[command(flatten)]
+        args: StreamsArgs,
+        /// The users file that the server includes: compared with what `aegis streams users` would write now
+        #[cfg(feature = "control")]
+        #[arg(long, value_name = "FILE", requires = "data")]
+        users: Option<PathBuf>,
+    },
     /// Make the server so; refuses, before it does anything, what would lose data
     Apply {
         #[command(flatten)]

@@ -1,7 +1,7 @@
 //! `aegis streams`: the NATS server's streams and buckets, compared with the files that this program was built with, and made so.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use aegis_bus::definitions::{Change, Difference, Planned, Settings, wanted};
@@ -79,17 +79,29 @@ impl StreamsArgs {
     }
 }
 
-/// Shows what would change; exit 1 if anything would.
-pub(crate) fn plan(args: &StreamsArgs) -> anyhow::Result<ExitCode> {
+/// A file with the server's users, and those of whom it says something else than `aegis streams users` would now.
+struct UsersFile<'a> {
+    file: &'a Path,
+    differ: Vec<String>,
+}
+
+/// Shows what would change; exit 1 if anything would. `users`: the file that the server includes.
+pub(crate) fn plan(args: &StreamsArgs, users: Option<&Path>) -> anyhow::Result<ExitCode> {
     let wanted = wanted(&args.settings())?;
     let options = args.options()?;
+    let users =
+        users.map(|file| Ok::<_, anyhow::Error>(UsersFile { file, differ: users_that_differ(args, file)? })).transpose()?;
     let planned = super::runtime()?.block_on(async {
         let bus = JetStreamBus::connect(&options).await?;
         Ok::<_, BusError>((bus.find_servers().await?, bus.plan_streams(&wanted).await?))
     });
     let (servers, plan) = planned.with_context(|| format!("the streams of {}", options.servers.join(", ")))?;
-    let differs = plan.iter().any(|planned| planned.change != Change::None);
-    show(&servers, &plan, args.json, false);
+    let differs =
+        plan.iter().any(|planned| planned.change != Change::None) || users.as_ref().is_some_and(|users| !users.differ.is_empty());
+    show(&servers, &plan, users.as_ref(), args.json, false);
+    if !args.json && args.data.is_some() {
+        show_users(users.as_ref());
+    }
     Ok(if differs { ExitCode::from(SAID_NO) } else { ExitCode::SUCCESS })
 }
 
@@ -102,13 +114,13 @@ pub(crate) fn apply(args: &StreamsArgs, may_lose: &[String]) -> anyhow::Result<E
         Ok::<_, BusError>((bus.find_servers().await?, bus.apply_streams(&wanted, may_lose).await?))
     });
     let (servers, done) = applied.with_context(|| format!("the streams of {}", options.servers.join(", ")))?;
-    show(&servers, &done, args.json, true);
+    show(&servers, &done, None, args.json, true);
     Ok(ExitCode::SUCCESS)
 }
 
 /// Prints the server's users, or writes them to a file.
 #[cfg(feature = "control")]
-pub(crate) fn users(data: &std::path::Path, file: Option<&std::path::Path>) -> anyhow::Result<ExitCode> {
+pub(crate) fn users(data: &Path, file: Option<&Path>) -> anyhow::Result<ExitCode> {
     crate::parts::make_private_folder(data)?;
     if crate::users::make_logins(data)? {
         eprintln!(
@@ -116,11 +128,7 @@ pub(crate) fn users(data: &std::path::Path, file: Option<&std::path::Path>) -> a
              the control plane: as long as it runs with one user, the server refuses what that may no more"
         );
     }
-    let text = super::runtime()?.block_on(async {
-        let clock = std::sync::Arc::new(aegis_model::SystemClock);
-        let store = crate::store::open_beside(data, clock).await?;
-        crate::users::of(data, std::path::Path::new(""), &store).await
-    })?;
+    let text = users_of(data)?;
     match file {
         Some(file) => crate::users::write(file, &text)?,
         None => print!("{text}"),
@@ -128,9 +136,83 @@ pub(crate) fn users(data: &std::path::Path, file: Option<&std::path::Path>) -> a
     Ok(ExitCode::SUCCESS)
 }
 
-fn show(servers: &Servers, plan: &[Planned], as_json: bool, done: bool) {
+/// The server's users as the data folder knows them now.
+#[cfg(feature = "control")]
+fn users_of(data: &Path) -> anyhow::Result<String> {
+    super::runtime()?.block_on(async {
+        let clock = std::sync::Arc::new(aegis_model::SystemClock);
+        let store = crate::store::open_beside(data, clock).await?;
+        crate::users::of(data, Path::new(""), &store).await
+    })
+}
+
+#[cfg(feature = "control")]
+fn users_that_differ(args: &StreamsArgs, file: &Path) -> anyhow::Result<Vec<String>> {
+    let data = args.data.as_deref().context("--users takes --data: the folder whose control plane knows the users")?;
+    // Else they would be made, by a command that changes nothing.
+    if !crate::users::control_nkey_file(data).exists() {
+        bail!("{} has no logins of a NATS server; `aegis streams users` makes them", data.display());
+    }
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    Ok(differing(&text, &users_of(data)?))
+}
+
+#[cfg(not(feature = "control"))]
+fn users_that_differ(_args: &StreamsArgs, _file: &Path) -> anyhow::Result<Vec<String>> {
+    bail!("only a program with a control plane knows the users")
+}
+
+/// What of a users file is about no user. No user has such a name.
+#[cfg(feature = "control")]
+const ACCOUNTS: &str = "(accounts)";
+
+/// The users of whom two files say something else.
+#[cfg(feature = "control")]
+fn differing(one: &str, other: &str) -> Vec<String> {
+    let (one, other) = (users_in(one), users_in(other));
+    let names: std::collections::BTreeSet<&str> = one.keys().chain(other.keys()).copied().collect();
+    names.into_iter().filter(|name| one.get(name) != other.get(name)).map(str::to_owned).collect()
+}
+
+/// What a users file says, by user: from the comment that names it to the end of its account, or to the next.
+#[cfg(feature = "control")]
+fn users_in(text: &str) -> BTreeMap<&str, Vec<&str>> {
+    let mut users: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut user = ACCOUNTS;
+    for line in text.lines() {
+        if let Some((id, _)) = line.strip_prefix("      # ").and_then(|named| named.split_once(": ")) {
+            user = id;
+        } else if line.starts_with("  }") {
+            user = ACCOUNTS;
+        }
+        users.entry(user).or_default().push(line);
+    }
+    users
+}
+
+fn show_users(users: Option<&UsersFile<'_>>) {
+    match users {
+        Some(UsersFile { file, differ }) if differ.is_empty() => {
+            println!(
+                "{:<16} as they should be in {}; whether the server has read it since, it does not tell",
+                "users",
+                file.display()
+            );
+        }
+        Some(UsersFile { file, differ }) => println!(
+            "{:<16} {} is not what `aegis streams users` writes now, of {}: write it again, and reload the server",
+            "users",
+            file.display(),
+            differ.join(", ")
+        ),
+        None => println!("{:<16} not compared: name the file that the server includes with --users", "users"),
+    }
+}
+
+fn show(servers: &Servers, plan: &[Planned], users: Option<&UsersFile<'_>>, as_json: bool, done: bool) {
     if as_json {
-        println!("{}", json!({ "servers": servers, "streams": plan }));
+        let users = users.map(|users| json!({ "file": users.file.display().to_string(), "differ": users.differ }));
+        println!("{}", json!({ "servers": servers, "streams": plan, "users": users }));
         return;
     }
     println!("{servers}");
@@ -167,5 +249,33 @@ mod tests {
         for bad in ["ASE", "ASE=", "ASE=GiB", "ASE=-1", "ASE=1GB", "ASE=99999999999TiB"] {
             size_of_stream(bad).unwrap_err();
         }
+    }
+    #[cfg(feature = "control")]
+    #[test]
+    fn a_users_file_that_is_stale_or_wider_is_told_by_user() {
+        use aegis_bus::users::{Part, Role, User, render};
+        let edge = |id: &str, tenants: &[&str]| Role::Edge {
+            id: id.to_owned(),
+            tenants: tenants.iter().map(|tenant| aegis_model::TenantId::new(*tenant).unwrap()).collect(),
+        };
+        let file = |roles: Vec<Role>| {
+            let numbered = roles.into_iter().enumerate();
+            let user = |(n, role): (usize, Role)| User { role, nkey: format!("U{}", ["A", "B", "C", "D"][n].repeat(55)) };
+            render(&numbered.map(user).collect::<Vec<_>>()).unwrap()
+        };
+        let inside = || vec![Role::Admin, Role::Control, Role::Part(Part::Detect)];
+        let with = |role: Role| file(inside().into_iter().chain([role]).collect());
+        let wanted = with(edge("edge-1", &["acme"]));
+        assert!(differing(&wanted, &wanted).is_empty());
+        // Enrolled, and not in the server's file yet.
+        assert_eq!(differing(&file(inside()), &wanted), ["(accounts)", "edge-1"]);
+        assert_eq!(differing(&with(edge("edge-1", &["acme", "beta"])), &wanted), ["edge-1"]);
+        let all_in_one = file(vec![Role::Admin, Role::Whole, Role::Part(Part::Detect), edge("edge-1", &["acme"])]);
+        assert_eq!(differing(&all_in_one, &wanted), ["control"]);
+        let wider = wanted.replacen("\"$JS.API.STREAM.LIST\"", "\">\"", 1);
+        assert_eq!(differing(&wider, &wanted), ["admin"]);
+        let another_login = wanted.replace(&"C".repeat(55), &"D".repeat(55));
+        assert_eq!(differing(&another_login, &wanted), ["soc.detect"]);
+        assert_eq!(differing("", &wanted), ["(accounts)", "admin", "control", "edge-1", "soc.detect"]);
     }
 }

@@ -61,6 +61,8 @@ pub(crate) struct Stage {
     pub(crate) keys: setup::ApiKeys,
     pub(crate) agent_token: String,
     pub(crate) folder: PathBuf,
+    /// What the agent was denied, in its order.
+    pub(crate) denies: Vec<story::Deny>,
 }
 
 /// Plays the story; returns how many checks failed.

@@ -57,7 +57,7 @@ pub(crate) async fn prepare(running: &Running, checks: Checks, folder: PathBuf) 
         "environment": "production", "risk_tier": "medium"
     });
     let agent = expect(201, api.post("/v1/agents/register", &keys.registrar, &agent).await?, "registering the agent")?;
-    Ok(Stage { agent_token: text(&agent, "/agent_token").to_owned(), api, checks, keys, folder })
+    Ok(Stage { agent_token: text(&agent, "/agent_token").to_owned(), api, checks, keys, folder, denies: Vec::new() })
 }
 
 fn expect(status: u16, reply: Reply, doing: &str) -> anyhow::Result<Value> {

@@ -22,6 +22,18 @@ pub(crate) struct House {
     keys: Vec<(String, KeyPair)>,
 }
 
+/// The streams with little room each.
+pub(crate) fn small() -> definitions::Settings {
+    definitions::Settings {
+        max_bytes: ["ASE", "APPROVALS", "ALERTS", "EPISODES", "CKPT", "DLQ"]
+            .into_iter()
+            .chain(["KV_containment", "KV_control", "KV_leases", "KV_trust"])
+            .map(|name| (name.to_owned(), 8 << 20))
+            .collect(),
+        ..definitions::Settings::default()
+    }
+}
+
 impl House {
     pub(crate) async fn build(binary: &Path) -> Self {
         let parts = Part::ALL.map(Part::user);
@@ -41,14 +53,7 @@ impl House {
         let watched = text.replacen("users = [\n", "users = [\n      { user: watcher, password: watcher }\n", 1);
         let house = Self { server: Server::start_with(binary, &watched), keys };
         let admin = JetStreamBus::connect(&house.options("admin")).await.unwrap();
-        let small = definitions::Settings {
-            max_bytes: ["ASE", "APPROVALS", "ALERTS", "EPISODES", "CKPT", "DLQ"]
-                .into_iter()
-                .chain(["KV_containment", "KV_control", "KV_leases", "KV_trust"])
-                .map(|name| (name.to_owned(), 8 << 20))
-                .collect(),
-            ..definitions::Settings::default()
-        };
+        let small = small();
         admin.apply_streams(&definitions::wanted(&small).unwrap(), &[]).await.unwrap();
         assert!(admin.plan_streams(&definitions::wanted(&small).unwrap()).await.is_ok());
         house

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_bus::users::{Part, inbox_prefix};
-use aegis_bus::{Bucket, Bus, JetStreamBus, Message, Stream, Subscription, subject};
+use aegis_bus::{Bucket, Bus, JetStreamBus, Message, Stream, Subscription, definitions, subject};
 use aegis_model::partition_of;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::house::{House, publish, tenant};
+use super::house::{self, House, publish, tenant};
 use crate::nats::{Way, servers};
 
 /// How long something is waited for that comes.
@@ -328,5 +328,35 @@ async fn a_connection_that_is_cut_comes_back_alone_and_the_others_go_on() {
         };
         assert_eq!(timeout(COMES * 2, read).await.unwrap(), "two");
         publish(&*detect, Stream::Alerts, Message::new("alert.acme.1", "alert").expecting(0)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_has_to_be_made_anew_is_with_the_shipped_users_if_its_loss_is_allowed() {
+    for binary in servers() {
+        let house = House::build(&binary).await;
+        let raw = async_nats::jetstream::new(house.raw("admin").await);
+        raw.delete_stream("DLQ").await.unwrap();
+        let in_memory = async_nats::jetstream::stream::Config {
+            name: "DLQ".to_owned(),
+            subjects: vec!["dlq.>".to_owned()],
+            storage: async_nats::jetstream::stream::StorageType::Memory,
+            max_bytes: 1 << 20,
+            ..Default::default()
+        };
+        raw.create_stream(in_memory).await.unwrap();
+        let control = house.control().await;
+        let published = control.publish(Stream::Dlq, vec![Message::new("dlq.00", "letter")]).await;
+        assert!(published.iter().all(Result::is_ok), "{published:?}");
+
+        let admin = JetStreamBus::connect(&house.options("admin")).await.unwrap();
+        let wanted = definitions::wanted(&house::small()).unwrap();
+        let refused = admin.apply_streams(&wanted, &["ASE".to_owned()]).await.unwrap_err();
+        assert!(refused.to_string().contains("DLQ would lose all 1 messages"), "{refused}");
+        assert_eq!(control.stream_state(Stream::Dlq).await.unwrap().messages, 1, "nothing was done");
+        admin.apply_streams(&wanted, &["DLQ".to_owned()]).await.unwrap();
+        let plan = admin.plan_streams(&wanted).await.unwrap();
+        assert!(plan.iter().all(|planned| planned.change == definitions::Change::None), "{plan:?}");
+        assert_eq!(control.stream_state(Stream::Dlq).await.unwrap().messages, 0);
     }
 }
