@@ -33,6 +33,8 @@ class UnderTheLedger(Fault):
                              ("deny", "receipt_unavailable", None, None), options)
         self.assertEqual(agent.read()["decision"], "allow", "a harmless read is answered")
         wait_until("it says so", lambda: aegis.metric("aegis_ledger_writable") == 0)
+        ready = aegis.get("/readyz")
+        self.assertEqual((ready.status, ready.json["checks"]["ledger_writable"]), (503, False), "the edge's ledger counts, not control's alone")
         # Containment does not wait for the edge's disk.
         frozen = tenant.register_agent()
         frozen.freeze()
@@ -121,7 +123,7 @@ class BehindTheActionPath(Fault):
     @unittest.skipIf(NATS, "the bus has no file here")
     def test_a_full_disk_under_bus_and_store_leaves_the_action_path_as_it_is(self):
         data = self.folder() / "data"
-        if not mount(data, "-o", "size=24m,mode=0700"):
+        if not mount(data, "size=24m,mode=0700"):
             self.skipTest("no tmpfs can be mounted here")
         self.addCleanup(unmount, data)
         self.set_up(data)
@@ -148,7 +150,7 @@ class BehindTheActionPath(Fault):
 
     def test_a_full_disk_under_the_lake_holds_up_the_lake_alone(self):
         data = self.folder() / "data"
-        if not mount(data / "lake", "-o", "size=2m,mode=0700"):
+        if not mount(data / "lake", "size=2m,mode=0700"):
             self.skipTest("no tmpfs can be mounted here")
         self.addCleanup(unmount, data / "lake")
         aegis = self.instance(data=data, environment={"AEGIS_LAKE_FLUSH_S": "1"}).start()

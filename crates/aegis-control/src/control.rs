@@ -81,6 +81,8 @@ pub struct ControlConfig {
     pub history_bus: Option<Arc<dyn Bus>>,
     /// The connections to the bus by whose they are, for readiness; none where it is a file.
     pub connections: Vec<(&'static str, Arc<dyn Bus>)>,
+    /// Ledgers of others in this process, for readiness: its edge's.
+    pub ledgers_beside: Vec<Ledger>,
     /// The rules that every tenant has by the program, or the folder that it was given; None: whoever runs them tells of them.
     pub rule_set: Option<Vec<RuleInSet>>,
 }
@@ -111,6 +113,7 @@ impl Default for ControlConfig {
             followed_lanes: None,
             history_bus: None,
             connections: Vec::new(),
+            ledgers_beside: Vec::new(),
             rule_set: None,
         }
     }

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use crate::reply::Json;
 use aegis_bus::Stream;
+use aegis_ledger::Ledger;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
@@ -16,10 +17,10 @@ pub(crate) fn alive() -> Response {
     Json(json!({"status": "ok"})).into_response()
 }
 
-/// `GET /readyz`: 200 only if receipts can be written, the bus answers and every role is connected to it, the store answers and the consumers run.
+/// `GET /readyz`: 200 only if receipts can be written, by all that write any here, the bus answers and every role is connected to it, the store answers and the consumers run.
 /// With what the servers are that carry the bus, if any do.
 pub(crate) async fn ready(control: &Control) -> Response {
-    let ledger = control.ledger.is_writable();
+    let ledger = control.ledger.is_writable() && control.config.ledgers_beside.iter().all(Ledger::is_writable);
     let bus = control.bus.last_seq(Stream::Ase).await.is_ok();
     let store = control.store.ping().await.is_ok();
     let tasks = control.tasks_running();

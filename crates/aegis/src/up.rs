@@ -166,6 +166,7 @@ pub(crate) async fn start(config: Config, role: Role) -> anyhow::Result<Running>
         followed_lanes: Some(Arc::new(LanesOfDetection(looks.clone()))),
         history_bus: Some(carrier.of(Part::History)),
         connections: carrier.connections(),
+        ledgers_beside: ledgers.iter().filter(|(name, _)| *name != "control").map(|(_, ledger)| ledger.clone()).collect(),
         rule_set,
         ..ControlConfig::default()
     };
