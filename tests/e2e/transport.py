@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from harness import Aegis, ControlPlane, StartFailed
 from nats import SERVERS, make_certificates
 from receipts import check_chain
+from unfelt import assert_not_felt, timed
 from waiting import wait_until
 from with_nats import WithNats
 
@@ -80,9 +81,14 @@ class Faults(WithNats):
         self.agent = self.tenant.register_agent().until_tools_are_known()
 
     def acknowledged(self, count):
-        answers = [self.agent.authorize() for _ in range(count)]
+        hashes, _ = self.acknowledged_in(count)
+        return hashes
+
+    def acknowledged_in(self, count):
+        """Receipts of so many calls, and the seconds that each took."""
+        answers, took = zip(*(timed(self.agent.authorize) for _ in range(count)))
         self.assertEqual({answer["decision"] for answer in answers}, {"allow"})
-        return [answer["receipt"]["receipt_hash"] for answer in answers]
+        return [answer["receipt"]["receipt_hash"] for answer in answers], took
 
     def assert_all_arrive(self, hashes):
         """Each acknowledged receipt is in the history, once, and the chain is whole."""
@@ -116,14 +122,18 @@ class Faults(WithNats):
         self.assert_all_arrive(hashes)
         self.storm()
 
-    def test_a_server_that_hangs_delays_no_answer(self):
+    def test_a_server_that_hangs_or_is_gone_delays_no_answer(self):
         self.start()
-        hashes = self.acknowledged(20)
+        hashes, calm = self.acknowledged_in(100)
         self.nats.freeze()
-        # It answers nothing before it is let go on, so whoever waited for it would not answer either.
-        hashes += self.acknowledged(100)
+        of_hanging, hanging = self.acknowledged_in(100)
         self.nats.thaw()
-        self.assert_all_arrive(hashes)
+        self.nats.kill9()
+        of_gone, gone = self.acknowledged_in(100)
+        self.nats.start()
+        assert_not_felt(calm, hanging, "a server that hangs")
+        assert_not_felt(calm, gone, "a server that is gone")
+        self.assert_all_arrive(hashes + of_hanging + of_gone)
         self.storm()
 
     def test_a_program_that_is_killed_while_the_server_is_gone_ships_at_its_next_start(self):

@@ -7,12 +7,14 @@ import random
 import shutil
 import tempfile
 import threading
+import time
 import unittest
 
 from evidence import assert_whole
 from fleet import Fleet
 from load import WAIT_S, Load
 from told import Told
+from unfelt import assert_not_felt
 from waiting import wait_until
 
 SERVER = os.environ.get("AEGIS_FLEET_NATS", "current")
@@ -57,7 +59,9 @@ class FleetTest(unittest.TestCase):
         self.frozen = self.fleet.tenant.register_agent()
         self.load.freeze_enforced(self.frozen)
         self.before = self.told.snapshot()
+        began = time.monotonic()
         self.load.more(SOME)
+        self.calm = [seconds for times in self.told.times(began, time.monotonic()).values() for seconds in times]
 
     def run(self, result=None):
         failed, known = len(result.details), len(result.expectedFailures)
@@ -114,6 +118,16 @@ class FleetTest(unittest.TestCase):
                 return more(DRAINED_WITHIN_S)
             self.fleet.cluster.reload()
         return more(WAIT_S)
+
+    @contextlib.contextmanager
+    def unfelt(self):
+        """What is taken away in here lies behind the edges that are asked meanwhile: they answer as they did before it."""
+        began = time.monotonic()
+        yield
+        times = {name: took for name, took in self.told.times(began, time.monotonic()).items() if len(took) >= SOME}
+        self.assertTrue(times, "no edge answered enough to tell")
+        for name, took in times.items():
+            assert_not_felt(self.calm, took, name)
 
     def freeze_later(self):
         """An agent that is frozen in the middle of a fault."""

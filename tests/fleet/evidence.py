@@ -8,6 +8,7 @@ import tempfile
 from deliveries import GITHUB_EVENTS
 from harness import VERIFIER
 from receipts import check_chain
+from unfelt import assert_answered_soon
 from waiting import wait_until
 
 # A backlog drains, gaps are asked for, and a lane with one is held for a while first.
@@ -39,6 +40,9 @@ def verify(fleet, lines):
 def assert_nothing_wrong(told):
     assert not told.wrong, "\n".join([f"{len(told.wrong)} answers that should not have been given:", *told.wrong[:10]])
     assert not told.unanswered, "\n".join([f"{len(told.unanswered)} calls without an answer:", *told.unanswered[:10]])
+    assert told.slowest_s, "no answer was timed"
+    for edge_id, slowest_s in told.slowest_s.items():
+        assert_answered_soon(slowest_s, edge_id)
 
 
 def assert_receipts(fleet, told):
