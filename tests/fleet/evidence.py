@@ -5,6 +5,7 @@ import collections
 import json
 import tempfile
 
+from approved import assert_approvals
 from deliveries import GITHUB_EVENTS
 from harness import VERIFIER
 from receipts import check_chain
@@ -150,6 +151,8 @@ def assert_a_storm_is_contained(fleet):
 def assert_whole(fleet, told):
     """All of it. The load must have stopped."""
     assert_nothing_wrong(told)
+    # First: it writes receipts of its own.
+    assert_approvals(fleet, told, lambda: exported(fleet))
     lines = assert_receipts(fleet, told)
     assert_events(fleet, told)
     assert_no_broken_chain(fleet)

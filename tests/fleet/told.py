@@ -15,6 +15,8 @@ class Told:
         self._lock = threading.Lock()
         # Receipt hash → (decision id, edge).
         self.receipts = {}
+        # Approval id → (hash of the action that is held, its agent), the newest last.
+        self.approvals = {}
         # Event ids of deliveries that were taken.
         self.webhooks = set()
         # Answers that should not have been given.
@@ -36,6 +38,11 @@ class Told:
         if receipt_hash is not None:
             with self._lock:
                 self.receipts[receipt_hash] = (answer["decision_id"], edge_id)
+
+    def hold(self, approval, agent):
+        """Notes that an action waits for a person."""
+        with self._lock:
+            self.approvals[approval["approval_id"]] = (approval["action_hash"], agent)
 
     def take_delivery(self, event_id):
         with self._lock:
