@@ -7,13 +7,16 @@ import os
 import pathlib
 import re
 import subprocess
+import sys
 import tempfile
+import types
 import unittest
 from unittest import mock
 
 import beside
 import edges
 import nats
+import printer
 import run
 from behind import Behind
 from harness import REPOSITORY
@@ -26,6 +29,39 @@ class Runner(unittest.TestCase):
         folder = tempfile.TemporaryDirectory(prefix="aegis-runner-")
         self.addCleanup(folder.cleanup)
         self.folder = pathlib.Path(folder.name)
+
+    def printed(self, names, may_skip=None):
+        """The printer behind a group of two tests, of which one is left out."""
+
+        class Kept(unittest.TestCase):
+            def test_kept(self):
+                pass
+
+            @unittest.skip("for a lack")
+            def test_left_out(self):
+                self.fail("it was not left out")
+
+        Kept.__module__ = "of_two"
+        group = types.ModuleType("of_two")
+        group.Kept = Kept
+        with mock.patch.dict(sys.modules, {"of_two": group}), contextlib.redirect_stdout(io.StringIO()):
+            printed = printer.Printer(may_skip)
+            printer.chosen(names, ["of_two"]).run(printed)
+        return printed.passed, printed.failed, len(printed.skipped)
+
+    def test_a_name_that_matches_nothing_is_refused_beside_those_that_match(self):
+        self.assertEqual(self.printed(["of_two.kept"]), (1, 0, 0))
+        for names in (["of_two.kept", "of_two.gone"], ["of_two", "of_three"], ["of_two.gone"]):
+            with self.assertRaises(SystemExit) as refused:
+                self.printed(names)
+            self.assertIn(names[-1].replace("of_three", "no group"), str(refused.exception))
+
+    def test_what_is_left_out_fails_where_it_was_not_allowed(self):
+        self.assertEqual(self.printed([]), (1, 0, 1))
+        self.assertEqual(self.printed([], []), (1, 1, 0))
+        self.assertEqual(self.printed([], ["of_two.kept"]), (1, 1, 0))
+        for may_skip in (["of_two"], ["of_two.left_out"], ["other", "of_two.Kept"]):
+            self.assertEqual(self.printed([], may_skip), (1, 0, 1), may_skip)
 
     def outcome_of_group(self, program):
         """Of a group whose process is this program."""

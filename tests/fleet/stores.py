@@ -7,11 +7,6 @@ from waiting import wait_until
 
 
 class Stores(FleetTest):
-    def setUp(self):
-        super().setUp()
-        if not self.fleet.postgres:
-            self.skipTest("this build of the program keeps its tables in SQLite only")
-
     def test_postgres_is_restarted(self):
         """In its immediate mode: connections break and no transaction is finished."""
         self.through(signal.SIGQUIT)
