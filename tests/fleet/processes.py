@@ -38,6 +38,10 @@ class Kills(FleetTest):
         """Another one takes over, and what was on its way is sent again."""
         self.kill_node(self.fleet.cluster.leader("ASE"))
 
+    def test_the_leader_of_containment_is_killed(self):
+        """A freeze goes through the one that takes over."""
+        self.kill_node(self.fleet.cluster.leader("KV_containment"))
+
     def kill_node(self, node):
         pass_time(self.dice.uniform(0, 0.5))
         with self.unfelt():
