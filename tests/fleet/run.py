@@ -18,7 +18,7 @@ from printer import run
 
 # `playing` starts a fleet of its own, and so comes before there is another one.
 GROUPS = ["playing", "processes", "nats_faults", "stores", "copies", "disks", "entries", "clocks"]
-SHORT = ["processes.edge", "processes.leader", "nats_faults.is_down"]
+SHORT = ["playing", "processes.edge", "processes.leader_of_the_events", "nats_faults.is_down"]
 
 
 def main(names):
