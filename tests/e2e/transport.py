@@ -3,10 +3,11 @@ hangs or dies. Edges as processes of their own are in `edges`."""
 
 import json
 import re
+import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
-from harness import Aegis, ControlPlane, StartFailed
+from harness import Aegis, ControlPlane, Edge, StartFailed
 from nats import SERVERS, make_certificates
 from receipts import check_chain
 from unfelt import assert_not_felt, timed
@@ -171,6 +172,46 @@ class Tls(WithNats):
         # Each tries for some seconds.
         with ThreadPoolExecutor(len(refused)) as together:
             list(together.map(lambda refuse: refuse(), refused))
+
+    def test_control_and_an_edge_go_to_no_server_of_another_authority_or_name(self):
+        server = self.server(secured=True)
+        control, edge = ControlPlane(nats=server), Edge(nats=server)
+        for program in (control, edge):
+            self.addCleanup(program.close)
+        control.start()
+        edge.enroll(control, "edge-1", control.tenant())
+        control.stop()
+        strange, elsewhere = self.server(secured=True), self.server(secured=True)
+        make_certificates(elsewhere.folder, "DNS:elsewhere.example")
+        refused = []
+        for other, ca_file, said in (
+            (strange, server.folder / "ca.pem", "invalid peer certificate"),
+            (elsewhere, elsewhere.folder / "ca.pem", "not valid for name"),
+        ):
+            other.users.touch()
+            other.start()
+            for program in (control, edge):
+                refused.append((self.copy_of(program, other, ca_file), other, said))
+        # Each tries for half a minute.
+        with ThreadPoolExecutor(len(refused)) as together:
+            list(together.map(lambda one: self.assert_does_not_go_there(*one), refused))
+
+    def copy_of(self, program, server, ca_file):
+        """The same, enrolled as it is, that is told of another server."""
+        copied = type(program)(data=server.folder / f"of-{program.ROLE}", environment=program.environment)
+        self.addCleanup(copied.close)
+        shutil.copytree(program.data, copied.data)
+        copied.environment |= {"AEGIS_NATS_SERVERS": server.url, "AEGIS_NATS_CA_FILE": str(ca_file)}
+        return copied
+
+    def assert_does_not_go_there(self, program, server, said):
+        with self.assertRaises(StartFailed) as failed:
+            program.start()
+        output = failed.exception.output
+        self.assertIn("cannot start", output)
+        # It was the program that hung up, before it said who it is.
+        self.assertIn("TLS handshake error: remote error", (server.folder / "log").read_text())
+        self.assertIn(said, output, f"{program.ROLE} does not say why")
 
     def test_tls_that_is_required_is_not_done_without(self):
         server = self.server()
