@@ -132,11 +132,12 @@ fn of_any_try(options: &JetStreamOptions) -> ConnectOptions {
     if let Some((certificate, key)) = &options.certificate {
         connect = connect.add_client_certificate(certificate.clone(), key.clone());
     }
-    match &options.login {
+    connect = match &options.login {
         Login::Nobody => connect,
         Login::Nkey { seed } => connect.nkey(seed.clone()),
         Login::User { name, password } => connect.user_and_password(name.clone(), password.clone()),
-    }
+    };
+    connect
 }
 
 /// Why no server is reached: a certificate of a foreign authority, say. Of the tries that it makes by itself the client of NATS tells what kind of
