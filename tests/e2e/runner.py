@@ -20,6 +20,7 @@ import printer
 import run
 from behind import Behind
 from harness import REPOSITORY
+from unfelt import assert_not_felt
 
 COUNTED = 'import pathlib, sys; pathlib.Path(sys.argv[2]).write_text(\'{"passed": 1, "failed": 0}\')'
 
@@ -62,6 +63,13 @@ class Runner(unittest.TestCase):
         self.assertEqual(self.printed([], ["of_two.kept"]), (1, 1, 0))
         for may_skip in (["of_two"], ["of_two.left_out"], ["other", "of_two.Kept"]):
             self.assertEqual(self.printed([], may_skip), (1, 0, 1), may_skip)
+
+    def test_answers_that_wait_for_what_fails_behind_them_are_felt(self):
+        calm = [0.02] * 40
+        assert_not_felt(calm, [0.1] * 40, "a busy machine")
+        for during in ([0.5] * 40, [0.02] * 19 + [0.5] * 21, [0.02] * 39 + [3]):
+            with self.assertRaises(AssertionError):
+                assert_not_felt(calm, during, "a broken one")
 
     def outcome_of_group(self, program):
         """Of a group whose process is this program."""
