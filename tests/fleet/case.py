@@ -101,7 +101,8 @@ class FleetTest(unittest.TestCase):
             self.assertGreater(sum(count for (_, said), count in counts.items() if said == word), 0, f"the load had no `{word}`")
         lines = assert_whole(self.fleet, self.told)
         acknowledged = sum(count for (_, said), count in counts.items() if said in ("allow", "deny", "contained", "held", "refused"))
-        so_far = f"{len(self.told.receipts)} receipts and {len(self.told.webhooks)} webhooks so far, all there"
+        slowest_s = max(self.told.slowest_s.values())
+        so_far = f"{len(self.told.receipts)} receipts and {len(self.told.webhooks)} webhooks so far, all there; the slowest answer took {slowest_s:.2f} s"
         self.note = f"{'reloaded; ' if reloaded else ''}{acknowledged} calls here, {so_far}"
         return lines
 

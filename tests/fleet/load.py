@@ -206,6 +206,8 @@ class Caller:
     def _hold(self, agent, may_refuse):
         """What waits for a person does not pass without one, nor does an approval that nobody asked for."""
         answer = self._ask(agent, "held", "require_approval", may_refuse, action="refund", parameters={"amount": 1})
+        # Control may be waited for longer than an edge keeps a connection on which nothing comes.
+        self._hang_up()
         self._consume(agent, str(uuid.UUID(int=self.dice.getrandbits(128), version=4)), "0" * 64, {"approval_not_found": "unknown"})
         if answer:
             self.told.hold(answer["approval"], agent)
