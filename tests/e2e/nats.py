@@ -141,8 +141,8 @@ def tls_block(folder, name, is_first=False):
     return "tls { " + ", ".join(f'{key}: "{path}"' for key, path in files.items()) + f", verify: true{', handshake_first: true' if is_first else ''} }}"
 
 
-def make_certificates(folder):
-    """An authority, and certificates of it for the server, for its clients, and for servers of a cluster among themselves."""
+def make_certificates(folder, names="IP:127.0.0.1,DNS:localhost"):
+    """An authority, and certificates of it for the server, for its clients, and for servers of a cluster among themselves. `names`: whose they are."""
 
     def openssl(*arguments):
         # Valid since yesterday: clocks of tests are minutes apart.
@@ -154,5 +154,5 @@ def make_certificates(folder):
     for name, usage in (("server", "serverAuth"), ("client", "clientAuth"), ("route", "serverAuth,clientAuth")):
         openssl("req", *new_key, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")
         extensions = folder / f"{name}.ext"
-        extensions.write_text(f"basicConstraints=CA:FALSE\nsubjectAltName=IP:127.0.0.1,DNS:localhost\nextendedKeyUsage={usage}\n")
+        extensions.write_text(f"basicConstraints=CA:FALSE\nsubjectAltName={names}\nextendedKeyUsage={usage}\n")
         openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", 3, "-extfile", extensions, "-out", f"{name}.pem")

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import types
 import unittest
 import uuid
 from unittest import mock
@@ -15,10 +16,12 @@ from unittest import mock
 import beside
 import edges
 import nats
+import printer
 import run
 import seen
 from behind import Behind
 from harness import REPOSITORY
+from unfelt import assert_not_felt
 
 sys.path.append(str(REPOSITORY / "scripts"))
 
@@ -32,6 +35,46 @@ class Runner(unittest.TestCase):
         folder = tempfile.TemporaryDirectory(prefix="aegis-runner-")
         self.addCleanup(folder.cleanup)
         self.folder = pathlib.Path(folder.name)
+
+    def printed(self, names, may_skip=None):
+        """The printer behind a group of two tests, of which one is left out."""
+
+        class Kept(unittest.TestCase):
+            def test_kept(self):
+                pass
+
+            @unittest.skip("for a lack")
+            def test_left_out(self):
+                self.fail("it was not left out")
+
+        Kept.__module__ = "of_two"
+        group = types.ModuleType("of_two")
+        group.Kept = Kept
+        with mock.patch.dict(sys.modules, {"of_two": group}), contextlib.redirect_stdout(io.StringIO()):
+            printed = printer.Printer(may_skip)
+            printer.chosen(names, ["of_two"]).run(printed)
+        return printed.passed, printed.failed, len(printed.skipped)
+
+    def test_a_name_that_matches_nothing_is_refused_beside_those_that_match(self):
+        self.assertEqual(self.printed(["of_two.kept"]), (1, 0, 0))
+        for names in (["of_two.kept", "of_two.gone"], ["of_two", "of_three"], ["of_two.gone"]):
+            with self.assertRaises(SystemExit) as refused:
+                self.printed(names)
+            self.assertIn(names[-1].replace("of_three", "no group"), str(refused.exception))
+
+    def test_what_is_left_out_fails_where_it_was_not_allowed(self):
+        self.assertEqual(self.printed([]), (1, 0, 1))
+        self.assertEqual(self.printed([], []), (1, 1, 0))
+        self.assertEqual(self.printed([], ["of_two.kept"]), (1, 1, 0))
+        for may_skip in (["of_two"], ["of_two.left_out"], ["other", "of_two.Kept"]):
+            self.assertEqual(self.printed([], may_skip), (1, 0, 1), may_skip)
+
+    def test_answers_that_wait_for_what_fails_behind_them_are_felt(self):
+        calm = [0.02] * 40
+        assert_not_felt(calm, [0.1] * 40, "a busy machine")
+        for during in ([0.5] * 40, [0.02] * 19 + [0.5] * 21, [0.02] * 39 + [3]):
+            with self.assertRaises(AssertionError):
+                assert_not_felt(calm, during, "a broken one")
 
     def outcome_of_group(self, program):
         """Of a group whose process is this program."""

@@ -3,6 +3,7 @@ hangs or dies. Edges as processes of their own are in `edges`."""
 
 import json
 import re
+import shutil
 import subprocess
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from harness import BINARY, CLEAN_ENVIRONMENT, Aegis, ControlPlane, Edge, StartFailed
 from nats import SERVERS, NatsServer, free_port, make_certificates
 from receipts import check_chain
+from unfelt import assert_not_felt, timed
 from waiting import wait_until
 from with_nats import WithNats
 
@@ -221,9 +223,14 @@ class Faults(WithNats):
         self.agent = self.tenant.register_agent().until_tools_are_known()
 
     def acknowledged(self, count):
-        answers = [self.agent.authorize() for _ in range(count)]
+        hashes, _ = self.acknowledged_in(count)
+        return hashes
+
+    def acknowledged_in(self, count):
+        """Receipts of so many calls, and the seconds that each took."""
+        answers, took = zip(*(timed(self.agent.authorize) for _ in range(count)))
         self.assertEqual({answer["decision"] for answer in answers}, {"allow"})
-        return [answer["receipt"]["receipt_hash"] for answer in answers]
+        return [answer["receipt"]["receipt_hash"] for answer in answers], took
 
     def assert_all_arrive(self, hashes):
         """Each acknowledged receipt is in the history, once, and the chain is whole."""
@@ -257,14 +264,18 @@ class Faults(WithNats):
         self.assert_all_arrive(hashes)
         self.storm()
 
-    def test_a_server_that_hangs_delays_no_answer(self):
+    def test_a_server_that_hangs_or_is_gone_delays_no_answer(self):
         self.start()
-        hashes = self.acknowledged(20)
+        hashes, calm = self.acknowledged_in(100)
         self.nats.hang()
-        # It answers nothing before it is let go on, so whoever waited for it would not answer either.
-        hashes += self.acknowledged(100)
+        of_hanging, hanging = self.acknowledged_in(100)
         self.nats.go_on()
-        self.assert_all_arrive(hashes)
+        self.nats.kill9()
+        of_gone, gone = self.acknowledged_in(100)
+        self.nats.start()
+        assert_not_felt(calm, hanging, "a server that hangs")
+        assert_not_felt(calm, gone, "a server that is gone")
+        self.assert_all_arrive(hashes + of_hanging + of_gone)
         self.storm()
 
     def test_a_program_that_is_killed_while_the_server_is_gone_ships_at_its_next_start(self):
@@ -324,6 +335,46 @@ class Tls(WithNats):
         server.start()
         plan(*server.options, "--tls-first", expect=2)
         plan(*server.options)
+
+    def test_control_and_an_edge_go_to_no_server_of_another_authority_or_name(self):
+        server = self.server(secured=True)
+        control, edge = ControlPlane(nats=server), Edge(nats=server)
+        for program in (control, edge):
+            self.addCleanup(program.close)
+        control.start()
+        edge.enroll(control, "edge-1", control.tenant())
+        control.stop()
+        strange, elsewhere = self.server(secured=True), self.server(secured=True)
+        make_certificates(elsewhere.folder, "DNS:elsewhere.example")
+        refused = []
+        for other, ca_file, said in (
+            (strange, server.folder / "ca.pem", "invalid peer certificate"),
+            (elsewhere, elsewhere.folder / "ca.pem", "not valid for name"),
+        ):
+            other.users.touch()
+            other.start()
+            for program in (control, edge):
+                refused.append((self.copy_of(program, other, ca_file), other, said))
+        # Each tries for half a minute.
+        with ThreadPoolExecutor(len(refused)) as together:
+            list(together.map(lambda one: self.assert_does_not_go_there(*one), refused))
+
+    def copy_of(self, program, server, ca_file):
+        """The same, enrolled as it is, that is told of another server."""
+        copied = type(program)(data=server.folder / f"of-{program.ROLE}", environment=program.environment)
+        self.addCleanup(copied.close)
+        shutil.copytree(program.data, copied.data)
+        copied.environment |= {"AEGIS_NATS_SERVERS": server.url, "AEGIS_NATS_CA_FILE": str(ca_file)}
+        return copied
+
+    def assert_does_not_go_there(self, program, server, said):
+        with self.assertRaises(StartFailed) as failed:
+            program.start()
+        output = failed.exception.output
+        self.assertIn("cannot start", output)
+        # It was the program that hung up, before it said who it is.
+        self.assertIn("TLS handshake error: remote error", (server.folder / "log").read_text())
+        self.assertIn(said, output, f"{program.ROLE} does not say why")
 
     def test_tls_that_is_required_is_not_done_without(self):
         server = self.server()

@@ -7,12 +7,14 @@ import random
 import shutil
 import tempfile
 import threading
+import time
 import unittest
 
 from evidence import assert_whole
 from fleet import Fleet
 from load import WAIT_S, Load
 from told import Told
+from unfelt import assert_not_felt
 from waiting import wait_until
 
 SERVER = os.environ.get("AEGIS_FLEET_NATS", "current")
@@ -46,6 +48,9 @@ class Shared:
 class FleetTest(unittest.TestCase):
     """One fault each. `self.load` runs; `self.whole()` stops it and checks everything that must hold."""
 
+    # Whether the fleet is for no other test afterwards.
+    spoils = False
+
     def setUp(self):
         self.fleet, self.told = Shared.get()
         # Of its own for each test, so that one alone does what it did in the whole.
@@ -57,7 +62,9 @@ class FleetTest(unittest.TestCase):
         self.frozen = self.fleet.tenant.register_agent()
         self.load.freeze_enforced(self.frozen)
         self.before = self.told.snapshot()
+        began = time.monotonic()
         self.load.more(SOME)
+        self.calm = [seconds for times in self.told.times(began, time.monotonic()).values() for seconds in times]
 
     def run(self, result=None):
         failed, known = len(result.details), len(result.expectedFailures)
@@ -66,7 +73,7 @@ class FleetTest(unittest.TestCase):
             self.load.stop()
         if len(result.details) > failed:
             self._keep_logs(result)
-        if len(result.details) > failed or len(result.expectedFailures) > known:
+        if self.spoils or len(result.details) > failed or len(result.expectedFailures) > known:
             Shared.close()
         for edge in getattr(self, "extra", ()):
             edge.close()
@@ -90,11 +97,12 @@ class FleetTest(unittest.TestCase):
         self.load.stop()
         reloaded = SERVER == "debian" and self.reloads_if_stuck()
         counts = self.told.snapshot() - self.before
-        for word in ("allow", "deny", "read", "contained", "webhook"):
+        for word in ("allow", "deny", "read", "contained", "webhook", "held", "pending"):
             self.assertGreater(sum(count for (_, said), count in counts.items() if said == word), 0, f"the load had no `{word}`")
         lines = assert_whole(self.fleet, self.told)
         acknowledged = sum(count for (_, said), count in counts.items() if said in ("allow", "deny", "contained", "held", "refused"))
-        so_far = f"{len(self.told.receipts)} receipts and {len(self.told.webhooks)} webhooks so far, all there"
+        slowest_s = max(self.told.slowest_s.values())
+        so_far = f"{len(self.told.receipts)} receipts and {len(self.told.webhooks)} webhooks so far, all there; the slowest answer took {slowest_s:.2f} s"
         self.note = f"{'reloaded; ' if reloaded else ''}{acknowledged} calls here, {so_far}"
         return lines
 
@@ -114,6 +122,16 @@ class FleetTest(unittest.TestCase):
                 return more(DRAINED_WITHIN_S)
             self.fleet.cluster.reload()
         return more(WAIT_S)
+
+    @contextlib.contextmanager
+    def unfelt(self):
+        """What is taken away in here lies behind the edges that are asked meanwhile: they answer as they did before it."""
+        began = time.monotonic()
+        yield
+        times = {name: took for name, took in self.told.times(began, time.monotonic()).items() if len(took) >= SOME}
+        self.assertTrue(times, "no edge answered enough to tell")
+        for name, took in times.items():
+            assert_not_felt(self.calm, took, name)
 
     def freeze_later(self):
         """An agent that is frozen in the middle of a fault."""

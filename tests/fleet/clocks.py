@@ -19,13 +19,16 @@ def off_by(seconds):
 
 
 class OffClocks(FleetTest):
+    # How far control's own clock is off, which all go by.
+    control_off_s = 0
+
     def add_edge(self, offset):
         """An edge whose clock is off, as soon as it follows control's."""
         name = unique("edge-off")
         edge = self.fleet.add_edge(name, **off_by(offset))
         self.addCleanup(self.fleet.remove_edge, edge)
         # The first signs of life may have been long on their way.
-        wait_until(f"the clock of {name} is corrected", lambda: abs(self.offset_s(name) + offset) < 2)
+        wait_until(f"the clock of {name} is corrected", lambda: abs(self.offset_s(name) + offset - self.control_off_s) < 2)
         self.load.call(edge)
         self.load.must_deny(self.frozen, name)
         return edge
@@ -40,7 +43,8 @@ class OffClocks(FleetTest):
     def assert_dated(self, lines, began, least, *edges):
         """Nothing that these edges sealed is dated before it began or after now."""
         slack = datetime.timedelta(seconds=CORRECTED_S)
-        ended = datetime.datetime.now(datetime.UTC) + slack
+        began += datetime.timedelta(seconds=self.control_off_s)
+        ended = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=self.control_off_s) + slack
         names = {edge.edge_id for edge in edges}
         own = [line for line in lines if line["lane"].split(".")[1] in names and line["kind"] == "authorize_decision"]
         dates = [datetime.datetime.fromisoformat(line["ts"]) for line in own]
@@ -52,8 +56,25 @@ class OffClocks(FleetTest):
 class Clocks(OffClocks):
     def test_clocks_of_edges_are_minutes_apart(self):
         """Edges follow control's clock: what they did is dated right, and a hold ends when it ends, on both sides of the right time."""
+        self.hold_by(MINUTES_S, -MINUTES_S)
+
+    def test_control_s_clock_is_minutes_off_too(self):
+        """Everybody follows it, whichever way their own are off, and a hold lasts as long as was said."""
+        # Lanes are ahead of the time from now on: this fleet is for nothing else.
+        self.spoils = True
+        with self.load.without("control"):
+            self.fleet.control.stop()
+            self.fleet.control.environment |= off_by(MINUTES_S)
+            self.fleet.control.start()
+        self.control_off_s = MINUTES_S
+        for name in ("edge-1", "edge-2"):
+            wait_until(f"{name} follows control's clock", lambda name=name: abs(self.offset_s(name) - MINUTES_S) < 2)
+        self.hold_by(-MINUTES_S, MINUTES_S)
+
+    def hold_by(self, *offsets):
+        """A hold with an end, by edges whose clocks are off by so much."""
         began = datetime.datetime.now(datetime.UTC)
-        edges = [self.add_edge(MINUTES_S), self.add_edge(-MINUTES_S)]
+        edges = [self.add_edge(offset) for offset in offsets]
         self.load.more(SOME)
         agent = self.fleet.tenant.register_agent()
         asked = time.monotonic()

@@ -1,15 +1,16 @@
 """An edge whose data folder is not what it was: an old copy of it, or two at once."""
 
+import datetime
 import shutil
-import time
 
-from case import SOME, FleetTest
+from case import SOME
+from clocks import OffClocks, off_by
 from waiting import wait_until
 
 DAY_S = 24 * 3600
 
 
-class Copies(FleetTest):
+class Copies(OffClocks):
     def new_edge(self, edge_id):
         edge = self.fleet.add_edge(edge_id)
         self.addCleanup(self.fleet.remove_edge, edge)
@@ -19,9 +20,13 @@ class Copies(FleetTest):
         return edge
 
     def test_an_edge_is_restored_from_yesterday_s_backup(self):
-        """It goes on in a lane of its own, forks none, and enforces what it has never heard of: a freeze that is younger than the backup."""
-        name = "edge-restored"
-        edge = self.new_edge(name)
+        """It goes on in a lane of its own, forks none, and enforces what it has never heard of: a freeze that is younger than the backup. The clock of
+        its machine goes on by a day between both, so that by all that it kept the backup is a day old."""
+        edge = self.add_edge(-DAY_S)
+        name = edge.edge_id
+        self.load.more(SOME, name)
+        kept = edge.data / "edge" / "clock_offset_us"
+        wait_until("it keeps how far its clock is off", lambda: kept.exists() and abs(int(kept.read_text()) / 1e6 - DAY_S) < 5)
         with self.load.without(name):
             edge.stop()
             backup = self.fleet.folder / "backup"
@@ -36,10 +41,14 @@ class Copies(FleetTest):
             edge.kill9()
             shutil.rmtree(edge.data)
             backup.rename(edge.data)
-            (edge.data / "feed.confirmed").write_text(f"{(time.time_ns() // 1000) - DAY_S * 1_000_000}\n")
+            for variable in off_by(0):
+                del edge.environment[variable]
+            restored = datetime.datetime.now(datetime.UTC)
             edge.start()
         self.load.more(SOME, name)
         lines = self.whole()
+        newest = max((line for line in lines if line["lane"].split(".")[1] == name), key=lambda line: line["event_id"])["lane"]
+        self.assert_dated([line for line in lines if line["lane"] == newest], restored, SOME, edge)
         lanes = {line["lane"] for line in lines if line["lane"].split(".")[1] == name}
         self.assertEqual(len(lanes), 3, "one for each start")
 

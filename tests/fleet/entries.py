@@ -9,12 +9,15 @@ from case import SOME, FleetTest
 from ed25519 import SigningKey
 from forging import BEAT, Forger, containment_place, signed_by, tool_place
 from nats_client import Refused
+from story import now
 from tenants import CRM
 from waiting import wait_until
 
 STRANGER = SigningKey(b"x" * 32)
 # An older entry that comes sooner behind the newer may have been overtaken on its way, and is told to nobody.
 OVERTAKEN_S = 30
+# How old the feed is when control has been gone for a while, and by how much it grows while two readings of its age are waited for. Whole seconds.
+OLD_S, GROWN_S, ROUNDED_S = 10, 9, 1
 
 
 class Entries(FleetTest):
@@ -131,11 +134,47 @@ class Forged(Entries):
         wait_until("control lives on", lambda: self.forger.entry(BEAT)["at"] > old["at"])
         self.forger.write(BEAT, old)
         self.load.more(SOME)
+        self.assert_clocks_stand()
+        with self.load.without("control"):
+            self.fleet.control.kill9()
+            last = self.forger.entry(BEAT)
+            # What it says of the time is right, and only its signer is not.
+            forged = signed_by(STRANGER, last | {"at": now(), "n": last["n"] + 1}, last["key_id"])
+            self.assert_feed_grows_old(OLD_S, {})
+            for what, value in {"the last one": last, "an old one": old, "a forged one": forged}.items():
+                with self.subTest(what):
+                    self.assert_feed_grows_old(GROWN_S, self.feed_ages(), lambda value=value: self.forger.write(BEAT, value))
+            self.load.more(SOME)
+            self.fleet.control.start()
+        wait_until("the feed is young again", lambda: max(self.feed_ages().values()) < OLD_S)
+        self.assert_clocks_stand()
+        self.whole()
+
+    def feed_ages(self):
+        """By edge, in seconds; each takes it every five."""
+        return {edge.edge_id: edge.metric("aegis_control_feed_age_seconds") for edge in self.fleet.running_edges}
+
+    def assert_feed_grows_old(self, by_s, ages, behind=lambda: None):
+        """The age of every edge's feed grows by so much behind it, and never falls meanwhile. `ages`: those that it grows from."""
+        behind()
+        grown = {name: ages.get(name, 0) + by_s for name in self.feed_ages()}
+        seen = dict(ages)
+
+        def are_old():
+            current = self.feed_ages()
+            younger = {name: (seen[name], age) for name, age in current.items() if age < seen.get(name, age) - ROUNDED_S}
+            # Before the first reading without control the last of those with it stand.
+            self.assertFalse(ages and younger, "a feed became younger")
+            seen.update(current)
+            return all(age >= grown[name] for name, age in current.items())
+
+        wait_until(f"every feed grows old by {by_s} s", are_old)
+
+    def assert_clocks_stand(self):
         for shown in self.fleet.tenant.get("/v1/edges").expect(200):
             if shown["edge_id"] in self.fleet.edges:
                 self.assertLess(abs(shown.get("clock_offset_us") or 0), 1_000_000, shown)
                 self.assertFalse(shown["clock_suspect"], shown)
-        self.whole()
 
     def test_only_control_may_write_the_feed(self):
         """The server refuses whoever has another login, however it is signed."""

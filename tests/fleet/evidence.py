@@ -5,10 +5,12 @@ import collections
 import json
 import tempfile
 
+from approved import assert_approvals
 from deliveries import GITHUB_EVENTS
 from harness import VERIFIER
 from receipts import check_chain
 from seen import assert_seen_once
+from unfelt import assert_answered_soon
 from waiting import wait_until
 
 # A backlog drains, gaps are asked for, and a lane with one is held for a while first.
@@ -40,6 +42,9 @@ def verify(fleet, lines):
 def assert_nothing_wrong(told):
     assert not told.wrong, "\n".join([f"{len(told.wrong)} answers that should not have been given:", *told.wrong[:10]])
     assert not told.unanswered, "\n".join([f"{len(told.unanswered)} calls without an answer:", *told.unanswered[:10]])
+    assert told.slowest_s, "no answer was timed"
+    for edge_id, slowest_s in told.slowest_s.items():
+        assert_answered_soon(slowest_s, edge_id)
 
 
 def assert_receipts(fleet, told):
@@ -147,6 +152,8 @@ def assert_a_storm_is_contained(fleet):
 def assert_whole(fleet, told):
     """All of it. The load must have stopped."""
     assert_nothing_wrong(told)
+    # First: it writes receipts of its own.
+    assert_approvals(fleet, told, lambda: exported(fleet))
     lines = assert_receipts(fleet, told)
     assert_events(fleet, told)
     assert_no_broken_chain(fleet)

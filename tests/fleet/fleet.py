@@ -1,12 +1,11 @@
-"""A fleet on loopback: a cluster of three NATS servers, the control plane on Postgres or SQLite, and edges of its tenants."""
+"""A fleet on loopback: a cluster of three NATS servers, the control plane on Postgres, and edges of its tenants."""
 
 import pathlib
 import shutil
-import subprocess
 import tempfile
 
 from cluster import Cluster
-from harness import BINARY, ControlPlane, Edge
+from harness import ControlPlane, Edge
 from nats import SERVERS, free_port
 from postgres import Postgres
 from waiting import wait_until
@@ -19,17 +18,11 @@ STARTED_WITHIN_S = 120
 LAKE_FLUSH_S = 2
 
 
-def takes_postgres():
-    """True if this build of the program can keep the control plane's tables in Postgres."""
-    helped = subprocess.run([str(BINARY), "control", "--help"], capture_output=True, text=True, check=True)
-    return "url_file" in helped.stdout
-
-
 class Control(ControlPlane):
     """The control plane of a fleet: found at the same address after a restart."""
 
     def __init__(self, data, cluster, postgres):
-        self.cli_environment = postgres.environment if postgres else {}
+        self.cli_environment = postgres.environment
         environment = self.cli_environment | {"AEGIS_LAKE_FLUSH_S": str(LAKE_FLUSH_S)}
         super().__init__(data=data, environment=environment, nats=cluster)
         self.listen = f"127.0.0.1:{free_port()}"
@@ -59,7 +52,7 @@ class Fleet:
         self._own = tempfile.TemporaryDirectory(prefix="aegis-fleet-") if folder is None else None
         self.folder = pathlib.Path(folder or self._own.name)
         self.edges, self._started = {}, []
-        self.postgres = Postgres() if takes_postgres() else None
+        self.postgres = Postgres()
         try:
             self._start(SERVERS[server])
         except BaseException:
@@ -138,7 +131,6 @@ class Fleet:
             aegis.close()
         if hasattr(self, "cluster"):
             self.cluster.close()
-        if self.postgres:
-            self.postgres.close()
+        self.postgres.close()
         if self._own:
             self._own.cleanup()

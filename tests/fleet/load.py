@@ -15,8 +15,8 @@ from fleet import WEBHOOK_SECRET
 from tenants import until_enforced
 from waiting import wait_until
 
-# A commit is waited for 5 s; a call is answered by then, whatever is gone behind the edge. The rest is for a busy machine: that edges answer during a
-# fault, and not behind it, is what `more` sees.
+# A commit is waited for 5 s; a call is answered by then, whatever is gone behind the edge, and a client waits for the rest. How soon answers must
+# come is said in `unfelt`: this only ends a call that would hang.
 ANSWER_S = 20
 # Control answers a webhook once NATS has it, and may wait for that.
 WEBHOOK_ANSWER_S = 30
@@ -131,7 +131,7 @@ class Caller:
     def __init__(self, load, edge, name, seed):
         self.load, self.told, self.edge, self.name = load, load.told, edge, name
         self.dice = random.Random(seed)
-        self._session = None
+        self._session, self._held = None, []
 
     def run(self):
         while not self.load.stopped:
@@ -143,7 +143,6 @@ class Caller:
             try:
                 self._session = self._session or Session(self.edge.port, ANSWER_S)
                 self._call()
-                self.told.answered_in(self.name, time.monotonic() - started)
             except (OSError, http.client.HTTPException) as error:
                 self._hang_up()
                 if not self.load.excused(self.name, started):
@@ -168,7 +167,11 @@ class Caller:
     def _ask(self, agent, word, expected, may_refuse=frozenset(), **options):
         """The answer, if it was the expected one; anything but that and a tolerated deny is wrong."""
         headers = {"authorization": f"Bearer {agent.token}", "content-type": "application/json"}
+        started = time.monotonic()
         reply = self._session.send("POST", "/v1/authorize", json.dumps(agent.request(**options)).encode(), headers)
+        # Where the edge itself was away, or its own disk is the fault, it is not what lies behind it that is waited for.
+        if not self.load.excused(self.name, started) and not self.load.may_refuse[self.name]:
+            self.told.answered_in(self.name, started, time.monotonic() - started)
         if reply.status != 200:
             self.told.complain(f"{self.name}: {word}: {reply}")
             return None
@@ -203,22 +206,31 @@ class Caller:
     def _hold(self, agent, may_refuse):
         """What waits for a person does not pass without one, nor does an approval that nobody asked for."""
         answer = self._ask(agent, "held", "require_approval", may_refuse, action="refund", parameters={"amount": 1})
-        ids = [str(uuid.UUID(int=self.dice.getrandbits(128), version=4))]
-        ids += [answer["approval"]["approval_id"]] if answer else []
-        for approval_id in ids:
-            claimed = {"claimed_action_hash": answer["action_hash"] if answer else "0" * 64}
-            self._consume(agent, approval_id, claimed)
+        # Control may be waited for longer than an edge keeps a connection on which nothing comes.
+        self._hang_up()
+        self._consume(agent, str(uuid.UUID(int=self.dice.getrandbits(128), version=4)), "0" * 64, {"approval_not_found": "unknown"})
+        if answer:
+            self.told.hold(answer["approval"], agent)
+            # Control may not have the new one yet, and has the one before it where nothing holds that up.
+            self._held = (self._held + [(agent, answer["approval"])])[-2:]
+            words = {"approval_pending": "pending", "approval_not_found": "not there yet"}
+            for whose, approval in self._held:
+                self._consume(whose, approval["approval_id"], approval["action_hash"], words)
 
-    def _consume(self, agent, approval_id, claimed):
-        """Control answers this, and may be gone: no answer is no pass."""
+    def _consume(self, agent, approval_id, action_hash, words):
+        """Control answers this, and may be gone: no answer is no pass. `words`: what each of its refusals counts as; another one is wrong."""
+        claimed = {"claimed_action_hash": action_hash}
         with contextlib.suppress(OSError, http.client.HTTPException):
             session = Session(self.edge.port, WEBHOOK_ANSWER_S)
             with contextlib.closing(session):
                 headers = {"authorization": f"Bearer {agent.token}", "content-type": "application/json"}
                 reply = session.send("POST", f"/v1/approvals/{approval_id}/consume", json.dumps(claimed).encode(), headers)
-            if reply.status == 200:
+            if reply.status >= 500:
+                self.told.count(self.name, "consume refused")
+            elif reply.status in (404, 409) and reply.code in words:
+                self.told.count(self.name, words[reply.code])
+            else:
                 self.told.complain(f"{self.name}: consumed without an approval: {reply}")
-            self.told.count(self.name, "unconsumed")
 
 
 class Webhooks:

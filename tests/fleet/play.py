@@ -65,7 +65,7 @@ def up():
 
 def start():
     FOLDER.mkdir(mode=0o700, parents=True, exist_ok=True)
-    print(f"fleet: starting in {FOLDER}: three servers of NATS, Postgres where the program takes it, control, two edges, a load", flush=True)
+    print(f"fleet: starting in {FOLDER}: three servers of NATS, Postgres, control, two edges, a load", flush=True)
     with (FOLDER / "supervisor.log").open("wb") as log:
         command = [sys.executable, str(pathlib.Path(__file__).with_name("supervise.py")), str(FOLDER)]
         environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "tests/e2e"), "PYTHONDONTWRITEBYTECODE": "1"}

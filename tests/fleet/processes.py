@@ -10,8 +10,9 @@ class Kills(FleetTest):
         edge = self.fleet.edges[name]
         pass_time(self.dice.uniform(0, 0.5))
         with self.load.without(name):
-            edge.kill9()
-            self.load.more(SOME)
+            with self.unfelt():
+                edge.kill9()
+                self.load.more(SOME)
             edge.start()
         self.load.more(SOME, name)
         self.whole()
@@ -20,8 +21,9 @@ class Kills(FleetTest):
         """Edges answer without it, and know at its return what was frozen before."""
         pass_time(self.dice.uniform(0, 0.5))
         with self.load.without("control"):
-            self.fleet.control.kill9()
-            self.load.more(SOME)
+            with self.unfelt():
+                self.fleet.control.kill9()
+                self.load.more(SOME)
             self.fleet.control.start()
         agent, reply = self.freeze_later()
         self.wait_denied(agent)
@@ -36,10 +38,15 @@ class Kills(FleetTest):
         """Another one takes over, and what was on its way is sent again."""
         self.kill_node(self.fleet.cluster.leader("ASE"))
 
+    def test_the_leader_of_containment_is_killed(self):
+        """A freeze goes through the one that takes over."""
+        self.kill_node(self.fleet.cluster.leader("KV_containment"))
+
     def kill_node(self, node):
         pass_time(self.dice.uniform(0, 0.5))
-        node.kill9()
-        self.load.more(SOME)
+        with self.unfelt():
+            node.kill9()
+            self.load.more(SOME)
         # Two of three are enough to contain.
         agent, reply = self.freeze_later()
         self.wait_denied(agent)

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Faults of a fleet under load: `run.sh [short|full|GROUP[.WORD]...]`, all where nothing is named.
 # AEGIS_BIN names the program; AEGIS_SEED the random numbers, AEGIS_FLEET_NATS the server (debian or current), AEGIS_FLEET_LONG_S how long a
-# fault lasts that has a length (60 s).
+# fault lasts that has a length (60 s), AEGIS_MAY_SKIP what a run of everything may leave out where the machine lacks something (disks).
 set -eu
 
 cd "$(dirname "$0")"

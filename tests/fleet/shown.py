@@ -17,10 +17,8 @@ def rows(fleet):
     leader = fleet.cluster.leader("ASE")
     for node in fleet.cluster.nodes:
         yield node.name, node.url, node.pid, node.folder / "log", "leads the stream of events" if node is leader else ""
-    if fleet.postgres:
-        yield "postgres", f"127.0.0.1:{fleet.postgres.port}", fleet.postgres.pid, fleet.postgres.folder / "log", "tables of control"
-    store = "" if fleet.postgres else "tables in SQLite"
-    yield "control", f"http://127.0.0.1:{fleet.control.port}", fleet.control.pid, fleet.control.log_file, store
+    yield "postgres", f"127.0.0.1:{fleet.postgres.port}", fleet.postgres.pid, fleet.postgres.folder / "log", "tables of control"
+    yield "control", f"http://127.0.0.1:{fleet.control.port}", fleet.control.pid, fleet.control.log_file, ""
     for edge in fleet.edges.values():
         yield edge.edge_id, f"http://127.0.0.1:{edge.port}", edge.pid, edge.log_file, ""
 

@@ -25,7 +25,7 @@ def note_folders(folder, fleet):
     while not state.exists():
         time.sleep(0.05)
     known = json.loads(state.read_text())
-    known["folders"] = [str(fleet.postgres.folder), str(fleet.postgres.url_file.parent)] if fleet.postgres else []
+    known["folders"] = [str(fleet.postgres.folder), str(fleet.postgres.url_file.parent)]
     replace(state, json.dumps(known))
 
 

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use async_nats::{Client, ConnectOptions};
+use async_nats::{Client, ConnectOptions, Event};
 use futures_util::future::BoxFuture;
 
 use super::elsewhere::{Answers, NextServer};
@@ -94,11 +95,9 @@ async fn connected(options: &JetStreamOptions) -> Result<(Client, Arc<Answers>),
     let name = options.name.clone();
     let next = Arc::new(NextServer::default());
     let chooser = Arc::clone(&next);
-    let mut connect = ConnectOptions::new()
-        .name(&options.name)
-        .custom_inbox_prefix(&options.inbox_prefix)
-        .require_tls(options.require_tls)
-        .request_timeout(Some(options.timeout))
+    let connect = of_any_try(options);
+    let why = Arc::new(Why { options: connect.clone(), servers: options.servers.clone(), is_asked: AtomicBool::new(false) });
+    let connect = connect
         .ping_interval(PING_EVERY)
         .reconnect_to_server_callback(move |pool, connected| std::future::ready(chooser.choose(&pool, &connected)))
         .reconnect_delay_callback(|tries| {
@@ -107,9 +106,10 @@ async fn connected(options: &JetStreamOptions) -> Result<(Client, Arc<Answers>),
         })
         .event_callback(move |event| {
             let connection = name.clone();
+            why.hear(&event, &connection);
             async move {
                 match event {
-                    event @ (async_nats::Event::Connected | async_nats::Event::Closed) => {
+                    event @ (Event::Connected | Event::Closed) => {
                         tracing::info!(connection, %event, "NATS")
                     }
                     event => tracing::warn!(connection, %event, "NATS"),
@@ -117,6 +117,18 @@ async fn connected(options: &JetStreamOptions) -> Result<(Client, Arc<Answers>),
             }
         })
         .retry_on_initial_connect();
+    let client = connect.connect(options.servers.as_slice()).await.map_err(unavailable)?;
+    let answers = Arc::new(Answers::new(client.clone(), options.name.clone(), next));
+    Ok((client, answers))
+}
+
+/// Who connects, and what it trusts.
+fn of_any_try(options: &JetStreamOptions) -> ConnectOptions {
+    let mut connect = ConnectOptions::new()
+        .name(&options.name)
+        .custom_inbox_prefix(&options.inbox_prefix)
+        .require_tls(options.require_tls)
+        .request_timeout(Some(options.timeout));
     if let Some(file) = &options.ca_file {
         connect = connect.add_root_certificates(file.clone());
     }
@@ -132,7 +144,31 @@ async fn connected(options: &JetStreamOptions) -> Result<(Client, Arc<Answers>),
         Login::Nkey { seed } => connect.nkey(seed.clone()),
         Login::User { name, password } => connect.user_and_password(name.clone(), password.clone()),
     };
-    let client = connect.connect(options.servers.as_slice()).await.map_err(unavailable)?;
-    let answers = Arc::new(Answers::new(client.clone(), options.name.clone(), next));
-    Ok((client, answers))
+    connect
+}
+
+/// Why no server is reached: a certificate of a foreign authority, say. Of the tries that it makes by itself the client of NATS tells what kind of
+/// failure it was and not which, and of one that is asked for it tells both.
+struct Why {
+    options: ConnectOptions,
+    servers: Vec<String>,
+    is_asked: AtomicBool,
+}
+
+impl Why {
+    /// Tries once by itself, and says what came of it, where a try failed that was the first since there was a connection.
+    fn hear(self: &Arc<Self>, event: &Event, connection: &str) {
+        match event {
+            Event::Connected => self.is_asked.store(false, Ordering::Release),
+            Event::ClientError(_) if !self.is_asked.swap(true, Ordering::AcqRel) => {
+                let (this, connection) = (Arc::clone(self), connection.to_owned());
+                tokio::spawn(async move {
+                    if let Err(error) = this.options.clone().connect(this.servers.as_slice()).await {
+                        tracing::warn!(connection, %error, "why no NATS server is reached");
+                    }
+                });
+            }
+            _ => {}
+        }
+    }
 }
