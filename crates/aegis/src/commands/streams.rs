@@ -256,7 +256,7 @@ mod tests {
         use aegis_bus::users::{Part, Role, User, render};
         let edge = |id: &str, tenants: &[&str]| Role::Edge {
             id: id.to_owned(),
-            tenants: tenants.iter().map(|tenant| aegis_model::TenantId::new(*tenant).unwrap()).collect(),
+            tenants: tenants.iter().map(|tenant| aegis_model::TenantId::new(tenant).unwrap()).collect(),
         };
         let file = |roles: Vec<Role>| {
             let numbered = roles.into_iter().enumerate();
