@@ -64,9 +64,6 @@ pub(crate) async fn run(control: Arc<Control>, mut stop: watch::Receiver<bool>) 
     }
 }
 
-/// Longest name of a lane, bytes: tenant, edge and start.
-const MAX_LANE: usize = 256;
-
 /// What follows the lanes: who says that a receipt has come must prove it.
 struct Lanes {
     gaps: Gaps,
@@ -236,7 +233,7 @@ fn read(control: &Control, delivered: &Delivered, prover: &mut Prover) -> Result
     if !subject::is_ase(&delivered.subject, event.tenant_id(), event.kind()) {
         return Err("subject and event disagree about tenant or kind".to_owned());
     }
-    if event.lane().is_some_and(|lane| lane.len() > MAX_LANE || lane.chars().any(char::is_control)) {
+    if !event.names_a_lane_or_none() {
         return Err("its lane has no name that a lane can have".to_owned());
     }
     if event.lane().is_some() != event.seq().is_some() {

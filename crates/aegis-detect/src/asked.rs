@@ -56,7 +56,8 @@ impl<W, A> Asked<W, A> {
 
     pub(crate) fn answer(&self, answer_to: impl Fn(&TenantId, W) -> A) {
         let questions = std::mem::take(&mut *self.questions.lock());
-        for Question { tenant, what, answer } in questions {
+        // Who has left needs no answer.
+        for Question { tenant, what, answer } in questions.into_iter().filter(|question| !question.answer.is_closed()) {
             let _nobody_waits = answer.send(answer_to(&tenant, what));
         }
     }

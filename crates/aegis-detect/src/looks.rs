@@ -115,6 +115,11 @@ impl Looks {
         self.0.entry(event.tenant_id.clone()).or_default().insert(lane.clone(), first);
     }
 
+    /// A lane that is followed from here on: whatever comes of it is counted, proved or not.
+    pub(crate) fn begin(&mut self, tenant: &TenantId, lane: &str) {
+        self.0.entry(tenant.clone()).or_default().entry(lane.to_owned()).or_default();
+    }
+
     /// Forgets lanes that are not followed any more.
     pub(crate) fn keep(&mut self, is_followed: impl Fn(&str) -> bool) {
         self.0.retain(|_, lanes| {

@@ -164,8 +164,13 @@ impl Running {
                 Kept::Not(delivered) => return self.take_one(*delivered, false, tick),
             }
         }
+        let new_lane = event.lane().filter(|lane| self.stage.head_of(lane) == 0);
         let (verified, stage) = self.stage.judge(&wire, event, || read.event().as_ref());
         drop(wire);
+        // What did not prove itself may name any lane, and begins none.
+        if let Some(lane) = new_lane.filter(|lane| self.stage.heads().get(lane).is_some()) {
+            self.engine.looks.begin(event.tenant_id(), lane);
+        }
         let (broken, said) = match stage {
             Stage::Repeated => {
                 tick.seen.repeated += 1;

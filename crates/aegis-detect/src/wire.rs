@@ -23,6 +23,9 @@ pub(crate) fn read(delivered: &Delivered) -> Result<Arc<ReadEvent>, String> {
     if !subject::is_ase(&delivered.subject, event.tenant_id(), event.kind()) {
         return Err(format!("its tenant and kind do not belong under the subject {}", delivered.subject));
     }
+    if !event.names_a_lane_or_none() {
+        return Err("its lane has no name that a lane can have".to_owned());
+    }
     Ok(read)
 }
 

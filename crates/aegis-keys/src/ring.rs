@@ -30,9 +30,19 @@ impl Pinned {
     pub fn speaks_for(&self, tenant: &str, lane: &str) -> bool {
         match &self.scope {
             Scope::Any => true,
-            Scope::Edge { edge_id, tenants } => tenants.contains(tenant) && lane.split('.').nth(1) == Some(edge_id.as_str()),
+            Scope::Edge { edge_id, tenants } => tenants.contains(tenant) && is_lane_of(lane, tenant, edge_id),
         }
     }
+}
+
+/// Longest name of a start in a lane, bytes.
+const MAX_EPOCH: usize = 64;
+
+/// True of the lanes of one edge and tenant. Each start of an edge has one, so whoever counts lanes by their edge finds all of them.
+fn is_lane_of(lane: &str, tenant: &str, edge_id: &str) -> bool {
+    let mut labels = lane.split('.');
+    let is_its_own = labels.next() == Some(tenant) && labels.next() == Some(edge_id);
+    is_its_own && labels.next().is_some_and(|epoch| (1..=MAX_EPOCH).contains(&epoch.len())) && labels.next().is_none()
 }
 
 /// Pinned public keys.
@@ -106,6 +116,10 @@ mod tests {
             ("acme", "acme"),
             ("acme", ""),
             ("beta", "acme.edge-1.0123"),
+            ("acme", "acme.edge-1"),
+            ("acme", "acme.edge-1."),
+            ("acme", "acme.edge-1.0123.4"),
+            ("acme", &format!("acme.edge-1.{}", "0".repeat(65))),
         ] {
             assert!(!pinned.speaks_for(tenant, lane), "{tenant} {lane}");
         }

@@ -38,8 +38,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// First and longest pause after a failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// Longest name of a lane, bytes: tenant, edge and start.
-const MAX_LANE: usize = 256;
 
 /// Fills the lake until it is stopped.
 pub(crate) async fn run(
@@ -383,8 +381,7 @@ fn read(delivered: &Delivered, prover: &mut Prover, config: &LakeConfig) -> Opti
     let read = delivered.event().ok()?;
     let event = read.unmarked();
     let is_its_own = subject::is_ase(&delivered.subject, event.tenant_id(), event.kind());
-    let is_no_lane = |lane: &str| lane.len() > MAX_LANE || lane.chars().any(char::is_control);
-    if !is_its_own || event.lane().is_some_and(is_no_lane) {
+    if !is_its_own || !event.names_a_lane_or_none() {
         return None;
     }
     let is_kept = delivered.kept.as_ref().is_some_and(|kept| config.keepers.contains(&*kept.by));

@@ -5,6 +5,9 @@ use std::fmt;
 
 use crate::{Decision, EventId, EventKind, SecurityEvent, SourceTrust, TenantId, Timestamp};
 
+/// Longest name of a lane, bytes: tenant, edge and start.
+const MAX_LANE: usize = 256;
+
 /// What can be asked of an event that was not judged. Columns are added as readers need them; `verified` and `late` are not among them.
 #[derive(Clone, Copy)]
 pub struct Unmarked<'a>(&'a SecurityEvent);
@@ -46,6 +49,12 @@ impl<'a> Unmarked<'a> {
     #[must_use]
     pub fn lane(self) -> Option<&'a str> {
         self.0.lane.as_deref()
+    }
+
+    /// True unless it names a lane by what no lane is called: whoever keeps something of each lane need not keep that.
+    #[must_use]
+    pub fn names_a_lane_or_none(self) -> bool {
+        self.lane().is_none_or(|lane| lane.len() <= MAX_LANE && !lane.chars().any(char::is_control))
     }
 
     #[must_use]

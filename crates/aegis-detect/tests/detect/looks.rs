@@ -207,6 +207,23 @@ async fn of_a_lane_that_went_on_without_a_receipt_it_is_said_which_and_what_was_
 }
 
 #[tokio::test]
+async fn what_did_not_prove_itself_at_the_start_of_a_lane_is_counted_as_that() {
+    for (order, expected) in [([2, 1, 0], (0, 0, 3)), ([1, 0, 2], (0, 1, 2))] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut house = House::open(folder.path(), 0).await;
+        let worker = house.worker().await;
+        let mut wires = Vec::new();
+        while wires.len() < 3 {
+            wires.extend(house.seal(0, "acme").await);
+        }
+        house.send(&order.map(|place| wires[place].clone())).await;
+        let lane = house.lanes(&worker, "acme", None).await.remove(0);
+        assert_eq!((lane.before, lane.in_time, lane.unproved), expected, "{order:?}: {lane:?}");
+        worker.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn what_came_too_late_is_counted_as_late_and_each_edge_and_page_is_asked_for_alone() {
     let folder = tempfile::tempdir().unwrap();
     let mut house = House::open(folder.path(), 0).await;
