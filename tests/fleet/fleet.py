@@ -71,6 +71,8 @@ class Fleet:
         self.tenant.settings(automatic_freezes_per_hour=0)
         # And another one, whose agents detection does freeze.
         self.watched = self.control.tenant("watched").register_tools()
+        # One at the end of each fault, of which a run has more in an hour than the cap that a tenant begins with.
+        self.watched.settings(automatic_freezes_per_hour=1000)
         self.agents = [self.tenant.register_agent() for _ in range(AGENTS)]
         for number in (1, 2):
             self.add_edge(f"edge-{number}")
