@@ -84,9 +84,10 @@ impl EdgeView {
         let mut newest: HashMap<(EntryKind, &str), Held> = HashMap::new();
         for &(index, entry) in entries {
             let key = (entry.kind, entry.name.as_str());
-            let held = newest.get(&key).copied().or_else(|| tenant.held(entry));
-            match compared(entry, held.as_ref()) {
-                Ok(Applied::New) => match Change::of(entry) {
+            let pending = newest.get(&key).copied();
+            match compared(entry, pending.or_else(|| tenant.held(entry)).as_ref()) {
+                // One that comes again beside its first copy is taken again, which changes nothing: whether that one can hold is not known yet.
+                Ok(applied) if applied == Applied::New || pending.is_some() => match Change::of(entry) {
                     Some(Ok(change)) => {
                         newest.insert(key, Held { revision: entry.revision, since: Instant::now() });
                         news.push(News { index, entry, change });
@@ -317,7 +318,8 @@ mod tests {
         expected.extend([false, false, false, true]);
         assert_eq!(applied(&view, &entries), expected);
         assert!((1..=20).all(|n| has(&view, &format!("tool-{n}"))) && !has(&view, "spoiled") && !has(&view, "forged"));
+        assert_eq!(applied(&view, &[policies(21, "nowhere"), policies(21, "nowhere")]), [false; 2], "neither copy holds");
         // Whose action comes later holds with it, though the same was refused before.
-        assert_eq!(applied(&view, &[policies(21, "nowhere"), tool("nowhere", 25)]), [true; 2]);
+        assert_eq!(applied(&view, &[policies(21, "nowhere"), tool("nowhere", 25), policies(21, "nowhere")]), [true; 3]);
     }
 }
