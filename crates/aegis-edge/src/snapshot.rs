@@ -169,7 +169,7 @@ fn text_of(entries: &[(Place, Arc<[u8]>)]) -> std::io::Result<String> {
 }
 
 /// The next line, without its break; None behind the last that was written to its end. A power failure leaves one without its break, or zeros where
-/// the file had grown already: what came with it was not on the disk, so that nobody was told that it is kept, and nothing came behind it.
+/// the file had grown already: what came with it was not on the disk, so that nobody was told that it is kept, and no later writing came behind it.
 fn next_line<'a>(file: &mut impl BufRead, line: &'a mut Vec<u8>) -> std::io::Result<Option<&'a [u8]>> {
     line.clear();
     file.read_until(b'\n', line)?;
