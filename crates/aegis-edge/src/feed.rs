@@ -257,8 +257,9 @@ impl Follower {
     }
 
     async fn read_one(self: &Arc<Self>, bucket: Bucket, filter: &str) -> Result<(), BusError> {
+        let came = Instant::now();
         let entries = self.bus.kv_all(bucket, filter).await?;
-        self.take(bucket, entries).await
+        self.take(bucket, entries, came).await
     }
 
     /// Whom all that concerns the feed as a whole is told.
@@ -307,7 +308,7 @@ impl Follower {
         let restored = snapshot.load()?;
         for bucket in Bucket::ALL {
             let of_it = restored.iter().flat_map(|restored| &restored.entries).filter(|(its, ..)| *its == bucket);
-            self.apply_all(bucket, of_it.map(|(_, key, bytes)| (key.as_str(), bytes.as_slice())), false);
+            self.apply_all(bucket, of_it.map(|(_, key, bytes)| (key.as_str(), bytes.as_slice())), Instant::now(), false);
         }
         Ok(restored)
     }

@@ -49,6 +49,7 @@ mod tests {
     use aegis_keys::{KeyRing, SigningKey, sign_entry};
     use aegis_model::{EntryKind, ManualClock, TenantId, Timestamp};
     use serde_json::{Value, json};
+    use tokio::time::Instant;
 
     use super::super::bare;
     use super::*;
@@ -128,7 +129,12 @@ mod tests {
         let pay = json!({"action": "pay", "risk": "medium", "mutates_state": true, "parameters": parameters});
         let desk = entry(EntryKind::Tool, "desk", 2, json!({"tool": "desk", "name": "Desk", "actions": [pay]}));
         let apply = |entries: &[&(String, Vec<u8>)]| {
-            follower.apply_all(Bucket::Control, entries.iter().map(|(key, bytes)| (key.as_str(), bytes.as_slice())), false);
+            follower.apply_all(
+                Bucket::Control,
+                entries.iter().map(|(key, bytes)| (key.as_str(), bytes.as_slice())),
+                Instant::now(),
+                false,
+            );
         };
 
         apply(&[&policies, &policies]);
