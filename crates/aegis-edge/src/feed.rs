@@ -175,7 +175,8 @@ impl FeedFollower {
             }
             Err(error) => follower.go_on_from(restored, error)?,
         }
-        let mut tasks = vec![tokio::spawn(reread(follower.clone())), tokio::spawn(keep::keep(follower.clone()))];
+        let mut tasks =
+            vec![tokio::spawn(reread(follower.clone())), tokio::spawn(keep::keep(follower.clone(), keep::AGAIN_AFTER))];
         if !follower.view.told.was_read() {
             tracing::warn!(
                 "what other edges made of runs is not read yet: without a copy on disk that is young enough, runs count as unknown"
@@ -288,10 +289,7 @@ impl Follower {
         let began = self.clock.now();
         match self.read_whole().await {
             Ok(()) => self.confirm(began),
-            Err(error) => {
-                tracing::warn!(%error, "the control feed could not be read again; what is known stays enforced");
-                self.keeper.try_again();
-            }
+            Err(error) => tracing::warn!(%error, "the control feed could not be read again; what is known stays enforced"),
         }
         self.leave_where_deaf().await
     }
