@@ -3,10 +3,9 @@
 //! and now and then the file is written anew: one freeze does not cost what everything costs.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Error, ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Error, ErrorKind};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use aegis_bus::Bucket;
@@ -14,12 +13,12 @@ use aegis_model::Timestamp;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use crate::appended::{Appended, replace};
+
 /// What the first line of the file of entries says.
 const SCHEMA: &str = "aegis-feed-copy-1";
 const ENTRIES: &str = "feed.jsonl";
 const CONFIRMED: &str = "feed.confirmed";
-/// Bytes that are added before the file is written anew, where it was no larger than that.
-const MOST_ADDED: usize = 1 << 20;
 
 /// Where an entry stands.
 type Place = (Bucket, Arc<str>);
@@ -61,33 +60,19 @@ impl Held {
     }
 }
 
-/// What the file is like.
-#[derive(Debug)]
-struct Written {
-    /// It is to be written anew.
-    anew: bool,
-    /// Bytes that were added since it was.
-    added: usize,
-    /// And how large it was then.
-    whole: usize,
-}
-
-impl Written {
-    const ANEW: Self = Self { anew: true, added: 0, whole: 0 };
-}
-
 /// The copy in a folder.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
     folder: PathBuf,
     /// Never locked while anything is written: who applies a containment waits for it.
     held: Mutex<Held>,
-    written: Mutex<Written>,
+    file: Mutex<Appended>,
 }
 
 impl Snapshot {
     pub(crate) fn new(folder: PathBuf) -> Self {
-        Self { folder, held: Mutex::default(), written: Mutex::new(Written::ANEW) }
+        let file = Mutex::new(Appended::new(folder.join(ENTRIES)));
+        Self { folder, held: Mutex::default(), file }
     }
 
     /// Notes an entry that the view took. One that it took before a newer one may be noted behind that, and does not take its place: nobody would put
@@ -103,28 +88,17 @@ impl Snapshot {
 
     /// Writes the entries that have changed, and says nothing of when they were true. Takes as long as a disk does, and two at once one after the other.
     pub(crate) fn save_entries(&self) -> std::io::Result<()> {
-        let mut written = self.written.lock();
-        let file = self.folder.join(ENTRIES);
-        let is_good = !written.anew && file.exists();
+        let mut file = self.file.lock();
+        let is_good = file.is_good();
         let fresh = self.held.lock().take_fresh();
         if is_good && fresh.is_empty() {
             return Ok(());
         }
-        // Until it is done, nobody knows what stands there.
-        let Written { added, whole, .. } = std::mem::replace(&mut *written, Written::ANEW);
-        let text = if is_good { text_of(&fresh)? } else { String::new() };
-        if is_good && added + text.len() <= whole.max(MOST_ADDED) {
-            let mut file = OpenOptions::new().append(true).open(&file)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_data()?;
-            *written = Written { anew: false, added: added + text.len(), whole };
-            return Ok(());
-        }
-        let all = self.held.lock().take_all();
-        let text = format!("{SCHEMA}\n{}", text_of(&all)?);
-        replace(&file, text.as_bytes())?;
-        *written = Written { anew: false, added: 0, whole: text.len() };
-        Ok(())
+        let all = || -> std::io::Result<String> {
+            let all = self.held.lock().take_all();
+            Ok(format!("{SCHEMA}\n{}", text_of(&all)?))
+        };
+        file.write(|| text_of(&fresh), all)
     }
 
     /// Writes that all of the entries were true at `confirmed_at`. Behind them: a file of before that has not all of them is not said to.
@@ -177,19 +151,11 @@ fn next_line<'a>(file: &mut impl BufRead, line: &'a mut Vec<u8>) -> std::io::Res
     Ok(is_whole.then_some(line.as_slice()))
 }
 
-/// Writes a file whole or not at all.
-pub(crate) fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let partial = path.with_extension("partial");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&partial, path)?;
-    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn save(snapshot: &Snapshot, confirmed_at: i64) {
@@ -289,16 +255,12 @@ mod tests {
             snapshot.save_entries().unwrap();
         }
         assert_eq!((lines(&folder), loaded(&folder)[0].2.as_str()), (5, "{\"a\":3}"), "what was added last counts");
-        snapshot.written.lock().added = MOST_ADDED;
-        snapshot.hold(Bucket::Control, "acme.tool.x", b"{\"a\":4}", 4);
-        snapshot.save_entries().unwrap();
-        assert_eq!((lines(&folder), loaded(&folder)[0].2.as_str()), (2, "{\"a\":4}"), "it has what holds, once");
         // However large its entries are.
-        for revision in 5..15 {
-            let large = format!("{{\"a\":\"{}{revision}\"}}", "x".repeat(MOST_ADDED));
+        for revision in 4..15 {
+            let large = format!("{{\"a\":\"{}{revision}\"}}", "x".repeat(1 << 20));
             snapshot.hold(Bucket::Control, "acme.tool.x", large.as_bytes(), revision);
             snapshot.save_entries().unwrap();
-            assert!(std::fs::metadata(folder.join(ENTRIES)).unwrap().len() < 3 << 20, "{revision}");
+            assert!(lines(&folder) <= 3, "it has what held when it was written anew, and once as much at most: {revision}");
             assert_eq!(loaded(&folder)[0].2, large);
         }
         std::fs::remove_file(folder.join(ENTRIES)).unwrap();
