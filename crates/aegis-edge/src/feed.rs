@@ -171,10 +171,12 @@ impl FeedFollower {
                 keep::write(&follower).await;
                 // No call is to be judged without what other edges know, if that can be had.
                 let _gone_without = tokio::time::timeout(start_wait, labels::read(follower.clone())).await;
+                follower.read_containment().await;
             }
             Err(error) => follower.go_on_from(restored, error)?,
         }
-        let mut tasks = vec![tokio::spawn(reread(follower.clone())), tokio::spawn(keep::keep(follower.clone()))];
+        let mut tasks =
+            vec![tokio::spawn(reread(follower.clone())), tokio::spawn(keep::keep(follower.clone(), keep::AGAIN_AFTER))];
         if !follower.view.told.was_read() {
             tracing::warn!(
                 "what other edges made of runs is not read yet: without a copy on disk that is young enough, runs count as unknown"
@@ -244,9 +246,21 @@ impl Follower {
         failed.map_or(Ok(()), Err)
     }
 
+    /// Reads again what is contained: what came first is old where all that is read behind it took long, and calls are judged now.
+    async fn read_containment(self: &Arc<Self>) {
+        for (bucket, filter) in &self.places {
+            if *bucket == Bucket::Containment
+                && let Err(error) = self.read_one(*bucket, filter).await
+            {
+                tracing::warn!(%error, "what is contained could not be read again at the end of a start; what changed meanwhile comes with the watch");
+            }
+        }
+    }
+
     async fn read_one(self: &Arc<Self>, bucket: Bucket, filter: &str) -> Result<(), BusError> {
+        let came = Instant::now();
         let entries = self.bus.kv_all(bucket, filter).await?;
-        self.take(bucket, entries).await
+        self.take(bucket, entries, came).await
     }
 
     /// Whom all that concerns the feed as a whole is told.
@@ -271,12 +285,11 @@ impl Follower {
 
     /// Reads the whole feed again; true where the server is left, behind a reading that failed too.
     async fn look_again(self: &Arc<Self>) -> bool {
+        // What is read first is as old as that in the end.
+        let began = self.clock.now();
         match self.read_whole().await {
-            Ok(()) => self.confirm(self.clock.now()),
-            Err(error) => {
-                tracing::warn!(%error, "the control feed could not be read again; what is known stays enforced");
-                self.keeper.try_again();
-            }
+            Ok(()) => self.confirm(began),
+            Err(error) => tracing::warn!(%error, "the control feed could not be read again; what is known stays enforced"),
         }
         self.leave_where_deaf().await
     }
@@ -293,7 +306,7 @@ impl Follower {
         let restored = snapshot.load()?;
         for bucket in Bucket::ALL {
             let of_it = restored.iter().flat_map(|restored| &restored.entries).filter(|(its, ..)| *its == bucket);
-            self.apply_all(bucket, of_it.map(|(_, key, bytes)| (key.as_str(), bytes.as_slice())), false);
+            self.apply_all(bucket, of_it.map(|(_, key, bytes)| (key.as_str(), bytes.as_slice())), Instant::now(), false);
         }
         Ok(restored)
     }

@@ -3,6 +3,7 @@
 //! Promises that nothing behind it (bus, control, detection) can delay an answer or open the path. No SQL, no detection here.
 
 mod alarm;
+mod appended;
 mod authorize;
 mod bounded;
 mod call;

@@ -134,11 +134,6 @@ impl Runs {
         held.is_none_or(|held| held.trust < trust || held.ends < ends)
     }
 
-    /// How many labels are held.
-    pub(crate) fn held(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().held).sum()
-    }
-
     /// What is held and lasts, by tenant.
     pub(crate) fn entries(&self, now: Timestamp) -> Vec<(TenantId, Entry)> {
         let mut entries = Vec::new();

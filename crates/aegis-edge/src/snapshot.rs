@@ -3,10 +3,9 @@
 //! and now and then the file is written anew: one freeze does not cost what everything costs.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Error, ErrorKind};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use aegis_bus::Bucket;
@@ -14,12 +13,12 @@ use aegis_model::Timestamp;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use crate::appended::{Appended, replace};
+
 /// What the first line of the file of entries says.
 const SCHEMA: &str = "aegis-feed-copy-1";
 const ENTRIES: &str = "feed.jsonl";
 const CONFIRMED: &str = "feed.confirmed";
-/// Lines that are added before the file is written anew, where it has no more entries than that.
-const MOST_ADDED: usize = 1_000;
 
 /// Where an entry stands.
 type Place = (Bucket, Arc<str>);
@@ -47,13 +46,18 @@ struct Held {
     fresh: BTreeSet<Place>,
 }
 
-/// What the file is like.
-#[derive(Debug)]
-struct Written {
-    /// It is to be written anew.
-    anew: bool,
-    /// Lines that were added since it was.
-    added: usize,
+impl Held {
+    /// Those that are not in the file as they are.
+    fn take_fresh(&mut self) -> Vec<(Place, Arc<[u8]>)> {
+        let fresh = std::mem::take(&mut self.fresh);
+        fresh.into_iter().filter_map(|place| self.entries.get(&place).map(|(_, text)| (place.clone(), text.clone()))).collect()
+    }
+
+    /// All of them, for a file that has them all.
+    fn take_all(&mut self) -> Vec<(Place, Arc<[u8]>)> {
+        self.fresh.clear();
+        self.entries.iter().map(|(place, (_, text))| (place.clone(), text.clone())).collect()
+    }
 }
 
 /// The copy in a folder.
@@ -62,12 +66,13 @@ pub(crate) struct Snapshot {
     folder: PathBuf,
     /// Never locked while anything is written: who applies a containment waits for it.
     held: Mutex<Held>,
-    written: Mutex<Written>,
+    file: Mutex<Appended>,
 }
 
 impl Snapshot {
     pub(crate) fn new(folder: PathBuf) -> Self {
-        Self { folder, held: Mutex::default(), written: Mutex::new(Written { anew: true, added: 0 }) }
+        let file = Mutex::new(Appended::new(folder.join(ENTRIES)));
+        Self { folder, held: Mutex::default(), file }
     }
 
     /// Notes an entry that the view took. One that it took before a newer one may be noted behind that, and does not take its place: nobody would put
@@ -83,39 +88,17 @@ impl Snapshot {
 
     /// Writes the entries that have changed, and says nothing of when they were true. Takes as long as a disk does, and two at once one after the other.
     pub(crate) fn save_entries(&self) -> std::io::Result<()> {
-        let mut written = self.written.lock();
-        let file = self.folder.join(ENTRIES);
-        let is_good = !written.anew && file.exists();
-        let mut held = self.held.lock();
-        let fresh = std::mem::take(&mut held.fresh);
+        let mut file = self.file.lock();
+        let is_good = file.is_good();
+        let fresh = self.held.lock().take_fresh();
         if is_good && fresh.is_empty() {
             return Ok(());
         }
-        let anew = !is_good || written.added + fresh.len() > MOST_ADDED.max(held.entries.len());
-        let lines: Vec<(Place, Arc<[u8]>)> = if anew {
-            held.entries.iter().map(|(place, (_, text))| (place.clone(), text.clone())).collect()
-        } else {
-            let with_text = |place: Place| Some((place.clone(), held.entries.get(&place)?.1.clone()));
-            fresh.into_iter().filter_map(with_text).collect()
+        let all = || -> std::io::Result<String> {
+            let all = self.held.lock().take_all();
+            Ok(format!("{SCHEMA}\n{}", text_of(&all)?))
         };
-        drop(held);
-        // Until it is done, nobody knows what stands there.
-        written.anew = true;
-        let mut text = if anew { format!("{SCHEMA}\n") } else { String::new() };
-        for ((bucket, key), entry) in &lines {
-            let entry = String::from_utf8_lossy(entry).into_owned();
-            text.push_str(&serde_json::to_string(&Line { bucket: bucket.as_str(), key: key.to_string(), entry })?);
-            text.push('\n');
-        }
-        if anew {
-            replace(&file, text.as_bytes())?;
-        } else {
-            let mut file = OpenOptions::new().append(true).open(&file)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_data()?;
-        }
-        *written = Written { anew: false, added: if anew { 0 } else { written.added + lines.len() } };
-        Ok(())
+        file.write(|| text_of(&fresh), all)
     }
 
     /// Writes that all of the entries were true at `confirmed_at`. Behind them: a file of before that has not all of them is not said to.
@@ -125,24 +108,21 @@ impl Snapshot {
 
     /// The copy, if there is one.
     pub(crate) fn load(&self) -> std::io::Result<Option<Restored>> {
-        let bad = |what: &str| std::io::Error::new(std::io::ErrorKind::InvalidData, format!("{}: {what}", self.folder.display()));
+        let bad = |what: &str| Error::new(ErrorKind::InvalidData, format!("{}: {what}", self.folder.display()));
         if !self.folder.join(ENTRIES).exists() || !self.folder.join(CONFIRMED).exists() {
             return Ok(None);
         }
         let confirmed = std::fs::read_to_string(self.folder.join(CONFIRMED))?;
         let confirmed: i64 = confirmed.trim().parse().map_err(|_| bad("the time of the last reading is no number"))?;
-        let mut text = std::fs::read(self.folder.join(ENTRIES))?;
-        // A line that a crash cut off ends without its break: nobody was told that it is kept.
-        text.truncate(text.iter().rposition(|byte| *byte == b'\n').unwrap_or(0));
-        let text = String::from_utf8(text).map_err(|error| bad(&error.to_string()))?;
-        let mut lines = text.lines();
-        if lines.next() != Some(SCHEMA) {
+        let mut file = BufReader::new(File::open(self.folder.join(ENTRIES))?);
+        let mut line = Vec::new();
+        if next_line(&mut file, &mut line)? != Some(SCHEMA.as_bytes()) {
             return Err(bad("it is no copy of the control feed that this version knows"));
         }
         // What was added later stands for what stood there before.
         let mut entries = BTreeMap::new();
-        for line in lines {
-            let line: Line<'_> = serde_json::from_str(line).map_err(|error| bad(&error.to_string()))?;
+        while let Some(text) = next_line(&mut file, &mut line)? {
+            let line: Line<'_> = serde_json::from_slice(text).map_err(|error| bad(&error.to_string()))?;
             let bucket = Bucket::ALL.into_iter().find(|bucket| bucket.as_str() == line.bucket);
             entries.insert((bucket.ok_or_else(|| bad("an unknown bucket"))?, line.key), line.entry.into_bytes());
         }
@@ -151,19 +131,31 @@ impl Snapshot {
     }
 }
 
-/// Writes a file whole or not at all.
-pub(crate) fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let partial = path.with_extension("partial");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&partial, path)?;
-    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+/// Entries as the file has them, one a line.
+fn text_of(entries: &[(Place, Arc<[u8]>)]) -> std::io::Result<String> {
+    let mut text = String::new();
+    for ((bucket, key), entry) in entries {
+        let entry = String::from_utf8_lossy(entry).into_owned();
+        text.push_str(&serde_json::to_string(&Line { bucket: bucket.as_str(), key: key.to_string(), entry })?);
+        text.push('\n');
+    }
+    Ok(text)
+}
+
+/// The next line, without its break; None behind the last that was written to its end. A power failure leaves one without its break, or zeros where
+/// the file had grown already: what came with it was not on the disk, so that nobody was told that it is kept, and no later writing came behind it.
+fn next_line<'a>(file: &mut impl BufRead, line: &'a mut Vec<u8>) -> std::io::Result<Option<&'a [u8]>> {
+    line.clear();
+    file.read_until(b'\n', line)?;
+    let is_whole = line.pop() == Some(b'\n') && !line.contains(&0);
+    Ok(is_whole.then_some(line.as_slice()))
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn save(snapshot: &Snapshot, confirmed_at: i64) {
@@ -230,6 +222,17 @@ mod tests {
             std::fs::write(folder.path().join(ENTRIES), &whole[..cut]).unwrap();
             assert_eq!(loaded(folder.path()), before, "{cut}");
         }
+        // Or it left zeros where the file had grown already, and what was written behind them.
+        for hole in line..whole.len() {
+            let mut holed = whole.clone();
+            holed[line..=hole].fill(0);
+            holed.extend_from_slice(&whole[line..]);
+            std::fs::write(folder.path().join(ENTRIES), &holed).unwrap();
+            assert_eq!(loaded(folder.path()), before, "{hole}");
+            holed[line..=hole].fill(b'x');
+            std::fs::write(folder.path().join(ENTRIES), &holed).unwrap();
+            Snapshot::new(folder.path().to_owned()).load().unwrap_err();
+        }
         // A start writes it anew, whatever stands there.
         let next = Snapshot::new(folder.path().to_owned());
         with_it.iter().for_each(|(bucket, key, text)| next.hold(*bucket, key, text.as_bytes(), 2));
@@ -252,15 +255,19 @@ mod tests {
             snapshot.save_entries().unwrap();
         }
         assert_eq!((lines(&folder), loaded(&folder)[0].2.as_str()), (5, "{\"a\":3}"), "what was added last counts");
-        snapshot.written.lock().added = MOST_ADDED;
-        snapshot.hold(Bucket::Control, "acme.tool.x", b"{\"a\":4}", 4);
-        snapshot.save_entries().unwrap();
-        assert_eq!((lines(&folder), loaded(&folder)[0].2.as_str()), (2, "{\"a\":4}"), "it has what holds, once");
+        // However large its entries are.
+        for revision in 4..15 {
+            let large = format!("{{\"a\":\"{}{revision}\"}}", "x".repeat(1 << 20));
+            snapshot.hold(Bucket::Control, "acme.tool.x", large.as_bytes(), revision);
+            snapshot.save_entries().unwrap();
+            assert!(lines(&folder) <= 3, "it has what held when it was written anew, and once as much at most: {revision}");
+            assert_eq!(loaded(&folder)[0].2, large);
+        }
         std::fs::remove_file(folder.join(ENTRIES)).unwrap();
         snapshot.save_entries().unwrap();
         assert_eq!(loaded(&folder).len(), 1);
         std::fs::remove_file(folder.join(ENTRIES)).unwrap();
-        snapshot.hold(Bucket::Control, "acme.tool.x", b"{}", 5);
+        snapshot.hold(Bucket::Control, "acme.tool.x", b"{}", 15);
         snapshot.save_entries().unwrap();
         assert_eq!(loaded(&folder), [(Bucket::Control, "acme.tool.x".to_owned(), "{}".to_owned())]);
     }

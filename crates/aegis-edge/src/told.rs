@@ -1,8 +1,7 @@
 //! What other edges made of runs, as control tells it, and whether all of that is known here. The copy on disk holds it over a start: not
 //! signed, because a label only tightens. Whoever changes the file can take away, as with the copy of the feed, and what he adds denies.
 
-use std::fs::OpenOptions;
-use std::io::{Error, ErrorKind, Write};
+use std::io::{Error, ErrorKind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
@@ -12,17 +11,15 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use crate::appended::Appended;
 use crate::digest::Key;
 use crate::runs::{Entry, Runs};
-use crate::snapshot::replace;
 
 /// How many runs of other edges are held: control remembers 20,000 of a tenant.
 const TOLD_RUNS: usize = 1_000_000;
 /// What the first line of the copy says.
 const SCHEMA: &str = "\"aegis-run-labels-copy-1\"\n";
 const FILE: &str = "trust.jsonl";
-/// Lines that are added before the file is written anew, where fewer than half of them would still say something.
-const MOST_ADDED: usize = 10_000;
 /// How often it is written that nothing has changed, microseconds.
 const AS_OF_EVERY_US: i64 = 60_000_000;
 /// Pauses after a writing that failed: all of the file is made again for the next.
@@ -105,18 +102,15 @@ impl Line {
 /// The copy in a folder: lines are added as they come, and now and then the file is written anew.
 #[derive(Debug)]
 pub(crate) struct LabelCopy {
-    file: PathBuf,
-    /// Lines that are not in the file yet, and how many.
-    fresh: Mutex<(String, usize)>,
+    path: PathBuf,
+    /// Lines that are not in the file yet.
+    fresh: Mutex<String>,
     written: Mutex<Written>,
 }
 
 #[derive(Debug)]
 struct Written {
-    /// The file is to be written anew.
-    anew: bool,
-    /// Lines since it was.
-    added: usize,
+    file: Appended,
     as_of: Option<Timestamp>,
     /// After a failure: not before then.
     not_before: Option<Instant>,
@@ -126,17 +120,17 @@ struct Written {
 
 impl LabelCopy {
     pub(crate) fn new(folder: &std::path::Path) -> Self {
-        let written = Mutex::new(Written { anew: true, added: 0, as_of: None, not_before: None, pause: FIRST_PAUSE });
-        Self { file: folder.join(FILE), fresh: Mutex::default(), written }
+        let path = folder.join(FILE);
+        let file = Appended::new(path.clone());
+        let written = Mutex::new(Written { file, as_of: None, not_before: None, pause: FIRST_PAUSE });
+        Self { path, fresh: Mutex::default(), written }
     }
 
     /// Notes a label that says something new.
     pub(crate) fn hold(&self, tenant: &TenantId, run: Key, trust: SourceTrust, ends: Timestamp) {
-        let mut fresh = self.fresh.lock();
         let line = Line::of(tenant, Entry::Label { run, trust, ends });
-        if line.write(&mut fresh.0).is_ok() {
-            fresh.1 += 1;
-        }
+        // What has no text is in no file.
+        let _left_out = line.write(&mut self.fresh.lock());
     }
 
     /// Writes what is new of `runs`, and that all of it was all there was at `as_of`. After a failure it does nothing for a while.
@@ -148,7 +142,7 @@ impl LabelCopy {
         let mut written = self.written.lock();
         if written.not_before.is_some_and(|not_before| at < not_before) {
             // The file is written anew then, with what came meanwhile.
-            *self.fresh.lock() = (String::new(), 0);
+            self.fresh.lock().clear();
             return Ok(());
         }
         let done = self.write(&mut written, runs, as_of, now);
@@ -162,48 +156,43 @@ impl LabelCopy {
     }
 
     fn write(&self, written: &mut Written, runs: &Runs, as_of: Option<Timestamp>, now: Timestamp) -> std::io::Result<()> {
-        let (mut text, lines) = std::mem::take(&mut *self.fresh.lock());
+        let fresh = std::mem::take(&mut *self.fresh.lock());
         let is_due = match (as_of, written.as_of) {
             (Some(as_of), Some(before)) => as_of.as_micros().saturating_sub(before.as_micros()) >= AS_OF_EVERY_US,
             (as_of, _) => as_of.is_some(),
         };
-        if lines == 0 && !is_due && !written.anew {
+        if fresh.is_empty() && !is_due && written.file.is_good() {
             return Ok(());
         }
-        let anew = written.anew || written.added + lines > MOST_ADDED.max(runs.held());
-        // Until it is done, nobody knows what stands there.
-        written.anew = true;
         let as_of = as_of.or(written.as_of);
-        if anew {
-            SCHEMA.clone_into(&mut text);
+        let vouched = |mut text: String| -> std::io::Result<String> {
+            if let Some(as_of) = as_of {
+                Line::AsOf(as_of.as_micros()).write(&mut text)?;
+            }
+            Ok(text)
+        };
+        let all = || -> std::io::Result<String> {
+            let mut text = SCHEMA.to_owned();
             for (tenant, entry) in runs.entries(now) {
                 Line::of(&tenant, entry).write(&mut text)?;
             }
-        }
-        if let Some(as_of) = as_of {
-            Line::AsOf(as_of.as_micros()).write(&mut text)?;
-        }
-        if anew {
-            replace(&self.file, text.as_bytes())?;
-        } else {
-            let mut file = OpenOptions::new().append(true).open(&self.file)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_data()?;
-        }
-        written.added = if anew { 0 } else { written.added + lines + 1 };
-        (written.anew, written.as_of) = (false, as_of);
+            vouched(text)
+        };
+        written.file.write(|| vouched(fresh), all)?;
+        written.as_of = as_of;
         Ok(())
     }
 
     /// Takes the copy into `runs`, and says what it is as old as; None where there is none, or one that nobody vouched for.
     pub(crate) fn load(&self, runs: &Runs, now: Timestamp) -> std::io::Result<Option<Timestamp>> {
-        let text = match std::fs::read_to_string(&self.file) {
+        let text = match std::fs::read_to_string(&self.path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             text => text?,
         };
-        let bad = |what: String| Error::new(ErrorKind::InvalidData, format!("{}: {what}", self.file.display()));
+        let bad = |what: String| Error::new(ErrorKind::InvalidData, format!("{}: {what}", self.path.display()));
         let lines = text.strip_prefix(SCHEMA).ok_or_else(|| bad("no copy of labels that this version knows".to_owned()))?;
-        // A line that a crash cut off ends without its break, and nothing behind it was vouched for.
+        // A line that a crash cut off ends without its break, or has zeros where the file had grown already, and nothing behind it was vouched for.
+        let lines = lines.split_once('\0').map_or(lines, |(before, _)| before);
         let lines = lines.rfind('\n').map_or("", |end| &lines[..end]);
         // What had ended by then. The clock of a start was not corrected yet: one that is ahead would have all of them ended.
         let written_us = lines.lines().rev().find_map(|line| line.parse::<i64>().ok());
@@ -292,9 +281,10 @@ mod tests {
         }
         std::fs::write(&file, format!("{whole}[\"acme\",\"00")).unwrap();
         assert_eq!(loaded(folder.path(), 2).1, Some(at(1)));
-        let nul = format!("{SCHEMA}\u{0}\n2\n");
+        std::fs::write(&file, format!("{whole}\0\0\0\n2000000\n")).unwrap();
+        assert_eq!(loaded(folder.path(), 2).1, Some(at(1)), "what came with the zeros vouches for nothing");
         let no_run = format!("{SCHEMA}[\"acme\",\"x\",\"unknown\",2]\n2\n");
-        for spoiled in ["", "other\n", nul.as_str(), no_run.as_str()] {
+        for spoiled in ["", "other\n", no_run.as_str()] {
             std::fs::write(&file, spoiled).unwrap();
             LabelCopy::new(folder.path()).load(&Runs::new(100), at(2)).unwrap_err();
         }
@@ -308,7 +298,7 @@ mod tests {
             tell(&runs, &copy, &n.to_string(), SourceTrust::UntrustedExternal, 100);
         }
         copy.save(&runs, Some(at(1)), at(1)).unwrap();
-        for _ in 0..=MOST_ADDED {
+        for _ in 0..20_000 {
             tell(&runs, &copy, "0", SourceTrust::UntrustedExternal, 100);
         }
         copy.save(&runs, Some(at(2)), at(2)).unwrap();
@@ -331,7 +321,7 @@ mod tests {
         std::fs::create_dir(&folder).unwrap();
         tell(&runs, &copy, "b", SourceTrust::UntrustedExternal, 100);
         save(FIRST_PAUSE * 2).unwrap();
-        assert!(!folder.join(FILE).exists() && copy.fresh.lock().1 == 0, "nothing is made, and nothing gathers");
+        assert!(!folder.join(FILE).exists() && copy.fresh.lock().is_empty(), "nothing is made, and nothing gathers");
         save(FIRST_PAUSE * 3).unwrap();
         let (restored, as_of) = loaded(&folder, 2);
         let label = |run: &str| restored.label(&acme(), &run_key(run), at(2));

@@ -6,17 +6,24 @@ use std::sync::Arc;
 use aegis_bus::{Bucket, BusError, subject};
 use aegis_model::{ContainmentState, EntryKind, SignedEntry, TargetType, TenantId};
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::Follower;
 use super::trouble::{Reason, Refused};
 use crate::view::{Applied, RefusedEntry};
 
 impl Follower {
-    /// Applies what was read of a bucket, on a thread that answers nobody: proving thousands of entries takes a while, and so does compiling policies.
-    pub(super) async fn take(self: &Arc<Self>, bucket: Bucket, entries: Vec<(String, Bytes, u64)>) -> Result<(), BusError> {
+    /// Applies what was read of a bucket at `came`, on a thread that answers nobody: proving thousands of entries takes a while, and so does compiling
+    /// policies.
+    pub(super) async fn take(
+        self: &Arc<Self>,
+        bucket: Bucket,
+        entries: Vec<(String, Bytes, u64)>,
+        came: Instant,
+    ) -> Result<(), BusError> {
         let follower = Arc::clone(self);
         let applying = tokio::task::spawn_blocking(move || {
-            follower.apply_all(bucket, entries.iter().map(|(key, value, _)| (key.as_str(), &value[..])), false);
+            follower.apply_all(bucket, entries.iter().map(|(key, value, _)| (key.as_str(), &value[..])), came, false);
         });
         let not_applied =
             |error: tokio::task::JoinError| BusError::Unavailable { reason: format!("what was read was not applied: {error}") };
@@ -25,11 +32,17 @@ impl Follower {
 
     /// Applies one entry. `is_news`: it was written just now, and not read from what stood there.
     pub(super) fn apply(&self, bucket: Bucket, key: &str, bytes: &[u8], is_news: bool) {
-        self.apply_all(bucket, [(key, bytes)], is_news);
+        self.apply_all(bucket, [(key, bytes)], Instant::now(), is_news);
     }
 
-    /// Applies entries as they stand in a bucket, in one go; what is refused is counted and logged, and changes nothing.
-    pub(super) fn apply_all<'a>(&self, bucket: Bucket, entries: impl IntoIterator<Item = (&'a str, &'a [u8])>, is_news: bool) {
+    /// Applies entries as they stood in a bucket at `came`, in one go; what is refused is counted and logged, and changes nothing.
+    pub(super) fn apply_all<'a>(
+        &self,
+        bucket: Bucket,
+        entries: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+        came: Instant,
+        is_news: bool,
+    ) {
         let mut places = Vec::new();
         let mut read = Vec::new();
         for (key, bytes) in entries {
@@ -38,7 +51,7 @@ impl Follower {
                 read.push(entry);
             }
         }
-        self.view.apply_all(&read, &mut |index, outcome| {
+        self.view.apply_all(&read, came, &mut |index, outcome| {
             if let (Some((key, bytes)), Some(entry)) = (places.get(index), read.get(index)) {
                 self.note(bucket, key, bytes, entry, outcome);
             }
@@ -120,7 +133,7 @@ impl Follower {
             Ok(Some(at)) if is_news => {
                 self.hearing.heard();
                 if let Some(pulse) = &self.pulse {
-                    pulse.clock().heard(at, tokio::time::Instant::now());
+                    pulse.clock().heard(at, Instant::now());
                 }
             }
             Ok(Some(_)) => self.hearing.read(),

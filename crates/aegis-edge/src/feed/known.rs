@@ -43,11 +43,13 @@ fn digest_of(bytes: &[u8]) -> [u8; 32] {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
 
     use aegis_bus::{EmbeddedBus, EmbeddedLimits, subject};
     use aegis_keys::{KeyRing, SigningKey, sign_entry};
     use aegis_model::{EntryKind, ManualClock, TenantId, Timestamp};
-    use serde_json::json;
+    use serde_json::{Value, json};
+    use tokio::time::Instant;
 
     use super::super::bare;
     use super::*;
@@ -105,5 +107,43 @@ mod tests {
             read(&second);
             assert_eq!(stands(), (refused, 22));
         }
+    }
+
+    #[tokio::test]
+    async fn what_came_twice_and_cannot_hold_is_proved_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Arc::new(ManualClock::new(Timestamp::from_micros(1_800_000_000_000_000)));
+        let bus = EmbeddedBus::open(&folder.path().join("bus.db"), EmbeddedLimits::default(), clock.clone()).await.unwrap();
+        let control = SigningKey::from_seed(&[1; 32]);
+        let view = Arc::new(EdgeView::new(KeyRing::new([control.verifying_key()])).unwrap());
+        let follower = bare(bus, view.clone(), clock);
+        let tenant = TenantId::new("acme").unwrap();
+        let entry = |kind: EntryKind, name: &str, revision: i64, body: Value| {
+            let now = Timestamp::from_micros(revision);
+            let entry = sign_entry(&control, &tenant, kind, name, revision, now, Some(body)).unwrap();
+            (subject::kv_control(&tenant, kind, name), serde_json::to_vec(&entry).unwrap())
+        };
+        let text = "@id(\"large\") forbid (principal, action == Action::\"desk/pay\", resource) when { context.parameters has amount && context.parameters.amount > 10 };";
+        let policies = entry(EntryKind::Policies, "policies", 1, json!({"policies": text}));
+        let parameters = json!({"type": "object", "properties": {"amount": {"type": "integer"}}});
+        let pay = json!({"action": "pay", "risk": "medium", "mutates_state": true, "parameters": parameters});
+        let desk = entry(EntryKind::Tool, "desk", 2, json!({"tool": "desk", "name": "Desk", "actions": [pay]}));
+        let apply = |entries: &[&(String, Vec<u8>)]| {
+            follower.apply_all(
+                Bucket::Control,
+                entries.iter().map(|(key, bytes)| (key.as_str(), bytes.as_slice())),
+                Instant::now(),
+                false,
+            );
+        };
+
+        apply(&[&policies, &policies]);
+        assert_eq!(follower.metrics.feed_refused.get(), 2);
+        assert!(!view.wait_applied(1, Duration::ZERO).await, "nobody is told that it holds");
+        apply(&[&policies]);
+        assert_eq!(follower.metrics.feed_refused.get(), 3, "it is not taken for known");
+        apply(&[&policies, &desk]);
+        assert_eq!(follower.metrics.feed_refused.get(), 3);
+        assert!(view.wait_applied(1, Duration::ZERO).await && view.wait_applied(2, Duration::ZERO).await);
     }
 }

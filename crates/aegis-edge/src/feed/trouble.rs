@@ -18,7 +18,7 @@ use crate::view::RefusedEntry;
 /// The same of the same is told again after so long, if it goes on.
 const AGAIN_AFTER: Duration = Duration::from_secs(600);
 /// An older entry may have been overtaken on its way: what reads a bucket, what hears of a change and what waits behind either is not ordered. One
-/// that comes when the newer has been held for longer was put back by somebody.
+/// that is read or heard when the newer has been held for longer was put back by somebody; how long it then waited says nothing.
 pub(super) const OVERTAKEN: Duration = Duration::from_secs(30);
 /// So many looks in a row find the feed too old before it is told: a machine that was suspended wakes with an old feed, and reads it.
 const STALE_LOOKS: u32 = 10;

@@ -33,13 +33,18 @@ impl EdgeView {
     /// Checks an entry and makes it hold. One of a registry has policies compiled.
     pub fn apply(&self, entry: &SignedEntry) -> Result<Applied, RefusedEntry> {
         let mut outcome = Ok(Applied::Known);
-        self.apply_all(std::slice::from_ref(entry), &mut |_, applied| outcome = applied);
+        self.apply_all(std::slice::from_ref(entry), Instant::now(), &mut |_, applied| outcome = applied);
         outcome
     }
 
-    /// Checks entries and makes them hold, those of a registry in one go: a tenant's policies are compiled once, for all of them. `done` is told what
-    /// became of each, by its place among `entries`.
-    pub(crate) fn apply_all(&self, entries: &[SignedEntry], done: &mut dyn FnMut(usize, Result<Applied, RefusedEntry>)) {
+    /// Checks entries that were read or heard at `came`, and makes them hold, those of a registry in one go: a tenant's policies are compiled once, for
+    /// all of them. `done` is told what became of each, by its place among `entries`.
+    pub(crate) fn apply_all(
+        &self,
+        entries: &[SignedEntry],
+        came: Instant,
+        done: &mut dyn FnMut(usize, Result<Applied, RefusedEntry>),
+    ) {
         let mut registered: BTreeMap<&TenantId, Vec<(usize, &SignedEntry)>> = BTreeMap::new();
         for (index, entry) in entries.iter().enumerate() {
             if let Err(error) = verify_entry(&self.ring, entry) {
@@ -47,22 +52,22 @@ impl EdgeView {
             } else if is_registered(entry.kind) {
                 registered.entry(&entry.tenant_id).or_default().push((index, entry));
             } else {
-                done(index, self.apply_at_once(entry));
+                done(index, self.apply_at_once(entry, came));
             }
         }
         for (tenant, mut entries) in registered {
             // Where not all can be taken, policies come behind the actions that they name.
             entries.sort_by_key(|(_, entry)| entry.kind == EntryKind::Policies);
-            self.register(&self.tenant_or_new(tenant), &entries, done);
+            self.register(&self.tenant_or_new(tenant), &entries, came, done);
         }
     }
 
-    fn apply_at_once(&self, entry: &SignedEntry) -> Result<Applied, RefusedEntry> {
+    fn apply_at_once(&self, entry: &SignedEntry, came: Instant) -> Result<Applied, RefusedEntry> {
         let tenant = self.tenant_or_new(&entry.tenant_id);
         let key = (entry.kind, entry.name.clone());
         // Whoever answers reads on.
         let view = tenant.view.upgradable_read();
-        let applied = compared(entry, view.revisions.get(&key))?;
+        let applied = compared(entry, view.revisions.get(&key), came)?;
         if applied == Applied::New {
             let mut view = RwLockUpgradableReadGuard::upgrade(view);
             apply_body(&mut view, entry)?;
@@ -77,6 +82,7 @@ impl EdgeView {
         &self,
         tenant: &Tenant,
         entries: &[(usize, &SignedEntry)],
+        came: Instant,
         done: &mut dyn FnMut(usize, Result<Applied, RefusedEntry>),
     ) {
         let _registering = tenant.registering.lock();
@@ -84,9 +90,10 @@ impl EdgeView {
         let mut newest: HashMap<(EntryKind, &str), Held> = HashMap::new();
         for &(index, entry) in entries {
             let key = (entry.kind, entry.name.as_str());
-            let held = newest.get(&key).copied().or_else(|| tenant.held(entry));
-            match compared(entry, held.as_ref()) {
-                Ok(Applied::New) => match Change::of(entry) {
+            let pending = newest.get(&key).copied();
+            match compared(entry, pending.or_else(|| tenant.held(entry)).as_ref(), came) {
+                // One that comes again beside its first copy is taken again, which changes nothing: whether that one can hold is not known yet.
+                Ok(applied) if applied == Applied::New || pending.is_some() => match Change::of(entry) {
                     Some(Ok(change)) => {
                         newest.insert(key, Held { revision: entry.revision, since: Instant::now() });
                         news.push(News { index, entry, change });
@@ -142,11 +149,11 @@ impl Tenant {
     }
 }
 
-/// Whether an entry is news beside what is held of it.
-fn compared(entry: &SignedEntry, held: Option<&Held>) -> Result<Applied, RefusedEntry> {
+/// Whether an entry that came at `came` is news beside what is held of it. How long it has waited since says nothing.
+fn compared(entry: &SignedEntry, held: Option<&Held>, came: Instant) -> Result<Applied, RefusedEntry> {
     let revision = held.map_or(0, |held| held.revision);
     if entry.revision < revision {
-        let held_for = held.map_or(Duration::MAX, |held| held.since.elapsed());
+        let held_for = held.map_or(Duration::MAX, |held| came.saturating_duration_since(held.since));
         return Err(RefusedEntry::older(entry, revision, held_for));
     }
     Ok(if entry.revision == revision { Applied::Known } else { Applied::New })
@@ -266,7 +273,7 @@ mod tests {
     /// What became of each, in their order: taken or not.
     fn applied(view: &EdgeView, entries: &[SignedEntry]) -> Vec<bool> {
         let mut outcomes = vec![None; entries.len()];
-        view.apply_all(entries, &mut |index, outcome| {
+        view.apply_all(entries, Instant::now(), &mut |index, outcome| {
             assert!(outcomes[index].replace(outcome.is_ok()).is_none(), "told once");
         });
         outcomes.into_iter().map(Option::unwrap).collect()
@@ -306,6 +313,25 @@ mod tests {
     }
 
     #[test]
+    fn an_older_entry_is_as_late_as_it_came_and_not_as_it_was_proved() {
+        let view = view();
+        let settings = |revision: i64| signed(EntryKind::Settings, "settings", revision, json!({}));
+        let came = Instant::now();
+        assert_eq!(applied(&view, &[tool("bank", 7), settings(8)]), [true; 2]);
+        let held_for = |came: Instant| {
+            let mut all = Vec::new();
+            view.apply_all(&[tool("bank", 5), settings(6)], came, &mut |_, outcome| match outcome {
+                Err(RefusedEntry::Older { held_for, .. }) => all.push(held_for),
+                other => assert!(other.is_err(), "it is older: {other:?}"),
+            });
+            all
+        };
+        assert_eq!(held_for(came), [Duration::ZERO; 2]);
+        let late = held_for(came + DEADLINE * 2);
+        assert!(late.len() == 2 && late.iter().all(|held_for| *held_for > DEADLINE), "{late:?}");
+    }
+
+    #[test]
     fn one_that_cannot_hold_keeps_none_of_the_others_from_it() {
         let view = view();
         let mut entries: Vec<SignedEntry> = (1..=20).map(|n| tool(&format!("tool-{n}"), n)).collect();
@@ -317,7 +343,8 @@ mod tests {
         expected.extend([false, false, false, true]);
         assert_eq!(applied(&view, &entries), expected);
         assert!((1..=20).all(|n| has(&view, &format!("tool-{n}"))) && !has(&view, "spoiled") && !has(&view, "forged"));
+        assert_eq!(applied(&view, &[policies(21, "nowhere"), policies(21, "nowhere")]), [false; 2], "neither copy holds");
         // Whose action comes later holds with it, though the same was refused before.
-        assert_eq!(applied(&view, &[policies(21, "nowhere"), tool("nowhere", 25)]), [true; 2]);
+        assert_eq!(applied(&view, &[policies(21, "nowhere"), tool("nowhere", 25), policies(21, "nowhere")]), [true; 3]);
     }
 }

@@ -19,7 +19,7 @@ pub enum RefusedEntry {
     /// Not signed by a pinned control key.
     #[error("signature: {0}")]
     Signature(#[from] aegis_keys::KeyError),
-    /// Older than what is held, and has been for so long.
+    /// Older than what is held, which had been so for so long when it came.
     #[error("revision {offered} of {kind} `{name}` is older than {held}, which is held")]
     Older { kind: EntryKind, name: String, offered: i64, held: i64, held_for: Duration },
     /// Not what its kind says.

@@ -9,11 +9,15 @@ use aegis_edge::{CorrectedClock, EdgeError, FeedConfig, FeedFollower, Pulse};
 use aegis_keys::sign_notice;
 use aegis_model::Beat;
 use async_trait::async_trait;
+use parking_lot::Mutex;
 
 use crate::house::*;
 
 /// How long the test waits for what comes with the next reading.
 const DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long a slow reading takes.
+const READING_S: i64 = 10;
 
 /// A bus whose watches are stalled from their beginning.
 #[derive(Debug)]
@@ -24,6 +28,10 @@ struct Deaf {
     /// How often a bucket was read, and which of these readings brings something.
     readings: AtomicUsize,
     brings: fn(usize) -> bool,
+    /// What is contained once something else was read, and its key.
+    contained_meanwhile: Mutex<Option<(String, Bytes)>>,
+    /// A clock that each reading takes ten seconds of.
+    runs_on: Mutex<Option<Arc<ManualClock>>>,
 }
 
 impl Deaf {
@@ -32,7 +40,8 @@ impl Deaf {
     }
 
     fn that_brings(inner: Arc<EmbeddedBus>, brings: fn(usize) -> bool) -> Arc<Self> {
-        Arc::new(Self { inner, left: AtomicUsize::new(0), readings: AtomicUsize::new(0), brings })
+        let (left, readings) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Arc::new(Self { inner, left, readings, brings, contained_meanwhile: Mutex::default(), runs_on: Mutex::default() })
     }
 }
 
@@ -86,7 +95,15 @@ impl Bus for Deaf {
         if !(self.brings)(self.readings.fetch_add(1, Ordering::Relaxed)) {
             return Err(BusError::Unavailable { reason: "a reading that fails".to_owned() });
         }
-        self.inner.kv_all(bucket, filter).await
+        let read = self.inner.kv_all(bucket, filter).await;
+        if let Some(clock) = self.runs_on.lock().as_ref() {
+            clock.advance_seconds(READING_S);
+        }
+        let contained = if bucket == Bucket::Control { self.contained_meanwhile.lock().take() } else { None };
+        if let Some((key, state)) = contained {
+            self.inner.kv_put(Bucket::Containment, &key, state).await?;
+        }
+        read
     }
     async fn kv_watch(&self, _bucket: Bucket, _filter: &str) -> Result<Box<dyn KvWatch>, BusError> {
         Ok(Box::new(Stalled))
@@ -188,7 +205,12 @@ async fn a_start_reads_the_feed_to_its_end_for_as_long_as_something_comes_of_it(
     inner.kv_put(Bucket::Containment, &key, frozen(&house, 1000)).await.unwrap();
     let bus = Deaf::that_brings(inner, |reading| reading % 2 == 1);
     let follower = started(&house, bus.clone()).await.unwrap();
-    assert_eq!(bus.readings.load(Ordering::Relaxed), 12, "six places, and each other reading brings nothing");
+    let readings = bus.readings.load(Ordering::Relaxed);
+    assert_eq!(
+        readings,
+        12 + 3,
+        "six places, and each other reading brings nothing; containment once more, whatever that brings"
+    );
     assert_eq!(decided(&house.ask(|_| ()).await), ("deny", "agent_frozen"));
     follower.stop();
 }
@@ -199,4 +221,39 @@ async fn a_start_of_which_nothing_comes_ends() {
     let bus = Deaf::that_brings(bus_of(&house).await, |_| false);
     assert!(matches!(started(&house, bus.clone()).await, Err(EdgeError::Bus(_))));
     assert_eq!(bus.readings.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn what_is_contained_while_a_start_reads_on_holds_when_it_answers() {
+    let house = House::new().await;
+    let bus = Deaf::over(bus_of(&house).await);
+    let key = subject::kv_containment(&house.tenant, TargetType::Agent, "a");
+    *bus.contained_meanwhile.lock() = Some((key, frozen(&house, 1000)));
+    let follower = started(&house, bus).await.unwrap();
+    assert_eq!(decided(&house.ask(|_| ()).await), ("deny", "agent_frozen"));
+    follower.stop();
+}
+
+#[tokio::test]
+async fn the_feed_is_as_old_as_the_beginning_of_its_reading() {
+    let house = House::new().await;
+    let bus = Deaf::over(bus_of(&house).await);
+    let mut registry = Registry::default();
+    let metrics = EdgeMetrics::register(&mut registry);
+    let follower =
+        FeedFollower::start(bus.clone(), house.view.clone(), metrics, house.clock.clone(), FeedConfig::default()).await.unwrap();
+    *bus.runs_on.lock() = Some(house.clock.clone());
+    // It is told behind a reading of both buckets.
+    let is_told = || {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        text.lines().any(|line| line == format!("aegis_control_feed_age_seconds {}", 2 * READING_S))
+    };
+    let told = async {
+        while !is_told() {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, told).await.unwrap();
+    follower.stop();
 }
