@@ -1,16 +1,13 @@
 //! The open loop: requests on a fixed schedule, each sent when it is due and not with those of its millisecond, as a runtime's timers would.
-//! Latency counts from the time a request was due, so a stall shows in every request it delayed. The load runs on threads of real-time
-//! priority, as a caller on another machine has its own cores: what it waited for a core itself would count as the server's.
+//! Latency counts from the time a request was due, so a stall shows in every request it delayed. What the load waits
+//! for a core itself is in it: put before the servers (by niceness, or in a real-time class) it takes their turns, and makes every tail longer.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use parking_lot::Mutex;
-use thread_priority::{
-    RealtimeThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
-};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -26,7 +23,7 @@ const SENDERS: usize = 2;
 /// Latencies in microseconds, sorted, at `rate` requests a second.
 pub(crate) async fn latencies(plan: &Plan, target: &Target, rate: f64) -> anyhow::Result<Vec<f64>> {
     let mut load = Builder::new_multi_thread();
-    load.worker_threads(SENDERS).thread_name("bench-load").on_thread_start(go_first).enable_all();
+    load.worker_threads(SENDERS).thread_name("bench-load").enable_all();
     let load = load.build().context("no threads for the load")?;
     let (plan, target) = (plan.clone(), target.clone());
     let taken = load.spawn(async move { run(&plan, &target, rate).await }).await;
@@ -45,7 +42,6 @@ async fn run(plan: &Plan, target: &Target, rate: f64) -> anyhow::Result<Vec<f64>
     let schedule = Arc::new(Schedule { target: target.clone(), state: Mutex::new(state) });
     let runtime = Handle::current();
     let pacing = std::thread::Builder::new().name("bench-pacer".to_owned()).spawn(move || {
-        go_first();
         schedule.pace(total, rate, &runtime);
     });
     let pacing = pacing.context("no thread for the schedule")?;
@@ -54,17 +50,6 @@ async fn run(plan: &Plan, target: &Target, rate: f64) -> anyhow::Result<Vec<f64>
         anyhow::bail!("the thread of the schedule failed");
     }
     taken
-}
-
-/// Puts the calling thread before those of the servers, where this process may.
-fn go_first() {
-    static SAID: Once = Once::new();
-    let fifo = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo);
-    if let Err(error) = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, fifo) {
-        SAID.call_once(|| {
-            eprintln!("the load has no priority ({error}): what it waits for a core is counted as latency; run as root")
-        });
-    }
 }
 
 struct Schedule {
