@@ -1,126 +1,134 @@
-//! The open loop: requests on a fixed schedule, each sent when it is due and not with those of its millisecond, as a runtime's timers would.
-//! Latency counts from the time a request was due, so a stall shows in every request it delayed. What the load waits
-//! for a core itself is in it: put before the servers (by niceness, or in a real-time class) it takes their turns, and makes every tail longer.
+//! The open loop: requests on a fixed schedule, each sent when it is due. Latency counts from then, so a stall shows in every request it delayed.
+//! Promises to take little of the cores that it shares with the server: one thread, and of HTTP no more than a server wants to hear.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use anyhow::Context;
-use parking_lot::Mutex;
-use tokio::runtime::{Builder, Handle};
-use tokio::sync::oneshot;
+use anyhow::{Context, bail};
 use tokio::time::Instant;
 
-use crate::load::{Connection, Plan, Target};
+use crate::load::{Plan, Target};
 
 /// Before the first request is due, everything is set up.
 const LEAD: Duration = Duration::from_millis(50);
 
-/// Threads that send and read: one is enough for a fifth of what the echo takes.
-const SENDERS: usize = 2;
+/// How often answers are looked for. The kernel's timers add some 50 microseconds.
+const STEP: Duration = Duration::from_micros(50);
+
+/// After this time without any answer there will be none.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// More headers than a reply has.
+const MAX_HEADERS: usize = 32;
 
 /// Latencies in microseconds, sorted, at `rate` requests a second.
 pub(crate) async fn latencies(plan: &Plan, target: &Target, rate: f64) -> anyhow::Result<Vec<f64>> {
-    let mut load = Builder::new_multi_thread();
-    load.worker_threads(SENDERS).thread_name("bench-load").enable_all();
-    let load = load.build().context("no threads for the load")?;
     let (plan, target) = (plan.clone(), target.clone());
-    let taken = load.spawn(async move { run(&plan, &target, rate).await }).await;
-    load.shutdown_background();
-    let mut all = taken.context("the load failed")??;
-    all.sort_by(f64::total_cmp);
-    Ok(all)
+    let mut taken = tokio::task::spawn_blocking(move || run(&plan, &target, rate)).await.context("the load failed")??;
+    taken.sort_by(f64::total_cmp);
+    Ok(taken)
 }
 
-async fn run(plan: &Plan, target: &Target, rate: f64) -> anyhow::Result<Vec<f64>> {
+fn run(plan: &Plan, target: &Target, rate: f64) -> anyhow::Result<Vec<f64>> {
     let total = (rate * plan.duration.as_secs_f64()) as usize;
+    let request = request_of(target);
     // Enough connections that a due request finds a free one unless the server itself falls behind.
-    let free = Connection::open_many(target.address, plan.connections * 2).await?;
-    let (tell, ended) = oneshot::channel();
-    let state = State { free, due: VecDeque::new(), taken: Vec::with_capacity(total), total, tell: Some(tell) };
-    let schedule = Arc::new(Schedule { target: target.clone(), state: Mutex::new(state) });
-    let runtime = Handle::current();
-    let pacing = std::thread::Builder::new().name("bench-pacer".to_owned()).spawn(move || {
-        schedule.pace(total, rate, &runtime);
-    });
-    let pacing = pacing.context("no thread for the schedule")?;
-    let taken = ended.await.context("the schedule is gone")?;
-    if pacing.join().is_err() {
-        anyhow::bail!("the thread of the schedule failed");
-    }
-    taken
-}
-
-struct Schedule {
-    target: Target,
-    state: Mutex<State>,
-}
-
-struct State {
-    free: Vec<Connection>,
-    /// Requests for which no connection was free, oldest first.
-    due: VecDeque<Instant>,
-    taken: Vec<f64>,
-    total: usize,
-    /// Taken with the last answer, or the first error.
-    tell: Option<oneshot::Sender<anyhow::Result<Vec<f64>>>>,
-}
-
-impl Schedule {
-    /// Starts each request when it is due: the kernel's timers are exact to some 50 microseconds, the runtime's to a millisecond.
-    fn pace(self: Arc<Self>, total: usize, rate: f64, runtime: &Handle) {
-        let started = Instant::now() + LEAD;
-        for index in 0..total {
-            let due = started + Duration::from_secs_f64(index as f64 / rate);
-            if let Some(early) = due.checked_duration_since(Instant::now()) {
-                std::thread::sleep(early);
-            }
-            if let Some(connection) = self.begin(due) {
-                runtime.spawn(self.clone().serve(connection, due));
-            }
+    let mut free = (0..plan.connections * 2).map(|_| Caller::open(target.address)).collect::<anyhow::Result<Vec<_>>>()?;
+    let (mut busy, mut waiting, mut taken) = (Vec::new(), VecDeque::new(), Vec::with_capacity(total));
+    let started = Instant::now() + LEAD;
+    let due = |index: usize| started + Duration::from_secs_f64(index as f64 / rate);
+    let (mut next, mut answered_at) = (0, started);
+    while taken.len() < total {
+        while next < total && due(next) <= Instant::now() {
+            waiting.push_back(due(next));
+            next += 1;
         }
-    }
-
-    fn begin(&self, due: Instant) -> Option<Connection> {
-        let mut state = self.state.lock();
-        let connection = state.free.pop();
-        if connection.is_none() {
-            state.due.push_back(due);
-        }
-        connection
-    }
-
-    /// One request, and those that waited for a connection behind it.
-    async fn serve(self: Arc<Self>, mut connection: Connection, mut due: Instant) {
-        loop {
-            let answer = connection.hit(&self.target).await.map(|()| due.elapsed().as_secs_f64() * 1e6);
-            let mut state = self.state.lock();
-            state.note(answer);
-            match state.due.pop_front() {
-                Some(next) => due = next,
-                None => {
-                    state.free.push(connection);
-                    return;
-                }
-            }
-        }
-    }
-}
-
-impl State {
-    fn note(&mut self, answer: anyhow::Result<f64>) {
-        let ended = match answer {
-            Ok(micros) => {
-                self.taken.push(micros);
-                (self.taken.len() == self.total).then(|| Ok(std::mem::take(&mut self.taken)))
-            }
-            Err(error) => Some(Err(error)),
-        };
-        if let Some(ended) = ended
-            && let Some(tell) = self.tell.take()
+        while let Some(due) = waiting.front()
+            && let Some(mut caller) = free.pop()
         {
-            let _nobody_waits = tell.send(ended);
+            caller.send(&request, *due)?;
+            busy.push(caller);
+            waiting.pop_front();
         }
+        let mut index = 0;
+        while let Some(caller) = busy.get_mut(index) {
+            match caller.answer(target.expect)? {
+                Some(micros) => {
+                    taken.push(micros);
+                    answered_at = Instant::now();
+                    free.push(busy.swap_remove(index));
+                }
+                None => index += 1,
+            }
+        }
+        if Instant::now() > answered_at + PATIENCE {
+            bail!("no answer for {} s, and {} requests wait for one", PATIENCE.as_secs(), busy.len());
+        }
+        let until_due = if next < total { due(next).saturating_duration_since(Instant::now()) } else { STEP };
+        std::thread::sleep(until_due.min(STEP));
     }
+    Ok(taken)
+}
+
+fn request_of(target: &Target) -> Vec<u8> {
+    let head = format!(
+        "POST /v1/authorize HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        target.token,
+        target.body.len()
+    );
+    [head.as_bytes(), &target.body].concat()
+}
+
+/// One keep-alive connection, and the request that is under way on it.
+struct Caller {
+    stream: TcpStream,
+    due: Instant,
+    reply: Vec<u8>,
+}
+
+impl Caller {
+    fn open(address: SocketAddr) -> anyhow::Result<Self> {
+        let stream = TcpStream::connect(address).with_context(|| format!("cannot reach {address}"))?;
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+        Ok(Self { stream, due: Instant::now(), reply: Vec::new() })
+    }
+
+    /// The socket is empty, so it takes a request whole.
+    fn send(&mut self, request: &[u8], due: Instant) -> anyhow::Result<()> {
+        self.due = due;
+        self.reply.clear();
+        self.stream.write_all(request).context("cannot send a request")
+    }
+
+    /// Microseconds from when the request was due to its whole answer, once that is there.
+    fn answer(&mut self, expected: &str) -> anyhow::Result<Option<f64>> {
+        let mut bytes = [0; 4096];
+        loop {
+            match self.stream.read(&mut bytes) {
+                Ok(0) => bail!("the server closed a connection"),
+                Ok(count) => self.reply.extend_from_slice(&bytes[..count]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error).context("cannot read an answer"),
+            }
+        }
+        let Some((status, body)) = whole(&self.reply)? else { return Ok(None) };
+        let micros = self.due.elapsed().as_secs_f64() * 1e6;
+        if status != 200 || !body.windows(expected.len()).any(|window| window == expected.as_bytes()) {
+            bail!("unexpected reply {status}: {}", String::from_utf8_lossy(body));
+        }
+        Ok(Some(micros))
+    }
+}
+
+/// Status and body of a reply, once all of it is there.
+fn whole(reply: &[u8]) -> anyhow::Result<Option<(u16, &[u8])>> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut response = httparse::Response::new(&mut headers);
+    let httparse::Status::Complete(head) = response.parse(reply).context("this is no HTTP")? else { return Ok(None) };
+    let length = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
+    let length: usize = std::str::from_utf8(length.context("a reply of unknown length")?.value)?.parse()?;
+    Ok(reply.get(head..head + length).map(|body| (response.code.unwrap_or_default(), body)))
 }
