@@ -90,6 +90,24 @@ class Control(Refused):
         for method, path, key, body in cases:
             self.assert_refused(self.aegis.call(method, path, key, body), 400, None, f"{method} {path} {str(body)[:120]}")
 
+    def test_a_record_that_no_edge_could_be_told_of_is_refused(self):
+        registrar, admin = self.tenant.registrar, self.tenant.admin
+        # Below the limit of a body, and over that of an entry of the control feed.
+        schema = {"description": "x" * 1_044_000}
+        nested = json.loads('{"a":' * 125 + "1" + "}" * 125)
+        action = {"action": "x", "risk": "low", "mutates_state": False}
+        for method, path, key, body in [
+            ("POST", "/v1/tools", registrar, {"tool": "large", "name": "Large", "actions": [action | {"parameters": schema}]}),
+            ("POST", "/v1/tools", registrar, {"tool": "deep", "name": "Deep", "actions": [action | {"parameters": nested}]}),
+            ("POST", "/v1/mcp/servers", registrar, {"key": "large", "name": "Large", "tools": [{"name": "x", "inputSchema": schema}]}),
+            ("PUT", "/v1/policies", admin, {"policies": "// " + "x" * 1_044_000}),
+        ]:
+            self.assert_refused(self.aegis.call(method, path, key, body), 422, "record_too_large", f"{method} {path}")
+        # What any tenant changes next is published as before.
+        agent = self.other.register_agent().id
+        frozen = self.aegis.post(f"/v1/agents/{agent}/freeze", self.other.admin, {"reason": "r"}).expect(200)
+        self.assertTrue(frozen["enforced"], frozen)
+
     def test_a_secret_never_comes_back_in_a_complaint(self):
         secret = "correct horse battery staple"
         cases = [("PUT", "/v1/webhooks/github/secret", {"secret": [secret]}), ("PUT", "/v1/webhooks/github/secret", {"secret": {"x": secret}}),

@@ -10,8 +10,8 @@ use crate::{Bucket, Bus, BusError, MAX_PAYLOAD, subject};
 const PAGE_BYTES: usize = MAX_PAYLOAD / 2;
 /// Entries of a page.
 const PAGE_ENTRIES: usize = 1024;
-/// Largest entry that a page of its own can bring below the server's bound of a message.
-const MAX_ENTRY: usize = MAX_PAYLOAD - 4096;
+/// Largest entry, with its key, that a page of its own can bring below the server's bound of a message.
+pub const MAX_ENTRY: usize = MAX_PAYLOAD - 4096;
 
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

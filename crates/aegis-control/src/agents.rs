@@ -59,6 +59,7 @@ pub(crate) async fn register(control: &Control, call: &Call) -> Result<Response,
         trust_ceiling: registration.trust_ceiling.unwrap_or(SourceTrust::TrustedInternalSigned),
         created_at: existing.as_ref().map_or(now, |agent| agent.created_at),
     };
+    control.check_entry(tenant, EntryKind::Agent, &record.id, &record)?;
     let change = if existing.is_some() { "agent_registered_again" } else { "agent_registered" };
     let token_id = uuid::Uuid::now_v7().to_string();
     let expires_at = now.plus_seconds(control.config.agent_token_ttl_s);

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use aegis_bus::feed::{FeedPage, FeedRequest, fill};
+use aegis_bus::feed::{FeedPage, FeedRequest, MAX_ENTRY, fill};
 use aegis_bus::{Bucket, BusError, subject};
 use aegis_keys::sign_entry;
-use aegis_model::{ContainmentState, EntryKind, TenantId};
+use aegis_model::{ContainmentState, EntryKind, SignedEntry, TenantId};
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::Value;
@@ -51,7 +51,41 @@ const LONGEST_COMPARISON: Duration = Duration::from_secs(15);
 /// How often a feed that is behind is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Most bytes of a record's entry and key. Some room is left: it may be signed by another key later.
+const MOST_BYTES: usize = MAX_ENTRY - 1024;
+
+/// A revision with as many digits as any.
+const LAST_REVISION: i64 = (1 << 53) - 1;
+
+/// The code where the bus takes nothing at the moment.
+const BUS_AWAY: &str = "bus_unavailable";
+
 impl Control {
+    /// Refuses a record whose entry no bus or no page of the feed would take. Asked before the store has it: what the store has is tried for good, and an edge of the
+    /// tenant could never say that it knows all.
+    pub(crate) fn check_entry(
+        &self,
+        tenant: &TenantId,
+        kind: EntryKind,
+        name: &str,
+        body: &impl Serialize,
+    ) -> Result<(), Problem> {
+        let body = serde_json::to_value(body).map_err(Problem::internal)?;
+        let (_, key) = place_of(tenant, kind, name, &body)?;
+        let too_large = |why: String| Problem::unprocessable("record_too_large", format!("no edge could be told of it: {why}"));
+        // What is nested as deep as a body may be is one level deeper in its entry.
+        let entry = sign_entry(&self.key, tenant, kind, name, LAST_REVISION, self.clock.now(), Some(body))
+            .map_err(|error| too_large(error.to_string()))?;
+        let text = serde_json::to_vec(&entry).map_err(Problem::internal)?;
+        // As an edge reads it.
+        serde_json::from_slice::<SignedEntry>(&text).map_err(|error| too_large(error.to_string()))?;
+        let bytes = key.len() + text.len();
+        if bytes > MOST_BYTES {
+            return Err(too_large(format!("it takes {bytes} bytes, of {MOST_BYTES} at most; make it smaller")));
+        }
+        Ok(())
+    }
+
     /// Signs and publishes an entry, and waits until the local edge enforces it. False: it does not yet (it will be published again
     /// if the bus refused it).
     pub(crate) async fn publish(
@@ -102,8 +136,13 @@ impl Control {
             sign_entry(&self.key, tenant, kind, name, revision, self.clock.now(), Some(body)).map_err(Problem::internal)?;
         let bytes = Bytes::from(serde_json::to_vec(&entry).map_err(Problem::internal)?);
         let bucket_revision = self.bus.kv_put(bucket, &place.1, bytes.clone()).await.map_err(|error| {
-            tracing::warn!(%error, "control feed bucket refused an entry");
-            Problem::unavailable("bus_unavailable", "the control feed cannot be written")
+            tracing::warn!(%error, %tenant, %kind, revision, "control feed bucket refused an entry");
+            match error {
+                BusError::Unavailable { .. } | BusError::Closed => {
+                    Problem::unavailable(BUS_AWAY, "the control feed cannot be written")
+                }
+                _ => Problem::unavailable("entry_refused", "the control feed does not take the entry"),
+            }
         })?;
         published.insert(place, Published { revision, bucket_revision, bytes });
         Ok(())
@@ -146,12 +185,23 @@ impl Control {
         }
     }
 
-    /// Publishes everything the store holds. `rewrite`: also what this process has published already, for a bucket that was lost.
+    /// Publishes everything the store holds. `rewrite`: also what this process has published already, for a bucket that was lost. An entry that is refused holds up
+    /// none behind it, whoever's they are; the first refusal is told. A bus that is away ends it: each of them would wait for it.
     pub(crate) async fn publish_all(&self, rewrite: bool) -> Result<usize, Problem> {
         let entries = self.store.feed_entries().await?;
         let count = entries.len();
+        let mut refused = None;
         for entry in entries {
-            self.publish_value(&entry.tenant_id, entry.kind, &entry.name, entry.revision, entry.body, rewrite).await?;
+            let written =
+                self.publish_value(&entry.tenant_id, entry.kind, &entry.name, entry.revision, entry.body, rewrite).await;
+            match written {
+                Err(problem) if problem.code == BUS_AWAY => return Err(problem),
+                Err(problem) => _ = refused.get_or_insert(problem),
+                Ok(()) => {}
+            }
+        }
+        if let Some(problem) = refused {
+            return Err(problem);
         }
         self.feed.is_whole.store(true, Ordering::SeqCst);
         Ok(count)

@@ -26,6 +26,8 @@ struct PoliciesBody {
 pub(crate) async fn put(control: &Control, call: &Call) -> Result<Response, Problem> {
     let body: PoliciesBody = parse(&call.body, control.config.max_body_bytes)?;
     let tenant = call.tenant();
+    let entry = json!({"policies": body.policies});
+    control.check_entry(tenant, EntryKind::Policies, ENTRY, &entry)?;
     let _turn = control.registry_turn.lock().await;
     let tools = control.store.list_tools(tenant).await?;
     let bundle = control.load_bundle(body.policies.clone(), tools).await?;
@@ -37,7 +39,7 @@ pub(crate) async fn put(control: &Control, call: &Call) -> Result<Response, Prob
     let revision = control.store.put_policies(tenant, &body.policies, pending.rows()).await?;
     control.bundles.set(tenant, Arc::clone(&bundle));
     let sealed = control.seal(pending).await;
-    let enforced = control.publish(tenant, EntryKind::Policies, ENTRY, revision, &json!({"policies": body.policies})).await;
+    let enforced = control.publish(tenant, EntryKind::Policies, ENTRY, revision, &entry).await;
     sealed?;
     Ok(Json(json!({"digest": digest, "revision": revision, "enforced": enforced})).into_response())
 }

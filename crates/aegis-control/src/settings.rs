@@ -34,6 +34,7 @@ pub(crate) async fn put(control: &Control, call: &Call) -> Result<Response, Prob
     let settings: TenantSettings = parse(&call.body, control.config.max_body_bytes)?;
     check(&settings)?;
     check_callbacks(&settings, control.config.callback_loopback)?;
+    control.check_entry(call.tenant(), EntryKind::Settings, ENTRY, &settings)?;
     let _turn = control.registry_turn.lock().await;
     let detail = json!({"settings": settings});
     let pending = control.prepare(control.config_draft(&call.caller, "settings_changed", detail))?;

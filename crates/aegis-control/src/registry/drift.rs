@@ -105,7 +105,14 @@ pub(super) async fn mark(control: &Control, caller: &Caller, server: &mut McpSer
         return Ok(());
     }
     server.drifted = true;
+    let known = server.drifted_tools.len();
     server.drifted_tools.extend(unknown);
+    // The mark has to reach the edges: names that no entry has room for are left out, and the server's tools are denied without.
+    while server.drifted_tools.len() > known
+        && control.check_entry(caller.tenant(), EntryKind::McpServer, &server.key, server).is_err()
+    {
+        server.drifted_tools.truncate(known.midpoint(server.drifted_tools.len()));
+    }
     let detail = json!({"changed": drift.changed, "added": drift.added, "removed": drift.removed});
     // It only takes something away: it does not wait for the ledger.
     let pending = control.prepare_anyway(control.drift_draft(caller, &server.key, reason, detail))?;

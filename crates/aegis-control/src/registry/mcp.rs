@@ -204,6 +204,7 @@ async fn store_server(
     change: &str,
 ) -> Result<(), Problem> {
     let tenant = caller.tenant();
+    control.check_entry(tenant, EntryKind::McpServer, &server.key, server)?;
     let detail = json!({"mcp_server": server.key, "tools": server.tools.len(), "record_hash": record_hash(server)});
     let draft = control.config_draft(caller, change, detail);
     let Some(tool) = tool else {
@@ -213,6 +214,7 @@ async fn store_server(
         control.publish(tenant, EntryKind::McpServer, &server.key, revision, server).await;
         return sealed.map(|_| ());
     };
+    control.check_entry(tenant, EntryKind::Tool, &tool.tool, tool)?;
     let bundle = bundle_with(control, tenant, tool).await?;
     let before = control.store.tool(tenant, &tool.tool).await?;
     let of_tool = actions::prepare(control, actions::drafts(control, caller, before.as_ref(), tool, &bundle))?;

@@ -39,6 +39,7 @@ pub(crate) async fn put_tool(control: &Control, call: &Call) -> Result<Response,
 /// Stores a tool if the tenant's policies load with it. The caller holds the registry's turn.
 async fn store_tool(control: &Control, caller: &Caller, tool: &ToolRecord) -> Result<(), Problem> {
     let tenant = caller.tenant();
+    control.check_entry(tenant, EntryKind::Tool, &tool.tool, tool)?;
     let bundle = bundle_with(control, tenant, tool).await?;
     let before = control.store.tool(tenant, &tool.tool).await?;
     let pending = actions::prepare(control, actions::drafts(control, caller, before.as_ref(), tool, &bundle))?;
@@ -111,6 +112,7 @@ pub(crate) async fn put_channel(control: &Control, call: &Call) -> Result<Respon
         aegis_keys::VerifyingKey::from_base64(key)
             .map_err(|_| Problem::bad_request("invalid_field", "`public_key` must be an Ed25519 public key in base64"))?;
     }
+    control.check_entry(call.tenant(), EntryKind::Channel, &channel.channel, &channel)?;
     let _turn = control.registry_turn.lock().await;
     let detail = json!({"channel": channel.channel, "source_trust": channel.source_trust, "record_hash": record_hash(&channel)});
     let pending = control.prepare(control.config_draft(&call.caller, "channel_registered", detail))?;
@@ -146,6 +148,7 @@ impl Control {
 
     /// The caller holds the registry's turn.
     async fn put_resource_in_turn(&self, caller: &Caller, resource: &ResourceRecord) -> Result<(), Problem> {
+        self.check_entry(caller.tenant(), EntryKind::Resource, &resource.resource, resource)?;
         let detail =
             json!({"resource": resource.resource, "visibility": resource.visibility, "record_hash": record_hash(resource)});
         let pending = self.prepare(self.config_draft(caller, "resource_registered", detail))?;
