@@ -13,6 +13,11 @@ pub const AUTOMATIC_PREFIX: &str = "rule:";
 
 /// Holds a target may have at a time.
 const MAX_HOLDS: i64 = 1000;
+/// Most bytes of their texts, and about as many of what stands around each: a target's state is one entry of the control feed, and no more than a MiB reaches an edge.
+const MAX_HOLDS_BYTES: i64 = 1_000_000;
+const HOLD_BYTES: i64 = 256;
+/// Most bytes of a character.
+const CHAR_BYTES: i64 = 4;
 /// The span over which automatic holds are capped, in seconds.
 const CAP_SPAN_S: i64 = 3600;
 
@@ -120,8 +125,9 @@ impl Target<'_> {
     }
 
     async fn insert_hold(self, tx: &mut Tx, hold: &Hold, now: Timestamp) -> Result<(), StoreError> {
-        let held: i64 = sqlx::query_scalar(
-            "SELECT COUNT(*) FROM containment_holds
+        let found = sqlx::query(
+            "SELECT COUNT(*) AS held, CAST(COALESCE(SUM(LENGTH(hold_id) + LENGTH(reason) + LENGTH(held_by)), 0) AS BIGINT) AS chars
+             FROM containment_holds
              WHERE tenant_id = $1 AND target_type = $2 AND target_id = $3 AND ended_at IS NULL",
         )
         .bind(self.tenant.as_str())
@@ -129,8 +135,10 @@ impl Target<'_> {
         .bind(self.id)
         .fetch_one(&mut **tx)
         .await?;
-        if held >= MAX_HOLDS {
-            return Err(StoreError::LimitReached { what: "holds on this target", limit: MAX_HOLDS });
+        let (held, chars): (i64, i64) = (row::get(&found, "held")?, row::get(&found, "chars")?);
+        let more: i64 = [&hold.hold_id, &hold.reason, &hold.by].iter().map(|text| text.chars().count() as i64).sum();
+        if held >= MAX_HOLDS || CHAR_BYTES * (chars + more) + HOLD_BYTES * (held + 1) > MAX_HOLDS_BYTES {
+            return Err(StoreError::LimitReached { what: "holds on this target", limit: held });
         }
         sqlx::query(
             "INSERT INTO containment_holds (tenant_id, target_type, target_id, hold_id, kind, reason, held_by, automatic, since, until,

@@ -550,7 +550,7 @@ async fn what_no_edge_could_be_told_of_is_refused_and_what_it_can_reaches_the_pa
     let (admin, registrar) = (&house.acme.admin, &house.acme.registrar);
     let page = async || {
         let request = FeedRequest { bucket: "control".to_owned(), filter: format!("{}.>", house.acme.id), after: String::new() };
-        feed::page(house.bus.as_ref(), &request).await.unwrap()
+        feed::page(&*house.bus, &request).await.unwrap()
     };
     let tool = |parameters: Value| {
         json!({"tool": "large", "name": "Large",
@@ -588,4 +588,27 @@ async fn what_no_edge_could_be_told_of_is_refused_and_what_it_can_reaches_the_pa
     assert_eq!(page.refused, None);
     assert!(page.entries.iter().any(|(key, ..)| key.contains(".tool.")), "the tool is not in the page");
     page.write().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_many_holds_are_taken_as_edges_can_be_told_of() {
+    let house = House::build().await;
+    let (agent, _) = house.agent(&house.acme, "bot").await;
+    let freeze = format!("/v1/agents/{agent}/freeze");
+    // The longest reason, of the longest characters.
+    let reason = "\u{1f600}".repeat(2048);
+    let mut taken = 0;
+    loop {
+        let reply = house.post(&freeze, &house.acme.analyst, json!({"reason": reason})).await;
+        if reply.status != 200 {
+            reply.refused(409, "limit_reached");
+            break;
+        }
+        taken += 1;
+    }
+    let held = entries(&house, Bucket::Containment).await;
+    assert!(taken > 50, "{taken}");
+    assert_eq!(held[0].body["holds"].as_array().unwrap().len(), taken, "the last freeze reached no edge");
+    let request = FeedRequest { bucket: "containment".to_owned(), filter: format!("{}.>", house.acme.id), after: String::new() };
+    assert_eq!(feed::page(&*house.bus, &request).await.unwrap().refused, None);
 }
