@@ -84,7 +84,8 @@ class Rest(unittest.TestCase):
             self.aegis.get(path)
         tenant.post("/v1/mcp/servers", {"key": "files", "name": "Files", "tools": [{"name": "read"}]}, key=tenant.registrar).expect(201)
         tenant.post("/v1/mcp/servers/files/tools", {"tools": [{"name": "write", "inputSchema": {"type": "object"}}]}).expect(201)
-        tenant.post("/v1/mcp/servers/files/manifest", {"tools": [{"name": "read"}]}).expect(200)
+        tenant.post("/v1/mcp/servers/files/manifest", {"tools": [{"name": "read"}, {"name": "wipe"}]}).expect(200)
+        tenant.post("/v1/mcp/servers/files/tools", {"tools": [], "dismissed": ["wipe"]}).expect(201)
         for verb in ("quarantine", "restore"):
             tenant.post(f"/v1/mcp/servers/files/{verb}", {"reason": "test"}).expect(200)
         for path in ("mcp/servers/files", "tools/crm", f"agents/{agent.id}", "edges", "containment", "channels", "resources",

@@ -25,6 +25,12 @@ pub(super) const MOST_PUBLISHERS: usize = 64;
 /// Why a message is refused of which the server said nothing.
 const NO_ACK: &str = "no acknowledgement in time";
 
+/// How it begins why a message is refused of which the server said that nobody takes it.
+const NO_STREAM: &str = "no stream answers";
+
+/// Why a message is refused that the client could not write.
+const NOT_WRITTEN: &str = "the connection takes nothing";
+
 /// What a server takes as a time to live.
 const LEAST_TTL: Duration = Duration::from_secs(1);
 
@@ -64,7 +70,7 @@ async fn send_all(
     let mut all = Vec::with_capacity(messages.len());
     for message in messages {
         let sent = timeout_at(deadline, send(context, stream, message)).await;
-        let sent = sent.unwrap_or_else(|_elapsed| Err(unavailable("the connection takes nothing")));
+        let sent = sent.unwrap_or_else(|_elapsed| Err(unavailable(NOT_WRITTEN)));
         let refused = is_refused(&sent);
         all.push(sent);
         if refused {
@@ -108,27 +114,26 @@ fn taken(stream: Stream, ack: &PublishAck) -> Result<PubAck, BusError> {
     Ok(PubAck { seq: ack.sequence, duplicate: ack.duplicate })
 }
 
-/// What came of what was published; None where that was nothing. What is refused before it is sent speaks for no server, beside others of which
-/// none was answered.
+/// What came of what was published; None where that was nothing, or could not be written: the client itself gives such a connection up. What is
+/// refused before it is sent speaks for no server, beside others of which none was answered.
 pub(super) fn outcome(results: &[Result<PubAck, BusError>]) -> Option<Outcome> {
-    let is_any = |is: fn(&BusError) -> bool| results.iter().any(|result| result.as_ref().is_err_and(is));
+    let is_any =
+        |is: fn(&str) -> bool| results.iter().any(|result| matches!(result, Err(BusError::Unavailable { reason }) if is(reason)));
     if results.is_empty() {
         return None;
     }
-    Some(if results.iter().any(Result::is_ok) {
-        Outcome::Answered
-    } else if is_any(is_silence) {
-        Outcome::Silence
-    } else if is_any(|error| matches!(error, BusError::Unavailable { .. })) {
-        Outcome::NotTaken
-    } else {
-        Outcome::Answered
-    })
-}
-
-/// True of a message of which the server said nothing, neither yes nor no.
-fn is_silence(error: &BusError) -> bool {
-    matches!(error, BusError::Unavailable { reason } if reason == NO_ACK)
+    if results.iter().any(Result::is_ok) {
+        return Some(Outcome::Answered);
+    }
+    // Neither yes nor no.
+    if is_any(|reason| reason == NO_ACK) {
+        return Some(Outcome::Silence);
+    }
+    if is_any(|reason| reason.starts_with(NO_STREAM)) {
+        return Some(Outcome::NotTaken);
+    }
+    // Any other refusal is an answer, which another server would not better: of another stream, or with an error that is not known here.
+    (!is_any(|reason| reason == NOT_WRITTEN)).then_some(Outcome::Answered)
 }
 
 fn is_refused<T>(result: &Result<T, BusError>) -> bool {
@@ -183,9 +188,9 @@ pub(super) fn refusal(stream: Stream, subject: &str, error: &PublishError) -> Bu
             BusError::WrongLastSequence { subject: subject.to_owned(), actual: actual_sequence(error) }
         }
         PublishErrorKind::MaxPayloadExceeded => BusError::TooLarge { bytes: MAX_PAYLOAD, max: MAX_PAYLOAD },
-        PublishErrorKind::StreamNotFound => unavailable(format!(
-            "no stream answers for {subject}: {stream} is not there (`aegis streams apply`) or has no leader now"
-        )),
+        PublishErrorKind::StreamNotFound => {
+            unavailable(format!("{NO_STREAM} for {subject}: {stream} is not there (`aegis streams apply`) or has no leader now"))
+        }
         PublishErrorKind::TimedOut => unavailable(NO_ACK),
         _ => match server_error(error).map(|error| error.error_code()) {
             Some(ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT) => {
@@ -202,14 +207,29 @@ pub(super) fn refusal(stream: Stream, subject: &str, error: &PublishError) -> Bu
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use serde_json::json;
+
+    /// As the client hands on what a server answers.
+    fn refused(kind: PublishErrorKind, answer: Option<serde_json::Value>) -> Result<PubAck, BusError> {
+        let said = answer.map(|answer| serde_json::from_value::<async_nats::jetstream::Error>(answer).unwrap());
+        let error = said.map_or_else(|| PublishError::new(kind), |said| PublishError::with_source(kind, said));
+        Err(refusal(Stream::Ase, "ase.00.t.x", &error))
+    }
 
     #[test]
-    fn what_is_refused_before_it_is_sent_is_no_answer_of_the_server() {
+    fn a_server_is_left_for_its_silence_and_for_saying_that_nobody_takes_it_and_for_no_other_refusal() {
         let taken = || Ok(PubAck { seq: 1, duplicate: false });
-        let nobody = || Err(unavailable("no stream answers"));
-        let (silence, too_large) = (|| Err(unavailable(NO_ACK)), || Err(BusError::TooLarge { bytes: 2, max: 1 }));
+        let nobody = || refused(PublishErrorKind::StreamNotFound, None);
+        let silence = || refused(PublishErrorKind::TimedOut, None);
+        let too_large = || Err(BusError::TooLarge { bytes: 2, max: 1 });
+        let not_written = || Err(unavailable(NOT_WRITTEN));
+        let error = |code: u64| json!({"code": 503, "err_code": code, "description": "no stream answers"});
+        let unknown = || refused(PublishErrorKind::Other, Some(error(19_999)));
+        let full = || refused(PublishErrorKind::Other, Some(error(ErrorCode::STREAM_STORE_FAILED.0)));
+        let of_another = || super::taken(Stream::Ase, &PublishAck { stream: "OTHER".to_owned(), ..PublishAck::default() });
         for (results, expected) in [
             (vec![], None),
             (vec![silence(), silence()], Some(Outcome::Silence)),
@@ -217,10 +237,16 @@ mod tests {
             (vec![too_large(), silence(), taken()], Some(Outcome::Answered)),
             (vec![taken(), silence()], Some(Outcome::Answered)),
             (vec![too_large()], Some(Outcome::Answered)),
-            (vec![Err(BusError::Full { stream: Stream::Ase })], Some(Outcome::Answered)),
+            (vec![full()], Some(Outcome::Answered)),
             (vec![nobody(), nobody()], Some(Outcome::NotTaken)),
             (vec![too_large(), nobody()], Some(Outcome::NotTaken)),
             (vec![taken(), nobody()], Some(Outcome::Answered)),
+            (vec![unknown(), unknown()], Some(Outcome::Answered)),
+            (vec![of_another(), of_another()], Some(Outcome::Answered)),
+            (vec![not_written(), not_written()], None),
+            (vec![too_large(), not_written()], None),
+            (vec![taken(), not_written()], Some(Outcome::Answered)),
+            (vec![nobody(), not_written()], Some(Outcome::NotTaken)),
         ] {
             assert_eq!(outcome(&results), expected, "{results:?}");
         }

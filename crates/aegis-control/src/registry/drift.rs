@@ -12,9 +12,12 @@ use super::MAX_ACTIONS;
 use super::mcp::{ToolBody, ToolsBody, known};
 use crate::auth::Caller;
 use crate::control::Control;
-use crate::input::parse;
+use crate::input::{MAX_ID, check_text, parse};
 use crate::problem::Problem;
 use crate::routes::Call;
+
+/// Most tools that a server has drifted by and that are not registered: it may list others each time. They are denied without being noted.
+const MAX_UNREGISTERED: usize = 100;
 
 /// In what a manifest differs from the registered one: names of tools.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -45,9 +48,15 @@ impl Drift {
         Self { changed: Self::of_manifest(registered, seen).changed, ..Self::default() }
     }
 
-    /// Tools of which it says what nobody has looked at.
-    fn unseen(&self) -> impl Iterator<Item = &String> {
-        self.changed.iter().chain(&self.added)
+    /// Tools that nobody has looked at and that the server's record does not name yet: each that is registered, and of others as many as there is
+    /// room for.
+    fn not_noted(&self, server: &McpServerRecord) -> Vec<String> {
+        let registered = by_name(&server.tools);
+        let is_new = |tool: &&String| !server.drifted_tools.contains(tool);
+        let others = server.drifted_tools.iter().filter(|tool| !registered.contains_key(tool.as_str())).count();
+        let room = MAX_UNREGISTERED.saturating_sub(others);
+        let added = self.added.iter().filter(is_new).take(room);
+        self.changed.iter().filter(is_new).chain(added).cloned().collect()
     }
 
     /// What makes it drift, the worst of it: the server says something that nobody has looked at. What it no longer lists, it says nothing with.
@@ -99,8 +108,7 @@ fn view(server: &McpServerRecord, drift: &Drift) -> Value {
 /// Marks the server if its manifest differs, with an event and a receipt the first time for each tool. The caller holds the registry's turn.
 pub(super) async fn mark(control: &Control, caller: &Caller, server: &mut McpServerRecord, drift: &Drift) -> Result<(), Problem> {
     let Some(reason) = drift.reason() else { return Ok(()) };
-    let room = MAX_ACTIONS.saturating_sub(server.drifted_tools.len());
-    let unknown: Vec<String> = drift.unseen().filter(|tool| !server.drifted_tools.contains(tool)).take(room).cloned().collect();
+    let unknown = drift.not_noted(server);
     if server.drifted && unknown.is_empty() {
         return Ok(());
     }
@@ -120,6 +128,30 @@ pub(super) async fn mark(control: &Control, caller: &Caller, server: &mut McpSer
     control.publish(caller.tenant(), EntryKind::McpServer, &server.key, revision, server).await;
     tracing::error!(tenant = %caller.tenant(), server = server.key, reason, "an MCP server's manifest is not the registered one; its tools are denied");
     control.seal(pending).await.map(|_| ())
+}
+
+/// Takes from the server's record what a person has looked at, and nothing else: what is registered, which a manifest is compared with from now on, and
+/// what is dismissed, which stays denied since nobody registered it. `server` has the tools of the body already.
+pub(super) fn look_at(server: &mut McpServerRecord, body: &ToolsBody) -> Result<(), Problem> {
+    if body.dismissed.len() > MAX_ACTIONS {
+        return Err(Problem::bad_request("invalid_field", format!("at most {MAX_ACTIONS} tools are dismissed at once")));
+    }
+    for name in &body.dismissed {
+        check_text("dismissed", name, MAX_ID)?;
+        if server.tools.iter().any(|tool| tool.name == *name) {
+            let message = format!(
+                "`{name}` is registered and cannot be dismissed: register it again, with the declaration that it has now"
+            );
+            return Err(Problem::bad_request("invalid_field", message));
+        }
+    }
+    let noted = server.drifted_tools.len();
+    let is_looked_at = |name: &String| body.dismissed.contains(name) || body.tools.iter().any(|tool| tool.name == *name);
+    server.drifted_tools.retain(|name| !is_looked_at(name));
+    // Who dismisses what is not there has looked at nothing.
+    let is_nothing = body.tools.is_empty() && server.drifted_tools.len() == noted;
+    server.drifted &= is_nothing || !server.drifted_tools.is_empty();
+    Ok(())
 }
 
 #[cfg(test)]
@@ -142,5 +174,29 @@ mod tests {
         let some = Drift::of_tools(&registered, &tools(&[("read", "9"), ("wipe", "3")]));
         assert_eq!(some, Drift { changed: vec!["read".to_owned()], ..Drift::default() });
         assert_eq!(Drift::of_tools(&registered, &tools(&[("wipe", "3")])).reason(), None, "a new one is registered");
+    }
+
+    #[test]
+    fn a_registered_tool_is_noted_however_many_others_a_server_has_listed() {
+        let names = |of: &str, count: usize| (0..count).map(|n| format!("{of} {n}")).collect::<Vec<_>>();
+        let registered: Vec<McpToolRecord> =
+            names("tool", MAX_ACTIONS).into_iter().map(|name| McpToolRecord { name, manifest_hash: "1".to_owned() }).collect();
+        let drift = Drift { changed: names("tool", MAX_ACTIONS), added: names("new", MAX_ACTIONS), removed: Vec::new() };
+        // By an earlier version the list was full of them.
+        for noted in [0, 1, MAX_UNREGISTERED, MAX_ACTIONS] {
+            let server = McpServerRecord {
+                key: "files".to_owned(),
+                name: "Files".to_owned(),
+                url: None,
+                tools: registered.clone(),
+                drifted: noted > 0,
+                drifted_tools: names("old", noted),
+            };
+            let new = drift.not_noted(&server);
+            assert_eq!(new[..MAX_ACTIONS], drift.changed, "{noted}");
+            assert_eq!(new.len() - MAX_ACTIONS, MAX_UNREGISTERED.saturating_sub(noted), "{noted}");
+            let after = McpServerRecord { drifted_tools: [server.drifted_tools.clone(), new].concat(), ..server };
+            assert_eq!(drift.not_noted(&after), Vec::<String>::new(), "{noted}");
+        }
     }
 }

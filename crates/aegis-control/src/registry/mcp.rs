@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::drift::{Drift, declared, mark};
+use super::drift::{Drift, declared, look_at, mark};
 use super::{MAX_ACTIONS, actions, bundle_with, check_tool, record_hash};
 use crate::auth::Caller;
 use crate::control::Control;
@@ -38,13 +38,16 @@ struct ServerBody {
 #[derive(Debug, Deserialize)]
 pub(super) struct ToolsBody {
     pub(super) tools: Vec<ToolBody>,
+    /// By `…/tools`: what the server lists beside those that are registered, and nobody wants.
+    #[serde(default)]
+    pub(super) dismissed: Vec<String>,
 }
 
 /// A tool as a manifest declares it, with what the registrar knows of it.
 #[derive(Debug, Deserialize)]
 pub(super) struct ToolBody {
     #[serde(alias = "tool", alias = "tool_key", alias = "action")]
-    name: String,
+    pub(super) name: String,
     #[serde(default)]
     description: Option<String>,
     #[serde(default, alias = "inputSchema", alias = "parameters")]
@@ -145,7 +148,7 @@ pub(crate) async fn put_server(control: &Control, call: &Call) -> Result<Respons
         drifted_tools: existing.as_ref().map(|server| server.drifted_tools.clone()).unwrap_or_default(),
     };
     let tool = add_tools(control, &call.caller, &mut server, &body.tools).await?;
-    store_server(control, &call.caller, &server, tool.as_ref(), "mcp_server_registered").await?;
+    store_server(control, &call.caller, &server, tool.as_ref(), "mcp_server_registered", &[]).await?;
     let status = if existing.is_some() { StatusCode::OK } else { StatusCode::CREATED };
     Ok((status, Json(server)).into_response())
 }
@@ -155,10 +158,9 @@ pub(crate) async fn put_tools(control: &Control, call: &Call) -> Result<Response
     let _turn = control.registry_turn.lock().await;
     let mut server = known(control, call).await?;
     let tool = add_tools(control, &call.caller, &mut server, &body.tools).await?;
-    // A person has looked at these declarations again, and at no others: they are what a manifest is compared with from now on.
-    server.drifted_tools.retain(|drifted| body.tools.iter().all(|tool| tool.name != *drifted));
-    server.drifted &= body.tools.is_empty() || !server.drifted_tools.is_empty();
-    store_server(control, &call.caller, &server, tool.as_ref(), "mcp_tools_registered").await?;
+    look_at(&mut server, &body)?;
+    let change = if body.dismissed.is_empty() { "mcp_tools_registered" } else { "mcp_tools_dismissed" };
+    store_server(control, &call.caller, &server, tool.as_ref(), change, &body.dismissed).await?;
     Ok((StatusCode::CREATED, Json(server)).into_response())
 }
 
@@ -202,10 +204,17 @@ async fn store_server(
     server: &McpServerRecord,
     tool: Option<&ToolRecord>,
     change: &str,
+    dismissed: &[String],
 ) -> Result<(), Problem> {
     let tenant = caller.tenant();
-    control.check_entry(tenant, EntryKind::McpServer, &server.key, server)?;
-    let detail = json!({"mcp_server": server.key, "tools": server.tools.len(), "record_hash": record_hash(server)});
+    // With the names of all its tools once more: edges must be told of it however far it drifts.
+    let names = server.tools.iter().map(|tool| tool.name.clone()).chain(server.drifted_tools.iter().cloned()).collect();
+    let fullest = McpServerRecord { drifted_tools: names, ..server.clone() };
+    control.check_entry(tenant, EntryKind::McpServer, &server.key, &fullest)?;
+    let mut detail = json!({"mcp_server": server.key, "tools": server.tools.len(), "record_hash": record_hash(server)});
+    if !dismissed.is_empty() {
+        detail["dismissed"] = json!(dismissed);
+    }
     let draft = control.config_draft(caller, change, detail);
     let Some(tool) = tool else {
         let pending = control.prepare(draft)?;

@@ -5,6 +5,7 @@ mod access;
 mod approvals;
 mod callbacks;
 mod detection;
+mod drift;
 mod edges;
 mod far_edges;
 mod feed;
