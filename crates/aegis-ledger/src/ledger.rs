@@ -112,6 +112,7 @@ impl Ledger {
                 connection,
                 shipped: recovered.shipped,
                 shipped_at: Instant::now(),
+                log_in_doubt: false,
                 hooks: config.hooks.clone(),
             },
             sealer,

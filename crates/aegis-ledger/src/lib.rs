@@ -18,6 +18,7 @@ mod gather;
 mod lane;
 mod ledger;
 mod lifecycle;
+mod log;
 mod loss;
 mod members;
 mod merkle;

@@ -11,10 +11,10 @@ use std::time::Duration;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 
-use crate::LedgerError;
-use crate::error::{is_corruption, is_unreadable, open_error};
+use crate::error::{is_corruption, is_disk_error, is_unreadable, open_error};
 use crate::rows::STATEMENTS;
 use crate::shared::Shared;
+use crate::{LedgerError, log};
 
 /// The schema this program writes. A file with a higher one is refused, so that an old program never guesses at it. Rows of schema 1 hold
 /// their bodies whole, and are read as they are.
@@ -132,7 +132,7 @@ INSERT INTO outbox_position VALUES (1, 0);
 CREATE TABLE write_probe (one INTEGER PRIMARY KEY CHECK (one = 1), filler BLOB NOT NULL) STRICT;
 ";
 
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
@@ -186,17 +186,20 @@ pub(crate) async fn connect(path: &Path) -> Result<SqliteConnection, sqlx::Error
 /// Opens the file for writing, makes or checks its schema, and checks its soundness.
 pub(crate) async fn open(path: &Path) -> Result<SqliteConnection, LedgerError> {
     let failed = |e: sqlx::Error| open_error(path, &e);
+    log::take_up(path).map_err(|e| failed(sqlx::Error::Io(e)))?;
     let mut connection = connect(path).await.map_err(failed)?;
     let found = number(&mut connection, "PRAGMA user_version").await.map_err(failed)?;
     let application = number(&mut connection, "PRAGMA application_id").await.map_err(failed)?;
     let tables = number(&mut connection, "SELECT count(*) FROM sqlite_schema").await.map_err(failed)?;
-    if tables == 0 {
-        create(&mut connection).await.map_err(failed)?;
-    } else if application != APPLICATION_ID {
+    if tables > 0 && application != APPLICATION_ID {
         let reason = "it is a SQLite file, but not a ledger".to_owned();
         return Err(LedgerError::Corrupt { path: path.to_owned(), reason });
     } else if found > SCHEMA_VERSION {
         return Err(LedgerError::SchemaTooNew { path: path.to_owned(), found, supported: SCHEMA_VERSION });
+    }
+    log::write_anew(&mut connection, path).await.map_err(failed)?;
+    if tables == 0 {
+        create(&mut connection).await.map_err(failed)?;
     }
     let bytes = std::fs::metadata(path).map_or(u64::MAX, |file| file.len());
     if bytes <= WHOLE_CHECK_BYTES
@@ -210,6 +213,9 @@ pub(crate) async fn open(path: &Path) -> Result<SqliteConnection, LedgerError> {
             // No page that cannot be read, and no want of room, keeps a ledger from starting that has indexes.
             tracing::warn!(%error, path = %path.display(), "the ledger's indexes cannot be made anew; it keeps those that it has");
             connection = connect(path).await.map_err(failed)?;
+            if is_disk_error(&error) {
+                log::cut(&mut connection, path).await.map_err(failed)?;
+            }
             is_upgraded = false;
         }
         if !is_upgraded {
@@ -237,7 +243,7 @@ pub(crate) async fn start_error(connection: &mut SqliteConnection, path: &Path, 
     open_error(path, error)
 }
 
-async fn number(connection: &mut SqliteConnection, sql: &'static str) -> Result<i64, sqlx::Error> {
+pub(crate) async fn number(connection: &mut SqliteConnection, sql: &'static str) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar(sql).fetch_one(connection).await
 }
 

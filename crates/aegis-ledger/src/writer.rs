@@ -32,6 +32,9 @@ const SHIPPED_IDLE: Duration = Duration::from_millis(200);
 /// Bytes of rows' texts after which the checkpointer is woken: few, so that a checkpoint stays short.
 const LOG_STEP: usize = 2 << 20;
 
+/// Why what would commit is not even tried.
+const LOG_IN_DOUBT: &str = "the disk gave an error, and the ledger's log is not in order again yet; ask again";
+
 /// Receipts that are sealed before others of the runtime have a turn, while nobody waits for one: an answer is not held up by them.
 const SEALED_AT_ONCE: usize = 16;
 
@@ -135,8 +138,16 @@ impl Writer {
                 let closed = self.close().await;
                 let _ = reply.send(closed);
             }
+            // A commit that succeeded would count what was refused before it.
+            Command::Shred(_, reply) if self.disk.log_in_doubt => {
+                let _ = reply.send(Err(LedgerError::Unavailable(LOG_IN_DOUBT.to_owned())));
+            }
+            Command::Prune(_, reply) if self.disk.log_in_doubt => {
+                let _ = reply.send(Err(LedgerError::Unavailable(LOG_IN_DOUBT.to_owned())));
+            }
             Command::Shred(tenant, reply) => {
                 let shredded = self.shred(&tenant).await;
+                self.heed_the_disk();
                 let _ = reply.send(shredded);
             }
             Command::Prune(what, reply) => {
@@ -144,12 +155,28 @@ impl Writer {
                 if self.writable() && self.disk.shipped_is_behind(&self.shared.counters) {
                     self.commit(Vec::new()).await;
                 }
+                // The commit before it may have failed.
+                if self.disk.log_in_doubt {
+                    let _ = reply.send(Err(LedgerError::Unavailable(LOG_IN_DOUBT.to_owned())));
+                    return;
+                }
                 let pruned = prune(&mut self.disk.connection, &what, self.disk.shipped).await;
+                if let Err(error) = &pruned {
+                    self.disk.note(error);
+                    self.heed_the_disk();
+                }
                 if pruned.as_ref().is_ok_and(|rows| *rows > 0) {
                     self.shared.was_pruned.store(true, Ordering::Release);
                 }
                 let _ = reply.send(pruned.map_err(|error| LedgerError::Unavailable(error.to_string())));
             }
+        }
+    }
+
+    /// Behind an error of the disk nothing is committed until it is tried again.
+    fn heed_the_disk(&self) {
+        if self.disk.log_in_doubt {
+            self.set_writable(false);
         }
     }
 
