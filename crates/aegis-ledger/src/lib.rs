@@ -7,6 +7,7 @@
 
 mod body;
 mod canonical;
+mod checkpoint;
 mod commit;
 mod commitment;
 mod config;

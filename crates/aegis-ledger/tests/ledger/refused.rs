@@ -17,6 +17,8 @@ const FOLDER: &str = "AEGIS_LEDGER_REFUSED_FOLDER";
 /// Receipts that the disk has before it refuses, and that come when it does not any more.
 const TAKEN: usize = 20;
 const MORE: usize = 10;
+/// Receipts of which the log has some mebibytes.
+const LONG: usize = 150;
 /// Receipts for which such a disk has no room at all.
 const TOO_MANY: usize = 2000;
 
@@ -24,15 +26,19 @@ async fn commit(ledger: &Ledger) -> Result<EventId, LedgerError> {
     ledger.submit(draft_now(&tenant("acme"))).await.map(|committed| committed.event_id)
 }
 
-/// A reader who keeps his snapshot, behind whom nothing is worked into the file: what is refused from then on is of the log.
-async fn read_on(folder: &Path) -> SqliteConnection {
-    let mut reader = second_connection(folder).await;
+async fn whole_checkpoint(connection: &mut SqliteConnection) {
     eventually("a whole checkpoint", async || {
         let (busy, pages, copied): (i64, i64, i64) =
-            sqlx::query_as("PRAGMA wal_checkpoint(PASSIVE)").fetch_one(&mut reader).await.unwrap();
+            sqlx::query_as("PRAGMA wal_checkpoint(PASSIVE)").fetch_one(&mut *connection).await.unwrap();
         busy == 0 && pages == copied
     })
     .await;
+}
+
+/// A reader who keeps his snapshot, behind whom nothing is worked into the file: what is refused from then on is of the log.
+async fn read_on(folder: &Path) -> SqliteConnection {
+    let mut reader = second_connection(folder).await;
+    whole_checkpoint(&mut reader).await;
     sqlx::raw_sql("BEGIN; SELECT count(*) FROM receipts").execute(&mut reader).await.unwrap();
     reader
 }
@@ -93,6 +99,40 @@ async fn what_is_acknowledged_behind_a_commit_that_the_disk_refused_outlives_the
     let there = after_the_power(&disk).await;
     let lost = acknowledged.iter().filter(|event_id| !there.contains(*event_id)).count();
     assert_eq!(lost, 0, "of {} receipts that were acknowledged", acknowledged.len());
+}
+
+#[tokio::test]
+async fn a_ledger_does_not_write_while_the_disk_refuses_what_a_checkpoint_copies() {
+    let Some(disk) = Disk::mounted() else {
+        println!("left out: no file system can be mounted here");
+        return;
+    };
+    let folder = disk.path("mounted");
+    let mut config = config(&folder);
+    config.retry_interval = Duration::from_secs(3);
+    let ledger = open_with(config).await.unwrap();
+    commit(&ledger).await.unwrap();
+    let mut reader = read_on(&folder).await;
+    for _ in 0..LONG {
+        commit(&ledger).await.unwrap();
+    }
+    sqlx::raw_sql("ROLLBACK").execute(&mut reader).await.unwrap();
+    whole_checkpoint(&mut reader).await;
+    // From here on the log is written where it has blocks already. What is refused is what the file grows by.
+    assert!(disk.sync());
+    disk.fill();
+    let before = ledger.stats();
+    eventually("a checkpoint that is refused", async || {
+        let _taken = commit(&ledger).await;
+        !ledger.is_writable()
+    })
+    .await;
+    let stats = ledger.stats();
+    assert!(stats.failed_checkpoints > before.failed_checkpoints);
+    assert_eq!(stats.failed_commits, before.failed_commits, "the log grew past its blocks, and this test proves nothing");
+    assert!(commit(&ledger).await.is_err());
+    disk.make_room();
+    eventually("the ledger goes on", async || commit(&ledger).await.is_ok()).await;
 }
 
 /// The process that is killed. Run by the test below, never by itself.
