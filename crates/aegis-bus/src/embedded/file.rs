@@ -66,18 +66,21 @@ pub(super) async fn try_disk(path: &Path, whole: u64) -> Result<(), BusError> {
     let path = path.to_owned();
     let tried = tokio::task::spawn_blocking(move || {
         let trial = beside(&path, TRIAL);
-        let tried = write_and_sync(&trial, trial_bytes(&path, whole));
+        let tried = write_and_sync(&trial, trial_bytes(&path, whole), File::sync_all);
         let removed = std::fs::remove_file(&trial);
         tried.and(removed)
     });
     match tried.await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) if error.kind() == std::io::ErrorKind::StorageFull => {
-            Err(BusError::Unavailable { reason: format!("the disk is full: {error}") })
-        }
-        Ok(Err(error)) => Err(BusError::Unavailable { reason: format!("{DISK_ERROR}: {error}") }),
+        Ok(Err(error)) => Err(refusal(&error)),
         Err(error) => Err(BusError::Unavailable { reason: error.to_string() }),
     }
+}
+
+/// What the disk said. By it is told whether the log is in doubt.
+fn refusal(error: &std::io::Error) -> BusError {
+    let what = if error.kind() == std::io::ErrorKind::StorageFull { "the disk is full" } else { DISK_ERROR };
+    BusError::Unavailable { reason: format!("{what}: {error}") }
 }
 
 /// No more than the file will take itself: others write to the same disk, the ledger among them, without whose room calls are denied.
@@ -85,10 +88,12 @@ fn trial_bytes(path: &Path, whole: u64) -> u64 {
     whole.saturating_sub(std::fs::metadata(path).map_or(0, |file| file.len())).max(LEAST_TRIAL)
 }
 
-fn write_and_sync(path: &Path, bytes: u64) -> std::io::Result<()> {
+/// A disk without room says so to whoever writes. One that says so only of a sync has refused what it had taken: a pool without room behind a disk of which the
+/// system thinks that it has some. That is no full disk, on which a log can be gone on with.
+fn write_and_sync(path: &Path, bytes: u64, sync: impl FnOnce(&File) -> std::io::Result<()>) -> std::io::Result<()> {
     let mut file = File::options().create(true).truncate(true).write(true).mode(OWNER_ONLY).open(path)?;
     std::io::copy(&mut std::io::repeat(0).take(bytes), &mut file)?;
-    file.sync_all()
+    sync(&file).map_err(std::io::Error::other)
 }
 
 /// The file of that name with something behind it.
@@ -142,5 +147,17 @@ mod tests {
         assert!(!beside(&path, TRIAL).exists());
         try_disk(&path, 1_000_000).await.unwrap();
         assert!(!beside(&path, TRIAL).exists());
+    }
+
+    #[test]
+    fn a_disk_that_has_no_room_only_when_it_is_synced_is_no_full_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let refused = write_and_sync(&folder.path().join("trial"), 100, |_| Err(full())).unwrap_err();
+        assert!(is_disk_error(&refusal(&refused)), "{refused}");
+        assert!(!is_disk_error(&refusal(&full())));
+        // A real one that is full says so of the write.
+        let written = write_and_sync(Path::new("/dev/full"), 100, |_| Ok(())).unwrap_err();
+        assert!(!is_disk_error(&refusal(&written)), "{written}");
     }
 }
