@@ -262,6 +262,8 @@ impl Writer {
 mod tests {
     use super::super::{Held, connect};
     use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use aegis_model::SystemClock;
     use async_trait::async_trait;
     use tokio::sync::Semaphore;
@@ -352,6 +354,30 @@ mod tests {
         tokio::join!(publishing, answering);
         reader.join().unwrap();
         assert_eq!(writer.shared.state.lock().streams[Stream::Ase.index()].last_seq, 1);
+    }
+
+    #[tokio::test]
+    async fn readers_who_hold_the_tail_in_turns_do_not_hold_up_the_writer_for_good() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = writer(folder.path()).await;
+        let shared = Arc::clone(&writer.shared);
+        let is_committed = Arc::new(AtomicBool::new(false));
+        let hears = Arc::clone(&is_committed);
+        let (held, is_held) = oneshot::channel();
+        let reader = std::thread::spawn(move || {
+            let mut held = Some(held);
+            // It lets go of the tail only for as long as it takes to take it again, for ten seconds.
+            (0..500).any(|_| {
+                let _tail = shared.tails[Stream::Ase.index()].lock();
+                let _ = held.take().map(|held| held.send(()));
+                std::thread::sleep(Duration::from_millis(20));
+                hears.load(Ordering::Acquire)
+            })
+        });
+        is_held.await.unwrap();
+        commit(&mut writer, vec![publish(Stream::Ase, vec![Message::new("ase.00.t.x", "whole")])]).await;
+        is_committed.store(true, Ordering::Release);
+        assert!(reader.join().unwrap(), "the writer came only when the readers had gone");
     }
 
     #[tokio::test]
