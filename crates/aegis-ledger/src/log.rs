@@ -210,7 +210,7 @@ mod tests {
         commit(&mut connection, 5).await;
         assert_eq!((shipped(&mut reader).await, shipped(&mut connect(&path).await.unwrap()).await), (5, 5));
         sqlx::raw_sql("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut connection).await.unwrap();
-        std::fs::write(&log, [0xA5; 100_000]).unwrap();
+        std::fs::write(&log, vec![0xA5_u8; 100_000]).unwrap();
         cut(&mut connection, &path).await.unwrap();
         assert_eq!(std::fs::metadata(&log).unwrap().len(), 0);
         commit(&mut connection, 6).await;

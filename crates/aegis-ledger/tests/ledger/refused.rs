@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::disk::Disk;
 use crate::fixture::*;
 use aegis_ledger::{Ledger, LedgerError};
-use aegis_model::EventId;
+use aegis_model::{EventId, EventKind, Timestamp};
 use sqlx::SqliteConnection;
 
 const FOLDER: &str = "AEGIS_LEDGER_REFUSED_FOLDER";
@@ -73,7 +73,9 @@ async fn what_is_acknowledged_behind_a_commit_that_the_disk_refused_outlives_the
         return;
     };
     let folder = disk.path("mounted");
-    let ledger = open(&folder).await;
+    let mut config = config(&folder);
+    config.retry_interval = Duration::from_secs(3);
+    let ledger = open_with(config).await.unwrap();
     let mut acknowledged = Vec::new();
     for _ in 0..TAKEN {
         acknowledged.push(commit(&ledger).await.unwrap());
@@ -82,6 +84,11 @@ async fn what_is_acknowledged_behind_a_commit_that_the_disk_refused_outlives_the
     assert!(disk.sync());
     disk.fill();
     acknowledged.extend(commit_until_refused(&ledger).await);
+    // Nothing else is committed behind what was refused either.
+    let shredded = ledger.shred_commitment_key(&tenant("acme")).await.unwrap_err();
+    assert!(shredded.to_string().contains("not in order again yet"), "{shredded}");
+    let pruned = ledger.prune_confirmed("a lane", 1, Timestamp::from_micros(0)).await.unwrap_err();
+    assert!(pruned.to_string().contains("not in order again yet"), "{pruned}");
     disk.make_room();
     eventually("the ledger goes on", async || match commit(&ledger).await {
         Ok(event_id) => {
@@ -189,7 +196,7 @@ fn what_a_start_reads_of_a_log_that_was_refused_outlives_the_power() {
     runtime.block_on(async {
         let ledger = open(&folder).await;
         let seen = everything(&ledger).await;
-        let decisions = seen.iter().filter(|item| item.sealed.kind == aegis_model::EventKind::AuthorizeDecision).count();
+        let decisions = seen.iter().filter(|item| item.sealed.kind == EventKind::AuthorizeDecision).count();
         assert_eq!(decisions, acknowledged + 1, "the start does not read what was refused, and this test proves nothing");
         let mut told: Vec<EventId> = seen.iter().map(|item| item.sealed.event_id).collect();
         for _ in 0..MORE {
