@@ -54,7 +54,7 @@ test-rust: ## unit, property and integration tests of every crate
 test-rust-full: ## the laws of detection by more random logs than `make test` takes; what the bus keeps, where a disk that cannot be mounted is a failure
 	$(YIELDING) cargo test $(CARGO_FLAGS) --workspace --test detect --test bus --no-run
 	PROPTEST_CASES=128 cargo test $(CARGO_FLAGS) --workspace --test detect
-	AEGIS_MUST_MOUNT=yes cargo test $(CARGO_FLAGS) --workspace --test bus kept
+	AEGIS_MUST_MOUNT=yes cargo test $(CARGO_FLAGS) --workspace --test bus --test ledger refused
 
 test-rules: build ## the tests beside the shipped detection rules, on the real engine
 	$(AEGIS_BIN) rules test rules

@@ -11,7 +11,8 @@ use tokio::time::Instant;
 
 use crate::LedgerError;
 use crate::config::TestHooks;
-use crate::error::is_duplicate;
+use crate::error::{is_disk_error, is_duplicate};
+use crate::log;
 use crate::rows::{commit_plain, is_plain, write_batch};
 use crate::schema;
 use crate::seal::SealedBatch;
@@ -52,6 +53,9 @@ pub(crate) struct Disk {
     /// The shipped position as the file has it.
     pub(crate) shipped: i64,
     pub(crate) shipped_at: Instant,
+    /// True after an error of the disk, until the log was cut behind what is committed: pages that were refused stand there, and what would be written over
+    /// them would not outlive the power (docs/adr/0058). Nothing is committed meanwhile.
+    pub(crate) log_in_doubt: bool,
     pub(crate) hooks: TestHooks,
 }
 
@@ -84,6 +88,7 @@ impl Disk {
             answer = Err(sqlx::Error::WorkerCrashed);
         }
         if let Err(error) = answer {
+            self.note(&error);
             let durable = match batch {
                 Some(_) if fault > 1 => Err(LedgerError::Unavailable(error.to_string())),
                 Some(batch) => self.settle(batch.commit.commit_id).await,
@@ -105,6 +110,11 @@ impl Disk {
         Ok(())
     }
 
+    /// Takes note of what an error says of the disk.
+    pub(crate) fn note(&mut self, error: &sqlx::Error) {
+        self.log_in_doubt |= is_disk_error(error);
+    }
+
     /// A commit takes the shipped position along, but not every one: what is lost of it is only shipped again.
     fn takes_shipped_along(&self, batch: Option<&SealedBatch>, shipped: i64) -> bool {
         shipped > self.shipped && (batch.is_none() || self.shipped_at.elapsed() >= SHIPPED_EVERY)
@@ -113,7 +123,7 @@ impl Disk {
     /// The whole transaction at once; its answer is the commit's, unless it is known that it did not come so far.
     async fn write_plain(&mut self, batch: &SealedBatch) -> Result<Result<(), sqlx::Error>, WriteError> {
         if let Err(error) = self.apply_page_limit().await {
-            return Err(WriteError::Failed(error.to_string()));
+            return Err(self.roll_back(&error).await);
         }
         match commit_plain(&mut self.connection, batch).await {
             Err(error) if is_duplicate(&error) => Err(self.roll_back(&error).await),
@@ -122,6 +132,7 @@ impl Disk {
     }
 
     async fn roll_back(&mut self, error: &sqlx::Error) -> WriteError {
+        self.note(error);
         let _ = sqlx::query("ROLLBACK").execute(&mut self.connection).await;
         if is_duplicate(error) { WriteError::Duplicate } else { WriteError::Failed(error.to_string()) }
     }
@@ -167,10 +178,19 @@ impl Disk {
         Ok(count > 0)
     }
 
-    /// Tries a write of some size, which leaves nothing behind.
+    /// Tries a write of some size, which leaves nothing behind; before it, behind an error of the disk, has the log end where what is committed ends.
     pub(crate) async fn probe(&mut self) -> Result<(), LedgerError> {
+        let unavailable = |e: sqlx::Error| LedgerError::Unavailable(e.to_string());
+        if self.log_in_doubt {
+            // The one before it may still be in the transaction that failed; it lets go of it.
+            self.connection = schema::connect(&self.path).await.map_err(unavailable)?;
+            log::cut(&mut self.connection, &self.path).await.map_err(unavailable)?;
+            self.log_in_doubt = false;
+            tracing::warn!(ledger = %self.path.display(), "the ledger's log ends behind its last commit now; what the disk refused is given back to it");
+        }
         let probed = self.try_probe().await;
-        if probed.is_err() {
+        if let Err(error) = &probed {
+            self.note(error);
             let _ = sqlx::query("ROLLBACK").execute(&mut self.connection).await;
             if self.connection.ping().await.is_err()
                 && let Ok(fresh) = schema::connect(&self.path).await
@@ -178,7 +198,7 @@ impl Disk {
                 self.connection = fresh;
             }
         }
-        probed.map_err(|e| LedgerError::Unavailable(e.to_string()))
+        probed.map_err(unavailable)
     }
 
     async fn try_probe(&mut self) -> Result<(), sqlx::Error> {
@@ -213,12 +233,14 @@ impl Disk {
 
     /// Deletes a tenant's commitment key from the file.
     pub(crate) async fn delete_commitment_key(&mut self, tenant: &TenantId) -> Result<(), LedgerError> {
-        sqlx::query("DELETE FROM commitment_keys WHERE tenant_id = ?")
+        let deleted = sqlx::query("DELETE FROM commitment_keys WHERE tenant_id = ?")
             .bind(tenant.as_str())
             .execute(&mut self.connection)
-            .await
-            .map(drop)
-            .map_err(|e| LedgerError::Unavailable(e.to_string()))
+            .await;
+        deleted.map(drop).map_err(|error| {
+            self.note(&error);
+            LedgerError::Unavailable(error.to_string())
+        })
     }
 
     /// Empties the log, so that no earlier copy of a deleted page stays in it.
@@ -227,10 +249,11 @@ impl Disk {
         let deadline = Instant::now() + schema::BUSY_TIMEOUT;
         loop {
             // One row: (busy, pages in the log, pages copied).
-            let (busy, _, _): (i64, i64, i64) = sqlx::query_as("PRAGMA wal_checkpoint(TRUNCATE)")
-                .fetch_one(&mut self.connection)
-                .await
-                .map_err(|e| LedgerError::Unavailable(e.to_string()))?;
+            let emptied = sqlx::query_as("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut self.connection).await;
+            let (busy, _, _): (i64, i64, i64) = emptied.map_err(|error| {
+                self.note(&error);
+                LedgerError::Unavailable(error.to_string())
+            })?;
             if busy == 0 {
                 return Ok(());
             }

@@ -16,7 +16,7 @@ const MAX_EDGE_ID: usize = 64;
 /// Settings of one ledger.
 #[derive(Clone, Debug)]
 pub struct LedgerConfig {
-    /// The SQLite file. Beside it stand `-wal`, `-shm` and `.lock`.
+    /// The SQLite file. Beside it stand `-wal`, `-shm` and `.lock`, and `-wal.kept` while a start writes the log anew.
     pub path: PathBuf,
     /// The process that seals, as lane ids name it: `[A-Za-z0-9._-]{1,64}`.
     pub edge_id: String,

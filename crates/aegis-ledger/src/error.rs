@@ -82,9 +82,14 @@ pub(crate) fn is_corruption(error: &sqlx::Error) -> bool {
     matches!(primary_code(error), Some(SQLITE_CORRUPT | SQLITE_NOTADB))
 }
 
+/// True if the disk did not do what it was asked, for another reason than that it is full.
+pub(crate) fn is_disk_error(error: &sqlx::Error) -> bool {
+    primary_code(error) == Some(SQLITE_IOERR)
+}
+
 /// True if what was asked for cannot be read from the file, which may be true of other parts of it or not.
 pub(crate) fn is_unreadable(error: &sqlx::Error) -> bool {
-    is_corruption(error) || primary_code(error) == Some(SQLITE_IOERR)
+    is_corruption(error) || is_disk_error(error)
 }
 
 /// True if a row with the same unique key is there already.

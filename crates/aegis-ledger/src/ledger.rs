@@ -13,6 +13,7 @@ use sqlx::{Connection, SqliteConnection, SqlitePool};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use crate::checkpoint::checkpoint;
 use crate::commit::Disk;
 use crate::config::LedgerConfig;
 use crate::draft::{Committed, Draft, Durability, PendingReceipt, Submission};
@@ -112,6 +113,7 @@ impl Ledger {
                 connection,
                 shipped: recovered.shipped,
                 shipped_at: Instant::now(),
+                log_in_doubt: false,
                 hooks: config.hooks.clone(),
             },
             sealer,
@@ -123,8 +125,9 @@ impl Ledger {
             try_again_at: None,
             in_doubt: None,
             closed: false,
-            checkpointer: tokio::spawn(schema::checkpoint(config.path.clone(), Arc::clone(&shared))),
+            checkpointer: tokio::spawn(checkpoint(config.path.clone(), Arc::clone(&shared))),
             log_bytes: 0,
+            groups_since_look: 0,
             gathering: Gathering::default(),
             _lock: lock,
             config: config.clone(),

@@ -7,6 +7,7 @@
 
 mod body;
 mod canonical;
+mod checkpoint;
 mod commit;
 mod commitment;
 mod config;
@@ -18,6 +19,7 @@ mod gather;
 mod lane;
 mod ledger;
 mod lifecycle;
+mod log;
 mod loss;
 mod members;
 mod merkle;

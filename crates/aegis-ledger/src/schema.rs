@@ -4,17 +4,14 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 
-use crate::LedgerError;
-use crate::error::{is_corruption, is_unreadable, open_error};
+use crate::error::{is_disk_error, is_unreadable, open_error};
 use crate::rows::STATEMENTS;
-use crate::shared::Shared;
+use crate::{LedgerError, log};
 
 /// The schema this program writes. A file with a higher one is refused, so that an old program never guesses at it. Rows of schema 1 hold
 /// their bodies whole, and are read as they are.
@@ -29,19 +26,6 @@ pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 /// Bytes of a page of a new file. A row takes about 1.6 KB: a page holds four or five. Every commit writes the last page of each
 /// index anew, so larger pages cost small commits more.
 const PAGE_BYTES: u32 = 8192;
-
-/// Pages of WAL (64 MiB of a new file) after which a commit checkpoints itself. High, because the checkpointer usually comes first (see
-/// `checkpoint`): a checkpoint of this size inside a commit holds up every answer for a tenth of a second.
-const AUTOCHECKPOINT_PAGES: u32 = 8192;
-
-/// What of the log a writer may copy itself: two mebibytes.
-const SHORT_TAIL_PAGES: i64 = 256;
-
-/// How often the checkpointer tries to catch a moment between two commits before it leaves the tail to the writer.
-const MOST_TAILS: usize = 8;
-
-/// How often the checkpointer looks at a log that did not grow much.
-const CHECKPOINT_IDLE: Duration = Duration::from_millis(500);
 
 /// Page cache of the writer in KiB, negative as SQLite wants it: enough for the inner pages of every index.
 const CACHE: &str = "-32768";
@@ -132,7 +116,7 @@ INSERT INTO outbox_position VALUES (1, 0);
 CREATE TABLE write_probe (one INTEGER PRIMARY KEY CHECK (one = 1), filler BLOB NOT NULL) STRICT;
 ";
 
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
@@ -177,7 +161,8 @@ pub(crate) async fn connect(path: &Path) -> Result<SqliteConnection, sqlx::Error
         .pragma("cache_size", CACHE)
         // A shredded commitment key must not stay in a free page.
         .pragma("secure_delete", "ON")
-        .pragma("wal_autocheckpoint", AUTOCHECKPOINT_PAGES.to_string())
+        // SQLite tells nobody of an error that a checkpoint inside a commit meets: those who copy the log ask for it (see `checkpoint`).
+        .pragma("wal_autocheckpoint", "0")
         .pragma("journal_size_limit", "67108864")
         .connect()
         .await
@@ -186,17 +171,20 @@ pub(crate) async fn connect(path: &Path) -> Result<SqliteConnection, sqlx::Error
 /// Opens the file for writing, makes or checks its schema, and checks its soundness.
 pub(crate) async fn open(path: &Path) -> Result<SqliteConnection, LedgerError> {
     let failed = |e: sqlx::Error| open_error(path, &e);
+    log::take_up(path).map_err(|e| failed(sqlx::Error::Io(e)))?;
     let mut connection = connect(path).await.map_err(failed)?;
     let found = number(&mut connection, "PRAGMA user_version").await.map_err(failed)?;
     let application = number(&mut connection, "PRAGMA application_id").await.map_err(failed)?;
     let tables = number(&mut connection, "SELECT count(*) FROM sqlite_schema").await.map_err(failed)?;
-    if tables == 0 {
-        create(&mut connection).await.map_err(failed)?;
-    } else if application != APPLICATION_ID {
+    if tables > 0 && application != APPLICATION_ID {
         let reason = "it is a SQLite file, but not a ledger".to_owned();
         return Err(LedgerError::Corrupt { path: path.to_owned(), reason });
     } else if found > SCHEMA_VERSION {
         return Err(LedgerError::SchemaTooNew { path: path.to_owned(), found, supported: SCHEMA_VERSION });
+    }
+    log::write_anew(&mut connection, path).await.map_err(failed)?;
+    if tables == 0 {
+        create(&mut connection).await.map_err(failed)?;
     }
     let bytes = std::fs::metadata(path).map_or(u64::MAX, |file| file.len());
     if bytes <= WHOLE_CHECK_BYTES
@@ -210,6 +198,9 @@ pub(crate) async fn open(path: &Path) -> Result<SqliteConnection, LedgerError> {
             // No page that cannot be read, and no want of room, keeps a ledger from starting that has indexes.
             tracing::warn!(%error, path = %path.display(), "the ledger's indexes cannot be made anew; it keeps those that it has");
             connection = connect(path).await.map_err(failed)?;
+            if is_disk_error(&error) {
+                log::cut(&mut connection, path).await.map_err(failed)?;
+            }
             is_upgraded = false;
         }
         if !is_upgraded {
@@ -237,7 +228,7 @@ pub(crate) async fn start_error(connection: &mut SqliteConnection, path: &Path, 
     open_error(path, error)
 }
 
-async fn number(connection: &mut SqliteConnection, sql: &'static str) -> Result<i64, sqlx::Error> {
+pub(crate) async fn number(connection: &mut SqliteConnection, sql: &'static str) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar(sql).fetch_one(connection).await
 }
 
@@ -262,54 +253,4 @@ async fn upgrade(connection: &mut SqliteConnection, new_indexes: bool) -> Result
     let version = format!("PRAGMA user_version = {SCHEMA_VERSION}");
     sqlx::raw_sql(sqlx::AssertSqlSafe(version)).execute(&mut *transaction).await?;
     transaction.commit().await
-}
-
-/// Copies the log back into the file beside the writer, whenever the writer says that it has grown and now and then when nobody
-/// does; tells it when only a short tail is left, because only a checkpoint that no commit overlaps lets the log start again.
-/// Ends when it is dropped or the file goes bad; the writer's own checkpoint is the fallback.
-pub(crate) async fn checkpoint(path: PathBuf, shared: Arc<Shared>) {
-    let mut connection = match connect(&path).await {
-        Ok(connection) => connection,
-        Err(error) => {
-            tracing::warn!(%error, path = %path.display(), "ledger checkpointer cannot start; commits checkpoint themselves");
-            return;
-        }
-    };
-    let mut failing = false;
-    loop {
-        let grown = tokio::time::timeout(CHECKPOINT_IDLE, shared.log_grown.notified()).await.is_ok();
-        let checkpointed = checkpoint_to_the_end(&mut connection).await;
-        match &checkpointed {
-            // Pages that a reader still needs, or that came meanwhile in bulk, are no short tail.
-            Ok(left) => shared.tail_left.store(grown && (1..=SHORT_TAIL_PAGES).contains(left), Ordering::Release),
-            Err(error) => {
-                if !failing {
-                    tracing::warn!(%error, path = %path.display(), "ledger checkpoints fail");
-                }
-                if is_corruption(error) {
-                    return;
-                }
-            }
-        }
-        failing = checkpointed.is_err();
-    }
-}
-
-/// Copies, and copies what was committed meanwhile, until no commit came between or it was tried often enough; how many pages are left.
-async fn checkpoint_to_the_end(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
-    let mut left = checkpoint_once(connection).await?;
-    for _ in 0..MOST_TAILS {
-        if !(1..=SHORT_TAIL_PAGES).contains(&left) {
-            break;
-        }
-        left = checkpoint_once(connection).await?;
-    }
-    Ok(left)
-}
-
-/// Copies what no reader still needs from the log into the file; how many pages are left to copy. Waits for nobody.
-pub(crate) async fn checkpoint_once(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
-    // One row: (busy, pages in the log, pages copied).
-    let (busy, pages, copied): (i64, i64, i64) = sqlx::query_as("PRAGMA wal_checkpoint(PASSIVE)").fetch_one(connection).await?;
-    Ok(if busy == 0 { pages - copied } else { i64::MAX })
 }

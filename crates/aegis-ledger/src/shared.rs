@@ -28,6 +28,8 @@ pub(crate) struct Shared {
     pub(crate) log_grown: Notify,
     /// Set by the checkpointer: what is left of the log to copy is short.
     pub(crate) tail_left: AtomicBool,
+    /// Set by a checkpoint that met an error of the disk: nothing is committed until the writer's own has succeeded.
+    pub(crate) checkpoint_refused: AtomicBool,
     /// Set once somebody of this process names rows instead of copying them.
     pub(crate) rows_are_kept: AtomicBool,
     /// Set once a row was pruned, in this process or before.
@@ -46,6 +48,18 @@ impl Shared {
     pub(crate) fn note_time(&self, now: Timestamp) {
         if now.as_micros() > self.latest.load(Ordering::Relaxed).saturating_add(NOTED_MICROS) {
             self.latest.fetch_max(now.as_micros(), Ordering::Release);
+        }
+    }
+
+    /// Counts a checkpoint that failed. After an error of the disk the ledger does not write, and its writer is woken to try it again.
+    pub(crate) fn checkpoint_failed(&self, by_the_disk: bool) {
+        self.counters.failed_checkpoints.fetch_add(1, Ordering::Relaxed);
+        if by_the_disk && !self.checkpoint_refused.swap(true, Ordering::AcqRel) {
+            tracing::error!(
+                "the disk refused what a ledger's checkpoint wrote; the ledger does not write until another succeeds"
+            );
+            self.counters.writable.store(false, Ordering::Release);
+            self.wake.notify_one();
         }
     }
 

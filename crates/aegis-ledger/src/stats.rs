@@ -17,6 +17,8 @@ pub struct LedgerStats {
     pub receipts: u64,
     /// Transactions that failed.
     pub failed_commits: u64,
+    /// Checkpoints of the log that failed.
+    pub failed_checkpoints: u64,
     /// How long the durable ones took, not cumulative: one count per bucket of `COMMIT_SECONDS_BUCKETS`, then the rest.
     pub commit_seconds: [u64; COMMIT_SECONDS_BUCKETS.len() + 1],
     pub commit_seconds_sum: f64,
@@ -36,6 +38,7 @@ pub(crate) struct Counters {
     pub(crate) commits: AtomicU64,
     pub(crate) receipts: AtomicU64,
     pub(crate) failed_commits: AtomicU64,
+    pub(crate) failed_checkpoints: AtomicU64,
     commit_seconds: [AtomicU64; COMMIT_SECONDS_BUCKETS.len() + 1],
     commit_micros_sum: AtomicU64,
     pub(crate) dropped: AtomicU64,
@@ -66,6 +69,7 @@ impl Counters {
             commits: read(&self.commits),
             receipts: read(&self.receipts),
             failed_commits: read(&self.failed_commits),
+            failed_checkpoints: read(&self.failed_checkpoints),
             commit_seconds: std::array::from_fn(|bucket| read(&self.commit_seconds[bucket])),
             commit_seconds_sum: read(&self.commit_micros_sum) as f64 / 1e6,
             queue_depth: queue_depth as u64,

@@ -22,15 +22,14 @@ use crate::loss::Loss;
 use crate::prune::prune;
 use crate::ring::{Durable, Slot};
 use crate::rows::FROZEN_WEIGHT;
-use crate::schema;
 use crate::seal::{SealedBatch, Sealer};
 use crate::shared::{Command, Shared};
 
 /// How long an idle writer lets a new shipped position wait before it writes it alone: any commit takes it along.
 const SHIPPED_IDLE: Duration = Duration::from_millis(200);
 
-/// Bytes of rows' texts after which the checkpointer is woken: few, so that a checkpoint stays short.
-const LOG_STEP: usize = 2 << 20;
+/// Why what would commit is not even tried.
+const LOG_IN_DOUBT: &str = "the disk gave an error, and the ledger's log is not in order again yet; ask again";
 
 /// Receipts that are sealed before others of the runtime have a turn, while nobody waits for one: an answer is not held up by them.
 const SEALED_AT_ONCE: usize = 16;
@@ -53,6 +52,8 @@ pub(crate) struct Writer {
     pub(crate) checkpointer: JoinHandle<()>,
     /// Bytes of rows' texts written since the checkpointer was woken.
     pub(crate) log_bytes: usize,
+    /// Groups written since it was looked how long the log is.
+    pub(crate) groups_since_look: u32,
     pub(crate) gathering: Gathering,
     /// Held for as long as this writer may write.
     pub(crate) _lock: File,
@@ -113,20 +114,12 @@ impl Writer {
         self.disk.shipped_is_behind(&self.shared.counters) || (!self.closed && !self.shared.losses.is_empty())
     }
 
-    /// Between commits, when everyone has their answer: the short end of a checkpoint, so that the log can start again.
-    async fn shorten_log(&mut self) {
-        if self.log_bytes >= LOG_STEP {
-            self.log_bytes = 0;
-            self.shared.log_grown.notify_one();
-        } else if self.shared.tail_left.swap(false, Ordering::AcqRel)
-            && let Err(error) = schema::checkpoint_once(&mut self.disk.connection).await
-        {
-            tracing::warn!(%error, ledger = %self.config.path.display(), "the log could not be shortened; it is tried again");
-        }
+    pub(crate) fn writable(&self) -> bool {
+        self.shared.counters.writable.load(Ordering::Acquire) && !self.is_checkpoint_refused()
     }
 
-    pub(crate) fn writable(&self) -> bool {
-        self.shared.counters.writable.load(Ordering::Acquire)
+    fn is_checkpoint_refused(&self) -> bool {
+        self.shared.checkpoint_refused.load(Ordering::Acquire)
     }
 
     async fn obey(&mut self, command: Command) {
@@ -135,8 +128,16 @@ impl Writer {
                 let closed = self.close().await;
                 let _ = reply.send(closed);
             }
+            // A commit that succeeded would count what was refused before it.
+            Command::Shred(_, reply) if self.is_disk_in_doubt() => {
+                let _ = reply.send(Err(LedgerError::Unavailable(LOG_IN_DOUBT.to_owned())));
+            }
+            Command::Prune(_, reply) if self.is_disk_in_doubt() => {
+                let _ = reply.send(Err(LedgerError::Unavailable(LOG_IN_DOUBT.to_owned())));
+            }
             Command::Shred(tenant, reply) => {
                 let shredded = self.shred(&tenant).await;
+                self.heed_the_disk();
                 let _ = reply.send(shredded);
             }
             Command::Prune(what, reply) => {
@@ -144,7 +145,16 @@ impl Writer {
                 if self.writable() && self.disk.shipped_is_behind(&self.shared.counters) {
                     self.commit(Vec::new()).await;
                 }
+                // The commit before it may have failed.
+                if self.is_disk_in_doubt() {
+                    let _ = reply.send(Err(LedgerError::Unavailable(LOG_IN_DOUBT.to_owned())));
+                    return;
+                }
                 let pruned = prune(&mut self.disk.connection, &what, self.disk.shipped).await;
+                if let Err(error) = &pruned {
+                    self.disk.note(error);
+                    self.heed_the_disk();
+                }
                 if pruned.as_ref().is_ok_and(|rows| *rows > 0) {
                     self.shared.was_pruned.store(true, Ordering::Release);
                 }
@@ -153,10 +163,26 @@ impl Writer {
         }
     }
 
+    /// True behind an error of the disk, until it has taken again what it refused: nothing is committed.
+    fn is_disk_in_doubt(&self) -> bool {
+        self.disk.log_in_doubt || self.is_checkpoint_refused()
+    }
+
+    /// The ledger says that it does not write where the disk is in doubt.
+    fn heed_the_disk(&self) {
+        if self.is_disk_in_doubt() {
+            self.set_writable(false);
+        }
+    }
+
     async fn shred(&mut self, tenant: &TenantId) -> Result<(), LedgerError> {
         self.disk.delete_commitment_key(tenant).await?;
         self.sealer.commitment_keys.0.remove(tenant);
-        self.disk.truncate_log().await
+        let emptied = self.disk.truncate_log().await;
+        if self.disk.log_in_doubt {
+            self.shared.checkpoint_failed(true);
+        }
+        emptied
     }
 
     /// Takes a group from the queue. While the disk is known not to take writes, only the timer tries it.
@@ -182,7 +208,7 @@ impl Writer {
 
     /// What the timer does: tries a disk that failed, and writes what waits: kept drafts, losses, the shipped position.
     pub(crate) async fn catch_up(&mut self) {
-        if !self.writable() && (self.settle_doubt().await.is_err() || self.disk.probe().await.is_err()) {
+        if !self.writable() && !self.is_disk_well().await {
             return;
         }
         self.set_writable(true);
@@ -197,7 +223,23 @@ impl Writer {
         }
     }
 
+    /// Tries a disk that failed: the commit of which nothing is known, a write, and the checkpoint that it refused.
+    async fn is_disk_well(&mut self) -> bool {
+        if self.settle_doubt().await.is_err() || self.disk.probe().await.is_err() {
+            return false;
+        }
+        if self.is_checkpoint_refused() {
+            if !self.checkpoint().await {
+                return false;
+            }
+            self.shared.checkpoint_refused.store(false, Ordering::Release);
+        }
+        true
+    }
+
     pub(crate) fn set_writable(&self, writable: bool) {
+        // What the checkpointer met while a commit was under way is not forgotten by that.
+        let writable = writable && !self.is_checkpoint_refused();
         let was = self.shared.counters.writable.swap(writable, Ordering::AcqRel);
         match (was, writable) {
             (true, false) => tracing::error!(ledger = %self.config.path.display(), "the ledger cannot write"),

@@ -130,6 +130,12 @@ impl Collector for Counted {
         counter(&mut encoder, "ase_emit_dropped", "best-effort events lost for good", sum(|s| s.dropped_total))?;
         gauge(&mut encoder, "ase_spool_backlog", "sealed events not yet on the bus", sum(|s| s.backlog))?;
         counter(&mut encoder, "aegis_ledger_failed_commits", "ledger transactions that failed", sum(|s| s.failed_commits))?;
+        counter(
+            &mut encoder,
+            "aegis_ledger_failed_checkpoints",
+            "checkpoints of ledgers' logs that failed",
+            sum(|s| s.failed_checkpoints),
+        )?;
         gauge(
             &mut encoder,
             "aegis_ledger_writable",

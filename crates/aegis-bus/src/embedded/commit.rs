@@ -30,6 +30,10 @@ const PRUNE_EVERY_S: i64 = 1;
 /// How long the writer leaves a tail to whoever holds it. A look at it takes microseconds, unless the system stops the thread that looks.
 const HELD_PAUSE: Duration = Duration::from_millis(1);
 
+/// Pauses after which the writer waits for a tail all the same, so that readers who take it in turns do not hold up every publisher for good. By then whoever
+/// was stopped has mostly gone on.
+const MOST_PAUSES: u32 = 50;
+
 /// When to look for forgotten message ids again.
 #[derive(Debug, Default)]
 pub(super) struct Pruning {
@@ -118,10 +122,17 @@ async fn show(
     for (stream, messages) in Stream::ALL.into_iter().zip(appended) {
         let tail = &shared.tails[stream.index()];
         // Who reads is of a lower priority than this thread, which answers agents: it does not wait for one that was stopped while it held the tail.
-        while tail.is_locked() {
+        let mut pauses = 0;
+        let mut tail = loop {
+            if let Some(taken) = tail.try_lock() {
+                break taken;
+            }
+            if pauses == MOST_PAUSES {
+                break tail.lock();
+            }
+            pauses += 1;
             tokio::time::sleep(HELD_PAUSE).await;
-        }
-        let mut tail = tail.lock();
+        };
         // Where only the latest message of a subject counts, the file alone knows which one that is.
         if !stream.keeps_latest_per_subject() {
             messages.into_iter().for_each(|message| tail.append(message));

@@ -158,6 +158,7 @@ impl EmbeddedBus {
             requests,
             healthy: !log_in_doubt,
             log_in_doubt,
+            tried_at: None,
             leaves_sync: false,
             unsynced: 0,
             _lock: lock,

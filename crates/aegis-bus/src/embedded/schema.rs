@@ -218,7 +218,9 @@ pub(super) async fn prepare(conn: &mut SqliteConnection, path: &Path) -> Result<
 /// Works the whole log into the file at `path`, and begins another: what the disk has refused of it behind a commit's back is written elsewhere now. Nothing is
 /// touched while the disk still refuses. For the writer alone, between two commits.
 pub(super) async fn begin_log_anew(conn: &mut SqliteConnection, path: &Path) -> Result<(), BusError> {
-    file::try_disk(path).await?;
+    let pages: i64 = sqlx::query_scalar("PRAGMA page_count").fetch_one(&mut *conn).await?;
+    let page: i64 = sqlx::query_scalar("PRAGMA page_size").fetch_one(&mut *conn).await?;
+    file::try_disk(path, unsigned(pages.saturating_mul(page))).await?;
     // One row: (busy, pages in the log, pages copied).
     let (busy, _, _): (i64, i64, i64) = sqlx::query_as("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(conn).await?;
     if busy == 0 { Ok(()) } else { Err(BusError::Unavailable { reason: "somebody reads its log".to_owned() }) }

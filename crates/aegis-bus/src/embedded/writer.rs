@@ -3,18 +3,23 @@
 
 use std::fs::File;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aegis_model::Clock;
 use bytes::Bytes;
 use sqlx::Connection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::{EmbeddedLimits, Keeper, MAX_REQUEST_BYTES, Shared, commit, file, schema};
 use crate::{Bucket, BusError, Kept, Message, PubAck, Stream};
 
 /// Commits in a row that are left to a later one, at most: the log grows with them.
 const MOST_UNSYNCED: u32 = 256;
+
+/// How long a disk that refused is left alone: every publisher that tries again would have it tried, and each try takes room that others want.
+const TRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the writer is asked to make durable.
 #[derive(Debug)]
@@ -123,6 +128,8 @@ pub(super) struct Writer {
     /// True after an error of the disk, until the log was begun anew: pages of it may not be there, and what is committed behind them would not outlive the
     /// power either (docs/adr/0049).
     pub(super) log_in_doubt: bool,
+    /// When the disk was last asked whether it takes the log.
+    pub(super) tried_at: Option<Instant>,
     /// True while the connection leaves it to a later commit, or a checkpoint of the log, to have the disk take what it commits.
     pub(super) leaves_sync: bool,
     /// Commits since the last that the disk had to take.
@@ -225,6 +232,16 @@ impl Writer {
         if self.healthy {
             return Ok(());
         }
+        if self.log_in_doubt {
+            if self.tried_at.is_some_and(|tried_at| tried_at.elapsed() < TRY_PAUSE) {
+                let reason = format!(
+                    "{}: the disk refused its log, and is tried again within a second",
+                    self.options.get_filename().display()
+                );
+                return Err(BusError::Unavailable { reason });
+            }
+            self.tried_at = Some(Instant::now());
+        }
         // The one before it lets go of the file.
         self.conn = SqliteConnection::connect_with(&self.options).await?;
         if self.log_in_doubt {
@@ -245,6 +262,8 @@ impl Writer {
 mod tests {
     use super::super::{Held, connect};
     use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use aegis_model::SystemClock;
     use async_trait::async_trait;
     use tokio::sync::Semaphore;
@@ -276,7 +295,21 @@ mod tests {
         shared.reset(loaded);
         let clock = Arc::new(SystemClock);
         let (healthy, log_in_doubt, leaves_sync, unsynced) = (true, false, false, 0);
-        Writer { conn, options, limits, clock, shared, requests, healthy, log_in_doubt, leaves_sync, unsynced, _lock: lock }
+        let tried_at = None;
+        Writer {
+            conn,
+            options,
+            limits,
+            clock,
+            shared,
+            requests,
+            healthy,
+            log_in_doubt,
+            tried_at,
+            leaves_sync,
+            unsynced,
+            _lock: lock,
+        }
     }
 
     /// Commits these together, and how far that waited for the disk. Whoever waits works the log into the file, and nobody else.
@@ -320,6 +353,51 @@ mod tests {
         };
         tokio::join!(publishing, answering);
         reader.join().unwrap();
+        assert_eq!(writer.shared.state.lock().streams[Stream::Ase.index()].last_seq, 1);
+    }
+
+    #[tokio::test]
+    async fn readers_who_hold_the_tail_in_turns_do_not_hold_up_the_writer_for_good() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = writer(folder.path()).await;
+        let shared = Arc::clone(&writer.shared);
+        let is_committed = Arc::new(AtomicBool::new(false));
+        let hears = Arc::clone(&is_committed);
+        let (held, is_held) = oneshot::channel();
+        let reader = std::thread::spawn(move || {
+            let mut held = Some(held);
+            // It lets go of the tail only for as long as it takes to take it again, for ten seconds.
+            (0..500).any(|_| {
+                let _tail = shared.tails[Stream::Ase.index()].lock();
+                let _ = held.take().map(|held| held.send(()));
+                std::thread::sleep(Duration::from_millis(20));
+                hears.load(Ordering::Acquire)
+            })
+        });
+        is_held.await.unwrap();
+        commit(&mut writer, vec![publish(Stream::Ase, vec![Message::new("ase.00.t.x", "whole")])]).await;
+        is_committed.store(true, Ordering::Release);
+        assert!(reader.join().unwrap(), "the writer came only when the readers had gone");
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_refused_the_log_is_not_tried_by_every_publisher() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = writer(folder.path()).await;
+        let alert = || publish(Stream::Ase, vec![Message::new("ase.00.t.x", "whole")]);
+        // A disk that refuses the trial.
+        let trial = folder.path().join("bus.db.trial");
+        std::fs::create_dir(&trial).unwrap();
+        (writer.healthy, writer.log_in_doubt) = (false, true);
+        commit(&mut writer, vec![alert()]).await;
+        assert!(writer.log_in_doubt && writer.tried_at.is_some());
+        std::fs::remove_dir(&trial).unwrap();
+        writer.tried_at = Some(Instant::now() + Duration::from_secs(3600));
+        commit(&mut writer, vec![alert()]).await;
+        assert!(writer.log_in_doubt, "it is too early");
+        writer.tried_at = Instant::now().checked_sub(TRY_PAUSE);
+        commit(&mut writer, vec![alert()]).await;
+        assert!(writer.healthy && !writer.log_in_doubt);
         assert_eq!(writer.shared.state.lock().streams[Stream::Ase.index()].last_seq, 1);
     }
 

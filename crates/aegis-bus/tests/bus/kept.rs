@@ -1,5 +1,6 @@
 //! Messages that somebody else keeps: read again, recognised, dropped by whole runs, and never mistaken for others. On a disk that refuses them: `refused`.
 
+mod disk;
 mod refused;
 
 use std::collections::BTreeMap;

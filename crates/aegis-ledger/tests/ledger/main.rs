@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 
 mod corpus;
+#[path = "../../../aegis-bus/tests/bus/kept/disk.rs"]
+mod disk;
 mod durability;
 mod exports;
 mod faults;
@@ -10,5 +12,6 @@ mod kept;
 mod lanes;
 mod proof;
 mod pruning;
+mod refused;
 mod set_back;
 mod upgrade;
