@@ -171,7 +171,7 @@ impl FeedFollower {
                 keep::write(&follower).await;
                 // No call is to be judged without what other edges know, if that can be had.
                 let _gone_without = tokio::time::timeout(start_wait, labels::read(follower.clone())).await;
-                follower.read_containment().await;
+                let _later_by_the_watch = tokio::time::timeout(start_wait, follower.read_containment()).await;
             }
             Err(error) => follower.go_on_from(restored, error)?,
         }
@@ -253,6 +253,7 @@ impl Follower {
                 && let Err(error) = self.read_one(*bucket, filter).await
             {
                 tracing::warn!(%error, "what is contained could not be read again at the end of a start; what changed meanwhile comes with the watch");
+                return;
             }
         }
     }

@@ -113,12 +113,15 @@ impl Writer {
         length.is_ok_and(|(pages, copied)| pages >= LONG_LOG_PAGES && copied < pages)
     }
 
-    /// Copies what can be copied; whether nothing stood in its way.
+    /// Copies what can be copied; whether all of the log is in the file now.
     pub(crate) async fn checkpoint(&mut self) -> bool {
         match checkpoint_once(&mut self.disk.connection).await {
-            Ok(left) => left != BUSY,
+            Ok(left) => left == 0,
             Err(error) => {
-                tracing::warn!(%error, ledger = %self.config.path.display(), "the log could not be shortened; it is tried again");
+                // Said once of a disk that refuses it again and again.
+                if !self.shared.checkpoint_refused.load(Ordering::Acquire) {
+                    tracing::warn!(%error, ledger = %self.config.path.display(), "the log could not be shortened; it is tried again");
+                }
                 self.shared.checkpoint_failed(is_disk_error(&error));
                 false
             }

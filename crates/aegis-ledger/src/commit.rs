@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::LedgerError;
 use crate::config::TestHooks;
-use crate::error::{is_disk_error, is_duplicate};
+use crate::error::{is_duplicate, is_refused_write};
 use crate::log;
 use crate::rows::{commit_plain, is_plain, write_batch};
 use crate::schema;
@@ -112,7 +112,7 @@ impl Disk {
 
     /// Takes note of what an error says of the disk.
     pub(crate) fn note(&mut self, error: &sqlx::Error) {
-        self.log_in_doubt |= is_disk_error(error);
+        self.log_in_doubt |= is_refused_write(error);
     }
 
     /// A commit takes the shipped position along, but not every one: what is lost of it is only shipped again.
@@ -178,8 +178,8 @@ impl Disk {
         Ok(count > 0)
     }
 
-    /// Tries a write of some size, which leaves nothing behind; before it, behind an error of the disk, has the log end where what is committed ends.
-    pub(crate) async fn probe(&mut self) -> Result<(), LedgerError> {
+    /// Behind an error of the disk, has the log end where what is committed ends.
+    pub(crate) async fn put_log_in_order(&mut self) -> Result<(), LedgerError> {
         let unavailable = |e: sqlx::Error| LedgerError::Unavailable(e.to_string());
         if self.log_in_doubt {
             // The one before it may still be in the transaction that failed; it lets go of it.
@@ -188,6 +188,13 @@ impl Disk {
             self.log_in_doubt = false;
             tracing::warn!(ledger = %self.path.display(), "the ledger's log ends behind its last commit now; what the disk refused is given back to it");
         }
+        Ok(())
+    }
+
+    /// Tries a write of some size, which leaves nothing behind, once the log is in order.
+    pub(crate) async fn probe(&mut self) -> Result<(), LedgerError> {
+        let unavailable = |e: sqlx::Error| LedgerError::Unavailable(e.to_string());
+        self.put_log_in_order().await?;
         let probed = self.try_probe().await;
         if let Err(error) = &probed {
             self.note(error);

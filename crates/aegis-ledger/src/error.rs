@@ -15,7 +15,7 @@ pub enum LedgerError {
     Locked { path: PathBuf },
     /// The file is not a readable ledger.
     #[error(
-        "ledger {} is damaged: {reason}; keep the file with its -wal as evidence by moving both aside, then start again \
+        "ledger {} is damaged: {reason}; keep the file with its -wal, and its -wal.kept if there is one, as evidence by moving them aside, then start again \
          (new lanes open), or restore a backup", .path.display()
     )]
     Corrupt { path: PathBuf, reason: String },
@@ -71,10 +71,18 @@ const SQLITE_NOTADB: i32 = 26;
 /// The disk gave an error, of a bad sector for one.
 const SQLITE_IOERR: i32 = 10;
 
-/// The primary SQLite result code of an error, if it came from SQLite.
+/// Extended codes of an error of the disk that are about reading.
+const SQLITE_IOERR_READ: i32 = 266;
+const SQLITE_IOERR_SHORT_READ: i32 = 522;
+
+/// The extended SQLite result code of an error, if it came from SQLite.
+fn code(error: &sqlx::Error) -> Option<i32> {
+    error.as_database_error()?.code()?.parse().ok()
+}
+
+/// The primary one.
 fn primary_code(error: &sqlx::Error) -> Option<i32> {
-    let code: i32 = error.as_database_error()?.code()?.parse().ok()?;
-    Some(code & 0xff)
+    code(error).map(|code| code & 0xff)
 }
 
 /// True if the error says that the file is not a sound database.
@@ -85,6 +93,12 @@ pub(crate) fn is_corruption(error: &sqlx::Error) -> bool {
 /// True if the disk did not do what it was asked, for another reason than that it is full.
 pub(crate) fn is_disk_error(error: &sqlx::Error) -> bool {
     primary_code(error) == Some(SQLITE_IOERR)
+}
+
+/// True if the disk may have refused what it was to write: an error of the disk but for those of reading, which refused nothing. What it refuses unheard of
+/// is told of with the next commit's sync.
+pub(crate) fn is_refused_write(error: &sqlx::Error) -> bool {
+    is_disk_error(error) && !matches!(code(error), Some(SQLITE_IOERR_READ | SQLITE_IOERR_SHORT_READ))
 }
 
 /// True if what was asked for cannot be read from the file, which may be true of other parts of it or not.

@@ -76,42 +76,69 @@ pub(crate) async fn length(connection: &mut SqliteConnection) -> Result<(i64, i6
 /// Before anybody opens the file: a start that was stopped while it wrote the log anew left a copy that is whole.
 pub(crate) fn take_up(path: &Path) -> std::io::Result<()> {
     remove(&with_suffix(path, UNFINISHED))?;
-    match std::fs::rename(with_suffix(path, KEPT), with_suffix(path, LOG)) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-        Ok(()) => sync_folder(path),
+    let (log, kept) = (with_suffix(path, LOG), with_suffix(path, KEPT));
+    if !kept.try_exists()? {
+        return Ok(());
     }
+    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&log)?;
+    match write_back(&mut file, &kept) {
+        // Of whoever else has the log open, if anybody has.
+        Err(error) if is_full(&error) => std::fs::rename(&kept, &log)?,
+        written => {
+            written.map_err(|error| said_of(&error, &kept))?;
+            remove(&kept)?;
+        }
+    }
+    sync_folder(path)
+}
+
+/// True where there is no room.
+fn is_full(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+}
+
+/// The same error, with the copy that has to go with the file wherever that goes.
+fn said_of(error: &Error, kept: &Path) -> Error {
+    Error::other(format!("{error}; {} has the log of the ledger, and goes with it", kept.display()))
 }
 
 /// At a start: what the start before left in the log may have been refused without anybody having been told, and reads as committed now. All of it is written
-/// to other blocks. Without room for a copy it stays as it is.
+/// to other blocks; what stands behind the last commit is let go of unread. Without room for a copy it stays as it is.
 pub(crate) async fn write_anew(connection: &mut SqliteConnection, path: &Path) -> Result<(), sqlx::Error> {
     if std::fs::metadata(with_suffix(path, LOG)).map_or(0, |log| log.len()) == 0 {
         return Ok(());
     }
     // A transaction that a dying predecessor still has under way ends before this begins.
     sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await?;
+    let written = write_committed_anew(path).await;
+    let ended = sqlx::query("ROLLBACK").execute(connection).await;
+    written.and(ended.map(drop))
+}
+
+async fn write_committed_anew(path: &Path) -> Result<(), sqlx::Error> {
+    let mut other = connect(path).await?;
+    let end = committed_bytes(&mut other).await?;
+    other.close().await?;
     let of = path.to_owned();
-    let written = blocking(move || match copy_and_write(&of) {
-        Err(error) if error.kind() == ErrorKind::StorageFull => {
+    blocking(move || match copy_and_write(&of, end) {
+        Err(error) if is_full(&error) => {
             tracing::warn!(%error, path = %of.display(), "the disk has no room to write the ledger's log anew; it stays as it is");
             Ok(())
         }
         written => written,
     })
-    .await;
-    let ended = sqlx::query("ROLLBACK").execute(connection).await;
-    written.and(ended.map(drop))
+    .await
 }
 
-fn copy_and_write(path: &Path) -> std::io::Result<()> {
+/// Of so many bytes.
+fn copy_and_write(path: &Path, end: u64) -> std::io::Result<()> {
     let (kept, unfinished) = (with_suffix(path, KEPT), with_suffix(path, UNFINISHED));
     let mut log = match OpenOptions::new().read(true).write(true).open(with_suffix(path, LOG)) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         opened => opened?,
     };
     let copied = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished).and_then(|mut copy| {
-        copy_bytes(&mut log, &mut copy)?;
+        copy_bytes(&mut Read::by_ref(&mut log).take(end), &mut copy)?;
         // A disk without room that says so only now has refused what it had taken.
         copy.sync_all().map_err(Error::other)
     });
@@ -121,7 +148,7 @@ fn copy_and_write(path: &Path) -> std::io::Result<()> {
     }
     std::fs::rename(&unfinished, &kept).and_then(|()| sync_folder(path)).map_err(Error::other)?;
     // From here on the copy is what counts, until the log is whole again.
-    write_back(&mut log, &kept).map_err(Error::other)?;
+    write_back(&mut log, &kept).map_err(|error| said_of(&error, &kept))?;
     remove(&kept).and_then(|()| sync_folder(path)).map_err(Error::other)
 }
 
@@ -133,7 +160,7 @@ fn write_back(log: &mut File, kept: &Path) -> std::io::Result<()> {
     log.sync_all()
 }
 
-fn copy_bytes(from: &mut File, to: &mut File) -> std::io::Result<()> {
+fn copy_bytes(from: &mut impl Read, to: &mut File) -> std::io::Result<()> {
     let mut buffer = vec![0; COPIED_AT_ONCE];
     loop {
         match from.read(&mut buffer)? {
@@ -153,7 +180,11 @@ fn remove(file: &Path) -> std::io::Result<()> {
 /// Has the disk take what was renamed or removed beside the file.
 fn sync_folder(path: &Path) -> std::io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder)?.sync_all()
+    match File::open(folder)?.sync_all() {
+        // Some file systems know no sync of a folder.
+        Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),
+        synced => synced,
+    }
 }
 
 /// The disk may take its time: no thread that answers waits for it.

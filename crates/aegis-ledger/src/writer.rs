@@ -223,9 +223,10 @@ impl Writer {
         }
     }
 
-    /// Tries a disk that failed: the commit of which nothing is known, a write, and the checkpoint that it refused.
+    /// Tries a disk that failed: the commit of which nothing is known, the checkpoint that it refused, and a write. The write last: a log that cannot be
+    /// copied only grows by it.
     async fn is_disk_well(&mut self) -> bool {
-        if self.settle_doubt().await.is_err() || self.disk.probe().await.is_err() {
+        if self.disk.put_log_in_order().await.is_err() || self.settle_doubt().await.is_err() {
             return false;
         }
         if self.is_checkpoint_refused() {
@@ -234,7 +235,7 @@ impl Writer {
             }
             self.shared.checkpoint_refused.store(false, Ordering::Release);
         }
-        true
+        self.disk.probe().await.is_ok()
     }
 
     pub(crate) fn set_writable(&self, writable: bool) {

@@ -11,10 +11,10 @@ use crate::{OutboxRow, Store, StoreError, next_revision, outbox, row};
 /// `by` of a hold that a rule caused starts with this.
 pub const AUTOMATIC_PREFIX: &str = "rule:";
 
-/// Holds a target may have at a time.
-const MAX_HOLDS: i64 = 1000;
-/// Most bytes of their texts, and about as many of what stands around each: a target's state is one entry of the control feed, and no more than a MiB reaches an edge.
-const MAX_HOLDS_BYTES: i64 = 1_000_000;
+/// Holds of one kind that a target may have at a time: those of the other kind do not use up its room.
+const MAX_HOLDS: i64 = 500;
+/// Most bytes of their texts, and of what stands around each: a target's state is one entry of the control feed, and no more than a MiB reaches an edge.
+const MAX_HOLDS_BYTES: i64 = 500_000;
 const HOLD_BYTES: i64 = 256;
 /// Most bytes of a character.
 const CHAR_BYTES: i64 = 4;
@@ -128,11 +128,12 @@ impl Target<'_> {
         let found = sqlx::query(
             "SELECT COUNT(*) AS held, CAST(COALESCE(SUM(LENGTH(hold_id) + LENGTH(reason) + LENGTH(held_by)), 0) AS BIGINT) AS chars
              FROM containment_holds
-             WHERE tenant_id = $1 AND target_type = $2 AND target_id = $3 AND ended_at IS NULL",
+             WHERE tenant_id = $1 AND target_type = $2 AND target_id = $3 AND kind = $4 AND ended_at IS NULL",
         )
         .bind(self.tenant.as_str())
         .bind(self.kind.as_str())
         .bind(self.id)
+        .bind(hold.kind.as_str())
         .fetch_one(&mut **tx)
         .await?;
         let (held, chars): (i64, i64) = (row::get(&found, "held")?, row::get(&found, "chars")?);

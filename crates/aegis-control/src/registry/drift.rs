@@ -112,7 +112,7 @@ pub(super) async fn mark(control: &Control, caller: &Caller, server: &mut McpSer
     if server.drifted && unknown.is_empty() {
         return Ok(());
     }
-    server.drifted = true;
+    let was_drifted = std::mem::replace(&mut server.drifted, true);
     let known = server.drifted_tools.len();
     server.drifted_tools.extend(unknown);
     // The mark has to reach the edges: names that no entry has room for are left out, and the server's tools are denied without.
@@ -120,6 +120,9 @@ pub(super) async fn mark(control: &Control, caller: &Caller, server: &mut McpSer
         && control.check_entry(caller.tenant(), EntryKind::McpServer, &server.key, server).is_err()
     {
         server.drifted_tools.truncate(known.midpoint(server.drifted_tools.len()));
+    }
+    if was_drifted && server.drifted_tools.len() == known {
+        return Ok(());
     }
     let detail = json!({"changed": drift.changed, "added": drift.added, "removed": drift.removed});
     // It only takes something away: it does not wait for the ledger.

@@ -194,7 +194,7 @@ async fn a_file_that_is_no_ledger_is_refused_and_kept() {
     let before = std::fs::read(&path).unwrap();
     let refused = open_with(config(folder.path())).await.unwrap_err();
     assert!(matches!(refused, LedgerError::Corrupt { .. }), "{refused}");
-    assert!(refused.to_string().contains("moving both aside"), "{refused}");
+    assert!(refused.to_string().contains("moving them aside"), "{refused}");
     assert_eq!(std::fs::read(&path).unwrap(), before);
 
     std::fs::remove_file(&path).unwrap();
