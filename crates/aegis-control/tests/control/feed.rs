@@ -470,7 +470,8 @@ async fn what_no_edge_could_be_told_of_is_refused_and_what_it_can_reaches_the_pa
     let house = House::build().await;
     let (admin, registrar) = (&house.acme.admin, &house.acme.registrar);
     let page = async |after: &str| {
-        let request = FeedRequest { bucket: "control".to_owned(), filter: format!("{}.>", house.acme.id), after: after.to_owned() };
+        let request =
+            FeedRequest { bucket: "control".to_owned(), filter: format!("{}.>", house.acme.id), after: after.to_owned() };
         feed::page(&*house.bus, &request).await.unwrap()
     };
     let tool = |parameters: Value| {
