@@ -208,8 +208,8 @@ async fn a_start_reads_the_feed_to_its_end_for_as_long_as_something_comes_of_it(
     let readings = bus.readings.load(Ordering::Relaxed);
     assert_eq!(
         readings,
-        12 + 3,
-        "six places, and each other reading brings nothing; containment once more, whatever that brings"
+        12 + 1,
+        "six places, and each other reading brings nothing; containment once more, until a reading brings nothing"
     );
     assert_eq!(decided(&house.ask(|_| ()).await), ("deny", "agent_frozen"));
     follower.stop();

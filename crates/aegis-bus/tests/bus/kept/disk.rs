@@ -65,6 +65,8 @@ impl Disk {
     /// What is there behind a power failure.
     pub(super) fn after_the_power(&self) -> PathBuf {
         assert!(run("cp", &["--sparse=always", &self.text("below/image"), &self.text("image")]));
+        // As a machine does that starts again: what the file system wrote of its own was refused too.
+        run("e2fsck", &["-f", "-y", &self.text("image")]);
         assert!(run("mount", &["-o", "loop", &self.text("image"), &self.text("after")]));
         self.path("after")
     }
