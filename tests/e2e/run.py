@@ -21,11 +21,11 @@ from beside import run_beside
 from printer import run_here
 from record import recording
 
-GROUPS = ["webhooks", "bad_input", "connections", "bad_admin", "decisions", "approvals", "callbacks", "containment", "exports", "policies", "own_rules", "rules_fire", "rules_fire_apart", "siblings", "honest_work", "writing_rules", "backtest", "metrics", "lake", "lake_s3", "readme", "faults", "failing_disks", "transport", "edges", "cut_off", "confirmations", "roles", "runner", "kills"]
+GROUPS = ["webhooks", "bad_input", "connections", "bad_admin", "decisions", "approvals", "callbacks", "containment", "exports", "policies", "own_rules", "rules_fire", "rules_fire_apart", "siblings", "honest_work", "writing_rules", "backtest", "metrics", "lake", "lake_s3", "readme", "faults", "failing_disks", "transport", "edges", "edges_alone", "cut_off", "confirmations", "roles", "runner", "kills"]
 # What takes longest begins first, so that nothing is waited for at the end.
-LONGEST = ["edges", "lake_s3", "cut_off", "own_rules", "confirmations", "faults", "transport", "rules_fire_apart"]
+LONGEST = ["edges_alone", "edges", "lake_s3", "cut_off", "own_rules", "confirmations", "faults", "transport", "rules_fire_apart"]
 # Of these each class goes by itself.
-SPLIT = {"edges"}
+SPLIT = {"edges", "edges_alone"}
 # It loads the machine as much as it can.
 ALONE = {"kills"}
 

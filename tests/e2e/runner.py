@@ -15,6 +15,7 @@ from unittest import mock
 
 import beside
 import edges
+import edges_alone
 import nats
 import printer
 import run
@@ -200,7 +201,8 @@ class Runner(unittest.TestCase):
         files = {file.stem for file in pathlib.Path(__file__).parent.glob("*.py") if "    def test_" in file.read_text()}
         self.assertEqual(files, set(run.GROUPS))
         self.assertLessEqual(set(run.LONGEST) | run.SPLIT | run.ALONE, files)
-        self.assertLessEqual(edges.EdgesOnDebian.ITS_PART, set(dir(edges.Edges)))
+        for on_debian, tests in ((edges.EdgesOnDebian, edges.Edges), (edges_alone.EdgesAloneOnDebian, edges_alone.EdgesAlone)):
+            self.assertLessEqual(on_debian.ITS_PART, set(dir(tests)))
 
     def test_groups_on_a_machine_of_many_cores_share_no_port_with_each_other_nor_with_the_crates(self):
         of_crates = (REPOSITORY / "crates/aegis-bus/tests/nats/port.rs").read_text()
