@@ -12,6 +12,7 @@ mod feed;
 mod house;
 #[path = "../../../aegis-bus/tests/nats/mod.rs"]
 mod nats;
+mod oversized;
 mod repeats;
 mod rules;
 mod silence;
